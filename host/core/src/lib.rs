@@ -1,0 +1,1 @@
+//! Environment, reactors, threads and the bdev bus.

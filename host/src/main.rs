@@ -1,0 +1,2 @@
+//! The Drivebay storage server.
+fn main() {}

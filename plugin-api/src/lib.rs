@@ -1,0 +1,1 @@
+//! The Drivebay plugin ABI: tables, layout text, notes.

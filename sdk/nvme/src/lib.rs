@@ -1,0 +1,1 @@
+//! The NVMe host driver library (initiator).

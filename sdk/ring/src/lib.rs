@@ -1,0 +1,1 @@
+//! io_uring and libaio submission rings with a safe face.

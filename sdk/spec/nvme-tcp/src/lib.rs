@@ -1,0 +1,1 @@
+//! NVMe/TCP PDUs: bytes to values and back, no I/O.

@@ -1,0 +1,1 @@
+//! NVMe structures: bytes to values and back, no I/O.

@@ -1,0 +1,1 @@
+//! What the author of a Drivebay plugin sees: safe traits over the ABI.
