@@ -132,6 +132,7 @@ mod tests {
     #[test]
     fn unnamed_bytes_are_ignored_on_parse_and_zero_on_encode() {
         let gap = Gap::parse(&[1, 2, 0xff, 0xff, 3, 4, 5, 6]);
+        assert_eq!(Gap::LEN, 8);
         assert_eq!(gap, Gap { one: 0x0201, two: [3, 4, 5, 6] });
         assert_eq!(gap.encode(), [1, 2, 0, 0, 3, 4, 5, 6]);
     }
