@@ -1,1 +1,97 @@
-//! The Drivebay plugin ABI: tables, layout text, notes.
+//! The Drivebay plugin ABI: the tables, their layout text and the notes.
+//!
+//! Everything here is plain C in Rust's words: `#[repr(C)]` structs of `extern "C"` function
+//! pointers, whose names are the names of the generated C header. Every function says in brackets
+//! on which thread it is called. *Open* structs begin with their size and only ever grow at the
+//! end; the receiver copies the smaller of both sizes into a zeroed struct of its own, which is why
+//! every function pointer is an `Option`. *Closed* structs never change within an ABI major.
+//! The rules are in `docs/abi.md`.
+#![no_std]
+#![expect(non_camel_case_types, reason = "one name for a type in Rust and in C")]
+#![allow(clippy::indexing_slicing, reason = "const functions have no other way to read bytes")]
+
+mod bdev;
+mod door;
+pub mod layout;
+pub mod note;
+mod nvmf;
+mod services;
+mod status;
+
+pub use bdev::*;
+pub use door::*;
+pub use nvmf::*;
+pub use services::*;
+pub use status::*;
+
+/// Ids of the interfaces, as `get_iface` and the broker take them.
+pub mod id {
+    /// [`crate::bay_bdev_api`]
+    pub const BDEV: &str = "bay.bdev/1";
+    /// [`crate::bay_bdev_client_api`]
+    pub const BDEV_CLIENT: &str = "bay.bdev_client/1";
+    /// [`crate::bay_bdev_module`], offered by plugins.
+    pub const BDEV_MODULE: &str = "bay.bdev_module/1";
+    /// [`crate::bay_thread_api`]
+    pub const THREAD: &str = "bay.thread/1";
+    /// [`crate::bay_poller_api`]
+    pub const POLLER: &str = "bay.poller/1";
+    /// [`crate::bay_io_device_api`]
+    pub const IO_DEVICE: &str = "bay.draft.io_device/1";
+    /// [`crate::bay_buf_api`]
+    pub const BUF: &str = "bay.buf/1";
+    /// [`crate::bay_mem_api`]
+    pub const MEM: &str = "bay.mem/1";
+    /// [`crate::bay_rpc_api`]
+    pub const RPC: &str = "bay.rpc/1";
+    /// [`crate::bay_broker_api`]
+    pub const BROKER: &str = "bay.broker/1";
+    /// [`crate::bay_notify_api`]
+    pub const NOTIFY: &str = "bay.notify/1";
+    /// [`crate::bay_quiesce`], offered by plugins.
+    pub const QUIESCE: &str = "bay.quiesce/1";
+    /// [`crate::bay_log_iface`], offered by plugins.
+    pub const LOG: &str = "bay.log/1";
+    /// [`crate::bay_nvmf_target_api`], over the broker.
+    pub const NVMF_TARGET: &str = "bay.nvmf_target/1";
+}
+
+const fn write_layout<const N: usize>() -> layout::Text<N> {
+    let text = layout::Text::new();
+    let text = door::functions_layout(door::structs_layout(text));
+    let text = bdev::functions_layout(bdev::structs_layout(text));
+    let text = services::functions_layout(services::structs_layout(text));
+    nvmf::functions_layout(nvmf::structs_layout(text))
+}
+
+/// Length of [`LAYOUT`], in bytes.
+pub const LAYOUT_LEN: usize = write_layout::<0>().len;
+/// One line for every struct (`name:size=…,align=…,kind;field@offset+size=type;…`) and function
+/// type (`fn:name(argument:type,…)->type`), as the compiler of this copy sees them.
+pub const LAYOUT: [u8; LAYOUT_LEN] = write_layout::<LAYOUT_LEN>().bytes;
+
+/// The documentation of every struct, field and function type, for the header generator.
+pub const DOCS: [&[layout::Doc]; 8] = [
+    door::STRUCT_DOCS,
+    door::FUNCTION_DOCS,
+    bdev::STRUCT_DOCS,
+    bdev::FUNCTION_DOCS,
+    services::STRUCT_DOCS,
+    services::FUNCTION_DOCS,
+    nvmf::STRUCT_DOCS,
+    nvmf::FUNCTION_DOCS,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_lists_the_request_with_its_offsets() {
+        let text = core::str::from_utf8(&LAYOUT).unwrap();
+        let line = text.lines().find(|l| l.starts_with("bay_io:")).unwrap();
+        assert!(line.starts_with("bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;"));
+        assert!(line.contains(";done@32+8=Option<bay_done_fn>;"));
+        assert!(text.contains("fn:bay_submit_fn(chan:*mutc_void,io:*mutbay_io,)\n"));
+    }
+}

@@ -1,0 +1,160 @@
+//! One declaration per struct and function type gives the Rust type, its layout text and its
+//! documentation for the C header.
+//!
+//! The text is computed by the compiler that builds the plugin, travels in the plugin's note
+//! (`docs/abi.md`, "Notes") and is compared by the loader before anything of the plugin runs.
+
+/// A text under construction in a constant: counts when `N` is 0, writes when `N` is the count.
+#[derive(Debug)]
+pub struct Text<const N: usize> {
+    /// The bytes written so far.
+    pub bytes: [u8; N],
+    /// How many bytes the whole text takes.
+    pub len: usize,
+}
+
+impl<const N: usize> Text<N> {
+    /// An empty text.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
+    const fn byte(mut self, byte: u8) -> Self {
+        if self.len < N {
+            self.bytes[self.len] = byte;
+        }
+        self.len += 1;
+        self
+    }
+
+    /// Appends `text` as it is.
+    #[must_use]
+    pub const fn raw(mut self, text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let mut i = 0;
+        while i < bytes.len() {
+            self = self.byte(bytes[i]);
+            i += 1;
+        }
+        self
+    }
+
+    /// Appends `text` without its white space, so that no compiler's way of printing tokens shows.
+    #[must_use]
+    pub const fn tokens(mut self, text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let mut i = 0;
+        while i < bytes.len() {
+            if !bytes[i].is_ascii_whitespace() {
+                self = self.byte(bytes[i]);
+            }
+            i += 1;
+        }
+        self
+    }
+
+    /// Appends a decimal number.
+    #[must_use]
+    pub const fn number(mut self, value: usize) -> Self {
+        let mut divisor = 1;
+        while value / divisor >= 10 {
+            divisor *= 10;
+        }
+        while divisor > 0 {
+            self = self.byte(b"0123456789"[(value / divisor) % 10]);
+            divisor /= 10;
+        }
+        self
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the header generator prints above a declaration.
+#[derive(Debug)]
+pub struct Doc {
+    /// `struct`, `struct.field` or `fn`.
+    pub item: &'static str,
+    /// The doc comment, one line after another.
+    pub text: &'static str,
+}
+
+/// Declares `#[repr(C)]` structs. `open` ones begin with their size and grow at the end; `closed`
+/// ones never change within an ABI major.
+macro_rules! structs {
+    ($(
+        $(#[doc = $doc:literal])*
+        $kind:ident $(align($align:literal))? struct $name:ident {
+            $( $(#[doc = $fdoc:literal])* $field:ident : $type:ty ),* $(,)?
+        }
+    )*) => {
+        $(
+            $(#[doc = $doc])*
+            #[repr(C $(, align($align))?)]
+            #[derive(Clone, Copy, Debug)]
+            #[cfg_attr(feature = "abi-stable", derive(abi_stable::StableAbi))]
+            #[cfg_attr(feature = "abi-stable", sabi(unsafe_opaque_fields))]
+            pub struct $name { $( $(#[doc = $fdoc])* pub $field: $type ),* }
+        )*
+
+        pub(crate) const fn structs_layout<const N: usize>(
+            mut text: $crate::layout::Text<N>,
+        ) -> $crate::layout::Text<N> {
+            $(
+                text = text
+                    .raw(stringify!($name)).raw(":size=").number(size_of::<$name>())
+                    .raw(",align=").number(align_of::<$name>())
+                    .raw(",").raw(stringify!($kind));
+                $(
+                    text = text
+                        .raw(";").raw(stringify!($field))
+                        .raw("@").number(core::mem::offset_of!($name, $field))
+                        .raw("+").number(size_of::<$type>())
+                        .raw("=").tokens(stringify!($type));
+                )*
+                text = text.raw("\n");
+            )*
+            text
+        }
+
+        pub(crate) const STRUCT_DOCS: &[$crate::layout::Doc] = &[
+            $(
+                $crate::layout::Doc { item: stringify!($name), text: concat!($($doc, "\n"),*) },
+                $( $crate::layout::Doc {
+                    item: concat!(stringify!($name), ".", stringify!($field)),
+                    text: concat!($($fdoc, "\n"),*),
+                }, )*
+            )*
+        ];
+    };
+}
+pub(crate) use structs;
+
+/// Declares the function types that stand in the tables, with their signatures as text.
+macro_rules! functions {
+    ($( $(#[doc = $doc:literal])* fn $name:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? ; )*) => {
+        $( $(#[doc = $doc])* pub type $name = unsafe extern "C" fn($($arg: $type),*) $(-> $ret)?; )*
+
+        pub(crate) const fn functions_layout<const N: usize>(
+            mut text: $crate::layout::Text<N>,
+        ) -> $crate::layout::Text<N> {
+            $(
+                text = text.raw("fn:").raw(stringify!($name)).raw("(");
+                $( text = text.raw(stringify!($arg)).raw(":").tokens(stringify!($type)).raw(","); )*
+                text = text.raw(")") $(.raw("->").tokens(stringify!($ret)))?;
+                text = text.raw("\n");
+            )*
+            text
+        }
+
+        pub(crate) const FUNCTION_DOCS: &[$crate::layout::Doc] = &[
+            $( $crate::layout::Doc { item: stringify!($name), text: concat!($($doc, "\n"),*) } ),*
+        ];
+    };
+}
+pub(crate) use functions;
