@@ -1,3 +1,0 @@
-import unittest
-class P(unittest.TestCase):
-    def test_boot(self): pass
