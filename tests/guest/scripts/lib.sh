@@ -36,16 +36,20 @@ subsystem() {
     done
     return 1
 }
-controller() {
-    local path
-    path=$(subsystem) || return 1
-    basename "$(find "$path/" -maxdepth 1 -name 'nvme[0-9]*' | grep -E '/nvme[0-9]+$' | head -n 1)"
-}
+controller() { name_in_sysfs '^nvme[0-9]+$' "$(subsystem)"/nvme*; }
 disk() { # NSID
-    local path
+    local path name
     path=$(subsystem) || return 1
-    path=$(find -L "$path/" -maxdepth 2 -name "nvme*n$1" | grep -E '/nvme[0-9]+n[0-9]+$' | head -n 1)
-    [ -n "$path" ] && [ -b "/dev/$(basename "$path")" ] && echo "/dev/$(basename "$path")"
+    name=$(name_in_sysfs '^nvme[0-9]+n[0-9]+$' "$path"/nvme*n"$1" "$path"/nvme*/nvme*n"$1") || return 1
+    [ -b "/dev/$name" ] && echo "/dev/$name"
+}
+name_in_sysfs() { # PATTERN PATH...: the first path whose last part the pattern fits
+    local pattern=$1 path
+    shift
+    for path in "$@"; do
+        [ -e "$path" ] && [[ ${path##*/} =~ $pattern ]] && echo "${path##*/}" && return
+    done
+    return 1
 }
 has_disk() { disk "$1" >/dev/null; }
 has_no_disk() { ! has_disk "$1"; }
