@@ -63,9 +63,9 @@ write_tree() {
     local i
     for i in $(seq 0 79); do
         mkdir -p "$folder/d$((i % 5))/e$((i % 3))"
-        head -c $((i * i * 97)) /dev/urandom >"$folder/d$((i % 5))/e$((i % 3))/f$i"
+        head -c $((i * i * 41)) /dev/urandom >"$folder/d$((i % 5))/e$((i % 3))/f$i"
     done
-    dd if=/dev/urandom of="$folder/large" bs=1M count=16 conv=fsync status=none
+    dd if=/dev/urandom of="$folder/large" bs=1M count=8 conv=fsync status=none
     find "$folder" -type f -exec sync {} +
     (cd "$folder" && find . -type f -print0 | sort -z | xargs -0 sha256sum) >/run/tree.sums
     [ "$(wc -l </run/tree.sums)" -eq 81 ]

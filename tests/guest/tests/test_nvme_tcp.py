@@ -89,7 +89,7 @@ class Identity(NvmeGuestTest):
         self.assertIn(NQN, str(self.found("list-subsys.json")))
         smart = self.found("smart-log.json")
         self.assertEqual(smart["critical_warning"], 0)
-        self.assertGreater(smart["host_read_commands"], 0)
+        self.assertGreater(int(smart["host_read_commands"]), 0)
         self.assertGreater(len(self.found("error-log.json")["errors"]), 0)
         self.assertRegex(self.found("past-the-end"), "(?i)LBA Out of Range|range")
 
