@@ -23,14 +23,14 @@ class Lines(unittest.TestResult):
     def __init__(self):
         super().__init__()
         self.passed = self.failed = 0
+        self.began = time.monotonic()
 
     def startTest(self, test):
         super().startTest(test)
         self.began = time.monotonic()
-        self.parts_failed = False
 
     def line(self, word, test, text=""):
-        seconds = time.monotonic() - getattr(self, "began", time.monotonic())
+        seconds = time.monotonic() - self.began
         print(f"{word:>6} [{seconds:7.2f} s] {test.id()}{text}", flush=True)
 
     def addSuccess(self, test):
@@ -52,7 +52,7 @@ class Lines(unittest.TestResult):
 
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
-        self.line("skip", test, f": {reason}")
+        print(f"  skip {test.id()}: {reason}", flush=True)
 
     def addExpectedFailure(self, test, error):
         self.addFailure(test, error)

@@ -91,10 +91,10 @@ fn python(folder: &str, options: &Options, skip: Option<String>) -> Result<Tally
     let python = if venv.exists() { venv } else { PathBuf::from("python3") };
     let mut command = run::command(python, &["tests/e2e/run.py"]);
     if let Some(only) = &options.only {
-        command.args(["--only", only]);
+        command.arg(format!("--only={only}"));
     }
     if let Some(reason) = skip.or_else(host_not_built_yet) {
-        command.args(["--skip", &reason]);
+        command.arg(format!("--skip={reason}"));
     }
     run::counted(tell_where(command.arg(folder)))
 }
