@@ -1,0 +1,3 @@
+//! The Drivebay storage server.
+
+pub mod rpc;
