@@ -1,0 +1,3 @@
+//! The Drivebay storage server: the loader of plugins, the control plane and the program.
+
+pub mod loader;
