@@ -6,7 +6,8 @@
 use super::error::{Error, Result};
 use super::inspect::{Inspection, inspect_file};
 use super::trust;
-use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -21,7 +22,7 @@ const FILE_LEN_MAX: u64 = 1 << 30;
 pub struct Stage {
     folder: PathBuf,
     /// Locked as long as the process lives, so that others know the folder from a stale one.
-    _lock: File,
+    _lock: Flock<File>,
     copies: u64,
 }
 
@@ -49,10 +50,8 @@ impl Stage {
         loop {
             make_private(&folder)?;
             let lock = File::open(&folder).map_err(|e| cannot("open", &folder, &e))?;
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(e) => return Err(cannot("lock", &folder, &e.into())),
-            }
+            let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, e)| cannot("lock", &folder, &e.into()))?;
             // Another process may have taken it for stale between both steps.
             if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
                 return Ok(Self { folder, _lock: lock, copies: 0 });
@@ -125,13 +124,13 @@ fn copy_and_hash(from: &mut File, to: &mut File) -> std::io::Result<String> {
 
 /// `/run` is often mounted `noexec`: then the copies go where temporary files go.
 fn folder_for_code(runtime: &Path) -> Result<PathBuf> {
-    let uid = rustix::process::geteuid().as_raw();
+    let uid = nix::unistd::Uid::effective().as_raw();
     let temporary = std::env::temp_dir().join(format!("drivebay-plugins-{uid}"));
     let choices = [runtime.join("plugins"), temporary];
     for folder in &choices {
         make_private(folder)?;
-        let flags = statvfs(folder).map_err(|e| cannot("stat", folder, &e.into()))?.f_flag;
-        if !flags.contains(StatVfsMountFlags::NOEXEC) {
+        let mount = statvfs(folder).map_err(|e| cannot("stat", folder, &e.into()))?;
+        if !mount.flags().contains(FsFlags::ST_NOEXEC) {
             return Ok(folder.clone());
         }
     }
@@ -144,7 +143,7 @@ fn make_private(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|e| cannot("make", folder, &e))?;
     let metadata = fs::symlink_metadata(folder).map_err(|e| cannot("read", folder, &e))?;
-    let own = rustix::process::geteuid().as_raw();
+    let own = nix::unistd::Uid::effective().as_raw();
     if metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o077 == 0 {
         return Ok(());
     }
@@ -158,7 +157,10 @@ fn remove_stale(parent: &Path) {
     for folder in entries.flatten().map(|entry| entry.path()) {
         let is_run = folder.file_name().and_then(|n| n.to_str()).is_some_and(is_pid);
         let Ok(lock) = File::open(&folder) else { continue };
-        if is_run && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if !is_run {
+            continue;
+        }
+        if let Ok(_locked) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             let _ = fs::remove_dir_all(&folder);
         }
     }

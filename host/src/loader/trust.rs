@@ -37,7 +37,7 @@ pub fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
 }
 
 fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
-    let own = rustix::process::geteuid().as_raw();
+    let own = nix::unistd::Uid::effective().as_raw();
     if found.uid() == 0 || found.uid() == own {
         return Ok(());
     }
