@@ -27,6 +27,8 @@ pub struct Candidate {
     pub inspection: Inspection,
     /// Why it may not be loaded; `None` = it may.
     pub refusal: Option<Error>,
+    /// Tells it from another file at the same place.
+    pub stamp: Stamp,
 }
 
 impl Candidate {
@@ -56,7 +58,7 @@ pub struct Search {
 
 /// Tells whether a file is still the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     modified_ns: (i64, i64),
     changed_ns: (i64, i64),
     len: u64,
@@ -115,7 +117,7 @@ impl Search {
 
     fn look_at(&self, path: &Path) -> Option<(Stamp, Option<Candidate>)> {
         let file = fs::metadata(path).ok()?;
-        let folder = fs::metadata(path.parent()?).ok()?;
+        let folder = fs::metadata(folder_of(path)).ok()?;
         let stamp = Stamp::of(&file, &folder);
         match self.known.get(path) {
             Some((known, candidate)) if *known == stamp => Some((stamp, candidate.clone())),
@@ -152,24 +154,22 @@ impl Search {
         Err(Error::new(libc::ENOENT, message))
     }
 
+    /// The plugins that would be loaded by name: the highest usable version of each.
+    pub fn best_of_each_name(&mut self) -> Vec<Candidate> {
+        let mut names: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
+        for candidate in self.scan().into_iter().filter(|c| c.usable().is_some()) {
+            names.entry(candidate.name()).or_default().push(candidate);
+        }
+        names.values().filter_map(|same_name| best(same_name.iter()).cloned()).collect()
+    }
+
     /// The plugin to load for `provision`; `None` when nobody on the path provides it.
     ///
     /// # Errors
     /// `EEXIST` when plugins of different names provide it: the operator must choose.
     pub fn by_provision(&mut self, provision: &str) -> Result<Option<Candidate>> {
-        let mut names: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
-        for candidate in self.scan() {
-            if candidate.usable().is_some() {
-                names.entry(candidate.name()).or_default().push(candidate);
-            }
-        }
-        // Only the version that would be loaded counts.
-        let providers: Vec<Candidate> = names
-            .values()
-            .filter_map(|same_name| best(same_name.iter()))
-            .filter(|c| c.usable().is_some_and(|m| m.provides(provision)))
-            .cloned()
-            .collect();
+        let mut providers = self.best_of_each_name();
+        providers.retain(|c| c.usable().is_some_and(|m| m.provides(provision)));
         match providers.as_slice() {
             [] => Ok(None),
             [one] => Ok(Some(one.clone())),
@@ -194,16 +194,18 @@ pub fn look_into(path: &Path) -> std::result::Result<Candidate, NotAPlugin> {
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     let inspection = inspect_file(&file)?;
-    let refusal = trusted(path, &metadata).and_then(|()| inspection.allowed().map(|_| ())).err();
-    Ok(Candidate { path: path.to_owned(), inspection, refusal })
+    let folder = folder_of(path);
+    let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
+    let refusal = trust::check_file(path, &metadata)
+        .and_then(|()| trust::check_folder(folder, &folder_metadata))
+        .and_then(|()| inspection.allowed().map(|_| ()))
+        .err();
+    let stamp = Stamp::of(&metadata, &folder_metadata);
+    Ok(Candidate { path: path.to_owned(), inspection, refusal, stamp })
 }
 
-fn trusted(path: &Path, file: &Metadata) -> Result<()> {
-    trust::check_file(path, file)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let metadata = fs::metadata(folder)
-        .map_err(|e| Error::new(libc::EIO, format!("{}: {e}", folder.display())))?;
-    trust::check_folder(folder, &metadata)
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn best<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> Option<&'c Candidate> {
