@@ -21,6 +21,8 @@ pub mod notify;
 mod plugin;
 pub mod poller;
 pub mod rpc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 
 pub use error::{Error, Result, Status, errno};
