@@ -264,9 +264,11 @@ thread_local! {
     static WAITED: Cell<Option<IoResult>> = const { Cell::new(None) };
 }
 
+type Ended = Cell<Option<(Vec<u8>, IoResult)>>;
+
 struct OneIo {
     buf: Buf,
-    ended: Rc<Cell<Option<(Vec<u8>, IoResult)>>>,
+    ended: Rc<Ended>,
 }
 
 impl AsMut<Buf> for OneIo {
@@ -637,12 +639,12 @@ unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // Never freed: a late touch or second completion is seen. It is a test.
 }
 
-unsafe extern "C" fn complete_from(h: H, parent: *mut bay_io, child: *mut bay_io, status: i32) {
-    let _ = h;
-    // SAFETY: both are live requests.
-    unsafe { (*parent).detail = (*child).detail };
-    // SAFETY: as above.
-    unsafe { (*parent).detail_kind = (*child).detail_kind };
+unsafe extern "C" fn complete_from(_: H, parent: *mut bay_io, child: *mut bay_io, status: i32) {
+    // SAFETY: a live request.
+    let ended = unsafe { *child };
+    // SAFETY: another live request.
+    let fields = unsafe { &mut *parent };
+    (fields.detail, fields.detail_kind) = (ended.detail, ended.detail_kind);
     // SAFETY: in flight.
     unsafe { done(parent, status) };
 }
