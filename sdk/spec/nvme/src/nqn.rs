@@ -1,0 +1,134 @@
+//! NVMe Qualified Names. NVMe Base 2.0, section 4.5.
+
+use core::fmt;
+
+/// Longest NQN, in bytes, without its NUL.
+pub const MAX_LEN: usize = 223;
+/// Size of an NQN field, in bytes.
+pub const FIELD_LEN: usize = 256;
+/// The well-known name of every discovery subsystem.
+pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
+/// What an NQN made from a UUID starts with.
+pub const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
+
+/// Why a text is not an NQN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NqnError {
+    /// Longer than [`MAX_LEN`] bytes.
+    TooLong,
+    /// Does not start with `nqn.yyyy-mm.`.
+    Prefix,
+    /// Nothing, or an empty or over-long label, where a reverse domain name must be.
+    Domain,
+    /// Nothing after the `:`.
+    Suffix,
+    /// A name with [`UUID_PREFIX`] that does not go on with one UUID.
+    Uuid,
+}
+
+impl fmt::Display for NqnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLong => "an NQN has at most 223 bytes",
+            Self::Prefix => "an NQN starts with \"nqn.yyyy-mm.\"",
+            Self::Domain => {
+                "an NQN names a reverse domain after its date: labels of 1 to 63 letters, digits and \"-\""
+            }
+            Self::Suffix => "an NQN has a name after its \":\"",
+            Self::Uuid => {
+                "an NQN with \"nqn.2014-08.org.nvmexpress:uuid:\" ends in a UUID (8-4-4-4-12 hexadecimal digits)"
+            }
+        })
+    }
+}
+
+impl std::error::Error for NqnError {}
+
+/// Checks the form of an NQN.
+///
+/// # Errors
+/// The first rule that `text` breaks.
+pub fn check(text: &str) -> Result<(), NqnError> {
+    if text.len() > MAX_LEN {
+        return Err(NqnError::TooLong);
+    }
+    if let Some(uuid) = text.strip_prefix(UUID_PREFIX) {
+        return if is_uuid(uuid) { Ok(()) } else { Err(NqnError::Uuid) };
+    }
+    let rest = text.strip_prefix("nqn.").ok_or(NqnError::Prefix)?;
+    let (date, rest) = rest.split_once('.').ok_or(NqnError::Prefix)?;
+    if !is_year_month(date) {
+        return Err(NqnError::Prefix);
+    }
+    let (domain, suffix) = match rest.split_once(':') {
+        Some((domain, suffix)) => (domain, Some(suffix)),
+        None => (rest, None),
+    };
+    if !domain.split('.').all(is_label) {
+        return Err(NqnError::Domain);
+    }
+    // The discovery NQN is the one name without a ":".
+    match suffix {
+        Some("") => Err(NqnError::Suffix),
+        None if text != DISCOVERY => Err(NqnError::Suffix),
+        _ => Ok(()),
+    }
+}
+
+fn is_year_month(date: &str) -> bool {
+    date.len() == 7
+        && date
+            .bytes()
+            .enumerate()
+            .all(|(i, b)| if i == 4 { b == b'-' } else { b.is_ascii_digit() })
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, byte)| match i {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn well_formed_names_pass() {
+        for good in [
+            DISCOVERY,
+            "nqn.2016-06.io.spdk:cnode1",
+            "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "nqn.2001-04.com.example:a:b c",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let long = format!("nqn.2016-06.io.spdk:{}", "a".repeat(204));
+        for (bad, why) in [
+            (long.as_str(), NqnError::TooLong),
+            ("", NqnError::Prefix),
+            ("iqn.2016-06.io.spdk:cnode1", NqnError::Prefix),
+            ("nqn.2016-6x.io.spdk:cnode1", NqnError::Prefix),
+            ("nqn.2016-06.io..spdk:cnode1", NqnError::Domain),
+            ("nqn.2016-06.:cnode1", NqnError::Domain),
+            ("nqn.2016-06.io.spdk:", NqnError::Suffix),
+            ("nqn.2016-06.io.spdk", NqnError::Suffix),
+            ("nqn.2014-08.org.nvmexpress:uuid:f81d4fae", NqnError::Uuid),
+        ] {
+            assert_eq!(check(bad), Err(why), "{bad}");
+        }
+    }
+}
