@@ -13,11 +13,13 @@
 //! so a group is never entered twice.
 #![expect(unsafe_code, reason = "requests and connections cross the ABI as pointers")]
 
+use crate::broker::{self, Reference};
 use crate::buf::{self, Buf};
 use crate::entry::enter;
 use crate::error::{Error, Result, check, errno};
-use crate::host::{Open, Sink, copy_open, host};
+use crate::host::Sink;
 use crate::poller::{Poll, Poller};
+use crate::thread;
 use api::{bay_iov, bay_nvmf_addr, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_sink, bay_str};
 use drivebay_plugin_api as api;
 use std::cell::{Cell, RefCell};
@@ -28,6 +30,7 @@ use std::marker::PhantomData;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A fabric of the target, such as TCP. It lives on the app thread; its groups do not.
 pub trait Transport: Sized + 'static {
@@ -395,9 +398,9 @@ impl<T: Transport> Acceptor<T> {
             key: 0,
         }));
         let fabric = self.fabric;
+        let handle = fabric.handle.get().copied().unwrap_or(0);
         // SAFETY: the target's function, on the app thread; the connection is the target's to pass around.
-        let status =
-            unsafe { (fabric.new_qpair)(fabric.target, fabric.handle.load(ORDER), conn.cast()) };
+        let status = unsafe { (fabric.new_qpair)(fabric.target, handle, conn.cast()) };
         if status < 0 {
             // SAFETY: the target refused it and does not know it any more.
             drop(unsafe { Box::from_raw(conn) });
@@ -405,10 +408,6 @@ impl<T: Transport> Acceptor<T> {
         check(status.min(0), "new connection")
     }
 }
-
-use std::sync::atomic::{AtomicU64, Ordering};
-
-const ORDER: Ordering = Ordering::Acquire;
 
 /// The target, as a registered fabric reaches it. One for the life of the library.
 #[derive(Debug)]
@@ -418,56 +417,60 @@ struct Fabric {
     disconnected: api::bay_nvmf_disconnected_fn,
     new_qpair: api::bay_nvmf_new_qpair_fn,
     unregister: api::bay_nvmf_unregister_fn,
-    handle: AtomicU64,
-    reference: AtomicU64,
+    handle: OnceLock<u64>,
 }
 
-// SAFETY: constant after registration but for the atomics; the target takes its pointer on the threads that its
-// functions name, and those who call them are on these threads.
+// SAFETY: constant but for the handle; the target takes its pointer on the threads that its functions name, and
+// those who call them are on these threads.
 unsafe impl Send for Fabric {}
 // SAFETY: as above.
 unsafe impl Sync for Fabric {}
 
-// SAFETY: begins with `size: u32`; zeroes are a value.
-unsafe impl Open for bay_nvmf_target_api {}
+/// The library's fabric while the target knows it.
+static REGISTERED: Mutex<Option<Registered>> = Mutex::new(None);
 
-/// A fabric that the target knows.
-#[derive(Debug)]
-pub struct Registration(&'static Fabric);
+struct Registered {
+    fabric: &'static Fabric,
+    reference: Reference<bay_nvmf_target_api>,
+}
 
-/// Registers a fabric with the target, which the host finds or loads. App thread.
+// SAFETY: `register` and `unregister` make sure that they are on the app thread before they touch it.
+unsafe impl Send for Registered {}
+
+fn registered() -> MutexGuard<'static, Option<Registered>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn on_app_thread() -> Result<()> {
+    let wrong = || Error::new(errno::EINVAL, "a fabric is registered on the app thread only");
+    if thread::app().is_current() { Ok(()) } else { Err(wrong()) }
+}
+
+/// Registers the library's fabric with the target. `[app thread]`
 ///
 /// # Errors
-/// When there is no target, or the type is taken.
-pub fn register<T: Transport>() -> Result<Registration> {
-    let host = host();
-    let mut reference = 0;
-    // SAFETY: texts and result live through the call.
-    let table = unsafe {
-        (host.broker.acquire)(
-            host.raw,
-            bay_str::new(api::id::NVMF_TARGET),
-            None,
-            ptr::null_mut(),
-            &raw mut reference,
-        )
-    };
-    if table.is_null() {
-        return Err(Error::new(errno::ENOENT, "nobody provides bay.nvmf_target/1"));
+/// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
+pub fn register<T: Transport>() -> Result<()> {
+    on_app_thread()?;
+    if registered().is_some() {
+        return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
     }
-    // SAFETY: the id says which table it is; it stays until the reference is released.
-    let table = unsafe { copy_open(table.cast::<bay_nvmf_target_api>()) };
+    let reference = broker::acquire::<bay_nvmf_target_api>(|| {
+        if let Err(error) = unregister(|_| ()) {
+            tracing::error!("the target goes: {error}");
+        }
+    })?;
+    let table = reference.table();
     let lacks = |what| Error::new(errno::ENOSYS, format!("bay.nvmf_target/1 lacks {what}"));
     let register = table.register.ok_or_else(|| lacks("register"))?;
-    // Connections may outlive the registration by their last callbacks: it is never freed.
+    // The last callbacks of connections may come after the end of the registration: it is never freed.
     let fabric: &'static Fabric = Box::leak(Box::new(Fabric {
         target: table.target,
         exec: table.exec.ok_or_else(|| lacks("exec"))?,
         disconnected: table.disconnected.ok_or_else(|| lacks("disconnected"))?,
         new_qpair: table.new_qpair.ok_or_else(|| lacks("new_qpair"))?,
         unregister: table.unregister.ok_or_else(|| lacks("unregister"))?,
-        handle: AtomicU64::new(0),
-        reference: AtomicU64::new(reference),
+        handle: OnceLock::new(),
     }));
     let mut handle = 0;
     // SAFETY: operations and context live for ever.
@@ -480,37 +483,42 @@ pub fn register<T: Transport>() -> Result<Registration> {
             &raw mut handle,
         )
     };
-    fabric.handle.store(handle, Ordering::Release);
     check(status, format_args!("transport {}", T::TRTYPE))?;
-    Ok(Registration(fabric))
+    let _ = fabric.handle.set(handle);
+    *registered() = Some(Registered { fabric, reference });
+    Ok(())
 }
 
-impl Registration {
-    /// Takes the fabric off: its connections are closed and its listeners end, then `done` with 0 or a negative errno.
-    pub fn unregister(self, done: impl FnOnce(i32) + 'static) {
-        type Done = Box<dyn FnOnce(i32)>;
-        unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
-            // SAFETY: the box that was given below, called once.
-            let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-            enter((), || done(status));
-        }
-        let fabric = self.0;
-        let done: Done = Box::new(move |status| {
-            let host = host();
-            // SAFETY: the reference is ours; the target is not called any more.
-            unsafe { (host.broker.release)(host.raw, fabric.reference.load(ORDER)) };
-            done(status);
-        });
-        let arg = Box::into_raw(Box::new(done)).cast();
-        // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
-        let status = unsafe {
-            (fabric.unregister)(fabric.target, fabric.handle.load(ORDER), Some(ended), arg)
-        };
-        if status < 0 {
-            // SAFETY: refused: `ended` is not called, so the box is still ours.
-            unsafe { ended(arg, status) };
-        }
+/// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
+/// Without a registration `done` is called at once. `[app thread]`
+///
+/// # Errors
+/// When this is not the app thread.
+pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
+    type Done = Box<dyn FnOnce(i32)>;
+    unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+        // SAFETY: the box that was given below, called once.
+        let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
+        enter((), || done(status));
     }
+    on_app_thread()?;
+    let Some(Registered { fabric, reference }) = registered().take() else {
+        done(0);
+        return Ok(());
+    };
+    let done: Done = Box::new(move |status| {
+        drop(reference);
+        done(status);
+    });
+    let arg = Box::into_raw(Box::new(done)).cast();
+    let handle = fabric.handle.get().copied().unwrap_or(0);
+    // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
+    let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(ended), arg) };
+    if status < 0 {
+        // SAFETY: refused: `ended` is not called, so the box is still ours.
+        unsafe { ended(arg, status) };
+    }
+    Ok(())
 }
 
 /// What the target holds of a connection.
