@@ -20,7 +20,10 @@ use crate::error::{Error, Result, check, errno};
 use crate::host::Sink;
 use crate::poller::{Poll, Poller};
 use crate::thread;
-use api::{bay_iov, bay_nvmf_addr, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_sink, bay_str};
+use api::{
+    bay_iov, bay_nvmf_addr, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_sink,
+    bay_str,
+};
 use drivebay_plugin_api as api;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -237,9 +240,8 @@ impl<B> Request<B> {
     /// Sets the command, as it came, and forgets the last one's transfer and response.
     pub fn begin(&mut self, command: &[u8; 64]) {
         let raw = &mut self.0.raw;
-        let (words, _) = command.as_chunks::<8>();
-        for (word, bytes) in raw.cmd.iter_mut().zip(words) {
-            *word = u64::from_ne_bytes(*bytes);
+        for (word, bytes) in raw.cmd.iter_mut().zip(command.chunks_exact(8)) {
+            *word = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         }
         raw.rsp = [0; 2];
         raw.rsp_len = 0;
@@ -306,8 +308,8 @@ impl<B> Request<B> {
         let [low, high] = self.0.raw.rsp;
         let mut bytes = [0; 16];
         let (low_place, high_place) = bytes.split_at_mut(8);
-        low_place.copy_from_slice(&low.to_ne_bytes());
-        high_place.copy_from_slice(&high.to_ne_bytes());
+        low_place.copy_from_slice(&low.to_le_bytes());
+        high_place.copy_from_slice(&high.to_le_bytes());
         bytes
     }
 
@@ -691,7 +693,10 @@ unsafe extern "C" fn dump<T: Transport>(transport: *mut c_void, sink: *const bay
     };
 }
 
-unsafe extern "C" fn listen<T: Transport>(transport: *mut c_void, addr: *const bay_nvmf_addr) -> i32 {
+unsafe extern "C" fn listen<T: Transport>(
+    transport: *mut c_void,
+    addr: *const bay_nvmf_addr,
+) -> i32 {
     // SAFETY: the caller's address, valid through the call.
     let address = Address::from_raw(unsafe { &*addr });
     // SAFETY: the target gives back what it was given.
@@ -902,7 +907,7 @@ mod tests {
         let lent = unsafe { &mut *raw };
         assert_eq!((lent.cmd, lent.len, lent.xfer), ([0x0707_0707_0707_0707; 8], 512, 2));
         assert!(lent.iov.is_null() && lent.iovcnt == 0);
-        lent.rsp = [1, u64::from_ne_bytes([2; 8])];
+        lent.rsp = [1, u64::from_le_bytes([2; 8])];
         lent.rsp_len = 4096;
         // SAFETY: `lent` is not used any more.
         let request = unsafe { Request::<String>::from_raw(raw) };

@@ -156,11 +156,6 @@ impl<R: Carrier> Connection<R> {
         self.phase
     }
 
-    /// Whether the target has accepted the connection as a queue.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.queue.is_some()
-    }
-
     /// The target accepted the connection as queue `qid` of `size` entries.
     pub(crate) fn connected(&mut self, qid: u16, size: u16, flow_control: bool) {
         self.queue = Some(Queue { qid, size, flow_control });

@@ -4,8 +4,8 @@ use super::{Carrier, Connection, Limits, Phase, SLICES, Target};
 use drivebay_spec_nvme::sgl::SglDescriptor;
 use drivebay_spec_nvme::{Command, Completion, Status};
 use drivebay_spec_nvme_tcp::{
-    Alignment, C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Digests, Fes, Frame, H2cData, IcReq,
-    IcResp, PduType, Placement, ProtocolError, R2t, Receiver, Role, TermReq, digest,
+    Alignment, C2hData, CapsuleCmd, CommonHeader, Digests, Fes, Frame, H2cData, IcReq, IcResp,
+    PduType, Placement, ProtocolError, R2t, Receiver, Role, TermReq, digest,
 };
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -243,7 +243,7 @@ impl Wire {
     fn capsule(&self, command: Command, data: &[u8]) -> Vec<u8> {
         let mut header = [0; 72];
         let placement = CapsuleCmd { sqe: command.encode() }.encode(
-            data.len() as u32,
+            len(data),
             self.digests,
             Alignment::DWORD,
             &mut header,
@@ -253,8 +253,7 @@ impl Wire {
 
     fn h2c(&self, r2t: R2t, datao: u32, data: &[u8], last: bool) -> Vec<u8> {
         let mut header = [0; 24];
-        let pdu =
-            H2cData { cccid: r2t.cccid, ttag: r2t.ttag, datao, datal: data.len() as u32, last };
+        let pdu = H2cData { cccid: r2t.cccid, ttag: r2t.ttag, datao, datal: len(data), last };
         let placement = pdu.encode(self.digests, Alignment::DWORD, &mut header);
         assemble(&header, placement, data)
     }
@@ -269,7 +268,7 @@ impl Wire {
         request.response_len = if request.from_host { 0 } else { request.len };
         if !request.from_host {
             for (i, byte) in request.pieces.iter_mut().flatten().enumerate() {
-                *byte = (i % 251) as u8;
+                *byte = at(i);
             }
         }
         self.connection.complete(request);
@@ -331,8 +330,17 @@ fn in_capsule(cid: u16, offset: u64, length: u32) -> Command {
     command(WRITE, cid, SglDescriptor::InCapsule { offset, length })
 }
 
+fn len(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap()
+}
+
+/// What the data has at offset `i`.
+fn at(i: usize) -> u8 {
+    u8::try_from(i % 251).unwrap()
+}
+
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
+    (0..len).map(at).collect()
 }
 
 // Handshake.
@@ -423,7 +431,7 @@ fn a_read_sends_data_and_response_with_flow_control_and_data_only_without() {
     wire.answer(Status::SUCCESS, 1);
     let pdus = wire.take_pdus();
     assert_eq!(pdus.len(), 2);
-    assert_eq!(pdus[0].data, (0..6000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    assert_eq!(pdus[0].data, pattern(6000));
     let data = C2hData::parse(pdus[0].header.first_chunk().unwrap(), &pdus[0].frame).unwrap();
     assert!(data.last && !data.success);
     assert_eq!(pdus[1].completion().cid, 3);
