@@ -4,23 +4,19 @@
 //! and, after the target had its say, sends everything that is ready with one system call a connection.
 
 use crate::Tcp;
-use crate::connection::{Carrier, Connection, Phase, SLICES, Target};
+use crate::connection::{Carrier, Connection, Phase, Target};
 use crate::options::Settings;
+use crate::socket::Socket;
 use drivebay_sdk::nvmf::transport::{Group, Qpair, Request, Transfer};
 use drivebay_sdk::{Result, thread};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::fmt;
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Sockets looked at in one round.
 const EVENTS: usize = 64;
-/// Reads of one connection in one round.
-const READS: usize = 4;
-/// Writes of one connection in one round.
-const WRITES: usize = 16;
 /// How long a connection may take until the target has accepted it as a queue, in nanoseconds.
 const HANDSHAKE_WAIT_NS: u64 = 30_000_000_000;
 /// How long a peer may take to read the last bytes and to close, in nanoseconds.
@@ -79,17 +75,11 @@ impl Target<Lent> for Lender<'_> {
     }
 }
 
-/// A connection and its socket.
+/// A connection and what the target calls it.
 #[derive(Debug)]
 struct Served {
-    /// `None` once it is closed; the target may still have requests then.
-    stream: Option<TcpStream>,
-    connection: Connection<Lent>,
+    socket: Socket<Lent>,
     qpair: Qpair<u16>,
-    readable: bool,
-    writable: bool,
-    /// The peer has closed its side: only reading to the end tells.
-    half_closed: bool,
     /// In the list of those that have something to do.
     is_active: bool,
     /// The last bytes are on their way.
@@ -151,12 +141,8 @@ impl Group for TcpGroup {
         self.deadline_ns = self.deadline_ns.min(deadline_ns);
         if let Some(place) = self.served.get_mut(key) {
             *place = Some(Box::new(Served {
-                stream: Some(stream),
-                connection: Connection::new(self.settings.limits),
+                socket: Socket::new(stream, Connection::new(self.settings.limits)),
                 qpair,
-                readable: true,
-                writable: true,
-                half_closed: false,
                 is_active: true,
                 is_ending: false,
                 deadline_ns,
@@ -170,19 +156,20 @@ impl Group for TcpGroup {
         let did = self.look();
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
-                served.receive(self.settings);
+                let mut lender = Lender { qpair: &served.qpair, settings: self.settings };
+                served.socket.receive(&mut lender);
             }
         }
         did || !self.active.is_empty()
     }
 
     fn completed(&mut self, key: usize, request: Lent) {
-        self.with(key, |served| served.connection.complete(request));
+        self.with(key, |served| served.socket.connection.complete(request));
     }
 
     fn connected(&mut self, key: usize, qid: u16, size: u16, sq_flow_control: bool) {
         self.with(key, |served| {
-            served.connection.connected(qid, size, sq_flow_control);
+            served.socket.connection.connected(qid, size, sq_flow_control);
             if !served.is_ending {
                 served.deadline_ns = u64::MAX;
             }
@@ -190,7 +177,7 @@ impl Group for TcpGroup {
     }
 
     fn close(&mut self, key: usize) {
-        self.with(key, |served| served.connection.close());
+        self.with(key, |served| served.socket.connection.close());
     }
 
     fn free(&mut self, key: usize) {
@@ -207,7 +194,7 @@ impl Group for TcpGroup {
         let mut still = active;
         still.retain(|key| {
             let Some(Some(served)) = self.served.get_mut(*key) else { return false };
-            let sent = served.send();
+            let sent = served.socket.send();
             did |= sent;
             if served.has_ended() {
                 served.hang_up(&self.epoll);
@@ -216,7 +203,7 @@ impl Group for TcpGroup {
                 served.deadline_ns = thread::now_ns().saturating_add(END_WAIT_NS);
                 self.deadline_ns = self.deadline_ns.min(served.deadline_ns);
             }
-            served.is_active = served.has_work(sent);
+            served.is_active = served.socket.has_work(sent);
             served.is_active
         });
         // Nobody was added meanwhile; the list keeps its memory.
@@ -250,9 +237,11 @@ impl TcpGroup {
             let Some(Some(served)) = self.served.get_mut(key) else { continue };
             let flags = event.flags;
             let closed = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-            served.readable |= flags.intersects(EventFlags::IN | closed);
-            served.half_closed |= flags.intersects(closed);
-            served.writable |= flags.contains(EventFlags::OUT);
+            served.socket.changed(
+                flags.contains(EventFlags::IN),
+                flags.contains(EventFlags::OUT),
+                flags.intersects(closed),
+            );
             if !served.is_active {
                 served.is_active = true;
                 self.active.push(key);
@@ -275,10 +264,10 @@ impl TcpGroup {
     /// Ends the connections whose time is over.
     fn end_overdue(&mut self, now_ns: u64) {
         self.deadline_ns = u64::MAX;
-        for served in self.served.iter_mut().flatten().filter(|served| served.stream.is_some()) {
+        for served in self.served.iter_mut().flatten().filter(|served| served.socket.is_open()) {
             if served.deadline_ns <= now_ns {
                 tracing::warn!("connection closed: the peer took too long");
-                served.connection.end();
+                served.socket.connection.end();
                 served.hang_up(&self.epoll);
             } else {
                 self.deadline_ns = self.deadline_ns.min(served.deadline_ns);
@@ -288,97 +277,25 @@ impl TcpGroup {
 }
 
 impl Served {
-    /// Goes on with what has come, then receives while there is something, within limits.
-    fn receive(&mut self, settings: Settings) {
-        let mut lender = Lender { qpair: &self.qpair, settings };
-        if self.connection.is_stalled() || self.connection.is_starving() {
-            self.connection.resume(&mut lender);
-        }
-        let Some(stream) = &mut self.stream else { return };
-        for _ in 0..READS {
-            if !self.readable || !self.connection.can_receive() {
-                return;
-            }
-            let mut slices = self.connection.receive_slices();
-            let room: usize = slices.iter().map(|slice| slice.len()).sum();
-            let read = if slices.first().is_some_and(|direct| direct.is_empty()) {
-                slices.last_mut().map_or(Ok(0), |buffer| stream.read(buffer))
-            } else {
-                stream.read_vectored(&mut slices)
-            };
-            match read {
-                Ok(0) => return self.connection.end(),
-                Ok(n) => {
-                    // A short read has emptied the socket, and what comes later is told anew.
-                    self.readable = n == room || self.half_closed;
-                    self.connection.received(n, &mut lender);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!("connection lost: {error}");
-                    return self.connection.end();
-                }
-            }
-        }
-    }
-
-    /// Sends what is ready, as far as the socket takes it; whether it took some.
-    fn send(&mut self) -> bool {
-        let Some(stream) = &mut self.stream else { return false };
-        let mut did = false;
-        for _ in 0..WRITES {
-            if !self.writable || !self.connection.has_output() {
-                break;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = self.connection.send_slices(&mut slices);
-            match stream.write_vectored(slices.get(..n).unwrap_or_default()) {
-                Ok(n) => {
-                    self.connection.sent(n);
-                    did = true;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!("connection lost: {error}");
-                    self.connection.end();
-                }
-            }
-        }
-        did
-    }
-
     /// Whether nothing is left to be said on the wire.
     fn has_ended(&self) -> bool {
-        match self.connection.phase() {
+        match self.socket.connection.phase() {
             Phase::Ended => true,
-            Phase::Closing => !self.connection.has_output(),
+            Phase::Closing => !self.socket.connection.has_output(),
             Phase::Handshake | Phase::Open | Phase::Terminating => false,
         }
     }
 
     fn begins_to_end(&self) -> bool {
-        let ending = matches!(self.connection.phase(), Phase::Closing | Phase::Terminating);
-        ending && !self.is_ending
-    }
-
-    /// Whether the next round has something to do without being told.
-    fn has_work(&self, sent: bool) -> bool {
-        self.stream.is_some()
-            && (self.readable && self.connection.can_receive()
-                || self.writable && self.connection.has_output()
-                || self.connection.is_starving()
-                || sent && self.connection.is_stalled())
+        let phase = self.socket.connection.phase();
+        matches!(phase, Phase::Closing | Phase::Terminating) && !self.is_ending
     }
 
     /// Closes the socket, gives all memory back, and tells the target.
     fn hang_up(&mut self, epoll: &OwnedFd) {
-        let Some(stream) = self.stream.take() else { return };
-        self.connection.end();
-        // Both may fail when the peer was faster; closing it is enough then.
+        let Some(stream) = self.socket.close() else { return };
+        // Fails when the system has forgotten the socket already, which is as good.
         let _ = epoll::delete(epoll, &stream);
-        let _ = stream.shutdown(Shutdown::Both);
         drop(stream);
         self.deadline_ns = u64::MAX;
         self.qpair.disconnected();

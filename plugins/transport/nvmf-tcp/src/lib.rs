@@ -1,7 +1,7 @@
 //! NVMe/TCP 1.0 for the NVMe over Fabrics target.
 //!
 //! `listen.rs` accepts connections on the app thread and hands them to the target, which gives each to a group
-//! (`group.rs`: sockets and rounds). What is said on a connection is `connection/`, which knows no sockets;
+//! (`group.rs`: rounds over its sockets, each a `socket.rs`). What is said on a connection is `connection/`, which knows no sockets;
 //! `options.rs` is what `nvmf_create_transport` sets. `docs/nvmf-tcp.md` has the words and the way of an I/O.
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod connection;
 mod group;
 mod listen;
 mod options;
+mod socket;
 
 use drivebay_sdk::nvmf::transport::{self, Acceptor, Address, Transport};
 use drivebay_sdk::poller::{Poll, Poller};

@@ -13,6 +13,8 @@
 
 mod answer;
 mod command;
+#[cfg(test)]
+pub(crate) mod doubles;
 mod inbox;
 mod outbox;
 mod receive;
