@@ -33,12 +33,13 @@ pub use {serde, serde_json, tracing};
 /// What most plugins name.
 pub mod prelude {
     pub use crate::bdev::{
-        BdevIo, Buffers, Geometry, IoFlags, IoQueue, IoResult, Op, OpSet, Range,
+        Bdev, BdevIo, Buffers, Disk, Filter, Geometry, Info, IoFlags, IoQueue, IoResult, Op, OpSet,
+        Range, Registration, Uuid, With,
     };
     pub use crate::mem::DmaRegion;
-    pub use crate::plugin;
     pub use crate::rpc::params;
     pub use crate::{Error, Result, Status, errno};
+    pub use crate::{bdev_module, filter_module, plugin};
     pub use tracing::{debug, error, info, trace, warn};
 }
 
