@@ -67,6 +67,8 @@ struct State {
     bdevs: HashMap<u64, Bdev>,
     descs: HashMap<u64, Desc>,
     chans: HashMap<u64, Chan>,
+    /// The bdevs of channels whose end is pending.
+    closing: HashMap<u64, u64>,
     methods: Vec<Method>,
     answers: HashMap<u64, Result<Value, RpcError>>,
     messages: VecDeque<*mut api::bay_msg>,
@@ -442,7 +444,8 @@ fn tell(bdev: u64, event: u32, value: u64) {
 
 fn leave_if_unused(id: u64) {
     let gone = state(|state| {
-        let is_open = state.descs.values().any(|desc| desc.bdev == id);
+        let is_open = state.descs.values().any(|desc| desc.bdev == id)
+            || state.closing.values().any(|bdev| *bdev == id);
         let is_leaving = state.bdevs.get(&id).is_some_and(|bdev| bdev.leaving.is_some());
         if is_leaving && !is_open { state.bdevs.remove(&id) } else { None }
     });
@@ -456,7 +459,10 @@ fn leave_if_unused(id: u64) {
     }
 }
 
-unsafe extern "C" fn chan_closed(_: H, _: u64) {}
+unsafe extern "C" fn chan_closed(_: H, chan: u64) {
+    let bdev = state(|state| state.closing.remove(&chan)).expect("the channel is not closing");
+    leave_if_unused(bdev);
+}
 
 unsafe extern "C" fn resize(_: H, id: u64, num_blocks: u64) -> i32 {
     state(|state| state.bdevs.get_mut(&id).unwrap().reg.num_blocks = num_blocks);
@@ -556,13 +562,18 @@ unsafe extern "C" fn chan_put(_: H, chan: u64) -> i32 {
     if state(|state| state.chans[&chan].outstanding) > 0 {
         return -crate::errno::EBUSY;
     }
-    let (chan, ctx, ops) = state(|state| {
-        let chan = state.chans.remove(&chan).unwrap();
+    let handle = chan;
+    let (bdev, chan, ctx, ops) = state(|state| {
+        let chan = state.chans.remove(&handle).unwrap();
+        state.closing.insert(handle, chan.bdev);
         let bdev = &state.bdevs[&chan.bdev];
-        (chan.raw, bdev.reg.ctx, bdev.ops)
+        (chan.bdev, chan.raw, bdev.reg.ctx, bdev.ops)
     });
     // SAFETY: no I/O is outstanding.
-    unsafe { ops.chan_destroy.unwrap()(ctx, chan) };
+    if unsafe { ops.chan_destroy.unwrap()(ctx, chan) } == 0 {
+        state(|state| state.closing.remove(&handle));
+        leave_if_unused(bdev);
+    }
     0
 }
 
@@ -630,12 +641,10 @@ unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // SAFETY: a request of `new_io`.
     let fake = unsafe { &mut *io.cast::<FakeIo>() };
     assert!(std::mem::take(&mut fake.is_in_flight), "an I/O was completed twice");
+    state(|state| state.chans.get_mut(&fake.chan).unwrap().outstanding -= 1);
     // SAFETY: the client's callback, called once.
     unsafe { fake.cb.unwrap()(fake.arg, io, status) };
-    state(|state| {
-        state.ios_in_use -= 1;
-        state.chans.get_mut(&fake.chan).unwrap().outstanding -= 1;
-    });
+    state(|state| state.ios_in_use -= 1);
     // Never freed: a late touch or second completion is seen. It is a test.
 }
 

@@ -183,8 +183,12 @@ fn a_channel_is_closed_from_inside_its_own_completion() {
     let other = Rc::clone(&channel);
     let context = Box::new(Last(buf::get(512).unwrap(), (channel, desc)));
     other.submit(READ, IoFlags::NONE, context, |last, _| drop(last.1));
+    // Now only the context holds channel and descriptor, and the poll that ends the I/O drops it.
     drop(other);
+    find::<Disk>("closed").unwrap().unregister(|_| {});
+    assert!(host.registered("closed").is_some());
     host.run();
+    assert!(host.registered("closed").is_none());
 }
 
 #[test]
