@@ -13,7 +13,7 @@ mod gate;
 
 use crate::cli::Serve;
 use crate::config::{self, Document, Halt, StateFile};
-use crate::loader::{self, ConfigWriter, CoreTables, Manager, Outside, Settings, search::Search};
+use crate::loader::{self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search};
 use crate::notifications::Notifications;
 use crate::rpc::{
     self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
@@ -183,7 +183,7 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
     };
     let outside = Outside {
-        core: Arc::new(CoreTables),
+        core: Arc::new(ProcessCore),
         rpc: Arc::clone(&registry),
         events: Arc::new(FromPlugins {
             notifications: Arc::clone(&notifications),

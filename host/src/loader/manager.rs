@@ -1,5 +1,5 @@
 //! The life of plugins: found → allowed → staged → loaded → serving → retired, or failed with its
-//! reason (`docs/plugin-guide/lifecycle.md`).
+//! reason.
 //!
 //! Plugins are called on the app thread only, and they call back from inside: nothing is borrowed
 //! here while one of them runs.
@@ -102,6 +102,8 @@ struct Inner {
     failures: RefCell<BTreeMap<String, Failure>>,
     /// Names of what is being loaded, the outermost first.
     loading: RefCell<Vec<String>>,
+    /// What is to be done when the core has taken back what an instance left, by its number.
+    releases: RefCell<BTreeMap<u64, Box<dyn FnOnce()>>>,
     /// Plugin and method, as the registry was told.
     announced: RefCell<BTreeSet<(String, String)>>,
 }
@@ -143,6 +145,7 @@ impl Manager {
                 plugins: RefCell::default(),
                 failures: RefCell::default(),
                 loading: RefCell::default(),
+                releases: RefCell::default(),
                 announced: RefCell::default(),
             };
             Self { inner: AppOnly::new(inner, core) }
@@ -229,24 +232,38 @@ impl Manager {
         let quiet = Rc::clone(&plugin);
         plugin.instance.quiesce(Box::new(move |status| {
             let Some(manager) = manager.ok().and_then(|manager| manager.upgrade()) else { return };
-            done(manager.quiesced(&quiet, reason, status));
+            if let Err(error) = check_quiet(&quiet, reason, status) {
+                return done(Err(error));
+            }
+            manager.end_quiet(&quiet, reason, done);
         }));
     }
 
-    fn quiesced(&self, plugin: &Rc<Plugin>, reason: u32, status: i32) -> Result<()> {
-        let inner = self.inner.get()?;
-        if status < 0 && reason == BAY_FINI_UNLOAD {
-            plugin.state.set(State::Serving);
-            let errno = status.checked_neg().unwrap_or(libc::EIO);
-            let why = std::io::Error::from_raw_os_error(errno);
-            let message = format!("plugin {}: did not become quiet: {why}", plugin.manifest.name);
-            return Err(Error::new(errno, message));
-        }
-        inner.take_back(plugin.grant);
-        inner.fini(plugin.grant, &plugin.instance, reason);
+    fn end_quiet(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
+        let inner = match self.inner.get() {
+            Ok(inner) => inner,
+            Err(error) => return done(Err(error)),
+        };
+        let (manager, ended) = (inner.manager.clone(), Rc::clone(plugin));
+        let finish = Box::new(move || {
+            let Some(manager) = manager.upgrade() else { return };
+            done(manager.retire(&ended, reason));
+        });
+        inner.take_back(plugin.grant, finish);
+    }
+
+    fn retire(&self, plugin: &Rc<Plugin>, reason: u32) -> Result<()> {
+        self.inner.get()?.fini(plugin.grant, &plugin.instance, reason);
         plugin.state.set(State::Retired);
         tracing::info!(plugin = plugin.manifest.name, "retired; its library stays mapped");
         self.announce()
+    }
+
+    /// The core has taken back what an instance left.
+    fn released(&self, number: u64) {
+        let Ok(inner) = self.inner.get() else { return };
+        let next = inner.releases.borrow_mut().remove(&number);
+        next.into_iter().for_each(|next| next());
     }
 
     /// Every plugin that is on the path, serves, failed or has ended.
@@ -265,6 +282,10 @@ impl Manager {
     pub fn announce(&self) -> Result<()> {
         self.inner.get()?.announce();
         Ok(())
+    }
+
+    pub(super) fn methods(&self, current: bool, include_aliases: bool) -> Result<Vec<String>> {
+        Ok(self.inner.get()?.outside.rpc.list(current, include_aliases))
     }
 
     /// For plugins: another plugin's table. Loads its provider if nobody provides it yet.
@@ -347,7 +368,7 @@ impl Inner {
         let instance = match door.init(grant) {
             Ok(instance) => instance,
             Err(error) => {
-                self.take_back(grant);
+                self.take_back(grant, Box::new(|| {}));
                 return Err(with_trouble(grant, error));
             }
         };
@@ -364,10 +385,15 @@ impl Inner {
         let name = plugin.manifest.name.clone();
         self.plugins.borrow_mut().insert(name.clone(), Rc::clone(&plugin));
         if let Err(error) = plugin.instance.start() {
-            self.take_back(grant);
-            self.fini(grant, &plugin.instance, BAY_FINI_UNLOAD);
             plugin.state.set(State::Retired);
             self.plugins.borrow_mut().remove(&name);
+            let (manager, failed) = (self.manager.clone(), Rc::clone(&plugin));
+            let finish = Box::new(move || {
+                let Some(manager) = manager.upgrade() else { return };
+                let Ok(inner) = manager.inner.get() else { return };
+                inner.fini(failed.grant, &failed.instance, BAY_FINI_UNLOAD);
+            });
+            self.take_back(grant, finish);
             return Err(with_trouble(grant, error));
         }
         plugin.state.set(State::Serving);
@@ -423,11 +449,18 @@ impl Inner {
         self.load(&found).map_err(requires)
     }
 
-    /// From here on nothing new reaches the plugin, and nothing of it is left in the host.
-    fn take_back(&self, grant: &'static Grant) {
+    /// From here on nothing new reaches the plugin; `next` runs when nothing of it is left.
+    fn take_back(&self, grant: &'static Grant, next: Box<dyn FnOnce()>) {
         self.broker.take_back(grant.number);
         grant.end();
-        self.outside.core.release_owner(grant.host());
+        self.releases.borrow_mut().insert(grant.number, next);
+        let (manager, number) = (self.manager.clone(), grant.number);
+        let done = Box::new(move || {
+            if let Some(manager) = manager.upgrade() {
+                manager.released(number);
+            }
+        });
+        self.outside.core.release_owner(grant.host(), done);
     }
 
     fn fini(&self, grant: &'static Grant, instance: &Instance, reason: u32) {
@@ -550,6 +583,18 @@ impl Plugin {
             ..of_manifest(&self.manifest, &self.path)
         }
     }
+}
+
+/// A plugin that cannot stop stays, unless the host ends.
+fn check_quiet(plugin: &Plugin, reason: u32, status: i32) -> Result<()> {
+    if status >= 0 || reason == BAY_FINI_SHUTDOWN {
+        return Ok(());
+    }
+    plugin.state.set(State::Serving);
+    let errno = status.checked_neg().unwrap_or(libc::EIO);
+    let why = std::io::Error::from_raw_os_error(errno);
+    let message = format!("plugin {}: did not become quiet: {why}", plugin.manifest.name);
+    Err(Error::new(errno, message))
 }
 
 fn key(candidate: &Candidate) -> (String, PathBuf) {

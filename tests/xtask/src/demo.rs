@@ -5,12 +5,14 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::prepare::{self, Need};
-use crate::{Failure, Outcome, run};
+use crate::{Failure, Outcome, check, run};
 
 /// How long the host may take to answer its first call, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The port of NVMe/TCP's I/O controllers.
-const PORT: &str = "4420";
+/// The port of NVMe/TCP's I/O controllers; the next free one is taken when it is in use.
+const PORT: u16 = 4420;
+/// How much of each disk is written and verified, in bytes.
+const CHECKED: u64 = 32 << 20;
 const ADDRESS: &str = "127.0.0.1";
 
 /// A disk of the demo: its bdev, made by an RPC call, and the subsystem that exports it.
@@ -46,10 +48,21 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     for disk in [&RAM, &FILE] {
         host.export(disk)?;
     }
-    // The check by our own initiator takes its place here, before anything is announced.
+    let port = host.port;
+    let address = ([127, 0, 0, 1], port).into();
+    for disk in [&RAM, &FILE] {
+        let began = Instant::now();
+        let verified = check::disk(address, disk.nqn, CHECKED)?;
+        let took = began.elapsed().as_secs_f64();
+        println!(
+            "{}: {} MiB written over NVMe/TCP, read back and equal ({took:.2} s)",
+            disk.bdev,
+            verified >> 20
+        );
+    }
     println!("\nServing. From a Linux machine that reaches this one (nvme-cli, module nvme-tcp):");
     for disk in [&RAM, &FILE] {
-        println!("  nvme connect -t tcp -a {ADDRESS} -s {PORT} -n {}", disk.nqn);
+        println!("  nvme connect -t tcp -a {ADDRESS} -s {port} -n {}", disk.nqn);
     }
     if once {
         return Ok(host.stop()?);
@@ -63,6 +76,7 @@ struct Host {
     child: Child,
     folder: PathBuf,
     socket: PathBuf,
+    port: u16,
 }
 
 impl Host {
@@ -79,7 +93,7 @@ impl Host {
             .env("DRIVEBAY_RUNTIME", &folder)
             .spawn()
             .map_err(|error| format!("{}: {error}", program().display()))?;
-        let mut host = Self { child, folder, socket };
+        let mut host = Self { child, folder, socket, port: free_port()? };
         host.wait_until_it_answers()?;
         Ok(host)
     }
@@ -109,7 +123,7 @@ impl Host {
     }
 
     fn export(&self, disk: &Disk) -> Result<(), String> {
-        let Disk { bdev, nqn, serial } = disk;
+        let (Disk { bdev, nqn, serial }, port) = (disk, self.port);
         self.rpc(
             "nvmf_create_subsystem",
             &format!(r#"{{"nqn":"{nqn}","allow_any_host":true,"serial_number":"{serial}"}}"#),
@@ -121,7 +135,7 @@ impl Host {
         self.rpc(
             "nvmf_subsystem_add_listener",
             &format!(
-                r#"{{"nqn":"{nqn}","listen_address":{{"trtype":"TCP","adrfam":"IPv4","traddr":"{ADDRESS}","trsvcid":"{PORT}"}}}}"#
+                r#"{{"nqn":"{nqn}","listen_address":{{"trtype":"TCP","adrfam":"IPv4","traddr":"{ADDRESS}","trsvcid":"{port}"}}}}"#
             ),
         )
     }
@@ -169,4 +183,10 @@ fn create_sparse(path: &Path, size_bytes: u64) -> Result<(), String> {
     std::fs::File::create_new(path)
         .and_then(|file| file.set_len(size_bytes))
         .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn free_port() -> Result<u16, String> {
+    (PORT..PORT + 100)
+        .find(|&port| std::net::TcpListener::bind((ADDRESS, port)).is_ok())
+        .ok_or_else(|| format!("no port from {PORT} on is free"))
 }

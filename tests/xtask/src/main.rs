@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a command line program: its output is what it is for")]
 
 mod bench;
+mod check;
 mod demo;
 #[cfg(test)]
 mod directions;

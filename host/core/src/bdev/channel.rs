@@ -6,6 +6,7 @@ use super::io::{Flags, Io, Pool, Queue};
 use super::stats::Counters;
 use super::{Desc, device, dispatch};
 use crate::reactor::{clock, thread};
+use crate::services;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell};
@@ -231,7 +232,7 @@ impl Local {
         self.channels.borrow_mut().push(channel);
         bdev.channels.fetch_add(1, Ordering::AcqRel);
         let args = bay_chan_args {
-            size: size_of::<bay_chan_args>() as u32,
+            size: services::size::<bay_chan_args>(),
             numa: bdev.record.numa,
             thread: thread::current_id(),
             host_chan: handle,
@@ -261,7 +262,7 @@ impl Local {
 
     fn resolve(&self, handle: u64) -> Option<(&Channel, bool)> {
         let references = self.references.borrow();
-        let reference = references.get(handle as u32 as usize)?.as_ref()?;
+        let reference = references.get(index_of(handle))?.as_ref()?;
         if u64::from(reference.number) != handle >> 32 {
             return None;
         }
@@ -275,7 +276,7 @@ impl Local {
         }
         let reference = {
             let mut references = self.references.borrow_mut();
-            references.get_mut(handle as u32 as usize).and_then(Option::take)
+            references.get_mut(index_of(handle)).and_then(Option::take)
         };
         let Some(reference) = reference else { return Ok(()) };
         // SAFETY: it was referenced until now and is freed at the end of a round at the earliest.
@@ -467,4 +468,9 @@ impl Channel {
 /// Gives back an I/O that was not submitted.
 pub(crate) fn io_put(io: Io) {
     io.channel().give_back(io);
+}
+
+/// Place of a handle in the table of references.
+fn index_of(handle: u64) -> usize {
+    usize::try_from(handle & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }

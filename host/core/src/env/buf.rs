@@ -143,7 +143,7 @@ pub fn configure(options: Options) -> Result<()> {
     for (name, size) in
         [("small_bufsize", options.small_size), ("large_bufsize", options.large_size)]
     {
-        if size < 4096 || size > 1 << 26 {
+        if !(4096..=1 << 26).contains(&size) {
             return Err(Error::new(
                 libc::EINVAL,
                 format!("{name} {size} must be at least 4096 and at most 67108864"),

@@ -26,13 +26,13 @@ impl Sleeper {
         // SAFETY: no pointers; the result is checked.
         let event = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         let sleeper = Self { epoll, event, asleep: AtomicBool::new(false) };
-        sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN.cast_unsigned())?;
+        sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32)?;
         Ok(sleeper)
     }
 
     /// Adds a descriptor that ends the sleep; `events` 0 removes it. A descriptor may be watched once.
     pub(super) fn watch(&self, fd: RawFd, events: u32) -> Result<()> {
-        let mut event = libc::epoll_event { events, u64: fd.cast_unsigned().into() };
+        let mut event = libc::epoll_event { events, u64: u64::from(fd.unsigned_abs()) };
         let op = if events == 0 { libc::EPOLL_CTL_DEL } else { libc::EPOLL_CTL_ADD };
         // SAFETY: `event` is valid for the call; bad descriptors are refused by the kernel.
         let status = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &raw mut event) };

@@ -1,13 +1,13 @@
 //! `bay.bdev/1`
 
-use super::{Callback, copy_open, failed, status, string};
+use super::{Callback, copy_open, failed, size, status, string};
 use crate::bdev::device::{self, Texts};
 use crate::bdev::{channel, examine};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
-    size: size_of::<bay_bdev_api>() as u32,
+    size: size::<bay_bdev_api>(),
     flags: 0,
     register: Some(register),
     unregister: Some(unregister),

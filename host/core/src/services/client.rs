@@ -1,13 +1,13 @@
 //! `bay.bdev_client/1`
 
-use super::{failed, status, string};
+use super::{failed, size, status, string};
 use crate::bdev::{Claim, Io, channel, desc};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 use std::ptr;
 
 pub(super) static TABLE: bay_bdev_client_api = bay_bdev_client_api {
-    size: size_of::<bay_bdev_client_api>() as u32,
+    size: size::<bay_bdev_client_api>(),
     flags: 0,
     open: Some(open),
     close: Some(close),
@@ -76,8 +76,8 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
         name: bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() },
     };
     // SAFETY: open structs begin with their size, which the caller has set.
-    let size = unsafe { info.cast::<u32>().read() };
-    full.size = size.min(size_of::<bay_bdev_info>() as u32);
+    let theirs = unsafe { info.cast::<u32>().read() };
+    full.size = theirs.min(size::<bay_bdev_info>());
     // SAFETY: the caller's struct is `size` bytes long.
     unsafe {
         ptr::copy_nonoverlapping((&raw const full).cast::<u8>(), info.cast(), full.size as usize);
@@ -150,7 +150,8 @@ unsafe extern "C" fn complete_from(
     status: i32,
 ) {
     // SAFETY: the child's callback is running, so the child is alive.
-    let (detail, kind) = unsafe { ((*child).detail, (*child).detail_kind) };
+    let child = unsafe { &*child };
+    let (detail, kind) = (child.detail, child.detail_kind);
     // SAFETY: the parent is the caller's, lent by the bus.
     let parent_ref = unsafe { &mut *parent };
     parent_ref.detail = detail;

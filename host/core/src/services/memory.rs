@@ -1,5 +1,6 @@
 //! `bay.buf/1` and `bay.mem/1`
 
+use super::size;
 use crate::env::{buf, memory};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
@@ -10,7 +11,7 @@ use std::sync::OnceLock;
 pub(super) fn buf_table() -> *const bay_buf_api {
     static TABLE: OnceLock<bay_buf_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_buf_api {
-        size: size_of::<bay_buf_api>() as u32,
+        size: size::<bay_buf_api>(),
         max_len: u32::try_from(buf::max_len()).unwrap_or(u32::MAX),
         get: Some(get),
         put: Some(put),
@@ -45,12 +46,8 @@ unsafe extern "C" fn abort(_host: *const bay_host, wait: *mut bay_wait) {
     buf::abort(wait);
 }
 
-pub(super) static MEM: bay_mem_api = bay_mem_api {
-    size: size_of::<bay_mem_api>() as u32,
-    flags: 0,
-    alloc: Some(alloc),
-    free: Some(free),
-};
+pub(super) static MEM: bay_mem_api =
+    bay_mem_api { size: size::<bay_mem_api>(), flags: 0, alloc: Some(alloc), free: Some(free) };
 
 unsafe extern "C" fn alloc(
     _host: *const bay_host,

@@ -142,3 +142,9 @@ impl Callback {
         }
     }
 }
+
+/// Size of an open struct, as its first field tells it.
+#[expect(clippy::cast_possible_truncation, reason = "tables are a few hundred bytes long")]
+pub(crate) const fn size<T>() -> u32 {
+    size_of::<T>() as u32
+}

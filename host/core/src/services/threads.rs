@@ -1,6 +1,6 @@
 //! `bay.thread/1` and `bay.poller/1`
 
-use super::{copy_open, failed, status, string};
+use super::{copy_open, failed, size, status, string};
 use crate::env::CpuSet;
 use crate::reactor::poller::State;
 use crate::reactor::{self, clock, thread};
@@ -9,7 +9,7 @@ use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 pub(super) static THREAD: bay_thread_api = bay_thread_api {
-    size: size_of::<bay_thread_api>() as u32,
+    size: size::<bay_thread_api>(),
     flags: 0,
     current: Some(current),
     app_thread: Some(app_thread),
@@ -40,8 +40,10 @@ unsafe extern "C" fn create(
     cpumask: bay_str,
     id: *mut u64,
 ) -> i32 {
-    // SAFETY: texts are valid for the call.
-    let (name, mask) = unsafe { (string(name), string(cpumask)) };
+    // SAFETY: the text is valid for the call.
+    let name = unsafe { string(name) };
+    // SAFETY: the text is valid for the call.
+    let mask = unsafe { string(cpumask) };
     match any_or(&mask).and_then(|mask| thread::create(&name, &mask)) {
         Ok(handle) => {
             // SAFETY: the caller's place for the handle.
@@ -85,7 +87,7 @@ unsafe extern "C" fn now_ns(_host: *const bay_host) -> u64 {
 }
 
 pub(super) static POLLER: bay_poller_api = bay_poller_api {
-    size: size_of::<bay_poller_api>() as u32,
+    size: size::<bay_poller_api>(),
     flags: 0,
     register: Some(register),
     unregister: Some(unregister),
