@@ -20,6 +20,8 @@ pub mod mem;
 pub mod notify;
 mod plugin;
 pub mod poller;
+#[cfg(feature = "ring")]
+mod ring;
 pub mod rpc;
 pub mod thread;
 
