@@ -5,6 +5,7 @@
 //!
 //! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
+//! - [`nvmf`] is where the NVMe over Fabrics target and its fabrics meet.
 //! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.
@@ -18,6 +19,7 @@ mod host;
 mod log;
 pub mod mem;
 pub mod notify;
+pub mod nvmf;
 mod plugin;
 pub mod poller;
 #[cfg(feature = "ring")]
