@@ -25,6 +25,8 @@ pub mod poller;
 #[cfg(feature = "ring")]
 mod ring;
 pub mod rpc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 
 pub use error::{Error, Result, Status, errno};
