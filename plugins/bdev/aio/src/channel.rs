@@ -53,10 +53,9 @@ impl Channel {
         let hole = |range| ring::Op::PunchHole { offset: offset_of(range), len: len_of(range) };
         Some(match op {
             Op::Read(range) => ring::Op::Read { offset: offset_of(range) },
-            Op::Write(range) => ring::Op::Write {
-                offset: offset_of(range),
-                durable: flags.contains(IoFlags::FUA),
-            },
+            Op::Write(range) => {
+                ring::Op::Write { offset: offset_of(range), durable: flags.contains(IoFlags::FUA) }
+            }
             Op::Flush => ring::Op::Fdatasync,
             Op::Unmap(range) => hole(range),
             Op::WriteZeroes(range) => match self.disk.zeroing()? {
