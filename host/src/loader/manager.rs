@@ -396,6 +396,7 @@ impl Inner {
             self.take_back(grant, finish);
             return Err(with_trouble(grant, error));
         }
+        plugin.instance.examine_bdevs(self.outside.core.as_ref(), grant);
         plugin.state.set(State::Serving);
         *state = State::Serving;
         let version = plugin.manifest.version.to_string();
