@@ -42,10 +42,11 @@ pub fn register<K: Kind>() -> Result<()> {
         rescan::<K>,
     )
     .describe(|method| {
-        method
-            .result("true")
-            .error(-16, "in_use", "It would shrink while it is open.")
-            .error(-19, "no_such_device", "No bdev of this kind has that name.")
+        method.result("true").error(-16, "in_use", "It would shrink while it is open.").error(
+            -19,
+            "no_such_device",
+            "No bdev of this kind has that name.",
+        )
     })
     .register()?;
     Method::new(
