@@ -21,6 +21,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The handle of the one thread there is.
 const THREAD: u64 = 1;
@@ -153,7 +154,7 @@ impl FakeHost {
         panic!("{method} gave no answer");
     }
 
-    /// Runs what is due: messages, waiters and each poller once.
+    /// One round: what is due of messages and waiters, each poller once, and the end of the burst.
     pub fn run(&self) {
         while let Some(msg) = state(|state| state.messages.pop_front()) {
             // SAFETY: a message that was sent, received once.
@@ -174,6 +175,11 @@ impl FakeHost {
                 // SAFETY: a registered poller.
                 unsafe { ops.run.unwrap()(ctx) };
             }
+        }
+        let chans: Vec<u64> = state(|state| state.chans.keys().copied().collect());
+        for chan in chans {
+            // SAFETY: a live channel, as it was not put by the flush of another.
+            unsafe { flush(&raw const TABLE.0, chan) };
         }
     }
 
@@ -203,17 +209,16 @@ impl FakeHost {
     /// Runs until `done` gives something.
     ///
     /// # Panics
-    /// After a thousand rounds.
+    /// After ten seconds.
     pub fn wait<R>(&self, done: impl Fn() -> Option<R>) -> R {
-        (0..1000)
-            .find_map(|_| {
-                let done = done();
-                if done.is_none() {
-                    self.run();
-                }
-                done
-            })
-            .expect("it never ended")
+        let begin = Instant::now();
+        loop {
+            if let Some(done) = done() {
+                return done;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "it never ended");
+            self.run();
+        }
     }
 
     /// Lets only so many I/Os be in flight.
@@ -365,6 +370,9 @@ unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
     let target = unsafe { host::text(target) };
     // SAFETY: valid for the call.
     let text = unsafe { host::text(text) };
+    if target == "panic" {
+        eprintln!("{text}"); // What failed the test.
+    }
     let _ = STATE.try_with(|state| {
         if let Ok(mut state) = state.try_borrow_mut() {
             state.log.push(format!("{target}: {text}"));
