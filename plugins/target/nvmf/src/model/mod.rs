@@ -1,0 +1,24 @@
+//! What a target is made of: subsystems with namespaces, hosts and listeners; referrals; limits.
+//!
+//! Plain values without I/O. All of it is owned by the app thread.
+
+mod limits;
+mod namespace;
+mod names;
+mod subsystem;
+mod target;
+
+pub use limits::TransportLimits;
+pub use names::{address_of, check_text, hex, matches, parse_hex, uuid_text};
+pub use namespace::{Geometry, Namespace, Ops};
+pub use subsystem::{Listener, MAX_NAMESPACES, Options, Subsystem};
+pub use target::{Model, Referral};
+
+/// What a controller serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerKind {
+    /// Namespaces.
+    Io,
+    /// The discovery log.
+    Discovery,
+}

@@ -1,0 +1,93 @@
+//! The whole target: subsystems by name, referrals, and the discovery log that follows from them.
+
+use super::{ControllerKind, Options, Subsystem};
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::event::AsyncEvent;
+use drivebay_spec_nvme::nqn;
+use std::collections::BTreeMap;
+
+/// Subsystems where `nvmf_set_max_subsystems` says nothing else.
+const MAX_SUBSYSTEMS: u32 = 1024;
+
+/// Another discovery service or subsystem that the discovery log points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referral {
+    /// Where.
+    pub address: Address,
+    /// Its name.
+    pub subnqn: String,
+    /// Needs a secure channel.
+    pub secure_channel: bool,
+}
+
+/// Everything the RPCs configure, with `R` as in [`crate::controller::Controller`].
+#[derive(Debug)]
+pub struct Model<R> {
+    /// Subsystems by name; the discovery subsystem is always there.
+    pub subsystems: BTreeMap<String, Subsystem<R>>,
+    /// Referrals, in the order they were added.
+    pub referrals: Vec<Referral>,
+    /// Most subsystems.
+    pub max_subsystems: u32,
+    /// Command retry delays, in 100 ms.
+    pub crdt: [u16; 3],
+    /// Changes whenever the discovery log does.
+    pub genctr: u64,
+}
+
+impl<R: Copy + PartialEq> Model<R> {
+    /// A target with the discovery subsystem alone.
+    pub fn new() -> Self {
+        let discovery = Subsystem::new(nqn::DISCOVERY, Options::default());
+        Self {
+            subsystems: BTreeMap::from([(discovery.nqn.clone(), discovery)]),
+            referrals: Vec::new(),
+            max_subsystems: MAX_SUBSYSTEMS,
+            crdt: [0; 3],
+            genctr: 0,
+        }
+    }
+
+    /// Number of subsystems that count against the limit.
+    pub fn num_subsystems(&self) -> usize {
+        self.subsystems.len()
+    }
+
+    /// The discovery log changed: the requests to answer.
+    pub fn discovery_changed(&mut self) -> Vec<(R, AsyncEvent)> {
+        self.genctr += 1;
+        let discovery =
+            self.subsystems.values_mut().filter(|s| s.kind == ControllerKind::Discovery);
+        discovery
+            .flat_map(|subsystem| subsystem.controllers.values_mut())
+            .filter_map(|controller| controller.discovery_changed())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::controller::Controller;
+    use crate::controller::tests::ready;
+    use crate::model::subsystem::tests::subsystem;
+
+    /// A target with one subsystem, [`subsystem`].
+    pub(crate) fn model() -> Model<u64> {
+        let mut model = Model::new();
+        let subsystem = subsystem();
+        model.subsystems.insert(subsystem.nqn.clone(), subsystem);
+        model
+    }
+
+    #[test]
+    fn a_change_of_the_discovery_log_is_told_to_those_who_read_it() {
+        let mut model = model();
+        let mut controller = Controller { kind: ControllerKind::Discovery, ..ready() };
+        controller.events.request(9);
+        let discovery = model.subsystems.get_mut(nqn::DISCOVERY).unwrap();
+        discovery.controllers.insert(1, controller);
+        assert_eq!(model.discovery_changed(), [(9, AsyncEvent::DISCOVERY_LOG_CHANGE)]);
+        assert_eq!(model.genctr, 1);
+    }
+}
