@@ -55,8 +55,8 @@ impl Features {
 ///
 /// # Errors
 /// INVALID_FIELD for a feature that is not there.
-pub fn get<R: Copy + PartialEq>(
-    controller: &Controller<R>,
+pub fn get(
+    controller: &Controller,
     get: GetFeatures,
 ) -> Result<Value, Status> {
     let features = &controller.features;
@@ -84,8 +84,8 @@ pub fn get<R: Copy + PartialEq>(
 ///
 /// # Errors
 /// FEATURE_NOT_SAVEABLE, FEATURE_NOT_CHANGEABLE, COMMAND_SEQUENCE_ERROR and INVALID_FIELD, by what was wrong.
-pub fn set<R: Copy + PartialEq>(
-    controller: &mut Controller<R>,
+pub fn set(
+    controller: &mut Controller,
     set: SetFeatures,
 ) -> Result<u32, Status> {
     if set.save {
@@ -126,8 +126,8 @@ fn set_temperature(features: &mut Features, value: u32) -> Result<(), Status> {
     Ok(())
 }
 
-fn set_number_of_queues<R: Copy + PartialEq>(
-    controller: &Controller<R>,
+fn set_number_of_queues(
+    controller: &Controller,
     wanted: u32,
 ) -> Result<u32, Status> {
     let wanted = NumberOfQueues::from_dword(wanted);
@@ -141,13 +141,13 @@ fn set_number_of_queues<R: Copy + PartialEq>(
     Ok(number_of_queues(controller).to_dword())
 }
 
-fn number_of_queues<R>(controller: &Controller<R>) -> NumberOfQueues {
+fn number_of_queues(controller: &Controller) -> NumberOfQueues {
     let less_one = controller.limits.max_io_qpairs_per_ctrlr.saturating_sub(1);
     NumberOfQueues { nsq: less_one, ncq: less_one }
 }
 
 /// Bit 0 of CDW11 asks for the extended form; over fabrics there is no other.
-fn host_identifier<R>(controller: &Controller<R>, cdw11: u32) -> Result<Value, Status> {
+fn host_identifier(controller: &Controller, cdw11: u32) -> Result<Value, Status> {
     if cdw11 & 1 == 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
@@ -160,11 +160,11 @@ mod tests {
     use crate::controller::QueueId;
     use crate::controller::tests::ready;
 
-    fn read(controller: &Controller<u64>, fid: u8, cdw11: u32) -> Result<Value, Status> {
+    fn read(controller: &Controller, fid: u8, cdw11: u32) -> Result<Value, Status> {
         get(controller, GetFeatures { nsid: 0, fid, sel: 0, cdw11 })
     }
 
-    fn write(controller: &mut Controller<u64>, fid: u8, cdw11: u32) -> Result<u32, Status> {
+    fn write(controller: &mut Controller, fid: u8, cdw11: u32) -> Result<u32, Status> {
         set(controller, SetFeatures { nsid: 0, fid, save: false, cdw11 })
     }
 

@@ -19,9 +19,9 @@ use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::property::{Cc, Csts};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One host's controller. `R` names a request that waits for an event.
+/// One host's controller.
 #[derive(Debug)]
-pub struct Controller<R> {
+pub struct Controller {
     /// Identifier within the subsystem.
     pub cntlid: u16,
     /// What it serves.
@@ -43,7 +43,7 @@ pub struct Controller<R> {
     /// Values of features.
     pub features: features::Features,
     /// Asynchronous events.
-    pub events: events::Events<R>,
+    pub events: events::Events<Ticket>,
     /// Commands that failed.
     pub errors: error_log::ErrorLog,
     /// Namespaces that changed since the host last read the list.
@@ -61,7 +61,18 @@ pub struct QueueId {
     pub number: u64,
 }
 
-impl<R: Copy + PartialEq> Controller<R> {
+/// A request that waits for its answer in its poll group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The queue it came on.
+    pub queue: QueueId,
+    /// Number in the poll group, never used twice.
+    pub number: u64,
+    /// Its command identifier.
+    pub cid: u16,
+}
+
+impl Controller {
     /// Number of I/O queues that are connected.
     pub fn num_io_queues(&self) -> usize {
         self.queues.keys().filter(|qid| **qid != 0).count()
@@ -73,7 +84,7 @@ impl<R: Copy + PartialEq> Controller<R> {
     }
 
     /// A namespace appeared, went or changed: the request to answer, if one waits.
-    pub fn namespace_changed(&mut self, nsid: u32) -> Option<(R, AsyncEvent)> {
+    pub fn namespace_changed(&mut self, nsid: u32) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Io {
             return None;
         }
@@ -83,7 +94,7 @@ impl<R: Copy + PartialEq> Controller<R> {
     }
 
     /// The discovery log changed: the request to answer, if one waits.
-    pub fn discovery_changed(&mut self) -> Option<(R, AsyncEvent)> {
+    pub fn discovery_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Discovery {
             return None;
         }
@@ -92,7 +103,7 @@ impl<R: Copy + PartialEq> Controller<R> {
     }
 
     /// A controller reset: features and events as new. The requests to abort.
-    pub fn reset(&mut self) -> Vec<R> {
+    pub fn reset(&mut self) -> Vec<Ticket> {
         self.features = features::Features::new(self.features.kato_ms);
         self.changed_namespaces.clear();
         self.events.reset()
@@ -110,7 +121,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// A controller as it is after Connect.
-    pub(crate) fn controller() -> Controller<u64> {
+    pub(crate) fn controller() -> Controller {
         Controller {
             cntlid: 1,
             kind: ControllerKind::Io,
@@ -129,8 +140,12 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn ticket(number: u64) -> Ticket {
+        Ticket { queue: QueueId { group: 0, number: 1 }, number, cid: 100 }
+    }
+
     /// The same, enabled.
-    pub(crate) fn ready() -> Controller<u64> {
+    pub(crate) fn ready() -> Controller {
         Controller { csts: Csts { rdy: true, ..Csts::default() }, ..controller() }
     }
 
@@ -146,10 +161,10 @@ pub(crate) mod tests {
     #[test]
     fn a_changed_namespace_is_listed_and_told_once() {
         let mut controller = ready();
-        controller.events.request(5);
-        controller.events.request(6);
+        controller.events.request(ticket(5));
+        controller.events.request(ticket(6));
         let told = controller.namespace_changed(3).unwrap();
-        assert_eq!(told, (5, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
+        assert_eq!(told, (ticket(5), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
         assert_eq!(controller.namespace_changed(4), None);
         assert_eq!(controller.changed_namespaces, BTreeSet::from([3, 4]));
     }
@@ -157,7 +172,7 @@ pub(crate) mod tests {
     #[test]
     fn a_controller_that_is_not_ready_tells_nothing() {
         let mut controller = controller();
-        controller.events.request(5);
+        controller.events.request(ticket(5));
         assert_eq!(controller.namespace_changed(3), None);
         assert_eq!(ready().discovery_changed(), None);
     }

@@ -28,8 +28,8 @@ pub enum Effect {
 }
 
 /// Reads a property: its value, or why not.
-pub fn get<R: Copy + PartialEq>(
-    controller: &Controller<R>,
+pub fn get(
+    controller: &Controller,
     get: PropertyGet,
 ) -> Result<u64, Status> {
     match (get.offset, get.wide) {
@@ -42,8 +42,8 @@ pub fn get<R: Copy + PartialEq>(
 }
 
 /// Writes a property; only CC can be written.
-pub fn set<R: Copy + PartialEq>(
-    controller: &mut Controller<R>,
+pub fn set(
+    controller: &mut Controller,
     set: PropertySet,
 ) -> Result<Effect, Status> {
     if (set.offset, set.wide) != (offset::CC, false) {
@@ -81,7 +81,7 @@ fn check_enable(kind: ControllerKind, cc: Cc) -> Result<(), Status> {
     Ok(())
 }
 
-fn capabilities<R>(controller: &Controller<R>) -> Cap {
+fn capabilities(controller: &Controller) -> Cap {
     Cap {
         mqes: controller.limits.max_queue_depth.saturating_sub(1),
         cqr: true,
@@ -98,11 +98,11 @@ mod tests {
 
     const ENABLE: u64 = 0x0046_0001;
 
-    fn write(controller: &mut Controller<u64>, value: u64) -> Result<Effect, Status> {
+    fn write(controller: &mut Controller, value: u64) -> Result<Effect, Status> {
         set(controller, PropertySet { wide: false, offset: offset::CC, value })
     }
 
-    fn read(controller: &Controller<u64>, offset: u32) -> u64 {
+    fn read(controller: &Controller, offset: u32) -> u64 {
         get(controller, PropertyGet { wide: offset == offset::CAP, offset }).unwrap()
     }
 

@@ -9,7 +9,7 @@ mod subsystem;
 mod target;
 
 pub use limits::TransportLimits;
-pub use names::{address_of, check_text, hex, matches, parse_hex, uuid_text};
+pub use names::{address_of, check_text, hex, is_any, matches, parse_hex, uuid_text};
 pub use namespace::{Geometry, Namespace, Ops};
 pub use subsystem::{Listener, MAX_NAMESPACES, Options, Subsystem};
 pub use target::{Model, Referral};
@@ -21,4 +21,12 @@ pub enum ControllerKind {
     Io,
     /// The discovery log.
     Discovery,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! What the tests of other modules start from.
+    pub(crate) use super::namespace::tests::{geometry, namespace};
+    pub(crate) use super::subsystem::tests::subsystem;
+    pub(crate) use super::target::tests::model;
 }

@@ -38,9 +38,9 @@ pub struct Listener {
     pub portid: u16,
 }
 
-/// One subsystem, with `R` as in [`Controller`].
+/// One subsystem.
 #[derive(Debug)]
-pub struct Subsystem<R> {
+pub struct Subsystem {
     /// Name.
     pub nqn: String,
     /// What its controllers serve.
@@ -56,7 +56,7 @@ pub struct Subsystem<R> {
     /// Namespaces by number.
     pub namespaces: BTreeMap<u32, Namespace>,
     /// Controllers by identifier.
-    pub controllers: BTreeMap<u16, Controller<R>>,
+    pub controllers: BTreeMap<u16, Controller>,
     next_cntlid: u16,
     next_portid: u16,
 }
@@ -75,7 +75,7 @@ impl Default for Options {
     }
 }
 
-impl<R> Subsystem<R> {
+impl Subsystem {
     /// A subsystem that nobody may reach yet.
     pub fn new(nqn: &str, options: Options) -> Self {
         let is_discovery = nqn == nqn::DISCOVERY;
@@ -141,7 +141,7 @@ pub(crate) mod tests {
     use crate::model::namespace::tests::namespace;
 
     /// `nqn.2016-06.io.spdk:cnode1` at 127.0.0.1:4420 with namespace 1, open to any host.
-    pub(crate) fn subsystem() -> Subsystem<u64> {
+    pub(crate) fn subsystem() -> Subsystem {
         let mut subsystem = Subsystem::new("nqn.2016-06.io.spdk:cnode1", Options::default());
         subsystem.allow_any_host = true;
         subsystem.add_listener(Address::new("TCP", "IPv4", "127.0.0.1", "4420"));
@@ -152,7 +152,7 @@ pub(crate) mod tests {
     #[test]
     fn controller_identifiers_go_round_and_skip_those_in_use() {
         let options = Options { cntlids: 5..=7, ..Options::default() };
-        let mut subsystem: Subsystem<u64> = Subsystem::new("nqn.2016-06.io.spdk:c", options);
+        let mut subsystem: Subsystem = Subsystem::new("nqn.2016-06.io.spdk:c", options);
         assert_eq!(subsystem.next_cntlid(), Some(5));
         subsystem.controllers.insert(6, crate::controller::tests::controller());
         assert_eq!(subsystem.next_cntlid(), Some(7));

@@ -1,6 +1,7 @@
 //! The whole target: subsystems by name, referrals, and the discovery log that follows from them.
 
 use super::{ControllerKind, Options, Subsystem};
+use crate::controller::Ticket;
 use drivebay_sdk::nvmf::target::Address;
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::nqn;
@@ -20,11 +21,11 @@ pub struct Referral {
     pub secure_channel: bool,
 }
 
-/// Everything the RPCs configure, with `R` as in [`crate::controller::Controller`].
+/// Everything the RPCs configure.
 #[derive(Debug)]
-pub struct Model<R> {
+pub struct Model {
     /// Subsystems by name; the discovery subsystem is always there.
-    pub subsystems: BTreeMap<String, Subsystem<R>>,
+    pub subsystems: BTreeMap<String, Subsystem>,
     /// Referrals, in the order they were added.
     pub referrals: Vec<Referral>,
     /// Most subsystems.
@@ -35,7 +36,7 @@ pub struct Model<R> {
     pub genctr: u64,
 }
 
-impl<R: Copy + PartialEq> Model<R> {
+impl Model {
     /// A target with the discovery subsystem alone.
     pub fn new() -> Self {
         let discovery = Subsystem::new(nqn::DISCOVERY, Options::default());
@@ -54,7 +55,7 @@ impl<R: Copy + PartialEq> Model<R> {
     }
 
     /// The discovery log changed: the requests to answer.
-    pub fn discovery_changed(&mut self) -> Vec<(R, AsyncEvent)> {
+    pub fn discovery_changed(&mut self) -> Vec<(Ticket, AsyncEvent)> {
         self.genctr += 1;
         let discovery =
             self.subsystems.values_mut().filter(|s| s.kind == ControllerKind::Discovery);
@@ -69,11 +70,11 @@ impl<R: Copy + PartialEq> Model<R> {
 pub(crate) mod tests {
     use super::*;
     use crate::controller::Controller;
-    use crate::controller::tests::ready;
+    use crate::controller::tests::{ready, ticket};
     use crate::model::subsystem::tests::subsystem;
 
     /// A target with one subsystem, [`subsystem`].
-    pub(crate) fn model() -> Model<u64> {
+    pub(crate) fn model() -> Model {
         let mut model = Model::new();
         let subsystem = subsystem();
         model.subsystems.insert(subsystem.nqn.clone(), subsystem);
@@ -84,10 +85,10 @@ pub(crate) mod tests {
     fn a_change_of_the_discovery_log_is_told_to_those_who_read_it() {
         let mut model = model();
         let mut controller = Controller { kind: ControllerKind::Discovery, ..ready() };
-        controller.events.request(9);
+        controller.events.request(ticket(9));
         let discovery = model.subsystems.get_mut(nqn::DISCOVERY).unwrap();
         discovery.controllers.insert(1, controller);
-        assert_eq!(model.discovery_changed(), [(9, AsyncEvent::DISCOVERY_LOG_CHANGE)]);
+        assert_eq!(model.discovery_changed(), [(ticket(9), AsyncEvent::DISCOVERY_LOG_CHANGE)]);
         assert_eq!(model.genctr, 1);
     }
 }
