@@ -1,1 +1,48 @@
 //! What the author of a Drivebay plugin sees: safe traits over the ABI.
+//!
+//! One library copy is one instance: the host's tables are taken once, in `init`, and the functions
+//! here use them. From outside inwards:
+//!
+//! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
+//! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
+//! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
+//!
+//! Every entry of the host stops a panic. After the first one the library is not entered again.
+
+pub mod bdev;
+pub mod broker;
+pub mod buf;
+mod entry;
+mod error;
+mod host;
+mod log;
+pub mod mem;
+pub mod notify;
+mod plugin;
+pub mod poller;
+pub mod rpc;
+pub mod thread;
+
+pub use error::{Error, Result, Status, errno};
+pub use host::Sink;
+pub use plugin::Stopping;
+pub use {serde, serde_json, tracing};
+
+/// What most plugins name.
+pub mod prelude {
+    pub use crate::bdev::{
+        BdevIo, Buffers, Geometry, IoFlags, IoQueue, IoResult, Op, OpSet, Range,
+    };
+    pub use crate::mem::DmaRegion;
+    pub use crate::plugin;
+    pub use crate::rpc::params;
+    pub use crate::{Error, Result, Status, errno};
+    pub use tracing::{debug, error, info, trace, warn};
+}
+
+#[doc(hidden)]
+pub mod private {
+    //! What the expansion of the macros names.
+    pub use crate::plugin::{Door, Library, Plugin, Stopping, door, manifest};
+    pub use drivebay_plugin_api as api;
+}

@@ -1,0 +1,235 @@
+//! The description of a whole method, as text where it crosses the plugin ABI.
+
+use crate::{Param, Params};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Longest text of a method that is read, in bytes.
+const TEXT_MAX_BYTES: usize = 256 * 1024;
+/// Longest name of a method, in bytes.
+const NAME_MAX_BYTES: usize = 128;
+
+/// When a method may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Before `framework_start_init`.
+    Startup,
+    /// After it.
+    Runtime,
+}
+
+/// Who may call a method; each role may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looks.
+    Read,
+    /// Makes and changes disks and targets.
+    Operate,
+    /// Changes the process: options, plugins, keys, its end.
+    Admin,
+}
+
+/// One method: what it takes, gives, and who may call it when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Method {
+    /// Name on the wire.
+    pub name: String,
+    /// Former names that still work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// When it may be called.
+    #[serde(default = "runtime_only")]
+    pub states: Vec<State>,
+    /// Least role of the caller; the safest when the text has none.
+    #[serde(default = "admin")]
+    pub role: Role,
+    /// What it does; the first line serves as its summary.
+    #[serde(default)]
+    pub doc: String,
+    /// What it takes.
+    #[serde(default)]
+    pub params: Vec<Param>,
+    /// What it gives, in words.
+    #[serde(default)]
+    pub result: String,
+    /// How it fails, besides the errors that every method shares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ErrorDoc>,
+}
+
+/// One way in which a method fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDoc {
+    /// The code on the wire.
+    pub code: i64,
+    /// Stable name, as in the error's data.
+    pub name: String,
+    /// When it happens.
+    #[serde(default)]
+    pub doc: String,
+}
+
+/// Why a text is no description of a method.
+#[derive(Debug)]
+pub enum MethodTextError {
+    /// Longer than is read.
+    TooLong,
+    /// Not the JSON that it should be.
+    Json(serde_json::Error),
+    /// A name of a method that cannot be one.
+    Name(String),
+}
+
+impl fmt::Display for MethodTextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => write!(f, "longer than {TEXT_MAX_BYTES} bytes"),
+            Self::Json(error) => error.fmt(f),
+            Self::Name(name) => write!(
+                f,
+                "method name {name:?}; allowed: 1 to {NAME_MAX_BYTES} letters, digits, '_', '.' and '-'"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for MethodTextError {}
+
+impl Method {
+    /// A method with parameters `P`, called at run time.
+    pub fn new<P: Params>(name: impl Into<String>, role: Role, doc: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            aliases: Vec::new(),
+            states: runtime_only(),
+            role,
+            doc: doc.into(),
+            params: P::params(),
+            result: String::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Adds a former name.
+    #[must_use]
+    pub fn alias(mut self, alias: impl Into<String>) -> Self {
+        self.aliases.push(alias.into());
+        self
+    }
+
+    /// Sets when it may be called.
+    #[must_use]
+    pub fn states(mut self, states: &[State]) -> Self {
+        self.states = states.to_vec();
+        self
+    }
+
+    /// May be called before and after `framework_start_init`.
+    #[must_use]
+    pub fn in_any_state(self) -> Self {
+        self.states(&[State::Startup, State::Runtime])
+    }
+
+    /// Says what it gives.
+    #[must_use]
+    pub fn result(mut self, result: impl Into<String>) -> Self {
+        self.result = result.into();
+        self
+    }
+
+    /// Adds a way in which it fails.
+    #[must_use]
+    pub fn error(mut self, code: i64, name: impl Into<String>, doc: impl Into<String>) -> Self {
+        self.errors.push(ErrorDoc { code, name: name.into(), doc: doc.into() });
+        self
+    }
+
+    /// The description as JSON text.
+    pub fn to_text(&self) -> String {
+        // Structs of strings, numbers and `Value`s always encode.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a description, as a plugin gives it. Members unknown here are of a
+    /// later version and ignored.
+    ///
+    /// # Errors
+    /// A text that is too long, no such JSON, or names no method.
+    pub fn parse(text: &str) -> Result<Self, MethodTextError> {
+        if text.len() > TEXT_MAX_BYTES {
+            return Err(MethodTextError::TooLong);
+        }
+        let method: Self = serde_json::from_str(text).map_err(MethodTextError::Json)?;
+        let mut names = std::iter::once(&method.name).chain(&method.aliases);
+        match names.find(|name| !is_method_name(name)) {
+            Some(name) => Err(MethodTextError::Name(name.clone())),
+            None => Ok(method),
+        }
+    }
+}
+
+fn is_method_name(name: &str) -> bool {
+    (1..=NAME_MAX_BYTES).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn runtime_only() -> Vec<State> {
+    vec![State::Runtime]
+}
+
+fn admin() -> Role {
+    Role::Admin
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{Kind, params};
+
+    params! {
+        /// Parameters of `bdev_malloc_create`, shortened.
+        pub(crate) struct Create {
+            /// Name of the new bdev; chosen when absent.
+            name: Option<String>,
+            /// Block size, in bytes.
+            #[range(512..=65536)]
+            block_size: u32,
+            /// Metadata within | the block.
+            md_interleave: bool = false,
+            /// Bases.
+            bases: Vec<String> = Vec::new(),
+        }
+    }
+
+    pub(crate) fn create() -> Method {
+        Method::new::<Create>("bdev_malloc_create", Role::Operate, "Makes a RAM disk.\n\nMore.")
+            .alias("construct_malloc_bdev")
+            .result("Name of the new bdev.")
+            .error(-17, "exists", "A bdev has that name.")
+    }
+
+    #[test]
+    fn a_method_survives_its_text() {
+        assert_eq!(Method::parse(&create().to_text()).unwrap(), create());
+    }
+
+    #[test]
+    fn a_short_text_by_hand_means_admin_at_run_time() {
+        let method = Method::parse(
+            r#"{"name":"acme_x","params":[{"name":"n","schema":{"type":"integer"}},{"name":"f","schema":{"type":"of a later version"}}],"later":1}"#,
+        )
+        .unwrap();
+        assert_eq!((method.role, method.states), (Role::Admin, vec![State::Runtime]));
+        assert_eq!(method.params[0].kind, Kind::Integer { minimum: i64::MIN, maximum: u64::MAX });
+        assert_eq!(method.params[1].kind, Kind::Any);
+    }
+
+    #[test]
+    fn names_that_cannot_be_called_are_refused() {
+        for name in ["", "a b", "a\\\"b", &"x".repeat(129)] {
+            assert!(Method::parse(&format!(r#"{{"name":"{name}"}}"#)).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One I/O in the hands of a module.
+#![expect(unsafe_code, reason = "owns a request of the host between submit and done")]
+
+use super::op::{IoFlags, IoId, Op};
+use crate::error::Status;
+use drivebay_plugin_api::{self as api, bay_io, bay_iov};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// An I/O that the module owns until it completes it. Dropping it completes it with `EIO`.
+///
+/// It stays on its thread.
+#[derive(Debug)]
+#[must_use = "an I/O must be completed"]
+pub struct BdevIo(NonNull<bay_io>);
+
+impl BdevIo {
+    /// # Safety
+    /// `io` was submitted to this module and is not owned elsewhere.
+    #[inline]
+    pub(crate) const unsafe fn new(io: NonNull<bay_io>) -> Self {
+        Self(io)
+    }
+
+    /// Gives the request up without completing it: it is completed by somebody else.
+    #[inline]
+    pub(crate) fn into_raw(self) -> NonNull<bay_io> {
+        std::mem::ManuallyDrop::new(self).0
+    }
+
+    #[inline]
+    fn raw(&self) -> &bay_io {
+        // SAFETY: the request is ours, and nobody else changes it before `done`.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// What is asked for.
+    #[inline]
+    #[must_use]
+    pub fn op(&self) -> Op {
+        Op::of(self.raw())
+    }
+
+    /// Flags.
+    #[inline]
+    #[must_use]
+    pub fn flags(&self) -> IoFlags {
+        IoFlags::from_bits(self.raw().flags)
+    }
+
+    /// Its name for abort.
+    #[inline]
+    #[must_use]
+    pub fn id(&self) -> IoId {
+        IoId(self.raw().id)
+    }
+
+    /// The data: where a read goes, where a write comes from.
+    #[inline]
+    #[must_use]
+    pub fn buffers(&self) -> Buffers<'_> {
+        let io = self.raw();
+        let pieces: &[bay_iov] = if io.iov.is_null() {
+            &[]
+        } else {
+            // SAFETY: the list has `iovcnt` elements and is unchanged until `done`.
+            unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) }
+        };
+        Buffers(pieces)
+    }
+
+    /// Ends the I/O.
+    #[inline]
+    pub fn complete(self, status: impl Into<Status>) {
+        finish(self.into_raw(), status.into());
+    }
+
+    /// Ends the I/O with all that is known of the end.
+    pub fn complete_with(self, result: IoResult) {
+        let io = self.into_raw();
+        // SAFETY: the request is ours until `done`.
+        unsafe { (*io.as_ptr()).detail = result.detail };
+        // SAFETY: as above.
+        unsafe { (*io.as_ptr()).detail_kind = result.detail_kind };
+        finish(io, result.status);
+    }
+}
+
+/// Ends a request that is ours.
+#[inline]
+pub(super) fn finish(io: NonNull<bay_io>, status: Status) {
+    // SAFETY: the request is ours.
+    let done = unsafe { (*io.as_ptr()).done };
+    if let Some(done) = done {
+        // SAFETY: called once for the submit, on its thread; nothing touches the request afterwards.
+        unsafe { done(io.as_ptr(), status.raw()) };
+    }
+}
+
+impl Drop for BdevIo {
+    #[cold]
+    fn drop(&mut self) {
+        finish(self.0, Status::IO_ERROR);
+        debug_assert!(std::thread::panicking(), "an I/O was dropped before it was completed");
+    }
+}
+
+/// The data of an I/O: pieces of memory in order. They may be written by others meanwhile, such as
+/// a guest, so they are copied and never referred to.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a>(&'a [bay_iov]);
+
+impl Buffers<'_> {
+    /// Length of all pieces, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|piece| piece.len as usize).sum()
+    }
+
+    /// Whether there is no data.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of pieces.
+    #[must_use]
+    pub fn num_pieces(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Address and length of each piece, in bytes. Valid until the I/O is completed.
+    #[inline]
+    pub fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
+        self.0.iter().map(|piece| (piece.addr.cast(), piece.len as usize))
+    }
+
+    /// Fills the buffers from `data`, as far as both go; returns the number of bytes.
+    pub fn fill_from(&self, data: &[u8]) -> usize {
+        let mut rest = data;
+        for (addr, len) in self.pieces() {
+            let (now, later) = rest.split_at(len.min(rest.len()));
+            // SAFETY: the piece is valid for `len` bytes, and `data` is another memory.
+            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), addr, now.len()) };
+            rest = later;
+        }
+        data.len() - rest.len()
+    }
+
+    /// Copies the buffers into `data`, as far as both go; returns the number of bytes.
+    pub fn copy_to(&self, data: &mut [u8]) -> usize {
+        let len_all = data.len();
+        let mut rest = data;
+        for (addr, len) in self.pieces() {
+            let (now, later) = rest.split_at_mut(len.min(rest.len()));
+            // SAFETY: as `fill_from`.
+            unsafe { std::ptr::copy_nonoverlapping(addr, now.as_mut_ptr(), now.len()) };
+            rest = later;
+        }
+        len_all - rest.len()
+    }
+
+    /// Sets the buffers to zero.
+    pub fn zero(&self) {
+        for (addr, len) in self.pieces() {
+            // SAFETY: the piece is valid for `len` bytes.
+            unsafe { std::ptr::write_bytes(addr, 0, len) };
+        }
+    }
+}
+
+/// How an I/O ended, with all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoResult {
+    /// The status.
+    pub status: Status,
+    /// `BAY_DETAIL_*`.
+    detail_kind: u8,
+    detail: u64,
+}
+
+impl IoResult {
+    /// A status without detail.
+    #[must_use]
+    pub const fn new(status: Status) -> Self {
+        Self { status, detail_kind: api::BAY_DETAIL_NONE, detail: 0 }
+    }
+
+    /// A status with an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd.
+    #[must_use]
+    pub const fn with_nvme(status: Status, detail: u64) -> Self {
+        Self { status, detail_kind: api::BAY_DETAIL_NVME, detail }
+    }
+
+    pub(crate) fn read(status: i32, io: &bay_io) -> Self {
+        let status = Status::from_raw(status);
+        Self { status, detail_kind: io.detail_kind, detail: io.detail }
+    }
+
+    /// The NVMe status, as in [`with_nvme`](Self::with_nvme), if the device gave one.
+    #[must_use]
+    pub fn nvme(self) -> Option<u64> {
+        (self.detail_kind == api::BAY_DETAIL_NVME).then_some(self.detail)
+    }
+
+    /// The SCSI status, if the device gave one: byte 0 status, 1 sense key, 2 asc, 3 ascq.
+    #[must_use]
+    pub fn scsi(self) -> Option<u64> {
+        (self.detail_kind == api::BAY_DETAIL_SCSI).then_some(self.detail)
+    }
+
+    /// Offset of the first difference in bytes, if a compare told it.
+    #[must_use]
+    pub fn offset(self) -> Option<u64> {
+        (self.detail_kind == api::BAY_DETAIL_OFFSET).then_some(self.detail)
+    }
+}
+
+/// I/Os in order, without memory of its own: for those that wait or are in flight.
+///
+/// Dropping it completes what is in it with [`Status::ABORTED`].
+#[derive(Debug, Default)]
+pub struct IoQueue {
+    head: Option<NonNull<bay_io>>,
+    tail: Option<NonNull<bay_io>>,
+    owns: PhantomData<BdevIo>,
+}
+
+impl IoQueue {
+    /// An empty queue.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { head: None, tail: None, owns: PhantomData }
+    }
+
+    /// Whether it is empty.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Appends an I/O.
+    pub fn push(&mut self, io: BdevIo) {
+        let io = io.into_raw();
+        // SAFETY: the request is ours, its link the module's while in flight.
+        unsafe { (*io.as_ptr()).link = std::ptr::null_mut() };
+        match self.tail.replace(io) {
+            // SAFETY: as above, for the request before it.
+            Some(tail) => unsafe { (*tail.as_ptr()).link = io.as_ptr().cast() },
+            None => self.head = Some(io),
+        }
+    }
+
+    /// Takes the first I/O.
+    pub fn pop(&mut self) -> Option<BdevIo> {
+        let io = self.head?;
+        // SAFETY: a queued request is ours.
+        self.head = NonNull::new(unsafe { (*io.as_ptr()).link }.cast());
+        if self.head.is_none() {
+            self.tail = None;
+        }
+        // SAFETY: taken out of the queue, which owned it.
+        Some(unsafe { BdevIo::new(io) })
+    }
+
+    /// Takes the I/O named `id` out, if it is there. Walks the queue: for abort.
+    pub fn remove(&mut self, id: IoId) -> Option<BdevIo> {
+        let mut found = None;
+        let mut rest = Self::new();
+        while let Some(io) = self.pop() {
+            if io.id() == id && found.is_none() {
+                found = Some(io);
+            } else {
+                rest.push(io);
+            }
+        }
+        *self = rest;
+        found
+    }
+}
+
+impl Drop for IoQueue {
+    fn drop(&mut self) {
+        while let Some(io) = self.pop() {
+            io.complete(Status::ABORTED);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What an I/O asks for.
+
+use crate::error::{Error, Result};
+use drivebay_plugin_api as api;
+use std::ops::Range as Bytes;
+
+/// Blocks: `nblocks` of them from `lba` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First block.
+    pub lba: u64,
+    /// Number of blocks.
+    pub nblocks: u64,
+}
+
+impl Range {
+    /// `nblocks` blocks from `lba` on.
+    #[must_use]
+    pub const fn new(lba: u64, nblocks: u64) -> Self {
+        Self { lba, nblocks }
+    }
+}
+
+/// One op with its operands. Buffers belong to the I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Read blocks into the buffers.
+    Read(Range),
+    /// Write blocks from the buffers.
+    Write(Range),
+    /// Make what was written durable.
+    Flush,
+    /// The contents are no longer needed.
+    Unmap(Range),
+    /// The blocks read as zeroes afterwards.
+    WriteZeroes(Range),
+    /// Compare blocks with the buffers.
+    Compare(Range),
+    /// Abort or finish everything in flight.
+    Reset,
+    /// Abort one I/O.
+    Abort(IoId),
+    /// An op of a later minor; never sent to a bdev that did not declare it.
+    Other(u16),
+}
+
+/// Names an I/O for abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IoId(pub(crate) u64);
+
+impl Op {
+    /// The op of the request.
+    #[inline]
+    pub(crate) fn of(io: &api::bay_io) -> Self {
+        let range = Range::new(io.lba, io.nblocks);
+        match io.op {
+            api::BAY_OP_READ => Self::Read(range),
+            api::BAY_OP_WRITE => Self::Write(range),
+            api::BAY_OP_FLUSH => Self::Flush,
+            api::BAY_OP_UNMAP => Self::Unmap(range),
+            api::BAY_OP_WRITE_ZEROES => Self::WriteZeroes(range),
+            api::BAY_OP_COMPARE => Self::Compare(range),
+            api::BAY_OP_RESET => Self::Reset,
+            api::BAY_OP_ABORT => Self::Abort(IoId(io.arg[0])),
+            other => Self::Other(other),
+        }
+    }
+
+    /// The number of the op and its blocks, as the ABI has them.
+    #[inline]
+    pub(crate) fn to_raw(self) -> (u16, Range, u64) {
+        const NONE: Range = Range::new(0, 0);
+        match self {
+            Self::Read(range) => (api::BAY_OP_READ, range, 0),
+            Self::Write(range) => (api::BAY_OP_WRITE, range, 0),
+            Self::Flush => (api::BAY_OP_FLUSH, NONE, 0),
+            Self::Unmap(range) => (api::BAY_OP_UNMAP, range, 0),
+            Self::WriteZeroes(range) => (api::BAY_OP_WRITE_ZEROES, range, 0),
+            Self::Compare(range) => (api::BAY_OP_COMPARE, range, 0),
+            Self::Reset => (api::BAY_OP_RESET, NONE, 0),
+            Self::Abort(id) => (api::BAY_OP_ABORT, NONE, id.0),
+            Self::Other(op) => (op, NONE, 0),
+        }
+    }
+
+    /// Whether the I/O moves data between blocks and buffers.
+    #[must_use]
+    pub fn has_data(self) -> bool {
+        matches!(self, Self::Read(_) | Self::Write(_) | Self::Compare(_))
+    }
+}
+
+/// A set of ops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpSet(u64);
+
+impl OpSet {
+    /// Read.
+    pub const READ: Self = Self(1 << api::BAY_OP_READ);
+    /// Write.
+    pub const WRITE: Self = Self(1 << api::BAY_OP_WRITE);
+    /// Read and write.
+    pub const READ_WRITE: Self = Self::READ.with(Self::WRITE);
+    /// Flush.
+    pub const FLUSH: Self = Self(1 << api::BAY_OP_FLUSH);
+    /// Unmap.
+    pub const UNMAP: Self = Self(1 << api::BAY_OP_UNMAP);
+    /// Write zeroes.
+    pub const WRITE_ZEROES: Self = Self(1 << api::BAY_OP_WRITE_ZEROES);
+    /// Compare.
+    pub const COMPARE: Self = Self(1 << api::BAY_OP_COMPARE);
+    /// Reset.
+    pub const RESET: Self = Self(1 << api::BAY_OP_RESET);
+    /// Abort.
+    pub const ABORT: Self = Self(1 << api::BAY_OP_ABORT);
+
+    /// The set of an `ops_mask`.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// As an `ops_mask`.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Without the other set.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether all of `other` is in the set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Flags of an I/O: the low 16 bits are hints, the high 16 must be understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoFlags(u32);
+
+impl IoFlags {
+    /// No flags.
+    pub const NONE: Self = Self(0);
+    /// Durable before completion.
+    pub const FUA: Self = Self(api::BAY_IO_FUA);
+
+    /// The flags of a bit mask.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// As a bit mask.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether all of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Block size and number of blocks; their product fits in memory addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    block_size: u32,
+    num_blocks: u64,
+}
+
+impl Geometry {
+    /// `num_blocks` blocks of `block_size` bytes, a multiple of 512.
+    ///
+    /// # Errors
+    /// `EINVAL` naming the field.
+    pub fn new(block_size: u32, num_blocks: u64) -> Result<Self> {
+        if block_size == 0 || block_size % 512 != 0 {
+            return Err(Error::invalid("block_size", block_size, "a multiple of 512"));
+        }
+        Self::new_any(block_size, num_blocks)
+    }
+
+    /// As [`new`](Self::new), but of any block size: bdevs with interleaved metadata.
+    ///
+    /// # Errors
+    /// `EINVAL` naming the field.
+    pub fn new_any(block_size: u32, num_blocks: u64) -> Result<Self> {
+        let num_blocks_max = i64::MAX.unsigned_abs() / u64::from(block_size.max(1));
+        if block_size == 0 {
+            return Err(Error::invalid("block_size", 0, "at least 1"));
+        }
+        if num_blocks == 0 || num_blocks > num_blocks_max {
+            return Err(Error::invalid("num_blocks", num_blocks, format!("1 to {num_blocks_max}")));
+        }
+        Ok(Self { block_size, num_blocks })
+    }
+
+    /// Block size, in bytes.
+    #[must_use]
+    pub const fn block_size(self) -> u32 {
+        self.block_size
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub const fn num_blocks(self) -> u64 {
+        self.num_blocks
+    }
+
+    /// Capacity, in bytes.
+    #[must_use]
+    pub const fn size_bytes(self) -> u64 {
+        self.num_blocks * self.block_size as u64
+    }
+
+    /// Where blocks lie, in bytes; `None` when they are not all there.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "64-bit targets; the size is an i64")]
+    pub fn bytes(self, range: Range) -> Option<Bytes<usize>> {
+        let end = range.lba.checked_add(range.nblocks).filter(|end| *end <= self.num_blocks)?;
+        let block_size = u64::from(self.block_size);
+        Some((range.lba * block_size) as usize..(end * block_size) as usize)
+    }
+}

@@ -1,0 +1,166 @@
+//! Buffers from the host's pools.
+//!
+//! A buffer from the pool holds what its last user left in it: whoever sends one out zeroes or
+//! fills it first.
+#![expect(unsafe_code, reason = "wraps the host's memory")]
+
+use crate::entry::{enter, is_poisoned};
+use crate::host::host;
+use drivebay_plugin_api::{bay_iov, bay_wait};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::rc::Rc;
+
+/// A buffer that devices can reach, 4096-aligned; given back when dropped, on a reactor.
+#[derive(Debug)]
+pub struct Buf {
+    /// Also the scatter/gather list of an I/O that owns the buffer.
+    iov: bay_iov,
+    /// Length that the host was asked for, in bytes.
+    asked: u32,
+}
+
+/// A buffer of `len` bytes, if there is one now.
+#[must_use]
+pub fn get(len: u32) -> Option<Buf> {
+    let host = host();
+    let mut region = 0;
+    // SAFETY: no waiter; the result lives through the call.
+    let addr = unsafe { (host.buf.get)(host.raw, len, &raw mut region, std::ptr::null_mut()) };
+    (!addr.is_null()).then_some(Buf { iov: bay_iov { addr, len, region }, asked: len })
+}
+
+/// Calls `ready` with a buffer of `len` bytes: now, or when one comes free, in the order of the
+/// calls. Dropping what is returned gives the place up.
+#[must_use = "dropping it gives the place in the queue up"]
+pub fn get_or_wait(len: u32, ready: impl FnOnce(Buf) + 'static) -> Wait {
+    let waiter = Rc::new(Waiter {
+        wait: Cell::new(bay_wait {
+            cb: Some(turn),
+            arg: std::ptr::null_mut(),
+            link: std::ptr::null_mut(),
+            rsv: 0,
+        }),
+        len,
+        ready: Cell::new(Some(Box::new(ready))),
+    });
+    ask(Rc::clone(&waiter));
+    Wait(waiter)
+}
+
+/// A place in the queue for a buffer.
+#[derive(Debug)]
+pub struct Wait(Rc<Waiter>);
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        // Empty once the call was made.
+        if self.0.ready.take().is_none() {
+            return;
+        }
+        let host = host();
+        // SAFETY: the waiter is queued, on this thread.
+        unsafe { (host.buf.abort)(host.raw, self.0.wait.as_ptr()) };
+        // SAFETY: the host has let go of the count that `ask` gave it.
+        unsafe { Rc::decrement_strong_count(Rc::as_ptr(&self.0)) };
+    }
+}
+
+type Ready = Box<dyn FnOnce(Buf)>;
+
+struct Waiter {
+    /// The host's while queued.
+    wait: Cell<bay_wait>,
+    len: u32,
+    ready: Cell<Option<Ready>>,
+}
+
+impl std::fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiter").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Asks for the waiter's buffer; one count of `waiter` is the host's while it is queued.
+fn ask(waiter: Rc<Waiter>) {
+    let host = host();
+    let (mut region, len, wait) = (0, waiter.len, waiter.wait.as_ptr());
+    let given = Rc::into_raw(waiter);
+    // SAFETY: the waiter is not queued.
+    unsafe { (*wait).arg = given.cast_mut().cast() };
+    // SAFETY: the count in `given` keeps the waiter's memory for the host.
+    let addr = unsafe { (host.buf.get)(host.raw, len, &raw mut region, wait) };
+    if !addr.is_null() {
+        // SAFETY: not queued, so the count is ours again.
+        let waiter = unsafe { Rc::from_raw(given) };
+        let buf = Buf { iov: bay_iov { addr, len, region }, asked: len };
+        if let Some(ready) = waiter.ready.take() {
+            ready(buf);
+        }
+    }
+}
+
+unsafe extern "C" fn turn(arg: *mut c_void) {
+    // SAFETY: the count that `ask` gave the host.
+    let waiter = unsafe { Rc::from_raw(arg.cast_const().cast::<Waiter>()) };
+    if is_poisoned() {
+        // No longer queued: tells `Wait` so.
+        drop(waiter.ready.take());
+    } else {
+        enter((), || ask(waiter));
+    }
+}
+
+impl Buf {
+    /// Length in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
+    pub fn len(&self) -> u32 {
+        self.iov.len
+    }
+
+    /// Uses only the first `len` bytes from now on, or as many again as were asked for.
+    pub fn set_len(&mut self, len: u32) {
+        self.iov.len = len.min(self.asked);
+    }
+
+    /// Memory region of the host that holds the buffer.
+    #[must_use]
+    pub fn region(&self) -> u32 {
+        self.iov.region
+    }
+
+    /// The buffer as a list of one element, at an address that moves with `self`.
+    pub(crate) fn iov(&self) -> *const bay_iov {
+        &raw const self.iov
+    }
+}
+
+impl AsMut<Self> for Buf {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl std::ops::Deref for Buf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the host's memory is initialised and ours until it is put; `len` is at most what was asked for.
+        unsafe { std::slice::from_raw_parts(self.iov.addr.cast(), self.iov.len as usize) }
+    }
+}
+
+impl std::ops::DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as `deref`, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.iov.addr.cast(), self.iov.len as usize) }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        let host = host();
+        // SAFETY: got from the host with this length, put once.
+        unsafe { (host.buf.put)(host.raw, self.iov.addr, self.asked) };
+    }
+}

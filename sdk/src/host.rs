@@ -1,0 +1,281 @@
+//! The host's tables, copied once when the library is initialised.
+#![expect(unsafe_code, reason = "reads the host's tables and shares them between threads")]
+
+use crate::error::{Error, Result, errno};
+use api::{bay_host, bay_sink, bay_str};
+use drivebay_plugin_api as api;
+use std::sync::OnceLock;
+
+/// One library copy is one instance: it has one host.
+static HOST: OnceLock<Host> = OnceLock::new();
+
+/// What the host offers, every function known to be there.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// First argument of every service.
+    pub(crate) raw: *const bay_host,
+    pub(crate) log_level: *const u32,
+    pub(crate) log: api::bay_log_fn,
+    pub(crate) bdev: Bdev,
+    pub(crate) client: Client,
+    pub(crate) thread: Thread,
+    pub(crate) poller: Poller,
+    pub(crate) buf: Buf,
+    pub(crate) mem: Mem,
+    pub(crate) rpc: Rpc,
+    pub(crate) broker: Broker,
+    pub(crate) notify: Notify,
+}
+
+// SAFETY: the tables are constant from `init` to `fini`, and the host takes its own pointer on any thread.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+/// The host's tables.
+///
+/// # Panics
+/// Before `init`: nothing of a plugin runs then.
+#[inline]
+pub(crate) fn host() -> &'static Host {
+    match HOST.get() {
+        Some(host) => host,
+        None => no_host(),
+    }
+}
+
+/// The host's tables, if there are any yet.
+pub(crate) fn try_host() -> Option<&'static Host> {
+    HOST.get()
+}
+
+#[cold]
+fn no_host() -> ! {
+    panic!("the SDK is used before the host has called init")
+}
+
+/// Takes the host's tables. A second call of the same library keeps the first ones.
+///
+/// # Errors
+/// `ENOSYS` naming what the host lacks.
+///
+/// # Safety
+/// `raw` is the host's table, valid until `fini` returns.
+pub(crate) unsafe fn adopt(raw: *const bay_host) -> Result<&'static Host> {
+    // SAFETY: the caller's promise.
+    let copied = unsafe { copy_open(raw) };
+    // SAFETY: as above; the table and what it names stay valid.
+    let host = unsafe { Host::read(raw, &copied) }?;
+    Ok(HOST.get_or_init(|| host))
+}
+
+/// A table that begins with its own size as `u32`, and of which all zeroes is a valid value.
+///
+/// # Safety
+/// Both hold for the implementing type.
+pub(crate) unsafe trait Open: Copy {}
+
+/// Copies the smaller of both sizes into a zeroed struct: what the other side does not have reads as absent.
+///
+/// # Safety
+/// `table` points to a readable table of as many bytes as its first field says.
+pub(crate) unsafe fn copy_open<T: Open>(table: *const T) -> T {
+    // SAFETY: a table begins with its size.
+    let size = unsafe { table.cast::<u32>().read() };
+    let len = usize::try_from(size).unwrap_or(0).min(size_of::<T>());
+    // SAFETY: `Open` promises that zeroes are a valid value.
+    let mut copied: T = unsafe { std::mem::zeroed() };
+    // SAFETY: `len` is within both, and both are distinct.
+    unsafe { std::ptr::copy_nonoverlapping(table.cast::<u8>(), (&raw mut copied).cast(), len) };
+    copied
+}
+
+macro_rules! tables {
+    ($(
+        $(#[doc = $doc:literal])*
+        $Table:ident: $id:expr, $api:ident { $($function:ident: $type:ident),* $(,)? }
+    )*) => { $(
+        $(#[doc = $doc])*
+        #[derive(Debug)]
+        pub(crate) struct $Table { $(pub(crate) $function: api::$type,)* }
+
+        // SAFETY: every interface begins with `size: u32`; functions are `Option`s, so zeroes are a value.
+        unsafe impl Open for api::$api {}
+
+        impl $Table {
+            /// # Safety
+            /// `host` is the copy of the live host's table at `raw`.
+            unsafe fn read(raw: *const bay_host, host: &bay_host) -> Result<Self> {
+                let lacks = |what: &str| {
+                    Error::new(errno::ENOSYS, format!("the host lacks {}{what}", $id))
+                };
+                let get = host.get_iface.ok_or_else(|| lacks(""))?;
+                // SAFETY: the host's own function on its own table.
+                let table = unsafe { get(raw, bay_str::new($id), api::BAY_ABI_MINOR.into()) };
+                if table.is_null() {
+                    return Err(lacks(""));
+                }
+                // SAFETY: the id says which table it is.
+                let table = unsafe { copy_open(table.cast::<api::$api>()) };
+                Ok(Self { $(
+                    $function: table.$function.ok_or_else(
+                        || lacks(concat!(": ", stringify!($function)))
+                    )?,
+                )* })
+            }
+        }
+    )* };
+}
+
+// SAFETY: begins with `size: u32`; pointers and functions may be null.
+unsafe impl Open for bay_host {}
+
+tables! {
+    /// `bay.bdev/1`
+    Bdev: api::id::BDEV, bay_bdev_api {
+        register: bay_bdev_register_fn,
+        unregister: bay_bdev_unregister_fn,
+        resize: bay_bdev_resize_fn,
+        kick: bay_bdev_kick_fn,
+        examine_done: bay_examine_done_fn,
+    }
+    /// `bay.bdev_client/1`
+    Client: api::id::BDEV_CLIENT, bay_bdev_client_api {
+        open: bay_client_open_fn,
+        close: bay_client_close_fn,
+        info: bay_client_info_fn,
+        claim: bay_client_claim_fn,
+        unclaim: bay_client_unclaim_fn,
+        chan_get: bay_client_chan_get_fn,
+        chan_put: bay_client_chan_put_fn,
+        io_get: bay_client_io_get_fn,
+        io_derive: bay_client_io_derive_fn,
+        submit: bay_client_submit_fn,
+        complete_from: bay_client_complete_from_fn,
+        flush: bay_client_flush_fn,
+    }
+    /// `bay.thread/1`
+    Thread: api::id::THREAD, bay_thread_api {
+        current: bay_thread_current_fn,
+        app_thread: bay_thread_app_fn,
+        next_core: bay_thread_next_core_fn,
+        create: bay_thread_create_fn,
+        exit: bay_thread_exit_fn,
+        set_cpumask: bay_thread_set_cpumask_fn,
+        send: bay_thread_send_fn,
+        now_ns: bay_now_ns_fn,
+    }
+    /// `bay.poller/1`
+    Poller: api::id::POLLER, bay_poller_api {
+        register: bay_poller_register_fn,
+        unregister: bay_poller_fn,
+        pause: bay_poller_fn,
+        resume: bay_poller_fn,
+        wake_fd: bay_poller_wake_fd_fn,
+    }
+    /// `bay.buf/1`
+    Buf: api::id::BUF, bay_buf_api {
+        get: bay_buf_get_fn,
+        put: bay_buf_put_fn,
+        abort: bay_buf_abort_fn,
+    }
+    /// `bay.mem/1`
+    Mem: api::id::MEM, bay_mem_api {
+        alloc: bay_mem_alloc_fn,
+        free: bay_mem_free_fn,
+    }
+    /// `bay.rpc/1`
+    Rpc: api::id::RPC, bay_rpc_api {
+        register: bay_rpc_register_fn,
+        unregister: bay_rpc_unregister_fn,
+        reply: bay_rpc_reply_fn,
+        error: bay_rpc_error_fn,
+    }
+    /// `bay.broker/1`
+    Broker: api::id::BROKER, bay_broker_api {
+        provide: bay_broker_provide_fn,
+        withdraw: bay_broker_withdraw_fn,
+        acquire: bay_broker_acquire_fn,
+        release: bay_broker_release_fn,
+    }
+    /// `bay.notify/1`
+    Notify: api::id::NOTIFY, bay_notify_api {
+        notify: bay_notify_fn,
+        subsystem: bay_subsystem_register_fn,
+    }
+}
+
+impl Host {
+    /// # Safety
+    /// `raw` is the live host's table and `host` its copy.
+    unsafe fn read(raw: *const bay_host, host: &bay_host) -> Result<Self> {
+        let log = host.log.ok_or_else(|| Error::new(errno::ENOSYS, "the host lacks log"))?;
+        if host.log_level.is_null() {
+            return Err(Error::new(errno::ENOSYS, "the host lacks log_level"));
+        }
+        Ok(Self {
+            raw,
+            log_level: host.log_level,
+            log,
+            // SAFETY: the caller's promise, here and below.
+            bdev: unsafe { Bdev::read(raw, host) }?,
+            // SAFETY: as above.
+            client: unsafe { Client::read(raw, host) }?,
+            // SAFETY: as above.
+            thread: unsafe { Thread::read(raw, host) }?,
+            // SAFETY: as above.
+            poller: unsafe { Poller::read(raw, host) }?,
+            // SAFETY: as above.
+            buf: unsafe { Buf::read(raw, host) }?,
+            // SAFETY: as above.
+            mem: unsafe { Mem::read(raw, host) }?,
+            // SAFETY: as above.
+            rpc: unsafe { Rpc::read(raw, host) }?,
+            // SAFETY: as above.
+            broker: unsafe { Broker::read(raw, host) }?,
+            // SAFETY: as above.
+            notify: unsafe { Notify::read(raw, host) }?,
+        })
+    }
+}
+
+/// The text that the host lends for one call; empty when it is not UTF-8.
+///
+/// # Safety
+/// `text` is readable for as long as the result is used.
+pub(crate) unsafe fn text<'a>(text: bay_str) -> &'a str {
+    if text.ptr.is_null() {
+        return "";
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Where a text of unknown length is written.
+#[derive(Debug)]
+pub struct Sink<'a>(&'a bay_sink);
+
+impl<'a> Sink<'a> {
+    /// # Safety
+    /// `sink` is NULL or the host's, valid for `'a`.
+    pub(crate) unsafe fn new(sink: *const bay_sink) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { sink.as_ref() }.map(Self)
+    }
+
+    /// Appends a piece.
+    pub fn write(&self, text: &str) {
+        if let Some(write) = self.0.write {
+            // SAFETY: the host's function with the host's context; the text lives through the call.
+            unsafe { write(self.0.ctx, bay_str::new(text)) };
+        }
+    }
+
+    /// Appends a value as JSON text.
+    pub fn write_json(&self, value: &impl serde::Serialize) {
+        if let Ok(text) = serde_json::to_string(value) {
+            self.write(&text);
+        }
+    }
+}

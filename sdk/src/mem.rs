@@ -1,0 +1,155 @@
+//! Memory that devices can reach.
+#![expect(unsafe_code, reason = "copies between shared memory and the buffers of I/O")]
+
+use crate::bdev::{Buffers, Geometry, Range, Status};
+use crate::error::{Error, Result, errno};
+use crate::host::host;
+use std::ops::Range as Bytes;
+use std::ptr::NonNull;
+
+/// Alignment of a region, in bytes.
+const ALIGN: u64 = 4096;
+
+/// Zeroed memory, addressed by blocks and shared by all threads.
+///
+/// Overlapping accesses of two threads happen in no order, as those of two hosts to one disk do.
+/// The contents are only ever copied by raw pointers: no reference to them exists.
+#[derive(Debug)]
+pub struct DmaRegion {
+    addr: NonNull<u8>,
+    geometry: Geometry,
+}
+
+// SAFETY: owns its memory; the host frees it on any thread of the control plane.
+unsafe impl Send for DmaRegion {}
+// SAFETY: no reference to the contents is made, only copies.
+unsafe impl Sync for DmaRegion {}
+
+impl DmaRegion {
+    /// Memory for every block of `geometry`, on any NUMA node. `[control]`
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn alloc_zeroed(geometry: Geometry) -> Result<Self> {
+        Self::alloc_zeroed_on(geometry, -1)
+    }
+
+    /// Memory for every block of `geometry` on a NUMA node; -1 = any. `[control]`
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn alloc_zeroed_on(geometry: Geometry, numa: i32) -> Result<Self> {
+        let host = host();
+        let (len, mut region) = (geometry.size_bytes(), 0);
+        // SAFETY: the result lives through the call.
+        let addr = unsafe { (host.mem.alloc)(host.raw, len, ALIGN, numa, &raw mut region) };
+        match NonNull::new(addr.cast()) {
+            Some(addr) => Ok(Self { addr, geometry }),
+            None => {
+                Err(Error::new(errno::ENOMEM, format!("no memory for a region of {len} bytes")))
+            }
+        }
+    }
+
+    /// Copies blocks of the region into the buffers.
+    ///
+    /// # Panics
+    /// When `range` is not within the region.
+    pub fn read(&self, range: Range, buffers: Buffers<'_>) {
+        let bytes = self.bytes(range);
+        // SAFETY: `bytes` is within the region.
+        let from = unsafe { self.addr.as_ptr().add(bytes.start) };
+        let mut done = 0;
+        for (addr, len) in buffers.pieces() {
+            let len = len.min(bytes.len() - done);
+            // SAFETY: `done` is within `bytes`.
+            let from = unsafe { from.add(done) };
+            // SAFETY: both are valid for `len` bytes; `copy` allows a client's buffer inside the region.
+            unsafe { std::ptr::copy(from, addr, len) };
+            done += len;
+        }
+    }
+
+    /// Copies the buffers into blocks of the region.
+    ///
+    /// # Panics
+    /// When `range` is not within the region.
+    pub fn write(&self, range: Range, buffers: Buffers<'_>) {
+        let bytes = self.bytes(range);
+        // SAFETY: `bytes` is within the region.
+        let to = unsafe { self.addr.as_ptr().add(bytes.start) };
+        let mut done = 0;
+        for (addr, len) in buffers.pieces() {
+            let len = len.min(bytes.len() - done);
+            // SAFETY: `done` is within `bytes`.
+            let to = unsafe { to.add(done) };
+            // SAFETY: both are valid for `len` bytes; `copy` allows a client's buffer inside the region.
+            unsafe { std::ptr::copy(addr, to, len) };
+            done += len;
+        }
+    }
+
+    /// Sets blocks to zero.
+    ///
+    /// # Panics
+    /// When `range` is not within the region.
+    pub fn zero(&self, range: Range) {
+        let bytes = self.bytes(range);
+        // SAFETY: `bytes` is within the region.
+        let to = unsafe { self.addr.as_ptr().add(bytes.start) };
+        // SAFETY: valid for as many bytes.
+        unsafe { std::ptr::write_bytes(to, 0, bytes.len()) };
+    }
+
+    /// Compares blocks of the region with the buffers.
+    ///
+    /// # Panics
+    /// When `range` is not within the region.
+    #[must_use]
+    pub fn compare(&self, range: Range, buffers: Buffers<'_>) -> Status {
+        /// Bytes compared at a time, on copies: others may write meanwhile.
+        const CHUNK: usize = 512;
+        let bytes = self.bytes(range);
+        let (mut ours, mut theirs) = ([0_u8; CHUNK], [0_u8; CHUNK]);
+        let mut at = bytes.start;
+        for (mut addr, mut len) in buffers.pieces() {
+            len = len.min(bytes.end - at);
+            while len > 0 {
+                let n = len.min(CHUNK);
+                // SAFETY: `at` is within the region.
+                let from = unsafe { self.addr.as_ptr().add(at) };
+                // SAFETY: `n` bytes are left of the range, and fit a chunk.
+                unsafe { std::ptr::copy_nonoverlapping(from, ours.as_mut_ptr(), n) };
+                // SAFETY: `n` bytes are left of the piece, and fit a chunk.
+                unsafe { std::ptr::copy_nonoverlapping(addr, theirs.as_mut_ptr(), n) };
+                if ours.get(..n) != theirs.get(..n) {
+                    return Status::MISCOMPARE;
+                }
+                // SAFETY: `n` is at most what is left of the piece.
+                addr = unsafe { addr.add(n) };
+                (at, len) = (at + n, len - n);
+            }
+        }
+        Status::SUCCESS
+    }
+
+    fn bytes(&self, range: Range) -> Bytes<usize> {
+        match self.geometry.bytes(range) {
+            Some(bytes) => bytes,
+            None => out_of_range(range),
+        }
+    }
+}
+
+#[cold]
+fn out_of_range(range: Range) -> ! {
+    panic!("{range:?} is not within the region")
+}
+
+impl Drop for DmaRegion {
+    fn drop(&mut self) {
+        let host = host();
+        // SAFETY: allocated with this length, freed once.
+        unsafe { (host.mem.free)(host.raw, self.addr.as_ptr().cast(), self.geometry.size_bytes()) };
+    }
+}

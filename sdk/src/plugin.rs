@@ -1,0 +1,286 @@
+//! The door: what a library exports, and its life from `init` to `fini`.
+#![expect(unsafe_code, reason = "the host enters the library here")]
+
+use crate::entry::{enter, guard};
+use crate::error::{Result, errno};
+use crate::{host, log, rpc};
+use api::{bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_str};
+use drivebay_plugin_api as api;
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+/// What `plugin!` says of the library. A table rather than a trait object: it lives in a static.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Plugin {
+    /// Registers what the plugin offers. `[app thread]`
+    pub start: fn() -> Result<()>,
+    /// Ends what the plugin runs, then drops the token; bdevs and methods end by themselves. `[app thread]`
+    pub stop: fn(Stopping),
+}
+
+/// The type by which the door finds its [`Plugin`].
+#[doc(hidden)]
+pub trait Library {
+    /// What `plugin!` said.
+    const PLUGIN: &'static Plugin;
+}
+
+static PLUGIN: OnceLock<&'static Plugin> = OnceLock::new();
+
+/// A stop that goes on until it is dropped, on the app thread.
+#[derive(Debug)]
+pub struct Stopping {
+    done: Option<bay_cb_fn>,
+    arg: *mut c_void,
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            // SAFETY: the host's callback with its argument, called once.
+            unsafe { done(self.arg, 0) };
+        }
+    }
+}
+
+unsafe extern "C" fn init<L: Library>(raw: *const bay_host, _state: *mut *mut c_void) -> i32 {
+    if raw.is_null() {
+        return -errno::EINVAL;
+    }
+    let adopt = || {
+        // SAFETY: the host calls `init` with its table.
+        let adopted = unsafe { host::adopt(raw) };
+        match adopted {
+            Ok(_) => {
+                log::install();
+                let _ = PLUGIN.set(L::PLUGIN);
+                0
+            }
+            Err(error) => {
+                // SAFETY: as above.
+                unsafe { refuse(raw, error.message()) };
+                error.status()
+            }
+        }
+    };
+    guard(adopt).unwrap_or(-errno::EFAULT)
+}
+
+/// Says why `init` fails, if the host can log at all.
+///
+/// # Safety
+/// `raw` is the host's table.
+unsafe fn refuse(raw: *const bay_host, why: &str) {
+    // SAFETY: the caller's promise; `log` is of the oldest minor.
+    if let Some(log) = unsafe { (*raw).log } {
+        let (target, text) = (bay_str::new("init"), bay_str::new(why));
+        // SAFETY: the texts live through the call.
+        unsafe { log(raw, api::BAY_LOG_ERROR, target, text) };
+    }
+}
+
+unsafe extern "C" fn start(_state: *mut c_void, _how: u32) -> i32 {
+    let Some(plugin) = PLUGIN.get() else { return -errno::EINVAL };
+    enter(-errno::EFAULT, || match (plugin.start)() {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("start: {error}");
+            error.status()
+        }
+    })
+}
+
+unsafe extern "C" fn fini(_state: *mut c_void, _reason: u32) {
+    // After a panic nothing of the author's is entered, nor dropped.
+    enter((), rpc::unregister_all);
+}
+
+unsafe extern "C" fn get_iface(_state: *mut c_void, id: bay_str, _min_minor: u32) -> *const c_void {
+    // SAFETY: valid for the call.
+    match unsafe { host::text(id) } {
+        api::id::LOG => (&raw const LOG).cast(),
+        api::id::QUIESCE => (&raw const QUIESCE).cast(),
+        _ => std::ptr::null(),
+    }
+}
+
+static LOG: bay_log_iface = bay_log_iface {
+    size: crate::bdev::size_of_table::<bay_log_iface>(),
+    flags: 0,
+    changed: Some(log_changed),
+};
+
+unsafe extern "C" fn log_changed(_state: *mut c_void) {
+    enter((), log::level_changed);
+}
+
+static QUIESCE: bay_quiesce = bay_quiesce {
+    size: crate::bdev::size_of_table::<bay_quiesce>(),
+    flags: 0,
+    begin: Some(quiesce),
+};
+
+unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void) {
+    let stopping = Stopping { done, arg };
+    if let Some(plugin) = PLUGIN.get() {
+        enter((), || (plugin.stop)(stopping));
+    }
+}
+
+/// Writes the library's door and notes.
+///
+/// ```ignore
+/// plugin! {
+///     name: "nvmf-tcp",
+///     kind: "transport",
+///     provides: ["nvmf.transport/TCP"],
+///     requires: ["bay.nvmf_target/1"],
+///     methods: [],                        // of the control plane: `provides` "rpc:<name>" each
+///     start: start,                       // fn() -> Result<()>
+///     stop: stop,                         // fn(Stopping); may be left out
+/// }
+/// ```
+#[macro_export]
+macro_rules! plugin {
+    (
+        name: $name:literal,
+        kind: $kind:literal,
+        provides: [$($provides:expr),* $(,)?],
+        requires: [$($requires:expr),* $(,)?],
+        methods: [$($method:expr),* $(,)?],
+        start: $start:expr
+        $(, stop: $stop:expr)? $(,)?
+    ) => {
+        #[doc(hidden)]
+        pub mod bay_door {
+            #![allow(unused_imports, reason = "`start` and `stop` may be paths or closures")]
+            use super::*;
+            use $crate::private::{self as sdk, api};
+
+            struct ThisLibrary;
+            impl sdk::Library for ThisLibrary {
+                const PLUGIN: &'static sdk::Plugin = &sdk::Plugin {
+                    start: $start,
+                    stop: {
+                        let stop: fn(sdk::Stopping) = ::core::mem::drop;
+                        $(let _ = stop; let stop: fn(sdk::Stopping) = $stop;)?
+                        stop
+                    },
+                };
+            }
+
+            /// The door.
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals, reason = "the symbol's name is the ABI's")]
+            pub static bay_plugin_v1: sdk::Door = sdk::door::<ThisLibrary>(
+                ::core::concat!($name, "\0"),
+                ::core::concat!(::core::env!("CARGO_PKG_VERSION"), "\0"),
+            );
+
+            const fn manifest<const N: usize>() -> api::layout::Text<N> {
+                sdk::manifest(
+                    $name,
+                    ::core::env!("CARGO_PKG_VERSION"),
+                    $kind,
+                    &[$($provides),*],
+                    &[$($requires),*],
+                    &[$($method),*],
+                )
+            }
+            const LEN: usize = api::note::pad4(manifest::<0>().len);
+            const TEXT: api::layout::Text<LEN> = manifest::<LEN>();
+            const LAYOUT_LEN: usize = api::note::pad4(api::LAYOUT_LEN);
+
+            #[used]
+            #[unsafe(link_section = ".note.bay")]
+            static MANIFEST: api::note::Note<LEN> =
+                api::note::Note::new(api::note::BAY_NOTE_MANIFEST, TEXT.bytes.split_at(TEXT.len).0);
+            #[used]
+            #[unsafe(link_section = ".note.bay")]
+            static LAYOUT: api::note::Note<LAYOUT_LEN> =
+                api::note::Note::new(api::note::BAY_NOTE_LAYOUT, &api::LAYOUT);
+        }
+    };
+}
+
+/// The exported door.
+#[doc(hidden)]
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Door(api::bay_plugin);
+
+// SAFETY: constant; its pointers are to constants and functions.
+unsafe impl Sync for Door {}
+
+#[doc(hidden)]
+#[must_use]
+pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door {
+    Door(api::bay_plugin {
+        magic: api::BAY_MAGIC,
+        size: crate::bdev::size_of_table::<api::bay_plugin>(),
+        abi_major: api::BAY_ABI_MAJOR,
+        abi_minor: api::BAY_ABI_MINOR,
+        needs_minor: 0,
+        rsv0: 0,
+        flags: api::BAY_PF_UNLOADABLE,
+        name: name.as_ptr().cast(),
+        version: version.as_ptr().cast(),
+        init: Some(init::<L>),
+        start: Some(start),
+        fini: Some(fini),
+        get_iface: Some(get_iface),
+    })
+}
+
+#[doc(hidden)]
+#[must_use]
+pub const fn manifest<const N: usize>(
+    name: &str,
+    version: &str,
+    kind: &str,
+    provides: &[&str],
+    requires: &[&str],
+    methods: &[&str],
+) -> api::layout::Text<N> {
+    let mut text = api::layout::Text::new()
+        .raw("{\"name\":\"")
+        .raw(name)
+        .raw("\",\"version\":\"")
+        .raw(version)
+        .raw("\",\"kind\":\"")
+        .raw(kind)
+        .raw("\",\"abi\":[")
+        .number(api::BAY_ABI_MAJOR as usize)
+        .raw(",")
+        .number(api::BAY_ABI_MINOR as usize)
+        .raw("],\"needs_minor\":0,\"panic\":\"")
+        .raw(if cfg!(panic = "abort") { "abort" } else { "unwind" })
+        .raw("\",\"lang\":\"rust\",\"modules\":[\"")
+        .raw(name)
+        .raw("\"],\"provides\":[");
+    text = list(text, "", provides, "");
+    if !provides.is_empty() && !methods.is_empty() {
+        text = text.raw(",");
+    }
+    text = list(text, "rpc:", methods, "");
+    text = list(text.raw("],\"requires\":["), "", requires, "");
+    text.raw("],\"permissions\":[]}")
+}
+
+const fn list<const N: usize>(
+    mut text: api::layout::Text<N>,
+    prefix: &str,
+    items: &[&str],
+    suffix: &str,
+) -> api::layout::Text<N> {
+    let mut rest = items;
+    while let [first, others @ ..] = rest {
+        text = text.raw("\"").raw(prefix).raw(first).raw(suffix).raw("\"");
+        if !others.is_empty() {
+            text = text.raw(",");
+        }
+        rest = others;
+    }
+    text
+}

@@ -1,0 +1,163 @@
+//! Pollers: code that the current thread runs in every round, or every so often.
+#![expect(unsafe_code, reason = "the host calls back with a pointer to the poller")]
+
+use crate::entry::enter;
+use crate::error::{Result, check};
+use crate::host::host;
+use drivebay_plugin_api::{bay_poller_ops, bay_str};
+use std::any::Any;
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+/// What a poller does. All of it runs on the thread that registered it.
+pub trait Poll: 'static {
+    /// Whether the thread may sleep: then [`prepare_sleep`](Self::prepare_sleep) must arm what wakes
+    /// it. A poller that cannot be woken keeps its reactor spinning.
+    const SLEEPS: bool = false;
+
+    /// One round; whether it did something.
+    fn poll(&mut self) -> bool;
+
+    /// Arms the wake-ups, then looks again: whether there is work after all.
+    fn prepare_sleep(&mut self) -> bool {
+        false
+    }
+
+    /// The sleep is over.
+    fn woke(&mut self) {}
+
+    /// When it must run next, on the host's clock in nanoseconds; `u64::MAX` = when woken.
+    fn next_ns(&mut self) -> u64 {
+        u64::MAX
+    }
+}
+
+/// A closure is a poller that never sleeps.
+impl<F: FnMut() -> bool + 'static> Poll for F {
+    fn poll(&mut self) -> bool {
+        self()
+    }
+}
+
+/// A registered poller: dropping it unregisters it, also from inside its own run.
+#[derive(Debug)]
+pub struct Poller {
+    id: u64,
+    /// Keeps what the host points to.
+    _cell: Rc<dyn Any>,
+}
+
+impl Poller {
+    /// Adds a poller to the current thread; `period_us` in microseconds, 0 = every round.
+    ///
+    /// # Errors
+    /// What the host refuses, such as outside of a thread.
+    pub fn register<P: Poll>(name: &str, period_us: u64, poll: P) -> Result<Self> {
+        let cell = Rc::new(RefCell::new(poll));
+        let host = host();
+        let mut id = 0;
+        let ctx = Rc::as_ptr(&cell).cast_mut().cast();
+        // SAFETY: operations live for ever, `ctx` until it is unregistered.
+        let status = unsafe {
+            (host.poller.register)(
+                host.raw,
+                Ops::<P>::TABLE,
+                ctx,
+                period_us,
+                bay_str::new(name),
+                &raw mut id,
+            )
+        };
+        check(status, format_args!("poller {name}"))?;
+        Ok(Self { id, _cell: cell })
+    }
+
+    /// Stops the rounds until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        let host = host();
+        // SAFETY: the handle is ours, on its thread: a poller does not leave it.
+        unsafe { (host.poller.pause)(host.raw, self.id) };
+    }
+
+    /// Runs again.
+    pub fn resume(&self) {
+        let host = host();
+        // SAFETY: as `pause`.
+        unsafe { (host.poller.resume)(host.raw, self.id) };
+    }
+
+    /// Lets a file descriptor end the thread's sleep; `events` as those of poll(2), 0 removes it.
+    /// The descriptor must be removed before it is closed.
+    ///
+    /// # Errors
+    /// What the host refuses, such as a closed descriptor.
+    pub fn wake_fd(&self, fd: RawFd, events: u32) -> Result<()> {
+        let host = host();
+        // SAFETY: the handle is ours, on its thread.
+        check(unsafe { (host.poller.wake_fd)(host.raw, self.id, fd, events) }, "wake fd")
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let host = host();
+        // SAFETY: the handle is ours, on its thread; its cell outlives the call.
+        unsafe { (host.poller.unregister)(host.raw, self.id) };
+    }
+}
+
+struct Ops<P>(P);
+
+impl<P: Poll> Ops<P> {
+    #[expect(clippy::cast_possible_truncation, reason = "a table is far smaller than 4 GiB")]
+    const TABLE: &'static bay_poller_ops = &bay_poller_ops {
+        size: size_of::<bay_poller_ops>() as u32,
+        flags: 0,
+        run: Some(run::<P>),
+        prepare_sleep: if P::SLEEPS { Some(prepare_sleep::<P>) } else { None },
+        woke: Some(woke::<P>),
+        next_ns: if P::SLEEPS { Some(next_ns::<P>) } else { None },
+    };
+}
+
+/// Enters the poller at `ctx`, kept alive meanwhile; `otherwise` when it is already running.
+///
+/// # Safety
+/// `ctx` is what `register::<P>` gave the host, not unregistered before this call.
+#[inline]
+unsafe fn with<P: Poll, R>(ctx: *mut c_void, otherwise: R, body: impl FnOnce(&mut P) -> R) -> R
+where
+    R: Copy,
+{
+    let cell = ctx.cast_const().cast::<RefCell<P>>();
+    // SAFETY: `ctx` came from an `Rc` that a `Poller` holds.
+    unsafe { Rc::increment_strong_count(cell) };
+    // SAFETY: the count just taken is owned here.
+    let cell = unsafe { Rc::from_raw(cell) };
+    enter(otherwise, move || match cell.try_borrow_mut() {
+        Ok(mut poll) => body(&mut poll),
+        Err(_) => otherwise,
+    })
+}
+
+unsafe extern "C" fn run<P: Poll>(ctx: *mut c_void) -> i32 {
+    // SAFETY: the host gives back what it was given.
+    unsafe { with::<P, _>(ctx, 0, |poll| i32::from(poll.poll())) }
+}
+
+unsafe extern "C" fn prepare_sleep<P: Poll>(ctx: *mut c_void) -> i32 {
+    // SAFETY: as `run`.
+    unsafe { with::<P, _>(ctx, 0, |poll| i32::from(poll.prepare_sleep())) }
+}
+
+unsafe extern "C" fn woke<P: Poll>(ctx: *mut c_void) {
+    // SAFETY: as `run`.
+    unsafe { with::<P, _>(ctx, (), Poll::woke) };
+}
+
+unsafe extern "C" fn next_ns<P: Poll>(ctx: *mut c_void) -> u64 {
+    // SAFETY: as `run`.
+    unsafe { with::<P, _>(ctx, u64::MAX, Poll::next_ns) }
+}

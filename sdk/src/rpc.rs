@@ -1,0 +1,176 @@
+//! Methods of the control plane.
+#![expect(unsafe_code, reason = "the host calls a method with a pointer to it")]
+
+use crate::entry::enter;
+use crate::error::{Result, check, errno};
+use crate::host::{self, host};
+use drivebay_plugin_api::{self as api, bay_rpc_method, bay_str};
+use serde::Serialize;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+pub use drivebay_spec_jsonrpc::{
+    Method as Description, NoParams, ParamType, Params, Role, RpcError, State, decode, params,
+};
+
+/// The methods of this library, for `fini`.
+static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
+
+struct Registered {
+    id: u64,
+    method: *mut Method,
+}
+
+// SAFETY: `method` is a box that is freed by whoever takes the entry out, on the app thread.
+unsafe impl Send for Registered {}
+
+type Handler = Box<dyn Fn(Call, &str)>;
+
+/// A method: its description, and what it does.
+pub struct Method {
+    description: Description,
+    call: Handler,
+}
+
+impl std::fmt::Debug for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Method").field("description", &self.description).finish_non_exhaustive()
+    }
+}
+
+impl Method {
+    /// A method with parameters `P`, called at run time by operators. `doc`: what it does, the first
+    /// line as a summary. `[app thread]`
+    pub fn new<P: Params>(name: &str, doc: &str, call: impl Fn(Call, P) + 'static) -> Self {
+        let description = Description::new::<P>(name, Role::Operate, doc);
+        let call = move |request: Call, params: &str| match decode::<P>(params) {
+            Ok(params) => call(request, params),
+            Err(error) => request.fail(error),
+        };
+        Self { description, call: Box::new(call) }
+    }
+
+    /// As [`new`](Self::new), with a method that answers at once.
+    pub fn immediate<P: Params, R: Serialize>(
+        name: &str,
+        doc: &str,
+        call: impl Fn(P) -> Result<R> + 'static,
+    ) -> Self {
+        Self::new(name, doc, move |request, params| request.answer(call(params)))
+    }
+
+    /// Changes the description: role, states, aliases, result, errors.
+    #[must_use]
+    pub fn describe(mut self, change: impl FnOnce(Description) -> Description) -> Self {
+        self.description = change(self.description);
+        self
+    }
+
+    /// Registers the method until the plugin ends. `[app thread]`
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken.
+    pub fn register(self) -> Result<()> {
+        let host = host();
+        let schema = self.description.to_text();
+        let name = self.description.name.clone();
+        let states = self.description.states.iter().fold(0, |mask, state| {
+            mask | match state {
+                State::Startup => api::BAY_RPC_STARTUP,
+                State::Runtime => api::BAY_RPC_RUNTIME,
+            }
+        });
+        let method = Box::into_raw(Box::new(self));
+        let record = bay_rpc_method {
+            size: crate::bdev::size_of_table::<bay_rpc_method>(),
+            states,
+            name: bay_str::new(&name),
+            schema: bay_str::new(&schema),
+            call: Some(called),
+            ctx: method.cast(),
+        };
+        let mut id = 0;
+        // SAFETY: texts live through the call, the method until it is unregistered.
+        let status = unsafe { (host.rpc.register)(host.raw, &raw const record, &raw mut id) };
+        if let Err(error) = check(status, format_args!("method {name}")) {
+            // SAFETY: a refused method is still ours.
+            drop(unsafe { Box::from_raw(method) });
+            return Err(error);
+        }
+        let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.push(Registered { id, method });
+        Ok(())
+    }
+}
+
+/// Unregisters every method of this library.
+pub(crate) fn unregister_all() {
+    let all = std::mem::take(&mut *REGISTERED.lock().unwrap_or_else(PoisonError::into_inner));
+    for Registered { id, method } in all {
+        let host = host();
+        // SAFETY: the handle is ours.
+        unsafe { (host.rpc.unregister)(host.raw, id) };
+        // SAFETY: the host calls it no more.
+        drop(unsafe { Box::from_raw(method) });
+    }
+}
+
+unsafe extern "C" fn called(ctx: *mut c_void, req: u64, params: bay_str) {
+    // SAFETY: `ctx` is the registered method.
+    let method = unsafe { &*ctx.cast_const().cast::<Method>() };
+    let request = Call(req);
+    // SAFETY: valid for the call.
+    let params = unsafe { host::text(params) };
+    // Unanswered, `request` answers for itself.
+    enter((), move || (method.call)(request, params));
+}
+
+/// A call that waits for its answer. Dropping it unanswered answers an internal error.
+#[derive(Debug)]
+#[must_use = "a call must be answered"]
+pub struct Call(u64);
+
+impl Call {
+    /// Answers with a result. `[any thread]`
+    pub fn reply(self, result: impl Serialize) {
+        match serde_json::to_string(&result) {
+            Ok(text) => {
+                let host = host();
+                let req = std::mem::ManuallyDrop::new(self).0;
+                // SAFETY: answered once; the text lives through the call.
+                unsafe { (host.rpc.reply)(host.raw, req, bay_str::new(&text)) };
+            }
+            Err(error) => self.fail(RpcError::internal(error)),
+        }
+    }
+
+    /// Refuses. `[any thread]`
+    pub fn fail(self, error: impl Into<RpcError>) {
+        let req = std::mem::ManuallyDrop::new(self).0;
+        send_error(req, &error.into());
+    }
+
+    /// Answers with what came of it. `[any thread]`
+    pub fn answer(self, result: Result<impl Serialize, impl Into<RpcError>>) {
+        match result {
+            Ok(result) => self.reply(result),
+            Err(error) => self.fail(error),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        send_error(self.0, &RpcError::internal("the method gave no answer"));
+    }
+}
+
+fn send_error(req: u64, error: &RpcError) {
+    let host = host();
+    let code = i32::try_from(error.code).unwrap_or(-errno::EIO);
+    let data = error.data.as_ref().map(ToString::to_string).unwrap_or_default();
+    // SAFETY: answered once; the texts live through the call.
+    unsafe {
+        (host.rpc.error)(host.raw, req, code, bay_str::new(&error.message), bay_str::new(&data));
+    }
+}
