@@ -18,6 +18,7 @@ mod host;
 mod log;
 pub mod mem;
 pub mod notify;
+pub mod nvmf;
 mod plugin;
 pub mod poller;
 pub mod rpc;

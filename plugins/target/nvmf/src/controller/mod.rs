@@ -119,6 +119,7 @@ impl Controller {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::address_of;
 
     /// A controller as it is after Connect.
     pub(crate) fn controller() -> Controller {
@@ -127,7 +128,7 @@ pub(crate) mod tests {
             kind: ControllerKind::Io,
             hostnqn: "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into(),
             hostid: [7; 16],
-            listener: Address::new("TCP", "IPv4", "127.0.0.1", "4420"),
+            listener: address_of("TCP", None, "127.0.0.1", "4420"),
             limits: TransportLimits::default(),
             cc: Cc::default(),
             csts: Csts::default(),

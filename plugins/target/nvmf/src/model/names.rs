@@ -14,7 +14,8 @@ pub fn address_of(trtype: &str, adrfam: Option<&str>, traddr: &str, trsvcid: &st
         None if traddr.contains(':') => "IPv6".to_owned(),
         None => "IPv4".to_owned(),
     };
-    Address::new(&trtype.to_ascii_uppercase(), &adrfam, traddr, trsvcid)
+    let trtype = trtype.to_ascii_uppercase();
+    Address { trtype, adrfam, traddr: traddr.to_owned(), trsvcid: trsvcid.to_owned() }
 }
 
 /// Whether a connection that came in at `local` came in by `listener`.

@@ -138,13 +138,14 @@ impl Subsystem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::address_of;
     use crate::model::namespace::tests::namespace;
 
     /// `nqn.2016-06.io.spdk:cnode1` at 127.0.0.1:4420 with namespace 1, open to any host.
     pub(crate) fn subsystem() -> Subsystem {
         let mut subsystem = Subsystem::new("nqn.2016-06.io.spdk:cnode1", Options::default());
         subsystem.allow_any_host = true;
-        subsystem.add_listener(Address::new("TCP", "IPv4", "127.0.0.1", "4420"));
+        subsystem.add_listener(address_of("TCP", None, "127.0.0.1", "4420"));
         subsystem.namespaces.insert(1, namespace(1));
         subsystem
     }
