@@ -82,6 +82,11 @@ pub const DOCS: [&[layout::Doc]; 8] = [
     nvmf::FUNCTION_DOCS,
 ];
 
+#[cfg(feature = "abi-stable")]
+mod abi_root;
+#[cfg(feature = "abi-stable")]
+pub use abi_root::AbiRoot;
+
 #[cfg(test)]
 mod tests {
     use super::*;

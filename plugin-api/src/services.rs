@@ -1,7 +1,7 @@
 //! The host's services: threads, pollers, io_devices, buffers, memory, RPC, broker, notifications.
 
 use crate::bdev::bay_wait;
-use crate::door::{bay_cb_fn, bay_host, bay_str};
+use crate::door::{bay_cb_fn, bay_host, bay_sink, bay_str};
 use crate::layout::{functions, structs};
 use core::ffi::c_void;
 
@@ -94,7 +94,7 @@ functions! {
     /// Appends an event for `notify_get_notifications`. `[any thread]`
     fn bay_notify_fn(host: *const bay_host, kind: bay_str, context: bay_str);
     /// Writes the plugin's part of the configuration of a subsystem: JSON objects, comma-separated. `[app thread]`
-    fn bay_subsystem_config_fn(ctx: *mut c_void, sink: *const crate::door::bay_sink);
+    fn bay_subsystem_config_fn(ctx: *mut c_void, sink: *const bay_sink);
     /// Declares that this plugin is (part of) a subsystem of `framework_get_subsystems`. `[app thread]`
     fn bay_subsystem_register_fn(host: *const bay_host, name: bay_str, config: Option<bay_subsystem_config_fn>, ctx: *mut c_void) -> i32;
     /// Ends an asynchronous stop: everything of the plugin is quiet. `[app thread]`

@@ -5,6 +5,7 @@
 //!
 //! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
+//! - [`nvmf`] is where the NVMe over Fabrics target and its fabrics meet.
 //! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.
@@ -22,6 +23,8 @@ pub mod nvmf;
 mod plugin;
 pub mod poller;
 pub mod rpc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 
 pub use error::{Error, Result, Status, errno};
@@ -32,12 +35,13 @@ pub use {serde, serde_json, tracing};
 /// What most plugins name.
 pub mod prelude {
     pub use crate::bdev::{
-        BdevIo, Buffers, Geometry, IoFlags, IoQueue, IoResult, Op, OpSet, Range,
+        Bdev, BdevIo, Buffers, Disk, Filter, Geometry, Info, IoFlags, IoQueue, IoResult, Op, OpSet,
+        Range, Registration, Uuid, With,
     };
     pub use crate::mem::DmaRegion;
-    pub use crate::plugin;
     pub use crate::rpc::params;
     pub use crate::{Error, Result, Status, errno};
+    pub use crate::{bdev_module, filter_module, plugin};
     pub use tracing::{debug, error, info, trace, warn};
 }
 

@@ -13,12 +13,17 @@
 //! so a group is never entered twice.
 #![expect(unsafe_code, reason = "requests and connections cross the ABI as pointers")]
 
+use crate::broker::{self, Reference};
 use crate::buf::{self, Buf};
 use crate::entry::enter;
 use crate::error::{Error, Result, check, errno};
-use crate::host::{Open, Sink, copy_open, host};
+use crate::host::Sink;
 use crate::poller::{Poll, Poller};
-use api::{bay_iov, bay_nvmf_addr, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_sink, bay_str};
+use crate::thread;
+use api::{
+    bay_iov, bay_nvmf_addr, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_sink,
+    bay_str,
+};
 use drivebay_plugin_api as api;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,6 +33,7 @@ use std::marker::PhantomData;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A fabric of the target, such as TCP. It lives on the app thread; its groups do not.
 pub trait Transport: Sized + 'static {
@@ -234,9 +240,8 @@ impl<B> Request<B> {
     /// Sets the command, as it came, and forgets the last one's transfer and response.
     pub fn begin(&mut self, command: &[u8; 64]) {
         let raw = &mut self.0.raw;
-        let (words, _) = command.as_chunks::<8>();
-        for (word, bytes) in raw.cmd.iter_mut().zip(words) {
-            *word = u64::from_ne_bytes(*bytes);
+        for (word, bytes) in raw.cmd.iter_mut().zip(command.chunks_exact(8)) {
+            *word = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         }
         raw.rsp = [0; 2];
         raw.rsp_len = 0;
@@ -303,8 +308,8 @@ impl<B> Request<B> {
         let [low, high] = self.0.raw.rsp;
         let mut bytes = [0; 16];
         let (low_place, high_place) = bytes.split_at_mut(8);
-        low_place.copy_from_slice(&low.to_ne_bytes());
-        high_place.copy_from_slice(&high.to_ne_bytes());
+        low_place.copy_from_slice(&low.to_le_bytes());
+        high_place.copy_from_slice(&high.to_le_bytes());
         bytes
     }
 
@@ -395,9 +400,9 @@ impl<T: Transport> Acceptor<T> {
             key: 0,
         }));
         let fabric = self.fabric;
+        let handle = fabric.handle.get().copied().unwrap_or(0);
         // SAFETY: the target's function, on the app thread; the connection is the target's to pass around.
-        let status =
-            unsafe { (fabric.new_qpair)(fabric.target, fabric.handle.load(ORDER), conn.cast()) };
+        let status = unsafe { (fabric.new_qpair)(fabric.target, handle, conn.cast()) };
         if status < 0 {
             // SAFETY: the target refused it and does not know it any more.
             drop(unsafe { Box::from_raw(conn) });
@@ -405,10 +410,6 @@ impl<T: Transport> Acceptor<T> {
         check(status.min(0), "new connection")
     }
 }
-
-use std::sync::atomic::{AtomicU64, Ordering};
-
-const ORDER: Ordering = Ordering::Acquire;
 
 /// The target, as a registered fabric reaches it. One for the life of the library.
 #[derive(Debug)]
@@ -418,56 +419,60 @@ struct Fabric {
     disconnected: api::bay_nvmf_disconnected_fn,
     new_qpair: api::bay_nvmf_new_qpair_fn,
     unregister: api::bay_nvmf_unregister_fn,
-    handle: AtomicU64,
-    reference: AtomicU64,
+    handle: OnceLock<u64>,
 }
 
-// SAFETY: constant after registration but for the atomics; the target takes its pointer on the threads that its
-// functions name, and those who call them are on these threads.
+// SAFETY: constant but for the handle; the target takes its pointer on the threads that its functions name, and
+// those who call them are on these threads.
 unsafe impl Send for Fabric {}
 // SAFETY: as above.
 unsafe impl Sync for Fabric {}
 
-// SAFETY: begins with `size: u32`; zeroes are a value.
-unsafe impl Open for bay_nvmf_target_api {}
+/// The library's fabric while the target knows it.
+static REGISTERED: Mutex<Option<Registered>> = Mutex::new(None);
 
-/// A fabric that the target knows.
-#[derive(Debug)]
-pub struct Registration(&'static Fabric);
+struct Registered {
+    fabric: &'static Fabric,
+    reference: Reference<bay_nvmf_target_api>,
+}
 
-/// Registers a fabric with the target, which the host finds or loads. App thread.
+// SAFETY: `register` and `unregister` make sure that they are on the app thread before they touch it.
+unsafe impl Send for Registered {}
+
+fn registered() -> MutexGuard<'static, Option<Registered>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn on_app_thread() -> Result<()> {
+    let wrong = || Error::new(errno::EINVAL, "a fabric is registered on the app thread only");
+    if thread::app().is_current() { Ok(()) } else { Err(wrong()) }
+}
+
+/// Registers the library's fabric with the target. `[app thread]`
 ///
 /// # Errors
-/// When there is no target, or the type is taken.
-pub fn register<T: Transport>() -> Result<Registration> {
-    let host = host();
-    let mut reference = 0;
-    // SAFETY: texts and result live through the call.
-    let table = unsafe {
-        (host.broker.acquire)(
-            host.raw,
-            bay_str::new(api::id::NVMF_TARGET),
-            None,
-            ptr::null_mut(),
-            &raw mut reference,
-        )
-    };
-    if table.is_null() {
-        return Err(Error::new(errno::ENOENT, "nobody provides bay.nvmf_target/1"));
+/// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
+pub fn register<T: Transport>() -> Result<()> {
+    on_app_thread()?;
+    if registered().is_some() {
+        return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
     }
-    // SAFETY: the id says which table it is; it stays until the reference is released.
-    let table = unsafe { copy_open(table.cast::<bay_nvmf_target_api>()) };
+    let reference = broker::acquire::<bay_nvmf_target_api>(|| {
+        if let Err(error) = unregister(|_| ()) {
+            tracing::error!("the target goes: {error}");
+        }
+    })?;
+    let table = reference.table();
     let lacks = |what| Error::new(errno::ENOSYS, format!("bay.nvmf_target/1 lacks {what}"));
     let register = table.register.ok_or_else(|| lacks("register"))?;
-    // Connections may outlive the registration by their last callbacks: it is never freed.
+    // The last callbacks of connections may come after the end of the registration: it is never freed.
     let fabric: &'static Fabric = Box::leak(Box::new(Fabric {
         target: table.target,
         exec: table.exec.ok_or_else(|| lacks("exec"))?,
         disconnected: table.disconnected.ok_or_else(|| lacks("disconnected"))?,
         new_qpair: table.new_qpair.ok_or_else(|| lacks("new_qpair"))?,
         unregister: table.unregister.ok_or_else(|| lacks("unregister"))?,
-        handle: AtomicU64::new(0),
-        reference: AtomicU64::new(reference),
+        handle: OnceLock::new(),
     }));
     let mut handle = 0;
     // SAFETY: operations and context live for ever.
@@ -480,37 +485,42 @@ pub fn register<T: Transport>() -> Result<Registration> {
             &raw mut handle,
         )
     };
-    fabric.handle.store(handle, Ordering::Release);
     check(status, format_args!("transport {}", T::TRTYPE))?;
-    Ok(Registration(fabric))
+    let _ = fabric.handle.set(handle);
+    *registered() = Some(Registered { fabric, reference });
+    Ok(())
 }
 
-impl Registration {
-    /// Takes the fabric off: its connections are closed and its listeners end, then `done` with 0 or a negative errno.
-    pub fn unregister(self, done: impl FnOnce(i32) + 'static) {
-        type Done = Box<dyn FnOnce(i32)>;
-        unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
-            // SAFETY: the box that was given below, called once.
-            let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-            enter((), || done(status));
-        }
-        let fabric = self.0;
-        let done: Done = Box::new(move |status| {
-            let host = host();
-            // SAFETY: the reference is ours; the target is not called any more.
-            unsafe { (host.broker.release)(host.raw, fabric.reference.load(ORDER)) };
-            done(status);
-        });
-        let arg = Box::into_raw(Box::new(done)).cast();
-        // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
-        let status = unsafe {
-            (fabric.unregister)(fabric.target, fabric.handle.load(ORDER), Some(ended), arg)
-        };
-        if status < 0 {
-            // SAFETY: refused: `ended` is not called, so the box is still ours.
-            unsafe { ended(arg, status) };
-        }
+/// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
+/// Without a registration `done` is called at once. `[app thread]`
+///
+/// # Errors
+/// When this is not the app thread.
+pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
+    type Done = Box<dyn FnOnce(i32)>;
+    unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+        // SAFETY: the box that was given below, called once.
+        let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
+        enter((), || done(status));
     }
+    on_app_thread()?;
+    let Some(Registered { fabric, reference }) = registered().take() else {
+        done(0);
+        return Ok(());
+    };
+    let done: Done = Box::new(move |status| {
+        drop(reference);
+        done(status);
+    });
+    let arg = Box::into_raw(Box::new(done)).cast();
+    let handle = fabric.handle.get().copied().unwrap_or(0);
+    // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
+    let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(ended), arg) };
+    if status < 0 {
+        // SAFETY: refused: `ended` is not called, so the box is still ours.
+        unsafe { ended(arg, status) };
+    }
+    Ok(())
 }
 
 /// What the target holds of a connection.
@@ -683,7 +693,10 @@ unsafe extern "C" fn dump<T: Transport>(transport: *mut c_void, sink: *const bay
     };
 }
 
-unsafe extern "C" fn listen<T: Transport>(transport: *mut c_void, addr: *const bay_nvmf_addr) -> i32 {
+unsafe extern "C" fn listen<T: Transport>(
+    transport: *mut c_void,
+    addr: *const bay_nvmf_addr,
+) -> i32 {
     // SAFETY: the caller's address, valid through the call.
     let address = Address::from_raw(unsafe { &*addr });
     // SAFETY: the target gives back what it was given.
@@ -894,12 +907,191 @@ mod tests {
         let lent = unsafe { &mut *raw };
         assert_eq!((lent.cmd, lent.len, lent.xfer), ([0x0707_0707_0707_0707; 8], 512, 2));
         assert!(lent.iov.is_null() && lent.iovcnt == 0);
-        lent.rsp = [1, u64::from_ne_bytes([2; 8])];
+        lent.rsp = [1, u64::from_le_bytes([2; 8])];
         lent.rsp_len = 4096;
         // SAFETY: `lent` is not used any more.
         let request = unsafe { Request::<String>::from_raw(raw) };
         assert_eq!(request.body(), "body");
         assert_eq!(request.response()[8..], [2; 8]);
         assert_eq!(request.response_len(), 512, "never more than the transfer");
+    }
+
+    /// A fabric whose only connection lends one request as soon as it is added.
+    struct Loop;
+
+    struct LoopGroup {
+        qpair: Option<Qpair<u32>>,
+        request: Option<Request<u32>>,
+        heard: Vec<String>,
+    }
+
+    impl Transport for Loop {
+        const TRTYPE: &'static str = "LOOP";
+        type Settings = ();
+        type Incoming = &'static str;
+        type Group = LoopGroup;
+
+        fn create(options: &str, _acceptor: Acceptor<Self>) -> Result<(Self, ())> {
+            if options == "{}" {
+                Ok((Self, ()))
+            } else {
+                Err(Error::invalid("options", options, "{}"))
+            }
+        }
+        fn dump(&self, sink: &Sink<'_>) {
+            sink.write("{}");
+        }
+        fn listen(&mut self, address: &Address) -> Result<()> {
+            Err(Error::new(98, address.traddr.clone()))
+        }
+        fn stop_listen(&mut self, _address: &Address) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Group for LoopGroup {
+        type Transport = Loop;
+        type Body = u32;
+
+        fn open((): &()) -> Result<Self> {
+            Ok(Self { qpair: None, request: Some(Request::new(5, 4096, 4096)), heard: Vec::new() })
+        }
+        fn wake_fd(&self) -> RawFd {
+            -1
+        }
+        fn add(&mut self, incoming: &'static str, qpair: Qpair<u32>) -> Result<usize> {
+            self.heard.push(format!("add {incoming}"));
+            self.qpair = Some(qpair);
+            Ok(7)
+        }
+        fn poll(&mut self) -> bool {
+            if let (Some(qpair), Some(mut request)) = (&self.qpair, self.request.take()) {
+                request.begin(&[1; 64]);
+                qpair.exec(request);
+            }
+            false
+        }
+        fn completed(&mut self, key: usize, request: Request<u32>) {
+            self.heard.push(format!("completed {key} {}", request.body()));
+        }
+        fn connected(&mut self, key: usize, qid: u16, size: u16, sq_flow_control: bool) {
+            self.heard.push(format!("connected {key} {qid} {size} {sq_flow_control}"));
+        }
+        fn close(&mut self, key: usize) {
+            self.heard.push(format!("close {key}"));
+            self.qpair.iter().for_each(Qpair::disconnected);
+        }
+        fn free(&mut self, key: usize) {
+            self.heard.push(format!("free {key}"));
+            self.qpair = None;
+        }
+        fn flush(&mut self) -> bool {
+            false
+        }
+        fn prepare_sleep(&mut self) -> bool {
+            false
+        }
+        fn next_ns(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    thread_local! {
+        /// The connection that the fake target was given.
+        static CONN: Cell<*mut c_void> = const { Cell::new(ptr::null_mut()) };
+    }
+
+    unsafe extern "C" fn keep(_target: *mut c_void, _handle: u64, conn: *mut c_void) -> i32 {
+        CONN.set(conn);
+        0
+    }
+
+    unsafe extern "C" fn refuse(_target: *mut c_void, _handle: u64, _conn: *mut c_void) -> i32 {
+        -errno::ENOMEM
+    }
+
+    /// Accepts the queue and gives the request back before it returns.
+    unsafe extern "C" fn exec(_target: *mut c_void, _qpair: *mut c_void, req: *mut bay_nvmf_req) {
+        let conn = CONN.get();
+        // SAFETY: the connection is served.
+        unsafe { connected::<Loop>(conn, 1, 128, 0) };
+        // SAFETY: lent a moment ago.
+        unsafe { complete::<Loop>(conn, req) };
+    }
+
+    unsafe extern "C" fn gone(_target: *mut c_void, _qpair: *mut c_void) {
+        // SAFETY: the connection has no request lent.
+        unsafe { qpair_free::<Loop>(CONN.get()) };
+    }
+
+    unsafe extern "C" fn unregister_never(
+        _target: *mut c_void,
+        _handle: u64,
+        _done: Option<api::bay_cb_fn>,
+        _arg: *mut c_void,
+    ) -> i32 {
+        -errno::ENOENT
+    }
+
+    fn fabric(new_qpair: api::bay_nvmf_new_qpair_fn) -> &'static Fabric {
+        Box::leak(Box::new(Fabric {
+            target: ptr::null_mut(),
+            exec,
+            disconnected: gone,
+            new_qpair,
+            unregister: unregister_never,
+            handle: OnceLock::new(),
+        }))
+    }
+
+    #[test]
+    fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_freed_once() {
+        let fabric = fabric(keep);
+        let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
+        let cell = Rc::new(GroupCell {
+            fabric,
+            group: RefCell::new(LoopGroup::open(&()).unwrap()),
+            said: RefCell::default(),
+            poller: RefCell::default(),
+        });
+        let group = Rc::as_ptr(&cell).cast_mut().cast();
+        acceptor.hand_over("peer", &Address::default(), &Address::default()).unwrap();
+        // SAFETY: the connection just handed over, and a live group.
+        assert_eq!(unsafe { group_add::<Loop>(group, CONN.get(), ptr::dangling_mut()) }, 0);
+        let mut round = Round(Rc::clone(&cell));
+        assert!(round.poll());
+        // SAFETY: the connection is served.
+        unsafe { close::<Loop>(CONN.get()) };
+        assert!(round.prepare_sleep(), "what was said is work");
+        round.poll();
+        let heard = &cell.group.borrow().heard;
+        assert_eq!(
+            *heard,
+            ["add peer", "connected 7 1 128 false", "completed 7 5", "close 7", "free 7"]
+        );
+    }
+
+    #[test]
+    fn a_connection_that_the_target_refuses_is_dropped() {
+        let acceptor = Acceptor::<Loop> { fabric: fabric(refuse), _transport: PhantomData };
+        let refused = acceptor.hand_over("peer", &Address::default(), &Address::default());
+        assert_eq!(refused.unwrap_err().errno(), errno::ENOMEM);
+    }
+
+    #[test]
+    fn the_transports_errno_reaches_the_target() {
+        let fabric = ptr::from_ref(fabric(keep)).cast_mut().cast();
+        let mut transport = ptr::null_mut();
+        // SAFETY: a live fabric, text and place for the result.
+        let status = unsafe { create::<Loop>(fabric, bay_str::new("[]"), &raw mut transport) };
+        assert_eq!(status, -errno::EINVAL);
+        // SAFETY: as above.
+        let status = unsafe { create::<Loop>(fabric, bay_str::new("{}"), &raw mut transport) };
+        assert_eq!(status, 0);
+        let address = Address::default().to_raw();
+        // SAFETY: the transport just made.
+        assert_eq!(unsafe { listen::<Loop>(transport, &raw const address) }, -98);
+        // SAFETY: as above, for the last time.
+        unsafe { destroy::<Loop>(transport) };
     }
 }

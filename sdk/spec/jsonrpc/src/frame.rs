@@ -164,6 +164,11 @@ impl Framer {
         !self.open.is_empty()
     }
 
+    /// Whether bytes were fed that no frame has been looked for in.
+    pub fn has_unread(&self) -> bool {
+        self.scanned < self.buffer.len()
+    }
+
     fn check_len(&self) -> Result<(), FrameError> {
         let limit = self.limits.len_bytes;
         if self.scanned - self.start > limit { Err(FrameError::TooLong { limit }) } else { Ok(()) }

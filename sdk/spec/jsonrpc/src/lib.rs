@@ -28,7 +28,7 @@ pub use params::{NoParams, ParamType, Params, decode};
 
 #[doc(hidden)]
 pub mod private {
-    //! What the expansion of [`params!`](crate::params) names.
+    //! What the expansion of [`params!`](crate::params!) names.
     pub use crate::params::{join_doc, plain_name};
     pub use serde;
     pub use serde_json;

@@ -22,7 +22,7 @@ pub trait ParamType: DeserializeOwned + Serialize {
     }
 }
 
-/// The parameters of a method, declared by [`params!`](crate::params).
+/// The parameters of a method, declared by [`params!`](crate::params!).
 pub trait Params: ParamType {
     /// Their description, in the order of the declaration.
     fn params() -> Vec<Param>;

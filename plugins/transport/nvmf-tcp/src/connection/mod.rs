@@ -13,6 +13,8 @@
 
 mod answer;
 mod command;
+#[cfg(test)]
+pub(crate) mod doubles;
 mod inbox;
 mod outbox;
 mod receive;
@@ -154,11 +156,6 @@ impl<R: Carrier> Connection<R> {
 
     pub(crate) fn phase(&self) -> Phase {
         self.phase
-    }
-
-    /// Whether the target has accepted the connection as a queue.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.queue.is_some()
     }
 
     /// The target accepted the connection as queue `qid` of `size` entries.

@@ -1,120 +1,20 @@
 //! A host in memory against the connection: what is said, and what comes back.
 
-use super::{Carrier, Connection, Limits, Phase, SLICES, Target};
+use super::doubles::{
+    FLUSH, Host, Keeper, LIMITS, Memo, POOL, READ, WRITE, command, ic_req, in_capsule, pattern,
+    read, write,
+};
+use super::{Connection, Limits, Phase, SLICES};
 use drivebay_spec_nvme::sgl::SglDescriptor;
 use drivebay_spec_nvme::{Command, Completion, Status};
 use drivebay_spec_nvme_tcp::{
-    Alignment, C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Digests, Fes, Frame, H2cData, IcReq,
-    IcResp, PduType, Placement, ProtocolError, R2t, Receiver, Role, TermReq, digest,
+    C2hData, CommonHeader, Digests, Fes, Frame, IcResp, PduType, ProtocolError, R2t, Receiver,
+    Role, TermReq, digest,
 };
 use proptest::prelude::*;
-use std::cell::Cell;
 use std::io::IoSlice;
-use std::rc::Rc;
-
-const WRITE: u8 = 1;
-const READ: u8 = 2;
-const FLUSH: u8 = 0;
-
-const LIMITS: Limits =
-    Limits { depth: 4, in_capsule_len: 4096, io_len: 65536, h2c_data_len: 8192, c2h_success: true };
 
 const BOTH: Digests = Digests { header: true, data: true };
-
-/// A request whose memory is counted, in pieces of 4096 bytes.
-#[derive(Debug)]
-struct Memo {
-    slot: u16,
-    command: [u8; 64],
-    response: [u8; 16],
-    response_len: u32,
-    from_host: bool,
-    len: u32,
-    pieces: Vec<Vec<u8>>,
-    pool: Rc<Cell<usize>>,
-}
-
-impl Memo {
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.pieces.concat();
-        bytes.truncate(self.len as usize);
-        bytes
-    }
-}
-
-impl Carrier for Memo {
-    fn slot(&self) -> u16 {
-        self.slot
-    }
-    fn begin(&mut self, command: &[u8; 64]) {
-        assert!(self.pieces.is_empty(), "memory of the last command was given back");
-        self.command = *command;
-    }
-    fn obtain(&mut self, len: u32) -> bool {
-        let pieces = (len as usize).div_ceil(4096);
-        if self.pool.get() < pieces {
-            return false;
-        }
-        self.pool.set(self.pool.get() - pieces);
-        self.pieces = vec![vec![0; 4096]; pieces];
-        true
-    }
-    fn set_transfer(&mut self, from_host: bool, len: u32) {
-        (self.from_host, self.len) = (from_host, len);
-    }
-    fn release(&mut self) {
-        self.pool.set(self.pool.get() + self.pieces.len());
-        self.pieces.clear();
-    }
-    fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]> {
-        let (mut skip, mut left) = (offset as usize, len as usize);
-        self.pieces.iter().filter_map(move |piece| {
-            let from = skip.min(piece.len());
-            skip -= from;
-            let n = (piece.len() - from).min(left);
-            left -= n;
-            (n > 0).then(|| &piece[from..from + n])
-        })
-    }
-    fn data_mut(&mut self, offset: u32) -> &mut [u8] {
-        let offset = offset as usize;
-        match self.pieces.get_mut(offset / 4096) {
-            Some(piece) => &mut piece[offset % 4096..],
-            None => &mut [],
-        }
-    }
-    fn response(&self) -> [u8; 16] {
-        self.response
-    }
-    fn response_len(&self) -> u32 {
-        self.response_len
-    }
-}
-
-/// A target that keeps what it is lent.
-#[derive(Debug)]
-struct Keeper {
-    pool: Rc<Cell<usize>>,
-    lent: Vec<Memo>,
-}
-
-impl Target<Memo> for Keeper {
-    fn make(&mut self, slot: u16) -> Memo {
-        Memo {
-            slot,
-            command: [0; 64],
-            response: [0; 16],
-            response_len: 0,
-            from_host: false,
-            len: 0,
-            pieces: Vec::new(),
-            pool: Rc::clone(&self.pool),
-        }
-    }
-    fn exec(&mut self, request: Memo) {
-        self.lent.push(request);
-    }
-}
 
 #[derive(Debug)]
 struct Pdu {
@@ -138,8 +38,6 @@ impl Pdu {
     }
 }
 
-const POOL: usize = 64;
-
 struct Wire {
     connection: Connection<Memo>,
     keeper: Keeper,
@@ -150,10 +48,9 @@ struct Wire {
 
 impl Wire {
     fn new(limits: Limits) -> Self {
-        let pool = Rc::new(Cell::new(POOL));
         Self {
             connection: Connection::new(limits),
-            keeper: Keeper { pool, lent: Vec::new() },
+            keeper: Keeper::new(),
             digests: Digests::default(),
             chunk: usize::MAX,
         }
@@ -241,37 +138,16 @@ impl Wire {
     }
 
     fn capsule(&self, command: Command, data: &[u8]) -> Vec<u8> {
-        let mut header = [0; 72];
-        let placement = CapsuleCmd { sqe: command.encode() }.encode(
-            data.len() as u32,
-            self.digests,
-            Alignment::DWORD,
-            &mut header,
-        );
-        assemble(&header, placement, data)
+        Host { digests: self.digests }.capsule(command, data)
     }
 
     fn h2c(&self, r2t: R2t, datao: u32, data: &[u8], last: bool) -> Vec<u8> {
-        let mut header = [0; 24];
-        let pdu =
-            H2cData { cccid: r2t.cccid, ttag: r2t.ttag, datao, datal: data.len() as u32, last };
-        let placement = pdu.encode(self.digests, Alignment::DWORD, &mut header);
-        assemble(&header, placement, data)
+        Host { digests: self.digests }.h2c(r2t, datao, data, last)
     }
 
     /// The target answers the oldest command it has.
     fn answer(&mut self, status: Status, sqhd: u16) {
-        let mut request = self.keeper.lent.remove(0);
-        let cid = Command::parse(&request.command).cid();
-        let mut completion = Completion::new(cid, status);
-        completion.sqhd = sqhd;
-        request.response = completion.encode();
-        request.response_len = if request.from_host { 0 } else { request.len };
-        if !request.from_host {
-            for (i, byte) in request.pieces.iter_mut().flatten().enumerate() {
-                *byte = (i % 251) as u8;
-            }
-        }
+        let request = self.keeper.answered_at(status, sqhd);
         self.connection.complete(request);
     }
 
@@ -293,46 +169,6 @@ impl Wire {
         assert!(!self.connection.has_output());
         assert_eq!(self.keeper.pool.get(), POOL, "memory is back");
     }
-}
-
-fn ic_req(digests: Digests, maxr2t: u32, hpda: u8) -> [u8; 128] {
-    let mut bytes = [0; 128];
-    let hpda = Alignment::from_bits(hpda).unwrap();
-    IcReq { pfv: 0, hpda, digests, maxr2t }.encode(&mut bytes);
-    bytes
-}
-
-fn assemble(header: &[u8], placement: Placement, data: &[u8]) -> Vec<u8> {
-    let mut bytes = header.to_vec();
-    if placement.header_digest {
-        bytes.extend_from_slice(&digest::of(header));
-    }
-    bytes.resize(bytes.len() + usize::from(placement.pad_len), 0);
-    bytes.extend_from_slice(data);
-    if placement.data_digest {
-        bytes.extend_from_slice(&digest::of(data));
-    }
-    bytes
-}
-
-fn command(opcode: u8, cid: u16, sgl: SglDescriptor) -> Command {
-    Command::new(opcode).with_cid(cid).with_nsid(1).with_sgl1(sgl)
-}
-
-fn write(cid: u16, length: u32) -> Command {
-    command(WRITE, cid, SglDescriptor::Transport { length })
-}
-
-fn read(cid: u16, length: u32) -> Command {
-    command(READ, cid, SglDescriptor::Transport { length })
-}
-
-fn in_capsule(cid: u16, offset: u64, length: u32) -> Command {
-    command(WRITE, cid, SglDescriptor::InCapsule { offset, length })
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
 }
 
 // Handshake.
@@ -423,7 +259,7 @@ fn a_read_sends_data_and_response_with_flow_control_and_data_only_without() {
     wire.answer(Status::SUCCESS, 1);
     let pdus = wire.take_pdus();
     assert_eq!(pdus.len(), 2);
-    assert_eq!(pdus[0].data, (0..6000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    assert_eq!(pdus[0].data, pattern(6000));
     let data = C2hData::parse(pdus[0].header.first_chunk().unwrap(), &pdus[0].frame).unwrap();
     assert!(data.last && !data.success);
     assert_eq!(pdus[1].completion().cid, 3);

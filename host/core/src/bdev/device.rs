@@ -1,0 +1,500 @@
+//! A bdev on the bus: registration, names, limits, resize, removal.
+
+use super::desc::{self, Claims};
+use super::stats::Totals;
+use super::{OPS, examine};
+use crate::reactor::thread;
+use crate::{Error, Result};
+use drivebay_plugin_api::*;
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A registered bdev. Alive as long as a descriptor, a channel or the bus holds it.
+pub struct Bdev {
+    /// Handle.
+    pub id: u64,
+    /// Unique name.
+    pub name: String,
+    /// Product name.
+    pub product: String,
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// Name of the base bdev of a filter.
+    pub base: Option<String>,
+    /// The host table of the plugin that registered it.
+    pub owner: usize,
+    /// What the module declared. Its texts and pointers are not valid any more.
+    pub record: bay_bdev_reg,
+    pub(super) ops: bay_bdev_ops,
+    pub(super) ctx: *mut c_void,
+    num_blocks: AtomicU64,
+    removed: AtomicBool,
+    resetting: AtomicBool,
+    pub(super) channels: AtomicU32,
+    pub(super) retired: Totals,
+    pub(super) control: Mutex<Control>,
+}
+
+/// What only the control path touches.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) aliases: Vec<String>,
+    pub(super) descs: Vec<u64>,
+    pub(super) claims: Claims,
+    removal: Option<Done>,
+    destructing: bool,
+}
+
+type Done = Box<dyn FnOnce(i32) + Send>;
+
+// SAFETY: `ctx` is only handed to the module's functions, on the threads that the ABI names; all
+// else is atomic or behind a mutex.
+unsafe impl Send for Bdev {}
+// SAFETY: as above.
+unsafe impl Sync for Bdev {}
+
+/// Size of a bdev.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes per block.
+    pub block_size: u32,
+    /// Capacity in blocks.
+    pub num_blocks: u64,
+}
+
+/// What the data path asks of a bdev, copied into each channel.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    ops: u64,
+    pub(super) ops_allowed: u64,
+    pub(super) must_allowed: u32,
+    pub(super) block_size: u32,
+    pub(super) align: u32,
+    pub(super) write_unit: u32,
+    pub(super) optimal_boundary: u32,
+    pub(super) max_segments: u32,
+    pub(super) max_segment_size: u32,
+    pub(super) max_io_blocks: u32,
+    pub(super) max_unmap: u32,
+    pub(super) max_write_zeroes: u32,
+    pub(super) split_data: bool,
+    pub(super) fua_declared: bool,
+    pub(super) read_only: bool,
+}
+
+impl Limits {
+    pub(super) fn declared(&self, op: u16) -> bool {
+        self.ops & (1 << op) != 0
+    }
+}
+
+#[derive(Default)]
+struct Bus {
+    by_name: BTreeMap<String, Arc<Bdev>>,
+    by_id: BTreeMap<u64, Arc<Bdev>>,
+    next_id: u64,
+}
+
+static BUS: Mutex<Option<Bus>> = Mutex::new(None);
+
+fn bus<T>(f: impl FnOnce(&mut Bus) -> T) -> T {
+    let mut bus = BUS.lock().unwrap_or_else(PoisonError::into_inner);
+    f(bus.get_or_insert_with(Bus::default))
+}
+
+/// What the control plane wants to hear of the bus.
+pub type Observer = Box<dyn Fn(&str, &str) + Send + Sync>;
+static OBSERVER: std::sync::OnceLock<Observer> = std::sync::OnceLock::new();
+
+/// Sets who is told `("bdev_register" | "bdev_unregister", name)`. The first one stays.
+pub fn observe(observer: Observer) {
+    let _ = OBSERVER.set(observer);
+}
+
+fn tell(kind: &str, name: &str) {
+    if let Some(observer) = OBSERVER.get() {
+        observer(kind, name);
+    }
+}
+
+/// All bdevs, by name.
+#[must_use]
+pub fn all() -> Vec<Arc<Bdev>> {
+    bus(|bus| {
+        let unique = bus.by_name.iter().filter(|(name, bdev)| **name == bdev.name);
+        unique.map(|(_, bdev)| Arc::clone(bdev)).collect()
+    })
+}
+
+/// A bdev by name, alias or UUID (as text).
+#[must_use]
+pub fn find(name: &str) -> Option<Arc<Bdev>> {
+    bus(|bus| bus.by_name.get(name).or_else(|| bus.by_name.get(&name.to_lowercase())).cloned())
+}
+
+/// A bdev by handle.
+#[must_use]
+pub fn by_id(id: u64) -> Option<Arc<Bdev>> {
+    bus(|bus| bus.by_id.get(&id).cloned())
+}
+
+/// How many bdevs an owner has.
+#[must_use]
+pub fn owned(owner: usize) -> usize {
+    bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).count())
+}
+
+/// Texts of a record, already copied.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    pub(crate) name: String,
+    pub(crate) product: String,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) base: Option<String>,
+}
+
+/// Puts a bdev on the bus.
+///
+/// # Errors
+/// `EINVAL` names the field that is wrong, `EEXIST` a name that is taken.
+///
+/// # Safety
+/// `ops` and `record.ctx` belong together and stay valid until the bdev is destructed.
+pub(crate) unsafe fn register(
+    owner: usize,
+    texts: Texts,
+    record: bay_bdev_reg,
+    ops: bay_bdev_ops,
+) -> Result<u64> {
+    check(&texts.name, &record, &ops)?;
+    let uuid = if record.uuid == [0; 16] { uuid_of(&texts.name) } else { record.uuid };
+    let id = bus(|bus| {
+        let mut names = vec![texts.name.clone(), uuid_text(&uuid)];
+        names.extend(texts.aliases.iter().cloned());
+        if let Some(taken) = names.iter().find(|name| bus.by_name.contains_key(*name)) {
+            return Err(Error::new(libc::EEXIST, format!("bdev {taken} exists already")));
+        }
+        bus.next_id += 1;
+        let bdev = Arc::new(Bdev {
+            id: bus.next_id,
+            name: texts.name.clone(),
+            product: texts.product,
+            uuid,
+            base: texts.base,
+            owner,
+            record,
+            ops,
+            ctx: record.ctx,
+            num_blocks: AtomicU64::new(record.num_blocks),
+            removed: AtomicBool::new(false),
+            resetting: AtomicBool::new(false),
+            channels: AtomicU32::new(0),
+            retired: Totals::default(),
+            control: Mutex::new(Control { aliases: texts.aliases, ..Control::default() }),
+        });
+        bus.by_id.insert(bdev.id, Arc::clone(&bdev));
+        for name in names {
+            bus.by_name.insert(name, Arc::clone(&bdev));
+        }
+        Ok(bdev.id)
+    })?;
+    tracing::debug!(bdev = texts.name, "registered");
+    tell("bdev_register", &texts.name);
+    examine::show(&texts.name);
+    Ok(id)
+}
+
+fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
+    let bad = |what: String| Err(Error::new(libc::EINVAL, format!("bdev {name}: {what}")));
+    if name.is_empty() || name.len() > 255 || name.contains('\0') {
+        return bad("name must be 1 to 255 bytes long".into());
+    }
+    if ops.submit.is_none()
+        || ops.chan_create.is_none()
+        || ops.chan_destroy.is_none()
+        || ops.destruct.is_none()
+    {
+        return bad("submit, chan_create, chan_destroy and destruct are required".into());
+    }
+    if record.block_size == 0 || record.block_size > 1 << 20 {
+        return bad(format!("block_size {} must be 1 to 1048576", record.block_size));
+    }
+    if record.num_blocks == 0 || record.num_blocks > u64::MAX >> 20 {
+        return bad(format!("num_blocks {} must be at least 1", record.num_blocks));
+    }
+    if !record.align.is_power_of_two() && record.align != 0 || record.align > 4096 {
+        return bad(format!("align {} must be a power of two up to 4096", record.align));
+    }
+    if record.drv_ctx_size > 1 << 16 {
+        return bad(format!("drv_ctx_size {} must be at most 65536", record.drv_ctx_size));
+    }
+    Ok(())
+}
+
+impl Bdev {
+    /// Capacity in blocks.
+    #[must_use]
+    pub fn num_blocks(&self) -> u64 {
+        self.num_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Size.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry { block_size: self.record.block_size, num_blocks: self.num_blocks() }
+    }
+
+    /// Whether it is being taken off the bus.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_resetting(&self) -> bool {
+        self.resetting.load(Ordering::Acquire)
+    }
+
+    /// Whether the caller's reset is the first.
+    pub(super) fn begin_reset(&self) -> bool {
+        !self.resetting.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_reset(&self) {
+        self.resetting.store(false, Ordering::Release);
+    }
+
+    pub(super) fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other names.
+    #[must_use]
+    pub fn aliases(&self) -> Vec<String> {
+        self.control().aliases.clone()
+    }
+
+    /// Whether a claim is held.
+    #[must_use]
+    pub fn claim(&self) -> Option<&'static str> {
+        self.control().claims.kind()
+    }
+
+    /// UUID as text.
+    #[must_use]
+    pub fn uuid_text(&self) -> String {
+        uuid_text(&self.uuid)
+    }
+
+    /// Bits of the ops that a client may send, emulated ones included.
+    #[must_use]
+    pub fn ops_allowed(&self) -> u64 {
+        let ops = self.record.ops_mask;
+        let has = |op: u16| ops & (1 << op) != 0;
+        let mut allowed = ops | (1 << BAY_OP_RESET) | (1 << BAY_OP_ABORT) | (1 << BAY_OP_FLUSH);
+        if has(BAY_OP_READ) {
+            allowed |= 1 << BAY_OP_COMPARE;
+        }
+        if has(BAY_OP_WRITE) {
+            allowed |= 1 << BAY_OP_WRITE_ZEROES;
+        }
+        allowed
+    }
+
+    /// Names of the ops and whether a client may send them.
+    pub fn io_types(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        let allowed = self.ops_allowed();
+        OPS.into_iter().map(move |(op, name)| (name, allowed & (1 << op) != 0))
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let record = &self.record;
+        let split_data = record.optimal_boundary
+            | record.max_segments
+            | record.max_segment_size
+            | record.max_io_blocks
+            != 0;
+        Limits {
+            ops: record.ops_mask,
+            ops_allowed: self.ops_allowed(),
+            must_allowed: BAY_IO_FUA,
+            block_size: record.block_size,
+            align: record.align.max(1),
+            write_unit: record.write_unit.max(1),
+            optimal_boundary: record.optimal_boundary,
+            max_segments: record.max_segments,
+            max_segment_size: record.max_segment_size,
+            max_io_blocks: record.max_io_blocks,
+            max_unmap: record.max_unmap,
+            max_write_zeroes: record.max_write_zeroes,
+            split_data,
+            fua_declared: record.must_flags & BAY_IO_FUA != 0
+                || record.flags & BAY_BDEV_WRITE_CACHE == 0,
+            read_only: record.flags & BAY_BDEV_READ_ONLY != 0,
+        }
+    }
+
+    fn dump(&self, dump: Option<bay_dump_fn>) -> Option<String> {
+        let dump = dump?;
+        if self.is_removed() {
+            return None;
+        }
+        let mut text = String::new();
+        let sink = crate::services::sink(&mut text);
+        // SAFETY: the context belongs to the operations and is alive while registered; the sink is
+        // valid for the call.
+        unsafe { dump(self.ctx, &raw const sink) };
+        Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// `driver_specific` of `bdev_get_bdevs` as JSON text. App thread.
+    #[must_use]
+    pub fn dump_info(&self) -> Option<String> {
+        self.dump(self.ops.dump_info)
+    }
+
+    /// The call that makes it again, as JSON text. App thread.
+    #[must_use]
+    pub fn config(&self) -> Option<String> {
+        self.dump(self.ops.write_config)
+    }
+
+    /// The module's counters as JSON text. App thread.
+    #[must_use]
+    pub fn dump_stats(&self) -> Option<String> {
+        self.dump(self.ops.dump_stats)
+    }
+
+    /// Sets the module's counters to zero. App thread.
+    pub fn reset_module_stats(&self) {
+        if let Some(reset) = self.ops.reset_stats {
+            // SAFETY: as in `dump`.
+            unsafe { reset(self.ctx) };
+        }
+    }
+}
+
+impl std::fmt::Debug for Bdev {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bdev").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Tells the bus a new size.
+///
+/// # Errors
+/// `ENODEV`; `EINVAL` for 0 blocks; `EBUSY` when it would shrink while it is open.
+pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
+    let bdev = by_id(id).ok_or_else(Error::no_device)?;
+    if num_blocks == 0 {
+        return Err(Error::new(libc::EINVAL, "num_blocks must be at least 1"));
+    }
+    let old = bdev.num_blocks();
+    if num_blocks < old && !bdev.control().descs.is_empty() {
+        let message = format!(
+            "bdev {} is open and cannot shrink from {old} to {num_blocks} blocks",
+            bdev.name
+        );
+        return Err(Error::new(libc::EBUSY, message));
+    }
+    bdev.num_blocks.store(num_blocks, Ordering::Relaxed);
+    if num_blocks != old {
+        desc::tell_all(&bdev, BAY_EVENT_RESIZE, num_blocks);
+    }
+    Ok(())
+}
+
+/// Takes a bdev off the bus; `done` when the module has let go of it.
+///
+/// # Errors
+/// `ENODEV` when it is not there or on its way out already.
+pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()> {
+    let bdev = by_id(id).ok_or_else(Error::no_device)?;
+    if bdev.removed.swap(true, Ordering::AcqRel) {
+        return Err(Error::no_device());
+    }
+    bdev.control().removal = Some(Box::new(done));
+    bus(|bus| bus.by_name.retain(|_, other| !Arc::ptr_eq(other, &bdev)));
+    tell("bdev_unregister", &bdev.name);
+    desc::tell_all(&bdev, BAY_EVENT_REMOVE, 0);
+    // What waits in the bus will never be sent.
+    let waiting = Arc::clone(&bdev);
+    thread::for_each(
+        move || {
+            thread::with_current(|thread| {
+                if let Some(channel) = thread.bdevs.of(&waiting) {
+                    channel.fail_waiting(-libc::ENODEV);
+                }
+            });
+        },
+        move |_| finish_removal(&bdev),
+    );
+    Ok(())
+}
+
+/// A channel has ended: it may have been the last thing that kept a removed bdev.
+pub(super) fn channel_is_gone(bdev: &Arc<Bdev>) {
+    if bdev.is_removed() {
+        let bdev = Arc::clone(bdev);
+        thread::send_app(move || finish_removal(&bdev));
+    }
+}
+
+/// Destructs a removed bdev once it has no descriptor and no channel. App thread.
+pub(super) fn finish_removal(bdev: &Arc<Bdev>) {
+    {
+        let mut control = bdev.control();
+        if control.destructing
+            || control.removal.is_none()
+            || !control.descs.is_empty()
+            || bdev.channels.load(Ordering::Acquire) != 0
+        {
+            return;
+        }
+        control.destructing = true;
+    }
+    let Some(destruct) = bdev.ops.destruct else { return };
+    // SAFETY: nothing uses the bdev any more; the context belongs to the operations.
+    let status = unsafe { destruct(bdev.ctx) };
+    if status != 1 {
+        destruct_done(bdev.id, status);
+    }
+}
+
+/// The module has let go.
+pub fn destruct_done(id: u64, status: i32) {
+    let Some(bdev) = bus(|bus| bus.by_id.remove(&id)) else { return };
+    let done = bdev.control().removal.take();
+    if let Some(done) = done {
+        done(status);
+    }
+}
+
+/// A UUID of version 5's form that depends on the name only.
+fn uuid_of(name: &str) -> [u8; 16] {
+    // FNV-1a twice with different seeds: identity, not security.
+    let hash = |seed: u64| {
+        name.bytes()
+            .fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    };
+    let wide =
+        (u128::from(hash(0xcbf2_9ce4_8422_2325)) << 64) | u128::from(hash(0x9e37_79b9_7f4a_7c15));
+    let mut bytes = wide.to_be_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x50;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
+}
+
+/// A UUID as lower-case text.
+#[must_use]
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in uuid.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}

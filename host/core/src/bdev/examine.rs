@@ -1,0 +1,166 @@
+//! Examination: every new bdev is shown to every module that wants to see it.
+
+use crate::reactor::thread;
+use crate::services;
+use crate::{Error, Result};
+use drivebay_plugin_api::{bay_bdev_module, bay_str};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A plugin's side of examination.
+#[derive(Clone, Copy)]
+struct Module {
+    owner: usize,
+    state: *mut c_void,
+    table: bay_bdev_module,
+}
+
+// SAFETY: the state is only handed to the module's functions, on the app thread.
+unsafe impl Send for Module {}
+
+type Waiter = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    modules: Vec<Module>,
+    open_tokens: Vec<u64>,
+    waiters: Vec<Waiter>,
+}
+
+static STATE: Mutex<Option<State>> = Mutex::new(None);
+static AUTO: AtomicBool = AtomicBool::new(true);
+static TOKEN: AtomicU64 = AtomicU64::new(1);
+
+fn state<T>(f: impl FnOnce(&mut State) -> T) -> T {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    f(state.get_or_insert_with(State::default))
+}
+
+/// Whether new bdevs are shown by themselves (`bdev_set_options`, `bdev_auto_examine`).
+pub fn set_auto(auto: bool) {
+    AUTO.store(auto, Ordering::Relaxed);
+}
+
+/// Whether new bdevs are shown by themselves.
+#[must_use]
+pub fn auto() -> bool {
+    AUTO.load(Ordering::Relaxed)
+}
+
+/// Adds a plugin's module; bdevs that are there already are shown to it. App thread.
+///
+/// # Safety
+/// `table` and `module` belong together and stay valid until [`remove_modules`].
+pub unsafe fn add_module(owner: usize, module: *mut c_void, table: *const bay_bdev_module) {
+    // SAFETY: an open table of the ABI.
+    let Some(table) = (unsafe { services::copy_open(table) }) else { return };
+    state(|state| state.modules.push(Module { owner, state: module, table }));
+    if auto() {
+        for bdev in super::all() {
+            show(&bdev.name);
+        }
+    }
+}
+
+/// Takes a plugin's modules away.
+pub fn remove_modules(owner: usize) {
+    state(|state| state.modules.retain(|module| module.owner != owner));
+}
+
+/// Shows a bdev to all modules, soon and on the app thread.
+pub(super) fn show(name: &str) {
+    if auto() {
+        queue(name.to_owned());
+    }
+}
+
+fn queue(name: String) {
+    let token = TOKEN.fetch_add(1, Ordering::Relaxed);
+    state(|state| state.open_tokens.push(token));
+    thread::send_app(move || {
+        run(&name);
+        close_token(token);
+    });
+}
+
+/// `bdev_examine`: shows one bdev. App thread.
+///
+/// # Errors
+/// `ENODEV`.
+pub fn examine(name: &str) -> Result<()> {
+    let bdev = super::find(name).ok_or_else(Error::no_device)?;
+    queue(bdev.name.clone());
+    Ok(())
+}
+
+fn run(name: &str) {
+    let modules = state(|state| state.modules.clone());
+    for module in &modules {
+        if let Some(call) = module.table.examine_config {
+            // SAFETY: function and state belong together; this is the app thread.
+            unsafe { call(module.state, bay_str::new(name)) };
+        }
+    }
+    for module in &modules {
+        if super::find(name).is_none() {
+            return;
+        }
+        if let Some(call) = module.table.examine_disk {
+            let token = TOKEN.fetch_add(1, Ordering::Relaxed);
+            state(|state| state.open_tokens.push(token));
+            // SAFETY: as above.
+            unsafe { call(module.state, bay_str::new(name), token) };
+        }
+    }
+}
+
+/// A module has ended an `examine_disk`.
+pub(crate) fn close_token(token: u64) {
+    let waiters = state(|state| {
+        state.open_tokens.retain(|&open| open != token);
+        if state.open_tokens.is_empty() { std::mem::take(&mut state.waiters) } else { Vec::new() }
+    });
+    waiters.into_iter().for_each(|waiter| waiter());
+}
+
+/// Calls back when no examination is under way. App thread.
+pub fn wait(waiter: impl FnOnce() + Send + 'static) {
+    let mut waiter: Option<Waiter> = Some(Box::new(waiter));
+    state(|state| {
+        if !state.open_tokens.is_empty() {
+            state.waiters.extend(waiter.take());
+        }
+    });
+    if let Some(waiter) = waiter {
+        waiter();
+    }
+}
+
+/// The configuration that belongs to no single bdev, of all modules, as JSON objects.
+#[must_use]
+pub fn module_configs() -> Vec<String> {
+    let modules = state(|state| state.modules.clone());
+    let mut texts = Vec::new();
+    for module in modules {
+        let Some(call) = module.table.write_config else { continue };
+        let mut text = String::new();
+        let sink = services::sink(&mut text);
+        // SAFETY: function and state belong together; the sink is valid for the call.
+        unsafe { call(module.state, &raw const sink) };
+        if !text.is_empty() {
+            texts.push(text);
+        }
+    }
+    texts
+}
+
+/// Tells all modules that the host ends. App thread.
+pub fn fini_start() {
+    for module in state(|state| state.modules.clone()) {
+        if let Some(call) = module.table.fini_start {
+            // SAFETY: as above.
+            unsafe { call(module.state) };
+        }
+    }
+}

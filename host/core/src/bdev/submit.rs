@@ -1,0 +1,94 @@
+//! First stage: is the I/O one that this bdev can be asked, and in one piece? All branching of the
+//! data path is in `submit`. Next: `parts` when it is not in one piece, else `dispatch`.
+
+use super::channel::Channel;
+use super::io::Io;
+use super::{complete, dispatch, parts, reset};
+use crate::reactor::clock;
+use drivebay_plugin_api::*;
+
+/// Takes an I/O from a client; its callback comes exactly once, from inside or later.
+pub(crate) fn submit(io: Io) {
+    let channel = io.channel();
+    io.submitted_ns.set(clock::now());
+    io.change(|request| request.detail_kind = BAY_DETAIL_NONE);
+    if let Err(status) = check(channel, io) {
+        return complete::finish(io, status);
+    }
+    let op = io.request().op;
+    if op == BAY_OP_RESET {
+        return reset::begin(io);
+    }
+    if op == BAY_OP_ABORT {
+        return abort(channel, io);
+    }
+    if let Some(work) = parts::needed(channel, io) {
+        return parts::begin(io, work);
+    }
+    dispatch::send(channel, io);
+}
+
+/// 0 < op range checks: everything a module may rely on.
+fn check(channel: &Channel, io: Io) -> Result<(), i32> {
+    let request = io.request();
+    let limits = &channel.limits;
+    if request.op >= 64 || limits.ops_allowed & (1 << request.op) == 0 {
+        return Err(-libc::ENOTSUP);
+    }
+    if channel.bdev.is_removed() && !io.flags.get().part {
+        return Err(-libc::ENODEV);
+    }
+    let must = request.flags >> 16 << 16;
+    if must & !limits.must_allowed != 0 {
+        return Err(-libc::ENOTSUP);
+    }
+    let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
+    if writes && !io.flags.get().writable {
+        return Err(-libc::EBADF);
+    }
+    if writes && limits.read_only {
+        return Err(-libc::EROFS);
+    }
+    if writes && limits.write_unit > 1 {
+        let unit = u64::from(limits.write_unit);
+        if request.lba % unit != 0 || request.nblocks % unit != 0 {
+            return Err(-libc::EINVAL);
+        }
+    }
+    match request.op {
+        BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE => {
+            check_range(channel, request)?;
+            check_list(io, request.nblocks, limits.block_size)
+        }
+        BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES => check_range(channel, request),
+        _ => Ok(()),
+    }
+}
+
+fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
+    let end = request.lba.checked_add(request.nblocks);
+    match end {
+        Some(end) if request.nblocks > 0 && end <= channel.bdev.num_blocks() => Ok(()),
+        _ => Err(-libc::EINVAL),
+    }
+}
+
+fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
+    let total: u64 = io.iov().iter().map(|element| u64::from(element.len)).sum();
+    let wanted = nblocks.checked_mul(u64::from(block_size));
+    if wanted == Some(total) { Ok(()) } else { Err(-libc::EINVAL) }
+}
+
+/// What still waits in the bus is aborted here; what is at the module is the module's affair.
+fn abort(channel: &Channel, io: Io) {
+    let [target, _] = io.request().arg;
+    if let Some(waiting) = channel.waiting.remove(target) {
+        complete::finish(waiting, BAY_ST_ABORTED);
+        return complete::finish(io, 0);
+    }
+    if channel.limits.declared(BAY_OP_ABORT) {
+        dispatch::send(channel, io);
+    } else {
+        complete::finish(io, -libc::ENOENT);
+    }
+}

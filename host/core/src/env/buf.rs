@@ -1,0 +1,299 @@
+//! Buffer pools with a cache per OS thread and one queue of waiters.
+//!
+//! Two sizes, as SPDK's iobuf has them. A pool is one reservation of address space; its pages cost
+//! nothing until a buffer is used for the first time.
+#![expect(unsafe_code, reason = "buffers and waiters are raw memory of the ABI")]
+
+use crate::env::memory;
+use crate::reactor::thread;
+use crate::{Error, Result};
+use drivebay_plugin_api::bay_wait;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Sizes and counts, as `iobuf_set_options` sets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Number of small buffers, at least 1.
+    pub small_count: u64,
+    /// Number of large buffers, at least 1.
+    pub large_count: u64,
+    /// Size of a small buffer in bytes, a multiple of 4096.
+    pub small_size: u32,
+    /// Size of a large buffer in bytes, a multiple of 4096.
+    pub large_size: u32,
+}
+
+/// SPDK's defaults.
+pub const DEFAULTS: Options =
+    Options { small_count: 8192, large_count: 1024, small_size: 8192, large_size: 135_168 };
+
+/// Buffers that one OS thread keeps to itself, per size.
+const CACHE: usize = 64;
+
+struct Waiter {
+    wait: NonNull<bay_wait>,
+    thread: u64,
+}
+
+// SAFETY: the waiter's memory stays with the queue until its callback runs on its own thread or the
+// waiter leaves the queue; the queue only carries the address.
+unsafe impl Send for Waiter {}
+
+#[derive(Default)]
+struct Shared {
+    /// Base of the reservation, 0 before the first use.
+    base: usize,
+    region: u32,
+    /// Buffers that were handed out at least once.
+    carved: u64,
+    free: Vec<usize>,
+    waiters: VecDeque<Waiter>,
+    /// Waiters whose callback is on its way.
+    waking: Vec<usize>,
+}
+
+struct Pool {
+    size: AtomicUsize,
+    count: AtomicU64,
+    shared: Mutex<Shared>,
+    retries: AtomicU64,
+}
+
+impl Pool {
+    const fn new(size: u32, count: u64) -> Self {
+        Self {
+            size: AtomicUsize::new(size as usize),
+            count: AtomicU64::new(count),
+            shared: Mutex::new(Shared {
+                base: 0,
+                region: 0,
+                carved: 0,
+                free: Vec::new(),
+                waiters: VecDeque::new(),
+                waking: Vec::new(),
+            }),
+            retries: AtomicU64::new(0),
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn refill(&self, cache: &mut Vec<usize>) -> Option<u32> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.count.load(Ordering::Relaxed);
+        if shared.base == 0 {
+            let len = usize::try_from(count).ok()?.checked_mul(self.size())?;
+            let (base, region) = memory::alloc(len, 4096).ok()?;
+            shared.base = base.as_ptr() as usize;
+            shared.region = region;
+        }
+        // A quarter of the cache at a time, so that few threads can share a small pool.
+        let batch = usize::try_from(count / 64).unwrap_or(1).clamp(1, CACHE / 4);
+        for _ in 0..batch {
+            if let Some(addr) = shared.free.pop() {
+                cache.push(addr);
+            } else if shared.carved < count {
+                let offset = usize::try_from(shared.carved).ok()? * self.size();
+                shared.carved += 1;
+                cache.push(shared.base + offset);
+            }
+        }
+        Some(shared.region)
+    }
+
+    fn give_back(&self, addr: usize, cache: &mut Vec<usize>) {
+        let keep = usize::try_from(self.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.free.push(addr);
+        while cache.len() > keep / 2 {
+            let Some(addr) = cache.pop() else { break };
+            shared.free.push(addr);
+        }
+    }
+}
+
+static POOLS: [Pool; 2] = [
+    Pool::new(DEFAULTS.small_size, DEFAULTS.small_count),
+    Pool::new(DEFAULTS.large_size, DEFAULTS.large_count),
+];
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static CACHES: RefCell<[(Vec<usize>, u32); 2]> = const { RefCell::new([(Vec::new(), 0), (Vec::new(), 0)]) };
+}
+
+/// Sets sizes and counts; only before the first buffer is handed out.
+///
+/// # Errors
+/// `EINVAL` names the field; `EBUSY` when buffers are in use already.
+pub fn configure(options: Options) -> Result<()> {
+    for (name, count) in
+        [("small_pool_count", options.small_count), ("large_pool_count", options.large_count)]
+    {
+        if count == 0 || count > 1 << 24 {
+            return Err(Error::new(libc::EINVAL, format!("{name} {count} must be 1 to 16777216")));
+        }
+    }
+    for (name, size) in
+        [("small_bufsize", options.small_size), ("large_bufsize", options.large_size)]
+    {
+        if !(4096..=1 << 26).contains(&size) {
+            return Err(Error::new(
+                libc::EINVAL,
+                format!("{name} {size} must be at least 4096 and at most 67108864"),
+            ));
+        }
+    }
+    if options.small_size > options.large_size {
+        return Err(Error::new(libc::EINVAL, "small_bufsize must not exceed large_bufsize"));
+    }
+    let wanted =
+        [(options.small_size, options.small_count), (options.large_size, options.large_count)];
+    for (pool, (size, count)) in POOLS.iter().zip(wanted) {
+        let shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.base != 0 {
+            return Err(Error::new(
+                libc::EBUSY,
+                "buffers are in use; set iobuf options at startup",
+            ));
+        }
+        pool.size.store((size as usize).next_multiple_of(4096), Ordering::Relaxed);
+        pool.count.store(count, Ordering::Relaxed);
+        drop(shared);
+    }
+    Ok(())
+}
+
+/// The options in force.
+#[must_use]
+pub fn options() -> Options {
+    let [small, large] = &POOLS;
+    Options {
+        small_count: small.count.load(Ordering::Relaxed),
+        large_count: large.count.load(Ordering::Relaxed),
+        small_size: u32::try_from(small.size()).unwrap_or(u32::MAX),
+        large_size: u32::try_from(large.size()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Largest buffer in bytes.
+#[must_use]
+pub fn max_len() -> usize {
+    POOLS[1].size()
+}
+
+/// How often a buffer had to be waited for, small and large.
+#[must_use]
+pub fn retries() -> [u64; 2] {
+    [POOLS[0].retries.load(Ordering::Relaxed), POOLS[1].retries.load(Ordering::Relaxed)]
+}
+
+fn pool_of(len: usize) -> Option<usize> {
+    (0..POOLS.len()).find(|&index| POOLS.get(index).is_some_and(|pool| len <= pool.size()))
+}
+
+/// A buffer of at least `len` bytes and its region, or `None`; then `wait`, if given, is queued.
+///
+/// # Safety
+/// `wait` is null or points at a waiter that stays where it is until its callback runs or
+/// [`abort`] returns.
+pub unsafe fn get(len: usize, wait: *mut bay_wait) -> Option<(NonNull<u8>, u32)> {
+    let index = pool_of(len)?;
+    let pool = POOLS.get(index)?;
+    let got = CACHES.with_borrow_mut(|caches| {
+        let (cache, region) = caches.get_mut(index)?;
+        if cache.is_empty()
+            && let Some(number) = pool.refill(cache)
+        {
+            *region = number;
+        }
+        Some((cache.pop()?, *region))
+    });
+    if let Some((addr, region)) = got {
+        return NonNull::new(addr as *mut u8).map(|addr| (addr, region));
+    }
+    pool.retries.fetch_add(1, Ordering::Relaxed);
+    if let Some(wait) = NonNull::new(wait) {
+        WAITING.fetch_add(1, Ordering::SeqCst);
+        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.waiters.push_back(Waiter { wait, thread: thread::current_id() });
+    }
+    None
+}
+
+/// Gives a buffer back; `len` as it was asked for.
+pub fn put(addr: NonNull<u8>, len: usize) {
+    let Some(index) = pool_of(len) else { return };
+    let Some(pool) = POOLS.get(index) else { return };
+    let addr = addr.as_ptr() as usize;
+    CACHES.with_borrow_mut(|caches| {
+        let Some((cache, _)) = caches.get_mut(index) else { return };
+        let waiting = WAITING.load(Ordering::SeqCst) > 0;
+        let keep = usize::try_from(pool.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
+        if !waiting && cache.len() < keep {
+            cache.push(addr);
+        } else {
+            pool.give_back(addr, cache);
+        }
+    });
+    if WAITING.load(Ordering::SeqCst) > 0 {
+        wake_one(pool);
+    }
+}
+
+fn wake_one(pool: &'static Pool) {
+    let waiter = {
+        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiter = shared.waiters.pop_front();
+        shared.waking.extend(waiter.iter().map(|waiter| waiter.wait.as_ptr() as usize));
+        waiter
+    };
+    if let Some(waiter) = waiter {
+        WAITING.fetch_sub(1, Ordering::SeqCst);
+        let target = waiter.thread;
+        thread::send_boxed(target, move || run(pool, waiter));
+    }
+}
+
+fn run(pool: &Pool, waiter: Waiter) {
+    let addr = waiter.wait.as_ptr() as usize;
+    {
+        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = shared.waking.iter().position(|&waking| waking == addr) else {
+            return; // it left meanwhile
+        };
+        shared.waking.swap_remove(place);
+    }
+    // SAFETY: the waiter did not leave, so its memory is the host's until this callback.
+    let wait = unsafe { waiter.wait.as_ref() };
+    if let Some(cb) = wait.cb {
+        let arg = wait.arg;
+        // SAFETY: the callback and its argument belong together and this is the waiter's thread.
+        unsafe { cb(arg) };
+    }
+}
+
+/// Leaves the queue of waiters; the callback does not come any more. Called on the waiter's thread.
+pub fn abort(wait: *mut bay_wait) {
+    for pool in &POOLS {
+        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shared.waiters.len();
+        shared.waiters.retain(|waiter| waiter.wait.as_ptr() != wait);
+        let gone = before - shared.waiters.len();
+        shared.waking.retain(|&waking| waking != wait as usize);
+        WAITING.fetch_sub(gone, Ordering::SeqCst);
+    }
+}
+
+/// How many buffers were in use at the same time at most, small and large.
+#[must_use]
+pub fn carved() -> [u64; 2] {
+    let carved = |pool: &Pool| pool.shared.lock().unwrap_or_else(PoisonError::into_inner).carved;
+    [carved(&POOLS[0]), carved(&POOLS[1])]
+}

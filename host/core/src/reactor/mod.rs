@@ -1,0 +1,252 @@
+//! Reactors: one OS thread per core, each running lightweight threads.
+//!
+//! A round runs every thread of the reactor once: its messages, its pollers, the ends of bursts. In
+//! polled mode rounds follow each other without a pause. In adaptive mode a reactor that found no
+//! work for a while asks every poller to prepare for sleep (arm, then look again) and waits in
+//! `epoll` on its eventfd, the pollers' descriptors and the next deadline. See `docs/threading.md`.
+#![expect(unsafe_code, reason = "epoll, eventfd and pinning are system calls")]
+
+pub mod clock;
+mod message;
+pub mod poller;
+mod sleep;
+pub mod thread;
+
+use crate::env::CpuSet;
+use crate::{Error, Result};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use sleep::Sleeper;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use thread::{Moving, Thread};
+
+/// How a reactor spends idle rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Spin always.
+    Polled,
+    /// Spin while there is work, then sleep until woken or a deadline.
+    Adaptive,
+}
+
+/// Idle rounds before an adaptive reactor thinks of sleeping, in nanoseconds of spinning.
+const SPIN_NS: u64 = 50_000;
+
+/// What other OS threads may know and do of a reactor.
+#[derive(Debug)]
+pub struct Reactor {
+    /// The core it is pinned to.
+    pub core: usize,
+    sleeper: Sleeper,
+    inbox: Sender<Moving>,
+    polled: AtomicBool,
+    stop: AtomicBool,
+    busy_ns: AtomicU64,
+    idle_ns: AtomicU64,
+    threads: AtomicUsize,
+    /// Kernel thread id, for `framework_get_reactors`.
+    tid: AtomicU64,
+}
+
+impl Reactor {
+    /// Nanoseconds spent in rounds that found work, and in others (sleep included).
+    #[must_use]
+    pub fn busy_idle_ns(&self) -> (u64, u64) {
+        (self.busy_ns.load(Ordering::Relaxed), self.idle_ns.load(Ordering::Relaxed))
+    }
+
+    /// Kernel thread id.
+    #[must_use]
+    pub fn tid(&self) -> u64 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may sleep.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        if self.polled.load(Ordering::Relaxed) { Mode::Polled } else { Mode::Adaptive }
+    }
+
+    /// Changes the mode; takes effect within a round.
+    pub fn set_mode(&self, mode: Mode) {
+        self.polled.store(mode == Mode::Polled, Ordering::Relaxed);
+        self.sleeper.wake();
+    }
+
+    /// Ends its sleep, if it sleeps.
+    pub(crate) fn wake(&self) {
+        self.sleeper.wake();
+    }
+
+    pub(crate) fn adopt(&self, thread: Moving) -> Result<()> {
+        self.inbox
+            .send(thread)
+            .map_err(|_| Error::new(libc::ESHUTDOWN, "the reactor has ended"))?;
+        self.sleeper.wake();
+        Ok(())
+    }
+}
+
+static REACTORS: OnceLock<Vec<Arc<Reactor>>> = OnceLock::new();
+
+/// All reactors, by core. Empty before [`start`].
+#[must_use]
+pub fn all() -> &'static [Arc<Reactor>] {
+    REACTORS.get().map_or(&[], Vec::as_slice)
+}
+
+pub(crate) fn by_core(core: usize) -> Option<&'static Arc<Reactor>> {
+    all().iter().find(|reactor| reactor.core == core)
+}
+
+/// The handle of running reactors.
+#[derive(Debug)]
+pub struct Reactors {
+    joins: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Starts one reactor per core and the app thread on the first one. Once per process.
+///
+/// # Errors
+/// `EALREADY` the second time; what the system says when a thread cannot be made.
+pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
+    let mut reactors = Vec::new();
+    let mut inboxes = Vec::new();
+    for core in cores.iter() {
+        let (inbox, receiver) = unbounded();
+        reactors.push(Arc::new(Reactor {
+            core,
+            sleeper: Sleeper::new()?,
+            inbox,
+            polled: AtomicBool::new(mode == Mode::Polled),
+            stop: AtomicBool::new(false),
+            busy_ns: AtomicU64::new(0),
+            idle_ns: AtomicU64::new(0),
+            threads: AtomicUsize::new(0),
+            tid: AtomicU64::new(0),
+        }));
+        inboxes.push(receiver);
+    }
+    REACTORS
+        .set(reactors)
+        .map_err(|_| Error::new(libc::EALREADY, "reactors run already in this process"))?;
+    thread::create_app(cores)?;
+    let mut joins = Vec::new();
+    for (reactor, inbox) in all().iter().zip(inboxes) {
+        let reactor = Arc::clone(reactor);
+        let name = format!("reactor_{}", reactor.core);
+        joins.push(std::thread::Builder::new().name(name).spawn(move || run(&reactor, &inbox))?);
+    }
+    Ok(Reactors { joins })
+}
+
+impl Reactors {
+    /// Ends all reactors after their current round and waits for them. Called from outside of them.
+    pub fn stop(self) {
+        for reactor in all() {
+            reactor.stop.store(true, Ordering::Release);
+            reactor.sleeper.wake();
+        }
+        for join in self.joins {
+            let _ = join.join();
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Reactor>>> = const { RefCell::new(None) };
+    static ROUNDS_BUSY: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The reactor of this OS thread.
+pub(crate) fn current() -> Option<Arc<Reactor>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
+    pin(reactor.core);
+    // SAFETY: gettid has no arguments and cannot fail.
+    let tid = unsafe { libc::gettid() };
+    reactor.tid.store(u64::try_from(tid).unwrap_or(0), Ordering::Relaxed);
+    CURRENT.set(Some(Arc::clone(reactor)));
+    let mut threads: Vec<Rc<Thread>> = Vec::new();
+    let mut last_busy = clock::refresh();
+    let mut round_began = last_busy;
+    while !reactor.stop.load(Ordering::Acquire) {
+        // One load when nobody moves here.
+        while let Ok(thread) = inbox.try_recv() {
+            threads.push(thread.settle(reactor));
+            reactor.threads.store(threads.len(), Ordering::Relaxed);
+        }
+        let mut busy = false;
+        for thread in &threads {
+            busy |= thread.round();
+        }
+        if threads.iter().any(|thread| thread.leaves()) {
+            leave(&mut threads);
+            reactor.threads.store(threads.len(), Ordering::Relaxed);
+            busy = true;
+        }
+        let now = clock::refresh();
+        let spent = now - round_began;
+        round_began = now;
+        let counter = if busy { &reactor.busy_ns } else { &reactor.idle_ns };
+        // Only this thread writes, so a plain add is enough.
+        counter.store(counter.load(Ordering::Relaxed) + spent, Ordering::Relaxed);
+        if busy {
+            last_busy = now;
+        } else if !reactor.polled.load(Ordering::Relaxed) && now - last_busy > SPIN_NS {
+            sleep_until_woken(reactor, inbox, &threads);
+            clock::refresh();
+        }
+    }
+    for thread in threads {
+        thread.end();
+    }
+}
+
+/// Threads that exit or move to another core leave.
+fn leave(threads: &mut Vec<Rc<Thread>>) {
+    let mut index = 0;
+    while let Some(thread) = threads.get(index) {
+        if thread.leaves() {
+            let thread = threads.swap_remove(index);
+            thread.depart();
+        } else {
+            index += 1;
+        }
+    }
+}
+
+fn sleep_until_woken(reactor: &Reactor, inbox: &Receiver<Moving>, threads: &[Rc<Thread>]) {
+    reactor.sleeper.announce();
+    let work = !inbox.is_empty()
+        || reactor.stop.load(Ordering::Acquire)
+        || reactor.polled.load(Ordering::Relaxed)
+        || threads.iter().any(|thread| thread.has_messages() || thread.prepare_sleep());
+    if work {
+        reactor.sleeper.revoke();
+    } else {
+        let deadline = threads.iter().filter_map(|thread| thread.next_deadline()).min();
+        reactor.sleeper.wait(deadline, clock::precise_now());
+    }
+    for thread in threads {
+        thread.woke();
+    }
+}
+
+/// Pins the calling OS thread; a core that is not there leaves it unpinned, with a log line.
+fn pin(core: usize) {
+    // SAFETY: an all-zero cpu_set_t is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `core` is below CPU_SETSIZE by CpuSet's limit, the set is ours.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    // SAFETY: the set is valid for the call, 0 is the calling thread.
+    let status =
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    if status != 0 {
+        tracing::warn!(core, "reactor is not pinned: {}", std::io::Error::last_os_error());
+    }
+}

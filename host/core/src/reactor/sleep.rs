@@ -1,0 +1,84 @@
+//! How a reactor sleeps without losing a wake-up.
+//!
+//! The sleeper announces itself, looks for work once more, and only then waits. A waker makes its
+//! work visible first, then looks whether a sleeper has announced itself. Of the two orders one
+//! always sees the other, because both sides have a full fence between their store and their load.
+#![expect(unsafe_code, reason = "epoll and eventfd are system calls")]
+
+use crate::Result;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+#[derive(Debug)]
+pub(super) struct Sleeper {
+    epoll: OwnedFd,
+    event: OwnedFd,
+    asleep: AtomicBool,
+}
+
+/// Longest sleep, so that counters stay fresh.
+const LONGEST_MS: i32 = 10_000;
+
+impl Sleeper {
+    pub(super) fn new() -> Result<Self> {
+        // SAFETY: no pointers; the result is checked.
+        let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: no pointers; the result is checked.
+        let event = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        let sleeper = Self { epoll, event, asleep: AtomicBool::new(false) };
+        sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32)?;
+        Ok(sleeper)
+    }
+
+    /// Adds a descriptor that ends the sleep; `events` 0 removes it. A descriptor may be watched once.
+    pub(super) fn watch(&self, fd: RawFd, events: u32) -> Result<()> {
+        let mut event = libc::epoll_event { events, u64: u64::from(fd.unsigned_abs()) };
+        let op = if events == 0 { libc::EPOLL_CTL_DEL } else { libc::EPOLL_CTL_ADD };
+        // SAFETY: `event` is valid for the call; bad descriptors are refused by the kernel.
+        let status = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &raw mut event) };
+        if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+    }
+
+    pub(super) fn announce(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn revoke(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits for a wake-up, a descriptor or the deadline (nanoseconds on the host's clock).
+    pub(super) fn wait(&self, deadline: Option<u64>, now: u64) {
+        let timeout = deadline.map_or(LONGEST_MS, |deadline| {
+            // Rounded up: a wake-up before the deadline would find nothing and sleep again.
+            let ms = deadline.saturating_sub(now).div_ceil(1_000_000);
+            i32::try_from(ms).unwrap_or(LONGEST_MS).min(LONGEST_MS)
+        });
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
+        // SAFETY: the array is valid for the call and as long as said.
+        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout) };
+        self.revoke();
+        let mut count = 0_u64;
+        // SAFETY: eight bytes into a local; an empty eventfd answers EAGAIN, which is fine.
+        unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+
+    /// Called after the work was made visible.
+    pub(super) fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            let one = 1_u64;
+            // SAFETY: eight bytes from a local; a full counter means that a wake-up is pending.
+            unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+}
+
+fn owned(fd: RawFd) -> Result<OwnedFd> {
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,99 @@
+//! `bay.bdev/1`
+
+use super::{Callback, copy_open, failed, size, status, string};
+use crate::bdev::device::{self, Texts};
+use crate::bdev::{channel, examine};
+use drivebay_plugin_api::*;
+use std::ffi::c_void;
+
+pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
+    size: size::<bay_bdev_api>(),
+    flags: 0,
+    register: Some(register),
+    unregister: Some(unregister),
+    destruct_done: Some(destruct_done),
+    chan_ready: Some(chan_ready),
+    chan_closed: Some(chan_closed),
+    resize: Some(resize),
+    kick: Some(kick),
+    quiesce: None,
+    unquiesce: None,
+    examine_done: Some(examine_done),
+};
+
+unsafe extern "C" fn register(
+    host: *const bay_host,
+    reg: *const bay_bdev_reg,
+    id: *mut u64,
+) -> i32 {
+    // SAFETY: an open struct of the ABI, valid for the call.
+    let Some(record) = (unsafe { copy_open(reg) }) else { return -libc::EINVAL };
+    // SAFETY: as above; the operations live as long as the bdev.
+    let Some(ops) = (unsafe { copy_open(record.ops) }) else { return -libc::EINVAL };
+    let count = record.naliases.min(64) as usize;
+    let aliases = if record.aliases.is_null() {
+        &[]
+    } else {
+        // SAFETY: the list is as long as said and valid for the call.
+        unsafe { std::slice::from_raw_parts(record.aliases, count) }
+    };
+    // SAFETY: texts of the record are valid for the call.
+    let text = |text: bay_str| unsafe { string(text) };
+    let base = text(record.base);
+    let texts = Texts {
+        name: text(record.name),
+        product: text(record.product),
+        aliases: aliases.iter().map(|&alias| text(alias)).collect(),
+        base: (!base.is_empty()).then_some(base),
+    };
+    // SAFETY: the plugin keeps operations and context until `destruct`.
+    match unsafe { device::register(host as usize, texts, record, ops) } {
+        Ok(handle) => {
+            if !id.is_null() {
+                // SAFETY: the caller's place for the handle.
+                unsafe { id.write(handle) };
+            }
+            0
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+unsafe extern "C" fn unregister(
+    _host: *const bay_host,
+    id: u64,
+    done: Option<bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    let callback = Callback::new(done, arg);
+    status(device::unregister(id, move |status| callback.run(status)))
+}
+
+unsafe extern "C" fn destruct_done(_host: *const bay_host, id: u64, status: i32) {
+    device::destruct_done(id, status);
+}
+
+unsafe extern "C" fn chan_ready(
+    _host: *const bay_host,
+    host_chan: u64,
+    chan: *mut c_void,
+    status: i32,
+) {
+    channel::with_module_handle(host_chan, |channel| channel.ready(chan, status));
+}
+
+unsafe extern "C" fn chan_closed(_host: *const bay_host, host_chan: u64) {
+    channel::with_module_handle(host_chan, channel::Channel::closed);
+}
+
+unsafe extern "C" fn resize(_host: *const bay_host, id: u64, num_blocks: u64) -> i32 {
+    status(device::resize(id, num_blocks))
+}
+
+unsafe extern "C" fn kick(_host: *const bay_host, host_chan: u64) {
+    channel::with_module_handle(host_chan, channel::Channel::kick);
+}
+
+unsafe extern "C" fn examine_done(_host: *const bay_host, token: u64) {
+    examine::close_token(token);
+}

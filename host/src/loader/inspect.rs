@@ -1,0 +1,373 @@
+//! Inspection: everything that can refuse a plugin is read from its file, and nothing of it runs.
+//!
+//! A file without the manifest note and without the door is no plugin at all; a folder of build
+//! output is full of them, so they are told apart from plugins that are refused.
+
+use super::error::{Error, Result};
+use super::layout;
+use super::manifest::{MANIFEST_LEN_MAX, Manifest};
+use drivebay_plugin_api::note::{BAY_NOTE_LAYOUT, BAY_NOTE_MANIFEST};
+use drivebay_plugin_api::{BAY_ABI_MAJOR, BAY_ABI_MINOR, LAYOUT};
+use object::elf;
+use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
+use object::{Endianness, ReadCache, ReadRef, StringTable};
+use serde::Serialize;
+use std::fs::File;
+use std::path::Path;
+
+/// Symbol of the door; the ABI major is in its name.
+pub const DOOR: &str = "bay_plugin_v1";
+/// Every door of whatever major begins so.
+const DOOR_PREFIX: &[u8] = b"bay_plugin_v";
+/// Owner of the notes.
+const OWNER: &[u8] = b"BAY";
+/// Longest layout text, in bytes.
+const LAYOUT_LEN_MAX: usize = 1024 * 1024;
+/// Longest part of a file that is looked at in one piece, in bytes.
+const PART_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Entries of one list that are kept.
+const LIST_MAX: usize = 256;
+
+/// What a plugin's file says.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Inspection {
+    /// The manifest, if it can be read.
+    pub manifest: Option<Manifest>,
+    /// Libraries that the dynamic loader will load with it (`DT_NEEDED`).
+    pub needed: Vec<String>,
+    /// Where it looks for them (`DT_RUNPATH`, `DT_RPATH`).
+    pub runpath: Vec<String>,
+    /// It must never be unmapped (`DF_1_NODELETE`).
+    pub nodelete: bool,
+    /// Symbols that keep it mapped for good (`STB_GNU_UNIQUE`).
+    pub unique_symbols: Vec<String>,
+    /// Size of the door, in bytes, as the symbol table says; `None` = it exports none.
+    pub door_size: Option<u64>,
+    /// Why it may not be loaded, one readable line each; empty = it may.
+    pub refusals: Vec<String>,
+}
+
+/// A file that does not claim to be a plugin, and what it is instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAPlugin(pub String);
+
+impl Inspection {
+    /// The first reason against it.
+    ///
+    /// # Errors
+    /// `ENOEXEC` with that reason.
+    pub fn allowed(&self) -> Result<&Manifest> {
+        match (&self.manifest, self.refusals.as_slice()) {
+            (Some(manifest), []) => Ok(manifest),
+            (_, [only]) => Err(Error::new(libc::ENOEXEC, only.clone())),
+            (_, [first, rest @ ..]) => {
+                Err(Error::new(libc::ENOEXEC, format!("{first} (and {} more)", rest.len())))
+            }
+            (None, []) => Err(Error::new(libc::ENOEXEC, "it has no manifest")),
+        }
+    }
+
+    fn refuse(&mut self, reason: impl Into<String>) {
+        if self.refusals.len() < LIST_MAX {
+            self.refusals.push(reason.into());
+        }
+    }
+}
+
+/// Inspects an open file.
+///
+/// # Errors
+/// What the file is, if it is no plugin.
+pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> {
+    let cache = ReadCache::new(file);
+    inspect(&cache)
+}
+
+/// Inspects the file at `path`.
+///
+/// # Errors
+/// What the file is, if it is no plugin or cannot be read.
+pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
+    let file = File::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
+    inspect_file(&file)
+}
+
+/// Inspects the bytes of a file. Never panics, whatever they are.
+///
+/// # Errors
+/// What the bytes are, if they are no plugin.
+pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, NotAPlugin> {
+    let no = |reason: &str| NotAPlugin(reason.to_owned());
+    let header = elf::FileHeader64::<Endianness>::parse(data)
+        .map_err(|_| no("not a 64-bit ELF file; a plugin is a shared object"))?;
+    let endian = header.endian().map_err(|_| no("an ELF file of an unknown byte order"))?;
+    let segments = header
+        .program_headers(endian, data)
+        .map_err(|_| no("an ELF file without readable program headers"))?;
+
+    let notes = read_notes(endian, segments, data);
+    let mut found = Inspection::default();
+    read_dynamic_part(endian, header, data, &mut found);
+    if notes.manifests.is_empty() && notes.layouts.is_empty() && found.door_size.is_none() {
+        return Err(no("no manifest note (owner BAY, type 1); not a plugin"));
+    }
+
+    check_kind_of_file(endian, header, &mut found);
+    check_length(endian, segments, data, &mut found);
+    check_manifest(&notes.manifests, &mut found);
+    check_layout(&notes.layouts, &mut found);
+    check_door(&mut found);
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Notes<'d> {
+    manifests: Vec<&'d [u8]>,
+    layouts: Vec<&'d [u8]>,
+}
+
+fn read_notes<'d, R: ReadRef<'d>>(
+    endian: Endianness,
+    segments: &'d [elf::ProgramHeader64<Endianness>],
+    data: R,
+) -> Notes<'d> {
+    let mut notes = Notes::default();
+    for segment in segments {
+        if segment.p_filesz(endian) > PART_LEN_MAX {
+            continue;
+        }
+        let Ok(Some(mut list)) = segment.notes(endian, data) else { continue };
+        collect_notes(endian, &mut list, &mut notes);
+    }
+    notes
+}
+
+fn collect_notes<'d>(
+    endian: Endianness,
+    list: &mut NoteIterator<'d, elf::FileHeader64<Endianness>>,
+    notes: &mut Notes<'d>,
+) {
+    // Two of a type are one too many already; more are not worth keeping.
+    while let Ok(Some(note)) = list.next() {
+        let into = match note.n_type(endian) {
+            BAY_NOTE_MANIFEST => &mut notes.manifests,
+            BAY_NOTE_LAYOUT => &mut notes.layouts,
+            _ => continue,
+        };
+        if note.name() == OWNER && into.len() < 2 {
+            into.push(note.desc());
+        }
+    }
+}
+
+fn read_dynamic_part<'d, R: ReadRef<'d>>(
+    endian: Endianness,
+    header: &elf::FileHeader64<Endianness>,
+    data: R,
+    found: &mut Inspection,
+) {
+    let Ok(sections) = header.sections(endian, data) else { return };
+    if sections.iter().any(|section| {
+        let kind = section.sh_type(endian);
+        kind != elf::SHT_NOBITS && section.sh_size(endian) > PART_LEN_MAX && is_read(kind)
+    }) {
+        return found.refuse("its symbol table is larger than 64 MiB");
+    }
+    for section in sections.iter() {
+        if let Ok(Some((entries, link))) = section.dynamic(endian, data) {
+            let strings = sections.strings(endian, data, link).unwrap_or_default();
+            entries.iter().for_each(|entry| read_dynamic_entry(endian, entry, strings, found));
+        }
+    }
+    let Ok(symbols) = sections.symbols(endian, data, elf::SHT_DYNSYM) else { return };
+    for symbol in symbols.iter() {
+        let Ok(name) = symbol.name(endian, symbols.strings()) else { continue };
+        if symbol.st_bind() == elf::STB_GNU_UNIQUE && found.unique_symbols.len() < LIST_MAX {
+            found.unique_symbols.push(String::from_utf8_lossy(name).into_owned());
+        }
+        if symbol.st_shndx(endian) == elf::SHN_UNDEF || !name.starts_with(DOOR_PREFIX) {
+            continue;
+        }
+        if name == DOOR.as_bytes() {
+            found.door_size = Some(symbol.st_size(endian));
+        } else {
+            let name = String::from_utf8_lossy(name).into_owned();
+            found.refuse(format!("it has the door {name}; this host opens {DOOR}"));
+        }
+    }
+}
+
+fn is_read(section_kind: u32) -> bool {
+    matches!(section_kind, elf::SHT_DYNSYM | elf::SHT_DYNAMIC)
+}
+
+fn read_dynamic_entry<'d, R: ReadRef<'d>>(
+    endian: Endianness,
+    entry: &elf::Dyn64<Endianness>,
+    strings: StringTable<'d, R>,
+    found: &mut Inspection,
+) {
+    let text = || {
+        let bytes = strings.get(entry.val32(endian)?).ok()?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    };
+    let list = match entry.tag32(endian) {
+        Some(elf::DT_FLAGS_1) => {
+            found.nodelete |= entry.val32(endian).unwrap_or(0) & elf::DF_1_NODELETE != 0;
+            return;
+        }
+        Some(elf::DT_NEEDED) => &mut found.needed,
+        Some(elf::DT_RUNPATH | elf::DT_RPATH) => &mut found.runpath,
+        _ => return,
+    };
+    if list.len() < LIST_MAX {
+        list.extend(text());
+    }
+}
+
+fn check_kind_of_file(
+    endian: Endianness,
+    header: &elf::FileHeader64<Endianness>,
+    found: &mut Inspection,
+) {
+    if header.e_type(endian) != elf::ET_DYN {
+        found.refuse("it is no shared object (ELF type ET_DYN is required)");
+    }
+    let required = if cfg!(target_arch = "x86_64") {
+        elf::EM_X86_64
+    } else if cfg!(target_arch = "aarch64") {
+        elf::EM_AARCH64
+    } else {
+        return;
+    };
+    let machine = header.e_machine(endian);
+    if machine != required {
+        found.refuse(format!("it is for ELF machine {machine}; this host is {required}"));
+    }
+}
+
+/// A copy that broke off still has its notes: they lie at the beginning.
+fn check_length<'d, R: ReadRef<'d>>(
+    endian: Endianness,
+    segments: &[elf::ProgramHeader64<Endianness>],
+    data: R,
+    found: &mut Inspection,
+) {
+    let len = data.len().unwrap_or(0);
+    let ends = segments.iter().map(|s| s.p_offset(endian).saturating_add(s.p_filesz(endian)));
+    let end = ends.max().unwrap_or(0);
+    if end > len {
+        found.refuse(format!("it is cut off: {len} bytes; its segments need {end}"));
+    }
+}
+
+fn check_manifest(notes: &[&[u8]], found: &mut Inspection) {
+    let text = match notes {
+        [one] => *one,
+        [] => return found.refuse("it has no manifest note (owner BAY, type 1)"),
+        _ => return found.refuse("it has two manifest notes; one is required"),
+    };
+    let manifest = note_text(text, "manifest", MANIFEST_LEN_MAX)
+        .and_then(|text| Manifest::parse(text).map_err(|e| e.to_string()));
+    match manifest {
+        Err(reason) => found.refuse(reason),
+        Ok(manifest) => {
+            check_version(&manifest, found);
+            found.manifest = Some(manifest);
+        }
+    }
+}
+
+fn check_version(manifest: &Manifest, found: &mut Inspection) {
+    let (major, _) = manifest.abi;
+    if major != BAY_ABI_MAJOR {
+        found.refuse(format!("it is for ABI {major}; this host speaks ABI {BAY_ABI_MAJOR}"));
+    }
+    let needs = manifest.needs_minor;
+    if needs > BAY_ABI_MINOR {
+        found.refuse(format!(
+            "it needs ABI {major}.{needs} or later; this host speaks {BAY_ABI_MAJOR}.{BAY_ABI_MINOR}"
+        ));
+    }
+}
+
+fn check_layout(notes: &[&[u8]], found: &mut Inspection) {
+    let text = match notes {
+        [one] => *one,
+        [] => return found.refuse("it has no layout note (owner BAY, type 2)"),
+        _ => return found.refuse("it has two layout notes; one is required"),
+    };
+    if text.trim_ascii_end() == LAYOUT.trim_ascii_end() {
+        return;
+    }
+    let theirs = note_text(text, "layout", LAYOUT_LEN_MAX).and_then(layout::parse);
+    let ours = std::str::from_utf8(&LAYOUT).map_err(|e| e.to_string()).and_then(layout::parse);
+    match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => {
+            layout::differences(&ours, &theirs).into_iter().for_each(|line| found.refuse(line));
+        }
+        (Err(reason), _) | (_, Err(reason)) => found.refuse(reason),
+    }
+}
+
+fn check_door(found: &mut Inspection) {
+    // `size` is the last of the words that the loader must be able to read.
+    const LEAST: u64 = 12;
+    match found.door_size {
+        None => found.refuse(format!("it does not export the door, a data symbol {DOOR}")),
+        Some(size) if size < LEAST => {
+            found
+                .refuse(format!("its door {DOOR} has {size} bytes; at least {LEAST} are required"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// The text of a note without its padding.
+fn note_text<'d>(
+    bytes: &'d [u8],
+    what: &str,
+    len_max: usize,
+) -> std::result::Result<&'d str, String> {
+    if bytes.len() > len_max {
+        return Err(format!("{what} note: {} bytes; at most {len_max}", bytes.len()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("{what} note: {e}"))?;
+    Ok(text.trim_end_matches([' ', '\0', '\n']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_is_no_plugin() {
+        let reason = inspect(&b"#!/bin/sh\n"[..]).unwrap_err().0;
+        assert!(reason.contains("not a 64-bit ELF"), "{reason}");
+    }
+
+    #[test]
+    fn a_program_is_no_plugin() {
+        let reason = inspect_path(&std::env::current_exe().unwrap()).unwrap_err().0;
+        assert!(reason.contains("no manifest note"), "{reason}");
+    }
+
+    #[test]
+    fn notes_are_read_without_their_padding() {
+        assert_eq!(note_text(b"{}  \0", "manifest", 10).unwrap(), "{}");
+        assert!(note_text(&[b'x'; 11], "manifest", 10).is_err());
+        assert!(note_text(&[0xff], "manifest", 10).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_behind_an_elf_header_are_read_or_refused(
+            tail in proptest::collection::vec(any::<u8>(), 0..600),
+        ) {
+            let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+            bytes.extend(tail);
+            let _ = inspect(bytes.as_slice());
+        }
+    }
+}

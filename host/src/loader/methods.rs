@@ -1,0 +1,150 @@
+//! The RPC methods of the loader, and loading on the first call of a method.
+
+use super::inspect::inspect_path;
+use super::manager::Manager;
+use super::report;
+use super::services::rpc_error_of;
+use super::{Error, Result};
+use crate::rpc::{GetMethods, Handler, Owner, RegisterError, Registry, async_handler};
+use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+
+params! {
+    /// Parameters of `plugin_load`.
+    pub(crate) struct PluginLoad {
+        /// Name of a plugin on the search path, or path of its file.
+        #[range(1..=4096)]
+        name: String,
+    }
+    /// Parameters of `plugin_unload`.
+    pub(crate) struct PluginUnload {
+        /// Name of a loaded plugin.
+        #[range(1..=64)]
+        name: String,
+    }
+    /// Parameters of `plugin_inspect`.
+    pub(crate) struct PluginInspect {
+        /// Path of a file.
+        #[range(1..=4096)]
+        path: String,
+    }
+}
+
+/// Registers `plugin_load`, `plugin_unload`, `plugin_list` and `plugin_inspect`, and has methods
+/// without a handler answered by the plugins whose manifests list them. After
+/// [`register_builtin`](crate::rpc::register_builtin), whose list of methods it completes.
+///
+/// # Errors
+/// Another owner has one of the names.
+pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> {
+    let add = |method: Method, handler: Handler| {
+        registry
+            .register(&Owner::host(), method.in_any_state(), handler)
+            .map_err(|e: RegisterError| Error::new(libc::EEXIST, e.to_string()))
+    };
+    let method =
+        "Loads a plugin, after what it requires. Nothing happens when it is loaded already.";
+    add(
+        Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True."),
+        on_app_thread(manager, |manager, PluginLoad { name }| manager.load(&name).map(|()| true)),
+    )?;
+    add(
+        Method::new::<PluginUnload>(
+            "plugin_unload",
+            Role::Admin,
+            "Ends a plugin that nothing uses.",
+        )
+        .result("True once it has ended; its library stays mapped.")
+        .error(i64::from(-libc::EBUSY), "plugin", "Something uses it."),
+        unload(manager),
+    )?;
+    let method = "Lists the plugins that are on the search path, loaded, or failed.";
+    add(
+        Method::new::<NoParams>("plugin_list", Role::Read, method).result(
+            "Array of objects of name, version, kind, state, reason, path, provides, requires.",
+        ),
+        on_app_thread(manager, |manager, NoParams {}| manager.list()),
+    )?;
+    let method = "Reads what a plugin's file says, without running anything of it.";
+    add(
+        Method::new::<PluginInspect>("plugin_inspect", Role::Admin, method)
+            .result("Object of manifest, needed, runpath, nodelete, door_size and refusals."),
+        on_app_thread(manager, |_, PluginInspect { path }| {
+            inspect_path(Path::new(&path))
+                .map(|inspection| report::inspection_json(&inspection))
+                .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {}", e.0)))
+        }),
+    )?;
+    list_what_can_be_loaded(manager, registry, add)?;
+    load_on_first_call(manager, registry);
+    Ok(())
+}
+
+/// `rpc_get_methods` looks at the search path first, so that it lists what a call would load.
+fn list_what_can_be_loaded(
+    manager: &Arc<Manager>,
+    registry: &Arc<Registry>,
+    add: impl Fn(Method, Handler) -> Result<()>,
+) -> Result<()> {
+    let Some(built_in) = registry.method("rpc_get_methods") else { return Ok(()) };
+    let list = |manager: &Manager, GetMethods { current, include_aliases }| {
+        manager.announce()?;
+        manager.methods(current, include_aliases)
+    };
+    add(Method::clone(&built_in), on_app_thread(manager, list))
+}
+
+fn on_app_thread<P, R>(
+    manager: &Arc<Manager>,
+    method: impl Fn(&Manager, P) -> Result<R> + Copy + Send + Sync + 'static,
+) -> Handler
+where
+    P: drivebay_spec_jsonrpc::Params + Send + 'static,
+    R: Serialize,
+{
+    let manager = Arc::downgrade(manager);
+    async_handler(move |params: P, responder| {
+        // Gone = the host ends; the responder says so by being dropped.
+        let Some(manager) = manager.upgrade() else { return };
+        let for_job = Arc::clone(&manager);
+        manager.send_to_app(Box::new(move || match method(&for_job, params) {
+            Ok(result) => responder.ok(&result),
+            Err(error) => responder.error(rpc_error_of(&error)),
+        }));
+    })
+}
+
+fn unload(manager: &Arc<Manager>) -> Handler {
+    let manager = Arc::downgrade(manager);
+    async_handler(move |PluginUnload { name }, responder| {
+        let Some(manager) = manager.upgrade() else { return };
+        let for_job = Arc::clone(&manager);
+        manager.send_to_app(Box::new(move || {
+            let done = Box::new(move |result: Result<()>| match result {
+                Ok(()) => responder.ok(&true),
+                Err(error) => responder.error(rpc_error_of(&error)),
+            });
+            for_job.unload(&name, done);
+        }));
+    })
+}
+
+fn load_on_first_call(manager: &Arc<Manager>, registry: &Arc<Registry>) {
+    let manager = Arc::downgrade(manager);
+    let owner = Arc::downgrade(registry);
+    registry.on_unknown(Arc::new(move |call| {
+        let (Some(manager), Some(registry)) = (manager.upgrade(), owner.upgrade()) else {
+            return Some(call);
+        };
+        let for_job = Arc::clone(&manager);
+        manager.send_to_app(Box::new(move || {
+            match for_job.on_demand(&format!("rpc:{}", call.method)) {
+                Ok(_) => registry.redispatch(call),
+                Err(error) => call.responder.error(rpc_error_of(&error)),
+            }
+        }));
+        None
+    }));
+}

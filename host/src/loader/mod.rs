@@ -1,0 +1,36 @@
+//! The loader: plugins are found, judged, staged, mapped and ended.
+//!
+//! ```text
+//! search ─> inspect (manifest, layout) ─> trust ─> stage ─> open ─> init, start
+//!                                                             │
+//!            manager: the life of each plugin                 └─ services: what it is given
+//! ```
+//!
+//! - [`Manager`] is the whole of it for the program: load, unload, list, load on demand.
+//! - [`methods`] are its RPC methods; [`report`] its command lines.
+//! - Nothing of a plugin runs before [`inspect`] has read its notes and [`trust`] its owner.
+//! - `open`, `services`, `text`, `app_only` and `core_tables` are the modules with unsafe code.
+
+mod app_only;
+mod broker;
+mod calls;
+mod core_tables;
+mod error;
+pub mod inspect;
+pub mod layout;
+mod manager;
+pub mod manifest;
+pub mod methods;
+mod open;
+mod outside;
+pub mod report;
+pub mod search;
+mod services;
+pub mod stage;
+mod text;
+pub mod trust;
+
+pub use core_tables::ProcessCore;
+pub use error::{Error, Result};
+pub use manager::{Listing, Manager, Settings, State};
+pub use outside::{ConfigWriter, Core, Events, Job, Outside};

@@ -1,0 +1,212 @@
+//! The door: a staged library is mapped, its descriptor copied, its entry points called.
+//!
+//! A library that was mapped stays mapped for the life of the process (retirement), so what it
+//! points at, its code included, never goes away.
+#![expect(unsafe_code, reason = "maps libraries and calls what they export")]
+
+use super::error::{Error, Result};
+use super::inspect::{DOOR, Inspection};
+use super::manifest::Manifest;
+use super::services::Grant;
+use super::stage::Staged;
+use super::text;
+use drivebay_plugin_api::{
+    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_plugin, bay_quiesce, bay_str, id,
+};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr;
+
+/// Longest name or version behind the door, in bytes.
+const DOOR_TEXT_MAX: usize = 128;
+
+/// A mapped library whose door was checked against its manifest.
+pub(super) struct Door {
+    plugin: bay_plugin,
+    /// Never closed.
+    _library: ManuallyDrop<Library>,
+}
+
+/// A plugin between `init` and `fini`. App thread.
+pub(super) struct Instance {
+    door: Door,
+    state: *mut c_void,
+    has_ended: Cell<bool>,
+}
+
+impl Door {
+    /// Maps a staged copy. The library's constructors, if it has any, run now.
+    ///
+    /// # Errors
+    /// What the dynamic loader says, or where door and manifest differ.
+    pub(super) fn open(staged: &Staged) -> Result<Self> {
+        let manifest = staged.inspection.allowed()?;
+        let path = &staged.path;
+        // SAFETY: its owner and its notes were checked: it claims to keep the rules of the ABI,
+        // which allow constructors that touch only the library itself.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+        let library = ManuallyDrop::new(library.map_err(|e| {
+            Error::new(libc::ENOEXEC, format!("the dynamic loader refuses it: {}", root_of(&e)))
+        })?);
+        // SAFETY: the symbol is only used as an address, whatever it is.
+        let symbol = unsafe { library.get::<*const u8>(DOOR.as_bytes()) };
+        let symbol = symbol
+            .map_err(|e| Error::new(libc::ENOEXEC, format!("no door {DOOR}: {}", root_of(&e))))?;
+        let plugin = copy_door(symbol.into_raw().cast::<u8>(), &staged.inspection)?;
+        check(&plugin, manifest)?;
+        Ok(Self { plugin, _library: library })
+    }
+
+    /// Makes the instance.
+    ///
+    /// # Errors
+    /// The errno that `init` gives.
+    pub(super) fn init(self, grant: &'static Grant) -> Result<Instance> {
+        let Some(init) = self.plugin.init else {
+            return Err(Error::new(libc::ENOEXEC, "its door has no init"));
+        };
+        let mut state = ptr::null_mut();
+        // SAFETY: `init` of a plugin of this ABI (checked by layout); `grant` lives for ever.
+        let status = unsafe { init(grant.host(), &raw mut state) };
+        succeeded("init", status)?;
+        Ok(Instance { door: self, state, has_ended: Cell::new(false) })
+    }
+}
+
+impl Instance {
+    /// Lets it begin to serve.
+    ///
+    /// # Errors
+    /// The errno that `start` gives.
+    pub(super) fn start(&self) -> Result<()> {
+        let Some(start) = self.door.plugin.start else { return Ok(()) };
+        // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
+        let status = unsafe { start(self.state, BAY_START_FRESH) };
+        succeeded("start", status)
+    }
+
+    /// Asks it to become quiet and calls `done` with 0 or a negative errno when it is; at once
+    /// when it has nothing to stop.
+    pub(super) fn quiesce(&self, done: Box<dyn FnOnce(i32)>) {
+        let Some(begin) = self.quiesce_table().and_then(|table| table.begin) else {
+            return done(0);
+        };
+        let arg = Box::into_raw(Box::new(done));
+        // SAFETY: `state` is the plugin's; `arg` is taken back by `quiesced`, which is called once.
+        unsafe { begin(self.state, Some(quiesced), arg.cast()) }
+    }
+
+    fn quiesce_table(&self) -> Option<bay_quiesce> {
+        let get = self.door.plugin.get_iface?;
+        // SAFETY: `state` is what `init` of the same plugin gave; the id is borrowed for the call.
+        let table = unsafe { get(self.state, bay_str::new(id::QUIESCE), 0) };
+        // SAFETY: the table of that id is a `bay_quiesce`, which begins with its size.
+        unsafe { text::copy_open(table.cast::<bay_quiesce>()) }
+    }
+
+    /// Ends it, once; the library stays mapped.
+    pub(super) fn fini(&self, reason: u32) {
+        let Some(fini) = self.door.plugin.fini else { return };
+        if self.has_ended.replace(true) {
+            return;
+        }
+        // SAFETY: `state` is what `init` of the same plugin gave, and this is its last use.
+        unsafe { fini(self.state, reason) }
+    }
+}
+
+/// # Safety
+/// `arg` comes from `quiesce`, and is given once.
+unsafe extern "C" fn quiesced(arg: *mut c_void, status: i32) {
+    // SAFETY: by contract it is the box that `quiesce` gave away, and this is its only use.
+    let done = unsafe { Box::from_raw(arg.cast::<Box<dyn FnOnce(i32)>>()) };
+    done(status);
+}
+
+/// Copies the descriptor: the smaller of both sizes, the rest zero.
+fn copy_door(symbol: *const u8, inspection: &Inspection) -> Result<bay_plugin> {
+    const SIZE_AT: usize = std::mem::offset_of!(bay_plugin, size);
+    let no = |message: String| Err(Error::new(libc::ENOEXEC, message));
+    // The symbol table's size was checked to hold at least both words; 0 would be "unknown".
+    let exported = usize::try_from(inspection.door_size.unwrap_or(0)).unwrap_or(0);
+    // SAFETY: the symbol has at least 12 bytes.
+    let magic = unsafe { symbol.cast::<u64>().read_unaligned() };
+    if magic != BAY_MAGIC {
+        return no(format!("its door has magic {magic:#018x}; {BAY_MAGIC:#018x} is required"));
+    }
+    // SAFETY: as above.
+    let size_word = unsafe { symbol.add(SIZE_AT) };
+    // SAFETY: as above.
+    let size = unsafe { size_word.cast::<u32>().read_unaligned() } as usize;
+    let least = std::mem::offset_of!(bay_plugin, get_iface);
+    if size < least || size > exported {
+        return no(format!(
+            "its door says {size} bytes; {least} to {exported}, its symbol's size, are possible"
+        ));
+    }
+    let mut plugin = MaybeUninit::<bay_plugin>::zeroed();
+    let len = size.min(size_of::<bay_plugin>());
+    // SAFETY: `len` bytes lie in the symbol and in `plugin`, which do not overlap.
+    unsafe { ptr::copy_nonoverlapping(symbol, plugin.as_mut_ptr().cast::<u8>(), len) };
+    // SAFETY: integers, raw pointers and optional function pointers may all be zero, and what was
+    // copied is the plugin's, whose layout was compared with ours.
+    Ok(unsafe { plugin.assume_init() })
+}
+
+fn check(plugin: &bay_plugin, manifest: &Manifest) -> Result<()> {
+    let differ = |what: &str, door: &dyn fmt::Display, note: &dyn fmt::Display| {
+        let message = format!("its door says {what} {door}; its manifest says {note}");
+        Err(Error::new(libc::ENOEXEC, message))
+    };
+    let (major, minor) = manifest.abi;
+    if (plugin.abi_major, plugin.abi_minor) != (major, minor) {
+        let door = format!("{}.{}", plugin.abi_major, plugin.abi_minor);
+        return differ("ABI", &door, &format!("{major}.{minor}"));
+    }
+    if plugin.abi_major != BAY_ABI_MAJOR || plugin.needs_minor > BAY_ABI_MINOR {
+        let needs = plugin.needs_minor;
+        let message = format!("its door needs ABI {}.{needs}", plugin.abi_major);
+        return Err(Error::new(libc::ENOEXEC, message));
+    }
+    let name = door_text(plugin.name);
+    if name != manifest.name {
+        return differ("name", &name, &manifest.name);
+    }
+    let version = door_text(plugin.version);
+    if version != manifest.version.to_string() {
+        return differ("version", &version, &manifest.version);
+    }
+    Ok(())
+}
+
+fn door_text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: by the ABI a NUL-terminated text of the library, which stays mapped.
+    let text = unsafe { CStr::from_ptr(text) };
+    String::from_utf8_lossy(text.to_bytes()).chars().take(DOOR_TEXT_MAX).collect()
+}
+
+fn succeeded(what: &str, status: i32) -> Result<()> {
+    if status >= 0 {
+        return Ok(());
+    }
+    let errno = status.checked_neg().unwrap_or(libc::EINVAL);
+    let reason = std::io::Error::from_raw_os_error(errno);
+    Err(Error::new(errno, format!("{what} failed: {reason}")))
+}
+
+/// libloading's own message only says that it called `dlopen`.
+fn root_of(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Instance")
+    }
+}

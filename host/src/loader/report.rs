@@ -1,0 +1,84 @@
+//! `drivebay plugin list` and `drivebay plugin inspect`: texts for people, JSON for programs.
+
+use super::inspect::{Inspection, NotAPlugin, inspect_path};
+use super::manager::{Listing, listing};
+use super::search::Search;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// The plugins on the search path, with `folders` before the default ones. Runs nothing of them.
+#[must_use]
+pub fn list(folders: &[PathBuf]) -> Vec<Listing> {
+    let mut search = Search::new(Search::default_folders(folders));
+    search.scan().iter().map(listing).collect()
+}
+
+/// A table of plugins, one a line.
+#[must_use]
+pub fn list_text(list: &[Listing]) -> String {
+    let mut text = String::new();
+    for plugin in list {
+        let state = format!("{:?}", plugin.state).to_lowercase();
+        let (name, version) = (&plugin.name, &plugin.version);
+        let (kind, path) = (&plugin.kind, plugin.path.display());
+        let _ = writeln!(text, "{name:<16} {version:<10} {kind:<10} {state:<9} {path}");
+        if let Some(reason) = &plugin.reason {
+            let _ = writeln!(text, "    {reason}");
+        }
+    }
+    text
+}
+
+/// What the file at `path` says.
+///
+/// # Errors
+/// What the file is, if it is no plugin.
+pub fn inspect(path: &Path) -> Result<Inspection, NotAPlugin> {
+    inspect_path(path)
+}
+
+/// An inspection for programs.
+#[must_use]
+pub fn inspection_json(inspection: &Inspection) -> Value {
+    // Strings and numbers always encode.
+    serde_json::to_value(inspection).unwrap_or_else(|e| json!({ "error": e.to_string() }))
+}
+
+/// An inspection for people.
+#[must_use]
+pub fn inspection_text(inspection: &Inspection) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{label:<12} {value}");
+        }
+    };
+    if let Some(manifest) = &inspection.manifest {
+        let (major, minor) = manifest.abi;
+        line("name", &manifest.name);
+        line("version", &manifest.version.to_string());
+        line("kind", &manifest.kind);
+        line("abi", &format!("{major}.{minor}, needs {major}.{}", manifest.needs_minor));
+        line("language", &manifest.lang);
+        line("panic", &manifest.panic);
+        line("modules", &manifest.modules.join(", "));
+        line("provides", &manifest.provides.join(", "));
+        line("requires", &manifest.requires.join(", "));
+        line("permissions", &manifest.permissions.join(", "));
+    }
+    line("libraries", &inspection.needed.join(", "));
+    line("runpath", &inspection.runpath.join(", "));
+    if inspection.nodelete {
+        line("unmapping", "never: it is marked NODELETE");
+    } else if !inspection.unique_symbols.is_empty() {
+        line("unmapping", "never: it has unique symbols (build with -fno-gnu-unique)");
+    }
+    if inspection.refusals.is_empty() {
+        line("verdict", "may be loaded");
+    }
+    for reason in &inspection.refusals {
+        line("refused", reason);
+    }
+    text
+}

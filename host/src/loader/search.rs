@@ -1,0 +1,262 @@
+//! The search path: which plugins there are now.
+//!
+//! The folders are read anew whenever somebody asks, so that a plugin copied into one is found
+//! without a word to the host. What was read of a file is kept as long as the file is the same.
+
+use super::error::{Error, Result};
+use super::inspect::{Inspection, NotAPlugin, inspect_file};
+use super::manifest::Manifest;
+use super::trust;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Environment variable with further folders, separated by colons.
+pub const PATH_VARIABLE: &str = "DRIVEBAY_PLUGIN_PATH";
+/// Files of one folder that are looked at.
+const FILES_PER_FOLDER_MAX: usize = 4096;
+
+/// One file that claims to be a plugin.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it says.
+    pub inspection: Inspection,
+    /// Why it may not be loaded; `None` = it may.
+    pub refusal: Option<Error>,
+    /// Tells it from another file at the same place.
+    pub stamp: Stamp,
+}
+
+impl Candidate {
+    /// The manifest of a plugin that may be loaded.
+    #[must_use]
+    pub fn usable(&self) -> Option<&Manifest> {
+        self.refusal.is_none().then_some(self.inspection.manifest.as_ref()).flatten()
+    }
+
+    /// Name in the manifest, or the file's.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let file_name = || self.path.file_stem().map(|s| s.to_string_lossy().into_owned());
+        self.inspection
+            .manifest
+            .as_ref()
+            .map_or_else(|| file_name().unwrap_or_default(), |manifest| manifest.name.clone())
+    }
+}
+
+/// The folders, and what was read of their files.
+#[derive(Debug)]
+pub struct Search {
+    folders: Vec<PathBuf>,
+    known: BTreeMap<PathBuf, (Stamp, Option<Candidate>)>,
+}
+
+/// Tells whether a file is still the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified_ns: (i64, i64),
+    changed_ns: (i64, i64),
+    len: u64,
+    inode: u64,
+    folder_mode: u32,
+}
+
+impl Search {
+    /// Looks in `folders`, first come first.
+    #[must_use]
+    pub fn new(folders: Vec<PathBuf>) -> Self {
+        Self { folders, known: BTreeMap::new() }
+    }
+
+    /// The folders given on the command line, then those of the environment, then those that
+    /// belong to the program: its own folder and `../lib/drivebay/plugins`.
+    #[must_use]
+    pub fn default_folders(given: &[PathBuf]) -> Vec<PathBuf> {
+        let mut folders = given.to_vec();
+        if let Some(list) = std::env::var_os(PATH_VARIABLE) {
+            folders.extend(std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()));
+        }
+        if let Ok(program) = std::env::current_exe() {
+            if let Some(own) = program.parent() {
+                folders.push(own.to_owned());
+                folders.push(own.join("../lib/drivebay/plugins"));
+            }
+        }
+        folders
+    }
+
+    /// The folders in their order.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Every plugin on the path now, those that may not be loaded included.
+    pub fn scan(&mut self) -> Vec<Candidate> {
+        let mut seen = BTreeMap::new();
+        let mut found = Vec::new();
+        for folder in self.folders.clone() {
+            for path in shared_objects(&folder) {
+                if seen.contains_key(&path) {
+                    continue;
+                }
+                if let Some((stamp, candidate)) = self.look_at(&path) {
+                    found.extend(candidate.clone());
+                    seen.insert(path, (stamp, candidate));
+                }
+            }
+        }
+        self.known = seen;
+        found
+    }
+
+    fn look_at(&self, path: &Path) -> Option<(Stamp, Option<Candidate>)> {
+        let file = fs::metadata(path).ok()?;
+        let folder = fs::metadata(folder_of(path)).ok()?;
+        let stamp = Stamp::of(&file, &folder);
+        match self.known.get(path) {
+            Some((known, candidate)) if *known == stamp => Some((stamp, candidate.clone())),
+            _ => Some((stamp, look_into(path).ok())),
+        }
+    }
+
+    /// The best plugin of that name: the highest version that fits; among equals the first.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none; the refusal when there are only refused ones.
+    pub fn by_name(&mut self, name: &str, version: &semver::VersionReq) -> Result<Candidate> {
+        let candidates: Vec<Candidate> =
+            self.scan().into_iter().filter(|c| c.name() == name).collect();
+        let fits = |c: &&Candidate| {
+            c.usable().is_some_and(|m| {
+                *version == semver::VersionReq::STAR || version.matches(&m.version)
+            })
+        };
+        if let Some(best) = best(candidates.iter().filter(fits)) {
+            return Ok(best.clone());
+        }
+        if let Some(refused) = candidates.iter().find_map(|c| c.refusal.clone()) {
+            return Err(Error::new(refused.errno(), format!("plugin {name}: {refused}")));
+        }
+        let found: Vec<String> =
+            candidates.iter().filter_map(|c| c.usable()).map(|m| m.version.to_string()).collect();
+        if found.is_empty() {
+            let folders: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
+            let message = format!("plugin {name}: not found in {}", folders.join(", "));
+            return Err(Error::new(libc::ENOENT, message));
+        }
+        let message = format!("plugin {name}: found {}; required {version}", found.join(", "));
+        Err(Error::new(libc::ENOENT, message))
+    }
+
+    /// The plugins that would be loaded by name: the highest usable version of each.
+    pub fn best_of_each_name(&mut self) -> Vec<Candidate> {
+        let mut names: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
+        for candidate in self.scan().into_iter().filter(|c| c.usable().is_some()) {
+            names.entry(candidate.name()).or_default().push(candidate);
+        }
+        names.values().filter_map(|same_name| best(same_name.iter()).cloned()).collect()
+    }
+
+    /// The plugin to load for `provision`; `None` when nobody on the path provides it.
+    ///
+    /// # Errors
+    /// `EEXIST` when plugins of different names provide it: the operator must choose.
+    pub fn by_provision(&mut self, provision: &str) -> Result<Option<Candidate>> {
+        let mut providers = self.best_of_each_name();
+        providers.retain(|c| c.usable().is_some_and(|m| m.provides(provision)));
+        match providers.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            several => {
+                let names: Vec<String> = several.iter().map(Candidate::name).collect();
+                let message = format!(
+                    "{provision} is provided by {}; load one of them by name",
+                    names.join(" and ")
+                );
+                Err(Error::new(libc::EEXIST, message))
+            }
+        }
+    }
+}
+
+/// Reads the plugin at `path`, wherever it lies.
+///
+/// # Errors
+/// What the file is, if it is no plugin or cannot be read.
+pub fn look_into(path: &Path) -> std::result::Result<Candidate, NotAPlugin> {
+    let unreadable = |e: std::io::Error| NotAPlugin(format!("cannot be read: {e}"));
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let inspection = inspect_file(&file)?;
+    let folder = folder_of(path);
+    let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
+    let refusal = trust::check_file(path, &metadata)
+        .and_then(|()| trust::check_folder(folder, &folder_metadata))
+        .and_then(|()| inspection.allowed().map(|_| ()))
+        .err();
+    let stamp = Stamp::of(&metadata, &folder_metadata);
+    Ok(Candidate { path: path.to_owned(), inspection, refusal, stamp })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn best<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> Option<&'c Candidate> {
+    let newer = |best: &&'c Candidate, next: &&'c Candidate| {
+        next.usable().map(|m| &m.version) > best.usable().map(|m| &m.version)
+    };
+    candidates.reduce(|best, next| if newer(&best, &next) { next } else { best })
+}
+
+/// The `*.so` files of a folder, by name; none when it cannot be read.
+fn shared_objects(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension() == Some(OsStr::new("so")))
+        .take(FILES_PER_FOLDER_MAX)
+        // One file, one path, though folders may be given twice.
+        .filter_map(|path| path.canonicalize().ok())
+        .collect();
+    paths.sort();
+    paths
+}
+
+impl Stamp {
+    fn of(file: &Metadata, folder: &Metadata) -> Self {
+        Self {
+            modified_ns: (file.mtime(), file.mtime_nsec()),
+            // Owner and mode change with it.
+            changed_ns: (file.ctime(), file.ctime_nsec()),
+            len: file.len(),
+            inode: file.ino(),
+            folder_mode: folder.mode(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_plugins_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("libtext.so"), "hello").unwrap();
+        fs::copy(std::env::current_exe().unwrap(), folder.path().join("program.so")).unwrap();
+        let mut search = Search::new(vec![folder.path().to_owned(), "/nonexistent".into()]);
+        assert!(search.scan().is_empty());
+        assert_eq!(search.known.len(), 2, "both are remembered and not read again");
+        let error = search.by_name("malloc", &semver::VersionReq::STAR).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOENT);
+        assert!(error.message().starts_with("plugin malloc: not found in "), "{error}");
+    }
+}

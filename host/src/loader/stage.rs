@@ -1,0 +1,212 @@
+//! Staging: a plugin is loaded from a copy of its own, under a name that no other load has.
+//!
+//! The copy is what was checked, whatever happens to the original; and the dynamic loader, which
+//! knows libraries by their file, never mistakes a new version for one that is mapped.
+
+use super::error::{Error, Result};
+use super::inspect::{Inspection, inspect_file};
+use super::trust;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use sha2::{Digest, Sha256};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Largest plugin, in bytes.
+const FILE_LEN_MAX: u64 = 1 << 30;
+
+/// The folder of this process's staged copies; it goes when this value goes.
+#[derive(Debug)]
+pub struct Stage {
+    folder: PathBuf,
+    /// Locked as long as the process lives, so that others know the folder from a stale one.
+    _lock: Flock<File>,
+    copies: u64,
+}
+
+/// One staged copy, checked.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// The copy.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// What its note says.
+    pub inspection: Inspection,
+}
+
+impl Stage {
+    /// Makes `<runtime>/plugins/<pid>`, or a folder of the same kind for temporary files where
+    /// nothing may be executed from the runtime folder; removes the folders of processes that ended.
+    ///
+    /// # Errors
+    /// The folder that could not be made.
+    pub fn new(runtime: &Path) -> Result<Self> {
+        let parent = folder_for_code(runtime)?;
+        remove_stale(&parent);
+        let folder = parent.join(std::process::id().to_string());
+        loop {
+            make_private(&folder)?;
+            let lock = File::open(&folder).map_err(|e| cannot("open", &folder, &e))?;
+            let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, e)| cannot("lock", &folder, &e.into()))?;
+            // Another process may have taken it for stale between both steps.
+            if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
+                return Ok(Self { folder, _lock: lock, copies: 0 });
+            }
+        }
+    }
+
+    /// Copies the plugin at `path`, hashes and inspects the copy.
+    ///
+    /// # Errors
+    /// What forbids it: owner, mode, what its notes say, or a failed copy.
+    pub fn copy(&mut self, path: &Path) -> Result<Staged> {
+        let mut from = File::open(path).map_err(|e| cannot("open", path, &e))?;
+        let metadata = from.metadata().map_err(|e| cannot("read", path, &e))?;
+        trust::check_file(path, &metadata)?;
+        if metadata.len() > FILE_LEN_MAX {
+            let (path, len) = (path.display(), metadata.len());
+            let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");
+            return Err(Error::new(libc::EFBIG, message));
+        }
+        let incoming = self.folder.join("incoming.so");
+        let staged = self.copy_into(&incoming, path, &mut from);
+        if staged.is_err() {
+            let _ = fs::remove_file(&incoming);
+        }
+        staged
+    }
+
+    fn copy_into(&mut self, incoming: &Path, path: &Path, from: &mut File) -> Result<Staged> {
+        let mut to = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(incoming)
+            .map_err(|e| cannot("make", incoming, &e))?;
+        let sha256 = copy_and_hash(from, &mut to).map_err(|e| cannot("copy", path, &e))?;
+        to.rewind().map_err(|e| cannot("read", incoming, &e))?;
+        let inspection = inspect_file(&to)
+            .map_err(|e| Error::new(libc::ENOEXEC, format!("{}: {}", path.display(), e.0)))?;
+        let name = inspection.allowed()?.name.clone();
+        self.copies += 1;
+        let start = sha256.get(..16).unwrap_or_default();
+        let staged = self.folder.join(format!("{name}-{start}-{}.so", self.copies));
+        fs::rename(incoming, &staged).map_err(|e| cannot("rename", incoming, &e))?;
+        Ok(Staged { path: staged, sha256, inspection })
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What is mapped stays mapped; only the names go.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy_and_hash(from: &mut File, to: &mut File) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0_u8; 64 * 1024];
+    let mut limited = from.take(FILE_LEN_MAX);
+    loop {
+        let len = limited.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..len).filter(|piece| !piece.is_empty()) else { break };
+        hash.update(piece);
+        to.write_all(piece)?;
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `/run` is often mounted `noexec`: then the copies go where temporary files go.
+fn folder_for_code(runtime: &Path) -> Result<PathBuf> {
+    let uid = nix::unistd::Uid::effective().as_raw();
+    let temporary = std::env::temp_dir().join(format!("drivebay-plugins-{uid}"));
+    let choices = [runtime.join("plugins"), temporary];
+    for folder in &choices {
+        make_private(folder)?;
+        let mount = statvfs(folder).map_err(|e| cannot("stat", folder, &e.into()))?;
+        if !mount.flags().contains(FsFlags::ST_NOEXEC) {
+            return Ok(folder.clone());
+        }
+    }
+    let list: Vec<String> = choices.iter().map(|f| f.display().to_string()).collect();
+    let message = format!("plugins cannot be staged: {} are mounted noexec", list.join(" and "));
+    Err(Error::new(libc::EACCES, message))
+}
+
+fn make_private(folder: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| cannot("make", folder, &e))?;
+    let metadata = fs::symlink_metadata(folder).map_err(|e| cannot("read", folder, &e))?;
+    let own = nix::unistd::Uid::effective().as_raw();
+    if metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let message = format!("{}: must be a folder of user {own} with mode 0700", folder.display());
+    Err(Error::new(libc::EPERM, message))
+}
+
+/// Removes the folders whose processes have ended, which nobody has locked.
+fn remove_stale(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for folder in entries.flatten().map(|entry| entry.path()) {
+        let is_run = folder.file_name().and_then(|n| n.to_str()).is_some_and(is_pid);
+        let Ok(lock) = File::open(&folder) else { continue };
+        if !is_run {
+            continue;
+        }
+        if let Ok(_locked) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+fn is_pid(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    Error::new(errno, format!("cannot {verb} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_folder_is_removed_and_a_live_one_is_kept() {
+        let runtime = tempfile::tempdir().unwrap();
+        let parent = runtime.path().join("plugins");
+        let stale = parent.join("1");
+        let other = parent.join("notes");
+        for folder in [&stale, &other] {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).unwrap();
+        }
+        let stage = Stage::new(runtime.path()).unwrap();
+        assert!(!stale.exists(), "nobody holds it");
+        assert!(other.exists(), "not a run's folder");
+        remove_stale(&parent);
+        assert!(stage.folder.exists(), "it is locked");
+        let folder = stage.folder.clone();
+        drop(stage);
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn what_is_no_plugin_is_not_staged() {
+        let runtime = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(runtime.path()).unwrap();
+        let path = runtime.path().join("text.so");
+        fs::write(&path, "hello").unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let error = stage.copy(&path).unwrap_err();
+        assert!(error.message().contains("not a 64-bit ELF"), "{error}");
+        assert_eq!(fs::read_dir(&stage.folder).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,86 @@
+//! Who may put a plugin before the host: root and the user it runs as, and nobody else.
+
+use super::error::{Error, Result};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const GROUP_OR_WORLD_WRITABLE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Checks owner and mode of a plugin's file.
+///
+/// # Errors
+/// `EPERM`: who owns it or may write it, and what is required.
+pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
+    if !file.is_file() {
+        return Err(Error::new(libc::EINVAL, format!("{}: not a regular file", path.display())));
+    }
+    check_owner(path, file)?;
+    if file.mode() & GROUP_OR_WORLD_WRITABLE != 0 {
+        return Err(writable(path, file));
+    }
+    Ok(())
+}
+
+/// Checks owner and mode of the folder that a plugin lies in. Others may write into it only if it
+/// is sticky: then they cannot replace what is not theirs.
+///
+/// # Errors
+/// `EPERM`: who owns it or may write it, and what is required.
+pub fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
+    check_owner(path, folder)?;
+    if folder.mode() & GROUP_OR_WORLD_WRITABLE != 0 && folder.mode() & STICKY == 0 {
+        return Err(writable(path, folder));
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
+    let own = nix::unistd::Uid::effective().as_raw();
+    if found.uid() == 0 || found.uid() == own {
+        return Ok(());
+    }
+    let (path, uid) = (path.display(), found.uid());
+    Err(Error::new(
+        libc::EPERM,
+        format!("{path}: belongs to user {uid}; it must belong to root or to user {own}"),
+    ))
+}
+
+fn writable(path: &Path, found: &Metadata) -> Error {
+    let (path, mode) = (path.display(), found.mode() & 0o7777);
+    let message = format!("{path}: has mode {mode:04o}; others must not write it (chmod go-w)");
+    Error::new(libc::EPERM, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused_with_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.so");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+        let error = check_file(&path, &fs::metadata(&path).unwrap()).unwrap_err();
+        assert!(error.message().contains("mode 0664"), "{error}");
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        check_file(&path, &fs::metadata(&path).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_shared_folder_must_be_sticky() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |mode| {
+            fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            check_folder(folder.path(), &fs::metadata(folder.path()).unwrap())
+        };
+        assert!(check(0o777).is_err());
+        assert!(check(0o1777).is_ok());
+        assert!(check(0o755).is_ok());
+    }
+}

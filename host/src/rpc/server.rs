@@ -1,0 +1,334 @@
+//! The RPC thread: one `poll(2)` loop over the listener, the clients and a wake-up.
+//!
+//! It sleeps while nothing happens. What bounds it is in [`Config`]: a client
+//! can neither hold the thread nor memory, whether it sends slowly, sends
+//! rubbish or never reads.
+
+use super::call::{Dispatcher, Peer, RoleTable};
+use super::connection::Connection;
+use super::listener::{ListenError, Listener};
+use drivebay_spec_jsonrpc::FrameLimits;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long accepting rests when the process is out of descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The socket and its limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Path of the socket.
+    pub path: PathBuf,
+    /// Mode of the socket file. Default 0600.
+    pub mode: u32,
+    /// Who may do what.
+    pub roles: RoleTable,
+    /// Connections at a time; further ones wait in the backlog. Default 64.
+    pub max_connections: usize,
+    /// Longest and deepest request. Default 256 KiB, 64 levels.
+    pub request: FrameLimits,
+    /// Longest answer, in bytes. Default 32 MiB.
+    pub max_answer_bytes: usize,
+    /// Answers that wait for one client to read them, in bytes; a client
+    /// above it is dropped. Default 64 MiB.
+    pub max_queued_bytes: usize,
+    /// Unanswered calls of one client, beyond which it is not read; a batch is
+    /// started as a whole. Default 64.
+    pub max_outstanding: usize,
+    /// How long a client may neither read a waiting answer nor go on with a
+    /// request it began. Default 60 s.
+    pub stall_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o600,
+            roles: RoleTable::default(),
+            max_connections: 64,
+            request: FrameLimits::default(),
+            max_answer_bytes: 32 * 1024 * 1024,
+            max_queued_bytes: 64 * 1024 * 1024,
+            max_outstanding: 64,
+            stall_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A running RPC server. Dropping it stops the thread and removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    stopping: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens, and serves on a thread of its own.
+    ///
+    /// # Errors
+    /// A path that another server uses or that cannot be listened at.
+    pub fn start(config: Config, dispatcher: Arc<dyn Dispatcher>) -> Result<Self, ListenError> {
+        let listener = Listener::bind(&config.path, config.mode)?;
+        let path = config.path.clone();
+        let failed = |what, source| ListenError::Io { what, path: config.path.clone(), source };
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| failed("make an eventfd", errno.into()))?;
+        let wake = Arc::new(wake);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (sender, answers) = mpsc::channel();
+        let looping = Loop {
+            listener,
+            dispatcher,
+            outbox: Outbox { answers: sender, wake: Arc::clone(&wake) },
+            answers,
+            stopping: Arc::clone(&stopping),
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            accept_after: None,
+            config: config.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("rpc".into())
+            .spawn(move || looping.run())
+            .map_err(|source| failed("start its thread", source))?;
+        tracing::info!(path = %path.display(), "rpc server listens");
+        Ok(Self { path, stopping, wake, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sends what is answered already, closes every connection and removes the socket.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        wake_up(&self.wake);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The answer of one call, encoded; `text` is `None` for a notification.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) connection: u64,
+    pub(crate) exchange: u64,
+    pub(crate) index: usize,
+    pub(crate) text: Option<String>,
+}
+
+/// The way back to the RPC thread. It holds at most one answer per outstanding call.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    answers: Sender<Answer>,
+    wake: Arc<EventFd>,
+}
+
+impl Outbox {
+    pub(crate) fn send(&self, answer: Answer) {
+        // Fails only when the server has ended; then nobody waits for the answer.
+        if self.answers.send(answer).is_ok() {
+            wake_up(&self.wake);
+        }
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+fn wake_up(wake: &EventFd) {
+    // EAGAIN means that 2^64 - 2 wake-ups wait: the thread will wake.
+    let _ = wake.write(1);
+}
+
+/// The thread's own state.
+struct Loop {
+    listener: Listener,
+    dispatcher: Arc<dyn Dispatcher>,
+    outbox: Outbox,
+    answers: Receiver<Answer>,
+    stopping: Arc<AtomicBool>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    accept_after: Option<Instant>,
+    config: Config,
+}
+
+/// What `poll` found.
+struct Ready {
+    accept: bool,
+    connections: Vec<(u64, PollFlags)>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        loop {
+            let ready = match self.wait() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, "rpc server cannot wait; it ends");
+                    return;
+                }
+            };
+            self.deliver_answers();
+            if self.stopping.load(Ordering::Acquire) {
+                self.write();
+                return;
+            }
+            if ready.accept {
+                self.accept();
+            }
+            self.read(&ready);
+            self.advance();
+            self.drop_finished();
+        }
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
+        let now = Instant::now();
+        let accept_rests = self.accept_after.filter(|until| *until > now);
+        let may_accept =
+            self.connections.len() < self.config.max_connections && accept_rests.is_none();
+        let accept = if may_accept { PollFlags::POLLIN } else { PollFlags::empty() };
+        let mut fds = vec![
+            PollFd::new(self.outbox.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.socket.as_fd(), accept),
+        ];
+        for connection in self.connections.values() {
+            let interest = connection.interest(&self.config);
+            fds.push(PollFd::new(connection.stream.as_fd(), interest));
+        }
+        let has_work = self.connections.values().any(|one| one.has_work(&self.config));
+        let deadlines = self.connections.values().filter_map(|one| one.deadline(&self.config));
+        let timeout = match deadlines.chain(accept_rests).min() {
+            _ if has_work => PollTimeout::ZERO,
+            deadline => until(deadline, now),
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut found = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if found.next().is_some_and(|wake| !wake.is_empty()) {
+            // Emptied before the answers are looked at, so that none is missed.
+            let _ = self.outbox.wake.read();
+        }
+        let accept = found.next().is_some_and(|listener| !listener.is_empty());
+        Ok(Ready { accept, connections: self.connections.keys().copied().zip(found).collect() })
+    }
+
+    fn deliver_answers(&mut self) {
+        for Answer { connection, exchange, index, text } in self.answers.try_iter() {
+            if let Some(connection) = self.connections.get_mut(&connection) {
+                connection.settle(exchange, index, text, &self.config);
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while self.connections.len() < self.config.max_connections {
+            match self.listener.socket.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::warn!(%error, "rpc server cannot accept");
+                    self.accept_after = Some(Instant::now() + ACCEPT_REST);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        let peer = match peer_of(&stream, &self.config.roles) {
+            Ok(peer) => peer,
+            Err(error) => return tracing::warn!(%error, "rpc client has no credentials"),
+        };
+        let id = self.next_connection;
+        self.next_connection += 1;
+        self.connections.insert(id, Connection::new(id, stream, peer, &self.config));
+    }
+
+    fn read(&mut self, ready: &Ready) {
+        for (id, found) in &ready.connections {
+            let Some(connection) = self.connections.get_mut(id) else {
+                continue;
+            };
+            if found.contains(PollFlags::POLLIN) {
+                connection.read();
+            } else if found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                // Gone, with nothing left to read.
+                connection.close();
+            }
+        }
+    }
+
+    /// Starts what has arrived and writes what is answered.
+    fn advance(&mut self) {
+        for connection in self.connections.values_mut() {
+            for call in connection.take_requests(&self.config, &self.outbox) {
+                self.dispatcher.call(call);
+            }
+        }
+        // What was answered on the spot leaves in the same round.
+        self.deliver_answers();
+        self.write();
+    }
+
+    fn write(&mut self) {
+        for connection in self.connections.values_mut() {
+            connection.write(&self.config);
+        }
+    }
+
+    fn drop_finished(&mut self) {
+        let now = Instant::now();
+        let config = &self.config;
+        self.connections.retain(|_, connection| {
+            !connection.is_closed() && connection.deadline(config).is_none_or(|due| due > now)
+        });
+    }
+}
+
+fn peer_of(stream: &UnixStream, roles: &RoleTable) -> io::Result<Peer> {
+    stream.set_nonblocking(true)?;
+    let credentials = getsockopt(stream, PeerCredentials)?;
+    let (uid, gid) = (credentials.uid(), credentials.gid());
+    Ok(Peer { pid: credentials.pid(), uid, gid, role: roles.role_of(uid, gid) })
+}
+
+/// Rounded up, so that the deadline has passed when `poll` returns.
+fn until(deadline: Option<Instant>, now: Instant) -> PollTimeout {
+    let Some(deadline) = deadline else {
+        return PollTimeout::NONE;
+    };
+    let wait_ms = deadline.saturating_duration_since(now).as_millis() + 1;
+    PollTimeout::try_from(wait_ms).unwrap_or(PollTimeout::MAX)
+}

@@ -1,0 +1,2062 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The Drivebay plugin ABI for C and C++. Generated from plugin-api; do not edit:
+ * `cargo run -p drivebay-abi-tests` writes it again.
+ *
+ * A plugin is one shared object that includes this file, fills the tables it needs and ends
+ * with BAY_PLUGIN. It links to nothing of Drivebay. The rules are in docs/abi.md. In brackets
+ * behind each function type stands the thread it is called on. Names that are keywords of C or
+ * C++ have an underscore behind them.
+ */
+#ifndef BAY_ABI_H
+#define BAY_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define BAY_ASSERT(condition, what) static_assert(condition, what)
+#define BAY_ALIGNOF(type) alignof(type)
+extern "C" {
+#else
+#define BAY_ASSERT(condition, what) _Static_assert(condition, what)
+#define BAY_ALIGNOF(type) _Alignof(type)
+#endif
+
+#define BAY_ALIGNED(bytes) __attribute__((aligned(bytes)))
+
+/* Constants */
+
+/** First eight bytes of every door, `BAYPLUG1` in memory order. */
+#define BAY_MAGIC UINT64_C(0x3147554c50594142)
+/** The ABI major of this header; it is also in the name of the exported symbol. */
+#define BAY_ABI_MAJOR 1u
+/** The ABI minor of this header: one number for all tables. */
+#define BAY_ABI_MINOR 0u
+/** Door flag: the library may be unmapped after `fini` once the sweep finds nothing of it left. */
+#define BAY_PF_UNLOADABLE 1u
+/** Door flag: the plugin may be placed in a child process. */
+#define BAY_PF_OUT_OF_PROCESS_OK 2u
+/** Door flag: at most one instance may be loaded. */
+#define BAY_PF_SINGLETON 4u
+/** `start`: the plugin begins with nothing. */
+#define BAY_START_FRESH 0u
+/** `start`: state is handed over by an older instance. */
+#define BAY_START_UPGRADE 1u
+/** `fini`: the plugin is unloaded by an operator. */
+#define BAY_FINI_UNLOAD 0u
+/** `fini`: a newer instance has taken over; nothing that was handed over may be shut down. */
+#define BAY_FINI_UPGRADED 1u
+/** `fini`: the host ends. */
+#define BAY_FINI_SHUTDOWN 2u
+/** Log levels, as SPDK numbers them. */
+#define BAY_LOG_ERROR 0u
+/** Something is wrong and was dealt with. */
+#define BAY_LOG_WARN 1u
+/** What an operator should know. */
+#define BAY_LOG_NOTICE 2u
+/** What explains an operation. */
+#define BAY_LOG_INFO 3u
+/** What only a developer reads. */
+#define BAY_LOG_DEBUG 4u
+/** Note type: the manifest, JSON text. */
+#define BAY_NOTE_MANIFEST 1u
+/** Note type: the layout text, [`crate::LAYOUT`]. */
+#define BAY_NOTE_LAYOUT 2u
+/** No resource now: the bus queues the I/O and submits it again after `kick`, or by a timer when nothing of the channel is outstanding. Not allowed for a reset. */
+#define BAY_ST_NOMEM (-4096)
+/** The module gave the I/O back unstarted (an upgrade): the bus submits it again. */
+#define BAY_ST_REQUEUE (-4097)
+/** The I/O was aborted on request. */
+#define BAY_ST_ABORTED (-4112)
+/** Compare found a difference. */
+#define BAY_ST_MISCOMPARE (-4128)
+/** The other half of a fused pair failed. */
+#define BAY_ST_FUSED_FAILED (-4129)
+/** Protection information: guard check failed. */
+#define BAY_ST_PI_GUARD (-4144)
+/** Protection information: application tag check failed. */
+#define BAY_ST_PI_APP (-4145)
+/** Protection information: reference tag check failed. */
+#define BAY_ST_PI_REF (-4146)
+/** Conflict with a reservation. */
+#define BAY_ST_RESERVATION (-4160)
+/** The medium lost the data. */
+#define BAY_ST_MEDIA (-4176)
+/** Read `nblocks` at `lba` into `iov`. */
+#define BAY_OP_READ 1u
+/** Write `nblocks` at `lba` from `iov`. */
+#define BAY_OP_WRITE 2u
+/** Make everything written so far durable. */
+#define BAY_OP_FLUSH 3u
+/** The blocks' contents are no longer needed. */
+#define BAY_OP_UNMAP 4u
+/** The blocks read as zeroes afterwards. */
+#define BAY_OP_WRITE_ZEROES 5u
+/** Compare the blocks with `iov`; `BAY_ST_MISCOMPARE` when they differ. */
+#define BAY_OP_COMPARE 6u
+/** Abort or finish everything in flight of the bdev. */
+#define BAY_OP_RESET 7u
+/** Abort the I/O whose id is `arg[0]`, if it still can be; always succeeds or `-ENOENT`. */
+#define BAY_OP_ABORT 8u
+/** Atomic compare of the first half of `iov` and write of the second. Draft. */
+#define BAY_OP_COMPARE_AND_WRITE 9u
+/** Copy `nblocks` from the LBA in `arg[0]` to `lba`. Draft. */
+#define BAY_OP_COPY 10u
+/** Must-understand flag: durable before completion (force unit access). */
+#define BAY_IO_FUA 65536u
+/** `detail_kind`: nothing in `detail`. */
+#define BAY_DETAIL_NONE 0u
+/** `detail` is an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd. */
+#define BAY_DETAIL_NVME 1u
+/** `detail` is a SCSI status: byte 0 status, 1 sense key, 2 asc, 3 ascq. */
+#define BAY_DETAIL_SCSI 2u
+/** `detail` is the offset in bytes of the first difference. */
+#define BAY_DETAIL_OFFSET 3u
+/** Registration flag: the device has a volatile write cache, flush means something. */
+#define BAY_BDEV_WRITE_CACHE 1u
+/** Registration flag: nothing may be written. */
+#define BAY_BDEV_READ_ONLY 2u
+/** Registration flag: the bdev is a filter over `base`. */
+#define BAY_BDEV_FILTER 4u
+/** `open`: writes are allowed. */
+#define BAY_OPEN_WRITE 1u
+/** Event: the bdev goes away; close the descriptor as soon as its I/O has ended. */
+#define BAY_EVENT_REMOVE 0u
+/** Event: the size changed; `value` is the new number of blocks. */
+#define BAY_EVENT_RESIZE 1u
+/** Event: a media error was found. Draft. */
+#define BAY_EVENT_MEDIA 2u
+/** Claim: only this descriptor may write. */
+#define BAY_CLAIM_EXCL_WRITE 1u
+/** Claim: many may read, this one may write. */
+#define BAY_CLAIM_READ_MANY_WRITE_ONE 2u
+/** Claim: many may read, none may write. */
+#define BAY_CLAIM_READ_MANY_WRITE_NONE 3u
+/** Claim: holders of the same key may write. */
+#define BAY_CLAIM_READ_MANY_WRITE_SHARED 4u
+/** RPC state: may be called before `framework_start_init`. */
+#define BAY_RPC_STARTUP 1u
+/** RPC state: may be called after it. */
+#define BAY_RPC_RUNTIME 2u
+/** No data. */
+#define BAY_NVMF_XFER_NONE 0u
+/** Data from the host to the controller, gathered before `exec`. */
+#define BAY_NVMF_XFER_H2C 1u
+/** Data from the controller to the host, sent after `complete` with success. */
+#define BAY_NVMF_XFER_C2H 2u
+
+/* Ids of interfaces */
+
+/** struct bay_bdev_api */
+#define BAY_ID_BDEV "bay.bdev/1"
+/** struct bay_bdev_client_api */
+#define BAY_ID_BDEV_CLIENT "bay.bdev_client/1"
+/** struct bay_bdev_module, offered by plugins. */
+#define BAY_ID_BDEV_MODULE "bay.bdev_module/1"
+/** struct bay_thread_api */
+#define BAY_ID_THREAD "bay.thread/1"
+/** struct bay_poller_api */
+#define BAY_ID_POLLER "bay.poller/1"
+/** struct bay_io_device_api */
+#define BAY_ID_IO_DEVICE "bay.draft.io_device/1"
+/** struct bay_buf_api */
+#define BAY_ID_BUF "bay.buf/1"
+/** struct bay_mem_api */
+#define BAY_ID_MEM "bay.mem/1"
+/** struct bay_rpc_api */
+#define BAY_ID_RPC "bay.rpc/1"
+/** struct bay_broker_api */
+#define BAY_ID_BROKER "bay.broker/1"
+/** struct bay_notify_api */
+#define BAY_ID_NOTIFY "bay.notify/1"
+/** struct bay_quiesce, offered by plugins. */
+#define BAY_ID_QUIESCE "bay.quiesce/1"
+/** struct bay_log_iface, offered by plugins. */
+#define BAY_ID_LOG "bay.log/1"
+/** struct bay_nvmf_target_api, over the broker. */
+#define BAY_ID_NVMF_TARGET "bay.nvmf_target/1"
+
+/* Structs */
+
+struct bay_str;
+struct bay_sink;
+struct bay_plugin;
+struct bay_host;
+struct bay_iov;
+struct bay_io;
+struct bay_io_ext;
+struct bay_chan_args;
+struct bay_bdev_ops;
+struct bay_bdev_reg;
+struct bay_bdev_info;
+struct bay_wait;
+struct bay_bdev_api;
+struct bay_bdev_client_api;
+struct bay_bdev_module;
+struct bay_msg;
+struct bay_poller_ops;
+struct bay_thread_api;
+struct bay_poller_api;
+struct bay_io_device_api;
+struct bay_buf_api;
+struct bay_mem_api;
+struct bay_rpc_method;
+struct bay_rpc_api;
+struct bay_broker_api;
+struct bay_notify_api;
+struct bay_quiesce;
+struct bay_log_iface;
+struct bay_nvmf_addr;
+struct bay_nvmf_req;
+struct bay_nvmf_transport_ops;
+struct bay_nvmf_target_api;
+
+/* Function types */
+
+/** Writes one piece of a text into the receiver's sink. `[caller's thread]` */
+typedef void bay_sink_write_fn(void *ctx, struct bay_str text);
+
+/** An asynchronous operation ended: `status` is 0 or a negative errno. `[thread of the call]` */
+typedef void bay_cb_fn(void *arg, int32_t status);
+
+/** Makes one instance and stores its state; may look up interfaces, registers nothing. 0 or a negative errno. `[app thread]` */
+typedef int32_t bay_init_fn(const struct bay_host *host, void **state);
+
+/** Begins to serve: registers modules and methods. `how` is `BAY_START_*`. `[app thread]` */
+typedef int32_t bay_start_fn(void *state, uint32_t how);
+
+/** Ends the instance; nothing of the plugin may run afterwards. `reason` is `BAY_FINI_*`. `[app thread]` */
+typedef void bay_fini_fn(void *state, uint32_t reason);
+
+/** The plugin's table for an interface id, or NULL. The table lives as long as the instance. `[app thread]` */
+typedef const void *bay_plugin_get_iface_fn(void *state, struct bay_str id, uint32_t min_minor);
+
+/** The host's table for an interface id; NULL when absent or not granted. Valid until `fini` returns. `[any thread]` */
+typedef const void *bay_host_get_iface_fn(const struct bay_host *host, struct bay_str id, uint32_t min_minor);
+
+/** Writes one line to the host's log. `[any thread]` */
+typedef void bay_log_fn(const struct bay_host *host, uint32_t level, struct bay_str target, struct bay_str text);
+
+/** Ends one I/O, exactly once; nothing of `io` may be touched afterwards. `[thread of the submit]` */
+typedef void bay_done_fn(struct bay_io *io, int32_t status);
+
+/** Starts one I/O and returns at once; `io` is the module's until `io->done`. `[reactor]` */
+typedef void bay_submit_fn(void *chan, struct bay_io *io);
+
+/** A burst of submits has ended: ring the doorbell once. `[reactor]` */
+typedef void bay_flush_fn(void *chan);
+
+/** Makes one thread's state for the bdev: 0, a negative errno, or 1 for "pending" (`chan_ready` later). `[reactor]` */
+typedef int32_t bay_chan_create_fn(void *bdev, const struct bay_chan_args *args, void **chan);
+
+/** Ends a channel that has no I/O outstanding: 0, or 1 for "pending" (`chan_closed` later). `[reactor]` */
+typedef int32_t bay_chan_destroy_fn(void *bdev, void *chan);
+
+/** The bdev is unregistered and no descriptor or channel is left: free it. 0, or 1 for "pending" (`destruct_done` later). `[thread of the registration]` */
+typedef int32_t bay_destruct_fn(void *bdev);
+
+/** Writes the bdev's part of a JSON text into the sink. `[thread of the registration]` */
+typedef void bay_dump_fn(void *bdev, const struct bay_sink *sink);
+
+/** Sets the module's own counters to zero. `[thread of the registration]` */
+typedef void bay_reset_stats_fn(void *bdev);
+
+/** Puts a bdev on the bus and stores its handle. 0 or a negative errno. `[app thread]` */
+typedef int32_t bay_bdev_register_fn(const struct bay_host *host, const struct bay_bdev_reg *reg, uint64_t *id);
+
+/** Takes a bdev off the bus: clients are told, its I/O ends, then `destruct`, then `done`. `[app thread]` */
+typedef int32_t bay_bdev_unregister_fn(const struct bay_host *host, uint64_t id, bay_cb_fn *done, void *arg);
+
+/** A pending `destruct` has ended. `[app thread]` */
+typedef void bay_bdev_destruct_done_fn(const struct bay_host *host, uint64_t id, int32_t status);
+
+/** A pending `chan_create` has ended. `[thread of the channel]` */
+typedef void bay_bdev_chan_ready_fn(const struct bay_host *host, uint64_t host_chan, void *chan, int32_t status);
+
+/** A pending `chan_destroy` has ended. `[thread of the channel]` */
+typedef void bay_bdev_chan_closed_fn(const struct bay_host *host, uint64_t host_chan);
+
+/** The bdev's size changed. -EBUSY when it would shrink while it is open. `[app thread]` */
+typedef int32_t bay_bdev_resize_fn(const struct bay_host *host, uint64_t id, uint64_t num_blocks);
+
+/** A resource came free: submit again what waits on the channel. `[thread of the channel]` */
+typedef void bay_bdev_kick_fn(const struct bay_host *host, uint64_t host_chan);
+
+/** Holds back (`quiesce`) or lets go the I/O of a range; `done` when nothing of it is in flight. `[app thread]` */
+typedef int32_t bay_bdev_quiesce_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks, bay_cb_fn *done, void *arg);
+
+/** Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]` */
+typedef void bay_bdev_event_fn(void *arg, uint32_t event, uint64_t value);
+
+/** The client's end of one I/O. `io` is the host's again when it returns. `[thread of the submit]` */
+typedef void bay_io_cb_fn(void *arg, struct bay_io *io, int32_t status);
+
+/** A waiter's turn has come. `[thread of the wait]` */
+typedef void bay_wait_fn(void *arg);
+
+/** Opens a bdev by name, alias or UUID. `[app thread]` */
+typedef int32_t bay_client_open_fn(const struct bay_host *host, struct bay_str name, uint32_t flags, bay_bdev_event_fn *event, void *arg, uint64_t *desc);
+
+/** Closes a descriptor; its channels must have been put. `[thread of the open]` */
+typedef int32_t bay_client_close_fn(const struct bay_host *host, uint64_t desc);
+
+/** Fills `info`, whose `size` the caller has set. `[any reactor]` */
+typedef int32_t bay_client_info_fn(const struct bay_host *host, uint64_t desc, struct bay_bdev_info *info);
+
+/** Claims the bdev for a descriptor: `kind` is `BAY_CLAIM_*`. -EPERM when another holds it. `[app thread]` */
+typedef int32_t bay_client_claim_fn(const struct bay_host *host, uint64_t desc, uint32_t kind, uint64_t key);
+
+/** Gives a claim back. `[app thread]` */
+typedef int32_t bay_client_unclaim_fn(const struct bay_host *host, uint64_t desc);
+
+/** Gets the current thread's channel of the bdev, counted. `[reactor]` */
+typedef int32_t bay_client_chan_get_fn(const struct bay_host *host, uint64_t desc, uint64_t *chan);
+
+/** Gives a channel back; its I/O must have ended. `[thread of the get]` */
+typedef int32_t bay_client_chan_put_fn(const struct bay_host *host, uint64_t chan);
+
+/** An I/O to fill and submit, or NULL when the limit is reached: then `wait`, if not NULL, is queued. `[thread of the channel]` */
+typedef struct bay_io *bay_client_io_get_fn(const struct bay_host *host, uint64_t chan, struct bay_wait *wait);
+
+/** Gives back an I/O that was not submitted. `[thread of the channel]` */
+typedef void bay_client_io_put_fn(const struct bay_host *host, struct bay_io *io);
+
+/** A child of `parent` on another channel, all its fields copied; never NULL for a declared number of children. `[thread of the channel]` */
+typedef struct bay_io *bay_client_io_derive_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent);
+
+/** Sends an I/O down; `cb` exactly once, from inside or later. `iov` stays valid until then. `[thread of the channel]` */
+typedef void bay_client_submit_fn(const struct bay_host *host, struct bay_io *io, bay_io_cb_fn *cb, void *arg);
+
+/** Ends `parent` with a child's status and detail; called from the child's callback. `[thread of the submit]` */
+typedef void bay_client_complete_from_fn(const struct bay_host *host, struct bay_io *parent, struct bay_io *child, int32_t status);
+
+/** Tells the module below that a burst of submits has ended. `[thread of the channel]` */
+typedef void bay_client_flush_fn(const struct bay_host *host, uint64_t chan);
+
+/** A new bdev is shown: the module may open and claim it, without I/O. `[app thread]` */
+typedef void bay_examine_config_fn(void *state, struct bay_str name);
+
+/** A new bdev is shown: the module may read it, then answers `examine_done(token)`. `[app thread]` */
+typedef void bay_examine_disk_fn(void *state, struct bay_str name, uint64_t token);
+
+/** Writes the module's configuration: JSON objects `{"method":…,"params":…}`, comma-separated. `[app thread]` */
+typedef void bay_module_config_fn(void *state, const struct bay_sink *sink);
+
+/** The host ends: let go of other bdevs. `[app thread]` */
+typedef void bay_module_fini_start_fn(void *state);
+
+/** An `examine_disk` has ended. `[app thread]` */
+typedef void bay_examine_done_fn(const struct bay_host *host, uint64_t token);
+
+/** A message. `[thread it was sent to]` */
+typedef void bay_msg_fn(void *arg);
+
+/** One round of a poller: more than 0 when it did something. `[thread of the poller]` */
+typedef int32_t bay_poll_fn(void *ctx);
+
+/** When the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = when woken. `[thread of the poller]` */
+typedef uint64_t bay_poller_next_fn(void *ctx);
+
+/** The thread sleeps no more. `[thread of the poller]` */
+typedef void bay_poller_woke_fn(void *ctx);
+
+/** The current lightweight thread, 0 outside of one. `[any thread]` */
+typedef uint64_t bay_thread_current_fn(const struct bay_host *host);
+
+/** The thread on which the control plane runs. `[any thread]` */
+typedef uint64_t bay_thread_app_fn(const struct bay_host *host);
+
+/** The first core after `after` that has a reactor (-1 begins), or -1. `[any thread]` */
+typedef int32_t bay_thread_next_core_fn(const struct bay_host *host, int32_t after);
+
+/** Makes a lightweight thread; `cpumask` as `0x3` or `[0,1]`, empty = any. `[any reactor]` */
+typedef int32_t bay_thread_create_fn(const struct bay_host *host, struct bay_str name, struct bay_str cpumask, uint64_t *thread);
+
+/** Ends the current thread once its pollers and channels are gone. `[thread itself]` */
+typedef int32_t bay_thread_exit_fn(const struct bay_host *host, uint64_t thread);
+
+/** Moves a thread. `[any reactor]` */
+typedef int32_t bay_thread_set_cpumask_fn(const struct bay_host *host, uint64_t thread, struct bay_str cpumask);
+
+/** Sends an intrusive message; the memory is the receiver's until it is called. Cannot fail for a live thread. `[any thread]` */
+typedef int32_t bay_thread_send_fn(const struct bay_host *host, uint64_t thread, struct bay_msg *msg);
+
+/** The host's clock in nanoseconds, cached once a round on a reactor. `[any thread]` */
+typedef uint64_t bay_now_ns_fn(const struct bay_host *host);
+
+/** Adds a poller to the current thread; `period_us` 0 = every round. Returns 0 and its handle. `[reactor]` */
+typedef int32_t bay_poller_register_fn(const struct bay_host *host, const struct bay_poller_ops *ops, void *ctx, uint64_t period_us, struct bay_str name, uint64_t *poller);
+
+/** Removes, pauses or resumes a poller, also from inside its own run. `[thread of the poller]` */
+typedef int32_t bay_poller_fn(const struct bay_host *host, uint64_t poller);
+
+/** Adds (`events` as poll(2)'s) or removes (`events` 0) a file descriptor that ends the thread's sleep. `[thread of the poller]` */
+typedef int32_t bay_poller_wake_fd_fn(const struct bay_host *host, uint64_t poller, int32_t fd, uint32_t events);
+
+/** Makes one thread's state of an io_device in `ctx_size` zeroed bytes. `[reactor]` */
+typedef int32_t bay_io_device_create_fn(void *device, void *chan);
+
+/** Ends one thread's state. `[thread of the channel]` */
+typedef void bay_io_device_destroy_fn(void *device, void *chan);
+
+/** Registers an io_device. `[app thread]` */
+typedef int32_t bay_io_device_register_fn(const struct bay_host *host, void *ctx, bay_io_device_create_fn *create, bay_io_device_destroy_fn *destroy, uint32_t ctx_size, struct bay_str name, uint64_t *device);
+
+/** Unregisters it; `done` when the last channel has gone. `[app thread]` */
+typedef int32_t bay_io_device_unregister_fn(const struct bay_host *host, uint64_t device, bay_cb_fn *done, void *arg);
+
+/** The current thread's channel, counted; NULL when `create` failed. `[reactor]` */
+typedef void *bay_io_device_chan_get_fn(const struct bay_host *host, uint64_t device, uint64_t *chan);
+
+/** Gives it back. `[thread of the get]` */
+typedef void bay_io_device_chan_put_fn(const struct bay_host *host, uint64_t chan);
+
+/** A buffer of at least `len` bytes, 4096-aligned, in a DMA region; NULL = none: `wait`, if not NULL, is queued. `[reactor]` */
+typedef void *bay_buf_get_fn(const struct bay_host *host, uint32_t len, uint32_t *region, struct bay_wait *wait);
+
+/** Gives a buffer back; `len` as asked for. `[reactor]` */
+typedef void bay_buf_put_fn(const struct bay_host *host, void *buf, uint32_t len);
+
+/** Leaves the queue of waiters. `[thread of the wait]` */
+typedef void bay_buf_abort_fn(const struct bay_host *host, struct bay_wait *wait);
+
+/** Zeroed memory that devices can reach; aligned to `align` (a power of two). NULL = none. `[control]` */
+typedef void *bay_mem_alloc_fn(const struct bay_host *host, uint64_t len, uint64_t align, int32_t numa, uint32_t *region);
+
+/** Frees it. `[control]` */
+typedef void bay_mem_free_fn(const struct bay_host *host, void *addr, uint64_t len);
+
+/** A call: `params` is JSON text, valid for the call. Answered exactly once by `reply` or `error`. `[app thread]` */
+typedef void bay_rpc_call_fn(void *ctx, uint64_t req, struct bay_str params);
+
+/** Registers a method. -EEXIST when the name is taken. `[app thread]` */
+typedef int32_t bay_rpc_register_fn(const struct bay_host *host, const struct bay_rpc_method *method, uint64_t *id);
+
+/** Unregisters a method; calls in flight may still be answered. `[app thread]` */
+typedef int32_t bay_rpc_unregister_fn(const struct bay_host *host, uint64_t id);
+
+/** Answers with a result, as JSON text. `[any thread]` */
+typedef int32_t bay_rpc_reply_fn(const struct bay_host *host, uint64_t req, struct bay_str result);
+
+/** Answers with an error; `data` is JSON text or empty. `[any thread]` */
+typedef int32_t bay_rpc_error_fn(const struct bay_host *host, uint64_t req, int32_t code, struct bay_str message, struct bay_str data);
+
+/** A provider goes away: release the reference soon. `[app thread]` */
+typedef void bay_broker_revoked_fn(void *arg);
+
+/** Offers a table under an id such as `bay.nvmf_target/1`. `[app thread]` */
+typedef int32_t bay_broker_provide_fn(const struct bay_host *host, struct bay_str id, const void *table, uint64_t *handle);
+
+/** Withdraws it; `done` when every reference was released. `[app thread]` */
+typedef int32_t bay_broker_withdraw_fn(const struct bay_host *host, uint64_t handle, bay_cb_fn *done, void *arg);
+
+/** Another plugin's table, which stays valid until `release`; NULL when nobody provides it, though the host may have loaded what does. `[app thread]` */
+typedef const void *bay_broker_acquire_fn(const struct bay_host *host, struct bay_str id, bay_broker_revoked_fn *revoked, void *arg, uint64_t *reference);
+
+/** Gives a reference back. `[app thread]` */
+typedef int32_t bay_broker_release_fn(const struct bay_host *host, uint64_t reference);
+
+/** Appends an event for `notify_get_notifications`. `[any thread]` */
+typedef void bay_notify_fn(const struct bay_host *host, struct bay_str kind, struct bay_str context);
+
+/** Writes the plugin's part of the configuration of a subsystem: JSON objects, comma-separated. `[app thread]` */
+typedef void bay_subsystem_config_fn(void *ctx, const struct bay_sink *sink);
+
+/** Declares that this plugin is (part of) a subsystem of `framework_get_subsystems`. `[app thread]` */
+typedef int32_t bay_subsystem_register_fn(const struct bay_host *host, struct bay_str name, bay_subsystem_config_fn *config, void *ctx);
+
+/** Ends an asynchronous stop: everything of the plugin is quiet. `[app thread]` */
+typedef void bay_quiesce_begin_fn(void *state, bay_cb_fn *done, void *arg);
+
+/** The log level changed. `[app thread]` */
+typedef void bay_log_changed_fn(void *state);
+
+/** Registers a fabric under its transport type, such as `TCP`. 0 and a handle, or a negative errno. `[app thread]` */
+typedef int32_t bay_nvmf_register_fn(void *target, struct bay_str name, const struct bay_nvmf_transport_ops *ops, void *ctx, uint64_t *handle);
+
+/** Takes a fabric off: its qpairs are closed and its listeners end, then `done`. `[app thread]` */
+typedef int32_t bay_nvmf_unregister_fn(void *target, uint64_t handle, bay_cb_fn *done, void *arg);
+
+/** A new connection: the target picks a poll group and calls `group_add` on its thread. `[app thread or poll group's thread]` */
+typedef int32_t bay_nvmf_new_qpair_fn(void *target, uint64_t handle, void *conn);
+
+/** Lends a request whose command, and data of a write, have arrived. `[poll group's thread]` */
+typedef void bay_nvmf_exec_fn(void *target, void *qpair, struct bay_nvmf_req *req);
+
+/** The connection is gone: the target lets go of the qpair once its requests came back, then calls `qpair_free`. `[poll group's thread]` */
+typedef void bay_nvmf_disconnected_fn(void *target, void *qpair);
+
+/** Makes the transport from its options, JSON text of `nvmf_create_transport`. `[app thread]` */
+typedef int32_t bay_nvmf_create_fn(void *ctx, struct bay_str options, void **transport);
+
+/** Ends the transport; no group or listener is left. `[app thread]` */
+typedef void bay_nvmf_destroy_fn(void *transport);
+
+/** Writes the options in force as one JSON object. `[app thread]` */
+typedef void bay_nvmf_dump_fn(void *transport, const struct bay_sink *sink);
+
+/** Begins or ends listening; an address may be shared by several subsystems, the target counts. 0 or a negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]` */
+typedef int32_t bay_nvmf_listen_fn(void *transport, const struct bay_nvmf_addr *addr);
+
+/** Makes or ends one thread's share of the transport. `[poll group's thread]` */
+typedef int32_t bay_nvmf_group_create_fn(void *transport, void **group);
+
+/** Ends it; it has no connection left. `[poll group's thread]` */
+typedef void bay_nvmf_group_destroy_fn(void *group);
+
+/** The connection given to `new_qpair` now belongs to this group and is served as `qpair`. `[poll group's thread]` */
+typedef int32_t bay_nvmf_group_add_fn(void *group, void *conn, void *qpair);
+
+/** The target has no poll group for a connection given to `new_qpair`: close and free it. `[app thread]` */
+typedef void bay_nvmf_conn_refused_fn(void *transport, void *conn);
+
+/** Gives a request back: the response is filled. `[poll group's thread]` */
+typedef void bay_nvmf_complete_fn(void *conn, struct bay_nvmf_req *req);
+
+/** Ends a connection after the responses that were given back are sent; `disconnected` follows. `[poll group's thread]` */
+typedef void bay_nvmf_close_fn(void *conn);
+
+/** The target has let go of the qpair: free the connection. `[poll group's thread]` */
+typedef void bay_nvmf_qpair_free_fn(void *conn);
+
+/** Fills the addresses of a connection. `[poll group's thread]` */
+typedef int32_t bay_nvmf_conn_addr_fn(void *conn, struct bay_nvmf_addr *local, struct bay_nvmf_addr *peer);
+
+/** The connection was accepted by the target: queue size (entries) and whether it is the admin queue. `[poll group's thread]` */
+typedef void bay_nvmf_connected_fn(void *conn, uint16_t qid, uint16_t sqsize, uint32_t sq_flow_control);
+
+/* Tables and requests */
+
+/** Borrowed UTF-8 text, not NUL-terminated; valid for the call only.
+ *  Closed: never changes.
+ */
+struct bay_str {
+    /** First byte; may be NULL when `len` is 0. */
+    const uint8_t *ptr;
+    /** Length in bytes. */
+    size_t len;
+};
+
+/** Where the callee writes a text of unknown length; valid for the call only.
+ *  Closed: never changes.
+ */
+struct bay_sink {
+    /** First argument of `write`. */
+    void *ctx;
+    /** Appends a piece. */
+    bay_sink_write_fn *write;
+};
+
+/** The door: exported as data under the symbol `bay_plugin_v1`.
+ *  Open: grows at its end.
+ */
+struct bay_plugin {
+    /** `BAY_MAGIC`. */
+    uint64_t magic;
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** `BAY_ABI_MAJOR` of the header it was compiled with. */
+    uint16_t abi_major;
+    /** `BAY_ABI_MINOR` of the header it was compiled with. */
+    uint16_t abi_minor;
+    /** Oldest host minor it can run on. */
+    uint16_t needs_minor;
+    /** Zero. */
+    uint16_t rsv0;
+    /** `BAY_PF_*`. */
+    uint32_t flags;
+    /** NUL-terminated; equal to the manifest's. */
+    const char *name;
+    /** NUL-terminated semantic version; equal to the manifest's. */
+    const char *version;
+    /** Makes an instance. */
+    bay_init_fn *init;
+    /** Begins to serve. */
+    bay_start_fn *start;
+    /** Ends the instance. */
+    bay_fini_fn *fini;
+    /** Interfaces the plugin offers to the host; may be NULL. */
+    bay_plugin_get_iface_fn *get_iface;
+};
+
+/** What a plugin is given: one per instance, first argument of every service, so that all it makes has an owner.
+ *  Open: grows at its end.
+ */
+struct bay_host {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** The host's ABI major. */
+    uint16_t abi_major;
+    /** The host's ABI minor. */
+    uint16_t abi_minor;
+    /** The host's own. */
+    void *ctx;
+    /** Looks up a service table by id. */
+    bay_host_get_iface_fn *get_iface;
+    /** The level up to which lines are wanted; read relaxed before formatting. */
+    const uint32_t *log_level;
+    /** Writes a log line. */
+    bay_log_fn *log;
+};
+
+/** One piece of a scatter/gather list.
+ *  Closed: never changes.
+ */
+struct bay_iov {
+    /** First byte. */
+    void *addr;
+    /** Length in bytes. */
+    uint32_t len;
+    /** Memory region of the host that holds it; 0 = plain memory. */
+    uint32_t region;
+};
+
+/** One request: the host's, lent to the module from submit to `done`. The host's private part lies before it.
+ *  Closed: never changes.
+ */
+struct BAY_ALIGNED(64) bay_io {
+    /** `BAY_OP_*`. */
+    uint16_t op;
+    /** Number of elements of `iov`. */
+    uint16_t iovcnt;
+    /** Low 16 bits are hints; high 16 bits must be understood. */
+    uint32_t flags;
+    /** First block. */
+    uint64_t lba;
+    /** Number of blocks. */
+    uint64_t nblocks;
+    /** Scatter/gather list; unchanged until `done`. */
+    const struct bay_iov *iov;
+    /** Ends the request; always the host's. */
+    bay_done_fn *done;
+    /** The module's while in flight: `drv_ctx_size` bytes, aligned to 64, contents undefined at submit. */
+    void *drv_ctx;
+    /** The module's while in flight. */
+    void *link;
+    /** NULL = none. */
+    const struct bay_io_ext *ext;
+    /** Separate metadata buffer, or NULL. */
+    void *md;
+    /** Length of `md` in bytes. */
+    uint32_t md_len;
+    /** Memory region of `md`. */
+    uint32_t md_region;
+    /** What else is known of the end; by `detail_kind`. */
+    uint64_t detail;
+    /** `BAY_DETAIL_*`. */
+    uint8_t detail_kind;
+    /** Priority, 0 = none. */
+    uint8_t prio;
+    /** Zero. */
+    uint16_t rsv0;
+    /** Length of what `arg` points at, in bytes. */
+    uint32_t arg_len;
+    /** By op. */
+    uint64_t arg[2];
+    /** Slot and generation: names the request for abort. */
+    uint64_t id;
+    /** Zero. */
+    uint64_t rsv1;
+};
+
+/** Rare parts of a request. Draft: nothing is valid yet.
+ *  Open: grows at its end.
+ */
+struct bay_io_ext {
+    /** Size of this struct, in bytes. */
+    uint32_t size;
+    /** Which fields are set. */
+    uint32_t valid;
+    /** Trace id. */
+    uint64_t trace_id;
+};
+
+/** What a new channel is told.
+ *  Open: grows at its end.
+ */
+struct bay_chan_args {
+    /** Size of this struct, in bytes. */
+    uint32_t size;
+    /** NUMA node, -1 = any. */
+    int32_t numa;
+    /** The lightweight thread. */
+    uint64_t thread;
+    /** The host's handle, for `kick`, `chan_ready` and `chan_closed`. */
+    uint64_t host_chan;
+    /** State handed over by an older instance, or NULL. */
+    const void *handover;
+};
+
+/** What a bdev does. One channel is called by one thread at a time.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_ops {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Starts an I/O. Required. */
+    bay_submit_fn *submit;
+    /** End of a burst; may be NULL. */
+    bay_flush_fn *flush;
+    /** Required. */
+    bay_chan_create_fn *chan_create;
+    /** Required. */
+    bay_chan_destroy_fn *chan_destroy;
+    /** Required. */
+    bay_destruct_fn *destruct;
+    /** Members of `driver_specific` in `bdev_get_bdevs`, as one JSON object; may be NULL. */
+    bay_dump_fn *dump_info;
+    /** The RPC that makes this bdev again, as `{"method":…,"params":…}`; may be NULL. */
+    bay_dump_fn *write_config;
+    /** The module's own counters as one JSON object; may be NULL. */
+    bay_dump_fn *dump_stats;
+    /** May be NULL. */
+    bay_reset_stats_fn *reset_stats;
+};
+
+/** What the bus must know of a bdev. Texts and lists are copied by `register`.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_reg {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** `BAY_BDEV_*`. */
+    uint32_t flags;
+    /** First argument of the operations. */
+    void *ctx;
+    /** What the bdev does; lives as long as the bdev. */
+    const struct bay_bdev_ops *ops;
+    /** Unique name. */
+    struct bay_str name;
+    /** Product name, as `bdev_get_bdevs` shows it. */
+    struct bay_str product;
+    /** Other names. */
+    const struct bay_str *aliases;
+    /** Number of aliases. */
+    uint32_t naliases;
+    /** Block size in bytes, metadata included when interleaved. */
+    uint32_t block_size;
+    /** Capacity in blocks. */
+    uint64_t num_blocks;
+    /** All zero: the bus derives one from the name. */
+    uint8_t uuid[16];
+    /** Physical block size in bytes; 0 = `block_size`. */
+    uint32_t phys_block_size;
+    /** Blocks per write; a write must be a multiple. 0 = 1. */
+    uint32_t write_unit;
+    /** Blocks that are written all or not at all; 0 = 1. */
+    uint32_t atomic_write_unit;
+    /** Alignment of buffers in bytes, a power of two; 0 = 1. The bus bounces what is not aligned. */
+    uint32_t align;
+    /** I/O is split at multiples of this many blocks; 0 = never. */
+    uint32_t optimal_boundary;
+    /** Elements of a scatter/gather list; 0 = no limit. The bus splits. */
+    uint32_t max_segments;
+    /** Bytes in one element; 0 = no limit. */
+    uint32_t max_segment_size;
+    /** Blocks of one read or write; 0 = no limit. */
+    uint32_t max_io_blocks;
+    /** Blocks of one unmap; 0 = no limit. */
+    uint32_t max_unmap;
+    /** Blocks of one write zeroes; 0 = no limit. */
+    uint32_t max_write_zeroes;
+    /** Blocks of one copy; 0 = no limit. */
+    uint32_t max_copy;
+    /** Metadata bytes per block. */
+    uint32_t md_size;
+    /** 1 = metadata lies behind each block's data. */
+    uint8_t md_interleave;
+    /** T10 DIF type 0 to 3. */
+    uint8_t dif_type;
+    /** 1 = the protection information comes first in the metadata. */
+    uint8_t dif_is_head;
+    /** 0 = 16 bit guard, 1 = 32, 2 = 64. */
+    uint8_t dif_pi_format;
+    /** Bits of what is checked. */
+    uint32_t dif_check_flags;
+    /** NUMA node, -1 = any. */
+    int32_t numa;
+    /** Namespace id of an NVMe bdev, else 0. */
+    uint32_t nsid;
+    /** How long a reset waits for I/O in flight before it reaches the module, in milliseconds. */
+    uint32_t reset_drain_ms;
+    /** 1 = buffers must be in the host's DMA regions; the bus bounces others. */
+    uint32_t needs_dma;
+    /** Bit `1 << BAY_OP_*` for each op that may be sent. */
+    uint64_t ops_mask;
+    /** Must-understand flags that may be sent. */
+    uint32_t must_flags;
+    /** Children that one I/O may have in flight at once (filters). */
+    uint32_t max_children;
+    /** Size of `drv_ctx`, in bytes. */
+    uint32_t drv_ctx_size;
+    /** Zero. */
+    uint32_t rsv0;
+    /** Name of the base bdev of a filter. */
+    struct bay_str base;
+    /** Blocks per zone; 0 = not zoned. Draft. */
+    uint64_t zone_size;
+    /** Zones that may be open. Draft. */
+    uint32_t max_open_zones;
+    /** Zones that may be active. Draft. */
+    uint32_t max_active_zones;
+};
+
+/** What a client may know of an open bdev.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_info {
+    /** Size of this struct as the caller was compiled, in bytes. */
+    uint32_t size;
+    /** `BAY_BDEV_*`. */
+    uint32_t flags;
+    /** Capacity in blocks. */
+    uint64_t num_blocks;
+    /** Block size in bytes. */
+    uint32_t block_size;
+    /** Physical block size in bytes. */
+    uint32_t phys_block_size;
+    /** Ops that a client may send: declared ones and those the bus emulates. */
+    uint64_t ops_mask;
+    /** UUID. */
+    uint8_t uuid[16];
+    /** Blocks per write. */
+    uint32_t write_unit;
+    /** Blocks written all or not at all. */
+    uint32_t atomic_write_unit;
+    /** Alignment of buffers in bytes. */
+    uint32_t align;
+    /** I/O is split at multiples of this many blocks; 0 = never. */
+    uint32_t optimal_boundary;
+    /** Metadata bytes per block. */
+    uint32_t md_size;
+    /** 1 = metadata lies behind each block's data. */
+    uint8_t md_interleave;
+    /** T10 DIF type 0 to 3. */
+    uint8_t dif_type;
+    /** 1 = the protection information comes first. */
+    uint8_t dif_is_head;
+    /** 0 = 16 bit guard, 1 = 32, 2 = 64. */
+    uint8_t dif_pi_format;
+    /** NUMA node, -1 = any. */
+    int32_t numa;
+    /** Must-understand flags that may be sent, emulated ones included. */
+    uint32_t must_flags;
+    /** Name on the bus; valid while the descriptor is open. */
+    struct bay_str name;
+};
+
+/** A place in a queue of waiters: the waiter's memory, linked by the host until the callback.
+ *  Closed: never changes.
+ */
+struct bay_wait {
+    /** Called when the resource may be had. */
+    bay_wait_fn *cb;
+    /** Its argument. */
+    void *arg;
+    /** The host's while queued. */
+    void *link;
+    /** Zero. */
+    uint64_t rsv;
+};
+
+/** `bay.bdev/1`: what the bus offers to modules.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Puts a bdev on the bus. */
+    bay_bdev_register_fn *register_;
+    /** Takes it off. */
+    bay_bdev_unregister_fn *unregister;
+    /** Ends a pending destruct. */
+    bay_bdev_destruct_done_fn *destruct_done;
+    /** Ends a pending channel creation. */
+    bay_bdev_chan_ready_fn *chan_ready;
+    /** Ends a pending channel destruction. */
+    bay_bdev_chan_closed_fn *chan_closed;
+    /** Tells a new size. */
+    bay_bdev_resize_fn *resize;
+    /** Wakes what waits for resources. */
+    bay_bdev_kick_fn *kick;
+    /** Holds back I/O. Draft: NULL. */
+    bay_bdev_quiesce_fn *quiesce;
+    /** Lets it go. Draft: NULL. */
+    bay_bdev_quiesce_fn *unquiesce;
+    /** Ends an `examine_disk`. */
+    bay_examine_done_fn *examine_done;
+};
+
+/** `bay.bdev_client/1`: what the bus offers to those who do I/O.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_client_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Opens a bdev. */
+    bay_client_open_fn *open;
+    /** Closes it. */
+    bay_client_close_fn *close;
+    /** What is known of it. */
+    bay_client_info_fn *info;
+    /** Claims it. */
+    bay_client_claim_fn *claim;
+    /** Gives the claim back. */
+    bay_client_unclaim_fn *unclaim;
+    /** Gets a channel. */
+    bay_client_chan_get_fn *chan_get;
+    /** Puts it. */
+    bay_client_chan_put_fn *chan_put;
+    /** Gets an I/O. */
+    bay_client_io_get_fn *io_get;
+    /** Puts an unsubmitted one. */
+    bay_client_io_put_fn *io_put;
+    /** Derives a child. */
+    bay_client_io_derive_fn *io_derive;
+    /** Submits. */
+    bay_client_submit_fn *submit;
+    /** Ends a parent from its child. */
+    bay_client_complete_from_fn *complete_from;
+    /** Ends a burst. */
+    bay_client_flush_fn *flush;
+};
+
+/** `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.
+ *  Open: grows at its end.
+ */
+struct bay_bdev_module {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** A bdev was registered. */
+    bay_examine_config_fn *examine_config;
+    /** The same, with I/O. */
+    bay_examine_disk_fn *examine_disk;
+    /** Configuration that belongs to no single bdev. */
+    bay_module_config_fn *write_config;
+    /** The host ends. */
+    bay_module_fini_start_fn *fini_start;
+};
+
+/** An intrusive message: the sender's memory until it is received.
+ *  Closed: never changes.
+ */
+struct bay_msg {
+    /** Called on the receiving thread. */
+    bay_msg_fn *call;
+    /** Its argument. */
+    void *arg;
+    /** The host's while in flight. */
+    void *link;
+    /** Zero. */
+    uint64_t rsv;
+};
+
+/** What a poller does.
+ *  Open: grows at its end.
+ */
+struct bay_poller_ops {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** One round. Required. */
+    bay_poll_fn *run;
+    /** Arm the wake-ups, then look again: 0 = may sleep, more = there is work. NULL = only polled, the reactor never sleeps. */
+    bay_poll_fn *prepare_sleep;
+    /** The sleep is over; may be NULL. */
+    bay_poller_woke_fn *woke;
+    /** The next deadline; may be NULL. */
+    bay_poller_next_fn *next_ns;
+};
+
+/** `bay.thread/1`.
+ *  Open: grows at its end.
+ */
+struct bay_thread_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Current thread. */
+    bay_thread_current_fn *current;
+    /** App thread. */
+    bay_thread_app_fn *app_thread;
+    /** Walks the cores that have reactors. */
+    bay_thread_next_core_fn *next_core;
+    /** Makes a thread. */
+    bay_thread_create_fn *create;
+    /** Ends the current one. */
+    bay_thread_exit_fn *exit;
+    /** Moves one. */
+    bay_thread_set_cpumask_fn *set_cpumask;
+    /** Sends a message. */
+    bay_thread_send_fn *send;
+    /** The clock. */
+    bay_now_ns_fn *now_ns;
+};
+
+/** `bay.poller/1`.
+ *  Open: grows at its end.
+ */
+struct bay_poller_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Adds a poller. */
+    bay_poller_register_fn *register_;
+    /** Removes it. */
+    bay_poller_fn *unregister;
+    /** Pauses it. */
+    bay_poller_fn *pause;
+    /** Resumes it. */
+    bay_poller_fn *resume;
+    /** Its file descriptors. */
+    bay_poller_wake_fd_fn *wake_fd;
+};
+
+/** `bay.draft.io_device/1`: shared objects with one state per thread, apart from bdevs.
+ *  Open: grows at its end.
+ */
+struct bay_io_device_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Registers. */
+    bay_io_device_register_fn *register_;
+    /** Unregisters. */
+    bay_io_device_unregister_fn *unregister;
+    /** Gets a channel. */
+    bay_io_device_chan_get_fn *chan_get;
+    /** Puts it. */
+    bay_io_device_chan_put_fn *chan_put;
+};
+
+/** `bay.buf/1`: buffers from the host's pools, with a place in the queue.
+ *  Open: grows at its end.
+ */
+struct bay_buf_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Largest buffer, in bytes. */
+    uint32_t max_len;
+    /** Gets one. */
+    bay_buf_get_fn *get;
+    /** Puts it. */
+    bay_buf_put_fn *put;
+    /** Leaves the queue. */
+    bay_buf_abort_fn *abort;
+};
+
+/** `bay.mem/1`: memory that devices can reach.
+ *  Open: grows at its end.
+ */
+struct bay_mem_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Allocates. */
+    bay_mem_alloc_fn *alloc;
+    /** Frees. */
+    bay_mem_free_fn *free;
+};
+
+/** One method of the control plane.
+ *  Open: grows at its end.
+ */
+struct bay_rpc_method {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** `BAY_RPC_*`. */
+    uint32_t states;
+    /** Name. */
+    struct bay_str name;
+    /** The declaration as JSON text: parameters, result, errors, aliases, role. */
+    struct bay_str schema;
+    /** The method. */
+    bay_rpc_call_fn *call;
+    /** Its first argument. */
+    void *ctx;
+};
+
+/** `bay.rpc/1`.
+ *  Open: grows at its end.
+ */
+struct bay_rpc_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Registers a method. */
+    bay_rpc_register_fn *register_;
+    /** Unregisters it. */
+    bay_rpc_unregister_fn *unregister;
+    /** Answers. */
+    bay_rpc_reply_fn *reply;
+    /** Refuses. */
+    bay_rpc_error_fn *error;
+};
+
+/** `bay.broker/1`: plugin meets plugin.
+ *  Open: grows at its end.
+ */
+struct bay_broker_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Offers. */
+    bay_broker_provide_fn *provide;
+    /** Withdraws. */
+    bay_broker_withdraw_fn *withdraw;
+    /** Takes. */
+    bay_broker_acquire_fn *acquire;
+    /** Gives back. */
+    bay_broker_release_fn *release;
+};
+
+/** `bay.notify/1`: events and subsystems.
+ *  Open: grows at its end.
+ */
+struct bay_notify_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Appends an event. */
+    bay_notify_fn *notify;
+    /** Declares a subsystem. */
+    bay_subsystem_register_fn *subsystem;
+};
+
+/** `bay.quiesce/1`, offered by a plugin that has something to stop before `fini`.
+ *  Open: grows at its end.
+ */
+struct bay_quiesce {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Begins the stop. */
+    bay_quiesce_begin_fn *begin;
+};
+
+/** `bay.log/1`, offered by a plugin that caches the log level.
+ *  Open: grows at its end.
+ */
+struct bay_log_iface {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** The level changed. */
+    bay_log_changed_fn *changed;
+};
+
+/** A transport address as text, NUL-padded.
+ *  Closed: never changes.
+ */
+struct bay_nvmf_addr {
+    /** `TCP`, `RDMA`, … */
+    uint8_t trtype[32];
+    /** `IPv4`, `IPv6`, … */
+    uint8_t adrfam[32];
+    /** Address. */
+    uint8_t traddr[256];
+    /** Service, such as a port. */
+    uint8_t trsvcid[32];
+};
+
+/** One request of a qpair. The fabric's part lies behind it.
+ *  Closed: never changes.
+ */
+struct BAY_ALIGNED(64) bay_nvmf_req {
+    /** The 64-byte command; the fabric has not changed it. */
+    uint64_t cmd[8];
+    /** The 16-byte response: dword 0, dword 1, then SQHD, SQID (the target's), command id and status. */
+    uint64_t rsp[2];
+    /** Data; NULL when `xfer` is none. */
+    struct bay_iov *iov;
+    /** Elements of `iov`. */
+    uint32_t iovcnt;
+    /** Length of the data, in bytes, as the command's SGL says. */
+    uint32_t len;
+    /** `BAY_NVMF_XFER_*`. */
+    uint8_t xfer;
+    /** Zero. */
+    uint8_t rsv0;
+    /** Zero. */
+    uint16_t rsv1;
+    /** Length that is to be sent back, in bytes; set by the target, at most `len`. */
+    uint32_t rsp_len;
+    /** The fabric's connection. */
+    void *conn;
+    /** The target's while it has the request. */
+    uint64_t tgt[8];
+};
+
+/** What a fabric does.
+ *  Open: grows at its end.
+ */
+struct bay_nvmf_transport_ops {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Makes the transport. */
+    bay_nvmf_create_fn *create;
+    /** Ends it. */
+    bay_nvmf_destroy_fn *destroy;
+    /** Options in force. */
+    bay_nvmf_dump_fn *dump;
+    /** Listens. */
+    bay_nvmf_listen_fn *listen;
+    /** Listens no more; connections stay. */
+    bay_nvmf_listen_fn *stop_listen;
+    /** A thread's share. */
+    bay_nvmf_group_create_fn *group_create;
+    /** Its end. */
+    bay_nvmf_group_destroy_fn *group_destroy;
+    /** A connection for a group. */
+    bay_nvmf_group_add_fn *group_add;
+    /** A connection that no group takes. */
+    bay_nvmf_conn_refused_fn *conn_refused;
+    /** A request comes back. */
+    bay_nvmf_complete_fn *complete;
+    /** A connection is to end. */
+    bay_nvmf_close_fn *close;
+    /** A connection's end. */
+    bay_nvmf_qpair_free_fn *qpair_free;
+    /** A connection's addresses. */
+    bay_nvmf_conn_addr_fn *conn_addr;
+    /** A connection is a queue now; may be NULL. */
+    bay_nvmf_connected_fn *connected;
+};
+
+/** `bay.nvmf_target/1`: what the target offers to fabrics.
+ *  Open: grows at its end.
+ */
+struct bay_nvmf_target_api {
+    /** Size of this struct as the plugin was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** First argument of all. */
+    void *target;
+    /** Registers a fabric. */
+    bay_nvmf_register_fn *register_;
+    /** Takes it off. */
+    bay_nvmf_unregister_fn *unregister;
+    /** A connection came. */
+    bay_nvmf_new_qpair_fn *new_qpair;
+    /** A request came. */
+    bay_nvmf_exec_fn *exec;
+    /** A connection went. */
+    bay_nvmf_disconnected_fn *disconnected;
+};
+
+/* The layout, as every compiler must see it */
+
+BAY_ASSERT(sizeof(struct bay_str) == 16, "bay_str");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_str) == 8, "bay_str");
+BAY_ASSERT(offsetof(struct bay_str, ptr) == 0, "bay_str.ptr");
+BAY_ASSERT(sizeof(((struct bay_str *)0)->ptr) == 8, "bay_str.ptr");
+BAY_ASSERT(offsetof(struct bay_str, len) == 8, "bay_str.len");
+BAY_ASSERT(sizeof(((struct bay_str *)0)->len) == 8, "bay_str.len");
+BAY_ASSERT(sizeof(struct bay_sink) == 16, "bay_sink");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_sink) == 8, "bay_sink");
+BAY_ASSERT(offsetof(struct bay_sink, ctx) == 0, "bay_sink.ctx");
+BAY_ASSERT(sizeof(((struct bay_sink *)0)->ctx) == 8, "bay_sink.ctx");
+BAY_ASSERT(offsetof(struct bay_sink, write) == 8, "bay_sink.write");
+BAY_ASSERT(sizeof(((struct bay_sink *)0)->write) == 8, "bay_sink.write");
+BAY_ASSERT(sizeof(struct bay_plugin) == 72, "bay_plugin");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_plugin) == 8, "bay_plugin");
+BAY_ASSERT(offsetof(struct bay_plugin, magic) == 0, "bay_plugin.magic");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->magic) == 8, "bay_plugin.magic");
+BAY_ASSERT(offsetof(struct bay_plugin, size) == 8, "bay_plugin.size");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->size) == 4, "bay_plugin.size");
+BAY_ASSERT(offsetof(struct bay_plugin, abi_major) == 12, "bay_plugin.abi_major");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->abi_major) == 2, "bay_plugin.abi_major");
+BAY_ASSERT(offsetof(struct bay_plugin, abi_minor) == 14, "bay_plugin.abi_minor");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->abi_minor) == 2, "bay_plugin.abi_minor");
+BAY_ASSERT(offsetof(struct bay_plugin, needs_minor) == 16, "bay_plugin.needs_minor");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->needs_minor) == 2, "bay_plugin.needs_minor");
+BAY_ASSERT(offsetof(struct bay_plugin, rsv0) == 18, "bay_plugin.rsv0");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->rsv0) == 2, "bay_plugin.rsv0");
+BAY_ASSERT(offsetof(struct bay_plugin, flags) == 20, "bay_plugin.flags");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->flags) == 4, "bay_plugin.flags");
+BAY_ASSERT(offsetof(struct bay_plugin, name) == 24, "bay_plugin.name");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->name) == 8, "bay_plugin.name");
+BAY_ASSERT(offsetof(struct bay_plugin, version) == 32, "bay_plugin.version");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->version) == 8, "bay_plugin.version");
+BAY_ASSERT(offsetof(struct bay_plugin, init) == 40, "bay_plugin.init");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->init) == 8, "bay_plugin.init");
+BAY_ASSERT(offsetof(struct bay_plugin, start) == 48, "bay_plugin.start");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->start) == 8, "bay_plugin.start");
+BAY_ASSERT(offsetof(struct bay_plugin, fini) == 56, "bay_plugin.fini");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->fini) == 8, "bay_plugin.fini");
+BAY_ASSERT(offsetof(struct bay_plugin, get_iface) == 64, "bay_plugin.get_iface");
+BAY_ASSERT(sizeof(((struct bay_plugin *)0)->get_iface) == 8, "bay_plugin.get_iface");
+BAY_ASSERT(sizeof(struct bay_host) == 40, "bay_host");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_host) == 8, "bay_host");
+BAY_ASSERT(offsetof(struct bay_host, size) == 0, "bay_host.size");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->size) == 4, "bay_host.size");
+BAY_ASSERT(offsetof(struct bay_host, abi_major) == 4, "bay_host.abi_major");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->abi_major) == 2, "bay_host.abi_major");
+BAY_ASSERT(offsetof(struct bay_host, abi_minor) == 6, "bay_host.abi_minor");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->abi_minor) == 2, "bay_host.abi_minor");
+BAY_ASSERT(offsetof(struct bay_host, ctx) == 8, "bay_host.ctx");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->ctx) == 8, "bay_host.ctx");
+BAY_ASSERT(offsetof(struct bay_host, get_iface) == 16, "bay_host.get_iface");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->get_iface) == 8, "bay_host.get_iface");
+BAY_ASSERT(offsetof(struct bay_host, log_level) == 24, "bay_host.log_level");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->log_level) == 8, "bay_host.log_level");
+BAY_ASSERT(offsetof(struct bay_host, log) == 32, "bay_host.log");
+BAY_ASSERT(sizeof(((struct bay_host *)0)->log) == 8, "bay_host.log");
+BAY_ASSERT(sizeof(struct bay_iov) == 16, "bay_iov");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_iov) == 8, "bay_iov");
+BAY_ASSERT(offsetof(struct bay_iov, addr) == 0, "bay_iov.addr");
+BAY_ASSERT(sizeof(((struct bay_iov *)0)->addr) == 8, "bay_iov.addr");
+BAY_ASSERT(offsetof(struct bay_iov, len) == 8, "bay_iov.len");
+BAY_ASSERT(sizeof(((struct bay_iov *)0)->len) == 4, "bay_iov.len");
+BAY_ASSERT(offsetof(struct bay_iov, region) == 12, "bay_iov.region");
+BAY_ASSERT(sizeof(((struct bay_iov *)0)->region) == 4, "bay_iov.region");
+BAY_ASSERT(sizeof(struct bay_io) == 128, "bay_io");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_io) == 64, "bay_io");
+BAY_ASSERT(offsetof(struct bay_io, op) == 0, "bay_io.op");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->op) == 2, "bay_io.op");
+BAY_ASSERT(offsetof(struct bay_io, iovcnt) == 2, "bay_io.iovcnt");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->iovcnt) == 2, "bay_io.iovcnt");
+BAY_ASSERT(offsetof(struct bay_io, flags) == 4, "bay_io.flags");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->flags) == 4, "bay_io.flags");
+BAY_ASSERT(offsetof(struct bay_io, lba) == 8, "bay_io.lba");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->lba) == 8, "bay_io.lba");
+BAY_ASSERT(offsetof(struct bay_io, nblocks) == 16, "bay_io.nblocks");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->nblocks) == 8, "bay_io.nblocks");
+BAY_ASSERT(offsetof(struct bay_io, iov) == 24, "bay_io.iov");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->iov) == 8, "bay_io.iov");
+BAY_ASSERT(offsetof(struct bay_io, done) == 32, "bay_io.done");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->done) == 8, "bay_io.done");
+BAY_ASSERT(offsetof(struct bay_io, drv_ctx) == 40, "bay_io.drv_ctx");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->drv_ctx) == 8, "bay_io.drv_ctx");
+BAY_ASSERT(offsetof(struct bay_io, link) == 48, "bay_io.link");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->link) == 8, "bay_io.link");
+BAY_ASSERT(offsetof(struct bay_io, ext) == 56, "bay_io.ext");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->ext) == 8, "bay_io.ext");
+BAY_ASSERT(offsetof(struct bay_io, md) == 64, "bay_io.md");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->md) == 8, "bay_io.md");
+BAY_ASSERT(offsetof(struct bay_io, md_len) == 72, "bay_io.md_len");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->md_len) == 4, "bay_io.md_len");
+BAY_ASSERT(offsetof(struct bay_io, md_region) == 76, "bay_io.md_region");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->md_region) == 4, "bay_io.md_region");
+BAY_ASSERT(offsetof(struct bay_io, detail) == 80, "bay_io.detail");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->detail) == 8, "bay_io.detail");
+BAY_ASSERT(offsetof(struct bay_io, detail_kind) == 88, "bay_io.detail_kind");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->detail_kind) == 1, "bay_io.detail_kind");
+BAY_ASSERT(offsetof(struct bay_io, prio) == 89, "bay_io.prio");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->prio) == 1, "bay_io.prio");
+BAY_ASSERT(offsetof(struct bay_io, rsv0) == 90, "bay_io.rsv0");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->rsv0) == 2, "bay_io.rsv0");
+BAY_ASSERT(offsetof(struct bay_io, arg_len) == 92, "bay_io.arg_len");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->arg_len) == 4, "bay_io.arg_len");
+BAY_ASSERT(offsetof(struct bay_io, arg) == 96, "bay_io.arg");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->arg) == 16, "bay_io.arg");
+BAY_ASSERT(offsetof(struct bay_io, id) == 112, "bay_io.id");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->id) == 8, "bay_io.id");
+BAY_ASSERT(offsetof(struct bay_io, rsv1) == 120, "bay_io.rsv1");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->rsv1) == 8, "bay_io.rsv1");
+BAY_ASSERT(sizeof(struct bay_io_ext) == 16, "bay_io_ext");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_io_ext) == 8, "bay_io_ext");
+BAY_ASSERT(offsetof(struct bay_io_ext, size) == 0, "bay_io_ext.size");
+BAY_ASSERT(sizeof(((struct bay_io_ext *)0)->size) == 4, "bay_io_ext.size");
+BAY_ASSERT(offsetof(struct bay_io_ext, valid) == 4, "bay_io_ext.valid");
+BAY_ASSERT(sizeof(((struct bay_io_ext *)0)->valid) == 4, "bay_io_ext.valid");
+BAY_ASSERT(offsetof(struct bay_io_ext, trace_id) == 8, "bay_io_ext.trace_id");
+BAY_ASSERT(sizeof(((struct bay_io_ext *)0)->trace_id) == 8, "bay_io_ext.trace_id");
+BAY_ASSERT(sizeof(struct bay_chan_args) == 32, "bay_chan_args");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_chan_args) == 8, "bay_chan_args");
+BAY_ASSERT(offsetof(struct bay_chan_args, size) == 0, "bay_chan_args.size");
+BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->size) == 4, "bay_chan_args.size");
+BAY_ASSERT(offsetof(struct bay_chan_args, numa) == 4, "bay_chan_args.numa");
+BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->numa) == 4, "bay_chan_args.numa");
+BAY_ASSERT(offsetof(struct bay_chan_args, thread) == 8, "bay_chan_args.thread");
+BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->thread) == 8, "bay_chan_args.thread");
+BAY_ASSERT(offsetof(struct bay_chan_args, host_chan) == 16, "bay_chan_args.host_chan");
+BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->host_chan) == 8, "bay_chan_args.host_chan");
+BAY_ASSERT(offsetof(struct bay_chan_args, handover) == 24, "bay_chan_args.handover");
+BAY_ASSERT(sizeof(((struct bay_chan_args *)0)->handover) == 8, "bay_chan_args.handover");
+BAY_ASSERT(sizeof(struct bay_bdev_ops) == 80, "bay_bdev_ops");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_ops) == 8, "bay_bdev_ops");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, size) == 0, "bay_bdev_ops.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->size) == 4, "bay_bdev_ops.size");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, flags) == 4, "bay_bdev_ops.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->flags) == 4, "bay_bdev_ops.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, submit) == 8, "bay_bdev_ops.submit");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->submit) == 8, "bay_bdev_ops.submit");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, flush) == 16, "bay_bdev_ops.flush");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->flush) == 8, "bay_bdev_ops.flush");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, chan_create) == 24, "bay_bdev_ops.chan_create");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->chan_create) == 8, "bay_bdev_ops.chan_create");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, chan_destroy) == 32, "bay_bdev_ops.chan_destroy");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->chan_destroy) == 8, "bay_bdev_ops.chan_destroy");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, destruct) == 40, "bay_bdev_ops.destruct");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->destruct) == 8, "bay_bdev_ops.destruct");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, dump_info) == 48, "bay_bdev_ops.dump_info");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->dump_info) == 8, "bay_bdev_ops.dump_info");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, write_config) == 56, "bay_bdev_ops.write_config");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->write_config) == 8, "bay_bdev_ops.write_config");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, dump_stats) == 64, "bay_bdev_ops.dump_stats");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->dump_stats) == 8, "bay_bdev_ops.dump_stats");
+BAY_ASSERT(offsetof(struct bay_bdev_ops, reset_stats) == 72, "bay_bdev_ops.reset_stats");
+BAY_ASSERT(sizeof(((struct bay_bdev_ops *)0)->reset_stats) == 8, "bay_bdev_ops.reset_stats");
+BAY_ASSERT(sizeof(struct bay_bdev_reg) == 224, "bay_bdev_reg");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_reg) == 8, "bay_bdev_reg");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, size) == 0, "bay_bdev_reg.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->size) == 4, "bay_bdev_reg.size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, flags) == 4, "bay_bdev_reg.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->flags) == 4, "bay_bdev_reg.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, ctx) == 8, "bay_bdev_reg.ctx");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->ctx) == 8, "bay_bdev_reg.ctx");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, ops) == 16, "bay_bdev_reg.ops");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->ops) == 8, "bay_bdev_reg.ops");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, name) == 24, "bay_bdev_reg.name");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->name) == 16, "bay_bdev_reg.name");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, product) == 40, "bay_bdev_reg.product");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->product) == 16, "bay_bdev_reg.product");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, aliases) == 56, "bay_bdev_reg.aliases");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->aliases) == 8, "bay_bdev_reg.aliases");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, naliases) == 64, "bay_bdev_reg.naliases");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->naliases) == 4, "bay_bdev_reg.naliases");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, block_size) == 68, "bay_bdev_reg.block_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->block_size) == 4, "bay_bdev_reg.block_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, num_blocks) == 72, "bay_bdev_reg.num_blocks");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->num_blocks) == 8, "bay_bdev_reg.num_blocks");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, uuid) == 80, "bay_bdev_reg.uuid");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->uuid) == 16, "bay_bdev_reg.uuid");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, phys_block_size) == 96, "bay_bdev_reg.phys_block_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->phys_block_size) == 4, "bay_bdev_reg.phys_block_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, write_unit) == 100, "bay_bdev_reg.write_unit");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->write_unit) == 4, "bay_bdev_reg.write_unit");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, atomic_write_unit) == 104, "bay_bdev_reg.atomic_write_unit");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->atomic_write_unit) == 4, "bay_bdev_reg.atomic_write_unit");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, align) == 108, "bay_bdev_reg.align");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->align) == 4, "bay_bdev_reg.align");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, optimal_boundary) == 112, "bay_bdev_reg.optimal_boundary");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->optimal_boundary) == 4, "bay_bdev_reg.optimal_boundary");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_segments) == 116, "bay_bdev_reg.max_segments");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_segments) == 4, "bay_bdev_reg.max_segments");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_segment_size) == 120, "bay_bdev_reg.max_segment_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_segment_size) == 4, "bay_bdev_reg.max_segment_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_io_blocks) == 124, "bay_bdev_reg.max_io_blocks");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_io_blocks) == 4, "bay_bdev_reg.max_io_blocks");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_unmap) == 128, "bay_bdev_reg.max_unmap");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_unmap) == 4, "bay_bdev_reg.max_unmap");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_write_zeroes) == 132, "bay_bdev_reg.max_write_zeroes");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_write_zeroes) == 4, "bay_bdev_reg.max_write_zeroes");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_copy) == 136, "bay_bdev_reg.max_copy");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_copy) == 4, "bay_bdev_reg.max_copy");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, md_size) == 140, "bay_bdev_reg.md_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->md_size) == 4, "bay_bdev_reg.md_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, md_interleave) == 144, "bay_bdev_reg.md_interleave");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->md_interleave) == 1, "bay_bdev_reg.md_interleave");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, dif_type) == 145, "bay_bdev_reg.dif_type");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->dif_type) == 1, "bay_bdev_reg.dif_type");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, dif_is_head) == 146, "bay_bdev_reg.dif_is_head");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->dif_is_head) == 1, "bay_bdev_reg.dif_is_head");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, dif_pi_format) == 147, "bay_bdev_reg.dif_pi_format");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->dif_pi_format) == 1, "bay_bdev_reg.dif_pi_format");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, dif_check_flags) == 148, "bay_bdev_reg.dif_check_flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->dif_check_flags) == 4, "bay_bdev_reg.dif_check_flags");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, numa) == 152, "bay_bdev_reg.numa");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->numa) == 4, "bay_bdev_reg.numa");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, nsid) == 156, "bay_bdev_reg.nsid");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->nsid) == 4, "bay_bdev_reg.nsid");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, reset_drain_ms) == 160, "bay_bdev_reg.reset_drain_ms");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->reset_drain_ms) == 4, "bay_bdev_reg.reset_drain_ms");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, needs_dma) == 164, "bay_bdev_reg.needs_dma");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->needs_dma) == 4, "bay_bdev_reg.needs_dma");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, ops_mask) == 168, "bay_bdev_reg.ops_mask");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->ops_mask) == 8, "bay_bdev_reg.ops_mask");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, must_flags) == 176, "bay_bdev_reg.must_flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->must_flags) == 4, "bay_bdev_reg.must_flags");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_children) == 180, "bay_bdev_reg.max_children");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_children) == 4, "bay_bdev_reg.max_children");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, drv_ctx_size) == 184, "bay_bdev_reg.drv_ctx_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->drv_ctx_size) == 4, "bay_bdev_reg.drv_ctx_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, rsv0) == 188, "bay_bdev_reg.rsv0");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->rsv0) == 4, "bay_bdev_reg.rsv0");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, base) == 192, "bay_bdev_reg.base");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->base) == 16, "bay_bdev_reg.base");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, zone_size) == 208, "bay_bdev_reg.zone_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->zone_size) == 8, "bay_bdev_reg.zone_size");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_open_zones) == 216, "bay_bdev_reg.max_open_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_open_zones) == 4, "bay_bdev_reg.max_open_zones");
+BAY_ASSERT(offsetof(struct bay_bdev_reg, max_active_zones) == 220, "bay_bdev_reg.max_active_zones");
+BAY_ASSERT(sizeof(((struct bay_bdev_reg *)0)->max_active_zones) == 4, "bay_bdev_reg.max_active_zones");
+BAY_ASSERT(sizeof(struct bay_bdev_info) == 96, "bay_bdev_info");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_info) == 8, "bay_bdev_info");
+BAY_ASSERT(offsetof(struct bay_bdev_info, size) == 0, "bay_bdev_info.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->size) == 4, "bay_bdev_info.size");
+BAY_ASSERT(offsetof(struct bay_bdev_info, flags) == 4, "bay_bdev_info.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->flags) == 4, "bay_bdev_info.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_info, num_blocks) == 8, "bay_bdev_info.num_blocks");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->num_blocks) == 8, "bay_bdev_info.num_blocks");
+BAY_ASSERT(offsetof(struct bay_bdev_info, block_size) == 16, "bay_bdev_info.block_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->block_size) == 4, "bay_bdev_info.block_size");
+BAY_ASSERT(offsetof(struct bay_bdev_info, phys_block_size) == 20, "bay_bdev_info.phys_block_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->phys_block_size) == 4, "bay_bdev_info.phys_block_size");
+BAY_ASSERT(offsetof(struct bay_bdev_info, ops_mask) == 24, "bay_bdev_info.ops_mask");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->ops_mask) == 8, "bay_bdev_info.ops_mask");
+BAY_ASSERT(offsetof(struct bay_bdev_info, uuid) == 32, "bay_bdev_info.uuid");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->uuid) == 16, "bay_bdev_info.uuid");
+BAY_ASSERT(offsetof(struct bay_bdev_info, write_unit) == 48, "bay_bdev_info.write_unit");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->write_unit) == 4, "bay_bdev_info.write_unit");
+BAY_ASSERT(offsetof(struct bay_bdev_info, atomic_write_unit) == 52, "bay_bdev_info.atomic_write_unit");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->atomic_write_unit) == 4, "bay_bdev_info.atomic_write_unit");
+BAY_ASSERT(offsetof(struct bay_bdev_info, align) == 56, "bay_bdev_info.align");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->align) == 4, "bay_bdev_info.align");
+BAY_ASSERT(offsetof(struct bay_bdev_info, optimal_boundary) == 60, "bay_bdev_info.optimal_boundary");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->optimal_boundary) == 4, "bay_bdev_info.optimal_boundary");
+BAY_ASSERT(offsetof(struct bay_bdev_info, md_size) == 64, "bay_bdev_info.md_size");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->md_size) == 4, "bay_bdev_info.md_size");
+BAY_ASSERT(offsetof(struct bay_bdev_info, md_interleave) == 68, "bay_bdev_info.md_interleave");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->md_interleave) == 1, "bay_bdev_info.md_interleave");
+BAY_ASSERT(offsetof(struct bay_bdev_info, dif_type) == 69, "bay_bdev_info.dif_type");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->dif_type) == 1, "bay_bdev_info.dif_type");
+BAY_ASSERT(offsetof(struct bay_bdev_info, dif_is_head) == 70, "bay_bdev_info.dif_is_head");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->dif_is_head) == 1, "bay_bdev_info.dif_is_head");
+BAY_ASSERT(offsetof(struct bay_bdev_info, dif_pi_format) == 71, "bay_bdev_info.dif_pi_format");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->dif_pi_format) == 1, "bay_bdev_info.dif_pi_format");
+BAY_ASSERT(offsetof(struct bay_bdev_info, numa) == 72, "bay_bdev_info.numa");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->numa) == 4, "bay_bdev_info.numa");
+BAY_ASSERT(offsetof(struct bay_bdev_info, must_flags) == 76, "bay_bdev_info.must_flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->must_flags) == 4, "bay_bdev_info.must_flags");
+BAY_ASSERT(offsetof(struct bay_bdev_info, name) == 80, "bay_bdev_info.name");
+BAY_ASSERT(sizeof(((struct bay_bdev_info *)0)->name) == 16, "bay_bdev_info.name");
+BAY_ASSERT(sizeof(struct bay_wait) == 32, "bay_wait");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_wait) == 8, "bay_wait");
+BAY_ASSERT(offsetof(struct bay_wait, cb) == 0, "bay_wait.cb");
+BAY_ASSERT(sizeof(((struct bay_wait *)0)->cb) == 8, "bay_wait.cb");
+BAY_ASSERT(offsetof(struct bay_wait, arg) == 8, "bay_wait.arg");
+BAY_ASSERT(sizeof(((struct bay_wait *)0)->arg) == 8, "bay_wait.arg");
+BAY_ASSERT(offsetof(struct bay_wait, link) == 16, "bay_wait.link");
+BAY_ASSERT(sizeof(((struct bay_wait *)0)->link) == 8, "bay_wait.link");
+BAY_ASSERT(offsetof(struct bay_wait, rsv) == 24, "bay_wait.rsv");
+BAY_ASSERT(sizeof(((struct bay_wait *)0)->rsv) == 8, "bay_wait.rsv");
+BAY_ASSERT(sizeof(struct bay_bdev_api) == 88, "bay_bdev_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_api) == 8, "bay_bdev_api");
+BAY_ASSERT(offsetof(struct bay_bdev_api, size) == 0, "bay_bdev_api.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->size) == 4, "bay_bdev_api.size");
+BAY_ASSERT(offsetof(struct bay_bdev_api, flags) == 4, "bay_bdev_api.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->flags) == 4, "bay_bdev_api.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_api, register_) == 8, "bay_bdev_api.register_");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->register_) == 8, "bay_bdev_api.register_");
+BAY_ASSERT(offsetof(struct bay_bdev_api, unregister) == 16, "bay_bdev_api.unregister");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->unregister) == 8, "bay_bdev_api.unregister");
+BAY_ASSERT(offsetof(struct bay_bdev_api, destruct_done) == 24, "bay_bdev_api.destruct_done");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->destruct_done) == 8, "bay_bdev_api.destruct_done");
+BAY_ASSERT(offsetof(struct bay_bdev_api, chan_ready) == 32, "bay_bdev_api.chan_ready");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->chan_ready) == 8, "bay_bdev_api.chan_ready");
+BAY_ASSERT(offsetof(struct bay_bdev_api, chan_closed) == 40, "bay_bdev_api.chan_closed");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->chan_closed) == 8, "bay_bdev_api.chan_closed");
+BAY_ASSERT(offsetof(struct bay_bdev_api, resize) == 48, "bay_bdev_api.resize");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->resize) == 8, "bay_bdev_api.resize");
+BAY_ASSERT(offsetof(struct bay_bdev_api, kick) == 56, "bay_bdev_api.kick");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->kick) == 8, "bay_bdev_api.kick");
+BAY_ASSERT(offsetof(struct bay_bdev_api, quiesce) == 64, "bay_bdev_api.quiesce");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->quiesce) == 8, "bay_bdev_api.quiesce");
+BAY_ASSERT(offsetof(struct bay_bdev_api, unquiesce) == 72, "bay_bdev_api.unquiesce");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->unquiesce) == 8, "bay_bdev_api.unquiesce");
+BAY_ASSERT(offsetof(struct bay_bdev_api, examine_done) == 80, "bay_bdev_api.examine_done");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->examine_done) == 8, "bay_bdev_api.examine_done");
+BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 112, "bay_bdev_client_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_client_api) == 8, "bay_bdev_client_api");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, size) == 0, "bay_bdev_client_api.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->size) == 4, "bay_bdev_client_api.size");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, flags) == 4, "bay_bdev_client_api.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->flags) == 4, "bay_bdev_client_api.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, open) == 8, "bay_bdev_client_api.open");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->open) == 8, "bay_bdev_client_api.open");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, close) == 16, "bay_bdev_client_api.close");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->close) == 8, "bay_bdev_client_api.close");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, info) == 24, "bay_bdev_client_api.info");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->info) == 8, "bay_bdev_client_api.info");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, claim) == 32, "bay_bdev_client_api.claim");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->claim) == 8, "bay_bdev_client_api.claim");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, unclaim) == 40, "bay_bdev_client_api.unclaim");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->unclaim) == 8, "bay_bdev_client_api.unclaim");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, chan_get) == 48, "bay_bdev_client_api.chan_get");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->chan_get) == 8, "bay_bdev_client_api.chan_get");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, chan_put) == 56, "bay_bdev_client_api.chan_put");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->chan_put) == 8, "bay_bdev_client_api.chan_put");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_get) == 64, "bay_bdev_client_api.io_get");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_get) == 8, "bay_bdev_client_api.io_get");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_put) == 72, "bay_bdev_client_api.io_put");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_put) == 8, "bay_bdev_client_api.io_put");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_derive) == 80, "bay_bdev_client_api.io_derive");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_derive) == 8, "bay_bdev_client_api.io_derive");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, submit) == 88, "bay_bdev_client_api.submit");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->submit) == 8, "bay_bdev_client_api.submit");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, complete_from) == 96, "bay_bdev_client_api.complete_from");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->complete_from) == 8, "bay_bdev_client_api.complete_from");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, flush) == 104, "bay_bdev_client_api.flush");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->flush) == 8, "bay_bdev_client_api.flush");
+BAY_ASSERT(sizeof(struct bay_bdev_module) == 40, "bay_bdev_module");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_module) == 8, "bay_bdev_module");
+BAY_ASSERT(offsetof(struct bay_bdev_module, size) == 0, "bay_bdev_module.size");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->size) == 4, "bay_bdev_module.size");
+BAY_ASSERT(offsetof(struct bay_bdev_module, flags) == 4, "bay_bdev_module.flags");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->flags) == 4, "bay_bdev_module.flags");
+BAY_ASSERT(offsetof(struct bay_bdev_module, examine_config) == 8, "bay_bdev_module.examine_config");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->examine_config) == 8, "bay_bdev_module.examine_config");
+BAY_ASSERT(offsetof(struct bay_bdev_module, examine_disk) == 16, "bay_bdev_module.examine_disk");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->examine_disk) == 8, "bay_bdev_module.examine_disk");
+BAY_ASSERT(offsetof(struct bay_bdev_module, write_config) == 24, "bay_bdev_module.write_config");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->write_config) == 8, "bay_bdev_module.write_config");
+BAY_ASSERT(offsetof(struct bay_bdev_module, fini_start) == 32, "bay_bdev_module.fini_start");
+BAY_ASSERT(sizeof(((struct bay_bdev_module *)0)->fini_start) == 8, "bay_bdev_module.fini_start");
+BAY_ASSERT(sizeof(struct bay_msg) == 32, "bay_msg");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_msg) == 8, "bay_msg");
+BAY_ASSERT(offsetof(struct bay_msg, call) == 0, "bay_msg.call");
+BAY_ASSERT(sizeof(((struct bay_msg *)0)->call) == 8, "bay_msg.call");
+BAY_ASSERT(offsetof(struct bay_msg, arg) == 8, "bay_msg.arg");
+BAY_ASSERT(sizeof(((struct bay_msg *)0)->arg) == 8, "bay_msg.arg");
+BAY_ASSERT(offsetof(struct bay_msg, link) == 16, "bay_msg.link");
+BAY_ASSERT(sizeof(((struct bay_msg *)0)->link) == 8, "bay_msg.link");
+BAY_ASSERT(offsetof(struct bay_msg, rsv) == 24, "bay_msg.rsv");
+BAY_ASSERT(sizeof(((struct bay_msg *)0)->rsv) == 8, "bay_msg.rsv");
+BAY_ASSERT(sizeof(struct bay_poller_ops) == 40, "bay_poller_ops");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_poller_ops) == 8, "bay_poller_ops");
+BAY_ASSERT(offsetof(struct bay_poller_ops, size) == 0, "bay_poller_ops.size");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->size) == 4, "bay_poller_ops.size");
+BAY_ASSERT(offsetof(struct bay_poller_ops, flags) == 4, "bay_poller_ops.flags");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->flags) == 4, "bay_poller_ops.flags");
+BAY_ASSERT(offsetof(struct bay_poller_ops, run) == 8, "bay_poller_ops.run");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->run) == 8, "bay_poller_ops.run");
+BAY_ASSERT(offsetof(struct bay_poller_ops, prepare_sleep) == 16, "bay_poller_ops.prepare_sleep");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->prepare_sleep) == 8, "bay_poller_ops.prepare_sleep");
+BAY_ASSERT(offsetof(struct bay_poller_ops, woke) == 24, "bay_poller_ops.woke");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->woke) == 8, "bay_poller_ops.woke");
+BAY_ASSERT(offsetof(struct bay_poller_ops, next_ns) == 32, "bay_poller_ops.next_ns");
+BAY_ASSERT(sizeof(((struct bay_poller_ops *)0)->next_ns) == 8, "bay_poller_ops.next_ns");
+BAY_ASSERT(sizeof(struct bay_thread_api) == 72, "bay_thread_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_thread_api) == 8, "bay_thread_api");
+BAY_ASSERT(offsetof(struct bay_thread_api, size) == 0, "bay_thread_api.size");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->size) == 4, "bay_thread_api.size");
+BAY_ASSERT(offsetof(struct bay_thread_api, flags) == 4, "bay_thread_api.flags");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->flags) == 4, "bay_thread_api.flags");
+BAY_ASSERT(offsetof(struct bay_thread_api, current) == 8, "bay_thread_api.current");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->current) == 8, "bay_thread_api.current");
+BAY_ASSERT(offsetof(struct bay_thread_api, app_thread) == 16, "bay_thread_api.app_thread");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->app_thread) == 8, "bay_thread_api.app_thread");
+BAY_ASSERT(offsetof(struct bay_thread_api, next_core) == 24, "bay_thread_api.next_core");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->next_core) == 8, "bay_thread_api.next_core");
+BAY_ASSERT(offsetof(struct bay_thread_api, create) == 32, "bay_thread_api.create");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->create) == 8, "bay_thread_api.create");
+BAY_ASSERT(offsetof(struct bay_thread_api, exit) == 40, "bay_thread_api.exit");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->exit) == 8, "bay_thread_api.exit");
+BAY_ASSERT(offsetof(struct bay_thread_api, set_cpumask) == 48, "bay_thread_api.set_cpumask");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->set_cpumask) == 8, "bay_thread_api.set_cpumask");
+BAY_ASSERT(offsetof(struct bay_thread_api, send) == 56, "bay_thread_api.send");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->send) == 8, "bay_thread_api.send");
+BAY_ASSERT(offsetof(struct bay_thread_api, now_ns) == 64, "bay_thread_api.now_ns");
+BAY_ASSERT(sizeof(((struct bay_thread_api *)0)->now_ns) == 8, "bay_thread_api.now_ns");
+BAY_ASSERT(sizeof(struct bay_poller_api) == 48, "bay_poller_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_poller_api) == 8, "bay_poller_api");
+BAY_ASSERT(offsetof(struct bay_poller_api, size) == 0, "bay_poller_api.size");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->size) == 4, "bay_poller_api.size");
+BAY_ASSERT(offsetof(struct bay_poller_api, flags) == 4, "bay_poller_api.flags");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->flags) == 4, "bay_poller_api.flags");
+BAY_ASSERT(offsetof(struct bay_poller_api, register_) == 8, "bay_poller_api.register_");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->register_) == 8, "bay_poller_api.register_");
+BAY_ASSERT(offsetof(struct bay_poller_api, unregister) == 16, "bay_poller_api.unregister");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->unregister) == 8, "bay_poller_api.unregister");
+BAY_ASSERT(offsetof(struct bay_poller_api, pause) == 24, "bay_poller_api.pause");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->pause) == 8, "bay_poller_api.pause");
+BAY_ASSERT(offsetof(struct bay_poller_api, resume) == 32, "bay_poller_api.resume");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->resume) == 8, "bay_poller_api.resume");
+BAY_ASSERT(offsetof(struct bay_poller_api, wake_fd) == 40, "bay_poller_api.wake_fd");
+BAY_ASSERT(sizeof(((struct bay_poller_api *)0)->wake_fd) == 8, "bay_poller_api.wake_fd");
+BAY_ASSERT(sizeof(struct bay_io_device_api) == 40, "bay_io_device_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_io_device_api) == 8, "bay_io_device_api");
+BAY_ASSERT(offsetof(struct bay_io_device_api, size) == 0, "bay_io_device_api.size");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->size) == 4, "bay_io_device_api.size");
+BAY_ASSERT(offsetof(struct bay_io_device_api, flags) == 4, "bay_io_device_api.flags");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->flags) == 4, "bay_io_device_api.flags");
+BAY_ASSERT(offsetof(struct bay_io_device_api, register_) == 8, "bay_io_device_api.register_");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->register_) == 8, "bay_io_device_api.register_");
+BAY_ASSERT(offsetof(struct bay_io_device_api, unregister) == 16, "bay_io_device_api.unregister");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->unregister) == 8, "bay_io_device_api.unregister");
+BAY_ASSERT(offsetof(struct bay_io_device_api, chan_get) == 24, "bay_io_device_api.chan_get");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->chan_get) == 8, "bay_io_device_api.chan_get");
+BAY_ASSERT(offsetof(struct bay_io_device_api, chan_put) == 32, "bay_io_device_api.chan_put");
+BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->chan_put) == 8, "bay_io_device_api.chan_put");
+BAY_ASSERT(sizeof(struct bay_buf_api) == 32, "bay_buf_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_buf_api) == 8, "bay_buf_api");
+BAY_ASSERT(offsetof(struct bay_buf_api, size) == 0, "bay_buf_api.size");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->size) == 4, "bay_buf_api.size");
+BAY_ASSERT(offsetof(struct bay_buf_api, max_len) == 4, "bay_buf_api.max_len");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->max_len) == 4, "bay_buf_api.max_len");
+BAY_ASSERT(offsetof(struct bay_buf_api, get) == 8, "bay_buf_api.get");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->get) == 8, "bay_buf_api.get");
+BAY_ASSERT(offsetof(struct bay_buf_api, put) == 16, "bay_buf_api.put");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->put) == 8, "bay_buf_api.put");
+BAY_ASSERT(offsetof(struct bay_buf_api, abort) == 24, "bay_buf_api.abort");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->abort) == 8, "bay_buf_api.abort");
+BAY_ASSERT(sizeof(struct bay_mem_api) == 24, "bay_mem_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_mem_api) == 8, "bay_mem_api");
+BAY_ASSERT(offsetof(struct bay_mem_api, size) == 0, "bay_mem_api.size");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->size) == 4, "bay_mem_api.size");
+BAY_ASSERT(offsetof(struct bay_mem_api, flags) == 4, "bay_mem_api.flags");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->flags) == 4, "bay_mem_api.flags");
+BAY_ASSERT(offsetof(struct bay_mem_api, alloc) == 8, "bay_mem_api.alloc");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->alloc) == 8, "bay_mem_api.alloc");
+BAY_ASSERT(offsetof(struct bay_mem_api, free) == 16, "bay_mem_api.free");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->free) == 8, "bay_mem_api.free");
+BAY_ASSERT(sizeof(struct bay_rpc_method) == 56, "bay_rpc_method");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_rpc_method) == 8, "bay_rpc_method");
+BAY_ASSERT(offsetof(struct bay_rpc_method, size) == 0, "bay_rpc_method.size");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->size) == 4, "bay_rpc_method.size");
+BAY_ASSERT(offsetof(struct bay_rpc_method, states) == 4, "bay_rpc_method.states");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->states) == 4, "bay_rpc_method.states");
+BAY_ASSERT(offsetof(struct bay_rpc_method, name) == 8, "bay_rpc_method.name");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->name) == 16, "bay_rpc_method.name");
+BAY_ASSERT(offsetof(struct bay_rpc_method, schema) == 24, "bay_rpc_method.schema");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->schema) == 16, "bay_rpc_method.schema");
+BAY_ASSERT(offsetof(struct bay_rpc_method, call) == 40, "bay_rpc_method.call");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->call) == 8, "bay_rpc_method.call");
+BAY_ASSERT(offsetof(struct bay_rpc_method, ctx) == 48, "bay_rpc_method.ctx");
+BAY_ASSERT(sizeof(((struct bay_rpc_method *)0)->ctx) == 8, "bay_rpc_method.ctx");
+BAY_ASSERT(sizeof(struct bay_rpc_api) == 40, "bay_rpc_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_rpc_api) == 8, "bay_rpc_api");
+BAY_ASSERT(offsetof(struct bay_rpc_api, size) == 0, "bay_rpc_api.size");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->size) == 4, "bay_rpc_api.size");
+BAY_ASSERT(offsetof(struct bay_rpc_api, flags) == 4, "bay_rpc_api.flags");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->flags) == 4, "bay_rpc_api.flags");
+BAY_ASSERT(offsetof(struct bay_rpc_api, register_) == 8, "bay_rpc_api.register_");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->register_) == 8, "bay_rpc_api.register_");
+BAY_ASSERT(offsetof(struct bay_rpc_api, unregister) == 16, "bay_rpc_api.unregister");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->unregister) == 8, "bay_rpc_api.unregister");
+BAY_ASSERT(offsetof(struct bay_rpc_api, reply) == 24, "bay_rpc_api.reply");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->reply) == 8, "bay_rpc_api.reply");
+BAY_ASSERT(offsetof(struct bay_rpc_api, error) == 32, "bay_rpc_api.error");
+BAY_ASSERT(sizeof(((struct bay_rpc_api *)0)->error) == 8, "bay_rpc_api.error");
+BAY_ASSERT(sizeof(struct bay_broker_api) == 40, "bay_broker_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_broker_api) == 8, "bay_broker_api");
+BAY_ASSERT(offsetof(struct bay_broker_api, size) == 0, "bay_broker_api.size");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->size) == 4, "bay_broker_api.size");
+BAY_ASSERT(offsetof(struct bay_broker_api, flags) == 4, "bay_broker_api.flags");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->flags) == 4, "bay_broker_api.flags");
+BAY_ASSERT(offsetof(struct bay_broker_api, provide) == 8, "bay_broker_api.provide");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->provide) == 8, "bay_broker_api.provide");
+BAY_ASSERT(offsetof(struct bay_broker_api, withdraw) == 16, "bay_broker_api.withdraw");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->withdraw) == 8, "bay_broker_api.withdraw");
+BAY_ASSERT(offsetof(struct bay_broker_api, acquire) == 24, "bay_broker_api.acquire");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->acquire) == 8, "bay_broker_api.acquire");
+BAY_ASSERT(offsetof(struct bay_broker_api, release) == 32, "bay_broker_api.release");
+BAY_ASSERT(sizeof(((struct bay_broker_api *)0)->release) == 8, "bay_broker_api.release");
+BAY_ASSERT(sizeof(struct bay_notify_api) == 24, "bay_notify_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_notify_api) == 8, "bay_notify_api");
+BAY_ASSERT(offsetof(struct bay_notify_api, size) == 0, "bay_notify_api.size");
+BAY_ASSERT(sizeof(((struct bay_notify_api *)0)->size) == 4, "bay_notify_api.size");
+BAY_ASSERT(offsetof(struct bay_notify_api, flags) == 4, "bay_notify_api.flags");
+BAY_ASSERT(sizeof(((struct bay_notify_api *)0)->flags) == 4, "bay_notify_api.flags");
+BAY_ASSERT(offsetof(struct bay_notify_api, notify) == 8, "bay_notify_api.notify");
+BAY_ASSERT(sizeof(((struct bay_notify_api *)0)->notify) == 8, "bay_notify_api.notify");
+BAY_ASSERT(offsetof(struct bay_notify_api, subsystem) == 16, "bay_notify_api.subsystem");
+BAY_ASSERT(sizeof(((struct bay_notify_api *)0)->subsystem) == 8, "bay_notify_api.subsystem");
+BAY_ASSERT(sizeof(struct bay_quiesce) == 16, "bay_quiesce");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_quiesce) == 8, "bay_quiesce");
+BAY_ASSERT(offsetof(struct bay_quiesce, size) == 0, "bay_quiesce.size");
+BAY_ASSERT(sizeof(((struct bay_quiesce *)0)->size) == 4, "bay_quiesce.size");
+BAY_ASSERT(offsetof(struct bay_quiesce, flags) == 4, "bay_quiesce.flags");
+BAY_ASSERT(sizeof(((struct bay_quiesce *)0)->flags) == 4, "bay_quiesce.flags");
+BAY_ASSERT(offsetof(struct bay_quiesce, begin) == 8, "bay_quiesce.begin");
+BAY_ASSERT(sizeof(((struct bay_quiesce *)0)->begin) == 8, "bay_quiesce.begin");
+BAY_ASSERT(sizeof(struct bay_log_iface) == 16, "bay_log_iface");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_log_iface) == 8, "bay_log_iface");
+BAY_ASSERT(offsetof(struct bay_log_iface, size) == 0, "bay_log_iface.size");
+BAY_ASSERT(sizeof(((struct bay_log_iface *)0)->size) == 4, "bay_log_iface.size");
+BAY_ASSERT(offsetof(struct bay_log_iface, flags) == 4, "bay_log_iface.flags");
+BAY_ASSERT(sizeof(((struct bay_log_iface *)0)->flags) == 4, "bay_log_iface.flags");
+BAY_ASSERT(offsetof(struct bay_log_iface, changed) == 8, "bay_log_iface.changed");
+BAY_ASSERT(sizeof(((struct bay_log_iface *)0)->changed) == 8, "bay_log_iface.changed");
+BAY_ASSERT(sizeof(struct bay_nvmf_addr) == 352, "bay_nvmf_addr");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_addr) == 1, "bay_nvmf_addr");
+BAY_ASSERT(offsetof(struct bay_nvmf_addr, trtype) == 0, "bay_nvmf_addr.trtype");
+BAY_ASSERT(sizeof(((struct bay_nvmf_addr *)0)->trtype) == 32, "bay_nvmf_addr.trtype");
+BAY_ASSERT(offsetof(struct bay_nvmf_addr, adrfam) == 32, "bay_nvmf_addr.adrfam");
+BAY_ASSERT(sizeof(((struct bay_nvmf_addr *)0)->adrfam) == 32, "bay_nvmf_addr.adrfam");
+BAY_ASSERT(offsetof(struct bay_nvmf_addr, traddr) == 64, "bay_nvmf_addr.traddr");
+BAY_ASSERT(sizeof(((struct bay_nvmf_addr *)0)->traddr) == 256, "bay_nvmf_addr.traddr");
+BAY_ASSERT(offsetof(struct bay_nvmf_addr, trsvcid) == 320, "bay_nvmf_addr.trsvcid");
+BAY_ASSERT(sizeof(((struct bay_nvmf_addr *)0)->trsvcid) == 32, "bay_nvmf_addr.trsvcid");
+BAY_ASSERT(sizeof(struct bay_nvmf_req) == 192, "bay_nvmf_req");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_req) == 64, "bay_nvmf_req");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, cmd) == 0, "bay_nvmf_req.cmd");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->cmd) == 64, "bay_nvmf_req.cmd");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, rsp) == 64, "bay_nvmf_req.rsp");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->rsp) == 16, "bay_nvmf_req.rsp");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, iov) == 80, "bay_nvmf_req.iov");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->iov) == 8, "bay_nvmf_req.iov");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, iovcnt) == 88, "bay_nvmf_req.iovcnt");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->iovcnt) == 4, "bay_nvmf_req.iovcnt");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, len) == 92, "bay_nvmf_req.len");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->len) == 4, "bay_nvmf_req.len");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, xfer) == 96, "bay_nvmf_req.xfer");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->xfer) == 1, "bay_nvmf_req.xfer");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, rsv0) == 97, "bay_nvmf_req.rsv0");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->rsv0) == 1, "bay_nvmf_req.rsv0");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, rsv1) == 98, "bay_nvmf_req.rsv1");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->rsv1) == 2, "bay_nvmf_req.rsv1");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, rsp_len) == 100, "bay_nvmf_req.rsp_len");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->rsp_len) == 4, "bay_nvmf_req.rsp_len");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, conn) == 104, "bay_nvmf_req.conn");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->conn) == 8, "bay_nvmf_req.conn");
+BAY_ASSERT(offsetof(struct bay_nvmf_req, tgt) == 112, "bay_nvmf_req.tgt");
+BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->tgt) == 64, "bay_nvmf_req.tgt");
+BAY_ASSERT(sizeof(struct bay_nvmf_transport_ops) == 120, "bay_nvmf_transport_ops");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_transport_ops) == 8, "bay_nvmf_transport_ops");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, size) == 0, "bay_nvmf_transport_ops.size");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->size) == 4, "bay_nvmf_transport_ops.size");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, flags) == 4, "bay_nvmf_transport_ops.flags");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->flags) == 4, "bay_nvmf_transport_ops.flags");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, create) == 8, "bay_nvmf_transport_ops.create");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->create) == 8, "bay_nvmf_transport_ops.create");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, destroy) == 16, "bay_nvmf_transport_ops.destroy");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->destroy) == 8, "bay_nvmf_transport_ops.destroy");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, dump) == 24, "bay_nvmf_transport_ops.dump");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->dump) == 8, "bay_nvmf_transport_ops.dump");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, listen) == 32, "bay_nvmf_transport_ops.listen");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->listen) == 8, "bay_nvmf_transport_ops.listen");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, stop_listen) == 40, "bay_nvmf_transport_ops.stop_listen");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->stop_listen) == 8, "bay_nvmf_transport_ops.stop_listen");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, group_create) == 48, "bay_nvmf_transport_ops.group_create");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->group_create) == 8, "bay_nvmf_transport_ops.group_create");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, group_destroy) == 56, "bay_nvmf_transport_ops.group_destroy");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->group_destroy) == 8, "bay_nvmf_transport_ops.group_destroy");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, group_add) == 64, "bay_nvmf_transport_ops.group_add");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->group_add) == 8, "bay_nvmf_transport_ops.group_add");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, conn_refused) == 72, "bay_nvmf_transport_ops.conn_refused");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->conn_refused) == 8, "bay_nvmf_transport_ops.conn_refused");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, complete) == 80, "bay_nvmf_transport_ops.complete");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->complete) == 8, "bay_nvmf_transport_ops.complete");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, close) == 88, "bay_nvmf_transport_ops.close");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->close) == 8, "bay_nvmf_transport_ops.close");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, qpair_free) == 96, "bay_nvmf_transport_ops.qpair_free");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->qpair_free) == 8, "bay_nvmf_transport_ops.qpair_free");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, conn_addr) == 104, "bay_nvmf_transport_ops.conn_addr");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->conn_addr) == 8, "bay_nvmf_transport_ops.conn_addr");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, connected) == 112, "bay_nvmf_transport_ops.connected");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->connected) == 8, "bay_nvmf_transport_ops.connected");
+BAY_ASSERT(sizeof(struct bay_nvmf_target_api) == 56, "bay_nvmf_target_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_target_api) == 8, "bay_nvmf_target_api");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, size) == 0, "bay_nvmf_target_api.size");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->size) == 4, "bay_nvmf_target_api.size");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, flags) == 4, "bay_nvmf_target_api.flags");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->flags) == 4, "bay_nvmf_target_api.flags");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, target) == 8, "bay_nvmf_target_api.target");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->target) == 8, "bay_nvmf_target_api.target");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, register_) == 16, "bay_nvmf_target_api.register_");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->register_) == 8, "bay_nvmf_target_api.register_");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, unregister) == 24, "bay_nvmf_target_api.unregister");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->unregister) == 8, "bay_nvmf_target_api.unregister");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, new_qpair) == 32, "bay_nvmf_target_api.new_qpair");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->new_qpair) == 8, "bay_nvmf_target_api.new_qpair");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, exec) == 40, "bay_nvmf_target_api.exec");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->exec) == 8, "bay_nvmf_target_api.exec");
+BAY_ASSERT(offsetof(struct bay_nvmf_target_api, disconnected) == 48, "bay_nvmf_target_api.disconnected");
+BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nvmf_target_api.disconnected");
+
+/** What the asserts above have proven, as it travels in the layout note. */
+#define BAY_LAYOUT_TEXT \
+    "bay_str:size=16,align=8,closed;ptr@0+8=*constu8;len@8+8=usize\n" \
+    "bay_sink:size=16,align=8,closed;ctx@0+8=*mutc_void;write@8+8=Option<bay_sink_write_fn>\n" \
+    "bay_plugin:size=72,align=8,open;magic@0+8=u64;size@8+4=u32;abi_major@12+2=u16;abi_minor@14+2=u16;needs_minor@16+2=u16;rsv0@18+2=u16;flags@20+4=u32;name@24+8=*constc_char;version@32+8=*constc_char;init@40+8=Option<bay_init_fn>;start@48+8=Option<bay_start_fn>;fini@56+8=Option<bay_fini_fn>;get_iface@64+8=Option<bay_plugin_get_iface_fn>\n" \
+    "bay_host:size=40,align=8,open;size@0+4=u32;abi_major@4+2=u16;abi_minor@6+2=u16;ctx@8+8=*mutc_void;get_iface@16+8=Option<bay_host_get_iface_fn>;log_level@24+8=*constu32;log@32+8=Option<bay_log_fn>\n" \
+    "fn:bay_sink_write_fn(ctx:*mutc_void,text:bay_str,)\n" \
+    "fn:bay_cb_fn(arg:*mutc_void,status:i32,)\n" \
+    "fn:bay_init_fn(host:*constbay_host,state:*mut*mutc_void,)->i32\n" \
+    "fn:bay_start_fn(state:*mutc_void,how:u32,)->i32\n" \
+    "fn:bay_fini_fn(state:*mutc_void,reason:u32,)\n" \
+    "fn:bay_plugin_get_iface_fn(state:*mutc_void,id:bay_str,min_minor:u32,)->*constc_void\n" \
+    "fn:bay_host_get_iface_fn(host:*constbay_host,id:bay_str,min_minor:u32,)->*constc_void\n" \
+    "fn:bay_log_fn(host:*constbay_host,level:u32,target:bay_str,text:bay_str,)\n" \
+    "bay_iov:size=16,align=8,closed;addr@0+8=*mutc_void;len@8+4=u32;region@12+4=u32\n" \
+    "bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;flags@4+4=u32;lba@8+8=u64;nblocks@16+8=u64;iov@24+8=*constbay_iov;done@32+8=Option<bay_done_fn>;drv_ctx@40+8=*mutc_void;link@48+8=*mutc_void;ext@56+8=*constbay_io_ext;md@64+8=*mutc_void;md_len@72+4=u32;md_region@76+4=u32;detail@80+8=u64;detail_kind@88+1=u8;prio@89+1=u8;rsv0@90+2=u16;arg_len@92+4=u32;arg@96+16=[u64;2];id@112+8=u64;rsv1@120+8=u64\n" \
+    "bay_io_ext:size=16,align=8,open;size@0+4=u32;valid@4+4=u32;trace_id@8+8=u64\n" \
+    "bay_chan_args:size=32,align=8,open;size@0+4=u32;numa@4+4=i32;thread@8+8=u64;host_chan@16+8=u64;handover@24+8=*constc_void\n" \
+    "bay_bdev_ops:size=80,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_submit_fn>;flush@16+8=Option<bay_flush_fn>;chan_create@24+8=Option<bay_chan_create_fn>;chan_destroy@32+8=Option<bay_chan_destroy_fn>;destruct@40+8=Option<bay_destruct_fn>;dump_info@48+8=Option<bay_dump_fn>;write_config@56+8=Option<bay_dump_fn>;dump_stats@64+8=Option<bay_dump_fn>;reset_stats@72+8=Option<bay_reset_stats_fn>\n" \
+    "bay_bdev_reg:size=224,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32\n" \
+    "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
+    "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
+    "bay_bdev_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>\n" \
+    "bay_bdev_client_api:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>\n" \
+    "bay_bdev_module:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;examine_config@8+8=Option<bay_examine_config_fn>;examine_disk@16+8=Option<bay_examine_disk_fn>;write_config@24+8=Option<bay_module_config_fn>;fini_start@32+8=Option<bay_module_fini_start_fn>\n" \
+    "fn:bay_done_fn(io:*mutbay_io,status:i32,)\n" \
+    "fn:bay_submit_fn(chan:*mutc_void,io:*mutbay_io,)\n" \
+    "fn:bay_flush_fn(chan:*mutc_void,)\n" \
+    "fn:bay_chan_create_fn(bdev:*mutc_void,args:*constbay_chan_args,chan:*mut*mutc_void,)->i32\n" \
+    "fn:bay_chan_destroy_fn(bdev:*mutc_void,chan:*mutc_void,)->i32\n" \
+    "fn:bay_destruct_fn(bdev:*mutc_void,)->i32\n" \
+    "fn:bay_dump_fn(bdev:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_reset_stats_fn(bdev:*mutc_void,)\n" \
+    "fn:bay_bdev_register_fn(host:*constbay_host,reg:*constbay_bdev_reg,id:*mutu64,)->i32\n" \
+    "fn:bay_bdev_unregister_fn(host:*constbay_host,id:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_bdev_destruct_done_fn(host:*constbay_host,id:u64,status:i32,)\n" \
+    "fn:bay_bdev_chan_ready_fn(host:*constbay_host,host_chan:u64,chan:*mutc_void,status:i32,)\n" \
+    "fn:bay_bdev_chan_closed_fn(host:*constbay_host,host_chan:u64,)\n" \
+    "fn:bay_bdev_resize_fn(host:*constbay_host,id:u64,num_blocks:u64,)->i32\n" \
+    "fn:bay_bdev_kick_fn(host:*constbay_host,host_chan:u64,)\n" \
+    "fn:bay_bdev_quiesce_fn(host:*constbay_host,id:u64,lba:u64,nblocks:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_bdev_event_fn(arg:*mutc_void,event:u32,value:u64,)\n" \
+    "fn:bay_io_cb_fn(arg:*mutc_void,io:*mutbay_io,status:i32,)\n" \
+    "fn:bay_wait_fn(arg:*mutc_void,)\n" \
+    "fn:bay_client_open_fn(host:*constbay_host,name:bay_str,flags:u32,event:Option<bay_bdev_event_fn>,arg:*mutc_void,desc:*mutu64,)->i32\n" \
+    "fn:bay_client_close_fn(host:*constbay_host,desc:u64,)->i32\n" \
+    "fn:bay_client_info_fn(host:*constbay_host,desc:u64,info:*mutbay_bdev_info,)->i32\n" \
+    "fn:bay_client_claim_fn(host:*constbay_host,desc:u64,kind:u32,key:u64,)->i32\n" \
+    "fn:bay_client_unclaim_fn(host:*constbay_host,desc:u64,)->i32\n" \
+    "fn:bay_client_chan_get_fn(host:*constbay_host,desc:u64,chan:*mutu64,)->i32\n" \
+    "fn:bay_client_chan_put_fn(host:*constbay_host,chan:u64,)->i32\n" \
+    "fn:bay_client_io_get_fn(host:*constbay_host,chan:u64,wait:*mutbay_wait,)->*mutbay_io\n" \
+    "fn:bay_client_io_put_fn(host:*constbay_host,io:*mutbay_io,)\n" \
+    "fn:bay_client_io_derive_fn(host:*constbay_host,chan:u64,parent:*mutbay_io,)->*mutbay_io\n" \
+    "fn:bay_client_submit_fn(host:*constbay_host,io:*mutbay_io,cb:Option<bay_io_cb_fn>,arg:*mutc_void,)\n" \
+    "fn:bay_client_complete_from_fn(host:*constbay_host,parent:*mutbay_io,child:*mutbay_io,status:i32,)\n" \
+    "fn:bay_client_flush_fn(host:*constbay_host,chan:u64,)\n" \
+    "fn:bay_examine_config_fn(state:*mutc_void,name:bay_str,)\n" \
+    "fn:bay_examine_disk_fn(state:*mutc_void,name:bay_str,token:u64,)\n" \
+    "fn:bay_module_config_fn(state:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_module_fini_start_fn(state:*mutc_void,)\n" \
+    "fn:bay_examine_done_fn(host:*constbay_host,token:u64,)\n" \
+    "bay_msg:size=32,align=8,closed;call@0+8=Option<bay_msg_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
+    "bay_poller_ops:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;run@8+8=Option<bay_poll_fn>;prepare_sleep@16+8=Option<bay_poll_fn>;woke@24+8=Option<bay_poller_woke_fn>;next_ns@32+8=Option<bay_poller_next_fn>\n" \
+    "bay_thread_api:size=72,align=8,open;size@0+4=u32;flags@4+4=u32;current@8+8=Option<bay_thread_current_fn>;app_thread@16+8=Option<bay_thread_app_fn>;next_core@24+8=Option<bay_thread_next_core_fn>;create@32+8=Option<bay_thread_create_fn>;exit@40+8=Option<bay_thread_exit_fn>;set_cpumask@48+8=Option<bay_thread_set_cpumask_fn>;send@56+8=Option<bay_thread_send_fn>;now_ns@64+8=Option<bay_now_ns_fn>\n" \
+    "bay_poller_api:size=48,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_poller_register_fn>;unregister@16+8=Option<bay_poller_fn>;pause@24+8=Option<bay_poller_fn>;resume@32+8=Option<bay_poller_fn>;wake_fd@40+8=Option<bay_poller_wake_fd_fn>\n" \
+    "bay_io_device_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_io_device_register_fn>;unregister@16+8=Option<bay_io_device_unregister_fn>;chan_get@24+8=Option<bay_io_device_chan_get_fn>;chan_put@32+8=Option<bay_io_device_chan_put_fn>\n" \
+    "bay_buf_api:size=32,align=8,open;size@0+4=u32;max_len@4+4=u32;get@8+8=Option<bay_buf_get_fn>;put@16+8=Option<bay_buf_put_fn>;abort@24+8=Option<bay_buf_abort_fn>\n" \
+    "bay_mem_api:size=24,align=8,open;size@0+4=u32;flags@4+4=u32;alloc@8+8=Option<bay_mem_alloc_fn>;free@16+8=Option<bay_mem_free_fn>\n" \
+    "bay_rpc_method:size=56,align=8,open;size@0+4=u32;states@4+4=u32;name@8+16=bay_str;schema@24+16=bay_str;call@40+8=Option<bay_rpc_call_fn>;ctx@48+8=*mutc_void\n" \
+    "bay_rpc_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_rpc_register_fn>;unregister@16+8=Option<bay_rpc_unregister_fn>;reply@24+8=Option<bay_rpc_reply_fn>;error@32+8=Option<bay_rpc_error_fn>\n" \
+    "bay_broker_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;provide@8+8=Option<bay_broker_provide_fn>;withdraw@16+8=Option<bay_broker_withdraw_fn>;acquire@24+8=Option<bay_broker_acquire_fn>;release@32+8=Option<bay_broker_release_fn>\n" \
+    "bay_notify_api:size=24,align=8,open;size@0+4=u32;flags@4+4=u32;notify@8+8=Option<bay_notify_fn>;subsystem@16+8=Option<bay_subsystem_register_fn>\n" \
+    "bay_quiesce:size=16,align=8,open;size@0+4=u32;flags@4+4=u32;begin@8+8=Option<bay_quiesce_begin_fn>\n" \
+    "bay_log_iface:size=16,align=8,open;size@0+4=u32;flags@4+4=u32;changed@8+8=Option<bay_log_changed_fn>\n" \
+    "fn:bay_msg_fn(arg:*mutc_void,)\n" \
+    "fn:bay_poll_fn(ctx:*mutc_void,)->i32\n" \
+    "fn:bay_poller_next_fn(ctx:*mutc_void,)->u64\n" \
+    "fn:bay_poller_woke_fn(ctx:*mutc_void,)\n" \
+    "fn:bay_thread_current_fn(host:*constbay_host,)->u64\n" \
+    "fn:bay_thread_app_fn(host:*constbay_host,)->u64\n" \
+    "fn:bay_thread_next_core_fn(host:*constbay_host,after:i32,)->i32\n" \
+    "fn:bay_thread_create_fn(host:*constbay_host,name:bay_str,cpumask:bay_str,thread:*mutu64,)->i32\n" \
+    "fn:bay_thread_exit_fn(host:*constbay_host,thread:u64,)->i32\n" \
+    "fn:bay_thread_set_cpumask_fn(host:*constbay_host,thread:u64,cpumask:bay_str,)->i32\n" \
+    "fn:bay_thread_send_fn(host:*constbay_host,thread:u64,msg:*mutbay_msg,)->i32\n" \
+    "fn:bay_now_ns_fn(host:*constbay_host,)->u64\n" \
+    "fn:bay_poller_register_fn(host:*constbay_host,ops:*constbay_poller_ops,ctx:*mutc_void,period_us:u64,name:bay_str,poller:*mutu64,)->i32\n" \
+    "fn:bay_poller_fn(host:*constbay_host,poller:u64,)->i32\n" \
+    "fn:bay_poller_wake_fd_fn(host:*constbay_host,poller:u64,fd:i32,events:u32,)->i32\n" \
+    "fn:bay_io_device_create_fn(device:*mutc_void,chan:*mutc_void,)->i32\n" \
+    "fn:bay_io_device_destroy_fn(device:*mutc_void,chan:*mutc_void,)\n" \
+    "fn:bay_io_device_register_fn(host:*constbay_host,ctx:*mutc_void,create:Option<bay_io_device_create_fn>,destroy:Option<bay_io_device_destroy_fn>,ctx_size:u32,name:bay_str,device:*mutu64,)->i32\n" \
+    "fn:bay_io_device_unregister_fn(host:*constbay_host,device:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_io_device_chan_get_fn(host:*constbay_host,device:u64,chan:*mutu64,)->*mutc_void\n" \
+    "fn:bay_io_device_chan_put_fn(host:*constbay_host,chan:u64,)\n" \
+    "fn:bay_buf_get_fn(host:*constbay_host,len:u32,region:*mutu32,wait:*mutbay_wait,)->*mutc_void\n" \
+    "fn:bay_buf_put_fn(host:*constbay_host,buf:*mutc_void,len:u32,)\n" \
+    "fn:bay_buf_abort_fn(host:*constbay_host,wait:*mutbay_wait,)\n" \
+    "fn:bay_mem_alloc_fn(host:*constbay_host,len:u64,align:u64,numa:i32,region:*mutu32,)->*mutc_void\n" \
+    "fn:bay_mem_free_fn(host:*constbay_host,addr:*mutc_void,len:u64,)\n" \
+    "fn:bay_rpc_call_fn(ctx:*mutc_void,req:u64,params:bay_str,)\n" \
+    "fn:bay_rpc_register_fn(host:*constbay_host,method:*constbay_rpc_method,id:*mutu64,)->i32\n" \
+    "fn:bay_rpc_unregister_fn(host:*constbay_host,id:u64,)->i32\n" \
+    "fn:bay_rpc_reply_fn(host:*constbay_host,req:u64,result:bay_str,)->i32\n" \
+    "fn:bay_rpc_error_fn(host:*constbay_host,req:u64,code:i32,message:bay_str,data:bay_str,)->i32\n" \
+    "fn:bay_broker_revoked_fn(arg:*mutc_void,)\n" \
+    "fn:bay_broker_provide_fn(host:*constbay_host,id:bay_str,table:*constc_void,handle:*mutu64,)->i32\n" \
+    "fn:bay_broker_withdraw_fn(host:*constbay_host,handle:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_broker_acquire_fn(host:*constbay_host,id:bay_str,revoked:Option<bay_broker_revoked_fn>,arg:*mutc_void,reference:*mutu64,)->*constc_void\n" \
+    "fn:bay_broker_release_fn(host:*constbay_host,reference:u64,)->i32\n" \
+    "fn:bay_notify_fn(host:*constbay_host,kind:bay_str,context:bay_str,)\n" \
+    "fn:bay_subsystem_config_fn(ctx:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_subsystem_register_fn(host:*constbay_host,name:bay_str,config:Option<bay_subsystem_config_fn>,ctx:*mutc_void,)->i32\n" \
+    "fn:bay_quiesce_begin_fn(state:*mutc_void,done:Option<bay_cb_fn>,arg:*mutc_void,)\n" \
+    "fn:bay_log_changed_fn(state:*mutc_void,)\n" \
+    "bay_nvmf_addr:size=352,align=1,closed;trtype@0+32=[u8;32];adrfam@32+32=[u8;32];traddr@64+256=[u8;256];trsvcid@320+32=[u8;32]\n" \
+    "bay_nvmf_req:size=192,align=64,closed;cmd@0+64=[u64;8];rsp@64+16=[u64;2];iov@80+8=*mutbay_iov;iovcnt@88+4=u32;len@92+4=u32;xfer@96+1=u8;rsv0@97+1=u8;rsv1@98+2=u16;rsp_len@100+4=u32;conn@104+8=*mutc_void;tgt@112+64=[u64;8]\n" \
+    "bay_nvmf_transport_ops:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>\n" \
+    "bay_nvmf_target_api:size=56,align=8,open;size@0+4=u32;flags@4+4=u32;target@8+8=*mutc_void;register@16+8=Option<bay_nvmf_register_fn>;unregister@24+8=Option<bay_nvmf_unregister_fn>;new_qpair@32+8=Option<bay_nvmf_new_qpair_fn>;exec@40+8=Option<bay_nvmf_exec_fn>;disconnected@48+8=Option<bay_nvmf_disconnected_fn>\n" \
+    "fn:bay_nvmf_register_fn(target:*mutc_void,name:bay_str,ops:*constbay_nvmf_transport_ops,ctx:*mutc_void,handle:*mutu64,)->i32\n" \
+    "fn:bay_nvmf_unregister_fn(target:*mutc_void,handle:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_nvmf_new_qpair_fn(target:*mutc_void,handle:u64,conn:*mutc_void,)->i32\n" \
+    "fn:bay_nvmf_exec_fn(target:*mutc_void,qpair:*mutc_void,req:*mutbay_nvmf_req,)\n" \
+    "fn:bay_nvmf_disconnected_fn(target:*mutc_void,qpair:*mutc_void,)\n" \
+    "fn:bay_nvmf_create_fn(ctx:*mutc_void,options:bay_str,transport:*mut*mutc_void,)->i32\n" \
+    "fn:bay_nvmf_destroy_fn(transport:*mutc_void,)\n" \
+    "fn:bay_nvmf_dump_fn(transport:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_nvmf_listen_fn(transport:*mutc_void,addr:*constbay_nvmf_addr,)->i32\n" \
+    "fn:bay_nvmf_group_create_fn(transport:*mutc_void,group:*mut*mutc_void,)->i32\n" \
+    "fn:bay_nvmf_group_destroy_fn(group:*mutc_void,)\n" \
+    "fn:bay_nvmf_group_add_fn(group:*mutc_void,conn:*mutc_void,qpair:*mutc_void,)->i32\n" \
+    "fn:bay_nvmf_conn_refused_fn(transport:*mutc_void,conn:*mutc_void,)\n" \
+    "fn:bay_nvmf_complete_fn(conn:*mutc_void,req:*mutbay_nvmf_req,)\n" \
+    "fn:bay_nvmf_close_fn(conn:*mutc_void,)\n" \
+    "fn:bay_nvmf_qpair_free_fn(conn:*mutc_void,)\n" \
+    "fn:bay_nvmf_conn_addr_fn(conn:*mutc_void,local:*mutbay_nvmf_addr,peer:*mutbay_nvmf_addr,)->i32\n" \
+    "fn:bay_nvmf_connected_fn(conn:*mutc_void,qid:u16,sqsize:u16,sq_flow_control:u32,)\n"
+
+/* The door */
+
+/** What the host looks for; defined by BAY_PLUGIN. */
+extern __attribute__((visibility("default"))) const struct bay_plugin bay_plugin_v1;
+
+/** Borrows a string literal. */
+#define BAY_STR(literal) bay_str_of(literal, sizeof(literal) - 1)
+
+static inline struct bay_str bay_str_of(const char *text, size_t len) {
+    struct bay_str str = {(const uint8_t *)text, len};
+    return str;
+}
+
+#define BAY_PAD4_(bytes) (((bytes) + 3u) & ~(size_t)3)
+#define BAY_NOTE_(variable, type, text)                                                       \
+    static const struct {                                                                     \
+        uint32_t namesz, descsz, kind;                                                        \
+        char name[4];                                                                         \
+        char desc[BAY_PAD4_(sizeof(text))];                                                   \
+    } variable __attribute__((section(".note.bay"), used, aligned(4))) = {                    \
+        4, (uint32_t)BAY_PAD4_(sizeof(text)), type, "BAY", text}
+
+/** Writes the door and both notes; once in a plugin, at file scope, followed by a semicolon.
+ *  NAME, VERSION (semantic) and KIND are string literals. PROVIDES and REQUIRES are lists in JSON
+ *  without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are BAY_PF_*. START, FINI and
+ *  GET_IFACE may be NULL.
+ */
+#define BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, FLAGS, INIT, START, FINI, GET_IFACE) \
+    BAY_NOTE_(bay_note_manifest_, BAY_NOTE_MANIFEST,                                          \
+              "{\"name\":\"" NAME "\",\"version\":\"" VERSION "\",\"kind\":\"" KIND           \
+              "\",\"abi\":[1,0],\"needs_minor\":0,\"lang\":\"c\",\"provides\":[" PROVIDES     \
+              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":[]}");            \
+    BAY_NOTE_(bay_note_layout_, BAY_NOTE_LAYOUT, BAY_LAYOUT_TEXT);                            \
+    const struct bay_plugin bay_plugin_v1 = {                                                 \
+        BAY_MAGIC, sizeof(struct bay_plugin), BAY_ABI_MAJOR, BAY_ABI_MINOR, 0, 0, FLAGS,      \
+        NAME, VERSION, INIT, START, FINI, GET_IFACE}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,88 @@
+//! What can go wrong, as the host sees it.
+
+use drivebay_spec_nvme::Status;
+use drivebay_spec_nvme_tcp::ProtocolError;
+use std::{fmt, io};
+
+/// Why something failed. After anything but [`Error::Status`], [`Error::QueueFull`] and [`Error::Argument`] the queue is of no
+/// more use.
+#[derive(Debug)]
+pub enum Error {
+    /// The socket failed, or the controller closed it.
+    Io(io::Error),
+    /// Nothing came in time.
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+    },
+    /// The controller broke the protocol; it was told so and the connection is over.
+    Protocol(ProtocolError),
+    /// The controller says that we broke the protocol; the connection is over.
+    Terminated {
+        /// Fatal error status.
+        fes: u16,
+        /// Fatal error information.
+        fei: u32,
+    },
+    /// A command failed.
+    Status {
+        /// Which one.
+        what: &'static str,
+        /// Its status.
+        status: Status,
+        /// DW0 of its completion.
+        dw0: u32,
+    },
+    /// As many commands are outstanding as the queue takes.
+    QueueFull {
+        /// The queue's depth, in commands.
+        depth: u16,
+    },
+    /// The caller asked for what cannot be.
+    Argument(String),
+    /// The controller answered what makes no sense.
+    Unexpected(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "connection: {error}"),
+            Self::Timeout { what } => write!(f, "timeout: {what}"),
+            Self::Protocol(error) => write!(f, "the controller broke the protocol: {error}"),
+            Self::Terminated { fes, fei } => {
+                write!(
+                    f,
+                    "the controller terminated the connection: fes {fes:02x}h, fei {fei:08x}h"
+                )
+            }
+            Self::Status { what, status, dw0 } => {
+                write!(f, "{what} failed: {status}, dw0 {dw0:08x}h")
+            }
+            Self::QueueFull { depth } => write!(f, "the queue takes {depth} commands at once"),
+            Self::Argument(text) | Self::Unexpected(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Protocol(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ProtocolError> for Error {
+    fn from(error: ProtocolError) -> Self {
+        Self::Protocol(error)
+    }
+}

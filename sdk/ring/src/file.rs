@@ -1,0 +1,328 @@
+//! The file or block device behind the I/O: opening, geometry, lock.
+#![expect(unsafe_code, reason = "ioctl(2), statx(2) and OFD locks have no safe wrapper in std")]
+
+use std::ffi::c_int;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::mem::zeroed;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::{error, fmt, ptr};
+
+use crate::Errno;
+
+/// Block size assumed where nothing says another, in bytes.
+const DEFAULT_BLOCK_SIZE: u32 = 512;
+
+/// `STATX_DIOALIGN` of linux/stat.h, Linux 6.1.
+const STATX_DIOALIGN: u32 = 0x2000;
+
+/// A regular file or block device, open for I/O at byte offsets. It may be shared by any number of
+/// rings.
+#[derive(Debug)]
+pub struct BackingFile {
+    file: File,
+    path: PathBuf,
+    read_only: bool,
+    direct: bool,
+    is_block_device: bool,
+    logical_block_size: u32,
+    physical_block_size: u32,
+    memory_alignment: u32,
+}
+
+/// A file that could not be used: which, why, and what the kernel said.
+#[derive(Debug)]
+pub struct FileError {
+    path: PathBuf,
+    what: &'static str,
+    source: io::Error,
+}
+
+impl FileError {
+    /// The kernel's error number, or the nearest to it.
+    pub fn errno(&self) -> Errno {
+        Errno::of(&self.source)
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.path.display(), self.what, self.source)
+    }
+}
+
+impl error::Error for FileError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Opens an existing regular file or block device. `direct` bypasses the page cache (`O_DIRECT`):
+/// offsets and lengths must then be multiples of the logical block size, and memory aligned to
+/// [`BackingFile::memory_alignment`].
+///
+/// # Errors
+///
+/// When it does not exist, may not be opened so, is something else, or is on a file system
+/// without direct I/O.
+pub fn open_file(
+    path: impl AsRef<Path>,
+    read_only: bool,
+    direct: bool,
+) -> Result<BackingFile, FileError> {
+    let path = path.as_ref();
+    let refused = |what| move |source| FileError { path: path.to_owned(), what, source };
+    // Before opening: the opening of a FIFO would block, that of a tape rewind it.
+    let before = std::fs::metadata(path).map_err(refused("cannot be found"))?;
+    require_storage(&before).map_err(refused("must be a regular file or a block device"))?;
+
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .custom_flags(if direct { libc::O_DIRECT } else { 0 })
+        .open(path)
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) if direct => {
+                refused("its file system does not offer direct I/O; open it without")(source)
+            }
+            _ if read_only => refused("cannot be opened for reading")(source),
+            _ => refused("cannot be opened for reading and writing")(source),
+        })?;
+    let metadata = file.metadata().map_err(refused("has no metadata"))?;
+    require_storage(&metadata).map_err(refused("must be a regular file or a block device"))?;
+
+    let is_block_device = metadata.file_type().is_block_device();
+    let align = Alignment::of(&file, &metadata).map_err(refused("does not tell its block size"))?;
+    Ok(BackingFile {
+        file,
+        path: path.to_owned(),
+        read_only,
+        direct,
+        is_block_device,
+        logical_block_size: align.logical,
+        physical_block_size: align.physical,
+        memory_alignment: if direct { align.memory } else { 1 },
+    })
+}
+
+impl BackingFile {
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Whether it was opened with `O_DIRECT`.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Whether it is a block device, rather than a regular file.
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    /// Its size now, in bytes; it may be resized while open.
+    ///
+    /// # Errors
+    ///
+    /// What `lseek(2)` says, such as of a device that is gone.
+    pub fn size_bytes(&self) -> io::Result<u64> {
+        // The one way that answers for files and devices alike. The position is used by nothing.
+        (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// The smallest unit of I/O, in bytes: of a block device its logical block, of a regular file
+    /// what direct I/O must be aligned to (512 where unknown).
+    pub fn logical_block_size(&self) -> u32 {
+        self.logical_block_size
+    }
+
+    /// The unit that is written without reading first, in bytes: of a block device its physical
+    /// block, of a regular file the file system's block. At least the logical block size.
+    pub fn physical_block_size(&self) -> u32 {
+        self.physical_block_size
+    }
+
+    /// What the address of every segment must be a multiple of, in bytes; 1 without direct I/O.
+    pub fn memory_alignment(&self) -> u32 {
+        self.memory_alignment
+    }
+
+    /// Locks the whole file against everyone else who asks for this lock (an "open file
+    /// description" lock, as QEMU takes): against any other if opened for writing, against
+    /// writers if read-only. It ends when the file is closed, also by a crash.
+    ///
+    /// # Errors
+    ///
+    /// When another has it, in this process or not.
+    pub fn lock(&self) -> Result<(), FileError> {
+        let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+        // SAFETY: integers only, for which zero is a value.
+        let mut whole: libc::flock = unsafe { zeroed() };
+        // Start 0 and length 0: the whole file, however long it becomes.
+        whole.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
+        whole.l_whence = i16::try_from(libc::SEEK_SET).unwrap_or(i16::MAX);
+        let fd = self.file.as_raw_fd();
+        // SAFETY: the descriptor is open and the lock valid for the call.
+        let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, ptr::from_ref(&whole)) };
+        if result == 0 {
+            return Ok(());
+        }
+        let source = io::Error::last_os_error();
+        let what = match source.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) if self.read_only => "another has it open to write",
+            Some(libc::EAGAIN | libc::EACCES) => "in use: another has it open and locked",
+            _ => "cannot be locked",
+        };
+        Err(FileError { path: self.path.clone(), what, source })
+    }
+
+    /// What a transfer must have moved a multiple of to be continued, in bytes.
+    pub(crate) fn progress_unit(&self) -> u32 {
+        if self.direct { self.logical_block_size } else { 1 }
+    }
+}
+
+impl AsFd for BackingFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Accepts regular files and block devices.
+fn require_storage(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() || metadata.file_type().is_block_device() {
+        Ok(())
+    } else if metadata.is_dir() {
+        Err(io::Error::from_raw_os_error(libc::EISDIR))
+    } else {
+        Err(Errno::INVALID.into())
+    }
+}
+
+/// The units of a file, in bytes.
+struct Alignment {
+    logical: u32,
+    physical: u32,
+    memory: u32,
+}
+
+impl Alignment {
+    fn of(file: &File, metadata: &Metadata) -> io::Result<Self> {
+        let direct = direct_alignment(file);
+        let (logical, physical) = if metadata.file_type().is_block_device() {
+            (block_ioctl(file, libc::BLKSSZGET)?, block_ioctl(file, libc::BLKPBSZGET)?)
+        } else {
+            let offset = direct.map_or(DEFAULT_BLOCK_SIZE, |(_, offset)| offset);
+            (offset, u32::try_from(metadata.blksize()).unwrap_or(DEFAULT_BLOCK_SIZE))
+        };
+        let logical = logical.max(1);
+        let memory = direct.map_or(logical, |(memory, _)| memory);
+        Ok(Self { logical, physical: physical.max(logical), memory })
+    }
+}
+
+/// What direct I/O needs: alignment of memory and of offsets, where the kernel tells.
+fn direct_alignment(file: &File) -> Option<(u32, u32)> {
+    // SAFETY: integers only, for which zero is a value.
+    let mut answer: libc::statx = unsafe { zeroed() };
+    let (fd, flags) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path is a C string and `answer` is writable.
+    let result =
+        unsafe { libc::statx(fd, c"".as_ptr(), flags, STATX_DIOALIGN, ptr::from_mut(&mut answer)) };
+    let told = result == 0 && answer.stx_mask & STATX_DIOALIGN != 0;
+    let (memory, offset) = (answer.stx_dio_mem_align, answer.stx_dio_offset_align);
+    (told && memory > 0 && offset > 0).then_some((memory, offset))
+}
+
+/// One of the ioctls that tell a block size in an int.
+fn block_ioctl(file: &File, request: libc::Ioctl) -> io::Result<u32> {
+    let mut size: c_int = 0;
+    // SAFETY: both requests write one int (BLKPBSZGET an unsigned one).
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, ptr::from_mut(&mut size)) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(size).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn disk() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        fs::write(&path, vec![0; 10_000]).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_regular_file_tells_its_size_also_after_it_has_grown() {
+        let (_dir, path) = disk();
+        let file = open_file(&path, false, false).unwrap();
+        assert_eq!(file.size_bytes().unwrap(), 10_000);
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(20_480).unwrap();
+        assert_eq!(file.size_bytes().unwrap(), 20_480);
+        assert!(!file.is_block_device());
+        assert!(file.logical_block_size().is_power_of_two());
+        assert!(file.physical_block_size() >= file.logical_block_size());
+        assert_eq!(file.memory_alignment(), 1);
+    }
+
+    #[test]
+    fn only_regular_files_and_block_devices_are_opened() {
+        let (dir, path) = disk();
+        let error = open_file(dir.path(), true, false).unwrap_err();
+        assert!(error.to_string().contains("must be a regular file or a block device"));
+        assert_eq!(open_file("/dev/null", true, false).unwrap_err().errno(), Errno::INVALID);
+        let missing = open_file(path.with_extension("no"), true, false).unwrap_err();
+        assert_eq!(missing.errno().number(), libc::ENOENT);
+        assert!(missing.to_string().contains("disk.no: cannot be found"));
+    }
+
+    #[test]
+    fn a_second_opener_to_write_is_locked_out_until_the_first_is_gone() {
+        let (_dir, path) = disk();
+        let first = open_file(&path, false, false).unwrap();
+        let second = open_file(&path, false, false).unwrap();
+        let reader = open_file(&path, true, false).unwrap();
+        first.lock().unwrap();
+        assert!(second.lock().unwrap_err().to_string().contains("in use"));
+        assert!(reader.lock().unwrap_err().to_string().contains("open to write"));
+        drop(first);
+        reader.lock().unwrap();
+        open_file(&path, true, false).unwrap().lock().unwrap();
+        second.lock().unwrap_err();
+        drop(reader);
+        second.lock().unwrap();
+    }
+
+    #[test]
+    fn a_block_device_tells_what_the_kernel_knows_of_it() {
+        let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let opened = disks.filter_map(|disk| {
+            let device = Path::new("/dev").join(disk.file_name());
+            open_file(device, true, false).ok().map(|file| (disk.path(), file))
+        });
+        let Some((sys, file)) = opened.into_iter().next() else {
+            eprintln!("skipped: no block device may be opened here");
+            return;
+        };
+        let number = |name: &str| -> u64 {
+            fs::read_to_string(sys.join(name)).unwrap().trim().parse().unwrap()
+        };
+        assert!(file.is_block_device());
+        assert_eq!(file.size_bytes().unwrap(), number("size") * 512);
+        assert_eq!(u64::from(file.logical_block_size()), number("queue/logical_block_size"));
+        assert_eq!(u64::from(file.physical_block_size()), number("queue/physical_block_size"));
+    }
+}

@@ -1,0 +1,43 @@
+
+/* The door */
+
+/** What the host looks for; defined by BAY_PLUGIN. */
+extern __attribute__((visibility("default"))) const struct bay_plugin bay_plugin_v1;
+
+/** Borrows a string literal. */
+#define BAY_STR(literal) bay_str_of(literal, sizeof(literal) - 1)
+
+static inline struct bay_str bay_str_of(const char *text, size_t len) {
+    struct bay_str str = {(const uint8_t *)text, len};
+    return str;
+}
+
+#define BAY_PAD4_(bytes) (((bytes) + 3u) & ~(size_t)3)
+#define BAY_NOTE_(variable, type, text)                                                       \
+    static const struct {                                                                     \
+        uint32_t namesz, descsz, kind;                                                        \
+        char name[4];                                                                         \
+        char desc[BAY_PAD4_(sizeof(text))];                                                   \
+    } variable __attribute__((section(".note.bay"), used, aligned(4))) = {                    \
+        4, (uint32_t)BAY_PAD4_(sizeof(text)), type, "BAY", text}
+
+/** Writes the door and both notes; once in a plugin, at file scope, followed by a semicolon.
+ *  NAME, VERSION (semantic) and KIND are string literals. PROVIDES and REQUIRES are lists in JSON
+ *  without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are BAY_PF_*. START, FINI and
+ *  GET_IFACE may be NULL.
+ */
+#define BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, FLAGS, INIT, START, FINI, GET_IFACE) \
+    BAY_NOTE_(bay_note_manifest_, BAY_NOTE_MANIFEST,                                          \
+              "{\"name\":\"" NAME "\",\"version\":\"" VERSION "\",\"kind\":\"" KIND           \
+              "\",\"abi\":[1,0],\"needs_minor\":0,\"lang\":\"c\",\"provides\":[" PROVIDES     \
+              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":[]}");            \
+    BAY_NOTE_(bay_note_layout_, BAY_NOTE_LAYOUT, BAY_LAYOUT_TEXT);                            \
+    const struct bay_plugin bay_plugin_v1 = {                                                 \
+        BAY_MAGIC, sizeof(struct bay_plugin), BAY_ABI_MAJOR, BAY_ABI_MINOR, 0, 0, FLAGS,      \
+        NAME, VERSION, INIT, START, FINI, GET_IFACE}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

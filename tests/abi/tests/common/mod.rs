@@ -1,0 +1,184 @@
+//! C plugins built on the spot, and a host around the loader that has no core.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(unsafe_code, reason = "promises what the loader asks of a core")]
+
+use drivebay::loader::{ConfigWriter, Core, Events, Job, Manager, Outside, Settings, methods};
+use drivebay::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder, register_builtin};
+use drivebay_plugin_api::{bay_bdev_api, bay_bdev_reg, bay_host, id};
+use drivebay_spec_jsonrpc::State as RpcState;
+use serde_json::value::RawValue;
+use std::ffi::c_void;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, ThreadId};
+use tempfile::TempDir;
+
+/// Compiles `tests/abi/plugins/<source>.c` with the given macros to `folder/<file>`.
+pub fn build(source: &str, folder: &Path, file: &str, macros: &[(&str, &str)]) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let to = folder.join(file);
+    let status = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1"])
+        .args(macros.iter().map(|(name, value)| format!("-D{name}={value}")))
+        .arg("-I")
+        .arg(root.join("../../sdk/c"))
+        .arg("-o")
+        .arg(&to)
+        .arg(root.join("plugins").join(source).with_extension("c"))
+        .args(["-Wl,--no-as-needed", "-lc"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    fs::set_permissions(&to, Permissions::from_mode(0o755)).unwrap();
+    to
+}
+
+/// A string literal of C for a macro's value.
+pub fn text(value: &str) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+/// Replaces the one place of `from` in a file by as many bytes.
+pub fn patch(file: &Path, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = fs::read(file).unwrap();
+    let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    fs::write(file, bytes).unwrap();
+}
+
+/// The loader without a core: this thread is the app thread, and work for it is done at once.
+pub struct TestHost {
+    pub plugins: TempDir,
+    pub manager: Arc<Manager>,
+    pub registry: Arc<Registry>,
+    pub core: Arc<TestCore>,
+    pub events: Arc<TestEvents>,
+    _runtime: TempDir,
+}
+
+pub struct TestCore {
+    app: ThreadId,
+    pub bdevs: AtomicUsize,
+    bdev_api: &'static bay_bdev_api,
+}
+
+#[derive(Default)]
+pub struct TestEvents {
+    pub seen: Mutex<Vec<String>>,
+}
+
+static BDEVS_REGISTERED: AtomicUsize = AtomicUsize::new(0);
+
+/// # Safety
+/// `bay_bdev_register_fn`
+unsafe extern "C" fn register(_: *const bay_host, _: *const bay_bdev_reg, _: *mut u64) -> i32 {
+    BDEVS_REGISTERED.fetch_add(1, Ordering::Relaxed);
+    0
+}
+
+pub fn bdevs_registered() -> usize {
+    BDEVS_REGISTERED.load(Ordering::Relaxed)
+}
+
+// SAFETY: the app thread is the thread that made it; the only table is leaked.
+unsafe impl Core for TestCore {
+    fn on_app_thread(&self) -> bool {
+        thread::current().id() == self.app
+    }
+    fn send_to_app(&self, job: Job) {
+        job();
+    }
+    fn table(&self, wanted: &str) -> Option<*const c_void> {
+        (wanted == id::BDEV).then_some(std::ptr::from_ref(self.bdev_api).cast())
+    }
+    fn owned(&self, _: *const bay_host) -> usize {
+        self.bdevs.load(Ordering::Relaxed)
+    }
+    fn release_owner(&self, _: *const bay_host, done: Job) {
+        self.bdevs.store(0, Ordering::Relaxed);
+        done();
+    }
+}
+
+impl Events for TestEvents {
+    fn notify(&self, kind: &str, context: &str) {
+        self.seen.lock().unwrap().push(format!("{context} {kind}"));
+    }
+    fn add_subsystem(&self, _: u64, _: &str, _: Option<ConfigWriter>) {}
+    fn remove_subsystems(&self, _: u64) {}
+}
+
+impl TestHost {
+    pub fn new() -> Self {
+        // SAFETY: integers and optional function pointers may be zero.
+        let empty: bay_bdev_api = unsafe { std::mem::zeroed() };
+        let size = u32::try_from(size_of::<bay_bdev_api>()).unwrap();
+        let bdev_api =
+            Box::leak(Box::new(bay_bdev_api { size, register: Some(register), ..empty }));
+        let core = Arc::new(TestCore {
+            app: thread::current().id(),
+            bdevs: AtomicUsize::new(0),
+            bdev_api,
+        });
+        let (plugins, runtime) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let registry = Arc::new(Registry::new());
+        registry.set_state(RpcState::Runtime);
+        let events = Arc::new(TestEvents::default());
+        let outside = Outside {
+            core: Arc::clone(&core) as Arc<dyn Core>,
+            rpc: Arc::clone(&registry),
+            events: Arc::clone(&events) as Arc<dyn Events>,
+            log_level: Box::leak(Box::new(AtomicU32::new(3))),
+        };
+        let settings = Settings {
+            folders: vec![plugins.path().to_owned()],
+            runtime: runtime.path().to_owned(),
+        };
+        let manager = Manager::new(settings, outside).unwrap();
+        register_builtin(&registry).unwrap();
+        methods::register(&manager, &registry).unwrap();
+        Self { plugins, manager, registry, core, events, _runtime: runtime }
+    }
+
+    /// Builds a probe into the plugin folder.
+    pub fn probe(&self, file: &str, macros: &[(&str, &str)]) -> PathBuf {
+        build("probe", self.plugins.path(), file, macros)
+    }
+
+    /// Calls a method; the outcome when it was answered already.
+    pub fn start_call(&self, method: &str, params: &str) -> mpsc::Receiver<Outcome> {
+        let (sender, outcome) = mpsc::channel();
+        self.registry.call(Call {
+            method: method.into(),
+            params: Some(RawValue::from_string(params.into()).unwrap()),
+            peer: Peer::local(),
+            responder: Responder::new(move |outcome| drop(sender.send(outcome))),
+        });
+        outcome
+    }
+
+    pub fn call(&self, method: &str, params: &str) -> Result<serde_json::Value, (i64, String)> {
+        match self.start_call(method, params).try_recv().expect("it was answered") {
+            Ok(result) => Ok(serde_json::from_str(result.get()).unwrap()),
+            Err(error) => Err((error.code, error.message)),
+        }
+    }
+
+    /// State and reason of a plugin, as listed.
+    pub fn state(&self, name: &str) -> Option<(String, String)> {
+        let list = self.call("plugin_list", "{}").unwrap();
+        let entry = list.as_array().unwrap().iter().find(|p| p["name"] == name)?;
+        let text = |member: &str| entry[member].as_str().unwrap_or_default().to_owned();
+        Some((text("state"), text("reason")))
+    }
+
+    pub fn seen(&self) -> Vec<String> {
+        std::mem::take(&mut self.events.seen.lock().unwrap())
+    }
+}

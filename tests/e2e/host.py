@@ -1,0 +1,176 @@
+"""The host under test: `drivebay serve` in a folder of its own, and RPC calls to it in plain Python.
+
+    with Host() as host:
+        host.call("bdev_malloc_create", name="m0", num_blocks=8, block_size=512)
+
+The environment tells where the program and its plugins are: DRIVEBAY_BIN, DRIVEBAY_PLUGIN_DIR.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+# Seconds. A host that takes longer has failed the test; a busy machine is allowed for.
+START_LIMIT = 20
+CALL_LIMIT = 30
+STOP_LIMIT = 20
+
+
+class RpcError(Exception):
+    """The host answered with an error: its code, message and data."""
+
+    def __init__(self, method, error):
+        super().__init__(f"{method}: {error.get('code')} {error.get('message')}")
+        self.code = error.get("code")
+        self.message = error.get("message")
+        self.data = error.get("data")
+
+
+class Host:
+    """One runtime folder; in it at most one running host. Used with `with`, nothing is left behind."""
+
+    def __init__(self, *flags, plugin_dir=None):
+        self.folder = tempfile.mkdtemp(prefix="drivebay-test.")
+        self.socket = f"{self.folder}/rpc.sock"
+        self.log_path = f"{self.folder}/log"
+        self.flags = flags
+        self.plugin_dir = plugin_dir or os.environ["DRIVEBAY_PLUGIN_DIR"]
+        self.process = None
+
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is not None:
+                print(f"-- the host's log:\n{self.log()}", flush=True)
+                self.kill()
+            elif self.process is not None:
+                self.stop()
+        finally:
+            self.remove()
+
+    def remove(self):
+        """Ends the host if it still runs, and removes its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- the process --------------------------------------------------------------------------
+
+    def start(self, *flags):
+        """Starts it and waits until it answers. Flags given here are for this start only."""
+        assert self.process is None, "the host runs already"
+        command = [os.environ["DRIVEBAY_BIN"], "serve", "-r", self.socket,
+                   "--plugin-dir", self.plugin_dir, *self.flags, *flags]
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env={**os.environ, "DRIVEBAY_RUNTIME": self.folder})
+        end = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                self.call("spdk_get_version")
+                return self
+            except (OSError, EOFError) as error:
+                status = self.process.poll()
+                if status is not None:
+                    self.process = None
+                    raise AssertionError(f"the host ended with status {status}:\n{self.log()}") from error
+                if time.monotonic() > end:
+                    raise AssertionError(f"no answer within {START_LIMIT} s:\n{self.log()}") from error
+                time.sleep(0.02)
+
+    def stop(self, number=signal.SIGTERM):
+        """Asks it to end (SIGTERM) and demands a clean end within STOP_LIMIT."""
+        process, self.process = self.process, None
+        process.send_signal(number)
+        try:
+            status = process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"the host did not end within {STOP_LIMIT} s:\n{self.log()}") from None
+        assert status == 0, f"the host ended with status {status}:\n{self.log()}"
+
+    def kill(self):
+        """SIGKILL: no chance to write or to say goodbye."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def log(self, lines=60):
+        with open(self.log_path, errors="replace") as log:
+            return "".join(log.readlines()[-lines:])
+
+    # ---- RPC ----------------------------------------------------------------------------------
+
+    def call(self, method, /, **params):
+        """The result of one call, on a connection of its own; RpcError if the host refuses."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method}
+        if params:
+            request["params"] = params
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(CALL_LIMIT)
+            connection.connect(self.socket)
+            connection.sendall(json.dumps(request).encode())
+            answer = read_value(connection, method)
+        assert answer.get("id") == 1, f"{method}: answer to another request: {answer}"
+        if "error" in answer:
+            raise RpcError(method, answer["error"])
+        return answer["result"]
+
+    def refused(self, method, /, **params):
+        """The RpcError of a call that must not succeed."""
+        try:
+            result = self.call(method, **params)
+        except RpcError as error:
+            return error
+        raise AssertionError(f"{method} was to be refused and answered {result}")
+
+    # ---- what many tests set up ---------------------------------------------------------------
+
+    def export(self, bdev, nqn="nqn.2026-01.io.drivebay:test", port=None, serial="TEST"):
+        """A subsystem with one namespace behind a listener on loopback. Returns (nqn, port)."""
+        if not self.call("nvmf_get_transports"):
+            self.call("nvmf_create_transport", trtype="TCP")
+        port = port or free_port()
+        self.call("nvmf_create_subsystem", nqn=nqn, allow_any_host=True, serial_number=serial)
+        self.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": bdev})
+        self.call("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address(port))
+        return nqn, port
+
+
+def address(port, traddr="127.0.0.1"):
+    """An NVMe/TCP listen address."""
+    family = "IPv6" if ":" in traddr else "IPv4"
+    return {"trtype": "TCP", "adrfam": family, "traddr": traddr, "trsvcid": str(port)}
+
+
+def free_port():
+    """A TCP port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def read_value(connection, method):
+    """Reads until one JSON value is complete: the protocol has no other framing."""
+    text = b""
+    while True:
+        more = connection.recv(1 << 16)
+        if not more:
+            raise EOFError(f"{method}: the host closed the connection after {text!r}")
+        text += more
+        try:
+            return json.loads(text)
+        except ValueError:
+            continue

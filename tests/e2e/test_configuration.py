@@ -1,0 +1,157 @@
+"""Configuration that outlives the process: saved by the client, kept by --state, or saved by SPDK."""
+
+import json
+import os
+import unittest
+
+import spdk_client
+from host import Host, address, free_port
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+NQN = "nqn.2016-06.io.spdk:cnode1"
+MIB = 1 << 20
+
+
+def set_up(host):
+    """Disks of every kind and a target with some of everything."""
+    path = f"{host.folder}/disk.img"
+    with open(path, "wb") as f:
+        f.truncate(8 * MIB)
+    host.call("bdev_null_create", name="Null0", num_blocks=2048, block_size=4096)
+    host.call("bdev_malloc_create", name="Malloc0", num_blocks=2048, block_size=512)
+    host.call("bdev_passthru_create", name="Pass0", base_bdev_name="Malloc0")
+    host.call("bdev_aio_create", name="Aio0", filename=path, block_size=512)
+    host.call("bdev_malloc_create", name="Gone", num_blocks=8, block_size=512)
+    host.call("nvmf_create_transport", trtype="TCP", in_capsule_data_size=8192)
+    _, port = host.export("Pass0", NQN, serial="KEPT")
+    host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "Aio0", "nsid": 7})
+    host.call("nvmf_create_subsystem", nqn=f"{NQN}0", max_namespaces=4)
+    host.call("nvmf_subsystem_add_host", nqn=f"{NQN}0", host="nqn.2014-08.org.example:host")
+    host.call("nvmf_discovery_add_referral", address=address(port))
+    # What was taken back must not come back.
+    host.call("nvmf_create_subsystem", nqn=f"{NQN}gone")
+    host.call("nvmf_delete_subsystem", nqn=f"{NQN}gone")
+    host.call("bdev_malloc_delete", name="Gone")
+
+
+def state_of(host):
+    """All that an operator could tell two hosts apart by."""
+    state = {method: host.call(method) for method in (
+        "bdev_get_bdevs", "nvmf_get_transports", "nvmf_get_subsystems", "nvmf_discovery_get_referrals")}
+    # Disks that were made at the same time may be listed in any order.
+    state["bdev_get_bdevs"].sort(key=lambda bdev: bdev["name"])
+    names = [bdev["name"] for bdev in state["bdev_get_bdevs"]]
+    assert names == ["Aio0", "Malloc0", "Null0", "Pass0"], f"the state to compare is not there: {names}"
+    return state
+
+
+class Restart(unittest.TestCase):
+    maxDiff = None
+
+    def test_from_what_save_config_printed(self):
+        with Host() as host:
+            set_up(host)
+            before = state_of(host)
+            saved = f"{host.folder}/saved.json"
+            with open(saved, "w") as f:
+                f.write(spdk_client.run(host.socket, "save_config"))
+            host.stop()
+            host.start("-c", saved)
+            self.assertEqual(state_of(host), before)
+
+    def test_by_load_config_into_a_host_that_waits(self):
+        with Host() as host:
+            set_up(host)
+            before = state_of(host)
+            saved = spdk_client.run(host.socket, "save_config")
+            host.stop()
+            host.start("--wait-for-rpc")
+            spdk_client.run(host.socket, "load_config", stdin=saved)
+            self.assertEqual(state_of(host), before)
+
+    def test_from_the_state_file_after_a_clean_end(self):
+        with Host() as host:
+            self.restart_from_state(host, host.stop)
+
+    def test_from_the_state_file_after_sigkill(self):
+        with Host() as host:
+            self.restart_from_state(host, host.kill)
+
+    def restart_from_state(self, host, end):
+        flags = ("--state", f"{host.folder}/state.json")
+        host.stop()
+        host.start(*flags)
+        set_up(host)
+        before = state_of(host)
+        end()
+        host.start(*flags)
+        self.assertEqual(state_of(host), before)
+        # A second time, now from what the first restart kept.
+        end()
+        host.start(*flags)
+        self.assertEqual(state_of(host), before)
+
+    def test_a_broken_configuration_is_refused_by_name(self):
+        for text, word in [("{", "json"), ('{"subsystems":[{"subsystem":"bdev","config":[{"method":"no_such"}]}]}',
+                                           "no_such")]:
+            with self.subTest(word), Host() as host:
+                host.stop()
+                path = f"{host.folder}/broken.json"
+                with open(path, "w") as f:
+                    f.write(text)
+                with self.assertRaisesRegex(AssertionError, rf"(?is)ended with status [1-9].*{word}"):
+                    host.start("-c", path)
+
+
+class SavedBySpdk(unittest.TestCase):
+    """A configuration in the form that SPDK's save_config prints, with entries of modules we do not have."""
+
+    def write_config(self, host):
+        with open(f"{HERE}/spdk-config.json") as f:
+            config = json.load(f)
+        backing, port = f"{host.folder}/aio0.img", free_port()
+        with open(backing, "wb") as f:
+            f.truncate(16 * MIB)
+        for subsystem in config["subsystems"]:
+            for entry in subsystem["config"]:
+                params = entry.get("params", {})
+                if "filename" in params:
+                    params["filename"] = backing
+                if "listen_address" in params:
+                    params["listen_address"]["trsvcid"] = str(port)
+        path = f"{host.folder}/spdk.json"
+        with open(path, "w") as f:
+            json.dump(config, f, indent=2)
+        return path, port
+
+    def test_it_loads_and_what_is_unknown_is_warned_about(self):
+        with Host() as host:
+            host.stop()
+            path, port = self.write_config(host)
+            host.start("-c", path, "--json-ignore-init-errors")
+
+            disks = {bdev["name"]: bdev for bdev in host.call("bdev_get_bdevs")}
+            self.assertEqual(sorted(disks), ["Aio0", "Malloc0"])
+            self.assertEqual(disks["Malloc0"]["uuid"], "3f1d6c52-9a43-4f0c-8a1e-0e2a4a5b6c7d")
+            self.assertEqual(disks["Malloc0"]["num_blocks"], 131072)
+            self.assertEqual(disks["Aio0"]["uuid"], "51f2a0d4-7b67-4f7e-9c55-6f1f6a7b8c9d")
+            self.assertEqual(disks["Aio0"]["block_size"], 4096)
+            (subsystem,) = host.call("nvmf_get_subsystems", nqn=NQN)
+            self.assertEqual([ns["nsid"] for ns in subsystem["namespaces"]], [1, 2])
+            self.assertEqual(subsystem["namespaces"][0]["nguid"], "3F1D6C529A434F0C8A1E0E2A4A5B6C7D")
+            self.assertEqual(subsystem["listen_addresses"], [address(port)])
+            self.assertEqual(subsystem["serial_number"], "SPDK00000000000001")
+            log = host.log(1000)
+            for method in ("accel_set_options", "bdev_nvme_set_options", "iscsi_set_options"):
+                self.assertIn(method, log)
+
+    def test_without_leave_to_ignore_errors_an_unknown_method_ends_the_start(self):
+        with Host() as host:
+            host.stop()
+            path, _ = self.write_config(host)
+            with self.assertRaisesRegex(AssertionError, r"(?s)ended with status [1-9].*_set_opt"):
+                host.start("-c", path)
+
+
+if __name__ == "__main__":
+    unittest.main()

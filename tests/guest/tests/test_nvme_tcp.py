@@ -1,0 +1,153 @@
+"""A Linux kernel as the initiator of disks that the host under test serves over NVMe/TCP."""
+
+import os
+import time
+import uuid
+
+from host import Host, address, free_port
+from nvme_guest import NQN, NvmeGuestTest
+
+MIB = 1 << 20
+DISK_SIZE = 64 * MIB
+
+
+def ram_disk(host, name="Ram0", **params):
+    return host.call("bdev_malloc_create", name=name, block_size=512, num_blocks=DISK_SIZE // 512, **params)
+
+
+def file_disk(host, name="File0"):
+    """A bdev on a file in the host's folder, which outlives the process. Returns (bdev, path)."""
+    path = f"{host.folder}/{name}.img"
+    if not os.path.exists(path):
+        with open(path, "wb") as f:
+            f.truncate(DISK_SIZE)
+    return host.call("bdev_aio_create", name=name, filename=path, block_size=512), path
+
+
+class FileSystem(NvmeGuestTest):
+    def check_tree(self, make_disk, host_flags=(), **options):
+        with Host(*host_flags) as host:
+            _, port = host.export(make_disk(host), NQN)
+            self.run_script("tree.sh", port, **options)
+            (record,) = [r for r in self.found("discovery.json")["records"] if r["subnqn"] == NQN]
+            self.assertEqual(record["trtype"], "tcp")
+            self.assertEqual(record["trsvcid"], str(port))
+            self.assertEqual(host.call("nvmf_subsystem_get_controllers", nqn=NQN), [])
+            self.assert_io_was_counted(host)
+
+    def assert_io_was_counted(self, host):
+        (stat,) = host.call("bdev_get_iostat")["bdevs"]
+        self.assertGreater(stat["bytes_written"], 16 * MIB)
+        self.assertGreater(stat["num_read_ops"], 0)
+
+    def test_on_a_ram_disk(self):
+        self.check_tree(ram_disk)
+
+    def test_on_a_file(self):
+        self.check_tree(lambda host: file_disk(host)[0])
+
+    def test_with_header_and_data_digests(self):
+        self.check_tree(ram_disk, env={"CONNECT": "-g -G"})
+
+    def test_with_two_io_and_two_write_queues(self):
+        env = {"CONNECT": "-i 2 -W 2", "QUEUES": "1"}
+        self.check_tree(ram_disk, env=env, smp=2)
+        # Two for reading, two for writing, and the admin queue.
+        self.assertEqual(self.found("queue_count"), "5")
+
+    def test_through_a_filter(self):
+        def filtered(host):
+            return host.call("bdev_passthru_create", name="Pass0", base_bdev_name=ram_disk(host))
+
+        with Host() as host:
+            _, port = host.export(filtered(host), NQN)
+            self.run_script("tree.sh", port)
+
+
+class Identity(NvmeGuestTest):
+    def test_nvme_cli_shows_what_was_configured(self):
+        name = str(uuid.uuid4())
+        with Host() as host:
+            _, port = host.export(ram_disk(host, uuid=name), NQN, serial="SERIAL42")
+            self.run_script("identify.sh", port)
+
+        controller = self.found("id-ctrl.json")
+        self.assertEqual(controller["sn"].strip(), "SERIAL42")
+        self.assertEqual(controller["subnqn"], NQN)
+        self.assertEqual(controller["cntrltype"], 1)
+        self.assertGreaterEqual(controller["nn"], 1)
+        self.assertGreater(controller["mn"].strip(), "")
+
+        namespace = self.found("id-ns.json")
+        self.assertEqual(namespace["nsze"], DISK_SIZE // 512)
+        self.assertEqual(namespace["ncap"], DISK_SIZE // 512)
+        self.assertEqual(namespace["lbafs"][namespace["flbas"] & 15]["ds"], 9)
+        self.assertEqual(namespace["nguid"], name.replace("-", ""))
+        self.assertEqual(self.found("wwid"), f"uuid.{name}")
+        self.assertEqual([entry["nsid"] for entry in self.found("list-ns.json")["nsid_list"]], [1])
+
+        self.assertIn(NQN, str(self.found("list-subsys.json")))
+        smart = self.found("smart-log.json")
+        self.assertEqual(smart["critical_warning"], 0)
+        self.assertGreater(int(smart["host_read_commands"]), 0)
+        self.assertGreater(len(self.found("error-log.json")["errors"]), 0)
+        self.assertRegex(self.found("past-the-end"), "(?i)LBA Out of Range|range")
+
+
+class Restart(NvmeGuestTest):
+    def test_killed_under_load_and_restarted_nothing_synced_is_lost(self):
+        with Host() as host:
+            disk, _ = file_disk(host)
+            _, port = host.export(disk, NQN)
+            guest = self.begin("killed.sh", port)
+            guest.wait_for("loaded")
+            host.kill()
+            progress = self.found("progress")
+            # Long enough for the initiator to try in vain.
+            time.sleep(2.5)
+            self.assertLess(int(self.found("progress")) - int(progress), 10, "writes went on without a target")
+            host.start()
+            file_disk(host)
+            host.export(disk, NQN, port)
+            guest.tell("restarted")
+            self.end(guest)
+
+
+class ChangesWhileConnected(NvmeGuestTest):
+    def test_namespace_comes_and_goes_and_the_disk_grows_while_fio_verifies(self):
+        grown = DISK_SIZE + 32 * MIB
+        with Host() as host:
+            disk, path = file_disk(host)
+            _, port = host.export(disk, NQN)
+            guest = self.begin("changes.sh", port, env={"GROWN": str(grown)})
+            guest.wait_for("connected")
+
+            second = {"bdev_name": ram_disk(host), "nsid": 2}
+            self.assertEqual(host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace=second), 2)
+            guest.wait_for("second-used")
+            self.assertIs(host.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=2), True)
+            guest.wait_for("second-gone")
+
+            os.truncate(path, grown)
+            self.assertIs(host.call("bdev_aio_rescan", name=disk), True)
+            self.end(guest)
+            (bdev,) = host.call("bdev_get_bdevs", name=disk)
+            self.assertEqual(bdev["num_blocks"] * bdev["block_size"], grown)
+
+    def test_a_transport_loaded_into_a_running_host_serves(self):
+        with Host("--load", "malloc") as host:
+            disk = ram_disk(host)
+            loaded = {plugin["name"] for plugin in host.call("plugin_list")}
+            self.assertNotIn("nvmf-tcp", loaded)
+            host.call("plugin_load", name="nvmf-tcp")
+            self.assertIn("nvmf-tcp", {plugin["name"] for plugin in host.call("plugin_list")})
+            _, port = host.export(disk, NQN)
+            self.run_script("tree.sh", port)
+
+    def test_a_listener_added_later_serves_too_and_a_removed_one_no_more(self):
+        with Host() as host:
+            _, first = host.export(ram_disk(host), NQN)
+            second = free_port()
+            host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(second))
+            host.call("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address(first))
+            self.run_script("identify.sh", second)

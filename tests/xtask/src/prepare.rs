@@ -1,0 +1,224 @@
+//! What the tests and the demo need beyond Rust: as root on Debian or Ubuntu it is installed (and
+//! told), otherwise it is listed with what is skipped for want of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Outcome, run};
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Building, and the unit tests.
+    Build,
+    /// End-to-end tests.
+    EndToEnd,
+    /// Tests with a Linux kernel in an emulated machine.
+    Guest,
+}
+
+/// How to see that a package is there.
+enum Sign {
+    /// A program on the search path.
+    Program(&'static str),
+    /// A file.
+    File(&'static str),
+    /// A module that the system's Python can import.
+    PythonModule(&'static str),
+}
+
+/// Debian's packages.
+const PACKAGES: &[(&str, Sign, Need)] = &[
+    ("gcc", Sign::Program("cc"), Need::Build),
+    ("g++", Sign::Program("c++"), Need::Build),
+    ("libc6-dev", Sign::File("/usr/include/stdio.h"), Need::Build),
+    ("clang", Sign::Program("clang"), Need::Build),
+    ("python3", Sign::Program("python3"), Need::EndToEnd),
+    ("python3-venv", Sign::PythonModule("ensurepip"), Need::EndToEnd),
+    ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), Need::Guest),
+    ("seabios", Sign::File("/usr/share/seabios/bios-256k.bin"), Need::Guest),
+    ("ipxe-qemu", Sign::File("/usr/lib/ipxe/qemu/efi-virtio.rom"), Need::Guest),
+    ("busybox-static", Sign::File("/usr/bin/busybox"), Need::Guest),
+    ("kmod", Sign::Program("depmod"), Need::Guest),
+    ("zstd", Sign::Program("zstd"), Need::Guest),
+    ("xz-utils", Sign::Program("xz"), Need::Guest),
+    ("nvme-cli", Sign::Program("nvme"), Need::Guest),
+    ("fio", Sign::Program("fio"), Need::Guest),
+    ("iproute2", Sign::Program("ip"), Need::Guest),
+    ("e2fsprogs", Sign::Program("mkfs.ext4"), Need::Guest),
+    ("mount", Sign::Program("losetup"), Need::Guest),
+];
+
+/// What is not there after [`prepare`] did what it could.
+#[derive(Debug, Default)]
+pub(crate) struct Missing(Vec<(String, Need)>);
+
+impl Missing {
+    /// Why tests of this kind cannot run, if so. What a build lacks, every test lacks; what an
+    /// end-to-end test lacks, a guest test lacks too.
+    pub(crate) fn reason(&self, need: Need) -> Option<String> {
+        let weight = |need| match need {
+            Need::Build => 0,
+            Need::EndToEnd => 1,
+            Need::Guest => 2,
+        };
+        let names: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|(_, wanted_by)| weight(*wanted_by) <= weight(need))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        (!names.is_empty()).then(|| format!("missing: {}", names.join(", ")))
+    }
+}
+
+/// `cargo xtask prepare`.
+pub(crate) fn main() -> Outcome {
+    let missing = prepare(&[Need::Build, Need::EndToEnd, Need::Guest]);
+    match missing.reason(Need::Guest) {
+        None => {
+            println!("prepare: everything is there");
+            Ok(())
+        }
+        Some(reason) => Err(reason.into()),
+    }
+}
+
+/// Installs what is missing for these needs where that is possible, and tells what still is.
+pub(crate) fn prepare(needs: &[Need]) -> Missing {
+    let wanted = |need: &Need| needs.contains(need);
+    let mut missing = Missing::default();
+
+    let absent = || -> Vec<(&str, Need)> {
+        let absent = PACKAGES.iter().filter(|(_, sign, need)| wanted(need) && !is_there(sign));
+        absent.map(|(name, _, need)| (*name, *need)).collect()
+    };
+    if !absent().is_empty() {
+        install(&absent().iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        missing.0.extend(absent().into_iter().map(|(name, need)| (name.to_owned(), need)));
+    }
+    if wanted(&Need::EndToEnd) && !client_venv() {
+        missing.0.push(("PyPI's spdk client (pip install spdk)".to_owned(), Need::EndToEnd));
+    }
+    if wanted(&Need::Guest) && !guest_kernel() {
+        missing.0.push(("a Debian kernel for the guest".to_owned(), Need::Guest));
+    }
+    for (name, need) in &missing.0 {
+        println!("prepare: missing: {name} ({need:?})");
+    }
+    missing
+}
+
+fn is_there(sign: &Sign) -> bool {
+    match sign {
+        Sign::Program(name) => is_on_path(name),
+        Sign::File(path) => Path::new(path).exists(),
+        Sign::PythonModule(name) => {
+            run::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
+        }
+    }
+}
+
+/// Programs of the administrator count, although their folders are seldom on a user's path.
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path);
+    let folders = folders.chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.into_iter().any(|folder| folder.join(program).exists())
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// By apt-get where it is there and may be used. What it could not do shows in the next look.
+fn install(packages: &[&str]) {
+    if !is_on_path("apt-get") || !is_root() {
+        println!(
+            "prepare: not root on Debian or Ubuntu, so not installed; by hand: \
+             apt-get install {}",
+            packages.join(" ")
+        );
+        return;
+    }
+    println!("prepare: installing {}", packages.join(" "));
+    let apt = |args: &[&str]| {
+        let mut command = run::command("apt-get", args);
+        if let Err(error) = run::must(command.env("DEBIAN_FRONTEND", "noninteractive")) {
+            println!("prepare: {error}");
+        }
+    };
+    apt(&["-q", "update"]);
+    apt(&[&["-q", "-y", "--no-install-recommends", "install"], packages].concat());
+}
+
+/// The folder of the Python environment with PyPI's `spdk` client.
+pub(crate) fn venv() -> PathBuf {
+    run::target().join("spdk-client")
+}
+
+/// Makes the Python environment unless it is there.
+fn client_venv() -> bool {
+    let venv = venv();
+    let client = venv.join("bin/spdk-rpc");
+    if !client.exists() {
+        println!("prepare: installing PyPI's spdk client into {}", venv.display());
+        let path = venv.to_string_lossy();
+        let made = run::must(&mut run::command("python3", &["-m", "venv", &path])).and_then(|()| {
+            let pip = venv.join("bin/pip");
+            run::must(&mut run::command(
+                pip,
+                &["install", "--quiet", "--disable-pip-version-check", "spdk"],
+            ))
+        });
+        if let Err(error) = made {
+            println!("prepare: {error}");
+        }
+    }
+    client.exists()
+}
+
+/// Unpacks the guest's kernel into its cache unless it is there.
+fn guest_kernel() -> bool {
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let cache = std::env::var_os("GUEST_CACHE")
+        .map_or_else(|| Path::new(&home).join(".cache/guest-kernels"), PathBuf::from);
+    if cache.join("current/.complete").exists() {
+        return true;
+    }
+    println!("prepare: downloading a Debian kernel for the guest (107 MB, not installed)");
+    if is_root() && is_on_path("apt-get") {
+        // Without package lists nothing is found.
+        let _ = run::must(&mut run::command("apt-get", &["-q", "update"]));
+    }
+    match run::must(&mut run::command("tests/guest/fetch-kernel.sh", &[])) {
+        Ok(()) => true,
+        Err(error) => {
+            println!("prepare: {error}");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_lacks_stops_no_end_to_end_test_but_the_other_way_round() {
+        let missing = Missing(vec![("qemu".to_owned(), Need::Guest)]);
+        assert_eq!(missing.reason(Need::EndToEnd), None);
+        assert_eq!(missing.reason(Need::Guest).as_deref(), Some("missing: qemu"));
+
+        let missing = Missing(vec![("python3".to_owned(), Need::EndToEnd)]);
+        assert_eq!(missing.reason(Need::Build), None);
+        assert_eq!(missing.reason(Need::Guest).as_deref(), Some("missing: python3"));
+    }
+
+    #[test]
+    fn programs_of_the_administrator_are_found() {
+        assert!(is_on_path("sh"));
+        assert!(!is_on_path("no-such-program-at-all"));
+    }
+}
