@@ -1,7 +1,7 @@
 //! Lightweight threads: movable, cooperative units with messages, pollers and io_channels.
 //!
 //! A thread belongs to one reactor at a time and is only ever run there. What others need of it (its
-//! message queue, where it runs) is in [`Shared`], which is never freed, so that a late sender finds
+//! message queue, where it runs) is in `Shared`, which is never freed, so that a late sender finds
 //! something that is dead but there.
 #![expect(unsafe_code, reason = "messages are intrusive and threads move between OS threads")]
 
