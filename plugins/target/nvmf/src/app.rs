@@ -40,7 +40,7 @@ pub struct App {
     /// How many listeners share an address.
     pub listening: RefCell<Vec<(Address, usize)>>,
     /// What `nvmf_set_config` said.
-    pub config: RefCell<crate::rpc::SetConfig>,
+    pub config: RefCell<Option<crate::rpc::SetConfig>>,
     /// Operations under way.
     pub tasks: Tasks,
     /// Subsystems and transports with an operation under way.
@@ -108,7 +108,7 @@ impl App {
     /// When there is no app thread.
     pub fn start() -> Result<Rc<Self>> {
         let app = Resident::new(thread::app(), || Self {
-            model: RefCell::new(Model::new()),
+            model: RefCell::default(),
             transports: RefCell::default(),
             queues: RefCell::default(),
             bdevs: RefCell::default(),
@@ -183,7 +183,8 @@ impl App {
     pub(crate) fn queue_came(&self, id: QueueId, transport_id: u64) {
         let connection = Connection { transport_id, queue: None, is_ending: false };
         self.queues.borrow_mut().insert(id, connection);
-        let is_leaving = !self.transports.borrow().values().any(|t| t.transport.id() == transport_id);
+        let is_leaving =
+            !self.transports.borrow().values().any(|t| t.transport.id() == transport_id);
         if is_leaving {
             self.close(id);
         }
@@ -230,7 +231,9 @@ impl App {
         let (ticket, queue) = (request.ticket, request.ticket.queue);
         match self.try_connect(request) {
             Ok((admitted, max_io_size)) => {
-                self.in_group(queue.group, move |group| group.admit(ticket, &admitted, max_io_size));
+                self.in_group(queue.group, move |group| {
+                    group.admit(ticket, &admitted, max_io_size)
+                });
                 self.watch_keep_alive();
             }
             Err(refused) => {
@@ -241,10 +244,7 @@ impl App {
         }
     }
 
-    fn try_connect(
-        &self,
-        request: &ConnectRequest,
-    ) -> Result<(connect::Admitted, u32), Refused> {
+    fn try_connect(&self, request: &ConnectRequest) -> Result<(connect::Admitted, u32), Refused> {
         let gone = Refused::from(Status::COMMAND_SEQUENCE_ERROR);
         let mut queues = self.queues.borrow_mut();
         let connection = queues.get_mut(&request.ticket.queue).ok_or(gone)?;

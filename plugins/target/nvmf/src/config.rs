@@ -8,7 +8,7 @@ use drivebay_spec_nvme::nqn;
 use serde_json::{Value, json};
 
 /// Writes the target's configuration. `[app thread]`
-pub fn write(config: &mut Config<'_>) {
+pub(crate) fn write(config: &mut Config<'_>) {
     let Some(app) = app() else { return };
     for (method, params) in calls(&app) {
         config.call(method, &params);
@@ -16,7 +16,8 @@ pub fn write(config: &mut Config<'_>) {
 }
 
 fn calls(app: &App) -> Vec<(&'static str, Value)> {
-    let mut calls = vec![("nvmf_set_config", json!(*app.config.borrow()))];
+    let config = app.config.borrow();
+    let mut calls: Vec<_> = config.iter().map(|c| ("nvmf_set_config", json!(c))).collect();
     let model = app.model.borrow();
     calls.extend(of_target(&model));
     for (trtype, entry) in app.transports.borrow().iter() {
@@ -79,9 +80,10 @@ fn create(subsystem: &Subsystem) -> (&'static str, Value) {
 }
 
 fn hosts(subsystem: &Subsystem) -> impl Iterator<Item = (&'static str, Value)> + '_ {
-    subsystem.hosts.iter().map(|host| {
-        ("nvmf_subsystem_add_host", json!({"nqn": subsystem.nqn, "host": host}))
-    })
+    subsystem
+        .hosts
+        .iter()
+        .map(|host| ("nvmf_subsystem_add_host", json!({"nqn": subsystem.nqn, "host": host})))
 }
 
 fn namespaces(subsystem: &Subsystem) -> impl Iterator<Item = (&'static str, Value)> + '_ {

@@ -96,7 +96,9 @@ mod tests {
     fn tasks_that_wait_for_each_other_go_on_in_one_run() {
         let (tasks, step) = (Rc::new(Tasks::default()), Rc::new(Cell::new(0)));
         let (first, second) = (Rc::clone(&step), Rc::clone(&step));
-        tasks.spawn(async move { until(|| first.get() == 1).await; });
+        tasks.spawn(async move {
+            until(|| first.get() == 1).await;
+        });
         let inner = Rc::clone(&tasks);
         tasks.spawn(async move {
             second.set(1);

@@ -119,7 +119,8 @@ impl<T: Target> Fabric<T> {
     pub fn create(self, options: &str) -> Result<Transport<T>> {
         let mut raw = ptr::null_mut();
         // SAFETY: the fabric's function with its own context; text and result live through the call.
-        let status = unsafe { (self.ops.create)(self.ctx.get(), bay_str::new(options), &raw mut raw) };
+        let status =
+            unsafe { (self.ops.create)(self.ctx.get(), bay_str::new(options), &raw mut raw) };
         check(status, "transport options")?;
         let raw = Ptr::new(raw);
         self.serving.set_transport(self.id, raw);
@@ -150,9 +151,10 @@ impl<T: Target> Transport<T> {
     #[must_use]
     pub fn dump(&self) -> String {
         unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
-            // SAFETY: `ctx` is the text below, and the piece is valid for the call.
-            let (whole, piece) = unsafe { (&mut *ctx.cast::<String>(), crate::host::text(text)) };
-            whole.push_str(piece);
+            // SAFETY: `ctx` is the text below.
+            let whole = unsafe { &mut *ctx.cast::<String>() };
+            // SAFETY: the piece is valid for the call.
+            whole.push_str(unsafe { crate::host::text(text) });
         }
         let mut text = String::new();
         let sink = bay_sink { ctx: (&raw mut text).cast(), write: Some(append) };

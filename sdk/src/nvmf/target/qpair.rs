@@ -175,9 +175,9 @@ impl<T: Target> Qpair<T> {
     #[inline]
     pub(super) unsafe fn completed(qpair: *const Self, request: NonNull<bay_nvmf_req>) {
         // SAFETY: alive: it counts the request.
-        let (complete, conn) = unsafe { ((*qpair).ops.complete, (*qpair).conn) };
+        let this = unsafe { &*qpair };
         // SAFETY: the fabric's function with its own connection and request.
-        unsafe { complete(conn, request.as_ptr()) };
+        unsafe { (this.ops.complete)(this.conn, request.as_ptr()) };
         // SAFETY: the request was counted.
         unsafe { Self::let_go(qpair) };
     }

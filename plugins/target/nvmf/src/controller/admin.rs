@@ -239,8 +239,7 @@ mod tests {
     }
 
     fn run(model: &mut Model, command: &Command, len: u32) -> Outcome {
-        let received =
-            Received { nqn: NQN, cntlid: 1, ticket: ticket(7), command, len, now_ns: 9 };
+        let received = Received { nqn: NQN, cntlid: 1, ticket: ticket(7), command, len, now_ns: 9 };
         execute(model, received)
     }
 
@@ -255,8 +254,7 @@ mod tests {
     fn commands_end_with_the_status_of_what_is_wrong() {
         let log = GetLogPage { lid: lid::ERROR, numd: 15, ..GetLogPage::default() }.to_command();
         let identify = Identify { cns: 1, ..Identify::default() }.to_command();
-        let host_id =
-            GetFeatures { fid: 0x81, cdw11: 1, ..GetFeatures::default() }.to_command();
+        let host_id = GetFeatures { fid: 0x81, cdw11: 1, ..GetFeatures::default() }.to_command();
         for (name, command, len, expected) in [
             ("identify", identify, 4096, Status::SUCCESS),
             ("identify, too short", identify, 4095, Status::DATA_SGL_LENGTH_INVALID.with_dnr()),
@@ -265,7 +263,12 @@ mod tests {
             ("host identifier", host_id, 16, Status::SUCCESS),
             ("host identifier, too short", host_id, 8, Status::DATA_SGL_LENGTH_INVALID.with_dnr()),
             ("keep alive", Command::new(admin::KEEP_ALIVE), 0, Status::SUCCESS),
-            ("create queue", Command::new(admin::CREATE_IO_SQ), 0, Status::INVALID_OPCODE.with_dnr()),
+            (
+                "create queue",
+                Command::new(admin::CREATE_IO_SQ),
+                0,
+                Status::INVALID_OPCODE.with_dnr(),
+            ),
             ("no opcode", Command::new(0xff), 0, Status::INVALID_OPCODE.with_dnr()),
         ] {
             assert_eq!(status(run(&mut model_with(ready()), &command, len)), expected, "{name}");

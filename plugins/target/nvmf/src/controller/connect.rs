@@ -78,10 +78,7 @@ fn wrong_data(offset: u16) -> Refused {
 ///
 /// # Errors
 /// What was wrong, as the completion is to say it.
-pub fn connect(
-    model: &mut Model,
-    attempt: &Attempt<'_>,
-) -> Result<Admitted, Refused> {
+pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Refused> {
     let Attempt { connect, data, limits, .. } = attempt;
     if connect.recfmt != 0 {
         return Err(Status::CONNECT_INCOMPATIBLE_FORMAT.into());
@@ -98,7 +95,8 @@ pub fn connect(
     if !subsystem.listens_at(attempt.local) {
         return Err(wrong_data(ConnectData::SUBNQN_OFFSET));
     }
-    let entries_max = if connect.qid == 0 { limits.max_aq_depth } else { limits.max_queue_depth.into() };
+    let entries_max =
+        if connect.qid == 0 { limits.max_aq_depth } else { limits.max_queue_depth.into() };
     if connect.sqsize == 0 || u32::from(connect.sqsize) >= entries_max {
         return Err(wrong_command(Connect::SQSIZE_OFFSET));
     }
@@ -255,16 +253,59 @@ mod tests {
         type Break = fn(&mut Case);
         let cases: [(&str, Break, Status, u32); 11] = [
             ("record format", |c| c.connect.recfmt = 1, Status::CONNECT_INCOMPATIBLE_FORMAT, 0),
-            ("no such subsystem", |c| c.data.subnqn = NulText::new("nqn.2016-06.io.spdk:no").unwrap(), Status::CONNECT_INVALID_PARAMETERS, 0x1_0100),
-            ("subsystem's name has no end", |c| c.data.subnqn = ConnectData::parse(&[b'a'; 1024]).subnqn, Status::CONNECT_INVALID_PARAMETERS, 0x1_0100),
-            ("host's name is none", |c| c.data.hostnqn = NulText::new("me").unwrap(), Status::CONNECT_INVALID_PARAMETERS, 0x1_0200),
-            ("host's name has no end", |c| c.data.hostnqn = ConnectData::parse(&[b'a'; 1024]).hostnqn, Status::CONNECT_INVALID_PARAMETERS, 0x1_0200),
-            ("host not allowed", |c| c.model.subsystems.get_mut(NQN).unwrap().allow_any_host = false, Status::CONNECT_INVALID_HOST, 0),
-            ("not listening here", |c| c.local = address_of("tcp", None, "127.0.0.1", "4421"), Status::CONNECT_INVALID_PARAMETERS, 0x1_0100),
+            (
+                "no such subsystem",
+                |c| c.data.subnqn = NulText::new("nqn.2016-06.io.spdk:no").unwrap(),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
+            (
+                "subsystem's name has no end",
+                |c| c.data.subnqn = ConnectData::parse(&[b'a'; 1024]).subnqn,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
+            (
+                "host's name is none",
+                |c| c.data.hostnqn = NulText::new("me").unwrap(),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0200,
+            ),
+            (
+                "host's name has no end",
+                |c| c.data.hostnqn = ConnectData::parse(&[b'a'; 1024]).hostnqn,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0200,
+            ),
+            (
+                "host not allowed",
+                |c| c.model.subsystems.get_mut(NQN).unwrap().allow_any_host = false,
+                Status::CONNECT_INVALID_HOST,
+                0,
+            ),
+            (
+                "not listening here",
+                |c| c.local = address_of("tcp", None, "127.0.0.1", "4421"),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
             ("queue of no entry", |c| c.connect.sqsize = 0, Status::CONNECT_INVALID_PARAMETERS, 44),
             ("queue too large", |c| c.connect.sqsize = 128, Status::CONNECT_INVALID_PARAMETERS, 44),
-            ("static controller", |c| c.data.cntlid = 0xfffe, Status::CONNECT_INVALID_PARAMETERS, 0x1_0010),
-            ("no controller left", |c| c.model.subsystems.get_mut(NQN).unwrap().options.cntlids = 9..=8, Status::CONNECT_CONTROLLER_BUSY, 0),
+            (
+                "static controller",
+                |c| c.data.cntlid = 0xfffe,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0010,
+            ),
+            (
+                "no controller left",
+                |c| {
+                    c.model.subsystems.get_mut(NQN).unwrap().options.cntlids = 1..=1;
+                    c.run(9).unwrap();
+                },
+                Status::CONNECT_CONTROLLER_BUSY,
+                0,
+            ),
         ];
         for (name, break_it, status, dw0) in cases {
             let mut case = Case::admin();
@@ -280,13 +321,25 @@ mod tests {
         let wrong = Status::CONNECT_INVALID_PARAMETERS;
         let cases: [(&str, Break, Status, u32); 8] = [
             ("no such controller", |c| c.data.cntlid = 9, wrong, 0x1_0010),
-            ("another host", |c| c.data.hostnqn = NulText::new("nqn.2016-06.io.spdk:h2").unwrap(), wrong, 0x1_0200),
+            (
+                "another host",
+                |c| c.data.hostnqn = NulText::new("nqn.2016-06.io.spdk:h2").unwrap(),
+                wrong,
+                0x1_0200,
+            ),
             ("another host identifier", |c| c.data.hostid = [8; 16], wrong, 0x1_0000),
             ("not enabled", |c| c.controller().csts.rdy = false, wrong, 42),
             ("shut down", |c| c.controller().csts.shst = 2, wrong, 42),
             ("beyond the last queue", |c| c.connect.qid = 128, wrong, 42),
             ("queue too large", |c| c.connect.sqsize = 128, wrong, 44),
-            ("twice", |c| { c.run(2).unwrap(); }, Status::COMMAND_SEQUENCE_ERROR, 0),
+            (
+                "twice",
+                |c| {
+                    c.run(2).unwrap();
+                },
+                Status::COMMAND_SEQUENCE_ERROR,
+                0,
+            ),
         ];
         for (name, break_it, status, dw0) in cases {
             let mut case = Case::io();

@@ -55,10 +55,7 @@ impl Features {
 ///
 /// # Errors
 /// INVALID_FIELD for a feature that is not there.
-pub fn get(
-    controller: &Controller,
-    get: GetFeatures,
-) -> Result<Value, Status> {
+pub fn get(controller: &Controller, get: GetFeatures) -> Result<Value, Status> {
     let features = &controller.features;
     let dw0 = match get.fid {
         fid::ARBITRATION => features.arbitration,
@@ -84,10 +81,7 @@ pub fn get(
 ///
 /// # Errors
 /// FEATURE_NOT_SAVEABLE, FEATURE_NOT_CHANGEABLE, COMMAND_SEQUENCE_ERROR and INVALID_FIELD, by what was wrong.
-pub fn set(
-    controller: &mut Controller,
-    set: SetFeatures,
-) -> Result<u32, Status> {
+pub fn set(controller: &mut Controller, set: SetFeatures) -> Result<u32, Status> {
     if set.save {
         return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
     }
@@ -126,10 +120,7 @@ fn set_temperature(features: &mut Features, value: u32) -> Result<(), Status> {
     Ok(())
 }
 
-fn set_number_of_queues(
-    controller: &Controller,
-    wanted: u32,
-) -> Result<u32, Status> {
+fn set_number_of_queues(controller: &Controller, wanted: u32) -> Result<u32, Status> {
     let wanted = NumberOfQueues::from_dword(wanted);
     if wanted.nsq == u16::MAX || wanted.ncq == u16::MAX {
         return Err(Status::INVALID_FIELD.with_dnr());

@@ -47,12 +47,8 @@ pub fn identify(
         cns::ACTIVE_NAMESPACES | cns::ALLOCATED_NAMESPACES => {
             namespace_list(subsystem, command.nsid)
         }
-        cns::NAMESPACE_ID_DESCRIPTORS => {
-            Ok(descriptors(existing(subsystem, command.nsid)?))
-        }
-        cns::INDEPENDENT_NAMESPACE => {
-            Ok(independent(existing(subsystem, command.nsid)?).encode())
-        }
+        cns::NAMESPACE_ID_DESCRIPTORS => Ok(descriptors(existing(subsystem, command.nsid)?)),
+        cns::INDEPENDENT_NAMESPACE => Ok(independent(existing(subsystem, command.nsid)?).encode()),
         cns::CONTROLLERS => {
             let cntlids = subsystem.controllers.keys().copied();
             Ok(identify::controller_list(cntlids, command.cntid))
@@ -81,18 +77,15 @@ fn of_command_set(subsystem: &Subsystem, command: Identify) -> Result<[u8; LEN],
         }
         cns::CSI_CONTROLLER => {
             let options = &subsystem.options;
-            let data = NvmController { wzsl: options.wzsl, dmrsl: options.dmrsl, ..Default::default() };
+            let data =
+                NvmController { wzsl: options.wzsl, dmrsl: options.dmrsl, ..Default::default() };
             Ok(data.encode())
         }
         _ => namespace_list(subsystem, command.nsid),
     }
 }
 
-fn controller_data(
-    subsystem: &Subsystem,
-    controller: &Controller,
-    crdt: [u16; 3],
-) -> Data {
+fn controller_data(subsystem: &Subsystem, controller: &Controller, crdt: [u16; 3]) -> Data {
     let limits = &controller.limits;
     let common = Data {
         sn: SpaceText::new(&subsystem.options.serial_number),
@@ -193,9 +186,7 @@ fn namespace_data(subsystem: &Subsystem, nsid: u32) -> Result<[u8; LEN], Status>
 
 fn namespace_fields(namespace: &Namespace) -> NamespaceData {
     let geometry = &namespace.geometry;
-    let blocks_less_one = |blocks: u32| {
-        u16::try_from(blocks.saturating_sub(1)).unwrap_or(u16::MAX)
-    };
+    let blocks_less_one = |blocks: u32| u16::try_from(blocks.saturating_sub(1)).unwrap_or(u16::MAX);
     let granularity = blocks_less_one(geometry.phys_block_size / geometry.block_size.max(1));
     let atomic = blocks_less_one(geometry.atomic_write_unit);
     let mut lbaf = NamespaceData::default().lbaf;
@@ -315,7 +306,8 @@ mod tests {
         assert_eq!((data.nsze, data.block_size()), (1024, Some(512)));
         assert_eq!((data.nguid, data.npwg), ([3; 16], 7));
         let ids = parse_namespace_id_descriptors(&ask(cns::NAMESPACE_ID_DESCRIPTORS, 1).unwrap());
-        let expected = [NamespaceId::Nguid([3; 16]), NamespaceId::Uuid([3; 16]), NamespaceId::Csi(0)];
+        let expected =
+            [NamespaceId::Nguid([3; 16]), NamespaceId::Uuid([3; 16]), NamespaceId::Csi(0)];
         assert_eq!(ids, expected);
     }
 

@@ -21,11 +21,7 @@ const TEMPERATURE: u16 = 300;
 ///
 /// # Errors
 /// INVALID_LOG_PAGE for one that is not there; INVALID_FIELD for an offset past its end or not a multiple of 4.
-pub fn get(
-    model: &Model,
-    controller: &Controller,
-    command: GetLogPage,
-) -> Result<Vec<u8>, Status> {
+pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
     if command.length_bytes() > LENGTH_MAX || command.offset_type || command.offset % 4 != 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
@@ -46,10 +42,7 @@ fn piece(page: &[u8], command: GetLogPage) -> Result<Vec<u8>, Status> {
     Ok(piece)
 }
 
-fn io_controller_page(
-    controller: &Controller,
-    command: GetLogPage,
-) -> Result<Vec<u8>, Status> {
+fn io_controller_page(controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
     match command.lid {
         lid::SUPPORTED_LOG_PAGES => Ok(supported_log_pages(&[
             lid::SUPPORTED_LOG_PAGES,
@@ -61,7 +54,9 @@ fn io_controller_page(
         ])
         .to_vec()),
         lid::ERROR => Ok(controller.errors.page()),
-        lid::HEALTH if matches!(command.nsid, 0 | NSID_ALL) => Ok(health(controller).encode().to_vec()),
+        lid::HEALTH if matches!(command.nsid, 0 | NSID_ALL) => {
+            Ok(health(controller).encode().to_vec())
+        }
         // Health is the controller's, as LPA says.
         lid::HEALTH => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
         lid::FIRMWARE_SLOTS => Ok(firmware_slots().encode().to_vec()),
@@ -169,7 +164,8 @@ fn as_seen(listener: &Address, local: &Address) -> Address {
 
 fn referral(referral: &Referral) -> DiscoveryEntry {
     let is_discovery = referral.subnqn == nqn::DISCOVERY;
-    let secure = if referral.secure_channel { treq::SECURE_REQUIRED } else { treq::SECURE_NOT_REQUIRED };
+    let secure =
+        if referral.secure_channel { treq::SECURE_REQUIRED } else { treq::SECURE_NOT_REQUIRED };
     DiscoveryEntry {
         subtype: if is_discovery { subtype::REFERRAL } else { subtype::NVM },
         treq: secure,
@@ -219,8 +215,13 @@ mod tests {
     fn entries(model: &Model, reader: &Controller) -> Vec<DiscoveryEntry> {
         let page = get(model, reader, ask(lid::DISCOVERY, 0, 8192)).unwrap();
         let header = DiscoveryHeader::parse(page.first_chunk().unwrap());
-        let entries = page[1024..].as_chunks::<1024>().0;
-        entries.iter().take(header.numrec as usize).map(DiscoveryEntry::parse).collect()
+        let entries: Vec<_> =
+            page[1024..].chunks_exact(1024).map(|e| e.try_into().unwrap()).collect();
+        entries
+            .iter()
+            .take(usize::try_from(header.numrec).unwrap())
+            .map(|e| DiscoveryEntry::parse(e))
+            .collect()
     }
 
     #[test]
@@ -286,7 +287,9 @@ mod tests {
     #[test]
     fn each_kind_of_controller_has_its_own_pages() {
         let lids = |controller: &Controller| {
-            (0..=255u8).filter(|lid| get(&model(), controller, ask(*lid, 0, 4)).is_ok()).collect::<Vec<_>>()
+            (0..=255u8)
+                .filter(|lid| get(&model(), controller, ask(*lid, 0, 4)).is_ok())
+                .collect::<Vec<_>>()
         };
         assert_eq!(lids(&ready()), [0, 1, 2, 3, 4, 5]);
         assert_eq!(lids(&reader("nqn.2016-06.io.spdk:h")), [0, 0x70]);

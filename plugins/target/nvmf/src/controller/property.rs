@@ -28,10 +28,7 @@ pub enum Effect {
 }
 
 /// Reads a property: its value, or why not.
-pub fn get(
-    controller: &Controller,
-    get: PropertyGet,
-) -> Result<u64, Status> {
+pub fn get(controller: &Controller, get: PropertyGet) -> Result<u64, Status> {
     match (get.offset, get.wide) {
         (offset::CAP, true) => Ok(capabilities(controller).bits()),
         (offset::VS, false) => Ok(VERSION.bits().into()),
@@ -42,10 +39,7 @@ pub fn get(
 }
 
 /// Writes a property; only CC can be written.
-pub fn set(
-    controller: &mut Controller,
-    set: PropertySet,
-) -> Result<Effect, Status> {
+pub fn set(controller: &mut Controller, set: PropertySet) -> Result<Effect, Status> {
     if (set.offset, set.wide) != (offset::CC, false) {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
@@ -73,8 +67,8 @@ pub fn set(
 }
 
 fn check_enable(kind: ControllerKind, cc: Cc) -> Result<(), Status> {
-    let has_entry_sizes = matches!(kind, ControllerKind::Discovery)
-        || (cc.iosqes == IOSQES && cc.iocqes == IOCQES);
+    let has_entry_sizes =
+        matches!(kind, ControllerKind::Discovery) || (cc.iosqes == IOSQES && cc.iocqes == IOCQES);
     if cc.css != css::NVM || cc.mps != 0 || cc.ams != 0 || !has_entry_sizes {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
@@ -128,9 +122,9 @@ mod tests {
     #[test]
     fn a_configuration_that_is_not_supported_is_refused_and_changes_nothing() {
         for wrong in [
-            ENABLE | 1 << 4,               // CSS: not the NVM command set
-            ENABLE | 1 << 7,               // MPS: 8 KiB pages
-            ENABLE | 1 << 11,              // AMS: weighted round robin
+            ENABLE | 1 << 4,                // CSS: not the NVM command set
+            ENABLE | 1 << 7,                // MPS: 8 KiB pages
+            ENABLE | 1 << 11,               // AMS: weighted round robin
             (ENABLE & !0xf_0000) | 7 << 16, // IOSQES: 128 bytes
         ] {
             let mut controller = controller();

@@ -170,7 +170,11 @@ impl Group {
 
     fn take_parked_of(&self, queue: u64) -> Vec<Request<Nvmf>> {
         let mut parked = self.parked.borrow_mut();
-        parked.extract_if(.., |_, request| request.qpair().number() == queue).map(|(_, r)| r).collect()
+        let (gone, kept) = std::mem::take(&mut *parked)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, request)| request.qpair().number() == queue);
+        *parked = kept;
+        gone.into_values().collect()
     }
 
     /// The answer to a parked request; none if its queue has ended meanwhile.
@@ -232,7 +236,13 @@ impl Group {
     ///
     /// # Errors
     /// What the bdev's module answers.
-    pub fn add_namespace(&self, nqn: &str, nsid: u32, desc: &Arc<Desc>, geometry: Geometry) -> Result<()> {
+    pub fn add_namespace(
+        &self,
+        nqn: &str,
+        nsid: u32,
+        desc: &Arc<Desc>,
+        geometry: Geometry,
+    ) -> Result<()> {
         let channel = desc.channel()?;
         let namespace = LocalNamespace::new(geometry, channel, Rc::clone(&self.chores));
         self.subsystem(nqn).add(nsid, namespace);

@@ -143,7 +143,7 @@ impl Chores {
 
 /// The poller that does them.
 #[derive(Debug)]
-pub struct DoChores(pub Rc<Chores>);
+pub(super) struct DoChores(pub(super) Rc<Chores>);
 
 impl Poll for DoChores {
     const SLEEPS: bool = true;

@@ -12,12 +12,12 @@ use drivebay_spec_nvme::{Command, Status};
 pub enum Plan {
     /// Read blocks into the request's data.
     Read(Range),
-    /// Write blocks from it.
-    Write(Range, Durable),
+    /// Write blocks from it; durable before it completes, or not.
+    Write(Range, bool),
     /// Compare blocks with it.
     Compare(Range),
-    /// Zero blocks.
-    WriteZeroes(Range, Durable),
+    /// Zero blocks; durable before it completes, or not.
+    WriteZeroes(Range, bool),
     /// Make durable what was written.
     Flush,
     /// Deallocate this many ranges, which the request's data lists; see [`deallocate`].
@@ -25,9 +25,6 @@ pub enum Plan {
     /// Nothing: it is done.
     Nothing,
 }
-
-/// Whether a write is to be durable before it completes.
-pub type Durable = bool;
 
 /// What a command asks of a bdev of this geometry. `len`: length of the command's data, in bytes; `max_len`: the most the
 /// transport allows.
@@ -69,7 +66,7 @@ pub fn plan(
 }
 
 /// Without a write cache every write is durable.
-fn must_be_durable(blocks: &BlockCommand, geometry: &Geometry) -> Durable {
+fn must_be_durable(blocks: &BlockCommand, geometry: &Geometry) -> bool {
     blocks.fua && geometry.has_write_cache && geometry.ops.fua
 }
 

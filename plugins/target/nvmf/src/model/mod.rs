@@ -3,8 +3,8 @@
 //! Plain values without I/O. All of it is owned by the app thread.
 
 mod limits;
-mod namespace;
 mod names;
+mod namespace;
 mod subsystem;
 mod target;
 
@@ -26,7 +26,7 @@ pub enum ControllerKind {
 #[cfg(test)]
 pub(crate) mod tests {
     //! What the tests of other modules start from.
-    pub(crate) use super::namespace::tests::{geometry, namespace};
+    pub(crate) use super::namespace::tests::geometry;
     pub(crate) use super::subsystem::tests::subsystem;
     pub(crate) use super::target::tests::model;
 }

@@ -46,17 +46,17 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// `N` bytes from hexadecimal digits; dashes are passed over.
 pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits: Vec<u8> = text
-        .chars()
-        .filter(|c| *c != '-')
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect::<Option<_>>()?;
-    let (pairs, rest) = digits.as_chunks::<2>();
-    if !rest.is_empty() {
+    let digits: Vec<char> = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != N * 2 {
         return None;
     }
-    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    bytes.try_into().ok()
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        for digit in pair {
+            *byte = *byte << 4 | u8::try_from(digit.to_digit(16)?).ok()?;
+        }
+    }
+    Some(bytes)
 }
 
 /// A UUID in its usual form.

@@ -122,13 +122,8 @@ impl Subsystem {
     /// The next controller identifier that is free, going round; `None` when all are in use.
     pub fn next_cntlid(&mut self) -> Option<u16> {
         let range = self.options.cntlids.clone();
-        let count = usize::from(range.end() - range.start()) + 1;
-        let first = self.next_cntlid;
-        let from_first = first..=*range.end();
-        let cntlid = from_first
-            .chain(range.clone())
-            .take(count)
-            .find(|cntlid| !self.controllers.contains_key(cntlid))?;
+        let mut round = (self.next_cntlid..=*range.end()).chain(range.clone());
+        let cntlid = round.find(|cntlid| !self.controllers.contains_key(cntlid))?;
         self.next_cntlid =
             if cntlid == *range.end() { *range.start() } else { cntlid.saturating_add(1) };
         Some(cntlid)

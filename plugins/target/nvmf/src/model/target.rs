@@ -36,9 +36,9 @@ pub struct Model {
     pub genctr: u64,
 }
 
-impl Model {
+impl Default for Model {
     /// A target with the discovery subsystem alone.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let discovery = Subsystem::new(nqn::DISCOVERY, Options::default());
         Self {
             subsystems: BTreeMap::from([(discovery.nqn.clone(), discovery)]),
@@ -48,7 +48,9 @@ impl Model {
             genctr: 0,
         }
     }
+}
 
+impl Model {
     /// Number of subsystems that count against the limit.
     pub fn num_subsystems(&self) -> usize {
         self.subsystems.len()
@@ -75,7 +77,7 @@ pub(crate) mod tests {
 
     /// A target with one subsystem, [`subsystem`].
     pub(crate) fn model() -> Model {
-        let mut model = Model::new();
+        let mut model = Model::default();
         let subsystem = subsystem();
         model.subsystems.insert(subsystem.nqn.clone(), subsystem);
         model

@@ -119,7 +119,7 @@ pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
     if !server.groups().is_empty() {
         return Ok(());
     }
-    let mask = app.config.borrow().poll_groups_mask.clone();
+    let mask = app.config.borrow().as_ref().and_then(|config| config.poll_groups_mask.clone());
     let is_chosen = |core: u32| mask.as_deref().is_none_or(|mask| is_in_mask(mask, core));
     let cores: Vec<u32> = thread::cores().filter(|core| is_chosen(*core)).collect();
     if cores.is_empty() {
@@ -128,7 +128,9 @@ pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
     }
     let named = cores.iter().enumerate();
     let threads: Result<Vec<_>> = named
-        .map(|(i, core)| thread::create(&format!("nvmf_tgt_poll_group_{i:03}"), &format!("[{core}]")))
+        .map(|(i, core)| {
+            thread::create(&format!("nvmf_tgt_poll_group_{i:03}"), &format!("[{core}]"))
+        })
         .collect();
     let handle = app_handle().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
     server.start_groups(&threads?, move |index| Group::new(index, handle.clone()))

@@ -21,7 +21,10 @@ pub async fn add_listener(app: &Rc<App>, nqn: &str, address: Address) -> Result<
     };
     if is_there {
         let Address { traddr, trsvcid, .. } = address;
-        return Err(Error::new(errno::EEXIST, format!("{nqn} listens at {traddr}:{trsvcid} already")));
+        return Err(Error::new(
+            errno::EEXIST,
+            format!("{nqn} listens at {traddr}:{trsvcid} already"),
+        ));
     }
     begin_listening(app, &address)?;
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
@@ -40,7 +43,11 @@ fn begin_listening(app: &App, address: &Address) -> Result<()> {
     let transports = app.transports.borrow();
     let entry = transports.get(&address.trtype).ok_or_else(|| {
         let made: Vec<&str> = transports.keys().map(String::as_str).collect();
-        let made = if made.is_empty() { "none; nvmf_create_transport makes one".to_owned() } else { made.join(", ") };
+        let made = if made.is_empty() {
+            "none; nvmf_create_transport makes one".to_owned()
+        } else {
+            made.join(", ")
+        };
         Error::invalid("listen_address.trtype", &address.trtype, made)
     })?;
     entry.transport.listen(address)?;
@@ -66,7 +73,10 @@ pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -
     };
     let Some(place) = place else {
         let Address { traddr, trsvcid, .. } = address;
-        return Err(Error::new(errno::ENOENT, format!("{nqn} does not listen at {traddr}:{trsvcid}")));
+        return Err(Error::new(
+            errno::ENOENT,
+            format!("{nqn} does not listen at {traddr}:{trsvcid}"),
+        ));
     };
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
         subsystem.listeners.remove(place);

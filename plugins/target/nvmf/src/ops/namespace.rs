@@ -82,10 +82,15 @@ fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
     let max = subsystem.max_namespaces();
     if wanted == 0 {
         let free = Namespace::free_nsid(subsystem.namespaces.keys().copied(), max);
-        return free.ok_or_else(|| Error::new(errno::ENOSPC, format!("max_namespaces {max} is reached")));
+        return free
+            .ok_or_else(|| Error::new(errno::ENOSPC, format!("max_namespaces {max} is reached")));
     }
     if wanted > max {
-        return Err(Error::invalid("nsid", wanted, format!("1 to {max}, or 0 for the next free one")));
+        return Err(Error::invalid(
+            "nsid",
+            wanted,
+            format!("1 to {max}, or 0 for the next free one"),
+        ));
     }
     if subsystem.namespaces.contains_key(&wanted) {
         return Err(Error::new(errno::EEXIST, format!("nsid {wanted} is in use")));

@@ -29,7 +29,11 @@ pub fn create_subsystem(
         ("model_number", &options.model_number, MODEL_NUMBER_MAX),
     ] {
         if !check_text(text, max) {
-            return Err(Error::invalid(field, text, format!("at most {max} printable ASCII characters")));
+            return Err(Error::invalid(
+                field,
+                text,
+                format!("at most {max} printable ASCII characters"),
+            ));
         }
     }
     let (min, max) = (*options.cntlids.start(), *options.cntlids.end());
@@ -74,10 +78,8 @@ pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
     for address in &listeners {
         remove_listener_locked(app, name, address).await?;
     }
-    disconnect(app, |connection| {
-        connection.queue.as_ref().is_some_and(|queue| queue.nqn == name)
-    })
-    .await;
+    disconnect(app, |connection| connection.queue.as_ref().is_some_and(|queue| queue.nqn == name))
+        .await;
     for nsid in nsids {
         remove_namespace_locked(app, name, nsid).await?;
     }

@@ -19,7 +19,12 @@ fn only_off(field: &str, given: bool) -> Result<()> {
 }
 
 fn only_absent(field: &str, given: Option<&str>) -> Result<()> {
-    only(field, given.unwrap_or_default(), "absent: not supported yet", given.is_none_or(str::is_empty))
+    only(
+        field,
+        given.unwrap_or_default(),
+        "absent: not supported yet",
+        given.is_none_or(str::is_empty),
+    )
 }
 
 /// The target that a call names.

@@ -30,28 +30,71 @@ use std::rc::Rc;
 /// `EEXIST` when a name is taken.
 pub fn register() -> Result<()> {
     let methods = [
-        later("nvmf_create_transport", "Makes a transport, loading its plugin where it is not loaded.", create_transport),
-        at_once("nvmf_get_transports", "Lists the transports with their options.", get_transports).describe(reads),
+        later(
+            "nvmf_create_transport",
+            "Makes a transport, loading its plugin where it is not loaded.",
+            create_transport,
+        ),
+        at_once("nvmf_get_transports", "Lists the transports with their options.", get_transports)
+            .describe(reads),
         at_once("nvmf_create_subsystem", "Makes a subsystem.", create_subsystem),
-        later("nvmf_delete_subsystem", "Ends a subsystem, its controllers and its listeners.", delete_subsystem),
+        later(
+            "nvmf_delete_subsystem",
+            "Ends a subsystem, its controllers and its listeners.",
+            delete_subsystem,
+        ),
         at_once("nvmf_get_subsystems", "Lists the subsystems.", get_subsystems).describe(reads),
-        later("nvmf_subsystem_add_listener", "Lets a subsystem be reached at an address.", add_listener),
-        later("nvmf_subsystem_remove_listener", "Lets a subsystem be reached at an address no more.", remove_listener),
-        at_once("nvmf_subsystem_get_listeners", "Lists the listeners of a subsystem.", get_listeners).describe(reads),
+        later(
+            "nvmf_subsystem_add_listener",
+            "Lets a subsystem be reached at an address.",
+            add_listener,
+        ),
+        later(
+            "nvmf_subsystem_remove_listener",
+            "Lets a subsystem be reached at an address no more.",
+            remove_listener,
+        ),
+        at_once(
+            "nvmf_subsystem_get_listeners",
+            "Lists the listeners of a subsystem.",
+            get_listeners,
+        )
+        .describe(reads),
         later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns),
         later("nvmf_subsystem_remove_ns", "Removes a namespace.", remove_ns),
         at_once("nvmf_subsystem_add_host", "Allows a host to connect.", add_host),
-        later("nvmf_subsystem_remove_host", "Forbids a host to connect and ends its controllers.", remove_host),
-        at_once("nvmf_subsystem_allow_any_host", "Allows hosts that are not listed, or not.", allow_any_host),
-        at_once("nvmf_subsystem_get_controllers", "Lists the controllers of a subsystem.", get_controllers).describe(reads),
-        at_once("nvmf_subsystem_get_qpairs", "Lists the queues of a subsystem.", get_qpairs).describe(reads),
+        later(
+            "nvmf_subsystem_remove_host",
+            "Forbids a host to connect and ends its controllers.",
+            remove_host,
+        ),
+        at_once(
+            "nvmf_subsystem_allow_any_host",
+            "Allows hosts that are not listed, or not.",
+            allow_any_host,
+        ),
+        at_once(
+            "nvmf_subsystem_get_controllers",
+            "Lists the controllers of a subsystem.",
+            get_controllers,
+        )
+        .describe(reads),
+        at_once("nvmf_subsystem_get_qpairs", "Lists the queues of a subsystem.", get_qpairs)
+            .describe(reads),
         later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats).describe(reads),
-        at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config).describe(at_startup),
-        at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems).describe(at_startup),
+        at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
+            .describe(at_startup),
+        at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
+            .describe(at_startup),
         at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_startup),
-        at_once("nvmf_discovery_add_referral", "Adds a referral to the discovery log.", add_referral),
+        at_once(
+            "nvmf_discovery_add_referral",
+            "Adds a referral to the discovery log.",
+            add_referral,
+        ),
         at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral),
-        at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals).describe(reads),
+        at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals)
+            .describe(reads),
     ];
     methods.into_iter().try_for_each(Method::register)
 }
@@ -123,7 +166,8 @@ fn get_transports(app: &App, params: GetTransports) -> Result<Vec<Value>> {
     {
         return Err(Error::no_such_device());
     }
-    let listed = transports.iter().filter(|(trtype, _)| wanted.as_ref().is_none_or(|w| w == *trtype));
+    let listed =
+        transports.iter().filter(|(trtype, _)| wanted.as_ref().is_none_or(|w| w == *trtype));
     Ok(listed.map(|(trtype, entry)| transport_options(trtype, &entry.transport.dump())).collect())
 }
 
@@ -285,7 +329,7 @@ async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
 
 fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     check::set_config(&params)?;
-    app.config.replace(params);
+    app.config.replace(Some(params));
     Ok(true)
 }
 

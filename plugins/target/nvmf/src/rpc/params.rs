@@ -364,17 +364,3 @@ params! {
         pub subnqn: Option<String>,
     }
 }
-
-impl Default for SetConfig {
-    fn default() -> Self {
-        Self {
-            admin_cmd_passthru: None,
-            poll_groups_mask: None,
-            discovery_filter: None,
-            discovery_filters: None,
-            dhchap_digests: None,
-            dhchap_dhgroups: None,
-            dup_host_policy: None,
-        }
-    }
-}
