@@ -220,7 +220,7 @@ mod tests {
         entries
             .iter()
             .take(usize::try_from(header.numrec).unwrap())
-            .map(|e| DiscoveryEntry::parse(e))
+            .map(DiscoveryEntry::parse)
             .collect()
     }
 
