@@ -22,6 +22,8 @@ pub mod notify;
 pub mod nvmf;
 mod plugin;
 pub mod poller;
+#[cfg(feature = "ring")]
+mod ring;
 pub mod rpc;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

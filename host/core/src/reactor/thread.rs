@@ -336,6 +336,12 @@ impl Thread {
         busy
     }
 
+    /// Counts the time since its last round as idle.
+    pub(super) fn slept_until(&self, now: u64) {
+        let slept = now.saturating_sub(self.last_ns.replace(now));
+        self.idle_ns.set(self.idle_ns.get() + slept);
+    }
+
     fn run_messages(&self) -> bool {
         for taken in 0..MESSAGES_PER_ROUND {
             let Some(msg) = self.shared.queue.pop() else { return taken > 0 };
