@@ -1,0 +1,364 @@
+//! Connect: who may have which queue. NVMe over Fabrics 1.1, section 3.3.
+
+use super::{Controller, QueueId, error_log, events, features};
+use crate::model::{ControllerKind, Model, Subsystem, TransportLimits};
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::fabrics::{
+    CNTLID_DYNAMIC, Connect, ConnectData, ConnectResult, InvalidParameter, cattr,
+};
+use drivebay_spec_nvme::property::{Cc, Csts};
+use drivebay_spec_nvme::{Status, nqn};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A Connect as it came.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// The command's fields.
+    pub connect: Connect,
+    /// Its data.
+    pub data: &'a ConnectData,
+    /// The qpair it came on.
+    pub queue: QueueId,
+    /// Where the host connected to.
+    pub local: &'a Address,
+    /// What the transport allows.
+    pub limits: &'a TransportLimits,
+    /// The host's clock, in nanoseconds.
+    pub now_ns: u64,
+}
+
+/// A queue was admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The subsystem's name.
+    pub nqn: String,
+    /// The controller.
+    pub cntlid: u16,
+    /// The queue.
+    pub qid: u16,
+    /// Its size, in entries.
+    pub entries: u16,
+    /// Whether the host keeps to the submission queue head.
+    pub has_flow_control: bool,
+}
+
+/// Why a queue was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// How the command ends.
+    pub status: Status,
+    /// DW0 of the completion: which field was wrong.
+    pub dw0: u32,
+}
+
+impl Admitted {
+    /// DW0 of the completion.
+    pub fn dw0(&self) -> u32 {
+        ConnectResult { cntlid: self.cntlid, authreq: 0 }.to_dw0()
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { status: status.with_dnr(), dw0: 0 }
+    }
+}
+
+fn wrong_command(offset: u16) -> Refused {
+    let dw0 = InvalidParameter::command(offset).to_dw0();
+    Refused { dw0, ..Status::CONNECT_INVALID_PARAMETERS.into() }
+}
+
+fn wrong_data(offset: u16) -> Refused {
+    let dw0 = InvalidParameter::data(offset).to_dw0();
+    Refused { dw0, ..Status::CONNECT_INVALID_PARAMETERS.into() }
+}
+
+/// Admits a queue: makes the controller for an admin queue, adds an I/O queue to its own.
+///
+/// # Errors
+/// What was wrong, as the completion is to say it.
+pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Refused> {
+    let Attempt { connect, data, limits, .. } = attempt;
+    if connect.recfmt != 0 {
+        return Err(Status::CONNECT_INCOMPATIBLE_FORMAT.into());
+    }
+    let subnqn = data.subnqn.as_str().filter(|name| nqn::check(name).is_ok());
+    let subnqn = subnqn.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
+    let hostnqn = data.hostnqn.as_str().filter(|name| nqn::check(name).is_ok());
+    let hostnqn = hostnqn.ok_or(wrong_data(ConnectData::HOSTNQN_OFFSET))?;
+    let subsystem = model.subsystems.get_mut(subnqn);
+    let subsystem = subsystem.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
+    if !subsystem.allows(hostnqn) {
+        return Err(Status::CONNECT_INVALID_HOST.into());
+    }
+    if !subsystem.listens_at(attempt.local) {
+        return Err(wrong_data(ConnectData::SUBNQN_OFFSET));
+    }
+    let entries_max =
+        if connect.qid == 0 { limits.max_aq_depth } else { limits.max_queue_depth.into() };
+    if connect.sqsize == 0 || u32::from(connect.sqsize) >= entries_max {
+        return Err(wrong_command(Connect::SQSIZE_OFFSET));
+    }
+    let cntlid = match connect.qid {
+        0 => admit_admin(subsystem, attempt, hostnqn)?,
+        _ => admit_io(subsystem, attempt, hostnqn)?,
+    };
+    Ok(Admitted {
+        nqn: subnqn.to_owned(),
+        cntlid,
+        qid: connect.qid,
+        entries: connect.sqsize.saturating_add(1),
+        has_flow_control: connect.cattr & cattr::DISABLE_SQ_FLOW_CONTROL == 0,
+    })
+}
+
+fn admit_admin(
+    subsystem: &mut Subsystem,
+    attempt: &Attempt<'_>,
+    hostnqn: &str,
+) -> Result<u16, Refused> {
+    if attempt.data.cntlid != CNTLID_DYNAMIC {
+        return Err(wrong_data(ConnectData::CNTLID_OFFSET));
+    }
+    let cntlid = subsystem.next_cntlid().ok_or(Status::CONNECT_CONTROLLER_BUSY)?;
+    let kato_ms = attempt.limits.keep_alive_ms(attempt.connect.kato_ms);
+    let controller = Controller {
+        cntlid,
+        kind: subsystem.kind,
+        hostnqn: hostnqn.to_owned(),
+        hostid: attempt.data.hostid,
+        listener: attempt.local.clone(),
+        limits: attempt.limits.clone(),
+        cc: Cc::default(),
+        csts: Csts::default(),
+        queues: BTreeMap::from([(0, attempt.queue)]),
+        features: features::Features::new(kato_ms),
+        events: events::Events::default(),
+        errors: error_log::ErrorLog::default(),
+        changed_namespaces: BTreeSet::new(),
+        heard_ns: attempt.now_ns,
+    };
+    subsystem.controllers.insert(cntlid, controller);
+    Ok(cntlid)
+}
+
+fn admit_io(
+    subsystem: &mut Subsystem,
+    attempt: &Attempt<'_>,
+    hostnqn: &str,
+) -> Result<u16, Refused> {
+    let (data, qid) = (attempt.data, attempt.connect.qid);
+    let controller = subsystem.controllers.get_mut(&data.cntlid);
+    let controller = controller.ok_or(wrong_data(ConnectData::CNTLID_OFFSET))?;
+    if controller.hostnqn != hostnqn {
+        return Err(wrong_data(ConnectData::HOSTNQN_OFFSET));
+    }
+    if controller.hostid != data.hostid {
+        return Err(wrong_data(ConnectData::HOSTID_OFFSET));
+    }
+    let is_ready = controller.kind == ControllerKind::Io && controller.csts.rdy;
+    let is_shut_down = controller.csts.shst != 0;
+    if !is_ready || is_shut_down || qid > controller.limits.max_io_qpairs_per_ctrlr {
+        return Err(wrong_command(Connect::QID_OFFSET));
+    }
+    if controller.queues.contains_key(&qid) {
+        return Err(Status::COMMAND_SEQUENCE_ERROR.into());
+    }
+    controller.queues.insert(qid, attempt.queue);
+    Ok(controller.cntlid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::address_of;
+    use crate::model::tests::model;
+    use drivebay_spec_nvme::text::NulText;
+
+    const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
+    const HOST: &str = "nqn.2016-06.io.spdk:host1";
+
+    struct Case {
+        model: Model,
+        connect: Connect,
+        data: ConnectData,
+        local: Address,
+    }
+
+    impl Case {
+        fn admin() -> Self {
+            Self {
+                model: model(),
+                connect: Connect { sqsize: 31, kato_ms: 15_000, ..Connect::default() },
+                data: ConnectData {
+                    hostid: [7; 16],
+                    cntlid: CNTLID_DYNAMIC,
+                    subnqn: NulText::new(NQN).unwrap(),
+                    hostnqn: NulText::new(HOST).unwrap(),
+                },
+                local: address_of("tcp", None, "127.0.0.1", "4420"),
+            }
+        }
+
+        /// With an admin queue that is enabled, and an I/O queue about to be connected.
+        fn io() -> Self {
+            let mut case = Self::admin();
+            let admitted = case.run(1).unwrap();
+            case.controller().csts.rdy = true;
+            case.connect.qid = 1;
+            case.data.cntlid = admitted.cntlid;
+            case
+        }
+
+        fn controller(&mut self) -> &mut Controller {
+            self.model.subsystems.get_mut(NQN).unwrap().controllers.get_mut(&1).unwrap()
+        }
+
+        fn run(&mut self, number: u64) -> Result<Admitted, Refused> {
+            let attempt = Attempt {
+                connect: self.connect,
+                data: &self.data,
+                queue: QueueId { group: 0, number },
+                local: &self.local,
+                limits: &TransportLimits::default(),
+                now_ns: 5,
+            };
+            connect(&mut self.model, &attempt)
+        }
+    }
+
+    #[test]
+    fn an_admin_queue_makes_a_controller() {
+        let mut case = Case::admin();
+        let admitted = case.run(1).unwrap();
+        assert_eq!((admitted.cntlid, admitted.qid, admitted.entries), (1, 0, 32));
+        assert!(admitted.has_flow_control);
+        let controller = case.controller();
+        assert_eq!((controller.features.kato_ms, controller.heard_ns), (20_000, 5));
+        assert_eq!(case.run(2).unwrap().cntlid, 2);
+    }
+
+    #[test]
+    fn an_io_queue_joins_its_controller() {
+        let mut case = Case::io();
+        case.connect.cattr = cattr::DISABLE_SQ_FLOW_CONTROL;
+        let admitted = case.run(2).unwrap();
+        assert_eq!((admitted.cntlid, admitted.qid, admitted.has_flow_control), (1, 1, false));
+        assert_eq!(case.controller().num_io_queues(), 1);
+    }
+
+    #[test]
+    fn each_wrong_field_of_an_admin_connect_is_named() {
+        type Break = fn(&mut Case);
+        let cases: [(&str, Break, Status, u32); 11] = [
+            ("record format", |c| c.connect.recfmt = 1, Status::CONNECT_INCOMPATIBLE_FORMAT, 0),
+            (
+                "no such subsystem",
+                |c| c.data.subnqn = NulText::new("nqn.2016-06.io.spdk:no").unwrap(),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
+            (
+                "subsystem's name has no end",
+                |c| c.data.subnqn = ConnectData::parse(&[b'a'; 1024]).subnqn,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
+            (
+                "host's name is none",
+                |c| c.data.hostnqn = NulText::new("me").unwrap(),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0200,
+            ),
+            (
+                "host's name has no end",
+                |c| c.data.hostnqn = ConnectData::parse(&[b'a'; 1024]).hostnqn,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0200,
+            ),
+            (
+                "host not allowed",
+                |c| c.model.subsystems.get_mut(NQN).unwrap().allow_any_host = false,
+                Status::CONNECT_INVALID_HOST,
+                0,
+            ),
+            (
+                "not listening here",
+                |c| c.local = address_of("tcp", None, "127.0.0.1", "4421"),
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0100,
+            ),
+            ("queue of no entry", |c| c.connect.sqsize = 0, Status::CONNECT_INVALID_PARAMETERS, 44),
+            ("queue too large", |c| c.connect.sqsize = 128, Status::CONNECT_INVALID_PARAMETERS, 44),
+            (
+                "static controller",
+                |c| c.data.cntlid = 0xfffe,
+                Status::CONNECT_INVALID_PARAMETERS,
+                0x1_0010,
+            ),
+            (
+                "no controller left",
+                |c| {
+                    c.model.subsystems.get_mut(NQN).unwrap().options.cntlids = 1..=1;
+                    c.run(9).unwrap();
+                },
+                Status::CONNECT_CONTROLLER_BUSY,
+                0,
+            ),
+        ];
+        for (name, break_it, status, dw0) in cases {
+            let mut case = Case::admin();
+            break_it(&mut case);
+            let refused = case.run(1).unwrap_err();
+            assert_eq!(refused, Refused { status: status.with_dnr(), dw0 }, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_field_of_an_io_connect_is_named() {
+        type Break = fn(&mut Case);
+        let wrong = Status::CONNECT_INVALID_PARAMETERS;
+        let cases: [(&str, Break, Status, u32); 8] = [
+            ("no such controller", |c| c.data.cntlid = 9, wrong, 0x1_0010),
+            (
+                "another host",
+                |c| c.data.hostnqn = NulText::new("nqn.2016-06.io.spdk:h2").unwrap(),
+                wrong,
+                0x1_0200,
+            ),
+            ("another host identifier", |c| c.data.hostid = [8; 16], wrong, 0x1_0000),
+            ("not enabled", |c| c.controller().csts.rdy = false, wrong, 42),
+            ("shut down", |c| c.controller().csts.shst = 2, wrong, 42),
+            ("beyond the last queue", |c| c.connect.qid = 128, wrong, 42),
+            ("queue too large", |c| c.connect.sqsize = 128, wrong, 44),
+            (
+                "twice",
+                |c| {
+                    c.run(2).unwrap();
+                },
+                Status::COMMAND_SEQUENCE_ERROR,
+                0,
+            ),
+        ];
+        for (name, break_it, status, dw0) in cases {
+            let mut case = Case::io();
+            break_it(&mut case);
+            let refused = case.run(3).unwrap_err();
+            assert_eq!(refused, Refused { status: status.with_dnr(), dw0 }, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_discovery_subsystem_is_wherever_a_host_could_connect_and_has_no_io_queues() {
+        let mut case = Case::admin();
+        case.data.subnqn = NulText::new(nqn::DISCOVERY).unwrap();
+        case.local = address_of("tcp", None, "127.0.0.1", "8009");
+        let admitted = case.run(1).unwrap();
+        let discovery = case.model.subsystems.get_mut(nqn::DISCOVERY).unwrap();
+        discovery.controllers.get_mut(&admitted.cntlid).unwrap().csts.rdy = true;
+        case.connect.qid = 1;
+        case.data.cntlid = admitted.cntlid;
+        assert_eq!(case.run(2).unwrap_err().dw0, 42);
+    }
+}

@@ -1,0 +1,321 @@
+//! Log pages. NVMe Base 2.0, section 5.16; the discovery log is NVMe over Fabrics 1.1, section 5.3.
+
+use super::{Controller, identify};
+use crate::model::{ControllerKind, Model, Referral, is_any};
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::admin::GetLogPage;
+use drivebay_spec_nvme::log::{
+    CommandEffects, CommandsSupported, DiscoveryEntry, DiscoveryHeader, FirmwareSlots, Health,
+    adrfam, changed_namespaces, lid, subtype, supported_log_pages, treq, trtype,
+};
+use drivebay_spec_nvme::opcode::{admin, nvm};
+use drivebay_spec_nvme::text::{NulText, SpaceText};
+use drivebay_spec_nvme::{NSID_ALL, Status, fabrics, nqn};
+
+/// Longest piece of a log page that one command reads, in bytes; the transport's limit is far lower.
+const LENGTH_MAX: u64 = 1 << 20;
+/// Temperature that is told where nothing measures one, in kelvins.
+const TEMPERATURE: u16 = 300;
+
+/// The piece of a log page that a command asks for: as long as it says, zeroes past the end.
+///
+/// # Errors
+/// INVALID_LOG_PAGE for one that is not there; INVALID_FIELD for an offset past its end or not a multiple of 4.
+pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
+    if command.length_bytes() > LENGTH_MAX || command.offset_type || command.offset % 4 != 0 {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    let page = match controller.kind {
+        ControllerKind::Discovery => discovery_controller_page(model, controller, command.lid)?,
+        ControllerKind::Io => io_controller_page(controller, command)?,
+    };
+    piece(&page, command)
+}
+
+fn piece(page: &[u8], command: GetLogPage) -> Result<Vec<u8>, Status> {
+    let past_the_end = Status::INVALID_FIELD.with_dnr();
+    let offset = usize::try_from(command.offset).map_err(|_| past_the_end)?;
+    let length = usize::try_from(command.length_bytes()).map_err(|_| past_the_end)?;
+    let rest = page.get(offset..).ok_or(past_the_end)?;
+    let mut piece: Vec<u8> = rest.iter().take(length).copied().collect();
+    piece.resize(length, 0);
+    Ok(piece)
+}
+
+fn io_controller_page(controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
+    match command.lid {
+        lid::SUPPORTED_LOG_PAGES => Ok(supported_log_pages(&[
+            lid::SUPPORTED_LOG_PAGES,
+            lid::ERROR,
+            lid::HEALTH,
+            lid::FIRMWARE_SLOTS,
+            lid::CHANGED_NAMESPACES,
+            lid::COMMANDS_SUPPORTED,
+        ])
+        .to_vec()),
+        lid::ERROR => Ok(controller.errors.page()),
+        lid::HEALTH if matches!(command.nsid, 0 | NSID_ALL) => {
+            Ok(health(controller).encode().to_vec())
+        }
+        // Health is the controller's, as LPA says.
+        lid::HEALTH => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+        lid::FIRMWARE_SLOTS => Ok(firmware_slots().encode().to_vec()),
+        lid::CHANGED_NAMESPACES => {
+            let nsids: Vec<u32> = controller.changed_namespaces.iter().copied().collect();
+            Ok(changed_namespaces(&nsids).to_vec())
+        }
+        lid::COMMANDS_SUPPORTED => Ok(commands_supported().encode().to_vec()),
+        _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
+    }
+}
+
+fn discovery_controller_page(
+    model: &Model,
+    controller: &Controller,
+    lid: u8,
+) -> Result<Vec<u8>, Status> {
+    match lid {
+        lid::SUPPORTED_LOG_PAGES => {
+            Ok(supported_log_pages(&[lid::SUPPORTED_LOG_PAGES, lid::DISCOVERY]).to_vec())
+        }
+        lid::DISCOVERY => Ok(discovery(model, controller)),
+        _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
+    }
+}
+
+fn health(controller: &Controller) -> Health {
+    Health {
+        temperature: TEMPERATURE,
+        available_spare: 100,
+        available_spare_threshold: 0,
+        error_log_entries: controller.errors.count().into(),
+        ..Health::default()
+    }
+}
+
+fn firmware_slots() -> FirmwareSlots {
+    let mut slots = FirmwareSlots { afi: 1, ..FirmwareSlots::default() };
+    if let Some(first) = slots.revisions.first_mut() {
+        *first = SpaceText::new(identify::FIRMWARE);
+    }
+    slots
+}
+
+fn commands_supported() -> CommandsSupported {
+    CommandsSupported::new(
+        &[
+            (admin::GET_LOG_PAGE, CommandEffects::SUPPORTED),
+            (admin::IDENTIFY, CommandEffects::SUPPORTED),
+            (admin::ABORT, CommandEffects::SUPPORTED),
+            (admin::SET_FEATURES, CommandEffects::SUPPORTED),
+            (admin::GET_FEATURES, CommandEffects::SUPPORTED),
+            (admin::ASYNC_EVENT_REQUEST, CommandEffects::SUPPORTED),
+            (admin::KEEP_ALIVE, CommandEffects::SUPPORTED),
+        ],
+        &[
+            (nvm::FLUSH, CommandEffects::SUPPORTED),
+            (nvm::READ, CommandEffects::SUPPORTED),
+            (nvm::COMPARE, CommandEffects::SUPPORTED),
+            (nvm::WRITE, CommandEffects::CHANGES_BLOCKS),
+            (nvm::WRITE_ZEROES, CommandEffects::CHANGES_BLOCKS),
+            (nvm::DATASET_MANAGEMENT, CommandEffects::CHANGES_BLOCKS),
+        ],
+    )
+}
+
+/// The discovery log for one host: what it may connect to, at the address by which it came where a listener is at any.
+fn discovery(model: &Model, controller: &Controller) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for subsystem in model.subsystems.values().filter(|s| s.allows(&controller.hostnqn)) {
+        let subtype = match subsystem.kind {
+            ControllerKind::Io => subtype::NVM,
+            ControllerKind::Discovery => subtype::CURRENT_DISCOVERY,
+        };
+        for listener in &subsystem.listeners {
+            let address = as_seen(&listener.address, &controller.listener);
+            entries.push(DiscoveryEntry {
+                subtype,
+                treq: treq::SECURE_NOT_REQUIRED | treq::NO_SQ_FLOW_CONTROL,
+                portid: listener.portid,
+                asqsz: u16::try_from(controller.limits.max_aq_depth).unwrap_or(u16::MAX),
+                ..entry(&address, &subsystem.nqn)
+            });
+        }
+    }
+    entries.extend(model.referrals.iter().map(referral));
+    let header = DiscoveryHeader {
+        genctr: model.genctr,
+        numrec: entries.len() as u64,
+        ..DiscoveryHeader::default()
+    };
+    let mut page = header.encode().to_vec();
+    page.extend(entries.iter().flat_map(DiscoveryEntry::encode));
+    page
+}
+
+fn as_seen(listener: &Address, local: &Address) -> Address {
+    let is_same_transport = listener.trtype == local.trtype;
+    if is_any(listener) && is_same_transport {
+        let (adrfam, traddr) = (local.adrfam.clone(), local.traddr.clone());
+        return Address { adrfam, traddr, ..listener.clone() };
+    }
+    listener.clone()
+}
+
+fn referral(referral: &Referral) -> DiscoveryEntry {
+    let is_discovery = referral.subnqn == nqn::DISCOVERY;
+    let secure =
+        if referral.secure_channel { treq::SECURE_REQUIRED } else { treq::SECURE_NOT_REQUIRED };
+    DiscoveryEntry {
+        subtype: if is_discovery { subtype::REFERRAL } else { subtype::NVM },
+        treq: secure,
+        asqsz: 128,
+        ..entry(&referral.address, &referral.subnqn)
+    }
+}
+
+fn entry(address: &Address, subnqn: &str) -> DiscoveryEntry {
+    DiscoveryEntry {
+        trtype: match address.trtype.as_str() {
+            "RDMA" => trtype::RDMA,
+            "FC" => trtype::FC,
+            "TCP" => trtype::TCP,
+            _ => trtype::INTRA_HOST,
+        },
+        adrfam: match address.adrfam.as_str() {
+            "IPv4" => adrfam::IPV4,
+            "IPv6" => adrfam::IPV6,
+            "IB" => adrfam::IB,
+            "FC" => adrfam::FC,
+            _ => adrfam::INTRA_HOST,
+        },
+        cntlid: fabrics::CNTLID_DYNAMIC,
+        trsvcid: SpaceText::new(&address.trsvcid),
+        traddr: SpaceText::new(&address.traddr),
+        subnqn: NulText::new(subnqn).unwrap_or(DiscoveryEntry::default().subnqn),
+        ..DiscoveryEntry::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::tests::ready;
+    use crate::model::address_of;
+    use crate::model::tests::{model, subsystem};
+
+    fn ask(lid: u8, offset: u64, length: u32) -> GetLogPage {
+        GetLogPage { lid, offset, numd: length / 4 - 1, ..GetLogPage::default() }
+    }
+
+    fn reader(host: &str) -> Controller {
+        Controller { kind: ControllerKind::Discovery, hostnqn: host.into(), ..ready() }
+    }
+
+    fn entries(model: &Model, reader: &Controller) -> Vec<DiscoveryEntry> {
+        let page = get(model, reader, ask(lid::DISCOVERY, 0, 8192)).unwrap();
+        let header = DiscoveryHeader::parse(page.first_chunk().unwrap());
+        let entries: Vec<_> =
+            page[1024..].chunks_exact(1024).map(|e| e.try_into().unwrap()).collect();
+        entries
+            .iter()
+            .take(usize::try_from(header.numrec).unwrap())
+            .map(DiscoveryEntry::parse)
+            .collect()
+    }
+
+    #[test]
+    fn a_host_discovers_what_it_may_connect_to() {
+        let mut model = model();
+        let mut hidden = subsystem();
+        hidden.nqn = "nqn.2016-06.io.spdk:hidden".into();
+        hidden.allow_any_host = false;
+        hidden.hosts.insert("nqn.2016-06.io.spdk:friend".into());
+        model.subsystems.insert(hidden.nqn.clone(), hidden);
+        assert_eq!(entries(&model, &reader("nqn.2016-06.io.spdk:stranger")).len(), 1);
+        assert_eq!(entries(&model, &reader("nqn.2016-06.io.spdk:friend")).len(), 2);
+    }
+
+    #[test]
+    fn an_entry_has_name_and_address() {
+        let entry = &entries(&model(), &reader("nqn.2016-06.io.spdk:h"))[0];
+        assert_eq!(entry.subnqn.as_str(), Some("nqn.2016-06.io.spdk:cnode1"));
+        assert_eq!(entry.traddr.as_str(), Some("127.0.0.1"));
+        assert_eq!(entry.trsvcid.as_str(), Some("4420"));
+        assert_eq!((entry.trtype, entry.adrfam, entry.subtype), (3, 1, subtype::NVM));
+        assert_eq!((entry.cntlid, entry.asqsz), (0xffff, 128));
+    }
+
+    #[test]
+    fn a_listener_at_any_address_is_told_by_the_address_the_host_came_to() {
+        let mut model = model();
+        let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
+        subsystem.listeners.clear();
+        subsystem.add_listener(address_of("tcp", None, "0.0.0.0", "4421"));
+        let mut reader = reader("nqn.2016-06.io.spdk:h");
+        reader.listener = address_of("tcp", None, "10.1.2.3", "4420");
+        let entry = &entries(&model, &reader)[0];
+        assert_eq!(entry.traddr.as_str(), Some("10.1.2.3"));
+        assert_eq!(entry.trsvcid.as_str(), Some("4421"));
+    }
+
+    #[test]
+    fn referrals_follow_the_subsystems() {
+        let mut model = model();
+        model.referrals.push(Referral {
+            address: address_of("tcp", None, "::1", "8009"),
+            subnqn: nqn::DISCOVERY.into(),
+            secure_channel: false,
+        });
+        let entries = entries(&model, &reader("nqn.2016-06.io.spdk:h"));
+        assert_eq!((entries[1].subtype, entries[1].adrfam), (subtype::REFERRAL, adrfam::IPV6));
+    }
+
+    #[test]
+    fn a_page_is_read_in_pieces_and_its_end_is_zero() {
+        let model = Model { genctr: 0x0102, ..model() };
+        let reader = reader("nqn.2016-06.io.spdk:h");
+        let read = |offset, length| get(&model, &reader, ask(lid::DISCOVERY, offset, length));
+        assert_eq!(read(0, 16).unwrap(), [2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(read(1024, 4).unwrap()[0], trtype::TCP);
+        assert_eq!(read(2048, 8).unwrap(), [0; 8]);
+        assert_eq!(read(2052, 8), Err(Status::INVALID_FIELD.with_dnr()));
+        assert_eq!(read(2, 8), Err(Status::INVALID_FIELD.with_dnr()));
+        assert_eq!(read(u64::MAX - 3, 8), Err(Status::INVALID_FIELD.with_dnr()));
+    }
+
+    #[test]
+    fn each_kind_of_controller_has_its_own_pages() {
+        let lids = |controller: &Controller| {
+            (0..=255u8)
+                .filter(|lid| get(&model(), controller, ask(*lid, 0, 4)).is_ok())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lids(&ready()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(lids(&reader("nqn.2016-06.io.spdk:h")), [0, 0x70]);
+    }
+
+    #[test]
+    fn changed_namespaces_are_listed() {
+        let mut controller = ready();
+        controller.changed_namespaces.extend([4, 2]);
+        let page = get(&model(), &controller, ask(lid::CHANGED_NAMESPACES, 0, 12)).unwrap();
+        assert_eq!(page, [2, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn health_is_the_controllers_and_not_a_namespaces() {
+        let health = |nsid| {
+            let command = GetLogPage { nsid, ..ask(lid::HEALTH, 0, 512) };
+            get(&model(), &ready(), command)
+        };
+        assert_eq!(health(NSID_ALL).unwrap()[3], 100);
+        assert_eq!(health(1), Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()));
+    }
+
+    #[test]
+    fn a_length_beyond_reason_is_refused() {
+        let command = GetLogPage { lid: lid::ERROR, numd: u32::MAX, ..GetLogPage::default() };
+        assert_eq!(get(&model(), &ready(), command), Err(Status::INVALID_FIELD.with_dnr()));
+    }
+}

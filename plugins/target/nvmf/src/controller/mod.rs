@@ -1,0 +1,180 @@
+//! A controller: what one host's association with a subsystem is made of. NVMe Base 2.0, section 3.1.
+//!
+//! Everything here is state and decisions, without I/O: [`connect`] admits a queue, [`property`] enables and resets, [`admin`]
+//! answers admin commands by way of [`identify`], [`features`], [`log_page`] and [`events`]. A controller lives on the app thread;
+//! the poll groups know only whose a queue is.
+
+pub mod admin;
+pub mod connect;
+pub mod error_log;
+pub mod events;
+pub mod features;
+pub mod identify;
+pub mod log_page;
+pub mod property;
+
+use crate::model::{ControllerKind, TransportLimits};
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::event::AsyncEvent;
+use drivebay_spec_nvme::property::{Cc, Csts};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One host's controller.
+#[derive(Debug)]
+pub struct Controller {
+    /// Identifier within the subsystem.
+    pub cntlid: u16,
+    /// What it serves.
+    pub kind: ControllerKind,
+    /// The host's name.
+    pub hostnqn: String,
+    /// The host's identifier.
+    pub hostid: [u8; 16],
+    /// Where the host connected to.
+    pub listener: Address,
+    /// What its transport allows.
+    pub limits: TransportLimits,
+    /// Configuration.
+    pub cc: Cc,
+    /// Status.
+    pub csts: Csts,
+    /// Queues, by their identifier; the admin queue is 0.
+    pub queues: BTreeMap<u16, QueueId>,
+    /// Values of features.
+    pub features: features::Features,
+    /// Asynchronous events.
+    pub events: events::Events<Ticket>,
+    /// Commands that failed.
+    pub errors: error_log::ErrorLog,
+    /// Namespaces that changed since the host last read the list.
+    pub changed_namespaces: BTreeSet<u32>,
+    /// When the host last gave a sign of life, on the host's clock in nanoseconds.
+    pub heard_ns: u64,
+}
+
+/// A qpair: its poll group and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId {
+    /// Index of the poll group.
+    pub group: usize,
+    /// Number, never used twice.
+    pub number: u64,
+}
+
+/// A request that waits for its answer in its poll group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The queue it came on.
+    pub queue: QueueId,
+    /// Number in the poll group, never used twice.
+    pub number: u64,
+    /// Its command identifier.
+    pub cid: u16,
+}
+
+impl Controller {
+    /// Number of I/O queues that are connected.
+    pub fn num_io_queues(&self) -> usize {
+        self.queues.keys().filter(|qid| **qid != 0).count()
+    }
+
+    /// The I/O queues.
+    pub fn io_queues(&self) -> impl Iterator<Item = QueueId> + '_ {
+        self.queues.iter().filter(|(qid, _)| **qid != 0).map(|(_, queue)| *queue)
+    }
+
+    /// A namespace appeared, went or changed: the request to answer, if one waits.
+    pub fn namespace_changed(&mut self, nsid: u32) -> Option<(Ticket, AsyncEvent)> {
+        if !self.csts.rdy || self.kind != ControllerKind::Io {
+            return None;
+        }
+        self.changed_namespaces.insert(nsid);
+        let event = AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED;
+        self.events.notify(event).map(|request| (request, event))
+    }
+
+    /// The discovery log changed: the request to answer, if one waits.
+    pub fn discovery_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
+        if !self.csts.rdy || self.kind != ControllerKind::Discovery {
+            return None;
+        }
+        let event = AsyncEvent::DISCOVERY_LOG_CHANGE;
+        self.events.notify(event).map(|request| (request, event))
+    }
+
+    /// A controller reset: features and events as new. The requests to abort.
+    pub fn reset(&mut self) -> Vec<Ticket> {
+        self.features = features::Features::new(self.features.kato_ms);
+        self.changed_namespaces.clear();
+        self.events.reset()
+    }
+
+    /// Whether the host was silent for longer than its keep alive timeout.
+    pub fn has_timed_out(&self, now_ns: u64) -> bool {
+        let timeout_ns = u64::from(self.features.kato_ms) * 1_000_000;
+        timeout_ns != 0 && now_ns.saturating_sub(self.heard_ns) > timeout_ns
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::address_of;
+
+    /// A controller as it is after Connect.
+    pub(crate) fn controller() -> Controller {
+        Controller {
+            cntlid: 1,
+            kind: ControllerKind::Io,
+            hostnqn: "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into(),
+            hostid: [7; 16],
+            listener: address_of("TCP", None, "127.0.0.1", "4420"),
+            limits: TransportLimits::default(),
+            cc: Cc::default(),
+            csts: Csts::default(),
+            queues: BTreeMap::from([(0, QueueId { group: 0, number: 1 })]),
+            features: features::Features::new(10_000),
+            events: events::Events::default(),
+            errors: error_log::ErrorLog::default(),
+            changed_namespaces: BTreeSet::new(),
+            heard_ns: 0,
+        }
+    }
+
+    pub(crate) fn ticket(number: u64) -> Ticket {
+        Ticket { queue: QueueId { group: 0, number: 1 }, number, cid: 100 }
+    }
+
+    /// The same, enabled.
+    pub(crate) fn ready() -> Controller {
+        Controller { csts: Csts { rdy: true, ..Csts::default() }, ..controller() }
+    }
+
+    #[test]
+    fn a_host_that_is_silent_too_long_has_timed_out() {
+        let mut controller = Controller { heard_ns: 1_000, ..ready() };
+        assert!(!controller.has_timed_out(10_000_001_000));
+        assert!(controller.has_timed_out(10_000_001_001));
+        controller.features.kato_ms = 0;
+        assert!(!controller.has_timed_out(u64::MAX));
+    }
+
+    #[test]
+    fn a_changed_namespace_is_listed_and_told_once() {
+        let mut controller = ready();
+        controller.events.request(ticket(5));
+        controller.events.request(ticket(6));
+        let told = controller.namespace_changed(3).unwrap();
+        assert_eq!(told, (ticket(5), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
+        assert_eq!(controller.namespace_changed(4), None);
+        assert_eq!(controller.changed_namespaces, BTreeSet::from([3, 4]));
+    }
+
+    #[test]
+    fn a_controller_that_is_not_ready_tells_nothing() {
+        let mut controller = controller();
+        controller.events.request(ticket(5));
+        assert_eq!(controller.namespace_changed(3), None);
+        assert_eq!(ready().discovery_changed(), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! A poll group: the queues of one thread, and its copy of the namespaces.
+//!
+//! The I/O path stays here: a command is planned by [`crate::io`], goes down by this thread's channel of the bdev, and comes back to the
+//! same queue. It reads nothing that another thread writes. Admin and Connect commands are parked and go to the app thread as messages;
+//! so do news of queues. What the app thread changes comes as messages too ([`Group::add_namespace`] …).
+
+mod namespace;
+mod path;
+mod queue;
+
+pub use namespace::{LocalNamespace, LocalSubsystem};
+pub use queue::{Phase, Queue};
+
+use crate::app::App;
+use crate::controller::admin::Answer;
+use crate::controller::connect::Admitted;
+use crate::controller::{QueueId, Ticket};
+use crate::model::Geometry;
+use crate::ops::Reply;
+use drivebay_sdk::Result;
+use drivebay_sdk::bdev::Desc;
+use drivebay_sdk::nvmf::target::{Address, Qpair, Request, Resident, Target, Transfer};
+use drivebay_sdk::poller::Poller;
+use drivebay_spec_nvme::{Command, Completion, Status};
+use namespace::{Chores, DoChores};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The target, as the SDK knows it.
+#[derive(Debug)]
+pub struct Nvmf;
+
+/// One poll group's state.
+#[derive(Debug)]
+pub struct Group {
+    index: usize,
+    app: Resident<App>,
+    subsystems: RefCell<BTreeMap<String, Rc<LocalSubsystem>>>,
+    queues: RefCell<BTreeMap<u64, Rc<Qpair<Nvmf>>>>,
+    parked: RefCell<BTreeMap<u64, Request<Nvmf>>>,
+    next_ticket: Cell<u64>,
+    chores: Rc<Chores>,
+    _poller: Option<Poller>,
+    counters: Counters,
+}
+
+/// What `nvmf_get_stats` tells of a poll group.
+#[derive(Debug, Default)]
+pub struct Counters {
+    admin_qpairs: Cell<u32>,
+    io_qpairs: Cell<u32>,
+    completed: Cell<u64>,
+}
+
+/// Counters at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Index of the group.
+    pub index: usize,
+    /// Admin queues ever.
+    pub admin_qpairs: u32,
+    /// I/O queues ever.
+    pub io_qpairs: u32,
+    /// Admin queues now.
+    pub current_admin_qpairs: u32,
+    /// I/O queues now.
+    pub current_io_qpairs: u32,
+    /// Connections that are no queues yet.
+    pub current_unassociated_qpairs: u32,
+    /// I/Os in the bdevs.
+    pub pending_bdev_io: u64,
+    /// I/Os that were completed.
+    pub completed_nvme_io: u64,
+}
+
+/// A Connect on its way to the app thread.
+#[derive(Debug)]
+pub struct ConnectRequest {
+    /// Names the request.
+    pub ticket: Ticket,
+    /// The command.
+    pub command: Command,
+    /// Its data.
+    pub data: Vec<u8>,
+    /// The transport it came by.
+    pub transport_id: u64,
+    /// Where the host connected to.
+    pub local: Address,
+    /// Where the host is.
+    pub peer: Address,
+}
+
+impl Target for Nvmf {
+    type Group = Group;
+    type Qpair = Queue;
+
+    fn qpair(_group: &Group) -> Queue {
+        Queue::default()
+    }
+
+    fn joined(qpair: &Rc<Qpair<Self>>) {
+        let group = qpair.group();
+        group.queues.borrow_mut().insert(qpair.number(), Rc::clone(qpair));
+        let (id, transport_id) = (group.id_of(qpair), qpair.transport_id());
+        group.app.send(move |app| app.queue_came(id, transport_id));
+    }
+
+    #[inline]
+    fn exec(qpair: &Qpair<Self>, request: Request<Self>) {
+        path::exec(qpair, request);
+    }
+
+    fn disconnected(qpair: &Qpair<Self>) {
+        let group = qpair.group();
+        qpair.state().phase.set(Phase::Ended);
+        for request in group.take_parked_of(qpair.number()) {
+            finish(request, Status::ABORTED_SQ_DELETION, 0);
+        }
+        let id = group.id_of(qpair);
+        group.app.send(move |app| app.queue_disconnected(id));
+    }
+
+    fn released(qpair: &Qpair<Self>) {
+        let group = qpair.group();
+        group.queues.borrow_mut().remove(&qpair.number());
+        let id = group.id_of(qpair);
+        group.app.send(move |app| app.queue_went(id));
+    }
+}
+
+impl Group {
+    /// A group without queues. `[group's thread]`
+    pub fn new(index: usize, app: Resident<App>) -> Self {
+        let chores = Rc::new(Chores::default());
+        let poller = Poller::register("nvmf_chores", 0, DoChores(Rc::clone(&chores)));
+        if let Err(error) = &poller {
+            tracing::error!("poll group {index}: {error}");
+        }
+        Self {
+            index,
+            app,
+            subsystems: RefCell::default(),
+            queues: RefCell::default(),
+            parked: RefCell::default(),
+            next_ticket: Cell::new(1),
+            chores,
+            _poller: poller.ok(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn id_of(&self, qpair: &Qpair<Nvmf>) -> QueueId {
+        QueueId { group: self.index, number: qpair.number() }
+    }
+
+    /// Keeps a request until its answer comes.
+    fn park(&self, request: Request<Nvmf>) -> Ticket {
+        let number = self.next_ticket.replace(self.next_ticket.get() + 1);
+        let cid = Command::parse(request.command()).cid();
+        let ticket = Ticket { queue: self.id_of(request.qpair()), number, cid };
+        self.parked.borrow_mut().insert(number, request);
+        ticket
+    }
+
+    fn unpark(&self, ticket: Ticket) -> Option<Request<Nvmf>> {
+        self.parked.borrow_mut().remove(&ticket.number)
+    }
+
+    fn take_parked_of(&self, queue: u64) -> Vec<Request<Nvmf>> {
+        let mut parked = self.parked.borrow_mut();
+        let (gone, kept) = std::mem::take(&mut *parked)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, request)| request.qpair().number() == queue);
+        *parked = kept;
+        gone.into_values().collect()
+    }
+
+    /// The answer to a parked request; none if its queue has ended meanwhile.
+    pub fn answer(&self, ticket: Ticket, answer: &Answer) {
+        let Some(mut request) = self.unpark(ticket) else { return };
+        if request.transfer() == Transfer::ToHost {
+            request.fill_data(&answer.data);
+        }
+        finish(request, answer.status, answer.result);
+    }
+
+    /// A Connect was accepted: the connection is a queue from now on.
+    pub fn admit(&self, ticket: Ticket, admitted: &Admitted, max_io_size: u32) {
+        let Some(request) = self.unpark(ticket) else { return };
+        let subsystem = self.subsystem(&admitted.nqn);
+        request.qpair().state().admit(admitted, subsystem, max_io_size);
+        let place = match admitted.qid {
+            0 => &self.counters.admin_qpairs,
+            _ => &self.counters.io_qpairs,
+        };
+        place.set(place.get() + 1);
+        request.qpair().connected(admitted.qid, admitted.entries, admitted.has_flow_control);
+        if admitted.has_flow_control {
+            finish(request, Status::SUCCESS, admitted.dw0().into());
+        } else {
+            // FFFFh here and only here says that there is no flow control. NVMe over Fabrics 1.1, section 3.3.
+            let completion =
+                Completion { sqhd: 0xffff, ..Completion::new(ticket.cid, Status::SUCCESS) };
+            request.complete(completion.with_dw0(admitted.dw0()).encode());
+        }
+    }
+
+    /// A Connect was refused: the connection may try again.
+    pub fn refuse(&self, ticket: Ticket, status: Status, dw0: u32) {
+        let Some(request) = self.unpark(ticket) else { return };
+        request.qpair().state().phase.set(Phase::New);
+        finish(request, status, dw0.into());
+    }
+
+    /// Ends a queue.
+    pub fn close(&self, number: u64) {
+        let qpair = self.queues.borrow().get(&number).cloned();
+        if let Some(qpair) = qpair {
+            qpair.close();
+        }
+    }
+
+    fn subsystem(&self, nqn: &str) -> Rc<LocalSubsystem> {
+        let mut subsystems = self.subsystems.borrow_mut();
+        Rc::clone(subsystems.entry(nqn.to_owned()).or_default())
+    }
+
+    /// Forgets a subsystem that has no queue and no namespace left.
+    pub fn forget_subsystem(&self, nqn: &str) {
+        self.subsystems.borrow_mut().remove(nqn);
+    }
+
+    /// Adds a namespace, with this thread's channel of its bdev.
+    ///
+    /// # Errors
+    /// What the bdev's module answers.
+    pub fn add_namespace(
+        &self,
+        nqn: &str,
+        nsid: u32,
+        desc: &Arc<Desc>,
+        geometry: Geometry,
+    ) -> Result<()> {
+        let channel = desc.channel()?;
+        let namespace = LocalNamespace::new(geometry, channel, Rc::clone(&self.chores));
+        self.subsystem(nqn).add(nsid, namespace);
+        Ok(())
+    }
+
+    /// Takes a namespace away: no I/O begins any more; `reply` once those in flight have ended and the channel is put.
+    pub fn remove_namespace(&self, nqn: &str, nsid: u32, reply: Reply) {
+        let subsystem = self.subsystem(nqn);
+        match subsystem.find(nsid) {
+            Some(namespace) => namespace.end(move || {
+                subsystem.remove(nsid);
+                reply.send(Ok(()));
+            }),
+            None => reply.send(Ok(())),
+        }
+    }
+
+    /// A namespace has another size.
+    pub fn resize_namespace(&self, nqn: &str, nsid: u32, geometry: Geometry) {
+        if let Some(namespace) = self.subsystem(nqn).find(nsid) {
+            namespace.geometry.set(geometry);
+        }
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> Stats {
+        let queues = self.queues.borrow();
+        let count = |is_it: fn(Phase) -> bool| {
+            let count = queues.values().filter(|qpair| is_it(qpair.state().phase.get())).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
+        let in_flight = |subsystem: &Rc<LocalSubsystem>| subsystem.in_flight();
+        Stats {
+            index: self.index,
+            admin_qpairs: self.counters.admin_qpairs.get(),
+            io_qpairs: self.counters.io_qpairs.get(),
+            current_admin_qpairs: count(|phase| phase == Phase::Admin),
+            current_io_qpairs: count(|phase| phase == Phase::Io),
+            current_unassociated_qpairs: count(|p| matches!(p, Phase::New | Phase::Connecting)),
+            pending_bdev_io: self.subsystems.borrow().values().map(in_flight).sum(),
+            completed_nvme_io: self.counters.completed.get(),
+        }
+    }
+}
+
+/// Completes a request; `result` is DW0 and DW1.
+#[inline]
+pub fn finish(request: Request<Nvmf>, status: Status, result: u64) {
+    let [_, _, cid_low, cid_high, ..] = *request.command();
+    let sqhd = request.qpair().state().advance();
+    let cid = u16::from_le_bytes([cid_low, cid_high]);
+    let completion = Completion { result, sqhd, ..Completion::new(cid, status) };
+    request.complete(completion.encode());
+}

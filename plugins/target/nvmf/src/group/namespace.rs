@@ -1,0 +1,174 @@
+//! One thread's copy of a subsystem's namespaces, with its channels.
+
+use crate::model::Geometry;
+use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
+use drivebay_sdk::nvmf::target::Request;
+use drivebay_sdk::poller::Poll;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use super::Nvmf;
+
+/// The namespaces of a subsystem, as one thread knows them.
+#[derive(Debug, Default)]
+pub struct LocalSubsystem(RefCell<BTreeMap<u32, Rc<LocalNamespace>>>);
+
+/// A namespace, as one thread knows it: Serving → Ending (no I/O begins) → gone, once nothing is in flight.
+pub struct LocalNamespace {
+    /// What I/O is checked against.
+    pub geometry: Cell<Geometry>,
+    channel: RefCell<Option<Channel>>,
+    in_flight: Cell<u64>,
+    is_ending: Cell<bool>,
+    is_dirty: Cell<bool>,
+    ended: RefCell<Option<Box<dyn FnOnce()>>>,
+    chores: Rc<Chores>,
+}
+
+impl fmt::Debug for LocalNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("LocalNamespace");
+        out.field("in_flight", &self.in_flight).field("is_ending", &self.is_ending);
+        out.finish_non_exhaustive()
+    }
+}
+
+impl LocalSubsystem {
+    /// Runs `body` with a namespace that serves; `None` when there is none.
+    #[inline]
+    pub fn with<V>(&self, nsid: u32, body: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
+        // Shared for the time of a submit: the table changes between rounds only.
+        self.0.borrow().get(&nsid).map(body)
+    }
+
+    /// The namespace, be it ending.
+    pub fn find(&self, nsid: u32) -> Option<Rc<LocalNamespace>> {
+        self.0.borrow().get(&nsid).cloned()
+    }
+
+    /// Adds a namespace.
+    pub fn add(&self, nsid: u32, namespace: Rc<LocalNamespace>) {
+        self.0.borrow_mut().insert(nsid, namespace);
+    }
+
+    /// Removes one that has ended.
+    pub fn remove(&self, nsid: u32) {
+        self.0.borrow_mut().remove(&nsid);
+    }
+
+    /// I/Os in the bdevs.
+    pub fn in_flight(&self) -> u64 {
+        self.0.borrow().values().map(|namespace| namespace.in_flight.get()).sum()
+    }
+}
+
+impl LocalNamespace {
+    /// A namespace that serves.
+    pub fn new(geometry: Geometry, channel: Channel, chores: Rc<Chores>) -> Rc<Self> {
+        Rc::new(Self {
+            geometry: Cell::new(geometry),
+            channel: RefCell::new(Some(channel)),
+            in_flight: Cell::new(0),
+            is_ending: Cell::new(false),
+            is_dirty: Cell::new(false),
+            ended: RefCell::default(),
+            chores,
+        })
+    }
+
+    /// Whether no I/O begins any more.
+    #[inline]
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.get()
+    }
+
+    /// Sends an I/O down, with the request's data. `done` as in [`Channel::submit`]; it calls [`leave`](Self::leave).
+    #[inline]
+    pub fn submit<F>(self: &Rc<Self>, op: Op, flags: IoFlags, request: Request<Nvmf>, done: F)
+    where
+        F: Fn(Request<Nvmf>, IoResult) + Copy + 'static,
+    {
+        self.in_flight.set(self.in_flight.get() + 1);
+        if !self.is_dirty.replace(true) {
+            self.chores.dirty.borrow_mut().push(Rc::clone(self));
+        }
+        if let Some(channel) = &*self.channel.borrow() {
+            channel.submit(op, flags, request, done);
+        }
+    }
+
+    /// An I/O has ended.
+    #[inline]
+    pub fn leave(self: &Rc<Self>) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        if self.is_ending.get() && self.in_flight.get() == 0 {
+            self.chores.drained.borrow_mut().push(Rc::clone(self));
+        }
+    }
+
+    /// Lets no I/O begin any more; `ended` once those in flight have ended and the channel is put.
+    pub fn end(self: &Rc<Self>, ended: impl FnOnce() + 'static) {
+        self.is_ending.set(true);
+        self.ended.replace(Some(Box::new(ended)));
+        if self.in_flight.get() == 0 {
+            self.chores.drained.borrow_mut().push(Rc::clone(self));
+        }
+    }
+}
+
+/// What a group does between rounds, when nothing of it is on the stack: a completion is no place to put a channel.
+#[derive(Debug, Default)]
+pub struct Chores {
+    /// Namespaces that had a burst of submits.
+    dirty: RefCell<Vec<Rc<LocalNamespace>>>,
+    /// Namespaces whose last I/O has ended.
+    drained: RefCell<Vec<Rc<LocalNamespace>>>,
+}
+
+impl Chores {
+    fn next_dirty(&self) -> Option<Rc<LocalNamespace>> {
+        self.dirty.borrow_mut().pop()
+    }
+
+    fn next_drained(&self) -> Option<Rc<LocalNamespace>> {
+        self.drained.borrow_mut().pop()
+    }
+
+    fn are_done(&self) -> bool {
+        self.dirty.borrow().is_empty() && self.drained.borrow().is_empty()
+    }
+}
+
+/// The poller that does them.
+#[derive(Debug)]
+pub(super) struct DoChores(pub(super) Rc<Chores>);
+
+impl Poll for DoChores {
+    const SLEEPS: bool = true;
+
+    fn poll(&mut self) -> bool {
+        let mut did = false;
+        while let Some(namespace) = self.0.next_dirty() {
+            did = true;
+            namespace.is_dirty.set(false);
+            if let Some(channel) = &*namespace.channel.borrow() {
+                channel.flush();
+            }
+        }
+        while let Some(namespace) = self.0.next_drained() {
+            did = true;
+            drop(namespace.channel.take());
+            let ended = namespace.ended.take();
+            if let Some(ended) = ended {
+                ended();
+            }
+        }
+        did
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        !self.0.are_done()
+    }
+}

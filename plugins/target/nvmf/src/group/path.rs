@@ -1,0 +1,155 @@
+//! The way of a command: from the fabric to the bdev and back, or to the app thread.
+
+use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
+use crate::io::{self, Plan};
+use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
+use drivebay_sdk::nvmf::target::{Qpair, Request, Transfer};
+use drivebay_spec_nvme::fabrics::ConnectData;
+use drivebay_spec_nvme::nvm::DatasetManagement;
+use drivebay_spec_nvme::opcode::{self, fabrics};
+use drivebay_spec_nvme::{Command, Status, nvm};
+use std::rc::Rc;
+
+/// A request came on a queue.
+#[inline]
+pub(super) fn exec(qpair: &Qpair<Nvmf>, request: Request<Nvmf>) {
+    let queue = qpair.state();
+    let command = Command::parse(request.command());
+    match queue.phase.get() {
+        Phase::Io if command.opcode() == opcode::FABRICS => of_io_queue(qpair, request, &command),
+        Phase::Io => io(qpair, request, &command),
+        Phase::Admin => forward(qpair, request, command),
+        Phase::New if is_connect(&command) => connect(qpair, request, command),
+        Phase::New | Phase::Connecting | Phase::Ended => {
+            finish(request, Status::COMMAND_SEQUENCE_ERROR.with_dnr(), 0);
+        }
+    }
+}
+
+fn is_connect(command: &Command) -> bool {
+    command.opcode() == opcode::FABRICS && command.fctype() == fabrics::CONNECT
+}
+
+fn connect(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
+    let data = request.read_data(ConnectData::LEN);
+    if data.len() != ConnectData::LEN || request.transfer() != Transfer::FromHost {
+        return finish(request, Status::DATA_SGL_LENGTH_INVALID.with_dnr(), 0);
+    }
+    qpair.state().phase.set(Phase::Connecting);
+    let (local, peer) = qpair.addresses();
+    let transport_id = qpair.transport_id();
+    let group = qpair.group();
+    let ticket = group.park(request);
+    let connect = ConnectRequest { ticket, command, data, transport_id, local, peer };
+    group.app.send(move |app| app.connect(&connect));
+}
+
+/// An admin command: the app thread has what it is about.
+fn forward(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
+    let (group, len) = (qpair.group(), request.len());
+    let ticket = group.park(request);
+    group.app.send(move |app| app.admin(ticket, &command, len));
+}
+
+fn of_io_queue(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
+    match command.fctype() {
+        fabrics::DISCONNECT => {
+            finish(request, Status::SUCCESS, 0);
+            qpair.close();
+        }
+        fabrics::CONNECT => finish(request, Status::COMMAND_SEQUENCE_ERROR.with_dnr(), 0),
+        _ => finish(request, Status::INVALID_OPCODE.with_dnr(), 0),
+    }
+}
+
+#[inline]
+fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
+    let queue = qpair.state();
+    let mut request = Some(request);
+    if let Some(subsystem) = queue.subsystem() {
+        subsystem.with(command.nsid(), |namespace| {
+            if let (false, Some(request)) = (namespace.is_ending(), request.take()) {
+                start(namespace, request, command, queue.max_io_size.get());
+            }
+        });
+    }
+    if let Some(request) = request {
+        finish(request, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(), 0);
+    }
+}
+
+#[inline]
+fn start(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: &Command, max_len: u32) {
+    let geometry = namespace.geometry.get();
+    let durable = |durable| if durable { IoFlags::FUA } else { IoFlags::NONE };
+    let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
+        Ok(Plan::Read(range)) => (Op::Read(range), IoFlags::NONE),
+        Ok(Plan::Write(range, fua)) => (Op::Write(range), durable(fua)),
+        Ok(Plan::Compare(range)) => (Op::Compare(range), IoFlags::NONE),
+        Ok(Plan::WriteZeroes(range, fua)) => (Op::WriteZeroes(range), durable(fua)),
+        Ok(Plan::Flush) => (Op::Flush, IoFlags::NONE),
+        Ok(Plan::Deallocate(_)) => return deallocate(namespace, request),
+        Ok(Plan::Nothing) => return finish(request, Status::SUCCESS, 0),
+        Err(status) => return finish(request, status, 0),
+    };
+    namespace.submit(op, flags, request, |mut request, result| {
+        leave(&request);
+        if result.status.is_success() && request.transfer() == Transfer::ToHost {
+            let len = request.len();
+            request.set_response_len(len);
+        }
+        end(request, result);
+    });
+}
+
+/// Unmaps the ranges of a Dataset Management one after the other; the request's word counts those done.
+fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>) {
+    let range = next_range(&request, namespace);
+    match range {
+        Ok(Some(range)) => {
+            namespace.submit(Op::Unmap(range), IoFlags::NONE, request, unmapped);
+        }
+        Ok(None) => finish(request, Status::SUCCESS, 0),
+        Err(status) => finish(request, status, 0),
+    }
+}
+
+fn next_range(
+    request: &Request<Nvmf>,
+    namespace: &LocalNamespace,
+) -> Result<Option<Range>, Status> {
+    let data = request.read_data(DatasetManagement::MAX_RANGES * nvm::DsmRange::LEN);
+    let ranges = io::deallocate(&data, &namespace.geometry.get())?;
+    let done = usize::try_from(request.word()).unwrap_or(usize::MAX);
+    Ok(ranges.get(done).copied())
+}
+
+fn unmapped(mut request: Request<Nvmf>, result: IoResult) {
+    let namespace = leave(&request);
+    request.set_word(request.word() + 1);
+    match namespace {
+        Some(namespace) if result.status.is_success() && !namespace.is_ending() => {
+            deallocate(&namespace, request);
+        }
+        Some(_) if result.status.is_success() => finish(request, Status::NAMESPACE_NOT_READY, 0),
+        _ => end(request, result),
+    }
+}
+
+/// Counts an I/O as ended; its namespace.
+#[inline]
+fn leave(request: &Request<Nvmf>) -> Option<Rc<LocalNamespace>> {
+    let nsid = Command::parse(request.command()).nsid();
+    let subsystem = request.qpair().state().subsystem()?;
+    let namespace = subsystem.find(nsid)?;
+    namespace.leave();
+    Some(namespace)
+}
+
+#[inline]
+fn end(request: Request<Nvmf>, result: IoResult) {
+    let [opcode, ..] = *request.command();
+    let counter = &request.qpair().group().counters.completed;
+    counter.set(counter.get() + 1);
+    finish(request, io::nvme_status(opcode, result), 0);
+}

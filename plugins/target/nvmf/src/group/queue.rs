@@ -1,0 +1,91 @@
+//! What the target keeps of a qpair.
+
+use super::namespace::LocalSubsystem;
+use crate::controller::connect::Admitted;
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+
+/// Where a queue is in its life: New → Connecting → Admin or Io → Ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Only Connect is taken.
+    #[default]
+    New,
+    /// Connect is on its way.
+    Connecting,
+    /// The admin queue of a controller.
+    Admin,
+    /// An I/O queue.
+    Io,
+    /// The connection is gone.
+    Ended,
+}
+
+/// A queue's state, on its poll group's thread.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// Where it is in its life.
+    pub phase: Cell<Phase>,
+    /// Most bytes of data of one command.
+    pub max_io_size: Cell<u32>,
+    entries: Cell<u16>,
+    head: Cell<u16>,
+    has_flow_control: Cell<bool>,
+    subsystem: OnceCell<Rc<LocalSubsystem>>,
+}
+
+impl Queue {
+    /// Makes the connection the queue that was admitted.
+    pub fn admit(&self, admitted: &Admitted, subsystem: Rc<LocalSubsystem>, max_io_size: u32) {
+        self.phase.set(if admitted.qid == 0 { Phase::Admin } else { Phase::Io });
+        self.entries.set(admitted.entries);
+        self.has_flow_control.set(admitted.has_flow_control);
+        self.max_io_size.set(max_io_size);
+        // A queue is admitted once: Connect is taken by New alone, which comes back by a refusal only.
+        let _ = self.subsystem.set(subsystem);
+    }
+
+    /// The subsystem, once the queue is admitted.
+    #[inline]
+    pub fn subsystem(&self) -> Option<&Rc<LocalSubsystem>> {
+        self.subsystem.get()
+    }
+
+    /// The submission queue head after one more command; 0 where there is no flow control.
+    #[inline]
+    pub fn advance(&self) -> u16 {
+        if !self.has_flow_control.get() {
+            return 0;
+        }
+        let next = self.head.get() + 1;
+        let next = if next >= self.entries.get() { 0 } else { next };
+        self.head.set(next);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(entries: u16, has_flow_control: bool) -> Queue {
+        let queue = Queue::default();
+        let nqn = "nqn.2016-06.io.spdk:cnode1".into();
+        let admitted = Admitted { nqn, cntlid: 1, qid: 1, entries, has_flow_control };
+        queue.admit(&admitted, Rc::default(), 131_072);
+        queue
+    }
+
+    #[test]
+    fn the_head_goes_round() {
+        let queue = queue(3, true);
+        assert_eq!([(); 4].map(|()| queue.advance()), [1, 2, 0, 1]);
+        assert_eq!(queue.phase.get(), Phase::Io);
+    }
+
+    #[test]
+    fn without_flow_control_the_head_is_not_told() {
+        assert_eq!(queue(3, false).advance(), 0);
+        assert_eq!(Queue::default().advance(), 0);
+    }
+}

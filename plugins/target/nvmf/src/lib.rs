@@ -1,0 +1,75 @@
+//! `nvmf`: the NVMe over Fabrics target, apart from its fabrics.
+//!
+//! [`model`] is what is configured; [`controller`] what hosts are told; [`io`] what I/O commands ask of bdevs. These three only decide.
+//! [`app`] owns the first two on the app thread, [`ops`] changes them by operations ([`tasks`]) that [`rpc`] begins; [`group`] carries
+//! I/O, on each poll group's thread, by its own copy of the namespaces. `docs/nvmf.md` has the words, the states and the ways.
+#![forbid(unsafe_code)]
+
+pub mod app;
+mod config;
+pub mod controller;
+pub mod group;
+pub mod io;
+pub mod model;
+pub mod ops;
+pub mod rpc;
+pub mod tasks;
+
+use app::App;
+use drivebay_sdk::nvmf::target;
+use drivebay_sdk::{Result, Stopping, notify, plugin};
+use std::rc::Rc;
+
+plugin! {
+    name: "nvmf",
+    kind: "target",
+    provides: ["bay.nvmf_target/1"],
+    requires: [],
+    methods: [
+        "nvmf_create_transport",
+        "nvmf_get_transports",
+        "nvmf_create_subsystem",
+        "nvmf_delete_subsystem",
+        "nvmf_get_subsystems",
+        "nvmf_subsystem_add_listener",
+        "nvmf_subsystem_remove_listener",
+        "nvmf_subsystem_get_listeners",
+        "nvmf_subsystem_add_ns",
+        "nvmf_subsystem_remove_ns",
+        "nvmf_subsystem_add_host",
+        "nvmf_subsystem_remove_host",
+        "nvmf_subsystem_allow_any_host",
+        "nvmf_subsystem_get_controllers",
+        "nvmf_subsystem_get_qpairs",
+        "nvmf_get_stats",
+        "nvmf_set_config",
+        "nvmf_set_max_subsystems",
+        "nvmf_set_crdt",
+        "nvmf_discovery_add_referral",
+        "nvmf_discovery_remove_referral",
+        "nvmf_discovery_get_referrals",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start() -> Result<()> {
+    let app = App::start()?;
+    rpc::register()?;
+    notify::subsystem("nvmf", config::write)?;
+    // Last: a fabric may register from inside.
+    app.serve_with(target::serve(|leaving| {
+        if let Some(app) = app::app() {
+            let task = Rc::clone(&app);
+            app.tasks.spawn(async move { ops::fabric_leaves(&task, leaving).await });
+        }
+    })?);
+    Ok(())
+}
+
+fn stop(stopping: Stopping) {
+    if let Some(app) = app::app() {
+        let task = Rc::clone(&app);
+        app.tasks.spawn(async move { ops::stop(&task, stopping).await });
+    }
+}

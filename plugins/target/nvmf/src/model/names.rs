@@ -1,0 +1,99 @@
+//! Addresses and identifiers as texts.
+
+use drivebay_sdk::nvmf::target::Address;
+use std::fmt::Write;
+
+/// The address that an RPC gives: the transport type in capitals, the address family found out where it is absent.
+pub fn address_of(trtype: &str, adrfam: Option<&str>, traddr: &str, trsvcid: &str) -> Address {
+    let adrfam = match adrfam.map(str::to_ascii_lowercase).as_deref() {
+        Some("ipv4") => "IPv4".to_owned(),
+        Some("ipv6") => "IPv6".to_owned(),
+        Some("ib") => "IB".to_owned(),
+        Some("fc") => "FC".to_owned(),
+        Some(other) => other.to_owned(),
+        None if traddr.contains(':') => "IPv6".to_owned(),
+        None => "IPv4".to_owned(),
+    };
+    let trtype = trtype.to_ascii_uppercase();
+    Address { trtype, adrfam, traddr: traddr.to_owned(), trsvcid: trsvcid.to_owned() }
+}
+
+/// Whether a connection that came in at `local` came in by `listener`.
+pub fn matches(listener: &Address, local: &Address) -> bool {
+    listener.trtype == local.trtype
+        && listener.trsvcid == local.trsvcid
+        && (listener.traddr == local.traddr || is_any(listener))
+}
+
+/// Whether every address of the machine is meant.
+pub fn is_any(address: &Address) -> bool {
+    matches!(address.traddr.as_str(), "0.0.0.0" | "::" | "[::]")
+}
+
+/// Whether `text` may be a serial or model number: printable ASCII of at most `max` characters.
+pub fn check_text(text: &str, max: usize) -> bool {
+    text.len() <= max && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+}
+
+/// `bytes` as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a `String` does not fail.
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
+}
+
+/// `N` bytes from hexadecimal digits; dashes are passed over.
+pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits: Vec<char> = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != N * 2 {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        for digit in pair {
+            *byte = *byte << 4 | u8::try_from(digit.to_digit(16)?).ok()?;
+        }
+    }
+    Some(bytes)
+}
+
+/// A UUID in its usual form.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits = hex(uuid).to_ascii_lowercase();
+    let part = |range| digits.get(range).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_at_any_address_takes_connections_to_its_port_only() {
+        let any = address_of("tcp", None, "0.0.0.0", "4420");
+        let at = |port| address_of("TCP", Some("ipv4"), "10.0.0.1", port);
+        assert!(matches(&any, &at("4420")));
+        assert!(!matches(&any, &at("4421")));
+        assert!(!matches(&at("4420"), &address_of("TCP", None, "10.0.0.2", "4420")));
+        assert!(!matches(&any, &address_of("RDMA", None, "10.0.0.1", "4420")));
+    }
+
+    #[test]
+    fn the_address_family_is_found_out() {
+        assert_eq!(address_of("tcp", None, "::1", "4420").adrfam, "IPv6");
+        assert_eq!(address_of("tcp", None, "::1", "4420").trtype, "TCP");
+        assert_eq!(address_of("tcp", Some("IPV4"), "127.0.0.1", "1").adrfam, "IPv4");
+    }
+
+    #[test]
+    fn identifiers_are_written_and_read() {
+        let uuid = parse_hex::<16>("f81d4fae-7dec-11d0-a765-00a0c91e6bf6").unwrap();
+        assert_eq!(uuid_text(&uuid), "f81d4fae-7dec-11d0-a765-00a0c91e6bf6");
+        assert_eq!(hex(&[0xab, 1]), "AB01");
+        for wrong in ["0", "0g", "001122", ""] {
+            assert_eq!(parse_hex::<2>(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A subsystem: namespaces, and who may reach them where.
+
+use super::{ControllerKind, Namespace, matches};
+use crate::controller::Controller;
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::nqn;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+/// Namespaces of a subsystem where `max_namespaces` is not given.
+pub const MAX_NAMESPACES: u32 = 32;
+
+/// What a subsystem is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Serial number.
+    pub serial_number: String,
+    /// Model number.
+    pub model_number: String,
+    /// What an administrator calls it.
+    pub admin_label: String,
+    /// Most namespaces.
+    pub max_namespaces: u32,
+    /// Controller identifiers that are given out.
+    pub cntlids: RangeInclusive<u16>,
+    /// Most blocks of one range of Dataset Management, as told to the host; 0 = no limit.
+    pub dmrsl: u32,
+    /// Largest Write Zeroes, as told to the host, as a power of two of 4 KiB; 0 = no limit.
+    pub wzsl: u8,
+}
+
+/// A subsystem listens here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: Address,
+    /// Number in the discovery log.
+    pub portid: u16,
+}
+
+/// One subsystem.
+#[derive(Debug)]
+pub struct Subsystem {
+    /// Name.
+    pub nqn: String,
+    /// What its controllers serve.
+    pub kind: ControllerKind,
+    /// What it was made with.
+    pub options: Options,
+    /// Hosts that are not listed may connect too.
+    pub allow_any_host: bool,
+    /// Hosts that may connect.
+    pub hosts: BTreeSet<String>,
+    /// Where it listens.
+    pub listeners: Vec<Listener>,
+    /// Namespaces by number.
+    pub namespaces: BTreeMap<u32, Namespace>,
+    /// Controllers by identifier.
+    pub controllers: BTreeMap<u16, Controller>,
+    next_cntlid: u16,
+    next_portid: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            serial_number: "00000000000000000000".into(),
+            model_number: "Drivebay bdev Controller".into(),
+            admin_label: String::new(),
+            max_namespaces: 0,
+            cntlids: 1..=0xffef,
+            dmrsl: 0,
+            wzsl: 0,
+        }
+    }
+}
+
+impl Subsystem {
+    /// A subsystem that nobody may reach yet.
+    pub fn new(nqn: &str, options: Options) -> Self {
+        let is_discovery = nqn == nqn::DISCOVERY;
+        Self {
+            nqn: nqn.to_owned(),
+            kind: if is_discovery { ControllerKind::Discovery } else { ControllerKind::Io },
+            next_cntlid: *options.cntlids.start(),
+            next_portid: 0,
+            options,
+            allow_any_host: is_discovery,
+            hosts: BTreeSet::new(),
+            listeners: Vec::new(),
+            namespaces: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a host may connect.
+    pub fn allows(&self, hostnqn: &str) -> bool {
+        self.allow_any_host || self.hosts.contains(hostnqn)
+    }
+
+    /// Whether connections to `local` are for this subsystem. The discovery subsystem listens wherever another does.
+    pub fn listens_at(&self, local: &Address) -> bool {
+        self.kind == ControllerKind::Discovery
+            || self.listeners.iter().any(|listener| matches(&listener.address, local))
+    }
+
+    /// Adds a listener.
+    pub fn add_listener(&mut self, address: Address) {
+        let portid = self.next_portid;
+        self.next_portid = self.next_portid.wrapping_add(1);
+        self.listeners.push(Listener { address, portid });
+    }
+
+    /// Most namespaces.
+    pub fn max_namespaces(&self) -> u32 {
+        match self.options.max_namespaces {
+            0 => MAX_NAMESPACES,
+            max => max,
+        }
+    }
+
+    /// The next controller identifier that is free, going round; `None` when all are in use.
+    pub fn next_cntlid(&mut self) -> Option<u16> {
+        let range = self.options.cntlids.clone();
+        let mut round = (self.next_cntlid..=*range.end()).chain(range.clone());
+        let cntlid = round.find(|cntlid| !self.controllers.contains_key(cntlid))?;
+        self.next_cntlid =
+            if cntlid == *range.end() { *range.start() } else { cntlid.saturating_add(1) };
+        Some(cntlid)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::address_of;
+    use crate::model::namespace::tests::namespace;
+
+    /// `nqn.2016-06.io.spdk:cnode1` at 127.0.0.1:4420 with namespace 1, open to any host.
+    pub(crate) fn subsystem() -> Subsystem {
+        let mut subsystem = Subsystem::new("nqn.2016-06.io.spdk:cnode1", Options::default());
+        subsystem.allow_any_host = true;
+        subsystem.add_listener(address_of("TCP", None, "127.0.0.1", "4420"));
+        subsystem.namespaces.insert(1, namespace(1));
+        subsystem
+    }
+
+    #[test]
+    fn controller_identifiers_go_round_and_skip_those_in_use() {
+        let options = Options { cntlids: 5..=7, ..Options::default() };
+        let mut subsystem: Subsystem = Subsystem::new("nqn.2016-06.io.spdk:c", options);
+        assert_eq!(subsystem.next_cntlid(), Some(5));
+        subsystem.controllers.insert(6, crate::controller::tests::controller());
+        assert_eq!(subsystem.next_cntlid(), Some(7));
+        assert_eq!(subsystem.next_cntlid(), Some(5));
+        for cntlid in [5, 7] {
+            subsystem.controllers.insert(cntlid, crate::controller::tests::controller());
+        }
+        assert_eq!(subsystem.next_cntlid(), None);
+    }
+
+    #[test]
+    fn only_listed_hosts_connect_unless_any_may() {
+        let mut subsystem = subsystem();
+        assert!(subsystem.allows("nqn.2016-06.io.spdk:host1"));
+        subsystem.allow_any_host = false;
+        assert!(!subsystem.allows("nqn.2016-06.io.spdk:host1"));
+        subsystem.hosts.insert("nqn.2016-06.io.spdk:host1".into());
+        assert!(subsystem.allows("nqn.2016-06.io.spdk:host1"));
+    }
+}

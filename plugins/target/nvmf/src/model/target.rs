@@ -1,0 +1,96 @@
+//! The whole target: subsystems by name, referrals, and the discovery log that follows from them.
+
+use super::{ControllerKind, Options, Subsystem};
+use crate::controller::Ticket;
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_spec_nvme::event::AsyncEvent;
+use drivebay_spec_nvme::nqn;
+use std::collections::BTreeMap;
+
+/// Subsystems where `nvmf_set_max_subsystems` says nothing else.
+const MAX_SUBSYSTEMS: u32 = 1024;
+
+/// Another discovery service or subsystem that the discovery log points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referral {
+    /// Where.
+    pub address: Address,
+    /// Its name.
+    pub subnqn: String,
+    /// Needs a secure channel.
+    pub secure_channel: bool,
+}
+
+/// Everything the RPCs configure.
+#[derive(Debug)]
+pub struct Model {
+    /// Subsystems by name; the discovery subsystem is always there.
+    pub subsystems: BTreeMap<String, Subsystem>,
+    /// Referrals, in the order they were added.
+    pub referrals: Vec<Referral>,
+    /// Most subsystems.
+    pub max_subsystems: u32,
+    /// Command retry delays, in 100 ms.
+    pub crdt: [u16; 3],
+    /// Changes whenever the discovery log does.
+    pub genctr: u64,
+}
+
+impl Default for Model {
+    /// A target with the discovery subsystem alone.
+    fn default() -> Self {
+        let discovery = Subsystem::new(nqn::DISCOVERY, Options::default());
+        Self {
+            subsystems: BTreeMap::from([(discovery.nqn.clone(), discovery)]),
+            referrals: Vec::new(),
+            max_subsystems: MAX_SUBSYSTEMS,
+            crdt: [0; 3],
+            genctr: 0,
+        }
+    }
+}
+
+impl Model {
+    /// Number of subsystems that count against the limit.
+    pub fn num_subsystems(&self) -> usize {
+        self.subsystems.len()
+    }
+
+    /// The discovery log changed: the requests to answer.
+    pub fn discovery_changed(&mut self) -> Vec<(Ticket, AsyncEvent)> {
+        self.genctr += 1;
+        let discovery =
+            self.subsystems.values_mut().filter(|s| s.kind == ControllerKind::Discovery);
+        discovery
+            .flat_map(|subsystem| subsystem.controllers.values_mut())
+            .filter_map(|controller| controller.discovery_changed())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::controller::Controller;
+    use crate::controller::tests::{ready, ticket};
+    use crate::model::subsystem::tests::subsystem;
+
+    /// A target with one subsystem, [`subsystem`].
+    pub(crate) fn model() -> Model {
+        let mut model = Model::default();
+        let subsystem = subsystem();
+        model.subsystems.insert(subsystem.nqn.clone(), subsystem);
+        model
+    }
+
+    #[test]
+    fn a_change_of_the_discovery_log_is_told_to_those_who_read_it() {
+        let mut model = model();
+        let mut controller = Controller { kind: ControllerKind::Discovery, ..ready() };
+        controller.events.request(ticket(9));
+        let discovery = model.subsystems.get_mut(nqn::DISCOVERY).unwrap();
+        discovery.controllers.insert(1, controller);
+        assert_eq!(model.discovery_changed(), [(ticket(9), AsyncEvent::DISCOVERY_LOG_CHANGE)]);
+        assert_eq!(model.genctr, 1);
+    }
+}

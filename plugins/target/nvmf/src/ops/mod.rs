@@ -1,0 +1,63 @@
+//! Operations of the control plane, each a future on the app thread.
+//!
+//! One subsystem has one operation at a time, in the order they came ([`lock`]). What poll groups are to do is sent to all of them and
+//! awaited ([`on_groups`]).
+
+mod groups;
+mod listener;
+mod namespace;
+mod stop;
+mod subsystem;
+mod transport;
+
+pub use groups::{Reply, Wait, collect_stats, ensure_groups, on_groups};
+pub use listener::{add_listener, remove_listener};
+pub use namespace::{NewNamespace, add_namespace, remove_namespace};
+pub use stop::stop;
+pub use subsystem::{create_subsystem, delete_subsystem, remove_host};
+pub use transport::{create_transport, fabric_leaves};
+
+use crate::app::App;
+use crate::tasks::until;
+use drivebay_sdk::{Error, Result, errno};
+use std::rc::Rc;
+
+/// Keeps other operations of the same name waiting until it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    app: Rc<App>,
+    name: String,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.app.busy.borrow_mut().remove(&self.name);
+        self.app.tasks.run();
+    }
+}
+
+/// Waits until no other operation of this name is under way.
+pub async fn lock(app: &Rc<App>, name: &str) -> Guard {
+    until(|| !app.busy.borrow().contains(name)).await;
+    app.busy.borrow_mut().insert(name.to_owned());
+    Guard { app: Rc::clone(app), name: name.to_owned() }
+}
+
+/// As [`lock`], for a subsystem that there is.
+///
+/// # Errors
+/// `ENODEV` when there is none by then.
+pub async fn lock_subsystem(app: &Rc<App>, nqn: &str) -> Result<Guard> {
+    let guard = lock(app, nqn).await;
+    if app.model.borrow().subsystems.contains_key(nqn) { Ok(guard) } else { Err(no_subsystem(nqn)) }
+}
+
+/// There is no such subsystem.
+pub fn no_subsystem(nqn: &str) -> Error {
+    Error::new(errno::ENODEV, format!("nqn {nqn}: no such subsystem"))
+}
+
+/// A parameter that is known but has no effect here.
+pub fn not_supported(field: &str, given: impl std::fmt::Display, allowed: &str) -> Error {
+    Error::invalid(field, given, allowed)
+}

@@ -1,0 +1,198 @@
+//! Namespaces: bdevs that come, change and go.
+//!
+//! A namespace is added to every poll group before any host hears of it, and taken from every group, with its I/O ended and its
+//! channels put, before its bdev is closed.
+
+use super::{lock, lock_subsystem, on_groups};
+use crate::app::{App, app};
+use crate::model::{Geometry, Namespace, Ops};
+use drivebay_sdk::bdev::{self, Claim, Desc, Event, Info, IoFlags, OpSet};
+use drivebay_sdk::{Error, Result, errno};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What `nvmf_subsystem_add_ns` gives. Absent values follow from the bdev.
+#[derive(Clone, Debug, Default)]
+pub struct NewNamespace {
+    /// Number; 0 = the lowest free one.
+    pub nsid: u32,
+    /// Name of the bdev.
+    pub bdev_name: String,
+    /// Globally unique identifier.
+    pub nguid: Option<[u8; 16]>,
+    /// Extended unique identifier.
+    pub eui64: Option<[u8; 8]>,
+    /// UUID.
+    pub uuid: Option<[u8; 16]>,
+    /// ANA group.
+    pub anagrpid: Option<u32>,
+}
+
+/// Adds a namespace; its number.
+///
+/// # Errors
+/// `ENODEV` without the subsystem or bdev, `EPERM` when the bdev is claimed, `EEXIST`, `ENOSPC`, `EINVAL` naming what is wrong.
+pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Result<u32> {
+    let _guard = lock_subsystem(app, nqn).await?;
+    super::ensure_groups(app)?;
+    let nsid = choose_nsid(app, nqn, new.nsid)?;
+    let (desc, info) = open(nqn, nsid, &new.bdev_name)?;
+    let geometry = geometry_of(&info);
+    geometry.check().map_err(|why| Error::new(errno::EINVAL, why))?;
+    if info.raw().md_size != 0 {
+        return Err(Error::invalid("md_size", info.raw().md_size, "0: no metadata yet"));
+    }
+    let desc = Arc::new(desc);
+    let (shared, name) = (Arc::downgrade(&desc), nqn.to_owned());
+    let added = on_groups(app, move |group, reply| {
+        let result = match shared.upgrade() {
+            Some(desc) => group.add_namespace(&name, nsid, &desc, geometry),
+            None => Err(Error::no_such_device()),
+        };
+        reply.send(result);
+    });
+    if let Err(error) = added.await {
+        end_in_groups(app, nqn, nsid).await?;
+        return Err(error);
+    }
+    let uuid = new.uuid.unwrap_or_else(|| info.uuid());
+    let namespace = Namespace {
+        nsid,
+        bdev_name: info.name().to_owned(),
+        uuid,
+        nguid: new.nguid.unwrap_or(uuid),
+        eui64: new.eui64.unwrap_or_default(),
+        anagrpid: new.anagrpid.filter(|group| *group != 0).unwrap_or(nsid),
+        geometry,
+    };
+    if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
+        subsystem.namespaces.insert(nsid, namespace);
+    }
+    app.bdevs.borrow_mut().insert((nqn.to_owned(), nsid), desc);
+    app.namespace_changed(nqn, nsid);
+    Ok(nsid)
+}
+
+fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
+    let model = app.model.borrow();
+    let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
+    if subsystem.kind == crate::model::ControllerKind::Discovery {
+        return Err(Error::invalid("nqn", nqn, "a subsystem that is not the discovery subsystem"));
+    }
+    let max = subsystem.max_namespaces();
+    if wanted == 0 {
+        let free = Namespace::free_nsid(subsystem.namespaces.keys().copied(), max);
+        return free
+            .ok_or_else(|| Error::new(errno::ENOSPC, format!("max_namespaces {max} is reached")));
+    }
+    if wanted > max {
+        return Err(Error::invalid(
+            "nsid",
+            wanted,
+            format!("1 to {max}, or 0 for the next free one"),
+        ));
+    }
+    if subsystem.namespaces.contains_key(&wanted) {
+        return Err(Error::new(errno::EEXIST, format!("nsid {wanted} is in use")));
+    }
+    Ok(wanted)
+}
+
+/// Opens and claims the bdev, for reading alone where nothing may be written.
+fn open(nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
+    let name = nqn.to_owned();
+    let on_event = move |event| happened(&name, nsid, event);
+    let desc = match bdev::open(bdev_name, true, on_event.clone()) {
+        Err(error) if error.errno() == errno::EROFS => bdev::open(bdev_name, false, on_event)?,
+        other => other?,
+    };
+    let info = desc.info()?;
+    if !info.is_read_only() {
+        desc.claim(Claim::ExclusiveWrite)?;
+    }
+    Ok((desc, info))
+}
+
+fn geometry_of(info: &Info) -> Geometry {
+    let (raw, ops) = (info.raw(), info.ops());
+    let has_fua = raw.must_flags & IoFlags::FUA.bits() != 0;
+    Geometry {
+        num_blocks: info.num_blocks(),
+        block_size: info.block_size(),
+        phys_block_size: raw.phys_block_size.max(info.block_size()),
+        optimal_boundary: raw.optimal_boundary,
+        atomic_write_unit: raw.atomic_write_unit.max(1),
+        has_write_cache: info.has_write_cache(),
+        is_read_only: info.is_read_only(),
+        ops: Ops {
+            flush: ops.contains(OpSet::FLUSH),
+            unmap: ops.contains(OpSet::UNMAP),
+            write_zeroes: ops.contains(OpSet::WRITE_ZEROES),
+            compare: ops.contains(OpSet::COMPARE),
+            fua: has_fua,
+        },
+    }
+}
+
+/// Something happened to a namespace's bdev. `[app thread]`
+fn happened(nqn: &str, nsid: u32, event: Event) {
+    let Some(app) = app() else { return };
+    match event {
+        Event::Remove => {
+            let (nqn, task) = (nqn.to_owned(), Rc::clone(&app));
+            app.tasks.spawn(async move {
+                let _guard = lock(&task, &nqn).await;
+                // An operation that came first may have removed it, or not have added it yet.
+                if let Err(error) = remove_locked(&task, &nqn, nsid).await {
+                    tracing::debug!("{nqn}: {error}");
+                }
+            });
+        }
+        Event::Resize { num_blocks } => resized(&app, nqn, nsid, num_blocks),
+        _ => {}
+    }
+}
+
+fn resized(app: &App, nqn: &str, nsid: u32, num_blocks: u64) {
+    let mut model = app.model.borrow_mut();
+    let subsystem = model.subsystems.get_mut(nqn);
+    let Some(namespace) = subsystem.and_then(|s| s.namespaces.get_mut(&nsid)) else { return };
+    namespace.geometry.num_blocks = num_blocks;
+    let geometry = namespace.geometry;
+    drop(model);
+    for group in app.groups() {
+        let nqn = nqn.to_owned();
+        group.send(move |group| group.state().resize_namespace(&nqn, nsid, geometry));
+    }
+    app.namespace_changed(nqn, nsid);
+}
+
+/// Removes a namespace.
+///
+/// # Errors
+/// `ENODEV` without the subsystem, `ENOENT` without the namespace.
+pub async fn remove_namespace(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+    let _guard = lock_subsystem(app, nqn).await?;
+    remove_locked(app, nqn, nsid).await
+}
+
+/// As [`remove_namespace`], by an operation that has the subsystem's lock.
+pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+    let removed = {
+        let mut model = app.model.borrow_mut();
+        model.subsystems.get_mut(nqn).and_then(|subsystem| subsystem.namespaces.remove(&nsid))
+    };
+    if removed.is_none() {
+        return Err(Error::new(errno::ENOENT, format!("nsid {nsid}: no such namespace in {nqn}")));
+    }
+    end_in_groups(app, nqn, nsid).await?;
+    let desc = app.bdevs.borrow_mut().remove(&(nqn.to_owned(), nsid));
+    drop(desc);
+    app.namespace_changed(nqn, nsid);
+    Ok(())
+}
+
+async fn end_in_groups(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
+    let nqn = nqn.to_owned();
+    on_groups(app, move |group, reply| group.remove_namespace(&nqn, nsid, reply)).await
+}

@@ -1,0 +1,379 @@
+//! The methods: names, parameters and results of the reference.
+
+mod check;
+mod params;
+mod view;
+
+pub use params::SetConfig;
+pub(crate) use view::address as address_view;
+
+use crate::app::{App, app};
+use crate::model::{Options, Referral, address_of, parse_hex};
+use crate::ops::{self, NewNamespace};
+use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::rpc::{Call, Method, Params, Role, State};
+use drivebay_sdk::{Error, Result, errno};
+use drivebay_spec_nvme::nqn;
+use params::{
+    AddHost, AddListener, AddNs, AddReferral, AllowAnyHost, CreateSubsystem, CreateTransport,
+    GetSubsystems, GetTransports, ListenAddress, OneSubsystem, OneTarget, RemoveHost,
+    RemoveListener, RemoveNs, RemoveReferral, SetCrdt, SetMaxSubsystems,
+};
+use serde::Serialize;
+use serde_json::Value;
+use std::future::Future;
+use std::rc::Rc;
+
+/// Registers the methods. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a name is taken.
+pub fn register() -> Result<()> {
+    let methods = [
+        later(
+            "nvmf_create_transport",
+            "Makes a transport, loading its plugin where it is not loaded.",
+            create_transport,
+        ),
+        at_once("nvmf_get_transports", "Lists the transports with their options.", get_transports)
+            .describe(reads),
+        at_once("nvmf_create_subsystem", "Makes a subsystem.", create_subsystem),
+        later(
+            "nvmf_delete_subsystem",
+            "Ends a subsystem, its controllers and its listeners.",
+            delete_subsystem,
+        ),
+        at_once("nvmf_get_subsystems", "Lists the subsystems.", get_subsystems).describe(reads),
+        later(
+            "nvmf_subsystem_add_listener",
+            "Lets a subsystem be reached at an address.",
+            add_listener,
+        ),
+        later(
+            "nvmf_subsystem_remove_listener",
+            "Lets a subsystem be reached at an address no more.",
+            remove_listener,
+        ),
+        at_once(
+            "nvmf_subsystem_get_listeners",
+            "Lists the listeners of a subsystem.",
+            get_listeners,
+        )
+        .describe(reads),
+        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns),
+        later("nvmf_subsystem_remove_ns", "Removes a namespace.", remove_ns),
+        at_once("nvmf_subsystem_add_host", "Allows a host to connect.", add_host),
+        later(
+            "nvmf_subsystem_remove_host",
+            "Forbids a host to connect and ends its controllers.",
+            remove_host,
+        ),
+        at_once(
+            "nvmf_subsystem_allow_any_host",
+            "Allows hosts that are not listed, or not.",
+            allow_any_host,
+        ),
+        at_once(
+            "nvmf_subsystem_get_controllers",
+            "Lists the controllers of a subsystem.",
+            get_controllers,
+        )
+        .describe(reads),
+        at_once("nvmf_subsystem_get_qpairs", "Lists the queues of a subsystem.", get_qpairs)
+            .describe(reads),
+        later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats).describe(reads),
+        at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
+            .describe(at_startup),
+        at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
+            .describe(at_startup),
+        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_startup),
+        at_once(
+            "nvmf_discovery_add_referral",
+            "Adds a referral to the discovery log.",
+            add_referral,
+        ),
+        at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral),
+        at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals)
+            .describe(reads),
+    ];
+    methods.into_iter().try_for_each(Method::register)
+}
+
+type Description = drivebay_sdk::rpc::Description;
+
+fn reads(mut description: Description) -> Description {
+    description.role = Role::Read;
+    description
+}
+
+fn at_startup(description: Description) -> Description {
+    description.states(&[State::Startup])
+}
+
+fn this() -> Result<Rc<App>> {
+    app().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))
+}
+
+/// A method that answers at once.
+fn at_once<P: Params + 'static, V: Serialize + 'static>(
+    name: &str,
+    doc: &str,
+    run: impl Fn(&App, P) -> Result<V> + 'static,
+) -> Method {
+    Method::immediate(name, doc, move |params: P| run(&*this()?, params))
+}
+
+/// A method that answers when its operation has ended.
+fn later<P, V, F>(name: &str, doc: &str, run: fn(Rc<App>, P) -> F) -> Method
+where
+    P: Params + 'static,
+    V: Serialize,
+    F: Future<Output = Result<V>> + 'static,
+{
+    Method::new(name, doc, move |call: Call, params: P| match this() {
+        Ok(app) if app.tasks.is_full() => {
+            call.fail(Error::new(errno::EAGAIN, "too many operations are under way"));
+        }
+        Ok(app) => {
+            let task = run(Rc::clone(&app), params);
+            app.tasks.spawn(async move { call.answer(task.await) });
+        }
+        Err(error) => call.fail(error),
+    })
+}
+
+fn address(given: &ListenAddress) -> Address {
+    let trsvcid = given.trsvcid.as_deref().unwrap_or_default();
+    address_of(&given.trtype, given.adrfam.as_deref(), &given.traddr, trsvcid)
+}
+
+async fn create_transport(app: Rc<App>, params: CreateTransport) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    let trtype = params.trtype.to_ascii_uppercase();
+    let params = CreateTransport { trtype: trtype.clone(), tgt_name: None, ..params };
+    let options = serde_json::to_string(&params)
+        .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
+    ops::create_transport(&app, &trtype, &options).await?;
+    Ok(true)
+}
+
+fn get_transports(app: &App, params: GetTransports) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    let wanted = params.trtype.map(|trtype| trtype.to_ascii_uppercase());
+    let transports = app.transports.borrow();
+    if let Some(wanted) = &wanted
+        && !transports.contains_key(wanted)
+    {
+        return Err(Error::no_such_device());
+    }
+    let listed =
+        transports.iter().filter(|(trtype, _)| wanted.as_ref().is_none_or(|w| w == *trtype));
+    Ok(listed.map(|(trtype, entry)| transport_options(trtype, &entry.transport.dump())).collect())
+}
+
+/// The fabric's options, with the type in front.
+pub(crate) fn transport_options(trtype: &str, dumped: &str) -> Value {
+    let mut view = serde_json::Map::new();
+    view.insert("trtype".into(), trtype.into());
+    if let Ok(Value::Object(options)) = serde_json::from_str(dumped) {
+        view.extend(options.into_iter().filter(|(name, _)| name != "trtype"));
+    }
+    Value::Object(view)
+}
+
+fn create_subsystem(app: &App, params: CreateSubsystem) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    check::create_subsystem(&params)?;
+    let defaults = Options::default();
+    let options = Options {
+        serial_number: params.serial_number.unwrap_or(defaults.serial_number),
+        model_number: params.model_number.unwrap_or(defaults.model_number),
+        admin_label: params.admin_label.unwrap_or_default(),
+        max_namespaces: params.max_namespaces.unwrap_or_default(),
+        cntlids: params.min_cntlid..=params.max_cntlid,
+        dmrsl: params.dmrsl,
+        wzsl: params.wzsl,
+    };
+    ops::create_subsystem(app, &params.nqn, options, params.allow_any_host)?;
+    Ok(true)
+}
+
+async fn delete_subsystem(app: Rc<App>, params: OneSubsystem) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::delete_subsystem(&app, &params.nqn).await?;
+    Ok(true)
+}
+
+fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    let model = app.model.borrow();
+    match &params.nqn {
+        Some(nqn) => {
+            let subsystem = model.subsystems.get(nqn).ok_or_else(Error::no_such_device)?;
+            Ok(vec![view::subsystem(subsystem)])
+        }
+        None => Ok(model.subsystems.values().map(view::subsystem).collect()),
+    }
+}
+
+async fn add_listener(app: Rc<App>, params: AddListener) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    check::add_listener(&params)?;
+    ops::add_listener(&app, &params.nqn, address(&params.listen_address)).await?;
+    Ok(true)
+}
+
+async fn remove_listener(app: Rc<App>, params: RemoveListener) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::remove_listener(&app, &params.nqn, &address(&params.listen_address)).await?;
+    Ok(true)
+}
+
+fn get_listeners(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    with_subsystem(app, &params.nqn, |subsystem| Ok(view::listeners(subsystem)))
+}
+
+fn with_subsystem<V>(
+    app: &App,
+    nqn: &str,
+    body: impl FnOnce(&mut crate::model::Subsystem) -> Result<V>,
+) -> Result<V> {
+    let mut model = app.model.borrow_mut();
+    body(model.subsystems.get_mut(nqn).ok_or_else(|| ops::no_subsystem(nqn))?)
+}
+
+async fn add_ns(app: Rc<App>, params: AddNs) -> Result<u32> {
+    check::target(params.tgt_name.as_deref())?;
+    let given = params.namespace;
+    check::namespace(&given)?;
+    let new = NewNamespace {
+        nsid: given.nsid.unwrap_or_default(),
+        nguid: identifier("namespace.nguid", given.nguid.as_deref())?,
+        eui64: identifier("namespace.eui64", given.eui64.as_deref())?,
+        uuid: identifier("namespace.uuid", given.uuid.as_deref())?,
+        anagrpid: given.anagrpid,
+        bdev_name: given.bdev_name,
+    };
+    ops::add_namespace(&app, &params.nqn, new).await
+}
+
+fn identifier<const N: usize>(field: &str, given: Option<&str>) -> Result<Option<[u8; N]>> {
+    let allowed = || format!("{} hexadecimal digits", N * 2);
+    let parse = |text: &str| parse_hex(text).ok_or_else(|| Error::invalid(field, text, allowed()));
+    given.map(parse).transpose()
+}
+
+async fn remove_ns(app: Rc<App>, params: RemoveNs) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::remove_namespace(&app, &params.nqn, params.nsid).await?;
+    Ok(true)
+}
+
+fn add_host(app: &App, params: AddHost) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    check::add_host(&params)?;
+    let (name, host) = (&params.nqn, params.host);
+    nqn::check(&host).map_err(|why| Error::invalid("host", &host, why))?;
+    with_subsystem(app, name, |subsystem| {
+        if subsystem.hosts.insert(host.clone()) {
+            return Ok(true);
+        }
+        Err(Error::new(errno::EEXIST, format!("host {host} is listed in {name} already")))
+    })?;
+    app.discovery_changed();
+    Ok(true)
+}
+
+async fn remove_host(app: Rc<App>, params: RemoveHost) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::remove_host(&app, &params.nqn, &params.host).await?;
+    Ok(true)
+}
+
+fn allow_any_host(app: &App, params: AllowAnyHost) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    with_subsystem(app, &params.nqn, |subsystem| {
+        subsystem.allow_any_host = params.allow_any_host;
+        Ok(())
+    })?;
+    app.discovery_changed();
+    Ok(true)
+}
+
+fn get_controllers(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    with_subsystem(app, &params.nqn, |subsystem| {
+        Ok(subsystem.controllers.values().map(view::controller).collect())
+    })
+}
+
+fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    with_subsystem(app, &params.nqn, |_| Ok(()))?;
+    let queues = app.queues.borrow();
+    let of_subsystem = queues.iter().filter_map(|(id, connection)| {
+        let queue = connection.queue.as_ref().filter(|queue| queue.nqn == params.nqn)?;
+        Some(view::qpair(queue, id.group, connection.is_ending))
+    });
+    Ok(of_subsystem.collect())
+}
+
+async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::ensure_groups(&app)?;
+    let mut stats = ops::collect_stats(&app).await?;
+    let trtypes: Vec<String> = app.transports.borrow().keys().cloned().collect();
+    Ok(view::stats(&mut stats, &trtypes))
+}
+
+fn set_config(app: &App, params: SetConfig) -> Result<bool> {
+    check::set_config(&params)?;
+    app.config.replace(Some(params));
+    Ok(true)
+}
+
+fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
+    app.model.borrow_mut().max_subsystems = params.max_subsystems;
+    Ok(true)
+}
+
+fn set_crdt(app: &App, params: SetCrdt) -> Result<bool> {
+    app.model.borrow_mut().crdt = [params.crdt1, params.crdt2, params.crdt3];
+    Ok(true)
+}
+
+fn add_referral(app: &App, params: AddReferral) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    let subnqn = params.subnqn.filter(|name| !name.is_empty());
+    let subnqn = subnqn.unwrap_or_else(|| nqn::DISCOVERY.to_owned());
+    nqn::check(&subnqn).map_err(|why| Error::invalid("subnqn", &subnqn, why))?;
+    let address = address(&params.address);
+    let mut model = app.model.borrow_mut();
+    if model.referrals.iter().any(|r| r.address == address && r.subnqn == subnqn) {
+        return Err(Error::new(errno::EEXIST, "the referral exists already"));
+    }
+    model.referrals.push(Referral { address, subnqn, secure_channel: params.secure_channel });
+    drop(model);
+    app.discovery_changed();
+    Ok(true)
+}
+
+fn remove_referral(app: &App, params: RemoveReferral) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    let subnqn = params.subnqn.filter(|name| !name.is_empty());
+    let subnqn = subnqn.unwrap_or_else(|| nqn::DISCOVERY.to_owned());
+    let address = address(&params.address);
+    let mut model = app.model.borrow_mut();
+    let place = model.referrals.iter().position(|r| r.address == address && r.subnqn == subnqn);
+    let place = place.ok_or_else(|| Error::new(errno::ENOENT, "there is no such referral"))?;
+    model.referrals.remove(place);
+    drop(model);
+    app.discovery_changed();
+    Ok(true)
+}
+
+fn get_referrals(app: &App, params: OneTarget) -> Result<Vec<Value>> {
+    check::target(params.tgt_name.as_deref())?;
+    Ok(app.model.borrow().referrals.iter().map(view::referral).collect())
+}

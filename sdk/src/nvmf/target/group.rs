@@ -1,0 +1,92 @@
+//! A poll group: one thread's share of the target.
+#![expect(unsafe_code, reason = "shares of transports are known by the fabric's pointers")]
+
+use super::Target;
+use super::fabric::{Ops, Ptr};
+use super::qpair::Qpair;
+use super::resident::Resident;
+use crate::error::{Error, Result, check, errno};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+/// A poll group and the author's state in it.
+pub struct Group<T: Target> {
+    state: T::Group,
+    shares: RefCell<Vec<Share>>,
+    next_number: Cell<u64>,
+}
+
+/// A poll group from any thread.
+pub type GroupRef<T> = Resident<Group<T>>;
+
+/// A transport's part of a group.
+#[derive(Clone, Copy)]
+struct Share {
+    fabric: u64,
+    ops: Ops,
+    group: Ptr,
+}
+
+impl<T: Target> fmt::Debug for Group<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Group");
+        out.field("num_shares", &self.shares.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Target> Group<T> {
+    pub(super) fn new(state: T::Group) -> Self {
+        Self { state, shares: RefCell::default(), next_number: Cell::new(1) }
+    }
+
+    /// The author's state.
+    #[inline]
+    pub fn state(&self) -> &T::Group {
+        &self.state
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number.replace(self.next_number.get() + 1)
+    }
+
+    /// Makes a transport's share.
+    ///
+    /// # Safety
+    /// `transport` is the fabric's, alive until its shares are gone. `[group's thread]`
+    pub(super) unsafe fn join(&self, fabric: u64, ops: Ops, transport: Ptr) -> Result<()> {
+        let mut group = std::ptr::null_mut();
+        // SAFETY: the caller's promise; the result lives through the call.
+        let status = unsafe { (ops.group_create)(transport.get(), &raw mut group) };
+        check(status, "poll group of the transport")?;
+        self.shares.borrow_mut().push(Share { fabric, ops, group: Ptr::new(group) });
+        Ok(())
+    }
+
+    /// Ends a transport's share; it has no connection left. `[group's thread]`
+    pub(super) fn leave(&self, fabric: u64) {
+        let mut shares = self.shares.borrow_mut();
+        let place = shares.iter().position(|share| share.fabric == fabric);
+        let share = place.map(|place| shares.swap_remove(place));
+        drop(shares);
+        if let Some(share) = share {
+            // SAFETY: the fabric's own share, ended once.
+            unsafe { (share.ops.group_destroy)(share.group.get()) };
+        }
+    }
+
+    /// Serves a connection.
+    ///
+    /// # Safety
+    /// `conn` is the fabric's, given to no group before. `[group's thread]`
+    pub(super) unsafe fn add(self: &Rc<Self>, fabric: u64, conn: Ptr) -> Result<()> {
+        let shares = self.shares.borrow();
+        let share = shares.iter().find(|share| share.fabric == fabric).copied();
+        drop(shares);
+        let no_share = || Error::new(errno::ENODEV, "the transport has no share in the poll group");
+        let share = share.ok_or_else(no_share)?;
+        // SAFETY: the caller's promise.
+        unsafe { Qpair::add(self, fabric, share.ops, share.group.get(), conn.get()) };
+        Ok(())
+    }
+}

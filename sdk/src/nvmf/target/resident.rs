@@ -1,0 +1,111 @@
+//! A value that lives on one lightweight thread, and may be reached from others.
+#![expect(unsafe_code, reason = "a value that is not Send is known on other threads by a handle")]
+
+use crate::error::Result;
+use crate::thread::Thread;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A handle to a value that stays on one lightweight thread. Clones mean the same value, which is dropped there when the last handle
+/// is gone or [`end`](Self::end) was called.
+pub struct Resident<T: 'static>(Arc<Slot<T>>);
+
+struct Slot<T: 'static> {
+    thread: Thread,
+    /// Touched on `thread` only, or by the last owner.
+    value: UnsafeCell<Option<Rc<T>>>,
+}
+
+// SAFETY: `value` is touched on its own thread only; where the last handle is dropped elsewhere it is sent there unseen.
+unsafe impl<T> Send for Slot<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Slot<T> {}
+
+impl<T> Clone for Resident<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Resident<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resident").field("thread", &self.0.thread).finish_non_exhaustive()
+    }
+}
+
+impl<T: 'static> Resident<T> {
+    /// Makes a value on the thread, before anything that is sent to it later.
+    ///
+    /// # Errors
+    /// When there is no such thread.
+    pub fn new(thread: Thread, make: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        let resident = Self(Arc::new(Slot { thread, value: UnsafeCell::new(None) }));
+        let made = resident.clone();
+        let fill = move || {
+            let value = Rc::new(make());
+            // SAFETY: on the value's thread, and nobody refers to the place meanwhile.
+            unsafe { *made.0.value.get() = Some(value) };
+        };
+        if thread.is_current() {
+            fill();
+        } else {
+            thread.send(fill)?;
+        }
+        Ok(resident)
+    }
+
+    /// Its thread.
+    pub fn thread(&self) -> Thread {
+        self.0.thread
+    }
+
+    /// The value, if this is its thread and it has not ended.
+    pub fn here(&self) -> Option<Rc<T>> {
+        if !self.0.thread.is_current() {
+            return None;
+        }
+        // SAFETY: on the value's thread; the reference ends with this expression, which enters nobody's code.
+        unsafe { (*self.0.value.get()).clone() }
+    }
+
+    /// Runs `call` with the value, on its thread, after what was sent before. Dropped unrun when the value has ended.
+    pub fn send(&self, call: impl FnOnce(&Rc<T>) + Send + 'static) {
+        let resident = self.clone();
+        let run = move || {
+            if let Some(value) = resident.here() {
+                call(&value);
+            }
+        };
+        if let Err(error) = self.0.thread.send(run) {
+            tracing::debug!("a message was dropped: {error}");
+        }
+    }
+
+    /// Drops the value, after what was sent before; then runs `then` on its thread.
+    pub fn end(&self, then: impl FnOnce() + Send + 'static) {
+        let resident = self.clone();
+        let run = move || {
+            // SAFETY: on the value's thread; the reference ends with this expression.
+            let value = unsafe { (*resident.0.value.get()).take() };
+            drop(value);
+            then();
+        };
+        if let Err(error) = self.0.thread.send(run) {
+            tracing::debug!("a message was dropped: {error}");
+        }
+    }
+}
+
+impl<T> Drop for Slot<T> {
+    fn drop(&mut self) {
+        let Some(value) = self.value.get_mut().take() else { return };
+        if self.thread.is_current() {
+            drop(value);
+        } else {
+            // SAFETY: the value belongs to that thread and is not touched here any more. Without the thread it is leaked.
+            let _ = unsafe { self.thread.send_any(move || drop(value)) };
+        }
+    }
+}
