@@ -72,6 +72,8 @@ pub struct Connection {
     pub queue: Option<ConnectedQueue>,
     /// It ends.
     pub is_ending: bool,
+    /// It is gone, and its controller knows.
+    is_gone: bool,
 }
 
 /// A queue of a controller.
@@ -181,7 +183,7 @@ impl App {
 
     /// A connection came to a poll group.
     pub(crate) fn queue_came(&self, id: QueueId, transport_id: u64) {
-        let connection = Connection { transport_id, queue: None, is_ending: false };
+        let connection = Connection { transport_id, queue: None, is_ending: false, is_gone: false };
         self.queues.borrow_mut().insert(id, connection);
         let is_leaving =
             !self.transports.borrow().values().any(|t| t.transport.id() == transport_id);
@@ -194,7 +196,8 @@ impl App {
     pub(crate) fn queue_disconnected(&self, id: QueueId) {
         let queue = self.queues.borrow_mut().get_mut(&id).and_then(|connection| {
             connection.is_ending = true;
-            connection.queue.clone()
+            let was_gone = std::mem::replace(&mut connection.is_gone, true);
+            connection.queue.clone().filter(|_| !was_gone)
         });
         let Some(queue) = queue else { return };
         let mut ends = Vec::new();
