@@ -82,7 +82,7 @@ pub(super) fn set_config(params: &SetConfig) -> Result<()> {
     only("discovery_filter", filter, "match_any", matches!(filter, "match_any" | ""))?;
     if let Some(filters) = &params.discovery_filters {
         let is_none = match filters {
-            Value::Array(list) => list.is_empty(),
+            Value::Array(list) => list.iter().all(|filter| filter == "match_any"),
             Value::String(text) => matches!(text.as_str(), "" | "match_any"),
             _ => false,
         };

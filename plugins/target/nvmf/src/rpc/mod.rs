@@ -83,10 +83,10 @@ pub fn register() -> Result<()> {
             .describe(reads),
         later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats).describe(reads),
         at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
-            .describe(at_startup),
+            .describe(at_any_time),
         at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
-            .describe(at_startup),
-        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_startup),
+            .describe(at_any_time),
+        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_any_time),
         at_once(
             "nvmf_discovery_add_referral",
             "Adds a referral to the discovery log.",
@@ -106,8 +106,9 @@ fn reads(mut description: Description) -> Description {
     description
 }
 
-fn at_startup(description: Description) -> Description {
-    description.states(&[State::Startup])
+/// The reference takes these before its start only; here the plugin may be loaded long after it.
+fn at_any_time(description: Description) -> Description {
+    description.states(&[State::Startup, State::Runtime])
 }
 
 fn this() -> Result<Rc<App>> {
@@ -334,7 +335,13 @@ fn set_config(app: &App, params: SetConfig) -> Result<bool> {
 }
 
 fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
-    app.model.borrow_mut().max_subsystems = params.max_subsystems;
+    let mut model = app.model.borrow_mut();
+    let have = model.subsystems.len();
+    if (params.max_subsystems as usize) < have {
+        let allowed = format!("at least {have}, the subsystems there are");
+        return Err(Error::invalid("max_subsystems", params.max_subsystems, allowed));
+    }
+    model.max_subsystems = params.max_subsystems;
     Ok(true)
 }
 
