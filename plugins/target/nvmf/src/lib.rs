@@ -23,7 +23,12 @@ use std::rc::Rc;
 plugin! {
     name: "nvmf",
     kind: "target",
-    provides: ["bay.nvmf_target/1"],
+    provides: [
+        "bay.nvmf_target/1",
+        "rpc.startup:nvmf_set_config",
+        "rpc.startup:nvmf_set_max_subsystems",
+        "rpc.startup:nvmf_set_crdt",
+    ],
     requires: [],
     methods: [
         "nvmf_create_transport",
