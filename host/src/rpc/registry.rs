@@ -79,15 +79,6 @@ struct Entry {
     handler: Option<Handler>,
 }
 
-impl Entry {
-    fn may_be_called(&self, state: State) -> bool {
-        match self.handler {
-            Some(_) => self.method.states.contains(&state),
-            None => state == State::Runtime,
-        }
-    }
-}
-
 impl Default for Registry {
     fn default() -> Self {
         Self::new()
@@ -168,14 +159,13 @@ impl Registry {
     }
 
     /// Names, sorted: with `current` only those that may be called in the present
-    /// state, with `include_aliases` former names too. What is announced counts as one of run time:
-    /// before that, nothing is known of its states.
+    /// state (announced ones included), with `include_aliases` former names too.
     pub fn list(&self, current: bool, include_aliases: bool) -> Vec<String> {
         let inner = self.read();
         let is_listed = |name: &str, entry: &Entry| {
             inner.allows(name, entry)
                 && (include_aliases || entry.method.name == name)
-                && (!current || entry.may_be_called(inner.state))
+                && (!current || entry.method.states.contains(&inner.state))
         };
         inner
             .entries
