@@ -5,6 +5,7 @@
 
 use crate::controller::admin::{self, Answer, Outcome, Received};
 use crate::controller::connect::{self, Attempt, Refused};
+use crate::controller::io_counts::IoCounts;
 use crate::controller::{QueueId, Ticket};
 use crate::group::{ConnectRequest, Group, Nvmf, Stats};
 use crate::model::{Model, TransportLimits};
@@ -234,8 +235,9 @@ impl App {
         let (ticket, queue) = (request.ticket, request.ticket.queue);
         match self.try_connect(request) {
             Ok((admitted, max_io_size)) => {
+                let counts = self.counts_of(&admitted);
                 self.in_group(queue.group, move |group| {
-                    group.admit(ticket, &admitted, max_io_size)
+                    group.admit(ticket, &admitted, counts, max_io_size)
                 });
                 self.watch_keep_alive();
             }
@@ -245,6 +247,14 @@ impl App {
                 self.in_group(queue.group, move |group| group.refuse(ticket, status, dw0));
             }
         }
+    }
+
+    /// Where a queue that was admitted counts what it does.
+    fn counts_of(&self, admitted: &connect::Admitted) -> Arc<IoCounts> {
+        let mut model = self.model.borrow_mut();
+        let subsystem = model.subsystems.get_mut(&admitted.nqn);
+        let controller = subsystem.and_then(|s| s.controllers.get_mut(&admitted.cntlid));
+        controller.map(|controller| controller.io_counts_of(admitted.qid)).unwrap_or_default()
     }
 
     fn try_connect(&self, request: &ConnectRequest) -> Result<(connect::Admitted, u32), Refused> {

@@ -133,6 +133,7 @@ fn admit_admin(
         cc: Cc::default(),
         csts: Csts::default(),
         queues: BTreeMap::from([(0, attempt.queue)]),
+        io_counts: BTreeMap::new(),
         features: features::Features::new(kato_ms),
         events: events::Events::default(),
         errors: error_log::ErrorLog::default(),

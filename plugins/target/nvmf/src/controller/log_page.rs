@@ -1,5 +1,6 @@
 //! Log pages. NVMe Base 2.0, section 5.16; the discovery log is NVMe over Fabrics 1.1, section 5.3.
 
+use super::io_counts::{IoSums, data_units};
 use super::{Controller, identify};
 use crate::model::{ControllerKind, Model, Referral, is_any};
 use drivebay_sdk::nvmf::target::Address;
@@ -84,7 +85,12 @@ fn discovery_controller_page(
 }
 
 fn health(controller: &Controller) -> Health {
+    let sums = IoSums::of(controller.io_counts.values().map(AsRef::as_ref));
     Health {
+        data_units_read: data_units(sums.bytes_read),
+        data_units_written: data_units(sums.bytes_written),
+        host_read_commands: sums.reads.into(),
+        host_write_commands: sums.writes.into(),
         temperature: TEMPERATURE,
         available_spare: 100,
         available_spare_threshold: 0,
@@ -311,6 +317,14 @@ mod tests {
         };
         assert_eq!(health(NSID_ALL).unwrap()[3], 100);
         assert_eq!(health(1), Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()));
+    }
+
+    #[test]
+    fn health_counts_what_the_queues_have_read() {
+        let mut controller = ready();
+        controller.io_counts_of(1).count_read(4096);
+        let page = get(&model(), &controller, ask(lid::HEALTH, 0, 512)).unwrap();
+        assert_eq!((page[32], page[64], page[80]), (1, 1, 0));
     }
 
     #[test]

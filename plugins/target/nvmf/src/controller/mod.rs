@@ -10,6 +10,7 @@ pub mod error_log;
 pub mod events;
 pub mod features;
 pub mod identify;
+pub mod io_counts;
 pub mod log_page;
 pub mod property;
 
@@ -18,6 +19,7 @@ use drivebay_sdk::nvmf::target::Address;
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::property::{Cc, Csts};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// One host's controller.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Controller {
     pub csts: Csts,
     /// Queues, by their identifier; the admin queue is 0.
     pub queues: BTreeMap<u16, QueueId>,
+    /// What its I/O queues have read and written, also those that are gone.
+    pub io_counts: BTreeMap<u16, Arc<io_counts::IoCounts>>,
     /// Values of features.
     pub features: features::Features,
     /// Asynchronous events.
@@ -76,6 +80,11 @@ impl Controller {
     /// Number of I/O queues that are connected.
     pub fn num_io_queues(&self) -> usize {
         self.queues.keys().filter(|qid| **qid != 0).count()
+    }
+
+    /// The counters of a queue.
+    pub fn io_counts_of(&mut self, qid: u16) -> Arc<io_counts::IoCounts> {
+        Arc::clone(self.io_counts.entry(qid).or_default())
     }
 
     /// The I/O queues.
@@ -133,6 +142,7 @@ pub(crate) mod tests {
             cc: Cc::default(),
             csts: Csts::default(),
             queues: BTreeMap::from([(0, QueueId { group: 0, number: 1 })]),
+            io_counts: BTreeMap::new(),
             features: features::Features::new(10_000),
             events: events::Events::default(),
             errors: error_log::ErrorLog::default(),

@@ -14,6 +14,7 @@ pub use queue::{Phase, Queue};
 use crate::app::App;
 use crate::controller::admin::Answer;
 use crate::controller::connect::Admitted;
+use crate::controller::io_counts::IoCounts;
 use crate::controller::{QueueId, Ticket};
 use crate::model::Geometry;
 use crate::ops::Reply;
@@ -187,10 +188,16 @@ impl Group {
     }
 
     /// A Connect was accepted: the connection is a queue from now on.
-    pub fn admit(&self, ticket: Ticket, admitted: &Admitted, max_io_size: u32) {
+    pub fn admit(
+        &self,
+        ticket: Ticket,
+        admitted: &Admitted,
+        counts: Arc<IoCounts>,
+        max_io_size: u32,
+    ) {
         let Some(request) = self.unpark(ticket) else { return };
         let subsystem = self.subsystem(&admitted.nqn);
-        request.qpair().state().admit(admitted, subsystem, max_io_size);
+        request.qpair().state().admit(admitted, subsystem, counts, max_io_size);
         let place = match admitted.qid {
             0 => &self.counters.admin_qpairs,
             _ => &self.counters.io_qpairs,

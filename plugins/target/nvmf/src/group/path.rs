@@ -151,5 +151,12 @@ fn end(request: Request<Nvmf>, result: IoResult) {
     let [opcode, ..] = *request.command();
     let counter = &request.qpair().group().counters.completed;
     counter.set(counter.get() + 1);
+    if let (true, Some(counts)) = (result.status.is_success(), request.qpair().state().counts()) {
+        match opcode {
+            opcode::nvm::READ => counts.count_read(request.len()),
+            opcode::nvm::WRITE => counts.count_write(request.len()),
+            _ => {}
+        }
+    }
     finish(request, io::nvme_status(opcode, result), 0);
 }

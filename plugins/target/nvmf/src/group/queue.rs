@@ -2,8 +2,10 @@
 
 use super::namespace::LocalSubsystem;
 use crate::controller::connect::Admitted;
+use crate::controller::io_counts::IoCounts;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where a queue is in its life: New → Connecting → Admin or Io → Ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,23 +34,37 @@ pub struct Queue {
     head: Cell<u16>,
     has_flow_control: Cell<bool>,
     subsystem: OnceCell<Rc<LocalSubsystem>>,
+    counts: OnceCell<Arc<IoCounts>>,
 }
 
 impl Queue {
     /// Makes the connection the queue that was admitted.
-    pub fn admit(&self, admitted: &Admitted, subsystem: Rc<LocalSubsystem>, max_io_size: u32) {
+    pub fn admit(
+        &self,
+        admitted: &Admitted,
+        subsystem: Rc<LocalSubsystem>,
+        counts: Arc<IoCounts>,
+        max_io_size: u32,
+    ) {
         self.phase.set(if admitted.qid == 0 { Phase::Admin } else { Phase::Io });
         self.entries.set(admitted.entries);
         self.has_flow_control.set(admitted.has_flow_control);
         self.max_io_size.set(max_io_size);
         // A queue is admitted once: Connect is taken by New alone, which comes back by a refusal only.
         let _ = self.subsystem.set(subsystem);
+        let _ = self.counts.set(counts);
     }
 
     /// The subsystem, once the queue is admitted.
     #[inline]
     pub fn subsystem(&self) -> Option<&Rc<LocalSubsystem>> {
         self.subsystem.get()
+    }
+
+    /// What it has read and written, once it is admitted.
+    #[inline]
+    pub fn counts(&self) -> Option<&IoCounts> {
+        self.counts.get().map(AsRef::as_ref)
     }
 
     /// The submission queue head after one more command; 0 where there is no flow control.
@@ -72,7 +88,7 @@ mod tests {
         let queue = Queue::default();
         let nqn = "nqn.2016-06.io.spdk:cnode1".into();
         let admitted = Admitted { nqn, cntlid: 1, qid: 1, entries, has_flow_control };
-        queue.admit(&admitted, Rc::default(), 131_072);
+        queue.admit(&admitted, Rc::default(), Arc::default(), 131_072);
         queue
     }
 
