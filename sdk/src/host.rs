@@ -135,9 +135,8 @@ tables! {
     Bdev: api::id::BDEV, bay_bdev_api {
         register: bay_bdev_register_fn,
         unregister: bay_bdev_unregister_fn,
+        chan_closed: bay_bdev_chan_closed_fn,
         resize: bay_bdev_resize_fn,
-        kick: bay_bdev_kick_fn,
-        examine_done: bay_examine_done_fn,
     }
     /// `bay.bdev_client/1`
     Client: api::id::BDEV_CLIENT, bay_bdev_client_api {

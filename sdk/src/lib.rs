@@ -5,6 +5,7 @@
 //!
 //! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
+//! - [`nvmf`] is where the NVMe over Fabrics target and its fabrics meet.
 //! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.
@@ -18,6 +19,7 @@ mod host;
 mod log;
 pub mod mem;
 pub mod notify;
+pub mod nvmf;
 mod plugin;
 pub mod poller;
 pub mod rpc;
@@ -31,12 +33,13 @@ pub use {serde, serde_json, tracing};
 /// What most plugins name.
 pub mod prelude {
     pub use crate::bdev::{
-        BdevIo, Buffers, Geometry, IoFlags, IoQueue, IoResult, Op, OpSet, Range,
+        Bdev, BdevIo, Buffers, Disk, Filter, Geometry, Info, IoFlags, IoQueue, IoResult, Op, OpSet,
+        Range, Registration, Uuid, With,
     };
     pub use crate::mem::DmaRegion;
-    pub use crate::plugin;
     pub use crate::rpc::params;
     pub use crate::{Error, Result, Status, errno};
+    pub use crate::{bdev_module, filter_module, plugin};
     pub use tracing::{debug, error, info, trace, warn};
 }
 

@@ -3,8 +3,10 @@
 
 use crate::entry::{enter, guard};
 use crate::error::{Result, errno};
-use crate::{host, log, rpc};
-use api::{bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_str};
+use crate::host::Sink;
+use crate::notify::Config;
+use crate::{bdev, host, log, rpc};
+use api::{bay_bdev_module, bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_sink, bay_str};
 use drivebay_plugin_api as api;
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -28,18 +30,31 @@ pub trait Library {
 
 static PLUGIN: OnceLock<&'static Plugin> = OnceLock::new();
 
-/// A stop that goes on until it is dropped, on the app thread.
+/// A stop that goes on until it is dropped, on the app thread. Then the library's bdevs are taken off
+/// the bus.
 #[derive(Debug)]
-pub struct Stopping {
-    done: Option<bay_cb_fn>,
-    arg: *mut c_void,
-}
+pub struct Stopping(Option<Done>);
 
 impl Drop for Stopping {
     fn drop(&mut self) {
-        if let Some(done) = self.done.take() {
+        if let Some(done) = self.0.take() {
+            bdev::unregister_all(done);
+        }
+    }
+}
+
+/// Tells the host when it is dropped.
+#[derive(Debug)]
+struct Done {
+    call: Option<bay_cb_fn>,
+    arg: *mut c_void,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
             // SAFETY: the host's callback with its argument, called once.
-            unsafe { done(self.arg, 0) };
+            unsafe { call(self.arg, 0) };
         }
     }
 }
@@ -100,13 +115,14 @@ unsafe extern "C" fn get_iface(_state: *mut c_void, id: bay_str, _min_minor: u32
     // SAFETY: valid for the call.
     match unsafe { host::text(id) } {
         api::id::LOG => (&raw const LOG).cast(),
+        api::id::BDEV_MODULE => (&raw const BDEV_MODULE).cast(),
         api::id::QUIESCE => (&raw const QUIESCE).cast(),
         _ => std::ptr::null(),
     }
 }
 
 static LOG: bay_log_iface = bay_log_iface {
-    size: crate::bdev::size_of_table::<bay_log_iface>(),
+    size: bdev::size_of_table::<bay_log_iface>(),
     flags: 0,
     changed: Some(log_changed),
 };
@@ -115,14 +131,33 @@ unsafe extern "C" fn log_changed(_state: *mut c_void) {
     enter((), log::level_changed);
 }
 
-static QUIESCE: bay_quiesce = bay_quiesce {
-    size: crate::bdev::size_of_table::<bay_quiesce>(),
+static BDEV_MODULE: bay_bdev_module = bay_bdev_module {
+    size: bdev::size_of_table::<bay_bdev_module>(),
     flags: 0,
-    begin: Some(quiesce),
+    examine_config: Some(examine_config),
+    examine_disk: None,
+    write_config: Some(write_config),
+    fini_start: None,
 };
 
+unsafe extern "C" fn examine_config(_state: *mut c_void, name: bay_str) {
+    // SAFETY: valid for the call.
+    let name = unsafe { host::text(name) };
+    enter((), || bdev::base_appears(name));
+}
+
+unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: valid for the call.
+    if let Some(sink) = unsafe { Sink::new(sink) } {
+        enter((), || bdev::write_config(&mut Config::new(sink)));
+    }
+}
+
+static QUIESCE: bay_quiesce =
+    bay_quiesce { size: bdev::size_of_table::<bay_quiesce>(), flags: 0, begin: Some(quiesce) };
+
 unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void) {
-    let stopping = Stopping { done, arg };
+    let stopping = Stopping(Some(Done { call: done, arg }));
     if let Some(plugin) = PLUGIN.get() {
         enter((), || (plugin.stop)(stopping));
     }
@@ -204,6 +239,55 @@ macro_rules! plugin {
     };
 }
 
+/// The door of a library with one kind of bdev: methods `bdev_<name>_create` and `bdev_<name>_delete`,
+/// and what `methods` and `start` add.
+///
+/// ```ignore
+/// bdev_module!("malloc", Malloc);
+/// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+/// ```
+#[macro_export]
+macro_rules! bdev_module {
+    ($name:literal, $Bdev:ty $(, methods: [$($method:expr),*], start: $start:expr)? $(,)?) => {
+        $crate::module!(
+            $name, "bdev", $crate::bdev::serve::<$Bdev> $(, [$($method),*], $start)?
+        );
+    };
+}
+
+/// As [`bdev_module!`](crate::bdev_module), for a [`Filter`](crate::bdev::Filter).
+#[macro_export]
+macro_rules! filter_module {
+    ($name:literal, $Filter:ty $(, methods: [$($method:expr),*], start: $start:expr)? $(,)?) => {
+        $crate::module!(
+            $name, "filter", $crate::bdev::serve_filter::<$Filter> $(, [$($method),*], $start)?
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! module {
+    ($name:literal, $kind:literal, $serve:expr $(, [$($method:expr),*], $start:expr)?) => {
+        $crate::plugin! {
+            name: $name,
+            kind: $kind,
+            provides: [],
+            requires: [],
+            methods: [
+                ::core::concat!("bdev_", $name, "_create"),
+                ::core::concat!("bdev_", $name, "_delete")
+                $($(, $method)*)?
+            ],
+            start: || {
+                $serve($name)?;
+                $($start()?;)?
+                ::core::result::Result::Ok(())
+            },
+        }
+    };
+}
+
 /// The exported door.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -218,7 +302,7 @@ unsafe impl Sync for Door {}
 pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door {
     Door(api::bay_plugin {
         magic: api::BAY_MAGIC,
-        size: crate::bdev::size_of_table::<api::bay_plugin>(),
+        size: bdev::size_of_table::<api::bay_plugin>(),
         abi_major: api::BAY_ABI_MAJOR,
         abi_minor: api::BAY_ABI_MINOR,
         needs_minor: 0,

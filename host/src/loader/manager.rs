@@ -1,5 +1,5 @@
 //! The life of plugins: found → allowed → staged → loaded → serving → retired, or failed with its
-//! reason (`docs/plugin-guide/lifecycle.md`).
+//! reason.
 //!
 //! Plugins are called on the app thread only, and they call back from inside: nothing is borrowed
 //! here while one of them runs.
@@ -282,6 +282,10 @@ impl Manager {
     pub fn announce(&self) -> Result<()> {
         self.inner.get()?.announce();
         Ok(())
+    }
+
+    pub(super) fn methods(&self, current: bool, include_aliases: bool) -> Result<Vec<String>> {
+        Ok(self.inner.get()?.outside.rpc.list(current, include_aliases))
     }
 
     /// For plugins: another plugin's table. Loads its provider if nobody provides it yet.

@@ -5,7 +5,7 @@ use super::manager::Manager;
 use super::report;
 use super::services::rpc_error_of;
 use super::{Error, Result};
-use crate::rpc::{Handler, Owner, RegisterError, Registry, async_handler};
+use crate::rpc::{GetMethods, Handler, Owner, RegisterError, Registry, async_handler};
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
 use serde::Serialize;
 use std::path::Path;
@@ -33,7 +33,8 @@ params! {
 }
 
 /// Registers `plugin_load`, `plugin_unload`, `plugin_list` and `plugin_inspect`, and has methods
-/// without a handler answered by the plugins whose manifests list them.
+/// without a handler answered by the plugins whose manifests list them. After
+/// [`register_builtin`](crate::rpc::register_builtin), whose list of methods it completes.
 ///
 /// # Errors
 /// Another owner has one of the names.
@@ -76,8 +77,23 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
                 .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {}", e.0)))
         }),
     )?;
+    list_what_can_be_loaded(manager, registry, add)?;
     load_on_first_call(manager, registry);
     Ok(())
+}
+
+/// `rpc_get_methods` looks at the search path first, so that it lists what a call would load.
+fn list_what_can_be_loaded(
+    manager: &Arc<Manager>,
+    registry: &Arc<Registry>,
+    add: impl Fn(Method, Handler) -> Result<()>,
+) -> Result<()> {
+    let Some(built_in) = registry.method("rpc_get_methods") else { return Ok(()) };
+    let list = |manager: &Manager, GetMethods { current, include_aliases }| {
+        manager.announce()?;
+        manager.methods(current, include_aliases)
+    };
+    add(Method::clone(&built_in), on_app_thread(manager, list))
 }
 
 fn on_app_thread<P, R>(

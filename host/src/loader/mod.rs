@@ -9,11 +9,12 @@
 //! - [`Manager`] is the whole of it for the program: load, unload, list, load on demand.
 //! - [`methods`] are its RPC methods; [`report`] its command lines.
 //! - Nothing of a plugin runs before [`inspect`] has read its notes and [`trust`] its owner.
-//! - `open`, `services`, `text` and `app_only` are the modules with unsafe code.
+//! - `open`, `services`, `text`, `app_only` and `core_tables` are the modules with unsafe code.
 
 mod app_only;
 mod broker;
 mod calls;
+mod core_tables;
 mod error;
 pub mod inspect;
 pub mod layout;
@@ -29,6 +30,7 @@ pub mod stage;
 mod text;
 pub mod trust;
 
+pub use core_tables::ProcessCore;
 pub use error::{Error, Result};
 pub use manager::{Listing, Manager, Settings, State};
 pub use outside::{ConfigWriter, Core, Events, Job, Outside};

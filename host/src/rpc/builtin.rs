@@ -9,9 +9,9 @@ params! {
     /// Parameters of `rpc_get_methods`.
     pub(crate) struct GetMethods {
         /// Only methods that may be called in the present state.
-        current: bool = false,
+        pub(crate) current: bool = false,
         /// Former names too.
-        include_aliases: bool = false,
+        pub(crate) include_aliases: bool = false,
     }
 }
 

@@ -22,6 +22,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use builtin::GetMethods;
 pub use builtin::register_builtin;
 pub use call::{Call, Dispatcher, Outcome, Peer, Responder, RoleTable};
 pub use client::{Client, ClientError};

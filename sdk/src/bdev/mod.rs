@@ -2,14 +2,28 @@
 
 mod client;
 mod desc;
+mod filter;
 mod io;
+mod module;
 mod op;
+mod params;
+mod registration;
+mod registry;
+mod vtable;
 
 pub use crate::error::Status;
 pub use client::{Channel, IoContext};
 pub use desc::{Claim, Desc, Event, Info, open};
+pub use filter::{Filter, serve_filter};
 pub use io::{BdevIo, Buffers, IoQueue, IoResult};
+pub use module::Bdev;
 pub use op::{Geometry, IoFlags, IoId, Op, OpSet, Range};
+pub use params::{Disk, DiskParams, Uuid, With, check_name, only};
+pub use registration::Registration;
+pub use registry::{Delete, Registered, find, register, serve};
+
+pub(crate) use filter::{base_appears, write_config};
+pub(crate) use registry::unregister_all;
 
 /// What a table says of its size.
 #[expect(clippy::cast_possible_truncation, reason = "a table is far smaller than 4 GiB")]

@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("host/core", &["plugin-api", "sdk/spec", "sdk/testing"]),
     ("host", &["plugin-api", "sdk/spec", "sdk/testing", "host/core"]),
     // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
+    ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "promises what the loader asks of a core")]
 
 use drivebay::loader::{ConfigWriter, Core, Events, Job, Manager, Outside, Settings, methods};
-use drivebay::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder};
+use drivebay::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder, register_builtin};
 use drivebay_plugin_api::{bay_bdev_api, bay_bdev_reg, bay_host, id};
 use drivebay_spec_jsonrpc::State as RpcState;
 use serde_json::value::RawValue;
@@ -141,6 +141,7 @@ impl TestHost {
             runtime: runtime.path().to_owned(),
         };
         let manager = Manager::new(settings, outside).unwrap();
+        register_builtin(&registry).unwrap();
         methods::register(&manager, &registry).unwrap();
         Self { plugins, manager, registry, core, events, _runtime: runtime }
     }

@@ -1,0 +1,38 @@
+//! The core's tables, as the loader asks for them.
+#![expect(unsafe_code, reason = "promises what `Core` asks: one app thread, tables that stay")]
+
+use super::outside::{Core, Job};
+use drivebay_core::reactor::thread;
+use drivebay_core::services;
+use drivebay_plugin_api::bay_host;
+use std::ffi::c_void;
+
+/// The core of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessCore;
+
+// SAFETY: the app thread is one lightweight thread of the reactors, which never runs on two cores
+// at once and is handed over by messages; the tables are statics.
+unsafe impl Core for ProcessCore {
+    fn on_app_thread(&self) -> bool {
+        let current = thread::current_id();
+        // 0 is no thread, and no app thread yet.
+        current != 0 && current == thread::app()
+    }
+
+    fn send_to_app(&self, job: Job) {
+        thread::send_app(job);
+    }
+
+    fn table(&self, id: &str) -> Option<*const c_void> {
+        services::table(id)
+    }
+
+    fn owned(&self, owner: *const bay_host) -> usize {
+        services::owned(owner)
+    }
+
+    fn release_owner(&self, owner: *const bay_host, done: Job) {
+        services::release_owner(owner, done);
+    }
+}

@@ -1,0 +1,85 @@
+//! `malloc`: a RAM disk. The smallest bdev module, and the one to copy.
+#![forbid(unsafe_code)]
+
+use drivebay_sdk::bdev::only;
+use drivebay_sdk::prelude::*;
+
+#[cfg(test)]
+mod tests;
+
+bdev_module!("malloc", Malloc);
+
+/// A RAM disk: one region of DMA memory, shared by every reactor.
+#[derive(Debug)]
+pub struct Malloc {
+    disk: Disk,
+    boundary: u32,
+    memory: DmaRegion,
+}
+
+params! {
+    /// Parameters of `bdev_malloc_create`, besides those of every disk.
+    pub struct Own {
+        /// I/O is split at multiples of this many blocks; 0 = never.
+        optimal_io_boundary: u32 = 0,
+        /// Whether metadata lies behind each block's data. Only false is supported yet.
+        md_interleave: bool = false,
+        /// NUMA node of the memory; -1 = any.
+        numa_id: i32 = -1,
+    }
+}
+
+impl Bdev for Malloc {
+    type Params = With<Own>;
+    /// Every I/O completes inside `submit`, so a channel holds nothing.
+    type Channel = ();
+    const PRODUCT: &'static str = "Malloc disk";
+    const OPS: OpSet = OpSet::READ_WRITE
+        .with(OpSet::FLUSH)
+        .with(OpSet::UNMAP)
+        .with(OpSet::WRITE_ZEROES)
+        .with(OpSet::COMPARE)
+        .with(OpSet::RESET)
+        .with(OpSet::ABORT);
+
+    fn create(params: Self::Params) -> Result<Self> {
+        only("md_interleave", params.own.md_interleave, false)?;
+        let disk = params.disk.check("Malloc")?;
+        let memory = DmaRegion::alloc_zeroed_on(disk.geometry(), params.own.numa_id)?;
+        Ok(Self { disk, boundary: params.own.optimal_io_boundary, memory })
+    }
+
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        self.disk.describe(registration);
+        registration.optimal_boundary = self.boundary;
+        registration.must_flags = IoFlags::FUA; // RAM is as durable as it gets at once.
+    }
+
+    fn open_channel(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn submit(&self, _channel: &mut (), io: BdevIo) {
+        match io.op() {
+            Op::Read(range) => self.memory.read(range, io.buffers()),
+            Op::Write(range) => self.memory.write(range, io.buffers()),
+            Op::Unmap(range) | Op::WriteZeroes(range) => self.memory.zero(range),
+            Op::Compare(range) => {
+                let status = self.memory.compare(range, io.buffers());
+                return io.complete(status);
+            }
+            Op::Flush | Op::Reset => {} // No cache below, nothing in flight.
+            Op::Abort(_) => return io.complete(Status::NOT_FOUND),
+            _ => return io.complete(Status::NOT_SUPPORTED),
+        }
+        io.complete(Status::SUCCESS);
+    }
+}

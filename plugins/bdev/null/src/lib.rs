@@ -1,0 +1,101 @@
+//! `null`: a disk that keeps nothing. Every I/O succeeds at once: for measuring and for tests.
+#![forbid(unsafe_code)]
+
+use drivebay_sdk::bdev::find;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::Method;
+
+#[cfg(test)]
+mod tests;
+
+bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+
+/// Bytes in a mebibyte, the unit of `bdev_null_resize`.
+const MIB: u64 = 1 << 20;
+
+/// A disk that keeps nothing.
+#[derive(Debug)]
+pub struct Null {
+    disk: Disk,
+}
+
+params! {
+    /// Parameters of `bdev_null_create`, besides those of every disk.
+    pub struct Own {
+        /// Smallest good write, in blocks; 0 = 1. A hint.
+        preferred_write_granularity: u32 = 0,
+        /// Alignment of good writes, in blocks; 0 = 1. A hint.
+        preferred_write_alignment: u32 = 0,
+        /// Best length of a write, in blocks; 0 = unknown. A hint.
+        optimal_write_size: u32 = 0,
+        /// Smallest good unmap, in blocks; 0 = 1. A hint.
+        preferred_unmap_granularity: u32 = 0,
+        /// Alignment of good unmaps, in blocks; 0 = 1. A hint.
+        preferred_unmap_alignment: u32 = 0,
+    }
+    /// Parameters of `bdev_null_resize`.
+    pub struct Resize {
+        /// Name of the bdev.
+        name: String,
+        /// New capacity, in MiB.
+        #[range(1..=8796093022207)]
+        new_size: u64,
+    }
+}
+
+impl Bdev for Null {
+    type Params = With<Own>;
+    type Channel = ();
+    const PRODUCT: &'static str = "Null disk";
+    const OPS: OpSet = OpSet::READ_WRITE
+        .with(OpSet::FLUSH)
+        .with(OpSet::UNMAP)
+        .with(OpSet::WRITE_ZEROES)
+        .with(OpSet::RESET)
+        .with(OpSet::ABORT);
+
+    fn create(params: Self::Params) -> Result<Self> {
+        Ok(Self { disk: params.disk.check("Null")? })
+    }
+
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        self.disk.describe(registration);
+        registration.must_flags = IoFlags::FUA; // Nothing is kept, and that at once.
+    }
+
+    fn open_channel(&self) -> Result<()> {
+        Ok(())
+    }
+
+    // A read leaves the buffers as they are, which is what makes it cheap. They are the client's:
+    // whoever sends them on takes care that they hold nothing of others.
+    fn submit(&self, _channel: &mut (), io: BdevIo) {
+        let status = match io.op() {
+            Op::Abort(_) => Status::NOT_FOUND,
+            Op::Other(_) | Op::Compare(_) => Status::NOT_SUPPORTED,
+            _ => Status::SUCCESS,
+        };
+        io.complete(status);
+    }
+}
+
+fn start() -> Result<()> {
+    let doc = "Gives a null bdev another capacity.\n\nIt does not shrink while it is open.";
+    Method::immediate("bdev_null_resize", doc, resize)
+        .describe(|method| method.result("true"))
+        .register()
+}
+
+fn resize(params: Resize) -> Result<bool> {
+    let null = find::<Null>(&params.name)?;
+    let num_blocks = params.new_size * MIB / u64::from(null.geometry().block_size());
+    null.resize(num_blocks).map(|()| true)
+}

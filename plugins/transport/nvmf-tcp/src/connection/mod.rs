@@ -1,0 +1,261 @@
+//! The state of one NVMe/TCP connection: bytes in, requests out; responses in, bytes out. No sockets here.
+//!
+//! Read in this order: this file (states, what the driver of the socket calls), `receive.rs` (PDUs as they come),
+//! `transfer.rs` (what data a command moves), `command.rs` (the slots), `answer.rs` (responses, data, R2Ts),
+//! `outbox.rs` (what is still to be sent). Sections are those of the NVMe/TCP Transport Specification 1.0.
+//!
+//! ```text
+//!               ICReq                    C2HTermReq queued, or close()
+//! Handshake ────────────▶ Open ─────────────────────────────▶ Terminating / Closing
+//!     │                     │                                      │
+//!     └─────────────────────┴──── end of stream, H2CTermReq ───────┴────▶ Ended
+//! ```
+
+mod answer;
+mod command;
+#[cfg(test)]
+pub(crate) mod doubles;
+mod inbox;
+mod outbox;
+mod receive;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use command::Commands;
+pub(crate) use command::SLOTS_MAX;
+use drivebay_spec_nvme_tcp::{Alignment, Receiver, Role};
+use inbox::Inbox;
+use outbox::Outbox;
+pub(crate) use outbox::SLICES;
+use receive::Stage;
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+
+/// Longest in-capsule data of admin and Fabrics commands, in bytes. Section 3.3.2.
+pub(crate) const ADMIN_CAPSULE_DATA: u32 = 8192;
+
+/// Memory of one command: the request that is lent to the target, and its data.
+pub(crate) trait Carrier {
+    /// The slot it was made for.
+    fn slot(&self) -> u16;
+    /// Begins a new life with this command and no data.
+    fn begin(&mut self, command: &[u8; 64]);
+    /// Gets memory for `len` bytes of data; `false` when there is none now.
+    fn obtain(&mut self, len: u32) -> bool;
+    /// Says what the data is for, before the request is lent.
+    fn set_transfer(&mut self, from_host: bool, len: u32);
+    /// Gives the memory back.
+    fn release(&mut self);
+    /// The pieces of `len` bytes of data at `offset`.
+    fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]>;
+    /// The data at `offset`, up to the end of its piece; empty behind the end.
+    fn data_mut(&mut self, offset: u32) -> &mut [u8];
+    /// The response, filled by the target.
+    fn response(&self) -> [u8; 16];
+    /// Length of the data that the target sends, in bytes.
+    fn response_len(&self) -> u32;
+}
+
+/// Where the requests of a connection go.
+pub(crate) trait Target<R> {
+    /// Makes the request of a slot; each slot's is made once.
+    fn make(&mut self, slot: u16) -> R;
+    /// Lends a request; it comes back by [`Connection::complete`], not from inside this call.
+    fn exec(&mut self, request: R);
+}
+
+/// What a connection may use, from the transport's options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Commands outstanding.
+    pub(crate) depth: u16,
+    /// Longest in-capsule data of an I/O command, in bytes.
+    pub(crate) in_capsule_len: u32,
+    /// Longest data of a command, in bytes.
+    pub(crate) io_len: u32,
+    /// Longest data of an H2CData PDU and of one R2T, in bytes.
+    pub(crate) h2c_data_len: u32,
+    /// Reads may succeed without a response capsule.
+    pub(crate) c2h_success: bool,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing came yet: ICReq is awaited.
+    Handshake,
+    /// Commands come.
+    Open,
+    /// A C2HTermReq is the last that is sent; the peer is to close.
+    Terminating,
+    /// The target ends the connection: what is queued is sent, then it is closed.
+    Closing,
+    /// Nothing is to be sent or received any more.
+    Ended,
+}
+
+/// What the target told of the queue.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    qid: u16,
+    /// Entries of the submission queue.
+    size: u16,
+    flow_control: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection<R> {
+    limits: Limits,
+    phase: Phase,
+    /// What may come, digests included.
+    accepts: Receiver,
+    /// Alignment of data that is sent.
+    host_alignment: Alignment,
+    /// R2Ts of one command that may be outstanding.
+    r2ts: usize,
+    queue: Option<Queue>,
+    /// Commands that were answered without the target, which therefore did not count them.
+    answered_here: u16,
+    /// The queue head that the target told last.
+    head: u16,
+    inbox: Inbox,
+    stage: Stage,
+    /// Bytes lie in `inbox` that wait for a slot, for memory or for the peer to read.
+    stalled: bool,
+    commands: Commands<R>,
+    /// Commands that wait for memory, first come first served.
+    waiting: VecDeque<u16>,
+    outbox: Outbox,
+}
+
+impl<R: Carrier> Connection<R> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            phase: Phase::Handshake,
+            accepts: Receiver {
+                max_in_capsule_len: limits.in_capsule_len.max(ADMIN_CAPSULE_DATA),
+                max_h2c_data_len: limits.h2c_data_len,
+                ..Receiver::new(Role::Controller)
+            },
+            host_alignment: Alignment::DWORD,
+            r2ts: 1,
+            queue: None,
+            answered_here: 0,
+            head: 0,
+            inbox: Inbox::new(),
+            stage: Stage::Header,
+            stalled: false,
+            commands: Commands::new(limits.depth),
+            waiting: VecDeque::new(),
+            outbox: Outbox::default(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The target accepted the connection as queue `qid` of `size` entries.
+    pub(crate) fn connected(&mut self, qid: u16, size: u16, flow_control: bool) {
+        self.queue = Some(Queue { qid, size, flow_control });
+    }
+
+    /// Where the next bytes go: the data of the current PDU where it belongs, then the receive buffer. Both
+    /// are empty when nothing may be received now.
+    pub(crate) fn receive_slices(&mut self) -> [IoSliceMut<'_>; 2] {
+        let direct = match &self.stage {
+            Stage::Data(data) if self.inbox.is_empty() && self.is_receiving() => {
+                let (len, place) = (data.direct_len(), data.place());
+                let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
+                request.and_then(|command| command.request.as_mut()).map_or(
+                    &mut [][..],
+                    |request| {
+                        let piece = request.data_mut(place);
+                        let len = piece.len().min(len);
+                        piece.get_mut(..len).unwrap_or_default()
+                    },
+                )
+            }
+            _ => &mut [],
+        };
+        let space = if self.phase == Phase::Ended || self.outbox.is_full() && self.stalled {
+            &mut []
+        } else {
+            self.inbox.space()
+        };
+        [IoSliceMut::new(direct), IoSliceMut::new(space)]
+    }
+
+    /// Whether [`Connection::receive_slices`] has room.
+    pub(crate) fn can_receive(&self) -> bool {
+        self.phase != Phase::Ended
+            && self.inbox.has_space()
+            && !(self.stalled && self.outbox.is_full())
+    }
+
+    /// The stream ended, orderly or not: nothing more is sent.
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.outbox.clear();
+        self.inbox.clear();
+        self.waiting.clear();
+        self.stage = Stage::Header;
+        self.commands.release_all(true);
+    }
+
+    /// The target ends the connection: answers that were given back are still sent.
+    pub(crate) fn close(&mut self) {
+        if matches!(self.phase, Phase::Handshake | Phase::Open) {
+            self.phase = Phase::Closing;
+            self.stop_receiving();
+        }
+    }
+
+    /// Whether a command or the data of a capsule waits for memory.
+    pub(crate) fn is_starving(&self) -> bool {
+        !self.waiting.is_empty() || matches!(&self.stage, Stage::Data(data) if !data.has_memory)
+    }
+
+    /// Whether something is to be sent.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Whether received bytes wait for a slot, for memory or for room to answer.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// How many requests the target has.
+    #[cfg(test)]
+    pub(crate) fn lent(&self) -> usize {
+        self.commands.lent()
+    }
+
+    /// Fills `slices` with what is to be sent next; returns how many it filled.
+    pub(crate) fn send_slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        self.outbox.fill(&self.commands, slices)
+    }
+
+    /// The first `n` bytes of [`Connection::send_slices`] were sent.
+    pub(crate) fn sent(&mut self, n: usize) {
+        let Self { outbox, commands, .. } = self;
+        outbox.sent(n, |slot| commands.release(slot));
+    }
+
+    fn is_receiving(&self) -> bool {
+        matches!(self.phase, Phase::Handshake | Phase::Open)
+    }
+
+    /// Nothing that comes from now on counts; memory goes back except what is being sent.
+    fn stop_receiving(&mut self) {
+        self.inbox.clear();
+        self.waiting.clear();
+        self.stage = Stage::Header;
+        self.stalled = false;
+        self.commands.release_all(false);
+    }
+}

@@ -1,0 +1,412 @@
+//! PDUs as they come: header, data, data digest, one after the other.
+
+use super::command::{Grant, State};
+use super::transfer::{FABRICS, Transfer, transfer};
+use super::{ADMIN_CAPSULE_DATA, Carrier, Connection, Phase, Target};
+use drivebay_spec_nvme::{Command, Status};
+use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
+use drivebay_spec_nvme_tcp::{
+    Alignment, CapsuleCmd, CommonHeader, DIGEST_LEN, Fes, Frame, H2cData, IcReq, IcResp, PduType,
+    ProtocolError, Role, TermReq,
+};
+
+/// What the next bytes are.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// A header.
+    Header,
+    /// Data of the PDU whose header was read.
+    Data(Data),
+    /// Its digest.
+    Digest(Data),
+}
+
+/// The data of one PDU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Data {
+    /// The command it belongs to; `None`: it is dropped.
+    pub(super) slot: Option<u16>,
+    /// Whether the command has memory for it.
+    pub(super) has_memory: bool,
+    /// Length of the data, in bytes.
+    len: u32,
+    /// How much of it has come, in bytes.
+    come: u32,
+    /// The part that is kept, in bytes from the start of the PDU's data.
+    keep: (u32, u32),
+    /// Where the kept part begins in the command's data.
+    base: u32,
+    digest: Option<Crc32c>,
+    then: Then,
+}
+
+/// What follows the data.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    /// The command of the capsule is complete.
+    Capsule(u16),
+    /// A piece of what grant `grant` of the command in `slot` asked for.
+    Piece { slot: u16, grant: usize, len: u32 },
+}
+
+impl Data {
+    /// Bytes that can go straight to the command's data.
+    pub(super) fn direct_len(&self) -> usize {
+        let kept = self.come >= self.keep.0 && self.come < self.keep.1;
+        if kept && self.has_memory && self.slot.is_some() {
+            (self.keep.1 - self.come) as usize
+        } else {
+            0
+        }
+    }
+
+    /// Where the next byte belongs in the command's data.
+    pub(super) fn place(&self) -> u32 {
+        self.base + self.come.saturating_sub(self.keep.0)
+    }
+
+    /// How many of the next bytes have the same fate: kept, or not.
+    fn run_len(&self) -> usize {
+        let end = match self.come {
+            come if come < self.keep.0 => self.keep.0,
+            come if come < self.keep.1 => self.keep.1,
+            _ => self.len,
+        };
+        (end - self.come) as usize
+    }
+}
+
+enum Step {
+    /// Look at what follows.
+    On,
+    /// More bytes are needed.
+    Need,
+    /// A slot, memory, or room to answer is needed.
+    Stall,
+}
+
+impl<R: Carrier> Connection<R> {
+    /// `n` bytes came into [`Connection::receive_slices`].
+    pub(crate) fn received(&mut self, n: usize, target: &mut impl Target<R>) {
+        let mut rest = n;
+        if self.is_receiving() && self.inbox.is_empty() {
+            if let Stage::Data(data) = &mut self.stage {
+                let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
+                if let Some(request) = request.and_then(|command| command.request.as_mut()) {
+                    let piece = request.data_mut(data.place());
+                    let direct = piece.len().min(data.direct_len()).min(rest);
+                    if let (Some(crc), Some(bytes)) = (&mut data.digest, piece.get(..direct)) {
+                        crc.update(bytes);
+                    }
+                    data.come += u32::try_from(direct).unwrap_or(0);
+                    rest -= direct;
+                }
+            }
+        }
+        self.inbox.put(rest);
+        self.resume(target);
+    }
+
+    /// Goes on with what has come; called again when slots, memory or room came free.
+    pub(crate) fn resume(&mut self, target: &mut impl Target<R>) {
+        self.stalled = false;
+        self.serve_waiting(target);
+        while self.is_receiving() {
+            let step = match &self.stage {
+                Stage::Header => self.header(target),
+                Stage::Data(data) => Ok(self.data(*data, target)),
+                Stage::Digest(data) => Ok(self.data_digest(*data, target)),
+            };
+            match step {
+                Ok(Step::On) => {}
+                Ok(Step::Need) => return,
+                Ok(Step::Stall) => {
+                    self.stalled = true;
+                    return;
+                }
+                Err(error) => self.terminate(error),
+            }
+        }
+        self.inbox.clear();
+    }
+
+    fn header(&mut self, target: &mut impl Target<R>) -> Result<Step, ProtocolError> {
+        let bytes = self.inbox.filled();
+        let Some(common) = bytes.first_chunk() else { return Ok(Step::Need) };
+        let common = CommonHeader::parse(common);
+        let frame = self.check(&common)?;
+        let Some((header, _)) = bytes.split_at_checked(frame.data_offset) else {
+            return Ok(Step::Need);
+        };
+        if frame.header_digest {
+            let (covered, rest) =
+                header.split_at_checked(frame.header_len).unwrap_or((header, &[]));
+            if rest.first_chunk::<DIGEST_LEN>() != Some(&digest::of(covered)) {
+                return Err(ProtocolError::of(Fes::HeaderDigest));
+            }
+        }
+        let step = match frame.pdu_type {
+            PduType::IcReq => {
+                let request = IcReq::parse(&chunk(header))?;
+                self.handshake(&request);
+                Step::On
+            }
+            PduType::CapsuleCmd => {
+                let capsule = CapsuleCmd::parse(&chunk(header));
+                self.capsule(&capsule, &frame, target)?
+            }
+            PduType::H2cData => {
+                let piece = H2cData::parse(&chunk(header), &frame)?;
+                self.piece(&piece, &frame)?;
+                Step::On
+            }
+            _ => {
+                // H2CTermReq: the host has told why and waits for the end of the connection.
+                let request = TermReq::parse(&chunk(header), Role::Host);
+                tracing::warn!(
+                    "host ended the connection: status {}, information {}",
+                    request.fes,
+                    request.fei
+                );
+                self.end();
+                return Ok(Step::On);
+            }
+        };
+        if !matches!(step, Step::Stall) {
+            self.inbox.consume(frame.data_offset);
+        }
+        Ok(step)
+    }
+
+    /// Whether this PDU may come now, and where its parts are.
+    fn check(&self, common: &CommonHeader) -> Result<Frame, ProtocolError> {
+        let frame = Frame::parse(common, &self.accepts)?;
+        let in_sequence = match frame.pdu_type {
+            PduType::IcReq => self.phase == Phase::Handshake,
+            PduType::H2cTermReq => true,
+            _ => self.phase == Phase::Open,
+        };
+        if in_sequence { Ok(frame) } else { Err(ProtocolError::of(Fes::SequenceError)) }
+    }
+
+    /// Section 3.6.2.2: what the host asks for is granted.
+    fn handshake(&mut self, request: &IcReq) {
+        let response = IcResp {
+            pfv: 0,
+            cpda: Alignment::DWORD,
+            digests: request.digests,
+            maxh2cdata: self.limits.h2c_data_len,
+        };
+        let mut bytes = [0; IcResp::LEN];
+        response.encode(&mut bytes);
+        self.outbox.write(|out| out.extend_from_slice(&bytes));
+        self.accepts.digests = request.digests;
+        self.host_alignment = request.hpda;
+        self.r2ts = usize::try_from(request.maxr2t).unwrap_or(usize::MAX).saturating_add(1);
+        self.phase = Phase::Open;
+    }
+
+    fn capsule(
+        &mut self,
+        capsule: &CapsuleCmd,
+        frame: &Frame,
+        target: &mut impl Target<R>,
+    ) -> Result<Step, ProtocolError> {
+        let command = Command::parse(&capsule.sqe);
+        let is_admin = self.queue.is_none_or(|queue| queue.qid == 0);
+        let allowed = if is_admin || command.opcode() == FABRICS {
+            self.limits.in_capsule_len.max(ADMIN_CAPSULE_DATA)
+        } else {
+            self.limits.in_capsule_len
+        };
+        if frame.data_len > allowed {
+            return Err(ProtocolError::field(CommonHeader::PLEN_OFFSET));
+        }
+        if self.outbox.is_full() {
+            return Ok(Step::Stall);
+        }
+        let Some(slot) = self.commands.take(|slot| target.make(slot)) else {
+            // Waiting for a slot would wait for ever if the data of a command lies behind this capsule.
+            let overrun = self.commands.any_awaits_data();
+            return if overrun {
+                Err(ProtocolError::of(Fes::SequenceError))
+            } else {
+                Ok(Step::Stall)
+            };
+        };
+        let parsed = transfer(&command, frame.data_len, self.limits.io_len);
+        let (from_host, len) = match parsed {
+            Ok(Transfer::InCapsule { len, .. } | Transfer::FromHost { len }) => (true, len),
+            Ok(Transfer::ToHost { len }) => (false, len),
+            Ok(Transfer::None) | Err(_) => (false, 0),
+        };
+        if let Some(slot) = self.commands.get_mut(slot) {
+            slot.state = State::Capsule;
+            slot.cid = command.cid();
+            slot.from_host = from_host;
+            slot.len = len;
+            slot.asked = 0;
+            slot.failed = parsed.err();
+            if let Some(request) = &mut slot.request {
+                request.begin(&capsule.sqe);
+                request.set_transfer(from_host, len);
+            }
+        }
+        match parsed {
+            Ok(Transfer::ToHost { .. } | Transfer::FromHost { .. }) => {
+                self.await_memory(slot, target);
+            }
+            _ if frame.data_len > 0 => {
+                let keep = match parsed {
+                    Ok(Transfer::InCapsule { offset, len }) => (offset, offset + len),
+                    _ => (0, 0),
+                };
+                self.stage = Stage::Data(Data {
+                    slot: (keep.1 > keep.0).then_some(slot),
+                    has_memory: keep.1 == keep.0,
+                    len: frame.data_len,
+                    come: 0,
+                    keep,
+                    base: 0,
+                    digest: frame.data_digest.then(Crc32c::new),
+                    then: Then::Capsule(slot),
+                });
+            }
+            _ => self.ready(slot, target),
+        }
+        Ok(Step::On)
+    }
+
+    /// Section 3.3.2.1: data comes as it was asked for, in order and not beyond the R2T.
+    fn piece(&mut self, piece: &H2cData, frame: &Frame) -> Result<(), ProtocolError> {
+        const CCCID_OFFSET: u32 = 8;
+        const TTAG_OFFSET: u32 = 10;
+        let (slot, index) = super::answer::untag(piece.ttag);
+        let command = self
+            .commands
+            .get(slot)
+            .filter(|command| command.state == State::Data)
+            .ok_or(ProtocolError::field(TTAG_OFFSET))?;
+        let grant: Grant = command
+            .grants
+            .get(index)
+            .copied()
+            .flatten()
+            .ok_or(ProtocolError::field(TTAG_OFFSET))?;
+        if command.cid != piece.cccid {
+            return Err(ProtocolError::field(CCCID_OFFSET));
+        }
+        if piece.datao != grant.next || piece.datal > grant.end - grant.next {
+            return Err(ProtocolError::of(Fes::DataOutOfRange));
+        }
+        // The last PDU of an R2T must be told as such, and no other.
+        if piece.last != (piece.datao + piece.datal == grant.end) {
+            return Err(ProtocolError::field(CommonHeader::FLAGS_OFFSET));
+        }
+        self.stage = Stage::Data(Data {
+            slot: Some(slot),
+            has_memory: true,
+            len: piece.datal,
+            come: 0,
+            keep: (0, piece.datal),
+            base: piece.datao,
+            digest: frame.data_digest.then(Crc32c::new),
+            then: Then::Piece { slot, grant: index, len: piece.datal },
+        });
+        Ok(())
+    }
+
+    fn data(&mut self, mut data: Data, target: &mut impl Target<R>) -> Step {
+        if !data.has_memory {
+            let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
+            data.has_memory = request.is_some_and(|command| {
+                let len = command.len;
+                command.request.as_mut().is_some_and(|request| request.obtain(len))
+            });
+            if !data.has_memory {
+                return Step::Stall;
+            }
+            self.stage = Stage::Data(data);
+        }
+        while data.come < data.len {
+            let bytes = self.inbox.filled();
+            let mut n = bytes.len().min(data.run_len());
+            if n == 0 {
+                self.stage = Stage::Data(data);
+                return Step::Need;
+            }
+            if data.direct_len() > 0 {
+                let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
+                if let Some(request) = request.and_then(|command| command.request.as_mut()) {
+                    let piece = request.data_mut(data.place());
+                    n = n.min(piece.len());
+                    if let (Some(to), Some(from)) = (piece.get_mut(..n), bytes.get(..n)) {
+                        to.copy_from_slice(from);
+                    }
+                }
+                if n == 0 {
+                    // Memory is always as long as was asked for: without this a loop would not end.
+                    self.terminate(ProtocolError::of(Fes::DataOutOfRange));
+                    return Step::On;
+                }
+            }
+            if let (Some(crc), Some(bytes)) = (&mut data.digest, bytes.get(..n)) {
+                crc.update(bytes);
+            }
+            data.come += u32::try_from(n).unwrap_or(0);
+            self.inbox.consume(n);
+        }
+        if data.digest.is_some() {
+            self.stage = Stage::Digest(data);
+        } else {
+            self.stage = Stage::Header;
+            self.data_came(data.then, target);
+        }
+        Step::On
+    }
+
+    fn data_digest(&mut self, data: Data, target: &mut impl Target<R>) -> Step {
+        let Some(received) = self.inbox.filled().first_chunk::<DIGEST_LEN>() else {
+            return Step::Need;
+        };
+        let matches = data.digest.is_none_or(|crc| crc.bytes() == *received);
+        self.inbox.consume(DIGEST_LEN);
+        let (Then::Capsule(slot) | Then::Piece { slot, .. }) = data.then;
+        if let Some(command) = self.commands.get_mut(slot).filter(|_| !matches) {
+            // Section 3.4.1.2: not fatal; the command fails and may be tried again.
+            command.failed.get_or_insert(Status::TRANSIENT_TRANSPORT_ERROR);
+        }
+        self.stage = Stage::Header;
+        self.data_came(data.then, target);
+        Step::On
+    }
+
+    fn data_came(&mut self, then: Then, target: &mut impl Target<R>) {
+        match then {
+            Then::Capsule(slot) => self.ready(slot, target),
+            Then::Piece { slot, grant, len } => self.piece_came(slot, grant, len, target),
+        }
+    }
+
+    /// Tells the host what it did wrong; from now on only its end of the connection is awaited.
+    fn terminate(&mut self, error: ProtocolError) {
+        tracing::warn!("connection terminated: {error}");
+        let header = self.inbox.filled();
+        let len = header.get(2).copied().unwrap_or(0).clamp(8, 128);
+        let header = header.get(..usize::from(len)).unwrap_or(header);
+        let mut request = [0; TermReq::LEN];
+        TermReq::new(Role::Controller, error)
+            .encode(u8::try_from(header.len()).unwrap_or(u8::MAX), &mut request);
+        self.outbox.write(|out| {
+            out.extend_from_slice(&request);
+            out.extend_from_slice(header);
+        });
+        self.phase = Phase::Terminating;
+        self.stop_receiving();
+    }
+}
+
+/// The first `N` bytes of a header that is at least as long.
+fn chunk<const N: usize>(header: &[u8]) -> [u8; N] {
+    header.first_chunk().copied().unwrap_or([0; N])
+}

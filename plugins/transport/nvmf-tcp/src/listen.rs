@@ -1,0 +1,152 @@
+//! Listening sockets and new connections, on the app thread.
+
+use drivebay_sdk::nvmf::transport::Address;
+use drivebay_sdk::{Error, Result};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+
+/// Connections accepted at once, so that a storm of them does not hold up the app thread.
+const BURST: usize = 16;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    address: SocketAddr,
+    pub(crate) socket: TcpListener,
+}
+
+/// The socket address of a transport address.
+///
+/// # Errors
+/// `EINVAL` naming the part that is none.
+pub(crate) fn parse(address: &Address) -> Result<SocketAddr> {
+    let invalid =
+        |field, given: &str, allowed: &str| Error::invalid(field, format!("'{given}'"), allowed);
+    let ip: IpAddr = address
+        .traddr
+        .parse()
+        .map_err(|_| invalid("traddr", &address.traddr, "an IPv4 or IPv6 address in digits"))?;
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    if !address.adrfam.is_empty() && !address.adrfam.eq_ignore_ascii_case(family) {
+        return Err(invalid("adrfam", &address.adrfam, &format!("{family} for {ip}")));
+    }
+    let port = address.trsvcid.parse().ok().filter(|port| *port != 0);
+    let port = port.ok_or_else(|| invalid("trsvcid", &address.trsvcid, "a port, 1 to 65535"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// The transport address of a socket address.
+pub(crate) fn describe(address: SocketAddr) -> Address {
+    Address {
+        trtype: "TCP".into(),
+        adrfam: if address.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
+        traddr: address.ip().to_canonical().to_string(),
+        trsvcid: address.port().to_string(),
+    }
+}
+
+impl Listener {
+    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` and `EADDRNOTAVAIL` among others, as bind(2) and listen(2) tell them.
+    pub(crate) fn bind(address: SocketAddr, backlog: i32) -> Result<Self> {
+        let bound = || -> rustix::io::Result<_> {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            if address.is_ipv6() {
+                sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            rustix::net::bind(&socket, &address)?;
+            rustix::net::listen(&socket, backlog)?;
+            Ok(socket)
+        };
+        let socket = bound().map_err(|error| {
+            Error::new(error.raw_os_error(), format!("listening on {address}: {error}"))
+        })?;
+        Ok(Self { address, socket: TcpListener::from(socket) })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The connections that wait, a burst at most.
+    pub(crate) fn accept(&self, accepted: &mut Vec<TcpStream>) {
+        for _ in 0..BURST {
+            match self.socket.accept() {
+                Ok((stream, _)) => match prepare(&stream) {
+                    Ok(()) => accepted.push(stream),
+                    Err(error) => tracing::debug!("connection lost as it came: {error}"),
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::error!("accepting on {}: {error}", self.address);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(traddr: &str, trsvcid: &str) -> Address {
+        Address { traddr: traddr.into(), trsvcid: trsvcid.into(), ..Address::default() }
+    }
+
+    #[test]
+    fn both_families_and_any_address_are_understood_and_the_wrong_part_is_named() {
+        assert_eq!(parse(&address("0.0.0.0", "4420")).unwrap().to_string(), "0.0.0.0:4420");
+        assert_eq!(parse(&address("::1", "4420")).unwrap().to_string(), "[::1]:4420");
+        for (traddr, trsvcid, adrfam, named) in [
+            ("localhost", "4420", "", "traddr"),
+            ("127.0.0.1", "0", "", "trsvcid"),
+            ("127.0.0.1", "70000", "", "trsvcid"),
+            ("127.0.0.1", "4420", "IPv6", "adrfam"),
+        ] {
+            let wrong = Address { adrfam: adrfam.into(), ..address(traddr, trsvcid) };
+            let error = parse(&wrong).unwrap_err();
+            assert!(error.message().starts_with(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_and_an_address_of_nobody_are_told() {
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let port = first.socket.local_addr().unwrap().port();
+        let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8).unwrap_err();
+        assert_eq!(again.errno(), rustix::io::Errno::ADDRINUSE.raw_os_error());
+        let nobody = Listener::bind("192.0.2.1:4420".parse().unwrap(), 8).unwrap_err();
+        assert_eq!(nobody.errno(), rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
+    }
+
+    #[test]
+    fn both_families_may_have_the_same_port() {
+        let Ok(six) = Listener::bind("[::]:0".parse().unwrap(), 8) else { return };
+        let port = six.socket.local_addr().unwrap().port();
+        assert!(Listener::bind(SocketAddr::from(([0, 0, 0, 0], port)), 8).is_ok());
+    }
+
+    #[test]
+    fn a_connection_is_accepted_without_delay_and_without_blocking() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let mut accepted = Vec::new();
+        listener.accept(&mut accepted);
+        assert!(accepted.is_empty());
+        let _host = TcpStream::connect(listener.socket.local_addr().unwrap()).unwrap();
+        listener.accept(&mut accepted);
+        assert!(accepted[0].nodelay().unwrap());
+    }
+}

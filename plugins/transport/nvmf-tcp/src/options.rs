@@ -1,0 +1,213 @@
+//! Options of `nvmf_create_transport -t TCP`, by the reference's names.
+
+use crate::connection::{Limits, SLOTS_MAX};
+use drivebay_sdk::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Longest data of one H2CData PDU that a host may send, in bytes.
+const H2C_DATA_LEN: u32 = 128 << 10;
+
+/// Pieces of one command's data at most.
+const PIECES_MAX: u32 = 128;
+
+/// What is in force. Serialised as `nvmf_get_transports` shows it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Options {
+    trtype: String,
+    /// Commands outstanding on a queue.
+    max_queue_depth: u16,
+    max_io_qpairs_per_ctrlr: u16,
+    /// Longest in-capsule data of an I/O command, in bytes.
+    in_capsule_data_size: u32,
+    /// Longest data of a command, in bytes.
+    max_io_size: u32,
+    max_aq_depth: u16,
+    iobuf_small_cache_size: u32,
+    iobuf_large_cache_size: u32,
+    dif_insert_or_strip: bool,
+    zcopy: bool,
+    /// Reads succeed without a response capsule where the host permits it.
+    c2h_success: bool,
+    sock_priority: u32,
+    abort_timeout_sec: u32,
+    ack_timeout: u32,
+    data_wr_pool_size: u32,
+    disable_command_passthru: bool,
+    kas: u16,
+    min_kato: u32,
+    /// Length of one piece of data, in bytes.
+    #[serde(skip_serializing)]
+    io_unit_size: u32,
+    /// Interval in which new connections are looked for while the reactor does not sleep, in microseconds.
+    #[serde(skip_serializing)]
+    acceptor_poll_rate: u32,
+    /// Connections that wait to be accepted.
+    #[serde(skip_serializing)]
+    acceptor_backlog: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            trtype: "TCP".into(),
+            max_queue_depth: 128,
+            max_io_qpairs_per_ctrlr: 127,
+            in_capsule_data_size: 4096,
+            max_io_size: 128 << 10,
+            max_aq_depth: 128,
+            iobuf_small_cache_size: u32::MAX,
+            iobuf_large_cache_size: u32::MAX,
+            dif_insert_or_strip: false,
+            zcopy: false,
+            c2h_success: true,
+            sock_priority: 0,
+            abort_timeout_sec: 1,
+            ack_timeout: 0,
+            data_wr_pool_size: 0,
+            disable_command_passthru: false,
+            kas: 100,
+            min_kato: 10_000,
+            io_unit_size: 128 << 10,
+            acceptor_poll_rate: 10_000,
+            acceptor_backlog: 512,
+        }
+    }
+}
+
+/// Options of other fabrics, of the target, or of the host's pools, which TCP has no use for.
+const NOT_OURS: &[&str] = &[
+    "tgt_name",
+    "num_shared_buffers",
+    "buf_cache_size",
+    "control_msg_num",
+    "num_cqe",
+    "max_srq_depth",
+    "no_srq",
+    "no_wr_batching",
+    "disable_mappable_bar0",
+    "disable_adaptive_irq",
+    "disable_shadow_doorbells",
+    "masked_oncs",
+    "masked_fuses",
+    "association_timeout",
+    "transport_specific",
+];
+
+impl Options {
+    /// Reads the parameters of the call, as JSON text.
+    ///
+    /// # Errors
+    /// `EINVAL` naming the option and what is allowed.
+    pub(crate) fn parse(json: &str) -> Result<Self> {
+        let refused = |error: serde_json::Error| Error::new(22, error.to_string());
+        let json = if json.trim().is_empty() { "{}" } else { json };
+        let mut given: serde_json::Map<String, Value> =
+            serde_json::from_str(json).map_err(refused)?;
+        given.retain(|name, value| !value.is_null() && !NOT_OURS.contains(&name.as_str()));
+        let options: Self = serde_json::from_value(Value::Object(given)).map_err(refused)?;
+        options.check()?;
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<()> {
+        let range = |field, given: u32, least: u32, most: u32| {
+            if (least..=most).contains(&given) {
+                Ok(())
+            } else {
+                Err(Error::invalid(field, given, format_args!("{least} to {most}")))
+            }
+        };
+        range("max_queue_depth", self.max_queue_depth.into(), 2, SLOTS_MAX.into())?;
+        range("max_aq_depth", self.max_aq_depth.into(), 2, 4096)?;
+        range("max_io_size", self.max_io_size, 4096, 16 << 20)?;
+        range("in_capsule_data_size", self.in_capsule_data_size, 0, self.max_io_size)?;
+        range("io_unit_size", self.io_unit_size, 4096, 128 << 10)?;
+        range("sock_priority", self.sock_priority, 0, 0)?;
+        if self.io_unit_size % 4096 != 0 {
+            return Err(Error::invalid("io_unit_size", self.io_unit_size, "multiples of 4096"));
+        }
+        if self.max_io_size.div_ceil(self.io_unit_size) > PIECES_MAX {
+            let allowed = format!("up to {PIECES_MAX} times io_unit_size {}", self.io_unit_size);
+            return Err(Error::invalid("max_io_size", self.max_io_size, allowed));
+        }
+        for (field, given) in
+            [("dif_insert_or_strip", self.dif_insert_or_strip), ("zcopy", self.zcopy)]
+        {
+            if given {
+                return Err(Error::invalid(field, given, false));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn acceptor_backlog(&self) -> i32 {
+        self.acceptor_backlog.clamp(1, 4096)
+    }
+
+    pub(crate) fn acceptor_poll_ns(&self) -> u64 {
+        u64::from(self.acceptor_poll_rate) * 1000
+    }
+
+    /// What a group needs to know.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            limits: Limits {
+                depth: self.max_queue_depth.max(self.max_aq_depth),
+                in_capsule_len: self.in_capsule_data_size,
+                io_len: self.max_io_size.max(crate::connection::ADMIN_CAPSULE_DATA),
+                h2c_data_len: H2C_DATA_LEN,
+                c2h_success: self.c2h_success,
+            },
+            piece_len: self.io_unit_size,
+        }
+    }
+}
+
+/// What a group needs to know of the options.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    /// Length of one piece of data, in bytes.
+    pub(crate) piece_len: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_options_the_references_defaults_are_in_force() {
+        let options = Options::parse(r#"{"trtype":"TCP","max_io_size":null}"#).unwrap();
+        let shown = serde_json::to_value(&options).unwrap();
+        assert_eq!(shown["max_queue_depth"], 128);
+        assert_eq!(shown["in_capsule_data_size"], 4096);
+        assert_eq!(shown["c2h_success"], true);
+        assert!(shown.get("io_unit_size").is_none());
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_had_is_refused_by_its_name() {
+        for (json, name) in [
+            (r#"{"zcopy":true}"#, "zcopy"),
+            (r#"{"dif_insert_or_strip":true}"#, "dif_insert_or_strip"),
+            (r#"{"max_queue_depth":1}"#, "max_queue_depth"),
+            (r#"{"sock_priority":3}"#, "sock_priority"),
+            (r#"{"in_capsule_data_size":200000}"#, "in_capsule_data_size"),
+            (r#"{"io_unit_size":5000}"#, "io_unit_size"),
+            (r#"{"max_io_size":1048576,"io_unit_size":4096}"#, "max_io_size"),
+            (r#"{"bogus":1}"#, "bogus"),
+        ] {
+            let error = Options::parse(json).unwrap_err();
+            assert_eq!(error.errno(), 22);
+            assert!(error.message().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_of_other_fabrics_are_accepted_as_the_reference_does() {
+        let json = r#"{"no_srq":true,"num_cqe":4096,"buf_cache_size":32,"control_msg_num":8}"#;
+        assert!(Options::parse(json).is_ok());
+    }
+}

@@ -1,0 +1,252 @@
+//! A connection's socket: as much as it gives and takes, a limited time.
+
+use crate::connection::{Carrier, Connection, SLICES, Target};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+/// Reads of one connection in one round.
+const READS: usize = 4;
+/// Writes of one connection in one round.
+const WRITES: usize = 16;
+
+/// A nonblocking socket that is watched edge-triggered, and its connection.
+#[derive(Debug)]
+pub(crate) struct Socket<R> {
+    /// `None` once it is closed; the target may still have requests then.
+    stream: Option<TcpStream>,
+    pub(crate) connection: Connection<R>,
+    readable: bool,
+    writable: bool,
+    /// The peer has closed its side: only reading to the end tells.
+    half_closed: bool,
+}
+
+impl<R: Carrier> Socket<R> {
+    pub(crate) fn new(stream: TcpStream, connection: Connection<R>) -> Self {
+        Self {
+            stream: Some(stream),
+            connection,
+            readable: true,
+            writable: true,
+            half_closed: false,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// The system says that the socket became readable or writable, or that the peer closes.
+    pub(crate) fn changed(&mut self, readable: bool, writable: bool, closed: bool) {
+        self.readable |= readable || closed;
+        self.writable |= writable;
+        self.half_closed |= closed;
+    }
+
+    /// Goes on with what has come, then receives while there is something, within limits.
+    pub(crate) fn receive(&mut self, target: &mut impl Target<R>) {
+        if self.connection.is_stalled() || self.connection.is_starving() {
+            self.connection.resume(target);
+        }
+        let Some(stream) = &mut self.stream else { return };
+        for _ in 0..READS {
+            if !self.readable || !self.connection.can_receive() {
+                return;
+            }
+            let [mut direct, mut inbox] = self.connection.receive_slices();
+            let room = direct.len() + inbox.len();
+            let read = if direct.is_empty() {
+                stream.read(&mut inbox)
+            } else {
+                stream.read_vectored(&mut [
+                    std::io::IoSliceMut::new(&mut direct),
+                    std::io::IoSliceMut::new(&mut inbox),
+                ])
+            };
+            match read {
+                Ok(0) => return self.connection.end(),
+                Ok(n) => {
+                    // A short read has emptied the socket, and what comes later is told anew.
+                    self.readable = n == room || self.half_closed;
+                    self.connection.received(n, target);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!("connection lost: {error}");
+                    return self.connection.end();
+                }
+            }
+        }
+    }
+
+    /// Sends what is ready, as far as the socket takes it; whether it took some.
+    pub(crate) fn send(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        let mut did = false;
+        for _ in 0..WRITES {
+            if !self.writable || !self.connection.has_output() {
+                break;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let n = self.connection.send_slices(&mut slices);
+            match stream.write_vectored(slices.get(..n).unwrap_or_default()) {
+                Ok(n) => {
+                    self.connection.sent(n);
+                    did = true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!("connection lost: {error}");
+                    self.connection.end();
+                }
+            }
+        }
+        did
+    }
+
+    /// Whether the next round has something to do without being told. `sent`: this round has sent something.
+    pub(crate) fn has_work(&self, sent: bool) -> bool {
+        self.is_open()
+            && (self.readable && self.connection.can_receive()
+                || self.writable && self.connection.has_output()
+                || self.connection.is_starving()
+                || sent && self.connection.is_stalled())
+    }
+
+    /// Ends both directions and gives all memory back. The socket is closed when what is returned is dropped;
+    /// `None` when it was closed before.
+    pub(crate) fn close(&mut self) -> Option<TcpStream> {
+        let stream = self.stream.take()?;
+        self.connection.end();
+        // Fails when the peer was faster.
+        let _ = stream.shutdown(Shutdown::Both);
+        Some(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::Phase;
+    use crate::connection::doubles::{Host, Keeper, LIMITS, Memo, POOL, pattern};
+    use drivebay_spec_nvme::Status;
+    use drivebay_spec_nvme_tcp::Digests;
+    use std::net::TcpListener;
+    use std::time::{Duration, Instant};
+
+    /// A target's socket and the host's end of it.
+    fn pair() -> (Socket<Memo>, Keeper, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Socket::new(stream, Connection::new(LIMITS)), Keeper::new(), host)
+    }
+
+    /// Rounds until `done`, as a group makes them.
+    fn rounds(
+        socket: &mut Socket<Memo>,
+        keeper: &mut Keeper,
+        mut done: impl FnMut(&Connection<Memo>, &mut Keeper) -> bool,
+    ) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !done(&socket.connection, keeper) {
+            assert!(Instant::now() < end, "no progress");
+            socket.changed(true, true, false);
+            socket.receive(keeper);
+            socket.send();
+        }
+    }
+
+    #[test]
+    fn a_write_of_many_pieces_crosses_a_real_socket() {
+        let (mut socket, mut keeper, mut host) = pair();
+        let digests = Digests { header: true, data: true };
+        let say = Host { digests };
+        host.write_all(&say.ic_req(3)).unwrap();
+        rounds(&mut socket, &mut keeper, |connection, _| connection.phase() == Phase::Open);
+        let mut answer = [0; 128];
+        rounds(&mut socket, &mut keeper, |connection, _| !connection.has_output());
+        host.read_exact(&mut answer).unwrap();
+
+        let data = pattern(60_000);
+        host.write_all(&say.write(5, 60_000)).unwrap();
+        let peer = std::thread::spawn(move || {
+            let mut left = 60_000;
+            while left > 0 {
+                let mut r2t = [0; 28];
+                host.read_exact(&mut r2t).unwrap();
+                let (bytes, len) = say.answer_r2t(&r2t, &data);
+                host.write_all(&bytes).unwrap();
+                left -= len;
+            }
+            host
+        });
+        rounds(&mut socket, &mut keeper, |_, keeper| !keeper.lent.is_empty());
+        assert_eq!(keeper.lent[0].bytes(), pattern(60_000));
+        socket.connection.complete(keeper.answered(Status::SUCCESS));
+        let mut host = peer.join().unwrap();
+        rounds(&mut socket, &mut keeper, |connection, _| !connection.has_output());
+        let mut response = [0; 28];
+        host.read_exact(&mut response).unwrap();
+        assert_eq!((response[0], keeper.pool.get()), (5, POOL));
+    }
+
+    #[test]
+    fn a_peer_that_stops_reading_stops_the_answers_until_it_reads_again() {
+        // More than the system holds for a peer: 26 MB.
+        const READS: usize = 400;
+        let (mut socket, mut keeper, mut host) = pair();
+        let say = Host { digests: Digests::default() };
+        host.write_all(&say.ic_req(0)).unwrap();
+        host.write_all(&say.read(1, 65_536).repeat(READS)).unwrap();
+        let mut answered = 0;
+        let mut round = |socket: &mut Socket<Memo>, keeper: &mut Keeper| {
+            socket.receive(keeper);
+            while !keeper.lent.is_empty() {
+                answered += 1;
+                socket.connection.complete(keeper.answered(Status::SUCCESS));
+            }
+            let sent = socket.send();
+            (socket.has_work(sent), answered)
+        };
+
+        let (mut has_work, mut answered) = (true, 0);
+        while has_work || answered == 0 {
+            socket.changed(answered == 0, false, false);
+            (has_work, answered) = round(&mut socket, &mut keeper);
+        }
+        assert!(answered < READS, "the host was served on and on");
+        assert!(socket.connection.has_output());
+
+        let reader = std::thread::spawn(move || std::io::copy(&mut host, &mut std::io::sink()));
+        let end = Instant::now() + Duration::from_secs(20);
+        while answered < READS || socket.connection.has_output() {
+            assert!(Instant::now() < end, "no progress");
+            socket.changed(false, true, false);
+            (_, answered) = round(&mut socket, &mut keeper);
+        }
+        drop(socket.close());
+        let read = reader.join().unwrap().unwrap();
+        let each = 24 + 65_536 + 24;
+        assert_eq!(read, 128 + each * u64::try_from(READS).unwrap());
+        assert_eq!(keeper.pool.get(), POOL);
+    }
+
+    #[test]
+    fn a_half_open_socket_ends_when_the_peer_closes_its_side() {
+        let (mut socket, mut keeper, mut host) = pair();
+        let say = Host { digests: Digests::default() };
+        host.write_all(&say.ic_req(0)).unwrap();
+        host.write_all(&say.read(1, 4096)).unwrap();
+        host.shutdown(Shutdown::Write).unwrap();
+        rounds(&mut socket, &mut keeper, |connection, _| connection.phase() == Phase::Ended);
+        assert!(socket.close().is_some() && socket.close().is_none());
+        while !keeper.lent.is_empty() {
+            socket.connection.complete(keeper.answered(Status::SUCCESS));
+        }
+        assert_eq!(keeper.pool.get(), POOL);
+    }
+}

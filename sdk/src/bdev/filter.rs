@@ -1,0 +1,236 @@
+//! Filters: bdevs over a base bdev.
+
+use super::client::Channel;
+use super::desc::{Claim, Desc, Event, Info, open};
+use super::io::BdevIo;
+use super::module::Bdev;
+use super::op::{Geometry, OpSet};
+use super::registration::Registration;
+use super::registry::{create, find, serve_with};
+use crate::error::{Error, Result, errno};
+use crate::notify::Config;
+use crate::rpc::{Call, Params};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A bdev over a base. What it does not say is passed on: its geometry, ops and I/O are the base's.
+///
+/// A filter that is made before its base appears waits for it, also after the base went away.
+pub trait Filter: Sized + Send + Sync + 'static {
+    /// Parameters of the method that makes one.
+    type Params: Params;
+
+    /// Product name, as `bdev_get_bdevs` shows it.
+    const PRODUCT: &'static str;
+
+    /// Makes a filter from the parameters; its base may not be there yet. `[app thread]`
+    ///
+    /// # Errors
+    /// What goes back to the caller of the method.
+    fn create(params: Self::Params) -> Result<Self>;
+
+    /// Unique name.
+    fn name(&self) -> &str;
+
+    /// Name of the base.
+    fn base_name(&self) -> &str;
+
+    /// Says in what the filter differs from its base. `[app thread]`
+    fn describe(&self, _base: &Info, _registration: &mut Registration) {}
+
+    /// Takes one I/O: passes it on or completes it. `[reactor]`
+    fn submit(&self, base: &Channel, io: BdevIo) {
+        base.pass(io);
+    }
+
+    /// What `bdev_get_bdevs` shows under `driver_specific`. `[app thread]`
+    fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut members = serde_json::Map::new();
+        members.insert("name".into(), self.name().into());
+        members.insert("base_bdev_name".into(), self.base_name().into());
+        members
+    }
+}
+
+/// A filter with its base.
+struct OverBase<F> {
+    filter: F,
+    base: Desc,
+    info: Info,
+}
+
+impl<F: Filter> Bdev for OverBase<F> {
+    type Params = F::Params;
+    type Channel = Channel;
+    const OPS: OpSet = OpSet::from_bits(0);
+    const PRODUCT: &'static str = F::PRODUCT;
+    const BURSTS: bool = true;
+
+    fn create(params: F::Params) -> Result<Self> {
+        let filter = F::create(params)?;
+        let name = filter.name().to_owned();
+        let base = open(filter.base_name(), true, move |event| follow::<F>(&name, event))?;
+        base.claim(Claim::ExclusiveWrite)?;
+        let info = base.info()?;
+        Ok(Self { filter, base, info })
+    }
+
+    fn name(&self) -> &str {
+        self.filter.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.info.geometry()
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        registration.inherit(&self.info);
+        self.filter.describe(&self.info, registration);
+    }
+
+    fn open_channel(&self) -> Result<Channel> {
+        self.base.channel()
+    }
+
+    fn submit(&self, base: &mut Channel, io: BdevIo) {
+        self.filter.submit(base, io);
+    }
+
+    fn flush(&self, base: &mut Channel) {
+        base.flush();
+    }
+
+    fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.filter.driver_specific()
+    }
+}
+
+/// Something happened to the base of the filter `name`.
+fn follow<F: Filter>(name: &str, event: Event) {
+    let Ok(filter) = find::<OverBase<F>>(name) else { return };
+    match event {
+        Event::Remove => {
+            await_base(Waiting::of(&filter.filter, filter.saved_params()));
+            filter.unregister(|_| {});
+        }
+        Event::Resize { num_blocks } => {
+            if let Err(error) = filter.resize(num_blocks) {
+                tracing::warn!("{name} keeps its size: {error}");
+            }
+        }
+        Event::Media => {}
+    }
+}
+
+/// Filters whose base is not there. `[app thread]`
+static WAITING: Mutex<Vec<Waiting>> = Mutex::new(Vec::new());
+
+/// Filters that may wait at once.
+const WAITING_MAX: usize = 4096;
+
+struct Waiting {
+    name: String,
+    base: String,
+    params: serde_json::Value,
+    make: fn(&serde_json::Value) -> Result<String>,
+}
+
+fn waiting() -> MutexGuard<'static, Vec<Waiting>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The method's name, for the configuration: one library has one filter module.
+static METHOD: Mutex<String> = Mutex::new(String::new());
+
+fn method() -> String {
+    METHOD.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+impl Waiting {
+    fn of<F: Filter>(filter: &F, params: serde_json::Value) -> Self {
+        Self {
+            name: filter.name().to_owned(),
+            base: filter.base_name().to_owned(),
+            params,
+            make: |params| create::<OverBase<F>>(&method(), decode::<F::Params>(params)?),
+        }
+    }
+}
+
+fn decode<P: Params>(params: &serde_json::Value) -> Result<P> {
+    serde_json::from_value(params.clone())
+        .map_err(|error| Error::new(errno::EINVAL, error.to_string()))
+}
+
+fn await_base(filter: Waiting) {
+    let mut all = waiting();
+    all.retain(|other| other.name != filter.name);
+    if all.len() < WAITING_MAX {
+        all.push(filter);
+    } else {
+        tracing::error!("{} does not wait for its base: {WAITING_MAX} filters wait", filter.name);
+    }
+}
+
+/// A bdev has come: makes the filters that wait for it. `[app thread]`
+pub(crate) fn base_appears(base: &str) {
+    let all = std::mem::take(&mut *waiting());
+    let (filters, others) = all.into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
+    *waiting() = others;
+    for filter in filters {
+        match (filter.make)(&filter.params) {
+            Ok(name) => tracing::info!("{name} is over {base} now"),
+            Err(error) => {
+                tracing::warn!("{} cannot be over {base}: {error}", filter.name);
+                await_base(filter);
+            }
+        }
+    }
+}
+
+/// Writes the calls that make the filters that wait. `[app thread]`
+pub(crate) fn write_config(config: &mut Config<'_>) {
+    for filter in waiting().iter() {
+        config.call(&method(), &filter.params);
+    }
+}
+
+/// Registers `bdev_<module>_create` and `bdev_<module>_delete` of a filter. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a method's name is taken.
+pub fn serve_filter<F: Filter>(module: &str) -> Result<()> {
+    *METHOD.lock().unwrap_or_else(PoisonError::into_inner) = format!("bdev_{module}_create");
+    serve_with(module, create_or_wait::<F>, delete::<F>)
+}
+
+fn create_or_wait<F: Filter>(method: &str, params: F::Params) -> Result<String> {
+    let saved = serde_json::to_value(&params)
+        .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
+    let filter = F::create(decode::<F::Params>(&saved)?)?;
+    let name = filter.name().to_owned();
+    if waiting().iter().any(|other| other.name == name) {
+        return Err(Error::new(errno::EEXIST, format!("bdev {name}: File exists")));
+    }
+    match create::<OverBase<F>>(method, params) {
+        Err(error) if error.errno() == errno::ENODEV => {
+            tracing::info!("{name} waits for {}", filter.base_name());
+            await_base(Waiting::of(&filter, saved));
+            Ok(name)
+        }
+        result => result,
+    }
+}
+
+fn delete<F: Filter>(name: &str, call: Call) {
+    let waited = {
+        let mut all = waiting();
+        let before = all.len();
+        all.retain(|filter| filter.name != name);
+        all.len() < before
+    };
+    match find::<OverBase<F>>(name) {
+        Ok(filter) => filter.unregister(|gone| call.answer(gone.map(|()| true))),
+        Err(_) if waited => call.reply(true),
+        Err(error) => call.fail(error),
+    }
+}

@@ -1,0 +1,126 @@
+//! What the bus is told of a new bdev.
+
+use super::desc::Info;
+use super::op::{Geometry, IoFlags, OpSet};
+
+/// What the bus must know of a bdev. It begins as the bdev's constants say; `describe` changes it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Registration {
+    /// Unique name.
+    pub name: String,
+    /// Product name, as `bdev_get_bdevs` shows it.
+    pub product: String,
+    /// Other names.
+    pub aliases: Vec<String>,
+    /// Block size and number of blocks.
+    pub geometry: Geometry,
+    /// All zero: the bus derives one from the name.
+    pub uuid: [u8; 16],
+    /// Ops that may be sent.
+    pub ops: OpSet,
+    /// Must-understand flags that may be sent.
+    pub must_flags: IoFlags,
+    /// The device has a volatile write cache: flush means something.
+    pub has_write_cache: bool,
+    /// Nothing may be written.
+    pub is_read_only: bool,
+    /// Physical block size in bytes; 0 = the block size.
+    pub phys_block_size: u32,
+    /// Blocks per write; 0 = 1.
+    pub write_unit: u32,
+    /// Blocks that are written all or not at all; 0 = 1.
+    pub atomic_write_unit: u32,
+    /// Alignment of buffers in bytes, a power of two; 0 = 1.
+    pub align: u32,
+    /// I/O is split at multiples of this many blocks; 0 = never.
+    pub optimal_boundary: u32,
+    /// Elements of a scatter/gather list; 0 = no limit.
+    pub max_segments: u32,
+    /// Bytes in one element; 0 = no limit.
+    pub max_segment_size: u32,
+    /// Blocks of one read or write; 0 = no limit.
+    pub max_io_blocks: u32,
+    /// Blocks of one unmap; 0 = no limit.
+    pub max_unmap: u32,
+    /// Blocks of one write zeroes; 0 = no limit.
+    pub max_write_zeroes: u32,
+    /// Metadata bytes per block.
+    pub md_size: u32,
+    /// Metadata lies behind each block's data.
+    pub md_interleave: bool,
+    /// T10 DIF type 0 to 3.
+    pub dif_type: u8,
+    /// The protection information comes first in the metadata.
+    pub dif_is_head: bool,
+    /// 0 = 16 bit guard, 1 = 32, 2 = 64.
+    pub dif_pi_format: u8,
+    /// NUMA node, -1 = any.
+    pub numa: i32,
+    /// Namespace id of an NVMe bdev, else 0.
+    pub nsid: u32,
+    /// Buffers must be in the host's DMA regions.
+    pub needs_dma: bool,
+    /// Name of the base of a filter.
+    pub base: Option<String>,
+    /// Children that one I/O may have in flight at once (filters).
+    pub max_children: u32,
+}
+
+impl Registration {
+    pub(super) fn new(name: &str, product: &str, geometry: Geometry, ops: OpSet) -> Self {
+        Self {
+            name: name.to_owned(),
+            product: product.to_owned(),
+            aliases: Vec::new(),
+            geometry,
+            uuid: [0; 16],
+            ops,
+            must_flags: IoFlags::NONE,
+            has_write_cache: false,
+            is_read_only: false,
+            phys_block_size: 0,
+            write_unit: 0,
+            atomic_write_unit: 0,
+            align: 0,
+            optimal_boundary: 0,
+            max_segments: 0,
+            max_segment_size: 0,
+            max_io_blocks: 0,
+            max_unmap: 0,
+            max_write_zeroes: 0,
+            md_size: 0,
+            md_interleave: false,
+            dif_type: 0,
+            dif_is_head: false,
+            dif_pi_format: 0,
+            numa: -1,
+            nsid: 0,
+            needs_dma: false,
+            base: None,
+            max_children: 0,
+        }
+    }
+
+    /// Takes over what a filter leaves as its base has it.
+    pub(super) fn inherit(&mut self, base: &Info) {
+        let raw = base.raw();
+        self.ops = base.ops();
+        self.must_flags = IoFlags::from_bits(raw.must_flags);
+        self.has_write_cache = base.has_write_cache();
+        self.is_read_only = base.is_read_only();
+        self.phys_block_size = raw.phys_block_size;
+        self.write_unit = raw.write_unit;
+        self.atomic_write_unit = raw.atomic_write_unit;
+        self.align = raw.align;
+        self.optimal_boundary = raw.optimal_boundary;
+        self.md_size = raw.md_size;
+        self.md_interleave = raw.md_interleave != 0;
+        self.dif_type = raw.dif_type;
+        self.dif_is_head = raw.dif_is_head != 0;
+        self.dif_pi_format = raw.dif_pi_format;
+        self.numa = raw.numa;
+        self.base = Some(base.name().to_owned());
+        self.max_children = 1;
+    }
+}

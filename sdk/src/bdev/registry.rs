@@ -1,0 +1,260 @@
+//! The bdevs of this library: made, found and deleted by name.
+#![expect(unsafe_code, reason = "gives the bus pointers to bdevs")]
+
+use super::module::Bdev;
+use super::registration::Registration;
+use super::size_of_table;
+use super::vtable::{OnBus, Ops};
+use crate::error::{Error, Result, check, errno};
+use crate::host::host;
+use crate::rpc::{Call, Method, params};
+use drivebay_plugin_api::{self as api, bay_bdev_reg, bay_str};
+use std::any::Any;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Every bdev of this library that is on the bus. `[app thread]`
+static ON_BUS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+struct Entry {
+    name: String,
+    id: u64,
+    bdev: Weak<dyn Any + Send + Sync>,
+}
+
+fn on_bus() -> MutexGuard<'static, Vec<Entry>> {
+    ON_BUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A bdev of this library that is on the bus.
+#[derive(Debug)]
+pub struct Registered<B> {
+    id: u64,
+    on_bus: Arc<OnBus<B>>,
+}
+
+impl<B> std::ops::Deref for Registered<B> {
+    type Target = B;
+    fn deref(&self) -> &B {
+        &self.on_bus.bdev
+    }
+}
+
+/// The bdev of kind `B` with that name. `[app thread]`
+///
+/// # Errors
+/// `ENODEV`.
+pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
+    let found = on_bus().iter().filter(|entry| entry.name == name).find_map(|entry| {
+        let on_bus = entry.bdev.upgrade()?.downcast::<OnBus<B>>().ok()?;
+        Some(Registered { id: entry.id, on_bus })
+    });
+    found.ok_or_else(Error::no_such_device)
+}
+
+/// Puts a bdev on the bus. `method` with `params` makes it again. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when the name is taken.
+pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Result<String> {
+    let mut registration = Registration::new(bdev.name(), B::PRODUCT, bdev.geometry(), B::OPS);
+    bdev.describe(&mut registration);
+    let params = Mutex::new(params);
+    let on_bus_of_it = Arc::new(OnBus { bdev, method: method.to_owned(), params });
+    let name = registration.name.clone();
+
+    let weak: Weak<dyn Any + Send + Sync> = {
+        let any: Arc<dyn Any + Send + Sync> = on_bus_of_it.clone();
+        Arc::downgrade(&any)
+    };
+    let ctx = Arc::into_raw(on_bus_of_it);
+    let mut id = 0;
+    // SAFETY: `ctx` is a count of the bdev that is the host's until `destruct`; the operations are for ever.
+    let status = unsafe {
+        with_record(&registration, Ops::<B>::TABLE, ctx.cast_mut().cast(), |record| {
+            let host = host();
+            (host.bdev.register)(host.raw, record, &raw mut id)
+        })
+    };
+    if let Err(error) = check(status, format_args!("bdev {name}")) {
+        // SAFETY: a refused bdev is still ours.
+        drop(unsafe { Arc::from_raw(ctx) });
+        return Err(error);
+    }
+    let mut all = on_bus();
+    all.retain(|entry| entry.bdev.strong_count() > 0);
+    all.push(Entry { name: name.clone(), id, bdev: weak });
+    Ok(name)
+}
+
+/// Shows `call` the ABI's record of a registration, whose texts live through the call.
+///
+/// # Safety
+/// `ctx` and `ops` belong together; `call` may give them to the host.
+unsafe fn with_record<R>(
+    from: &Registration,
+    ops: *const api::bay_bdev_ops,
+    ctx: *mut c_void,
+    call: impl FnOnce(*const bay_bdev_reg) -> R,
+) -> R {
+    let aliases: Vec<bay_str> = from.aliases.iter().map(|alias| bay_str::new(alias)).collect();
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    // SAFETY: numbers, texts and pointers; zeroes are a value.
+    let mut record: bay_bdev_reg = unsafe { std::mem::zeroed() };
+    record.size = size_of_table::<bay_bdev_reg>();
+    record.flags = flag(from.has_write_cache, api::BAY_BDEV_WRITE_CACHE)
+        | flag(from.is_read_only, api::BAY_BDEV_READ_ONLY)
+        | flag(from.base.is_some(), api::BAY_BDEV_FILTER);
+    record.ctx = ctx;
+    record.ops = ops;
+    record.name = bay_str::new(&from.name);
+    record.product = bay_str::new(&from.product);
+    record.aliases = aliases.as_ptr();
+    record.naliases = u32::try_from(aliases.len()).unwrap_or(0);
+    record.block_size = from.geometry.block_size();
+    record.num_blocks = from.geometry.num_blocks();
+    record.uuid = from.uuid;
+    record.phys_block_size = from.phys_block_size;
+    record.write_unit = from.write_unit;
+    record.atomic_write_unit = from.atomic_write_unit;
+    record.align = from.align;
+    record.optimal_boundary = from.optimal_boundary;
+    record.max_segments = from.max_segments;
+    record.max_segment_size = from.max_segment_size;
+    record.max_io_blocks = from.max_io_blocks;
+    record.max_unmap = from.max_unmap;
+    record.max_write_zeroes = from.max_write_zeroes;
+    record.md_size = from.md_size;
+    record.md_interleave = from.md_interleave.into();
+    record.dif_type = from.dif_type;
+    record.dif_is_head = from.dif_is_head.into();
+    record.dif_pi_format = from.dif_pi_format;
+    record.numa = from.numa;
+    record.nsid = from.nsid;
+    record.needs_dma = from.needs_dma.into();
+    record.ops_mask = from.ops.bits();
+    record.must_flags = from.must_flags.bits();
+    record.max_children = from.max_children;
+    record.base = from.base.as_deref().map_or(bay_str::EMPTY, bay_str::new);
+    call(&raw const record)
+}
+
+impl<B: Bdev> Registered<B> {
+    /// Gives the bdev another number of blocks. `[app thread]`
+    ///
+    /// # Errors
+    /// `EBUSY` when it would shrink while it is open.
+    pub fn resize(&self, num_blocks: u64) -> Result<()> {
+        let host = host();
+        // SAFETY: the handle is ours.
+        let status = unsafe { (host.bdev.resize)(host.raw, self.id, num_blocks) };
+        check(status, format_args!("num_blocks {num_blocks}"))?;
+        let mut params = self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(saved) = params.get_mut("num_blocks") {
+            *saved = num_blocks.into();
+        }
+        Ok(())
+    }
+
+    /// Takes the bdev off the bus; `done` when it is gone. `[app thread]`
+    pub fn unregister(self, done: impl FnOnce(Result<()>) + 'static) {
+        let id = self.id;
+        // Nothing here may keep the bdev when the host lets go of it.
+        drop(self);
+        unregister(id, done);
+    }
+
+    /// The parameters that make it again.
+    pub(super) fn saved_params(&self) -> serde_json::Value {
+        self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+type Done = Box<dyn FnOnce(Result<()>)>;
+
+fn unregister(id: u64, done: impl FnOnce(Result<()>) + 'static) {
+    let done: Box<Done> = Box::new(Box::new(done));
+    let arg = Box::into_raw(done);
+    let host = host();
+    // SAFETY: `arg` is the host's until it calls back.
+    let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(unregistered), arg.cast()) };
+    if let Err(error) = check(status, "unregister") {
+        // SAFETY: a refused call does not keep it.
+        let done = unsafe { Box::from_raw(arg) };
+        done(Err(error));
+    }
+}
+
+unsafe extern "C" fn unregistered(arg: *mut c_void, status: i32) {
+    // SAFETY: the box that `unregister` gave the host, called once.
+    let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
+    crate::entry::enter((), || done(check(status, "unregister")));
+}
+
+/// Takes every bdev of this library off the bus; `done` is dropped when all are gone. `[app thread]`
+pub(crate) fn unregister_all(done: impl Sized + 'static) {
+    let ids: Vec<u64> = on_bus()
+        .drain(..)
+        .filter(|entry| entry.bdev.strong_count() > 0)
+        .map(|entry| entry.id)
+        .collect();
+    let done = std::rc::Rc::new(done);
+    for id in ids {
+        let done = std::rc::Rc::clone(&done);
+        unregister(id, move |_| drop(done));
+    }
+}
+
+/// Makes a bdev from the parameters of `method`. `[app thread]`
+pub(super) fn create<B: Bdev>(method: &str, params: B::Params) -> Result<String> {
+    let mut saved = serde_json::to_value(&params)
+        .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
+    let bdev = B::create(params)?;
+    if let Some(saved) = saved.as_object_mut() {
+        saved.insert("name".into(), bdev.name().into());
+    }
+    register(bdev, method, saved)
+}
+
+params! {
+    /// Parameters of the methods that delete a bdev.
+    pub struct Delete {
+        /// Name of the bdev.
+        pub name: String,
+    }
+}
+
+/// Registers `bdev_<module>_create` and `bdev_<module>_delete`. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a method's name is taken.
+pub fn serve<B: Bdev>(module: &str) -> Result<()> {
+    serve_with(module, create::<B>, |name, call| match find::<B>(name) {
+        Ok(bdev) => bdev.unregister(|gone| call.answer(gone.map(|()| true))),
+        Err(error) => call.fail(error),
+    })
+}
+
+pub(super) fn serve_with<P: crate::rpc::Params + 'static>(
+    module: &str,
+    create: fn(&str, P) -> Result<String>,
+    delete: fn(&str, Call),
+) -> Result<()> {
+    let method = format!("bdev_{module}_create");
+    Method::immediate(&method.clone(), &format!("Makes a {module} bdev."), move |params: P| {
+        create(&method, params)
+    })
+    .describe(|method| {
+        method.result("Name of the new bdev.").error(-17, "exists", "A bdev has that name.")
+    })
+    .register()?;
+    Method::new(
+        &format!("bdev_{module}_delete"),
+        &format!("Deletes a {module} bdev.\n\nAnswers when its I/O has ended and it is gone."),
+        move |call, params: Delete| delete(&params.name, call),
+    )
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
+    })
+    .register()
+}

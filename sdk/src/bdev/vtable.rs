@@ -1,0 +1,325 @@
+//! Where the bus enters a module.
+//!
+//! A channel is busy while the author's code has `&mut` of its state. What comes meanwhile, such as
+//! an I/O that a client submits when another is completed inline, waits and is run when the busy
+//! section ends. So the state is never borrowed twice and the stack stays bounded.
+#![expect(unsafe_code, reason = "the host calls with pointers to the bdev and its channels")]
+
+use super::io::{BdevIo, IoQueue};
+use super::module::Bdev;
+use super::size_of_table;
+use crate::entry::{enter, guard, is_poisoned};
+use crate::error::{Result, Status, errno};
+use crate::host::{Sink, host};
+use crate::notify::write_call;
+use crate::poller::{Poll, Poller};
+use drivebay_plugin_api::{bay_bdev_ops, bay_chan_args, bay_io, bay_sink};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// poll(2): there is data to read.
+const POLLIN: u32 = 1;
+
+/// A bdev on the bus: what the host's `ctx` points to.
+#[derive(Debug)]
+pub(super) struct OnBus<B> {
+    pub(super) bdev: B,
+    /// The method that makes it again, with its parameters.
+    pub(super) method: String,
+    pub(super) params: Mutex<serde_json::Value>,
+}
+
+pub(super) struct Ops<B>(B);
+
+impl<B: Bdev> Ops<B> {
+    pub(super) const TABLE: &'static bay_bdev_ops = &bay_bdev_ops {
+        size: size_of_table::<bay_bdev_ops>(),
+        flags: 0,
+        submit: Some(submit::<B>),
+        flush: if B::BURSTS { Some(flush::<B>) } else { None },
+        chan_create: Some(chan_create::<B>),
+        chan_destroy: Some(chan_destroy::<B>),
+        destruct: Some(destruct::<B>),
+        dump_info: Some(dump_info::<B>),
+        write_config: Some(write_config::<B>),
+        dump_stats: None,
+        reset_stats: None,
+    };
+}
+
+/// One thread's state of a bdev.
+struct Channel<B: Bdev> {
+    on_bus: NonNull<OnBus<B>>,
+    /// Whether the author's code has `state`.
+    is_busy: Cell<bool>,
+    /// Whether anything came while busy.
+    has_more: Cell<bool>,
+    state: UnsafeCell<B::Channel>,
+    queue: RefCell<IoQueue>,
+    flush_wanted: Cell<bool>,
+    close_wanted: Cell<bool>,
+    host_chan: u64,
+    poller: Cell<Option<Poller>>,
+}
+
+impl<B: Bdev> Channel<B> {
+    /// Runs `body` unless the channel is busy or the library poisoned.
+    ///
+    /// # Safety
+    /// `this` is a live channel on its thread. It may be gone when this returns.
+    #[inline]
+    unsafe fn try_run<R>(
+        this: NonNull<Self>,
+        otherwise: R,
+        body: impl FnOnce(&B, &mut B::Channel) -> R,
+    ) -> R {
+        // SAFETY: the caller's promise.
+        let channel = unsafe { this.as_ref() };
+        if channel.is_busy.get() || is_poisoned() {
+            return otherwise;
+        }
+        // SAFETY: the caller's promise; not busy.
+        unsafe { Self::run(this, body) }.unwrap_or(otherwise)
+    }
+
+    /// Runs `body` on the state, then what came meanwhile.
+    ///
+    /// # Safety
+    /// As `try_run`, and the channel is not busy.
+    #[inline]
+    unsafe fn run<R>(
+        this: NonNull<Self>,
+        body: impl FnOnce(&B, &mut B::Channel) -> R,
+    ) -> Option<R> {
+        // SAFETY: the caller's promise.
+        let channel = unsafe { this.as_ref() };
+        channel.is_busy.set(true);
+        // SAFETY: the bdev outlives its channels.
+        let bdev = unsafe { &channel.on_bus.as_ref().bdev };
+        // SAFETY: busy is set, so this is the only reference.
+        let state = unsafe { &mut *channel.state.get() };
+        let result = guard(|| body(bdev, state));
+        if channel.has_more.get() {
+            // SAFETY: `state` is not used any more.
+            unsafe { Self::run_more(this) };
+        } else {
+            channel.is_busy.set(false);
+        }
+        result
+    }
+
+    /// Runs what came while the channel was busy, and ends the busy section.
+    ///
+    /// # Safety
+    /// As `run`, with the channel busy and no reference to its state left.
+    #[inline(never)]
+    unsafe fn run_more(this: NonNull<Self>) {
+        // SAFETY: the caller's promise.
+        let channel = unsafe { this.as_ref() };
+        // SAFETY: the bdev outlives its channels.
+        let bdev = unsafe { &channel.on_bus.as_ref().bdev };
+        channel.has_more.set(false);
+        loop {
+            let next = channel.queue.borrow_mut().pop();
+            if let Some(io) = next {
+                if is_poisoned() {
+                    io.complete(Status::IO_ERROR);
+                } else {
+                    // SAFETY: busy is set, so this is the only reference.
+                    let state = unsafe { &mut *channel.state.get() };
+                    guard(|| bdev.submit(state, io));
+                }
+            } else if channel.flush_wanted.replace(false) {
+                // SAFETY: as above.
+                let state = unsafe { &mut *channel.state.get() };
+                enter((), || bdev.flush(state));
+            } else {
+                break;
+            }
+        }
+        channel.has_more.set(false);
+        channel.is_busy.set(false);
+        if channel.close_wanted.get() {
+            let host_chan = channel.host_chan;
+            // SAFETY: closing, not busy: nobody has a reference.
+            unsafe { free::<B>(this) };
+            let host = host();
+            // SAFETY: ends the pending `chan_destroy`, on its thread.
+            unsafe { (host.bdev.chan_closed)(host.raw, host_chan) };
+        }
+    }
+}
+
+/// # Safety
+/// `channel` is a live channel that nobody refers to.
+unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>) {
+    // SAFETY: made by `Box::into_raw` in `chan_create`.
+    let channel = unsafe { Box::from_raw(channel.as_ptr()) };
+    drop(channel.poller.take());
+    if is_poisoned() {
+        // Nothing of the author's runs, not even `drop`.
+        let _ = Box::into_raw(channel);
+    } else {
+        guard(move || drop(channel));
+    }
+}
+
+unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
+    let (Some(this), Some(io)) = (NonNull::new(chan.cast::<Channel<B>>()), NonNull::new(io)) else {
+        return;
+    };
+    // SAFETY: submitted to this module just now.
+    let io = unsafe { BdevIo::new(io) };
+    // SAFETY: the host gives back the channel that `chan_create` made.
+    let channel = unsafe { this.as_ref() };
+    if is_poisoned() {
+        io.complete(Status::IO_ERROR);
+    } else if channel.is_busy.get() {
+        channel.has_more.set(true);
+        channel.queue.borrow_mut().push(io);
+    } else {
+        // SAFETY: a live channel on its thread, not busy.
+        unsafe { Channel::run(this, |bdev: &B, state| bdev.submit(state, io)) };
+    }
+}
+
+unsafe extern "C" fn flush<B: Bdev>(chan: *mut c_void) {
+    let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return };
+    // SAFETY: the host gives back the channel that `chan_create` made.
+    let channel = unsafe { this.as_ref() };
+    if channel.is_busy.get() {
+        channel.has_more.set(true);
+        channel.flush_wanted.set(true);
+    } else {
+        // SAFETY: a live channel on its thread.
+        unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.flush(state)) };
+    }
+}
+
+unsafe extern "C" fn chan_create<B: Bdev>(
+    bdev: *mut c_void,
+    args: *const bay_chan_args,
+    chan: *mut *mut c_void,
+) -> i32 {
+    let Some(on_bus) = NonNull::new(bdev.cast::<OnBus<B>>()) else { return -errno::EINVAL };
+    // SAFETY: the field is of the oldest minor.
+    let host_chan = unsafe { (*args).host_chan };
+    enter(-errno::EFAULT, || {
+        // SAFETY: the bdev outlives its channels.
+        match unsafe { open::<B>(on_bus, host_chan) } {
+            Ok(channel) => {
+                // SAFETY: the host's place for the result.
+                unsafe { chan.write(channel.as_ptr().cast()) };
+                0
+            }
+            Err(error) => {
+                tracing::error!("{}: a channel was refused: {error}", B::PRODUCT);
+                error.status()
+            }
+        }
+    })
+}
+
+/// # Safety
+/// `on_bus` is a live bdev that outlives the channel.
+unsafe fn open<B: Bdev>(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Result<NonNull<Channel<B>>> {
+    // SAFETY: the caller's promise.
+    let bdev = unsafe { &on_bus.as_ref().bdev };
+    let state = bdev.open_channel()?;
+    let wake_fd = bdev.wake_fd(&state);
+    let channel = Box::new(Channel {
+        on_bus,
+        is_busy: Cell::new(false),
+        has_more: Cell::new(false),
+        state: UnsafeCell::new(state),
+        queue: RefCell::new(IoQueue::new()),
+        flush_wanted: Cell::new(false),
+        close_wanted: Cell::new(false),
+        host_chan,
+        poller: Cell::new(None),
+    });
+    let this = NonNull::from(Box::leak(channel));
+    if B::POLLS {
+        let poller = Poller::register(B::PRODUCT, 0, ChannelPoll(this)).and_then(|poller| {
+            wake_fd.map_or(Ok(()), |fd| poller.wake_fd(fd, POLLIN))?;
+            Ok(poller)
+        });
+        match poller {
+            // SAFETY: just made.
+            Ok(poller) => unsafe { this.as_ref() }.poller.set(Some(poller)),
+            Err(error) => {
+                // SAFETY: just made, and its poller is gone.
+                unsafe { free::<B>(this) };
+                return Err(error);
+            }
+        }
+    }
+    Ok(this)
+}
+
+unsafe extern "C" fn chan_destroy<B: Bdev>(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
+    let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return 0 };
+    // SAFETY: the host gives back the channel that `chan_create` made.
+    let channel = unsafe { this.as_ref() };
+    if channel.is_busy.get() {
+        // From inside the author's code: when that returns, `chan_closed`.
+        channel.has_more.set(true);
+        channel.close_wanted.set(true);
+        return 1;
+    }
+    // SAFETY: the last call of the host for this channel, which is not busy.
+    unsafe { free::<B>(this) };
+    0
+}
+
+unsafe extern "C" fn destruct<B: Bdev>(bdev: *mut c_void) -> i32 {
+    // SAFETY: the count that `register` gave the host; its channels are gone.
+    let on_bus = unsafe { Arc::from_raw(bdev.cast_const().cast::<OnBus<B>>()) };
+    enter((), move || drop(on_bus));
+    0
+}
+
+unsafe extern "C" fn dump_info<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: a live bdev.
+    let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
+    // SAFETY: valid for the call.
+    if let Some(sink) = unsafe { Sink::new(sink) } {
+        enter((), || sink.write_json(&on_bus.bdev.driver_specific()));
+    }
+}
+
+unsafe extern "C" fn write_config<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: a live bdev.
+    let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
+    // SAFETY: valid for the call.
+    if let Some(sink) = unsafe { Sink::new(sink) } {
+        enter((), || {
+            let params = on_bus.params.lock().unwrap_or_else(PoisonError::into_inner);
+            write_call(&sink, &on_bus.method, &*params);
+        });
+    }
+}
+
+/// The poller of a channel, which drops it before itself.
+struct ChannelPoll<B: Bdev>(NonNull<Channel<B>>);
+
+impl<B: Bdev> Poll for ChannelPoll<B> {
+    const SLEEPS: bool = B::SLEEPS;
+
+    fn poll(&mut self) -> bool {
+        // SAFETY: a live channel, on its thread.
+        unsafe { Channel::try_run(self.0, false, |bdev: &B, state| bdev.poll(state)) }
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        // SAFETY: a live channel, on its thread.
+        unsafe { Channel::try_run(self.0, true, |bdev: &B, state| bdev.prepare_sleep(state)) }
+    }
+
+    fn woke(&mut self) {
+        // SAFETY: a live channel, on its thread.
+        unsafe { Channel::try_run(self.0, (), |bdev: &B, state| bdev.woke(state)) }
+    }
+}
