@@ -1,4 +1,20 @@
-//! The Drivebay storage server: the loader of plugins and the control plane.
+//! The Drivebay storage server.
+//!
+//! ```text
+//! cli ─> app: start and stop, in order
+//!          ├─ rpc: the socket, the methods' registry     methods: the host's own methods
+//!          ├─ loader: plugins                            notifications, subsystems: what they tell
+//!          ├─ config: files that calls are read from and kept in
+//!          └─ log, signals
+//! ```
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod loader;
+pub mod log;
+pub mod methods;
+pub mod notifications;
 pub mod rpc;
+mod signals;
+pub mod subsystems;

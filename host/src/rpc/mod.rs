@@ -30,5 +30,14 @@ pub use listener::ListenError;
 pub use registry::{Handler, Owner, RegisterError, Registry, UnknownHook, async_handler, handler};
 pub use server::{Config, Server};
 
-/// Where the server listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/var/tmp/drivebay.sock";
+/// Where the server listens and clients connect unless told otherwise: `$DRIVEBAY_SOCKET`, else
+/// `drivebay.sock` in the runtime folder.
+///
+/// # Errors
+/// There is no runtime folder.
+pub fn default_socket() -> drivebay_core::Result<std::path::PathBuf> {
+    match std::env::var_os("DRIVEBAY_SOCKET") {
+        Some(path) => Ok(path.into()),
+        None => Ok(drivebay_core::env::runtime::folder()?.join("drivebay.sock")),
+    }
+}

@@ -382,17 +382,21 @@ fn stopping_sends_what_is_answered_and_removes_the_socket() {
 #[test]
 fn the_command_prints_results_and_tells_errors_apart() {
     let fixture = Fixture::new();
-    let socket = fixture.path.to_str().unwrap();
-    let run = |args: &[&str]| {
+    let run = |method: &str| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let args = ["-r", socket].into_iter().chain(args.iter().copied()).map(str::to_owned);
-        let exit = command::run(args, &mut out, &mut err);
+        let request = command::Request {
+            rpc_socket: Some(fixture.path.clone()),
+            timeout: Duration::from_secs(60),
+            method: method.to_owned(),
+            params: None,
+        };
+        let exit = command::run(&request, &mut out, &mut err);
         (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     };
-    let (exit, out, _) = run(&["spdk_get_version"]);
+    let (exit, out, _) = run("spdk_get_version");
     assert_eq!(exit, 0);
     assert!(out.contains("\n  \"fields\": {\n    \"major\": 26"), "{out}");
-    let (exit, out, err) = run(&["nothing"]);
+    let (exit, out, err) = run("nothing");
     assert_eq!((exit, out.as_str()), (1, ""));
     assert!(err.contains("error -32601: Method not found"), "{err}");
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Counters([Cell<Row>; ROWS]);
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Row {
     ops: u64,
     blocks: u64,
@@ -21,6 +21,12 @@ struct Row {
     max_ns: u64,
     min_ns: u64,
     errors: u64,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Self { ops: 0, blocks: 0, latency_ns: 0, max_ns: 0, min_ns: u64::MAX, errors: 0 }
+    }
 }
 
 const READ: usize = 0;
@@ -46,7 +52,7 @@ impl Counters {
             row.blocks += request.nblocks;
             row.latency_ns += latency;
             row.max_ns = row.max_ns.max(latency);
-            row.min_ns = if row.ops == 1 { latency } else { row.min_ns.min(latency) };
+            row.min_ns = row.min_ns.min(latency);
         } else {
             row.errors += 1;
         }
@@ -70,13 +76,31 @@ impl Counters {
         }
     }
 
-    fn reset(&self) {
-        self.0.iter().for_each(|cell| cell.set(Row::default()));
+    fn reset(&self, what: Reset) {
+        for cell in &self.0 {
+            let row = cell.get();
+            cell.set(match what {
+                Reset::All => Row::default(),
+                Reset::MaxMin => Row { max_ns: 0, min_ns: u64::MAX, ..row },
+                Reset::Errors => Row { errors: 0, ..row },
+            });
+        }
     }
 }
 
+/// Which counters are set to zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// All of them.
+    All,
+    /// Longest and shortest latencies.
+    MaxMin,
+    /// Errors.
+    Errors,
+}
+
 /// Of one op.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct OpStat {
     /// Completed with success.
     pub ops: u64,
@@ -86,8 +110,14 @@ pub struct OpStat {
     pub latency_ns: u64,
     /// Longest.
     pub max_ns: u64,
-    /// Shortest.
+    /// Shortest; `u64::MAX` when there is none.
     pub min_ns: u64,
+}
+
+impl Default for OpStat {
+    fn default() -> Self {
+        Self { ops: 0, blocks: 0, latency_ns: 0, max_ns: 0, min_ns: u64::MAX }
+    }
 }
 
 /// Of one bdev.
@@ -105,15 +135,19 @@ pub struct IoStat {
 
 impl OpStat {
     fn add(&mut self, other: &Self) {
-        self.min_ns = match (self.ops, other.ops) {
-            (0, _) => other.min_ns,
-            (_, 0) => self.min_ns,
-            _ => self.min_ns.min(other.min_ns),
-        };
+        self.min_ns = self.min_ns.min(other.min_ns);
         self.ops += other.ops;
         self.blocks += other.blocks;
         self.latency_ns += other.latency_ns;
         self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
+    fn reset(&mut self, what: Reset) {
+        match what {
+            Reset::All => *self = Self::default(),
+            Reset::MaxMin => *self = Self { max_ns: 0, min_ns: u64::MAX, ..*self },
+            Reset::Errors => {}
+        }
     }
 }
 
@@ -142,8 +176,13 @@ impl Totals {
         self.sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn reset(&self) {
-        *self.lock() = IoStat::default();
+    fn reset(&self, what: Reset) {
+        let mut sum = self.lock();
+        let IoStat { read, write, unmap, errors } = &mut *sum;
+        [read, write, unmap].into_iter().for_each(|op| op.reset(what));
+        if what != Reset::MaxMin {
+            *errors = 0;
+        }
     }
 }
 
@@ -169,15 +208,17 @@ pub fn collect(bdev: &Arc<Bdev>, done: impl FnOnce(IoStat, Vec<(u64, IoStat)>) +
 }
 
 /// Sets a bdev's counters to zero on all threads.
-pub fn reset(bdev: &Arc<Bdev>, done: impl FnOnce() + Send + 'static) {
-    bdev.retired.reset();
-    bdev.reset_module_stats();
+pub fn reset(bdev: &Arc<Bdev>, what: Reset, done: impl FnOnce() + Send + 'static) {
+    bdev.retired.reset(what);
+    if what == Reset::All {
+        bdev.reset_module_stats();
+    }
     let bdev = Arc::clone(bdev);
     thread::for_each(
         move || {
             thread::with_current(|thread| {
                 if let Some(channel) = thread.bdevs.of(&bdev) {
-                    channel.stats.reset();
+                    channel.stats.reset(what);
                 }
             });
         },

@@ -1,0 +1,71 @@
+//! Flags of the reference that mean nothing here: they are taken, so that scripts carry over.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use std::collections::BTreeSet;
+
+/// Short and long name, and whether a value follows.
+const FLAGS: [(Option<char>, &str, bool); 21] = [
+    (Some('A'), "pci-allowed", true),
+    (Some('B'), "pci-blocked", true),
+    (Some('R'), "huge-unlink", false),
+    (Some('d'), "limit-coredump", false),
+    (Some('e'), "tpoint-group", true),
+    (Some('g'), "single-file-segments", false),
+    (Some('i'), "shm-id", true),
+    (Some('n'), "mem-channels", true),
+    (Some('p'), "main-core", true),
+    (Some('u'), "no-pci", false),
+    (None, "base-virtaddr", true),
+    (None, "disable-cpumask-locks", false),
+    (None, "enforce-numa", false),
+    (None, "env-context", true),
+    (None, "huge-dir", true),
+    (None, "interrupt-mode", false),
+    (None, "iova-mode", true),
+    (None, "lcores", true),
+    (None, "msg-mempool-size", true),
+    (None, "num-trace-entries", true),
+    (None, "vfio-vf-token", true),
+];
+
+/// The long names of those that were given.
+#[derive(Clone, Debug, Default)]
+pub struct Ignored {
+    /// Without dashes.
+    pub given: BTreeSet<String>,
+}
+
+impl Args for Ignored {
+    fn augment_args(command: Command) -> Command {
+        FLAGS.into_iter().fold(command, |command, (short, long, takes_value)| {
+            let action = if takes_value { ArgAction::Append } else { ArgAction::Count };
+            let arg = Arg::new(long).long(long).action(action).hide(true);
+            command.arg(match short {
+                Some(short) => arg.short(short),
+                None => arg,
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Ignored {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut ignored = Self::default();
+        ignored.update_from_arg_matches(matches)?;
+        Ok(ignored)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for (_, long, _) in FLAGS {
+            // A counted flag has the default 0.
+            if matches.value_source(long) == Some(clap::parser::ValueSource::CommandLine) {
+                self.given.insert(long.to_owned());
+            }
+        }
+        Ok(())
+    }
+}

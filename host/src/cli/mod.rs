@@ -1,0 +1,144 @@
+//! The command line.
+
+mod ignored;
+mod serve;
+
+pub use serve::{Mode, Serve};
+
+use crate::rpc::command::Request;
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// The Drivebay storage server.
+#[derive(Debug, Parser)]
+#[command(name = "drivebay", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve disks until SIGTERM or SIGINT
+    Serve(Box<Serve>),
+    /// Call one method of a server that runs
+    Rpc(Request),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(Plugin),
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Look at plugins.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "exit code: 0 done, 1 the file is no plugin or may not be loaded, 2 usage")]
+pub enum Plugin {
+    /// List the plugins on the search path; runs nothing of them
+    List {
+        /// Folder to search first; may be given several times
+        #[arg(long, value_name = "DIR")]
+        plugin_dir: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what a plugin's file says; runs nothing of it
+    Inspect {
+        /// The file
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
+        let args = ["drivebay", "serve"].iter().chain(args);
+        match Cli::try_parse_from(args)?.command {
+            Command::Serve(serve) => Ok(*serve),
+            _ => unreachable!("only serve is parsed here"),
+        }
+    }
+
+    #[test]
+    fn the_commands_are_consistent_and_their_help_fits_a_screen() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands_mut() {
+            let lines = command.render_help().to_string().lines().count();
+            assert!(lines <= 40, "{}: {lines} lines", command.get_name());
+        }
+    }
+
+    #[test]
+    fn flags_of_the_reference_are_taken_and_those_without_effect_are_told() {
+        let serve = serve(&[
+            "-m",
+            "[0]",
+            "-s",
+            "1024",
+            "--no-huge",
+            "-c",
+            "x.json",
+            "-i",
+            "1",
+            "-e",
+            "0xff",
+            "-u",
+            "--iova-mode",
+            "va",
+            "-L",
+            "bdev",
+            "-L",
+            "rpc",
+            "--rpcs-allowed",
+            "a,b",
+            "-p",
+            "0",
+        ])
+        .unwrap();
+        assert_eq!(serve.mem_size, Some(1024 << 20));
+        assert_eq!(serve.rpcs_allowed.unwrap(), ["a", "b"]);
+        assert_eq!(serve.logflag, ["bdev", "rpc"]);
+        assert_eq!(
+            serve.ignored.given,
+            ["shm-id", "tpoint-group", "no-pci", "iova-mode", "main-core"]
+                .map(str::to_owned)
+                .into_iter()
+                .collect()
+        );
+    }
+
+    #[test]
+    fn json_has_three_names() {
+        for name in ["-c", "--config", "--json"] {
+            assert_eq!(serve(&[name, "x"]).unwrap().config.unwrap(), PathBuf::from("x"));
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        for (args, name) in [
+            (["-m", "0xg"], "--cpumask"),
+            (["-s", "many"], "--mem-size"),
+            (["--mode", "fast"], "--mode"),
+        ] {
+            let error = serve(&args).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}

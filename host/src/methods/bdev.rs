@@ -1,0 +1,213 @@
+//! `bdev_get_bdevs` and examination.
+
+use super::{Entry, on_app, on_app_later, refused};
+use crate::rpc::Responder;
+use drivebay_core::bdev::{self, Bdev, examine};
+use drivebay_core::reactor::thread;
+use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, params};
+use serde_json::{Value, json};
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+params! {
+    /// Parameters of `bdev_get_bdevs`.
+    pub(crate) struct GetBdevs {
+        /// Name, alias or UUID of one bdev; all when absent.
+        name: Option<String>,
+        /// How long to wait for the bdev to appear, in milliseconds.
+        timeout: u64 = 0,
+    }
+    /// Parameters of `bdev_examine`.
+    pub(crate) struct Examine {
+        /// Name of the bdev.
+        name: String,
+    }
+}
+
+/// Types of I/O as the reference lists them.
+const IO_TYPES: [&str; 19] = [
+    "read",
+    "write",
+    "unmap",
+    "flush",
+    "reset",
+    "nvme_admin",
+    "nvme_io",
+    "nvme_io_md",
+    "write_zeroes",
+    "zcopy",
+    "get_zone_info",
+    "zone_management",
+    "zone_append",
+    "compare",
+    "compare_and_write",
+    "abort",
+    "seek_hole",
+    "seek_data",
+    "copy",
+];
+
+pub(super) fn entries() -> Vec<Entry> {
+    vec![
+        (
+            Method::new::<GetBdevs>("bdev_get_bdevs", Role::Read, "Tells what bdevs there are.")
+                .result("Array of objects, one per bdev.")
+                .error(i64::from(-libc::ENODEV), "no_such_device", "No bdev has this name."),
+            on_app_later(get_bdevs),
+        ),
+        (
+            Method::new::<Examine>("bdev_examine", Role::Operate, "Shows a bdev to all modules.")
+                .result("True.")
+                .error(i64::from(-libc::ENODEV), "no_such_device", "No bdev has this name."),
+            on_app(|Examine { name }| examine::examine(&name).map(|()| true).map_err(refused)),
+        ),
+        (
+            Method::new::<NoParams>(
+                "bdev_wait_for_examine",
+                Role::Read,
+                "Waits until every bdev has been shown to every module.",
+            )
+            .result("True."),
+            on_app_later(|NoParams {}, responder| examine::wait(move || responder.ok(&true))),
+        ),
+    ]
+}
+
+fn get_bdevs(GetBdevs { name, timeout }: GetBdevs, responder: Responder) {
+    let Some(name) = name else {
+        let rows: Vec<Value> = bdev::all().iter().map(|bdev| row(bdev)).collect();
+        return responder.ok(&rows);
+    };
+    match bdev::find(&name) {
+        Some(bdev) => responder.ok(&[row(&bdev)]),
+        None if timeout == 0 => responder.error(RpcError::no_such_device()),
+        None => wait_for(Wait { deadline: deadline(timeout), name, responder }),
+    }
+}
+
+/// A call that waits for a bdev.
+#[derive(Debug)]
+struct Wait {
+    name: String,
+    deadline: Instant,
+    responder: Responder,
+}
+
+/// As many as the RPC server lets through.
+static WAITS: Mutex<Vec<Wait>> = Mutex::new(Vec::new());
+static WAKE: Condvar = Condvar::new();
+
+fn waits() -> MutexGuard<'static, Vec<Wait>> {
+    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A bdev has come or gone: whoever waits for one is looked at. Any thread.
+pub fn appeared() {
+    // Taken, so that it does not fall between a look and a sleep.
+    if !waits().is_empty() {
+        WAKE.notify_all();
+    }
+}
+
+fn deadline(timeout_ms: u64) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST)
+}
+
+/// Hands a call to the thread that waits for all of them; it starts with the first.
+fn wait_for(wait: Wait) {
+    static THREAD: Once = Once::new();
+    THREAD.call_once(|| {
+        let thread = std::thread::Builder::new().name("bdev_wait".into());
+        if let Err(error) = thread.spawn(wait_forever) {
+            tracing::error!("calls that wait for bdevs will not be answered: {error}");
+        }
+    });
+    waits().push(wait);
+    WAKE.notify_all();
+}
+
+fn wait_forever() {
+    let mut waiting = waits();
+    loop {
+        let now = Instant::now();
+        let is_over = |wait: &Wait| wait.deadline <= now || bdev::find(&wait.name).is_some();
+        let (ended, rest) =
+            std::mem::take(&mut *waiting).into_iter().partition::<Vec<_>, _>(is_over);
+        *waiting = rest;
+        if !ended.is_empty() {
+            drop(waiting);
+            // Rows are made on the app thread.
+            ended.into_iter().for_each(|Wait { name, responder, .. }| {
+                let call = GetBdevs { name: Some(name), timeout: 0 };
+                thread::send_app(move || get_bdevs(call, responder));
+            });
+            waiting = waits();
+            continue;
+        }
+        let next = waiting.iter().map(|wait| wait.deadline).min();
+        waiting = match next {
+            Some(next) => {
+                let (waiting, _) = WAKE
+                    .wait_timeout(waiting, next.saturating_duration_since(now))
+                    .unwrap_or_else(PoisonError::into_inner);
+                waiting
+            }
+            None => WAKE.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+        };
+    }
+}
+
+/// One bdev, as the reference shows it. App thread.
+fn row(bdev: &Bdev) -> Value {
+    let record = &bdev.record;
+    let mut io_types: serde_json::Map<String, Value> =
+        IO_TYPES.into_iter().map(|name| (name.to_owned(), false.into())).collect();
+    io_types.extend(bdev.io_types().map(|(name, has)| (name.to_owned(), has.into())));
+    let mut row = json!({
+        "name": bdev.name,
+        "aliases": bdev.aliases(),
+        "product_name": bdev.product,
+        "block_size": record.block_size,
+        "num_blocks": bdev.num_blocks(),
+        "uuid": bdev.uuid_text(),
+        "assigned_rate_limits": {
+            "rw_ios_per_sec": 0,
+            "rw_mbytes_per_sec": 0,
+            "r_mbytes_per_sec": 0,
+            "w_mbytes_per_sec": 0,
+        },
+        "claimed": bdev.claim().is_some(),
+        "zoned": record.zone_size > 0,
+        "supported_io_types": io_types,
+        "memory_domains": [],
+        "driver_specific": json_of(&bdev.name, bdev.dump_info()),
+    });
+    let Some(members) = row.as_object_mut() else { return row };
+    let mut add = |name: &str, value: Value| members.insert(name.to_owned(), value);
+    if let Some(claim) = bdev.claim() {
+        add("claim_type", claim.into());
+    }
+    if record.numa >= 0 {
+        add("numa_id", record.numa.into());
+    }
+    if record.md_size > 0 {
+        add("md_size", record.md_size.into());
+        add("md_interleave", (record.md_interleave != 0).into());
+        add("dif_type", record.dif_type.into());
+        if record.dif_type > 0 {
+            add("dif_is_head_of_md", (record.dif_is_head != 0).into());
+            add("dif_pi_format", record.dif_pi_format.into());
+        }
+    }
+    row
+}
+
+/// What a module wrote about itself; an empty object when it wrote nothing or no JSON.
+pub(super) fn json_of(bdev: &str, text: Option<String>) -> Value {
+    let Some(text) = text else { return json!({}) };
+    serde_json::from_str(&text).unwrap_or_else(|error| {
+        tracing::error!(bdev, "its module wrote no JSON about it: {error}");
+        json!({})
+    })
+}

@@ -1,0 +1,66 @@
+//! `bdev_set_options`.
+
+use super::{Entry, on_app};
+use drivebay_core::bdev::examine;
+use drivebay_spec_jsonrpc::{Method, Role, RpcError, State, params};
+use serde_json::{Value, json};
+use std::sync::{Mutex, PoisonError};
+
+params! {
+    /// Parameters of `bdev_set_options`. Absent ones stay as they are.
+    pub(crate) struct SetOptions {
+        /// Number of I/O structures; kept for clients, they are not limited here.
+        bdev_io_pool_size: Option<u32>,
+        /// I/O structures that a thread keeps; kept for clients.
+        bdev_io_cache_size: Option<u32>,
+        /// Whether modules are shown new bdevs by themselves.
+        bdev_auto_examine: Option<bool>,
+        /// Small buffers that a thread keeps; kept for clients.
+        iobuf_small_cache_size: Option<u32>,
+        /// Large buffers that a thread keeps; kept for clients.
+        iobuf_large_cache_size: Option<u32>,
+    }
+}
+
+/// What is in force, with the reference's defaults.
+static OPTIONS: Mutex<SetOptions> = Mutex::new(SetOptions {
+    bdev_io_pool_size: Some(65_535),
+    bdev_io_cache_size: Some(256),
+    bdev_auto_examine: Some(true),
+    iobuf_small_cache_size: Some(128),
+    iobuf_large_cache_size: Some(16),
+});
+
+pub(super) fn entries() -> Vec<Entry> {
+    let method =
+        Method::new::<SetOptions>("bdev_set_options", Role::Admin, "Sets options of all bdevs.")
+            .states(&[State::Startup])
+            .result("True.");
+    vec![(method, on_app(set_options))]
+}
+
+fn set_options(given: SetOptions) -> Result<bool, RpcError> {
+    let mut options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = SetOptions {
+        bdev_io_pool_size: given.bdev_io_pool_size.or(options.bdev_io_pool_size),
+        bdev_io_cache_size: given.bdev_io_cache_size.or(options.bdev_io_cache_size),
+        bdev_auto_examine: given.bdev_auto_examine.or(options.bdev_auto_examine),
+        iobuf_small_cache_size: given.iobuf_small_cache_size.or(options.iobuf_small_cache_size),
+        iobuf_large_cache_size: given.iobuf_large_cache_size.or(options.iobuf_large_cache_size),
+    };
+    let (pool, cache) =
+        (new.bdev_io_pool_size.unwrap_or_default(), new.bdev_io_cache_size.unwrap_or_default());
+    if pool < cache {
+        let allowed = format!("at least bdev_io_cache_size, {cache}");
+        return Err(RpcError::invalid_value("bdev_io_pool_size", pool, allowed));
+    }
+    examine::set_auto(new.bdev_auto_examine.unwrap_or(true));
+    *options = new;
+    Ok(true)
+}
+
+/// The call that sets the options in force.
+pub fn config() -> Value {
+    let options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    json!({"method": "bdev_set_options", "params": *options})
+}

@@ -1,0 +1,174 @@
+//! `framework_*`: initialisation, subsystems and their configuration, reactors.
+
+use super::{Entry, TICK_RATE, on_app, on_app_later};
+use crate::app::{Event, Host};
+use crate::config::save;
+use crate::rpc::Responder;
+use crate::subsystems::{OF_PLUGINS, OWN};
+use drivebay_core::reactor::{self, Mode, thread};
+use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, State, params};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+params! {
+    /// Parameters of `framework_get_config`.
+    pub(crate) struct GetConfig {
+        /// Name of a subsystem, as framework_get_subsystems lists it.
+        name: String,
+        /// Keep batches of calls as arrays; there are none here, so it changes nothing.
+        with_batches: bool = false,
+    }
+    /// Parameters of `framework_set_reactor_mode`.
+    pub(crate) struct SetReactorMode {
+        /// How idle reactors wait.
+        mode: ReactorMode,
+        /// Core of one reactor; all when absent.
+        lcore: Option<u32>,
+    }
+    /// How idle reactors wait.
+    pub(crate) enum ReactorMode {
+        /// They spin.
+        Polled = "polled",
+        /// They spin for a short while, then sleep.
+        Adaptive = "adaptive",
+    }
+}
+
+pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
+    let (initializing, waiting, of_config, of_subsystems) =
+        (Arc::clone(host), Arc::clone(host), Arc::clone(host), Arc::clone(host));
+    vec![
+        (
+            Method::new::<NoParams>(
+                "framework_start_init",
+                Role::Admin,
+                "Ends the startup and initialises the host.",
+            )
+            .states(&[State::Startup])
+            .result("True once it is initialised."),
+            on_app_later(move |NoParams {}, responder| {
+                // A failed send means that the host ends, which the dropped responder tells.
+                let _ = initializing.events.send(Event::StartInit(responder));
+            }),
+        ),
+        (
+            Method::new::<NoParams>(
+                "framework_wait_init",
+                Role::Read,
+                "Waits until the host is initialised.",
+            )
+            .in_any_state()
+            .result("True."),
+            on_app_later(move |NoParams {}, responder| wait_init(&waiting, responder)),
+        ),
+        (
+            Method::new::<NoParams>(
+                "framework_get_subsystems",
+                Role::Read,
+                "Lists the subsystems.",
+            )
+            .result("Array of objects of subsystem and depends_on, an array of names."),
+            on_app(move |NoParams {}| Ok(subsystems(&of_subsystems))),
+        ),
+        (
+            Method::new::<GetConfig>(
+                "framework_get_config",
+                Role::Read,
+                "Tells the calls that configure a subsystem as it is.",
+            )
+            .result("Array of objects of method and params."),
+            on_app(move |GetConfig { name, with_batches: _ }| {
+                let message = || format!("Subsystem '{name}' not found");
+                save::subsystem(&of_config, &name)
+                    .ok_or_else(|| RpcError::invalid_params(message(), "name", None))
+            }),
+        ),
+        (
+            Method::new::<NoParams>("framework_get_reactors", Role::Read, "Lists the reactors.")
+                .result("Object of tick_rate, pid and reactors, with their threads."),
+            on_app_later(|NoParams {}, responder| {
+                thread::for_each(thread::info, move |threads| {
+                    let threads: Vec<_> = threads.into_iter().flatten().collect();
+                    responder.ok(&reactors(&threads));
+                });
+            }),
+        ),
+        (
+            Method::new::<SetReactorMode>(
+                "framework_set_reactor_mode",
+                Role::Admin,
+                "Sets how idle reactors wait. A method of Drivebay's own.",
+            )
+            .in_any_state()
+            .result("True."),
+            on_app(|SetReactorMode { mode, lcore }| set_reactor_mode(mode, lcore)),
+        ),
+    ]
+}
+
+/// Who waits for the initialisation.
+static WAITING: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
+
+fn wait_init(host: &Host, responder: Responder) {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    // Looked at under the lock, which `initialized` takes after the state has changed.
+    if host.is_initialized() { responder.ok(&true) } else { waiting.push(responder) }
+}
+
+/// Answers who waits for it.
+pub fn initialized(host: &Host) {
+    host.set_initialized();
+    let waiting = std::mem::take(&mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    waiting.into_iter().for_each(|responder| responder.ok(&true));
+}
+
+fn subsystems(host: &Host) -> Vec<Value> {
+    let own = OWN.iter().map(|(name, on)| json!({"subsystem": name, "depends_on": on}));
+    let others = host.subsystems.of_plugins(&host.manager).into_iter();
+    let others = others.map(|name| json!({"subsystem": name, "depends_on": OF_PLUGINS}));
+    own.chain(others).collect()
+}
+
+fn reactors(threads: &[thread::Info]) -> Value {
+    let mut on_core: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
+    for thread in threads {
+        on_core.entry(thread.core).or_default().push(json!({
+            "name": thread.name,
+            "id": thread.id,
+            "cpumask": thread.cpumask.to_string(),
+            "elapsed": thread.busy_ns + thread.idle_ns,
+        }));
+    }
+    let reactors: Vec<Value> = reactor::all()
+        .iter()
+        .map(|reactor| {
+            let (busy, idle) = reactor.busy_idle_ns();
+            json!({
+                "lcore": reactor.core,
+                "tid": reactor.tid(),
+                "busy": busy,
+                "idle": idle,
+                "in_interrupt": reactor.mode() == Mode::Adaptive,
+                "lw_threads": on_core.remove(&reactor.core).unwrap_or_default(),
+            })
+        })
+        .collect();
+    json!({"tick_rate": TICK_RATE, "pid": std::process::id(), "reactors": reactors})
+}
+
+fn set_reactor_mode(mode: ReactorMode, lcore: Option<u32>) -> Result<bool, RpcError> {
+    let mode = match mode {
+        ReactorMode::Polled => Mode::Polled,
+        ReactorMode::Adaptive => Mode::Adaptive,
+    };
+    let is_meant = |core: usize| lcore.is_none_or(|lcore| usize::try_from(lcore) == Ok(core));
+    let meant: Vec<_> = reactor::all().iter().filter(|reactor| is_meant(reactor.core)).collect();
+    if meant.is_empty() {
+        let cores: Vec<_> = reactor::all().iter().map(|reactor| reactor.core).collect();
+        let lcore = lcore.unwrap_or_default();
+        return Err(RpcError::invalid_value("lcore", lcore, format!("one of {cores:?}")));
+    }
+    meant.iter().for_each(|reactor| reactor.set_mode(mode));
+    Ok(true)
+}

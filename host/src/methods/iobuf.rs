@@ -1,0 +1,80 @@
+//! `iobuf_*`: the pools of buffers.
+
+use super::{Entry, on_app, refused, unsupported};
+use drivebay_core::env::buf::{self, DEFAULTS, Options};
+use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, State, params};
+use serde_json::{Value, json};
+
+params! {
+    /// Parameters of `iobuf_set_options`.
+    pub(crate) struct SetOptions {
+        /// Number of small buffers.
+        small_pool_count: u64 = DEFAULTS.small_count,
+        /// Number of large buffers.
+        large_pool_count: u64 = DEFAULTS.large_count,
+        /// Size of a small buffer, in bytes.
+        small_bufsize: u32 = DEFAULTS.small_size,
+        /// Size of a large buffer, in bytes.
+        large_bufsize: u32 = DEFAULTS.large_size,
+        /// Pools per NUMA node; not supported yet.
+        enable_numa: bool = false,
+    }
+}
+
+pub(super) fn entries() -> Vec<Entry> {
+    vec![
+        (
+            Method::new::<SetOptions>(
+                "iobuf_set_options",
+                Role::Admin,
+                "Sets number and size of the buffers that bdevs and transports share.",
+            )
+            .states(&[State::Startup])
+            .result("True."),
+            on_app(set_options),
+        ),
+        (
+            Method::new::<NoParams>("iobuf_get_stats", Role::Read, "Tells how buffers are used.")
+                .result("Array of objects of module, small_pool and large_pool."),
+            on_app(|NoParams {}| Ok(stats())),
+        ),
+    ]
+}
+
+fn set_options(given: SetOptions) -> Result<bool, RpcError> {
+    if given.enable_numa {
+        return Err(unsupported("enable_numa", true, false));
+    }
+    buf::configure(Options {
+        small_count: given.small_pool_count,
+        large_count: given.large_pool_count,
+        small_size: given.small_bufsize,
+        large_size: given.large_bufsize,
+    })
+    .map_err(refused)?;
+    Ok(true)
+}
+
+/// The call that sets the options in force.
+pub fn config() -> Value {
+    let options = buf::options();
+    let params = SetOptions {
+        small_pool_count: options.small_count,
+        large_pool_count: options.large_count,
+        small_bufsize: options.small_size,
+        large_bufsize: options.large_size,
+        enable_numa: false,
+    };
+    json!({"method": "iobuf_set_options", "params": params})
+}
+
+/// All users share the pools, so there is one row. `main` counts the buffers that ever left the pool.
+fn stats() -> Value {
+    let ([small, large], [small_retries, large_retries]) = (buf::carved(), buf::retries());
+    let pool = |main: u64, retry: u64| json!({"cache": 0, "main": main, "retry": retry});
+    json!([{
+        "module": "bdev",
+        "small_pool": pool(small, small_retries),
+        "large_pool": pool(large, large_retries),
+    }])
+}

@@ -1,0 +1,103 @@
+//! The host's own methods, one file per subject.
+//!
+//! They run on the app thread; the RPC thread only decodes. What has to look at every thread goes
+//! through them by messages, so that nothing waits.
+#![forbid(unsafe_code)]
+
+pub mod bdev;
+pub mod bdev_options;
+pub mod framework;
+pub mod iobuf;
+mod iostat;
+mod log;
+mod notify;
+mod process;
+mod threads;
+
+use crate::app::Host;
+use crate::rpc::{Handler, Owner, RegisterError, Responder, async_handler};
+use drivebay_core::reactor::thread;
+use drivebay_spec_jsonrpc::{Method, Params, RpcError};
+use serde::Serialize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Ticks of all times that methods show: nanoseconds.
+const TICK_RATE: u64 = 1_000_000_000;
+
+/// A method and what answers it.
+type Entry = (Method, Handler);
+
+/// Registers all of them.
+///
+/// # Errors
+/// Another owner has one of the names.
+pub fn register(host: &Arc<Host>) -> Result<(), RegisterError> {
+    let all = [
+        framework::entries(host),
+        process::entries(),
+        threads::entries(),
+        log::entries(host),
+        notify::entries(host),
+        bdev::entries(),
+        bdev_options::entries(),
+        iostat::entries(),
+        iobuf::entries(),
+    ];
+    for (method, handler) in all.into_iter().flatten() {
+        host.registry.register(&Owner::host(), method, handler)?;
+    }
+    Ok(())
+}
+
+/// A method that answers at once, on the app thread.
+fn on_app<P: Params + Send + 'static, R: Serialize>(
+    method: impl Fn(P) -> Result<R, RpcError> + Send + Sync + 'static,
+) -> Handler {
+    on_app_later(move |params, responder| match method(params) {
+        Ok(result) => responder.ok(&result),
+        Err(error) => responder.error(error),
+    })
+}
+
+/// A method that begins on the app thread and answers when it can.
+fn on_app_later<P: Params + Send + 'static>(
+    method: impl Fn(P, Responder) + Send + Sync + 'static,
+) -> Handler {
+    let method = Arc::new(method);
+    async_handler(move |params, responder| {
+        let method = Arc::clone(&method);
+        thread::send_app(move || {
+            // The responder answers while it unwinds; the reactor goes on.
+            let call = AssertUnwindSafe(|| method(params, responder));
+            if catch_unwind(call).is_err() {
+                tracing::error!("a method of the host panicked");
+            }
+        });
+    })
+}
+
+/// An error of the core, as methods answer it.
+fn refused(error: drivebay_core::Error) -> RpcError {
+    if error.errno == libc::ENODEV {
+        return RpcError::no_such_device();
+    }
+    let name = match error.errno {
+        libc::EINVAL => "invalid_value",
+        libc::EEXIST => "exists",
+        libc::EBUSY => "busy",
+        libc::EPERM => "not_permitted",
+        libc::ESRCH => "no_such_thread",
+        _ => "failed",
+    };
+    RpcError::new(i64::from(-error.errno), name, error.message)
+}
+
+/// A value that is only accepted when it means "off".
+fn unsupported(
+    field: &str,
+    given: impl std::fmt::Display,
+    off: impl std::fmt::Display,
+) -> RpcError {
+    RpcError::invalid_value(field, given, format!("{off}; more is not supported yet"))
+}

@@ -1,0 +1,61 @@
+//! `spdk_kill_instance`.
+
+use super::Entry;
+use crate::rpc::async_handler;
+use drivebay_spec_jsonrpc::{Method, Role, RpcError, params};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+params! {
+    /// Parameters of `spdk_kill_instance`.
+    pub(crate) struct KillInstance {
+        /// Signal that this process gets.
+        sig_name: SignalName,
+    }
+    /// Signals that this process may be sent.
+    pub(crate) enum SignalName {
+        /// As Ctrl-C: ends in order.
+        Int = "SIGINT" | "2",
+        /// Ends in order.
+        Term = "SIGTERM" | "15",
+        /// Ends at once, with a core dump.
+        Quit = "SIGQUIT" | "3",
+        /// Ends at once.
+        Hup = "SIGHUP" | "1",
+        /// Ends at once.
+        Kill = "SIGKILL" | "9",
+        /// Ends at once.
+        Usr1 = "SIGUSR1" | "10",
+    }
+}
+
+pub(super) fn entries() -> Vec<Entry> {
+    let method = Method::new::<KillInstance>(
+        "spdk_kill_instance",
+        Role::Admin,
+        "Sends a signal to the host.",
+    )
+    .in_any_state()
+    .result("True.");
+    // On the RPC thread: it must work when the app thread does not.
+    let handler = async_handler(|KillInstance { sig_name }, responder: crate::rpc::Responder| {
+        // Answered first: the end of the server sends what is answered already.
+        responder.ok(&true);
+        if let Err(errno) = signal::kill(Pid::this(), signal_of(sig_name)) {
+            let error = RpcError::internal(errno);
+            tracing::error!(signal = sig_name.as_str(), "not sent: {error}");
+        }
+    });
+    vec![(method, handler)]
+}
+
+fn signal_of(name: SignalName) -> Signal {
+    match name {
+        SignalName::Int => Signal::SIGINT,
+        SignalName::Term => Signal::SIGTERM,
+        SignalName::Quit => Signal::SIGQUIT,
+        SignalName::Hup => Signal::SIGHUP,
+        SignalName::Kill => Signal::SIGKILL,
+        SignalName::Usr1 => Signal::SIGUSR1,
+    }
+}

@@ -1,0 +1,72 @@
+//! Subsystems: the names under which configuration is kept, and who writes it.
+
+use crate::loader::{ConfigWriter, Manager};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Subsystems of the host itself, in the order of their configuration, and what they depend on.
+pub const OWN: [(&str, &[&str]); 2] = [("iobuf", &[]), ("bdev", &["iobuf"])];
+/// What a plugin's subsystem depends on.
+pub const OF_PLUGINS: &[&str] = &["bdev"];
+/// Kind of plugins whose name is a subsystem's, even before they are loaded.
+const KIND: &str = "target";
+
+/// The subsystems of loaded plugins.
+#[derive(Default)]
+pub struct Subsystems {
+    parts: Mutex<Vec<Part>>,
+}
+
+struct Part {
+    owner: u64,
+    name: String,
+    config: Option<Arc<ConfigWriter>>,
+}
+
+impl Subsystems {
+    /// Adds a plugin's part of a subsystem.
+    pub fn add(&self, owner: u64, name: &str, config: Option<ConfigWriter>) {
+        self.lock().push(Part { owner, name: name.to_owned(), config: config.map(Arc::new) });
+    }
+
+    /// Takes away the parts of a plugin.
+    pub fn remove(&self, owner: u64) {
+        self.lock().retain(|part| part.owner != owner);
+    }
+
+    /// Subsystems of plugins: loaded ones in the order of their start, then those on the path.
+    /// App thread.
+    pub fn of_plugins(&self, manager: &Manager) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        let loaded: Vec<String> = self.lock().iter().map(|part| part.name.clone()).collect();
+        let on_path = manager.list().unwrap_or_default().into_iter();
+        let on_path = on_path.filter(|plugin| plugin.kind == KIND).map(|plugin| plugin.name);
+        for name in loaded.into_iter().chain(on_path) {
+            if !names.contains(&name) && OWN.iter().all(|(own, _)| *own != name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// What plugins write for a subsystem, each a list of JSON objects. App thread.
+    pub fn configs(&self, name: &str) -> Vec<String> {
+        // Not under the lock: a plugin may come back from inside.
+        let writers: Vec<Arc<ConfigWriter>> = {
+            let parts = self.lock();
+            let parts = parts.iter().filter(|part| part.name == name);
+            parts.filter_map(|part| part.config.clone()).collect()
+        };
+        writers.iter().map(|write| write()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Part>> {
+        // Nothing panics between two changes of the list.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Subsystems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subsystems").finish_non_exhaustive()
+    }
+}
