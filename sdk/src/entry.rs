@@ -32,10 +32,12 @@ pub(crate) fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
 
 #[cold]
 fn poison(panic: Box<dyn std::any::Any + Send>) {
-    // In a test the panic is the message; only the thread's own test is to fail.
-    if !cfg!(any(test, feature = "testing")) {
-        POISONED.store(true, Ordering::Relaxed);
-    }
+    // Tests share the library: a panic in one is not to end the others.
+    #[cfg(any(test, feature = "testing"))]
+    let is_real = !crate::testing::is_fake();
+    #[cfg(not(any(test, feature = "testing")))]
+    let is_real = true;
+    POISONED.store(is_real, Ordering::Relaxed);
     // A payload may panic when it is dropped.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
 }

@@ -22,7 +22,11 @@ pub mod notify;
 pub mod nvmf;
 mod plugin;
 pub mod poller;
+#[cfg(feature = "ring")]
+mod ring;
 pub mod rpc;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 
 pub use error::{Error, Result, Status, errno};

@@ -297,6 +297,14 @@ pub struct Door(api::bay_plugin);
 // SAFETY: constant; its pointers are to constants and functions.
 unsafe impl Sync for Door {}
 
+impl Door {
+    /// What the host sees.
+    #[must_use]
+    pub fn raw(&self) -> &api::bay_plugin {
+        &self.0
+    }
+}
+
 #[doc(hidden)]
 #[must_use]
 pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door {

@@ -161,3 +161,26 @@ unsafe extern "C" fn next_ns<P: Poll>(ctx: *mut c_void) -> u64 {
     // SAFETY: as `run`.
     unsafe { with::<P, _>(ctx, u64::MAX, Poll::next_ns) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeHost;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_poller_may_be_dropped_from_inside_its_own_run() {
+        let host = FakeHost::new();
+        let (slot, runs) = (Rc::new(RefCell::new(None)), Rc::new(Cell::new(0)));
+        let (inner_slot, inner_runs) = (Rc::clone(&slot), Rc::clone(&runs));
+        let poll = move || {
+            drop(inner_slot.take());
+            inner_runs.set(inner_runs.get() + 1);
+            true
+        };
+        *slot.borrow_mut() = Some(Poller::register("once", 0, poll).unwrap());
+        host.run();
+        host.run();
+        assert_eq!((runs.get(), Rc::strong_count(&runs)), (1, 1));
+    }
+}

@@ -174,3 +174,32 @@ fn send_error(req: u64, error: &RpcError) {
         (host.rpc.error)(host.raw, req, code, bay_str::new(&error.message), bay_str::new(&data));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::testing::FakeHost;
+    use serde_json::json;
+
+    #[test]
+    fn a_call_that_nobody_answers_is_an_internal_error() {
+        let host = FakeHost::new();
+        Method::new("t_drops", "", |call, _: NoParams| drop(call)).register().unwrap();
+        Method::new("t_panics", "", |_, _: NoParams| panic!("in a method")).register().unwrap();
+        for method in ["t_drops", "t_panics"] {
+            assert_eq!(host.call(method, &json!({})).unwrap_err().code, -32603);
+        }
+    }
+
+    #[test]
+    fn an_error_carries_its_errno_and_name() {
+        let host = FakeHost::new();
+        let refuse = |_: NoParams| Err::<(), _>(Error::invalid("depth", 9, "1 to 8"));
+        Method::immediate("t_refuses", "", refuse).register().unwrap();
+        let error = host.call("t_refuses", &json!({})).unwrap_err();
+        assert_eq!(error.code, -22);
+        assert_eq!(error.message, "depth 9 is not allowed; allowed: 1 to 8");
+        assert_eq!(error.data.unwrap()["name"], "invalid_value");
+    }
+}

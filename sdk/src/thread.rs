@@ -213,3 +213,42 @@ unsafe extern "C" fn deliver<T: Send + 'static>(arg: *mut c_void) {
         enter((), || receive(Message(envelope)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeHost;
+    use std::sync::mpsc::{Sender, channel};
+
+    struct Ping {
+        round: u32,
+        back: Sender<Message<Ping>>,
+    }
+
+    #[test]
+    fn a_message_comes_back_with_its_value_and_is_used_again() {
+        let host = FakeHost::new();
+        let (back, received) = channel();
+        let mut message = Message::new(Ping { round: 0, back });
+        for round in 1..=3 {
+            message.round = round;
+            message.send(app(), |message| {
+                let back = message.back.clone();
+                assert!(back.send(message).is_ok());
+            });
+            host.run();
+            message = received.try_recv().ok().unwrap();
+            assert_eq!(message.round, round);
+        }
+    }
+
+    #[test]
+    fn a_sent_closure_runs_once_on_the_thread() {
+        let host = FakeHost::new();
+        let (sender, received) = channel();
+        app().send(move || sender.send(current()).unwrap()).unwrap();
+        assert!(received.try_recv().is_err());
+        host.run();
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), [Some(app())]);
+    }
+}

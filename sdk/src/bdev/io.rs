@@ -131,7 +131,7 @@ impl Buffers<'_> {
 
     /// Address and length of each piece, in bytes. Valid until the I/O is completed.
     #[inline]
-    pub fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
+    pub fn pieces(self) -> impl Iterator<Item = (*mut u8, usize)> {
         self.0.iter().map(|piece| (piece.addr.cast(), piece.len as usize))
     }
 

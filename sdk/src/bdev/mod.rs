@@ -9,6 +9,8 @@ mod op;
 mod params;
 mod registration;
 mod registry;
+#[cfg(test)]
+mod tests;
 mod vtable;
 
 pub use crate::error::Status;

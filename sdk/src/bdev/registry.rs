@@ -60,22 +60,21 @@ pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Re
     let mut registration = Registration::new(bdev.name(), B::PRODUCT, bdev.geometry(), B::OPS);
     bdev.describe(&mut registration);
     let params = Mutex::new(params);
-    let on_bus_of_it = Arc::new(OnBus { bdev, method: method.to_owned(), params });
+    let on_bus_new = Arc::new(OnBus { bdev, method: method.to_owned(), params });
     let name = registration.name.clone();
 
     let weak: Weak<dyn Any + Send + Sync> = {
-        let any: Arc<dyn Any + Send + Sync> = on_bus_of_it.clone();
+        let any: Arc<dyn Any + Send + Sync> = on_bus_new.clone();
         Arc::downgrade(&any)
     };
-    let ctx = Arc::into_raw(on_bus_of_it);
+    let ctx = Arc::into_raw(on_bus_new);
     let mut id = 0;
-    // SAFETY: `ctx` is a count of the bdev that is the host's until `destruct`; the operations are for ever.
-    let status = unsafe {
-        with_record(&registration, Ops::<B>::TABLE, ctx.cast_mut().cast(), |record| {
-            let host = host();
-            (host.bdev.register)(host.raw, record, &raw mut id)
-        })
-    };
+    let ctx_of_host = ctx.cast_mut().cast();
+    let status = with_record(&registration, Ops::<B>::TABLE, ctx_of_host, |record| {
+        let host = host();
+        // SAFETY: `ctx` is a count that is the host's until `destruct`; the operations are for ever.
+        unsafe { (host.bdev.register)(host.raw, record, &raw mut id) }
+    });
     if let Err(error) = check(status, format_args!("bdev {name}")) {
         // SAFETY: a refused bdev is still ours.
         drop(unsafe { Arc::from_raw(ctx) });
@@ -88,10 +87,7 @@ pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Re
 }
 
 /// Shows `call` the ABI's record of a registration, whose texts live through the call.
-///
-/// # Safety
-/// `ctx` and `ops` belong together; `call` may give them to the host.
-unsafe fn with_record<R>(
+fn with_record<R>(
     from: &Registration,
     ops: *const api::bay_bdev_ops,
     ctx: *mut c_void,

@@ -199,7 +199,15 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
             last_busy = now;
         } else if !reactor.polled.load(Ordering::Relaxed) && now - last_busy > SPIN_NS {
             sleep_until_woken(reactor, inbox, &threads);
-            clock::refresh();
+            // What was slept is idle, whatever the next round finds.
+            let woke = clock::refresh();
+            let slept = woke - std::mem::replace(&mut round_began, woke);
+            reactor
+                .idle_ns
+                .store(reactor.idle_ns.load(Ordering::Relaxed) + slept, Ordering::Relaxed);
+            for thread in &threads {
+                thread.slept_until(woke);
+            }
         }
     }
     for thread in threads {

@@ -1,7 +1,7 @@
 //! Lightweight threads: movable, cooperative units with messages, pollers and io_channels.
 //!
 //! A thread belongs to one reactor at a time and is only ever run there. What others need of it (its
-//! message queue, where it runs) is in [`Shared`], which is never freed, so that a late sender finds
+//! message queue, where it runs) is in `Shared`, which is never freed, so that a late sender finds
 //! something that is dead but there.
 #![expect(unsafe_code, reason = "messages are intrusive and threads move between OS threads")]
 
@@ -334,6 +334,12 @@ impl Thread {
         let counter = if busy { &self.busy_ns } else { &self.idle_ns };
         counter.set(counter.get() + spent);
         busy
+    }
+
+    /// Counts the time since its last round as idle.
+    pub(super) fn slept_until(&self, now: u64) {
+        let slept = now.saturating_sub(self.last_ns.replace(now));
+        self.idle_ns.set(self.idle_ns.get() + slept);
     }
 
     fn run_messages(&self) -> bool {

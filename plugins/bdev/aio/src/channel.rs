@@ -1,0 +1,183 @@
+//! One thread's ring for a disk: I/O of the bus in, operations on the file out, and back.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use drivebay_ring::{self as ring, Armed, Completion, Errno, FileIndex, Full, Ring};
+use drivebay_sdk::bdev::IoId;
+use drivebay_sdk::prelude::*;
+
+use crate::disk::{FileDisk, Zeroing};
+
+/// I/Os in flight of one channel. The bus keeps what is more.
+const DEPTH: u32 = 256;
+
+/// One thread's state.
+#[derive(Debug)]
+pub struct Channel {
+    disk: Arc<FileDisk>,
+    ring: Ring<BdevIo>,
+    file: FileIndex,
+    /// Zeroed ranges that are being made durable.
+    syncing: Vec<IoId>,
+    /// Whether a failure was logged: the first one is.
+    has_warned: bool,
+}
+
+impl Channel {
+    /// Opens a ring on the disk's file. `[reactor]`
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn open(disk: Arc<FileDisk>) -> Result<Self> {
+        let mut ring = Ring::new(disk.engine(), DEPTH)?;
+        let file = ring.attach(Arc::clone(disk.file()))?;
+        Ok(Self { disk, ring, file, syncing: Vec::new(), has_warned: false })
+    }
+
+    /// Queues an I/O; the kernel sees it at the end of the burst.
+    pub fn submit(&mut self, io: BdevIo) {
+        match self.on_file(io.op(), io.flags()) {
+            Some(op) => self.push(op, io),
+            None => io.complete(Status::NOT_SUPPORTED),
+        }
+    }
+
+    /// What an op of the bus is on the file.
+    fn on_file(&self, op: Op, flags: IoFlags) -> Option<ring::Op> {
+        let block_size = u64::from(self.disk.block_size());
+        // The bus has checked the range, so nothing overflows.
+        let (offset_of, len_of) =
+            (|range: Range| range.lba * block_size, |range: Range| range.nblocks * block_size);
+        let hole = |range| ring::Op::PunchHole { offset: offset_of(range), len: len_of(range) };
+        Some(match op {
+            Op::Read(range) => ring::Op::Read { offset: offset_of(range) },
+            Op::Write(range) => {
+                ring::Op::Write { offset: offset_of(range), durable: flags.contains(IoFlags::FUA) }
+            }
+            Op::Flush => ring::Op::Fdatasync,
+            Op::Unmap(range) => hole(range),
+            Op::WriteZeroes(range) => match self.disk.zeroing()? {
+                Zeroing::ZeroRange => {
+                    ring::Op::ZeroRange { offset: offset_of(range), len: len_of(range) }
+                }
+                Zeroing::PunchHole => hole(range),
+            },
+            _ => return None,
+        })
+    }
+
+    fn push(&mut self, op: ring::Op, io: BdevIo) {
+        if let Err(Full(io)) = self.ring.push(op, self.file, io) {
+            io.complete(Status::NO_RESOURCE);
+        }
+    }
+
+    /// The burst has ended: one system call for all of it.
+    pub fn flush(&mut self) {
+        let flushed = self.ring.flush();
+        self.note(flushed);
+    }
+
+    /// Completes what has ended; whether there was any.
+    pub fn poll(&mut self) -> bool {
+        let mut count = 0;
+        while count < DEPTH {
+            let Some(completion) = self.ring.next_completion() else { break };
+            self.complete(completion);
+            count += 1;
+        }
+        if count > 0 {
+            self.flush(); // Syncs that `complete` asked for, and what the kernel had no room for.
+        }
+        count > 0
+    }
+
+    fn complete(&mut self, Completion { request: io, result }: Completion<BdevIo>) {
+        let op = io.op();
+        if self.must_sync(op, &io, result) {
+            self.syncing.push(io.id());
+            return self.push(ring::Op::Fdatasync, io);
+        }
+        let status = status_of(op, self.disk.block_size(), result);
+        if !status.is_success() && !std::mem::replace(&mut self.has_warned, true) {
+            let name = self.disk.name();
+            warn!("{name}: {op:?} ended with {result:?}; further failures are not logged");
+        }
+        io.complete(status);
+    }
+
+    /// Whether a range was zeroed that must be durable, and is not yet: only writes can be that
+    /// at once.
+    fn must_sync(&mut self, op: Op, io: &BdevIo, result: Result<u32, Errno>) -> bool {
+        if !matches!(op, Op::Unmap(_) | Op::WriteZeroes(_)) || !io.flags().contains(IoFlags::FUA) {
+            return false;
+        }
+        match self.syncing.iter().position(|id| *id == io.id()) {
+            Some(place) => {
+                self.syncing.swap_remove(place);
+                false
+            }
+            None => result.is_ok(),
+        }
+    }
+
+    /// Arms the eventfd; whether there is work after all.
+    pub fn prepare_sleep(&mut self) -> bool {
+        match self.ring.arm() {
+            Ok(armed) => armed == Armed::WorkWaiting,
+            Err(error) => {
+                self.note(Err(error));
+                true
+            }
+        }
+    }
+
+    /// Polls again: no more signals.
+    pub fn woke(&mut self) {
+        self.ring.disarm();
+    }
+
+    /// Readable when something completes.
+    pub fn wake_fd(&self) -> RawFd {
+        self.ring.event_fd().as_raw_fd()
+    }
+
+    /// Logs the first failure of the queue itself.
+    fn note(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && !std::mem::replace(&mut self.has_warned, true)
+        {
+            error!("{}: the ring fails: {error}", self.disk.name());
+        }
+    }
+}
+
+/// How an I/O of the bus ended.
+fn status_of(op: Op, block_size: u32, result: Result<u32, Errno>) -> Status {
+    match (op, result) {
+        (Op::Read(range) | Op::Write(range), Ok(moved_bytes)) => {
+            // Less only where the file has become shorter than the bdev.
+            let is_whole = u64::from(moved_bytes) == range.nblocks * u64::from(block_size);
+            if is_whole { Status::SUCCESS } else { Status::IO_ERROR }
+        }
+        (_, Ok(_)) => Status::SUCCESS,
+        // Unmap is a hint: a device that does not take it has done no harm.
+        (Op::Unmap(_), Err(Errno::NOT_SUPPORTED)) => Status::SUCCESS,
+        (_, Err(error)) => status_of_errno(error.number()),
+    }
+}
+
+/// The errors that say more than "input or output failed".
+fn status_of_errno(number: i32) -> Status {
+    match number {
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Status::errno(errno::ENOSPC),
+        libc::EOPNOTSUPP => Status::NOT_SUPPORTED,
+        libc::ENODATA => Status::MEDIA, // As the block layer says "medium error".
+        libc::ENOMEM => Status::NO_RESOURCE,
+        libc::ENODEV | libc::ENXIO => Status::errno(errno::ENODEV),
+        libc::ECANCELED => Status::ABORTED,
+        _ => Status::IO_ERROR,
+    }
+}

@@ -1,0 +1,104 @@
+//! `aio`: a file or a block device as a bdev, by io_uring or libaio.
+//!
+//! From the call to the kernel: [`methods`] registers what can be called, a [`Kind`] says what the
+//! two families of methods differ in, [`disk`] opens the file, [`channel`] is one thread's ring.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod disk;
+pub mod kind;
+pub mod methods;
+
+use std::marker::PhantomData;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::serde_json::{Map, Value};
+
+use crate::channel::Channel;
+use crate::disk::FileDisk;
+use crate::kind::{Aio, Kind, Uring};
+
+plugin! {
+    name: "aio",
+    kind: "bdev",
+    provides: [],
+    requires: [],
+    methods: [
+        "bdev_aio_create", "bdev_aio_rescan", "bdev_aio_delete",
+        "bdev_uring_create", "bdev_uring_rescan", "bdev_uring_delete",
+    ],
+    start: || {
+        methods::register::<Aio>()?;
+        methods::register::<Uring>()
+    },
+}
+
+/// A file or block device on the bus, made by the methods of kind `K`.
+#[derive(Debug)]
+pub struct FileBdev<K> {
+    disk: Arc<FileDisk>,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Bdev for FileBdev<K> {
+    type Params = K::Params;
+    type Channel = Channel;
+    const PRODUCT: &'static str = K::PRODUCT;
+    /// `describe` adds what the file can do besides. Reset is the bus's: it waits for what is in
+    /// flight, and the kernel has nothing better.
+    const OPS: OpSet = OpSet::READ.with(OpSet::FLUSH);
+    const BURSTS: bool = true;
+    const POLLS: bool = true;
+    const SLEEPS: bool = true;
+
+    fn create(params: K::Params) -> Result<Self> {
+        let disk = FileDisk::open(K::wanted(params)?)?;
+        Ok(Self { disk: Arc::new(disk), kind: PhantomData })
+    }
+
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        self.disk.describe(registration);
+    }
+
+    fn open_channel(&self) -> Result<Channel> {
+        Channel::open(Arc::clone(&self.disk))
+    }
+
+    fn submit(&self, channel: &mut Channel, io: BdevIo) {
+        channel.submit(io);
+    }
+
+    fn flush(&self, channel: &mut Channel) {
+        channel.flush();
+    }
+
+    fn poll(&self, channel: &mut Channel) -> bool {
+        channel.poll()
+    }
+
+    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
+        channel.prepare_sleep()
+    }
+
+    fn woke(&self, channel: &mut Channel) {
+        channel.woke();
+    }
+
+    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
+        Some(channel.wake_fd())
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        K::driver_specific(&self.disk)
+    }
+}

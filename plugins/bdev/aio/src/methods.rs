@@ -1,0 +1,87 @@
+//! `bdev_<module>_create`, `_rescan` and `_delete`.
+
+use drivebay_sdk::bdev::{self, Delete};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Call, Method};
+use drivebay_sdk::serde_json;
+
+use crate::FileBdev;
+use crate::kind::Kind;
+
+params! {
+    /// Parameters of the methods that look at a file's size again.
+    pub struct Rescan {
+        /// Name of the bdev.
+        pub name: String,
+    }
+}
+
+/// Registers the methods of kind `K`. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a method's name is taken.
+pub fn register<K: Kind>() -> Result<()> {
+    let module = K::MODULE;
+    Method::immediate(
+        &format!("bdev_{module}_create"),
+        &format!("Makes a bdev of a file or block device ({module})."),
+        create::<K>,
+    )
+    .describe(|method| {
+        method
+            .result("Name of the new bdev.")
+            .error(-16, "in_use", "Another has the file open and locked.")
+            .error(-17, "exists", "A bdev has that name.")
+            .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
+    })
+    .register()?;
+    Method::immediate(
+        &format!("bdev_{module}_rescan"),
+        "Takes over the size that the file or block device has now.\n\n\
+         A bdev does not shrink while it is open.",
+        rescan::<K>,
+    )
+    .describe(|method| {
+        method.result("true").error(-16, "in_use", "It would shrink while it is open.").error(
+            -19,
+            "no_such_device",
+            "No bdev of this kind has that name.",
+        )
+    })
+    .register()?;
+    Method::new(
+        &format!("bdev_{module}_delete"),
+        "Deletes the bdev; the file stays.\n\nAnswers when its I/O has ended and it is gone.",
+        delete::<K>,
+    )
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
+    })
+    .register()
+}
+
+fn create<K: Kind>(params: K::Params) -> Result<String> {
+    let bdev = FileBdev::<K>::create(params)?;
+    // With the UUID: who moves the file and says so in the configuration keeps the disk's identity.
+    let saved = serde_json::to_value(K::saved(&bdev.disk))
+        .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
+    bdev::register(bdev, &format!("bdev_{}_create", K::MODULE), saved)
+}
+
+fn rescan<K: Kind>(params: Rescan) -> Result<bool> {
+    let bdev = bdev::find::<FileBdev<K>>(&params.name)?;
+    let (before, now) = (bdev.disk.num_blocks(), bdev.disk.measure()?);
+    if now != before {
+        bdev.resize(now)?;
+        bdev.disk.set_num_blocks(now);
+        info!("{}: {before} blocks before, {now} now", params.name);
+    }
+    Ok(true)
+}
+
+fn delete<K: Kind>(call: Call, params: Delete) {
+    match bdev::find::<FileBdev<K>>(&params.name) {
+        Ok(bdev) => bdev.unregister(|gone| call.answer(gone.map(|()| true))),
+        Err(error) => call.fail(error),
+    }
+}
