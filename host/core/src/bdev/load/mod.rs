@@ -129,6 +129,8 @@ pub struct Report {
     pub reads: u64,
     /// Writes that ended well.
     pub writes: u64,
+    /// Bytes of both.
+    pub bytes: u64,
     /// Reads whose content was compared.
     pub verified: u64,
     /// I/O that failed.

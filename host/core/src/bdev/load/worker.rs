@@ -29,8 +29,6 @@ pub(super) type Outcome = Report;
 /// I/O that one round may submit at least, whatever the depth.
 const BURST: u32 = 64;
 const NOBODY: u32 = u32::MAX;
-const READ: usize = 0;
-const WRITE: usize = 1;
 
 /// What a worker is told.
 pub(super) struct Order {
@@ -76,6 +74,7 @@ pub(super) fn begin(order: Order) {
             core,
             reads: 0,
             writes: 0,
+            bytes: 0,
             verified: 0,
             failed: 0,
             elapsed: Duration::ZERO,
@@ -113,6 +112,7 @@ struct Worker {
     idle: Cell<u32>,
     budget: Cell<u32>,
     tick: Cell<u64>,
+    /// Reads and writes.
     done: [Cell<u64>; 2],
     nblocks: u64,
     places: Places,
@@ -468,11 +468,13 @@ impl Worker {
         if let Err(error) = channel::put(self.chan) {
             tracing::error!("the load generator's channel: {error}");
         }
+        let [reads, writes] = self.done.each_ref().map(Cell::get);
         let _ = self.order.home.send(Report {
             bdev: self.order.desc.bdev.name.clone(),
             core: self.order.core,
-            reads: self.done.get(READ).map_or(0, Cell::get),
-            writes: self.done.get(WRITE).map_or(0, Cell::get),
+            reads,
+            writes,
+            bytes: (reads + writes) * u64::from(self.order.plan.io_size),
             verified: self.verified.get(),
             failed: self.failed.get(),
             elapsed,
