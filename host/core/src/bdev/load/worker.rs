@@ -109,7 +109,9 @@ struct Task {
 struct Worker {
     // What every I/O needs.
     chan: u64,
+    /// First and last in the list of idle tasks; the last means something when there is a first.
     idle: Cell<u32>,
+    idle_last: Cell<u32>,
     budget: Cell<u32>,
     tick: Cell<u64>,
     /// Reads and writes.
@@ -216,10 +218,14 @@ impl Worker {
         if let Some(generations) = &self.generations {
             self.verify(task, generations);
         }
-        if self.budget.get() > 0 && !self.null_loop {
-            self.submit(task);
-        } else {
-            self.put_idle(task);
+        // The longest idle one goes next, so that all buffers take their turn even when the module
+        // completes inside `submit`.
+        self.put_idle(task);
+        if self.budget.get() > 0
+            && !self.null_loop
+            && let Some(next) = self.take_idle()
+        {
+            self.submit(next);
         }
     }
 
@@ -230,7 +236,12 @@ impl Worker {
     }
 
     fn put_idle(&self, task: &Task) {
-        task.next.set(self.idle.replace(task.index));
+        task.next.set(NOBODY);
+        let last = self.idle_last.replace(task.index);
+        match self.tasks.get(last as usize) {
+            Some(last) if self.idle.get() != NOBODY => last.next.set(task.index),
+            _ => self.idle.set(task.index),
+        }
     }
 }
 
@@ -398,6 +409,7 @@ impl Worker {
         let worker = Box::new(Self {
             chan,
             idle: Cell::new(0),
+            idle_last: Cell::new(plan.depth - 1),
             budget: Cell::new(0),
             tick: Cell::new(0),
             done: [Cell::new(0), Cell::new(0)],
