@@ -14,7 +14,6 @@ const BUCKETS: usize = ((TOP_BITS - KEPT_BITS + 1) as usize) << KEPT_BITS;
 #[derive(Clone)]
 pub struct Histogram {
     buckets: Box<[Cell<u64>]>,
-    count: Cell<u64>,
     sum: Cell<u64>,
     max: Cell<u64>,
 }
@@ -25,7 +24,6 @@ impl Histogram {
     pub fn new() -> Self {
         Self {
             buckets: vec![Cell::new(0); BUCKETS].into_boxed_slice(),
-            count: Cell::new(0),
             sum: Cell::new(0),
             max: Cell::new(0),
         }
@@ -36,7 +34,6 @@ impl Histogram {
         if let Some(bucket) = self.buckets.get(index_of(value)) {
             bucket.set(bucket.get() + 1);
         }
-        self.count.set(self.count.get() + 1);
         self.sum.set(self.sum.get().wrapping_add(value));
         self.max.set(self.max.get().max(value));
     }
@@ -46,7 +43,6 @@ impl Histogram {
         for (mine, theirs) in self.buckets.iter().zip(&other.buckets) {
             mine.set(mine.get() + theirs.get());
         }
-        self.count.set(self.count.get() + other.count.get());
         self.sum.set(self.sum.get().wrapping_add(other.sum.get()));
         self.max.set(self.max.get().max(other.max.get()));
     }
@@ -54,7 +50,6 @@ impl Histogram {
     /// Forgets all values.
     pub fn clear(&self) {
         self.buckets.iter().for_each(|bucket| bucket.set(0));
-        self.count.set(0);
         self.sum.set(0);
         self.max.set(0);
     }
@@ -62,7 +57,7 @@ impl Histogram {
     /// How many values were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.count.get()
+        self.buckets.iter().map(Cell::get).sum()
     }
 
     /// Their sum.
@@ -81,7 +76,7 @@ impl Histogram {
     /// is none.
     #[must_use]
     pub fn quantile(&self, millionths: u64) -> u64 {
-        let count = u128::from(self.count.get());
+        let count = u128::from(self.count());
         let rank = (count * u128::from(millionths)).div_ceil(1_000_000).max(1);
         let mut seen = 0;
         for (index, bucket) in self.buckets.iter().enumerate() {
@@ -102,7 +97,7 @@ impl Default for Histogram {
 
 impl std::fmt::Debug for Histogram {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Histogram").field("count", &self.count.get()).finish_non_exhaustive()
+        f.debug_struct("Histogram").field("count", &self.count()).finish_non_exhaustive()
     }
 }
 

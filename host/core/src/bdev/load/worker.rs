@@ -261,7 +261,9 @@ unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
 // ---- verification ----------------------------------------------------------------------------------
 
 impl Worker {
-    /// Chooses what to do and makes the memory ready for it.
+    /// Chooses what to do and makes the memory ready for it. Kept out of the way of runs that do not
+    /// verify, as `verify` is.
+    #[inline(never)]
     fn prepare_verified(&self, task: &Task, generations: &Generations) {
         if task.again.take() {
             task.read.set(true);
@@ -283,6 +285,7 @@ impl Worker {
         task.began.set(ticks::now());
     }
 
+    #[inline(never)]
     fn verify(&self, task: &Task, generations: &Generations) {
         let generation = task.generation.get();
         if task.read.get() {
@@ -354,6 +357,7 @@ impl Worker {
     }
 
     #[cold]
+    #[inline(never)]
     fn failed(&self, task: &Task, status: i32) {
         self.failed.set(self.failed.get() + 1);
         let lba = task.unit.get() * self.nblocks;
