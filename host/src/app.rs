@@ -109,6 +109,38 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
+/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// that `work` gets is set when a signal comes.
+///
+/// # Errors
+/// What did not start, what `work` says, or what did not end.
+pub fn run_once<T>(
+    options: &Serve,
+    document: Document,
+    work: impl FnOnce(&Arc<AtomicBool>) -> Result<T, Halt>,
+) -> Result<T, Halt> {
+    start_log(options)?;
+    let (sender, events) = mpsc::channel();
+    let is_stopped = Arc::<AtomicBool>::default();
+    let (set, tell) = (Arc::clone(&is_stopped), sender.clone());
+    signals::watch(move || {
+        set.store(true, Ordering::Release);
+        let _ = tell.send(Event::Stop);
+    })
+    .map_err(|error| failed("signals", error))?;
+    let reactors = start_reactors(options)?;
+    let result = make_host(options, sender).and_then(|host| {
+        let result = start(options, Some(document), &host, &events).and_then(|load| {
+            load.runtime(&events)?;
+            methods::framework::initialized(&host);
+            work(&is_stopped)
+        });
+        end_plugins(&host).and(result)
+    });
+    reactors.stop();
+    result
+}
+
 fn start_log(options: &Serve) -> Result<(), Halt> {
     log::init();
     if options.silence_noticelog {
