@@ -201,10 +201,10 @@ impl Manager {
         if inner.serving(&candidate.name()).is_some() {
             return Ok(false);
         }
-        if let Some(failure) = inner.failures.borrow().get(&candidate.name()) {
-            if failure.stamp == candidate.stamp {
-                return Err(failure.error.clone());
-            }
+        if let Some(failure) = inner.failures.borrow().get(&candidate.name())
+            && failure.stamp == candidate.stamp
+        {
+            return Err(failure.error.clone());
         }
         let result = inner.load(&candidate);
         self.announce()?;

@@ -81,11 +81,11 @@ impl Search {
         if let Some(list) = std::env::var_os(PATH_VARIABLE) {
             folders.extend(std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()));
         }
-        if let Ok(program) = std::env::current_exe() {
-            if let Some(own) = program.parent() {
-                folders.push(own.to_owned());
-                folders.push(own.join("../lib/drivebay/plugins"));
-            }
+        if let Ok(program) = std::env::current_exe()
+            && let Some(own) = program.parent()
+        {
+            folders.push(own.to_owned());
+            folders.push(own.join("../lib/drivebay/plugins"));
         }
         folders
     }

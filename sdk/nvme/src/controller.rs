@@ -235,7 +235,7 @@ impl Controller {
     pub fn log_page(&mut self, lid: u8, offset: u64, len: u32) -> Result<Vec<u8>, Error> {
         let numd = match len / 4 {
             0 => None,
-            dwords if len % 4 == 0 => Some(dwords - 1),
+            dwords if len.is_multiple_of(4) => Some(dwords - 1),
             _ => None,
         };
         let numd = numd.ok_or_else(|| {

@@ -109,7 +109,7 @@ impl Transfer {
         let finished = self.rest().is_empty();
         // No progress: the end of the file. Inside a block it is the end of the file, too, and
         // O_DIRECT could not go on from there.
-        let at_end = moved == 0 || self.done_bytes % self.alignment != 0;
+        let at_end = moved == 0 || !self.done_bytes.is_multiple_of(self.alignment);
         match self.op {
             _ if finished => Next::Done(Ok(self.done_bytes)),
             Op::Write { .. } if at_end => Next::Done(Err(Errno::SHORT_WRITE)),

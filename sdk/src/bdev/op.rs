@@ -187,7 +187,7 @@ impl Geometry {
     /// # Errors
     /// `EINVAL` naming the field.
     pub fn new(block_size: u32, num_blocks: u64) -> Result<Self> {
-        if block_size == 0 || block_size % 512 != 0 {
+        if block_size == 0 || !block_size.is_multiple_of(512) {
             return Err(Error::invalid("block_size", block_size, "a multiple of 512"));
         }
         Self::new_any(block_size, num_blocks)

@@ -105,7 +105,7 @@ impl DiskParams {
     /// `EINVAL` naming the field.
     pub fn check(self, prefix: &str) -> Result<Disk> {
         let geometry = Geometry::new(self.block_size, self.num_blocks)?;
-        if self.physical_block_size % 512 != 0 {
+        if !self.physical_block_size.is_multiple_of(512) {
             let given = self.physical_block_size;
             return Err(Error::invalid("physical_block_size", given, "a multiple of 512"));
         }

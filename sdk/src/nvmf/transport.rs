@@ -762,11 +762,11 @@ unsafe extern "C" fn group_destroy<T: Transport>(group: *mut c_void) {
     // SAFETY: the count that `group_create` gave away, taken back once.
     let cell = unsafe { Rc::from_raw(group.cast_const().cast::<GroupCell<T::Group>>()) };
     enter((), || {
-        if let Some(poller) = cell.poller.take() {
-            if let Ok(group) = cell.group.try_borrow() {
-                // The host forgets the descriptor with the poller if it does not now.
-                let _ = poller.wake_fd(group.wake_fd(), 0);
-            }
+        if let Some(poller) = cell.poller.take()
+            && let Ok(group) = cell.group.try_borrow()
+        {
+            // The host forgets the descriptor with the poller if it does not now.
+            let _ = poller.wake_fd(group.wake_fd(), 0);
         }
         drop(cell);
     });

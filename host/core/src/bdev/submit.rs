@@ -51,7 +51,7 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     }
     if writes && limits.write_unit > 1 {
         let unit = u64::from(limits.write_unit);
-        if request.lba % unit != 0 || request.nblocks % unit != 0 {
+        if !request.lba.is_multiple_of(unit) || !request.nblocks.is_multiple_of(unit) {
             return Err(-libc::EINVAL);
         }
     }

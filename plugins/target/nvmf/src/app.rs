@@ -1,6 +1,6 @@
 //! The app thread's side: everything that is configured, every controller, and what becomes of admin commands.
 //!
-//! Poll groups send what they cannot answer alone ([`App::connect`], [`App::admin`]) and news of their queues; RPCs run [`crate::ops`].
+//! Poll groups send what they cannot answer alone (`App::connect`, `App::admin`) and news of their queues; RPCs run [`crate::ops`].
 //! Nothing here is touched by another thread.
 
 use crate::controller::admin::{self, Answer, Outcome, Received};

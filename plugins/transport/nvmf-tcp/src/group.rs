@@ -181,10 +181,10 @@ impl Group for TcpGroup {
     }
 
     fn free(&mut self, key: usize) {
-        if let Some(place) = self.served.get_mut(key) {
-            if place.take().is_some() {
-                self.free.push(key);
-            }
+        if let Some(place) = self.served.get_mut(key)
+            && place.take().is_some()
+        {
+            self.free.push(key);
         }
     }
 

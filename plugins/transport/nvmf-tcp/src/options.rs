@@ -125,7 +125,7 @@ impl Options {
         range("in_capsule_data_size", self.in_capsule_data_size, 0, self.max_io_size)?;
         range("io_unit_size", self.io_unit_size, 4096, 128 << 10)?;
         range("sock_priority", self.sock_priority, 0, 0)?;
-        if self.io_unit_size % 4096 != 0 {
+        if !self.io_unit_size.is_multiple_of(4096) {
             return Err(Error::invalid("io_unit_size", self.io_unit_size, "multiples of 4096"));
         }
         if self.max_io_size.div_ceil(self.io_unit_size) > PIECES_MAX {

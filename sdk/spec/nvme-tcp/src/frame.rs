@@ -251,7 +251,7 @@ impl Frame {
         let data_end = header.plen - data_digest_len;
         if (pdo as u64) < header_end
             || pdo >= data_end
-            || header.pdo % receiver.alignment.bytes() != 0
+            || !header.pdo.is_multiple_of(receiver.alignment.bytes())
         {
             return Err(ProtocolError::field(CommonHeader::PDO_OFFSET));
         }

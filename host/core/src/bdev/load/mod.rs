@@ -216,7 +216,7 @@ fn span_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span> {
     let geometry = desc.bdev.geometry();
     let bad =
         |what: String| Err(Error::new(libc::EINVAL, format!("bdev {}: {what}", desc.bdev.name)));
-    if plan.io_size % geometry.block_size != 0 {
+    if !plan.io_size.is_multiple_of(geometry.block_size) {
         let (io_size, block_size) = (plan.io_size, geometry.block_size);
         return bad(format!("io size {io_size} must be a multiple of its block size {block_size}"));
     }

@@ -89,18 +89,19 @@ impl<R: Carrier> Connection<R> {
     /// `n` bytes came into [`Connection::receive_slices`].
     pub(crate) fn received(&mut self, n: usize, target: &mut impl Target<R>) {
         let mut rest = n;
-        if self.is_receiving() && self.inbox.is_empty() {
-            if let Stage::Data(data) = &mut self.stage {
-                let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
-                if let Some(request) = request.and_then(|command| command.request.as_mut()) {
-                    let piece = request.data_mut(data.place());
-                    let direct = piece.len().min(data.direct_len()).min(rest);
-                    if let (Some(crc), Some(bytes)) = (&mut data.digest, piece.get(..direct)) {
-                        crc.update(bytes);
-                    }
-                    data.come += u32::try_from(direct).unwrap_or(0);
-                    rest -= direct;
+        if self.is_receiving()
+            && self.inbox.is_empty()
+            && let Stage::Data(data) = &mut self.stage
+        {
+            let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
+            if let Some(request) = request.and_then(|command| command.request.as_mut()) {
+                let piece = request.data_mut(data.place());
+                let direct = piece.len().min(data.direct_len()).min(rest);
+                if let (Some(crc), Some(bytes)) = (&mut data.digest, piece.get(..direct)) {
+                    crc.update(bytes);
                 }
+                data.come += u32::try_from(direct).unwrap_or(0);
+                rest -= direct;
             }
         }
         self.inbox.put(rest);
