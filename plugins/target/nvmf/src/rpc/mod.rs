@@ -329,6 +329,7 @@ async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
 
 fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     check::set_config(&params)?;
+    app.model.borrow_mut().discovery_filter = check::discovery_filter(&params)?;
     app.config.replace(Some(params));
     Ok(true)
 }
