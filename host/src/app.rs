@@ -109,6 +109,38 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
+/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// that `work` gets is set when a signal comes.
+///
+/// # Errors
+/// What did not start, what `work` says, or what did not end.
+pub fn run_once<T>(
+    options: &Serve,
+    document: Document,
+    work: impl FnOnce(&Arc<AtomicBool>) -> Result<T, Halt>,
+) -> Result<T, Halt> {
+    start_log(options)?;
+    let (sender, events) = mpsc::channel();
+    let is_stopped = Arc::<AtomicBool>::default();
+    let (set, tell) = (Arc::clone(&is_stopped), sender.clone());
+    signals::watch(move || {
+        set.store(true, Ordering::Release);
+        let _ = tell.send(Event::Stop);
+    })
+    .map_err(|error| failed("signals", error))?;
+    let reactors = start_reactors(options)?;
+    let result = make_host(options, sender).and_then(|host| {
+        let result = start(options, Some(document), &host, &events).and_then(|load| {
+            load.runtime(&events)?;
+            methods::framework::initialized(&host);
+            work(&is_stopped)
+        });
+        end_plugins(&host).and(result)
+    });
+    reactors.stop();
+    result
+}
+
 fn start_log(options: &Serve) -> Result<(), Halt> {
     log::init();
     if options.silence_noticelog {
@@ -160,8 +192,10 @@ fn with_reactors(
     let gate = Arc::new(Gate::new(dispatcher));
     let server = start_server(options, &gate)?;
 
-    let result = start(options, document, &host, events)
-        .and_then(|rest| serve_until_stopped(options, rest, &host, &gate, events));
+    let result = start(options, document, &host, events).and_then(|load| {
+        let starting = Starting { options, load, host: &host, state: state.as_ref() };
+        starting.serve_until_stopped(&gate, events)
+    });
 
     gate.close();
     drop(state);
@@ -261,35 +295,48 @@ fn start(
     Ok(load)
 }
 
-fn serve_until_stopped(
-    options: &Serve,
+/// A host whose startup methods may be called.
+struct Starting<'a> {
+    options: &'a Serve,
     load: config::Load,
-    host: &Arc<Host>,
-    gate: &Gate,
-    events: &Receiver<Event>,
-) -> Result<(), Halt> {
-    if options.wait_for_rpc {
-        gate.open();
-        say("waiting for framework_start_init", options);
-    } else {
-        load.runtime(events)?;
-        methods::framework::initialized(host);
-        gate.open();
-        say("ready", options);
-    }
-    loop {
-        // The sender in `host` keeps the channel open.
-        match events.recv().unwrap_or(Event::Stop) {
-            Event::Stop => return Ok(()),
-            Event::Answer(_) => {}
-            Event::StartInit(responder) => {
-                // On failure the responder says so by being dropped.
-                load.runtime(events)?;
-                methods::framework::initialized(host);
-                responder.ok(&true);
-                say("ready", options);
+    host: &'a Arc<Host>,
+    state: Option<&'a StateFile>,
+}
+
+impl Starting<'_> {
+    fn serve_until_stopped(&self, gate: &Gate, events: &Receiver<Event>) -> Result<(), Halt> {
+        if self.options.wait_for_rpc {
+            gate.open();
+            say("waiting for framework_start_init", self.options);
+        } else {
+            self.initialize(events)?;
+            gate.open();
+            say("ready", self.options);
+        }
+        loop {
+            // The sender in `host` keeps the channel open.
+            match events.recv().unwrap_or(Event::Stop) {
+                Event::Stop => return Ok(()),
+                Event::Answer(_) => {}
+                Event::StartInit(responder) if self.host.is_initialized() => drop(responder),
+                Event::StartInit(responder) => {
+                    // On failure the responder says so by being dropped.
+                    self.initialize(events)?;
+                    responder.ok(&true);
+                    say("ready", self.options);
+                }
             }
         }
+    }
+
+    /// Makes the rest of the configuration's calls.
+    fn initialize(&self, events: &Receiver<Event>) -> Result<(), Halt> {
+        self.load.runtime(events)?;
+        if let Some(state) = self.state {
+            state.begin(self.load.ignored()).map_err(|why| failed("--state", why))?;
+        }
+        methods::framework::initialized(self.host);
+        Ok(())
     }
 }
 

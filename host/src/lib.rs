@@ -5,7 +5,8 @@
 //!          ├─ rpc: the socket, the methods' registry     methods: the host's own methods
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
-//!          └─ log, signals
+//!          ├─ log, signals
+//!          └─ perf: a host for one measurement
 //! ```
 
 pub mod app;
@@ -15,6 +16,7 @@ pub mod loader;
 pub mod log;
 pub mod methods;
 pub mod notifications;
+pub mod perf;
 pub mod rpc;
 mod signals;
 pub mod subsystems;

@@ -4,7 +4,7 @@
 use clap::{CommandFactory, Parser};
 use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::report;
-use drivebay::{app, rpc};
+use drivebay::{app, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(options) => app::serve(&options),
         Command::Rpc(request) => rpc::command::run(&request, &mut out, &mut err).into(),
+        Command::Perf(options) => perf::perf(&options, &mut out, &mut err),
         Command::Plugin(command) => plugin(command, &mut out, &mut err),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -43,6 +43,8 @@ pub mod errno {
 pub struct Error {
     errno: i32,
     message: String,
+    /// The field at fault and what it allows.
+    about: Option<Box<(String, String)>>,
 }
 
 /// The result of a control operation.
@@ -51,13 +53,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a positive `errno` and a text.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
-        Self { errno: errno.saturating_abs(), message: message.into() }
+        Self { errno: errno.saturating_abs(), message: message.into(), about: None }
     }
 
     /// A value that is not allowed: names the field, what was given and what is allowed.
     pub fn invalid(field: &str, given: impl fmt::Display, allowed: impl fmt::Display) -> Self {
+        let allowed = allowed.to_string();
         let message = format!("{field} {given} is not allowed; allowed: {allowed}");
-        Self::new(errno::EINVAL, message)
+        let about = Some(Box::new((field.to_owned(), allowed)));
+        Self { errno: errno::EINVAL, message, about }
     }
 
     /// The named device does not exist. Clients test code and text.
@@ -71,7 +75,9 @@ impl Error {
         if status == -errno::ENODEV {
             return Self::no_such_device();
         }
-        let why = std::io::Error::from_raw_os_error(status.saturating_abs());
+        let why = std::io::Error::from_raw_os_error(status.saturating_abs()).to_string();
+        // The code goes beside the text.
+        let why = why.split(" (os error").next().unwrap_or_default();
         Self::new(status, format!("{what}: {why}"))
     }
 
@@ -111,6 +117,10 @@ impl From<std::io::Error> for Error {
 impl From<Error> for RpcError {
     fn from(error: Error) -> Self {
         let code = i64::from(error.status());
+        if let Some(about) = error.about {
+            let (field, allowed) = *about;
+            return Self::about(code, "invalid_value", error.message, field, Some(allowed));
+        }
         match error.errno {
             errno::ENODEV => Self::new(code, "no_such_device", error.message),
             errno::EEXIST => Self::new(code, "exists", error.message),

@@ -193,13 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_carries_its_errno_and_name() {
+    fn an_error_carries_its_errno_and_the_field() {
         let host = FakeHost::new();
         let refuse = |_: NoParams| Err::<(), _>(Error::invalid("depth", 9, "1 to 8"));
         Method::immediate("t_refuses", "", refuse).register().unwrap();
         let error = host.call("t_refuses", &json!({})).unwrap_err();
         assert_eq!(error.code, -22);
         assert_eq!(error.message, "depth 9 is not allowed; allowed: 1 to 8");
-        assert_eq!(error.data.unwrap()["name"], "invalid_value");
+        let data = json!({"name": "invalid_value", "field": "depth", "allowed": "1 to 8"});
+        assert_eq!(error.data, Some(data));
     }
 }

@@ -21,6 +21,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The handle of the one thread there is.
 const THREAD: u64 = 1;
@@ -70,6 +71,8 @@ struct State {
     /// The bdevs of channels whose end is pending.
     closing: HashMap<u64, u64>,
     methods: Vec<Method>,
+    /// Tables that plugins offer each other: handle, id, table.
+    offers: Vec<(u64, String, *const c_void)>,
     answers: HashMap<u64, Result<Value, RpcError>>,
     messages: VecDeque<*mut api::bay_msg>,
     waiters: VecDeque<*mut api::bay_wait>,
@@ -153,7 +156,7 @@ impl FakeHost {
         panic!("{method} gave no answer");
     }
 
-    /// Runs what is due: messages, waiters and each poller once.
+    /// One round: what is due of messages and waiters, each poller once, and the end of the burst.
     pub fn run(&self) {
         while let Some(msg) = state(|state| state.messages.pop_front()) {
             // SAFETY: a message that was sent, received once.
@@ -174,6 +177,11 @@ impl FakeHost {
                 // SAFETY: a registered poller.
                 unsafe { ops.run.unwrap()(ctx) };
             }
+        }
+        let chans: Vec<u64> = state(|state| state.chans.keys().copied().collect());
+        for chan in chans {
+            // SAFETY: a live channel, as it was not put by the flush of another.
+            unsafe { flush(&raw const TABLE.0, chan) };
         }
     }
 
@@ -203,17 +211,16 @@ impl FakeHost {
     /// Runs until `done` gives something.
     ///
     /// # Panics
-    /// After a thousand rounds.
+    /// After ten seconds.
     pub fn wait<R>(&self, done: impl Fn() -> Option<R>) -> R {
-        (0..1000)
-            .find_map(|_| {
-                let done = done();
-                if done.is_none() {
-                    self.run();
-                }
-                done
-            })
-            .expect("it never ended")
+        let begin = Instant::now();
+        loop {
+            if let Some(done) = done() {
+                return done;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "it never ended");
+            self.run();
+        }
     }
 
     /// Lets only so many I/Os be in flight.
@@ -365,6 +372,9 @@ unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
     let target = unsafe { host::text(target) };
     // SAFETY: valid for the call.
     let text = unsafe { host::text(text) };
+    if target == "panic" {
+        eprintln!("{text}"); // What failed the test.
+    }
     let _ = STATE.try_with(|state| {
         if let Ok(mut state) = state.try_borrow_mut() {
             state.log.push(format!("{target}: {text}"));
@@ -782,20 +792,39 @@ unsafe extern "C" fn rpc_error(_: H, req: u64, code: i32, text: bay_str, data: b
     0
 }
 
-unsafe extern "C" fn provide(_: H, _: bay_str, _: *const c_void, _: *mut u64) -> i32 {
-    -crate::errno::EOPNOTSUPP
+unsafe extern "C" fn provide(_: H, id: bay_str, table: *const c_void, handle: *mut u64) -> i32 {
+    // SAFETY: valid for the call.
+    let id = unsafe { host::text(id) }.to_owned();
+    let number = new_id();
+    state(|state| state.offers.push((number, id, table)));
+    // SAFETY: the caller's place.
+    unsafe { *handle = number };
+    0
 }
-unsafe extern "C" fn withdraw(_: H, _: u64, _: Option<api::bay_cb_fn>, _: *mut c_void) -> i32 {
-    -crate::errno::EOPNOTSUPP
+unsafe extern "C" fn withdraw(
+    _: H,
+    handle: u64,
+    done: Option<api::bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    state(|state| state.offers.retain(|(number, _, _)| *number != handle));
+    // SAFETY: the caller's callback with its argument.
+    unsafe { done.unwrap()(arg, 0) };
+    0
 }
 unsafe extern "C" fn acquire(
     _: H,
-    _: bay_str,
+    id: bay_str,
     _: Option<api::bay_broker_revoked_fn>,
     _: *mut c_void,
-    _: *mut u64,
+    reference: *mut u64,
 ) -> *const c_void {
-    std::ptr::null()
+    // SAFETY: valid for the call.
+    let id = unsafe { host::text(id) };
+    let offered = state(|state| state.offers.iter().find(|(_, of, _)| of == id).map(|o| o.2));
+    // SAFETY: the caller's place.
+    unsafe { *reference = new_id() };
+    offered.unwrap_or(std::ptr::null())
 }
 unsafe extern "C" fn release(_: H, _: u64) -> i32 {
     0

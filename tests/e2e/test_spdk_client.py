@@ -81,11 +81,11 @@ def has(**expected):
     return check
 
 
-def listed(key, name, **expected):
-    """An array of objects, one of which has `name` under `key` and these members."""
+def listed(key, value, /, **expected):
+    """An array of objects, one of which has `value` under `key` and these members."""
     def check(result):
-        found = [entry for entry in result if entry.get(key) == name]
-        assert found, f"no {name} in {result}"
+        found = [entry for entry in result if entry.get(key) == value]
+        assert found, f"no {value} in {result}"
         has(**expected)(found)
     return check
 
@@ -132,7 +132,7 @@ BEFORE_INIT = [
     ("log_get_level", equals("INFO")),
     ("bdev_set_options -p 8191 -c 128 --auto-examine", accepted),
     ("iobuf_set_options --small-pool-count 1024 --large-pool-count 64", accepted),
-    ("nvmf_set_config --discovery-filters transport,address", accepted),
+    ("nvmf_set_config --discovery-filters match_any", accepted),
     ("nvmf_set_max_subsystems -x 64", accepted),
     ("nvmf_set_crdt -t1 10 -t2 20 -t3 30", accepted),
     ("framework_start_init", accepted),

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod ignored;
+mod perf;
 mod serve;
 
+pub use perf::{Pattern, Perf};
 pub use serve::{Mode, Serve};
 
 use crate::rpc::command::Request;
@@ -29,6 +31,8 @@ pub enum Command {
     /// Look at plugins
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Put load on disks and measure them
+    Perf(Box<Perf>),
     /// Print a completion script
     Completions {
         /// The shell

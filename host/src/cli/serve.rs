@@ -69,6 +69,32 @@ pub struct Serve {
     pub ignored: Ignored,
 }
 
+impl Serve {
+    /// A host without a socket that says nothing below warnings: for a command that needs disks.
+    #[must_use]
+    pub fn unreachable() -> Self {
+        Self {
+            rpc_socket: None,
+            no_rpc_server: true,
+            rpcs_allowed: None,
+            wait_for_rpc: false,
+            config: None,
+            json_ignore_init_errors: false,
+            state: None,
+            plugin_dir: Vec::new(),
+            load: Vec::new(),
+            cpumask: None,
+            mode: Mode::Adaptive,
+            mem_size: None,
+            no_huge: false,
+            logflag: Vec::new(),
+            silence_noticelog: true,
+            version: None,
+            ignored: Ignored::default(),
+        }
+    }
+}
+
 /// How idle reactors wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -87,11 +113,11 @@ impl From<Mode> for reactor::Mode {
     }
 }
 
-fn cores(text: &str) -> Result<CpuSet, String> {
+pub(super) fn cores(text: &str) -> Result<CpuSet, String> {
     CpuSet::parse(text).map_err(|error| error.message)
 }
 
-fn mem_size_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn mem_size_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
         "K" | "KB" => 10,

@@ -5,6 +5,7 @@ use crate::app::{Event, Host, on_app_thread};
 use crate::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder};
 use drivebay_spec_jsonrpc::State;
 use serde_json::value::to_raw_value;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -24,6 +25,7 @@ pub struct Load {
     entries: Vec<(String, Entry)>,
     host: Arc<Host>,
     ignores_errors: bool,
+    ignored: Cell<usize>,
 }
 
 impl Load {
@@ -31,7 +33,7 @@ impl Load {
     pub fn new(document: Option<Document>, host: &Arc<Host>, ignores_errors: bool) -> Self {
         // They were read when the document was.
         let entries = document.and_then(|document| document.entries().ok()).unwrap_or_default();
-        Self { entries, host: Arc::clone(host), ignores_errors }
+        Self { entries, host: Arc::clone(host), ignores_errors, ignored: Cell::new(0) }
     }
 
     /// Loads the plugins that the calls need, then makes those that are for startup.
@@ -58,6 +60,11 @@ impl Load {
         self.make(State::Runtime, events)
     }
 
+    /// How many calls failed and were ignored.
+    pub fn ignored(&self) -> usize {
+        self.ignored.get()
+    }
+
     fn make(&self, phase: State, events: &Receiver<Event>) -> Result<(), Halt> {
         for (subsystem, entry) in &self.entries {
             if phase_of(&self.host.registry, &entry.method) != phase {
@@ -70,6 +77,7 @@ impl Load {
                 return Err(Halt::Failed(format!("configuration: {why}")));
             }
             tracing::warn!("configuration: ignored: {why}");
+            self.ignored.set(self.ignored.get() + 1);
         }
         Ok(())
     }

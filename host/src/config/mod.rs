@@ -35,7 +35,11 @@ pub fn starting_document(options: &Serve) -> Result<Option<Document>, String> {
     }
 }
 
-fn read(flag: &str, path: &Path) -> Result<Document, String> {
+/// Reads the file that `flag` names.
+///
+/// # Errors
+/// A line that names the flag and the file.
+pub fn read(flag: &str, path: &Path) -> Result<Document, String> {
     let failed = |why: String| format!("{flag} {}: {why}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     Document::parse(&text).map_err(|why| failed(format!("no JSON configuration: {why}")))

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 /// The writer. Dropping it writes what is still to be written and ends its thread.
 #[derive(Debug)]
 pub struct StateFile {
+    path: PathBuf,
     changes: Sender<Message>,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,6 +27,8 @@ pub struct StateFile {
 #[derive(Debug)]
 enum Message {
     Changed(Change),
+    /// Have the file written, and say how that went.
+    Write(Sender<Result<(), String>>),
     End,
 }
 
@@ -40,10 +43,29 @@ impl StateFile {
     /// Keeps the configuration of `host` in the file at `path` from now on.
     pub fn new(path: PathBuf, host: &Arc<Host>) -> Self {
         let (changes, received) = mpsc::channel();
-        let host = Arc::clone(host);
+        let (host, kept) = (Arc::clone(host), path.clone());
         let thread = std::thread::Builder::new().name("state".into());
-        let thread = thread.spawn(move || keep(&path, &host, &received)).ok();
-        Self { changes, thread }
+        let thread = thread.spawn(move || keep(&kept, &host, &received)).ok();
+        Self { path, changes, thread }
+    }
+
+    /// Writes the present configuration, as after the start. With `ignored` calls of the file that
+    /// failed, a copy of the file is left beside it first.
+    ///
+    /// # Errors
+    /// A line that names the file.
+    pub fn begin(&self, ignored: usize) -> Result<(), String> {
+        if ignored > 0 {
+            let mut copy = self.path.clone().into_os_string();
+            copy.push(".before");
+            let copy = PathBuf::from(copy);
+            fs::copy(&self.path, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+            tracing::warn!("{ignored} calls were ignored; the state as it was: {}", copy.display());
+        }
+        let (sender, written) = mpsc::channel();
+        let ended = || format!("{}: its writer has ended", self.path.display());
+        self.changes.send(Message::Write(sender)).map_err(|_| ended())?;
+        written.recv().map_err(|_| ended())?
     }
 
     /// Passes calls on to `behind`; an answer to what changed something waits for the file.
@@ -98,15 +120,19 @@ fn keep(path: &Path, host: &Arc<Host>, received: &Receiver<Message>) {
     let mut last = String::new();
     while let Ok(first) = received.recv() {
         let mut ends = false;
-        let mut changes = Vec::new();
+        let (mut changes, mut asked) = (Vec::new(), Vec::new());
         for message in std::iter::once(first).chain(received.try_iter()) {
             match message {
                 Message::Changed(change) => changes.push(change),
+                Message::Write(sender) => asked.push(sender),
                 Message::End => ends = true,
             }
         }
-        if !changes.is_empty() {
-            answer(changes, update(path, host, &mut last));
+        if !(changes.is_empty() && asked.is_empty()) {
+            let written = update(path, host, &mut last);
+            // One who does not wait any more needs no answer.
+            asked.iter().for_each(|sender| drop(sender.send(written.clone())));
+            answer(changes, &written);
         }
         if ends {
             return;
@@ -114,9 +140,9 @@ fn keep(path: &Path, host: &Arc<Host>, received: &Receiver<Message>) {
     }
 }
 
-fn answer(changes: Vec<Change>, written: Result<(), String>) {
+fn answer(changes: Vec<Change>, written: &Result<(), String>) {
     for Change { responder, outcome } in changes {
-        match &written {
+        match written {
             Ok(()) => responder.answer(outcome),
             Err(why) => responder.error(not_kept(why)),
         }

@@ -4,7 +4,7 @@
 use super::outside::{Core, Job};
 use drivebay_core::reactor::thread;
 use drivebay_core::services;
-use drivebay_plugin_api::bay_host;
+use drivebay_plugin_api::{bay_bdev_module, bay_host};
 use std::ffi::c_void;
 
 /// The core of this process.
@@ -34,5 +34,15 @@ unsafe impl Core for ProcessCore {
 
     fn release_owner(&self, owner: *const bay_host, done: Job) {
         services::release_owner(owner, done);
+    }
+
+    unsafe fn add_bdev_module(
+        &self,
+        owner: *const bay_host,
+        state: *mut c_void,
+        table: *const bay_bdev_module,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe { drivebay_core::bdev::examine::add_module(owner as usize, state, table) };
     }
 }

@@ -104,8 +104,8 @@ struct Inner {
     loading: RefCell<Vec<String>>,
     /// What is to be done when the core has taken back what an instance left, by its number.
     releases: RefCell<BTreeMap<u64, Box<dyn FnOnce()>>>,
-    /// Plugin and method, as the registry was told.
-    announced: RefCell<BTreeSet<(String, String)>>,
+    /// What the registry was told.
+    announced: RefCell<BTreeSet<Announced>>,
 }
 
 /// A plugin that was initialised.
@@ -116,6 +116,14 @@ struct Plugin {
     grant: &'static Grant,
     instance: Instance,
     state: Cell<State>,
+}
+
+/// A method that a call would load a plugin for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Announced {
+    plugin: String,
+    method: String,
+    is_for_startup: bool,
 }
 
 struct Failure {
@@ -396,6 +404,7 @@ impl Inner {
             self.take_back(grant, finish);
             return Err(with_trouble(grant, error));
         }
+        plugin.instance.examine_bdevs(self.outside.core.as_ref(), grant);
         plugin.state.set(State::Serving);
         *state = State::Serving;
         let version = plugin.manifest.version.to_string();
@@ -523,16 +532,20 @@ impl Inner {
         let mut wanted = BTreeSet::new();
         for candidate in self.search.borrow_mut().best_of_each_name() {
             let Some(manifest) = candidate.usable() else { continue };
-            let methods = manifest.methods().map(|m| (manifest.name.clone(), m.to_owned()));
-            wanted.extend(methods);
+            let announced = |method: &str| Announced {
+                plugin: manifest.name.clone(),
+                method: method.to_owned(),
+                is_for_startup: manifest.is_for_startup(method),
+            };
+            wanted.extend(manifest.methods().map(announced));
         }
         let mut announced = self.announced.borrow_mut();
-        for (plugin, method) in announced.difference(&wanted) {
-            registry.unregister(&Owner::new(plugin, 0), method);
+        for gone in announced.difference(&wanted) {
+            registry.unregister(&Owner::new(&gone.plugin, 0), &gone.method);
         }
-        for (plugin, method) in &wanted {
+        for one in &wanted {
             // Taken by another owner: that one answers it, and a load by name says so.
-            let _ = registry.announce(&Owner::new(plugin, 0), announcement(plugin, method));
+            let _ = registry.announce(&Owner::new(&one.plugin, 0), one.declaration());
         }
         *announced = wanted;
     }
@@ -640,16 +653,21 @@ fn of_manifest(manifest: &Manifest, path: &Path) -> Listing {
 }
 
 /// What is known of a method before its plugin is loaded: that it may be called.
-fn announcement(plugin: &str, method: &str) -> Method {
-    Method {
-        name: method.to_owned(),
-        aliases: Vec::new(),
-        states: vec![RpcState::Startup, RpcState::Runtime],
-        role: Role::Operate,
-        doc: format!("Loads the plugin {plugin}, which answers it."),
-        params: Vec::new(),
-        result: String::new(),
-        errors: Vec::new(),
+impl Announced {
+    /// What is known of the method before its plugin declares it.
+    fn declaration(&self) -> Method {
+        let Self { plugin, method, is_for_startup } = self;
+        let state = if *is_for_startup { RpcState::Startup } else { RpcState::Runtime };
+        Method {
+            name: method.clone(),
+            aliases: Vec::new(),
+            states: vec![state],
+            role: Role::Operate,
+            doc: format!("Loads the plugin {plugin}, which answers it."),
+            params: Vec::new(),
+            result: String::new(),
+            errors: Vec::new(),
+        }
     }
 }
 

@@ -35,7 +35,8 @@ pub struct Manifest {
     /// Its bdev modules.
     #[serde(default)]
     pub modules: Vec<String>,
-    /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id.
+    /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id. With
+    /// `rpc.startup:METHOD` besides, the method is one that is called before the initialisation.
     #[serde(default)]
     pub provides: Vec<String>,
     /// What must be there before it: an interface id, or a plugin's name with an optional version
@@ -102,6 +103,12 @@ impl Manifest {
     /// The RPC methods among what it provides.
     pub fn methods(&self) -> impl Iterator<Item = &str> {
         self.provides.iter().filter_map(|p| p.strip_prefix("rpc:"))
+    }
+
+    /// Whether a method is called before the initialisation, not after it.
+    #[must_use]
+    pub fn is_for_startup(&self, method: &str) -> bool {
+        self.provides.iter().any(|p| p.strip_prefix("rpc.startup:") == Some(method))
     }
 
     /// `requires`, understood.

@@ -7,11 +7,13 @@
 use super::error::{Error, Result};
 use super::inspect::{DOOR, Inspection};
 use super::manifest::Manifest;
+use super::outside::Core;
 use super::services::Grant;
 use super::stage::Staged;
 use super::text;
 use drivebay_plugin_api::{
-    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_plugin, bay_quiesce, bay_str, id,
+    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_plugin,
+    bay_quiesce, bay_str, id,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::cell::Cell;
@@ -99,10 +101,24 @@ impl Instance {
         unsafe { begin(self.state, Some(quiesced), arg.cast()) }
     }
 
-    fn quiesce_table(&self) -> Option<bay_quiesce> {
-        let get = self.door.plugin.get_iface?;
+    /// Shows it the bdevs, if it wants to see them. Called once, after `start`.
+    pub(super) fn examine_bdevs(&self, core: &dyn Core, grant: &Grant) {
+        let table = self.interface(id::BDEV_MODULE).cast::<bay_bdev_module>();
+        if !table.is_null() {
+            // SAFETY: the table of that id is a `bay_bdev_module` of this plugin's state.
+            unsafe { core.add_bdev_module(grant.host(), self.state, table) };
+        }
+    }
+
+    /// The plugin's table of an id, or null.
+    fn interface(&self, id: &str) -> *const c_void {
+        let Some(get) = self.door.plugin.get_iface else { return ptr::null() };
         // SAFETY: `state` is what `init` of the same plugin gave; the id is borrowed for the call.
-        let table = unsafe { get(self.state, bay_str::new(id::QUIESCE), 0) };
+        unsafe { get(self.state, bay_str::new(id), 0) }
+    }
+
+    fn quiesce_table(&self) -> Option<bay_quiesce> {
+        let table = self.interface(id::QUIESCE);
         // SAFETY: the table of that id is a `bay_quiesce`, which begins with its size.
         unsafe { text::copy_open(table.cast::<bay_quiesce>()) }
     }

@@ -1,7 +1,7 @@
 //! What the loader needs of the rest of the host.
 
 use crate::rpc::Registry;
-use drivebay_plugin_api::bay_host;
+use drivebay_plugin_api::{bay_bdev_module, bay_host};
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +32,16 @@ pub unsafe trait Core: Send + Sync {
     /// Takes back what an instance left, of whatever kind; `done` runs on the app thread once
     /// nothing of it runs any more. App thread.
     fn release_owner(&self, owner: *const bay_host, done: Job);
+    /// Takes the plugin's `bay.bdev_module/1`, which is shown every new bdev from now on. App thread.
+    ///
+    /// # Safety
+    /// `table` is a `bay_bdev_module` that belongs to `state`; both are valid until `release_owner`.
+    unsafe fn add_bdev_module(
+        &self,
+        owner: *const bay_host,
+        state: *mut c_void,
+        table: *const bay_bdev_module,
+    );
 }
 
 /// Events and subsystems of the control plane.

@@ -252,7 +252,8 @@ impl Registry {
         if !peer.may(method.role) {
             return Err(permission_denied(method, peer));
         }
-        if !method.states.contains(&inner.state) {
+        // What is only announced declares its states once it is loaded.
+        if entry.handler.is_some() && !method.states.contains(&inner.state) {
             return Err(invalid_state(inner.state));
         }
         if method.name != name {
@@ -454,6 +455,20 @@ mod tests {
         assert_eq!(code_of(&registry, "lvol_x", Some(Role::Read)), code::PERMISSION_DENIED);
         assert_eq!(call(&registry, "lvol_x", ADMIN).unwrap().get(), "\"loaded\"");
         assert_eq!(code_of(&registry, "acme_y", ADMIN), code::METHOD_NOT_FOUND);
+    }
+
+    #[test]
+    fn an_announced_method_is_listed_in_its_state_and_asked_for_in_any() {
+        let registry = Registry::new();
+        registry.set_state(State::Runtime);
+        let early = method("early").states(&[State::Startup]);
+        registry.announce(&Owner::new("lvol", 0), early).unwrap();
+        assert!(registry.list(true, false).is_empty());
+        registry.on_unknown(Arc::new(|call| {
+            call.responder.ok("asked");
+            None
+        }));
+        assert_eq!(call(&registry, "early", ADMIN).unwrap().get(), "\"asked\"");
     }
 
     #[test]

@@ -115,10 +115,22 @@ impl DiskParams {
         only("dif_pi_format", self.dif_pi_format, 0)?;
         let name = match self.name {
             Some(name) => check_name(name)?,
-            None => format!("{prefix}{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            None => free_name(prefix)?,
         };
         let uuid = self.uuid.map_or([0; 16], |uuid| uuid.0);
         Ok(Disk { name, geometry, uuid, phys_block_size: self.physical_block_size })
+    }
+}
+
+/// The next name of a disk without one; names that are taken are passed over.
+fn free_name(prefix: &str) -> Result<String> {
+    loop {
+        let name = format!("{prefix}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        match super::open(&name, false, |_| {}) {
+            Ok(_) => {}
+            Err(error) if error.errno() == errno::ENODEV => return Ok(name),
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ def file_disk(host, name="File0"):
     if not os.path.exists(path):
         with open(path, "wb") as f:
             f.truncate(DISK_SIZE)
-    return host.call("bdev_aio_create", name=name, filename=path, block_size=512), path
+    return host.call("bdev_aio_create", name=name, filename=path, block_size=512, fallocate=True), path
 
 
 class FileSystem(NvmeGuestTest):
@@ -137,12 +137,14 @@ class ChangesWhileConnected(NvmeGuestTest):
     def test_a_transport_loaded_into_a_running_host_serves(self):
         with Host("--load", "malloc") as host:
             disk = ram_disk(host)
-            loaded = {plugin["name"] for plugin in host.call("plugin_list")}
-            self.assertNotIn("nvmf-tcp", loaded)
+            self.assertEqual(self.serving(host), {"malloc"})
             host.call("plugin_load", name="nvmf-tcp")
-            self.assertIn("nvmf-tcp", {plugin["name"] for plugin in host.call("plugin_list")})
+            self.assertEqual(self.serving(host), {"malloc", "nvmf", "nvmf-tcp"})
             _, port = host.export(disk, NQN)
             self.run_script("tree.sh", port)
+
+    def serving(self, host):
+        return {plugin["name"] for plugin in host.call("plugin_list") if plugin["state"] == "serving"}
 
     def test_a_listener_added_later_serves_too_and_a_removed_one_no_more(self):
         with Host() as host:

@@ -25,7 +25,8 @@ cargo xtask TASK
                                     serves until Ctrl-C, with --once ends after the check
   test [--no-guest] [--only TEXT]   every test: unit, doc, end to end, in a guest;
                                     --only runs those whose name contains TEXT
-  bench                             speed of the data path
+  bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
+                                    speed of the data path; beside it that of the reference built in DIR
   soak                              the tests that are only sampled in `test`, whole
   docs                              generate what of the documentation is generated
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing

@@ -93,17 +93,10 @@ fn python(folder: &str, options: &Options, skip: Option<String>) -> Result<Tally
     if let Some(only) = &options.only {
         command.arg(format!("--only={only}"));
     }
-    if let Some(reason) = skip.or_else(target_not_built_yet) {
+    if let Some(reason) = skip {
         command.arg(format!("--skip={reason}"));
     }
     run::counted(tell_where(command.arg(folder)))
-}
-
-/// TEMPORARY: the target plugin `nvmf` is not there yet, on which most end-to-end tests and all
-/// guest tests stand. To be removed, with its one use, when it is.
-fn target_not_built_yet() -> Option<String> {
-    let built = programs().join("libdrivebay_nvmf.so").exists();
-    (!built).then(|| "plugin nvmf not built yet".to_owned())
 }
 
 /// The folder of the programs and plugins that `cargo build` made.

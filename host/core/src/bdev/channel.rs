@@ -75,6 +75,8 @@ pub(crate) struct Local {
     next_number: Cell<u32>,
     dirty: RefCell<Vec<*const Channel>>,
     attention: RefCell<Vec<*const Channel>>,
+    /// The list that `end_round` walks; its memory is kept.
+    walked: RefCell<Vec<*const Channel>>,
     next_handle: Cell<u64>,
 }
 
@@ -292,19 +294,27 @@ impl Local {
     /// Ends bursts, sends again what waits, frees what nobody references.
     pub(crate) fn end_round(&self) {
         if !self.dirty.borrow().is_empty() {
-            for channel in self.dirty.take() {
-                // SAFETY: alive: only this function frees channels, below.
-                unsafe { &*channel }.flush();
-            }
+            self.walk(&self.dirty, Channel::flush);
         }
         if !self.attention.borrow().is_empty() {
-            for channel in self.attention.take() {
-                // SAFETY: as above; a channel is in the list at most once.
-                let channel = unsafe { &*channel };
+            self.walk(&self.attention, |channel| {
                 channel.wants_attention.set(false);
                 self.attend(channel);
-            }
+            });
         }
+    }
+
+    /// Empties the list and visits what was in it. What the visits add is for the next round. Both
+    /// lists keep their memory, so that a round allocates nothing.
+    fn walk(&self, list: &RefCell<Vec<*const Channel>>, visit: impl Fn(&Channel)) {
+        let mut walked = self.walked.take();
+        std::mem::swap(&mut walked, &mut list.borrow_mut());
+        for channel in walked.drain(..) {
+            // SAFETY: alive: during a walk a channel is freed by its own visit at most, and it is in
+            // a list once.
+            visit(unsafe { &*channel });
+        }
+        self.walked.replace(walked);
     }
 
     fn attend(&self, channel: &Channel) {

@@ -19,6 +19,7 @@ pub mod device;
 mod dispatch;
 pub mod examine;
 mod io;
+pub mod load;
 mod parts;
 mod reset;
 pub mod stats;

@@ -181,3 +181,43 @@ fn status_of_errno(number: i32) -> Status {
         _ => Status::IO_ERROR,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(op: Op, number: i32) -> Status {
+        status_of(op, 512, Err(Errno::new(number).unwrap()))
+    }
+
+    #[test]
+    fn a_full_file_system_reads_as_no_space_and_what_says_nothing_as_an_io_error() {
+        let write = Op::Write(Range::new(0, 1));
+        for full in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            assert_eq!(ended(write, full).raw(), -28);
+        }
+        for other in [libc::EIO, libc::EINVAL, libc::EILSEQ, libc::EREMOTEIO] {
+            assert_eq!(ended(write, other), Status::IO_ERROR);
+        }
+        assert_eq!(ended(write, libc::ENODATA), Status::MEDIA);
+        assert_eq!(ended(write, libc::ENOMEM), Status::NO_RESOURCE);
+    }
+
+    #[test]
+    fn an_unmap_that_the_device_does_not_take_is_no_failure_but_a_zeroing_is() {
+        let range = Range::new(0, 8);
+        assert_eq!(ended(Op::Unmap(range), libc::EOPNOTSUPP), Status::SUCCESS);
+        assert_eq!(ended(Op::WriteZeroes(range), libc::EOPNOTSUPP), Status::NOT_SUPPORTED);
+        assert_eq!(ended(Op::Unmap(range), libc::EIO), Status::IO_ERROR);
+    }
+
+    #[test]
+    fn data_that_did_not_move_completely_is_an_io_error() {
+        let range = Range::new(0, 2);
+        for op in [Op::Read(range), Op::Write(range)] {
+            assert_eq!(status_of(op, 512, Ok(1024)), Status::SUCCESS);
+            assert_eq!(status_of(op, 512, Ok(512)), Status::IO_ERROR);
+        }
+        assert_eq!(status_of(Op::Flush, 512, Ok(0)), Status::SUCCESS);
+    }
+}

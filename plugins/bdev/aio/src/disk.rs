@@ -53,6 +53,9 @@ pub struct FileDisk {
     zeroing: Option<Zeroing>,
     uuid: Uuid,
     engine: Engine,
+    /// Holds the lock. Opened for this alone: io_uring lets go of a file only some time after its
+    /// ring was closed, and after the process was killed.
+    _lock: BackingFile,
 }
 
 /// How a range is made to read as zeroes.
@@ -73,8 +76,9 @@ impl FileDisk {
         let name = check_name(wanted.name)?;
         let given = wanted.block_size.filter(|size| *size != 0);
         check_block_size(given.unwrap_or(BLOCK_SIZE_MIN))?;
+        let lock = open_file(&wanted.filename, wanted.is_read_only, false).map_err(refused)?;
+        lock.lock().map_err(in_use)?;
         let file = open_direct_if_possible(&wanted.filename, wanted.is_read_only, given)?;
-        file.lock().map_err(in_use)?;
 
         let block_size = given.unwrap_or(file.logical_block_size());
         check_block_size(block_size)?;
@@ -97,6 +101,7 @@ impl FileDisk {
             zeroing,
             uuid,
             engine: wanted.engine,
+            _lock: lock,
         })
     }
 

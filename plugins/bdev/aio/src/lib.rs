@@ -9,6 +9,9 @@ pub mod disk;
 pub mod kind;
 pub mod methods;
 
+#[cfg(test)]
+mod tests;
+
 use std::marker::PhantomData;
 use std::os::fd::RawFd;
 use std::sync::Arc;

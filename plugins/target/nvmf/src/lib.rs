@@ -14,6 +14,8 @@ pub mod model;
 pub mod ops;
 pub mod rpc;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 
 use app::App;
 use drivebay_sdk::nvmf::target;
@@ -23,7 +25,12 @@ use std::rc::Rc;
 plugin! {
     name: "nvmf",
     kind: "target",
-    provides: ["bay.nvmf_target/1"],
+    provides: [
+        "bay.nvmf_target/1",
+        "rpc.startup:nvmf_set_config",
+        "rpc.startup:nvmf_set_max_subsystems",
+        "rpc.startup:nvmf_set_crdt",
+    ],
     requires: [],
     methods: [
         "nvmf_create_transport",

@@ -104,6 +104,15 @@ unsafe impl Core for TestCore {
         self.bdevs.store(0, Ordering::Relaxed);
         done();
     }
+    unsafe fn add_bdev_module(
+        &self,
+        _: *const bay_host,
+        _: *mut c_void,
+        _: *const drivebay_plugin_api::bay_bdev_module,
+    ) {
+        // No plugin of these tests offers one.
+        panic!("a bdev module was offered");
+    }
 }
 
 impl Events for TestEvents {

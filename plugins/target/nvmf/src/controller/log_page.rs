@@ -23,7 +23,10 @@ const TEMPERATURE: u16 = 300;
 /// # Errors
 /// INVALID_LOG_PAGE for one that is not there; INVALID_FIELD for an offset past its end or not a multiple of 4.
 pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
-    if command.length_bytes() > LENGTH_MAX || command.offset_type || command.offset % 4 != 0 {
+    if command.length_bytes() > LENGTH_MAX
+        || command.offset_type
+        || !command.offset.is_multiple_of(4)
+    {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     let page = match controller.kind {

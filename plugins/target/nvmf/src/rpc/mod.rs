@@ -83,10 +83,10 @@ pub fn register() -> Result<()> {
             .describe(reads),
         later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats).describe(reads),
         at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
-            .describe(at_startup),
+            .describe(at_any_time),
         at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
-            .describe(at_startup),
-        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_startup),
+            .describe(at_any_time),
+        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_any_time),
         at_once(
             "nvmf_discovery_add_referral",
             "Adds a referral to the discovery log.",
@@ -106,8 +106,9 @@ fn reads(mut description: Description) -> Description {
     description
 }
 
-fn at_startup(description: Description) -> Description {
-    description.states(&[State::Startup])
+/// The reference takes these before its start only; here the plugin may be loaded long after it.
+fn at_any_time(description: Description) -> Description {
+    description.states(&[State::Startup, State::Runtime])
 }
 
 fn this() -> Result<Rc<App>> {
@@ -329,13 +330,28 @@ async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
 
 fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     check::set_config(&params)?;
-    app.model.borrow_mut().discovery_filter = check::discovery_filter(&params)?;
+    let filter = check::discovery_filter(&params)?;
+    let mask = |config: Option<&SetConfig>| config.and_then(|c| c.poll_groups_mask.clone());
+    let is_same = mask(Some(&params)) == mask(app.config.borrow().as_ref());
+    if !is_same && !app.groups().is_empty() {
+        let given = mask(Some(&params)).unwrap_or_default();
+        let allowed = "what it was, once there are poll groups";
+        return Err(Error::invalid("poll_groups_mask", given, allowed));
+    }
+    app.model.borrow_mut().discovery_filter = filter;
     app.config.replace(Some(params));
+    app.discovery_changed();
     Ok(true)
 }
 
 fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
-    app.model.borrow_mut().max_subsystems = params.max_subsystems;
+    let mut model = app.model.borrow_mut();
+    let have = model.subsystems.len();
+    if (params.max_subsystems as usize) < have {
+        let allowed = format!("at least {have}, the subsystems there are");
+        return Err(Error::invalid("max_subsystems", params.max_subsystems, allowed));
+    }
+    model.max_subsystems = params.max_subsystems;
     Ok(true)
 }
 

@@ -1,0 +1,557 @@
+//! One worker: keeps `depth` I/O in flight on one channel.
+//!
+//! A completion submits the next I/O from inside its callback, as a transport does, up to a number
+//! per round; what is over waits in `idle` for the poller, so that a module that completes inside
+//! `submit` leaves the reactor its turn.
+#![expect(unsafe_code, reason = "I/O, their callbacks and their memory are raw pointers")]
+
+use super::content::{self, Mismatch};
+use super::histogram::Histogram;
+use super::places::{Generations, Places, Span};
+use super::{Failure, Limit, Pattern, Plan, Report, ticks};
+use crate::bdev::{self, Desc, channel};
+use crate::env::memory;
+use crate::reactor::poller::State;
+use crate::reactor::{clock, thread};
+use crate::{Error, Result};
+use drivebay_plugin_api::*;
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// What a worker sends home.
+pub(super) type Outcome = Report;
+
+/// I/O that one round may submit at least, whatever the depth.
+const BURST: u32 = 64;
+const NOBODY: u32 = u32::MAX;
+
+/// What a worker is told.
+pub(super) struct Order {
+    pub(super) desc: Arc<Desc>,
+    pub(super) core: usize,
+    span: Span,
+    plan: Plan,
+    stop: Arc<AtomicBool>,
+    home: Sender<Outcome>,
+}
+
+impl Order {
+    pub(super) fn new(
+        plan: &Plan,
+        desc: &Arc<Desc>,
+        core: usize,
+        span: Span,
+        stop: &Arc<AtomicBool>,
+        home: &Sender<Outcome>,
+    ) -> Result<Self> {
+        let bytes = plan.io_size as usize;
+        if bytes.checked_mul(plan.depth as usize).is_none_or(|all| all > 1 << 40) {
+            return Err(Error::new(libc::EINVAL, "depth times io size must be at most 1 TiB"));
+        }
+        Ok(Self {
+            desc: Arc::clone(desc),
+            core,
+            span,
+            plan: plan.clone(),
+            stop: Arc::clone(stop),
+            home: home.clone(),
+        })
+    }
+}
+
+/// Begins a worker on the current lightweight thread, which is its own.
+pub(super) fn begin(order: Order) {
+    let (bdev, core, home) = (order.desc.bdev.name.clone(), order.core, order.home.clone());
+    if let Err(error) = Worker::start(order) {
+        tracing::error!(bdev, core, "the load generator could not begin: {error}");
+        let _ = home.send(Report {
+            bdev,
+            core,
+            reads: 0,
+            writes: 0,
+            bytes: 0,
+            verified: 0,
+            failed: 0,
+            elapsed: Duration::ZERO,
+            latency: Histogram::new(),
+            failure: Some(Failure::NotBegun(error.errno)),
+        });
+        thread::exit_current();
+    }
+}
+
+/// One I/O that is in flight or idle. One cache line.
+#[repr(C, align(64))]
+struct Task {
+    worker: Cell<*const Worker>,
+    iov: bay_iov,
+    began: Cell<u64>,
+    unit: Cell<u64>,
+    /// Next in the list of idle ones.
+    next: Cell<u32>,
+    index: u32,
+    /// What its unit holds, or will hold when the write has ended.
+    generation: Cell<u32>,
+    read: Cell<bool>,
+    /// Read back the unit that was just written.
+    again: Cell<bool>,
+}
+
+/// # Invariants
+/// Boxed and not moved from `start` to `finish`, which has no I/O in flight; so tasks, their lists
+/// and their memory are where the bus was told for as long as it may look. Used on one lightweight
+/// thread.
+struct Worker {
+    // What every I/O needs.
+    chan: u64,
+    /// First and last in the list of idle tasks; the last means something when there is a first.
+    idle: Cell<u32>,
+    idle_last: Cell<u32>,
+    budget: Cell<u32>,
+    tick: Cell<u64>,
+    /// Reads and writes.
+    done: [Cell<u64>; 2],
+    nblocks: u64,
+    places: Places,
+    tasks: Box<[Task]>,
+    latency: Histogram,
+    null_loop: bool,
+    generations: Option<Generations>,
+    // What a round needs.
+    left: Cell<u64>,
+    granted: Cell<u32>,
+    outstanding: Cell<u32>,
+    warm_until_ns: Cell<u64>,
+    began_ns: Cell<u64>,
+    end_ns: Cell<u64>,
+    poller: Cell<u64>,
+    // What failures and the end need.
+    read_back: bool,
+    verified: Cell<u64>,
+    failed: Cell<u64>,
+    failure: Cell<Option<Failure>>,
+    /// Freed with the worker.
+    _memory: Memory,
+    /// Filled instead of the bus's I/O by the null loop.
+    scratch: UnsafeCell<bay_io>,
+    block_size: usize,
+    order: Order,
+}
+
+/// The buffers of all tasks.
+struct Memory(NonNull<u8>);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        memory::free(self.0.as_ptr());
+    }
+}
+
+// ---- the way of one I/O --------------------------------------------------------------------------
+
+impl Worker {
+    /// Submits idle tasks, as many as this round may.
+    fn submit_idle(&self) -> bool {
+        let mut some = false;
+        while self.budget.get() > 0
+            && let Some(task) = self.take_idle()
+        {
+            some = true;
+            self.submit(task);
+        }
+        some
+    }
+
+    fn submit(&self, task: &Task) {
+        self.budget.set(self.budget.get() - 1);
+        self.outstanding.set(self.outstanding.get() + 1);
+        match &self.generations {
+            None => {
+                let (unit, read) = self.places.next();
+                task.unit.set(unit);
+                task.read.set(read);
+                task.began.set(self.tick.get());
+            }
+            Some(generations) => self.prepare_verified(task, generations),
+        }
+        if self.null_loop {
+            self.fill(task, self.scratch.get());
+            // SAFETY: the arguments that the bus would pass; this is the worker's thread.
+            return unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+        }
+        // SAFETY: no waiter is given.
+        let Some(io) = (unsafe { channel::io_get(self.chan, ptr::null_mut()) }) else {
+            return self.completed(task, -libc::ENOMEM);
+        };
+        self.fill(task, io.abi());
+        io.set_callback(Some(ended), as_arg(task));
+        bdev::submit(io);
+    }
+
+    fn fill(&self, task: &Task, request: *mut bay_io) {
+        // SAFETY: the request is the worker's: fresh from the pool, or its own scratch.
+        let request = unsafe { &mut *request };
+        request.op = if task.read.get() { BAY_OP_READ } else { BAY_OP_WRITE };
+        request.flags = 0;
+        request.lba = task.unit.get() * self.nblocks;
+        request.nblocks = self.nblocks;
+        request.iov = &raw const task.iov;
+        request.iovcnt = 1;
+    }
+
+    fn completed(&self, task: &Task, status: i32) {
+        let tick = ticks::now();
+        self.tick.set(tick);
+        self.outstanding.set(self.outstanding.get() - 1);
+        if status != 0 {
+            return self.failed(task, status);
+        }
+        self.latency.record(tick.saturating_sub(task.began.get()));
+        let [reads, writes] = &self.done;
+        let done = if task.read.get() { reads } else { writes };
+        done.set(done.get() + 1);
+        if let Some(generations) = &self.generations {
+            self.verify(task, generations);
+        }
+        // The longest idle one goes next, so that all buffers take their turn even when the module
+        // completes inside `submit`.
+        self.put_idle(task);
+        if self.budget.get() > 0
+            && !self.null_loop
+            && let Some(next) = self.take_idle()
+        {
+            self.submit(next);
+        }
+    }
+
+    fn take_idle(&self) -> Option<&Task> {
+        let task = self.tasks.get(self.idle.get() as usize)?;
+        self.idle.set(task.next.get());
+        Some(task)
+    }
+
+    fn put_idle(&self, task: &Task) {
+        task.next.set(NOBODY);
+        let last = self.idle_last.replace(task.index);
+        match self.tasks.get(last as usize) {
+            Some(last) if self.idle.get() != NOBODY => last.next.set(task.index),
+            _ => self.idle.set(task.index),
+        }
+    }
+}
+
+fn as_arg(task: &Task) -> *mut c_void {
+    ptr::from_ref(task).cast_mut().cast()
+}
+
+/// The bus's callback: `arg` is the task.
+unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
+    // SAFETY: `submit` passed the task, which lives as long as its worker.
+    let task = unsafe { &*arg.cast::<Task>() };
+    // SAFETY: the worker waits for its I/O (invariant).
+    let worker = unsafe { &*task.worker.get() };
+    worker.completed(task, status);
+}
+
+// ---- verification ----------------------------------------------------------------------------------
+
+impl Worker {
+    /// Chooses what to do and makes the memory ready for it. Kept out of the way of runs that do not
+    /// verify, as `verify` is.
+    #[inline(never)]
+    fn prepare_verified(&self, task: &Task, generations: &Generations) {
+        if task.again.take() {
+            task.read.set(true);
+        } else {
+            let (unit, read) = self.places.next();
+            let (unit, generation) = generations.reserve(unit);
+            task.unit.set(unit);
+            task.read.set(read);
+            task.generation.set(if read { generation } else { Generations::after(generation) });
+        }
+        let (lba, generation) = (task.unit.get() * self.nblocks, task.generation.get());
+        self.with_memory(task, |memory| {
+            if task.read.get() {
+                content::spoil(memory, self.block_size);
+            } else {
+                content::fill(memory, self.block_size, lba, generation);
+            }
+        });
+        task.began.set(ticks::now());
+    }
+
+    #[inline(never)]
+    fn verify(&self, task: &Task, generations: &Generations) {
+        let generation = task.generation.get();
+        if task.read.get() {
+            let lba = task.unit.get() * self.nblocks;
+            // What the run did not write may be anything.
+            if generation != 0 {
+                let checked = self.with_memory(task, |memory| {
+                    content::check(memory, self.block_size, lba, generation)
+                });
+                self.verified.set(self.verified.get() + 1);
+                if let Err(mismatch) = checked {
+                    self.mismatched(mismatch);
+                }
+            }
+        } else if self.read_back {
+            return task.again.set(true); // keeps its unit
+        }
+        generations.release(task.unit.get(), generation);
+    }
+
+    fn with_memory<T>(&self, task: &Task, f: impl FnOnce(&mut [u8]) -> T) -> T {
+        let (addr, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
+        // SAFETY: each task has `len` bytes of the worker's memory for itself, and while it is not
+        // in flight nobody else uses them.
+        f(unsafe { std::slice::from_raw_parts_mut(addr, len) })
+    }
+
+    #[cold]
+    fn mismatched(&self, mismatch: Mismatch) {
+        self.note(Failure::Mismatch(mismatch));
+    }
+}
+
+// ---- a round, failures and the end ---------------------------------------------------------------
+
+impl Worker {
+    /// One round; whether there was work. `None`: all is done.
+    fn round(&self) -> Option<bool> {
+        let used = self.granted.get() - self.budget.get();
+        let now = clock::now();
+        if now >= self.warm_until_ns.get() {
+            self.count_from_here();
+        }
+        if now >= self.end_ns.get() || self.order.stop.load(Ordering::Relaxed) {
+            self.left.set(0);
+        }
+        self.left.set(self.left.get().saturating_sub(used.into()));
+        if self.left.get() == 0 && self.outstanding.get() == 0 {
+            return None;
+        }
+        let most = (self.tasks.len().try_into().unwrap_or(BURST)).max(BURST);
+        let grant = u32::try_from(self.left.get()).map_or(most, |left| left.min(most));
+        self.granted.set(grant);
+        self.budget.set(grant);
+        self.tick.set(ticks::now());
+        Some(self.submit_idle() || used > 0)
+    }
+
+    /// What was counted until now was the warm-up.
+    #[cold]
+    fn count_from_here(&self) {
+        self.latency.clear();
+        self.done.iter().for_each(|done| done.set(0));
+        self.warm_until_ns.set(u64::MAX);
+        self.began_ns.set(clock::precise_now());
+        if let Limit::Time(time) = self.order.plan.limit {
+            self.end_ns.set(self.began_ns.get().saturating_add(as_ns(time)));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn failed(&self, task: &Task, status: i32) {
+        self.failed.set(self.failed.get() + 1);
+        let lba = task.unit.get() * self.nblocks;
+        self.note(Failure::Status { lba, read: task.read.get(), status });
+        self.put_idle(task);
+    }
+
+    /// Remembers the first failure; nothing more is submitted.
+    fn note(&self, failure: Failure) {
+        self.failure.set(self.failure.get().or(Some(failure)));
+        self.left.set(0);
+        self.granted.set(0);
+        self.budget.set(0);
+    }
+
+    fn start(order: Order) -> Result<()> {
+        let plan = &order.plan;
+        let (depth, len) = (plan.depth as usize, plan.io_size as usize);
+        // Aligned as the bdev wants it, so that the bus needs no copy.
+        let stride = len.next_multiple_of(order.desc.bdev.record.align.max(64) as usize);
+        let (base, region) = memory::alloc(stride * depth, 4096)?;
+        let memory = Memory(base);
+        let tasks = (0..plan.depth).map(|index| Task {
+            worker: Cell::new(ptr::null()),
+            iov: bay_iov {
+                addr: base.as_ptr().wrapping_add(stride * index as usize).cast(),
+                len: plan.io_size,
+                region,
+            },
+            began: Cell::new(0),
+            unit: Cell::new(0),
+            next: Cell::new(if index + 1 == plan.depth { NOBODY } else { index + 1 }),
+            index,
+            generation: Cell::new(0),
+            read: Cell::new(false),
+            again: Cell::new(false),
+        });
+        let tasks: Box<[Task]> = tasks.collect();
+        // Written once, so that no write is of pages that are not there yet.
+        // SAFETY: the allocation is this long and nobody else's.
+        unsafe { ptr::write_bytes(base.as_ptr(), 0x5a, stride * depth) };
+        let block_size = order.desc.bdev.record.block_size;
+        let seed = (order.core as u64 + 1) ^ (order.desc.id << 20);
+        let left = match plan.limit {
+            Limit::Time(_) => u64::MAX,
+            Limit::Ios(ios) => ios,
+        };
+        let now = clock::precise_now();
+        // The clock of the first round may be a little behind: without a warm-up it counts too.
+        let warm_until_ns =
+            if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
+        let chan = channel::get(&order.desc)?;
+        let worker = Box::new(Self {
+            chan,
+            idle: Cell::new(0),
+            idle_last: Cell::new(plan.depth - 1),
+            budget: Cell::new(0),
+            tick: Cell::new(0),
+            done: [Cell::new(0), Cell::new(0)],
+            nblocks: u64::from(plan.io_size / block_size),
+            places: Places::new(plan.pattern, order.span, seed),
+            tasks,
+            latency: Histogram::new(),
+            null_loop: plan.null_loop,
+            generations: plan.verifies().then(|| Generations::new(order.span)),
+            left: Cell::new(left),
+            granted: Cell::new(0),
+            outstanding: Cell::new(0),
+            warm_until_ns: Cell::new(warm_until_ns),
+            began_ns: Cell::new(now),
+            end_ns: Cell::new(u64::MAX),
+            poller: Cell::new(0),
+            read_back: plan.pattern == Pattern::Verify,
+            verified: Cell::new(0),
+            failed: Cell::new(0),
+            failure: Cell::new(None),
+            _memory: memory,
+            scratch: UnsafeCell::new(empty_request()),
+            block_size: block_size as usize,
+            order,
+        });
+        Self::register(worker)
+    }
+
+    fn register(worker: Box<Self>) -> Result<()> {
+        let chan = worker.chan;
+        let ctx = Box::into_raw(worker);
+        // SAFETY: just boxed and not shared yet.
+        let worker = unsafe { &*ctx };
+        worker.tasks.iter().for_each(|task| task.worker.set(ctx));
+        let ops = bay_poller_ops {
+            size: crate::services::size::<bay_poller_ops>(),
+            flags: 0,
+            run: Some(poll),
+            prepare_sleep: Some(prepare_sleep),
+            woke: None,
+            next_ns: Some(next_ns),
+        };
+        let added = thread::with_current(|thread| {
+            // SAFETY: the functions fit the context, which lives until `finish` has taken the poller out.
+            unsafe { thread.add_poller("perf".to_owned(), 0, ops, ctx.cast(), 0) }
+        });
+        match added {
+            Some(Ok(id)) => {
+                worker.poller.set(id);
+                Ok(())
+            }
+            refused => {
+                // SAFETY: nobody else was told of it.
+                drop(unsafe { Box::from_raw(ctx) });
+                let _ = channel::put(chan);
+                let outside = Error::new(libc::EPERM, "not on a lightweight thread");
+                Err(refused.and_then(Result::err).unwrap_or(outside))
+            }
+        }
+    }
+
+    fn finish(self: Box<Self>) {
+        let elapsed = Duration::from_nanos(clock::precise_now() - self.began_ns.get());
+        let poller = self.poller.get();
+        thread::with_current(|thread| {
+            let _ = thread.set_poller_state(poller, State::Gone);
+        });
+        if let Err(error) = channel::put(self.chan) {
+            tracing::error!("the load generator's channel: {error}");
+        }
+        let [reads, writes] = self.done.each_ref().map(Cell::get);
+        let _ = self.order.home.send(Report {
+            bdev: self.order.desc.bdev.name.clone(),
+            core: self.order.core,
+            reads,
+            writes,
+            bytes: (reads + writes) * u64::from(self.order.plan.io_size),
+            verified: self.verified.get(),
+            failed: self.failed.get(),
+            elapsed,
+            latency: self.latency.clone(),
+            failure: self.failure.get(),
+        });
+        thread::exit_current();
+    }
+}
+
+unsafe extern "C" fn poll(ctx: *mut c_void) -> i32 {
+    // SAFETY: the poller's context is the worker, until `finish`.
+    let worker = unsafe { &*ctx.cast::<Worker>() };
+    match worker.round() {
+        Some(busy) => i32::from(busy),
+        None => {
+            // SAFETY: boxed by `start`; no I/O is in flight, and the poller goes first.
+            unsafe { Box::from_raw(ctx.cast::<Worker>()) }.finish();
+            1
+        }
+    }
+}
+
+/// It may sleep while everything is in flight.
+unsafe extern "C" fn prepare_sleep(ctx: *mut c_void) -> i32 {
+    // SAFETY: as in `poll`.
+    let worker = unsafe { &*ctx.cast::<Worker>() };
+    i32::from(worker.outstanding.get() == 0 || worker.idle.get() != NOBODY)
+}
+
+unsafe extern "C" fn next_ns(ctx: *mut c_void) -> u64 {
+    // SAFETY: as in `poll`.
+    unsafe { &*ctx.cast::<Worker>() }.end_ns.get()
+}
+
+fn as_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn empty_request() -> bay_io {
+    bay_io {
+        op: 0,
+        iovcnt: 0,
+        flags: 0,
+        lba: 0,
+        nblocks: 0,
+        iov: ptr::null(),
+        done: None,
+        drv_ctx: ptr::null_mut(),
+        link: ptr::null_mut(),
+        ext: ptr::null(),
+        md: ptr::null_mut(),
+        md_len: 0,
+        md_region: 0,
+        detail: 0,
+        detail_kind: 0,
+        prio: 0,
+        rsv0: 0,
+        arg_len: 0,
+        arg: [0; 2],
+        id: 0,
+        rsv1: 0,
+    }
+}

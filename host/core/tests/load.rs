@@ -1,0 +1,352 @@
+//! The load generator over a RAM disk whose timing and faults each test chooses.
+#![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::mem_forget,
+    reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
+)]
+
+use drivebay_core::bdev::load::{self, Failure, Limit, Pattern, Plan};
+use drivebay_core::env::CpuSet;
+use drivebay_core::reactor::{self, Mode};
+use drivebay_core::services;
+use drivebay_plugin_api::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{RefCell, UnsafeCell};
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+const BLOCK: usize = 512;
+const BLOCKS: usize = 4096;
+
+// ---- allocations are counted -----------------------------------------------------------------------
+
+struct Counting;
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+// ---- the disk ----------------------------------------------------------------------------------------
+
+#[derive(Default)]
+struct Disk {
+    data: UnsafeCell<Vec<u8>>,
+    /// Complete at the end of the round instead of inside `submit`.
+    later: AtomicBool,
+    /// Move no data.
+    null: AtomicBool,
+    /// The I/O with this number (from 1) fails with EIO.
+    fail_at: AtomicI32,
+    /// The write with this number (from 1) is lost.
+    lose_at: AtomicI32,
+    submitted: AtomicU64,
+}
+
+struct Channel {
+    disk: &'static Disk,
+    kept: RefCell<Vec<*mut bay_io>>,
+}
+
+unsafe extern "C" fn chan_create(
+    bdev: *mut c_void,
+    _args: *const bay_chan_args,
+    chan: *mut *mut c_void,
+) -> i32 {
+    let disk = unsafe { &*bdev.cast::<Disk>() };
+    let kept = RefCell::new(Vec::with_capacity(1024));
+    unsafe { chan.write(Box::into_raw(Box::new(Channel { disk, kept })).cast()) };
+    0
+}
+
+unsafe extern "C" fn chan_destroy(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
+    drop(unsafe { Box::from_raw(chan.cast::<Channel>()) });
+    0
+}
+
+unsafe extern "C" fn destruct(_bdev: *mut c_void) -> i32 {
+    0
+}
+
+unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
+    let channel = unsafe { &*chan.cast::<Channel>() };
+    channel.disk.submitted.fetch_add(1, Ordering::Relaxed);
+    if channel.disk.later.load(Ordering::Relaxed) {
+        channel.kept.borrow_mut().push(io);
+    } else {
+        end(channel.disk, io);
+    }
+}
+
+unsafe extern "C" fn flush(chan: *mut c_void) {
+    let channel = unsafe { &*chan.cast::<Channel>() };
+    // A completion may submit anew; what that adds waits for the next round.
+    let now = channel.kept.borrow().len();
+    for _ in 0..now {
+        let io = channel.kept.borrow_mut().remove(0);
+        end(channel.disk, io);
+    }
+}
+
+fn end(disk: &Disk, io: *mut bay_io) {
+    let request = unsafe { *io };
+    let status = if disk.fail_at.fetch_sub(1, Ordering::Relaxed) == 1 {
+        -libc::EIO
+    } else {
+        transfer(disk, &request);
+        0
+    };
+    unsafe { request.done.unwrap()(io, status) };
+}
+
+fn transfer(disk: &Disk, request: &bay_io) {
+    if disk.null.load(Ordering::Relaxed) {
+        return;
+    }
+    let data = unsafe { (*disk.data.get()).as_mut_ptr().add(request.lba as usize * BLOCK) };
+    let element = unsafe { *request.iov };
+    let (memory, len) = (element.addr.cast::<u8>(), element.len as usize);
+    if request.op == BAY_OP_READ {
+        unsafe { ptr::copy_nonoverlapping(data, memory, len) };
+    } else if disk.lose_at.fetch_sub(1, Ordering::Relaxed) != 1 {
+        unsafe { ptr::copy_nonoverlapping(memory, data, len) };
+    }
+}
+
+static OPS: bay_bdev_ops = bay_bdev_ops {
+    size: size_of::<bay_bdev_ops>() as u32,
+    flags: 0,
+    submit: Some(submit),
+    flush: Some(flush),
+    chan_create: Some(chan_create),
+    chan_destroy: Some(chan_destroy),
+    destruct: Some(destruct),
+    dump_info: None,
+    write_config: None,
+    dump_stats: None,
+    reset_stats: None,
+};
+
+fn disk(name: &str) -> &'static Disk {
+    let disk: &Disk = Box::leak(Box::default());
+    unsafe { (*disk.data.get()).resize(BLOCKS * BLOCK, 0) };
+    let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
+    reg.size = size_of::<bay_bdev_reg>() as u32;
+    reg.ctx = ptr::from_ref(disk).cast_mut().cast();
+    reg.ops = &raw const OPS;
+    reg.name = bay_str::new(name);
+    reg.block_size = BLOCK as u32;
+    reg.num_blocks = BLOCKS as u64;
+    reg.ops_mask = 1 << BAY_OP_READ | 1 << BAY_OP_WRITE;
+    let bus: &bay_bdev_api = unsafe { &*services::table(id::BDEV).unwrap().cast() };
+    let mut id = 0;
+    let host = ptr::without_provenance(0x1000);
+    let register = bus.register.unwrap();
+    assert_eq!(unsafe { register(host, &raw const reg, &raw mut id) }, 0);
+    disk
+}
+
+fn reactors() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        let two = CpuSet::parse("[0,1]").unwrap();
+        std::mem::forget(reactor::start(&two, Mode::Adaptive).unwrap());
+    });
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// 5,000 I/O of 4 KiB at depth 8 on core 0.
+fn plan(bdev: &str, pattern: Pattern) -> Plan {
+    Plan {
+        bdevs: vec![bdev.to_owned()],
+        cores: CpuSet::one(0),
+        pattern,
+        depth: 8,
+        io_size: 4096,
+        limit: Limit::Ios(5000),
+        warm_up: Duration::ZERO,
+        verify: false,
+        null_loop: false,
+    }
+}
+
+fn run(plan: &Plan) -> load::Report {
+    load::run(plan, &Arc::default()).unwrap().reports.remove(0)
+}
+
+// ---- the tests -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_number_of_io_is_kept_exactly_whether_it_ends_at_once_or_later() {
+    let _guard = reactors();
+    for later in [false, true] {
+        let name = format!("exact_{later}");
+        let disk = disk(&name);
+        disk.later.store(later, Ordering::Relaxed);
+        for (depth, ios) in [(1, 1000), (8, 5000), (200, 5001), (64, 10)] {
+            let before = disk.submitted.load(Ordering::Relaxed);
+            let plan = Plan { depth, limit: Limit::Ios(ios), ..plan(&name, Pattern::RandRead) };
+            let report = run(&plan);
+            assert_eq!((report.reads, report.writes, report.failed), (ios, 0, 0));
+            assert_eq!(disk.submitted.load(Ordering::Relaxed) - before, ios);
+            assert_eq!(report.latency.count(), ios);
+            assert_eq!(report.failure, None);
+        }
+    }
+}
+
+#[test]
+fn a_mix_reads_and_writes_in_its_ratio() {
+    let _guard = reactors();
+    disk("mix");
+    let report = run(&plan("mix", Pattern::RandReadWrite(30)));
+    assert_eq!(report.reads + report.writes, 5000);
+    assert!((1300..1700).contains(&report.reads), "{}", report.reads);
+}
+
+#[test]
+fn a_time_limit_ends_the_run_and_a_warm_up_is_not_counted() {
+    let _guard = reactors();
+    let disk = disk("timed");
+    let plan = Plan {
+        limit: Limit::Time(Duration::from_millis(60)),
+        warm_up: Duration::from_millis(60),
+        ..plan("timed", Pattern::Read)
+    };
+    let report = run(&plan);
+    assert!(report.elapsed >= Duration::from_millis(60), "{:?}", report.elapsed);
+    assert!(report.reads > 0 && report.reads < disk.submitted.load(Ordering::Relaxed));
+    assert_eq!(report.latency.count(), report.reads);
+}
+
+#[test]
+fn a_stopped_run_ends_early() {
+    let _guard = reactors();
+    disk("stopped");
+    let plan =
+        Plan { limit: Limit::Time(Duration::from_secs(600)), ..plan("stopped", Pattern::Read) };
+    let stop: Arc<AtomicBool> = Arc::default();
+    let from_outside = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        from_outside.store(true, Ordering::Relaxed);
+    });
+    let results = load::run(&plan, &stop).unwrap();
+    assert!(results.reports[0].elapsed < Duration::from_secs(60));
+}
+
+#[test]
+fn verification_accepts_a_sound_disk_on_two_cores() {
+    let _guard = reactors();
+    disk("sound");
+    for pattern in [Pattern::Verify, Pattern::RandReadWrite(50), Pattern::ReadWrite(50)] {
+        let two = CpuSet::parse("[0,1]").unwrap();
+        let plan = Plan { cores: two, verify: true, ..plan("sound", pattern) };
+        let reports = load::run(&plan, &Arc::default()).unwrap().reports;
+        assert_eq!(reports.iter().map(|report| report.core).collect::<Vec<_>>(), [0, 1]);
+        for report in reports {
+            assert_eq!(report.failure, None, "{pattern:?}");
+            assert!(report.verified > 1000, "{pattern:?}: {}", report.verified);
+        }
+    }
+}
+
+#[test]
+fn a_lost_write_and_a_disk_that_moves_nothing_are_found() {
+    let _guard = reactors();
+    let found = |report: load::Report| matches!(report.failure, Some(Failure::Mismatch(_)));
+    let losing = disk("losing");
+    losing.lose_at.store(777, Ordering::Relaxed);
+    let report = run(&plan("losing", Pattern::Verify));
+    assert!(report.reads + report.writes < 2000, "it ended at the first mismatch");
+    assert!(found(report));
+    let null = disk("moves_nothing");
+    null.null.store(true, Ordering::Relaxed);
+    assert!(found(run(&Plan { depth: 1, ..plan("moves_nothing", Pattern::Verify) })));
+    // Nothing was written before, so the stale content is the only thing to compare with.
+    losing.lose_at.store(900, Ordering::Relaxed);
+    let mixed = Plan {
+        verify: true,
+        limit: Limit::Ios(100_000),
+        ..plan("losing", Pattern::RandReadWrite(50))
+    };
+    assert!(found(run(&mixed)));
+}
+
+#[test]
+fn the_first_failed_io_ends_the_run_and_is_told() {
+    let _guard = reactors();
+    let disk = disk("failing");
+    disk.fail_at.store(100, Ordering::Relaxed);
+    let report = run(&plan("failing", Pattern::Write));
+    assert_eq!(
+        report.failure,
+        Some(Failure::Status { lba: 99 * 8, read: false, status: -libc::EIO })
+    );
+    assert_eq!((report.failed, report.writes), (1, 99));
+}
+
+#[test]
+fn the_null_loop_never_reaches_the_disk() {
+    let _guard = reactors();
+    let disk = disk("left_alone");
+    let report = run(&Plan { null_loop: true, ..plan("left_alone", Pattern::RandRead) });
+    assert_eq!((report.reads, disk.submitted.load(Ordering::Relaxed)), (5000, 0));
+}
+
+#[test]
+fn nothing_is_allocated_per_io() {
+    let _guard = reactors();
+    for later in [false, true] {
+        let name = format!("counted_{later}");
+        disk(&name).later.store(later, Ordering::Relaxed);
+        let count = |ios| {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let plan = Plan { limit: Limit::Ios(ios), ..plan(&name, Pattern::RandReadWrite(50)) };
+            assert_eq!(run(&plan).failure, None);
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        };
+        let (few, many) = (count(1000), count(200_000));
+        assert!(many < few + 1000, "{few} allocations for 1,000 I/O, {many} for 200,000");
+    }
+}
+
+#[test]
+fn a_plan_that_cannot_be_run_names_its_field() {
+    let _guard = reactors();
+    disk("plans");
+    let good = || plan("plans", Pattern::RandRead);
+    let wrong = [
+        (Plan { bdevs: vec![], ..good() }, "bdevs"),
+        (plan("no_such_disk", Pattern::Read), "no_such_disk"),
+        (Plan { depth: 0, ..good() }, "depth 0"),
+        (Plan { io_size: 1000, ..good() }, "multiple of its block size 512"),
+        (Plan { io_size: 4 << 20, ..good() }, "too small"),
+        (Plan { cores: CpuSet::one(9), ..good() }, "core 9"),
+        (Plan { verify: true, ..good() }, "verify"),
+        (Plan { pattern: Pattern::ReadWrite(101), ..good() }, "read percentage 101"),
+        (Plan { depth: 512, ..plan("plans", Pattern::Verify) }, "513 I/O"),
+    ];
+    for (plan, field) in wrong {
+        let error = load::run(&plan, &Arc::default()).unwrap_err();
+        assert!(error.message.contains(field), "{field}: {error}");
+    }
+    assert_eq!(run(&good()).failure, None);
+}

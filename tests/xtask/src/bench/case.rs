@@ -1,0 +1,106 @@
+//! What is measured.
+
+use crate::run;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The plugins that the cases need.
+pub(super) const PACKAGES: [&str; 3] = ["drivebay-null", "drivebay-malloc", "drivebay-passthru"];
+
+/// A disk under a pattern.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    disk: Disk,
+    pub(super) pattern: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum Disk {
+    /// The generator alone.
+    Nothing,
+    Null,
+    Malloc,
+    /// This many passthru on a malloc.
+    Passthru(usize),
+}
+
+pub(super) const CASES: [Case; 6] = [
+    Case { name: "generator alone", disk: Disk::Nothing, pattern: "randread" },
+    Case { name: "null, read", disk: Disk::Null, pattern: "randread" },
+    Case { name: "malloc, read", disk: Disk::Malloc, pattern: "randread" },
+    Case { name: "malloc, write", disk: Disk::Malloc, pattern: "randwrite" },
+    Case { name: "passthru on malloc, read", disk: Disk::Passthru(1), pattern: "randread" },
+    Case { name: "two passthru on malloc, read", disk: Disk::Passthru(2), pattern: "randread" },
+];
+
+pub(super) const DEPTHS: [u32; 3] = [1, 32, 128];
+
+impl Case {
+    /// Whether the reference can do it too.
+    pub(super) fn is_of_both(&self) -> bool {
+        !matches!(self.disk, Disk::Nothing)
+    }
+
+    /// The measured bdev and the calls that make it, the same for the reference: 32 MiB, which no
+    /// cache near the core holds.
+    pub(super) fn calls(&self) -> (String, Vec<(&'static str, Value)>) {
+        let base = json!({"name": "base", "num_blocks": 65536, "block_size": 512});
+        match self.disk {
+            Disk::Nothing | Disk::Null => ("base".into(), vec![("bdev_null_create", base)]),
+            Disk::Malloc => ("base".into(), vec![("bdev_malloc_create", base)]),
+            Disk::Passthru(layers) => {
+                let mut calls = vec![("bdev_malloc_create", base)];
+                let mut top = "base".to_owned();
+                for layer in 0..layers {
+                    let name = format!("layer{layer}");
+                    let params = json!({"base_bdev_name": top, "name": name});
+                    calls.push(("bdev_passthru_create", params));
+                    top = name;
+                }
+                (top, calls)
+            }
+        }
+    }
+
+    /// `drivebay perf` for it, without its end.
+    pub(super) fn arguments(&self, depth: u32) -> Vec<String> {
+        let folder = folder().display().to_string();
+        let (bdev, calls) = self.calls();
+        let depth = depth.to_string();
+        let mut arguments: Vec<String> =
+            ["perf", "--json", "--plugin-dir", &folder, "-w", self.pattern]
+                .iter()
+                .chain(&["-q", &depth, &bdev])
+                .map(|&argument| argument.to_owned())
+                .collect();
+        if matches!(self.disk, Disk::Nothing) {
+            arguments.push("--null-loop".into());
+        }
+        for (method, params) in calls {
+            arguments.extend(["--rpc".to_owned(), format!("{method} {params}")]);
+        }
+        arguments
+    }
+}
+
+/// Where the program and the plugins were built.
+fn folder() -> PathBuf {
+    run::target().join("release")
+}
+
+pub(super) fn program() -> PathBuf {
+    folder().join("drivebay")
+}
+
+/// A command's standard output; what it said on stderr is the error.
+pub(super) fn output(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
