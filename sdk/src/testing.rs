@@ -71,6 +71,8 @@ struct State {
     /// The bdevs of channels whose end is pending.
     closing: HashMap<u64, u64>,
     methods: Vec<Method>,
+    /// Tables that plugins offer each other: handle, id, table.
+    offers: Vec<(u64, String, *const c_void)>,
     answers: HashMap<u64, Result<Value, RpcError>>,
     messages: VecDeque<*mut api::bay_msg>,
     waiters: VecDeque<*mut api::bay_wait>,
@@ -790,20 +792,39 @@ unsafe extern "C" fn rpc_error(_: H, req: u64, code: i32, text: bay_str, data: b
     0
 }
 
-unsafe extern "C" fn provide(_: H, _: bay_str, _: *const c_void, _: *mut u64) -> i32 {
-    -crate::errno::EOPNOTSUPP
+unsafe extern "C" fn provide(_: H, id: bay_str, table: *const c_void, handle: *mut u64) -> i32 {
+    // SAFETY: valid for the call.
+    let id = unsafe { host::text(id) }.to_owned();
+    let number = new_id();
+    state(|state| state.offers.push((number, id, table)));
+    // SAFETY: the caller's place.
+    unsafe { *handle = number };
+    0
 }
-unsafe extern "C" fn withdraw(_: H, _: u64, _: Option<api::bay_cb_fn>, _: *mut c_void) -> i32 {
-    -crate::errno::EOPNOTSUPP
+unsafe extern "C" fn withdraw(
+    _: H,
+    handle: u64,
+    done: Option<api::bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    state(|state| state.offers.retain(|(number, _, _)| *number != handle));
+    // SAFETY: the caller's callback with its argument.
+    unsafe { done.unwrap()(arg, 0) };
+    0
 }
 unsafe extern "C" fn acquire(
     _: H,
-    _: bay_str,
+    id: bay_str,
     _: Option<api::bay_broker_revoked_fn>,
     _: *mut c_void,
-    _: *mut u64,
+    reference: *mut u64,
 ) -> *const c_void {
-    std::ptr::null()
+    // SAFETY: valid for the call.
+    let id = unsafe { host::text(id) };
+    let offered = state(|state| state.offers.iter().find(|(_, of, _)| of == id).map(|o| o.2));
+    // SAFETY: the caller's place.
+    unsafe { *reference = new_id() };
+    offered.unwrap_or(std::ptr::null())
 }
 unsafe extern "C" fn release(_: H, _: u64) -> i32 {
     0

@@ -14,6 +14,8 @@ pub mod model;
 pub mod ops;
 pub mod rpc;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 
 use app::App;
 use drivebay_sdk::nvmf::target;

@@ -142,6 +142,9 @@ fn discovery(model: &Model, controller: &Controller) -> Vec<u8> {
         };
         for listener in &subsystem.listeners {
             let address = as_seen(&listener.address, &controller.listener);
+            if !model.discovery_filter.lets_through(&address, &controller.listener) {
+                continue;
+            }
             entries.push(DiscoveryEntry {
                 subtype,
                 treq: treq::SECURE_NOT_REQUIRED | treq::NO_SQ_FLOW_CONTROL,
@@ -210,8 +213,8 @@ fn entry(address: &Address, subnqn: &str) -> DiscoveryEntry {
 mod tests {
     use super::*;
     use crate::controller::tests::ready;
-    use crate::model::address_of;
     use crate::model::tests::{model, subsystem};
+    use crate::model::{DiscoveryFilter, address_of};
 
     fn ask(lid: u8, offset: u64, length: u32) -> GetLogPage {
         GetLogPage { lid, offset, numd: length / 4 - 1, ..GetLogPage::default() }
@@ -266,6 +269,26 @@ mod tests {
         let entry = &entries(&model, &reader)[0];
         assert_eq!(entry.traddr.as_str(), Some("10.1.2.3"));
         assert_eq!(entry.trsvcid.as_str(), Some("4421"));
+    }
+
+    #[test]
+    fn a_filter_leaves_out_what_is_not_like_the_connection() {
+        let mut model = model();
+        let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
+        subsystem.add_listener(address_of("tcp", None, "127.0.0.1", "4421"));
+        subsystem.add_listener(address_of("tcp", None, "10.0.0.1", "4420"));
+        subsystem.add_listener(address_of("rdma", None, "127.0.0.1", "4420"));
+        for (names, left) in [
+            (vec![], 4),
+            (vec!["transport"], 3),
+            (vec!["address"], 3),
+            (vec!["transport", "address", "svcid"], 1),
+        ] {
+            model.discovery_filter = DiscoveryFilter::default();
+            assert!(names.iter().all(|name| model.discovery_filter.add(name)));
+            assert_eq!(entries(&model, &reader("nqn.2016-06.io.spdk:h")).len(), left, "{names:?}");
+        }
+        assert!(!model.discovery_filter.add("port"));
     }
 
     #[test]

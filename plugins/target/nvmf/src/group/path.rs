@@ -68,7 +68,11 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
     let mut request = Some(request);
     if let Some(subsystem) = queue.subsystem() {
         subsystem.with(command.nsid(), |namespace| {
-            if let (false, Some(request)) = (namespace.is_ending(), request.take()) {
+            // One that ends leaves the request where it is.
+            if namespace.is_ending() {
+                return;
+            }
+            if let Some(request) = request.take() {
                 start(namespace, request, command, queue.max_io_size.get());
             }
         });

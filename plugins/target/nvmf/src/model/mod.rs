@@ -12,7 +12,7 @@ pub use limits::TransportLimits;
 pub use names::{address_of, check_text, hex, is_any, matches, parse_hex, uuid_text};
 pub use namespace::{Geometry, Namespace, Ops};
 pub use subsystem::{Listener, MAX_NAMESPACES, Options, Subsystem};
-pub use target::{Model, Referral};
+pub use target::{DiscoveryFilter, Model, Referral};
 
 /// What a controller serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

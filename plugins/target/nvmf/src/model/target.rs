@@ -21,6 +21,37 @@ pub struct Referral {
     pub secure_channel: bool,
 }
 
+/// What a listener must share with the connection by which a host reads the discovery log, for the log to have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryFilter {
+    /// Transport type.
+    pub transport: bool,
+    /// Address.
+    pub address: bool,
+    /// Service.
+    pub svcid: bool,
+}
+
+impl DiscoveryFilter {
+    /// Adds a filter by its name; whether there is one.
+    pub fn add(&mut self, name: &str) -> bool {
+        match name {
+            "transport" => self.transport = true,
+            "address" => self.address = true,
+            "svcid" => self.svcid = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether a listener is told to a host that came to `local`.
+    pub fn lets_through(self, listener: &Address, local: &Address) -> bool {
+        (!self.transport || listener.trtype == local.trtype)
+            && (!self.address || listener.traddr == local.traddr)
+            && (!self.svcid || listener.trsvcid == local.trsvcid)
+    }
+}
+
 /// Everything the RPCs configure.
 #[derive(Debug)]
 pub struct Model {
@@ -30,6 +61,8 @@ pub struct Model {
     pub referrals: Vec<Referral>,
     /// Most subsystems.
     pub max_subsystems: u32,
+    /// What the discovery log leaves out.
+    pub discovery_filter: DiscoveryFilter,
     /// Command retry delays, in 100 ms.
     pub crdt: [u16; 3],
     /// Changes whenever the discovery log does.
@@ -44,6 +77,7 @@ impl Default for Model {
             subsystems: BTreeMap::from([(discovery.nqn.clone(), discovery)]),
             referrals: Vec::new(),
             max_subsystems: MAX_SUBSYSTEMS,
+            discovery_filter: DiscoveryFilter::default(),
             crdt: [0; 3],
             genctr: 0,
         }

@@ -3,6 +3,7 @@
 use super::params::{
     AddHost, AddListener, AnaState, CreateSubsystem, DupHostPolicy, NamespaceParams, SetConfig,
 };
+use crate::model::DiscoveryFilter;
 use drivebay_sdk::{Error, Result};
 use serde_json::Value;
 use std::fmt::Display;
@@ -78,18 +79,37 @@ pub(super) fn set_config(params: &SetConfig) -> Result<()> {
             only_off(&format!("admin_cmd_passthru.{field}"), given)?;
         }
     }
-    let filter = params.discovery_filter.as_deref().unwrap_or("match_any");
-    only("discovery_filter", filter, "match_any", matches!(filter, "match_any" | ""))?;
-    if let Some(filters) = &params.discovery_filters {
-        let is_none = match filters {
-            Value::Array(list) => list.iter().all(|filter| filter == "match_any"),
-            Value::String(text) => matches!(text.as_str(), "" | "match_any"),
-            _ => false,
-        };
-        only("discovery_filters", filters, "[]: not supported yet", is_none)?;
-    }
+    discovery_filter(params)?;
     let policy = params.dup_host_policy.unwrap_or(DupHostPolicy::Allow);
     only("dup_host_policy", policy.as_str(), "allow", policy == DupHostPolicy::Allow)
+}
+
+/// The filter that both parameters say.
+pub(super) fn discovery_filter(params: &SetConfig) -> Result<DiscoveryFilter> {
+    const ALLOWED: &str = "match_any, or transport, address, svcid";
+    let mut filter = DiscoveryFilter::default();
+    let mut add = |field: &str, names: &str| {
+        let mut names = names.split(',').map(str::trim).filter(|n| !matches!(*n, "" | "match_any"));
+        match names.find(|name| !filter.add(name)) {
+            Some(wrong) => Err(Error::invalid(field, wrong, ALLOWED)),
+            None => Ok(()),
+        }
+    };
+    add("discovery_filter", params.discovery_filter.as_deref().unwrap_or_default())?;
+    match params.discovery_filters.as_ref() {
+        None => {}
+        Some(Value::String(names)) => add("discovery_filters", names)?,
+        Some(Value::Array(list)) => {
+            for name in list {
+                let name = name
+                    .as_str()
+                    .ok_or_else(|| Error::invalid("discovery_filters", name, ALLOWED))?;
+                add("discovery_filters", name)?;
+            }
+        }
+        Some(other) => return Err(Error::invalid("discovery_filters", other, ALLOWED)),
+    }
+    Ok(filter)
 }
 
 #[cfg(test)]
@@ -112,6 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn discovery_filters_are_read_in_all_their_forms() {
+        let both = DiscoveryFilter { transport: true, svcid: true, address: false };
+        for (given, expected) in [
+            ("{}", DiscoveryFilter::default()),
+            (r#"{"discovery_filter": "match_any"}"#, DiscoveryFilter::default()),
+            (r#"{"discovery_filter": "transport,svcid"}"#, both),
+            (r#"{"discovery_filters": "transport, svcid"}"#, both),
+            (r#"{"discovery_filters": ["transport", "svcid"]}"#, both),
+        ] {
+            assert_eq!(discovery_filter(&decode(given).unwrap()), Ok(expected), "{given}");
+        }
+        assert!(discovery_filter(&decode(r#"{"discovery_filters": 3}"#).unwrap()).is_err());
+    }
+
+    #[test]
     fn what_is_not_supported_is_refused_by_name() {
         let refused = |result: Result<()>, field: &str| {
             let error = result.unwrap_err();
@@ -122,7 +157,7 @@ mod tests {
         refused(create_subsystem(&decode(subsystem).unwrap()), "ana_reporting");
         let host = r#"{"nqn": "n", "host": "h", "psk": "key0"}"#;
         refused(add_host(&decode(host).unwrap()), "psk");
-        let config = r#"{"discovery_filters": ["address"]}"#;
+        let config = r#"{"discovery_filters": ["port"]}"#;
         refused(set_config(&decode(config).unwrap()), "discovery_filters");
         let passthru = r#"{"admin_cmd_passthru": {"sanitize": true}}"#;
         refused(set_config(&decode(passthru).unwrap()), "admin_cmd_passthru.sanitize");

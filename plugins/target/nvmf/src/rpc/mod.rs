@@ -330,7 +330,17 @@ async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {
 
 fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     check::set_config(&params)?;
+    let filter = check::discovery_filter(&params)?;
+    let mask = |config: Option<&SetConfig>| config.and_then(|c| c.poll_groups_mask.clone());
+    let is_same = mask(Some(&params)) == mask(app.config.borrow().as_ref());
+    if !is_same && !app.groups().is_empty() {
+        let given = mask(Some(&params)).unwrap_or_default();
+        let allowed = "what it was, once there are poll groups";
+        return Err(Error::invalid("poll_groups_mask", given, allowed));
+    }
+    app.model.borrow_mut().discovery_filter = filter;
     app.config.replace(Some(params));
+    app.discovery_changed();
     Ok(true)
 }
 

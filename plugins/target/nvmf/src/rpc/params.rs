@@ -313,9 +313,9 @@ params! {
         pub admin_cmd_passthru: Option<AdminCmdPassthru>,
         /// Cores that have poll groups, as `0x3` or `[0,1]`; all when absent.
         pub poll_groups_mask: Option<String>,
-        /// Former name of `discovery_filters`; only `match_any`.
+        /// Former form of `discovery_filters`: `match_any`, or names with commas between them.
         pub discovery_filter: Option<String>,
-        /// What the discovery log is filtered by; only nothing.
+        /// What a listener must share with the connection that reads the discovery log: `transport`, `address`, `svcid`.
         pub discovery_filters: Option<Value>,
         /// Digests for authentication, which is not there yet; any.
         pub dhchap_digests: Option<Value>,

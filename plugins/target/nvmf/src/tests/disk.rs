@@ -1,0 +1,77 @@
+//! A disk whose I/O ends when the test lets it.
+
+use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, IoQueue, Op, OpSet};
+use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::{Result, Status};
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
+    static HELD: RefCell<IoQueue> = const { RefCell::new(IoQueue::new()) };
+    static OPS: RefCell<Vec<Op>> = const { RefCell::new(Vec::new()) };
+}
+
+/// 64 blocks of 512 bytes that read as 7s.
+#[derive(Debug)]
+pub(super) struct HeldDisk(String);
+
+/// Puts one on the bus.
+pub(super) fn make(name: &str) {
+    bdev::register(HeldDisk(name.into()), "none", serde_json::json!({})).unwrap();
+}
+
+/// Whether I/O waits for [`let_go`].
+pub(super) fn hold(holds: bool) {
+    HOLDS.set(holds);
+}
+
+/// Ends what waits.
+pub(super) fn let_go() {
+    while let Some(io) = HELD.with_borrow_mut(IoQueue::pop) {
+        end(io);
+    }
+}
+
+/// What the disk was asked for.
+pub(super) fn ops() -> Vec<Op> {
+    OPS.take()
+}
+
+fn end(io: BdevIo) {
+    if let Op::Read(_) = io.op() {
+        io.buffers().fill_from(&[7; 8192]);
+    }
+    io.complete(Status::SUCCESS);
+}
+
+impl Bdev for HeldDisk {
+    type Params = NoParams;
+    type Channel = ();
+    const PRODUCT: &'static str = "held";
+    const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH);
+
+    fn create(_params: NoParams) -> Result<Self> {
+        Ok(Self("held".into()))
+    }
+
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry::new(512, 64).unwrap()
+    }
+
+    fn open_channel(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn submit(&self, _channel: &mut (), io: BdevIo) {
+        OPS.with_borrow_mut(|ops| ops.push(io.op()));
+        if HOLDS.get() {
+            HELD.with_borrow_mut(|held| held.push(io));
+        } else {
+            end(io);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The plugin through its door: a fabric without a network on one side, a disk that holds its I/O on the other.
+
+mod disk;
+mod fabric;
+
+use drivebay_sdk::bdev::{Op, Range};
+use drivebay_sdk::nvmf::transport;
+use drivebay_sdk::testing::FakeHost;
+use drivebay_spec_nvme::admin::Identify;
+use drivebay_spec_nvme::fabrics::{
+    self, CNTLID_DYNAMIC, Connect, ConnectData, ConnectResult, PropertySet,
+};
+use drivebay_spec_nvme::nvm::{BlockCommand, DatasetManagement, DsmRange};
+use drivebay_spec_nvme::opcode::{admin, nvm};
+use drivebay_spec_nvme::property::offset;
+use drivebay_spec_nvme::text::NulText;
+use drivebay_spec_nvme::{Command, Completion, Status};
+use fabric::Wire;
+use serde_json::{Value, json};
+
+const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
+const HOST: &str = "nqn.2016-06.io.spdk:host1";
+
+/// A host that serves [`NQN`] with namespace 1.
+struct Target {
+    host: FakeHost,
+}
+
+impl Target {
+    fn start() -> Self {
+        let target = Self { host: FakeHost::load(&crate::bay_door::bay_plugin_v1) };
+        transport::register::<fabric::Fake>().unwrap();
+        disk::make("disk");
+        target.call("nvmf_create_transport", json!({"trtype": "fake"}));
+        target.call("nvmf_create_subsystem", json!({"nqn": NQN, "allow_any_host": true}));
+        let nsid = target.add_ns("disk");
+        assert_eq!(nsid, 1);
+        let address = json!({"trtype": "fake", "traddr": "127.0.0.1", "trsvcid": "1"});
+        target.call("nvmf_subsystem_add_listener", json!({"nqn": NQN, "listen_address": address}));
+        target
+    }
+
+    fn call(&self, method: &str, params: Value) -> Value {
+        self.host.call(method, &params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn add_ns(&self, bdev: &str) -> Value {
+        self.call("nvmf_subsystem_add_ns", json!({"nqn": NQN, "namespace": {"bdev_name": bdev}}))
+    }
+
+    fn run(&self) {
+        for _ in 0..8 {
+            self.host.run();
+        }
+    }
+
+    /// The response to the last command that was sent.
+    fn response(&self, wire: &Wire) -> (Completion, Vec<u8>) {
+        self.host.wait(|| wire.ends().received.pop())
+    }
+
+    fn status(&self, wire: &Wire) -> Status {
+        self.response(wire).0.status
+    }
+
+    /// Connects a queue.
+    fn connect(&self, qid: u16, cntlid: u16) -> (Wire, Completion) {
+        let wire = fabric::connect("1");
+        let connect = Connect { qid, sqsize: 3, ..Connect::default() };
+        let data = ConnectData {
+            hostid: [7; 16],
+            cntlid,
+            subnqn: NulText::new(NQN).unwrap(),
+            hostnqn: NulText::new(HOST).unwrap(),
+        };
+        wire.write(&connect.to_command().with_cid(9), &data.encode());
+        let (completion, _) = self.response(&wire);
+        (wire, completion)
+    }
+
+    /// An enabled controller: its admin queue and one I/O queue.
+    fn controller(&self) -> (Wire, Wire) {
+        let (admin, connected) = self.connect(0, CNTLID_DYNAMIC);
+        let cntlid = ConnectResult::from_dw0(connected.dw0()).cntlid;
+        let enable = PropertySet { wide: false, offset: offset::CC, value: 0x0046_0001 };
+        admin.command(&enable.to_command());
+        assert_eq!(self.status(&admin), Status::SUCCESS);
+        let (io, connected) = self.connect(1, cntlid);
+        assert_eq!(connected.status, Status::SUCCESS);
+        (admin, io)
+    }
+}
+
+fn blocks(slba: u64, nlb: u16) -> BlockCommand {
+    BlockCommand { nsid: 1, slba, nlb, ..BlockCommand::default() }
+}
+
+#[test]
+fn a_host_connects_identifies_and_reads() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    assert_eq!(io.ends().connected, Some((1, 4, true)));
+    admin.read(&Identify { cns: 1, ..Identify::default() }.to_command().with_cid(5), 4096);
+    let (completion, data) = target.response(&admin);
+    assert_eq!((completion.cid, completion.status, data.len()), (5, Status::SUCCESS, 4096));
+    io.read(&blocks(8, 1).to_command(nvm::READ).with_cid(6), 1024);
+    let (completion, data) = target.response(&io);
+    assert_eq!((completion.cid, completion.status), (6, Status::SUCCESS));
+    assert_eq!(data, [7; 1024]);
+    assert_eq!(disk::ops(), [Op::Read(Range::new(8, 2))]);
+}
+
+#[test]
+fn the_head_of_a_queue_goes_round_with_its_size() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    let heads: Vec<u16> = (0..5)
+        .map(|_| {
+            io.command(&Command::new(nvm::FLUSH).with_nsid(1));
+            target.response(&io).0.sqhd
+        })
+        .collect();
+    // Connect was the first command.
+    assert_eq!(heads, [2, 3, 0, 1, 2]);
+}
+
+#[test]
+fn before_connect_everything_else_is_out_of_sequence() {
+    let target = Target::start();
+    let wire = fabric::connect("1");
+    let early = Status::COMMAND_SEQUENCE_ERROR.with_dnr();
+    for command in [Command::new(admin::KEEP_ALIVE), fabrics::disconnect()] {
+        wire.command(&command);
+        assert_eq!(target.status(&wire), early);
+    }
+}
+
+#[test]
+fn ranges_are_unmapped_one_after_the_other() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    let range = |slba, nlb| DsmRange { cattr: 0, nlb, slba }.encode();
+    let data = [range(0, 8), range(9, 0), range(56, 8)].concat();
+    let dsm = DatasetManagement { nsid: 1, nr: 2, deallocate: true, ..Default::default() };
+    io.write(&dsm.to_command(), &data);
+    assert_eq!(target.status(&io), Status::SUCCESS);
+    assert_eq!(disk::ops(), [Op::Unmap(Range::new(0, 8)), Op::Unmap(Range::new(56, 8))]);
+}
+
+#[test]
+fn a_namespace_is_removed_after_its_io_has_ended() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    disk::hold(true);
+    io.read(&blocks(0, 0).to_command(nvm::READ), 512);
+    target.run();
+    let app = crate::app::app().unwrap();
+    let removing = std::rc::Rc::clone(&app);
+    let (done, is_done) = std::sync::mpsc::channel();
+    app.tasks.spawn(async move {
+        done.send(crate::ops::remove_namespace(&removing, NQN, 1).await).unwrap();
+    });
+    target.run();
+    assert!(is_done.try_recv().is_err(), "I/O is in flight");
+    io.read(&blocks(0, 0).to_command(nvm::READ), 512);
+    assert_eq!(target.status(&io), Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+    disk::let_go();
+    assert_eq!(target.status(&io), Status::SUCCESS, "what was in flight ends as it would");
+    target.run();
+    assert_eq!(is_done.try_recv(), Ok(Ok(())));
+    disk::hold(false);
+    assert_eq!(target.add_ns("disk"), 1, "its bdev was closed");
+}
+
+#[test]
+fn an_event_tells_of_a_namespace() {
+    let target = Target::start();
+    let (admin, _io) = target.controller();
+    admin.command(&Command::new(admin::ASYNC_EVENT_REQUEST).with_cid(4));
+    target.run();
+    assert!(admin.ends().received.is_empty());
+    target.call("nvmf_subsystem_remove_ns", json!({"nqn": NQN, "nsid": 1}));
+    let (completion, _) = target.response(&admin);
+    assert_eq!((completion.cid, completion.dw0()), (4, 0x0004_0002));
+}
+
+#[test]
+fn a_host_that_hangs_up_leaves_nothing_behind() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    admin.command(&Command::new(admin::ASYNC_EVENT_REQUEST));
+    disk::hold(true);
+    io.read(&blocks(0, 0).to_command(nvm::READ), 512);
+    target.run();
+    admin.hang_up();
+    target.run();
+    assert!(admin.ends().is_free, "the request that waited was given back");
+    assert!(io.ends().is_closed, "I/O queues end with their controller");
+    assert!(!io.ends().is_free, "its read is in the bdev");
+    disk::let_go();
+    disk::hold(false);
+    target.run();
+    assert!(io.ends().is_free);
+    let controllers = target.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
+    assert_eq!(controllers, json!([]));
+    assert_eq!(target.call("nvmf_subsystem_get_qpairs", json!({"nqn": NQN})), json!([]));
+}
+
+#[test]
+fn a_deleted_subsystem_ends_its_connections_first() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    target.call("nvmf_delete_subsystem", json!({"nqn": NQN}));
+    assert!(admin.ends().is_closed && io.ends().is_closed);
+    let error = target.host.call("nvmf_subsystem_get_qpairs", &json!({"nqn": NQN})).unwrap_err();
+    assert_eq!(error.code, -19);
+}
+
+#[test]
+fn a_removed_host_is_disconnected_and_may_not_come_back() {
+    let target = Target::start();
+    target.call("nvmf_subsystem_add_host", json!({"nqn": NQN, "host": HOST}));
+    target.call("nvmf_subsystem_allow_any_host", json!({"nqn": NQN, "allow_any_host": false}));
+    let (admin, _io) = target.controller();
+    target.call("nvmf_subsystem_remove_host", json!({"nqn": NQN, "host": HOST}));
+    assert!(admin.ends().is_closed);
+    let (_, refused) = target.connect(0, CNTLID_DYNAMIC);
+    assert_eq!(refused.status, Status::CONNECT_INVALID_HOST.with_dnr());
+}
+
+#[test]
+fn a_refused_connection_may_try_again() {
+    let target = Target::start();
+    let (wire, refused) = target.connect(1, 77);
+    assert_eq!(refused.status, Status::CONNECT_INVALID_PARAMETERS.with_dnr());
+    wire.command(&Command::new(admin::KEEP_ALIVE));
+    assert_eq!(target.status(&wire), Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+}
+
+#[test]
+fn a_disconnect_ends_its_queue_alone() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    io.command(&fabrics::disconnect());
+    assert_eq!(target.status(&io), Status::SUCCESS);
+    target.run();
+    assert!(io.ends().is_free && !admin.ends().is_closed);
+    let controllers = target.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
+    assert_eq!(controllers[0]["num_io_qpairs"], 0);
+}
+
+#[test]
+fn a_transport_that_nobody_has_is_refused_by_name() {
+    let target = Target::start();
+    let error = target.host.call("nvmf_create_transport", &json!({"trtype": "rdma"})).unwrap_err();
+    assert_eq!(error.code, -22);
+    assert!(error.message.contains("nvmf.transport/RDMA"), "{error}");
+}
