@@ -4,7 +4,7 @@
 use clap::{CommandFactory, Parser};
 use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::report;
-use drivebay::{app, perf, rpc};
+use drivebay::{app, check, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 
 fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let (text, exit) = match command {
+        Plugin::Check(options) => return check::check(&options, out, err),
         Plugin::List { plugin_dir, json } => {
             let list = report::list(&plugin_dir);
             let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };

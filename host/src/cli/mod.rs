@@ -1,9 +1,11 @@
 //! The command line.
 
+mod check;
 mod ignored;
 mod perf;
 mod serve;
 
+pub use check::Check;
 pub use perf::{Pattern, Perf};
 pub use serve::{Mode, Serve};
 
@@ -61,6 +63,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Load a plugin in a child and hold it against what the ABI asks
+    Check(Box<Check>),
 }
 
 #[cfg(test)]
