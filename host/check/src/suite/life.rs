@@ -11,11 +11,16 @@ use crate::rig::{Made, Rig, channel, close_all, run, until};
 use crate::verdict::{Stop, Verdict, failed, skipped};
 use drivebay_plugin_api::*;
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// Times that a bdev is made and deleted.
 const AGAIN: u32 = 1000;
 /// Of these, so many before it is measured: pools and tables reach their size.
-const WARM_UP: u32 = 250;
+const WARM_UP: u32 = 100;
+/// Times that are enough when a bdev takes long to make, unless the run is a long one.
+const ENOUGH: u32 = 200;
+/// What is long, for all of them.
+const TIME: Duration = Duration::from_secs(3);
 
 pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
@@ -104,7 +109,7 @@ pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     let under_way: Vec<_> =
         channels.iter().map(|channel| channel.begin(some(&made, &mut random, 64), 64)).collect();
     let gone = base.remove();
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(5));
     base.hold(false);
     for answer in &under_way {
         if wait(answer, DEADLINE).is_err() {
@@ -135,10 +140,14 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     if rig.maker.as_ref().is_none_or(|maker| maker.create.is_none() || maker.delete.is_none()) {
         return skipped("the plugin has no methods that make and delete a bdev");
     }
-    let mut before = None;
+    let (mut before, mut rounds) = (None, 0);
+    let began = Instant::now();
     for round in 0..AGAIN {
         if round == WARM_UP {
             before = Some(Footprint::now());
+        }
+        if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME {
+            break;
         }
         let made = rig.make()?;
         let lane = rig.lanes.get(round as usize % rig.lanes.len()).copied().unwrap_or(rig.lane());
@@ -146,9 +155,9 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
         all_succeeded(&run(&channel, vec![made.io(BAY_OP_READ, 0, 1, 0)], 1)?)?;
         close_all(vec![channel])?;
         rig.delete(made)?;
+        rounds = round + 1 - WARM_UP.min(round);
     }
     let Some(before) = before else { return Ok(()) };
-    let rounds = AGAIN - WARM_UP;
     let mut grown = None;
     // What goes by messages may be on its way still.
     if until(|| {
@@ -184,6 +193,6 @@ pub(super) fn deadline(rig: &mut Rig<'_>) -> Verdict {
         rig.delete(made)?;
     }
     // The watchdog looks every few milliseconds.
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     Ok(())
 }
