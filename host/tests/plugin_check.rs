@@ -48,8 +48,7 @@ fn is_caught(way: &str, only: &str, seen: &str) {
     let (code, report) = check(&file, &["--only", only]);
     assert_eq!(code, 1, "{report:#}");
     let checks = report["checks"].as_array().unwrap();
-    let failed: Vec<&Value> =
-        checks.iter().filter(|check| check["outcome"] == "failed").collect();
+    let failed: Vec<&Value> = checks.iter().filter(|check| check["outcome"] == "failed").collect();
     assert_eq!(failed.len(), 1, "{report:#}");
     assert!(failed[0]["name"].as_str().unwrap().starts_with(only), "{report:#}");
     assert!(failed[0]["seen"].as_str().unwrap().contains(seen), "{report:#}");

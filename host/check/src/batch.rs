@@ -87,6 +87,8 @@ pub(crate) enum Via {
 // SAFETY: only carried to the thread of the channel.
 unsafe impl Send for Via {}
 
+type Done = Box<dyn FnOnce(Vec<Ended>)>;
+
 /// A list of I/O under way.
 pub(crate) struct Batch {
     via: Via,
@@ -97,7 +99,7 @@ pub(crate) struct Batch {
     /// The stack has `go_on` already.
     is_going: Cell<bool>,
     memory: Memory,
-    done: RefCell<Option<Box<dyn FnOnce(Vec<Ended>)>>>,
+    done: RefCell<Option<Done>>,
 }
 
 /// One I/O with its list.
@@ -176,7 +178,9 @@ impl Batch {
     fn end_if_over(this: *const Self) {
         // SAFETY: leaked by `begin`, and freed below only.
         let batch = unsafe { &*this };
-        if batch.in_flight.get() > 0 || batch.next.get() < batch.places.len() || batch.is_going.get()
+        if batch.in_flight.get() > 0
+            || batch.next.get() < batch.places.len()
+            || batch.is_going.get()
         {
             return;
         }

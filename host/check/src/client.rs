@@ -223,9 +223,11 @@ impl Channel {
     pub fn begin(&self, ios: Vec<Io>, depth: usize) -> Receiver<Vec<Ended>> {
         let (sender, answer) = mpsc::channel();
         let via = Via::Bus(self.handle);
-        self.lane.send(move || Batch::begin(via, ios, depth, move |ended| {
-            let _ = sender.send(ended);
-        }));
+        self.lane.send(move || {
+            Batch::begin(via, ios, depth, move |ended| {
+                let _ = sender.send(ended);
+            })
+        });
         answer
     }
 

@@ -123,7 +123,10 @@ impl Mix {
                 };
                 let ended = wait(answer, DEADLINE).map_err(late)?;
                 let is_good = |ended: &&Ended| {
-                    matches!((ended.io.op, ended.status), (_, 0) | (BAY_OP_COMPARE, BAY_ST_MISCOMPARE))
+                    matches!(
+                        (ended.io.op, ended.status),
+                        (_, 0) | (BAY_OP_COMPARE, BAY_ST_MISCOMPARE)
+                    )
                 };
                 if let (Errors::No, Some(bad)) = (errors, ended.iter().find(|e| !is_good(e))) {
                     let seen = format!("it ended with {}", status_name(bad.status));
@@ -143,7 +146,7 @@ impl Mix {
             return Some(Io::new(op, 0, 0));
         }
         let units = 1 + self.random.below((BLOCKS_MAX / self.unit).max(1));
-        let places = (self.model.len() / self.unit).saturating_sub(units).max(1);
+        let places = (self.model.num_blocks() / self.unit).saturating_sub(units).max(1);
         let lba = self.model.first() + self.random.below(places) * self.unit;
         let range = lba..lba + units * self.unit;
         let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
@@ -187,7 +190,7 @@ impl Mix {
     /// Writes over the whole window.
     pub(super) fn writes_of_all(&mut self) -> Vec<Io> {
         let each = (BLOCKS_MAX / self.unit).max(1) * self.unit;
-        let (first, end) = (self.model.first(), self.model.first() + self.model.len());
+        let (first, end) = (self.model.first(), self.model.first() + self.model.num_blocks());
         let starts = (first..end).step_by(usize::try_from(each).unwrap_or(1));
         let one = |lba: u64| {
             let nblocks = each.min(end - lba);
@@ -202,7 +205,7 @@ impl Mix {
     /// What cannot be there.
     pub(super) fn read_all(&mut self, made: &Made, channel: Option<&Channel>) -> Verdict {
         let Some(channel) = channel else { return Ok(()) };
-        let (first, len) = (self.model.first(), self.model.len());
+        let (first, len) = (self.model.first(), self.model.num_blocks());
         let starts = (first..first + len).step_by(64);
         let reads = starts.map(|lba| made.io(BAY_OP_READ, lba, 64.min(first + len - lba), 0xee));
         let ended = run(channel, reads.collect(), 8)?;

@@ -4,8 +4,8 @@ use super::completion::{all_succeeded, some};
 use super::data::{Errors, Mix, unjudged};
 use crate::batch::Io;
 use crate::client::{Channel, DEADLINE, Lane, status_name, wait};
+use crate::growth::Series;
 use crate::guard;
-use crate::growth::Footprint;
 use crate::random::Random;
 use crate::rig::{Made, Rig, channel, close_all, run, until};
 use crate::verdict::{Stop, Verdict, failed, skipped};
@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 const AGAIN: u32 = 1000;
 /// Of these, so many before it is measured: pools and tables reach their size.
 const WARM_UP: u32 = 100;
-/// Rounds between two looks.
-const MEASURED_EVERY: u32 = 25;
 /// Times that are enough when a bdev takes long to make, unless the run is a long one.
 const ENOUGH: u32 = 200;
 /// What is long, for all of them.
@@ -29,8 +27,10 @@ pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
     let channels = rig.channels(&made)?;
     let mut random = Random::new(rig.settings.seed);
     for _ in 0..if rig.settings.is_long { 100 } else { 5 } {
-        let under_way: Vec<_> =
-            channels.iter().map(|channel| channel.begin(some(&made, &mut random, 256), 64)).collect();
+        let under_way: Vec<_> = channels
+            .iter()
+            .map(|channel| channel.begin(some(&made, &mut random, 256), 64))
+            .collect();
         let Some(first) = channels.first() else { continue };
         let reset = first.begin(vec![Io::new(BAY_OP_RESET, 0, 0)], 1);
         let status = wait(&reset, DEADLINE).map(|all| all.first().map_or(0, |ended| ended.status));
@@ -69,8 +69,10 @@ pub(super) fn remove(rig: &mut Rig<'_>) -> Verdict {
     for _ in 0..if rig.settings.is_long { 50 } else { 5 } {
         let made = rig.make()?;
         let channels = rig.channels(&made)?;
-        let under_way: Vec<_> =
-            channels.iter().map(|channel| channel.begin(some(&made, &mut random, 512), 128)).collect();
+        let under_way: Vec<_> = channels
+            .iter()
+            .map(|channel| channel.begin(some(&made, &mut random, 512), 128))
+            .collect();
         let deleted = rig.host.begin(&delete, &json!({ "name": made.bdev.name }));
         if !until(|| made.disk.events.removes() > 0) {
             return failed("who has the bdev open is told that it goes", "nothing was told");
@@ -124,7 +126,10 @@ pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     }
     let_go(made, channels)?;
     if wait(&gone, DEADLINE).is_err() {
-        return failed("the filter lets go of its base", "it keeps a channel or a descriptor of it");
+        return failed(
+            "the filter lets go of its base",
+            "it keeps a channel or a descriptor of it",
+        );
     }
     if !until(|| guard::bdevs().is_empty()) {
         return failed("the filter's bdev is destructed", "it is not");
@@ -142,14 +147,10 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     if rig.maker.as_ref().is_none_or(|maker| maker.create.is_none() || maker.delete.is_none()) {
         return skipped("the plugin has no methods that make and delete a bdev");
     }
-    let mut seen = Vec::new();
-    let began = Instant::now();
-    for round in 0..=AGAIN {
-        if round >= WARM_UP && round % MEASURED_EVERY == 0 {
-            seen.push(Footprint::now());
-        }
-        let is_slow = round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME;
-        if is_slow && seen.len() % 2 == 1 {
+    let (mut series, began) = (Series::new(WARM_UP), Instant::now());
+    for round in 0..AGAIN {
+        series.look(round);
+        if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME && series.is_even() {
             break;
         }
         let made = rig.make()?;
@@ -159,22 +160,7 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
         close_all(vec![channel])?;
         rig.delete(made)?;
     }
-    let (Some(first), Some(middle)) = (seen.first(), seen.get(seen.len() / 2)) else {
-        return Ok(());
-    };
-    let rounds = MEASURED_EVERY * u32::try_from(seen.len() / 2).unwrap_or(1);
-    let early = middle.grown_since(first, rounds);
-    let mut late = None;
-    // What goes by messages may be on its way still. A table that doubles does so once.
-    let is_level = until(|| {
-        late = Footprint::now().grown_since(middle, rounds);
-        early.is_none() || late.is_none()
-    });
-    if is_level {
-        return Ok(());
-    }
-    let expected = format!("{} bdevs, made and deleted, leave nothing", 2 * rounds);
-    failed(expected, late.unwrap_or_default())
+    series.verdict("bdevs, made and deleted,")
 }
 
 /// Every entry point, under the eyes of the watchdog.
@@ -188,7 +174,8 @@ pub(super) fn deadline(rig: &mut Rig<'_>) -> Verdict {
             bdev.reset_module_stats();
             Some((bdev.dump_info(), bdev.config(), bdev.dump_stats()))
         });
-        texts.map_err(|_| Stop::failed("the texts of a bdev are written at once", "they are not"))?;
+        texts
+            .map_err(|_| Stop::failed("the texts of a bdev are written at once", "they are not"))?;
         let channels = rig.channels(&made)?;
         for channel in &channels {
             all_succeeded(&run(channel, some(&made, &mut random, 16), 16)?)?;

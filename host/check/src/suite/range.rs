@@ -17,7 +17,8 @@ fn data_ops(made: &Made) -> impl Iterator<Item = u16> + '_ {
 pub(super) fn edges(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
-    let (end, unit) = (made.num_blocks() / made.write_unit() * made.write_unit(), made.write_unit());
+    let (end, unit) =
+        (made.num_blocks() / made.write_unit() * made.write_unit(), made.write_unit());
     for op in data_ops(&made) {
         for (lba, nblocks) in [(0, unit), (end - unit, unit), (0, end.min(2048 / unit * unit))] {
             expect(&channel, made.io(op, lba, nblocks, 1), "within the bdev", Wanted::SUCCESS)?;
