@@ -34,7 +34,7 @@ pub(super) fn mix(rig: &mut Rig<'_>) -> Verdict {
         return rig.delete(made).and(skipped(reason));
     }
     let channels = rig.channels(&made)?;
-    let rounds = if rig.settings.is_long { 4000 } else { 120 };
+    let rounds = if rig.settings.is_long { 4000 } else { 40 };
     let mut mix = Mix::new(&made, rig.settings.seed);
     mix.rounds(&made, &channels, rounds, Errors::No)?;
     mix.read_all(&made, channels.first())?;

@@ -30,7 +30,7 @@ const CONNECTIONS: u32 = 300;
 const WARM_UP: u32 = 40;
 /// Times that are enough when they take long.
 const ENOUGH: u32 = 100;
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(2);
 
 /// The fabric's name: of the plugin, or the one that a target is checked with.
 fn fabric(rig: &Rig<'_>) -> String {

@@ -20,7 +20,7 @@ const WARM_UP: u32 = 100;
 /// Times that are enough when a bdev takes long to make, unless the run is a long one.
 const ENOUGH: u32 = 200;
 /// What is long, for all of them.
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(2);
 
 pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
