@@ -30,6 +30,10 @@ fn main() -> ExitCode {
 fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let (text, exit) = match command {
         Plugin::List { plugin_dir, json } => {
+            for folder in plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+                let folder = folder.display();
+                let _ = writeln!(err, "--plugin-dir {folder}: there is no such folder");
+            }
             let list = report::list(&plugin_dir);
             let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
             (text, ExitCode::SUCCESS)
