@@ -71,6 +71,10 @@ static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
     int32_t status = 0;
     NOTE("start");
+#ifdef GUARDED
+    if (host->get_iface(host, BAY_STR(GUARDED), 0))
+        NOTE("has it");
+#endif
 #ifdef METHOD
     status = add(BAY_STR(METHOD), ping);
 #endif
