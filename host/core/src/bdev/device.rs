@@ -1,6 +1,7 @@
 //! A bdev on the bus: registration, names, limits, resize, removal.
 
 use super::desc::{self, Claims};
+use super::quiesce::Range;
 use super::stats::Totals;
 use super::{OPS, examine};
 use crate::reactor::thread;
@@ -43,6 +44,7 @@ pub(super) struct Control {
     pub(super) aliases: Vec<String>,
     pub(super) descs: Vec<u64>,
     pub(super) claims: Claims,
+    pub(super) quiesced: Vec<Range>,
     removal: Option<Done>,
     destructing: bool,
 }

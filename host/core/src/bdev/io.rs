@@ -160,6 +160,11 @@ impl Queue {
         Some(io)
     }
 
+    /// Everything that is in it; empty afterwards.
+    pub(super) fn take(&self) -> Self {
+        Self { head: Cell::new(self.head.take()), tail: Cell::new(self.tail.take()) }
+    }
+
     /// Takes out the I/O with this id.
     pub(super) fn remove(&self, id: u64) -> Option<Io> {
         let mut found = None;
@@ -206,6 +211,17 @@ impl Pool {
 
     pub(super) fn has_free(&self) -> bool {
         !self.free.get().is_null()
+    }
+
+    /// Whether it is so for one of its I/O, free or not. Looks at all of them.
+    pub(super) fn any(&self, is_so: impl Fn(Io) -> bool) -> bool {
+        self.chunks.borrow().iter().any(|&(chunk, _)| {
+            (0..CHUNK).any(|index| {
+                // SAFETY: `index * stride` is inside the chunk.
+                let slot = unsafe { chunk.add(index * self.stride) };
+                is_so(Io(slot.cast()))
+            })
+        })
     }
 
     /// An I/O with a fresh id; grows the pool when none is free.

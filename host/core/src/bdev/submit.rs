@@ -82,7 +82,8 @@ fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
 /// What still waits in the bus is aborted here; what is at the module is the module's affair.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
-    if let Some(waiting) = channel.waiting.remove(target) {
+    let queues = [&channel.waiting, &channel.quiesced, &channel.deferred, &channel.starved];
+    if let Some(waiting) = queues.into_iter().find_map(|queue| queue.remove(target)) {
         complete::finish(waiting, BAY_ST_ABORTED);
         return complete::finish(io, 0);
     }
