@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where a channel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub(super) enum Phase {
     Failed,
     /// The module ends its part.
     Closing,
+}
+
+pub(super) fn most_io() -> u32 {
+    MOST_IO.load(Ordering::Relaxed)
 }
 
 /// What keeps the I/O of a channel from the module. Looked at once per I/O, all reasons together.
@@ -54,8 +58,14 @@ impl Held {
     }
 }
 
-/// Most I/O of one channel, unless `bdev_set_options` says otherwise.
-const MOST_IO: u32 = 65_535;
+/// Most I/O of one channel.
+static MOST_IO: AtomicU32 = AtomicU32::new(65_535);
+
+/// Sets how many I/O of one channel its clients may have (`bdev_set_options`, `bdev_io_pool_size`):
+/// at least 1. Parts and children of I/O are not bound by it.
+pub fn set_most_io(most: u32) {
+    MOST_IO.store(most.max(1), Ordering::Relaxed);
+}
 
 /// One thread's state for one bdev. Boxed and never moved.
 pub(crate) struct Channel {
@@ -136,7 +146,7 @@ pub fn put(handle: u64) -> Result<()> {
 pub(crate) unsafe fn io_get(handle: u64, wait: *mut bay_wait) -> Option<Io> {
     thread::with_current(|thread| {
         let (channel, writable) = thread.bdevs.resolve(handle)?;
-        if !channel.pool.has_free() && channel.pool.made() >= MOST_IO {
+        if !channel.pool.has_free() && channel.pool.made() >= most_io() {
             channel.io_waiters.borrow_mut().extend(NonNull::new(wait));
             return None;
         }

@@ -39,7 +39,7 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
         return Err(-libc::ENODEV);
     }
     let must = request.flags >> 16 << 16;
-    if must & !limits.must_allowed != 0 {
+    if must & !limits.must_allowed != 0 || (must != 0 && !moves_data(request.op)) {
         return Err(-libc::ENOTSUP);
     }
     let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
@@ -63,6 +63,14 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
         BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES => check_range(channel, request),
         _ => Ok(()),
     }
+}
+
+/// Ops that FUA says something of.
+fn moves_data(op: u16) -> bool {
+    matches!(
+        op,
+        BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES
+    )
 }
 
 fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
