@@ -16,6 +16,13 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// What the allocator may keep more than before, in KiB: far less than what the smallest thing that a connection has would
+/// come to in the cycles of a test.
+const GROWTH_MAX_KIB: u64 = 1024;
+
+/// Lines of the log that are printed when a test has failed.
+const LOG_LINES: usize = 40;
+
 /// A host with a runtime folder of its own. When it is dropped it is asked to end and must do so in order, or it is killed and its
 /// log printed where the test has failed.
 #[derive(Debug)]
@@ -132,12 +139,35 @@ impl Host {
         }
     }
 
-    /// Waits until the host holds no more files than `before`, then its footprint.
+    /// The footprint once the files of connections that have ended are closed, which takes the host a moment.
+    pub(crate) fn settled_footprint(&self) -> Footprint {
+        let mut last = self.footprint();
+        eventually("the host closes what has ended", || {
+            thread::sleep(Duration::from_millis(50));
+            let before = std::mem::replace(&mut last, self.footprint());
+            (before.files == last.files).then_some(last)
+        })
+    }
+
+    /// Waits until the host holds no more files than `before`; its footprint then.
     pub(crate) fn footprint_like(&self, before: &Footprint) -> Footprint {
         eventually("files of ended connections are closed", || {
             let now = self.footprint();
             (now.files <= before.files).then_some(now)
         })
+    }
+
+    /// All that was held since `before` has come back, after the same was done `rounds` times. The most that is in use at once
+    /// varies by a few buffers; what is lost once a round comes to `rounds`.
+    pub(crate) fn assert_footprint(&self, before: &Footprint, rounds: usize) {
+        let now = self.footprint_like(before);
+        eprintln!("footprint: {before:?}, then {now:?}");
+        assert_eq!(now.threads, before.threads);
+        for (now, before) in now.buffers.into_iter().zip(before.buffers) {
+            assert!(now < before + rounds as u64, "of {before} buffers more are lost: {now}");
+        }
+        let grown_kib = now.resident_kib.saturating_sub(before.resident_kib);
+        assert!(grown_kib <= GROWTH_MAX_KIB, "{before:?} has become {now:?}");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -178,7 +208,10 @@ impl Drop for Host {
             let _ = self.process.wait();
         }
         if thread::panicking() {
-            eprintln!("-- the host's log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default();
+            eprintln!("-- the host's log, its last lines:\n{}", last.join("\n"));
         }
     }
 }

@@ -9,10 +9,15 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod administration;
+mod changes;
+mod commands;
 mod connecting;
 mod discovery;
+mod drops;
 mod host;
 mod listeners;
+mod malformed;
 mod raw;
 mod target;
 mod transfer;

@@ -35,6 +35,18 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
+    /// A connection on which nothing was said.
+    pub(crate) fn silent(address: SocketAddr) -> Self {
+        let wire = RawConnection::connect(address, PATIENCE).unwrap();
+        let agreed = IcResp {
+            pfv: 0,
+            cpda: Alignment::DWORD,
+            digests: NO_DIGESTS,
+            maxh2cdata: IcResp::MIN_MAXH2CDATA,
+        };
+        Self { wire, agreed, alignment: Alignment::DWORD }
+    }
+
     pub(crate) fn open(address: SocketAddr, request: IcReq) -> Self {
         let mut wire = RawConnection::connect(address, PATIENCE).unwrap();
         let agreed = wire.initialize(request).unwrap();
@@ -132,7 +144,7 @@ impl Raw {
         }
     }
 
-    /// A keep alive that is answered: the connection lives, and what was sent before was understood.
+    /// A flush that is answered: the connection lives, and what was sent before was understood.
     pub(crate) fn assert_alive(&mut self) {
         let flush = Command::new(opcode::nvm::FLUSH).with_nsid(1).with_cid(0xfff0);
         self.send(&self.capsule(flush, &[]));

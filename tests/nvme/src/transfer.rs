@@ -385,28 +385,6 @@ fn reads_and_writes_that_were_sent_in_one_burst_keep_their_data_apart() {
 }
 
 #[test]
-fn a_read_gives_nothing_that_others_have_written() {
-    let target = Target::start();
-    target.call("bdev_null_create", json!({"name": "n", "num_blocks": BLOCKS, "block_size": BLOCK}));
-    let nsid = target.add_namespace(NQN, "n");
-    let (_controller, mut queue, namespace) = target.connect_io();
-    let secret = vec![0xa5; 256 * BLOCK];
-    for i in 0..64 {
-        queue.submit(namespace.write(i * 256, secret.clone()).unwrap()).unwrap();
-    }
-    while queue.outstanding() > 0 {
-        queue.reap().unwrap().ok().unwrap();
-    }
-    // A null disk leaves the buffers of a read as they are.
-    let (mut controller, mut queue, _) = target.connect_io();
-    let null = controller.namespace(nsid).unwrap();
-    for i in 0..64 {
-        let read = queue.run(null.read(i, 256).unwrap()).unwrap().ok().unwrap();
-        assert!(!read.contains(&0xa5), "data of another host came");
-    }
-}
-
-#[test]
 fn a_handshake_asks_for_what_it_likes_within_the_limits() {
     let target = Target::start();
     let mut wire = RawConnection::connect(target.address, PATIENCE).unwrap();

@@ -1,6 +1,6 @@
 //! Clients that run beside a test: one that verifies and must not notice anything, and one that goes on until it is ended.
 
-use crate::target::{BLOCK, pattern};
+use crate::target::{BLOCK, BLOCKS, pattern};
 use drivebay_nvme_driver::{Controller, Error, Options};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 const DEPTH: u64 = 8;
 /// Blocks of an I/O at most.
 const BLOCKS_MAX: u64 = 64;
+/// Blocks that are one client's alone.
+const REGION: u64 = DEPTH * BLOCKS_MAX;
+
+/// Clients that were started, each with the next region.
+static STARTED: AtomicU64 = AtomicU64::new(0);
 
 /// A client on a thread of its own that writes to a namespace, reads back and compares, on and on.
 #[derive(Debug)]
@@ -72,11 +77,12 @@ fn run(options: Options, nsid: u32, shared: &Shared) -> Result<(), Error> {
     let mut controller = Controller::connect(options)?;
     let namespace = controller.namespace(nsid)?;
     let mut queue = controller.io_queue(1, 32)?;
+    let base = STARTED.fetch_add(1, Ordering::Relaxed) * REGION % BLOCKS;
     let mut generation = 0;
     while !shared.is_to_stop.load(Ordering::Relaxed) {
         generation += 1;
         let begun = Instant::now();
-        let place = |i: u64| (i * BLOCKS_MAX, 1 + (generation * 7 + i * 13) % BLOCKS_MAX);
+        let place = |i: u64| (base + i * BLOCKS_MAX, 1 + (generation * 7 + i * 13) % BLOCKS_MAX);
         let data = |i: u64| pattern(place(i).0, generation, usize::try_from(place(i).1).unwrap());
         for i in 0..DEPTH {
             queue.submit(namespace.write(place(i).0, data(i))?)?;
