@@ -28,7 +28,7 @@ cargo xtask TASK
                                     --only runs those whose name contains TEXT
   bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
                                     speed of the data path; beside it that of the reference built in DIR
-  soak                              the tests that are only sampled in `test`, whole
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
                                     tells what of it differs
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
