@@ -1,10 +1,12 @@
 //! The command line.
 
+mod check;
 mod ignored;
 mod perf;
 mod plugin;
 mod serve;
 
+pub use check::Check;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
 pub use serve::{Mode, Serve};

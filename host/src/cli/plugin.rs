@@ -1,5 +1,6 @@
 //! `drivebay plugin`.
 
+use super::Check;
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -28,6 +29,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Load a plugin in a child and hold it against what the ABI asks
+    Check(Box<Check>),
     /// Make a key: FILE, to be kept secret, and FILE.pub, for the folder of trusted keys
     Keygen {
         /// Where the private key goes; must not be there yet
