@@ -344,7 +344,7 @@ pub fn status_name(status: i32) -> String {
     match (name, status.checked_neg()) {
         _ if status == 0 => "success".to_owned(),
         (Some(name), _) => name.to_owned(),
-        (None, Some(errno)) if status > BAY_ST_NOMEM => {
+        (None, Some(errno)) if errno > 0 && status > BAY_ST_NOMEM => {
             let text = std::io::Error::from_raw_os_error(errno).to_string();
             let text = text.split(" (os error").next().unwrap_or_default().to_owned();
             format!("{status} ({text})")
