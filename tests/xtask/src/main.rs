@@ -15,6 +15,7 @@ mod run;
 mod soak;
 mod tally;
 mod test;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ cargo xtask TASK
                                     speed of the data path; beside it that of the reference built in DIR
   soak                              the tests that are only sampled in `test`, whole
   docs                              generate what of the documentation is generated
+  verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
 
 Exit status: 0 all went well, 1 something failed, 2 wrong usage.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
+        Some((&"verify", rest)) => verify::main(rest),
         Some((&"prepare", [])) => prepare::main(),
         Some((&("help" | "-h" | "--help"), _)) => {
             print!("{USAGE}");
