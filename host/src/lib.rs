@@ -6,7 +6,8 @@
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ log, signals
-//!          └─ perf: a host for one measurement
+//!          ├─ perf: a host for one measurement
+//!          └─ project: begins a plugin outside of this repository
 //! ```
 
 pub mod app;
@@ -17,6 +18,7 @@ pub mod log;
 pub mod methods;
 pub mod notifications;
 pub mod perf;
+pub mod project;
 pub mod rpc;
 mod signals;
 pub mod subsystems;

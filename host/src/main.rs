@@ -34,6 +34,13 @@ fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode
             let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
             (text, ExitCode::SUCCESS)
         }
+        Plugin::New(new) => match new.run() {
+            Ok(text) => (text, ExitCode::SUCCESS),
+            Err(why) => {
+                let _ = writeln!(err, "drivebay plugin new: {why}");
+                return ExitCode::FAILURE;
+            }
+        },
         Plugin::Inspect { file, json } => match report::inspect(&file) {
             Ok(inspection) => {
                 let text = if json {

@@ -1,9 +1,11 @@
 //! The command line.
 
 mod ignored;
+mod new;
 mod perf;
 mod serve;
 
+pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use serve::{Mode, Serve};
 
@@ -28,7 +30,7 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Call one method of a server that runs
     Rpc(Request),
-    /// Look at plugins
+    /// Look at plugins, begin new ones
     #[command(subcommand)]
     Plugin(Plugin),
     /// Put load on disks and measure them
@@ -40,7 +42,7 @@ pub enum Command {
     },
 }
 
-/// Look at plugins.
+/// Look at plugins and begin new ones.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "exit code: 0 done, 1 the file is no plugin or may not be loaded, 2 usage")]
 pub enum Plugin {
@@ -53,6 +55,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Begin a plugin: write a project that builds outside of Drivebay's source
+    New(New),
     /// Tell what a plugin's file says; runs nothing of it
     Inspect {
         /// The file
