@@ -308,6 +308,16 @@ impl Manager {
         Ok(())
     }
 
+    /// Tells every plugin that the log level is another one: they decide line by line, once for all
+    /// lines of a kind, what is written.
+    ///
+    /// # Errors
+    /// Outside of the app thread.
+    pub fn log_level_changed(&self) -> Result<()> {
+        self.inner.get()?.live().iter().for_each(|plugin| plugin.instance.log_level_changed());
+        Ok(())
+    }
+
     pub(super) fn methods(&self, current: bool, include_aliases: bool) -> Result<Vec<String>> {
         Ok(self.inner.get()?.outside.rpc.list(current, include_aliases))
     }
