@@ -13,7 +13,9 @@ mod gate;
 
 use crate::cli::Serve;
 use crate::config::{self, Document, Halt, StateFile};
-use crate::loader::{self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search};
+use crate::loader::{
+    self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search, trust::Policy,
+};
 use crate::notifications::Notifications;
 use crate::rpc::{
     self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
@@ -212,7 +214,12 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         told.add(kind, name);
         methods::bdev::appeared();
     }));
+    let policy = match &options.plugin_policy {
+        Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
+        None => Policy::default(),
+    };
     let settings = Settings {
+        policy,
         folders: Search::default_folders(&options.plugin_dir),
         runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
     };

@@ -3,16 +3,17 @@
 mod ignored;
 mod new;
 mod perf;
+mod plugin;
 mod serve;
 
 pub use new::New;
 pub use perf::{Pattern, Perf};
+pub use plugin::Plugin;
 pub use serve::{Mode, Serve};
 
 use crate::rpc::command::Request;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use std::path::PathBuf;
 
 /// The Drivebay storage server.
 #[derive(Debug, Parser)]
@@ -30,7 +31,7 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Call one method of a server that runs
     Rpc(Request),
-    /// Look at plugins, begin new ones
+    /// Look at plugins, sign and verify them, begin new ones
     #[command(subcommand)]
     Plugin(Plugin),
     /// Put load on disks and measure them
@@ -42,35 +43,11 @@ pub enum Command {
     },
 }
 
-/// Look at plugins and begin new ones.
-#[derive(Debug, Subcommand)]
-#[command(after_help = "exit code: 0 done, 1 the file is no plugin or may not be loaded, 2 usage")]
-pub enum Plugin {
-    /// List the plugins on the search path; runs nothing of them
-    List {
-        /// Folder to search first; may be given several times
-        #[arg(long, value_name = "DIR")]
-        plugin_dir: Vec<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Begin a plugin: write a project that builds outside of Drivebay's source
-    New(New),
-    /// Tell what a plugin's file says; runs nothing of it
-    Inspect {
-        /// The file
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::path::PathBuf;
 
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
         let args = ["drivebay", "serve"].iter().chain(args);

@@ -158,6 +158,12 @@ impl Registry {
         self.write().entries.retain(|_, entry| entry.owner != *owner);
     }
 
+    /// Whether a method of this name or alias is this instance's, and has a handler.
+    pub fn is_registered(&self, owner: &Owner, name: &str) -> bool {
+        let inner = self.read();
+        inner.entries.get(name).is_some_and(|e| e.owner == *owner && e.handler.is_some())
+    }
+
     /// Names, sorted: with `current` only those that may be called in the present
     /// state (announced ones included), with `include_aliases` former names too.
     pub fn list(&self, current: bool, include_aliases: bool) -> Vec<String> {

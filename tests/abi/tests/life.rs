@@ -276,3 +276,15 @@ fn other_threads_are_refused() {
     let error = std::thread::spawn(move || manager.load("probe").unwrap_err()).join().unwrap();
     assert_eq!(error.errno(), libc::EPERM);
 }
+
+#[test]
+fn a_plugin_is_told_that_the_log_level_changed() {
+    let host = TestHost::new();
+    host.probe("p.so", &[]);
+    host.manager.load("probe").unwrap();
+    host.manager.log_level_changed().unwrap();
+    assert_eq!(host.seen(), ["probe start", "probe log changed"]);
+    host.call("plugin_unload", r#"{"name":"probe"}"#).unwrap();
+    host.manager.log_level_changed().unwrap();
+    assert_eq!(host.seen(), ["probe fini"]);
+}
