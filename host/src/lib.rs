@@ -7,10 +7,12 @@
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ log, signals
 //!          ├─ perf: a host for one measurement
+//!          ├─ check: a host for one plugin that is checked
 //!          └─ project: begins a plugin outside of this repository
 //! ```
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod loader;

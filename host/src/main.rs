@@ -6,7 +6,7 @@ use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::report;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
-use drivebay::{app, perf, rpc};
+use drivebay::{app, check, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => app::serve(&options),
         Command::Rpc(request) => rpc::command::run(&request, &mut out, &mut err).into(),
         Command::Perf(options) => perf::perf(&options, &mut out, &mut err),
+        Command::Plugin(Plugin::Check(options)) => check::check(&options, &mut out, &mut err),
         Command::Plugin(command) => plugin(command, &mut out, &mut err),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -52,6 +53,7 @@ fn plugin_text(command: Plugin) -> Result<(String, bool), String> {
             let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
             Ok((text, true))
         }
+        Plugin::Check(_) => Ok((String::new(), true)), // it prints while it runs: `main` calls it
         Plugin::New(new) => Ok((new.run().map_err(|why| format!("new: {why}"))?, true)),
         Plugin::Inspect { file, json } => {
             let inspection =

@@ -1,11 +1,13 @@
 //! The command line.
 
+mod check;
 mod ignored;
 mod new;
 mod perf;
 mod plugin;
 mod serve;
 
+pub use check::Check;
 pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;

@@ -1,10 +1,10 @@
 //! `drivebay plugin`.
 
-use super::New;
+use super::{Check, New};
 use clap::Subcommand;
 use std::path::PathBuf;
 
-/// Look at plugins, sign and verify them, begin new ones.
+/// Look at plugins, check, sign and verify them, begin new ones.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 exit code: 0 done, 1 the file is no plugin, may not be loaded or is not well signed, 2 usage")]
@@ -31,6 +31,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Load a plugin in a child and hold it against what the ABI asks
+    Check(Box<Check>),
     /// Make a key: FILE, to be kept secret, and FILE.pub, for the folder of trusted keys
     Keygen {
         /// Where the private key goes; must not be there yet
