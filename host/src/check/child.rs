@@ -180,9 +180,12 @@ impl rig::Host for Checked {
         let (manager, name) = (Arc::clone(&self.host.manager), self.name.clone());
         let (sender, ended) = mpsc::channel();
         let asked = on_app_thread(move || {
-            manager.unload(&name, Box::new(move |result: loader::Result<()>| {
-                let _ = sender.send(result.map_err(|error| error.message().to_owned()));
-            }));
+            manager.unload(
+                &name,
+                Box::new(move |result: loader::Result<()>| {
+                    let _ = sender.send(result.map_err(|error| error.message().to_owned()));
+                }),
+            );
             Ok(())
         });
         asked.map_err(|error| error.message().to_owned())?;
@@ -194,9 +197,7 @@ impl rig::Host for Checked {
         let (sender, answer) = mpsc::channel();
         let responder = Responder::new(move |outcome| {
             let answer = match outcome {
-                Ok(result) => {
-                    serde_json::from_str(result.get()).map_err(|error| error.to_string())
-                }
+                Ok(result) => serde_json::from_str(result.get()).map_err(|error| error.to_string()),
                 Err(error) => Err(format!("error {}: {}", error.code, error.message)),
             };
             let _ = sender.send(answer);

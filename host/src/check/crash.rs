@@ -13,8 +13,7 @@ pub(super) fn tell(to: RawFd) {
     TO.store(to, Ordering::Release);
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::Handler(on_crash), flags, SigSet::empty());
-    for signal in
-        [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT]
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT]
     {
         // SAFETY: the handler calls only what may be called in one. Without it the signal alone is told.
         let _ = unsafe { sigaction(signal, &action) };

@@ -192,9 +192,7 @@ impl Registry {
     pub fn methods_of(&self, plugin: &str) -> Vec<Arc<Method>> {
         let inner = self.read();
         let own = inner.entries.iter().filter(|(name, entry)| {
-            entry.method.name == **name
-                && entry.handler.is_some()
-                && *entry.owner.name == *plugin
+            entry.method.name == **name && entry.handler.is_some() && *entry.owner.name == *plugin
         });
         own.map(|(_, entry)| Arc::clone(&entry.method)).collect()
     }
