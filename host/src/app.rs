@@ -382,7 +382,7 @@ fn say(what: &str, options: &Serve) {
     let _ = writeln!(std::io::stderr(), "{what}: {socket}, {cores} core(s)");
 }
 
-/// Tells modules that the end begins and ends the plugins, the last loaded first.
+/// Tells modules that the end begins and ends the plugins, those that serve hosts first.
 fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     let (sender, ended) = mpsc::channel();
     let manager = Arc::clone(&host.manager);

@@ -283,7 +283,7 @@ typedef int32_t bay_bdev_resize_fn(const struct bay_host *host, uint64_t id, uin
 /** A resource came free: submit again what waits on the channel. `[thread of the channel]` */
 typedef void bay_bdev_kick_fn(const struct bay_host *host, uint64_t host_chan);
 
-/** Holds back (`quiesce`) or lets go the I/O of a range; `done` when nothing of it is in flight. `[app thread]` */
+/** Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]` */
 typedef int32_t bay_bdev_quiesce_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks, bay_cb_fn *done, void *arg);
 
 /** Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]` */
@@ -884,9 +884,9 @@ struct bay_bdev_api {
     bay_bdev_resize_fn *resize;
     /** Wakes what waits for resources. */
     bay_bdev_kick_fn *kick;
-    /** Holds back I/O. Draft: NULL. */
+    /** Holds back I/O. */
     bay_bdev_quiesce_fn *quiesce;
-    /** Lets it go. Draft: NULL. */
+    /** Lets it go: the range of one `quiesce`. */
     bay_bdev_quiesce_fn *unquiesce;
     /** Ends an `examine_disk`. */
     bay_examine_done_fn *examine_done;

@@ -237,17 +237,18 @@ impl Manager {
         self.end(&plugin, BAY_FINI_UNLOAD, done);
     }
 
-    /// Ends all plugins, the last loaded first; `done` is called when none is left.
+    /// Ends all plugins: first those that serve hosts from outside, then the rest, of each the last loaded first; but none that
+    /// another one requires. So a host sees the end of its connection, after which it comes again, and not that of its disk,
+    /// after which its I/O has failed for good. `done` is called when none is left.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
         let Ok(inner) = self.inner.get() else { return done() };
-        let last = inner.live().into_iter().max_by_key(|plugin| plugin.grant.number);
-        let Some(last) = last else { return done() };
+        let Some(next) = inner.next_to_end() else { return done() };
         let manager = inner.manager.clone();
-        let next = Box::new(move |_: Result<()>| match manager.upgrade() {
+        let ended = Box::new(move |_: Result<()>| match manager.upgrade() {
             Some(manager) => manager.shutdown(done),
             None => done(),
         });
-        self.end(&last, BAY_FINI_SHUTDOWN, next);
+        self.end(&next, BAY_FINI_SHUTDOWN, ended);
     }
 
     fn end(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
@@ -557,6 +558,17 @@ impl Inner {
             }
         }
         Ok(plugin)
+    }
+
+    fn next_to_end(&self) -> Option<Rc<Plugin>> {
+        let live = self.live();
+        let is_required = |plugin: &Plugin| {
+            live.iter().any(|other| other.grant.number != plugin.grant.number && other.needs(plugin))
+        };
+        let turn = |plugin: &&Rc<Plugin>| {
+            (!is_required(plugin), plugin.manifest.serves_hosts(), plugin.grant.number)
+        };
+        live.iter().max_by_key(turn).cloned()
     }
 
     fn live(&self) -> Vec<Rc<Plugin>> {

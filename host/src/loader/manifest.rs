@@ -64,6 +64,12 @@ pub enum Requirement {
 }
 
 impl Manifest {
+    /// Whether hosts reach disks by it from outside.
+    #[must_use]
+    pub fn serves_hosts(&self) -> bool {
+        matches!(self.kind.as_str(), "target" | "transport")
+    }
+
     /// Reads the text of a manifest note.
     ///
     /// # Errors

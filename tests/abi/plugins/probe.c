@@ -9,6 +9,9 @@
 #ifndef VERSION
 #define VERSION "1.0.0"
 #endif
+#ifndef KIND
+#define KIND "test"
+#endif
 #ifndef PROVIDES
 #define PROVIDES ""
 #endif
@@ -127,4 +130,4 @@ static const void *get_iface(void *state, struct bay_str id, uint32_t min_minor)
     return id.len == sizeof(ID) - 1 && memcmp(id.ptr, ID, id.len) == 0 ? &table : NULL;
 }
 
-BAY_PLUGIN(NAME, VERSION, "test", PROVIDES, REQUIRES, 0, init, start, fini, get_iface);
+BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, 0, init, start, fini, get_iface);

@@ -107,14 +107,24 @@ impl Pool {
         Some(shared.region)
     }
 
-    fn give_back(&self, addr: usize, cache: &mut Vec<usize>) {
-        let keep = usize::try_from(self.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
+    /// Queues the waiter, unless a buffer came back since the caller looked.
+    fn wait(&self, wait: NonNull<bay_wait>) -> Option<(NonNull<u8>, u32)> {
+        WAITING.fetch_add(1, Ordering::SeqCst);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.free.push(addr);
-        while cache.len() > keep / 2 {
-            let Some(addr) = cache.pop() else { break };
-            shared.free.push(addr);
+        let got = shared.free.pop().and_then(|addr| NonNull::new(addr as *mut u8));
+        if let Some(addr) = got {
+            WAITING.fetch_sub(1, Ordering::SeqCst);
+            return Some((addr, shared.region));
         }
+        shared.waiters.push_back(Waiter { wait, thread: thread::current_id() });
+        None
+    }
+
+    /// Leaves `keep` buffers in the cache.
+    fn give_back(&self, cache: &mut Vec<usize>, keep: usize) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = keep.min(cache.len());
+        shared.free.extend(cache.drain(surplus..));
     }
 }
 
@@ -219,12 +229,7 @@ pub unsafe fn get(len: usize, wait: *mut bay_wait) -> Option<(NonNull<u8>, u32)>
         return NonNull::new(addr as *mut u8).map(|addr| (addr, region));
     }
     pool.retries.fetch_add(1, Ordering::Relaxed);
-    if let Some(wait) = NonNull::new(wait) {
-        WAITING.fetch_add(1, Ordering::SeqCst);
-        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.waiters.push_back(Waiter { wait, thread: thread::current_id() });
-    }
-    None
+    pool.wait(NonNull::new(wait)?)
 }
 
 /// Gives a buffer back; `len` as it was asked for.
@@ -234,12 +239,13 @@ pub fn put(addr: NonNull<u8>, len: usize) {
     let addr = addr.as_ptr() as usize;
     CACHES.with_borrow_mut(|caches| {
         let Some((cache, _)) = caches.get_mut(index) else { return };
-        let waiting = WAITING.load(Ordering::SeqCst) > 0;
         let keep = usize::try_from(pool.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
-        if !waiting && cache.len() < keep {
-            cache.push(addr);
-        } else {
-            pool.give_back(addr, cache);
+        cache.push(addr);
+        // Caches never hold all buffers, so whoever waits sees one given back here or in the pool.
+        if WAITING.load(Ordering::SeqCst) > 0 {
+            pool.give_back(cache, 0);
+        } else if cache.len() > keep {
+            pool.give_back(cache, keep / 2);
         }
     });
     if WAITING.load(Ordering::SeqCst) > 0 {
