@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import unittest
 
+import fabric_client
 import vendor
 from host import Host
 
@@ -85,6 +86,29 @@ class CPlugins(unittest.TestCase):
             (bdev,) = host.call("bdev_get_bdevs", name=odd)
             self.assertEqual((bdev["block_size"], bdev["num_blocks"]), (512, 64))
             self.assertIs(host.call("bdev_ramdisk_delete", name=odd), True)
+
+    def test_the_transport_serves_an_nvme_host(self):
+        unix = vendor.compile_c(f"{vendor.EXAMPLES}/unix_transport.c", f"{self.folder}/unix.so")
+        path = f"{self.folder}/unix.socket"
+        with Host(plugin_dir=vendor.plugin_dir(self.folder, unix)) as host:
+            host.call("bdev_ramdisk_create", name="R0", num_blocks=32768)
+            host.call("nvmf_create_transport", trtype="UNIX")
+            host.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True)
+            host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "R0"})
+            host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address={"trtype": "UNIX", "traddr": path})
+            namespace = fabric_client.Namespace(path, NQN)
+            namespace.verify(4 * MIB)
+            # A peer that says nonsense is closed, the others stay.
+            stranger = fabric_client.socket.socket(fabric_client.socket.AF_UNIX)
+            stranger.connect(path)
+            stranger.sendall(b"\xff" * 4096)
+            self.assertEqual(stranger.recv(1), b"")
+            stranger.close()
+            namespace.verify(1 * MIB)
+            host.call("nvmf_delete_subsystem", nqn=NQN)
+            with self.assertRaises((EOFError, ConnectionError)):
+                namespace.io.receive()
+            namespace.close()
 
     def test_the_configuration_makes_them_again(self):
         with self.host() as host:

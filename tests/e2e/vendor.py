@@ -7,6 +7,8 @@ import subprocess
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 SDK_C = f"{ROOT}/sdk/c"
 EXAMPLES = f"{SDK_C}/examples"
+TARGET = os.path.join(os.path.dirname(os.path.dirname(os.environ.get("DRIVEBAY_BIN", f"{ROOT}/target/debug/drivebay"))),
+                      "vendor")
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
@@ -46,3 +48,45 @@ def verify_over_tcp(port, nqn, size):
     tasks = os.path.join(os.path.dirname(os.environ["DRIVEBAY_BIN"]), "drivebay-xtask")
     text = run(tasks, "verify", f"127.0.0.1:{port}", nqn, str(size))
     assert f"{size} bytes written" in text, text
+
+
+def sdk():
+    """The SDK as it is packaged for others, unpacked; made once a run."""
+    made = f"{TARGET}/sdk"
+    if not sdk.is_made:
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(f"{TARGET}/build/package", ignore_errors=True)
+        os.makedirs(made)
+        crates = ("drivebay-plugin-api", "drivebay-spec-jsonrpc", "drivebay-sdk")
+        run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
+            *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
+        for crate in os.listdir(f"{TARGET}/build/package"):
+            if crate.endswith(".crate"):
+                run("tar", "xf", f"{TARGET}/build/package/{crate}", "-C", made)
+        sdk.is_made = True
+    return made
+
+
+sdk.is_made = False
+
+
+def cargo_env():
+    """One target folder for all projects, apart from this repository's; nothing is fetched."""
+    return {**os.environ, "CARGO_TARGET_DIR": f"{TARGET}/build", "CARGO_NET_OFFLINE": "true", "CARGO_INCREMENTAL": "0",
+            "CARGO_PROFILE_DEV_DEBUG": "0", "DRIVEBAY": os.environ["DRIVEBAY_BIN"]}
+
+
+def new(folder, name, kind, lang):
+    """A project by `drivebay plugin new`; returns its folder. What was locked for us is what it builds with."""
+    project = f"{folder}/{name}"
+    drivebay("plugin", "new", name, "--kind", kind, "--lang", lang, "--dir", project,
+             *(("--sdk", sdk()) if lang == "rust" else ()))
+    if lang == "rust":
+        shutil.copy(f"{ROOT}/Cargo.lock", project)
+    return project
+
+
+def check(project, name, lang, *flags):
+    """Runs the project's own `check`; returns the plugin that it built, and what was printed."""
+    text = run("./check", *(("--debug",) if lang == "rust" else ()), *flags, cwd=project, env=cargo_env())
+    return (f"{TARGET}/build/debug/lib{name}.so" if lang == "rust" else f"{project}/{name}.so"), text

@@ -30,27 +30,35 @@ static struct disk *disks; /* app thread */
 
 /* ---- I/O: on the reactor of the channel ------------------------------------------------------ */
 
-/* The bus has checked op and range, and that the list is as long as the blocks. */
-static void submit(void *chan, struct bay_io *io) {
-    struct disk *disk = (struct disk *)chan;
+/* Copies between the list of an I/O and a place on the disk. */
+static int32_t copy(const struct bay_io *io, uint8_t *place, bool to_disk) {
+    for (uint16_t i = 0; i < io->iovcnt; place += io->iov[i++].len)
+        memcpy(to_disk ? place : io->iov[i].addr, to_disk ? io->iov[i].addr : place, io->iov[i].len);
+    return 0;
+}
+
+static int32_t do_io(struct disk *disk, const struct bay_io *io) {
+    if (io->op == BAY_OP_FLUSH || io->op == BAY_OP_RESET)
+        return 0; /* nothing is cached, nothing is in flight */
+    /* The bus has checked the range, and that the list is as long as the blocks. Memory looks again. */
+    if (io->lba > disk->num_blocks || io->nblocks > disk->num_blocks - io->lba)
+        return -EINVAL;
     uint8_t *place = disk->bytes + io->lba * disk->block_size;
     switch (io->op) {
     case BAY_OP_READ:
-        for (uint16_t i = 0; i < io->iovcnt; place += io->iov[i++].len)
-            memcpy(io->iov[i].addr, place, io->iov[i].len);
-        break;
+        return copy(io, place, false);
     case BAY_OP_WRITE:
-        for (uint16_t i = 0; i < io->iovcnt; place += io->iov[i++].len)
-            memcpy(place, io->iov[i].addr, io->iov[i].len);
-        break;
+        return copy(io, place, true);
     case BAY_OP_UNMAP:
     case BAY_OP_WRITE_ZEROES:
-        memset(place, 0, io->nblocks * disk->block_size);
-        break;
-    default: /* flush and reset: nothing is cached, nothing is in flight */
-        break;
+        return memset(place, 0, io->nblocks * disk->block_size), 0;
+    default:
+        return -ENOTSUP;
     }
-    io->done(io, 0); /* once; nothing of io is touched afterwards */
+}
+
+static void submit(void *chan, struct bay_io *io) {
+    io->done(io, do_io((struct disk *)chan, io)); /* once; nothing of io is touched afterwards */
 }
 
 /* A channel is one thread's state. Here there is none: the disk itself serves as every channel. */

@@ -43,6 +43,10 @@ struct work {
     struct bay_iov masked; /* a write's data; addr NULL for other ops */
 };
 
+/* Zeroes and comparison would meet masked data: the bus makes them from writes and reads. */
+#define OPS                                                                                   \
+    (1u << BAY_OP_READ | 1u << BAY_OP_WRITE | 1u << BAY_OP_FLUSH | 1u << BAY_OP_UNMAP | 1u << BAY_OP_RESET)
+
 static struct filter *filters; /* app thread */
 
 /* ---- I/O: on the reactor of the channel ------------------------------------------------------ */
@@ -97,6 +101,10 @@ static void submit(void *arg, struct bay_io *io) {
     struct chan *chan = (struct chan *)arg;
     struct work *work = (struct work *)io->drv_ctx;
     *work = (struct work){.filter = chan->filter};
+    if (!(OPS >> io->op & 1)) {
+        io->done(io, -ENOTSUP);
+        return;
+    }
     if (io->op == BAY_OP_WRITE && !copy_masked(io, work)) {
         io->done(io, BAY_ST_NOMEM); /* the bus submits it again */
         return;
@@ -201,9 +209,7 @@ static int32_t register_filter(struct filter *filter) {
         .max_children = 1,
         .drv_ctx_size = sizeof(struct work),
         .must_flags = base.must_flags,
-        /* Zeroes and comparison would meet masked data: the bus makes them from writes and reads. */
-        .ops_mask = base.ops_mask & (1u << BAY_OP_READ | 1u << BAY_OP_WRITE | 1u << BAY_OP_FLUSH |
-                                     1u << BAY_OP_UNMAP | 1u << BAY_OP_RESET),
+        .ops_mask = base.ops_mask & OPS,
     };
     return bdev->register_(host, &reg, &filter->id);
 }

@@ -63,7 +63,8 @@ impl Bdev for RamDisk {
         match io.op() {
             Op::Read(range) => self.memory.read(range, io.buffers()),
             Op::Write(range) => self.memory.write(range, io.buffers()),
-            _ => {} // Flush: there is no cache. Reset: nothing is in flight.
+            Op::Flush | Op::Reset => {} // No cache below, nothing in flight.
+            _ => return io.complete(Status::NOT_SUPPORTED),
         }
         io.complete(Status::SUCCESS);
     }
