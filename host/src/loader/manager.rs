@@ -563,7 +563,8 @@ impl Inner {
     fn next_to_end(&self) -> Option<Rc<Plugin>> {
         let live = self.live();
         let is_required = |plugin: &Plugin| {
-            live.iter().any(|other| other.grant.number != plugin.grant.number && other.needs(plugin))
+            live.iter()
+                .any(|other| other.grant.number != plugin.grant.number && other.needs(plugin))
         };
         let turn = |plugin: &&Rc<Plugin>| {
             (!is_required(plugin), plugin.manifest.serves_hosts(), plugin.grant.number)

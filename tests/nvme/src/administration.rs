@@ -180,8 +180,12 @@ fn log_pages_are_there_or_said_not_to_be() {
 fn a_log_page_longer_than_the_data_and_an_offset_past_the_end_are_refused() {
     let target = Target::start();
     let mut controller = target.connect();
-    let log = |numd, offset| {
-        GetLogPage { lid: lid::HEALTH, nsid: NSID_ALL, numd, offset, ..Default::default() }
+    let log = |numd, offset| GetLogPage {
+        lid: lid::HEALTH,
+        nsid: NSID_ALL,
+        numd,
+        offset,
+        ..Default::default()
     };
     for (log, len, expected) in [
         (log(127, 0), 512, Status::SUCCESS),

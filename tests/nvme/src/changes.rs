@@ -206,7 +206,9 @@ fn sixty_four_hosts_are_served_at_once() {
         for (i, (_, queue, namespace)) in hosts.iter_mut().enumerate() {
             for part in 0..4 {
                 let slba = i as u64 * 64 + part * 16;
-                queue.submit(namespace.write(slba, pattern(slba, generation, 16)).unwrap()).unwrap();
+                queue
+                    .submit(namespace.write(slba, pattern(slba, generation, 16)).unwrap())
+                    .unwrap();
             }
             queue.flush().unwrap();
         }

@@ -67,11 +67,7 @@ fn each_wrong_field_of_an_admin_connect_is_told_and_the_connection_may_try_again
             ConnectData { hostnqn: named(""), ..good.clone() },
             in_data(ConnectData::HOSTNQN_OFFSET),
         ),
-        (
-            ADMIN,
-            ConnectData { cntlid: 1, ..good.clone() },
-            in_data(ConnectData::CNTLID_OFFSET),
-        ),
+        (ADMIN, ConnectData { cntlid: 1, ..good.clone() }, in_data(ConnectData::CNTLID_OFFSET)),
         // An I/O queue of a controller that is not there.
         (IO, ConnectData { cntlid: 77, ..good.clone() }, in_data(ConnectData::CNTLID_OFFSET)),
     ] {
@@ -216,8 +212,7 @@ fn as_many_io_queues_as_the_transport_has_and_no_more() {
     let mut controller = target.connect();
     assert_eq!(controller.set_queues(64).unwrap(), 3);
     let namespace = controller.namespace(1).unwrap();
-    let mut queues: Vec<_> =
-        (1..=3).map(|qid| controller.io_queue(qid, 16).unwrap()).collect();
+    let mut queues: Vec<_> = (1..=3).map(|qid| controller.io_queue(qid, 16).unwrap()).collect();
     for queue in &mut queues {
         queue.run(namespace.read(0, 8).unwrap()).unwrap().ok().unwrap();
     }

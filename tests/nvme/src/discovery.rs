@@ -82,9 +82,8 @@ fn a_host_sees_what_it_may_connect_to() {
 #[test]
 fn referrals_come_and_go() {
     let (target, at) = with_discovery();
-    let referral = |port: u16| {
-        json!({"address": listen_address(SocketAddr::from(([127, 0, 0, 1], port)))})
-    };
+    let referral =
+        |port: u16| json!({"address": listen_address(SocketAddr::from(([127, 0, 0, 1], port)))});
     for port in [20_001, 20_002, 20_003] {
         target.call("nvmf_discovery_add_referral", referral(port));
     }
@@ -119,7 +118,10 @@ fn a_change_of_the_log_is_told_once_until_it_is_read() {
     let (target, at) = with_discovery();
     let mut controller = Controller::connect(Options::new(at, DISCOVERY)).unwrap();
     let changes: [(&str, serde_json::Value); 5] = [
-        ("nvmf_create_subsystem", json!({"nqn": "nqn.2026-01.io.drivebay:x", "allow_any_host": true})),
+        (
+            "nvmf_create_subsystem",
+            json!({"nqn": "nqn.2026-01.io.drivebay:x", "allow_any_host": true}),
+        ),
         (
             "nvmf_subsystem_add_listener",
             json!({"nqn": "nqn.2026-01.io.drivebay:x", "listen_address": listen_address(at)}),

@@ -229,8 +229,9 @@ fn a_peer_that_stops_reading_holds_no_more_than_its_queue_and_may_go_on() {
     let before = target.footprint();
     // It asks for 64 MiB, of which at most 16 MiB are in hand at once, and reads nothing.
     let count = 512;
-    let reads: Vec<u8> =
-        (0..count).flat_map(|cid| raw.capsule(read(cid, u64::from(cid % 8) * 256, 256), &[])).collect();
+    let reads: Vec<u8> = (0..count)
+        .flat_map(|cid| raw.capsule(read(cid, u64::from(cid % 8) * 256, 256), &[]))
+        .collect();
     raw.send(&reads);
     witness.wait_for(400);
     let now = target.footprint();

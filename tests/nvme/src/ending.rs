@@ -1,8 +1,8 @@
 //! The end of the host while initiators are at work.
 
+use crate::raw::{NO_DIGESTS, Raw, icreq, read, write};
 use crate::target::{NQN, Target};
 use crate::witness::Witness;
-use crate::raw::{NO_DIGESTS, Raw, icreq, read, write};
 use drivebay_nvme_driver::Error;
 use rustix::process::Signal;
 use serde_json::json;

@@ -67,7 +67,9 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
 #[test]
 fn an_address_of_another_machine_and_a_name_are_refused() {
     let target = Target::start();
-    for (traddr, expected) in [("192.0.2.1", "listen at 192.0.2.1"), ("localhost", "listen at localhost")] {
+    for (traddr, expected) in
+        [("192.0.2.1", "listen at 192.0.2.1"), ("localhost", "listen at localhost")]
+    {
         let mut listen = listen_address(free_port(LOCAL_4));
         listen["traddr"] = traddr.into();
         let params = json!({"nqn": NQN, "listen_address": listen});

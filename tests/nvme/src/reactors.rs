@@ -59,8 +59,7 @@ fn namespaces_change_while_both_cores_serve_them() {
         return;
     }
     let target = Target::with(&CORES, json!({}));
-    let witnesses: Vec<Witness> =
-        (0..4).map(|_| Witness::start(target.options(), 1)).collect();
+    let witnesses: Vec<Witness> = (0..4).map(|_| Witness::start(target.options(), 1)).collect();
     for _ in 0..crate::times(20, 500) {
         let remove = json!({"nqn": crate::target::NQN, "nsid": 2});
         target.call("nvmf_subsystem_remove_ns", remove);

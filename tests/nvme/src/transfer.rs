@@ -162,7 +162,12 @@ fn an_sgl_that_disagrees_with_the_command_or_the_capsule_fails_the_command_alone
     let mut both_ways = Command::new(3).with_nsid(1).with_cid(3);
     both_ways = both_ways.with_sgl1(SglDescriptor::Transport { length });
     for (what, command, data, expected) in [
-        ("capsule shorter than the SGL", write_with(in_capsule(0, length)), &block[..256], too_short),
+        (
+            "capsule shorter than the SGL",
+            write_with(in_capsule(0, length)),
+            &block[..256],
+            too_short,
+        ),
         ("SGL shorter than the blocks", write_with(in_capsule(0, 256)), &block[..], too_short),
         ("SGL longer than the blocks", write_with(in_capsule(0, length)), &[7; 2 * BLOCK][..], {
             // More in the capsule than is described is no error of the command.
@@ -177,10 +182,18 @@ fn an_sgl_that_disagrees_with_the_command_or_the_capsule_fails_the_command_alone
         ("length over the end", write_with(in_capsule(4, length)), &block[..], too_short),
         ("length of all", write_with(in_capsule(4, u32::MAX)), &block[..], too_short),
         ("no data where some is told", write_with(in_capsule(0, length)), &[][..], too_short),
-        ("data and a transport SGL", write_with(SglDescriptor::Transport { length }), &block[..], {
-            too_short
-        }),
-        ("an address", write_with(SglDescriptor::Address { address: 4096, length }), &[], type_wrong),
+        (
+            "data and a transport SGL",
+            write_with(SglDescriptor::Transport { length }),
+            &block[..],
+            { too_short },
+        ),
+        (
+            "an address",
+            write_with(SglDescriptor::Address { address: 4096, length }),
+            &[],
+            type_wrong,
+        ),
         (
             "a key",
             write_with(SglDescriptor::Keyed { address: 0, length, key: 1, invalidate: false }),
@@ -199,9 +212,12 @@ fn an_sgl_that_disagrees_with_the_command_or_the_capsule_fails_the_command_alone
         ("read, too short", read(3, 0, 2).with_sgl1(SglDescriptor::Transport { length }), &[], {
             too_short
         }),
-        ("read, too long", read(3, 0, 1).with_sgl1(SglDescriptor::Transport { length: 1024 }), &[], {
-            too_short
-        }),
+        (
+            "read, too long",
+            read(3, 0, 1).with_sgl1(SglDescriptor::Transport { length: 1024 }),
+            &[],
+            { too_short },
+        ),
         ("longer than MDTS", read(3, 0, 257), &[], too_short),
         ("longer than anything", read(3, 0, u16::MAX), &[], too_short),
     ] {
@@ -275,7 +291,11 @@ fn commands_outside_of_the_namespace_and_unknown_ones_are_refused() {
         ("namespace 3", read(3, 0, 1).with_nsid(3), no_namespace),
         ("all namespaces", read(3, 0, 1).with_nsid(u32::MAX), no_namespace),
         ("fused", fused, Status::INVALID_FIELD.with_dnr()),
-        ("no such opcode", Command::new(0x80).with_nsid(1).with_cid(3), Status::INVALID_OPCODE.with_dnr()),
+        (
+            "no such opcode",
+            Command::new(0x80).with_nsid(1).with_cid(3),
+            Status::INVALID_OPCODE.with_dnr(),
+        ),
     ] {
         raw.send(&raw.capsule(command, &[]));
         if expected == Status::SUCCESS {
@@ -290,7 +310,9 @@ fn heads(raw: &mut Raw, count: u16) -> Vec<u16> {
     (0..count)
         .map(|cid| {
             // Every third is refused by the fabric itself, which the head must count as well.
-            let command = if cid % 3 == 2 { write_with(SglDescriptor::Address { address: 0, length: 512 }) } else {
+            let command = if cid % 3 == 2 {
+                write_with(SglDescriptor::Address { address: 0, length: 512 })
+            } else {
                 Command::new(nvm::FLUSH).with_nsid(1)
             };
             raw.send(&raw.capsule(command.with_cid(cid), &[]));

@@ -98,7 +98,10 @@ fn run(options: Options, nsid: u32, shared: &Shared) -> Result<(), Error> {
         for (i, token) in reads {
             let read = queue.wait(token)?.ok()?;
             let at = read.chunks(BLOCK).zip(data(i).chunks(BLOCK)).position(|(a, b)| a != b);
-            assert!(read.len() == data(i).len() && at.is_none(), "block {at:?} of place {i} differs");
+            assert!(
+                read.len() == data(i).len() && at.is_none(),
+                "block {at:?} of place {i} differs"
+            );
         }
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap();
         shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
