@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let said = match command {
         Plugin::Check(options) => return check::check(&options, out, err),
+        Plugin::New(new) => new.run().map(|text| (text, true)).map_err(|why| format!("new: {why}")),
         Plugin::List { plugin_dir, plugin_policy, json } => list(&plugin_dir, plugin_policy, json),
         Plugin::Inspect { file, json } => inspect(&file, json),
         Plugin::Keygen { file } => PrivateKey::generate(&file)
