@@ -72,9 +72,7 @@ fn is_aligned(io: Io, align: u32) -> bool {
     let mask = align as usize - 1;
     let Some((last, others)) = io.iov().split_last() else { return true };
     last.addr as usize & mask == 0
-        && others
-            .iter()
-            .all(|element| (element.addr as usize | element.len as usize) & mask == 0)
+        && others.iter().all(|element| (element.addr as usize | element.len as usize) & mask == 0)
 }
 
 /// Whether a compare fits the module whole; else it is emulated, so that the offset of a difference

@@ -67,10 +67,7 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
 
 /// Ops that FUA says something of.
 fn moves_data(op: u16) -> bool {
-    matches!(
-        op,
-        BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES
-    )
+    matches!(op, BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES)
 }
 
 fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
