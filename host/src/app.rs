@@ -214,6 +214,10 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         told.add(kind, name);
         methods::bdev::appeared();
     }));
+    for folder in options.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+        // It may come later: plugins are looked for whenever one is needed.
+        tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
+    }
     let policy = match &options.plugin_policy {
         Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
         None => Policy::default(),
@@ -221,7 +225,7 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
     let settings = Settings {
         policy,
         folders: Search::default_folders(&options.plugin_dir),
-        runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
+        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
         core: Arc::new(ProcessCore),

@@ -165,7 +165,9 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 
 /// Writes the library's door and notes.
 ///
-/// ```ignore
+/// ```standalone_crate
+/// use drivebay_sdk::{Result, Stopping, plugin};
+///
 /// plugin! {
 ///     name: "nvmf-tcp",
 ///     kind: "transport",
@@ -173,9 +175,16 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 ///     requires: ["bay.nvmf_target/1"],
 ///     methods: [],                        // of the control plane: `provides` "rpc:<name>" each
 ///     permissions: ["pci"],               // what only the operator grants; may be left out
-///     start: start,                       // fn() -> Result<()>
-///     stop: stop,                         // fn(Stopping); may be left out
+///     start: start,
+///     stop: stop,                         // may be left out
 /// }
+///
+/// fn start() -> Result<()> {
+///     Ok(())
+/// }
+///
+/// fn stop(_stopping: Stopping) {}
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! plugin {
@@ -247,9 +256,32 @@ macro_rules! plugin {
 /// The door of a library with one kind of bdev: methods `bdev_<name>_create` and `bdev_<name>_delete`,
 /// and what `methods` and `start` add.
 ///
-/// ```ignore
-/// bdev_module!("malloc", Malloc);
+/// ```standalone_crate
+/// use drivebay_sdk::prelude::*;
+///
+/// # struct Null { geometry: Geometry }
+/// # params! { pub struct Params { block_size: u32 = 512 } }
+/// # impl Bdev for Null {
+/// #     type Params = Params;
+/// #     type Channel = ();
+/// #     const OPS: OpSet = OpSet::READ_WRITE;
+/// #     const PRODUCT: &'static str = "Null disk";
+/// #     fn create(params: Params) -> Result<Self> {
+/// #         Ok(Self { geometry: Geometry::new(params.block_size, 8)? })
+/// #     }
+/// #     fn name(&self) -> &str { "n" }
+/// #     fn geometry(&self) -> Geometry { self.geometry }
+/// #     fn open_channel(&self) -> Result<()> { Ok(()) }
+/// #     fn submit(&self, _: &mut (), io: BdevIo) { io.complete(Status::SUCCESS) }
+/// # }
 /// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+///
+/// /// Registers the method that is not everybody's.
+/// fn start() -> Result<()> {
+///     // …
+///     Ok(())
+/// }
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! bdev_module {

@@ -11,7 +11,7 @@ use drivebay_plugin_api::bay_wait;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Sizes and counts, as `iobuf_set_options` sets them.
@@ -61,6 +61,8 @@ struct Pool {
     count: AtomicU64,
     shared: Mutex<Shared>,
     retries: AtomicU64,
+    /// The log has told that there is no memory for it.
+    is_told: AtomicBool,
 }
 
 impl Pool {
@@ -77,6 +79,7 @@ impl Pool {
                 waking: Vec::new(),
             }),
             retries: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
         }
     }
 
@@ -89,7 +92,8 @@ impl Pool {
         let count = self.count.load(Ordering::Relaxed);
         if shared.base == 0 {
             let len = usize::try_from(count).ok()?.checked_mul(self.size())?;
-            let (base, region) = memory::alloc(len, 4096).ok()?;
+            let (base, region) =
+                memory::alloc(len, 4096).map_err(|error| self.tell(&error)).ok()?;
             shared.base = base.as_ptr() as usize;
             shared.region = region;
         }
@@ -105,6 +109,18 @@ impl Pool {
             }
         }
         Some(shared.region)
+    }
+
+    /// Once: who needs a buffer asks again and again, and waits.
+    fn tell(&self, error: &Error) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            let (count, size) = (self.count.load(Ordering::Relaxed), self.size());
+            tracing::error!(
+                "no memory for {count} buffers of {size} bytes; I/O that needs one waits. \
+                 iobuf_set_options makes them fewer. {}",
+                error.message
+            );
+        }
     }
 
     /// Queues the waiter, unless a buffer came back since the caller looked.

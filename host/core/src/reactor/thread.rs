@@ -49,6 +49,8 @@ pub(crate) struct Thread {
     move_to: Cell<Option<usize>>,
     busy_ns: Cell<u64>,
     idle_ns: Cell<u64>,
+    /// Whether the last round had work.
+    was_busy: Cell<bool>,
     last_ns: Cell<u64>,
     /// The io_channels of bdevs.
     pub(crate) bdevs: bdev::Local,
@@ -130,6 +132,7 @@ pub fn create(name: &str, cpumask: &CpuSet) -> Result<u64> {
         move_to: Cell::new(None),
         busy_ns: Cell::new(0),
         idle_ns: Cell::new(0),
+        was_busy: Cell::new(false),
         last_ns: Cell::new(clock::precise_now()),
         bdevs: bdev::Local::default(),
     });
@@ -362,8 +365,9 @@ impl Thread {
         busy |= self.run_pollers(now);
         self.bdevs.end_round();
         CURRENT.set(ptr::null());
+        // The clock is read between rounds: what has passed is what the last round took.
         let spent = now.saturating_sub(self.last_ns.replace(now));
-        let counter = if busy { &self.busy_ns } else { &self.idle_ns };
+        let counter = if self.was_busy.replace(busy) { &self.busy_ns } else { &self.idle_ns };
         counter.set(counter.get() + spent);
         busy
     }
