@@ -43,6 +43,8 @@ pub const BAY_BDEV_WRITE_CACHE: u32 = 1;
 pub const BAY_BDEV_READ_ONLY: u32 = 2;
 /// Registration flag: the bdev is a filter over `base`.
 pub const BAY_BDEV_FILTER: u32 = 4;
+/// Registration flag: what is written is not kept, and what is read means nothing.
+pub const BAY_BDEV_NO_DATA: u32 = 8;
 
 /// `open`: writes are allowed.
 pub const BAY_OPEN_WRITE: u32 = 1;

@@ -10,12 +10,15 @@ mod demo;
 #[cfg(test)]
 mod directions;
 mod docs;
+mod door;
+mod golden;
 mod host;
 mod prepare;
 mod run;
 mod soak;
 mod tally;
 mod test;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,9 @@ cargo xtask TASK
   bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
                                     speed of the data path; beside it that of the reference built in DIR
   soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
+  door                              what the plugin ABI costs an I/O, in instructions
+  golden                            build the plugin binaries of tests/abi/golden again
+  verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
                                     tells what of it differs
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
@@ -45,6 +51,9 @@ fn main() -> ExitCode {
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
+        Some((&"door", rest)) => door::main(rest),
+        Some((&"golden", rest)) => golden::main(rest),
+        Some((&"verify", rest)) => verify::main(rest),
         Some((&"prepare", [])) => prepare::main(),
         Some((&("help" | "-h" | "--help"), _)) => {
             print!("{USAGE}");
