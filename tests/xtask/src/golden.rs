@@ -25,7 +25,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     for (file, source) in IN_C {
         in_c(&golden.join(file), source)?;
     }
-    run::must(&mut run::cargo(&["build", "--package", "drivebay"]))?;
+    run::must(&mut run::cargo(&["build", "--workspace"]))?;
     for kind in IN_RUST {
         in_rust(&golden.join(format!("rust_{kind}.so")), kind)?;
     }
