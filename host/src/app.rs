@@ -109,7 +109,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
-/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// Starts the host, does `work` once `document` is loaded, and ends it. The flag
 /// that `work` gets is set when a signal comes.
 ///
 /// # Errors
@@ -130,11 +130,16 @@ pub fn run_once<T>(
     .map_err(|error| failed("signals", error))?;
     let reactors = start_reactors(options)?;
     let result = make_host(options, sender).and_then(|host| {
+        let gate = Arc::new(Gate::new(Arc::clone(&host.registry) as _));
+        let server = start_server(options, &gate)?;
         let result = start(options, Some(document), &host, &events).and_then(|load| {
             load.runtime(&events)?;
             methods::framework::initialized(&host);
+            gate.open();
             work(&is_stopped)
         });
+        gate.close();
+        drop(server);
         end_plugins(&host).and(result)
     });
     reactors.stop();
