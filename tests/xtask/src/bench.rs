@@ -38,7 +38,7 @@ use reference::Reference;
 use std::path::PathBuf;
 use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --rounds N, --seconds N, --all, --only PART[,PART], \
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --only PART[,PART], \
     and parts: instructions, rates, aio, cores, messages, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
@@ -80,6 +80,8 @@ enum Side {
 /// What is asked for.
 struct Bench {
     reference: Option<Reference>,
+    /// A build of it that callgrind can run.
+    counted: Option<Reference>,
     rounds: usize,
     /// Of one run.
     seconds: u32,
@@ -133,7 +135,7 @@ impl Bench {
 fn parse(args: &[&str]) -> Result<Bench, Failure> {
     let huge = reference::hugepages_are_there();
     let mut bench =
-        Bench { reference: None, rounds: 5, seconds: 1, huge, parts: Vec::new() };
+        Bench { reference: None, counted: None, rounds: 5, seconds: 1, huge, parts: Vec::new() };
     let is_part = |name: &str| PARTS.iter().any(|(part, _)| *part == name);
     let mut rest = args.iter();
     while let Some(&arg) = rest.next() {
@@ -141,6 +143,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
         let mut value = || rest.next().copied().ok_or_else(bad);
         match arg {
             "--reference" => bench.reference = Some(Reference::at(&PathBuf::from(value()?), huge)?),
+            "--counted" => bench.counted = Some(Reference::counted(&PathBuf::from(value()?))?),
             "--rounds" => {
                 let rounds = value()?.parse().ok().filter(|rounds| *rounds > 0);
                 bench.rounds = rounds.ok_or_else(bad)?;

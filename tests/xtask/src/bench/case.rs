@@ -44,6 +44,11 @@ impl Case {
         !matches!(self.disk, Disk::Nothing | Disk::Copy)
     }
 
+    /// Whether its instructions are worth counting: those of a copy do not depend on its direction.
+    pub(super) fn is_counted(&self) -> bool {
+        !(matches!(self.disk, Disk::Copy) && self.pattern == "randwrite")
+    }
+
     /// The measured bdev and the calls that make it, the same for the reference: 32 MiB, which no
     /// cache near the core holds.
     pub(super) fn calls(&self) -> (String, Vec<(&'static str, Value)>) {

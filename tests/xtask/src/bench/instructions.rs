@@ -4,17 +4,22 @@
 //! All of it is the difference of two runs of different length, so what starting and stopping costs
 //! drops out.
 
-use super::case::{self, CASES, Case, DEPTHS};
+use super::case::{self, CASES, Case};
 use super::profile::Profile;
+use super::reference::Reference;
+use super::samples::NOTHING;
 use super::server::Folder;
-use super::{Bench, table};
+use super::{Bench, rates, table};
 use crate::run;
 use std::collections::BTreeMap;
 use std::process::Command;
 
 /// I/O of the two runs whose difference counts.
-const SHORT: u64 = 20_000;
-const LONG: u64 = 120_000;
+const SHORT: u64 = 5_000;
+const LONG: u64 = 55_000;
+/// The same for system calls, which are counted at full speed.
+const STRACED: (u64, u64) = (100_000, 2_100_000);
+const DEPTHS: [u32; 2] = [1, 128];
 /// Functions that allocate or free.
 const ALLOCATORS: [&str; 7] =
     ["malloc", "calloc", "realloc", "free", "posix_memalign", "aligned_alloc", "memalign"];
@@ -24,10 +29,11 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         return Err("valgrind is not installed".to_owned());
     }
     let mut deepest = Vec::new();
-    let columns = DEPTHS.map(|depth| format!("depth {depth}"));
-    let columns: Vec<&str> = ["case"].into_iter().chain(columns.iter().map(String::as_str)).collect();
-    table::begin("Instructions per 4 KiB I/O, the generator's own included", &columns);
-    for case in &CASES {
+    table::begin(
+        "Instructions per 4 KiB I/O, the generator's own included",
+        &["case", "depth 1", "depth 128", "reference, depth 1", "reference, depth 128"],
+    );
+    for case in CASES.iter().filter(|case| case.is_counted()) {
         let mut cells = vec![case.name.to_owned()];
         for depth in DEPTHS {
             let profile = per_io(bench, case, depth)?;
@@ -36,20 +42,27 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 deepest.push((case, profile));
             }
         }
+        for depth in DEPTHS {
+            let counted = match &bench.counted {
+                Some(counted) if case.is_of_both() => of_reference(counted, case, depth)?,
+                _ => None,
+            };
+            cells.push(counted.map_or_else(|| NOTHING.to_owned(), |count| format!("{count:.0}")));
+        }
         table::row(cells);
     }
     table::begin(
-        "Per I/O at depth 128, counted by callgrind (plugins and their libraries included)",
+        "Per I/O at depth 128, plugins and their libraries included",
         &["case", "allocations and frees", "system calls", "atomic read-modify-writes"],
     );
     for (case, profile) in &deepest {
-        let counts = [
-            profile.calls_of(&ALLOCATORS),
-            profile.total("sysCount"),
-            profile.total("Ge"),
-        ];
-        let cells = counts.map(|count| format!("{count:.4}"));
-        table::row([case.name.to_owned()].into_iter().chain(cells));
+        let system_calls = system_calls_per_io(bench, case)?;
+        table::row([
+            case.name.to_owned(),
+            format!("{:.4}", profile.calls_of(&ALLOCATORS).abs()),
+            system_calls.map_or_else(|| NOTHING.to_owned(), |calls| format!("{calls:.4}")),
+            format!("{:.4}", profile.total("Ge")),
+        ]);
     }
     stages(&deepest);
     Ok(())
@@ -122,7 +135,7 @@ fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, St
     let out = folder.0.join("callgrind.out");
     let perf = bench.perf(&case.arguments(depth));
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--collect-bus=yes", "--collect-systime=yes"]);
+    valgrind.args(["--tool=callgrind", "--collect-bus=yes"]);
     valgrind.arg(format!("--callgrind-out-file={}", out.display()));
     valgrind.arg(perf.get_program()).args(perf.get_args()).args(["-n", &ios.to_string()]);
     case::output(&mut valgrind)?;
@@ -130,9 +143,71 @@ fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, St
     Ok(Profile::parse(&text))
 }
 
+/// By the reference's generator, which ends by time alone: two runs of different length.
+fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f64>, String> {
+    let mut runs = [(0.0, 0.0); 2];
+    for (run, seconds) in runs.iter_mut().zip(["1", "3"]) {
+        let folder = Folder::new()?;
+        let (bdev, calls) = case.calls();
+        let config = folder.0.join("config.json");
+        std::fs::write(&config, rates::config(&calls).to_string())
+            .map_err(|error| format!("{}: {error}", config.display()))?;
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        let generator = counted.bdevperf();
+        valgrind.arg(generator.get_program()).args(generator.get_args());
+        valgrind.args(["-m", "0x1", "-q", &depth.to_string(), "-o", "4096", "-t", seconds]);
+        valgrind.args(["-w", case.pattern, "-T", &bdev, "-c"]).arg(&config);
+        let output = valgrind.output().map_err(|error| format!("valgrind: {error}"))?;
+        let told = rates::ios(&String::from_utf8_lossy(&output.stdout))
+            .zip(collected(&String::from_utf8_lossy(&output.stderr)));
+        let Some(told) = told else { return Ok(None) };
+        *run = told;
+    }
+    let [short, long] = runs;
+    Ok(Some((long.1 - short.1) / (long.0 - short.0)))
+}
+
+/// The number in `==1== Collected : 123`.
+fn collected(text: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.contains("Collected :"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// By strace; `None` where it is not installed.
+fn system_calls_per_io(bench: &Bench, case: &Case) -> Result<Option<f64>, String> {
+    if !run::succeeds(Command::new("strace").arg("--version")) {
+        return Ok(None);
+    }
+    let short = system_calls(bench, case, STRACED.0)?;
+    let long = system_calls(bench, case, STRACED.1)?;
+    Ok(Some((long - short).max(0.0) / (STRACED.1 - STRACED.0) as f64))
+}
+
+fn system_calls(bench: &Bench, case: &Case, ios: u64) -> Result<f64, String> {
+    let folder = Folder::new()?;
+    let out = folder.0.join("strace.out");
+    let perf = bench.perf(&case.arguments(128));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&out);
+    strace.arg(perf.get_program()).args(perf.get_args()).args(["-n", &ios.to_string()]);
+    case::output(&mut strace)?;
+    let text = std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let total = text.lines().find_map(|line| line.trim().strip_suffix("total"));
+    let calls = total.and_then(|line| line.trim().parse().ok());
+    calls.ok_or_else(|| format!("strace told no total: {text}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_count_stands_in_callgrinds_last_words() {
+        let text = "==7== \n==7== Events    : Ir\n==7== Collected : 110240441\n==7== \n";
+        assert_eq!(collected(text), Some(110_240_441.0));
+        assert_eq!(collected("==7== Events : Ir"), None);
+    }
 
     #[test]
     fn a_file_belongs_to_the_part_that_its_folder_is() {

@@ -83,6 +83,14 @@ fn total(text: &str) -> Option<f64> {
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
+/// How many I/O there were: the rate times the seconds that the job's line tells.
+pub(super) fn ios(text: &str) -> Option<f64> {
+    let job = text.lines().skip_while(|line| !line.starts_with("Job: ")).nth(1)?;
+    let mut numbers = job.split(':').nth(1)?.split_whitespace();
+    let (seconds, rate): (f64, f64) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some(seconds * rate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +100,7 @@ mod tests {
         let text = "Malloc0 : 2.00 5 6\n ====\n Total              : 1680000.50 6562.50 0.00\n";
         assert_eq!(total(text), Some(1_680_000.5));
         assert_eq!(total("nothing"), None);
+        let text = "Job: base (Core Mask 0x1)\n\t base      :   2.00  100.50  1.0 0.0\n";
+        assert_eq!(ios(text), Some(201.0));
     }
 }

@@ -24,6 +24,13 @@ impl Reference {
         Ok(reference)
     }
 
+    /// A tree of which only the generator is used, and under callgrind: built without AVX-512.
+    pub(super) fn counted(top: &Path) -> Result<Self, String> {
+        let found = top.join(BDEVPERF).is_file();
+        let missing = || format!("--counted {}: there is no {BDEVPERF}", top.display());
+        found.then(|| Self { top: top.to_owned(), huge: false }).ok_or_else(missing)
+    }
+
     /// The same with ordinary pages.
     pub(super) fn without_hugepages(&self) -> Self {
         Self { huge: false, ..self.clone() }
@@ -36,9 +43,7 @@ impl Reference {
 
     /// Its server.
     pub(super) fn target(&self) -> Command {
-        let mut command = self.app(TARGET);
-        command.arg("--disable-cpumask-locks");
-        command
+        self.app(TARGET)
     }
 
     /// Its load generator for NVMe, the initiator for both sides, on the second core.
@@ -60,6 +65,8 @@ impl Reference {
 
     fn app(&self, program: &str) -> Command {
         let mut command = Command::new(self.top.join(program));
+        // Beside the server that is held.
+        command.arg("--disable-cpumask-locks");
         if !self.huge {
             command.args(["--no-huge", "-s", "1024"]);
         }

@@ -17,6 +17,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     );
     let plain = Bench {
         reference: bench.reference.as_ref().map(super::Reference::without_hugepages),
+        counted: None,
         huge: false,
         parts: Vec::new(),
         ..*bench
