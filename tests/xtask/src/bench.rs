@@ -38,7 +38,7 @@ use reference::Reference;
 use std::path::PathBuf;
 use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --only PART[,PART], \
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --long, --only PART[,PART], \
     and parts: instructions, rates, aio, cores, messages, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
@@ -83,6 +83,8 @@ struct Bench {
     /// A build of it that callgrind can run.
     counted: Option<Reference>,
     rounds: usize,
+    /// Also what makes the run longer than a quarter of an hour.
+    long: bool,
     /// Of one run.
     seconds: u32,
     /// Both sides take their memory from hugepages.
@@ -117,6 +119,11 @@ impl Bench {
         [Side::Ours].into_iter().chain(theirs).collect()
     }
 
+    /// Who is measured as numbers grow: the reference only with `--long`, since the question is of us.
+    fn growing(&self) -> Vec<Side> {
+        if self.long { self.sides() } else { vec![Side::Ours] }
+    }
+
     fn reference(&self) -> Result<&Reference, String> {
         self.reference.as_ref().ok_or_else(|| "no --reference is given".to_owned())
     }
@@ -134,8 +141,15 @@ impl Bench {
 
 fn parse(args: &[&str]) -> Result<Bench, Failure> {
     let huge = reference::hugepages_are_there();
-    let mut bench =
-        Bench { reference: None, counted: None, rounds: 5, seconds: 1, huge, parts: Vec::new() };
+    let mut bench = Bench {
+        reference: None,
+        counted: None,
+        rounds: 5,
+        long: false,
+        seconds: 1,
+        huge,
+        parts: Vec::new(),
+    };
     let is_part = |name: &str| PARTS.iter().any(|(part, _)| *part == name);
     let mut rest = args.iter();
     while let Some(&arg) = rest.next() {
@@ -159,6 +173,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
                 }
                 bench.parts.extend(names);
             }
+            "--long" => bench.long = true,
             "--all" => bench.parts.extend(PARTS.map(|(name, _)| name.to_owned())),
             _ => match arg.strip_prefix("--").filter(|name| is_part(name)) {
                 Some(name) => bench.parts.push(name.to_owned()),

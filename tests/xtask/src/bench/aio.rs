@@ -66,7 +66,13 @@ fn of_reference(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result
 
 fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, String> {
     let mut fio = Command::new("fio");
-    fio.args(["--name=bench", "--ioengine=io_uring", "--fixedbufs", "--registerfiles", "--direct=1"]);
+    fio.args([
+        "--name=bench",
+        "--ioengine=io_uring",
+        "--fixedbufs",
+        "--registerfiles",
+        "--direct=1",
+    ]);
     fio.args(["--bs=4k", "--time_based", "--cpus_allowed=0", "--output-format=json"]);
     fio.arg(format!("--filename={}", file.display())).arg(format!("--rw={pattern}"));
     fio.arg(format!("--iodepth={depth}")).arg(format!("--runtime={}", bench.seconds));

@@ -27,16 +27,14 @@ impl Client {
     pub(super) fn call(&mut self, method: &str, params: &Value) -> Result<Value, String> {
         let told = |error: std::io::Error| format!("{method}: {error}");
         let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": method});
-        if params.as_object().is_some_and(|params| !params.is_empty()) {
-            request["params"] = params.clone();
+        if let (Some(request), false) = (request.as_object_mut(), params.is_null()) {
+            request.insert("params".to_owned(), params.clone());
         }
         self.stream.write_all(request.to_string().as_bytes()).map_err(told)?;
         loop {
             if let Some(answer) = self.answer() {
-                return match answer.get("result") {
-                    Some(result) => Ok(result.clone()),
-                    None => Err(format!("{method} {params}: {}", answer["error"])),
-                };
+                let result = answer.get("result").cloned();
+                return result.ok_or_else(|| format!("{method} {params}: {answer}"));
             }
             let mut bytes = [0; 65536];
             let len = self.stream.read(&mut bytes).map_err(told)?;

@@ -31,7 +31,7 @@ fn bdevs(bench: &Bench) -> Result<(), String> {
     for count in BDEVS {
         let (mut ours, mut theirs) = (Samples::default(), Samples::default());
         for _ in 0..bench.rounds {
-            for side in bench.sides() {
+            for side in bench.growing() {
                 match side {
                     Side::Ours => ours.push(of_ours(bench, count)?),
                     Side::Reference => theirs.push(of_reference(bench, count)?),
@@ -90,7 +90,7 @@ fn connections(bench: &Bench) -> Result<(), String> {
     ];
     for (title, shape) in shapes {
         table::begin(title, &COST_COLUMNS);
-        for side in bench.sides() {
+        for side in bench.growing() {
             let mut first = None;
             for count in CONNECTIONS {
                 let (connections, idle, depth) = shape(count);
@@ -105,7 +105,7 @@ fn connections(bench: &Bench) -> Result<(), String> {
 
 fn namespaces(bench: &Bench) -> Result<(), String> {
     table::begin("Growth: namespaces, the last with I/O at depth 32", &COST_COLUMNS);
-    for side in bench.sides() {
+    for side in bench.growing() {
         let mut first = None;
         for count in NAMESPACES {
             let cost = cost(bench, side, count, &plan(count));
@@ -154,7 +154,7 @@ fn cost(bench: &Bench, side: Side, namespaces: u32, load: &load::Plan) -> Result
     let mut cost = Cost::default();
     for _ in 0..bench.rounds {
         let port = server.port;
-        let one = loaded(&mut server, bench, |_| load::ours(bench, port, load))?;
+        let one = loaded(&mut server, bench, || load::ours(bench, port, load))?;
         cost.iops.push(one.iops);
         cost.cpu_us.push(if side == Side::Ours { one.cpu_us } else { one.busy_us });
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 const NQN: &str = "nqn.2026-01.io.drivebay:bench-idle";
 /// How long idleness is watched.
-const WATCHED: Duration = Duration::from_secs(2);
+const WATCHED: Duration = Duration::from_millis(1500);
 /// I/O after a second of idleness each.
-const IOS: &str = "3";
+const IOS: &str = "2";
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
     let [mut ours, mut theirs, mut adaptive, mut polled] = [(); 4].map(|()| Samples::default());

@@ -139,7 +139,8 @@ fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, St
     valgrind.arg(format!("--callgrind-out-file={}", out.display()));
     valgrind.arg(perf.get_program()).args(perf.get_args()).args(["-n", &ios.to_string()]);
     case::output(&mut valgrind)?;
-    let text = std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let text =
+        std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     Ok(Profile::parse(&text))
 }
 
@@ -192,7 +193,8 @@ fn system_calls(bench: &Bench, case: &Case, ios: u64) -> Result<f64, String> {
     strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&out);
     strace.arg(perf.get_program()).args(perf.get_args()).args(["-n", &ios.to_string()]);
     case::output(&mut strace)?;
-    let text = std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let text =
+        std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let total = text.lines().find_map(|line| line.trim().strip_suffix("total"));
     let calls = total.and_then(|line| line.trim().parse().ok());
     calls.ok_or_else(|| format!("strace told no total: {text}"))

@@ -11,8 +11,15 @@ pub(super) fn print(bench: &Bench) {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let memory = if bench.huge { "hugepages" } else { "ordinary pages" };
     println!("\n## Measured {date}, commit {commit}\n");
-    println!("- {}, {cores} cores, Linux {}", model.trim_matches([' ', '\t', ':']), told("uname", &["-r"]));
-    println!("- medians of {} rounds of {} s in turn, in brackets the lowest and the highest; memory of both sides from {memory}", bench.rounds, bench.seconds);
+    println!(
+        "- {}, {cores} cores, Linux {}",
+        model.trim_matches([' ', '\t', ':']),
+        told("uname", &["-r"])
+    );
+    println!(
+        "- medians of {} rounds of {} s in turn, in brackets the lowest and the highest; memory of both sides from {memory}",
+        bench.rounds, bench.seconds
+    );
     print_load("at the beginning");
 }
 
@@ -25,5 +32,7 @@ pub(super) fn print_load(when: &str) {
 
 fn told(program: &str, args: &[&str]) -> String {
     let output = run::command(program, args).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    output
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default()
 }

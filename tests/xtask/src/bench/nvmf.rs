@@ -16,6 +16,13 @@ struct Load {
     depth: u32,
 }
 
+impl Load {
+    /// Whether it is measured without `--long`.
+    fn is_short(&self, connections: u32) -> bool {
+        connections == 1 || (self.depth > 1 && self.io_size == 4096)
+    }
+}
+
 const LOADS: [Load; 7] = [
     Load { write: false, io_size: 4096, depth: 1 },
     Load { write: false, io_size: 4096, depth: 32 },
@@ -26,6 +33,8 @@ const LOADS: [Load; 7] = [
     Load { write: false, io_size: 131_072, depth: 16 },
 ];
 
+/// Without one the reference's initiator sends an empty name.
+const HOST_NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:d71eba1e-5e2a-4c0a-9d00-647269766531";
 const CONNECTIONS: [u32; 2] = [1, 8];
 const DISKS: [&str; 2] = ["null", "malloc"];
 
@@ -84,7 +93,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     );
     for disk in DISKS {
         for connections in CONNECTIONS {
-            for load in &LOADS {
+            for load in LOADS.iter().filter(|load| bench.long || load.is_short(connections)) {
                 line(bench, &mut servers, disk, connections, load)?;
             }
         }
@@ -163,22 +172,22 @@ fn measure(
         io_size: load.io_size,
         write: load.write,
     };
-    let told = |server: &mut Server| bench.reference().ok().map_or_else(
-        || load::ours(bench, server.port, &plan),
-        |reference| reference_load(bench, reference, server.port, &plan),
-    );
-    loaded(server, bench, told)
+    let port = server.port;
+    loaded(server, bench, || match &bench.reference {
+        Some(reference) => reference_load(bench, reference, port, &plan),
+        None => load::ours(bench, port, &plan),
+    })
 }
 
 /// Runs a load against a server and adds what that cost the server.
 pub(super) fn loaded(
     server: &mut Server,
     bench: &Bench,
-    run: impl FnOnce(&mut Server) -> Result<load::Told, String>,
+    run: impl FnOnce() -> Result<load::Told, String>,
 ) -> Result<Measured, String> {
     let (busy, cpu) = (server.busy_seconds()?, server.cpu_seconds()?);
     let began = std::time::Instant::now();
-    let told = run(server)?;
+    let told = run()?;
     let elapsed = began.elapsed().as_secs_f64();
     let (busy, cpu) = (server.busy_seconds()? - busy, server.cpu_seconds()? - cpu);
     let ios = told.iops * f64::from(bench.seconds);
@@ -205,7 +214,7 @@ fn reference_load(
 ) -> Result<load::Told, String> {
     let mut command = reference.nvme_perf();
     let address = format!(
-        "trtype:TCP adrfam:IPv4 traddr:{ADDRESS} trsvcid:{port} subnqn:{}",
+        "trtype:TCP adrfam:IPv4 traddr:{ADDRESS} trsvcid:{port} subnqn:{} hostnqn:{HOST_NQN}",
         plan.nqn
     );
     let depth = plan.depth * plan.connections;

@@ -47,7 +47,9 @@ impl Profile {
 
     /// Calls of functions with one of these names.
     pub(super) fn calls_of(&self, names: &[&str]) -> f64 {
-        let wanted = |function: &str| names.contains(&function.split(['\'', '@']).next().unwrap_or_default());
+        let wanted = |function: &str| {
+            names.contains(&function.split(['\'', '@']).next().unwrap_or_default())
+        };
         self.calls.iter().filter(|(function, _)| wanted(function)).map(|(_, calls)| calls).sum()
     }
 }

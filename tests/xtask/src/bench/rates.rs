@@ -1,6 +1,6 @@
 //! I/O per second over the bus on one core, generator and disk on the same reactor.
 
-use super::case::{self, CASES, Case, DEPTHS};
+use super::case::{self, CASES, Case};
 use super::samples::{Samples, ratio};
 use super::server::Folder;
 use super::{Bench, Side, table};
@@ -12,7 +12,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         &["disk", "depth", "ours", "reference", "ratio"],
     );
     for case in &CASES {
-        for depth in DEPTHS {
+        for &depth in case.depths() {
             let (mut ours, mut theirs) = (Samples::default(), Samples::default());
             for _ in 0..bench.rounds {
                 for side in bench.sides() {
@@ -87,7 +87,8 @@ fn total(text: &str) -> Option<f64> {
 pub(super) fn ios(text: &str) -> Option<f64> {
     let job = text.lines().skip_while(|line| !line.starts_with("Job: ")).nth(1)?;
     let mut numbers = job.split(':').nth(1)?.split_whitespace();
-    let (seconds, rate): (f64, f64) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    let (seconds, rate): (f64, f64) =
+        (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
     Some(seconds * rate)
 }
 

@@ -33,8 +33,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         "bdev_get_bdevs while both reactors read a null disk at depth 128, ms",
         &["what", "ours", "reference", "its ÷ ours"],
     );
-    for (what, ours, theirs) in
-        [("median", &ours_median, &theirs_median), ("p99", &ours, &theirs)]
+    for (what, ours, theirs) in [("median", &ours_median, &theirs_median), ("p99", &ours, &theirs)]
     {
         table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours)]);
     }

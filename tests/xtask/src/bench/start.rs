@@ -34,7 +34,11 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     for (what, ours, theirs) in [
         ("start to first answer, ms", &ours.start_ms, &theirs.start_ms),
         ("resident after the start, MiB", &ours.empty_mib, &theirs.empty_mib),
-        ("resident with TCP, a malloc of 32 MiB not yet written and 16 connections, MiB", &ours.few_mib, &theirs.few_mib),
+        (
+            "resident with TCP, a malloc of 32 MiB not yet written and 16 connections, MiB",
+            &ours.few_mib,
+            &theirs.few_mib,
+        ),
         ("more for each connection, KiB", &ours.each_kib, &theirs.each_kib),
     ] {
         table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours)]);
