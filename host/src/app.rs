@@ -13,7 +13,9 @@ mod gate;
 
 use crate::cli::Serve;
 use crate::config::{self, Document, Halt, StateFile};
-use crate::loader::{self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search};
+use crate::loader::{
+    self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search, trust::Policy,
+};
 use crate::notifications::Notifications;
 use crate::rpc::{
     self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
@@ -217,9 +219,18 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         told.add(kind, name);
         methods::bdev::appeared();
     }));
+    for folder in options.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+        // It may come later: plugins are looked for whenever one is needed.
+        tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
+    }
+    let policy = match &options.plugin_policy {
+        Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
+        None => Policy::default(),
+    };
     let settings = Settings {
+        policy,
         folders: Search::default_folders(&options.plugin_dir),
-        runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
+        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
         core: Arc::new(ProcessCore),
@@ -356,7 +367,7 @@ fn say(what: &str, options: &Serve) {
     let _ = writeln!(std::io::stderr(), "{what}: {socket}, {cores} core(s)");
 }
 
-/// Tells modules that the end begins and ends the plugins, the last loaded first.
+/// Tells modules that the end begins and ends the plugins, those that serve hosts first.
 fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     let (sender, ended) = mpsc::channel();
     let manager = Arc::clone(&host.manager);

@@ -4,6 +4,8 @@
 use clap::{CommandFactory, Parser};
 use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::report;
+use drivebay::loader::trust::Policy;
+use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
 use drivebay::{app, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
@@ -28,27 +30,50 @@ fn main() -> ExitCode {
 }
 
 fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    let (text, exit) = match command {
-        Plugin::List { plugin_dir, json } => {
-            let list = report::list(&plugin_dir);
-            let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
-            (text, ExitCode::SUCCESS)
+    match plugin_text(command) {
+        Ok((text, is_good)) => {
+            // A closed pipe is the reader's choice.
+            let _ = out.write_all(text.as_bytes());
+            u8::from(!is_good).into()
         }
-        Plugin::Inspect { file, json } => match report::inspect(&file) {
-            Ok(inspection) => {
-                let text = if json {
-                    format!("{:#}\n", report::inspection_json(&inspection))
-                } else {
-                    report::inspection_text(&inspection)
-                };
-                (text, u8::from(!inspection.refusals.is_empty()).into())
-            }
-            Err(not) => {
-                let _ = writeln!(err, "drivebay plugin: {}: {}", file.display(), not.0);
-                return ExitCode::FAILURE;
-            }
-        },
-    };
-    let _ = out.write_all(text.as_bytes());
-    exit
+        Err(why) => {
+            let _ = writeln!(err, "drivebay plugin: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a command has to say, and whether it is good news.
+fn plugin_text(command: Plugin) -> Result<(String, bool), String> {
+    match command {
+        Plugin::List { plugin_dir, plugin_policy, json } => {
+            let policy = plugin_policy.as_deref().map(Policy::read).transpose();
+            let list = report::list(&plugin_dir, policy.map_err(told)?.unwrap_or_default());
+            let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
+            Ok((text, true))
+        }
+        Plugin::Inspect { file, json } => {
+            let inspection =
+                report::inspect(&file).map_err(|not| format!("{}: {}", file.display(), not.0))?;
+            let text = if json {
+                format!("{:#}\n", report::inspection_json(&inspection))
+            } else {
+                report::inspection_text(&inspection)
+            };
+            Ok((text, inspection.refusals.is_empty()))
+        }
+        Plugin::Keygen { file } => {
+            let key = PrivateKey::generate(&file).map_err(told)?;
+            Ok((report::keygen_text(&file, &key.fingerprint()), true))
+        }
+        Plugin::Sign { key, files } => {
+            let key = PrivateKey::read(&key).map_err(told)?;
+            report::sign(&files, &key).map(|text| (text, true)).map_err(told)
+        }
+        Plugin::Verify { keys, files } => report::verify(&files, &KeyFolder(keys)).map_err(told),
+    }
+}
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

@@ -25,6 +25,8 @@ const OWNER: &[u8] = b"BAY";
 const LAYOUT_LEN_MAX: usize = 1024 * 1024;
 /// Longest part of a file that is looked at in one piece, in bytes.
 const PART_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a build id that are kept.
+const BUILD_ID_LEN_MAX: usize = 64;
 /// Entries of one list that are kept.
 const LIST_MAX: usize = 256;
 
@@ -41,6 +43,8 @@ pub struct Inspection {
     pub nodelete: bool,
     /// Symbols that keep it mapped for good (`STB_GNU_UNIQUE`).
     pub unique_symbols: Vec<String>,
+    /// What the linker calls this build (`.note.gnu.build-id`), in hexadecimal.
+    pub build_id: Option<String>,
     /// Size of the door, in bytes, as the symbol table says; `None` = it exports none.
     pub door_size: Option<u64>,
     /// Why it may not be loaded, one readable line each; empty = it may.
@@ -106,7 +110,7 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
         .map_err(|_| no("an ELF file without readable program headers"))?;
 
     let notes = read_notes(endian, segments, data);
-    let mut found = Inspection::default();
+    let mut found = Inspection { build_id: notes.build_id.clone(), ..Inspection::default() };
     read_dynamic_part(endian, header, data, &mut found);
     if notes.manifests.is_empty() && notes.layouts.is_empty() && found.door_size.is_none() {
         return Err(no("no manifest note (owner BAY, type 1); not a plugin"));
@@ -124,6 +128,7 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
 struct Notes<'d> {
     manifests: Vec<&'d [u8]>,
     layouts: Vec<&'d [u8]>,
+    build_id: Option<String>,
 }
 
 fn read_notes<'d, R: ReadRef<'d>>(
@@ -149,6 +154,11 @@ fn collect_notes<'d>(
 ) {
     // Two of a type are one too many already; more are not worth keeping.
     while let Ok(Some(note)) = list.next() {
+        if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+            let id = note.desc().iter().take(BUILD_ID_LEN_MAX);
+            notes.build_id = Some(id.map(|byte| format!("{byte:02x}")).collect());
+            continue;
+        }
         let into = match note.n_type(endian) {
             BAY_NOTE_MANIFEST => &mut notes.manifests,
             BAY_NOTE_LAYOUT => &mut notes.layouts,

@@ -31,10 +31,12 @@ fn main() -> ExitCode {
 
 fn run(plan: &Plan) -> Result<String, String> {
     let mut links = Links::open(plan)?;
-    if plan.hold {
-        tell("connected");
-        // Until whoever started this closes it.
+    tell("connected");
+    if plan.hold || plan.wait {
+        // Until whoever started this says so, or closes it.
         let _ = std::io::stdin().read(&mut [0]);
+    }
+    if plan.hold {
         return Ok(String::new());
     }
     let queues = links.busy(plan)?;

@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 const USAGE: &str = "usage: nvme-load --address A:P --nqn NQN [--nsid N] [--connections N] [--depth N] [--io-size BYTES]
-    [--write] [--seconds S | --ios N] [--pause-ms N] [--idle N] [--hold]
+    [--write] [--seconds S | --ios N] [--pause-ms N] [--idle N] [--wait | --hold]
 
   --connections  with I/O; each has --depth in flight
   --ios          of each connection, instead of --seconds
   --pause-ms     sleep so long before each I/O; needs depth 1
   --idle         connections beside those, without I/O
-  --hold         no I/O at all: connect, say \"connected\" and wait for the end of standard input";
+  --wait         once connected, wait for a byte on standard input
+  --hold         no I/O at all: once connected, wait for the end of standard input
+
+\"connected\" is printed first, then the report.";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -27,6 +30,7 @@ pub(crate) struct Plan {
     pub(crate) pause: Duration,
     pub(crate) idle: usize,
     pub(crate) hold: bool,
+    pub(crate) wait: bool,
 }
 
 impl Plan {
@@ -44,6 +48,7 @@ impl Plan {
             pause: Duration::ZERO,
             idle: 0,
             hold: false,
+            wait: false,
         };
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -68,6 +73,7 @@ impl Plan {
                 }
                 "--idle" => plan.idle = number(value()?).ok_or_else(bad)?,
                 "--hold" => plan.hold = true,
+                "--wait" => plan.wait = true,
                 _ => return Err(bad()),
             }
         }

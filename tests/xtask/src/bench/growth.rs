@@ -153,8 +153,9 @@ fn cost(bench: &Bench, side: Side, namespaces: u32, load: &load::Plan) -> Result
     server.export(NQN, &bdevs)?;
     let mut cost = Cost::default();
     for _ in 0..bench.rounds {
-        let port = server.port;
-        let one = loaded(&mut server, bench, || load::ours(bench, port, load))?;
+        let seconds = ["--seconds", &bench.seconds.to_string()];
+        let mut connected = load::Connected::new(server.port, load, &seconds)?;
+        let one = loaded(&mut server, bench, || connected.run())?;
         cost.iops.push(one.iops);
         cost.cpu_us.push(if side == Side::Ours { one.cpu_us } else { one.busy_us });
     }

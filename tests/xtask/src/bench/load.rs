@@ -2,8 +2,8 @@
 
 use super::process::Running;
 use super::{Bench, case, nvmf};
-use std::io::{BufRead, BufReader};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdout, Command};
 
 /// What is asked of an initiator.
 pub(super) struct Plan {
@@ -34,13 +34,49 @@ pub(super) fn ours(bench: &Bench, port: u16, plan: &Plan) -> Result<Told, String
 
 /// As [`ours`], until its own end.
 pub(super) fn run(port: u16, plan: &Plan, more: &[&str]) -> Result<Told, String> {
-    let text = case::output(command(port, plan).args(more))?;
-    let told = serde_json::from_str(&text).ok().as_ref().and_then(nvmf::of_json);
-    told.ok_or_else(|| format!("nvme-load told no rate: {text}"))
+    Connected::new(port, plan, more)?.run()
+}
+
+/// An initiator that is connected and waits for the word.
+pub(super) struct Connected {
+    process: Running,
+    output: BufReader<ChildStdout>,
+}
+
+impl Connected {
+    /// `more`: when it ends.
+    pub(super) fn new(port: u16, plan: &Plan, more: &[&str]) -> Result<Self, String> {
+        Self::start(command(port, plan).arg("--wait").args(more))
+    }
+
+    fn start(command: &mut Command) -> Result<Self, String> {
+        let mut process = Running::start(command)?;
+        let output = process.child.stdout.take().ok_or("nvme-load: no output")?;
+        let mut connected = Self { process, output: BufReader::new(output) };
+        match connected.line()?.as_str() {
+            "connected" => Ok(connected),
+            _ => Err("nvme-load: it could not connect".to_owned()),
+        }
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(|error| format!("nvme-load: {error}"))?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Lets it do its I/O. It is still connected when the answer is there.
+    pub(super) fn run(&mut self) -> Result<Told, String> {
+        let input = self.process.child.stdin.as_mut().ok_or("nvme-load: no input")?;
+        input.write_all(b"\n").map_err(|error| format!("nvme-load: {error}"))?;
+        let text = self.line()?;
+        let told = serde_json::from_str(&text).ok().as_ref().and_then(nvmf::of_json);
+        told.ok_or_else(|| format!("nvme-load told no rate: {text}"))
+    }
 }
 
 /// Connections without I/O, for as long as the value lives.
-pub(super) fn hold(port: u16, nqn: &str, connections: u32) -> Result<Running, String> {
+pub(super) fn hold(port: u16, nqn: &str, connections: u32) -> Result<Connected, String> {
     let plan = Plan {
         nqn: nqn.to_owned(),
         nsid: 1,
@@ -50,13 +86,7 @@ pub(super) fn hold(port: u16, nqn: &str, connections: u32) -> Result<Running, St
         io_size: 4096,
         write: false,
     };
-    let mut held = Running::start(command(port, &plan).arg("--hold"))?;
-    let mut line = String::new();
-    if let Some(output) = held.child.stdout.take() {
-        // Nothing is said when it could not connect.
-        let _ = BufReader::new(output).read_line(&mut line);
-    }
-    if line.trim() == "connected" { Ok(held) } else { Err(format!("{nqn}: no connection")) }
+    Connected::start(command(port, &plan).arg("--hold"))
 }
 
 fn command(port: u16, plan: &Plan) -> Command {
