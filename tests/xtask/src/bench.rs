@@ -5,6 +5,7 @@
 //! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
 //!            rates, copies, aio, cores     drivebay perf, bdevperf, fio        (bus)
 //!            instructions                  callgrind                           (bus)
+//!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
 //!            messages, start, saturated    servers and calls
 //! ```
@@ -32,6 +33,7 @@ mod saturated;
 mod server;
 mod start;
 mod table;
+mod target;
 
 use crate::{Failure, Outcome, run};
 use reference::Reference;
@@ -39,7 +41,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --long, --only PART[,PART], \
-    and parts: instructions, rates, aio, cores, messages, nvmf, start, idle, saturated, growth";
+    and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
 const PACKAGES: [&str; 9] = [
@@ -57,12 +59,13 @@ const PACKAGES: [&str; 9] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 11] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("aio", aio::print),
     ("cores", cores::print),
     ("messages", messages::print),
+    ("target", target::print),
     ("nvmf", nvmf::print),
     ("start", start::print),
     ("idle", idle::print),

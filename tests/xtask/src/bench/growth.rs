@@ -13,9 +13,12 @@ const NAMESPACES: [u32; 2] = [1, 1000];
 const NQN: &str = "nqn.2026-01.io.drivebay:bench-growth";
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
-    bdevs(bench)?;
-    connections(bench)?;
-    namespaces(bench)
+    if let Err(why) = bdevs(bench) {
+        println!("\nbdevs: not measured: {why}");
+    }
+    connections(bench);
+    namespaces(bench);
+    Ok(())
 }
 
 fn null(name: &str) -> Value {
@@ -80,7 +83,7 @@ struct Cost {
 const COST_COLUMNS: [&str; 5] =
     ["how many", "side", "4 KiB reads per second", "processor µs per I/O", "to the first line"];
 
-fn connections(bench: &Bench) -> Result<(), String> {
+fn connections(bench: &Bench) {
     let one = |count: u32| (1, count - 1, 32);
     let all = |count: u32| (count, 0, 1);
     type Shape = fn(u32) -> (u32, u32, u32);
@@ -100,10 +103,9 @@ fn connections(bench: &Bench) -> Result<(), String> {
             }
         }
     }
-    Ok(())
 }
 
-fn namespaces(bench: &Bench) -> Result<(), String> {
+fn namespaces(bench: &Bench) {
     table::begin("Growth: namespaces, the last with I/O at depth 32", &COST_COLUMNS);
     for side in bench.growing() {
         let mut first = None;
@@ -112,7 +114,6 @@ fn namespaces(bench: &Bench) -> Result<(), String> {
             cost_row(&count.to_string(), side, cost, &mut first);
         }
     }
-    Ok(())
 }
 
 fn plan(nsid: u32) -> load::Plan {

@@ -21,7 +21,7 @@ const LONG: u64 = 55_000;
 const STRACED: (u64, u64) = (100_000, 2_100_000);
 const DEPTHS: [u32; 2] = [1, 128];
 /// Functions that allocate or free.
-const ALLOCATORS: [&str; 7] =
+pub(super) const ALLOCATORS: [&str; 7] =
     ["malloc", "calloc", "realloc", "free", "posix_memalign", "aligned_alloc", "memalign"];
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
@@ -88,7 +88,7 @@ fn stages(deepest: &[(&Case, Profile)]) {
     }
 }
 
-fn by_stage(profile: &Profile) -> BTreeMap<String, f64> {
+pub(super) fn by_stage(profile: &Profile) -> BTreeMap<String, f64> {
     let mut stages = BTreeMap::new();
     for (file, events) in &profile.files {
         let count = events.get("Ir").copied().unwrap_or_default();

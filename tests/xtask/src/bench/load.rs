@@ -89,7 +89,7 @@ pub(super) fn hold(port: u16, nqn: &str, connections: u32) -> Result<Connected, 
     Connected::start(command(port, &plan).arg("--hold"))
 }
 
-fn command(port: u16, plan: &Plan) -> Command {
+pub(super) fn command(port: u16, plan: &Plan) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]).arg(case::folder().join("nvme-load"));
     command.args(["--address", &format!("127.0.0.1:{port}"), "--nqn", &plan.nqn]);

@@ -94,7 +94,12 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     for disk in DISKS {
         for connections in CONNECTIONS {
             for load in LOADS.iter().filter(|load| bench.long || load.is_short(connections)) {
-                line(bench, &mut servers, disk, connections, load)?;
+                if let Err(why) = line(bench, &mut servers, disk, connections, load) {
+                    let depth = load.depth;
+                    table::row([format!(
+                        "{disk}, {connections}, depth {depth}: not measured: {why}"
+                    )]);
+                }
             }
         }
     }
@@ -128,8 +133,9 @@ fn line(
     for _ in 0..bench.rounds {
         for server in servers.iter_mut() {
             server.process.signal("CONT")?;
-            let one = measure(bench, server, disk, connections, load)?;
+            let one = measure(bench, server, disk, connections, load);
             server.process.signal("STOP")?;
+            let one = one?;
             match server.side {
                 Side::Ours => ours.push(&one),
                 Side::Reference => theirs.push(&one),

@@ -5,7 +5,7 @@ use super::process::{self, Running};
 use super::{Bench, Side, case};
 use serde_json::{Value, json};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -28,23 +28,34 @@ pub(super) struct Server {
 impl Server {
     /// Starts it and waits until it answers. `cpumask`: `0x1` or `0x3`.
     pub(super) fn start(bench: &Bench, side: Side, cpumask: &str) -> Result<Self, String> {
-        Self::start_with(bench, side, cpumask, &[])
-    }
-
-    /// As [`start`](Self::start), with more arguments.
-    pub(super) fn start_with(
-        bench: &Bench,
-        side: Side,
-        cpumask: &str,
-        args: &[&str],
-    ) -> Result<Self, String> {
         let folder = Folder::new()?;
-        let socket = folder.0.join("rpc.sock");
-        let mut command = match side {
+        let command = match side {
             Side::Ours => ours(bench, &folder),
             Side::Reference => bench.reference()?.target(),
         };
-        command.args(["-m", cpumask, "-r"]).arg(&socket).args(args);
+        Self::run(command, side, cpumask, folder)
+    }
+
+    /// Starts ours under callgrind, which writes to `out` at its end.
+    pub(super) fn start_counted(bench: &Bench, out: &Path) -> Result<Self, String> {
+        let folder = Folder::new()?;
+        let server = ours(bench, &folder);
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "--collect-bus=yes"]);
+        valgrind.arg(format!("--callgrind-out-file={}", out.display()));
+        valgrind.arg(server.get_program()).args(server.get_args());
+        valgrind.env("DRIVEBAY_RUNTIME", &folder.0);
+        Self::run(valgrind, Side::Ours, "0x1", folder)
+    }
+
+    fn run(
+        mut command: Command,
+        side: Side,
+        cpumask: &str,
+        folder: Folder,
+    ) -> Result<Self, String> {
+        let socket = folder.0.join("rpc.sock");
+        command.args(["-m", cpumask, "-r"]).arg(&socket);
         let began = Instant::now();
         let mut process = Running::start(&mut command)?;
         let mut client = loop {
@@ -65,7 +76,7 @@ impl Server {
     }
 
     /// A folder of its own for files.
-    pub(super) fn folder(&self) -> &std::path::Path {
+    pub(super) fn folder(&self) -> &Path {
         &self.folder.0
     }
 
