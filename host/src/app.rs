@@ -13,7 +13,9 @@ mod gate;
 
 use crate::cli::Serve;
 use crate::config::{self, Document, Halt, StateFile};
-use crate::loader::{self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search};
+use crate::loader::{
+    self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search, trust::Policy,
+};
 use crate::notifications::Notifications;
 use crate::rpc::{
     self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
@@ -109,7 +111,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
-/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// Starts the host, does `work` once `document` is loaded, and ends it. The flag
 /// that `work` gets is set when a signal comes.
 ///
 /// # Errors
@@ -131,11 +133,16 @@ pub fn run_once<T>(
     let reactors = start_reactors(options)?;
     let core = Arc::new(ProcessCore);
     let result = make_host(options, sender, core).and_then(|host| {
+        let gate = Arc::new(Gate::new(Arc::clone(&host.registry) as _));
+        let server = start_server(options, &gate)?;
         let result = start(options, Some(document), &host, &events).and_then(|load| {
             load.runtime(&events)?;
             methods::framework::initialized(&host);
+            gate.open();
             work(&is_stopped)
         });
+        gate.close();
+        drop(server);
         end_plugins(&host).and(result)
     });
     reactors.stop();
@@ -236,9 +243,18 @@ fn make_host(
         told.add(kind, name);
         methods::bdev::appeared();
     }));
+    for folder in options.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+        // It may come later: plugins are looked for whenever one is needed.
+        tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
+    }
+    let policy = match &options.plugin_policy {
+        Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
+        None => Policy::default(),
+    };
     let settings = Settings {
+        policy,
         folders: Search::default_folders(&options.plugin_dir),
-        runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
+        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
         core,
@@ -375,7 +391,7 @@ fn say(what: &str, options: &Serve) {
     let _ = writeln!(std::io::stderr(), "{what}: {socket}, {cores} core(s)");
 }
 
-/// Tells modules that the end begins and ends the plugins, the last loaded first.
+/// Tells modules that the end begins and ends the plugins, those that serve hosts first.
 fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     let (sender, ended) = mpsc::channel();
     let manager = Arc::clone(&host.manager);

@@ -7,7 +7,8 @@
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ log, signals
 //!          ├─ perf: a host for one measurement
-//!          └─ check: a host for one plugin that is checked
+//!          ├─ check: a host for one plugin that is checked
+//!          └─ project: begins a plugin outside of this repository
 //! ```
 
 pub mod app;
@@ -19,6 +20,7 @@ pub mod log;
 pub mod methods;
 pub mod notifications;
 pub mod perf;
+pub mod project;
 pub mod rpc;
 mod signals;
 pub mod subsystems;
