@@ -158,7 +158,7 @@ impl Client {
         }
         if request.expect == Expect::Invalid {
             match sim().rng.below(3) {
-                0 => io.lba = self.top().model.len(),
+                0 => io.lba = crate::disk::MOST_BLOCKS, // its size now may not be known here yet
                 1 => io.nblocks = u64::MAX - io.lba / 2,
                 _ => io.nblocks = 0,
             }
