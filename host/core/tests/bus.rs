@@ -775,7 +775,12 @@ fn write_through_reaches_no_module_that_did_not_declare_it() {
         (done.get().unwrap().0, f.seen().iter().map(|io| (io.op, io.flags)).collect::<Vec<_>>())
     };
     on_app(
-        || (Fixture::new("no cache", |_| {}), Fixture::new("cache", |r| r.flags = BAY_BDEV_WRITE_CACHE)),
+        || {
+            (
+                Fixture::new("no cache", |_| {}),
+                Fixture::new("cache", |r| r.flags = BAY_BDEV_WRITE_CACHE),
+            )
+        },
         vec![Box::new(move |(plain, cached)| {
             assert_eq!(with_fua(plain, BAY_OP_WRITE), (0, vec![(BAY_OP_WRITE, 0)]));
             let unmapped = (0, vec![(BAY_OP_UNMAP, 0), (BAY_OP_FLUSH, 0)]);
@@ -865,10 +870,7 @@ fn quiesce_of_a_range_waits_for_its_io_holds_it_back_and_lets_the_rest_pass() {
         true
     };
     let goes_on = |q: &Quiet| q.told.get() == 2 && q.held.borrow()[0].get() == Some((0, 0));
-    on_app(
-        make,
-        vec![Box::new(while_flying), Box::new(told), Box::new(let_go), Box::new(goes_on)],
-    );
+    on_app(make, vec![Box::new(while_flying), Box::new(told), Box::new(let_go), Box::new(goes_on)]);
 }
 
 #[test]

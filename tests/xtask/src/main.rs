@@ -10,6 +10,7 @@ mod demo;
 #[cfg(test)]
 mod directions;
 mod docs;
+mod fuzz;
 mod host;
 mod prepare;
 mod run;
@@ -28,7 +29,8 @@ cargo xtask TASK
                                     --only runs those whose name contains TEXT
   bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
                                     speed of the data path; beside it that of the reference built in DIR
-  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom, fuzz
+  fuzz [--seconds N]                libFuzzer over every reader of bytes from outside, 20 s each
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
                                     tells what of it differs
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
+        Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
         Some((&"prepare", [])) => prepare::main(),
         Some((&("help" | "-h" | "--help"), _)) => {
