@@ -111,7 +111,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
-/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// Starts the host, does `work` once `document` is loaded, and ends it. The flag
 /// that `work` gets is set when a signal comes.
 ///
 /// # Errors
@@ -133,11 +133,16 @@ pub fn run_once<T>(
     let reactors = start_reactors(options)?;
     let core = Arc::new(ProcessCore);
     let result = make_host(options, sender, core).and_then(|host| {
+        let gate = Arc::new(Gate::new(Arc::clone(&host.registry) as _));
+        let server = start_server(options, &gate)?;
         let result = start(options, Some(document), &host, &events).and_then(|load| {
             load.runtime(&events)?;
             methods::framework::initialized(&host);
+            gate.open();
             work(&is_stopped)
         });
+        gate.close();
+        drop(server);
         end_plugins(&host).and(result)
     });
     reactors.stop();

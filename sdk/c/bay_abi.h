@@ -119,6 +119,8 @@ extern "C" {
 #define BAY_BDEV_READ_ONLY 2u
 /** Registration flag: the bdev is a filter over `base`. */
 #define BAY_BDEV_FILTER 4u
+/** Registration flag: what is written is not kept, and what is read means nothing. */
+#define BAY_BDEV_NO_DATA 8u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
 /** Event: the bdev goes away; close the descriptor as soon as its I/O has ended. */

@@ -79,7 +79,12 @@ impl Base {
     ///
     /// # Errors
     /// What the bus says.
-    pub fn new(name: &str, block_size: u32, num_blocks: u64, seed: u64) -> Result<&'static Self, String> {
+    pub fn new(
+        name: &str,
+        block_size: u32,
+        num_blocks: u64,
+        seed: u64,
+    ) -> Result<&'static Self, String> {
         let len = usize::try_from(num_blocks).unwrap_or(0) * block_size as usize;
         let base: &'static Self = Box::leak(Box::new(Self {
             name: name.to_owned(),

@@ -176,7 +176,9 @@ impl Batch {
     fn end_if_over(this: *const Self) {
         // SAFETY: leaked by `begin`, and freed below only.
         let batch = unsafe { &*this };
-        if batch.in_flight.get() > 0 || batch.next.get() < batch.places.len() || batch.is_going.get()
+        if batch.in_flight.get() > 0
+            || batch.next.get() < batch.places.len()
+            || batch.is_going.get()
         {
             return;
         }

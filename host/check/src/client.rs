@@ -117,7 +117,7 @@ impl Events {
 }
 
 unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, _value: u64) {
-    // SAFETY: `open` leaks a count of the events for every descriptor.
+    // SAFETY: `open` keeps a count of the events for as long as the descriptor is open.
     let events = unsafe { &*arg.cast_const().cast::<Events>() };
     match event {
         BAY_EVENT_REMOVE => events.removes.fetch_add(1, Ordering::AcqRel),
@@ -148,7 +148,7 @@ impl Disk {
             let mut desc = 0;
             let flags = if is_writable { BAY_OPEN_WRITE } else { 0 };
             let text = bay_str::new(&named);
-            // Leaked: the callback may come late.
+            // Given back by `close`, after which no event comes.
             let arg = Arc::into_raw(told).cast_mut().cast();
             // SAFETY: texts and places live through the call, the callback's argument for ever.
             let status =
@@ -167,12 +167,17 @@ impl Disk {
     /// # Errors
     /// The host's errno, or that it took too long.
     pub fn close(self) -> Result<(), String> {
+        let desc = self.desc;
         let closed = Lane::app().run(move || {
             // SAFETY: a descriptor of the suite's.
-            core::client().close.map_or(0, |close| unsafe { close(own_host(), self.desc) })
+            core::client().close.map_or(0, |close| unsafe { close(own_host(), desc) })
         });
         match closed {
-            Ok(0) => Ok(()),
+            Ok(0) => {
+                // SAFETY: the count that `open` made; a closed descriptor gets no event.
+                unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.events)) };
+                Ok(())
+            }
             Ok(status) => Err(format!("close of {}: {}", self.name, status_name(status))),
             Err(Late) => Err(format!("close of {} did not return", self.name)),
         }
@@ -218,9 +223,11 @@ impl Channel {
     pub fn begin(&self, ios: Vec<Io>, depth: usize) -> Receiver<Vec<Ended>> {
         let (sender, answer) = mpsc::channel();
         let via = Via::Bus(self.handle);
-        self.lane.send(move || Batch::begin(via, ios, depth, move |ended| {
-            let _ = sender.send(ended);
-        }));
+        self.lane.send(move || {
+            Batch::begin(via, ios, depth, move |ended| {
+                let _ = sender.send(ended);
+            })
+        });
         answer
     }
 
@@ -337,7 +344,7 @@ pub fn status_name(status: i32) -> String {
     match (name, status.checked_neg()) {
         _ if status == 0 => "success".to_owned(),
         (Some(name), _) => name.to_owned(),
-        (None, Some(errno)) if status > BAY_ST_NOMEM => {
+        (None, Some(errno)) if errno > 0 && status > BAY_ST_NOMEM => {
             let text = std::io::Error::from_raw_os_error(errno).to_string();
             let text = text.split(" (os error").next().unwrap_or_default().to_owned();
             format!("{status} ({text})")

@@ -145,7 +145,11 @@ impl Model {
                 _ => "what this run never wrote".to_owned(),
             };
         }
-        if of == lba { format!("write {version}") } else { format!("write {version} of block {of}") }
+        if of == lba {
+            format!("write {version}")
+        } else {
+            format!("write {version} of block {of}")
+        }
     }
 
     fn index(&self, lba: u64) -> Option<usize> {

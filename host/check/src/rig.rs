@@ -318,7 +318,9 @@ impl<'a> Rig<'a> {
             return Ok(path);
         }
         let made = std::fs::File::create(&path).and_then(|file| file.set_len(len));
-        made.map_err(|why| Stop::failed(format!("{} can be made", path.display()), why.to_string()))?;
+        made.map_err(|why| {
+            Stop::failed(format!("{} can be made", path.display()), why.to_string())
+        })?;
         Ok(path)
     }
 }

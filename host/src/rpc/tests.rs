@@ -389,7 +389,9 @@ fn the_command_prints_results_and_tells_errors_apart() {
         let request = command::Request {
             rpc_socket: Some(fixture.path.clone()),
             timeout: Duration::from_secs(60),
-            method: method.to_owned(),
+            wait: None,
+            help: false,
+            method: Some(method.to_owned()),
             params: None,
         };
         let exit = command::run(&request, &mut out, &mut err);

@@ -10,6 +10,7 @@ use drivebay_nvme_driver::spec::{Command, opcode};
 use drivebay_nvme_driver::tcp::IcReq;
 use drivebay_nvme_driver::{Controller, Options};
 use serde_json::json;
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -247,6 +248,40 @@ fn a_peer_that_stops_reading_holds_no_more_than_its_queue_and_may_go_on() {
     }
     raw.assert_alive();
     witness.finish(LONGEST);
+}
+
+#[test]
+fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    let pools = json!({"small_pool_count": 64, "large_pool_count": 64});
+    let call = json!({"method": "iobuf_set_options", "params": pools});
+    let document = json!({"subsystems": [{"subsystem": "iobuf", "config": [call]}]});
+    fs::write(&config, document.to_string()).unwrap();
+    let flags = ["-c", config.to_str().unwrap()];
+    let target = Target::with(&flags, json!({"ack_timeout": 1000}));
+    let witness = Witness::start(target.options(), 2);
+    let mut stuck: Vec<(Controller, Raw)> = Vec::new();
+    for _ in 0..3 {
+        let controller = target.connect();
+        let mut raw = Raw::io_queue(target.address, controller.cntlid(), icreq(NO_DIGESTS));
+        let reads: Vec<u8> = (0..120).flat_map(|cid| raw.capsule(read(cid, 0, 256), &[])).collect();
+        raw.send(&reads);
+        stuck.push((controller, raw));
+    }
+    let queues = || {
+        let stats = target.call("nvmf_get_stats", json!({}));
+        stats["poll_groups"][0]["current_io_qpairs"].as_u64().unwrap()
+    };
+    eventually("the witness alone has a queue", || (queues() == 1).then_some(()));
+    let retries = target.call("iobuf_get_stats", json!({}))[0]["large_pool"]["retry"].clone();
+    assert!(retries.as_u64().unwrap() > 0, "the buffers were not all in use: {retries}");
+    witness.wait_for(200);
+    for (controller, _) in &mut stuck {
+        controller.keep_alive().unwrap();
+    }
+    // It did notice, but it waited no longer than the others were given.
+    witness.finish(Duration::from_secs(15));
 }
 
 #[test]

@@ -54,7 +54,9 @@ impl Host {
     pub(crate) fn start(flags: &[&str]) -> Self {
         let plugins = plugin_folder();
         let plugins = plugins.to_str().unwrap();
-        Self::start_program(&program(), &[&["--plugin-dir", plugins], flags].concat())
+        // Ordinary pages are counted as resident memory, and nobody else on the machine waits for them.
+        let common = ["--no-huge", "--plugin-dir", plugins];
+        Self::start_program(&program(), &[&common, flags].concat())
     }
 
     /// Starts this program with these flags and no others.

@@ -3,7 +3,7 @@
 use crate::raw::{
     BOTH_DIGESTS, NO_DIGESTS, PATIENCE, Raw, connect_data, icreq, piece_of, read, write,
 };
-use crate::target::{BLOCK, BLOCKS, NQN, Target, pattern};
+use crate::target::{BLOCK, BLOCK_LEN, BLOCKS, NQN, Target, pattern};
 use drivebay_nvme_driver::spec::fabrics::{Connect, cattr};
 use drivebay_nvme_driver::spec::opcode::nvm;
 use drivebay_nvme_driver::spec::sgl::SglDescriptor;
@@ -152,7 +152,7 @@ fn an_sgl_that_disagrees_with_the_command_or_the_capsule_fails_the_command_alone
     let controller = target.connect();
     let mut raw = Raw::io_queue(target.address, controller.cntlid(), icreq(NO_DIGESTS));
     let block = [7; BLOCK];
-    let length = BLOCK as u32;
+    let length = BLOCK_LEN;
     let in_capsule = |offset, length| SglDescriptor::InCapsule { offset, length };
     let too_short = Status::DATA_SGL_LENGTH_INVALID.with_dnr();
     let type_wrong = Status::SGL_DESCRIPTOR_TYPE_INVALID.with_dnr();
@@ -233,7 +233,7 @@ fn a_write_whose_blocks_disagree_with_what_was_asked_for_fails_after_its_data_ha
     let target = Target::start();
     let controller = target.connect();
     let mut raw = Raw::io_queue(target.address, controller.cntlid(), icreq(NO_DIGESTS));
-    let length = 2 * BLOCK as u32;
+    let length = 2 * BLOCK_LEN;
     let before = pattern(0, 9, 2);
     let in_capsule = |length| SglDescriptor::InCapsule { offset: 0, length };
     raw.send(&raw.capsule(write(1, 0, 2).with_sgl1(in_capsule(length)), &before));
@@ -261,7 +261,7 @@ fn in_capsule_data_lies_where_the_offset_says() {
             raw.connect(connect, &data).status.is_success().then_some(())
         });
         let data = pattern(0, 4, 4);
-        let sgl = SglDescriptor::InCapsule { offset: 516, length: BLOCK as u32 };
+        let sgl = SglDescriptor::InCapsule { offset: 516, length: BLOCK_LEN };
         raw.send(&raw.capsule(write(1, 77, 1).with_sgl1(sgl), &data));
         assert_eq!(raw.completion().status, Status::SUCCESS);
         raw.send(&raw.capsule(read(2, 77, 1), &[]));

@@ -20,6 +20,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("host", &["plugin-api", "sdk/spec", "sdk/testing", "host/core"]),
     // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
+    ("tests/fuzz", &["sdk/spec", "host"]),
+    ("tests/sim", &["plugin-api", "host/core"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];
 

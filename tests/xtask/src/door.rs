@@ -62,10 +62,13 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
 
 fn cc(to: &Path, source: &str, flags: &[&str]) -> Result<(), String> {
     run::must(
-        run::command("cc", &["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-I", "sdk/c", "-o"])
-            .arg(to)
-            .arg(source)
-            .args(flags),
+        run::command(
+            "cc",
+            &["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-I", "sdk/c", "-o"],
+        )
+        .arg(to)
+        .arg(source)
+        .args(flags),
     )
 }
 
@@ -99,7 +102,8 @@ fn count(program: &Path, case: &Case, folder: &Path) -> Result<(f64, f64), Strin
 fn inclusive(text: &str, function: &str) -> Option<f64> {
     let wanted = format!(":{function}");
     let is_of = |line: &&str| {
-        line.split_whitespace().any(|word| word.ends_with(&wanted) || word.contains(&format!("{wanted}'")))
+        line.split_whitespace()
+            .any(|word| word.ends_with(&wanted) || word.contains(&format!("{wanted}'")))
     };
     let line = text.lines().find(is_of)?;
     line.split_whitespace().next()?.replace(',', "").parse().ok()

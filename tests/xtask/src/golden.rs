@@ -7,8 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// File in `tests/abi/golden` and example in `sdk/c/examples`.
-const IN_C: [(&str, &str); 3] =
-    [("c_bdev.so", "ramdisk.c"), ("c_filter.so", "xor_filter.c"), ("c_transport.so", "unix_transport.c")];
+const IN_C: [(&str, &str); 3] = [
+    ("c_bdev.so", "ramdisk.c"),
+    ("c_filter.so", "xor_filter.c"),
+    ("c_transport.so", "unix_transport.c"),
+];
 /// Kinds of templates; the plugins are called `golden_<kind>`.
 const IN_RUST: [&str; 3] = ["bdev", "filter", "transport"];
 /// Length of all of them at most, in bytes.
@@ -59,9 +62,12 @@ fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
     }
     let program = run::target().join("debug/drivebay");
     run::must(
-        run::command(program, &["plugin", "new", &name, "--kind", kind, "--lang", "rust", "--sdk", "."])
-            .arg("--dir")
-            .arg(&project),
+        run::command(
+            program,
+            &["plugin", "new", &name, "--kind", kind, "--lang", "rust", "--sdk", "."],
+        )
+        .arg("--dir")
+        .arg(&project),
     )?;
     fs::copy(run::top().join("Cargo.lock"), project.join("Cargo.lock")).map_err(told)?;
     let built = run::target().join("golden/build");

@@ -29,9 +29,10 @@ cargo xtask TASK
                                     serves until Ctrl-C, with --once ends after the check
   test [--no-guest] [--only TEXT]   every test: unit, doc, end to end, in a guest;
                                     --only runs those whose name contains TEXT
-  bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
-                                    speed of the data path; beside it that of the reference built in DIR
-  soak                              the tests that are only sampled in `test`, whole
+  bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
+                                    how fast it is, as tables; beside it the reference built in DIR
+                                    (docs/performance.md has the parts and the other flags)
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
   door                              what the plugin ABI costs an I/O, in instructions
   golden                            build the plugin binaries of tests/abi/golden again
   verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP

@@ -59,8 +59,7 @@ unsafe extern "C" fn exit(host: *const bay_host, id: u64) -> i32 {
 unsafe extern "C" fn send(host: *const bay_host, thread: u64, msg: *mut bay_msg) -> i32 {
     let _host = calls::leave();
     let Some(send) = core::thread().send else { return -libc::ENOSYS };
-    let own =
-        bay_msg { call: Some(deliver), arg: ptr::null_mut(), link: ptr::null_mut(), rsv: 0 };
+    let own = bay_msg { call: Some(deliver), arg: ptr::null_mut(), link: ptr::null_mut(), rsv: 0 };
     let carrier = Box::into_raw(Box::new(Carrier { own, carried: msg }));
     // SAFETY: made just now.
     unsafe { (*carrier).own.arg = carrier.cast() };

@@ -26,10 +26,11 @@ pub(super) fn texts(rig: &mut Rig<'_>) -> Verdict {
     let name = made.bdev.name.clone();
     let texts = crate::client::Lane::app().run(move || {
         let bdev = drivebay_core::bdev::find(&name)?;
-        Some([("dump_info", bdev.dump_info()), ("write_config", bdev.config()), (
-            "dump_stats",
-            bdev.dump_stats(),
-        )])
+        Some([
+            ("dump_info", bdev.dump_info()),
+            ("write_config", bdev.config()),
+            ("dump_stats", bdev.dump_stats()),
+        ])
     });
     let late = |_| Stop::failed("the texts of a bdev are written at once", "they were not in time");
     for (what, text) in texts.map_err(late)?.into_iter().flatten() {

@@ -87,8 +87,10 @@ pub(super) fn threads(rig: &mut Rig<'_>) -> Verdict {
     let mut random = Random::new(rig.settings.seed);
     let rounds = if rig.settings.is_long { 64 } else { 4 };
     for _ in 0..rounds {
-        let under_way: Vec<_> =
-            channels.iter().map(|channel| channel.begin(some(&made, &mut random, 512), 64)).collect();
+        let under_way: Vec<_> = channels
+            .iter()
+            .map(|channel| channel.begin(some(&made, &mut random, 512), 64))
+            .collect();
         for answer in &under_way {
             match wait(answer, DEADLINE) {
                 Ok(ended) => all_succeeded(&ended)?,

@@ -123,7 +123,10 @@ impl Mix {
                 };
                 let ended = wait(answer, DEADLINE).map_err(late)?;
                 let is_good = |ended: &&Ended| {
-                    matches!((ended.io.op, ended.status), (_, 0) | (BAY_OP_COMPARE, BAY_ST_MISCOMPARE))
+                    matches!(
+                        (ended.io.op, ended.status),
+                        (_, 0) | (BAY_OP_COMPARE, BAY_ST_MISCOMPARE)
+                    )
                 };
                 if let (Errors::No, Some(bad)) = (errors, ended.iter().find(|e| !is_good(e))) {
                     let seen = format!("it ended with {}", status_name(bad.status));

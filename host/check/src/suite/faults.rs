@@ -42,7 +42,9 @@ pub(super) fn errors(rig: &mut Rig<'_>) -> Verdict {
 
 fn told_by(when: &str, stop: Stop) -> Stop {
     match stop {
-        Stop::Failed { expected, seen } => Stop::Failed { expected, seen: format!("{seen} ({when})") },
+        Stop::Failed { expected, seen } => {
+            Stop::Failed { expected, seen: format!("{seen} ({when})") }
+        }
         skipped @ Stop::Skipped(_) => skipped,
     }
 }

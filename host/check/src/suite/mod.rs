@@ -75,12 +75,10 @@ pub const CHECKS: &[Check] = checks! {
     DISKS "bdev::declares_what_the_abi_knows" bdev::declares;
     DISKS "bdev::texts_are_json" bdev::texts;
     DISKS "ops::each_declared_one_succeeds" bdev::declared_ops;
-    DISKS "ops::no_undeclared_one_succeeds" bdev::undeclared_ops, alone;
     DISKS "range::first_last_and_all_blocks" range::edges;
-    DISKS "range::past_the_end_is_refused_by_the_bus" range::past_the_end;
-    DISKS "range::past_the_end_is_refused_by_the_module" range::past_the_end_at_module, alone;
+    DISKS "range::past_the_end_is_refused" range::past_the_end;
     DISKS "list::many_elements" range::many_elements;
-    DISKS "list::no_element_and_no_block" range::nothing, alone;
+    DISKS "list::no_element_and_no_block" range::nothing;
     DISKS "completion::exactly_once" completion::once;
     DISKS "completion::on_its_own_thread" completion::on_its_thread;
     DISKS "completion::at_depth_1_to_1024" completion::depths;
@@ -96,4 +94,7 @@ pub const CHECKS: &[Check] = checks! {
     DISKS "sleep::no_wake_up_is_lost" sleep::wakes;
     DISKS "life::created_and_deleted_again_and_again" life::again;
     DISKS "deadline::no_callback_blocks" life::deadline;
+    DISKS "module::refuses_what_it_did_not_declare" bdev::undeclared_ops, alone;
+    DISKS "module::refuses_what_is_past_its_end" range::past_the_end_at_module, alone;
+    DISKS "module::ends_io_of_no_blocks" range::nothing_at_module, alone;
 };

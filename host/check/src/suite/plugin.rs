@@ -17,7 +17,9 @@ pub(super) fn serves_and_ends(rig: &mut Rig<'_>) -> Verdict {
     if !guard::bdevs().is_empty() {
         return Ok(());
     }
-    rig.host.unload().map_err(|why| Stop::failed("an unused plugin ends when it is told to", why))?;
+    rig.host
+        .unload()
+        .map_err(|why| Stop::failed("an unused plugin ends when it is told to", why))?;
     let is_clean = || {
         let held = guard::held();
         held.pollers == 0 && held.regions == 0 && held.buffers == 0 && held.threads == 0

@@ -17,7 +17,8 @@ fn data_ops(made: &Made) -> impl Iterator<Item = u16> + '_ {
 pub(super) fn edges(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
-    let (end, unit) = (made.num_blocks() / made.write_unit() * made.write_unit(), made.write_unit());
+    let (end, unit) =
+        (made.num_blocks() / made.write_unit() * made.write_unit(), made.write_unit());
     for op in data_ops(&made) {
         for (lba, nblocks) in [(0, unit), (end - unit, unit), (0, end.min(2048 / unit * unit))] {
             expect(&channel, made.io(op, lba, nblocks, 1), "within the bdev", Wanted::SUCCESS)?;
@@ -123,7 +124,7 @@ pub(super) fn many_elements(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// No block and no element: refused by the bus; at the module, ended once in whatever way.
+/// No block and no element are refused; elements of no length are not.
 pub(super) fn nothing(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -137,6 +138,12 @@ pub(super) fn nothing(rig: &mut Rig<'_>) -> Verdict {
         return failed("a list may hold empty elements", "the read failed");
     }
     close_all(vec![channel])?;
+    rig.delete(made)
+}
+
+/// Ended once, in whatever way.
+pub(super) fn nothing_at_module(rig: &mut Rig<'_>) -> Verdict {
+    let made = rig.make()?;
     let nothing = vec![Io::new(BAY_OP_READ, 0, 0), Io::new(BAY_OP_WRITE, 0, 0)];
     let declared = nothing.into_iter().filter(|io| made.bdev.declares(io.op)).collect();
     run_at_module(&made.bdev, rig.lane(), declared)

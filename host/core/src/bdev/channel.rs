@@ -4,6 +4,7 @@
 use super::device::{Bdev, Limits};
 use super::io::{Flags, Io, Pool, Queue};
 use super::quiesce::Range;
+use super::reserve::Reserve;
 use super::stats::Counters;
 use super::{Desc, device, dispatch};
 use crate::reactor::{clock, thread};
@@ -89,6 +90,7 @@ pub(crate) struct Channel {
     pub(super) ranges: RefCell<Vec<Range>>,
     /// Waits for a buffer of the host.
     pub(super) starved: Queue,
+    pub(super) reserve: Reserve,
     pub(super) pool: Pool,
     pub(super) stats: Counters,
     pub(super) phase: Cell<Phase>,
@@ -276,6 +278,7 @@ impl Local {
             quiesced: Queue::default(),
             ranges: RefCell::default(),
             starved: Queue::default(),
+            reserve: Reserve::default(),
             pool: Pool::new(bdev.record.drv_ctx_size),
             stats: Counters::default(),
             phase: Cell::new(Phase::Creating),

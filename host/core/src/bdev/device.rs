@@ -174,8 +174,7 @@ pub(crate) unsafe fn register(
     check(&texts.name, &record, &ops)?;
     let uuid = if record.uuid == [0; 16] { uuid_of(&texts.name) } else { record.uuid };
     let id = bus(|bus| {
-        let mut names = vec![texts.name.clone(), uuid_text(&uuid)];
-        names.extend(texts.aliases.iter().cloned());
+        let names = names(&texts.name, &uuid, &texts.aliases);
         if let Some(taken) = names.iter().find(|name| bus.by_name.contains_key(*name)) {
             return Err(Error::new(libc::EEXIST, format!("bdev {taken} exists already")));
         }
@@ -440,6 +439,13 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     Ok(())
 }
 
+/// All the names by which a bdev is found.
+fn names(name: &str, uuid: &[u8; 16], aliases: &[String]) -> Vec<String> {
+    let mut names = vec![name.to_owned(), uuid_text(uuid)];
+    names.extend(aliases.iter().cloned());
+    names
+}
+
 /// Takes a bdev off the bus; `done` when the module has let go of it.
 ///
 /// # Errors
@@ -450,7 +456,8 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
         return Err(Error::no_device());
     }
     bdev.control().removal = Some(Box::new(done));
-    bus(|bus| bus.by_name.retain(|_, other| !Arc::ptr_eq(other, &bdev)));
+    let names = names(&bdev.name, &bdev.uuid, &bdev.aliases());
+    bus(|bus| names.iter().for_each(|name| drop(bus.by_name.remove(name))));
     tell("bdev_unregister", &bdev.name);
     desc::tell_all(&bdev, BAY_EVENT_REMOVE, 0);
     // What waits in the bus will never be sent.

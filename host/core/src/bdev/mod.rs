@@ -22,6 +22,7 @@ mod io;
 pub mod load;
 mod parts;
 pub mod quiesce;
+mod reserve;
 mod reset;
 pub mod stats;
 mod submit;

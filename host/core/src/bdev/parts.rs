@@ -229,6 +229,23 @@ fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     in_units(channel, request.op, len)
 }
 
+/// How many of `len` blocks the module takes at `lba` when they lie in one piece: a buffer is filled no
+/// further, so that its part is not split again into parts that lie worse.
+fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u64 {
+    let limits = &channel.limits;
+    if limits.max_io_blocks != 0 {
+        len = len.min(u64::from(limits.max_io_blocks));
+    }
+    if limits.optimal_boundary != 0 {
+        let boundary = u64::from(limits.optimal_boundary);
+        len = len.min(boundary - lba % boundary);
+    }
+    if limits.max_segment_size != 0 {
+        len = len.min(u64::from(limits.max_segment_size / limits.block_size));
+    }
+    in_units(channel, op, len)
+}
+
 fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
     let limits = &channel.limits;
     let block = u64::from(limits.block_size);
@@ -290,23 +307,37 @@ fn slice_list(parent: Io, child: Io, begun: u64, len: u64) {
 
 // ---- bounce and compare: one part after the other through one buffer ----------------------------
 
+/// Bytes of a channel's own buffer, or the smallest write if that is more.
+const RESERVE: usize = 4096;
+
 fn with_buffer(parent: Io, work: Work) {
-    let block = parent.channel().limits.block_size as usize;
+    let channel = parent.channel();
+    let block = channel.limits.block_size as usize;
     let wanted = usize::try_from(parent.request().nblocks).unwrap_or(usize::MAX);
-    let unit = usize::try_from(smallest(parent.channel(), parent.request().op)).unwrap_or(1);
+    let unit = usize::try_from(smallest(channel, parent.request().op)).unwrap_or(1);
     let largest = buf::max_len() / (block * unit) * (block * unit);
     if largest == 0 {
         return complete::finish(parent, -libc::EINVAL); // blocks larger than the host's buffers
     }
     let len = wanted.saturating_mul(block).min(largest);
     // SAFETY: no waiter is given.
-    let got = unsafe { buf::get(len, ptr::null_mut()) };
-    let (Some((buffer, region)), Ok(size)) = (got, u32::try_from(len)) else {
+    let got = unsafe { buf::get(len, ptr::null_mut()) }.map(|got| (got, len)).or_else(|| {
+        let most = RESERVE.max(block * unit) / (block * unit) * (block * unit);
+        channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
+    });
+    let Some(((buffer, region), len)) = got else {
         // As the module's "no resource": it waits in the channel's queue and comes here again.
-        return parent.channel().wait_for_buffer(parent);
+        return channel.wait_for_buffer(parent);
     };
+    let size = u32::try_from(len).unwrap_or(u32::MAX);
     parent.buffer.set((buffer.as_ptr(), size, region));
     next_through_buffer(parent, work);
+}
+
+fn put_buffer(channel: &Channel, buffer: NonNull<u8>, size: u32) {
+    if !channel.reserve.put(buffer) {
+        buf::put(buffer, size as usize);
+    }
 }
 
 fn next_through_buffer(parent: Io, work: Work) {
@@ -314,13 +345,14 @@ fn next_through_buffer(parent: Io, work: Work) {
     let (buffer, size, region) = parent.buffer.get();
     if begun == request.nblocks || parent.failure.get() != 0 {
         if let Some(buffer) = NonNull::new(buffer) {
-            buf::put(buffer, size as usize);
+            put_buffer(parent.channel(), buffer, size);
         }
         parent.buffer.set((ptr::null_mut(), 0, 0));
         return complete::finish(parent, parent.failure.get());
     }
     let block = parent.channel().limits.block_size;
     let len = (request.nblocks - begun).min(u64::from(size / block));
+    let len = one_piece(parent.channel(), request.op, request.lba + begun, len);
     let bytes = u32::try_from(len * u64::from(block)).unwrap_or(size);
     let (op, cb): (u16, bay_io_cb_fn) = match (work, request.op) {
         (Work::Compare, _) => (BAY_OP_READ, compare_done),
