@@ -27,6 +27,7 @@ const RUST: &[Template] = &[
     template!("Cargo.toml", "templates/rust/common/Cargo.toml"),
     template!("LICENSE", "templates/rust/common/LICENSE"),
     template!(".gitignore", "templates/rust/common/gitignore"),
+    template!("rustfmt.toml", "templates/rust/common/rustfmt.toml"),
     template!("check", "templates/rust/common/check", executable),
 ];
 const RUST_BDEV: &[Template] = &[

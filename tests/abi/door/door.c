@@ -16,10 +16,14 @@ static __attribute__((noinline)) void done(struct bay_io *io, int32_t status) {
     completed += status == 0;
 }
 
-/* What the plugins do with the op: look at it, and end it. */
-static __attribute__((noinline)) void submit_directly(void *chan, struct bay_io *io) {
+/* What the author of the null disk wrote: a status by op, and the end of the I/O if it can be ended. */
+static __attribute__((noinline, noclone)) void submit_directly(void *chan, struct bay_io *io) {
+    static const int32_t status_of[8] = {0, 0, 0, 0, 0, -95, 0, -2};
     (void)chan;
-    io->done(io, io->op == BAY_OP_READ || io->op == BAY_OP_FLUSH ? 0 : -95);
+    uint16_t at = (uint16_t)(io->op - 1);
+    int32_t status = at < 8 ? ((const volatile int32_t *)status_of)[at] : -95;
+    if (io->done)
+        io->done(io, status);
 }
 
 static inline void prepare(struct bay_io *io, uint64_t n, uint16_t op) {

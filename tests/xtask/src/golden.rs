@@ -77,7 +77,7 @@ fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
             .env("CARGO_TARGET_DIR", &built)
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "z")
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-            .env("RUSTFLAGS", remap(&project)),
+            .env("RUSTFLAGS", remap()),
     )?;
     let library = built.join(format!("release/lib{name}.so"));
     fs::copy(&library, to).map(|_| ()).map_err(|error| format!("{}: {error}", library.display()))
@@ -88,16 +88,15 @@ fn folders() -> Vec<(PathBuf, &'static str)> {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     // The last that fits counts: from the outer to the inner.
-    vec![(home, "/home"), (cargo, "/cargo"), (run::target(), "/build"), (run::top(), "/drivebay")]
+    vec![(home, "/home"), (cargo, "/cargo"), (run::top(), "/drivebay"), (run::target(), "/build")]
 }
 
-fn remap(project: &Path) -> String {
-    let mut flags: Vec<String> = folders()
-        .iter()
-        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-        .collect();
-    flags.push(format!("--remap-path-prefix={}=/plugin", project.display()));
-    flags.join(" ")
+/// The same for all projects, so that they share what they depend on.
+fn remap() -> String {
+    let folders = folders();
+    let flags =
+        folders.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+    flags.collect::<Vec<String>>().join(" ")
 }
 
 /// Refuses a file that tells where it was built.

@@ -60,12 +60,12 @@ impl Bdev for RamDisk {
 
     // The bus has checked the op against `OPS` and its range against the geometry.
     fn submit(&self, _channel: &mut (), io: BdevIo) {
-        match io.op() {
+        let status = match io.op() {
             Op::Read(range) => self.memory.read(range, io.buffers()),
             Op::Write(range) => self.memory.write(range, io.buffers()),
-            Op::Flush | Op::Reset => {} // No cache below, nothing in flight.
-            _ => return io.complete(Status::NOT_SUPPORTED),
-        }
-        io.complete(Status::SUCCESS);
+            Op::Flush | Op::Reset => Status::SUCCESS, // No cache below, nothing in flight.
+            _ => Status::NOT_SUPPORTED,
+        };
+        io.complete(status);
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 
 use drivebay_sdk::nvmf::target::Resident;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::Method;
+use drivebay_sdk::rpc::{Call, Method};
 use drivebay_sdk::{Stopping, thread};
 use export::Export;
 use std::cell::RefCell;
@@ -54,13 +54,7 @@ params! {
 fn start() -> Result<()> {
     let _ = EXPORTS.set(Resident::new(thread::app(), Exports::default)?);
     Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register()?;
-    Method::new("{{name}}_unexport", "Serves it no more.", |call, UnexportParams { path }| {
-        match take(|export| export.path() == path) {
-            Some(export) => export.end(move || call.reply(true)),
-            None => call.fail(Error::new(errno::ENOENT, format!("nothing is exported at {path}"))),
-        }
-    })
-    .register()
+    Method::new("{{name}}_unexport", "Serves it no more.", unexport).register()
 }
 
 fn add(params: ExportParams) -> Result<bool> {
@@ -68,6 +62,13 @@ fn add(params: ExportParams) -> Result<bool> {
     let export = Export::open(&params.bdev_name, params.path)?;
     exports.borrow_mut().push(export);
     Ok(true)
+}
+
+fn unexport(call: Call, UnexportParams { path }: UnexportParams) {
+    match take(|export| export.path() == path) {
+        Some(export) => export.end(move || call.reply(true)),
+        None => call.fail(Error::new(errno::ENOENT, format!("nothing is exported at {path}"))),
+    }
 }
 
 /// Takes an export out of the list.
