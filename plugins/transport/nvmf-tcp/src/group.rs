@@ -4,7 +4,7 @@
 //! and, after the target had its say, sends everything that is ready with one system call a connection.
 
 use crate::Tcp;
-use crate::connection::{Carrier, Connection, Phase, Target};
+use crate::connection::{Carrier, Connection, Inbox, Phase, Target};
 use crate::options::Settings;
 use crate::socket::Socket;
 use drivebay_sdk::nvmf::transport::{Group, Qpair, Request, Transfer};
@@ -92,6 +92,8 @@ pub(crate) struct TcpGroup {
     epoll: OwnedFd,
     settings: Settings,
     events: Vec<epoll::Event>,
+    /// Where all connections receive, one after the other.
+    inbox: Inbox,
     served: Vec<Option<Box<Served>>>,
     free: Vec<usize>,
     active: Vec<usize>,
@@ -115,6 +117,7 @@ impl Group for TcpGroup {
             epoll,
             settings: *settings,
             events: Vec::with_capacity(EVENTS),
+            inbox: Inbox::new(),
             served: Vec::new(),
             free: Vec::new(),
             active: Vec::new(),
@@ -153,14 +156,14 @@ impl Group for TcpGroup {
     }
 
     fn poll(&mut self) -> bool {
-        let did = self.look();
+        let mut did = self.look();
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
                 let mut lender = Lender { qpair: &served.qpair, settings: self.settings };
-                served.socket.receive(&mut lender);
+                did |= served.socket.receive(&mut self.inbox, &mut lender);
             }
         }
-        did || !self.active.is_empty()
+        did
     }
 
     fn completed(&mut self, key: usize, request: Lent) {
