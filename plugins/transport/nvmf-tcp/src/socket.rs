@@ -1,11 +1,9 @@
-//! A connection's socket: as much as it gives and takes, a limited time.
+//! A connection's socket: what it gives at once, and as much as it takes within limits.
 
 use crate::connection::{Carrier, Connection, Inbox, SLICES, Target};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-/// Reads of one connection in one round.
-const READS: usize = 2;
 /// Writes of one connection in one round.
 const WRITES: usize = 16;
 
@@ -43,8 +41,8 @@ impl<R: Carrier> Socket<R> {
         self.half_closed |= closed;
     }
 
-    /// Goes on with what has come, then receives while there is something, within limits; whether something came or
-    /// was waiting.
+    /// Goes on with what has come, then receives once, so that what it brought is answered before more is looked at;
+    /// whether something came or was waiting.
     pub(crate) fn receive(&mut self, inbox: &mut Inbox, target: &mut impl Target<R>) -> bool {
         self.connection.begin_turn(inbox);
         let did = self.turn(target);
@@ -53,46 +51,42 @@ impl<R: Carrier> Socket<R> {
     }
 
     fn turn(&mut self, target: &mut impl Target<R>) -> bool {
-        let mut did = self.connection.is_paused();
+        let did = self.connection.is_paused();
         if did || self.connection.is_stalled() || self.connection.is_starving() {
             self.connection.resume(target);
         }
         let Some(stream) = &mut self.stream else { return did };
-        for _ in 0..READS {
-            if !self.readable || self.connection.is_paused() || !self.connection.can_receive() {
-                break;
+        if !self.readable || self.connection.is_paused() || !self.connection.can_receive() {
+            return did;
+        }
+        let [mut direct, mut inbox] = self.connection.receive_slices();
+        let room = direct.len() + inbox.len();
+        let read = if direct.is_empty() {
+            stream.read(&mut inbox)
+        } else {
+            stream.read_vectored(&mut [
+                std::io::IoSliceMut::new(&mut direct),
+                std::io::IoSliceMut::new(&mut inbox),
+            ])
+        };
+        match read {
+            Ok(0) => self.connection.end(),
+            Ok(n) => {
+                // A short read has emptied the socket, and what comes later is told anew.
+                self.readable = n == room || self.half_closed;
+                self.connection.received(n, target);
             }
-            let [mut direct, mut inbox] = self.connection.receive_slices();
-            let room = direct.len() + inbox.len();
-            let read = if direct.is_empty() {
-                stream.read(&mut inbox)
-            } else {
-                stream.read_vectored(&mut [
-                    std::io::IoSliceMut::new(&mut direct),
-                    std::io::IoSliceMut::new(&mut inbox),
-                ])
-            };
-            match read {
-                Ok(0) => {
-                    self.connection.end();
-                    return true;
-                }
-                Ok(n) => {
-                    did = true;
-                    // A short read has emptied the socket, and what comes later is told anew.
-                    self.readable = n == room || self.half_closed;
-                    self.connection.received(n, target);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!("connection lost: {error}");
-                    self.connection.end();
-                    return true;
-                }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                return did;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::debug!("connection lost: {error}");
+                self.connection.end();
             }
         }
-        did
+        true
     }
 
     /// Sends what is ready, as far as the socket takes it; whether it took some.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 pub(crate) const USAGE: &str = "nvme-load --address IP:PORT --nqn NQN [--nsid 1] [--rw read|write] [--size BYTES] \
-[--depth N] [--connections N] [--seconds N | --count N] [--rate IOPS] [--core N] [--pid TARGET] [--no-flow-control]";
+[--depth N] [--connections N] [--seconds N | --count N] [--rate IOPS] [--core N] [--pid TARGET] [--no-flow-control] [--congestion NAME]";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Args {
     pub(crate) pid: Option<u32>,
     /// Connect without flow control of the submission queue.
     pub(crate) no_flow_control: bool,
+    /// How the system sends, such as `reno`; empty = as it is wont to.
+    pub(crate) congestion: String,
 }
 
 impl Args {
@@ -46,6 +48,7 @@ impl Args {
             core: None,
             pid: None,
             no_flow_control: false,
+            congestion: String::new(),
         };
         let mut args = args;
         while let Some(name) = args.next() {
@@ -68,6 +71,7 @@ impl Args {
                 "--count" => parsed.count = value.parse()?,
                 "--rate" => parsed.rate = value.parse()?,
                 "--core" => parsed.core = Some(value.parse()?),
+                "--congestion" => parsed.congestion = value.parse()?,
                 "--pid" => parsed.pid = Some(value.parse()?),
                 _ => return Err(value.wrong()),
             }

@@ -64,6 +64,9 @@ impl Connection {
     ) -> Result<Self> {
         let mut stream = TcpStream::connect(args.address)?;
         stream.set_nodelay(true)?;
+        if !args.congestion.is_empty() {
+            rustix::net::sockopt::set_tcp_congestion(&stream, &args.congestion)?;
+        }
         let digests = Digests::default();
         let mut bytes = [0; IcReq::LEN];
         IcReq { pfv: 0, hpda: Alignment::DWORD, digests, maxr2t: 0 }.encode(&mut bytes);

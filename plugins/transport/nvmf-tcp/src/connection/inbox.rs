@@ -3,8 +3,8 @@
 //! So it stays in the processor's cache however many connections there are, and an idle connection has none. What a
 //! connection has not understood when its turn ends, mostly a part of a header, it keeps.
 
-/// Length of the buffer, in bytes: some thousand commands, or sixty with 4 KiB of data each.
-pub(crate) const LEN: usize = 256 << 10;
+/// Length of the buffer, in bytes: two thousand commands, or 39 with 4 KiB of data each.
+pub(crate) const LEN: usize = 160 << 10;
 
 /// Memory for kept bytes that a connection holds on to, in bytes: a whole queue of commands without data.
 const KEPT_HOLD: usize = 16 << 10;
