@@ -6,10 +6,12 @@
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ log, signals
-//!          └─ perf: a host for one measurement
+//!          ├─ perf: a host for one measurement
+//!          └─ check: a host for one plugin that is checked
 //! ```
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod loader;

@@ -10,6 +10,7 @@ mod demo;
 #[cfg(test)]
 mod directions;
 mod docs;
+mod host;
 mod prepare;
 mod run;
 mod soak;
@@ -27,8 +28,9 @@ cargo xtask TASK
                                     --only runs those whose name contains TEXT
   bench [--instructions] [--rates] [--rounds N] [--seconds N] [--reference DIR]
                                     speed of the data path; beside it that of the reference built in DIR
-  soak                              the tests that are only sampled in `test`, whole
-  docs                              generate what of the documentation is generated
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
+  docs [--check]                    generate docs/rpc from the methods' declarations; --check only
+                                    tells what of it differs
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
 
 Exit status: 0 all went well, 1 something failed, 2 wrong usage.

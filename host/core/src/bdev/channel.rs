@@ -3,6 +3,7 @@
 
 use super::device::{Bdev, Limits};
 use super::io::{Flags, Io, Pool, Queue};
+use super::quiesce::Range;
 use super::stats::Counters;
 use super::{Desc, device, dispatch};
 use crate::reactor::{clock, thread};
@@ -14,7 +15,7 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where a channel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,43 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Most I/O of one channel, unless `bdev_set_options` says otherwise.
-const MOST_IO: u32 = 65_535;
+pub(super) fn most_io() -> u32 {
+    MOST_IO.load(Ordering::Relaxed)
+}
+
+/// What keeps the I/O of a channel from the module. Looked at once per I/O, all reasons together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held(u8);
+
+impl Held {
+    /// The module's part is not there: not yet, or it could not be made.
+    pub(super) const CREATION: Self = Self(1);
+    pub(super) const RESET: Self = Self(2);
+    /// Some of the I/O, as `Channel::ranges` says.
+    pub(super) const QUIESCE: Self = Self(4);
+
+    pub(super) fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether no I/O may pass at all.
+    pub(super) fn all(self) -> bool {
+        self.0 & !Self::QUIESCE.0 != 0
+    }
+
+    fn with(self, reason: Self, on: bool) -> Self {
+        Self(if on { self.0 | reason.0 } else { self.0 & !reason.0 })
+    }
+}
+
+/// Most I/O of one channel.
+static MOST_IO: AtomicU32 = AtomicU32::new(65_535);
+
+/// Sets how many I/O of one channel its clients may have (`bdev_set_options`, `bdev_io_pool_size`):
+/// at least 1. Parts and children of I/O are not bound by it.
+pub fn set_most_io(most: u32) {
+    MOST_IO.store(most.max(1), Ordering::Relaxed);
+}
 
 /// One thread's state for one bdev. Boxed and never moved.
 pub(crate) struct Channel {
@@ -37,8 +73,8 @@ pub(crate) struct Channel {
     pub(super) limits: Limits,
     pub(super) submit: bay_submit_fn,
     pub(super) module: Cell<*mut c_void>,
-    /// I/O waits: creation, reset, or failure.
-    pub(super) held: Cell<bool>,
+    /// Why I/O waits, if it does.
+    pub(super) held: Cell<Held>,
     /// The module's `submit` is on the stack.
     pub(super) busy: Cell<bool>,
     dirty: Cell<bool>,
@@ -47,8 +83,12 @@ pub(crate) struct Channel {
     pub(super) deferred: Queue,
     /// Waits for the module's resources or for the channel.
     pub(super) waiting: Queue,
+    /// Waits for `unquiesce`.
+    pub(super) quiesced: Queue,
+    /// Ranges that are quiesced.
+    pub(super) ranges: RefCell<Vec<Range>>,
     /// Waits for a buffer of the host.
-    starved: Queue,
+    pub(super) starved: Queue,
     pub(super) pool: Pool,
     pub(super) stats: Counters,
     pub(super) phase: Cell<Phase>,
@@ -106,7 +146,7 @@ pub fn put(handle: u64) -> Result<()> {
 pub(crate) unsafe fn io_get(handle: u64, wait: *mut bay_wait) -> Option<Io> {
     thread::with_current(|thread| {
         let (channel, writable) = thread.bdevs.resolve(handle)?;
-        if !channel.pool.has_free() && channel.pool.made() >= MOST_IO {
+        if !channel.pool.has_free() && channel.pool.made() >= most_io() {
             channel.io_waiters.borrow_mut().extend(NonNull::new(wait));
             return None;
         }
@@ -146,6 +186,19 @@ pub(crate) fn flush(handle: u64) {
             channel.flush();
         }
     });
+}
+
+/// Runs `visit` for the bdev's channel on every thread that has one, then `done` here.
+pub(super) fn on_channels<T: Send + 'static>(
+    bdev: &Arc<Bdev>,
+    visit: impl Fn(&Channel) -> T + Send + Sync + 'static,
+    done: impl FnOnce(Vec<T>) + Send + 'static,
+) {
+    let bdev = Arc::clone(bdev);
+    thread::for_each(
+        move || thread::with_current(|thread| thread.bdevs.of(&bdev).map(&visit)).flatten(),
+        move |results| done(results.into_iter().flatten().collect()),
+    );
 }
 
 /// The channel that a module's handle names, on the current thread.
@@ -214,12 +267,14 @@ impl Local {
             limits: bdev.limits(),
             submit,
             module: Cell::new(ptr::null_mut()),
-            held: Cell::new(true),
+            held: Cell::new(Held::CREATION),
             busy: Cell::new(false),
             dirty: Cell::new(false),
             outstanding: Cell::new(0),
             deferred: Queue::default(),
             waiting: Queue::default(),
+            quiesced: Queue::default(),
+            ranges: RefCell::default(),
             starved: Queue::default(),
             pool: Pool::new(bdev.record.drv_ctx_size),
             stats: Counters::default(),
@@ -332,7 +387,10 @@ impl Local {
         if unused && matches!(channel.phase.get(), Phase::Ready | Phase::Failed) {
             return self.close(channel);
         }
-        let waits = !channel.waiting.is_empty() && !channel.held.get();
+        // With something outstanding, its completion sends what waits.
+        let waits = !channel.waiting.is_empty()
+            && !channel.held.get().all()
+            && channel.outstanding.get() == 0;
         let leaving = channel.refs.get() == 0
             && channel.outstanding.get() > 0
             && channel.phase.get() != Phase::Closing;
@@ -397,13 +455,29 @@ impl Channel {
         if status == 0 {
             self.module.set(module);
             self.phase.set(Phase::Ready);
-            self.held.set(self.bdev.is_resetting());
+            self.hold(Held::RESET, self.bdev.is_resetting());
+            self.take_ranges();
+            self.hold(Held::CREATION, false);
             dispatch::resume(self);
         } else {
             self.failure.set(status);
             self.phase.set(Phase::Failed);
             self.fail_waiting(status);
         }
+        if self.refs.get() == 0 {
+            self.ask_for_attention(); // given back before it was there
+        }
+    }
+
+    /// Holds I/O for a reason, or no longer for it.
+    pub(super) fn hold(&self, reason: Held, on: bool) {
+        self.held.set(self.held.get().with(reason, on));
+    }
+
+    /// Takes the bdev's quiesced ranges over.
+    pub(super) fn take_ranges(&self) {
+        self.ranges.borrow_mut().clone_from(&self.bdev.control().quiesced);
+        self.hold(Held::QUIESCE, !self.ranges.borrow().is_empty());
     }
 
     /// A pending end of the module's part.
@@ -419,8 +493,10 @@ impl Channel {
     }
 
     pub(super) fn fail_waiting(&self, status: i32) {
-        while let Some(io) = self.waiting.pop_front() {
-            super::complete::finish(io, status);
+        for queue in [&self.waiting, &self.quiesced] {
+            while let Some(io) = queue.pop_front() {
+                super::complete::finish(io, status);
+            }
         }
     }
 

@@ -23,6 +23,9 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     io.flags.set(flags);
     channel.outstanding.set(channel.outstanding.get() - 1);
     if status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE {
+        if io.request().op == BAY_OP_RESET {
+            return reset::module_done(io, -libc::EIO); // a reset has nothing to wait for
+        }
         return dispatch::keep(channel, io);
     }
     if io.request().op == BAY_OP_RESET {

@@ -2,19 +2,16 @@
 //! the module, which ends the I/O in `complete`.
 
 use super::channel::{Channel, Phase};
-use super::complete;
 use super::io::Io;
+use super::{complete, quiesce};
 use crate::reactor::clock;
 
 /// Sends the I/O now, or queues it: behind others that wait, while the channel is held (creation,
-/// reset), or when the module is being called already. The last bounds the stack: a module may
+/// reset, quiesce), or when the module is being called already. The last bounds the stack: a module may
 /// complete inside `submit`, and its client may submit again from there.
 pub(super) fn send(channel: &Channel, io: Io) {
-    if channel.held.get() || !channel.waiting.is_empty() {
-        if channel.phase.get() == Phase::Failed {
-            return complete::finish(io, channel.failure.get());
-        }
-        return channel.waiting.push_back(io);
+    if has_to_wait(channel) && queued(channel, io) {
+        return;
     }
     if channel.busy.get() {
         return channel.deferred.push_back(io);
@@ -25,12 +22,45 @@ pub(super) fn send(channel: &Channel, io: Io) {
     channel.busy.set(false);
 }
 
+fn has_to_wait(channel: &Channel) -> bool {
+    channel.held.get().any() || !channel.waiting.is_empty()
+}
+
+/// Queues the I/O where it waits; `false`: what holds others does not hold this one.
+#[cold]
+fn queued(channel: &Channel, io: Io) -> bool {
+    if channel.phase.get() == Phase::Failed {
+        complete::finish(io, channel.failure.get());
+    } else if quiesce::holds(channel, io) {
+        hold_back(channel, io);
+    } else if channel.held.get().all() || !channel.waiting.is_empty() {
+        channel.waiting.push_back(io);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// The I/O waits for `unquiesce`; for a bdev that goes away nobody will call that.
+fn hold_back(channel: &Channel, io: Io) {
+    if channel.bdev.is_removed() {
+        return complete::finish(io, -libc::ENODEV);
+    }
+    channel.quiesced.push_back(io);
+}
+
+/// Sends what was held back and is not any more.
+pub(super) fn let_go(channel: &Channel) {
+    let held_back = channel.quiesced.take();
+    while let Some(io) = held_back.pop_front() {
+        send(channel, io);
+    }
+}
+
 /// What was submitted while the module was being called.
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
-        if channel.held.get() || !channel.waiting.is_empty() {
-            channel.waiting.push_back(next);
-        } else {
+        if !(has_to_wait(channel) && queued(channel, next)) {
             hand_over(channel, next);
         }
     }
@@ -51,6 +81,9 @@ pub(super) fn hand_over(channel: &Channel, io: Io) {
 /// The module had no resource: the I/O keeps its place at the front. It is sent again after `kick`,
 /// after the next completion, or by a timer when nothing is outstanding.
 pub(super) fn keep(channel: &Channel, io: Io) {
+    if channel.bdev.is_removed() {
+        return complete::finish(io, -libc::ENODEV); // as what waited when it was removed
+    }
     channel.waiting.push_front(io);
     channel.retry_at_ns.set(clock::now() + RETRY_NS);
     channel.ask_for_attention();
@@ -58,12 +91,16 @@ pub(super) fn keep(channel: &Channel, io: Io) {
 
 /// Sends what waits, as far as the module takes it.
 pub(super) fn resume(channel: &Channel) {
-    if channel.held.get() || channel.busy.get() {
+    if channel.held.get().all() || channel.busy.get() {
         return;
     }
     channel.busy.set(true);
-    while !channel.held.get() {
+    while !channel.held.get().all() {
         let Some(io) = channel.waiting.pop_front() else { break };
+        if channel.held.get().any() && quiesce::holds(channel, io) {
+            hold_back(channel, io);
+            continue;
+        }
         hand_over(channel, io);
         if channel.waiting.front() == Some(io) {
             break; // it came back at once

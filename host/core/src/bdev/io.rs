@@ -160,6 +160,11 @@ impl Queue {
         Some(io)
     }
 
+    /// Everything that is in it; empty afterwards.
+    pub(super) fn take(&self) -> Self {
+        Self { head: Cell::new(self.head.take()), tail: Cell::new(self.tail.take()) }
+    }
+
     /// Takes out the I/O with this id.
     pub(super) fn remove(&self, id: u64) -> Option<Io> {
         let mut found = None;
@@ -180,12 +185,20 @@ impl Queue {
 /// The free I/O of one channel, newest first, so that the same few stay in the cache.
 pub(super) struct Pool {
     free: Cell<*mut Slot>,
-    chunks: RefCell<Vec<(NonNull<u8>, std::alloc::Layout)>>,
+    chunks: RefCell<Vec<Chunk>>,
     stride: usize,
     made: Cell<u32>,
 }
 
-const CHUNK: usize = 32;
+/// I/O that were made together.
+struct Chunk {
+    first: NonNull<u8>,
+    layout: std::alloc::Layout,
+    count: usize,
+}
+
+/// Most I/O that are made together.
+const CHUNK: u32 = 32;
 
 impl Pool {
     /// A pool of I/O with `drv_ctx_size` bytes for the module, none made yet.
@@ -208,6 +221,17 @@ impl Pool {
         !self.free.get().is_null()
     }
 
+    /// Whether it is so for one of its I/O, free or not. Looks at all of them.
+    pub(super) fn any(&self, is_so: impl Fn(Io) -> bool) -> bool {
+        self.chunks.borrow().iter().any(|chunk| {
+            (0..chunk.count).any(|index| {
+                // SAFETY: `index * stride` is inside the chunk.
+                let slot = unsafe { chunk.first.add(index * self.stride) };
+                is_so(Io(slot.cast()))
+            })
+        })
+    }
+
     /// An I/O with a fresh id; grows the pool when none is free.
     pub(super) fn get(&self, channel: &Channel) -> Io {
         if self.free.get().is_null() {
@@ -227,14 +251,17 @@ impl Pool {
 
     #[cold]
     fn grow(&self, channel: &Channel) {
-        let size = self.stride * CHUNK;
+        // No more than the limit, unless that is reached: what comes then is parts and children.
+        let left = super::channel::most_io().saturating_sub(self.made.get());
+        let count = left.clamp(1, CHUNK) as usize;
+        let size = self.stride * count;
         let Ok(layout) = std::alloc::Layout::from_size_align(size, 64) else {
             std::process::abort() // a driver context of gigabytes was refused at registration
         };
         // SAFETY: the size is not 0.
         let chunk = unsafe { std::alloc::alloc_zeroed(layout) };
         let Some(chunk) = NonNull::new(chunk) else { std::alloc::handle_alloc_error(layout) };
-        for index in 0..CHUNK {
+        for index in 0..count {
             // SAFETY: `index * stride` is inside the chunk.
             let slot = unsafe { chunk.add(index * self.stride) }.cast::<Slot>();
             // SAFETY: behind the slot there is `stride - size_of::<Slot>()` bytes of driver context.
@@ -245,7 +272,7 @@ impl Pool {
             unsafe { slot.write(fresh) };
             self.put(Io(slot));
         }
-        self.chunks.borrow_mut().push((chunk, layout));
+        self.chunks.borrow_mut().push(Chunk { first: chunk, layout, count });
     }
 }
 
@@ -256,9 +283,9 @@ impl Drop for Pool {
             // SAFETY: on the free list, so nobody has it; its chunk is freed below.
             unsafe { slot.drop_in_place() };
         }
-        for (chunk, layout) in self.chunks.take() {
+        for Chunk { first, layout, .. } in self.chunks.take() {
             // SAFETY: allocated by `grow` with this layout.
-            unsafe { std::alloc::dealloc(chunk.as_ptr(), layout) };
+            unsafe { std::alloc::dealloc(first.as_ptr(), layout) };
         }
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! and the life of a bdev: `device` (registration, names), `desc` (open, claims, events), `channel`
-//! (one thread's state), `remove`, `reset`, `examine`, `stats`.
+//! (one thread's state), `reset`, `quiesce`, `examine`, `stats`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
 pub mod channel;
@@ -21,6 +21,7 @@ pub mod examine;
 mod io;
 pub mod load;
 mod parts;
+pub mod quiesce;
 mod reset;
 pub mod stats;
 mod submit;

@@ -39,7 +39,7 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
         return Err(-libc::ENODEV);
     }
     let must = request.flags >> 16 << 16;
-    if must & !limits.must_allowed != 0 {
+    if must & !limits.must_allowed != 0 || (must != 0 && !moves_data(request.op)) {
         return Err(-libc::ENOTSUP);
     }
     let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
@@ -65,6 +65,11 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     }
 }
 
+/// Ops that FUA says something of.
+fn moves_data(op: u16) -> bool {
+    matches!(op, BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES)
+}
+
 fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
     let end = request.lba.checked_add(request.nblocks);
     match end {
@@ -82,7 +87,8 @@ fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
 /// What still waits in the bus is aborted here; what is at the module is the module's affair.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
-    if let Some(waiting) = channel.waiting.remove(target) {
+    let queues = [&channel.waiting, &channel.quiesced, &channel.deferred, &channel.starved];
+    if let Some(waiting) = queues.into_iter().find_map(|queue| queue.remove(target)) {
         complete::finish(waiting, BAY_ST_ABORTED);
         return complete::finish(io, 0);
     }

@@ -67,6 +67,11 @@ impl Sleeper {
     /// Called after the work was made visible.
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
+        self.wake_fenced();
+    }
+
+    /// The same for a caller that has a full fence of its own behind its work.
+    pub(super) fn wake_fenced(&self) {
         if self.asleep.load(Ordering::Relaxed) {
             let one = 1_u64;
             // SAFETY: eight bytes from a local; a full counter means that a wake-up is pending.

@@ -68,6 +68,7 @@ impl Bdev for Null {
 
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
+        registration.keeps_no_data = true;
         registration.must_flags = IoFlags::FUA; // Nothing is kept, and that at once.
     }
 
