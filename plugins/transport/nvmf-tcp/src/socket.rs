@@ -121,7 +121,6 @@ impl<R: Carrier> Socket<R> {
             && (self.readable && self.connection.can_receive()
                 || self.writable && self.connection.has_output()
                 || self.connection.is_paused()
-                || self.connection.is_starving()
                 || sent && self.connection.is_stalled())
     }
 

@@ -145,10 +145,7 @@ fn unmapped(mut request: Request<Nvmf>, result: IoResult) {
 
 /// Lets `leave` count an I/O as ended at its namespace.
 #[inline]
-fn leave<V>(
-    request: &Request<Nvmf>,
-    leave: impl FnOnce(&Rc<LocalNamespace>) -> V,
-) -> Option<V> {
+fn leave<V>(request: &Request<Nvmf>, leave: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
     let [_, _, _, _, nsid @ .., _, _, _, _] = *request.command().first_chunk::<12>()?;
     request.qpair().state().subsystem()?.with(u32::from_le_bytes(nsid), leave)
 }

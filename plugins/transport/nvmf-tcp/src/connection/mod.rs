@@ -260,6 +260,15 @@ impl<R: Carrier> Connection<R> {
         self.paused
     }
 
+    /// Length of the data that the first of them waits for, in bytes; 0 when none waits.
+    pub(crate) fn needs(&self) -> u32 {
+        let slot = self.waiting.front().copied().or(match &self.stage {
+            Stage::Data(data) if !data.has_memory => data.slot,
+            _ => None,
+        });
+        slot.and_then(|slot| self.commands.get(slot)).map_or(0, |command| command.len)
+    }
+
     /// Whether something is to be sent.
     pub(crate) fn has_output(&self) -> bool {
         !self.outbox.is_empty()
