@@ -3,11 +3,13 @@
 
 use super::registration::Fabric;
 use super::round::{GroupCell, Round};
-use super::thunks::{close, complete, connected, create, destroy, group_add, listen, qpair_free};
+use super::thunks::{
+    close, complete, connected, create, destroy, explain, group_add, listen, qpair_free,
+};
 use super::*;
 use crate::error::{Error, errno};
 use crate::poller::Poll;
-use api::{bay_nvmf_req, bay_str};
+use api::{bay_nvmf_req, bay_sink, bay_str};
 use drivebay_plugin_api as api;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -207,12 +209,25 @@ fn a_connection_that_the_target_refuses_is_dropped() {
 }
 
 #[test]
-fn the_transports_errno_reaches_the_target() {
+fn the_transports_errno_and_its_reason_reach_the_target_once() {
     let fabric = ptr::from_ref(fabric(keep)).cast_mut().cast();
     let mut transport = ptr::null_mut();
     // SAFETY: a live fabric, text and place for the result.
     let status = unsafe { create::<Loop>(fabric, bay_str::new("[]"), &raw mut transport) };
     assert_eq!(status, -errno::EINVAL);
+    unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
+        // SAFETY: the text below.
+        let whole = unsafe { &mut *ctx.cast::<Vec<String>>() };
+        // SAFETY: valid for the call.
+        whole.push(unsafe { crate::host::text(text) }.to_owned());
+    }
+    let mut said = Vec::<String>::new();
+    let sink = bay_sink { ctx: (&raw mut said).cast(), write: Some(append) };
+    for _ in 0..2 {
+        // SAFETY: a live fabric and sink.
+        unsafe { explain(fabric, &raw const sink) };
+    }
+    assert_eq!(said, ["options [] is not allowed; allowed: {}", ""]);
     // SAFETY: as above.
     let status = unsafe { create::<Loop>(fabric, bay_str::new("{}"), &raw mut transport) };
     assert_eq!(status, 0);

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 /// What the target holds of a transport. Groups' threads read `settings` and `fabric` only.
 struct TransportCell<T: Transport> {
@@ -45,13 +46,25 @@ impl<T: Transport> Thunks<T> {
         qpair_free: Some(qpair_free::<T>),
         conn_addr: Some(conn_addr::<T>),
         connected: Some(connected::<T>),
+        explain: Some(explain),
     };
 }
 
-/// The errno of a failed control operation, whose text only the log can tell.
+/// Why the fabric refused last, for [`explain`].
+static REFUSAL: Mutex<String> = Mutex::new(String::new());
+
+/// The errno of a failed control operation; its text waits for who asks.
 fn told(error: &Error) -> i32 {
     tracing::error!("{error}");
+    error.message().clone_into(&mut REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
     -error.errno().max(1)
+}
+
+pub(super) unsafe extern "C" fn explain(_ctx: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: the caller's sink, valid through the call.
+    let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
+    let text = std::mem::take(&mut *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
+    enter((), || sink.write(&text));
 }
 
 pub(super) unsafe extern "C" fn create<T: Transport>(

@@ -122,7 +122,7 @@ fn a_host_that_does_not_close_after_it_was_told_to_is_cut_off() {
     let mut scene = Scene::open("{}");
     scene.fake.set_now_ns(7);
     scene.host.write_all(&[0xff; 8]).unwrap();
-    scene.rounds(|scene| scene.group.next_ns() != u64::MAX);
+    scene.rounds(|scene| scene.group.next_ns() <= 7 + END_WAIT_NS);
     scene.ends_at(7 + END_WAIT_NS);
 }
 
@@ -136,7 +136,7 @@ fn a_closing_connection_waits_only_so_long_for_a_host_that_does_not_read() {
     scene.rounds(|scene| scene.lent() == 8);
     cids.for_each(|cid| scene.answer(cid, 4 << 20));
     scene.group.close(scene.key);
-    scene.rounds(|scene| scene.group.next_ns() != u64::MAX);
+    scene.rounds(|scene| scene.group.next_ns() <= END_WAIT_NS);
     scene.ends_at(END_WAIT_NS);
 }
 
@@ -148,7 +148,7 @@ fn commands_without_memory_wait_in_the_pools_queue_and_the_thread_may_sleep() {
         scene.host.write_all(&SAY.read(cid, 4096)).unwrap();
     }
     scene.rounds(|scene| scene.lent() == 1 && !scene.group.prepare_sleep());
-    assert_eq!(scene.group.next_ns(), u64::MAX, "it waits to be told");
+    assert!(scene.group.next_ns() >= HANDSHAKE_WAIT_NS, "it waits to be told");
     for cid in 1..=3 {
         scene.rounds(|scene| scene.lent() == 1);
         scene.answer(cid, 4096);
