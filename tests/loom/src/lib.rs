@@ -163,8 +163,7 @@ pub fn a_message_that_meets_the_end_of_its_thread_is_taken_once() {
             })
         });
         queue.end();
-        let mut taken: Vec<usize> =
-            std::iter::from_fn(|| queue.pop_late().map(value)).collect();
+        let mut taken: Vec<usize> = std::iter::from_fn(|| queue.pop_late().map(value)).collect();
         senders.into_iter().for_each(|sender| taken.extend(sender.join().unwrap()));
         taken.sort_unstable();
         assert_eq!(taken, [1, 2]);

@@ -344,7 +344,12 @@ impl Client {
             .map(|&request| unsafe { &*request })
             .map(|request| format!("op {} at {}+{}", request.op, request.lba, request.nblocks))
             .collect();
-        format!("{} in flight on {}: {in_flight:?}, waits: {}", in_flight.len(), self.top().name, self.waits.get())
+        format!(
+            "{} in flight on {}: {in_flight:?}, waits: {}",
+            in_flight.len(),
+            self.top().name,
+            self.waits.get()
+        )
     }
 }
 
@@ -357,7 +362,11 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
     let mut request = unsafe { Box::from_raw(request) };
     let memory = request.memory.take();
     sim().completed(request, memory);
-    if sim().rng.chance(30) && !client.leaves.get() && !client.waits.get() && !client.top().removed.get() {
+    if sim().rng.chance(30)
+        && !client.leaves.get()
+        && !client.waits.get()
+        && !client.top().removed.get()
+    {
         client.submit_one(); // from inside of the callback
     }
 }

@@ -151,7 +151,9 @@ impl Disk {
             let mine: Vec<_> = chans
                 .iter()
                 .copied()
-                .filter(|&chan| unsafe { (*chan).thread == here && !(*chan).pending.borrow().is_empty() })
+                .filter(|&chan| unsafe {
+                    (*chan).thread == here && !(*chan).pending.borrow().is_empty()
+                })
                 .collect();
             if mine.is_empty() { return } else { sim().rng.pick(&mine) }
         };
@@ -403,7 +405,8 @@ impl Disk {
 
     fn abort(&self, chan: &Chan, io: *mut bay_io) {
         let [target, _] = unsafe { (*io).arg };
-        let is_target = |io: &*mut bay_io| unsafe { (**io).id == target && (**io).op != BAY_OP_RESET };
+        let is_target =
+            |io: &*mut bay_io| unsafe { (**io).id == target && (**io).op != BAY_OP_RESET };
         let found = take_first(&chan.staged, is_target)
             .or_else(|| take_first(&chan.pending, |(io, _)| is_target(io)).map(|(io, _)| io));
         if let Some(found) = found {
@@ -522,7 +525,8 @@ unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
 
 unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
     let disk = disk(bdev);
-    let open = disk.chans.borrow().len() + disk.opening.borrow().len() + disk.closing.borrow().len();
+    let open =
+        disk.chans.borrow().len() + disk.opening.borrow().len() + disk.closing.borrow().len();
     assert_eq!(open, 0, "destructed with channels");
     assert_eq!(thread::current_id(), thread::app());
     assert!(!disk.destructed.get() && !disk.destructing.get(), "destructed twice");

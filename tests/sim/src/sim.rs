@@ -216,7 +216,9 @@ impl Sim {
             if !clients.is_empty() {
                 let client: &Client = &clients[rng.index(clients.len())];
                 let place = ptr::from_ref(client) as usize;
-                thread::send_boxed(client.thread, move || unsafe { &*(place as *const Client) }.step());
+                thread::send_boxed(client.thread, move || {
+                    unsafe { &*(place as *const Client) }.step()
+                });
             }
         }
         if rng.chance(50) {
@@ -296,7 +298,8 @@ impl Sim {
     }
 
     fn state(&self) -> String {
-        let clients: Vec<String> = self.clients.borrow().iter().map(|client| client.state()).collect();
+        let clients: Vec<String> =
+            self.clients.borrow().iter().map(|client| client.state()).collect();
         let left: Vec<String> = (self.nodes.borrow().iter())
             .filter(|node| !node.destructed())
             .map(Node::state)
@@ -366,7 +369,9 @@ impl Sim {
             (lba, self.rng.within(1, 24 - lba))
         };
         let mut quiesces = self.quiesces.borrow_mut();
-        if quiesces.len() >= 4 || quiesces.iter().any(|other| other.node == node && other.range == range) {
+        if quiesces.len() >= 4
+            || quiesces.iter().any(|other| other.node == node && other.range == range)
+        {
             return;
         }
         let quiesce = bus().quiesce.unwrap();
