@@ -16,6 +16,7 @@ mod connecting;
 mod discovery;
 mod drops;
 mod ending;
+mod flow_control;
 mod host;
 mod listeners;
 mod malformed;
