@@ -1,5 +1,7 @@
 //! `drivebay plugin check` on a RAM disk in C that is right, and on each way in which it is wrong.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
 use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

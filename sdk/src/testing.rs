@@ -79,11 +79,14 @@ struct State {
     pollers: HashMap<u64, (api::bay_poller_ops, *mut c_void)>,
     ios_in_use: usize,
     ios_max: usize,
+    bufs_in_use: usize,
+    bufs_max: usize,
+    now_ns: u64,
     log: Vec<String>,
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, ..State::default() });
+    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, bufs_max: usize::MAX, ..State::default() });
 }
 
 /// Never borrowed while the plugin is called.
@@ -226,6 +229,16 @@ impl FakeHost {
     /// Lets only so many I/Os be in flight.
     pub fn set_io_limit(&self, ios_max: usize) {
         state(|state| state.ios_max = ios_max);
+    }
+
+    /// Lets only so many buffers of the pools be in use.
+    pub fn set_buf_limit(&self, bufs_max: usize) {
+        state(|state| state.bufs_max = bufs_max);
+    }
+
+    /// Sets the clock, which stands still otherwise; in nanoseconds.
+    pub fn set_now_ns(&self, now_ns: u64) {
+        state(|state| state.now_ns = now_ns);
     }
 
     /// The calls that make the bdevs again, as JSON.
@@ -701,7 +714,7 @@ unsafe extern "C" fn send(_: H, _: u64, msg: *mut api::bay_msg) -> i32 {
     0
 }
 unsafe extern "C" fn now_ns(_: H) -> u64 {
-    0
+    state(|state| state.now_ns)
 }
 
 unsafe extern "C" fn poller_register(
@@ -745,14 +758,26 @@ unsafe fn deallocate(addr: *mut c_void, len: u64) {
     unsafe { std::alloc::dealloc(addr.cast(), layout) };
 }
 
-unsafe extern "C" fn buf_get(_: H, len: u32, _: *mut u32, _: *mut api::bay_wait) -> *mut c_void {
-    allocate(len.into())
+unsafe extern "C" fn buf_get(_: H, len: u32, _: *mut u32, wait: *mut api::bay_wait) -> *mut c_void {
+    let is_free = state(|state| {
+        let is_free = state.bufs_in_use < state.bufs_max;
+        if is_free {
+            state.bufs_in_use += 1;
+        } else if !wait.is_null() {
+            state.waiters.push_back(wait);
+        }
+        is_free
+    });
+    if is_free { allocate(len.into()) } else { std::ptr::null_mut() }
 }
 unsafe extern "C" fn buf_put(_: H, addr: *mut c_void, len: u32) {
+    state(|state| state.bufs_in_use -= 1);
     // SAFETY: of `buf_get` with this length.
     unsafe { deallocate(addr, len.into()) };
 }
-unsafe extern "C" fn buf_abort(_: H, _: *mut api::bay_wait) {}
+unsafe extern "C" fn buf_abort(_: H, wait: *mut api::bay_wait) {
+    state(|state| state.waiters.retain(|waiter| *waiter != wait));
+}
 unsafe extern "C" fn mem_alloc(_: H, len: u64, _: u64, _: i32, _: *mut u32) -> *mut c_void {
     if len > 1 << 30 { std::ptr::null_mut() } else { allocate(len) }
 }

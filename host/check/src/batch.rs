@@ -87,6 +87,8 @@ pub(crate) enum Via {
 // SAFETY: only carried to the thread of the channel.
 unsafe impl Send for Via {}
 
+type Done = Box<dyn FnOnce(Vec<Ended>)>;
+
 /// A list of I/O under way.
 pub(crate) struct Batch {
     via: Via,
@@ -97,7 +99,7 @@ pub(crate) struct Batch {
     /// The stack has `go_on` already.
     is_going: Cell<bool>,
     memory: Memory,
-    done: RefCell<Option<Box<dyn FnOnce(Vec<Ended>)>>>,
+    done: RefCell<Option<Done>>,
 }
 
 /// One I/O with its list.

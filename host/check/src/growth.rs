@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "asks the C library")]
 
 use crate::guard::{Held, held};
+use crate::rig::until;
+use crate::verdict::{Verdict, failed};
 
 /// Bytes per round that are nobody's fault: tables that grow by doubling.
 const SLACK_BYTES_PER_ROUND: u64 = 16;
@@ -49,6 +51,60 @@ impl Footprint {
         .into_iter()
         .find(|(_, is, was)| is > was)
         .map(|(what, is, was)| format!("{was} {what} before, {is} after"))
+    }
+}
+
+/// Looks at the same thing done again and again.
+#[derive(Debug)]
+pub struct Series {
+    warm_up: u32,
+    seen: Vec<Footprint>,
+}
+
+/// Rounds between two looks.
+const EVERY: u32 = 20;
+
+impl Series {
+    /// Of rounds of which the first ones do not count: pools and tables reach their size.
+    #[must_use]
+    pub fn new(warm_up: u32) -> Self {
+        Self { warm_up, seen: Vec::new() }
+    }
+
+    /// Before every round.
+    pub fn look(&mut self, round: u32) {
+        if round >= self.warm_up && round.is_multiple_of(EVERY) {
+            self.seen.push(Footprint::now());
+        }
+    }
+
+    /// Whether what was seen has two halves.
+    #[must_use]
+    pub fn is_even(&self) -> bool {
+        self.seen.len() % 2 == 1
+    }
+
+    /// Whether it grew in both halves: a table that doubles does so in one.
+    ///
+    /// # Errors
+    /// What grew.
+    pub fn verdict(&self, what: &str) -> Verdict {
+        let half = self.seen.len() / 2;
+        let (Some(first), Some(middle)) = (self.seen.first(), self.seen.get(half)) else {
+            return Ok(());
+        };
+        let rounds = EVERY * u32::try_from(half).unwrap_or(1);
+        let early = middle.grown_since(first, rounds);
+        let mut late = None;
+        // What goes by messages may be on its way still.
+        let is_level = until(|| {
+            late = Footprint::now().grown_since(middle, rounds);
+            early.is_none() || late.is_none()
+        });
+        if is_level {
+            return Ok(());
+        }
+        failed(format!("{} {what} leave nothing", 2 * rounds), late.unwrap_or_default())
     }
 }
 

@@ -41,7 +41,7 @@ impl Model {
 
     /// Blocks of the window.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn num_blocks(&self) -> u64 {
         self.blocks.len() as u64
     }
 
@@ -167,7 +167,7 @@ impl Model {
             let value = match at {
                 0 => lba,
                 1 => version,
-                _ => random.next(),
+                _ => random.number(),
             };
             word.copy_from_slice(value.to_le_bytes().get(..word.len()).unwrap_or_default());
         }

@@ -1,6 +1,5 @@
 //! The queue of messages, the sleep and the end of a thread under loom: the host's own `message.rs` and
-//! `announce.rs`, compiled over loom's atomics, in every interleaving that the C11 model allows. The
-//! models are in the library, because the host's files bring their unit tests where `test` is set.
+//! `announce.rs`, compiled over loom's atomics, in every interleaving that the C11 model allows.
 #![expect(unsafe_code, reason = "messages are raw pointers")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -163,8 +162,7 @@ pub fn a_message_that_meets_the_end_of_its_thread_is_taken_once() {
             })
         });
         queue.end();
-        let mut taken: Vec<usize> =
-            std::iter::from_fn(|| queue.pop_late().map(value)).collect();
+        let mut taken: Vec<usize> = std::iter::from_fn(|| queue.pop_late().map(value)).collect();
         senders.into_iter().for_each(|sender| taken.extend(sender.join().unwrap()));
         taken.sort_unstable();
         assert_eq!(taken, [1, 2]);

@@ -158,7 +158,7 @@ impl Client {
         }
         if request.expect == Expect::Invalid {
             match sim().rng.below(3) {
-                0 => io.lba = self.top().model.len(),
+                0 => io.lba = crate::disk::MOST_BLOCKS, // its size now may not be known here yet
                 1 => io.nblocks = u64::MAX - io.lba / 2,
                 _ => io.nblocks = 0,
             }
@@ -209,7 +209,7 @@ impl Client {
         if how == Use::Write && unit > 1 {
             request.lba -= request.lba % unit;
             request.nblocks = request.nblocks.next_multiple_of(unit).min(size - request.lba);
-            if request.nblocks % unit != 0 {
+            if !request.nblocks.is_multiple_of(unit) {
                 return None;
             }
         }
@@ -344,7 +344,12 @@ impl Client {
             .map(|&request| unsafe { &*request })
             .map(|request| format!("op {} at {}+{}", request.op, request.lba, request.nblocks))
             .collect();
-        format!("{} in flight on {}: {in_flight:?}, waits: {}", in_flight.len(), self.top().name, self.waits.get())
+        format!(
+            "{} in flight on {}: {in_flight:?}, waits: {}",
+            in_flight.len(),
+            self.top().name,
+            self.waits.get()
+        )
     }
 }
 
@@ -357,7 +362,11 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
     let mut request = unsafe { Box::from_raw(request) };
     let memory = request.memory.take();
     sim().completed(request, memory);
-    if sim().rng.chance(30) && !client.leaves.get() && !client.waits.get() && !client.top().removed.get() {
+    if sim().rng.chance(30)
+        && !client.leaves.get()
+        && !client.waits.get()
+        && !client.top().removed.get()
+    {
         client.submit_one(); // from inside of the callback
     }
 }

@@ -14,15 +14,18 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::missing_panics_doc,
+    clippy::vec_box,
     reason = "a foreign plugin and its clients as a fixture: what is wrong panics"
 )]
 
 mod abi;
 mod client;
+mod control;
 mod disk;
 mod filter;
 mod memory;
 mod model;
+mod promises;
 pub mod rng;
 mod sim;
 mod stack;

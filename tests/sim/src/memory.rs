@@ -32,9 +32,9 @@ impl Memory {
     pub(crate) fn shape(&mut self, len: usize, block: usize) {
         let rng = &sim().rng;
         let (most, unit) = match rng.below(10) {
-            0..4 => (len, len),            // one piece
-            4..6 => (len, block),          // whole blocks
-            6..8 => (len.min(600), 1),     // anything
+            0..4 => (len, len),        // one piece
+            4..6 => (len, block),      // whole blocks
+            6..8 => (len.min(600), 1), // anything
             _ => (block, 8),
         };
         let align = rng.pick(&[1, 3, 8, 64, 512, 4096]);

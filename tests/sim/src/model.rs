@@ -33,8 +33,7 @@ pub(crate) enum Use {
 
 impl Model {
     pub(crate) fn new(nblocks: u64, block_size: u32) -> Self {
-        let model =
-            Self { blocks: RefCell::default(), block_size: block_size as usize };
+        let model = Self { blocks: RefCell::default(), block_size: block_size as usize };
         model.grow(nblocks);
         model
     }

@@ -1,7 +1,8 @@
 //! One seed: threads, a virtual clock and a scheduler that decides what happens next.
 
-use crate::abi::{bus, host, threads};
+use crate::abi::{host, threads};
 use crate::client::{Client, Request};
+use crate::control::Quiesce;
 use crate::memory::Memory;
 use crate::model::Tag;
 use crate::rng::{Rng, mix};
@@ -13,7 +14,6 @@ use drivebay_core::reactor::stepped::Stepped;
 use drivebay_core::reactor::thread;
 use drivebay_core::services;
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
 use std::ptr;
 
 thread_local! {
@@ -47,25 +47,12 @@ pub(crate) struct Sim {
     requests: RefCell<Vec<Box<Request>>>,
     pub(crate) memories: RefCell<Vec<Memory>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
-    quiesces: RefCell<Vec<Quiesce>>,
+    pub(crate) quiesces: RefCell<Vec<Quiesce>>,
     /// Control operations whose end was not told yet.
-    open_ends: Cell<u64>,
+    pub(crate) open_ends: Cell<u64>,
     built: Cell<bool>,
-    removed: RefCell<Vec<bool>>,
+    pub(crate) removed: RefCell<Vec<bool>>,
     threads: RefCell<Vec<u64>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Begun,
-    Held,
-    LettingGo,
-}
-
-struct Quiesce {
-    node: usize,
-    range: (u64, u64),
-    phase: Phase,
 }
 
 /// What a seed did.
@@ -216,7 +203,9 @@ impl Sim {
             if !clients.is_empty() {
                 let client: &Client = &clients[rng.index(clients.len())];
                 let place = ptr::from_ref(client) as usize;
-                thread::send_boxed(client.thread, move || unsafe { &*(place as *const Client) }.step());
+                thread::send_boxed(client.thread, move || {
+                    unsafe { &*(place as *const Client) }.step()
+                });
             }
         }
         if rng.chance(50) {
@@ -296,7 +285,8 @@ impl Sim {
     }
 
     fn state(&self) -> String {
-        let clients: Vec<String> = self.clients.borrow().iter().map(|client| client.state()).collect();
+        let clients: Vec<String> =
+            self.clients.borrow().iter().map(|client| client.state()).collect();
         let left: Vec<String> = (self.nodes.borrow().iter())
             .filter(|node| !node.destructed())
             .map(Node::state)
@@ -311,97 +301,6 @@ impl Sim {
             clients.join("\n")
         )
     }
-
-    // ---- what the control plane does, on the app thread ----
-
-    fn remove(&self, place: usize) {
-        let nodes = self.nodes.borrow();
-        if self.removed.borrow().get(place) != Some(&false) {
-            return;
-        }
-        self.removed.borrow_mut()[place] = true;
-        self.removing.set(true);
-        match &nodes[place] {
-            Node::Disk(disk) => self.unregister(disk.id.get()),
-            Node::Filter(filter, _) => filter.unregister(),
-        }
-    }
-
-    pub(crate) fn unregister(&self, id: u64) {
-        self.removing.set(true);
-        self.open_ends.set(self.open_ends.get() + 1);
-        let unregister = bus().unregister.unwrap();
-        let status = unsafe { unregister(host(), id, Some(told), ptr::null_mut()) };
-        assert_eq!(status, 0, "unregister");
-    }
-
-    fn resize(&self) {
-        let nodes = self.nodes.borrow();
-        if nodes.is_empty() || self.ending.get() {
-            return;
-        }
-        let place = self.rng.index(nodes.len());
-        let Node::Disk(disk) = &nodes[place] else { return };
-        let more = disk.blocks.get() + self.rng.within(1, 4) * 4;
-        if more > crate::disk::MOST_BLOCKS || self.removed.borrow()[place] {
-            return;
-        }
-        let before = disk.blocks.replace(more);
-        let resize = bus().resize.unwrap();
-        assert_eq!(unsafe { resize(host(), disk.id.get(), more) }, 0, "resize");
-        let status = unsafe { resize(host(), disk.id.get(), before) };
-        assert!(matches!(-status, 0 | libc::EBUSY), "shrink");
-        if status == 0 {
-            disk.blocks.set(before);
-        }
-    }
-
-    fn quiesce(&self, node: usize) {
-        let nodes = self.nodes.borrow();
-        let Some(target) = nodes.get(node).filter(|node| !node.destructed()) else { return };
-        let range = if self.rng.chance(40) {
-            (0, 0)
-        } else {
-            let lba = self.rng.below(24);
-            (lba, self.rng.within(1, 24 - lba))
-        };
-        let mut quiesces = self.quiesces.borrow_mut();
-        if quiesces.len() >= 4 || quiesces.iter().any(|other| other.node == node && other.range == range) {
-            return;
-        }
-        let quiesce = bus().quiesce.unwrap();
-        let arg = (node as u64) << 32 | range.0 << 16 | range.1;
-        let arg = arg as *mut c_void;
-        let status = unsafe { quiesce(host(), target.id(), range.0, range.1, Some(quiesced), arg) };
-        match -status {
-            0 => quiesces.push(Quiesce { node, range, phase: Phase::Begun }),
-            libc::EINVAL | libc::ENODEV => {}
-            _ => panic!("quiesce: {status}"),
-        }
-    }
-
-    fn let_one_go(&self) {
-        let mut quiesces = self.quiesces.borrow_mut();
-        let Some(one) = quiesces.iter_mut().find(|one| one.phase == Phase::Held) else { return };
-        one.phase = Phase::LettingGo;
-        let (node, range) = (one.node, one.range);
-        thread::send_app(move || sim().unquiesce(node, range));
-    }
-
-    fn unquiesce(&self, node: usize, range: (u64, u64)) {
-        let nodes = self.nodes.borrow();
-        nodes[node].quiesced().borrow_mut().retain(|&other| other != range);
-        let unquiesce = bus().unquiesce.unwrap();
-        let id = nodes[node].id();
-        let arg = ((node as u64) << 32 | range.0 << 16 | range.1) as *mut c_void;
-        let status = unsafe { unquiesce(host(), id, range.0, range.1, Some(let_go), arg) };
-        if status != 0 {
-            assert_eq!(status, -libc::ENODEV, "unquiesce");
-            self.quiesces.borrow_mut().retain(|one| (one.node, one.range) != (node, range));
-        }
-    }
-
-    // ---- counters ----
 
     pub(crate) fn next_sequence(&self) -> u64 {
         self.sequence.set(self.sequence.get() + 1);
@@ -423,33 +322,6 @@ impl Sim {
         // Kept, so that a second completion is seen for what it is.
         self.requests.borrow_mut().push(request);
     }
-}
-
-/// The place of a quiesce in its argument.
-fn quiesce_of(arg: *mut c_void) -> (usize, (u64, u64)) {
-    let arg = arg as u64;
-    ((arg >> 32) as usize, (arg >> 16 & 0xffff, arg & 0xffff))
-}
-
-unsafe extern "C" fn quiesced(arg: *mut c_void, status: i32) {
-    assert_eq!(status, 0, "quiesce");
-    let (node, range) = quiesce_of(arg);
-    let mut quiesces = sim().quiesces.borrow_mut();
-    let one = quiesces.iter_mut().find(|one| one.node == node && one.range == range).unwrap();
-    assert!(one.phase == Phase::Begun, "told twice");
-    one.phase = Phase::Held;
-    sim().nodes.borrow()[node].quiesced().borrow_mut().push(range);
-}
-
-unsafe extern "C" fn let_go(arg: *mut c_void, status: i32) {
-    assert_eq!(status, 0, "unquiesce");
-    let (node, range) = quiesce_of(arg);
-    sim().quiesces.borrow_mut().retain(|one| (one.node, one.range) != (node, range));
-}
-
-unsafe extern "C" fn told(_arg: *mut c_void, status: i32) {
-    assert_eq!(status, 0, "unregister");
-    sim().open_ends.set(sim().open_ends.get() - 1);
 }
 
 /// What the pools take.

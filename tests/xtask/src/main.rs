@@ -11,6 +11,7 @@ mod demo;
 mod directions;
 mod docs;
 mod door;
+mod fuzz;
 mod golden;
 mod host;
 mod prepare;
@@ -32,7 +33,8 @@ cargo xtask TASK
   bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
                                     how fast it is, as tables; beside it the reference built in DIR
                                     (docs/performance.md has the parts and the other flags)
-  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom, fuzz
+  fuzz [--seconds N]                libFuzzer over every reader of bytes from outside, 20 s each
   door                              what the plugin ABI costs an I/O, in instructions
   golden                            build the plugin binaries of tests/abi/golden again
   verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
+        Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
         Some((&"door", rest)) => door::main(rest),
         Some((&"golden", rest)) => golden::main(rest),

@@ -10,7 +10,7 @@ use crate::test::tell_where;
 use crate::{Failure, Outcome, run};
 
 /// Set for tests that are to run whole.
-const WHOLE: &str = "DRIVEBAY_SOAK";
+pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
 
 /// Something that has a longer form.
 struct Part {
@@ -20,12 +20,25 @@ struct Part {
     command: fn() -> Command,
 }
 
-const PARTS: &[Part] = &[Part {
-    name: "nvme",
-    what: "1,000 connects, 300 drops of connections in each of 15 states, 200 rounds of every malformed PDU, \
-           1,000 namespaces added and removed under load, silent sockets until they are closed",
-    command: nvme,
-}];
+const PARTS: &[Part] = &[
+    Part {
+        name: "nvme",
+        what: "1,000 connects, 300 drops of connections in each of 15 states, 200 rounds of every malformed PDU, \
+               1,000 namespaces added and removed under load, silent sockets until they are closed",
+        command: nvme,
+    },
+    Part {
+        name: "sim",
+        what: "fifty million I/O over 10,000 seeds of the bus's simulation",
+        command: sim,
+    },
+    Part {
+        name: "loom",
+        what: "interleavings of the reactor's lock-free parts with up to four switches",
+        command: loom,
+    },
+    Part { name: "fuzz", what: "half an hour of every fuzz target", command: fuzz },
+];
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
     let chosen = chosen(args)?;
@@ -59,6 +72,18 @@ fn nvme() -> Command {
     let mut command = run::cargo(&args);
     tell_where(command.arg("--test-threads=1"));
     command
+}
+
+fn sim() -> Command {
+    run::cargo(&["test", "--package", "drivebay-sim", "--test", "seeds"])
+}
+
+fn loom() -> Command {
+    run::cargo(&["test", "--package", "drivebay-loom"])
+}
+
+fn fuzz() -> Command {
+    run::cargo(&["xtask", "fuzz"])
 }
 
 #[cfg(test)]

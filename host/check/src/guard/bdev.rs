@@ -34,6 +34,9 @@ unsafe impl Send for Guarded {}
 // SAFETY: as above; all else is constant.
 unsafe impl Sync for Guarded {}
 
+/// Told the status of what was pending.
+type Told = fn(*const Channel, i32);
+
 /// One thread's part of a bdev.
 pub(crate) struct Channel {
     pub(crate) bdev: Arc<Guarded>,
@@ -41,7 +44,7 @@ pub(crate) struct Channel {
     pub(crate) outstanding: Cell<u32>,
     host_chan: u64,
     /// Told when a pending creation or end is over; for channels of the suite.
-    pub(crate) told: Cell<Option<fn(*const Channel, i32)>>,
+    pub(crate) told: Cell<Option<Told>>,
 }
 
 #[derive(Default)]

@@ -34,7 +34,7 @@ pub(super) fn mix(rig: &mut Rig<'_>) -> Verdict {
         return rig.delete(made).and(skipped(reason));
     }
     let channels = rig.channels(&made)?;
-    let rounds = if rig.settings.is_long { 4000 } else { 120 };
+    let rounds = if rig.settings.is_long { 4000 } else { 40 };
     let mut mix = Mix::new(&made, rig.settings.seed);
     mix.rounds(&made, &channels, rounds, Errors::No)?;
     mix.read_all(&made, channels.first())?;
@@ -146,7 +146,7 @@ impl Mix {
             return Some(Io::new(op, 0, 0));
         }
         let units = 1 + self.random.below((BLOCKS_MAX / self.unit).max(1));
-        let places = (self.model.len() / self.unit).saturating_sub(units).max(1);
+        let places = (self.model.num_blocks() / self.unit).saturating_sub(units).max(1);
         let lba = self.model.first() + self.random.below(places) * self.unit;
         let range = lba..lba + units * self.unit;
         let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
@@ -190,7 +190,7 @@ impl Mix {
     /// Writes over the whole window.
     pub(super) fn writes_of_all(&mut self) -> Vec<Io> {
         let each = (BLOCKS_MAX / self.unit).max(1) * self.unit;
-        let (first, end) = (self.model.first(), self.model.first() + self.model.len());
+        let (first, end) = (self.model.first(), self.model.first() + self.model.num_blocks());
         let starts = (first..end).step_by(usize::try_from(each).unwrap_or(1));
         let one = |lba: u64| {
             let nblocks = each.min(end - lba);
@@ -205,7 +205,7 @@ impl Mix {
     /// What cannot be there.
     pub(super) fn read_all(&mut self, made: &Made, channel: Option<&Channel>) -> Verdict {
         let Some(channel) = channel else { return Ok(()) };
-        let (first, len) = (self.model.first(), self.model.len());
+        let (first, len) = (self.model.first(), self.model.num_blocks());
         let starts = (first..first + len).step_by(64);
         let reads = starts.map(|lba| made.io(BAY_OP_READ, lba, 64.min(first + len - lba), 0xee));
         let ended = run(channel, reads.collect(), 8)?;

@@ -4,7 +4,7 @@ use super::completion::{all_succeeded, some};
 use super::data::{Errors, Mix, unjudged};
 use crate::batch::Io;
 use crate::client::{Channel, DEADLINE, Lane, status_name, wait};
-use crate::growth::Footprint;
+use crate::growth::Series;
 use crate::guard;
 use crate::random::Random;
 use crate::rig::{Made, Rig, channel, close_all, run, until};
@@ -17,12 +17,10 @@ use std::time::{Duration, Instant};
 const AGAIN: u32 = 1000;
 /// Of these, so many before it is measured: pools and tables reach their size.
 const WARM_UP: u32 = 100;
-/// Rounds between two looks.
-const MEASURED_EVERY: u32 = 25;
 /// Times that are enough when a bdev takes long to make, unless the run is a long one.
 const ENOUGH: u32 = 200;
 /// What is long, for all of them.
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(2);
 
 pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
@@ -149,14 +147,10 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     if rig.maker.as_ref().is_none_or(|maker| maker.create.is_none() || maker.delete.is_none()) {
         return skipped("the plugin has no methods that make and delete a bdev");
     }
-    let mut seen = Vec::new();
-    let began = Instant::now();
-    for round in 0..=AGAIN {
-        if round >= WARM_UP && round % MEASURED_EVERY == 0 {
-            seen.push(Footprint::now());
-        }
-        let is_slow = round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME;
-        if is_slow && seen.len() % 2 == 1 {
+    let (mut series, began) = (Series::new(WARM_UP), Instant::now());
+    for round in 0..AGAIN {
+        series.look(round);
+        if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME && series.is_even() {
             break;
         }
         let made = rig.make()?;
@@ -166,22 +160,7 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
         close_all(vec![channel])?;
         rig.delete(made)?;
     }
-    let (Some(first), Some(middle)) = (seen.first(), seen.get(seen.len() / 2)) else {
-        return Ok(());
-    };
-    let rounds = MEASURED_EVERY * u32::try_from(seen.len() / 2).unwrap_or(1);
-    let early = middle.grown_since(first, rounds);
-    let mut late = None;
-    // What goes by messages may be on its way still. A table that doubles does so once.
-    let is_level = until(|| {
-        late = Footprint::now().grown_since(middle, rounds);
-        early.is_none() || late.is_none()
-    });
-    if is_level {
-        return Ok(());
-    }
-    let expected = format!("{} bdevs, made and deleted, leave nothing", 2 * rounds);
-    failed(expected, late.unwrap_or_default())
+    series.verdict("bdevs, made and deleted,")
 }
 
 /// Every entry point, under the eyes of the watchdog.

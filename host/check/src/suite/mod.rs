@@ -3,6 +3,7 @@
 mod bdev;
 mod completion;
 mod data;
+mod fabric;
 mod faults;
 mod life;
 mod plugin;
@@ -19,7 +20,9 @@ pub enum Kind {
     Bdev,
     /// Makes disks over others.
     Filter,
-    /// A fabric or a target, or what the host does not know.
+    /// A fabric or a target of NVMe over Fabrics.
+    Fabric,
+    /// What the suite does not know.
     Other,
 }
 
@@ -30,6 +33,7 @@ impl Kind {
         match manifest {
             "bdev" => Self::Bdev,
             "filter" => Self::Filter,
+            "transport" | "target" => Self::Fabric,
             _ => Self::Other,
         }
     }
@@ -54,9 +58,10 @@ impl std::fmt::Debug for Check {
     }
 }
 
-const ALL: &[Kind] = &[Kind::Bdev, Kind::Filter, Kind::Other];
+const ALL: &[Kind] = &[Kind::Bdev, Kind::Filter, Kind::Fabric, Kind::Other];
 const DISKS: &[Kind] = &[Kind::Bdev, Kind::Filter];
 const FILTERS: &[Kind] = &[Kind::Filter];
+const FABRICS: &[Kind] = &[Kind::Fabric];
 
 macro_rules! checks {
     ($($kinds:ident $name:literal $run:path $(, $alone:ident)?;)*) => {
@@ -94,6 +99,12 @@ pub const CHECKS: &[Check] = checks! {
     DISKS "sleep::no_wake_up_is_lost" sleep::wakes;
     DISKS "life::created_and_deleted_again_and_again" life::again;
     DISKS "deadline::no_callback_blocks" life::deadline;
+    FABRICS "fabric::registers_with_its_target" fabric::registers;
+    FABRICS "fabric::listens_and_listens_no_more" fabric::listens;
+    FABRICS "fabric::carries_data" fabric::data;
+    FABRICS "fabric::connections_come_and_go" fabric::connections;
+    FABRICS "fabric::ends_with_commands_under_way" fabric::ends_under_load;
+    FABRICS "sleep::an_idle_host_sleeps" fabric::idle;
     DISKS "module::refuses_what_it_did_not_declare" bdev::undeclared_ops, alone;
     DISKS "module::refuses_what_is_past_its_end" range::past_the_end_at_module, alone;
     DISKS "module::ends_io_of_no_blocks" range::nothing_at_module, alone;

@@ -9,6 +9,8 @@ use drivebay_core::reactor;
 use drivebay_plugin_api::*;
 use std::time::Duration;
 
+/// How long it may take until all is quiet.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How long the host is left alone.
 const IDLE: Duration = Duration::from_millis(400);
 /// Of this, so much may be spent awake, in percent.
@@ -21,29 +23,32 @@ const PAUSE_US: u64 = 3000;
 pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channels = rig.channels(&made)?;
-    let pollers = guard::only_polled();
-    let verdict = if pollers > 0 {
-        skipped(format!(
-            "{pollers} pollers have no prepare_sleep: the plugin says that it is polled"
-        ))
-    } else {
-        std::thread::sleep(Duration::from_millis(50));
-        let before = awake_ns();
-        std::thread::sleep(IDLE);
-        let spent_ns = awake_ns().saturating_sub(before);
-        let reactors = reactor::all().len().max(1) as u64;
-        let whole_ns = u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX) * reactors;
-        let percent = spent_ns * 100 / whole_ns;
-        if percent > BUSY_PERCENT_MAX {
-            let expected = format!(
-                "reactors with nothing to do are awake {BUSY_PERCENT_MAX} % of the time at most"
-            );
-            failed(expected, format!("they were {percent} %: a poller keeps them awake"))
-        } else {
-            Ok(())
-        }
-    };
+    let verdict = sleeps();
     verdict.and(close_all(channels)).and(rig.delete(made))
+}
+
+/// Leaves the host alone and looks what its reactors do.
+pub(super) fn sleeps() -> Verdict {
+    let pollers = guard::only_polled();
+    if pollers > 0 {
+        let reason =
+            format!("{pollers} pollers have no prepare_sleep: the plugin says that it is polled");
+        return skipped(reason);
+    }
+    std::thread::sleep(SETTLE);
+    let before = awake_ns();
+    std::thread::sleep(IDLE);
+    let spent_ns = awake_ns().saturating_sub(before);
+    let reactors = reactor::all().len().max(1) as u64;
+    let whole_ns = u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX) * reactors;
+    let percent = spent_ns * 100 / whole_ns;
+    if percent > BUSY_PERCENT_MAX {
+        let expected = format!(
+            "reactors with nothing to do are awake {BUSY_PERCENT_MAX} % of the time at most"
+        );
+        return failed(expected, format!("they were {percent} %: a poller keeps them awake"));
+    }
+    Ok(())
 }
 
 /// Time that the reactors spent on cores, or waited for one, in nanoseconds: what is not sleep.

@@ -9,6 +9,8 @@
 mod announce;
 pub mod clock;
 mod message;
+#[cfg(test)]
+mod message_tests;
 pub mod poller;
 mod sleep;
 pub mod stepped;

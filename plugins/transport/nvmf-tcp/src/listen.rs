@@ -9,6 +9,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 /// Connections accepted at once, so that a storm of them does not hold up the app thread.
 const BURST: usize = 16;
 
+/// Room for what has come and was not received yet, in bytes: a whole queue of writes with data in their capsules, so that
+/// the host never waits for the window to open.
+const RECEIVE_ROOM: usize = 2 << 20;
+/// The way of sending that local connections have: it waits for acknowledgements only. Every Linux has it, for everybody.
+const UNPACED: &str = "reno";
+
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -61,8 +67,11 @@ impl Listener {
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true)?;
             }
-            // What is accepted inherits it.
+            // What is accepted inherits both.
             sockopt::set_tcp_user_timeout(&socket, patience_ms)?;
+            if permitted_room() >= RECEIVE_ROOM {
+                sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_ROOM)?;
+            }
             rustix::net::bind(&socket, &address)?;
             rustix::net::listen(&socket, backlog)?;
             Ok(socket)
@@ -96,9 +105,23 @@ impl Listener {
     }
 }
 
+/// What the system permits as [`RECEIVE_ROOM`], in bytes. Where that is less, it had better be left to the system, which goes
+/// beyond it by and by.
+fn permitted_room() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)
+    stream.set_nodelay(true)?;
+    let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
+    if is_local && let Err(error) = sockopt::set_tcp_congestion(stream, UNPACED) {
+        // There is no network that could be congested, but where the system paces (BBR), it sets a timer for every few
+        // packets: a third of the time that a large read takes.
+        tracing::debug!("a local connection is paced as others are: {error}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -151,5 +174,6 @@ mod tests {
         let _host = TcpStream::connect(listener.socket.local_addr().unwrap()).unwrap();
         listener.accept(&mut accepted);
         assert!(accepted[0].nodelay().unwrap());
+        assert_eq!(sockopt::tcp_congestion(&accepted[0]).unwrap(), UNPACED);
     }
 }
