@@ -20,7 +20,7 @@ class VendorFilter(NvmeGuestTest):
             host.call("bdev_malloc_create", name="Ram0", block_size=512, num_blocks=DISK_SIZE // 512)
             host.call("bdev_xor_create", name="X0", base_bdev_name="Ram0", key=0x5EED)
             _, port = host.export("X0", NQN)
-            self.run_script("tree.sh", port)
+            self.run_script("filter.sh", port)
             host.call("nvmf_delete_subsystem", nqn=NQN)
             # The kernel wrote through the mask: behind it the data is there, on the base it is not.
             self.assertEqual(self.first_bytes(host, "X0"), FIO_MAGIC)
