@@ -416,7 +416,13 @@ fn built_in_methods_answer_as_clients_expect() {
     assert_eq!(
         list(Value::Null),
         json!([
-            "count", "early", "echo", "fill", "hold", "rpc.discover", "rpc_get_methods",
+            "count",
+            "early",
+            "echo",
+            "fill",
+            "hold",
+            "rpc.discover",
+            "rpc_get_methods",
             "spdk_get_version"
         ])
     );
