@@ -498,6 +498,9 @@ typedef void bay_nvmf_destroy_fn(void *transport);
 /** Writes the options in force as one JSON object. `[app thread]` */
 typedef void bay_nvmf_dump_fn(void *transport, const struct bay_sink *sink);
 
+/** Writes why the fabric refused last (`create`, `listen`, `stop_listen`), as text that names the field and what is allowed; nothing when it does not know. `ctx` as given to `register`. `[app thread]` */
+typedef void bay_nvmf_explain_fn(void *ctx, const struct bay_sink *sink);
+
 /** Begins or ends listening; an address may be shared by several subsystems, the target counts. 0 or a negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]` */
 typedef int32_t bay_nvmf_listen_fn(void *transport, const struct bay_nvmf_addr *addr);
 
@@ -1244,6 +1247,8 @@ struct bay_nvmf_transport_ops {
     bay_nvmf_conn_addr_fn *conn_addr;
     /** A connection is a queue now; may be NULL. */
     bay_nvmf_connected_fn *connected;
+    /** Why it refused; may be NULL. */
+    bay_nvmf_explain_fn *explain;
 };
 
 /** `bay.nvmf_target/1`: what the target offers to fabrics.
@@ -1828,7 +1833,7 @@ BAY_ASSERT(offsetof(struct bay_nvmf_req, conn) == 104, "bay_nvmf_req.conn");
 BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->conn) == 8, "bay_nvmf_req.conn");
 BAY_ASSERT(offsetof(struct bay_nvmf_req, tgt) == 112, "bay_nvmf_req.tgt");
 BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->tgt) == 64, "bay_nvmf_req.tgt");
-BAY_ASSERT(sizeof(struct bay_nvmf_transport_ops) == 120, "bay_nvmf_transport_ops");
+BAY_ASSERT(sizeof(struct bay_nvmf_transport_ops) == 128, "bay_nvmf_transport_ops");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_transport_ops) == 8, "bay_nvmf_transport_ops");
 BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, size) == 0, "bay_nvmf_transport_ops.size");
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->size) == 4, "bay_nvmf_transport_ops.size");
@@ -1862,6 +1867,8 @@ BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, conn_addr) == 104, "bay_nvmf_
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->conn_addr) == 8, "bay_nvmf_transport_ops.conn_addr");
 BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, connected) == 112, "bay_nvmf_transport_ops.connected");
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->connected) == 8, "bay_nvmf_transport_ops.connected");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, explain) == 120, "bay_nvmf_transport_ops.explain");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->explain) == 8, "bay_nvmf_transport_ops.explain");
 BAY_ASSERT(sizeof(struct bay_nvmf_target_api) == 56, "bay_nvmf_target_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_target_api) == 8, "bay_nvmf_target_api");
 BAY_ASSERT(offsetof(struct bay_nvmf_target_api, size) == 0, "bay_nvmf_target_api.size");
@@ -1999,7 +2006,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_log_changed_fn(state:*mutc_void,)\n" \
     "bay_nvmf_addr:size=352,align=1,closed;trtype@0+32=[u8;32];adrfam@32+32=[u8;32];traddr@64+256=[u8;256];trsvcid@320+32=[u8;32]\n" \
     "bay_nvmf_req:size=192,align=64,closed;cmd@0+64=[u64;8];rsp@64+16=[u64;2];iov@80+8=*mutbay_iov;iovcnt@88+4=u32;len@92+4=u32;xfer@96+1=u8;rsv0@97+1=u8;rsv1@98+2=u16;rsp_len@100+4=u32;conn@104+8=*mutc_void;tgt@112+64=[u64;8]\n" \
-    "bay_nvmf_transport_ops:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>\n" \
+    "bay_nvmf_transport_ops:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>;explain@120+8=Option<bay_nvmf_explain_fn>\n" \
     "bay_nvmf_target_api:size=56,align=8,open;size@0+4=u32;flags@4+4=u32;target@8+8=*mutc_void;register@16+8=Option<bay_nvmf_register_fn>;unregister@24+8=Option<bay_nvmf_unregister_fn>;new_qpair@32+8=Option<bay_nvmf_new_qpair_fn>;exec@40+8=Option<bay_nvmf_exec_fn>;disconnected@48+8=Option<bay_nvmf_disconnected_fn>\n" \
     "fn:bay_nvmf_register_fn(target:*mutc_void,name:bay_str,ops:*constbay_nvmf_transport_ops,ctx:*mutc_void,handle:*mutu64,)->i32\n" \
     "fn:bay_nvmf_unregister_fn(target:*mutc_void,handle:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
@@ -2009,6 +2016,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_nvmf_create_fn(ctx:*mutc_void,options:bay_str,transport:*mut*mutc_void,)->i32\n" \
     "fn:bay_nvmf_destroy_fn(transport:*mutc_void,)\n" \
     "fn:bay_nvmf_dump_fn(transport:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_nvmf_explain_fn(ctx:*mutc_void,sink:*constbay_sink,)\n" \
     "fn:bay_nvmf_listen_fn(transport:*mutc_void,addr:*constbay_nvmf_addr,)->i32\n" \
     "fn:bay_nvmf_group_create_fn(transport:*mutc_void,group:*mut*mutc_void,)->i32\n" \
     "fn:bay_nvmf_group_destroy_fn(group:*mutc_void,)\n" \
