@@ -22,6 +22,7 @@ pub mod client;
 pub mod growth;
 pub mod guard;
 pub mod model;
+mod params;
 pub mod random;
 pub mod rig;
 pub mod run;

@@ -6,7 +6,7 @@ use crate::client::{Channel, DEADLINE, Disk, Lane, cores, status_name, wait};
 use crate::guard::{self, Guarded};
 use crate::verdict::{Stop, Verdict, failed};
 use drivebay_plugin_api::*;
-use drivebay_spec_jsonrpc::{Kind, Method};
+use drivebay_spec_jsonrpc::Method;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub struct Rig<'a> {
     pub maker: Option<Maker>,
     /// The disk below, for filters.
     pub base: Option<&'static Base>,
-    bases_made: u32,
+    pub(crate) bases_made: u32,
 }
 
 impl std::fmt::Debug for Rig<'_> {
@@ -250,50 +250,6 @@ impl<'a> Rig<'a> {
         self.lanes.iter().map(|lane| channel(made, *lane)).collect()
     }
 
-    /// Parameters for a method: what its declaration needs, with what the user says over it.
-    fn params_of(&mut self, method: &Method) -> Result<Value, Stop> {
-        let mut params = Map::new();
-        let is_filter = self.is_filter(method);
-        if is_filter {
-            self.ensure_base()?;
-        }
-        if method.params.is_empty() {
-            params.insert("name".into(), json!("check0"));
-            if is_filter {
-                let base = self.base.map(|base| base.name.clone());
-                params.insert("base_bdev_name".into(), json!(base));
-            } else {
-                params.insert("num_blocks".into(), json!(NUM_BLOCKS));
-                params.insert("block_size".into(), json!(BLOCK_SIZE));
-            }
-        }
-        for param in &method.params {
-            let value = match param.name.as_str() {
-                "name" => Some(json!("check0")),
-                "num_blocks" => Some(json!(NUM_BLOCKS)),
-                "block_size" => Some(json!(BLOCK_SIZE)),
-                "filename" | "file" | "path" => Some(json!(self.file()?)),
-                name if names_a_base(name) => Some(json!(self.base.map(|base| base.name.clone()))),
-                _ if param.required => Some(least(&param.kind)),
-                _ => None,
-            };
-            params.extend(value.map(|value| (param.name.clone(), value)));
-        }
-        for (name, value) in &self.settings.params {
-            match value {
-                Value::Null => params.remove(name),
-                value => params.insert(name.clone(), value.clone()),
-            };
-        }
-        Ok(Value::Object(params))
-    }
-
-    fn is_filter(&self, method: &Method) -> bool {
-        method.params.iter().any(|param| names_a_base(&param.name))
-            || self.settings.params.keys().any(|name| names_a_base(name))
-            || (method.params.is_empty() && self.base.is_some())
-    }
-
     /// Makes the disk below, once.
     ///
     /// # Errors
@@ -308,42 +264,6 @@ impl<'a> Rig<'a> {
         let base = base.map_err(|why| Stop::failed("the suite's own disk comes up", why))?;
         self.base = Some(base);
         Ok(base)
-    }
-
-    /// A file of the suite's size.
-    fn file(&self) -> Result<PathBuf, Stop> {
-        let path = self.settings.folder.join("check.img");
-        let len = NUM_BLOCKS * u64::from(BLOCK_SIZE);
-        if path.metadata().is_ok_and(|found| found.len() == len) {
-            return Ok(path);
-        }
-        let made = std::fs::File::create(&path).and_then(|file| file.set_len(len));
-        made.map_err(|why| {
-            Stop::failed(format!("{} can be made", path.display()), why.to_string())
-        })?;
-        Ok(path)
-    }
-}
-
-fn names_a_base(name: &str) -> bool {
-    matches!(name, "base_bdev_name" | "base_bdev" | "base_name" | "bdev_name")
-}
-
-/// The least value of a kind.
-fn least(kind: &Kind) -> Value {
-    match kind {
-        Kind::Boolean => json!(false),
-        Kind::Integer { minimum, .. } => json!((*minimum).max(0)),
-        Kind::String { min_len, .. } => {
-            json!("check".repeat(usize::try_from(*min_len).unwrap_or(1).clamp(1, 64)))
-        }
-        Kind::Enum { values } => json!(values.first().map(|choice| choice.name.clone())),
-        Kind::Array { .. } => json!([]),
-        Kind::Object { fields } => {
-            let required = fields.iter().filter(|field| field.required);
-            required.map(|field| (field.name.clone(), least(&field.kind))).collect()
-        }
-        Kind::Any => Value::Null,
     }
 }
 
