@@ -1,47 +1,55 @@
 //! Second stage: hands an I/O to the module, or keeps it until it can be. Before: `submit`. After:
-//! the module, which ends the I/O in `complete`.
+//! the module, which ends the I/O in `complete` or, when it is a filter, sends it on in `pass`.
 
-use super::channel::{Channel, Phase};
+use super::channel::{Channel, Gate, Phase};
 use super::complete;
 use super::io::Io;
-use crate::reactor::clock;
 
 /// Sends the I/O now, or queues it: behind others that wait, while the channel is held (creation,
 /// reset), or when the module is being called already. The last bounds the stack: a module may
 /// complete inside `submit`, and its client may submit again from there.
+#[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
-    if channel.held.get() || !channel.waiting.is_empty() {
-        if channel.phase.get() == Phase::Failed {
-            return complete::finish(io, channel.failure.get());
+    match channel.gate.get() {
+        Gate::OPEN => {
+            channel.gate.set(Gate::BUSY);
+            hand_over(channel, io);
+            send_deferred(channel);
+            channel.gate.clear(Gate::BUSY);
         }
-        return channel.waiting.push_back(io);
+        Gate::BUSY => channel.deferred.push_back(io),
+        _ => wait_in_line(channel, io),
     }
-    if channel.busy.get() {
-        return channel.deferred.push_back(io);
+}
+
+#[inline(never)]
+fn wait_in_line(channel: &Channel, io: Io) {
+    if channel.phase.get() == Phase::Failed {
+        return complete::finish(io, channel.failure.get());
     }
-    channel.busy.set(true);
-    hand_over(channel, io);
-    send_deferred(channel);
-    channel.busy.set(false);
+    channel.push_waiting(io);
+    if !channel.gate.has(Gate::BUSY | Gate::HELD) {
+        channel.ask_for_attention();
+    }
 }
 
 /// What was submitted while the module was being called.
+#[inline]
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
-        if channel.held.get() || !channel.waiting.is_empty() {
-            channel.waiting.push_back(next);
-        } else {
+        if channel.gate.get() == Gate::BUSY {
             hand_over(channel, next);
+        } else {
+            wait_in_line(channel, next);
         }
     }
 }
 
 /// Gives the I/O to the module, whatever else is going on.
+#[inline]
 pub(super) fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
-    let mut flags = io.flags.get();
-    flags.sent = true;
-    io.flags.set(flags);
+    io.sent.set(true);
     channel.mark_dirty();
     // SAFETY: the module channel is alive in phase Ready, this is its thread, and the I/O is the
     // module's from here to `done`.
@@ -49,29 +57,28 @@ pub(super) fn hand_over(channel: &Channel, io: Io) {
 }
 
 /// The module had no resource: the I/O keeps its place at the front. It is sent again after `kick`,
-/// after the next completion, or by a timer when nothing is outstanding.
+/// after the next completion, or by a timer.
+#[cold]
 pub(super) fn keep(channel: &Channel, io: Io) {
-    channel.waiting.push_front(io);
-    channel.retry_at_ns.set(clock::now() + RETRY_NS);
-    channel.ask_for_attention();
+    channel.push_waiting_first(io, RETRY_NS);
 }
 
 /// Sends what waits, as far as the module takes it.
 pub(super) fn resume(channel: &Channel) {
-    if channel.held.get() || channel.busy.get() {
+    if channel.gate.has(Gate::BUSY | Gate::HELD) {
         return;
     }
-    channel.busy.set(true);
-    while !channel.held.get() {
-        let Some(io) = channel.waiting.pop_front() else { break };
+    channel.gate.set(Gate::BUSY);
+    while !channel.gate.has(Gate::HELD) {
+        let Some(io) = channel.pop_waiting() else { break };
         hand_over(channel, io);
-        if channel.waiting.front() == Some(io) {
+        if channel.is_first_waiting(io) {
             break; // it came back at once
         }
     }
     send_deferred(channel);
-    channel.busy.set(false);
+    channel.gate.clear(Gate::BUSY);
 }
 
-/// How long an I/O waits when nothing is outstanding that could free a resource.
+/// How long an I/O waits for a resource of the module that nothing tells of.
 const RETRY_NS: u64 = 1_000_000;

@@ -6,45 +6,59 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The host's part and the request. Behind it lie the module's `drv_ctx_size` bytes.
 ///
 /// # Invariants
-/// Lives as long as its channel. Between `Pool::get` and `Pool::put` exactly one party has it: the
-/// client that fills it, the bus, or the module.
+/// Lives as long as the channel whose pool it came from, which is `channel` while `hops` is 0.
+/// Between `Pool::get` and `Pool::put` exactly one party has it: the client that fills it, the bus,
+/// or a module.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    pub(super) channel: *const Channel,
+    // First cache line: what every I/O needs.
+    /// Where the I/O is now.
+    channel: Cell<*const Channel>,
     pub(super) cb: Cell<Option<bay_io_cb_fn>>,
     pub(super) arg: Cell<*mut c_void>,
     /// Link of the queue or free list that it is in.
     next: Cell<*mut Slot>,
+    /// When it came to the channel where it is.
     pub(super) submitted_ns: Cell<u64>,
-    /// Blocks done or begun, of a parent of parts.
-    pub(super) progress: Cell<u64>,
-    /// Parts in flight.
-    pub(super) pending: Cell<u32>,
+    /// How many filters have passed it on: as many elements of `way` mean something.
+    hops: Cell<u32>,
+    /// The descriptor it came through may write.
+    pub(super) writable: Cell<bool>,
+    /// It is at the module.
+    pub(super) sent: Cell<bool>,
+    part: Cell<bool>,
+    // Second: what a parent of parts needs.
     /// First status of a part that was not 0.
     pub(super) failure: Cell<i32>,
-    // second cache line
-    pub(super) flags: Cell<Flags>,
+    /// Parts in flight.
+    pub(super) pending: Cell<u32>,
+    /// Blocks done or begun.
+    pub(super) progress: Cell<u64>,
     /// Buffer of a bounced or emulated I/O, and its length as asked for.
     pub(super) buffer: Cell<(*mut u8, u32, u32)>,
     /// List of a part; its memory is kept.
     pub(super) list: RefCell<Vec<bay_iov>>,
+    /// The filters that passed it on, the outermost first.
+    way: [Hop; MOST_HOPS],
     pub(super) request: UnsafeCell<bay_io>,
 }
 
-/// What the bus remembers of an I/O.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Flags {
-    /// The descriptor it came through may write.
-    pub(super) writable: bool,
-    /// It is a part of another I/O: no statistics.
-    pub(super) part: bool,
-    /// It is at the module.
-    pub(super) sent: bool,
+/// What an I/O was at a filter, to be that again when it comes back.
+struct Hop {
+    channel: Cell<*const Channel>,
+    submitted_ns: Cell<u64>,
+    lba: Cell<u64>,
 }
+
+/// Filters that can pass on one and the same request; more of them take another one.
+pub(super) const MOST_HOPS: usize = 5;
+
+const _: () = assert!(offset_of!(Slot, failure) <= 64 && offset_of!(Slot, request) == 256);
 
 /// An I/O that somebody has. Copied freely inside the bus; the invariants of [`Slot`] say who may
 /// use it when.
@@ -54,7 +68,7 @@ pub(crate) struct Io(NonNull<Slot>);
 impl std::ops::Deref for Io {
     type Target = Slot;
     fn deref(&self) -> &Slot {
-        // SAFETY: slots live as long as their channel, which outlives its I/O.
+        // SAFETY: slots live as long as their pool's channel, which outlives its I/O.
         unsafe { self.0.as_ref() }
     }
 }
@@ -75,10 +89,22 @@ impl Io {
         self.request.get()
     }
 
+    /// The channel where it is.
     pub(super) fn channel<'a>(self) -> &'a Channel {
-        // SAFETY: a channel outlives its slots and is not moved (invariant of `Slot`); the borrow
-        // is never kept across the channel's end, which waits for its I/O.
-        unsafe { &*self.channel }
+        // SAFETY: a channel is not moved, outlives its slots, and waits for I/O that was passed to
+        // it; the borrow is never kept across the channel's end.
+        unsafe { &*self.channel.get() }
+    }
+
+    /// Whether it is a part of another I/O where it is: no statistics.
+    pub(super) fn is_part(self) -> bool {
+        self.part.get() && self.hops.get() == 0
+    }
+
+    /// Makes a fresh one the client's (`part` is false) or a part's.
+    pub(super) fn begin(self, writable: bool, part: bool) {
+        self.writable.set(writable);
+        self.part.set(part);
     }
 
     /// The request, to read.
@@ -115,6 +141,31 @@ impl Io {
     pub(super) unsafe fn from_arg(arg: *mut c_void) -> Self {
         // SAFETY: by the contract.
         Self(unsafe { NonNull::new_unchecked(arg.cast()) })
+    }
+}
+
+impl Io {
+    /// Goes on to `base` as a filter passes it on; `None` when it cannot go any further.
+    pub(super) fn hop(self, base: &Channel, writable: bool, lba: u64) -> Option<()> {
+        let hop = self.way.get(self.hops.get() as usize)?;
+        hop.channel.set(self.channel.replace(base));
+        hop.submitted_ns.set(self.submitted_ns.get());
+        hop.lba.set(self.change(|request| std::mem::replace(&mut request.lba, lba)));
+        self.hops.set(self.hops.get() + 1);
+        self.writable.set(writable);
+        self.sent.set(false);
+        Some(())
+    }
+
+    /// Comes back to the filter that passed it on; `None` when there is none.
+    pub(super) fn hop_back(self) -> Option<()> {
+        let left = self.hops.get().checked_sub(1)?;
+        let hop = self.way.get(left as usize)?;
+        self.hops.set(left);
+        self.channel.set(hop.channel.get());
+        self.submitted_ns.set(hop.submitted_ns.get());
+        self.change(|request| request.lba = hop.lba.get());
+        Some(())
     }
 }
 
@@ -199,26 +250,33 @@ impl Pool {
         }
     }
 
+    /// Bytes that the module has with each.
+    pub(super) fn drv_ctx_size(&self) -> usize {
+        self.stride - size_of::<Slot>()
+    }
+
     /// How many there are, free or not.
     pub(super) fn made(&self) -> u32 {
         self.made.get()
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        !self.free.get().is_null()
+    /// An I/O with a fresh id, if one is free.
+    pub(super) fn get_free(&self) -> Option<Io> {
+        let io = Io(NonNull::new(self.free.get())?);
+        self.free.set(io.next.get());
+        // The generation is in the upper half.
+        io.change(|request| request.id = request.id.wrapping_add(1 << 32));
+        Some(io)
     }
 
     /// An I/O with a fresh id; grows the pool when none is free.
     pub(super) fn get(&self, channel: &Channel) -> Io {
-        if self.free.get().is_null() {
-            self.grow(channel);
+        loop {
+            match self.get_free() {
+                Some(io) => return io,
+                None => self.grow(channel),
+            }
         }
-        // SAFETY: `grow` ends the process rather than leave the list empty.
-        let io = Io(unsafe { NonNull::new_unchecked(self.free.get()) });
-        self.free.set(io.next.get());
-        // The generation is in the upper half.
-        io.change(|request| request.id = request.id.wrapping_add(1 << 32));
-        io
     }
 
     pub(super) fn put(&self, io: Io) {
@@ -239,11 +297,11 @@ impl Pool {
             let slot = unsafe { chunk.add(index * self.stride) }.cast::<Slot>();
             // SAFETY: behind the slot there is `stride - size_of::<Slot>()` bytes of driver context.
             let drv_ctx = unsafe { slot.add(1) }.cast::<c_void>();
-            let number = u64::from(self.made.replace(self.made.get() + 1));
-            let fresh = Slot::new(channel, number, drv_ctx.as_ptr());
+            let fresh = Slot::new(channel, drv_ctx.as_ptr());
             // SAFETY: aligned to 64, inside the chunk, not yet in use.
             unsafe { slot.write(fresh) };
             self.put(Io(slot));
+            self.made.set(self.made.get() + 1);
         }
         self.chunks.borrow_mut().push((chunk, layout));
     }
@@ -264,19 +322,31 @@ impl Drop for Pool {
 }
 
 impl Slot {
-    fn new(channel: &Channel, number: u64, drv_ctx: *mut c_void) -> Self {
+    fn new(channel: &Channel, drv_ctx: *mut c_void) -> Self {
+        // Of the whole process: what filters pass on keeps its id on the channels of other bdevs.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
-            channel,
+            channel: Cell::new(channel),
             cb: Cell::new(None),
             arg: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
             submitted_ns: Cell::new(0),
-            progress: Cell::new(0),
-            pending: Cell::new(0),
+            hops: Cell::new(0),
+            writable: Cell::new(false),
+            sent: Cell::new(false),
+            part: Cell::new(false),
             failure: Cell::new(0),
-            flags: Cell::new(Flags::default()),
+            pending: Cell::new(0),
+            progress: Cell::new(0),
             buffer: Cell::new((ptr::null_mut(), 0, 0)),
             list: RefCell::default(),
+            way: [const {
+                Hop {
+                    channel: Cell::new(ptr::null()),
+                    submitted_ns: Cell::new(0),
+                    lba: Cell::new(0),
+                }
+            }; MOST_HOPS],
             request: UnsafeCell::new(bay_io {
                 op: 0,
                 iovcnt: 0,
@@ -297,7 +367,7 @@ impl Slot {
                 rsv0: 0,
                 arg_len: 0,
                 arg: [0; 2],
-                id: number,
+                id: NEXT.fetch_add(1, Ordering::Relaxed).into(),
                 rsv1: 0,
             }),
         }
@@ -305,6 +375,11 @@ impl Slot {
 }
 
 impl Io {
+    /// Gives back what was not submitted.
+    pub(crate) fn give_back(self) {
+        self.channel().give_back(self);
+    }
+
     /// Who is told of the end.
     pub(crate) fn set_callback(self, cb: Option<bay_io_cb_fn>, arg: *mut c_void) {
         self.cb.set(cb);

@@ -3,16 +3,17 @@
 //! The way of an I/O, one file per stage:
 //!
 //! ```text
-//! client ─ submit ─┬─────────────────────────────┬─ dispatch ─ module
-//!                  └ parts (split, bounce, emulate) ┘               │
-//! client ─ complete ◀──────────────────────────────────────────────┘
+//! client ─ submit ─┬──────────────────────────────────┬─ dispatch ─ module ─┬─ complete ─▶ client
+//!             ▲    └ parts (split, bounce, emulate) ──┘                     │
+//!             └─────────────── pass (a filter, to its base) ◀───────────────┘
 //! ```
 //!
-//! and the life of a bdev: `device` (registration, names), `desc` (open, claims, events), `channel`
-//! (one thread's state), `remove`, `reset`, `examine`, `stats`.
+//! and the life of a bdev: `device` (registration, names, limits, removal), `desc` (open, claims,
+//! events), `channel` (one thread's state of one bdev), `local` (a thread's channels and their
+//! handles), `reset`, `examine`, `stats`. See `docs/data-path.md`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
-pub mod channel;
+mod channel;
 mod complete;
 pub mod desc;
 pub mod device;
@@ -20,15 +21,20 @@ mod dispatch;
 pub mod examine;
 mod io;
 pub mod load;
+pub mod local;
 mod parts;
+mod pass;
 mod reset;
 pub mod stats;
 mod submit;
+mod waiters;
 
-pub(crate) use channel::Local;
 pub use desc::{Claim, Desc};
 pub use device::{Bdev, Geometry, all, by_id, find};
+pub(crate) use channel::Channel;
 pub(crate) use io::Io;
+pub(crate) use local::Local;
+pub(crate) use pass::{complete_from, derive, pass};
 pub(crate) use submit::submit;
 
 use drivebay_plugin_api as api;

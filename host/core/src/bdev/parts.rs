@@ -11,7 +11,7 @@
 
 use super::channel::Channel;
 use super::complete;
-use super::io::{Flags, Io};
+use super::io::Io;
 use crate::env::{buf, memory};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
@@ -82,7 +82,7 @@ pub(super) fn begin(io: Io, work: Work) {
 /// A part of `parent` with its op and without its flags, lists and position.
 fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     let child = parent.channel().pool.get(parent.channel());
-    child.flags.set(Flags { part: true, ..parent.flags.get() });
+    child.begin(parent.writable.get(), true);
     child.cb.set(Some(cb));
     child.arg.set(parent.into_arg());
     let (ext, prio) = (parent.request().ext, parent.request().prio);
@@ -254,10 +254,9 @@ fn with_buffer(parent: Io, work: Work) {
     let block = parent.channel().limits.block_size as usize;
     let wanted = usize::try_from(parent.request().nblocks).unwrap_or(usize::MAX);
     let len = wanted.saturating_mul(block).min(buf::max_len() / block * block);
-    // SAFETY: no waiter is given.
-    let got = unsafe { buf::get(len, ptr::null_mut()) };
+    // SAFETY: the waiter is the channel's, which lives as long as I/O waits in it.
+    let got = unsafe { buf::get(len, parent.channel().buffer_wait()) };
     let (Some((buffer, region)), Ok(size)) = (got, u32::try_from(len)) else {
-        // As the module's "no resource": it waits in the channel's queue and comes here again.
         return parent.channel().wait_for_buffer(parent);
     };
     parent.buffer.set((buffer.as_ptr(), size, region));

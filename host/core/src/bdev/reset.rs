@@ -1,7 +1,7 @@
 //! Reset: the I/O of every channel is held, the module resets (or the bus waits until nothing is in
 //! flight), then the I/O goes on. One at a time per bdev; a second one waits for its turn.
 
-use super::channel::Channel;
+use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
 use super::{complete, device::Bdev, dispatch};
 use crate::reactor::thread;
@@ -23,7 +23,7 @@ pub(super) fn begin(io: Io) {
         // Another one is under way: this one tries again after it.
         return thread::send_boxed(thread::current_id(), move || again(io));
     }
-    on_channels(&bdev, |channel| channel.held.set(true), move |_| held(io));
+    on_channels(&bdev, |channel| channel.gate.set(Gate::HELD), move |_| held(io));
 }
 
 fn again(io: Travelling) {
@@ -78,7 +78,9 @@ fn end(io: Travelling, status: i32) {
     on_channels(
         &bdev,
         |channel| {
-            channel.held.set(false);
+            if channel.phase.get() == Phase::Ready {
+                channel.gate.clear(Gate::HELD);
+            }
             dispatch::resume(channel);
         },
         move |_| finished(io, status),

@@ -9,7 +9,7 @@ use super::content::{self, Mismatch};
 use super::histogram::Histogram;
 use super::places::{Generations, Places, Span};
 use super::{Failure, Limit, Pattern, Plan, Report, ticks};
-use crate::bdev::{self, Desc, channel};
+use crate::bdev::{self, Desc, local};
 use crate::env::memory;
 use crate::reactor::poller::State;
 use crate::reactor::{clock, thread};
@@ -185,7 +185,7 @@ impl Worker {
             return unsafe { ended(as_arg(task), self.scratch.get(), 0) };
         }
         // SAFETY: no waiter is given.
-        let Some(io) = (unsafe { channel::io_get(self.chan, ptr::null_mut()) }) else {
+        let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
             return self.completed(task, -libc::ENOMEM);
         };
         self.fill(task, io.abi());
@@ -409,7 +409,7 @@ impl Worker {
         // The clock of the first round may be a little behind: without a warm-up it counts too.
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
-        let chan = channel::get(&order.desc)?;
+        let chan = local::get(&order.desc)?;
         let worker = Box::new(Self {
             chan,
             idle: Cell::new(0),
@@ -468,7 +468,7 @@ impl Worker {
             refused => {
                 // SAFETY: nobody else was told of it.
                 drop(unsafe { Box::from_raw(ctx) });
-                let _ = channel::put(chan);
+                let _ = local::put(chan);
                 let outside = Error::new(libc::EPERM, "not on a lightweight thread");
                 Err(refused.and_then(Result::err).unwrap_or(outside))
             }
@@ -481,7 +481,7 @@ impl Worker {
         thread::with_current(|thread| {
             let _ = thread.set_poller_state(poller, State::Gone);
         });
-        if let Err(error) = channel::put(self.chan) {
+        if let Err(error) = local::put(self.chan) {
             tracing::error!("the load generator's channel: {error}");
         }
         let [reads, writes] = self.done.each_ref().map(Cell::get);

@@ -124,6 +124,7 @@ fn geometry_of(info: &Info) -> Geometry {
         atomic_write_unit: raw.atomic_write_unit.max(1),
         has_write_cache: info.has_write_cache(),
         is_read_only: info.is_read_only(),
+        reads_nothing: info.reads_nothing(),
         ops: Ops {
             flush: ops.contains(OpSet::FLUSH),
             unmap: ops.contains(OpSet::UNMAP),
