@@ -167,9 +167,10 @@ unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>) {
 }
 
 unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
-    let (Some(this), Some(io)) = (NonNull::new(chan.cast::<Channel<B>>()), NonNull::new(io)) else {
-        return;
-    };
+    // SAFETY: the host's request, which is not null.
+    let io = unsafe { NonNull::new_unchecked(io) };
+    // SAFETY: what `chan_create` made, which is not null.
+    let this = unsafe { NonNull::new_unchecked(chan.cast::<Channel<B>>()) };
     // SAFETY: submitted to this module just now.
     let io = unsafe { BdevIo::new(io) };
     // SAFETY: the host gives back the channel that `chan_create` made.

@@ -135,10 +135,20 @@ impl Channel {
     ///
     /// # Safety
     /// `wait` is null or stays valid until its callback or its abort.
+    #[inline]
     pub(super) unsafe fn io_get(&self, wait: *mut bay_wait) -> Option<Io> {
-        if let Some(io) = self.pool.get_free() {
-            return Some(io);
+        match self.pool.get_free() {
+            Some(io) => Some(io),
+            // SAFETY: by the contract.
+            None => unsafe { self.io_get_new(wait) },
         }
+    }
+
+    /// # Safety
+    /// As `io_get`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn io_get_new(&self, wait: *mut bay_wait) -> Option<Io> {
         if self.pool.made() >= MOST_IO {
             // SAFETY: by the contract.
             unsafe { self.io_waiters.push(wait) };
@@ -153,6 +163,7 @@ impl Channel {
     }
 
     /// Nobody needs the I/O any more.
+    #[inline]
     pub(super) fn give_back(&self, io: Io) {
         self.pool.put(io);
         if !self.io_waiters.is_empty() {
@@ -241,6 +252,13 @@ impl Channel {
         self.waiting.front() == Some(io)
     }
 
+    /// Tells the thread that the module was submitted to.
+    #[inline(never)]
+    fn become_dirty(&self) {
+        self.dirty.set(true);
+        thread::with_current(|thread| thread.bdevs.add_dirty(self));
+    }
+
     /// The module has let go of an I/O: it may have a resource for others, and the channel may be
     /// free to end.
     pub(super) fn has_one_less(&self) {
@@ -251,6 +269,7 @@ impl Channel {
     }
 
     #[cold]
+    #[inline(never)]
     fn look_again(&self) {
         self.retry_at_ns.set(0);
         self.ask_for_attention();
@@ -290,8 +309,7 @@ impl Channel {
     /// The module is told at the end of the round that the burst has ended.
     pub(super) fn mark_dirty(&self) {
         if !self.dirty.get() {
-            self.dirty.set(true);
-            thread::with_current(|thread| thread.bdevs.add_dirty(self));
+            self.become_dirty();
         }
     }
 

@@ -90,9 +90,9 @@ pub(super) struct Limits {
 /// What reads and writes have to be, so that nothing else needs to be asked of them.
 #[derive(Clone, Copy)]
 pub(super) struct Straight {
-    pub(super) reads: bool,
+    /// Whether writes may go straight, as reads do.
     pub(super) writes: bool,
-    /// Blocks that the module takes in one piece of memory; 0 = it has to be looked at.
+    /// Blocks that the module takes in one piece of memory; 0 = all I/O has to be looked at.
     pub(super) most_blocks: u64,
     /// A power of two that no I/O may cross.
     pub(super) boundary: u64,
@@ -107,10 +107,10 @@ impl Straight {
         let boundary = u64::from(record.optimal_boundary);
         let in_segment = limit(record.max_segment_size) / record.block_size;
         let most = limit(record.max_io_blocks).min(in_segment);
+        let is_simple = has(BAY_OP_READ) && (boundary == 0 || boundary.is_power_of_two());
         Self {
-            reads: has(BAY_OP_READ),
             writes: has(BAY_OP_WRITE) && !read_only && record.write_unit <= 1,
-            most_blocks: if boundary == 0 || boundary.is_power_of_two() { most.into() } else { 0 },
+            most_blocks: if is_simple { most.into() } else { 0 },
             boundary: if boundary == 0 { u64::MAX } else { boundary },
             align_mask: record.align.max(1) as usize - 1,
         }

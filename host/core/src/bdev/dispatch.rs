@@ -11,15 +11,19 @@ use super::io::Io;
 #[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
     match channel.gate.get() {
-        Gate::OPEN => {
-            channel.gate.set(Gate::BUSY);
-            hand_over(channel, io);
-            send_deferred(channel);
-            channel.gate.clear(Gate::BUSY);
-        }
         Gate::BUSY => channel.deferred.push_back(io),
+        Gate::OPEN => enter(channel, io),
         _ => wait_in_line(channel, io),
     }
+}
+
+/// Calls the module until nothing is left that was submitted meanwhile.
+#[inline(never)]
+fn enter(channel: &Channel, io: Io) {
+    channel.gate.set(Gate::BUSY);
+    hand_over(channel, io);
+    send_deferred(channel);
+    channel.gate.clear(Gate::BUSY);
 }
 
 #[inline(never)]
@@ -59,7 +63,9 @@ pub(super) fn hand_over(channel: &Channel, io: Io) {
 /// The module had no resource: the I/O keeps its place at the front. It is sent again after `kick`,
 /// after the next completion, or by a timer.
 #[cold]
+#[inline(never)]
 pub(super) fn keep(channel: &Channel, io: Io) {
+    channel.outstanding.set(channel.outstanding.get() - 1);
     channel.push_waiting_first(io, RETRY_NS);
 }
 

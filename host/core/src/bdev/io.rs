@@ -1,6 +1,7 @@
 //! One I/O: the ABI's request with the host's private part before it, and the pool it comes from.
 
 use super::channel::Channel;
+use crate::reactor::clock;
 use drivebay_plugin_api::{bay_io, bay_io_cb_fn, bay_iov};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
@@ -19,19 +20,20 @@ pub(crate) struct Slot {
     // First cache line: what every I/O needs.
     /// Where the I/O is now.
     channel: Cell<*const Channel>,
-    pub(super) cb: Cell<Option<bay_io_cb_fn>>,
+    pub(super) cb: Cell<bay_io_cb_fn>,
     pub(super) arg: Cell<*mut c_void>,
     /// Link of the queue or free list that it is in.
     next: Cell<*mut Slot>,
     /// When it came to the channel where it is.
     pub(super) submitted_ns: Cell<u64>,
     /// How many filters have passed it on: as many elements of `way` mean something.
-    hops: Cell<u32>,
+    hops: Cell<u16>,
+    /// It is a part of another I/O.
+    part: Cell<bool>,
     /// The descriptor it came through may write.
     pub(super) writable: Cell<bool>,
     /// It is at the module.
     pub(super) sent: Cell<bool>,
-    part: Cell<bool>,
     // Second: what a parent of parts needs.
     /// First status of a part that was not 0.
     pub(super) failure: Cell<i32>,
@@ -48,15 +50,17 @@ pub(crate) struct Slot {
     pub(super) request: UnsafeCell<bay_io>,
 }
 
-/// What an I/O was at a filter, to be that again when it comes back.
+/// What an I/O was at a filter.
 struct Hop {
     channel: Cell<*const Channel>,
     submitted_ns: Cell<u64>,
-    lba: Cell<u64>,
 }
 
+/// The callback of an I/O whose client gave none.
+unsafe extern "C" fn nobody_is_told(_arg: *mut c_void, _io: *mut bay_io, _status: i32) {}
+
 /// Filters that can pass on one and the same request; more of them take another one.
-pub(super) const MOST_HOPS: usize = 5;
+pub(super) const MOST_HOPS: usize = 8;
 
 const _: () = assert!(offset_of!(Slot, failure) <= 64 && offset_of!(Slot, request) == 256);
 
@@ -98,7 +102,29 @@ impl Io {
 
     /// Whether it is a part of another I/O where it is: no statistics.
     pub(super) fn is_part(self) -> bool {
-        self.part.get() && self.hops.get() == 0
+        self.part.get() && !self.is_passed()
+    }
+
+    /// Whether it comes back to a filter when it ends.
+    pub(super) fn is_passed(self) -> bool {
+        self.hops.get() != 0
+    }
+
+    /// Whether it is neither.
+    #[inline]
+    pub(super) fn is_plain(self) -> bool {
+        self.hops.get() | u16::from(self.part.get()) == 0
+    }
+
+    /// Its list when that is one piece.
+    #[inline]
+    pub(super) fn only_piece(&self) -> Option<&bay_iov> {
+        let request = self.request();
+        if request.iovcnt != 1 {
+            return None;
+        }
+        // SAFETY: null, or the client keeps the element valid until completion (ABI, `submit`).
+        unsafe { request.iov.as_ref() }
     }
 
     /// Makes a fresh one the client's (`part` is false) or a part's.
@@ -145,27 +171,26 @@ impl Io {
 }
 
 impl Io {
-    /// Goes on to `base` as a filter passes it on; `None` when it cannot go any further.
-    pub(super) fn hop(self, base: &Channel, writable: bool, lba: u64) -> Option<()> {
-        let hop = self.way.get(self.hops.get() as usize)?;
+    /// Goes on to `base` as a filter passes it on, now; false when it has come too far for that.
+    #[inline]
+    pub(super) fn hop(self, base: &Channel) -> bool {
+        let hops = self.hops.get();
+        let Some(hop) = self.way.get(usize::from(hops)) else { return false };
         hop.channel.set(self.channel.replace(base));
-        hop.submitted_ns.set(self.submitted_ns.get());
-        hop.lba.set(self.change(|request| std::mem::replace(&mut request.lba, lba)));
-        self.hops.set(self.hops.get() + 1);
-        self.writable.set(writable);
-        self.sent.set(false);
-        Some(())
+        hop.submitted_ns.set(self.submitted_ns.replace(clock::of_round()));
+        self.hops.set(hops + 1);
+        true
     }
 
     /// Comes back to the filter that passed it on; `None` when there is none.
-    pub(super) fn hop_back(self) -> Option<()> {
+    #[inline]
+    pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
         let left = self.hops.get().checked_sub(1)?;
-        let hop = self.way.get(left as usize)?;
+        let hop = self.way.get(usize::from(left))?;
         self.hops.set(left);
         self.channel.set(hop.channel.get());
         self.submitted_ns.set(hop.submitted_ns.get());
-        self.change(|request| request.lba = hop.lba.get());
-        Some(())
+        Some(self.channel())
     }
 }
 
@@ -327,7 +352,7 @@ impl Slot {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
             channel: Cell::new(channel),
-            cb: Cell::new(None),
+            cb: Cell::new(nobody_is_told),
             arg: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
             submitted_ns: Cell::new(0),
@@ -344,7 +369,6 @@ impl Slot {
                 Hop {
                     channel: Cell::new(ptr::null()),
                     submitted_ns: Cell::new(0),
-                    lba: Cell::new(0),
                 }
             }; MOST_HOPS],
             request: UnsafeCell::new(bay_io {
@@ -382,7 +406,7 @@ impl Io {
 
     /// Who is told of the end.
     pub(crate) fn set_callback(self, cb: Option<bay_io_cb_fn>, arg: *mut c_void) {
-        self.cb.set(cb);
+        self.cb.set(cb.unwrap_or(nobody_is_told));
         self.arg.set(arg);
     }
 }

@@ -12,16 +12,25 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// One client's claim on a channel.
+/// One client's claim on a channel. One cache line.
+#[repr(align(64))]
 struct Reference {
-    /// Its number and its place in the table.
+    /// Its number and its place in the table; [`FREE`] when there is no such claim.
     handle: u64,
     channel: *const Channel,
     writable: bool,
     /// Handle of the channel whose module passes on to this one and whose limits are at least as
     /// strict; 0 = not known of any.
     vouched_by: u64,
-    desc: Arc<Desc>,
+    desc: Option<Arc<Desc>>,
+}
+
+/// A handle that no lookup can find: its place is beyond every table.
+const FREE: u64 = u64::MAX;
+
+impl Reference {
+    const NONE: Self =
+        Self { handle: FREE, channel: ptr::null(), writable: false, vouched_by: 0, desc: None };
 }
 
 /// What the data path needs of a reference.
@@ -38,7 +47,7 @@ pub(crate) struct Local {
     channels: RefCell<Vec<*mut Channel>>,
     /// By the lower half of the handle. Borrowed within single methods of `Local` only, none of
     /// which calls out meanwhile.
-    references: UnsafeCell<Vec<Option<Reference>>>,
+    references: UnsafeCell<Vec<Reference>>,
     next_number: Cell<u32>,
     dirty: RefCell<Vec<*const Channel>>,
     attention: RefCell<Vec<*const Channel>>,
@@ -110,18 +119,19 @@ pub(crate) fn with_module_handle<T>(handle: u64, f: impl FnOnce(&Channel) -> T) 
 // ---- handles ------------------------------------------------------------------------------------
 
 impl Local {
-    fn references(&self) -> &[Option<Reference>] {
+    fn references(&self) -> &[Reference] {
         // SAFETY: nobody changes the table meanwhile (see the field).
         unsafe { &*self.references.get() }
     }
 
-    fn change_references<T>(&self, f: impl FnOnce(&mut Vec<Option<Reference>>) -> T) -> T {
+    fn change_references<T>(&self, f: impl FnOnce(&mut Vec<Reference>) -> T) -> T {
         // SAFETY: nobody looks at the table meanwhile (see the field); `f` does not call out.
         f(unsafe { &mut *self.references.get() })
     }
 
-    fn resolve(&self, handle: u64) -> Option<Way<'_>> {
-        let reference = self.references().get(place(handle))?.as_ref()?;
+    #[inline]
+    pub(super) fn resolve(&self, handle: u64) -> Option<Way<'_>> {
+        let reference = self.references().get(place(handle))?;
         if reference.handle != handle {
             return None;
         }
@@ -133,7 +143,7 @@ impl Local {
     /// From now on `filter`'s limits are known to be at least as strict as those of the handle's bdev.
     pub(super) fn vouch(&self, handle: u64, filter: &Channel) {
         self.change_references(|references| {
-            if let Some(Some(reference)) = references.get_mut(place(handle)) {
+            if let Some(reference) = references.get_mut(place(handle)) {
                 reference.vouched_by = filter.handle;
             }
         });
@@ -155,14 +165,15 @@ impl Local {
         let number = self.next_number.get().wrapping_add(1).max(1);
         self.next_number.set(number);
         Ok(self.change_references(|references| {
-            let free = references.iter().position(Option::is_none).unwrap_or(references.len());
+            let is_free = |reference: &Reference| reference.handle == FREE;
+            let free = references.iter().position(is_free).unwrap_or(references.len());
             if free == references.len() {
-                references.push(None);
+                references.push(Reference::NONE);
             }
             let handle = (u64::from(number) << 32) | free as u64;
             if let Some(place) = references.get_mut(free) {
-                let (writable, desc) = (desc.writable, Arc::clone(desc));
-                *place = Some(Reference { handle, channel, writable, vouched_by: 0, desc });
+                let (writable, desc) = (desc.writable, Some(Arc::clone(desc)));
+                *place = Reference { handle, channel, writable, vouched_by: 0, desc };
             }
             handle
         }))
@@ -172,8 +183,10 @@ impl Local {
         if self.resolve(handle).is_none() {
             return Err(Error::new(libc::EINVAL, "no channel of this thread has this handle"));
         }
-        let taken = |references: &mut Vec<Option<Reference>>| references.get_mut(place(handle))?.take();
-        let Some(reference) = self.change_references(taken) else { return Ok(()) };
+        let reference = self.change_references(|references| {
+            references.get_mut(place(handle)).map(|place| std::mem::replace(place, Reference::NONE))
+        });
+        let Some(reference) = reference else { return Ok(()) };
         // SAFETY: it was referenced until now and is freed at the end of a round at the earliest.
         let channel = unsafe { &*reference.channel };
         channel.refs.set(channel.refs.get() - 1);
@@ -181,7 +194,9 @@ impl Local {
             channel.gate.set(Gate::LEFT);
             channel.ask_for_attention_in(self);
         }
-        reference.desc.channels.fetch_sub(1, Ordering::AcqRel);
+        if let Some(desc) = &reference.desc {
+            desc.channels.fetch_sub(1, Ordering::AcqRel);
+        }
         Ok(())
     }
 }

@@ -83,8 +83,7 @@ pub(super) fn begin(io: Io, work: Work) {
 fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     let child = parent.channel().pool.get(parent.channel());
     child.begin(parent.writable.get(), true);
-    child.cb.set(Some(cb));
-    child.arg.set(parent.into_arg());
+    child.set_callback(Some(cb), parent.into_arg());
     let (ext, prio) = (parent.request().ext, parent.request().prio);
     child.change(|request| {
         request.op = op;

@@ -9,28 +9,20 @@ use super::device::Limits;
 use super::io::Io;
 use super::local::{self, Way};
 use super::{complete, dispatch, submit};
-use crate::reactor::{clock, thread};
+use crate::reactor::thread;
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 /// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
 pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
-    let passed = local::with(handle, |base| {
-        if !is_vouched_for(base, io, lba) {
-            return pass_with_care(handle, base, io, lba);
+    let on_thread = thread::with_current(|thread| match thread.bdevs.resolve(handle) {
+        Some(base) if is_vouched_for(base, io, lba) && io.hop(base.channel) => {
+            dispatch::send(base.channel, io);
         }
-        match io.hop(base.channel, base.writable, lba) {
-            Some(()) => {
-                io.submitted_ns.set(clock::now());
-                dispatch::send(base.channel, io);
-            }
-            None => pass_child(handle, io, lba),
-        }
+        Some(base) => pass_with_care(handle, base, io, lba),
+        None => refuse(io),
     });
-    if passed.is_none() {
-        // SAFETY: the module has the I/O, and ends it here.
-        unsafe { complete::done(io.abi(), -libc::EBADF) };
-    }
+    debug_assert!(on_thread.is_some(), "a module has an I/O on its thread only");
 }
 
 /// Whether the filter's own stage `submit` has found all that the base's would find.
@@ -47,16 +39,27 @@ fn is_vouched_for(base: Way<'_>, io: Io, lba: u64) -> bool {
 #[inline(never)]
 fn pass_with_care(handle: u64, base: Way<'_>, io: Io, lba: u64) {
     let filter = io.channel();
-    if base.channel.pool.drv_ctx_size() > filter.pool.drv_ctx_size() {
-        return pass_child(handle, io, lba);
-    }
-    if is_as_strict(&filter.limits, &base.channel.limits) && (base.writable || filter.limits.read_only) {
+    if is_as_strict(&filter.limits, &base.channel.limits)
+        && filter.pool.drv_ctx_size() >= base.channel.pool.drv_ctx_size()
+        && (base.writable || filter.limits.read_only)
+    {
         thread::with_current(|thread| thread.bdevs.vouch(handle, filter));
     }
-    match io.hop(base.channel, base.writable, lba) {
-        Some(()) => submit::take(base.channel, io),
-        None => pass_child(handle, io, lba),
+    if filter.pool.drv_ctx_size() >= base.channel.pool.drv_ctx_size() && io.hop(base.channel) {
+        io.writable.set(base.writable);
+        io.change(|request| request.lba = lba);
+        submit::take(base.channel, io);
+    } else {
+        pass_child(handle, io, lba);
     }
+}
+
+/// The handle is none.
+#[cold]
+#[inline(never)]
+fn refuse(io: Io) {
+    // SAFETY: the module has the I/O, and ends it here.
+    unsafe { complete::done(io.abi(), -libc::EBADF) };
 }
 
 /// Whether every read and write that leaves `submit` under the filter's limits could be sent to the
@@ -77,10 +80,7 @@ fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
 /// Sends another request on in place of `parent`, which ends when that does.
 #[cold]
 fn pass_child(handle: u64, parent: Io, lba: u64) {
-    let Some(child) = derive(handle, parent) else {
-        // SAFETY: the module has the I/O, and ends it here.
-        return unsafe { complete::done(parent.abi(), -libc::EBADF) };
-    };
+    let Some(child) = derive(handle, parent) else { return refuse(parent) };
     child.change(|request| request.lba = lba);
     child.set_callback(Some(child_done), parent.into_arg());
     submit::submit(child);

@@ -41,21 +41,38 @@ const OTHER: usize = 0;
 const READ: usize = BAY_OP_READ as usize;
 const WRITE: usize = BAY_OP_WRITE as usize;
 const UNMAP: usize = BAY_OP_UNMAP as usize;
-/// By op; those above share the row of what no op has.
-const ROWS: usize = UNMAP + 1;
+/// By op; those above `UNMAP` share the row of what no op has. A power of two.
+const ROWS: usize = 8;
 
-impl Counters {
+/// What is counted of one I/O on every channel where it was.
+pub(super) struct Tally {
+    row: usize,
+    blocks: u64,
+    now_ns: u64,
+    status: i32,
+}
+
+impl Tally {
     #[inline]
-    pub(super) fn count(&self, io: Io, status: i32) {
+    pub(super) fn of(io: Io, status: i32) -> Self {
         let request = io.request();
         let op = usize::from(request.op);
-        let Some(row) = self.0.get(if op < ROWS { op } else { OTHER }) else { return };
-        if status != 0 {
+        let row = if op <= UNMAP { op } else { OTHER };
+        Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status }
+    }
+}
+
+impl Counters {
+    /// Counts an I/O that came to the channel at `since_ns`.
+    #[inline]
+    pub(super) fn count(&self, io: &Tally, since_ns: u64) {
+        let Some(row) = self.0.get(io.row % ROWS) else { return };
+        if io.status != 0 {
             return row.errors.set(row.errors.get() + 1);
         }
-        let latency = clock::now().saturating_sub(io.submitted_ns.get());
+        let latency = io.now_ns.saturating_sub(since_ns);
         row.ops.set(row.ops.get() + 1);
-        row.blocks.set(row.blocks.get() + request.nblocks);
+        row.blocks.set(row.blocks.get() + io.blocks);
         row.latency_ns.set(row.latency_ns.get() + latency);
         if latency > row.max_ns.get() {
             row.max_ns.set(latency);

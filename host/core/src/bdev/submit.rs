@@ -17,7 +17,7 @@ pub(crate) fn submit(io: Io) {
 /// Takes an I/O that has come to `channel`, where it is.
 #[inline]
 pub(super) fn take(channel: &Channel, io: Io) {
-    io.submitted_ns.set(clock::now());
+    io.submitted_ns.set(clock::of_round());
     if is_straight(channel, io) { dispatch::send(channel, io) } else { with_care(channel, io) }
 }
 
@@ -26,16 +26,14 @@ pub(super) fn take(channel: &Channel, io: Io) {
 #[inline]
 fn is_straight(channel: &Channel, io: Io) -> bool {
     let (request, straight) = (io.request(), &channel.limits.straight);
-    let allowed = match request.op {
-        BAY_OP_READ => straight.reads,
-        BAY_OP_WRITE => straight.writes && io.writable.get(),
-        _ => false,
-    };
+    let is_read = request.op == BAY_OP_READ;
+    if !is_read && !(request.op == BAY_OP_WRITE && straight.writes && io.writable.get()) {
+        return false;
+    }
     let (lba, nblocks) = (request.lba, request.nblocks);
     let Some(end) = lba.checked_add(nblocks) else { return false };
-    let [piece] = io.iov() else { return false };
-    allowed
-        && must_flags(request) == 0
+    let Some(piece) = io.only_piece() else { return false };
+    must_flags(request) == 0
         && nblocks.wrapping_sub(1) < straight.most_blocks
         && channel.bdev.reaches(end)
         && (lba ^ end.wrapping_sub(1)) < straight.boundary
@@ -67,7 +65,7 @@ fn with_care(channel: &Channel, io: Io) {
     dispatch::send(channel, io);
 }
 
-/// 0 < op range checks: everything a module may rely on.
+/// Range and list checks: everything a module may rely on.
 fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     let request = io.request();
     let limits = &channel.limits;

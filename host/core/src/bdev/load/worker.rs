@@ -170,19 +170,20 @@ impl Worker {
     fn submit(&self, task: &Task) {
         self.budget.set(self.budget.get() - 1);
         self.outstanding.set(self.outstanding.get() + 1);
-        match &self.generations {
-            None => {
-                let (unit, read) = self.places.next();
-                task.unit.set(unit);
-                task.read.set(read);
-                task.began.set(self.tick.get());
-            }
-            Some(generations) => self.prepare_verified(task, generations),
+        if let Some(generations) = &self.generations {
+            return self.submit_verified(task, generations);
         }
+        let (unit, read) = self.places.next();
+        task.unit.set(unit);
+        task.read.set(read);
+        task.began.set(self.tick.get());
+        self.send(task);
+    }
+
+    #[inline]
+    fn send(&self, task: &Task) {
         if self.null_loop {
-            self.fill(task, self.scratch.get());
-            // SAFETY: the arguments that the bus would pass; this is the worker's thread.
-            return unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+            return self.send_nowhere(task);
         }
         // SAFETY: no waiter is given.
         let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
@@ -193,6 +194,14 @@ impl Worker {
         bdev::submit(io);
     }
 
+    #[inline(never)]
+    fn send_nowhere(&self, task: &Task) {
+        self.fill(task, self.scratch.get());
+        // SAFETY: the arguments that the bus would pass; this is the worker's thread.
+        unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+    }
+
+    #[inline]
     fn fill(&self, task: &Task, request: *mut bay_io) {
         // SAFETY: the request is the worker's: fresh from the pool, or its own scratch.
         let request = unsafe { &mut *request };
@@ -264,7 +273,7 @@ impl Worker {
     /// Chooses what to do and makes the memory ready for it. Kept out of the way of runs that do not
     /// verify, as `verify` is.
     #[inline(never)]
-    fn prepare_verified(&self, task: &Task, generations: &Generations) {
+    fn submit_verified(&self, task: &Task, generations: &Generations) {
         if task.again.take() {
             task.read.set(true);
         } else {
@@ -283,6 +292,7 @@ impl Worker {
             }
         });
         task.began.set(ticks::now());
+        self.send(task);
     }
 
     #[inline(never)]
