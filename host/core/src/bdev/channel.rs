@@ -75,7 +75,7 @@ impl Gate {
     /// The channel is being made or reset, or could not be made.
     pub(super) const HELD: u8 = 2;
     /// Others wait.
-    const WAITED: u8 = 4;
+    pub(super) const WAITED: u8 = 4;
     /// Nobody references the channel any more.
     pub(super) const LEFT: u8 = 8;
 

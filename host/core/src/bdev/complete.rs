@@ -2,38 +2,53 @@
 //! on; the client's callback; the I/O goes back to its pool. Before: the module, or `parts` and
 //! `submit` for what never reached it.
 
+use super::channel::{Channel, Gate};
 use super::io::Io;
 use super::stats::Tally;
 use super::{dispatch, reset};
 use drivebay_plugin_api::{BAY_OP_RESET, BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
+use std::ptr;
 
 /// `bay_io.done`: the module ends an I/O.
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // SAFETY: the module passes back what it was given, once.
     let io = unsafe { Io::from_abi(io) };
-    if !io.sent.replace(false) {
-        return was_not_there(io);
-    }
     let channel = io.channel();
-    if status <= BAY_ST_NOMEM && (status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE) {
+    if !is_straight(channel, io, status) {
+        return with_care(channel, io, status);
+    }
+    io.sent.set(false);
+    channel.outstanding.set(channel.outstanding.get() - 1);
+    channel.stats.count(&Tally::of(io, 0), io.submitted_ns.get());
+    to_client(channel, io, 0);
+}
+
+/// Whether it is what nearly all ends are: of an I/O that its client sent here, with success, and
+/// nobody waits for it. `with_care` does the same, and all else.
+#[inline]
+fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
+    status == 0
+        && io.sent.get()
+        && io.is_plain()
+        && io.request().op != BAY_OP_RESET
+        && !channel.gate.has(Gate::WAITED | Gate::LEFT)
+}
+
+#[inline(never)]
+fn with_care(channel: &Channel, io: Io, status: i32) {
+    if !io.sent.replace(false) {
+        let bdev = &channel.bdev.name;
+        return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
+    }
+    if status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE {
+        channel.outstanding.set(channel.outstanding.get() - 1);
         return dispatch::keep(channel, io);
     }
     channel.has_one_less();
     if io.request().op == BAY_OP_RESET {
         return reset::module_done(io, status);
     }
-    if !io.is_plain() {
-        return finish(io, status);
-    }
-    channel.stats.count(&Tally::of(io, status), io.submitted_ns.get());
-    to_client(io, status);
-}
-
-#[cold]
-#[inline(never)]
-fn was_not_there(io: Io) {
-    let bdev = &io.channel().bdev.name;
-    tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
+    finish(io, status);
 }
 
 /// Ends an I/O that no module has, where it is, then at the filters that passed it on.
@@ -41,24 +56,29 @@ fn was_not_there(io: Io) {
 pub(super) fn finish(io: Io, status: i32) {
     io.sent.set(false);
     let tally = Tally::of(io, status);
-    let mut channel = io.channel();
-    loop {
-        if !io.is_part() {
-            channel.stats.count(&tally, io.submitted_ns.get());
-        }
-        let Some(filter) = io.hop_back() else { break };
-        filter.has_one_less();
-        if io.request().op == BAY_OP_RESET {
-            return reset::module_done(io, status);
-        }
-        channel = filter;
+    if !io.is_part() {
+        io.channel().stats.count(&tally, io.submitted_ns.get());
     }
-    to_client(io, status);
+    if io.request().op == BAY_OP_RESET
+        && let Some(filter) = io.hop_back()
+    {
+        // The filter's bdev is held, too, until its own reset has ended.
+        filter.has_one_less();
+        return reset::module_done(io, status);
+    }
+    let home_of_part = io.home_of_part();
+    io.come_home(|filter, since_ns| {
+        filter.has_one_less();
+        if !ptr::eq(filter, home_of_part) {
+            filter.stats.count(&tally, since_ns);
+        }
+    });
+    to_client(io.channel(), io, status);
 }
 
 #[inline]
-fn to_client(io: Io, status: i32) {
+fn to_client(channel: &Channel, io: Io, status: i32) {
     // SAFETY: callback and argument came together with the submit; this is its thread.
     unsafe { (io.cb.get())(io.arg.get(), io.abi(), status) };
-    io.channel().give_back(io);
+    channel.give_back(io);
 }

@@ -18,11 +18,13 @@ pub(super) fn send(channel: &Channel, io: Io) {
 }
 
 /// Calls the module until nothing is left that was submitted meanwhile.
-#[inline(never)]
+#[inline]
 fn enter(channel: &Channel, io: Io) {
     channel.gate.set(Gate::BUSY);
     hand_over(channel, io);
-    send_deferred(channel);
+    if !channel.deferred.is_empty() {
+        send_deferred(channel);
+    }
     channel.gate.clear(Gate::BUSY);
 }
 
@@ -38,7 +40,7 @@ fn wait_in_line(channel: &Channel, io: Io) {
 }
 
 /// What was submitted while the module was being called.
-#[inline]
+#[inline(never)]
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
         if channel.gate.get() == Gate::BUSY {

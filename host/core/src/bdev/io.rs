@@ -182,8 +182,7 @@ impl Io {
         true
     }
 
-    /// Comes back to the filter that passed it on; `None` when there is none.
-    #[inline]
+    /// Comes back to the filter that passed it on last; `None` when there is none.
     pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
         let left = self.hops.get().checked_sub(1)?;
         let hop = self.way.get(usize::from(left))?;
@@ -191,6 +190,23 @@ impl Io {
         self.channel.set(hop.channel.get());
         self.submitted_ns.set(hop.submitted_ns.get());
         Some(self.channel())
+    }
+
+    /// Comes back through all of them, the innermost first: `visit` gets the channel of each and when
+    /// the I/O had come there.
+    #[inline]
+    pub(super) fn come_home(self, mut visit: impl FnMut(&Channel, u64)) {
+        let hops = usize::from(self.hops.replace(0));
+        for hop in self.way.get(..hops).unwrap_or_default().iter().rev() {
+            self.channel.set(hop.channel.get());
+            visit(self.channel(), hop.submitted_ns.get());
+        }
+    }
+
+    /// The channel where it is a part, when it was passed on from there; else null.
+    pub(super) fn home_of_part(self) -> *const Channel {
+        let [first, ..] = &self.way;
+        if self.part.get() && self.is_passed() { first.channel.get() } else { ptr::null() }
     }
 }
 

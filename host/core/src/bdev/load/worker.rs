@@ -187,11 +187,18 @@ impl Worker {
         }
         // SAFETY: no waiter is given.
         let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
-            return self.completed(task, -libc::ENOMEM);
+            return self.not_sent(task);
         };
         self.fill(task, io.abi());
         io.set_callback(Some(ended), as_arg(task));
         bdev::submit(io);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_sent(&self, task: &Task) {
+        self.outstanding.set(self.outstanding.get() - 1);
+        self.failed(task, -libc::ENOMEM);
     }
 
     #[inline(never)]
@@ -213,6 +220,7 @@ impl Worker {
         request.iovcnt = 1;
     }
 
+    #[inline]
     fn completed(&self, task: &Task, status: i32) {
         let tick = ticks::now();
         self.tick.set(tick);
