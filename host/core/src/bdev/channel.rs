@@ -45,6 +45,9 @@ pub(crate) struct Channel {
     pub(super) pool: Pool,
     io_waiters: Waiters,
     pub(super) stats: Counters,
+    /// The base for which this filter vouches (`pass`): the filter's handle of it and its channel,
+    /// which is alive as long as it stands here. 0 = none.
+    base: Cell<(u64, *const Channel)>,
     // What the others need.
     /// Waits for the module's resources or for the channel.
     waiting: Queue,
@@ -113,6 +116,7 @@ impl Channel {
             pool: Pool::new(bdev.record.drv_ctx_size),
             io_waiters: Waiters::new(),
             stats: Counters::default(),
+            base: Cell::new((0, ptr::null())),
             waiting: Queue::default(),
             starved: Queue::default(),
             buffer_wait: UnsafeCell::new(bay_wait {
@@ -211,6 +215,28 @@ impl Channel {
     pub(super) fn fail_waiting(&self, status: i32) {
         while let Some(io) = self.pop_waiting() {
             complete::finish(io, status);
+        }
+    }
+
+    // ---- the base of a filter --------------------------------------------------------------------
+
+    /// The channel of `handle`, if this filter vouches for it.
+    #[inline]
+    pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
+        let (vouched, channel) = self.base.get();
+        // SAFETY: null, or alive until `forget_base`, which comes before the handle is given up.
+        if vouched == handle { unsafe { channel.as_ref() } } else { None }
+    }
+
+    /// From now on this filter vouches for the base that it knows by `handle`.
+    pub(super) fn vouch(&self, handle: u64, base: &Self) {
+        self.base.set((handle, base));
+    }
+
+    /// The handle is given up.
+    pub(super) fn forget_base(&self, handle: u64) {
+        if self.base.get().0 == handle {
+            self.base.set((0, ptr::null()));
         }
     }
 

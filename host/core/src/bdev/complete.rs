@@ -7,7 +7,6 @@ use super::io::Io;
 use super::stats::Tally;
 use super::{dispatch, reset};
 use drivebay_plugin_api::{BAY_OP_RESET, BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
-use std::ptr;
 
 /// `bay_io.done`: the module ends an I/O.
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
@@ -19,17 +18,18 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     }
     io.sent.set(false);
     channel.outstanding.set(channel.outstanding.get() - 1);
-    channel.stats.count(&Tally::of(io, 0), io.submitted_ns.get());
-    to_client(channel, io, 0);
+    let tally = Tally::of(io, 0);
+    channel.stats.count(&tally, io.submitted_ns.get());
+    if io.is_passed() { back_through_filters(io, &tally) } else { to_client(channel, io, 0) }
 }
 
-/// Whether it is what nearly all ends are: of an I/O that its client sent here, with success, and
-/// nobody waits for it. `with_care` does the same, and all else.
+/// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does
+/// the same, and all else.
 #[inline]
 fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
     status == 0
         && io.sent.get()
-        && io.is_plain()
+        && !io.is_part()
         && io.request().op != BAY_OP_RESET
         && !channel.gate.has(Gate::WAITED | Gate::LEFT)
 }
@@ -41,7 +41,6 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
         return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
     }
     if status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE {
-        channel.outstanding.set(channel.outstanding.get() - 1);
         return dispatch::keep(channel, io);
     }
     channel.has_one_less();
@@ -49,6 +48,9 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
         return reset::module_done(io, status);
     }
     finish(io, status);
+    if channel.gate.has(Gate::WAITED) {
+        dispatch::resume(channel);
+    }
 }
 
 /// Ends an I/O that no module has, where it is, then at the filters that passed it on.
@@ -66,14 +68,19 @@ pub(super) fn finish(io: Io, status: i32) {
         filter.has_one_less();
         return reset::module_done(io, status);
     }
-    let home_of_part = io.home_of_part();
-    io.come_home(|filter, since_ns| {
+    back_through_filters(io, &tally);
+}
+
+/// Ends an I/O at the filters that passed it on, the innermost first, and then for its client.
+#[inline(never)]
+fn back_through_filters(io: Io, tally: &Tally) {
+    while let Some(filter) = io.hop_back() {
         filter.has_one_less();
-        if !ptr::eq(filter, home_of_part) {
-            filter.stats.count(&tally, since_ns);
+        if !io.is_part() {
+            filter.stats.count(tally, io.submitted_ns.get());
         }
-    });
-    to_client(io.channel(), io, status);
+    }
+    to_client(io.channel(), io, tally.status);
 }
 
 #[inline]

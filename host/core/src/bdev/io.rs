@@ -110,12 +110,6 @@ impl Io {
         self.hops.get() != 0
     }
 
-    /// Whether it is neither.
-    #[inline]
-    pub(super) fn is_plain(self) -> bool {
-        self.hops.get() | u16::from(self.part.get()) == 0
-    }
-
     /// Its list when that is one piece.
     #[inline]
     pub(super) fn only_piece(&self) -> Option<&bay_iov> {
@@ -183,6 +177,7 @@ impl Io {
     }
 
     /// Comes back to the filter that passed it on last; `None` when there is none.
+    #[inline]
     pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
         let left = self.hops.get().checked_sub(1)?;
         let hop = self.way.get(usize::from(left))?;
@@ -190,23 +185,6 @@ impl Io {
         self.channel.set(hop.channel.get());
         self.submitted_ns.set(hop.submitted_ns.get());
         Some(self.channel())
-    }
-
-    /// Comes back through all of them, the innermost first: `visit` gets the channel of each and when
-    /// the I/O had come there.
-    #[inline]
-    pub(super) fn come_home(self, mut visit: impl FnMut(&Channel, u64)) {
-        let hops = usize::from(self.hops.replace(0));
-        for hop in self.way.get(..hops).unwrap_or_default().iter().rev() {
-            self.channel.set(hop.channel.get());
-            visit(self.channel(), hop.submitted_ns.get());
-        }
-    }
-
-    /// The channel where it is a part, when it was passed on from there; else null.
-    pub(super) fn home_of_part(self) -> *const Channel {
-        let [first, ..] = &self.way;
-        if self.part.get() && self.is_passed() { first.channel.get() } else { ptr::null() }
     }
 }
 
@@ -381,12 +359,8 @@ impl Slot {
             progress: Cell::new(0),
             buffer: Cell::new((ptr::null_mut(), 0, 0)),
             list: RefCell::default(),
-            way: [const {
-                Hop {
-                    channel: Cell::new(ptr::null()),
-                    submitted_ns: Cell::new(0),
-                }
-            }; MOST_HOPS],
+            way: [const { Hop { channel: Cell::new(ptr::null()), submitted_ns: Cell::new(0) } };
+                MOST_HOPS],
             request: UnsafeCell::new(bay_io {
                 op: 0,
                 iovcnt: 0,

@@ -12,16 +12,12 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// One client's claim on a channel. One cache line.
-#[repr(align(64))]
+/// One client's claim on a channel.
 struct Reference {
     /// Its number and its place in the table; [`FREE`] when there is no such claim.
     handle: u64,
     channel: *const Channel,
     writable: bool,
-    /// Handle of the channel whose module passes on to this one and whose limits are at least as
-    /// strict; 0 = not known of any.
-    vouched_by: u64,
     desc: Option<Arc<Desc>>,
 }
 
@@ -29,8 +25,7 @@ struct Reference {
 const FREE: u64 = u64::MAX;
 
 impl Reference {
-    const NONE: Self =
-        Self { handle: FREE, channel: ptr::null(), writable: false, vouched_by: 0, desc: None };
+    const NONE: Self = Self { handle: FREE, channel: ptr::null(), writable: false, desc: None };
 }
 
 /// What the data path needs of a reference.
@@ -38,7 +33,6 @@ impl Reference {
 pub(super) struct Way<'a> {
     pub(super) channel: &'a Channel,
     pub(super) writable: bool,
-    pub(super) vouched_by: u64,
 }
 
 /// A lightweight thread's channels.
@@ -135,18 +129,8 @@ impl Local {
         if reference.handle != handle {
             return None;
         }
-        let &Reference { channel, writable, vouched_by, .. } = reference;
         // SAFETY: a referenced channel is alive.
-        Some(Way { channel: unsafe { &*channel }, writable, vouched_by })
-    }
-
-    /// From now on `filter`'s limits are known to be at least as strict as those of the handle's bdev.
-    pub(super) fn vouch(&self, handle: u64, filter: &Channel) {
-        self.change_references(|references| {
-            if let Some(reference) = references.get_mut(place(handle)) {
-                reference.vouched_by = filter.handle;
-            }
-        });
+        Some(Way { channel: unsafe { &*reference.channel }, writable: reference.writable })
     }
 
     fn get(&self, desc: &Arc<Desc>) -> Result<u64> {
@@ -173,7 +157,7 @@ impl Local {
             let handle = (u64::from(number) << 32) | free as u64;
             if let Some(place) = references.get_mut(free) {
                 let (writable, desc) = (desc.writable, Some(Arc::clone(desc)));
-                *place = Reference { handle, channel, writable, vouched_by: 0, desc };
+                *place = Reference { handle, channel, writable, desc };
             }
             handle
         }))
@@ -187,6 +171,10 @@ impl Local {
             references.get_mut(place(handle)).map(|place| std::mem::replace(place, Reference::NONE))
         });
         let Some(reference) = reference else { return Ok(()) };
+        for &channel in self.channels.borrow().iter() {
+            // SAFETY: channels in the list are alive.
+            unsafe { &*channel }.forget_base(handle);
+        }
         // SAFETY: it was referenced until now and is freed at the end of a round at the earliest.
         let channel = unsafe { &*reference.channel };
         channel.refs.set(channel.refs.get() - 1);

@@ -29,9 +29,9 @@ pub mod stats;
 mod submit;
 mod waiters;
 
+pub(crate) use channel::Channel;
 pub use desc::{Claim, Desc};
 pub use device::{Bdev, Geometry, all, by_id, find};
-pub(crate) use channel::Channel;
 pub(crate) use io::Io;
 pub(crate) use local::Local;
 pub(crate) use pass::{complete_from, derive, pass};

@@ -5,58 +5,59 @@
 //! request when the module below wants more room of its own than this one has, or when it has come
 //! through too many filters.
 
+use super::channel::Channel;
 use super::device::Limits;
 use super::io::Io;
 use super::local::{self, Way};
 use super::{complete, dispatch, submit};
-use crate::reactor::thread;
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 /// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
 pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
-    let on_thread = thread::with_current(|thread| match thread.bdevs.resolve(handle) {
-        Some(base) if is_vouched_for(base, io, lba) && io.hop(base.channel) => {
-            dispatch::send(base.channel, io);
-        }
-        Some(base) => pass_with_care(handle, base, io, lba),
-        None => refuse(io),
-    });
-    debug_assert!(on_thread.is_some(), "a module has an I/O on its thread only");
+    match io.channel().vouched_base(handle) {
+        Some(base) if is_straight(base, io, lba) && io.hop(base) => dispatch::send(base, io),
+        _ => with_care(handle, io, lba),
+    }
 }
 
-/// Whether the filter's own stage `submit` has found all that the base's would find.
+/// Whether the stage `submit` of a filter that vouches for its base has found all that the base's
+/// would find.
 #[inline]
-fn is_vouched_for(base: Way<'_>, io: Io, lba: u64) -> bool {
+fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
     let request = io.request();
-    base.vouched_by == io.channel().handle
-        && request.lba == lba
+    request.lba == lba
         && (request.op == BAY_OP_READ || request.op == BAY_OP_WRITE)
-        && base.channel.bdev.reaches(lba.wrapping_add(request.nblocks))
+        && base.bdev.reaches(lba.wrapping_add(request.nblocks))
 }
 
 /// An I/O that has to be looked at again.
 #[inline(never)]
-fn pass_with_care(handle: u64, base: Way<'_>, io: Io, lba: u64) {
+fn with_care(handle: u64, io: Io, lba: u64) {
     let filter = io.channel();
-    if is_as_strict(&filter.limits, &base.channel.limits)
-        && filter.pool.drv_ctx_size() >= base.channel.pool.drv_ctx_size()
-        && (base.writable || filter.limits.read_only)
-    {
-        thread::with_current(|thread| thread.bdevs.vouch(handle, filter));
-    }
-    if filter.pool.drv_ctx_size() >= base.channel.pool.drv_ctx_size() && io.hop(base.channel) {
-        io.writable.set(base.writable);
-        io.change(|request| request.lba = lba);
-        submit::take(base.channel, io);
-    } else {
-        pass_child(handle, io, lba);
+    let passed = local::with(handle, |Way { channel: base, writable }| {
+        let has_room = filter.pool.drv_ctx_size() >= base.pool.drv_ctx_size();
+        if has_room
+            && (writable || filter.limits.read_only)
+            && is_as_strict(&filter.limits, &base.limits)
+        {
+            filter.vouch(handle, base);
+        }
+        if has_room && io.hop(base) {
+            io.writable.set(writable);
+            io.change(|request| request.lba = lba);
+            submit::take(base, io);
+        } else {
+            pass_child(handle, io, lba);
+        }
+    });
+    if passed.is_none() {
+        refuse(io);
     }
 }
 
 /// The handle is none.
 #[cold]
-#[inline(never)]
 fn refuse(io: Io) {
     // SAFETY: the module has the I/O, and ends it here.
     unsafe { complete::done(io.abi(), -libc::EBADF) };

@@ -49,7 +49,7 @@ pub(super) struct Tally {
     row: usize,
     blocks: u64,
     now_ns: u64,
-    status: i32,
+    pub(super) status: i32,
 }
 
 impl Tally {
@@ -117,7 +117,9 @@ impl Row {
             self.errors.set(0);
         }
         if what == Reset::All {
-            [&self.ops, &self.blocks, &self.latency_ns].into_iter().for_each(|counter| counter.set(0));
+            [&self.ops, &self.blocks, &self.latency_ns]
+                .into_iter()
+                .for_each(|counter| counter.set(0));
         }
     }
 }
