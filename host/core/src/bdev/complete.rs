@@ -18,9 +18,8 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     }
     io.sent.set(false);
     channel.outstanding.set(channel.outstanding.get() - 1);
-    let tally = Tally::of(io, 0);
-    channel.stats.count(&tally, io.submitted_ns.get());
-    if io.is_passed() { back_through_filters(io, &tally) } else { to_client(channel, io, 0) }
+    channel.stats.count(&Tally::of(io, 0), io.submitted_ns.get());
+    if io.is_passed() { back_through_filters(io, 0) } else { to_client(io, 0) }
 }
 
 /// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does
@@ -57,9 +56,8 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
 #[inline(never)]
 pub(super) fn finish(io: Io, status: i32) {
     io.sent.set(false);
-    let tally = Tally::of(io, status);
     if !io.is_part() {
-        io.channel().stats.count(&tally, io.submitted_ns.get());
+        io.channel().stats.count(&Tally::of(io, status), io.submitted_ns.get());
     }
     if io.request().op == BAY_OP_RESET
         && let Some(filter) = io.hop_back()
@@ -68,24 +66,25 @@ pub(super) fn finish(io: Io, status: i32) {
         filter.has_one_less();
         return reset::module_done(io, status);
     }
-    back_through_filters(io, &tally);
+    back_through_filters(io, status);
 }
 
 /// Ends an I/O at the filters that passed it on, the innermost first, and then for its client.
 #[inline(never)]
-fn back_through_filters(io: Io, tally: &Tally) {
+fn back_through_filters(io: Io, status: i32) {
+    let tally = Tally::of(io, status);
     while let Some(filter) = io.hop_back() {
         filter.has_one_less();
         if !io.is_part() {
-            filter.stats.count(tally, io.submitted_ns.get());
+            filter.stats.count(&tally, io.submitted_ns.get());
         }
     }
-    to_client(io.channel(), io, tally.status);
+    to_client(io, status);
 }
 
 #[inline]
-fn to_client(channel: &Channel, io: Io, status: i32) {
+fn to_client(io: Io, status: i32) {
     // SAFETY: callback and argument came together with the submit; this is its thread.
     unsafe { (io.cb.get())(io.arg.get(), io.abi(), status) };
-    channel.give_back(io);
+    io.channel().give_back(io);
 }

@@ -16,7 +16,7 @@ use std::ffi::c_void;
 /// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
 pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
     match io.channel().vouched_base(handle) {
-        Some(base) if is_straight(base, io, lba) && io.hop(base) => dispatch::send(base, io),
+        Some(base) if is_straight(base, io, lba) && io.hop(base) => dispatch::send_on(base, io),
         _ => with_care(handle, io, lba),
     }
 }

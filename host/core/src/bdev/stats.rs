@@ -49,7 +49,7 @@ pub(super) struct Tally {
     row: usize,
     blocks: u64,
     now_ns: u64,
-    pub(super) status: i32,
+    status: i32,
 }
 
 impl Tally {
