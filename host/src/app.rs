@@ -13,7 +13,9 @@ mod gate;
 
 use crate::cli::Serve;
 use crate::config::{self, Document, Halt, StateFile};
-use crate::loader::{self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search};
+use crate::loader::{
+    self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search, trust::Policy,
+};
 use crate::notifications::Notifications;
 use crate::rpc::{
     self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
@@ -109,7 +111,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
-/// Starts the host without a socket, does `work` once `document` is loaded, and ends it. The flag
+/// Starts the host, does `work` once `document` is loaded, and ends it. The flag
 /// that `work` gets is set when a signal comes.
 ///
 /// # Errors
@@ -129,16 +131,41 @@ pub fn run_once<T>(
     })
     .map_err(|error| failed("signals", error))?;
     let reactors = start_reactors(options)?;
-    let result = make_host(options, sender).and_then(|host| {
+    let core = Arc::new(ProcessCore);
+    let result = make_host(options, sender, core).and_then(|host| {
+        let gate = Arc::new(Gate::new(Arc::clone(&host.registry) as _));
+        let server = start_server(options, &gate)?;
         let result = start(options, Some(document), &host, &events).and_then(|load| {
             load.runtime(&events)?;
             methods::framework::initialized(&host);
+            gate.open();
             work(&is_stopped)
         });
+        gate.close();
+        drop(server);
         end_plugins(&host).and(result)
     });
     reactors.stop();
     result
+}
+
+/// Starts the host without a socket, with the tables of `core`, and does `work`. Nothing is ended:
+/// that is left to the end of the process.
+///
+/// # Errors
+/// What did not start.
+pub(crate) fn run_over<T>(
+    options: &Serve,
+    core: Arc<dyn loader::Core>,
+    work: impl FnOnce(&Arc<Host>) -> T,
+) -> Result<T, Halt> {
+    start_log(options)?;
+    let (sender, events) = mpsc::channel();
+    let _reactors = start_reactors(options)?;
+    let host = make_host(options, sender, core)?;
+    start(options, None, &host, &events)?.runtime(&events)?;
+    methods::framework::initialized(&host);
+    Ok(work(&host))
 }
 
 fn start_log(options: &Serve) -> Result<(), Halt> {
@@ -183,7 +210,7 @@ fn with_reactors(
     sender: Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(), Halt> {
-    let host = make_host(options, sender)?;
+    let host = make_host(options, sender, Arc::new(ProcessCore))?;
     let state = options.state.clone().map(|path| StateFile::new(path, &host));
     let mut dispatcher: Arc<dyn Dispatcher> = Arc::clone(&host.registry) as _;
     if let Some(state) = &state {
@@ -203,7 +230,11 @@ fn with_reactors(
     end_plugins(&host).and(result)
 }
 
-fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> {
+fn make_host(
+    options: &Serve,
+    events: Sender<Event>,
+    core: Arc<dyn loader::Core>,
+) -> Result<Arc<Host>, Halt> {
     let registry = Arc::new(Registry::new());
     let notifications = Arc::new(Notifications::default());
     let subsystems = Arc::new(Subsystems::default());
@@ -212,12 +243,21 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         told.add(kind, name);
         methods::bdev::appeared();
     }));
+    for folder in options.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+        // It may come later: plugins are looked for whenever one is needed.
+        tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
+    }
+    let policy = match &options.plugin_policy {
+        Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
+        None => Policy::default(),
+    };
     let settings = Settings {
+        policy,
         folders: Search::default_folders(&options.plugin_dir),
-        runtime: runtime::folder().map_err(|error| failed("runtime folder", error.message))?,
+        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
-        core: Arc::new(ProcessCore),
+        core,
         rpc: Arc::clone(&registry),
         events: Arc::new(FromPlugins {
             notifications: Arc::clone(&notifications),
@@ -351,7 +391,7 @@ fn say(what: &str, options: &Serve) {
     let _ = writeln!(std::io::stderr(), "{what}: {socket}, {cores} core(s)");
 }
 
-/// Tells modules that the end begins and ends the plugins, the last loaded first.
+/// Tells modules that the end begins and ends the plugins, those that serve hosts first.
 fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     let (sender, ended) = mpsc::channel();
     let manager = Arc::clone(&host.manager);

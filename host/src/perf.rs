@@ -76,6 +76,7 @@ fn measure(options: &Perf, stop: &Arc<AtomicBool>) -> Result<load::Results, Halt
         warm_up: options.warm_up,
         verify: options.verify,
         null_loop: options.null_loop,
+        copy_loop: options.copy_loop,
     };
     load::run(&plan, stop).map_err(|error| Halt::Failed(error.message))
 }

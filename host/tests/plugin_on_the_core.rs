@@ -1,6 +1,7 @@
 //! A plugin in C on the real core: its bdev is on the bus, and keeps it from being unloaded.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use drivebay::loader::trust::Policy;
 use drivebay::loader::{ConfigWriter, Events, Manager, Outside, ProcessCore, Settings};
 use drivebay::rpc::Registry;
 use drivebay_core::bdev;
@@ -40,8 +41,11 @@ fn a_bdev_of_a_plugin_in_c_comes_on_the_bus_and_keeps_its_plugin() {
     build_null(folder.path());
     let reactors = reactor::start(&CpuSet::parse("[0]").unwrap(), Mode::Adaptive).unwrap();
 
-    let settings =
-        Settings { folders: vec![folder.path().to_owned()], runtime: folder.path().to_owned() };
+    let settings = Settings {
+        folders: vec![folder.path().to_owned()],
+        runtime: folder.path().to_owned(),
+        policy: Policy::default(),
+    };
     let outside = Outside {
         core: Arc::new(ProcessCore),
         rpc: Arc::new(Registry::new()),

@@ -43,8 +43,8 @@ pub const BAY_BDEV_WRITE_CACHE: u32 = 1;
 pub const BAY_BDEV_READ_ONLY: u32 = 2;
 /// Registration flag: the bdev is a filter over `base`.
 pub const BAY_BDEV_FILTER: u32 = 4;
-/// Registration flag: a read succeeds without writing its buffers. Who sends on what was read clears them first.
-pub const BAY_BDEV_READS_NOTHING: u32 = 8;
+/// Registration flag: what is written is not kept, and a read leaves its buffers as they are: who sends on what was read clears them first.
+pub const BAY_BDEV_NO_DATA: u32 = 8;
 
 /// `open`: writes are allowed.
 pub const BAY_OPEN_WRITE: u32 = 1;
@@ -97,7 +97,7 @@ functions! {
     fn bay_bdev_resize_fn(host: *const bay_host, id: u64, num_blocks: u64) -> i32;
     /// A resource came free: submit again what waits on the channel. `[thread of the channel]`
     fn bay_bdev_kick_fn(host: *const bay_host, host_chan: u64);
-    /// Holds back (`quiesce`) or lets go the I/O of a range; `done` when nothing of it is in flight. `[app thread]`
+    /// Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]`
     fn bay_bdev_quiesce_fn(host: *const bay_host, id: u64, lba: u64, nblocks: u64, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
 
     /// Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]`
@@ -416,9 +416,9 @@ structs! {
         resize: Option<bay_bdev_resize_fn>,
         /// Wakes what waits for resources.
         kick: Option<bay_bdev_kick_fn>,
-        /// Holds back I/O. Draft: NULL.
+        /// Holds back I/O.
         quiesce: Option<bay_bdev_quiesce_fn>,
-        /// Lets it go. Draft: NULL.
+        /// Lets it go: the range of one `quiesce`.
         unquiesce: Option<bay_bdev_quiesce_fn>,
         /// Ends an `examine_disk`.
         examine_done: Option<bay_examine_done_fn>,

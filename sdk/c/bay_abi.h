@@ -119,6 +119,8 @@ extern "C" {
 #define BAY_BDEV_READ_ONLY 2u
 /** Registration flag: the bdev is a filter over `base`. */
 #define BAY_BDEV_FILTER 4u
+/** Registration flag: what is written is not kept, and what is read means nothing. */
+#define BAY_BDEV_NO_DATA 8u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
 /** Event: the bdev goes away; close the descriptor as soon as its I/O has ended. */
@@ -283,7 +285,7 @@ typedef int32_t bay_bdev_resize_fn(const struct bay_host *host, uint64_t id, uin
 /** A resource came free: submit again what waits on the channel. `[thread of the channel]` */
 typedef void bay_bdev_kick_fn(const struct bay_host *host, uint64_t host_chan);
 
-/** Holds back (`quiesce`) or lets go the I/O of a range; `done` when nothing of it is in flight. `[app thread]` */
+/** Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]` */
 typedef int32_t bay_bdev_quiesce_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks, bay_cb_fn *done, void *arg);
 
 /** Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]` */
@@ -884,9 +886,9 @@ struct bay_bdev_api {
     bay_bdev_resize_fn *resize;
     /** Wakes what waits for resources. */
     bay_bdev_kick_fn *kick;
-    /** Holds back I/O. Draft: NULL. */
+    /** Holds back I/O. */
     bay_bdev_quiesce_fn *quiesce;
-    /** Lets it go. Draft: NULL. */
+    /** Lets it go: the range of one `quiesce`. */
     bay_bdev_quiesce_fn *unquiesce;
     /** Ends an `examine_disk`. */
     bay_examine_done_fn *examine_done;
@@ -2040,6 +2042,19 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
     } variable __attribute__((section(".note.bay"), used, aligned(4))) = {                    \
         4, (uint32_t)BAY_PAD4_(sizeof(text)), type, "BAY", text}
 
+/** What the manifest says besides; define them before the header is included. BAY_PERMISSIONS is a
+ *  list in JSON without its brackets.
+ */
+#ifndef BAY_VENDOR
+#define BAY_VENDOR ""
+#endif
+#ifndef BAY_LICENSE
+#define BAY_LICENSE ""
+#endif
+#ifndef BAY_PERMISSIONS
+#define BAY_PERMISSIONS ""
+#endif
+
 /** Writes the door and both notes; once in a plugin, at file scope, followed by a semicolon.
  *  NAME, VERSION (semantic) and KIND are string literals. PROVIDES and REQUIRES are lists in JSON
  *  without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are BAY_PF_*. START, FINI and
@@ -2048,8 +2063,10 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
 #define BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, FLAGS, INIT, START, FINI, GET_IFACE) \
     BAY_NOTE_(bay_note_manifest_, BAY_NOTE_MANIFEST,                                          \
               "{\"name\":\"" NAME "\",\"version\":\"" VERSION "\",\"kind\":\"" KIND           \
+              "\",\"vendor\":\"" BAY_VENDOR "\",\"license\":\"" BAY_LICENSE                     \
               "\",\"abi\":[1,0],\"needs_minor\":0,\"lang\":\"c\",\"provides\":[" PROVIDES     \
-              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":[]}");            \
+              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":["                 \
+              BAY_PERMISSIONS "]}");                                                          \
     BAY_NOTE_(bay_note_layout_, BAY_NOTE_LAYOUT, BAY_LAYOUT_TEXT);                            \
     const struct bay_plugin bay_plugin_v1 = {                                                 \
         BAY_MAGIC, sizeof(struct bay_plugin), BAY_ABI_MAJOR, BAY_ABI_MINOR, 0, 0, FLAGS,      \

@@ -121,12 +121,7 @@ impl From<Error> for RpcError {
             let (field, allowed) = *about;
             return Self::about(code, "invalid_value", error.message, field, Some(allowed));
         }
-        match error.errno {
-            errno::ENODEV => Self::new(code, "no_such_device", error.message),
-            errno::EEXIST => Self::new(code, "exists", error.message),
-            errno::EINVAL => Self::new(code, "invalid_value", error.message),
-            _ => Self { code, message: error.message, data: None },
-        }
+        Self::of_errno(error.errno, error.message)
     }
 }
 

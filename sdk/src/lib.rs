@@ -50,6 +50,6 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod private {
     //! What the expansion of the macros names.
-    pub use crate::plugin::{Door, Library, Plugin, Stopping, door, manifest};
+    pub use crate::plugin::{Door, Library, Manifest, Plugin, Stopping, door, manifest};
     pub use drivebay_plugin_api as api;
 }

@@ -165,16 +165,26 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 
 /// Writes the library's door and notes.
 ///
-/// ```ignore
+/// ```standalone_crate
+/// use drivebay_sdk::{Result, Stopping, plugin};
+///
 /// plugin! {
 ///     name: "nvmf-tcp",
 ///     kind: "transport",
 ///     provides: ["nvmf.transport/TCP"],
 ///     requires: ["bay.nvmf_target/1"],
 ///     methods: [],                        // of the control plane: `provides` "rpc:<name>" each
-///     start: start,                       // fn() -> Result<()>
-///     stop: stop,                         // fn(Stopping); may be left out
+///     permissions: ["pci"],               // what only the operator grants; may be left out
+///     start: start,
+///     stop: stop,                         // may be left out
 /// }
+///
+/// fn start() -> Result<()> {
+///     Ok(())
+/// }
+///
+/// fn stop(_stopping: Stopping) {}
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! plugin {
@@ -184,6 +194,7 @@ macro_rules! plugin {
         provides: [$($provides:expr),* $(,)?],
         requires: [$($requires:expr),* $(,)?],
         methods: [$($method:expr),* $(,)?],
+        $(permissions: [$($permission:expr),* $(,)?],)?
         start: $start:expr
         $(, stop: $stop:expr)? $(,)?
     ) => {
@@ -214,14 +225,17 @@ macro_rules! plugin {
             );
 
             const fn manifest<const N: usize>() -> api::layout::Text<N> {
-                sdk::manifest(
-                    $name,
-                    ::core::env!("CARGO_PKG_VERSION"),
-                    $kind,
-                    &[$($provides),*],
-                    &[$($requires),*],
-                    &[$($method),*],
-                )
+                sdk::manifest(&sdk::Manifest {
+                    name: $name,
+                    version: ::core::env!("CARGO_PKG_VERSION"),
+                    kind: $kind,
+                    vendor: ::core::env!("CARGO_PKG_AUTHORS"),
+                    license: ::core::env!("CARGO_PKG_LICENSE"),
+                    provides: &[$($provides),*],
+                    requires: &[$($requires),*],
+                    methods: &[$($method),*],
+                    permissions: &[$($($permission),*)?],
+                })
             }
             const LEN: usize = api::note::pad4(manifest::<0>().len);
             const TEXT: api::layout::Text<LEN> = manifest::<LEN>();
@@ -242,9 +256,32 @@ macro_rules! plugin {
 /// The door of a library with one kind of bdev: methods `bdev_<name>_create` and `bdev_<name>_delete`,
 /// and what `methods` and `start` add.
 ///
-/// ```ignore
-/// bdev_module!("malloc", Malloc);
+/// ```standalone_crate
+/// use drivebay_sdk::prelude::*;
+///
+/// # struct Null { geometry: Geometry }
+/// # params! { pub struct Params { block_size: u32 = 512 } }
+/// # impl Bdev for Null {
+/// #     type Params = Params;
+/// #     type Channel = ();
+/// #     const OPS: OpSet = OpSet::READ_WRITE;
+/// #     const PRODUCT: &'static str = "Null disk";
+/// #     fn create(params: Params) -> Result<Self> {
+/// #         Ok(Self { geometry: Geometry::new(params.block_size, 8)? })
+/// #     }
+/// #     fn name(&self) -> &str { "n" }
+/// #     fn geometry(&self) -> Geometry { self.geometry }
+/// #     fn open_channel(&self) -> Result<()> { Ok(()) }
+/// #     fn submit(&self, _: &mut (), io: BdevIo) { io.complete(Status::SUCCESS) }
+/// # }
 /// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
+///
+/// /// Registers the method that is not everybody's.
+/// fn start() -> Result<()> {
+///     // …
+///     Ok(())
+/// }
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! bdev_module {
@@ -325,23 +362,35 @@ pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door
     })
 }
 
+/// What the manifest note says.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Manifest {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub vendor: &'static str,
+    pub license: &'static str,
+    pub provides: &'static [&'static str],
+    pub requires: &'static [&'static str],
+    pub methods: &'static [&'static str],
+    pub permissions: &'static [&'static str],
+}
+
 #[doc(hidden)]
 #[must_use]
-pub const fn manifest<const N: usize>(
-    name: &str,
-    version: &str,
-    kind: &str,
-    provides: &[&str],
-    requires: &[&str],
-    methods: &[&str],
-) -> api::layout::Text<N> {
+pub const fn manifest<const N: usize>(manifest: &Manifest) -> api::layout::Text<N> {
     let mut text = api::layout::Text::new()
         .raw("{\"name\":\"")
-        .raw(name)
+        .raw(manifest.name)
         .raw("\",\"version\":\"")
-        .raw(version)
+        .raw(manifest.version)
         .raw("\",\"kind\":\"")
-        .raw(kind)
+        .raw(manifest.kind)
+        .raw("\",\"vendor\":\"")
+        .raw(json(manifest.vendor))
+        .raw("\",\"license\":\"")
+        .raw(json(manifest.license))
         .raw("\",\"abi\":[")
         .number(api::BAY_ABI_MAJOR as usize)
         .raw(",")
@@ -349,15 +398,28 @@ pub const fn manifest<const N: usize>(
         .raw("],\"needs_minor\":0,\"panic\":\"")
         .raw(if cfg!(panic = "abort") { "abort" } else { "unwind" })
         .raw("\",\"lang\":\"rust\",\"modules\":[\"")
-        .raw(name)
+        .raw(manifest.name)
         .raw("\"],\"provides\":[");
-    text = list(text, "", provides, "");
-    if !provides.is_empty() && !methods.is_empty() {
+    text = list(text, "", manifest.provides, "");
+    if !manifest.provides.is_empty() && !manifest.methods.is_empty() {
         text = text.raw(",");
     }
-    text = list(text, "rpc:", methods, "");
-    text = list(text.raw("],\"requires\":["), "", requires, "");
-    text.raw("],\"permissions\":[]}")
+    text = list(text, "rpc:", manifest.methods, "");
+    text = list(text.raw("],\"requires\":["), "", manifest.requires, "");
+    list(text.raw("],\"permissions\":["), "", manifest.permissions, "").raw("]}")
+}
+
+/// A text of Cargo.toml inside a JSON string; one that would have to be escaped does not compile.
+const fn json(text: &'static str) -> &'static str {
+    let mut rest = text.as_bytes();
+    while let [byte, others @ ..] = rest {
+        assert!(
+            *byte >= b' ' && *byte != b'"' && *byte != b'\\',
+            "authors and license in Cargo.toml: quotes, backslashes and line ends are not allowed"
+        );
+        rest = others;
+    }
+    text
 }
 
 const fn list<const N: usize>(

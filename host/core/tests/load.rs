@@ -184,6 +184,7 @@ fn plan(bdev: &str, pattern: Pattern) -> Plan {
         warm_up: Duration::ZERO,
         verify: false,
         null_loop: false,
+        copy_loop: false,
     }
 }
 
@@ -309,6 +310,20 @@ fn the_null_loop_never_reaches_the_disk() {
     let disk = disk("left_alone");
     let report = run(&Plan { null_loop: true, ..plan("left_alone", Pattern::RandRead) });
     assert_eq!((report.reads, disk.submitted.load(Ordering::Relaxed)), (5000, 0));
+}
+
+#[test]
+fn the_copy_loop_moves_data_of_its_own_and_never_reaches_the_disk() {
+    let _guard = reactors();
+    let disk = disk("not_copied");
+    for pattern in [Pattern::RandRead, Pattern::RandWrite] {
+        let report = run(&Plan { copy_loop: true, ..plan("not_copied", pattern) });
+        assert_eq!(report.reads + report.writes, 5000);
+    }
+    assert_eq!(disk.submitted.load(Ordering::Relaxed), 0);
+    let verified = Plan { copy_loop: true, ..plan("not_copied", Pattern::Verify) };
+    let refused = load::run(&verified, &Arc::default()).unwrap_err();
+    assert!(refused.message.starts_with("verify"), "{refused}");
 }
 
 #[test]

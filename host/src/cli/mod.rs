@@ -1,16 +1,21 @@
 //! The command line.
 
+mod check;
 mod ignored;
+mod new;
 mod perf;
+mod plugin;
 mod serve;
 
+pub use check::Check;
+pub use new::New;
 pub use perf::{Pattern, Perf};
+pub use plugin::Plugin;
 pub use serve::{Mode, Serve};
 
 use crate::rpc::command::Request;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use std::path::PathBuf;
 
 /// The Drivebay storage server.
 #[derive(Debug, Parser)]
@@ -28,7 +33,7 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Call one method of a server that runs
     Rpc(Request),
-    /// Look at plugins
+    /// Look at plugins, sign and verify them, begin new ones
     #[command(subcommand)]
     Plugin(Plugin),
     /// Put load on disks and measure them
@@ -40,33 +45,11 @@ pub enum Command {
     },
 }
 
-/// Look at plugins.
-#[derive(Debug, Subcommand)]
-#[command(after_help = "exit code: 0 done, 1 the file is no plugin or may not be loaded, 2 usage")]
-pub enum Plugin {
-    /// List the plugins on the search path; runs nothing of them
-    List {
-        /// Folder to search first; may be given several times
-        #[arg(long, value_name = "DIR")]
-        plugin_dir: Vec<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Tell what a plugin's file says; runs nothing of it
-    Inspect {
-        /// The file
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::path::PathBuf;
 
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {
         let args = ["drivebay", "serve"].iter().chain(args);

@@ -47,6 +47,12 @@ pub struct Perf {
     /// Leave the bus out: what is measured is the generator's own cost
     #[arg(long, conflicts_with = "verify")]
     pub null_loop: bool,
+    /// A copy to or from memory of the disk's size in place of the bus: what a RAM disk cannot beat
+    #[arg(long, conflicts_with_all = ["verify", "null_loop"])]
+    pub copy_loop: bool,
+    /// RPC socket to answer on meanwhile [default: none]
+    #[arg(short = 'r', long, value_name = "PATH")]
+    pub rpc_socket: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -103,6 +109,8 @@ impl Perf {
     #[must_use]
     pub fn host(&self) -> Serve {
         let mut host = Serve::unreachable();
+        host.no_rpc_server = self.rpc_socket.is_none();
+        host.rpc_socket.clone_from(&self.rpc_socket);
         host.plugin_dir.clone_from(&self.plugin_dir);
         host.load.clone_from(&self.load);
         host.cpumask.clone_from(&self.cpumask);
@@ -210,6 +218,7 @@ mod tests {
             (&["-n", "0"], "--ios"),
             (&["-n", "5", "-t", "1"], "cannot be used with"),
             (&["--verify", "--null-loop"], "cannot be used with"),
+            (&["--copy-loop", "--null-loop"], "cannot be used with"),
             (&["--rpc", "bdev_null_create []"], "an object"),
         ] {
             let error = perf(args).unwrap_err();

@@ -40,6 +40,9 @@ pub struct Serve {
     /// Folder to search for plugins first; may be given several times
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
+    /// What plugins may be loaded: names, signatures, permissions [default: no further rules]
+    #[arg(long, value_name = "FILE")]
+    pub plugin_policy: Option<PathBuf>,
     /// Plugin to load at start, by name or path; may be given several times
     #[arg(long, value_name = "NAME")]
     pub load: Vec<String>,
@@ -82,6 +85,7 @@ impl Serve {
             json_ignore_init_errors: false,
             state: None,
             plugin_dir: Vec::new(),
+            plugin_policy: None,
             load: Vec::new(),
             cpumask: None,
             mode: Mode::Adaptive,

@@ -67,6 +67,12 @@ impl Broker {
         self.inner.borrow().find(id).is_some()
     }
 
+    /// Whether it is this owner who offers `id` now.
+    pub(super) fn is_provided_by(&self, owner: u64, id: &str) -> bool {
+        let inner = self.inner.borrow();
+        inner.offers.values().any(|offer| offer.owner == owner && offer.id == id)
+    }
+
     /// A table and the handle of the reference to it; `None` when nobody offers it.
     pub(super) fn acquire(
         &self,

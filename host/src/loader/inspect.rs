@@ -6,6 +6,7 @@
 use super::error::{Error, Result};
 use super::layout;
 use super::manifest::{MANIFEST_LEN_MAX, Manifest};
+use super::trust;
 use drivebay_plugin_api::note::{BAY_NOTE_LAYOUT, BAY_NOTE_MANIFEST};
 use drivebay_plugin_api::{BAY_ABI_MAJOR, BAY_ABI_MINOR, LAYOUT};
 use object::elf;
@@ -25,6 +26,8 @@ const OWNER: &[u8] = b"BAY";
 const LAYOUT_LEN_MAX: usize = 1024 * 1024;
 /// Longest part of a file that is looked at in one piece, in bytes.
 const PART_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a build id that are kept.
+const BUILD_ID_LEN_MAX: usize = 64;
 /// Entries of one list that are kept.
 const LIST_MAX: usize = 256;
 
@@ -41,6 +44,8 @@ pub struct Inspection {
     pub nodelete: bool,
     /// Symbols that keep it mapped for good (`STB_GNU_UNIQUE`).
     pub unique_symbols: Vec<String>,
+    /// What the linker calls this build (`.note.gnu.build-id`), in hexadecimal.
+    pub build_id: Option<String>,
     /// Size of the door, in bytes, as the symbol table says; `None` = it exports none.
     pub door_size: Option<u64>,
     /// Why it may not be loaded, one readable line each; empty = it may.
@@ -88,7 +93,7 @@ pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> 
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
-    let file = File::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
+    let file = trust::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
     inspect_file(&file)
 }
 
@@ -106,14 +111,14 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
         .map_err(|_| no("an ELF file without readable program headers"))?;
 
     let notes = read_notes(endian, segments, data);
-    let mut found = Inspection::default();
+    let mut found = Inspection { build_id: notes.build_id.clone(), ..Inspection::default() };
     read_dynamic_part(endian, header, data, &mut found);
     if notes.manifests.is_empty() && notes.layouts.is_empty() && found.door_size.is_none() {
         return Err(no("no manifest note (owner BAY, type 1); not a plugin"));
     }
 
     check_kind_of_file(endian, header, &mut found);
-    check_length(endian, segments, data, &mut found);
+    check_length(endian, header, segments, data, &mut found);
     check_manifest(&notes.manifests, &mut found);
     check_layout(&notes.layouts, &mut found);
     check_door(&mut found);
@@ -124,6 +129,7 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
 struct Notes<'d> {
     manifests: Vec<&'d [u8]>,
     layouts: Vec<&'d [u8]>,
+    build_id: Option<String>,
 }
 
 fn read_notes<'d, R: ReadRef<'d>>(
@@ -149,6 +155,11 @@ fn collect_notes<'d>(
 ) {
     // Two of a type are one too many already; more are not worth keeping.
     while let Ok(Some(note)) = list.next() {
+        if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+            let id = note.desc().iter().take(BUILD_ID_LEN_MAX);
+            notes.build_id = Some(id.map(|byte| format!("{byte:02x}")).collect());
+            continue;
+        }
         let into = match note.n_type(endian) {
             BAY_NOTE_MANIFEST => &mut notes.manifests,
             BAY_NOTE_LAYOUT => &mut notes.layouts,
@@ -246,18 +257,22 @@ fn check_kind_of_file(
     }
 }
 
-/// A copy that broke off still has its notes: they lie at the beginning.
+/// A copy that broke off still has its notes: they lie at the beginning. The section headers, by which the symbols are found, lie at
+/// the end.
 fn check_length<'d, R: ReadRef<'d>>(
     endian: Endianness,
+    header: &elf::FileHeader64<Endianness>,
     segments: &[elf::ProgramHeader64<Endianness>],
     data: R,
     found: &mut Inspection,
 ) {
     let len = data.len().unwrap_or(0);
     let ends = segments.iter().map(|s| s.p_offset(endian).saturating_add(s.p_filesz(endian)));
-    let end = ends.max().unwrap_or(0);
+    let headers_len = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
+    let headers_end = header.e_shoff(endian).saturating_add(headers_len);
+    let end = ends.max().unwrap_or(0).max(headers_end);
     if end > len {
-        found.refuse(format!("it is cut off: {len} bytes; its segments need {end}"));
+        found.refuse(format!("it is cut off: {len} bytes; its segments and headers need {end}"));
     }
 }
 

@@ -14,6 +14,7 @@ use super::outside::{Job, Outside};
 use super::search::{Candidate, Search, Stamp, look_into};
 use super::services::Grant;
 use super::stage::Stage;
+use super::trust::Policy;
 use crate::rpc::Owner;
 use drivebay_plugin_api::{BAY_FINI_SHUTDOWN, BAY_FINI_UNLOAD, bay_host, id};
 use drivebay_spec_jsonrpc::{Method, Role, State as RpcState};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub folders: Vec<PathBuf>,
     /// The host's runtime folder.
     pub runtime: PathBuf,
+    /// What the operator allows.
+    pub policy: Policy,
 }
 
 /// How far a plugin has come.
@@ -81,6 +84,15 @@ pub struct Listing {
     /// SHA-256 of the copy that is mapped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Fingerprint of the trusted key that signed it, where the policy looks at signatures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
+    /// Permissions that it wants.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<String>,
+    /// Those that it has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub granted: Vec<String>,
 }
 
 /// The plugins of this host. A handle for any thread; all but [`Manager::new`] fail with `EPERM`
@@ -92,6 +104,7 @@ pub struct Manager {
 struct Inner {
     manager: Weak<Manager>,
     outside: Outside,
+    policy: Rc<Policy>,
     search: RefCell<Search>,
     stage: RefCell<Stage>,
     calls: Arc<OpenCalls>,
@@ -113,6 +126,7 @@ struct Plugin {
     manifest: Manifest,
     path: PathBuf,
     sha256: String,
+    signer: Option<String>,
     grant: &'static Grant,
     instance: Instance,
     state: Cell<State>,
@@ -142,10 +156,12 @@ impl Manager {
         let stage = RefCell::new(Stage::new(&settings.runtime)?);
         let core = Arc::clone(&outside.core);
         let manager = Arc::new_cyclic(|manager| {
+            let policy = Rc::new(settings.policy);
             let inner = Inner {
                 manager: manager.clone(),
                 outside,
-                search: RefCell::new(Search::new(settings.folders)),
+                search: RefCell::new(Search::new(settings.folders, Rc::clone(&policy))),
+                policy,
                 stage,
                 calls: Arc::default(),
                 broker: Broker::default(),
@@ -221,17 +237,18 @@ impl Manager {
         self.end(&plugin, BAY_FINI_UNLOAD, done);
     }
 
-    /// Ends all plugins, the last loaded first; `done` is called when none is left.
+    /// Ends all plugins: first those that serve hosts from outside, then the rest, of each the last loaded first; but none that
+    /// another one requires. So a host sees the end of its connection, after which it comes again, and not that of its disk,
+    /// after which its I/O has failed for good. `done` is called when none is left.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
         let Ok(inner) = self.inner.get() else { return done() };
-        let last = inner.live().into_iter().max_by_key(|plugin| plugin.grant.number);
-        let Some(last) = last else { return done() };
+        let Some(next) = inner.next_to_end() else { return done() };
         let manager = inner.manager.clone();
-        let next = Box::new(move |_: Result<()>| match manager.upgrade() {
+        let ended = Box::new(move |_: Result<()>| match manager.upgrade() {
             Some(manager) => manager.shutdown(done),
             None => done(),
         });
-        self.end(&last, BAY_FINI_SHUTDOWN, next);
+        self.end(&next, BAY_FINI_SHUTDOWN, ended);
     }
 
     fn end(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
@@ -289,6 +306,16 @@ impl Manager {
     /// Outside of the app thread.
     pub fn announce(&self) -> Result<()> {
         self.inner.get()?.announce();
+        Ok(())
+    }
+
+    /// Tells every plugin that the log level is another one: they decide line by line, once for all
+    /// lines of a kind, what is written.
+    ///
+    /// # Errors
+    /// Outside of the app thread.
+    pub fn log_level_changed(&self) -> Result<()> {
+        self.inner.get()?.live().iter().for_each(|plugin| plugin.instance.log_level_changed());
         Ok(())
     }
 
@@ -355,6 +382,7 @@ impl Inner {
             return Err(refusal.clone());
         }
         let manifest = candidate.inspection.allowed()?;
+        self.policy.check_name(&manifest.name)?;
         *state = State::Allowed;
         for requirement in manifest.requirements()? {
             self.satisfy(&requirement)?;
@@ -367,12 +395,15 @@ impl Inner {
         if manifest.name != candidate.name() {
             return Err(Error::new(libc::EAGAIN, "its file was replaced by another plugin's"));
         }
+        let signer = self.policy.check_signature(&candidate.path, &staged.path)?;
+        let granted = self.policy.granted(&manifest, signer.as_ref());
 
         let door = Door::open(&staged)?;
         let number = self.last_number.get() + 1;
         self.last_number.set(number);
         let manager = self.manager.clone();
-        let grant = Grant::new(number, &manifest.name, &self.outside, &self.calls, manager);
+        let grant =
+            Grant::new(number, &manifest.name, granted, &self.outside, &self.calls, manager);
         let instance = match door.init(grant) {
             Ok(instance) => instance,
             Err(error) => {
@@ -386,13 +417,14 @@ impl Inner {
             manifest,
             path: candidate.path.clone(),
             sha256: staged.sha256,
+            signer: signer.map(|key| key.to_string()),
             grant,
             instance,
             state: Cell::new(State::Loaded),
         });
         let name = plugin.manifest.name.clone();
         self.plugins.borrow_mut().insert(name.clone(), Rc::clone(&plugin));
-        if let Err(error) = plugin.instance.start() {
+        if let Err(error) = plugin.instance.start().and_then(|()| self.check_claims(&plugin)) {
             plugin.state.set(State::Retired);
             self.plugins.borrow_mut().remove(&name);
             let (manager, failed) = (self.manager.clone(), Rc::clone(&plugin));
@@ -410,6 +442,22 @@ impl Inner {
         let version = plugin.manifest.version.to_string();
         tracing::info!(plugin = name, version, sha256 = plugin.sha256, "serving");
         Ok(())
+    }
+
+    /// What the manifest promises must be there: calls and acquisitions load plugins by it.
+    fn check_claims(&self, plugin: &Plugin) -> Result<()> {
+        let owner = plugin.grant.owner();
+        let is_kept = |claim: &str| match claim.split_once(':') {
+            Some(("rpc" | "rpc.startup", method)) => self.outside.rpc.is_registered(&owner, method),
+            Some(_) => true,
+            // Names of other forms are understood by other plugins, not here.
+            None => !claim.starts_with("bay.") || self.broker.is_provided_by(owner.instance, claim),
+        };
+        let broken = plugin.manifest.provides.iter().find(|claim| !is_kept(claim));
+        broken.map_or(Ok(()), |claim| {
+            let message = format!("its manifest claims {claim}, which it does not provide");
+            Err(Error::new(libc::EBADMSG, message))
+        })
     }
 
     fn check_cycle(&self, name: &str) -> Result<()> {
@@ -512,6 +560,18 @@ impl Inner {
         Ok(plugin)
     }
 
+    fn next_to_end(&self) -> Option<Rc<Plugin>> {
+        let live = self.live();
+        let is_required = |plugin: &Plugin| {
+            live.iter()
+                .any(|other| other.grant.number != plugin.grant.number && other.needs(plugin))
+        };
+        let turn = |plugin: &&Rc<Plugin>| {
+            (!is_required(plugin), plugin.manifest.serves_hosts(), plugin.grant.number)
+        };
+        live.iter().max_by_key(turn).cloned()
+    }
+
     fn live(&self) -> Vec<Rc<Plugin>> {
         let plugins = self.plugins.borrow();
         plugins.values().filter(|p| p.state.get() == State::Serving).cloned().collect()
@@ -593,6 +653,8 @@ impl Plugin {
             state: self.state.get(),
             reason: (self.state.get() == State::Retired).then(|| retired.to_owned()),
             sha256: Some(self.sha256.clone()),
+            signed_by: self.signer.clone(),
+            granted: self.grant.permissions.clone(),
             ..of_manifest(&self.manifest, &self.path)
         }
     }
@@ -627,6 +689,9 @@ pub(super) fn listing(candidate: &Candidate) -> Listing {
         provides: Vec::new(),
         requires: Vec::new(),
         sha256: None,
+        signed_by: None,
+        permissions: Vec::new(),
+        granted: Vec::new(),
     };
     let manifest = candidate.inspection.manifest.as_ref();
     let listing = manifest.map_or_else(empty, |m| of_manifest(m, &candidate.path));
@@ -649,6 +714,9 @@ fn of_manifest(manifest: &Manifest, path: &Path) -> Listing {
         provides: manifest.provides.clone(),
         requires: manifest.requires.clone(),
         sha256: None,
+        signed_by: None,
+        permissions: manifest.permissions.clone(),
+        granted: Vec::new(),
     }
 }
 

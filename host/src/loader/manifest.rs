@@ -32,6 +32,12 @@ pub struct Manifest {
     /// Language.
     #[serde(default)]
     pub lang: String,
+    /// Who makes it, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub vendor: String,
+    /// Under which licence it is, an SPDX expression where there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub license: String,
     /// Its bdev modules.
     #[serde(default)]
     pub modules: Vec<String>,
@@ -58,6 +64,12 @@ pub enum Requirement {
 }
 
 impl Manifest {
+    /// Whether hosts reach disks by it from outside.
+    #[must_use]
+    pub fn serves_hosts(&self) -> bool {
+        matches!(self.kind.as_str(), "target" | "transport")
+    }
+
     /// Reads the text of a manifest note.
     ///
     /// # Errors
@@ -73,6 +85,12 @@ impl Manifest {
                 "name {:?} must be 1 to 64 lower-case letters, digits, `-` or `_`",
                 manifest.name
             )));
+        }
+        for (member, text) in [("vendor", &manifest.vendor), ("license", &manifest.license)] {
+            if text.len() > NAME_LEN_MAX || text.chars().any(char::is_control) {
+                let message = format!("{member} must be at most {NAME_LEN_MAX} bytes on one line");
+                return Err(bad(message));
+            }
         }
         for (member, list) in [
             ("modules", &manifest.modules),

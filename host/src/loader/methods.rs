@@ -6,7 +6,7 @@ use super::report;
 use super::services::rpc_error_of;
 use super::{Error, Result};
 use crate::rpc::{GetMethods, Handler, Owner, RegisterError, Registry, async_handler};
-use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
+use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, decode, params};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,12 @@ params! {
         #[range(1..=64)]
         name: String,
     }
+    /// Parameters of `rpc_describe`.
+    pub(crate) struct Describe {
+        /// Name of the method.
+        #[range(1..=128)]
+        method: String,
+    }
     /// Parameters of `plugin_inspect`.
     pub(crate) struct PluginInspect {
         /// Path of a file.
@@ -32,8 +38,8 @@ params! {
     }
 }
 
-/// Registers `plugin_load`, `plugin_unload`, `plugin_list` and `plugin_inspect`, and has methods
-/// without a handler answered by the plugins whose manifests list them. After
+/// Registers `plugin_load`, `plugin_unload`, `plugin_list`, `plugin_inspect` and `rpc_describe`, and
+/// has methods without a handler answered by the plugins whose manifests list them. After
 /// [`register_builtin`](crate::rpc::register_builtin), whose list of methods it completes.
 ///
 /// # Errors
@@ -76,6 +82,14 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
                 .map(|inspection| report::inspection_json(&inspection))
                 .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {}", e.0)))
         }),
+    )?;
+    let method =
+        "Describes one method.\n\nLoads the plugin that has it, unless the caller may only look.";
+    add(
+        Method::new::<Describe>("rpc_describe", Role::Read, method)
+            .result("The method's declaration: an object of name, doc, params, result, errors, states, role.")
+            .error(i64::from(-libc::EINVAL), "invalid_value", "There is no such method, or only the manifest of a plugin that is not loaded names it."),
+        describe(manager, registry),
     )?;
     list_what_can_be_loaded(manager, registry, add)?;
     load_on_first_call(manager, registry);
@@ -127,6 +141,37 @@ fn unload(manager: &Arc<Manager>) -> Handler {
                 Err(error) => responder.error(rpc_error_of(&error)),
             });
             for_job.unload(&name, done);
+        }));
+    })
+}
+
+fn describe(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Handler {
+    let (manager, registry) = (Arc::downgrade(manager), Arc::downgrade(registry));
+    Arc::new(move |call| {
+        // Gone = the host ends; the responder says so by being dropped.
+        let (Some(manager), Some(registry)) = (manager.upgrade(), registry.upgrade()) else {
+            return;
+        };
+        let name = match decode(call.params_text()) {
+            Ok(Describe { method }) => method,
+            Err(error) => return call.responder.error(error),
+        };
+        let (may_load, responder) = (call.peer.may(Role::Operate), call.responder);
+        let for_job = Arc::clone(&manager);
+        manager.send_to_app(Box::new(move || {
+            if may_load
+                && registry.declaration(&name).is_none()
+                && let Err(error) = for_job.on_demand(&format!("rpc:{name}"))
+            {
+                return responder.error(rpc_error_of(&error));
+            }
+            match registry.declaration(&name) {
+                Some(method) => responder.ok(&*method),
+                None => {
+                    let allowed = "names that rpc_get_methods lists";
+                    responder.error(RpcError::invalid_value("method", &name, allowed));
+                }
+            }
         }));
     })
 }

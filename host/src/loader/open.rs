@@ -12,8 +12,8 @@ use super::services::Grant;
 use super::stage::Staged;
 use super::text;
 use drivebay_plugin_api::{
-    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_plugin,
-    bay_quiesce, bay_str, id,
+    BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
+    bay_plugin, bay_quiesce, bay_str, id,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::cell::Cell;
@@ -107,6 +107,17 @@ impl Instance {
         if !table.is_null() {
             // SAFETY: the table of that id is a `bay_bdev_module` of this plugin's state.
             unsafe { core.add_bdev_module(grant.host(), self.state, table) };
+        }
+    }
+
+    /// Tells it that the log level is another one.
+    pub(super) fn log_level_changed(&self) {
+        let table = self.interface(id::LOG);
+        // SAFETY: the table of that id is a `bay_log_iface`, which begins with its size.
+        let table = unsafe { text::copy_open(table.cast::<bay_log_iface>()) };
+        if let Some(changed) = table.and_then(|table| table.changed) {
+            // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
+            unsafe { changed(self.state) }
         }
     }
 

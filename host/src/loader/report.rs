@@ -1,16 +1,21 @@
-//! `drivebay plugin list` and `drivebay plugin inspect`: texts for people, JSON for programs.
+//! What `drivebay plugin` has to say: texts for people, JSON for programs.
 
+use super::error::{Error, Result as LoaderResult};
 use super::inspect::{Inspection, NotAPlugin, inspect_path};
 use super::manager::{Listing, listing};
 use super::search::Search;
+use super::trust::Policy;
+use super::trust::key::{Fingerprint, KeyFolder, PrivateKey, public_file};
+use super::trust::signature::{self, Verdict, sidecar_path};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// The plugins on the search path, with `folders` before the default ones. Runs nothing of them.
 #[must_use]
-pub fn list(folders: &[PathBuf]) -> Vec<Listing> {
-    let mut search = Search::new(Search::default_folders(folders));
+pub fn list(folders: &[PathBuf], policy: Policy) -> Vec<Listing> {
+    let mut search = Search::new(Search::default_folders(folders), Rc::new(policy));
     search.scan().iter().map(listing).collect()
 }
 
@@ -60,6 +65,8 @@ pub fn inspection_text(inspection: &Inspection) -> String {
         line("version", &manifest.version.to_string());
         line("kind", &manifest.kind);
         line("abi", &format!("{major}.{minor}, needs {major}.{}", manifest.needs_minor));
+        line("vendor", &manifest.vendor);
+        line("licence", &manifest.license);
         line("language", &manifest.lang);
         line("panic", &manifest.panic);
         line("modules", &manifest.modules.join(", "));
@@ -67,6 +74,7 @@ pub fn inspection_text(inspection: &Inspection) -> String {
         line("requires", &manifest.requires.join(", "));
         line("permissions", &manifest.permissions.join(", "));
     }
+    line("build id", inspection.build_id.as_deref().unwrap_or_default());
     line("libraries", &inspection.needed.join(", "));
     line("runpath", &inspection.runpath.join(", "));
     if inspection.nodelete {
@@ -81,4 +89,44 @@ pub fn inspection_text(inspection: &Inspection) -> String {
         line("refused", reason);
     }
     text
+}
+
+/// What to do with a new key.
+#[must_use]
+pub fn keygen_text(file: &Path, fingerprint: &Fingerprint) -> String {
+    let (private, public) = (file.display(), public_file(file));
+    format!(
+        "fingerprint  {fingerprint}\nprivate key  {private} (keep it secret; it signs)\n\
+         public key   {} (put it into the folder of trusted keys)\n",
+        public.display()
+    )
+}
+
+/// Signs plugins, one line each.
+///
+/// # Errors
+/// The first file that is no plugin, cannot be read or cannot be signed.
+pub fn sign(files: &[PathBuf], key: &PrivateKey) -> LoaderResult<String> {
+    let mut text = String::new();
+    for file in files {
+        inspect(file)
+            .map_err(|not| Error::new(libc::ENOEXEC, format!("{}: {}", file.display(), not.0)))?;
+        let sidecar = signature::sign(file, key)?;
+        let _ = writeln!(text, "{}", sidecar.display());
+    }
+    Ok(text)
+}
+
+/// Tells of each plugin whether a trusted key signed it, and whether all are well signed.
+///
+/// # Errors
+/// A file or the keys cannot be read.
+pub fn verify(files: &[PathBuf], keys: &KeyFolder) -> LoaderResult<(String, bool)> {
+    let (mut text, mut all_good) = (String::new(), true);
+    for file in files {
+        let verdict = signature::verify(file, &sidecar_path(file), keys)?;
+        all_good &= matches!(verdict, Verdict::Good { .. });
+        let _ = writeln!(text, "{}: {verdict}", file.display());
+    }
+    Ok((text, all_good))
 }

@@ -6,12 +6,13 @@
 use super::error::{Error, Result};
 use super::inspect::{Inspection, NotAPlugin, inspect_file};
 use super::manifest::Manifest;
-use super::trust;
+use super::trust::{self, Policy};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Environment variable with further folders, separated by colons.
 pub const PATH_VARIABLE: &str = "DRIVEBAY_PLUGIN_PATH";
@@ -53,6 +54,7 @@ impl Candidate {
 #[derive(Debug)]
 pub struct Search {
     folders: Vec<PathBuf>,
+    policy: Rc<Policy>,
     known: BTreeMap<PathBuf, (Stamp, Option<Candidate>)>,
 }
 
@@ -67,10 +69,10 @@ pub struct Stamp {
 }
 
 impl Search {
-    /// Looks in `folders`, first come first.
+    /// Looks in `folders`, first come first. What the policy does not allow is found, and refused.
     #[must_use]
-    pub fn new(folders: Vec<PathBuf>) -> Self {
-        Self { folders, known: BTreeMap::new() }
+    pub fn new(folders: Vec<PathBuf>, policy: Rc<Policy>) -> Self {
+        Self { folders, policy, known: BTreeMap::new() }
     }
 
     /// The folders given on the command line, then those of the environment, then those that
@@ -121,8 +123,15 @@ impl Search {
         let stamp = Stamp::of(&file, &folder);
         match self.known.get(path) {
             Some((known, candidate)) if *known == stamp => Some((stamp, candidate.clone())),
-            _ => Some((stamp, look_into(path).ok())),
+            _ => Some((stamp, look_into(path).ok().map(|found| self.judge(found)))),
         }
+    }
+
+    fn judge(&self, mut candidate: Candidate) -> Candidate {
+        if candidate.refusal.is_none() {
+            candidate.refusal = self.policy.check_name(&candidate.name()).err();
+        }
+        candidate
     }
 
     /// The best plugin of that name: the highest version that fits; among equals the first.
@@ -191,13 +200,16 @@ impl Search {
 /// What the file is, if it is no plugin or cannot be read.
 pub fn look_into(path: &Path) -> std::result::Result<Candidate, NotAPlugin> {
     let unreadable = |e: std::io::Error| NotAPlugin(format!("cannot be read: {e}"));
-    let file = File::open(path).map_err(unreadable)?;
+    let file = trust::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(NotAPlugin("not a regular file".to_owned()));
+    }
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
     let refusal = trust::check_file(path, &metadata)
-        .and_then(|()| trust::check_folder(folder, &folder_metadata))
+        .and_then(|()| trust::check_folders(path))
         .and_then(|()| inspection.allowed().map(|_| ()))
         .err();
     let stamp = Stamp::of(&metadata, &folder_metadata);
@@ -252,7 +264,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("libtext.so"), "hello").unwrap();
         fs::copy(std::env::current_exe().unwrap(), folder.path().join("program.so")).unwrap();
-        let mut search = Search::new(vec![folder.path().to_owned(), "/nonexistent".into()]);
+        let mut search =
+            Search::new(vec![folder.path().to_owned(), "/nonexistent".into()], Rc::default());
         assert!(search.scan().is_empty());
         assert_eq!(search.known.len(), 2, "both are remembered and not read again");
         let error = search.by_name("malloc", &semver::VersionReq::STAR).unwrap_err();

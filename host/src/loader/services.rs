@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::manager::Manager;
 use super::outside::Outside;
 use super::text::{Collected, borrow, copy_open};
+use super::trust::policy::permission_for;
 use crate::rpc::{Call, Owner, Responder};
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_LOG_DEBUG, BAY_LOG_ERROR, BAY_LOG_INFO, BAY_LOG_NOTICE,
@@ -49,6 +50,8 @@ pub(super) struct Grant {
     pub(super) number: u64,
     /// Name of the plugin.
     pub(super) name: String,
+    /// What it may have beyond what everybody may.
+    pub(super) permissions: Vec<String>,
     outside: Outside,
     calls: Arc<OpenCalls>,
     /// Between `init` and the end.
@@ -69,6 +72,7 @@ impl Grant {
     pub(super) fn new(
         number: u64,
         name: &str,
+        permissions: Vec<String>,
         outside: &Outside,
         calls: &Arc<OpenCalls>,
         manager: Weak<Manager>,
@@ -91,6 +95,7 @@ impl Grant {
             },
             number,
             name: name.to_owned(),
+            permissions,
             outside: outside.clone(),
             calls: Arc::clone(calls),
             is_alive: AtomicBool::new(true),
@@ -186,6 +191,13 @@ unsafe extern "C" fn get_iface(
     // SAFETY: valid for the call.
     let Some(interface) = (unsafe { borrow(interface, NAME_MAX) }) else { return ptr::null() };
     if min_minor > u32::from(BAY_ABI_MINOR) {
+        return ptr::null();
+    }
+    if let Some(permission) = permission_for(interface)
+        && !grant.permissions.iter().any(|granted| granted == permission)
+    {
+        let plugin = grant.name.as_str();
+        tracing::warn!(plugin, interface, "not given: it lacks the permission {permission}");
         return ptr::null();
     }
     match interface {

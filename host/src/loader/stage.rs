@@ -8,7 +8,7 @@ use super::inspect::{Inspection, inspect_file};
 use super::trust;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -64,9 +64,10 @@ impl Stage {
     /// # Errors
     /// What forbids it: owner, mode, what its notes say, or a failed copy.
     pub fn copy(&mut self, path: &Path) -> Result<Staged> {
-        let mut from = File::open(path).map_err(|e| cannot("open", path, &e))?;
+        let mut from = trust::open(path).map_err(|e| cannot("open", path, &e))?;
         let metadata = from.metadata().map_err(|e| cannot("read", path, &e))?;
         trust::check_file(path, &metadata)?;
+        trust::check_folders(path)?;
         if metadata.len() > FILE_LEN_MAX {
             let (path, len) = (path.display(), metadata.len());
             let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");
@@ -110,7 +111,7 @@ impl Drop for Stage {
 }
 
 fn copy_and_hash(from: &mut File, to: &mut File) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0_u8; 64 * 1024];
     let mut limited = from.take(FILE_LEN_MAX);
     loop {
@@ -119,7 +120,7 @@ fn copy_and_hash(from: &mut File, to: &mut File) -> std::io::Result<String> {
         hash.update(piece);
         to.write_all(piece)?;
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// `/run` is often mounted `noexec`: then the copies go where temporary files go.

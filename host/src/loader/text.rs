@@ -1,7 +1,7 @@
 //! What plugins hand over in memory: borrowed texts, and open structs of their own size.
 #![expect(unsafe_code, reason = "reads what plugins point at")]
 
-use drivebay_plugin_api::{bay_quiesce, bay_rpc_method, bay_sink, bay_str};
+use drivebay_plugin_api::{bay_log_iface, bay_quiesce, bay_rpc_method, bay_sink, bay_str};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -18,6 +18,8 @@ pub(super) unsafe trait Open {}
 
 // SAFETY: as the trait asks; see its declaration in plugin-api.
 unsafe impl Open for bay_quiesce {}
+// SAFETY: as above.
+unsafe impl Open for bay_log_iface {}
 // SAFETY: as above.
 unsafe impl Open for bay_rpc_method {}
 

@@ -1,6 +1,7 @@
 //! `bdev_set_options`.
 
 use super::{Entry, on_app};
+use drivebay_core::bdev::channel::set_most_io;
 use drivebay_core::bdev::examine;
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, State, params};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 params! {
     /// Parameters of `bdev_set_options`. Absent ones stay as they are.
     pub(crate) struct SetOptions {
-        /// Number of I/O structures; kept for clients, they are not limited here.
+        /// Most I/O that the clients of one thread have of one bdev at a time.
         bdev_io_pool_size: Option<u32>,
         /// I/O structures that a thread keeps; kept for clients.
         bdev_io_cache_size: Option<u32>,
@@ -54,6 +55,7 @@ fn set_options(given: SetOptions) -> Result<bool, RpcError> {
         let allowed = format!("at least bdev_io_cache_size, {cache}");
         return Err(RpcError::invalid_value("bdev_io_pool_size", pool, allowed));
     }
+    set_most_io(pool);
     examine::set_auto(new.bdev_auto_examine.unwrap_or(true));
     *options = new;
     Ok(true)

@@ -33,7 +33,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
         let method = Method::new::<Flag>(name, Role::Admin, doc).in_any_state().result("True.");
         method.error(i64::from(-libc::EINVAL), "invalid_value", "There is no such flag.")
     };
-    let (setting, clearing, listing) = (Arc::clone(host), Arc::clone(host), Arc::clone(host));
+    let [printing, setting, clearing, listing] = std::array::from_fn(|_| Arc::clone(host));
     vec![
         (
             set(
@@ -51,9 +51,9 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
         ),
         (
             set("log_set_print_level", "Sets the level up to which lines are written to stderr."),
-            handler(|SetLevel { level }| {
+            on_app(move |SetLevel { level }| {
                 log::set_print_level(level);
-                Ok(true)
+                tell_plugins(&printing)
             }),
         ),
         (
@@ -98,5 +98,10 @@ fn change(host: &Host, flag: &str, on: bool) -> Result<bool, RpcError> {
         return Err(RpcError::invalid_value("flag", flag, allowed));
     }
     log::set_flag(flag, on);
-    Ok(true)
+    tell_plugins(host)
+}
+
+fn tell_plugins(host: &Host) -> Result<bool, RpcError> {
+    let told = host.manager.log_level_changed();
+    told.map(|()| true).map_err(RpcError::internal)
 }

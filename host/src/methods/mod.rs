@@ -82,15 +82,7 @@ fn refused(error: drivebay_core::Error) -> RpcError {
     if error.errno == libc::ENODEV {
         return RpcError::no_such_device();
     }
-    let name = match error.errno {
-        libc::EINVAL => "invalid_value",
-        libc::EEXIST => "exists",
-        libc::EBUSY => "busy",
-        libc::EPERM => "not_permitted",
-        libc::ESRCH => "no_such_thread",
-        _ => "failed",
-    };
-    RpcError::new(i64::from(-error.errno), name, error.message)
+    RpcError::of_errno(error.errno, error.message)
 }
 
 /// A value that is only accepted when it means "off".

@@ -112,6 +112,7 @@ pub(super) fn json(options: &Perf, results: &Results) -> Value {
         "depth": options.depth,
         "io_size": options.io_size,
         "null_loop": options.null_loop,
+        "copy_loop": options.copy_loop,
         "reports": results.reports.iter().map(of_one).collect::<Vec<_>>(),
         "total": {
             "iops": total.iops,

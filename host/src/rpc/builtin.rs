@@ -1,6 +1,7 @@
 //! The methods that the control plane itself answers.
 
 use super::registry::{Owner, RegisterError, Registry, handler};
+use drivebay_spec_jsonrpc::doc::openrpc;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ params! {
     }
 }
 
-/// Registers `rpc_get_methods` and `spdk_get_version`.
+/// Registers `rpc_get_methods`, `rpc.discover` and `spdk_get_version`.
 ///
 /// # Errors
 /// Another owner has one of the names.
@@ -30,6 +31,21 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         handler(move |GetMethods { current, include_aliases }| {
             let registry = methods.upgrade();
             Ok(registry.map(|methods| methods.list(current, include_aliases)).unwrap_or_default())
+        }),
+    )?;
+    let declared = Arc::downgrade(registry);
+    registry.register(
+        &Owner::host(),
+        Method::new::<NoParams>(
+            "rpc.discover",
+            Role::Read,
+            "Describes the methods of the host and of the plugins that are loaded.",
+        )
+        .in_any_state()
+        .result("An OpenRPC document."),
+        handler(move |NoParams {}| {
+            let methods = declared.upgrade().map(|methods| methods.declarations());
+            Ok(openrpc(methods.iter().flatten().map(AsRef::as_ref), env!("CARGO_PKG_VERSION")))
         }),
     )?;
     registry.register(

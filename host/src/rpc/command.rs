@@ -1,11 +1,17 @@
 //! `drivebay rpc`: one call from a shell.
 
 use super::{Client, ClientError, default_socket};
-use clap::Args;
-use serde_json::Value;
+use crate::cli::Cli;
+use clap::{Args, CommandFactory};
+use drivebay_spec_jsonrpc::Method;
+use drivebay_spec_jsonrpc::doc::help_text;
+use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How often `--wait` tries to connect.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Exit codes of [`run`].
 pub mod exit {
@@ -21,7 +27,10 @@ pub mod exit {
 
 /// The command line.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "exit code: 0 result, 1 error of the method, 2 usage, 3 no server")]
+#[command(
+    disable_help_flag = true,
+    after_help = "exit code: 0 result, 1 error of the method, 2 usage, 3 no server"
+)]
 pub struct Request {
     /// Socket of the server [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]
     #[arg(short = 'r', long, value_name = "PATH")]
@@ -29,8 +38,15 @@ pub struct Request {
     /// How long to wait for the answer, in seconds
     #[arg(short = 't', long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,
+    /// How long to wait for a server that is starting, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub wait: Option<Duration>,
+    /// Print this, or with a method what the server says of it
+    #[arg(short = 'h', long)]
+    pub help: bool,
     /// Name of the method
-    pub method: String,
+    #[arg(required_unless_present = "help")]
+    pub method: Option<String>,
     /// Its parameters: an object
     #[arg(value_name = "JSON", value_parser = object)]
     pub params: Option<Value>,
@@ -46,6 +62,10 @@ pub fn run(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
 }
 
 fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
+    let Some(method) = &request.method else {
+        write!(out, "{}", own_help())?;
+        return Ok(exit::OK);
+    };
     let socket = match request.rpc_socket.clone().map_or_else(default_socket, Ok) {
         Ok(socket) => socket,
         Err(error) => {
@@ -53,12 +73,19 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
             return Ok(exit::NO_SERVER);
         }
     };
-    let params = request.params.as_ref().unwrap_or(&Value::Null);
-    let result = Client::connect(&socket, request.timeout)
-        .and_then(|mut client| client.call(&request.method, params));
+    let about = json!({"method": method});
+    let (method, params) = match &request.params {
+        _ if request.help => ("rpc_describe", &about),
+        Some(params) => (method.as_str(), params),
+        None => (method.as_str(), &Value::Null),
+    };
+    let result = connect(&socket, request).and_then(|mut client| client.call(method, params));
     match result {
         Ok(result) => {
-            writeln!(out, "{result:#}")?;
+            match Method::parse(&result.to_string()) {
+                Ok(method) if request.help => write!(out, "{}", help_text(&method))?,
+                _ => writeln!(out, "{result:#}")?,
+            }
             Ok(exit::OK)
         }
         Err(ClientError::Rpc(error)) => {
@@ -75,6 +102,28 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
     }
 }
 
+fn connect(socket: &Path, request: &Request) -> Result<Client, ClientError> {
+    let began = Instant::now();
+    loop {
+        match Client::connect(socket, request.timeout) {
+            Err(ClientError::Connect(_))
+                if request.wait.is_some_and(|wait| began.elapsed() < wait) =>
+            {
+                std::thread::sleep(RETRY_AFTER);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What `drivebay rpc --help` prints.
+fn own_help() -> String {
+    let mut cli = Cli::command();
+    cli.build();
+    let own = cli.find_subcommand_mut("rpc");
+    own.map(|command| command.render_help().to_string()).unwrap_or_default()
+}
+
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     let seconds: Option<f64> = text.parse().ok();
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -89,7 +138,7 @@ fn object(text: &str) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::Command;
     use clap::Parser;
 
     fn parse(args: &[&str]) -> Result<Request, clap::Error> {
@@ -114,6 +163,23 @@ mod tests {
             assert_eq!(error.exit_code(), i32::from(exit::USAGE));
             assert!(error.to_string().contains(wrong), "{error}");
         }
+    }
+
+    #[test]
+    fn help_without_a_method_is_the_commands_own() {
+        let request = parse(&["--help"]).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(run(&request, &mut out, &mut err), exit::OK);
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("Usage: drivebay rpc"), "{out}");
+    }
+
+    #[test]
+    fn a_server_that_is_starting_is_waited_for_but_not_for_ever() {
+        let began = Instant::now();
+        let request = parse(&["-r", "/nonexistent/rpc.sock", "--wait", "0.1", "m"]).unwrap();
+        assert_eq!(run(&request, &mut Vec::new(), &mut Vec::new()), exit::NO_SERVER);
+        assert!(began.elapsed() >= Duration::from_millis(100));
     }
 
     #[test]

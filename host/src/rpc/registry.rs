@@ -158,6 +158,12 @@ impl Registry {
         self.write().entries.retain(|_, entry| entry.owner != *owner);
     }
 
+    /// Whether a method of this name or alias is this instance's, and has a handler.
+    pub fn is_registered(&self, owner: &Owner, name: &str) -> bool {
+        let inner = self.read();
+        inner.entries.get(name).is_some_and(|e| e.owner == *owner && e.handler.is_some())
+    }
+
     /// Names, sorted: with `current` only those that may be called in the present
     /// state (announced ones included), with `include_aliases` former names too.
     pub fn list(&self, current: bool, include_aliases: bool) -> Vec<String> {
@@ -175,11 +181,27 @@ impl Registry {
             .collect()
     }
 
-    /// Every method's description, by name, whether allowed or not.
-    pub fn methods(&self) -> Vec<Arc<Method>> {
+    /// The declarations of the allowed methods, by name. What is only announced has none yet.
+    pub fn declarations(&self) -> Vec<Arc<Method>> {
         let inner = self.read();
-        let own_names = inner.entries.iter().filter(|(name, entry)| entry.method.name == **name);
-        own_names.map(|(_, entry)| Arc::clone(&entry.method)).collect()
+        let is_own_name = |name: &str, entry: &Entry| entry.method.name == name;
+        let own = inner.entries.iter().filter(|(name, entry)| is_own_name(name, entry));
+        own.filter_map(|(name, entry)| inner.declaration(name, entry)).collect()
+    }
+
+    /// The declaration of an allowed method, by name or alias.
+    pub fn declaration(&self, name: &str) -> Option<Arc<Method>> {
+        let inner = self.read();
+        inner.entries.get(name).and_then(|entry| inner.declaration(name, entry))
+    }
+
+    /// The descriptions of the methods that a plugin has registered itself.
+    pub fn methods_of(&self, plugin: &str) -> Vec<Arc<Method>> {
+        let inner = self.read();
+        let own = inner.entries.iter().filter(|(name, entry)| {
+            entry.method.name == **name && entry.handler.is_some() && *entry.owner.name == *plugin
+        });
+        own.map(|(_, entry)| Arc::clone(&entry.method)).collect()
     }
 
     /// The description of a method, by name or alias.
@@ -277,6 +299,11 @@ impl Inner {
         self.allowed
             .as_ref()
             .is_none_or(|allowed| allowed.contains(name) || allowed.contains(&entry.method.name))
+    }
+
+    fn declaration(&self, name: &str, entry: &Entry) -> Option<Arc<Method>> {
+        let is_declared = entry.handler.is_some() && self.allows(name, entry);
+        is_declared.then(|| Arc::clone(&entry.method))
     }
 }
 
@@ -413,6 +440,8 @@ mod tests {
         assert_eq!(code_of(&registry, "a", ADMIN), code::METHOD_NOT_FOUND);
         assert_eq!(call(&registry, "b", ADMIN).unwrap().get(), "\"b\"");
         assert_eq!(registry.list(false, true), ["b"]);
+        assert_eq!(registry.declaration("a"), None);
+        assert_eq!(registry.declarations().len(), 1);
     }
 
     #[test]
@@ -436,6 +465,7 @@ mod tests {
         let owner = Owner::new("lvol", 0);
         registry.announce(&owner, method("lvol_x")).unwrap();
         assert_eq!(registry.list(true, false), ["lvol_x"]);
+        assert_eq!(registry.declaration("lvol_x"), None);
         assert_eq!(code_of(&registry, "lvol_x", ADMIN), code::METHOD_NOT_FOUND);
 
         let loader = Arc::clone(&registry);

@@ -233,14 +233,20 @@ impl Queue {
     pub fn poll(&mut self, patience: Duration) -> Result<Option<Completed>, Error> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(completed) = self.done.pop_front() {
-                self.release(completed.token);
+            if let Some(completed) = self.ready() {
                 return Ok(Some(completed));
             }
             if !self.work()? && Instant::now() >= deadline {
                 return Ok(None);
             }
         }
+    }
+
+    /// Hands out the next command that is known to be done already, without looking at the connection.
+    pub fn ready(&mut self) -> Option<Completed> {
+        let completed = self.done.pop_front()?;
+        self.release(completed.token);
+        Some(completed)
     }
 
     /// Hands out the next command that is done.

@@ -45,6 +45,11 @@ impl RawConnection {
         Ok(Self { wire: Wire::connect(address, timeout)?, timeout })
     }
 
+    /// How long any method waits from now on.
+    pub const fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// Sends bytes.
     ///
     /// # Errors

@@ -261,8 +261,8 @@ impl Info {
     /// Whether a read leaves its buffers as they are, with what their last owner left in them: who
     /// sends them on clears them first.
     #[must_use]
-    pub fn reads_nothing(&self) -> bool {
-        self.raw.flags & api::BAY_BDEV_READS_NOTHING != 0
+    pub fn keeps_no_data(&self) -> bool {
+        self.raw.flags & api::BAY_BDEV_NO_DATA != 0
     }
 
     /// Everything, as the ABI has it.

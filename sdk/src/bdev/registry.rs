@@ -81,7 +81,10 @@ pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Re
         return Err(error);
     }
     let mut all = on_bus();
-    all.retain(|entry| entry.bdev.strong_count() > 0);
+    // Looked through only before the list would grow, so that many bdevs cost no more each.
+    if all.len() == all.capacity() {
+        all.retain(|entry| entry.bdev.strong_count() > 0);
+    }
     all.push(Entry { name: name.clone(), id, bdev: weak });
     Ok(name)
 }
@@ -100,7 +103,7 @@ fn with_record<R>(
     record.size = size_of_table::<bay_bdev_reg>();
     record.flags = flag(from.has_write_cache, api::BAY_BDEV_WRITE_CACHE)
         | flag(from.is_read_only, api::BAY_BDEV_READ_ONLY)
-        | flag(from.reads_nothing, api::BAY_BDEV_READS_NOTHING)
+        | flag(from.keeps_no_data, api::BAY_BDEV_NO_DATA)
         | flag(from.base.is_some(), api::BAY_BDEV_FILTER);
     record.ctx = ctx;
     record.ops = ops;

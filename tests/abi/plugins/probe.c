@@ -1,12 +1,16 @@
 /* A plugin that does what the loader's tests tell it to, by macros of the compiler's command line. */
 #include "bay_abi.h"
 #include <stdlib.h>
+#include <string.h>
 
 #ifndef NAME
 #define NAME "probe"
 #endif
 #ifndef VERSION
 #define VERSION "1.0.0"
+#endif
+#ifndef KIND
+#define KIND "test"
 #endif
 #ifndef PROVIDES
 #define PROVIDES ""
@@ -71,6 +75,10 @@ static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
     int32_t status = 0;
     NOTE("start");
+#ifdef GUARDED
+    if (host->get_iface(host, BAY_STR(GUARDED), 0))
+        NOTE("has it");
+#endif
 #ifdef METHOD
     status = add(BAY_STR(METHOD), ping);
 #endif
@@ -105,14 +113,21 @@ static void quiesce(void *state, bay_cb_fn *done, void *arg) {
     done(arg, QUIESCES);
 }
 
-static const struct bay_quiesce quiesce_table = {sizeof(quiesce_table), 0, quiesce};
+static const struct bay_quiesce table = {sizeof(table), 0, quiesce};
+#define ID BAY_ID_QUIESCE
+#else
+static void log_changed(void *state) {
+    (void)state;
+    NOTE("log changed");
+}
+
+static const struct bay_log_iface table = {sizeof(table), 0, log_changed};
+#define ID BAY_ID_LOG
+#endif
 
 static const void *get_iface(void *state, struct bay_str id, uint32_t min_minor) {
     (void)state, (void)min_minor;
-    return id.len == sizeof(BAY_ID_QUIESCE) - 1 ? &quiesce_table : NULL;
+    return id.len == sizeof(ID) - 1 && memcmp(id.ptr, ID, id.len) == 0 ? &table : NULL;
 }
-#else
-#define get_iface NULL
-#endif
 
-BAY_PLUGIN(NAME, VERSION, "test", PROVIDES, REQUIRES, 0, init, start, fini, get_iface);
+BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, 0, init, start, fini, get_iface);

@@ -21,6 +21,19 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
     } variable __attribute__((section(".note.bay"), used, aligned(4))) = {                    \
         4, (uint32_t)BAY_PAD4_(sizeof(text)), type, "BAY", text}
 
+/** What the manifest says besides; define them before the header is included. BAY_PERMISSIONS is a
+ *  list in JSON without its brackets.
+ */
+#ifndef BAY_VENDOR
+#define BAY_VENDOR ""
+#endif
+#ifndef BAY_LICENSE
+#define BAY_LICENSE ""
+#endif
+#ifndef BAY_PERMISSIONS
+#define BAY_PERMISSIONS ""
+#endif
+
 /** Writes the door and both notes; once in a plugin, at file scope, followed by a semicolon.
  *  NAME, VERSION (semantic) and KIND are string literals. PROVIDES and REQUIRES are lists in JSON
  *  without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are BAY_PF_*. START, FINI and
@@ -29,8 +42,10 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
 #define BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, FLAGS, INIT, START, FINI, GET_IFACE) \
     BAY_NOTE_(bay_note_manifest_, BAY_NOTE_MANIFEST,                                          \
               "{\"name\":\"" NAME "\",\"version\":\"" VERSION "\",\"kind\":\"" KIND           \
+              "\",\"vendor\":\"" BAY_VENDOR "\",\"license\":\"" BAY_LICENSE                     \
               "\",\"abi\":[1,0],\"needs_minor\":0,\"lang\":\"c\",\"provides\":[" PROVIDES     \
-              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":[]}");            \
+              "],\"requires\":[" REQUIRES "],\"modules\":[],\"permissions\":["                 \
+              BAY_PERMISSIONS "]}");                                                          \
     BAY_NOTE_(bay_note_layout_, BAY_NOTE_LAYOUT, BAY_LAYOUT_TEXT);                            \
     const struct bay_plugin bay_plugin_v1 = {                                                 \
         BAY_MAGIC, sizeof(struct bay_plugin), BAY_ABI_MAJOR, BAY_ABI_MINOR, 0, 0, FLAGS,      \

@@ -270,9 +270,45 @@ fn the_end_of_the_host_ends_the_last_loaded_first() {
 }
 
 #[test]
+fn at_the_end_hosts_are_parted_from_before_any_disk_goes() {
+    let host = TestHost::new();
+    let target = text(&text("bay.test/1"));
+    for (name, kind, more) in [
+        ("target", "target", ("PROVIDES", target.as_str())),
+        ("tcp", "transport", ("REQUIRES", target.as_str())),
+        ("disk", "bdev", ("PROVIDES", "\"\"")),
+        ("filter", "filter", ("PROVIDES", "\"\"")),
+    ] {
+        let file = format!("{name}.so");
+        host.probe(&file, &[("NAME", &text(name)), ("KIND", &text(kind)), more]);
+        host.manager.load(name).unwrap();
+    }
+    host.seen();
+    let (sender, ended) = std::sync::mpsc::channel();
+    host.manager.shutdown(Box::new(move || sender.send(()).unwrap()));
+    ended.try_recv().unwrap();
+    assert_eq!(
+        host.seen(),
+        ["tcp shutdown", "target shutdown", "filter shutdown", "disk shutdown"]
+    );
+}
+
+#[test]
 fn other_threads_are_refused() {
     let host = TestHost::new();
     let manager = std::sync::Arc::clone(&host.manager);
     let error = std::thread::spawn(move || manager.load("probe").unwrap_err()).join().unwrap();
     assert_eq!(error.errno(), libc::EPERM);
+}
+
+#[test]
+fn a_plugin_is_told_that_the_log_level_changed() {
+    let host = TestHost::new();
+    host.probe("p.so", &[]);
+    host.manager.load("probe").unwrap();
+    host.manager.log_level_changed().unwrap();
+    assert_eq!(host.seen(), ["probe start", "probe log changed"]);
+    host.call("plugin_unload", r#"{"name":"probe"}"#).unwrap();
+    host.manager.log_level_changed().unwrap();
+    assert_eq!(host.seen(), ["probe fini"]);
 }

@@ -1,71 +1,193 @@
-//! `cargo xtask bench`: the speed of the bus over the plugins built here, and beside it that of the
-//! reference's own generator when a build of it is at hand.
+//! `cargo xtask bench`: how fast it is, as tables in Markdown, and beside it the reference when a
+//! build of it is at hand. `docs/performance.md` says what the figures mean.
 //!
-//! Instructions per I/O are the difference of two counted runs of different length, so what starting
-//! and stopping costs drops out. They do not depend on what else the machine does; rates do, so
-//! these are medians of runs in turn.
+//! ```text
+//! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
+//!            rates, copies, aio, cores     drivebay perf, bdevperf, fio        (bus)
+//!            instructions                  callgrind                           (bus)
+//!            target                        callgrind, perf                     (NVMe/TCP)
+//!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
+//!            messages, start, saturated    servers and calls
+//! ```
+//!
+//! Instructions do not depend on what else the machine does; times do, so those are medians of
+//! rounds in turn with their spread, and nothing here decides a test.
 
+mod aio;
 mod case;
+mod client;
+mod cores;
+mod growth;
+mod idle;
 mod instructions;
+mod load;
+mod machine;
+mod messages;
+mod nvmf;
+mod process;
+mod profile;
 mod rates;
+mod reference;
+mod samples;
+mod saturated;
+mod server;
+mod start;
+mod table;
+mod target;
 
 use crate::{Failure, Outcome, run};
+use reference::Reference;
 use std::path::PathBuf;
+use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --rounds N, --seconds N, --instructions, --rates";
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --long, --only PART[,PART], \
+    and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
+
+/// What is built for it.
+const PACKAGES: [&str; 9] = [
+    "drivebay",
+    "drivebay-null",
+    "drivebay-malloc",
+    "drivebay-passthru",
+    "drivebay-aio",
+    "drivebay-nvmf",
+    "drivebay-nvmf-tcp",
+    "drivebay-probe",
+    "drivebay-nvme-load",
+];
+
+type Part = fn(&Bench) -> Result<(), String>;
+
+/// The parts by name, in their order.
+const PARTS: [(&str, Part); 11] = [
+    ("instructions", instructions::print),
+    ("rates", rates::print),
+    ("aio", aio::print),
+    ("cores", cores::print),
+    ("messages", messages::print),
+    ("target", target::print),
+    ("nvmf", nvmf::print),
+    ("start", start::print),
+    ("idle", idle::print),
+    ("saturated", saturated::print),
+    ("growth", growth::print),
+];
+
+/// Whose figure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Ours,
+    Reference,
+}
 
 /// What is asked for.
-struct Options {
-    /// Top of a built work tree of the reference.
-    reference: Option<PathBuf>,
+struct Bench {
+    reference: Option<Reference>,
+    /// A build of it that callgrind can run.
+    counted: Option<Reference>,
     rounds: usize,
+    /// Also what makes the run longer than a quarter of an hour.
+    long: bool,
+    /// Of one run.
     seconds: u32,
-    instructions: bool,
-    rates: bool,
+    /// Both sides take their memory from hugepages.
+    huge: bool,
+    /// Names of the parts.
+    parts: Vec<String>,
 }
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
-    let options = parse(args)?;
-    let mut build = vec!["build", "--release", "-p", "drivebay"];
-    for package in case::PACKAGES {
+    let bench = parse(args)?;
+    let mut build = vec!["build", "--release"];
+    for package in PACKAGES {
         build.extend(["-p", package]);
     }
     run::must(&mut run::cargo(&build))?;
-    if options.instructions {
-        instructions::print()?;
+    machine::print(&bench);
+    for (name, part) in PARTS {
+        if bench.parts.iter().any(|wanted| wanted == name)
+            && let Err(why) = part(&bench)
+        {
+            println!("\n{name}: not measured: {why}");
+        }
     }
-    if options.rates {
-        rates::print(options.reference.as_deref(), options.rounds, options.seconds)?;
-    }
+    machine::print_load("at the end");
     Ok(())
 }
 
-fn parse(args: &[&str]) -> Result<Options, Failure> {
-    let mut options =
-        Options { reference: None, rounds: 5, seconds: 2, instructions: false, rates: false };
+impl Bench {
+    /// Who takes turns.
+    fn sides(&self) -> Vec<Side> {
+        let theirs = self.reference.is_some().then_some(Side::Reference);
+        [Side::Ours].into_iter().chain(theirs).collect()
+    }
+
+    /// Who is measured as numbers grow: the reference only with `--long`, since the question is of us.
+    fn growing(&self) -> Vec<Side> {
+        if self.long { self.sides() } else { vec![Side::Ours] }
+    }
+
+    fn reference(&self) -> Result<&Reference, String> {
+        self.reference.as_ref().ok_or_else(|| "no --reference is given".to_owned())
+    }
+
+    /// Our generator for the bus, with memory from where the reference has it.
+    fn perf(&self, arguments: &[String]) -> Command {
+        let mut perf = Command::new(case::program());
+        perf.args(arguments);
+        if !self.huge {
+            perf.arg("--no-huge");
+        }
+        perf
+    }
+}
+
+fn parse(args: &[&str]) -> Result<Bench, Failure> {
+    let huge = reference::hugepages_are_there();
+    let mut bench = Bench {
+        reference: None,
+        counted: None,
+        rounds: 5,
+        long: false,
+        seconds: 1,
+        huge,
+        parts: Vec::new(),
+    };
+    let is_part = |name: &str| PARTS.iter().any(|(part, _)| *part == name);
     let mut rest = args.iter();
     while let Some(&arg) = rest.next() {
         let bad = || Failure::usage("bench", arg, ALLOWED);
         let mut value = || rest.next().copied().ok_or_else(bad);
         match arg {
-            "--reference" => options.reference = Some(value()?.into()),
+            "--reference" => bench.reference = Some(Reference::at(&PathBuf::from(value()?), huge)?),
+            "--counted" => bench.counted = Some(Reference::counted(&PathBuf::from(value()?))?),
             "--rounds" => {
                 let rounds = value()?.parse().ok().filter(|rounds| *rounds > 0);
-                options.rounds = rounds.ok_or_else(bad)?;
+                bench.rounds = rounds.ok_or_else(bad)?;
             }
             "--seconds" => {
                 let seconds = value()?.parse().ok().filter(|seconds| *seconds > 0);
-                options.seconds = seconds.ok_or_else(bad)?;
+                bench.seconds = seconds.ok_or_else(bad)?;
             }
-            "--instructions" => options.instructions = true,
-            "--rates" => options.rates = true,
-            _ => return Err(bad()),
+            "--only" => {
+                let names: Vec<String> = value()?.split(',').map(str::to_owned).collect();
+                if !names.iter().all(|name| is_part(name)) {
+                    return Err(bad());
+                }
+                bench.parts.extend(names);
+            }
+            "--long" => bench.long = true,
+            "--all" => bench.parts.extend(PARTS.map(|(name, _)| name.to_owned())),
+            _ => match arg.strip_prefix("--").filter(|name| is_part(name)) {
+                Some(name) => bench.parts.push(name.to_owned()),
+                None => return Err(bad()),
+            },
         }
     }
-    if !options.instructions && !options.rates {
-        (options.instructions, options.rates) = (true, true);
+    if bench.parts.is_empty() {
+        bench.parts = PARTS.map(|(name, _)| name.to_owned()).into();
     }
-    Ok(options)
+    Ok(bench)
 }
 
 #[cfg(test)]
@@ -73,12 +195,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_choice_both_parts_run() {
-        let of = |args: &[&str]| parse(args).map(|o| (o.instructions, o.rates)).ok();
-        assert_eq!(of(&[]), Some((true, true)));
-        assert_eq!(of(&["--rates", "--rounds", "7"]), Some((false, true)));
+    fn parts_are_chosen_by_name_and_all_run_without_a_choice() {
+        let of = |args: &[&str]| parse(args).map(|bench| bench.parts.join(" ")).ok();
+        assert_eq!(of(&["--rates", "--rounds", "7"]).as_deref(), Some("rates"));
+        assert_eq!(of(&["--only", "aio,nvmf"]).as_deref(), Some("aio nvmf"));
+        assert_eq!(of(&[]), of(&["--all"]));
+        assert_eq!(of(&["--only", "aio,fast"]), None);
         assert_eq!(of(&["--rounds", "0"]), None);
         assert_eq!(of(&["--reference"]), None);
         assert_eq!(of(&["--fast"]), None);
+    }
+
+    #[test]
+    fn the_help_names_every_part() {
+        assert!(PARTS.iter().all(|(name, _)| ALLOWED.contains(name)));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::prepare::{self, Missing, Need};
 use crate::tally::Tally;
-use crate::{Failure, Outcome, run};
+use crate::{Failure, Outcome, docs, run};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -28,7 +28,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
 
     run::must(&mut run::cargo(&["build", "--workspace"]))?;
     let mut total = Tally::default();
-    for step in [unit, doc, end_to_end, guest] {
+    for step in [unit, second_belt, doc, reference, end_to_end, guest] {
         let began = Instant::now();
         let tally = step(&options, &missing)?;
         println!("-- {tally} ({:.0} s)", began.elapsed().as_secs_f64());
@@ -70,6 +70,21 @@ fn unit(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     Ok(tally)
 }
 
+/// abi_stable's look at the structs of the ABI. A step of its own, so that nothing else is built with
+/// its feature.
+fn second_belt(options: &Options, _missing: &Missing) -> Result<Tally, String> {
+    if options.only.is_some() {
+        return Ok(Tally::default());
+    }
+    let mut command = run::cargo(&["test", "-p", "drivebay-abi-tests", "--test", "layout"]);
+    run::counted(command.args(["--features", "abi-stable", "abi_stable_"]))
+}
+
+/// What is generated of the documentation is committed as it is generated.
+fn reference(options: &Options, _missing: &Missing) -> Result<Tally, String> {
+    if options.only.is_some() { Ok(Tally::default()) } else { docs::check(&programs()) }
+}
+
 fn doc(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     let mut command = run::cargo(&["test", "--doc", "--workspace", "--quiet", "--no-fail-fast"]);
     command.arg("--").args(options.only.as_deref());
@@ -105,7 +120,7 @@ fn programs() -> PathBuf {
 }
 
 /// Tells a test runner where the host, the plugins and the client are.
-fn tell_where(command: &mut Command) -> &mut Command {
+pub(crate) fn tell_where(command: &mut Command) -> &mut Command {
     let built: &Path = &programs();
     command
         .env("DRIVEBAY_BIN", built.join("drivebay"))

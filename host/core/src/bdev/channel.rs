@@ -3,15 +3,19 @@
 
 use super::device::{Bdev, Limits};
 use super::io::{Io, Pool, Queue};
+use super::quiesce::Range;
+use super::reserve::Reserve;
 use super::stats::Counters;
 use super::waiters::Waiters;
 use super::{Local, complete, dispatch};
+use crate::env::buf;
 use crate::reactor::{clock, thread};
 use drivebay_plugin_api::*;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where a channel is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +29,18 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// Most I/O of one channel, unless `bdev_set_options` says otherwise.
-const MOST_IO: u32 = 65_535;
+/// Most I/O of one channel.
+static MOST_IO: AtomicU32 = AtomicU32::new(65_535);
+
+/// Sets how many I/O of one channel its clients may have (`bdev_set_options`, `bdev_io_pool_size`):
+/// at least 1. Parts and children of I/O are not bound by it.
+pub fn set_most_io(most: u32) {
+    MOST_IO.store(most.max(1), Ordering::Relaxed);
+}
+
+pub(super) fn most_io() -> u32 {
+    MOST_IO.load(Ordering::Relaxed)
+}
 
 /// One thread's state for one bdev. Boxed and never moved.
 pub(crate) struct Channel {
@@ -51,8 +65,13 @@ pub(crate) struct Channel {
     // What the others need.
     /// Waits for the module's resources or for the channel.
     waiting: Queue,
+    /// Waits for `unquiesce`.
+    pub(super) quiesced: Queue,
+    /// Ranges that are quiesced.
+    pub(super) ranges: RefCell<Vec<Range>>,
     /// Waits for a buffer of the host.
     starved: Queue,
+    pub(super) reserve: Reserve,
     /// The place of `starved` in the queue for buffers, and whether it is there.
     buffer_wait: UnsafeCell<bay_wait>,
     waits_for_buffer: Cell<bool>,
@@ -75,8 +94,14 @@ impl Gate {
     pub(super) const OPEN: u8 = 0;
     /// The module is being called.
     pub(super) const BUSY: u8 = 1;
-    /// The channel is being made or reset, or could not be made.
-    pub(super) const HELD: u8 = 2;
+    /// The module's part is not there: not yet, or it could not be made.
+    pub(super) const CREATION: u8 = 2;
+    /// A reset is under way.
+    pub(super) const RESET: u8 = 16;
+    /// Some of the I/O is held back, as `Channel::ranges` says.
+    pub(super) const QUIESCE: u8 = 32;
+    /// No I/O may pass at all.
+    pub(super) const HELD: u8 = Self::CREATION | Self::RESET;
     /// Others wait.
     pub(super) const WAITED: u8 = 4;
     /// Nobody references the channel any more.
@@ -97,13 +122,17 @@ impl Gate {
     pub(super) fn clear(&self, why: u8) {
         self.0.set(self.0.get() & !why);
     }
+
+    pub(super) fn put(&self, why: u8, on: bool) {
+        if on { self.set(why) } else { self.clear(why) }
+    }
 }
 
 impl Channel {
     /// A channel that the module has not made its part of.
     pub(super) fn new(bdev: &Arc<Bdev>, submit: bay_submit_fn, handle: u64) -> Self {
         let gate = Gate::default();
-        gate.set(Gate::HELD);
+        gate.set(Gate::CREATION);
         Self {
             gate,
             dirty: Cell::new(bdev.ops.flush.is_none()),
@@ -118,7 +147,10 @@ impl Channel {
             stats: Counters::default(),
             base: Cell::new((0, ptr::null())),
             waiting: Queue::default(),
+            quiesced: Queue::default(),
+            ranges: RefCell::default(),
             starved: Queue::default(),
+            reserve: Reserve::default(),
             buffer_wait: UnsafeCell::new(bay_wait {
                 cb: Some(buffer_came_free),
                 arg: ptr::null_mut(),
@@ -153,7 +185,7 @@ impl Channel {
     #[cold]
     #[inline(never)]
     unsafe fn io_get_new(&self, wait: *mut bay_wait) -> Option<Io> {
-        if self.pool.made() >= MOST_IO {
+        if self.pool.made() >= most_io() {
             // SAFETY: by the contract.
             unsafe { self.io_waiters.push(wait) };
             return None;
@@ -183,9 +215,9 @@ impl Channel {
         if status == 0 {
             self.module.set(module);
             self.phase.set(Phase::Ready);
-            if !self.bdev.is_resetting() {
-                self.gate.clear(Gate::HELD);
-            }
+            self.gate.put(Gate::RESET, self.bdev.is_resetting());
+            self.take_ranges();
+            self.gate.clear(Gate::CREATION);
             dispatch::resume(self);
         } else {
             self.failure.set(status);
@@ -213,9 +245,15 @@ impl Channel {
     }
 
     pub(super) fn fail_waiting(&self, status: i32) {
-        while let Some(io) = self.pop_waiting() {
+        while let Some(io) = self.pop_waiting().or_else(|| self.quiesced.pop_front()) {
             complete::finish(io, status);
         }
+    }
+
+    /// Takes the bdev's quiesced ranges over.
+    pub(super) fn take_ranges(&self) {
+        self.ranges.borrow_mut().clone_from(&self.bdev.control().quiesced);
+        self.gate.put(Gate::QUIESCE, !self.ranges.borrow().is_empty());
     }
 
     // ---- the base of a filter --------------------------------------------------------------------
@@ -261,8 +299,10 @@ impl Channel {
         io
     }
 
-    pub(super) fn remove_waiting(&self, id: u64) -> Option<Io> {
-        let io = self.waiting.remove(id);
+    /// Takes the I/O of this id out of whatever it waits in.
+    pub(super) fn remove_queued(&self, id: u64) -> Option<Io> {
+        let queues = [&self.waiting, &self.quiesced, &self.deferred, &self.starved];
+        let io = queues.into_iter().find_map(|queue| queue.remove(id));
         self.waiting_has_changed();
         io
     }
@@ -294,36 +334,43 @@ impl Channel {
         }
     }
 
+    /// The thread looks at this channel at the end of the round, and sends what waits.
     #[cold]
     #[inline(never)]
-    fn look_again(&self) {
+    pub(super) fn look_again(&self) {
         self.retry_at_ns.set(0);
         self.ask_for_attention();
     }
 
-    /// The waiter with which `starved` stands in the queue for buffers; null when it is there already.
-    pub(super) fn buffer_wait(&self) -> *mut bay_wait {
-        if self.waits_for_buffer.get() {
-            return ptr::null_mut();
+    /// No buffer of `len` bytes was free for the I/O: it starts again when one is.
+    pub(super) fn wait_for_buffer(&self, io: Io, len: usize) {
+        self.starved.push_back(io);
+        if self.waits_for_buffer.replace(true) {
+            return;
         }
         let wait = self.buffer_wait.get();
         // SAFETY: not queued, so nobody else uses it.
         unsafe { (*wait).arg = ptr::from_ref(self).cast_mut().cast() };
-        wait
+        // SAFETY: the waiter lives as long as the channel, which waits for it.
+        if let Some((buffer, _)) = unsafe { buf::get(len, wait) } {
+            // One came free meanwhile; nothing is queued.
+            buf::put(buffer, len);
+            self.waits_for_buffer.set(false);
+            self.look_again();
+        }
     }
 
-    /// No buffer was free for the I/O: it starts again when one is.
-    pub(super) fn wait_for_buffer(&self, io: Io) {
-        self.waits_for_buffer.set(true);
-        self.starved.push_back(io);
-    }
-
+    /// Starts what waits for a buffer, until one of them waits again.
     fn feed_starved(&self) {
-        self.waits_for_buffer.set(false);
-        while !self.waits_for_buffer.get()
-            && let Some(io) = self.starved.pop_front()
-        {
-            super::submit(io); // which may wait for a buffer again
+        let starved = self.starved.take();
+        while let Some(io) = starved.pop_front() {
+            super::submit(io);
+            if !self.starved.is_empty() {
+                break;
+            }
+        }
+        while let Some(io) = starved.pop_front() {
+            self.starved.push_back(io);
         }
         if self.gate.has(Gate::LEFT) {
             self.look_again();
@@ -361,13 +408,17 @@ impl Channel {
     /// Sends again what waits, if it is time. Whether the channel can end.
     pub(super) fn attend(&self, local: &Local) -> bool {
         self.wants_attention.set(false);
+        if !self.starved.is_empty() && self.retry_at_ns.get() == 0 {
+            self.feed_starved();
+        }
         if clock::now() >= self.retry_at_ns.get() {
             dispatch::resume(self);
         }
         if self.gate.has(Gate::WAITED) && !self.gate.has(Gate::HELD) {
             self.ask_for_attention_in(local);
         }
-        self.gate.get() == Gate::LEFT | self.gate.get() & Gate::HELD
+        self.gate.has(Gate::LEFT)
+            && !self.gate.has(Gate::BUSY | Gate::WAITED)
             && self.outstanding.get() == 0
             && self.starved.is_empty()
             && !self.waits_for_buffer.get()
@@ -384,5 +435,6 @@ impl Channel {
 unsafe extern "C" fn buffer_came_free(arg: *mut c_void) {
     // SAFETY: `buffer_wait` passed the channel, which waits for its I/O to end.
     let channel = unsafe { &*arg.cast_const().cast::<Channel>() };
+    channel.waits_for_buffer.set(false);
     channel.feed_starved();
 }

@@ -39,13 +39,15 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
         let bdev = &channel.bdev.name;
         return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
     }
-    if status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE {
+    let again = status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE;
+    if io.request().op == BAY_OP_RESET {
+        channel.has_one_less();
+        return reset::module_done(io, if again { -libc::EIO } else { status }); // nothing to wait for
+    }
+    if again {
         return dispatch::keep(channel, io);
     }
     channel.has_one_less();
-    if io.request().op == BAY_OP_RESET {
-        return reset::module_done(io, status);
-    }
     finish(io, status);
     if channel.gate.has(Gate::WAITED) {
         dispatch::resume(channel);

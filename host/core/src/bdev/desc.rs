@@ -128,8 +128,9 @@ pub fn open(
         channels: AtomicU32::new(0),
     });
     control.descs.push(desc.id);
-    drop(control);
+    // Before anybody can look for writers: a claim that misses this one would let both write.
     table(|table| table.insert(desc.id, Arc::clone(&desc)));
+    drop(control);
     Ok(desc)
 }
 

@@ -1,6 +1,7 @@
 //! A bdev on the bus: registration, names, limits, resize, removal.
 
 use super::desc::{self, Claims};
+use super::quiesce::Range;
 use super::stats::Totals;
 use super::{OPS, examine};
 use crate::reactor::thread;
@@ -45,6 +46,7 @@ pub(super) struct Control {
     pub(super) aliases: Vec<String>,
     pub(super) descs: Vec<u64>,
     pub(super) claims: Claims,
+    pub(super) quiesced: Vec<Range>,
     removal: Option<Done>,
     destructing: bool,
 }
@@ -83,6 +85,7 @@ pub(super) struct Limits {
     pub(super) max_write_zeroes: u32,
     pub(super) split_data: bool,
     pub(super) fua_declared: bool,
+    pub(super) write_cache: bool,
     pub(super) read_only: bool,
     pub(super) straight: Straight,
 }
@@ -212,8 +215,7 @@ pub(crate) unsafe fn register(
     check(&texts.name, &record, &ops)?;
     let uuid = if record.uuid == [0; 16] { uuid_of(&texts.name) } else { record.uuid };
     let id = bus(|bus| {
-        let mut names = vec![texts.name.clone(), uuid_text(&uuid)];
-        names.extend(texts.aliases.iter().cloned());
+        let names = names(&texts.name, &uuid, &texts.aliases);
         if let Some(taken) = names.iter().find(|name| bus.by_name.contains_key(*name)) {
             return Err(Error::new(libc::EEXIST, format!("bdev {taken} exists already")));
         }
@@ -269,8 +271,40 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
     if !record.align.is_power_of_two() && record.align != 0 || record.align > 4096 {
         return bad(format!("align {} must be a power of two up to 4096", record.align));
     }
+    check_limits(record).or_else(bad)?;
     if record.drv_ctx_size > 1 << 16 {
         return bad(format!("drv_ctx_size {} must be at most 65536", record.drv_ctx_size));
+    }
+    Ok(())
+}
+
+/// Limits that leave room for the smallest write, so that every I/O can be split to fit them.
+fn check_limits(record: &bay_bdev_reg) -> Result<(), String> {
+    let unit = record.write_unit.max(1);
+    if u64::from(unit) * u64::from(record.block_size) > 1 << 20 {
+        return Err(format!("write_unit {unit} must be at most 1048576 bytes"));
+    }
+    if !record.optimal_boundary.is_multiple_of(unit) {
+        return Err(format!(
+            "optimal_boundary {} must be a multiple of write_unit {unit}",
+            record.optimal_boundary
+        ));
+    }
+    for (name, limit) in [
+        ("max_io_blocks", record.max_io_blocks),
+        ("max_unmap", record.max_unmap),
+        ("max_write_zeroes", record.max_write_zeroes),
+    ] {
+        if limit != 0 && limit < unit {
+            return Err(format!("{name} {limit} must be 0 or at least the write_unit, {unit}"));
+        }
+    }
+    let bytes = u64::from(unit) * u64::from(record.block_size);
+    if record.max_segment_size != 0 && u64::from(record.max_segment_size) < bytes {
+        return Err(format!(
+            "max_segment_size {} must be 0 or at least {bytes}, the smallest write",
+            record.max_segment_size
+        ));
     }
     Ok(())
 }
@@ -377,8 +411,8 @@ impl Bdev {
             max_unmap: record.max_unmap,
             max_write_zeroes: record.max_write_zeroes,
             split_data,
-            fua_declared: record.must_flags & BAY_IO_FUA != 0
-                || record.flags & BAY_BDEV_WRITE_CACHE == 0,
+            fua_declared: record.must_flags & BAY_IO_FUA != 0,
+            write_cache: record.flags & BAY_BDEV_WRITE_CACHE != 0,
             read_only: record.flags & BAY_BDEV_READ_ONLY != 0,
             straight: Straight::of(record),
         }
@@ -457,6 +491,13 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     Ok(())
 }
 
+/// All the names by which a bdev is found.
+fn names(name: &str, uuid: &[u8; 16], aliases: &[String]) -> Vec<String> {
+    let mut names = vec![name.to_owned(), uuid_text(uuid)];
+    names.extend(aliases.iter().cloned());
+    names
+}
+
 /// Takes a bdev off the bus; `done` when the module has let go of it.
 ///
 /// # Errors
@@ -468,7 +509,8 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
     }
     bdev.reach.store(0, Ordering::Relaxed);
     bdev.control().removal = Some(Box::new(done));
-    bus(|bus| bus.by_name.retain(|_, other| !Arc::ptr_eq(other, &bdev)));
+    let names = names(&bdev.name, &bdev.uuid, &bdev.aliases());
+    bus(|bus| names.iter().for_each(|name| drop(bus.by_name.remove(name))));
     tell("bdev_unregister", &bdev.name);
     desc::tell_all(&bdev, BAY_EVENT_REMOVE, 0);
     // What waits in the bus will never be sent.

@@ -2,8 +2,8 @@
 //! the module, which ends the I/O in `complete` or, when it is a filter, sends it on in `pass`.
 
 use super::channel::{Channel, Gate, Phase};
-use super::complete;
 use super::io::Io;
+use super::{complete, quiesce};
 
 /// Sends the I/O now, or queues it: behind others that wait, while the channel is held (creation,
 /// reset), or when the module is being called already. The last bounds the stack: a module may
@@ -44,11 +44,31 @@ fn enter(channel: &Channel, io: Io) {
 #[inline(never)]
 fn wait_in_line(channel: &Channel, io: Io) {
     if channel.phase.get() == Phase::Failed {
-        return complete::finish(io, channel.failure.get());
+        complete::finish(io, channel.failure.get());
+    } else if quiesce::holds(channel, io) {
+        hold_back(channel, io);
+    } else if channel.gate.has(Gate::HELD | Gate::WAITED) {
+        channel.push_waiting(io);
+    } else if channel.gate.has(Gate::BUSY) {
+        channel.deferred.push_back(io);
+    } else {
+        enter(channel, io); // what holds others does not hold this one
     }
-    channel.push_waiting(io);
-    if !channel.gate.has(Gate::BUSY | Gate::HELD) {
-        channel.ask_for_attention();
+}
+
+/// The I/O waits for `unquiesce`; for a bdev that goes away nobody will call that.
+fn hold_back(channel: &Channel, io: Io) {
+    if channel.bdev.is_removed() {
+        return complete::finish(io, -libc::ENODEV);
+    }
+    channel.quiesced.push_back(io);
+}
+
+/// Sends what was held back and is not any more.
+pub(super) fn let_go(channel: &Channel) {
+    let held_back = channel.quiesced.take();
+    while let Some(io) = held_back.pop_front() {
+        send(channel, io);
     }
 }
 
@@ -56,12 +76,18 @@ fn wait_in_line(channel: &Channel, io: Io) {
 #[inline(never)]
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
-        if channel.gate.get() == Gate::BUSY {
+        if channel.gate.get() == Gate::BUSY || is_free(channel, next) {
             hand_over(channel, next);
         } else {
             wait_in_line(channel, next);
         }
     }
+}
+
+/// Whether what holds others does not hold this one.
+#[cold]
+fn is_free(channel: &Channel, io: Io) -> bool {
+    !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)
 }
 
 /// Gives the I/O to the module, whatever else is going on.
@@ -81,6 +107,9 @@ pub(super) fn hand_over(channel: &Channel, io: Io) {
 #[inline(never)]
 pub(super) fn keep(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() - 1);
+    if channel.bdev.is_removed() {
+        return complete::finish(io, -libc::ENODEV); // as what waited when it was removed
+    }
     channel.push_waiting_first(io, RETRY_NS);
 }
 
@@ -92,6 +121,10 @@ pub(super) fn resume(channel: &Channel) {
     channel.gate.set(Gate::BUSY);
     while !channel.gate.has(Gate::HELD) {
         let Some(io) = channel.pop_waiting() else { break };
+        if channel.gate.has(Gate::QUIESCE) && quiesce::holds(channel, io) {
+            hold_back(channel, io);
+            continue;
+        }
         hand_over(channel, io);
         if channel.is_first_waiting(io) {
             break; // it came back at once

@@ -54,13 +54,14 @@ pub(crate) struct Slot {
 struct Hop {
     channel: Cell<*const Channel>,
     submitted_ns: Cell<u64>,
+    lba: Cell<u64>,
 }
 
 /// The callback of an I/O whose client gave none.
 unsafe extern "C" fn nobody_is_told(_arg: *mut c_void, _io: *mut bay_io, _status: i32) {}
 
 /// Filters that can pass on one and the same request; more of them take another one.
-pub(super) const MOST_HOPS: usize = 8;
+pub(super) const MOST_HOPS: usize = 5;
 
 const _: () = assert!(offset_of!(Slot, failure) <= 64 && offset_of!(Slot, request) == 256);
 
@@ -172,8 +173,19 @@ impl Io {
         let Some(hop) = self.way.get(usize::from(hops)) else { return false };
         hop.channel.set(self.channel.replace(base));
         hop.submitted_ns.set(self.submitted_ns.replace(clock::of_round()));
+        hop.lba.set(self.request().lba);
         self.hops.set(hops + 1);
         true
+    }
+
+    /// The first block for which the module of `channel` has it, or has passed it on; `None` when it
+    /// has not.
+    pub(super) fn lba_at_module(self, channel: &Channel) -> Option<u64> {
+        if ptr::eq(self.channel.get(), channel) && self.sent.get() {
+            return Some(self.request().lba);
+        }
+        let way = self.way.get(..usize::from(self.hops.get()))?;
+        way.iter().find(|hop| ptr::eq(hop.channel.get(), channel)).map(|hop| hop.lba.get())
     }
 
     /// Comes back to the filter that passed it on last; `None` when there is none.
@@ -230,6 +242,11 @@ impl Queue {
         Some(io)
     }
 
+    /// Everything that is in it; empty afterwards.
+    pub(super) fn take(&self) -> Self {
+        Self { head: Cell::new(self.head.take()), tail: Cell::new(self.tail.take()) }
+    }
+
     /// Takes out the I/O with this id.
     pub(super) fn remove(&self, id: u64) -> Option<Io> {
         let mut found = None;
@@ -250,12 +267,20 @@ impl Queue {
 /// The free I/O of one channel, newest first, so that the same few stay in the cache.
 pub(super) struct Pool {
     free: Cell<*mut Slot>,
-    chunks: RefCell<Vec<(NonNull<u8>, std::alloc::Layout)>>,
+    chunks: RefCell<Vec<Chunk>>,
     stride: usize,
     made: Cell<u32>,
 }
 
-const CHUNK: usize = 32;
+/// I/O that were made together.
+struct Chunk {
+    first: NonNull<u8>,
+    layout: std::alloc::Layout,
+    count: usize,
+}
+
+/// Most I/O that are made together.
+const CHUNK: u32 = 32;
 
 impl Pool {
     /// A pool of I/O with `drv_ctx_size` bytes for the module, none made yet.
@@ -288,6 +313,17 @@ impl Pool {
         Some(io)
     }
 
+    /// Whether it is so for one of its I/O, free or not. Looks at all of them.
+    pub(super) fn any(&self, is_so: impl Fn(Io) -> bool) -> bool {
+        self.chunks.borrow().iter().any(|chunk| {
+            (0..chunk.count).any(|index| {
+                // SAFETY: `index * stride` is inside the chunk.
+                let slot = unsafe { chunk.first.add(index * self.stride) };
+                is_so(Io(slot.cast()))
+            })
+        })
+    }
+
     /// An I/O with a fresh id; grows the pool when none is free.
     pub(super) fn get(&self, channel: &Channel) -> Io {
         loop {
@@ -304,14 +340,17 @@ impl Pool {
 
     #[cold]
     fn grow(&self, channel: &Channel) {
-        let size = self.stride * CHUNK;
+        // No more than the limit, unless that is reached: what comes then is parts and children.
+        let left = super::channel::most_io().saturating_sub(self.made.get());
+        let count = left.clamp(1, CHUNK) as usize;
+        let size = self.stride * count;
         let Ok(layout) = std::alloc::Layout::from_size_align(size, 64) else {
             std::process::abort() // a driver context of gigabytes was refused at registration
         };
         // SAFETY: the size is not 0.
         let chunk = unsafe { std::alloc::alloc_zeroed(layout) };
         let Some(chunk) = NonNull::new(chunk) else { std::alloc::handle_alloc_error(layout) };
-        for index in 0..CHUNK {
+        for index in 0..count {
             // SAFETY: `index * stride` is inside the chunk.
             let slot = unsafe { chunk.add(index * self.stride) }.cast::<Slot>();
             // SAFETY: behind the slot there is `stride - size_of::<Slot>()` bytes of driver context.
@@ -322,7 +361,7 @@ impl Pool {
             self.put(Io(slot));
             self.made.set(self.made.get() + 1);
         }
-        self.chunks.borrow_mut().push((chunk, layout));
+        self.chunks.borrow_mut().push(Chunk { first: chunk, layout, count });
     }
 }
 
@@ -333,9 +372,9 @@ impl Drop for Pool {
             // SAFETY: on the free list, so nobody has it; its chunk is freed below.
             unsafe { slot.drop_in_place() };
         }
-        for (chunk, layout) in self.chunks.take() {
+        for Chunk { first, layout, .. } in self.chunks.take() {
             // SAFETY: allocated by `grow` with this layout.
-            unsafe { std::alloc::dealloc(chunk.as_ptr(), layout) };
+            unsafe { std::alloc::dealloc(first.as_ptr(), layout) };
         }
     }
 }
@@ -359,8 +398,13 @@ impl Slot {
             progress: Cell::new(0),
             buffer: Cell::new((ptr::null_mut(), 0, 0)),
             list: RefCell::default(),
-            way: [const { Hop { channel: Cell::new(ptr::null()), submitted_ns: Cell::new(0) } };
-                MOST_HOPS],
+            way: [const {
+                Hop {
+                    channel: Cell::new(ptr::null()),
+                    submitted_ns: Cell::new(0),
+                    lba: Cell::new(0),
+                }
+            }; MOST_HOPS],
             request: UnsafeCell::new(bay_io {
                 op: 0,
                 iovcnt: 0,

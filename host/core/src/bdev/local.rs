@@ -97,6 +97,19 @@ pub(crate) fn flush(handle: u64) {
     with(handle, |way| way.channel.flush());
 }
 
+/// Runs `visit` for the bdev's channel on every thread that has one, then `done` here.
+pub(super) fn on_channels<T: Send + 'static>(
+    bdev: &Arc<Bdev>,
+    visit: impl Fn(&Channel) -> T + Send + Sync + 'static,
+    done: impl FnOnce(Vec<T>) + Send + 'static,
+) {
+    let bdev = Arc::clone(bdev);
+    thread::for_each(
+        move || thread::with_current(|thread| thread.bdevs.of(&bdev).map(&visit)).flatten(),
+        move |results| done(results.into_iter().flatten().collect()),
+    );
+}
+
 /// The channel that a module's handle names, on the current thread.
 pub(crate) fn with_module_handle<T>(handle: u64, f: impl FnOnce(&Channel) -> T) -> Option<T> {
     let channel = thread::with_current(|thread| {
@@ -272,6 +285,14 @@ impl Local {
         channel.bdev.retired.add(&channel.stats);
         channel.bdev.channels.fetch_sub(1, Ordering::AcqRel);
         device::channel_is_gone(&channel.bdev);
+    }
+
+    /// Whether it is so for one of the thread's I/O, free or not. Looks at all of them.
+    pub(super) fn any_io(&self, is_so: impl Fn(Io) -> bool) -> bool {
+        self.channels.borrow().iter().any(|&channel| {
+            // SAFETY: channels in the list are alive.
+            unsafe { &*channel }.pool.any(&is_so)
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

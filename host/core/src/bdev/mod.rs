@@ -10,10 +10,10 @@
 //!
 //! and the life of a bdev: `device` (registration, names, limits, removal), `desc` (open, claims,
 //! events), `channel` (one thread's state of one bdev), `local` (a thread's channels and their
-//! handles), `reset`, `examine`, `stats`. See `docs/data-path.md`.
+//! handles), `reset`, `quiesce`, `examine`, `stats`. See `docs/data-path.md`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
-mod channel;
+pub mod channel;
 mod complete;
 pub mod desc;
 pub mod device;
@@ -24,6 +24,8 @@ pub mod load;
 pub mod local;
 mod parts;
 mod pass;
+pub mod quiesce;
+mod reserve;
 mod reset;
 pub mod stats;
 mod submit;

@@ -4,10 +4,10 @@
 //! | work | when | parts |
 //! |---|---|---|
 //! | split | a limit of the module, an optimal boundary | all at once, over slices of the list |
-//! | bounce | memory that is not aligned as the module needs it | one after the other, through a buffer |
+//! | bounce | memory that is not aligned, or in finer pieces than the module takes | one after the other, through a buffer |
 //! | zeroes | write zeroes is not declared | writes from a buffer of zeroes |
-//! | compare | compare is not declared | reads into a buffer, compared here |
-//! | write through | FUA is not declared | the write, then a flush |
+//! | compare | compare is not declared, or not in this form | reads into a buffer, compared here |
+//! | write through | FUA is not declared and there is a cache | the write, then a flush |
 
 use super::channel::Channel;
 use super::complete;
@@ -36,18 +36,25 @@ pub(super) fn needed(channel: &Channel, io: Io) -> Option<Work> {
     let limits = &channel.limits;
     match request.op {
         BAY_OP_READ | BAY_OP_WRITE => {
-            if request.flags & BAY_IO_FUA != 0 && !limits.fua_declared {
+            if must_write_through(channel, io) {
                 return Some(Work::WriteThrough);
             }
-            if limits.split_data && next_data_part(channel, io, 0) < request.nblocks {
-                return Some(Work::Split);
+            if limits.split_data {
+                match next_data_part(channel, io, 0) {
+                    0 => return Some(Work::Bounce), // pieces finer than the module takes
+                    len if len < request.nblocks => return Some(Work::Split),
+                    _ => {}
+                }
             }
             if limits.align > 1 && !is_aligned(io, limits.align) {
                 return Some(Work::Bounce);
             }
             None
         }
-        BAY_OP_COMPARE if !limits.declared(BAY_OP_COMPARE) => Some(Work::Compare),
+        BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES if must_write_through(channel, io) => {
+            Some(Work::WriteThrough)
+        }
+        BAY_OP_COMPARE if !goes_as_it_is(channel, io) => Some(Work::Compare),
         BAY_OP_WRITE_ZEROES if !limits.declared(BAY_OP_WRITE_ZEROES) => Some(Work::Zeroes),
         BAY_OP_FLUSH if !limits.declared(BAY_OP_FLUSH) => Some(Work::Nothing),
         BAY_OP_UNMAP if over(request.nblocks, limits.max_unmap) => Some(Work::Split),
@@ -60,9 +67,34 @@ fn over(nblocks: u64, limit: u32) -> bool {
     limit != 0 && nblocks > u64::from(limit)
 }
 
+/// Whether every piece begins aligned and, but for the last, ends so.
 fn is_aligned(io: Io, align: u32) -> bool {
     let mask = align as usize - 1;
-    io.iov().iter().all(|element| (element.addr as usize | element.len as usize) & mask == 0)
+    let Some((last, others)) = io.iov().split_last() else { return true };
+    last.addr as usize & mask == 0
+        && others.iter().all(|element| (element.addr as usize | element.len as usize) & mask == 0)
+}
+
+/// Whether a compare fits the module whole; else it is emulated, so that the offset of a difference
+/// is one of the whole.
+fn goes_as_it_is(channel: &Channel, io: Io) -> bool {
+    let limits = &channel.limits;
+    limits.declared(BAY_OP_COMPARE)
+        && (!limits.split_data || next_data_part(channel, io, 0) == io.request().nblocks)
+        && is_aligned(io, limits.align)
+}
+
+/// Whether FUA is asked for and the module keeps writes back without knowing the flag. Where it keeps
+/// nothing back the flag has nothing to say and is taken away: it was not declared.
+fn must_write_through(channel: &Channel, io: Io) -> bool {
+    let limits = &channel.limits;
+    if io.request().flags & BAY_IO_FUA == 0 || limits.fua_declared {
+        return false;
+    }
+    if !limits.write_cache {
+        io.change(|request| request.flags &= !BAY_IO_FUA);
+    }
+    limits.write_cache
 }
 
 /// Begins the work; ends the I/O when there is none.
@@ -127,15 +159,12 @@ fn split(parent: Io) {
     let mut begun = 0;
     while begun < nblocks {
         let len = match op {
-            BAY_OP_UNMAP => u64::from(channel.limits.max_unmap),
-            BAY_OP_WRITE_ZEROES => u64::from(channel.limits.max_write_zeroes),
-            _ => next_data_part(channel, parent, begun),
+            BAY_OP_UNMAP => in_units(channel, op, channel.limits.max_unmap.into()),
+            BAY_OP_WRITE_ZEROES => in_units(channel, op, channel.limits.max_write_zeroes.into()),
+            // Where the pieces are finer than the module takes, the part goes through a buffer.
+            _ => next_data_part(channel, parent, begun).max(smallest(channel, op)),
         }
         .min(nblocks - begun);
-        if len == 0 {
-            parent.failure.set(-libc::EINVAL); // a list finer than blocks that cannot be split
-            break;
-        }
         let child = part(parent, op, split_done);
         if matches!(op, BAY_OP_READ | BAY_OP_WRITE) {
             slice_list(parent, child, begun, len);
@@ -170,7 +199,18 @@ fn split_part_ended(parent: Io) {
     }
 }
 
-/// How many blocks from `begun` on the module takes in one piece. 0 when not even one.
+/// The fewest blocks that the op may have.
+fn smallest(channel: &Channel, op: u16) -> u64 {
+    if op == BAY_OP_READ || op == BAY_OP_COMPARE { 1 } else { channel.limits.write_unit.into() }
+}
+
+/// A number of blocks cut to a multiple of what the op may have.
+fn in_units(channel: &Channel, op: u16, nblocks: u64) -> u64 {
+    let unit = smallest(channel, op);
+    if unit == 1 { nblocks } else { nblocks / unit * unit }
+}
+
+/// How many blocks from `begun` on the module takes in one piece. 0: not even the smallest one.
 fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     let limits = &channel.limits;
     let request = io.request();
@@ -185,7 +225,24 @@ fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     if limits.max_segments != 0 || limits.max_segment_size != 0 {
         len = len.min(blocks_within_segments(channel, io, begun));
     }
-    len
+    in_units(channel, request.op, len)
+}
+
+/// How many of `len` blocks the module takes at `lba` when they lie in one piece: a buffer is filled no
+/// further, so that its part is not split again into parts that lie worse.
+fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u64 {
+    let limits = &channel.limits;
+    if limits.max_io_blocks != 0 {
+        len = len.min(u64::from(limits.max_io_blocks));
+    }
+    if limits.optimal_boundary != 0 {
+        let boundary = u64::from(limits.optimal_boundary);
+        len = len.min(boundary - lba % boundary);
+    }
+    if limits.max_segment_size != 0 {
+        len = len.min(u64::from(limits.max_segment_size / limits.block_size));
+    }
+    in_units(channel, op, len)
 }
 
 fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
@@ -249,17 +306,38 @@ fn slice_list(parent: Io, child: Io, begun: u64, len: u64) {
 
 // ---- bounce and compare: one part after the other through one buffer ----------------------------
 
+/// Bytes of a channel's own buffer, or the smallest write if that is more.
+const RESERVE: usize = 4096;
+
 fn with_buffer(parent: Io, work: Work) {
-    let block = parent.channel().limits.block_size as usize;
+    let channel = parent.channel();
+    let block = channel.limits.block_size as usize;
     let wanted = usize::try_from(parent.request().nblocks).unwrap_or(usize::MAX);
-    let len = wanted.saturating_mul(block).min(buf::max_len() / block * block);
-    // SAFETY: the waiter is the channel's, which lives as long as I/O waits in it.
-    let got = unsafe { buf::get(len, parent.channel().buffer_wait()) };
-    let (Some((buffer, region)), Ok(size)) = (got, u32::try_from(len)) else {
-        return parent.channel().wait_for_buffer(parent);
+    let unit = usize::try_from(smallest(channel, parent.request().op)).unwrap_or(1);
+    let largest = buf::max_len() / (block * unit) * (block * unit);
+    if largest == 0 {
+        return complete::finish(parent, -libc::EINVAL); // blocks larger than the host's buffers
+    }
+    let len = wanted.saturating_mul(block).min(largest);
+    // SAFETY: no waiter is given.
+    let got = unsafe { buf::get(len, ptr::null_mut()) }.map(|got| (got, len)).or_else(|| {
+        let most = RESERVE.max(block * unit) / (block * unit) * (block * unit);
+        channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
+    });
+    let Some(((buffer, region), len)) = got else {
+        return channel.wait_for_buffer(parent, len);
     };
+    let size = u32::try_from(len).unwrap_or(u32::MAX);
     parent.buffer.set((buffer.as_ptr(), size, region));
     next_through_buffer(parent, work);
+}
+
+fn put_buffer(channel: &Channel, buffer: NonNull<u8>, size: u32) {
+    if channel.reserve.put(buffer) {
+        channel.look_again();
+    } else {
+        buf::put(buffer, size as usize);
+    }
 }
 
 fn next_through_buffer(parent: Io, work: Work) {
@@ -267,13 +345,14 @@ fn next_through_buffer(parent: Io, work: Work) {
     let (buffer, size, region) = parent.buffer.get();
     if begun == request.nblocks || parent.failure.get() != 0 {
         if let Some(buffer) = NonNull::new(buffer) {
-            buf::put(buffer, size as usize);
+            put_buffer(parent.channel(), buffer, size);
         }
         parent.buffer.set((ptr::null_mut(), 0, 0));
         return complete::finish(parent, parent.failure.get());
     }
     let block = parent.channel().limits.block_size;
     let len = (request.nblocks - begun).min(u64::from(size / block));
+    let len = one_piece(parent.channel(), request.op, request.lba + begun, len);
     let bytes = u32::try_from(len * u64::from(block)).unwrap_or(size);
     let (op, cb): (u16, bay_io_cb_fn) = match (work, request.op) {
         (Work::Compare, _) => (BAY_OP_READ, compare_done),
@@ -411,7 +490,7 @@ fn next_zeroes(parent: Io) {
     }
     let Some((addr, region)) = zeroes() else { return complete::finish(parent, -libc::ENOMEM) };
     let block = parent.channel().limits.block_size;
-    let most = (ZEROES / block as usize) as u64;
+    let most = in_units(parent.channel(), BAY_OP_WRITE, (ZEROES / block as usize) as u64);
     let (lba, flags, len) =
         (request.lba + begun, request.flags, (request.nblocks - begun).min(most));
     let child = part(parent, BAY_OP_WRITE, zeroes_done);

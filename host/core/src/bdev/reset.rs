@@ -1,9 +1,10 @@
 //! Reset: the I/O of every channel is held, the module resets (or the bus waits until nothing is in
 //! flight), then the I/O goes on. One at a time per bdev; a second one waits for its turn.
 
-use super::channel::{Channel, Gate, Phase};
+use super::channel::{Gate, Phase};
 use super::io::Io;
-use super::{complete, device::Bdev, dispatch};
+use super::local::on_channels;
+use super::{complete, dispatch};
 use crate::reactor::thread;
 use drivebay_plugin_api::BAY_OP_RESET;
 use std::sync::Arc;
@@ -17,30 +18,21 @@ unsafe impl Send for Travelling {}
 
 /// Begins a reset that a client submitted.
 pub(super) fn begin(io: Io) {
-    let bdev = Arc::clone(&io.channel().bdev);
+    let channel = io.channel();
+    if channel.phase.get() == Phase::Failed {
+        return complete::finish(io, channel.failure.get());
+    }
+    let bdev = Arc::clone(&channel.bdev);
     let io = Travelling(io);
-    if !bdev.begin_reset() {
-        // Another one is under way: this one tries again after it.
+    if channel.phase.get() == Phase::Creating || !bdev.begin_reset() {
+        // The channel is not there yet, or another reset is under way: this one tries again.
         return thread::send_boxed(thread::current_id(), move || again(io));
     }
-    on_channels(&bdev, |channel| channel.gate.set(Gate::HELD), move |_| held(io));
+    on_channels(&bdev, |channel| channel.gate.set(Gate::RESET), move |_| held(io));
 }
 
 fn again(io: Travelling) {
     begin(io.0);
-}
-
-/// Runs `visit` for the bdev's channel on every thread that has one, then `done` here.
-fn on_channels<T: Send + 'static>(
-    bdev: &Arc<Bdev>,
-    visit: impl Fn(&Channel) -> T + Send + Sync + 'static,
-    done: impl FnOnce(Vec<T>) + Send + 'static,
-) {
-    let bdev = Arc::clone(bdev);
-    thread::for_each(
-        move || thread::with_current(|thread| thread.bdevs.of(&bdev).map(&visit)).flatten(),
-        move |results| done(results.into_iter().flatten().collect()),
-    );
 }
 
 fn held(io: Travelling) {
@@ -78,9 +70,7 @@ fn end(io: Travelling, status: i32) {
     on_channels(
         &bdev,
         |channel| {
-            if channel.phase.get() == Phase::Ready {
-                channel.gate.clear(Gate::HELD);
-            }
+            channel.gate.clear(Gate::RESET);
             dispatch::resume(channel);
         },
         move |_| finished(io, status),

@@ -75,7 +75,8 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     if channel.bdev.is_removed() && !io.is_part() {
         return Err(-libc::ENODEV);
     }
-    if must_flags(request) & !limits.must_allowed != 0 {
+    let must = must_flags(request);
+    if must & !limits.must_allowed != 0 || (must != 0 && !moves_data(request.op)) {
         return Err(-libc::ENOTSUP);
     }
     let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
@@ -101,6 +102,11 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     }
 }
 
+/// Ops that FUA says something of.
+fn moves_data(op: u16) -> bool {
+    matches!(op, BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES)
+}
+
 fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
     let end = request.lba.checked_add(request.nblocks);
     match end {
@@ -118,7 +124,7 @@ fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
 /// What still waits in the bus is aborted here; what is at the module is the module's affair.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
-    if let Some(waiting) = channel.remove_waiting(target) {
+    if let Some(waiting) = channel.remove_queued(target) {
         complete::finish(waiting, BAY_ST_ABORTED);
         return complete::finish(io, 0);
     }

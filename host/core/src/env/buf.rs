@@ -11,7 +11,7 @@ use drivebay_plugin_api::bay_wait;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Sizes and counts, as `iobuf_set_options` sets them.
@@ -61,6 +61,8 @@ struct Pool {
     count: AtomicU64,
     shared: Mutex<Shared>,
     retries: AtomicU64,
+    /// The log has told that there is no memory for it.
+    is_told: AtomicBool,
 }
 
 impl Pool {
@@ -77,6 +79,7 @@ impl Pool {
                 waking: Vec::new(),
             }),
             retries: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
         }
     }
 
@@ -89,7 +92,8 @@ impl Pool {
         let count = self.count.load(Ordering::Relaxed);
         if shared.base == 0 {
             let len = usize::try_from(count).ok()?.checked_mul(self.size())?;
-            let (base, region) = memory::alloc(len, 4096).ok()?;
+            let (base, region) =
+                memory::alloc(len, 4096).map_err(|error| self.tell(&error)).ok()?;
             shared.base = base.as_ptr() as usize;
             shared.region = region;
         }
@@ -107,14 +111,36 @@ impl Pool {
         Some(shared.region)
     }
 
-    fn give_back(&self, addr: usize, cache: &mut Vec<usize>) {
-        let keep = usize::try_from(self.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.free.push(addr);
-        while cache.len() > keep / 2 {
-            let Some(addr) = cache.pop() else { break };
-            shared.free.push(addr);
+    /// Once: who needs a buffer asks again and again, and waits.
+    fn tell(&self, error: &Error) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            let (count, size) = (self.count.load(Ordering::Relaxed), self.size());
+            tracing::error!(
+                "no memory for {count} buffers of {size} bytes; I/O that needs one waits. \
+                 iobuf_set_options makes them fewer. {}",
+                error.message
+            );
         }
+    }
+
+    /// Queues the waiter, unless a buffer came back since the caller looked.
+    fn wait(&self, wait: NonNull<bay_wait>) -> Option<(NonNull<u8>, u32)> {
+        WAITING.fetch_add(1, Ordering::SeqCst);
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let got = shared.free.pop().and_then(|addr| NonNull::new(addr as *mut u8));
+        if let Some(addr) = got {
+            WAITING.fetch_sub(1, Ordering::SeqCst);
+            return Some((addr, shared.region));
+        }
+        shared.waiters.push_back(Waiter { wait, thread: thread::current_id() });
+        None
+    }
+
+    /// Leaves `keep` buffers in the cache.
+    fn give_back(&self, cache: &mut Vec<usize>, keep: usize) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = keep.min(cache.len());
+        shared.free.extend(cache.drain(surplus..));
     }
 }
 
@@ -219,12 +245,7 @@ pub unsafe fn get(len: usize, wait: *mut bay_wait) -> Option<(NonNull<u8>, u32)>
         return NonNull::new(addr as *mut u8).map(|addr| (addr, region));
     }
     pool.retries.fetch_add(1, Ordering::Relaxed);
-    if let Some(wait) = NonNull::new(wait) {
-        WAITING.fetch_add(1, Ordering::SeqCst);
-        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.waiters.push_back(Waiter { wait, thread: thread::current_id() });
-    }
-    None
+    pool.wait(NonNull::new(wait)?)
 }
 
 /// Gives a buffer back; `len` as it was asked for.
@@ -234,12 +255,13 @@ pub fn put(addr: NonNull<u8>, len: usize) {
     let addr = addr.as_ptr() as usize;
     CACHES.with_borrow_mut(|caches| {
         let Some((cache, _)) = caches.get_mut(index) else { return };
-        let waiting = WAITING.load(Ordering::SeqCst) > 0;
         let keep = usize::try_from(pool.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
-        if !waiting && cache.len() < keep {
-            cache.push(addr);
-        } else {
-            pool.give_back(addr, cache);
+        cache.push(addr);
+        // Caches never hold all buffers, so whoever waits sees one given back here or in the pool.
+        if WAITING.load(Ordering::SeqCst) > 0 {
+            pool.give_back(cache, 0);
+        } else if cache.len() > keep {
+            pool.give_back(cache, keep / 2);
         }
     });
     if WAITING.load(Ordering::SeqCst) > 0 {

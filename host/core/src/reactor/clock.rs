@@ -26,6 +26,11 @@ pub(crate) fn refresh() -> u64 {
     now
 }
 
+/// Sets the value of the rounds that this OS thread runs: virtual time.
+pub(super) fn set(now: u64) {
+    NOW.set(now.max(1));
+}
+
 /// The value of this round on a reactor, else the clock.
 #[must_use]
 pub fn now() -> u64 {

@@ -6,10 +6,15 @@
 //! `epoll` on its eventfd, the pollers' descriptors and the next deadline. See `docs/threading.md`.
 #![expect(unsafe_code, reason = "epoll, eventfd and pinning are system calls")]
 
+mod announce;
 pub mod clock;
 mod message;
+#[cfg(test)]
+mod message_tests;
 pub mod poller;
 mod sleep;
+pub mod stepped;
+mod sync;
 pub mod thread;
 
 use crate::env::CpuSet;
@@ -76,8 +81,9 @@ impl Reactor {
     }
 
     /// Ends its sleep, if it sleeps.
-    pub(crate) fn wake(&self) {
-        self.sleeper.wake();
+    /// The caller has a full fence between the work and this call.
+    pub(crate) fn wake_fenced(&self) {
+        self.sleeper.wake_fenced();
     }
 
     pub(crate) fn adopt(&self, thread: Moving) -> Result<()> {
@@ -112,6 +118,18 @@ pub struct Reactors {
 /// # Errors
 /// `EALREADY` the second time; what the system says when a thread cannot be made.
 pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
+    let inboxes = publish(cores, mode)?;
+    let mut joins = Vec::new();
+    for (reactor, inbox) in all().iter().zip(inboxes) {
+        let reactor = Arc::clone(reactor);
+        let name = format!("reactor_{}", reactor.core);
+        joins.push(std::thread::Builder::new().name(name).spawn(move || run(&reactor, &inbox))?);
+    }
+    Ok(Reactors { joins })
+}
+
+/// Makes the reactors of the process and the app thread; returns where threads arrive, by core.
+fn publish(cores: &CpuSet, mode: Mode) -> Result<Vec<Receiver<Moving>>> {
     let mut reactors = Vec::new();
     let mut inboxes = Vec::new();
     for core in cores.iter() {
@@ -133,13 +151,7 @@ pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
         .set(reactors)
         .map_err(|_| Error::new(libc::EALREADY, "reactors run already in this process"))?;
     thread::create_app(cores)?;
-    let mut joins = Vec::new();
-    for (reactor, inbox) in all().iter().zip(inboxes) {
-        let reactor = Arc::clone(reactor);
-        let name = format!("reactor_{}", reactor.core);
-        joins.push(std::thread::Builder::new().name(name).spawn(move || run(&reactor, &inbox))?);
-    }
-    Ok(Reactors { joins })
+    Ok(inboxes)
 }
 
 impl Reactors {
@@ -182,7 +194,7 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
         }
         let mut busy = false;
         for thread in &threads {
-            busy |= thread.round();
+            busy |= thread.round(thread::MESSAGES_PER_ROUND);
         }
         if threads.iter().any(|thread| thread.leaves()) {
             leave(&mut threads);

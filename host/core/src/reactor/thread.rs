@@ -17,13 +17,13 @@ use std::ffi::c_void;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most threads at a time.
 pub const MAX_THREADS: usize = 4096;
 /// Messages that one round takes, so that pollers get their turn.
-const MESSAGES_PER_ROUND: usize = 64;
+pub(super) const MESSAGES_PER_ROUND: usize = 64;
 
 /// What other OS threads see of a thread.
 pub(crate) struct Shared {
@@ -45,6 +45,8 @@ pub(crate) struct Thread {
     move_to: Cell<Option<usize>>,
     busy_ns: Cell<u64>,
     idle_ns: Cell<u64>,
+    /// Whether the last round had work.
+    was_busy: Cell<bool>,
     last_ns: Cell<u64>,
     /// The io_channels of bdevs.
     pub(crate) bdevs: bdev::Local,
@@ -126,6 +128,7 @@ pub fn create(name: &str, cpumask: &CpuSet) -> Result<u64> {
         move_to: Cell::new(None),
         busy_ns: Cell::new(0),
         idle_ns: Cell::new(0),
+        was_busy: Cell::new(false),
         last_ns: Cell::new(clock::precise_now()),
         bdevs: bdev::Local::default(),
     });
@@ -153,7 +156,8 @@ fn publish(name: &str, core: usize) -> Result<&'static Shared> {
     Err(Error::new(libc::EAGAIN, format!("there are {MAX_THREADS} threads already")))
 }
 
-/// Sends an intrusive message. Any OS thread.
+/// Sends an intrusive message. Any OS thread. What meets the end of the thread is called on the app
+/// thread.
 ///
 /// # Errors
 /// `ESRCH` when there is no such thread; the message is the caller's still.
@@ -165,8 +169,14 @@ pub unsafe fn send(thread: u64, msg: *mut bay_msg) -> Result<()> {
         .ok_or_else(|| Error::new(libc::ESRCH, format!("there is no thread {thread}")))?;
     // SAFETY: by this function's contract.
     unsafe { shared.queue.push(msg) };
+    // The other sides have theirs: a sleeper between its announcement and its look at the queue, a
+    // thread that moves between its new core and the same, one that ends between `Queue::end` and the same.
+    fence(Ordering::SeqCst);
     if let Some(reactor) = by_core(shared.core.load(Ordering::Acquire)) {
-        reactor.wake();
+        reactor.wake_fenced();
+    }
+    if shared.queue.has_ended() {
+        shared.pass_on_late();
     }
     Ok(())
 }
@@ -306,6 +316,24 @@ pub fn exit_current() {
     with_current(|thread| thread.exiting.set(true));
 }
 
+impl Shared {
+    /// The thread has ended: the app thread takes what was sent meanwhile.
+    #[cold]
+    fn pass_on_late(&self) {
+        while let Some(msg) = self.queue.pop_late() {
+            // SAFETY: popped messages are the receiver's; the sender filled it.
+            let bay_msg { call, arg, .. } = unsafe { *msg };
+            let arg = arg as usize;
+            send_app(move || {
+                if let Some(call) = call {
+                    // SAFETY: call and argument belong together (contract of `send`).
+                    unsafe { call(arg as *mut c_void) };
+                }
+            });
+        }
+    }
+}
+
 impl Moving {
     /// Arrives at `reactor`.
     pub(super) fn settle(self, reactor: &Arc<Reactor>) -> Rc<Thread> {
@@ -323,17 +351,22 @@ impl Moving {
 
 impl Thread {
     /// One round; whether there was work.
-    pub(super) fn round(&self) -> bool {
+    pub(super) fn round(&self, most_messages: usize) -> bool {
         CURRENT.set(self);
         let now = clock::now();
-        let mut busy = self.run_messages();
+        let mut busy = self.run_messages(most_messages);
         busy |= self.run_pollers(now);
         self.bdevs.end_round();
         CURRENT.set(ptr::null());
+        // The clock is read between rounds: what has passed is what the last round took.
         let spent = now.saturating_sub(self.last_ns.replace(now));
-        let counter = if busy { &self.busy_ns } else { &self.idle_ns };
+        let counter = if self.was_busy.replace(busy) { &self.busy_ns } else { &self.idle_ns };
         counter.set(counter.get() + spent);
         busy
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.shared.id
     }
 
     /// Counts the time since its last round as idle.
@@ -342,8 +375,8 @@ impl Thread {
         self.idle_ns.set(self.idle_ns.get() + slept);
     }
 
-    fn run_messages(&self) -> bool {
-        for taken in 0..MESSAGES_PER_ROUND {
+    fn run_messages(&self, most: usize) -> bool {
+        for taken in 0..most {
             let Some(msg) = self.shared.queue.pop() else { return taken > 0 };
             // SAFETY: popped messages are the receiver's; the sender filled it.
             let bay_msg { call, arg, .. } = unsafe { *msg };
@@ -399,13 +432,20 @@ impl Thread {
 
     pub(super) fn leaves(&self) -> bool {
         self.move_to.get().is_some()
-            || (self.exiting.get() && self.pollers.borrow().is_empty() && self.bdevs.is_empty())
+            || (self.exiting.get()
+                && self.pollers.borrow().is_empty()
+                && self.bdevs.is_empty()
+                && !self.has_messages())
     }
 
     /// Moves on or ends.
     pub(super) fn depart(self: Rc<Self>) {
         self.unwatch_all();
-        let Some(target) = self.move_to.take() else { return self.end() };
+        let Some(target) = self.move_to.take() else {
+            let shared = self.shared;
+            self.end();
+            return shared.pass_on_late();
+        };
         if let Some(reactor) = by_core(target)
             && let Err(error) = reactor.adopt(Moving(self))
         {
@@ -430,6 +470,7 @@ impl Thread {
         if let Some(slot) = slot(id) {
             slot.store(ptr::null_mut(), Ordering::Release);
         }
+        self.shared.queue.end();
     }
 
     /// Adds a poller.

@@ -2,7 +2,7 @@
 
 use super::{Callback, copy_open, failed, size, status, string};
 use crate::bdev::device::{self, Texts};
-use crate::bdev::{Channel, examine, local};
+use crate::bdev::{self, Channel, examine, local};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
@@ -16,8 +16,8 @@ pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
     chan_closed: Some(chan_closed),
     resize: Some(resize),
     kick: Some(kick),
-    quiesce: None,
-    unquiesce: None,
+    quiesce: Some(quiesce),
+    unquiesce: Some(unquiesce),
     examine_done: Some(examine_done),
 };
 
@@ -88,6 +88,30 @@ unsafe extern "C" fn chan_closed(_host: *const bay_host, host_chan: u64) {
 
 unsafe extern "C" fn resize(_host: *const bay_host, id: u64, num_blocks: u64) -> i32 {
     status(device::resize(id, num_blocks))
+}
+
+unsafe extern "C" fn quiesce(
+    _host: *const bay_host,
+    id: u64,
+    lba: u64,
+    nblocks: u64,
+    done: Option<bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    let callback = Callback::new(done, arg);
+    status(bdev::quiesce::quiesce(id, lba, nblocks, move |status| callback.run(status)))
+}
+
+unsafe extern "C" fn unquiesce(
+    _host: *const bay_host,
+    id: u64,
+    lba: u64,
+    nblocks: u64,
+    done: Option<bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    let callback = Callback::new(done, arg);
+    status(bdev::quiesce::unquiesce(id, lba, nblocks, move |status| callback.run(status)))
 }
 
 unsafe extern "C" fn kick(_host: *const bay_host, host_chan: u64) {

@@ -30,7 +30,7 @@ pub fn register<K: Kind>() -> Result<()> {
     .describe(|method| {
         method
             .result("Name of the new bdev.")
-            .error(-16, "in_use", "Another has the file open and locked.")
+            .error(-16, "busy", "Another has the file open and locked.")
             .error(-17, "exists", "A bdev has that name.")
             .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
     })
@@ -42,7 +42,7 @@ pub fn register<K: Kind>() -> Result<()> {
         rescan::<K>,
     )
     .describe(|method| {
-        method.result("true").error(-16, "in_use", "It would shrink while it is open.").error(
+        method.result("true").error(-16, "busy", "It would shrink while it is open.").error(
             -19,
             "no_such_device",
             "No bdev of this kind has that name.",
@@ -72,6 +72,8 @@ fn rescan<K: Kind>(params: Rescan) -> Result<bool> {
     let bdev = bdev::find::<FileBdev<K>>(&params.name)?;
     let (before, now) = (bdev.disk.num_blocks(), bdev.disk.measure()?);
     if now != before {
+        // The disk is never shorter than the bus takes it for.
+        bdev.disk.set_num_blocks(now.max(before));
         bdev.resize(now)?;
         bdev.disk.set_num_blocks(now);
         info!("{}: {before} blocks before, {now} now", params.name);

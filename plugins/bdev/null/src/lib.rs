@@ -68,7 +68,7 @@ impl Bdev for Null {
 
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
-        registration.reads_nothing = true;
+        registration.keeps_no_data = true;
         registration.must_flags = IoFlags::FUA; // Nothing is kept, and that at once.
     }
 
@@ -76,7 +76,7 @@ impl Bdev for Null {
         Ok(())
     }
 
-    // A read leaves the buffers as they are (`reads_nothing`), which is what makes it cheap.
+    // A read leaves the buffers as they are (`keeps_no_data`), which is what makes it cheap.
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         let status = match io.op() {
             Op::Abort(_) => Status::NOT_FOUND,

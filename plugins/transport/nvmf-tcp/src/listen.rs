@@ -47,11 +47,12 @@ pub(crate) fn describe(address: SocketAddr) -> Address {
 }
 
 impl Listener {
-    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port.
+    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port. A connection whose peer
+    /// takes nothing of what is sent for `patience_ms` ends; 0 is as long as the system thinks fit.
     ///
     /// # Errors
     /// `EADDRINUSE` and `EADDRNOTAVAIL` among others, as bind(2) and listen(2) tell them.
-    pub(crate) fn bind(address: SocketAddr, backlog: i32) -> Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, backlog: i32, patience_ms: u32) -> Result<Self> {
         let bound = || -> rustix::io::Result<_> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -60,6 +61,8 @@ impl Listener {
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true)?;
             }
+            // What is accepted inherits it.
+            sockopt::set_tcp_user_timeout(&socket, patience_ms)?;
             rustix::net::bind(&socket, &address)?;
             rustix::net::listen(&socket, backlog)?;
             Ok(socket)
@@ -124,24 +127,24 @@ mod tests {
 
     #[test]
     fn a_port_in_use_and_an_address_of_nobody_are_told() {
-        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
         let port = first.socket.local_addr().unwrap().port();
-        let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8).unwrap_err();
+        let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8, 0).unwrap_err();
         assert_eq!(again.errno(), rustix::io::Errno::ADDRINUSE.raw_os_error());
-        let nobody = Listener::bind("192.0.2.1:4420".parse().unwrap(), 8).unwrap_err();
+        let nobody = Listener::bind("192.0.2.1:4420".parse().unwrap(), 8, 0).unwrap_err();
         assert_eq!(nobody.errno(), rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
     }
 
     #[test]
     fn both_families_may_have_the_same_port() {
-        let Ok(six) = Listener::bind("[::]:0".parse().unwrap(), 8) else { return };
+        let Ok(six) = Listener::bind("[::]:0".parse().unwrap(), 8, 0) else { return };
         let port = six.socket.local_addr().unwrap().port();
-        assert!(Listener::bind(SocketAddr::from(([0, 0, 0, 0], port)), 8).is_ok());
+        assert!(Listener::bind(SocketAddr::from(([0, 0, 0, 0], port)), 8, 0).is_ok());
     }
 
     #[test]
     fn a_connection_is_accepted_without_delay_and_without_blocking() {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
         let mut accepted = Vec::new();
         listener.accept(&mut accepted);
         assert!(accepted.is_empty());

@@ -1,20 +1,24 @@
 //! Texts made from method descriptions: `--help`, Markdown, OpenRPC.
 
-use crate::{Method, Param, Role, State};
+use crate::{Choice, Kind, Method, Param, Role, State};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// Help for one method, for a terminal.
 pub fn help_text(method: &Method) -> String {
-    let mut text = format!("{}\n\n{}\n", method.name, method.doc);
+    let mut text = format!("{}\n\n{}\n\n{}\n", method.name, method.doc, call_line(method));
     if !method.params.is_empty() {
         text.push_str("\nparameters:\n");
     }
-    for param in &method.params {
-        let doc = param.doc.replace('\n', "\n      ");
+    for Row { path, kind, presence, doc, choices } in rows(&method.params) {
         // Writing to a `String` does not fail.
-        let _ =
-            writeln!(text, "  {} ({}; {})\n      {doc}", param.name, param.kind, presence(param));
+        let _ = writeln!(text, "  {path} ({kind}; {presence})");
+        for line in doc.lines() {
+            let _ = writeln!(text, "      {line}");
+        }
+        for choice in choices {
+            let _ = writeln!(text, "      {}: {}", choice.name, choice.doc.replace('\n', " "));
+        }
     }
     if !method.result.is_empty() {
         let _ = writeln!(text, "\nresult: {}", method.result);
@@ -29,50 +33,120 @@ pub fn help_text(method: &Method) -> String {
     text
 }
 
-/// The reference of `methods`, as Markdown.
-pub fn markdown(methods: &[Method]) -> String {
-    let mut text = String::from("# JSON-RPC methods\n");
-    for method in methods {
-        let _ = write!(text, "\n## {}\n\n{}\n", method.name, method.doc);
-        let _ = write!(text, "\nRole: {}; {}.", role_name(method.role), when(method));
-        if !method.aliases.is_empty() {
-            let _ = write!(text, " Former names: `{}`.", method.aliases.join("`, `"));
+/// The section of one method in the reference, as Markdown. `example`: Markdown that follows what the
+/// method takes and gives.
+pub fn markdown(method: &Method, example: &str) -> String {
+    let mut text = format!("## {}\n\n{}\n", method.name, method.doc);
+    let _ = write!(text, "\nRole: {}; {}.", role_name(method.role), when(method));
+    if !method.aliases.is_empty() {
+        let _ = write!(text, " Former names: `{}`.", method.aliases.join("`, `"));
+    }
+    text.push('\n');
+    if !method.params.is_empty() {
+        text.push_str("\n| parameter | allowed | | meaning |\n|---|---|---|---|\n");
+    }
+    for Row { path, kind, presence, mut doc, choices } in rows(&method.params) {
+        for choice in choices {
+            let _ = write!(doc, " `{}`: {}", choice.name, choice.doc);
         }
-        text.push('\n');
-        if !method.params.is_empty() {
-            text.push_str("\n| parameter | allowed | | meaning |\n|---|---|---|---|\n");
-        }
-        for param in &method.params {
-            let _ = writeln!(
-                text,
-                "| `{}` | {} | {} | {} |",
-                param.name,
-                cell(&param.kind.to_string()),
-                cell(&presence(param)),
-                cell(&param.doc)
-            );
-        }
-        if !method.result.is_empty() {
-            let _ = write!(text, "\nResult: {}\n", method.result);
-        }
-        if !method.errors.is_empty() {
-            text.push_str("\n| code | error | when |\n|--:|---|---|\n");
-        }
-        for error in &method.errors {
-            let _ = writeln!(text, "| {} | `{}` | {} |", error.code, error.name, cell(&error.doc));
-        }
+        let (kind, presence, doc) = (cell(&kind), cell(&presence), cell(&doc));
+        let _ = writeln!(text, "| `{path}` | {kind} | {presence} | {doc} |");
+    }
+    if !method.result.is_empty() {
+        let _ = write!(text, "\nResult: {}\n", method.result);
+    }
+    if !method.errors.is_empty() {
+        text.push_str("\n| code | error | when |\n|--:|---|---|\n");
+    }
+    for error in &method.errors {
+        let _ = writeln!(text, "| {} | `{}` | {} |", error.code, error.name, cell(&error.doc));
+    }
+    if !example.is_empty() {
+        let _ = write!(text, "\n{example}");
     }
     text
 }
 
 /// The methods as an OpenRPC 1.3 document.
-pub fn openrpc(methods: &[Method], version: &str) -> Value {
-    let methods: Vec<Value> = methods.iter().map(openrpc_method).collect();
+pub fn openrpc<'a>(methods: impl IntoIterator<Item = &'a Method>, version: &str) -> Value {
+    let methods: Vec<Value> = methods.into_iter().map(openrpc_method).collect();
     json!({
         "openrpc": "1.3.2",
         "info": {"title": "Drivebay", "version": version},
         "methods": methods,
     })
+}
+
+/// A parameter, or a member of one.
+struct Row<'a> {
+    /// `namespace.nsid`, `hosts[].nqn`.
+    path: String,
+    kind: String,
+    presence: String,
+    doc: String,
+    /// The words of an enumeration that say what they mean.
+    choices: Vec<&'a Choice>,
+}
+
+/// Every parameter, each followed by its members.
+fn rows(params: &[Param]) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    add_rows(params, "", &mut rows);
+    rows
+}
+
+fn add_rows<'a>(params: &'a [Param], within: &str, rows: &mut Vec<Row<'a>>) {
+    for param in params {
+        let (kind, many) = match &param.kind {
+            Kind::Array { items, .. } => (&**items, "[]"),
+            kind => (kind, ""),
+        };
+        let choices = match kind {
+            Kind::Enum { values } => {
+                values.iter().filter(|choice| !choice.doc.is_empty()).collect()
+            }
+            _ => Vec::new(),
+        };
+        let path = format!("{within}{}", param.name);
+        let members = format!("{path}{many}.");
+        rows.push(Row {
+            path,
+            kind: param.kind.to_string(),
+            presence: presence(param),
+            doc: param.doc.clone(),
+            choices,
+        });
+        if let Kind::Object { fields } = kind {
+            add_rows(fields, &members, rows);
+        }
+    }
+}
+
+/// How a shell calls it, with what it must have.
+fn call_line(method: &Method) -> String {
+    let name = &method.name;
+    let needed: Vec<String> = method
+        .params
+        .iter()
+        .filter(|param| param.required)
+        .map(|param| format!("\"{}\": {}", param.name, placeholder(&param.kind)))
+        .collect();
+    if needed.is_empty() {
+        format!("drivebay rpc {name}")
+    } else {
+        format!("drivebay rpc {name} '{{{}}}'", needed.join(", "))
+    }
+}
+
+fn placeholder(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Boolean => "true",
+        Kind::Integer { .. } => "N",
+        Kind::String { .. } | Kind::Enum { .. } => "\"…\"",
+        Kind::Array { .. } => "[…]",
+        Kind::Object { .. } => "{…}",
+        Kind::Any => "…",
+    }
 }
 
 fn openrpc_method(method: &Method) -> Value {
@@ -147,12 +221,14 @@ fn cell(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::method::tests::create;
+    use crate::params;
 
     #[test]
     fn help_names_every_parameter_with_range_and_default() {
         let help = help_text(&create());
         for part in [
             "bdev_malloc_create\n\nMakes a RAM disk.",
+            "\ndrivebay rpc bdev_malloc_create '{\"block_size\": N}'\n",
             "  block_size (integer, 512 to 65536; required)\n      Block size, in bytes.",
             "  md_interleave (true or false; default false)",
             "result: Name of the new bdev.",
@@ -166,9 +242,38 @@ mod tests {
 
     #[test]
     fn markdown_keeps_bars_inside_their_cell() {
-        assert!(markdown(&[create()]).contains(
+        assert!(markdown(&create(), "").contains(
             "| `md_interleave` | true or false | default false | Metadata within \\| the block. |"
         ));
+    }
+
+    params! {
+        struct Nested {
+            /// A list.
+            hosts: Vec<Address>,
+        }
+        struct Address {
+            /// A family.
+            family: Family,
+        }
+        enum Family {
+            /// Version 4.
+            IPv4 = "IPv4",
+            /// Version 6.
+            IPv6 = "IPv6",
+        }
+    }
+
+    #[test]
+    fn members_of_objects_and_words_of_enumerations_are_told() {
+        let method = Method::new::<Nested>("m", Role::Read, "");
+        let help = help_text(&method);
+        assert!(help.contains("  hosts[].family (one of \"IPv4\", \"IPv6\"; required)"), "{help}");
+        assert!(help.contains("      IPv6: Version 6.\n"), "{help}");
+        let page = markdown(&method, "An example.\n");
+        assert!(page.contains("| `hosts[].family` |"), "{page}");
+        assert!(page.contains("A family. `IPv4`: Version 4. `IPv6`: Version 6. |"), "{page}");
+        assert!(page.ends_with("\nAn example.\n"), "{page}");
     }
 
     #[test]

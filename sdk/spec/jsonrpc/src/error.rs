@@ -83,6 +83,11 @@ impl RpcError {
         self
     }
 
+    /// What failed with an errno of Linux: its negative is the code.
+    pub fn of_errno(errno: i32, message: impl Into<String>) -> Self {
+        Self::new(-i64::from(errno), errno_name(errno), message)
+    }
+
     /// Not JSON. The connection closes after it.
     pub fn parse(why: impl fmt::Display) -> Self {
         Self::new(code::PARSE_ERROR, "parse_error", format!("Parse error: {why}"))
@@ -126,6 +131,30 @@ impl RpcError {
     /// The server's fault.
     pub fn internal(why: impl fmt::Display) -> Self {
         Self::new(code::INTERNAL_ERROR, "internal_error", format!("Internal error: {why}"))
+    }
+}
+
+/// The stable name of an errno. Linux, `asm-generic/errno.h`.
+const fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        1 => "not_permitted",
+        2 => "not_found",
+        3 => "no_such_thread",
+        5 => "io_error",
+        11 => "try_again",
+        12 => "no_memory",
+        13 => "permission_denied",
+        16 => "busy",
+        17 => "exists",
+        19 => "no_such_device",
+        22 => "invalid_value",
+        28 => "no_space",
+        30 => "read_only",
+        95 => "not_supported",
+        98 => "address_in_use",
+        99 => "address_not_available",
+        110 => "timed_out",
+        _ => "failed",
     }
 }
 

@@ -186,7 +186,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boolean => f.write_str("true or false"),
-            Self::Integer { minimum, maximum } => write!(f, "integer, {minimum} to {maximum}"),
+            Self::Integer { minimum, maximum } => write_range(f, *minimum, *maximum),
             Self::String { min_len, max_len } => {
                 f.write_str("string")?;
                 write_len(f, *min_len, *max_len, "characters")
@@ -208,6 +208,16 @@ impl fmt::Display for Kind {
             }
             Self::Any => f.write_str("any JSON value"),
         }
+    }
+}
+
+/// The ends of 64 bits say nothing to a reader.
+fn write_range(f: &mut fmt::Formatter<'_>, low: i64, high: u64) -> fmt::Result {
+    const NO_END: [u64; 2] = [u64::MAX, i64::MAX.unsigned_abs()];
+    match (low, high) {
+        (i64::MIN, high) if NO_END.contains(&high) => f.write_str("integer"),
+        (low, u64::MAX) => write!(f, "integer, at least {low}"),
+        (low, high) => write!(f, "integer, {low} to {high}"),
     }
 }
 

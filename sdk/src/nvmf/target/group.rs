@@ -9,6 +9,8 @@ use crate::error::{Error, Result, check, errno};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A poll group and the author's state in it.
 pub struct Group<T: Target> {
@@ -26,6 +28,30 @@ struct Share {
     fabric: u64,
     ops: Ops,
     group: Ptr,
+}
+
+/// How many of a group's connections are I/O queues, or may become one.
+#[derive(Default)]
+pub(super) struct Load(Arc<AtomicUsize>);
+
+/// One connection's part of a load, until it is dropped.
+pub(super) struct Weight(Arc<AtomicUsize>);
+
+impl Load {
+    pub(super) fn weight(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self) -> Weight {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Weight(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<T: Target> fmt::Debug for Group<T> {
@@ -79,14 +105,19 @@ impl<T: Target> Group<T> {
     ///
     /// # Safety
     /// `conn` is the fabric's, given to no group before. `[group's thread]`
-    pub(super) unsafe fn add(self: &Rc<Self>, fabric: u64, conn: Ptr) -> Result<()> {
+    pub(super) unsafe fn add(
+        self: &Rc<Self>,
+        fabric: u64,
+        conn: Ptr,
+        weight: Weight,
+    ) -> Result<()> {
         let shares = self.shares.borrow();
         let share = shares.iter().find(|share| share.fabric == fabric).copied();
         drop(shares);
         let no_share = || Error::new(errno::ENODEV, "the transport has no share in the poll group");
         let share = share.ok_or_else(no_share)?;
         // SAFETY: the caller's promise.
-        unsafe { Qpair::add(self, fabric, share.ops, share.group.get(), conn.get()) };
+        unsafe { Qpair::add(self, fabric, share.ops, share.group.get(), conn.get(), weight) };
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "a connection is known by the fabric's pointer, a qpair by ours")]
 
 use super::fabric::Ops;
-use super::group::Group;
+use super::group::{Group, Weight};
 use super::request::Request;
 use super::{Address, Target};
 use crate::entry::enter;
@@ -28,6 +28,8 @@ pub struct Qpair<T: Target> {
     outstanding: Cell<u32>,
     is_gone: Cell<bool>,
     is_released: Cell<bool>,
+    /// Its part of the group's load; none of an admin queue.
+    weight: Cell<Option<Weight>>,
 }
 
 impl<T: Target> fmt::Debug for Qpair<T> {
@@ -49,6 +51,7 @@ impl<T: Target> Qpair<T> {
         ops: Ops,
         share: *mut c_void,
         conn: *mut c_void,
+        weight: Weight,
     ) {
         let qpair = Rc::new(Self {
             number: group.next_number(),
@@ -60,6 +63,7 @@ impl<T: Target> Qpair<T> {
             outstanding: Cell::new(0),
             is_gone: Cell::new(false),
             is_released: Cell::new(false),
+            weight: Cell::new(Some(weight)),
         });
         qpair.state.get_or_init(|| T::qpair(group.state()));
         let given = Rc::into_raw(Rc::clone(&qpair));
@@ -123,6 +127,9 @@ impl<T: Target> Qpair<T> {
 
     /// Tells the fabric that the connection is a queue now; `entries` is its size.
     pub fn connected(&self, qid: u16, entries: u16, has_flow_control: bool) {
+        if qid == 0 {
+            self.weight.set(None);
+        }
         if let (Some(connected), false) = (self.ops.connected, self.is_released.get()) {
             // SAFETY: the connection is valid until the release.
             unsafe { connected(self.conn, qid, entries, has_flow_control.into()) };
@@ -205,6 +212,7 @@ impl<T: Target> Qpair<T> {
             let _ = Rc::into_raw(this);
             return;
         }
+        this.weight.set(None);
         enter((), || T::released(&this));
         // SAFETY: the fabric's function, called once for the connection.
         unsafe { (this.ops.qpair_free)(this.conn) };

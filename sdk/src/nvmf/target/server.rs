@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "fabrics enter here with pointers")]
 
 use super::fabric::{Fabric, Leaving, Ops, Ptr, TAKEN};
-use super::group::Group;
+use super::group::{Group, Load};
 use super::qpair::Qpair;
 use super::{GroupRef, Target};
 use crate::broker::{self, Provided};
@@ -17,13 +17,11 @@ use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The target as fabrics reach it. One for the life of the library.
 pub(super) struct Serving<T: Target> {
-    groups: Mutex<Vec<GroupRef<T>>>,
-    next_group: AtomicUsize,
+    groups: Mutex<Vec<(GroupRef<T>, Load)>>,
     fabrics: Mutex<Fabrics>,
     /// App thread only.
     on_leave: Box<dyn Fn(Leaving)>,
@@ -87,7 +85,6 @@ pub fn serve<T: Target>(on_leave: impl Fn(Leaving) + 'static) -> Result<Server<T
     // Connections may outlive the offer by their last callbacks: it is never freed.
     let serving: &'static Serving<T> = Box::leak(Box::new(Serving {
         groups: Mutex::default(),
-        next_group: AtomicUsize::new(0),
         fabrics: Mutex::default(),
         on_leave: Box::new(on_leave),
         provided: RefCell::default(),
@@ -118,7 +115,8 @@ impl<T: Target> Server<T> {
     ) -> Result<()> {
         let make_one = |(index, thread): (usize, &Thread)| {
             let make = make.clone();
-            GroupRef::new(*thread, move || Group::new(make(index)))
+            let group = GroupRef::new(*thread, move || Group::new(make(index)))?;
+            Ok((group, Load::default()))
         };
         let groups: Result<Vec<_>> = threads.iter().enumerate().map(make_one).collect();
         *lock(&self.0.groups) = groups?;
@@ -128,13 +126,14 @@ impl<T: Target> Server<T> {
     /// The poll groups.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupRef<T>> {
-        lock(&self.0.groups).clone()
+        lock(&self.0.groups).iter().map(|(group, _)| group.clone()).collect()
     }
 
     /// Takes the poll groups off: connections that come are refused.
     #[must_use]
     pub fn take_groups(&self) -> Vec<GroupRef<T>> {
-        std::mem::take(&mut *lock(&self.0.groups))
+        let groups = std::mem::take(&mut *lock(&self.0.groups));
+        groups.into_iter().map(|(group, _)| group).collect()
     }
 
     /// The fabric of a transport type; where none has registered the host loads the plugin that provides it, if it finds one.
@@ -248,14 +247,15 @@ unsafe extern "C" fn new_qpair<T: Target>(
         };
         drop(fabrics);
         let groups = lock(&serving.groups);
-        let turn = serving.next_group.fetch_add(1, Ordering::Relaxed);
-        let Some(group) = turn.checked_rem(groups.len()).and_then(|turn| groups.get(turn)) else {
+        // What a connection becomes is told by its Connect only. In turns, every second one of hosts that make an admin and an
+        // I/O queue each would be an admin queue: with two groups, one would have all the I/O.
+        let Some((group, load)) = groups.iter().min_by_key(|(_, load)| load.weight()) else {
             return -errno::ENODEV;
         };
-        let conn = Ptr::new(conn);
+        let (conn, weight) = (Ptr::new(conn), load.add());
         group.send(move |group| {
             // SAFETY: the fabric gave the connection just now, and to this group alone.
-            if let Err(error) = unsafe { group.add(handle, conn) } {
+            if let Err(error) = unsafe { group.add(handle, conn, weight) } {
                 tracing::warn!("a connection is refused: {error}");
                 refuse(ops, transport, conn);
             }

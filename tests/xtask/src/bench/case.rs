@@ -5,9 +5,6 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The plugins that the cases need.
-pub(super) const PACKAGES: [&str; 3] = ["drivebay-null", "drivebay-malloc", "drivebay-passthru"];
-
 /// A disk under a pattern.
 #[derive(Clone, Copy)]
 pub(super) struct Case {
@@ -20,27 +17,43 @@ pub(super) struct Case {
 enum Disk {
     /// The generator alone.
     Nothing,
+    /// The generator with a copy in place of the bus.
+    Copy,
     Null,
     Malloc,
     /// This many passthru on a malloc.
     Passthru(usize),
 }
 
-pub(super) const CASES: [Case; 6] = [
+pub(super) const CASES: [Case; 8] = [
     Case { name: "generator alone", disk: Disk::Nothing, pattern: "randread" },
     Case { name: "null, read", disk: Disk::Null, pattern: "randread" },
+    Case { name: "memcpy in place of the bus, read", disk: Disk::Copy, pattern: "randread" },
     Case { name: "malloc, read", disk: Disk::Malloc, pattern: "randread" },
+    Case { name: "memcpy in place of the bus, write", disk: Disk::Copy, pattern: "randwrite" },
     Case { name: "malloc, write", disk: Disk::Malloc, pattern: "randwrite" },
     Case { name: "passthru on malloc, read", disk: Disk::Passthru(1), pattern: "randread" },
     Case { name: "two passthru on malloc, read", disk: Disk::Passthru(2), pattern: "randread" },
 ];
 
-pub(super) const DEPTHS: [u32; 3] = [1, 32, 128];
-
 impl Case {
     /// Whether the reference can do it too.
     pub(super) fn is_of_both(&self) -> bool {
-        !matches!(self.disk, Disk::Nothing)
+        !matches!(self.disk, Disk::Nothing | Disk::Copy)
+    }
+
+    /// Depths at which its rate is worth a look: what a RAM disk does depends on where its buffers are.
+    pub(super) fn depths(&self) -> &'static [u32] {
+        match self.disk {
+            Disk::Copy | Disk::Malloc => &[1, 32, 128],
+            Disk::Null => &[1, 128],
+            Disk::Nothing | Disk::Passthru(_) => &[128],
+        }
+    }
+
+    /// Whether its instructions are worth counting: those of a copy do not depend on its direction.
+    pub(super) fn is_counted(&self) -> bool {
+        !matches!(self.disk, Disk::Copy) || self.pattern == "randread"
     }
 
     /// The measured bdev and the calls that make it, the same for the reference: 32 MiB, which no
@@ -49,7 +62,7 @@ impl Case {
         let base = json!({"name": "base", "num_blocks": 65536, "block_size": 512});
         match self.disk {
             Disk::Nothing | Disk::Null => ("base".into(), vec![("bdev_null_create", base)]),
-            Disk::Malloc => ("base".into(), vec![("bdev_malloc_create", base)]),
+            Disk::Copy | Disk::Malloc => ("base".into(), vec![("bdev_malloc_create", base)]),
             Disk::Passthru(layers) => {
                 let mut calls = vec![("bdev_malloc_create", base)];
                 let mut top = "base".to_owned();
@@ -75,8 +88,10 @@ impl Case {
                 .chain(&["-q", &depth, &bdev])
                 .map(|&argument| argument.to_owned())
                 .collect();
-        if matches!(self.disk, Disk::Nothing) {
-            arguments.push("--null-loop".into());
+        match self.disk {
+            Disk::Nothing => arguments.push("--null-loop".into()),
+            Disk::Copy => arguments.push("--copy-loop".into()),
+            Disk::Null | Disk::Malloc | Disk::Passthru(_) => {}
         }
         for (method, params) in calls {
             arguments.extend(["--rpc".to_owned(), format!("{method} {params}")]);
@@ -86,7 +101,7 @@ impl Case {
 }
 
 /// Where the program and the plugins were built.
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     run::target().join("release")
 }
 

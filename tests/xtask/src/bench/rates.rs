@@ -1,75 +1,80 @@
-//! I/O per second: medians of runs in turn.
+//! I/O per second over the bus on one core, generator and disk on the same reactor.
 
-use super::case::{self, CASES, Case, DEPTHS};
+use super::case::{self, CASES, Case};
+use super::samples::{Samples, ratio};
+use super::server::Folder;
+use super::{Bench, Side, table};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-pub(super) fn print(reference: Option<&Path>, rounds: usize, seconds: u32) -> Result<(), String> {
-    let generator = reference.map(generator).transpose()?;
-    println!("\n4 KiB I/O per second on one core, medians of {rounds} runs of {seconds} s\n");
-    print!("{:30} {:>6} {:>12} {:>12}", "", "depth", "lowest", "median");
-    println!("{}", if generator.is_some() { "    reference    ratio" } else { "" });
+pub(super) fn print(bench: &Bench) -> Result<(), String> {
+    table::begin(
+        "Bus: 4 KiB I/O per second on one core",
+        &["disk", "depth", "ours", "reference", "ratio"],
+    );
     for case in &CASES {
-        for depth in DEPTHS {
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                ours.push(of_ours(case, depth, seconds)?);
-                if let Some(generator) = generator.as_ref().filter(|_| case.is_of_both()) {
-                    theirs.push(of_reference(generator, case, depth, seconds)?);
+        for &depth in case.depths() {
+            let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+            for _ in 0..bench.rounds {
+                for side in bench.sides() {
+                    match side {
+                        Side::Ours => ours.push(of_ours(bench, case, depth)?),
+                        Side::Reference if case.is_of_both() => {
+                            theirs.push(of_reference(bench, case, depth)?);
+                        }
+                        Side::Reference => {}
+                    }
                 }
             }
-            let (lowest, own) = (median(&mut ours).0, median(&mut ours).1);
-            print!("{:30} {depth:>6} {lowest:>12.0} {own:>12.0}", case.name);
-            if !theirs.is_empty() {
-                let other = median(&mut theirs).1;
-                print!(" {other:>12.0} {:>8.2}", own / other);
-            }
-            println!();
+            let depth = depth.to_string();
+            let ratio = ratio(&ours, &theirs);
+            table::row([case.name, &depth, &ours.told(), &theirs.told(), &ratio]);
         }
     }
     Ok(())
 }
 
-/// The lowest and the middle one; 0 of nothing.
-fn median(values: &mut [f64]) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
-    (at(0), at(values.len() / 2))
+fn of_ours(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {
+    perf(bench, &case.arguments(depth))
 }
 
-fn of_ours(case: &Case, depth: u32, seconds: u32) -> Result<f64, String> {
-    let seconds = seconds.to_string();
-    let mut perf = Command::new(case::program());
-    perf.args(case.arguments(depth)).args(["-t", &seconds, "--warm-up", "0.2"]);
+/// The rate of `drivebay perf` with these arguments.
+pub(super) fn perf(bench: &Bench, arguments: &[String]) -> Result<f64, String> {
+    let mut perf = bench.perf(arguments);
+    perf.args(["-t", &bench.seconds.to_string(), "--warm-up", "0.1"]);
     let report: Value = serde_json::from_str(&case::output(&mut perf)?)
         .map_err(|error| format!("the report of drivebay perf: {error}"))?;
     let iops = report.pointer("/total/iops").and_then(Value::as_f64);
     iops.ok_or_else(|| "drivebay perf told no rate".to_owned())
 }
 
-fn generator(reference: &Path) -> Result<PathBuf, String> {
-    let generator = reference.join("build/examples/bdevperf");
-    let missing =
-        || format!("--reference {}: there is no build/examples/bdevperf", reference.display());
-    generator.is_file().then_some(generator).ok_or_else(missing)
+fn of_reference(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {
+    let (bdev, calls) = case.calls();
+    bdevperf(bench, &calls, &["-w", case.pattern, "-m", "0x1", "-T", &bdev], depth)
 }
 
-fn of_reference(generator: &Path, case: &Case, depth: u32, seconds: u32) -> Result<f64, String> {
-    let (bdev, calls) = case.calls();
+/// The rate of the reference's generator with these bdevs and arguments.
+pub(super) fn bdevperf(
+    bench: &Bench,
+    calls: &[(&str, Value)],
+    arguments: &[&str],
+    depth: u32,
+) -> Result<f64, String> {
+    let folder = Folder::new()?;
+    let path = folder.0.join("config.json");
+    std::fs::write(&path, config(calls).to_string())
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut command = bench.reference()?.bdevperf();
+    command.args(["-q", &depth.to_string(), "-o", "4096", "-t", &bench.seconds.to_string()]);
+    command.args(arguments).arg("-c").arg(&path);
+    let text = case::output(&mut command)?;
+    total(&text).ok_or_else(|| format!("bdevperf told no total: {text}"))
+}
+
+/// A configuration that makes bdevs, for either side.
+pub(super) fn config(calls: &[(&str, Value)]) -> Value {
     let calls: Vec<Value> =
         calls.iter().map(|(method, params)| json!({"method": method, "params": params})).collect();
-    let config = json!({"subsystems": [{"subsystem": "bdev", "config": calls}]});
-    let path = std::env::temp_dir().join(format!("drivebay-bench-{}.json", std::process::id()));
-    std::fs::write(&path, config.to_string())
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut command = Command::new(generator);
-    command.args(["-q", &depth.to_string(), "-o", "4096", "-t", &seconds.to_string()]);
-    command.args(["-w", case.pattern, "-m", "0x1", "--no-huge", "-s", "1024", "-T", &bdev, "-c"]);
-    let output = case::output(command.arg(&path));
-    let _ = std::fs::remove_file(&path);
-    let text = output?;
-    total(&text).ok_or_else(|| format!("{}: no total in: {text}", generator.display()))
+    json!({"subsystems": [{"subsystem": "bdev", "config": calls}]})
 }
 
 /// The rate in `Total : 123.00 …`.
@@ -78,20 +83,25 @@ fn total(text: &str) -> Option<f64> {
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
+/// How many I/O there were: the rate times the seconds that the job's line tells.
+pub(super) fn ios(text: &str) -> Option<f64> {
+    let job = text.lines().skip_while(|line| !line.starts_with("Job: ")).nth(1)?;
+    let mut numbers = job.split(':').nth(1)?.split_whitespace();
+    let (seconds, rate): (f64, f64) =
+        (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some(seconds * rate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_one() {
-        assert_eq!(median(&mut [5.0, 1.0, 9.0]), (1.0, 5.0));
-        assert_eq!(median(&mut []), (0.0, 0.0));
-    }
 
     #[test]
     fn the_references_total_is_its_rate() {
         let text = "Malloc0 : 2.00 5 6\n ====\n Total              : 1680000.50 6562.50 0.00\n";
         assert_eq!(total(text), Some(1_680_000.5));
         assert_eq!(total("nothing"), None);
+        let text = "Job: base (Core Mask 0x1)\n\t base      :   2.00  100.50  1.0 0.0\n";
+        assert_eq!(ios(text), Some(201.0));
     }
 }

@@ -98,6 +98,9 @@ pub struct Plan {
     pub verify: bool,
     /// The bus is left out: each I/O is called complete at once, which leaves the generator's own cost.
     pub null_loop: bool,
+    /// As `null_loop`, with a copy between the buffer and memory of the bdev's size in place of the
+    /// bus: what a RAM disk cannot beat.
+    pub copy_loop: bool,
 }
 
 /// The first thing that went wrong for a worker; it submitted nothing more after it.
@@ -200,8 +203,8 @@ fn check(plan: &Plan) -> Result<()> {
     if plan.verify && !plan.pattern.writes() {
         return bad("verify: a pattern that only reads has nothing to compare with".into());
     }
-    if plan.verify && plan.null_loop {
-        return bad("verify: the null loop moves no data".into());
+    if plan.verifies() && (plan.null_loop || plan.copy_loop) {
+        return bad("verify: without the bus there is no disk to compare with".into());
     }
     let reactors = reactor::all();
     if let Some(core) = plan.cores.iter().find(|&core| reactors.iter().all(|r| r.core != core)) {

@@ -121,6 +121,8 @@ struct Worker {
     tasks: Box<[Task]>,
     latency: Histogram,
     null_loop: bool,
+    /// Stands for the disk in the copy loop.
+    copied: Option<Memory>,
     generations: Option<Generations>,
     // What a round needs.
     left: Cell<u64>,
@@ -204,6 +206,9 @@ impl Worker {
     #[inline(never)]
     fn send_nowhere(&self, task: &Task) {
         self.fill(task, self.scratch.get());
+        if let Some(memory) = &self.copied {
+            self.copy(task, memory);
+        }
         // SAFETY: the arguments that the bus would pass; this is the worker's thread.
         unsafe { ended(as_arg(task), self.scratch.get(), 0) };
     }
@@ -218,6 +223,17 @@ impl Worker {
         request.nblocks = self.nblocks;
         request.iov = &raw const task.iov;
         request.iovcnt = 1;
+    }
+
+    /// What a RAM disk would do.
+    fn copy(&self, task: &Task, disk: &Memory) {
+        let (buffer, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
+        let offset = task.unit.get() as usize * len;
+        // SAFETY: the memory holds every unit of the span.
+        let place = unsafe { disk.0.as_ptr().add(offset) };
+        let (from, to) = if task.read.get() { (place, buffer) } else { (buffer, place) };
+        // SAFETY: both are valid for `len` bytes, of two allocations, and used by this thread alone.
+        unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
 
     #[inline]
@@ -427,6 +443,7 @@ impl Worker {
         // The clock of the first round may be a little behind: without a warm-up it counts too.
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
+        let copied = plan.copy_loop.then(|| copy_target(order.span, len)).transpose()?;
         let chan = local::get(&order.desc)?;
         let worker = Box::new(Self {
             chan,
@@ -439,7 +456,8 @@ impl Worker {
             places: Places::new(plan.pattern, order.span, seed),
             tasks,
             latency: Histogram::new(),
-            null_loop: plan.null_loop,
+            null_loop: plan.null_loop || plan.copy_loop,
+            copied,
             generations: plan.verifies().then(|| Generations::new(order.span)),
             left: Cell::new(left),
             granted: Cell::new(0),
@@ -542,6 +560,16 @@ unsafe extern "C" fn prepare_sleep(ctx: *mut c_void) -> i32 {
 unsafe extern "C" fn next_ns(ctx: *mut c_void) -> u64 {
     // SAFETY: as in `poll`.
     unsafe { &*ctx.cast::<Worker>() }.end_ns.get()
+}
+
+/// Memory for every unit of the span, written once so that its pages are there.
+fn copy_target(span: Span, len: usize) -> Result<Memory> {
+    let units = usize::try_from(span.first + span.len).unwrap_or(usize::MAX);
+    let bytes = units.saturating_mul(len);
+    let memory = Memory(memory::alloc(bytes, 4096)?.0);
+    // SAFETY: the allocation is this long and nobody else's.
+    unsafe { ptr::write_bytes(memory.0.as_ptr(), 0xa5, bytes) };
+    Ok(memory)
 }
 
 fn as_ns(time: Duration) -> u64 {

@@ -93,7 +93,7 @@ fn start(
     let durable = |durable| if durable { IoFlags::FUA } else { IoFlags::NONE };
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
         Ok(Plan::Read(range)) => {
-            if geometry.reads_nothing {
+            if geometry.keeps_no_data {
                 request.clear_data(); // They hold what their last owner left, and the bdev lets them be.
             }
             (Op::Read(range), IoFlags::NONE)

@@ -39,7 +39,7 @@ pub struct Geometry {
     /// Nothing may be written.
     pub is_read_only: bool,
     /// A read leaves the data as they are.
-    pub reads_nothing: bool,
+    pub keeps_no_data: bool,
     /// What may be sent.
     pub ops: Ops,
 }
@@ -113,7 +113,7 @@ pub(crate) mod tests {
             atomic_write_unit: 1,
             has_write_cache: true,
             is_read_only: false,
-            reads_nothing: false,
+            keeps_no_data: false,
             ops: Ops { flush: true, unmap: true, write_zeroes: true, compare: true, fua: true },
         }
     }

@@ -100,15 +100,22 @@ fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
 
 /// Opens and claims the bdev, for reading alone where nothing may be written.
 fn open(nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
+    let in_use = |error: Error| match error.errno() {
+        errno::EPERM => Error::new(
+            errno::EPERM,
+            format!("bdev {bdev_name} is in use; allowed: a bdev that nothing else writes"),
+        ),
+        _ => error,
+    };
     let name = nqn.to_owned();
     let on_event = move |event| happened(&name, nsid, event);
     let desc = match bdev::open(bdev_name, true, on_event.clone()) {
         Err(error) if error.errno() == errno::EROFS => bdev::open(bdev_name, false, on_event)?,
-        other => other?,
+        other => other.map_err(in_use)?,
     };
     let info = desc.info()?;
     if !info.is_read_only() {
-        desc.claim(Claim::ExclusiveWrite)?;
+        desc.claim(Claim::ExclusiveWrite).map_err(in_use)?;
     }
     Ok((desc, info))
 }
@@ -124,7 +131,7 @@ fn geometry_of(info: &Info) -> Geometry {
         atomic_write_unit: raw.atomic_write_unit.max(1),
         has_write_cache: info.has_write_cache(),
         is_read_only: info.is_read_only(),
-        reads_nothing: info.reads_nothing(),
+        keeps_no_data: info.keeps_no_data(),
         ops: Ops {
             flush: ops.contains(OpSet::FLUSH),
             unmap: ops.contains(OpSet::UNMAP),

@@ -34,72 +34,135 @@ pub fn register() -> Result<()> {
             "nvmf_create_transport",
             "Makes a transport, loading its plugin where it is not loaded.",
             create_transport,
-        ),
+        )
+        .describe(gives(DONE, &[EXISTS])),
         at_once("nvmf_get_transports", "Lists the transports with their options.", get_transports)
+            .describe(gives("Array of objects: trtype and the options in force.", &[NO_TRANSPORT]))
             .describe(reads),
-        at_once("nvmf_create_subsystem", "Makes a subsystem.", create_subsystem),
+        at_once("nvmf_create_subsystem", "Makes a subsystem.", create_subsystem)
+            .describe(gives(DONE, &[EXISTS, FULL])),
         later(
             "nvmf_delete_subsystem",
             "Ends a subsystem, its controllers and its listeners.",
             delete_subsystem,
-        ),
-        at_once("nvmf_get_subsystems", "Lists the subsystems.", get_subsystems).describe(reads),
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM])),
+        at_once("nvmf_get_subsystems", "Lists the subsystems.", get_subsystems)
+            .describe(gives(
+                "Array of objects: nqn, subtype, listeners, hosts, limits, namespaces.",
+                &[NO_SUBSYSTEM],
+            ))
+            .describe(reads),
         later(
             "nvmf_subsystem_add_listener",
             "Lets a subsystem be reached at an address.",
             add_listener,
-        ),
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM, EXISTS, ADDRESS_IN_USE, NO_ADDRESS])),
         later(
             "nvmf_subsystem_remove_listener",
             "Lets a subsystem be reached at an address no more.",
             remove_listener,
-        ),
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
         at_once(
             "nvmf_subsystem_get_listeners",
             "Lists the listeners of a subsystem.",
             get_listeners,
         )
+        .describe(gives("Array of objects: address.", &[NO_SUBSYSTEM]))
         .describe(reads),
-        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns),
-        later("nvmf_subsystem_remove_ns", "Removes a namespace.", remove_ns),
-        at_once("nvmf_subsystem_add_host", "Allows a host to connect.", add_host),
+        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns)
+            .describe(gives("Number of the namespace.", &[NO_SUBSYSTEM, IN_USE, EXISTS, FULL])),
+        later("nvmf_subsystem_remove_ns", "Removes a namespace.", remove_ns)
+            .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
+        at_once("nvmf_subsystem_add_host", "Allows a host to connect.", add_host)
+            .describe(gives(DONE, &[NO_SUBSYSTEM, EXISTS])),
         later(
             "nvmf_subsystem_remove_host",
             "Forbids a host to connect and ends its controllers.",
             remove_host,
-        ),
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
         at_once(
             "nvmf_subsystem_allow_any_host",
             "Allows hosts that are not listed, or not.",
             allow_any_host,
-        ),
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM])),
         at_once(
             "nvmf_subsystem_get_controllers",
             "Lists the controllers of a subsystem.",
             get_controllers,
         )
+        .describe(gives(
+            "Array of objects: cntlid, hostnqn, hostid, num_io_qpairs.",
+            &[NO_SUBSYSTEM],
+        ))
         .describe(reads),
         at_once("nvmf_subsystem_get_qpairs", "Lists the queues of a subsystem.", get_qpairs)
+            .describe(gives(
+                "Array of objects: cntlid, qid, state, thread, listen_address.",
+                &[NO_SUBSYSTEM],
+            ))
             .describe(reads),
-        later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats).describe(reads),
+        later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats)
+            .describe(gives(
+                "Object of tick_rate and poll_groups: queues and I/O of each, by transport.",
+                &[],
+            ))
+            .describe(reads),
         at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
+            .describe(gives(DONE, &[]))
             .describe(at_any_time),
         at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
+            .describe(gives(DONE, &[]))
             .describe(at_any_time),
-        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt).describe(at_any_time),
+        at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt)
+            .describe(gives(DONE, &[]))
+            .describe(at_any_time),
         at_once(
             "nvmf_discovery_add_referral",
             "Adds a referral to the discovery log.",
             add_referral,
-        ),
-        at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral),
+        )
+        .describe(gives(DONE, &[EXISTS])),
+        at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral)
+            .describe(gives(DONE, &[MISSING])),
         at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals)
+            .describe(gives("Array of objects: address, secure_channel, subnqn.", &[]))
             .describe(reads),
     ];
     methods.into_iter().try_for_each(Method::register)
 }
 
 type Description = drivebay_sdk::rpc::Description;
+
+/// The result of a method that has none of its own.
+const DONE: &str = "True.";
+
+/// A way in which methods fail: code, name, when.
+type Failure = (i64, &'static str, &'static str);
+
+const IN_USE: Failure = (-1, "not_permitted", "Something else writes the bdev.");
+const MISSING: Failure = (-2, "not_found", "There is no such thing to remove.");
+const EXISTS: Failure = (-17, "exists", "It is there already.");
+const NO_SUBSYSTEM: Failure = (-19, "no_such_device", "There is no such subsystem or bdev.");
+const NO_TRANSPORT: Failure = (-19, "no_such_device", "There is no such transport.");
+const FULL: Failure = (-28, "no_space", "Its limit is reached.");
+const ADDRESS_IN_USE: Failure = (-98, "address_in_use", "Another listens there.");
+const NO_ADDRESS: Failure = (-99, "address_not_available", "This machine has no such address.");
+
+fn gives(
+    result: &'static str,
+    failures: &'static [Failure],
+) -> impl FnOnce(Description) -> Description {
+    move |description| {
+        failures.iter().fold(description.result(result), |description, (code, name, doc)| {
+            description.error(*code, *name, *doc)
+        })
+    }
+}
 
 fn reads(mut description: Description) -> Description {
     description.role = Role::Read;

@@ -15,7 +15,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct HeldDisk {
     name: String,
-    reads_nothing: bool,
+    keeps_no_data: bool,
 }
 
 /// Puts one on the bus.
@@ -28,8 +28,8 @@ pub(super) fn make_empty(name: &str) {
     register(name, true);
 }
 
-fn register(name: &str, reads_nothing: bool) {
-    let disk = HeldDisk { name: name.into(), reads_nothing };
+fn register(name: &str, keeps_no_data: bool) {
+    let disk = HeldDisk { name: name.into(), keeps_no_data };
     bdev::register(disk, "none", serde_json::json!({})).unwrap();
 }
 
@@ -64,7 +64,7 @@ impl Bdev for HeldDisk {
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH);
 
     fn create(_params: NoParams) -> Result<Self> {
-        Ok(Self { name: "held".into(), reads_nothing: false })
+        Ok(Self { name: "held".into(), keeps_no_data: false })
     }
 
     fn name(&self) -> &str {
@@ -72,7 +72,7 @@ impl Bdev for HeldDisk {
     }
 
     fn describe(&self, registration: &mut Registration) {
-        registration.reads_nothing = self.reads_nothing;
+        registration.keeps_no_data = self.keeps_no_data;
     }
 
     fn geometry(&self) -> Geometry {
@@ -85,7 +85,7 @@ impl Bdev for HeldDisk {
 
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         OPS.with_borrow_mut(|ops| ops.push(io.op()));
-        if self.reads_nothing {
+        if self.keeps_no_data {
             io.complete(Status::SUCCESS);
         } else if HOLDS.get() {
             HELD.with_borrow_mut(|held| held.push(io));

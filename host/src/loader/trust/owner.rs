@@ -1,12 +1,21 @@
 //! Who may put a plugin before the host: root and the user it runs as, and nobody else.
 
-use super::error::{Error, Result};
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use super::super::error::{Error, Result};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 const GROUP_OR_WORLD_WRITABLE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
+
+/// Opens a file to read it. A pipe does not make the caller wait for its other end; that it is none is for the caller to check.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
 
 /// Checks owner and mode of a plugin's file.
 ///
@@ -23,12 +32,26 @@ pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Checks owner and mode of the folder that a plugin lies in. Others may write into it only if it
-/// is sticky: then they cannot replace what is not theirs.
+/// Checks owner and mode of the folder that a file lies in, and of all folders above: whoever may
+/// rename one of them may put another in its place. Others may write into one only if it is sticky:
+/// then they cannot replace what is not theirs.
 ///
 /// # Errors
-/// `EPERM`: who owns it or may write it, and what is required.
-pub fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
+/// `EPERM`: who owns which folder or may write it, and what is required.
+pub fn check_folders(file: &Path) -> Result<()> {
+    let cannot = |path: &Path, e: &std::io::Error| {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        Error::new(errno, format!("{}: {e}", path.display()))
+    };
+    let file = file.canonicalize().map_err(|e| cannot(file, &e))?;
+    for folder in file.ancestors().skip(1) {
+        let metadata = fs::metadata(folder).map_err(|e| cannot(folder, &e))?;
+        check_folder(folder, &metadata)?;
+    }
+    Ok(())
+}
+
+fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
     check_owner(path, folder)?;
     if folder.mode() & GROUP_OR_WORLD_WRITABLE != 0 && folder.mode() & STICKY == 0 {
         return Err(writable(path, folder));
@@ -57,7 +80,7 @@ fn writable(path: &Path, found: &Metadata) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -82,5 +105,17 @@ mod tests {
         assert!(check(0o777).is_err());
         assert!(check(0o1777).is_ok());
         assert!(check(0o755).is_ok());
+    }
+
+    #[test]
+    fn a_folder_above_that_others_may_write_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (above, file) = (folder.path().join("above"), folder.path().join("above/own/a.so"));
+        fs::create_dir_all(above.join("own")).unwrap();
+        fs::write(&file, "").unwrap();
+        check_folders(&file).unwrap();
+        fs::set_permissions(&above, Permissions::from_mode(0o775)).unwrap();
+        let error = check_folders(&file).unwrap_err();
+        assert!(error.message().contains("above: has mode 0775"), "{error}");
     }
 }

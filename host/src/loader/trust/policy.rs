@@ -1,0 +1,242 @@
+//! The operator's policy on plugins, a JSON file given by `--plugin-policy`:
+//!
+//! ```json
+//! {
+//!   "signatures": "require",
+//!   "keys": "/etc/drivebay/keys",
+//!   "allow": ["malloc", "nvmf", "nvmf-tcp", "acme-disk"],
+//!   "deny": ["null"],
+//!   "grants": [{"plugin": "acme-disk", "key": "<fingerprint>", "permissions": ["pci"]}]
+//! }
+//! ```
+//!
+//! Every member may be left out. Without a policy every plugin that lies where only root and the
+//! host's user can write may be loaded, and gets the permissions that it wants.
+
+use super::super::error::{Error, Result};
+use super::super::manifest::Manifest;
+use super::key::{Fingerprint, KeyFolder};
+use super::owner;
+use super::signature::{Verdict, sidecar_path, verify};
+use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest policy file, in bytes.
+const FILE_LEN_MAX: u64 = 1 << 20;
+/// Permissions there are: each opens the interface `bay.<permission>/1`.
+pub const PERMISSIONS: [&str; 2] = ["pci", "key"];
+
+/// What is asked of a plugin's signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signatures {
+    /// Nothing; it is not even looked at.
+    #[default]
+    Off,
+    /// A missing or unknown one is told in the log; a bad one forbids the load.
+    Warn,
+    /// Only what a trusted key signed is loaded.
+    Require,
+}
+
+/// The operator's policy. The default asks nothing beyond owner and mode.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// What is asked of signatures.
+    #[serde(default)]
+    pub signatures: Signatures,
+    /// Folder of trusted keys; `keys` beside the policy's file when left out.
+    #[serde(default)]
+    pub keys: Option<PathBuf>,
+    /// The only plugins that may be loaded, by name.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// Plugins that may not be loaded, by name, though `allow` has them.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// The only permissions that are given.
+    #[serde(default)]
+    pub grants: Option<Vec<GrantRule>>,
+}
+
+/// Permissions for one plugin.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantRule {
+    /// Its name.
+    plugin: String,
+    /// Fingerprint of the key that must have signed it; without it, any or none.
+    #[serde(default)]
+    key: Option<String>,
+    /// What it gets, if it wants it.
+    permissions: Vec<String>,
+}
+
+impl Policy {
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// It cannot be read, others may write it, or a member is wrong.
+    pub fn read(file: &Path) -> Result<Self> {
+        let told = |errno, why: String| Error::new(errno, format!("{}: {why}", file.display()));
+        let io = |e: std::io::Error| told(e.raw_os_error().unwrap_or(libc::EIO), e.to_string());
+        let metadata = fs::metadata(file).map_err(io)?;
+        owner::check_file(file, &metadata)?;
+        if metadata.len() > FILE_LEN_MAX {
+            return Err(told(libc::EFBIG, format!("more than {FILE_LEN_MAX} bytes")));
+        }
+        let text = fs::read_to_string(file).map_err(io)?;
+        let mut policy: Self =
+            serde_json::from_str(&text).map_err(|e| told(libc::EINVAL, e.to_string()))?;
+        policy.check().map_err(|e| told(e.errno(), e.to_string()))?;
+        let beside = file.parent().unwrap_or(Path::new(".")).join("keys");
+        policy.keys.get_or_insert(beside);
+        Ok(policy)
+    }
+
+    fn check(&self) -> Result<()> {
+        for rule in self.grants.iter().flatten() {
+            if let Some(key) = &rule.key {
+                Fingerprint::parse(key)
+                    .map_err(|e| Error::new(e.errno(), format!("grants: key {key:?}: {e}")))?;
+            }
+            if let Some(unknown) = rule.permissions.iter().find(|p| !is_permission(p)) {
+                let message =
+                    format!("grants: permission {unknown:?}; allowed: {}", PERMISSIONS.join(", "));
+                return Err(Error::new(libc::EINVAL, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a plugin of this name may be loaded at all.
+    ///
+    /// # Errors
+    /// `EPERM` naming the list that forbids it.
+    pub fn check_name(&self, name: &str) -> Result<()> {
+        if self.deny.iter().any(|denied| denied == name) {
+            return Err(Error::new(libc::EPERM, "the plugin policy's list `deny` names it"));
+        }
+        if self.allow.as_ref().is_some_and(|allow| !allow.iter().any(|allowed| allowed == name)) {
+            return Err(Error::new(libc::EPERM, "the plugin policy's list `allow` has it not"));
+        }
+        Ok(())
+    }
+
+    /// Judges the staged copy of the plugin at `path`; gives the key that signed it, if a trusted one
+    /// did.
+    ///
+    /// # Errors
+    /// `EPERM` with what is wrong with the signature, and what is required.
+    pub fn check_signature(&self, path: &Path, staged: &Path) -> Result<Option<Fingerprint>> {
+        if self.signatures == Signatures::Off {
+            return Ok(None);
+        }
+        let keys = KeyFolder(self.keys.clone().unwrap_or_default());
+        let verdict = verify(staged, &sidecar_path(path), &keys)?;
+        if let Verdict::Good { key, .. } = &verdict {
+            tracing::info!(path = %path.display(), "{verdict}");
+            return Ok(Some(key.clone()));
+        }
+        if self.signatures == Signatures::Warn && !verdict.is_bad() {
+            tracing::warn!(path = %path.display(), "{verdict}; loaded nevertheless");
+            return Ok(None);
+        }
+        let message =
+            format!("{verdict}; the plugin policy requires one of a key in {}", keys.0.display());
+        Err(Error::new(libc::EPERM, message))
+    }
+
+    /// The permissions that a plugin gets of those it wants.
+    #[must_use]
+    pub fn granted(&self, manifest: &Manifest, signer: Option<&Fingerprint>) -> Vec<String> {
+        let signer = signer.map(Fingerprint::to_string);
+        let gives = |permission: &str| match &self.grants {
+            None => true,
+            Some(rules) => rules.iter().any(|rule| {
+                rule.plugin == manifest.name
+                    && (rule.key.is_none() || rule.key == signer)
+                    && rule.permissions.iter().any(|p| p == permission)
+            }),
+        };
+        let wanted = manifest.permissions.iter().filter(|p| is_permission(p));
+        wanted.filter(|permission| gives(permission)).cloned().collect()
+    }
+}
+
+fn is_permission(text: &str) -> bool {
+    PERMISSIONS.contains(&text)
+}
+
+/// The permission without which an interface is not given; `None` = everybody may have it.
+#[must_use]
+pub fn permission_for(interface: &str) -> Option<&'static str> {
+    let name = interface.strip_prefix("bay.")?;
+    let name = name.strip_prefix("draft.").unwrap_or(name);
+    let (name, _) = name.split_once('/')?;
+    PERMISSIONS.into_iter().find(|permission| *permission == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Result<Policy> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugins.json");
+        fs::write(&file, text).unwrap();
+        Policy::read(&file)
+    }
+
+    fn manifest(name: &str) -> Manifest {
+        let text = format!(
+            r#"{{"name":"{name}","version":"1.0.0","abi":[1,0],"permissions":["pci","key","fly"]}}"#
+        );
+        Manifest::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn names_are_allowed_and_denied() {
+        let policy = policy(r#"{"allow":["a","b"],"deny":["b"]}"#).unwrap();
+        policy.check_name("a").unwrap();
+        assert!(policy.check_name("b").unwrap_err().message().contains("`deny`"));
+        assert!(policy.check_name("c").unwrap_err().message().contains("`allow`"));
+        Policy::default().check_name("c").unwrap();
+    }
+
+    #[test]
+    fn permissions_are_those_wanted_and_granted() {
+        let key = "ab".repeat(32);
+        let text = format!(
+            r#"{{"grants":[{{"plugin":"a","key":"{key}","permissions":["pci"]}},{{"plugin":"a","permissions":["key"]}}]}}"#
+        );
+        let policy = policy(&text).unwrap();
+        let signer = Fingerprint::parse(&key).unwrap();
+        assert_eq!(policy.granted(&manifest("a"), Some(&signer)), ["pci", "key"]);
+        assert_eq!(policy.granted(&manifest("a"), None), ["key"]);
+        assert!(policy.granted(&manifest("b"), Some(&signer)).is_empty());
+        assert_eq!(Policy::default().granted(&manifest("a"), None), ["pci", "key"]);
+    }
+
+    #[test]
+    fn a_wrong_member_is_named() {
+        for (text, part) in [
+            (r#"{"sign":"off"}"#, "unknown field `sign`"),
+            (r#"{"signatures":"maybe"}"#, "unknown variant `maybe`"),
+            (r#"{"grants":[{"plugin":"a","permissions":["fly"]}]}"#, "allowed: pci, key"),
+            (r#"{"grants":[{"plugin":"a","key":"xy","permissions":[]}]}"#, "64 hexadecimal digits"),
+        ] {
+            let error = policy(text).unwrap_err();
+            assert!(error.message().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_permission_opens_its_interface_and_its_draft() {
+        assert_eq!(permission_for("bay.pci/1"), Some("pci"));
+        assert_eq!(permission_for("bay.draft.key/1"), Some("key"));
+        assert_eq!(permission_for("bay.bdev/1"), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! The NVM command set over the wire. NVM Command Set 1.0, section 3.2.
+
+use crate::target::{BLOCK, BLOCKS, NQN, Target, pattern};
+use drivebay_nvme_driver::spec::{Status, nvm, opcode};
+use drivebay_nvme_driver::{Data, Error, Namespace, Queue, Request};
+use serde_json::json;
+
+fn run(queue: &mut Queue, request: Request) -> Result<Vec<u8>, Error> {
+    queue.run(request).unwrap().ok()
+}
+
+fn status(result: Result<Vec<u8>, Error>) -> Status {
+    match result {
+        Ok(_) => Status::SUCCESS,
+        Err(Error::Status { status, .. }) => status,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn read(queue: &mut Queue, namespace: &Namespace, slba: u64, blocks: u32) -> Vec<u8> {
+    run(queue, namespace.read(slba, blocks).unwrap()).unwrap()
+}
+
+#[test]
+fn forced_writes_and_flushes_succeed_in_and_out_of_the_capsule() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    for blocks in [1, 8, 9, 256] {
+        let data = pattern(10, 1, blocks);
+        run(&mut queue, namespace.write_fua(10, data.clone()).unwrap()).unwrap();
+        run(&mut queue, namespace.flush()).unwrap();
+        let blocks = u32::try_from(blocks).unwrap();
+        assert!(read(&mut queue, &namespace, 10, blocks) == data);
+    }
+}
+
+#[test]
+fn compare_tells_equal_from_unequal_to_the_last_byte() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    for blocks in [1, 8, 64, 256] {
+        let data = pattern(10, 1, blocks);
+        run(&mut queue, namespace.write(10, data.clone()).unwrap()).unwrap();
+        let equal = run(&mut queue, namespace.compare(10, data.clone()).unwrap());
+        assert_eq!(status(equal), Status::SUCCESS);
+        for at in [0, data.len() / 2, data.len() - 1] {
+            let mut other = data.clone();
+            other[at] ^= 1;
+            let unequal = run(&mut queue, namespace.compare(10, other).unwrap());
+            assert_eq!(status(unequal), Status::COMPARE_FAILURE.with_dnr(), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn zeroes_are_written_where_they_are_to_be_and_nowhere_else() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    for deallocate in [false, true] {
+        run(&mut queue, namespace.write(0, pattern(0, 1, 64)).unwrap()).unwrap();
+        run(&mut queue, namespace.write_zeroes(5, 20, deallocate).unwrap()).unwrap();
+        let mut expected = pattern(0, 1, 64);
+        expected[5 * BLOCK..25 * BLOCK].fill(0);
+        assert!(read(&mut queue, &namespace, 0, 64) == expected);
+    }
+    // No data goes over the wire, so MDTS is no limit.
+    run(&mut queue, namespace.write_zeroes(0, u32::try_from(BLOCKS).unwrap(), false).unwrap())
+        .unwrap();
+    let beyond = namespace.write_zeroes(BLOCKS - 1, 2, false).unwrap();
+    assert_eq!(status(run(&mut queue, beyond)), Status::LBA_OUT_OF_RANGE.with_dnr());
+}
+
+#[test]
+fn every_range_of_a_deallocation_is_done_or_none() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    let data = pattern(0, 1, 256);
+    run(&mut queue, namespace.write(0, data.clone()).unwrap()).unwrap();
+    let past_the_end = [(0, 8), (BLOCKS - 1, 2)];
+    let refused = run(&mut queue, namespace.deallocate(&past_the_end).unwrap());
+    assert_eq!(status(refused), Status::LBA_OUT_OF_RANGE.with_dnr());
+    assert!(read(&mut queue, &namespace, 0, 256) == data, "a refused range was deallocated");
+
+    let ranges: Vec<(u64, u32)> = (0..256).map(|i| (i, u32::from(i % 2 == 0))).collect();
+    run(&mut queue, namespace.deallocate(&ranges).unwrap()).unwrap();
+    let mut expected = data;
+    for block in (0..256).step_by(2) {
+        expected[block * BLOCK..(block + 1) * BLOCK].fill(0);
+    }
+    assert!(read(&mut queue, &namespace, 0, 256) == expected);
+}
+
+#[test]
+fn a_deallocation_whose_data_is_too_short_is_refused() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    let mut request = namespace.deallocate(&[(0, 1), (2, 1)]).unwrap();
+    request.data = Data::Out(vec![0; 16]);
+    let refused = run(&mut queue, request);
+    assert_eq!(status(refused), Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+}
+
+#[test]
+fn what_was_read_and_written_is_counted_by_the_health_log() {
+    use drivebay_nvme_driver::spec::log::{Health, lid};
+    let target = Target::start();
+    let (mut controller, mut queue, namespace) = target.connect_io();
+    for _ in 0..10 {
+        run(&mut queue, namespace.write(0, vec![1; 200 * BLOCK]).unwrap()).unwrap();
+    }
+    for _ in 0..25 {
+        read(&mut queue, &namespace, 0, 100);
+    }
+    let page = controller.log_page(lid::HEALTH, 0, 512).unwrap();
+    let health = Health::parse(page.first_chunk().unwrap());
+    assert_eq!((health.host_write_commands, health.host_read_commands), (10, 25));
+    // In thousands of 512 bytes, rounded up.
+    assert_eq!((health.data_units_written, health.data_units_read), (2, 3));
+}
+
+#[test]
+fn a_namespace_of_large_blocks_is_served_by_its_blocks() {
+    let target = Target::start();
+    let disk = json!({"name": "big", "num_blocks": 1024, "block_size": 4096});
+    target.call("bdev_malloc_create", disk);
+    let nsid = target.add_namespace(NQN, "big");
+    let (mut controller, mut queue, _) = target.connect_io();
+    let namespace = controller.namespace(nsid).unwrap();
+    assert_eq!((namespace.block_size, namespace.num_blocks), (4096, 1024));
+    let data = pattern(1, 1, 4 * 8);
+    run(&mut queue, namespace.write(1020, data.clone()).unwrap()).unwrap();
+    assert!(read(&mut queue, &namespace, 1020, 4) == data);
+    let half = nvm::BlockCommand { nsid, slba: 0, nlb: 0, ..Default::default() };
+    let request = Request::new("Read", half.to_command(opcode::nvm::READ));
+    let refused = run(&mut queue, request.with_data(Data::In(512)));
+    assert_eq!(status(refused), Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+}

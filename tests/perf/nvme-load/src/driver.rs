@@ -1,0 +1,133 @@
+//! Keeps the I/O in flight: up to [`THREADS_MAX`] threads, each with its share of the connections.
+//!
+//! A thread takes its connections in turn: it waits for one completion of a connection, submits the
+//! next I/O there and goes on, so all of them have their depth in flight.
+
+use crate::plan::Plan;
+use crate::report::Report;
+use drivebay_nvme_driver::{Error, Namespace, Queue, Request, Token};
+use std::time::{Duration, Instant};
+
+const THREADS_MAX: usize = 8;
+
+/// A connection and when its I/O began.
+struct Lane {
+    queue: Queue,
+    began: Vec<(Token, Instant)>,
+    left: u64,
+}
+
+pub(crate) fn run(plan: &Plan, queues: Vec<Queue>, namespace: Namespace) -> Result<Report, String> {
+    let share = queues.len().div_ceil(THREADS_MAX).max(1);
+    let mut lanes = queues.into_iter().map(|queue| Lane {
+        queue,
+        began: Vec::with_capacity(usize::from(plan.depth)),
+        left: plan.ios.unwrap_or(u64::MAX),
+    });
+    let mut groups: Vec<Vec<Lane>> = Vec::new();
+    loop {
+        let group: Vec<Lane> = lanes.by_ref().take(share).collect();
+        if group.is_empty() {
+            break;
+        }
+        groups.push(group);
+    }
+    let began = Instant::now();
+    let results: Vec<Result<Vec<u32>, Error>> = std::thread::scope(|scope| {
+        let drivers = groups.into_iter().enumerate().map(|(seed, group)| {
+            scope.spawn(move || Driver::new(plan, namespace, seed as u64).drive(group))
+        });
+        let drivers: Vec<_> = drivers.collect();
+        drivers.into_iter().filter_map(|driver| driver.join().ok()).collect()
+    });
+    let elapsed = began.elapsed();
+    let mut latencies_ns = Vec::new();
+    for result in results {
+        latencies_ns.extend(result.map_err(|error| error.to_string())?);
+    }
+    Ok(Report::new(latencies_ns, elapsed))
+}
+
+struct Driver<'a> {
+    plan: &'a Plan,
+    namespace: Namespace,
+    blocks: u32,
+    random: u64,
+    end: Option<Instant>,
+    latencies_ns: Vec<u32>,
+}
+
+impl<'a> Driver<'a> {
+    fn new(plan: &'a Plan, namespace: Namespace, seed: u64) -> Self {
+        let end = plan.ios.is_none().then(|| Instant::now() + plan.time);
+        let blocks = plan.io_size / namespace.block_size;
+        let random = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self { plan, namespace, blocks, random, end, latencies_ns: Vec::new() }
+    }
+
+    /// Until all of it is done: the latencies in nanoseconds.
+    fn drive(mut self, mut lanes: Vec<Lane>) -> Result<Vec<u32>, Error> {
+        for lane in &mut lanes {
+            while lane.began.len() < usize::from(self.plan.depth) && lane.left > 0 {
+                self.submit(lane)?;
+            }
+            lane.queue.flush()?;
+        }
+        while lanes.iter().any(|lane| !lane.began.is_empty()) {
+            for lane in lanes.iter_mut().filter(|lane| !lane.began.is_empty()) {
+                self.turn(lane)?;
+            }
+        }
+        Ok(self.latencies_ns)
+    }
+
+    /// What is done of a connection, one at least, and as many anew.
+    fn turn(&mut self, lane: &mut Lane) -> Result<(), Error> {
+        let first = lane.queue.reap()?;
+        let mut next = Some(first);
+        while let Some(completed) = next {
+            let token = completed.token;
+            completed.ok()?;
+            if let Some(place) = lane.began.iter().position(|(begun, _)| *begun == token) {
+                let (_, began) = lane.began.swap_remove(place);
+                let ns = began.elapsed().as_nanos();
+                self.latencies_ns.push(u32::try_from(ns).unwrap_or(u32::MAX));
+            }
+            next = lane.queue.ready();
+        }
+        if self.end.is_some_and(|end| Instant::now() >= end) {
+            lane.left = 0;
+        }
+        while lane.began.len() < usize::from(self.plan.depth) && lane.left > 0 {
+            self.submit(lane)?;
+        }
+        lane.queue.flush()
+    }
+
+    fn submit(&mut self, lane: &mut Lane) -> Result<(), Error> {
+        if self.plan.pause > Duration::ZERO {
+            std::thread::sleep(self.plan.pause);
+        }
+        let request = self.request()?;
+        lane.left -= 1;
+        let began = Instant::now();
+        let token = lane.queue.submit(request)?;
+        lane.began.push((token, began));
+        Ok(())
+    }
+
+    /// One I/O somewhere in the namespace.
+    fn request(&mut self) -> Result<Request, Error> {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let units = (self.namespace.num_blocks / u64::from(self.blocks)).max(1);
+        let slba = self.random % units * u64::from(self.blocks);
+        if self.plan.write {
+            let len = usize::try_from(self.plan.io_size).unwrap_or_default();
+            self.namespace.write(slba, vec![0x5a; len])
+        } else {
+            self.namespace.read(slba, self.blocks)
+        }
+    }
+}

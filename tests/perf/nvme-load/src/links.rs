@@ -1,0 +1,58 @@
+//! The connections: controllers, and the I/O queues that are shared out among them.
+
+use crate::plan::Plan;
+use drivebay_nvme_driver::{Controller, Error, Namespace, Options, Queue};
+
+/// I/O queues of one controller.
+const QUEUES_MAX: usize = 64;
+
+/// What is connected. Each controller's admin queue is one connection more.
+pub(crate) struct Links {
+    /// Kept for as long as their queues are in use.
+    _controllers: Vec<Controller>,
+    queues: Vec<Queue>,
+    pub(crate) namespace: Namespace,
+}
+
+impl Links {
+    pub(crate) fn open(plan: &Plan) -> Result<Self, String> {
+        let told = |error: Error| format!("{} at {}: {error}", plan.nqn, plan.address);
+        let mut controllers = Vec::new();
+        let mut queues = Vec::new();
+        let mut namespace = None;
+        while queues.len() < plan.all_connections() {
+            let wanted = (plan.all_connections() - queues.len()).min(QUEUES_MAX);
+            let options = Options::new(plan.address, &plan.nqn);
+            let mut controller = Controller::connect(options).map_err(told)?;
+            let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
+            let granted = controller.set_queues(wanted).map_err(told)?.min(wanted);
+            if granted == 0 {
+                return Err(format!("{}: it grants no I/O queue", plan.nqn));
+            }
+            for qid in 1..=granted {
+                // One entry of a queue always stays empty.
+                let entries = plan.depth.saturating_add(1).max(2);
+                queues.push(controller.io_queue(qid, entries).map_err(told)?);
+            }
+            if namespace.is_none() {
+                namespace = Some(controller.namespace(plan.nsid).map_err(told)?);
+            }
+            controllers.push(controller);
+        }
+        let namespace = namespace.ok_or("no connection is asked for")?;
+        Ok(Self { _controllers: controllers, queues, namespace })
+    }
+
+    /// Takes out the queues that get I/O: the last ones, so that the target meets the idle ones first.
+    pub(crate) fn busy(&mut self, plan: &Plan) -> Result<Vec<Queue>, String> {
+        let idle = self.queues.len().saturating_sub(plan.connections);
+        let blocks = plan.io_size / self.namespace.block_size;
+        let fits = plan.io_size.is_multiple_of(self.namespace.block_size)
+            && u64::from(blocks) <= self.namespace.num_blocks;
+        if !fits {
+            let block_size = self.namespace.block_size;
+            return Err(format!("--io-size: a multiple of {block_size}, at most the namespace"));
+        }
+        Ok(self.queues.split_off(idle))
+    }
+}

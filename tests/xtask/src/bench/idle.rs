@@ -1,0 +1,85 @@
+//! What a target costs that has nothing to do, and what its first I/O then waits for.
+
+use super::samples::{Samples, ratio};
+use super::server::Server;
+use super::{Bench, Side, load, table};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const NQN: &str = "nqn.2026-01.io.drivebay:bench-idle";
+/// How long idleness is watched.
+const WATCHED: Duration = Duration::from_millis(1500);
+/// I/O after a second of idleness each.
+const IOS: &str = "2";
+
+pub(super) fn print(bench: &Bench) -> Result<(), String> {
+    let [mut ours, mut theirs, mut adaptive, mut polled] = [(); 4].map(|()| Samples::default());
+    for _ in 0..bench.rounds {
+        for side in bench.sides() {
+            let mut server = exported(bench, side)?;
+            let share = idle_share(&server)?;
+            if side == Side::Reference {
+                theirs.push(share);
+                continue;
+            }
+            ours.push(share);
+            adaptive.push(first_io_us(&server)?);
+            server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
+            polled.push(first_io_us(&server)?);
+        }
+    }
+    table::begin(
+        "Idle: null, malloc and aio namespaces, a connected initiator without I/O",
+        &["what", "ours", "reference", "its ÷ ours"],
+    );
+    let what = "percent of a core";
+    table::row([what, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
+    table::begin(
+        "First 4 KiB read after 1 s of idleness, µs at the initiator",
+        &["adaptive", "polled", "difference"],
+    );
+    let difference = adaptive.median().zip(polled.median()).map(|(a, p)| format!("{:.1}", a - p));
+    table::row([adaptive.told(), polled.told(), difference.unwrap_or_default()]);
+    Ok(())
+}
+
+fn exported(bench: &Bench, side: Side) -> Result<Server, String> {
+    let mut server = Server::start(bench, side, "0x1")?;
+    let file = server.folder().join("disk.img");
+    std::fs::File::create_new(&file)
+        .and_then(|file| file.set_len(32 << 20))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    server.create_transport()?;
+    for disk in ["null", "malloc"] {
+        let params = json!({"name": disk, "num_blocks": 65536, "block_size": 512});
+        server.call(&format!("bdev_{disk}_create"), &params)?;
+    }
+    let params = json!({"name": "aio", "filename": file, "block_size": 512});
+    server.call("bdev_aio_create", &params)?;
+    server.export(NQN, &["null", "malloc", "aio"].map(str::to_owned))?;
+    Ok(server)
+}
+
+/// Percent of a core with a connection held.
+fn idle_share(server: &Server) -> Result<f64, String> {
+    let _held = load::hold(server.port, NQN, 1)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (before, began) = (server.cpu_seconds()?, Instant::now());
+    std::thread::sleep(WATCHED);
+    Ok((server.cpu_seconds()? - before) * 100.0 / began.elapsed().as_secs_f64())
+}
+
+/// Of the malloc namespace.
+fn first_io_us(server: &Server) -> Result<f64, String> {
+    let plan = load::Plan {
+        nqn: NQN.to_owned(),
+        nsid: 2,
+        connections: 1,
+        idle: 0,
+        depth: 1,
+        io_size: 4096,
+        write: false,
+    };
+    let told = load::run(server.port, &plan, &["--pause-ms", "1000", "--ios", IOS])?;
+    Ok(told.p50_us)
+}

@@ -1,0 +1,259 @@
+//! The NVMe/TCP target: both sides on the first core, the same initiator on the second.
+//!
+//! The initiator is the reference's where a build of it is at hand, else our own. Both servers run
+//! all the time; the one that is not measured is held, since the reference's spins.
+
+use super::samples::{Samples, ratio};
+use super::server::{ADDRESS, Server};
+use super::{Bench, Side, load, table};
+use serde_json::{Value, json};
+
+/// What is measured of one kind of load.
+struct Load {
+    write: bool,
+    io_size: u32,
+    /// Of each connection.
+    depth: u32,
+}
+
+impl Load {
+    /// Whether it is measured without `--long`.
+    fn is_short(&self, connections: u32) -> bool {
+        connections == 1 || (self.depth > 1 && self.io_size == 4096)
+    }
+}
+
+const LOADS: [Load; 7] = [
+    Load { write: false, io_size: 4096, depth: 1 },
+    Load { write: false, io_size: 4096, depth: 32 },
+    Load { write: false, io_size: 4096, depth: 128 },
+    Load { write: true, io_size: 4096, depth: 1 },
+    Load { write: true, io_size: 4096, depth: 32 },
+    Load { write: true, io_size: 4096, depth: 128 },
+    Load { write: false, io_size: 131_072, depth: 16 },
+];
+
+/// Without one the reference's initiator sends an empty name.
+const HOST_NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:d71eba1e-5e2a-4c0a-9d00-647269766531";
+const CONNECTIONS: [u32; 2] = [1, 8];
+const DISKS: [&str; 2] = ["null", "malloc"];
+
+/// One run.
+pub(super) struct Measured {
+    pub(super) iops: f64,
+    pub(super) p99_us: f64,
+    pub(super) p99_9_us: f64,
+    /// Time of the reactors in rounds with work, and of the process, for each I/O.
+    pub(super) busy_us: f64,
+    pub(super) cpu_us: f64,
+}
+
+/// Figures of one side.
+#[derive(Default)]
+struct Figures {
+    iops: Samples,
+    p99: Samples,
+    p99_9: Samples,
+    busy: Samples,
+    cpu: Samples,
+}
+
+impl Figures {
+    fn push(&mut self, one: &Measured) {
+        self.iops.push(one.iops);
+        self.p99.push(one.p99_us);
+        self.p99_9.push(one.p99_9_us);
+        self.busy.push(one.busy_us);
+        self.cpu.push(one.cpu_us);
+    }
+}
+
+pub(super) fn print(bench: &Bench) -> Result<(), String> {
+    let mut servers = Vec::new();
+    for side in bench.sides() {
+        servers.push(started(bench, side)?);
+    }
+    table::begin(
+        "NVMe/TCP target",
+        &[
+            "disk, connections, load, depth of each",
+            "IOPS, ours",
+            "reference",
+            "ratio",
+            "busy µs per I/O, ours",
+            "reference",
+            "its ÷ ours",
+            "processor µs per I/O, ours",
+            "reference",
+            "p99 µs, ours",
+            "reference",
+            "p99.9 µs, ours",
+            "reference",
+        ],
+    );
+    for disk in DISKS {
+        for connections in CONNECTIONS {
+            for load in LOADS.iter().filter(|load| bench.long || load.is_short(connections)) {
+                if let Err(why) = line(bench, &mut servers, disk, connections, load) {
+                    let depth = load.depth;
+                    table::row([format!(
+                        "{disk}, {connections}, depth {depth}: not measured: {why}"
+                    )]);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn nqn(disk: &str) -> String {
+    format!("nqn.2026-01.io.drivebay:bench-{disk}")
+}
+
+fn started(bench: &Bench, side: Side) -> Result<Server, String> {
+    let mut server = Server::start(bench, side, "0x1")?;
+    server.create_transport()?;
+    for disk in DISKS {
+        let disk_params = json!({"name": disk, "num_blocks": 65536, "block_size": 512});
+        server.call(&format!("bdev_{disk}_create"), &disk_params)?;
+        server.export(&nqn(disk), &[disk.to_owned()])?;
+    }
+    server.process.signal("STOP")?;
+    Ok(server)
+}
+
+fn line(
+    bench: &Bench,
+    servers: &mut [Server],
+    disk: &str,
+    connections: u32,
+    load: &Load,
+) -> Result<(), String> {
+    let (mut ours, mut theirs) = (Figures::default(), Figures::default());
+    for _ in 0..bench.rounds {
+        for server in servers.iter_mut() {
+            server.process.signal("CONT")?;
+            let one = measure(bench, server, disk, connections, load);
+            server.process.signal("STOP")?;
+            let one = one?;
+            match server.side {
+                Side::Ours => ours.push(&one),
+                Side::Reference => theirs.push(&one),
+            }
+        }
+    }
+    let kind = if load.write { "write" } else { "read" };
+    let depth = load.depth;
+    table::row([
+        format!("{disk}, {connections}, {} KiB {kind}, {depth}", load.io_size / 1024),
+        ours.iops.told(),
+        theirs.iops.told(),
+        ratio(&ours.iops, &theirs.iops),
+        ours.busy.told(),
+        theirs.busy.told(),
+        ratio(&theirs.busy, &ours.busy),
+        ours.cpu.told(),
+        theirs.cpu.told(),
+        ours.p99.told(),
+        theirs.p99.told(),
+        ours.p99_9.told(),
+        theirs.p99_9.told(),
+    ]);
+    Ok(())
+}
+
+fn measure(
+    bench: &Bench,
+    server: &mut Server,
+    disk: &str,
+    connections: u32,
+    load: &Load,
+) -> Result<Measured, String> {
+    let plan = load::Plan {
+        nqn: nqn(disk),
+        nsid: 1,
+        connections,
+        idle: 0,
+        depth: load.depth,
+        io_size: load.io_size,
+        write: load.write,
+    };
+    let port = server.port;
+    loaded(server, bench, || match &bench.reference {
+        Some(reference) => reference_load(bench, reference, port, &plan),
+        None => load::ours(bench, port, &plan),
+    })
+}
+
+/// Runs a load against a server and adds what that cost the server.
+pub(super) fn loaded(
+    server: &mut Server,
+    bench: &Bench,
+    run: impl FnOnce() -> Result<load::Told, String>,
+) -> Result<Measured, String> {
+    let (busy, cpu) = (server.busy_seconds()?, server.cpu_seconds()?);
+    let began = std::time::Instant::now();
+    let told = run()?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let (busy, cpu) = (server.busy_seconds()? - busy, server.cpu_seconds()? - cpu);
+    let ios = told.iops * f64::from(bench.seconds);
+    // A side that spins does so while the initiator starts, too; that is not the I/O's.
+    let share = match server.side {
+        Side::Ours => 1.0,
+        Side::Reference => f64::from(bench.seconds) / elapsed,
+    };
+    Ok(Measured {
+        iops: told.iops,
+        p99_us: told.p99_us,
+        p99_9_us: told.p99_9_us,
+        busy_us: busy * 1e6 / ios,
+        cpu_us: cpu * share * 1e6 / ios,
+    })
+}
+
+/// By the reference's initiator.
+fn reference_load(
+    bench: &Bench,
+    reference: &super::reference::Reference,
+    port: u16,
+    plan: &load::Plan,
+) -> Result<load::Told, String> {
+    let mut command = reference.nvme_perf();
+    let address = format!(
+        "trtype:TCP adrfam:IPv4 traddr:{ADDRESS} trsvcid:{port} subnqn:{} hostnqn:{HOST_NQN}",
+        plan.nqn
+    );
+    let depth = plan.depth * plan.connections;
+    command.args(["-r", &address, "-q", &depth.to_string(), "-o", &plan.io_size.to_string()]);
+    command.args(["-w", if plan.write { "randwrite" } else { "randread" }]);
+    command.args(["-t", &bench.seconds.to_string(), "-P", &plan.connections.to_string()]);
+    let text = super::case::output(&mut command)?;
+    of_text(&text).ok_or_else(|| format!("spdk_nvme_perf told no rate: {text}"))
+}
+
+/// Rate and latencies in what the reference's initiator prints.
+fn of_text(text: &str) -> Option<load::Told> {
+    let total = text.lines().find_map(|line| line.trim().strip_prefix("Total"))?;
+    let iops = total.split(':').nth(1)?.split_whitespace().next()?.parse().ok()?;
+    let quantile = |name: &str| -> Option<f64> {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
+        line.trim_start_matches([' ', ':']).strip_suffix("us")?.parse().ok()
+    };
+    Some(load::Told {
+        iops,
+        p99_us: quantile("99.00000%")?,
+        p99_9_us: quantile("99.90000%")?,
+        p50_us: quantile("50.00000%")?,
+    })
+}
+
+/// What our initiator prints.
+pub(super) fn of_json(told: &Value) -> Option<load::Told> {
+    let number = |pointer: &str| told.pointer(pointer).and_then(Value::as_f64);
+    Some(load::Told {
+        iops: number("/iops")?,
+        p50_us: number("/latency_us/p50")?,
+        p99_us: number("/latency_us/p99")?,
+        p99_9_us: number("/latency_us/p99_9")?,
+    })
+}

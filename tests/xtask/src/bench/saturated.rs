@@ -1,0 +1,105 @@
+//! Calls while every reactor is busy with I/O.
+
+use super::client::Client;
+use super::process::Running;
+use super::samples::{Samples, ratio};
+use super::server::Folder;
+use super::{Bench, Side, case, rates, table};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Calls of a round, and the pause between them.
+const CALLS: usize = 200;
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long a generator may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn print(bench: &Bench) -> Result<(), String> {
+    let [mut ours, mut theirs, mut ours_median, mut theirs_median] =
+        [(); 4].map(|()| Samples::default());
+    for _ in 0..bench.rounds {
+        for side in bench.sides() {
+            let times_ms = times_ms(bench, side)?;
+            let (p50, p99) = match side {
+                Side::Ours => (&mut ours_median, &mut ours),
+                Side::Reference => (&mut theirs_median, &mut theirs),
+            };
+            p50.push(at(&times_ms, 50));
+            p99.push(at(&times_ms, 99));
+        }
+    }
+    table::begin(
+        "bdev_get_bdevs while both reactors read a null disk at depth 128, ms",
+        &["what", "ours", "reference", "its ÷ ours"],
+    );
+    for (what, ours, theirs) in [("median", &ours_median, &theirs_median), ("p99", &ours, &theirs)]
+    {
+        table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours)]);
+    }
+    Ok(())
+}
+
+/// Of sorted values, the smallest that so many percent do not exceed.
+fn at(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// How long each call took, sorted.
+fn times_ms(bench: &Bench, side: Side) -> Result<Vec<f64>, String> {
+    let folder = Folder::new()?;
+    let socket = folder.0.join("rpc.sock");
+    let mut generator = generator(bench, side, &folder.0, &socket)?;
+    let mut client = connected(&mut generator, &socket)?;
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        std::thread::sleep(PAUSE);
+        let began = Instant::now();
+        client.call("bdev_get_bdevs", &Value::Null)?;
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn connected(generator: &mut Running, socket: &Path) -> Result<Client, String> {
+    let began = Instant::now();
+    loop {
+        let answered = Client::connect(socket).and_then(|mut client| {
+            client.call("bdev_get_bdevs", &Value::Null).map(|bdevs| (client, bdevs))
+        });
+        match answered {
+            Ok((client, bdevs)) if bdevs.as_array().is_some_and(|bdevs| !bdevs.is_empty()) => {
+                // Until the I/O is under way.
+                std::thread::sleep(Duration::from_millis(300));
+                return Ok(client);
+            }
+            _ if generator.has_ended() => return Err("the generator has ended".to_owned()),
+            _ if began.elapsed() > PATIENCE => return Err("the generator does not answer".into()),
+            _ => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// A generator on both cores that runs until it is ended.
+fn generator(bench: &Bench, side: Side, folder: &Path, socket: &Path) -> Result<Running, String> {
+    let calls =
+        [("bdev_null_create", json!({"name": "base", "num_blocks": 65536, "block_size": 512}))];
+    let config = folder.join("config.json");
+    std::fs::write(&config, rates::config(&calls).to_string())
+        .map_err(|error| format!("{}: {error}", config.display()))?;
+    let mut command = match side {
+        Side::Ours => {
+            let plugins = case::folder().display().to_string();
+            bench.perf(&["perf", "--plugin-dir", &plugins].map(str::to_owned))
+        }
+        Side::Reference => {
+            let mut command = bench.reference()?.bdevperf();
+            command.args(["-o", "4096"]);
+            command
+        }
+    };
+    command.args(["-m", "0x3", "-q", "128", "-w", "randread", "-t", "60", "-c"]).arg(&config);
+    Running::start(command.arg("-r").arg(socket))
+}

@@ -1,0 +1,73 @@
+//! The examples of the reference: calls that build on each other, made on a host in this order.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::host::Host;
+
+/// A call and what it answered.
+pub(super) struct Example {
+    pub(super) params: Map<String, Value>,
+    /// `None` where the answer differs from run to run.
+    pub(super) answer: Option<Value>,
+}
+
+/// Paths and a port of the examples that are other ones when they are called here.
+struct Places(Vec<(&'static str, String)>);
+
+impl Places {
+    fn new(host: &Host, built: &Path) -> Result<Self, String> {
+        let told = |error: std::io::Error| format!("examples: {error}");
+        for name in ["disk0.img", "disk1.img"] {
+            let file = File::create_new(host.folder.join(name)).map_err(told)?;
+            file.set_len(8 << 20).map_err(told)?;
+        }
+        let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
+        Ok(Self(vec![
+            ("/usr/lib/drivebay/plugins/", format!("{}/", built.display())),
+            ("/srv/", format!("{}/", host.folder.display())),
+            ("\"4420\"", format!("\"{}\"", free.map_err(told)?.port())),
+        ]))
+    }
+
+    fn here(&self, value: &Value) -> Result<Value, String> {
+        let text = value.to_string();
+        replaced(self.0.iter().fold(text, |text, (shown, here)| text.replace(shown, here)))
+    }
+
+    fn shown(&self, value: &Value) -> Result<Value, String> {
+        let text = value.to_string();
+        replaced(self.0.iter().fold(text, |text, (shown, here)| text.replace(here, shown)))
+    }
+}
+
+fn replaced(text: String) -> Result<Value, String> {
+    serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))
+}
+
+/// Makes all calls; the last one ends the host.
+pub(super) fn call_all(host: &Host, built: &Path) -> Result<BTreeMap<String, Example>, String> {
+    let list: Vec<Value> = serde_json::from_str(include_str!("examples.json"))
+        .map_err(|error| format!("examples.json: {error}"))?;
+    let places = Places::new(host, built)?;
+    let mut examples = BTreeMap::new();
+    for example in list {
+        let method = example.get("method").and_then(Value::as_str);
+        let method = method.ok_or("examples.json: an entry has no method")?;
+        let params = example.get("params").cloned().unwrap_or_else(|| json!({}));
+        let answer = places.shown(&host.answer(method, &places.here(&params)?)?)?;
+        let varies = example.get("varies") == Some(&Value::Bool(true));
+        let Value::Object(params) = params else {
+            return Err(format!("examples.json: {method}: params must be an object"));
+        };
+        let example = Example { params, answer: (!varies).then_some(answer) };
+        if examples.insert(method.to_owned(), example).is_some() {
+            return Err(format!("examples.json: {method} has two examples"));
+        }
+    }
+    Ok(examples)
+}
