@@ -342,7 +342,7 @@ table!(BDEV: bay_bdev_api {
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,
     chan_put: chan_put, io_get: io_get, io_derive: io_derive, submit: submit,
-    complete_from: complete_from, flush: flush,
+    complete_from: complete_from, flush: flush, pass: pass, io_abort: io_abort,
 });
 table!(THREADS: bay_thread_api {
     current: this_thread, app_thread: this_thread, next_core: next_core, create: thread_create,
@@ -679,6 +679,30 @@ unsafe extern "C" fn complete_from(_: H, parent: *mut bay_io, child: *mut bay_io
     (fields.detail, fields.detail_kind) = (ended.detail, ended.detail_kind);
     // SAFETY: in flight.
     unsafe { done(parent, status) };
+}
+
+unsafe extern "C" fn pass(host: H, chan: u64, io: *mut bay_io, lba: u64) {
+    // SAFETY: the module's request.
+    let child = unsafe { io_derive(host, chan, io) };
+    // SAFETY: made just now.
+    unsafe { (*child).lba = lba };
+    // SAFETY: as above; the parent is in flight until its child has ended.
+    unsafe { submit(host, child, Some(passed), io.cast()) };
+}
+
+unsafe extern "C" fn passed(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: `pass` gave the parent, which is in flight.
+    unsafe { complete_from(&raw const TABLE.0, parent.cast(), child, status) };
+}
+
+unsafe extern "C" fn io_abort(_: H, _: u64, wait: *mut api::bay_wait) -> i32 {
+    state(|state| match state.waiters.iter().position(|waiter| *waiter == wait) {
+        Some(place) => {
+            state.waiters.remove(place);
+            0
+        }
+        None => -crate::errno::ENOENT,
+    })
 }
 
 unsafe extern "C" fn flush(_: H, chan: u64) {

@@ -2,7 +2,6 @@
 
 use super::desc::Info;
 use super::op::{Geometry, IoFlags, OpSet};
-use drivebay_plugin_api::BAY_BDEV_NO_DATA;
 
 /// What the bus must know of a bdev. It begins as the bdev's constants say; `describe` changes it.
 #[derive(Clone, Debug)]
@@ -26,7 +25,8 @@ pub struct Registration {
     pub has_write_cache: bool,
     /// Nothing may be written.
     pub is_read_only: bool,
-    /// What is written is not kept, and what is read means nothing.
+    /// What is written is not kept, and a read leaves its buffers as they are: who sends them on
+    /// clears them first.
     pub keeps_no_data: bool,
     /// Physical block size in bytes; 0 = the block size.
     pub phys_block_size: u32,
@@ -113,7 +113,7 @@ impl Registration {
         self.must_flags = IoFlags::from_bits(raw.must_flags);
         self.has_write_cache = base.has_write_cache();
         self.is_read_only = base.is_read_only();
-        self.keeps_no_data = raw.flags & BAY_BDEV_NO_DATA != 0;
+        self.keeps_no_data = base.keeps_no_data();
         self.phys_block_size = raw.phys_block_size;
         self.write_unit = raw.write_unit;
         self.atomic_write_unit = raw.atomic_write_unit;

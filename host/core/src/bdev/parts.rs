@@ -11,7 +11,7 @@
 
 use super::channel::Channel;
 use super::complete;
-use super::io::{Flags, Io};
+use super::io::Io;
 use crate::env::{buf, memory};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
@@ -114,9 +114,8 @@ pub(super) fn begin(io: Io, work: Work) {
 /// A part of `parent` with its op and without its flags, lists and position.
 fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     let child = parent.channel().pool.get(parent.channel());
-    child.flags.set(Flags { part: true, ..parent.flags.get() });
-    child.cb.set(Some(cb));
-    child.arg.set(parent.into_arg());
+    child.begin(parent.writable.get(), true);
+    child.set_callback(Some(cb), parent.into_arg());
     let (ext, prio) = (parent.request().ext, parent.request().prio);
     child.change(|request| {
         request.op = op;
@@ -326,8 +325,7 @@ fn with_buffer(parent: Io, work: Work) {
         channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
     });
     let Some(((buffer, region), len)) = got else {
-        // As the module's "no resource": it waits in the channel's queue and comes here again.
-        return channel.wait_for_buffer(parent);
+        return channel.wait_for_buffer(parent, len);
     };
     let size = u32::try_from(len).unwrap_or(u32::MAX);
     parent.buffer.set((buffer.as_ptr(), size, region));
@@ -335,7 +333,9 @@ fn with_buffer(parent: Io, work: Work) {
 }
 
 fn put_buffer(channel: &Channel, buffer: NonNull<u8>, size: u32) {
-    if !channel.reserve.put(buffer) {
+    if channel.reserve.put(buffer) {
+        channel.look_again();
+    } else {
         buf::put(buffer, size as usize);
     }
 }

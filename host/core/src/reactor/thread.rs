@@ -426,7 +426,8 @@ impl Thread {
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let pollers = self.pollers.borrow();
-        pollers.iter().filter_map(|poller| poller.deadline()).min()
+        let deadlines = pollers.iter().filter_map(|poller| poller.deadline());
+        deadlines.chain(self.bdevs.deadline()).min()
     }
 
     pub(super) fn leaves(&self) -> bool {

@@ -83,11 +83,21 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
 }
 
 #[inline]
-fn start(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: &Command, max_len: u32) {
+fn start(
+    namespace: &Rc<LocalNamespace>,
+    mut request: Request<Nvmf>,
+    command: &Command,
+    max_len: u32,
+) {
     let geometry = namespace.geometry.get();
     let durable = |durable| if durable { IoFlags::FUA } else { IoFlags::NONE };
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
-        Ok(Plan::Read(range)) => (Op::Read(range), IoFlags::NONE),
+        Ok(Plan::Read(range)) => {
+            if geometry.keeps_no_data {
+                request.clear_data(); // They hold what their last owner left, and the bdev lets them be.
+            }
+            (Op::Read(range), IoFlags::NONE)
+        }
         Ok(Plan::Write(range, fua)) => (Op::Write(range), durable(fua)),
         Ok(Plan::Compare(range)) => (Op::Compare(range), IoFlags::NONE),
         Ok(Plan::WriteZeroes(range, fua)) => (Op::WriteZeroes(range), durable(fua)),
