@@ -119,7 +119,7 @@ extern "C" {
 #define BAY_BDEV_READ_ONLY 2u
 /** Registration flag: the bdev is a filter over `base`. */
 #define BAY_BDEV_FILTER 4u
-/** Registration flag: what is written is not kept, and what is read means nothing. */
+/** Registration flag: what is written is not kept, and a read leaves its buffers as they are: who sends on what was read clears them first. */
 #define BAY_BDEV_NO_DATA 8u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
@@ -335,6 +335,12 @@ typedef void bay_client_complete_from_fn(const struct bay_host *host, struct bay
 
 /** Tells the module below that a burst of submits has ended. `[thread of the channel]` */
 typedef void bay_client_flush_fn(const struct bay_host *host, uint64_t chan);
+
+/** Sends a request that the caller's module was given on to another bdev, unchanged but for its first block, and ends it as that one does. It is the host's from here on. `[thread of the channel]` */
+typedef void bay_client_pass_fn(const struct bay_host *host, uint64_t chan, struct bay_io *io, uint64_t lba);
+
+/** Takes a waiter out of the queue of `io_get`: 0, or -ENOENT when it is not there. `[thread of the channel]` */
+typedef int32_t bay_client_io_abort_fn(const struct bay_host *host, uint64_t chan, struct bay_wait *wait);
 
 /** A new bdev is shown: the module may open and claim it, without I/O. `[app thread]` */
 typedef void bay_examine_config_fn(void *state, struct bay_str name);
@@ -928,6 +934,10 @@ struct bay_bdev_client_api {
     bay_client_complete_from_fn *complete_from;
     /** Ends a burst. */
     bay_client_flush_fn *flush;
+    /** Passes on. */
+    bay_client_pass_fn *pass;
+    /** Waits for an I/O no longer. */
+    bay_client_io_abort_fn *io_abort;
 };
 
 /** `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.
@@ -1582,7 +1592,7 @@ BAY_ASSERT(offsetof(struct bay_bdev_api, unquiesce) == 72, "bay_bdev_api.unquies
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->unquiesce) == 8, "bay_bdev_api.unquiesce");
 BAY_ASSERT(offsetof(struct bay_bdev_api, examine_done) == 80, "bay_bdev_api.examine_done");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->examine_done) == 8, "bay_bdev_api.examine_done");
-BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 112, "bay_bdev_client_api");
+BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 128, "bay_bdev_client_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_client_api) == 8, "bay_bdev_client_api");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, size) == 0, "bay_bdev_client_api.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->size) == 4, "bay_bdev_client_api.size");
@@ -1614,6 +1624,10 @@ BAY_ASSERT(offsetof(struct bay_bdev_client_api, complete_from) == 96, "bay_bdev_
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->complete_from) == 8, "bay_bdev_client_api.complete_from");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, flush) == 104, "bay_bdev_client_api.flush");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->flush) == 8, "bay_bdev_client_api.flush");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, pass) == 112, "bay_bdev_client_api.pass");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->pass) == 8, "bay_bdev_client_api.pass");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_abort) == 120, "bay_bdev_client_api.io_abort");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_abort) == 8, "bay_bdev_client_api.io_abort");
 BAY_ASSERT(sizeof(struct bay_bdev_module) == 40, "bay_bdev_module");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_module) == 8, "bay_bdev_module");
 BAY_ASSERT(offsetof(struct bay_bdev_module, size) == 0, "bay_bdev_module.size");
@@ -1904,7 +1918,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
     "bay_bdev_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>\n" \
-    "bay_bdev_client_api:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>\n" \
+    "bay_bdev_client_api:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>\n" \
     "bay_bdev_module:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;examine_config@8+8=Option<bay_examine_config_fn>;examine_disk@16+8=Option<bay_examine_disk_fn>;write_config@24+8=Option<bay_module_config_fn>;fini_start@32+8=Option<bay_module_fini_start_fn>\n" \
     "fn:bay_done_fn(io:*mutbay_io,status:i32,)\n" \
     "fn:bay_submit_fn(chan:*mutc_void,io:*mutbay_io,)\n" \
@@ -1938,6 +1952,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_client_submit_fn(host:*constbay_host,io:*mutbay_io,cb:Option<bay_io_cb_fn>,arg:*mutc_void,)\n" \
     "fn:bay_client_complete_from_fn(host:*constbay_host,parent:*mutbay_io,child:*mutbay_io,status:i32,)\n" \
     "fn:bay_client_flush_fn(host:*constbay_host,chan:u64,)\n" \
+    "fn:bay_client_pass_fn(host:*constbay_host,chan:u64,io:*mutbay_io,lba:u64,)\n" \
+    "fn:bay_client_io_abort_fn(host:*constbay_host,chan:u64,wait:*mutbay_wait,)->i32\n" \
     "fn:bay_examine_config_fn(state:*mutc_void,name:bay_str,)\n" \
     "fn:bay_examine_disk_fn(state:*mutc_void,name:bay_str,token:u64,)\n" \
     "fn:bay_module_config_fn(state:*mutc_void,sink:*constbay_sink,)\n" \
