@@ -97,7 +97,7 @@ class CPlugins(unittest.TestCase):
             host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "R0"})
             host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address={"trtype": "UNIX", "traddr": path})
             namespace = fabric_client.Namespace(path, NQN)
-            namespace.verify(4 * MIB)
+            namespace.verify(1 * MIB)
             # A peer that says nonsense is closed, the others stay.
             stranger = fabric_client.socket.socket(fabric_client.socket.AF_UNIX)
             stranger.connect(path)

@@ -67,7 +67,7 @@ class Golden(unittest.TestCase):
                 host.call("nvmf_create_transport", trtype=trtype)
                 host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address={"trtype": trtype, "traddr": path})
                 namespace = fabric_client.Namespace(path, NQN)
-                namespace.verify(2 * MIB)
+                namespace.verify(1 * MIB)
                 namespace.close()
 
 

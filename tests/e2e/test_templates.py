@@ -64,7 +64,7 @@ class Templates(unittest.TestCase):
             host.call("bdev_malloc_create", name="M0", num_blocks=32768, block_size=512)
             path = self.serve(host, name.upper())
             namespace = fabric_client.Namespace(path, NQN)
-            namespace.verify(4 * MIB)
+            namespace.verify(1 * MIB)
             namespace.close()
 
     def serve(self, host, trtype):

@@ -51,18 +51,23 @@ def verify_over_tcp(port, nqn, size):
 
 
 def sdk():
-    """The SDK as it is packaged for others, unpacked; made once a run."""
-    made = f"{TARGET}/sdk"
+    """The SDK as it is packaged for others, unpacked; made once a run, and kept while it is the same."""
+    made, packages = f"{TARGET}/sdk", f"{TARGET}/build/package"
     if not sdk.is_made:
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(f"{TARGET}/build/package", ignore_errors=True)
-        os.makedirs(made)
+        shutil.rmtree(packages, ignore_errors=True)
         crates = ("drivebay-plugin-api", "drivebay-spec-jsonrpc", "drivebay-sdk")
         run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
             *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
-        for crate in os.listdir(f"{TARGET}/build/package"):
-            if crate.endswith(".crate"):
-                run("tar", "xf", f"{TARGET}/build/package/{crate}", "-C", made)
+        files = sorted(f"{packages}/{name}" for name in os.listdir(packages) if name.endswith(".crate"))
+        digest = run("sha256sum", *files)
+        if not os.path.exists(f"{made}/digest") or open(f"{made}/digest").read() != digest:
+            shutil.rmtree(made, ignore_errors=True)
+            os.makedirs(made)
+            for crate in files:
+                # Packages hold one fixed time; cargo tells by the time whether to build again.
+                run("tar", "--touch", "-xf", crate, "-C", made)
+            with open(f"{made}/digest", "w") as f:
+                f.write(digest)
         sdk.is_made = True
     return made
 
