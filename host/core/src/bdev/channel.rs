@@ -408,8 +408,8 @@ impl Channel {
     /// Sends again what waits, if it is time. Whether the channel can end.
     pub(super) fn attend(&self, local: &Local) -> bool {
         self.wants_attention.set(false);
-        if !self.starved.is_empty() && self.retry_at_ns.get() == 0 {
-            self.feed_starved();
+        if !self.starved.is_empty() {
+            self.feed_starved(); // the channel's own buffer may be free
         }
         if clock::now() >= self.retry_at_ns.get() {
             dispatch::resume(self);
