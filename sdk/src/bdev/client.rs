@@ -245,8 +245,10 @@ impl Inner {
             let wait = self.wait.as_ptr();
             // SAFETY: the handle is ours, on its thread.
             if unsafe { (host.client.io_abort)(host.raw, self.handle, wait) } == 0 {
-                // SAFETY: the count that `drain` gave the host, which has let go of it.
-                drop(unsafe { Rc::from_raw((*wait).arg.cast_const().cast::<Self>()) });
+                // SAFETY: ours, and the host has let go of it.
+                let arg = unsafe { (*wait).arg }.cast_const();
+                // SAFETY: the count that `drain` gave the host.
+                drop(unsafe { Rc::from_raw(arg.cast::<Self>()) });
             }
         }
     }

@@ -26,8 +26,8 @@ pub(super) fn take(channel: &Channel, io: Io) {
 #[inline]
 fn is_straight(channel: &Channel, io: Io) -> bool {
     let (request, straight) = (io.request(), &channel.limits.straight);
-    let is_read = request.op == BAY_OP_READ;
-    if !is_read && !(request.op == BAY_OP_WRITE && straight.writes && io.writable.get()) {
+    let is_writable = || request.op == BAY_OP_WRITE && straight.writes && io.writable.get();
+    if request.op != BAY_OP_READ && !is_writable() {
         return false;
     }
     let (lba, nblocks) = (request.lba, request.nblocks);

@@ -228,7 +228,8 @@ impl Worker {
     /// What a RAM disk would do.
     fn copy(&self, task: &Task, disk: &Memory) {
         let (buffer, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
-        let offset = task.unit.get() as usize * len;
+        // As many units as the memory has bytes for.
+        let offset = usize::try_from(task.unit.get()).unwrap_or(0) * len;
         // SAFETY: the memory holds every unit of the span.
         let place = unsafe { disk.0.as_ptr().add(offset) };
         let (from, to) = if task.read.get() { (place, buffer) } else { (buffer, place) };
