@@ -141,13 +141,13 @@ impl Host {
         }
     }
 
-    /// The footprint once the files of connections that have ended are closed, which takes the host a moment.
+    /// The footprint once it stays the same: files of connections that have ended are closed a moment later.
     pub(crate) fn settled_footprint(&self) -> Footprint {
         let mut last = self.footprint();
         eventually("the host closes what has ended", || {
             thread::sleep(Duration::from_millis(50));
             let before = std::mem::replace(&mut last, self.footprint());
-            (before.files == last.files).then_some(last)
+            (before.files == last.files && before.buffers == last.buffers).then_some(last)
         })
     }
 
