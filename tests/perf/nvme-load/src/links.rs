@@ -12,6 +12,8 @@ pub(crate) struct Links {
     _controllers: Vec<Controller>,
     queues: Vec<Queue>,
     pub(crate) namespace: Namespace,
+    /// I/O in flight on each: what was asked for, if the queues hold as many.
+    pub(crate) depth: u16,
 }
 
 impl Links {
@@ -20,6 +22,7 @@ impl Links {
         let mut controllers = Vec::new();
         let mut queues = Vec::new();
         let mut namespace = None;
+        let mut depth = plan.depth;
         while queues.len() < plan.all_connections() {
             let wanted = (plan.all_connections() - queues.len()).min(QUEUES_MAX);
             let options = Options::new(plan.address, &plan.nqn);
@@ -29,10 +32,10 @@ impl Links {
             if granted == 0 {
                 return Err(format!("{}: it grants no I/O queue", plan.nqn));
             }
+            // One entry of a queue always stays empty.
+            depth = depth.min(controller.cap().mqes);
             for qid in 1..=granted {
-                // One entry of a queue always stays empty.
-                let entries = plan.depth.saturating_add(1).max(2);
-                queues.push(controller.io_queue(qid, entries).map_err(told)?);
+                queues.push(controller.io_queue(qid, depth + 1).map_err(told)?);
             }
             if namespace.is_none() {
                 namespace = Some(controller.namespace(plan.nsid).map_err(told)?);
@@ -40,7 +43,7 @@ impl Links {
             controllers.push(controller);
         }
         let namespace = namespace.ok_or("no connection is asked for")?;
-        Ok(Self { _controllers: controllers, queues, namespace })
+        Ok(Self { _controllers: controllers, queues, namespace, depth })
     }
 
     /// Takes out the queues that get I/O: the last ones, so that the target meets the idle ones first.

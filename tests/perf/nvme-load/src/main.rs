@@ -40,7 +40,8 @@ fn run(plan: &Plan) -> Result<String, String> {
         return Ok(String::new());
     }
     let queues = links.busy(plan)?;
-    let report = driver::run(plan, queues, links.namespace)?;
+    let plan = Plan { depth: links.depth, ..plan.clone() };
+    let report = driver::run(&plan, queues, links.namespace)?;
     Ok(report.json())
 }
 
