@@ -161,6 +161,7 @@ fn is_entry(entry: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn unknown_members_are_ignored_and_missing_lists_are_empty() {
@@ -200,5 +201,21 @@ mod tests {
                 Requirement::Plugin("aio".into(), VersionReq::STAR),
             ]
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_manifest_or_refused(
+            text in "(?s).{0,300}",
+            place in 0_usize..120,
+            piece in "[\"{}\\[\\],:0-9a-z.-]{0,4}",
+        ) {
+            let _ = Manifest::parse(&text);
+            let mut near = r#"{"name":"x","version":"1.0.0","abi":[1,0],"provides":["rpc:a"],"requires":["nvmf ^1.2"],"license":"MIT"}"#.to_owned();
+            near.insert_str(place.min(near.len()), &piece);
+            if let Ok(manifest) = Manifest::parse(&near) {
+                prop_assert!(manifest.requirements().is_ok(), "{near}");
+            }
+        }
     }
 }
