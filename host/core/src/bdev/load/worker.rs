@@ -212,7 +212,8 @@ impl Worker {
     /// What a RAM disk would do.
     fn copy(&self, task: &Task, disk: &Memory) {
         let (buffer, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
-        let offset = task.unit.get() as usize * len;
+        // Every unit has its place in memory, so its number fits.
+        let offset = usize::try_from(task.unit.get()).unwrap_or_default() * len;
         // SAFETY: the memory holds every unit of the span.
         let place = unsafe { disk.0.as_ptr().add(offset) };
         let (from, to) = if task.read.get() { (place, buffer) } else { (buffer, place) };
