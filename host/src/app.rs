@@ -131,7 +131,8 @@ pub fn run_once<T>(
     })
     .map_err(|error| failed("signals", error))?;
     let reactors = start_reactors(options)?;
-    let result = make_host(options, sender).and_then(|host| {
+    let core = Arc::new(ProcessCore);
+    let result = make_host(options, sender, core).and_then(|host| {
         let gate = Arc::new(Gate::new(Arc::clone(&host.registry) as _));
         let server = start_server(options, &gate)?;
         let result = start(options, Some(document), &host, &events).and_then(|load| {
@@ -146,6 +147,25 @@ pub fn run_once<T>(
     });
     reactors.stop();
     result
+}
+
+/// Starts the host without a socket, with the tables of `core`, and does `work`. Nothing is ended:
+/// that is left to the end of the process.
+///
+/// # Errors
+/// What did not start.
+pub(crate) fn run_over<T>(
+    options: &Serve,
+    core: Arc<dyn loader::Core>,
+    work: impl FnOnce(&Arc<Host>) -> T,
+) -> Result<T, Halt> {
+    start_log(options)?;
+    let (sender, events) = mpsc::channel();
+    let _reactors = start_reactors(options)?;
+    let host = make_host(options, sender, core)?;
+    start(options, None, &host, &events)?.runtime(&events)?;
+    methods::framework::initialized(&host);
+    Ok(work(&host))
 }
 
 fn start_log(options: &Serve) -> Result<(), Halt> {
@@ -190,7 +210,7 @@ fn with_reactors(
     sender: Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(), Halt> {
-    let host = make_host(options, sender)?;
+    let host = make_host(options, sender, Arc::new(ProcessCore))?;
     let state = options.state.clone().map(|path| StateFile::new(path, &host));
     let mut dispatcher: Arc<dyn Dispatcher> = Arc::clone(&host.registry) as _;
     if let Some(state) = &state {
@@ -210,7 +230,11 @@ fn with_reactors(
     end_plugins(&host).and(result)
 }
 
-fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> {
+fn make_host(
+    options: &Serve,
+    events: Sender<Event>,
+    core: Arc<dyn loader::Core>,
+) -> Result<Arc<Host>, Halt> {
     let registry = Arc::new(Registry::new());
     let notifications = Arc::new(Notifications::default());
     let subsystems = Arc::new(Subsystems::default());
@@ -233,7 +257,7 @@ fn make_host(options: &Serve, events: Sender<Event>) -> Result<Arc<Host>, Halt> 
         runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
-        core: Arc::new(ProcessCore),
+        core,
         rpc: Arc::clone(&registry),
         events: Arc::new(FromPlugins {
             notifications: Arc::clone(&notifications),

@@ -6,10 +6,13 @@
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ log, signals
-//!          └─ perf: a host for one measurement
+//!          ├─ perf: a host for one measurement
+//!          ├─ check: a host for one plugin that is checked
+//!          └─ project: begins a plugin outside of this repository
 //! ```
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod loader;
@@ -17,6 +20,7 @@ pub mod log;
 pub mod methods;
 pub mod notifications;
 pub mod perf;
+pub mod project;
 pub mod rpc;
 mod signals;
 pub mod subsystems;

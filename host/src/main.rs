@@ -6,9 +6,10 @@ use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::report;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
-use drivebay::{app, perf, rpc};
+use drivebay::{app, check, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -30,7 +31,21 @@ fn main() -> ExitCode {
 }
 
 fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    match plugin_text(command) {
+    let said = match command {
+        Plugin::Check(options) => return check::check(&options, out, err),
+        Plugin::New(new) => new.run().map(|text| (text, true)).map_err(|why| format!("new: {why}")),
+        Plugin::List { plugin_dir, plugin_policy, json } => list(&plugin_dir, plugin_policy, json),
+        Plugin::Inspect { file, json } => inspect(&file, json),
+        Plugin::Keygen { file } => PrivateKey::generate(&file)
+            .map(|key| (report::keygen_text(&file, &key.fingerprint()), true))
+            .map_err(told),
+        Plugin::Sign { key, files } => PrivateKey::read(&key)
+            .and_then(|key| report::sign(&files, &key))
+            .map(|text| (text, true))
+            .map_err(told),
+        Plugin::Verify { keys, files } => report::verify(&files, &KeyFolder(keys)).map_err(told),
+    };
+    match said {
         Ok((text, is_good)) => {
             // A closed pipe is the reader's choice.
             let _ = out.write_all(text.as_bytes());
@@ -44,34 +59,24 @@ fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode
 }
 
 /// What a command has to say, and whether it is good news.
-fn plugin_text(command: Plugin) -> Result<(String, bool), String> {
-    match command {
-        Plugin::List { plugin_dir, plugin_policy, json } => {
-            let policy = plugin_policy.as_deref().map(Policy::read).transpose();
-            let list = report::list(&plugin_dir, policy.map_err(told)?.unwrap_or_default());
-            let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
-            Ok((text, true))
-        }
-        Plugin::Inspect { file, json } => {
-            let inspection =
-                report::inspect(&file).map_err(|not| format!("{}: {}", file.display(), not.0))?;
-            let text = if json {
-                format!("{:#}\n", report::inspection_json(&inspection))
-            } else {
-                report::inspection_text(&inspection)
-            };
-            Ok((text, inspection.refusals.is_empty()))
-        }
-        Plugin::Keygen { file } => {
-            let key = PrivateKey::generate(&file).map_err(told)?;
-            Ok((report::keygen_text(&file, &key.fingerprint()), true))
-        }
-        Plugin::Sign { key, files } => {
-            let key = PrivateKey::read(&key).map_err(told)?;
-            report::sign(&files, &key).map(|text| (text, true)).map_err(told)
-        }
-        Plugin::Verify { keys, files } => report::verify(&files, &KeyFolder(keys)).map_err(told),
-    }
+type Said = Result<(String, bool), String>;
+
+fn list(folders: &[PathBuf], policy: Option<PathBuf>, json: bool) -> Said {
+    let policy = policy.as_deref().map(Policy::read).transpose().map_err(told)?;
+    let list = report::list(folders, policy.unwrap_or_default());
+    let text = if json { format!("{:#}\n", json!(list)) } else { report::list_text(&list) };
+    Ok((text, true))
+}
+
+fn inspect(file: &Path, json: bool) -> Said {
+    let inspection =
+        report::inspect(file).map_err(|not| format!("{}: {}", file.display(), not.0))?;
+    let text = if json {
+        format!("{:#}\n", report::inspection_json(&inspection))
+    } else {
+        report::inspection_text(&inspection)
+    };
+    Ok((text, inspection.refusals.is_empty()))
 }
 
 fn told(error: impl std::fmt::Display) -> String {

@@ -43,6 +43,8 @@ pub const BAY_BDEV_WRITE_CACHE: u32 = 1;
 pub const BAY_BDEV_READ_ONLY: u32 = 2;
 /// Registration flag: the bdev is a filter over `base`.
 pub const BAY_BDEV_FILTER: u32 = 4;
+/// Registration flag: what is written is not kept, and a read leaves its buffers as they are: who sends on what was read clears them first.
+pub const BAY_BDEV_NO_DATA: u32 = 8;
 
 /// `open`: writes are allowed.
 pub const BAY_OPEN_WRITE: u32 = 1;
@@ -130,6 +132,10 @@ functions! {
     fn bay_client_complete_from_fn(host: *const bay_host, parent: *mut bay_io, child: *mut bay_io, status: i32);
     /// Tells the module below that a burst of submits has ended. `[thread of the channel]`
     fn bay_client_flush_fn(host: *const bay_host, chan: u64);
+    /// Sends a request that the caller's module was given on to another bdev, unchanged but for its first block, and ends it as that one does. It is the host's from here on. `[thread of the channel]`
+    fn bay_client_pass_fn(host: *const bay_host, chan: u64, io: *mut bay_io, lba: u64);
+    /// Takes a waiter out of the queue of `io_get`: 0, or -ENOENT when it is not there. `[thread of the channel]`
+    fn bay_client_io_abort_fn(host: *const bay_host, chan: u64, wait: *mut bay_wait) -> i32;
 
     /// A new bdev is shown: the module may open and claim it, without I/O. `[app thread]`
     fn bay_examine_config_fn(state: *mut c_void, name: bay_str);
@@ -450,6 +456,10 @@ structs! {
         complete_from: Option<bay_client_complete_from_fn>,
         /// Ends a burst.
         flush: Option<bay_client_flush_fn>,
+        /// Passes on.
+        pass: Option<bay_client_pass_fn>,
+        /// Waits for an I/O no longer.
+        io_abort: Option<bay_client_io_abort_fn>,
     }
 
     /// `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.

@@ -37,6 +37,8 @@ functions! {
     fn bay_nvmf_destroy_fn(transport: *mut c_void);
     /// Writes the options in force as one JSON object. `[app thread]`
     fn bay_nvmf_dump_fn(transport: *mut c_void, sink: *const bay_sink);
+    /// Writes why the fabric refused last (`create`, `listen`, `stop_listen`), as text that names the field and what is allowed; nothing when it does not know. `ctx` as given to `register`. `[app thread]`
+    fn bay_nvmf_explain_fn(ctx: *mut c_void, sink: *const bay_sink);
     /// Begins or ends listening; an address may be shared by several subsystems, the target counts. 0 or a negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]`
     fn bay_nvmf_listen_fn(transport: *mut c_void, addr: *const bay_nvmf_addr) -> i32;
     /// Makes or ends one thread's share of the transport. `[poll group's thread]`
@@ -132,6 +134,8 @@ structs! {
         conn_addr: Option<bay_nvmf_conn_addr_fn>,
         /// A connection is a queue now; may be NULL.
         connected: Option<bay_nvmf_connected_fn>,
+        /// Why it refused; may be NULL.
+        explain: Option<bay_nvmf_explain_fn>,
     }
 
     /// `bay.nvmf_target/1`: what the target offers to fabrics.

@@ -119,6 +119,8 @@ extern "C" {
 #define BAY_BDEV_READ_ONLY 2u
 /** Registration flag: the bdev is a filter over `base`. */
 #define BAY_BDEV_FILTER 4u
+/** Registration flag: what is written is not kept, and a read leaves its buffers as they are: who sends on what was read clears them first. */
+#define BAY_BDEV_NO_DATA 8u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
 /** Event: the bdev goes away; close the descriptor as soon as its I/O has ended. */
@@ -334,6 +336,12 @@ typedef void bay_client_complete_from_fn(const struct bay_host *host, struct bay
 /** Tells the module below that a burst of submits has ended. `[thread of the channel]` */
 typedef void bay_client_flush_fn(const struct bay_host *host, uint64_t chan);
 
+/** Sends a request that the caller's module was given on to another bdev, unchanged but for its first block, and ends it as that one does. It is the host's from here on. `[thread of the channel]` */
+typedef void bay_client_pass_fn(const struct bay_host *host, uint64_t chan, struct bay_io *io, uint64_t lba);
+
+/** Takes a waiter out of the queue of `io_get`: 0, or -ENOENT when it is not there. `[thread of the channel]` */
+typedef int32_t bay_client_io_abort_fn(const struct bay_host *host, uint64_t chan, struct bay_wait *wait);
+
 /** A new bdev is shown: the module may open and claim it, without I/O. `[app thread]` */
 typedef void bay_examine_config_fn(void *state, struct bay_str name);
 
@@ -495,6 +503,9 @@ typedef void bay_nvmf_destroy_fn(void *transport);
 
 /** Writes the options in force as one JSON object. `[app thread]` */
 typedef void bay_nvmf_dump_fn(void *transport, const struct bay_sink *sink);
+
+/** Writes why the fabric refused last (`create`, `listen`, `stop_listen`), as text that names the field and what is allowed; nothing when it does not know. `ctx` as given to `register`. `[app thread]` */
+typedef void bay_nvmf_explain_fn(void *ctx, const struct bay_sink *sink);
 
 /** Begins or ends listening; an address may be shared by several subsystems, the target counts. 0 or a negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]` */
 typedef int32_t bay_nvmf_listen_fn(void *transport, const struct bay_nvmf_addr *addr);
@@ -926,6 +937,10 @@ struct bay_bdev_client_api {
     bay_client_complete_from_fn *complete_from;
     /** Ends a burst. */
     bay_client_flush_fn *flush;
+    /** Passes on. */
+    bay_client_pass_fn *pass;
+    /** Waits for an I/O no longer. */
+    bay_client_io_abort_fn *io_abort;
 };
 
 /** `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.
@@ -1242,6 +1257,8 @@ struct bay_nvmf_transport_ops {
     bay_nvmf_conn_addr_fn *conn_addr;
     /** A connection is a queue now; may be NULL. */
     bay_nvmf_connected_fn *connected;
+    /** Why it refused; may be NULL. */
+    bay_nvmf_explain_fn *explain;
 };
 
 /** `bay.nvmf_target/1`: what the target offers to fabrics.
@@ -1580,7 +1597,7 @@ BAY_ASSERT(offsetof(struct bay_bdev_api, unquiesce) == 72, "bay_bdev_api.unquies
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->unquiesce) == 8, "bay_bdev_api.unquiesce");
 BAY_ASSERT(offsetof(struct bay_bdev_api, examine_done) == 80, "bay_bdev_api.examine_done");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->examine_done) == 8, "bay_bdev_api.examine_done");
-BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 112, "bay_bdev_client_api");
+BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 128, "bay_bdev_client_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_client_api) == 8, "bay_bdev_client_api");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, size) == 0, "bay_bdev_client_api.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->size) == 4, "bay_bdev_client_api.size");
@@ -1612,6 +1629,10 @@ BAY_ASSERT(offsetof(struct bay_bdev_client_api, complete_from) == 96, "bay_bdev_
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->complete_from) == 8, "bay_bdev_client_api.complete_from");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, flush) == 104, "bay_bdev_client_api.flush");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->flush) == 8, "bay_bdev_client_api.flush");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, pass) == 112, "bay_bdev_client_api.pass");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->pass) == 8, "bay_bdev_client_api.pass");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_abort) == 120, "bay_bdev_client_api.io_abort");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_abort) == 8, "bay_bdev_client_api.io_abort");
 BAY_ASSERT(sizeof(struct bay_bdev_module) == 40, "bay_bdev_module");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_module) == 8, "bay_bdev_module");
 BAY_ASSERT(offsetof(struct bay_bdev_module, size) == 0, "bay_bdev_module.size");
@@ -1826,7 +1847,7 @@ BAY_ASSERT(offsetof(struct bay_nvmf_req, conn) == 104, "bay_nvmf_req.conn");
 BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->conn) == 8, "bay_nvmf_req.conn");
 BAY_ASSERT(offsetof(struct bay_nvmf_req, tgt) == 112, "bay_nvmf_req.tgt");
 BAY_ASSERT(sizeof(((struct bay_nvmf_req *)0)->tgt) == 64, "bay_nvmf_req.tgt");
-BAY_ASSERT(sizeof(struct bay_nvmf_transport_ops) == 120, "bay_nvmf_transport_ops");
+BAY_ASSERT(sizeof(struct bay_nvmf_transport_ops) == 128, "bay_nvmf_transport_ops");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_transport_ops) == 8, "bay_nvmf_transport_ops");
 BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, size) == 0, "bay_nvmf_transport_ops.size");
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->size) == 4, "bay_nvmf_transport_ops.size");
@@ -1860,6 +1881,8 @@ BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, conn_addr) == 104, "bay_nvmf_
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->conn_addr) == 8, "bay_nvmf_transport_ops.conn_addr");
 BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, connected) == 112, "bay_nvmf_transport_ops.connected");
 BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->connected) == 8, "bay_nvmf_transport_ops.connected");
+BAY_ASSERT(offsetof(struct bay_nvmf_transport_ops, explain) == 120, "bay_nvmf_transport_ops.explain");
+BAY_ASSERT(sizeof(((struct bay_nvmf_transport_ops *)0)->explain) == 8, "bay_nvmf_transport_ops.explain");
 BAY_ASSERT(sizeof(struct bay_nvmf_target_api) == 56, "bay_nvmf_target_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_nvmf_target_api) == 8, "bay_nvmf_target_api");
 BAY_ASSERT(offsetof(struct bay_nvmf_target_api, size) == 0, "bay_nvmf_target_api.size");
@@ -1902,7 +1925,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
     "bay_bdev_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>\n" \
-    "bay_bdev_client_api:size=112,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>\n" \
+    "bay_bdev_client_api:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>\n" \
     "bay_bdev_module:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;examine_config@8+8=Option<bay_examine_config_fn>;examine_disk@16+8=Option<bay_examine_disk_fn>;write_config@24+8=Option<bay_module_config_fn>;fini_start@32+8=Option<bay_module_fini_start_fn>\n" \
     "fn:bay_done_fn(io:*mutbay_io,status:i32,)\n" \
     "fn:bay_submit_fn(chan:*mutc_void,io:*mutbay_io,)\n" \
@@ -1936,6 +1959,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_client_submit_fn(host:*constbay_host,io:*mutbay_io,cb:Option<bay_io_cb_fn>,arg:*mutc_void,)\n" \
     "fn:bay_client_complete_from_fn(host:*constbay_host,parent:*mutbay_io,child:*mutbay_io,status:i32,)\n" \
     "fn:bay_client_flush_fn(host:*constbay_host,chan:u64,)\n" \
+    "fn:bay_client_pass_fn(host:*constbay_host,chan:u64,io:*mutbay_io,lba:u64,)\n" \
+    "fn:bay_client_io_abort_fn(host:*constbay_host,chan:u64,wait:*mutbay_wait,)->i32\n" \
     "fn:bay_examine_config_fn(state:*mutc_void,name:bay_str,)\n" \
     "fn:bay_examine_disk_fn(state:*mutc_void,name:bay_str,token:u64,)\n" \
     "fn:bay_module_config_fn(state:*mutc_void,sink:*constbay_sink,)\n" \
@@ -1997,7 +2022,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_log_changed_fn(state:*mutc_void,)\n" \
     "bay_nvmf_addr:size=352,align=1,closed;trtype@0+32=[u8;32];adrfam@32+32=[u8;32];traddr@64+256=[u8;256];trsvcid@320+32=[u8;32]\n" \
     "bay_nvmf_req:size=192,align=64,closed;cmd@0+64=[u64;8];rsp@64+16=[u64;2];iov@80+8=*mutbay_iov;iovcnt@88+4=u32;len@92+4=u32;xfer@96+1=u8;rsv0@97+1=u8;rsv1@98+2=u16;rsp_len@100+4=u32;conn@104+8=*mutc_void;tgt@112+64=[u64;8]\n" \
-    "bay_nvmf_transport_ops:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>\n" \
+    "bay_nvmf_transport_ops:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>;explain@120+8=Option<bay_nvmf_explain_fn>\n" \
     "bay_nvmf_target_api:size=56,align=8,open;size@0+4=u32;flags@4+4=u32;target@8+8=*mutc_void;register@16+8=Option<bay_nvmf_register_fn>;unregister@24+8=Option<bay_nvmf_unregister_fn>;new_qpair@32+8=Option<bay_nvmf_new_qpair_fn>;exec@40+8=Option<bay_nvmf_exec_fn>;disconnected@48+8=Option<bay_nvmf_disconnected_fn>\n" \
     "fn:bay_nvmf_register_fn(target:*mutc_void,name:bay_str,ops:*constbay_nvmf_transport_ops,ctx:*mutc_void,handle:*mutu64,)->i32\n" \
     "fn:bay_nvmf_unregister_fn(target:*mutc_void,handle:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
@@ -2007,6 +2032,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_nvmf_create_fn(ctx:*mutc_void,options:bay_str,transport:*mut*mutc_void,)->i32\n" \
     "fn:bay_nvmf_destroy_fn(transport:*mutc_void,)\n" \
     "fn:bay_nvmf_dump_fn(transport:*mutc_void,sink:*constbay_sink,)\n" \
+    "fn:bay_nvmf_explain_fn(ctx:*mutc_void,sink:*constbay_sink,)\n" \
     "fn:bay_nvmf_listen_fn(transport:*mutc_void,addr:*constbay_nvmf_addr,)->i32\n" \
     "fn:bay_nvmf_group_create_fn(transport:*mutc_void,group:*mut*mutc_void,)->i32\n" \
     "fn:bay_nvmf_group_destroy_fn(group:*mutc_void,)\n" \

@@ -27,7 +27,8 @@ pub fn get(len: u32) -> Option<Buf> {
     let mut region = 0;
     // SAFETY: no waiter; the result lives through the call.
     let addr = unsafe { (host.buf.get)(host.raw, len, &raw mut region, std::ptr::null_mut()) };
-    (!addr.is_null()).then_some(Buf { iov: bay_iov { addr, len, region }, asked: len })
+    // Not `then_some`: a buffer that is none must not be made, since it would be given back.
+    (!addr.is_null()).then(|| Buf { iov: bay_iov { addr, len, region }, asked: len })
 }
 
 /// Calls `ready` with a buffer of `len` bytes: now, or when one comes free, in the order of the

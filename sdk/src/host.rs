@@ -148,10 +148,10 @@ tables! {
         chan_get: bay_client_chan_get_fn,
         chan_put: bay_client_chan_put_fn,
         io_get: bay_client_io_get_fn,
-        io_derive: bay_client_io_derive_fn,
         submit: bay_client_submit_fn,
-        complete_from: bay_client_complete_from_fn,
         flush: bay_client_flush_fn,
+        pass: bay_client_pass_fn,
+        io_abort: bay_client_io_abort_fn,
     }
     /// `bay.thread/1`
     Thread: api::id::THREAD, bay_thread_api {

@@ -4,7 +4,6 @@
 use crate::bdev::{Buffers, Geometry, Range, Status};
 use crate::error::{Error, Result, errno};
 use crate::host::host;
-use std::ops::Range as Bytes;
 use std::ptr::NonNull;
 
 /// Alignment of a region, in bytes.
@@ -51,12 +50,10 @@ impl DmaRegion {
         }
     }
 
-    /// Copies blocks of the region into the buffers.
-    ///
-    /// # Panics
-    /// When `range` is not within the region.
-    pub fn read(&self, range: Range, buffers: Buffers<'_>) {
-        let bytes = self.bytes(range);
+    /// Copies blocks of the region into the buffers; `EINVAL` when `range` is not within it.
+    #[must_use]
+    pub fn read(&self, range: Range, buffers: Buffers<'_>) -> Status {
+        let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
         // SAFETY: `bytes` is within the region.
         let from = unsafe { self.addr.as_ptr().add(bytes.start) };
         let mut done = 0;
@@ -68,14 +65,13 @@ impl DmaRegion {
             unsafe { std::ptr::copy(from, addr, len) };
             done += len;
         }
+        Status::SUCCESS
     }
 
-    /// Copies the buffers into blocks of the region.
-    ///
-    /// # Panics
-    /// When `range` is not within the region.
-    pub fn write(&self, range: Range, buffers: Buffers<'_>) {
-        let bytes = self.bytes(range);
+    /// Copies the buffers into blocks of the region; `EINVAL` when `range` is not within it.
+    #[must_use]
+    pub fn write(&self, range: Range, buffers: Buffers<'_>) -> Status {
+        let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
         // SAFETY: `bytes` is within the region.
         let to = unsafe { self.addr.as_ptr().add(bytes.start) };
         let mut done = 0;
@@ -87,29 +83,26 @@ impl DmaRegion {
             unsafe { std::ptr::copy(addr, to, len) };
             done += len;
         }
+        Status::SUCCESS
     }
 
-    /// Sets blocks to zero.
-    ///
-    /// # Panics
-    /// When `range` is not within the region.
-    pub fn zero(&self, range: Range) {
-        let bytes = self.bytes(range);
+    /// Sets blocks to zero; `EINVAL` when `range` is not within the region.
+    #[must_use]
+    pub fn zero(&self, range: Range) -> Status {
+        let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
         // SAFETY: `bytes` is within the region.
         let to = unsafe { self.addr.as_ptr().add(bytes.start) };
         // SAFETY: valid for as many bytes.
         unsafe { std::ptr::write_bytes(to, 0, bytes.len()) };
+        Status::SUCCESS
     }
 
-    /// Compares blocks of the region with the buffers.
-    ///
-    /// # Panics
-    /// When `range` is not within the region.
+    /// Compares blocks of the region with the buffers; `EINVAL` when `range` is not within it.
     #[must_use]
     pub fn compare(&self, range: Range, buffers: Buffers<'_>) -> Status {
         /// Bytes compared at a time, on copies: others may write meanwhile.
         const CHUNK: usize = 512;
-        let bytes = self.bytes(range);
+        let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
         let (mut ours, mut theirs) = ([0_u8; CHUNK], [0_u8; CHUNK]);
         let mut at = bytes.start;
         for (mut addr, mut len) in buffers.pieces() {
@@ -132,18 +125,6 @@ impl DmaRegion {
         }
         Status::SUCCESS
     }
-
-    fn bytes(&self, range: Range) -> Bytes<usize> {
-        match self.geometry.bytes(range) {
-            Some(bytes) => bytes,
-            None => out_of_range(range),
-        }
-    }
-}
-
-#[cold]
-fn out_of_range(range: Range) -> ! {
-    panic!("{range:?} is not within the region")
 }
 
 impl Drop for DmaRegion {

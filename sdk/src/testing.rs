@@ -79,11 +79,14 @@ struct State {
     pollers: HashMap<u64, (api::bay_poller_ops, *mut c_void)>,
     ios_in_use: usize,
     ios_max: usize,
+    bufs_in_use: usize,
+    bufs_max: usize,
+    now_ns: u64,
     log: Vec<String>,
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, ..State::default() });
+    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, bufs_max: usize::MAX, ..State::default() });
 }
 
 /// Never borrowed while the plugin is called.
@@ -228,6 +231,16 @@ impl FakeHost {
         state(|state| state.ios_max = ios_max);
     }
 
+    /// Lets only so many buffers of the pools be in use.
+    pub fn set_buf_limit(&self, bufs_max: usize) {
+        state(|state| state.bufs_max = bufs_max);
+    }
+
+    /// Sets the clock, which stands still otherwise; in nanoseconds.
+    pub fn set_now_ns(&self, now_ns: u64) {
+        state(|state| state.now_ns = now_ns);
+    }
+
     /// The calls that make the bdevs again, as JSON.
     ///
     /// # Panics
@@ -329,7 +342,7 @@ table!(BDEV: bay_bdev_api {
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,
     chan_put: chan_put, io_get: io_get, io_derive: io_derive, submit: submit,
-    complete_from: complete_from, flush: flush,
+    complete_from: complete_from, flush: flush, pass: pass, io_abort: io_abort,
 });
 table!(THREADS: bay_thread_api {
     current: this_thread, app_thread: this_thread, next_core: next_core, create: thread_create,
@@ -668,6 +681,30 @@ unsafe extern "C" fn complete_from(_: H, parent: *mut bay_io, child: *mut bay_io
     unsafe { done(parent, status) };
 }
 
+unsafe extern "C" fn pass(host: H, chan: u64, io: *mut bay_io, lba: u64) {
+    // SAFETY: the module's request.
+    let child = unsafe { io_derive(host, chan, io) };
+    // SAFETY: made just now.
+    unsafe { (*child).lba = lba };
+    // SAFETY: as above; the parent is in flight until its child has ended.
+    unsafe { submit(host, child, Some(passed), io.cast()) };
+}
+
+unsafe extern "C" fn passed(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: `pass` gave the parent, which is in flight.
+    unsafe { complete_from(&raw const TABLE.0, parent.cast(), child, status) };
+}
+
+unsafe extern "C" fn io_abort(_: H, _: u64, wait: *mut api::bay_wait) -> i32 {
+    state(|state| match state.waiters.iter().position(|waiter| *waiter == wait) {
+        Some(place) => {
+            state.waiters.remove(place);
+            0
+        }
+        None => -crate::errno::ENOENT,
+    })
+}
+
 unsafe extern "C" fn flush(_: H, chan: u64) {
     let (raw, call) = state(|state| {
         let chan = &state.chans[&chan];
@@ -701,7 +738,7 @@ unsafe extern "C" fn send(_: H, _: u64, msg: *mut api::bay_msg) -> i32 {
     0
 }
 unsafe extern "C" fn now_ns(_: H) -> u64 {
-    0
+    state(|state| state.now_ns)
 }
 
 unsafe extern "C" fn poller_register(
@@ -745,14 +782,26 @@ unsafe fn deallocate(addr: *mut c_void, len: u64) {
     unsafe { std::alloc::dealloc(addr.cast(), layout) };
 }
 
-unsafe extern "C" fn buf_get(_: H, len: u32, _: *mut u32, _: *mut api::bay_wait) -> *mut c_void {
-    allocate(len.into())
+unsafe extern "C" fn buf_get(_: H, len: u32, _: *mut u32, wait: *mut api::bay_wait) -> *mut c_void {
+    let is_free = state(|state| {
+        let is_free = state.bufs_in_use < state.bufs_max;
+        if is_free {
+            state.bufs_in_use += 1;
+        } else if !wait.is_null() {
+            state.waiters.push_back(wait);
+        }
+        is_free
+    });
+    if is_free { allocate(len.into()) } else { std::ptr::null_mut() }
 }
 unsafe extern "C" fn buf_put(_: H, addr: *mut c_void, len: u32) {
+    state(|state| state.bufs_in_use -= 1);
     // SAFETY: of `buf_get` with this length.
     unsafe { deallocate(addr, len.into()) };
 }
-unsafe extern "C" fn buf_abort(_: H, _: *mut api::bay_wait) {}
+unsafe extern "C" fn buf_abort(_: H, wait: *mut api::bay_wait) {
+    state(|state| state.waiters.retain(|waiter| *waiter != wait));
+}
 unsafe extern "C" fn mem_alloc(_: H, len: u64, _: u64, _: i32, _: *mut u32) -> *mut c_void {
     if len > 1 << 30 { std::ptr::null_mut() } else { allocate(len) }
 }

@@ -722,3 +722,394 @@ fn names_are_unique_and_uuids_are_names_too() {
         },
     );
 }
+
+#[test]
+fn an_alignment_above_the_block_size_and_pieces_finer_than_segments_go_through_a_buffer() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        reg.align = 4096;
+        reg.max_segments = 1;
+    };
+    once("fine", limits, |f| {
+        let mut data = pattern(3 * BLOCK + 1);
+        let pieces: Vec<bay_iov> = data[1..].chunks_mut(100).map(|piece| list(piece)[0]).collect();
+        assert_eq!(f.io(BAY_OP_WRITE, 1, &pieces).get(), Some((0, 0)));
+        let mut one = vec![0; 2 * BLOCK];
+        assert_eq!(f.io(BAY_OP_READ, 2, &list(&mut one[1..=BLOCK])).get(), Some((0, 0)));
+        assert_eq!(one[1..=BLOCK], pattern(3 * BLOCK + 1)[BLOCK + 1..=2 * BLOCK]);
+        assert!(f.seen().iter().all(|io| io.segments == 1));
+    });
+}
+
+#[test]
+fn parts_of_writes_keep_the_write_unit_and_limits_without_room_for_it_are_refused() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        reg.write_unit = 4;
+        reg.max_io_blocks = 6;
+    };
+    once("unit", limits, |f| {
+        let mut data = pattern(16 * BLOCK);
+        assert_eq!(f.io(BAY_OP_WRITE, 8, &list(&mut data)).get(), Some((0, 0)));
+        let lens: Vec<u64> = f.seen().iter().map(|io| io.nblocks).collect();
+        assert_eq!(lens, [4; 4]);
+        let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
+        reg.size = size_of::<bay_bdev_reg>() as u32;
+        reg.ops = &raw const OPS;
+        reg.name = bay_str::new("no room");
+        (reg.block_size, reg.num_blocks, reg.write_unit, reg.max_io_blocks) = (512, 8, 4, 2);
+        let register = bus().register.unwrap();
+        assert_eq!(unsafe { register(host(), &raw const reg, ptr::null_mut()) }, -libc::EINVAL);
+    });
+}
+
+#[test]
+fn write_through_reaches_no_module_that_did_not_declare_it() {
+    let with_fua = |f: &Fixture, op| {
+        let mut data = vec![1; BLOCK];
+        let list = list(&mut data);
+        let done = f.submit(|io| {
+            io.op = op;
+            io.flags = BAY_IO_FUA;
+            io.nblocks = 1;
+            (io.iov, io.iovcnt) = (list.as_ptr(), 1);
+        });
+        (done.get().unwrap().0, f.seen().iter().map(|io| (io.op, io.flags)).collect::<Vec<_>>())
+    };
+    on_app(
+        || {
+            (
+                Fixture::new("no cache", |_| {}),
+                Fixture::new("cache", |r| r.flags = BAY_BDEV_WRITE_CACHE),
+            )
+        },
+        vec![Box::new(move |(plain, cached)| {
+            assert_eq!(with_fua(plain, BAY_OP_WRITE), (0, vec![(BAY_OP_WRITE, 0)]));
+            let unmapped = (0, vec![(BAY_OP_UNMAP, 0), (BAY_OP_FLUSH, 0)]);
+            assert_eq!(with_fua(cached, BAY_OP_UNMAP), unmapped);
+            assert_eq!(with_fua(cached, BAY_OP_FLUSH), (-libc::ENOTSUP, vec![]));
+            true
+        })],
+    );
+}
+
+#[test]
+fn a_reset_that_the_module_has_no_resource_for_fails_and_lets_go() {
+    let make = || {
+        let f = Fixture::new("reset nomem", |reg| reg.ops_mask |= 1 << BAY_OP_RESET);
+        f.disk.no_memory.set(1);
+        let reset = f.range(BAY_OP_RESET, 0, 0);
+        (f, reset)
+    };
+    let ended = |(_, reset): &(Fixture, Outcome)| {
+        reset.get().is_some_and(|(status, _)| status == -libc::EIO)
+    };
+    let goes_on = |(f, _): &(Fixture, Outcome)| {
+        assert_eq!(f.range(BAY_OP_UNMAP, 0, 1).get(), Some((0, 0)));
+        true
+    };
+    on_app(make, vec![Box::new(ended), Box::new(goes_on)]);
+}
+
+unsafe extern "C" fn count_calls(arg: *mut c_void, status: i32) {
+    assert_eq!(status, 0);
+    let calls = unsafe { &*arg.cast::<Cell<u32>>() };
+    calls.set(calls.get() + 1);
+}
+
+struct Quiet {
+    f: Fixture,
+    told: Box<Cell<u32>>,
+    flying: Outcome,
+    held: RefCell<Vec<Outcome>>,
+}
+
+impl Quiet {
+    /// With I/O in blocks 0 and 1 at the module.
+    fn new(name: &str) -> Self {
+        let f = Fixture::new(name, |_| {});
+        f.disk.hold.set(true);
+        let flying = f.range(BAY_OP_UNMAP, 0, 2);
+        f.disk.hold.set(false);
+        Self { f, told: Box::default(), flying, held: RefCell::default() }
+    }
+
+    fn call(&self, call: Option<bay_bdev_quiesce_fn>, lba: u64, nblocks: u64) -> i32 {
+        let arg = (&raw const *self.told).cast_mut().cast();
+        unsafe { call.unwrap()(host(), self.f.id, lba, nblocks, Some(count_calls), arg) }
+    }
+}
+
+#[test]
+fn quiesce_of_a_range_waits_for_its_io_holds_it_back_and_lets_the_rest_pass() {
+    let make = || {
+        let quiet = Quiet::new("quiesce");
+        assert_eq!(quiet.call(bus().quiesce, 60, 5), -libc::EINVAL);
+        assert_eq!(quiet.call(bus().unquiesce, 1, 4), -libc::EINVAL);
+        assert_eq!(quiet.call(bus().quiesce, 1, 4), 0);
+        quiet
+    };
+    let rounds = Mutex::new(0);
+    let while_flying = move |q: &Quiet| {
+        let mut rounds = rounds.lock().unwrap();
+        *rounds += 1;
+        if *rounds < 50 {
+            return false;
+        }
+        assert_eq!(q.told.get(), 0, "told with I/O at the module");
+        assert_eq!(q.f.range(BAY_OP_UNMAP, 5, 1).get(), Some((0, 0)), "beside the range");
+        let held = q.f.range(BAY_OP_UNMAP, 4, 2);
+        assert!(held.get().is_none(), "not held back");
+        q.held.borrow_mut().push(held);
+        q.f.complete_kept(0);
+        assert_eq!(q.flying.get(), Some((0, 0)));
+        true
+    };
+    let told = |q: &Quiet| q.told.get() == 1;
+    let let_go = |q: &Quiet| {
+        assert!(q.held.borrow()[0].get().is_none());
+        assert_eq!(q.call(bus().unquiesce, 1, 4), 0);
+        true
+    };
+    let goes_on = |q: &Quiet| q.told.get() == 2 && q.held.borrow()[0].get() == Some((0, 0));
+    on_app(make, vec![Box::new(while_flying), Box::new(told), Box::new(let_go), Box::new(goes_on)]);
+}
+
+#[test]
+fn what_is_quiesced_whole_can_be_reset_and_removed() {
+    let make = || {
+        let quiet = Quiet::new("quiesce whole");
+        assert_eq!(quiet.call(bus().quiesce, 0, 0), 0);
+        quiet
+    };
+    let all_held = |q: &Quiet| {
+        q.f.complete_kept(0);
+        if q.told.get() == 0 {
+            return false;
+        }
+        q.held.borrow_mut().extend([
+            q.f.range(BAY_OP_RESET, 0, 0),
+            q.f.range(BAY_OP_UNMAP, 9, 1),
+            q.f.range(BAY_OP_FLUSH, 0, 0),
+        ]);
+        true
+    };
+    let reset = |q: &Quiet| q.held.borrow()[0].get() == Some((0, 0));
+    let remove = |q: &Quiet| {
+        assert!(q.held.borrow()[1..].iter().all(|held| held.get().is_none()));
+        let unregister = bus().unregister.unwrap();
+        assert_eq!(unsafe { unregister(host(), q.f.id, None, ptr::null_mut()) }, 0);
+        true
+    };
+    let failed = |q: &Quiet| {
+        let held = q.held.borrow();
+        held[1..].iter().all(|held| held.get() == Some((-libc::ENODEV, 0)))
+    };
+    on_app(make, vec![Box::new(all_held), Box::new(reset), Box::new(remove), Box::new(failed)]);
+}
+
+#[test]
+fn what_is_sent_to_a_thread_that_ends_is_called() {
+    let _guard = reactors();
+    let (sender, receiver) = mpsc::channel();
+    for round in 0..200 {
+        let one = CpuSet::one(round % 2);
+        let id = thread::create("short", &one).unwrap();
+        thread::send_boxed(id, || assert_eq!(unsafe { exit_here() }, 0));
+        for number in 0..100 {
+            // Taken, or given back: then the closure is dropped and with it the sender.
+            let told = Told(sender.clone(), number);
+            thread::send_boxed(id, move || drop(told));
+        }
+    }
+    drop(sender);
+    let told = std::iter::from_fn(|| receiver.recv_timeout(Duration::from_secs(10)).ok());
+    assert_eq!(told.count(), 200 * 100);
+}
+
+unsafe fn exit_here() -> i32 {
+    let threads: &bay_thread_api = unsafe { &*services::table(id::THREAD).unwrap().cast() };
+    unsafe { threads.exit.unwrap()(host(), thread::current_id()) }
+}
+
+/// Tells when it is dropped.
+struct Told(mpsc::Sender<u32>, u32);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+// ---- filters ----------------------------------------------------------------------------------------
+
+/// A module that passes everything on, at another place.
+struct Shift {
+    base: u64,
+    blocks: u64,
+    drv_ctx_size: u32,
+}
+
+unsafe extern "C" fn shift(chan: *mut c_void, io: *mut bay_io) {
+    let shift = unsafe { &*chan.cast::<Shift>() };
+    unsafe { client().pass.unwrap()(host(), shift.base, io, (*io).lba + shift.blocks) };
+}
+
+unsafe extern "C" fn shift_chan_create(
+    bdev: *mut c_void,
+    _args: *const bay_chan_args,
+    chan: *mut *mut c_void,
+) -> i32 {
+    unsafe { chan.write(bdev) };
+    0
+}
+
+unsafe extern "C" fn shift_chan_destroy(_bdev: *mut c_void, _chan: *mut c_void) -> i32 {
+    0
+}
+
+unsafe extern "C" fn shift_destruct(_bdev: *mut c_void) -> i32 {
+    0
+}
+
+static SHIFT_OPS: bay_bdev_ops = bay_bdev_ops {
+    submit: Some(shift),
+    flush: None,
+    chan_create: Some(shift_chan_create),
+    chan_destroy: Some(shift_chan_destroy),
+    destruct: Some(shift_destruct),
+    ..OPS
+};
+
+/// A filter over `base`, as a bdev of 48 blocks. Its own disk stays unused.
+fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
+    let shift = Box::leak(Box::new(Shift { base: base.chan, ..shift }));
+    Fixture::new(name, |reg| {
+        reg.ctx = ptr::from_mut(shift).cast();
+        reg.ops = &raw const SHIFT_OPS;
+        reg.ops_mask = ALL_OPS | 1 << BAY_OP_ABORT;
+        reg.num_blocks = 48;
+        reg.drv_ctx_size = shift.drv_ctx_size;
+    })
+}
+
+fn shifted(blocks: u64) -> Shift {
+    Shift { base: 0, blocks, drv_ctx_size: 0 }
+}
+
+type Counted = std::sync::Arc<Mutex<Option<bdev::stats::IoStat>>>;
+
+fn counted(name: &str) -> Counted {
+    let result = Counted::default();
+    let place = std::sync::Arc::clone(&result);
+    bdev::stats::collect(&bdev::find(name).unwrap(), move |total, _| {
+        *place.lock().unwrap() = Some(total);
+    });
+    result
+}
+
+#[test]
+fn what_filters_pass_on_is_done_by_the_base_and_counted_on_each() {
+    let make = || {
+        let base = Fixture::new("passed base", |_| {});
+        let low = over(&base, "passed low", shifted(8));
+        let high = over(&low, "passed high", shifted(0));
+        for lba in [1, 2] {
+            let mut data = pattern(2 * BLOCK);
+            assert_eq!(high.io(BAY_OP_WRITE, lba, &list(&mut data)).get(), Some((0, 0)));
+        }
+        assert_eq!(base.seen().iter().map(|io| io.lba).collect::<Vec<_>>(), [9, 10]);
+        let mut back = vec![0; 2 * BLOCK];
+        assert_eq!(high.io(BAY_OP_READ, 2, &list(&mut back)).get(), Some((0, 0)));
+        assert_eq!(back, pattern(2 * BLOCK));
+        base.disk.fail.set(-libc::EIO);
+        assert_eq!(high.io(BAY_OP_READ, 2, &list(&mut back)).get(), Some((-libc::EIO, 0)));
+        // The filter reaches further than its base.
+        assert_eq!(low.range(BAY_OP_UNMAP, 47, 1).get(), Some((0, 0)));
+        let names = ["passed base", "passed low", "passed high"];
+        (base, low, high, names.map(counted))
+    };
+    let all_counted: Step<(Fixture, Fixture, Fixture, [Counted; 3])> = Box::new(|(.., counted)| {
+        let all = counted.each_ref().map(|one| *one.lock().unwrap());
+        let [Some(base), Some(low), Some(high)] = all else { return false };
+        for one in [base, low, high] {
+            assert_eq!((one.write.ops, one.write.blocks, one.read.ops, one.errors), (2, 4, 1, 1));
+        }
+        assert_eq!([base, low, high].map(|one| one.unmap.ops), [1, 1, 0]);
+        true
+    });
+    on_app(make, vec![all_counted]);
+}
+
+#[test]
+fn a_passed_io_waits_at_the_base_and_is_aborted_there_by_its_id() {
+    once(
+        "passed wait",
+        |_| {},
+        |base| {
+            let filter = over(base, "passed wait filter", shifted(4));
+            base.disk.hold.set(true);
+            let kept = filter.range(BAY_OP_UNMAP, 0, 1);
+            base.disk.no_memory.set(1);
+            let mut id = 0;
+            let waits = filter.submit(|io| {
+                (io.op, io.lba, io.nblocks) = (BAY_OP_UNMAP, 1, 1);
+                id = io.id;
+            });
+            let abort = filter.submit(|io| {
+                io.op = BAY_OP_ABORT;
+                io.arg = [id, 0];
+            });
+            assert_eq!(abort.get(), Some((0, 0)));
+            assert_eq!(waits.get(), Some((BAY_ST_ABORTED, 0)));
+            assert_eq!(kept.get(), None);
+            base.complete_kept(0);
+            assert_eq!(kept.get(), Some((0, 0)));
+        },
+    );
+}
+
+#[test]
+fn a_long_stack_and_a_base_that_needs_more_room_take_a_second_request() {
+    once(
+        "passed deep",
+        |reg| reg.drv_ctx_size = 64,
+        |base| {
+            let mut top = over(base, "passed deep 0", shifted(1));
+            for layer in 1..12 {
+                let name = format!("passed deep {layer}");
+                let upper = over(&top, &name, shifted(1));
+                std::mem::forget(std::mem::replace(&mut top, upper));
+            }
+            let mut data = pattern(BLOCK);
+            for _ in 0..3 {
+                assert_eq!(top.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((0, 0)));
+            }
+            assert!(base.seen().iter().all(|io| io.lba == 17));
+            base.disk.fail.set(-libc::ENOSPC);
+            assert_eq!(top.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::ENOSPC, 0)));
+            std::mem::forget(top);
+        },
+    );
+}
+
+#[test]
+fn a_base_that_goes_ends_what_its_filter_still_passes_on() {
+    once(
+        "passed gone",
+        |_| {},
+        |base| {
+            let filter = over(base, "passed gone filter", shifted(0));
+            let mut data = pattern(BLOCK);
+            for _ in 0..2 {
+                assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((0, 0)));
+            }
+            unsafe { bus().unregister.unwrap()(host(), base.id, None, ptr::null_mut()) };
+            assert_eq!(
+                filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(),
+                Some((-libc::ENODEV, 0))
+            );
+            // A handle that was put is none any more.
+            assert_eq!(unsafe { client().chan_put.unwrap()(host(), base.chan) }, 0);
+            assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::EBADF, 0)));
+        },
+    );
+}

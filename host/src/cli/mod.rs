@@ -1,10 +1,14 @@
 //! The command line.
 
+mod check;
 mod ignored;
+mod new;
 mod perf;
 mod plugin;
 mod serve;
 
+pub use check::Check;
+pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
 pub use serve::{Mode, Serve};
@@ -29,7 +33,7 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Call one method of a server that runs
     Rpc(Request),
-    /// Look at plugins, sign and verify them
+    /// Look at plugins, sign and verify them, begin new ones
     #[command(subcommand)]
     Plugin(Plugin),
     /// Put load on disks and measure them

@@ -1,9 +1,10 @@
 //! `drivebay plugin`.
 
+use super::{Check, New};
 use clap::Subcommand;
 use std::path::PathBuf;
 
-/// Look at plugins, sign and verify them.
+/// Look at plugins, check, sign and verify them, begin new ones.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 exit code: 0 done, 1 the file is no plugin, may not be loaded or is not well signed, 2 usage")]
@@ -20,6 +21,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Begin a plugin: write a project that builds outside of Drivebay's source
+    New(New),
     /// Tell what a plugin's file says; runs nothing of it
     Inspect {
         /// The file
@@ -28,6 +31,8 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Load a plugin in a child and hold it against what the ABI asks
+    Check(Box<Check>),
     /// Make a key: FILE, to be kept secret, and FILE.pub, for the folder of trusted keys
     Keygen {
         /// Where the private key goes; must not be there yet

@@ -6,6 +6,7 @@
 use super::error::{Error, Result};
 use super::layout;
 use super::manifest::{MANIFEST_LEN_MAX, Manifest};
+use super::trust;
 use drivebay_plugin_api::note::{BAY_NOTE_LAYOUT, BAY_NOTE_MANIFEST};
 use drivebay_plugin_api::{BAY_ABI_MAJOR, BAY_ABI_MINOR, LAYOUT};
 use object::elf;
@@ -92,7 +93,7 @@ pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> 
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
-    let file = File::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
+    let file = trust::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
     inspect_file(&file)
 }
 
@@ -117,7 +118,7 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
     }
 
     check_kind_of_file(endian, header, &mut found);
-    check_length(endian, segments, data, &mut found);
+    check_length(endian, header, segments, data, &mut found);
     check_manifest(&notes.manifests, &mut found);
     check_layout(&notes.layouts, &mut found);
     check_door(&mut found);
@@ -256,18 +257,22 @@ fn check_kind_of_file(
     }
 }
 
-/// A copy that broke off still has its notes: they lie at the beginning.
+/// A copy that broke off still has its notes: they lie at the beginning. The section headers, by which the symbols are found, lie at
+/// the end.
 fn check_length<'d, R: ReadRef<'d>>(
     endian: Endianness,
+    header: &elf::FileHeader64<Endianness>,
     segments: &[elf::ProgramHeader64<Endianness>],
     data: R,
     found: &mut Inspection,
 ) {
     let len = data.len().unwrap_or(0);
     let ends = segments.iter().map(|s| s.p_offset(endian).saturating_add(s.p_filesz(endian)));
-    let end = ends.max().unwrap_or(0);
+    let headers_len = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
+    let headers_end = header.e_shoff(endian).saturating_add(headers_len);
+    let end = ends.max().unwrap_or(0).max(headers_end);
     if end > len {
-        found.refuse(format!("it is cut off: {len} bytes; its segments need {end}"));
+        found.refuse(format!("it is cut off: {len} bytes; its segments and headers need {end}"));
     }
 }
 

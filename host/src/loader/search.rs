@@ -9,7 +9,7 @@ use super::manifest::Manifest;
 use super::trust::{self, Policy};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -200,8 +200,11 @@ impl Search {
 /// What the file is, if it is no plugin or cannot be read.
 pub fn look_into(path: &Path) -> std::result::Result<Candidate, NotAPlugin> {
     let unreadable = |e: std::io::Error| NotAPlugin(format!("cannot be read: {e}"));
-    let file = File::open(path).map_err(unreadable)?;
+    let file = trust::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(NotAPlugin("not a regular file".to_owned()));
+    }
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;

@@ -64,7 +64,7 @@ impl Stage {
     /// # Errors
     /// What forbids it: owner, mode, what its notes say, or a failed copy.
     pub fn copy(&mut self, path: &Path) -> Result<Staged> {
-        let mut from = File::open(path).map_err(|e| cannot("open", path, &e))?;
+        let mut from = trust::open(path).map_err(|e| cannot("open", path, &e))?;
         let metadata = from.metadata().map_err(|e| cannot("read", path, &e))?;
         trust::check_file(path, &metadata)?;
         trust::check_folders(path)?;

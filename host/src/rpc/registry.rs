@@ -195,6 +195,15 @@ impl Registry {
         inner.entries.get(name).and_then(|entry| inner.declaration(name, entry))
     }
 
+    /// The descriptions of the methods that a plugin has registered itself.
+    pub fn methods_of(&self, plugin: &str) -> Vec<Arc<Method>> {
+        let inner = self.read();
+        let own = inner.entries.iter().filter(|(name, entry)| {
+            entry.method.name == **name && entry.handler.is_some() && *entry.owner.name == *plugin
+        });
+        own.map(|(_, entry)| Arc::clone(&entry.method)).collect()
+    }
+
     /// The description of a method, by name or alias.
     pub fn method(&self, name: &str) -> Option<Arc<Method>> {
         self.read().entries.get(name).map(|entry| Arc::clone(&entry.method))

@@ -389,7 +389,9 @@ fn the_command_prints_results_and_tells_errors_apart() {
         let request = command::Request {
             rpc_socket: Some(fixture.path.clone()),
             timeout: Duration::from_secs(60),
-            method: method.to_owned(),
+            wait: None,
+            help: false,
+            method: Some(method.to_owned()),
             params: None,
         };
         let exit = command::run(&request, &mut out, &mut err);
@@ -413,7 +415,16 @@ fn built_in_methods_answer_as_clients_expect() {
     let mut list = |params: Value| client.call("rpc_get_methods", &params).unwrap();
     assert_eq!(
         list(Value::Null),
-        json!(["count", "early", "echo", "fill", "hold", "rpc_get_methods", "spdk_get_version"])
+        json!([
+            "count",
+            "early",
+            "echo",
+            "fill",
+            "hold",
+            "rpc.discover",
+            "rpc_get_methods",
+            "spdk_get_version"
+        ])
     );
     assert!(!list(json!({"current": true})).as_array().unwrap().contains(&json!("early")));
     assert!(list(json!({"include_aliases": true})).as_array().unwrap().contains(&json!("dawn")));

@@ -6,7 +6,7 @@ use super::op::{IoFlags, Op};
 use crate::buf::Buf;
 use crate::entry::enter;
 use crate::error::{Result, Status, check};
-use crate::host::host;
+use crate::host::{Host, host};
 use drivebay_plugin_api::{bay_io, bay_iov, bay_wait};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -74,7 +74,6 @@ pub struct Channel(Rc<Inner>);
 struct Inner {
     handle: u64,
     block_size: u32,
-    is_put: Cell<bool>,
     /// Whether `wait` is queued at the host.
     is_waiting: Cell<bool>,
     wait: Cell<bay_wait>,
@@ -108,7 +107,6 @@ impl Channel {
         Ok(Self(Rc::new(Inner {
             handle,
             block_size,
-            is_put: Cell::new(false),
             is_waiting: Cell::new(false),
             wait: Cell::new(bay_wait {
                 cb: Some(turn),
@@ -156,34 +154,26 @@ impl Channel {
         unsafe { (host.client.flush)(host.raw, self.0.handle) };
     }
 
-    /// Passes a request on as it is and ends it as the other side does. For filters, whose
-    /// registration declares how many children a request may have.
+    /// Passes a request on as it is and ends it as the other side does. For filters.
     #[inline]
     pub fn pass(&self, io: BdevIo) {
-        self.pass_with(io, |_| {});
+        let lba = io.lba();
+        self.pass_at(io, lba);
     }
 
     /// As [`pass`](Self::pass), at `lba + offset` instead of `lba`.
     #[inline]
     pub fn pass_at_offset(&self, io: BdevIo, offset: u64) {
-        self.pass_with(io, |child| child.lba = child.lba.wrapping_add(offset));
+        let lba = io.lba().wrapping_add(offset);
+        self.pass_at(io, lba);
     }
 
     #[inline]
-    fn pass_with(&self, io: BdevIo, change: impl FnOnce(&mut bay_io)) {
+    fn pass_at(&self, io: BdevIo, lba: u64) {
         let host = host();
-        let parent = io.into_raw();
-        // SAFETY: the request is ours; the channel is this thread's.
-        let child = unsafe { (host.client.io_derive)(host.raw, self.0.handle, parent.as_ptr()) };
-        // SAFETY: a derived request is ours alone until it is submitted.
-        let Some(fields) = (unsafe { child.as_mut() }) else {
-            return super::io::finish(parent, Status::NO_RESOURCE);
-        };
-        change(fields);
-        // SAFETY: the parent keeps the list valid until the child has ended.
-        unsafe {
-            (host.client.submit)(host.raw, child, Some(passed), parent.as_ptr().cast());
-        }
+        let io = io.into_raw();
+        // SAFETY: the request was ours and is the host's from here on; the channel is this thread's.
+        unsafe { (host.client.pass)(host.raw, self.0.handle, io.as_ptr(), lba) };
     }
 }
 
@@ -249,6 +239,20 @@ impl Inner {
         }
     }
 
+    /// Leaves the host's queue.
+    fn stop_waiting(&self, host: &Host) {
+        if self.is_waiting.get() {
+            let wait = self.wait.as_ptr();
+            // SAFETY: the handle is ours, on its thread.
+            if unsafe { (host.client.io_abort)(host.raw, self.handle, wait) } == 0 {
+                // SAFETY: ours, and the host has let go of it.
+                let arg = unsafe { (*wait).arg }.cast_const();
+                // SAFETY: the count that `drain` gave the host.
+                drop(unsafe { Rc::from_raw(arg.cast::<Self>()) });
+            }
+        }
+    }
+
     /// Ends what waits; the contexts go back to their owners.
     #[cold]
     fn abandon(&self) {
@@ -281,11 +285,7 @@ unsafe fn submit(free: NonNull<bay_io>, io: &Waiting) {
 unsafe extern "C" fn turn(arg: *mut c_void) {
     // SAFETY: the count that `drain` gave the host.
     let inner = unsafe { Rc::from_raw(arg.cast_const().cast::<Inner>()) };
-    enter((), || {
-        if !inner.is_put.get() {
-            inner.drain();
-        }
-    });
+    enter((), || inner.drain()); // nothing is left when the channel is gone
 }
 
 /// The host's end of an I/O: `io` is NULL when it was never submitted.
@@ -308,18 +308,11 @@ where
     });
 }
 
-/// A child has ended, and so does its parent.
-unsafe extern "C" fn passed(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    let host = host();
-    // SAFETY: `arg` is the parent that `pass_with` took, ended once, from its child's callback.
-    unsafe { (host.client.complete_from)(host.raw, arg.cast(), child, status) };
-}
-
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.0.is_put.set(true);
-        self.0.abandon();
         let host = host();
+        self.0.stop_waiting(host);
+        self.0.abandon();
         // SAFETY: the handle is ours, on its thread.
         let status = unsafe { (host.client.chan_put)(host.raw, self.0.handle) };
         if status != 0 {

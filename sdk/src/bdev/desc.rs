@@ -258,6 +258,13 @@ impl Info {
         self.raw.flags & api::BAY_BDEV_READ_ONLY != 0
     }
 
+    /// Whether a read leaves its buffers as they are, with what their last owner left in them: who
+    /// sends them on clears them first.
+    #[must_use]
+    pub fn keeps_no_data(&self) -> bool {
+        self.raw.flags & api::BAY_BDEV_NO_DATA != 0
+    }
+
     /// Everything, as the ABI has it.
     #[must_use]
     pub fn raw(&self) -> &bay_bdev_info {

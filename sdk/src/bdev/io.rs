@@ -41,6 +41,12 @@ impl BdevIo {
         Op::of(self.raw())
     }
 
+    /// First block, of an op that has blocks.
+    #[inline]
+    pub(super) fn lba(&self) -> u64 {
+        self.raw().lba
+    }
+
     /// Flags.
     #[inline]
     #[must_use]

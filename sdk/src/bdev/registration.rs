@@ -25,6 +25,9 @@ pub struct Registration {
     pub has_write_cache: bool,
     /// Nothing may be written.
     pub is_read_only: bool,
+    /// What is written is not kept, and a read leaves its buffers as they are: who sends them on
+    /// clears them first.
+    pub keeps_no_data: bool,
     /// Physical block size in bytes; 0 = the block size.
     pub phys_block_size: u32,
     /// Blocks per write; 0 = 1.
@@ -79,6 +82,7 @@ impl Registration {
             must_flags: IoFlags::NONE,
             has_write_cache: false,
             is_read_only: false,
+            keeps_no_data: false,
             phys_block_size: 0,
             write_unit: 0,
             atomic_write_unit: 0,
@@ -109,6 +113,7 @@ impl Registration {
         self.must_flags = IoFlags::from_bits(raw.must_flags);
         self.has_write_cache = base.has_write_cache();
         self.is_read_only = base.is_read_only();
+        self.keeps_no_data = base.keeps_no_data();
         self.phys_block_size = raw.phys_block_size;
         self.write_unit = raw.write_unit;
         self.atomic_write_unit = raw.atomic_write_unit;

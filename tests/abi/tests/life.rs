@@ -280,7 +280,14 @@ fn at_the_end_hosts_are_parted_from_before_any_disk_goes() {
         ("filter", "filter", ("PROVIDES", "\"\"")),
     ] {
         let file = format!("{name}.so");
-        host.probe(&file, &[("NAME", &text(name)), ("KIND", &text(kind)), more]);
+        let offers = text("bay.test/1");
+        let mut macros = vec![("NAME", text(name)), ("KIND", text(kind))];
+        if name == "target" {
+            macros.push(("OFFERS", offers));
+        }
+        let mut macros: Vec<(&str, &str)> = macros.iter().map(|(n, v)| (*n, &**v)).collect();
+        macros.push(more);
+        host.probe(&file, &macros);
         host.manager.load(name).unwrap();
     }
     host.seen();

@@ -64,7 +64,7 @@ fn each_wrong_field_of_an_admin_connect_is_told_and_the_connection_may_try_again
         (ADMIN, unterminated, in_data(ConnectData::SUBNQN_OFFSET)),
         (
             ADMIN,
-            ConnectData { hostnqn: named(""), ..good.clone() },
+            ConnectData { hostnqn: named("not a name"), ..good.clone() },
             in_data(ConnectData::HOSTNQN_OFFSET),
         ),
         (ADMIN, ConnectData { cntlid: 1, ..good.clone() }, in_data(ConnectData::CNTLID_OFFSET)),
@@ -77,6 +77,19 @@ fn each_wrong_field_of_an_admin_connect_is_told_and_the_connection_may_try_again
     let completion = raw.connect(ADMIN, &good);
     assert!(completion.status.is_success(), "{}", completion.status);
     assert_eq!(target.controllers().len(), 1);
+}
+
+#[test]
+fn a_host_without_a_name_may_connect_where_any_host_may() {
+    let target = Target::start();
+    let nameless = ConnectData { hostnqn: named(""), ..connect_data(NQN, CNTLID_DYNAMIC) };
+    let mut raw = Raw::open(target.address, icreq(NO_DIGESTS));
+    assert!(raw.connect(ADMIN, &nameless).status.is_success());
+    drop(raw);
+    target.call("nvmf_subsystem_allow_any_host", json!({"nqn": NQN, "allow_any_host": false}));
+    let mut raw = Raw::open(target.address, icreq(NO_DIGESTS));
+    let completion = raw.connect(ADMIN, &nameless);
+    assert_eq!((completion.status, completion.dw0()), in_data(ConnectData::HOSTNQN_OFFSET));
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
     let params = json!({"nqn": NQN, "listen_address": listen_address(address)});
     let refused = target.refused("nvmf_subsystem_add_listener", params.clone());
     assert_eq!(refused.code, -98);
-    assert!(refused.message.contains(&format!("listen at {address}")), "{refused:?}");
+    assert!(refused.message.contains(&format!("listening on {address}")), "{refused:?}");
     assert!(refused.message.contains("in use"), "{refused:?}");
     let listeners = target.call("nvmf_subsystem_get_listeners", json!({"nqn": NQN}));
     assert_eq!(listeners.as_array().unwrap().len(), 1);
@@ -67,8 +67,7 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
 #[test]
 fn an_address_of_another_machine_and_a_name_are_refused() {
     let target = Target::start();
-    for (traddr, expected) in
-        [("192.0.2.1", "listen at 192.0.2.1"), ("localhost", "listen at localhost")]
+    for (traddr, expected) in [("192.0.2.1", "listening on 192.0.2.1"), ("localhost", "localhost")]
     {
         let mut listen = listen_address(free_port(LOCAL_4));
         listen["traddr"] = traddr.into();

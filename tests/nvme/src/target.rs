@@ -11,6 +11,7 @@ pub(crate) const NQN: &str = "nqn.2026-01.io.drivebay:test";
 /// Blocks of each namespace of [`Target`], and their size in bytes.
 pub(crate) const BLOCKS: u64 = 32_768;
 pub(crate) const BLOCK: usize = 512;
+pub(crate) const BLOCK_LEN: u32 = 512;
 
 /// A host with the subsystem [`NQN`], two RAM disks as its namespaces 1 (`m1`) and 2 (`m2`), and a listener.
 #[derive(Debug)]

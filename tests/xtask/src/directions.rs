@@ -17,9 +17,13 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sdk", &["plugin-api", "sdk"]),
     ("plugins", &["sdk"]),
     ("host/core", &["plugin-api", "sdk/spec", "sdk/testing"]),
-    ("host", &["plugin-api", "sdk/spec", "sdk/testing", "host/core"]),
+    // The suite judges fabrics with the initiator, as a user of the host would.
+    ("host/check", &["plugin-api", "sdk/spec", "sdk/testing", "sdk/nvme", "host/core"]),
+    ("host", &["plugin-api", "sdk/spec", "sdk/testing", "host/core", "host/check"]),
     // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
+    ("tests/fuzz", &["sdk/spec", "host"]),
+    ("tests/sim", &["plugin-api", "host/core"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];
 
@@ -58,6 +62,9 @@ fn the_table_covers_every_crate_and_tells_right_from_wrong() {
         ("host", "sdk/spec/jsonrpc", true),
         ("host", "sdk/testing", true),
         ("host", "host/core", true),
+        ("host", "sdk/nvme", false),
+        ("host/check", "sdk/nvme", true),
+        ("host/core", "host/check", false),
         ("host/core", "host", false),
         ("host", "sdk", false),
         ("host/core", "sdk/ring", false),

@@ -10,12 +10,16 @@ mod demo;
 #[cfg(test)]
 mod directions;
 mod docs;
+mod door;
+mod fuzz;
+mod golden;
 mod host;
 mod prepare;
 mod run;
 mod soak;
 mod tally;
 mod test;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -29,7 +33,11 @@ cargo xtask TASK
   bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
                                     how fast it is, as tables; beside it the reference built in DIR
                                     (docs/performance.md has the parts and the other flags)
-  soak                              the tests that are only sampled in `test`, whole
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom, fuzz
+  fuzz [--seconds N]                libFuzzer over every reader of bytes from outside, 20 s each
+  door                              what the plugin ABI costs an I/O, in instructions
+  golden                            build the plugin binaries of tests/abi/golden again
+  verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP
   docs [--check]                    generate docs/rpc from the methods' declarations; --check only
                                     tells what of it differs
   prepare                           install (as root, on Debian or Ubuntu) or list what is missing
@@ -45,7 +53,11 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
         Some((&"soak", rest)) => soak::main(rest),
+        Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),
+        Some((&"door", rest)) => door::main(rest),
+        Some((&"golden", rest)) => golden::main(rest),
+        Some((&"verify", rest)) => verify::main(rest),
         Some((&"prepare", [])) => prepare::main(),
         Some((&("help" | "-h" | "--help"), _)) => {
             print!("{USAGE}");

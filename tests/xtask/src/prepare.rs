@@ -33,6 +33,8 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("g++", Sign::Program("c++"), Need::Build),
     ("libc6-dev", Sign::File("/usr/include/stdio.h"), Need::Build),
     ("clang", Sign::Program("clang"), Need::Build),
+    ("make", Sign::Program("make"), Need::EndToEnd),
+    ("pkg-config", Sign::Program("pkg-config"), Need::EndToEnd),
     ("python3", Sign::Program("python3"), Need::EndToEnd),
     ("python3-venv", Sign::PythonModule("ensurepip"), Need::EndToEnd),
     ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), Need::Guest),

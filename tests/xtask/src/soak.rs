@@ -1,10 +1,99 @@
-//! `cargo xtask soak`.
+//! `cargo xtask soak`: what `cargo xtask test` only samples, whole, and one closing line that counts it all.
+//!
+//! One entry of [`PARTS`] a kind of test. The tests themselves know their longer form; the environment tells them to take it.
 
-use crate::{Failure, Outcome};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::tally::Tally;
+use crate::test::tell_where;
+use crate::{Failure, Outcome, run};
+
+/// Set for tests that are to run whole.
+pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
+
+/// Something that has a longer form.
+struct Part {
+    name: &'static str,
+    /// What it does that `cargo xtask test` does not, for the closing lines.
+    what: &'static str,
+    command: fn() -> Command,
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        name: "nvme",
+        what: "1,000 connects, 300 drops of connections in each of 15 states, 200 rounds of every malformed PDU, \
+               1,000 namespaces added and removed under load, silent sockets until they are closed",
+        command: nvme,
+    },
+    Part {
+        name: "sim",
+        what: "fifty million I/O over 10,000 seeds of the bus's simulation",
+        command: sim,
+    },
+    Part {
+        name: "loom",
+        what: "interleavings of the reactor's lock-free parts with up to four switches",
+        command: loom,
+    },
+    Part { name: "fuzz", what: "half an hour of every fuzz target", command: fuzz },
+];
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
-    match args {
-        [] => Err("no test has a longer form yet".to_owned().into()),
-        [other, ..] => Err(Failure::usage("soak", other, "no argument")),
+    let chosen = chosen(args)?;
+    run::must(&mut run::cargo(&["build", "--workspace"]))?;
+    let mut total = Tally::default();
+    let mut lines = Vec::new();
+    for part in chosen {
+        let began = Instant::now();
+        let tally = run::counted((part.command)().env(WHOLE, "1"))?;
+        let seconds = began.elapsed().as_secs_f64();
+        lines.push(format!("{}: {tally} ({seconds:.0} s): {}", part.name, part.what));
+        total += tally;
+    }
+    println!("\n{}\n{total}", lines.join("\n"));
+    if total.failed == 0 && total.passed > 0 { Ok(()) } else { Err(Failure::Counted) }
+}
+
+/// The parts with the given names; all without any.
+fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
+        let allowed: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+        return Err(Failure::usage("soak", unknown, &format!("names of {}", allowed.join(", "))));
+    }
+    let is_chosen = |part: &&Part| names.is_empty() || names.contains(&part.name);
+    Ok(PARTS.iter().filter(is_chosen).collect())
+}
+
+/// One after the other: each of them loads the machine.
+fn nvme() -> Command {
+    let args = ["test", "--package", "drivebay-nvme-tests", "--no-fail-fast", "--"];
+    let mut command = run::cargo(&args);
+    tell_where(command.arg("--test-threads=1"));
+    command
+}
+
+fn sim() -> Command {
+    run::cargo(&["test", "--package", "drivebay-sim", "--test", "seeds"])
+}
+
+fn loom() -> Command {
+    run::cargo(&["test", "--package", "drivebay-loom"])
+}
+
+fn fuzz() -> Command {
+    run::cargo(&["xtask", "fuzz"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_names_all_parts_run_and_an_unknown_one_is_refused() {
+        assert_eq!(chosen(&[]).map(|parts| parts.len()).unwrap_or_default(), PARTS.len());
+        assert!(chosen(&["nvme"]).is_ok_and(|parts| parts.len() == 1));
+        assert!(matches!(chosen(&["nvme", "fast"]), Err(Failure::Usage(_))));
     }
 }

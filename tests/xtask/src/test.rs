@@ -120,7 +120,7 @@ fn programs() -> PathBuf {
 }
 
 /// Tells a test runner where the host, the plugins and the client are.
-fn tell_where(command: &mut Command) -> &mut Command {
+pub(crate) fn tell_where(command: &mut Command) -> &mut Command {
     let built: &Path = &programs();
     command
         .env("DRIVEBAY_BIN", built.join("drivebay"))

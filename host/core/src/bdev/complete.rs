@@ -1,9 +1,11 @@
-//! Last stage: the module ends an I/O; statistics; the client's callback; the I/O goes back to its
-//! pool. Before: the module, or `parts` and `submit` for what never reached it.
+//! Last stage: the module ends an I/O; statistics; the way back through the filters that passed it
+//! on; the client's callback; the I/O goes back to its pool. Before: the module, or `parts` and
+//! `submit` for what never reached it.
 
-use super::dispatch;
+use super::channel::{Channel, Gate};
 use super::io::Io;
-use super::reset;
+use super::stats::Tally;
+use super::{dispatch, reset};
 use drivebay_plugin_api::{BAY_OP_RESET, BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
 
 /// `bay_io.done`: the module ends an I/O.
@@ -11,41 +13,80 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // SAFETY: the module passes back what it was given, once.
     let io = unsafe { Io::from_abi(io) };
     let channel = io.channel();
-    let mut flags = io.flags.get();
-    if !flags.sent {
-        tracing::error!(
-            bdev = channel.bdev.name,
-            "the module completed an I/O that it did not have; ignored"
-        );
-        return;
+    if !is_straight(channel, io, status) {
+        return with_care(channel, io, status);
     }
-    flags.sent = false;
-    io.flags.set(flags);
+    io.sent.set(false);
     channel.outstanding.set(channel.outstanding.get() - 1);
-    if status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE {
-        if io.request().op == BAY_OP_RESET {
-            return reset::module_done(io, -libc::EIO); // a reset has nothing to wait for
-        }
+    channel.stats.count(&Tally::of(io, 0), io.submitted_ns.get());
+    if io.is_passed() { back_through_filters(io, 0) } else { to_client(io, 0) }
+}
+
+/// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does
+/// the same, and all else.
+#[inline]
+fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
+    status == 0
+        && io.sent.get()
+        && !io.is_part()
+        && io.request().op != BAY_OP_RESET
+        && !channel.gate.has(Gate::WAITED | Gate::LEFT)
+}
+
+#[inline(never)]
+fn with_care(channel: &Channel, io: Io, status: i32) {
+    if !io.sent.replace(false) {
+        let bdev = &channel.bdev.name;
+        return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
+    }
+    let again = status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE;
+    if io.request().op == BAY_OP_RESET {
+        channel.has_one_less();
+        return reset::module_done(io, if again { -libc::EIO } else { status }); // nothing to wait for
+    }
+    if again {
         return dispatch::keep(channel, io);
     }
-    if io.request().op == BAY_OP_RESET {
-        return reset::module_done(io, status);
-    }
+    channel.has_one_less();
     finish(io, status);
-    if !channel.waiting.is_empty() {
+    if channel.gate.has(Gate::WAITED) {
         dispatch::resume(channel);
     }
 }
 
-/// Ends an I/O towards its client.
+/// Ends an I/O that no module has, where it is, then at the filters that passed it on.
+#[inline(never)]
 pub(super) fn finish(io: Io, status: i32) {
-    let channel = io.channel();
-    if !io.flags.get().part {
-        channel.stats.count(io, status);
+    io.sent.set(false);
+    if !io.is_part() {
+        io.channel().stats.count(&Tally::of(io, status), io.submitted_ns.get());
     }
-    if let Some(cb) = io.cb.take() {
-        // SAFETY: callback and argument came together with the submit; this is its thread.
-        unsafe { cb(io.arg.get(), io.abi(), status) };
+    if io.request().op == BAY_OP_RESET
+        && let Some(filter) = io.hop_back()
+    {
+        // The filter's bdev is held, too, until its own reset has ended.
+        filter.has_one_less();
+        return reset::module_done(io, status);
     }
-    channel.give_back(io);
+    back_through_filters(io, status);
+}
+
+/// Ends an I/O at the filters that passed it on, the innermost first, and then for its client.
+#[inline(never)]
+fn back_through_filters(io: Io, status: i32) {
+    let tally = Tally::of(io, status);
+    while let Some(filter) = io.hop_back() {
+        filter.has_one_less();
+        if !io.is_part() {
+            filter.stats.count(&tally, io.submitted_ns.get());
+        }
+    }
+    to_client(io, status);
+}
+
+#[inline]
+fn to_client(io: Io, status: i32) {
+    // SAFETY: callback and argument came together with the submit; this is its thread.
+    unsafe { (io.cb.get())(io.arg.get(), io.abi(), status) };
+    io.channel().give_back(io);
 }

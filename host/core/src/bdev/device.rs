@@ -31,6 +31,8 @@ pub struct Bdev {
     pub(super) ops: bay_bdev_ops,
     pub(super) ctx: *mut c_void,
     num_blocks: AtomicU64,
+    /// One more than the highest end of an I/O: `num_blocks + 1`, or 0 once it is being removed.
+    reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
     pub(super) channels: AtomicU32,
@@ -85,9 +87,48 @@ pub(super) struct Limits {
     pub(super) fua_declared: bool,
     pub(super) write_cache: bool,
     pub(super) read_only: bool,
+    pub(super) straight: Straight,
+}
+
+/// What reads and writes have to be, so that nothing else needs to be asked of them.
+#[derive(Clone, Copy)]
+pub(super) struct Straight {
+    /// Whether writes may go straight, as reads do.
+    pub(super) writes: bool,
+    /// Blocks that the module takes in one piece of memory; 0 = all I/O has to be looked at.
+    pub(super) most_blocks: u64,
+    /// A power of two that no I/O may cross.
+    pub(super) boundary: u64,
+    pub(super) align_mask: usize,
+}
+
+impl Straight {
+    fn of(record: &bay_bdev_reg) -> Self {
+        let has = |op: u16| record.ops_mask & (1 << op) != 0;
+        let read_only = record.flags & BAY_BDEV_READ_ONLY != 0;
+        let limit = |limit: u32| if limit == 0 { u32::MAX } else { limit };
+        let boundary = u64::from(record.optimal_boundary);
+        let in_segment = limit(record.max_segment_size) / record.block_size;
+        let most = limit(record.max_io_blocks).min(in_segment);
+        let is_simple = has(BAY_OP_READ) && (boundary == 0 || boundary.is_power_of_two());
+        Self {
+            writes: has(BAY_OP_WRITE) && !read_only && record.write_unit <= 1,
+            most_blocks: if is_simple { most.into() } else { 0 },
+            boundary: if boundary == 0 { u64::MAX } else { boundary },
+            align_mask: record.align.max(1) as usize - 1,
+        }
+    }
 }
 
 impl Limits {
+    /// Whether what `self` lets through is in pieces as `other` wants them.
+    pub(super) fn splits_as(&self, other: &Self) -> bool {
+        self.optimal_boundary == other.optimal_boundary
+            && self.max_segments == other.max_segments
+            && self.max_segment_size == other.max_segment_size
+            && self.max_io_blocks == other.max_io_blocks
+    }
+
     pub(super) fn declared(&self, op: u16) -> bool {
         self.ops & (1 << op) != 0
     }
@@ -190,6 +231,7 @@ pub(crate) unsafe fn register(
             ops,
             ctx: record.ctx,
             num_blocks: AtomicU64::new(record.num_blocks),
+            reach: AtomicU64::new(record.num_blocks + 1),
             removed: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
             channels: AtomicU32::new(0),
@@ -272,6 +314,12 @@ impl Bdev {
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.num_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Whether an I/O may end before block `end`: none may once the bdev is being removed.
+    #[inline]
+    pub(super) fn reaches(&self, end: u64) -> bool {
+        end < self.reach.load(Ordering::Relaxed)
     }
 
     /// Size.
@@ -366,6 +414,7 @@ impl Bdev {
             fua_declared: record.must_flags & BAY_IO_FUA != 0,
             write_cache: record.flags & BAY_BDEV_WRITE_CACHE != 0,
             read_only: record.flags & BAY_BDEV_READ_ONLY != 0,
+            straight: Straight::of(record),
         }
     }
 
@@ -433,6 +482,9 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
         return Err(Error::new(libc::EBUSY, message));
     }
     bdev.num_blocks.store(num_blocks, Ordering::Relaxed);
+    if !bdev.is_removed() {
+        bdev.reach.store(num_blocks + 1, Ordering::Relaxed);
+    }
     if num_blocks != old {
         desc::tell_all(&bdev, BAY_EVENT_RESIZE, num_blocks);
     }
@@ -455,6 +507,7 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
     if bdev.removed.swap(true, Ordering::AcqRel) {
         return Err(Error::no_device());
     }
+    bdev.reach.store(0, Ordering::Relaxed);
     bdev.control().removal = Some(Box::new(done));
     let names = names(&bdev.name, &bdev.uuid, &bdev.aliases());
     bus(|bus| names.iter().for_each(|name| drop(bus.by_name.remove(name))));

@@ -1,44 +1,59 @@
 //! Second stage: hands an I/O to the module, or keeps it until it can be. Before: `submit`. After:
-//! the module, which ends the I/O in `complete`.
+//! the module, which ends the I/O in `complete` or, when it is a filter, sends it on in `pass`.
 
-use super::channel::{Channel, Phase};
+use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
 use super::{complete, quiesce};
-use crate::reactor::clock;
 
 /// Sends the I/O now, or queues it: behind others that wait, while the channel is held (creation,
-/// reset, quiesce), or when the module is being called already. The last bounds the stack: a module may
+/// reset), or when the module is being called already. The last bounds the stack: a module may
 /// complete inside `submit`, and its client may submit again from there.
+#[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
-    if has_to_wait(channel) && queued(channel, io) {
-        return;
+    match channel.gate.get() {
+        Gate::BUSY => channel.deferred.push_back(io),
+        Gate::OPEN => enter_outlined(channel, io),
+        _ => wait_in_line(channel, io),
     }
-    if channel.busy.get() {
-        return channel.deferred.push_back(io);
-    }
-    channel.busy.set(true);
+}
+
+/// As `send`, for who rarely meets a module that is being called: a filter has one call of its own
+/// for each of the base's.
+#[inline]
+pub(super) fn send_on(channel: &Channel, io: Io) {
+    if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { send(channel, io) }
+}
+
+/// Keeps the frame of `enter` out of `send`, which mostly queues.
+#[inline(never)]
+fn enter_outlined(channel: &Channel, io: Io) {
+    enter(channel, io);
+}
+
+/// Calls the module until nothing is left that was submitted meanwhile.
+#[inline]
+fn enter(channel: &Channel, io: Io) {
+    channel.gate.set(Gate::BUSY);
     hand_over(channel, io);
-    send_deferred(channel);
-    channel.busy.set(false);
+    if !channel.deferred.is_empty() {
+        send_deferred(channel);
+    }
+    channel.gate.clear(Gate::BUSY);
 }
 
-fn has_to_wait(channel: &Channel) -> bool {
-    channel.held.get().any() || !channel.waiting.is_empty()
-}
-
-/// Queues the I/O where it waits; `false`: what holds others does not hold this one.
-#[cold]
-fn queued(channel: &Channel, io: Io) -> bool {
+#[inline(never)]
+fn wait_in_line(channel: &Channel, io: Io) {
     if channel.phase.get() == Phase::Failed {
         complete::finish(io, channel.failure.get());
     } else if quiesce::holds(channel, io) {
         hold_back(channel, io);
-    } else if channel.held.get().all() || !channel.waiting.is_empty() {
-        channel.waiting.push_back(io);
+    } else if channel.gate.has(Gate::HELD | Gate::WAITED) {
+        channel.push_waiting(io);
+    } else if channel.gate.has(Gate::BUSY) {
+        channel.deferred.push_back(io);
     } else {
-        return false;
+        enter(channel, io); // what holds others does not hold this one
     }
-    true
 }
 
 /// The I/O waits for `unquiesce`; for a bdev that goes away nobody will call that.
@@ -58,20 +73,28 @@ pub(super) fn let_go(channel: &Channel) {
 }
 
 /// What was submitted while the module was being called.
+#[inline(never)]
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
-        if !(has_to_wait(channel) && queued(channel, next)) {
+        if channel.gate.get() == Gate::BUSY || is_free(channel, next) {
             hand_over(channel, next);
+        } else {
+            wait_in_line(channel, next);
         }
     }
 }
 
+/// Whether what holds others does not hold this one.
+#[cold]
+fn is_free(channel: &Channel, io: Io) -> bool {
+    !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)
+}
+
 /// Gives the I/O to the module, whatever else is going on.
+#[inline]
 pub(super) fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
-    let mut flags = io.flags.get();
-    flags.sent = true;
-    io.flags.set(flags);
+    io.sent.set(true);
     channel.mark_dirty();
     // SAFETY: the module channel is alive in phase Ready, this is its thread, and the I/O is the
     // module's from here to `done`.
@@ -79,36 +102,37 @@ pub(super) fn hand_over(channel: &Channel, io: Io) {
 }
 
 /// The module had no resource: the I/O keeps its place at the front. It is sent again after `kick`,
-/// after the next completion, or by a timer when nothing is outstanding.
+/// after the next completion, or by a timer.
+#[cold]
+#[inline(never)]
 pub(super) fn keep(channel: &Channel, io: Io) {
+    channel.outstanding.set(channel.outstanding.get() - 1);
     if channel.bdev.is_removed() {
         return complete::finish(io, -libc::ENODEV); // as what waited when it was removed
     }
-    channel.waiting.push_front(io);
-    channel.retry_at_ns.set(clock::now() + RETRY_NS);
-    channel.ask_for_attention();
+    channel.push_waiting_first(io, RETRY_NS);
 }
 
 /// Sends what waits, as far as the module takes it.
 pub(super) fn resume(channel: &Channel) {
-    if channel.held.get().all() || channel.busy.get() {
+    if channel.gate.has(Gate::BUSY | Gate::HELD) {
         return;
     }
-    channel.busy.set(true);
-    while !channel.held.get().all() {
-        let Some(io) = channel.waiting.pop_front() else { break };
-        if channel.held.get().any() && quiesce::holds(channel, io) {
+    channel.gate.set(Gate::BUSY);
+    while !channel.gate.has(Gate::HELD) {
+        let Some(io) = channel.pop_waiting() else { break };
+        if channel.gate.has(Gate::QUIESCE) && quiesce::holds(channel, io) {
             hold_back(channel, io);
             continue;
         }
         hand_over(channel, io);
-        if channel.waiting.front() == Some(io) {
+        if channel.is_first_waiting(io) {
             break; // it came back at once
         }
     }
     send_deferred(channel);
-    channel.busy.set(false);
+    channel.gate.clear(Gate::BUSY);
 }
 
-/// How long an I/O waits when nothing is outstanding that could free a resource.
+/// How long an I/O waits for a resource of the module that nothing tells of.
 const RETRY_NS: u64 = 1_000_000;

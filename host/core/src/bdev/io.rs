@@ -1,50 +1,69 @@
 //! One I/O: the ABI's request with the host's private part before it, and the pool it comes from.
 
 use super::channel::Channel;
+use crate::reactor::clock;
 use drivebay_plugin_api::{bay_io, bay_io_cb_fn, bay_iov};
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The host's part and the request. Behind it lie the module's `drv_ctx_size` bytes.
 ///
 /// # Invariants
-/// Lives as long as its channel. Between `Pool::get` and `Pool::put` exactly one party has it: the
-/// client that fills it, the bus, or the module.
+/// Lives as long as the channel whose pool it came from, which is `channel` while `hops` is 0.
+/// Between `Pool::get` and `Pool::put` exactly one party has it: the client that fills it, the bus,
+/// or a module.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    pub(super) channel: *const Channel,
-    pub(super) cb: Cell<Option<bay_io_cb_fn>>,
+    // First cache line: what every I/O needs.
+    /// Where the I/O is now.
+    channel: Cell<*const Channel>,
+    pub(super) cb: Cell<bay_io_cb_fn>,
     pub(super) arg: Cell<*mut c_void>,
     /// Link of the queue or free list that it is in.
     next: Cell<*mut Slot>,
+    /// When it came to the channel where it is.
     pub(super) submitted_ns: Cell<u64>,
-    /// Blocks done or begun, of a parent of parts.
-    pub(super) progress: Cell<u64>,
-    /// Parts in flight.
-    pub(super) pending: Cell<u32>,
+    /// How many filters have passed it on: as many elements of `way` mean something.
+    hops: Cell<u16>,
+    /// It is a part of another I/O.
+    part: Cell<bool>,
+    /// The descriptor it came through may write.
+    pub(super) writable: Cell<bool>,
+    /// It is at the module.
+    pub(super) sent: Cell<bool>,
+    // Second: what a parent of parts needs.
     /// First status of a part that was not 0.
     pub(super) failure: Cell<i32>,
-    // second cache line
-    pub(super) flags: Cell<Flags>,
+    /// Parts in flight.
+    pub(super) pending: Cell<u32>,
+    /// Blocks done or begun.
+    pub(super) progress: Cell<u64>,
     /// Buffer of a bounced or emulated I/O, and its length as asked for.
     pub(super) buffer: Cell<(*mut u8, u32, u32)>,
     /// List of a part; its memory is kept.
     pub(super) list: RefCell<Vec<bay_iov>>,
+    /// The filters that passed it on, the outermost first.
+    way: [Hop; MOST_HOPS],
     pub(super) request: UnsafeCell<bay_io>,
 }
 
-/// What the bus remembers of an I/O.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Flags {
-    /// The descriptor it came through may write.
-    pub(super) writable: bool,
-    /// It is a part of another I/O: no statistics.
-    pub(super) part: bool,
-    /// It is at the module.
-    pub(super) sent: bool,
+/// What an I/O was at a filter.
+struct Hop {
+    channel: Cell<*const Channel>,
+    submitted_ns: Cell<u64>,
+    lba: Cell<u64>,
 }
+
+/// The callback of an I/O whose client gave none.
+unsafe extern "C" fn nobody_is_told(_arg: *mut c_void, _io: *mut bay_io, _status: i32) {}
+
+/// Filters that can pass on one and the same request; more of them take another one.
+pub(super) const MOST_HOPS: usize = 5;
+
+const _: () = assert!(offset_of!(Slot, failure) <= 64 && offset_of!(Slot, request) == 256);
 
 /// An I/O that somebody has. Copied freely inside the bus; the invariants of [`Slot`] say who may
 /// use it when.
@@ -54,7 +73,7 @@ pub(crate) struct Io(NonNull<Slot>);
 impl std::ops::Deref for Io {
     type Target = Slot;
     fn deref(&self) -> &Slot {
-        // SAFETY: slots live as long as their channel, which outlives its I/O.
+        // SAFETY: slots live as long as their pool's channel, which outlives its I/O.
         unsafe { self.0.as_ref() }
     }
 }
@@ -75,10 +94,38 @@ impl Io {
         self.request.get()
     }
 
+    /// The channel where it is.
     pub(super) fn channel<'a>(self) -> &'a Channel {
-        // SAFETY: a channel outlives its slots and is not moved (invariant of `Slot`); the borrow
-        // is never kept across the channel's end, which waits for its I/O.
-        unsafe { &*self.channel }
+        // SAFETY: a channel is not moved, outlives its slots, and waits for I/O that was passed to
+        // it; the borrow is never kept across the channel's end.
+        unsafe { &*self.channel.get() }
+    }
+
+    /// Whether it is a part of another I/O where it is: no statistics.
+    pub(super) fn is_part(self) -> bool {
+        self.part.get() && !self.is_passed()
+    }
+
+    /// Whether it comes back to a filter when it ends.
+    pub(super) fn is_passed(self) -> bool {
+        self.hops.get() != 0
+    }
+
+    /// Its list when that is one piece.
+    #[inline]
+    pub(super) fn only_piece(&self) -> Option<&bay_iov> {
+        let request = self.request();
+        if request.iovcnt != 1 {
+            return None;
+        }
+        // SAFETY: null, or the client keeps the element valid until completion (ABI, `submit`).
+        unsafe { request.iov.as_ref() }
+    }
+
+    /// Makes a fresh one the client's (`part` is false) or a part's.
+    pub(super) fn begin(self, writable: bool, part: bool) {
+        self.writable.set(writable);
+        self.part.set(part);
     }
 
     /// The request, to read.
@@ -115,6 +162,41 @@ impl Io {
     pub(super) unsafe fn from_arg(arg: *mut c_void) -> Self {
         // SAFETY: by the contract.
         Self(unsafe { NonNull::new_unchecked(arg.cast()) })
+    }
+}
+
+impl Io {
+    /// Goes on to `base` as a filter passes it on, now; false when it has come too far for that.
+    #[inline]
+    pub(super) fn hop(self, base: &Channel) -> bool {
+        let hops = self.hops.get();
+        let Some(hop) = self.way.get(usize::from(hops)) else { return false };
+        hop.channel.set(self.channel.replace(base));
+        hop.submitted_ns.set(self.submitted_ns.replace(clock::of_round()));
+        hop.lba.set(self.request().lba);
+        self.hops.set(hops + 1);
+        true
+    }
+
+    /// The first block for which the module of `channel` has it, or has passed it on; `None` when it
+    /// has not.
+    pub(super) fn lba_at_module(self, channel: &Channel) -> Option<u64> {
+        if ptr::eq(self.channel.get(), channel) && self.sent.get() {
+            return Some(self.request().lba);
+        }
+        let way = self.way.get(..usize::from(self.hops.get()))?;
+        way.iter().find(|hop| ptr::eq(hop.channel.get(), channel)).map(|hop| hop.lba.get())
+    }
+
+    /// Comes back to the filter that passed it on last; `None` when there is none.
+    #[inline]
+    pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
+        let left = self.hops.get().checked_sub(1)?;
+        let hop = self.way.get(usize::from(left))?;
+        self.hops.set(left);
+        self.channel.set(hop.channel.get());
+        self.submitted_ns.set(hop.submitted_ns.get());
+        Some(self.channel())
     }
 }
 
@@ -212,13 +294,23 @@ impl Pool {
         }
     }
 
+    /// Bytes that the module has with each.
+    pub(super) fn drv_ctx_size(&self) -> usize {
+        self.stride - size_of::<Slot>()
+    }
+
     /// How many there are, free or not.
     pub(super) fn made(&self) -> u32 {
         self.made.get()
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        !self.free.get().is_null()
+    /// An I/O with a fresh id, if one is free.
+    pub(super) fn get_free(&self) -> Option<Io> {
+        let io = Io(NonNull::new(self.free.get())?);
+        self.free.set(io.next.get());
+        // The generation is in the upper half.
+        io.change(|request| request.id = request.id.wrapping_add(1 << 32));
+        Some(io)
     }
 
     /// Whether it is so for one of its I/O, free or not. Looks at all of them.
@@ -234,15 +326,12 @@ impl Pool {
 
     /// An I/O with a fresh id; grows the pool when none is free.
     pub(super) fn get(&self, channel: &Channel) -> Io {
-        if self.free.get().is_null() {
-            self.grow(channel);
+        loop {
+            match self.get_free() {
+                Some(io) => return io,
+                None => self.grow(channel),
+            }
         }
-        // SAFETY: `grow` ends the process rather than leave the list empty.
-        let io = Io(unsafe { NonNull::new_unchecked(self.free.get()) });
-        self.free.set(io.next.get());
-        // The generation is in the upper half.
-        io.change(|request| request.id = request.id.wrapping_add(1 << 32));
-        io
     }
 
     pub(super) fn put(&self, io: Io) {
@@ -266,11 +355,11 @@ impl Pool {
             let slot = unsafe { chunk.add(index * self.stride) }.cast::<Slot>();
             // SAFETY: behind the slot there is `stride - size_of::<Slot>()` bytes of driver context.
             let drv_ctx = unsafe { slot.add(1) }.cast::<c_void>();
-            let number = u64::from(self.made.replace(self.made.get() + 1));
-            let fresh = Slot::new(channel, number, drv_ctx.as_ptr());
+            let fresh = Slot::new(channel, drv_ctx.as_ptr());
             // SAFETY: aligned to 64, inside the chunk, not yet in use.
             unsafe { slot.write(fresh) };
             self.put(Io(slot));
+            self.made.set(self.made.get() + 1);
         }
         self.chunks.borrow_mut().push(Chunk { first: chunk, layout, count });
     }
@@ -291,19 +380,31 @@ impl Drop for Pool {
 }
 
 impl Slot {
-    fn new(channel: &Channel, number: u64, drv_ctx: *mut c_void) -> Self {
+    fn new(channel: &Channel, drv_ctx: *mut c_void) -> Self {
+        // Of the whole process: what filters pass on keeps its id on the channels of other bdevs.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
-            channel,
-            cb: Cell::new(None),
+            channel: Cell::new(channel),
+            cb: Cell::new(nobody_is_told),
             arg: Cell::new(ptr::null_mut()),
             next: Cell::new(ptr::null_mut()),
             submitted_ns: Cell::new(0),
-            progress: Cell::new(0),
-            pending: Cell::new(0),
+            hops: Cell::new(0),
+            writable: Cell::new(false),
+            sent: Cell::new(false),
+            part: Cell::new(false),
             failure: Cell::new(0),
-            flags: Cell::new(Flags::default()),
+            pending: Cell::new(0),
+            progress: Cell::new(0),
             buffer: Cell::new((ptr::null_mut(), 0, 0)),
             list: RefCell::default(),
+            way: [const {
+                Hop {
+                    channel: Cell::new(ptr::null()),
+                    submitted_ns: Cell::new(0),
+                    lba: Cell::new(0),
+                }
+            }; MOST_HOPS],
             request: UnsafeCell::new(bay_io {
                 op: 0,
                 iovcnt: 0,
@@ -324,7 +425,7 @@ impl Slot {
                 rsv0: 0,
                 arg_len: 0,
                 arg: [0; 2],
-                id: number,
+                id: NEXT.fetch_add(1, Ordering::Relaxed).into(),
                 rsv1: 0,
             }),
         }
@@ -332,9 +433,14 @@ impl Slot {
 }
 
 impl Io {
+    /// Gives back what was not submitted.
+    pub(crate) fn give_back(self) {
+        self.channel().give_back(self);
+    }
+
     /// Who is told of the end.
     pub(crate) fn set_callback(self, cb: Option<bay_io_cb_fn>, arg: *mut c_void) {
-        self.cb.set(cb);
+        self.cb.set(cb.unwrap_or(nobody_is_told));
         self.arg.set(arg);
     }
 }

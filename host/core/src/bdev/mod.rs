@@ -3,13 +3,14 @@
 //! The way of an I/O, one file per stage:
 //!
 //! ```text
-//! client ─ submit ─┬─────────────────────────────┬─ dispatch ─ module
-//!                  └ parts (split, bounce, emulate) ┘               │
-//! client ─ complete ◀──────────────────────────────────────────────┘
+//! client ─ submit ─┬──────────────────────────────────┬─ dispatch ─ module ─┬─ complete ─▶ client
+//!             ▲    └ parts (split, bounce, emulate) ──┘                     │
+//!             └─────────────── pass (a filter, to its base) ◀───────────────┘
 //! ```
 //!
-//! and the life of a bdev: `device` (registration, names), `desc` (open, claims, events), `channel`
-//! (one thread's state), `reset`, `quiesce`, `examine`, `stats`.
+//! and the life of a bdev: `device` (registration, names, limits, removal), `desc` (open, claims,
+//! events), `channel` (one thread's state of one bdev), `local` (a thread's channels and their
+//! handles), `reset`, `quiesce`, `examine`, `stats`. See `docs/data-path.md`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
 pub mod channel;
@@ -20,16 +21,22 @@ mod dispatch;
 pub mod examine;
 mod io;
 pub mod load;
+pub mod local;
 mod parts;
+mod pass;
 pub mod quiesce;
+mod reserve;
 mod reset;
 pub mod stats;
 mod submit;
+mod waiters;
 
-pub(crate) use channel::Local;
+pub(crate) use channel::Channel;
 pub use desc::{Claim, Desc};
 pub use device::{Bdev, Geometry, all, by_id, find};
 pub(crate) use io::Io;
+pub(crate) use local::Local;
+pub(crate) use pass::{complete_from, derive, pass};
 pub(crate) use submit::submit;
 
 use drivebay_plugin_api as api;

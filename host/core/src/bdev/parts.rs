@@ -11,7 +11,7 @@
 
 use super::channel::Channel;
 use super::complete;
-use super::io::{Flags, Io};
+use super::io::Io;
 use crate::env::{buf, memory};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
@@ -114,9 +114,8 @@ pub(super) fn begin(io: Io, work: Work) {
 /// A part of `parent` with its op and without its flags, lists and position.
 fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     let child = parent.channel().pool.get(parent.channel());
-    child.flags.set(Flags { part: true, ..parent.flags.get() });
-    child.cb.set(Some(cb));
-    child.arg.set(parent.into_arg());
+    child.begin(parent.writable.get(), true);
+    child.set_callback(Some(cb), parent.into_arg());
     let (ext, prio) = (parent.request().ext, parent.request().prio);
     child.change(|request| {
         request.op = op;
@@ -229,6 +228,23 @@ fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     in_units(channel, request.op, len)
 }
 
+/// How many of `len` blocks the module takes at `lba` when they lie in one piece: a buffer is filled no
+/// further, so that its part is not split again into parts that lie worse.
+fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u64 {
+    let limits = &channel.limits;
+    if limits.max_io_blocks != 0 {
+        len = len.min(u64::from(limits.max_io_blocks));
+    }
+    if limits.optimal_boundary != 0 {
+        let boundary = u64::from(limits.optimal_boundary);
+        len = len.min(boundary - lba % boundary);
+    }
+    if limits.max_segment_size != 0 {
+        len = len.min(u64::from(limits.max_segment_size / limits.block_size));
+    }
+    in_units(channel, op, len)
+}
+
 fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
     let limits = &channel.limits;
     let block = u64::from(limits.block_size);
@@ -290,23 +306,38 @@ fn slice_list(parent: Io, child: Io, begun: u64, len: u64) {
 
 // ---- bounce and compare: one part after the other through one buffer ----------------------------
 
+/// Bytes of a channel's own buffer, or the smallest write if that is more.
+const RESERVE: usize = 4096;
+
 fn with_buffer(parent: Io, work: Work) {
-    let block = parent.channel().limits.block_size as usize;
+    let channel = parent.channel();
+    let block = channel.limits.block_size as usize;
     let wanted = usize::try_from(parent.request().nblocks).unwrap_or(usize::MAX);
-    let unit = usize::try_from(smallest(parent.channel(), parent.request().op)).unwrap_or(1);
+    let unit = usize::try_from(smallest(channel, parent.request().op)).unwrap_or(1);
     let largest = buf::max_len() / (block * unit) * (block * unit);
     if largest == 0 {
         return complete::finish(parent, -libc::EINVAL); // blocks larger than the host's buffers
     }
     let len = wanted.saturating_mul(block).min(largest);
     // SAFETY: no waiter is given.
-    let got = unsafe { buf::get(len, ptr::null_mut()) };
-    let (Some((buffer, region)), Ok(size)) = (got, u32::try_from(len)) else {
-        // As the module's "no resource": it waits in the channel's queue and comes here again.
-        return parent.channel().wait_for_buffer(parent);
+    let got = unsafe { buf::get(len, ptr::null_mut()) }.map(|got| (got, len)).or_else(|| {
+        let most = RESERVE.max(block * unit) / (block * unit) * (block * unit);
+        channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
+    });
+    let Some(((buffer, region), len)) = got else {
+        return channel.wait_for_buffer(parent, len);
     };
+    let size = u32::try_from(len).unwrap_or(u32::MAX);
     parent.buffer.set((buffer.as_ptr(), size, region));
     next_through_buffer(parent, work);
+}
+
+fn put_buffer(channel: &Channel, buffer: NonNull<u8>, size: u32) {
+    if channel.reserve.put(buffer) {
+        channel.look_again();
+    } else {
+        buf::put(buffer, size as usize);
+    }
 }
 
 fn next_through_buffer(parent: Io, work: Work) {
@@ -314,13 +345,14 @@ fn next_through_buffer(parent: Io, work: Work) {
     let (buffer, size, region) = parent.buffer.get();
     if begun == request.nblocks || parent.failure.get() != 0 {
         if let Some(buffer) = NonNull::new(buffer) {
-            buf::put(buffer, size as usize);
+            put_buffer(parent.channel(), buffer, size);
         }
         parent.buffer.set((ptr::null_mut(), 0, 0));
         return complete::finish(parent, parent.failure.get());
     }
     let block = parent.channel().limits.block_size;
     let len = (request.nblocks - begun).min(u64::from(size / block));
+    let len = one_piece(parent.channel(), request.op, request.lba + begun, len);
     let bytes = u32::try_from(len * u64::from(block)).unwrap_or(size);
     let (op, cb): (u16, bay_io_cb_fn) = match (work, request.op) {
         (Work::Compare, _) => (BAY_OP_READ, compare_done),

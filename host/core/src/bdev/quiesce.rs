@@ -2,10 +2,12 @@
 //! told when none of it is at the module any more. What arrives meanwhile keeps its order and goes on
 //! after `unquiesce`. Reset, abort and, beside a range, what has no range pass.
 
-use super::channel::{Channel, on_channels};
+use super::channel::Channel;
 use super::device::{self, Bdev};
 use super::dispatch;
 use super::io::Io;
+use super::local::on_channels;
+use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
 use std::sync::Arc;
@@ -90,7 +92,13 @@ fn drain(bdev: Arc<Bdev>, range: Range, done: impl FnOnce(i32) + Send + 'static)
 
 fn at_module(channel: &Channel, range: Range) -> bool {
     channel.outstanding.get() != 0
-        && channel.pool.any(|io| io.flags.get().sent && range.holds(io.request()))
+        && thread::with_current(|thread| thread.bdevs.any_io(|io| is_at_module(io, channel, range)))
+            .unwrap_or(false)
+}
+
+/// Whether the channel's module has the I/O, or has passed it on.
+fn is_at_module(io: Io, channel: &Channel, range: Range) -> bool {
+    io.lba_at_module(channel).is_some_and(|lba| range.holds(&bay_io { lba, ..*io.request() }))
 }
 
 /// Lets go what `quiesce` with the same range holds back; `done` when it is on its way. App thread.

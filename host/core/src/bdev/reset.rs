@@ -1,8 +1,9 @@
 //! Reset: the I/O of every channel is held, the module resets (or the bus waits until nothing is in
 //! flight), then the I/O goes on. One at a time per bdev; a second one waits for its turn.
 
-use super::channel::{Held, Phase, on_channels};
+use super::channel::{Gate, Phase};
 use super::io::Io;
+use super::local::on_channels;
 use super::{complete, dispatch};
 use crate::reactor::thread;
 use drivebay_plugin_api::BAY_OP_RESET;
@@ -27,7 +28,7 @@ pub(super) fn begin(io: Io) {
         // The channel is not there yet, or another reset is under way: this one tries again.
         return thread::send_boxed(thread::current_id(), move || again(io));
     }
-    on_channels(&bdev, |channel| channel.hold(Held::RESET, true), move |_| held(io));
+    on_channels(&bdev, |channel| channel.gate.set(Gate::RESET), move |_| held(io));
 }
 
 fn again(io: Travelling) {
@@ -69,7 +70,7 @@ fn end(io: Travelling, status: i32) {
     on_channels(
         &bdev,
         |channel| {
-            channel.hold(Held::RESET, false);
+            channel.gate.clear(Gate::RESET);
             dispatch::resume(channel);
         },
         move |_| finished(io, status),

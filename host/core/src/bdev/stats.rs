@@ -11,79 +11,115 @@ use std::sync::Arc;
 /// Counters of one channel. Latency is taken from the clock of the round, so it is exact for I/O
 /// that takes longer than a round and 0 for I/O that ends in it.
 #[derive(Default)]
-pub(super) struct Counters([Cell<Row>; ROWS]);
+pub(super) struct Counters([Row; ROWS]);
 
-#[derive(Clone, Copy)]
 struct Row {
-    ops: u64,
-    blocks: u64,
-    latency_ns: u64,
-    max_ns: u64,
-    min_ns: u64,
-    errors: u64,
+    ops: Cell<u64>,
+    blocks: Cell<u64>,
+    latency_ns: Cell<u64>,
+    max_ns: Cell<u64>,
+    min_ns: Cell<u64>,
+    errors: Cell<u64>,
 }
 
 impl Default for Row {
     fn default() -> Self {
-        Self { ops: 0, blocks: 0, latency_ns: 0, max_ns: 0, min_ns: u64::MAX, errors: 0 }
+        let row = Self {
+            ops: Cell::default(),
+            blocks: Cell::default(),
+            latency_ns: Cell::default(),
+            max_ns: Cell::default(),
+            min_ns: Cell::default(),
+            errors: Cell::default(),
+        };
+        row.min_ns.set(u64::MAX);
+        row
     }
 }
 
-const READ: usize = 0;
-const WRITE: usize = 1;
-const UNMAP: usize = 2;
-const OTHER: usize = 3;
-const ROWS: usize = 4;
+const OTHER: usize = 0;
+const READ: usize = BAY_OP_READ as usize;
+const WRITE: usize = BAY_OP_WRITE as usize;
+const UNMAP: usize = BAY_OP_UNMAP as usize;
+/// By op; those above `UNMAP` share the row of what no op has. A power of two.
+const ROWS: usize = 8;
+
+/// What is counted of one I/O on every channel where it was.
+pub(super) struct Tally {
+    row: usize,
+    blocks: u64,
+    now_ns: u64,
+    status: i32,
+}
+
+impl Tally {
+    #[inline]
+    pub(super) fn of(io: Io, status: i32) -> Self {
+        let request = io.request();
+        let op = usize::from(request.op);
+        let row = if op <= UNMAP { op } else { OTHER };
+        Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status }
+    }
+}
 
 impl Counters {
-    pub(super) fn count(&self, io: Io, status: i32) {
-        let request = io.request();
-        let index = match request.op {
-            BAY_OP_READ => READ,
-            BAY_OP_WRITE => WRITE,
-            BAY_OP_UNMAP => UNMAP,
-            _ => OTHER,
-        };
-        let Some(cell) = self.0.get(index) else { return };
-        let mut row = cell.get();
-        if status == 0 {
-            let latency = clock::now().saturating_sub(io.submitted_ns.get());
-            row.ops += 1;
-            row.blocks += request.nblocks;
-            row.latency_ns += latency;
-            row.max_ns = row.max_ns.max(latency);
-            row.min_ns = row.min_ns.min(latency);
-        } else {
-            row.errors += 1;
+    /// Counts an I/O that came to the channel at `since_ns`.
+    #[inline]
+    pub(super) fn count(&self, io: &Tally, since_ns: u64) {
+        let Some(row) = self.0.get(io.row % ROWS) else { return };
+        if io.status != 0 {
+            return row.errors.set(row.errors.get() + 1);
         }
-        cell.set(row);
+        let latency = io.now_ns.saturating_sub(since_ns);
+        row.ops.set(row.ops.get() + 1);
+        row.blocks.set(row.blocks.get() + io.blocks);
+        row.latency_ns.set(row.latency_ns.get() + latency);
+        if latency > row.max_ns.get() {
+            row.max_ns.set(latency);
+        }
+        if latency < row.min_ns.get() {
+            row.min_ns.set(latency);
+        }
     }
 
     fn sum(&self) -> IoStat {
-        let row = |index: usize| self.0.get(index).map(Cell::get).unwrap_or_default();
-        let of = |row: Row| OpStat {
-            ops: row.ops,
-            blocks: row.blocks,
-            latency_ns: row.latency_ns,
-            max_ns: row.max_ns,
-            min_ns: row.min_ns,
-        };
+        let of = |index: usize| self.0.get(index).map(Row::stat).unwrap_or_default();
         IoStat {
-            read: of(row(READ)),
-            write: of(row(WRITE)),
-            unmap: of(row(UNMAP)),
-            errors: self.0.iter().map(|cell| cell.get().errors).sum(),
+            read: of(READ),
+            write: of(WRITE),
+            unmap: of(UNMAP),
+            errors: self.0.iter().map(|row| row.errors.get()).sum(),
         }
     }
 
     fn reset(&self, what: Reset) {
-        for cell in &self.0 {
-            let row = cell.get();
-            cell.set(match what {
-                Reset::All => Row::default(),
-                Reset::MaxMin => Row { max_ns: 0, min_ns: u64::MAX, ..row },
-                Reset::Errors => Row { errors: 0, ..row },
-            });
+        self.0.iter().for_each(|row| row.reset(what));
+    }
+}
+
+impl Row {
+    fn stat(&self) -> OpStat {
+        OpStat {
+            ops: self.ops.get(),
+            blocks: self.blocks.get(),
+            latency_ns: self.latency_ns.get(),
+            max_ns: self.max_ns.get(),
+            min_ns: self.min_ns.get(),
+        }
+    }
+
+    fn reset(&self, what: Reset) {
+        if matches!(what, Reset::All | Reset::MaxMin) {
+            self.max_ns.set(0);
+            self.min_ns.set(u64::MAX);
+        }
+        if matches!(what, Reset::All | Reset::Errors) {
+            self.errors.set(0);
+        }
+        if what == Reset::All {
+            [&self.ops, &self.blocks, &self.latency_ns]
+                .into_iter()
+                .for_each(|counter| counter.set(0));
         }
     }
 }

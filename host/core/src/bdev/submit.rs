@@ -1,5 +1,5 @@
 //! First stage: is the I/O one that this bdev can be asked, and in one piece? All branching of the
-//! data path is in `submit`. Next: `parts` when it is not in one piece, else `dispatch`.
+//! data path is in `with_care`. Next: `parts` when it is not in one piece, else `dispatch`.
 
 use super::channel::Channel;
 use super::io::Io;
@@ -8,10 +8,47 @@ use crate::reactor::clock;
 use drivebay_plugin_api::*;
 
 /// Takes an I/O from a client; its callback comes exactly once, from inside or later.
+#[inline]
 pub(crate) fn submit(io: Io) {
-    let channel = io.channel();
-    io.submitted_ns.set(clock::now());
     io.change(|request| request.detail_kind = BAY_DETAIL_NONE);
+    take(io.channel(), io);
+}
+
+/// Takes an I/O that has come to `channel`, where it is.
+#[inline]
+pub(super) fn take(channel: &Channel, io: Io) {
+    io.submitted_ns.set(clock::of_round());
+    if is_straight(channel, io) { dispatch::send(channel, io) } else { with_care(channel, io) }
+}
+
+/// Whether it is what nearly all I/O is: a read or write of one piece of memory that the module takes
+/// as it is. What is true here, `check` and `parts::needed` would find too, one by one.
+#[inline]
+fn is_straight(channel: &Channel, io: Io) -> bool {
+    let (request, straight) = (io.request(), &channel.limits.straight);
+    let is_writable = || request.op == BAY_OP_WRITE && straight.writes && io.writable.get();
+    if request.op != BAY_OP_READ && !is_writable() {
+        return false;
+    }
+    let (lba, nblocks) = (request.lba, request.nblocks);
+    let Some(end) = lba.checked_add(nblocks) else { return false };
+    let Some(piece) = io.only_piece() else { return false };
+    must_flags(request) == 0
+        && nblocks.wrapping_sub(1) < straight.most_blocks
+        && channel.bdev.reaches(end)
+        && (lba ^ end.wrapping_sub(1)) < straight.boundary
+        && u64::from(piece.len) == nblocks.wrapping_mul(channel.limits.block_size.into())
+        && (piece.addr as usize | piece.len as usize) & straight.align_mask == 0
+}
+
+/// Flags that must be understood.
+fn must_flags(request: &bay_io) -> u32 {
+    request.flags >> 16 << 16
+}
+
+/// What is not straight: bad, split, emulated, rare.
+#[inline(never)]
+fn with_care(channel: &Channel, io: Io) {
     if let Err(status) = check(channel, io) {
         return complete::finish(io, status);
     }
@@ -28,22 +65,22 @@ pub(crate) fn submit(io: Io) {
     dispatch::send(channel, io);
 }
 
-/// 0 < op range checks: everything a module may rely on.
+/// Range and list checks: everything a module may rely on.
 fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     let request = io.request();
     let limits = &channel.limits;
     if request.op >= 64 || limits.ops_allowed & (1 << request.op) == 0 {
         return Err(-libc::ENOTSUP);
     }
-    if channel.bdev.is_removed() && !io.flags.get().part {
+    if channel.bdev.is_removed() && !io.is_part() {
         return Err(-libc::ENODEV);
     }
-    let must = request.flags >> 16 << 16;
+    let must = must_flags(request);
     if must & !limits.must_allowed != 0 || (must != 0 && !moves_data(request.op)) {
         return Err(-libc::ENOTSUP);
     }
     let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
-    if writes && !io.flags.get().writable {
+    if writes && !io.writable.get() {
         return Err(-libc::EBADF);
     }
     if writes && limits.read_only {
@@ -87,8 +124,7 @@ fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
 /// What still waits in the bus is aborted here; what is at the module is the module's affair.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
-    let queues = [&channel.waiting, &channel.quiesced, &channel.deferred, &channel.starved];
-    if let Some(waiting) = queues.into_iter().find_map(|queue| queue.remove(target)) {
+    if let Some(waiting) = channel.remove_queued(target) {
         complete::finish(waiting, BAY_ST_ABORTED);
         return complete::finish(io, 0);
     }

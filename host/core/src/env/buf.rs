@@ -136,6 +136,18 @@ impl Pool {
         None
     }
 
+    /// Whether this waiter has not left since its turn came; it is not waking any more.
+    fn is_still_waking(&self, wait: NonNull<bay_wait>) -> bool {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = shared.waking.iter().position(|&waking| waking == wait.as_ptr() as usize);
+        place.map(|place| shared.waking.swap_remove(place)).is_some()
+    }
+
+    fn has_free_for_waiters(&self) -> bool {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        !shared.free.is_empty() && !shared.waiters.is_empty()
+    }
+
     /// Leaves `keep` buffers in the cache.
     fn give_back(&self, cache: &mut Vec<usize>, keep: usize) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,21 +295,19 @@ fn wake_one(pool: &'static Pool) {
     }
 }
 
-fn run(pool: &Pool, waiter: Waiter) {
-    let addr = waiter.wait.as_ptr() as usize;
-    {
-        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(place) = shared.waking.iter().position(|&waking| waking == addr) else {
-            return; // it left meanwhile
-        };
-        shared.waking.swap_remove(place);
+fn run(pool: &'static Pool, waiter: Waiter) {
+    if pool.is_still_waking(waiter.wait) {
+        // SAFETY: the waiter did not leave, so its memory is the host's until this callback.
+        let wait = unsafe { waiter.wait.as_ref() };
+        if let Some(cb) = wait.cb {
+            let arg = wait.arg;
+            // SAFETY: the callback and its argument belong together and this is the waiter's thread.
+            unsafe { cb(arg) };
+        }
     }
-    // SAFETY: the waiter did not leave, so its memory is the host's until this callback.
-    let wait = unsafe { waiter.wait.as_ref() };
-    if let Some(cb) = wait.cb {
-        let arg = wait.arg;
-        // SAFETY: the callback and its argument belong together and this is the waiter's thread.
-        unsafe { cb(arg) };
+    // It may have left, or had its memory from elsewhere by now: then it is the next one's turn.
+    if pool.has_free_for_waiters() {
+        wake_one(pool);
     }
 }
 

@@ -39,3 +39,9 @@ pub fn now() -> u64 {
         now => now,
     }
 }
+
+/// The value of this round; 0 when not on a reactor, where there is no data path.
+#[inline]
+pub(crate) fn of_round() -> u64 {
+    NOW.get()
+}

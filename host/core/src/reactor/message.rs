@@ -5,18 +5,21 @@
 //! after it for that moment; `is_empty` says "not empty" then, so nobody sleeps over it.
 #![expect(unsafe_code, reason = "intrusive links are raw pointers")]
 
-use drivebay_plugin_api::bay_msg;
+use super::sync::{AtomicBool, AtomicPtr, Message, Mutex, Ordering, empty_message, fence, link};
 use std::cell::Cell;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// # Invariants
 /// `tail` is only used by the receiver. Every node between `tail` and `head` is alive: it belongs to
 /// the queue from `push` until `pop` returns it.
 pub(super) struct Queue {
-    head: AtomicPtr<bay_msg>,
-    tail: Cell<*mut bay_msg>,
-    stub: Box<bay_msg>,
+    head: AtomicPtr<Message>,
+    tail: Cell<*mut Message>,
+    stub: Box<Message>,
+    /// The receiver is gone.
+    ended: AtomicBool,
+    /// Who takes what was sent while the receiver went.
+    late: Mutex,
 }
 
 // SAFETY: senders only use `head` and the `link` of nodes, atomically; `tail` is the receiver's by
@@ -25,26 +28,20 @@ unsafe impl Sync for Queue {}
 // SAFETY: no part of it is bound to an OS thread.
 unsafe impl Send for Queue {}
 
-/// The link of a message as the atomic that it is.
-///
-/// # Safety
-/// `msg` is alive.
-unsafe fn link<'a>(msg: *mut bay_msg) -> &'a AtomicPtr<bay_msg> {
-    // SAFETY: the caller keeps the message alive.
-    let field = unsafe { &raw mut (*msg).link };
-    // SAFETY: aligned and alive; all parties use it as an atomic while it is in the queue.
-    unsafe { AtomicPtr::from_ptr(field.cast()) }
-}
-
 impl Queue {
     pub(super) fn new() -> Self {
-        let mut stub =
-            Box::new(bay_msg { call: None, arg: ptr::null_mut(), link: ptr::null_mut(), rsv: 0 });
-        let first: *mut bay_msg = &raw mut *stub;
-        Self { head: AtomicPtr::new(first), tail: Cell::new(first), stub }
+        let mut stub = Box::new(empty_message());
+        let first: *mut Message = &raw mut *stub;
+        Self {
+            head: AtomicPtr::new(first),
+            tail: Cell::new(first),
+            stub,
+            ended: AtomicBool::new(false),
+            late: Mutex::new(),
+        }
     }
 
-    fn stub(&self) -> *mut bay_msg {
+    fn stub(&self) -> *mut Message {
         (&raw const *self.stub).cast_mut()
     }
 
@@ -52,7 +49,7 @@ impl Queue {
     ///
     /// # Safety
     /// `msg` is valid and the queue's until it is popped.
-    pub(super) unsafe fn push(&self, msg: *mut bay_msg) {
+    pub(super) unsafe fn push(&self, msg: *mut Message) {
         // SAFETY: `msg` is ours by the contract.
         unsafe { link(msg) }.store(ptr::null_mut(), Ordering::Relaxed);
         let before = self.head.swap(msg, Ordering::AcqRel);
@@ -61,7 +58,7 @@ impl Queue {
     }
 
     /// Takes the oldest message. Receiver only.
-    pub(super) fn pop(&self) -> Option<*mut bay_msg> {
+    pub(super) fn pop(&self) -> Option<*mut Message> {
         let mut tail = self.tail.get();
         // SAFETY: `tail` is alive by the invariant.
         let mut next = unsafe { link(tail) }.load(Ordering::Acquire);
@@ -97,76 +94,22 @@ impl Queue {
         let tail = self.tail.get();
         tail == self.stub() && self.head.load(Ordering::Acquire) == tail
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    fn message(value: usize) -> *mut bay_msg {
-        Box::into_raw(Box::new(bay_msg {
-            call: None,
-            arg: value as *mut _,
-            link: ptr::null_mut(),
-            rsv: 0,
-        }))
+    /// The receiver goes; from here on it uses `pop_late` as everybody else.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
-    fn take(queue: &Queue) -> Option<usize> {
-        queue.pop().map(|msg| {
-            // SAFETY: popped messages are ours and were boxed by `message`.
-            let msg = unsafe { Box::from_raw(msg) };
-            msg.arg as usize
-        })
+    /// Whether the receiver went. A sender that has a full fence between its `push` and this either
+    /// sees it, or its message is seen by the receiver's `pop_late`.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
-    #[test]
-    fn messages_come_out_in_the_order_they_went_in() {
-        let queue = Queue::new();
-        assert!(queue.is_empty());
-        for round in 0..3 {
-            for value in 1..=5 {
-                // SAFETY: a fresh box, given to the queue.
-                unsafe { queue.push(message(value + round)) };
-            }
-            assert!(!queue.is_empty());
-            let got: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
-            assert_eq!(got, (1 + round..=5 + round).collect::<Vec<_>>());
-        }
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn nothing_is_lost_or_reordered_between_many_senders() {
-        const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };
-        let queue = Arc::new(Queue::new());
-        let senders: Vec<_> = (0..4)
-            .map(|sender| {
-                let queue = Arc::clone(&queue);
-                std::thread::spawn(move || {
-                    for n in 0..EACH {
-                        // SAFETY: a fresh box, given to the queue.
-                        unsafe { queue.push(message((sender << 32) | n)) };
-                    }
-                })
-            })
-            .collect();
-        let mut next = [0; 4];
-        let mut total = 0;
-        while total < 4 * EACH {
-            let Some(value) = take(&queue) else {
-                std::hint::spin_loop();
-                continue;
-            };
-            let (sender, n) = (value >> 32, value & 0xffff_ffff);
-            assert_eq!(next[sender], n);
-            next[sender] += 1;
-            total += 1;
-        }
-        for sender in senders {
-            sender.join().unwrap();
-        }
-        assert!(queue.is_empty());
+    /// Takes the oldest message of a queue whose receiver went. Any thread.
+    pub(super) fn pop_late(&self) -> Option<*mut Message> {
+        let _receiver = self.late.lock();
+        self.pop()
     }
 }

@@ -6,11 +6,15 @@
 //! `epoll` on its eventfd, the pollers' descriptors and the next deadline. See `docs/threading.md`.
 #![expect(unsafe_code, reason = "epoll, eventfd and pinning are system calls")]
 
+mod announce;
 pub mod clock;
 mod message;
+#[cfg(test)]
+mod message_tests;
 pub mod poller;
 mod sleep;
 pub mod stepped;
+mod sync;
 pub mod thread;
 
 use crate::env::CpuSet;

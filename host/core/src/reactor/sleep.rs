@@ -1,19 +1,16 @@
-//! How a reactor sleeps without losing a wake-up.
-//!
-//! The sleeper announces itself, looks for work once more, and only then waits. A waker makes its
-//! work visible first, then looks whether a sleeper has announced itself. Of the two orders one
-//! always sees the other, because both sides have a full fence between their store and their load.
+//! How a reactor sleeps: `announce` for the order of things, epoll and an eventfd for the wait.
 #![expect(unsafe_code, reason = "epoll and eventfd are system calls")]
 
+use super::announce::Announcement;
 use crate::Result;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 #[derive(Debug)]
 pub(super) struct Sleeper {
     epoll: OwnedFd,
     event: OwnedFd,
-    asleep: AtomicBool,
+    asleep: Announcement,
 }
 
 /// Longest sleep, so that counters stay fresh.
@@ -25,7 +22,7 @@ impl Sleeper {
         let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: no pointers; the result is checked.
         let event = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        let sleeper = Self { epoll, event, asleep: AtomicBool::new(false) };
+        let sleeper = Self { epoll, event, asleep: Announcement::new() };
         sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32)?;
         Ok(sleeper)
     }
@@ -40,12 +37,11 @@ impl Sleeper {
     }
 
     pub(super) fn announce(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.asleep.make();
     }
 
     pub(super) fn revoke(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.revoke();
     }
 
     /// Waits for a wake-up, a descriptor or the deadline (nanoseconds on the host's clock).
@@ -72,7 +68,7 @@ impl Sleeper {
 
     /// The same for a caller that has a full fence of its own behind its work.
     pub(super) fn wake_fenced(&self) {
-        if self.asleep.load(Ordering::Relaxed) {
+        if self.asleep.is_made() {
             let one = 1_u64;
             // SAFETY: eight bytes from a local; a full counter means that a wake-up is pending.
             unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };

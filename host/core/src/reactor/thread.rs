@@ -17,7 +17,7 @@ use std::ffi::c_void;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most threads at a time.
@@ -32,10 +32,6 @@ pub(crate) struct Shared {
     queue: Queue,
     /// Core of the reactor it runs on.
     core: AtomicUsize,
-    /// It takes no messages any more.
-    ended: AtomicBool,
-    /// Who takes what was sent while it ended.
-    late: Mutex<()>,
 }
 
 /// One lightweight thread. Only its reactor touches it.
@@ -151,8 +147,6 @@ fn publish(name: &str, core: usize) -> Result<&'static Shared> {
                 name: name.to_owned(),
                 queue: Queue::new(),
                 core: AtomicUsize::new(core),
-                ended: AtomicBool::new(false),
-                late: Mutex::new(()),
             }));
             slot.store(shared, Ordering::Release);
             all.push(id);
@@ -176,12 +170,12 @@ pub unsafe fn send(thread: u64, msg: *mut bay_msg) -> Result<()> {
     // SAFETY: by this function's contract.
     unsafe { shared.queue.push(msg) };
     // The other sides have theirs: a sleeper between its announcement and its look at the queue, a
-    // thread that moves between its new core and the same, one that ends between `ended` and the same.
+    // thread that moves between its new core and the same, one that ends between `Queue::end` and the same.
     fence(Ordering::SeqCst);
     if let Some(reactor) = by_core(shared.core.load(Ordering::Acquire)) {
         reactor.wake_fenced();
     }
-    if shared.ended.load(Ordering::Relaxed) {
+    if shared.queue.has_ended() {
         shared.pass_on_late();
     }
     Ok(())
@@ -326,8 +320,7 @@ impl Shared {
     /// The thread has ended: the app thread takes what was sent meanwhile.
     #[cold]
     fn pass_on_late(&self) {
-        let _receiver = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(msg) = self.queue.pop() {
+        while let Some(msg) = self.queue.pop_late() {
             // SAFETY: popped messages are the receiver's; the sender filled it.
             let bay_msg { call, arg, .. } = unsafe { *msg };
             let arg = arg as usize;
@@ -433,7 +426,8 @@ impl Thread {
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let pollers = self.pollers.borrow();
-        pollers.iter().filter_map(|poller| poller.deadline()).min()
+        let deadlines = pollers.iter().filter_map(|poller| poller.deadline());
+        deadlines.chain(self.bdevs.deadline()).min()
     }
 
     pub(super) fn leaves(&self) -> bool {
@@ -476,8 +470,7 @@ impl Thread {
         if let Some(slot) = slot(id) {
             slot.store(ptr::null_mut(), Ordering::Release);
         }
-        self.shared.ended.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.shared.queue.end();
     }
 
     /// Adds a poller.

@@ -2,7 +2,7 @@
 
 use super::{Callback, copy_open, failed, size, status, string};
 use crate::bdev::device::{self, Texts};
-use crate::bdev::{self, channel, examine};
+use crate::bdev::{self, Channel, examine, local};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
@@ -79,11 +79,11 @@ unsafe extern "C" fn chan_ready(
     chan: *mut c_void,
     status: i32,
 ) {
-    channel::with_module_handle(host_chan, |channel| channel.ready(chan, status));
+    local::with_module_handle(host_chan, |channel| channel.ready(chan, status));
 }
 
 unsafe extern "C" fn chan_closed(_host: *const bay_host, host_chan: u64) {
-    channel::with_module_handle(host_chan, channel::Channel::closed);
+    local::with_module_handle(host_chan, Channel::closed);
 }
 
 unsafe extern "C" fn resize(_host: *const bay_host, id: u64, num_blocks: u64) -> i32 {
@@ -115,7 +115,7 @@ unsafe extern "C" fn unquiesce(
 }
 
 unsafe extern "C" fn kick(_host: *const bay_host, host_chan: u64) {
-    channel::with_module_handle(host_chan, channel::Channel::kick);
+    local::with_module_handle(host_chan, Channel::kick);
 }
 
 unsafe extern "C" fn examine_done(_host: *const bay_host, token: u64) {

@@ -1,7 +1,7 @@
 //! `bay.bdev_client/1`
 
 use super::{failed, size, status, string};
-use crate::bdev::{Claim, Io, channel, desc};
+use crate::bdev::{self, Claim, Io, desc, local};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 use std::ptr;
@@ -22,6 +22,8 @@ pub(super) static TABLE: bay_bdev_client_api = bay_bdev_client_api {
     submit: Some(submit),
     complete_from: Some(complete_from),
     flush: Some(flush),
+    pass: Some(pass),
+    io_abort: Some(io_abort),
 };
 
 unsafe extern "C" fn open(
@@ -97,7 +99,7 @@ unsafe extern "C" fn unclaim(_host: *const bay_host, desc: u64) -> i32 {
 }
 
 unsafe extern "C" fn chan_get(_host: *const bay_host, desc: u64, chan: *mut u64) -> i32 {
-    match desc::by_id(desc).and_then(|desc| channel::get(&desc)) {
+    match desc::by_id(desc).and_then(|desc| local::get(&desc)) {
         Ok(handle) => {
             // SAFETY: the caller's place for the handle.
             unsafe { chan.write(handle) };
@@ -108,17 +110,17 @@ unsafe extern "C" fn chan_get(_host: *const bay_host, desc: u64, chan: *mut u64)
 }
 
 unsafe extern "C" fn chan_put(_host: *const bay_host, chan: u64) -> i32 {
-    status(channel::put(chan))
+    status(local::put(chan))
 }
 
 unsafe extern "C" fn io_get(_host: *const bay_host, chan: u64, wait: *mut bay_wait) -> *mut bay_io {
     // SAFETY: the caller keeps the waiter until its callback.
-    unsafe { channel::io_get(chan, wait) }.map_or(ptr::null_mut(), Io::abi)
+    unsafe { local::io_get(chan, wait) }.map_or(ptr::null_mut(), Io::abi)
 }
 
 unsafe extern "C" fn io_put(_host: *const bay_host, io: *mut bay_io) {
     // SAFETY: the caller got it from `io_get` and has not submitted it.
-    channel::io_put(unsafe { Io::from_abi(io) });
+    unsafe { Io::from_abi(io) }.give_back();
 }
 
 unsafe extern "C" fn io_derive(
@@ -128,7 +130,7 @@ unsafe extern "C" fn io_derive(
 ) -> *mut bay_io {
     // SAFETY: the parent is the caller's, lent by the bus.
     let parent = unsafe { Io::from_abi(parent) };
-    channel::io_derive(chan, parent).map_or(ptr::null_mut(), Io::abi)
+    bdev::derive(chan, parent).map_or(ptr::null_mut(), Io::abi)
 }
 
 unsafe extern "C" fn submit(
@@ -140,7 +142,7 @@ unsafe extern "C" fn submit(
     // SAFETY: the caller got it from `io_get` or `io_derive` and gives it away here.
     let io = unsafe { Io::from_abi(io) };
     io.set_callback(cb, arg);
-    crate::bdev::submit(io);
+    bdev::submit(io);
 }
 
 unsafe extern "C" fn complete_from(
@@ -149,19 +151,21 @@ unsafe extern "C" fn complete_from(
     child: *mut bay_io,
     status: i32,
 ) {
-    // SAFETY: the child's callback is running, so the child is alive.
-    let child = unsafe { &*child };
-    let (detail, kind) = (child.detail, child.detail_kind);
     // SAFETY: the parent is the caller's, lent by the bus.
-    let parent_ref = unsafe { &mut *parent };
-    parent_ref.detail = detail;
-    parent_ref.detail_kind = kind;
-    if let Some(done) = parent_ref.done {
-        // SAFETY: the parent ends here, once.
-        unsafe { done(parent, status) };
-    }
+    let parent = unsafe { Io::from_abi(parent) };
+    // SAFETY: the child's callback is running, so the child is alive.
+    bdev::complete_from(parent, unsafe { Io::from_abi(child) }, status);
 }
 
 unsafe extern "C" fn flush(_host: *const bay_host, chan: u64) {
-    channel::flush(chan);
+    local::flush(chan);
+}
+
+unsafe extern "C" fn pass(_host: *const bay_host, chan: u64, io: *mut bay_io, lba: u64) {
+    // SAFETY: the I/O is the caller's, lent by the bus, and is given back here.
+    bdev::pass(chan, unsafe { Io::from_abi(io) }, lba);
+}
+
+unsafe extern "C" fn io_abort(_host: *const bay_host, chan: u64, wait: *mut bay_wait) -> i32 {
+    if local::io_abort(chan, wait) { 0 } else { -libc::ENOENT }
 }

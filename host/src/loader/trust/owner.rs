@@ -1,12 +1,21 @@
 //! Who may put a plugin before the host: root and the user it runs as, and nobody else.
 
 use super::super::error::{Error, Result};
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 const GROUP_OR_WORLD_WRITABLE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
+
+/// Opens a file to read it. A pipe does not make the caller wait for its other end; that it is none is for the caller to check.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
 
 /// Checks owner and mode of a plugin's file.
 ///

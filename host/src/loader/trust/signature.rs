@@ -9,9 +9,10 @@
 
 use super::super::error::{Error, Result};
 use super::key::{Fingerprint, KeyFolder, PrivateKey, Standing, from_hex, hex};
+use super::owner::open;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +122,7 @@ pub fn verify(file: &Path, sidecar: &Path, keys: &KeyFolder) -> Result<Verdict> 
 }
 
 fn read_sidecar(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(cannot("open", path, &e)),
@@ -148,7 +149,7 @@ fn parse(text: &[u8]) -> std::result::Result<(Fingerprint, [u8; 64]), String> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
-    let opened = File::open(file).map_err(|e| cannot("open", file, &e))?;
+    let opened = open(file).map_err(|e| cannot("open", file, &e))?;
     let mut bytes = Vec::new();
     opened.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|e| cannot("read", file, &e))?;
     if bytes.len() as u64 > FILE_LEN_MAX {

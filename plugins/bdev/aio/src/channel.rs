@@ -38,16 +38,32 @@ impl Channel {
 
     /// Queues an I/O; the kernel sees it at the end of the burst.
     pub fn submit(&mut self, io: BdevIo) {
-        match self.on_file(io.op(), io.flags()) {
+        let op = io.op();
+        if !self.is_within(op) {
+            return io.complete(Status::INVALID);
+        }
+        match self.on_file(op, io.flags()) {
             Some(op) => self.push(op, io),
             None => io.complete(Status::NOT_SUPPORTED),
+        }
+    }
+
+    /// Whether the op lies on the file: a write past its end would lengthen it. The bus has looked
+    /// already, but the file decides.
+    fn is_within(&self, op: Op) -> bool {
+        match op {
+            Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
+                let end = range.lba.checked_add(range.nblocks);
+                end.is_some_and(|end| end <= self.disk.num_blocks())
+            }
+            _ => true,
         }
     }
 
     /// What an op of the bus is on the file.
     fn on_file(&self, op: Op, flags: IoFlags) -> Option<ring::Op> {
         let block_size = u64::from(self.disk.block_size());
-        // The bus has checked the range, so nothing overflows.
+        // It is within the file, so nothing overflows.
         let (offset_of, len_of) =
             (|range: Range| range.lba * block_size, |range: Range| range.nblocks * block_size);
         let hole = |range| ring::Op::PunchHole { offset: offset_of(range), len: len_of(range) };
@@ -57,7 +73,7 @@ impl Channel {
                 ring::Op::Write { offset: offset_of(range), durable: flags.contains(IoFlags::FUA) }
             }
             Op::Flush => ring::Op::Fdatasync,
-            Op::Unmap(range) => hole(range),
+            Op::Unmap(range) => self.disk.zeroing().map(|_| hole(range))?,
             Op::WriteZeroes(range) => match self.disk.zeroing()? {
                 Zeroing::ZeroRange => {
                     ring::Op::ZeroRange { offset: offset_of(range), len: len_of(range) }

@@ -72,6 +72,8 @@ fn rescan<K: Kind>(params: Rescan) -> Result<bool> {
     let bdev = bdev::find::<FileBdev<K>>(&params.name)?;
     let (before, now) = (bdev.disk.num_blocks(), bdev.disk.measure()?);
     if now != before {
+        // The disk is never shorter than the bus takes it for.
+        bdev.disk.set_num_blocks(now.max(before));
         bdev.resize(now)?;
         bdev.disk.set_num_blocks(now);
         info!("{}: {before} blocks before, {now} now", params.name);

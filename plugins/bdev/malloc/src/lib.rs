@@ -68,18 +68,15 @@ impl Bdev for Malloc {
     }
 
     fn submit(&self, _channel: &mut (), io: BdevIo) {
-        match io.op() {
+        let status = match io.op() {
             Op::Read(range) => self.memory.read(range, io.buffers()),
             Op::Write(range) => self.memory.write(range, io.buffers()),
             Op::Unmap(range) | Op::WriteZeroes(range) => self.memory.zero(range),
-            Op::Compare(range) => {
-                let status = self.memory.compare(range, io.buffers());
-                return io.complete(status);
-            }
-            Op::Flush | Op::Reset => {} // No cache below, nothing in flight.
-            Op::Abort(_) => return io.complete(Status::NOT_FOUND),
-            _ => return io.complete(Status::NOT_SUPPORTED),
-        }
-        io.complete(Status::SUCCESS);
+            Op::Compare(range) => self.memory.compare(range, io.buffers()),
+            Op::Flush | Op::Reset => Status::SUCCESS, // No cache below, nothing in flight.
+            Op::Abort(_) => Status::NOT_FOUND,
+            _ => Status::NOT_SUPPORTED,
+        };
+        io.complete(status);
     }
 }

@@ -68,6 +68,7 @@ impl Bdev for Null {
 
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
+        registration.keeps_no_data = true;
         registration.must_flags = IoFlags::FUA; // Nothing is kept, and that at once.
     }
 
@@ -75,8 +76,7 @@ impl Bdev for Null {
         Ok(())
     }
 
-    // A read leaves the buffers as they are, which is what makes it cheap. They are the client's:
-    // whoever sends them on takes care that they hold nothing of others.
+    // A read leaves the buffers as they are (`keeps_no_data`), which is what makes it cheap.
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         let status = match io.op() {
             Op::Abort(_) => Status::NOT_FOUND,

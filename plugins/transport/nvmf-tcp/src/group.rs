@@ -4,16 +4,22 @@
 //! and, after the target had its say, sends everything that is ready with one system call a connection.
 
 use crate::Tcp;
-use crate::connection::{Carrier, Connection, Phase, Target};
+use crate::connection::{Carrier, Connection, Inbox, Phase, Target};
 use crate::options::Settings;
 use crate::socket::Socket;
+use drivebay_sdk::buf::{self, Wait};
 use drivebay_sdk::nvmf::transport::{Group, Qpair, Request, Transfer};
 use drivebay_sdk::{Result, thread};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+#[cfg(test)]
+mod tests;
 
 /// Sockets looked at in one round.
 const EVENTS: usize = 64;
@@ -21,6 +27,9 @@ const EVENTS: usize = 64;
 const HANDSHAKE_WAIT_NS: u64 = 30_000_000_000;
 /// How long a peer may take to read the last bytes and to close, in nanoseconds.
 const END_WAIT_NS: u64 = 5_000_000_000;
+
+/// How long a command that needs several pieces of memory waits when there is one, but not enough, in nanoseconds.
+const PIECES_WAIT_NS: u64 = 1_000_000;
 
 /// A request of TCP: its body is its slot.
 pub(crate) type Lent = Request<u16>;
@@ -85,6 +94,8 @@ struct Served {
     /// The last bytes are on their way.
     is_ending: bool,
     deadline_ns: u64,
+    /// Its place in the queue for memory, while commands wait for some.
+    waits: Option<Wait>,
 }
 
 /// One thread's connections.
@@ -92,9 +103,15 @@ pub(crate) struct TcpGroup {
     epoll: OwnedFd,
     settings: Settings,
     events: Vec<epoll::Event>,
+    /// Where all connections receive, one after the other.
+    inbox: Inbox,
     served: Vec<Option<Box<Served>>>,
     free: Vec<usize>,
     active: Vec<usize>,
+    /// Those whose turn for memory has come.
+    fed: Rc<RefCell<Vec<usize>>>,
+    /// When to look again for memory of several pieces; `u64::MAX` = never.
+    pieces_ns: u64,
     /// The earliest deadline, or an earlier time.
     deadline_ns: u64,
 }
@@ -115,9 +132,12 @@ impl Group for TcpGroup {
             epoll,
             settings: *settings,
             events: Vec::with_capacity(EVENTS),
+            inbox: Inbox::new(),
             served: Vec::new(),
             free: Vec::new(),
             active: Vec::new(),
+            fed: Rc::default(),
+            pieces_ns: u64::MAX,
             deadline_ns: u64::MAX,
         })
     }
@@ -146,6 +166,7 @@ impl Group for TcpGroup {
                 is_active: true,
                 is_ending: false,
                 deadline_ns,
+                waits: None,
             }));
         }
         self.active.push(key);
@@ -153,14 +174,14 @@ impl Group for TcpGroup {
     }
 
     fn poll(&mut self) -> bool {
-        let did = self.look();
+        let mut did = self.look() | self.feed();
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
                 let mut lender = Lender { qpair: &served.qpair, settings: self.settings };
-                served.socket.receive(&mut lender);
+                did |= served.socket.receive(&mut self.inbox, &mut lender);
             }
         }
-        did || !self.active.is_empty()
+        did
     }
 
     fn completed(&mut self, key: usize, request: Lent) {
@@ -204,6 +225,11 @@ impl Group for TcpGroup {
                 self.deadline_ns = self.deadline_ns.min(served.deadline_ns);
             }
             served.is_active = served.socket.has_work(sent);
+            if !served.socket.connection.is_starving() {
+                served.waits = None;
+            } else if served.waits.is_none() && !served.wait(*key, &self.fed, self.settings) {
+                self.pieces_ns = thread::now_ns().saturating_add(PIECES_WAIT_NS);
+            }
             served.is_active
         });
         // Nobody was added meanwhile; the list keeps its memory.
@@ -215,11 +241,11 @@ impl Group for TcpGroup {
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        !self.active.is_empty()
+        !self.active.is_empty() || !self.fed.borrow().is_empty()
     }
 
     fn next_ns(&self) -> u64 {
-        self.deadline_ns
+        self.deadline_ns.min(self.pieces_ns)
     }
 }
 
@@ -248,6 +274,26 @@ impl TcpGroup {
             }
         }
         !self.events.is_empty()
+    }
+
+    /// Lets those go on whose turn for memory has come; whether there are any.
+    fn feed(&mut self) -> bool {
+        if self.pieces_ns != u64::MAX && thread::now_ns() >= self.pieces_ns {
+            self.pieces_ns = u64::MAX;
+            let starves =
+                |served: &Served| served.socket.connection.is_starving() && served.waits.is_none();
+            for (key, served) in self.served.iter().enumerate() {
+                if served.as_deref().is_some_and(starves) {
+                    self.fed.borrow_mut().push(key);
+                }
+            }
+        }
+        let mut did = false;
+        loop {
+            let Some(key) = self.fed.borrow_mut().pop() else { return did };
+            did = true;
+            self.with(key, |served| served.waits = None);
+        }
     }
 
     /// Lets `change` change a connection, which has something to do then.
@@ -289,6 +335,24 @@ impl Served {
     fn begins_to_end(&self) -> bool {
         let phase = self.socket.connection.phase();
         matches!(phase, Phase::Closing | Phase::Terminating) && !self.is_ending
+    }
+
+    /// Queues for memory for the first command that has none; `false` when there is a piece, but it needs several.
+    fn wait(&mut self, key: usize, fed: &Rc<RefCell<Vec<usize>>>, settings: Settings) -> bool {
+        let len = self.socket.connection.needs().clamp(1, settings.piece_len);
+        let (fed, is_now) = (Rc::clone(fed), Rc::new(Cell::new(true)));
+        let asked = Rc::clone(&is_now);
+        self.waits = Some(buf::get_or_wait(len, move |_piece| {
+            // The piece goes back: commands get all they need at once, or nothing.
+            if !asked.replace(false) {
+                fed.borrow_mut().push(key);
+            }
+        }));
+        let waits = is_now.replace(false);
+        if !waits {
+            self.waits = None;
+        }
+        waits
     }
 
     /// Closes the socket, gives all memory back, and tells the target.

@@ -75,7 +75,8 @@ impl Transport for Tcp {
     }
 
     fn listen(&mut self, address: &Address) -> Result<()> {
-        let listener = Listener::bind(listen::parse(address)?, self.options.acceptor_backlog())?;
+        let (backlog, patience_ms) = (self.options.acceptor_backlog(), self.options.patience_ms());
+        let listener = Listener::bind(listen::parse(address)?, backlog, patience_ms)?;
         self.poller.wake_fd(listener.socket.as_raw_fd(), POLLIN)?;
         self.listeners.borrow_mut().push(listener);
         Ok(())

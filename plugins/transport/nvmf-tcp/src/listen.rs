@@ -9,6 +9,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 /// Connections accepted at once, so that a storm of them does not hold up the app thread.
 const BURST: usize = 16;
 
+/// Room for what has come and was not received yet, in bytes: a whole queue of writes with data in their capsules, so that
+/// the host never waits for the window to open.
+const RECEIVE_ROOM: usize = 2 << 20;
+/// The way of sending that local connections have: it waits for acknowledgements only. Every Linux has it, for everybody.
+const UNPACED: &str = "reno";
+
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -47,11 +53,12 @@ pub(crate) fn describe(address: SocketAddr) -> Address {
 }
 
 impl Listener {
-    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port.
+    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port. A connection whose peer
+    /// takes nothing of what is sent for `patience_ms` ends; 0 is as long as the system thinks fit.
     ///
     /// # Errors
     /// `EADDRINUSE` and `EADDRNOTAVAIL` among others, as bind(2) and listen(2) tell them.
-    pub(crate) fn bind(address: SocketAddr, backlog: i32) -> Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, backlog: i32, patience_ms: u32) -> Result<Self> {
         let bound = || -> rustix::io::Result<_> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -59,6 +66,11 @@ impl Listener {
             sockopt::set_socket_reuseaddr(&socket, true)?;
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            // What is accepted inherits both.
+            sockopt::set_tcp_user_timeout(&socket, patience_ms)?;
+            if permitted_room() >= RECEIVE_ROOM {
+                sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_ROOM)?;
             }
             rustix::net::bind(&socket, &address)?;
             rustix::net::listen(&socket, backlog)?;
@@ -93,9 +105,23 @@ impl Listener {
     }
 }
 
+/// What the system permits as [`RECEIVE_ROOM`], in bytes. Where that is less, it had better be left to the system, which goes
+/// beyond it by and by.
+fn permitted_room() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nonblocking(true)?;
-    stream.set_nodelay(true)
+    stream.set_nodelay(true)?;
+    let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
+    if is_local && let Err(error) = sockopt::set_tcp_congestion(stream, UNPACED) {
+        // There is no network that could be congested, but where the system paces (BBR), it sets a timer for every few
+        // packets: a third of the time that a large read takes.
+        tracing::debug!("a local connection is paced as others are: {error}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,29 +150,30 @@ mod tests {
 
     #[test]
     fn a_port_in_use_and_an_address_of_nobody_are_told() {
-        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
         let port = first.socket.local_addr().unwrap().port();
-        let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8).unwrap_err();
+        let again = Listener::bind(SocketAddr::from(([127, 0, 0, 1], port)), 8, 0).unwrap_err();
         assert_eq!(again.errno(), rustix::io::Errno::ADDRINUSE.raw_os_error());
-        let nobody = Listener::bind("192.0.2.1:4420".parse().unwrap(), 8).unwrap_err();
+        let nobody = Listener::bind("192.0.2.1:4420".parse().unwrap(), 8, 0).unwrap_err();
         assert_eq!(nobody.errno(), rustix::io::Errno::ADDRNOTAVAIL.raw_os_error());
     }
 
     #[test]
     fn both_families_may_have_the_same_port() {
-        let Ok(six) = Listener::bind("[::]:0".parse().unwrap(), 8) else { return };
+        let Ok(six) = Listener::bind("[::]:0".parse().unwrap(), 8, 0) else { return };
         let port = six.socket.local_addr().unwrap().port();
-        assert!(Listener::bind(SocketAddr::from(([0, 0, 0, 0], port)), 8).is_ok());
+        assert!(Listener::bind(SocketAddr::from(([0, 0, 0, 0], port)), 8, 0).is_ok());
     }
 
     #[test]
     fn a_connection_is_accepted_without_delay_and_without_blocking() {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
         let mut accepted = Vec::new();
         listener.accept(&mut accepted);
         assert!(accepted.is_empty());
         let _host = TcpStream::connect(listener.socket.local_addr().unwrap()).unwrap();
         listener.accept(&mut accepted);
         assert!(accepted[0].nodelay().unwrap());
+        assert_eq!(sockopt::tcp_congestion(&accepted[0]).unwrap(), UNPACED);
     }
 }

@@ -8,6 +8,10 @@ use serde_json::Value;
 /// Longest data of one H2CData PDU that a host may send, in bytes.
 const H2C_DATA_LEN: u32 = 128 << 10;
 
+/// How long a peer may take nothing of what is sent before its connection ends, in milliseconds. Until then it may hold buffers that
+/// others wait for.
+const PATIENCE_MS: u32 = 30_000;
+
 /// Pieces of one command's data at most.
 const PIECES_MAX: u32 = 128;
 
@@ -32,6 +36,7 @@ pub(crate) struct Options {
     c2h_success: bool,
     sock_priority: u32,
     abort_timeout_sec: u32,
+    /// How long a peer may take nothing of what is sent, in milliseconds; 0 is [`PATIENCE_MS`].
     ack_timeout: u32,
     data_wr_pool_size: u32,
     disable_command_passthru: bool,
@@ -144,6 +149,10 @@ impl Options {
 
     pub(crate) fn acceptor_backlog(&self) -> i32 {
         self.acceptor_backlog.clamp(1, 4096)
+    }
+
+    pub(crate) fn patience_ms(&self) -> u32 {
+        if self.ack_timeout == 0 { PATIENCE_MS } else { self.ack_timeout }
     }
 
     pub(crate) fn acceptor_poll_ns(&self) -> u64 {

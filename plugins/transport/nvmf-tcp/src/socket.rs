@@ -1,11 +1,9 @@
-//! A connection's socket: as much as it gives and takes, a limited time.
+//! A connection's socket: what it gives at once, and as much as it takes within limits.
 
-use crate::connection::{Carrier, Connection, SLICES, Target};
+use crate::connection::{Carrier, Connection, Inbox, SLICES, Target};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-/// Reads of one connection in one round.
-const READS: usize = 4;
 /// Writes of one connection in one round.
 const WRITES: usize = 16;
 
@@ -43,41 +41,52 @@ impl<R: Carrier> Socket<R> {
         self.half_closed |= closed;
     }
 
-    /// Goes on with what has come, then receives while there is something, within limits.
-    pub(crate) fn receive(&mut self, target: &mut impl Target<R>) {
-        if self.connection.is_stalled() || self.connection.is_starving() {
+    /// Goes on with what has come, then receives once, so that what it brought is answered before more is looked at;
+    /// whether something came or was waiting.
+    pub(crate) fn receive(&mut self, inbox: &mut Inbox, target: &mut impl Target<R>) -> bool {
+        self.connection.begin_turn(inbox);
+        let did = self.turn(target);
+        self.connection.end_turn(inbox);
+        did
+    }
+
+    fn turn(&mut self, target: &mut impl Target<R>) -> bool {
+        let did = self.connection.is_paused();
+        if did || self.connection.is_stalled() || self.connection.is_starving() {
             self.connection.resume(target);
         }
-        let Some(stream) = &mut self.stream else { return };
-        for _ in 0..READS {
-            if !self.readable || !self.connection.can_receive() {
-                return;
+        let Some(stream) = &mut self.stream else { return did };
+        if !self.readable || self.connection.is_paused() || !self.connection.can_receive() {
+            return did;
+        }
+        let [mut direct, mut inbox] = self.connection.receive_slices();
+        let room = direct.len() + inbox.len();
+        let read = if direct.is_empty() {
+            stream.read(&mut inbox)
+        } else {
+            stream.read_vectored(&mut [
+                std::io::IoSliceMut::new(&mut direct),
+                std::io::IoSliceMut::new(&mut inbox),
+            ])
+        };
+        match read {
+            Ok(0) => self.connection.end(),
+            Ok(n) => {
+                // A short read has emptied the socket, and what comes later is told anew.
+                self.readable = n == room || self.half_closed;
+                self.connection.received(n, target);
             }
-            let [mut direct, mut inbox] = self.connection.receive_slices();
-            let room = direct.len() + inbox.len();
-            let read = if direct.is_empty() {
-                stream.read(&mut inbox)
-            } else {
-                stream.read_vectored(&mut [
-                    std::io::IoSliceMut::new(&mut direct),
-                    std::io::IoSliceMut::new(&mut inbox),
-                ])
-            };
-            match read {
-                Ok(0) => return self.connection.end(),
-                Ok(n) => {
-                    // A short read has emptied the socket, and what comes later is told anew.
-                    self.readable = n == room || self.half_closed;
-                    self.connection.received(n, target);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    tracing::debug!("connection lost: {error}");
-                    return self.connection.end();
-                }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                return did;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::debug!("connection lost: {error}");
+                self.connection.end();
             }
         }
+        true
     }
 
     /// Sends what is ready, as far as the socket takes it; whether it took some.
@@ -111,7 +120,7 @@ impl<R: Carrier> Socket<R> {
         self.is_open()
             && (self.readable && self.connection.can_receive()
                 || self.writable && self.connection.has_output()
-                || self.connection.is_starving()
+                || self.connection.is_paused()
                 || sent && self.connection.is_stalled())
     }
 
@@ -151,11 +160,11 @@ mod tests {
         keeper: &mut Keeper,
         mut done: impl FnMut(&Connection<Memo>, &mut Keeper) -> bool,
     ) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let (end, mut inbox) = (Instant::now() + Duration::from_secs(20), Inbox::new());
         while !done(&socket.connection, keeper) {
             assert!(Instant::now() < end, "no progress");
             socket.changed(true, true, false);
-            socket.receive(keeper);
+            socket.receive(&mut inbox, keeper);
             socket.send();
         }
     }
@@ -202,9 +211,9 @@ mod tests {
         let say = Host { digests: Digests::default() };
         host.write_all(&say.ic_req(0)).unwrap();
         host.write_all(&say.read(1, 65_536).repeat(READS)).unwrap();
-        let mut answered = 0;
+        let (mut answered, mut inbox) = (0, Inbox::new());
         let mut round = |socket: &mut Socket<Memo>, keeper: &mut Keeper| {
-            socket.receive(keeper);
+            socket.receive(&mut inbox, keeper);
             while !keeper.lent.is_empty() {
                 answered += 1;
                 socket.connection.complete(keeper.answered(Status::SUCCESS));

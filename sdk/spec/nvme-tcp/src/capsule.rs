@@ -16,11 +16,13 @@ impl CapsuleCmd {
 
     /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
     #[must_use]
+    #[inline]
     pub const fn parse(bytes: &[u8; 72]) -> Self {
         Self { sqe: take::<8, 64, 72>(bytes) }
     }
 
     /// Writes the header of a capsule with `data_len` bytes of in-capsule data, and says where they go.
+    #[inline]
     pub const fn encode(
         &self,
         data_len: u32,
@@ -48,11 +50,13 @@ impl CapsuleResp {
 
     /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
     #[must_use]
+    #[inline]
     pub const fn parse(bytes: &[u8; 24]) -> Self {
         Self { cqe: take::<8, 16, 24>(bytes) }
     }
 
     /// Writes the PDU; the placement says whether a header digest follows.
+    #[inline]
     pub const fn encode(&self, digests: Digests, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::CapsuleResp, 0, digests, Alignment::DWORD);
         put::<0, 8, 24>(out, placement.common(PduType::CapsuleResp, 0).encode());

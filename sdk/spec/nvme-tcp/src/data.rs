@@ -81,6 +81,7 @@ impl H2cData {
     ///
     /// # Errors
     /// DATAL is not the length of the data in the PDU.
+    #[inline]
     pub fn parse(bytes: &[u8; 24], frame: &Frame) -> Result<Self, ProtocolError> {
         let ([cccid, ttag], [datao, datal]) = parse(bytes);
         if datal != frame.data_len {
@@ -90,6 +91,7 @@ impl H2cData {
     }
 
     /// Writes the header, and says where the data goes.
+    #[inline]
     pub fn encode(&self, digests: Digests, alignment: Alignment, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::H2cData, self.datal, digests, alignment);
         let last = if self.last { flags::LAST_PDU } else { 0 };
@@ -107,6 +109,7 @@ impl C2hData {
     ///
     /// # Errors
     /// DATAL is not the length of the data in the PDU, or success is said before the last PDU.
+    #[inline]
     pub fn parse(bytes: &[u8; 24], frame: &Frame) -> Result<Self, ProtocolError> {
         let ([cccid, _], [datao, datal]) = parse(bytes);
         if datal != frame.data_len {
@@ -121,6 +124,7 @@ impl C2hData {
     }
 
     /// Writes the header, and says where the data goes.
+    #[inline]
     pub fn encode(&self, digests: Digests, alignment: Alignment, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::C2hData, self.datal, digests, alignment);
         let last = if self.last { flags::LAST_PDU } else { 0 };
@@ -139,6 +143,7 @@ impl R2t {
     ///
     /// # Errors
     /// It asks for no data.
+    #[inline]
     pub fn parse(bytes: &[u8; 24]) -> Result<Self, ProtocolError> {
         let ([cccid, ttag], [r2to, r2tl]) = parse(bytes);
         if r2tl == 0 {
@@ -148,6 +153,7 @@ impl R2t {
     }
 
     /// Writes the PDU; the placement says whether a header digest follows.
+    #[inline]
     pub fn encode(&self, digests: Digests, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::R2t, 0, digests, Alignment::DWORD);
         let common = placement.common(PduType::R2t, 0);

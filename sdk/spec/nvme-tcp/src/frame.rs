@@ -43,6 +43,7 @@ impl Alignment {
 
     /// The alignment, 4 to 128 bytes.
     #[must_use]
+    #[inline]
     pub const fn bytes(self) -> u8 {
         (self.0 + 1) * 4
     }
@@ -69,6 +70,7 @@ impl Placement {
 
     /// Places `data_len` bytes (at most [`Self::MAX_DATA_LEN`], more is cut) after a header of this type.
     #[must_use]
+    #[inline]
     pub const fn new(
         pdu_type: PduType,
         data_len: u32,
@@ -97,18 +99,21 @@ impl Placement {
         placement
     }
 
+    #[inline]
     const fn header_end(&self) -> u8 {
         self.header_len + if self.header_digest { 4 } else { 0 }
     }
 
     /// Offset of the data from the start of the PDU, in bytes; 0 without data.
     #[must_use]
+    #[inline]
     pub const fn pdo(&self) -> u8 {
         if self.data_len == 0 { 0 } else { self.header_end() + self.pad_len }
     }
 
     /// Length of the whole PDU, in bytes.
     #[must_use]
+    #[inline]
     pub const fn plen(&self) -> u32 {
         self.header_end() as u32
             + self.pad_len as u32
@@ -117,6 +122,7 @@ impl Placement {
     }
 
     /// The common header, with `more_flags` beside the digest flags.
+    #[inline]
     pub(crate) const fn common(&self, pdu_type: PduType, more_flags: u8) -> CommonHeader {
         let hdgstf = if self.header_digest { flags::HDGSTF } else { 0 };
         let ddgstf = if self.data_digest { flags::DDGSTF } else { 0 };
@@ -148,6 +154,7 @@ pub struct Receiver {
 impl Receiver {
     /// What an end accepts before the connection is initialized: its type of IC PDU without any limit of its own yet.
     #[must_use]
+    #[inline]
     pub const fn new(role: Role) -> Self {
         Self {
             role,
@@ -186,6 +193,7 @@ impl Frame {
     /// # Errors
     /// The first field that is wrong, in the order type, HLEN, FLAGS, PLEN, PDO; [`crate::Fes::LimitExceeded`] if H2CData carries
     /// more than agreed. Whether the PDU may come now is for the caller.
+    #[inline]
     pub const fn parse(header: &CommonHeader, receiver: &Receiver) -> Result<Self, ProtocolError> {
         let pdu_type = match PduType::from_bits(header.pdu_type) {
             Some(pdu_type) if pdu_type.receiver() as u8 == receiver.role as u8 => pdu_type,
@@ -232,6 +240,7 @@ impl Frame {
         Ok(Self { data_len: self.plen - 24, ..self })
     }
 
+    #[inline]
     const fn with_data(
         self,
         header: &CommonHeader,
@@ -270,6 +279,7 @@ impl Frame {
 
     /// Length of the header with its digest, in bytes.
     #[must_use]
+    #[inline]
     pub const fn header_end(&self) -> usize {
         self.header_len + if self.header_digest { DIGEST_LEN } else { 0 }
     }

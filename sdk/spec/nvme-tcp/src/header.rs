@@ -29,6 +29,7 @@ pub enum PduType {
 impl PduType {
     /// The type with this number.
     #[must_use]
+    #[inline]
     pub const fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
             0 => Self::IcReq,
@@ -46,6 +47,7 @@ impl PduType {
 
     /// Length of its header without digest, in bytes: the value of HLEN.
     #[must_use]
+    #[inline]
     pub const fn header_len(self) -> u8 {
         match self {
             Self::IcReq | Self::IcResp => 128,
@@ -56,6 +58,7 @@ impl PduType {
 
     /// Who receives it.
     #[must_use]
+    #[inline]
     pub const fn receiver(self) -> Role {
         match self {
             Self::IcReq | Self::H2cTermReq | Self::CapsuleCmd | Self::H2cData => Role::Controller,
@@ -67,12 +70,14 @@ impl PduType {
 
     /// Whether it has a header digest once that is agreed on.
     #[must_use]
+    #[inline]
     pub const fn may_have_digests(self) -> bool {
         !matches!(self, Self::IcReq | Self::IcResp | Self::H2cTermReq | Self::C2hTermReq)
     }
 
     /// Whether data may follow the header. (What follows a terminate request is the header it complains about, not data.)
     #[must_use]
+    #[inline]
     pub const fn may_have_data(self) -> bool {
         matches!(self, Self::CapsuleCmd | Self::H2cData | Self::C2hData)
     }
@@ -122,6 +127,7 @@ impl CommonHeader {
 
     /// Reads a header; any content is accepted.
     #[must_use]
+    #[inline]
     pub const fn parse(bytes: &[u8; 8]) -> Self {
         let [pdu_type, flags, hlen, pdo, p0, p1, p2, p3] = *bytes;
         Self { pdu_type, flags, hlen, pdo, plen: u32::from_le_bytes([p0, p1, p2, p3]) }
@@ -129,6 +135,7 @@ impl CommonHeader {
 
     /// Writes the header.
     #[must_use]
+    #[inline]
     pub const fn encode(&self) -> [u8; 8] {
         let [p0, p1, p2, p3] = self.plen.to_le_bytes();
         [self.pdu_type, self.flags, self.hlen, self.pdo, p0, p1, p2, p3]
@@ -136,6 +143,7 @@ impl CommonHeader {
 }
 
 /// Copies `value` to `out` at `OFFSET`; the compiler refuses what does not fit.
+#[inline]
 pub(crate) const fn put<const OFFSET: usize, const LEN: usize, const N: usize>(
     out: &mut [u8; N],
     value: [u8; LEN],
@@ -148,6 +156,7 @@ pub(crate) const fn put<const OFFSET: usize, const LEN: usize, const N: usize>(
 }
 
 /// The `LEN` bytes at `OFFSET`; the compiler refuses what is not there.
+#[inline]
 pub(crate) const fn take<const OFFSET: usize, const LEN: usize, const N: usize>(
     bytes: &[u8; N],
 ) -> [u8; LEN] {

@@ -52,6 +52,7 @@ impl Command {
 
     /// Reads a command; any content is accepted.
     #[must_use]
+    #[inline]
     pub fn parse(bytes: &[u8; 64]) -> Self {
         Self { dw: Field::take(bytes, 0) }
     }
@@ -66,12 +67,14 @@ impl Command {
 
     /// Opcode.
     #[must_use]
+    #[inline]
     pub const fn opcode(&self) -> u8 {
         (self.dw[0] & 0xff) as u8
     }
 
     /// Half of a fused pair?
     #[must_use]
+    #[inline]
     pub const fn fuse(&self) -> Fuse {
         match self.dw[0] >> 8 & 3 {
             0 => Fuse::Normal,
@@ -83,6 +86,7 @@ impl Command {
 
     /// PRP or SGL.
     #[must_use]
+    #[inline]
     pub const fn psdt(&self) -> Psdt {
         match self.dw[0] >> 14 & 3 {
             0 => Psdt::Prp,
@@ -94,6 +98,7 @@ impl Command {
 
     /// Command identifier: unique among the commands outstanding on a queue.
     #[must_use]
+    #[inline]
     pub const fn cid(&self) -> u16 {
         (self.dw[0] >> 16) as u16
     }
@@ -107,6 +112,7 @@ impl Command {
 
     /// Namespace identifier; in a Fabrics command this dword holds other fields.
     #[must_use]
+    #[inline]
     pub const fn nsid(&self) -> u32 {
         self.dw[1]
     }
@@ -120,6 +126,7 @@ impl Command {
 
     /// Fabrics command type (byte 4). Only meaningful where the opcode is [`crate::opcode::FABRICS`].
     #[must_use]
+    #[inline]
     pub const fn fctype(&self) -> u8 {
         (self.dw[1] & 0xff) as u8
     }
@@ -132,6 +139,7 @@ impl Command {
 
     /// SGL1: what the data pointer says.
     #[must_use]
+    #[inline]
     pub const fn sgl1(&self) -> SglDescriptor {
         SglDescriptor::from_dwords([self.dw[6], self.dw[7], self.dw[8], self.dw[9]])
     }
@@ -181,11 +189,13 @@ impl Command {
 }
 
 /// One u64 of two dwords.
+#[inline]
 pub(crate) const fn join(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
 /// The two dwords of a u64, low first.
+#[inline]
 pub(crate) const fn split(value: u64) -> (u32, u32) {
     ((value & 0xffff_ffff) as u32, (value >> 32) as u32)
 }

@@ -26,6 +26,7 @@ impl Completion {
 
     /// The completion of command `cid` with this status and no result.
     #[must_use]
+    #[inline]
     pub const fn new(cid: u16, status: Status) -> Self {
         Self { result: 0, sqhd: 0, sqid: 0, cid, phase: false, status }
     }
@@ -45,6 +46,7 @@ impl Completion {
 
     /// Reads a completion; any content is accepted.
     #[must_use]
+    #[inline]
     pub const fn parse(bytes: &[u8; 16]) -> Self {
         let word = u128::from_le_bytes(*bytes);
         let dw3 = (word >> 96) as u32;
@@ -60,6 +62,7 @@ impl Completion {
 
     /// Writes the completion.
     #[must_use]
+    #[inline]
     pub const fn encode(&self) -> [u8; 16] {
         let word = self.result as u128
             | (self.sqhd as u128) << 64

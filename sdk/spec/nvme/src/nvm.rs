@@ -27,6 +27,7 @@ pub struct BlockCommand {
 impl BlockCommand {
     /// Reads the command's fields.
     #[must_use]
+    #[inline]
     pub const fn from_command(command: &Command) -> Self {
         let cdw12 = command.dw[12];
         Self {
@@ -55,12 +56,14 @@ impl BlockCommand {
 
     /// Number of logical blocks, 1 to 65536.
     #[must_use]
+    #[inline]
     pub const fn num_blocks(&self) -> u32 {
         self.nlb as u32 + 1
     }
 
     /// Whether the whole range lies in a namespace of `nsze` blocks.
     #[must_use]
+    #[inline]
     pub const fn fits(&self, nsze: u64) -> bool {
         match self.slba.checked_add(self.num_blocks() as u64) {
             Some(end) => end <= nsze,
@@ -90,6 +93,7 @@ impl DatasetManagement {
 
     /// Reads the command's fields.
     #[must_use]
+    #[inline]
     pub const fn from_command(command: &Command) -> Self {
         Self {
             nsid: command.nsid(),

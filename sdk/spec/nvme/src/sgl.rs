@@ -63,6 +63,7 @@ pub enum CapsuleData {
 impl CapsuleData {
     /// Length of the data, in bytes.
     #[must_use]
+    #[inline]
     pub const fn length(self) -> u32 {
         match self {
             Self::InCapsule { length, .. } | Self::Transport { length } => length,
@@ -76,6 +77,7 @@ impl SglDescriptor {
 
     /// Reads the four dwords of a descriptor; any content is accepted.
     #[must_use]
+    #[inline]
     pub const fn from_dwords(dwords: [u32; 4]) -> Self {
         let address = join(dwords[0], dwords[1]);
         match dwords[3] >> 24 {
@@ -118,6 +120,7 @@ impl SglDescriptor {
     ///
     /// # Errors
     /// [`Status::SGL_DESCRIPTOR_TYPE_INVALID`] for every other descriptor, keyed ones included.
+    #[inline]
     pub const fn capsule_data(self) -> Result<CapsuleData, Status> {
         match self {
             Self::InCapsule { offset, length } => Ok(CapsuleData::InCapsule { offset, length }),

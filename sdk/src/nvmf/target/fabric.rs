@@ -3,7 +3,7 @@
 
 use super::server::Serving;
 use super::{Address, GroupRef, Target};
-use crate::error::{Result, check, errno};
+use crate::error::{Error, Result, check, errno};
 use crate::host::Open;
 use api::{bay_cb_fn, bay_nvmf_transport_ops, bay_sink, bay_str};
 use drivebay_plugin_api as api;
@@ -42,6 +42,7 @@ macro_rules! ops {
         pub(super) struct Ops {
             $(pub(super) $function: api::$type,)*
             pub(super) connected: Option<api::bay_nvmf_connected_fn>,
+            pub(super) explain: Option<api::bay_nvmf_explain_fn>,
         }
 
         impl Ops {
@@ -50,6 +51,7 @@ macro_rules! ops {
                 Ok(Self {
                     $($function: table.$function.ok_or(stringify!($function))?,)*
                     connected: table.connected,
+                    explain: table.explain,
                 })
             }
         }
@@ -115,16 +117,28 @@ impl<T: Target> Fabric<T> {
     /// Makes the transport; `options` is the JSON text of an object.
     ///
     /// # Errors
-    /// What the fabric refuses; its log says why.
+    /// What the fabric refuses, with its reason.
     pub fn create(self, options: &str) -> Result<Transport<T>> {
         let mut raw = ptr::null_mut();
         // SAFETY: the fabric's function with its own context; text and result live through the call.
         let status =
             unsafe { (self.ops.create)(self.ctx.get(), bay_str::new(options), &raw mut raw) };
-        check(status, "transport options")?;
+        self.check(status, "transport options")?;
         let raw = Ptr::new(raw);
         self.serving.set_transport(self.id, raw);
         Ok(Transport { fabric: self, raw })
+    }
+
+    /// The fabric's status with its own words, or else with `what` was asked for.
+    fn check(&self, status: i32, what: impl fmt::Display) -> Result<()> {
+        let (true, Some(explain)) = (status < 0, self.ops.explain) else {
+            return check(status, what);
+        };
+        let mut text = String::new();
+        let sink = bay_sink { ctx: (&raw mut text).cast(), write: Some(append) };
+        // SAFETY: the fabric's function with its own context; the sink lives through the call.
+        unsafe { explain(self.ctx.get(), &raw const sink) };
+        if text.is_empty() { check(status, what) } else { Err(Error::new(-status, text)) }
     }
 }
 
@@ -150,12 +164,6 @@ impl<T: Target> Transport<T> {
     /// The options in force: the JSON text of one object.
     #[must_use]
     pub fn dump(&self) -> String {
-        unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
-            // SAFETY: `ctx` is the text below.
-            let whole = unsafe { &mut *ctx.cast::<String>() };
-            // SAFETY: the piece is valid for the call.
-            whole.push_str(unsafe { crate::host::text(text) });
-        }
         let mut text = String::new();
         let sink = bay_sink { ctx: (&raw mut text).cast(), write: Some(append) };
         // SAFETY: the fabric's function with its own transport; the sink lives through the call.
@@ -171,7 +179,7 @@ impl<T: Target> Transport<T> {
         let raw = address.to_raw();
         // SAFETY: as `dump`, with an address that lives through the call.
         let status = unsafe { (self.fabric.ops.listen)(self.raw.get(), &raw const raw) };
-        check(status, format_args!("listen at {}:{}", address.traddr, address.trsvcid))
+        self.fabric.check(status, format_args!("listen at {}:{}", address.traddr, address.trsvcid))
     }
 
     /// Listens there no more; connections stay.
@@ -182,7 +190,8 @@ impl<T: Target> Transport<T> {
         let raw = address.to_raw();
         // SAFETY: as `listen`.
         let status = unsafe { (self.fabric.ops.stop_listen)(self.raw.get(), &raw const raw) };
-        check(status, format_args!("stop listening at {}:{}", address.traddr, address.trsvcid))
+        self.fabric
+            .check(status, format_args!("stop listening at {}:{}", address.traddr, address.trsvcid))
     }
 
     /// Gives a poll group its share; `done` is called on the group's thread.
@@ -207,6 +216,14 @@ impl<T: Target> Transport<T> {
         // SAFETY: the fabric's own transport, ended once.
         unsafe { (self.fabric.ops.destroy)(self.raw.get()) };
     }
+}
+
+/// Appends a piece of text to the `String` that a sink's context is.
+unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
+    // SAFETY: the context of the sinks above.
+    let whole = unsafe { &mut *ctx.cast::<String>() };
+    // SAFETY: the piece is valid for the call.
+    whole.push_str(unsafe { crate::host::text(text) });
 }
 
 /// What `register` answers for a type that is taken, as a negative errno.

@@ -139,6 +139,14 @@ impl<T: Target> Request<T> {
         self.set_response_len(u32::try_from(data.len() - rest.len()).unwrap_or(u32::MAX));
     }
 
+    /// Sets its data to zero.
+    pub fn clear_data(&mut self) {
+        for piece in self.pieces() {
+            // SAFETY: the invariant: writable for its length.
+            unsafe { std::ptr::write_bytes(piece.addr.cast::<u8>(), 0, piece.len as usize) };
+        }
+    }
+
     /// Says how much of the data is to be sent back, in bytes; at most its length.
     #[inline]
     pub fn set_response_len(&mut self, len: u32) {

@@ -9,7 +9,7 @@ use super::content::{self, Mismatch};
 use super::histogram::Histogram;
 use super::places::{Generations, Places, Span};
 use super::{Failure, Limit, Pattern, Plan, Report, ticks};
-use crate::bdev::{self, Desc, channel};
+use crate::bdev::{self, Desc, local};
 use crate::env::memory;
 use crate::reactor::poller::State;
 use crate::reactor::{clock, thread};
@@ -172,32 +172,48 @@ impl Worker {
     fn submit(&self, task: &Task) {
         self.budget.set(self.budget.get() - 1);
         self.outstanding.set(self.outstanding.get() + 1);
-        match &self.generations {
-            None => {
-                let (unit, read) = self.places.next();
-                task.unit.set(unit);
-                task.read.set(read);
-                task.began.set(self.tick.get());
-            }
-            Some(generations) => self.prepare_verified(task, generations),
+        if let Some(generations) = &self.generations {
+            return self.submit_verified(task, generations);
         }
+        let (unit, read) = self.places.next();
+        task.unit.set(unit);
+        task.read.set(read);
+        task.began.set(self.tick.get());
+        self.send(task);
+    }
+
+    #[inline]
+    fn send(&self, task: &Task) {
         if self.null_loop {
-            self.fill(task, self.scratch.get());
-            if let Some(memory) = &self.copied {
-                self.copy(task, memory);
-            }
-            // SAFETY: the arguments that the bus would pass; this is the worker's thread.
-            return unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+            return self.send_nowhere(task);
         }
         // SAFETY: no waiter is given.
-        let Some(io) = (unsafe { channel::io_get(self.chan, ptr::null_mut()) }) else {
-            return self.completed(task, -libc::ENOMEM);
+        let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
+            return self.not_sent(task);
         };
         self.fill(task, io.abi());
         io.set_callback(Some(ended), as_arg(task));
         bdev::submit(io);
     }
 
+    #[cold]
+    #[inline(never)]
+    fn not_sent(&self, task: &Task) {
+        self.outstanding.set(self.outstanding.get() - 1);
+        self.failed(task, -libc::ENOMEM);
+    }
+
+    #[inline(never)]
+    fn send_nowhere(&self, task: &Task) {
+        self.fill(task, self.scratch.get());
+        if let Some(memory) = &self.copied {
+            self.copy(task, memory);
+        }
+        // SAFETY: the arguments that the bus would pass; this is the worker's thread.
+        unsafe { ended(as_arg(task), self.scratch.get(), 0) };
+    }
+
+    #[inline]
     fn fill(&self, task: &Task, request: *mut bay_io) {
         // SAFETY: the request is the worker's: fresh from the pool, or its own scratch.
         let request = unsafe { &mut *request };
@@ -212,8 +228,8 @@ impl Worker {
     /// What a RAM disk would do.
     fn copy(&self, task: &Task, disk: &Memory) {
         let (buffer, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
-        // Every unit has its place in memory, so its number fits.
-        let offset = usize::try_from(task.unit.get()).unwrap_or_default() * len;
+        // As many units as the memory has bytes for.
+        let offset = usize::try_from(task.unit.get()).unwrap_or(0) * len;
         // SAFETY: the memory holds every unit of the span.
         let place = unsafe { disk.0.as_ptr().add(offset) };
         let (from, to) = if task.read.get() { (place, buffer) } else { (buffer, place) };
@@ -221,6 +237,7 @@ impl Worker {
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
 
+    #[inline]
     fn completed(&self, task: &Task, status: i32) {
         let tick = ticks::now();
         self.tick.set(tick);
@@ -281,7 +298,7 @@ impl Worker {
     /// Chooses what to do and makes the memory ready for it. Kept out of the way of runs that do not
     /// verify, as `verify` is.
     #[inline(never)]
-    fn prepare_verified(&self, task: &Task, generations: &Generations) {
+    fn submit_verified(&self, task: &Task, generations: &Generations) {
         if task.again.take() {
             task.read.set(true);
         } else {
@@ -300,6 +317,7 @@ impl Worker {
             }
         });
         task.began.set(ticks::now());
+        self.send(task);
     }
 
     #[inline(never)]
@@ -427,7 +445,7 @@ impl Worker {
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
         let copied = plan.copy_loop.then(|| copy_target(order.span, len)).transpose()?;
-        let chan = channel::get(&order.desc)?;
+        let chan = local::get(&order.desc)?;
         let worker = Box::new(Self {
             chan,
             idle: Cell::new(0),
@@ -487,7 +505,7 @@ impl Worker {
             refused => {
                 // SAFETY: nobody else was told of it.
                 drop(unsafe { Box::from_raw(ctx) });
-                let _ = channel::put(chan);
+                let _ = local::put(chan);
                 let outside = Error::new(libc::EPERM, "not on a lightweight thread");
                 Err(refused.and_then(Result::err).unwrap_or(outside))
             }
@@ -500,7 +518,7 @@ impl Worker {
         thread::with_current(|thread| {
             let _ = thread.set_poller_state(poller, State::Gone);
         });
-        if let Err(error) = channel::put(self.chan) {
+        if let Err(error) = local::put(self.chan) {
             tracing::error!("the load generator's channel: {error}");
         }
         let [reads, writes] = self.done.each_ref().map(Cell::get);

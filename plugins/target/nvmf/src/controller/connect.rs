@@ -85,10 +85,13 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
     }
     let subnqn = data.subnqn.as_str().filter(|name| nqn::check(name).is_ok());
     let subnqn = subnqn.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
-    let hostnqn = data.hostnqn.as_str().filter(|name| nqn::check(name).is_ok());
-    let hostnqn = hostnqn.ok_or(wrong_data(ConnectData::HOSTNQN_OFFSET))?;
     let subsystem = model.subsystems.get_mut(subnqn);
     let subsystem = subsystem.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
+    // SPDK's initiator gives no name unless it is told one: where any host may connect, it may.
+    let nameless = subsystem.allow_any_host;
+    let is_name = |name: &&str| nqn::check(name).is_ok() || (nameless && name.is_empty());
+    let hostnqn = data.hostnqn.as_str().filter(is_name);
+    let hostnqn = hostnqn.ok_or(wrong_data(ConnectData::HOSTNQN_OFFSET))?;
     if !subsystem.allows(hostnqn) {
         return Err(Status::CONNECT_INVALID_HOST.into());
     }

@@ -5,15 +5,15 @@ use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
 use drivebay_sdk::nvmf::target::Request;
 use drivebay_sdk::poller::Poll;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
 use super::Nvmf;
 
-/// The namespaces of a subsystem, as one thread knows them.
+/// The namespaces of a subsystem, as one thread knows them: by number, of which there are at most
+/// [`MAX_NAMESPACES`](crate::model::MAX_NAMESPACES).
 #[derive(Debug, Default)]
-pub struct LocalSubsystem(RefCell<BTreeMap<u32, Rc<LocalNamespace>>>);
+pub struct LocalSubsystem(RefCell<Vec<Option<Rc<LocalNamespace>>>>);
 
 /// A namespace, as one thread knows it: Serving → Ending (no I/O begins) → gone, once nothing is in flight.
 pub struct LocalNamespace {
@@ -36,31 +36,40 @@ impl fmt::Debug for LocalNamespace {
 }
 
 impl LocalSubsystem {
-    /// Runs `body` with a namespace that serves; `None` when there is none.
+    /// Runs `body` with a namespace, be it ending; `None` when there is none.
     #[inline]
     pub fn with<V>(&self, nsid: u32, body: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
         // Shared for the time of a submit: the table changes between rounds only.
-        self.0.borrow().get(&nsid).map(body)
+        self.0.borrow().get(nsid as usize)?.as_ref().map(body)
     }
 
     /// The namespace, be it ending.
     pub fn find(&self, nsid: u32) -> Option<Rc<LocalNamespace>> {
-        self.0.borrow().get(&nsid).cloned()
+        self.with(nsid, Rc::clone)
     }
 
     /// Adds a namespace.
     pub fn add(&self, nsid: u32, namespace: Rc<LocalNamespace>) {
-        self.0.borrow_mut().insert(nsid, namespace);
+        let mut table = self.0.borrow_mut();
+        let place = nsid as usize;
+        if table.len() <= place {
+            table.resize(place + 1, None);
+        }
+        if let Some(place) = table.get_mut(place) {
+            *place = Some(namespace);
+        }
     }
 
     /// Removes one that has ended.
     pub fn remove(&self, nsid: u32) {
-        self.0.borrow_mut().remove(&nsid);
+        if let Some(place) = self.0.borrow_mut().get_mut(nsid as usize) {
+            *place = None;
+        }
     }
 
     /// I/Os in the bdevs.
     pub fn in_flight(&self) -> u64 {
-        self.0.borrow().values().map(|namespace| namespace.in_flight.get()).sum()
+        self.0.borrow().iter().flatten().map(|namespace| namespace.in_flight.get()).sum()
     }
 }
 

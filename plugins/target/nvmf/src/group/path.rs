@@ -83,11 +83,21 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
 }
 
 #[inline]
-fn start(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: &Command, max_len: u32) {
+fn start(
+    namespace: &Rc<LocalNamespace>,
+    mut request: Request<Nvmf>,
+    command: &Command,
+    max_len: u32,
+) {
     let geometry = namespace.geometry.get();
     let durable = |durable| if durable { IoFlags::FUA } else { IoFlags::NONE };
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
-        Ok(Plan::Read(range)) => (Op::Read(range), IoFlags::NONE),
+        Ok(Plan::Read(range)) => {
+            if geometry.keeps_no_data {
+                request.clear_data(); // They hold what their last owner left, and the bdev lets them be.
+            }
+            (Op::Read(range), IoFlags::NONE)
+        }
         Ok(Plan::Write(range, fua)) => (Op::Write(range), durable(fua)),
         Ok(Plan::Compare(range)) => (Op::Compare(range), IoFlags::NONE),
         Ok(Plan::WriteZeroes(range, fua)) => (Op::WriteZeroes(range), durable(fua)),
@@ -97,7 +107,7 @@ fn start(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: &Comma
         Err(status) => return finish(request, status, 0),
     };
     namespace.submit(op, flags, request, |mut request, result| {
-        leave(&request);
+        leave(&request, LocalNamespace::leave);
         if result.status.is_success() && request.transfer() == Transfer::ToHost {
             let len = request.len();
             request.set_response_len(len);
@@ -129,7 +139,10 @@ fn next_range(
 }
 
 fn unmapped(mut request: Request<Nvmf>, result: IoResult) {
-    let namespace = leave(&request);
+    let namespace = leave(&request, |namespace| {
+        namespace.leave();
+        Rc::clone(namespace)
+    });
     request.set_word(request.word() + 1);
     match namespace {
         Some(namespace) if result.status.is_success() && !namespace.is_ending() => {
@@ -140,14 +153,11 @@ fn unmapped(mut request: Request<Nvmf>, result: IoResult) {
     }
 }
 
-/// Counts an I/O as ended; its namespace.
+/// Lets `leave` count an I/O as ended at its namespace.
 #[inline]
-fn leave(request: &Request<Nvmf>) -> Option<Rc<LocalNamespace>> {
-    let nsid = Command::parse(request.command()).nsid();
-    let subsystem = request.qpair().state().subsystem()?;
-    let namespace = subsystem.find(nsid)?;
-    namespace.leave();
-    Some(namespace)
+fn leave<V>(request: &Request<Nvmf>, leave: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
+    let [_, _, _, _, nsid @ .., _, _, _, _] = *request.command().first_chunk::<12>()?;
+    request.qpair().state().subsystem()?.with(u32::from_le_bytes(nsid), leave)
 }
 
 #[inline]

@@ -38,6 +38,8 @@ pub struct Geometry {
     pub has_write_cache: bool,
     /// Nothing may be written.
     pub is_read_only: bool,
+    /// A read leaves the data as they are.
+    pub keeps_no_data: bool,
     /// What may be sent.
     pub ops: Ops,
 }
@@ -111,6 +113,7 @@ pub(crate) mod tests {
             atomic_write_unit: 1,
             has_write_cache: true,
             is_read_only: false,
+            keeps_no_data: false,
             ops: Ops { flush: true, unmap: true, write_zeroes: true, compare: true, fua: true },
         }
     }

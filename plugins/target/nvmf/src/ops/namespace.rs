@@ -131,6 +131,7 @@ fn geometry_of(info: &Info) -> Geometry {
         atomic_write_unit: raw.atomic_write_unit.max(1),
         has_write_cache: info.has_write_cache(),
         is_read_only: info.is_read_only(),
+        keeps_no_data: info.keeps_no_data(),
         ops: Ops {
             flush: ops.contains(OpSet::FLUSH),
             unmap: ops.contains(OpSet::UNMAP),

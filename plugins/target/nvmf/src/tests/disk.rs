@@ -1,6 +1,6 @@
 //! A disk whose I/O ends when the test lets it.
 
-use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, IoQueue, Op, OpSet};
+use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, IoQueue, Op, OpSet, Registration};
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::{Result, Status};
 use std::cell::{Cell, RefCell};
@@ -11,13 +11,26 @@ thread_local! {
     static OPS: RefCell<Vec<Op>> = const { RefCell::new(Vec::new()) };
 }
 
-/// 64 blocks of 512 bytes that read as 7s.
+/// 64 blocks of 512 bytes that read as 7s, or as nothing.
 #[derive(Debug)]
-pub(super) struct HeldDisk(String);
+pub(super) struct HeldDisk {
+    name: String,
+    keeps_no_data: bool,
+}
 
 /// Puts one on the bus.
 pub(super) fn make(name: &str) {
-    bdev::register(HeldDisk(name.into()), "none", serde_json::json!({})).unwrap();
+    register(name, false);
+}
+
+/// Puts one on the bus whose reads leave the data as they are.
+pub(super) fn make_empty(name: &str) {
+    register(name, true);
+}
+
+fn register(name: &str, keeps_no_data: bool) {
+    let disk = HeldDisk { name: name.into(), keeps_no_data };
+    bdev::register(disk, "none", serde_json::json!({})).unwrap();
 }
 
 /// Whether I/O waits for [`let_go`].
@@ -51,11 +64,15 @@ impl Bdev for HeldDisk {
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH);
 
     fn create(_params: NoParams) -> Result<Self> {
-        Ok(Self("held".into()))
+        Ok(Self { name: "held".into(), keeps_no_data: false })
     }
 
     fn name(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        registration.keeps_no_data = self.keeps_no_data;
     }
 
     fn geometry(&self) -> Geometry {
@@ -68,7 +85,9 @@ impl Bdev for HeldDisk {
 
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         OPS.with_borrow_mut(|ops| ops.push(io.op()));
-        if HOLDS.get() {
+        if self.keeps_no_data {
+            io.complete(Status::SUCCESS);
+        } else if HOLDS.get() {
             HELD.with_borrow_mut(|held| held.push(io));
         } else {
             end(io);

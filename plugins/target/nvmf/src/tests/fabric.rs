@@ -61,6 +61,11 @@ impl Wire {
         self.send(command, Transfer::ToHost, len, &[]);
     }
 
+    /// Sends a command that asks for as many bytes, into memory that holds `stale`.
+    pub(super) fn read_over(&self, command: &Command, stale: &[u8]) {
+        self.send(command, Transfer::ToHost, stale.len(), stale);
+    }
+
     pub(super) fn hang_up(&self) {
         self.ends().hangs_up = true;
     }

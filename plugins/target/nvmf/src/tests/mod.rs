@@ -111,6 +111,20 @@ fn a_host_connects_identifies_and_reads() {
 }
 
 #[test]
+fn what_a_disk_leaves_in_the_memory_of_a_read_is_not_sent() {
+    let target = Target::start();
+    disk::make_empty("empty");
+    assert_eq!(target.add_ns("empty"), 2);
+    let (_admin, io) = target.controller();
+    let read = BlockCommand { nsid: 2, ..blocks(8, 1) }.to_command(nvm::READ);
+    io.read_over(&read, &[9; 1024]);
+    assert_eq!(target.response(&io).1, [0; 1024]);
+    // The same memory is sent as it is when the disk fills it.
+    io.read_over(&blocks(8, 1).to_command(nvm::READ), &[9; 1024]);
+    assert_eq!(target.response(&io).1, [7; 1024]);
+}
+
+#[test]
 fn the_head_of_a_queue_goes_round_with_its_size() {
     let target = Target::start();
     let (_admin, io) = target.controller();

@@ -1,10 +1,11 @@
 //! What is sent for a command: R2Ts for its data, then data and response.
 
 use super::command::{Grant, R2TS, State};
+use super::outbox::Outbox;
 use super::{Carrier, Connection, Phase, Target};
 use drivebay_spec_nvme::{Completion, Status};
 use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
-use drivebay_spec_nvme_tcp::{C2hData, CapsuleResp, R2t};
+use drivebay_spec_nvme_tcp::{C2hData, CapsuleResp, Placement, R2t};
 
 const INDEX_BITS: u32 = R2TS.trailing_zeros();
 
@@ -51,6 +52,7 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
+    #[inline]
     fn obtain(&mut self, slot: u16, target: &mut impl Target<R>) -> bool {
         let Some(command) = self.commands.get_mut(slot) else { return true };
         let len = command.len;
@@ -79,9 +81,10 @@ impl<R: Carrier> Connection<R> {
             let r2t =
                 R2t { cccid: command.cid, ttag: tag(slot, index), r2to: command.asked, r2tl: len };
             command.asked += len;
+            self.awaited += u64::from(len);
             let mut header = [0; R2t::LEN];
             let placement = r2t.encode(digests, &mut header);
-            self.outbox.write(|out| put_header(out, &header, placement.header_digest, 0));
+            put_header(&mut self.outbox, &header, &placement);
         }
     }
 
@@ -96,6 +99,7 @@ impl<R: Carrier> Connection<R> {
         let Some(command) = self.commands.get_mut(slot) else { return };
         let Some(place) = command.grants.get_mut(index) else { return };
         let Some(grant) = place else { return };
+        self.awaited = self.awaited.saturating_sub(come.into());
         grant.next += come;
         if grant.next < grant.end {
             return;
@@ -154,8 +158,7 @@ impl<R: Carrier> Connection<R> {
         let data = C2hData { cccid, datao: 0, datal: len, last: true, success };
         let mut header = [0; C2hData::LEN];
         let placement = data.encode(self.accepts.digests, self.host_alignment, &mut header);
-        self.outbox
-            .write(|out| put_header(out, &header, placement.header_digest, placement.pad_len));
+        put_header(&mut self.outbox, &header, &placement);
         let Some(command) = self.commands.get_mut(slot) else { return };
         command.state = State::Sending;
         let digest = command.request.as_ref().filter(|_| placement.data_digest).map(|request| {
@@ -165,14 +168,14 @@ impl<R: Carrier> Connection<R> {
         });
         self.outbox.data(slot, len);
         if let Some(digest) = digest {
-            self.outbox.write(|out| out.extend_from_slice(&digest));
+            self.outbox.write(&digest);
         }
     }
 
     fn respond(&mut self, cqe: &[u8; 16]) {
         let mut header = [0; CapsuleResp::LEN];
         let placement = CapsuleResp { cqe: *cqe }.encode(self.accepts.digests, &mut header);
-        self.outbox.write(|out| put_header(out, &header, placement.header_digest, 0));
+        put_header(&mut self.outbox, &header, &placement);
     }
 
     /// The submission queue head: the target's, and what was answered without it.
@@ -187,10 +190,14 @@ impl<R: Carrier> Connection<R> {
     }
 }
 
-fn put_header(out: &mut Vec<u8>, header: &[u8], with_digest: bool, pad_len: u8) {
-    out.extend_from_slice(header);
-    if with_digest {
-        out.extend_from_slice(&digest::of(header));
+/// Appends a header, its digest and the padding behind it.
+#[inline]
+fn put_header(outbox: &mut Outbox, header: &[u8; 24], placement: &Placement) {
+    outbox.write(header);
+    if placement.header_digest {
+        outbox.write(&digest::of(header));
     }
-    out.resize(out.len() + usize::from(pad_len), 0);
+    if placement.pad_len > 0 {
+        outbox.pad(placement.pad_len.into());
+    }
 }

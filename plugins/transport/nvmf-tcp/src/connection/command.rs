@@ -67,6 +67,7 @@ impl<R: Carrier> Commands<R> {
     }
 
     /// Takes a free slot, or makes one with `make`; `None` at the limit.
+    #[inline]
     pub(crate) fn take(&mut self, make: impl FnOnce(u16) -> R) -> Option<u16> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
@@ -85,26 +86,32 @@ impl<R: Carrier> Commands<R> {
         Some(slot)
     }
 
+    #[inline]
     pub(crate) fn get(&self, slot: u16) -> Option<&Command<R>> {
         self.slots.get(usize::from(slot))
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Command<R>> {
         self.slots.get_mut(usize::from(slot))
     }
 
+    #[inline]
     pub(crate) fn request(&self, slot: u16) -> Option<&R> {
         self.get(slot)?.request.as_ref()
     }
 
     /// Gives a slot back, and its data to the pools.
+    #[inline]
     pub(crate) fn release(&mut self, slot: u16) {
         let Some(command) = self.get_mut(slot) else { return };
         if command.state == State::Free {
             return;
         }
         command.state = State::Free;
-        command.grants = [None; R2TS];
+        if command.asked > 0 {
+            command.grants = [None; R2TS];
+        }
         command.failed = None;
         if let Some(request) = &mut command.request {
             request.release();

@@ -25,7 +25,7 @@ mod transfer;
 use command::Commands;
 pub(crate) use command::SLOTS_MAX;
 use drivebay_spec_nvme_tcp::{Alignment, Receiver, Role};
-use inbox::Inbox;
+pub(crate) use inbox::Inbox;
 use outbox::Outbox;
 pub(crate) use outbox::SLICES;
 use receive::Stage;
@@ -34,6 +34,15 @@ use std::io::{IoSlice, IoSliceMut};
 
 /// Longest in-capsule data of admin and Fabrics commands, in bytes. Section 3.3.2.
 pub(crate) const ADMIN_CAPSULE_DATA: u32 = 8192;
+
+/// Commands without data in their capsule that are taken in one round: more wait for the next one, so that the first
+/// answers are on their way, and their memory is used again while it is in the cache, before the last command of a burst
+/// was looked at. Data in capsules is bounded by the inbox.
+const BURST: u32 = 32;
+
+/// How much is received beyond the data of an R2T, in bytes: the next header, and commands, but little data, which would
+/// have to be copied once more.
+const AHEAD: usize = 8 << 10;
 
 /// Memory of one command: the request that is lent to the target, and its data.
 pub(crate) trait Carrier {
@@ -120,9 +129,18 @@ pub(crate) struct Connection<R> {
     answered_here: u16,
     /// The queue head that the target told last.
     head: u16,
+    /// The group's, while it is this connection's turn to receive.
     inbox: Inbox,
+    /// What was in it when the last turn ended.
+    kept: Vec<u8>,
     stage: Stage,
-    /// Bytes lie in `inbox` that wait for a slot, for memory or for the peer to read.
+    /// Data that R2Ts have asked for and that has not come, in bytes.
+    awaited: u64,
+    /// Commands without data in their capsule taken in this round.
+    taken: u32,
+    /// Received bytes wait for the next round.
+    paused: bool,
+    /// Received bytes wait for a slot, for memory or for the peer to read.
     stalled: bool,
     commands: Commands<R>,
     /// Commands that wait for memory, first come first served.
@@ -145,8 +163,12 @@ impl<R: Carrier> Connection<R> {
             queue: None,
             answered_here: 0,
             head: 0,
-            inbox: Inbox::new(),
+            inbox: Inbox::default(),
+            kept: Vec::new(),
             stage: Stage::Header,
+            awaited: 0,
+            taken: 0,
+            paused: false,
             stalled: false,
             commands: Commands::new(limits.depth),
             waiting: VecDeque::new(),
@@ -184,7 +206,9 @@ impl<R: Carrier> Connection<R> {
         let space = if self.phase == Phase::Ended || self.outbox.is_full() && self.stalled {
             &mut []
         } else {
-            self.inbox.space()
+            let space = self.inbox.space();
+            let len = if self.awaited > 0 { AHEAD.min(space.len()) } else { space.len() };
+            space.get_mut(..len).unwrap_or_default()
         };
         [IoSliceMut::new(direct), IoSliceMut::new(space)]
     }
@@ -192,17 +216,28 @@ impl<R: Carrier> Connection<R> {
     /// Whether [`Connection::receive_slices`] has room.
     pub(crate) fn can_receive(&self) -> bool {
         self.phase != Phase::Ended
-            && self.inbox.has_space()
+            && self.inbox.filled().len() + self.kept.len() < inbox::LEN
             && !(self.stalled && self.outbox.is_full())
+    }
+
+    /// It is this connection's turn to receive, with the group's buffer, and to take a burst of commands.
+    #[inline]
+    pub(crate) fn begin_turn(&mut self, shared: &mut Inbox) {
+        self.inbox.begin_turn(shared, &mut self.kept);
+        self.taken = 0;
+    }
+
+    /// The turn is over.
+    #[inline]
+    pub(crate) fn end_turn(&mut self, shared: &mut Inbox) {
+        self.inbox.end_turn(shared, &mut self.kept);
     }
 
     /// The stream ended, orderly or not: nothing more is sent.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
         self.outbox.clear();
-        self.inbox.clear();
-        self.waiting.clear();
-        self.stage = Stage::Header;
+        self.forget_received();
         self.commands.release_all(true);
     }
 
@@ -217,6 +252,21 @@ impl<R: Carrier> Connection<R> {
     /// Whether a command or the data of a capsule waits for memory.
     pub(crate) fn is_starving(&self) -> bool {
         !self.waiting.is_empty() || matches!(&self.stage, Stage::Data(data) if !data.has_memory)
+    }
+
+    /// Whether received bytes wait for the next round.
+    #[inline]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Length of the data that the first of them waits for, in bytes; 0 when none waits.
+    pub(crate) fn needs(&self) -> u32 {
+        let slot = self.waiting.front().copied().or(match &self.stage {
+            Stage::Data(data) if !data.has_memory => data.slot,
+            _ => None,
+        });
+        slot.and_then(|slot| self.commands.get(slot)).map_or(0, |command| command.len)
     }
 
     /// Whether something is to be sent.
@@ -252,10 +302,16 @@ impl<R: Carrier> Connection<R> {
 
     /// Nothing that comes from now on counts; memory goes back except what is being sent.
     fn stop_receiving(&mut self) {
+        self.forget_received();
+        self.commands.release_all(false);
+    }
+
+    fn forget_received(&mut self) {
         self.inbox.clear();
+        self.kept = Vec::new();
         self.waiting.clear();
         self.stage = Stage::Header;
-        self.stalled = false;
-        self.commands.release_all(false);
+        self.awaited = 0;
+        (self.stalled, self.paused) = (false, false);
     }
 }

@@ -14,12 +14,14 @@ pub(crate) const SLICES: usize = 128;
 /// Headers that wait while the peer does not read: beyond this nothing more is received, in bytes.
 const BYTES_MAX: usize = 64 << 10;
 
+/// Data of a command, and the bytes of the run that go before it.
 #[derive(Clone, Copy, Debug)]
-enum Segment {
-    /// The next bytes of the run.
-    Bytes(usize),
-    /// Data of a command, whose slot comes free with the last byte.
-    Data { slot: u16, offset: u32, len: u32 },
+struct Piece {
+    bytes: usize,
+    /// The slot comes free with the last byte.
+    slot: u16,
+    offset: u32,
+    len: u32,
 }
 
 /// The send queue of one connection.
@@ -28,34 +30,41 @@ pub(crate) struct Outbox {
     bytes: Vec<u8>,
     /// Bytes of the run that were sent.
     done: usize,
-    segments: VecDeque<Segment>,
+    pieces: VecDeque<Piece>,
+    /// Bytes of the run behind the last piece.
+    tail: usize,
 }
 
 impl Outbox {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.tail == 0 && self.pieces.is_empty()
     }
 
     /// Whether the peer must read before it is listened to again.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() - self.done >= BYTES_MAX
     }
 
-    /// Lets `write` append a small PDU or a part of one.
-    pub(crate) fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.len();
-        write(&mut self.bytes);
-        let more = self.bytes.len() - before;
-        if let Some(Segment::Bytes(len)) = self.segments.back_mut() {
-            *len += more;
-        } else if more > 0 {
-            self.segments.push_back(Segment::Bytes(more));
-        }
+    /// Appends a small PDU or a part of one.
+    #[inline]
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.tail += bytes.len();
+    }
+
+    /// Appends zeroes.
+    pub(crate) fn pad(&mut self, len: usize) {
+        self.bytes.resize(self.bytes.len() + len, 0);
+        self.tail += len;
     }
 
     /// Appends the first `len` bytes of a command's data.
+    #[inline]
     pub(crate) fn data(&mut self, slot: u16, len: u32) {
-        self.segments.push_back(Segment::Data { slot, offset: 0, len });
+        let bytes = std::mem::take(&mut self.tail);
+        self.pieces.push_back(Piece { bytes, slot, offset: 0, len });
     }
 
     /// Fills `slices` with what comes next; returns how many it filled.
@@ -66,56 +75,55 @@ impl Outbox {
     ) -> usize {
         let mut filled = 0;
         let mut run = self.bytes.get(self.done..).unwrap_or(&[]);
-        let mut room = slices.iter_mut();
-        for segment in &self.segments {
-            match *segment {
-                Segment::Bytes(len) => {
-                    let Some((head, rest)) = run.split_at_checked(len) else { break };
-                    let Some(place) = room.next() else { return filled };
-                    *place = IoSlice::new(head);
+        let mut put = |bytes: &'a [u8]| {
+            let place = slices.get_mut(filled);
+            filled += usize::from(place.is_some());
+            place.map(|place| *place = IoSlice::new(bytes)).is_some()
+        };
+        let filling = (|| {
+            for piece in &self.pieces {
+                if piece.bytes > 0 {
+                    let (head, rest) = run.split_at_checked(piece.bytes)?;
+                    put(head).then_some(())?;
                     run = rest;
-                    filled += 1;
                 }
-                Segment::Data { slot, offset, len } => {
-                    let Some(request) = commands.request(slot) else { break };
-                    for piece in request.data(offset, len) {
-                        let Some(place) = room.next() else { return filled };
-                        *place = IoSlice::new(piece);
-                        filled += 1;
-                    }
+                for bytes in commands.request(piece.slot)?.data(piece.offset, piece.len) {
+                    put(bytes).then_some(())?;
                 }
             }
-        }
+            if self.tail > 0 {
+                put(run);
+            }
+            Some(())
+        })();
+        // What did not fit comes next time.
+        let _ = filling;
         filled
     }
 
     /// `sent` bytes have left; `release` is told each slot whose data is out.
     pub(crate) fn sent(&mut self, mut sent: usize, mut release: impl FnMut(u16)) {
-        while let Some(first) = self.segments.front_mut() {
-            match first {
-                Segment::Bytes(len) => {
-                    let n = sent.min(*len);
-                    *len -= n;
-                    sent -= n;
-                    self.done += n;
-                    if *len > 0 {
-                        break;
-                    }
-                }
-                Segment::Data { slot, offset, len } => {
-                    let n = u32::try_from(sent).unwrap_or(u32::MAX).min(*len);
-                    *offset += n;
-                    *len -= n;
-                    sent -= n as usize;
-                    if *len > 0 {
-                        break;
-                    }
-                    release(*slot);
-                }
+        while let Some(first) = self.pieces.front_mut() {
+            let bytes = sent.min(first.bytes);
+            first.bytes -= bytes;
+            self.done += bytes;
+            sent -= bytes;
+            let data = u32::try_from(sent).unwrap_or(u32::MAX).min(first.len);
+            first.offset += data;
+            first.len -= data;
+            sent -= data as usize;
+            if first.bytes > 0 || first.len > 0 {
+                break;
             }
-            self.segments.pop_front();
+            release(first.slot);
+            self.pieces.pop_front();
         }
-        if self.segments.is_empty() {
+        if self.pieces.is_empty() {
+            let bytes = sent.min(self.tail);
+            self.tail -= bytes;
+            self.done += bytes;
+        }
+        if self.is_empty() {
             self.clear();
         } else if self.done >= BYTES_MAX / 2 {
             self.bytes.drain(..self.done);
@@ -126,7 +134,7 @@ impl Outbox {
     /// Forgets what was not sent.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.segments.clear();
-        self.done = 0;
+        self.pieces.clear();
+        (self.done, self.tail) = (0, 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::command::{Grant, State};
 use super::transfer::{FABRICS, Transfer, transfer};
-use super::{ADMIN_CAPSULE_DATA, Carrier, Connection, Phase, Target};
+use super::{ADMIN_CAPSULE_DATA, BURST, Carrier, Connection, Phase, Target};
 use drivebay_spec_nvme::{Command, Status};
 use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
 use drivebay_spec_nvme_tcp::{
@@ -83,6 +83,8 @@ enum Step {
     Need,
     /// A slot, memory, or room to answer is needed.
     Stall,
+    /// The next round is to go on.
+    Pause,
 }
 
 impl<R: Carrier> Connection<R> {
@@ -110,7 +112,7 @@ impl<R: Carrier> Connection<R> {
 
     /// Goes on with what has come; called again when slots, memory or room came free.
     pub(crate) fn resume(&mut self, target: &mut impl Target<R>) {
-        self.stalled = false;
+        (self.stalled, self.paused) = (false, false);
         self.serve_waiting(target);
         while self.is_receiving() {
             let step = match &self.stage {
@@ -123,6 +125,10 @@ impl<R: Carrier> Connection<R> {
                 Ok(Step::Need) => return,
                 Ok(Step::Stall) => {
                     self.stalled = true;
+                    return;
+                }
+                Ok(Step::Pause) => {
+                    self.paused = true;
                     return;
                 }
                 Err(error) => self.terminate(error),
@@ -173,7 +179,7 @@ impl<R: Carrier> Connection<R> {
                 return Ok(Step::On);
             }
         };
-        if !matches!(step, Step::Stall) {
+        if !matches!(step, Step::Stall | Step::Pause) {
             self.inbox.consume(frame.data_offset);
         }
         Ok(step)
@@ -200,7 +206,7 @@ impl<R: Carrier> Connection<R> {
         };
         let mut bytes = [0; IcResp::LEN];
         response.encode(&mut bytes);
-        self.outbox.write(|out| out.extend_from_slice(&bytes));
+        self.outbox.write(&bytes);
         self.accepts.digests = request.digests;
         self.host_alignment = request.hpda;
         self.r2ts = usize::try_from(request.maxr2t).unwrap_or(usize::MAX).saturating_add(1);
@@ -226,6 +232,9 @@ impl<R: Carrier> Connection<R> {
         if self.outbox.is_full() {
             return Ok(Step::Stall);
         }
+        if frame.data_len == 0 && self.taken >= BURST {
+            return Ok(Step::Pause);
+        }
         let Some(slot) = self.commands.take(|slot| target.make(slot)) else {
             // Waiting for a slot would wait for ever if the data of a command lies behind this capsule.
             let overrun = self.commands.any_awaits_data();
@@ -241,6 +250,7 @@ impl<R: Carrier> Connection<R> {
             Ok(Transfer::ToHost { len }) => (false, len),
             Ok(Transfer::None) | Err(_) => (false, 0),
         };
+        self.taken += u32::from(frame.data_len == 0);
         if let Some(slot) = self.commands.get_mut(slot) {
             slot.state = State::Capsule;
             slot.cid = command.cid();
@@ -398,10 +408,8 @@ impl<R: Carrier> Connection<R> {
         let mut request = [0; TermReq::LEN];
         TermReq::new(Role::Controller, error)
             .encode(u8::try_from(header.len()).unwrap_or(u8::MAX), &mut request);
-        self.outbox.write(|out| {
-            out.extend_from_slice(&request);
-            out.extend_from_slice(header);
-        });
+        self.outbox.write(&request);
+        self.outbox.write(header);
         self.phase = Phase::Terminating;
         self.stop_receiving();
     }

@@ -4,7 +4,7 @@ use super::doubles::{
     FLUSH, Host, Keeper, LIMITS, Memo, POOL, READ, WRITE, command, ic_req, in_capsule, pattern,
     read, write,
 };
-use super::{Connection, Limits, Phase, SLICES};
+use super::{AHEAD, BURST, Connection, Inbox, Limits, Phase, SLICES};
 use drivebay_spec_nvme::sgl::SglDescriptor;
 use drivebay_spec_nvme::{Command, Completion, Status};
 use drivebay_spec_nvme_tcp::{
@@ -41,6 +41,7 @@ impl Pdu {
 struct Wire {
     connection: Connection<Memo>,
     keeper: Keeper,
+    inbox: Inbox,
     digests: Digests,
     /// Bytes given to the connection at once.
     chunk: usize,
@@ -51,6 +52,7 @@ impl Wire {
         Self {
             connection: Connection::new(limits),
             keeper: Keeper::new(),
+            inbox: Inbox::new(),
             digests: Digests::default(),
             chunk: usize::MAX,
         }
@@ -75,6 +77,7 @@ impl Wire {
     fn send(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
+            self.connection.begin_turn(&mut self.inbox);
             let mut n = 0;
             for mut slice in self.connection.receive_slices() {
                 let k = slice.len().min(rest.len() - n).min(self.chunk - n.min(self.chunk));
@@ -84,12 +87,24 @@ impl Wire {
                     break;
                 }
             }
+            if n > 0 {
+                self.connection.received(n, &mut self.keeper);
+            }
+            self.connection.end_turn(&mut self.inbox);
             if n == 0 {
                 return;
             }
             rest = &rest[n..];
-            self.connection.received(n, &mut self.keeper);
+            while self.connection.is_paused() {
+                self.resume();
+            }
         }
+    }
+
+    fn resume(&mut self) {
+        self.connection.begin_turn(&mut self.inbox);
+        self.connection.resume(&mut self.keeper);
+        self.connection.end_turn(&mut self.inbox);
     }
 
     /// Everything that is to be sent, 1000 bytes at a time.
@@ -379,11 +394,11 @@ fn a_command_beyond_the_queue_depth_waits_for_a_slot() {
     assert_eq!(wire.keeper.lent.len(), 4);
     assert!(wire.connection.is_stalled());
     wire.answer(Status::SUCCESS, 1);
-    wire.connection.resume(&mut wire.keeper);
+    wire.resume();
     assert_eq!(wire.keeper.lent.len(), 4);
     assert!(wire.connection.is_stalled());
     wire.answer(Status::SUCCESS, 2);
-    wire.connection.resume(&mut wire.keeper);
+    wire.resume();
     assert!(!wire.connection.is_stalled());
     wire.end();
 }
@@ -395,6 +410,48 @@ fn an_overrun_that_would_wait_for_ever_is_fatal() {
         wire.send(&wire.capsule(write(cid, 4096), &[]));
     }
     assert_eq!(wire.terminated(), ProtocolError::of(Fes::SequenceError));
+}
+
+#[test]
+fn a_burst_is_taken_in_parts_and_no_command_is_lost_or_overtaken() {
+    const ALL: u16 = 101;
+    const { assert!(ALL as u32 == 3 * BURST + 5) };
+    let mut wire = Wire::open_with(Limits { depth: 128, ..LIMITS }, Digests::default(), 0, 0);
+    let capsules: Vec<u8> =
+        (0..ALL).flat_map(|cid| wire.capsule(Command::new(FLUSH).with_cid(cid), &[])).collect();
+    wire.connection.begin_turn(&mut wire.inbox);
+    let [_, mut space] = wire.connection.receive_slices();
+    space[..capsules.len()].copy_from_slice(&capsules);
+    wire.connection.received(capsules.len(), &mut wire.keeper);
+    wire.connection.end_turn(&mut wire.inbox);
+    for part in 1..=3 {
+        assert_eq!(wire.keeper.lent.len(), part * BURST as usize);
+        assert!(wire.connection.is_paused());
+        wire.resume();
+    }
+    assert!(!wire.connection.is_paused());
+    let cids = wire.keeper.lent.iter().map(|memo| Command::parse(&memo.command).cid());
+    assert!(cids.eq(0..ALL));
+    wire.end();
+}
+
+#[test]
+fn little_but_the_asked_for_data_is_received_while_data_is_awaited() {
+    let mut wire = Wire::open();
+    wire.send(&wire.capsule(write(5, 8192), &[]));
+    let r2t = wire.take_one().r2t();
+    let pdu = wire.h2c(r2t, 0, &pattern(8192), true);
+    wire.send(&pdu[..24]);
+    wire.connection.begin_turn(&mut wire.inbox);
+    let [direct, ahead] = wire.connection.receive_slices().map(|slice| slice.len());
+    wire.connection.end_turn(&mut wire.inbox);
+    assert_eq!((direct, ahead), (4096, AHEAD), "one piece, and the next header");
+    wire.send(&pdu[24..]);
+    wire.connection.begin_turn(&mut wire.inbox);
+    let [_, ahead] = wire.connection.receive_slices().map(|slice| slice.len());
+    wire.connection.end_turn(&mut wire.inbox);
+    assert!(ahead > AHEAD, "nothing is awaited any more");
+    wire.end();
 }
 
 // Data by R2T.
@@ -512,7 +569,7 @@ fn commands_wait_for_memory_in_their_order() {
         wire.answer(Status::SUCCESS, 1);
         let last = wire.take_pdus().pop().unwrap();
         assert_eq!(last.completion().cid, cid);
-        wire.connection.resume(&mut wire.keeper);
+        wire.resume();
     }
     assert!(!wire.connection.is_starving());
     assert_eq!(wire.keeper.pool.get(), 1);
@@ -527,7 +584,7 @@ fn a_peer_that_does_not_read_is_not_listened_to() {
     }
     assert!(!wire.connection.can_receive());
     assert!(wire.take().len() < 70_000, "what waits is bounded");
-    wire.connection.resume(&mut wire.keeper);
+    wire.resume();
     assert!(wire.connection.can_receive());
     wire.end();
 }
@@ -638,7 +695,7 @@ proptest! {
                 wire.answer(Status::SUCCESS, 1);
             }
             wire.take();
-            wire.connection.resume(&mut wire.keeper);
+            wire.resume();
         }
         prop_assert!(wire.connection.can_receive() || wire.connection.is_stalled() || wire.connection.phase() == Phase::Ended);
         wire.end();

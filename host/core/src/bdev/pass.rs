@@ -1,0 +1,120 @@
+//! Between two modules: a filter sends an I/O on to another bdev as it is, but for its first block.
+//!
+//! The request itself goes on: it remembers the filter's channel, where it comes back to when the
+//! module below has ended it (`complete`), and the filter hears no more of it. It takes another
+//! request when the module below wants more room of its own than this one has, or when it has come
+//! through too many filters.
+
+use super::channel::Channel;
+use super::device::Limits;
+use super::io::Io;
+use super::local::{self, Way};
+use super::{complete, dispatch, submit};
+use drivebay_plugin_api::*;
+use std::ffi::c_void;
+
+/// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
+pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
+    match io.channel().vouched_base(handle) {
+        Some(base) if is_straight(base, io, lba) && io.hop(base) => dispatch::send_on(base, io),
+        _ => with_care(handle, io, lba),
+    }
+}
+
+/// Whether the stage `submit` of a filter that vouches for its base has found all that the base's
+/// would find.
+#[inline]
+fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
+    let request = io.request();
+    request.lba == lba
+        && (request.op == BAY_OP_READ || request.op == BAY_OP_WRITE)
+        && base.bdev.reaches(lba.wrapping_add(request.nblocks))
+}
+
+/// An I/O that has to be looked at again.
+#[inline(never)]
+fn with_care(handle: u64, io: Io, lba: u64) {
+    let filter = io.channel();
+    let passed = local::with(handle, |Way { channel: base, writable }| {
+        let has_room = filter.pool.drv_ctx_size() >= base.pool.drv_ctx_size();
+        if has_room
+            && (writable || filter.limits.read_only)
+            && is_as_strict(&filter.limits, &base.limits)
+        {
+            filter.vouch(handle, base);
+        }
+        if has_room && io.hop(base) {
+            io.writable.set(writable);
+            io.change(|request| request.lba = lba);
+            submit::take(base, io);
+        } else {
+            pass_child(handle, io, lba);
+        }
+    });
+    if passed.is_none() {
+        refuse(io);
+    }
+}
+
+/// The handle is none.
+#[cold]
+fn refuse(io: Io) {
+    // SAFETY: the module has the I/O, and ends it here.
+    unsafe { complete::done(io.abi(), -libc::EBADF) };
+}
+
+/// Whether every read and write that leaves `submit` under the filter's limits could be sent to the
+/// module that has the base's: as far as its place on the base is the same and there.
+fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
+    let declares = |op| !filter.declared(op) || base.declared(op);
+    declares(BAY_OP_READ)
+        && declares(BAY_OP_WRITE)
+        && filter.block_size == base.block_size
+        && filter.must_allowed & !base.must_allowed == 0
+        && (base.fua_declared || !filter.fua_declared)
+        && (filter.read_only || !base.read_only)
+        && filter.write_unit.is_multiple_of(base.write_unit)
+        && filter.align >= base.align
+        && (!base.split_data || filter.splits_as(base))
+}
+
+/// Sends another request on in place of `parent`, which ends when that does.
+#[cold]
+fn pass_child(handle: u64, parent: Io, lba: u64) {
+    let Some(child) = derive(handle, parent) else { return refuse(parent) };
+    child.change(|request| request.lba = lba);
+    child.set_callback(Some(child_done), parent.into_arg());
+    submit::submit(child);
+}
+
+unsafe extern "C" fn child_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: `pass_child` set the parent as the argument; it waits for its child.
+    let parent = unsafe { Io::from_arg(arg) };
+    // SAFETY: the callback's I/O is alive until it returns.
+    complete_from(parent, unsafe { Io::from_abi(child) }, status);
+}
+
+/// A child of `parent` on another channel: all fields copied, its own identity. Not bound by the limit.
+pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
+    local::with(handle, |way| {
+        let io = way.channel.pool.get(way.channel);
+        io.begin(way.writable, false);
+        let from = *parent.request();
+        io.change(|to| {
+            let bay_io { done, drv_ctx, link, id, .. } = *to;
+            *to = bay_io { done, drv_ctx, link, id, ..from };
+        });
+        io
+    })
+}
+
+/// Ends `parent` as its child has ended; called from the child's callback.
+pub(crate) fn complete_from(parent: Io, child: Io, status: i32) {
+    let (detail, kind) = (child.request().detail, child.request().detail_kind);
+    parent.change(|request| {
+        request.detail = detail;
+        request.detail_kind = kind;
+    });
+    // SAFETY: the module has the parent, and ends it here.
+    unsafe { complete::done(parent.abi(), status) };
+}

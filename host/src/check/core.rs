@@ -1,0 +1,48 @@
+//! The core's tables with the guard before them.
+#![expect(unsafe_code, reason = "promises what `Core` asks, as the core behind it does")]
+
+use crate::loader::{Core, Job, ProcessCore};
+use drivebay_check::calls::{self, Call};
+use drivebay_check::guard;
+use drivebay_plugin_api::{bay_bdev_module, bay_host};
+use std::ffi::c_void;
+
+/// The core of this process, guarded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GuardedCore;
+
+// SAFETY: the threads are the core's; the guard's tables live as long as the process.
+unsafe impl Core for GuardedCore {
+    fn on_app_thread(&self) -> bool {
+        ProcessCore.on_app_thread()
+    }
+
+    fn send_to_app(&self, job: Job) {
+        ProcessCore.send_to_app(Box::new(move || {
+            let _entered = calls::enter(Call::Method);
+            job();
+        }));
+    }
+
+    fn table(&self, id: &str) -> Option<*const c_void> {
+        guard::table(id)
+    }
+
+    fn owned(&self, owner: *const bay_host) -> usize {
+        ProcessCore.owned(owner)
+    }
+
+    fn release_owner(&self, owner: *const bay_host, done: Job) {
+        ProcessCore.release_owner(owner, done);
+    }
+
+    unsafe fn add_bdev_module(
+        &self,
+        owner: *const bay_host,
+        state: *mut c_void,
+        table: *const bay_bdev_module,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe { ProcessCore.add_bdev_module(owner, state, table) };
+    }
+}

@@ -1,0 +1,80 @@
+//! Where a project finds the SDK that `--sdk` names.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// The SDK's crates that every plugin needs, and where each is in a source tree.
+const CRATES: [(&str, &str); 3] = [
+    ("drivebay-sdk", "sdk"),
+    ("drivebay-plugin-api", "plugin-api"),
+    ("drivebay-spec-jsonrpc", "sdk/spec/jsonrpc"),
+];
+
+/// The part of a `Cargo.toml` that takes the SDK's crates from a folder: unpacked packages
+/// (`drivebay-sdk-0.1.0` …) or a source tree.
+///
+/// # Errors
+/// What is not in the folder.
+pub(super) fn patch(folder: &Path) -> Result<String, String> {
+    let folder = absolute(folder)?;
+    let mut text = String::from("\n[patch.crates-io]\n");
+    for (name, in_tree) in CRATES {
+        let packaged = folder.join(format!("{name}-{}", env!("CARGO_PKG_VERSION")));
+        let found = [packaged, folder.join(in_tree)];
+        let found = found.iter().find(|path| path.join("Cargo.toml").is_file()).ok_or_else(|| {
+            let (version, folder) = (env!("CARGO_PKG_VERSION"), folder.display());
+            format!("--sdk: {folder} has neither {name}-{version}/Cargo.toml nor {in_tree}/Cargo.toml")
+        })?;
+        let path = toml_string(&found.to_string_lossy());
+        // Writing to a `String` does not fail.
+        let _ = writeln!(text, "{name} = {{ path = {path} }}");
+    }
+    Ok(text)
+}
+
+/// The folder with `bay_abi.h`: the given one, or the place of a source tree or of an installation.
+///
+/// # Errors
+/// When it is in none of them.
+pub(super) fn headers(folder: &Path) -> Result<String, String> {
+    let folder = absolute(folder)?;
+    let places = ["", "sdk/c", "include/drivebay"].map(|place| folder.join(place));
+    let found = places.iter().find(|place| place.join("bay_abi.h").is_file());
+    let found = found.ok_or_else(|| format!("--sdk: {} has no bay_abi.h", folder.display()))?;
+    Ok(found.to_string_lossy().trim_end_matches('/').to_owned())
+}
+
+fn absolute(folder: &Path) -> Result<PathBuf, String> {
+    folder.canonicalize().map_err(|error| format!("--sdk: {}: {error}", folder.display()))
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_tree_and_unpacked_packages_are_found() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        assert!(patch(&tree).unwrap().contains("/sdk/spec/jsonrpc\" }"));
+        assert!(headers(&tree).unwrap().ends_with("/sdk/c"));
+        let folder = tempfile::tempdir().unwrap();
+        for (name, _) in CRATES {
+            let unpacked = folder.path().join(format!("{name}-{}", env!("CARGO_PKG_VERSION")));
+            std::fs::create_dir(&unpacked).unwrap();
+            std::fs::write(unpacked.join("Cargo.toml"), "").unwrap();
+        }
+        assert!(patch(folder.path()).unwrap().contains("drivebay-plugin-api = { path = \""));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(patch(folder.path()).unwrap_err().contains("drivebay-sdk-"));
+        assert!(headers(folder.path()).unwrap_err().contains("bay_abi.h"));
+        assert!(patch(Path::new("/nonexistent")).unwrap_err().starts_with("--sdk: /nonexistent"));
+    }
+}

@@ -1,0 +1,53 @@
+//! New connections, on their way from the fabric's listeners to a group.
+#![expect(unsafe_code, reason = "connections cross the ABI as pointers")]
+
+use super::registration::Fabric;
+use super::round::GroupCell;
+use super::{Address, Transport};
+use crate::error::{Result, check};
+use drivebay_plugin_api::bay_nvmf_addr;
+use std::marker::PhantomData;
+use std::ptr;
+
+/// Where a transport hands its new connections over. App thread.
+#[derive(Debug)]
+pub struct Acceptor<T> {
+    pub(super) fabric: &'static Fabric,
+    pub(super) _transport: PhantomData<T>,
+}
+
+impl<T: Transport> Acceptor<T> {
+    /// Gives a connection to the target, which picks a group for it.
+    ///
+    /// # Errors
+    /// When the target takes none; the connection is dropped.
+    pub fn hand_over(&self, incoming: T::Incoming, local: &Address, peer: &Address) -> Result<()> {
+        let conn = Box::into_raw(Box::new(Conn::<T> {
+            incoming: Some(incoming),
+            local: local.to_raw(),
+            peer: peer.to_raw(),
+            group: ptr::null(),
+            key: 0,
+        }));
+        let fabric = self.fabric;
+        let handle = fabric.handle.get().copied().unwrap_or(0);
+        // SAFETY: the target's function, on the app thread; the connection is the target's to pass around.
+        let status = unsafe { (fabric.new_qpair)(fabric.target, handle, conn.cast()) };
+        if status < 0 {
+            // SAFETY: the target refused it and does not know it any more.
+            drop(unsafe { Box::from_raw(conn) });
+        }
+        check(status.min(0), "new connection")
+    }
+}
+
+/// What the target holds of a connection.
+pub(super) struct Conn<T: Transport> {
+    /// Until a group takes it.
+    pub(super) incoming: Option<T::Incoming>,
+    pub(super) local: bay_nvmf_addr,
+    pub(super) peer: bay_nvmf_addr,
+    /// The group that serves it; a group outlives its connections.
+    pub(super) group: *const GroupCell<T::Group>,
+    pub(super) key: usize,
+}

@@ -1,0 +1,61 @@
+//! A target for the tests of fabrics: it keeps what it is lent.
+#![expect(unsafe_code, reason = "plays the target, which is known by pointers")]
+
+use super::{Qpair, Request};
+use drivebay_plugin_api::bay_nvmf_req;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr;
+use std::rc::Rc;
+
+/// A target that keeps what it is lent, and counts connections that are gone.
+pub struct FakeTarget<B> {
+    /// What it was lent, oldest first.
+    pub lent: RefCell<Vec<Request<B>>>,
+    /// Connections told gone.
+    pub gone: Cell<u32>,
+}
+
+impl<B> fmt::Debug for FakeTarget<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeTarget").field("gone", &self.gone).finish_non_exhaustive()
+    }
+}
+
+impl<B: 'static> FakeTarget<B> {
+    /// A target without connections.
+    #[must_use]
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { lent: RefCell::default(), gone: Cell::new(0) })
+    }
+
+    /// A connection of it. Requests come back by the test's own call of [`Group::completed`](super::Group::completed).
+    #[must_use]
+    pub fn qpair(self: &Rc<Self>) -> Qpair<B> {
+        Qpair {
+            // The count is never given back: it is a test.
+            target: Rc::into_raw(Rc::clone(self)).cast_mut().cast(),
+            exec: lend::<B>,
+            disconnected: disconnected::<B>,
+            raw: ptr::null_mut(),
+            conn: ptr::null_mut(),
+            is_gone: Cell::new(false),
+            _requests: PhantomData,
+        }
+    }
+}
+
+unsafe extern "C" fn lend<B>(target: *mut c_void, _qpair: *mut c_void, req: *mut bay_nvmf_req) {
+    // SAFETY: the count of `FakeTarget::qpair`.
+    let target = unsafe { &*target.cast_const().cast::<FakeTarget<B>>() };
+    // SAFETY: lent just now, taken once.
+    target.lent.borrow_mut().push(unsafe { Request::from_raw(req) });
+}
+
+unsafe extern "C" fn disconnected<B>(target: *mut c_void, _qpair: *mut c_void) {
+    // SAFETY: the count of `FakeTarget::qpair`.
+    let target = unsafe { &*target.cast_const().cast::<FakeTarget<B>>() };
+    target.gone.set(target.gone.get() + 1);
+}

@@ -1,0 +1,126 @@
+//! The library's fabric and its registration with the target.
+#![expect(unsafe_code, reason = "calls the target's functions with its own pointers")]
+
+use super::Transport;
+use super::thunks::Thunks;
+use crate::broker::{self, Reference};
+use crate::entry::enter;
+use crate::error::{Error, Result, check, errno};
+use crate::thread;
+use api::{bay_nvmf_target_api, bay_str};
+use drivebay_plugin_api as api;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The target, as a registered fabric reaches it. One for the life of the library.
+#[derive(Debug)]
+pub(super) struct Fabric {
+    pub(super) target: *mut c_void,
+    pub(super) exec: api::bay_nvmf_exec_fn,
+    pub(super) disconnected: api::bay_nvmf_disconnected_fn,
+    pub(super) new_qpair: api::bay_nvmf_new_qpair_fn,
+    pub(super) unregister: api::bay_nvmf_unregister_fn,
+    pub(super) handle: OnceLock<u64>,
+}
+
+// SAFETY: constant but for the handle; the target takes its pointer on the threads that its functions name, and
+// those who call them are on these threads.
+unsafe impl Send for Fabric {}
+// SAFETY: as above.
+unsafe impl Sync for Fabric {}
+
+/// The library's fabric while the target knows it.
+static REGISTERED: Mutex<Option<Registered>> = Mutex::new(None);
+
+struct Registered {
+    fabric: &'static Fabric,
+    reference: Reference<bay_nvmf_target_api>,
+}
+
+// SAFETY: `register` and `unregister` make sure that they are on the app thread before they touch it.
+unsafe impl Send for Registered {}
+
+fn registered() -> MutexGuard<'static, Option<Registered>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn on_app_thread() -> Result<()> {
+    let wrong = || Error::new(errno::EINVAL, "a fabric is registered on the app thread only");
+    if thread::app().is_current() { Ok(()) } else { Err(wrong()) }
+}
+
+/// Registers the library's fabric with the target. `[app thread]`
+///
+/// # Errors
+/// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
+pub fn register<T: Transport>() -> Result<()> {
+    on_app_thread()?;
+    if registered().is_some() {
+        return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
+    }
+    let reference = broker::acquire::<bay_nvmf_target_api>(|| {
+        if let Err(error) = unregister(|_| ()) {
+            tracing::error!("the target goes: {error}");
+        }
+    })?;
+    let table = reference.table();
+    let lacks = |what| Error::new(errno::ENOSYS, format!("bay.nvmf_target/1 lacks {what}"));
+    let register = table.register.ok_or_else(|| lacks("register"))?;
+    // The last callbacks of connections may come after the end of the registration: it is never freed.
+    let fabric: &'static Fabric = Box::leak(Box::new(Fabric {
+        target: table.target,
+        exec: table.exec.ok_or_else(|| lacks("exec"))?,
+        disconnected: table.disconnected.ok_or_else(|| lacks("disconnected"))?,
+        new_qpair: table.new_qpair.ok_or_else(|| lacks("new_qpair"))?,
+        unregister: table.unregister.ok_or_else(|| lacks("unregister"))?,
+        handle: OnceLock::new(),
+    }));
+    let mut handle = 0;
+    // SAFETY: operations and context live for ever.
+    let status = unsafe {
+        register(
+            fabric.target,
+            bay_str::new(T::TRTYPE),
+            Thunks::<T>::OPS,
+            ptr::from_ref(fabric).cast_mut().cast(),
+            &raw mut handle,
+        )
+    };
+    check(status, format_args!("transport {}", T::TRTYPE))?;
+    let _ = fabric.handle.set(handle);
+    *registered() = Some(Registered { fabric, reference });
+    Ok(())
+}
+
+/// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
+/// Without a registration `done` is called at once. `[app thread]`
+///
+/// # Errors
+/// When this is not the app thread.
+pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
+    type Done = Box<dyn FnOnce(i32)>;
+    unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+        // SAFETY: the box that was given below, called once.
+        let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
+        enter((), || done(status));
+    }
+    on_app_thread()?;
+    let Some(Registered { fabric, reference }) = registered().take() else {
+        done(0);
+        return Ok(());
+    };
+    let done: Done = Box::new(move |status| {
+        drop(reference);
+        done(status);
+    });
+    let arg = Box::into_raw(Box::new(done)).cast();
+    let handle = fabric.handle.get().copied().unwrap_or(0);
+    // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
+    let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(ended), arg) };
+    if status < 0 {
+        // SAFETY: refused: `ended` is not called, so the box is still ours.
+        unsafe { ended(arg, status) };
+    }
+    Ok(())
+}

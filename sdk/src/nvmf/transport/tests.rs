@@ -1,0 +1,239 @@
+//! A fabric in memory against a target that is none.
+#![expect(unsafe_code, reason = "plays the target, which calls by pointers")]
+
+use super::registration::Fabric;
+use super::round::{GroupCell, Round};
+use super::thunks::{
+    close, complete, connected, create, destroy, explain, group_add, listen, qpair_free,
+};
+use super::*;
+use crate::error::{Error, errno};
+use crate::poller::Poll;
+use api::{bay_nvmf_req, bay_sink, bay_str};
+use drivebay_plugin_api as api;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+#[test]
+fn an_address_survives_the_abi_and_a_long_one_is_cut_before_its_nul() {
+    let address = Address {
+        trtype: "TCP".into(),
+        adrfam: "IPv4".into(),
+        traddr: "127.0.0.1".into(),
+        trsvcid: "4420".into(),
+    };
+    assert_eq!(Address::from_raw(&address.to_raw()), address);
+    let long = Address { trsvcid: "9".repeat(99), ..address };
+    assert_eq!(Address::from_raw(&long.to_raw()).trsvcid, "9".repeat(31));
+}
+
+#[test]
+fn a_lent_request_comes_back_with_its_body_and_what_the_target_wrote() {
+    let mut request = Request::new(String::from("body"), 8192, 131_072);
+    request.begin(&[7; 64]);
+    request.set_transfer(Transfer::ToHost, 512);
+    let raw = request.into_raw(ptr::dangling_mut());
+    // SAFETY: the pointer just made; nobody else has it.
+    let lent = unsafe { &mut *raw };
+    assert_eq!((lent.cmd, lent.len, lent.xfer), ([0x0707_0707_0707_0707; 8], 512, 2));
+    assert!(lent.iov.is_null() && lent.iovcnt == 0);
+    lent.rsp = [1, u64::from_le_bytes([2; 8])];
+    lent.rsp_len = 4096;
+    // SAFETY: `lent` is not used any more.
+    let request = unsafe { Request::<String>::from_raw(raw) };
+    assert_eq!(request.body(), "body");
+    assert_eq!(request.response()[8..], [2; 8]);
+    assert_eq!(request.response_len(), 512, "never more than the transfer");
+}
+
+/// A fabric whose only connection lends one request as soon as it is added.
+struct Loop;
+
+struct LoopGroup {
+    qpair: Option<Qpair<u32>>,
+    request: Option<Request<u32>>,
+    heard: Vec<String>,
+}
+
+impl Transport for Loop {
+    const TRTYPE: &'static str = "LOOP";
+    type Settings = ();
+    type Incoming = &'static str;
+    type Group = LoopGroup;
+
+    fn create(options: &str, _acceptor: Acceptor<Self>) -> Result<(Self, ())> {
+        if options == "{}" { Ok((Self, ())) } else { Err(Error::invalid("options", options, "{}")) }
+    }
+    fn dump(&self, sink: &Sink<'_>) {
+        sink.write("{}");
+    }
+    fn listen(&mut self, address: &Address) -> Result<()> {
+        Err(Error::new(98, address.traddr.clone()))
+    }
+    fn stop_listen(&mut self, _address: &Address) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Group for LoopGroup {
+    type Transport = Loop;
+    type Body = u32;
+
+    fn open((): &()) -> Result<Self> {
+        Ok(Self { qpair: None, request: Some(Request::new(5, 4096, 4096)), heard: Vec::new() })
+    }
+    fn wake_fd(&self) -> RawFd {
+        -1
+    }
+    fn add(&mut self, incoming: &'static str, qpair: Qpair<u32>) -> Result<usize> {
+        self.heard.push(format!("add {incoming}"));
+        self.qpair = Some(qpair);
+        Ok(7)
+    }
+    fn poll(&mut self) -> bool {
+        if let (Some(qpair), Some(mut request)) = (&self.qpair, self.request.take()) {
+            request.begin(&[1; 64]);
+            qpair.exec(request);
+        }
+        false
+    }
+    fn completed(&mut self, key: usize, request: Request<u32>) {
+        self.heard.push(format!("completed {key} {}", request.body()));
+    }
+    fn connected(&mut self, key: usize, qid: u16, size: u16, sq_flow_control: bool) {
+        self.heard.push(format!("connected {key} {qid} {size} {sq_flow_control}"));
+    }
+    fn close(&mut self, key: usize) {
+        self.heard.push(format!("close {key}"));
+        self.qpair.iter().for_each(Qpair::disconnected);
+    }
+    fn free(&mut self, key: usize) {
+        self.heard.push(format!("free {key}"));
+        self.qpair = None;
+    }
+    fn flush(&mut self) -> bool {
+        false
+    }
+    fn prepare_sleep(&mut self) -> bool {
+        false
+    }
+    fn next_ns(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+thread_local! {
+    /// The connection that the fake target was given.
+    static CONN: Cell<*mut c_void> = const { Cell::new(ptr::null_mut()) };
+}
+
+unsafe extern "C" fn keep(_target: *mut c_void, _handle: u64, conn: *mut c_void) -> i32 {
+    CONN.set(conn);
+    0
+}
+
+unsafe extern "C" fn refuse(_target: *mut c_void, _handle: u64, _conn: *mut c_void) -> i32 {
+    -errno::ENOMEM
+}
+
+/// Accepts the queue and gives the request back before it returns.
+unsafe extern "C" fn exec(_target: *mut c_void, _qpair: *mut c_void, req: *mut bay_nvmf_req) {
+    let conn = CONN.get();
+    // SAFETY: the connection is served.
+    unsafe { connected::<Loop>(conn, 1, 128, 0) };
+    // SAFETY: lent a moment ago.
+    unsafe { complete::<Loop>(conn, req) };
+}
+
+unsafe extern "C" fn gone(_target: *mut c_void, _qpair: *mut c_void) {
+    // SAFETY: the connection has no request lent.
+    unsafe { qpair_free::<Loop>(CONN.get()) };
+}
+
+unsafe extern "C" fn unregister_never(
+    _target: *mut c_void,
+    _handle: u64,
+    _done: Option<api::bay_cb_fn>,
+    _arg: *mut c_void,
+) -> i32 {
+    -errno::ENOENT
+}
+
+fn fabric(new_qpair: api::bay_nvmf_new_qpair_fn) -> &'static Fabric {
+    Box::leak(Box::new(Fabric {
+        target: ptr::null_mut(),
+        exec,
+        disconnected: gone,
+        new_qpair,
+        unregister: unregister_never,
+        handle: OnceLock::new(),
+    }))
+}
+
+#[test]
+fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_freed_once() {
+    let fabric = fabric(keep);
+    let acceptor = Acceptor::<Loop> { fabric, _transport: PhantomData };
+    let cell = Rc::new(GroupCell {
+        fabric,
+        group: RefCell::new(LoopGroup::open(&()).unwrap()),
+        said: RefCell::default(),
+        poller: RefCell::default(),
+    });
+    let group = Rc::as_ptr(&cell).cast_mut().cast();
+    acceptor.hand_over("peer", &Address::default(), &Address::default()).unwrap();
+    // SAFETY: the connection just handed over, and a live group.
+    assert_eq!(unsafe { group_add::<Loop>(group, CONN.get(), ptr::dangling_mut()) }, 0);
+    let mut round = Round(Rc::clone(&cell));
+    assert!(round.poll());
+    // SAFETY: the connection is served.
+    unsafe { close::<Loop>(CONN.get()) };
+    assert!(round.prepare_sleep(), "what was said is work");
+    round.poll();
+    let heard = &cell.group.borrow().heard;
+    assert_eq!(
+        *heard,
+        ["add peer", "connected 7 1 128 false", "completed 7 5", "close 7", "free 7"]
+    );
+}
+
+#[test]
+fn a_connection_that_the_target_refuses_is_dropped() {
+    let acceptor = Acceptor::<Loop> { fabric: fabric(refuse), _transport: PhantomData };
+    let refused = acceptor.hand_over("peer", &Address::default(), &Address::default());
+    assert_eq!(refused.unwrap_err().errno(), errno::ENOMEM);
+}
+
+#[test]
+fn the_transports_errno_and_its_reason_reach_the_target_once() {
+    let fabric = ptr::from_ref(fabric(keep)).cast_mut().cast();
+    let mut transport = ptr::null_mut();
+    // SAFETY: a live fabric, text and place for the result.
+    let status = unsafe { create::<Loop>(fabric, bay_str::new("[]"), &raw mut transport) };
+    assert_eq!(status, -errno::EINVAL);
+    unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
+        // SAFETY: the text below.
+        let whole = unsafe { &mut *ctx.cast::<Vec<String>>() };
+        // SAFETY: valid for the call.
+        whole.push(unsafe { crate::host::text(text) }.to_owned());
+    }
+    let mut said = Vec::<String>::new();
+    let sink = bay_sink { ctx: (&raw mut said).cast(), write: Some(append) };
+    for _ in 0..2 {
+        // SAFETY: a live fabric and sink.
+        unsafe { explain(fabric, &raw const sink) };
+    }
+    assert_eq!(said, ["options [] is not allowed; allowed: {}", ""]);
+    // SAFETY: as above.
+    let status = unsafe { create::<Loop>(fabric, bay_str::new("{}"), &raw mut transport) };
+    assert_eq!(status, 0);
+    let address = Address::default().to_raw();
+    // SAFETY: the transport just made.
+    assert_eq!(unsafe { listen::<Loop>(transport, &raw const address) }, -98);
+    // SAFETY: as above, for the last time.
+    unsafe { destroy::<Loop>(transport) };
+}

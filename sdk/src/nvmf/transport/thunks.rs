@@ -1,0 +1,318 @@
+//! The functions that the target calls, and what it holds of a transport.
+#![expect(unsafe_code, reason = "the target gives back the pointers that it was given")]
+
+use super::acceptor::Conn;
+use super::registration::Fabric;
+use super::round::{GroupCell, Round, Said};
+use super::{Acceptor, Address, Group, Qpair, Request, Transport};
+use crate::entry::enter;
+use crate::error::{Error, Result, errno};
+use crate::host::Sink;
+use crate::poller::Poller;
+use api::{bay_nvmf_addr, bay_nvmf_req, bay_nvmf_transport_ops, bay_sink, bay_str};
+use drivebay_plugin_api as api;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+
+/// What the target holds of a transport. Groups' threads read `settings` and `fabric` only.
+struct TransportCell<T: Transport> {
+    fabric: &'static Fabric,
+    settings: T::Settings,
+    transport: RefCell<T>,
+}
+
+/// The functions that the target calls. Each pointer is what this module gave the target before.
+pub(super) struct Thunks<T>(PhantomData<T>);
+
+impl<T: Transport> Thunks<T> {
+    #[expect(clippy::cast_possible_truncation, reason = "a table is far smaller than 4 GiB")]
+    pub(super) const OPS: &'static bay_nvmf_transport_ops = &bay_nvmf_transport_ops {
+        size: size_of::<bay_nvmf_transport_ops>() as u32,
+        flags: 0,
+        create: Some(create::<T>),
+        destroy: Some(destroy::<T>),
+        dump: Some(dump::<T>),
+        listen: Some(listen::<T>),
+        stop_listen: Some(stop_listen::<T>),
+        group_create: Some(group_create::<T>),
+        group_destroy: Some(group_destroy::<T>),
+        group_add: Some(group_add::<T>),
+        conn_refused: Some(conn_refused::<T>),
+        complete: Some(complete::<T>),
+        close: Some(close::<T>),
+        qpair_free: Some(qpair_free::<T>),
+        conn_addr: Some(conn_addr::<T>),
+        connected: Some(connected::<T>),
+        explain: Some(explain),
+    };
+}
+
+/// Why the fabric refused last, for [`explain`].
+static REFUSAL: Mutex<String> = Mutex::new(String::new());
+
+/// The errno of a failed control operation; its text waits for who asks.
+fn told(error: &Error) -> i32 {
+    tracing::error!("{error}");
+    error.message().clone_into(&mut REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
+    -error.errno().max(1)
+}
+
+pub(super) unsafe extern "C" fn explain(_ctx: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: the caller's sink, valid through the call.
+    let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
+    let text = std::mem::take(&mut *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
+    enter((), || sink.write(&text));
+}
+
+pub(super) unsafe extern "C" fn create<T: Transport>(
+    ctx: *mut c_void,
+    options: bay_str,
+    transport: *mut *mut c_void,
+) -> i32 {
+    // SAFETY: `ctx` is the fabric that `register` leaked.
+    let fabric = unsafe { &*ctx.cast_const().cast::<Fabric>() };
+    let options = if options.len == 0 {
+        &[][..]
+    } else {
+        // SAFETY: the caller's text, valid through the call.
+        unsafe { std::slice::from_raw_parts(options.ptr, options.len) }
+    };
+    let made = enter(Err(-errno::EFAULT), || {
+        let options = std::str::from_utf8(options).map_err(|_| -errno::EINVAL)?;
+        let acceptor = Acceptor { fabric, _transport: PhantomData };
+        T::create(options, acceptor).map_err(|error| told(&error))
+    });
+    match made {
+        Ok((made, settings)) => {
+            let cell = TransportCell::<T> { fabric, settings, transport: RefCell::new(made) };
+            // SAFETY: the caller's place for the result.
+            unsafe { transport.write(Box::into_raw(Box::new(cell)).cast()) };
+            0
+        }
+        Err(status) => status,
+    }
+}
+
+pub(super) unsafe extern "C" fn destroy<T: Transport>(transport: *mut c_void) {
+    // SAFETY: the box that `create` made, ended once.
+    let cell = unsafe { Box::from_raw(transport.cast::<TransportCell<T>>()) };
+    enter((), || drop(cell));
+}
+
+/// Enters the transport. Called from inside itself, which no target has a reason to do, it is busy.
+///
+/// # Safety
+/// `transport` is what `create::<T>` gave, on the app thread.
+unsafe fn with_transport<T: Transport>(
+    transport: *mut c_void,
+    body: impl FnOnce(&mut T) -> Result<()>,
+) -> i32 {
+    // SAFETY: the caller's promise; groups' threads do not touch this field.
+    let cell = unsafe { &(*transport.cast_const().cast::<TransportCell<T>>()).transport };
+    enter(-errno::EFAULT, || {
+        let Ok(mut transport) = cell.try_borrow_mut() else { return -errno::EBUSY };
+        body(&mut transport).map_or_else(|error| told(&error), |()| 0)
+    })
+}
+
+unsafe extern "C" fn dump<T: Transport>(transport: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: the caller's sink, valid through the call.
+    let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
+    // SAFETY: the target gives back what it was given.
+    unsafe {
+        with_transport::<T>(transport, |transport| {
+            transport.dump(&sink);
+            Ok(())
+        })
+    };
+}
+
+pub(super) unsafe extern "C" fn listen<T: Transport>(
+    transport: *mut c_void,
+    addr: *const bay_nvmf_addr,
+) -> i32 {
+    // SAFETY: the caller's address, valid through the call.
+    let address = Address::from_raw(unsafe { &*addr });
+    // SAFETY: the target gives back what it was given.
+    unsafe { with_transport::<T>(transport, |transport| transport.listen(&address)) }
+}
+
+unsafe extern "C" fn stop_listen<T: Transport>(
+    transport: *mut c_void,
+    addr: *const bay_nvmf_addr,
+) -> i32 {
+    // SAFETY: the caller's address, valid through the call.
+    let address = Address::from_raw(unsafe { &*addr });
+    // SAFETY: the target gives back what it was given.
+    unsafe { with_transport::<T>(transport, |transport| transport.stop_listen(&address)) }
+}
+
+unsafe extern "C" fn group_create<T: Transport>(
+    transport: *mut c_void,
+    group: *mut *mut c_void,
+) -> i32 {
+    let cell = transport.cast_const().cast::<TransportCell<T>>();
+    // SAFETY: the transport outlives its groups, and `settings` is shared between threads.
+    let settings = unsafe { &(*cell).settings };
+    // SAFETY: as above.
+    let fabric = unsafe { (*cell).fabric };
+    let made = enter(Err(-errno::EFAULT), || {
+        open_group::<T::Group>(settings, fabric).map_err(|error| told(&error))
+    });
+    match made {
+        Ok(made) => {
+            // SAFETY: the caller's place for the result.
+            unsafe { group.write(Rc::into_raw(made).cast_mut().cast()) };
+            0
+        }
+        Err(status) => status,
+    }
+}
+
+fn open_group<G: Group>(
+    settings: &<G::Transport as Transport>::Settings,
+    fabric: &'static Fabric,
+) -> Result<Rc<GroupCell<G>>> {
+    const POLLIN: u32 = 1;
+    let group = G::open(settings)?;
+    let fd = group.wake_fd();
+    let cell = Rc::new(GroupCell {
+        fabric,
+        group: RefCell::new(group),
+        said: RefCell::default(),
+        poller: RefCell::default(),
+    });
+    let poller = Poller::register(
+        &format!("nvmf_{}", G::Transport::TRTYPE.to_ascii_lowercase()),
+        0,
+        Round(Rc::clone(&cell)),
+    )?;
+    poller.wake_fd(fd, POLLIN)?;
+    cell.poller.replace(Some(poller));
+    Ok(cell)
+}
+
+unsafe extern "C" fn group_destroy<T: Transport>(group: *mut c_void) {
+    // SAFETY: the count that `group_create` gave away, taken back once.
+    let cell = unsafe { Rc::from_raw(group.cast_const().cast::<GroupCell<T::Group>>()) };
+    enter((), || {
+        if let Some(poller) = cell.poller.take()
+            && let Ok(group) = cell.group.try_borrow()
+        {
+            // The host forgets the descriptor with the poller if it does not now.
+            let _ = poller.wake_fd(group.wake_fd(), 0);
+        }
+        drop(cell);
+    });
+}
+
+pub(super) unsafe extern "C" fn group_add<T: Transport>(
+    group: *mut c_void,
+    conn: *mut c_void,
+    qpair: *mut c_void,
+) -> i32 {
+    let group = group.cast_const().cast::<GroupCell<T::Group>>();
+    // SAFETY: a live group, on its own thread.
+    let cell = unsafe { &*group };
+    // SAFETY: the connection of `hand_over`; it is the group's from now on.
+    let mut given = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
+    let fabric = cell.fabric;
+    let qpair = Qpair {
+        target: fabric.target,
+        exec: fabric.exec,
+        disconnected: fabric.disconnected,
+        raw: qpair,
+        conn,
+        is_gone: Cell::new(false),
+        _requests: PhantomData,
+    };
+    let status = enter(-errno::EFAULT, || {
+        let Ok(mut group) = cell.group.try_borrow_mut() else { return -errno::EBUSY };
+        let Some(incoming) = given.incoming.take() else { return -errno::EINVAL };
+        match group.add(incoming, qpair) {
+            Ok(key) => {
+                given.key = key;
+                0
+            }
+            Err(error) => told(&error),
+        }
+    });
+    if status == 0 {
+        given.group = group;
+        // The same address as `conn`, the target's until `qpair_free`.
+        let _ = Box::into_raw(given);
+    }
+    status
+}
+
+unsafe extern "C" fn conn_refused<T: Transport>(_transport: *mut c_void, conn: *mut c_void) {
+    // SAFETY: the connection of `hand_over`, which no group has taken.
+    let conn = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
+    enter((), || drop(conn));
+}
+
+/// The group of a connection, and the connection's key.
+///
+/// # Safety
+/// `conn` was taken by `group_add::<T>` and is not freed yet, on the group's thread.
+unsafe fn served<'a, T: Transport>(conn: *mut c_void) -> (&'a GroupCell<T::Group>, usize) {
+    // SAFETY: the caller's promise.
+    let conn = unsafe { &*conn.cast_const().cast::<Conn<T>>() };
+    // SAFETY: a group outlives its connections.
+    (unsafe { &*conn.group }, conn.key)
+}
+
+pub(super) unsafe extern "C" fn complete<T: Transport>(conn: *mut c_void, req: *mut bay_nvmf_req) {
+    // SAFETY: the target gives back what it was given.
+    let (group, key) = unsafe { served::<T>(conn) };
+    // SAFETY: lent by `Qpair::exec` of this group, given back once.
+    let request = unsafe { Request::from_raw(req) };
+    enter((), || group.say(Said::Completed(key, request)));
+}
+
+pub(super) unsafe extern "C" fn close<T: Transport>(conn: *mut c_void) {
+    // SAFETY: the target gives back what it was given.
+    let (group, key) = unsafe { served::<T>(conn) };
+    enter((), || group.say(Said::Close(key)));
+}
+
+pub(super) unsafe extern "C" fn qpair_free<T: Transport>(conn: *mut c_void) {
+    // SAFETY: the target gives back what it was given.
+    let (group, key) = unsafe { served::<T>(conn) };
+    enter((), || group.say(Said::Free(key)));
+    // SAFETY: the connection of `hand_over`; the target has let go of it.
+    drop(unsafe { Box::from_raw(conn.cast::<Conn<T>>()) });
+}
+
+unsafe extern "C" fn conn_addr<T: Transport>(
+    conn: *mut c_void,
+    local: *mut bay_nvmf_addr,
+    peer: *mut bay_nvmf_addr,
+) -> i32 {
+    // SAFETY: the connection of `hand_over`, alive.
+    let conn = unsafe { &*conn.cast_const().cast::<Conn<T>>() };
+    if !local.is_null() {
+        // SAFETY: the caller's place for the result.
+        unsafe { local.write(conn.local) };
+    }
+    if !peer.is_null() {
+        // SAFETY: as above.
+        unsafe { peer.write(conn.peer) };
+    }
+    0
+}
+
+pub(super) unsafe extern "C" fn connected<T: Transport>(
+    conn: *mut c_void,
+    qid: u16,
+    sqsize: u16,
+    sq_flow_control: u32,
+) {
+    // SAFETY: the target gives back what it was given.
+    let (group, key) = unsafe { served::<T>(conn) };
+    let sq_flow_control = sq_flow_control != 0;
+    enter((), || group.say(Said::Connected { key, qid, size: sqsize, sq_flow_control }));
+}

@@ -1,0 +1,71 @@
+//! `{{name}}`: disks in memory, to be replaced by yours.
+#![forbid(unsafe_code)]
+
+use drivebay_sdk::prelude::*;
+
+#[cfg(test)]
+mod tests;
+
+// The door of the library, and the methods `bdev_{{name}}_create` and `bdev_{{name}}_delete`.
+bdev_module!("{{name}}", RamDisk);
+
+/// One disk; every reactor shares it.
+#[derive(Debug)]
+pub struct RamDisk {
+    disk: Disk,
+    boundary: u32,
+    memory: DmaRegion,
+}
+
+params! {
+    /// Parameters of `bdev_{{name}}_create`, besides those of every disk (`name`, `num_blocks`, `block_size`, `uuid` …).
+    pub struct Own {
+        /// I/O is split at multiples of this many blocks; 0 = never.
+        #[range(0..=65536)]
+        boundary: u32 = 0,
+    }
+}
+
+impl Bdev for RamDisk {
+    type Params = With<Own>;
+    /// One thread's state. Every I/O here ends inside `submit`, so there is none.
+    type Channel = ();
+    const PRODUCT: &'static str = "{{name}} disk";
+    // What `submit` takes. Of the rest the bus makes what it can: compare from read, write zeroes from write.
+    const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET);
+
+    fn create(params: Self::Params) -> Result<Self> {
+        let disk = params.disk.check("{{name}}")?;
+        let memory = DmaRegion::alloc_zeroed(disk.geometry())?;
+        Ok(Self { disk, boundary: params.own.boundary, memory })
+    }
+
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        self.disk.describe(registration);
+        registration.optimal_boundary = self.boundary;
+        registration.must_flags = IoFlags::FUA; // RAM is as durable as it gets at once.
+    }
+
+    fn open_channel(&self) -> Result<()> {
+        Ok(())
+    }
+
+    // The bus has checked the op against `OPS` and its range against the geometry.
+    fn submit(&self, _channel: &mut (), io: BdevIo) {
+        let status = match io.op() {
+            Op::Read(range) => self.memory.read(range, io.buffers()),
+            Op::Write(range) => self.memory.write(range, io.buffers()),
+            Op::Flush | Op::Reset => Status::SUCCESS, // No cache below, nothing in flight.
+            _ => Status::NOT_SUPPORTED,
+        };
+        io.complete(status);
+    }
+}

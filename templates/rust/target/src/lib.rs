@@ -1,0 +1,96 @@
+//! `{{name}}`: a target that serves bdevs over Unix sockets, to be replaced by your protocol.
+//!
+//! Everything here runs on the app thread: `{{name}}_export` opens a bdev and listens, one poller serves its connections
+//! (`export.rs`), what is said on them is `wire.rs`. A target for many cores makes threads by `drivebay_sdk::thread::create`,
+//! gives each its share of the connections, and gets a channel of the bdev on each.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod export;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use drivebay_sdk::nvmf::target::Resident;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Call, Method};
+use drivebay_sdk::{Stopping, thread};
+use export::Export;
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+plugin! {
+    name: "{{name}}",
+    kind: "target",
+    provides: [],
+    requires: [],
+    methods: ["{{name}}_export", "{{name}}_unexport"],
+    start: start,
+    stop: stop,
+}
+
+/// What is exported. It stays on the app thread; a static may not hold it otherwise.
+static EXPORTS: OnceLock<Resident<Exports>> = OnceLock::new();
+
+type Exports = RefCell<Vec<Export>>;
+
+params! {
+    /// Parameters of `{{name}}_export`.
+    pub struct ExportParams {
+        /// Name of the bdev.
+        bdev_name: String,
+        /// Path of the socket.
+        path: String,
+    }
+
+    /// Parameters of `{{name}}_unexport`.
+    pub struct UnexportParams {
+        /// Path of the socket.
+        path: String,
+    }
+}
+
+fn start() -> Result<()> {
+    let _ = EXPORTS.set(Resident::new(thread::app(), Exports::default)?);
+    Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register()?;
+    Method::new("{{name}}_unexport", "Serves it no more.", unexport).register()
+}
+
+fn add(params: ExportParams) -> Result<bool> {
+    let exports = EXPORTS.get().and_then(Resident::here).ok_or_else(Error::no_such_device)?;
+    let export = Export::open(&params.bdev_name, params.path)?;
+    exports.borrow_mut().push(export);
+    Ok(true)
+}
+
+fn unexport(call: Call, UnexportParams { path }: UnexportParams) {
+    match take(|export| export.path() == path) {
+        Some(export) => export.end(move || call.reply(true)),
+        None => call.fail(Error::new(errno::ENOENT, format!("nothing is exported at {path}"))),
+    }
+}
+
+/// Takes an export out of the list.
+fn take(wanted: impl Fn(&Export) -> bool) -> Option<Export> {
+    let exports = EXPORTS.get()?.here()?;
+    let mut exports = exports.borrow_mut();
+    let place = exports.iter().position(wanted)?;
+    Some(exports.swap_remove(place))
+}
+
+/// The bdev of an export goes away.
+fn base_goes(path: &str) {
+    if let Some(export) = take(|export| export.path() == path) {
+        warn!("{path} is served no more: its bdev goes");
+        export.end(|| {});
+    }
+}
+
+/// The plugin is stopped: the host waits until the token is dropped.
+fn stop(stopping: Stopping) {
+    match take(|_| true) {
+        Some(export) => export.end(move || stop(stopping)),
+        None => drop(stopping),
+    }
+}

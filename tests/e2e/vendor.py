@@ -1,0 +1,97 @@
+"""What a vendor and an operator do with a plugin: build it by `cc` or cargo, load it, put load on it."""
+
+import os
+import shutil
+import subprocess
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+SDK_C = f"{ROOT}/sdk/c"
+EXAMPLES = f"{SDK_C}/examples"
+TARGET = os.path.join(os.path.dirname(os.path.dirname(os.environ.get("DRIVEBAY_BIN", f"{ROOT}/target/debug/drivebay"))),
+                      "vendor")
+STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
+
+
+def run(*command, **options):
+    """What a command prints; AssertionError with all of it when it fails."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, **options)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def drivebay(*args, **options):
+    return run(os.environ["DRIVEBAY_BIN"], *args, **options)
+
+
+def compile_c(source, to, *flags, compiler="cc"):
+    """A plugin from one C file; returns where it is."""
+    run(compiler, "-shared", "-fPIC", "-O2", *STRICT, *(flags or ("-I", SDK_C)), "-o", to, source)
+    return to
+
+
+def plugin_dir(folder, *files):
+    """A plugin folder with the host's own plugins and these files."""
+    made = f"{folder}/plugins"
+    os.makedirs(made, exist_ok=True)
+    own = os.environ["DRIVEBAY_PLUGIN_DIR"]
+    for name in os.listdir(own):
+        if name.endswith(".so") and not os.path.lexists(f"{made}/{name}"):
+            os.symlink(f"{own}/{name}", f"{made}/{name}")
+    for file in files:
+        shutil.copy(file, made)
+    return made
+
+
+def verify_over_tcp(port, nqn, size):
+    """Writes and reads back a served disk with our own initiator."""
+    tasks = os.path.join(os.path.dirname(os.environ["DRIVEBAY_BIN"]), "drivebay-xtask")
+    text = run(tasks, "verify", f"127.0.0.1:{port}", nqn, str(size))
+    assert f"{size} bytes written" in text, text
+
+
+def sdk():
+    """The SDK as it is packaged for others, unpacked; made once a run, and kept while it is the same."""
+    made, packages = f"{TARGET}/sdk", f"{TARGET}/build/package"
+    if not sdk.is_made:
+        shutil.rmtree(packages, ignore_errors=True)
+        crates = ("drivebay-plugin-api", "drivebay-spec-jsonrpc", "drivebay-sdk")
+        run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
+            *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
+        files = sorted(f"{packages}/{name}" for name in os.listdir(packages) if name.endswith(".crate"))
+        digest = run("sha256sum", *files)
+        if not os.path.exists(f"{made}/digest") or open(f"{made}/digest").read() != digest:
+            shutil.rmtree(made, ignore_errors=True)
+            os.makedirs(made)
+            for crate in files:
+                # Packages hold one fixed time; cargo tells by the time whether to build again.
+                run("tar", "--touch", "-xf", crate, "-C", made)
+            with open(f"{made}/digest", "w") as f:
+                f.write(digest)
+        sdk.is_made = True
+    return made
+
+
+sdk.is_made = False
+
+
+def cargo_env():
+    """One target folder for all projects, apart from this repository's; nothing is fetched."""
+    return {**os.environ, "CARGO_TARGET_DIR": f"{TARGET}/build", "CARGO_NET_OFFLINE": "true", "CARGO_INCREMENTAL": "0",
+            "CARGO_PROFILE_DEV_DEBUG": "0", "DRIVEBAY": os.environ["DRIVEBAY_BIN"]}
+
+
+def new(folder, name, kind, lang):
+    """A project by `drivebay plugin new`; returns its folder. What was locked for us is what it builds with."""
+    project = f"{folder}/{name}"
+    drivebay("plugin", "new", name, "--kind", kind, "--lang", lang, "--dir", project,
+             *(("--sdk", sdk()) if lang == "rust" else ()))
+    if lang == "rust":
+        shutil.copy(f"{ROOT}/Cargo.lock", project)
+    return project
+
+
+def check(project, name, lang, *flags):
+    """Runs the project's own `check`; returns the plugin that it built, and what was printed."""
+    text = run("./check", *(("--debug",) if lang == "rust" else ()), *flags, cwd=project, env=cargo_env())
+    return (f"{TARGET}/build/debug/lib{name}.so" if lang == "rust" else f"{project}/{name}.so"), text

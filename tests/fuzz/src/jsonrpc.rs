@@ -1,0 +1,61 @@
+//! What comes over the RPC socket.
+
+use drivebay_spec_jsonrpc::{FrameLimits, Framer, Incoming, Method, decode, params};
+
+/// A stream, cut into frames however it arrives, and each frame read. The first byte says how long the
+/// pieces are.
+pub(crate) fn frame(data: &[u8]) {
+    let Some((&first, stream)) = data.split_first() else { return };
+    let limits = FrameLimits { len_bytes: 4096, depth: 16 };
+    let whole = frames(stream, stream.len().max(1), limits);
+    let in_pieces = frames(stream, usize::from(first) % 16 + 1, limits);
+    assert_eq!(whole, in_pieces, "the pieces changed the meaning");
+}
+
+fn frames(stream: &[u8], piece: usize, limits: FrameLimits) -> (Vec<Vec<u8>>, bool) {
+    let mut framer = Framer::new(limits);
+    let mut frames = Vec::new();
+    for bytes in stream.chunks(piece) {
+        framer.feed(bytes);
+        loop {
+            match framer.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.len() <= limits.len_bytes);
+                    let _ = Incoming::parse(frame);
+                    frames.push(frame.to_vec());
+                }
+                Ok(None) => break,
+                Err(_) => return (frames, false),
+            }
+        }
+    }
+    (frames, true)
+}
+
+params! {
+    /// One of each kind.
+    struct Everything {
+        /// A text.
+        name: String,
+        /// A number with a range.
+        #[range(1..=100)]
+        count: u32 = 5,
+        /// A number.
+        size: Option<u64>,
+        /// A truth.
+        flag: bool = false,
+        /// A list.
+        names: Option<Vec<String>>,
+    }
+}
+
+/// Parameters and the description of a method.
+pub(crate) fn params(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(read) = decode::<Everything>(text) {
+        assert!((1..=100).contains(&read.count));
+    }
+    if let Ok(method) = Method::parse(text) {
+        assert_eq!(Method::parse(&method.to_text()).unwrap(), method);
+    }
+}

@@ -1,0 +1,31 @@
+//! What reads bytes from outside, one function each. Whatever the bytes are, it must not panic, and what
+//! it accepts must mean the same when it is written and read again.
+//!
+//! `cargo xtask fuzz` gives them to libFuzzer; `tests/corpora.rs` runs them over the committed corpora,
+//! where a found crash is added as a file.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what is wrong panics")]
+
+mod jsonrpc;
+mod nvme;
+mod plugin;
+
+/// Something that reads bytes.
+#[derive(Debug)]
+pub struct Target {
+    /// Also the folder of its corpus.
+    pub name: &'static str,
+    /// Reads them.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "nvme_tcp_pdu", run: nvme::pdu },
+    Target { name: "nvme_command", run: nvme::command },
+    Target { name: "nvme_fabrics", run: nvme::fabrics },
+    Target { name: "jsonrpc_frame", run: jsonrpc::frame },
+    Target { name: "jsonrpc_params", run: jsonrpc::params },
+    Target { name: "plugin_file", run: plugin::file },
+    Target { name: "plugin_layout", run: plugin::layout },
+];

@@ -1,0 +1,116 @@
+//! What comes over NVMe/TCP connections.
+
+use drivebay_spec_nvme::command::Command;
+use drivebay_spec_nvme::fabrics::{Connect, ConnectData, PropertyGet, PropertySet};
+use drivebay_spec_nvme::{admin, nqn, nvm, sgl::SglDescriptor};
+use drivebay_spec_nvme_tcp::{
+    Alignment, C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Digests, Frame, H2cData, IcReq,
+    IcResp, MAX_PDO, PduType, R2t, Receiver, Role, TermReq, digest,
+};
+
+/// A PDU as either end receives it: two bytes of what was agreed, then the PDU.
+pub(crate) fn pdu(data: &[u8]) {
+    let Some((&[agreed, alignment], bytes)) = data.split_first_chunk::<2>() else { return };
+    let Some(&header) = bytes.first_chunk::<8>() else { return };
+    let role = if agreed & 1 == 0 { Role::Controller } else { Role::Host };
+    let mut receiver = Receiver::new(role);
+    receiver.digests = Digests { header: agreed & 2 != 0, data: agreed & 4 != 0 };
+    receiver.alignment = Alignment::from_bits(alignment % 32).unwrap_or_default();
+    let header = CommonHeader::parse(&header);
+    assert_eq!(CommonHeader::parse(&header.encode()), header);
+    let Ok(frame) = Frame::parse(&header, &receiver) else { return };
+
+    assert!(frame.header_end() <= frame.data_offset, "data inside of the header");
+    assert!(frame.data_offset <= MAX_PDO, "data further back than PDO tells");
+    let end = frame.data_offset as u64
+        + u64::from(frame.data_len)
+        + if frame.data_digest { 4 } else { 0 };
+    assert!(end <= u64::from(frame.plen), "data over the end of the PDU");
+    assert_eq!(frame.data_offset - frame.header_end(), frame.pad_len());
+    read_header(&frame, bytes, receiver.digests);
+    let _ = digest::of(bytes);
+}
+
+fn read_header(frame: &Frame, bytes: &[u8], digests: Digests) {
+    let short = bytes.first_chunk::<24>();
+    match (frame.pdu_type, short) {
+        (PduType::IcReq, _) => {
+            let Some(bytes) = bytes.first_chunk::<128>() else { return };
+            if let Ok(read) = IcReq::parse(bytes) {
+                let mut out = [0; 128];
+                read.encode(&mut out);
+                assert_eq!(IcReq::parse(&out), Ok(read));
+            }
+        }
+        (PduType::IcResp, _) => {
+            let Some(bytes) = bytes.first_chunk::<128>() else { return };
+            let _ = IcResp::parse(bytes, digests);
+        }
+        (PduType::CapsuleCmd, _) => {
+            let Some(bytes) = bytes.first_chunk::<72>() else { return };
+            let _ = CapsuleCmd::parse(bytes);
+        }
+        (PduType::CapsuleResp, Some(bytes)) => {
+            let _ = CapsuleResp::parse(bytes);
+        }
+        (PduType::H2cData, Some(bytes)) => {
+            let _ = H2cData::parse(bytes, frame);
+        }
+        (PduType::C2hData, Some(bytes)) => {
+            let _ = C2hData::parse(bytes, frame);
+        }
+        (PduType::R2t, Some(bytes)) => {
+            let _ = R2t::parse(bytes);
+        }
+        (PduType::H2cTermReq, Some(bytes)) => {
+            let _ = TermReq::parse(bytes, Role::Host).error();
+        }
+        (PduType::C2hTermReq, Some(bytes)) => {
+            let _ = TermReq::parse(bytes, Role::Controller).error();
+        }
+        _ => {}
+    }
+}
+
+/// The fields of a command capsule's command.
+pub(crate) fn command(data: &[u8]) {
+    let Some(bytes) = data.first_chunk::<64>() else { return };
+    let command = Command::parse(bytes);
+    assert_eq!(command.encode(), *bytes, "a bit was lost");
+    let _ = (command.fuse(), command.psdt(), command.cid(), command.nsid(), command.mptr());
+    let sgl = command.sgl1();
+    assert_eq!(SglDescriptor::from_dwords(sgl.to_dwords()), sgl);
+    if let Ok(data) = sgl.capsule_data() {
+        let _ = data.length();
+    }
+    let _ = nvm::BlockCommand::from_command(&command);
+    let _ = nvm::DatasetManagement::from_command(&command);
+    let _ = admin::Identify::from_command(&command);
+    let _ = admin::GetLogPage::from_command(&command);
+    let _ = admin::GetFeatures::from_command(&command);
+    let _ = admin::SetFeatures::from_command(&command);
+    let _ = admin::Abort::from_command(&command);
+}
+
+/// A fabrics command, and behind it the data of a Connect.
+pub(crate) fn fabrics(data: &[u8]) {
+    let Some((bytes, rest)) = data.split_first_chunk::<64>() else { return };
+    let command = Command::parse(bytes);
+    let _ = command.fctype();
+    let connect = Connect::from_command(&command);
+    assert_eq!(Connect::from_command(&connect.to_command()), connect);
+    if let Ok(get) = PropertyGet::from_command(&command) {
+        assert_eq!(PropertyGet::from_command(&get.to_command()), Ok(get));
+    }
+    if let Ok(set) = PropertySet::from_command(&command) {
+        assert_eq!(PropertySet::from_command(&set.to_command()), Ok(set));
+    }
+    let mut page = [0; 1024];
+    for (to, from) in page.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    let _ = ConnectData::parse(&page);
+    if let Ok(text) = std::str::from_utf8(rest) {
+        let _ = nqn::check(text);
+    }
+}

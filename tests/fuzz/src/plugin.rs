@@ -1,0 +1,29 @@
+//! What a plugin's file brings, before anything of it runs.
+
+use drivebay::loader::{inspect, layout, manifest};
+
+/// The file: ELF, notes, symbols.
+pub(crate) fn file(data: &[u8]) {
+    if let Ok(found) = inspect::inspect(data) {
+        let _ = found.allowed();
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(manifest) = manifest::Manifest::parse(text)
+    {
+        let _ = manifest.requirements();
+        let _ = manifest.methods().count();
+    }
+}
+
+/// The layout table. Two of them, apart by a zero byte, are compared.
+pub(crate) fn layout(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (one, other) = text.split_once('\0').unwrap_or((text, text));
+    if let (Ok(one), Ok(other)) = (layout::parse(one), layout::parse(other)) {
+        // What a table must list it may lack; besides that, it is like itself.
+        let differences = layout::differences(&one, &one);
+        assert!(differences.iter().all(|line| line.contains("does not list")), "{differences:?}");
+        let _ = layout::differences(&one, &other);
+        let _ = layout::broken_promises(&one, &other);
+    }
+}

@@ -1,0 +1,170 @@
+//! The queue of messages, the sleep and the end of a thread under loom: the host's own `message.rs` and
+//! `announce.rs`, compiled over loom's atomics, in every interleaving that the C11 model allows.
+#![expect(unsafe_code, reason = "messages are raw pointers")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    dead_code,
+    missing_docs,
+    clippy::missing_panics_doc,
+    reason = "a model; the files under test are the host's"
+)]
+
+/// In the place of the host's `reactor/sync.rs`.
+mod sync {
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+
+    pub(super) struct Message {
+        pub(super) link: AtomicPtr<Message>,
+        pub(super) value: usize,
+    }
+
+    pub(super) unsafe fn link<'a>(msg: *mut Message) -> &'a AtomicPtr<Message> {
+        unsafe { &(*msg).link }
+    }
+
+    pub(super) fn empty_message() -> Message {
+        Message { link: AtomicPtr::new(std::ptr::null_mut()), value: 0 }
+    }
+
+    pub(super) struct Mutex(loom::sync::Mutex<()>);
+
+    impl Mutex {
+        pub(super) fn new() -> Self {
+            Self(loom::sync::Mutex::new(()))
+        }
+
+        pub(super) fn lock(&self) -> loom::sync::MutexGuard<'_, ()> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+#[path = "../../../host/core/src/reactor/announce.rs"]
+mod announce;
+#[path = "../../../host/core/src/reactor/message.rs"]
+mod message;
+
+use announce::Announcement;
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+use message::Queue;
+use sync::{Message, Ordering, fence};
+
+/// Tries them all, up to so many switches away from a thread that could go on: what is wrong here shows
+/// with two.
+fn every_order(model: impl Fn() + Send + Sync + 'static) {
+    let mut all = loom::model::Builder::new();
+    all.preemption_bound = Some(if std::env::var_os("DRIVEBAY_SOAK").is_some() { 4 } else { 2 });
+    all.check(model);
+}
+
+fn send(queue: &Queue, value: usize) {
+    let message = Box::into_raw(Box::new(Message { value, ..sync::empty_message() }));
+    unsafe { queue.push(message) };
+}
+
+fn value(message: *mut Message) -> usize {
+    unsafe { Box::from_raw(message) }.value
+}
+
+pub fn the_queue_loses_nothing_and_keeps_each_senders_order() {
+    every_order(|| {
+        let queue = Arc::new(Queue::new());
+        let senders = [[1, 2], [11, 12]].map(|values| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || values.into_iter().for_each(|value| send(&queue, value)))
+        });
+        let mut got: Vec<usize> = std::iter::from_fn(|| queue.pop().map(value)).collect();
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        got.extend(std::iter::from_fn(|| queue.pop().map(value)));
+        let of = |from: usize| got.iter().copied().filter(move |&value| value / 10 == from);
+        assert_eq!(of(0).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(of(1).collect::<Vec<_>>(), [11, 12]);
+        assert!(queue.is_empty());
+    });
+}
+
+/// An eventfd: what was signalled before the wait ends it.
+#[derive(Default)]
+struct Event {
+    count: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Event {
+    fn signal(&self) {
+        *self.count.lock().unwrap() += 1;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut count = self.count.lock().unwrap();
+        while *count == 0 {
+            count = self.changed.wait(count).unwrap();
+        }
+        *count = 0;
+    }
+}
+
+/// As `thread::send`: the message, a full fence, a look for the sleeper.
+fn send_and_wake(queue: &Queue, asleep: &Announcement, event: &Event, value: usize) {
+    send(queue, value);
+    fence(Ordering::SeqCst);
+    if asleep.is_made() {
+        event.signal();
+    }
+}
+
+/// A lost wake-up would be a deadlock, which loom finds.
+pub fn no_sleep_is_missed_by_a_sender() {
+    every_order(|| {
+        let shared = Arc::new((Queue::new(), Announcement::new(), Event::default()));
+        let senders = [1, 2].map(|value| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || send_and_wake(&shared.0, &shared.1, &shared.2, value))
+        });
+        let (queue, asleep, event) = &*shared;
+        let mut got = 0;
+        while got < 2 {
+            if queue.pop().map(value).is_some() {
+                got += 1;
+                continue;
+            }
+            asleep.make();
+            if queue.is_empty() {
+                event.wait();
+            } else {
+                thread::yield_now(); // a sender is between its two steps
+            }
+            asleep.revoke();
+        }
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+    });
+}
+
+/// As `thread::send` and the end of a thread: whoever comes last takes what is left.
+pub fn a_message_that_meets_the_end_of_its_thread_is_taken_once() {
+    every_order(|| {
+        let queue = Arc::new(Queue::new());
+        let senders = [1, 2].map(|value| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                send(&queue, value);
+                fence(Ordering::SeqCst);
+                let mut taken = Vec::new();
+                if queue.has_ended() {
+                    taken.extend(std::iter::from_fn(|| queue.pop_late().map(self::value)));
+                }
+                taken
+            })
+        });
+        queue.end();
+        let mut taken: Vec<usize> = std::iter::from_fn(|| queue.pop_late().map(value)).collect();
+        senders.into_iter().for_each(|sender| taken.extend(sender.join().unwrap()));
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2]);
+    });
+}

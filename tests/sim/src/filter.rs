@@ -1,0 +1,278 @@
+//! Filters as a plugin writes them: pass on, a slice of the base, two bases striped, pass on later.
+
+use crate::abi::{bus, client, close, end, get_chan, host, open, put_chan, size};
+use crate::sim::sim;
+use drivebay_core::reactor::thread;
+use drivebay_plugin_api::*;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Pass,
+    /// From this block of the base on.
+    Slice(u64),
+    /// Chunks of this many blocks, from two bases in turn.
+    Stripe(u64),
+    /// Passes on when the scheduler says so.
+    Later,
+}
+
+pub(crate) struct Filter {
+    pub(crate) name: String,
+    pub(crate) id: Cell<u64>,
+    pub(crate) kind: Kind,
+    reg: bay_bdev_reg,
+    base_name: String,
+    bases: RefCell<Vec<u64>>,
+    chans: RefCell<Vec<*mut Chan>>,
+    pub(crate) destructed: Cell<bool>,
+    pub(crate) unregistered: Cell<bool>,
+    pub(crate) quiesced: RefCell<Vec<(u64, u64)>>,
+}
+
+struct Chan {
+    filter: *const Filter,
+    thread: u64,
+    bases: Vec<u64>,
+    kept: RefCell<Vec<*mut bay_io>>,
+    in_flight: Cell<u32>,
+}
+
+/// In `drv_ctx` of a request that goes to several bases.
+struct Several {
+    pending: Cell<u32>,
+    status: Cell<i32>,
+}
+
+static OPS: bay_bdev_ops = bay_bdev_ops {
+    size: size_of::<bay_bdev_ops>() as u32,
+    flags: 0,
+    submit: Some(submit),
+    flush: None,
+    chan_create: Some(chan_create),
+    chan_destroy: Some(chan_destroy),
+    destruct: Some(destruct),
+    dump_info: None,
+    write_config: None,
+    dump_stats: None,
+    reset_stats: None,
+};
+
+impl Filter {
+    /// Makes it over bases that are open. App thread.
+    pub(crate) fn register(
+        name: String,
+        kind: Kind,
+        mut reg: bay_bdev_reg,
+        bases: &[&str],
+    ) -> Box<Self> {
+        reg.size = size::<bay_bdev_reg>();
+        reg.flags |= BAY_BDEV_FILTER;
+        reg.drv_ctx_size = size::<Several>();
+        reg.max_children = bases.len() as u32;
+        let mut filter = Box::new(Self {
+            name,
+            id: Cell::new(0),
+            kind,
+            reg,
+            base_name: bases[0].to_owned(),
+            bases: RefCell::default(),
+            chans: RefCell::default(),
+            destructed: Cell::new(false),
+            unregistered: Cell::new(false),
+            quiesced: RefCell::default(),
+        });
+        let ctx: *mut Self = &raw mut *filter;
+        for base in bases {
+            filter.bases.borrow_mut().push(open(base, on_event, ctx.cast()).unwrap());
+        }
+        filter.reg.ctx = ctx.cast();
+        filter.reg.ops = &raw const OPS;
+        filter.reg.name = bay_str::new(&filter.name);
+        filter.reg.base = bay_str::new(&filter.base_name);
+        let mut id = 0;
+        let register = bus().register.unwrap();
+        assert_eq!(unsafe { register(host(), &raw const filter.reg, &raw mut id) }, 0, "register");
+        filter.id.set(id);
+        filter
+    }
+
+    /// Where a block lies: which base, and there.
+    pub(crate) fn place(&self, lba: u64) -> (usize, u64) {
+        match self.kind {
+            Kind::Pass | Kind::Later => (0, lba),
+            Kind::Slice(offset) => (0, lba + offset),
+            Kind::Stripe(chunk) => {
+                let number = lba / chunk;
+                ((number % 2) as usize, number / 2 * chunk + lba % chunk)
+            }
+        }
+    }
+
+    /// Threads for which it has something to do.
+    pub(crate) fn work(&self, threads: &mut Vec<u64>) {
+        let chans = self.chans.borrow();
+        let busy = chans.iter().map(|&chan| unsafe { &*chan });
+        threads.extend(busy.filter(|chan| !chan.kept.borrow().is_empty()).map(|chan| chan.thread));
+    }
+
+    /// Passes on something that it kept on this thread.
+    pub(crate) fn act(&self) {
+        let here = thread::current_id();
+        let chans = self.chans.borrow().clone();
+        for chan in chans.into_iter().map(|chan| unsafe { &*chan }) {
+            if chan.thread != here || chan.kept.borrow().is_empty() {
+                continue;
+            }
+            let io = {
+                let mut kept = chan.kept.borrow_mut();
+                let index = sim().rng.index(kept.len());
+                kept.swap_remove(index)
+            };
+            self.pass_on(chan, io);
+        }
+    }
+
+    fn check(&self, request: &bay_io) {
+        assert!(self.reg.ops_mask & (1 << request.op) != 0, "op {} is not declared", request.op);
+        assert_eq!(request.flags >> 16 & !(self.reg.must_flags >> 16), 0, "undeclared flag");
+        if matches!(request.op, BAY_OP_RESET | BAY_OP_ABORT) {
+            return;
+        }
+        let hit = self.quiesced.borrow().iter().any(|&(lba, nblocks)| {
+            nblocks == 0
+                || (request.op != BAY_OP_FLUSH
+                    && request.lba < lba + nblocks
+                    && lba < request.lba + request.nblocks)
+        });
+        assert!(!hit, "submitted to a quiesced range");
+    }
+
+    fn pass_on(&self, chan: &Chan, io: *mut bay_io) {
+        let request = unsafe { &*io };
+        let derive = client().io_derive.unwrap();
+        let submit = client().submit.unwrap();
+        let has_range = !matches!(request.op, BAY_OP_FLUSH | BAY_OP_RESET);
+        if has_range || chan.bases.len() == 1 {
+            let (base, lba) = self.place(request.lba);
+            let child = unsafe { derive(host(), chan.bases[base], io) };
+            if has_range {
+                unsafe { (*child).lba = lba };
+            }
+            return unsafe { submit(host(), child, Some(one_ended), io.cast()) };
+        }
+        let several = request.drv_ctx.cast::<Several>();
+        let count = chan.bases.len() as u32;
+        unsafe { several.write(Several { pending: Cell::new(count), status: Cell::new(0) }) };
+        let children: Vec<_> =
+            chan.bases.iter().map(|&base| unsafe { derive(host(), base, io) }).collect();
+        for child in children {
+            unsafe { submit(host(), child, Some(one_of_several_ended), io.cast()) };
+        }
+    }
+}
+
+unsafe extern "C" fn one_ended(arg: *mut c_void, child: *mut bay_io, status: i32) {
+    unsafe { client().complete_from.unwrap()(host(), left(arg), child, status) };
+}
+
+unsafe extern "C" fn one_of_several_ended(arg: *mut c_void, _child: *mut bay_io, status: i32) {
+    let several = unsafe { &*(*arg.cast::<bay_io>()).drv_ctx.cast::<Several>() };
+    if status != 0 {
+        several.status.set(status);
+    }
+    several.pending.set(several.pending.get() - 1);
+    if several.pending.get() == 0 {
+        let status = several.status.get();
+        end(left(arg), status);
+    }
+}
+
+/// The parent, which leaves its channel now.
+fn left(arg: *mut c_void) -> *mut bay_io {
+    let io = arg.cast::<bay_io>();
+    let chan = unsafe { &*(*io).link.cast::<Chan>() };
+    assert_eq!(chan.thread, thread::current_id(), "completed on another thread");
+    chan.in_flight.set(chan.in_flight.get() - 1);
+    io
+}
+
+unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
+    let chan = unsafe { &*chan.cast::<Chan>() };
+    let filter = unsafe { &*chan.filter };
+    filter.check(unsafe { &*io });
+    unsafe { (*io).link = (&raw const *chan).cast_mut().cast() };
+    chan.in_flight.set(chan.in_flight.get() + 1);
+    if matches!(filter.kind, Kind::Later) && sim().rng.chance(60) {
+        return chan.kept.borrow_mut().push(io);
+    }
+    filter.pass_on(chan, io);
+}
+
+unsafe extern "C" fn chan_create(
+    bdev: *mut c_void,
+    args: *const bay_chan_args,
+    chan: *mut *mut c_void,
+) -> i32 {
+    let filter = unsafe { &*bdev.cast::<Filter>() };
+    let mut bases = Vec::new();
+    for &desc in filter.bases.borrow().iter() {
+        match get_chan(desc) {
+            Ok(base) => bases.push(base),
+            Err(errno) => {
+                bases.into_iter().for_each(put_chan);
+                return errno;
+            }
+        }
+    }
+    let made = Box::into_raw(Box::new(Chan {
+        filter,
+        thread: unsafe { (*args).thread },
+        bases,
+        kept: RefCell::default(),
+        in_flight: Cell::new(0),
+    }));
+    filter.chans.borrow_mut().push(made);
+    unsafe { chan.write(made.cast()) };
+    0
+}
+
+unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
+    let filter = unsafe { &*bdev.cast::<Filter>() };
+    let gone = chan.cast::<Chan>();
+    filter.chans.borrow_mut().retain(|&other| other != gone);
+    let chan = unsafe { Box::from_raw(gone) };
+    assert_eq!(chan.in_flight.get(), 0, "a channel with I/O was destroyed");
+    assert_eq!(chan.thread, thread::current_id());
+    chan.bases.iter().copied().for_each(put_chan);
+    0
+}
+
+unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
+    let filter = unsafe { &*bdev.cast::<Filter>() };
+    assert!(filter.chans.borrow().is_empty(), "destructed with channels");
+    assert!(!filter.destructed.replace(true), "destructed twice");
+    filter.bases.take().into_iter().for_each(close);
+    0
+}
+
+unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
+    let filter = unsafe { &*arg.cast::<Filter>() };
+    let grows = matches!(filter.kind, Kind::Pass | Kind::Later);
+    if event == BAY_EVENT_REMOVE {
+        filter.unregister();
+    } else if event == BAY_EVENT_RESIZE && grows && !filter.unregistered.get() {
+        let status = unsafe { bus().resize.unwrap()(host(), filter.id.get(), value) };
+        assert_eq!(status, 0, "resize of a filter");
+    }
+}
+
+impl Filter {
+    /// Takes it off the bus, once. App thread.
+    pub(crate) fn unregister(&self) {
+        if !self.unregistered.replace(true) {
+            sim().unregister(self.id.get());
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The clients' memory: lists of any shape, with guard bytes between their pieces.
+
+use crate::sim::sim;
+use drivebay_plugin_api::bay_iov;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Bytes of one buffer: the largest I/O with its gaps.
+const SIZE: usize = 96 << 10;
+const GUARD: u8 = 0xee;
+
+fn layout() -> Layout {
+    Layout::from_size_align(SIZE, 4096).unwrap()
+}
+
+/// Memory with a list over it.
+pub(crate) struct Memory {
+    base: NonNull<u8>,
+    pub(crate) list: Vec<bay_iov>,
+    /// Bytes of `base` in use, gaps included.
+    used: usize,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        let base = unsafe { alloc(layout()) };
+        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout()));
+        Self { base, list: Vec::new(), used: 0 }
+    }
+
+    /// Lays out a list of `len` bytes in a shape that the seed chooses.
+    pub(crate) fn shape(&mut self, len: usize, block: usize) {
+        let rng = &sim().rng;
+        let (most, unit) = match rng.below(10) {
+            0..4 => (len, len),        // one piece
+            4..6 => (len, block),      // whole blocks
+            6..8 => (len.min(600), 1), // anything
+            _ => (block, 8),
+        };
+        let align = rng.pick(&[1, 3, 8, 64, 512, 4096]);
+        let gap = usize::from(rng.chance(50)) * 8;
+        self.list.clear();
+        let (mut at, mut left) = (0_usize, len);
+        while left > 0 {
+            let mut piece = rng.within(1, most as u64) as usize;
+            piece = if unit >= left { left } else { piece.next_multiple_of(unit).min(left) };
+            if self.list.len() >= 12 || at + left + 8192 > SIZE - 8192 {
+                piece = left;
+            }
+            at = if align == 3 { at + 3 } else { at.next_multiple_of(align) };
+            let addr = self.base.as_ptr().wrapping_add(at).cast();
+            self.list.push(bay_iov { addr, len: piece as u32, region: 0 });
+            at += piece + gap;
+            left -= piece;
+        }
+        self.used = at;
+        assert!(at <= SIZE, "the list does not fit its memory");
+    }
+
+    /// Fills everything with guard bytes.
+    pub(crate) fn guard(&mut self) {
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.used) }.fill(GUARD);
+    }
+
+    /// Writes `data` into the pieces.
+    pub(crate) fn scatter(&mut self, data: &[u8]) {
+        let mut at = 0;
+        for piece in &self.list {
+            let len = piece.len as usize;
+            let memory = unsafe { std::slice::from_raw_parts_mut(piece.addr.cast::<u8>(), len) };
+            memory.copy_from_slice(&data[at..at + len]);
+            at += len;
+        }
+    }
+
+    /// Reads the pieces into `data`.
+    pub(crate) fn gather(&self, data: &mut Vec<u8>) {
+        data.clear();
+        for piece in &self.list {
+            let len = piece.len as usize;
+            data.extend(unsafe { std::slice::from_raw_parts(piece.addr.cast::<u8>(), len) });
+        }
+    }
+
+    /// Whether nobody wrote beside the pieces.
+    pub(crate) fn is_guarded(&self) -> bool {
+        let mut at = 0;
+        let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.used) };
+        for piece in &self.list {
+            let begin = piece.addr as usize - self.base.as_ptr() as usize;
+            if all[at..begin].iter().any(|&byte| byte != GUARD) {
+                return false;
+            }
+            at = begin + piece.len as usize;
+        }
+        all[at..].iter().all(|&byte| byte == GUARD)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        unsafe { dealloc(self.base.as_ptr(), layout()) };
+    }
+}

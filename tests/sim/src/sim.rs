@@ -1,0 +1,334 @@
+//! One seed: threads, a virtual clock and a scheduler that decides what happens next.
+
+use crate::abi::{host, threads};
+use crate::client::{Client, Request};
+use crate::control::Quiesce;
+use crate::memory::Memory;
+use crate::model::Tag;
+use crate::rng::{Rng, mix};
+use crate::stack::{self, Node, Top};
+use crate::weights::Weights;
+use drivebay_core::bdev::channel::set_most_io;
+use drivebay_core::env::{buf, memory};
+use drivebay_core::reactor::stepped::Stepped;
+use drivebay_core::reactor::thread;
+use drivebay_core::services;
+use std::cell::{Cell, RefCell};
+use std::ptr;
+
+thread_local! {
+    static SIM: Cell<*const Sim> = const { Cell::new(ptr::null()) };
+}
+
+/// The seed that runs on this OS thread.
+pub(crate) fn sim() -> &'static Sim {
+    unsafe { &*SIM.get() }
+}
+
+pub(crate) struct Sim {
+    pub(crate) rng: Rng,
+    pub(crate) weights: Weights,
+    pub(crate) now: Cell<u64>,
+    /// I/O that this life may still submit.
+    pub(crate) budget: Cell<u64>,
+    pub(crate) submitted: Cell<u64>,
+    completed: Cell<u64>,
+    sequence: Cell<u64>,
+    tag: Cell<Tag>,
+    trace: Cell<u64>,
+    /// The life's end: clients let go.
+    pub(crate) ending: Cell<bool>,
+    /// Whether something was removed, aborted, in this life.
+    pub(crate) removing: Cell<bool>,
+    pub(crate) aborts: Cell<bool>,
+    pub(crate) nodes: RefCell<Vec<Node>>,
+    pub(crate) tops: RefCell<Vec<Box<Top>>>,
+    clients: RefCell<Vec<Box<Client>>>,
+    requests: RefCell<Vec<Box<Request>>>,
+    pub(crate) memories: RefCell<Vec<Memory>>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) quiesces: RefCell<Vec<Quiesce>>,
+    /// Control operations whose end was not told yet.
+    pub(crate) open_ends: Cell<u64>,
+    built: Cell<bool>,
+    pub(crate) removed: RefCell<Vec<bool>>,
+    threads: RefCell<Vec<u64>>,
+}
+
+/// What a seed did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// I/O of clients.
+    pub ios: u64,
+    /// Of everything that was seen, in its order: the same for the same seed.
+    pub trace: u64,
+    /// What it did most.
+    pub mood: &'static str,
+}
+
+/// Turns without a completion after which something is lost.
+const PATIENCE: u64 = 400_000;
+
+/// Runs `ios` I/O of a seed.
+///
+/// # Panics
+/// When the bus broke a promise.
+pub fn run(reactor: &mut Stepped, seed: u64, ios: u64) -> Report {
+    let rng = Rng::new(seed);
+    let weights = Weights::draw(&rng);
+    let sim = Sim {
+        rng,
+        weights,
+        now: Cell::new(1),
+        budget: Cell::new(0),
+        submitted: Cell::new(0),
+        completed: Cell::new(0),
+        sequence: Cell::new(0),
+        tag: Cell::new(1),
+        trace: Cell::new(0),
+        ending: Cell::new(false),
+        removing: Cell::new(false),
+        aborts: Cell::new(false),
+        nodes: RefCell::default(),
+        tops: RefCell::default(),
+        clients: RefCell::default(),
+        requests: RefCell::default(),
+        memories: RefCell::default(),
+        scratch: RefCell::default(),
+        quiesces: RefCell::default(),
+        open_ends: Cell::new(0),
+        built: Cell::new(false),
+        removed: RefCell::default(),
+        threads: RefCell::default(),
+    };
+    SIM.set(&raw const sim);
+    set_most_io(weights.most_io);
+    let used = memory::used();
+    sim.start_threads(reactor);
+    while sim.submitted.get() < ios {
+        let left = ios - sim.submitted.get();
+        sim.live(reactor, left.min(ios / weights.lives + 1));
+    }
+    sim.end_threads(reactor);
+    // The bus's buffer of zeroes is made when it is needed first, and kept.
+    let more = memory::used() - used;
+    assert!(more == 0 || (used == reactor_memory() && more == 1 << 20), "{more} bytes are left");
+    SIM.set(ptr::null());
+    Report { ios: sim.submitted.get(), trace: sim.trace.get(), mood: weights.mood }
+}
+
+impl Sim {
+    fn start_threads(&self, reactor: &mut Stepped) {
+        for number in 0..self.rng.within(1, 4) {
+            let cores = drivebay_core::env::CpuSet::one(0);
+            let id = thread::create(&format!("sim{number}"), &cores).unwrap();
+            self.threads.borrow_mut().push(id);
+        }
+        assert!(reactor.threads().count() > 1);
+    }
+
+    fn end_threads(&self, reactor: &mut Stepped) {
+        for &id in self.threads.borrow().iter() {
+            thread::send_boxed(id, move || exit(id));
+        }
+        for turn in 0.. {
+            let left: Vec<u64> = reactor.threads().collect();
+            for &id in &left {
+                reactor.round(id, 64);
+            }
+            if left.len() == 1 {
+                break;
+            }
+            assert!(turn < 10_000, "a thread does not end: {left:?}");
+        }
+    }
+
+    /// Builds a stack, uses it, takes it away, and looks whether anything is left.
+    fn live(&self, reactor: &mut Stepped, ios: u64) {
+        self.budget.set(ios);
+        self.built.set(false);
+        self.ending.set(false);
+        self.removing.set(false);
+        self.aborts.set(false);
+        thread::send_app(|| {
+            stack::build();
+            sim().removed.borrow_mut().resize(sim().nodes.borrow().len(), false);
+            sim().open_clients();
+            sim().built.set(true);
+        });
+        let (mut quiet, mut completed) = (0, 0);
+        while !self.is_over() {
+            self.turn(reactor);
+            quiet += 1;
+            if self.completed.get() != completed {
+                (quiet, completed) = (0, self.completed.get());
+            }
+            if self.budget.get() == 0 || self.tops.borrow().iter().all(|top| top.removed.get()) {
+                self.ending.set(self.built.get());
+            }
+            assert!(quiet < PATIENCE, "nothing goes on any more: {}", self.state());
+        }
+        self.check_clean(reactor);
+    }
+
+    fn open_clients(&self) {
+        let threads = self.threads.borrow();
+        for top in self.tops.borrow().iter() {
+            for &thread in threads.iter().take(self.rng.within(1, threads.len() as u64) as usize) {
+                let desc = stack::open_top(top).unwrap();
+                self.clients.borrow_mut().push(Client::new(thread, top, desc));
+            }
+        }
+    }
+
+    /// One decision and one round of one thread.
+    fn turn(&self, reactor: &mut Stepped) {
+        self.decide();
+        let rng = &self.rng;
+        let step = if rng.chance(2) { rng.below(200_000) } else { rng.below(400) };
+        self.now.set(self.now.get() + step);
+        reactor.set_clock(self.now.get());
+        let threads: Vec<u64> = reactor.threads().collect();
+        let most = if rng.chance(30) { rng.within(1, 3) as usize } else { 64 };
+        reactor.round(rng.pick(&threads), most);
+    }
+
+    fn decide(&self) {
+        if !self.built.get() {
+            return;
+        }
+        let rng = &self.rng;
+        if rng.chance(50) {
+            let clients = self.clients.borrow();
+            if !clients.is_empty() {
+                let client: &Client = &clients[rng.index(clients.len())];
+                let place = ptr::from_ref(client) as usize;
+                thread::send_boxed(client.thread, move || {
+                    unsafe { &*(place as *const Client) }.step()
+                });
+            }
+        }
+        if rng.chance(50) {
+            let nodes = self.nodes.borrow();
+            let place = rng.index(nodes.len());
+            let mut threads = Vec::new();
+            nodes[place].work(&mut threads);
+            for id in threads {
+                thread::send_boxed(id, move || {
+                    // The pointer stays good: nodes are in boxes until the life's end.
+                    let node: *const Node = &raw const sim().nodes.borrow()[place];
+                    unsafe { &*node }.act();
+                });
+            }
+        }
+        let roll = rng.below(10_000);
+        let weights = &self.weights;
+        let mut bound = weights.remove;
+        if roll < bound || (self.ending.get() && roll < 500) {
+            let place = rng.index(self.nodes.borrow().len());
+            thread::send_app(move || sim().remove(place));
+        }
+        bound += weights.quiesce;
+        if roll < bound && !self.ending.get() {
+            let place = rng.index(self.nodes.borrow().len());
+            thread::send_app(move || sim().quiesce(place));
+        }
+        if rng.chance(2) || self.ending.get() {
+            self.let_one_go();
+        }
+        bound += weights.resize;
+        if roll < bound {
+            thread::send_app(|| sim().resize());
+        }
+        bound += weights.churn;
+        if roll < bound {
+            let cores = drivebay_core::env::CpuSet::one(0);
+            let id = thread::create("passing", &cores).unwrap();
+            thread::send_boxed(id, move || exit(id));
+        }
+    }
+
+    /// Whether nothing of the life is left.
+    fn is_over(&self) -> bool {
+        self.ending.get()
+            && self.open_ends.get() == 0
+            && self.quiesces.borrow().is_empty()
+            && self.nodes.borrow().iter().all(Node::destructed)
+            && self.clients.borrow().iter().all(|client| client.closed.get())
+    }
+
+    fn check_clean(&self, reactor: &mut Stepped) {
+        assert_eq!(self.submitted.get(), self.completed.get(), "completions");
+        assert_eq!(services::owned(host()), 0, "bdevs or descriptors are left");
+        let threads: Vec<u64> = reactor.threads().collect();
+        for id in threads {
+            for _ in 0..20 {
+                reactor.round(id, 64); // what is on its way still, for example a client's last step
+            }
+            thread::send_boxed(id, || {
+                let left = thread::info().unwrap().channels;
+                assert!(left.is_empty(), "channels are left: {left:?}");
+            });
+            reactor.round(id, 64);
+        }
+        for len in [1, buf::max_len()] {
+            // The pools have one buffer each.
+            let got = unsafe { buf::get(len, ptr::null_mut()) };
+            let (buffer, _) = got.expect("a buffer was not given back");
+            buf::put(buffer, len);
+        }
+        self.clients.borrow_mut().clear();
+        self.tops.borrow_mut().clear();
+        self.nodes.borrow_mut().clear();
+        self.removed.borrow_mut().clear();
+        self.requests.borrow_mut().clear();
+    }
+
+    fn state(&self) -> String {
+        let clients: Vec<String> =
+            self.clients.borrow().iter().map(|client| client.state()).collect();
+        let left: Vec<String> = (self.nodes.borrow().iter())
+            .filter(|node| !node.destructed())
+            .map(Node::state)
+            .collect();
+        format!(
+            "{} of {} I/O ended; ends not told: {}; quiesced: {}; bdevs left:\n{}\n{}",
+            self.completed.get(),
+            self.submitted.get(),
+            self.open_ends.get(),
+            self.quiesces.borrow().len(),
+            left.join("\n"),
+            clients.join("\n")
+        )
+    }
+
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.set(self.sequence.get() + 1);
+        self.sequence.get()
+    }
+
+    pub(crate) fn next_tags(&self, count: u64) -> Tag {
+        self.tag.replace(self.tag.get() + count)
+    }
+
+    pub(crate) fn note(&self, what: &[u64]) {
+        let trace = what.iter().fold(self.trace.get(), |trace, &value| mix(trace ^ value));
+        self.trace.set(mix(trace ^ self.now.get()));
+    }
+
+    pub(crate) fn completed(&self, request: Box<Request>, memory: Option<Memory>) {
+        self.completed.set(self.completed.get() + 1);
+        self.memories.borrow_mut().extend(memory);
+        // Kept, so that a second completion is seen for what it is.
+        self.requests.borrow_mut().push(request);
+    }
+}
+
+/// What the pools take.
+fn reactor_memory() -> u64 {
+    buf::options().small_size as u64 + buf::options().large_size as u64
+}
+
+fn exit(id: u64) {
+    assert_eq!(unsafe { threads().exit.unwrap()(host(), id) }, 0);
+}
