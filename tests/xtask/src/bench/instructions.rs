@@ -33,7 +33,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         "Instructions per 4 KiB I/O, the generator's own included",
         &["case", "depth 1", "depth 128", "reference, depth 1", "reference, depth 128"],
     );
-    for case in CASES.iter().filter(|case| case.is_counted()) {
+    for case in &CASES {
         let mut cells = vec![case.name.to_owned()];
         for depth in DEPTHS {
             let profile = per_io(bench, case, depth)?;
@@ -109,11 +109,18 @@ fn stage(file: &str) -> String {
         ("host/core/src/", "host: "),
         ("sdk/src/", "sdk: "),
         ("plugins/", "plugin: "),
+        ("sdk/spec/", "spec: "),
         ("plugin-api/src/", "abi: "),
     ] {
         if let Some(rest) = after(folder) {
             return format!("{name}{rest}");
         }
+    }
+    if after("/library/").is_some() {
+        return "Rust's library".to_owned();
+    }
+    if let Some(rest) = after("/registry/src/") {
+        return format!("crate: {}", rest.split('/').nth(1).unwrap_or(rest));
     }
     let name = file.rsplit('/').next().unwrap_or(file);
     if file.contains(".so") || name.ends_with(".S") || name.ends_with(".c") {
@@ -219,6 +226,8 @@ mod tests {
             ("host/core/src/reactor/poller.rs", "host: reactor/poller.rs"),
             ("/top/plugins/bdev/null/src/lib.rs", "plugin: bdev/null/src/lib.rs"),
             ("/usr/lib/libc.so.6", "libc: libc.so.6"),
+            ("/home/.cargo/registry/src/index/rustix-1.0/src/net.rs", "crate: rustix-1.0"),
+            ("/rustc/abc/library/core/src/cell.rs", "Rust's library"),
         ] {
             assert_eq!(stage(file), part);
         }

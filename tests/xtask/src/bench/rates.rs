@@ -9,12 +9,23 @@ use serde_json::{Value, json};
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
     table::begin(
         "Bus: 4 KiB I/O per second on one core",
-        &["disk", "depth", "ours", "reference", "ratio"],
+        &[
+            "disk",
+            "depth",
+            "ours",
+            "reference",
+            "ratio",
+            "memcpy in place of the bus",
+            "ours ÷ memcpy",
+        ],
     );
     for case in &CASES {
         for &depth in case.depths() {
-            let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+            let [mut ours, mut theirs, mut copies] = [(); 3].map(|()| Samples::default());
             for _ in 0..bench.rounds {
+                if let Some(copy) = case.copy() {
+                    copies.push(of_ours(bench, &copy, depth)?);
+                }
                 for side in bench.sides() {
                     match side {
                         Side::Ours => ours.push(of_ours(bench, case, depth)?),
@@ -25,9 +36,15 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                     }
                 }
             }
-            let depth = depth.to_string();
-            let ratio = ratio(&ours, &theirs);
-            table::row([case.name, &depth, &ours.told(), &theirs.told(), &ratio]);
+            table::row([
+                case.name.to_owned(),
+                depth.to_string(),
+                ours.told(),
+                theirs.told(),
+                ratio(&ours, &theirs),
+                copies.told(),
+                ratio(&ours, &copies),
+            ]);
         }
     }
     Ok(())
