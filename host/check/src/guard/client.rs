@@ -19,6 +19,7 @@ pub(super) static TABLE: LazyLock<bay_bdev_client_api> = LazyLock::new(|| bay_bd
     io_derive: Some(io_derive),
     submit: Some(submit),
     complete_from: Some(complete_from),
+    pass: Some(pass),
     ..*core::client()
 });
 
@@ -152,4 +153,28 @@ unsafe extern "C" fn complete_from(
         // SAFETY: the parent ends here; the guard sees to it that this counts once.
         unsafe { done(parent, status) };
     }
+}
+
+/// The bus cannot pass on a request of the guard's: another one goes on in its place and ends it.
+unsafe extern "C" fn pass(host: *const bay_host, chan: u64, io: *mut bay_io, lba: u64) {
+    let _host = calls::leave();
+    // SAFETY: the plugin's arguments.
+    let child = unsafe { io_derive(host, chan, io) };
+    let (Some(submit), false) = (core::client().submit, child.is_null()) else {
+        // SAFETY: a request that the plugin has.
+        if let Some(done) = unsafe { (*io).done } {
+            // SAFETY: it ends here, as the bus would end it.
+            unsafe { done(io, -libc::EBADF) };
+        }
+        return;
+    };
+    // SAFETY: a request of the bus's that is ours to fill.
+    unsafe { (*child).lba = lba };
+    // SAFETY: forwards; the parent waits for its child.
+    unsafe { submit(host, child, Some(passed), io.cast()) };
+}
+
+unsafe extern "C" fn passed(arg: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: the parent of `pass`, and the child whose callback this is.
+    unsafe { complete_from(ptr::null(), arg.cast(), child, status) };
 }
