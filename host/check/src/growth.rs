@@ -7,6 +7,8 @@ use crate::verdict::{Verdict, failed};
 
 /// Bytes per round that are nobody's fault: tables that grow by doubling.
 const SLACK_BYTES_PER_ROUND: u64 = 16;
+/// Bytes by which two looks differ whatever was done: what is under way, or kept for the next time.
+const NOISE_BYTES: u64 = 12 * 1024;
 
 /// What the process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Footprint {
     pub fn grown_since(&self, before: &Self, rounds: u32) -> Option<String> {
         let rounds = u64::from(rounds.max(1));
         let bytes = self.heap.saturating_sub(before.heap);
-        if bytes > SLACK_BYTES_PER_ROUND * rounds {
+        if bytes > SLACK_BYTES_PER_ROUND * rounds + NOISE_BYTES {
             return Some(format!("the heap grew by {bytes} bytes, {} each time", bytes / rounds));
         }
         let (is, was) = (self.held, before.held);

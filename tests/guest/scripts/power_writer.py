@@ -40,13 +40,8 @@ def tell(number):
     with open("/run/guest/synced.new", "w") as f:
         f.write(str(number))
     os.rename("/run/guest/synced.new", "/run/guest/synced")
-    while True:
-        try:
-            with open("/run/guest/noted") as f:
-                if f.read() == str(number):
-                    return
-        except FileNotFoundError:
-            pass
+    # A file of its own for each round: what the guest knows of a file that was replaced may be old.
+    while not os.path.exists(f"/run/guest/noted-{number}"):
         time.sleep(0.005)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import logreplay
-from nvme_guest import NvmeGuestTest
+from nvme_guest import LIMIT, NvmeGuestTest
 from scripts import power_writer
 
 SIZE = 64 << 20
@@ -59,17 +59,17 @@ class PowerCut(NvmeGuestTest):
         env = {"ROUNDS": str(ROUNDS), **{name: os.environ[name] for name in ("DRIVEBAY_BIN", "DRIVEBAY_PLUGIN_DIR")}}
         guest = self.begin("power.sh", env=env, net="none", qemu_arg=qemu_arg)
         noted = []
+        end = time.monotonic() + LIMIT
         with logreplay.Log(self.log) as log:
             while len(noted) < ROUNDS:
                 guest.wait_for("synced")
                 number = int(self.found("synced"))
+                self.assertLess(time.monotonic(), end, f"only {number} rounds of {ROUNDS} in {LIMIT} s")
                 if number == len(noted):
                     time.sleep(0.005)
                 else:
                     noted.append(log.length())
-                    with open(f"{self.rundir}/noted.new", "w") as f:
-                        f.write(str(number))
-                    os.rename(f"{self.rundir}/noted.new", f"{self.rundir}/noted")
+                    guest.tell(f"noted-{number}")
         self.end(guest)
         return noted
 

@@ -27,6 +27,8 @@ const ENTRIES: u16 = 128;
 const QUEUES: u16 = 3;
 /// Connections that come and go; of these, so many before growth is looked at.
 const CONNECTIONS: u32 = 300;
+/// The same in the long form, where a few bytes of each connection tell.
+const CONNECTIONS_LONG: u32 = 3000;
 const WARM_UP: u32 = 40;
 /// Times that are enough when they take long.
 const ENOUGH: u32 = 100;
@@ -218,7 +220,8 @@ impl Remote {
 pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
-    for round in 0..CONNECTIONS {
+    let rounds = if rig.settings.is_long { CONNECTIONS_LONG } else { CONNECTIONS };
+    for round in 0..rounds {
         series.look(round);
         if round >= ENOUGH && !rig.settings.is_long && began.elapsed() > TIME && series.is_even() {
             break;
