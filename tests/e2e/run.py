@@ -10,6 +10,7 @@ or a file could not be loaded.
 import argparse
 import os
 import sys
+import textwrap
 import time
 import traceback
 import unittest
@@ -39,7 +40,9 @@ class Lines(unittest.TestResult):
 
     def addFailure(self, test, error):
         self.failed += 1
-        self.line("FAILED", test, "\n" + "".join(traceback.format_exception(*error)))
+        # Indented: what a failed program counted is not what is counted here.
+        text = "".join(traceback.format_exception(*error))
+        self.line("FAILED", test, "\n" + textwrap.indent(text, "    "))
 
     addError = addFailure
 
