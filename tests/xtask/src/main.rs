@@ -33,7 +33,8 @@ cargo xtask TASK
   bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
                                     how fast it is, as tables; beside it the reference built in DIR
                                     (docs/performance.md has the parts and the other flags)
-  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom, fuzz
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom,
+                                    plugins, power, fuzz
   fuzz [--seconds N]                libFuzzer over every reader of bytes from outside, 20 s each
   door                              what the plugin ABI costs an I/O, in instructions
   golden                            build the plugin binaries of tests/abi/golden again

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::tally::Tally;
 use crate::test::tell_where;
-use crate::{Failure, Outcome, run};
+use crate::{Failure, Outcome, prepare, run};
 
 /// Set for tests that are to run whole.
 pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
@@ -36,6 +36,16 @@ const PARTS: &[Part] = &[
         name: "loom",
         what: "interleavings of the reactor's lock-free parts with up to four switches",
         command: loom,
+    },
+    Part {
+        name: "plugins",
+        what: "100,000 golden plugins with bytes changed, and a million inputs for each reader of what plugins say",
+        command: plugins,
+    },
+    Part {
+        name: "power",
+        what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",
+        command: power,
     },
     Part { name: "fuzz", what: "half an hour of every fuzz target", command: fuzz },
 ];
@@ -80,6 +90,21 @@ fn sim() -> Command {
 
 fn loom() -> Command {
     run::cargo(&["test", "--package", "drivebay-loom"])
+}
+
+fn plugins() -> Command {
+    let mut command = run::cargo(&["test", "--package", "drivebay", "--no-fail-fast", "--"]);
+    command.args(["any_", "whatever_became_of_a_file"]).env("PROPTEST_CASES", "1000000");
+    tell_where(&mut command);
+    command
+}
+
+/// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.
+fn power() -> Command {
+    let mut command = Command::new(prepare::venv().join("bin/python"));
+    command.args(["tests/e2e/run.py", "--only", "power_cut", "tests/guest/tests"]);
+    tell_where(&mut command);
+    command
 }
 
 fn fuzz() -> Command {
