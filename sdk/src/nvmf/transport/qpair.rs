@@ -20,7 +20,7 @@ pub struct Qpair<B> {
 }
 
 impl<B: 'static> Qpair<B> {
-    /// Lends a request; it comes back by [`Group::completed`], after this call. Dropped once the connection is told gone.
+    /// Lends a request; it comes back by [`Group::completed`](super::Group::completed), after this call. Dropped once the connection is told gone.
     pub fn exec(&self, request: Request<B>) {
         if self.is_gone.get() {
             return;
@@ -30,7 +30,7 @@ impl<B: 'static> Qpair<B> {
         unsafe { (self.exec)(self.target, self.raw, raw) };
     }
 
-    /// Tells the target that the connection is gone; [`Group::free`] follows once all requests came back.
+    /// Tells the target that the connection is gone; [`Group::free`](super::Group::free) follows once all requests came back.
     pub fn disconnected(&self) {
         if !self.is_gone.replace(true) {
             // SAFETY: as `exec`.
