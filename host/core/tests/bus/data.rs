@@ -1,0 +1,207 @@
+//! Reads, writes and what is made of them: checks, splitting, bouncing, emulation.
+
+use crate::fixture::*;
+use drivebay_plugin_api::*;
+use std::ptr;
+
+#[test]
+fn what_is_written_is_read_back_through_lists_of_any_shape() {
+    once(
+        "shape",
+        |_| {},
+        |f| {
+            let mut data = pattern(4 * BLOCK);
+            let (left, right) = data.split_at_mut(700);
+            let two = [list(left)[0], list(right)[0]];
+            assert_eq!(f.io(BAY_OP_WRITE, 3, &two).get(), Some((0, 0)));
+            let mut back = vec![0; 4 * BLOCK];
+            assert_eq!(f.io(BAY_OP_READ, 3, &list(&mut back)).get(), Some((0, 0)));
+            assert_eq!(back, pattern(4 * BLOCK));
+        },
+    );
+}
+
+#[test]
+fn a_request_that_is_wrong_never_reaches_the_module() {
+    once(
+        "wrong",
+        |_| {},
+        |f| {
+            let mut one = vec![0; BLOCK];
+            let status = |result: Outcome| result.get().unwrap().0;
+            assert_eq!(status(f.io(BAY_OP_READ, 64, &list(&mut one))), -libc::EINVAL);
+            assert_eq!(status(f.io(BAY_OP_READ, u64::MAX, &list(&mut one))), -libc::EINVAL);
+            assert_eq!(status(f.range(BAY_OP_UNMAP, 0, 0)), -libc::EINVAL);
+            assert_eq!(status(f.range(BAY_OP_UNMAP, 60, u64::MAX)), -libc::EINVAL);
+            assert_eq!(status(f.range(BAY_OP_READ, 0, 1)), -libc::EINVAL); // no list
+            assert_eq!(status(f.range(BAY_OP_COPY, 0, 1)), -libc::ENOTSUP); // not declared
+            assert_eq!(status(f.range(999, 0, 1)), -libc::ENOTSUP);
+            let strange_flag = f.submit(|io| {
+                io.op = BAY_OP_FLUSH;
+                io.flags = 1 << 31;
+            });
+            assert_eq!(status(strange_flag), -libc::ENOTSUP);
+            assert_eq!(f.seen(), []);
+        },
+    );
+}
+
+#[test]
+fn a_long_list_is_split_at_boundaries_and_limits() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        reg.optimal_boundary = 8;
+        reg.max_segments = 2;
+    };
+    once("split", limits, |f| {
+        let mut data = pattern(16 * BLOCK);
+        let pieces: Vec<bay_iov> = data.chunks_mut(3 * BLOCK).map(|piece| list(piece)[0]).collect();
+        assert_eq!(f.io(BAY_OP_WRITE, 5, &pieces).get(), Some((0, 0)));
+        let seen = f.seen();
+        assert!(seen.iter().all(|io| io.segments <= 2), "{seen:?}");
+        assert!(seen.iter().all(|io| io.lba / 8 == (io.lba + io.nblocks - 1) / 8), "{seen:?}");
+        assert_eq!(seen.iter().map(|io| io.nblocks).sum::<u64>(), 16);
+        assert_eq!(f.disk.data.borrow()[5 * BLOCK..21 * BLOCK], pattern(16 * BLOCK)[..]);
+    });
+}
+
+#[test]
+fn one_failed_part_fails_the_whole_with_its_status() {
+    once(
+        "part",
+        |reg| reg.max_io_blocks = 1,
+        |f| {
+            f.disk.fail.set(-libc::EIO);
+            let mut data = vec![0; 3 * BLOCK];
+            assert_eq!(f.io(BAY_OP_READ, 0, &list(&mut data)).get().unwrap().0, -libc::EIO);
+            assert_eq!(f.seen().len(), 3);
+        },
+    );
+}
+
+#[test]
+fn memory_that_is_not_aligned_goes_through_a_buffer() {
+    once(
+        "bounce",
+        |reg| reg.align = 512,
+        |f| {
+            let mut backing = vec![0; 5 * BLOCK];
+            let skew = backing.as_ptr().align_offset(512) + 3;
+            let memory = &mut backing[skew..skew + 3 * BLOCK];
+            memory.copy_from_slice(&pattern(3 * BLOCK));
+            assert_eq!(f.io(BAY_OP_WRITE, 9, &list(memory)).get(), Some((0, 0)));
+            memory.fill(0);
+            assert_eq!(f.io(BAY_OP_READ, 9, &list(memory)).get(), Some((0, 0)));
+            assert_eq!(memory, pattern(3 * BLOCK));
+            assert_eq!(f.seen().len(), 2);
+        },
+    );
+}
+
+#[test]
+fn zeroes_and_compare_are_emulated_and_compare_says_where() {
+    once(
+        "emulate",
+        |_| {},
+        |f| {
+            let mut data = pattern(8 * BLOCK);
+            f.io(BAY_OP_WRITE, 0, &list(&mut data));
+            assert_eq!(f.io(BAY_OP_COMPARE, 0, &list(&mut data)).get(), Some((0, 0)));
+            data[3 * BLOCK + 5] ^= 1;
+            let wrong = f.io(BAY_OP_COMPARE, 0, &list(&mut data)).get();
+            assert_eq!(wrong, Some((BAY_ST_MISCOMPARE, 3 * BLOCK as u64 + 5)));
+            assert_eq!(f.range(BAY_OP_WRITE_ZEROES, 2, 3).get(), Some((0, 0)));
+            assert!(f.disk.data.borrow()[2 * BLOCK..5 * BLOCK].iter().all(|&byte| byte == 0));
+            assert_eq!(f.disk.data.borrow()[5 * BLOCK], pattern(8 * BLOCK)[5 * BLOCK]);
+        },
+    );
+}
+
+#[test]
+fn a_write_through_is_a_write_and_a_flush_when_the_module_has_a_cache() {
+    once(
+        "fua",
+        |reg| reg.flags = BAY_BDEV_WRITE_CACHE,
+        |f| {
+            let mut data = vec![1; BLOCK];
+            let list = list(&mut data);
+            let done = f.submit(|io| {
+                io.op = BAY_OP_WRITE;
+                io.flags = BAY_IO_FUA;
+                io.nblocks = 1;
+                io.iov = list.as_ptr();
+                io.iovcnt = 1;
+            });
+            assert_eq!(done.get(), Some((0, 0)));
+            let ops: Vec<_> = f.seen().iter().map(|io| (io.op, io.flags)).collect();
+            assert_eq!(ops, [(BAY_OP_WRITE, 0), (BAY_OP_FLUSH, 0)]);
+        },
+    );
+}
+
+#[test]
+fn an_alignment_above_the_block_size_and_pieces_finer_than_segments_go_through_a_buffer() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        reg.align = 4096;
+        reg.max_segments = 1;
+    };
+    once("fine", limits, |f| {
+        let mut data = pattern(3 * BLOCK + 1);
+        let pieces: Vec<bay_iov> = data[1..].chunks_mut(100).map(|piece| list(piece)[0]).collect();
+        assert_eq!(f.io(BAY_OP_WRITE, 1, &pieces).get(), Some((0, 0)));
+        let mut one = vec![0; 2 * BLOCK];
+        assert_eq!(f.io(BAY_OP_READ, 2, &list(&mut one[1..=BLOCK])).get(), Some((0, 0)));
+        assert_eq!(one[1..=BLOCK], pattern(3 * BLOCK + 1)[BLOCK + 1..=2 * BLOCK]);
+        assert!(f.seen().iter().all(|io| io.segments == 1));
+    });
+}
+
+#[test]
+fn parts_of_writes_keep_the_write_unit_and_limits_without_room_for_it_are_refused() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        reg.write_unit = 4;
+        reg.max_io_blocks = 6;
+    };
+    once("unit", limits, |f| {
+        let mut data = pattern(16 * BLOCK);
+        assert_eq!(f.io(BAY_OP_WRITE, 8, &list(&mut data)).get(), Some((0, 0)));
+        let lens: Vec<u64> = f.seen().iter().map(|io| io.nblocks).collect();
+        assert_eq!(lens, [4; 4]);
+        let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
+        reg.size = size_of::<bay_bdev_reg>() as u32;
+        reg.ops = &raw const OPS;
+        reg.name = bay_str::new("no room");
+        (reg.block_size, reg.num_blocks, reg.write_unit, reg.max_io_blocks) = (512, 8, 4, 2);
+        let register = bus().register.unwrap();
+        assert_eq!(unsafe { register(host(), &raw const reg, ptr::null_mut()) }, -libc::EINVAL);
+    });
+}
+
+#[test]
+fn write_through_reaches_no_module_that_did_not_declare_it() {
+    let with_fua = |f: &Fixture, op| {
+        let mut data = vec![1; BLOCK];
+        let list = list(&mut data);
+        let done = f.submit(|io| {
+            io.op = op;
+            io.flags = BAY_IO_FUA;
+            io.nblocks = 1;
+            (io.iov, io.iovcnt) = (list.as_ptr(), 1);
+        });
+        (done.get().unwrap().0, f.seen().iter().map(|io| (io.op, io.flags)).collect::<Vec<_>>())
+    };
+    on_app(
+        || {
+            (
+                Fixture::new("no cache", |_| {}),
+                Fixture::new("cache", |r| r.flags = BAY_BDEV_WRITE_CACHE),
+            )
+        },
+        vec![Box::new(move |(plain, cached)| {
+            assert_eq!(with_fua(plain, BAY_OP_WRITE), (0, vec![(BAY_OP_WRITE, 0)]));
+            let unmapped = (0, vec![(BAY_OP_UNMAP, 0), (BAY_OP_FLUSH, 0)]);
+            assert_eq!(with_fua(cached, BAY_OP_UNMAP), unmapped);
+            assert_eq!(with_fua(cached, BAY_OP_FLUSH), (-libc::ENOTSUP, vec![]));
+            true
+        })],
+    );
+}

@@ -1,0 +1,181 @@
+//! Filters, which pass the request itself on to their base.
+
+use crate::fixture::*;
+use drivebay_core::bdev;
+use drivebay_plugin_api::*;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Mutex;
+
+/// A module that passes everything on, at another place.
+struct Shift {
+    base: u64,
+    blocks: u64,
+    drv_ctx_size: u32,
+}
+
+unsafe extern "C" fn shift(chan: *mut c_void, io: *mut bay_io) {
+    let shift = unsafe { &*chan.cast::<Shift>() };
+    unsafe { client().pass.unwrap()(host(), shift.base, io, (*io).lba + shift.blocks) };
+}
+
+unsafe extern "C" fn shift_chan_create(
+    bdev: *mut c_void,
+    _args: *const bay_chan_args,
+    chan: *mut *mut c_void,
+) -> i32 {
+    unsafe { chan.write(bdev) };
+    0
+}
+
+unsafe extern "C" fn shift_chan_destroy(_bdev: *mut c_void, _chan: *mut c_void) -> i32 {
+    0
+}
+
+unsafe extern "C" fn shift_destruct(_bdev: *mut c_void) -> i32 {
+    0
+}
+
+static SHIFT_OPS: bay_bdev_ops = bay_bdev_ops {
+    submit: Some(shift),
+    flush: None,
+    chan_create: Some(shift_chan_create),
+    chan_destroy: Some(shift_chan_destroy),
+    destruct: Some(shift_destruct),
+    ..OPS
+};
+
+/// A filter over `base`, as a bdev of 48 blocks. Its own disk stays unused.
+fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
+    let shift = Box::leak(Box::new(Shift { base: base.chan, ..shift }));
+    Fixture::new(name, |reg| {
+        reg.ctx = ptr::from_mut(shift).cast();
+        reg.ops = &raw const SHIFT_OPS;
+        reg.ops_mask = ALL_OPS | 1 << BAY_OP_ABORT;
+        reg.num_blocks = 48;
+        reg.drv_ctx_size = shift.drv_ctx_size;
+    })
+}
+
+fn shifted(blocks: u64) -> Shift {
+    Shift { base: 0, blocks, drv_ctx_size: 0 }
+}
+
+type Counted = std::sync::Arc<Mutex<Option<bdev::stats::IoStat>>>;
+
+fn counted(name: &str) -> Counted {
+    let result = Counted::default();
+    let place = std::sync::Arc::clone(&result);
+    bdev::stats::collect(&bdev::find(name).unwrap(), move |total, _| {
+        *place.lock().unwrap() = Some(total);
+    });
+    result
+}
+
+#[test]
+fn what_filters_pass_on_is_done_by_the_base_and_counted_on_each() {
+    let make = || {
+        let base = Fixture::new("passed base", |_| {});
+        let low = over(&base, "passed low", shifted(8));
+        let high = over(&low, "passed high", shifted(0));
+        for lba in [1, 2] {
+            let mut data = pattern(2 * BLOCK);
+            assert_eq!(high.io(BAY_OP_WRITE, lba, &list(&mut data)).get(), Some((0, 0)));
+        }
+        assert_eq!(base.seen().iter().map(|io| io.lba).collect::<Vec<_>>(), [9, 10]);
+        let mut back = vec![0; 2 * BLOCK];
+        assert_eq!(high.io(BAY_OP_READ, 2, &list(&mut back)).get(), Some((0, 0)));
+        assert_eq!(back, pattern(2 * BLOCK));
+        base.disk.fail.set(-libc::EIO);
+        assert_eq!(high.io(BAY_OP_READ, 2, &list(&mut back)).get(), Some((-libc::EIO, 0)));
+        // The filter reaches further than its base.
+        assert_eq!(low.range(BAY_OP_UNMAP, 47, 1).get(), Some((0, 0)));
+        let names = ["passed base", "passed low", "passed high"];
+        (base, low, high, names.map(counted))
+    };
+    let all_counted: Step<(Fixture, Fixture, Fixture, [Counted; 3])> = Box::new(|(.., counted)| {
+        let all = counted.each_ref().map(|one| *one.lock().unwrap());
+        let [Some(base), Some(low), Some(high)] = all else { return false };
+        for one in [base, low, high] {
+            assert_eq!((one.write.ops, one.write.blocks, one.read.ops, one.errors), (2, 4, 1, 1));
+        }
+        assert_eq!([base, low, high].map(|one| one.unmap.ops), [1, 1, 0]);
+        true
+    });
+    on_app(make, vec![all_counted]);
+}
+
+#[test]
+fn a_passed_io_waits_at_the_base_and_is_aborted_there_by_its_id() {
+    once(
+        "passed wait",
+        |_| {},
+        |base| {
+            let filter = over(base, "passed wait filter", shifted(4));
+            base.disk.hold.set(true);
+            let kept = filter.range(BAY_OP_UNMAP, 0, 1);
+            base.disk.no_memory.set(1);
+            let mut id = 0;
+            let waits = filter.submit(|io| {
+                (io.op, io.lba, io.nblocks) = (BAY_OP_UNMAP, 1, 1);
+                id = io.id;
+            });
+            let abort = filter.submit(|io| {
+                io.op = BAY_OP_ABORT;
+                io.arg = [id, 0];
+            });
+            assert_eq!(abort.get(), Some((0, 0)));
+            assert_eq!(waits.get(), Some((BAY_ST_ABORTED, 0)));
+            assert_eq!(kept.get(), None);
+            base.complete_kept(0);
+            assert_eq!(kept.get(), Some((0, 0)));
+        },
+    );
+}
+
+#[test]
+fn a_long_stack_and_a_base_that_needs_more_room_take_a_second_request() {
+    once(
+        "passed deep",
+        |reg| reg.drv_ctx_size = 64,
+        |base| {
+            let mut top = over(base, "passed deep 0", shifted(1));
+            for layer in 1..12 {
+                let name = format!("passed deep {layer}");
+                let upper = over(&top, &name, shifted(1));
+                std::mem::forget(std::mem::replace(&mut top, upper));
+            }
+            let mut data = pattern(BLOCK);
+            for _ in 0..3 {
+                assert_eq!(top.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((0, 0)));
+            }
+            assert!(base.seen().iter().all(|io| io.lba == 17));
+            base.disk.fail.set(-libc::ENOSPC);
+            assert_eq!(top.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::ENOSPC, 0)));
+            std::mem::forget(top);
+        },
+    );
+}
+
+#[test]
+fn a_base_that_goes_ends_what_its_filter_still_passes_on() {
+    once(
+        "passed gone",
+        |_| {},
+        |base| {
+            let filter = over(base, "passed gone filter", shifted(0));
+            let mut data = pattern(BLOCK);
+            for _ in 0..2 {
+                assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((0, 0)));
+            }
+            unsafe { bus().unregister.unwrap()(host(), base.id, None, ptr::null_mut()) };
+            assert_eq!(
+                filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(),
+                Some((-libc::ENODEV, 0))
+            );
+            // A handle that was put is none any more.
+            assert_eq!(unsafe { client().chan_put.unwrap()(host(), base.chan) }, 0);
+            assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::EBADF, 0)));
+        },
+    );
+}

@@ -1,0 +1,18 @@
+//! The bus, driven through the ABI's tables as a plugin drives it: a RAM disk whose limits, faults
+//! and timing each test chooses, and a client that submits and waits.
+#![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::mem_forget,
+    reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
+)]
+
+mod data;
+mod filters;
+mod fixture;
+mod holding;
+mod life;
