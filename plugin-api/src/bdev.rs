@@ -3,6 +3,7 @@
 use crate::door::{bay_cb_fn, bay_host, bay_sink, bay_str};
 use crate::layout::{functions, structs};
 use core::ffi::c_void;
+use core::ptr;
 
 /// Read `nblocks` at `lba` into `iov`.
 pub const BAY_OP_READ: u16 = 1;
@@ -477,6 +478,33 @@ structs! {
         /// The host ends.
         fini_start: Option<bay_module_fini_start_fn>,
     }
+}
+
+impl bay_io {
+    /// All zero: what is filled next.
+    pub const EMPTY: Self = Self {
+        op: 0,
+        iovcnt: 0,
+        flags: 0,
+        lba: 0,
+        nblocks: 0,
+        iov: ptr::null(),
+        done: None,
+        drv_ctx: ptr::null_mut(),
+        link: ptr::null_mut(),
+        ext: ptr::null(),
+        md: ptr::null_mut(),
+        md_len: 0,
+        md_region: 0,
+        detail: 0,
+        detail_kind: 0,
+        prio: 0,
+        rsv0: 0,
+        arg_len: 0,
+        arg: [0; 2],
+        id: 0,
+        rsv1: 0,
+    };
 }
 
 const _: () = assert!(size_of::<bay_iov>() == 16);

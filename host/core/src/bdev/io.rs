@@ -406,27 +406,10 @@ impl Slot {
                 }
             }; MOST_HOPS],
             request: UnsafeCell::new(bay_io {
-                op: 0,
-                iovcnt: 0,
-                flags: 0,
-                lba: 0,
-                nblocks: 0,
-                iov: ptr::null(),
                 done: Some(super::complete::done),
                 drv_ctx,
-                link: ptr::null_mut(),
-                ext: ptr::null(),
-                md: ptr::null_mut(),
-                md_len: 0,
-                md_region: 0,
-                detail: 0,
-                detail_kind: 0,
-                prio: 0,
-                rsv0: 0,
-                arg_len: 0,
-                arg: [0; 2],
                 id: NEXT.fetch_add(1, Ordering::Relaxed).into(),
-                rsv1: 0,
+                ..bay_io::EMPTY
             }),
         }
     }

@@ -472,7 +472,7 @@ impl Worker {
             failed: Cell::new(0),
             failure: Cell::new(None),
             _memory: memory,
-            scratch: UnsafeCell::new(empty_request()),
+            scratch: UnsafeCell::new(bay_io::EMPTY),
             block_size: block_size as usize,
             order,
         });
@@ -575,30 +575,4 @@ fn copy_target(span: Span, len: usize) -> Result<Memory> {
 
 fn as_ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn empty_request() -> bay_io {
-    bay_io {
-        op: 0,
-        iovcnt: 0,
-        flags: 0,
-        lba: 0,
-        nblocks: 0,
-        iov: ptr::null(),
-        done: None,
-        drv_ctx: ptr::null_mut(),
-        link: ptr::null_mut(),
-        ext: ptr::null(),
-        md: ptr::null_mut(),
-        md_len: 0,
-        md_region: 0,
-        detail: 0,
-        detail_kind: 0,
-        prio: 0,
-        rsv0: 0,
-        arg_len: 0,
-        arg: [0; 2],
-        id: 0,
-        rsv1: 0,
-    }
 }
