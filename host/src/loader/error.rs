@@ -1,6 +1,7 @@
 //! Why the loader did not do what it was asked to.
 
 use std::fmt;
+use std::path::Path;
 
 /// A refusal: an errno for programs, one readable line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,12 @@ impl Error {
     /// A refusal with a positive errno of `libc`.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
         Self { errno, message: message.into() }
+    }
+
+    /// A failed call on a file or folder: `cannot <verb> <path>: <why>`.
+    pub(super) fn of_file(verb: &str, path: &Path, why: &std::io::Error) -> Self {
+        let errno = why.raw_os_error().unwrap_or(libc::EIO);
+        Self::new(errno, format!("cannot {verb} {}: {why}", path.display()))
     }
 
     /// The errno, positive; an RPC answers with its negative.

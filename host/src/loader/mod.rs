@@ -18,6 +18,7 @@ mod core_tables;
 mod error;
 pub mod inspect;
 pub mod layout;
+mod listing;
 mod manager;
 pub mod manifest;
 pub mod methods;
@@ -32,5 +33,6 @@ pub mod trust;
 
 pub use core_tables::ProcessCore;
 pub use error::{Error, Result};
-pub use manager::{Listing, Manager, Settings, State};
+pub use listing::{Listing, State};
+pub use manager::{Manager, Settings};
 pub use outside::{ConfigWriter, Core, Events, Job, Outside};

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result as LoaderResult};
 use super::inspect::{Inspection, NotAPlugin, inspect_path};
-use super::manager::{Listing, listing};
+use super::listing::{Listing, listing};
 use super::search::Search;
 use super::trust::Policy;
 use super::trust::key::{Fingerprint, KeyFolder, PrivateKey, public_file};

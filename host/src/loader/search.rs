@@ -175,12 +175,13 @@ impl Search {
     /// The plugin to load for `provision`; `None` when nobody on the path provides it.
     ///
     /// # Errors
-    /// `EEXIST` when plugins of different names provide it: the operator must choose.
+    /// `EEXIST` when plugins of different names provide it: the operator must choose. Why the one that
+    /// would may not be loaded, when there is no other.
     pub fn by_provision(&mut self, provision: &str) -> Result<Option<Candidate>> {
         let mut providers = self.best_of_each_name();
         providers.retain(|c| c.usable().is_some_and(|m| m.provides(provision)));
         match providers.as_slice() {
-            [] => Ok(None),
+            [] => self.refused_provider(provision).map_or(Ok(None), Err),
             [one] => Ok(Some(one.clone())),
             several => {
                 let names: Vec<String> = several.iter().map(Candidate::name).collect();
@@ -191,6 +192,22 @@ impl Search {
                 Err(Error::new(libc::EEXIST, message))
             }
         }
+    }
+}
+
+impl Search {
+    /// Why the plugin that says it provides this may not be loaded.
+    fn refused_provider(&self, provision: &str) -> Option<Error> {
+        self.known.values().filter_map(|(_, candidate)| candidate.as_ref()).find_map(|candidate| {
+            let refusal = candidate.refusal.as_ref()?;
+            let manifest = candidate.inspection.manifest.as_ref()?;
+            let (name, path) = (&manifest.name, candidate.path.display());
+            manifest.provides(provision).then(|| {
+                let message =
+                    format!("{provision}: plugin {name} provides it; it is not loaded from {path}: {refusal}");
+                Error::new(refusal.errno(), message)
+            })
+        })
     }
 }
 

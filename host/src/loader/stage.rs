@@ -49,9 +49,9 @@ impl Stage {
         let folder = parent.join(std::process::id().to_string());
         loop {
             make_private(&folder)?;
-            let lock = File::open(&folder).map_err(|e| cannot("open", &folder, &e))?;
+            let lock = File::open(&folder).map_err(|e| Error::of_file("open", &folder, &e))?;
             let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-                .map_err(|(_, e)| cannot("lock", &folder, &e.into()))?;
+                .map_err(|(_, e)| Error::of_file("lock", &folder, &e.into()))?;
             // Another process may have taken it for stale between both steps.
             if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
                 return Ok(Self { folder, _lock: lock, copies: 0 });
@@ -64,8 +64,8 @@ impl Stage {
     /// # Errors
     /// What forbids it: owner, mode, what its notes say, or a failed copy.
     pub fn copy(&mut self, path: &Path) -> Result<Staged> {
-        let mut from = trust::open(path).map_err(|e| cannot("open", path, &e))?;
-        let metadata = from.metadata().map_err(|e| cannot("read", path, &e))?;
+        let mut from = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
+        let metadata = from.metadata().map_err(|e| Error::of_file("read", path, &e))?;
         trust::check_file(path, &metadata)?;
         trust::check_folders(path)?;
         if metadata.len() > FILE_LEN_MAX {
@@ -89,16 +89,16 @@ impl Stage {
             .truncate(true)
             .mode(0o600)
             .open(incoming)
-            .map_err(|e| cannot("make", incoming, &e))?;
-        let sha256 = copy_and_hash(from, &mut to).map_err(|e| cannot("copy", path, &e))?;
-        to.rewind().map_err(|e| cannot("read", incoming, &e))?;
+            .map_err(|e| Error::of_file("make", incoming, &e))?;
+        let sha256 = copy_and_hash(from, &mut to).map_err(|e| Error::of_file("copy", path, &e))?;
+        to.rewind().map_err(|e| Error::of_file("read", incoming, &e))?;
         let inspection = inspect_file(&to)
             .map_err(|e| Error::new(libc::ENOEXEC, format!("{}: {}", path.display(), e.0)))?;
         let name = inspection.allowed()?.name.clone();
         self.copies += 1;
         let start = sha256.get(..16).unwrap_or_default();
         let staged = self.folder.join(format!("{name}-{start}-{}.so", self.copies));
-        fs::rename(incoming, &staged).map_err(|e| cannot("rename", incoming, &e))?;
+        fs::rename(incoming, &staged).map_err(|e| Error::of_file("rename", incoming, &e))?;
         Ok(Staged { path: staged, sha256, inspection })
     }
 }
@@ -130,7 +130,7 @@ fn folder_for_code(runtime: &Path) -> Result<PathBuf> {
     let choices = [runtime.join("plugins"), temporary];
     for folder in &choices {
         make_private(folder)?;
-        let mount = statvfs(folder).map_err(|e| cannot("stat", folder, &e.into()))?;
+        let mount = statvfs(folder).map_err(|e| Error::of_file("stat", folder, &e.into()))?;
         if !mount.flags().contains(FsFlags::ST_NOEXEC) {
             return Ok(folder.clone());
         }
@@ -142,8 +142,8 @@ fn folder_for_code(runtime: &Path) -> Result<PathBuf> {
 
 fn make_private(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|e| cannot("make", folder, &e))?;
-    let metadata = fs::symlink_metadata(folder).map_err(|e| cannot("read", folder, &e))?;
+    made.map_err(|e| Error::of_file("make", folder, &e))?;
+    let metadata = fs::symlink_metadata(folder).map_err(|e| Error::of_file("read", folder, &e))?;
     let own = nix::unistd::Uid::effective().as_raw();
     if metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o077 == 0 {
         return Ok(());
@@ -169,11 +169,6 @@ fn remove_stale(parent: &Path) {
 
 fn is_pid(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
-    let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    Error::new(errno, format!("cannot {verb} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

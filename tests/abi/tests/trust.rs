@@ -135,8 +135,15 @@ fn a_swapped_symlink_changes_nothing() {
 fn names_are_allowed_and_denied_by_name_and_by_path() {
     let operator = Operator::new();
     let host = operator.host(r#"{"deny":["probe"]}"#);
-    let file = probe(&host, "p.so", "1.0.0");
+    let macros = [("METHOD", &*text("ping")), ("PROVIDES", &*text(r#""rpc:ping""#))];
+    let file = host.probe("p.so", &macros);
     assert_eq!(host.state("probe").unwrap().0, "found");
+    let (code, message) = host.call("ping", "{}").unwrap_err();
+    assert_eq!(code, i64::from(-libc::EPERM), "a call says why its plugin is not loaded");
+    assert!(
+        message.starts_with("rpc:ping: plugin probe provides it; it is not loaded"),
+        "{message}"
+    );
     refused(&host, "the plugin policy's list `deny` names it");
     assert!(host.manager.load(file.to_str().unwrap()).is_err());
     assert!(host.call("rpc_get_methods", "{}").unwrap().to_string().find("ping").is_none());

@@ -184,7 +184,7 @@ impl KeyFolder {
 }
 
 fn find(folder: &Path, fingerprint: &Fingerprint) -> Result<Option<PublicKey>> {
-    let entries = fs::read_dir(folder).map_err(|e| cannot("read", folder, &e))?;
+    let entries = fs::read_dir(folder).map_err(|e| Error::of_file("read", folder, &e))?;
     let is_key = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "pub");
     let files: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(is_key).take(KEYS_MAX + 1).collect();
@@ -194,7 +194,7 @@ fn find(folder: &Path, fingerprint: &Fingerprint) -> Result<Option<PublicKey>> {
     }
     let mut found = None;
     for file in files {
-        let metadata = fs::metadata(&file).map_err(|e| cannot("read", &file, &e))?;
+        let metadata = fs::metadata(&file).map_err(|e| Error::of_file("read", &file, &e))?;
         owner::check_file(&file, &metadata)?;
         owner::check_folders(&file)?;
         let key = PublicKey::read(&file)?;
@@ -219,8 +219,11 @@ fn encode(label: &str, prefix: &[u8], key: &[u8]) -> String {
 
 fn read_pem(file: &Path, label: &str) -> Result<Vec<u8>> {
     let mut text = String::new();
-    let opened = File::open(file).map_err(|e| cannot("open", file, &e))?;
-    opened.take(FILE_LEN_MAX).read_to_string(&mut text).map_err(|e| cannot("read", file, &e))?;
+    let opened = File::open(file).map_err(|e| Error::of_file("open", file, &e))?;
+    opened
+        .take(FILE_LEN_MAX)
+        .read_to_string(&mut text)
+        .map_err(|e| Error::of_file("read", file, &e))?;
     match pem::parse(&text) {
         Ok(block) if block.tag() == label => Ok(block.into_contents()),
         Ok(block) => {
@@ -239,17 +242,12 @@ fn write_new(file: &Path, mode: u32, text: &str) -> Result<()> {
         .mode(mode)
         .open(file)
         .and_then(|mut opened| opened.write_all(text.as_bytes()))
-        .map_err(|e| cannot("make", file, &e))
+        .map_err(|e| Error::of_file("make", file, &e))
 }
 
 fn not_a_key(file: &Path) -> Error {
     let message = format!("{}: not an Ed25519 key in a PEM file", file.display());
     Error::new(libc::EINVAL, message)
-}
-
-fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
-    let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    Error::new(errno, format!("cannot {verb} {}: {error}", path.display()))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

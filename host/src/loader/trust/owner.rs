@@ -39,13 +39,9 @@ pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
 /// # Errors
 /// `EPERM`: who owns which folder or may write it, and what is required.
 pub fn check_folders(file: &Path) -> Result<()> {
-    let cannot = |path: &Path, e: &std::io::Error| {
-        let errno = e.raw_os_error().unwrap_or(libc::EIO);
-        Error::new(errno, format!("{}: {e}", path.display()))
-    };
-    let file = file.canonicalize().map_err(|e| cannot(file, &e))?;
+    let file = file.canonicalize().map_err(|e| Error::of_file("find", file, &e))?;
     for folder in file.ancestors().skip(1) {
-        let metadata = fs::metadata(folder).map_err(|e| cannot(folder, &e))?;
+        let metadata = fs::metadata(folder).map_err(|e| Error::of_file("read", folder, &e))?;
         check_folder(folder, &metadata)?;
     }
     Ok(())

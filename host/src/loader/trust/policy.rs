@@ -81,7 +81,7 @@ impl Policy {
     /// It cannot be read, others may write it, or a member is wrong.
     pub fn read(file: &Path) -> Result<Self> {
         let told = |errno, why: String| Error::new(errno, format!("{}: {why}", file.display()));
-        let io = |e: std::io::Error| told(e.raw_os_error().unwrap_or(libc::EIO), e.to_string());
+        let io = |e: std::io::Error| Error::of_file("read", file, &e);
         let metadata = fs::metadata(file).map_err(io)?;
         owner::check_file(file, &metadata)?;
         if metadata.len() > FILE_LEN_MAX {

@@ -94,7 +94,7 @@ pub fn sign(file: &Path, key: &PrivateKey) -> Result<PathBuf> {
     let text = serde_json::to_string_pretty(&sidecar)
         .map_err(|e| Error::new(libc::EINVAL, e.to_string()))?;
     let path = sidecar_path(file);
-    fs::write(&path, text + "\n").map_err(|e| cannot("write", &path, &e))?;
+    fs::write(&path, text + "\n").map_err(|e| Error::of_file("write", &path, &e))?;
     Ok(path)
 }
 
@@ -125,11 +125,13 @@ fn read_sidecar(path: &Path) -> Result<Option<Vec<u8>>> {
     let file = match open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(cannot("open", path, &e)),
+        Err(e) => return Err(Error::of_file("open", path, &e)),
     };
     let mut text = Vec::new();
     // One byte more than allowed, so that too long a file is not taken for a good one.
-    file.take(SIDECAR_LEN_MAX + 1).read_to_end(&mut text).map_err(|e| cannot("read", path, &e))?;
+    file.take(SIDECAR_LEN_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(|e| Error::of_file("read", path, &e))?;
     Ok(Some(text))
 }
 
@@ -149,19 +151,17 @@ fn parse(text: &[u8]) -> std::result::Result<(Fingerprint, [u8; 64]), String> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
-    let opened = open(file).map_err(|e| cannot("open", file, &e))?;
+    let opened = open(file).map_err(|e| Error::of_file("open", file, &e))?;
     let mut bytes = Vec::new();
-    opened.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(|e| cannot("read", file, &e))?;
+    opened
+        .take(FILE_LEN_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::of_file("read", file, &e))?;
     if bytes.len() as u64 > FILE_LEN_MAX {
         let message = format!("{}: more than {FILE_LEN_MAX} bytes", file.display());
         return Err(Error::new(libc::EFBIG, message));
     }
     Ok(bytes)
-}
-
-fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Error {
-    let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    Error::new(errno, format!("cannot {verb} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,108 @@
+"""What an operator is told about plugins that may not be loaded, and about keys and policies that are wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from host import Host, RpcError
+
+PROGRAM = os.environ["DRIVEBAY_BIN"]
+PLUGINS = os.environ["DRIVEBAY_PLUGIN_DIR"]
+MALLOC = f"{PLUGINS}/libdrivebay_malloc.so"
+
+
+class PluginTrust(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="drivebay-trust.")
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+
+    def write(self, name, text, mode=0o644):
+        path = f"{self.folder}/{name}"
+        with open(path, "w") as f:
+            f.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def run_program(self, *arguments):
+        """Exit code, output and errors."""
+        run = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=30,
+                             env={**os.environ, "DRIVEBAY_RUNTIME": self.folder})
+        return run.returncode, run.stdout, run.stderr
+
+    def refused(self, *arguments, part):
+        code, _, told = self.run_program(*arguments)
+        self.assertEqual(code, 1, told)
+        self.assertIn(part, told)
+
+    def test_a_policy_that_is_wrong_ends_the_start_and_names_what_is_wrong(self):
+        for text, mode, part in [
+            (None, None, "--plugin-policy: cannot read"),
+            ("{", 0o644, "EOF while parsing"),
+            ('{"signature": "off"}', 0o644, "unknown field `signature`"),
+            ('{"signatures": "maybe"}', 0o644, "unknown variant `maybe`"),
+            ("{}", 0o666, "has mode 0666"),
+        ]:
+            path = f"{self.folder}/none" if text is None else self.write("policy.json", text, mode)
+            for command in ("serve", "perf"):
+                with self.subTest(part, command=command):
+                    self.refused(command, "--plugin-policy", path, "--plugin-dir", PLUGINS, part=part)
+
+    def test_a_call_whose_plugin_may_not_be_loaded_says_why(self):
+        policy = self.write("policy.json", json.dumps({"deny": ["malloc"]}))
+        with Host("--plugin-policy", policy) as host:
+            with self.assertRaises(RpcError) as caught:
+                host.call("bdev_malloc_create", name="m", num_blocks=8, block_size=512)
+        self.assertIn("list `deny` names it", caught.exception.message)
+
+    def test_perf_keeps_the_policy(self):
+        policy = self.write("policy.json", json.dumps({"allow": ["null"]}))
+        make = 'bdev_malloc_create {"name": "m", "num_blocks": 8, "block_size": 512}'
+        self.refused("perf", "--plugin-policy", policy, "--plugin-dir", PLUGINS, "--rpc", make,
+                     part="list `allow` has it not")
+
+    def test_a_folder_that_others_may_write_is_named(self):
+        open_to_all = f"{self.folder}/plugins"
+        os.mkdir(open_to_all)
+        shutil.copy(MALLOC, open_to_all)
+        os.chmod(open_to_all, 0o777)
+        with Host(plugin_dir=open_to_all) as host:
+            with self.assertRaises(RpcError) as caught:
+                host.call("plugin_load", name=f"{open_to_all}/libdrivebay_malloc.so")
+        self.assertIn(f"{open_to_all}: has mode 0777", caught.exception.message)
+
+    def test_keys_that_are_wrong_are_told(self):
+        key, keys = f"{self.folder}/key", f"{self.folder}/keys"
+        plugin = shutil.copy(MALLOC, self.folder)
+        self.assertEqual(self.run_program("plugin", "keygen", key)[0], 0)
+        self.refused("plugin", "keygen", key, part="File exists")
+        self.refused("plugin", "sign", "--key", f"{key}.pub", plugin, part="holds a PUBLIC KEY")
+        self.refused("plugin", "sign", "--key", key, key, part="not a 64-bit ELF file")
+        self.assertEqual(self.run_program("plugin", "sign", "--key", key, plugin)[0], 0)
+        self.refused("plugin", "verify", "--keys", keys, plugin, part=f"cannot read {keys}")
+        os.mkdir(keys)
+        code, told, _ = self.run_program("plugin", "verify", "--keys", keys, plugin)
+        self.assertEqual(code, 1)
+        self.assertIn("which is not trusted", told)
+        shutil.copy(f"{key}.pub", f"{keys}/vendor.pub")
+        code, told, _ = self.run_program("plugin", "verify", "--keys", keys, plugin)
+        self.assertEqual(code, 0, told)
+        self.assertIn("signed by the trusted key vendor", told)
+
+    def test_openssl_agrees_about_keys_and_signatures(self):
+        if shutil.which("openssl") is None:
+            self.skipTest("openssl is not installed")
+        key, plugin = f"{self.folder}/key", shutil.copy(MALLOC, self.folder)
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+        self.assertEqual(self.run_program("plugin", "sign", "--key", key, plugin)[0], 0)
+        with open(f"{plugin}.sig") as f:
+            signature = bytes.fromhex(json.load(f)["signature"])
+        raw = f"{self.folder}/raw"
+        with open(raw, "wb") as f:
+            f.write(signature)
+        checked = subprocess.run(["openssl", "pkeyutl", "-verify", "-inkey", key, "-rawin", "-in", plugin,
+                                  "-sigfile", raw], capture_output=True, text=True)
+        self.assertIn("Verified Successfully", checked.stdout + checked.stderr)
