@@ -187,13 +187,14 @@ fn start_log(options: &Serve) -> Result<(), Halt> {
 
 fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
     let available = CpuSet::available();
-    let cores = options.cpumask.clone().unwrap_or_else(|| CpuSet::one(available.first()));
+    let cores =
+        options.environment.cpumask.clone().unwrap_or_else(|| CpuSet::one(available.first()));
     if let Some(core) = cores.iter().find(|&core| !available.contains(core)) {
         let why = format!("core {core} is not there; allowed: cores of 0x{available}");
         return Err(failed("--cpumask", why));
     }
-    let limit = options.mem_size.unwrap_or(0);
-    match memory::configure(memory::Options { no_huge: options.no_huge, limit }) {
+    let limit = options.environment.mem_size.unwrap_or(0);
+    match memory::configure(memory::Options { no_huge: options.environment.no_huge, limit }) {
         memory::Source::Huge(size) => {
             tracing::info!(notice = true, "DMA memory from hugepages of {} KiB", size >> 10);
         }
@@ -201,7 +202,8 @@ fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
             tracing::info!(notice = true, "DMA memory from ordinary pages");
         }
     }
-    reactor::start(&cores, options.mode.into()).map_err(|error| failed("reactors", error))
+    reactor::start(&cores, options.environment.mode.into())
+        .map_err(|error| failed("reactors", error))
 }
 
 fn with_reactors(
@@ -243,17 +245,17 @@ fn make_host(
         told.add(kind, name);
         methods::bdev::appeared();
     }));
-    for folder in options.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
+    for folder in options.environment.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
         // It may come later: plugins are looked for whenever one is needed.
         tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
     }
-    let policy = match &options.plugin_policy {
+    let policy = match &options.environment.plugin_policy {
         Some(file) => Policy::read(file).map_err(|error| failed("--plugin-policy", error))?,
         None => Policy::default(),
     };
     let settings = Settings {
         policy,
-        folders: Search::default_folders(&options.plugin_dir),
+        folders: Search::default_folders(&options.environment.plugin_dir),
         runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
     };
     let outside = Outside {
@@ -326,7 +328,7 @@ fn start(
     host: &Arc<Host>,
     events: &Receiver<Event>,
 ) -> Result<config::Load, Halt> {
-    for name in &options.load {
+    for name in &options.environment.load {
         let (manager, plugin) = (Arc::clone(&host.manager), name.clone());
         on_app_thread(move || manager.load(&plugin)).map_err(|error| failed("--load", error))?;
     }

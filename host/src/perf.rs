@@ -68,7 +68,7 @@ fn measure(options: &Perf, stop: &Arc<AtomicBool>) -> Result<load::Results, Halt
     let first = reactor::all().first().map_or(0, |reactor| reactor.core);
     let plan = load::Plan {
         bdevs,
-        cores: options.cpumask.clone().unwrap_or_else(|| CpuSet::one(first)),
+        cores: options.environment.cpumask.clone().unwrap_or_else(|| CpuSet::one(first)),
         pattern: options.load_pattern(),
         depth: options.depth,
         io_size: options.io_size,

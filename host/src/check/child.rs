@@ -79,11 +79,11 @@ fn take_stdout() -> Result<(), String> {
 
 fn host_of(options: &Check) -> Serve {
     let mut host = Serve::unreachable();
-    host.plugin_dir.clone_from(&options.plugin_dir);
-    host.plugin_dir.extend(options.file.parent().map(Path::to_owned));
+    host.environment.plugin_dir.clone_from(&options.plugin_dir);
+    host.environment.plugin_dir.extend(options.file.parent().map(Path::to_owned));
     let cores: Vec<String> =
         CpuSet::available().iter().take(CORES_MAX).map(|core| core.to_string()).collect();
-    host.cpumask = CpuSet::parse(&format!("[{}]", cores.join(","))).ok();
+    host.environment.cpumask = CpuSet::parse(&format!("[{}]", cores.join(","))).ok();
     host
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod environment;
 mod ignored;
 mod new;
 mod perf;
@@ -8,10 +9,11 @@ mod plugin;
 mod serve;
 
 pub use check::Check;
+pub use environment::{Environment, Mode};
 pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
-pub use serve::{Mode, Serve};
+pub use serve::Serve;
 
 use crate::rpc::command::Request;
 use clap::{Parser, Subcommand};
@@ -97,7 +99,7 @@ mod tests {
             "0",
         ])
         .unwrap();
-        assert_eq!(serve.mem_size, Some(1024 << 20));
+        assert_eq!(serve.environment.mem_size, Some(1024 << 20));
         assert_eq!(serve.rpcs_allowed.unwrap(), ["a", "b"]);
         assert_eq!(serve.logflag, ["bdev", "rpc"]);
         assert_eq!(

@@ -1,9 +1,9 @@
 //! `drivebay perf`.
 
-use super::serve::{Mode, Serve, cores, mem_size_bytes};
+use super::environment::Environment;
+use super::serve::Serve;
 use clap::{Args, ValueEnum};
 use drivebay_core::bdev::load;
-use drivebay_core::env::CpuSet;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,24 +62,9 @@ pub struct Perf {
     /// Configuration to start with, as save_config prints it
     #[arg(short = 'c', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder to search for plugins first; may be given several times
-    #[arg(long, value_name = "DIR")]
-    pub plugin_dir: Vec<PathBuf>,
-    /// Plugin to load at start, by name or path; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub load: Vec<String>,
-    /// Cores: a mask (0x3) or a list ([0,2-3]) [default: one core]
-    #[arg(short = 'm', long, value_name = "MASK", value_parser = cores)]
-    pub cpumask: Option<CpuSet>,
-    /// How idle cores wait: adaptive sleeps, polled spins
-    #[arg(long, value_enum, default_value = "adaptive", hide_possible_values = true)]
-    pub mode: Mode,
-    /// Limit of DMA memory, in MiB or with suffix K, M or G [default: none]
-    #[arg(short = 's', long, value_name = "SIZE", value_parser = mem_size_bytes)]
-    pub mem_size: Option<u64>,
-    /// Take DMA memory from ordinary pages even when there are hugepages
-    #[arg(long)]
-    pub no_huge: bool,
+    /// Plugins, cores and memory.
+    #[command(flatten)]
+    pub environment: Environment,
 }
 
 /// What is done, and in which order.
@@ -111,12 +96,7 @@ impl Perf {
         let mut host = Serve::unreachable();
         host.no_rpc_server = self.rpc_socket.is_none();
         host.rpc_socket.clone_from(&self.rpc_socket);
-        host.plugin_dir.clone_from(&self.plugin_dir);
-        host.load.clone_from(&self.load);
-        host.cpumask.clone_from(&self.cpumask);
-        host.mode = self.mode;
-        host.mem_size = self.mem_size;
-        host.no_huge = self.no_huge;
+        host.environment.clone_from(&self.environment);
         host
     }
 

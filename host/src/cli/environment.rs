@@ -1,0 +1,67 @@
+//! Flags of every command that starts a host: its plugins, its cores, its memory.
+
+use clap::{Args, ValueEnum};
+use drivebay_core::env::CpuSet;
+use drivebay_core::reactor;
+use std::path::PathBuf;
+
+/// What a host runs with. The default is that of the flags.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Environment {
+    /// Folder to search for plugins first; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub plugin_dir: Vec<PathBuf>,
+    /// What plugins may be loaded: names, signatures, permissions [default: no further rules]
+    #[arg(long, value_name = "FILE")]
+    pub plugin_policy: Option<PathBuf>,
+    /// Plugin to load at start, by name or path; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub load: Vec<String>,
+    /// Cores: a mask (0x3) or a list ([0,2-3]) [default: one core]
+    #[arg(short = 'm', long, value_name = "MASK", value_parser = cores)]
+    pub cpumask: Option<CpuSet>,
+    /// How idle cores wait: adaptive sleeps, polled spins
+    #[arg(long, value_enum, default_value = "adaptive", hide_possible_values = true)]
+    pub mode: Mode,
+    /// Limit of DMA memory, in MiB or with suffix K, M or G [default: none]
+    #[arg(short = 's', long, value_name = "SIZE", value_parser = mem_size_bytes)]
+    pub mem_size: Option<u64>,
+    /// Take DMA memory from ordinary pages even when there are hugepages
+    #[arg(long)]
+    pub no_huge: bool,
+}
+
+/// How idle reactors wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// They spin.
+    Polled,
+    /// They spin for a short while, then sleep.
+    #[default]
+    Adaptive,
+}
+
+impl From<Mode> for reactor::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Polled => Self::Polled,
+            Mode::Adaptive => Self::Adaptive,
+        }
+    }
+}
+
+fn cores(text: &str) -> Result<CpuSet, String> {
+    CpuSet::parse(text).map_err(|error| error.message)
+}
+
+fn mem_size_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
+        "K" | "KB" => 10,
+        "" | "M" | "MB" => 20,
+        "G" | "GB" => 30,
+        _ => return Err("allowed: a number with suffix K, M or G, MiB without".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "allowed: a number of MiB, such as 1024")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "allowed: less than 16 EiB".into())
+}
