@@ -266,6 +266,7 @@ fn sleep_until_woken(reactor: &Reactor, inbox: &Receiver<Moving>, threads: &[Rc<
     } else {
         let deadline = threads.iter().filter_map(|thread| thread.next_deadline()).min();
         reactor.sleeper.wait(deadline, clock::precise_now());
+        clock::refresh();
     }
     for thread in threads {
         thread.woke();
