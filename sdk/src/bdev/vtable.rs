@@ -103,17 +103,6 @@ impl<B: Bdev> Channel<B> {
         result.unwrap_or(otherwise)
     }
 
-    /// An I/O that cannot be taken now: the library is poisoned, or the channel busy.
-    #[cold]
-    #[inline(never)]
-    fn keep_or_fail(&self, io: BdevIo) {
-        if is_poisoned() {
-            return io.complete(Status::IO_ERROR);
-        }
-        self.has_more.set(true);
-        self.queue.borrow_mut().push(io);
-    }
-
     /// Runs what came while the channel was busy, and ends the busy section.
     ///
     /// # Safety
@@ -176,15 +165,15 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     let this = unsafe { NonNull::new_unchecked(chan.cast::<Channel<B>>()) };
     // SAFETY: as above.
     let io = unsafe { NonNull::new_unchecked(io) };
-    // SAFETY: submitted to this module just now.
-    let io = unsafe { BdevIo::new(io) };
     // SAFETY: a live channel.
     let channel = unsafe { this.as_ref() };
     // A state without bytes may be borrowed twice.
     let is_stateful = const { size_of::<B::Channel>() != 0 };
     if is_poisoned() || is_stateful && channel.is_busy.get() {
-        return channel.keep_or_fail(io);
+        return keep_or_fail(channel, io);
     }
+    // SAFETY: submitted to this module just now.
+    let io = unsafe { BdevIo::new(io) };
     #[cfg(debug_assertions)]
     let _entered = is_stateful.then(|| Entered::new(&channel.is_entered));
     // SAFETY: the bdev outlives its channels, and their calls.
@@ -193,6 +182,21 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     // refers to no bytes.
     let state = unsafe { &mut *channel.state.get() };
     guard(|| bdev.submit(state, io));
+}
+
+/// An I/O that cannot be taken now: the library is poisoned, or the channel busy.
+///
+/// It does not unwind, so `submit` ends in a jump here and keeps no frame for it.
+#[cold]
+#[inline(never)]
+extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
+    // SAFETY: `submit` was given it just now.
+    let io = unsafe { BdevIo::new(io) };
+    if is_poisoned() {
+        return io.complete(Status::IO_ERROR);
+    }
+    channel.has_more.set(true);
+    channel.queue.borrow_mut().push(io);
 }
 
 /// `submit` runs until this is dropped.
