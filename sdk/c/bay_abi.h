@@ -703,7 +703,9 @@ struct bay_chan_args {
     const void *handover;
 };
 
-/** What a bdev does. One channel is called by one thread at a time.
+/** What a bdev does. One channel is called by its thread, and by one of `submit`, `flush` and
+ *  `chan_destroy` at a time: the host calls none of them from inside of another. From inside of what
+ *  the module calls itself elsewhere, such as `done` from a poller, it may call any.
  *  Open: grows at its end.
  */
 struct bay_bdev_ops {

@@ -387,11 +387,18 @@ impl Channel {
         }
     }
 
+    /// Tells the module that the burst has ended. From inside of a call of the module, which a
+    /// client's completion may ask for, it is told at the end of the round.
     pub(super) fn flush(&self) {
         let Some(flush) = self.bdev.ops.flush else { return };
+        if self.gate.has(Gate::BUSY) {
+            return;
+        }
         if self.dirty.replace(false) && self.phase.get() == Phase::Ready {
+            self.gate.set(Gate::BUSY);
             // SAFETY: the module's channel is alive in phase Ready, and this is its thread.
             unsafe { flush(self.module.get()) };
+            dispatch::leave(self);
         }
     }
 

@@ -34,10 +34,21 @@ fn enter_or_wait(channel: &Channel, io: Io) {
 fn enter(channel: &Channel, io: Io) {
     channel.gate.set(Gate::BUSY);
     hand_over(channel, io);
+    leave(channel);
+}
+
+/// The module has returned: what was submitted meanwhile is sent, and the gate is open again.
+#[inline]
+pub(super) fn leave(channel: &Channel) {
     if !channel.deferred.is_empty() {
         send_deferred(channel);
     }
     channel.gate.clear(Gate::BUSY);
+}
+
+/// Gives a reset to the module, whose channel is held for it.
+pub(super) fn reset(channel: &Channel, io: Io) {
+    enter(channel, io);
 }
 
 #[inline(never)]
@@ -89,9 +100,9 @@ fn is_free(channel: &Channel, io: Io) -> bool {
     !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)
 }
 
-/// Gives the I/O to the module, whatever else is going on.
+/// Gives the I/O to the module. The gate says that it is being called.
 #[inline]
-pub(super) fn hand_over(channel: &Channel, io: Io) {
+fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
     io.state.set_sent();
     channel.mark_dirty();
@@ -129,8 +140,7 @@ pub(super) fn resume(channel: &Channel) {
             break; // it came back at once
         }
     }
-    send_deferred(channel);
-    channel.gate.clear(Gate::BUSY);
+    leave(channel);
 }
 
 /// How long an I/O waits for a resource of the module that nothing tells of.
