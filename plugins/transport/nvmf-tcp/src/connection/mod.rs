@@ -235,6 +235,11 @@ impl<R: Carrier> Connection<R> {
         self.depth_seen = 0;
     }
 
+    /// The commands that were taken in this round, and how many the host seems to have under way; `None` while some are still here.
+    pub(crate) fn burst_over(&self) -> Option<(usize, usize)> {
+        self.commands.are_free().then_some((self.taken as usize, self.depth_seen))
+    }
+
     /// The turn is over.
     #[inline]
     pub(crate) fn end_turn(&mut self, shared: &mut Inbox) {
