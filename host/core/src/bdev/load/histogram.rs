@@ -102,11 +102,9 @@ impl std::fmt::Debug for Histogram {
 }
 
 fn index_of(value: u64) -> usize {
-    // The place of the highest bit; values below LINEAR are their own index.
+    // Values below LINEAR are their own index; above, the bit that is always set leads to the next row.
     let shift = (LINEAR | value).ilog2() - KEPT_BITS;
-    let kept = (value >> shift) & (LINEAR - 1);
-    let row = if value < LINEAR { 0 } else { u64::from(shift) + 1 };
-    let index = (row << KEPT_BITS) | kept;
+    let index = (u64::from(shift) << KEPT_BITS) + (value >> shift);
     usize::try_from(index).unwrap_or(BUCKETS).min(BUCKETS - 1)
 }
 
