@@ -8,11 +8,12 @@ use std::time::Duration;
 pub(crate) const LOADS_UNTIL: f64 = 0.3;
 /// How often it is looked at.
 const LOOKS: u32 = 180;
-/// What the last third may have more at most than the second, in KiB and in hundredths. Where the whole takes less than a minute,
-/// everything is still becoming as large as it will be.
+/// What the last third may have more at most than the second, in KiB and in hundredths.
 const MORE_KIB: u64 = 1024;
-const MORE_KIB_SHORT: u64 = 4096;
 const MORE_PERCENT: u64 = 2;
+/// A shorter run is still filling its disks at its end: only this much is not passed, in KiB.
+const SHORT: Duration = Duration::from_secs(60);
+const SHORT_MAX_KIB: u64 = 128 << 10;
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -57,8 +58,11 @@ impl Memory {
             at(samples.len() / 2),
             at(samples.len() - 1),
         );
-        let more_kib = if length < Duration::from_secs(60) { MORE_KIB_SHORT } else { MORE_KIB };
-        let allowed = second + second * MORE_PERCENT / 100 + more_kib;
+        let allowed = if length < SHORT {
+            SHORT_MAX_KIB
+        } else {
+            second + second * MORE_PERCENT / 100 + MORE_KIB
+        };
         if last <= allowed {
             Ok(())
         } else {

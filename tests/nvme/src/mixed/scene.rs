@@ -1,7 +1,7 @@
 //! The host with its disks, everybody who does something to it, and the end.
 
 use crate::counts::Counts;
-use crate::host::Host;
+use crate::host::{Host, eventually};
 use crate::lanes::Disk;
 use crate::memory::Memory;
 use crate::target::{BLOCK, NQN};
@@ -188,8 +188,10 @@ impl Scene {
 
     /// Nothing is left of the clients, memory was flat, and the host ends in order without a word of complaint.
     pub(crate) fn end(mut self) {
-        let left = self.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
-        assert_eq!(left, json!([]), "controllers are left");
+        eventually("the controllers are gone", || {
+            let left = self.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
+            (left == json!([])).then_some(())
+        });
         self.memory.check_flat(self.length).unwrap();
         let took = self.host.stop();
         eprintln!("the host ended in {} ms", took.as_millis());
