@@ -6,8 +6,8 @@
 //! behind them is reached too.
 
 mod request;
-mod script;
 
+use crate::script::Script;
 use drivebay_spec_nvme::Command;
 use drivebay_spec_nvme::sgl::SglDescriptor;
 use drivebay_spec_nvme_tcp::{
@@ -16,7 +16,6 @@ use drivebay_spec_nvme_tcp::{
 };
 use machine::{Connection, Inbox, Limits, Phase, SLICES};
 use request::{Keeper, POOL, Piecewise};
-use script::Script;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 

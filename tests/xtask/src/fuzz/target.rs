@@ -12,7 +12,9 @@ use crate::run;
 /// Seconds that one run of libFuzzer takes at most.
 const PIECE: u64 = 60;
 /// Processor seconds after which a word is said.
-const WORD: u64 = 300;
+const WORD: u64 = 60;
+/// Lines of libFuzzer's that are shown where it has found something.
+const LINES: usize = 60;
 
 /// Which seconds count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +25,12 @@ pub(super) enum Clock {
     Wall,
 }
 
-/// What a target has done.
+/// One target, and what it has done so far.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(super) struct Run {
+    pub(super) target: String,
+    /// Seconds of the chosen clock.
+    spent: f64,
     /// Processor time, in seconds.
     cpu: f64,
     executions: u64,
@@ -35,79 +40,81 @@ pub(super) struct Done {
     found: usize,
 }
 
-impl fmt::Display for Done {
+impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, executions, coverage: (edges, features), found } = self;
+        let Self { target, cpu, executions, coverage: (edges, features), found, .. } = self;
+        let minutes = cpu / 60.0;
         write!(
             f,
-            "{:.1} minutes of processor time, {executions} executions, {edges} edges, {features} features, {found} inputs found",
-            cpu / 60.0
+            "{target}: {minutes:.1} minutes of processor time, {executions} executions, {edges} edges, {features} features, \
+             {found} inputs kept"
         )
     }
 }
 
-/// Runs it from the committed corpus and what was found before.
-pub(super) fn fuzz(
-    program: &Path,
-    target: &str,
-    seconds: u64,
-    clock: Clock,
-) -> Result<Done, String> {
-    let (found, artifacts, logs) = ("corpus", "artifacts", "log");
-    let [found, artifacts, logs] = [found, artifacts, logs].map(|name| folder().join(name));
-    let found = found.join(target);
-    for folder in [&found, &artifacts, &logs] {
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+impl Run {
+    pub(super) fn new(target: String) -> Self {
+        Self { target, ..Self::default() }
     }
-    let log = logs.join(target);
-    let mut done = Done::default();
-    let mut spent = 0.0;
-    let mut words = 0;
-    while spent < as_f64(seconds) {
-        let left = seconds.saturating_sub(whole(spent)).clamp(1, PIECE);
+
+    /// Goes on from the committed corpus and what was found before; whether time is left then.
+    pub(super) fn go_on(
+        &mut self,
+        program: &Path,
+        seconds: u64,
+        clock: Clock,
+    ) -> Result<bool, String> {
+        let left = seconds.saturating_sub(whole(self.spent)).clamp(1, PIECE);
+        let before = whole(self.cpu) / WORD;
+        let cpu = self.piece(program, left)?;
+        self.cpu += cpu;
+        self.spent += if clock == Clock::Cpu { cpu } else { as_f64(left) };
+        let is_left = self.spent < as_f64(seconds);
+        if is_left && whole(self.cpu) / WORD > before {
+            println!("so far {self}");
+        }
+        Ok(is_left)
+    }
+
+    /// Runs libFuzzer for so many seconds; how long the processor was busy with it.
+    fn piece(&mut self, program: &Path, seconds: u64) -> Result<f64, String> {
+        let target = &self.target;
+        let [found, artifacts, logs] =
+            ["corpus", "artifacts", "log"].map(|name| folder().join(name));
+        let found = found.join(target);
+        for folder in [&found, &artifacts, &logs] {
+            fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        let log = logs.join(target);
+        let in_log = |error: std::io::Error| format!("{}: {error}", log.display());
         // The shell tells what its child has taken of the processor.
         let mut command = Command::new("sh");
         command.args(["-c", r#""$0" "$@"; ended=$?; times; exit $ended"#]).arg(program);
         command
             .current_dir(run::top())
             .env("DRIVEBAY_FUZZ", target)
-            .arg(format!("-max_total_time={left}"))
+            .arg(format!("-max_total_time={seconds}"))
             .args(["-max_len=8192", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
             .arg(&found)
             .arg(format!("tests/fuzz/corpus/{target}"))
             .stdin(Stdio::null())
-            .stderr(File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?);
+            .stderr(File::create(&log).map_err(in_log)?);
         let output = command.output().map_err(|error| format!("sh: {error}"))?;
-        let told = fs::read(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let told = fs::read(&log).map_err(in_log)?;
         let told = String::from_utf8_lossy(&told);
         if !output.status.success() {
             let lines: Vec<&str> = told.lines().collect();
-            println!(
-                "{}",
-                lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
-            );
-            return Err(format!(
-                "{}, after {done}; all it said is in {}",
-                output.status,
-                log.display()
-            ));
+            let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
+            println!("{}", last.join("\n"));
+            return Err(format!("{}; all it said is in {}", output.status, log.display()));
         }
-        let cpu = child_seconds(&String::from_utf8_lossy(&output.stdout))
-            .ok_or("sh does not tell the time")?;
-        done.cpu += cpu;
-        spent += if clock == Clock::Cpu { cpu } else { as_f64(left) };
-        done.read(&told)?;
-        done.found = fs::read_dir(&found).map_or(0, Iterator::count);
-        if whole(spent) / WORD > words {
-            words = whole(spent) / WORD;
-            println!("{target}: so far {done}");
-        }
+        self.found = fs::read_dir(&found).map_or(0, Iterator::count);
+        self.read(&told)?;
+        let times = String::from_utf8_lossy(&output.stdout);
+        child_seconds(&times).ok_or_else(|| "sh does not tell the time".to_owned())
     }
-    Ok(done)
-}
 
-impl Done {
     /// Adds what libFuzzer said at the end of one run. Without coverage nothing was found out.
     fn read(&mut self, told: &str) -> Result<(), String> {
         let number = |line: &str, key: &str| -> Option<u64> {
@@ -159,7 +166,7 @@ mod tests {
         let told = |cov| {
             format!("#9 DONE   cov: {cov} ft: 7 corp: 1/1b\nstat::number_of_executed_units: 9\n")
         };
-        let mut done = Done::default();
+        let mut done = Run::default();
         assert!(done.read(&told(3)).is_ok() && done.read(&told(5)).is_ok());
         assert_eq!((done.executions, done.coverage), (18, (5, 7)));
         assert!(done.read(&told(0)).is_err());
