@@ -6,15 +6,19 @@ use crate::lanes::{Disk, Lanes};
 use crate::scene::Scene;
 use crate::target::{BLOCK, NQN};
 use drivebay_nvme_driver::Controller;
+use drivebay_nvme_driver::spec::Status;
 use drivebay_nvme_driver::spec::event::AsyncEvent;
 use drivebay_nvme_driver::spec::log::lid;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// The namespace that is removed and added, though its disk stays.
-pub(crate) const COMES: Disk = Disk { nsid: 6, keeps: true, goes: true };
+pub(crate) const COMES: Disk = Disk { nsid: 6, keeps: true, refusals: &[GONE] };
 /// The namespace whose disks are made and deleted.
-const SHORT: Disk = Disk { nsid: 7, keeps: true, goes: true };
+const SHORT: Disk = Disk { nsid: 7, keeps: true, refusals: &[GONE, GOING] };
+const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+/// What was with the bus already when its disk went; a host tries it again, and hears that it is gone.
+const GOING: Status = Status::NAMESPACE_NOT_READY;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long the namespace is away.
 const AWAY: Duration = Duration::from_millis(100);

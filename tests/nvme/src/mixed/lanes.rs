@@ -24,8 +24,8 @@ pub(crate) struct Disk {
     pub(crate) nsid: u32,
     /// It keeps what is written; otherwise it reads as zeroes.
     pub(crate) keeps: bool,
-    /// The namespace may go away: commands may be refused for it.
-    pub(crate) goes: bool,
+    /// What commands may be refused with, because the namespace goes away.
+    pub(crate) refusals: &'static [Status],
 }
 
 /// The load.
@@ -209,7 +209,7 @@ impl<'a> Lanes<'a> {
         let lane = self.lanes.iter().position(is_its).ok_or("an answer to no command")?;
         let (_, doing) = self.lanes[lane].doing.take().unwrap();
         let status = completed.completion.status;
-        if self.disk.goes && status.code() == Status::INVALID_NAMESPACE_OR_FORMAT {
+        if self.disk.refusals.contains(&status) {
             // Whether it was executed is not known.
             if let Doing::Write(range, _) | Doing::Zero(range) | Doing::Unmap(range) = doing {
                 self.lanes[lane].held[range].fill(Held::Any);

@@ -29,7 +29,7 @@ pub(crate) const DISKS: [Disk; 5] =
 const BDEVS: [&str; 5] = ["ram", "file", "nothing", "past_ram", "past_file"];
 
 const fn disk(nsid: u32, keeps: bool) -> Disk {
-    Disk { nsid, keeps, goes: false }
+    Disk { nsid, keeps, refusals: &[] }
 }
 
 /// Something that is done for as long as the scene is played.
