@@ -6,7 +6,7 @@ use drivebay_spec_nvme::fabrics::{Connect, ConnectData, PropertyGet, PropertySet
 use drivebay_spec_nvme::{admin, nqn, nvm, sgl::SglDescriptor};
 use drivebay_spec_nvme_tcp::{
     Alignment, C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Digests, Frame, H2cData, IcReq,
-    IcResp, MAX_PDO, PduType, R2t, Receiver, Role, TermReq, digest,
+    IcResp, PduType, R2t, Receiver, Role, TermReq, digest,
 };
 
 /// A PDU as either end receives it: two bytes of what was agreed, then the PDU.
@@ -22,7 +22,7 @@ pub(crate) fn pdu(data: &[u8]) {
     let Ok(frame) = Frame::parse(&header, &receiver) else { return };
 
     assert!(frame.header_end() <= frame.data_offset, "data inside of the header");
-    assert!(frame.data_offset <= MAX_PDO, "data further back than PDO tells");
+    assert!(frame.data_offset <= "data further back than PDO tells");
     let end = frame.data_offset as u64
         + u64::from(frame.data_len)
         + if frame.data_digest { 4 } else { 0 };
