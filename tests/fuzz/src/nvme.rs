@@ -22,7 +22,8 @@ pub(crate) fn pdu(data: &[u8]) {
     let Ok(frame) = Frame::parse(&header, &receiver) else { return };
 
     assert!(frame.header_end() <= frame.data_offset, "data inside of the header");
-    assert!(frame.data_offset <= "data further back than PDO tells");
+    // An alignment is any number of dwords up to 32, and more padding than it asks for is allowed.
+    assert!(frame.data_offset <= 255, "data further back than PDO can tell");
     let end = frame.data_offset as u64
         + u64::from(frame.data_len)
         + if frame.data_digest { 4 } else { 0 };
