@@ -1,5 +1,6 @@
 //! What comes over the RPC socket.
 
+use crate::look;
 use drivebay_spec_jsonrpc::{FrameLimits, Framer, Incoming, Method, decode, params};
 
 /// A stream, cut into frames however it arrives, and each frame read. The first byte says how long the
@@ -21,7 +22,7 @@ fn frames(stream: &[u8], piece: usize, limits: FrameLimits) -> (Vec<Vec<u8>>, bo
             match framer.next_frame() {
                 Ok(Some(frame)) => {
                     assert!(frame.len() <= limits.len_bytes);
-                    let _ = Incoming::parse(frame);
+                    look(Incoming::parse(frame));
                     frames.push(frame.to_vec());
                 }
                 Ok(None) => break,

@@ -4,11 +4,25 @@
 //! `cargo xtask fuzz` gives them to libFuzzer; `tests/corpora.rs` runs them over the committed corpora,
 //! where a found crash is added as a file.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what is wrong panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "what is wrong panics"
+)]
 
+mod connection;
+mod controller;
 mod jsonrpc;
 mod nvme;
 mod plugin;
+mod script;
+
+/// Looks at what was read: what nobody looks at the compiler leaves out.
+fn look<T>(read: T) {
+    drop(std::hint::black_box(read));
+}
 
 /// Something that reads bytes.
 #[derive(Debug)]
@@ -24,8 +38,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nvme_tcp_pdu", run: nvme::pdu },
     Target { name: "nvme_command", run: nvme::command },
     Target { name: "nvme_fabrics", run: nvme::fabrics },
+    Target { name: "nvme_tcp_connection", run: connection::script },
+    Target { name: "nvmf_controller", run: controller::script },
     Target { name: "jsonrpc_frame", run: jsonrpc::frame },
     Target { name: "jsonrpc_params", run: jsonrpc::params },
     Target { name: "plugin_file", run: plugin::file },
     Target { name: "plugin_layout", run: plugin::layout },
+    Target { name: "plugin_trust", run: plugin::trust },
 ];

@@ -1,11 +1,12 @@
 //! What comes over NVMe/TCP connections.
 
+use crate::look;
 use drivebay_spec_nvme::command::Command;
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData, PropertyGet, PropertySet};
 use drivebay_spec_nvme::{admin, nqn, nvm, sgl::SglDescriptor};
 use drivebay_spec_nvme_tcp::{
     Alignment, C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Digests, Frame, H2cData, IcReq,
-    IcResp, MAX_PDO, PduType, R2t, Receiver, Role, TermReq, digest,
+    IcResp, PduType, R2t, Receiver, Role, TermReq, digest,
 };
 
 /// A PDU as either end receives it: two bytes of what was agreed, then the PDU.
@@ -21,14 +22,15 @@ pub(crate) fn pdu(data: &[u8]) {
     let Ok(frame) = Frame::parse(&header, &receiver) else { return };
 
     assert!(frame.header_end() <= frame.data_offset, "data inside of the header");
-    assert!(frame.data_offset <= MAX_PDO, "data further back than PDO tells");
+    // An alignment is any number of dwords up to 32, and more padding than it asks for is allowed.
+    assert!(frame.data_offset <= 255, "data further back than PDO can tell");
     let end = frame.data_offset as u64
         + u64::from(frame.data_len)
         + if frame.data_digest { 4 } else { 0 };
     assert!(end <= u64::from(frame.plen), "data over the end of the PDU");
     assert_eq!(frame.data_offset - frame.header_end(), frame.pad_len());
     read_header(&frame, bytes, receiver.digests);
-    let _ = digest::of(bytes);
+    look(digest::of(bytes));
 }
 
 fn read_header(frame: &Frame, bytes: &[u8], digests: Digests) {
@@ -44,29 +46,29 @@ fn read_header(frame: &Frame, bytes: &[u8], digests: Digests) {
         }
         (PduType::IcResp, _) => {
             let Some(bytes) = bytes.first_chunk::<128>() else { return };
-            let _ = IcResp::parse(bytes, digests);
+            look(IcResp::parse(bytes, digests));
         }
         (PduType::CapsuleCmd, _) => {
             let Some(bytes) = bytes.first_chunk::<72>() else { return };
-            let _ = CapsuleCmd::parse(bytes);
+            look(CapsuleCmd::parse(bytes));
         }
         (PduType::CapsuleResp, Some(bytes)) => {
-            let _ = CapsuleResp::parse(bytes);
+            look(CapsuleResp::parse(bytes));
         }
         (PduType::H2cData, Some(bytes)) => {
-            let _ = H2cData::parse(bytes, frame);
+            look(H2cData::parse(bytes, frame));
         }
         (PduType::C2hData, Some(bytes)) => {
-            let _ = C2hData::parse(bytes, frame);
+            look(C2hData::parse(bytes, frame));
         }
         (PduType::R2t, Some(bytes)) => {
-            let _ = R2t::parse(bytes);
+            look(R2t::parse(bytes));
         }
         (PduType::H2cTermReq, Some(bytes)) => {
-            let _ = TermReq::parse(bytes, Role::Host).error();
+            look(TermReq::parse(bytes, Role::Host).error());
         }
         (PduType::C2hTermReq, Some(bytes)) => {
-            let _ = TermReq::parse(bytes, Role::Controller).error();
+            look(TermReq::parse(bytes, Role::Controller).error());
         }
         _ => {}
     }
@@ -77,26 +79,26 @@ pub(crate) fn command(data: &[u8]) {
     let Some(bytes) = data.first_chunk::<64>() else { return };
     let command = Command::parse(bytes);
     assert_eq!(command.encode(), *bytes, "a bit was lost");
-    let _ = (command.fuse(), command.psdt(), command.cid(), command.nsid(), command.mptr());
+    look((command.fuse(), command.psdt(), command.cid(), command.nsid(), command.mptr()));
     let sgl = command.sgl1();
     assert_eq!(SglDescriptor::from_dwords(sgl.to_dwords()), sgl);
     if let Ok(data) = sgl.capsule_data() {
-        let _ = data.length();
+        look(data.length());
     }
-    let _ = nvm::BlockCommand::from_command(&command);
-    let _ = nvm::DatasetManagement::from_command(&command);
-    let _ = admin::Identify::from_command(&command);
-    let _ = admin::GetLogPage::from_command(&command);
-    let _ = admin::GetFeatures::from_command(&command);
-    let _ = admin::SetFeatures::from_command(&command);
-    let _ = admin::Abort::from_command(&command);
+    look(nvm::BlockCommand::from_command(&command));
+    look(nvm::DatasetManagement::from_command(&command));
+    look(admin::Identify::from_command(&command));
+    look(admin::GetLogPage::from_command(&command));
+    look(admin::GetFeatures::from_command(&command));
+    look(admin::SetFeatures::from_command(&command));
+    look(admin::Abort::from_command(&command));
 }
 
 /// A fabrics command, and behind it the data of a Connect.
 pub(crate) fn fabrics(data: &[u8]) {
     let Some((bytes, rest)) = data.split_first_chunk::<64>() else { return };
     let command = Command::parse(bytes);
-    let _ = command.fctype();
+    look(command.fctype());
     let connect = Connect::from_command(&command);
     assert_eq!(Connect::from_command(&connect.to_command()), connect);
     if let Ok(get) = PropertyGet::from_command(&command) {
@@ -109,8 +111,8 @@ pub(crate) fn fabrics(data: &[u8]) {
     for (to, from) in page.iter_mut().zip(rest) {
         *to = *from;
     }
-    let _ = ConnectData::parse(&page);
+    look(ConnectData::parse(&page));
     if let Ok(text) = std::str::from_utf8(rest) {
-        let _ = nqn::check(text);
+        look(nqn::check(text));
     }
 }

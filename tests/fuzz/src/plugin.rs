@@ -1,17 +1,20 @@
 //! What a plugin's file brings, before anything of it runs.
 
+use crate::look;
+use drivebay::loader::trust::{key, policy, signature};
 use drivebay::loader::{inspect, layout, manifest};
+use std::path::Path;
 
 /// The file: ELF, notes, symbols.
 pub(crate) fn file(data: &[u8]) {
     if let Ok(found) = inspect::inspect(data) {
-        let _ = found.allowed();
+        look(found.allowed());
     }
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(manifest) = manifest::Manifest::parse(text)
     {
-        let _ = manifest.requirements();
-        let _ = manifest.methods().count();
+        look(manifest.requirements());
+        look(manifest.methods().count());
     }
 }
 
@@ -23,7 +26,32 @@ pub(crate) fn layout(data: &[u8]) {
         // What a table must list it may lack; besides that, it is like itself.
         let differences = layout::differences(&one, &one);
         assert!(differences.iter().all(|line| line.contains("does not list")), "{differences:?}");
-        let _ = layout::differences(&one, &other);
-        let _ = layout::broken_promises(&one, &other);
+        look(layout::differences(&one, &other));
+        look(layout::broken_promises(&one, &other));
+    }
+}
+
+/// What lies beside a plugin: its signature, keys, the operator's policy. The first byte says which.
+pub(crate) fn trust(data: &[u8]) {
+    let Some((&which, data)) = data.split_first() else { return };
+    let text = std::str::from_utf8(data).ok();
+    match (which % 3, text) {
+        (0, _) => {
+            if let Ok((key, _)) = signature::parse(data) {
+                assert_eq!(key::Fingerprint::parse(&key.to_string()).unwrap(), key);
+            }
+        }
+        (1, Some(text)) => {
+            if let Ok(key) = key::PublicKey::parse(Path::new("some.pub"), text) {
+                assert_eq!(key.name, "some");
+                look(key.made(&[0; 64], data));
+            }
+        }
+        (2, Some(text)) => {
+            if let Ok(policy) = policy::Policy::parse(text) {
+                look((policy.check_name("some"), policy.check_name("other")));
+            }
+        }
+        _ => {}
     }
 }

@@ -5,8 +5,8 @@
 use drivebay_fuzz::TARGETS;
 use std::path::Path;
 
-/// Changed forms of each file.
-const FORMS: u64 = 2_000;
+/// Changed forms of the files of a target.
+const FORMS: usize = 20_000;
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -37,7 +37,7 @@ fn changed_forms_of_the_corpora_are_taken() {
         let files = corpus(target.name);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         for (name, bytes) in &files {
-            for form in 0..FORMS {
+            for form in 0..FORMS / files.len() {
                 let (_, other) = &files[random.below(files.len())];
                 let changed = random.change(bytes, other);
                 let taken = std::panic::catch_unwind(|| (target.run)(&changed));

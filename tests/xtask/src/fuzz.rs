@@ -2,66 +2,154 @@
 //!
 //! It needs no other toolchain: rustc's own options put the coverage counters in. The code under test is
 //! safe Rust, so a panic is all that can be found, and no sanitizer is needed to see one.
+//!
+//! [`target`] runs one of them for a minute at most, in turn, until each has had its time; [`merge`] takes what was found into the corpora.
 
+mod merge;
+mod target;
+
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
 
 use crate::soak::WHOLE;
 use crate::tally::Tally;
 use crate::{Failure, Outcome, run};
+use target::{Clock, Run};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
+/// Counters on every edge and a look at every comparison, none of which is folded into another.
 const COUNTERS: &str = "-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
+const ALLOWED: &str = "--seconds N, --wall, --jobs N, --only TARGET, --merge";
+/// Seconds for each target where nothing else is said.
+const SAMPLED: u64 = 20;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Options {
+    /// For each target.
+    seconds: u64,
+    /// What these are seconds of.
+    clock: Clock,
+    /// Targets that run at once.
+    jobs: usize,
+    only: Option<String>,
+    /// Nothing is run; what was found is taken into the corpora.
+    merge: bool,
+}
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
-    let seconds = seconds(args)?;
-    let targets = targets()?;
-    let mut tally = Tally::default();
-    if let Some(reason) = missing() {
-        println!("skipped: {reason}");
-        tally.skipped = targets.len() as u64;
-    } else {
-        let folder = run::target().join("fuzz");
-        run::must(
-            run::cargo(&["build", "--release", "--target", HOST])
-                .args(["--manifest-path", "tests/fuzz/libfuzzer/Cargo.toml"])
-                .env("RUSTFLAGS", COUNTERS)
-                .env("CARGO_TARGET_DIR", &folder),
-        )?;
-        for target in &targets {
-            let outcome = fuzz(&folder, target, seconds);
-            tally += match outcome {
-                Ok(()) => Tally { passed: 1, ..Tally::default() },
-                Err(why) => {
-                    println!(
-                        "{target}: {why}; what it found becomes a test as a file in tests/fuzz/corpus/{target}"
-                    );
-                    Tally::BROKEN
-                }
-            };
-        }
-    }
+    let options = parse(args)?;
+    let tally = if options.merge { merge::all(&chosen(&options)?)? } else { fuzz(&options)? };
     println!("\n{tally}");
     if tally.failed == 0 { Ok(()) } else { Err(Failure::Counted) }
 }
 
-/// Seconds for each target: as given, half an hour in a soak, else 20.
-fn seconds(args: &[&str]) -> Result<u64, Failure> {
-    match args {
-        [] if std::env::var_os(WHOLE).is_some() => Ok(1800),
-        [] => Ok(20),
-        ["--seconds", count] => count
-            .parse()
-            .map_err(|_| Failure::Usage(format!("--seconds {count}: a number is wanted"))),
-        [other, ..] => Err(Failure::usage("fuzz", other, "--seconds N")),
+/// The short form that `cargo xtask test` runs: two at once, by the clock on the wall.
+pub(crate) fn sample() -> Result<Tally, String> {
+    fuzz(&Options { seconds: SAMPLED, clock: Clock::Wall, jobs: 2, only: None, merge: false })
+}
+
+fn parse(args: &[&str]) -> Result<Options, Failure> {
+    let seconds = if std::env::var_os(WHOLE).is_some() { 1800 } else { SAMPLED };
+    let mut options = Options { seconds, clock: Clock::Cpu, jobs: 1, only: None, merge: false };
+    let mut args = args.iter();
+    while let Some(&arg) = args.next() {
+        let mut value = || args.next().copied().ok_or_else(|| Failure::usage("fuzz", arg, ALLOWED));
+        match arg {
+            "--wall" => options.clock = Clock::Wall,
+            "--merge" => options.merge = true,
+            "--seconds" => options.seconds = number(arg, value()?)?,
+            "--jobs" => options.jobs = number(arg, value()?)?,
+            "--only" => options.only = Some(value()?.to_owned()),
+            _ => return Err(Failure::usage("fuzz", arg, ALLOWED)),
+        }
     }
+    Ok(options)
+}
+
+fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|_| Failure::Usage(format!("{flag} {text}: a number is wanted")))
+}
+
+fn fuzz(options: &Options) -> Result<Tally, String> {
+    let targets = chosen(options)?;
+    if let Some(reason) = missing() {
+        println!("skipped: {reason}");
+        return Ok(Tally { skipped: targets.len() as u64, ..Tally::default() });
+    }
+    let program = build()?;
+    let waiting: VecDeque<Run> = targets.into_iter().map(Run::new).collect();
+    let waiting = Mutex::new(waiting);
+    let take = || waiting.lock().ok()?.pop_front();
+    let put_back = |run| waiting.lock().map(|mut waiting| waiting.push_back(run)).is_ok();
+    let tallies: Vec<Tally> = thread::scope(|threads| {
+        let job = || {
+            let mut tally = Tally::default();
+            while let Some(mut run) = take() {
+                match run.go_on(&program, options.seconds, options.clock) {
+                    Ok(true) => drop(put_back(run)),
+                    ended => tally += tell(&run, ended),
+                }
+            }
+            tally
+        };
+        let jobs: Vec<_> = (0..options.jobs.max(1)).map(|_| threads.spawn(job)).collect();
+        jobs.into_iter().map(|job| job.join().unwrap_or(Tally::BROKEN)).collect()
+    });
+    let mut total = Tally::default();
+    tallies.into_iter().for_each(|tally| total += tally);
+    Ok(total)
+}
+
+fn tell(run: &Run, ended: Result<bool, String>) -> Tally {
+    println!("{run}");
+    match ended {
+        Ok(_) => Tally { passed: 1, ..Tally::default() },
+        Err(why) => {
+            let target = &run.target;
+            println!(
+                "{target}: {why}; what it found becomes a test as a file in tests/fuzz/corpus/{target}"
+            );
+            Tally::BROKEN
+        }
+    }
+}
+
+/// Builds the program with counters; where it is.
+fn build() -> Result<PathBuf, String> {
+    run::must(
+        run::cargo(&["build", "--quiet", "--release", "--target", HOST])
+            .args(["--manifest-path", "tests/fuzz/libfuzzer/Cargo.toml"])
+            .env("RUSTFLAGS", COUNTERS)
+            .env("CARGO_TARGET_DIR", folder()),
+    )?;
+    Ok(folder().join(HOST).join("release/drivebay-libfuzzer"))
+}
+
+/// What is built, found and logged.
+fn folder() -> PathBuf {
+    run::target().join("fuzz")
+}
+
+fn chosen(options: &Options) -> Result<Vec<String>, String> {
+    let mut targets = targets()?;
+    if let Some(only) = &options.only {
+        let all = targets.join(", ");
+        targets.retain(|target| target == only);
+        if targets.is_empty() {
+            return Err(format!("--only {only}: there is no such target; allowed: {all}"));
+        }
+    }
+    Ok(targets)
 }
 
 /// The folders of the corpora are named by the targets.
 fn targets() -> Result<Vec<String>, String> {
-    let folder = run::top().join("tests/fuzz/corpus");
+    let folder = corpora();
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(told)? {
@@ -71,30 +159,14 @@ fn targets() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
+fn corpora() -> PathBuf {
+    run::top().join("tests/fuzz/corpus")
+}
+
 /// What libFuzzer cannot be built without.
 fn missing() -> Option<String> {
     let has = run::succeeds(&mut run::command("c++", &["--version"]));
     (!has).then(|| "there is no C++ compiler for libFuzzer".to_owned())
-}
-
-fn fuzz(folder: &std::path::Path, target: &str, seconds: u64) -> Result<(), String> {
-    let found = folder.join("corpus").join(target);
-    let artifacts = folder.join("artifacts");
-    for folder in [&found, &artifacts] {
-        std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    }
-    let program: PathBuf = folder.join(HOST).join("release/drivebay-libfuzzer");
-    let mut command = Command::new(program);
-    command
-        .current_dir(run::top())
-        .env("DRIVEBAY_FUZZ", target)
-        .arg(format!("-max_total_time={seconds}"))
-        .args(["-max_len=8192", "-timeout=10", "-rss_limit_mb=2048", "-verbosity=0"])
-        .args(["-print_final_stats=1"])
-        .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
-        .arg(found)
-        .arg(format!("tests/fuzz/corpus/{target}"));
-    run::must(&mut command)
 }
 
 #[cfg(test)]
@@ -102,10 +174,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_a_number_and_every_target_has_a_corpus() {
-        assert!(matches!(seconds(&["--seconds", "3"]), Ok(3)));
-        assert!(matches!(seconds(&["--seconds", "x"]), Err(Failure::Usage(_))));
-        assert!(matches!(seconds(&["3"]), Err(Failure::Usage(_))));
-        assert_eq!(targets().map(|targets| targets.len()), Ok(7));
+    fn numbers_are_numbers_and_a_target_is_one_that_has_a_corpus() {
+        let options = parse(&["--seconds", "3", "--jobs", "2", "--only", "plugin_file", "--wall"]);
+        let options = options.unwrap_or_else(|_| panic!("they are allowed"));
+        assert_eq!((options.seconds, options.clock, options.jobs), (3, Clock::Wall, 2));
+        assert_eq!(chosen(&options), Ok(vec!["plugin_file".to_owned()]));
+        for args in [&["--seconds", "x"][..], &["--seconds"], &["3"], &["--jobs", "-1"]] {
+            assert!(matches!(parse(args), Err(Failure::Usage(_))), "{args:?}");
+        }
+        let unknown = parse(&["--only", "nothing"]).unwrap_or_else(|_| panic!("it is a name"));
+        assert!(chosen(&unknown).is_err_and(|why| why.contains("nvme_tcp_connection")));
+        assert_eq!(targets().map(|targets| targets.len()), Ok(10));
     }
 }

@@ -33,9 +33,12 @@ cargo xtask TASK
   bench [--only PART,…] [--reference DIR] [--rounds N] [--seconds N]
                                     how fast it is, as tables; beside it the reference built in DIR
                                     (docs/performance.md has the parts and the other flags)
-  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, sim, loom,
+  soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, mixed, sim, loom,
                                     plugins, power, fuzz
-  fuzz [--seconds N]                libFuzzer over every reader of bytes from outside, 20 s each
+  fuzz [--seconds N] [--wall] [--jobs N] [--only TARGET]
+                                    libFuzzer over every reader of bytes from outside: 20 s of processor time each,
+                                    with --wall 20 s by the clock
+  fuzz --merge [--only TARGET]      what that found is taken into the committed corpora
   door                              what the plugin ABI costs an I/O, in instructions
   golden                            build the plugin binaries of tests/abi/golden again
   verify ADDRESS NQN BYTES          write and read back a disk that somebody serves over NVMe/TCP

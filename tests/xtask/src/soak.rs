@@ -28,6 +28,12 @@ const PARTS: &[Part] = &[
         command: nvme,
     },
     Part {
+        name: "mixed",
+        what: "half an hour of verified I/O over NVMe/TCP while namespaces, disks, plugins and connections come and go, \
+               and resident memory at its end",
+        command: mixed,
+    },
+    Part {
         name: "sim",
         what: "fifty million I/O over 10,000 seeds of the bus's simulation",
         command: sim,
@@ -47,7 +53,11 @@ const PARTS: &[Part] = &[
         what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",
         command: power,
     },
-    Part { name: "fuzz", what: "half an hour of every fuzz target", command: fuzz },
+    Part {
+        name: "fuzz",
+        what: "half an hour of the processor for every fuzz target",
+        command: fuzz,
+    },
 ];
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
@@ -78,9 +88,18 @@ fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
 
 /// One after the other: each of them loads the machine.
 fn nvme() -> Command {
-    let args = ["test", "--package", "drivebay-nvme-tests", "--no-fail-fast", "--"];
+    let args =
+        ["test", "--package", "drivebay-nvme-tests", "--test", "nvme", "--no-fail-fast", "--"];
     let mut command = run::cargo(&args);
     tell_where(command.arg("--test-threads=1"));
+    command
+}
+
+fn mixed() -> Command {
+    let args =
+        ["test", "--package", "drivebay-nvme-tests", "--test", "mixed", "--no-fail-fast", "--"];
+    let mut command = run::cargo(&args);
+    tell_where(command.args(["--test-threads=1", "--nocapture"]));
     command
 }
 
@@ -108,7 +127,7 @@ fn power() -> Command {
 }
 
 fn fuzz() -> Command {
-    run::cargo(&["xtask", "fuzz"])
+    run::cargo(&["xtask", "fuzz", "--jobs", "2"])
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::prepare::{self, Missing, Need};
 use crate::tally::Tally;
-use crate::{Failure, Outcome, docs, run};
+use crate::{Failure, Outcome, docs, fuzz, run};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -28,7 +28,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
 
     run::must(&mut run::cargo(&["build", "--workspace"]))?;
     let mut total = Tally::default();
-    for step in [unit, second_belt, doc, reference, end_to_end, guest] {
+    for step in [unit, second_belt, doc, reference, readers, end_to_end, guest] {
         let began = Instant::now();
         let tally = step(&options, &missing)?;
         println!("-- {tally} ({:.0} s)", began.elapsed().as_secs_f64());
@@ -83,6 +83,11 @@ fn second_belt(options: &Options, _missing: &Missing) -> Result<Tally, String> {
 /// What is generated of the documentation is committed as it is generated.
 fn reference(options: &Options, _missing: &Missing) -> Result<Tally, String> {
     if options.only.is_some() { Ok(Tally::default()) } else { docs::check(&programs()) }
+}
+
+/// libFuzzer over every reader of bytes from outside, for a moment.
+fn readers(options: &Options, _missing: &Missing) -> Result<Tally, String> {
+    if options.only.is_some() { Ok(Tally::default()) } else { fuzz::sample() }
 }
 
 fn doc(options: &Options, _missing: &Missing) -> Result<Tally, String> {

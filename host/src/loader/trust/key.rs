@@ -78,7 +78,7 @@ impl PrivateKey {
     /// # Errors
     /// The file cannot be read, or holds something else.
     pub fn read(file: &Path) -> Result<Self> {
-        let der = read_pem(file, "PRIVATE KEY")?;
+        let der = pem(file, &read_text(file)?, "PRIVATE KEY")?;
         // Later versions put attributes and the public key behind; the seed is at the same place.
         let seed = der.get(PRIVATE_PREFIX.len()..).and_then(|rest| rest.first_chunk::<KEY_LEN>());
         match (der.get(5..PRIVATE_PREFIX.len()), seed) {
@@ -136,7 +136,16 @@ impl PublicKey {
     /// # Errors
     /// The file cannot be read, or holds something else.
     pub fn read(file: &Path) -> Result<Self> {
-        let der = read_pem(file, "PUBLIC KEY")?;
+        let text = read_text(file)?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads the text of a PEM file, which `file` names.
+    ///
+    /// # Errors
+    /// It holds something else.
+    pub fn parse(file: &Path, text: &str) -> Result<Self> {
+        let der = pem(file, text, "PUBLIC KEY")?;
         let bytes = der.strip_prefix(&PUBLIC_PREFIX).and_then(|rest| rest.try_into().ok());
         let bytes: [u8; KEY_LEN] = bytes.ok_or_else(|| not_a_key(file))?;
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -217,14 +226,19 @@ fn encode(label: &str, prefix: &[u8], key: &[u8]) -> String {
     pem::encode(&pem::Pem::new(label, [prefix, key].concat()))
 }
 
-fn read_pem(file: &Path, label: &str) -> Result<Vec<u8>> {
+fn read_text(file: &Path) -> Result<String> {
     let mut text = String::new();
     let opened = File::open(file).map_err(|e| Error::of_file("open", file, &e))?;
     opened
         .take(FILE_LEN_MAX)
         .read_to_string(&mut text)
         .map_err(|e| Error::of_file("read", file, &e))?;
-    match pem::parse(&text) {
+    Ok(text)
+}
+
+/// The bytes of the one block of a PEM file's text.
+fn pem(file: &Path, text: &str, label: &str) -> Result<Vec<u8>> {
+    match pem::parse(text) {
         Ok(block) if block.tag() == label => Ok(block.into_contents()),
         Ok(block) => {
             let message =

@@ -88,11 +88,20 @@ impl Policy {
             return Err(told(libc::EFBIG, format!("more than {FILE_LEN_MAX} bytes")));
         }
         let text = fs::read_to_string(file).map_err(io)?;
-        let mut policy: Self =
-            serde_json::from_str(&text).map_err(|e| told(libc::EINVAL, e.to_string()))?;
-        policy.check().map_err(|e| told(e.errno(), e.to_string()))?;
+        let mut policy = Self::parse(&text).map_err(|e| told(e.errno(), e.to_string()))?;
         let beside = file.parent().unwrap_or(Path::new(".")).join("keys");
         policy.keys.get_or_insert(beside);
+        Ok(policy)
+    }
+
+    /// Reads the text of a policy file.
+    ///
+    /// # Errors
+    /// A member is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        let policy: Self =
+            serde_json::from_str(text).map_err(|e| Error::new(libc::EINVAL, e.to_string()))?;
+        policy.check()?;
         Ok(policy)
     }
 

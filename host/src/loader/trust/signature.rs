@@ -136,7 +136,10 @@ fn read_sidecar(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// Key and signature of a signature file's bytes, whatever they are.
-fn parse(text: &[u8]) -> std::result::Result<(Fingerprint, [u8; 64]), String> {
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse(text: &[u8]) -> std::result::Result<(Fingerprint, [u8; 64]), String> {
     if text.len() as u64 > SIDECAR_LEN_MAX {
         return Err(format!("more than {SIDECAR_LEN_MAX} bytes"));
     }

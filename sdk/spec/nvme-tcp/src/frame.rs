@@ -368,6 +368,13 @@ mod tests {
     }
 
     #[test]
+    fn an_alignment_that_is_no_power_of_two_may_put_data_behind_byte_128() {
+        let alignment = Alignment::from_bits(17).unwrap();
+        let placement = Placement::new(PduType::CapsuleCmd, 512, BOTH, alignment);
+        assert_eq!((alignment.bytes(), placement.pdo()), (72, 144));
+    }
+
+    #[test]
     fn h2c_data_must_carry_data_and_no_more_than_agreed() {
         let receiver = controller();
         assert_eq!(refused(h2c(24, 24), &receiver).fei, 4);

@@ -30,5 +30,3 @@ pub use term::TermReq;
 
 /// Length of a header or data digest, in bytes.
 pub const DIGEST_LEN: usize = 4;
-/// Longest header with its digest and padding, in bytes: the largest possible PDO.
-pub const MAX_PDO: usize = 128;

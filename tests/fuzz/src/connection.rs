@@ -1,0 +1,289 @@
+//! A whole NVMe/TCP connection: whatever a host says, in whatever order and pieces, with a target behind it that
+//! answers when it likes and has little memory. The state machine has no sockets in it, so its own files are compiled
+//! here.
+//!
+//! The bytes are a script of [`Wire::step`]: what is well-formed has digests and lengths that fit, so that what lies
+//! behind them is reached too.
+
+mod request;
+
+use crate::script::Script;
+use drivebay_spec_nvme::Command;
+use drivebay_spec_nvme::sgl::SglDescriptor;
+use drivebay_spec_nvme_tcp::{
+    Alignment, C2hData, CapsuleCmd, CommonHeader, Digests, Frame, H2cData, IcReq, PduType,
+    Placement, R2t, Receiver, Role, digest,
+};
+use machine::{Connection, Inbox, Limits, Phase, SLICES};
+use request::{Keeper, POOL, Piecewise};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+#[allow(dead_code, unused_imports, reason = "the plugin uses all of it")]
+#[path = "../../../plugins/transport/nvmf-tcp/src/connection/mod.rs"]
+mod machine;
+
+const LIMITS: Limits =
+    Limits { depth: 4, in_capsule_len: 4096, io_len: 65536, h2c_data_len: 8192, c2h_success: true };
+
+/// Things done to one connection.
+const STEPS: usize = 400;
+
+pub(crate) fn script(data: &[u8]) {
+    let mut script = Script(data);
+    let mut wire = Wire::new(LIMITS);
+    for _ in 0..STEPS {
+        if !wire.step(&mut script) {
+            break;
+        }
+        wire.assert_bounds();
+    }
+    wire.end();
+}
+
+/// The connection, and the host at the other end of it.
+struct Wire {
+    connection: Connection<Piecewise>,
+    keeper: Keeper,
+    inbox: Inbox,
+    /// What ICReq asked for last.
+    digests: Digests,
+    alignment: Alignment,
+    /// Bytes that the connection has sent and the host has not understood.
+    received: Vec<u8>,
+    /// Whether ICResp has come.
+    is_agreed: bool,
+    /// Data that is asked for.
+    r2ts: VecDeque<R2t>,
+}
+
+impl Wire {
+    fn new(limits: Limits) -> Self {
+        Self {
+            connection: Connection::new(limits),
+            keeper: Keeper::default(),
+            inbox: Inbox::new(),
+            digests: Digests::default(),
+            alignment: Alignment::DWORD,
+            received: Vec::new(),
+            is_agreed: false,
+            r2ts: VecDeque::new(),
+        }
+    }
+
+    /// The next thing of the script; `false` at its end and at the connection's.
+    fn step(&mut self, script: &mut Script<'_>) -> bool {
+        let Some(what) = script.byte() else { return false };
+        match what % 13 {
+            0 => {
+                let len = script.number();
+                let bytes = script.bytes(len.into());
+                self.send(bytes);
+            }
+            1 => self.initialize(script.number(), script.number()),
+            2 | 3 => self.capsule(script),
+            4 | 5 => self.data(script),
+            6 => {
+                if let Some(request) = self.keeper.answered(script.number(), script.number()) {
+                    self.connection.complete(request);
+                }
+            }
+            7 => self.take(usize::from(script.number()) * 64 + 1),
+            8 => self.resume(),
+            9 => self.keeper.set_limit(script.number()),
+            10 => {
+                let bits = script.number();
+                self.connection.connected((bits & 3).into(), (bits >> 3).into(), bits & 4 != 0);
+            }
+            11 => self.take(usize::MAX),
+            _ => match script.number() {
+                0 => self.connection.close(),
+                1 => return false,
+                _ => {}
+            },
+        }
+        self.connection.phase() != Phase::Ended
+    }
+
+    fn initialize(&mut self, bits: u8, maxr2t: u8) {
+        let digests = Digests { header: bits & 1 != 0, data: bits & 2 != 0 };
+        let hpda = Alignment::from_bits(bits >> 3).unwrap_or_default();
+        if self.connection.phase() == Phase::Handshake {
+            (self.digests, self.alignment) = (digests, hpda);
+        }
+        let mut bytes = [0; IcReq::LEN];
+        IcReq { pfv: 0, hpda, digests, maxr2t: maxr2t.into() }.encode(&mut bytes);
+        self.send(&bytes);
+    }
+
+    fn capsule(&mut self, script: &mut Script<'_>) {
+        let [opcode, cid, kind, a, b, wrong] = std::array::from_fn(|_| script.number());
+        let (length, data_len) = (u32::from(a) * 97, u32::from(b) * 41);
+        let sgl = match kind % 4 {
+            0 => SglDescriptor::Transport { length },
+            1 => SglDescriptor::InCapsule { offset: 0, length: data_len },
+            2 => SglDescriptor::InCapsule { offset: (kind >> 2).into(), length },
+            _ => SglDescriptor::from_dwords([length, b.into(), a.into(), u32::from(kind) << 24]),
+        };
+        let data = if kind % 4 == 0 { Vec::new() } else { vec![wrong; data_len as usize] };
+        let command = Command::new(opcode).with_cid(cid.into()).with_nsid(1).with_sgl1(sgl);
+        let mut header = [0; CapsuleCmd::LEN];
+        let placement = CapsuleCmd { sqe: command.encode() }.encode(
+            u32::try_from(data.len()).unwrap(),
+            self.digests,
+            Alignment::DWORD,
+            &mut header,
+        );
+        self.assembled(&header, placement, &data, wrong);
+    }
+
+    /// The data of an R2T, or of none.
+    fn data(&mut self, script: &mut Script<'_>) {
+        let [which, part, wrong] = std::array::from_fn(|_| script.number());
+        let none = R2t { cccid: which.into(), ttag: part.into(), r2to: 0, r2tl: 64 };
+        let at = usize::from(which) % self.r2ts.len().max(1);
+        let place = self.r2ts.get_mut(at);
+        let r2t = place.as_deref().copied().unwrap_or(none);
+        // A part of it, and the rest is sent another time.
+        let len = (r2t.r2tl.saturating_mul(u32::from(part) + 1) / 256).max(1);
+        let last = len >= r2t.r2tl;
+        match place {
+            Some(place) if !last => (place.r2to, place.r2tl) = (r2t.r2to + len, r2t.r2tl - len),
+            _ => drop(self.r2ts.remove(at)),
+        }
+        let piece = H2cData {
+            cccid: r2t.cccid,
+            ttag: r2t.ttag,
+            datao: r2t.r2to,
+            datal: len,
+            last: last ^ (wrong == 0x7f),
+        };
+        let mut header = [0; H2cData::LEN];
+        let placement = piece.encode(self.digests, Alignment::DWORD, &mut header);
+        self.assembled(&header, placement, &vec![which; len as usize], wrong);
+    }
+
+    /// Sends a PDU; one bit of it turned when `wrong` is odd.
+    fn assembled(&mut self, header: &[u8], placement: Placement, data: &[u8], wrong: u8) {
+        let mut bytes = header.to_vec();
+        if placement.header_digest {
+            bytes.extend_from_slice(&digest::of(header));
+        }
+        bytes.resize(bytes.len() + usize::from(placement.pad_len), 0);
+        bytes.extend_from_slice(data);
+        if placement.data_digest {
+            bytes.extend_from_slice(&digest::of(data));
+        }
+        if wrong & 1 != 0 {
+            let at = usize::from(wrong >> 1) % bytes.len();
+            bytes[at] ^= 1 << (wrong >> 5);
+        }
+        self.send(&bytes);
+    }
+
+    /// As the socket does it, until the connection has no room.
+    fn send(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.connection.begin_turn(&mut self.inbox);
+            let has_room = self.connection.can_receive();
+            let mut n = 0;
+            for mut slice in self.connection.receive_slices() {
+                let len = slice.len().min(bytes.len() - n);
+                slice[..len].copy_from_slice(&bytes[n..n + len]);
+                n += len;
+                if len < slice.len() {
+                    break;
+                }
+            }
+            if n > 0 {
+                self.connection.received(n, &mut self.keeper);
+            }
+            self.connection.end_turn(&mut self.inbox);
+            assert_eq!(n > 0, has_room, "room is told where there is some, and only there");
+            bytes = &bytes[n..];
+            while self.connection.is_paused() {
+                self.resume();
+            }
+            if n == 0 {
+                return;
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        self.connection.begin_turn(&mut self.inbox);
+        self.connection.resume(&mut self.keeper);
+        self.connection.end_turn(&mut self.inbox);
+    }
+
+    /// The host reads up to `limit` bytes.
+    fn take(&mut self, limit: usize) {
+        let mut left = limit;
+        while left > 0 && self.connection.has_output() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.connection.send_slices(&mut slices);
+            let bytes: Vec<u8> = slices[..filled]
+                .iter()
+                .flat_map(|slice| slice.iter().copied())
+                .take(left)
+                .collect();
+            assert!(!bytes.is_empty(), "what is to be sent can be sent");
+            self.connection.sent(bytes.len());
+            self.received.extend_from_slice(&bytes);
+            left -= bytes.len();
+        }
+        self.understand();
+    }
+
+    /// What the connection says is in order, whatever was said to it.
+    fn understand(&mut self) {
+        let mut rest = &self.received[..];
+        while let Some(common) = rest.first_chunk() {
+            let digests = if self.is_agreed { self.digests } else { Digests::default() };
+            let receiver =
+                Receiver { digests, alignment: self.alignment, ..Receiver::new(Role::Host) };
+            let frame = Frame::parse(&CommonHeader::parse(common), &receiver)
+                .expect("a PDU that a host takes");
+            let Some((pdu, more)) = rest.split_at_checked(frame.plen as usize) else { break };
+            let header = &pdu[..frame.header_len];
+            if frame.header_digest {
+                assert_eq!(pdu[frame.header_len..][..4], digest::of(header));
+            }
+            let data = &pdu[frame.data_offset..][..frame.data_len as usize];
+            if frame.data_digest {
+                assert_eq!(pdu[pdu.len() - 4..], digest::of(data));
+            }
+            match frame.pdu_type {
+                PduType::IcResp => self.is_agreed = true,
+                PduType::R2t => {
+                    self.r2ts.push_back(R2t::parse(header.first_chunk().unwrap()).unwrap())
+                }
+                PduType::C2hData => {
+                    let told = C2hData::parse(header.first_chunk().unwrap(), &frame).unwrap();
+                    assert!(told.last && told.datal <= LIMITS.io_len);
+                }
+                PduType::C2hTermReq => assert!(more.is_empty(), "it is the last that is said"),
+                PduType::CapsuleResp => assert!(self.is_agreed, "an answer before ICResp"),
+                other => panic!("{other:?} goes the other way"),
+            }
+            rest = more;
+        }
+        self.received = rest.to_vec();
+    }
+
+    fn assert_bounds(&self) {
+        assert!(self.keeper.made() <= usize::from(LIMITS.depth), "more requests than slots");
+    }
+
+    /// The connection drops; then every command comes back, and all memory is where it was.
+    fn end(&mut self) {
+        self.take(usize::MAX);
+        self.connection.end();
+        while let Some(request) = self.keeper.answered(0, 0) {
+            self.connection.complete(request);
+        }
+        assert_eq!(self.connection.phase(), Phase::Ended);
+        assert!(!self.connection.has_output() && !self.connection.can_receive());
+        assert_eq!(self.keeper.free(), POOL, "memory is back");
+    }
+}

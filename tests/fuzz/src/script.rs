@@ -1,0 +1,23 @@
+//! Bytes that are taken off one after the other.
+
+/// What is left of a script. Behind its end all numbers are 0.
+pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Script<'a> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    pub(crate) fn number(&mut self) -> u8 {
+        self.byte().unwrap_or(0)
+    }
+
+    /// Up to `len` of them.
+    pub(crate) fn bytes(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}

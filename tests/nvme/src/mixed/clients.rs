@@ -1,0 +1,97 @@
+//! Clients: one a disk that stays, and visitors, who leave in one of several ways.
+
+use crate::counts::add;
+use crate::host::eventually;
+use crate::lanes::{Disk, Lanes};
+use crate::random::Random;
+use crate::scene::{DISKS, Scene};
+use crate::target::NQN;
+use drivebay_nvme_driver::spec::property::offset;
+use drivebay_nvme_driver::{Controller, Error};
+use serde_json::json;
+use std::time::Duration;
+
+/// Lanes of a client that stays, and blocks of each.
+const STAYING: (usize, usize) = (16, 512);
+/// Lanes of a visitor, and blocks of each.
+const VISITING: (usize, usize) = (4, 256);
+/// Where visitors' lanes begin, behind all of those that stay.
+const VISITED: u64 = (STAYING.0 * STAYING.1) as u64;
+/// Places that a visitor uses in turn.
+const PLACES: usize = 4;
+const PLACE_LEN: u64 = (VISITING.0 * VISITING.1) as u64;
+/// Answers that a visitor stays for, at most.
+const ANSWERS: usize = 300;
+const BETWEEN_VISITS: Duration = Duration::from_millis(100);
+
+fn told(what: &'static str) -> impl Fn(Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+/// Until it is over, then in order.
+pub(crate) fn stay(scene: &Scene, disk: Disk, turn: usize) -> Result<(), String> {
+    let mut controller = Controller::connect(scene.options(turn)).map_err(told("connect"))?;
+    add(&scene.counts.connections, 1);
+    // It is there in the beginning, and comes back under the same number.
+    let namespace = eventually("the namespace is there", || controller.namespace(disk.nsid).ok());
+    let mut queue = controller.io_queue(1, 32).map_err(told("I/O queue"))?;
+    let mut lanes = Lanes::new(disk, namespace, 0, STAYING, disk.nsid.into(), &scene.counts);
+    lanes.fill(&mut queue)?;
+    lanes.run(&mut queue, |_| scene.is_over())?;
+    drop(queue);
+    controller.shutdown().map_err(told("shutdown"))
+}
+
+/// Visit after visit.
+pub(crate) fn come_and_go(scene: &Scene, visitor: usize) -> Result<(), String> {
+    let mut random = Random::new(visitor as u64);
+    let mut visits = 0;
+    while !scene.is_over() {
+        visits += 1;
+        visit(scene, visitor, visits, &mut random)?;
+        scene.pause(BETWEEN_VISITS);
+    }
+    Ok(())
+}
+
+fn visit(scene: &Scene, visitor: usize, number: usize, random: &mut Random) -> Result<(), String> {
+    let mut controller = Controller::connect(scene.options(number)).map_err(told("connect"))?;
+    add(&scene.counts.connections, 1);
+    let disk = DISKS[random.below(DISKS.len())];
+    let namespace = controller.namespace(disk.nsid).map_err(told("namespace"))?;
+    let mut queue = controller.io_queue(1, 32).map_err(told("I/O queue"))?;
+    let place = VISITED + (visitor * PLACES + number % PLACES) as u64 * PLACE_LEN;
+    let seed = (visitor + 1) as u64 * 1_000_000 + number as u64;
+    let mut lanes = Lanes::new(disk, namespace, place, VISITING, seed, &scene.counts);
+    let answers = random.below(ANSWERS) as u64;
+    match number % 4 {
+        0 => {
+            lanes.run_and_leave(&mut queue, |answered| answered >= answers)?;
+            let cntlid = controller.cntlid();
+            drop((queue, controller));
+            add(&scene.counts.drops, 1);
+            // Only then is none of its writes on the way any more.
+            eventually("a controller that was dropped is gone", || {
+                let found = scene.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
+                found
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|found| found["cntlid"] != cntlid)
+                    .then_some(())
+            });
+            Ok(())
+        }
+        1 => {
+            lanes.run(&mut queue, |answered| answered >= answers)?;
+            controller.set_property(offset::CC, 0).map_err(told("reset"))?;
+            add(&scene.counts.resets, 1);
+            Ok(())
+        }
+        _ => {
+            lanes.run(&mut queue, |answered| answered >= answers)?;
+            drop(queue);
+            controller.shutdown().map_err(told("shutdown"))
+        }
+    }
+}

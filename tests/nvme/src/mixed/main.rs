@@ -1,0 +1,62 @@
+//! Everything at once, for long: a host that is used, changed and asked while its data is verified, and whose memory stays flat.
+//!
+//! [`scene`] has the disks, the threads that do something to the host for as long as it runs, and the end. What they do:
+//! [`clients`] read and write ([`lanes`], [`stamp`]) on connections that stay, and on ones that come and go; [`changes`] adds and
+//! removes namespaces and disks; [`plugins`] loads and unloads; [`calls`] asks by RPC. [`memory`] is looked at meanwhile.
+//!
+//! Ten seconds of it; with `DRIVEBAY_SOAK` set half an hour, or as many seconds as `DRIVEBAY_MIXED_SECONDS` says.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+mod calls;
+mod changes;
+mod clients;
+mod counts;
+#[allow(dead_code, reason = "the other tests use all of it")]
+#[path = "../host.rs"]
+mod host;
+mod lanes;
+mod memory;
+mod plugins;
+mod random;
+mod scene;
+mod stamp;
+#[allow(dead_code, reason = "the other tests use all of it")]
+#[path = "../target.rs"]
+mod target;
+
+use scene::Scene;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+fn length() -> Duration {
+    let asked = std::env::var("DRIVEBAY_MIXED_SECONDS").ok().map(|text| text.parse().unwrap());
+    let whole = std::env::var_os("DRIVEBAY_SOAK").is_some();
+    Duration::from_secs(asked.unwrap_or(if whole { 1800 } else { 10 }))
+}
+
+#[test]
+fn a_mixed_load_meets_no_error_and_leaves_memory_flat() {
+    let mut scene = Scene::start();
+    let noticed = scene.play(length(), |_, _| ());
+    noticed.unwrap();
+    scene.end();
+}
+
+/// The test above can fail: what changes in the file of a disk, behind everybody's back, is found within seconds.
+#[test]
+fn a_block_that_changes_behind_the_disk_is_noticed() {
+    let mut scene = Scene::start();
+    let noticed = scene.play(Duration::from_secs(20), |scene, at| {
+        if at > Duration::from_secs(2) {
+            let file = std::fs::OpenOptions::new().write(true).open(scene.file("file")).unwrap();
+            for lba in 0..scene::DISK_BLOCKS {
+                file.write_all_at(&[0xdb], lba * target::BLOCK as u64 + 300).unwrap();
+            }
+        }
+    });
+    let noticed = noticed.unwrap_err();
+    // By whoever looks at it first: a read, or a compare.
+    let signs = ["of namespace 2 holds Torn", "namespace 2: Compare("];
+    assert!(signs.iter().any(|sign| noticed.contains(sign)), "{noticed}");
+}

@@ -1,0 +1,99 @@
+//! The host's resident memory over the time.
+
+use crate::host::Host;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The part of the time in which plugins are loaded and everything is used for the first time; behind it memory is to be flat.
+pub(crate) const LOADS_UNTIL: f64 = 0.3;
+/// How often it is looked at.
+const LOOKS: u32 = 180;
+/// What the last third may have more at most than the second, in KiB and in hundredths.
+const MORE_KIB: u64 = 1024;
+const MORE_PERCENT: u64 = 2;
+/// A shorter run is still filling its disks at its end: only this much is not passed, in KiB.
+const SHORT: Duration = Duration::from_secs(60);
+const SHORT_MAX_KIB: u64 = 128 << 10;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<Vec<Sample>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Duration,
+    resident_kib: u64,
+}
+
+impl Memory {
+    /// Looks, if it is time to.
+    pub(crate) fn look(&self, host: &Host, at: Duration, length: Duration) {
+        let mut samples = self.0.lock().unwrap();
+        let due = samples.last().map_or(Duration::ZERO, |last| last.at + length / LOOKS);
+        if at >= due {
+            let resident_kib = host.footprint().resident_kib;
+            samples.push(Sample { at, resident_kib });
+            if samples.len() % 18 == 1 {
+                eprintln!("after {:.0} s: {resident_kib} KiB resident", at.as_secs_f64());
+            }
+        }
+    }
+
+    /// Tells what was seen, and whether it grew.
+    pub(crate) fn check_flat(&self, length: Duration) -> Result<(), String> {
+        let samples = self.0.lock().unwrap();
+        let third = |n: u32| {
+            samples.iter().filter(move |sample| {
+                sample.at >= length / 3 * n && sample.at < length / 3 * (n + 1)
+            })
+        };
+        let most = |n| third(n).map(|sample| sample.resident_kib).max().unwrap();
+        let (second, last) = (most(1), most(2));
+        let slope = slope(third(1).chain(third(2)));
+        let at = |i: usize| samples[i].resident_kib;
+        eprintln!(
+            "resident: {} KiB in the beginning, {} in the middle, {} in the end; at most {second} in the second third, {last} in \
+             the last; slope there {slope:.1} KiB a minute",
+            at(0),
+            at(samples.len() / 2),
+            at(samples.len() - 1),
+        );
+        let allowed = if length < SHORT {
+            SHORT_MAX_KIB
+        } else {
+            second + second * MORE_PERCENT / 100 + MORE_KIB
+        };
+        if last <= allowed {
+            Ok(())
+        } else {
+            Err(format!("memory grows: {second} KiB, then {last}"))
+        }
+    }
+}
+
+/// Of the line nearest to the samples, in KiB a minute.
+fn slope<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    let points = samples.map(|sample| (sample.at.as_secs_f64() / 60.0, sample.resident_kib as f64));
+    let count = points.clone().map(|_| 1.0).sum::<f64>();
+    let mean = |value: fn((f64, f64)) -> f64| points.clone().map(value).sum::<f64>() / count;
+    let (x, y) = (mean(|(x, _)| x), mean(|(_, y)| y));
+    let above: f64 = points.clone().map(|(px, py)| (px - x) * (py - y)).sum();
+    let below: f64 = points.clone().map(|(px, _)| (px - x).powi(2)).sum();
+    if below > 0.0 { above / below } else { 0.0 }
+}
+
+#[test]
+fn growth_in_the_last_third_is_noticed() {
+    let length = Duration::from_secs(180);
+    let grown = |kib_a_second: u64| {
+        let sample =
+            |s| Sample { at: Duration::from_secs(s), resident_kib: 50_000 + s * kib_a_second };
+        Memory(Mutex::new((0..180).map(sample).collect()))
+    };
+    grown(0).check_flat(length).unwrap();
+    grown(30).check_flat(length).unwrap();
+    assert!(grown(60).check_flat(length).is_err());
+    let samples = grown(3);
+    assert!((slope(samples.0.lock().unwrap().iter()) - 180.0).abs() < 0.1);
+}

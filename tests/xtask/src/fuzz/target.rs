@@ -1,0 +1,175 @@
+//! One target for its time, in pieces of a minute: the time that counts is what the processor has spent on it, so that
+//! half an hour is half an hour on a busy machine too, and at the lowest priority.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::folder;
+use crate::run;
+
+/// Seconds that one run of libFuzzer takes at most.
+const PIECE: u64 = 60;
+/// Processor seconds after which a word is said.
+const WORD: u64 = 60;
+/// Lines of libFuzzer's that are shown where it has found something.
+const LINES: usize = 60;
+
+/// Which seconds count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// Those that the processor spent on the target.
+    Cpu,
+    /// Those on the wall.
+    Wall,
+}
+
+/// One target, and what it has done so far.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) target: String,
+    /// Seconds of the chosen clock.
+    spent: f64,
+    /// Processor time, in seconds.
+    cpu: f64,
+    executions: u64,
+    /// Edges and features that were reached, as libFuzzer counts them.
+    coverage: (u64, u64),
+    /// Inputs that are kept beside those of the committed corpus.
+    found: usize,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, cpu, executions, coverage: (edges, features), found, .. } = self;
+        let minutes = cpu / 60.0;
+        write!(
+            f,
+            "{target}: {minutes:.1} minutes of processor time, {executions} executions, {edges} edges, {features} features, \
+             {found} inputs kept"
+        )
+    }
+}
+
+impl Run {
+    pub(super) fn new(target: String) -> Self {
+        Self { target, ..Self::default() }
+    }
+
+    /// Goes on from the committed corpus and what was found before; whether time is left then.
+    pub(super) fn go_on(
+        &mut self,
+        program: &Path,
+        seconds: u64,
+        clock: Clock,
+    ) -> Result<bool, String> {
+        let left = seconds.saturating_sub(whole(self.spent)).clamp(1, PIECE);
+        let before = whole(self.cpu) / WORD;
+        let cpu = self.piece(program, left)?;
+        self.cpu += cpu;
+        self.spent += if clock == Clock::Cpu { cpu } else { as_f64(left) };
+        let is_left = self.spent < as_f64(seconds);
+        if is_left && whole(self.cpu) / WORD > before {
+            println!("so far {self}");
+        }
+        Ok(is_left)
+    }
+
+    /// Runs libFuzzer for so many seconds; how long the processor was busy with it.
+    fn piece(&mut self, program: &Path, seconds: u64) -> Result<f64, String> {
+        let target = &self.target;
+        let [found, artifacts, logs] =
+            ["corpus", "artifacts", "log"].map(|name| folder().join(name));
+        let found = found.join(target);
+        for folder in [&found, &artifacts, &logs] {
+            fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        }
+        let log = logs.join(target);
+        let in_log = |error: std::io::Error| format!("{}: {error}", log.display());
+        // The shell tells what its child has taken of the processor.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#""$0" "$@"; ended=$?; times; exit $ended"#]).arg(program);
+        command
+            .current_dir(run::top())
+            .env("DRIVEBAY_FUZZ", target)
+            .arg(format!("-max_total_time={seconds}"))
+            .args(["-max_len=8192", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
+            .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
+            .arg(&found)
+            .arg(format!("tests/fuzz/corpus/{target}"))
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).map_err(in_log)?);
+        let output = command.output().map_err(|error| format!("sh: {error}"))?;
+        let told = fs::read(&log).map_err(in_log)?;
+        let told = String::from_utf8_lossy(&told);
+        if !output.status.success() {
+            let lines: Vec<&str> = told.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
+            println!("{}", last.join("\n"));
+            return Err(format!("{}; all it said is in {}", output.status, log.display()));
+        }
+        self.found = fs::read_dir(&found).map_or(0, Iterator::count);
+        self.read(&told)?;
+        let times = String::from_utf8_lossy(&output.stdout);
+        child_seconds(&times).ok_or_else(|| "sh does not tell the time".to_owned())
+    }
+
+    /// Adds what libFuzzer said at the end of one run. Without coverage nothing was found out.
+    fn read(&mut self, told: &str) -> Result<(), String> {
+        let number = |line: &str, key: &str| -> Option<u64> {
+            line.split_once(key)?.1.split_whitespace().next()?.parse().ok()
+        };
+        let executions = |line| number(line, "stat::number_of_executed_units:");
+        self.executions +=
+            told.lines().find_map(executions).ok_or("libFuzzer told no executions")?;
+        let coverage = |line| Some((number(line, " cov: ")?, number(line, " ft: ")?));
+        match told.lines().rev().find_map(coverage) {
+            Some(coverage @ (1.., 1..)) => self.coverage = coverage,
+            _ => return Err("there is no coverage: the counters are not in the program".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// User and system time of the children, the second line of the shell's `times`.
+fn child_seconds(times: &str) -> Option<f64> {
+    let part = |text: &str| -> Option<f64> {
+        let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
+        Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
+    };
+    times.lines().nth(1)?.split_whitespace().map(part).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
+fn as_f64(seconds: u64) -> f64 {
+    seconds as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a run")]
+fn whole(seconds: f64) -> u64 {
+    seconds as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_the_child_is_read_and_not_the_shells() {
+        assert_eq!(child_seconds("0m9.000s 0m9.000s\n1m2.500s 0m0.250s\n"), Some(62.75));
+        assert_eq!(child_seconds("0m9.000s 0m9.000s\n"), None);
+    }
+
+    #[test]
+    fn a_run_without_coverage_is_an_error() {
+        let told = |cov| {
+            format!("#9 DONE   cov: {cov} ft: 7 corp: 1/1b\nstat::number_of_executed_units: 9\n")
+        };
+        let mut done = Run::default();
+        assert!(done.read(&told(3)).is_ok() && done.read(&told(5)).is_ok());
+        assert_eq!((done.executions, done.coverage), (18, (5, 7)));
+        assert!(done.read(&told(0)).is_err());
+        assert!(done.read("nothing").is_err());
+    }
+}
