@@ -263,7 +263,8 @@ impl Channel {
     pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
         let (vouched, channel) = self.base.get();
         // SAFETY: null, or alive until `forget_base`, which comes before the handle is given up.
-        if vouched == handle { unsafe { channel.as_ref() } } else { None }
+        let channel = unsafe { channel.as_ref() }?;
+        (vouched == handle).then_some(channel)
     }
 
     /// From now on this filter vouches for the base that it knows by `handle`.

@@ -10,11 +10,10 @@ use super::{complete, quiesce};
 /// complete inside `submit`, and its client may submit again from there.
 #[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
-    match channel.gate.get() {
-        Gate::BUSY => channel.deferred.push_back(io),
-        Gate::OPEN => enter_outlined(channel, io),
-        _ => wait_in_line(channel, io),
+    if channel.gate.get() == Gate::BUSY {
+        return channel.deferred.push_back(io); // what most do, at any depth but 1
     }
+    enter_or_wait(channel, io);
 }
 
 /// As `send`, for who rarely meets a module that is being called: a filter has one call of its own
@@ -24,10 +23,10 @@ pub(super) fn send_on(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { send(channel, io) }
 }
 
-/// Keeps the frame of `enter` out of `send`, which mostly queues.
+/// Keeps the frame of `enter` out of `send`.
 #[inline(never)]
-fn enter_outlined(channel: &Channel, io: Io) {
-    enter(channel, io);
+fn enter_or_wait(channel: &Channel, io: Io) {
+    if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
 }
 
 /// Calls the module until nothing is left that was submitted meanwhile.
@@ -105,7 +104,7 @@ fn is_free(channel: &Channel, io: Io) -> bool {
 #[inline]
 fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
-    io.sent.set(true);
+    io.state.set_sent();
     channel.mark_dirty();
     // SAFETY: the module channel is alive in phase Ready, this is its thread, and the I/O is the
     // module's from here to `done`.

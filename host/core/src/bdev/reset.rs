@@ -18,6 +18,7 @@ unsafe impl Send for Travelling {}
 
 /// Begins a reset that a client submitted.
 pub(super) fn begin(io: Io) {
+    io.state.set_reset();
     let channel = io.channel();
     if channel.phase.get() == Phase::Failed {
         return complete::finish(io, channel.failure.get());

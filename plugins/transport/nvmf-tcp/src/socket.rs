@@ -7,6 +7,9 @@ use std::net::{Shutdown, TcpStream};
 /// Writes of one connection in one round.
 const WRITES: usize = 16;
 
+/// A host that sends nothing for so long has paused.
+const PAUSE_NS: u64 = 1_000_000;
+
 /// A nonblocking socket that is watched edge-triggered, and its connection.
 #[derive(Debug)]
 pub(crate) struct Socket<R> {
@@ -17,6 +20,8 @@ pub(crate) struct Socket<R> {
     writable: bool,
     /// The peer has closed its side: only reading to the end tells.
     half_closed: bool,
+    /// When something came last.
+    received_ns: u64,
 }
 
 impl<R: Carrier> Socket<R> {
@@ -27,6 +32,7 @@ impl<R: Carrier> Socket<R> {
             readable: true,
             writable: true,
             half_closed: false,
+            received_ns: 0,
         }
     }
 
@@ -43,14 +49,19 @@ impl<R: Carrier> Socket<R> {
 
     /// Goes on with what has come, then receives once, so that what it brought is answered before more is looked at;
     /// whether something came or was waiting.
-    pub(crate) fn receive(&mut self, inbox: &mut Inbox, target: &mut impl Target<R>) -> bool {
+    pub(crate) fn receive(
+        &mut self,
+        inbox: &mut Inbox,
+        now_ns: u64,
+        target: &mut impl Target<R>,
+    ) -> bool {
         self.connection.begin_turn(inbox);
-        let did = self.turn(target);
+        let did = self.turn(now_ns, target);
         self.connection.end_turn(inbox);
         did
     }
 
-    fn turn(&mut self, target: &mut impl Target<R>) -> bool {
+    fn turn(&mut self, now_ns: u64, target: &mut impl Target<R>) -> bool {
         let did = self.connection.is_paused();
         if did || self.connection.is_stalled() || self.connection.is_starving() {
             self.connection.resume(target);
@@ -74,6 +85,10 @@ impl<R: Carrier> Socket<R> {
             Ok(n) => {
                 // A short read has emptied the socket, and what comes later is told anew.
                 self.readable = n == room || self.half_closed;
+                if now_ns.saturating_sub(self.received_ns) > PAUSE_NS {
+                    self.connection.host_paused();
+                }
+                self.received_ns = now_ns;
                 self.connection.received(n, target);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -164,7 +179,7 @@ mod tests {
         while !done(&socket.connection, keeper) {
             assert!(Instant::now() < end, "no progress");
             socket.changed(true, true, false);
-            socket.receive(&mut inbox, keeper);
+            socket.receive(&mut inbox, 0, keeper);
             socket.send();
         }
     }
@@ -213,7 +228,7 @@ mod tests {
         host.write_all(&say.read(1, 65_536).repeat(READS)).unwrap();
         let (mut answered, mut inbox) = (0, Inbox::new());
         let mut round = |socket: &mut Socket<Memo>, keeper: &mut Keeper| {
-            socket.receive(&mut inbox, keeper);
+            socket.receive(&mut inbox, 0, keeper);
             while !keeper.lent.is_empty() {
                 answered += 1;
                 socket.connection.complete(keeper.answered(Status::SUCCESS));
