@@ -28,9 +28,9 @@ fn the_committed_layout_lists_all_there_is() {
 
 #[cfg(feature = "abi-stable")]
 mod second_belt {
+    use super::*;
     use abi_stable::StableAbi;
     use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
-    use super::*;
     use abi_stable::type_layout::TypeLayout;
     use drivebay_plugin_api::AbiRoot;
 
@@ -43,7 +43,12 @@ mod second_belt {
         for member in root.get_fields().unwrap() {
             let layout: &TypeLayout = member.layout();
             let told = &present.structs[layout.name()];
-            assert_eq!((layout.size(), layout.alignment()), (told.size, told.align), "{}", layout.name());
+            assert_eq!(
+                (layout.size(), layout.alignment()),
+                (told.size, told.align),
+                "{}",
+                layout.name()
+            );
             let fields = layout.get_fields().unwrap();
             let theirs: Vec<(&str, usize)> =
                 fields.iter().map(|field| (field.name(), field.layout().size())).collect();

@@ -49,7 +49,14 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     }
     let folder = run::target().join("door");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    run::must(&mut run::cargo(&["build", "--release", "--package", "drivebay-null", "--package", "drivebay-counted"]))?;
+    run::must(&mut run::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "drivebay-null",
+        "--package",
+        "drivebay-counted",
+    ]))?;
     let c = folder.join("ramdisk.so");
     cc(&c, "sdk/c/examples/ramdisk.c", &["-shared", "-fPIC"])?;
     let program = folder.join("door");
