@@ -110,13 +110,15 @@ pub(super) fn program() -> PathBuf {
     folder().join("drivebay")
 }
 
-/// A command's standard output; what it said on stderr is the error.
+/// A command's standard output; the first line that it said on stderr is the error.
 pub(super) fn output(command: &mut Command) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+        let told = String::from_utf8_lossy(&output.stderr);
+        let first = told.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        Err(format!("{program}: {}: {first}", output.status))
     }
 }
