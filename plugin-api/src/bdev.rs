@@ -231,7 +231,9 @@ structs! {
         handover: *const c_void,
     }
 
-    /// What a bdev does. One channel is called by one thread at a time.
+    /// What a bdev does. One channel is called by its thread, and by one of `submit`, `flush` and
+    /// `chan_destroy` at a time: the host calls none of them from inside of another. From inside of what
+    /// the module calls itself elsewhere, such as `done` from a poller, it may call any.
     open struct bay_bdev_ops {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,

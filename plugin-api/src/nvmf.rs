@@ -18,6 +18,12 @@ pub const BAY_NVMF_XFER_NONE: u8 = 0;
 pub const BAY_NVMF_XFER_H2C: u8 = 1;
 /// Data from the controller to the host, sent after `complete` with success.
 pub const BAY_NVMF_XFER_C2H: u8 = 2;
+/// As `BAY_NVMF_XFER_C2H`, but what is sent is zeroes, whatever `iov`'s memory holds. The target sets it in place of
+/// `BAY_NVMF_XFER_C2H`, before `complete`, for a fabric with `BAY_NVMF_TRANSPORT_ZEROES`.
+pub const BAY_NVMF_XFER_ZEROES: u8 = 3;
+
+/// Flag of `bay_nvmf_transport_ops`: the fabric knows `BAY_NVMF_XFER_ZEROES`.
+pub const BAY_NVMF_TRANSPORT_ZEROES: u32 = 1;
 
 functions! {
     /// Registers a fabric under its transport type, such as `TCP`. 0 and a handle, or a negative errno. `[app thread]`
@@ -104,7 +110,7 @@ structs! {
     open struct bay_nvmf_transport_ops {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
-        /// Zero.
+        /// `BAY_NVMF_TRANSPORT_*`.
         flags: u32,
         /// Makes the transport.
         create: Option<bay_nvmf_create_fn>,

@@ -147,6 +147,10 @@ extern "C" {
 #define BAY_NVMF_XFER_H2C 1u
 /** Data from the controller to the host, sent after `complete` with success. */
 #define BAY_NVMF_XFER_C2H 2u
+/** As `BAY_NVMF_XFER_C2H`, but what is sent is zeroes, whatever `iov`'s memory holds. The target sets it in place of `BAY_NVMF_XFER_C2H`, before `complete`, for a fabric with `BAY_NVMF_TRANSPORT_ZEROES`. */
+#define BAY_NVMF_XFER_ZEROES 3u
+/** Flag of `bay_nvmf_transport_ops`: the fabric knows `BAY_NVMF_XFER_ZEROES`. */
+#define BAY_NVMF_TRANSPORT_ZEROES 1u
 
 /* Ids of interfaces */
 
@@ -699,7 +703,9 @@ struct bay_chan_args {
     const void *handover;
 };
 
-/** What a bdev does. One channel is called by one thread at a time.
+/** What a bdev does. One channel is called by its thread, and by one of `submit`, `flush` and
+ *  `chan_destroy` at a time: the host calls none of them from inside of another. From inside of what
+ *  the module calls itself elsewhere, such as `done` from a poller, it may call any.
  *  Open: grows at its end.
  */
 struct bay_bdev_ops {
@@ -1227,7 +1233,7 @@ struct BAY_ALIGNED(64) bay_nvmf_req {
 struct bay_nvmf_transport_ops {
     /** Size of this struct as the plugin was compiled, in bytes. */
     uint32_t size;
-    /** Zero. */
+    /** `BAY_NVMF_TRANSPORT_*`. */
     uint32_t flags;
     /** Makes the transport. */
     bay_nvmf_create_fn *create;

@@ -54,6 +54,11 @@ struct Chan {
     bdev: u64,
     raw: *mut c_void,
     outstanding: u32,
+    /// The module is being called. What comes for it meanwhile waits, as the ABI promises.
+    is_entered: bool,
+    deferred: VecDeque<*mut bay_io>,
+    flush_wanted: bool,
+    close_wanted: bool,
 }
 
 struct Method {
@@ -574,7 +579,16 @@ unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32 {
     // SAFETY: a registered bdev.
     let status = unsafe { ops.chan_create.unwrap()(ctx, &raw const args, &raw mut raw) };
     if status == 0 {
-        state(|state| state.chans.insert(handle, Chan { bdev, raw, outstanding: 0 }));
+        let made = Chan {
+            bdev,
+            raw,
+            outstanding: 0,
+            is_entered: false,
+            deferred: VecDeque::new(),
+            flush_wanted: false,
+            close_wanted: false,
+        };
+        state(|state| state.chans.insert(handle, made));
         // SAFETY: the caller's place.
         unsafe { *chan = handle };
     }
@@ -582,10 +596,21 @@ unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32 {
 }
 
 unsafe extern "C" fn chan_put(_: H, chan: u64) -> i32 {
-    if state(|state| state.chans[&chan].outstanding) > 0 {
+    let (is_used, is_entered) = state(|state| {
+        let chan = state.chans.get_mut(&chan).unwrap();
+        chan.close_wanted = chan.is_entered && chan.outstanding == 0;
+        (chan.outstanding > 0, chan.is_entered)
+    });
+    if is_used {
         return -crate::errno::EBUSY;
     }
-    let handle = chan;
+    if !is_entered {
+        close_chan(chan);
+    }
+    0
+}
+
+fn close_chan(handle: u64) {
     let (bdev, chan, ctx, ops) = state(|state| {
         let chan = state.chans.remove(&handle).unwrap();
         state.closing.insert(handle, chan.bdev);
@@ -597,7 +622,6 @@ unsafe extern "C" fn chan_put(_: H, chan: u64) -> i32 {
         state(|state| state.closing.remove(&handle));
         leave_if_unused(bdev);
     }
-    0
 }
 
 unsafe extern "C" fn io_get(_: H, chan: u64, wait: *mut api::bay_wait) -> *mut bay_io {
@@ -651,12 +675,48 @@ unsafe extern "C" fn submit(
             && fake.io.lba.checked_add(fake.io.nblocks).is_some_and(|e| e <= bdev.reg.num_blocks);
         (bdev.ops.submit.unwrap(), chan.raw, takes)
     });
-    if takes {
+    if !takes {
+        // SAFETY: in flight.
+        return unsafe { done(io, -crate::errno::EOPNOTSUPP) };
+    }
+    let handle = fake.chan;
+    if enter(handle, |chan| chan.deferred.push_back(io)) {
         // SAFETY: a live channel.
         unsafe { call(raw, io) };
-    } else {
-        // SAFETY: in flight.
-        unsafe { done(io, -crate::errno::EOPNOTSUPP) };
+        leave(handle);
+    }
+}
+
+/// Whether the module may be called now; if not, `wait` notes what for.
+fn enter(handle: u64, wait: impl FnOnce(&mut Chan)) -> bool {
+    state(|state| {
+        let chan = state.chans.get_mut(&handle).unwrap();
+        let is_free = !std::mem::replace(&mut chan.is_entered, true);
+        if !is_free {
+            wait(chan);
+        }
+        is_free
+    })
+}
+
+/// The module has returned: what came meanwhile goes on, one after the other.
+fn leave(handle: u64) {
+    loop {
+        let (raw, ops, next, flushes, closes) = state(|state| {
+            let chan = state.chans.get_mut(&handle).unwrap();
+            let next = chan.deferred.pop_front();
+            let flushes = next.is_none() && std::mem::take(&mut chan.flush_wanted);
+            chan.is_entered = next.is_some() || flushes;
+            (chan.raw, state.bdevs[&chan.bdev].ops, next, flushes, chan.close_wanted)
+        });
+        match next {
+            // SAFETY: a live channel and an I/O that waited for it.
+            Some(io) => unsafe { ops.submit.unwrap()(raw, io) },
+            // SAFETY: a live channel.
+            None if flushes => unsafe { ops.flush.unwrap()(raw) },
+            None if closes => return close_chan(handle),
+            None => return,
+        }
     }
 }
 
@@ -710,9 +770,12 @@ unsafe extern "C" fn flush(_: H, chan: u64) {
         let chan = &state.chans[&chan];
         (chan.raw, state.bdevs[&chan.bdev].ops.flush)
     });
-    if let Some(call) = call {
+    if let Some(call) = call
+        && enter(chan, |chan| chan.flush_wanted = true)
+    {
         // SAFETY: a live channel.
         unsafe { call(raw) };
+        leave(chan);
     }
 }
 

@@ -98,6 +98,12 @@ class CPlugins(unittest.TestCase):
             host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address={"trtype": "UNIX", "traddr": path})
             namespace = fabric_client.Namespace(path, NQN)
             namespace.verify(1 * MIB)
+            # A fabric that sends what is in its memory has it cleared for a disk that reads nothing into it.
+            host.call("bdev_null_create", name="N0", num_blocks=1024, block_size=512)
+            nsid = host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "N0"})
+            _, data = namespace.io.command(
+                fabric_client.READ, nsid=nsid, tail=namespace.place(0, 32 << 10), want=32 << 10)
+            self.assertEqual(data, bytes(32 << 10))
             # A peer that says nonsense is closed, the others stay.
             stranger = fabric_client.socket.socket(fabric_client.socket.AF_UNIX)
             stranger.connect(path)

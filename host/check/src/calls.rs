@@ -160,7 +160,7 @@ fn set(slot: &Slot, call: u32) {
     slot.call.store(call, Ordering::Release);
 }
 
-fn name(call: u32) -> &'static str {
+pub(crate) fn name(call: u32) -> &'static str {
     usize::try_from(call).ok().and_then(|call| NAMES.get(call)).copied().unwrap_or("a callback")
 }
 

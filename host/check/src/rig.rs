@@ -34,11 +34,6 @@ pub trait Host {
     /// # Errors
     /// How not.
     fn layout(&self) -> Verdict;
-    /// What abi_stable says of the layout, if plugin and host have it.
-    ///
-    /// # Errors
-    /// How it does not fit, or why that is not known.
-    fn second_layout(&self) -> Verdict;
     /// What the manifest says that the plugin provides.
     fn provides(&self) -> Vec<String>;
 }

@@ -281,14 +281,13 @@ fn a_lost_write_and_a_disk_that_moves_nothing_are_found() {
     let null = disk("moves_nothing");
     null.null.store(true, Ordering::Relaxed);
     assert!(found(run(&Plan { depth: 1, ..plan("moves_nothing", Pattern::Verify) })));
-    // Nothing was written before, so the stale content is the only thing to compare with.
-    losing.lose_at.store(900, Ordering::Relaxed);
-    let mixed = Plan {
-        verify: true,
-        limit: Limit::Ios(100_000),
-        ..plan("losing", Pattern::RandReadWrite(50))
-    };
-    assert!(found(run(&mixed)));
+    // A lost block that is written again before it is read leaves no trace: with many disks, some are read.
+    assert!((0..40).any(|number| {
+        let name = format!("losing_{number}");
+        disk(&name).lose_at.store(900, Ordering::Relaxed);
+        let limit = Limit::Ios(100_000);
+        found(run(&Plan { verify: true, limit, ..plan(&name, Pattern::RandReadWrite(50)) }))
+    }));
 }
 
 #[test]

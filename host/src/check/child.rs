@@ -11,7 +11,7 @@ use drivebay_check::breach;
 use drivebay_check::calls::{self, Call as Entry};
 use drivebay_check::rig::{self, Rig, Settings};
 use drivebay_check::run;
-use drivebay_check::verdict::{Line, Outcome, Verdict, failed, skipped};
+use drivebay_check::verdict::{Line, Outcome, Verdict, failed};
 use drivebay_core::env::CpuSet;
 use drivebay_spec_jsonrpc::Method;
 use serde_json::Value;
@@ -226,10 +226,6 @@ impl rig::Host for Checked {
             None => Ok(()),
             Some(first) => failed("notes and layout fit this host", first.clone()),
         }
-    }
-
-    fn second_layout(&self) -> Verdict {
-        skipped("the plugin does not export its layout for abi_stable")
     }
 
     fn provides(&self) -> Vec<String> {

@@ -32,6 +32,7 @@ impl Bdev for Disk {
     const PRODUCT: &'static str = "test";
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH);
     const POLLS: bool = true;
+    const BURSTS: bool = true;
 
     fn create(_: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
@@ -61,11 +62,14 @@ impl Bdev for Disk {
         state.depth -= 1;
     }
     fn poll(&self, state: &mut State) -> bool {
-        match state.kept.pop() {
-            Some(io) => io.complete(Status::SUCCESS),
-            None => return false,
-        }
+        let Some(io) = state.kept.pop() else { return false };
+        state.depth += 1;
+        io.complete(Status::SUCCESS);
+        state.depth -= 1;
         true
+    }
+    fn flush(&self, state: &mut State) {
+        self.2.fetch_max(state.depth + 1, Ordering::Relaxed);
     }
 }
 
@@ -119,6 +123,31 @@ fn resubmitting_from_the_completion_neither_nests_nor_grows_the_stack() {
     let ended = submit(&channel, 100_000);
     assert_eq!(ended.borrow().len(), 100_001);
     assert_eq!(find::<Disk>("nested").unwrap().2.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn resubmitting_from_a_pollers_completion_does_not_nest_either() {
+    let (host, channel, _desc) = disk("polled", Does::Keeps);
+    let ended = submit(&channel, 100);
+    host.wait(|| (ended.borrow().len() == 101).then_some(()));
+    assert_eq!(find::<Disk>("polled").unwrap().2.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_burst_ended_from_a_completion_waits_for_the_call_that_completes() {
+    struct Last(Buf, Rc<Channel>);
+    impl AsMut<Buf> for Last {
+        fn as_mut(&mut self) -> &mut Buf {
+            &mut self.0
+        }
+    }
+    for (name, does) in [("burst", Does::Completes), ("polled burst", Does::Keeps)] {
+        let (host, channel, _desc) = disk(name, does);
+        let context = Box::new(Last(buf::get(512).unwrap(), Rc::clone(&channel)));
+        channel.submit(READ, IoFlags::NONE, context, |last, _| last.1.flush());
+        host.run();
+        assert_eq!(find::<Disk>(name).unwrap().2.load(Ordering::Relaxed), 1, "{name}");
+    }
 }
 
 #[test]

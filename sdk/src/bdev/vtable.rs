@@ -1,8 +1,12 @@
 //! Where the bus enters a module.
 //!
-//! A channel is busy while the author's code has `&mut` of its state. What comes meanwhile, such as
-//! an I/O that a client submits when another is completed inline, waits and is run when the busy
-//! section ends. So the state is never borrowed twice and the stack stays bounded.
+//! The author's code has `&mut` of a channel's state, so it must not be entered twice. Two keep it:
+//!
+//! - The host, for calls of its own: it enters a channel by one of `submit`, `flush` and `chan_destroy`
+//!   at a time (`bay_bdev_ops`). What a client submits from inside a completion comes when `submit` has
+//!   returned, so nothing is marked there. Debug builds look whether the host keeps to it.
+//! - The busy section, for what runs by itself: a poller. Who completes there calls clients, whose I/O
+//!   the host passes on. That waits here and is run when the section ends.
 #![expect(unsafe_code, reason = "the host calls with pointers to the bdev and its channels")]
 
 use super::io::{BdevIo, IoQueue};
@@ -52,8 +56,11 @@ impl<B: Bdev> Ops<B> {
 /// One thread's state of a bdev.
 struct Channel<B: Bdev> {
     on_bus: NonNull<OnBus<B>>,
-    /// Whether the author's code has `state`.
+    /// Whether the author's code has `state`, outside of `submit`.
     is_busy: Cell<bool>,
+    /// Whether `submit` runs.
+    #[cfg(debug_assertions)]
+    is_entered: Cell<bool>,
     /// Whether anything came while busy.
     has_more: Cell<bool>,
     state: UnsafeCell<B::Channel>,
@@ -65,10 +72,11 @@ struct Channel<B: Bdev> {
 }
 
 impl<B: Bdev> Channel<B> {
-    /// Runs `body` unless the channel is busy or the library poisoned.
+    /// Runs `body` on the state in a busy section, then what came meanwhile; unless the channel is busy
+    /// already or the library poisoned.
     ///
     /// # Safety
-    /// `this` is a live channel on its thread. It may be gone when this returns.
+    /// `this` is a live channel on its thread, outside of its `submit`. It may be gone when this returns.
     #[inline]
     unsafe fn try_run<R>(
         this: NonNull<Self>,
@@ -80,21 +88,6 @@ impl<B: Bdev> Channel<B> {
         if channel.is_busy.get() || is_poisoned() {
             return otherwise;
         }
-        // SAFETY: the caller's promise; not busy.
-        unsafe { Self::run(this, body) }.unwrap_or(otherwise)
-    }
-
-    /// Runs `body` on the state, then what came meanwhile.
-    ///
-    /// # Safety
-    /// As `try_run`, and the channel is not busy.
-    #[inline]
-    unsafe fn run<R>(
-        this: NonNull<Self>,
-        body: impl FnOnce(&B, &mut B::Channel) -> R,
-    ) -> Option<R> {
-        // SAFETY: the caller's promise.
-        let channel = unsafe { this.as_ref() };
         channel.is_busy.set(true);
         // SAFETY: the bdev outlives its channels.
         let bdev = unsafe { &channel.on_bus.as_ref().bdev };
@@ -107,13 +100,13 @@ impl<B: Bdev> Channel<B> {
         } else {
             channel.is_busy.set(false);
         }
-        result
+        result.unwrap_or(otherwise)
     }
 
     /// Runs what came while the channel was busy, and ends the busy section.
     ///
     /// # Safety
-    /// As `run`, with the channel busy and no reference to its state left.
+    /// As `try_run`, with the channel busy and no reference to its state left.
     #[inline(never)]
     unsafe fn run_more(this: NonNull<Self>) {
         // SAFETY: the caller's promise.
@@ -172,25 +165,56 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     let this = unsafe { NonNull::new_unchecked(chan.cast::<Channel<B>>()) };
     // SAFETY: as above.
     let io = unsafe { NonNull::new_unchecked(io) };
-    // SAFETY: submitted to this module just now.
-    let io = unsafe { BdevIo::new(io) };
     // SAFETY: a live channel.
     let channel = unsafe { this.as_ref() };
+    // A state without bytes may be borrowed twice.
+    let is_stateful = const { size_of::<B::Channel>() != 0 };
+    if is_poisoned() || is_stateful && channel.is_busy.get() {
+        return keep_or_fail(channel, io);
+    }
+    // SAFETY: submitted to this module just now.
+    let io = unsafe { BdevIo::new(io) };
+    #[cfg(debug_assertions)]
+    let _entered = is_stateful.then(|| Entered::new(&channel.is_entered));
+    // SAFETY: the bdev outlives its channels, and their calls.
+    let bdev = unsafe { &channel.on_bus.as_ref().bdev };
+    // SAFETY: not busy, and the host's only call of this channel: this is the only reference, or it
+    // refers to no bytes.
+    let state = unsafe { &mut *channel.state.get() };
+    guard(|| bdev.submit(state, io));
+}
+
+/// An I/O that cannot be taken now: the library is poisoned, or the channel busy.
+///
+/// It does not unwind, so `submit` ends in a jump here and keeps no frame for it.
+#[cold]
+#[inline(never)]
+extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
+    // SAFETY: `submit` was given it just now.
+    let io = unsafe { BdevIo::new(io) };
     if is_poisoned() {
-        io.complete(Status::IO_ERROR);
-    } else if const { size_of::<B::Channel>() == 0 } {
-        // A state without bytes may be borrowed twice: there is no busy section to keep.
-        // SAFETY: the bdev outlives its channels, and their calls.
-        let bdev = unsafe { &channel.on_bus.as_ref().bdev };
-        // SAFETY: no bytes are referred to.
-        let state = unsafe { &mut *channel.state.get() };
-        guard(|| bdev.submit(state, io));
-    } else if channel.is_busy.get() {
-        channel.has_more.set(true);
-        channel.queue.borrow_mut().push(io);
-    } else {
-        // SAFETY: a live channel on its thread, not busy.
-        unsafe { Channel::run(this, |bdev: &B, state| bdev.submit(state, io)) };
+        return io.complete(Status::IO_ERROR);
+    }
+    channel.has_more.set(true);
+    channel.queue.borrow_mut().push(io);
+}
+
+/// `submit` runs until this is dropped.
+#[cfg(debug_assertions)]
+struct Entered<'a>(&'a Cell<bool>);
+
+#[cfg(debug_assertions)]
+impl<'a> Entered<'a> {
+    fn new(channel: &'a Cell<bool>) -> Self {
+        assert!(!channel.replace(true), "the host entered a channel from inside of its submit");
+        Self(channel)
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 
@@ -241,6 +265,8 @@ unsafe fn open<B: Bdev>(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Result<Non
     let channel = Box::new(Channel {
         on_bus,
         is_busy: Cell::new(false),
+        #[cfg(debug_assertions)]
+        is_entered: Cell::new(false),
         has_more: Cell::new(false),
         state: UnsafeCell::new(state),
         queue: RefCell::new(IoQueue::new()),

@@ -1,6 +1,6 @@
 /* Two loops over the same I/O: through a plugin's function table, and by a direct call that is not inlined.
  *
- *     door PLUGIN METHOD PARAMS OP IOS
+ *     door PLUGIN METHOD PARAMS OP IOS null|counted
  *
  * The plugin is loaded by a host that has every function and does nothing in most of them. */
 #include "bay_abi.h"
@@ -26,6 +26,23 @@ static __attribute__((noinline, noclone)) void submit_directly(void *chan, struc
         io->done(io, status);
 }
 
+/* What the author of the counted disk wrote. */
+static struct counts {
+    uint64_t ios, last_lba;
+} counts;
+
+static __attribute__((noinline, noclone)) void submit_directly_and_count(void *chan, struct bay_io *io) {
+    struct counts *counts = chan;
+    int32_t status = -95;
+    counts->ios++;
+    if (io->op == BAY_OP_READ || io->op == BAY_OP_WRITE) {
+        counts->last_lba = io->lba;
+        status = 0;
+    }
+    if (io->done)
+        io->done(io, status);
+}
+
 static inline void prepare(struct bay_io *io, uint64_t n, uint16_t op) {
     io->op = op;
     io->lba = n & 7;
@@ -36,6 +53,13 @@ __attribute__((noinline)) void call_directly(void *chan, struct bay_io *io, uint
     for (uint64_t n = 0; n < ios; n++) {
         prepare(io, n, op);
         submit_directly(chan, io);
+    }
+}
+
+__attribute__((noinline)) void call_directly_and_count(void *chan, struct bay_io *io, uint16_t op, uint64_t ios) {
+    for (uint64_t n = 0; n < ios; n++) {
+        prepare(io, n, op);
+        submit_directly_and_count(chan, io);
     }
 }
 
@@ -134,11 +158,11 @@ static const uint32_t log_level = BAY_LOG_WARN;
 static const struct bay_host host = {sizeof(host), BAY_ABI_MAJOR, BAY_ABI_MINOR, NULL, get_iface, &log_level, log_line};
 
 int main(int argc, char **argv) {
-    void *library = argc == 6 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+    void *library = argc == 7 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
     const struct bay_plugin *plugin = library ? dlsym(library, "bay_plugin_v1") : NULL;
     void *state = NULL, *chan = NULL;
     if (!plugin || plugin->init(&host, &state) != 0 || plugin->start(state, BAY_START_FRESH) != 0)
-        return fprintf(stderr, "door: it does not start: %s\n", argc == 6 ? dlerror() : "usage"), 1;
+        return fprintf(stderr, "door: it does not start: %s\n", argc == 7 ? dlerror() : "usage"), 1;
     for (size_t i = 0; i < num_methods; i++)
         if (strcmp(methods[i].name, argv[2]) == 0)
             methods[i].call(methods[i].ctx, 1, bay_str_of(argv[3], strlen(argv[3])));
@@ -150,7 +174,10 @@ int main(int argc, char **argv) {
     io.done = done;
     uint16_t op = (uint16_t)atoi(argv[4]);
     uint64_t ios = strtoull(argv[5], NULL, 10);
-    call_directly(chan, &io, op, ios);
+    if (strcmp(argv[6], "counted") == 0)
+        call_directly_and_count(&counts, &io, op, ios);
+    else
+        call_directly(chan, &io, op, ios);
     call_through_the_door(bdev.ops->submit, chan, &io, op, ios);
     if (completed != 2 * ios)
         return fprintf(stderr, "door: %llu of %llu I/O succeeded\n", (unsigned long long)completed, (unsigned long long)(2 * ios)), 1;

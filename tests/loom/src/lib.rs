@@ -25,10 +25,6 @@ mod sync {
         unsafe { &(*msg).link }
     }
 
-    pub(super) fn empty_message() -> Message {
-        Message { link: AtomicPtr::new(std::ptr::null_mut()), value: 0 }
-    }
-
     pub(super) struct Mutex(loom::sync::Mutex<()>);
 
     impl Mutex {
@@ -44,13 +40,17 @@ mod sync {
 
 #[path = "../../../host/core/src/reactor/announce.rs"]
 mod announce;
+#[path = "../../../host/core/src/reactor/line.rs"]
+mod line;
 #[path = "../../../host/core/src/reactor/message.rs"]
 mod message;
 
 use announce::Announcement;
+use loom::sync::atomic::AtomicPtr;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use message::Queue;
+use std::ptr;
 use sync::{Message, Ordering, fence};
 
 /// Tries them all, up to so many switches away from a thread that could go on: what is wrong here shows
@@ -62,8 +62,13 @@ fn every_order(model: impl Fn() + Send + Sync + 'static) {
 }
 
 fn send(queue: &Queue, value: usize) {
-    let message = Box::into_raw(Box::new(Message { value, ..sync::empty_message() }));
+    let message = Box::into_raw(Box::new(Message { link: AtomicPtr::new(ptr::null_mut()), value }));
     unsafe { queue.push(message) };
+}
+
+fn send_here(queue: &Queue, value: usize) {
+    let message = Box::into_raw(Box::new(Message { link: AtomicPtr::new(ptr::null_mut()), value }));
+    unsafe { queue.push_here(message) };
 }
 
 fn value(message: *mut Message) -> usize {
@@ -84,6 +89,27 @@ pub fn the_queue_loses_nothing_and_keeps_each_senders_order() {
         assert_eq!(of(0).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(of(1).collect::<Vec<_>>(), [11, 12]);
         assert!(queue.is_empty());
+    });
+}
+
+/// As `thread::send` on the receiver's reactor, which a sender may come to.
+pub fn what_is_sent_here_comes_behind_what_its_sender_sent_from_elsewhere() {
+    every_order(|| {
+        let queue = Arc::new(Queue::new());
+        let other = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || [11, 12].into_iter().for_each(|value| send(&queue, value)))
+        };
+        let before = Arc::clone(&queue);
+        thread::spawn(move || send(&before, 1)).join().unwrap();
+        send_here(&queue, 2);
+        let mut got: Vec<usize> = queue.pop().map(value).into_iter().collect();
+        send_here(&queue, 3);
+        other.join().unwrap();
+        got.extend(std::iter::from_fn(|| queue.pop().map(value)));
+        let of = |from: usize| got.iter().copied().filter(move |&value| value / 10 == from);
+        assert_eq!(of(0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(of(1).collect::<Vec<_>>(), [11, 12]);
     });
 }
 
@@ -136,8 +162,6 @@ pub fn no_sleep_is_missed_by_a_sender() {
             asleep.make();
             if queue.is_empty() {
                 event.wait();
-            } else {
-                thread::yield_now(); // a sender is between its two steps
             }
             asleep.revoke();
         }

@@ -101,11 +101,15 @@ impl Client {
             }
         }
         if sim.rng.chance(20) {
-            unsafe { client().flush.unwrap()(host(), self.chan.get()) };
+            self.end_burst();
         }
         if sim.rng.below(1000) < sim.weights.leave {
             self.leaves.set(true);
         }
+    }
+
+    fn end_burst(&self) {
+        unsafe { client().flush.unwrap()(host(), self.chan.get()) };
     }
 
     /// Lets go of the channel as soon as nothing is in flight; then, if it must, of the descriptor.
@@ -368,6 +372,9 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
         && !client.top().removed.get()
     {
         client.submit_one(); // from inside of the callback
+    }
+    if sim().rng.chance(5) && !client.leaves.get() && client.chan.get() != 0 {
+        client.end_burst(); // as well
     }
 }
 

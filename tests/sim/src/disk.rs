@@ -2,7 +2,7 @@
 //! checks everything a module may rely on.
 
 use crate::abi::{bus, end, host, size};
-use crate::promises::{first_difference, gather};
+use crate::promises::{Entered, first_difference, gather};
 use crate::sim::sim;
 use drivebay_core::reactor::thread;
 use drivebay_plugin_api::*;
@@ -53,6 +53,8 @@ pub(crate) struct Disk {
 pub(crate) struct Chan {
     disk: *const Disk,
     pub(crate) thread: u64,
+    /// The host is in one of the channel's functions.
+    entered: Cell<bool>,
     host_chan: u64,
     staged: RefCell<Vec<*mut bay_io>>,
     pending: RefCell<Vec<(*mut bay_io, u64)>>,
@@ -235,6 +237,7 @@ impl Disk {
         let chan = Box::into_raw(Box::new(Chan {
             disk: self,
             thread: thread::current_id(),
+            entered: Cell::new(false),
             host_chan,
             staged: RefCell::default(),
             pending: RefCell::default(),
@@ -366,6 +369,7 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
     let chan = unsafe { &*chan.cast::<Chan>() };
     let disk = unsafe { &*chan.disk };
     let request = unsafe { &*io };
+    let _entered = Entered::new(&chan.entered);
     disk.check(chan, request);
     match request.op {
         BAY_OP_ABORT => return disk.abort(chan, io),
@@ -385,6 +389,7 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 
 unsafe extern "C" fn doorbell(chan: *mut c_void) {
     let chan = unsafe { &*chan.cast::<Chan>() };
+    let _entered = Entered::new(&chan.entered);
     for io in chan.staged.take() {
         unsafe { &*chan.disk }.start(chan, io);
     }
@@ -414,6 +419,7 @@ unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
     let chan = unsafe { Box::from_raw(gone) };
     assert!(chan.pending.borrow().is_empty(), "a channel with I/O was destroyed");
     assert!(chan.staged.borrow().is_empty(), "a channel with I/O was destroyed");
+    assert!(!chan.entered.get(), "a channel that is being called was destroyed");
     assert_eq!(chan.thread, thread::current_id());
     if sim().rng.chance(disk.traits.chan_later) {
         disk.closing.borrow_mut().push((chan.thread, chan.host_chan));

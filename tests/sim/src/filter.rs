@@ -1,6 +1,7 @@
 //! Filters as a plugin writes them: pass on, a slice of the base, two bases striped, pass on later.
 
 use crate::abi::{bus, client, close, end, get_chan, host, open, put_chan, size};
+use crate::promises::Entered;
 use crate::sim::sim;
 use drivebay_core::reactor::thread;
 use drivebay_plugin_api::*;
@@ -37,6 +38,8 @@ struct Chan {
     bases: Vec<u64>,
     kept: RefCell<Vec<*mut bay_io>>,
     in_flight: Cell<u32>,
+    /// The host is in one of the channel's functions.
+    entered: Cell<bool>,
 }
 
 /// In `drv_ctx` of a request that goes to several bases.
@@ -201,6 +204,7 @@ fn left(arg: *mut c_void) -> *mut bay_io {
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
     let chan = unsafe { &*chan.cast::<Chan>() };
     let filter = unsafe { &*chan.filter };
+    let _entered = Entered::new(&chan.entered);
     filter.check(unsafe { &*io });
     unsafe { (*io).link = (&raw const *chan).cast_mut().cast() };
     chan.in_flight.set(chan.in_flight.get() + 1);
@@ -232,6 +236,7 @@ unsafe extern "C" fn chan_create(
         bases,
         kept: RefCell::default(),
         in_flight: Cell::new(0),
+        entered: Cell::new(false),
     }));
     filter.chans.borrow_mut().push(made);
     unsafe { chan.write(made.cast()) };

@@ -3,6 +3,23 @@
 use crate::disk::{Chan, Disk};
 use drivebay_core::reactor::thread;
 use drivebay_plugin_api::*;
+use std::cell::Cell;
+
+/// The host is in one function of a channel, as long as this lives.
+pub(crate) struct Entered<'a>(&'a Cell<bool>);
+
+impl<'a> Entered<'a> {
+    pub(crate) fn new(channel: &'a Cell<bool>) -> Self {
+        assert!(!channel.replace(true), "a channel was entered from inside of its own call");
+        Self(channel)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 impl Disk {
     /// What the bus promises of every request.

@@ -17,6 +17,7 @@ mod aio;
 mod case;
 mod client;
 mod cores;
+pub(crate) mod echo;
 mod growth;
 mod idle;
 mod instructions;

@@ -18,6 +18,26 @@ struct Case {
     method: &'static str,
     params: &'static str,
     op: &'static str,
+    direct: Direct,
+}
+
+/// What the direct call does: as the author of the plugin wrote it, without the door.
+#[derive(Clone, Copy)]
+enum Direct {
+    /// Ends the I/O with a status by op.
+    Null,
+    /// Counts it in the channel, too.
+    Counted,
+}
+
+impl Direct {
+    /// As the program calls it, and the name of its loop.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Null => ("null", "call_directly"),
+            Self::Counted => ("counted", "call_directly_and_count"),
+        }
+    }
 }
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
@@ -29,7 +49,14 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     }
     let folder = run::target().join("door");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    run::must(&mut run::cargo(&["build", "--release", "--package", "drivebay-null"]))?;
+    run::must(&mut run::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "drivebay-null",
+        "--package",
+        "drivebay-counted",
+    ]))?;
     let c = folder.join("ramdisk.so");
     cc(&c, "sdk/c/examples/ramdisk.c", &["-shared", "-fPIC"])?;
     let program = folder.join("door");
@@ -41,6 +68,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
             method: "bdev_ramdisk_create",
             params: r#"{"name":"d","num_blocks":8}"#,
             op: "3",
+            direct: Direct::Null,
         },
         Case {
             name: "Rust (null, read)",
@@ -48,6 +76,15 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
             method: "bdev_null_create",
             params: r#"{"name":"d","num_blocks":8,"block_size":512}"#,
             op: "1",
+            direct: Direct::Null,
+        },
+        Case {
+            name: "Rust (counted, read)",
+            plugin: run::target().join("release/libdrivebay_counted.so"),
+            method: "bdev_counted_create",
+            params: r#"{"name":"d","num_blocks":8,"block_size":512}"#,
+            op: "1",
+            direct: Direct::Counted,
         },
     ];
     println!("\ninstructions per I/O      direct     door   difference");
@@ -75,12 +112,13 @@ fn cc(to: &Path, source: &str, flags: &[&str]) -> Result<(), String> {
 /// Instructions per I/O of the two loops.
 fn count(program: &Path, case: &Case, folder: &Path) -> Result<(f64, f64), String> {
     let counts = folder.join("callgrind.out");
+    let (direct, its_loop) = case.direct.names();
     let output = Command::new("valgrind")
         .arg("--tool=callgrind")
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(program)
         .arg(&case.plugin)
-        .args([case.method, case.params, case.op, &IOS.to_string()])
+        .args([case.method, case.params, case.op, &IOS.to_string(), direct])
         .output()
         .map_err(|error| format!("valgrind: {error}"))?;
     if !output.status.success() {
@@ -95,7 +133,7 @@ fn count(program: &Path, case: &Case, folder: &Path) -> Result<(f64, f64), Strin
     let of = |function: &str| {
         inclusive(&text, function).ok_or_else(|| format!("{}: no count of {function}", case.name))
     };
-    Ok((of("call_directly")? / IOS as f64, of("call_through_the_door")? / IOS as f64))
+    Ok((of(its_loop)? / IOS as f64, of("call_through_the_door")? / IOS as f64))
 }
 
 /// The count in `1,234 (56.7%)  door.c:function [door]`.

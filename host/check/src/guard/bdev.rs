@@ -42,9 +42,37 @@ pub(crate) struct Channel {
     pub(crate) bdev: Arc<Guarded>,
     pub(crate) module: Cell<*mut c_void>,
     pub(crate) outstanding: Cell<u32>,
+    is_entered: Cell<bool>,
     host_chan: u64,
     /// Told when a pending creation or end is over; for channels of the suite.
     pub(crate) told: Cell<Option<Told>>,
+}
+
+/// The host is in one of a channel's functions, until this is dropped.
+pub(crate) struct Inside<'a> {
+    channel: &'a Channel,
+    is_nested: bool,
+    _entered: calls::Entered,
+}
+
+impl Channel {
+    /// The host enters the channel. From inside of another of its functions it must not: modules rely on it.
+    pub(crate) fn enter(&self, call: Call) -> Inside<'_> {
+        let is_nested = self.is_entered.replace(true);
+        if is_nested {
+            breach::record(
+                "the host is in one of submit, flush and chan_destroy of a channel at a time",
+                format!("it called {} from inside of another", calls::name(call as u32)),
+            );
+        }
+        Inside { channel: self, is_nested, _entered: calls::enter(call) }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.channel.is_entered.set(self.is_nested);
+    }
 }
 
 #[derive(Default)]
@@ -206,7 +234,7 @@ unsafe extern "C" fn flush(chan: *mut c_void) {
 /// Tells the module that a burst has ended.
 pub(crate) fn flush_module(channel: &Channel) {
     if let Some(flush) = channel.bdev.ops.flush {
-        let _entered = calls::enter(Call::Flush);
+        let _inside = channel.enter(Call::Flush);
         // SAFETY: the module's own function and channel, on its thread.
         unsafe { flush(channel.module.get()) };
     }
@@ -235,6 +263,7 @@ pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *c
         bdev,
         module: Cell::new(ptr::null_mut()),
         outstanding: Cell::new(0),
+        is_entered: Cell::new(false),
         host_chan: args.host_chan,
         told: Cell::new(None),
     }));
@@ -308,14 +337,14 @@ pub(crate) fn close_channel(channel: *const Channel) -> i32 {
     let key = (thread::current_id(), closing.host_chan);
     with_all(|all| all.pending.insert(key, channel as usize));
     let status = closing.bdev.ops.chan_destroy.map_or(0, |destroy| {
-        let _entered = calls::enter(Call::ChanDestroy);
+        let _inside = closing.enter(Call::ChanDestroy);
         // SAFETY: the module's own function and channel, which has no I/O and is not used again.
         unsafe { destroy(closing.bdev.record.ctx, closing.module.get()) }
     });
     if status == 1 {
         return 1;
     }
-    if with_all(|all| all.pending.remove(&key)).is_some() {
+    if with_all(|all| all.pending.remove(&key)).is_some() && !closing.is_entered.get() {
         // SAFETY: made by `open_channel`; nobody uses it any more.
         drop(unsafe { Box::from_raw(channel.cast_mut()) });
     }

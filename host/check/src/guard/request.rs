@@ -100,7 +100,7 @@ pub(crate) fn submit(channel: &Channel, from: &bay_io, origin: Origin) {
     AT_MODULE.fetch_add(1, Ordering::AcqRel);
     channel.outstanding.set(channel.outstanding.get() + 1);
     let io = &raw mut fresh.io;
-    let _entered = calls::enter(Call::Submit);
+    let _inside = channel.enter(Call::Submit);
     // SAFETY: the module's own function and channel, which is alive; the request is the module's
     // until it calls `done`.
     unsafe { (channel.bdev.submit)(channel.module.get(), io) };

@@ -1,7 +1,8 @@
 //! NVMe over Fabrics: a fabric (kind `transport`) with the target on the search path, or a target with
 //! a fabric, exports a disk of the suite's and is used by an initiator over loopback.
 //!
-//! What speaks another protocol than NVMe/TCP is registered and not more: there is no initiator for it.
+//! What speaks another protocol than NVMe/TCP is registered and not more: there is no initiator for it. A
+//! target of a protocol of its own is not asked at all.
 
 use crate::batch::{Ended, Io};
 use crate::client::DEADLINE;
@@ -11,7 +12,7 @@ use crate::random::Random;
 use crate::rig::{BLOCK_SIZE, Rig};
 use crate::verdict::{Stop, Verdict, failed, skipped};
 use drivebay_nvme_driver::{Completed, Controller, Error, Namespace, Options, Queue};
-use drivebay_plugin_api::{BAY_OP_READ, BAY_OP_WRITE};
+use drivebay_plugin_api::{BAY_OP_READ, BAY_OP_WRITE, id};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -43,6 +44,11 @@ fn fabric(rig: &Rig<'_>) -> String {
 
 /// Makes the transport, unless it is there.
 fn transport(rig: &Rig<'_>) -> Result<String, Stop> {
+    let of_nvme = |name: &String| name.starts_with("nvmf.transport/") || name == id::NVMF_TARGET;
+    if !rig.host.provides().iter().any(of_nvme) {
+        // What stands beside it on the search path would be judged in its place.
+        return skipped("the plugin is no part of NVMe over Fabrics, and its protocol is its own");
+    }
     let fabric = fabric(rig);
     let there = rig.call("nvmf_get_transports", &json!({ "trtype": fabric }));
     if matches!(&there, Ok(Value::Array(all)) if !all.is_empty()) {

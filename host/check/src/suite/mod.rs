@@ -74,7 +74,6 @@ macro_rules! checks {
 /// Every check. A failure ends the child it ran in, and the rest goes on in a fresh one.
 pub const CHECKS: &[Check] = checks! {
     ALL "plugin::layout" plugin::layout;
-    ALL "plugin::layout_by_abi_stable" plugin::second_layout;
     ALL "plugin::serves_and_ends" plugin::serves_and_ends;
     ALL "plugin::registers_what_its_manifest_says" plugin::methods;
     DISKS "bdev::declares_what_the_abi_knows" bdev::declares;

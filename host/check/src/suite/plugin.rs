@@ -8,10 +8,6 @@ pub(super) fn layout(rig: &mut Rig<'_>) -> Verdict {
     rig.host.layout()
 }
 
-pub(super) fn second_layout(rig: &mut Rig<'_>) -> Verdict {
-    rig.host.second_layout()
-}
-
 pub(super) fn serves_and_ends(rig: &mut Rig<'_>) -> Verdict {
     // It serves already: the runner has loaded it. Those that make bdevs by themselves keep them.
     if !guard::bdevs().is_empty() {

@@ -263,7 +263,8 @@ impl Channel {
     pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
         let (vouched, channel) = self.base.get();
         // SAFETY: null, or alive until `forget_base`, which comes before the handle is given up.
-        if vouched == handle { unsafe { channel.as_ref() } } else { None }
+        let channel = unsafe { channel.as_ref() }?;
+        (vouched == handle).then_some(channel)
     }
 
     /// From now on this filter vouches for the base that it knows by `handle`.
@@ -386,11 +387,18 @@ impl Channel {
         }
     }
 
+    /// Tells the module that the burst has ended. From inside of a call of the module, which a
+    /// client's completion may ask for, it is told at the end of the round.
     pub(super) fn flush(&self) {
         let Some(flush) = self.bdev.ops.flush else { return };
+        if self.gate.has(Gate::BUSY) {
+            return;
+        }
         if self.dirty.replace(false) && self.phase.get() == Phase::Ready {
+            self.gate.set(Gate::BUSY);
             // SAFETY: the module's channel is alive in phase Ready, and this is its thread.
             unsafe { flush(self.module.get()) };
+            dispatch::leave(self);
         }
     }
 

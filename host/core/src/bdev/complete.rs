@@ -6,7 +6,7 @@ use super::channel::{Channel, Gate};
 use super::io::Io;
 use super::stats::Tally;
 use super::{dispatch, reset};
-use drivebay_plugin_api::{BAY_OP_RESET, BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
+use drivebay_plugin_api::{BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
 
 /// `bay_io.done`: the module ends an I/O.
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
@@ -16,31 +16,37 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     if !is_straight(channel, io, status) {
         return with_care(channel, io, status);
     }
-    io.sent.set(false);
+    io.state.clear_sent();
     channel.outstanding.set(channel.outstanding.get() - 1);
-    channel.stats.count(&Tally::of(io, 0), io.submitted_ns.get());
-    if io.is_passed() { back_through_filters(io, 0) } else { to_client(io, 0) }
+    let tally = Tally::of_usual(io);
+    channel.stats.count(&tally, io.submitted_ns.get());
+    while io.is_passed() {
+        let Some(filter) = io.hop_back_if(|filter| !filter.gate.has(Gate::WAITED | Gate::LEFT))
+        else {
+            return back_through_filters(io, 0);
+        };
+        filter.outstanding.set(filter.outstanding.get() - 1);
+        filter.stats.count(&tally, io.submitted_ns.get());
+    }
+    to_client(io, 0);
 }
 
 /// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does
 /// the same, and all else.
 #[inline]
 fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
-    status == 0
-        && io.sent.get()
-        && !io.is_part()
-        && io.request().op != BAY_OP_RESET
-        && !channel.gate.has(Gate::WAITED | Gate::LEFT)
+    status == 0 && io.state.is_just_sent() && !channel.gate.has(Gate::WAITED | Gate::LEFT)
 }
 
 #[inline(never)]
 fn with_care(channel: &Channel, io: Io, status: i32) {
-    if !io.sent.replace(false) {
+    if !io.state.is_sent() {
         let bdev = &channel.bdev.name;
         return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
     }
+    io.state.clear_sent();
     let again = status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE;
-    if io.request().op == BAY_OP_RESET {
+    if io.state.is_reset() {
         channel.has_one_less();
         return reset::module_done(io, if again { -libc::EIO } else { status }); // nothing to wait for
     }
@@ -57,11 +63,11 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
 /// Ends an I/O that no module has, where it is, then at the filters that passed it on.
 #[inline(never)]
 pub(super) fn finish(io: Io, status: i32) {
-    io.sent.set(false);
+    io.state.clear_sent();
     if !io.is_part() {
         io.channel().stats.count(&Tally::of(io, status), io.submitted_ns.get());
     }
-    if io.request().op == BAY_OP_RESET
+    if io.state.is_reset()
         && let Some(filter) = io.hop_back()
     {
         // The filter's bdev is held, too, until its own reset has ended.

@@ -31,7 +31,7 @@ pub struct Bdev {
     pub(super) ops: bay_bdev_ops,
     pub(super) ctx: *mut c_void,
     num_blocks: AtomicU64,
-    /// One more than the highest end of an I/O: `num_blocks + 1`, or 0 once it is being removed.
+    /// What the last block of an I/O is below: `num_blocks`, or 0 once it is being removed.
     reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
@@ -103,6 +103,9 @@ pub(super) struct Straight {
 }
 
 impl Straight {
+    /// No bdev is as large. A range that goes beyond the last number and begins again at 0 crosses it.
+    const NO_BOUNDARY: u64 = 1 << 63;
+
     fn of(record: &bay_bdev_reg) -> Self {
         let has = |op: u16| record.ops_mask & (1 << op) != 0;
         let read_only = record.flags & BAY_BDEV_READ_ONLY != 0;
@@ -114,7 +117,7 @@ impl Straight {
         Self {
             writes: has(BAY_OP_WRITE) && !read_only && record.write_unit <= 1,
             most_blocks: if is_simple { most.into() } else { 0 },
-            boundary: if boundary == 0 { u64::MAX } else { boundary },
+            boundary: if boundary == 0 { Self::NO_BOUNDARY } else { boundary },
             align_mask: record.align.max(1) as usize - 1,
         }
     }
@@ -231,7 +234,7 @@ pub(crate) unsafe fn register(
             ops,
             ctx: record.ctx,
             num_blocks: AtomicU64::new(record.num_blocks),
-            reach: AtomicU64::new(record.num_blocks + 1),
+            reach: AtomicU64::new(record.num_blocks),
             removed: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
             channels: AtomicU32::new(0),
@@ -316,10 +319,10 @@ impl Bdev {
         self.num_blocks.load(Ordering::Relaxed)
     }
 
-    /// Whether an I/O may end before block `end`: none may once the bdev is being removed.
+    /// Whether `last` may be the last block of an I/O: none may once the bdev is being removed.
     #[inline]
-    pub(super) fn reaches(&self, end: u64) -> bool {
-        end < self.reach.load(Ordering::Relaxed)
+    pub(super) fn reaches(&self, last: u64) -> bool {
+        last < self.reach.load(Ordering::Relaxed)
     }
 
     /// Size.
@@ -483,7 +486,7 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     }
     bdev.num_blocks.store(num_blocks, Ordering::Relaxed);
     if !bdev.is_removed() {
-        bdev.reach.store(num_blocks + 1, Ordering::Relaxed);
+        bdev.reach.store(num_blocks, Ordering::Relaxed);
     }
     if num_blocks != old {
         desc::tell_all(&bdev, BAY_EVENT_RESIZE, num_blocks);

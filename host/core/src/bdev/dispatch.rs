@@ -10,11 +10,10 @@ use super::{complete, quiesce};
 /// complete inside `submit`, and its client may submit again from there.
 #[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
-    match channel.gate.get() {
-        Gate::BUSY => channel.deferred.push_back(io),
-        Gate::OPEN => enter_outlined(channel, io),
-        _ => wait_in_line(channel, io),
+    if channel.gate.get() == Gate::BUSY {
+        return channel.deferred.push_back(io); // what most do, at any depth but 1
     }
+    enter_or_wait(channel, io);
 }
 
 /// As `send`, for who rarely meets a module that is being called: a filter has one call of its own
@@ -24,10 +23,10 @@ pub(super) fn send_on(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { send(channel, io) }
 }
 
-/// Keeps the frame of `enter` out of `send`, which mostly queues.
+/// Keeps the frame of `enter` out of `send`.
 #[inline(never)]
-fn enter_outlined(channel: &Channel, io: Io) {
-    enter(channel, io);
+fn enter_or_wait(channel: &Channel, io: Io) {
+    if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
 }
 
 /// Calls the module until nothing is left that was submitted meanwhile.
@@ -35,10 +34,21 @@ fn enter_outlined(channel: &Channel, io: Io) {
 fn enter(channel: &Channel, io: Io) {
     channel.gate.set(Gate::BUSY);
     hand_over(channel, io);
+    leave(channel);
+}
+
+/// The module has returned: what was submitted meanwhile is sent, and the gate is open again.
+#[inline]
+pub(super) fn leave(channel: &Channel) {
     if !channel.deferred.is_empty() {
         send_deferred(channel);
     }
     channel.gate.clear(Gate::BUSY);
+}
+
+/// Gives a reset to the module, whose channel is held for it.
+pub(super) fn reset(channel: &Channel, io: Io) {
+    enter(channel, io);
 }
 
 #[inline(never)]
@@ -90,11 +100,11 @@ fn is_free(channel: &Channel, io: Io) -> bool {
     !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)
 }
 
-/// Gives the I/O to the module, whatever else is going on.
+/// Gives the I/O to the module. The gate says that it is being called.
 #[inline]
-pub(super) fn hand_over(channel: &Channel, io: Io) {
+fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
-    io.sent.set(true);
+    io.state.set_sent();
     channel.mark_dirty();
     // SAFETY: the module channel is alive in phase Ready, this is its thread, and the I/O is the
     // module's from here to `done`.
@@ -130,8 +140,7 @@ pub(super) fn resume(channel: &Channel) {
             break; // it came back at once
         }
     }
-    send_deferred(channel);
-    channel.gate.clear(Gate::BUSY);
+    leave(channel);
 }
 
 /// How long an I/O waits for a resource of the module that nothing tells of.

@@ -28,12 +28,10 @@ pub(crate) struct Slot {
     pub(super) submitted_ns: Cell<u64>,
     /// How many filters have passed it on: as many elements of `way` mean something.
     hops: Cell<u16>,
-    /// It is a part of another I/O.
-    part: Cell<bool>,
+    /// What its end must know of it.
+    pub(super) state: State,
     /// The descriptor it came through may write.
     pub(super) writable: Cell<bool>,
-    /// It is at the module.
-    pub(super) sent: Cell<bool>,
     // Second: what a parent of parts needs.
     /// First status of a part that was not 0.
     pub(super) failure: Cell<i32>,
@@ -48,6 +46,52 @@ pub(crate) struct Slot {
     /// The filters that passed it on, the outermost first.
     way: [Hop; MOST_HOPS],
     pub(super) request: UnsafeCell<bay_io>,
+}
+
+/// What the end of an I/O must know of it, in one byte.
+pub(super) struct State(Cell<u8>);
+
+impl State {
+    /// It is at the module.
+    pub(super) const SENT: u8 = 1;
+    /// It is a part of another I/O.
+    const PART: u8 = 2;
+    /// It is a reset.
+    const RESET: u8 = 4;
+    /// Its op is none of the first, which have statistics of their own.
+    const RARE: u8 = 8;
+
+    /// Whether it is at the module and nothing else.
+    #[inline]
+    pub(super) fn is_just_sent(&self) -> bool {
+        self.0.get() == Self::SENT
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.0.get() & Self::SENT != 0
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.0.get() & Self::RESET != 0
+    }
+
+    #[inline]
+    pub(super) fn set_sent(&self) {
+        self.0.set(self.0.get() | Self::SENT);
+    }
+
+    #[inline]
+    pub(super) fn clear_sent(&self) {
+        self.0.set(self.0.get() & !Self::SENT);
+    }
+
+    pub(super) fn set_rare(&self) {
+        self.0.set(self.0.get() | Self::RARE);
+    }
+
+    pub(super) fn set_reset(&self) {
+        self.0.set(self.0.get() | Self::RESET);
+    }
 }
 
 /// What an I/O was at a filter.
@@ -103,7 +147,7 @@ impl Io {
 
     /// Whether it is a part of another I/O where it is: no statistics.
     pub(super) fn is_part(self) -> bool {
-        self.part.get() && !self.is_passed()
+        self.state.0.get() & State::PART != 0 && !self.is_passed()
     }
 
     /// Whether it comes back to a filter when it ends.
@@ -125,7 +169,7 @@ impl Io {
     /// Makes a fresh one the client's (`part` is false) or a part's.
     pub(super) fn begin(self, writable: bool, part: bool) {
         self.writable.set(writable);
-        self.part.set(part);
+        self.state.0.set(if part { State::PART } else { 0 });
     }
 
     /// The request, to read.
@@ -181,7 +225,7 @@ impl Io {
     /// The first block for which the module of `channel` has it, or has passed it on; `None` when it
     /// has not.
     pub(super) fn lba_at_module(self, channel: &Channel) -> Option<u64> {
-        if ptr::eq(self.channel.get(), channel) && self.sent.get() {
+        if ptr::eq(self.channel.get(), channel) && self.state.is_sent() {
             return Some(self.request().lba);
         }
         let way = self.way.get(..usize::from(self.hops.get()))?;
@@ -191,12 +235,26 @@ impl Io {
     /// Comes back to the filter that passed it on last; `None` when there is none.
     #[inline]
     pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
-        let left = self.hops.get().checked_sub(1)?;
+        self.hop_back_if(|_| true)
+    }
+
+    /// As `hop_back`, if the filter is as wanted; `None` when it is not.
+    #[inline]
+    pub(super) fn hop_back_if<'a>(
+        self,
+        is_wanted: impl FnOnce(&Channel) -> bool,
+    ) -> Option<&'a Channel> {
+        let left = self.hops.get().wrapping_sub(1);
         let hop = self.way.get(usize::from(left))?;
+        // SAFETY: as `channel`; the hops in use have one.
+        let filter = unsafe { &*hop.channel.get() };
+        if !is_wanted(filter) {
+            return None;
+        }
         self.hops.set(left);
-        self.channel.set(hop.channel.get());
+        self.channel.set(filter);
         self.submitted_ns.set(hop.submitted_ns.get());
-        Some(self.channel())
+        Some(filter)
     }
 }
 
@@ -390,9 +448,8 @@ impl Slot {
             next: Cell::new(ptr::null_mut()),
             submitted_ns: Cell::new(0),
             hops: Cell::new(0),
+            state: State(Cell::new(0)),
             writable: Cell::new(false),
-            sent: Cell::new(false),
-            part: Cell::new(false),
             failure: Cell::new(0),
             pending: Cell::new(0),
             progress: Cell::new(0),

@@ -28,7 +28,7 @@ fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
     let request = io.request();
     request.lba == lba
         && (request.op == BAY_OP_READ || request.op == BAY_OP_WRITE)
-        && base.bdev.reaches(lba.wrapping_add(request.nblocks))
+        && base.bdev.reaches(lba.wrapping_add(request.nblocks).wrapping_sub(1))
 }
 
 /// An I/O that has to be looked at again.

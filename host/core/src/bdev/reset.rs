@@ -18,6 +18,7 @@ unsafe impl Send for Travelling {}
 
 /// Begins a reset that a client submitted.
 pub(super) fn begin(io: Io) {
+    io.state.set_reset();
     let channel = io.channel();
     if channel.phase.get() == Phase::Failed {
         return complete::finish(io, channel.failure.get());
@@ -38,7 +39,7 @@ fn again(io: Travelling) {
 fn held(io: Travelling) {
     let channel = io.0.channel();
     if channel.limits.declared(BAY_OP_RESET) {
-        return dispatch::hand_over(channel, io.0); // then `module_done`
+        return dispatch::reset(channel, io.0); // then `module_done`
     }
     drain(io);
 }

@@ -41,8 +41,14 @@ const OTHER: usize = 0;
 const READ: usize = BAY_OP_READ as usize;
 const WRITE: usize = BAY_OP_WRITE as usize;
 const UNMAP: usize = BAY_OP_UNMAP as usize;
-/// By op; those above `UNMAP` share the row of what no op has. A power of two.
+/// By op; those that have none share the row of what no op is. A power of two.
 const ROWS: usize = 8;
+
+/// Whether the op is counted apart.
+#[inline]
+pub(super) fn has_row(op: u16) -> bool {
+    usize::from(op) < ROWS
+}
 
 /// What is counted of one I/O on every channel where it was.
 pub(super) struct Tally {
@@ -56,9 +62,16 @@ impl Tally {
     #[inline]
     pub(super) fn of(io: Io, status: i32) -> Self {
         let request = io.request();
-        let op = usize::from(request.op);
-        let row = if op <= UNMAP { op } else { OTHER };
+        let row = if has_row(request.op) { request.op.into() } else { OTHER };
         Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status }
+    }
+
+    /// As `of`, of a success of an op that has a row.
+    #[inline]
+    pub(super) fn of_usual(io: Io) -> Self {
+        let request = io.request();
+        let row = usize::from(request.op) % ROWS;
+        Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status: 0 }
     }
 }
 

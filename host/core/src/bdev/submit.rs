@@ -3,7 +3,7 @@
 
 use super::channel::Channel;
 use super::io::Io;
-use super::{complete, dispatch, parts, reset};
+use super::{complete, dispatch, parts, reset, stats};
 use crate::reactor::clock;
 use drivebay_plugin_api::*;
 
@@ -31,12 +31,12 @@ fn is_straight(channel: &Channel, io: Io) -> bool {
         return false;
     }
     let (lba, nblocks) = (request.lba, request.nblocks);
-    let Some(end) = lba.checked_add(nblocks) else { return false };
+    let last = lba.wrapping_add(nblocks).wrapping_sub(1);
     let Some(piece) = io.only_piece() else { return false };
     must_flags(request) == 0
         && nblocks.wrapping_sub(1) < straight.most_blocks
-        && channel.bdev.reaches(end)
-        && (lba ^ end.wrapping_sub(1)) < straight.boundary
+        && channel.bdev.reaches(last)
+        && (lba ^ last) < straight.boundary
         && u64::from(piece.len) == nblocks.wrapping_mul(channel.limits.block_size.into())
         && (piece.addr as usize | piece.len as usize) & straight.align_mask == 0
 }
@@ -55,6 +55,9 @@ fn with_care(channel: &Channel, io: Io) {
     let op = io.request().op;
     if op == BAY_OP_RESET {
         return reset::begin(io);
+    }
+    if !stats::has_row(op) {
+        io.state.set_rare();
     }
     if op == BAY_OP_ABORT {
         return abort(channel, io);

@@ -40,6 +40,24 @@ fn messages_come_out_in_the_order_they_went_in() {
 }
 
 #[test]
+fn what_is_sent_here_comes_behind_what_was_there() {
+    let queue = Queue::new();
+    for value in [1, 2, 3, 4, 5, 6] {
+        if value % 3 == 0 {
+            // SAFETY: a fresh box, given to the queue; nobody else has it.
+            unsafe { queue.push_here(message(value)) };
+        } else {
+            // SAFETY: a fresh box, given to the queue.
+            unsafe { queue.push(message(value)) };
+        }
+    }
+    assert!(!queue.is_empty());
+    let got: Vec<_> = std::iter::from_fn(|| take(&queue)).collect();
+    assert_eq!(got, [1, 2, 3, 4, 5, 6]);
+    assert!(queue.is_empty());
+}
+
+#[test]
 fn nothing_is_lost_or_reordered_between_many_senders() {
     const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };
     let queue = Arc::new(Queue::new());

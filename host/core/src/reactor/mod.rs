@@ -8,6 +8,7 @@
 
 mod announce;
 pub mod clock;
+mod line;
 mod message;
 #[cfg(test)]
 mod message_tests;
@@ -20,6 +21,7 @@ pub mod thread;
 use crate::env::CpuSet;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use line::Line;
 use sleep::Sleeper;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -48,18 +50,33 @@ pub struct Reactor {
     inbox: Sender<Moving>,
     polled: AtomicBool,
     stop: AtomicBool,
-    busy_ns: AtomicU64,
-    idle_ns: AtomicU64,
     threads: AtomicUsize,
     /// Kernel thread id, for `framework_get_reactors`.
     tid: AtomicU64,
+    time: Line<Time>,
+}
+
+/// How long its rounds took, in nanoseconds. Written every round, by the reactor only.
+#[derive(Debug, Default)]
+struct Time {
+    busy_ns: AtomicU64,
+    idle_ns: AtomicU64,
+}
+
+impl Time {
+    fn add(&self, spent_ns: u64, is_busy: bool) {
+        let counter = if is_busy { &self.busy_ns } else { &self.idle_ns };
+        // Only the reactor writes, so a plain add is enough.
+        counter.store(counter.load(Ordering::Relaxed) + spent_ns, Ordering::Relaxed);
+    }
 }
 
 impl Reactor {
     /// Nanoseconds spent in rounds that found work, and in others (sleep included).
     #[must_use]
     pub fn busy_idle_ns(&self) -> (u64, u64) {
-        (self.busy_ns.load(Ordering::Relaxed), self.idle_ns.load(Ordering::Relaxed))
+        let Line(time) = &self.time;
+        (time.busy_ns.load(Ordering::Relaxed), time.idle_ns.load(Ordering::Relaxed))
     }
 
     /// Kernel thread id.
@@ -140,10 +157,9 @@ fn publish(cores: &CpuSet, mode: Mode) -> Result<Vec<Receiver<Moving>>> {
             inbox,
             polled: AtomicBool::new(mode == Mode::Polled),
             stop: AtomicBool::new(false),
-            busy_ns: AtomicU64::new(0),
-            idle_ns: AtomicU64::new(0),
             threads: AtomicUsize::new(0),
             tid: AtomicU64::new(0),
+            time: Line(Time::default()),
         }));
         inboxes.push(receiver);
     }
@@ -187,8 +203,10 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
     let mut last_busy = clock::refresh();
     let mut round_began = last_busy;
     while !reactor.stop.load(Ordering::Acquire) {
-        // One load when nobody moves here.
-        while let Ok(thread) = inbox.try_recv() {
+        // Two loads when nobody moves here; `try_recv` would be an atomic operation.
+        while !inbox.is_empty()
+            && let Ok(thread) = inbox.try_recv()
+        {
             threads.push(thread.settle(reactor));
             reactor.threads.store(threads.len(), Ordering::Relaxed);
         }
@@ -202,21 +220,16 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
             busy = true;
         }
         let now = clock::refresh();
-        let spent = now - round_began;
+        reactor.time.0.add(now - round_began, busy);
         round_began = now;
-        let counter = if busy { &reactor.busy_ns } else { &reactor.idle_ns };
-        // Only this thread writes, so a plain add is enough.
-        counter.store(counter.load(Ordering::Relaxed) + spent, Ordering::Relaxed);
         if busy {
             last_busy = now;
         } else if !reactor.polled.load(Ordering::Relaxed) && now - last_busy > SPIN_NS {
             sleep_until_woken(reactor, inbox, &threads);
             // What was slept is idle, whatever the next round finds.
             let woke = clock::refresh();
-            let slept = woke - std::mem::replace(&mut round_began, woke);
-            reactor
-                .idle_ns
-                .store(reactor.idle_ns.load(Ordering::Relaxed) + slept, Ordering::Relaxed);
+            reactor.time.0.add(woke - round_began, false);
+            round_began = woke;
             for thread in &threads {
                 thread.slept_until(woke);
             }
@@ -245,12 +258,15 @@ fn sleep_until_woken(reactor: &Reactor, inbox: &Receiver<Moving>, threads: &[Rc<
     let work = !inbox.is_empty()
         || reactor.stop.load(Ordering::Acquire)
         || reactor.polled.load(Ordering::Relaxed)
-        || threads.iter().any(|thread| thread.has_messages() || thread.prepare_sleep());
+        || threads.iter().any(|thread| thread.prepare_sleep())
+        // Last: a poller may have sent one while it prepared.
+        || threads.iter().any(|thread| thread.has_messages());
     if work {
         reactor.sleeper.revoke();
     } else {
         let deadline = threads.iter().filter_map(|thread| thread.next_deadline()).min();
         reactor.sleeper.wait(deadline, clock::precise_now());
+        clock::refresh();
     }
     for thread in threads {
         thread.woke();

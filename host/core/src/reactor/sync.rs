@@ -17,11 +17,6 @@ pub(super) unsafe fn link<'a>(msg: *mut Message) -> &'a AtomicPtr<Message> {
     unsafe { AtomicPtr::from_ptr(field.cast()) }
 }
 
-/// A message that says nothing.
-pub(super) fn empty_message() -> Message {
-    Message { call: None, arg: std::ptr::null_mut(), link: std::ptr::null_mut(), rsv: 0 }
-}
-
 /// A lock that nobody's panic takes away.
 pub(super) struct Mutex(std::sync::Mutex<()>);
 

@@ -30,9 +30,12 @@ pub(crate) struct Shared {
     id: u64,
     name: String,
     queue: Queue,
-    /// Core of the reactor it runs on.
+    /// Core of the reactor that it is on or on its way to for the first time, else [`NOWHERE`].
     core: AtomicUsize,
 }
+
+/// No core: the thread moves, or it has ended.
+const NOWHERE: usize = usize::MAX;
 
 /// One lightweight thread. Only its reactor touches it.
 pub(crate) struct Thread {
@@ -167,6 +170,12 @@ fn publish(name: &str, core: usize) -> Result<&'static Shared> {
 pub unsafe fn send(thread: u64, msg: *mut bay_msg) -> Result<()> {
     let shared = shared(thread)
         .ok_or_else(|| Error::new(libc::ESRCH, format!("there is no thread {thread}")))?;
+    if shared.is_here() {
+        // Its reactor is awake: it runs the sender.
+        // SAFETY: by this function's contract; this is the OS thread of the receiver.
+        unsafe { shared.queue.push_here(msg) };
+        return Ok(());
+    }
     // SAFETY: by this function's contract.
     unsafe { shared.queue.push(msg) };
     // The other sides have theirs: a sleeper between its announcement and its look at the queue, a
@@ -317,6 +326,15 @@ pub fn exit_current() {
 }
 
 impl Shared {
+    /// Whether a lightweight thread asks that is on the same reactor. What is on this one can only leave it
+    /// here, and has [`NOWHERE`] for its core from then on.
+    #[inline]
+    fn is_here(&self) -> bool {
+        let core = self.core.load(Ordering::Relaxed);
+        core != NOWHERE
+            && with_current(|thread| thread.shared.core.load(Ordering::Relaxed)) == Some(core)
+    }
+
     /// The thread has ended: the app thread takes what was sent meanwhile.
     #[cold]
     fn pass_on_late(&self) {
@@ -441,6 +459,7 @@ impl Thread {
     /// Moves on or ends.
     pub(super) fn depart(self: Rc<Self>) {
         self.unwatch_all();
+        self.shared.core.store(NOWHERE, Ordering::Relaxed);
         let Some(target) = self.move_to.take() else {
             let shared = self.shared;
             self.end();

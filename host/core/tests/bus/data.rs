@@ -31,6 +31,11 @@ fn a_request_that_is_wrong_never_reaches_the_module() {
             let status = |result: Outcome| result.get().unwrap().0;
             assert_eq!(status(f.io(BAY_OP_READ, 64, &list(&mut one))), -libc::EINVAL);
             assert_eq!(status(f.io(BAY_OP_READ, u64::MAX, &list(&mut one))), -libc::EINVAL);
+            // Ranges that would go on at block 0.
+            let mut many = vec![0; 4 * BLOCK];
+            for lba in [u64::MAX, u64::MAX - 1, u64::MAX - 3] {
+                assert_eq!(status(f.io(BAY_OP_READ, lba, &list(&mut many))), -libc::EINVAL);
+            }
             assert_eq!(status(f.range(BAY_OP_UNMAP, 0, 0)), -libc::EINVAL);
             assert_eq!(status(f.range(BAY_OP_UNMAP, 60, u64::MAX)), -libc::EINVAL);
             assert_eq!(status(f.range(BAY_OP_READ, 0, 1)), -libc::EINVAL); // no list

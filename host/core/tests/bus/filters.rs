@@ -106,6 +106,26 @@ fn what_filters_pass_on_is_done_by_the_base_and_counted_on_each() {
 }
 
 #[test]
+fn an_op_without_a_row_of_its_own_is_counted_as_none_of_the_others() {
+    let make = || {
+        let declare = |reg: &mut bay_bdev_reg| {
+            reg.ops_mask |= 1 << BAY_OP_COMPARE_AND_WRITE | 1 << BAY_OP_COPY;
+        };
+        let base = Fixture::new("rare", declare);
+        for op in [BAY_OP_COMPARE_AND_WRITE, BAY_OP_COPY, BAY_OP_FLUSH] {
+            assert_eq!(base.range(op, 0, 1).get(), Some((0, 0)));
+        }
+        (base, counted("rare"))
+    };
+    let none_counted: Step<(Fixture, Counted)> = Box::new(|(_, counted)| {
+        let Some(all) = *counted.lock().unwrap() else { return false };
+        assert_eq!([all.read.ops, all.write.ops, all.unmap.ops, all.errors], [0; 4]);
+        true
+    });
+    on_app(make, vec![none_counted]);
+}
+
+#[test]
 fn a_passed_io_waits_at_the_base_and_is_aborted_there_by_its_id() {
     once(
         "passed wait",

@@ -70,6 +70,7 @@ unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
+    assert_eq!(disk(chan).depth.get(), 0, "entered from inside of submit");
     disk(chan).flushes.set(disk(chan).flushes.get() + 1);
 }
 

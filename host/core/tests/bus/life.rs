@@ -6,6 +6,7 @@ use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::thread;
 use drivebay_core::services;
 use drivebay_plugin_api::*;
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -120,6 +121,25 @@ fn the_module_hears_of_the_end_of_a_burst_once_a_round() {
         f.disk.flushes.get() == 1
     };
     on_app(make, vec![Box::new(flushed)]);
+}
+
+#[test]
+fn a_burst_that_ends_inside_of_a_submit_is_told_after_it() {
+    unsafe extern "C" fn ended(chan: *mut c_void, _io: *mut bay_io, status: i32) {
+        assert_eq!(status, 0);
+        // The disk completes inside of `submit`, and looks where `flush` comes from.
+        unsafe { client().flush.unwrap()(host(), chan as u64) };
+    }
+    let make = || {
+        let f = Fixture::new("inner burst", |_| {});
+        let io = unsafe { client().io_get.unwrap()(host(), f.chan, ptr::null_mut()) };
+        unsafe { (*io).op = BAY_OP_FLUSH };
+        let arg = ptr::without_provenance_mut(f.chan as usize);
+        unsafe { client().submit.unwrap()(host(), io, Some(ended), arg) };
+        assert_eq!(f.disk.flushes.get(), 0);
+        f
+    };
+    on_app(make, vec![Box::new(|f| f.disk.flushes.get() == 1)]);
 }
 
 #[test]

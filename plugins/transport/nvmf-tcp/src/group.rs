@@ -175,10 +175,14 @@ impl Group for TcpGroup {
 
     fn poll(&mut self) -> bool {
         let mut did = self.look() | self.feed();
+        if self.active.is_empty() {
+            return did;
+        }
+        let now_ns = thread::now_ns();
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
                 let mut lender = Lender { qpair: &served.qpair, settings: self.settings };
-                did |= served.socket.receive(&mut self.inbox, &mut lender);
+                did |= served.socket.receive(&mut self.inbox, now_ns, &mut lender);
             }
         }
         did

@@ -103,7 +103,7 @@ impl Drop for Tcp {
     }
 }
 
-/// Looks for new connections: every so often while the reactor runs, at once when it was woken.
+/// Looks for new connections: every so often while the reactor runs, and before it sleeps.
 #[derive(Debug)]
 struct Accepting {
     listeners: Rc<RefCell<Vec<Listener>>>,
@@ -147,7 +147,9 @@ impl Poll for Accepting {
         self.accept()
     }
 
+    /// What wakes the reactor is I/O more often than a connection: that goes first. A connection alone is
+    /// found a moment later, before the next sleep.
     fn woke(&mut self) {
-        self.next_ns = 0;
+        self.next_ns = thread::now_ns().saturating_add(self.interval_ns);
     }
 }

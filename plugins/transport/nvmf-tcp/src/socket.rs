@@ -1,11 +1,24 @@
 //! A connection's socket: what it gives at once, and as much as it takes within limits.
 
 use crate::connection::{Carrier, Connection, Inbox, SLICES, Target};
+use std::cmp::Ordering;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 /// Writes of one connection in one round.
 const WRITES: usize = 16;
+
+/// A host that sends nothing for so long has paused.
+const PAUSE_NS: u64 = 1_000_000;
+
+/// Bytes sent for each command from which on it is copying that takes the time.
+const LARGE: usize = 16 << 10;
+
+/// A host with fewer commands under way waits for each of them.
+const DEEP: usize = 8;
+
+/// The longest rest.
+const REST_MAX_NS: u64 = 100_000;
 
 /// A nonblocking socket that is watched edge-triggered, and its connection.
 #[derive(Debug)]
@@ -17,6 +30,12 @@ pub(crate) struct Socket<R> {
     writable: bool,
     /// The peer has closed its side: only reading to the end tells.
     half_closed: bool,
+    /// When something came last.
+    received_ns: u64,
+    /// It is not looked at before.
+    look_ns: u64,
+    /// How long it is let alone after a burst.
+    rest_ns: u64,
 }
 
 impl<R: Carrier> Socket<R> {
@@ -27,6 +46,9 @@ impl<R: Carrier> Socket<R> {
             readable: true,
             writable: true,
             half_closed: false,
+            received_ns: 0,
+            look_ns: 0,
+            rest_ns: 0,
         }
     }
 
@@ -43,19 +65,27 @@ impl<R: Carrier> Socket<R> {
 
     /// Goes on with what has come, then receives once, so that what it brought is answered before more is looked at;
     /// whether something came or was waiting.
-    pub(crate) fn receive(&mut self, inbox: &mut Inbox, target: &mut impl Target<R>) -> bool {
+    pub(crate) fn receive(
+        &mut self,
+        inbox: &mut Inbox,
+        now_ns: u64,
+        target: &mut impl Target<R>,
+    ) -> bool {
         self.connection.begin_turn(inbox);
-        let did = self.turn(target);
+        let did = self.turn(now_ns, target);
         self.connection.end_turn(inbox);
         did
     }
 
-    fn turn(&mut self, target: &mut impl Target<R>) -> bool {
+    fn turn(&mut self, now_ns: u64, target: &mut impl Target<R>) -> bool {
         let did = self.connection.is_paused();
         if did || self.connection.is_stalled() || self.connection.is_starving() {
             self.connection.resume(target);
         }
         let Some(stream) = &mut self.stream else { return did };
+        if now_ns < self.look_ns {
+            return did;
+        }
         if !self.readable || self.connection.is_paused() || !self.connection.can_receive() {
             return did;
         }
@@ -74,6 +104,11 @@ impl<R: Carrier> Socket<R> {
             Ok(n) => {
                 // A short read has emptied the socket, and what comes later is told anew.
                 self.readable = n == room || self.half_closed;
+                if now_ns.saturating_sub(self.received_ns) > PAUSE_NS {
+                    self.connection.host_paused();
+                    self.rest_ns = 0;
+                }
+                self.received_ns = now_ns;
                 self.connection.received(n, target);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -92,7 +127,7 @@ impl<R: Carrier> Socket<R> {
     /// Sends what is ready, as far as the socket takes it; whether it took some.
     pub(crate) fn send(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
-        let mut did = false;
+        let (mut did, mut sent) = (false, 0);
         for _ in 0..WRITES {
             if !self.writable || !self.connection.has_output() {
                 break;
@@ -102,6 +137,7 @@ impl<R: Carrier> Socket<R> {
             match stream.write_vectored(slices.get(..n).unwrap_or_default()) {
                 Ok(n) => {
                     self.connection.sent(n);
+                    sent += n;
                     did = true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
@@ -112,7 +148,25 @@ impl<R: Carrier> Socket<R> {
                 }
             }
         }
+        if did {
+            self.rest(sent);
+        }
         did
+    }
+
+    /// Lets the host alone for a while when all that it had asked for has left, `sent` bytes, and was much: it is busy with that,
+    /// and half of its commands at once need fewer packets and system calls than one after the other.
+    fn rest(&mut self, sent: usize) {
+        let Some((taken, depth)) = self.connection.burst_over() else { return self.rest_ns = 0 };
+        if taken == 0 || sent < taken * LARGE || depth < DEEP {
+            return self.rest_ns = 0;
+        }
+        self.rest_ns = match taken.cmp(&(depth / 2)) {
+            Ordering::Less => (self.rest_ns + self.rest_ns / 4 + 1000).min(REST_MAX_NS),
+            Ordering::Equal => self.rest_ns,
+            Ordering::Greater => self.rest_ns - self.rest_ns / 4,
+        };
+        self.look_ns = self.received_ns + self.rest_ns;
     }
 
     /// Whether the next round has something to do without being told. `sent`: this round has sent something.
@@ -138,8 +192,8 @@ impl<R: Carrier> Socket<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Phase;
     use crate::connection::doubles::{Host, Keeper, LIMITS, Memo, POOL, pattern};
+    use crate::connection::{Limits, Phase};
     use drivebay_spec_nvme::Status;
     use drivebay_spec_nvme_tcp::Digests;
     use std::net::TcpListener;
@@ -147,11 +201,15 @@ mod tests {
 
     /// A target's socket and the host's end of it.
     fn pair() -> (Socket<Memo>, Keeper, TcpStream) {
+        pair_with(LIMITS)
+    }
+
+    fn pair_with(limits: Limits) -> (Socket<Memo>, Keeper, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Socket::new(stream, Connection::new(LIMITS)), Keeper::new(), host)
+        (Socket::new(stream, Connection::new(limits)), Keeper::new(), host)
     }
 
     /// Rounds until `done`, as a group makes them.
@@ -164,7 +222,7 @@ mod tests {
         while !done(&socket.connection, keeper) {
             assert!(Instant::now() < end, "no progress");
             socket.changed(true, true, false);
-            socket.receive(&mut inbox, keeper);
+            socket.receive(&mut inbox, 0, keeper);
             socket.send();
         }
     }
@@ -213,7 +271,7 @@ mod tests {
         host.write_all(&say.read(1, 65_536).repeat(READS)).unwrap();
         let (mut answered, mut inbox) = (0, Inbox::new());
         let mut round = |socket: &mut Socket<Memo>, keeper: &mut Keeper| {
-            socket.receive(&mut inbox, keeper);
+            socket.receive(&mut inbox, 0, keeper);
             while !keeper.lent.is_empty() {
                 answered += 1;
                 socket.connection.complete(keeper.answered(Status::SUCCESS));
@@ -242,6 +300,42 @@ mod tests {
         let each = 24 + 65_536 + 24;
         assert_eq!(read, 128 + each * u64::try_from(READS).unwrap());
         assert_eq!(keeper.pool.get(), POOL);
+    }
+
+    #[test]
+    fn a_host_that_is_busy_with_much_data_is_let_alone_until_half_of_its_commands_may_have_come() {
+        const LEN: u32 = 16 << 10;
+        let (mut socket, mut keeper, mut host) = pair_with(Limits { depth: 16, ..LIMITS });
+        let (say, mut inbox) = (Host { digests: Digests::default() }, Inbox::new());
+        host.write_all(&say.ic_req(0)).unwrap();
+        rounds(&mut socket, &mut keeper, |connection, _| connection.phase() == Phase::Open);
+        rounds(&mut socket, &mut keeper, |connection, _| !connection.has_output());
+        let mut ask = host.try_clone().unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut host, &mut std::io::sink()));
+        // How many commands are taken and answered in a round, `count` more having been sent before it.
+        let mut round = |now_ns: u64, count: usize| {
+            ask.write_all(&say.read(1, LEN).repeat(count)).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            socket.changed(true, true, false);
+            socket.receive(&mut inbox, now_ns, &mut keeper);
+            let taken = keeper.lent.len();
+            while !keeper.lent.is_empty() {
+                socket.connection.complete(keeper.answered(Status::SUCCESS));
+            }
+            socket.send();
+            assert!(!socket.connection.has_output());
+            taken
+        };
+        assert_eq!(round(10_000, 4), 4);
+        assert_eq!(round(10_001, 4), 4, "so few that each of them is waited for");
+        assert_eq!(round(20_000, 8), 8);
+        assert_eq!(round(20_001, 3), 3, "more than half has come at once");
+        assert_eq!([round(20_002, 5), round(21_000, 0), round(21_001, 0)], [0, 0, 5]);
+        assert_eq!([round(21_700, 1), round(21_750, 0), round(21_751, 0)], [0, 0, 1], "less again");
+        assert_eq!([round(5_000_000, 1), round(5_000_001, 1)], [1, 1], "it had paused");
+        drop(socket.close());
+        drop(ask);
+        reader.join().unwrap().unwrap();
     }
 
     #[test]

@@ -54,7 +54,12 @@ impl Command {
     #[must_use]
     #[inline]
     pub fn parse(bytes: &[u8; 64]) -> Self {
-        Self { dw: Field::take(bytes, 0) }
+        let (dwords, _) = bytes.as_chunks();
+        let mut dw = [0; 16];
+        for (to, from) in dw.iter_mut().zip(dwords) {
+            *to = u32::from_le_bytes(*from);
+        }
+        Self { dw }
     }
 
     /// Writes the command.

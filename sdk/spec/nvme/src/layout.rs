@@ -14,11 +14,13 @@ pub(crate) trait Field: Sized {
 }
 
 /// The `N` bytes at `offset`; zeros where they are not all there.
+#[inline]
 pub(crate) fn chunk<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
 /// Writes `value` at `offset` if it fits.
+#[inline]
 pub(crate) fn put_chunk(bytes: &mut [u8], offset: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(offset..offset.saturating_add(value.len())) {
         place.copy_from_slice(value);
@@ -29,9 +31,11 @@ macro_rules! integer_fields {
     ($($ty:ty)*) => {$(
         impl Field for $ty {
             const LEN: usize = size_of::<$ty>();
+            #[inline]
             fn take(bytes: &[u8], offset: usize) -> Self {
                 Self::from_le_bytes(chunk(bytes, offset))
             }
+            #[inline]
             fn put(&self, bytes: &mut [u8], offset: usize) {
                 put_chunk(bytes, offset, &self.to_le_bytes());
             }
@@ -42,6 +46,7 @@ integer_fields!(u8 u16 u32 u64 u128);
 
 impl<T: Field, const N: usize> Field for [T; N] {
     const LEN: usize = N * T::LEN;
+    #[inline]
     fn take(bytes: &[u8], offset: usize) -> Self {
         core::array::from_fn(|i| T::take(bytes, offset + i * T::LEN))
     }
@@ -103,9 +108,11 @@ macro_rules! layout {
 
         impl $crate::layout::Field for $name {
             const LEN: usize = $size;
+            #[inline]
             fn take(bytes: &[u8], offset: usize) -> Self {
                 Self { $( $field: <$ty as $crate::layout::Field>::take(bytes, offset + $offset), )* }
             }
+            #[inline]
             fn put(&self, bytes: &mut [u8], offset: usize) {
                 $( $crate::layout::Field::put(&self.$field, bytes, offset + $offset); )*
             }

@@ -43,6 +43,8 @@ macro_rules! ops {
             $(pub(super) $function: api::$type,)*
             pub(super) connected: Option<api::bay_nvmf_connected_fn>,
             pub(super) explain: Option<api::bay_nvmf_explain_fn>,
+            /// It sends zeroes without memory that holds them.
+            pub(super) sends_zeroes: bool,
         }
 
         impl Ops {
@@ -52,6 +54,7 @@ macro_rules! ops {
                     $($function: table.$function.ok_or(stringify!($function))?,)*
                     connected: table.connected,
                     explain: table.explain,
+                    sends_zeroes: table.flags & api::BAY_NVMF_TRANSPORT_ZEROES != 0,
                 })
             }
         }

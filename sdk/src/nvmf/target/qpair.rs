@@ -93,6 +93,11 @@ impl<T: Target> Qpair<T> {
         self.group.state()
     }
 
+    #[inline]
+    pub(super) fn fabric_sends_zeroes(&self) -> bool {
+        self.ops.sends_zeroes
+    }
+
     /// Its number in the poll group, never used twice.
     pub fn number(&self) -> u64 {
         self.number

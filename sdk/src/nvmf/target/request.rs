@@ -79,7 +79,7 @@ impl<T: Target> Request<T> {
     pub fn transfer(&self) -> Transfer {
         match self.raw().xfer {
             api::BAY_NVMF_XFER_H2C => Transfer::FromHost,
-            api::BAY_NVMF_XFER_C2H => Transfer::ToHost,
+            api::BAY_NVMF_XFER_C2H | api::BAY_NVMF_XFER_ZEROES => Transfer::ToHost,
             _ => Transfer::None,
         }
     }
@@ -139,8 +139,18 @@ impl<T: Target> Request<T> {
         self.set_response_len(u32::try_from(data.len() - rest.len()).unwrap_or(u32::MAX));
     }
 
-    /// Sets its data to zero.
-    pub fn clear_data(&mut self) {
+    /// Makes zeroes of the data that is sent to the host, whatever its memory holds. The memory itself is cleared only for
+    /// a fabric that has no zeroes of its own.
+    #[inline]
+    pub fn send_zeroes(&mut self) {
+        if self.qpair().fabric_sends_zeroes() {
+            self.raw_mut().xfer = api::BAY_NVMF_XFER_ZEROES;
+        } else {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
         for piece in self.pieces() {
             // SAFETY: the invariant: writable for its length.
             unsafe { std::ptr::write_bytes(piece.addr.cast::<u8>(), 0, piece.len as usize) };

@@ -8,6 +8,9 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
 
+/// What is sent for data that is zeroes: never written, so it is one page of the system's however large.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
 /// What a request's data is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
@@ -118,17 +121,23 @@ impl<B> Request<B> {
         self.0.pieces.clear();
     }
 
-    /// The pieces of `len` bytes of data from `offset` on.
+    /// The pieces of `len` bytes of data from `offset` on; zeroes, if the target said so.
+    #[inline]
     pub fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]> {
         let (mut skip, mut left) = (offset as usize, len as usize);
-        self.0.pieces.iter().filter_map(move |piece| {
+        let zeroes = self.0.raw.xfer == api::BAY_NVMF_XFER_ZEROES;
+        let slice_max = if zeroes { ZEROES.len() } else { usize::MAX };
+        let slices = self.0.pieces.iter().flat_map(move |piece| {
             let from = skip.min(piece.len() as usize);
             skip -= from;
-            let rest = piece.get(from..)?;
+            let rest = piece.get(from..).unwrap_or_default();
             let bytes = rest.get(..left).unwrap_or(rest);
             left -= bytes.len();
-            (!bytes.is_empty()).then_some(bytes)
-        })
+            bytes.chunks(slice_max)
+        });
+        slices.map(
+            move |bytes| if zeroes { ZEROES.get(..bytes.len()).unwrap_or(bytes) } else { bytes },
+        )
     }
 
     /// The data from `offset` to the end of its piece; empty behind the end.

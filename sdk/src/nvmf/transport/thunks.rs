@@ -31,7 +31,7 @@ impl<T: Transport> Thunks<T> {
     #[expect(clippy::cast_possible_truncation, reason = "a table is far smaller than 4 GiB")]
     pub(super) const OPS: &'static bay_nvmf_transport_ops = &bay_nvmf_transport_ops {
         size: size_of::<bay_nvmf_transport_ops>() as u32,
-        flags: 0,
+        flags: api::BAY_NVMF_TRANSPORT_ZEROES,
         create: Some(create::<T>),
         destroy: Some(destroy::<T>),
         dump: Some(dump::<T>),

@@ -2,7 +2,7 @@
 
 use super::samples::{Samples, ratio};
 use super::server::Server;
-use super::{Bench, Side, load, table};
+use super::{Bench, Side, echo, load, table};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,12 @@ const NQN: &str = "nqn.2026-01.io.drivebay:bench-idle";
 /// How long idleness is watched.
 const WATCHED: Duration = Duration::from_millis(1500);
 /// I/O after a second of idleness each.
-const IOS: &str = "2";
+const IOS: usize = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
-    let [mut ours, mut theirs, mut adaptive, mut polled] = [(); 4].map(|()| Samples::default());
+    let [mut ours, mut theirs, mut adaptive, mut polled, mut floor] =
+        [(); 5].map(|()| Samples::default());
     for _ in 0..bench.rounds {
         for side in bench.sides() {
             let mut server = exported(bench, side)?;
@@ -23,9 +25,11 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 continue;
             }
             ours.push(share);
+            write_all(bench, &server)?;
             adaptive.push(first_io_us(&server)?);
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
             polled.push(first_io_us(&server)?);
+            floor.push(echo::after_pauses_us(IOS, PAUSE)?);
         }
     }
     table::begin(
@@ -36,10 +40,11 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     table::row([what, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
     table::begin(
         "First 4 KiB read after 1 s of idleness, µs at the initiator",
-        &["adaptive", "polled", "difference"],
+        &["adaptive", "polled", "difference", "echo that sleeps"],
     );
     let difference = adaptive.median().zip(polled.median()).map(|(a, p)| format!("{:.1}", a - p));
-    table::row([adaptive.told(), polled.told(), difference.unwrap_or_default()]);
+    let difference = difference.unwrap_or_default();
+    table::row([adaptive.told(), polled.told(), difference, floor.told()]);
     Ok(())
 }
 
@@ -70,16 +75,19 @@ fn idle_share(server: &Server) -> Result<f64, String> {
 }
 
 /// Of the malloc namespace.
+fn plan(depth: u32, write: bool) -> load::Plan {
+    let nqn = NQN.to_owned();
+    load::Plan { nqn, nsid: 2, connections: 1, idle: 0, depth, io_size: 4096, write }
+}
+
+/// So that no page of the disk is touched for the first time later.
+fn write_all(bench: &Bench, server: &Server) -> Result<(), String> {
+    load::ours(bench, server.port, &plan(32, true)).map(drop)
+}
+
+/// Median of a few.
 fn first_io_us(server: &Server) -> Result<f64, String> {
-    let plan = load::Plan {
-        nqn: NQN.to_owned(),
-        nsid: 2,
-        connections: 1,
-        idle: 0,
-        depth: 1,
-        io_size: 4096,
-        write: false,
-    };
-    let told = load::run(server.port, &plan, &["--pause-ms", "1000", "--ios", IOS])?;
+    let (pause_ms, ios) = (PAUSE.as_millis().to_string(), IOS.to_string());
+    let told = load::run(server.port, &plan(1, false), &["--pause-ms", &pause_ms, "--ios", &ios])?;
     Ok(told.p50_us)
 }

@@ -27,6 +27,12 @@ impl Samples {
     }
 }
 
+/// Of sorted values, the smallest that so many percent do not exceed.
+pub(super) fn at(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
 /// What stands where nothing was measured.
 pub(super) const NOTHING: &str = "–";
 
@@ -65,6 +71,14 @@ mod tests {
         assert_eq!(of(&[500.0, 100.0, 900.0]).told(), "500 (100–900)");
         assert_eq!(of(&[2.0]).told(), "2.00");
         assert_eq!(of(&[]).told(), NOTHING);
+    }
+
+    #[test]
+    fn of_a_hundred_values_the_last_but_one_is_at_99_percent() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!([50, 99, 100].map(|percent| at(&values, percent)), [50.0, 99.0, 100.0]);
+        assert_eq!(at(&[7.0], 99), 7.0);
+        assert_eq!(at(&[], 99), 0.0);
     }
 
     #[test]

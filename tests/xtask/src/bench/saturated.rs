@@ -2,48 +2,55 @@
 
 use super::client::Client;
 use super::process::Running;
-use super::samples::{Samples, ratio};
+use super::samples::{Samples, at, ratio};
 use super::server::Folder;
-use super::{Bench, Side, case, rates, table};
+use super::{Bench, Side, case, echo, rates, table};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Calls of a round, and the pause between them.
-const CALLS: usize = 200;
+/// Calls of a round, ten of which may be beyond its p99, and the pause between them.
+const CALLS: usize = 1000;
+/// Calls before those.
+const WARM_UP: usize = 50;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a generator may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of the rounds of one side.
+#[derive(Default)]
+struct Times {
+    p50_ms: Samples,
+    p99_ms: Samples,
+}
+
+impl Times {
+    fn push(&mut self, sorted_ms: &[f64]) {
+        self.p50_ms.push(at(sorted_ms, 50));
+        self.p99_ms.push(at(sorted_ms, 99));
+    }
+}
+
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
-    let [mut ours, mut theirs, mut ours_median, mut theirs_median] =
-        [(); 4].map(|()| Samples::default());
+    let [mut ours, mut theirs, mut floor] = [(); 3].map(|()| Times::default());
     for _ in 0..bench.rounds {
         for side in bench.sides() {
-            let times_ms = times_ms(bench, side)?;
-            let (p50, p99) = match side {
-                Side::Ours => (&mut ours_median, &mut ours),
-                Side::Reference => (&mut theirs_median, &mut theirs),
-            };
-            p50.push(at(&times_ms, 50));
-            p99.push(at(&times_ms, 99));
+            let times = if side == Side::Ours { &mut ours } else { &mut theirs };
+            times.push(&times_ms(bench, side)?);
         }
+        floor.push(&echo::beside_loops(CALLS, PAUSE)?);
     }
     table::begin(
         "bdev_get_bdevs while both reactors read a null disk at depth 128, ms",
-        &["what", "ours", "reference", "its ÷ ours"],
+        &["what", "ours", "reference", "its ÷ ours", "echo beside two loops"],
     );
-    for (what, ours, theirs) in [("median", &ours_median, &theirs_median), ("p99", &ours, &theirs)]
-    {
-        table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours)]);
-    }
+    let row = |what: &str, of: fn(&Times) -> &Samples| {
+        let (ours, theirs, floor) = (of(&ours), of(&theirs), of(&floor));
+        table::row([what, &ours.told(), &theirs.told(), &ratio(theirs, ours), &floor.told()]);
+    };
+    row("median", |times| &times.p50_ms);
+    row("p99", |times| &times.p99_ms);
     Ok(())
-}
-
-/// Of sorted values, the smallest that so many percent do not exceed.
-fn at(sorted: &[f64], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
 /// How long each call took, sorted.
@@ -53,11 +60,13 @@ fn times_ms(bench: &Bench, side: Side) -> Result<Vec<f64>, String> {
     let mut generator = generator(bench, side, &folder.0, &socket)?;
     let mut client = connected(&mut generator, &socket)?;
     let mut times = Vec::new();
-    for _ in 0..CALLS {
+    for call in 0..WARM_UP + CALLS {
         std::thread::sleep(PAUSE);
         let began = Instant::now();
         client.call("bdev_get_bdevs", &Value::Null)?;
-        times.push(began.elapsed().as_secs_f64() * 1e3);
+        if call >= WARM_UP {
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
     }
     times.sort_by(f64::total_cmp);
     Ok(times)

@@ -13,7 +13,7 @@ const BUCKETS: usize = ((TOP_BITS - KEPT_BITS + 1) as usize) << KEPT_BITS;
 /// How often each latency occurred, in ticks of the machine's counter.
 #[derive(Clone)]
 pub struct Histogram {
-    buckets: Box<[Cell<u64>]>,
+    buckets: Box<[Cell<u64>; BUCKETS]>,
     sum: Cell<u64>,
     max: Cell<u64>,
 }
@@ -23,7 +23,7 @@ impl Histogram {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            buckets: vec![Cell::new(0); BUCKETS].into_boxed_slice(),
+            buckets: Box::new([const { Cell::new(0) }; BUCKETS]),
             sum: Cell::new(0),
             max: Cell::new(0),
         }
@@ -40,7 +40,7 @@ impl Histogram {
 
     /// Adds another one's values.
     pub fn add(&self, other: &Self) {
-        for (mine, theirs) in self.buckets.iter().zip(&other.buckets) {
+        for (mine, theirs) in self.buckets.iter().zip(other.buckets.iter()) {
             mine.set(mine.get() + theirs.get());
         }
         self.sum.set(self.sum.get().wrapping_add(other.sum.get()));
@@ -102,11 +102,9 @@ impl std::fmt::Debug for Histogram {
 }
 
 fn index_of(value: u64) -> usize {
-    // The place of the highest bit; values below LINEAR are their own index.
+    // Values below LINEAR are their own index; above, the bit that is always set leads to the next row.
     let shift = (LINEAR | value).ilog2() - KEPT_BITS;
-    let kept = (value >> shift) & (LINEAR - 1);
-    let row = if value < LINEAR { 0 } else { u64::from(shift) + 1 };
-    let index = (row << KEPT_BITS) | kept;
+    let index = (u64::from(shift) << KEPT_BITS) + (value >> shift);
     usize::try_from(index).unwrap_or(BUCKETS).min(BUCKETS - 1)
 }
 

@@ -94,7 +94,7 @@ fn start(
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
         Ok(Plan::Read(range)) => {
             if geometry.keeps_no_data {
-                request.clear_data(); // They hold what their last owner left, and the bdev lets them be.
+                request.send_zeroes(); // The memory holds what its last owner left, and the bdev lets it be.
             }
             (Op::Read(range), IoFlags::NONE)
         }

@@ -175,7 +175,11 @@ impl<R: Carrier> Connection<R> {
     fn respond(&mut self, cqe: &[u8; 16]) {
         let mut header = [0; CapsuleResp::LEN];
         let placement = CapsuleResp { cqe: *cqe }.encode(self.accepts.digests, &mut header);
-        put_header(&mut self.outbox, &header, &placement);
+        self.outbox.respond(&header, placement.header_digest.then(|| digest::of(&header)));
+        // Half of what the host has under way: it works on that while the other half is served.
+        if self.outbox.burst_is_long(self.depth_seen / 2) {
+            self.outbox.end_burst();
+        }
     }
 
     /// The submission queue head: the target's, and what was answered without it.

@@ -129,6 +129,11 @@ impl<R: Carrier> Commands<R> {
         }
     }
 
+    /// Whether there is none.
+    pub(crate) fn are_free(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     /// Whether some command waits for data that the host must send.
     pub(crate) fn any_awaits_data(&self) -> bool {
         self.slots.iter().any(|command| command.state == State::Data)

@@ -138,6 +138,8 @@ pub(crate) struct Connection<R> {
     awaited: u64,
     /// Commands without data in their capsule taken in this round.
     taken: u32,
+    /// The most commands that came at once since the host last paused: how many it has under way, as far as can be seen.
+    depth_seen: usize,
     /// Received bytes wait for the next round.
     paused: bool,
     /// Received bytes wait for a slot, for memory or for the peer to read.
@@ -168,6 +170,7 @@ impl<R: Carrier> Connection<R> {
             stage: Stage::Header,
             awaited: 0,
             taken: 0,
+            depth_seen: 0,
             paused: false,
             stalled: false,
             commands: Commands::new(limits.depth),
@@ -225,6 +228,16 @@ impl<R: Carrier> Connection<R> {
     pub(crate) fn begin_turn(&mut self, shared: &mut Inbox) {
         self.inbox.begin_turn(shared, &mut self.kept);
         self.taken = 0;
+    }
+
+    /// The host has sent nothing for a while: it may go on with more or fewer commands at once.
+    pub(crate) fn host_paused(&mut self) {
+        self.depth_seen = 0;
+    }
+
+    /// The commands that were taken in this round, and how many the host seems to have under way; `None` while some are still here.
+    pub(crate) fn burst_over(&self) -> Option<(usize, usize)> {
+        self.commands.are_free().then_some((self.taken as usize, self.depth_seen))
     }
 
     /// The turn is over.
@@ -286,7 +299,8 @@ impl<R: Carrier> Connection<R> {
     }
 
     /// Fills `slices` with what is to be sent next; returns how many it filled.
-    pub(crate) fn send_slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    pub(crate) fn send_slices<'a>(&'a mut self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        self.outbox.end_burst();
         self.outbox.fill(&self.commands, slices)
     }
 

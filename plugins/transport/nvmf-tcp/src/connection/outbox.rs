@@ -1,7 +1,8 @@
 //! What is still to be sent: PDU headers in one run of bytes, data where it lies.
 //!
 //! Small PDUs that follow each other become one slice, so that a burst of responses is one system
-//! call with one element.
+//! call with one element. Responses come behind the data of their burst: a host that polls has them all at once then,
+//! and sends its next commands in one piece instead of a few at a time.
 
 use super::Carrier;
 use super::command::Commands;
@@ -13,6 +14,12 @@ pub(crate) const SLICES: usize = 128;
 
 /// Headers that wait while the peer does not read: beyond this nothing more is received, in bytes.
 const BYTES_MAX: usize = 64 << 10;
+
+/// Responses of one burst.
+const RESPONSES_MAX: usize = 32;
+
+/// Data of one burst, in bytes.
+const BURST_DATA_MAX: u32 = 128 << 10;
 
 /// Data of a command, and the bytes of the run that go before it.
 #[derive(Clone, Copy, Debug)]
@@ -33,18 +40,24 @@ pub(crate) struct Outbox {
     pieces: VecDeque<Piece>,
     /// Bytes of the run behind the last piece.
     tail: usize,
+    /// Responses of the burst, still to be put behind its data.
+    responses: Vec<u8>,
+    /// How many.
+    responded: usize,
+    /// Bytes of data of the burst.
+    burst_data: u32,
 }
 
 impl Outbox {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.tail == 0 && self.pieces.is_empty()
+        self.tail == 0 && self.pieces.is_empty() && self.responses.is_empty()
     }
 
     /// Whether the peer must read before it is listened to again.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() - self.done >= BYTES_MAX
+        self.bytes.len() - self.done + self.responses.len() >= BYTES_MAX
     }
 
     /// Appends a small PDU or a part of one.
@@ -52,6 +65,29 @@ impl Outbox {
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.tail += bytes.len();
+    }
+
+    /// Appends a response, behind what else comes before [`Outbox::end_burst`].
+    #[inline]
+    pub(crate) fn respond(&mut self, header: &[u8; 24], digest: Option<[u8; 4]>) {
+        self.responses.extend_from_slice(header);
+        self.responses.extend_from_slice(digest.as_ref().map_or(&[], |digest| digest));
+        self.responded += 1;
+    }
+
+    /// Whether so many responses wait behind the data before them that the host would have to wait for them.
+    #[inline]
+    pub(crate) fn burst_is_long(&self, responses_max: usize) -> bool {
+        self.responded >= responses_max.min(RESPONSES_MAX) || self.burst_data >= BURST_DATA_MAX
+    }
+
+    /// Appends the responses.
+    #[inline]
+    pub(crate) fn end_burst(&mut self) {
+        self.bytes.extend_from_slice(&self.responses);
+        self.tail += self.responses.len();
+        self.responses.clear();
+        (self.responded, self.burst_data) = (0, 0);
     }
 
     /// Appends zeroes.
@@ -65,6 +101,7 @@ impl Outbox {
     pub(crate) fn data(&mut self, slot: u16, len: u32) {
         let bytes = std::mem::take(&mut self.tail);
         self.pieces.push_back(Piece { bytes, slot, offset: 0, len });
+        self.burst_data = self.burst_data.saturating_add(len);
     }
 
     /// Fills `slices` with what comes next; returns how many it filled.
@@ -135,6 +172,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.pieces.clear();
-        (self.done, self.tail) = (0, 0);
+        self.responses.clear();
+        (self.done, self.tail, self.responded, self.burst_data) = (0, 0, 0, 0);
     }
 }

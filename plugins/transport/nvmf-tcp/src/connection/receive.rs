@@ -106,6 +106,7 @@ impl<R: Carrier> Connection<R> {
                 rest -= direct;
             }
         }
+        self.depth_seen = self.depth_seen.max(n / CapsuleCmd::LEN);
         self.inbox.put(rest);
         self.resume(target);
     }
@@ -408,6 +409,7 @@ impl<R: Carrier> Connection<R> {
         let mut request = [0; TermReq::LEN];
         TermReq::new(Role::Controller, error)
             .encode(u8::try_from(header.len()).unwrap_or(u8::MAX), &mut request);
+        self.outbox.end_burst();
         self.outbox.write(&request);
         self.outbox.write(header);
         self.phase = Phase::Terminating;

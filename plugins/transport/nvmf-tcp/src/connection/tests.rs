@@ -436,6 +436,28 @@ fn a_burst_is_taken_in_parts_and_no_command_is_lost_or_overtaken() {
 }
 
 #[test]
+fn responses_come_behind_the_data_of_half_of_what_the_host_has_under_way() {
+    let mut wire = Wire::open_with(Limits { depth: 16, ..LIMITS }, Digests::default(), 0, 0);
+    let kinds = |wire: &mut Wire, cids: std::ops::Range<u16>, len: u32| {
+        let burst: Vec<u8> =
+            cids.clone().flat_map(|cid| wire.capsule(read(cid, len), &[])).collect();
+        wire.send(&burst);
+        cids.for_each(|_| wire.answer(Status::SUCCESS, 0));
+        let pdus = wire.take_pdus();
+        let is_data = |pdu: &Pdu| pdu.frame.pdu_type == PduType::C2hData;
+        pdus.iter().map(|pdu| if is_data(pdu) { 'd' } else { 'r' }).collect::<String>()
+    };
+    assert_eq!(kinds(&mut wire, 0..1, 512), "dr");
+    assert_eq!(kinds(&mut wire, 0..8, 512), "ddddrrrrddddrrrr");
+    assert_eq!(kinds(&mut wire, 0..3, 512), "dddrrr", "fewer than half: no more are awaited");
+    // 128 KiB of data are as much as any number of responses.
+    assert_eq!(kinds(&mut wire, 0..4, 65536), "ddrrddrr");
+    wire.connection.host_paused();
+    assert_eq!(kinds(&mut wire, 0..4, 512), "ddrrddrr", "it went on with less");
+    wire.end();
+}
+
+#[test]
 fn little_but_the_asked_for_data_is_received_while_data_is_awaited() {
     let mut wire = Wire::open();
     wire.send(&wire.capsule(write(5, 8192), &[]));
