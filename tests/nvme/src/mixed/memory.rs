@@ -47,23 +47,26 @@ impl Memory {
                 sample.at >= length / 3 * n && sample.at < length / 3 * (n + 1)
             })
         };
-        let most = |n| third(n).map(|sample| sample.resident_kib).max().unwrap();
-        let (second, last) = (most(1), most(2));
-        let slope = slope(third(1).chain(third(2)));
+        let most = |n| third(n).map(|sample| sample.resident_kib).max();
         let at = |i: usize| samples[i].resident_kib;
         eprintln!(
-            "resident: {} KiB in the beginning, {} in the middle, {} in the end; at most {second} in the second third, {last} in \
-             the last; slope there {slope:.1} KiB a minute",
+            "resident: {} KiB in the beginning, {} in the middle, {} in the end",
             at(0),
             at(samples.len() / 2),
             at(samples.len() - 1),
         );
-        let allowed = if length < SHORT {
-            SHORT_MAX_KIB
-        } else {
-            second + second * MORE_PERCENT / 100 + MORE_KIB
+        if length < SHORT {
+            let most = samples.iter().map(|sample| sample.resident_kib).max().unwrap();
+            return if most <= SHORT_MAX_KIB { Ok(()) } else { Err(format!("{most} KiB")) };
+        }
+        let (Some(second), Some(last)) = (most(1), most(2)) else {
+            return Err("memory was not looked at often enough".to_owned());
         };
-        if last <= allowed {
+        let slope = slope(third(1).chain(third(2)));
+        eprintln!(
+            "at most {second} KiB in the second third, {last} in the last; slope there {slope:.1} KiB a minute"
+        );
+        if last <= second + second * MORE_PERCENT / 100 + MORE_KIB {
             Ok(())
         } else {
             Err(format!("memory grows: {second} KiB, then {last}"))

@@ -21,7 +21,8 @@ pub(super) fn all(targets: &[String]) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// What is in the corpus stays. Of the rest libFuzzer chooses what together reaches the most; the smallest of it is taken.
+/// What is in the corpus stays. Of the rest libFuzzer chooses what together reaches the most; of that, short and long ones are
+/// taken alike, as far as there is room.
 fn merge(program: &Path, target: &str) -> Result<(), String> {
     let (corpus, found) = (corpora().join(target), folder().join("corpus").join(target));
     let chosen = folder().join("chosen").join(target);
@@ -40,9 +41,9 @@ fn merge(program: &Path, target: &str) -> Result<(), String> {
 
     let mut new = files(&chosen)?;
     new.retain(|(_, file)| !corpus.join(file.file_name().unwrap_or_default()).exists());
-    let (offered, mut taken) = (new.len(), 0);
+    let (offered, room, mut taken) = (new.len(), FILES.saturating_sub(kept.len()), 0);
     let mut bytes: u64 = kept.iter().map(|(len, _)| len).sum();
-    for (len, file) in new {
+    for (len, file) in new.into_iter().step_by(offered.div_ceil(room.max(1)).max(1)) {
         if kept.len() >= FILES || bytes + len > BYTES {
             break;
         }
