@@ -93,6 +93,13 @@ fn a_plugin_that_is_right_passes() {
 }
 
 #[test]
+fn a_plugin_that_is_right_leaves_nothing_though_no_other_check_came_before() {
+    let (_folder, file) = build("GOOD");
+    let (code, report) = check(&file, &["--only", "life::created_and_deleted"]);
+    assert_eq!(code, 0, "{report:#}");
+}
+
+#[test]
 fn after_a_crash_the_other_checks_go_on_in_a_fresh_child() {
     let (_folder, file) = build("BAD_CRASH");
     // It crashes in write_zeroes, which one of these makes and the other does not.

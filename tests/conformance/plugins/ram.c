@@ -155,7 +155,7 @@ static int32_t prepare_sleep(void *ctx) { return (void)ctx, 1; }
 #endif
 
 static int32_t chan_create(void *ctx, const struct bay_chan_args *args, void **out) {
-    struct chan *chan = calloc(1, sizeof(*chan));
+    struct chan *chan = calloc(1, sizeof(*chan) + 1024); /* room for what a channel mostly has, and could keep */
     (void)args;
     chan->disk = ctx;
 #if defined(BAD_LOST_WAKE) || defined(BAD_AWAKE)

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Ended requests that are kept and watched before they are used again.
-const RESTING: usize = 1024;
+pub(crate) const RESTING: usize = 1024;
 /// What an ended request is filled with.
 const PATTERN: u8 = 0xdb;
 /// Bytes of `drv_ctx` that are watched.

@@ -147,6 +147,7 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     if rig.maker.as_ref().is_none_or(|maker| maker.create.is_none() || maker.delete.is_none()) {
         return skipped("the plugin has no methods that make and delete a bdev");
     }
+    fill_the_guard(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
     for round in 0..AGAIN {
         series.look(round);
@@ -161,6 +162,17 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
         rig.delete(made)?;
     }
     series.verdict("bdevs, made and deleted,")
+}
+
+/// As many I/O as the guard keeps ended requests: from then on it grows no more. Checks before this one may have
+/// done it, or not.
+fn fill_the_guard(rig: &mut Rig<'_>) -> Verdict {
+    let made = rig.make()?;
+    let channel = channel(&made, rig.lane())?;
+    let reads = (0..=guard::request::RESTING).map(|_| made.io(BAY_OP_READ, 0, 1, 0)).collect();
+    all_succeeded(&run(&channel, reads, 64)?)?;
+    close_all(vec![channel])?;
+    rig.delete(made)
 }
 
 /// Every entry point, under the eyes of the watchdog.
