@@ -13,6 +13,9 @@ use crate::disk::{FileDisk, Zeroing};
 /// I/Os in flight of one channel. The bus keeps what is more.
 const DEPTH: u32 = 256;
 
+/// I/Os of a burst that one system call submits: the kernel lets the disk begin when it returns.
+const AT_ONCE: usize = 4;
+
 /// One thread's state.
 #[derive(Debug)]
 pub struct Channel {
@@ -23,6 +26,8 @@ pub struct Channel {
     syncing: Vec<IoId>,
     /// Whether a failure was logged: the first one is.
     has_warned: bool,
+    /// Pushed since the last flush.
+    unflushed: usize,
 }
 
 impl Channel {
@@ -33,10 +38,10 @@ impl Channel {
     pub fn open(disk: Arc<FileDisk>) -> Result<Self> {
         let mut ring = Ring::new(disk.engine(), DEPTH)?;
         let file = ring.attach(Arc::clone(disk.file()))?;
-        Ok(Self { disk, ring, file, syncing: Vec::new(), has_warned: false })
+        Ok(Self { disk, ring, file, syncing: Vec::new(), has_warned: false, unflushed: 0 })
     }
 
-    /// Queues an I/O; the kernel sees it at the end of the burst.
+    /// Queues an I/O; the kernel sees it with a few others, or at the end of the burst.
     pub fn submit(&mut self, io: BdevIo) {
         let op = io.op();
         if !self.is_within(op) {
@@ -88,10 +93,15 @@ impl Channel {
         if let Err(Full(io)) = self.ring.push(op, self.file, io) {
             io.complete(Status::NO_RESOURCE);
         }
+        self.unflushed += 1;
+        if self.unflushed >= AT_ONCE {
+            self.flush();
+        }
     }
 
-    /// The burst has ended: one system call for all of it.
+    /// One system call for all that was pushed: the burst has ended, or is so long that the disk should begin with it.
     pub fn flush(&mut self) {
+        self.unflushed = 0;
         let flushed = self.ring.flush();
         self.note(flushed);
     }

@@ -1,5 +1,5 @@
-//! The aio plugin on a file with O_DIRECT, the reference's aio on the same file, and fio's io_uring
-//! engine with registered buffers and files.
+//! The aio plugin on a file with O_DIRECT and the reference's aio on the same file, both polled, and fio's
+//! io_uring engine with registered buffers and files.
 
 use super::rates::{bdevperf, perf};
 use super::samples::{Samples, ratio};
@@ -54,8 +54,20 @@ fn of_ours(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64,
     let folder = case::folder().display().to_string();
     let call = format!("bdev_aio_create {}", params(file));
     let depth = depth.to_string();
-    let arguments =
-        ["perf", "--json", "--plugin-dir", &folder, "-w", pattern, "-q", &depth, "--rpc", &call];
+    let arguments = [
+        "perf",
+        "--json",
+        "--mode",
+        "polled",
+        "--plugin-dir",
+        &folder,
+        "-w",
+        pattern,
+        "-q",
+        &depth,
+        "--rpc",
+        &call,
+    ];
     perf(bench, &arguments.map(str::to_owned))
 }
 
