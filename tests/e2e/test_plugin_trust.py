@@ -38,6 +38,15 @@ class PluginTrust(unittest.TestCase):
         self.assertEqual(code, 1, told)
         self.assertIn(part, told)
 
+    def test_who_made_a_plugin_and_under_which_licence_stands_in_its_file(self):
+        for name in ("null", "nvmf_tcp"):
+            code, told, _ = self.run_program("plugin", "inspect", f"{PLUGINS}/libdrivebay_{name}.so")
+            self.assertEqual(code, 0)
+            fields = dict(line.split(maxsplit=1) for line in told.splitlines() if len(line.split(maxsplit=1)) == 2)
+            self.assertEqual((fields["vendor"], fields["licence"]), ("Drivebay", "Apache-2.0"))
+            self.assertRegex(fields["build"], "^id +[0-9a-f]{40}$")
+            self.assertIn("libc.so.6", fields["libraries"])
+
     def test_a_policy_that_is_wrong_ends_the_start_and_names_what_is_wrong(self):
         for text, mode, part in [
             (None, None, "--plugin-policy: cannot read"),
