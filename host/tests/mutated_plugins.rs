@@ -2,7 +2,7 @@
 //! would load are loaded in children, which may die.
 //!
 //! 500 of them; with `DRIVEBAY_SOAK=1` 100,000. `DRIVEBAY_PART=K/N` takes every Nth of the same ones, from number K on, and loads
-//! them on core K: several at once do the whole.
+//! them on core K: several at once do the whole. `K/N/FROM` goes on where one was cut off.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "how a child tells its parent")]
 
@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Tells a child where its files are.
 const FOLDER: &str = "DRIVEBAY_MUTATED_PLUGINS";
+/// And where it may write.
+const RUNTIME: &str = "DRIVEBAY_MUTATED_RUNTIME";
 /// Files that one child loads, one after the other, as long as it lives.
 const BATCH: usize = 25;
 /// What a file may take to be loaded; then its child is hung.
@@ -61,7 +63,10 @@ fn plugins_of_ours() -> PathBuf {
 /// Loads a file in a host of its own, and ends it; what came of it.
 fn load(file: &Path) -> String {
     static LOG_LEVEL: AtomicU32 = AtomicU32::new(0);
-    let (file, runtime) = (file.to_owned(), tempfile::tempdir().unwrap());
+    let file = file.to_owned();
+    // A child may die: what it leaves behind is its parent's to remove, if there is one.
+    let runtime =
+        std::env::var_os(RUNTIME).map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap();
     let settings = Settings {
         folders: vec![plugins_of_ours()],
         runtime: runtime.path().to_owned(),
@@ -114,11 +119,12 @@ fn a_child_loads_what_it_is_given() {
 
 // ---- the parent ---------------------------------------------------------------------------------
 
-/// Which of the files are this process's: the first, and how many there are until the next.
-fn part() -> (usize, usize) {
-    let Ok(part) = std::env::var("DRIVEBAY_PART") else { return (0, 1) };
-    let (first, step) = part.split_once('/').expect("DRIVEBAY_PART is K/N");
-    (first.parse().unwrap(), step.parse().unwrap())
+/// Which of the files are this process's: the first, how many there are until the next, and where to begin.
+fn part() -> (usize, usize, usize) {
+    let Ok(part) = std::env::var("DRIVEBAY_PART") else { return (0, 1, 0) };
+    let mut numbers =
+        part.split('/').map(|number| number.parse().expect("DRIVEBAY_PART is K/N or K/N/FROM"));
+    (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap_or(0))
 }
 
 #[derive(Debug, Default)]
@@ -141,11 +147,11 @@ fn whatever_became_of_a_file_the_host_lives() {
     let batch = work.path().join("batch");
     fs::create_dir(&batch).unwrap();
     let (mut waiting, mut done) = (0, 0);
-    let (first, step) = part();
+    let (first, step, from) = part();
     for number in 0..count {
         let original = &originals[number % originals.len()];
         let bytes = mutant(original, &mut random);
-        if number % step != first {
+        if number % step != first || number < from {
             continue;
         }
         done += 1;
@@ -173,9 +179,11 @@ fn whatever_became_of_a_file_the_host_lives() {
 /// Lets children load what is in the folder until nothing is; each removes what it has loaded, and its parent what killed it.
 fn load_in_children(folder: &Path, tally: &mut Tally) {
     while fs::read_dir(folder).unwrap().next().is_some() {
+        let runtime = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_child_loads_what_it_is_given", "--nocapture"])
             .env(FOLDER, folder)
+            .env(RUNTIME, runtime.path())
             .env("RUST_BACKTRACE", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
