@@ -1,0 +1,382 @@
+//! The bus that the fake host plays: bdevs, descriptors, channels and their I/O.
+#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
+
+use super::*;
+
+pub(super) unsafe extern "C" fn register(_: H, reg: *const bay_bdev_reg, id: *mut u64) -> i32 {
+    // SAFETY: the module's record, valid for the call.
+    let reg = unsafe { *reg };
+    // SAFETY: lives as long as the bdev.
+    let ops = unsafe { *reg.ops };
+    // SAFETY: valid for the call.
+    let name = unsafe { host::text(reg.name) }.to_owned();
+    if state(|state| state.bdevs.values().any(|bdev| bdev.name == name)) {
+        return -crate::errno::EEXIST;
+    }
+    let handle = new_id();
+    // SAFETY: the caller's place.
+    unsafe { *id = handle };
+    let shown = name.clone();
+    state(|state| state.bdevs.insert(handle, Bdev { reg, ops, name, leaving: None }));
+    examine(&shown);
+    0
+}
+
+pub(super) fn examine(name: &str) {
+    let Some(get) = state(|state| state.door).and_then(|door| door.get_iface) else { return };
+    let id = bay_str::new(api::id::BDEV_MODULE);
+    // SAFETY: the plugin's function.
+    let table = unsafe { get(std::ptr::null_mut(), id, 0) }.cast::<api::bay_bdev_module>();
+    // SAFETY: NULL or the plugin's table.
+    if let Some(call) = unsafe { table.as_ref() }.and_then(|table| table.examine_config) {
+        // SAFETY: the text lives through the call.
+        unsafe { call(std::ptr::null_mut(), bay_str::new(name)) };
+    }
+}
+
+pub(super) unsafe extern "C" fn unregister(
+    _: H,
+    id: u64,
+    done: Option<api::bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    let is_known = state(|state| match state.bdevs.get_mut(&id) {
+        Some(bdev) if bdev.leaving.is_none() => {
+            bdev.leaving = Some((done, arg));
+            true
+        }
+        _ => false,
+    });
+    if !is_known {
+        return -crate::errno::ENODEV;
+    }
+    tell(id, api::BAY_EVENT_REMOVE, 0);
+    leave_if_unused(id);
+    0
+}
+
+pub(super) fn tell(bdev: u64, event: u32, value: u64) {
+    let descs: Vec<Desc> =
+        state(|state| state.descs.values().filter(|desc| desc.bdev == bdev).copied().collect());
+    for desc in descs {
+        if let Some(call) = desc.event {
+            // SAFETY: the descriptor is open.
+            unsafe { call(std::ptr::with_exposed_provenance_mut(desc.arg), event, value) };
+        }
+    }
+}
+
+pub(super) fn leave_if_unused(id: u64) {
+    let gone = state(|state| {
+        let is_open = state.descs.values().any(|desc| desc.bdev == id)
+            || state.closing.values().any(|bdev| *bdev == id);
+        let is_leaving = state.bdevs.get(&id).is_some_and(|bdev| bdev.leaving.is_some());
+        if is_leaving && !is_open { state.bdevs.remove(&id) } else { None }
+    });
+    if let Some(bdev) = gone {
+        // SAFETY: nothing refers to the bdev any more.
+        assert_eq!(unsafe { bdev.ops.destruct.unwrap()(bdev.reg.ctx) }, 0);
+        if let Some((Some(done), arg)) = bdev.leaving {
+            // SAFETY: called once.
+            unsafe { done(arg, 0) };
+        }
+    }
+}
+
+pub(super) unsafe extern "C" fn chan_closed(_: H, chan: u64) {
+    let bdev = state(|state| state.closing.remove(&chan)).expect("the channel is not closing");
+    leave_if_unused(bdev);
+}
+
+pub(super) unsafe extern "C" fn resize(_: H, id: u64, num_blocks: u64) -> i32 {
+    state(|state| state.bdevs.get_mut(&id).unwrap().reg.num_blocks = num_blocks);
+    tell(id, api::BAY_EVENT_RESIZE, num_blocks);
+    0
+}
+
+pub(super) unsafe extern "C" fn open(
+    _: H,
+    name: bay_str,
+    _: u32,
+    event: Option<api::bay_bdev_event_fn>,
+    arg: *mut c_void,
+    desc: *mut u64,
+) -> i32 {
+    // SAFETY: valid for the call.
+    let name = unsafe { host::text(name) };
+    let found = state(|state| {
+        let mut bdevs = state.bdevs.iter();
+        bdevs.find(|(_, bdev)| bdev.name == name && bdev.leaving.is_none()).map(|(id, _)| *id)
+    });
+    let Some(bdev) = found else { return -crate::errno::ENODEV };
+    let handle = new_id();
+    let opened = Desc { bdev, event, arg: arg.expose_provenance(), is_claimed: false };
+    state(|state| state.descs.insert(handle, opened));
+    // SAFETY: the caller's place.
+    unsafe { *desc = handle };
+    0
+}
+
+pub(super) unsafe extern "C" fn close(_: H, desc: u64) -> i32 {
+    let bdev = state(|state| state.descs.remove(&desc)).unwrap().bdev;
+    leave_if_unused(bdev);
+    0
+}
+
+pub(super) unsafe extern "C" fn info(_: H, desc: u64, info: *mut api::bay_bdev_info) -> i32 {
+    // SAFETY: the caller's place, filled before.
+    let info = unsafe { &mut *info };
+    state(|state| {
+        let bdev = &state.bdevs[&state.descs[&desc].bdev];
+        info.flags = bdev.reg.flags;
+        info.num_blocks = bdev.reg.num_blocks;
+        info.block_size = bdev.reg.block_size;
+        info.ops_mask = bdev.reg.ops_mask;
+        info.must_flags = bdev.reg.must_flags;
+        info.uuid = bdev.reg.uuid;
+        info.optimal_boundary = bdev.reg.optimal_boundary;
+        info.numa = -1;
+        info.name = bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() };
+    });
+    0
+}
+
+pub(super) unsafe extern "C" fn claim(_: H, desc: u64, _: u32, _: u64) -> i32 {
+    state(|state| {
+        let bdev = state.descs[&desc].bdev;
+        if state.descs.values().any(|other| other.bdev == bdev && other.is_claimed) {
+            return -crate::errno::EPERM;
+        }
+        state.descs.get_mut(&desc).unwrap().is_claimed = true;
+        0
+    })
+}
+
+pub(super) unsafe extern "C" fn unclaim(_: H, desc: u64) -> i32 {
+    state(|state| state.descs.get_mut(&desc).unwrap().is_claimed = false);
+    0
+}
+
+pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32 {
+    let (bdev, ctx, ops) = state(|state| {
+        let id = state.descs[&desc].bdev;
+        let bdev = &state.bdevs[&id];
+        (id, bdev.reg.ctx, bdev.ops)
+    });
+    let handle = new_id();
+    let args = api::bay_chan_args {
+        size: size_of_table::<api::bay_chan_args>(),
+        numa: -1,
+        thread: THREAD,
+        host_chan: handle,
+        handover: std::ptr::null(),
+    };
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: a registered bdev.
+    let status = unsafe { ops.chan_create.unwrap()(ctx, &raw const args, &raw mut raw) };
+    if status == 0 {
+        let made = Chan {
+            bdev,
+            raw,
+            outstanding: 0,
+            is_entered: false,
+            deferred: VecDeque::new(),
+            flush_wanted: false,
+            close_wanted: false,
+        };
+        state(|state| state.chans.insert(handle, made));
+        // SAFETY: the caller's place.
+        unsafe { *chan = handle };
+    }
+    status
+}
+
+pub(super) unsafe extern "C" fn chan_put(_: H, chan: u64) -> i32 {
+    let (is_used, is_entered) = state(|state| {
+        let chan = state.chans.get_mut(&chan).unwrap();
+        chan.close_wanted = chan.is_entered && chan.outstanding == 0;
+        (chan.outstanding > 0, chan.is_entered)
+    });
+    if is_used {
+        return -crate::errno::EBUSY;
+    }
+    if !is_entered {
+        close_chan(chan);
+    }
+    0
+}
+
+pub(super) fn close_chan(handle: u64) {
+    let (bdev, chan, ctx, ops) = state(|state| {
+        let chan = state.chans.remove(&handle).unwrap();
+        state.closing.insert(handle, chan.bdev);
+        let bdev = &state.bdevs[&chan.bdev];
+        (chan.bdev, chan.raw, bdev.reg.ctx, bdev.ops)
+    });
+    // SAFETY: no I/O is outstanding.
+    if unsafe { ops.chan_destroy.unwrap()(ctx, chan) } == 0 {
+        state(|state| state.closing.remove(&handle));
+        leave_if_unused(bdev);
+    }
+}
+
+pub(super) unsafe extern "C" fn io_get(_: H, chan: u64, wait: *mut api::bay_wait) -> *mut bay_io {
+    let is_free = state(|state| {
+        let is_free = state.ios_in_use < state.ios_max;
+        if is_free {
+            state.ios_in_use += 1;
+        } else if !wait.is_null() {
+            state.waiters.push_back(wait);
+        }
+        is_free
+    });
+    if is_free { new_io(chan) } else { std::ptr::null_mut() }
+}
+
+pub(super) fn new_io(chan: u64) -> *mut bay_io {
+    // SAFETY: numbers, pointers and functions that may be null.
+    let mut io: bay_io = unsafe { std::mem::zeroed() };
+    io.id = new_id();
+    io.done = Some(done);
+    let arg = std::ptr::null_mut();
+    Box::into_raw(Box::new(FakeIo { io, chan, cb: None, arg, is_in_flight: false })).cast()
+}
+
+pub(super) unsafe extern "C" fn io_derive(_: H, chan: u64, parent: *mut bay_io) -> *mut bay_io {
+    state(|state| state.ios_in_use += 1);
+    let child = new_io(chan);
+    // SAFETY: a live request.
+    let parent = unsafe { *parent };
+    // SAFETY: made just now.
+    let id = unsafe { (*child).id };
+    // SAFETY: made just now.
+    unsafe { *child = bay_io { id, done: Some(done), ..parent } };
+    child
+}
+
+pub(super) unsafe extern "C" fn submit(
+    _: H,
+    io: *mut bay_io,
+    cb: Option<api::bay_io_cb_fn>,
+    arg: *mut c_void,
+) {
+    // SAFETY: a request of `new_io`.
+    let fake = unsafe { &mut *io.cast::<FakeIo>() };
+    (fake.cb, fake.arg, fake.is_in_flight) = (cb, arg, true);
+    let (call, raw, takes) = state(|state| {
+        let chan = state.chans.get_mut(&fake.chan).unwrap();
+        chan.outstanding += 1;
+        let bdev = &state.bdevs[&chan.bdev];
+        let takes = bdev.reg.ops_mask & (1 << fake.io.op) != 0
+            && fake.io.lba.checked_add(fake.io.nblocks).is_some_and(|e| e <= bdev.reg.num_blocks);
+        (bdev.ops.submit.unwrap(), chan.raw, takes)
+    });
+    if !takes {
+        // SAFETY: in flight.
+        return unsafe { done(io, -crate::errno::EOPNOTSUPP) };
+    }
+    let handle = fake.chan;
+    if enter(handle, |chan| chan.deferred.push_back(io)) {
+        // SAFETY: a live channel.
+        unsafe { call(raw, io) };
+        leave(handle);
+    }
+}
+
+/// Whether the module may be called now; if not, `wait` notes what for.
+pub(super) fn enter(handle: u64, wait: impl FnOnce(&mut Chan)) -> bool {
+    state(|state| {
+        let chan = state.chans.get_mut(&handle).unwrap();
+        let is_free = !std::mem::replace(&mut chan.is_entered, true);
+        if !is_free {
+            wait(chan);
+        }
+        is_free
+    })
+}
+
+/// The module has returned: what came meanwhile goes on, one after the other.
+pub(super) fn leave(handle: u64) {
+    loop {
+        let (raw, ops, next, flushes, closes) = state(|state| {
+            let chan = state.chans.get_mut(&handle).unwrap();
+            let next = chan.deferred.pop_front();
+            let flushes = next.is_none() && std::mem::take(&mut chan.flush_wanted);
+            chan.is_entered = next.is_some() || flushes;
+            (chan.raw, state.bdevs[&chan.bdev].ops, next, flushes, chan.close_wanted)
+        });
+        match next {
+            // SAFETY: a live channel and an I/O that waited for it.
+            Some(io) => unsafe { ops.submit.unwrap()(raw, io) },
+            // SAFETY: a live channel.
+            None if flushes => unsafe { ops.flush.unwrap()(raw) },
+            None if closes => return close_chan(handle),
+            None => return,
+        }
+    }
+}
+
+pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
+    // SAFETY: a request of `new_io`.
+    let fake = unsafe { &mut *io.cast::<FakeIo>() };
+    assert!(std::mem::take(&mut fake.is_in_flight), "an I/O was completed twice");
+    state(|state| state.chans.get_mut(&fake.chan).unwrap().outstanding -= 1);
+    // SAFETY: the client's callback, called once.
+    unsafe { fake.cb.unwrap()(fake.arg, io, status) };
+    state(|state| state.ios_in_use -= 1);
+    // Never freed: a late touch or second completion is seen. It is a test.
+}
+
+pub(super) unsafe extern "C" fn complete_from(
+    _: H,
+    parent: *mut bay_io,
+    child: *mut bay_io,
+    status: i32,
+) {
+    // SAFETY: a live request.
+    let ended = unsafe { *child };
+    // SAFETY: another live request.
+    let fields = unsafe { &mut *parent };
+    (fields.detail, fields.detail_kind) = (ended.detail, ended.detail_kind);
+    // SAFETY: in flight.
+    unsafe { done(parent, status) };
+}
+
+pub(super) unsafe extern "C" fn pass(host: H, chan: u64, io: *mut bay_io, lba: u64) {
+    // SAFETY: the module's request.
+    let child = unsafe { io_derive(host, chan, io) };
+    // SAFETY: made just now.
+    unsafe { (*child).lba = lba };
+    // SAFETY: as above; the parent is in flight until its child has ended.
+    unsafe { submit(host, child, Some(passed), io.cast()) };
+}
+
+pub(super) unsafe extern "C" fn passed(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: `pass` gave the parent, which is in flight.
+    unsafe { complete_from(&raw const TABLE.0, parent.cast(), child, status) };
+}
+
+pub(super) unsafe extern "C" fn io_abort(_: H, _: u64, wait: *mut api::bay_wait) -> i32 {
+    state(|state| match state.waiters.iter().position(|waiter| *waiter == wait) {
+        Some(place) => {
+            state.waiters.remove(place);
+            0
+        }
+        None => -crate::errno::ENOENT,
+    })
+}
+
+pub(super) unsafe extern "C" fn flush(_: H, chan: u64) {
+    let (raw, call) = state(|state| {
+        let chan = &state.chans[&chan];
+        (chan.raw, state.bdevs[&chan.bdev].ops.flush)
+    });
+    if let Some(call) = call
+        && enter(chan, |chan| chan.flush_wanted = true)
+    {
+        // SAFETY: a live channel.
+        unsafe { call(raw) };
+        leave(chan);
+    }
+}
