@@ -29,9 +29,9 @@ fn enter_or_wait(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
 }
 
-/// Calls the module until nothing is left that was submitted meanwhile.
+/// Calls the module, whatever else is going on, until nothing is left that was submitted meanwhile.
 #[inline]
-fn enter(channel: &Channel, io: Io) {
+pub(super) fn enter(channel: &Channel, io: Io) {
     channel.gate.set(Gate::BUSY);
     hand_over(channel, io);
     leave(channel);
@@ -44,11 +44,6 @@ pub(super) fn leave(channel: &Channel) {
         send_deferred(channel);
     }
     channel.gate.clear(Gate::BUSY);
-}
-
-/// Gives a reset to the module, whose channel is held for it.
-pub(super) fn reset(channel: &Channel, io: Io) {
-    enter(channel, io);
 }
 
 #[inline(never)]

@@ -53,7 +53,7 @@ pub(super) struct State(Cell<u8>);
 
 impl State {
     /// It is at the module.
-    pub(super) const SENT: u8 = 1;
+    const SENT: u8 = 1;
     /// It is a part of another I/O.
     const PART: u8 = 2;
     /// It is a reset.

@@ -39,7 +39,7 @@ fn again(io: Travelling) {
 fn held(io: Travelling) {
     let channel = io.0.channel();
     if channel.limits.declared(BAY_OP_RESET) {
-        return dispatch::reset(channel, io.0); // then `module_done`
+        return dispatch::enter(channel, io.0); // then `module_done`
     }
     drain(io);
 }

@@ -192,7 +192,7 @@ impl<R: Carrier> Socket<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::doubles::{Host, Keeper, LIMITS, Memo, POOL, pattern};
+    use crate::connection::doubles::{Host, Keeper, LIMITS, Memo, POOL, in_capsule, pattern};
     use crate::connection::{Limits, Phase};
     use drivebay_spec_nvme::Status;
     use drivebay_spec_nvme_tcp::Digests;
@@ -207,6 +207,7 @@ mod tests {
     fn pair_with(limits: Limits) -> (Socket<Memo>, Keeper, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        host.set_nodelay(true).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         (Socket::new(stream, Connection::new(limits)), Keeper::new(), host)
@@ -310,7 +311,7 @@ mod tests {
         host.write_all(&say.ic_req(0)).unwrap();
         rounds(&mut socket, &mut keeper, |connection, _| connection.phase() == Phase::Open);
         rounds(&mut socket, &mut keeper, |connection, _| !connection.has_output());
-        let mut ask = host.try_clone().unwrap();
+        let (mut ask, mut ask_in) = (host.try_clone().unwrap(), host.try_clone().unwrap());
         let reader = std::thread::spawn(move || std::io::copy(&mut host, &mut std::io::sink()));
         // How many commands are taken and answered in a round, `count` more having been sent before it.
         let mut round = |now_ns: u64, count: usize| {
@@ -333,8 +334,11 @@ mod tests {
         assert_eq!([round(20_002, 5), round(21_000, 0), round(21_001, 0)], [0, 0, 5]);
         assert_eq!([round(21_700, 1), round(21_750, 0), round(21_751, 0)], [0, 0, 1], "less again");
         assert_eq!([round(5_000_000, 1), round(5_000_001, 1)], [1, 1], "it had paused");
+        // Data in a capsule is as long as many commands, and is one.
+        ask_in.write_all(&say.capsule(in_capsule(2, 0, 4096), &pattern(4096))).unwrap();
+        assert_eq!([5_000_002, 5_000_003, 5_000_004].map(|now_ns| round(now_ns, 1)), [2, 1, 1]);
         drop(socket.close());
-        drop(ask);
+        drop((ask, ask_in));
         reader.join().unwrap().unwrap();
     }
 

@@ -138,7 +138,9 @@ pub(crate) struct Connection<R> {
     awaited: u64,
     /// Commands without data in their capsule taken in this round.
     taken: u32,
-    /// The most commands that came at once since the host last paused: how many it has under way, as far as can be seen.
+    /// Commands that came with the last receive, as far as they were taken.
+    came_at_once: usize,
+    /// The most that did since the host last paused: how many it has under way, as far as can be seen.
     depth_seen: usize,
     /// Received bytes wait for the next round.
     paused: bool,
@@ -170,6 +172,7 @@ impl<R: Carrier> Connection<R> {
             stage: Stage::Header,
             awaited: 0,
             taken: 0,
+            came_at_once: 0,
             depth_seen: 0,
             paused: false,
             stalled: false,

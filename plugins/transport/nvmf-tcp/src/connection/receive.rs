@@ -106,7 +106,7 @@ impl<R: Carrier> Connection<R> {
                 rest -= direct;
             }
         }
-        self.depth_seen = self.depth_seen.max(n / CapsuleCmd::LEN);
+        self.came_at_once = 0;
         self.inbox.put(rest);
         self.resume(target);
     }
@@ -252,6 +252,8 @@ impl<R: Carrier> Connection<R> {
             Ok(Transfer::None) | Err(_) => (false, 0),
         };
         self.taken += u32::from(frame.data_len == 0);
+        self.came_at_once += 1;
+        self.depth_seen = self.depth_seen.max(self.came_at_once);
         if let Some(slot) = self.commands.get_mut(slot) {
             slot.state = State::Capsule;
             slot.cid = command.cid();
