@@ -13,6 +13,9 @@ use crate::run;
 const PIECE: u64 = 60;
 /// Processor seconds after which a word is said.
 const WORD: u64 = 60;
+/// Seconds on the wall after which an input counts as one that never ends: many, since at the lowest priority a target may
+/// wait long for its turn.
+const TIMEOUT: &str = "-timeout=100";
 /// Lines of libFuzzer's that are shown where it has found something.
 const LINES: usize = 60;
 
@@ -94,7 +97,7 @@ impl Run {
             .current_dir(run::top())
             .env("DRIVEBAY_FUZZ", target)
             .arg(format!("-max_total_time={seconds}"))
-            .args(["-max_len=8192", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
+            .args(["-max_len=8192", TIMEOUT, "-rss_limit_mb=2048", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
             .arg(&found)
             .arg(format!("tests/fuzz/corpus/{target}"))
