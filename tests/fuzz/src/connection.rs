@@ -14,17 +14,25 @@ use drivebay_spec_nvme_tcp::{
     Alignment, C2hData, CapsuleCmd, CommonHeader, Digests, Frame, H2cData, IcReq, PduType,
     Placement, R2t, Receiver, Role, digest,
 };
-use machine::{Connection, Inbox, Limits, Phase, SLICES};
+use machine::{Connection, Inbox, Limits, PLACES, Phase, SLICES};
 use request::{Keeper, POOL, Piecewise};
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 #[allow(dead_code, unused_imports, reason = "the plugin uses all of it")]
 #[path = "../../../plugins/transport/nvmf-tcp/src/connection/mod.rs"]
 mod machine;
 
-const LIMITS: Limits =
-    Limits { depth: 4, in_capsule_len: 4096, io_len: 65536, h2c_data_len: 8192, c2h_success: true };
+const LIMITS: Limits = Limits {
+    depth: 24,
+    in_capsule_len: 4096,
+    io_len: 65536,
+    h2c_data_len: 8192,
+    c2h_success: true,
+};
+
+/// PDUs that come at once are fewer.
+const BURST: usize = 16;
 
 /// Things done to one connection.
 const STEPS: usize = 400;
@@ -51,6 +59,8 @@ struct Wire {
     alignment: Alignment,
     /// Bytes that the connection has sent and the host has not understood.
     received: Vec<u8>,
+    /// The PDU that was sent last.
+    last: Vec<u8>,
     /// Whether ICResp has come.
     is_agreed: bool,
     /// Data that is asked for.
@@ -66,6 +76,7 @@ impl Wire {
             digests: Digests::default(),
             alignment: Alignment::DWORD,
             received: Vec::new(),
+            last: Vec::new(),
             is_agreed: false,
             r2ts: VecDeque::new(),
         }
@@ -99,7 +110,7 @@ impl Wire {
             _ => match script.number() {
                 0 => self.connection.close(),
                 1 => return false,
-                _ => {}
+                times => self.burst(times.into(), script.number().into()),
             },
         }
         self.connection.phase() != Phase::Ended
@@ -135,6 +146,14 @@ impl Wire {
             &mut header,
         );
         self.assembled(&header, placement, &data, wrong);
+    }
+
+    /// The last PDU so many times, all at once but for `behind` bytes, which come after the others.
+    fn burst(&mut self, times: usize, behind: usize) {
+        let bytes = self.last.repeat(times % BURST);
+        let (first, rest) = bytes.split_at(bytes.len().saturating_sub(behind * 31));
+        self.send(first);
+        self.send(rest);
     }
 
     /// The data of an R2T, or of none.
@@ -179,6 +198,7 @@ impl Wire {
             bytes[at] ^= 1 << (wrong >> 5);
         }
         self.send(&bytes);
+        self.last = bytes;
     }
 
     /// As the socket does it, until the connection has no room.
@@ -187,7 +207,9 @@ impl Wire {
             self.connection.begin_turn(&mut self.inbox);
             let has_room = self.connection.can_receive();
             let mut n = 0;
-            for mut slice in self.connection.receive_slices() {
+            let mut places = std::array::from_fn::<_, PLACES, _>(|_| IoSliceMut::new(&mut []));
+            let filled = self.connection.receive_slices(&mut self.keeper, &mut places);
+            for slice in &mut places[..filled] {
                 let len = slice.len().min(bytes.len() - n);
                 slice[..len].copy_from_slice(&bytes[n..n + len]);
                 n += len;

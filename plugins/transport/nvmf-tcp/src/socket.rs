@@ -1,8 +1,8 @@
 //! A connection's socket: what it gives at once, and as much as it takes within limits.
 
-use crate::connection::{Carrier, Connection, Inbox, SLICES, Target};
+use crate::connection::{Carrier, Connection, Inbox, PLACES, SLICES, Target};
 use std::cmp::Ordering;
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 /// Writes of one connection in one round.
@@ -89,15 +89,13 @@ impl<R: Carrier> Socket<R> {
         if !self.readable || self.connection.is_paused() || !self.connection.can_receive() {
             return did;
         }
-        let [mut direct, mut inbox] = self.connection.receive_slices();
-        let room = direct.len() + inbox.len();
-        let read = if direct.is_empty() {
-            stream.read(&mut inbox)
-        } else {
-            stream.read_vectored(&mut [
-                std::io::IoSliceMut::new(&mut direct),
-                std::io::IoSliceMut::new(&mut inbox),
-            ])
+        let mut places = std::array::from_fn::<_, PLACES, _>(|_| IoSliceMut::new(&mut []));
+        let filled = self.connection.receive_slices(target, &mut places);
+        let places = places.get_mut(..filled).unwrap_or_default();
+        let room: usize = places.iter().map(|place| place.len()).sum();
+        let read = match places {
+            [place] => stream.read(place),
+            places => stream.read_vectored(places),
         };
         match read {
             Ok(0) => self.connection.end(),
@@ -113,9 +111,10 @@ impl<R: Carrier> Socket<R> {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;
+                self.connection.nothing_came();
                 return did;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.connection.nothing_came(),
             Err(error) => {
                 tracing::debug!("connection lost: {error}");
                 self.connection.end();

@@ -86,6 +86,30 @@ impl<R: Carrier> Commands<R> {
         Some(slot)
     }
 
+    /// As [`Commands::take`]; the request is taken out of its slot.
+    #[inline]
+    pub(crate) fn take_out(&mut self, make: impl FnOnce(u16) -> R) -> Option<R> {
+        let slot = self.take(make)?;
+        self.get_mut(slot)?.request.take()
+    }
+
+    /// A request that was taken out is in its slot again, which goes on.
+    #[inline]
+    pub(crate) fn put_in(&mut self, request: R) -> u16 {
+        let slot = request.slot();
+        if let Some(command) = self.get_mut(slot) {
+            command.request = Some(request);
+        }
+        slot
+    }
+
+    /// A request that was taken out and not used is in its slot again, which is free.
+    #[inline]
+    pub(crate) fn put_back(&mut self, request: R) {
+        let slot = self.put_in(request);
+        self.free.push(slot);
+    }
+
     #[inline]
     pub(crate) fn get(&self, slot: u16) -> Option<&Command<R>> {
         self.slots.get(usize::from(slot))

@@ -33,6 +33,9 @@ pub(crate) struct Memo {
 }
 
 impl Memo {
+    pub(crate) fn is_from_host(&self) -> bool {
+        self.from_host
+    }
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.pieces.concat();
         bytes.truncate(self.len as usize);
@@ -45,10 +48,10 @@ impl Carrier for Memo {
         self.slot
     }
     fn begin(&mut self, command: &[u8; 64]) {
-        assert!(self.pieces.is_empty(), "memory of the last command was given back");
         self.command = *command;
     }
     fn obtain(&mut self, len: u32) -> bool {
+        assert!(self.pieces.is_empty(), "memory of the last command was given back");
         let pieces = (len as usize).div_ceil(4096);
         if self.pool.get() < pieces {
             return false;

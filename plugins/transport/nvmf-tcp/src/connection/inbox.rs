@@ -3,8 +3,13 @@
 //! So it stays in the processor's cache however many connections there are, and an idle connection has none. What a
 //! connection has not understood when its turn ends, mostly a part of a header, it keeps.
 
+use drivebay_spec_nvme_tcp::CapsuleCmd;
+
 /// Length of the buffer, in bytes: two thousand commands, or 39 with 4 KiB of data each.
 pub(crate) const LEN: usize = 160 << 10;
+
+/// Length of the header of a capsule, in bytes.
+const HEADER: usize = CapsuleCmd::LEN;
 
 /// Memory for kept bytes that a connection holds on to, in bytes: a whole queue of commands without data.
 const KEPT_HOLD: usize = 16 << 10;
@@ -59,16 +64,37 @@ impl Inbox {
         self.start == self.end
     }
 
-    /// Where the next bytes go; empty when the buffer is full.
+    /// Where the next bytes go; empty when the buffer is full. When less than a header is in it, all else is room.
     #[inline]
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.clear();
-        } else if self.end == self.bytes.len() && self.start > 0 {
+        } else if self.start > 0 && (self.end == self.bytes.len() || self.filled().len() < HEADER) {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Makes room for each of `data` behind a header of `header_len` bytes, the first of which is at the front, and puts it there.
+    /// What follows the last of these headers follows its data then.
+    pub(crate) fn spread(&mut self, header_len: usize, data: &[&[u8]]) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let mut from = self.end;
+        self.end += data.iter().map(|data| data.len()).sum::<usize>();
+        let mut to = self.end;
+        // From the last to the first: nothing is put where something is still to be taken from.
+        for (i, data) in data.iter().enumerate().rev() {
+            let behind = (i + 1) * header_len;
+            to -= from - behind;
+            self.bytes.copy_within(behind..from, to);
+            from = behind;
+            to -= data.len();
+            if let Some(place) = self.bytes.get_mut(to..to + data.len()) {
+                place.copy_from_slice(data);
+            }
+        }
     }
 
     /// `n` bytes were put where [`Inbox::space`] said.
@@ -131,5 +157,23 @@ mod tests {
         assert_eq!(kept.len(), LEN);
         inbox.begin_turn(&mut shared, &mut kept);
         assert_eq!((inbox.filled().len(), kept.capacity()), (LEN, 0));
+    }
+
+    #[test]
+    fn data_is_spread_behind_its_headers_and_what_follows_stays_behind() {
+        for (filled, data, line) in [
+            (&b"--aabbcc"[..], &[&b"123"[..], b"456"][..], &b"aa123bb456cc"[..]),
+            (b"--aabbcctail", &[b"123", b"456", b"7"], b"aa123bb456cc7tail"),
+            (b"aab", &[b"123"], b"aa123b"),
+            (b"--aa", &[b"1"], b"aa1"),
+            (b"--aa", &[], b"aa"),
+        ] {
+            let mut inbox = Inbox::new();
+            inbox.space()[..filled.len()].copy_from_slice(filled);
+            inbox.put(filled.len());
+            inbox.consume(filled.iter().take_while(|byte| **byte == b'-').count());
+            inbox.spread(2, data);
+            assert_eq!(inbox.filled(), line);
+        }
     }
 }

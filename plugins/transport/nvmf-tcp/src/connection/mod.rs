@@ -11,6 +11,7 @@
 //!     └─────────────────────┴──── end of stream, H2CTermReq ───────┴────▶ Ended
 //! ```
 
+mod ahead;
 mod answer;
 mod command;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod receive;
 mod tests;
 mod transfer;
 
+use ahead::Ahead;
 use command::Commands;
 pub(crate) use command::SLOTS_MAX;
 use drivebay_spec_nvme_tcp::{Alignment, Receiver, Role};
@@ -39,6 +41,9 @@ pub(crate) const ADMIN_CAPSULE_DATA: u32 = 8192;
 /// answers are on their way, and their memory is used again while it is in the cache, before the last command of a burst
 /// was looked at. Data in capsules is bounded by the inbox.
 const BURST: u32 = 32;
+
+/// Pieces of one receive: the data of the current PDU, header and data of each capsule that is foreseen, the inbox.
+pub(crate) const PLACES: usize = 2 + 2 * ahead::CAPSULES;
 
 /// How much is received beyond the data of an R2T, in bytes: the next header, and commands, but little data, which would
 /// have to be copied once more.
@@ -134,6 +139,7 @@ pub(crate) struct Connection<R> {
     /// What was in it when the last turn ended.
     kept: Vec<u8>,
     stage: Stage,
+    ahead: Ahead<R>,
     /// Data that R2Ts have asked for and that has not come, in bytes.
     awaited: u64,
     /// Commands without data in their capsule taken in this round.
@@ -170,6 +176,7 @@ impl<R: Carrier> Connection<R> {
             inbox: Inbox::default(),
             kept: Vec::new(),
             stage: Stage::Header,
+            ahead: Ahead::default(),
             awaited: 0,
             taken: 0,
             came_at_once: 0,
@@ -191,32 +198,41 @@ impl<R: Carrier> Connection<R> {
         self.queue = Some(Queue { qid, size, flow_control });
     }
 
-    /// Where the next bytes go: the data of the current PDU where it belongs, then the receive buffer. Both
-    /// are empty when nothing may be received now.
-    pub(crate) fn receive_slices(&mut self) -> [IoSliceMut<'_>; 2] {
-        let direct = match &self.stage {
-            Stage::Data(data) if self.inbox.is_empty() && self.is_receiving() => {
-                let (len, place) = (data.direct_len(), data.place());
-                let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
-                request.and_then(|command| command.request.as_mut()).map_or(
-                    &mut [][..],
-                    |request| {
-                        let piece = request.data_mut(place);
-                        let len = piece.len().min(len);
-                        piece.get_mut(..len).unwrap_or_default()
-                    },
-                )
-            }
-            _ => &mut [],
-        };
-        let space = if self.phase == Phase::Ended || self.outbox.is_full() && self.stalled {
-            &mut []
+    /// Fills `places` with where the next bytes go: the data of the current PDU where it belongs, capsules that are foreseen, and the
+    /// receive buffer; returns how many it filled, none when nothing may be received now. [`Connection::received`] or
+    /// [`Connection::nothing_came`] must follow.
+    pub(crate) fn receive_slices<'a>(
+        &'a mut self,
+        target: &mut impl Target<R>,
+        places: &mut [IoSliceMut<'a>; PLACES],
+    ) -> usize {
+        if self.phase == Phase::Ended {
+            return 0;
+        }
+        self.look_ahead(target);
+        let room = if self.outbox.is_full() && self.stalled {
+            0
+        } else if self.awaited > 0 {
+            AHEAD
         } else {
-            let space = self.inbox.space();
-            let len = if self.awaited > 0 { AHEAD.min(space.len()) } else { space.len() };
-            space.get_mut(..len).unwrap_or_default()
+            inbox::LEN - self.inbox.filled().len() - self.ahead.capsules_len()
         };
-        [IoSliceMut::new(direct), IoSliceMut::new(space)]
+        let Self { stage, commands, inbox, ahead, .. } = self;
+        let mut filled = 0;
+        let mut put = |piece: &'a mut [u8]| {
+            if let Some(place) = places.get_mut(filled).filter(|_| !piece.is_empty()) {
+                *place = IoSliceMut::new(piece);
+                filled += 1;
+            }
+        };
+        if inbox.is_empty() {
+            put(stage.direct(commands));
+        }
+        let begun = inbox.filled().len();
+        let rest = ahead.scatter(inbox.space(), begun, &mut put);
+        let len = room.min(rest.len());
+        put(rest.get_mut(..len).unwrap_or_default());
+        filled
     }
 
     /// Whether [`Connection::receive_slices`] has room.
@@ -324,6 +340,7 @@ impl<R: Carrier> Connection<R> {
     }
 
     fn forget_received(&mut self) {
+        self.nothing_came();
         self.inbox.clear();
         self.kept = Vec::new();
         self.waiting.clear();

@@ -1,6 +1,6 @@
 //! PDUs as they come: header, data, data digest, one after the other.
 
-use super::command::{Grant, State};
+use super::command::{Commands, Grant, State};
 use super::transfer::{FABRICS, Transfer, transfer};
 use super::{ADMIN_CAPSULE_DATA, BURST, Carrier, Connection, Phase, Target};
 use drivebay_spec_nvme::{Command, Status};
@@ -19,6 +19,20 @@ pub(super) enum Stage {
     Data(Data),
     /// Its digest.
     Digest(Data),
+}
+
+impl Stage {
+    /// The command's memory for the next bytes, up to the end of its piece; empty when they do not go there.
+    pub(super) fn direct<'a, R: Carrier>(&self, commands: &'a mut Commands<R>) -> &'a mut [u8] {
+        let Self::Data(data) = self else { return &mut [] };
+        let request = data.slot.and_then(|slot| commands.get_mut(slot));
+        let Some(request) = request.and_then(|command| command.request.as_mut()) else {
+            return &mut [];
+        };
+        let piece = request.data_mut(data.place());
+        let len = piece.len().min(data.direct_len());
+        piece.get_mut(..len).unwrap_or_default()
+    }
 }
 
 /// The data of one PDU.
@@ -51,7 +65,7 @@ enum Then {
 
 impl Data {
     /// Bytes that can go straight to the command's data.
-    pub(super) fn direct_len(&self) -> usize {
+    fn direct_len(&self) -> usize {
         let kept = self.come >= self.keep.0 && self.come < self.keep.1;
         if kept && self.has_memory && self.slot.is_some() {
             (self.keep.1 - self.come) as usize
@@ -60,8 +74,13 @@ impl Data {
         }
     }
 
+    /// How much is still to come, in bytes.
+    pub(super) fn left(&self) -> usize {
+        (self.len - self.come) as usize
+    }
+
     /// Where the next byte belongs in the command's data.
-    pub(super) fn place(&self) -> u32 {
+    fn place(&self) -> u32 {
         self.base + self.come.saturating_sub(self.keep.0)
     }
 
@@ -79,6 +98,8 @@ impl Data {
 enum Step {
     /// Look at what follows.
     On,
+    /// Look at the same header again.
+    Again,
     /// More bytes are needed.
     Need,
     /// A slot, memory, or room to answer is needed.
@@ -91,24 +112,22 @@ impl<R: Carrier> Connection<R> {
     /// `n` bytes came into [`Connection::receive_slices`].
     pub(crate) fn received(&mut self, n: usize, target: &mut impl Target<R>) {
         let mut rest = n;
-        if self.is_receiving()
-            && self.inbox.is_empty()
-            && let Stage::Data(data) = &mut self.stage
-        {
-            let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
-            if let Some(request) = request.and_then(|command| command.request.as_mut()) {
-                let piece = request.data_mut(data.place());
-                let direct = piece.len().min(data.direct_len()).min(rest);
-                if let (Some(crc), Some(bytes)) = (&mut data.digest, piece.get(..direct)) {
+        if self.inbox.is_empty() {
+            let piece = self.stage.direct(&mut self.commands);
+            let come = piece.len().min(rest);
+            if let (Stage::Data(data), Some(bytes)) = (&mut self.stage, piece.get(..come)) {
+                if let Some(crc) = &mut data.digest {
                     crc.update(bytes);
                 }
-                data.come += u32::try_from(direct).unwrap_or(0);
-                rest -= direct;
+                data.come += u32::try_from(come).unwrap_or(0);
+                rest -= come;
             }
         }
         self.came_at_once = 0;
-        self.inbox.put(rest);
+        let in_inbox = self.ahead.came(rest, self.inbox.filled().len());
+        self.inbox.put(in_inbox);
         self.resume(target);
+        self.end_ahead();
     }
 
     /// Goes on with what has come; called again when slots, memory or room came free.
@@ -122,7 +141,7 @@ impl<R: Carrier> Connection<R> {
                 Stage::Digest(data) => Ok(self.data_digest(*data, target)),
             };
             match step {
-                Ok(Step::On) => {}
+                Ok(Step::On | Step::Again) => {}
                 Ok(Step::Need) => return,
                 Ok(Step::Stall) => {
                     self.stalled = true;
@@ -143,6 +162,10 @@ impl<R: Carrier> Connection<R> {
         let Some(common) = bytes.first_chunk() else { return Ok(Step::Need) };
         let common = CommonHeader::parse(common);
         let frame = self.check(&common)?;
+        if self.ahead.foresees(&frame) == Some(false) {
+            self.line_up();
+            return Ok(Step::Again);
+        }
         let Some((header, _)) = bytes.split_at_checked(frame.data_offset) else {
             return Ok(Step::Need);
         };
@@ -180,7 +203,7 @@ impl<R: Carrier> Connection<R> {
                 return Ok(Step::On);
             }
         };
-        if !matches!(step, Step::Stall | Step::Pause) {
+        if !matches!(step, Step::Stall | Step::Pause | Step::Again) {
             self.inbox.consume(frame.data_offset);
         }
         Ok(step)
@@ -236,7 +259,17 @@ impl<R: Carrier> Connection<R> {
         if frame.data_len == 0 && self.taken >= BURST {
             return Ok(Step::Pause);
         }
-        let Some(slot) = self.commands.take(|slot| target.make(slot)) else {
+        let parsed = transfer(&command, frame.data_len, self.limits.io_len);
+        let all = Ok(Transfer::InCapsule { offset: 0, len: frame.data_len });
+        if parsed != all && self.ahead.foresees(frame).is_some() {
+            self.line_up();
+            return Ok(Step::Again);
+        }
+        let (slot, come) = if let Some((request, come)) = self.ahead.next() {
+            (self.commands.put_in(request), come)
+        } else if let Some(slot) = self.commands.take(|slot| target.make(slot)) {
+            (slot, None)
+        } else {
             // Waiting for a slot would wait for ever if the data of a command lies behind this capsule.
             let overrun = self.commands.any_awaits_data();
             return if overrun {
@@ -245,7 +278,7 @@ impl<R: Carrier> Connection<R> {
                 Ok(Step::Stall)
             };
         };
-        let parsed = transfer(&command, frame.data_len, self.limits.io_len);
+        self.ahead.saw(frame.data_len);
         let (from_host, len) = match parsed {
             Ok(Transfer::InCapsule { len, .. } | Transfer::FromHost { len }) => (true, len),
             Ok(Transfer::ToHost { len }) => (false, len),
@@ -277,9 +310,9 @@ impl<R: Carrier> Connection<R> {
                 };
                 self.stage = Stage::Data(Data {
                     slot: (keep.1 > keep.0).then_some(slot),
-                    has_memory: keep.1 == keep.0,
+                    has_memory: come.is_some() || keep.1 == keep.0,
                     len: frame.data_len,
-                    come: 0,
+                    come: come.unwrap_or(0),
                     keep,
                     base: 0,
                     digest: frame.data_digest.then(Crc32c::new),
@@ -405,6 +438,7 @@ impl<R: Carrier> Connection<R> {
     /// Tells the host what it did wrong; from now on only its end of the connection is awaited.
     fn terminate(&mut self, error: ProtocolError) {
         tracing::warn!("connection terminated: {error}");
+        self.line_up();
         let header = self.inbox.filled();
         let len = header.get(2).copied().unwrap_or(0).clamp(8, 128);
         let header = header.get(..usize::from(len)).unwrap_or(header);

@@ -1,10 +1,11 @@
 //! A host in memory against the connection: what is said, and what comes back.
 
 use super::doubles::{
-    FLUSH, Host, Keeper, LIMITS, Memo, POOL, READ, WRITE, command, ic_req, in_capsule, pattern,
+    FLUSH, Host, Keeper, LIMITS, Memo, POOL, READ, WRITE, at, command, ic_req, in_capsule, pattern,
     read, write,
 };
-use super::{AHEAD, BURST, Connection, Inbox, Limits, Phase, SLICES};
+use super::inbox::LEN as INBOX;
+use super::{AHEAD, BURST, Connection, Inbox, Limits, PLACES, Phase, SLICES};
 use drivebay_spec_nvme::sgl::SglDescriptor;
 use drivebay_spec_nvme::{Command, Completion, Status};
 use drivebay_spec_nvme_tcp::{
@@ -12,7 +13,7 @@ use drivebay_spec_nvme_tcp::{
     Role, TermReq, digest,
 };
 use proptest::prelude::*;
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 const BOTH: Digests = Digests { header: true, data: true };
 
@@ -47,6 +48,10 @@ struct Wire {
     chunk: usize,
 }
 
+fn no_places<'a>() -> [IoSliceMut<'a>; PLACES] {
+    std::array::from_fn(|_| IoSliceMut::new(&mut []))
+}
+
 impl Wire {
     fn new(limits: Limits) -> Self {
         Self {
@@ -78,8 +83,9 @@ impl Wire {
         let mut rest = bytes;
         while !rest.is_empty() {
             self.connection.begin_turn(&mut self.inbox);
-            let mut n = 0;
-            for mut slice in self.connection.receive_slices() {
+            let (mut n, mut places) = (0, no_places());
+            let filled = self.connection.receive_slices(&mut self.keeper, &mut places);
+            for slice in &mut places[..filled] {
                 let k = slice.len().min(rest.len() - n).min(self.chunk - n.min(self.chunk));
                 slice[..k].copy_from_slice(&rest[n..n + k]);
                 n += k;
@@ -99,6 +105,17 @@ impl Wire {
                 self.resume();
             }
         }
+    }
+
+    /// How long each place of the next receive is, in bytes.
+    fn place_lens(&mut self) -> Vec<usize> {
+        self.connection.begin_turn(&mut self.inbox);
+        let mut places = no_places();
+        let filled = self.connection.receive_slices(&mut self.keeper, &mut places);
+        let lens = places[..filled].iter().map(|place| place.len()).collect();
+        self.connection.nothing_came();
+        self.connection.end_turn(&mut self.inbox);
+        lens
     }
 
     fn resume(&mut self) {
@@ -420,8 +437,9 @@ fn a_burst_is_taken_in_parts_and_no_command_is_lost_or_overtaken() {
     let capsules: Vec<u8> =
         (0..ALL).flat_map(|cid| wire.capsule(Command::new(FLUSH).with_cid(cid), &[])).collect();
     wire.connection.begin_turn(&mut wire.inbox);
-    let [_, mut space] = wire.connection.receive_slices();
-    space[..capsules.len()].copy_from_slice(&capsules);
+    let mut places = no_places();
+    assert_eq!(wire.connection.receive_slices(&mut wire.keeper, &mut places), 1);
+    places[0][..capsules.len()].copy_from_slice(&capsules);
     wire.connection.received(capsules.len(), &mut wire.keeper);
     wire.connection.end_turn(&mut wire.inbox);
     for part in 1..=3 {
@@ -464,15 +482,9 @@ fn little_but_the_asked_for_data_is_received_while_data_is_awaited() {
     let r2t = wire.take_one().r2t();
     let pdu = wire.h2c(r2t, 0, &pattern(8192), true);
     wire.send(&pdu[..24]);
-    wire.connection.begin_turn(&mut wire.inbox);
-    let [direct, ahead] = wire.connection.receive_slices().map(|slice| slice.len());
-    wire.connection.end_turn(&mut wire.inbox);
-    assert_eq!((direct, ahead), (4096, AHEAD), "one piece, and the next header");
+    assert_eq!(wire.place_lens(), [4096, AHEAD], "one piece, and the next header");
     wire.send(&pdu[24..]);
-    wire.connection.begin_turn(&mut wire.inbox);
-    let [_, ahead] = wire.connection.receive_slices().map(|slice| slice.len());
-    wire.connection.end_turn(&mut wire.inbox);
-    assert!(ahead > AHEAD, "nothing is awaited any more");
+    assert_eq!(wire.place_lens(), [INBOX], "nothing is awaited any more");
     wire.end();
 }
 
@@ -676,7 +688,104 @@ fn a_terminated_connection_takes_nothing_more_but_keeps_reading() {
     wire.end();
 }
 
+// Data of capsules that was foreseen.
+
+/// One command of a burst, with its data; `Some` if that lies in the capsule.
+fn spoken(kind: u8, cid: u16) -> (Command, Vec<u8>, Vec<u8>) {
+    let data = |len| (0..len).map(|i| at(i + 7 * usize::from(cid))).collect::<Vec<u8>>();
+    match kind {
+        0 => (read(cid, 512), Vec::new(), Vec::new()),
+        1 => (Command::new(FLUSH).with_cid(cid), Vec::new(), Vec::new()),
+        2 => (in_capsule(cid, 0, 512), data(512), data(512)),
+        3 => (in_capsule(cid, 0, 2048), data(2048), data(2048)),
+        4 => (in_capsule(cid, 96, 4000), data(4096), data(4096)[96..].to_vec()),
+        5 => (in_capsule(cid, 0, 4000), data(4096), data(4096)[..4000].to_vec()),
+        _ => (in_capsule(cid, 0, 4096), data(4096), data(4096)),
+    }
+}
+
+#[test]
+fn as_many_capsules_as_came_are_foreseen_and_one_in_four_more() {
+    const EACH: usize = 72 + 4096;
+    let mut wire = Wire::open_with(Limits { depth: 64, ..LIMITS }, Digests::default(), 0, 0);
+    let capsules = |wire: &Wire, kinds: &[u8]| -> Vec<u8> {
+        kinds
+            .iter()
+            .flat_map(|kind| {
+                let (command, data, _) = spoken(*kind, 1);
+                wire.capsule(command, &data)
+            })
+            .collect()
+    };
+    let foreseen = |count: usize| {
+        let mut lens = [72, 4096].repeat(count);
+        lens.push(INBOX - count * EACH);
+        lens
+    };
+    wire.send(&capsules(&wire, &[9; 4]));
+    assert_eq!(wire.place_lens(), foreseen(5));
+    // A header and some data of the next have come.
+    wire.send(&capsules(&wire, &[9; 9]));
+    wire.send(&capsules(&wire, &[9; 8])[..7 * EACH + 100]);
+    let lens = wire.place_lens();
+    assert_eq!(lens[..5], [4096 - 28, 72, 4096, 72, 4096]);
+    wire.send(&capsules(&wire, &[9; 8])[7 * EACH + 100..]);
+    // Half of a header has come.
+    wire.send(&capsules(&wire, &[9; 5])[..4 * EACH + 30]);
+    let mut lens = foreseen(5);
+    (lens[0], lens[10]) = (42, lens[10] - 30);
+    assert_eq!(wire.place_lens(), lens);
+    wire.send(&capsules(&wire, &[9])[30..]);
+    assert_eq!(wire.place_lens(), [INBOX], "few came");
+    wire.send(&capsules(&wire, &[9, 9, 9, 9, 0]));
+    assert_eq!(wire.place_lens(), [INBOX], "it went on with something else");
+    // What is foreseen and does not come is not foreseen again at once.
+    wire.send(&capsules(&wire, &[9, 9, 9, 9]));
+    wire.send(&capsules(&wire, &[3, 9, 9, 9, 9]));
+    assert_eq!(wire.place_lens(), [INBOX], "it came otherwise");
+}
+
 proptest! {
+    #[test]
+    fn the_target_gets_what_the_host_sent_whether_it_was_foreseen_or_not(
+        pool in 1..40_usize,
+        bursts in prop::collection::vec(
+            (
+                prop::collection::vec(prop::sample::select(vec![0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]), 1..12),
+                prop::sample::select(vec![1000, 4096, 4168, 4200, 9000, usize::MAX, usize::MAX, usize::MAX]),
+            ),
+            1..16,
+        ),
+    ) {
+        let mut wire = Wire::open_with(Limits { depth: 64, ..LIMITS }, Digests::default(), 0, 0);
+        wire.keeper.pool.set(pool);
+        let (mut sent, mut got) = (Vec::new(), Vec::new());
+        for (kinds, chunk) in bursts {
+            wire.chunk = chunk;
+            let mut burst = Vec::new();
+            for kind in kinds {
+                let cid = u16::try_from(sent.len()).unwrap();
+                let (command, in_capsule, data) = spoken(kind, cid);
+                burst.extend_from_slice(&wire.capsule(command, &in_capsule));
+                sent.push((cid, data));
+            }
+            wire.send(&burst);
+            while !wire.keeper.lent.is_empty() {
+                let request = &wire.keeper.lent[0];
+                let data = if request.is_from_host() { request.bytes() } else { Vec::new() };
+                got.push((Command::parse(&request.command).cid(), data));
+                wire.answer(Status::SUCCESS, 0);
+                wire.take();
+                wire.resume();
+            }
+        }
+        // A read waits for memory while what came behind it does not.
+        got.sort_by_key(|(cid, _)| *cid);
+        prop_assert_eq!(got, sent);
+        wire.keeper.pool.set(wire.keeper.pool.get() + POOL - pool);
+        wire.end();
+    }
+
     #[test]
     fn arbitrary_bytes_end_in_progress_or_termination(
         digests in 0..4u8,
