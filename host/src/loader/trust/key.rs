@@ -270,7 +270,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
+    // `from_str_radix` would take a sign for a digit.
+    if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     for (n, byte) in bytes.iter_mut().enumerate() {
@@ -282,6 +283,14 @@ pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_digits_are_digits_and_as_many_as_are_wanted() {
+        assert_eq!(from_hex("0aFf"), Some([0x0a, 0xff]));
+        for text in ["+aff", "0a+f", "-aff", "0af", "0aff0", "0ag0", " aff", "0aé"] {
+            assert_eq!(from_hex::<2>(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_key_survives_its_files_and_no_file_is_replaced() {
