@@ -41,7 +41,7 @@ use reference::Reference;
 use std::path::PathBuf;
 use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --all, --long, --only PART[,PART], \
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --only PART[,PART], \
     and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
@@ -91,6 +91,8 @@ struct Bench {
     long: bool,
     /// Of one run.
     seconds: u32,
+    /// Where the file of `aio` lies.
+    folder: Option<PathBuf>,
     /// Both sides take their memory from hugepages.
     huge: bool,
     /// Names of the parts.
@@ -151,6 +153,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
         rounds: 5,
         long: false,
         seconds: 1,
+        folder: None,
         huge,
         parts: Vec::new(),
     };
@@ -170,6 +173,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
                 let seconds = value()?.parse().ok().filter(|seconds| *seconds > 0);
                 bench.seconds = seconds.ok_or_else(bad)?;
             }
+            "--folder" => bench.folder = Some(PathBuf::from(value()?)),
             "--only" => {
                 let names: Vec<String> = value()?.split(',').map(str::to_owned).collect();
                 if !names.iter().all(|name| is_part(name)) {

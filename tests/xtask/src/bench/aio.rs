@@ -14,7 +14,7 @@ const SIZE: u64 = 512 << 20;
 const DEPTHS: [u32; 2] = [32, 128];
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
-    let file = BackingFile::new()?;
+    let file = BackingFile::new(bench)?;
     let fio = run::succeeds(Command::new("fio").arg("--version"));
     table::begin(
         "aio on a file, 4 KiB I/O per second",
@@ -84,6 +84,8 @@ fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, 
         "--fixedbufs",
         "--registerfiles",
         "--direct=1",
+        // The other two write zeroes as well, which a disk that compresses would notice.
+        "--zero_buffers",
     ]);
     fio.args(["--bs=4k", "--time_based", "--cpus_allowed=0", "--output-format=json"]);
     fio.arg(format!("--filename={}", file.display())).arg(format!("--rw={pattern}"));
@@ -95,13 +97,14 @@ fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, 
     iops.ok_or_else(|| "fio told no rate".to_owned())
 }
 
-/// A file whose blocks are all there, beside what is built: a folder for short-lived files may not
-/// be on a disk.
+/// A file whose blocks are all there, in the folder that was told, else beside what is built: a folder for short-lived
+/// files may not be on a disk.
 struct BackingFile(PathBuf);
 
 impl BackingFile {
-    fn new() -> Result<Self, String> {
-        let path = run::target().join(format!("bench-{}.img", std::process::id()));
+    fn new(bench: &Bench) -> Result<Self, String> {
+        let folder = bench.folder.clone().unwrap_or_else(run::target);
+        let path = folder.join(format!("bench-{}.img", std::process::id()));
         let made = Self(path.clone());
         let write = || -> std::io::Result<()> {
             let mut file = std::fs::File::create_new(&path)?;

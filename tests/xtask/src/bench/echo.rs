@@ -1,17 +1,26 @@
-//! What waking up costs on this machine whoever is woken: a program that only reads and answers, in the
-//! place of a server. Its times are the floor of `idle` and `saturated`.
+//! What a round trip costs on this machine whoever answers: a program that only reads and answers, in the
+//! place of a server. Its times are the floor of `idle`, `saturated` and, at depth 1, of `nvmf`.
 
 use super::process::Running;
 use super::samples::at;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// One round trip over TCP, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Talk {
+    pub(super) request: usize,
+    pub(super) answer: usize,
+}
+
 /// A read of 4 KiB over NVMe/TCP: the command, and the answer with its data.
-const REQUEST: [u8; 72] = [0; 72];
-const ANSWER: [u8; 4144] = [0; 4144];
+pub(super) const READ: Talk = Talk { request: 72, answer: 24 + 4096 + 24 };
+/// A write of 4 KiB: the command with its data, and the answer.
+pub(super) const WRITE: Talk = Talk { request: 72 + 4096, answer: 24 };
+
 const CORES: [&str; 2] = ["0", "1"];
 
 /// Calls over a socket of this process while a loop of a shell keeps each core busy, sorted, in milliseconds.
@@ -26,7 +35,7 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
         ]))
     };
     let _loops = CORES.map(spin).into_iter().collect::<Result<Vec<_>, _>>()?;
-    let told = |error: std::io::Error| format!("echo: {error}");
+    let told = |error: io::Error| format!("echo: {error}");
     let (mut near, mut far) = UnixStream::pair().map_err(told)?;
     // It ends with the socket.
     std::thread::spawn(move || {
@@ -45,63 +54,88 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     Ok(times_ms)
 }
 
-/// Median of so many round trips over TCP with a pause before each, in microseconds: the program that
-/// answers on the first core, the one that asks on the second, as target and initiator are.
-pub(super) fn after_pauses_us(round_trips: usize, pause: Duration) -> Result<f64, String> {
+/// Median of so many round trips with a pause before each, in microseconds; both sides sleep. Without a pause both poll.
+///
+/// The program that answers runs on the first core, the one that asks on the second, as target and initiator do.
+pub(super) fn round_trip_us(
+    talk: Talk,
+    round_trips: usize,
+    pause: Duration,
+) -> Result<f64, String> {
     let itself = std::env::current_exe().map_err(|error| format!("echo: {error}"))?;
-    let on = |core, arguments: &[String]| {
+    let on = |core, port: &str| {
         let mut command = Command::new("taskset");
-        Running::start(command.args(["-c", core]).arg(&itself).arg(TASK).args(arguments))
+        command.args(["-c", core]).arg(&itself).arg(TASK).arg(port);
+        let numbers = [talk.request, talk.answer, round_trips];
+        command.args(numbers.map(|number| number.to_string()));
+        Running::start(command.arg(pause.as_millis().to_string()))
     };
-    let mut server = on(CORES[0], &[])?;
+    let mut server = on(CORES[0], "0")?;
     let port = line(&mut server)?;
-    let pause_ms = pause.as_millis().to_string();
-    let mut client = on(CORES[1], &[port, round_trips.to_string(), pause_ms])?;
+    let mut client = on(CORES[1], &port)?;
     line(&mut client)?.parse().map_err(|error| format!("echo: {error}"))
 }
 
-/// The name under which this program starts itself again for [`after_pauses_us`].
+/// The name under which this program starts itself again for [`round_trip_us`].
 pub(crate) const TASK: &str = "bench-echo";
 
-/// Answers the first who connects; with a port, asks so many times after so many milliseconds each.
+/// Answers the first who connects; with a port, asks.
 pub(crate) fn main(args: &[&str]) -> Result<(), String> {
-    let told = |error: std::io::Error| format!("echo: {error}");
-    match args {
-        [port, round_trips, pause_ms] => {
-            let (Ok(port), Ok(round_trips), Ok(pause_ms)) =
-                (port.parse(), round_trips.parse(), pause_ms.parse())
-            else {
-                return Err("echo: PORT ROUND_TRIPS PAUSE_MS".to_owned());
-            };
-            ask(port, round_trips, Duration::from_millis(pause_ms)).map_err(told)
-        }
-        _ => answer().map_err(told),
-    }
+    let numbers: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
+    let &[port, request, answer, round_trips, pause_ms] = &numbers[..] else {
+        return Err("echo: PORT REQUEST_BYTES ANSWER_BYTES ROUND_TRIPS PAUSE_MS".to_owned());
+    };
+    let talk = Talk { request, answer };
+    let pause = Duration::from_millis(pause_ms as u64);
+    let ended = match u16::try_from(port) {
+        Ok(0) | Err(_) => answer_all(talk, pause.is_zero()),
+        Ok(port) => ask(port, talk, round_trips, pause),
+    };
+    ended.map_err(|error| format!("echo: {error}"))
 }
 
-fn answer() -> std::io::Result<()> {
+fn answer_all(talk: Talk, polls: bool) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     println!("{}", listener.local_addr()?.port());
     let (mut stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
-    let mut request = REQUEST;
-    while stream.read_exact(&mut request).and_then(|()| stream.write_all(&ANSWER)).is_ok() {}
+    stream.set_nonblocking(polls)?;
+    let (mut request, answer) = (vec![0; talk.request], vec![0; talk.answer]);
+    while read(&mut stream, &mut request).and_then(|()| stream.write_all(&answer)).is_ok() {}
     Ok(())
 }
 
-fn ask(port: u16, round_trips: usize, pause: Duration) -> std::io::Result<()> {
+fn ask(port: u16, talk: Talk, round_trips: usize, pause: Duration) -> io::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
+    stream.set_nonblocking(pause.is_zero())?;
+    let (request, mut answer) = (vec![0; talk.request], vec![0; talk.answer]);
     let mut times_us = Vec::new();
     for _ in 0..round_trips {
-        std::thread::sleep(pause);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let began = Instant::now();
-        stream.write_all(&REQUEST)?;
-        stream.read_exact(&mut [0; ANSWER.len()])?;
+        stream.write_all(&request)?;
+        read(&mut stream, &mut answer)?;
         times_us.push(began.elapsed().as_secs_f64() * 1e6);
     }
     times_us.sort_by(f64::total_cmp);
     println!("{}", at(&times_us, 50));
+    Ok(())
+}
+
+/// Reads until `bytes` are full, however often it must ask.
+fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
+    let mut come = 0;
+    while let Some(rest) = bytes.get_mut(come..).filter(|rest| !rest.is_empty()) {
+        match stream.read(rest) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(n) => come += n,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 

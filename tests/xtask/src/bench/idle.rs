@@ -29,7 +29,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             adaptive.push(first_io_us(&server)?);
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
             polled.push(first_io_us(&server)?);
-            floor.push(echo::after_pauses_us(IOS, PAUSE)?);
+            floor.push(echo::round_trip_us(echo::READ, IOS, PAUSE)?);
         }
     }
     table::begin(

@@ -5,11 +5,14 @@
 
 use super::samples::{Samples, ratio};
 use super::server::{ADDRESS, Server};
-use super::{Bench, Side, load, table};
+use super::{Bench, Side, echo, load, table};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Tries of the reference's initiator, beyond the first, where it could not begin.
 const TRIES: u32 = 4;
+/// Round trips of one run of the bare echo.
+const ECHOES: usize = 100_000;
 
 /// What is measured of one kind of load.
 struct Load {
@@ -105,6 +108,24 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 }
             }
         }
+    }
+    drop(servers);
+    echoes(bench)
+}
+
+/// What depth 1 cannot exceed: the same bytes there and back, and nothing done with them.
+fn echoes(bench: &Bench) -> Result<(), String> {
+    table::begin(
+        "Bare echo over TCP, one at a time, both sides polled",
+        &["bytes of", "there", "back", "round trips per second"],
+    );
+    for (name, talk) in [("a read of 4 KiB", echo::READ), ("a write of 4 KiB", echo::WRITE)] {
+        let mut rates = Samples::default();
+        for _ in 0..bench.rounds {
+            rates.push(1e6 / echo::round_trip_us(talk, ECHOES, Duration::ZERO)?);
+        }
+        let [there, back] = [talk.request, talk.answer].map(|len| len.to_string());
+        table::row([name, &there, &back, &rates.told()]);
     }
     Ok(())
 }

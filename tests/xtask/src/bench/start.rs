@@ -19,6 +19,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         reference: bench.reference.as_ref().map(super::Reference::without_hugepages),
         counted: None,
         huge: false,
+        folder: None,
         parts: Vec::new(),
         ..*bench
     };
