@@ -21,6 +21,13 @@ pub(super) const READ: Talk = Talk { request: 72, answer: 24 + 4096 + 24 };
 /// A write of 4 KiB: the command with its data, and the answer.
 pub(super) const WRITE: Talk = Talk { request: 72 + 4096, answer: 24 };
 
+/// What the one that answers does while nothing comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Sleeps,
+    Polls,
+}
+
 const CORES: [&str; 2] = ["0", "1"];
 
 /// Calls over a socket of this process while a loop of a shell keeps each core busy, sorted, in milliseconds.
@@ -54,11 +61,13 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     Ok(times_ms)
 }
 
-/// Median of so many round trips with a pause before each, in microseconds; both sides sleep. Without a pause both poll.
+/// Median of so many round trips with a pause before each, in microseconds. The one that answers sleeps or polls, as `mode` says, and
+/// the one that asks polls for the answer.
 ///
 /// The program that answers runs on the first core, the one that asks on the second, as target and initiator do.
 pub(super) fn round_trip_us(
     talk: Talk,
+    mode: Mode,
     round_trips: usize,
     pause: Duration,
 ) -> Result<f64, String> {
@@ -68,7 +77,8 @@ pub(super) fn round_trip_us(
         command.args(["-c", core]).arg(&itself).arg(TASK).arg(port);
         let numbers = [talk.request, talk.answer, round_trips];
         command.args(numbers.map(|number| number.to_string()));
-        Running::start(command.arg(pause.as_millis().to_string()))
+        let polls = u8::from(mode == Mode::Polls).to_string();
+        Running::start(command.args([pause.as_millis().to_string(), polls]))
     };
     let mut server = on(CORES[0], "0")?;
     let port = line(&mut server)?;
@@ -82,13 +92,13 @@ pub(crate) const TASK: &str = "bench-echo";
 /// Answers the first who connects; with a port, asks.
 pub(crate) fn main(args: &[&str]) -> Result<(), String> {
     let numbers: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
-    let &[port, request, answer, round_trips, pause_ms] = &numbers[..] else {
-        return Err("echo: PORT REQUEST_BYTES ANSWER_BYTES ROUND_TRIPS PAUSE_MS".to_owned());
+    let &[port, request, answer, round_trips, pause_ms, polls] = &numbers[..] else {
+        return Err("echo: PORT REQUEST_BYTES ANSWER_BYTES ROUND_TRIPS PAUSE_MS POLLS".to_owned());
     };
     let talk = Talk { request, answer };
     let pause = Duration::from_millis(pause_ms as u64);
     let ended = match u16::try_from(port) {
-        Ok(0) | Err(_) => answer_all(talk, pause.is_zero()),
+        Ok(0) | Err(_) => answer_all(talk, polls > 0),
         Ok(port) => ask(port, talk, round_trips, pause),
     };
     ended.map_err(|error| format!("echo: {error}"))
@@ -108,7 +118,7 @@ fn answer_all(talk: Talk, polls: bool) -> io::Result<()> {
 fn ask(port: u16, talk: Talk, round_trips: usize, pause: Duration) -> io::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
-    stream.set_nonblocking(pause.is_zero())?;
+    stream.set_nonblocking(true)?;
     let (request, mut answer) = (vec![0; talk.request], vec![0; talk.answer]);
     let mut times_us = Vec::new();
     for _ in 0..round_trips {

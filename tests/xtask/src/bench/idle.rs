@@ -14,8 +14,8 @@ const IOS: usize = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
-    let [mut ours, mut theirs, mut adaptive, mut polled, mut floor] =
-        [(); 5].map(|()| Samples::default());
+    let [mut ours, mut theirs] = [(); 2].map(|()| Samples::default());
+    let [mut first, mut bare] = [(); 2].map(|()| [(); 2].map(|()| Samples::default()));
     for _ in 0..bench.rounds {
         for side in bench.sides() {
             let mut server = exported(bench, side)?;
@@ -26,10 +26,12 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             }
             ours.push(share);
             write_all(bench, &server)?;
-            adaptive.push(first_io_us(&server)?);
+            first[0].push(first_io_us(&server)?);
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
-            polled.push(first_io_us(&server)?);
-            floor.push(echo::round_trip_us(echo::READ, IOS, PAUSE)?);
+            first[1].push(first_io_us(&server)?);
+            for (samples, mode) in bare.iter_mut().zip([echo::Mode::Sleeps, echo::Mode::Polls]) {
+                samples.push(echo::round_trip_us(echo::READ, mode, IOS, PAUSE)?);
+            }
         }
     }
     table::begin(
@@ -40,11 +42,12 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     table::row([what, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
     table::begin(
         "First 4 KiB read after 1 s of idleness, µs at the initiator",
-        &["adaptive", "polled", "difference", "echo that sleeps"],
+        &["who answers", "adaptive, or sleeps", "polled", "difference"],
     );
-    let difference = adaptive.median().zip(polled.median()).map(|(a, p)| format!("{:.1}", a - p));
-    let difference = difference.unwrap_or_default();
-    table::row([adaptive.told(), polled.told(), difference, floor.told()]);
+    for (who, [asleep, awake]) in [("ours", &first), ("a program that only answers", &bare)] {
+        let difference = asleep.median().zip(awake.median()).map(|(a, p)| format!("{:.1}", a - p));
+        table::row([who, &asleep.told(), &awake.told(), &difference.unwrap_or_default()]);
+    }
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The NVMe/TCP target: both sides on the first core, the same initiator on the second.
 //!
-//! The initiator is the reference's where a build of it is at hand, else our own. Both servers run
+//! The initiator is the reference's where a build of it is at hand, else our own; ours also where the reference's cannot begin. Both servers run
 //! all the time; the one that is not measured is held, since the reference's spins.
 
+use super::reference::Reference;
 use super::samples::{Samples, ratio};
 use super::server::{ADDRESS, Server};
 use super::{Bench, Side, echo, load, table};
@@ -100,7 +101,10 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     for disk in DISKS {
         for connections in CONNECTIONS {
             for load in LOADS.iter().filter(|load| bench.long || load.is_short(connections)) {
-                if let Err(why) = line(bench, &mut servers, disk, connections, load) {
+                let mut by =
+                    |initiator| line(bench, &mut servers, disk, connections, load, initiator);
+                let tried = by(bench.reference.as_ref()).or_else(|_| by(None));
+                if let Err(why) = tried {
                     let depth = load.depth;
                     table::row([format!(
                         "{disk}, {connections}, depth {depth}: not measured: {why}"
@@ -122,7 +126,7 @@ fn echoes(bench: &Bench) -> Result<(), String> {
     for (name, talk) in [("a read of 4 KiB", echo::READ), ("a write of 4 KiB", echo::WRITE)] {
         let mut rates = Samples::default();
         for _ in 0..bench.rounds {
-            rates.push(1e6 / echo::round_trip_us(talk, ECHOES, Duration::ZERO)?);
+            rates.push(1e6 / echo::round_trip_us(talk, echo::Mode::Polls, ECHOES, Duration::ZERO)?);
         }
         let [there, back] = [talk.request, talk.answer].map(|len| len.to_string());
         table::row([name, &there, &back, &rates.told()]);
@@ -146,18 +150,20 @@ fn started(bench: &Bench, side: Side) -> Result<Server, String> {
     Ok(server)
 }
 
+/// One row, both sides loaded by `initiator`, or by our own.
 fn line(
     bench: &Bench,
     servers: &mut [Server],
     disk: &str,
     connections: u32,
     load: &Load,
+    initiator: Option<&Reference>,
 ) -> Result<(), String> {
     let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     for _ in 0..bench.rounds {
         for server in servers.iter_mut() {
             server.process.signal("CONT")?;
-            let one = measure(bench, server, disk, connections, load);
+            let one = measure(bench, server, disk, connections, load, initiator);
             server.process.signal("STOP")?;
             let one = one?;
             match server.side {
@@ -168,8 +174,9 @@ fn line(
     }
     let kind = if load.write { "write" } else { "read" };
     let depth = load.depth;
+    let own = if initiator.is_none() && bench.reference.is_some() { " (nvme-load)" } else { "" };
     table::row([
-        format!("{disk}, {connections}, {} KiB {kind}, {depth}", load.io_size / 1024),
+        format!("{disk}, {connections}, {} KiB {kind}, {depth}{own}", load.io_size / 1024),
         ours.iops.told(),
         theirs.iops.told(),
         ratio(&ours.iops, &theirs.iops),
@@ -192,6 +199,7 @@ fn measure(
     disk: &str,
     connections: u32,
     load: &Load,
+    initiator: Option<&Reference>,
 ) -> Result<Measured, String> {
     let plan = load::Plan {
         nqn: nqn(disk),
@@ -203,7 +211,7 @@ fn measure(
         write: load.write,
     };
     let port = server.port;
-    loaded(server, bench, || match &bench.reference {
+    loaded(server, bench, || match initiator {
         Some(reference) => reference_load(bench, reference, port, &plan),
         None => load::ours(bench, port, &plan),
     })
@@ -238,7 +246,7 @@ pub(super) fn loaded(
 /// By the reference's initiator.
 fn reference_load(
     bench: &Bench,
-    reference: &super::reference::Reference,
+    reference: &Reference,
     port: u16,
     plan: &load::Plan,
 ) -> Result<load::Told, String> {
