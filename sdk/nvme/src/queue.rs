@@ -173,6 +173,14 @@ impl Queue {
         self.timeout = timeout;
     }
 
+    /// Spins while it waits, instead of sleeping in the kernel.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_polled(&mut self, polled: bool) -> Result<(), Error> {
+        self.wire.set_polled(polled)
+    }
+
     /// Commands outstanding, and done but not yet handed out.
     #[must_use]
     pub fn outstanding(&self) -> usize {

@@ -29,6 +29,11 @@ impl Wire {
         Ok(Self { stream, out: Vec::new(), input: vec![0; READ_LEN], start: 0, end: 0 })
     }
 
+    /// Reads and writes return at once from now on, or block again.
+    pub(crate) fn set_polled(&self, polled: bool) -> Result<(), Error> {
+        Ok(self.stream.set_nonblocking(polled)?)
+    }
+
     /// What has been read and not yet [consumed](Self::consume).
     pub(crate) fn input(&self) -> &[u8] {
         self.input.get(self.start..self.end).unwrap_or_default()

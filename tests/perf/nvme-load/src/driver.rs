@@ -1,4 +1,4 @@
-//! Keeps the I/O in flight: up to [`THREADS_MAX`] threads, each with its share of the connections.
+//! Keeps the I/O in flight: a thread for each core that it may use, each with its share of the connections, polled.
 //!
 //! A thread takes its connections in turn: it waits for one completion of a connection, submits the
 //! next I/O there and goes on, so all of them have their depth in flight.
@@ -8,8 +8,6 @@ use crate::report::Report;
 use drivebay_nvme_driver::{Error, Namespace, Queue, Request, Token};
 use std::time::{Duration, Instant};
 
-const THREADS_MAX: usize = 8;
-
 /// A connection and when its I/O began.
 struct Lane {
     queue: Queue,
@@ -18,7 +16,9 @@ struct Lane {
 }
 
 pub(crate) fn run(plan: &Plan, queues: Vec<Queue>, namespace: Namespace) -> Result<Report, String> {
-    let share = queues.len().div_ceil(THREADS_MAX).max(1);
+    // More would take turns on a core for milliseconds each, while what comes for the others waits.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = queues.len().div_ceil(threads).max(1);
     let mut lanes = queues.into_iter().map(|queue| Lane {
         queue,
         began: Vec::with_capacity(usize::from(plan.depth)),
@@ -68,6 +68,7 @@ impl<'a> Driver<'a> {
     /// Until all of it is done: the latencies in nanoseconds.
     fn drive(mut self, mut lanes: Vec<Lane>) -> Result<Vec<u32>, Error> {
         for lane in &mut lanes {
+            lane.queue.set_polled(true)?;
             while lane.began.len() < usize::from(self.plan.depth) && lane.left > 0 {
                 self.submit(lane)?;
             }
