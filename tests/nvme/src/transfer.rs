@@ -330,6 +330,56 @@ fn reads_and_writes_that_were_sent_in_one_burst_keep_their_data_apart() {
 }
 
 #[test]
+fn long_bursts_of_equal_writes_keep_their_data_apart_whatever_breaks_them() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    let mut random = 1_u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    // Blocks and generation of what lies in each place of 16 blocks.
+    let mut places = vec![None; 64];
+    for generation in 0..400 {
+        // The capsule takes 8 blocks; other lengths come otherwise than the target foresees.
+        for _ in 0..next(100) {
+            let place = usize::try_from(next(64)).unwrap();
+            let slba = place as u64 * 16;
+            let request = match next(40) {
+                0 => namespace.read(slba, 8).unwrap(),
+                kind => {
+                    let blocks = match kind {
+                        1 => 5,
+                        2 => 7,
+                        3 => 16,
+                        _ => 8,
+                    };
+                    // Two writes of a place in one burst might be done in any order.
+                    if places[place].is_some_and(|(_, written)| written == generation) {
+                        continue;
+                    }
+                    places[place] = Some((blocks, generation));
+                    namespace.write(slba, pattern(slba, generation, blocks)).unwrap()
+                }
+            };
+            queue.submit(request).unwrap();
+        }
+        while queue.outstanding() > 0 {
+            queue.reap().unwrap().ok().unwrap();
+        }
+        for (place, held) in places.iter().enumerate() {
+            let Some((blocks, written)) = *held else { continue };
+            let slba = place as u64 * 16;
+            let read = namespace.read(slba, u32::try_from(blocks).unwrap()).unwrap();
+            let read = queue.run(read).unwrap().ok().unwrap();
+            assert!(read == pattern(slba, written, blocks), "{blocks} blocks of burst {written}");
+        }
+    }
+}
+
+#[test]
 fn a_handshake_asks_for_what_it_likes_within_the_limits() {
     let target = Target::start();
     let mut wire = RawConnection::connect(target.address, PATIENCE).unwrap();
