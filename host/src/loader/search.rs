@@ -9,6 +9,7 @@ use super::manifest::Manifest;
 use super::trust::{self, Policy};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt::Write;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,12 +51,15 @@ impl Candidate {
     }
 }
 
+/// What a file is.
+type Look = std::result::Result<Candidate, NotAPlugin>;
+
 /// The folders, and what was read of their files.
 #[derive(Debug)]
 pub struct Search {
     folders: Vec<PathBuf>,
     policy: Rc<Policy>,
-    known: BTreeMap<PathBuf, (Stamp, Option<Candidate>)>,
+    known: BTreeMap<PathBuf, (Stamp, Look)>,
 }
 
 /// Tells whether a file is still the one that was read.
@@ -107,9 +111,9 @@ impl Search {
                 if seen.contains_key(&path) {
                     continue;
                 }
-                if let Some((stamp, candidate)) = self.look_at(&path) {
-                    found.extend(candidate.clone());
-                    seen.insert(path, (stamp, candidate));
+                if let Some((stamp, look)) = self.look_at(&path) {
+                    found.extend(look.clone());
+                    seen.insert(path, (stamp, look));
                 }
             }
         }
@@ -117,13 +121,13 @@ impl Search {
         found
     }
 
-    fn look_at(&self, path: &Path) -> Option<(Stamp, Option<Candidate>)> {
+    fn look_at(&self, path: &Path) -> Option<(Stamp, Look)> {
         let file = fs::metadata(path).ok()?;
         let folder = fs::metadata(folder_of(path)).ok()?;
         let stamp = Stamp::of(&file, &folder);
         match self.known.get(path) {
-            Some((known, candidate)) if *known == stamp => Some((stamp, candidate.clone())),
-            _ => Some((stamp, look_into(path).ok().map(|found| self.judge(found)))),
+            Some((known, look)) if *known == stamp => Some((stamp, look.clone())),
+            _ => Some((stamp, look_into(path).map(|found| self.judge(found)))),
         }
     }
 
@@ -155,9 +159,7 @@ impl Search {
         let found: Vec<String> =
             candidates.iter().filter_map(|c| c.usable()).map(|m| m.version.to_string()).collect();
         if found.is_empty() {
-            let folders: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
-            let message = format!("plugin {name}: not found in {}", folders.join(", "));
-            return Err(Error::new(libc::ENOENT, message));
+            return Err(self.not_found(name));
         }
         let message = format!("plugin {name}: found {}; required {version}", found.join(", "));
         Err(Error::new(libc::ENOENT, message))
@@ -196,9 +198,28 @@ impl Search {
 }
 
 impl Search {
+    /// Names the files that are called so and are no plugins: cut short, or not to be read.
+    fn not_found(&self, name: &str) -> Error {
+        let folders: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
+        let mut message = format!("plugin {name}: not found in {}", folders.join(", "));
+        let crate_name = name.replace('-', "_");
+        for (path, (_, look)) in &self.known {
+            let is_called_so = path
+                .file_stem()
+                .and_then(OsStr::to_str)
+                .is_some_and(|stem| stem.ends_with(name) || stem.ends_with(&crate_name));
+            if let Err(NotAPlugin(what)) = look
+                && is_called_so
+            {
+                let _ = write!(message, "; {}: {what}", path.display());
+            }
+        }
+        Error::new(libc::ENOENT, message)
+    }
+
     /// Why the plugin that says it provides this may not be loaded.
     fn refused_provider(&self, provision: &str) -> Option<Error> {
-        self.known.values().filter_map(|(_, candidate)| candidate.as_ref()).find_map(|candidate| {
+        self.known.values().filter_map(|(_, look)| look.as_ref().ok()).find_map(|candidate| {
             let refusal = candidate.refusal.as_ref()?;
             let manifest = candidate.inspection.manifest.as_ref()?;
             let (name, path) = (&manifest.name, candidate.path.display());
@@ -215,7 +236,7 @@ impl Search {
 ///
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
-pub fn look_into(path: &Path) -> std::result::Result<Candidate, NotAPlugin> {
+pub fn look_into(path: &Path) -> Look {
     let unreadable = |e: std::io::Error| NotAPlugin(format!("cannot be read: {e}"));
     let file = trust::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -288,5 +309,23 @@ mod tests {
         let error = search.by_name("malloc", &semver::VersionReq::STAR).unwrap_err();
         assert_eq!(error.errno(), libc::ENOENT);
         assert!(error.message().starts_with("plugin malloc: not found in "), "{error}");
+        assert!(!error.message().contains("libtext"), "other files are nobody's business: {error}");
+    }
+
+    #[test]
+    fn a_file_that_is_called_like_the_plugin_and_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("libdrivebay_nvmf_tcp.so");
+        let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
+        fs::write(&file, &whole[..20]).unwrap();
+        let mut search = Search::new(vec![folder.path().to_owned()], Rc::default());
+        let error = search.by_name("nvmf-tcp", &semver::VersionReq::STAR).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOENT);
+        assert!(
+            error.message().ends_with(
+                "libdrivebay_nvmf_tcp.so: not a 64-bit ELF file; a plugin is a shared object"
+            ),
+            "{error}"
+        );
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Piecewise {
     response_len: u32,
     from_host: bool,
     len: u32,
+    /// From a command until its memory goes back.
+    is_begun: bool,
     pieces: Vec<Vec<u8>>,
     pool: Rc<Pool>,
 }
@@ -34,6 +36,8 @@ impl Carrier for Piecewise {
     }
 
     fn begin(&mut self, command: &[u8; 64]) {
+        assert!(!self.is_begun, "the last command was released");
+        self.is_begun = true;
         (self.command, self.len) = (*command, 0);
     }
 
@@ -54,6 +58,7 @@ impl Carrier for Piecewise {
     }
 
     fn release(&mut self) {
+        self.is_begun = false;
         self.pool.free.set(self.pool.free.get() + self.pieces.len());
         self.pieces.clear();
     }
@@ -111,6 +116,7 @@ impl Target<Piecewise> for Keeper {
             response_len: 0,
             from_host: false,
             len: 0,
+            is_begun: false,
             pieces: Vec::new(),
             pool: Rc::clone(&self.pool),
         }

@@ -1,7 +1,8 @@
 //! The NVMe/TCP target: both sides on the first core, the same initiator on the second.
 //!
-//! The initiator is the reference's where a build of it is at hand, else our own; ours also where the reference's cannot begin. Both servers run
-//! all the time; the one that is not measured is held, since the reference's spins.
+//! The initiator is the reference's where a build of it is at hand, else our own; ours also where the
+//! reference's cannot begin. Both servers run all the time; the one that is not measured is held, since
+//! the reference's spins.
 
 use super::reference::Reference;
 use super::samples::{Samples, ratio};

@@ -13,9 +13,10 @@ use crate::run;
 const PIECE: u64 = 60;
 /// Processor seconds after which a word is said.
 const WORD: u64 = 60;
-/// Seconds on the wall after which an input counts as one that never ends: many, since at the lowest priority a target may
-/// wait long for its turn.
-const TIMEOUT: &str = "-timeout=100";
+/// Seconds that an input may take: on the wall as libFuzzer counts them, and then alone, of the processor.
+const TIMEOUT: u64 = 10;
+/// How libFuzzer ends over one that took longer.
+const TIMED_OUT: i32 = 70;
 /// Lines of libFuzzer's that are shown where it has found something.
 const LINES: usize = 60;
 
@@ -97,7 +98,8 @@ impl Run {
             .current_dir(run::top())
             .env("DRIVEBAY_FUZZ", target)
             .arg(format!("-max_total_time={seconds}"))
-            .args(["-max_len=8192", TIMEOUT, "-rss_limit_mb=2048", "-print_final_stats=1"])
+            .arg(format!("-timeout={TIMEOUT}"))
+            .args(["-max_len=8192", "-rss_limit_mb=2048", "-print_final_stats=1"])
             .arg(format!("-artifact_prefix={}/{target}-", artifacts.display()))
             .arg(&found)
             .arg(format!("tests/fuzz/corpus/{target}"))
@@ -106,7 +108,9 @@ impl Run {
         let output = command.output().map_err(|error| format!("sh: {error}"))?;
         let told = fs::read(&log).map_err(in_log)?;
         let told = String::from_utf8_lossy(&told);
-        if !output.status.success() {
+        let has_waited = output.status.code() == Some(TIMED_OUT)
+            && artifact(&told).is_some_and(|input| is_quick(program, target, Path::new(input)));
+        if !output.status.success() && !has_waited {
             let lines: Vec<&str> = told.lines().collect();
             let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
             println!("{}", last.join("\n"));
@@ -133,6 +137,21 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The file of the input that ended libFuzzer.
+fn artifact(told: &str) -> Option<&str> {
+    told.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, file)| file)
+}
+
+/// Whether an input that took long on the wall only waited for the processor, as at the lowest priority: alone it ends within
+/// [`TIMEOUT`] seconds of it. Then its file goes.
+fn is_quick(program: &Path, target: &str, input: &Path) -> bool {
+    let mut alone = Command::new("sh");
+    alone.args(["-c", &format!(r#"ulimit -t {TIMEOUT} && exec "$0" -timeout=0 "$1""#)]);
+    alone.arg(program).arg(input).env("DRIVEBAY_FUZZ", target).current_dir(run::top());
+    let ended = alone.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ended.is_ok_and(|status| status.success()) && fs::remove_file(input).is_ok()
 }
 
 /// User and system time of the children, the second line of the shell's `times`.
@@ -162,6 +181,19 @@ mod tests {
     fn the_time_of_the_child_is_read_and_not_the_shells() {
         assert_eq!(child_seconds("0m9.000s 0m9.000s\n1m2.500s 0m0.250s\n"), Some(62.75));
         assert_eq!(child_seconds("0m9.000s 0m9.000s\n"), None);
+    }
+
+    #[test]
+    fn only_an_input_that_ends_alone_has_waited() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("timeout-1");
+        fs::write(&input, "x").unwrap();
+        let told =
+            format!("==1== ERROR\nartifact_prefix='a'; Test unit written to {}\n", input.display());
+        assert_eq!(artifact(&told).map(Path::new), Some(&*input));
+        assert_eq!(artifact("#9 DONE   cov: 3"), None);
+        assert!(!is_quick(Path::new("false"), "nvme_command", &input) && input.exists());
+        assert!(is_quick(Path::new("true"), "nvme_command", &input) && !input.exists());
     }
 
     #[test]

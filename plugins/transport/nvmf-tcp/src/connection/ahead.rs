@@ -114,11 +114,11 @@ impl<R: Carrier> Ahead<R> {
 
     /// The request of the next capsule, and how much of its data has come.
     #[inline]
-    pub(super) fn next(&mut self) -> Option<(R, Option<u32>)> {
+    pub(super) fn next(&mut self) -> Option<(R, u32)> {
         let request = self.requests.pop_front()?;
         let come = self.bytes.min(self.len as usize);
         self.bytes -= come;
-        Some((request, u32::try_from(come).ok()))
+        Some((request, u32::try_from(come).unwrap_or(0)))
     }
 
     /// Puts the data into the inbox, each behind its header.

@@ -28,6 +28,8 @@ pub(crate) struct Memo {
     response_len: u32,
     from_host: bool,
     len: u32,
+    /// From a command until its memory goes back.
+    is_begun: bool,
     pieces: Vec<Vec<u8>>,
     pool: Rc<Cell<usize>>,
 }
@@ -48,6 +50,8 @@ impl Carrier for Memo {
         self.slot
     }
     fn begin(&mut self, command: &[u8; 64]) {
+        assert!(!self.is_begun, "the last command was released");
+        self.is_begun = true;
         self.command = *command;
     }
     fn obtain(&mut self, len: u32) -> bool {
@@ -64,6 +68,7 @@ impl Carrier for Memo {
         (self.from_host, self.len) = (from_host, len);
     }
     fn release(&mut self) {
+        self.is_begun = false;
         self.pool.set(self.pool.get() + self.pieces.len());
         self.pieces.clear();
     }
@@ -108,6 +113,7 @@ impl Target<Memo> for Keeper {
             response_len: 0,
             from_host: false,
             len: 0,
+            is_begun: false,
             pieces: Vec::new(),
             pool: Rc::clone(&self.pool),
         }

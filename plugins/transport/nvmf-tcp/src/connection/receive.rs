@@ -266,7 +266,7 @@ impl<R: Carrier> Connection<R> {
             return Ok(Step::Again);
         }
         let (slot, come) = if let Some((request, come)) = self.ahead.next() {
-            (self.commands.put_in(request), come)
+            (self.commands.put_in(request), Some(come))
         } else if let Some(slot) = self.commands.take(|slot| target.make(slot)) {
             (slot, None)
         } else {
