@@ -15,6 +15,8 @@ pub(super) struct Sleeper {
 
 /// Longest sleep, so that counters stay fresh.
 const LONGEST_MS: i32 = 10_000;
+/// Whose the reactor's own eventfd is: no thread has this id.
+const NOBODY: u64 = 0;
 
 impl Sleeper {
     pub(super) fn new() -> Result<Self> {
@@ -23,13 +25,14 @@ impl Sleeper {
         // SAFETY: no pointers; the result is checked.
         let event = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         let sleeper = Self { epoll, event, asleep: Announcement::new() };
-        sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32)?;
+        sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32, NOBODY)?;
         Ok(sleeper)
     }
 
-    /// Adds a descriptor that ends the sleep; `events` 0 removes it. A descriptor may be watched once.
-    pub(super) fn watch(&self, fd: RawFd, events: u32) -> Result<()> {
-        let mut event = libc::epoll_event { events, u64: u64::from(fd.unsigned_abs()) };
+    /// Adds a descriptor of a thread that ends the sleep; `events` 0 removes it. A descriptor may be watched
+    /// once.
+    pub(super) fn watch(&self, fd: RawFd, events: u32, thread: u64) -> Result<()> {
+        let mut event = libc::epoll_event { events, u64: thread };
         let op = if events == 0 { libc::EPOLL_CTL_DEL } else { libc::EPOLL_CTL_ADD };
         // SAFETY: `event` is valid for the call; bad descriptors are refused by the kernel.
         let status = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &raw mut event) };
@@ -44,8 +47,9 @@ impl Sleeper {
         self.asleep.revoke();
     }
 
-    /// Waits for a wake-up, a descriptor or the deadline (nanoseconds on the host's clock).
-    pub(super) fn wait(&self, deadline: Option<u64>, now: u64) {
+    /// Waits for a wake-up, a descriptor or the deadline (nanoseconds on the host's clock). Returns the
+    /// thread whose descriptor it was.
+    pub(super) fn wait(&self, deadline: Option<u64>, now: u64) -> Option<u64> {
         let timeout = deadline.map_or(LONGEST_MS, |deadline| {
             // Rounded up: a wake-up before the deadline would find nothing and sleep again.
             let ms = deadline.saturating_sub(now).div_ceil(1_000_000);
@@ -57,14 +61,14 @@ impl Sleeper {
             unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout) };
         self.revoke();
         let found = events.iter().take(usize::try_from(found).unwrap_or(0));
-        let own = u64::from(self.event.as_raw_fd().unsigned_abs());
         // What wakes for I/O is a descriptor: its round comes without a system call in front. A signal that
         // is not seen here, since more happened at once, ends the next sleep.
-        if found.into_iter().any(|event| event.u64 == own) {
+        if found.clone().any(|event| event.u64 == NOBODY) {
             let mut count = 0_u64;
             // SAFETY: eight bytes into a local.
             unsafe { libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8) };
         }
+        found.map(|event| event.u64).find(|&thread| thread != NOBODY)
     }
 
     /// Called after the work was made visible.

@@ -51,6 +51,8 @@ pub(crate) struct Thread {
     /// Whether the last round had work.
     was_busy: Cell<bool>,
     last_ns: Cell<u64>,
+    /// Its pollers are prepared for sleep.
+    is_asleep: Cell<bool>,
     /// The io_channels of bdevs.
     pub(crate) bdevs: bdev::Local,
 }
@@ -133,6 +135,7 @@ pub fn create(name: &str, cpumask: &CpuSet) -> Result<u64> {
         idle_ns: Cell::new(0),
         was_busy: Cell::new(false),
         last_ns: Cell::new(clock::precise_now()),
+        is_asleep: Cell::new(false),
         bdevs: bdev::Local::default(),
     });
     reactor.adopt(Moving(thread))?;
@@ -358,7 +361,7 @@ impl Moving {
         self.0.shared.core.store(reactor.core, Ordering::Release);
         for poller in self.0.pollers.borrow().iter() {
             for &(fd, events) in poller.wake_fds.borrow().iter() {
-                if let Err(error) = reactor.sleeper.watch(fd, events) {
+                if let Err(error) = reactor.sleeper.watch(fd, events, self.0.shared.id) {
                     tracing::error!(poller = poller.name, "lost a wake-up descriptor: {error}");
                 }
             }
@@ -372,25 +375,23 @@ impl Thread {
     pub(super) fn round(&self, most_messages: usize) -> bool {
         CURRENT.set(self);
         let now = clock::now();
+        // What the last round took, and the sleep behind it, which only follows an idle one.
+        let spent = now.saturating_sub(self.last_ns.replace(now));
+        let counter = if self.was_busy.get() { &self.busy_ns } else { &self.idle_ns };
+        counter.set(counter.get() + spent);
+        if self.is_asleep.replace(false) {
+            self.pollers().for_each(|poller| poller.woke());
+        }
         let mut busy = self.run_messages(most_messages);
         busy |= self.run_pollers(now);
         self.bdevs.end_round();
+        self.was_busy.set(busy);
         CURRENT.set(ptr::null());
-        // The clock is read between rounds: what has passed is what the last round took.
-        let spent = now.saturating_sub(self.last_ns.replace(now));
-        let counter = if self.was_busy.replace(busy) { &self.busy_ns } else { &self.idle_ns };
-        counter.set(counter.get() + spent);
         busy
     }
 
     pub(super) fn id(&self) -> u64 {
         self.shared.id
-    }
-
-    /// Counts the time since its last round as idle.
-    pub(super) fn slept_until(&self, now: u64) {
-        let slept = now.saturating_sub(self.last_ns.replace(now));
-        self.idle_ns.set(self.idle_ns.get() + slept);
     }
 
     fn run_messages(&self, most: usize) -> bool {
@@ -406,15 +407,15 @@ impl Thread {
         true
     }
 
+    /// By index: a poller may add and remove pollers, itself included.
+    fn pollers(&self) -> impl Iterator<Item = Rc<Poller>> {
+        (0..).map_while(|index| self.pollers.borrow().get(index).map(Rc::clone))
+    }
+
     fn run_pollers(&self, now: u64) -> bool {
         let mut busy = false;
-        let mut index = 0;
-        // By index: a poller may add and remove pollers, itself included.
-        loop {
-            let poller = self.pollers.borrow().get(index).map(Rc::clone);
-            let Some(poller) = poller else { break };
+        for poller in self.pollers() {
             busy |= poller.round(now);
-            index += 1;
         }
         if self.some_gone.take() {
             self.pollers.borrow_mut().retain(|poller| poller.state.get() != State::Gone);
@@ -426,20 +427,14 @@ impl Thread {
         !self.shared.queue.is_empty()
     }
 
-    /// Asks every poller to prepare for sleep; whether one of them has work or cannot sleep.
+    /// Asks every poller to prepare for sleep; whether one of them has work or cannot sleep. They learn with
+    /// the next round that it is over.
     pub(super) fn prepare_sleep(&self) -> bool {
         CURRENT.set(self);
-        let pollers = self.pollers.borrow().clone();
-        let work = self.bdevs.has_work() || pollers.iter().any(|poller| poller.prepare_sleep());
+        self.is_asleep.set(true);
+        let work = self.bdevs.has_work() || self.pollers().any(|poller| poller.prepare_sleep());
         CURRENT.set(ptr::null());
         work
-    }
-
-    pub(super) fn woke(&self) {
-        CURRENT.set(self);
-        let pollers = self.pollers.borrow().clone();
-        pollers.iter().for_each(|poller| poller.woke());
-        CURRENT.set(ptr::null());
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
@@ -477,7 +472,7 @@ impl Thread {
         for poller in self.pollers.borrow().iter() {
             for &(fd, _) in poller.wake_fds.borrow().iter() {
                 // The descriptor may be closed already, which removed it.
-                let _ = reactor.sleeper.watch(fd, 0);
+                let _ = reactor.sleeper.watch(fd, 0, self.shared.id);
             }
         }
     }
@@ -527,7 +522,7 @@ impl Thread {
             self.some_gone.set(true);
             let Some(reactor) = current() else { return Ok(()) };
             for (fd, _) in poller.wake_fds.take() {
-                let _ = reactor.sleeper.watch(fd, 0);
+                let _ = reactor.sleeper.watch(fd, 0, self.shared.id);
             }
         }
         Ok(())
@@ -539,10 +534,10 @@ impl Thread {
         let mut fds = poller.wake_fds.borrow_mut();
         if events == 0 {
             fds.retain(|&(other, _)| other != fd);
-            let _ = reactor.sleeper.watch(fd, 0);
+            let _ = reactor.sleeper.watch(fd, 0, self.shared.id);
             return Ok(());
         }
-        reactor.sleeper.watch(fd, events)?;
+        reactor.sleeper.watch(fd, events, self.shared.id)?;
         fds.push((fd, events));
         Ok(())
     }
