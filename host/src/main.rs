@@ -3,6 +3,7 @@
 
 use clap::{CommandFactory, Parser};
 use drivebay::cli::{Cli, Command, Plugin};
+use drivebay::loader::inspect::inspect_path;
 use drivebay::loader::report;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
@@ -69,8 +70,7 @@ fn list(folders: &[PathBuf], policy: Option<PathBuf>, json: bool) -> Said {
 }
 
 fn inspect(file: &Path, json: bool) -> Said {
-    let inspection =
-        report::inspect(file).map_err(|not| format!("{}: {}", file.display(), not.0))?;
+    let inspection = inspect_path(file).map_err(|not| format!("{}: {not}", file.display()))?;
     let text = if json {
         format!("{:#}\n", report::inspection_json(&inspection))
     } else {

@@ -83,6 +83,20 @@ class PluginTrust(unittest.TestCase):
                 host.call("plugin_load", name=f"{open_to_all}/libdrivebay_malloc.so")
         self.assertIn(f"{open_to_all}: has mode 0777", caught.exception.message)
 
+    def test_a_file_that_was_cut_to_nothing_is_told_once(self):
+        cut = self.write("libvendor_disk.so", "")
+        with Host(plugin_dir=self.folder) as host:
+            for _ in range(2):
+                with self.assertRaises(RpcError) as caught:
+                    host.call("bdev_vendor_create", name="v")
+                self.assertEqual(caught.exception.code, -32601)
+            told = [line for line in host.log(1000).splitlines() if cut in line]
+            self.assertEqual(len(told), 1, told)
+            self.assertIn("passed over: not a 64-bit ELF file", told[0])
+            with self.assertRaises(RpcError) as caught:
+                host.call("plugin_load", name="vendor-disk")
+        self.assertIn(f"{cut}: not a 64-bit ELF file", caught.exception.message)
+
     def test_keys_that_are_wrong_are_told(self):
         key, keys = f"{self.folder}/key", f"{self.folder}/keys"
         plugin = shutil.copy(MALLOC, self.folder)

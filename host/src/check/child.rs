@@ -157,7 +157,7 @@ struct Checked {
 
 impl Checked {
     fn new(options: &Check, host: &Arc<Host>) -> Result<Self, String> {
-        let inspection = inspect_path(&options.file).map_err(|not| not.0)?;
+        let inspection = inspect_path(&options.file).map_err(|not| not.to_string())?;
         let manifest = inspection.manifest.ok_or("it has no manifest that can be read")?;
         // By path, and not by a name that may be found elsewhere first.
         let path = std::fs::canonicalize(&options.file).map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ use object::elf;
 use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadCache, ReadRef, StringTable};
 use serde::Serialize;
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
@@ -52,9 +53,25 @@ pub struct Inspection {
     pub refusals: Vec<String>,
 }
 
-/// A file that does not claim to be a plugin, and what it is instead.
+/// Why a file does not claim to be a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotAPlugin(pub String);
+pub enum NotAPlugin {
+    /// It is sound, and something else: a folder of build output is full of such files.
+    SomethingElse,
+    /// It cannot be read, and may have been one: why.
+    Unreadable(String),
+}
+
+impl fmt::Display for NotAPlugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SomethingElse => {
+                f.write_str("no manifest note (owner BAY, type 1); not a plugin")
+            }
+            Self::Unreadable(why) => f.write_str(why),
+        }
+    }
+}
 
 impl Inspection {
     /// The first reason against it.
@@ -93,7 +110,8 @@ pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> 
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
-    let file = trust::open(path).map_err(|e| NotAPlugin(format!("cannot be opened: {e}")))?;
+    let file =
+        trust::open(path).map_err(|e| NotAPlugin::Unreadable(format!("cannot be opened: {e}")))?;
     inspect_file(&file)
 }
 
@@ -102,7 +120,7 @@ pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> 
 /// # Errors
 /// What the bytes are, if they are no plugin.
 pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, NotAPlugin> {
-    let no = |reason: &str| NotAPlugin(reason.to_owned());
+    let no = |reason: &str| NotAPlugin::Unreadable(reason.to_owned());
     let header = elf::FileHeader64::<Endianness>::parse(data)
         .map_err(|_| no("not a 64-bit ELF file; a plugin is a shared object"))?;
     let endian = header.endian().map_err(|_| no("an ELF file of an unknown byte order"))?;
@@ -114,7 +132,7 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
     let mut found = Inspection { build_id: notes.build_id.clone(), ..Inspection::default() };
     read_dynamic_part(endian, header, data, &mut found);
     if notes.manifests.is_empty() && notes.layouts.is_empty() && found.door_size.is_none() {
-        return Err(no("no manifest note (owner BAY, type 1); not a plugin"));
+        return Err(NotAPlugin::SomethingElse);
     }
 
     check_kind_of_file(endian, header, &mut found);
@@ -358,14 +376,14 @@ mod tests {
 
     #[test]
     fn text_is_no_plugin() {
-        let reason = inspect(&b"#!/bin/sh\n"[..]).unwrap_err().0;
+        let reason = inspect(&b"#!/bin/sh\n"[..]).unwrap_err().to_string();
         assert!(reason.contains("not a 64-bit ELF"), "{reason}");
     }
 
     #[test]
     fn a_program_is_no_plugin() {
-        let reason = inspect_path(&std::env::current_exe().unwrap()).unwrap_err().0;
-        assert!(reason.contains("no manifest note"), "{reason}");
+        let itself = std::env::current_exe().unwrap();
+        assert_eq!(inspect_path(&itself).unwrap_err(), NotAPlugin::SomethingElse);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Manager {
         let candidate = if name_or_path.contains('/') || name_or_path.ends_with(".so") {
             let path = Path::new(name_or_path);
             look_into(path)
-                .map_err(|e| Error::new(libc::ENOEXEC, format!("{name_or_path}: {}", e.0)))?
+                .map_err(|e| Error::new(libc::ENOEXEC, format!("{name_or_path}: {e}")))?
         } else {
             if inner.serving(name_or_path).is_some() {
                 return Ok(());

@@ -80,7 +80,7 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
         on_app_thread(manager, |_, PluginInspect { path }| {
             inspect_path(Path::new(&path))
                 .map(|inspection| report::inspection_json(&inspection))
-                .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {}", e.0)))
+                .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {e}")))
         }),
     )?;
     let method =

@@ -1,7 +1,7 @@
 //! What `drivebay plugin` has to say: texts for people, JSON for programs.
 
 use super::error::{Error, Result as LoaderResult};
-use super::inspect::{Inspection, NotAPlugin, inspect_path};
+use super::inspect::{Inspection, inspect_path};
 use super::listing::{Listing, listing};
 use super::search::Search;
 use super::trust::Policy;
@@ -33,14 +33,6 @@ pub fn list_text(list: &[Listing]) -> String {
         }
     }
     text
-}
-
-/// What the file at `path` says.
-///
-/// # Errors
-/// What the file is, if it is no plugin.
-pub fn inspect(path: &Path) -> Result<Inspection, NotAPlugin> {
-    inspect_path(path)
 }
 
 /// An inspection for programs.
@@ -109,8 +101,8 @@ pub fn keygen_text(file: &Path, fingerprint: &Fingerprint) -> String {
 pub fn sign(files: &[PathBuf], key: &PrivateKey) -> LoaderResult<String> {
     let mut text = String::new();
     for file in files {
-        inspect(file)
-            .map_err(|not| Error::new(libc::ENOEXEC, format!("{}: {}", file.display(), not.0)))?;
+        inspect_path(file)
+            .map_err(|not| Error::new(libc::ENOEXEC, format!("{}: {not}", file.display())))?;
         let sidecar = signature::sign(file, key)?;
         let _ = writeln!(text, "{}", sidecar.display());
     }

@@ -127,7 +127,14 @@ impl Search {
         let stamp = Stamp::of(&file, &folder);
         match self.known.get(path) {
             Some((known, look)) if *known == stamp => Some((stamp, look.clone())),
-            _ => Some((stamp, look_into(path).map(|found| self.judge(found)))),
+            _ => {
+                let look = look_into(path).map(|found| self.judge(found));
+                // Told once: what it would have provided, nobody can say any more.
+                if let Err(NotAPlugin::Unreadable(why)) = &look {
+                    tracing::warn!(path = %path.display(), "passed over: {why}");
+                }
+                Some((stamp, look))
+            }
         }
     }
 
@@ -208,10 +215,10 @@ impl Search {
                 .file_stem()
                 .and_then(OsStr::to_str)
                 .is_some_and(|stem| stem.ends_with(name) || stem.ends_with(&crate_name));
-            if let Err(NotAPlugin(what)) = look
+            if let Err(why) = look
                 && is_called_so
             {
-                let _ = write!(message, "; {}: {what}", path.display());
+                let _ = write!(message, "; {}: {why}", path.display());
             }
         }
         Error::new(libc::ENOENT, message)
@@ -237,11 +244,11 @@ impl Search {
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
 pub fn look_into(path: &Path) -> Look {
-    let unreadable = |e: std::io::Error| NotAPlugin(format!("cannot be read: {e}"));
+    let unreadable = |e: std::io::Error| NotAPlugin::Unreadable(format!("cannot be read: {e}"));
     let file = trust::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(NotAPlugin("not a regular file".to_owned()));
+        return Err(NotAPlugin::Unreadable("not a regular file".to_owned()));
     }
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);

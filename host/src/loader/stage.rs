@@ -93,7 +93,7 @@ impl Stage {
         let sha256 = copy_and_hash(from, &mut to).map_err(|e| Error::of_file("copy", path, &e))?;
         to.rewind().map_err(|e| Error::of_file("read", incoming, &e))?;
         let inspection = inspect_file(&to)
-            .map_err(|e| Error::new(libc::ENOEXEC, format!("{}: {}", path.display(), e.0)))?;
+            .map_err(|e| Error::new(libc::ENOEXEC, format!("{}: {e}", path.display())))?;
         let name = inspection.allowed()?.name.clone();
         self.copies += 1;
         let start = sha256.get(..16).unwrap_or_default();
