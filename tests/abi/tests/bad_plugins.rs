@@ -92,7 +92,7 @@ fn a_library_that_is_no_plugin_is_told_apart() {
             bytes[at] = b'X';
         }
     }
-    let reason = inspect(bytes.as_slice()).unwrap_err().0;
+    let reason = inspect(bytes.as_slice()).unwrap_err().to_string();
     assert!(reason.contains("not a plugin"), "{reason}");
 }
 
