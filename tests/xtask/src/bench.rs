@@ -14,6 +14,7 @@
 //! rounds in turn with their spread, and nothing here decides a test.
 
 mod aio;
+mod awake;
 mod case;
 mod client;
 mod cores;

@@ -1,5 +1,6 @@
 //! What a target costs that has nothing to do, and what its first I/O then waits for.
 
+use super::awake::Awake;
 use super::samples::{Samples, ratio};
 use super::server::Server;
 use super::{Bench, Side, echo, load, table};
@@ -16,6 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
     let [mut ours, mut theirs] = [(); 2].map(|()| Samples::default());
     let [mut first, mut bare] = [(); 2].map(|()| [(); 2].map(|()| Samples::default()));
+    let [mut kept, mut kept_share] = [(); 2].map(|()| Samples::default());
     for _ in 0..bench.rounds {
         for side in bench.sides() {
             let mut server = exported(bench, side)?;
@@ -27,6 +29,13 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             ours.push(share);
             write_all(bench, &server)?;
             first[0].push(first_io_us(&server)?);
+            match Awake::core(0) {
+                Ok(_awake) => {
+                    kept_share.push(idle_share(&server)?);
+                    kept.push(first_io_us(&server)?);
+                }
+                Err(why) => eprintln!("not measured with the core kept from halting: {why}"),
+            }
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
             first[1].push(first_io_us(&server)?);
             // The bare program has the core to itself: it halts when that sleeps.
@@ -42,11 +51,19 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     );
     let what = "percent of a core";
     table::row([what, &ours.told(), &theirs.told(), &ratio(&theirs, &ours)]);
+    let what = "the same, the core kept from halting";
+    table::row([what, &kept_share.told(), &theirs.told(), &ratio(&theirs, &kept_share)]);
     table::begin(
         "First 4 KiB read after 1 s of idleness, µs at the initiator",
         &["who answers", "adaptive, or sleeps", "polled", "difference"],
     );
-    for (who, [asleep, awake]) in [("ours", &first), ("a program that only answers", &bare)] {
+    let [first, polled] = first;
+    let [bare, bare_polled] = bare;
+    for (who, asleep, awake) in [
+        ("ours", &first, &polled),
+        ("ours, the core kept from halting", &kept, &polled),
+        ("a program that only answers", &bare, &bare_polled),
+    ] {
         let difference = asleep.median().zip(awake.median()).map(|(a, p)| format!("{:.1}", a - p));
         table::row([who, &asleep.told(), &awake.told(), &difference.unwrap_or_default()]);
     }

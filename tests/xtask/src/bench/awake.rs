@@ -1,0 +1,33 @@
+//! A core that the system may not halt while this is held, whoever sleeps on it.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// The latency that a core's sleep may add, for Linux's `cpuidle`; what was asked before comes back with the end.
+pub(super) struct Awake {
+    file: PathBuf,
+    before: String,
+}
+
+impl Awake {
+    /// # Errors
+    /// The system has no such file for the core, or only root may write it.
+    pub(super) fn core(core: usize) -> Result<Self, String> {
+        let file = PathBuf::from(format!(
+            "/sys/devices/system/cpu/cpu{core}/power/pm_qos_resume_latency_us"
+        ));
+        let told = |error| format!("{}: {error}", file.display());
+        let before = fs::read_to_string(&file).map_err(told)?;
+        // None at all; `0` would be any.
+        fs::write(&file, "n/a").map_err(told)?;
+        Ok(Self { file, before })
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.file, self.before.trim()) {
+            eprintln!("{}: {error}; it was {}", self.file.display(), self.before.trim());
+        }
+    }
+}
