@@ -261,7 +261,7 @@ impl Client {
             }
             _ => {}
         }
-        let mut memory = sim.memories.borrow_mut().pop().unwrap_or_else(Memory::new);
+        let mut memory = Memory::take();
         memory.shape(scratch.len(), block);
         memory.guard();
         if request.op != BAY_OP_READ {

@@ -3,6 +3,7 @@
 use crate::sim::sim;
 use drivebay_plugin_api::bay_iov;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::RefCell;
 use std::ptr::NonNull;
 
 /// Bytes of one buffer: the largest I/O with its gaps.
@@ -21,8 +22,22 @@ pub(crate) struct Memory {
     used: usize,
 }
 
+thread_local! {
+    /// Kept from seed to seed: were it freed, the queues of ended threads, which stay, would settle there, and
+    /// each seed would need new pages.
+    static FREE: RefCell<Vec<Memory>> = RefCell::default();
+}
+
 impl Memory {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn take() -> Self {
+        FREE.with_borrow_mut(Vec::pop).unwrap_or_else(Self::new)
+    }
+
+    pub(crate) fn give_back(self) {
+        FREE.with_borrow_mut(|free| free.push(self));
+    }
+
+    fn new() -> Self {
         let base = unsafe { alloc(layout()) };
         let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout()));
         Self { base, list: Vec::new(), used: 0 }

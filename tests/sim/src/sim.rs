@@ -45,7 +45,6 @@ pub(crate) struct Sim {
     pub(crate) tops: RefCell<Vec<Box<Top>>>,
     clients: RefCell<Vec<Box<Client>>>,
     requests: RefCell<Vec<Box<Request>>>,
-    pub(crate) memories: RefCell<Vec<Memory>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) quiesces: RefCell<Vec<Quiesce>>,
     /// Control operations whose end was not told yet.
@@ -93,7 +92,6 @@ pub fn run(reactor: &mut Stepped, seed: u64, ios: u64) -> Report {
         tops: RefCell::default(),
         clients: RefCell::default(),
         requests: RefCell::default(),
-        memories: RefCell::default(),
         scratch: RefCell::default(),
         quiesces: RefCell::default(),
         open_ends: Cell::new(0),
@@ -318,7 +316,9 @@ impl Sim {
 
     pub(crate) fn completed(&self, request: Box<Request>, memory: Option<Memory>) {
         self.completed.set(self.completed.get() + 1);
-        self.memories.borrow_mut().extend(memory);
+        if let Some(memory) = memory {
+            memory.give_back();
+        }
         // Kept, so that a second completion is seen for what it is.
         self.requests.borrow_mut().push(request);
     }
