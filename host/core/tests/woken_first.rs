@@ -105,9 +105,10 @@ fn register(waiting: Waiting) -> (i32, i32) {
 }
 
 /// Returns when the reactor has not moved for a while, with nothing noted.
-fn let_it_sleep() {
+fn let_it_sleep(give_up: Instant) {
     let mut last = usize::MAX;
     loop {
+        assert!(Instant::now() < give_up, "it does not sleep");
         std::thread::sleep(Duration::from_millis(30));
         let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() == last {
@@ -121,7 +122,7 @@ fn let_it_sleep() {
 fn ring(number: usize, bell: &mut UnixStream) -> Vec<Seen> {
     let give_up = Instant::now() + Duration::from_secs(20);
     while Instant::now() < give_up {
-        let_it_sleep();
+        let_it_sleep(give_up);
         bell.write_all(&[1]).unwrap();
         while !seen().contains(&Seen::Work(number)) {
             std::thread::sleep(Duration::from_millis(1));

@@ -42,7 +42,7 @@ use reference::Reference;
 use std::path::PathBuf;
 use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --only PART[,PART], \
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --only PART[,PART], \
     and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
@@ -90,6 +90,8 @@ struct Bench {
     rounds: usize,
     /// Also what makes the run longer than a quarter of an hour.
     long: bool,
+    /// Also with the first core kept from halting, which is a setting of the machine.
+    awake: bool,
     /// Of one run.
     seconds: u32,
     /// Where the file of `aio` lies.
@@ -153,6 +155,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
         counted: None,
         rounds: 5,
         long: false,
+        awake: false,
         seconds: 1,
         folder: None,
         huge,
@@ -183,6 +186,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
                 bench.parts.extend(names);
             }
             "--long" => bench.long = true,
+            "--awake" => bench.awake = true,
             "--all" => bench.parts.extend(PARTS.map(|(name, _)| name.to_owned())),
             _ => match arg.strip_prefix("--").filter(|name| is_part(name)) {
                 Some(name) => bench.parts.push(name.to_owned()),

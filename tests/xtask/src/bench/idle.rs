@@ -29,12 +29,10 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             ours.push(share);
             write_all(bench, &server)?;
             first[0].push(first_io_us(&server)?);
-            match Awake::core(0) {
-                Ok(_awake) => {
-                    kept_share.push(idle_share(&server)?);
-                    kept.push(first_io_us(&server)?);
-                }
-                Err(why) => eprintln!("not measured with the core kept from halting: {why}"),
+            if bench.awake {
+                let _awake = Awake::core(0)?;
+                kept_share.push(idle_share(&server)?);
+                kept.push(first_io_us(&server)?);
             }
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
             first[1].push(first_io_us(&server)?);
