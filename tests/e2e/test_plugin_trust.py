@@ -95,7 +95,12 @@ class PluginTrust(unittest.TestCase):
             self.assertIn("passed over: not a 64-bit ELF file", told[0])
             with self.assertRaises(RpcError) as caught:
                 host.call("plugin_load", name="vendor-disk")
+            (listed,) = [plugin for plugin in host.call("plugin_list") if plugin["path"] == cut]
         self.assertIn(f"{cut}: not a 64-bit ELF file", caught.exception.message)
+        self.assertEqual((listed["name"], listed["state"]), ("libvendor_disk", "found"))
+        self.assertIn("not a 64-bit ELF file", listed["reason"])
+        _, told, _ = self.run_program("plugin", "list", "--plugin-dir", self.folder)
+        self.assertRegex(told, rf"libvendor_disk +found +{cut}\n +not a 64-bit ELF file")
 
     def test_keys_that_are_wrong_are_told(self):
         key, keys = f"{self.folder}/key", f"{self.folder}/keys"

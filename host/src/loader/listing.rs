@@ -1,7 +1,7 @@
 //! What `plugin_list` and `drivebay plugin list` show of a plugin.
 
 use super::manifest::Manifest;
-use super::search::Candidate;
+use super::search::{Candidate, Search, file_name};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -61,29 +61,46 @@ pub struct Listing {
     pub granted: Vec<String>,
 }
 
+/// All that lies on the search path and is a plugin, or may have been one and cannot be read.
+pub(super) fn on_path(search: &mut Search) -> Vec<Listing> {
+    let plugins: Vec<Listing> = search.scan().iter().map(listing).collect();
+    let unreadable = search.unreadable().map(|(path, why)| Listing {
+        reason: Some(why.to_owned()),
+        ..unknown(file_name(path), path)
+    });
+    plugins.into_iter().chain(unreadable).collect()
+}
+
 /// A candidate as it is listed before anybody loads it.
 pub(super) fn listing(candidate: &Candidate) -> Listing {
-    let empty = || Listing {
-        name: candidate.name(),
+    let manifest = candidate.inspection.manifest.as_ref();
+    let listing = manifest.map_or_else(
+        || unknown(candidate.name(), &candidate.path),
+        |manifest| of_manifest(manifest, &candidate.path),
+    );
+    match &candidate.refusal {
+        None => listing,
+        Some(refusal) => {
+            Listing { state: State::Found, reason: Some(refusal.to_string()), ..listing }
+        }
+    }
+}
+
+/// A file whose manifest cannot be read.
+fn unknown(name: String, path: &Path) -> Listing {
+    Listing {
+        name,
         version: String::new(),
         kind: String::new(),
         state: State::Found,
         reason: None,
-        path: candidate.path.clone(),
+        path: path.to_owned(),
         provides: Vec::new(),
         requires: Vec::new(),
         sha256: None,
         signed_by: None,
         permissions: Vec::new(),
         granted: Vec::new(),
-    };
-    let manifest = candidate.inspection.manifest.as_ref();
-    let listing = manifest.map_or_else(empty, |m| of_manifest(m, &candidate.path));
-    match &candidate.refusal {
-        None => listing,
-        Some(refusal) => {
-            Listing { state: State::Found, reason: Some(refusal.to_string()), ..listing }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::app_only::AppOnly;
 use super::broker::{Broker, Revoked};
 use super::calls::OpenCalls;
 use super::error::{Error, Result};
-use super::listing::{Listing, State, listing, of_manifest};
+use super::listing::{Listing, State, listing, of_manifest, on_path};
 use super::manifest::{Manifest, Requirement};
 use super::open::{Door, Instance};
 use super::outside::{Job, Outside};
@@ -556,8 +556,8 @@ impl Inner {
 
     fn list(&self) -> Vec<Listing> {
         let mut list: BTreeMap<(String, PathBuf), Listing> = BTreeMap::new();
-        for candidate in self.search.borrow_mut().scan() {
-            list.insert(key(&candidate), listing(&candidate));
+        for plugin in on_path(&mut self.search.borrow_mut()) {
+            list.insert((plugin.name.clone(), plugin.path.clone()), plugin);
         }
         for failure in self.failures.borrow().values() {
             let is_that_file =

@@ -66,7 +66,7 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
         .error(i64::from(-libc::EBUSY), "plugin", "Something uses it."),
         unload(manager),
     )?;
-    let method = "Lists the plugins that are on the search path, loaded, or failed.";
+    let method = "Lists the plugins that are on the search path, loaded, or failed, and files there that cannot be read.";
     add(
         Method::new::<NoParams>("plugin_list", Role::Read, method).result(
             "Array of objects of name, version, kind, state, reason, path, provides, requires.",

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result as LoaderResult};
 use super::inspect::{Inspection, inspect_path};
-use super::listing::{Listing, listing};
+use super::listing::{Listing, on_path};
 use super::search::Search;
 use super::trust::Policy;
 use super::trust::key::{Fingerprint, KeyFolder, PrivateKey, public_file};
@@ -16,7 +16,7 @@ use std::rc::Rc;
 #[must_use]
 pub fn list(folders: &[PathBuf], policy: Policy) -> Vec<Listing> {
     let mut search = Search::new(Search::default_folders(folders), Rc::new(policy));
-    search.scan().iter().map(listing).collect()
+    on_path(&mut search)
 }
 
 /// A table of plugins, one a line.

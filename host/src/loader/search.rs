@@ -43,11 +43,8 @@ impl Candidate {
     /// Name in the manifest, or the file's.
     #[must_use]
     pub fn name(&self) -> String {
-        let file_name = || self.path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        self.inspection
-            .manifest
-            .as_ref()
-            .map_or_else(|| file_name().unwrap_or_default(), |manifest| manifest.name.clone())
+        let manifest = self.inspection.manifest.as_ref();
+        manifest.map_or_else(|| file_name(&self.path), |manifest| manifest.name.clone())
     }
 }
 
@@ -119,6 +116,14 @@ impl Search {
         }
         self.known = seen;
         found
+    }
+
+    /// The files that the last look at the path could not read, and may be plugins: which and why.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.known.iter().filter_map(|(path, (_, look))| match look {
+            Err(NotAPlugin::Unreadable(why)) => Some((path.as_path(), why.as_str())),
+            Ok(_) | Err(NotAPlugin::SomethingElse) => None,
+        })
     }
 
     fn look_at(&self, path: &Path) -> Option<(Stamp, Look)> {
@@ -237,6 +242,11 @@ impl Search {
             })
         })
     }
+}
+
+/// What a plugin is called whose manifest cannot be read.
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Reads the plugin at `path`, wherever it lies.

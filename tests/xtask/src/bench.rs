@@ -18,6 +18,7 @@ mod awake;
 mod case;
 mod client;
 mod cores;
+pub(crate) mod crowd;
 pub(crate) mod echo;
 mod growth;
 mod idle;

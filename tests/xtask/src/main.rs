@@ -56,8 +56,9 @@ fn main() -> ExitCode {
         Some((&"demo", rest)) => demo::main(rest),
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
-        // Not for people: a part of `bench` starts it.
+        // Not for people: parts of `bench` start them.
         Some((&bench::echo::TASK, rest)) => bench::echo::main(rest).map_err(Failure::Task),
+        Some((&bench::crowd::TASK, rest)) => bench::crowd::main(rest).map_err(Failure::Task),
         Some((&"soak", rest)) => soak::main(rest),
         Some((&"fuzz", rest)) => fuzz::main(rest),
         Some((&"docs", rest)) => docs::main(rest),

@@ -28,7 +28,7 @@ pub(super) enum Mode {
     Polls,
 }
 
-const CORES: [&str; 2] = ["0", "1"];
+pub(super) const CORES: [&str; 2] = ["0", "1"];
 
 /// Calls over a socket of this process while a loop of a shell keeps each core busy, sorted, in milliseconds.
 pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, String> {
@@ -136,7 +136,7 @@ fn ask(port: u16, talk: Talk, round_trips: usize, pause: Duration) -> io::Result
 }
 
 /// Reads until `bytes` are full, however often it must ask.
-fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
+pub(super) fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
     let mut come = 0;
     while let Some(rest) = bytes.get_mut(come..).filter(|rest| !rest.is_empty()) {
         match stream.read(rest) {
@@ -150,7 +150,7 @@ fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
 }
 
 /// The next line that a program says.
-fn line(program: &mut Running) -> Result<String, String> {
+pub(super) fn line(program: &mut Running) -> Result<String, String> {
     let output = program.child.stdout.as_mut().ok_or("echo: no output")?;
     let mut line = String::new();
     BufReader::new(output).read_line(&mut line).map_err(|error| format!("echo: {error}"))?;

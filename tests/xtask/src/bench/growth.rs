@@ -4,7 +4,7 @@ use super::nvmf::loaded;
 use super::rates::{bdevperf, config, perf};
 use super::samples::{Samples, ratio};
 use super::server::{Folder, Server};
-use super::{Bench, Side, case, load, table};
+use super::{Bench, Side, case, crowd, load, table};
 use serde_json::{Value, json};
 
 const BDEVS: [usize; 3] = [1, 100, 10_000];
@@ -77,11 +77,19 @@ fn of_reference(bench: &Bench, count: usize) -> Result<f64, String> {
 #[derive(Clone, Default)]
 struct Cost {
     iops: Samples,
+    busy_us: Samples,
     cpu_us: Samples,
 }
 
-const COST_COLUMNS: [&str; 5] =
-    ["how many", "side", "4 KiB reads per second", "processor µs per I/O", "to the first line"];
+const COST_COLUMNS: [&str; 7] = [
+    "how many",
+    "side",
+    "4 KiB reads per second",
+    "busy µs per I/O",
+    "to the first line",
+    "processor µs per I/O",
+    "to the first line",
+];
 
 fn connections(bench: &Bench) {
     let one = |count: u32| (1, count - 1, 32);
@@ -99,9 +107,13 @@ fn connections(bench: &Bench) {
                 let (connections, idle, depth) = shape(count);
                 let load = load::Plan { connections, idle, depth, ..plan(1) };
                 let cost = cost(bench, side, 1, &load);
-                cost_row(&count.to_string(), side, cost, &mut first);
+                cost_row(&count.to_string(), &named(side), cost, &mut first);
             }
         }
+    }
+    let mut first = None;
+    for count in CONNECTIONS {
+        cost_row(&count.to_string(), "a bare program", bare(bench, count), &mut first);
     }
 }
 
@@ -111,7 +123,7 @@ fn namespaces(bench: &Bench) {
         let mut first = None;
         for count in NAMESPACES {
             let cost = cost(bench, side, count, &plan(count));
-            cost_row(&count.to_string(), side, cost, &mut first);
+            cost_row(&count.to_string(), &named(side), cost, &mut first);
         }
     }
 }
@@ -128,18 +140,28 @@ fn plan(nsid: u32) -> load::Plan {
     }
 }
 
+fn named(side: Side) -> String {
+    format!("{side:?}").to_lowercase()
+}
+
 /// A side that cannot do it is told so in its line.
-fn cost_row(count: &str, side: Side, cost: Result<Cost, String>, first: &mut Option<Cost>) {
-    let name = format!("{side:?}").to_lowercase();
+fn cost_row(count: &str, side: &str, cost: Result<Cost, String>, first: &mut Option<Cost>) {
     match cost {
         Ok(cost) => {
             let to = first.get_or_insert_with(|| cost.clone());
-            let change = ratio(&cost.cpu_us, &to.cpu_us);
-            table::row([count, &name, &cost.iops.told(), &cost.cpu_us.told(), &change]);
+            table::row([
+                count,
+                side,
+                &cost.iops.told(),
+                &cost.busy_us.told(),
+                &ratio(&cost.busy_us, &to.busy_us),
+                &cost.cpu_us.told(),
+                &ratio(&cost.cpu_us, &to.cpu_us),
+            ]);
         }
         Err(why) => {
             let why = why.lines().next().unwrap_or_default().to_owned();
-            table::row([count, &name, "not measured", &why, ""]);
+            table::row([count, side, "not measured", &why, "", "", ""]);
         }
     }
 }
@@ -158,7 +180,20 @@ fn cost(bench: &Bench, side: Side, namespaces: u32, load: &load::Plan) -> Result
         let mut connected = load::Connected::new(server.port, load, &seconds)?;
         let one = loaded(&mut server, bench, || connected.run())?;
         cost.iops.push(one.iops);
-        cost.cpu_us.push(if side == Side::Ours { one.cpu_us } else { one.busy_us });
+        cost.busy_us.push(one.busy_us);
+        cost.cpu_us.push(one.cpu_us);
+    }
+    Ok(cost)
+}
+
+/// What only epoll, receive and send cost over so many connections, one round trip outstanding on each.
+fn bare(bench: &Bench, connections: u32) -> Result<Cost, String> {
+    let mut cost = Cost::default();
+    for _ in 0..bench.rounds {
+        let iops = crowd::per_second(connections, bench.seconds)?;
+        cost.iops.push(iops);
+        // It polls, so all of the core is its.
+        cost.cpu_us.push(1e6 / iops);
     }
     Ok(cost)
 }
