@@ -15,12 +15,11 @@ impl Tally {
     /// A runner that ended badly without saying what failed counts as one failure.
     pub(crate) const BROKEN: Self = Self { passed: 0, failed: 1, skipped: 0 };
 
-    /// The closing line of cargo-nextest, of one libtest binary, or of our own Python runner.
+    /// The closing line of cargo-nextest, of one libtest binary, or of our own Python runner. What nextest shows of a test
+    /// that failed is indented, and no count: it has that test in its own.
     pub(crate) fn from_line(line: &str) -> Option<Self> {
-        let line = line.trim();
-        if let Some((_, counts)) =
-            line.strip_prefix("Summary [").and_then(|rest| rest.split_once(" run: "))
-        {
+        let summary = line.trim_start().strip_prefix("Summary [");
+        if let Some((_, counts)) = summary.and_then(|rest| rest.split_once(" run: ")) {
             return Some(Self::from_counts(counts));
         }
         if let Some((_, counts)) =
@@ -28,7 +27,9 @@ impl Tally {
         {
             return Some(Self::from_counts(counts));
         }
-        let ours = line.ends_with(" skipped") && line.contains(" passed, ");
+        let ours = !line.starts_with(' ')
+            && line.trim_end().ends_with(" skipped")
+            && line.contains(" passed, ");
         ours.then(|| Self::from_counts(line))
     }
 
@@ -89,6 +90,8 @@ mod tests {
         let line = "test result: FAILED. 4 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; \
                     finished in 0.00s";
         assert_eq!(Tally::from_line(line), tally(4, 1, 2));
+        let shown_by_nextest = format!("    {line}");
+        assert_eq!(Tally::from_line(&shown_by_nextest), None);
     }
 
     #[test]
