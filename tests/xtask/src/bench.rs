@@ -83,6 +83,16 @@ enum Side {
     Reference,
 }
 
+impl Side {
+    /// As tables call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Reference => "reference",
+        }
+    }
+}
+
 /// What is asked for.
 struct Bench {
     reference: Option<Reference>,

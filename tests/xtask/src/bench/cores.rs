@@ -19,8 +19,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
                 one.push(rate(bench, side, disk, "0x1")?);
                 two.push(rate(bench, side, disk, "0x3")?);
             }
-            let side = format!("{side:?}").to_lowercase();
-            table::row([disk, &side, &one.told(), &two.told(), &ratio(&two, &one)]);
+            table::row([disk, side.name(), &one.told(), &two.told(), &ratio(&two, &one)]);
         }
     }
     Ok(())

@@ -107,7 +107,7 @@ fn connections(bench: &Bench) {
                 let (connections, idle, depth) = shape(count);
                 let load = load::Plan { connections, idle, depth, ..plan(1) };
                 let cost = cost(bench, side, 1, &load);
-                cost_row(&count.to_string(), &named(side), cost, &mut first);
+                cost_row(&count.to_string(), side.name(), cost, &mut first);
             }
         }
     }
@@ -123,7 +123,7 @@ fn namespaces(bench: &Bench) {
         let mut first = None;
         for count in NAMESPACES {
             let cost = cost(bench, side, count, &plan(count));
-            cost_row(&count.to_string(), &named(side), cost, &mut first);
+            cost_row(&count.to_string(), side.name(), cost, &mut first);
         }
     }
 }
@@ -138,10 +138,6 @@ fn plan(nsid: u32) -> load::Plan {
         io_size: 4096,
         write: false,
     }
-}
-
-fn named(side: Side) -> String {
-    format!("{side:?}").to_lowercase()
 }
 
 /// A side that cannot do it is told so in its line.
