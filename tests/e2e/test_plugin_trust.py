@@ -102,6 +102,18 @@ class PluginTrust(unittest.TestCase):
         _, told, _ = self.run_program("plugin", "list", "--plugin-dir", self.folder)
         self.assertRegex(told, rf"libvendor_disk +found +{cut}\n +not a 64-bit ELF file")
 
+    def test_a_file_that_the_host_s_user_may_not_read_is_listed_with_the_reason(self):
+        hidden = shutil.copy(MALLOC, self.folder)
+        os.chmod(hidden, 0)
+        os.chmod(self.folder, 0o755)
+        # Root reads everything: then as another user, who may not reach the program where it was built.
+        program = shutil.copy(PROGRAM, self.folder)
+        user = {"user": 65534} if os.getuid() == 0 else {}
+        run = subprocess.run([program, "plugin", "list", "--plugin-dir", self.folder], capture_output=True, text=True,
+                             timeout=30, **user)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertRegex(run.stdout, rf"libdrivebay_malloc +found +{hidden}\n +cannot be read: Permission denied")
+
     def test_keys_that_are_wrong_are_told(self):
         key, keys = f"{self.folder}/key", f"{self.folder}/keys"
         plugin = shutil.copy(MALLOC, self.folder)
