@@ -1,7 +1,7 @@
 //! `drivebay perf`: a host for one measurement.
 //!
 //! ```text
-//! -c, --rpc ─> the host's start ─> bdevs ─> drivebay_core::bdev::load ─> report
+//! -c, --rpc ─> the host's start ─> bdevs ─> drivebay_core::load ─> report
 //! ```
 #![forbid(unsafe_code)]
 

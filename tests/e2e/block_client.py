@@ -1,4 +1,4 @@
-"""A client of the target of templates/rust/target: read 1, write 2, flush 3."""
+"""A client of the target of templates/rust/protocol: read 1, write 2, flush 3."""
 
 import socket
 import struct

@@ -9,8 +9,8 @@
     reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
 )]
 
-use drivebay_core::bdev::load::{self, Failure, Limit, Pattern, Plan};
 use drivebay_core::env::CpuSet;
+use drivebay_core::load::{self, Failure, Limit, Pattern, Plan};
 use drivebay_core::reactor::{self, Mode};
 use drivebay_core::services;
 use drivebay_plugin_api::*;

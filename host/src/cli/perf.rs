@@ -3,7 +3,7 @@
 use super::environment::Environment;
 use super::serve::Serve;
 use clap::{Args, ValueEnum};
-use drivebay_core::bdev::load;
+use drivebay_core::load;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;

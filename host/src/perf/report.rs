@@ -2,7 +2,7 @@
 
 use crate::cli::Perf;
 use clap::ValueEnum;
-use drivebay_core::bdev::load::{Failure, Histogram, Report, Results};
+use drivebay_core::load::{Failure, Histogram, Report, Results};
 use serde_json::{Value, json};
 use std::fmt::Write;
 

@@ -47,12 +47,12 @@ const RUST_TRANSPORT: &[Template] = &[
     template!("src/group.rs", "templates/rust/transport/src/group.rs"),
 ];
 const RUST_TARGET: &[Template] = &[
-    template!("README.md", "templates/rust/target/README.md"),
-    template!("src/lib.rs", "templates/rust/target/src/lib.rs"),
-    template!("src/connection.rs", "templates/rust/target/src/connection.rs"),
-    template!("src/export.rs", "templates/rust/target/src/export.rs"),
-    template!("src/tests.rs", "templates/rust/target/src/tests.rs"),
-    template!("src/wire.rs", "templates/rust/target/src/wire.rs"),
+    template!("README.md", "templates/rust/protocol/README.md"),
+    template!("src/lib.rs", "templates/rust/protocol/src/lib.rs"),
+    template!("src/connection.rs", "templates/rust/protocol/src/connection.rs"),
+    template!("src/export.rs", "templates/rust/protocol/src/export.rs"),
+    template!("src/tests.rs", "templates/rust/protocol/src/tests.rs"),
+    template!("src/wire.rs", "templates/rust/protocol/src/wire.rs"),
 ];
 const C: &[Template] = &[
     template!("Makefile", "templates/c/common/Makefile"),

@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("host", &["plugin-api", "sdk/spec", "sdk/testing", "host/core", "host/check"]),
     // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
-    ("tests/fuzz", &["sdk/spec", "host", "plugins/target/nvmf"]),
+    ("tests/fuzz", &["sdk/spec", "host", "plugins/protocol/nvmf"]),
     ("tests/sim", &["plugin-api", "host/core"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];

@@ -20,7 +20,6 @@ pub mod device;
 mod dispatch;
 pub mod examine;
 mod io;
-pub mod load;
 pub mod local;
 mod parts;
 mod pass;

@@ -101,7 +101,7 @@ pub(super) fn by_stage(profile: &Profile) -> BTreeMap<String, f64> {
 fn stage(file: &str) -> String {
     let file = file.split("/./").last().unwrap_or(file);
     let after = |folder: &str| file.split_once(folder).map(|(_, rest)| rest);
-    if after("host/core/src/bdev/load/").is_some() {
+    if after("host/core/src/load/").is_some() {
         return "generator".to_owned();
     }
     for (folder, name) in [
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_file_belongs_to_the_part_that_its_folder_is() {
         for (file, part) in [
-            ("/top/host/core/src/bdev/load/worker.rs", "generator"),
+            ("/top/host/core/src/load/worker.rs", "generator"),
             ("/top/host/core/src/bdev/submit.rs", "bus: submit.rs"),
             ("host/core/src/reactor/poller.rs", "host: reactor/poller.rs"),
             ("/top/plugins/bdev/null/src/lib.rs", "plugin: bdev/null/src/lib.rs"),

@@ -15,7 +15,7 @@ pub mod log_page;
 pub mod property;
 
 use crate::model::{ControllerKind, TransportLimits};
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::property::{Cc, Csts};
 use std::collections::{BTreeMap, BTreeSet};

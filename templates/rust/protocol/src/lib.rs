@@ -12,7 +12,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use drivebay_sdk::nvmf::target::Resident;
+use drivebay_sdk::nvmf::protocol::Resident;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::{Call, Method};
 use drivebay_sdk::{Stopping, thread};

@@ -2,7 +2,7 @@
 
 use super::{Controller, QueueId, error_log, events, features};
 use crate::model::{ControllerKind, Model, Subsystem, TransportLimits};
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::fabrics::{
     CNTLID_DYNAMIC, Connect, ConnectData, ConnectResult, InvalidParameter, cattr,
 };

@@ -2,7 +2,7 @@
 
 use super::{ControllerKind, Namespace, matches};
 use crate::controller::Controller;
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::nqn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

@@ -4,7 +4,7 @@ use super::{ensure_groups, lock, remove_listener};
 use crate::app::{App, TransportEntry};
 use crate::model::TransportLimits;
 use crate::tasks::until;
-use drivebay_sdk::nvmf::target::{Leaving, Transport};
+use drivebay_sdk::nvmf::protocol::{Leaving, Transport};
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 

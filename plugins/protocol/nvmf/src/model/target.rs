@@ -2,7 +2,7 @@
 
 use super::{ControllerKind, Options, Subsystem};
 use crate::controller::Ticket;
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::nqn;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use crate::app::ConnectedQueue;
 use crate::controller::Controller;
 use crate::group::Stats;
 use crate::model::{ControllerKind, Namespace, Referral, Subsystem, hex, uuid_text};
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use serde_json::{Map, Value, json};
 
 /// Nanoseconds of the host's clock in a second.

@@ -17,7 +17,7 @@ mod worker;
 pub use content::Mismatch;
 pub use histogram::Histogram;
 
-use super::desc::{self, Desc};
+use crate::bdev::desc::{self, Desc};
 use crate::env::CpuSet;
 use crate::reactor::{self, thread};
 use crate::{Error, Result};

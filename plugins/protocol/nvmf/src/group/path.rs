@@ -3,7 +3,7 @@
 use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
 use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
-use drivebay_sdk::nvmf::target::{Qpair, Request, Transfer};
+use drivebay_sdk::nvmf::protocol::{Qpair, Request, Transfer};
 use drivebay_spec_nvme::fabrics::ConnectData;
 use drivebay_spec_nvme::nvm::DatasetManagement;
 use drivebay_spec_nvme::opcode::{self, fabrics};

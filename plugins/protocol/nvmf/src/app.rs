@@ -11,7 +11,7 @@ use crate::group::{ConnectRequest, Group, Nvmf, Stats};
 use crate::model::{Model, TransportLimits};
 use crate::tasks::Tasks;
 use drivebay_sdk::bdev::Desc;
-use drivebay_sdk::nvmf::target::{Address, GroupRef, Resident, Server, Transport};
+use drivebay_sdk::nvmf::protocol::{Address, GroupRef, Resident, Server, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::{Result, thread};
 use drivebay_spec_nvme::event::AsyncEvent;

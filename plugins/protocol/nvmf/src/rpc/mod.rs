@@ -10,7 +10,7 @@ pub(crate) use view::address as address_view;
 use crate::app::{App, app};
 use crate::model::{Options, Referral, address_of, parse_hex};
 use crate::ops::{self, NewNamespace};
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::rpc::{Call, Method, Params, Role, State};
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_nvme::nqn;

@@ -4,7 +4,7 @@ use super::lock_subsystem;
 use crate::app::App;
 use crate::model::matches;
 use crate::tasks::until;
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 

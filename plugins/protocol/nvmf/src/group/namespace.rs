@@ -2,7 +2,7 @@
 
 use crate::model::Geometry;
 use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
-use drivebay_sdk::nvmf::target::Request;
+use drivebay_sdk::nvmf::protocol::Request;
 use drivebay_sdk::poller::Poll;
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -20,7 +20,7 @@ use crate::model::Geometry;
 use crate::ops::Reply;
 use drivebay_sdk::Result;
 use drivebay_sdk::bdev::Desc;
-use drivebay_sdk::nvmf::target::{Address, Qpair, Request, Resident, Target, Transfer};
+use drivebay_sdk::nvmf::protocol::{Address, Qpair, Request, Resident, Target, Transfer};
 use drivebay_sdk::poller::Poller;
 use drivebay_spec_nvme::{Command, Completion, Status};
 use namespace::{Chores, DoChores};

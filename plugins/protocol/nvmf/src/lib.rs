@@ -18,7 +18,7 @@ pub mod tasks;
 mod tests;
 
 use app::App;
-use drivebay_sdk::nvmf::target;
+use drivebay_sdk::nvmf::protocol;
 use drivebay_sdk::{Result, Stopping, notify, plugin};
 use std::rc::Rc;
 

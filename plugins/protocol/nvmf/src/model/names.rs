@@ -1,6 +1,6 @@
 //! Addresses and identifiers as texts.
 
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use std::fmt::Write;
 
 /// The address that an RPC gives: the transport type in capitals, the address family found out where it is absent.

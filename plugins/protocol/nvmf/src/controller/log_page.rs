@@ -3,7 +3,7 @@
 use super::io_counts::{IoSums, data_units};
 use super::{Controller, identify};
 use crate::model::{ControllerKind, Model, Referral, is_any};
-use drivebay_sdk::nvmf::target::Address;
+use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::admin::GetLogPage;
 use drivebay_spec_nvme::log::{
     CommandEffects, CommandsSupported, DiscoveryEntry, DiscoveryHeader, FirmwareSlots, Health,
