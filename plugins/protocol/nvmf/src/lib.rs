@@ -65,7 +65,7 @@ fn start() -> Result<()> {
     rpc::register()?;
     notify::subsystem("nvmf", config::write)?;
     // Last: a fabric may register from inside.
-    app.serve_with(target::serve(|leaving| {
+    app.serve_with(protocol::serve(|leaving| {
         if let Some(app) = app::app() {
             let task = Rc::clone(&app);
             app.tasks.spawn(async move { ops::fabric_leaves(&task, leaving).await });
