@@ -1,0 +1,19 @@
+//! RAID on disk: the superblock that every member carries, and where each level puts its blocks.
+//!
+//! Pure values, no I/O. [`Superblock`] turns bytes into checked values and back. [`Layout`] is the one place that
+//! knows which member holds a block: reads, writes, rebuild, scrub and repair all ask it, so they cannot disagree.
+//!
+//! ```text
+//! bytes ─▶ Superblock::parse ─▶ Level, strip, members ─▶ Layout::new ─▶ place, copies, stripe, and back
+//! ```
+
+mod layout;
+mod level;
+mod superblock;
+
+pub use layout::{Copies, Layout, LayoutError, Piece, Place, Row, RowRole};
+pub use level::Level;
+pub use superblock::{
+    DATA_OFFSET_MIN, ENTRY_LEN, HEADER_LEN, MEMBERS_MAX, Member, MemberState, NAME_LEN, SIGNATURE,
+    Superblock, SuperblockError, declared_len,
+};
