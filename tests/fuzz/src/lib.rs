@@ -12,6 +12,7 @@
     reason = "what is wrong panics"
 )]
 
+mod blobstore;
 mod connection;
 mod controller;
 mod jsonrpc;
@@ -35,6 +36,8 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    Target { name: "blobstore_super", run: blobstore::super_block },
+    Target { name: "blobstore_pages", run: blobstore::pages },
     Target { name: "nvme_tcp_pdu", run: nvme::pdu },
     Target { name: "nvme_command", run: nvme::command },
     Target { name: "nvme_fabrics", run: nvme::fabrics },
