@@ -5,11 +5,15 @@
 #![expect(unsafe_code, reason = "wraps the host's memory")]
 
 use crate::entry::{enter, is_poisoned};
+use crate::error::{Error, Result, errno};
 use crate::host::host;
 use drivebay_plugin_api::{bay_iov, bay_wait};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
+
+/// Alignment of every buffer, in bytes.
+const ALIGN: u64 = 4096;
 
 /// A buffer that devices can reach, 4096-aligned; given back when dropped, on a reactor.
 #[derive(Debug)]
@@ -18,6 +22,14 @@ pub struct Buf {
     iov: bay_iov,
     /// Length that the host was asked for, in bytes.
     asked: u32,
+    origin: Origin,
+}
+
+/// Where a buffer goes back to.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Pool,
+    Memory,
 }
 
 /// A buffer of `len` bytes, if there is one now.
@@ -28,7 +40,26 @@ pub fn get(len: u32) -> Option<Buf> {
     // SAFETY: no waiter; the result lives through the call.
     let addr = unsafe { (host.buf.get)(host.raw, len, &raw mut region, std::ptr::null_mut()) };
     // Not `then_some`: a buffer that is none must not be made, since it would be given back.
-    (!addr.is_null()).then(|| Buf { iov: bay_iov { addr, len, region }, asked: len })
+    (!addr.is_null()).then(|| Buf::of_pool(addr, len, region))
+}
+
+/// A buffer of `len` bytes for the control path: from the pools, or of the host's memory when they are empty or have none as long. What
+/// is in it is undefined. `[any lightweight thread]`
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn alloc(len: u32) -> Result<Buf> {
+    if let Some(buf) = get(len) {
+        return Ok(buf);
+    }
+    let host = host();
+    let mut region = 0;
+    // SAFETY: the result lives through the call.
+    let addr = unsafe { (host.mem.alloc)(host.raw, len.into(), ALIGN, -1, &raw mut region) };
+    if addr.is_null() {
+        return Err(Error::new(errno::ENOMEM, format!("no memory for a buffer of {len} bytes")));
+    }
+    Ok(Buf { iov: bay_iov { addr, len, region }, asked: len, origin: Origin::Memory })
 }
 
 /// Calls `ready` with a buffer of `len` bytes: now, or when one comes free, in the order of the
@@ -94,7 +125,7 @@ fn ask(waiter: Rc<Waiter>) {
     if !addr.is_null() {
         // SAFETY: not queued, so the count is ours again.
         let waiter = unsafe { Rc::from_raw(given) };
-        let buf = Buf { iov: bay_iov { addr, len, region }, asked: len };
+        let buf = Buf::of_pool(addr, len, region);
         if let Some(ready) = waiter.ready.take() {
             ready(buf);
         }
@@ -113,6 +144,10 @@ unsafe extern "C" fn turn(arg: *mut c_void) {
 }
 
 impl Buf {
+    fn of_pool(addr: *mut c_void, len: u32, region: u32) -> Self {
+        Self { iov: bay_iov { addr, len, region }, asked: len, origin: Origin::Pool }
+    }
+
     /// Length in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
@@ -161,7 +196,13 @@ impl std::ops::DerefMut for Buf {
 impl Drop for Buf {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: got from the host with this length, put once.
-        unsafe { (host.buf.put)(host.raw, self.iov.addr, self.asked) };
+        match self.origin {
+            // SAFETY: got from the host's pools with this length, put once.
+            Origin::Pool => unsafe { (host.buf.put)(host.raw, self.iov.addr, self.asked) },
+            // SAFETY: allocated by `alloc` with this length, freed once.
+            Origin::Memory => unsafe {
+                (host.mem.free)(host.raw, self.iov.addr, self.asked.into());
+            },
+        }
     }
 }

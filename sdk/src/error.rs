@@ -34,6 +34,8 @@ pub mod errno {
     pub const ENOSYS: i32 = 38;
     /// Not supported.
     pub const EOPNOTSUPP: i32 = 95;
+    /// Not done in time.
+    pub const ETIMEDOUT: i32 = 110;
     /// Canceled.
     pub const ECANCELED: i32 = 125;
 }

@@ -5,6 +5,7 @@ use crate::entry::{enter, guard};
 use crate::error::{Result, errno};
 use crate::host::Sink;
 use crate::notify::Config;
+use crate::runtime::task;
 use crate::{bdev, host, log, rpc};
 use api::{bay_bdev_module, bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_sink, bay_str};
 use drivebay_plugin_api as api;
@@ -30,15 +31,26 @@ pub trait Library {
 
 static PLUGIN: OnceLock<&'static Plugin> = OnceLock::new();
 
-/// A stop that goes on until it is dropped, on the app thread. Then the library's bdevs are taken off
-/// the bus.
+/// A stop that goes on until it is dropped, on the app thread. Then tasks that still run are dropped, and the library's bdevs are taken
+/// off the bus.
 #[derive(Debug)]
 pub struct Stopping(Option<Done>);
 
 impl Drop for Stopping {
     fn drop(&mut self) {
+        let Some(done) = self.0.take() else { return };
+        // Twice: an operation may use the library's own bdevs, and the end of a bdev may be an operation.
+        task::end_all(false, move || bdev::unregister_all(Ended(Some(done))));
+    }
+}
+
+/// The library's bdevs are gone when it is dropped: ends what they left running, then tells the host.
+struct Ended(Option<Done>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
         if let Some(done) = self.0.take() {
-            bdev::unregister_all(done);
+            task::end_all(true, move || drop(done));
         }
     }
 }

@@ -4,9 +4,11 @@
 use crate::entry::enter;
 use crate::error::{Result, check, errno};
 use crate::host::{self, host};
+use crate::runtime::task::{self, Executor};
 use drivebay_plugin_api::{self as api, bay_rpc_method, bay_str};
 use serde::Serialize;
 use std::ffi::c_void;
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 pub use drivebay_spec_jsonrpc::{
@@ -57,6 +59,38 @@ impl Method {
         call: impl Fn(P) -> Result<R> + 'static,
     ) -> Self {
         Self::new(name, doc, move |request, params| request.answer(call(params)))
+    }
+
+    /// As [`new`](Self::new), with a method that takes several steps. It runs as a task of the app thread
+    /// ([`runtime::task`](crate::runtime::task)) and answers when it has ended; `EAGAIN` when too many run.
+    ///
+    /// ```
+    /// # use drivebay_sdk::rpc::{Method, NoParams};
+    /// # use drivebay_sdk::runtime::task;
+    /// # fn start() -> drivebay_sdk::Result<()> {
+    /// Method::task("disk_settle", "Waits a second.", async |_: NoParams| {
+    ///     task::sleep(std::time::Duration::from_secs(1)).await;
+    ///     Ok(true)
+    /// })
+    /// .register()
+    /// # }
+    /// ```
+    pub fn task<P: Params + 'static, R: Serialize + 'static>(
+        name: &str,
+        doc: &str,
+        call: impl AsyncFn(P) -> Result<R> + 'static,
+    ) -> Self {
+        let (call, of_task) = (Rc::new(call), name.to_owned());
+        Self::new(name, doc, move |request, params| {
+            if let Err(error) = Executor::here().and_then(|tasks| tasks.check_room(&of_task)) {
+                return request.fail(error);
+            }
+            let call = Rc::clone(&call);
+            let run = async move { request.answer(call(params).await) };
+            if let Ok(task) = task::spawn(of_task.clone(), run) {
+                task.detach();
+            }
+        })
     }
 
     /// Changes the description: role, states, aliases, result, errors.
@@ -190,6 +224,17 @@ mod tests {
         for method in ["t_drops", "t_panics"] {
             assert_eq!(host.call(method, &json!({})).unwrap_err().code, -32603);
         }
+    }
+
+    #[test]
+    fn a_method_of_several_steps_answers_when_it_has_ended() {
+        let host = FakeHost::new();
+        let steps = async |_: NoParams| {
+            task::yield_now().await;
+            Ok(7)
+        };
+        Method::task("t_steps", "", steps).register().unwrap();
+        assert_eq!(host.call("t_steps", &json!({})), Ok(json!(7)));
     }
 
     #[test]

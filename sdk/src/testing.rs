@@ -1,8 +1,8 @@
 //! A small fake host, so that a plugin's own tests can load its door, call its methods and drive its
 //! bdevs through [`crate::bdev::open`].
 //!
-//! Each test thread has a fake host of its own, with one lightweight thread. The names of bdevs are
-//! shared by the tests of a library: give each test its own.
+//! Each test thread has a fake host of its own. Its lightweight threads run one after the other in [`FakeHost::run`]; what a test
+//! itself calls runs on the app thread. The names of bdevs are shared by the tests of a library: give each test its own.
 //!
 //! It checks what a module may get wrong: an I/O that is completed twice, or never, panics.
 #![expect(unsafe_code, reason = "plays the host's side of the ABI")]
@@ -10,6 +10,7 @@
 
 mod bus;
 mod services;
+mod threads;
 
 use crate::bdev::{self, Channel, IoFlags, IoResult, Op, size_of_table};
 use crate::buf::{self, Buf};
@@ -20,7 +21,7 @@ use drivebay_plugin_api as api;
 use drivebay_spec_jsonrpc::RpcError;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,9 +29,7 @@ use std::time::{Duration, Instant};
 
 use bus::*;
 use services::*;
-
-/// The handle of the one thread there is.
-const THREAD: u64 = 1;
+use threads::*;
 
 static FAKE: AtomicBool = AtomicBool::new(false);
 
@@ -58,6 +57,7 @@ struct Desc {
 
 struct Chan {
     bdev: u64,
+    thread: u64,
     raw: *mut c_void,
     outstanding: u32,
     /// The module is being called. What comes for it meanwhile waits, as the ABI promises.
@@ -70,6 +70,14 @@ struct Chan {
 struct Method {
     record: api::bay_rpc_method,
     name: String,
+}
+
+#[derive(Clone, Copy)]
+struct Poller {
+    thread: u64,
+    ops: api::bay_poller_ops,
+    ctx: *mut c_void,
+    is_paused: bool,
 }
 
 #[derive(Default)]
@@ -85,9 +93,12 @@ struct State {
     /// Tables that plugins offer each other: handle, id, table.
     offers: Vec<(u64, String, *const c_void)>,
     answers: HashMap<u64, Result<Value, RpcError>>,
-    messages: VecDeque<*mut api::bay_msg>,
-    waiters: VecDeque<*mut api::bay_wait>,
-    pollers: HashMap<u64, (api::bay_poller_ops, *mut c_void)>,
+    threads: Threads,
+    /// Cores that have a reactor.
+    cores: i32,
+    /// What waits for an I/O or a buffer, with its thread.
+    waiters: VecDeque<(u64, *mut api::bay_wait)>,
+    pollers: BTreeMap<u64, Poller>,
     ios_in_use: usize,
     ios_max: usize,
     bufs_in_use: usize,
@@ -97,7 +108,7 @@ struct State {
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, bufs_max: usize::MAX, ..State::default() });
+    static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, bufs_max: usize::MAX, cores: 1, ..State::default() });
 }
 
 /// Never borrowed while the plugin is called.
@@ -129,6 +140,7 @@ impl FakeHost {
         FAKE.store(true, Ordering::Relaxed);
         // SAFETY: the table is for ever.
         unsafe { host::adopt(&raw const TABLE.0) }.expect("the fake host has every function");
+        state(|state| state.threads.begin());
         Self(())
     }
 
@@ -172,30 +184,34 @@ impl FakeHost {
 
     /// One round: what is due of messages and waiters, each poller once, and the end of the burst.
     pub fn run(&self) {
-        while let Some(msg) = state(|state| state.messages.pop_front()) {
+        while let Some((thread, msg)) = state(|state| state.threads.next_message()) {
             // SAFETY: a message that was sent, received once.
             let msg = unsafe { *msg };
             // SAFETY: as above.
-            unsafe { msg.call.unwrap()(msg.arg) };
+            on_thread(thread, || unsafe { msg.call.unwrap()(msg.arg) });
         }
         let due = state(|state| std::mem::take(&mut state.waiters));
-        for wait in due {
+        for (thread, wait) in due {
             // SAFETY: a queued waiter, called once.
             let wait = unsafe { *wait };
             // SAFETY: as above.
-            unsafe { wait.cb.unwrap()(wait.arg) };
+            on_thread(thread, || unsafe { wait.cb.unwrap()(wait.arg) });
         }
         let ids: Vec<u64> = state(|state| state.pollers.keys().copied().collect());
         for id in ids {
-            if let Some((ops, ctx)) = state(|state| state.pollers.get(&id).copied()) {
-                // SAFETY: a registered poller.
-                unsafe { ops.run.unwrap()(ctx) };
+            let poller = state(|state| state.pollers.get(&id).copied());
+            if let Some(Poller { thread, ops, ctx, is_paused: false }) = poller {
+                on_thread(thread, || {
+                    // SAFETY: a registered poller.
+                    unsafe { ops.run.unwrap()(ctx) };
+                });
             }
         }
-        let chans: Vec<u64> = state(|state| state.chans.keys().copied().collect());
-        for chan in chans {
+        let chans: Vec<_> =
+            state(|state| state.chans.iter().map(|(id, c)| (*id, c.thread)).collect());
+        for (chan, thread) in chans {
             // SAFETY: a live channel, as it was not put by the flush of another.
-            unsafe { flush(&raw const TABLE.0, chan) };
+            on_thread(thread, || unsafe { flush(&raw const TABLE.0, chan) });
         }
     }
 
@@ -250,6 +266,18 @@ impl FakeHost {
     /// Sets the clock, which stands still otherwise; in nanoseconds.
     pub fn set_now_ns(&self, now_ns: u64) {
         state(|state| state.now_ns = now_ns);
+    }
+
+    /// Moves the clock on, and runs a round.
+    pub fn advance(&self, by: Duration) {
+        let by = u64::try_from(by.as_nanos()).unwrap();
+        state(|state| state.now_ns += by);
+        self.run();
+    }
+
+    /// Says that cores `0..cores` have reactors; 1 otherwise.
+    pub fn set_cores(&self, cores: i32) {
+        state(|state| state.cores = cores);
     }
 
     /// The calls that make the bdevs again, as JSON.
@@ -356,12 +384,12 @@ table!(CLIENT: bay_bdev_client_api {
     complete_from: complete_from, flush: flush, pass: pass, io_abort: io_abort,
 });
 table!(THREADS: bay_thread_api {
-    current: this_thread, app_thread: this_thread, next_core: next_core, create: thread_create,
+    current: current, app_thread: app_thread, next_core: next_core, create: thread_create,
     exit: thread_exit, set_cpumask: set_cpumask, send: send, now_ns: now_ns,
 });
 table!(POLLERS: bay_poller_api {
-    register: poller_register, unregister: poller_unregister, pause: poller_ok, resume: poller_ok,
-    wake_fd: wake_fd,
+    register: poller_register, unregister: poller_unregister, pause: poller_pause,
+    resume: poller_resume, wake_fd: wake_fd,
 });
 table!(BUFS: bay_buf_api { get: buf_get, put: buf_put, abort: buf_abort });
 table!(MEM: bay_mem_api { alloc: mem_alloc, free: mem_free });

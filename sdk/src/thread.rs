@@ -89,11 +89,14 @@ impl Thread {
         check(status, "cpumask")
     }
 
-    /// Ends the thread, which must be the current one, once its pollers and channels are gone.
+    /// Ends the thread, which must be the current one, once its pollers and channels are gone. Its tasks are dropped at once.
     ///
     /// # Errors
     /// What the host refuses.
     pub fn exit(self) -> Result<()> {
+        if self.is_current() {
+            crate::runtime::task::end_here();
+        }
         let host = host();
         // SAFETY: the host's function with its own table.
         check(unsafe { (host.thread.exit)(host.raw, self.0) }, "thread exit")

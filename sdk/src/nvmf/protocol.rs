@@ -1,7 +1,7 @@
 //! The target's side of NVMe over Fabrics: what serves the connections that fabrics bring.
 //!
 //! A plugin implements [`Target`] and calls [`serve`] on the app thread. Fabrics register by themselves; the host loads the plugin of
-//! one that is not there when [`Server::fabric`] asks for it. Per poll group there is one [`Resident`] group, and everything of a
+//! one that is not there when [`Server::fabric`] asks for it. Per poll group there is one [`Resident`](crate::runtime::Resident) group, and everything of a
 //! qpair happens on its thread:
 //!
 //! ```text
@@ -17,7 +17,6 @@ mod fabric;
 mod group;
 mod qpair;
 mod request;
-mod resident;
 mod server;
 
 pub use super::transport::{Address, Transfer};
@@ -25,7 +24,6 @@ pub use fabric::{Fabric, Leaving, Transport};
 pub use group::{Group, GroupRef};
 pub use qpair::Qpair;
 pub use request::Request;
-pub use resident::Resident;
 pub use server::{Server, serve};
 
 use std::rc::Rc;

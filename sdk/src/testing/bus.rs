@@ -168,7 +168,7 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
     let args = api::bay_chan_args {
         size: size_of_table::<api::bay_chan_args>(),
         numa: -1,
-        thread: THREAD,
+        thread: state(|state| state.threads.current()),
         host_chan: handle,
         handover: std::ptr::null(),
     };
@@ -178,6 +178,7 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
     if status == 0 {
         let made = Chan {
             bdev,
+            thread: args.thread,
             raw,
             outstanding: 0,
             is_entered: false,
@@ -227,7 +228,8 @@ pub(super) unsafe extern "C" fn io_get(_: H, chan: u64, wait: *mut api::bay_wait
         if is_free {
             state.ios_in_use += 1;
         } else if !wait.is_null() {
-            state.waiters.push_back(wait);
+            let thread = state.threads.current();
+            state.waiters.push_back((thread, wait));
         }
         is_free
     });
@@ -358,7 +360,7 @@ pub(super) unsafe extern "C" fn passed(parent: *mut c_void, child: *mut bay_io, 
 }
 
 pub(super) unsafe extern "C" fn io_abort(_: H, _: u64, wait: *mut api::bay_wait) -> i32 {
-    state(|state| match state.waiters.iter().position(|waiter| *waiter == wait) {
+    state(|state| match state.waiters.iter().position(|(_, waiter)| *waiter == wait) {
         Some(place) => {
             state.waiters.remove(place);
             0

@@ -1,38 +1,8 @@
-//! What else the fake host offers: threads, pollers, memory, RPC, the broker.
+//! What else the fake host offers: pollers, memory, RPC, the broker.
 #![expect(unsafe_code, reason = "plays the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
-
-pub(super) unsafe extern "C" fn this_thread(_: H) -> u64 {
-    THREAD
-}
-pub(super) unsafe extern "C" fn next_core(_: H, after: i32) -> i32 {
-    if after < 0 { 0 } else { -1 }
-}
-pub(super) unsafe extern "C" fn thread_create(
-    _: H,
-    _: bay_str,
-    _: bay_str,
-    thread: *mut u64,
-) -> i32 {
-    // SAFETY: the caller's place.
-    unsafe { *thread = THREAD };
-    0
-}
-pub(super) unsafe extern "C" fn thread_exit(_: H, _: u64) -> i32 {
-    0
-}
-pub(super) unsafe extern "C" fn set_cpumask(_: H, _: u64, _: bay_str) -> i32 {
-    0
-}
-pub(super) unsafe extern "C" fn send(_: H, _: u64, msg: *mut api::bay_msg) -> i32 {
-    state(|state| state.messages.push_back(msg));
-    0
-}
-pub(super) unsafe extern "C" fn now_ns(_: H) -> u64 {
-    state(|state| state.now_ns)
-}
 
 pub(super) unsafe extern "C" fn poller_register(
     _: H,
@@ -45,7 +15,10 @@ pub(super) unsafe extern "C" fn poller_register(
     let handle = new_id();
     // SAFETY: lives as long as the poller.
     let ops = unsafe { *ops };
-    state(|state| state.pollers.insert(handle, (ops, ctx)));
+    state(|state| {
+        let thread = state.threads.current();
+        state.pollers.insert(handle, Poller { thread, ops, ctx, is_paused: false })
+    });
     // SAFETY: the caller's place.
     unsafe { *poller = handle };
     0
@@ -54,7 +27,12 @@ pub(super) unsafe extern "C" fn poller_unregister(_: H, poller: u64) -> i32 {
     state(|state| state.pollers.remove(&poller));
     0
 }
-pub(super) unsafe extern "C" fn poller_ok(_: H, _: u64) -> i32 {
+pub(super) unsafe extern "C" fn poller_pause(_: H, poller: u64) -> i32 {
+    state(|state| state.pollers.get_mut(&poller).unwrap().is_paused = true);
+    0
+}
+pub(super) unsafe extern "C" fn poller_resume(_: H, poller: u64) -> i32 {
+    state(|state| state.pollers.get_mut(&poller).unwrap().is_paused = false);
     0
 }
 pub(super) unsafe extern "C" fn wake_fd(_: H, _: u64, _: i32, _: u32) -> i32 {
@@ -86,7 +64,8 @@ pub(super) unsafe extern "C" fn buf_get(
         if is_free {
             state.bufs_in_use += 1;
         } else if !wait.is_null() {
-            state.waiters.push_back(wait);
+            let thread = state.threads.current();
+            state.waiters.push_back((thread, wait));
         }
         is_free
     });
@@ -98,7 +77,7 @@ pub(super) unsafe extern "C" fn buf_put(_: H, addr: *mut c_void, len: u32) {
     unsafe { deallocate(addr, len.into()) };
 }
 pub(super) unsafe extern "C" fn buf_abort(_: H, wait: *mut api::bay_wait) {
-    state(|state| state.waiters.retain(|waiter| *waiter != wait));
+    state(|state| state.waiters.retain(|(_, waiter)| *waiter != wait));
 }
 pub(super) unsafe extern "C" fn mem_alloc(
     _: H,

@@ -11,8 +11,9 @@ use crate::group::{ConnectRequest, Group, Nvmf, Stats};
 use crate::model::{Model, TransportLimits};
 use crate::tasks::Tasks;
 use drivebay_sdk::bdev::Desc;
-use drivebay_sdk::nvmf::protocol::{Address, GroupRef, Resident, Server, Transport};
+use drivebay_sdk::nvmf::protocol::{Address, GroupRef, Server, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::runtime::{OnApp, Resident};
 use drivebay_sdk::{Result, thread};
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData};
@@ -20,9 +21,9 @@ use drivebay_spec_nvme::{Command, Status};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-static APP: OnceLock<Resident<App>> = OnceLock::new();
+static APP: OnApp<App> = OnApp::new();
 
 /// How often keep alive timeouts are looked at, in microseconds.
 const KEEP_ALIVE_PERIOD_US: u64 = 1_000_000;
@@ -96,21 +97,21 @@ pub struct ConnectedQueue {
 
 /// The app's state, on the app thread.
 pub fn app() -> Option<Rc<App>> {
-    APP.get().and_then(Resident::here)
+    APP.get()
 }
 
 /// The handle by which other threads reach the app's state.
 pub fn app_handle() -> Option<Resident<App>> {
-    APP.get().cloned()
+    APP.handle()
 }
 
 impl App {
     /// Makes the app's state; `server` is set by [`serve_with`](Self::serve_with).
     ///
     /// # Errors
-    /// When there is no app thread.
+    /// `EPERM` on another thread than the app thread.
     pub fn start() -> Result<Rc<Self>> {
-        let app = Resident::new(thread::app(), || Self {
+        APP.get_or_init(|| Self {
             model: RefCell::default(),
             transports: RefCell::default(),
             queues: RefCell::default(),
@@ -124,9 +125,7 @@ impl App {
             stats: RefCell::default(),
             server: OnceCell::new(),
             keep_alive: RefCell::default(),
-        })?;
-        let here = APP.get_or_init(|| app).here();
-        here.ok_or_else(|| drivebay_sdk::Error::new(1, "the target starts on the app thread only"))
+        })
     }
 
     /// Sets what serves the fabrics, once.

@@ -4,8 +4,8 @@
 use super::Target;
 use super::fabric::{Ops, Ptr};
 use super::qpair::Qpair;
-use super::resident::Resident;
 use crate::error::{Error, Result, check, errno};
+use crate::runtime::Resident;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;

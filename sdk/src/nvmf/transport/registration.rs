@@ -6,12 +6,13 @@ use super::thunks::Thunks;
 use crate::broker::{self, Reference};
 use crate::entry::enter;
 use crate::error::{Error, Result, check, errno};
+use crate::runtime::OnApp;
 use crate::thread;
 use api::{bay_nvmf_target_api, bay_str};
 use drivebay_plugin_api as api;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// The target, as a registered fabric reaches it. One for the life of the library.
 #[derive(Debug)]
@@ -31,18 +32,12 @@ unsafe impl Send for Fabric {}
 unsafe impl Sync for Fabric {}
 
 /// The library's fabric while the target knows it.
-static REGISTERED: Mutex<Option<Registered>> = Mutex::new(None);
+static REGISTERED: OnApp<Registered> = OnApp::new();
 
 struct Registered {
     fabric: &'static Fabric,
-    reference: Reference<bay_nvmf_target_api>,
-}
-
-// SAFETY: `register` and `unregister` make sure that they are on the app thread before they touch it.
-unsafe impl Send for Registered {}
-
-fn registered() -> MutexGuard<'static, Option<Registered>> {
-    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps the target's table valid.
+    _reference: Reference<bay_nvmf_target_api>,
 }
 
 fn on_app_thread() -> Result<()> {
@@ -56,7 +51,7 @@ fn on_app_thread() -> Result<()> {
 /// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
 pub fn register<T: Transport>() -> Result<()> {
     on_app_thread()?;
-    if registered().is_some() {
+    if REGISTERED.get().is_some() {
         return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
     }
     let reference = broker::acquire::<bay_nvmf_target_api>(|| {
@@ -89,8 +84,7 @@ pub fn register<T: Transport>() -> Result<()> {
     };
     check(status, format_args!("transport {}", T::TRTYPE))?;
     let _ = fabric.handle.set(handle);
-    *registered() = Some(Registered { fabric, reference });
-    Ok(())
+    REGISTERED.get_or_init(|| Registered { fabric, _reference: reference }).map(drop)
 }
 
 /// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
@@ -106,12 +100,13 @@ pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
         enter((), || done(status));
     }
     on_app_thread()?;
-    let Some(Registered { fabric, reference }) = registered().take() else {
+    let Some(registered) = REGISTERED.take() else {
         done(0);
         return Ok(());
     };
+    let fabric = registered.fabric;
     let done: Done = Box::new(move |status| {
-        drop(reference);
+        drop(registered);
         done(status);
     });
     let arg = Box::into_raw(Box::new(done)).cast();

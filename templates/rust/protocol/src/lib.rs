@@ -12,13 +12,12 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use drivebay_sdk::nvmf::protocol::Resident;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::{Call, Method};
-use drivebay_sdk::{Stopping, thread};
+use drivebay_sdk::Stopping;
+use drivebay_sdk::runtime::OnApp;
 use export::Export;
 use std::cell::RefCell;
-use std::sync::OnceLock;
 
 plugin! {
     name: "{{name}}",
@@ -30,8 +29,8 @@ plugin! {
     stop: stop,
 }
 
-/// What is exported. It stays on the app thread; a static may not hold it otherwise.
-static EXPORTS: OnceLock<Resident<Exports>> = OnceLock::new();
+/// What is exported. It stays on the app thread.
+static EXPORTS: OnApp<Exports> = OnApp::new();
 
 type Exports = RefCell<Vec<Export>>;
 
@@ -52,13 +51,13 @@ params! {
 }
 
 fn start() -> Result<()> {
-    let _ = EXPORTS.set(Resident::new(thread::app(), Exports::default)?);
+    EXPORTS.get_or_init(Exports::default)?;
     Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register()?;
     Method::new("{{name}}_unexport", "Serves it no more.", unexport).register()
 }
 
 fn add(params: ExportParams) -> Result<bool> {
-    let exports = EXPORTS.get().and_then(Resident::here).ok_or_else(Error::no_such_device)?;
+    let exports = EXPORTS.get().ok_or_else(Error::no_such_device)?;
     let export = Export::open(&params.bdev_name, params.path)?;
     exports.borrow_mut().push(export);
     Ok(true)
@@ -73,7 +72,7 @@ fn unexport(call: Call, UnexportParams { path }: UnexportParams) {
 
 /// Takes an export out of the list.
 fn take(wanted: impl Fn(&Export) -> bool) -> Option<Export> {
-    let exports = EXPORTS.get()?.here()?;
+    let exports = EXPORTS.get()?;
     let mut exports = exports.borrow_mut();
     let place = exports.iter().position(wanted)?;
     Some(exports.swap_remove(place))

@@ -3,7 +3,7 @@
 use crate::app::{App, app_handle};
 use crate::group::{Group, Stats};
 use crate::tasks::until;
-use drivebay_sdk::nvmf::protocol::Resident;
+use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::{Error, Result, errno, thread};
 use std::rc::Rc;
 

@@ -1,12 +1,12 @@
 //! A value that lives on one lightweight thread, and may be reached from others.
 #![expect(unsafe_code, reason = "a value that is not Send is known on other threads by a handle")]
 
-use crate::error::Result;
-use crate::thread::Thread;
+use crate::error::{Error, Result, errno};
+use crate::thread::{self, Thread};
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A handle to a value that stays on one lightweight thread. Clones mean the same value, which is dropped there when the last handle
 /// is gone or [`end`](Self::end) was called.
@@ -54,6 +54,16 @@ impl<T: 'static> Resident<T> {
             thread.send(fill)?;
         }
         Ok(resident)
+    }
+
+    /// A value of the current thread.
+    ///
+    /// # Errors
+    /// `EPERM` outside of a lightweight thread.
+    pub fn here_with(value: T) -> Result<Self> {
+        let thread = thread::current()
+            .ok_or_else(|| Error::new(errno::EPERM, "not on a lightweight thread"))?;
+        Ok(Self(Arc::new(Slot { thread, value: UnsafeCell::new(Some(Rc::new(value))) })))
     }
 
     /// Its thread.
@@ -107,5 +117,84 @@ impl<T> Drop for Slot<T> {
             // SAFETY: the value belongs to that thread and is not touched here any more. Without the thread it is leaked.
             let _ = unsafe { self.thread.send_any(move || drop(value)) };
         }
+    }
+}
+
+/// A static whose value stays on the app thread, such as all that a plugin knows.
+///
+/// ```
+/// use drivebay_sdk::runtime::OnApp;
+/// use std::cell::RefCell;
+///
+/// static EXPORTS: OnApp<RefCell<Vec<String>>> = OnApp::new();
+///
+/// fn start() -> drivebay_sdk::Result<()> {
+///     let exports = EXPORTS.get_or_init(RefCell::default)?;
+///     exports.borrow_mut().push("disk".into());
+///     Ok(())
+/// }
+/// ```
+pub struct OnApp<T: 'static>(Mutex<Vec<Resident<T>>>);
+
+impl<T> fmt::Debug for OnApp<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnApp").finish_non_exhaustive()
+    }
+}
+
+impl<T> Default for OnApp<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: 'static> OnApp<T> {
+    /// Without a value yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// One for each host: tests have several in a process.
+    fn residents(&self) -> MutexGuard<'_, Vec<Resident<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value, made now if there is none. `[app thread]`
+    ///
+    /// # Errors
+    /// `EPERM` on another thread.
+    pub fn get_or_init(&self, make: impl FnOnce() -> T) -> Result<Rc<T>> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        if !thread::app().is_current() {
+            return Err(Error::new(errno::EPERM, "the value is made on the app thread only"));
+        }
+        let resident = Resident::here_with(make())?;
+        let value = resident.here();
+        self.residents().push(resident);
+        value.ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
+    }
+
+    /// The value, if this is the app thread and there is one.
+    pub fn get(&self) -> Option<Rc<T>> {
+        self.handle()?.here()
+    }
+
+    /// A handle to the value. `[any lightweight thread]`
+    pub fn handle(&self) -> Option<Resident<T>> {
+        let app = thread::app();
+        self.residents().iter().find(|resident| resident.thread() == app).cloned()
+    }
+
+    /// Takes the value out: there is none until the next [`get_or_init`](Self::get_or_init). `[app thread]`
+    pub fn take(&self) -> Option<Rc<T>> {
+        let app = thread::app();
+        let mut residents = self.residents();
+        let place = residents.iter().position(|resident| resident.thread() == app)?;
+        let resident = residents.swap_remove(place);
+        drop(residents);
+        resident.here()
     }
 }

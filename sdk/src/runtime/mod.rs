@@ -1,0 +1,21 @@
+//! What a plugin runs beside the data path: tasks, timers, locks, metadata I/O.
+//!
+//! - [`task`] runs futures on lightweight threads: [`task::spawn`], [`task::sleep`], [`task::timeout`], [`task::join`].
+//! - [`lock`] keeps operations on one object apart and names the one under way; [`notify`] wakes what waits for a change.
+//! - [`io`] reads and writes an open bdev in futures: the metadata of a volume, a superblock.
+//! - [`resident`] holds a value on its thread.
+//!
+//! All of it is for the control path. A task costs an allocation and a wake-up a lock; the data path has
+//! [`Poll`](crate::poller::Poll), [`Message`](crate::thread::Message) and [`Channel::submit`](crate::bdev::Channel::submit).
+//!
+//! `docs/plugin-guide/runtime.md` shows each part at work.
+
+mod executor;
+pub mod io;
+pub mod lock;
+pub mod notify;
+pub mod resident;
+pub mod task;
+mod timer;
+
+pub use resident::{OnApp, Resident};

@@ -1,0 +1,275 @@
+//! Futures on lightweight threads: operations that take more than one step.
+//!
+//! A task runs on the thread it was spawned on, and nowhere else, so it may hold what is not `Send`. Nothing runs until its waker is
+//! called. When the plugin stops, tasks that still run are dropped before the host calls `fini`: every `.await` may be the last thing a
+//! task does. Long work therefore keeps a record of its steps on disk or in its object, never in the future alone.
+
+use super::executor::Handle;
+pub(crate) use super::executor::{Executor, end_all, end_here};
+use crate::error::{Error, Result, errno};
+use crate::thread::{self, Thread};
+use futures_channel::oneshot as channel;
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use super::timer::Sleep;
+pub use futures_channel::oneshot;
+
+/// Runs a future on the current lightweight thread, beginning with its next round of messages. `name` is what lists and errors say.
+/// `[any lightweight thread]`
+///
+/// # Errors
+/// `EAGAIN` when 1024 tasks run on the thread, `EPERM` outside of one. The future is dropped then.
+pub fn spawn<T: 'static>(
+    name: impl Into<Cow<'static, str>>,
+    future: impl Future<Output = T> + 'static,
+) -> Result<JoinHandle<T>> {
+    let name = name.into();
+    let (sender, receiver) = channel::channel();
+    let of_handle = name.clone();
+    let run = async move {
+        // Nobody may want to know.
+        drop(sender.send(future.await));
+    };
+    let handle = Executor::here()?.add(name, run)?;
+    Ok(JoinHandle { name: of_handle, task: Task::Here(handle), receiver })
+}
+
+/// Makes a future on another lightweight thread and runs it there. `[any thread]`
+///
+/// # Errors
+/// When there is no such thread. Where the thread runs too many tasks, the handle says so.
+pub fn spawn_on<T: Send + 'static>(
+    thread: Thread,
+    name: impl Into<Cow<'static, str>>,
+    make: impl AsyncFnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let name = name.into();
+    let (sender, receiver) = channel::channel();
+    let (cancel, canceled) = channel::channel::<()>();
+    let of_handle = name.clone();
+    thread.send(move || {
+        let run = async move {
+            // A handle that is dropped without a word detaches the task.
+            let canceled = async move {
+                if canceled.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            if let Either::Left(result) = select(make(), canceled).await {
+                drop(sender.send(result));
+            }
+        };
+        let added = Executor::here().and_then(|executor| executor.add(name, run));
+        if let Err(error) = added {
+            tracing::warn!("{error}");
+        }
+    })?;
+    Ok(JoinHandle { name: of_handle, task: Task::There(Some(cancel)), receiver })
+}
+
+/// The end of a task, as a future. Dropping it lets the task run on.
+#[must_use = "a task runs on without its handle; `detach` says that this is meant"]
+pub struct JoinHandle<T> {
+    name: Cow<'static, str>,
+    task: Task,
+    receiver: channel::Receiver<T>,
+}
+
+enum Task {
+    Here(Arc<Handle>),
+    There(Option<channel::Sender<()>>),
+}
+
+impl<T> std::fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinHandle").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// Has the task dropped at its current `.await`, on its thread. What it has done by then stays done.
+    pub fn cancel(&mut self) {
+        match &mut self.task {
+            Task::Here(handle) => handle.cancel(),
+            Task::There(cancel) => {
+                if let Some(cancel) = cancel.take() {
+                    let _ = cancel.send(());
+                }
+            }
+        }
+    }
+
+    /// Lets the task run on by itself.
+    pub fn detach(self) {}
+}
+
+impl<T> Future for JoinHandle<T> {
+    /// What the task returned, or `ECANCELED`.
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        Pin::new(&mut self.receiver).poll(context).map(|received| {
+            received.map_err(|_| Error::new(errno::ECANCELED, format!("{}: canceled", self.name)))
+        })
+    }
+}
+
+/// Something under way, for lists.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// What it is.
+    pub name: String,
+    /// For how long, in nanoseconds.
+    pub running_ns: u64,
+}
+
+/// The tasks of the current thread, the oldest first. `[any lightweight thread]`
+#[must_use]
+pub fn list() -> Vec<Info> {
+    info(Executor::tasks)
+}
+
+/// The I/O and jobs of the current thread that the host has, the oldest first; some may belong to tasks that are gone.
+/// `[any lightweight thread]`
+#[must_use]
+pub fn list_in_flight() -> Vec<Info> {
+    info(Executor::held)
+}
+
+fn info(of: impl Fn(&Executor) -> Vec<(String, u64)>) -> Vec<Info> {
+    let now = thread::now_ns();
+    let all = Executor::here().map(|executor| of(&executor)).unwrap_or_default();
+    let info = |(name, began_ns)| Info { name, running_ns: now.saturating_sub(began_ns) };
+    all.into_iter().map(info).collect()
+}
+
+/// Waits for a while. It may take a millisecond longer on a reactor that sleeps. `[any lightweight thread]`
+pub fn sleep(time: Duration) -> Sleep {
+    sleep_until(after(time))
+}
+
+/// Waits for a moment on the host's clock ([`thread::now_ns`]), in nanoseconds. `[any lightweight thread]`
+pub fn sleep_until(deadline_ns: u64) -> Sleep {
+    Sleep::until(deadline_ns)
+}
+
+fn after(time: Duration) -> u64 {
+    thread::now_ns().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Drops `future` when it has not ended in time. `[any lightweight thread]`
+///
+/// # Errors
+/// [`Elapsed`], which converts to `ETIMEDOUT`.
+pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    match select(future, sleep(limit)).await {
+        Either::Left(result) => Ok(result),
+        Either::Right(()) => Err(Elapsed { limit }),
+    }
+}
+
+/// It did not end in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed {
+    /// How long it had.
+    pub limit: Duration,
+}
+
+impl std::fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "not done after {:?}", self.limit)
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+impl From<Elapsed> for Error {
+    fn from(elapsed: Elapsed) -> Self {
+        Self::new(errno::ETIMEDOUT, elapsed.to_string())
+    }
+}
+
+/// Lets other tasks, messages and pollers have a turn. Call it in every loop that has no other `.await`.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Which of two ended first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Either<A, B> {
+    /// The first.
+    Left(A),
+    /// The second.
+    Right(B),
+}
+
+/// Runs both until one has ended; the other is dropped. The first is asked first.
+pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = a.as_mut().poll(context) {
+            return Poll::Ready(Either::Left(output));
+        }
+        b.as_mut().poll(context).map(Either::Right)
+    })
+    .await
+}
+
+/// Runs both until both have ended.
+pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut of_a, mut of_b) = (None, None);
+    poll_fn(|context| {
+        if of_a.is_none()
+            && let Poll::Ready(output) = a.as_mut().poll(context)
+        {
+            of_a = Some(output);
+        }
+        if of_b.is_none()
+            && let Poll::Ready(output) = b.as_mut().poll(context)
+        {
+            of_b = Some(output);
+        }
+        if of_a.is_some() && of_b.is_some() {
+            return of_a.take().zip(of_b.take()).map_or(Poll::Pending, Poll::Ready);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Runs all until all have ended; their outputs in the order of the futures.
+pub async fn join_all<F: Future>(all: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> =
+        all.into_iter().map(|future| (Some(Box::pin(future)), None)).collect();
+    poll_fn(|context| {
+        let mut left = 0;
+        for (future, output) in &mut running {
+            if let Some(pinned) = future {
+                match pinned.as_mut().poll(context) {
+                    Poll::Ready(done) => (*future, *output) = (None, Some(done)),
+                    Poll::Pending => left += 1,
+                }
+            }
+        }
+        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+#[cfg(test)]
+mod tests;
