@@ -68,6 +68,7 @@ const fn write_layout<const N: usize>() -> layout::Text<N> {
 pub const LAYOUT_LEN: usize = write_layout::<0>().len;
 /// One line for every struct (`name:size=…,align=…,kind;field@offset+size=type;…`) and function
 /// type (`fn:name(argument:type,…)->type`), as the compiler of this copy sees them.
+#[expect(clippy::large_const_arrays, reason = "each plugin puts its own copy into its note, once")]
 pub const LAYOUT: [u8; LAYOUT_LEN] = write_layout::<LAYOUT_LEN>().bytes;
 
 /// The documentation of every struct, field and function type, for the header generator.

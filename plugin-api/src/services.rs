@@ -10,6 +10,15 @@ pub const BAY_RPC_STARTUP: u32 = 1;
 /// RPC state: may be called after it.
 pub const BAY_RPC_RUNTIME: u32 = 2;
 
+/// Region state: the memory is there.
+pub const BAY_REGION_LIVE: u32 = 1;
+/// Region state: imported, such as a guest's memory. Else it is the host's own DMA memory.
+pub const BAY_REGION_IMPORTED: u32 = 2;
+/// Region state: it is being removed. Submit no I/O to it, and release what depends on it.
+pub const BAY_REGION_LEAVING: u32 = 4;
+/// Region state: its owner took pages away. It reads as zeroes and what is written is lost.
+pub const BAY_REGION_BROKEN: u32 = 8;
+
 functions! {
     /// A message. `[thread it was sent to]`
     fn bay_msg_fn(arg: *mut c_void);
@@ -68,6 +77,20 @@ functions! {
     fn bay_mem_alloc_fn(host: *const bay_host, len: u64, align: u64, numa: i32, region: *mut u32) -> *mut c_void;
     /// Frees it. `[control]`
     fn bay_mem_free_fn(host: *const bay_host, addr: *mut c_void, len: u64);
+    /// Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]`
+    fn bay_mem_region_import_fn(host: *const bay_host, fd: i32, offset: u64, len: u64, region: *mut u32) -> i32;
+    /// Removes an imported region: watchers are told, and when each has released it the memory is unmapped; then `done`. `[app thread]`
+    fn bay_mem_region_remove_fn(host: *const bay_host, region: u32, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
+    /// The region that holds all of `len` bytes at `addr`; 0 = plain memory. Takes a lock: not for the data path. `[any thread]`
+    fn bay_mem_region_of_fn(host: *const bay_host, addr: *const c_void, len: u64) -> u32;
+    /// An imported region came, or goes. `[app thread]`
+    fn bay_mem_region_changed_fn(ctx: *mut c_void, region: u32);
+    /// Watches imported regions; those that are there are told soon. A region that goes stays mapped until `region_release`. `[app thread]`
+    fn bay_mem_watch_fn(host: *const bay_host, added: Option<bay_mem_region_changed_fn>, removing: Option<bay_mem_region_changed_fn>, ctx: *mut c_void, watch: *mut u64) -> i32;
+    /// Ends a watch; it has released every region. `[app thread]`
+    fn bay_mem_unwatch_fn(host: *const bay_host, watch: u64) -> i32;
+    /// The watcher has let go of a region that is being removed. `[any thread]`
+    fn bay_mem_region_release_fn(host: *const bay_host, watch: u64, region: u32) -> i32;
 
     /// A call: `params` is JSON text, valid for the call. Answered exactly once by `reply` or `error`. `[app thread]`
     fn bay_rpc_call_fn(ctx: *mut c_void, req: u64, params: bay_str);
@@ -214,6 +237,38 @@ structs! {
         alloc: Option<bay_mem_alloc_fn>,
         /// Frees.
         free: Option<bay_mem_free_fn>,
+        /// The regions: number `n` at index `n`. Read without a call, on any thread, for the regions of requests in hand.
+        regions: *const bay_region,
+        /// Elements of `regions`.
+        nregions: u32,
+        /// NUMA nodes of the machine; `alloc` takes -1 and every number below.
+        numa_nodes: u32,
+        /// Maps a shared file.
+        region_import: Option<bay_mem_region_import_fn>,
+        /// Removes an imported region.
+        region_remove: Option<bay_mem_region_remove_fn>,
+        /// Finds the region of an address.
+        region_of: Option<bay_mem_region_of_fn>,
+        /// Watches imported regions.
+        watch: Option<bay_mem_watch_fn>,
+        /// Ends a watch.
+        unwatch: Option<bay_mem_unwatch_fn>,
+        /// Answers the removal of a region.
+        region_release: Option<bay_mem_region_release_fn>,
+    }
+
+    /// One memory region, as requests name it by number.
+    closed struct bay_region {
+        /// First byte.
+        addr: *mut c_void,
+        /// Length in bytes.
+        len: u64,
+        /// Where devices see the first byte.
+        iova: u64,
+        /// `BAY_REGION_*`; 0 = no region.
+        state: u32,
+        /// Zero.
+        rsv0: u32,
     }
 
     /// One method of the control plane.
@@ -296,3 +351,10 @@ structs! {
         changed: Option<bay_log_changed_fn>,
     }
 }
+
+#[expect(unsafe_code, reason = "the table names memory that is there as long as the host")]
+// SAFETY: the table never changes, and what `regions` points to is written with atomics.
+unsafe impl Send for bay_mem_api {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl Sync for bay_mem_api {}

@@ -141,6 +141,14 @@ extern "C" {
 #define BAY_RPC_STARTUP 1u
 /** RPC state: may be called after it. */
 #define BAY_RPC_RUNTIME 2u
+/** Region state: the memory is there. */
+#define BAY_REGION_LIVE 1u
+/** Region state: imported, such as a guest's memory. Else it is the host's own DMA memory. */
+#define BAY_REGION_IMPORTED 2u
+/** Region state: it is being removed. Submit no I/O to it, and release what depends on it. */
+#define BAY_REGION_LEAVING 4u
+/** Region state: its owner took pages away. It reads as zeroes and what is written is lost. */
+#define BAY_REGION_BROKEN 8u
 /** No data. */
 #define BAY_NVMF_XFER_NONE 0u
 /** Data from the host to the controller, gathered before `exec`. */
@@ -207,6 +215,7 @@ struct bay_poller_api;
 struct bay_io_device_api;
 struct bay_buf_api;
 struct bay_mem_api;
+struct bay_region;
 struct bay_rpc_method;
 struct bay_rpc_api;
 struct bay_broker_api;
@@ -438,6 +447,27 @@ typedef void *bay_mem_alloc_fn(const struct bay_host *host, uint64_t len, uint64
 
 /** Frees it. `[control]` */
 typedef void bay_mem_free_fn(const struct bay_host *host, void *addr, uint64_t len);
+
+/** Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]` */
+typedef int32_t bay_mem_region_import_fn(const struct bay_host *host, int32_t fd, uint64_t offset, uint64_t len, uint32_t *region);
+
+/** Removes an imported region: watchers are told, and when each has released it the memory is unmapped; then `done`. `[app thread]` */
+typedef int32_t bay_mem_region_remove_fn(const struct bay_host *host, uint32_t region, bay_cb_fn *done, void *arg);
+
+/** The region that holds all of `len` bytes at `addr`; 0 = plain memory. Takes a lock: not for the data path. `[any thread]` */
+typedef uint32_t bay_mem_region_of_fn(const struct bay_host *host, const void *addr, uint64_t len);
+
+/** An imported region came, or goes. `[app thread]` */
+typedef void bay_mem_region_changed_fn(void *ctx, uint32_t region);
+
+/** Watches imported regions; those that are there are told soon. A region that goes stays mapped until `region_release`. `[app thread]` */
+typedef int32_t bay_mem_watch_fn(const struct bay_host *host, bay_mem_region_changed_fn *added, bay_mem_region_changed_fn *removing, void *ctx, uint64_t *watch);
+
+/** Ends a watch; it has released every region. `[app thread]` */
+typedef int32_t bay_mem_unwatch_fn(const struct bay_host *host, uint64_t watch);
+
+/** The watcher has let go of a region that is being removed. `[any thread]` */
+typedef int32_t bay_mem_region_release_fn(const struct bay_host *host, uint64_t watch, uint32_t region);
 
 /** A call: `params` is JSON text, valid for the call. Answered exactly once by `reply` or `error`. `[app thread]` */
 typedef void bay_rpc_call_fn(void *ctx, uint64_t req, struct bay_str params);
@@ -1091,6 +1121,40 @@ struct bay_mem_api {
     bay_mem_alloc_fn *alloc;
     /** Frees. */
     bay_mem_free_fn *free;
+    /** The regions: number `n` at index `n`. Read without a call, on any thread, for the regions of requests in hand. */
+    const struct bay_region *regions;
+    /** Elements of `regions`. */
+    uint32_t nregions;
+    /** NUMA nodes of the machine; `alloc` takes -1 and every number below. */
+    uint32_t numa_nodes;
+    /** Maps a shared file. */
+    bay_mem_region_import_fn *region_import;
+    /** Removes an imported region. */
+    bay_mem_region_remove_fn *region_remove;
+    /** Finds the region of an address. */
+    bay_mem_region_of_fn *region_of;
+    /** Watches imported regions. */
+    bay_mem_watch_fn *watch;
+    /** Ends a watch. */
+    bay_mem_unwatch_fn *unwatch;
+    /** Answers the removal of a region. */
+    bay_mem_region_release_fn *region_release;
+};
+
+/** One memory region, as requests name it by number.
+ *  Closed: never changes.
+ */
+struct bay_region {
+    /** First byte. */
+    void *addr;
+    /** Length in bytes. */
+    uint64_t len;
+    /** Where devices see the first byte. */
+    uint64_t iova;
+    /** `BAY_REGION_*`; 0 = no region. */
+    uint32_t state;
+    /** Zero. */
+    uint32_t rsv0;
 };
 
 /** One method of the control plane.
@@ -1741,7 +1805,7 @@ BAY_ASSERT(offsetof(struct bay_buf_api, put) == 16, "bay_buf_api.put");
 BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->put) == 8, "bay_buf_api.put");
 BAY_ASSERT(offsetof(struct bay_buf_api, abort) == 24, "bay_buf_api.abort");
 BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->abort) == 8, "bay_buf_api.abort");
-BAY_ASSERT(sizeof(struct bay_mem_api) == 24, "bay_mem_api");
+BAY_ASSERT(sizeof(struct bay_mem_api) == 88, "bay_mem_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_mem_api) == 8, "bay_mem_api");
 BAY_ASSERT(offsetof(struct bay_mem_api, size) == 0, "bay_mem_api.size");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->size) == 4, "bay_mem_api.size");
@@ -1751,6 +1815,36 @@ BAY_ASSERT(offsetof(struct bay_mem_api, alloc) == 8, "bay_mem_api.alloc");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->alloc) == 8, "bay_mem_api.alloc");
 BAY_ASSERT(offsetof(struct bay_mem_api, free) == 16, "bay_mem_api.free");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->free) == 8, "bay_mem_api.free");
+BAY_ASSERT(offsetof(struct bay_mem_api, regions) == 24, "bay_mem_api.regions");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->regions) == 8, "bay_mem_api.regions");
+BAY_ASSERT(offsetof(struct bay_mem_api, nregions) == 32, "bay_mem_api.nregions");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->nregions) == 4, "bay_mem_api.nregions");
+BAY_ASSERT(offsetof(struct bay_mem_api, numa_nodes) == 36, "bay_mem_api.numa_nodes");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->numa_nodes) == 4, "bay_mem_api.numa_nodes");
+BAY_ASSERT(offsetof(struct bay_mem_api, region_import) == 40, "bay_mem_api.region_import");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->region_import) == 8, "bay_mem_api.region_import");
+BAY_ASSERT(offsetof(struct bay_mem_api, region_remove) == 48, "bay_mem_api.region_remove");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->region_remove) == 8, "bay_mem_api.region_remove");
+BAY_ASSERT(offsetof(struct bay_mem_api, region_of) == 56, "bay_mem_api.region_of");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->region_of) == 8, "bay_mem_api.region_of");
+BAY_ASSERT(offsetof(struct bay_mem_api, watch) == 64, "bay_mem_api.watch");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->watch) == 8, "bay_mem_api.watch");
+BAY_ASSERT(offsetof(struct bay_mem_api, unwatch) == 72, "bay_mem_api.unwatch");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->unwatch) == 8, "bay_mem_api.unwatch");
+BAY_ASSERT(offsetof(struct bay_mem_api, region_release) == 80, "bay_mem_api.region_release");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->region_release) == 8, "bay_mem_api.region_release");
+BAY_ASSERT(sizeof(struct bay_region) == 32, "bay_region");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_region) == 8, "bay_region");
+BAY_ASSERT(offsetof(struct bay_region, addr) == 0, "bay_region.addr");
+BAY_ASSERT(sizeof(((struct bay_region *)0)->addr) == 8, "bay_region.addr");
+BAY_ASSERT(offsetof(struct bay_region, len) == 8, "bay_region.len");
+BAY_ASSERT(sizeof(((struct bay_region *)0)->len) == 8, "bay_region.len");
+BAY_ASSERT(offsetof(struct bay_region, iova) == 16, "bay_region.iova");
+BAY_ASSERT(sizeof(((struct bay_region *)0)->iova) == 8, "bay_region.iova");
+BAY_ASSERT(offsetof(struct bay_region, state) == 24, "bay_region.state");
+BAY_ASSERT(sizeof(((struct bay_region *)0)->state) == 4, "bay_region.state");
+BAY_ASSERT(offsetof(struct bay_region, rsv0) == 28, "bay_region.rsv0");
+BAY_ASSERT(sizeof(((struct bay_region *)0)->rsv0) == 4, "bay_region.rsv0");
 BAY_ASSERT(sizeof(struct bay_rpc_method) == 56, "bay_rpc_method");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_rpc_method) == 8, "bay_rpc_method");
 BAY_ASSERT(offsetof(struct bay_rpc_method, size) == 0, "bay_rpc_method.size");
@@ -1978,7 +2072,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_poller_api:size=48,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_poller_register_fn>;unregister@16+8=Option<bay_poller_fn>;pause@24+8=Option<bay_poller_fn>;resume@32+8=Option<bay_poller_fn>;wake_fd@40+8=Option<bay_poller_wake_fd_fn>\n" \
     "bay_io_device_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_io_device_register_fn>;unregister@16+8=Option<bay_io_device_unregister_fn>;chan_get@24+8=Option<bay_io_device_chan_get_fn>;chan_put@32+8=Option<bay_io_device_chan_put_fn>\n" \
     "bay_buf_api:size=32,align=8,open;size@0+4=u32;max_len@4+4=u32;get@8+8=Option<bay_buf_get_fn>;put@16+8=Option<bay_buf_put_fn>;abort@24+8=Option<bay_buf_abort_fn>\n" \
-    "bay_mem_api:size=24,align=8,open;size@0+4=u32;flags@4+4=u32;alloc@8+8=Option<bay_mem_alloc_fn>;free@16+8=Option<bay_mem_free_fn>\n" \
+    "bay_mem_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;alloc@8+8=Option<bay_mem_alloc_fn>;free@16+8=Option<bay_mem_free_fn>;regions@24+8=*constbay_region;nregions@32+4=u32;numa_nodes@36+4=u32;region_import@40+8=Option<bay_mem_region_import_fn>;region_remove@48+8=Option<bay_mem_region_remove_fn>;region_of@56+8=Option<bay_mem_region_of_fn>;watch@64+8=Option<bay_mem_watch_fn>;unwatch@72+8=Option<bay_mem_unwatch_fn>;region_release@80+8=Option<bay_mem_region_release_fn>\n" \
+    "bay_region:size=32,align=8,closed;addr@0+8=*mutc_void;len@8+8=u64;iova@16+8=u64;state@24+4=u32;rsv0@28+4=u32\n" \
     "bay_rpc_method:size=56,align=8,open;size@0+4=u32;states@4+4=u32;name@8+16=bay_str;schema@24+16=bay_str;call@40+8=Option<bay_rpc_call_fn>;ctx@48+8=*mutc_void\n" \
     "bay_rpc_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_rpc_register_fn>;unregister@16+8=Option<bay_rpc_unregister_fn>;reply@24+8=Option<bay_rpc_reply_fn>;error@32+8=Option<bay_rpc_error_fn>\n" \
     "bay_broker_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;provide@8+8=Option<bay_broker_provide_fn>;withdraw@16+8=Option<bay_broker_withdraw_fn>;acquire@24+8=Option<bay_broker_acquire_fn>;release@32+8=Option<bay_broker_release_fn>\n" \
@@ -2011,6 +2106,13 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_buf_abort_fn(host:*constbay_host,wait:*mutbay_wait,)\n" \
     "fn:bay_mem_alloc_fn(host:*constbay_host,len:u64,align:u64,numa:i32,region:*mutu32,)->*mutc_void\n" \
     "fn:bay_mem_free_fn(host:*constbay_host,addr:*mutc_void,len:u64,)\n" \
+    "fn:bay_mem_region_import_fn(host:*constbay_host,fd:i32,offset:u64,len:u64,region:*mutu32,)->i32\n" \
+    "fn:bay_mem_region_remove_fn(host:*constbay_host,region:u32,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_mem_region_of_fn(host:*constbay_host,addr:*constc_void,len:u64,)->u32\n" \
+    "fn:bay_mem_region_changed_fn(ctx:*mutc_void,region:u32,)\n" \
+    "fn:bay_mem_watch_fn(host:*constbay_host,added:Option<bay_mem_region_changed_fn>,removing:Option<bay_mem_region_changed_fn>,ctx:*mutc_void,watch:*mutu64,)->i32\n" \
+    "fn:bay_mem_unwatch_fn(host:*constbay_host,watch:u64,)->i32\n" \
+    "fn:bay_mem_region_release_fn(host:*constbay_host,watch:u64,region:u32,)->i32\n" \
     "fn:bay_rpc_call_fn(ctx:*mutc_void,req:u64,params:bay_str,)\n" \
     "fn:bay_rpc_register_fn(host:*constbay_host,method:*constbay_rpc_method,id:*mutu64,)->i32\n" \
     "fn:bay_rpc_unregister_fn(host:*constbay_host,id:u64,)->i32\n" \

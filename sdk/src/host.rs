@@ -238,6 +238,17 @@ impl Host {
     }
 }
 
+/// The memory interface with the functions that older hosts lack; `None` when the host does not offer it.
+pub(crate) fn mem_table(host: &Host) -> Option<api::bay_mem_api> {
+    // SAFETY: the live host's table.
+    let raw = unsafe { copy_open(host.raw) };
+    let get = raw.get_iface?;
+    // SAFETY: the host's own function on its own table.
+    let table = unsafe { get(host.raw, bay_str::new(api::id::MEM), 0) };
+    // SAFETY: the id says which table it is, and it begins with its size.
+    (!table.is_null()).then(|| unsafe { copy_open(table.cast::<api::bay_mem_api>()) })
+}
+
 /// The text that the host lends for one call; empty when it is not UTF-8.
 ///
 /// # Safety

@@ -23,6 +23,7 @@ pub mod notify;
 pub mod nvmf;
 mod plugin;
 pub mod poller;
+pub mod region;
 #[cfg(feature = "ring")]
 mod ring;
 pub mod rpc;

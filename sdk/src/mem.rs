@@ -4,6 +4,7 @@
 use crate::bdev::{Buffers, Geometry, Range, Status};
 use crate::error::{Error, Result, errno};
 use crate::host::host;
+use crate::region;
 use std::ptr::NonNull;
 
 /// Alignment of a region, in bytes.
@@ -36,8 +37,13 @@ impl DmaRegion {
     /// Memory for every block of `geometry` on a NUMA node; -1 = any. `[control]`
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `EINVAL` for a node that the machine does not have, `ENOMEM`.
     pub fn alloc_zeroed_on(geometry: Geometry, numa: i32) -> Result<Self> {
+        let nodes = region::numa_nodes();
+        if numa < -1 || u32::try_from(numa).is_ok_and(|node| node >= nodes) {
+            let allowed = format!("-1 (any) and 0 to {}", nodes - 1);
+            return Err(Error::invalid("numa_id", numa, allowed));
+        }
         let host = host();
         let (len, mut region) = (geometry.size_bytes(), 0);
         // SAFETY: the result lives through the call.

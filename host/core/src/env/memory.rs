@@ -5,6 +5,7 @@
 //! a mapping and a region of its own; region 0 means plain memory that the host knows nothing of.
 #![expect(unsafe_code, reason = "mapping memory is a system call over raw addresses")]
 
+use super::{numa, region};
 use crate::{Error, Result};
 use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -31,16 +32,9 @@ pub struct Options {
     pub limit: u64,
 }
 
-#[derive(Debug)]
-struct Region {
-    base: usize,
-    len: usize,
-}
-
 #[derive(Debug, Default)]
 struct State {
     options: Options,
-    regions: Vec<Option<Region>>,
     used: u64,
 }
 
@@ -75,6 +69,15 @@ pub fn used() -> u64 {
 /// # Errors
 /// `EINVAL` for a bad size or alignment, `ENOMEM` when there is no memory or the limit is reached.
 pub fn alloc(len: usize, align: usize) -> Result<(NonNull<u8>, u32)> {
+    alloc_on(len, align, -1)
+}
+
+/// As [`alloc`], on a NUMA node; -1 = any.
+///
+/// # Errors
+/// As [`alloc`]; `EINVAL` also for a node that the machine does not have.
+pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32)> {
+    let node = numa::check(numa)?;
     if len == 0 || !align.is_power_of_two() || align > 1 << 30 {
         return Err(Error::new(libc::EINVAL, "DMA memory: length 0 or a bad alignment"));
     }
@@ -90,35 +93,24 @@ pub fn alloc(len: usize, align: usize) -> Result<(NonNull<u8>, u32)> {
         ));
     }
     let (base, mapped) = map(len, align, state.options.no_huge)?;
+    let bound = node.map_or(Ok(()), |node| numa::bind(base, mapped, node));
+    let added = bound.and_then(|()| region::add(base, mapped));
+    let number = added.inspect_err(|_| {
+        // SAFETY: the mapping just made, known to nobody.
+        unsafe { libc::munmap(base.as_ptr().cast(), mapped) };
+    })?;
     state.used += mapped as u64;
-    let region = Some(Region { base: base.as_ptr() as usize, len: mapped });
-    let index = match state.regions.iter().position(Option::is_none) {
-        Some(index) => index,
-        None => {
-            state.regions.push(None);
-            state.regions.len() - 1
-        }
-    };
-    if let Some(slot) = state.regions.get_mut(index) {
-        *slot = region;
-    }
-    let number = u32::try_from(index + 1)
-        .map_err(|_| Error::new(libc::ENOMEM, "DMA memory: too many regions"))?;
     Ok((base, number))
 }
 
 /// Frees an allocation by its first byte. Unknown addresses are ignored.
 pub fn free(addr: *mut u8) {
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
-    let found = state
-        .regions
-        .iter_mut()
-        .find(|region| region.as_ref().is_some_and(|region| region.base == addr as usize));
-    let Some(region) = found.and_then(Option::take) else { return };
-    state.used -= region.len as u64;
+    let Some(len) = region::take(addr as usize) else { return };
+    state.used -= len as u64;
     // SAFETY: the mapping was made by `map` with this base and length, is in the table no more, and
     // its owner gave it back.
-    unsafe { libc::munmap(addr.cast(), region.len) };
+    unsafe { libc::munmap(addr.cast(), len) };
 }
 
 fn map(len: usize, align: usize, no_huge: bool) -> Result<(NonNull<u8>, usize)> {

@@ -3,6 +3,9 @@
 pub mod buf;
 pub mod cpuset;
 pub mod memory;
+pub mod numa;
+pub mod region;
 pub mod runtime;
+mod sigbus;
 
 pub use cpuset::CpuSet;

@@ -1,9 +1,11 @@
 //! `bay.buf/1` and `bay.mem/1`
 
-use super::size;
-use crate::env::{buf, memory};
+use super::{Callback, size, status};
+use crate::env::{buf, memory, numa, region};
+use crate::reactor::thread;
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
@@ -46,20 +48,37 @@ unsafe extern "C" fn abort(_host: *const bay_host, wait: *mut bay_wait) {
     buf::abort(wait);
 }
 
-pub(super) static MEM: bay_mem_api =
-    bay_mem_api { size: size::<bay_mem_api>(), flags: 0, alloc: Some(alloc), free: Some(free) };
+/// Made at the first use: the machine is asked how many NUMA nodes it has.
+pub(super) fn mem_table() -> *const bay_mem_api {
+    static TABLE: OnceLock<bay_mem_api> = OnceLock::new();
+    TABLE.get_or_init(|| bay_mem_api {
+        size: size::<bay_mem_api>(),
+        flags: 0,
+        alloc: Some(alloc),
+        free: Some(free),
+        regions: region::table(),
+        nregions: u32::try_from(region::REGIONS_MAX).unwrap_or(u32::MAX),
+        numa_nodes: numa::nodes(),
+        region_import: Some(region_import),
+        region_remove: Some(region_remove),
+        region_of: Some(region_of),
+        watch: Some(watch),
+        unwatch: Some(unwatch),
+        region_release: Some(region_release),
+    })
+}
 
 unsafe extern "C" fn alloc(
     _host: *const bay_host,
     len: u64,
     align: u64,
-    _numa: i32,
+    numa: i32,
     region: *mut u32,
 ) -> *mut c_void {
     let (Ok(len), Ok(align)) = (usize::try_from(len), usize::try_from(align)) else {
         return ptr::null_mut();
     };
-    match memory::alloc(len, align.max(1)) {
+    match memory::alloc_on(len, align.max(1), numa) {
         Ok((addr, number)) => {
             if !region.is_null() {
                 // SAFETY: the caller's place for the region.
@@ -76,4 +95,76 @@ unsafe extern "C" fn alloc(
 
 unsafe extern "C" fn free(_host: *const bay_host, addr: *mut c_void, _len: u64) {
     memory::free(addr.cast());
+}
+
+unsafe extern "C" fn region_import(
+    host: *const bay_host,
+    fd: i32,
+    offset: u64,
+    len: u64,
+    number: *mut u32,
+) -> i32 {
+    if fd < 0 || number.is_null() {
+        return -libc::EINVAL;
+    }
+    // SAFETY: the caller's open descriptor, for the call.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    status(region::import(host as usize, fd, offset, len).map(|imported| {
+        // SAFETY: the caller's place for the number.
+        unsafe { number.write(imported) };
+    }))
+}
+
+unsafe extern "C" fn region_remove(
+    _host: *const bay_host,
+    number: u32,
+    done: Option<bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    let done = Callback::new(done, arg);
+    // The last release may come from any thread, the answer comes on the app thread.
+    status(region::remove(number, move || thread::send_app(move || done.run(0))))
+}
+
+unsafe extern "C" fn region_of(_host: *const bay_host, addr: *const c_void, len: u64) -> u32 {
+    usize::try_from(len).ok().and_then(|len| region::of(addr as usize, len)).unwrap_or(0)
+}
+
+unsafe extern "C" fn watch(
+    host: *const bay_host,
+    added: Option<bay_mem_region_changed_fn>,
+    removing: Option<bay_mem_region_changed_fn>,
+    ctx: *mut c_void,
+    handle: *mut u64,
+) -> i32 {
+    if handle.is_null() {
+        return -libc::EINVAL;
+    }
+    let ctx = ctx as usize;
+    let tell = move |change: region::Change| {
+        thread::send_app(move || {
+            let call = if change.is_removal { removing } else { added };
+            if let Some(call) = call
+                && region::is_watching(change.watcher)
+            {
+                // SAFETY: function and context came together from the plugin, which still watches.
+                unsafe { call(ctx as *mut c_void, change.region) };
+            } else if change.is_removal {
+                // Nobody will answer for a watcher that is not told.
+                let _ = region::release(change.region, change.watcher);
+            }
+        });
+    };
+    status(region::watch(host as usize, tell).map(|id| {
+        // SAFETY: the caller's place for the handle.
+        unsafe { handle.write(id) };
+    }))
+}
+
+unsafe extern "C" fn unwatch(_host: *const bay_host, watch: u64) -> i32 {
+    status(region::unwatch(watch))
+}
+
+unsafe extern "C" fn region_release(_host: *const bay_host, watch: u64, number: u32) -> i32 {
+    status(region::release(number, watch))
 }

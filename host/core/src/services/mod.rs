@@ -11,6 +11,7 @@ mod memory;
 mod threads;
 
 use crate::bdev;
+use crate::env::region;
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::{bay_host, bay_sink, bay_str, id};
@@ -25,7 +26,7 @@ pub fn table(id: &str) -> Option<*const c_void> {
         id::THREAD => (&raw const threads::THREAD).cast(),
         id::POLLER => (&raw const threads::POLLER).cast(),
         id::BUF => memory::buf_table().cast(),
-        id::MEM => (&raw const memory::MEM).cast(),
+        id::MEM => memory::mem_table().cast(),
         _ => return None,
     })
 }
@@ -42,6 +43,7 @@ pub fn owned(host: *const bay_host) -> usize {
 pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static) {
     let owner = host as usize;
     bdev::examine::remove_modules(owner);
+    region::release_owner(owner);
     for device in bdev::all().iter().filter(|device| device.owner == owner) {
         // One that is on its way out already needs nothing.
         let _ = bdev::device::unregister(device.id, |_| {});

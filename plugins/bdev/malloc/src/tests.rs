@@ -120,3 +120,11 @@ fn deleting_what_is_not_there_says_no_such_device() {
     let error = host().call("bdev_malloc_delete", &json!({"name": "none"})).unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (-19, "No such device"));
 }
+
+#[test]
+fn a_numa_node_that_the_machine_does_not_have_is_refused() {
+    let host = host();
+    let params = json!({"name": "far", "num_blocks": 8, "block_size": 512, "numa_id": 77});
+    let error = host.call("bdev_malloc_create", &params).unwrap_err();
+    assert!(error.message.contains("numa_id 77 is not allowed"), "{}", error.message);
+}
