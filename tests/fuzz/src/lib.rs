@@ -15,10 +15,12 @@
 mod blobstore;
 mod connection;
 mod controller;
+mod iscsi;
 mod jsonrpc;
 mod nvme;
 mod plugin;
 mod script;
+mod scsi;
 
 /// Looks at what was read: what nobody looks at the compiler leaves out.
 fn look<T>(read: T) {
@@ -43,6 +45,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nvme_fabrics", run: nvme::fabrics },
     Target { name: "nvme_tcp_connection", run: connection::script },
     Target { name: "nvmf_controller", run: controller::script },
+    Target { name: "scsi_command", run: scsi::command },
+    Target { name: "scsi_parameters", run: scsi::parameters },
+    Target { name: "iscsi_pdu", run: iscsi::pdu },
+    Target { name: "iscsi_text", run: iscsi::text },
     Target { name: "jsonrpc_frame", run: jsonrpc::frame },
     Target { name: "jsonrpc_params", run: jsonrpc::params },
     Target { name: "plugin_file", run: plugin::file },
