@@ -1,0 +1,384 @@
+//! A target device: its units, who is logged in, and the beginning and end of every command.
+
+use crate::disk::Disk;
+use crate::gate::{Pass, TaskKey};
+use crate::outcome::Outcome;
+use crate::plan;
+use crate::reserve::{Access, Identity};
+use crate::task::{State, Task};
+use crate::unit::Unit;
+use crate::{inquire, opcodes, parameters};
+use drivebay_spec_scsi::command::Command;
+use drivebay_spec_scsi::sense::{Sense, asc};
+use drivebay_spec_scsi::status::Status;
+use drivebay_spec_scsi::{CDB_LEN, lun};
+use std::collections::BTreeMap;
+
+/// A nexus of the device: an initiator port and a target port that are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NexusId(pub u32);
+
+/// A target port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Relative target port identifier.
+    pub relative: u16,
+    /// Name, as a SCSI name string.
+    pub name: String,
+}
+
+/// What the initiator expects to move, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// From the initiator.
+    pub out_len: u32,
+    /// To the initiator.
+    pub in_len: u32,
+}
+
+/// A target device. It lives on one lightweight thread.
+#[derive(Debug)]
+pub struct Device {
+    /// Name, as a SCSI name string.
+    name: String,
+    ports: Vec<Port>,
+    pub(crate) units: BTreeMap<u16, Unit>,
+    pub(crate) nexuses: BTreeMap<NexusId, Identity>,
+    last_nexus: u32,
+    /// Tasks of these nexuses are to be aborted: another one preempted them.
+    preempted: Vec<(NexusId, u16)>,
+}
+
+impl Device {
+    /// A device without units. `name`: its SCSI name.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        let (ports, units, nexuses) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { name, ports, units, nexuses, last_nexus: 0, preempted: Vec::new() }
+    }
+
+    /// Its SCSI name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its target ports.
+    #[must_use]
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Sets its target ports.
+    pub fn set_ports(&mut self, ports: Vec<Port>) {
+        self.ports = ports;
+    }
+
+    /// A unit.
+    #[must_use]
+    pub fn unit(&self, unit: u16) -> Option<&Unit> {
+        self.units.get(&unit)
+    }
+
+    /// The numbers of its units.
+    #[must_use]
+    pub fn unit_numbers(&self) -> Vec<u16> {
+        self.units.keys().copied().collect()
+    }
+
+    /// Adds a unit; every nexus hears that the list has changed.
+    pub fn add_unit(&mut self, unit: u16, disk: Disk) {
+        self.luns_changed();
+        self.units.insert(unit, Unit::new(disk));
+    }
+
+    /// Removes a unit; every nexus hears that the list has changed. Its tasks are the transport's to end.
+    pub fn remove_unit(&mut self, unit: u16) {
+        self.units.remove(&unit);
+        self.luns_changed();
+    }
+
+    /// A unit's bdev has another number of blocks; every nexus hears of it.
+    pub fn resize_unit(&mut self, unit: u16, blocks: u64) {
+        let Some(found) = self.units.get_mut(&unit) else { return };
+        found.disk.blocks = blocks;
+        for nexus in self.nexuses.keys() {
+            found.attend(*nexus, asc::CAPACITY_DATA_HAS_CHANGED);
+        }
+    }
+
+    fn luns_changed(&mut self) {
+        for unit in self.units.values_mut() {
+            for nexus in self.nexuses.keys() {
+                unit.attend(*nexus, asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+            }
+        }
+    }
+
+    /// An initiator port has logged in.
+    pub fn attach(&mut self, identity: Identity) -> NexusId {
+        self.last_nexus += 1;
+        let nexus = NexusId(self.last_nexus);
+        self.nexuses.insert(nexus, identity);
+        nexus
+    }
+
+    /// An initiator port has left; only what was its own is touched.
+    pub fn detach(&mut self, nexus: NexusId) {
+        self.nexuses.remove(&nexus);
+        for unit in self.units.values_mut() {
+            unit.forget(nexus);
+        }
+    }
+
+    /// A reset of a unit: what was reserved by RESERVE is free, mode parameters are as at first, and every other nexus hears of it.
+    /// Its tasks are the transport's to abort.
+    pub fn reset_unit(&mut self, unit: u16, by: NexusId) {
+        let Some(found) = self.units.get_mut(&unit) else { return };
+        found.modes = crate::modes::Modes::default();
+        found.reservations.reset();
+        for nexus in self.nexuses.keys().filter(|nexus| **nexus != by) {
+            found.attend(*nexus, asc::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+        }
+    }
+
+    /// Another nexus cleared a nexus' tasks of a unit: it hears of it.
+    pub fn tasks_cleared(&mut self, unit: u16, nexus: NexusId) {
+        if let Some(found) = self.units.get_mut(&unit) {
+            found.attend(nexus, asc::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
+        }
+    }
+
+    /// Whether [`take_preempted`](Self::take_preempted) has something.
+    #[must_use]
+    pub fn has_preempted(&self) -> bool {
+        !self.preempted.is_empty()
+    }
+
+    /// Nexuses and units whose tasks PREEMPT AND ABORT has ended: the transport aborts them.
+    pub fn take_preempted(&mut self) -> Vec<(NexusId, u16)> {
+        std::mem::take(&mut self.preempted)
+    }
+
+    /// Begins a command.
+    #[must_use]
+    pub fn begin(
+        &mut self,
+        nexus: NexusId,
+        lun: u64,
+        cdb: &[u8; CDB_LEN],
+        offered: Offered,
+        key: TaskKey,
+    ) -> Task {
+        let unit = lun::decode(lun).filter(|unit| self.units.contains_key(unit));
+        let command = Command::parse(cdb);
+        let Some(unit) = unit else {
+            return Task::new(u16::MAX, nexus, key, false).ended_with(self.without_unit(command));
+        };
+        let descriptor = self.units.get(&unit).is_some_and(|unit| unit.modes.descriptor_sense);
+        let mut task = Task::new(unit, nexus, key, descriptor);
+        let begun = command.and_then(|command| match self.admit(nexus, unit, &command)? {
+            Some(outcome) => Ok(Begun::Ended(outcome)),
+            None => self.execute(nexus, unit, command, offered),
+        });
+        match begun {
+            Ok(Begun::Ended(outcome)) => return task.ended_with(outcome),
+            Ok(Begun::List(command, len)) => {
+                task.wanted = len.into();
+                // What the initiator does not send is missing in the list, which then says so.
+                task.state = State::List(command, len.min(offered.out_len));
+            }
+            Ok(Begun::Work(work, wanted)) => {
+                task.wanted = wanted;
+                self.enter(&mut task, plan::pass_of(&work.kind));
+                task.state = State::Work(work);
+            }
+            Err(sense) => return task.ended_with(Outcome::check(&sense, descriptor)),
+        }
+        task
+    }
+
+    /// The parameter list that [`Next::Receive`](crate::Next::Receive) asked for has come.
+    pub fn received(&mut self, task: &mut Task, list: &[u8]) {
+        let State::List(command, _) = task.state else { return };
+        let given = parameters::receive(self, task.nexus, task.unit, command, list);
+        task.state = match given {
+            Ok(Begun::Ended(outcome)) => State::Ended(outcome),
+            Ok(Begun::Work(work, _)) => {
+                self.enter(task, plan::pass_of(&work.kind));
+                State::Work(work)
+            }
+            Ok(Begun::List(..)) => State::Ended(Outcome::of(Status::Busy)),
+            Err(sense) => State::Ended(Outcome::check(&sense, task.descriptor_sense)),
+        };
+    }
+
+    /// A task has ended or is given up: lets go of what it held. Tasks of which the turn has come are told by [`turn`](Self::turn).
+    pub fn finish(&mut self, task: &mut Task) {
+        let Some((pass, is_inside)) = task.pass.take() else { return };
+        if let Some(unit) = self.units.get_mut(&task.unit) {
+            if is_inside {
+                unit.gate.leave(pass);
+            } else {
+                unit.gate.forget(task.key);
+            }
+        }
+    }
+
+    /// The next task of a unit whose turn has come; [`admitted`](Self::admitted) must follow.
+    pub fn turn(&mut self, unit: u16) -> Option<TaskKey> {
+        self.units.get_mut(&unit)?.gate.next()
+    }
+
+    /// The turn of a task has come.
+    pub fn admitted(task: &mut Task) {
+        if let Some((_, is_inside)) = &mut task.pass {
+            *is_inside = true;
+        }
+    }
+
+    fn enter(&mut self, task: &mut Task, pass: Option<Pass>) {
+        let (Some(pass), Some(unit)) = (pass, self.units.get_mut(&task.unit)) else { return };
+        task.pass = Some((pass, unit.gate.enter(task.key, pass)));
+    }
+
+    /// Unit attentions and reservations: who is stopped here, and how. SAM-5, section 5.14; SPC-4, section 5.12.
+    fn admit(
+        &mut self,
+        nexus: NexusId,
+        unit: u16,
+        command: &Command,
+    ) -> Result<Option<Outcome>, Sense> {
+        let Some(found) = self.units.get_mut(&unit) else { return Ok(None) };
+        let passes_attention = matches!(
+            command,
+            Command::Inquiry { .. } | Command::ReportLuns { .. } | Command::RequestSense { .. }
+        );
+        if !passes_attention && let Some(code) = found.take_attention(nexus) {
+            return Err(Sense::attention(code));
+        }
+        if found.reservations.is_free() {
+            return Ok(None);
+        }
+        let identity = self.nexuses.get(&nexus);
+        let is_allowed = found.reservations.allows(nexus, identity, Access::of(command));
+        Ok((!is_allowed).then(|| Outcome::of(Status::ReservationConflict)))
+    }
+
+    fn execute(
+        &mut self,
+        nexus: NexusId,
+        unit: u16,
+        command: Command,
+        offered: Offered,
+    ) -> Result<Begun, Sense> {
+        match command {
+            Command::ReportLuns { select, allocation } => {
+                let data = self.report_luns(nexus, select)?;
+                return Ok(Begun::data(data, allocation));
+            }
+            Command::Inquiry { page, allocation } => {
+                let data = inquire::inquiry(self, unit, nexus, page)?;
+                return Ok(Begun::data(data, allocation));
+            }
+            Command::ReportOpcodes { reporting, timeouts, allocation } => {
+                let found = self.units.get(&unit);
+                let can_unmap = found.is_some_and(|unit| unit.disk.can_unmap);
+                return Ok(Begun::data(
+                    opcodes::report(reporting, timeouts, can_unmap)?,
+                    allocation,
+                ));
+            }
+            _ => {}
+        }
+        let Self { units, nexuses, .. } = self;
+        let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
+        let found = units.get_mut(&unit).ok_or(missing)?;
+        match command {
+            Command::RequestSense { descriptor, allocation } => {
+                let waiting = found.take_attention(nexus).map(Sense::attention);
+                let none = Sense::new(drivebay_spec_scsi::sense::Key::NoSense, asc::NONE);
+                let sense = waiting.unwrap_or(none).encode(descriptor);
+                Ok(Begun::data(sense, allocation))
+            }
+            Command::ReserveIn { action, allocation } => {
+                Ok(Begun::data(found.reservations.report(action), allocation))
+            }
+            Command::Reserve6 => {
+                let identity = nexuses.get(&nexus);
+                Ok(Begun::Ended(Outcome::of(found.reservations.reserve_6(nexus, identity))))
+            }
+            Command::Release6 => {
+                found.reservations.release_6(nexus);
+                Ok(Begun::Ended(Outcome::good()))
+            }
+            command => plan::plan(found, command, offered),
+        }
+    }
+
+    /// What a command to a LUN without a unit gets. SPC-4, section 6.6.1; SAM-5, section 5.11.
+    fn without_unit(&self, command: Result<Command, Sense>) -> Outcome {
+        let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
+        let given = match command {
+            Ok(Command::Inquiry { page: None, allocation }) => {
+                Ok(Outcome::data(inquire::without_unit(), allocation))
+            }
+            Ok(Command::ReportLuns { select, allocation }) => {
+                self.lun_list(select).map(|data| Outcome::data(data, allocation))
+            }
+            Ok(Command::RequestSense { descriptor, allocation }) => {
+                Ok(Outcome::data(missing.encode(descriptor), allocation))
+            }
+            Ok(_) | Err(_) => Err(missing),
+        };
+        given.unwrap_or_else(|sense| Outcome::check(&sense, false))
+    }
+
+    fn report_luns(&mut self, nexus: NexusId, select: u8) -> Result<Vec<u8>, Sense> {
+        let data = self.lun_list(select)?;
+        for unit in self.units.values_mut() {
+            unit.forget_attention(nexus, asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+        }
+        Ok(data)
+    }
+
+    fn lun_list(&self, select: u8) -> Result<Vec<u8>, Sense> {
+        let units = self.units.keys().map(|unit| lun::encode(*unit));
+        match select {
+            0x00 | 0x02 => Ok(lun::encode_list(units)),
+            0x01 | 0x10 | 0x12 => Ok(lun::encode_list([])), // no well known units, no conglomerates
+            0x11 => Ok(lun::encode_list(units)),
+            _ => Err(Sense::invalid_cdb(2, None)),
+        }
+    }
+
+    /// Tells nexuses of a unit what a change of reservations means for them.
+    pub(crate) fn tell(&mut self, unit: u16, told: Vec<(Identity, u16)>, aborts: &[Identity]) {
+        let Some(found) = self.units.get_mut(&unit) else { return };
+        for (identity, code) in told {
+            for (nexus, _) in self.nexuses.iter().filter(|(_, other)| **other == identity) {
+                found.attend(*nexus, code);
+            }
+        }
+        for (nexus, _) in self.nexuses.iter().filter(|(_, other)| aborts.contains(other)) {
+            self.preempted.push((*nexus, unit));
+        }
+    }
+}
+
+/// What becomes of a command at its beginning.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// It has ended.
+    Ended(Outcome),
+    /// It needs a parameter list of this many bytes.
+    List(Command, u32),
+    /// It works on blocks; with the bytes that it means.
+    Work(crate::task::Work, u64),
+}
+
+impl Begun {
+    pub(crate) fn data(data: Vec<u8>, allocation: u32) -> Self {
+        Self::Ended(Outcome::data(data, allocation))
+    }
+}

@@ -1,0 +1,72 @@
+//! What a unit knows of its bdev.
+
+use drivebay_sdk::bdev::{Info, OpSet};
+
+/// Longest transfer of one command, in bytes.
+const TRANSFER_LEN_MAX: u64 = 16 << 20;
+/// Most bytes that one WRITE SAME or UNMAP covers.
+const COVER_LEN_MAX: u64 = 1 << 30;
+
+/// A bdev, as far as commands depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Name on the bus.
+    pub name: String,
+    /// UUID: the unit's identity is made of it.
+    pub uuid: [u8; 16],
+    /// Length of a block, in bytes.
+    pub block_len: u32,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// UNMAP is supported.
+    pub can_unmap: bool,
+    /// There is a volatile write cache.
+    pub write_cache: bool,
+    /// It cannot be written.
+    pub read_only: bool,
+}
+
+impl From<&Info> for Disk {
+    fn from(info: &Info) -> Self {
+        Self {
+            name: info.name().to_owned(),
+            uuid: info.uuid(),
+            block_len: info.block_size().max(1),
+            blocks: info.num_blocks(),
+            can_unmap: info.ops().contains(OpSet::UNMAP),
+            write_cache: info.has_write_cache(),
+            read_only: info.is_read_only(),
+        }
+    }
+}
+
+impl Disk {
+    /// Most blocks that one command transfers.
+    #[must_use]
+    pub fn transfer_max(&self) -> u32 {
+        self.blocks_in(TRANSFER_LEN_MAX)
+    }
+
+    /// Most blocks of one WRITE SAME, and of one UNMAP.
+    #[must_use]
+    pub fn cover_max(&self) -> u32 {
+        self.blocks_in(COVER_LEN_MAX)
+    }
+
+    /// Most blocks of one COMPARE AND WRITE: both halves of its data fit in a piece.
+    #[must_use]
+    pub fn compare_and_write_max(&self) -> u8 {
+        let blocks = crate::PIECE_LEN / 2 / self.block_len;
+        u8::try_from(blocks).unwrap_or(u8::MAX)
+    }
+
+    /// Blocks of one piece of a transfer, 1 at least.
+    #[must_use]
+    pub fn piece_blocks(&self) -> u32 {
+        (crate::PIECE_LEN / self.block_len).max(1)
+    }
+
+    fn blocks_in(&self, len: u64) -> u32 {
+        u32::try_from(len / u64::from(self.block_len)).unwrap_or(u32::MAX).max(1)
+    }
+}

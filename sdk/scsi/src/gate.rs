@@ -1,0 +1,99 @@
+//! COMPARE AND WRITE is atomic: it waits until no command writes to the unit, and those that come meanwhile wait behind it.
+//!
+//! Nobody waits here for anything that waits behind it: what has passed needs no second pass.
+
+use std::collections::VecDeque;
+
+/// How a transport names a task of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskKey(pub u64);
+
+/// How a command passes the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Beside other writers.
+    Shared,
+    /// Alone.
+    Alone,
+}
+
+/// A unit's gate for commands that write.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    shared: u32,
+    alone: bool,
+    waiting: VecDeque<(TaskKey, Pass)>,
+}
+
+impl Gate {
+    /// Whether the task is inside now; else it waits its turn.
+    pub(crate) fn enter(&mut self, key: TaskKey, pass: Pass) -> bool {
+        if self.waiting.is_empty() && self.admit(pass) {
+            return true;
+        }
+        self.waiting.push_back((key, pass));
+        false
+    }
+
+    /// A task that was inside has left.
+    pub(crate) fn leave(&mut self, pass: Pass) {
+        match pass {
+            Pass::Shared => self.shared = self.shared.saturating_sub(1),
+            Pass::Alone => self.alone = false,
+        }
+    }
+
+    /// A task gives up waiting.
+    pub(crate) fn forget(&mut self, key: TaskKey) {
+        self.waiting.retain(|(other, _)| *other != key);
+    }
+
+    /// The next task whose turn has come; it is inside now.
+    pub(crate) fn next(&mut self) -> Option<TaskKey> {
+        let (key, pass) = *self.waiting.front()?;
+        if !self.admit(pass) {
+            return None;
+        }
+        self.waiting.pop_front();
+        Some(key)
+    }
+
+    fn admit(&mut self, pass: Pass) -> bool {
+        let is_free = !self.alone && (pass == Pass::Shared || self.shared == 0);
+        match pass {
+            _ if !is_free => {}
+            Pass::Shared => self.shared += 1,
+            Pass::Alone => self.alone = true,
+        }
+        is_free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_alone_waits_for_writers_and_holds_up_later_ones() {
+        let mut gate = Gate::default();
+        let [a, b, c, d] = [1, 2, 3, 4].map(TaskKey);
+        assert!(gate.enter(a, Pass::Shared));
+        assert!(!gate.enter(b, Pass::Alone));
+        assert!(!gate.enter(c, Pass::Shared) && !gate.enter(d, Pass::Shared));
+        assert_eq!(gate.next(), None);
+        gate.leave(Pass::Shared);
+        assert_eq!((gate.next(), gate.next()), (Some(b), None));
+        gate.leave(Pass::Alone);
+        assert_eq!((gate.next(), gate.next(), gate.next()), (Some(c), Some(d), None));
+    }
+
+    #[test]
+    fn one_that_gives_up_holds_nobody_up() {
+        let mut gate = Gate::default();
+        let [a, b, c] = [1, 2, 3].map(TaskKey);
+        assert!(gate.enter(a, Pass::Shared));
+        assert!(!gate.enter(b, Pass::Alone) && !gate.enter(c, Pass::Shared));
+        gate.forget(b);
+        assert_eq!((gate.next(), gate.next()), (Some(c), None));
+    }
+}

@@ -1,0 +1,339 @@
+//! A command under way: a small machine that says what its transport does next.
+
+use crate::gate::{Pass, TaskKey};
+use crate::outcome::{Outcome, sense_of};
+use crate::{NexusId, data};
+use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
+use drivebay_spec_scsi::command::Command;
+use drivebay_spec_scsi::sense::{Key, Sense, asc};
+use drivebay_spec_scsi::status::Status;
+use std::collections::VecDeque;
+
+/// What a transport does next for a task.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Receive the first `len` bytes of data from the initiator, and give them to [`Device::received`](crate::Device::received).
+    Receive(u32),
+    /// Submit an I/O; [`Task::ended`] afterwards. Ask again at once, as far as there is memory.
+    Io(Io),
+    /// Ask again when an I/O has ended, or when [`Device::turn`](crate::Device::turn) gave the task.
+    Wait,
+    /// End the command: [`Device::finish`](crate::Device::finish), then answer.
+    End,
+}
+
+/// One I/O to the unit's bdev.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// The op with its blocks.
+    pub op: Op,
+    /// Flags.
+    pub flags: IoFlags,
+    /// Where its data are.
+    pub data: Data,
+    /// Length of the data, in bytes.
+    pub len: u32,
+    /// Once it has been written, the same data are compared with the medium before it counts as ended.
+    pub verify: bool,
+}
+
+/// The data of an I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// None.
+    None,
+    /// Goes to the initiator, at this offset of the command's data. Ios come in the order of their offsets.
+    In(u32),
+    /// Comes from the initiator, from this offset of the command's data on.
+    Out(u32),
+    /// Memory of the task's own: [`Task::prepare`] fills it before the I/O, [`Task::ended`] looks at it afterwards.
+    Own,
+}
+
+/// A command under way. Made by [`Device::begin`](crate::Device::begin).
+#[derive(Debug)]
+pub struct Task {
+    /// The unit.
+    pub(crate) unit: u16,
+    pub(crate) nexus: NexusId,
+    pub(crate) key: TaskKey,
+    /// How it holds the unit's gate, or waits there.
+    pub(crate) pass: Option<(Pass, bool)>,
+    pub(crate) state: State,
+    pub(crate) descriptor_sense: bool,
+    /// Length of the data that the command means, in bytes, whatever the initiator expects.
+    pub(crate) wanted: u64,
+    in_flight: u32,
+    sense: Option<Sense>,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// A parameter list is on its way.
+    List(Command, u32),
+    /// Blocks are moved or looked at.
+    Work(Work),
+    /// Nothing is left to do.
+    Ended(Outcome),
+}
+
+/// What is left to do with blocks.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) kind: Kind,
+    pub(crate) block_len: u32,
+    pub(crate) piece_blocks: u32,
+    /// The blocks that no I/O was made for yet.
+    pub(crate) left: Range,
+    /// Offset in the command's data, in bytes.
+    pub(crate) offset: u32,
+    pub(crate) flags: IoFlags,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Read,
+    Write {
+        verify: bool,
+    },
+    /// The initiator's data are compared with the blocks.
+    Compare,
+    /// The blocks are read, and compared with one block if there is one.
+    Look(Option<Vec<u8>>),
+    /// The blocks become copies of one block.
+    Fill(Vec<u8>),
+    Zero,
+    Unmap(VecDeque<Range>),
+    Flush,
+    /// COMPARE AND WRITE: what must be there and what comes in its place.
+    Swap {
+        expected: Vec<u8>,
+        new: Vec<u8>,
+        step: Swap,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swap {
+    Read,
+    Write,
+}
+
+impl Task {
+    pub(crate) fn new(unit: u16, nexus: NexusId, key: TaskKey, descriptor_sense: bool) -> Self {
+        let state = State::Ended(Outcome::good());
+        let (pass, wanted, in_flight, sense) = (None, 0, 0, None);
+        Self { unit, nexus, key, pass, state, descriptor_sense, wanted, in_flight, sense }
+    }
+
+    pub(crate) fn ended_with(mut self, outcome: Outcome) -> Self {
+        self.wanted = outcome.data.len() as u64;
+        self.state = State::Ended(outcome);
+        self
+    }
+
+    /// The unit it goes to.
+    #[must_use]
+    pub fn unit(&self) -> u16 {
+        self.unit
+    }
+
+    /// Length of the data that the command means, in bytes: residuals are counted from it.
+    #[must_use]
+    pub fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
+    /// I/Os that have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Whether its I/Os may be submitted. A write's data may be collected before, so that no data of another task waits behind it.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        !matches!(self.pass, Some((_, false)))
+    }
+
+    /// What comes next. An I/O that is returned counts as in flight.
+    pub fn step(&mut self) -> Next {
+        let is_admitted = self.is_admitted();
+        let failed = self.sense.is_some();
+        let work = match &mut self.state {
+            State::List(_, len) => return Next::Receive(*len),
+            State::Ended(_) => return Next::End,
+            State::Work(work) => work,
+        };
+        if !is_admitted && !matches!(work.kind, Kind::Write { .. }) {
+            return Next::Wait;
+        }
+        match if failed { None } else { work.next() } {
+            Some(io) => {
+                self.in_flight += 1;
+                Next::Io(io)
+            }
+            None if self.in_flight > 0 => Next::Wait,
+            None => {
+                let outcome = match self.sense.take() {
+                    Some(sense) => Outcome::check(&sense, self.descriptor_sense),
+                    None => Outcome::good(),
+                };
+                self.state = State::Ended(outcome);
+                Next::End
+            }
+        }
+    }
+
+    /// An I/O that [`step`](Self::step) gave cannot be made now: gives it back, to be asked for again. Only the last one given.
+    pub fn put_back(&mut self, io: &Io) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let State::Work(work) = &mut self.state {
+            work.put_back(io);
+        }
+    }
+
+    /// Whether every I/O was made and has ended well: nothing but the status is left.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let has_none_left = match &self.state {
+            State::Work(Work { kind: Kind::Unmap(ranges), .. }) => ranges.is_empty(),
+            State::Work(work) => work.left.nblocks == 0,
+            State::List(..) | State::Ended(_) => false,
+        };
+        has_none_left && self.in_flight == 0 && self.sense.is_none()
+    }
+
+    /// An I/O that [`step`](Self::step) gave is never submitted: the task has failed meanwhile.
+    pub fn forget_io(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Fills the task's own memory for an I/O.
+    pub fn prepare(&self, memory: &mut [u8]) {
+        let State::Work(work) = &self.state else { return };
+        match &work.kind {
+            Kind::Fill(block) => data::repeat(block, memory),
+            Kind::Swap { new, step: Swap::Write, .. } => data::copy(new, memory),
+            _ => {}
+        }
+    }
+
+    /// An I/O has ended. `memory`: the task's own, if it had some.
+    pub fn ended(&mut self, io: &Io, result: IoResult, memory: Option<&[u8]>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let is_read = matches!(io.op, Op::Read(_));
+        let failed = sense_of(result, is_read).or_else(|| self.look(io, memory.unwrap_or(&[])));
+        // The first failure is told.
+        self.sense = self.sense.or(failed);
+    }
+
+    /// Ends the task early: with the sense data as soon as its I/Os have ended. What it has not begun is not begun.
+    pub fn fail(&mut self, sense: Sense) {
+        self.sense = self.sense.or(Some(sense));
+        if self.in_flight == 0 {
+            let sense = self.sense.unwrap_or(sense);
+            self.state = State::Ended(Outcome::check(&sense, self.descriptor_sense));
+        }
+    }
+
+    /// The outcome of a task that has ended.
+    #[must_use]
+    pub fn into_outcome(self) -> Outcome {
+        match self.state {
+            State::Ended(outcome) => outcome,
+            _ => Outcome::of(Status::Busy),
+        }
+    }
+
+    /// Looks at what was read into the task's own memory.
+    fn look(&mut self, io: &Io, memory: &[u8]) -> Option<Sense> {
+        let State::Work(work) = &mut self.state else { return None };
+        let miscompare = |at: usize| {
+            let sense = Sense::new(Key::Miscompare, asc::MISCOMPARE_DURING_VERIFY);
+            Some(sense.with_information(at as u64))
+        };
+        match &mut work.kind {
+            Kind::Look(Some(block)) => {
+                data::first_difference_from_copies(block, memory).and_then(miscompare)
+            }
+            Kind::Swap { expected, step, .. } if matches!(io.op, Op::Read(_)) => {
+                *step = Swap::Write;
+                data::first_difference(expected, memory).and_then(miscompare)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Work {
+    /// The next I/O; none when all were made, or the next one needs the end of this one.
+    fn next(&mut self) -> Option<Io> {
+        if let Kind::Unmap(ranges) = &mut self.kind {
+            let range = ranges.pop_front()?;
+            return Some(self.without_data(Op::Unmap(range)));
+        }
+        if self.left.nblocks == 0 {
+            return None;
+        }
+        let is_whole = matches!(self.kind, Kind::Flush | Kind::Zero | Kind::Swap { .. });
+        let blocks = if is_whole {
+            self.left.nblocks
+        } else {
+            self.left.nblocks.min(self.piece_blocks.into())
+        };
+        let range = Range::new(self.left.lba, blocks);
+        let len = u32::try_from(blocks * u64::from(self.block_len)).unwrap_or(u32::MAX);
+        let with = |op, data| Some(Io { op, flags: self.flags, data, len, verify: false });
+        let io = match &self.kind {
+            Kind::Read => with(Op::Read(range), Data::In(self.offset)),
+            Kind::Write { verify } => {
+                let io = with(Op::Write(range), Data::Out(self.offset));
+                io.map(|io| Io { verify: *verify, ..io })
+            }
+            Kind::Compare => with(Op::Compare(range), Data::Out(self.offset)),
+            Kind::Look(_) => with(Op::Read(range), Data::Own),
+            Kind::Fill(_) => with(Op::Write(range), Data::Own),
+            Kind::Zero => Some(self.without_data(Op::WriteZeroes(range))),
+            Kind::Flush => Some(self.without_data(Op::Flush)),
+            Kind::Swap { step: Swap::Read, .. } => {
+                // The blocks stay: the write comes when the read has ended.
+                return self.swap_read(range, len);
+            }
+            Kind::Swap { step: Swap::Write, .. } => with(Op::Write(range), Data::Own),
+            Kind::Unmap(_) => None,
+        };
+        self.left = Range::new(self.left.lba + blocks, self.left.nblocks - blocks);
+        self.offset = self.offset.saturating_add(len);
+        io
+    }
+
+    /// The read of COMPARE AND WRITE, once: `offset` tells that it was made.
+    fn swap_read(&mut self, range: Range, len: u32) -> Option<Io> {
+        if self.offset > 0 {
+            return None;
+        }
+        self.offset = len;
+        Some(Io { op: Op::Read(range), flags: IoFlags::NONE, data: Data::Own, len, verify: false })
+    }
+
+    fn without_data(&self, op: Op) -> Io {
+        Io { op, flags: self.flags, data: Data::None, len: 0, verify: false }
+    }
+
+    fn put_back(&mut self, io: &Io) {
+        match (&mut self.kind, io.op) {
+            (Kind::Unmap(ranges), Op::Unmap(range)) => ranges.push_front(range),
+            (Kind::Swap { step: Swap::Read, .. }, _) => self.offset = 0,
+            (
+                _,
+                Op::Read(range) | Op::Write(range) | Op::Compare(range) | Op::WriteZeroes(range),
+            ) => {
+                self.left = Range::new(range.lba, self.left.nblocks + range.nblocks);
+                self.offset = self.offset.saturating_sub(io.len);
+            }
+            (_, Op::Flush) => self.left.nblocks = 1,
+            _ => {}
+        }
+    }
+}

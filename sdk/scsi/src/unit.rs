@@ -1,0 +1,82 @@
+//! A logical unit: a bdev as initiators see it.
+
+use crate::NexusId;
+use crate::disk::Disk;
+use crate::gate::Gate;
+use crate::modes::Modes;
+use crate::reserve::Reservations;
+use std::collections::BTreeMap;
+
+/// Most unit attentions that wait for one nexus; what comes on top is dropped, since those that wait already make it look again.
+const ATTENTIONS_MAX: usize = 8;
+
+/// A logical unit.
+#[derive(Debug)]
+pub struct Unit {
+    pub(crate) disk: Disk,
+    pub(crate) modes: Modes,
+    pub(crate) reservations: Reservations,
+    pub(crate) gate: Gate,
+    /// Unit attentions to tell, by nexus, as additional sense codes; no entry without one.
+    attentions: BTreeMap<NexusId, Vec<u16>>,
+}
+
+impl Unit {
+    pub(crate) fn new(disk: Disk) -> Self {
+        Self {
+            disk,
+            modes: Modes::default(),
+            reservations: Reservations::default(),
+            gate: Gate::default(),
+            attentions: BTreeMap::new(),
+        }
+    }
+
+    /// The bdev.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Lets a nexus know of something with its next command.
+    pub(crate) fn attend(&mut self, nexus: NexusId, code: u16) {
+        let waiting = self.attentions.entry(nexus).or_default();
+        if !waiting.contains(&code) && waiting.len() < ATTENTIONS_MAX {
+            waiting.push(code);
+        }
+    }
+
+    /// The next unit attention for a nexus.
+    pub(crate) fn take_attention(&mut self, nexus: NexusId) -> Option<u16> {
+        if self.attentions.is_empty() {
+            return None;
+        }
+        let waiting = self.attentions.get_mut(&nexus)?;
+        let code = (!waiting.is_empty()).then(|| waiting.remove(0));
+        if waiting.is_empty() {
+            self.attentions.remove(&nexus);
+        }
+        code
+    }
+
+    /// REPORT LUNS tells a nexus what has changed among the units.
+    pub(crate) fn forget_attention(&mut self, nexus: NexusId, code: u16) {
+        if let Some(waiting) = self.attentions.get_mut(&nexus) {
+            waiting.retain(|other| *other != code);
+            if waiting.is_empty() {
+                self.attentions.remove(&nexus);
+            }
+        }
+    }
+
+    /// A nexus is gone.
+    pub(crate) fn forget(&mut self, nexus: NexusId) {
+        self.attentions.remove(&nexus);
+        self.reservations.nexus_lost(nexus);
+    }
+
+    /// Whether blocks may not be written now.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.disk.read_only || self.modes.write_protect
+    }
+}
