@@ -14,7 +14,8 @@ use crate::{BackingFile, Errno};
 pub enum Engine {
     /// io_uring, Linux 5.8 or later; every operation is asynchronous.
     IoUring,
-    /// Linux native AIO. Asynchronous only for `O_DIRECT` files: for others `flush` does the I/O.
+    /// Linux native AIO, which itself is asynchronous only for `O_DIRECT` files, and not always for
+    /// them: a thread of the ring submits, so that `flush` never waits for a disk.
     Libaio,
 }
 

@@ -1,8 +1,8 @@
 //! The eventfd by which a ring wakes its owner.
-#![expect(unsafe_code, reason = "eventfd(2) has no safe wrapper in std")]
+#![expect(unsafe_code, reason = "eventfd(2) and poll(2) have no safe wrapper in std")]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// A non-blocking eventfd.
@@ -25,6 +25,25 @@ impl EventFd {
     pub(crate) fn drain(&self) {
         // The only failure is "nothing arrived".
         let _ = (&self.0).read(&mut [0; 8]);
+    }
+
+    /// Makes the fd readable. Any thread.
+    pub(crate) fn signal(&self) {
+        // Any number will do. The only failure is a counter that is full: it is readable already.
+        let _ = (&self.0).write(&[1; 8]);
+    }
+
+    /// Waits until the fd is readable, then takes the wake-ups.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, valid for the call.
+        let result = unsafe { libc::poll(&raw mut poll, 1, -1) };
+        let error = io::Error::last_os_error();
+        if result < 0 && error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+        self.drain();
+        Ok(())
     }
 
     pub(crate) fn raw(&self) -> RawFd {

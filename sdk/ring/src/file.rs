@@ -1,6 +1,7 @@
-//! The file or block device behind the I/O: opening, geometry, lock.
-#![expect(unsafe_code, reason = "ioctl(2), statx(2) and OFD locks have no safe wrapper in std")]
+//! The file or block device behind the I/O: opening and geometry.
+#![expect(unsafe_code, reason = "ioctl(2) and statx(2) have no safe wrapper in std")]
 
+use std::borrow::Cow;
 use std::ffi::c_int;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -36,11 +37,19 @@ pub struct BackingFile {
 #[derive(Debug)]
 pub struct FileError {
     path: PathBuf,
-    what: &'static str,
+    what: Cow<'static, str>,
     source: io::Error,
 }
 
 impl FileError {
+    pub(crate) fn new(
+        path: &Path,
+        what: impl Into<Cow<'static, str>>,
+        source: io::Error,
+    ) -> Self {
+        Self { path: path.to_owned(), what: what.into(), source }
+    }
+
     /// The kernel's error number, or the nearest to it.
     pub fn errno(&self) -> Errno {
         Errno::of(&self.source)
@@ -73,10 +82,8 @@ pub fn open_file(
     direct: bool,
 ) -> Result<BackingFile, FileError> {
     let path = path.as_ref();
-    let refused = |what| move |source| FileError { path: path.to_owned(), what, source };
-    // Before opening: the opening of a FIFO would block, that of a tape rewind it.
-    let before = std::fs::metadata(path).map_err(refused("cannot be found"))?;
-    require_storage(&before).map_err(refused("must be a regular file or a block device"))?;
+    let refused = |what: &'static str| move |source| FileError::new(path, what, source);
+    metadata_of_storage(path)?;
 
     let file = OpenOptions::new()
         .read(true)
@@ -155,35 +162,6 @@ impl BackingFile {
         self.memory_alignment
     }
 
-    /// Locks the whole file against everyone else who asks for this lock (an "open file
-    /// description" lock, as QEMU takes): against any other if opened for writing, against
-    /// writers if read-only. It ends when the file is closed, also by a crash.
-    ///
-    /// # Errors
-    ///
-    /// When another has it, in this process or not.
-    pub fn lock(&self) -> Result<(), FileError> {
-        let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-        // SAFETY: integers only, for which zero is a value.
-        let mut whole: libc::flock = unsafe { zeroed() };
-        // Start 0 and length 0: the whole file, however long it becomes.
-        whole.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
-        whole.l_whence = i16::try_from(libc::SEEK_SET).unwrap_or(i16::MAX);
-        let fd = self.file.as_raw_fd();
-        // SAFETY: the descriptor is open and the lock valid for the call.
-        let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, ptr::from_ref(&whole)) };
-        if result == 0 {
-            return Ok(());
-        }
-        let source = io::Error::last_os_error();
-        let what = match source.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) if self.read_only => "another has it open to write",
-            Some(libc::EAGAIN | libc::EACCES) => "in use: another has it open and locked",
-            _ => "cannot be locked",
-        };
-        Err(FileError { path: self.path.clone(), what, source })
-    }
-
     /// What a transfer must have moved a multiple of to be continued, in bytes.
     pub(crate) fn progress_unit(&self) -> u32 {
         if self.direct { self.logical_block_size } else { 1 }
@@ -194,6 +172,20 @@ impl AsFd for BackingFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Looks at a path before it is opened: opening a FIFO would block, and opening a tape rewinds it.
+///
+/// # Errors
+///
+/// When nothing is there, or neither a regular file nor a block device.
+pub(crate) fn metadata_of_storage(path: &Path) -> Result<Metadata, FileError> {
+    let found = std::fs::metadata(path)
+        .map_err(|source| FileError::new(path, "cannot be found", source))?;
+    require_storage(&found).map_err(|source| {
+        FileError::new(path, "must be a regular file or a block device", source)
+    })?;
+    Ok(found)
 }
 
 /// Accepts regular files and block devices.
@@ -287,23 +279,6 @@ mod tests {
         let missing = open_file(path.with_extension("no"), true, false).unwrap_err();
         assert_eq!(missing.errno().number(), libc::ENOENT);
         assert!(missing.to_string().contains("disk.no: cannot be found"));
-    }
-
-    #[test]
-    fn a_second_opener_to_write_is_locked_out_until_the_first_is_gone() {
-        let (_dir, path) = disk();
-        let first = open_file(&path, false, false).unwrap();
-        let second = open_file(&path, false, false).unwrap();
-        let reader = open_file(&path, true, false).unwrap();
-        first.lock().unwrap();
-        assert!(second.lock().unwrap_err().to_string().contains("in use"));
-        assert!(reader.lock().unwrap_err().to_string().contains("open to write"));
-        drop(first);
-        reader.lock().unwrap();
-        open_file(&path, true, false).unwrap().lock().unwrap();
-        second.lock().unwrap_err();
-        drop(reader);
-        second.lock().unwrap();
     }
 
     #[test]

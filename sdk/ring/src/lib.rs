@@ -11,9 +11,9 @@
 //!
 //! Files of the crate, top down: [`Ring`] (`ring`), what can be asked (`op`), the slots of what is
 //! in flight (`slots`, `transfer`), the two engines (`uring`, `libaio`), the promise about memory
-//! (`buffers`), the file behind it all (`file`).
+//! (`buffers`), the file behind it all (`file`) and its lock (`lock`).
 //!
-//! The ring itself is single threaded and may move between threads. On Linux an io_uring request
+//! The ring itself has one owner at a time and may move between threads. On Linux an io_uring request
 //! ends with `ECANCELED` when the thread that flushed it *exits*; moving on from a thread that
 //! lives is harmless.
 
@@ -26,6 +26,7 @@ mod errno;
 mod event;
 mod file;
 mod libaio;
+mod lock;
 mod op;
 mod ring;
 mod slots;
@@ -38,5 +39,6 @@ pub use buffers::{IoBuffers, Segment};
 pub use engine::Engine;
 pub use errno::Errno;
 pub use file::{BackingFile, FileError, open_file};
+pub use lock::{FileLock, lock_file};
 pub use op::Op;
 pub use ring::{Armed, Completion, FileIndex, Full, MAX_DEPTH, MAX_FILES, Ring};

@@ -27,8 +27,8 @@ pub enum Op {
     Fsync,
     /// Gives the range back to the file system or device; it then reads as zeroes. The size stays.
     ///
-    /// libaio cannot do this: there it is done inside `push`, which blocks, and completes at the
-    /// next `reap`.
+    /// libaio has no such operation: the ring's thread makes the call, and what is flushed later
+    /// reaches the kernel after it.
     PunchHole {
         /// First byte.
         offset: u64,

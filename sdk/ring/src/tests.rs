@@ -446,6 +446,10 @@ fn arming_sees_what_has_already_completed(engine: Engine) {
     assert_eq!(bench.ring.arm().unwrap(), Armed::WorkWaiting, "refused without the kernel");
     finish(&mut bench.ring);
     bench.push(read(0), Request::block(0)); // From the page cache: done within the flush.
+    if engine == Engine::Libaio {
+        bench.ring.flush().unwrap();
+        assert!(is_signalled(&bench.ring, 5000)); // Its own thread flushes. Arming forgets the signal.
+    }
     assert_eq!(bench.ring.arm().unwrap(), Armed::WorkWaiting);
     assert_eq!(finish(&mut bench.ring).len(), 1);
     assert_eq!(bench.ring.arm().unwrap(), Armed::MaySleep);

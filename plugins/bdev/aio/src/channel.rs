@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use drivebay_ring::{self as ring, Armed, Completion, Errno, FileIndex, Full, Ring};
+use drivebay_ring::{self as ring, Armed, Completion, Engine, Errno, FileIndex, Full, Ring};
 use drivebay_sdk::bdev::IoId;
 use drivebay_sdk::prelude::*;
 
@@ -12,6 +12,46 @@ use crate::disk::{FileDisk, Zeroing};
 
 /// I/Os in flight of one channel. The bus keeps what is more.
 const DEPTH: u32 = 256;
+
+/// Refuses a disk by libaio when the system has no room for one more channel: a channel that is opened
+/// later can only fail. `[app thread]`
+///
+/// # Errors
+/// `EAGAIN`, which names the limit.
+pub fn check_room(engine: Engine) -> Result<()> {
+    let is_full = matches!(aio_room(), Some((used, max)) if used + u64::from(DEPTH) > max);
+    if engine == Engine::Libaio && is_full {
+        return Err(Error::new(libc::EAGAIN, no_room()));
+    }
+    Ok(())
+}
+
+/// Operations that all programs have reserved of libaio, and how many there may be.
+fn aio_room() -> Option<(u64, u64)> {
+    let read = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some((read("aio-nr")?, read("aio-max-nr")?))
+}
+
+fn no_room() -> String {
+    let (used, max) = aio_room().unwrap_or_default();
+    format!(
+        "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; \
+         raise it (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
+    )
+}
+
+fn no_ring(disk: &FileDisk, error: &io::Error) -> Error {
+    let errno = error.raw_os_error().unwrap_or(errno::EIO);
+    let why = match (disk.engine(), errno) {
+        (Engine::Libaio, libc::EAGAIN) => no_room(),
+        _ => error.to_string(),
+    };
+    error!("{}: no ring for this thread: {why}", disk.name());
+    Error::new(errno, why)
+}
 
 /// I/Os of a burst that one system call submits: the kernel lets the disk begin when it returns.
 const AT_ONCE: usize = 4;
@@ -36,7 +76,7 @@ impl Channel {
     /// # Errors
     /// What the kernel refuses.
     pub fn open(disk: Arc<FileDisk>) -> Result<Self> {
-        let mut ring = Ring::new(disk.engine(), DEPTH)?;
+        let mut ring = Ring::new(disk.engine(), DEPTH).map_err(|error| no_ring(&disk, &error))?;
         let file = ring.attach(Arc::clone(disk.file()))?;
         Ok(Self { disk, ring, file, syncing: Vec::new(), has_warned: false, unflushed: 0 })
     }
@@ -44,8 +84,8 @@ impl Channel {
     /// Queues an I/O; the kernel sees it with a few others, or at the end of the burst.
     pub fn submit(&mut self, io: BdevIo) {
         let op = io.op();
-        if !self.is_within(op) {
-            return io.complete(Status::INVALID);
+        if let Some(refusal) = self.refusal(op) {
+            return io.complete(refusal);
         }
         match self.on_file(op, io.flags()) {
             Some(op) => self.push(op, io),
@@ -53,15 +93,17 @@ impl Channel {
         }
     }
 
-    /// Whether the op lies on the file: a write past its end would lengthen it. The bus has looked
-    /// already, but the file decides.
-    fn is_within(&self, op: Op) -> bool {
-        match op {
-            Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
-                let end = range.lba.checked_add(range.nblocks);
-                end.is_some_and(|end| end <= self.disk.num_blocks())
-            }
-            _ => true,
+    /// Why the op cannot be carried out, if part of it lies behind the end of the file, where a
+    /// write would lengthen it: no such block, or a file that was made shorter.
+    fn refusal(&self, op: Op) -> Option<Status> {
+        let (Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range)) = op
+        else {
+            return None;
+        };
+        match range.lba.checked_add(range.nblocks) {
+            Some(end) if end <= self.disk.blocks_there() => None,
+            Some(end) if end <= self.disk.num_blocks() => Some(Status::IO_ERROR),
+            _ => Some(Status::INVALID),
         }
     }
 
@@ -127,6 +169,10 @@ impl Channel {
             return self.push(ring::Op::Fdatasync, io);
         }
         let status = status_of(op, self.disk.block_size(), result);
+        if matches!((op, result), (Op::Read(_), Ok(_))) && !status.is_success() {
+            // Where the end is now holds for the I/O that follows; an error is that I/O's own.
+            let _ = self.disk.measure();
+        }
         if !status.is_success() && !std::mem::replace(&mut self.has_warned, true) {
             let name = self.disk.name();
             warn!("{name}: {op:?} ended with {result:?}; further failures are not logged");

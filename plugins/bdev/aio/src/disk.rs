@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drivebay_ring::{BackingFile, Engine, FileError, open_file};
+use drivebay_ring::{BackingFile, Engine, FileError, FileLock, lock_file, open_file};
 use drivebay_sdk::bdev::check_name;
 use drivebay_sdk::prelude::*;
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
+
+use crate::channel::check_room;
 
 /// Smallest block size, in bytes.
 const BLOCK_SIZE_MIN: u32 = 512;
@@ -49,13 +51,14 @@ pub struct FileDisk {
     is_block_size_given: bool,
     /// As the bus knows it: a rescan changes it.
     num_blocks: AtomicU64,
+    /// Blocks that the file was last seen to have: fewer than `num_blocks` after it was made
+    /// shorter. No I/O goes beyond, since a write there would lengthen the file again.
+    blocks_there: AtomicU64,
     fallocate: bool,
     zeroing: Option<Zeroing>,
     uuid: Uuid,
     engine: Engine,
-    /// Holds the lock. Opened for this alone: io_uring lets go of a file only some time after its
-    /// ring was closed, and after the process was killed.
-    _lock: BackingFile,
+    _lock: FileLock,
 }
 
 /// How a range is made to read as zeroes.
@@ -71,18 +74,19 @@ impl FileDisk {
     /// Opens and locks the file.
     ///
     /// # Errors
-    /// What is wrong with the file or a parameter, by name; `EBUSY` when another has it locked.
+    /// What is wrong with the file or a parameter, by name; `EBUSY` when another has it locked, or
+    /// the kernel has the block device mounted.
     pub fn open(wanted: Wanted) -> Result<Self> {
         let name = check_name(wanted.name)?;
         let given = wanted.block_size.filter(|size| *size != 0);
         check_block_size(given.unwrap_or(BLOCK_SIZE_MIN))?;
-        let lock = open_file(&wanted.filename, wanted.is_read_only, false).map_err(refused)?;
-        lock.lock().map_err(in_use)?;
+        check_room(wanted.engine)?;
+        let lock = lock_file(&wanted.filename, wanted.is_read_only).map_err(refused)?;
         let file = open_direct_if_possible(&wanted.filename, wanted.is_read_only, given)?;
 
         let block_size = given.unwrap_or(file.logical_block_size());
         check_block_size(block_size)?;
-        let num_blocks = measure(&file, block_size)?;
+        let num_blocks = at_least_one(&file, block_size, measure(&file, block_size)?)?;
         let geometry = Geometry::new(block_size, num_blocks)?;
         let uuid = match wanted.uuid {
             Some(uuid) => uuid,
@@ -97,6 +101,7 @@ impl FileDisk {
             geometry,
             is_block_size_given: given.is_some(),
             num_blocks: AtomicU64::new(num_blocks),
+            blocks_there: AtomicU64::new(num_blocks),
             fallocate: wanted.fallocate,
             zeroing,
             uuid,
@@ -133,12 +138,20 @@ impl FileDisk {
         align.checked_next_power_of_two().unwrap_or(align)
     }
 
-    /// The number of whole blocks that the file has now.
+    /// Looks at the file's size. From now on I/O goes as far as the file does, in whole blocks,
+    /// which are returned. Any thread.
     ///
     /// # Errors
     /// When the file does not tell its size, or has not even one block.
     pub fn measure(&self) -> Result<u64> {
-        measure(&self.file, self.block_size())
+        let found = measure(&self.file, self.block_size())?;
+        self.blocks_there.store(found, Ordering::Relaxed);
+        at_least_one(&self.file, self.block_size(), found)
+    }
+
+    /// How many blocks the file was last seen to have.
+    pub fn blocks_there(&self) -> u64 {
+        self.blocks_there.load(Ordering::Relaxed)
     }
 
     /// Name of the bdev.
@@ -249,34 +262,27 @@ fn refused(error: FileError) -> Error {
     Error::new(error.errno().number(), format!("filename {error}"))
 }
 
-/// A lock that another has reads as "busy".
-fn in_use(error: FileError) -> Error {
-    let errno = match error.errno().number() {
-        libc::EAGAIN | libc::EACCES => errno::EBUSY,
-        other => other,
-    };
-    Error::new(errno, format!("filename {error}"))
-}
-
 /// The number of whole blocks of a file.
 fn measure(file: &BackingFile, block_size: u32) -> Result<u64> {
-    let path = file.path().display();
     let size_bytes = file.size_bytes().map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(errno::EIO);
+        let (path, errno) = (file.path().display(), error.raw_os_error().unwrap_or(errno::EIO));
         Error::new(errno, format!("filename {path}: it does not tell its size: {error}"))
     })?;
-    let (num_blocks, rest) =
-        (size_bytes / u64::from(block_size), size_bytes % u64::from(block_size));
-    if num_blocks == 0 {
-        let message = format!(
-            "filename {path}: its size of {size_bytes} bytes is less than one block of {block_size}"
-        );
-        return Err(Error::new(errno::EINVAL, message));
-    }
+    let rest = size_bytes % u64::from(block_size);
     if rest != 0 {
+        let path = file.path().display();
         warn!("{path}: the last {rest} bytes are less than a block of {block_size} and not used");
     }
-    Ok(num_blocks)
+    Ok(size_bytes / u64::from(block_size))
+}
+
+fn at_least_one(file: &BackingFile, block_size: u32, num_blocks: u64) -> Result<u64> {
+    if num_blocks > 0 {
+        return Ok(num_blocks);
+    }
+    let path = file.path().display();
+    let message = format!("filename {path}: it is shorter than one block of {block_size} bytes");
+    Err(Error::new(errno::EINVAL, message))
 }
 
 /// How the file zeroes ranges, if it can.

@@ -30,7 +30,7 @@ pub fn register<K: Kind>() -> Result<()> {
     .describe(|method| {
         method
             .result("Name of the new bdev.")
-            .error(-16, "busy", "Another has the file open and locked.")
+            .error(-16, "busy", "Another has the file open and locked, or the device is mounted.")
             .error(-17, "exists", "A bdev has that name.")
             .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
     })
@@ -38,7 +38,7 @@ pub fn register<K: Kind>() -> Result<()> {
     Method::immediate(
         &format!("bdev_{module}_rescan"),
         "Takes over the size that the file or block device has now.\n\n\
-         A bdev does not shrink while it is open.",
+         A bdev does not shrink while it is open; I/O behind the end of its file then fails.",
         rescan::<K>,
     )
     .describe(|method| {
@@ -72,8 +72,6 @@ fn rescan<K: Kind>(params: Rescan) -> Result<bool> {
     let bdev = bdev::find::<FileBdev<K>>(&params.name)?;
     let (before, now) = (bdev.disk.num_blocks(), bdev.disk.measure()?);
     if now != before {
-        // The disk is never shorter than the bus takes it for.
-        bdev.disk.set_num_blocks(now.max(before));
         bdev.resize(now)?;
         bdev.disk.set_num_blocks(now);
         info!("{}: {before} blocks before, {now} now", params.name);

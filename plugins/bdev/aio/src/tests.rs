@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use drivebay_ring::{Engine, open_file};
+use drivebay_ring::{Engine, lock_file, open_file};
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 use tempfile::TempDir;
@@ -192,6 +192,40 @@ fn a_read_behind_the_end_of_a_file_that_became_shorter_fails() {
 }
 
 #[test]
+fn a_write_behind_the_end_fails_once_the_shortening_was_seen_and_the_file_stays_short() {
+    let (_dir, path) = file(64 * KIB);
+    let host = host();
+    let shorten = |len| OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
+    let write = |lba| write(&host, "cut", lba, &[1; 512], IoFlags::NONE);
+    let rescan = || host.call("bdev_aio_rescan", &json!({"name": "cut"}));
+    create(&host, "cut", &path, &json!({}));
+    let (channel, _desc) = host.open("cut");
+    let read = |lba| {
+        let op = Op::Read(Range::new(lba, 1));
+        host.io(&channel, op, IoFlags::NONE, &mut vec![0; 512]).status
+    };
+
+    // Seen by a read.
+    shorten(32 * KIB);
+    assert_eq!(read(64), Status::IO_ERROR);
+    assert_eq!((write(64), write(127)), (Status::IO_ERROR, Status::IO_ERROR));
+    assert_eq!(write(63), Status::SUCCESS);
+    // Seen by a rescan.
+    shorten(16 * KIB);
+    rescan().unwrap();
+    assert!(!write(32).is_success());
+    assert_eq!(read(31), Status::SUCCESS);
+    shorten(0);
+    assert_eq!(rescan().unwrap_err().code, -22);
+    assert!(!write(0).is_success());
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    // What has grown again is used again.
+    shorten(64 * KIB);
+    assert_eq!(rescan().unwrap(), true);
+    assert_eq!((write(127), read(127)), (Status::SUCCESS, Status::SUCCESS));
+}
+
+#[test]
 fn a_rescan_takes_over_the_size_that_the_file_has_now() {
     let (_dir, path) = file(64 * KIB);
     let host = host();
@@ -213,8 +247,8 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
     let params = json!({"name": "second", "filename": path, "block_size": 512});
     let error = host.call("bdev_aio_create", &params).unwrap_err();
     assert_eq!(error.code, -16);
-    assert!(error.message.contains("disk: in use: another has it open and locked"), "{error:?}");
-    open_file(&path, true, false).unwrap().lock().unwrap_err();
+    assert!(error.message.contains("disk: in use: process "), "{error:?}");
+    lock_file(&path, true).unwrap_err();
     host.call("bdev_aio_delete", &json!({"name": "first"})).unwrap();
     host.call("bdev_aio_create", &params).unwrap();
 }
@@ -290,7 +324,7 @@ fn parameters_that_are_not_allowed_are_refused_by_name() {
         (json!({"filename": path, "block_size": 513}), -22, "block_size 513"),
         (json!({"filename": path, "block_size": 1_u32 << 31}), -22, "block_size 2147483648"),
         (json!({"filename": path, "nowait": true}), -22, "nowait true"),
-        (json!({"filename": small, "block_size": 512}), -22, "511 bytes is less than one block"),
+        (json!({"filename": small, "block_size": 512}), -22, "is shorter than one block of 512"),
         (json!({"filename": dir.path().join("none")}), -2, "cannot be found"),
         (json!({"filename": "/dev/null"}), -22, "regular file or a block device"),
         (json!({"filename": dir.path()}), -21, "regular file or a block device"),
