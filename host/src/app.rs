@@ -329,8 +329,7 @@ fn start(
     events: &Receiver<Event>,
 ) -> Result<config::Load, Halt> {
     for name in &options.environment.load {
-        let (manager, plugin) = (Arc::clone(&host.manager), name.clone());
-        on_app_thread(move || manager.load(&plugin)).map_err(|error| failed("--load", error))?;
+        host.manager.load(name).map_err(|error| failed("--load", error))?;
     }
     let load = config::Load::new(document, host, options.json_ignore_init_errors);
     load.startup(events)?;

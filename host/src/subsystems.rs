@@ -38,7 +38,7 @@ impl Subsystems {
     pub fn of_plugins(&self, manager: &Manager) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         let loaded: Vec<String> = self.lock().iter().map(|part| part.name.clone()).collect();
-        let on_path = manager.list().unwrap_or_default().into_iter();
+        let on_path = manager.list_known().unwrap_or_default().into_iter();
         let on_path = on_path.filter(|plugin| plugin.kind == KIND).map(|plugin| plugin.name);
         for name in loaded.into_iter().chain(on_path) {
             if !names.contains(&name) && OWN.iter().all(|(own, _)| *own != name) {

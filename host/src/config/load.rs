@@ -1,7 +1,7 @@
 //! Making the calls of a configuration at start.
 
 use super::document::{Document, Entry};
-use crate::app::{Event, Host, on_app_thread};
+use crate::app::{Event, Host};
 use crate::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder};
 use drivebay_spec_jsonrpc::State;
 use serde_json::value::to_raw_value;
@@ -44,9 +44,8 @@ impl Load {
         let methods: BTreeSet<&str> =
             self.entries.iter().map(|(_, entry)| entry.method.as_str()).collect();
         for method in methods {
-            let (manager, provision) = (Arc::clone(&self.host.manager), format!("rpc:{method}"));
             // A refusal shows again, with its call.
-            let _ = on_app_thread(move || manager.on_demand(&provision));
+            let _ = self.host.manager.on_demand(&format!("rpc:{method}"));
         }
         self.make(State::Startup, events)
     }

@@ -5,11 +5,13 @@ use super::manager::Manager;
 use super::report;
 use super::services::rpc_error_of;
 use super::{Error, Result};
-use crate::rpc::{GetMethods, Handler, Owner, RegisterError, Registry, async_handler};
+use crate::rpc::{
+    Call, GetMethods, Handler, Owner, RegisterError, Registry, Responder, async_handler,
+};
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, decode, params};
 use serde::Serialize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 params! {
     /// Parameters of `plugin_load`.
@@ -50,11 +52,14 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
             .register(&Owner::host(), method.in_any_state(), handler)
             .map_err(|e: RegisterError| Error::new(libc::EEXIST, e.to_string()))
     };
-    let method =
-        "Loads a plugin, after what it requires. Nothing happens when it is loaded already.";
+    let method = "Loads a plugin, after what it requires. Nothing happens when it is loaded already, from the same file.";
     add(
-        Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True."),
-        on_app_thread(manager, |manager, PluginLoad { name }| manager.load(&name).map(|()| true)),
+        Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True.").error(
+            i64::from(-libc::EEXIST),
+            "plugin",
+            "Another file of that plugin is loaded; the message says what must go first.",
+        ),
+        in_background(manager, |manager, PluginLoad { name }| manager.load(&name).map(|()| true)),
     )?;
     add(
         Method::new::<PluginUnload>(
@@ -71,13 +76,13 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
         Method::new::<NoParams>("plugin_list", Role::Read, method).result(
             "Array of objects of name, version, kind, state, reason, path, provides, requires.",
         ),
-        on_app_thread(manager, |manager, NoParams {}| manager.list()),
+        in_background(manager, |manager, NoParams {}| manager.list()),
     )?;
     let method = "Reads what a plugin's file says, without running anything of it.";
     add(
         Method::new::<PluginInspect>("plugin_inspect", Role::Admin, method)
             .result("Object of manifest, needed, runpath, nodelete, door_size and refusals."),
-        on_app_thread(manager, |_, PluginInspect { path }| {
+        in_background(manager, |_, PluginInspect { path }| {
             inspect_path(Path::new(&path))
                 .map(|inspection| report::inspection_json(&inspection))
                 .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {e}")))
@@ -103,14 +108,22 @@ fn list_what_can_be_loaded(
     add: impl Fn(Method, Handler) -> Result<()>,
 ) -> Result<()> {
     let Some(built_in) = registry.method("rpc_get_methods") else { return Ok(()) };
-    let list = |manager: &Manager, GetMethods { current, include_aliases }| {
-        manager.announce()?;
-        manager.methods(current, include_aliases)
+    let handler = {
+        let (manager, registry) = (Arc::downgrade(manager), Arc::downgrade(registry));
+        async_handler(move |GetMethods { current, include_aliases }, responder| {
+            let (Some(manager), Some(registry)) = (manager.upgrade(), registry.upgrade()) else {
+                return;
+            };
+            later(&manager, responder, move |manager, responder| match manager.announce() {
+                Ok(()) => responder.ok(&registry.list(current, include_aliases)),
+                Err(error) => responder.error(rpc_error_of(&error)),
+            });
+        })
     };
-    add(Method::clone(&built_in), on_app_thread(manager, list))
+    add(Method::clone(&built_in), handler)
 }
 
-fn on_app_thread<P, R>(
+fn in_background<P, R>(
     manager: &Arc<Manager>,
     method: impl Fn(&Manager, P) -> Result<R> + Copy + Send + Sync + 'static,
 ) -> Handler
@@ -122,12 +135,34 @@ where
     async_handler(move |params: P, responder| {
         // Gone = the host ends; the responder says so by being dropped.
         let Some(manager) = manager.upgrade() else { return };
-        let for_job = Arc::clone(&manager);
-        manager.send_to_app(Box::new(move || match method(&for_job, params) {
+        later(&manager, responder, move |manager, responder| match method(manager, params) {
             Ok(result) => responder.ok(&result),
             Err(error) => responder.error(rpc_error_of(&error)),
-        }));
+        });
     })
+}
+
+/// Answers on the loader's own thread; at once with an error when too much waits there.
+fn later(
+    manager: &Manager,
+    responder: Responder,
+    answer: impl FnOnce(&Manager, Responder) + Send + 'static,
+) {
+    let waiting = Arc::new(Mutex::new(Some(responder)));
+    let taken = Arc::clone(&waiting);
+    let take = |place: &Mutex<Option<Responder>>| {
+        place.lock().unwrap_or_else(PoisonError::into_inner).take()
+    };
+    let job = Box::new(move |manager: &Manager| {
+        if let Some(responder) = take(&taken) {
+            answer(manager, responder);
+        }
+    });
+    if let Err(error) = manager.in_background(job)
+        && let Some(responder) = take(&waiting)
+    {
+        responder.error(rpc_error_of(&error));
+    }
 }
 
 fn unload(manager: &Arc<Manager>) -> Handler {
@@ -156,12 +191,11 @@ fn describe(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Handler {
             Ok(Describe { method }) => method,
             Err(error) => return call.responder.error(error),
         };
-        let (may_load, responder) = (call.peer.may(Role::Operate), call.responder);
-        let for_job = Arc::clone(&manager);
-        manager.send_to_app(Box::new(move || {
+        let may_load = call.peer.may(Role::Operate);
+        later(&manager, call.responder, move |manager, responder| {
             if may_load
                 && registry.declaration(&name).is_none()
-                && let Err(error) = for_job.on_demand(&format!("rpc:{name}"))
+                && let Err(error) = manager.on_demand(&format!("rpc:{name}"))
             {
                 return responder.error(rpc_error_of(&error));
             }
@@ -172,7 +206,7 @@ fn describe(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Handler {
                     responder.error(RpcError::invalid_value("method", &name, allowed));
                 }
             }
-        }));
+        });
     })
 }
 
@@ -183,13 +217,13 @@ fn load_on_first_call(manager: &Arc<Manager>, registry: &Arc<Registry>) {
         let (Some(manager), Some(registry)) = (manager.upgrade(), owner.upgrade()) else {
             return Some(call);
         };
-        let for_job = Arc::clone(&manager);
-        manager.send_to_app(Box::new(move || {
-            match for_job.on_demand(&format!("rpc:{}", call.method)) {
-                Ok(_) => registry.redispatch(call),
-                Err(error) => call.responder.error(rpc_error_of(&error)),
+        let Call { method, params, peer, responder } = call;
+        later(&manager, responder, move |manager, responder| {
+            match manager.on_demand(&format!("rpc:{method}")) {
+                Ok(_) => registry.redispatch(Call { method, params, peer, responder }),
+                Err(error) => responder.error(rpc_error_of(&error)),
             }
-        }));
+        });
         None
     }));
 }

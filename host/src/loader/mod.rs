@@ -3,7 +3,7 @@
 //! ```text
 //! search ─> inspect (manifest, layout) ─> trust ─> stage ─> open ─> init, start
 //!                                                             │
-//!            manager: the life of each plugin                 └─ services: what it is given
+//!            life: each plugin from there to its end          └─ services: what it is given
 //! ```
 //!
 //! - [`Manager`] is the whole of it for the program: load, unload, list, load on demand.
@@ -11,14 +11,19 @@
 //! - Nothing of a plugin runs before [`inspect`] has read its notes and [`trust`] its owner.
 //! - `open`, `services`, `text`, `app_only` and `core_tables` are the modules with unsafe code.
 
+mod announce;
 mod app_only;
+mod background;
 mod broker;
 mod calls;
 mod core_tables;
 mod error;
+mod files;
 pub mod inspect;
 pub mod layout;
+mod life;
 mod listing;
+mod load;
 mod manager;
 pub mod manifest;
 pub mod methods;

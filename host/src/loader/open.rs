@@ -32,6 +32,10 @@ pub(super) struct Door {
     _library: ManuallyDrop<Library>,
 }
 
+// SAFETY: it holds addresses of the library, which stays mapped, and nothing is called by them before
+// `init` takes the value on the app thread.
+unsafe impl Send for Door {}
+
 /// A plugin between `init` and `fini`. App thread.
 pub(super) struct Instance {
     door: Door,
@@ -40,7 +44,8 @@ pub(super) struct Instance {
 }
 
 impl Door {
-    /// Maps a staged copy. The library's constructors, if it has any, run now.
+    /// Maps a staged copy. The library's constructors, if it has any, run now, on this thread. Any
+    /// thread.
     ///
     /// # Errors
     /// What the dynamic loader says, or where door and manifest differ.

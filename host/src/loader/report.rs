@@ -10,12 +10,12 @@ use super::trust::signature::{self, Verdict, sidecar_path};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The plugins on the search path, with `folders` before the default ones. Runs nothing of them.
 #[must_use]
 pub fn list(folders: &[PathBuf], policy: Policy) -> Vec<Listing> {
-    let mut search = Search::new(Search::default_folders(folders), Rc::new(policy));
+    let mut search = Search::new(Search::default_folders(folders), Arc::new(policy));
     on_path(&mut search)
 }
 

@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Environment variable with further folders, separated by colons.
 pub const PATH_VARIABLE: &str = "DRIVEBAY_PLUGIN_PATH";
@@ -55,7 +55,7 @@ type Look = std::result::Result<Candidate, NotAPlugin>;
 #[derive(Debug)]
 pub struct Search {
     folders: Vec<PathBuf>,
-    policy: Rc<Policy>,
+    policy: Arc<Policy>,
     known: BTreeMap<PathBuf, (Stamp, Look)>,
 }
 
@@ -72,7 +72,7 @@ pub struct Stamp {
 impl Search {
     /// Looks in `folders`, first come first. What the policy does not allow is found, and refused.
     #[must_use]
-    pub fn new(folders: Vec<PathBuf>, policy: Rc<Policy>) -> Self {
+    pub fn new(folders: Vec<PathBuf>, policy: Arc<Policy>) -> Self {
         Self { folders, policy, known: BTreeMap::new() }
     }
 
@@ -320,7 +320,7 @@ mod tests {
         fs::write(folder.path().join("libtext.so"), "hello").unwrap();
         fs::copy(std::env::current_exe().unwrap(), folder.path().join("program.so")).unwrap();
         let mut search =
-            Search::new(vec![folder.path().to_owned(), "/nonexistent".into()], Rc::default());
+            Search::new(vec![folder.path().to_owned(), "/nonexistent".into()], Arc::default());
         assert!(search.scan().is_empty());
         assert_eq!(search.known.len(), 2, "both are remembered and not read again");
         let error = search.by_name("malloc", &semver::VersionReq::STAR).unwrap_err();
@@ -335,7 +335,7 @@ mod tests {
         let file = folder.path().join("libdrivebay_nvmf_tcp.so");
         let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
         fs::write(&file, &whole[..20]).unwrap();
-        let mut search = Search::new(vec![folder.path().to_owned()], Rc::default());
+        let mut search = Search::new(vec![folder.path().to_owned()], Arc::default());
         let error = search.by_name("nvmf-tcp", &semver::VersionReq::STAR).unwrap_err();
         assert_eq!(error.errno(), libc::ENOENT);
         assert!(

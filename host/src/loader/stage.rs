@@ -4,15 +4,16 @@
 //! knows libraries by their file, never mistakes a new version for one that is mapped.
 
 use super::error::{Error, Result};
-use super::inspect::{Inspection, inspect_file};
+use super::inspect::{Inspection, NotAPlugin, inspect_file};
 use super::trust;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use ring::digest::{Context, SHA256};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Largest plugin, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 30;
@@ -23,7 +24,7 @@ pub struct Stage {
     folder: PathBuf,
     /// Locked as long as the process lives, so that others know the folder from a stale one.
     _lock: Flock<File>,
-    copies: u64,
+    copies: AtomicU64,
 }
 
 /// One staged copy, checked.
@@ -54,53 +55,59 @@ impl Stage {
                 .map_err(|(_, e)| Error::of_file("lock", &folder, &e.into()))?;
             // Another process may have taken it for stale between both steps.
             if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
-                return Ok(Self { folder, _lock: lock, copies: 0 });
+                return Ok(Self { folder, _lock: lock, copies: AtomicU64::new(0) });
             }
         }
     }
 
-    /// Copies the plugin at `path`, hashes and inspects the copy.
+    /// Copies the plugin at `path`, hashes and inspects the copy. Any thread; blocks.
     ///
     /// # Errors
     /// What forbids it: owner, mode, what its notes say, or a failed copy.
-    pub fn copy(&mut self, path: &Path) -> Result<Staged> {
-        let mut from = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
-        let metadata = from.metadata().map_err(|e| Error::of_file("read", path, &e))?;
-        trust::check_file(path, &metadata)?;
-        trust::check_folders(path)?;
-        if metadata.len() > FILE_LEN_MAX {
-            let (path, len) = (path.display(), metadata.len());
-            let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");
-            return Err(Error::new(libc::EFBIG, message));
-        }
-        let incoming = self.folder.join("incoming.so");
-        let staged = self.copy_into(&incoming, path, &mut from);
-        if staged.is_err() {
-            let _ = fs::remove_file(&incoming);
-        }
-        staged
-    }
-
-    fn copy_into(&mut self, incoming: &Path, path: &Path, from: &mut File) -> Result<Staged> {
-        let mut to = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(incoming)
-            .map_err(|e| Error::of_file("make", incoming, &e))?;
-        let sha256 = copy_and_hash(from, &mut to).map_err(|e| Error::of_file("copy", path, &e))?;
-        to.rewind().map_err(|e| Error::of_file("read", incoming, &e))?;
-        let inspection = inspect_file(&to)
+    pub fn copy(&self, path: &Path) -> Result<Staged> {
+        let mut from = open_plugin(path)?;
+        // Its name goes with this value, unless the copy gets a name of its own.
+        let mut incoming = tempfile::Builder::new()
+            .prefix("incoming-")
+            .tempfile_in(&self.folder)
+            .map_err(|e| Error::of_file("write to", &self.folder, &e))?;
+        let sha256 = copy_and_hash(&mut from, incoming.as_file_mut())
+            .map_err(|e| Error::of_file("copy", path, &e))?;
+        let inspection = incoming
+            .rewind()
+            .map_err(|e| NotAPlugin::Unreadable(e.to_string()))
+            .and_then(|()| inspect_file(incoming.as_file()))
             .map_err(|e| Error::new(libc::ENOEXEC, format!("{}: {e}", path.display())))?;
-        let name = inspection.allowed()?.name.clone();
-        self.copies += 1;
-        let start = sha256.get(..16).unwrap_or_default();
-        let staged = self.folder.join(format!("{name}-{start}-{}.so", self.copies));
-        fs::rename(incoming, &staged).map_err(|e| Error::of_file("rename", incoming, &e))?;
+        let name = &inspection.allowed()?.name;
+        let (start, number) =
+            (sha256.get(..16).unwrap_or_default(), self.copies.fetch_add(1, Ordering::Relaxed));
+        let staged = self.folder.join(format!("{name}-{start}-{number}.so"));
+        incoming.persist(&staged).map_err(|e| Error::of_file("make", &staged, &e.error))?;
         Ok(Staged { path: staged, sha256, inspection })
     }
+}
+
+/// Opens a plugin whose owner, mode and length are as they must be.
+fn open_plugin(path: &Path) -> Result<File> {
+    let file = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
+    let metadata = file.metadata().map_err(|e| Error::of_file("read", path, &e))?;
+    trust::check_file(path, &metadata)?;
+    trust::check_folders(path)?;
+    if metadata.len() > FILE_LEN_MAX {
+        let (path, len) = (path.display(), metadata.len());
+        let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");
+        return Err(Error::new(libc::EFBIG, message));
+    }
+    Ok(file)
+}
+
+/// SHA-256 of a plugin's file as it is now, in hexadecimal. Any thread; blocks.
+///
+/// # Errors
+/// As [`Stage::copy`], but for what its notes say.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = open_plugin(path)?;
+    copy_and_hash(&mut file, &mut std::io::sink()).map_err(|e| Error::of_file("read", path, &e))
 }
 
 impl Drop for Stage {
@@ -110,7 +117,7 @@ impl Drop for Stage {
     }
 }
 
-fn copy_and_hash(from: &mut File, to: &mut File) -> std::io::Result<String> {
+fn copy_and_hash(from: &mut File, to: &mut impl Write) -> std::io::Result<String> {
     let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0_u8; 64 * 1024];
     let mut limited = from.take(FILE_LEN_MAX);
@@ -197,7 +204,7 @@ mod tests {
     #[test]
     fn what_is_no_plugin_is_not_staged() {
         let runtime = tempfile::tempdir().unwrap();
-        let mut stage = Stage::new(runtime.path()).unwrap();
+        let stage = Stage::new(runtime.path()).unwrap();
         let path = runtime.path().join("text.so");
         fs::write(&path, "hello").unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();

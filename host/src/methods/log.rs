@@ -85,7 +85,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
 
 /// Components of the host and loaded plugins.
 fn known(host: &Host) -> BTreeSet<String> {
-    let plugins = host.manager.list().unwrap_or_default().into_iter();
+    let plugins = host.manager.list_known().unwrap_or_default().into_iter();
     let plugins = plugins.filter(|plugin| plugin.state == PluginState::Serving);
     COMPONENTS.map(str::to_owned).into_iter().chain(plugins.map(|plugin| plugin.name)).collect()
 }

@@ -42,11 +42,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    pub(crate) fn new(
-        path: &Path,
-        what: impl Into<Cow<'static, str>>,
-        source: io::Error,
-    ) -> Self {
+    pub(crate) fn new(path: &Path, what: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         Self { path: path.to_owned(), what: what.into(), source }
     }
 

@@ -70,8 +70,7 @@ fn set_lock(file: &File, read_only: bool) -> io::Result<()> {
     whole.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
     whole.l_whence = i16::try_from(libc::SEEK_SET).unwrap_or(i16::MAX);
     // SAFETY: the descriptor is open and the lock valid for the call.
-    let result =
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, ptr::from_ref(&whole)) };
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, ptr::from_ref(&whole)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

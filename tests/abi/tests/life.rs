@@ -301,11 +301,45 @@ fn at_the_end_hosts_are_parted_from_before_any_disk_goes() {
 }
 
 #[test]
-fn other_threads_are_refused() {
+fn another_thread_loads_a_plugin_and_only_its_calls_are_the_app_threads() {
     let host = TestHost::new();
+    host.probe("p.so", &[]);
     let manager = std::sync::Arc::clone(&host.manager);
-    let error = std::thread::spawn(move || manager.load("probe").unwrap_err()).join().unwrap();
-    assert_eq!(error.errno(), libc::EPERM);
+    let (sender, loaded) = std::sync::mpsc::channel();
+    let loader = std::thread::spawn(move || sender.send(manager.load("probe")).unwrap());
+    host.wait(&loaded).unwrap();
+    loader.join().unwrap();
+    assert_eq!(host.seen(), ["probe start"]);
+    let manager = std::sync::Arc::clone(&host.manager);
+    let error = std::thread::spawn(move || manager.log_level_changed().unwrap_err());
+    assert_eq!(error.join().unwrap().errno(), libc::EPERM);
+}
+
+#[test]
+fn a_replaced_file_is_not_taken_for_the_plugin_that_serves_until_that_one_has_gone() {
+    let host = TestHost::new();
+    let file = host.probe("p.so", &[("VERSION", &text("1.0.0")), ("METHOD", &text("ping"))]);
+    let load = || host.call("plugin_load", r#"{"name":"probe"}"#);
+    load().unwrap();
+    // Written again with the same bytes, it is the same plugin.
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    load().unwrap();
+
+    std::fs::remove_file(&file).unwrap();
+    host.probe("p.so", &[("VERSION", &text("2.0.0")), ("METHOD", &text("ping"))]);
+    host.core.bdevs.store(2, std::sync::atomic::Ordering::Relaxed);
+    let (code, message) = load().unwrap_err();
+    assert_eq!(code, i64::from(-libc::EEXIST));
+    for part in ["1.0.0 is loaded", "was replaced", "(version 2.0.0)", "has 2 bdevs"] {
+        assert!(message.contains(part), "{message}");
+    }
+    host.core.bdevs.store(0, std::sync::atomic::Ordering::Relaxed);
+    assert!(load().unwrap_err().1.ends_with("plugin_unload it first"));
+    host.call("plugin_unload", r#"{"name":"probe"}"#).unwrap();
+    load().unwrap();
+    assert_eq!(host.call("ping", "{}").unwrap(), "probe 2.0.0");
 }
 
 #[test]

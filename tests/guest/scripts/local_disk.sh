@@ -36,7 +36,7 @@ for path in /dev/vda /dev/vda1; do
     refused "mounted on $folder" bdev_uring_create "{\"name\":\"D0\",\"filename\":\"$path\"}"
 done
 rpc_or_show bdev_aio_create "$(aio R0 /dev/vda ',"readonly":true')"
-rpc_or_show bdev_aio_create "$(aio R1 /dev/vda ',"readonly":true')"
+rpc_or_show bdev_aio_create "$(aio R1 /dev/vda ',"readonly":true,"uuid":"00000000-0000-4000-8000-000000000001"')"
 for name in R0 R1; do rpc_or_show bdev_aio_delete "{\"name\":\"$name\"}"; done
 mark "a mounted disk is read and not written"
 umount "$folder"
@@ -54,7 +54,7 @@ export_disk() { # NAME
     rpc_or_show nvmf_subsystem_add_listener "{\"nqn\":\"$NQN\",\"listen_address\":{\"trtype\":\"TCP\",\"adrfam\":\"IPv4\",\"traddr\":\"$TADDR\",\"trsvcid\":\"$TPORT\"}}"
 }
 export_disk D0
-connect --fast_io_fail_tmo=1
+connect
 dd if=/dev/zero of="$(wait_disk 1)" bs=64k oflag=direct status=none 2>/dev/null &
 sleep 1
 kill -9 $host

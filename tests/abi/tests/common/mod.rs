@@ -9,6 +9,7 @@ use drivebay::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder, regist
 use drivebay_plugin_api::{bay_bdev_api, bay_bdev_reg, bay_host, id};
 use drivebay_spec_jsonrpc::State as RpcState;
 use serde_json::value::RawValue;
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Compiles `tests/abi/plugins/<source>.c` with the given macros to `folder/<file>`.
@@ -39,6 +41,9 @@ pub fn build(source: &str, folder: &Path, file: &str, macros: &[(&str, &str)]) -
     to
 }
 
+/// How long a call may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A string literal of C for a macro's value.
 pub fn text(value: &str) -> String {
     serde_json::to_string(value).unwrap()
@@ -53,7 +58,8 @@ pub fn patch(file: &Path, from: &str, to: &str) {
     fs::write(file, bytes).unwrap();
 }
 
-/// The loader without a core: this thread is the app thread, and work for it is done at once.
+/// The loader without a core: this thread is the app thread. Work for it is done at once, or, when another
+/// thread asks, while this one waits for an answer.
 pub struct TestHost {
     pub plugins: TempDir,
     pub manager: Arc<Manager>,
@@ -65,6 +71,7 @@ pub struct TestHost {
 
 pub struct TestCore {
     app: ThreadId,
+    jobs: Mutex<VecDeque<Job>>,
     pub bdevs: AtomicUsize,
     bdev_api: &'static bay_bdev_api,
 }
@@ -93,7 +100,10 @@ unsafe impl Core for TestCore {
         thread::current().id() == self.app
     }
     fn send_to_app(&self, job: Job) {
-        job();
+        if self.on_app_thread() {
+            return job();
+        }
+        self.jobs.lock().unwrap().push_back(job);
     }
     fn table(&self, wanted: &str) -> Option<*const c_void> {
         // No table of the core is behind a permission yet; any will do for the one that is asked for.
@@ -118,6 +128,12 @@ unsafe impl Core for TestCore {
     }
 }
 
+impl TestCore {
+    fn next_job(&self) -> Option<Job> {
+        self.jobs.lock().unwrap().pop_front()
+    }
+}
+
 impl Events for TestEvents {
     fn notify(&self, kind: &str, context: &str) {
         self.seen.lock().unwrap().push(format!("{context} {kind}"));
@@ -139,6 +155,7 @@ impl TestHost {
             Box::leak(Box::new(bay_bdev_api { size, register: Some(register), ..empty }));
         let core = Arc::new(TestCore {
             app: thread::current().id(),
+            jobs: Mutex::default(),
             bdevs: AtomicUsize::new(0),
             bdev_api,
         });
@@ -180,8 +197,23 @@ impl TestHost {
         outcome
     }
 
+    /// Waits for an answer, and does meanwhile what other threads ask of the app thread.
+    pub fn wait<T>(&self, outcome: &mpsc::Receiver<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            while let Some(job) = self.core.next_job() {
+                job();
+            }
+            match outcome.recv_timeout(Duration::from_millis(1)) {
+                Ok(outcome) => return outcome,
+                Err(_) => assert!(Instant::now() < end, "it was not answered"),
+            }
+        }
+    }
+
     pub fn call(&self, method: &str, params: &str) -> Result<serde_json::Value, (i64, String)> {
-        match self.start_call(method, params).try_recv().expect("it was answered") {
+        let outcome = self.start_call(method, params);
+        match self.wait(&outcome) {
             Ok(result) => Ok(serde_json::from_str(result.get()).unwrap()),
             Err(error) => Err((error.code, error.message)),
         }

@@ -1,0 +1,63 @@
+//! Methods that a call would load a plugin for: the registry lists them before their plugin is there.
+
+use super::search::Candidate;
+use crate::rpc::{Owner, Registry};
+use drivebay_spec_jsonrpc::{Method, Role, State as RpcState};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// What the registry was told. App thread.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    told: RefCell<BTreeSet<Announced>>,
+}
+
+/// One method.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Announced {
+    plugin: String,
+    method: String,
+    is_for_startup: bool,
+}
+
+impl Announcements {
+    /// Tells the registry what these plugins, the best of each name, can be loaded for.
+    pub(super) fn update(&self, registry: &Registry, plugins: &[Candidate]) {
+        let mut wanted = BTreeSet::new();
+        for manifest in plugins.iter().filter_map(Candidate::usable) {
+            let announced = |method: &str| Announced {
+                plugin: manifest.name.clone(),
+                method: method.to_owned(),
+                is_for_startup: manifest.is_for_startup(method),
+            };
+            wanted.extend(manifest.methods().map(announced));
+        }
+        let mut told = self.told.borrow_mut();
+        for gone in told.difference(&wanted) {
+            registry.unregister(&Owner::new(&gone.plugin, 0), &gone.method);
+        }
+        for one in &wanted {
+            // Taken by another owner: that one answers it, and a load by name says so.
+            let _ = registry.announce(&Owner::new(&one.plugin, 0), one.declaration());
+        }
+        *told = wanted;
+    }
+}
+
+impl Announced {
+    /// What is known of the method before its plugin declares it.
+    fn declaration(&self) -> Method {
+        let Self { plugin, method, is_for_startup } = self;
+        let state = if *is_for_startup { RpcState::Startup } else { RpcState::Runtime };
+        Method {
+            name: method.clone(),
+            aliases: Vec::new(),
+            states: vec![state],
+            role: Role::Operate,
+            doc: format!("Loads the plugin {plugin}, which answers it."),
+            params: Vec::new(),
+            result: String::new(),
+            errors: Vec::new(),
+        }
+    }
+}

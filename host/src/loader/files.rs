@@ -1,0 +1,130 @@
+//! The plugins' files: found, judged, copied, verified and mapped. All of it blocks for as long as the
+//! disks take, and none of it needs the app thread: see [`Background`](super::background).
+
+use super::error::{Error, Result};
+use super::listing::{Listing, on_path};
+use super::manager::Settings;
+use super::manifest::Manifest;
+use super::open::Door;
+use super::search::{Candidate, Search, Stamp};
+use super::stage::Stage;
+use super::trust::Policy;
+use semver::VersionReq;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Any thread.
+pub(super) struct Files {
+    policy: Arc<Policy>,
+    search: Mutex<Search>,
+    stage: Stage,
+    /// What the last look at the path found.
+    latest: Mutex<Found>,
+}
+
+/// What lies on the search path.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// The best plugin of each name.
+    pub(super) best: Vec<Candidate>,
+    /// Every file that is a plugin, or may have been one.
+    pub(super) listing: Vec<Listing>,
+}
+
+/// A plugin whose library is mapped and checked; nothing of it was called yet.
+pub(super) struct Prepared {
+    pub(super) manifest: Manifest,
+    pub(super) path: PathBuf,
+    pub(super) stamp: Stamp,
+    pub(super) sha256: String,
+    pub(super) signer: Option<String>,
+    pub(super) granted: Vec<String>,
+    pub(super) door: Door,
+}
+
+impl Files {
+    /// Makes the staging folder.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(super) fn new(settings: Settings) -> Result<Self> {
+        let policy = Arc::new(settings.policy);
+        Ok(Self {
+            stage: Stage::new(&settings.runtime)?,
+            search: Mutex::new(Search::new(settings.folders, Arc::clone(&policy))),
+            policy,
+            latest: Mutex::default(),
+        })
+    }
+
+    /// Reads the search path again.
+    pub(super) fn scan(&self) -> Found {
+        let mut search = self.search();
+        let listing = on_path(&mut search);
+        let found = Found { best: search.best_of_each_name(), listing };
+        self.latest().clone_from(&found);
+        found
+    }
+
+    /// What the last [`scan`](Self::scan) found.
+    pub(super) fn known(&self) -> Found {
+        self.latest().clone()
+    }
+
+    /// As [`Search::by_name`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn by_name(&self, name: &str, version: &VersionReq) -> Result<Candidate> {
+        self.search().by_name(name, version)
+    }
+
+    /// As [`Search::by_provision`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn by_provision(&self, provision: &str) -> Result<Option<Candidate>> {
+        self.search().by_provision(provision)
+    }
+
+    /// Whether the policy lets a plugin of this name be loaded.
+    ///
+    /// # Errors
+    /// `EPERM` naming the list that forbids it.
+    pub(super) fn check_name(&self, name: &str) -> Result<()> {
+        self.policy.check_name(name)
+    }
+
+    /// Copies a plugin, checks the copy and maps it.
+    ///
+    /// # Errors
+    /// What forbids it: owner, mode, notes, signature; or what the dynamic loader says.
+    pub(super) fn prepare(&self, candidate: &Candidate) -> Result<Prepared> {
+        let staged = self.stage.copy(&candidate.path)?;
+        // The copy may be of a newer file than the one that was looked at; it is what counts.
+        let manifest = staged.inspection.allowed()?.clone();
+        if manifest.name != candidate.name() {
+            return Err(Error::new(libc::EAGAIN, "its file was replaced by another plugin's"));
+        }
+        let signer = self.policy.check_signature(&candidate.path, &staged.path)?;
+        let granted = self.policy.granted(&manifest, signer.as_ref());
+        Ok(Prepared {
+            door: Door::open(&staged)?,
+            manifest,
+            path: candidate.path.clone(),
+            stamp: candidate.stamp,
+            sha256: staged.sha256,
+            signer: signer.map(|key| key.to_string()),
+            granted,
+        })
+    }
+
+    fn search(&self) -> MutexGuard<'_, Search> {
+        // What a panic left half read is read again when its file is looked at next.
+        self.search.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Found> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,180 @@
+//! One load: what is required first, then the plugin itself.
+//!
+//! ```text
+//! found ─> required plugins loaded ─> prepared (files) ─> begun (app thread)
+//! ```
+//!
+//! It blocks, and so runs on the loader's own thread; a plugin that asks for another one from inside a
+//! call has it run on the app thread.
+
+use super::error::{Error, Result};
+use super::life::Present;
+use super::listing::State;
+use super::manager::Manager;
+use super::manifest::Requirement;
+use super::search::{Candidate, look_into};
+use super::stage::sha256_of;
+use drivebay_plugin_api::id;
+use semver::VersionReq;
+use std::path::Path;
+
+pub(super) struct Load<'m> {
+    manager: &'m Manager,
+    /// Names of what is being loaded, the outermost first.
+    loading: Vec<String>,
+}
+
+impl<'m> Load<'m> {
+    /// # Errors
+    /// When the host ends.
+    pub(super) fn new(manager: &'m Manager) -> Result<Self> {
+        Ok(Self { manager, loading: manager.on_app(|life| life.starting())? })
+    }
+
+    /// Loads a plugin by name, or from a path (what holds a `/` or ends in `.so`).
+    ///
+    /// # Errors
+    /// What forbids it; `EEXIST` when another file of that plugin is loaded.
+    pub(super) fn by_name_or_path(mut self, name_or_path: &str) -> Result<()> {
+        if name_or_path.contains('/') || name_or_path.ends_with(".so") {
+            let candidate = look_into(Path::new(name_or_path))
+                .map_err(|e| Error::new(libc::ENOEXEC, format!("{name_or_path}: {e}")))?;
+            return match self.present(&candidate.name())? {
+                Some(present) => check_same(&candidate, &present),
+                None => self.plugin(&candidate),
+            };
+        }
+        let found = self.manager.files().by_name(name_or_path, &VersionReq::STAR);
+        match (self.present(name_or_path)?, found) {
+            (Some(present), Ok(candidate)) => check_same(&candidate, &present),
+            // It serves, and its file has gone or may not be loaded any more.
+            (Some(_), Err(_)) => Ok(()),
+            (None, found) => self.plugin(&found?),
+        }
+    }
+
+    /// Loads what provides something; whether there was anything to load.
+    ///
+    /// # Errors
+    /// Several provide it, or the load failed, now or before with the same file.
+    pub(super) fn on_demand(mut self, provision: &str) -> Result<bool> {
+        let wanted = provision.to_owned();
+        if self.manager.on_app(move |life| life.is_provided(&wanted))? {
+            return Ok(false);
+        }
+        let Some(candidate) = self.manager.files().by_provision(provision)? else {
+            return Ok(false);
+        };
+        if self.present(&candidate.name())?.is_some() {
+            return Ok(false);
+        }
+        let asked = candidate.clone();
+        if let Some(before) = self.manager.on_app(move |life| life.failure_of(&asked))? {
+            return Err(before);
+        }
+        self.plugin(&candidate).map(|()| true)
+    }
+
+    fn plugin(&mut self, candidate: &Candidate) -> Result<()> {
+        let name = candidate.name();
+        self.check_cycle(&name)?;
+        self.loading.push(name.clone());
+        let mut state = State::Found;
+        let result = self.step_by_step(candidate, &mut state);
+        self.loading.pop();
+        let result = result.map_err(|e| Error::new(e.errno(), format!("plugin {name}: {e}")));
+        let (candidate, noted) = (candidate.clone(), result.clone());
+        self.manager.on_app(move |life| life.note(candidate, state, &noted))?;
+        result
+    }
+
+    fn step_by_step(&mut self, candidate: &Candidate, state: &mut State) -> Result<()> {
+        if let Some(refusal) = &candidate.refusal {
+            return Err(refusal.clone());
+        }
+        let manifest = candidate.inspection.allowed()?;
+        self.manager.files().check_name(&manifest.name)?;
+        *state = State::Allowed;
+        for requirement in manifest.requirements()? {
+            match &requirement {
+                Requirement::Provision(provision) => self.provision(provision),
+                Requirement::Plugin(name, version) => self.required_plugin(name, version),
+            }?;
+        }
+        let prepared = self.manager.files().prepare(candidate)?;
+        self.manager.on_app(move |life| life.begin(prepared))?
+    }
+
+    fn check_cycle(&self, name: &str) -> Result<()> {
+        let Some(at) = self.loading.iter().position(|n| n == name) else { return Ok(()) };
+        let chain = self.loading.iter().skip(at).map(String::as_str);
+        let chain: Vec<&str> = chain.chain([name]).collect();
+        let message = format!("plugins require each other: {}", chain.join(" -> "));
+        Err(Error::new(libc::ELOOP, message))
+    }
+
+    /// Sees to it that somebody provides what is required.
+    fn provision(&mut self, provision: &str) -> Result<()> {
+        let wanted = provision.to_owned();
+        let is_there = self.manager.on_app(move |life| {
+            [id::RPC, id::BROKER, id::NOTIFY].contains(&wanted.as_str())
+                || life.outside.core.table(&wanted).is_some()
+                || life.broker.is_provided(&wanted)
+                || life.is_provided(&wanted)
+        })?;
+        if is_there {
+            return Ok(());
+        }
+        let found = self.manager.files().by_provision(provision)?;
+        let provider = found.ok_or_else(|| {
+            let message = format!("it requires {provision}; no plugin on the path provides it");
+            Error::new(libc::ENOENT, message)
+        })?;
+        self.plugin(&provider)
+            .map_err(|e| Error::new(e.errno(), format!("it requires {provision}: {e}")))
+    }
+
+    /// Sees to it that a required plugin is there.
+    fn required_plugin(&mut self, name: &str, version: &VersionReq) -> Result<()> {
+        let requires =
+            |e: Error| Error::new(e.errno(), format!("it requires {name} {version}: {e}"));
+        if let Some(present) = self.present(name)? {
+            let found = &present.version;
+            if *version == VersionReq::STAR || version.matches(found) {
+                return Ok(());
+            }
+            return Err(requires(Error::new(libc::EINVAL, format!("version {found} is loaded"))));
+        }
+        let found = self.manager.files().by_name(name, version).map_err(requires)?;
+        self.plugin(&found).map_err(requires)
+    }
+
+    fn present(&self, name: &str) -> Result<Option<Present>> {
+        let name = name.to_owned();
+        self.manager.on_app(move |life| life.present(&name))
+    }
+}
+
+/// A plugin that is loaded stays as it is: whoever put another file in its place must hear that.
+fn check_same(candidate: &Candidate, present: &Present) -> Result<()> {
+    let is_same_file = candidate.path == present.path && candidate.stamp == present.stamp;
+    if is_same_file || sha256_of(&candidate.path)? == present.sha256 {
+        return Ok(());
+    }
+    let (name, old, from) = (candidate.name(), &present.version, present.path.display());
+    let manifest = candidate.inspection.manifest.as_ref();
+    let new = manifest.map_or_else(String::new, |new| format!(" (version {})", new.version));
+    let first = match present.uses.as_slice() {
+        [] => "plugin_unload it first".to_owned(),
+        uses => format!("plugin_unload it first, for which it {}", uses.join(", and it ")),
+    };
+    let message = if candidate.path == present.path {
+        format!(
+            "plugin {name}: version {old} is loaded, and {from} was replaced since{new}; {first}"
+        )
+    } else {
+        let path = candidate.path.display();
+        format!("plugin {name}: version {old} is loaded from {from}, and not {path}{new}; {first}")
+    };
+    Err(Error::new(libc::EEXIST, message))
+}
