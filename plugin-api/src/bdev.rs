@@ -5,27 +5,6 @@ use crate::layout::{functions, structs};
 use core::ffi::c_void;
 use core::ptr;
 
-/// Read `nblocks` at `lba` into `iov`.
-pub const BAY_OP_READ: u16 = 1;
-/// Write `nblocks` at `lba` from `iov`.
-pub const BAY_OP_WRITE: u16 = 2;
-/// Make everything written so far durable.
-pub const BAY_OP_FLUSH: u16 = 3;
-/// The blocks' contents are no longer needed.
-pub const BAY_OP_UNMAP: u16 = 4;
-/// The blocks read as zeroes afterwards.
-pub const BAY_OP_WRITE_ZEROES: u16 = 5;
-/// Compare the blocks with `iov`; `BAY_ST_MISCOMPARE` when they differ.
-pub const BAY_OP_COMPARE: u16 = 6;
-/// Abort or finish everything in flight of the bdev.
-pub const BAY_OP_RESET: u16 = 7;
-/// Abort the I/O whose id is `arg[0]`, if it still can be; always succeeds or `-ENOENT`.
-pub const BAY_OP_ABORT: u16 = 8;
-/// Atomic compare of the first half of `iov` and write of the second. Draft.
-pub const BAY_OP_COMPARE_AND_WRITE: u16 = 9;
-/// Copy `nblocks` from the LBA in `arg[0]` to `lba`. Draft.
-pub const BAY_OP_COPY: u16 = 10;
-
 /// Must-understand flag: durable before completion (force unit access).
 pub const BAY_IO_FUA: u32 = 1 << 16;
 
@@ -37,6 +16,8 @@ pub const BAY_DETAIL_NVME: u8 = 1;
 pub const BAY_DETAIL_SCSI: u8 = 2;
 /// `detail` is the offset in bytes of the first difference.
 pub const BAY_DETAIL_OFFSET: u8 = 3;
+/// `detail` is a block, or a number of zones, as the op says.
+pub const BAY_DETAIL_BLOCK: u8 = 4;
 
 /// Registration flag: the device has a volatile write cache, flush means something.
 pub const BAY_BDEV_WRITE_CACHE: u32 = 1;
@@ -205,6 +186,22 @@ structs! {
         id: u64,
         /// Zero.
         rsv1: u64,
+    }
+
+    /// One zone, as `BAY_OP_ZONE_REPORT` reports it.
+    closed struct bay_zone {
+        /// First block.
+        lba: u64,
+        /// Blocks that can be written.
+        capacity: u64,
+        /// The block that is written next.
+        write_pointer: u64,
+        /// State, by the numbers of the Zone Descriptor (`ZS`) of the NVM Express Zoned Namespace Command Set 1.1.
+        state: u8,
+        /// Type, by the numbers of the same structure (`ZT`).
+        kind: u8,
+        /// Zero.
+        rsv: [u8; 6],
     }
 
     /// Rare parts of a request. Draft: nothing is valid yet.
@@ -511,3 +508,4 @@ impl bay_io {
 
 const _: () = assert!(size_of::<bay_iov>() == 16);
 const _: () = assert!(size_of::<bay_io>() == 128);
+const _: () = assert!(size_of::<bay_zone>() == 32);

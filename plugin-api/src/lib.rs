@@ -15,12 +15,14 @@ mod door;
 pub mod layout;
 pub mod note;
 mod nvmf;
+mod op;
 mod services;
 mod status;
 
 pub use bdev::*;
 pub use door::*;
 pub use nvmf::*;
+pub use op::*;
 pub use services::*;
 pub use status::*;
 

@@ -99,10 +99,44 @@ extern "C" {
 #define BAY_OP_RESET 7u
 /** Abort the I/O whose id is `arg[0]`, if it still can be; always succeeds or `-ENOENT`. */
 #define BAY_OP_ABORT 8u
-/** Atomic compare of the first half of `iov` and write of the second. Draft. */
+/** Atomic compare with the first half of `iov`, then write of the second; `BAY_ST_MISCOMPARE` and no write when the blocks differ. */
 #define BAY_OP_COMPARE_AND_WRITE 9u
-/** Copy `nblocks` from the LBA in `arg[0]` to `lba`. Draft. */
+/** Copy `nblocks` from the block in `arg[0]` to `lba`. The two ranges do not overlap. */
 #define BAY_OP_COPY 10u
+/** Reads of the blocks fail with a media error until they are written again. */
+#define BAY_OP_WRITE_UNCORRECTABLE 11u
+/** `detail` becomes the first allocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
+#define BAY_OP_SEEK_DATA 12u
+/** `detail` becomes the first unallocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
+#define BAY_OP_SEEK_HOLE 13u
+/** Fill `iov` with one `bay_zone` for each zone from the one at `lba` on, `arg[0]` zones at most; `detail` becomes their number (`BAY_DETAIL_BLOCK`). */
+#define BAY_OP_ZONE_REPORT 14u
+/** Do `arg[0]`, one of `BAY_ZONE_*`, to the zone that begins at `lba`. */
+#define BAY_OP_ZONE_MANAGE 15u
+/** Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`; `detail` becomes the first block written (`BAY_DETAIL_BLOCK`). */
+#define BAY_OP_ZONE_APPEND 16u
+/** Execute the NVMe admin command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data. */
+#define BAY_OP_NVME_ADMIN 17u
+/** Execute the NVMe I/O command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data. */
+#define BAY_OP_NVME_IO 18u
+/** Reservation Register: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.3). */
+#define BAY_OP_RESERVATION_REGISTER 19u
+/** Reservation Acquire: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.2). */
+#define BAY_OP_RESERVATION_ACQUIRE 20u
+/** Reservation Release: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.4). */
+#define BAY_OP_RESERVATION_RELEASE 21u
+/** Reservation Report: `arg[0]` is dword 11, `iov` gets the data of the NVMe command (NVM Express Base 2.0, section 7.5). */
+#define BAY_OP_RESERVATION_REPORT 22u
+/** `BAY_OP_ZONE_MANAGE`: close the zone. */
+#define BAY_ZONE_CLOSE UINT64_C(1)
+/** `BAY_OP_ZONE_MANAGE`: finish the zone; it is full afterwards. */
+#define BAY_ZONE_FINISH UINT64_C(2)
+/** `BAY_OP_ZONE_MANAGE`: open the zone explicitly. */
+#define BAY_ZONE_OPEN UINT64_C(3)
+/** `BAY_OP_ZONE_MANAGE`: reset the zone; it is empty afterwards. */
+#define BAY_ZONE_RESET UINT64_C(4)
+/** `BAY_OP_ZONE_MANAGE`: take the zone offline. */
+#define BAY_ZONE_OFFLINE UINT64_C(5)
 /** Must-understand flag: durable before completion (force unit access). */
 #define BAY_IO_FUA 65536u
 /** `detail_kind`: nothing in `detail`. */
@@ -113,6 +147,8 @@ extern "C" {
 #define BAY_DETAIL_SCSI 2u
 /** `detail` is the offset in bytes of the first difference. */
 #define BAY_DETAIL_OFFSET 3u
+/** `detail` is a block, or a number of zones, as the op says. */
+#define BAY_DETAIL_BLOCK 4u
 /** Registration flag: the device has a volatile write cache, flush means something. */
 #define BAY_BDEV_WRITE_CACHE 1u
 /** Registration flag: nothing may be written. */
@@ -199,6 +235,7 @@ struct bay_plugin;
 struct bay_host;
 struct bay_iov;
 struct bay_io;
+struct bay_zone;
 struct bay_io_ext;
 struct bay_chan_args;
 struct bay_bdev_ops;
@@ -703,6 +740,24 @@ struct BAY_ALIGNED(64) bay_io {
     uint64_t id;
     /** Zero. */
     uint64_t rsv1;
+};
+
+/** One zone, as `BAY_OP_ZONE_REPORT` reports it.
+ *  Closed: never changes.
+ */
+struct bay_zone {
+    /** First block. */
+    uint64_t lba;
+    /** Blocks that can be written. */
+    uint64_t capacity;
+    /** The block that is written next. */
+    uint64_t write_pointer;
+    /** State, by the numbers of the Zone Descriptor (`ZS`) of the NVM Express Zoned Namespace Command Set 1.1. */
+    uint8_t state;
+    /** Type, by the numbers of the same structure (`ZT`). */
+    uint8_t kind;
+    /** Zero. */
+    uint8_t rsv[6];
 };
 
 /** Rare parts of a request. Draft: nothing is valid yet.
@@ -1463,6 +1518,20 @@ BAY_ASSERT(offsetof(struct bay_io, id) == 112, "bay_io.id");
 BAY_ASSERT(sizeof(((struct bay_io *)0)->id) == 8, "bay_io.id");
 BAY_ASSERT(offsetof(struct bay_io, rsv1) == 120, "bay_io.rsv1");
 BAY_ASSERT(sizeof(((struct bay_io *)0)->rsv1) == 8, "bay_io.rsv1");
+BAY_ASSERT(sizeof(struct bay_zone) == 32, "bay_zone");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_zone) == 8, "bay_zone");
+BAY_ASSERT(offsetof(struct bay_zone, lba) == 0, "bay_zone.lba");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->lba) == 8, "bay_zone.lba");
+BAY_ASSERT(offsetof(struct bay_zone, capacity) == 8, "bay_zone.capacity");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->capacity) == 8, "bay_zone.capacity");
+BAY_ASSERT(offsetof(struct bay_zone, write_pointer) == 16, "bay_zone.write_pointer");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->write_pointer) == 8, "bay_zone.write_pointer");
+BAY_ASSERT(offsetof(struct bay_zone, state) == 24, "bay_zone.state");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->state) == 1, "bay_zone.state");
+BAY_ASSERT(offsetof(struct bay_zone, kind) == 25, "bay_zone.kind");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->kind) == 1, "bay_zone.kind");
+BAY_ASSERT(offsetof(struct bay_zone, rsv) == 26, "bay_zone.rsv");
+BAY_ASSERT(sizeof(((struct bay_zone *)0)->rsv) == 6, "bay_zone.rsv");
 BAY_ASSERT(sizeof(struct bay_io_ext) == 16, "bay_io_ext");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_io_ext) == 8, "bay_io_ext");
 BAY_ASSERT(offsetof(struct bay_io_ext, size) == 0, "bay_io_ext.size");
@@ -2018,6 +2087,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_log_fn(host:*constbay_host,level:u32,target:bay_str,text:bay_str,)\n" \
     "bay_iov:size=16,align=8,closed;addr@0+8=*mutc_void;len@8+4=u32;region@12+4=u32\n" \
     "bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;flags@4+4=u32;lba@8+8=u64;nblocks@16+8=u64;iov@24+8=*constbay_iov;done@32+8=Option<bay_done_fn>;drv_ctx@40+8=*mutc_void;link@48+8=*mutc_void;ext@56+8=*constbay_io_ext;md@64+8=*mutc_void;md_len@72+4=u32;md_region@76+4=u32;detail@80+8=u64;detail_kind@88+1=u8;prio@89+1=u8;rsv0@90+2=u16;arg_len@92+4=u32;arg@96+16=[u64;2];id@112+8=u64;rsv1@120+8=u64\n" \
+    "bay_zone:size=32,align=8,closed;lba@0+8=u64;capacity@8+8=u64;write_pointer@16+8=u64;state@24+1=u8;kind@25+1=u8;rsv@26+6=[u8;6]\n" \
     "bay_io_ext:size=16,align=8,open;size@0+4=u32;valid@4+4=u32;trace_id@8+8=u64\n" \
     "bay_chan_args:size=32,align=8,open;size@0+4=u32;numa@4+4=i32;thread@8+8=u64;host_chan@16+8=u64;handover@24+8=*constc_void\n" \
     "bay_bdev_ops:size=80,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_submit_fn>;flush@16+8=Option<bay_flush_fn>;chan_create@24+8=Option<bay_chan_create_fn>;chan_destroy@32+8=Option<bay_chan_destroy_fn>;destruct@40+8=Option<bay_destruct_fn>;dump_info@48+8=Option<bay_dump_fn>;write_config@56+8=Option<bay_dump_fn>;dump_stats@64+8=Option<bay_dump_fn>;reset_stats@72+8=Option<bay_reset_stats_fn>\n" \

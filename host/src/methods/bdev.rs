@@ -163,7 +163,12 @@ fn row(bdev: &Bdev) -> Value {
     let record = &bdev.record;
     let mut io_types: serde_json::Map<String, Value> =
         IO_TYPES.into_iter().map(|name| (name.to_owned(), false.into())).collect();
-    io_types.extend(bdev.io_types().map(|(name, has)| (name.to_owned(), has.into())));
+    for (name, has) in bdev.io_types() {
+        // The reference has no name for some ops: they are shown where they are supported.
+        if has || io_types.contains_key(name) {
+            io_types.insert(name.to_owned(), has.into());
+        }
+    }
     let mut row = json!({
         "name": bdev.name,
         "aliases": bdev.aliases(),

@@ -7,7 +7,7 @@ use crate::buf::Buf;
 use crate::entry::enter;
 use crate::error::{Result, Status, check};
 use crate::host::{Host, host};
-use drivebay_plugin_api::{bay_io, bay_iov, bay_wait};
+use drivebay_plugin_api::{Data, bay_io, bay_iov, bay_wait};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -178,20 +178,26 @@ impl Channel {
 }
 
 impl Inner {
-    /// Whether the list holds as many bytes as the op's blocks.
+    /// Whether the list holds as many bytes as the op wants.
     ///
     /// # Safety
     /// The list is readable.
     #[inline]
     unsafe fn fits(&self, op: Op, (iov, count): (*const bay_iov, u16)) -> bool {
         let (_, range, _) = op.to_raw();
+        let times = match op.rules().map(|rules| rules.data) {
+            Some(Data::Blocks) => 1,
+            Some(Data::TwiceBlocks) => 2,
+            Some(Data::Bytes | Data::None) | None => return true,
+        };
         if iov.is_null() {
             return range.nblocks == 0;
         }
         // SAFETY: the caller's promise.
         let list = unsafe { std::slice::from_raw_parts(iov, count.into()) };
         let len: u64 = list.iter().map(|piece| u64::from(piece.len)).sum();
-        range.nblocks.checked_mul(self.block_size.into()) == Some(len)
+        let blocks = range.nblocks.checked_mul(times);
+        blocks.and_then(|blocks| blocks.checked_mul(self.block_size.into())) == Some(len)
     }
 
     /// Submits, or queues when there is no request.

@@ -36,11 +36,28 @@ pub enum Op {
     WriteZeroes(Range),
     /// Compare blocks with the buffers.
     Compare(Range),
+    /// Atomically compare blocks with the first half of the buffers, then write the second half.
+    CompareAndWrite(Range),
+    /// Copy blocks within the bdev.
+    Copy {
+        /// Where the blocks go.
+        to: Range,
+        /// The first block to copy.
+        from: u64,
+    },
+    /// Make reads of the blocks fail until they are written again.
+    WriteUncorrectable(Range),
+    /// Find the first allocated block at or after this one.
+    SeekData(u64),
+    /// Find the first unallocated block at or after this one.
+    SeekHole(u64),
+    /// Append to a zone: its first block, and the number of blocks.
+    ZoneAppend(Range),
     /// Abort or finish everything in flight.
     Reset,
     /// Abort one I/O.
     Abort(IoId),
-    /// An op of a later minor; never sent to a bdev that did not declare it.
+    /// Another op, by its number (`BAY_OP_*`); never sent to a bdev that did not declare it.
     Other(u16),
 }
 
@@ -60,6 +77,12 @@ impl Op {
             api::BAY_OP_UNMAP => Self::Unmap(range),
             api::BAY_OP_WRITE_ZEROES => Self::WriteZeroes(range),
             api::BAY_OP_COMPARE => Self::Compare(range),
+            api::BAY_OP_COMPARE_AND_WRITE => Self::CompareAndWrite(range),
+            api::BAY_OP_COPY => Self::Copy { to: range, from: io.arg[0] },
+            api::BAY_OP_WRITE_UNCORRECTABLE => Self::WriteUncorrectable(range),
+            api::BAY_OP_SEEK_DATA => Self::SeekData(io.lba),
+            api::BAY_OP_SEEK_HOLE => Self::SeekHole(io.lba),
+            api::BAY_OP_ZONE_APPEND => Self::ZoneAppend(range),
             api::BAY_OP_RESET => Self::Reset,
             api::BAY_OP_ABORT => Self::Abort(IoId(io.arg[0])),
             other => Self::Other(other),
@@ -77,16 +100,35 @@ impl Op {
             Self::Unmap(range) => (api::BAY_OP_UNMAP, range, 0),
             Self::WriteZeroes(range) => (api::BAY_OP_WRITE_ZEROES, range, 0),
             Self::Compare(range) => (api::BAY_OP_COMPARE, range, 0),
+            Self::CompareAndWrite(range) => (api::BAY_OP_COMPARE_AND_WRITE, range, 0),
+            Self::Copy { to, from } => (api::BAY_OP_COPY, to, from),
+            Self::WriteUncorrectable(range) => (api::BAY_OP_WRITE_UNCORRECTABLE, range, 0),
+            Self::SeekData(lba) => (api::BAY_OP_SEEK_DATA, Range::new(lba, 0), 0),
+            Self::SeekHole(lba) => (api::BAY_OP_SEEK_HOLE, Range::new(lba, 0), 0),
+            Self::ZoneAppend(range) => (api::BAY_OP_ZONE_APPEND, range, 0),
             Self::Reset => (api::BAY_OP_RESET, NONE, 0),
             Self::Abort(id) => (api::BAY_OP_ABORT, NONE, id.0),
             Self::Other(op) => (op, NONE, 0),
         }
     }
 
-    /// Whether the I/O moves data between blocks and buffers.
+    /// What the op does, by the table that the bus checks it by.
+    #[inline]
+    pub(crate) fn rules(self) -> Option<&'static api::OpRules> {
+        api::op_rules(self.to_raw().0)
+    }
+
+    /// Whether the op changes the bdev: it needs a descriptor that may write.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        self.rules().is_some_and(|rules| rules.writes)
+    }
+
+    /// Whether the buffers hold data of the op.
+    #[inline]
     #[must_use]
     pub fn has_data(self) -> bool {
-        matches!(self, Self::Read(_) | Self::Write(_) | Self::Compare(_))
+        self.rules().is_some_and(|rules| rules.data != api::Data::None)
     }
 }
 
@@ -109,6 +151,14 @@ impl OpSet {
     pub const WRITE_ZEROES: Self = Self(1 << api::BAY_OP_WRITE_ZEROES);
     /// Compare.
     pub const COMPARE: Self = Self(1 << api::BAY_OP_COMPARE);
+    /// Compare and write.
+    pub const COMPARE_AND_WRITE: Self = Self(1 << api::BAY_OP_COMPARE_AND_WRITE);
+    /// Copy.
+    pub const COPY: Self = Self(1 << api::BAY_OP_COPY);
+    /// Write uncorrectable.
+    pub const WRITE_UNCORRECTABLE: Self = Self(1 << api::BAY_OP_WRITE_UNCORRECTABLE);
+    /// Seek data and seek hole.
+    pub const SEEK: Self = Self(1 << api::BAY_OP_SEEK_DATA | 1 << api::BAY_OP_SEEK_HOLE);
     /// Reset.
     pub const RESET: Self = Self(1 << api::BAY_OP_RESET);
     /// Abort.

@@ -2,10 +2,11 @@
 
 use drivebay_plugin_api::BAY_MAGIC;
 
-const SOURCES: [(&str, &str); 6] = [
+const SOURCES: [(&str, &str); 7] = [
     ("door", include_str!("../../../plugin-api/src/door.rs")),
     ("note", include_str!("../../../plugin-api/src/note.rs")),
     ("status", include_str!("../../../plugin-api/src/status.rs")),
+    ("op", include_str!("../../../plugin-api/src/op.rs")),
     ("bdev", include_str!("../../../plugin-api/src/bdev.rs")),
     ("services", include_str!("../../../plugin-api/src/services.rs")),
     ("nvmf", include_str!("../../../plugin-api/src/nvmf.rs")),

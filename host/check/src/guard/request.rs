@@ -190,7 +190,7 @@ fn finish(at: *mut Request, status: i32) {
     check_unchanged(request);
     check_status(request.given.op, status);
     let (detail, detail_kind) = (request.io.detail, request.io.detail_kind);
-    if detail_kind > BAY_DETAIL_OFFSET {
+    if detail_kind > BAY_DETAIL_BLOCK {
         breach::record(STATUS, format!("detail_kind {detail_kind} is none of BAY_DETAIL_*"));
     }
     // SAFETY: a channel outlives its requests.
@@ -289,6 +289,5 @@ fn name_of(io: &bay_io) -> String {
 /// An op for people.
 #[must_use]
 pub fn op_name(op: u16) -> String {
-    let name = drivebay_core::bdev::OPS.iter().find(|(known, _)| *known == op);
-    name.map_or_else(|| format!("op {op}"), |(_, name)| (*name).to_owned())
+    op_rules(op).map_or_else(|| format!("op {op}"), |rules| rules.name.to_owned())
 }

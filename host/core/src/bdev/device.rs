@@ -1,9 +1,9 @@
 //! A bdev on the bus: registration, names, limits, resize, removal.
 
 use super::desc::{self, Claims};
+use super::examine;
 use super::quiesce::Range;
 use super::stats::Totals;
-use super::{OPS, examine};
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
@@ -72,7 +72,7 @@ pub struct Geometry {
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     ops: u64,
-    pub(super) ops_allowed: u64,
+    ops_allowed: u64,
     pub(super) must_allowed: u32,
     pub(super) block_size: u32,
     pub(super) align: u32,
@@ -130,6 +130,11 @@ impl Limits {
             && self.max_segments == other.max_segments
             && self.max_segment_size == other.max_segment_size
             && self.max_io_blocks == other.max_io_blocks
+    }
+
+    /// Whether a client may send the op. It is one of [`OP_TABLE`].
+    pub(super) fn allows(&self, op: u16) -> bool {
+        self.ops_allowed & (1 << op) != 0
     }
 
     pub(super) fn declared(&self, op: u16) -> bool {
@@ -375,7 +380,7 @@ impl Bdev {
     /// Bits of the ops that a client may send, emulated ones included.
     #[must_use]
     pub fn ops_allowed(&self) -> u64 {
-        let ops = self.record.ops_mask;
+        let ops = self.record.ops_mask & KNOWN_OPS;
         let has = |op: u16| ops & (1 << op) != 0;
         let mut allowed = ops | (1 << BAY_OP_RESET) | (1 << BAY_OP_ABORT) | (1 << BAY_OP_FLUSH);
         if has(BAY_OP_READ) {
@@ -390,7 +395,7 @@ impl Bdev {
     /// Names of the ops and whether a client may send them.
     pub fn io_types(&self) -> impl Iterator<Item = (&'static str, bool)> {
         let allowed = self.ops_allowed();
-        OPS.into_iter().map(move |(op, name)| (name, allowed & (1 << op) != 0))
+        OP_TABLE.into_iter().map(move |rules| (rules.name, allowed & (1 << rules.op) != 0))
     }
 
     pub(super) fn limits(&self) -> Limits {

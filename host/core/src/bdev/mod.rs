@@ -37,18 +37,3 @@ pub(crate) use io::Io;
 pub(crate) use local::Local;
 pub(crate) use pass::{complete_from, derive, pass};
 pub(crate) use submit::submit;
-
-use drivebay_plugin_api as api;
-
-/// Ops of an [`api::bay_io`] as they appear in `supported_io_types`, with their number.
-pub const OPS: [(u16, &str); 9] = [
-    (api::BAY_OP_READ, "read"),
-    (api::BAY_OP_WRITE, "write"),
-    (api::BAY_OP_UNMAP, "unmap"),
-    (api::BAY_OP_FLUSH, "flush"),
-    (api::BAY_OP_RESET, "reset"),
-    (api::BAY_OP_WRITE_ZEROES, "write_zeroes"),
-    (api::BAY_OP_COMPARE, "compare"),
-    (api::BAY_OP_ABORT, "abort"),
-    (api::BAY_OP_COPY, "copy"),
-];

@@ -45,7 +45,7 @@ fn with_care(handle: u64, io: Io, lba: u64) {
         }
         if has_room && io.hop(base) {
             io.writable.set(writable);
-            io.change(|request| request.lba = lba);
+            io.change(|request| move_to(request, lba));
             submit::take(base, io);
         } else {
             pass_child(handle, io, lba);
@@ -54,6 +54,15 @@ fn with_care(handle: u64, io: Io, lba: u64) {
     if passed.is_none() {
         refuse(io);
     }
+}
+
+/// Moves the blocks that the request names, so that the first one is `lba`.
+pub(super) fn move_to(request: &mut bay_io, lba: u64) {
+    if op_rules(request.op).is_some_and(|rules| rules.extent == Extent::TwoRanges) {
+        let [source, _] = &mut request.arg;
+        *source = source.wrapping_add(lba).wrapping_sub(request.lba);
+    }
+    request.lba = lba;
 }
 
 /// The handle is none.
@@ -82,7 +91,7 @@ fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
 #[cold]
 fn pass_child(handle: u64, parent: Io, lba: u64) {
     let Some(child) = derive(handle, parent) else { return refuse(parent) };
-    child.change(|request| request.lba = lba);
+    child.change(|request| move_to(request, lba));
     child.set_callback(Some(child_done), parent.into_arg());
     submit::submit(child);
 }

@@ -4,9 +4,9 @@
 
 use super::channel::Channel;
 use super::device::{self, Bdev};
-use super::dispatch;
 use super::io::Io;
 use super::local::on_channels;
+use super::{dispatch, pass};
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
@@ -27,20 +27,17 @@ impl Range {
     }
 
     fn holds(self, request: &bay_io) -> bool {
-        match request.op {
-            BAY_OP_ABORT => false,
-            BAY_OP_READ
-            | BAY_OP_WRITE
-            | BAY_OP_UNMAP
-            | BAY_OP_WRITE_ZEROES
-            | BAY_OP_COMPARE
-            | BAY_OP_COMPARE_AND_WRITE => self.overlaps(request.lba, request.nblocks),
-            BAY_OP_COPY => {
-                let [source, _] = request.arg;
-                self.overlaps(request.lba, request.nblocks)
-                    || self.overlaps(source, request.nblocks)
-            }
-            _ => self.nblocks == 0,
+        if request.op == BAY_OP_ABORT {
+            return false;
+        }
+        let (lba, nblocks, [source, _]) = (request.lba, request.nblocks, request.arg);
+        match op_rules(request.op).map_or(Extent::None, |rules| rules.extent) {
+            Extent::None => self.nblocks == 0,
+            Extent::Blocks => self.overlaps(lba, nblocks),
+            Extent::TwoRanges => self.overlaps(lba, nblocks) || self.overlaps(source, nblocks),
+            // It may concern any block from there on.
+            Extent::Block => self.overlaps(lba, u64::MAX),
+            Extent::Command => true,
         }
     }
 }
@@ -98,7 +95,11 @@ fn at_module(channel: &Channel, range: Range) -> bool {
 
 /// Whether the channel's module has the I/O, or has passed it on.
 fn is_at_module(io: Io, channel: &Channel, range: Range) -> bool {
-    io.lba_at_module(channel).is_some_and(|lba| range.holds(&bay_io { lba, ..*io.request() }))
+    io.lba_at_module(channel).is_some_and(|lba| {
+        let mut request = *io.request();
+        pass::move_to(&mut request, lba);
+        range.holds(&request)
+    })
 }
 
 /// Lets go what `quiesce` with the same range holds back; `done` when it is on its way. App thread.

@@ -68,59 +68,61 @@ fn with_care(channel: &Channel, io: Io) {
     dispatch::send(channel, io);
 }
 
-/// Range and list checks: everything a module may rely on.
+/// Checks everything that a module may rely on, by the op's rules; an op without rules is refused.
 fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     let request = io.request();
     let limits = &channel.limits;
-    if request.op >= 64 || limits.ops_allowed & (1 << request.op) == 0 {
+    let Some(rules) = op_rules(request.op).filter(|rules| limits.allows(rules.op)) else {
         return Err(-libc::ENOTSUP);
-    }
+    };
     if channel.bdev.is_removed() && !io.is_part() {
         return Err(-libc::ENODEV);
     }
     let must = must_flags(request);
-    if must & !limits.must_allowed != 0 || (must != 0 && !moves_data(request.op)) {
+    if must & !limits.must_allowed != 0 || (must != 0 && !rules.may_be_fua) {
         return Err(-libc::ENOTSUP);
     }
-    let writes = matches!(request.op, BAY_OP_WRITE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES);
-    if writes && !io.writable.get() {
+    if rules.writes && !io.writable.get() {
         return Err(-libc::EBADF);
     }
-    if writes && limits.read_only {
+    if rules.writes && limits.read_only {
         return Err(-libc::EROFS);
     }
-    if writes && limits.write_unit > 1 {
-        let unit = u64::from(limits.write_unit);
-        if !request.lba.is_multiple_of(unit) || !request.nblocks.is_multiple_of(unit) {
-            return Err(-libc::EINVAL);
+    check_extent(channel, rules, request)?;
+    check_data(io, rules, limits.block_size)
+}
+
+fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<(), i32> {
+    let unit = if rules.writes { u64::from(channel.limits.write_unit) } else { 1 };
+    let (lba, nblocks, [source, _]) = (request.lba, request.nblocks, request.arg);
+    let end = channel.bdev.num_blocks();
+    let lies_on_it = |first: u64| first.checked_add(nblocks).is_some_and(|last| last <= end);
+    let is_whole = nblocks > 0 && lba.is_multiple_of(unit) && nblocks.is_multiple_of(unit);
+    let is_good = match rules.extent {
+        Extent::None => true,
+        Extent::Blocks => is_whole && lies_on_it(lba),
+        Extent::TwoRanges => {
+            let is_apart = lba.abs_diff(source) >= nblocks;
+            is_whole && lies_on_it(lba) && lies_on_it(source) && is_apart
         }
-    }
-    match request.op {
-        BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE => {
-            check_range(channel, request)?;
-            check_list(io, request.nblocks, limits.block_size)
-        }
-        BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES => check_range(channel, request),
-        _ => Ok(()),
-    }
+        Extent::Block => lba < end,
+        Extent::Command => source != 0 && request.arg_len == NVME_COMMAND_LEN,
+    };
+    if is_good { Ok(()) } else { Err(-libc::EINVAL) }
 }
 
-/// Ops that FUA says something of.
-fn moves_data(op: u16) -> bool {
-    matches!(op, BAY_OP_READ | BAY_OP_WRITE | BAY_OP_COMPARE | BAY_OP_UNMAP | BAY_OP_WRITE_ZEROES)
-}
+/// Length of an NVMe command, in bytes. NVM Express Base 2.0, section 3.3.3.1.
+const NVME_COMMAND_LEN: u32 = 64;
 
-fn check_range(channel: &Channel, request: &bay_io) -> Result<(), i32> {
-    let end = request.lba.checked_add(request.nblocks);
-    match end {
-        Some(end) if request.nblocks > 0 && end <= channel.bdev.num_blocks() => Ok(()),
-        _ => Err(-libc::EINVAL),
-    }
-}
-
-fn check_list(io: Io, nblocks: u64, block_size: u32) -> Result<(), i32> {
+fn check_data(io: Io, rules: &OpRules, block_size: u32) -> Result<(), i32> {
+    let times = match rules.data {
+        Data::None | Data::Bytes => return Ok(()),
+        Data::Blocks => 1,
+        Data::TwiceBlocks => 2,
+    };
     let total: u64 = io.iov().iter().map(|element| u64::from(element.len)).sum();
-    let wanted = nblocks.checked_mul(u64::from(block_size));
+    let blocks = io.request().nblocks.checked_mul(times);
+    let wanted = blocks.and_then(|blocks| blocks.checked_mul(u64::from(block_size)));
     if wanted == Some(total) { Ok(()) } else { Err(-libc::EINVAL) }
 }
 

@@ -210,3 +210,98 @@ fn write_through_reaches_no_module_that_did_not_declare_it() {
         })],
     );
 }
+
+/// A module that claims every op there could be.
+fn all_ops(reg: &mut bay_bdev_reg) {
+    reg.ops_mask = u64::MAX;
+}
+
+#[test]
+fn an_op_that_the_table_does_not_list_never_reaches_a_module_that_declares_it() {
+    once("unlisted", all_ops, |f| {
+        let mut data = vec![0; BLOCK];
+        for op in (0..=u16::MAX).filter(|op| op_rules(*op).is_none()) {
+            assert_eq!(f.io(op, 0, &list(&mut data)).get(), Some((-libc::ENOTSUP, 0)), "op {op}");
+        }
+        assert_eq!(f.seen(), []);
+    });
+}
+
+/// Sends every listed op in a form that is allowed; those that ended with `status` at once.
+fn listed_ops_that_end_with(chan: u64, status: i32) -> Vec<&'static str> {
+    let command = [0_u8; 64];
+    let mut data = vec![0; 2 * BLOCK];
+    let ended_so = OP_TABLE.iter().filter(|rules| {
+        let times = if rules.data == Data::TwiceBlocks { 2 } else { 1 };
+        let piece = list(&mut data[..times * BLOCK]);
+        let outcome = Fixture::submit_on(chan, |io| {
+            io.op = rules.op;
+            io.lba = 8;
+            io.nblocks = 1;
+            io.iov = piece.as_ptr();
+            io.iovcnt = u16::from(rules.data != Data::None);
+            if rules.extent == Extent::Command {
+                io.arg[0] = command.as_ptr() as u64;
+                io.arg_len = 64;
+            }
+        });
+        outcome.get().is_some_and(|(ended, _)| ended == status)
+    });
+    ended_so.map(|rules| rules.name).collect()
+}
+
+fn names_of_writing_ops() -> Vec<&'static str> {
+    OP_TABLE.iter().filter(|rules| rules.writes).map(|rules| rules.name).collect()
+}
+
+#[test]
+fn no_op_that_writes_passes_a_read_only_descriptor_or_reaches_a_read_only_bdev() {
+    let read_only = |reg: &mut bay_bdev_reg| {
+        all_ops(reg);
+        reg.flags = BAY_BDEV_READ_ONLY;
+    };
+    once("read-only", read_only, |f| {
+        assert_eq!(listed_ops_that_end_with(f.chan, -libc::EROFS), names_of_writing_ops());
+        let wrote = f.seen().into_iter().find(|seen| op_rules(seen.op).unwrap().writes);
+        assert_eq!(wrote, None);
+    });
+    once("reader", all_ops, |f| {
+        let chan = f.reader("reader");
+        assert_eq!(listed_ops_that_end_with(chan, -libc::EBADF), names_of_writing_ops());
+        let wrote = f.seen().into_iter().find(|seen| op_rules(seen.op).unwrap().writes);
+        assert_eq!(wrote, None);
+    });
+}
+
+#[test]
+fn every_op_with_blocks_is_refused_past_the_end() {
+    once("past", all_ops, |f| {
+        for rules in &OP_TABLE {
+            let mut data = vec![0; 2 * BLOCK];
+            let times = if rules.data == Data::TwiceBlocks { 2 } else { 1 };
+            let piece = list(&mut data[..times * BLOCK]);
+            let refused = |lba: u64, source: u64| {
+                let outcome = f.submit(|io| {
+                    io.op = rules.op;
+                    io.lba = lba;
+                    io.nblocks = 1;
+                    io.arg[0] = source;
+                    io.iov = piece.as_ptr();
+                    io.iovcnt = 1;
+                });
+                assert_eq!(outcome.get(), Some((-libc::EINVAL, 0)), "{}", rules.name);
+            };
+            match rules.extent {
+                Extent::None => {}
+                Extent::Blocks | Extent::Block => refused(64, 0),
+                Extent::TwoRanges => {
+                    refused(64, 0);
+                    refused(0, 64);
+                    refused(0, 0); // onto itself
+                }
+                Extent::Command => refused(0, 0), // no command
+            }
+        }
+        assert_eq!(f.seen(), []);
+    });
+}

@@ -109,10 +109,10 @@ fn what_filters_pass_on_is_done_by_the_base_and_counted_on_each() {
 fn an_op_without_a_row_of_its_own_is_counted_as_none_of_the_others() {
     let make = || {
         let declare = |reg: &mut bay_bdev_reg| {
-            reg.ops_mask |= 1 << BAY_OP_COMPARE_AND_WRITE | 1 << BAY_OP_COPY;
+            reg.ops_mask |= 1 << BAY_OP_WRITE_UNCORRECTABLE | 1 << BAY_OP_SEEK_DATA;
         };
         let base = Fixture::new("rare", declare);
-        for op in [BAY_OP_COMPARE_AND_WRITE, BAY_OP_COPY, BAY_OP_FLUSH] {
+        for op in [BAY_OP_WRITE_UNCORRECTABLE, BAY_OP_SEEK_DATA, BAY_OP_FLUSH] {
             assert_eq!(base.range(op, 0, 1).get(), Some((0, 0)));
         }
         (base, counted("rare"))

@@ -194,16 +194,36 @@ impl Fixture {
         Self { disk, id, desc, chan, events }
     }
 
+    /// A channel of a descriptor that may not write.
+    pub(crate) fn reader(&self, name: &str) -> u64 {
+        let (mut desc, mut chan) = (0, 0);
+        let (open, get) = (client().open.unwrap(), client().chan_get.unwrap());
+        unsafe {
+            assert_eq!(
+                open(host(), bay_str::new(name), 0, None, ptr::null_mut(), &raw mut desc),
+                0
+            );
+            assert_eq!(get(host(), desc, &raw mut chan), 0);
+        }
+        chan
+    }
+
     /// Submits; the status and detail stand in the cell when it has ended.
     pub(crate) fn submit(&self, fill: impl FnOnce(&mut bay_io)) -> Outcome {
+        Self::submit_on(self.chan, fill)
+    }
+
+    pub(crate) fn submit_on(chan: u64, fill: impl FnOnce(&mut bay_io)) -> Outcome {
         let result = Rc::new(Cell::new(None));
-        let io = unsafe { client().io_get.unwrap()(host(), self.chan, ptr::null_mut()) };
+        let io = unsafe { client().io_get.unwrap()(host(), chan, ptr::null_mut()) };
         let request = unsafe { &mut *io };
         request.flags = 0;
         request.iov = ptr::null();
         request.iovcnt = 0;
         request.nblocks = 0;
         request.lba = 0;
+        request.arg = [0; 2];
+        request.arg_len = 0;
         fill(request);
         let arg = Rc::into_raw(Rc::clone(&result)).cast_mut().cast();
         unsafe { client().submit.unwrap()(host(), io, Some(ended), arg) };
