@@ -180,7 +180,7 @@ mod tests {
             assert_ne!(KNOWN_OPS & (1 << rules.op), 0);
         }
         assert!(op_rules(0).is_none());
-        assert!(op_rules(OP_TABLE.len() as u16 + 1).is_none());
+        assert!(op_rules(u16::try_from(OP_TABLE.len() + 1).unwrap()).is_none());
         assert!(op_rules(u16::MAX).is_none());
         assert_eq!(KNOWN_OPS.count_ones() as usize, OP_TABLE.len());
     }
