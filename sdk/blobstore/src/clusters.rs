@@ -1,0 +1,382 @@
+//! Clusters: where one is, allocation with the rule for its contents, giving back, resize, inflate.
+
+use crate::disk::Disk;
+use crate::error::{Error, Result, errno};
+use crate::load::ClearMethod;
+use crate::snapshot::Parent;
+use crate::store::Store;
+use crate::volume::size_in_clusters;
+use drivebay_spec_blobstore::{Blob, BlobId, CLUSTERS_PER_PAGE, Descriptor, Flags, Page};
+use std::collections::BTreeSet;
+
+/// Clusters are copied in pieces of this many bytes.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// Where a cluster of a volume is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a cluster of its own, which may be written.
+    Own(u32),
+    /// In a cluster of an ancestor, which may not.
+    Inherited(u32),
+    /// On the disk outside of the store that this blob, the volume or an ancestor, has as parent.
+    External(BlobId),
+    /// Nowhere: it reads as zeros.
+    Zero,
+}
+
+/// Clusters that an operation has taken; what stays in the list is given back.
+pub(crate) struct ClaimedClusters<'a, D> {
+    store: &'a Store<D>,
+    pub(crate) list: Vec<u32>,
+}
+
+impl<D> Drop for ClaimedClusters<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.store.state.borrow_mut();
+        for cluster in &self.list {
+            state.used_clusters.clear(*cluster);
+        }
+    }
+}
+
+/// How a blob's clusters are cleared when they are given back.
+pub(crate) fn release_later(blob: &Blob) -> ClearMethod {
+    match blob.flags.md_read_only & Flags::CLEAR_METHOD {
+        1 => ClearMethod::None,
+        3 => ClearMethod::WriteZeroes,
+        _ => ClearMethod::Unmap,
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Where cluster `index` of a volume is read. Past the end of an ancestor it is zeros.
+    #[must_use]
+    pub fn place(&self, id: BlobId, index: u32) -> Place {
+        let state = self.state.borrow();
+        let mut next = Some(id);
+        while let Some(ancestor) = next {
+            let Some(volume) = state.volumes.get(&ancestor) else {
+                return Place::Zero;
+            };
+            let blob = &volume.blob;
+            if index >= blob.map.len() {
+                return Place::Zero;
+            }
+            match blob.map.get(index) {
+                Some(cluster) if ancestor == id => return Place::Own(cluster),
+                Some(cluster) => return Place::Inherited(cluster),
+                None if blob.is_external_clone() => return Place::External(ancestor),
+                None => next = blob.parent(),
+            }
+        }
+        Place::Zero
+    }
+
+    /// Byte offset on the disk of a cluster.
+    #[must_use]
+    pub fn cluster_offset(&self, cluster: u32) -> u64 {
+        self.state.borrow().block.cluster_offset(cluster)
+    }
+
+    /// Gives a volume clusters of its own at `indices`, with what it read there before. What has one
+    /// already is left alone.
+    ///
+    /// # Errors
+    /// `ENOSPC`, or the disk's error: then nothing has changed.
+    pub async fn allocate(&self, id: BlobId, indices: &[u32]) -> Result<()> {
+        let _writer = self.writer.lock().await;
+        self.allocate_held(id, indices).await
+    }
+
+    async fn allocate_held(&self, id: BlobId, indices: &[u32]) -> Result<()> {
+        let indices: BTreeSet<u32> = {
+            let state = self.state.borrow();
+            let volume = state.volumes.get(&id).filter(|volume| volume.faults.is_empty());
+            let map = &volume.ok_or_else(|| crate::store::no_volume(id))?.blob.map;
+            let wanted = indices.iter().filter(|index| **index < map.len());
+            wanted.filter(|index| map.get(**index).is_none()).copied().collect()
+        };
+        let mut claimed = self.claim_clusters(u32::try_from(indices.len()).unwrap_or(u32::MAX))?;
+        for (index, cluster) in indices.iter().zip(claimed.list.clone()) {
+            self.fill(cluster, id, *index).await?;
+        }
+        // What a cluster holds is on disk before anything names it.
+        self.flush().await?;
+        let mut entries = indices.iter().copied().zip(claimed.list.clone()).peekable();
+        while let Some((index, _)) = entries.peek().copied() {
+            let slot = index / CLUSTERS_PER_PAGE;
+            let mut of_slot = Vec::new();
+            while let Some(entry) = entries.next_if(|(index, _)| index / CLUSTERS_PER_PAGE == slot)
+            {
+                of_slot.push(entry);
+            }
+            self.set_entries(id, slot, &of_slot).await?;
+            claimed.list.retain(|cluster| !of_slot.iter().any(|(_, taken)| taken == cluster));
+        }
+        Ok(())
+    }
+
+    /// Writes entries of one extent page, in place if there is one.
+    async fn set_entries(&self, id: BlobId, slot: u32, entries: &[(u32, u32)]) -> Result<()> {
+        self.mark_dirty().await?;
+        let first = slot * CLUSTERS_PER_PAGE;
+        let in_place = {
+            let state = self.state.borrow();
+            let blob = &state.volumes.get(&id).ok_or_else(|| crate::store::no_volume(id))?.blob;
+            let place = blob.extent_pages.get(slot as usize).copied().filter(|place| *place != 0);
+            place.filter(|_| blob.uses_table).map(|place| (place, blob.map.page(slot)))
+        };
+        let Some((place, old)) = in_place else {
+            let mut blob = self.blob(id)?;
+            for (index, cluster) in entries {
+                blob.map.set(*index, Some(*cluster));
+            }
+            return self.persist(blob, &BTreeSet::from([slot]), &BTreeSet::new()).await;
+        };
+        let mut new = old.clone();
+        for (index, cluster) in entries {
+            if let Some(entry) = new.get_mut((index - first) as usize) {
+                *entry = *cluster;
+            }
+        }
+        let page = |clusters| {
+            let descriptors = vec![Descriptor::ExtentPage { start: first, clusters }];
+            Page { descriptors, ..Page::new(id, 0) }.encode().to_vec()
+        };
+        self.replace(place, page(new), page(old)).await?;
+        let mut state = self.state.borrow_mut();
+        if let Some(volume) = state.volumes.get_mut(&id) {
+            for (index, cluster) in entries {
+                volume.blob.map.set(*index, Some(*cluster));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes free clusters.
+    pub(crate) fn claim_clusters(&self, count: u32) -> Result<ClaimedClusters<'_, D>> {
+        let mut state = self.state.borrow_mut();
+        let free = state.block.total_clusters() - state.used_clusters.count();
+        if free < count {
+            let message = format!("{count} clusters are needed and {free} are free");
+            return Err(Error::new(errno::ENOSPC, message));
+        }
+        let mut list = Vec::new();
+        let mut from = 0;
+        for _ in 0..count {
+            let Some(cluster) = state.used_clusters.first_clear(from) else {
+                break;
+            };
+            state.used_clusters.set(cluster);
+            list.push(cluster);
+            from = cluster + 1;
+        }
+        Ok(ClaimedClusters { store: self, list })
+    }
+
+    /// Gives a new cluster the contents that the volume reads at `index`.
+    async fn fill(&self, cluster: u32, id: BlobId, index: u32) -> Result<()> {
+        let (offset, size) = {
+            let block = &self.state.borrow().block;
+            (block.cluster_offset(cluster), u64::from(block.cluster_size))
+        };
+        let place = self.place(id, index);
+        let external = match place {
+            Place::Own(_) | Place::Zero => {
+                return Ok(self.disk.write_zeroes(offset, size).await?);
+            }
+            Place::Inherited(_) => None,
+            Place::External(ancestor) => self.external_name(ancestor),
+        };
+        let mut done = 0;
+        while done < size {
+            let now = (size - done).min(COPY_BYTES);
+            let len = usize::try_from(now).unwrap_or(usize::MAX);
+            let data = match (place, &external) {
+                (Place::Inherited(parent), _) => {
+                    self.disk.read(self.cluster_offset(parent) + done, len).await?
+                }
+                (_, Some(name)) => {
+                    self.disk.read_external(name, u64::from(index) * size + done, len).await?
+                }
+                _ => return Err(Error::new(errno::ENODEV, "the external parent has no name")),
+            };
+            self.disk.write(offset + done, data).await?;
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// The name of the disk outside of the store that a blob is a clone of.
+    #[must_use]
+    pub fn external_name(&self, id: BlobId) -> Option<Vec<u8>> {
+        match Parent::of(&self.blob(id).ok()?) {
+            Parent::External(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Zeroes clusters, neighbors in one request.
+    pub(crate) async fn zero_clusters(&self, clusters: &[u32]) -> Result<()> {
+        for (start, len) in neighbors(clusters) {
+            let (offset, bytes) = self.range(start, len);
+            self.disk.write_zeroes(offset, bytes).await?;
+        }
+        if !clusters.is_empty() {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Clears clusters and gives them back. What is named by nothing may hold anything, so an error of
+    /// the disk does no harm.
+    pub(crate) async fn release_clusters(&self, clusters: &[u32], method: ClearMethod) {
+        for (start, len) in neighbors(clusters) {
+            let (offset, bytes) = self.range(start, len);
+            _ = match method {
+                ClearMethod::None => Ok(()),
+                ClearMethod::Unmap => self.disk.unmap(offset, bytes).await,
+                ClearMethod::WriteZeroes => self.disk.write_zeroes(offset, bytes).await,
+            };
+        }
+        let mut state = self.state.borrow_mut();
+        for cluster in clusters {
+            state.used_clusters.clear(*cluster);
+        }
+    }
+
+    fn range(&self, start: u32, len: u32) -> (u64, u64) {
+        let block = &self.state.borrow().block;
+        (block.cluster_offset(start), u64::from(len) * u64::from(block.cluster_size))
+    }
+
+    /// Gives back clusters of a thin volume where nothing of a parent would show through; returns those
+    /// that were given back.
+    ///
+    /// No I/O of the volume may be in flight.
+    ///
+    /// # Errors
+    /// The disk's: then nothing has changed.
+    pub async fn release(&self, id: BlobId, indices: &[u32]) -> Result<Vec<u32>> {
+        let _writer = self.writer.lock().await;
+        let mut blob = self.blob(id)?;
+        // Inflate and the like count on what is allocated.
+        if !blob.is_thin() || self.is_busy(id) || Parent::of(&blob) != Parent::None {
+            return Ok(Vec::new());
+        }
+        let mut released = Vec::new();
+        let mut clusters = Vec::new();
+        let mut dirty = BTreeSet::new();
+        for index in indices {
+            if let Some(cluster) = blob.map.set(*index, None) {
+                released.push(*index);
+                clusters.push(cluster);
+                dirty.insert(index / CLUSTERS_PER_PAGE);
+            }
+        }
+        if released.is_empty() {
+            return Ok(released);
+        }
+        let method = release_later(&blob);
+        self.persist(blob, &dirty, &BTreeSet::new()).await?;
+        self.release_clusters(&clusters, method).await;
+        Ok(released)
+    }
+
+    /// Changes the size of a volume.
+    ///
+    /// When it becomes smaller no I/O past the new end may be in flight.
+    ///
+    /// # Errors
+    /// `EPERM` for a read-only volume, `ENOSPC`, `EBUSY`, or the disk's error.
+    pub async fn resize(&self, id: BlobId, num_clusters: u64) -> Result<()> {
+        let _writer = self.writer.lock().await;
+        let _busy = self.begin(id, "resize")?;
+        let mut blob = self.blob(id)?;
+        if blob.flags.is_md_read_only() {
+            return Err(Error::new(errno::EPERM, "a read-only volume keeps its size"));
+        }
+        let (old, new) = (blob.map.len(), size_in_clusters(num_clusters)?);
+        if old == new {
+            return Ok(());
+        }
+        let cut: Vec<u32> = (new..old).filter_map(|index| blob.map.get(index)).collect();
+        blob.map.resize(new);
+        let mut claimed =
+            self.claim_clusters(if blob.is_thin() { 0 } else { new.saturating_sub(old) })?;
+        for (index, cluster) in (old..).zip(claimed.list.clone()) {
+            blob.map.set(index, Some(cluster));
+        }
+        self.zero_clusters(&claimed.list).await?;
+        // The page that the old or new end lies in has another length now.
+        let edges = [old, new].map(|end| end.saturating_sub(1) / CLUSTERS_PER_PAGE);
+        let method = release_later(&blob);
+        self.persist(blob, &BTreeSet::from(edges), &BTreeSet::new()).await?;
+        claimed.list.clear();
+        self.release_clusters(&cut, method).await;
+        Ok(())
+    }
+
+    /// Gives a volume all clusters that it reads, so that it needs no parent and is thick.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EBUSY`, or the disk's error. What has been copied by then stays.
+    pub async fn inflate(&self, id: BlobId) -> Result<()> {
+        let _busy = self.begin(id, "inflate")?;
+        let blob = self.blob(id)?;
+        self.copy_up(id, (0..blob.map.len()).filter(|index| blob.map.get(*index).is_none()))
+            .await?;
+        let _writer = self.writer.lock().await;
+        let mut blob = self.blob(id)?;
+        Parent::None.set(&mut blob);
+        blob.flags.invalid &= !Flags::THIN;
+        self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
+    }
+
+    /// Gives a volume what its parent has, so that the parent's parent becomes its own.
+    ///
+    /// # Errors
+    /// `EINVAL` when it has no parent, `ENOSPC`, `EBUSY`, or the disk's error.
+    pub async fn decouple(&self, id: BlobId) -> Result<()> {
+        let _busy = self.begin(id, "decouple parent")?;
+        let blob = self.blob(id)?;
+        let (wanted, parent): (Vec<u32>, _) = match Parent::of(&blob) {
+            Parent::None => return Err(Error::new(errno::EINVAL, "the volume has no parent")),
+            Parent::External(_) => ((0..blob.map.len()).collect(), Parent::None),
+            Parent::Snapshot(parent) => {
+                let parent = self.blob(parent)?;
+                (parent.map.iter().map(|(index, _)| index).collect(), Parent::of(&parent))
+            }
+        };
+        let missing = wanted.into_iter().filter(|index| blob.map.get(*index).is_none());
+        self.copy_up(id, missing.filter(|index| *index < blob.map.len())).await?;
+        let _writer = self.writer.lock().await;
+        let mut blob = self.blob(id)?;
+        parent.set(&mut blob);
+        self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
+    }
+
+    /// Allocates one cluster after the other, so that others get their turn. What is needed is there
+    /// before the first one is copied.
+    async fn copy_up(&self, id: BlobId, indices: impl Iterator<Item = u32>) -> Result<()> {
+        let indices: Vec<u32> = indices.collect();
+        drop(self.claim_clusters(u32::try_from(indices.len()).unwrap_or(u32::MAX))?);
+        for index in indices {
+            self.allocate(id, &[index]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Clusters one after the other as ranges.
+fn neighbors(clusters: &[u32]) -> Vec<(u32, u32)> {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for cluster in clusters {
+        match ranges.last_mut() {
+            Some((start, len)) if *start + *len == *cluster => *len += 1,
+            _ => ranges.push((*cluster, 1)),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,225 @@
+//! The store: what it holds in memory, who may change what, and what it tells.
+
+use crate::disk::Disk;
+use crate::error::{Error, Result, errno};
+use crate::lock::Lock;
+use drivebay_spec_blobstore::lvol::Names;
+use drivebay_spec_blobstore::{Bits, Blob, BlobId, Fault, Note, SuperBlock};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// A store on a disk. It belongs to one thread.
+#[derive(Debug)]
+pub struct Store<D> {
+    pub(crate) disk: D,
+    pub(crate) state: RefCell<State>,
+    /// Held by whoever changes metadata, so that there is one writer.
+    pub(crate) writer: Lock,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// As on disk.
+    pub(crate) block: SuperBlock,
+    pub(crate) volumes: BTreeMap<BlobId, Volume>,
+    pub(crate) used_pages: Bits,
+    pub(crate) used_clusters: Bits,
+    /// Volumes that an operation holds, with its name.
+    pub(crate) busy: BTreeMap<BlobId, &'static str>,
+    /// Why no more changes are taken.
+    pub(crate) failed: Option<String>,
+    pub(crate) notes: Vec<Note>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Volume {
+    pub(crate) blob: Blob,
+    /// Its chain of metadata pages, the first one first.
+    pub(crate) pages: Vec<u32>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// What is known of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its id in the store.
+    pub id: BlobId,
+    /// Its name.
+    pub name: String,
+    /// Its UUID as text, if it has one.
+    pub uuid: Option<String>,
+    /// Its size in clusters.
+    pub num_clusters: u32,
+    /// Clusters of its own.
+    pub num_allocated_clusters: u32,
+    /// Whether clusters are allocated when they are written.
+    pub is_thin: bool,
+    /// Whether its data may not be written.
+    pub is_read_only: bool,
+    /// Its parent in the store.
+    pub parent: Option<BlobId>,
+    /// The name of its parent outside of the store.
+    pub external_parent: Option<Vec<u8>>,
+    /// Volumes that have it as parent.
+    pub clones: Vec<BlobId>,
+    /// Why it is not served, if so.
+    pub faults: Vec<Fault>,
+}
+
+/// What is known of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// Its name.
+    pub name: String,
+    /// Its UUID as text.
+    pub uuid: String,
+    /// Clusters for data.
+    pub total_data_clusters: u32,
+    /// Clusters that are free.
+    pub free_clusters: u32,
+    /// Block size of its volumes in bytes.
+    pub block_size: u32,
+    /// Unit of allocation in bytes.
+    pub cluster_size: u32,
+    /// Bytes that it can grow to.
+    pub max_growable_size: u64,
+}
+
+impl<D: Disk> Store<D> {
+    /// The disk under the store.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// Takes the disk back.
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    /// The super block as it is on disk.
+    #[must_use]
+    pub fn super_block(&self) -> SuperBlock {
+        self.state.borrow().block.clone()
+    }
+
+    /// How interrupted operations ended when the store was loaded.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Note> {
+        self.state.borrow().notes.clone()
+    }
+
+    /// What is known of the store; `None` when no blob names it.
+    #[must_use]
+    pub fn info(&self) -> Option<StoreInfo> {
+        let state = self.state.borrow();
+        let names = Names::of(&state.volumes.get(&state.block.super_blob?)?.blob)?;
+        let block = &state.block;
+        Some(StoreInfo {
+            name: names.name,
+            uuid: names.uuid?,
+            total_data_clusters: block.total_clusters() - block.md_clusters(),
+            free_clusters: block.total_clusters() - state.used_clusters.count(),
+            block_size: block.io_unit_size,
+            cluster_size: block.cluster_size,
+            max_growable_size: block.clusters_max() * u64::from(block.cluster_size),
+        })
+    }
+
+    /// All volumes in the order of their ids, quarantined ones included.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<Info> {
+        let state = self.state.borrow();
+        let super_blob = state.block.super_blob;
+        let ids = state.volumes.keys().filter(|id| Some(**id) != super_blob);
+        ids.filter_map(|id| state.info(*id)).collect()
+    }
+
+    /// What is known of one volume.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none.
+    pub fn volume(&self, id: BlobId) -> Result<Info> {
+        self.state.borrow().info(id).ok_or_else(|| no_volume(id))
+    }
+
+    /// A copy of a volume's metadata.
+    pub(crate) fn blob(&self, id: BlobId) -> Result<Blob> {
+        let state = self.state.borrow();
+        let volume = state.volumes.get(&id).ok_or_else(|| no_volume(id))?;
+        match volume.faults.first() {
+            Some(fault) => Err(Error::new(errno::EIO, format!("blob {id} is not served: {fault}"))),
+            None => Ok(volume.blob.clone()),
+        }
+    }
+
+    /// Gives an operation a volume for itself, until the guard is dropped.
+    pub(crate) fn begin(&self, id: BlobId, operation: &'static str) -> Result<Busy<'_, D>> {
+        let mut state = self.state.borrow_mut();
+        if let Some(holder) = state.busy.get(&id) {
+            let name = state.info(id).map_or_else(|| id.to_string(), |info| info.name);
+            let message = format!("{operation} of {name}: it is busy with {holder}");
+            return Err(Error::new(errno::EBUSY, message));
+        }
+        state.busy.insert(id, operation);
+        Ok(Busy { store: self, id })
+    }
+
+    /// No more changes: memory and disk may differ.
+    pub(crate) fn fail(&self, why: String) {
+        self.state.borrow_mut().failed.get_or_insert(why);
+    }
+
+    pub(crate) fn is_busy(&self, id: BlobId) -> bool {
+        self.state.borrow().busy.contains_key(&id)
+    }
+}
+
+/// A volume that an operation holds.
+pub(crate) struct Busy<'a, D> {
+    store: &'a Store<D>,
+    id: BlobId,
+}
+
+impl<D> Drop for Busy<'_, D> {
+    fn drop(&mut self) {
+        self.store.state.borrow_mut().busy.remove(&self.id);
+    }
+}
+
+pub(crate) fn no_volume(id: BlobId) -> Error {
+    Error::new(errno::ENOENT, format!("there is no blob {id}"))
+}
+
+impl State {
+    pub(crate) fn info(&self, id: BlobId) -> Option<Info> {
+        use drivebay_spec_blobstore::lvol;
+        let Volume { blob, faults, .. } = self.volumes.get(&id)?;
+        let names = Names::of(blob);
+        let external =
+            blob.is_external_clone().then(|| blob.internal_xattr(lvol::EXTERNAL_SNAPSHOT));
+        Some(Info {
+            id,
+            name: names.as_ref().map_or_else(|| format!("{id}"), |names| names.name.clone()),
+            uuid: names.and_then(|names| names.uuid),
+            num_clusters: blob.map.len(),
+            num_allocated_clusters: blob.map.allocated(),
+            is_thin: blob.is_thin(),
+            is_read_only: blob.flags.is_data_read_only(),
+            parent: blob.parent(),
+            external_parent: external.flatten().map(<[u8]>::to_vec),
+            clones: self.clones(id),
+            faults: faults.clone(),
+        })
+    }
+
+    pub(crate) fn clones(&self, id: BlobId) -> Vec<BlobId> {
+        let clones = self.volumes.iter().filter(|(_, volume)| volume.blob.parent() == Some(id));
+        clones.map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<BlobId> {
+        let super_blob = self.block.super_blob;
+        let mut named = self.volumes.iter().filter(|(id, _)| Some(**id) != super_blob);
+        named.find(|(_, v)| Names::of(&v.blob).is_some_and(|n| n.name == name)).map(|(id, _)| *id)
+    }
+}

@@ -1,0 +1,70 @@
+//! What a store holds, as its users see it.
+
+use crate::disk::EXTERNAL_BYTES;
+use crate::{SimDisk, run};
+use drivebay_blobstore::spec::Bits;
+use drivebay_blobstore::{Disk, Place, Store};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeDump {
+    /// Hash of each cluster as it is read.
+    pub clusters: Vec<u64>,
+    /// Whether it is read-only.
+    pub read_only: bool,
+    /// Values of its xattrs that the tests set.
+    pub xattrs: Vec<Option<Vec<u8>>>,
+}
+
+/// Volumes by UUID, with their name.
+pub type Dump = BTreeMap<String, (String, VolumeDump)>;
+
+fn hash(data: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Reads everything.
+#[must_use]
+pub fn dump(store: &Store<SimDisk>) -> Dump {
+    let size = store.super_block().cluster_size as usize;
+    let zero = hash(&vec![0; size]);
+    let volumes = store.volumes().into_iter().map(|info| {
+        assert_eq!(info.faults, [], "{} has faults", info.name);
+        let clusters = (0..info.num_clusters).map(|index| match store.place(info.id, index) {
+            Place::Zero => zero,
+            Place::Own(cluster) | Place::Inherited(cluster) => {
+                hash(&run(store.disk().read(store.cluster_offset(cluster), size)).unwrap())
+            }
+            Place::External(_) if index as usize * size >= EXTERNAL_BYTES => zero,
+            Place::External(_) => {
+                let offset = u64::from(index) * size as u64;
+                hash(&run(store.disk().read_external(b"", offset, size)).unwrap())
+            }
+        });
+        let volume = VolumeDump {
+            clusters: clusters.collect(),
+            read_only: info.is_read_only,
+            xattrs: ["a", "b"].map(|name| store.xattr(info.id, name).unwrap()).to_vec(),
+        };
+        (info.uuid.unwrap(), (info.name, volume))
+    });
+    volumes.collect()
+}
+
+/// A store's image read anew: nothing is shared, and what is in use is what volumes have.
+pub fn check(image: Vec<u8>) {
+    let (block, model) = run(Store::read(&SimDisk::new(image))).unwrap();
+    let mut owned = Bits::new(block.total_clusters());
+    for volume in model.volumes.values() {
+        assert_eq!(volume.faults, []);
+        for (_, cluster) in volume.blob.map.iter() {
+            assert!(owned.set(cluster), "cluster {cluster} has two owners");
+        }
+    }
+    let data = model.used_clusters.count() - block.md_clusters();
+    assert_eq!(owned.count(), data, "clusters are used that nobody has");
+}

@@ -1,0 +1,237 @@
+//! Random operations on a store.
+
+use crate::{Random, SimDisk, run};
+use drivebay_blobstore::{
+    BlobId, ClearMethod, Disk, Info, NewStoreOptions, NewVolume, Place, Result, Store,
+};
+
+/// Size of the disk, 4 MiB: small, since it is copied for every power cut.
+pub const DISK_BYTES: usize = 4 << 20;
+/// Size of a cluster.
+pub const CLUSTER_BYTES: u32 = 32 << 10;
+
+/// A new store on a disk full of garbage.
+#[must_use]
+pub fn new_store() -> Store<SimDisk> {
+    let options = NewStoreOptions {
+        name: "s".into(),
+        uuid: uuid(0),
+        cluster_size: CLUSTER_BYTES,
+        num_md_pages: Some(160),
+        md_page_size: 4096,
+        clear_method: ClearMethod::None,
+    };
+    run(Store::create(SimDisk::garbage(DISK_BYTES), &options)).unwrap()
+}
+
+fn uuid(number: u64) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}")
+}
+
+/// An operation with all that it needs, so that it can be done again on a copy of the store.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A new volume.
+    Create(NewVolume),
+    /// A snapshot, its name and UUID.
+    Snapshot(BlobId, String, String),
+    /// A clone, its name and UUID.
+    Clone(BlobId, String, String),
+    /// A deletion.
+    Delete(BlobId),
+    /// A new size in clusters.
+    Resize(BlobId, u64),
+    /// A new name.
+    Rename(BlobId, String),
+    /// Read-only for good.
+    ReadOnly(BlobId),
+    /// A value, or none.
+    Xattr(BlobId, &'static str, Option<Vec<u8>>),
+    /// A parent inside.
+    SetParent(BlobId, BlobId),
+    /// A parent outside.
+    SetExternal(BlobId),
+    /// Everything copied.
+    Inflate(BlobId),
+    /// The parent's copied.
+    Decouple(BlobId),
+    /// Clusters before they are written.
+    Allocate(BlobId, Vec<u32>),
+    /// Clusters given back.
+    Release(BlobId, Vec<u32>),
+    /// The store's name.
+    RenameStore(String),
+    /// The end of a session.
+    Close,
+}
+
+impl Op {
+    /// Which one it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Create(new) if new.external_parent.is_some() => "create external clone",
+            Self::Create(new) if new.thin => "create thin",
+            Self::Create(_) => "create thick",
+            Self::Snapshot(..) => "snapshot",
+            Self::Clone(..) => "clone",
+            Self::Delete(_) => "delete",
+            Self::Resize(..) => "resize",
+            Self::Rename(..) => "rename",
+            Self::ReadOnly(_) => "set read-only",
+            Self::Xattr(..) => "set xattr",
+            Self::SetParent(..) => "set parent",
+            Self::SetExternal(_) => "set external parent",
+            Self::Inflate(_) => "inflate",
+            Self::Decouple(_) => "decouple",
+            Self::Allocate(..) => "allocate",
+            Self::Release(..) => "release",
+            Self::RenameStore(_) => "rename store",
+            Self::Close => "close",
+        }
+    }
+
+    /// Whether it may change what a volume reads as: then a power cut in it may leave either.
+    #[must_use]
+    pub fn changes_data(&self) -> bool {
+        matches!(self, Self::SetParent(..) | Self::SetExternal(_) | Self::Release(..))
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn apply(&self, store: &Store<SimDisk>) -> Result<()> {
+        match self {
+            Self::Create(new) => run(store.create_volume(new)).map(drop),
+            Self::Snapshot(id, name, uuid) => run(store.snapshot(*id, name, uuid)).map(drop),
+            Self::Clone(id, name, uuid) => run(store.clone_snapshot(*id, name, uuid)).map(drop),
+            Self::Delete(id) => run(store.delete_volume(*id)),
+            Self::Resize(id, size) => run(store.resize(*id, *size)),
+            Self::Rename(id, name) => run(store.rename_volume(*id, name)),
+            Self::ReadOnly(id) => run(store.set_read_only(*id)),
+            Self::Xattr(id, name, value) => run(store.set_xattr(*id, name, value.clone())),
+            Self::SetParent(id, parent) => run(store.set_parent(*id, *parent)),
+            Self::SetExternal(id) => run(store.set_external_parent(*id, b"outside")),
+            Self::Inflate(id) => run(store.inflate(*id)),
+            Self::Decouple(id) => run(store.decouple(*id)),
+            Self::Allocate(id, indices) => run(store.allocate(*id, indices)),
+            Self::Release(id, indices) => run(store.release(*id, indices)).map(drop),
+            Self::RenameStore(name) => run(store.rename_store(name)),
+            Self::Close => run(store.close()),
+        }
+    }
+}
+
+/// A run of random operations.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The numbers it is made from.
+    pub random: Random,
+    names: u64,
+}
+
+impl Scenario {
+    /// From a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), names: 0 }
+    }
+
+    /// The next operation for a store.
+    pub fn choose(&mut self, store: &Store<SimDisk>) -> Op {
+        let volumes = store.volumes();
+        if volumes.len() < 3 {
+            return self.create();
+        }
+        let pick = self.random.below(volumes.len());
+        let volume = &volumes[pick];
+        let id = volume.id;
+        match self.random.below(20) {
+            0 | 1 if volumes.len() < 12 => self.create(),
+            2..=4 if volumes.len() < 14 => {
+                let (name, uuid) = self.fresh();
+                Op::Snapshot(id, name, uuid)
+            }
+            5 | 6 if volumes.len() < 14 => {
+                let (name, uuid) = self.fresh();
+                let source = volumes.iter().rfind(|volume| volume.is_read_only);
+                Op::Clone(source.map_or(id, |volume| volume.id), name, uuid)
+            }
+            0..=9 => self.delete_or_resize(volume),
+            10 => Op::Rename(id, self.fresh().0),
+            11 if self.random.below(4) == 0 => Op::ReadOnly(id),
+            11 | 12 => {
+                let len = self.random.below(3800);
+                let value = (self.random.below(4) > 0).then(|| vec![7; len]);
+                Op::Xattr(id, if len.is_multiple_of(2) { "a" } else { "b" }, value)
+            }
+            13 => {
+                let parent = &volumes[self.random.below(volumes.len())];
+                Op::SetParent(id, parent.id)
+            }
+            14 if self.random.below(3) == 0 => Op::SetExternal(id),
+            14 => Op::Inflate(id),
+            15 => Op::Decouple(id),
+            16 => Op::Release(id, self.indices(volume)),
+            17 => match self.random.below(4) {
+                0 => Op::RenameStore(self.fresh().0),
+                _ => Op::Close,
+            },
+            _ => Op::Allocate(id, self.indices(volume)),
+        }
+    }
+
+    /// Fills some clusters that a volume has, and flushes.
+    pub fn write(&mut self, store: &Store<SimDisk>) {
+        for volume in store.volumes().iter().filter(|volume| !volume.is_read_only) {
+            for index in self.indices(volume) {
+                if let Place::Own(cluster) = store.place(volume.id, index) {
+                    let fill = self.random.number() as u8;
+                    let data = vec![fill; CLUSTER_BYTES as usize / 2];
+                    run(store.disk().write(store.cluster_offset(cluster), data)).unwrap();
+                }
+            }
+        }
+        run(store.disk().flush()).unwrap();
+    }
+
+    fn fresh(&mut self) -> (String, String) {
+        self.names += 1;
+        (format!("v{}", self.names), uuid(self.names))
+    }
+
+    fn create(&mut self) -> Op {
+        let (name, uuid) = self.fresh();
+        let kind = self.random.below(5);
+        let num_clusters = match kind {
+            0 | 1 => self.random.below(12),
+            _ => [3, 9, 600, 1300][self.random.below(4)],
+        } as u64;
+        let external_parent = (kind == 4).then(|| b"outside".to_vec());
+        let clear_method =
+            [None, Some(ClearMethod::None), Some(ClearMethod::WriteZeroes)][kind % 3];
+        Op::Create(NewVolume {
+            name,
+            uuid,
+            num_clusters,
+            thin: kind > 1,
+            clear_method,
+            external_parent,
+        })
+    }
+
+    fn delete_or_resize(&mut self, volume: &Info) -> Op {
+        if self.random.below(3) > 0 {
+            return Op::Delete(volume.id);
+        }
+        let largest = if volume.is_thin { 1400 } else { 14 };
+        Op::Resize(volume.id, self.random.below(largest) as u64)
+    }
+
+    fn indices(&mut self, volume: &Info) -> Vec<u32> {
+        let count = self.random.below(4) + 1;
+        let size = volume.num_clusters as usize;
+        (0..count).map(|_| self.random.below(size) as u32).collect()
+    }
+}

@@ -1,0 +1,138 @@
+//! Power cuts and media errors in the middle of every operation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test"
+)]
+
+use drivebay_blobstore::Store;
+use drivebay_lvol_tests::{
+    Dump, Op, Random, Scenario, SimDisk, check, dump, image_after, new_store, run,
+};
+use std::collections::BTreeMap;
+
+/// Power cuts that a run of the tests makes; `LVOL_CUTS` for more.
+fn cuts_wanted() -> usize {
+    std::env::var("LVOL_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
+}
+
+const OPS_PER_SEED: usize = 40;
+const CUTS_PER_OP: usize = 6;
+
+/// A store after some operations, again and again, with the operation that comes next.
+fn every_op(seed: u64, mut visit: impl FnMut(&mut Random, &Op, Vec<u8>, &Dump)) {
+    let mut scenario = Scenario::new(seed);
+    let mut store = new_store();
+    for _ in 0..OPS_PER_SEED {
+        scenario.write(&store);
+        let op = scenario.choose(&store);
+        let image = store.disk().image();
+        let before = dump(&store);
+        visit(&mut scenario.random, &op, image, &before);
+        let done = op.apply(&store);
+        if done.is_err() {
+            assert_eq!(dump(&store), before, "seed {seed}: {op:?} failed and changed something");
+        }
+        if scenario.random.below(8) == 0 {
+            store = run(Store::load(SimDisk::new(store.disk().image()))).unwrap();
+        }
+    }
+}
+
+/// Each volume is as it was before or as it is after, and the set of volumes is either set.
+fn assert_either(found: &Dump, before: &Dump, after: &Dump, what: &str) {
+    let names = |dump: &Dump| dump.keys().cloned().collect::<Vec<_>>();
+    let is_either = names(found) == names(before) || names(found) == names(after);
+    assert!(is_either, "{what}: volumes {:?}", names(found));
+    for (uuid, volume) in found {
+        let is_either = before.get(uuid) == Some(volume) || after.get(uuid) == Some(volume);
+        assert!(is_either, "{what}: volume {} is neither as before nor as after", volume.0);
+    }
+}
+
+/// Does `op` on the store of `image`, cuts it at a few places and looks at what is left of the store.
+fn cut(op: &Op, image: &[u8], before: &Dump, random: &mut Random, denies_cache: bool) -> usize {
+    let store = run(Store::load(SimDisk::new(image.to_vec()))).unwrap();
+    // What the load wrote is there when the operation begins.
+    let base = store.disk().image();
+    _ = store.disk().take_log();
+    if denies_cache {
+        store.disk().deny_write_cache();
+    }
+    _ = op.apply(&store);
+    let after = dump(&store);
+    let log = store.disk().take_log();
+    let cuts = CUTS_PER_OP.min(log.len() + 1);
+    for cut in 0..cuts {
+        let events = if cut == 0 { log.len() } else { random.below(log.len() + 1) };
+        let what = format!("{op:?} cut at {events} of {}", log.len());
+        let image = image_after(&base, &log, events, random);
+        let store = run(Store::load(SimDisk::new(image))).expect(&what);
+        assert_either(&dump(&store), before, &after, &what);
+        check(store.disk().image());
+    }
+    cuts
+}
+
+#[test]
+fn after_a_power_cut_in_any_operation_each_volume_is_as_before_or_as_after() {
+    let mut cuts: BTreeMap<&str, usize> = BTreeMap::new();
+    for seed in 1.. {
+        every_op(seed, |random, op, image, before| {
+            *cuts.entry(op.kind()).or_default() += cut(op, &image, before, random, false);
+        });
+        if cuts.values().sum::<usize>() >= cuts_wanted() {
+            break;
+        }
+    }
+    println!("power cuts by operation: {cuts:?}");
+    assert!(cuts.len() >= 17, "not every operation was cut: {cuts:?}");
+}
+
+#[test]
+fn a_store_that_does_not_flush_is_noticed() {
+    let mut noticed = 0;
+    every_op(1, |random, op, image, before| {
+        let cut = std::panic::AssertUnwindSafe(|| cut(op, &image, before, random, true));
+        noticed += usize::from(std::panic::catch_unwind(cut).is_err());
+    });
+    assert!(noticed > 0, "the order of writes makes no difference to these tests");
+}
+
+#[test]
+fn an_operation_whose_nth_write_fails_leaves_everything_as_it_was() {
+    for seed in 1..=2 {
+        every_op(seed, |_, op, image, before| {
+            for nth in 0.. {
+                for stays_broken in [false, true] {
+                    let store = run(Store::load(SimDisk::new(image.clone()))).unwrap();
+                    _ = store.disk().take_log();
+                    store.disk().fail_in(Some(nth), stays_broken);
+                    let done = op.apply(&store);
+                    let what =
+                        format!("seed {seed}: {op:?}, write {nth}, {stays_broken}: {done:?}");
+                    if done.is_err() && !stays_broken {
+                        assert_eq!(&dump(&store), before, "{what}");
+                    }
+                    store.disk().fail_in(None, false);
+                    let again = run(Store::load(SimDisk::new(store.disk().image()))).expect(&what);
+                    check(again.disk().image());
+                    if done.is_err() && !stays_broken {
+                        assert_eq!(&dump(&again), before, "{what}, loaded again");
+                    }
+                }
+                let writes = {
+                    let store = run(Store::load(SimDisk::new(image.clone()))).unwrap();
+                    _ = store.disk().take_log();
+                    _ = op.apply(&store);
+                    store.disk().take_log().len()
+                };
+                if nth >= writes.min(40) {
+                    break;
+                }
+            }
+        });
+    }
+}
