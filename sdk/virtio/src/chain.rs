@@ -1,0 +1,165 @@
+//! One request of a driver: the buffers that the device reads, then those that it writes.
+#![expect(unsafe_code, reason = "guest memory is copied by raw pointers")]
+
+use crate::memory::GuestMemory;
+use crate::queue::Broken;
+use drivebay_spec_vhost::ring::{Descriptor, F_WRITE};
+use std::ptr::NonNull;
+
+/// Pieces of one chain. Devices offer fewer segments; a buffer that crosses parts of the memory takes two.
+pub const PIECES_MAX: usize = 256;
+
+/// A piece of a buffer, in the host's address space.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// First byte.
+    pub addr: NonNull<u8>,
+    /// Length, in bytes; never 0.
+    pub len: u32,
+    /// Region of the host.
+    pub region: u32,
+}
+
+/// A chain of buffers. It is filled by [`Queue::pop`](crate::Queue::pop) and used again, so nothing is allocated for
+/// a request.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// Buffers that the device reads, then buffers that it writes.
+    pieces: Vec<Piece>,
+    num_readable: usize,
+    readable_len: u64,
+    writable_len: u64,
+    /// What the ring wants back.
+    pub(crate) id: u16,
+    /// Entries that it takes of a packed ring.
+    pub(crate) num_entries: u16,
+}
+
+impl Chain {
+    /// An empty chain with room for the longest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { pieces: Vec::with_capacity(PIECES_MAX), ..Self::default() }
+    }
+
+    /// Buffers that the device reads.
+    #[must_use]
+    pub fn readable(&self) -> &[Piece] {
+        self.pieces.get(..self.num_readable).unwrap_or_default()
+    }
+
+    /// Buffers that the device writes.
+    #[must_use]
+    pub fn writable(&self) -> &[Piece] {
+        self.pieces.get(self.num_readable..).unwrap_or_default()
+    }
+
+    /// Bytes that the device reads.
+    #[must_use]
+    pub fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// Bytes that the device writes at most.
+    #[must_use]
+    pub fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// The ring's name for the chain: what an in-flight area records.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Copies `bytes.len()` bytes at `offset` of what the device reads. `false` when they are not all there: then nothing is copied.
+    #[must_use]
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        copy(self.readable(), offset, bytes.len(), |addr, at, len| {
+            let Some(to) = bytes.get_mut(at..at + len) else { return };
+            // SAFETY: the piece has `len` bytes at `addr`, the slice has as many, and they are not the same memory.
+            unsafe { std::ptr::copy_nonoverlapping(addr.as_ptr(), to.as_mut_ptr(), len) };
+        })
+    }
+
+    /// Copies `bytes` to `offset` of what the device writes. `false` when there is no room for all: then nothing is copied.
+    #[must_use]
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        copy(self.writable(), offset, bytes.len(), |addr, at, len| {
+            let Some(from) = bytes.get(at..at + len) else { return };
+            // SAFETY: as in `read`.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), addr.as_ptr(), len) };
+        })
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pieces.clear();
+        (self.num_readable, self.readable_len, self.writable_len) = (0, 0, 0);
+        (self.id, self.num_entries) = (0, 0);
+    }
+
+    /// Adds the buffer of a descriptor.
+    pub(crate) fn add(
+        &mut self,
+        memory: &GuestMemory,
+        descriptor: Descriptor,
+    ) -> Result<(), Broken> {
+        let is_written = descriptor.flags & F_WRITE != 0;
+        let (mut addr, mut rest) = (descriptor.addr, u64::from(descriptor.len));
+        if rest == 0 {
+            return Err(Broken::EmptyBuffer);
+        }
+        if is_written {
+            self.writable_len += rest;
+        } else if self.num_readable < self.pieces.len() {
+            return Err(Broken::ReadableAfterWritable);
+        } else {
+            self.readable_len += rest;
+        }
+        while rest > 0 {
+            let span = memory.span(addr, rest).ok_or(Broken::Address { addr, len: rest })?;
+            if self.pieces.len() == PIECES_MAX {
+                return Err(Broken::LongChain);
+            }
+            // A span is at most as long as the descriptor's `u32`.
+            let len = u32::try_from(span.len).unwrap_or(u32::MAX);
+            self.pieces.push(Piece { addr: span.addr, len, region: span.number });
+            self.num_readable += usize::from(!is_written);
+            // The last byte of the address space is nobody's: the end of a part never wraps.
+            (addr, rest) = (addr.wrapping_add(span.len), rest - span.len);
+        }
+        Ok(())
+    }
+}
+
+/// Calls `each` with the address, the offset in the copy and the length of each piece of `len` bytes at `offset`.
+/// `false`, and no call, when they are not all there.
+fn copy(
+    pieces: &[Piece],
+    mut offset: u64,
+    len: usize,
+    mut each: impl FnMut(NonNull<u8>, usize, usize),
+) -> bool {
+    let whole: u64 = pieces.iter().map(|piece| u64::from(piece.len)).sum();
+    if offset.checked_add(len as u64).is_none_or(|end| end > whole) {
+        return false;
+    }
+    let mut done = 0;
+    for piece in pieces {
+        if done == len {
+            break;
+        }
+        let piece_len = u64::from(piece.len);
+        if offset >= piece_len {
+            offset -= piece_len;
+            continue;
+        }
+        // Both fit: a piece has at most 4 GiB.
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let count = usize::try_from(piece_len - offset).unwrap_or(usize::MAX).min(len - done);
+        // SAFETY: `skip` is less than the piece's length.
+        each(unsafe { piece.addr.add(skip) }, done, count);
+        (done, offset) = (done + count, 0);
+    }
+    true
+}

@@ -1,0 +1,25 @@
+//! The device's side of virtqueues, over memory that a guest shares and may spoil at any time.
+//!
+//! ```text
+//! memory tables (vhost-user) ─▶ GuestMemory ─┐
+//! ring addresses ────────────────────────────┴─▶ Queue::pop ─▶ Chain ─▶ the device ─▶ Queue::push ─▶ Queue::publish
+//! ```
+//!
+//! Nothing of a guest is trusted. A descriptor, an index or an address is read once, into the host's own memory, and
+//! checked there; a chain has a bound; a queue that breaks a rule is [`Broken`] and stops, and no other queue
+//! notices. No reference to guest memory is ever made: rings are reached through atomics, data by copying.
+//!
+//! All of a queue happens on one lightweight thread.
+
+mod chain;
+mod memory;
+mod packed;
+mod queue;
+mod split;
+
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Chain, PIECES_MAX, Piece};
+pub use memory::GuestMemory;
+pub use queue::{Broken, Features, Queue, Rings};

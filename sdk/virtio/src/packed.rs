@@ -1,0 +1,258 @@
+//! Packed rings. virtio 1.3, section 2.8.
+#![expect(unsafe_code, reason = "rings are shared with the guest and reached by raw pointers")]
+
+use crate::chain::Chain;
+use crate::memory::GuestMemory;
+use crate::queue::{Broken, Features, Rings};
+use crate::split::read_descriptor;
+use drivebay_spec_vhost::ring::{
+    DESCRIPTOR_LEN, Descriptor, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, F_AVAIL, F_INDIRECT,
+    F_NEXT, F_USED, F_WRITE, SIZE_MAX, passes,
+};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+
+/// A place in the ring with its lap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    index: u16,
+    /// The wrap counter: it changes at the end of the ring.
+    wrap: bool,
+}
+
+impl Place {
+    /// Index in the low 15 bits, wrap counter in the highest.
+    fn from_bits(bits: u16) -> Self {
+        Self { index: bits & 0x7fff, wrap: bits & 0x8000 != 0 }
+    }
+
+    fn bits(self) -> u16 {
+        self.index | (u16::from(self.wrap) << 15)
+    }
+
+    fn advance(&mut self, entries: u16, size: u16) {
+        // Both are at most 2^15, so the sum fits.
+        self.index += entries;
+        if self.index >= size {
+            self.index -= size;
+            self.wrap = !self.wrap;
+        }
+    }
+}
+
+/// # Invariants
+/// `ring` is aligned and names `size` descriptors in guest memory, `driver` and `device` an event area each; it all
+/// stays mapped as long as the queue that owns this. Places are below `size`.
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    size: u16,
+    ring: NonNull<u8>,
+    driver: NonNull<u8>,
+    device: NonNull<u8>,
+    next_available: Place,
+    next_used: Place,
+    /// Entries of the chains that the device has.
+    outstanding: u16,
+    /// What was given back since the last `publish`: its first entry is shown last.
+    pending: Option<Pending>,
+    published: Place,
+    features: Features,
+}
+
+/// The first entry given back of a burst: its flags are written last, so that the driver sees the burst whole.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    at: Place,
+    written: bool,
+}
+
+impl PackedRing {
+    pub(crate) fn new(
+        memory: &GuestMemory,
+        rings: &Rings,
+        base: u32,
+        features: Features,
+    ) -> Result<Self, Broken> {
+        let size = rings.size;
+        if size == 0 || size > SIZE_MAX {
+            return Err(Broken::Size(size));
+        }
+        let part = |addr, len, align| memory.exact(addr, len, align).ok_or(Broken::Ring(addr));
+        let [a, b, c, d] = base.to_le_bytes();
+        let next_available = Place::from_bits(u16::from_le_bytes([a, b]));
+        let next_used = Place::from_bits(u16::from_le_bytes([c, d]));
+        for place in [next_available, next_used] {
+            if place.index >= size {
+                return Err(Broken::Index(place.index));
+            }
+        }
+        let laps = if next_available.wrap == next_used.wrap { 0 } else { size };
+        let outstanding = (next_available.index + laps).checked_sub(next_used.index);
+        let outstanding = outstanding.filter(|&entries| entries <= size);
+        Ok(Self {
+            size,
+            ring: part(rings.descriptors, usize::from(size) * DESCRIPTOR_LEN, 16)?,
+            driver: part(rings.available, 4, 4)?,
+            device: part(rings.used, 4, 4)?,
+            next_available,
+            next_used,
+            outstanding: outstanding.ok_or(Broken::Index(next_available.index))?,
+            pending: None,
+            published: next_used,
+            features,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, Broken> {
+        if !self.is_available(self.next_available) {
+            return Ok(false);
+        }
+        chain.clear();
+        let mut place = self.next_available;
+        loop {
+            let descriptor = self.descriptor(place.index);
+            place.advance(1, self.size);
+            chain.num_entries += 1;
+            if self.outstanding + chain.num_entries > self.size {
+                return Err(Broken::LongChain);
+            }
+            if descriptor.flags & F_INDIRECT != 0 {
+                let is_alone = chain.num_entries == 1 && descriptor.flags & F_NEXT == 0;
+                if !self.features.indirect || !is_alone {
+                    return Err(Broken::Indirect);
+                }
+                walk_indirect(memory, chain, descriptor)?;
+            } else {
+                chain.add(memory, descriptor)?;
+            }
+            if descriptor.flags & F_NEXT == 0 {
+                // The id is in the last descriptor of a chain.
+                chain.id = descriptor.link;
+                break;
+            }
+        }
+        self.next_available = place;
+        self.outstanding += chain.num_entries;
+        Ok(true)
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, id: u16, entries: u16, written: u32) {
+        let at = self.next_used;
+        let base = usize::from(at.index) * DESCRIPTOR_LEN;
+        self.u32_at(self.ring, base + 8).store(written.to_le(), Ordering::Relaxed);
+        self.u16_at(self.ring, base + 12).store(id.to_le(), Ordering::Relaxed);
+        match self.pending {
+            None => self.pending = Some(Pending { at, written: written > 0 }),
+            Some(_) => self.mark_used(at, written > 0),
+        }
+        self.next_used.advance(entries, self.size);
+        self.outstanding = self.outstanding.saturating_sub(entries);
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some(first) = self.pending.take() else { return false };
+        self.mark_used(first.at, first.written);
+        let (old, new) = (self.published, self.next_used);
+        self.published = new;
+        // The driver shows its wish, then looks at the ring: either it sees the ring, or this sees the wish.
+        fence(Ordering::SeqCst);
+        let wish = u32::from_le(self.u32_at(self.driver, 0).load(Ordering::Relaxed));
+        let [a, b, c, d] = wish.to_le_bytes();
+        match u16::from_le_bytes([c, d]) {
+            EVENT_ENABLE => true,
+            EVENT_DESC if self.features.event_idx => {
+                self.passes(Place::from_bits(u16::from_le_bytes([a, b])), old, new)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether going from `old` to `new` passes `event`. All are brought onto one line of two laps.
+    fn passes(&self, event: Place, old: Place, new: Place) -> bool {
+        let size = self.size;
+        let event =
+            if event.wrap == new.wrap { event.index } else { event.index.wrapping_sub(size) };
+        let old = if old.wrap == new.wrap { old.index } else { old.index.wrapping_sub(size) };
+        passes(event, new.index, old)
+    }
+
+    pub(crate) fn arm(&mut self) -> bool {
+        let wish = if self.features.event_idx {
+            u32::from(self.next_available.bits()) | u32::from(EVENT_DESC) << 16
+        } else {
+            u32::from(EVENT_ENABLE) << 16
+        };
+        self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
+        // The driver adds a request, then looks at the wish: either it sees the wish, or this sees the request.
+        fence(Ordering::SeqCst);
+        self.is_available(self.next_available)
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        let wish = u32::from(EVENT_DISABLE) << 16;
+        self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn base(&self) -> u32 {
+        u32::from(self.next_available.bits()) | u32::from(self.next_used.bits()) << 16
+    }
+
+    /// Whether the driver has put a descriptor there in its current lap.
+    #[inline]
+    fn is_available(&self, place: Place) -> bool {
+        let flags = self.u16_at(self.ring, usize::from(place.index) * DESCRIPTOR_LEN + 14);
+        let flags = u16::from_le(flags.load(Ordering::Acquire));
+        (flags & F_AVAIL != 0) == place.wrap && (flags & F_USED != 0) != place.wrap
+    }
+
+    #[inline]
+    fn mark_used(&self, at: Place, is_written: bool) {
+        let lap = if at.wrap { F_AVAIL | F_USED } else { 0 };
+        let flags = lap | if is_written { F_WRITE } else { 0 };
+        let place = self.u16_at(self.ring, usize::from(at.index) * DESCRIPTOR_LEN + 14);
+        place.store(flags.to_le(), Ordering::Release);
+    }
+
+    fn descriptor(&self, index: u16) -> Descriptor {
+        // SAFETY: a place is below the size, so the descriptor is in the ring.
+        let from = unsafe { self.ring.add(usize::from(index) * DESCRIPTOR_LEN) };
+        Descriptor::packed(read_descriptor(from))
+    }
+
+    #[inline]
+    fn u16_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU16 {
+        // SAFETY: all callers stay within the ring's length, which `new` checked.
+        let place = unsafe { base.add(offset) };
+        // SAFETY: mapped and aligned by the type's invariant; the guest reaches it by its own CPU's atomics only.
+        unsafe { AtomicU16::from_ptr(place.as_ptr().cast()) }
+    }
+
+    #[inline]
+    fn u32_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU32 {
+        // SAFETY: as in `u16_at`.
+        let place = unsafe { base.add(offset) };
+        // SAFETY: as in `u16_at`.
+        unsafe { AtomicU32::from_ptr(place.as_ptr().cast()) }
+    }
+}
+
+/// Adds the buffers of an indirect table of a packed ring: all of its entries, in order.
+fn walk_indirect(memory: &GuestMemory, chain: &mut Chain, table: Descriptor) -> Result<(), Broken> {
+    let len = u64::from(table.len);
+    if len == 0 || !len.is_multiple_of(DESCRIPTOR_LEN as u64) {
+        return Err(Broken::Indirect);
+    }
+    for offset in (0..len).step_by(DESCRIPTOR_LEN) {
+        let addr = table.addr.wrapping_add(offset);
+        let entry = memory.exact(addr, DESCRIPTOR_LEN, 1).ok_or(Broken::Indirect)?;
+        let descriptor = Descriptor::packed(read_descriptor(entry));
+        if descriptor.flags & F_INDIRECT != 0 {
+            return Err(Broken::Indirect);
+        }
+        chain.add(memory, descriptor)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A virtqueue of either kind.
+
+use crate::chain::Chain;
+use crate::memory::GuestMemory;
+use crate::packed::PackedRing;
+use crate::split::SplitRing;
+use std::fmt;
+use std::sync::Arc;
+
+/// Where the parts of a ring lie, as guest addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// Entries.
+    pub size: u16,
+    /// Descriptor table; the ring itself when packed.
+    pub descriptors: u64,
+    /// Available ring; driver event area when packed.
+    pub available: u64,
+    /// Used ring; device event area when packed.
+    pub used: u64,
+}
+
+/// A rule that the driver broke. Its queue stops; the driver has to reset the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The size is 0, too large, or not a power of two where it must be.
+    Size(u16),
+    /// A part of the ring is not all in one part of the guest's memory, or not aligned.
+    Ring(u64),
+    /// The available index went further than the ring is long.
+    IndexJump {
+        /// Entries that it announces.
+        ahead: u16,
+    },
+    /// A descriptor index beyond the table.
+    Index(u16),
+    /// A chain that does not end, or has more buffers than a chain may have.
+    LongChain,
+    /// A buffer of no bytes.
+    EmptyBuffer,
+    /// A buffer for the device to read behind one for it to write.
+    ReadableAfterWritable,
+    /// A buffer that is not in the guest's memory.
+    Address {
+        /// First address that is not.
+        addr: u64,
+        /// Bytes from there on.
+        len: u64,
+    },
+    /// An indirect table that is empty, cut off, inside another, or was not agreed on.
+    Indirect,
+    /// A chain was given back that the ring does not have.
+    NotOutstanding,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(size) => write!(f, "a ring of {size} entries"),
+            Self::Ring(addr) => {
+                write!(f, "a part of the ring at {addr:#x} is not in the guest's memory")
+            }
+            Self::IndexJump { ahead } => write!(f, "the available index is {ahead} entries ahead"),
+            Self::Index(index) => write!(f, "descriptor {index} is beyond the table"),
+            Self::LongChain => f.write_str("a chain of too many buffers"),
+            Self::EmptyBuffer => f.write_str("a buffer of no bytes"),
+            Self::ReadableAfterWritable => f.write_str("a readable buffer behind a writable one"),
+            Self::Address { addr, len } => {
+                write!(f, "a buffer of {len} bytes at {addr:#x} is not in the guest's memory")
+            }
+            Self::Indirect => f.write_str("an indirect table that is not allowed"),
+            Self::NotOutstanding => f.write_str("a chain that is not outstanding"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A virtqueue. `[one lightweight thread]`
+#[derive(Debug)]
+pub struct Queue {
+    ring: Ring,
+    memory: Arc<GuestMemory>,
+}
+
+#[derive(Debug)]
+enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+impl Queue {
+    /// A queue over rings in `memory`, which begins where the last device stopped: `base` as `SET_VRING_BASE` says it (for
+    /// packed rings, available index and wrap counter in the low half, used ones in the high half).
+    ///
+    /// # Errors
+    /// [`Broken::Size`] and [`Broken::Ring`].
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        rings: &Rings,
+        base: u32,
+        features: Features,
+    ) -> Result<Self, Broken> {
+        let ring = if features.packed {
+            Ring::Packed(PackedRing::new(&memory, rings, base, features)?)
+        } else {
+            Ring::Split(SplitRing::new(&memory, rings, base, features)?)
+        };
+        Ok(Self { ring, memory })
+    }
+
+    /// Takes the next request: whether there was one.
+    ///
+    /// # Errors
+    /// [`Broken`]: call it no more.
+    #[inline]
+    pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Broken> {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.pop(&self.memory, chain),
+            Ring::Packed(ring) => ring.pop(&self.memory, chain),
+        }
+    }
+
+    /// Gives a request back; `written` bytes were written to it. The driver sees it after [`publish`](Self::publish).
+    #[inline]
+    pub fn push(&mut self, chain: &Chain, written: u32) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.push(chain.id, written),
+            Ring::Packed(ring) => ring.push(chain.id, chain.num_entries, written),
+        }
+    }
+
+    /// Shows the driver what was given back: whether it wants to be notified.
+    #[inline]
+    #[must_use]
+    pub fn publish(&mut self) -> bool {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.publish(),
+            Ring::Packed(ring) => ring.publish(),
+        }
+    }
+
+    /// Asks for a kick at the next request, then looks again: whether there is one already.
+    #[must_use]
+    pub fn arm(&mut self) -> bool {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.arm(),
+            Ring::Packed(ring) => ring.arm(),
+        }
+    }
+
+    /// Wants no kicks: the device looks by itself.
+    pub fn disarm(&mut self) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.disarm(),
+            Ring::Packed(ring) => ring.disarm(),
+        }
+    }
+
+    /// Where the next device begins: what `GET_VRING_BASE` answers.
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        match &self.ring {
+            Ring::Split(ring) => ring.base(),
+            Ring::Packed(ring) => ring.base(),
+        }
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+}
+
+/// What device and driver agreed on for their rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Packed rings.
+    pub packed: bool,
+    /// Notifications at a chosen entry.
+    pub event_idx: bool,
+    /// Indirect tables.
+    pub indirect: bool,
+}
