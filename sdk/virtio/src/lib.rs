@@ -15,6 +15,7 @@ mod chain;
 mod memory;
 mod packed;
 mod queue;
+mod request;
 mod split;
 
 #[cfg(test)]
@@ -23,3 +24,4 @@ mod tests;
 pub use chain::{Chain, PIECES_MAX, Piece};
 pub use memory::GuestMemory;
 pub use queue::{Broken, Features, Queue, Rings};
+pub use request::Request;
