@@ -50,6 +50,8 @@ pub mod id {
     pub const BROKER: &str = "bay.broker/1";
     /// [`crate::bay_notify_api`]
     pub const NOTIFY: &str = "bay.notify/1";
+    /// [`crate::bay_worker_api`]
+    pub const WORKER: &str = "bay.draft.worker/1";
     /// [`crate::bay_quiesce`], offered by plugins.
     pub const QUIESCE: &str = "bay.quiesce/1";
     /// [`crate::bay_log_iface`], offered by plugins.

@@ -124,6 +124,13 @@ functions! {
     fn bay_quiesce_begin_fn(state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void);
     /// The log level changed. `[app thread]`
     fn bay_log_changed_fn(state: *mut c_void);
+
+    /// Work that may block. `[worker]`
+    fn bay_job_fn(arg: *mut c_void);
+    /// Queues a job for a worker. The job is the host's until its `done` is received. -EAGAIN when too many wait. `[any lightweight thread]`
+    fn bay_worker_submit_fn(host: *const bay_host, job: *mut bay_job) -> i32;
+    /// Takes a job back: 0 = it never runs and `done` is not sent, -EBUSY = it runs or has run. `[thread of the submit]`
+    fn bay_worker_cancel_fn(host: *const bay_host, job: *mut bay_job) -> i32;
 }
 
 structs! {
@@ -339,6 +346,28 @@ structs! {
         flags: u32,
         /// Begins the stop.
         begin: Option<bay_quiesce_begin_fn>,
+    }
+
+    /// Work that may block, for a thread of the host: the submitter's memory.
+    closed struct bay_job {
+        /// The work.
+        run: Option<bay_job_fn>,
+        /// Its argument.
+        arg: *mut c_void,
+        /// Sent to the submitting thread when `run` has returned.
+        done: bay_msg,
+    }
+
+    /// `bay.draft.worker/1`: a few threads of the host's for work that blocks. A plugin is finalised after the last of its jobs.
+    open struct bay_worker_api {
+        /// Size of this struct as the host was compiled, in bytes.
+        size: u32,
+        /// Zero.
+        flags: u32,
+        /// Queues a job.
+        submit: Option<bay_worker_submit_fn>,
+        /// Takes it back.
+        cancel: Option<bay_worker_cancel_fn>,
     }
 
     /// `bay.log/1`, offered by a plugin that caches the log level.

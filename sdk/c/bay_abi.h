@@ -220,6 +220,8 @@ extern "C" {
 #define BAY_ID_BROKER "bay.broker/1"
 /** struct bay_notify_api */
 #define BAY_ID_NOTIFY "bay.notify/1"
+/** struct bay_worker_api */
+#define BAY_ID_WORKER "bay.draft.worker/1"
 /** struct bay_quiesce, offered by plugins. */
 #define BAY_ID_QUIESCE "bay.quiesce/1"
 /** struct bay_log_iface, offered by plugins. */
@@ -258,6 +260,8 @@ struct bay_rpc_api;
 struct bay_broker_api;
 struct bay_notify_api;
 struct bay_quiesce;
+struct bay_job;
+struct bay_worker_api;
 struct bay_log_iface;
 struct bay_nvmf_addr;
 struct bay_nvmf_req;
@@ -550,6 +554,15 @@ typedef void bay_quiesce_begin_fn(void *state, bay_cb_fn *done, void *arg);
 
 /** The log level changed. `[app thread]` */
 typedef void bay_log_changed_fn(void *state);
+
+/** Work that may block. `[worker]` */
+typedef void bay_job_fn(void *arg);
+
+/** Queues a job for a worker. The job is the host's until its `done` is received. -EAGAIN when too many wait. `[any lightweight thread]` */
+typedef int32_t bay_worker_submit_fn(const struct bay_host *host, struct bay_job *job);
+
+/** Takes a job back: 0 = it never runs and `done` is not sent, -EBUSY = it runs or has run. `[thread of the submit]` */
+typedef int32_t bay_worker_cancel_fn(const struct bay_host *host, struct bay_job *job);
 
 /** Registers a fabric under its transport type, such as `TCP`. 0 and a handle, or a negative errno. `[app thread]` */
 typedef int32_t bay_nvmf_register_fn(void *target, struct bay_str name, const struct bay_nvmf_transport_ops *ops, void *ctx, uint64_t *handle);
@@ -1292,6 +1305,32 @@ struct bay_quiesce {
     bay_quiesce_begin_fn *begin;
 };
 
+/** Work that may block, for a thread of the host: the submitter's memory.
+ *  Closed: never changes.
+ */
+struct bay_job {
+    /** The work. */
+    bay_job_fn *run;
+    /** Its argument. */
+    void *arg;
+    /** Sent to the submitting thread when `run` has returned. */
+    struct bay_msg done;
+};
+
+/** `bay.draft.worker/1`: a few threads of the host's for work that blocks. A plugin is finalised after the last of its jobs.
+ *  Open: grows at its end.
+ */
+struct bay_worker_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Queues a job. */
+    bay_worker_submit_fn *submit;
+    /** Takes it back. */
+    bay_worker_cancel_fn *cancel;
+};
+
 /** `bay.log/1`, offered by a plugin that caches the log level.
  *  Open: grows at its end.
  */
@@ -1974,6 +2013,24 @@ BAY_ASSERT(offsetof(struct bay_quiesce, flags) == 4, "bay_quiesce.flags");
 BAY_ASSERT(sizeof(((struct bay_quiesce *)0)->flags) == 4, "bay_quiesce.flags");
 BAY_ASSERT(offsetof(struct bay_quiesce, begin) == 8, "bay_quiesce.begin");
 BAY_ASSERT(sizeof(((struct bay_quiesce *)0)->begin) == 8, "bay_quiesce.begin");
+BAY_ASSERT(sizeof(struct bay_job) == 48, "bay_job");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_job) == 8, "bay_job");
+BAY_ASSERT(offsetof(struct bay_job, run) == 0, "bay_job.run");
+BAY_ASSERT(sizeof(((struct bay_job *)0)->run) == 8, "bay_job.run");
+BAY_ASSERT(offsetof(struct bay_job, arg) == 8, "bay_job.arg");
+BAY_ASSERT(sizeof(((struct bay_job *)0)->arg) == 8, "bay_job.arg");
+BAY_ASSERT(offsetof(struct bay_job, done) == 16, "bay_job.done");
+BAY_ASSERT(sizeof(((struct bay_job *)0)->done) == 32, "bay_job.done");
+BAY_ASSERT(sizeof(struct bay_worker_api) == 24, "bay_worker_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_worker_api) == 8, "bay_worker_api");
+BAY_ASSERT(offsetof(struct bay_worker_api, size) == 0, "bay_worker_api.size");
+BAY_ASSERT(sizeof(((struct bay_worker_api *)0)->size) == 4, "bay_worker_api.size");
+BAY_ASSERT(offsetof(struct bay_worker_api, flags) == 4, "bay_worker_api.flags");
+BAY_ASSERT(sizeof(((struct bay_worker_api *)0)->flags) == 4, "bay_worker_api.flags");
+BAY_ASSERT(offsetof(struct bay_worker_api, submit) == 8, "bay_worker_api.submit");
+BAY_ASSERT(sizeof(((struct bay_worker_api *)0)->submit) == 8, "bay_worker_api.submit");
+BAY_ASSERT(offsetof(struct bay_worker_api, cancel) == 16, "bay_worker_api.cancel");
+BAY_ASSERT(sizeof(((struct bay_worker_api *)0)->cancel) == 8, "bay_worker_api.cancel");
 BAY_ASSERT(sizeof(struct bay_log_iface) == 16, "bay_log_iface");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_log_iface) == 8, "bay_log_iface");
 BAY_ASSERT(offsetof(struct bay_log_iface, size) == 0, "bay_log_iface.size");
@@ -2149,6 +2206,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_broker_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;provide@8+8=Option<bay_broker_provide_fn>;withdraw@16+8=Option<bay_broker_withdraw_fn>;acquire@24+8=Option<bay_broker_acquire_fn>;release@32+8=Option<bay_broker_release_fn>\n" \
     "bay_notify_api:size=24,align=8,open;size@0+4=u32;flags@4+4=u32;notify@8+8=Option<bay_notify_fn>;subsystem@16+8=Option<bay_subsystem_register_fn>\n" \
     "bay_quiesce:size=16,align=8,open;size@0+4=u32;flags@4+4=u32;begin@8+8=Option<bay_quiesce_begin_fn>\n" \
+    "bay_job:size=48,align=8,closed;run@0+8=Option<bay_job_fn>;arg@8+8=*mutc_void;done@16+32=bay_msg\n" \
+    "bay_worker_api:size=24,align=8,open;size@0+4=u32;flags@4+4=u32;submit@8+8=Option<bay_worker_submit_fn>;cancel@16+8=Option<bay_worker_cancel_fn>\n" \
     "bay_log_iface:size=16,align=8,open;size@0+4=u32;flags@4+4=u32;changed@8+8=Option<bay_log_changed_fn>\n" \
     "fn:bay_msg_fn(arg:*mutc_void,)\n" \
     "fn:bay_poll_fn(ctx:*mutc_void,)->i32\n" \
@@ -2198,6 +2257,9 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_subsystem_register_fn(host:*constbay_host,name:bay_str,config:Option<bay_subsystem_config_fn>,ctx:*mutc_void,)->i32\n" \
     "fn:bay_quiesce_begin_fn(state:*mutc_void,done:Option<bay_cb_fn>,arg:*mutc_void,)\n" \
     "fn:bay_log_changed_fn(state:*mutc_void,)\n" \
+    "fn:bay_job_fn(arg:*mutc_void,)\n" \
+    "fn:bay_worker_submit_fn(host:*constbay_host,job:*mutbay_job,)->i32\n" \
+    "fn:bay_worker_cancel_fn(host:*constbay_host,job:*mutbay_job,)->i32\n" \
     "bay_nvmf_addr:size=352,align=1,closed;trtype@0+32=[u8;32];adrfam@32+32=[u8;32];traddr@64+256=[u8;256];trsvcid@320+32=[u8;32]\n" \
     "bay_nvmf_req:size=192,align=64,closed;cmd@0+64=[u64;8];rsp@64+16=[u64;2];iov@80+8=*mutbay_iov;iovcnt@88+4=u32;len@92+4=u32;xfer@96+1=u8;rsv0@97+1=u8;rsv1@98+2=u16;rsp_len@100+4=u32;conn@104+8=*mutc_void;tgt@112+64=[u64;8]\n" \
     "bay_nvmf_transport_ops:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;create@8+8=Option<bay_nvmf_create_fn>;destroy@16+8=Option<bay_nvmf_destroy_fn>;dump@24+8=Option<bay_nvmf_dump_fn>;listen@32+8=Option<bay_nvmf_listen_fn>;stop_listen@40+8=Option<bay_nvmf_listen_fn>;group_create@48+8=Option<bay_nvmf_group_create_fn>;group_destroy@56+8=Option<bay_nvmf_group_destroy_fn>;group_add@64+8=Option<bay_nvmf_group_add_fn>;conn_refused@72+8=Option<bay_nvmf_conn_refused_fn>;complete@80+8=Option<bay_nvmf_complete_fn>;close@88+8=Option<bay_nvmf_close_fn>;qpair_free@96+8=Option<bay_nvmf_qpair_free_fn>;conn_addr@104+8=Option<bay_nvmf_conn_addr_fn>;connected@112+8=Option<bay_nvmf_connected_fn>;explain@120+8=Option<bay_nvmf_explain_fn>\n" \

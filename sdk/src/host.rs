@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) rpc: Rpc,
     pub(crate) broker: Broker,
     pub(crate) notify: Notify,
+    /// Of hosts that have it.
+    pub(crate) worker: Option<Worker>,
 }
 
 // SAFETY: the tables are constant from `init` to `fini`, and the host takes its own pointer on any thread.
@@ -202,6 +204,11 @@ tables! {
         notify: bay_notify_fn,
         subsystem: bay_subsystem_register_fn,
     }
+    /// `bay.draft.worker/1`
+    Worker: api::id::WORKER, bay_worker_api {
+        submit: bay_worker_submit_fn,
+        cancel: bay_worker_cancel_fn,
+    }
 }
 
 impl Host {
@@ -234,6 +241,8 @@ impl Host {
             broker: unsafe { Broker::read(raw, host) }?,
             // SAFETY: as above.
             notify: unsafe { Notify::read(raw, host) }?,
+            // SAFETY: as above.
+            worker: unsafe { Worker::read(raw, host) }.ok(),
         })
     }
 }

@@ -6,7 +6,7 @@
 //! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
 //! - [`nvmf`] is where the NVMe over Fabrics target and its fabrics meet.
-//! - [`runtime`] is what operations of several steps are written in: tasks, timers, locks, metadata I/O, poll groups.
+//! - [`runtime`] is what operations of several steps are written in: tasks, timers, locks, metadata I/O, poll groups, workers, sockets.
 //! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.

@@ -11,6 +11,7 @@
 mod bus;
 mod services;
 mod threads;
+mod workers;
 
 use crate::bdev::{self, Channel, IoFlags, IoResult, Op, size_of_table};
 use crate::buf::{self, Buf};
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use bus::*;
 use services::*;
 use threads::*;
+use workers::*;
 
 static FAKE: AtomicBool = AtomicBool::new(false);
 
@@ -94,6 +96,8 @@ struct State {
     offers: Vec<(u64, String, *const c_void)>,
     answers: HashMap<u64, Result<Value, RpcError>>,
     threads: Threads,
+    /// Jobs for workers that have not begun, with their threads.
+    jobs: VecDeque<(u64, *mut api::bay_job)>,
     /// Cores that have a reactor.
     cores: i32,
     /// What waits for an I/O or a buffer, with its thread.
@@ -182,8 +186,9 @@ impl FakeHost {
         panic!("{method} gave no answer");
     }
 
-    /// One round: what is due of messages and waiters, each poller once, and the end of the burst.
+    /// One round: jobs of workers, what is due of messages and waiters, each poller once, and the end of the burst.
     pub fn run(&self) {
+        run_jobs();
         while let Some((thread, msg)) = state(|state| state.threads.next_message()) {
             // SAFETY: a message that was sent, received once.
             let msg = unsafe { *msg };
@@ -399,6 +404,7 @@ table!(RPC: bay_rpc_api {
 table!(BROKER: bay_broker_api {
     provide: provide, withdraw: withdraw, acquire: acquire, release: release,
 });
+table!(WORKER: bay_worker_api { submit: job_submit, cancel: job_cancel });
 table!(NOTIFY: bay_notify_api { notify: notify, subsystem: subsystem });
 
 type H = *const bay_host;
@@ -415,6 +421,7 @@ unsafe extern "C" fn get_iface(_: H, id: bay_str, _: u32) -> *const c_void {
         api::id::RPC => (&raw const RPC.0).cast(),
         api::id::BROKER => (&raw const BROKER.0).cast(),
         api::id::NOTIFY => (&raw const NOTIFY.0).cast(),
+        api::id::WORKER => (&raw const WORKER.0).cast(),
         _ => std::ptr::null(),
     }
 }

@@ -14,5 +14,6 @@ mod error;
 pub mod load;
 pub mod reactor;
 pub mod services;
+pub mod worker;
 
 pub use error::{Error, Result};

@@ -185,6 +185,27 @@ impl Executor {
         name: Cow<'static, str>,
         future: impl Future<Output = ()> + 'static,
     ) -> Result<Arc<Handle>> {
+        let handle = self.insert(name, future)?;
+        handle.wake_by_ref();
+        Ok(handle)
+    }
+
+    /// Adds a task and runs it to its first wait. For messages: nothing of the author's is entered yet.
+    pub(super) fn start(
+        &self,
+        name: Cow<'static, str>,
+        future: impl Future<Output = ()> + 'static,
+    ) -> Result<()> {
+        let handle = self.insert(name, future)?;
+        self.poll(handle.id);
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        name: Cow<'static, str>,
+        future: impl Future<Output = ()> + 'static,
+    ) -> Result<Arc<Handle>> {
         self.check_room(&name)?;
         let id = self.new_id();
         let handle = Arc::new(Handle {
@@ -200,7 +221,6 @@ impl Executor {
             handle: Arc::clone(&handle),
         };
         self.tasks.borrow_mut().insert(id, task);
-        handle.wake_by_ref();
         Ok(handle)
     }
 

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "a value that is not Send is known on other threads by a handle")]
 
 use crate::error::{Error, Result, errno};
+use crate::runtime::task::{self, JoinHandle};
 use crate::thread::{self, Thread};
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -91,6 +92,22 @@ impl<T: 'static> Resident<T> {
         if let Err(error) = self.0.thread.send(run) {
             tracing::debug!("a message was dropped: {error}");
         }
+    }
+
+    /// Runs `call` with the value as a task of its thread, after what was sent before and up to its first wait before what is sent
+    /// later.
+    ///
+    /// # Errors
+    /// When there is no such thread any more. The handle gives `ECANCELED` when the value has ended.
+    pub fn call<R: Send + 'static>(
+        &self,
+        call: impl AsyncFnOnce(Rc<T>) -> R + Send + 'static,
+    ) -> Result<JoinHandle<R>> {
+        let resident = self.clone();
+        task::spawn_some_on(self.0.thread, "call".into(), move || {
+            let value = resident.here()?;
+            Some(call(value))
+        })
     }
 
     /// Drops the value, after what was sent before; then runs `then` on its thread.

@@ -39,7 +39,7 @@ pub fn spawn<T: 'static>(
     Ok(JoinHandle { name: of_handle, task: Task::Here(handle), receiver })
 }
 
-/// Makes a future on another lightweight thread and runs it there. `[any thread]`
+/// Makes a future on another lightweight thread and runs it there, up to its first wait before what is sent later. `[any thread]`
 ///
 /// # Errors
 /// When there is no such thread. Where the thread runs too many tasks, the handle says so.
@@ -48,11 +48,20 @@ pub fn spawn_on<T: Send + 'static>(
     name: impl Into<Cow<'static, str>>,
     make: impl AsyncFnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {
-    let name = name.into();
+    spawn_some_on(thread, name.into(), move || Some(make()))
+}
+
+/// As [`spawn_on`]; where `make` gives no future the task is canceled.
+pub(super) fn spawn_some_on<T: Send + 'static, F: Future<Output = T> + 'static>(
+    thread: Thread,
+    name: Cow<'static, str>,
+    make: impl FnOnce() -> Option<F> + Send + 'static,
+) -> Result<JoinHandle<T>> {
     let (sender, receiver) = channel::channel();
     let (cancel, canceled) = channel::channel::<()>();
     let of_handle = name.clone();
     thread.send(move || {
+        let Some(future) = make() else { return };
         let run = async move {
             // A handle that is dropped without a word detaches the task.
             let canceled = async move {
@@ -60,11 +69,11 @@ pub fn spawn_on<T: Send + 'static>(
                     std::future::pending().await
                 }
             };
-            if let Either::Left(result) = select(make(), canceled).await {
+            if let Either::Left(result) = select(future, canceled).await {
                 drop(sender.send(result));
             }
         };
-        let added = Executor::here().and_then(|executor| executor.add(name, run));
+        let added = Executor::here().and_then(|executor| executor.start(name, run));
         if let Err(error) = added {
             tracing::warn!("{error}");
         }

@@ -9,6 +9,7 @@ mod bus;
 mod client;
 mod memory;
 mod threads;
+mod worker;
 
 use crate::bdev;
 use crate::env::region;
@@ -27,6 +28,7 @@ pub fn table(id: &str) -> Option<*const c_void> {
         id::POLLER => (&raw const threads::POLLER).cast(),
         id::BUF => memory::buf_table().cast(),
         id::MEM => memory::mem_table().cast(),
+        id::WORKER => (&raw const worker::TABLE).cast(),
         _ => return None,
     })
 }
@@ -38,7 +40,7 @@ pub fn owned(host: *const bay_host) -> usize {
     bdev::device::owned(owner) + bdev::desc::owned(owner)
 }
 
-/// Takes back what a plugin left behind: modules, bdevs, pollers on every thread. `done` when it is
+/// Takes back what a plugin left behind: modules, bdevs, jobs of workers, pollers on every thread. `done` when it is
 /// all gone. App thread.
 pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static) {
     let owner = host as usize;
@@ -48,10 +50,12 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
         // One that is on its way out already needs nothing.
         let _ = bdev::device::unregister(device.id, |_| {});
     }
-    thread::for_each(
-        move || thread::with_current(|thread| thread.drop_pollers_of(owner)),
-        move |_| done(),
-    );
+    crate::worker::end_owner(owner, move || {
+        thread::for_each(
+            move || thread::with_current(|thread| thread.drop_pollers_of(owner)),
+            move |_| done(),
+        );
+    });
 }
 
 /// How many pollers of a plugin the current thread has.

@@ -6,11 +6,10 @@ use super::fabric::{Ops, Ptr};
 use super::qpair::Qpair;
 use crate::error::{Error, Result, check, errno};
 use crate::runtime::Resident;
+use crate::runtime::group::Weight;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A poll group and the author's state in it.
 pub struct Group<T: Target> {
@@ -28,30 +27,6 @@ struct Share {
     fabric: u64,
     ops: Ops,
     group: Ptr,
-}
-
-/// How many of a group's connections are I/O queues, or may become one.
-#[derive(Default)]
-pub(super) struct Load(Arc<AtomicUsize>);
-
-/// One connection's part of a load, until it is dropped.
-pub(super) struct Weight(Arc<AtomicUsize>);
-
-impl Load {
-    pub(super) fn weight(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add(&self) -> Weight {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Weight(Arc::clone(&self.0))
-    }
-}
-
-impl Drop for Weight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl<T: Target> fmt::Debug for Group<T> {

@@ -2,10 +2,11 @@
 #![expect(unsafe_code, reason = "a connection is known by the fabric's pointer, a qpair by ours")]
 
 use super::fabric::Ops;
-use super::group::{Group, Weight};
+use super::group::Group;
 use super::request::Request;
 use super::{Address, Target};
 use crate::entry::enter;
+use crate::runtime::group::Weight;
 use drivebay_plugin_api::{bay_nvmf_addr, bay_nvmf_req};
 use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;

@@ -2,14 +2,15 @@
 #![expect(unsafe_code, reason = "fabrics enter here with pointers")]
 
 use super::fabric::{Fabric, Leaving, Ops, Ptr, TAKEN};
-use super::group::{Group, Load};
+use super::group::Group;
 use super::qpair::Qpair;
 use super::{GroupRef, Target};
 use crate::broker::{self, Provided};
 use crate::entry::enter;
 use crate::error::{Result, errno};
 use crate::host::{copy_open, host, text};
-use crate::thread::{self, Thread};
+use crate::runtime;
+use crate::thread;
 use api::{bay_cb_fn, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_str};
 use drivebay_plugin_api as api;
 use std::cell::RefCell;
@@ -21,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The target as fabrics reach it. One for the life of the library.
 pub(super) struct Serving<T: Target> {
-    groups: Mutex<Vec<(GroupRef<T>, Load)>>,
+    groups: Mutex<Option<runtime::Group<Group<T>>>>,
     fabrics: Mutex<Fabrics>,
     /// App thread only.
     on_leave: Box<dyn Fn(Leaving)>,
@@ -104,36 +105,32 @@ pub fn serve<T: Target>(on_leave: impl Fn(Leaving) + 'static) -> Result<Server<T
 }
 
 impl<T: Target> Server<T> {
-    /// Makes one poll group on each thread. Their states are made there, by index.
+    /// Makes the poll groups, one on each core, on threads `NAME_000` and so on. Their states are made there, by index.
     ///
     /// # Errors
-    /// When a thread is gone.
+    /// `EINVAL` for a core without a reactor.
     pub fn start_groups(
         &self,
-        threads: &[Thread],
+        name: &str,
+        cores: impl IntoIterator<Item = u32>,
         make: impl Fn(usize) -> T::Group + Send + Clone + 'static,
     ) -> Result<()> {
-        let make_one = |(index, thread): (usize, &Thread)| {
-            let make = make.clone();
-            let group = GroupRef::new(*thread, move || Group::new(make(index)))?;
-            Ok((group, Load::default()))
-        };
-        let groups: Result<Vec<_>> = threads.iter().enumerate().map(make_one).collect();
-        *lock(&self.0.groups) = groups?;
+        let groups = runtime::Group::start(name, cores, move |index| Group::new(make(index)))?;
+        *lock(&self.0.groups) = Some(groups);
         Ok(())
     }
 
     /// The poll groups.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupRef<T>> {
-        lock(&self.0.groups).iter().map(|(group, _)| group.clone()).collect()
+        let groups = lock(&self.0.groups);
+        groups.iter().flat_map(runtime::Group::members).cloned().collect()
     }
 
     /// Takes the poll groups off: connections that come are refused.
     #[must_use]
-    pub fn take_groups(&self) -> Vec<GroupRef<T>> {
-        let groups = std::mem::take(&mut *lock(&self.0.groups));
-        groups.into_iter().map(|(group, _)| group).collect()
+    pub fn take_groups(&self) -> Option<runtime::Group<Group<T>>> {
+        lock(&self.0.groups).take()
     }
 
     /// The fabric of a transport type; where none has registered the host loads the plugin that provides it, if it finds one.
@@ -249,10 +246,10 @@ unsafe extern "C" fn new_qpair<T: Target>(
         let groups = lock(&serving.groups);
         // What a connection becomes is told by its Connect only. In turns, every second one of hosts that make an admin and an
         // I/O queue each would be an admin queue: with two groups, one would have all the I/O.
-        let Some((group, load)) = groups.iter().min_by_key(|(_, load)| load.weight()) else {
+        let Some((group, weight)) = groups.as_ref().and_then(runtime::Group::least_loaded) else {
             return -errno::ENODEV;
         };
-        let (conn, weight) = (Ptr::new(conn), load.add());
+        let conn = Ptr::new(conn);
         group.send(move |group| {
             // SAFETY: the fabric gave the connection just now, and to this group alone.
             if let Err(error) = unsafe { group.add(handle, conn, weight) } {

@@ -126,14 +126,9 @@ pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
         let mask = mask.unwrap_or_default();
         return Err(Error::invalid("poll_groups_mask", mask, "a mask with a core of the host"));
     }
-    let named = cores.iter().enumerate();
-    let threads: Result<Vec<_>> = named
-        .map(|(i, core)| {
-            thread::create(&format!("nvmf_tgt_poll_group_{i:03}"), &format!("[{core}]"))
-        })
-        .collect();
     let handle = app_handle().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
-    server.start_groups(&threads?, move |index| Group::new(index, handle.clone()))
+    let make = move |index| Group::new(index, handle.clone());
+    server.start_groups("nvmf_tgt_poll_group", cores, make)
 }
 
 /// Whether a core is in a mask as `0x3` or `[0,2-3]`. What is neither has no core.

@@ -3,7 +3,8 @@
 use super::transport::end_transport;
 use super::{delete_subsystem, lock};
 use crate::app::App;
-use drivebay_sdk::{Stopping, thread};
+use drivebay_sdk::Stopping;
+use drivebay_sdk::runtime::task;
 use drivebay_spec_nvme::nqn;
 use std::rc::Rc;
 
@@ -21,29 +22,18 @@ pub async fn stop(app: &Rc<App>, stopping: Stopping) {
             tracing::warn!("{error}");
         }
     }
-    let _guard = lock(app, "").await;
-    end_groups(app).await;
-    if let Some(server) = app.server() {
-        server.withdraw();
-    }
-    drop(stopping);
-}
-
-async fn end_groups(app: &Rc<App>) {
-    let Some(server) = app.server() else { return };
-    let groups = server.take_groups();
-    let Ok((number, replies)) = app.expect(groups.len()) else { return };
-    for (group, reply) in groups.iter().zip(replies) {
-        group.end(move || {
-            if let Some(thread) = thread::current()
-                && let Err(error) = thread.exit()
-            {
-                tracing::warn!("poll group: {error}");
+    let (app, guard) = (Rc::clone(app), lock(app, "").await);
+    let last = task::spawn("nvmf stop", async move {
+        if let Some(server) = app.server() {
+            if let Some(groups) = server.take_groups() {
+                groups.end().await;
             }
-            reply.send(Ok(()));
-        });
-    }
-    if let Err(error) = app.replies(number).await {
-        tracing::warn!("poll groups: {error}");
+            server.withdraw();
+        }
+        drop((guard, stopping));
+    });
+    match last {
+        Ok(task) => task.detach(),
+        Err(error) => tracing::error!("{error}"),
     }
 }

@@ -1,0 +1,21 @@
+//! `bay.draft.worker/1`
+
+use super::{size, status};
+use crate::worker;
+use drivebay_plugin_api::*;
+
+pub(super) static TABLE: bay_worker_api = bay_worker_api {
+    size: size::<bay_worker_api>(),
+    flags: 0,
+    submit: Some(submit),
+    cancel: Some(cancel),
+};
+
+unsafe extern "C" fn submit(host: *const bay_host, job: *mut bay_job) -> i32 {
+    // SAFETY: the plugin gives the job away until its end.
+    status(unsafe { worker::submit(host as usize, job) })
+}
+
+unsafe extern "C" fn cancel(_host: *const bay_host, job: *mut bay_job) -> i32 {
+    status(worker::cancel(job))
+}

@@ -1,0 +1,164 @@
+//! Where connections come in.
+
+use super::address::{Address, of_system};
+use super::stream::{Options, Stream, is_exhausted};
+use crate::error::{Error, Result};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Connections accepted at once, so that a storm of them does not hold up the thread.
+const BURST: usize = 16;
+/// How long it rests when descriptors or memory have run out, in nanoseconds.
+const REST_NS: u64 = 100_000_000;
+
+/// How a listener and what comes by it is set.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Connections that the system holds until they are accepted.
+    pub backlog: i32,
+    /// What accepted connections are set to.
+    pub stream: Options,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 128, stream: Options::default() }
+    }
+}
+
+/// A listening socket. A Unix socket's path is removed when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    options: ListenOptions,
+    /// It accepts nothing before, on the caller's clock.
+    rests_until_ns: u64,
+    is_exhausted: bool,
+}
+
+impl Listener {
+    /// Listens. IPv6 sockets take IPv6 only, so that both families may have the same port. Port 0 is one that the system chooses.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`, `EADDRNOTAVAIL` and what else bind(2) and listen(2) tell, naming the address.
+    pub fn bind(address: &Address, options: &ListenOptions) -> Result<Self> {
+        let socket = open(address, options).map_err(|error| {
+            let why = io::Error::from(error);
+            Error::new(error.raw_os_error(), format!("listening on {address}: {why}"))
+        })?;
+        // The path is ours from here on.
+        let mut listener = Self {
+            socket,
+            address: address.clone(),
+            options: *options,
+            rests_until_ns: 0,
+            is_exhausted: false,
+        };
+        if let Address::Ip(_) = address {
+            let bound = rustix::net::getsockname(&listener.socket).map_err(io::Error::from)?;
+            listener.address = of_system(bound)?;
+        }
+        Ok(listener)
+    }
+
+    /// Where it listens, with the port that the system chose.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Accepts the connections that wait, 16 at most. When descriptors or memory run out it says so once, rests for a tenth of a second
+    /// and then tries again. `now_ns`: [`thread::now_ns`](crate::thread::now_ns).
+    pub fn accept(&mut self, now_ns: u64, accepted: &mut Vec<Stream>) {
+        if now_ns < self.rests_until_ns {
+            return;
+        }
+        for _ in 0..BURST {
+            match rustix::net::accept_with(
+                &self.socket,
+                SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            ) {
+                Ok(socket) => {
+                    self.is_exhausted = false;
+                    accepted.extend(self.prepare(socket));
+                }
+                Err(Errno::AGAIN) => return,
+                Err(error) if is_exhausted(error) => {
+                    self.rests_until_ns = now_ns.saturating_add(REST_NS);
+                    if !std::mem::replace(&mut self.is_exhausted, true) {
+                        let address = &self.address;
+                        tracing::error!(
+                            "accepting on {address}: {error}; connections wait until that is over, \
+                             see LimitNOFILE of the service"
+                        );
+                    }
+                    return;
+                }
+                // The peer has gone again, or an error of its network came instead of it: the next one may be good.
+                Err(error) => tracing::debug!("accepting on {}: {error}", self.address),
+            }
+        }
+    }
+
+    /// When it must be asked again though no descriptor says so, on the host's clock in nanoseconds; `u64::MAX` = never.
+    #[must_use]
+    pub fn next_ns(&self) -> u64 {
+        if self.is_exhausted { self.rests_until_ns } else { u64::MAX }
+    }
+
+    fn prepare(&self, socket: OwnedFd) -> Option<Stream> {
+        let set = match self.address {
+            Address::Ip(_) => self.options.stream.apply_tcp(&socket),
+            Address::Unix(_) => Ok(()),
+        };
+        match set {
+            Ok(()) => Some(Stream::new(socket)),
+            Err(error) => {
+                tracing::debug!("a connection to {} was lost as it came: {error}", self.address);
+                None
+            }
+        }
+    }
+}
+
+fn open(address: &Address, options: &ListenOptions) -> rustix::io::Result<OwnedFd> {
+    let family = match address {
+        Address::Ip(ip) if ip.is_ipv4() => AddressFamily::INET,
+        Address::Ip(_) => AddressFamily::INET6,
+        Address::Unix(_) => AddressFamily::UNIX,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // Accepted connections inherit the sizes; the window's scale is told before they are accepted.
+    options.stream.apply_buffers(&socket)?;
+    match address {
+        Address::Ip(ip) => {
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            if ip.is_ipv6() {
+                sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            rustix::net::bind(&socket, ip)?;
+        }
+        Address::Unix(path) => rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?,
+    }
+    rustix::net::listen(&socket, options.backlog)?;
+    Ok(socket)
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Address::Unix(path) = &self.address {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One connection.
+
+use super::address::{Address, of_system};
+use super::connect::ready;
+use super::layer::{Layer, Socket, is_transient};
+use crate::error::{Error, Result};
+use rustix::event::PollFlags;
+use rustix::net::{Shutdown, sockopt};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// What a connection is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Sends small pieces at once. TCP.
+    pub no_delay: bool,
+    /// Asks a peer that is silent for so long, and then every so often three times, whether it is there; `None` = never. TCP.
+    pub keep_alive: Option<(Duration, Duration)>,
+    /// Ends the connection when the peer takes nothing of what is sent for so long; zero = as the system thinks fit. TCP.
+    pub user_timeout: Duration,
+    /// Bytes that the kernel holds until they are read; `None` = as the system thinks fit. What the system does not permit is left out.
+    pub receive_buffer: Option<usize>,
+    /// Bytes that the kernel holds until the peer has taken them; `None` = as the system thinks fit.
+    pub send_buffer: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            no_delay: true,
+            keep_alive: Some((Duration::from_secs(30), Duration::from_secs(10))),
+            user_timeout: Duration::ZERO,
+            receive_buffer: None,
+            send_buffer: None,
+        }
+    }
+}
+
+impl Options {
+    /// Sets a socket of TCP.
+    pub(super) fn apply_tcp(&self, socket: impl AsFd) -> rustix::io::Result<()> {
+        let socket = socket.as_fd();
+        sockopt::set_tcp_nodelay(socket, self.no_delay)?;
+        let timeout = u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(socket, timeout)?;
+        sockopt::set_socket_keepalive(socket, self.keep_alive.is_some())?;
+        if let Some((idle, interval)) = self.keep_alive {
+            sockopt::set_tcp_keepidle(socket, idle)?;
+            sockopt::set_tcp_keepintvl(socket, interval)?;
+            sockopt::set_tcp_keepcnt(socket, 3)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the sizes of buffers, before the socket listens or connects: the peer learns the scale of the window then.
+    pub(super) fn apply_buffers(&self, socket: impl AsFd) -> rustix::io::Result<()> {
+        if let Some(len) = self.receive_buffer.filter(|len| *len <= permitted("rmem_max")) {
+            sockopt::set_socket_recv_buffer_size(socket.as_fd(), len)?;
+        }
+        if let Some(len) = self.send_buffer.filter(|len| *len <= permitted("wmem_max")) {
+            sockopt::set_socket_send_buffer_size(socket.as_fd(), len)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the system permits. Asked for more, it would fix the size below what it goes up to by itself.
+fn permitted(what: &str) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/core/{what}")).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// A nonblocking connection. It stays with one thread at a time and may be sent to another before it is watched there.
+#[derive(Debug)]
+pub struct Stream {
+    socket: Socket,
+    layer: Option<Box<dyn Layer>>,
+    is_readable: bool,
+    is_writable: bool,
+    /// The peer has closed its side: only reading to the end tells.
+    is_half_closed: bool,
+    received: u64,
+    sent: u64,
+}
+
+impl Stream {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self {
+            socket: Socket::new(fd),
+            layer: None,
+            is_readable: true,
+            is_writable: true,
+            is_half_closed: false,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// Puts a layer, such as TLS, between socket and user.
+    pub fn set_layer(&mut self, layer: Box<dyn Layer>) {
+        self.layer = Some(layer);
+    }
+
+    /// The address at this end.
+    ///
+    /// # Errors
+    /// As getsockname(2) tells them.
+    pub fn local_address(&self) -> Result<Address> {
+        of_system(rustix::net::getsockname(&self.socket).map_err(io::Error::from)?)
+    }
+
+    /// The address at the other end.
+    ///
+    /// # Errors
+    /// `ENOTCONN` when the peer is gone already.
+    pub fn peer_address(&self) -> Result<Address> {
+        let address = rustix::net::getpeername(&self.socket).map_err(io::Error::from)?;
+        address.map_or_else(|| Ok(Address::Unix(Default::default())), of_system)
+    }
+
+    /// Bytes received and sent, as the user counts them.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received, self.sent)
+    }
+
+    /// Whether a read may find something.
+    #[inline]
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.is_readable || self.layer.as_ref().is_some_and(|layer| layer.has_input())
+    }
+
+    /// Whether a write may be taken.
+    #[inline]
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    /// The system says what has changed.
+    #[inline]
+    pub(super) fn changed(&mut self, readable: bool, writable: bool, closed: bool) {
+        self.is_readable |= readable || closed;
+        self.is_writable |= writable;
+        self.is_half_closed |= closed;
+    }
+
+    /// Reads what is there into the pieces in order: `Some(0)` at the end of what the peer sends, `None` when there is nothing now.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    #[inline]
+    pub fn read(&mut self, pieces: &mut [IoSliceMut<'_>]) -> io::Result<Option<usize>> {
+        let room: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let read = match &mut self.layer {
+            None => self.socket.read(pieces),
+            Some(layer) => layer.read(&mut self.socket, pieces),
+        };
+        match read {
+            Ok(len) => {
+                // A short read has emptied the socket, and what comes later is told anew. A layer reads as it likes.
+                self.is_readable = len == room || self.is_half_closed || self.layer.is_some();
+                self.received += len as u64;
+                Ok(Some(len))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends the pieces in order as far as the socket takes them; how many bytes it took. `has_more`: the user writes again at once.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    #[inline]
+    pub fn write(&mut self, pieces: &[IoSlice<'_>], has_more: bool) -> io::Result<usize> {
+        let written = match &mut self.layer {
+            None => self.socket.write(pieces, has_more),
+            Some(layer) => layer.write(&mut self.socket, pieces, has_more),
+        };
+        match written {
+            Ok(len) => {
+                self.sent += len as u64;
+                Ok(len)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_writable = false;
+                Ok(0)
+            }
+            Err(error) if is_transient(&error) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends what a layer holds; whether nothing is left. Without a layer nothing ever is.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        match &mut self.layer {
+            None => Ok(true),
+            Some(layer) => layer.flush(&mut self.socket),
+        }
+    }
+
+    /// Sends nothing more: the peer reads to the end. What it sends can still be read.
+    pub fn shutdown_write(&mut self) {
+        self.end_layer();
+        // Fails when the peer was faster.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Ends both directions. The descriptor is closed when the stream is dropped.
+    pub fn shutdown(&mut self) {
+        self.end_layer();
+        // Fails when the peer was faster.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    fn end_layer(&mut self) {
+        if let Some(layer) = &mut self.layer {
+            layer.end(&mut self.socket);
+        }
+    }
+
+    /// Fills `bytes`, for the first words of a connection; not on the data path. Not while the stream is in [`super::Sockets`].
+    ///
+    /// # Errors
+    /// `EPIPE` when the peer ends before, and when the connection is lost.
+    pub async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.read(&mut [IoSliceMut::new(rest)])? {
+                Some(0) => return Err(Error::new(EPIPE, "the peer has closed the connection")),
+                Some(len) => rest = rest.get_mut(len..).unwrap_or_default(),
+                None => {
+                    ready(self.socket.as_fd(), PollFlags::IN).await?;
+                    self.is_readable = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`, for the first words of a connection; not on the data path. Not while the stream is in
+    /// [`super::Sockets`].
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let len = self.write(&[IoSlice::new(rest)], false)?;
+            rest = rest.get(len..).unwrap_or_default();
+            if len == 0 {
+                ready(self.socket.as_fd(), PollFlags::OUT).await?;
+                self.is_writable = true;
+            }
+        }
+        while !self.flush()? {
+            ready(self.socket.as_fd(), PollFlags::OUT).await?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The peer reads no more.
+const EPIPE: i32 = 32;
+
+/// The connection's own error, such as of a connect that failed.
+pub(super) fn pending_error(socket: impl AsFd) -> Result<()> {
+    match sockopt::socket_error(socket.as_fd()) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) | Err(error) => {
+            Err(Error::new(error.raw_os_error(), io::Error::from(error).to_string()))
+        }
+    }
+}
+
+/// Whether descriptors or memory have run out.
+pub(super) fn is_exhausted(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
