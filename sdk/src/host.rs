@@ -139,6 +139,9 @@ tables! {
         unregister: bay_bdev_unregister_fn,
         chan_closed: bay_bdev_chan_closed_fn,
         resize: bay_bdev_resize_fn,
+        quiesce: bay_bdev_quiesce_fn,
+        unquiesce: bay_bdev_quiesce_fn,
+        examine_done: bay_examine_done_fn,
     }
     /// `bay.bdev_client/1`
     Client: api::id::BDEV_CLIENT, bay_bdev_client_api {

@@ -147,7 +147,7 @@ static BDEV_MODULE: bay_bdev_module = bay_bdev_module {
     size: bdev::size_of_table::<bay_bdev_module>(),
     flags: 0,
     examine_config: Some(examine_config),
-    examine_disk: None,
+    examine_disk: Some(examine_disk),
     write_config: Some(write_config),
     fini_start: None,
 };
@@ -156,6 +156,14 @@ unsafe extern "C" fn examine_config(_state: *mut c_void, name: bay_str) {
     // SAFETY: valid for the call.
     let name = unsafe { host::text(name) };
     enter((), || bdev::base_appears(name));
+}
+
+unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64) {
+    // SAFETY: valid for the call.
+    let name = unsafe { host::text(name) };
+    // Not entered, it ends the examination as it is dropped.
+    let examine = bdev::Examine::new(name, token);
+    enter((), || bdev::examine(examine));
 }
 
 unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {

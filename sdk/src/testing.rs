@@ -382,6 +382,7 @@ macro_rules! table {
 
 table!(BDEV: bay_bdev_api {
     register: register, unregister: unregister, chan_closed: chan_closed, resize: resize,
+    quiesce: quiesce, unquiesce: quiesce, examine_done: examine_done,
 });
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,

@@ -2,6 +2,7 @@
 
 mod client;
 mod desc;
+mod examine;
 mod filter;
 mod io;
 mod module;
@@ -16,6 +17,7 @@ mod vtable;
 pub use crate::error::Status;
 pub use client::{Channel, IoContext};
 pub use desc::{Claim, Desc, Event, Info, open};
+pub use examine::{Examine, on_examine};
 pub use filter::{Filter, serve_filter};
 pub use io::{BdevIo, Buffers, IoQueue, IoResult};
 pub use module::Bdev;
@@ -24,6 +26,7 @@ pub use params::{Disk, DiskParams, Uuid, With, check_name, only};
 pub use registration::Registration;
 pub use registry::{Delete, Registered, find, register, serve};
 
+pub(crate) use examine::examine;
 pub(crate) use filter::{base_appears, write_config};
 pub(crate) use registry::unregister_all;
 

@@ -52,7 +52,8 @@ pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
     found.ok_or_else(Error::no_such_device)
 }
 
-/// Puts a bdev on the bus. `method` with `params` makes it again. `[app thread]`
+/// Puts a bdev on the bus. `method` with `params` makes it again; an empty one: the module does, without
+/// a configuration. `[app thread]`
 ///
 /// # Errors
 /// `EEXIST` when the name is taken.
@@ -164,6 +165,41 @@ impl<B: Bdev> Registered<B> {
         unregister(id, done);
     }
 
+    /// Holds back the I/O of the bdev; `done` when nothing of it is at the module. Until
+    /// [`unquiesce`](Self::unquiesce) it keeps its order. `[app thread]`
+    ///
+    /// # Errors
+    /// `ENODEV` when it is off the bus; `done` is not called then.
+    pub fn quiesce(&self, done: impl FnOnce(Result<()>) + 'static) -> Result<()> {
+        let done: Box<Done> = Box::new(Box::new(done));
+        let arg = Box::into_raw(done);
+        let host = host();
+        // SAFETY: `arg` is the host's until it calls back.
+        let status =
+            unsafe { (host.bdev.quiesce)(host.raw, self.id, 0, 0, Some(ended), arg.cast()) };
+        check(status, "quiesce").inspect_err(|_| {
+            // SAFETY: a refused call does not keep it.
+            drop(unsafe { Box::from_raw(arg) });
+        })
+    }
+
+    /// Lets the I/O that [`quiesce`](Self::quiesce) holds back go on. `[app thread]`
+    ///
+    /// # Errors
+    /// `EINVAL` when none is held back.
+    pub fn unquiesce(&self) -> Result<()> {
+        let done: Box<Done> = Box::new(Box::new(|_| {}));
+        let arg = Box::into_raw(done);
+        let host = host();
+        // SAFETY: `arg` is the host's until it calls back.
+        let status =
+            unsafe { (host.bdev.unquiesce)(host.raw, self.id, 0, 0, Some(ended), arg.cast()) };
+        check(status, "unquiesce").inspect_err(|_| {
+            // SAFETY: a refused call does not keep it.
+            drop(unsafe { Box::from_raw(arg) });
+        })
+    }
+
     /// The parameters that make it again.
     pub(super) fn saved_params(&self) -> serde_json::Value {
         self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -177,7 +213,7 @@ fn unregister(id: u64, done: impl FnOnce(Result<()>) + 'static) {
     let arg = Box::into_raw(done);
     let host = host();
     // SAFETY: `arg` is the host's until it calls back.
-    let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(unregistered), arg.cast()) };
+    let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(ended), arg.cast()) };
     if let Err(error) = check(status, "unregister") {
         // SAFETY: a refused call does not keep it.
         let done = unsafe { Box::from_raw(arg) };
@@ -185,10 +221,10 @@ fn unregister(id: u64, done: impl FnOnce(Result<()>) + 'static) {
     }
 }
 
-unsafe extern "C" fn unregistered(arg: *mut c_void, status: i32) {
-    // SAFETY: the box that `unregister` gave the host, called once.
+unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
+    // SAFETY: the box that the host was given, called once.
     let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-    crate::entry::enter((), || done(check(status, "unregister")));
+    crate::entry::enter((), || done(check(status, "bdev")));
 }
 
 /// Takes every bdev of this library off the bus; `done` is dropped when all are gone. `[app thread]`

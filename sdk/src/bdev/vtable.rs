@@ -332,7 +332,9 @@ unsafe extern "C" fn write_config<B: Bdev>(bdev: *mut c_void, sink: *const bay_s
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || {
             let params = on_bus.params.lock().unwrap_or_else(PoisonError::into_inner);
-            write_call(&sink, &on_bus.method, &*params);
+            if !on_bus.method.is_empty() {
+                write_call(&sink, &on_bus.method, &*params);
+            }
         });
     }
 }

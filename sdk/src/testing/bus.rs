@@ -33,6 +33,30 @@ pub(super) fn examine(name: &str) {
         // SAFETY: the text lives through the call.
         unsafe { call(std::ptr::null_mut(), bay_str::new(name)) };
     }
+    // SAFETY: NULL or the plugin's table.
+    if let Some(call) = unsafe { table.as_ref() }.and_then(|table| table.examine_disk) {
+        // SAFETY: as above.
+        unsafe { call(std::ptr::null_mut(), bay_str::new(name), 0) };
+    }
+}
+
+/// Nothing waits for examinations here.
+pub(super) unsafe extern "C" fn examine_done(_: H, _: u64) {}
+
+/// Nothing is held back: a test does one I/O after the other.
+pub(super) unsafe extern "C" fn quiesce(
+    _: H,
+    _: u64,
+    _: u64,
+    _: u64,
+    done: Option<api::bay_cb_fn>,
+    arg: *mut c_void,
+) -> i32 {
+    if let Some(done) = done {
+        // SAFETY: the module's callback with its argument, called once.
+        unsafe { done(arg, 0) };
+    }
+    0
 }
 
 pub(super) unsafe extern "C" fn unregister(

@@ -50,6 +50,12 @@ impl SimDisk {
         }
     }
 
+    /// With another disk outside of the store.
+    #[must_use]
+    pub fn with_external(self, external: Vec<u8>) -> Self {
+        Self { external, ..self }
+    }
+
     /// A disk full of something.
     #[must_use]
     pub fn garbage(bytes: usize) -> Self {

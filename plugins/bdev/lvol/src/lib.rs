@@ -1,0 +1,48 @@
+//! `lvol`: logical volumes in a store on a base bdev.
+//!
+//! - [`volume`] is the data path: one look into [`map`], then the I/O goes on to the base as it is. A
+//!   first write waits until the store has allocated the cluster.
+//! - `stores` holds the stores that are open, on the app thread, which is their metadata thread;
+//!   `base` is the disk that [`drivebay_blobstore`] writes through.
+//! - [`methods`] are the calls of the control plane.
+//!
+//! `docs/lvol.md` has who owns what and what excludes what.
+#![forbid(unsafe_code)]
+
+mod base;
+mod map;
+pub mod methods;
+mod stores;
+#[cfg(test)]
+mod tests;
+pub mod volume;
+
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::{Stopping, bdev};
+
+plugin! {
+    name: "lvol",
+    kind: "bdev",
+    provides: [],
+    requires: [],
+    methods: [
+        "bdev_lvol_create_lvstore", "bdev_lvol_delete_lvstore", "bdev_lvol_rename_lvstore",
+        "bdev_lvol_grow_lvstore", "bdev_lvol_get_lvstores", "bdev_lvol_get_lvols",
+        "bdev_lvol_create", "bdev_lvol_delete", "bdev_lvol_rename", "bdev_lvol_resize",
+        "bdev_lvol_set_read_only", "bdev_lvol_snapshot", "bdev_lvol_clone",
+        "bdev_lvol_clone_bdev", "bdev_lvol_inflate", "bdev_lvol_decouple_parent",
+        "bdev_lvol_set_parent", "bdev_lvol_set_parent_bdev", "bdev_lvol_start_shallow_copy",
+        "bdev_lvol_check_shallow_copy",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start() -> Result<()> {
+    bdev::on_examine(stores::examine);
+    methods::register()
+}
+
+fn stop(stopping: Stopping) {
+    stores::close_all(stopping);
+}

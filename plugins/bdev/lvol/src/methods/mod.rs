@@ -1,0 +1,66 @@
+//! The methods of the control plane, with the reference's names, parameters, results and codes.
+
+mod copy;
+mod store;
+mod volume;
+
+use crate::stores;
+use drivebay_blobstore::Error as StoreError;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Method, Params, RpcError};
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde::Serialize;
+use std::rc::Rc;
+
+/// What clients get from an operation that was begun and failed, whatever its errno.
+const INVALID_PARAMS: i64 = -32602;
+
+/// Registers all of them. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a method's name is taken.
+pub fn register() -> Result<()> {
+    store::register()?;
+    volume::register()?;
+    copy::register()
+}
+
+/// A method that takes several steps.
+fn method<P: Params + 'static, R: Serialize + 'static>(
+    name: &'static str,
+    doc: &str,
+    result: &str,
+    call: impl AsyncFn(P) -> Result<R, RpcError> + 'static,
+) -> Result<()> {
+    let call = Rc::new(call);
+    Method::new(name, doc, move |request, params| {
+        let call = Rc::clone(&call);
+        let run = async move { request.answer(call(params).await) };
+        // A task that is refused drops the request, which answers for itself.
+        if let Ok(task) = task::spawn(name, run) {
+            task.detach();
+        }
+    })
+    .describe(|method| {
+        method
+            .result(result)
+            .error(-19, "no_such_device", "There is no such volume, store or bdev.")
+            .error(INVALID_PARAMS, "operation_failed", "The operation was refused or failed.")
+    })
+    .register()
+}
+
+/// A failure of an operation that was begun: the reference answers all of them with one code.
+fn failed(error: &Error) -> RpcError {
+    failed_with(INVALID_PARAMS, error)
+}
+
+fn failed_with(code: i64, error: &Error) -> RpcError {
+    let text = std::io::Error::from_raw_os_error(error.errno()).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+    RpcError::new(code, "operation_failed", format!("{text}: {}", error.message()))
+}
+
+fn store_failed(error: StoreError) -> RpcError {
+    failed(&stores::error(error))
+}

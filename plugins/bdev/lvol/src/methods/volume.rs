@@ -1,0 +1,328 @@
+//! Methods of volumes.
+
+use super::store::by_name;
+use super::{failed, failed_with, method, store_failed};
+use crate::stores::{self, LvStore};
+use drivebay_blobstore::{ClearMethod, Info, NewVolume};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::RpcError;
+use std::rc::Rc;
+
+const MIB: u64 = 1 << 20;
+const INTERNAL_ERROR: i64 = -32603;
+
+params! {
+    /// Parameters of `bdev_lvol_create`.
+    pub struct Create {
+        /// Name of the volume, unique in its store.
+        lvol_name: String,
+        /// Size in MiB, rounded up to whole clusters.
+        size_in_mib: u64,
+        /// Whether clusters are allocated when they are written.
+        thin_provision: bool = false,
+        /// UUID of the store.
+        uuid: Option<String>,
+        /// Name of the store.
+        lvs_name: Option<String>,
+        /// What happens to a cluster that is given back: `none`, `unmap` or `write_zeroes`.
+        clear_method: Option<String>,
+    }
+
+    /// Names a volume.
+    pub struct Volume {
+        /// UUID or alias of the volume.
+        name: String,
+    }
+
+    /// Parameters of `bdev_lvol_rename`.
+    pub struct Rename {
+        /// UUID or alias of the volume.
+        old_name: String,
+        /// Name that it gets.
+        new_name: String,
+    }
+
+    /// Parameters of `bdev_lvol_resize`.
+    pub struct Resize {
+        /// UUID or alias of the volume.
+        name: String,
+        /// New size in MiB, rounded up to whole clusters.
+        size_in_mib: u64,
+    }
+
+    /// Parameters of `bdev_lvol_snapshot`.
+    pub struct Snapshot {
+        /// UUID or alias of the volume.
+        lvol_name: String,
+        /// Name of the snapshot.
+        snapshot_name: String,
+    }
+
+    /// Parameters of `bdev_lvol_clone`.
+    pub struct Clone {
+        /// UUID or alias of the snapshot.
+        snapshot_name: String,
+        /// Name of the clone.
+        clone_name: String,
+    }
+
+    /// Parameters of `bdev_lvol_clone_bdev`.
+    pub struct CloneBdev {
+        /// Name or UUID of the bdev. Nobody may write it as long as it has clones.
+        bdev: String,
+        /// Name of the store.
+        lvs_name: String,
+        /// Name of the clone.
+        clone_name: String,
+    }
+
+    /// Parameters of the methods that give a volume another parent.
+    pub struct SetParent {
+        /// UUID or alias of the volume.
+        lvol_name: String,
+        /// UUID, alias or name of the parent.
+        parent_name: String,
+    }
+}
+
+pub(super) fn register() -> Result<()> {
+    method("bdev_lvol_create", "Makes a volume.", "UUID of the volume.", create)?;
+    method(
+        "bdev_lvol_delete",
+        "Deletes a volume. A snapshot with one clone leaves its clusters to it.",
+        "true",
+        delete,
+    )?;
+    method("bdev_lvol_rename", "Renames a volume.", "true", async |params: Rename| {
+        let (store, info) = stores::find(&params.old_name)?;
+        store.store.rename_volume(info.id, &params.new_name).await.map_err(store_failed)?;
+        Ok(true)
+    })?;
+    method("bdev_lvol_resize", "Changes the size of a volume.", "true", resize)?;
+    method(
+        "bdev_lvol_set_read_only",
+        "Marks a volume as read-only, from the next time that its store is opened.",
+        "true",
+        async |params: Volume| {
+            let (store, info) = stores::find(&params.name)?;
+            store.store.set_read_only(info.id).await.map_err(store_failed)?;
+            Ok(true)
+        },
+    )?;
+    method(
+        "bdev_lvol_snapshot",
+        "Makes a snapshot of a volume.",
+        "UUID of the snapshot.",
+        snapshot,
+    )?;
+    method("bdev_lvol_clone", "Makes a clone of a snapshot.", "UUID of the clone.", clone)?;
+    method(
+        "bdev_lvol_clone_bdev",
+        "Makes a volume that is a clone of a bdev outside of the store.",
+        "UUID of the clone.",
+        clone_bdev,
+    )?;
+    method(
+        "bdev_lvol_inflate",
+        "Gives a volume all its clusters, so that it needs no parent and is thick.",
+        "true",
+        async |params: Volume| {
+            let (store, info) = stores::find(&params.name)?;
+            let done = store.store.inflate(info.id).await.map_err(store_failed);
+            settle(&store, info.id).await?;
+            done.map(|()| true)
+        },
+    )?;
+    method(
+        "bdev_lvol_decouple_parent",
+        "Gives a volume the clusters of its parent, whose parent becomes its own.",
+        "true",
+        async |params: Volume| {
+            let (store, info) = stores::find(&params.name)?;
+            let done = store.store.decouple(info.id).await.map_err(store_failed);
+            settle(&store, info.id).await?;
+            done.map(|()| true)
+        },
+    )?;
+    method(
+        "bdev_lvol_set_parent",
+        "Makes a volume a clone of another snapshot of the same size.",
+        "true",
+        set_parent,
+    )?;
+    method(
+        "bdev_lvol_set_parent_bdev",
+        "Makes a volume a clone of a bdev outside of the store.",
+        "true",
+        set_parent_bdev,
+    )
+}
+
+/// The data path looks at the store's map again; I/O that began with the old one has ended then.
+async fn settle(store: &LvStore, id: drivebay_blobstore::BlobId) -> Result<(), RpcError> {
+    store.quiesced(id, async { Ok(()) }).await.map_err(|error| failed(&error))
+}
+
+/// Clusters for a size in MiB.
+fn clusters(store: &LvStore, size_in_mib: u64) -> Result<u64, RpcError> {
+    let bytes = size_in_mib.checked_mul(MIB);
+    let bytes =
+        bytes.ok_or_else(|| Error::invalid("size_in_mib", size_in_mib, "less than 2^44"))?;
+    Ok(bytes.div_ceil(u64::from(store.store.super_block().cluster_size)))
+}
+
+fn clear_method(text: Option<&str>) -> Result<Option<ClearMethod>> {
+    Ok(match text {
+        None => None,
+        Some("none") => Some(ClearMethod::None),
+        Some("unmap") => Some(ClearMethod::Unmap),
+        Some("write_zeroes") => Some(ClearMethod::WriteZeroes),
+        Some(other) => {
+            return Err(Error::invalid("clear_method", other, "none, unmap, write_zeroes"));
+        }
+    })
+}
+
+async fn create(params: Create) -> Result<String, RpcError> {
+    let store = by_name(params.uuid, params.lvs_name)?;
+    let num_clusters = clusters(&store, params.size_in_mib)?;
+    if num_clusters == 0 {
+        return Err(Error::invalid("size_in_mib", 0, "at least 1").into());
+    }
+    let new = NewVolume {
+        name: params.lvol_name,
+        uuid: stores::new_uuid()?,
+        num_clusters,
+        thin: params.thin_provision,
+        clear_method: clear_method(params.clear_method.as_deref())?,
+        external_parent: None,
+    };
+    let created = store.store.create_volume(&new).await;
+    let id = created.map_err(|error| match error.errno {
+        // Refused before anything was begun.
+        errno::EEXIST | errno::EINVAL => stores::error(error).into(),
+        _ => store_failed(error),
+    })?;
+    publish(&store, id)
+}
+
+fn publish(store: &Rc<LvStore>, id: drivebay_blobstore::BlobId) -> Result<String, RpcError> {
+    store.publish(id).map_err(|error| failed(&error))
+}
+
+async fn delete(params: Volume) -> Result<bool, RpcError> {
+    let (store, info) = stores::find(&params.name)?;
+    let refused = |error: &Error| failed_with(INTERNAL_ERROR, error);
+    if info.clones.len() > 1 {
+        let message = format!("the snapshot has {} clones", info.clones.len());
+        return Err(refused(&Error::new(errno::EPERM, message)));
+    }
+    store.unpublish(info.id).await.map_err(|error| refused(&error))?;
+    let delete = store.store.delete_volume(info.id);
+    let done = match info.clones.first() {
+        Some(clone) => store.quiesced(*clone, delete).await,
+        None => delete.await.map_err(stores::error),
+    };
+    if let Err(error) = done {
+        // The volume is still there, so it goes back on the bus.
+        publish(&store, info.id)?;
+        return Err(refused(&error));
+    }
+    Ok(true)
+}
+
+async fn resize(params: Resize) -> Result<bool, RpcError> {
+    let (store, info) = stores::find(&params.name)?;
+    let size = clusters(&store, params.size_in_mib)?;
+    if size < u64::from(info.num_clusters) {
+        // The bus says no when somebody has it open.
+        let blocks = size * store.store.super_block().blocks_per_cluster();
+        store.set_size_on_bus(info.id, blocks).map_err(|error| failed(&error))?;
+    }
+    let resized = store.quiesced(info.id, store.store.resize(info.id, size)).await;
+    let on_bus = store.resized(info.id);
+    resized.and(on_bus).map_err(|error| failed(&error))?;
+    Ok(true)
+}
+
+async fn snapshot(params: Snapshot) -> Result<String, RpcError> {
+    let (store, info) = stores::find(&params.lvol_name)?;
+    let uuid = stores::new_uuid()?;
+    let take = store.store.snapshot(info.id, &params.snapshot_name, &uuid);
+    let id = store.quiesced(info.id, take).await.map_err(|error| failed(&error))?;
+    publish(&store, id)
+}
+
+async fn clone(params: Clone) -> Result<String, RpcError> {
+    let (store, info) = stores::find(&params.snapshot_name)?;
+    let uuid = stores::new_uuid()?;
+    let id = store.store.clone_snapshot(info.id, &params.clone_name, &uuid).await;
+    publish(&store, id.map_err(store_failed)?)
+}
+
+/// UUID and size in bytes of a bdev that is to be a parent.
+fn external(name: &str) -> Result<(String, u64)> {
+    let info = drivebay_sdk::bdev::open(name, false, |_| {})?.info()?;
+    let bytes = info.num_blocks().saturating_mul(info.block_size().into());
+    Ok((Uuid(info.uuid()).to_string(), bytes))
+}
+
+fn check_external(store: &LvStore, name: &str) -> Result<(String, u64), RpcError> {
+    let not_there = |_| failed(&Error::new(errno::ENODEV, "bdev does not exist"));
+    let (uuid, bytes) = external(name).map_err(not_there)?;
+    let cluster = u64::from(store.store.super_block().cluster_size);
+    if bytes == 0 || !bytes.is_multiple_of(cluster) {
+        let message = format!("bdev {name} has {bytes} bytes, not a multiple of {cluster}");
+        return Err(failed(&Error::new(errno::EINVAL, message)));
+    }
+    let of_same_store = stores::find(name).is_ok_and(|(other, _)| std::ptr::eq(&*other, store));
+    if of_same_store {
+        let message = "bdev is an lvol in same lvs as clone; use bdev_lvol_clone instead";
+        return Err(failed(&Error::new(errno::EINVAL, message)));
+    }
+    Ok((uuid, bytes / cluster))
+}
+
+async fn clone_bdev(params: CloneBdev) -> Result<String, RpcError> {
+    let store = by_name(None, Some(params.lvs_name));
+    let store = store.map_err(|_| failed(&Error::new(errno::ENODEV, "lvs does not exist")))?;
+    let (parent, num_clusters) = check_external(&store, &params.bdev)?;
+    let new = NewVolume {
+        name: params.clone_name,
+        uuid: stores::new_uuid()?,
+        num_clusters,
+        thin: true,
+        clear_method: None,
+        external_parent: Some([parent.as_bytes(), b"\0"].concat()),
+    };
+    let id = store.store.create_volume(&new).await.map_err(store_failed)?;
+    publish(&store, id)
+}
+
+/// Both volumes of a change of parents.
+fn pair(params: &SetParent) -> Result<(Rc<LvStore>, Info, Info)> {
+    let (store, info) = stores::find(&params.lvol_name)?;
+    let (other, parent) = stores::find(&params.parent_name)?;
+    if !Rc::ptr_eq(&store, &other) {
+        return Err(Error::new(errno::EINVAL, "volume and parent are in two stores"));
+    }
+    Ok((store, info, parent))
+}
+
+async fn set_parent(params: SetParent) -> Result<bool, RpcError> {
+    let (store, info, parent) = pair(&params)?;
+    let set = store.store.set_parent(info.id, parent.id);
+    store.quiesced(info.id, set).await.map_err(|error| failed(&error))?;
+    Ok(true)
+}
+
+async fn set_parent_bdev(params: SetParent) -> Result<bool, RpcError> {
+    let (store, info) = stores::find(&params.lvol_name)?;
+    let (parent, _) = check_external(&store, &params.parent_name)?;
+    let name = [parent.as_bytes(), b"\0"].concat();
+    // Channels get their way to the parent when they are opened, so the volume goes and comes.
+    store.unpublish(info.id).await.map_err(|error| failed(&error))?;
+    let done = store.store.set_external_parent(info.id, &name).await.map_err(store_failed);
+    publish(&store, info.id)?;
+    done.map(|()| true)
+}

@@ -1,0 +1,289 @@
+//! One volume on the bus: the data path.
+//!
+//! The bus splits I/O at clusters, so an I/O looks its cluster up once and goes on to the base as it is.
+
+use crate::map::{Entry, Map, Shared};
+use crate::stores;
+use drivebay_blobstore::{BlobId, Info};
+use drivebay_sdk::bdev::{Channel as Base, Desc, Info as BaseInfo};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::runtime::Resident;
+use drivebay_sdk::serde_json;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A volume on the bus.
+#[derive(Debug)]
+pub struct LvolBdev {
+    pub(crate) id: BlobId,
+    pub(crate) store_uuid: String,
+    /// Its UUID, or what stands for it: also its name on the bus.
+    name: String,
+    alias: String,
+    geometry: Geometry,
+    is_read_only: bool,
+    base: Arc<Desc>,
+    base_info: BaseInfo,
+    external: Option<Arc<Desc>>,
+    blocks_per_cluster: u64,
+    shared: Arc<Shared>,
+}
+
+/// What a volume is made of.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) info: &'a Info,
+    pub(crate) name: String,
+    pub(crate) alias: String,
+    pub(crate) store_uuid: String,
+    pub(crate) base: Arc<Desc>,
+    pub(crate) external: Option<Arc<Desc>>,
+    pub(crate) blocks_per_cluster: u64,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl LvolBdev {
+    pub(crate) fn new(parts: Parts<'_>) -> Result<Self> {
+        let base_info = parts.base.info()?;
+        let blocks = u64::from(parts.info.num_clusters).saturating_mul(parts.blocks_per_cluster);
+        Ok(Self {
+            id: parts.info.id,
+            store_uuid: parts.store_uuid,
+            name: parts.name,
+            alias: parts.alias,
+            geometry: Geometry::new(base_info.block_size(), blocks)?,
+            is_read_only: parts.info.is_read_only,
+            base: parts.base,
+            base_info,
+            external: parts.external,
+            blocks_per_cluster: parts.blocks_per_cluster,
+            shared: parts.shared,
+        })
+    }
+}
+
+impl Bdev for LvolBdev {
+    type Params = NoParams;
+    type Channel = LvolChannel;
+    const OPS: OpSet =
+        OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
+    const PRODUCT: &'static str = "Logical Volume";
+    const BURSTS: bool = true;
+
+    fn create(_params: NoParams) -> Result<Self> {
+        Err(Error::new(errno::EOPNOTSUPP, "volumes are made by bdev_lvol_create"))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        let raw = self.base_info.raw();
+        registration.aliases = vec![self.alias.clone()];
+        if let Ok(uuid) = self.name.parse::<Uuid>() {
+            registration.uuid = uuid.0;
+        }
+        registration.has_write_cache = self.base_info.has_write_cache();
+        registration.is_read_only = self.is_read_only;
+        registration.phys_block_size = raw.phys_block_size;
+        registration.align = raw.align;
+        registration.numa = raw.numa;
+        registration.base = Some(self.base_info.name().to_owned());
+        registration.max_children = 1;
+        registration.optimal_boundary = u32::try_from(self.blocks_per_cluster).unwrap_or(0);
+        if !self.base_info.ops().contains(OpSet::UNMAP) {
+            registration.ops = registration.ops.without(OpSet::UNMAP);
+        }
+    }
+
+    fn open_channel(&self) -> Result<LvolChannel> {
+        let external = self.external.as_ref().map(|desc| desc.channel()).transpose()?;
+        let external_blocks = self
+            .external
+            .as_ref()
+            .map_or(Ok(0), |desc| desc.info().map(|info| info.num_blocks()))?;
+        let state = ThreadState {
+            id: self.id,
+            store_uuid: self.store_uuid.clone(),
+            blocks_per_cluster: self.blocks_per_cluster,
+            base: RefCell::new(Some(self.base.channel()?)),
+            external: RefCell::new(external),
+            external_blocks,
+            shared: Arc::clone(&self.shared),
+            map: RefCell::new((self.shared.generation(), self.shared.map())),
+            waiting: RefCell::default(),
+        };
+        let resident = Resident::here_with(state)?;
+        let state = resident.here();
+        let state =
+            state.ok_or_else(|| Error::new(errno::EIO, "a channel is not on its thread"))?;
+        Ok(LvolChannel { state, resident })
+    }
+
+    fn submit(&self, channel: &mut LvolChannel, io: BdevIo) {
+        channel.state.submit(&channel.resident, io);
+    }
+
+    fn flush(&self, channel: &mut LvolChannel) {
+        channel.state.flush();
+    }
+
+    fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
+        stores::driver_specific(&self.store_uuid, self.id)
+    }
+}
+
+/// One thread's way to a volume. `[reactor]`
+#[derive(Debug)]
+pub struct LvolChannel {
+    state: Rc<ThreadState>,
+    /// By which the app thread says that a cluster is there.
+    resident: Resident<ThreadState>,
+}
+
+impl Drop for LvolChannel {
+    fn drop(&mut self) {
+        // The app thread may hold the state a moment longer than the base stays open.
+        self.state.base.take();
+        self.state.external.take();
+    }
+}
+
+/// What a channel works with.
+#[derive(Debug)]
+pub(crate) struct ThreadState {
+    pub(crate) id: BlobId,
+    pub(crate) store_uuid: String,
+    blocks_per_cluster: u64,
+    base: RefCell<Option<Base>>,
+    external: RefCell<Option<Base>>,
+    external_blocks: u64,
+    shared: Arc<Shared>,
+    map: RefCell<(u64, Arc<Map>)>,
+    /// I/O that waits for a cluster. The bus bounds it: each is one of the channel's requests.
+    waiting: RefCell<BTreeMap<u32, IoQueue>>,
+}
+
+impl ThreadState {
+    fn submit(self: &Rc<Self>, resident: &Resident<Self>, io: BdevIo) {
+        let (range, writes) = match io.op() {
+            Op::Read(range) => (range, false),
+            Op::Write(range) | Op::WriteZeroes(range) | Op::Unmap(range) => (range, true),
+            Op::Flush => return self.pass(io, 0),
+            _ => return io.complete(Status::NOT_SUPPORTED),
+        };
+        let index = range.lba / self.blocks_per_cluster;
+        match (self.entry(index), io.op()) {
+            (Entry::Own(cluster), _) => self.pass_to_cluster(io, index, cluster),
+            (Entry::Inherited(cluster), Op::Read(_)) => self.pass_to_cluster(io, index, cluster),
+            (Entry::Zero, Op::Read(_)) => {
+                io.buffers().zero();
+                io.complete(Status::SUCCESS);
+            }
+            (Entry::External, Op::Read(_)) => self.read_external(resident, io, range, index),
+            // What is unmapped may read as before, and zeros read as zeros already.
+            (_, Op::Unmap(_)) | (Entry::Zero, Op::WriteZeroes(_)) => io.complete(Status::SUCCESS),
+            _ => {
+                debug_assert!(writes, "reads were dealt with");
+                self.wait_for_cluster(resident, io, index);
+            }
+        }
+    }
+
+    /// Looks a cluster up in the map of the volume.
+    #[inline]
+    fn entry(&self, index: u64) -> Entry {
+        let generation = self.shared.generation();
+        let mut map = self.map.borrow_mut();
+        if map.0 != generation {
+            *map = (generation, self.shared.map());
+        }
+        map.1.get(index)
+    }
+
+    #[inline]
+    fn pass_to_cluster(&self, io: BdevIo, index: u64, cluster: u64) {
+        let offset = cluster.wrapping_sub(index).wrapping_mul(self.blocks_per_cluster);
+        self.pass(io, offset);
+    }
+
+    #[inline]
+    fn pass(&self, io: BdevIo, offset: u64) {
+        match &*self.base.borrow() {
+            Some(base) => base.pass_at_offset(io, offset),
+            None => io.complete(Status::IO_ERROR),
+        }
+    }
+
+    fn read_external(
+        self: &Rc<Self>,
+        resident: &Resident<Self>,
+        io: BdevIo,
+        range: Range,
+        index: u64,
+    ) {
+        let external = self.external.borrow();
+        let Some(external) = &*external else {
+            return io.complete(Status::IO_ERROR);
+        };
+        if range.lba >= self.external_blocks {
+            io.buffers().zero();
+            io.complete(Status::SUCCESS);
+        } else if range.lba + range.nblocks <= self.external_blocks {
+            external.pass(io);
+        } else {
+            // Over the end of the parent: the store copies what there is and fills up with zeros.
+            self.wait_for_cluster(resident, io, index);
+        }
+    }
+
+    /// Holds an I/O until the store has given the volume this cluster.
+    #[cold]
+    fn wait_for_cluster(self: &Rc<Self>, resident: &Resident<Self>, io: BdevIo, index: u64) {
+        let Ok(index) = u32::try_from(index) else {
+            return io.complete(Status::INVALID);
+        };
+        let mut waiting = self.waiting.borrow_mut();
+        let is_first = !waiting.contains_key(&index);
+        waiting.entry(index).or_default().push(io);
+        if is_first {
+            stores::want_cluster(&self.store_uuid, self.id, index, resident.clone());
+        }
+    }
+
+    /// The store has given the cluster, or says why not.
+    pub(crate) fn cluster_is_there(
+        self: &Rc<Self>,
+        resident: &Resident<Self>,
+        index: u32,
+        status: Status,
+    ) {
+        let queue = self.waiting.borrow_mut().remove(&index);
+        let Some(mut queue) = queue else { return };
+        while let Some(io) = queue.pop() {
+            if status.is_success() {
+                self.submit(resident, io);
+            } else {
+                io.complete(status);
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&self) {
+        if let Some(base) = &*self.base.borrow() {
+            base.flush();
+        }
+        if let Some(external) = &*self.external.borrow() {
+            external.flush();
+        }
+    }
+}

@@ -1,0 +1,82 @@
+"""Logical volumes: PyPI's `spdk` client through every method; a store after a kill."""
+
+import unittest
+
+from host import Host
+from spdk_client import Client, Refused
+
+MIB = 1 << 20
+
+
+class EveryMethod(unittest.TestCase):
+    """One host with a RAM disk; each call is as a person types it."""
+
+    def test_the_reference_client_makes_uses_and_deletes_stores_and_volumes(self):
+        with Host() as host, Client(host.socket) as client:
+            call = client.call
+            call("bdev_malloc_create -b Malloc0 64 512")
+            call("bdev_malloc_create -b Malloc1 8 512")
+            store = call("bdev_lvol_create_lvstore Malloc0 store -c 1048576")
+            self.assertEqual(call("bdev_lvol_get_lvstores -l store")[0]["uuid"], store)
+            self.assertEqual(call(f"bdev_lvol_get_lvstores -u {store}")[0]["cluster_size"], MIB)
+            thick = call("bdev_lvol_create -l store thick 4")
+            thin = call("bdev_lvol_create -l store -t thin 16")
+            self.assertEqual(call(f"bdev_get_bdevs -b {thick}")[0]["num_blocks"], 4 * MIB // 512)
+            self.assertEqual(call("bdev_get_bdevs -b store/thin")[0]["name"], thin)
+            lvol = call(f"bdev_get_bdevs -b {thin}")[0]["driver_specific"]["lvol"]
+            self.assertEqual((lvol["lvol_store_uuid"], lvol["base_bdev"]), (store, "Malloc0"))
+            self.assertTrue(lvol["thin_provision"])
+
+            call(f"bdev_lvol_snapshot {thin} snap")
+            call("bdev_lvol_clone store/snap clone")
+            self.assertTrue(self.volume(call, "clone")["is_clone"])
+            self.assertTrue(self.volume(call, "snap")["is_snapshot"])
+            with self.assertRaisesRegex(Refused, "Operation not permitted"):
+                call("bdev_lvol_delete store/snap")
+            call("bdev_lvol_inflate store/clone")
+            self.assertEqual(self.volume(call, "clone")["num_allocated_clusters"], 16)
+            call("bdev_lvol_decouple_parent store/thin")
+            self.assertFalse(self.volume(call, "thin")["is_clone"])
+            call("bdev_lvol_resize store/thin 20")
+            self.assertEqual(call(f"bdev_get_bdevs -b {thin}")[0]["num_blocks"], 20 * MIB // 512)
+            call("bdev_lvol_rename store/thin renamed")
+            self.assertEqual(self.volume(call, "renamed")["uuid"], thin)
+            call("bdev_lvol_set_read_only store/thick")
+            call("bdev_lvol_clone_bdev Malloc1 store outside")
+            self.assertTrue(self.volume(call, "outside")["is_esnap_clone"])
+            call("bdev_lvol_rename_lvstore store pool")
+            self.assertEqual(self.volume(call, "renamed")["alias"], "pool/renamed")
+            call("bdev_lvol_grow_lvstore -l pool")
+            for name in ("clone", "snap", "renamed", "outside", "thick"):
+                call(f"bdev_lvol_delete pool/{name}")
+            self.assertEqual(call("bdev_lvol_get_lvols"), [])
+            call("bdev_lvol_delete_lvstore -l pool")
+            self.assertEqual(call("bdev_lvol_get_lvstores"), [])
+
+    @staticmethod
+    def volume(call, name):
+        return next(volume for volume in call("bdev_lvol_get_lvols") if volume["name"] == name)
+
+
+class AfterAKill(unittest.TestCase):
+    def test_a_store_on_a_file_is_found_again_with_its_volumes(self):
+        with Host() as host:
+            path = f"{host.folder}/disk"
+            with open(path, "wb") as file:
+                file.truncate(64 * MIB)
+            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            host.call("bdev_lvol_snapshot", lvol_name="store/v", snapshot_name="s")
+            before = host.call("bdev_lvol_get_lvols")
+            self.assertEqual([volume["name"] for volume in before], ["v", "s"])
+            host.kill()
+            host.start()
+            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+            host.call("bdev_wait_for_examine")
+            self.assertEqual(host.call("bdev_lvol_get_lvols"), before)
+            self.assertEqual(host.call("bdev_get_bdevs", name="store/v")[0]["num_blocks"], 8 * MIB // 512)
+
+
+if __name__ == "__main__":
+    unittest.main()
