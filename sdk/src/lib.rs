@@ -31,6 +31,7 @@ pub mod runtime;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;
+pub mod throttle;
 
 pub use error::{Error, Result, Status, errno};
 pub use host::Sink;

@@ -16,6 +16,10 @@ pub const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
 pub enum NqnError {
     /// Longer than [`MAX_LEN`] bytes.
     TooLong,
+    /// Nothing.
+    Empty,
+    /// A control character.
+    Control,
     /// Does not start with `nqn.yyyy-mm.`.
     Prefix,
     /// Nothing, or an empty or over-long label, where a reverse domain name must be.
@@ -30,6 +34,8 @@ impl fmt::Display for NqnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooLong => "an NQN has at most 223 bytes",
+            Self::Empty => "a name has at least one character",
+            Self::Control => "an NQN has no control characters",
             Self::Prefix => "an NQN starts with \"nqn.yyyy-mm.\"",
             Self::Domain => {
                 "an NQN names a reverse domain after its date: labels of 1 to 63 letters, digits and \"-\""
@@ -49,9 +55,7 @@ impl std::error::Error for NqnError {}
 /// # Errors
 /// The first rule that `text` breaks.
 pub fn check(text: &str) -> Result<(), NqnError> {
-    if text.len() > MAX_LEN {
-        return Err(NqnError::TooLong);
-    }
+    check_text(text)?;
     if let Some(uuid) = text.strip_prefix(UUID_PREFIX) {
         return if is_uuid(uuid) { Ok(()) } else { Err(NqnError::Uuid) };
     }
@@ -73,6 +77,28 @@ pub fn check(text: &str) -> Result<(), NqnError> {
         None if text != DISCOVERY => Err(NqnError::Suffix),
         _ => Ok(()),
     }
+}
+
+/// Checks the name of a host. Hosts of the field send names without a domain, without a `:`, with a UUID without dashes, or without
+/// `nqn.`, and a target that refuses them is of no use to them.
+///
+/// # Errors
+/// The first rule that `text` breaks.
+pub fn check_host(text: &str) -> Result<(), NqnError> {
+    if text.is_empty() {
+        return Err(NqnError::Empty);
+    }
+    check_text(text)
+}
+
+fn check_text(text: &str) -> Result<(), NqnError> {
+    if text.len() > MAX_LEN {
+        return Err(NqnError::TooLong);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(NqnError::Control);
+    }
+    Ok(())
 }
 
 fn is_year_month(date: &str) -> bool {
@@ -119,6 +145,8 @@ mod tests {
         let long = format!("nqn.2016-06.io.spdk:{}", "a".repeat(204));
         for (bad, why) in [
             (long.as_str(), NqnError::TooLong),
+            ("nqn.2016-06.io.spdk:cnode1\n", NqnError::Control),
+            ("nqn.2016-06.io.spdk:\u{9b}31mcnode1", NqnError::Control),
             ("", NqnError::Prefix),
             ("iqn.2016-06.io.spdk:cnode1", NqnError::Prefix),
             ("nqn.2016-6x.io.spdk:cnode1", NqnError::Prefix),
@@ -129,6 +157,29 @@ mod tests {
             ("nqn.2014-08.org.nvmexpress:uuid:f81d4fae", NqnError::Uuid),
         ] {
             assert_eq!(check(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_any_name_of_the_field_without_control_characters() {
+        for good in [
+            "nqn.2014-08.org.nvmexpress:uuid:07e4a0a641d54bff96b28a173dcfb6b5",
+            "nqn.2008-04.org.example.lan.host1",
+            "2014-08.org.nvmexpress:uuid:6b1f0e7c-2f6c-4a0e-9d1c-0c5a6f1d2e3f",
+            "nqn.2014-08.com.my_company:host",
+            "h\u{f6}st",
+        ] {
+            assert_eq!(check_host(good), Ok(()), "{good}");
+        }
+        let long = "h".repeat(MAX_LEN + 1);
+        for (bad, why) in [
+            ("", NqnError::Empty),
+            (long.as_str(), NqnError::TooLong),
+            ("host\n", NqnError::Control),
+            ("\u{1b}[31m", NqnError::Control),
+            ("a\0b", NqnError::Control),
+        ] {
+            assert_eq!(check_host(bad), Err(why), "{bad:?}");
         }
     }
 }
