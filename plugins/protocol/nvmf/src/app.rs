@@ -3,30 +3,36 @@
 //! Poll groups send what they cannot answer alone (`App::connect`, `App::admin`) and news of their queues; RPCs run [`crate::ops`].
 //! Nothing here is touched by another thread.
 
+mod admission;
+mod hosts;
+mod rounds;
+
 use crate::controller::admin::{self, Answer, Outcome, Received};
-use crate::controller::connect::{self, Attempt, Refused};
-use crate::controller::io_counts::IoCounts;
 use crate::controller::{QueueId, Ticket};
-use crate::group::{ConnectRequest, Group, Nvmf, Stats};
+use crate::group::{Group, Nvmf, Stats};
 use crate::model::{Model, TransportLimits};
 use crate::tasks::Tasks;
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::nvmf::protocol::{Address, GroupRef, Server, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::{OnApp, Resident};
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Result, thread};
 use drivebay_spec_nvme::event::AsyncEvent;
-use drivebay_spec_nvme::fabrics::{Connect, ConnectData};
 use drivebay_spec_nvme::{Command, Status};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use admission::Waiting;
+use hosts::Hosts;
+use rounds::Rounds;
+
 static APP: OnApp<App> = OnApp::new();
 
-/// How often keep alive timeouts are looked at, in microseconds.
-const KEEP_ALIVE_PERIOD_US: u64 = 1_000_000;
+/// How often keep alive timeouts and Connects that wait are looked at, in microseconds.
+const TIME_PERIOD_US: u64 = 1_000_000;
 
 /// The app thread's state.
 #[derive(Debug)]
@@ -52,8 +58,12 @@ pub struct App {
     pub(crate) last_wait: Cell<u64>,
     /// Counters that poll groups have sent, by operation.
     pub(crate) stats: RefCell<BTreeMap<u64, Vec<Stats>>>,
+    /// The queues of each host, and the Connects that wait for those that have ended.
+    hosts: RefCell<Hosts<Waiting>>,
+    /// What waits until poll groups have looked at their sockets.
+    rounds: RefCell<Rounds>,
     server: OnceCell<Server<Nvmf>>,
-    keep_alive: RefCell<Option<Poller>>,
+    time: RefCell<Option<Poller>>,
 }
 
 /// A transport that was made.
@@ -89,6 +99,8 @@ pub struct ConnectedQueue {
     pub qid: u16,
     /// The host.
     pub hostnqn: String,
+    /// The host's identifier.
+    pub hostid: [u8; 16],
     /// Where the host connected to.
     pub local: Address,
     /// Where the host is.
@@ -123,8 +135,10 @@ impl App {
             waits: RefCell::default(),
             last_wait: Cell::new(0),
             stats: RefCell::default(),
+            hosts: RefCell::default(),
+            rounds: RefCell::default(),
             server: OnceCell::new(),
-            keep_alive: RefCell::default(),
+            time: RefCell::default(),
         })
     }
 
@@ -161,6 +175,7 @@ impl App {
         if let Some(connection) = self.queues.borrow_mut().get_mut(&queue) {
             connection.is_ending = true;
         }
+        self.hosts.borrow_mut().drain(queue);
         self.in_group(queue.group, move |group| group.close(queue.number));
     }
 
@@ -194,6 +209,7 @@ impl App {
 
     /// A connection is gone: its controller loses the queue, and ends with its admin queue.
     pub(crate) fn queue_disconnected(&self, id: QueueId) {
+        self.hosts.borrow_mut().drain(id);
         let queue = self.queues.borrow_mut().get_mut(&id).and_then(|connection| {
             connection.is_ending = true;
             let was_gone = std::mem::replace(&mut connection.is_gone, true);
@@ -217,8 +233,8 @@ impl App {
             self.close(io_queue);
         }
         if queue.qid == 0 {
-            tracing::info!(nqn = queue.nqn, cntlid = queue.cntlid, "controller ends");
-            self.watch_keep_alive();
+            tracing::debug!(nqn = queue.nqn, cntlid = queue.cntlid, "controller ends");
+            self.watch_time();
         }
     }
 
@@ -226,77 +242,16 @@ impl App {
     pub(crate) fn queue_went(&self, id: QueueId) {
         self.queue_disconnected(id);
         self.queues.borrow_mut().remove(&id);
+        let freed = self.hosts.borrow_mut().remove(id);
+        self.admit_freed(freed);
         self.tasks.run();
     }
 
-    /// A Connect command came.
-    pub(crate) fn connect(&self, request: &ConnectRequest) {
-        let (ticket, queue) = (request.ticket, request.ticket.queue);
-        match self.try_connect(request) {
-            Ok((admitted, max_io_size)) => {
-                let counts = self.counts_of(&admitted);
-                self.in_group(queue.group, move |group| {
-                    group.admit(ticket, &admitted, counts, max_io_size)
-                });
-                self.watch_keep_alive();
-            }
-            Err(refused) => {
-                tracing::info!(from = request.peer.traddr, status = %refused.status, "connect refused");
-                let Refused { status, dw0 } = refused;
-                self.in_group(queue.group, move |group| group.refuse(ticket, status, dw0));
-            }
-        }
-    }
-
-    /// Where a queue that was admitted counts what it does.
-    fn counts_of(&self, admitted: &connect::Admitted) -> Arc<IoCounts> {
-        let mut model = self.model.borrow_mut();
-        let subsystem = model.subsystems.get_mut(&admitted.nqn);
-        let controller = subsystem.and_then(|s| s.controllers.get_mut(&admitted.cntlid));
-        controller.map(|controller| controller.io_counts_of(admitted.qid)).unwrap_or_default()
-    }
-
-    fn try_connect(&self, request: &ConnectRequest) -> Result<(connect::Admitted, u32), Refused> {
-        let gone = Refused::from(Status::COMMAND_SEQUENCE_ERROR);
-        let mut queues = self.queues.borrow_mut();
-        let connection = queues.get_mut(&request.ticket.queue).ok_or(gone)?;
-        if connection.is_ending {
-            return Err(gone);
-        }
-        let transports = self.transports.borrow();
-        let entry = transports.values().find(|entry| entry.transport.id() == request.transport_id);
-        let limits = &entry.ok_or(gone)?.limits;
-        let data: &[u8; ConnectData::LEN] = request
-            .data
-            .as_slice()
-            .try_into()
-            .map_err(|_| Refused::from(Status::DATA_SGL_LENGTH_INVALID))?;
-        let data = ConnectData::parse(data);
-        let attempt = Attempt {
-            connect: Connect::from_command(&request.command),
-            data: &data,
-            queue: request.ticket.queue,
-            local: &request.local,
-            limits,
-            now_ns: thread::now_ns(),
-        };
-        let admitted = connect::connect(&mut self.model.borrow_mut(), &attempt)?;
-        connection.queue = Some(ConnectedQueue {
-            nqn: admitted.nqn.clone(),
-            cntlid: admitted.cntlid,
-            qid: admitted.qid,
-            hostnqn: data.hostnqn.as_str().unwrap_or_default().to_owned(),
-            local: request.local.clone(),
-            peer: request.peer.clone(),
-        });
-        Ok((admitted, limits.max_io_size))
-    }
-
     /// A command of an admin queue came.
-    pub(crate) fn admin(&self, ticket: Ticket, command: &Command, len: u32) {
+    pub(crate) fn admin(&self, ticket: Ticket, command: &Command, len: u32, data: &[u8]) {
         let queue = self.queues.borrow().get(&ticket.queue).and_then(|c| c.queue.clone());
         let Some(queue) = queue else {
-            return self.answer(ticket, Status::COMMAND_SEQUENCE_ERROR.with_dnr().into());
+            return self.answer(ticket, admin::GONE.into());
         };
         let received = Received {
             nqn: &queue.nqn,
@@ -304,6 +259,7 @@ impl App {
             ticket,
             command,
             len,
+            data,
             now_ns: thread::now_ns(),
         };
         let outcome = admin::execute(&mut self.model.borrow_mut(), received);
@@ -351,59 +307,86 @@ impl App {
         self.tell(events);
     }
 
-    /// Looks at keep alive timeouts while there are controllers.
-    fn watch_keep_alive(&self) {
-        let model = self.model.borrow();
-        let has_controllers = model.subsystems.values().any(|s| !s.controllers.is_empty());
-        drop(model);
-        let is_watching = self.keep_alive.borrow().is_some();
-        if has_controllers == is_watching {
+    /// Looks at the time while there are controllers, or Connects that wait.
+    fn watch_time(&self) {
+        let is_needed = {
+            let model = self.model.borrow();
+            let mut subsystems = model.subsystems.values();
+            subsystems.any(|s| !s.controllers.is_empty()) || self.hosts.borrow().has_waiting()
+        };
+        let is_watching = self.time.borrow().is_some();
+        if is_needed == is_watching {
             return;
         }
-        let poller = has_controllers.then(|| {
-            Poller::register("nvmf_keep_alive", KEEP_ALIVE_PERIOD_US, KeepAlive { next_ns: 0 })
-        });
+        let poller =
+            is_needed.then(|| Poller::register("nvmf_time", TIME_PERIOD_US, Time { next_ns: 0 }));
         match poller.transpose() {
-            Ok(poller) => drop(self.keep_alive.replace(poller)),
+            Ok(poller) => drop(self.time.replace(poller)),
             Err(error) => tracing::error!("keep alive: {error}"),
         }
     }
 
-    /// Ends the controllers whose hosts were silent too long.
+    /// Ends the controllers whose hosts were silent too long, once what the hosts have sent meanwhile was heard: this process may
+    /// have been stopped for a while.
     fn end_silent_controllers(&self, now_ns: u64) -> bool {
-        let mut silent = Vec::new();
+        let mut groups = BTreeSet::new();
         for subsystem in self.model.borrow_mut().subsystems.values_mut() {
             for controller in subsystem.controllers.values_mut() {
-                if controller.has_timed_out(now_ns) {
-                    tracing::warn!(
-                        nqn = subsystem.nqn,
-                        cntlid = controller.cntlid,
-                        hostnqn = controller.hostnqn,
-                        "keep alive timeout"
-                    );
-                    controller.csts.cfs = true;
-                    silent.extend(controller.queues.values().copied());
+                if controller.has_timed_out(now_ns) && !controller.is_suspect {
+                    controller.is_suspect = true;
+                    groups.extend(controller.queues.values().map(|queue| queue.group));
                 }
             }
         }
-        for queue in &silent {
-            self.close(*queue);
+        let is_suspicious = !groups.is_empty();
+        if is_suspicious {
+            let groups: Vec<usize> = groups.into_iter().collect();
+            self.after_rounds(&groups, move |app| app.end_suspects(now_ns));
         }
-        !silent.is_empty()
+        is_suspicious
+    }
+
+    /// Ends those of the suspects that were silent until `now_ns`.
+    fn end_suspects(&self, now_ns: u64) {
+        static SILENT: Throttle = Throttle::new();
+        let mut silent = Vec::new();
+        for subsystem in self.model.borrow_mut().subsystems.values_mut() {
+            for controller in subsystem.controllers.values_mut().filter(|c| c.is_suspect) {
+                controller.is_suspect = false;
+                if !controller.has_timed_out(now_ns) {
+                    continue;
+                }
+                if let Some(left_out) = SILENT.admit() {
+                    tracing::warn!(
+                        "{}: controller {} of host {} ends: nothing was heard within its keep alive timeout of {} ms \
+                         ({left_out} such lines left out)",
+                        subsystem.nqn,
+                        controller.cntlid,
+                        controller.hostnqn,
+                        controller.features.kato_ms,
+                    );
+                }
+                controller.csts.cfs = true;
+                silent.extend(controller.queues.values().copied());
+            }
+        }
+        for queue in silent {
+            self.close(queue);
+        }
     }
 }
 
-struct KeepAlive {
+struct Time {
     next_ns: u64,
 }
 
-impl Poll for KeepAlive {
+impl Poll for Time {
     const SLEEPS: bool = true;
 
     fn poll(&mut self) -> bool {
         let now_ns = thread::now_ns();
-        self.next_ns = now_ns + KEEP_ALIVE_PERIOD_US * 1000;
-        app().is_some_and(|app| app.end_silent_controllers(now_ns))
+        self.next_ns = now_ns + TIME_PERIOD_US * 1000;
+        app().is_some_and(|app| app.end_silent_controllers(now_ns) | app.refuse_overdue(now_ns))
     }
 
     fn next_ns(&mut self) -> u64 {

@@ -50,11 +50,25 @@ fn of_subsystems(model: &Model) -> Vec<(&'static str, Value)> {
         })
         .collect();
     let made = || model.subsystems.values().filter(|s| s.nqn != nqn::DISCOVERY);
+    calls.extend(discovery(model));
     calls.extend(made().map(create));
-    calls.extend(made().flat_map(hosts));
+    calls.extend(model.subsystems.values().flat_map(hosts));
     calls.extend(made().flat_map(namespaces));
     calls.extend(model.subsystems.values().flat_map(listeners));
     calls
+}
+
+/// What makes the discovery subsystem, which is there from the start, as it is now.
+fn discovery(model: &Model) -> Option<(&'static str, Value)> {
+    let name = nqn::DISCOVERY;
+    match model.subsystems.get(name) {
+        None => Some(("nvmf_delete_subsystem", json!({"nqn": name}))),
+        Some(discovery) if !discovery.allow_any_host => {
+            let params = json!({"nqn": name, "allow_any_host": false});
+            Some(("nvmf_subsystem_allow_any_host", params))
+        }
+        Some(_) => None,
+    }
 }
 
 fn create(subsystem: &Subsystem) -> (&'static str, Value) {
@@ -134,6 +148,20 @@ mod tests {
                 "nvmf_subsystem_add_listener"
             ]
         );
+    }
+
+    #[test]
+    fn the_discovery_subsystem_stays_deleted_and_keeps_its_hosts() {
+        let mut model = Model::default();
+        assert_eq!(of_subsystems(&model), []);
+        let discovery = model.subsystems.get_mut(nqn::DISCOVERY).unwrap();
+        discovery.allow_any_host = false;
+        discovery.hosts.insert("nqn.2016-06.io.spdk:host1".into());
+        let methods: Vec<_> = of_subsystems(&model).into_iter().map(|(method, _)| method).collect();
+        assert_eq!(methods, ["nvmf_subsystem_allow_any_host", "nvmf_subsystem_add_host"]);
+        model.subsystems.clear();
+        let expected = json!({"nqn": nqn::DISCOVERY});
+        assert_eq!(of_subsystems(&model), [("nvmf_delete_subsystem", expected)]);
     }
 
     #[test]

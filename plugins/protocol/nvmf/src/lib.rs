@@ -49,6 +49,7 @@ plugin! {
         "nvmf_subsystem_get_controllers",
         "nvmf_subsystem_get_qpairs",
         "nvmf_get_stats",
+        "nvmf_get_targets",
         "nvmf_set_config",
         "nvmf_set_max_subsystems",
         "nvmf_set_crdt",

@@ -4,11 +4,15 @@ use super::property::{self, Effect};
 use super::{Controller, Ticket, events, features, identify, log_page};
 use crate::model::{ControllerKind, Model};
 use drivebay_spec_nvme::admin::{Abort, GetFeatures, GetLogPage, Identify, SetFeatures};
+use drivebay_spec_nvme::command::Fuse;
 use drivebay_spec_nvme::fabrics::{PropertyGet, PropertySet};
 use drivebay_spec_nvme::identify::LEN;
 use drivebay_spec_nvme::log::lid;
 use drivebay_spec_nvme::opcode::{self, admin, fabrics};
 use drivebay_spec_nvme::{Command, Status};
+
+/// The controller has ended. A host that connects anew finds another one, so that it may try again.
+pub const GONE: Status = Status::COMMAND_SEQUENCE_ERROR;
 
 /// How a command ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub struct Received<'a> {
     pub command: &'a Command,
     /// Length of its data, in bytes, as its SGL says.
     pub len: u32,
+    /// What the host sent with it, as far as a command here reads it.
+    pub data: &'a [u8],
     /// The host's clock, in nanoseconds.
     pub now_ns: u64,
 }
@@ -93,8 +99,7 @@ fn controller_of<'m>(model: &'m mut Model, received: Received<'_>) -> Option<&'m
 }
 
 fn dispatch(model: &mut Model, received: Received<'_>) -> Result<Outcome, Status> {
-    let gone = Status::COMMAND_SEQUENCE_ERROR.with_dnr();
-    let controller = controller_of(model, received).ok_or(gone)?;
+    let controller = controller_of(model, received).ok_or(GONE)?;
     controller.heard_ns = received.now_ns;
     let command = received.command;
     if command.opcode() == opcode::FABRICS {
@@ -102,6 +107,9 @@ fn dispatch(model: &mut Model, received: Received<'_>) -> Result<Outcome, Status
     }
     if !controller.csts.rdy {
         return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+    }
+    if command.fuse() != Fuse::Normal {
+        return Err(Status::INVALID_FIELD.with_dnr());
     }
     if controller.kind == ControllerKind::Discovery && !is_for_discovery(command.opcode()) {
         return Err(Status::INVALID_OPCODE.with_dnr());
@@ -111,7 +119,8 @@ fn dispatch(model: &mut Model, received: Received<'_>) -> Result<Outcome, Status
         admin::GET_LOG_PAGE => log_page_data(model, received)?,
         admin::GET_FEATURES => feature(controller, received)?,
         admin::SET_FEATURES => {
-            Answer::dw0(features::set(controller, SetFeatures::from_command(command))?)
+            let set = SetFeatures::from_command(command);
+            Answer::dw0(features::set(controller, set, received.data)?)
         }
         admin::KEEP_ALIVE => Answer::dw0(0),
         admin::ASYNC_EVENT_REQUEST => return async_event_request(controller, received.ticket),
@@ -170,9 +179,8 @@ fn parts<'m>(
     model: &'m Model,
     received: Received<'_>,
 ) -> Result<(&'m crate::model::Subsystem, &'m Controller), Status> {
-    let gone = Status::COMMAND_SEQUENCE_ERROR.with_dnr();
-    let subsystem = model.subsystems.get(received.nqn).ok_or(gone)?;
-    Ok((subsystem, subsystem.controllers.get(&received.cntlid).ok_or(gone)?))
+    let subsystem = model.subsystems.get(received.nqn).ok_or(GONE)?;
+    Ok((subsystem, subsystem.controllers.get(&received.cntlid).ok_or(GONE)?))
 }
 
 fn log_page_data(model: &mut Model, received: Received<'_>) -> Result<Answer, Status> {
@@ -239,7 +247,8 @@ mod tests {
     }
 
     fn run(model: &mut Model, command: &Command, len: u32) -> Outcome {
-        let received = Received { nqn: NQN, cntlid: 1, ticket: ticket(7), command, len, now_ns: 9 };
+        let received =
+            Received { nqn: NQN, cntlid: 1, ticket: ticket(7), command, len, data: &[], now_ns: 9 };
         execute(model, received)
     }
 
@@ -273,6 +282,14 @@ mod tests {
         ] {
             assert_eq!(status(run(&mut model_with(ready()), &command, len)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_fused_admin_command_is_refused() {
+        let mut identify = Identify { cns: 1, ..Identify::default() }.to_command();
+        identify.dw[0] |= 1 << 8;
+        let refused = Status::INVALID_FIELD.with_dnr();
+        assert_eq!(status(run(&mut model_with(ready()), &identify, 4096)), refused);
     }
 
     #[test]

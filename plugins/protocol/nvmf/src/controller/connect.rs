@@ -10,6 +10,9 @@ use drivebay_spec_nvme::property::{Cc, Csts};
 use drivebay_spec_nvme::{Status, nqn};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How long a discovery host that asks for no keep alive may be silent, in milliseconds: the reference's figure.
+const DISCOVERY_TIMEOUT_MS: u32 = 120_000;
+
 /// A Connect as it came.
 #[derive(Debug)]
 pub struct Attempt<'a> {
@@ -49,6 +52,8 @@ pub struct Refused {
     pub status: Status,
     /// DW0 of the completion: which field was wrong.
     pub dw0: u32,
+    /// For the log.
+    pub why: &'static str,
 }
 
 impl Admitted {
@@ -58,21 +63,30 @@ impl Admitted {
     }
 }
 
-impl From<Status> for Refused {
-    fn from(status: Status) -> Self {
-        Self { status: status.with_dnr(), dw0: 0 }
+impl Refused {
+    /// Refused for now: an operator or time may change that, so that the host is to try again. A host that reads Do Not Retry gives
+    /// up for good, whatever happens to the target afterwards.
+    pub const fn for_now(status: Status, why: &'static str) -> Self {
+        Self { status, dw0: 0, why }
+    }
+
+    /// Refused for good: the same Connect would fail again.
+    const fn for_good(status: Status, why: &'static str) -> Self {
+        Self { status: status.with_dnr(), dw0: 0, why }
+    }
+
+    /// Names the field of the command's data at fault, by its offset.
+    fn in_data(self, offset: u16) -> Self {
+        Self { dw0: InvalidParameter::data(offset).to_dw0(), ..self }
+    }
+
+    /// Names the field of the command at fault, by its offset.
+    fn in_command(self, offset: u16) -> Self {
+        Self { dw0: InvalidParameter::command(offset).to_dw0(), ..self }
     }
 }
 
-fn wrong_command(offset: u16) -> Refused {
-    let dw0 = InvalidParameter::command(offset).to_dw0();
-    Refused { dw0, ..Status::CONNECT_INVALID_PARAMETERS.into() }
-}
-
-fn wrong_data(offset: u16) -> Refused {
-    let dw0 = InvalidParameter::data(offset).to_dw0();
-    Refused { dw0, ..Status::CONNECT_INVALID_PARAMETERS.into() }
-}
+const INVALID: Status = Status::CONNECT_INVALID_PARAMETERS;
 
 /// Admits a queue: makes the controller for an admin queue, adds an I/O queue to its own.
 ///
@@ -81,27 +95,33 @@ fn wrong_data(offset: u16) -> Refused {
 pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Refused> {
     let Attempt { connect, data, limits, .. } = attempt;
     if connect.recfmt != 0 {
-        return Err(Status::CONNECT_INCOMPATIBLE_FORMAT.into());
+        let status = Status::CONNECT_INCOMPATIBLE_FORMAT;
+        return Err(Refused::for_good(status, "the record format is not known"));
     }
-    let subnqn = data.subnqn.as_str().filter(|name| nqn::check(name).is_ok());
-    let subnqn = subnqn.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
+    let no_text = Refused::for_good(INVALID, "the name of the subsystem is not a text");
+    let subnqn = data.subnqn.as_str().ok_or(no_text.in_data(ConnectData::SUBNQN_OFFSET))?;
+    let missing = Refused::for_now(INVALID, "there is no such subsystem");
     let subsystem = model.subsystems.get_mut(subnqn);
-    let subsystem = subsystem.ok_or(wrong_data(ConnectData::SUBNQN_OFFSET))?;
+    let subsystem = subsystem.ok_or(missing.in_data(ConnectData::SUBNQN_OFFSET))?;
     // SPDK's initiator gives no name unless it is told one: where any host may connect, it may.
     let nameless = subsystem.allow_any_host;
-    let is_name = |name: &&str| nqn::check(name).is_ok() || (nameless && name.is_empty());
+    let is_name = |name: &&str| nqn::check_host(name).is_ok() || (nameless && name.is_empty());
+    let no_name = Refused::for_good(INVALID, "the name of the host is empty or not a text");
     let hostnqn = data.hostnqn.as_str().filter(is_name);
-    let hostnqn = hostnqn.ok_or(wrong_data(ConnectData::HOSTNQN_OFFSET))?;
+    let hostnqn = hostnqn.ok_or(no_name.in_data(ConnectData::HOSTNQN_OFFSET))?;
     if !subsystem.allows(hostnqn) {
-        return Err(Status::CONNECT_INVALID_HOST.into());
+        let status = Status::CONNECT_INVALID_HOST;
+        return Err(Refused::for_now(status, "the subsystem does not allow the host"));
     }
     if !subsystem.listens_at(attempt.local) {
-        return Err(wrong_data(ConnectData::SUBNQN_OFFSET));
+        let elsewhere = Refused::for_now(INVALID, "the subsystem does not listen at this address");
+        return Err(elsewhere.in_data(ConnectData::SUBNQN_OFFSET));
     }
     let entries_max =
         if connect.qid == 0 { limits.max_aq_depth } else { limits.max_queue_depth.into() };
     if connect.sqsize == 0 || u32::from(connect.sqsize) >= entries_max {
-        return Err(wrong_command(Connect::SQSIZE_OFFSET));
+        let size = Refused::for_good(INVALID, "the transport has no queue of this size");
+        return Err(size.in_command(Connect::SQSIZE_OFFSET));
     }
     let cntlid = match connect.qid {
         0 => admit_admin(subsystem, attempt, hostnqn)?,
@@ -122,10 +142,18 @@ fn admit_admin(
     hostnqn: &str,
 ) -> Result<u16, Refused> {
     if attempt.data.cntlid != CNTLID_DYNAMIC {
-        return Err(wrong_data(ConnectData::CNTLID_OFFSET));
+        let fixed = Refused::for_good(INVALID, "controllers are given out, not asked for");
+        return Err(fixed.in_data(ConnectData::CNTLID_OFFSET));
     }
-    let cntlid = subsystem.next_cntlid().ok_or(Status::CONNECT_CONTROLLER_BUSY)?;
-    let kato_ms = attempt.limits.keep_alive_ms(attempt.connect.kato_ms);
+    let none_left = Refused::for_now(
+        Status::CONNECT_CONTROLLER_BUSY,
+        "all controller identifiers of the subsystem are in use",
+    );
+    let cntlid = subsystem.next_cntlid().ok_or(none_left)?;
+    let kato_ms = match (subsystem.kind, attempt.connect.kato_ms) {
+        (ControllerKind::Discovery, 0) => DISCOVERY_TIMEOUT_MS,
+        (_, wanted_ms) => attempt.limits.keep_alive_ms(wanted_ms),
+    };
     let controller = Controller {
         cntlid,
         kind: subsystem.kind,
@@ -142,6 +170,7 @@ fn admit_admin(
         errors: error_log::ErrorLog::default(),
         changed_namespaces: BTreeSet::new(),
         heard_ns: attempt.now_ns,
+        is_suspect: false,
     };
     subsystem.controllers.insert(cntlid, controller);
     Ok(cntlid)
@@ -153,21 +182,27 @@ fn admit_io(
     hostnqn: &str,
 ) -> Result<u16, Refused> {
     let (data, qid) = (attempt.data, attempt.connect.qid);
+    // Another controller, or none, may have the identifier of one that has ended: its host is to connect anew, not to give up.
+    let no_controller = Refused::for_now(INVALID, "the host has no such controller");
     let controller = subsystem.controllers.get_mut(&data.cntlid);
-    let controller = controller.ok_or(wrong_data(ConnectData::CNTLID_OFFSET))?;
+    let controller = controller.ok_or(no_controller.in_data(ConnectData::CNTLID_OFFSET))?;
     if controller.hostnqn != hostnqn {
-        return Err(wrong_data(ConnectData::HOSTNQN_OFFSET));
+        return Err(no_controller.in_data(ConnectData::HOSTNQN_OFFSET));
     }
     if controller.hostid != data.hostid {
-        return Err(wrong_data(ConnectData::HOSTID_OFFSET));
+        return Err(no_controller.in_data(ConnectData::HOSTID_OFFSET));
     }
-    let is_ready = controller.kind == ControllerKind::Io && controller.csts.rdy;
-    let is_shut_down = controller.csts.shst != 0;
-    if !is_ready || is_shut_down || qid > controller.limits.max_io_qpairs_per_ctrlr {
-        return Err(wrong_command(Connect::QID_OFFSET));
+    if controller.kind != ControllerKind::Io || qid > controller.limits.max_io_qpairs_per_ctrlr {
+        let number = Refused::for_good(INVALID, "the controller has no such queue");
+        return Err(number.in_command(Connect::QID_OFFSET));
+    }
+    if !controller.csts.rdy || controller.csts.shst != 0 {
+        let not_ready = Refused::for_now(INVALID, "the controller is not ready");
+        return Err(not_ready.in_command(Connect::QID_OFFSET));
     }
     if controller.queues.contains_key(&qid) {
-        return Err(Status::COMMAND_SEQUENCE_ERROR.into());
+        let status = Status::COMMAND_SEQUENCE_ERROR;
+        return Err(Refused::for_now(status, "the queue is connected"));
     }
     controller.queues.insert(qid, attempt.queue);
     Ok(controller.cntlid)
@@ -253,32 +288,38 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_field_of_an_admin_connect_is_named() {
+    fn each_wrong_field_of_an_admin_connect_is_named_and_only_what_time_cannot_heal_is_for_good() {
         type Break = fn(&mut Case);
+        let for_good = INVALID.with_dnr();
         let cases: [(&str, Break, Status, u32); 11] = [
-            ("record format", |c| c.connect.recfmt = 1, Status::CONNECT_INCOMPATIBLE_FORMAT, 0),
+            (
+                "record format",
+                |c| c.connect.recfmt = 1,
+                Status::CONNECT_INCOMPATIBLE_FORMAT.with_dnr(),
+                0,
+            ),
             (
                 "no such subsystem",
                 |c| c.data.subnqn = NulText::new("nqn.2016-06.io.spdk:no").unwrap(),
-                Status::CONNECT_INVALID_PARAMETERS,
+                INVALID,
                 0x1_0100,
             ),
             (
                 "subsystem's name has no end",
                 |c| c.data.subnqn = ConnectData::parse(&[b'a'; 1024]).subnqn,
-                Status::CONNECT_INVALID_PARAMETERS,
+                for_good,
                 0x1_0100,
             ),
             (
-                "host's name is none",
-                |c| c.data.hostnqn = NulText::new("me").unwrap(),
-                Status::CONNECT_INVALID_PARAMETERS,
+                "host's name has a control character",
+                |c| c.data.hostnqn = NulText::new("me\n").unwrap(),
+                for_good,
                 0x1_0200,
             ),
             (
                 "host's name has no end",
                 |c| c.data.hostnqn = ConnectData::parse(&[b'a'; 1024]).hostnqn,
-                Status::CONNECT_INVALID_PARAMETERS,
+                for_good,
                 0x1_0200,
             ),
             (
@@ -290,17 +331,12 @@ mod tests {
             (
                 "not listening here",
                 |c| c.local = address_of("tcp", None, "127.0.0.1", "4421"),
-                Status::CONNECT_INVALID_PARAMETERS,
+                INVALID,
                 0x1_0100,
             ),
-            ("queue of no entry", |c| c.connect.sqsize = 0, Status::CONNECT_INVALID_PARAMETERS, 44),
-            ("queue too large", |c| c.connect.sqsize = 128, Status::CONNECT_INVALID_PARAMETERS, 44),
-            (
-                "static controller",
-                |c| c.data.cntlid = 0xfffe,
-                Status::CONNECT_INVALID_PARAMETERS,
-                0x1_0010,
-            ),
+            ("queue of no entry", |c| c.connect.sqsize = 0, for_good, 44),
+            ("queue too large", |c| c.connect.sqsize = 128, for_good, 44),
+            ("static controller", |c| c.data.cntlid = 0xfffe, for_good, 0x1_0010),
             (
                 "no controller left",
                 |c| {
@@ -315,14 +351,14 @@ mod tests {
             let mut case = Case::admin();
             break_it(&mut case);
             let refused = case.run(1).unwrap_err();
-            assert_eq!(refused, Refused { status: status.with_dnr(), dw0 }, "{name}");
+            assert_eq!((refused.status, refused.dw0), (status, dw0), "{name}");
         }
     }
 
     #[test]
-    fn each_wrong_field_of_an_io_connect_is_named() {
+    fn each_wrong_field_of_an_io_connect_is_named_and_only_what_time_cannot_heal_is_for_good() {
         type Break = fn(&mut Case);
-        let wrong = Status::CONNECT_INVALID_PARAMETERS;
+        let (wrong, for_good) = (INVALID, INVALID.with_dnr());
         let cases: [(&str, Break, Status, u32); 8] = [
             ("no such controller", |c| c.data.cntlid = 9, wrong, 0x1_0010),
             (
@@ -334,8 +370,8 @@ mod tests {
             ("another host identifier", |c| c.data.hostid = [8; 16], wrong, 0x1_0000),
             ("not enabled", |c| c.controller().csts.rdy = false, wrong, 42),
             ("shut down", |c| c.controller().csts.shst = 2, wrong, 42),
-            ("beyond the last queue", |c| c.connect.qid = 128, wrong, 42),
-            ("queue too large", |c| c.connect.sqsize = 128, wrong, 44),
+            ("beyond the last queue", |c| c.connect.qid = 128, for_good, 42),
+            ("queue too large", |c| c.connect.sqsize = 128, for_good, 44),
             (
                 "twice",
                 |c| {
@@ -349,8 +385,18 @@ mod tests {
             let mut case = Case::io();
             break_it(&mut case);
             let refused = case.run(3).unwrap_err();
-            assert_eq!(refused, Refused { status: status.with_dnr(), dw0 }, "{name}");
+            assert_eq!((refused.status, refused.dw0), (status, dw0), "{name}");
         }
+    }
+
+    #[test]
+    fn a_discovery_host_without_keep_alive_is_not_kept_for_ever() {
+        let mut case = Case::admin();
+        case.connect.kato_ms = 0;
+        case.data.subnqn = NulText::new(nqn::DISCOVERY).unwrap();
+        let cntlid = case.run(1).unwrap().cntlid;
+        let controller = &case.model.subsystems[nqn::DISCOVERY].controllers[&cntlid];
+        assert_eq!(controller.features.kato_ms, DISCOVERY_TIMEOUT_MS);
     }
 
     #[test]

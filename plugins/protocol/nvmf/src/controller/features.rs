@@ -14,8 +14,17 @@ pub struct Features {
     power_state: u32,
     temperature_thresholds: [u32; 2],
     error_recovery: u32,
-    write_cache: u32,
     write_atomicity: u32,
+    host_behavior: HostBehavior,
+}
+
+/// What a host says it can deal with: the bytes of Host Behavior Support. NVMe Base 2.0, section 5.27.1.18.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct HostBehavior {
+    /// Advanced Command Retry Enable.
+    acre: u8,
+    /// LBA Format Extension Enable.
+    lbafee: u8,
 }
 
 /// What Get Features gives: DW0, and data for some.
@@ -35,6 +44,32 @@ const EVENTS: u32 = async_event::CRITICAL_WARNINGS
 const UNDER_TEMPERATURE: u32 = 1 << 20;
 /// Threshold: temperature in bits 15:0, sensor in 19:16, "under" in 21:20.
 const TEMPERATURE_BITS: u32 = 0xffff;
+/// Deallocated or Unwritten Logical Block Error Enable, of Error Recovery.
+const DULBE: u32 = 1 << 16;
+/// Volatile Write Cache Enable.
+const WCE: u32 = 1;
+
+impl HostBehavior {
+    /// Bytes of the feature's data.
+    const LEN: usize = 512;
+
+    fn encode(self) -> Vec<u8> {
+        let mut data = vec![0; Self::LEN];
+        if let [acre, _, lbafee, ..] = data.as_mut_slice() {
+            (*acre, *lbafee) = (self.acre, self.lbafee);
+        }
+        data
+    }
+
+    fn parse(data: &[u8]) -> Option<Self> {
+        match *data {
+            [acre @ 0..=1, _, lbafee @ 0..=1, ..] if data.len() == Self::LEN => {
+                Some(Self { acre, lbafee })
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Features {
     /// Values after a reset.
@@ -45,8 +80,8 @@ impl Features {
             power_state: 0,
             temperature_thresholds: [TEMPERATURE_BITS, 0],
             error_recovery: 0,
-            write_cache: 1,
             write_atomicity: 0,
+            host_behavior: HostBehavior::default(),
         }
     }
 }
@@ -65,23 +100,26 @@ pub fn get(controller: &Controller, get: GetFeatures) -> Result<Value, Status> {
             if get.cdw11 & UNDER_TEMPERATURE == 0 { over } else { under }
         }
         fid::ERROR_RECOVERY => features.error_recovery,
-        fid::VOLATILE_WRITE_CACHE => features.write_cache,
+        fid::VOLATILE_WRITE_CACHE => WCE,
         fid::NUMBER_OF_QUEUES => number_of_queues(controller).to_dword(),
         fid::INTERRUPT_COALESCING | fid::INTERRUPT_VECTOR => 0,
         fid::WRITE_ATOMICITY => features.write_atomicity,
         fid::ASYNC_EVENT_CONFIGURATION => controller.events.configuration,
         fid::KEEP_ALIVE_TIMER => features.kato_ms,
         fid::HOST_IDENTIFIER => return host_identifier(controller, get.cdw11),
+        fid::HOST_BEHAVIOR_SUPPORT => {
+            return Ok(Value { dw0: 0, data: features.host_behavior.encode() });
+        }
         _ => return Err(Status::INVALID_FIELD.with_dnr()),
     };
     Ok(Value { dw0, data: Vec::new() })
 }
 
-/// Set Features: DW0 of the completion.
+/// Set Features: DW0 of the completion. `data`: what the host sent with it.
 ///
 /// # Errors
 /// FEATURE_NOT_SAVEABLE, FEATURE_NOT_CHANGEABLE, COMMAND_SEQUENCE_ERROR and INVALID_FIELD, by what was wrong.
-pub fn set(controller: &mut Controller, set: SetFeatures) -> Result<u32, Status> {
+pub fn set(controller: &mut Controller, set: SetFeatures, data: &[u8]) -> Result<u32, Status> {
     if set.save {
         return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
     }
@@ -90,8 +128,18 @@ pub fn set(controller: &mut Controller, set: SetFeatures) -> Result<u32, Status>
         fid::ARBITRATION => features.arbitration = set.cdw11,
         fid::POWER_MANAGEMENT if set.cdw11 & 0x1f == 0 => features.power_state = set.cdw11,
         fid::TEMPERATURE_THRESHOLD => set_temperature(features, set.cdw11)?,
-        fid::ERROR_RECOVERY => features.error_recovery = set.cdw11 & 0xffff,
-        fid::VOLATILE_WRITE_CACHE => features.write_cache = set.cdw11 & 1,
+        fid::ERROR_RECOVERY if set.cdw11 & DULBE == 0 => {
+            features.error_recovery = set.cdw11 & 0xffff
+        }
+        // Nothing below can be told to write through: a host that asks for it must hear that it has to flush.
+        fid::VOLATILE_WRITE_CACHE if set.cdw11 & WCE == 0 => {
+            return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
+        }
+        fid::VOLATILE_WRITE_CACHE => {}
+        fid::HOST_BEHAVIOR_SUPPORT => {
+            let refused = Status::INVALID_FIELD.with_dnr();
+            features.host_behavior = HostBehavior::parse(data).ok_or(refused)?;
+        }
         fid::NUMBER_OF_QUEUES => return set_number_of_queues(controller, set.cdw11),
         fid::WRITE_ATOMICITY => features.write_atomicity = set.cdw11 & 1,
         fid::ASYNC_EVENT_CONFIGURATION => controller.events.configuration = set.cdw11 & EVENTS,
@@ -156,16 +204,16 @@ mod tests {
     }
 
     fn write(controller: &mut Controller, fid: u8, cdw11: u32) -> Result<u32, Status> {
-        set(controller, SetFeatures { nsid: 0, fid, save: false, cdw11 })
+        set(controller, SetFeatures { nsid: 0, fid, save: false, cdw11 }, &[])
     }
 
     #[test]
     fn what_is_set_is_read_back() {
         for (fid, value, kept) in [
             (fid::ARBITRATION, 0x0102_0304, 0x0102_0304),
-            (fid::ERROR_RECOVERY, 0x1_0005, 5),
+            (fid::ERROR_RECOVERY, 5, 5),
             (fid::TEMPERATURE_THRESHOLD, 0x0150, 0x0150),
-            (fid::VOLATILE_WRITE_CACHE, 0, 0),
+            (fid::VOLATILE_WRITE_CACHE, 1, 1),
             (fid::WRITE_ATOMICITY, 1, 1),
             (fid::ASYNC_EVENT_CONFIGURATION, u32::MAX, EVENTS),
             (fid::KEEP_ALIVE_TIMER, 15_000, 20_000),
@@ -186,12 +234,15 @@ mod tests {
             (fid::NUMBER_OF_QUEUES, 0xffff_0000, Status::INVALID_FIELD),
             (fid::KEEP_ALIVE_TIMER, 0, Status::KEEP_ALIVE_TIMEOUT_INVALID),
             (fid::INTERRUPT_COALESCING, 1, Status::FEATURE_NOT_CHANGEABLE),
+            (fid::VOLATILE_WRITE_CACHE, 0, Status::FEATURE_NOT_CHANGEABLE),
+            (fid::ERROR_RECOVERY, 1 << 16, Status::INVALID_FIELD),
+            (fid::HOST_BEHAVIOR_SUPPORT, 0, Status::INVALID_FIELD),
             (fid::HOST_IDENTIFIER, 1, Status::COMMAND_SEQUENCE_ERROR),
         ] {
             assert_eq!(write(&mut ready(), fid, value), Err(status.with_dnr()), "{fid:#x}");
         }
         let saved = SetFeatures { nsid: 0, fid: fid::ARBITRATION, save: true, cdw11: 0 };
-        assert_eq!(set(&mut ready(), saved), Err(Status::FEATURE_NOT_SAVEABLE.with_dnr()));
+        assert_eq!(set(&mut ready(), saved, &[]), Err(Status::FEATURE_NOT_SAVEABLE.with_dnr()));
     }
 
     #[test]
@@ -207,5 +258,21 @@ mod tests {
     fn the_host_identifier_has_sixteen_bytes() {
         assert_eq!(read(&ready(), fid::HOST_IDENTIFIER, 1).unwrap().data, [7; 16]);
         assert!(read(&ready(), fid::HOST_IDENTIFIER, 0).is_err());
+    }
+
+    #[test]
+    fn the_hosts_behavior_is_kept_and_read_back() {
+        let mut controller = ready();
+        assert_eq!(read(&controller, fid::HOST_BEHAVIOR_SUPPORT, 0).unwrap().data, [0; 512]);
+        let command = SetFeatures { fid: fid::HOST_BEHAVIOR_SUPPORT, ..SetFeatures::default() };
+        let mut data = [0; 512];
+        data[0] = 1;
+        assert_eq!(set(&mut controller, command, &data), Ok(0));
+        assert_eq!(read(&controller, fid::HOST_BEHAVIOR_SUPPORT, 0).unwrap().data, data);
+        data[0] = 2;
+        for wrong in [&data[..], &data[..2]] {
+            let refused = Err(Status::INVALID_FIELD.with_dnr());
+            assert_eq!(set(&mut controller, command, wrong), refused);
+        }
     }
 }

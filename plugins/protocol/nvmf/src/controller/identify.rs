@@ -122,7 +122,6 @@ fn io_controller_data(
     common: Data,
 ) -> Data {
     let in_capsule_units = controller.limits.in_capsule_data_size / 16;
-    let has_write_cache = subsystem.namespaces.values().any(|ns| ns.geometry.has_write_cache);
     let mut psd = common.psd.clone();
     if let Some(first) = psd.first_mut() {
         *first = PowerState { mp: 1, ..PowerState::default() };
@@ -143,7 +142,9 @@ fn io_controller_data(
         nn: subsystem.max_namespaces(),
         mnan: subsystem.max_namespaces(),
         oncs: optional_commands(subsystem),
-        vwc: vwc::FLUSH_ALL_NOT_SUPPORTED | if has_write_cache { vwc::PRESENT } else { 0 },
+        // Always present: hosts read it when they connect only, and a disk with a cache may be added afterwards. Without it they
+        // would never flush that disk.
+        vwc: vwc::FLUSH_ALL_NOT_SUPPORTED | vwc::PRESENT,
         ioccsz: COMMAND_UNITS + in_capsule_units,
         iorcsz: RESPONSE_UNITS,
         msdbd: 1,
@@ -277,6 +278,18 @@ mod tests {
         assert_eq!(data.vwc & vwc::PRESENT, 1);
         assert_eq!(data.cntrltype, cntrltype::IO);
         assert_eq!(data.oncs, oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES);
+    }
+
+    #[test]
+    fn a_write_cache_is_reported_before_the_first_disk_with_one_is_added() {
+        let mut subsystem = subsystem();
+        for has_disks in [true, false] {
+            subsystem.namespaces.values_mut().for_each(|ns| ns.geometry.has_write_cache = false);
+            let command = Identify { cns: cns::CONTROLLER, ..Identify::default() };
+            let data = Data::parse(&identify(&subsystem, &ready(), [0; 3], command).unwrap());
+            assert_eq!(data.vwc & vwc::PRESENT, 1, "with disks: {has_disks}");
+            subsystem.namespaces.clear();
+        }
     }
 
     #[test]

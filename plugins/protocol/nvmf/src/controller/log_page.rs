@@ -29,20 +29,31 @@ pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Resul
     {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    let page = match controller.kind {
-        ControllerKind::Discovery => discovery_controller_page(model, controller, command.lid)?,
-        ControllerKind::Io => io_controller_page(controller, command)?,
-    };
-    piece(&page, command)
+    match controller.kind {
+        ControllerKind::Discovery => discovery_controller_page(model, controller, command),
+        ControllerKind::Io => {
+            let page = io_controller_page(controller, command)?;
+            piece_from(&page, 0, page.len(), command)
+        }
+    }
 }
 
-fn piece(page: &[u8], command: GetLogPage) -> Result<Vec<u8>, Status> {
+/// The piece of a page of `length` bytes of which `part` begins at `begin` and has what is asked for.
+fn piece_from(
+    part: &[u8],
+    begin: usize,
+    length: usize,
+    command: GetLogPage,
+) -> Result<Vec<u8>, Status> {
     let past_the_end = Status::INVALID_FIELD.with_dnr();
     let offset = usize::try_from(command.offset).map_err(|_| past_the_end)?;
-    let length = usize::try_from(command.length_bytes()).map_err(|_| past_the_end)?;
-    let rest = page.get(offset..).ok_or(past_the_end)?;
-    let mut piece: Vec<u8> = rest.iter().take(length).copied().collect();
-    piece.resize(length, 0);
+    let wanted = usize::try_from(command.length_bytes()).map_err(|_| past_the_end)?;
+    if offset > length {
+        return Err(past_the_end);
+    }
+    let rest = part.get(offset.saturating_sub(begin)..).unwrap_or_default();
+    let mut piece: Vec<u8> = rest.iter().take(wanted).copied().collect();
+    piece.resize(wanted, 0);
     Ok(piece)
 }
 
@@ -76,13 +87,14 @@ fn io_controller_page(controller: &Controller, command: GetLogPage) -> Result<Ve
 fn discovery_controller_page(
     model: &Model,
     controller: &Controller,
-    lid: u8,
+    command: GetLogPage,
 ) -> Result<Vec<u8>, Status> {
-    match lid {
+    match command.lid {
         lid::SUPPORTED_LOG_PAGES => {
-            Ok(supported_log_pages(&[lid::SUPPORTED_LOG_PAGES, lid::DISCOVERY]).to_vec())
+            let page = supported_log_pages(&[lid::SUPPORTED_LOG_PAGES, lid::DISCOVERY]);
+            piece_from(&page, 0, page.len(), command)
         }
-        lid::DISCOVERY => Ok(discovery(model, controller)),
+        lid::DISCOVERY => discovery(model, controller, command),
         _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
     }
 }
@@ -132,46 +144,68 @@ fn commands_supported() -> CommandsSupported {
     )
 }
 
-/// The discovery log for one host: what it may connect to, at the address by which it came where a listener is at any.
-fn discovery(model: &Model, controller: &Controller) -> Vec<u8> {
-    let mut entries = Vec::new();
-    for subsystem in model.subsystems.values().filter(|s| s.allows(&controller.hostnqn)) {
-        let subtype = match subsystem.kind {
+/// The piece of the discovery log for one host that a command asks for: what the host may connect to, at the address by which it came
+/// where a listener is at any. Only the entries that are asked for are made: hosts read the log in many small pieces.
+fn discovery(
+    model: &Model,
+    controller: &Controller,
+    command: GetLogPage,
+) -> Result<Vec<u8>, Status> {
+    let entries = || {
+        let visible = model.subsystems.values().filter(|s| s.allows(&controller.hostnqn));
+        let listeners = visible.flat_map(|s| s.listeners.iter().map(move |l| (s, l)));
+        listeners.filter_map(|(subsystem, listener)| {
+            let address = as_seen(&listener.address, &controller.listener)?;
+            let is_told = model.discovery_filter.lets_through(&address, &controller.listener);
+            is_told.then_some((subsystem, listener.portid, address))
+        })
+    };
+    let count = entries().count() + model.referrals.len();
+    let length = (count + 1).saturating_mul(DiscoveryEntry::LEN);
+    let (first, last) = wanted_entries(command, length)?;
+    let mut page = Vec::with_capacity((last - first) * DiscoveryEntry::LEN);
+    if first == 0 {
+        let (genctr, numrec) = (model.genctr, count as u64);
+        page.extend(DiscoveryHeader { genctr, numrec, ..DiscoveryHeader::default() }.encode());
+    }
+    let listed = entries().map(|(subsystem, portid, address)| DiscoveryEntry {
+        subtype: match subsystem.kind {
             ControllerKind::Io => subtype::NVM,
             ControllerKind::Discovery => subtype::CURRENT_DISCOVERY,
-        };
-        for listener in &subsystem.listeners {
-            let address = as_seen(&listener.address, &controller.listener);
-            if !model.discovery_filter.lets_through(&address, &controller.listener) {
-                continue;
-            }
-            entries.push(DiscoveryEntry {
-                subtype,
-                treq: treq::SECURE_NOT_REQUIRED | treq::NO_SQ_FLOW_CONTROL,
-                portid: listener.portid,
-                asqsz: u16::try_from(controller.limits.max_aq_depth).unwrap_or(u16::MAX),
-                ..entry(&address, &subsystem.nqn)
-            });
-        }
-    }
-    entries.extend(model.referrals.iter().map(referral));
-    let header = DiscoveryHeader {
-        genctr: model.genctr,
-        numrec: entries.len() as u64,
-        ..DiscoveryHeader::default()
-    };
-    let mut page = header.encode().to_vec();
-    page.extend(entries.iter().flat_map(DiscoveryEntry::encode));
-    page
+        },
+        treq: treq::SECURE_NOT_REQUIRED | treq::NO_SQ_FLOW_CONTROL,
+        portid,
+        asqsz: u16::try_from(controller.limits.max_aq_depth).unwrap_or(u16::MAX),
+        ..entry(&address, &subsystem.nqn)
+    });
+    // The header has the place of entry 0.
+    let skipped = first.saturating_sub(1);
+    let taken = last.saturating_sub(first.max(1));
+    let all = listed.chain(model.referrals.iter().map(referral));
+    page.extend(all.skip(skipped).take(taken).flat_map(|entry| entry.encode()));
+    piece_from(&page, first * DiscoveryEntry::LEN, length, command)
 }
 
-fn as_seen(listener: &Address, local: &Address) -> Address {
-    let is_same_transport = listener.trtype == local.trtype;
-    if is_any(listener) && is_same_transport {
-        let (adrfam, traddr) = (local.adrfam.clone(), local.traddr.clone());
-        return Address { adrfam, traddr, ..listener.clone() };
+/// Which entries, the header being the first, hold the bytes that are asked for: from one, up to another.
+fn wanted_entries(command: GetLogPage, length: usize) -> Result<(usize, usize), Status> {
+    let past_the_end = Status::INVALID_FIELD.with_dnr();
+    let offset = usize::try_from(command.offset).map_err(|_| past_the_end)?;
+    let wanted = usize::try_from(command.length_bytes()).map_err(|_| past_the_end)?;
+    if offset > length {
+        return Err(past_the_end);
     }
-    listener.clone()
+    let end = offset.saturating_add(wanted).min(length);
+    Ok((offset / DiscoveryEntry::LEN, end.div_ceil(DiscoveryEntry::LEN)))
+}
+
+/// The address of a listener as the host at `local` can reach it; `None` where a listener at any address is of another family than
+/// the host came by.
+fn as_seen(listener: &Address, local: &Address) -> Option<Address> {
+    if !is_any(listener) || listener.trtype != local.trtype {
+        return Some(listener.clone());
+    }
+    let traddr = local.traddr.clone();
+    (listener.adrfam == local.adrfam).then(|| Address { traddr, ..listener.clone() })
 }
 
 fn referral(referral: &Referral) -> DiscoveryEntry {
@@ -269,6 +303,40 @@ mod tests {
         let entry = &entries(&model, &reader)[0];
         assert_eq!(entry.traddr.as_str(), Some("10.1.2.3"));
         assert_eq!(entry.trsvcid.as_str(), Some("4421"));
+    }
+
+    #[test]
+    fn a_listener_at_any_address_is_not_told_to_hosts_of_the_other_family() {
+        let mut model = model();
+        let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
+        subsystem.listeners.clear();
+        subsystem.add_listener(address_of("tcp", None, "0.0.0.0", "4420"));
+        subsystem.add_listener(address_of("tcp", None, "::", "4420"));
+        let mut reader = reader("nqn.2016-06.io.spdk:h");
+        for (traddr, family) in [("10.1.2.3", adrfam::IPV4), ("fd00::3", adrfam::IPV6)] {
+            reader.listener = address_of("tcp", None, traddr, "4420");
+            let entries = entries(&model, &reader);
+            assert_eq!(entries.len(), 1, "{traddr}");
+            assert_eq!((entries[0].traddr.as_str(), entries[0].adrfam), (Some(traddr), family));
+        }
+    }
+
+    #[test]
+    fn the_discovery_log_is_the_same_read_whole_or_in_pieces() {
+        let mut model = model();
+        for number in 2..6 {
+            let mut more = subsystem();
+            more.nqn = format!("nqn.2016-06.io.spdk:cnode{number}");
+            model.subsystems.insert(more.nqn.clone(), more);
+        }
+        let reader = reader("nqn.2016-06.io.spdk:h");
+        let read = |offset, length| get(&model, &reader, ask(lid::DISCOVERY, offset, length));
+        let whole = read(0, 6 * 1024).unwrap();
+        for length in [4, 20, 1024, 1028, 2048] {
+            let pieces = (0..6 * 1024).step_by(length as usize);
+            let joined: Vec<u8> = pieces.flat_map(|at| read(at, length).unwrap()).collect();
+            assert_eq!(joined[..6 * 1024], whole, "{length}");
+        }
     }
 
     #[test]

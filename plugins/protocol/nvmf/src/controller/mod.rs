@@ -54,6 +54,8 @@ pub struct Controller {
     pub changed_namespaces: BTreeSet<u32>,
     /// When the host last gave a sign of life, on the host's clock in nanoseconds.
     pub heard_ns: u64,
+    /// Its host seems to have been silent too long, and is listened to once more.
+    pub is_suspect: bool,
 }
 
 /// A qpair: its poll group and its number there.
@@ -148,6 +150,7 @@ pub(crate) mod tests {
             errors: error_log::ErrorLog::default(),
             changed_namespaces: BTreeSet::new(),
             heard_ns: 0,
+            is_suspect: false,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod namespace;
 mod path;
+mod pieces;
 mod queue;
 
 pub use namespace::{LocalNamespace, LocalSubsystem};
@@ -16,7 +17,7 @@ use crate::controller::admin::Answer;
 use crate::controller::connect::Admitted;
 use crate::controller::io_counts::IoCounts;
 use crate::controller::{QueueId, Ticket};
-use crate::model::Geometry;
+use crate::model::{CommandLimits, Geometry};
 use crate::ops::Reply;
 use drivebay_sdk::Result;
 use drivebay_sdk::bdev::Desc;
@@ -41,7 +42,8 @@ pub struct Group {
     app: Resident<App>,
     subsystems: RefCell<BTreeMap<String, Rc<LocalSubsystem>>>,
     queues: RefCell<BTreeMap<u64, Rc<Qpair<Nvmf>>>>,
-    parked: RefCell<BTreeMap<u64, Request<Nvmf>>>,
+    /// Requests that wait for an answer, by their queue and their own number.
+    parked: RefCell<BTreeMap<(u64, u64), Request<Nvmf>>>,
     next_ticket: Cell<u64>,
     chores: Rc<Chores>,
     _poller: Option<Poller>,
@@ -153,6 +155,11 @@ impl Group {
         }
     }
 
+    /// Sends a message to the app thread.
+    pub fn tell_app(&self, call: impl FnOnce(&App) + Send + 'static) {
+        self.app.send(move |app| call(app));
+    }
+
     fn id_of(&self, qpair: &Qpair<Nvmf>) -> QueueId {
         QueueId { group: self.index, number: qpair.number() }
     }
@@ -162,21 +169,18 @@ impl Group {
         let number = self.next_ticket.replace(self.next_ticket.get() + 1);
         let cid = Command::parse(request.command()).cid();
         let ticket = Ticket { queue: self.id_of(request.qpair()), number, cid };
-        self.parked.borrow_mut().insert(number, request);
+        self.parked.borrow_mut().insert((ticket.queue.number, number), request);
         ticket
     }
 
     fn unpark(&self, ticket: Ticket) -> Option<Request<Nvmf>> {
-        self.parked.borrow_mut().remove(&ticket.number)
+        self.parked.borrow_mut().remove(&(ticket.queue.number, ticket.number))
     }
 
     fn take_parked_of(&self, queue: u64) -> Vec<Request<Nvmf>> {
         let mut parked = self.parked.borrow_mut();
-        let (gone, kept) = std::mem::take(&mut *parked)
-            .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(_, request)| request.qpair().number() == queue);
-        *parked = kept;
-        gone.into_values().collect()
+        let keys: Vec<_> = parked.range((queue, 0)..=(queue, u64::MAX)).map(|(k, _)| *k).collect();
+        keys.iter().filter_map(|key| parked.remove(key)).collect()
     }
 
     /// The answer to a parked request; none if its queue has ended meanwhile.
@@ -250,9 +254,10 @@ impl Group {
         nsid: u32,
         desc: &Arc<Desc>,
         geometry: Geometry,
+        limits: CommandLimits,
     ) -> Result<()> {
         let channel = desc.channel()?;
-        let namespace = LocalNamespace::new(geometry, channel, Rc::clone(&self.chores));
+        let namespace = LocalNamespace::new(geometry, limits, channel, Rc::clone(&self.chores));
         self.subsystem(nqn).add(nsid, namespace);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One thread's copy of a subsystem's namespaces, with its channels.
 
-use crate::model::Geometry;
+use super::pieces::{self, LongCommands};
+use crate::model::{CommandLimits, Geometry};
 use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
 use drivebay_sdk::nvmf::protocol::Request;
 use drivebay_sdk::poller::Poll;
@@ -10,8 +11,7 @@ use std::rc::Rc;
 
 use super::Nvmf;
 
-/// The namespaces of a subsystem, as one thread knows them: by number, of which there are at most
-/// [`MAX_NAMESPACES`](crate::model::MAX_NAMESPACES).
+/// The namespaces of a subsystem, as one thread knows them: by number.
 #[derive(Debug, Default)]
 pub struct LocalSubsystem(RefCell<Vec<Option<Rc<LocalNamespace>>>>);
 
@@ -19,6 +19,8 @@ pub struct LocalSubsystem(RefCell<Vec<Option<Rc<LocalNamespace>>>>);
 pub struct LocalNamespace {
     /// What I/O is checked against.
     pub geometry: Cell<Geometry>,
+    /// What long commands are checked against.
+    pub limits: CommandLimits,
     channel: RefCell<Option<Channel>>,
     in_flight: Cell<u64>,
     is_ending: Cell<bool>,
@@ -75,9 +77,15 @@ impl LocalSubsystem {
 
 impl LocalNamespace {
     /// A namespace that serves.
-    pub fn new(geometry: Geometry, channel: Channel, chores: Rc<Chores>) -> Rc<Self> {
+    pub fn new(
+        geometry: Geometry,
+        limits: CommandLimits,
+        channel: Channel,
+        chores: Rc<Chores>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             geometry: Cell::new(geometry),
+            limits,
             channel: RefCell::new(Some(channel)),
             in_flight: Cell::new(0),
             is_ending: Cell::new(false),
@@ -134,6 +142,8 @@ pub struct Chores {
     dirty: RefCell<Vec<Rc<LocalNamespace>>>,
     /// Namespaces whose last I/O has ended.
     drained: RefCell<Vec<Rc<LocalNamespace>>>,
+    /// Commands that go down in pieces.
+    pub(super) long: RefCell<LongCommands>,
 }
 
 impl Chores {
@@ -146,7 +156,9 @@ impl Chores {
     }
 
     fn are_done(&self) -> bool {
-        self.dirty.borrow().is_empty() && self.drained.borrow().is_empty()
+        self.dirty.borrow().is_empty()
+            && self.drained.borrow().is_empty()
+            && self.long.borrow().is_idle()
     }
 }
 
@@ -158,7 +170,7 @@ impl Poll for DoChores {
     const SLEEPS: bool = true;
 
     fn poll(&mut self) -> bool {
-        let mut did = false;
+        let mut did = pieces::submit_round(&self.0);
         while let Some(namespace) = self.0.next_dirty() {
             did = true;
             namespace.is_dirty.set(false);

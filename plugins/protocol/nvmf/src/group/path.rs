@@ -1,5 +1,6 @@
 //! The way of a command: from the fabric to the bdev and back, or to the app thread.
 
+use super::pieces::{Kind, Pieces, SHORT_BYTES};
 use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
 use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
@@ -9,6 +10,9 @@ use drivebay_spec_nvme::nvm::DatasetManagement;
 use drivebay_spec_nvme::opcode::{self, fabrics};
 use drivebay_spec_nvme::{Command, Status, nvm};
 use std::rc::Rc;
+
+/// The longest data that an admin command of ours reads, in bytes: a feature's.
+const ADMIN_DATA_MAX: usize = 4096;
 
 /// A request came on a queue.
 #[inline]
@@ -41,14 +45,18 @@ fn connect(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
     let group = qpair.group();
     let ticket = group.park(request);
     let connect = ConnectRequest { ticket, command, data, transport_id, local, peer };
-    group.app.send(move |app| app.connect(&connect));
+    group.app.send(move |app| app.connect(connect));
 }
 
 /// An admin command: the app thread has what it is about.
 fn forward(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
     let (group, len) = (qpair.group(), request.len());
+    let data = match request.transfer() {
+        Transfer::FromHost => request.read_data(ADMIN_DATA_MAX),
+        Transfer::None | Transfer::ToHost => Vec::new(),
+    };
     let ticket = group.park(request);
-    group.app.send(move |app| app.admin(ticket, &command, len));
+    group.app.send(move |app| app.admin(ticket, &command, len, &data));
 }
 
 fn of_io_queue(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
@@ -100,68 +108,77 @@ fn start(
         }
         Ok(Plan::Write(range, fua)) => (Op::Write(range), durable(fua)),
         Ok(Plan::Compare(range)) => (Op::Compare(range), IoFlags::NONE),
-        Ok(Plan::WriteZeroes(range, fua)) => (Op::WriteZeroes(range), durable(fua)),
+        Ok(Plan::WriteZeroes(range, fua)) => {
+            return write_zeroes(namespace, request, range, durable(fua));
+        }
         Ok(Plan::Flush) => (Op::Flush, IoFlags::NONE),
         Ok(Plan::Deallocate(_)) => return deallocate(namespace, request),
         Ok(Plan::Nothing) => return finish(request, Status::SUCCESS, 0),
         Err(status) => return finish(request, status, 0),
     };
-    namespace.submit(op, flags, request, |mut request, result| {
-        leave(&request, LocalNamespace::leave);
-        if result.status.is_success() && request.transfer() == Transfer::ToHost {
-            let len = request.len();
-            request.set_response_len(len);
-        }
-        end(request, result);
-    });
+    namespace.submit(op, flags, request, ended);
 }
 
-/// Unmaps the ranges of a Dataset Management one after the other; the request's word counts those done.
-fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>) {
-    let range = next_range(&request, namespace);
-    match range {
-        Ok(Some(range)) => {
-            namespace.submit(Op::Unmap(range), IoFlags::NONE, request, unmapped);
+/// The bdev has done what a command asked for.
+#[inline]
+fn ended(mut request: Request<Nvmf>, result: IoResult) {
+    leave(&request, LocalNamespace::leave);
+    if result.status.is_success() && request.transfer() == Transfer::ToHost {
+        let len = request.len();
+        request.set_response_len(len);
+    }
+    end(request, result);
+}
+
+/// Unmaps the ranges of a Dataset Management, piece after piece.
+fn deallocate(namespace: &LocalNamespace, request: Request<Nvmf>) {
+    let data = request.read_data(DatasetManagement::MAX_RANGES * nvm::DsmRange::LEN);
+    let geometry = namespace.geometry.get();
+    match io::deallocate(&data, &geometry, namespace.limits.unmap_blocks) {
+        Ok(ranges) => {
+            let pieces = Pieces::new(Kind::Unmap, ranges, geometry.block_size);
+            begin_long(request, pieces);
         }
-        Ok(None) => finish(request, Status::SUCCESS, 0),
         Err(status) => finish(request, status, 0),
     }
 }
 
-fn next_range(
-    request: &Request<Nvmf>,
-    namespace: &LocalNamespace,
-) -> Result<Option<Range>, Status> {
-    let data = request.read_data(DatasetManagement::MAX_RANGES * nvm::DsmRange::LEN);
-    let ranges = io::deallocate(&data, &namespace.geometry.get())?;
-    let done = usize::try_from(request.word()).unwrap_or(usize::MAX);
-    Ok(ranges.get(done).copied())
+/// Zeroes blocks: a long command piece after piece.
+fn write_zeroes(
+    namespace: &Rc<LocalNamespace>,
+    request: Request<Nvmf>,
+    range: Range,
+    flags: IoFlags,
+) {
+    let block_size = namespace.geometry.get().block_size;
+    let len = range.nblocks * u64::from(block_size);
+    if len > namespace.limits.zeroes_bytes {
+        return finish(request, Status::INVALID_FIELD.with_dnr(), 0);
+    }
+    if len > SHORT_BYTES {
+        let kind = Kind::WriteZeroes(flags);
+        return begin_long(request, Pieces::new(kind, [range], block_size));
+    }
+    namespace.submit(Op::WriteZeroes(range), flags, request, ended);
 }
 
-fn unmapped(mut request: Request<Nvmf>, result: IoResult) {
-    let namespace = leave(&request, |namespace| {
-        namespace.leave();
-        Rc::clone(namespace)
-    });
-    request.set_word(request.word() + 1);
-    match namespace {
-        Some(namespace) if result.status.is_success() && !namespace.is_ending() => {
-            deallocate(&namespace, request);
-        }
-        Some(_) if result.status.is_success() => finish(request, Status::NAMESPACE_NOT_READY, 0),
-        _ => end(request, result),
-    }
+fn begin_long(request: Request<Nvmf>, pieces: Pieces) {
+    let chores = Rc::clone(&request.qpair().group().chores);
+    chores.long.borrow_mut().begin(request, pieces);
 }
 
 /// Lets `leave` count an I/O as ended at its namespace.
 #[inline]
-fn leave<V>(request: &Request<Nvmf>, leave: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
+pub(super) fn leave<V>(
+    request: &Request<Nvmf>,
+    leave: impl FnOnce(&Rc<LocalNamespace>) -> V,
+) -> Option<V> {
     let [_, _, _, _, nsid @ .., _, _, _, _] = *request.command().first_chunk::<12>()?;
     request.qpair().state().subsystem()?.with(u32::from_le_bytes(nsid), leave)
 }
 
 #[inline]
-fn end(request: Request<Nvmf>, result: IoResult) {
+pub(super) fn end(request: Request<Nvmf>, result: IoResult) {
     let [opcode, ..] = *request.command();
     let counter = &request.qpair().group().counters.completed;
     counter.set(counter.get() + 1);

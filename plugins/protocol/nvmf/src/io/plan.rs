@@ -120,14 +120,18 @@ fn dataset_management(
     Ok(Plan::Deallocate(command.num_ranges()))
 }
 
-/// The ranges to unmap that `data` lists; empty ones are left out.
+/// The ranges to unmap that `data` lists, in order, with none empty and no block twice. `blocks_max`: the most blocks of a range that
+/// Identify permits.
 ///
 /// # Errors
-/// LBA_OUT_OF_RANGE when one of them does not lie in the namespace: then nothing is unmapped.
-pub fn deallocate(data: &[u8], geometry: &Geometry) -> Result<Vec<Range>, Status> {
+/// LBA_OUT_OF_RANGE when one of them does not lie in the namespace, INVALID_FIELD when one is too long: then nothing is unmapped.
+pub fn deallocate(data: &[u8], geometry: &Geometry, blocks_max: u32) -> Result<Vec<Range>, Status> {
     let ranges = DsmRange::iter(data).filter(|range| range.nlb > 0);
-    ranges
+    let checked: Result<Vec<Range>, Status> = ranges
         .map(|range| {
+            if range.nlb > blocks_max {
+                return Err(Status::INVALID_FIELD.with_dnr());
+            }
             let end = range.slba.checked_add(range.nlb.into());
             match end {
                 Some(end) if end <= geometry.num_blocks => {
@@ -136,7 +140,24 @@ pub fn deallocate(data: &[u8], geometry: &Geometry) -> Result<Vec<Range>, Status
                 _ => Err(Status::LBA_OUT_OF_RANGE.with_dnr()),
             }
         })
-        .collect()
+        .collect();
+    checked.map(merged)
+}
+
+/// The blocks of these ranges, which overlap or touch no more.
+fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable_by_key(|range| range.lba);
+    let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.lba <= last.lba + last.nblocks => {
+                let end = (range.lba + range.nblocks).max(last.lba + last.nblocks);
+                *last = Range::new(last.lba, end - last.lba);
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
 }
 
 #[cfg(test)]
@@ -222,11 +243,24 @@ mod tests {
         let range = |slba, nlb| DsmRange { cattr: 0, nlb, slba }.encode();
         let good = [range(0, 8), range(5, 0), range(1016, 8)].concat();
         let expected = vec![Range::new(0, 8), Range::new(1016, 8)];
-        assert_eq!(deallocate(&good, &geometry()), Ok(expected));
+        assert_eq!(deallocate(&good, &geometry(), u32::MAX), Ok(expected));
         for bad in [range(1017, 8), range(u64::MAX, 2)] {
             let data = [range(0, 8), bad].concat();
             let refused = Err(Status::LBA_OUT_OF_RANGE.with_dnr());
-            assert_eq!(deallocate(&data, &geometry()), refused);
+            assert_eq!(deallocate(&data, &geometry(), u32::MAX), refused);
         }
+    }
+
+    #[test]
+    fn no_block_is_unmapped_twice_and_no_range_is_longer_than_was_reported() {
+        let range = |slba, nlb| DsmRange { cattr: 0, nlb, slba }.encode();
+        let data = [range(64, 8), range(0, 1024), range(0, 1024), range(8, 4)].concat();
+        let whole = vec![Range::new(0, 1024)];
+        assert_eq!(deallocate(&data, &geometry(), 1024), Ok(whole));
+        let refused = Err(Status::INVALID_FIELD.with_dnr());
+        assert_eq!(deallocate(&data, &geometry(), 1023), refused);
+        let apart = [range(16, 8), range(0, 8)].concat();
+        let expected = vec![Range::new(0, 8), Range::new(16, 8)];
+        assert_eq!(deallocate(&apart, &geometry(), 1024), Ok(expected));
     }
 }

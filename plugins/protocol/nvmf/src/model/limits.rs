@@ -20,6 +20,8 @@ pub struct TransportLimits {
     pub kas: u16,
     /// Shortest keep alive timeout, in milliseconds.
     pub min_kato: u32,
+    /// Queues of one host, by its name.
+    pub max_connections_per_host: u32,
 }
 
 impl Default for TransportLimits {
@@ -32,6 +34,7 @@ impl Default for TransportLimits {
             max_aq_depth: 128,
             kas: 100,
             min_kato: 10_000,
+            max_connections_per_host: 65_536,
         }
     }
 }

@@ -10,7 +10,7 @@ mod target;
 
 pub use limits::TransportLimits;
 pub use names::{address_of, check_text, hex, is_any, matches, parse_hex, uuid_text};
-pub use namespace::{Geometry, Namespace, Ops};
+pub use namespace::{CommandLimits, Geometry, Namespace, Ops};
 pub use subsystem::{Listener, MAX_NAMESPACES, Options, Subsystem};
 pub use target::{DiscoveryFilter, Model, Referral};
 

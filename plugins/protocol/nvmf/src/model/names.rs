@@ -2,32 +2,39 @@
 
 use drivebay_sdk::nvmf::protocol::Address;
 use std::fmt::Write;
+use std::net::IpAddr;
 
-/// The address that an RPC gives: the transport type in capitals, the address family found out where it is absent.
+/// The address that an RPC gives, in the one form that it has here: the transport type in capitals, an IP address and a port as the
+/// system writes them, the address family found out where it is absent. So two addresses are the same when they are equal.
 pub fn address_of(trtype: &str, adrfam: Option<&str>, traddr: &str, trsvcid: &str) -> Address {
-    let adrfam = match adrfam.map(str::to_ascii_lowercase).as_deref() {
-        Some("ipv4") => "IPv4".to_owned(),
-        Some("ipv6") => "IPv6".to_owned(),
-        Some("ib") => "IB".to_owned(),
-        Some("fc") => "FC".to_owned(),
-        Some(other) => other.to_owned(),
-        None if traddr.contains(':') => "IPv6".to_owned(),
-        None => "IPv4".to_owned(),
+    let ip: Option<IpAddr> = traddr.parse().ok();
+    let adrfam = match (adrfam.map(str::to_ascii_lowercase).as_deref(), ip) {
+        (Some("ipv4"), _) | (None, Some(IpAddr::V4(_))) => "IPv4".to_owned(),
+        (Some("ipv6"), _) | (None, Some(IpAddr::V6(_))) => "IPv6".to_owned(),
+        (Some("ib"), _) => "IB".to_owned(),
+        (Some("fc"), _) => "FC".to_owned(),
+        (Some(other), _) => other.to_owned(),
+        (None, None) if traddr.contains(':') => "IPv6".to_owned(),
+        (None, None) => "IPv4".to_owned(),
     };
     let trtype = trtype.to_ascii_uppercase();
-    Address { trtype, adrfam, traddr: traddr.to_owned(), trsvcid: trsvcid.to_owned() }
+    let traddr = ip.map_or_else(|| traddr.to_owned(), |ip| ip.to_string());
+    let port = Some(trsvcid).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = port.and_then(|text| text.parse::<u16>().ok());
+    let trsvcid = port.map_or_else(|| trsvcid.to_owned(), |port| port.to_string());
+    Address { trtype, adrfam, traddr, trsvcid }
 }
 
-/// Whether a connection that came in at `local` came in by `listener`.
+/// Whether a connection that came in at `local` came in by `listener`. A listener at every address takes those of its own family.
 pub fn matches(listener: &Address, local: &Address) -> bool {
     listener.trtype == local.trtype
         && listener.trsvcid == local.trsvcid
-        && (listener.traddr == local.traddr || is_any(listener))
+        && (listener.traddr == local.traddr || is_any(listener) && listener.adrfam == local.adrfam)
 }
 
 /// Whether every address of the machine is meant.
 pub fn is_any(address: &Address) -> bool {
-    matches!(address.traddr.as_str(), "0.0.0.0" | "::" | "[::]")
+    address.traddr.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
 }
 
 /// Whether `text` may be a serial or model number: printable ASCII of at most `max` characters.
@@ -78,6 +85,31 @@ mod tests {
         assert!(!matches(&any, &at("4421")));
         assert!(!matches(&at("4420"), &address_of("TCP", None, "10.0.0.2", "4420")));
         assert!(!matches(&any, &address_of("RDMA", None, "10.0.0.1", "4420")));
+    }
+
+    #[test]
+    fn a_listener_at_any_address_takes_its_own_family_only() {
+        let at = |traddr| address_of("tcp", None, traddr, "4420");
+        for (any, family) in [("0.0.0.0", "10.0.0.1"), ("::", "fd00::1")] {
+            for local in ["10.0.0.1", "fd00::1"] {
+                assert_eq!(matches(&at(any), &at(local)), local == family, "{any} {local}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_address_is_equal_however_it_is_written() {
+        let one = address_of("tcp", None, "::1", "4420");
+        for (adrfam, traddr, trsvcid) in [
+            (None, "::0001", "4420"),
+            (Some("ipv6"), "0:0:0:0:0:0:0:1", "04420"),
+            (Some("IPv6"), "0000:0000::0001", "004420"),
+        ] {
+            assert_eq!(address_of("TCP", adrfam, traddr, trsvcid), one, "{traddr} {trsvcid}");
+        }
+        assert!(is_any(&address_of("tcp", None, "0:0:0:0:0:0:0:0", "4420")));
+        let odd = address_of("tcp", None, "fd00::A", "+4420");
+        assert_eq!((odd.traddr.as_str(), odd.trsvcid.as_str()), ("fd00::a", "+4420"));
     }
 
     #[test]

@@ -44,6 +44,15 @@ pub struct Geometry {
     pub ops: Ops,
 }
 
+/// Limits of commands that move no data, as Identify reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandLimits {
+    /// Blocks of one range of Dataset Management.
+    pub unmap_blocks: u32,
+    /// Length of Write Zeroes, in bytes.
+    pub zeroes_bytes: u64,
+}
+
 /// Optional operations of a bdev, its own or the bus's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ops {
@@ -79,11 +88,17 @@ impl Geometry {
 }
 
 impl Namespace {
-    /// The lowest number that is free among `used` and at most `max_namespaces`; 0 means the default limit.
+    /// The lowest number that is free beside `used`, which are in order, and at most `max_namespaces`; 0 means the default limit.
     pub fn free_nsid(used: impl IntoIterator<Item = u32>, max_namespaces: u32) -> Option<u32> {
-        let used: std::collections::BTreeSet<u32> = used.into_iter().collect();
         let max = if max_namespaces == 0 { MAX_NAMESPACES } else { max_namespaces };
-        (1..=max).find(|nsid| !used.contains(nsid))
+        let mut free = 1;
+        for nsid in used {
+            if nsid > free {
+                break;
+            }
+            free = nsid + 1;
+        }
+        Some(free).filter(|free| *free <= max)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A subsystem: namespaces, and who may reach them where.
 
-use super::{ControllerKind, Namespace, matches};
+use super::{CommandLimits, ControllerKind, Namespace, matches};
 use crate::controller::Controller;
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::nqn;
@@ -71,6 +71,17 @@ impl Default for Options {
             cntlids: 1..=0xffef,
             dmrsl: 0,
             wzsl: 0,
+        }
+    }
+}
+
+impl Options {
+    /// The limits of commands: none where it is 0.
+    pub fn command_limits(&self) -> CommandLimits {
+        let zeroes = 1u64.checked_shl(u32::from(self.wzsl) + 12).filter(|_| self.wzsl > 0);
+        CommandLimits {
+            unmap_blocks: if self.dmrsl == 0 { u32::MAX } else { self.dmrsl },
+            zeroes_bytes: zeroes.unwrap_or(u64::MAX),
         }
     }
 }
@@ -157,6 +168,15 @@ pub(crate) mod tests {
             subsystem.controllers.insert(cntlid, crate::controller::tests::controller());
         }
         assert_eq!(subsystem.next_cntlid(), None);
+    }
+
+    #[test]
+    fn limits_that_are_reported_are_the_ones_that_are_kept_to() {
+        let limits = |dmrsl, wzsl| Options { dmrsl, wzsl, ..Options::default() }.command_limits();
+        let none = CommandLimits { unmap_blocks: u32::MAX, zeroes_bytes: u64::MAX };
+        assert_eq!(limits(0, 0), none);
+        assert_eq!(limits(8, 3), CommandLimits { unmap_blocks: 8, zeroes_bytes: 32_768 });
+        assert_eq!(limits(0, 255), none);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::{lock, lock_subsystem, on_groups};
 use crate::app::{App, app};
-use crate::model::{Geometry, Namespace, Ops};
+use crate::model::{Geometry, Namespace, Ops, hex, uuid_text};
 use drivebay_sdk::bdev::{self, Claim, Desc, Event, Info, IoFlags, OpSet};
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
@@ -39,14 +39,31 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
     let (desc, info) = open(nqn, nsid, &new.bdev_name)?;
     let geometry = geometry_of(&info);
     geometry.check().map_err(|why| Error::new(errno::EINVAL, why))?;
+    check_block_fits(app, geometry.block_size)?;
     if info.raw().md_size != 0 {
         return Err(Error::invalid("md_size", info.raw().md_size, "0: no metadata yet"));
     }
+    let uuid = new.uuid.filter(|uuid| *uuid != [0; 16]).unwrap_or_else(|| info.uuid());
+    let namespace = Namespace {
+        nsid,
+        bdev_name: info.name().to_owned(),
+        uuid,
+        nguid: new.nguid.filter(|nguid| *nguid != [0; 16]).unwrap_or(uuid),
+        eui64: new.eui64.unwrap_or_default(),
+        anagrpid: new.anagrpid.filter(|group| *group != 0).unwrap_or(nsid),
+        geometry,
+    };
+    check_identity(app, nqn, &namespace)?;
+    let limits = {
+        let model = app.model.borrow();
+        let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
+        subsystem.options.command_limits()
+    };
     let desc = Arc::new(desc);
     let (shared, name) = (Arc::downgrade(&desc), nqn.to_owned());
     let added = on_groups(app, move |group, reply| {
         let result = match shared.upgrade() {
-            Some(desc) => group.add_namespace(&name, nsid, &desc, geometry),
+            Some(desc) => group.add_namespace(&name, nsid, &desc, geometry, limits),
             None => Err(Error::no_such_device()),
         };
         reply.send(result);
@@ -55,22 +72,53 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         end_in_groups(app, nqn, nsid).await?;
         return Err(error);
     }
-    let uuid = new.uuid.unwrap_or_else(|| info.uuid());
-    let namespace = Namespace {
-        nsid,
-        bdev_name: info.name().to_owned(),
-        uuid,
-        nguid: new.nguid.unwrap_or(uuid),
-        eui64: new.eui64.unwrap_or_default(),
-        anagrpid: new.anagrpid.filter(|group| *group != 0).unwrap_or(nsid),
-        geometry,
-    };
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
         subsystem.namespaces.insert(nsid, namespace);
     }
     app.bdevs.borrow_mut().insert((nqn.to_owned(), nsid), desc);
     app.namespace_changed(nqn, nsid);
     Ok(nsid)
+}
+
+/// No transport may be unable to move a block.
+fn check_block_fits(app: &App, block_size: u32) -> Result<()> {
+    let transports = app.transports.borrow();
+    let least = transports.values().map(|entry| entry.limits.max_io_size).min();
+    match least.filter(|least| *least < block_size) {
+        Some(least) => {
+            let allowed = format!("at most max_io_size of the transports, {least}");
+            Err(Error::invalid("block size of the bdev", block_size, allowed))
+        }
+        None => Ok(()),
+    }
+}
+
+/// No two namespaces of a subsystem are the same: hosts drop the second one, or write to the wrong disk.
+fn check_identity(app: &App, nqn: &str, new: &Namespace) -> Result<()> {
+    let model = app.model.borrow();
+    let Some(subsystem) = model.subsystems.get(nqn) else { return Ok(()) };
+    let taken = |field: &str, given: String, same: &dyn Fn(&Namespace) -> bool| match subsystem
+        .namespaces
+        .values()
+        .find(|namespace| same(namespace))
+    {
+        Some(Namespace { nsid, bdev_name, .. }) => {
+            let allowed =
+                format!("one that no other namespace has: nsid {nsid} ({bdev_name}) has it");
+            Err(Error::invalid(field, given, allowed))
+        }
+        None => Ok(()),
+    };
+    if new.uuid != [0; 16] {
+        taken("namespace.uuid", uuid_text(&new.uuid), &|other| other.uuid == new.uuid)?;
+    }
+    if new.nguid != [0; 16] {
+        taken("namespace.nguid", hex(&new.nguid), &|other| other.nguid == new.nguid)?;
+    }
+    if new.eui64 != [0; 8] {
+        taken("namespace.eui64", hex(&new.eui64), &|other| other.eui64 == new.eui64)?;
+    }
+    Ok(())
 }
 
 fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
@@ -101,6 +149,7 @@ fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
 /// Opens and claims the bdev, for reading alone where nothing may be written.
 fn open(nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
     let in_use = |error: Error| match error.errno() {
+        errno::ENODEV => Error::new(errno::ENODEV, format!("bdev {bdev_name}: No such device")),
         errno::EPERM => Error::new(
             errno::EPERM,
             format!("bdev {bdev_name} is in use; allowed: a bdev that nothing else writes"),

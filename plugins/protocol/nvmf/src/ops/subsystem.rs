@@ -60,11 +60,8 @@ pub fn create_subsystem(
 /// Ends a subsystem: its listeners, controllers and namespaces.
 ///
 /// # Errors
-/// `ENODEV` when there is none; `EINVAL` for the discovery subsystem.
+/// `ENODEV` when there is none.
 pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
-    if name == nqn::DISCOVERY {
-        return Err(Error::invalid("nqn", name, "a subsystem with namespaces: discovery stays"));
-    }
     let _guard = lock_subsystem(app, name).await?;
     let (listeners, nsids) = {
         let mut model = app.model.borrow_mut();

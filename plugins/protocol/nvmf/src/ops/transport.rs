@@ -27,7 +27,11 @@ pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Res
         tracing::warn!("the options of transport {trtype} are not understood: {error}");
         TransportLimits::default()
     });
-    if let Err(error) = join_groups(app, &transport).await {
+    let joined = match check_blocks_fit(app, &limits) {
+        Ok(()) => join_groups(app, &transport).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = joined {
         leave_groups(app, &transport).await?;
         transport.destroy();
         return Err(error);
@@ -35,6 +39,22 @@ pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Res
     let entry = Rc::new(TransportEntry { transport, limits });
     app.transports.borrow_mut().insert(trtype.to_owned(), entry);
     Ok(())
+}
+
+/// The blocks of every namespace must fit into one command.
+fn check_blocks_fit(app: &App, limits: &TransportLimits) -> Result<()> {
+    let model = app.model.borrow();
+    let namespaces = model.subsystems.values().flat_map(|subsystem| subsystem.namespaces.values());
+    let largest = namespaces.max_by_key(|namespace| namespace.geometry.block_size);
+    match largest.filter(|namespace| namespace.geometry.block_size > limits.max_io_size) {
+        Some(namespace) => {
+            let block_size = namespace.geometry.block_size;
+            let allowed =
+                format!("at least {block_size}, the block size of {}", namespace.bdev_name);
+            Err(Error::invalid("max_io_size", limits.max_io_size, allowed))
+        }
+        None => Ok(()),
+    }
 }
 
 fn not_available(trtype: &str) -> Error {

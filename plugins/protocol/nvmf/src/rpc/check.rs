@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::fmt::Display;
 
 /// Name of the one target.
-const TARGET: &str = "nvmf_tgt";
+pub(super) const TARGET: &str = "nvmf_tgt";
 
 fn only(field: &str, given: impl Display, allowed: &str, is_allowed: bool) -> Result<()> {
     if is_allowed { Ok(()) } else { Err(Error::invalid(field, given, allowed)) }

@@ -1,6 +1,7 @@
 //! The methods: names, parameters and results of the reference.
 
 mod check;
+mod failure;
 mod params;
 mod view;
 
@@ -11,9 +12,13 @@ use crate::app::{App, app};
 use crate::model::{Options, Referral, address_of, parse_hex};
 use crate::ops::{self, NewNamespace};
 use drivebay_sdk::nvmf::protocol::Address;
-use drivebay_sdk::rpc::{Call, Method, Params, Role, State};
+use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, State};
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_nvme::nqn;
+use failure::{
+    ADDRESS_IN_USE, EXISTS, FULL, Failure, HOST_OR_REFERRAL_MISSING, IN_SUBSYSTEM, IN_USE, MISSING,
+    NO_ADDRESS, NO_NUMBER_LEFT, NO_SUBSYSTEM, NO_TRANSPORT,
+};
 use params::{
     AddHost, AddListener, AddNs, AddReferral, AllowAnyHost, CreateSubsystem, CreateTransport,
     GetSubsystems, GetTransports, ListenAddress, OneSubsystem, OneTarget, RemoveHost,
@@ -58,7 +63,7 @@ pub fn register() -> Result<()> {
             "Lets a subsystem be reached at an address.",
             add_listener,
         )
-        .describe(gives(DONE, &[NO_SUBSYSTEM, EXISTS, ADDRESS_IN_USE, NO_ADDRESS])),
+        .describe(gives(DONE, &[NO_SUBSYSTEM, IN_SUBSYSTEM, ADDRESS_IN_USE, NO_ADDRESS])),
         later(
             "nvmf_subsystem_remove_listener",
             "Lets a subsystem be reached at an address no more.",
@@ -72,8 +77,12 @@ pub fn register() -> Result<()> {
         )
         .describe(gives("Array of objects: address.", &[NO_SUBSYSTEM]))
         .describe(reads),
-        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns)
-            .describe(gives("Number of the namespace.", &[NO_SUBSYSTEM, IN_USE, EXISTS, FULL])),
+        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns).describe(
+            gives(
+                "Number of the namespace.",
+                &[NO_SUBSYSTEM, IN_USE, IN_SUBSYSTEM, NO_NUMBER_LEFT],
+            ),
+        ),
         later("nvmf_subsystem_remove_ns", "Removes a namespace.", remove_ns)
             .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
         at_once("nvmf_subsystem_add_host", "Allows a host to connect.", add_host)
@@ -83,7 +92,7 @@ pub fn register() -> Result<()> {
             "Forbids a host to connect and ends its controllers.",
             remove_host,
         )
-        .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
+        .describe(gives(DONE, &[NO_SUBSYSTEM, HOST_OR_REFERRAL_MISSING])),
         at_once(
             "nvmf_subsystem_allow_any_host",
             "Allows hosts that are not listed, or not.",
@@ -112,6 +121,9 @@ pub fn register() -> Result<()> {
                 &[],
             ))
             .describe(reads),
+        at_once("nvmf_get_targets", "Lists the targets: there is one.", get_targets)
+            .describe(gives("Array of the targets' names.", &[]))
+            .describe(reads),
         at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
             .describe(gives(DONE, &[]))
             .describe(at_any_time),
@@ -128,7 +140,7 @@ pub fn register() -> Result<()> {
         )
         .describe(gives(DONE, &[EXISTS])),
         at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral)
-            .describe(gives(DONE, &[MISSING])),
+            .describe(gives(DONE, &[HOST_OR_REFERRAL_MISSING])),
         at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals)
             .describe(gives("Array of objects: address, secure_channel, subnqn.", &[]))
             .describe(reads),
@@ -140,18 +152,6 @@ type Description = drivebay_sdk::rpc::Description;
 
 /// The result of a method that has none of its own.
 const DONE: &str = "True.";
-
-/// A way in which methods fail: code, name, when.
-type Failure = (i64, &'static str, &'static str);
-
-const IN_USE: Failure = (-1, "not_permitted", "Something else writes the bdev.");
-const MISSING: Failure = (-2, "not_found", "There is no such thing to remove.");
-const EXISTS: Failure = (-17, "exists", "It is there already.");
-const NO_SUBSYSTEM: Failure = (-19, "no_such_device", "There is no such subsystem or bdev.");
-const NO_TRANSPORT: Failure = (-19, "no_such_device", "There is no such transport.");
-const FULL: Failure = (-28, "no_space", "Its limit is reached.");
-const ADDRESS_IN_USE: Failure = (-98, "address_in_use", "Another listens there.");
-const NO_ADDRESS: Failure = (-99, "address_not_available", "This machine has no such address.");
 
 fn gives(
     result: &'static str,
@@ -184,7 +184,11 @@ fn at_once<P: Params + 'static, V: Serialize + 'static>(
     doc: &str,
     run: impl Fn(&App, P) -> Result<V> + 'static,
 ) -> Method {
-    Method::immediate(name, doc, move |params: P| run(&*this()?, params))
+    let method = name.to_owned();
+    Method::new(name, doc, move |call: Call, params: P| {
+        let result = this().and_then(|app| run(&app, params));
+        call.answer(result.map_err(|error| failure::of(&method, error)));
+    })
 }
 
 /// A method that answers when its operation has ended.
@@ -194,15 +198,19 @@ where
     V: Serialize,
     F: Future<Output = Result<V>> + 'static,
 {
+    let method: Rc<str> = name.into();
     Method::new(name, doc, move |call: Call, params: P| match this() {
         Ok(app) if app.tasks.is_full() => {
-            call.fail(Error::new(errno::EAGAIN, "too many operations are under way"));
+            let busy = Error::new(errno::EAGAIN, "too many operations are under way");
+            call.fail(failure::of(&method, busy));
         }
         Ok(app) => {
-            let task = run(Rc::clone(&app), params);
-            app.tasks.spawn(async move { call.answer(task.await) });
+            let (task, method) = (run(Rc::clone(&app), params), Rc::clone(&method));
+            app.tasks.spawn(async move {
+                call.answer(task.await.map_err(|error| failure::of(&method, error)));
+            });
         }
-        Err(error) => call.fail(error),
+        Err(error) => call.fail(failure::of(&method, error)),
     })
 }
 
@@ -273,7 +281,7 @@ fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<Value>> {
     let model = app.model.borrow();
     match &params.nqn {
         Some(nqn) => {
-            let subsystem = model.subsystems.get(nqn).ok_or_else(Error::no_such_device)?;
+            let subsystem = model.subsystems.get(nqn).ok_or_else(|| ops::no_subsystem(nqn))?;
             Ok(vec![view::subsystem(subsystem)])
         }
         None => Ok(model.subsystems.values().map(view::subsystem).collect()),
@@ -338,7 +346,7 @@ fn add_host(app: &App, params: AddHost) -> Result<bool> {
     check::target(params.tgt_name.as_deref())?;
     check::add_host(&params)?;
     let (name, host) = (&params.nqn, params.host);
-    nqn::check(&host).map_err(|why| Error::invalid("host", &host, why))?;
+    nqn::check_host(&host).map_err(|why| Error::invalid("host", &host, why))?;
     with_subsystem(app, name, |subsystem| {
         if subsystem.hosts.insert(host.clone()) {
             return Ok(true);
@@ -381,6 +389,10 @@ fn get_qpairs(app: &App, params: OneSubsystem) -> Result<Vec<Value>> {
         Some(view::qpair(queue, id.group, connection.is_ending))
     });
     Ok(of_subsystem.collect())
+}
+
+fn get_targets(_app: &App, _params: NoParams) -> Result<[&'static str; 1]> {
+    Ok([check::TARGET])
 }
 
 async fn get_stats(app: Rc<App>, params: OneTarget) -> Result<Value> {

@@ -48,7 +48,7 @@ params! {
         pub iobuf_small_cache_size: Option<u32>,
         /// Large buffers cached by a thread.
         pub iobuf_large_cache_size: Option<u32>,
-        /// Zero copy.
+        /// Zero copy; has no effect, since data is not copied where that can be helped.
         pub zcopy: Option<bool>,
         /// Completion queue entries; RDMA.
         pub num_cqe: Option<i32>,
@@ -88,6 +88,12 @@ params! {
         pub kas: Option<u16>,
         /// Shortest keep alive timeout, in milliseconds.
         pub min_kato: Option<u32>,
+        /// Connections from one address at most.
+        pub max_connections_per_address: Option<u32>,
+        /// Connections by one listener at most.
+        pub max_connections_per_listener: Option<u32>,
+        /// Queues of one host, by its name, in all subsystems at most.
+        pub max_connections_per_host: Option<u32>,
         /// Optional commands that are not offered.
         pub masked_oncs: Option<Value>,
         /// Fused operations that are not offered.
@@ -117,7 +123,7 @@ params! {
         #[range(0..=255)]
         pub admin_label: Option<String>,
         /// Most namespaces; 0 = 32.
-        #[range(0..=1024)]
+        #[range(0..=65536)]
         pub max_namespaces: Option<u32>,
         /// Hosts that are not listed may connect.
         pub allow_any_host: bool = false,

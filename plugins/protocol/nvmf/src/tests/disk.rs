@@ -73,6 +73,7 @@ impl Bdev for HeldDisk {
 
     fn describe(&self, registration: &mut Registration) {
         registration.keeps_no_data = self.keeps_no_data;
+        registration.uuid = [if self.keeps_no_data { 2 } else { 1 }; 16];
     }
 
     fn geometry(&self) -> Geometry {

@@ -65,17 +65,24 @@ impl Target {
 
     /// Connects a queue.
     fn connect(&self, qid: u16, cntlid: u16) -> (Wire, Completion) {
-        let wire = fabric::connect("1");
-        let connect = Connect { qid, sqsize: 3, ..Connect::default() };
-        let data = ConnectData {
-            hostid: [7; 16],
-            cntlid,
-            subnqn: NulText::new(NQN).unwrap(),
-            hostnqn: NulText::new(HOST).unwrap(),
-        };
-        wire.write(&connect.to_command().with_cid(9), &data.encode());
+        let wire = self.begin_connect(HOST, qid, cntlid);
         let (completion, _) = self.response(&wire);
         (wire, completion)
+    }
+
+    /// Sends the Connect of a host, and lets the target do what it can do now.
+    fn begin_connect(&self, host: &str, qid: u16, cntlid: u16) -> Wire {
+        let wire = fabric::connect("1");
+        let connect = Connect { qid, sqsize: 3, kato_ms: 10_000, ..Connect::default() };
+        let data = ConnectData {
+            hostid: [if host == HOST { 7 } else { 8 }; 16],
+            cntlid,
+            subnqn: NulText::new(NQN).unwrap(),
+            hostnqn: NulText::new(host).unwrap(),
+        };
+        wire.write(&connect.to_command().with_cid(9), &data.encode());
+        self.run();
+        wire
     }
 
     /// An enabled controller: its admin queue and one I/O queue.
@@ -221,13 +228,121 @@ fn a_host_that_hangs_up_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_host_that_comes_back_waits_until_what_it_left_behind_cannot_execute_any_more() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    disk::hold(true);
+    io.write(&blocks(0, 0).to_command(nvm::WRITE), &[1; 512]);
+    target.run();
+    admin.hang_up();
+    io.hang_up();
+    let again = target.begin_connect(HOST, 0, CNTLID_DYNAMIC);
+    assert!(again.ends().received.is_empty(), "its write is in the bdev");
+    let other = target.begin_connect("nqn.2016-06.io.spdk:other", 0, CNTLID_DYNAMIC);
+    assert_eq!(target.status(&other), Status::SUCCESS, "another host has nothing to wait for");
+    disk::let_go();
+    disk::hold(false);
+    assert_eq!(target.status(&again), Status::SUCCESS);
+}
+
+#[test]
+fn a_host_whose_requests_do_not_end_is_told_to_come_again_and_never_admitted() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    disk::hold(true);
+    io.write(&blocks(0, 0).to_command(nvm::WRITE), &[1; 512]);
+    target.run();
+    admin.hang_up();
+    io.hang_up();
+    let again = target.begin_connect(HOST, 0, CNTLID_DYNAMIC);
+    target.host.set_now_ns(14_000_000_000);
+    target.run();
+    assert!(again.ends().received.is_empty());
+    target.host.set_now_ns(17_000_000_000);
+    target.run();
+    assert_eq!(target.status(&again), Status::CONNECT_CONTROLLER_BUSY, "without Do Not Retry");
+    disk::let_go();
+    disk::hold(false);
+    target.run();
+    assert!(again.ends().received.is_empty(), "it was answered once");
+    assert_eq!(target.connect(0, CNTLID_DYNAMIC).1.status, Status::SUCCESS);
+}
+
+#[test]
+fn after_a_reset_an_io_queue_comes_back_when_the_last_ones_requests_have_ended() {
+    let target = Target::start();
+    let (admin, io) = target.controller();
+    disk::hold(true);
+    io.write(&blocks(0, 0).to_command(nvm::WRITE), &[1; 512]);
+    target.run();
+    for value in [0x0046_0000, 0x0046_0001] {
+        let set = PropertySet { wide: false, offset: offset::CC, value };
+        admin.command(&set.to_command());
+        assert_eq!(target.status(&admin), Status::SUCCESS);
+    }
+    let again = target.begin_connect(HOST, 1, 1);
+    assert!(again.ends().received.is_empty(), "a write of the queue before is in the bdev");
+    disk::let_go();
+    disk::hold(false);
+    assert_eq!(target.status(&again), Status::SUCCESS);
+}
+
+#[test]
+fn a_host_is_not_ended_for_silence_when_its_keep_alive_has_arrived() {
+    let target = Target::start();
+    let (admin, _io) = target.controller();
+    // The process was stopped for a minute, and the command has waited in the socket.
+    admin.command(&Command::new(admin::KEEP_ALIVE));
+    target.host.set_now_ns(60_000_000_000);
+    assert_eq!(target.status(&admin), Status::SUCCESS);
+    target.run();
+    assert!(!admin.ends().is_closed);
+    target.host.set_now_ns(75_000_000_000);
+    target.run();
+    assert!(admin.ends().is_closed, "it says nothing any more");
+}
+
+#[test]
+fn a_namespace_needs_an_identity_of_its_own() {
+    let target = Target::start();
+    disk::make_empty("other");
+    let uuid =
+        target.call("nvmf_get_subsystems", json!({"nqn": NQN}))[0]["namespaces"][0]["uuid"].clone();
+    let nguid = uuid.as_str().unwrap().replace('-', "");
+    for identity in
+        [json!({"bdev_name": "other", "uuid": uuid}), json!({"bdev_name": "other", "nguid": nguid})]
+    {
+        let params = json!({"nqn": NQN, "namespace": identity});
+        let error = target.host.call("nvmf_subsystem_add_ns", &params).unwrap_err();
+        assert!(error.message.contains("nsid 1 (disk) has it"), "{error}");
+    }
+    let zeroes = json!({"bdev_name": "other", "uuid": "00000000-0000-0000-0000-000000000000",
+        "nguid": "0".repeat(32), "eui64": "0".repeat(16)});
+    target.call("nvmf_subsystem_add_ns", json!({"nqn": NQN, "namespace": zeroes}));
+    let namespaces = &target.call("nvmf_get_subsystems", json!({"nqn": NQN}))[0]["namespaces"];
+    assert_ne!(namespaces[1]["uuid"], namespaces[0]["uuid"]);
+    assert!(namespaces[1].get("eui64").is_none(), "all zeroes are none");
+}
+
+#[test]
+fn the_discovery_subsystem_can_be_deleted_and_made_again() {
+    let target = Target::start();
+    let discovery = json!({"nqn": "nqn.2014-08.org.nvmexpress.discovery"});
+    target.call("nvmf_delete_subsystem", discovery.clone());
+    assert!(target.host.call("nvmf_subsystem_get_listeners", &discovery).is_err());
+    target.call("nvmf_create_subsystem", discovery.clone());
+    target.call("nvmf_subsystem_get_listeners", discovery);
+    assert_eq!(target.call("nvmf_get_targets", json!({})), json!(["nvmf_tgt"]));
+}
+
+#[test]
 fn a_deleted_subsystem_ends_its_connections_first() {
     let target = Target::start();
     let (admin, io) = target.controller();
     target.call("nvmf_delete_subsystem", json!({"nqn": NQN}));
     assert!(admin.ends().is_closed && io.ends().is_closed);
     let error = target.host.call("nvmf_subsystem_get_qpairs", &json!({"nqn": NQN})).unwrap_err();
-    assert_eq!(error.code, -19);
+    assert_eq!(error.code, -32602);
 }
 
 #[test]
@@ -239,14 +354,14 @@ fn a_removed_host_is_disconnected_and_may_not_come_back() {
     target.call("nvmf_subsystem_remove_host", json!({"nqn": NQN, "host": HOST}));
     assert!(admin.ends().is_closed);
     let (_, refused) = target.connect(0, CNTLID_DYNAMIC);
-    assert_eq!(refused.status, Status::CONNECT_INVALID_HOST.with_dnr());
+    assert_eq!(refused.status, Status::CONNECT_INVALID_HOST);
 }
 
 #[test]
 fn a_refused_connection_may_try_again() {
     let target = Target::start();
     let (wire, refused) = target.connect(1, 77);
-    assert_eq!(refused.status, Status::CONNECT_INVALID_PARAMETERS.with_dnr());
+    assert_eq!(refused.status, Status::CONNECT_INVALID_PARAMETERS);
     wire.command(&Command::new(admin::KEEP_ALIVE));
     assert_eq!(target.status(&wire), Status::COMMAND_SEQUENCE_ERROR.with_dnr());
 }
@@ -267,6 +382,6 @@ fn a_disconnect_ends_its_queue_alone() {
 fn a_transport_that_nobody_has_is_refused_by_name() {
     let target = Target::start();
     let error = target.host.call("nvmf_create_transport", &json!({"trtype": "rdma"})).unwrap_err();
-    assert_eq!(error.code, -22);
+    assert_eq!(error.code, -32602);
     assert!(error.message.contains("nvmf.transport/RDMA"), "{error}");
 }
