@@ -5,16 +5,21 @@
 
 use crate::Tcp;
 use crate::connection::{Carrier, Connection, Inbox, Phase, Target};
+use crate::listen::Arrived;
 use crate::options::Settings;
+use crate::places::Place;
+use crate::share::{Share, Shares, Taken};
 use crate::socket::Socket;
 use drivebay_sdk::buf::{self, Wait};
 use drivebay_sdk::nvmf::transport::{Group, Qpair, Request, Transfer};
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Result, thread};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
-use std::net::TcpStream;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -31,18 +36,58 @@ const END_WAIT_NS: u64 = 5_000_000_000;
 /// How long a command that needs several pieces of memory waits when there is one, but not enough, in nanoseconds.
 const PIECES_WAIT_NS: u64 = 1_000_000;
 
-/// A request of TCP: its body is its slot.
-pub(crate) type Lent = Request<u16>;
+/// How often connections are looked at that wait for data from their hosts, in nanoseconds.
+const DATA_PERIOD_NS: u64 = 1_000_000_000;
+/// Sockets closed in one round.
+const CLOSED_AT_ONCE: usize = 32;
+/// Connections that have not sent their first PDU, by group, at most: the oldest goes for the next one.
+const SILENT_MAX: usize = 4096;
+
+/// A request of TCP.
+pub(crate) type Lent = Request<Held>;
+
+/// What a request of TCP is besides: its slot, and the memory that it holds of its peer's share.
+#[derive(Debug)]
+pub(crate) struct Held {
+    slot: u16,
+    piece_len: u32,
+    share: Share,
+    taken: Option<Taken>,
+}
+
+impl Held {
+    fn give_back(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            self.share.give_back(taken);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
 
 impl Carrier for Lent {
     fn slot(&self) -> u16 {
-        *self.body()
+        self.body().slot
     }
     fn begin(&mut self, command: &[u8; 64]) {
         Request::begin(self, command);
     }
     fn obtain(&mut self, len: u32) -> bool {
-        Request::obtain(self, len)
+        let held = self.body_mut();
+        held.give_back();
+        held.taken = held.share.take(len, held.piece_len);
+        if held.taken.is_none() {
+            return false;
+        }
+        let has_memory = Request::obtain(self, len);
+        if !has_memory {
+            self.body_mut().give_back();
+        }
+        has_memory
     }
     fn set_transfer(&mut self, from_host: bool, len: u32) {
         let transfer = match (len, from_host) {
@@ -54,6 +99,7 @@ impl Carrier for Lent {
     }
     fn release(&mut self) {
         Request::release(self);
+        self.body_mut().give_back();
     }
     fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]> {
         Request::data(self, offset, len)
@@ -71,13 +117,16 @@ impl Carrier for Lent {
 
 /// The target, as one connection reaches it.
 struct Lender<'a> {
-    qpair: &'a Qpair<u16>,
+    qpair: &'a Qpair<Held>,
+    share: &'a Share,
     settings: Settings,
 }
 
 impl Target<Lent> for Lender<'_> {
     fn make(&mut self, slot: u16) -> Lent {
-        Request::new(slot, self.settings.piece_len, self.settings.limits.io_len)
+        let piece_len = self.settings.piece_len;
+        let held = Held { slot, piece_len, share: self.share.clone(), taken: None };
+        Request::new(held, piece_len, self.settings.limits.io_len)
     }
     fn exec(&mut self, request: Lent) {
         self.qpair.exec(request);
@@ -88,7 +137,13 @@ impl Target<Lent> for Lender<'_> {
 #[derive(Debug)]
 struct Served {
     socket: Socket<Lent>,
-    qpair: Qpair<u16>,
+    qpair: Qpair<Held>,
+    peer: Option<SocketAddr>,
+    share: Share,
+    /// Given back when the connection ends.
+    place: Option<Place>,
+    /// Which of the connections that were ever here.
+    number: u64,
     /// In the list of those that have something to do.
     is_active: bool,
     /// The last bytes are on their way.
@@ -107,13 +162,22 @@ pub(crate) struct TcpGroup {
     inbox: Inbox,
     served: Vec<Option<Box<Served>>>,
     free: Vec<usize>,
+    /// Connections so far.
+    count: u64,
+    /// Those that had not sent their first PDU, with their numbers, the oldest first.
+    silent: VecDeque<(usize, u64)>,
+    shares: Shares,
     active: Vec<usize>,
+    /// Sockets that are to be closed: that takes long, and many may end at once.
+    closing: Vec<TcpStream>,
     /// Those whose turn for memory has come.
     fed: Rc<RefCell<Vec<usize>>>,
     /// When to look again for memory of several pieces; `u64::MAX` = never.
     pieces_ns: u64,
     /// The earliest deadline, or an earlier time.
     deadline_ns: u64,
+    /// When to look again for data that hosts owe; `u64::MAX` = never.
+    data_ns: u64,
 }
 
 impl fmt::Debug for TcpGroup {
@@ -124,7 +188,7 @@ impl fmt::Debug for TcpGroup {
 
 impl Group for TcpGroup {
     type Transport = Tcp;
-    type Body = u16;
+    type Body = Held;
 
     fn open(settings: &Settings) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
@@ -135,10 +199,15 @@ impl Group for TcpGroup {
             inbox: Inbox::new(),
             served: Vec::new(),
             free: Vec::new(),
+            count: 0,
+            silent: VecDeque::new(),
+            shares: Shares::new(u32::try_from(thread::cores().count()).unwrap_or(1)),
             active: Vec::new(),
+            closing: Vec::new(),
             fed: Rc::default(),
             pieces_ns: u64::MAX,
             deadline_ns: u64::MAX,
+            data_ns: u64::MAX,
         })
     }
 
@@ -146,7 +215,8 @@ impl Group for TcpGroup {
         self.epoll.as_raw_fd()
     }
 
-    fn add(&mut self, stream: TcpStream, qpair: Qpair<u16>) -> Result<usize> {
+    fn add(&mut self, arrived: Arrived, qpair: Qpair<Held>) -> Result<usize> {
+        let Arrived { stream, peer, place } = arrived;
         let key = self.free.pop().unwrap_or_else(|| {
             self.served.push(None);
             self.served.len() - 1
@@ -159,10 +229,17 @@ impl Group for TcpGroup {
         }
         let deadline_ns = thread::now_ns().saturating_add(HANDSHAKE_WAIT_NS);
         self.deadline_ns = self.deadline_ns.min(deadline_ns);
-        if let Some(place) = self.served.get_mut(key) {
-            *place = Some(Box::new(Served {
+        let unknown = IpAddr::from([0; 4]);
+        let share = self.shares.of(peer.map_or(unknown, |peer| peer.ip().to_canonical()));
+        self.count += 1;
+        if let Some(entry) = self.served.get_mut(key) {
+            *entry = Some(Box::new(Served {
                 socket: Socket::new(stream, Connection::new(self.settings.limits)),
                 qpair,
+                peer,
+                share,
+                place,
+                number: self.count,
                 is_active: true,
                 is_ending: false,
                 deadline_ns,
@@ -170,6 +247,8 @@ impl Group for TcpGroup {
             }));
         }
         self.active.push(key);
+        self.silent.push_back((key, self.count));
+        self.end_too_silent();
         Ok(key)
     }
 
@@ -181,8 +260,9 @@ impl Group for TcpGroup {
         let now_ns = thread::now_ns();
         for key in &self.active {
             if let Some(Some(served)) = self.served.get_mut(*key) {
-                let mut lender = Lender { qpair: &served.qpair, settings: self.settings };
-                did |= served.socket.receive(&mut self.inbox, now_ns, &mut lender);
+                let Served { socket, qpair, share, .. } = &mut **served;
+                let mut lender = Lender { qpair, share, settings: self.settings };
+                did |= socket.receive(&mut self.inbox, now_ns, &mut lender);
             }
         }
         did
@@ -193,8 +273,13 @@ impl Group for TcpGroup {
     }
 
     fn connected(&mut self, key: usize, qid: u16, size: u16, sq_flow_control: bool) {
+        let receive_room = self.settings.receive_room;
         self.with(key, |served| {
             served.socket.connection.connected(qid, size, sq_flow_control);
+            if qid != 0 {
+                served.share.is_for_io();
+                served.socket.widen(receive_room);
+            }
             if !served.is_ending {
                 served.deadline_ns = u64::MAX;
             }
@@ -221,8 +306,12 @@ impl Group for TcpGroup {
             let Some(Some(served)) = self.served.get_mut(*key) else { return false };
             let sent = served.socket.send();
             did |= sent;
+            served.report_fault();
+            if served.socket.connection.awaits_data() {
+                self.data_ns = self.data_ns.min(thread::now_ns().saturating_add(DATA_PERIOD_NS));
+            }
             if served.has_ended() {
-                served.hang_up(&self.epoll);
+                served.hang_up(&self.epoll, &mut self.closing);
             } else if served.begins_to_end() {
                 served.is_ending = true;
                 served.deadline_ns = thread::now_ns().saturating_add(END_WAIT_NS);
@@ -241,21 +330,47 @@ impl Group for TcpGroup {
         if self.deadline_ns != u64::MAX && thread::now_ns() >= self.deadline_ns {
             self.end_overdue(thread::now_ns());
         }
-        did
+        if self.data_ns != u64::MAX && thread::now_ns() >= self.data_ns {
+            self.end_those_who_owe_data(thread::now_ns());
+        }
+        did | self.close_some()
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        !self.active.is_empty() || !self.fed.borrow().is_empty()
+        !self.active.is_empty() || !self.closing.is_empty() || !self.fed.borrow().is_empty()
     }
 
     fn next_ns(&self) -> u64 {
-        self.deadline_ns.min(self.pieces_ns)
+        self.deadline_ns.min(self.pieces_ns).min(self.data_ns)
     }
 }
 
 impl TcpGroup {
-    /// Asks which sockets have changed.
+    /// Closes a few of the sockets that are to be closed; whether there were any.
+    fn close_some(&mut self) -> bool {
+        let begin = self.closing.len().saturating_sub(CLOSED_AT_ONCE);
+        let mut did = false;
+        for stream in self.closing.drain(begin..) {
+            did = true;
+            // Fails when the peer was faster.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        did
+    }
+
+    /// Asks which sockets have changed: all of them, so that nothing that has arrived is left for a later round.
     fn look(&mut self) -> bool {
+        let mut did = false;
+        for _ in 0..=self.served.len() / EVENTS {
+            did |= self.look_once();
+            if self.events.len() < EVENTS {
+                break;
+            }
+        }
+        did
+    }
+
+    fn look_once(&mut self) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.events.clear();
         let space = rustix::buffer::spare_capacity(&mut self.events);
@@ -311,14 +426,47 @@ impl TcpGroup {
         }
     }
 
+    /// Ends the oldest connections that have said nothing, while there are too many.
+    fn end_too_silent(&mut self) {
+        while self.silent.len() > SILENT_MAX {
+            let Some((key, number)) = self.silent.pop_front() else { return };
+            if let Some(Some(served)) = self.served.get_mut(key)
+                && served.number == number
+                && served.socket.is_open()
+                && served.socket.connection.phase() == Phase::Handshake
+            {
+                served.end(
+                    &self.epoll,
+                    &mut self.closing,
+                    "it has said nothing, and too many others have neither",
+                );
+            }
+        }
+    }
+
+    /// Ends the connections whose hosts have not sent the data that they announced or were asked for.
+    fn end_those_who_owe_data(&mut self, now_ns: u64) {
+        self.data_ns = u64::MAX;
+        for served in self.served.iter_mut().flatten().filter(|served| served.socket.is_open()) {
+            let connection = &served.socket.connection;
+            if connection.owes_data(now_ns) {
+                served.end(
+                    &self.epoll,
+                    &mut self.closing,
+                    "the host did not send the data of a command in time",
+                );
+            } else if connection.awaits_data() {
+                self.data_ns = now_ns.saturating_add(DATA_PERIOD_NS);
+            }
+        }
+    }
+
     /// Ends the connections whose time is over.
     fn end_overdue(&mut self, now_ns: u64) {
         self.deadline_ns = u64::MAX;
         for served in self.served.iter_mut().flatten().filter(|served| served.socket.is_open()) {
             if served.deadline_ns <= now_ns {
-                tracing::warn!("connection closed: the peer took too long");
-                served.socket.connection.end();
-                served.hang_up(&self.epoll);
+                served.end(&self.epoll, &mut self.closing, "the host took too long");
             } else {
                 self.deadline_ns = self.deadline_ns.min(served.deadline_ns);
             }
@@ -359,12 +507,39 @@ impl Served {
         waits
     }
 
-    /// Closes the socket, gives all memory back, and tells the target.
-    fn hang_up(&mut self, epoll: &OwnedFd) {
+    /// Logs what the host did wrong, once.
+    fn report_fault(&mut self) {
+        static FAULTS: Throttle = Throttle::new();
+        if let Some(fault) = self.socket.connection.take_fault()
+            && let Some(left_out) = FAULTS.admit()
+        {
+            let peer = self.peer_text();
+            tracing::warn!("connection from {peer}: {fault} ({left_out} such lines left out)");
+        }
+    }
+
+    fn peer_text(&self) -> String {
+        self.peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.to_string())
+    }
+
+    /// Ends the connection at once.
+    fn end(&mut self, epoll: &OwnedFd, closing: &mut Vec<TcpStream>, why: &str) {
+        static ENDED: Throttle = Throttle::new();
+        if let Some(left_out) = ENDED.admit() {
+            let peer = self.peer_text();
+            tracing::warn!("connection from {peer} closed: {why} ({left_out} such lines left out)");
+        }
+        self.socket.connection.end();
+        self.hang_up(epoll, closing);
+    }
+
+    /// Gives all memory back and tells the target; the socket is closed in one of the next rounds.
+    fn hang_up(&mut self, epoll: &OwnedFd, closing: &mut Vec<TcpStream>) {
+        self.place = None;
         let Some(stream) = self.socket.close() else { return };
         // Fails when the system has forgotten the socket already, which is as good.
         let _ = epoll::delete(epoll, &stream);
-        drop(stream);
+        closing.push(stream);
         self.deadline_ns = u64::MAX;
         self.qpair.disconnected();
     }

@@ -9,18 +9,22 @@ mod connection;
 mod group;
 mod listen;
 mod options;
+mod places;
+mod share;
 mod socket;
 
 use drivebay_sdk::nvmf::transport::{self, Acceptor, Address, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, Sink, Stopping, errno, plugin, thread};
 use group::TcpGroup;
-use listen::{Listener, describe};
+use listen::{Arrived, Exhausted, Listener, describe};
 use options::{Options, Settings};
-use std::cell::RefCell;
-use std::net::TcpStream;
+use places::Places;
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 plugin! {
     name: "nvmf-tcp",
@@ -41,33 +45,65 @@ fn stop(stopping: Stopping) {
 /// Readable, as poll(2) says it.
 const POLLIN: u32 = 1;
 
+/// How long nothing is accepted after descriptors or memory have run out, in nanoseconds.
+const REST_NS: u64 = 250_000_000;
+/// How often that is logged, in nanoseconds.
+const SAY_EVERY_NS: u64 = 60_000_000_000;
+
 /// The TCP transport: what listens.
 #[derive(Debug)]
 pub(crate) struct Tcp {
     options: Options,
-    listeners: Rc<RefCell<Vec<Listener>>>,
-    poller: Poller,
+    listening: Rc<Listening>,
+}
+
+/// The listeners, and the poller that they wake.
+#[derive(Debug, Default)]
+struct Listening {
+    listeners: RefCell<Vec<Listener>>,
+    poller: OnceCell<Poller>,
+}
+
+impl Listening {
+    /// Lets new connections wake the thread, or not.
+    fn wake_by(&self, listener: &Listener, is_on: bool) -> Result<()> {
+        let Some(poller) = self.poller.get() else { return Ok(()) };
+        poller.wake_fd(listener.socket.as_raw_fd(), if is_on { POLLIN } else { 0 })
+    }
+
+    fn wake_by_all(&self, is_on: bool) {
+        for listener in self.listeners.borrow().iter() {
+            if let Err(error) = self.wake_by(listener, is_on) {
+                tracing::debug!("listening on {}: {error}", listener.address());
+            }
+        }
+    }
 }
 
 impl Transport for Tcp {
     const TRTYPE: &'static str = "TCP";
     type Settings = Settings;
-    type Incoming = TcpStream;
+    type Incoming = Arrived;
     type Group = TcpGroup;
 
     fn create(options: &str, acceptor: Acceptor<Self>) -> Result<(Self, Settings)> {
         let options = Options::parse(options)?;
         let settings = options.settings();
-        let listeners = Rc::default();
+        let listening: Rc<Listening> = Rc::default();
         let accepting = Accepting {
-            listeners: Rc::clone(&listeners),
+            listening: Rc::downgrade(&listening),
             acceptor,
+            places: options.places(),
             accepted: Vec::new(),
             interval_ns: options.acceptor_poll_ns(),
             next_ns: 0,
+            rests_until_ns: None,
+            said_ns: None,
         };
         let poller = Poller::register("nvmf_tcp_accept", 0, accepting)?;
-        Ok((Self { options, listeners, poller }, settings))
+        // Empty until now.
+        let _ = listening.poller.set(poller);
+        Ok((Self { options, listening }, settings))
     }
 
     fn dump(&self, sink: &Sink<'_>) {
@@ -77,57 +113,93 @@ impl Transport for Tcp {
     fn listen(&mut self, address: &Address) -> Result<()> {
         let (backlog, patience_ms) = (self.options.acceptor_backlog(), self.options.patience_ms());
         let listener = Listener::bind(listen::parse(address)?, backlog, patience_ms)?;
-        self.poller.wake_fd(listener.socket.as_raw_fd(), POLLIN)?;
-        self.listeners.borrow_mut().push(listener);
+        self.listening.wake_by(&listener, true)?;
+        self.listening.listeners.borrow_mut().push(listener);
         Ok(())
     }
 
     fn stop_listen(&mut self, address: &Address) -> Result<()> {
         let address = listen::parse(address)?;
-        let mut listeners = self.listeners.borrow_mut();
+        let mut listeners = self.listening.listeners.borrow_mut();
         let Some(place) = listeners.iter().position(|listener| listener.address() == address)
         else {
             return Err(Error::new(errno::ENOENT, format!("not listening on {address}")));
         };
         let listener = listeners.swap_remove(place);
-        self.poller.wake_fd(listener.socket.as_raw_fd(), 0)
+        drop(listeners);
+        self.listening.wake_by(&listener, false)
     }
 }
 
 impl Drop for Tcp {
     fn drop(&mut self) {
-        for listener in self.listeners.borrow_mut().drain(..) {
-            // The poller goes next and takes with it what is left.
-            let _ = self.poller.wake_fd(listener.socket.as_raw_fd(), 0);
-        }
+        // The poller goes next, and takes with it what is left.
+        self.listening.wake_by_all(false);
     }
 }
 
 /// Looks for new connections: every so often while the reactor runs, and before it sleeps.
 #[derive(Debug)]
 struct Accepting {
-    listeners: Rc<RefCell<Vec<Listener>>>,
+    listening: Weak<Listening>,
     acceptor: Acceptor<Tcp>,
-    accepted: Vec<TcpStream>,
+    places: Arc<Places>,
+    accepted: Vec<Arrived>,
     interval_ns: u64,
     next_ns: u64,
+    /// Until when nothing is accepted, since something had run out.
+    rests_until_ns: Option<u64>,
+    /// When it was logged last that something had.
+    said_ns: Option<u64>,
 }
 
 impl Accepting {
-    fn accept(&mut self) -> bool {
-        for listener in self.listeners.borrow().iter() {
-            listener.accept(&mut self.accepted);
+    fn accept(&mut self, now_ns: u64) -> bool {
+        let Some(listening) = self.listening.upgrade() else { return false };
+        match self.rests_until_ns {
+            Some(until_ns) if now_ns < until_ns => return false,
+            Some(_) => {
+                self.rests_until_ns = None;
+                listening.wake_by_all(true);
+            }
+            None => {}
+        }
+        let exhausted = {
+            let listeners = listening.listeners.borrow();
+            let mut results = listeners.iter().map(|l| l.accept(&self.places, &mut self.accepted));
+            results.find_map(Result::err)
+        };
+        if let Some(exhausted) = exhausted {
+            self.rest(&listening, exhausted, now_ns);
         }
         let did = !self.accepted.is_empty();
-        for stream in self.accepted.drain(..) {
+        for arrived in self.accepted.drain(..) {
             // A peer that is gone already has no address.
-            let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { continue };
-            let handed = self.acceptor.hand_over(stream, &describe(local), &describe(peer));
-            if let Err(error) = handed {
-                tracing::warn!("connection from {peer} refused: {error}");
+            let (Ok(local), Some(peer)) = (arrived.stream.local_addr(), arrived.peer) else {
+                continue;
+            };
+            static REFUSED: Throttle = Throttle::new();
+            let handed = self.acceptor.hand_over(arrived, &describe(local), &describe(peer));
+            if let (Err(error), Some(left_out)) = (handed, REFUSED.admit()) {
+                tracing::warn!(
+                    "connection from {peer} refused: {error} ({left_out} such lines left out)"
+                );
             }
         }
         did
+    }
+
+    /// Accepts nothing for a while. The listeners stay readable: they must not wake the thread again and again meanwhile.
+    fn rest(&mut self, listening: &Listening, Exhausted(error): Exhausted, now_ns: u64) {
+        self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
+        listening.wake_by_all(false);
+        if self.said_ns.is_none_or(|said_ns| now_ns >= said_ns.saturating_add(SAY_EVERY_NS)) {
+            self.said_ns = Some(now_ns);
+            tracing::error!(
+                "no new connection can be accepted: {error}; hosts wait until descriptors are free or the limit is raised \
+                 (ulimit -n, LimitNOFILE=)"
+            );
+        }
     }
 }
 
@@ -140,11 +212,15 @@ impl Poll for Accepting {
             return false;
         }
         self.next_ns = now_ns.saturating_add(self.interval_ns);
-        self.accept()
+        self.accept(now_ns)
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        self.accept()
+        self.accept(thread::now_ns())
+    }
+
+    fn next_ns(&mut self) -> u64 {
+        self.rests_until_ns.unwrap_or(u64::MAX)
     }
 
     /// What wakes the reactor is I/O more often than a connection: that goes first. A connection alone is

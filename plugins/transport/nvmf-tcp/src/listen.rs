@@ -1,10 +1,16 @@
 //! Listening sockets and new connections, on the app thread.
 
+use crate::places::{Place, Places};
 use drivebay_sdk::nvmf::transport::Address;
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 /// Connections accepted at once, so that a storm of them does not hold up the app thread.
 const BURST: usize = 16;
@@ -12,6 +18,13 @@ const BURST: usize = 16;
 /// Room for what has come and was not received yet, in bytes: a whole queue of writes with data in their capsules, so that
 /// the host never waits for the window to open.
 const RECEIVE_ROOM: usize = 2 << 20;
+/// The same for a connection that is not an I/O queue: it has no more to receive than a Connect and commands without data.
+const SMALL_RECEIVE_ROOM: usize = 128 << 10;
+/// A peer that is silent for so long is asked whether it is still there, and so often: one that has vanished without a word is noticed
+/// though nothing is sent to it.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_COUNT: u32 = 3;
 /// The way of sending that local connections have: it waits for acknowledgements only. Every Linux has it, for everybody.
 const UNPACED: &str = "reno";
 
@@ -20,7 +33,22 @@ const UNPACED: &str = "reno";
 pub(crate) struct Listener {
     address: SocketAddr,
     pub(crate) socket: TcpListener,
+    /// Connections that came by it.
+    count: Arc<AtomicU32>,
 }
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) stream: TcpStream,
+    /// `None` when the peer is gone already.
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) place: Option<Place>,
+}
+
+/// No connection can be accepted for a while: something has run out.
+#[derive(Debug)]
+pub(crate) struct Exhausted(pub(crate) std::io::Error);
 
 /// The socket address of a transport address.
 ///
@@ -67,10 +95,15 @@ impl Listener {
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true)?;
             }
-            // What is accepted inherits both.
+            // What is accepted inherits all of these. The room is for the scale of the window, which the system settles before
+            // it asks us; `prepare` takes it away again.
             sockopt::set_tcp_user_timeout(&socket, patience_ms)?;
-            if permitted_room() >= RECEIVE_ROOM {
-                sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_ROOM)?;
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE_IDLE)?;
+            sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE_INTERVAL)?;
+            sockopt::set_tcp_keepcnt(&socket, KEEP_ALIVE_COUNT)?;
+            if let Some(room) = receive_room() {
+                sockopt::set_socket_recv_buffer_size(&socket, room)?;
             }
             rustix::net::bind(&socket, &address)?;
             rustix::net::listen(&socket, backlog)?;
@@ -79,42 +112,83 @@ impl Listener {
         let socket = bound().map_err(|error| {
             Error::new(error.raw_os_error(), format!("listening on {address}: {error}"))
         })?;
-        Ok(Self { address, socket: TcpListener::from(socket) })
+        Ok(Self { address, socket: TcpListener::from(socket), count: Arc::default() })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The connections that wait, a burst at most.
-    pub(crate) fn accept(&self, accepted: &mut Vec<TcpStream>) {
+    /// The connections that wait, a burst at most. Those without a place are closed.
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out: what was accepted before is in `accepted`.
+    pub(crate) fn accept(
+        &self,
+        places: &Arc<Places>,
+        accepted: &mut Vec<Arrived>,
+    ) -> Result<(), Exhausted> {
         for _ in 0..BURST {
             match self.socket.accept() {
-                Ok((stream, _)) => match prepare(&stream) {
-                    Ok(()) => accepted.push(stream),
-                    Err(error) => tracing::debug!("connection lost as it came: {error}"),
-                },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::error!("accepting on {}: {error}", self.address);
-                    return;
+                Ok((stream, peer)) => accepted.extend(self.take_in(stream, peer, places)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // The peer has gone again, or an error of its network came instead of it: the next one may be good.
+                Err(error) if !is_exhausted(&error) => {
+                    tracing::debug!("accepting on {}: {error}", self.address);
                 }
+                Err(error) => return Err(Exhausted(error)),
             }
         }
+        Ok(())
+    }
+
+    fn take_in(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        places: &Arc<Places>,
+    ) -> Option<Arrived> {
+        static NO_PLACE: Throttle = Throttle::new();
+        let place = match places.take(peer.ip().to_canonical(), &self.count) {
+            Ok(place) => place,
+            Err(none) => {
+                if let Some(left_out) = NO_PLACE.admit() {
+                    let (option, address) = (none.option(), self.address);
+                    tracing::warn!(
+                        "connection from {peer} to {address} closed: {option} is reached ({left_out} such lines left out)"
+                    );
+                }
+                return None;
+            }
+        };
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!("connection lost as it came: {error}");
+            return None;
+        }
+        Some(Arrived { stream, peer: Some(peer), place: Some(place) })
     }
 }
 
-/// What the system permits as [`RECEIVE_ROOM`], in bytes. Where that is less, it had better be left to the system, which goes
-/// beyond it by and by.
-fn permitted_room() -> usize {
+/// Whether accepting failed for want of descriptors or memory.
+fn is_exhausted(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
+
+/// [`RECEIVE_ROOM`] where the system permits that much. Where it does not, it had better be left to the system, which goes beyond
+/// what it permits by and by.
+pub(crate) fn receive_room() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    let permitted: usize = text.trim().parse().unwrap_or(0);
+    (permitted >= RECEIVE_ROOM).then_some(RECEIVE_ROOM)
 }
 
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
+    if sockopt::socket_recv_buffer_size(stream)? >= RECEIVE_ROOM {
+        sockopt::set_socket_recv_buffer_size(stream, SMALL_RECEIVE_ROOM)?;
+    }
     let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
     if is_local && let Err(error) = sockopt::set_tcp_congestion(stream, UNPACED) {
         // There is no network that could be congested, but where the system paces (BBR), it sets a timer for every few
@@ -127,6 +201,8 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drivebay_sdk::testing::FakeHost;
+    use std::io::Read;
 
     fn address(traddr: &str, trsvcid: &str) -> Address {
         Address { traddr: traddr.into(), trsvcid: trsvcid.into(), ..Address::default() }
@@ -168,12 +244,35 @@ mod tests {
     #[test]
     fn a_connection_is_accepted_without_delay_and_without_blocking() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
-        let mut accepted = Vec::new();
-        listener.accept(&mut accepted);
+        let (mut accepted, places) = (Vec::new(), Places::new(8, 8));
+        listener.accept(&places, &mut accepted).unwrap();
         assert!(accepted.is_empty());
         let _host = TcpStream::connect(listener.socket.local_addr().unwrap()).unwrap();
-        listener.accept(&mut accepted);
-        assert!(accepted[0].nodelay().unwrap());
-        assert_eq!(sockopt::tcp_congestion(&accepted[0]).unwrap(), UNPACED);
+        listener.accept(&places, &mut accepted).unwrap();
+        let stream = &accepted[0].stream;
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(sockopt::tcp_congestion(stream).unwrap(), UNPACED);
+        assert!(sockopt::socket_keepalive(stream).unwrap(), "a peer that vanishes is noticed");
+        assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), KEEP_ALIVE_IDLE);
+        if receive_room().is_some() {
+            assert!(sockopt::socket_recv_buffer_size(stream).unwrap() < RECEIVE_ROOM);
+        }
+    }
+
+    #[test]
+    fn a_peer_with_too_many_connections_is_closed() {
+        let _host = FakeHost::new();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 8, 0).unwrap();
+        let (mut accepted, places) = (Vec::new(), Places::new(1, 8));
+        let at = listener.socket.local_addr().unwrap();
+        let _first = TcpStream::connect(at).unwrap();
+        let mut second = TcpStream::connect(at).unwrap();
+        listener.accept(&places, &mut accepted).unwrap();
+        assert_eq!(accepted.len(), 1);
+        assert_eq!(second.read(&mut [0]).unwrap_or(0), 0);
+        accepted.clear();
+        let _third = TcpStream::connect(at).unwrap();
+        listener.accept(&places, &mut accepted).unwrap();
+        assert_eq!(accepted.len(), 1, "the place was given back");
     }
 }

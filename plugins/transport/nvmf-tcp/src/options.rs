@@ -1,9 +1,11 @@
 //! Options of `nvmf_create_transport -t TCP`, by the reference's names.
 
 use crate::connection::{Limits, SLOTS_MAX};
+use crate::places::Places;
 use drivebay_sdk::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Longest data of one H2CData PDU that a host may send, in bytes.
 const H2C_DATA_LEN: u32 = 128 << 10;
@@ -11,6 +13,10 @@ const H2C_DATA_LEN: u32 = 128 << 10;
 /// How long a peer may take nothing of what is sent before its connection ends, in milliseconds. Until then it may hold buffers that
 /// others wait for.
 const PATIENCE_MS: u32 = 30_000;
+
+/// Connections from an address, by a listener and of a host at most, unless said otherwise: far more than one large host has, with
+/// 128 queues for each of several hundred controllers.
+const CONNECTIONS_MAX: u32 = 65_536;
 
 /// Pieces of one command's data at most.
 const PIECES_MAX: u32 = 128;
@@ -42,6 +48,12 @@ pub(crate) struct Options {
     disable_command_passthru: bool,
     kas: u16,
     min_kato: u32,
+    /// Connections from one address at most.
+    max_connections_per_address: u32,
+    /// Connections by one listener at most.
+    max_connections_per_listener: u32,
+    /// Queues of one host, by its name, at most: the target counts them.
+    max_connections_per_host: u32,
     /// Length of one piece of data, in bytes.
     #[serde(skip_serializing)]
     io_unit_size: u32,
@@ -74,6 +86,9 @@ impl Default for Options {
             disable_command_passthru: false,
             kas: 100,
             min_kato: 10_000,
+            max_connections_per_address: CONNECTIONS_MAX,
+            max_connections_per_listener: CONNECTIONS_MAX,
+            max_connections_per_host: CONNECTIONS_MAX,
             io_unit_size: 128 << 10,
             acceptor_poll_rate: 10_000,
             acceptor_backlog: 512,
@@ -126,6 +141,10 @@ impl Options {
         };
         range("max_queue_depth", self.max_queue_depth.into(), 2, SLOTS_MAX.into())?;
         range("max_aq_depth", self.max_aq_depth.into(), 2, 4096)?;
+        range("max_io_qpairs_per_ctrlr", self.max_io_qpairs_per_ctrlr.into(), 1, 65_534)?;
+        range("max_connections_per_address", self.max_connections_per_address, 1, u32::MAX)?;
+        range("max_connections_per_listener", self.max_connections_per_listener, 1, u32::MAX)?;
+        range("max_connections_per_host", self.max_connections_per_host, 1, u32::MAX)?;
         range("max_io_size", self.max_io_size, 4096, 16 << 20)?;
         range("in_capsule_data_size", self.in_capsule_data_size, 0, self.max_io_size)?;
         range("io_unit_size", self.io_unit_size, 4096, 128 << 10)?;
@@ -137,14 +156,14 @@ impl Options {
             let allowed = format!("up to {PIECES_MAX} times io_unit_size {}", self.io_unit_size);
             return Err(Error::invalid("max_io_size", self.max_io_size, allowed));
         }
-        for (field, given) in
-            [("dif_insert_or_strip", self.dif_insert_or_strip), ("zcopy", self.zcopy)]
-        {
-            if given {
-                return Err(Error::invalid(field, given, false));
-            }
+        if self.dif_insert_or_strip {
+            return Err(Error::invalid("dif_insert_or_strip", true, false));
         }
         Ok(())
+    }
+
+    pub(crate) fn places(&self) -> Arc<Places> {
+        Places::new(self.max_connections_per_address, self.max_connections_per_listener)
     }
 
     pub(crate) fn acceptor_backlog(&self) -> i32 {
@@ -170,6 +189,7 @@ impl Options {
                 c2h_success: self.c2h_success,
             },
             piece_len: self.io_unit_size,
+            receive_room: crate::listen::receive_room(),
         }
     }
 }
@@ -180,6 +200,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// Length of one piece of data, in bytes.
     pub(crate) piece_len: u32,
+    /// Room for what an I/O queue has received, in bytes; `None` leaves it to the system.
+    pub(crate) receive_room: Option<usize>,
 }
 
 #[cfg(test)]
@@ -199,7 +221,8 @@ mod tests {
     #[test]
     fn an_option_that_cannot_be_had_is_refused_by_its_name() {
         for (json, name) in [
-            (r#"{"zcopy":true}"#, "zcopy"),
+            (r#"{"max_io_qpairs_per_ctrlr":0}"#, "max_io_qpairs_per_ctrlr"),
+            (r#"{"max_connections_per_address":0}"#, "max_connections_per_address"),
             (r#"{"dif_insert_or_strip":true}"#, "dif_insert_or_strip"),
             (r#"{"max_queue_depth":1}"#, "max_queue_depth"),
             (r#"{"sock_priority":3}"#, "sock_priority"),
@@ -212,6 +235,11 @@ mod tests {
             assert_eq!(error.errno(), 22);
             assert!(error.message().contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn zero_copy_is_taken_since_guides_ask_for_it() {
+        assert!(Options::parse(r#"{"zcopy":true}"#).unwrap().zcopy);
     }
 
     #[test]

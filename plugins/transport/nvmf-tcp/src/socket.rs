@@ -1,9 +1,10 @@
 //! A connection's socket: what it gives at once, and as much as it takes within limits.
 
 use crate::connection::{Carrier, Connection, Inbox, PLACES, SLICES, Target};
+use rustix::net::sockopt;
 use std::cmp::Ordering;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 
 /// Writes of one connection in one round.
 const WRITES: usize = 16;
@@ -28,7 +29,7 @@ pub(crate) struct Socket<R> {
     pub(crate) connection: Connection<R>,
     readable: bool,
     writable: bool,
-    /// The peer has closed its side: only reading to the end tells.
+    /// The peer has closed its side.
     half_closed: bool,
     /// When something came last.
     received_ns: u64,
@@ -52,6 +53,15 @@ impl<R: Carrier> Socket<R> {
         }
     }
 
+    /// Gives the queue room for what it has received: a peer that has not connected yet has little.
+    pub(crate) fn widen(&self, room: Option<usize>) {
+        if let (Some(stream), Some(room)) = (&self.stream, room)
+            && let Err(error) = sockopt::set_socket_recv_buffer_size(stream, room)
+        {
+            tracing::debug!("a connection keeps its small receive buffer: {error}");
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.stream.is_some()
     }
@@ -72,12 +82,19 @@ impl<R: Carrier> Socket<R> {
         target: &mut impl Target<R>,
     ) -> bool {
         self.connection.begin_turn(inbox);
+        self.connection.set_time(now_ns);
         let did = self.turn(now_ns, target);
         self.connection.end_turn(inbox);
         did
     }
 
     fn turn(&mut self, now_ns: u64, target: &mut impl Target<R>) -> bool {
+        if self.half_closed && self.is_open() {
+            // The host waits for nothing any more, and may send again by another connection what it sent here: what was not read
+            // yet must not execute. docs/sending-again.md.
+            self.connection.end();
+            return true;
+        }
         let did = self.connection.is_paused();
         if did || self.connection.is_stalled() || self.connection.is_starving() {
             self.connection.resume(target);
@@ -101,7 +118,7 @@ impl<R: Carrier> Socket<R> {
             Ok(0) => self.connection.end(),
             Ok(n) => {
                 // A short read has emptied the socket, and what comes later is told anew.
-                self.readable = n == room || self.half_closed;
+                self.readable = n == room;
                 if now_ns.saturating_sub(self.received_ns) > PAUSE_NS {
                     self.connection.host_paused();
                     self.rest_ns = 0;
@@ -177,13 +194,10 @@ impl<R: Carrier> Socket<R> {
                 || sent && self.connection.is_stalled())
     }
 
-    /// Ends both directions and gives all memory back. The socket is closed when what is returned is dropped;
-    /// `None` when it was closed before.
+    /// Gives all memory back. The socket is closed when what is returned is shut down and dropped; `None` when it was closed before.
     pub(crate) fn close(&mut self) -> Option<TcpStream> {
         let stream = self.stream.take()?;
         self.connection.end();
-        // Fails when the peer was faster.
-        let _ = stream.shutdown(Shutdown::Both);
         Some(stream)
     }
 }
@@ -195,7 +209,7 @@ mod tests {
     use crate::connection::{Limits, Phase};
     use drivebay_spec_nvme::Status;
     use drivebay_spec_nvme_tcp::Digests;
-    use std::net::TcpListener;
+    use std::net::{Shutdown, TcpListener};
     use std::time::{Duration, Instant};
 
     /// A target's socket and the host's end of it.
@@ -209,7 +223,9 @@ mod tests {
         host.set_nodelay(true).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        (Socket::new(stream, Connection::new(limits)), Keeper::new(), host)
+        let mut connection = Connection::new(limits);
+        connection.connected(1, 128, true);
+        (Socket::new(stream, connection), Keeper::new(), host)
     }
 
     /// Rounds until `done`, as a group makes them.
@@ -339,6 +355,20 @@ mod tests {
         drop(socket.close());
         drop((ask, ask_in));
         reader.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn commands_that_were_not_read_when_the_peer_had_closed_do_not_execute() {
+        let (mut socket, mut keeper, mut host) = pair();
+        let say = Host { digests: Digests::default() };
+        host.write_all(&say.ic_req(0)).unwrap();
+        rounds(&mut socket, &mut keeper, |connection, _| connection.phase() == Phase::Open);
+        host.write_all(&say.read(1, 4096)).unwrap();
+        drop(host);
+        socket.changed(true, true, true);
+        socket.receive(&mut Inbox::new(), 0, &mut keeper);
+        assert!(keeper.lent.is_empty());
+        assert_eq!(socket.connection.phase(), Phase::Ended);
     }
 
     #[test]

@@ -170,6 +170,7 @@ impl<R: Carrier> Connection<R> {
             Stage::Digest(_) => false,
         };
         is_next
+            && self.queue.is_some()
             && self.phase == Phase::Open
             && self.awaited == 0
             && self.waiting.is_empty()

@@ -61,6 +61,7 @@ impl<R: Carrier> Connection<R> {
         }
         if command.from_host {
             command.state = State::Data;
+            command.since_ns = self.now_ns;
             self.ask(slot);
         } else {
             self.ready(slot, target);
@@ -117,7 +118,10 @@ impl<R: Carrier> Connection<R> {
         let Some(command) = self.commands.get(slot) else { return };
         let mut completion = Completion::new(command.cid, status);
         let size = self.queue.map_or(u16::MAX, |queue| queue.size.max(1));
-        self.answered_here = (self.answered_here + 1) % size;
+        // What comes before Connect is not counted: the queue begins with it.
+        if self.queue.is_some() {
+            self.answered_here = (self.answered_here + 1) % size;
+        }
         completion.sqhd = self.head_with_own(self.head);
         self.respond(&completion.encode());
         self.commands.release(slot);

@@ -49,6 +49,8 @@ pub(crate) struct Command<R> {
     /// How much of the data was asked for, in bytes.
     pub(crate) asked: u32,
     pub(crate) grants: [Option<Grant>; R2TS],
+    /// Since when its data is to come, on the host's clock in nanoseconds.
+    pub(crate) since_ns: u64,
     /// The command is answered with this as soon as its data is through, and not executed.
     pub(crate) failed: Option<Status>,
 }
@@ -81,6 +83,7 @@ impl<R: Carrier> Commands<R> {
             from_host: false,
             asked: 0,
             grants: [None; R2TS],
+            since_ns: 0,
             failed: None,
         });
         Some(slot)
@@ -158,9 +161,9 @@ impl<R: Carrier> Commands<R> {
         self.free.len() == self.slots.len()
     }
 
-    /// Whether some command waits for data that the host must send.
-    pub(crate) fn any_awaits_data(&self) -> bool {
-        self.slots.iter().any(|command| command.state == State::Data)
+    /// Whether some command is such a one.
+    pub(crate) fn any(&self, is_one: impl Fn(&Command<R>) -> bool) -> bool {
+        self.slots.iter().any(is_one)
     }
 
     /// How many the target has.

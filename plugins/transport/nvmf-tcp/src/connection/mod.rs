@@ -24,13 +24,13 @@ mod tests;
 mod transfer;
 
 use ahead::Ahead;
-use command::Commands;
 pub(crate) use command::SLOTS_MAX;
+use command::{Commands, State};
 use drivebay_spec_nvme_tcp::{Alignment, Receiver, Role};
 pub(crate) use inbox::Inbox;
 use outbox::Outbox;
 pub(crate) use outbox::SLICES;
-use receive::Stage;
+use receive::{Data, Stage};
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -48,6 +48,10 @@ pub(crate) const PLACES: usize = 2 + 2 * ahead::CAPSULES;
 /// How much is received beyond the data of an R2T, in bytes: the next header, and commands, but little data, which would
 /// have to be copied once more.
 const AHEAD: usize = 8 << 10;
+
+/// How long a host may take to send the data of a command after it announced it or was asked for it, in nanoseconds. Hosts themselves
+/// give a command up after 30 s.
+const DATA_WAIT_NS: u64 = 30_000_000_000;
 
 /// Memory of one command: the request that is lent to the target, and its data.
 pub(crate) trait Carrier {
@@ -156,6 +160,10 @@ pub(crate) struct Connection<R> {
     /// Commands that wait for memory, first come first served.
     waiting: VecDeque<u16>,
     outbox: Outbox,
+    /// The host's clock when its turn began last, in nanoseconds.
+    now_ns: u64,
+    /// What the host did wrong, until it is logged.
+    fault: Option<String>,
 }
 
 impl<R: Carrier> Connection<R> {
@@ -186,6 +194,8 @@ impl<R: Carrier> Connection<R> {
             commands: Commands::new(limits.depth),
             waiting: VecDeque::new(),
             outbox: Outbox::default(),
+            now_ns: 0,
+            fault: None,
         }
     }
 
@@ -249,6 +259,48 @@ impl<R: Carrier> Connection<R> {
         self.taken = 0;
     }
 
+    /// Its turn is at this time, on the host's clock in nanoseconds.
+    #[inline]
+    pub(crate) fn set_time(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// What the host did wrong, for the log.
+    pub(crate) fn take_fault(&mut self) -> Option<String> {
+        self.fault.take()
+    }
+
+    /// Whether memory is held for data that the host is to send.
+    #[inline]
+    pub(crate) fn awaits_data(&self) -> bool {
+        self.awaited > 0 || self.is_within_capsule()
+    }
+
+    /// Whether a command's data is overdue.
+    pub(crate) fn owes_data(&self, now_ns: u64) -> bool {
+        let is_late = |since_ns: u64| now_ns.saturating_sub(since_ns) > DATA_WAIT_NS;
+        self.commands.any(|command| match command.state {
+            State::Data => is_late(command.since_ns),
+            State::Capsule => self.is_within_capsule() && is_late(command.since_ns),
+            State::Free | State::Memory | State::Lent | State::Sending => false,
+        })
+    }
+
+    /// Whether the data of a capsule is on its way, and has its memory.
+    fn is_within_capsule(&self) -> bool {
+        match &self.stage {
+            Stage::Header => false,
+            Stage::Data(data) => data.has_memory || self.waits_for_rest(data),
+            Stage::Digest(_) => true,
+        }
+    }
+
+    /// Whether the rest of a Connect is to come first: before it is there, it is given no memory.
+    fn waits_for_rest(&self, data: &Data) -> bool {
+        let come = self.inbox.filled().len() + self.kept.len();
+        self.queue.is_none() && !data.has_memory && come < data.left()
+    }
+
     /// The host has sent nothing for a while: it may go on with more or fewer commands at once.
     pub(crate) fn host_paused(&mut self) {
         self.depth_seen = 0;
@@ -283,7 +335,11 @@ impl<R: Carrier> Connection<R> {
 
     /// Whether a command or the data of a capsule waits for memory.
     pub(crate) fn is_starving(&self) -> bool {
-        !self.waiting.is_empty() || matches!(&self.stage, Stage::Data(data) if !data.has_memory)
+        let is_capsule = match &self.stage {
+            Stage::Data(data) => !data.has_memory && !self.waits_for_rest(data),
+            Stage::Header | Stage::Digest(_) => false,
+        };
+        is_capsule || !self.waiting.is_empty()
     }
 
     /// Whether received bytes wait for the next round.

@@ -3,6 +3,8 @@
 use super::command::{Commands, Grant, State};
 use super::transfer::{FABRICS, Transfer, transfer};
 use super::{ADMIN_CAPSULE_DATA, BURST, Carrier, Connection, Phase, Target};
+use drivebay_spec_nvme::fabrics::ConnectData;
+use drivebay_spec_nvme::opcode::fabrics;
 use drivebay_spec_nvme::{Command, Status};
 use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
 use drivebay_spec_nvme_tcp::{
@@ -194,11 +196,10 @@ impl<R: Carrier> Connection<R> {
             _ => {
                 // H2CTermReq: the host has told why and waits for the end of the connection.
                 let request = TermReq::parse(&chunk(header), Role::Host);
-                tracing::warn!(
-                    "host ended the connection: status {}, information {}",
-                    request.fes,
-                    request.fei
-                );
+                let TermReq { fes, fei, .. } = request;
+                self.fault = Some(format!(
+                    "the host ended it with a termination request: status {fes}, information {fei}"
+                ));
                 self.end();
                 return Ok(Step::On);
             }
@@ -259,7 +260,10 @@ impl<R: Carrier> Connection<R> {
         if frame.data_len == 0 && self.taken >= BURST {
             return Ok(Step::Pause);
         }
-        let parsed = transfer(&command, frame.data_len, self.limits.io_len);
+        let parsed = match self.queue {
+            Some(_) => transfer(&command, frame.data_len, self.limits.io_len),
+            None => before_connect(&command, frame.data_len),
+        };
         let all = Ok(Transfer::InCapsule { offset: 0, len: frame.data_len });
         if parsed != all && self.ahead.foresees(frame).is_some() {
             self.line_up();
@@ -271,7 +275,7 @@ impl<R: Carrier> Connection<R> {
             (slot, None)
         } else {
             // Waiting for a slot would wait for ever if the data of a command lies behind this capsule.
-            let overrun = self.commands.any_awaits_data();
+            let overrun = self.commands.any(|command| command.state == State::Data);
             return if overrun {
                 Err(ProtocolError::of(Fes::SequenceError))
             } else {
@@ -293,6 +297,7 @@ impl<R: Carrier> Connection<R> {
             slot.from_host = from_host;
             slot.len = len;
             slot.asked = 0;
+            slot.since_ns = self.now_ns;
             slot.failed = parsed.err();
             if let Some(request) = &mut slot.request {
                 request.begin(&capsule.sqe);
@@ -365,9 +370,13 @@ impl<R: Carrier> Connection<R> {
 
     fn data(&mut self, mut data: Data, target: &mut impl Target<R>) -> Step {
         if !data.has_memory {
+            if self.waits_for_rest(&data) {
+                return Step::Need;
+            }
             let request = data.slot.and_then(|slot| self.commands.get_mut(slot));
             data.has_memory = request.is_some_and(|command| {
                 let len = command.len;
+                command.since_ns = self.now_ns;
                 command.request.as_mut().is_some_and(|request| request.obtain(len))
             });
             if !data.has_memory {
@@ -437,7 +446,7 @@ impl<R: Carrier> Connection<R> {
 
     /// Tells the host what it did wrong; from now on only its end of the connection is awaited.
     fn terminate(&mut self, error: ProtocolError) {
-        tracing::warn!("connection terminated: {error}");
+        self.fault = Some(format!("terminated, since the host broke the protocol: {error}"));
         self.line_up();
         let header = self.inbox.filled();
         let len = header.get(2).copied().unwrap_or(0).clamp(8, 128);
@@ -450,6 +459,23 @@ impl<R: Carrier> Connection<R> {
         self.outbox.write(header);
         self.phase = Phase::Terminating;
         self.stop_receiving();
+    }
+}
+
+/// What data a command moves before the connection is a queue: Connect alone moves some, and all else is out of sequence. So a peer
+/// that never connects is given no memory.
+fn before_connect(command: &Command, in_capsule: u32) -> Result<Transfer, Status> {
+    let is_connect = command.opcode() == FABRICS && command.fctype() == fabrics::CONNECT;
+    if !is_connect {
+        return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+    }
+    match transfer(command, in_capsule, ADMIN_CAPSULE_DATA)? {
+        all @ (Transfer::InCapsule { len, .. } | Transfer::FromHost { len })
+            if len as usize == ConnectData::LEN =>
+        {
+            Ok(all)
+        }
+        _ => Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr()),
     }
 }
 

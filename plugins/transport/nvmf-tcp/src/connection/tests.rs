@@ -653,6 +653,7 @@ fn a_connection_cut_at_any_byte_gives_all_memory_back() {
     loop {
         cut += 1;
         let mut wire = Wire::new(LIMITS);
+        wire.connection.connected(1, 4, true);
         let more = script(&mut wire, cut);
         wire.end();
         if more {

@@ -1,7 +1,8 @@
 //! A group on a fake host: what it does as time passes and memory runs out.
 
-use super::{END_WAIT_NS, HANDSHAKE_WAIT_NS, PIECES_WAIT_NS, TcpGroup};
+use super::{DATA_PERIOD_NS, END_WAIT_NS, HANDSHAKE_WAIT_NS, Held, PIECES_WAIT_NS, TcpGroup};
 use crate::connection::doubles::{FLUSH, Host, command};
+use crate::listen::Arrived;
 use crate::options::Options;
 use drivebay_sdk::nvmf::transport::{FakeTarget, Group};
 use drivebay_sdk::testing::FakeHost;
@@ -18,7 +19,7 @@ const SAY: Host = Host { digests: Digests { header: false, data: false } };
 struct Scene {
     fake: FakeHost,
     group: TcpGroup,
-    target: Rc<FakeTarget<u16>>,
+    target: Rc<FakeTarget<Held>>,
     host: TcpStream,
     key: usize,
 }
@@ -33,7 +34,8 @@ impl Scene {
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let target = FakeTarget::new();
-        let key = group.add(stream, target.qpair()).unwrap();
+        let peer = stream.peer_addr().ok();
+        let key = group.add(Arrived { stream, peer, place: None }, target.qpair()).unwrap();
         Self { fake, group, target, host, key }
     }
 
@@ -138,6 +140,42 @@ fn a_closing_connection_waits_only_so_long_for_a_host_that_does_not_read() {
     scene.group.close(scene.key);
     scene.rounds(|scene| scene.group.next_ns() <= END_WAIT_NS);
     scene.ends_at(END_WAIT_NS);
+}
+
+#[test]
+fn a_host_that_does_not_send_the_data_it_was_asked_for_loses_its_connection_and_the_memory() {
+    let mut scene = Scene::open("{}");
+    scene.fake.set_now_ns(5);
+    scene.host.write_all(&SAY.write(1, 8192)).unwrap();
+    scene.rounds(|scene| scene.group.next_ns() != u64::MAX);
+    scene.fake.set_now_ns(5 + HANDSHAKE_WAIT_NS);
+    (0..3).for_each(|_| scene.round());
+    assert_eq!(scene.target.gone.get(), 0, "it has as much time as hosts give a command");
+    scene.fake.set_now_ns(HANDSHAKE_WAIT_NS + 2 * DATA_PERIOD_NS);
+    (0..3).for_each(|_| scene.round());
+    assert_eq!(scene.target.gone.get(), 1);
+    assert!(scene.host_sees_the_end());
+}
+
+#[test]
+fn a_peer_that_has_not_connected_has_no_memory() {
+    let mut scene = Scene::new("{}");
+    scene.fake.set_buf_limit(0);
+    scene.host.write_all(&SAY.ic_req(0)).unwrap();
+    for cid in 0..8 {
+        scene.host.write_all(&SAY.write(cid, 131_072)).unwrap();
+        scene.host.write_all(&SAY.read(cid, 131_072)).unwrap();
+    }
+    let mut answers = [0; IcResp::LEN + 16 * 24];
+    scene.host.set_nonblocking(true).unwrap();
+    let mut come = 0;
+    scene.rounds(|scene| {
+        come += scene.host.read(&mut answers[come..]).unwrap_or(0);
+        come == answers.len()
+    });
+    let types: Vec<u8> = answers[IcResp::LEN..].chunks(24).map(|pdu| pdu[0]).collect();
+    assert_eq!(types, [5; 16], "responses, and no R2T");
+    assert_eq!(scene.lent(), 0);
 }
 
 #[test]

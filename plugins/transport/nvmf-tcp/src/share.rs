@@ -1,0 +1,154 @@
+//! How much of the pools one peer may hold.
+//!
+//! A peer that asks for memory and then neither sends its data nor reads holds what others need. So the connections of one address
+//! together hold at most as much as is free besides: one peer has half of the pools at most, two have a third each, and whoever
+//! comes next finds memory. The pools count as large as they are by default, whatever the operator made of them. Admin queues may go twice as far, so that a host's commands of control are not stopped by its own I/O.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// Buffers of the host's pools by default: small ones and large ones.
+const POOLS: [u32; 2] = [8192, 1024];
+/// Length of a small buffer, in bytes.
+const SMALL: u32 = 8192;
+
+/// What the connections of one group hold.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    free: Rc<[Cell<u32>; 2]>,
+    by_address: BTreeMap<IpAddr, Rc<[Cell<u32>; 2]>>,
+}
+
+/// A connection's part in the share of its address.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    free: Rc<[Cell<u32>; 2]>,
+    held: Rc<[Cell<u32>; 2]>,
+    /// How many times what is free the address may hold.
+    factor: Rc<Cell<u32>>,
+}
+
+/// Buffers that were taken: of which pool, and how many.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    is_large: bool,
+    count: u32,
+}
+
+impl Shares {
+    /// Those of one of `groups` groups, which have the pools in common.
+    pub(crate) fn new(groups: u32) -> Self {
+        let part = |pool: u32| Cell::new((pool / groups.max(1)).max(1));
+        Self { free: Rc::new(POOLS.map(part)), by_address: BTreeMap::new() }
+    }
+
+    /// The share of a new connection from `address`.
+    pub(crate) fn of(&mut self, address: IpAddr) -> Share {
+        // Now and then, so that many addresses cost no more than few.
+        if self.by_address.len().is_power_of_two() {
+            self.by_address.retain(|_, held| Rc::strong_count(held) > 1);
+        }
+        let held = Rc::clone(self.by_address.entry(address).or_default());
+        // A connection is as good as an admin queue until it is an I/O queue.
+        Share { free: Rc::clone(&self.free), held, factor: Rc::new(Cell::new(2)) }
+    }
+}
+
+impl Share {
+    /// The connection is an I/O queue.
+    pub(crate) fn is_for_io(&self) {
+        self.factor.set(1);
+    }
+
+    /// Takes buffers for `len` bytes in pieces of `piece_len`; `None` when the address holds too much. One that holds nothing
+    /// may always take.
+    #[inline]
+    pub(crate) fn take(&self, len: u32, piece_len: u32) -> Option<Taken> {
+        let taken =
+            Taken { is_large: len.min(piece_len) > SMALL, count: len.div_ceil(piece_len.max(1)) };
+        let (free, held) = self.of_pool(taken);
+        let wanted = held.get().saturating_add(taken.count);
+        if held.get() > 0 && wanted > free.get().saturating_mul(self.factor.get()) {
+            return None;
+        }
+        held.set(wanted);
+        free.set(free.get().saturating_sub(taken.count));
+        Some(taken)
+    }
+
+    /// Gives back what was taken.
+    #[inline]
+    pub(crate) fn give_back(&self, taken: Taken) {
+        let (free, held) = self.of_pool(taken);
+        held.set(held.get().saturating_sub(taken.count));
+        free.set(free.get().saturating_add(taken.count));
+    }
+
+    #[inline]
+    fn of_pool(&self, taken: Taken) -> (&Cell<u32>, &Cell<u32>) {
+        let ([small_free, large_free], [small_held, large_held]) = (&*self.free, &*self.held);
+        if taken.is_large { (large_free, large_held) } else { (small_free, small_held) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: u32 = 128 << 10;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn fill(share: &Share, len: u32) -> u32 {
+        (0..).find(|_| share.take(len, LARGE).is_none()).unwrap()
+    }
+
+    #[test]
+    fn one_peer_has_half_of_a_pool_however_many_connections_it_has_and_others_find_memory() {
+        let mut shares = Shares::new(1);
+        let hogs = [shares.of(address(1)), shares.of(address(1))];
+        hogs.iter().for_each(Share::is_for_io);
+        assert_eq!([fill(&hogs[0], LARGE), fill(&hogs[1], LARGE)], [512, 0]);
+        let good = shares.of(address(2));
+        good.is_for_io();
+        assert_eq!(fill(&good, LARGE), 256);
+        assert_eq!(fill(&good, 512), 4096, "the other pool is untouched");
+    }
+
+    #[test]
+    fn an_admin_queue_has_memory_when_the_hosts_io_has_used_its_share() {
+        let mut shares = Shares::new(2);
+        let (io, admin) = (shares.of(address(1)), shares.of(address(1)));
+        io.is_for_io();
+        fill(&io, 4096);
+        assert!(io.take(4096, LARGE).is_none());
+        assert!(admin.take(4096, LARGE).is_some());
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_an_address_without_connections_is_forgotten() {
+        let mut shares = Shares::new(1);
+        let share = shares.of(address(1));
+        let taken = share.take(3 * LARGE, LARGE).unwrap();
+        assert_eq!(taken.count, 3);
+        share.give_back(taken);
+        assert_eq!(share.free[1].get(), POOLS[1]);
+        drop(share);
+        shares.of(address(2));
+        assert_eq!(shares.by_address.len(), 1);
+    }
+
+    #[test]
+    fn a_command_larger_than_the_share_goes_when_its_address_holds_nothing() {
+        let mut shares = Shares::new(1024);
+        let share = shares.of(address(1));
+        let taken = share.take(8 * LARGE, LARGE).unwrap();
+        assert!(share.take(LARGE, LARGE).is_none());
+        share.give_back(taken);
+        assert!(share.take(LARGE, LARGE).is_some());
+    }
+}
