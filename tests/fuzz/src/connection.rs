@@ -125,6 +125,10 @@ impl Wire {
         let mut bytes = [0; IcReq::LEN];
         IcReq { pfv: 0, hpda, digests, maxr2t: maxr2t.into() }.encode(&mut bytes);
         self.send(&bytes);
+        // Before Connect little is possible: half of the connections are a queue at once.
+        if maxr2t & 1 == 0 {
+            self.connection.connected(1, LIMITS.depth, true);
+        }
     }
 
     fn capsule(&mut self, script: &mut Script<'_>) {

@@ -160,7 +160,11 @@ impl Target {
         let queue = self.model.subsystems[nqn].controllers[&cntlid].queues[&0];
         let ticket = Ticket { queue, number: self.number, cid: command.cid() };
         self.number += 1;
-        let received = Received { nqn, cntlid, ticket, command, len, now_ns: self.number };
+        let data = match command.opcode() {
+            admin::SET_FEATURES => script.bytes(len.min(512) as usize),
+            _ => &[],
+        };
+        let received = Received { nqn, cntlid, ticket, command, len, data, now_ns: self.number };
         match execute(&mut self.model, received) {
             Outcome::Answer(answer) => check_answer(&answer, len),
             Outcome::Waits => self.waiting.push(ticket),
@@ -280,7 +284,8 @@ fn plan_io(script: &mut Script<'_>) {
         Ok(Plan::WriteZeroes(range, _)) => assert!(on_disk(range.lba, range.nblocks)),
         Ok(Plan::Deallocate(count)) => {
             assert_eq!(count * 16, len as usize);
-            if let Ok(ranges) = deallocate(script.bytes(len as usize), &geometry) {
+            let blocks_max = u32::from(script.number()).saturating_mul(8);
+            if let Ok(ranges) = deallocate(script.bytes(len as usize), &geometry, blocks_max) {
                 assert!(ranges.iter().all(|range| on_disk(range.lba, range.nblocks)));
             }
         }

@@ -1,5 +1,6 @@
 """A Linux kernel as the initiator of disks that the host under test serves over NVMe/TCP."""
 
+import json
 import os
 import time
 import uuid
@@ -109,6 +110,59 @@ class Restart(NvmeGuestTest):
             host.start()
             file_disk(host)
             host.export(disk, NQN, port)
+            guest.tell("restarted")
+            self.end(guest)
+
+
+class Outliving(NvmeGuestTest):
+    UUID = str(uuid.uuid4())
+    SUBSYSTEMS = 400
+
+    def configuration(self, port):
+        """Many subsystems, each with its listener; the test's is the last. A host may come while they are made."""
+        disk = {"name": "Ram0", "block_size": 512, "num_blocks": DISK_SIZE // 512, "uuid": self.UUID}
+        calls = [("nvmf_create_transport", {"trtype": "TCP"})]
+        for number in range(1, self.SUBSYSTEMS):
+            nqn = f"nqn.2026-01.io.drivebay:other{number}"
+            calls.append(("nvmf_create_subsystem", {"nqn": nqn, "allow_any_host": True}))
+            calls.append(("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address(port)}))
+        calls += self.subsystem(port)
+        nvmf = [{"method": method, "params": params} for method, params in calls]
+        bdev = [{"method": "bdev_malloc_create", "params": disk}]
+        return {"subsystems": [{"subsystem": "bdev", "config": bdev}, {"subsystem": "nvmf", "config": nvmf}]}
+
+    def subsystem(self, port):
+        return [
+            ("nvmf_create_subsystem", {"nqn": NQN, "allow_any_host": True}),
+            ("nvmf_subsystem_add_ns", {"nqn": NQN, "namespace": {"bdev_name": "Ram0"}}),
+            ("nvmf_subsystem_add_listener", {"nqn": NQN, "listen_address": address(port)}),
+        ]
+
+    def test_a_host_outlives_an_added_cache_a_subsystem_made_anew_and_a_restart_with_400_subsystems(self):
+        port = free_port()
+        path = f"{self.rundir}/configuration.json"
+        with open(path, "w") as f:
+            json.dump(self.configuration(port), f)
+        with Host("-c", path) as host:
+            guest = self.begin("outlives.sh", port)
+            guest.wait_for("connected")
+            disk, file = file_disk(host)
+            host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": disk, "nsid": 2})
+            guest.wait_for("synced")
+            with open(f"{self.rundir}/synced-data", "rb") as synced, open(file, "rb") as written:
+                data = synced.read()
+                self.assertEqual(written.read(len(data)), data)
+
+            host.call("nvmf_delete_subsystem", nqn=NQN)
+            # Long enough for the initiator to be refused: others listen at the port.
+            time.sleep(2.5)
+            for method, params in self.subsystem(port):
+                host.call(method, **params)
+            guest.tell("remade")
+            guest.wait_for("used-again")
+
+            host.kill()
+            host.start()
             guest.tell("restarted")
             self.end(guest)
 

@@ -51,7 +51,7 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
     let address = taken.local_addr().unwrap();
     let params = json!({"nqn": NQN, "listen_address": listen_address(address)});
     let refused = target.refused("nvmf_subsystem_add_listener", params.clone());
-    assert_eq!(refused.code, -98);
+    assert_eq!(refused.code, -32602);
     assert!(refused.message.contains(&format!("listening on {address}")), "{refused:?}");
     assert!(refused.message.contains("in use"), "{refused:?}");
     let listeners = target.call("nvmf_subsystem_get_listeners", json!({"nqn": NQN}));
@@ -62,6 +62,37 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
     // The same once more is another mistake than a port that others use.
     let refused = target.refused("nvmf_subsystem_add_listener", params);
     assert!(refused.message.contains("already"), "{refused:?}");
+}
+
+#[test]
+fn an_address_is_the_same_however_it_is_written() {
+    let target = Target::start();
+    let port = free_port(LOCAL_6).port();
+    let at = |traddr: &str, trsvcid: String| {
+        let address =
+            json!({"trtype": "tcp", "adrfam": "ipv6", "traddr": traddr, "trsvcid": trsvcid});
+        json!({"nqn": NQN, "listen_address": address})
+    };
+    target.call("nvmf_subsystem_add_listener", at("0:0:0:0:0:0:0:1", format!("0{port}")));
+    connect(SocketAddr::new(LOCAL_6, port)).unwrap();
+    let twice = target.refused("nvmf_subsystem_add_listener", at("::1", port.to_string()));
+    assert!(twice.message.contains("already"), "{twice:?}");
+    target.call("nvmf_subsystem_remove_listener", at("::0001", port.to_string()));
+    assert!(connect(SocketAddr::new(LOCAL_6, port)).is_err());
+}
+
+#[test]
+fn any_addresses_of_both_families_share_a_port_and_one_goes_without_the_others_hosts() {
+    let target = Target::start();
+    let six = target.listen(NQN, Ipv6Addr::UNSPECIFIED.into());
+    let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), six.port());
+    let params = |address| json!({"nqn": NQN, "listen_address": listen_address(address)});
+    target.call("nvmf_subsystem_add_listener", params(four));
+    let [mut by_four, mut by_six] =
+        [LOCAL_4, LOCAL_6].map(|ip| connect(SocketAddr::new(ip, six.port())).unwrap());
+    target.call("nvmf_subsystem_remove_listener", params(four));
+    eventually("those of the removed listener end", || by_four.keep_alive().err());
+    by_six.keep_alive().unwrap();
 }
 
 #[test]

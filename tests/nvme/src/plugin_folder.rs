@@ -118,7 +118,7 @@ fn a_transport_that_is_not_there_yet_is_named_and_found_once_it_is() {
     let bench = Bench::new();
     bench.fill(&["nvmf"]);
     let refused = bench.host.refused("nvmf_create_transport", json!({"trtype": "TCP"}));
-    assert!(refused.code == -22 && refused.message.contains("trtype TCP"), "{refused:?}");
+    assert!(refused.code == -32602 && refused.message.contains("trtype TCP"), "{refused:?}");
     bench.fill(&["nvmf-tcp"]);
     bench.host.call("nvmf_create_transport", json!({"trtype": "TCP"}));
 }
