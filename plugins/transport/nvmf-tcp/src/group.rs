@@ -307,8 +307,8 @@ impl Group for TcpGroup {
             let sent = served.socket.send();
             did |= sent;
             served.report_fault();
-            if served.socket.connection.awaits_data() {
-                self.data_ns = self.data_ns.min(thread::now_ns().saturating_add(DATA_PERIOD_NS));
+            if self.data_ns == u64::MAX && served.socket.connection.awaits_data() {
+                self.data_ns = thread::now_ns().saturating_add(DATA_PERIOD_NS);
             }
             if served.has_ended() {
                 served.hang_up(&self.epoll, &mut self.closing);

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 /// Length of a piece at most, in bytes. Pieces end at multiples of it, so that a bdev that allocates in larger units than blocks
 /// still sees whole units.
-const PIECE_BYTES: u64 = 16 << 20;
+const PIECE_BYTES: u64 = 4 << 20;
 /// Bytes of pieces that one round submits.
 const ROUND_BYTES: u64 = PIECE_BYTES;
 /// A command that is no longer goes down as it is.
