@@ -10,24 +10,25 @@
 #![forbid(unsafe_code)]
 
 mod gate;
+mod overdue;
 
 use crate::cli::Serve;
-use crate::config::{self, Document, Halt, StateFile};
+use crate::config::{self, Document, Halt, KeptFile, StateFile};
+use crate::host::{Event, Host, on_app_thread};
 use crate::loader::{
     self, ConfigWriter, Manager, Outside, ProcessCore, Settings, search::Search, trust::Policy,
 };
 use crate::notifications::Notifications;
-use crate::rpc::{
-    self, Dispatcher, Outcome, Registry, Responder, Server, default_socket, register_builtin,
-};
+use crate::rpc::{self, Dispatcher, Registry, Server, default_socket, register_builtin};
 use crate::subsystems::Subsystems;
 use crate::{log, methods, signals};
 use drivebay_core::bdev::{device, examine};
-use drivebay_core::env::{CpuSet, memory, runtime};
-use drivebay_core::reactor::{self, Reactors, thread};
+use drivebay_core::env::{CpuSet, Overcommit, memory, runtime};
+use drivebay_core::reactor::{self, Reactors, thread, watch};
 use gate::Gate;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use overdue::Overdue;
 use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,60 +38,29 @@ use std::time::Duration;
 
 /// How long plugins may take to end.
 const PLUGINS_END_MAX: Duration = Duration::from_secs(10);
-
-/// What the main thread waits for.
-#[derive(Debug)]
-pub enum Event {
-    /// A signal: end.
-    Stop,
-    /// `framework_start_init` was called.
-    StartInit(Responder),
-    /// A call of the configuration is answered.
-    Answer(Outcome),
-}
+/// How long the whole host may take to end after a signal. Then it exits, whatever still runs.
+const END_MAX: Duration = Duration::from_secs(15);
+/// How long deleting or unloading may take before the caller learns what it waits for.
+const DELETE_MAX: Duration = Duration::from_secs(10);
+/// How long the last log lines may take to be written.
+const LOG_END_MAX: Duration = Duration::from_secs(1);
 
 /// An error about `what`: a flag or a file.
 fn failed(what: impl fmt::Display, why: impl fmt::Display) -> Halt {
     Halt::Failed(format!("{what}: {why}"))
 }
 
-/// What the methods work on. Shared by all of them.
-#[derive(Debug)]
-pub struct Host {
-    /// The methods.
-    pub registry: Arc<Registry>,
-    /// The plugins.
-    pub manager: Arc<Manager>,
-    /// Events.
-    pub notifications: Arc<Notifications>,
-    /// Subsystems of plugins.
-    pub subsystems: Arc<Subsystems>,
-    /// Where the main thread listens.
-    pub events: Sender<Event>,
-    is_initialized: AtomicBool,
-}
-
-impl Host {
-    /// Whether the configuration is loaded.
-    pub fn is_initialized(&self) -> bool {
-        self.is_initialized.load(Ordering::Acquire)
-    }
-
-    /// From now on it is.
-    pub(crate) fn set_initialized(&self) {
-        self.is_initialized.store(true, Ordering::Release);
-    }
-}
-
 /// Runs the host until it is told to end.
 pub fn serve(options: &Serve) -> ExitCode {
-    match run(options) {
+    let exit = match run(options) {
         Ok(()) | Err(Halt::Stopped) => ExitCode::SUCCESS,
         Err(Halt::Failed(why)) => {
-            let _ = writeln!(std::io::stderr(), "drivebay serve: {why}");
+            log::print(format!("drivebay serve: {why}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush(LOG_END_MAX);
+    exit
 }
 
 fn run(options: &Serve) -> Result<(), Halt> {
@@ -100,12 +70,16 @@ fn run(options: &Serve) -> Result<(), Halt> {
     signals::watch(move || {
         // Fails only when the main thread ends already.
         let _ = stop.send(Event::Stop);
+        end_within(END_MAX);
     })
     .map_err(|error| failed("signals", error))?;
 
-    let document = config::starting_document(options).map_err(Halt::Failed)?;
+    let kept = options.state.as_deref().map(KeptFile::open).transpose();
+    let kept = kept.map_err(|why| failed("--state", why))?;
+    let document = config::starting_document(options.config.as_deref(), kept.as_ref());
+    let document = document.map_err(Halt::Failed)?;
     let reactors = start_reactors(options)?;
-    let result = with_reactors(options, document, sender, &events);
+    let result = with_reactors(options, document, kept, sender, &events);
     reactors.stop();
     tracing::info!(notice = true, "ended");
     result
@@ -146,6 +120,7 @@ pub fn run_once<T>(
         end_plugins(&host).and(result)
     });
     reactors.stop();
+    log::flush(LOG_END_MAX);
     result
 }
 
@@ -165,11 +140,21 @@ pub(crate) fn run_over<T>(
     let host = make_host(options, sender, core)?;
     start(options, None, &host, &events)?.runtime(&events)?;
     methods::framework::initialized(&host);
-    Ok(work(&host))
+    let result = work(&host);
+    log::flush(LOG_END_MAX);
+    Ok(result)
 }
 
 fn start_log(options: &Serve) -> Result<(), Halt> {
-    log::init();
+    let target = match &options.log_file {
+        Some(path) => log::Target::File(path.clone()),
+        None => log::Target::Stderr,
+    };
+    let name = options
+        .log_file
+        .as_ref()
+        .map_or("log".into(), |path| format!("--log-file {}", path.display()));
+    log::init(target).map_err(|error| failed(name, error))?;
     if options.silence_noticelog {
         log::set_print_level(log::Level::Warning);
     }
@@ -185,7 +170,18 @@ fn start_log(options: &Serve) -> Result<(), Halt> {
     Ok(())
 }
 
+/// Raises the limit of open files to what the system allows this process: disks, connections and
+/// plugins need descriptors, and the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
 fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
+    raise_descriptor_limit();
     let available = CpuSet::available();
     let cores =
         options.environment.cpumask.clone().unwrap_or_else(|| CpuSet::one(available.first()));
@@ -194,7 +190,12 @@ fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
         return Err(failed("--cpumask", why));
     }
     let limit = options.environment.mem_size.unwrap_or(0);
-    match memory::configure(memory::Options { no_huge: options.environment.no_huge, limit }) {
+    let overcommit = match options.environment.overcommit {
+        true => Overcommit::Allow,
+        false => Overcommit::Refuse,
+    };
+    let no_huge = options.environment.no_huge;
+    match memory::configure(memory::Options { no_huge, limit, overcommit }) {
         memory::Source::Huge(size) => {
             tracing::info!(notice = true, "DMA memory from hugepages of {} KiB", size >> 10);
         }
@@ -209,12 +210,15 @@ fn start_reactors(options: &Serve) -> Result<Reactors, Halt> {
 fn with_reactors(
     options: &Serve,
     document: Option<Document>,
+    kept: Option<KeptFile>,
     sender: Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(), Halt> {
     let host = make_host(options, sender, Arc::new(ProcessCore))?;
-    let state = options.state.clone().map(|path| StateFile::new(path, &host));
-    let mut dispatcher: Arc<dyn Dispatcher> = Arc::clone(&host.registry) as _;
+    let state = kept.map(|file| StateFile::new(file, &host));
+    let registry = Arc::clone(&host.registry) as _;
+    let mut dispatcher: Arc<dyn Dispatcher> =
+        Arc::new(Overdue::new(registry, DELETE_MAX, waits_for));
     if let Some(state) = &state {
         dispatcher = state.record(dispatcher, &host.registry);
     }
@@ -243,6 +247,7 @@ fn make_host(
     let told = Arc::clone(&notifications);
     device::observe(Box::new(move |kind, name| {
         told.add(kind, name);
+        config::save::happened(kind, name);
         methods::bdev::appeared();
     }));
     for folder in options.environment.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
@@ -269,9 +274,7 @@ fn make_host(
     };
     let manager = on_app_thread(move || Manager::new(settings, outside))
         .map_err(|error| failed("plugins", error))?;
-    let is_initialized = AtomicBool::new(false);
-    let host = Host { registry, manager, notifications, subsystems, events, is_initialized };
-    let host = Arc::new(host);
+    let host = Arc::new(Host::new(registry, manager, notifications, subsystems, events));
     register_methods(&host).map_err(|error| failed("methods", error))?;
     let allowed = options.rpcs_allowed.as_ref();
     host.registry.allow_only(allowed.map(|names| names.iter().cloned().collect()));
@@ -303,6 +306,11 @@ impl loader::Events for FromPlugins {
     fn remove_subsystems(&self, owner: u64) {
         self.subsystems.remove(owner);
     }
+
+    fn panicked(&self, owner: u64, table: usize) {
+        self.subsystems.panicked(owner);
+        config::save::panicked(table);
+    }
 }
 
 /// The socket is taken before any disk is, so that a second host ends early. Until the gate opens,
@@ -331,7 +339,7 @@ fn start(
     for name in &options.environment.load {
         host.manager.load(name).map_err(|error| failed("--load", error))?;
     }
-    let load = config::Load::new(document, host, options.json_ignore_init_errors);
+    let mut load = config::Load::new(document, host, options.json_ignore_init_errors);
     load.startup(events)?;
     Ok(load)
 }
@@ -372,7 +380,14 @@ impl Starting<'_> {
 
     /// Makes the rest of the configuration's calls.
     fn initialize(&self, events: &Receiver<Event>) -> Result<(), Halt> {
+        // Disks that were accepted once are made again, whatever the machine has today.
+        memory::set_overcommit(if self.state.is_some() {
+            Overcommit::Warn
+        } else {
+            Overcommit::Refuse
+        });
         self.load.runtime(events)?;
+        memory::set_overcommit(Overcommit::Refuse);
         if let Some(state) = self.state {
             state.begin(self.load.ignored()).map_err(|why| failed("--state", why))?;
         }
@@ -389,7 +404,37 @@ fn say(what: &str, options: &Serve) {
         None => default_socket().map(|path| path.display().to_string()).unwrap_or_default(),
     };
     let cores = reactor::all().len();
-    let _ = writeln!(std::io::stderr(), "{what}: {socket}, {cores} core(s)");
+    log::print(format!("{what}: {socket}, {cores} core(s)"));
+}
+
+/// Exits after `limit` if the host has not ended by then: a plugin that does not return cannot keep
+/// the process.
+fn end_within(limit: Duration) {
+    let exit = move || {
+        std::thread::sleep(limit);
+        let seconds = limit.as_secs();
+        let stuck = watch::stuck();
+        let why = if stuck.is_empty() { "nothing says why".to_owned() } else { stuck.join("; ") };
+        tracing::error!("the host did not end within {seconds} s and exits: {why}");
+        log::flush(LOG_END_MAX);
+        signals::exit(1);
+    };
+    // Without the thread the end only takes as long as plugins want.
+    let _ = std::thread::Builder::new().name("end".into()).spawn(exit);
+}
+
+/// What the call of a method about `name` waits for.
+fn waits_for(method: &str, name: &str) -> Option<String> {
+    let stuck = watch::stuck();
+    if !stuck.is_empty() {
+        return Some(stuck.join("; "));
+    }
+    match method {
+        "plugin_unload" => {
+            Some("it has not become quiet: it waits for I/O or connections of its own".into())
+        }
+        _ => device::waits_for(name),
+    }
 }
 
 /// Tells modules that the end begins and ends the plugins, those that serve hosts first.
@@ -403,22 +448,27 @@ fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
         }));
     });
     ended.recv_timeout(PLUGINS_END_MAX).map_err(|_| {
-        let seconds = PLUGINS_END_MAX.as_secs();
+        let (seconds, left) = (PLUGINS_END_MAX.as_secs(), left_plugins(host).join("; "));
         failed(
             "plugins",
-            format!("they did not end within {seconds} s; the host ends without them"),
+            format!("not ended within {seconds} s, so the host ends without them: {left}"),
         )
     })
 }
 
-/// Runs `work` on the app thread and waits for its result. Not to be called there.
-pub(crate) fn on_app_thread<T: Send + 'static>(
-    work: impl FnOnce() -> loader::Result<T> + Send + 'static,
-) -> loader::Result<T> {
-    let (sender, result) = mpsc::channel();
+/// The plugins that have not ended, or the callback that keeps the app thread from saying which.
+fn left_plugins(host: &Arc<Host>) -> Vec<String> {
+    let stuck = watch::stuck();
+    if !stuck.is_empty() {
+        return stuck;
+    }
+    let (sender, listed) = mpsc::channel();
+    let manager = Arc::clone(&host.manager);
     thread::send_app(move || {
-        let _ = sender.send(work());
+        let _ = sender.send(manager.list_known().unwrap_or_default());
     });
-    let gone = || loader::Error::new(libc::ESHUTDOWN, "the app thread has ended");
-    result.recv().unwrap_or_else(|_| Err(gone()))
+    let listed = listed.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+    let is_left = [loader::State::Serving, loader::State::Quiescing];
+    let left = listed.into_iter().filter(|plugin| is_left.contains(&plugin.state));
+    left.map(|plugin| plugin.name).collect()
 }

@@ -5,6 +5,7 @@
 //!          ├─ rpc: the socket, the methods' registry     methods: the host's own methods
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
+//!          ├─ host: what these share
 //!          ├─ log, signals
 //!          ├─ perf: a host for one measurement
 //!          ├─ check: a host for one plugin that is checked
@@ -15,6 +16,7 @@ pub mod app;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod host;
 pub mod loader;
 pub mod log;
 pub mod methods;

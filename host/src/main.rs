@@ -1,7 +1,7 @@
 //! The Drivebay storage server.
 #![forbid(unsafe_code)]
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use drivebay::cli::{Cli, Command, Plugin};
 use drivebay::loader::inspect::inspect_path;
 use drivebay::loader::report;
@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         Command::Plugin(command) => plugin(command, &mut out, &mut err),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "drivebay", &mut script);
+            let mut command = Cli::completed_with(rpc::command::method_names());
+            clap_complete::generate(shell, &mut command, "drivebay", &mut script);
             // A closed pipe is the reader's choice.
             let _ = out.write_all(&script);
             ExitCode::SUCCESS

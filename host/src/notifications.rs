@@ -36,7 +36,7 @@ pub struct Notification {
 
 impl Default for Notifications {
     fn default() -> Self {
-        let kinds = ["bdev_register", "bdev_unregister"].map(str::to_owned).into();
+        let kinds = ["bdev_register", "bdev_resize", "bdev_unregister"].map(str::to_owned).into();
         Self { ring: Mutex::new(Ring { kinds, kept: VecDeque::new(), next_id: 0 }) }
     }
 }
@@ -93,6 +93,9 @@ mod tests {
     fn kinds_are_known_before_they_happen_and_plugins_add_theirs() {
         let events = Notifications::default();
         events.add("acme_failed", "x");
-        assert_eq!(events.kinds(), ["acme_failed", "bdev_register", "bdev_unregister"]);
+        assert_eq!(
+            events.kinds(),
+            ["acme_failed", "bdev_register", "bdev_resize", "bdev_unregister"]
+        );
     }
 }

@@ -20,12 +20,28 @@ struct Part {
     owner: u64,
     name: String,
     config: Option<Arc<ConfigWriter>>,
+    /// What it wrote last; all there is to know once it has panicked.
+    last: String,
+    has_panicked: bool,
 }
 
 impl Subsystems {
     /// Adds a plugin's part of a subsystem.
     pub fn add(&self, owner: u64, name: &str, config: Option<ConfigWriter>) {
-        self.lock().push(Part { owner, name: name.to_owned(), config: config.map(Arc::new) });
+        self.lock().push(Part {
+            owner,
+            name: name.to_owned(),
+            config: config.map(Arc::new),
+            last: String::new(),
+            has_panicked: false,
+        });
+    }
+
+    /// A plugin panicked: what it wrote last stays its configuration.
+    pub fn panicked(&self, owner: u64) {
+        self.lock().iter_mut().filter(|part| part.owner == owner).for_each(|part| {
+            part.has_panicked = true;
+        });
     }
 
     /// Takes away the parts of a plugin.
@@ -51,12 +67,25 @@ impl Subsystems {
     /// What plugins write for a subsystem, each a list of JSON objects. App thread.
     pub fn configs(&self, name: &str) -> Vec<String> {
         // Not under the lock: a plugin may come back from inside.
-        let writers: Vec<Arc<ConfigWriter>> = {
+        let writers: Vec<(u64, Arc<ConfigWriter>)> = {
             let parts = self.lock();
             let parts = parts.iter().filter(|part| part.name == name);
-            parts.filter_map(|part| part.config.clone()).collect()
+            parts.filter_map(|part| Some((part.owner, part.config.clone()?))).collect()
         };
-        writers.iter().map(|write| write()).collect()
+        writers.iter().map(|(owner, write)| self.written(*owner, name, write())).collect()
+    }
+
+    /// What counts of what a part wrote now: after a panic, what it wrote last.
+    fn written(&self, owner: u64, name: &str, text: String) -> String {
+        let mut parts = self.lock();
+        match parts.iter_mut().find(|part| part.owner == owner && part.name == name) {
+            Some(part) if part.has_panicked => part.last.clone(),
+            Some(part) => {
+                part.last.clone_from(&text);
+                text
+            }
+            None => text,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Part>> {
@@ -68,5 +97,27 @@ impl Subsystems {
 impl std::fmt::Debug for Subsystems {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subsystems").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex as Text;
+
+    #[test]
+    fn a_plugin_that_panicked_keeps_the_configuration_that_it_wrote_last() {
+        let (subsystems, text) =
+            (Subsystems::default(), Arc::new(Text::new("{\"a\": 1}".to_owned())));
+        let written = Arc::clone(&text);
+        subsystems.add(1, "acme", Some(Box::new(move || written.lock().unwrap().clone())));
+        assert_eq!(subsystems.configs("acme"), ["{\"a\": 1}"]);
+        text.lock().unwrap().clear();
+        assert_eq!(subsystems.configs("acme"), [""], "all was deleted");
+        "{\"b\": 2}".clone_into(&mut text.lock().unwrap());
+        assert_eq!(subsystems.configs("acme"), ["{\"b\": 2}"]);
+        subsystems.panicked(1);
+        text.lock().unwrap().clear();
+        assert_eq!(subsystems.configs("acme"), ["{\"b\": 2}"]);
     }
 }

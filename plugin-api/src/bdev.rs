@@ -75,6 +75,13 @@ functions! {
     fn bay_bdev_chan_ready_fn(host: *const bay_host, host_chan: u64, chan: *mut c_void, status: i32);
     /// A pending `chan_destroy` has ended. `[thread of the channel]`
     fn bay_bdev_chan_closed_fn(host: *const bay_host, host_chan: u64);
+    /// Reserves `name` and a UUID for a bdev that this plugin registers later, such as a filter that
+    /// waits for its base: until `release`, or the end of the plugin, nobody else gets them. `uuid`: 16
+    /// bytes; all zeroes or null = the UUID that the host derives from the name. -EEXIST when the name or
+    /// the UUID is taken. `[app thread]`
+    fn bay_bdev_reserve_fn(host: *const bay_host, name: bay_str, uuid: *const u8) -> i32;
+    /// Ends the reservation of `name`. -ENOENT when there is none. `[app thread]`
+    fn bay_bdev_release_fn(host: *const bay_host, name: bay_str) -> i32;
     /// The bdev's size changed. -EBUSY when it would shrink while it is open. `[app thread]`
     fn bay_bdev_resize_fn(host: *const bay_host, id: u64, num_blocks: u64) -> i32;
     /// A resource came free: submit again what waits on the channel. `[thread of the channel]`
@@ -422,6 +429,10 @@ structs! {
         unquiesce: Option<bay_bdev_quiesce_fn>,
         /// Ends an `examine_disk`.
         examine_done: Option<bay_examine_done_fn>,
+        /// Reserves a name.
+        reserve: Option<bay_bdev_reserve_fn>,
+        /// Ends a reservation.
+        release: Option<bay_bdev_release_fn>,
     }
 
     /// `bay.bdev_client/1`: what the bus offers to those who do I/O.

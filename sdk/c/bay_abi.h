@@ -333,6 +333,16 @@ typedef void bay_bdev_chan_ready_fn(const struct bay_host *host, uint64_t host_c
 /** A pending `chan_destroy` has ended. `[thread of the channel]` */
 typedef void bay_bdev_chan_closed_fn(const struct bay_host *host, uint64_t host_chan);
 
+/** Reserves `name` and a UUID for a bdev that this plugin registers later, such as a filter that
+ *  waits for its base: until `release`, or the end of the plugin, nobody else gets them. `uuid`: 16
+ *  bytes; all zeroes or null = the UUID that the host derives from the name. -EEXIST when the name or
+ *  the UUID is taken. `[app thread]`
+ */
+typedef int32_t bay_bdev_reserve_fn(const struct bay_host *host, struct bay_str name, const uint8_t *uuid);
+
+/** Ends the reservation of `name`. -ENOENT when there is none. `[app thread]` */
+typedef int32_t bay_bdev_release_fn(const struct bay_host *host, struct bay_str name);
+
 /** The bdev's size changed. -EBUSY when it would shrink while it is open. `[app thread]` */
 typedef int32_t bay_bdev_resize_fn(const struct bay_host *host, uint64_t id, uint64_t num_blocks);
 
@@ -1005,6 +1015,10 @@ struct bay_bdev_api {
     bay_bdev_quiesce_fn *unquiesce;
     /** Ends an `examine_disk`. */
     bay_examine_done_fn *examine_done;
+    /** Reserves a name. */
+    bay_bdev_reserve_fn *reserve;
+    /** Ends a reservation. */
+    bay_bdev_release_fn *release;
 };
 
 /** `bay.bdev_client/1`: what the bus offers to those who do I/O.
@@ -1749,7 +1763,7 @@ BAY_ASSERT(offsetof(struct bay_wait, link) == 16, "bay_wait.link");
 BAY_ASSERT(sizeof(((struct bay_wait *)0)->link) == 8, "bay_wait.link");
 BAY_ASSERT(offsetof(struct bay_wait, rsv) == 24, "bay_wait.rsv");
 BAY_ASSERT(sizeof(((struct bay_wait *)0)->rsv) == 8, "bay_wait.rsv");
-BAY_ASSERT(sizeof(struct bay_bdev_api) == 88, "bay_bdev_api");
+BAY_ASSERT(sizeof(struct bay_bdev_api) == 104, "bay_bdev_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_api) == 8, "bay_bdev_api");
 BAY_ASSERT(offsetof(struct bay_bdev_api, size) == 0, "bay_bdev_api.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->size) == 4, "bay_bdev_api.size");
@@ -1775,6 +1789,10 @@ BAY_ASSERT(offsetof(struct bay_bdev_api, unquiesce) == 72, "bay_bdev_api.unquies
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->unquiesce) == 8, "bay_bdev_api.unquiesce");
 BAY_ASSERT(offsetof(struct bay_bdev_api, examine_done) == 80, "bay_bdev_api.examine_done");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->examine_done) == 8, "bay_bdev_api.examine_done");
+BAY_ASSERT(offsetof(struct bay_bdev_api, reserve) == 88, "bay_bdev_api.reserve");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->reserve) == 8, "bay_bdev_api.reserve");
+BAY_ASSERT(offsetof(struct bay_bdev_api, release) == 96, "bay_bdev_api.release");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->release) == 8, "bay_bdev_api.release");
 BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 128, "bay_bdev_client_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_client_api) == 8, "bay_bdev_client_api");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, size) == 0, "bay_bdev_client_api.size");
@@ -2151,7 +2169,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_bdev_reg:size=224,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32\n" \
     "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
-    "bay_bdev_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>\n" \
+    "bay_bdev_api:size=104,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>;reserve@88+8=Option<bay_bdev_reserve_fn>;release@96+8=Option<bay_bdev_release_fn>\n" \
     "bay_bdev_client_api:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>\n" \
     "bay_bdev_module:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;examine_config@8+8=Option<bay_examine_config_fn>;examine_disk@16+8=Option<bay_examine_disk_fn>;write_config@24+8=Option<bay_module_config_fn>;fini_start@32+8=Option<bay_module_fini_start_fn>\n" \
     "fn:bay_done_fn(io:*mutbay_io,status:i32,)\n" \
@@ -2167,6 +2185,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_bdev_destruct_done_fn(host:*constbay_host,id:u64,status:i32,)\n" \
     "fn:bay_bdev_chan_ready_fn(host:*constbay_host,host_chan:u64,chan:*mutc_void,status:i32,)\n" \
     "fn:bay_bdev_chan_closed_fn(host:*constbay_host,host_chan:u64,)\n" \
+    "fn:bay_bdev_reserve_fn(host:*constbay_host,name:bay_str,uuid:*constu8,)->i32\n" \
+    "fn:bay_bdev_release_fn(host:*constbay_host,name:bay_str,)->i32\n" \
     "fn:bay_bdev_resize_fn(host:*constbay_host,id:u64,num_blocks:u64,)->i32\n" \
     "fn:bay_bdev_kick_fn(host:*constbay_host,host_chan:u64,)\n" \
     "fn:bay_bdev_quiesce_fn(host:*constbay_host,id:u64,lba:u64,nblocks:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \

@@ -47,6 +47,8 @@ pub struct Error {
     message: String,
     /// The field at fault and what it allows.
     about: Option<Box<(String, String)>>,
+    /// The device that does not exist.
+    device: Option<Box<str>>,
 }
 
 /// The result of a control operation.
@@ -55,7 +57,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a positive `errno` and a text.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
-        Self { errno: errno.saturating_abs(), message: message.into(), about: None }
+        Self { errno: errno.saturating_abs(), message: message.into(), about: None, device: None }
     }
 
     /// A value that is not allowed: names the field, what was given and what is allowed.
@@ -63,13 +65,20 @@ impl Error {
         let allowed = allowed.to_string();
         let message = format!("{field} {given} is not allowed; allowed: {allowed}");
         let about = Some(Box::new((field.to_owned(), allowed)));
-        Self { errno: errno::EINVAL, message, about }
+        Self { errno: errno::EINVAL, message, about, device: None }
     }
 
     /// The named device does not exist. Clients test code and text.
     #[must_use]
     pub fn no_such_device() -> Self {
         Self::new(errno::ENODEV, "No such device")
+    }
+
+    /// The device `name` does not exist. The text is that of
+    /// [`no_such_device`](Self::no_such_device); the RPC error's `data` carries the name.
+    #[must_use]
+    pub fn no_device_named(name: &str) -> Self {
+        Self { device: Some(name.into()), ..Self::no_such_device() }
     }
 
     /// The error for a negative errno that the host gave for `what`.
@@ -122,6 +131,9 @@ impl From<Error> for RpcError {
         if let Some(about) = error.about {
             let (field, allowed) = *about;
             return Self::about(code, "invalid_value", error.message, field, Some(allowed));
+        }
+        if let Some(device) = error.device {
+            return Self::no_such_device(&device);
         }
         Self::of_errno(error.errno, error.message)
     }

@@ -142,6 +142,8 @@ tables! {
         quiesce: bay_bdev_quiesce_fn,
         unquiesce: bay_bdev_quiesce_fn,
         examine_done: bay_examine_done_fn,
+        reserve: bay_bdev_reserve_fn,
+        release: bay_bdev_release_fn,
     }
     /// `bay.bdev_client/1`
     Client: api::id::BDEV_CLIENT, bay_bdev_client_api {

@@ -98,6 +98,10 @@ impl Subscriber for Bridge {
 struct Line(String);
 
 impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         // Writing to a `String` does not fail.
         let _ = if field.name() == "message" {

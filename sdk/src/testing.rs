@@ -383,6 +383,7 @@ macro_rules! table {
 table!(BDEV: bay_bdev_api {
     register: register, unregister: unregister, chan_closed: chan_closed, resize: resize,
     quiesce: quiesce, unquiesce: quiesce, examine_done: examine_done,
+    reserve: reserve_name, release: release_name,
 });
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,

@@ -66,14 +66,17 @@ class Host:
 
     # ---- the process --------------------------------------------------------------------------
 
-    def start(self, *flags):
-        """Starts it and waits until it answers. Flags given here are for this start only."""
+    def start(self, *flags, log=None, environment=None, before=None, within=()):
+        """Starts it and waits until it answers. What is given here is for this start only: flags, a
+        descriptor for its log, further environment, a function that its process calls first, a command that
+        runs it."""
         assert self.process is None, "the host runs already"
-        command = [os.environ["DRIVEBAY_BIN"], "serve", "-r", self.socket,
+        command = [*within, os.environ["DRIVEBAY_BIN"], "serve", "-r", self.socket,
                    "--plugin-dir", self.plugin_dir, *self.flags, *flags]
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env={**os.environ, "DRIVEBAY_RUNTIME": self.folder})
+        env = {**os.environ, "DRIVEBAY_RUNTIME": self.folder, **(environment or {})}
+        with open(self.log_path, "ab") as own:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=own, stderr=log or own,
+                                            env=env, preexec_fn=before)
         end = time.monotonic() + START_LIMIT
         while True:
             try:

@@ -124,11 +124,11 @@ class SavedBySpdk(unittest.TestCase):
             json.dump(config, f, indent=2)
         return path, port
 
-    def test_it_loads_and_what_is_unknown_is_warned_about(self):
+    def test_it_loads_and_calls_without_effect_are_named(self):
         with Host() as host:
             host.stop()
             path, port = self.write_config(host)
-            host.start("-c", path, "--json-ignore-init-errors")
+            host.start("-c", path)
 
             disks = {bdev["name"]: bdev for bdev in host.call("bdev_get_bdevs")}
             self.assertEqual(sorted(disks), ["Aio0", "Malloc0"])
@@ -145,12 +145,93 @@ class SavedBySpdk(unittest.TestCase):
             for method in ("accel_set_options", "bdev_nvme_set_options", "iscsi_set_options"):
                 self.assertIn(method, log)
 
-    def test_without_leave_to_ignore_errors_an_unknown_method_ends_the_start(self):
+    def test_the_client_loads_it_too(self):
+        with Host("--wait-for-rpc") as host:
+            path, _ = self.write_config(host)
+            with open(path) as f:
+                spdk_client.run(host.socket, "load_config", stdin=f.read())
+            self.assertEqual(len(host.call("bdev_get_bdevs")), 2)
+
+    def test_what_would_be_lost_ends_the_start_unless_errors_are_ignored(self):
         with Host() as host:
             host.stop()
             path, _ = self.write_config(host)
-            with self.assertRaisesRegex(AssertionError, r"(?s)ended with status [1-9].*_set_opt"):
+            with open(path) as f:
+                config = json.load(f)
+            lost = {"method": "bdev_nvme_attach_controller", "params": {"name": "Nvme0"}}
+            config["subsystems"][-1]["config"] += [lost, lost]
+            with open(path, "w") as f:
+                json.dump(config, f)
+            expected = r"bdev_nvme_attach_controller \(2 times\)"
+            with self.assertRaisesRegex(AssertionError, rf"(?s)ended with status [1-9].*{expected}"):
                 host.start("-c", path)
+            host.start("-c", path, "--json-ignore-init-errors")
+            self.assertEqual(len(host.call("bdev_get_bdevs")), 2)
+            self.assertRegex(host.log(1000), expected)
+
+
+class Forms(unittest.TestCase):
+    """What SPDK takes in a configuration file besides plain JSON."""
+
+    CALL = '{"method": "bdev_null_create", "params": {"name": "n0", "num_blocks": 1.024e3, "block_size": 512}}'
+
+    def test_comments_a_byte_order_mark_and_exponents(self):
+        text = f'\ufeff/* disks */ {{"subsystems": [ // all\n{{"subsystem": "bdev", "config": [{self.CALL}]}}]}}'
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/c.json"
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+            host.start("-c", path)
+            self.assertEqual(host.call("bdev_get_bdevs", name="n0")[0]["num_blocks"], 1024)
+
+
+class StateFile(unittest.TestCase):
+    def test_a_second_host_with_the_same_file_does_not_start(self):
+        with Host() as host, Host() as other:
+            state = ("--state", f"{host.folder}/state.json")
+            host.stop()
+            host.start(*state)
+            other.stop()
+            with self.assertRaisesRegex(AssertionError, "(?s)ended with status 1.*another host"):
+                other.start(*state)
+
+    def test_a_file_that_others_may_write_is_refused(self):
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/state.json"
+            with open(path, "w") as f:
+                f.write('{"subsystems": []}')
+            os.chmod(path, 0o666)
+            with self.assertRaisesRegex(AssertionError, "(?s)ended with status 1.*chmod go-w"):
+                host.start("--state", path)
+
+    def test_an_empty_file_is_a_host_without_configuration(self):
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/state.json"
+            open(path, "w").close()
+            os.chmod(path, 0o600)
+            host.start("--state", path)
+            host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)
+            with open(path) as f:
+                self.assertIn("n0", f.read())
+
+    @unittest.skipUnless(os.geteuid() == 0, "mounting needs root")
+    def test_a_mount_point_is_written_in_place(self):
+        with Host() as host:
+            host.stop()
+            real, mounted = f"{host.folder}/real.json", f"{host.folder}/state.json"
+            for path in (real, mounted):
+                open(path, "w").close()
+                os.chmod(path, 0o600)
+            # In a mount namespace of its own, which goes with the shell.
+            script = f'mount --make-rprivate / && mount --bind {real} {mounted} && exec "$@"'
+            host.start("--state", mounted, within=["unshare", "-m", "sh", "-c", script, "sh"])
+            host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)
+            with open(real) as f:
+                self.assertIn("n0", f.read())
+            self.assertFalse(os.path.exists(mounted + ".new"))
 
 
 if __name__ == "__main__":

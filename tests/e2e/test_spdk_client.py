@@ -325,6 +325,8 @@ class Refusals(unittest.TestCase):
             disk = {"name": "m0", "num_blocks": 8, "block_size": 512}
             host.call("bdev_malloc_create", **disk)
             self.refused(host, -32601, "not found", "no_such_method")
+            self.refused(host, -32601, "did you mean bdev_get_bdevs?", "bdev_get_bdev")
+            self.refused(host, -32601, "not implemented yet", "bdev_raid_create")
             self.refused(host, -32602, "colour", "bdev_malloc_create", **disk, colour="red")
             self.refused(host, -32602, "num_blocks", "bdev_malloc_create", name="m1", block_size=512)
             self.refused(host, -32602, "num_blocks", "bdev_malloc_create", **{**disk, "num_blocks": "8"})
@@ -333,6 +335,36 @@ class Refusals(unittest.TestCase):
             self.refused(host, -19, "No such device", "bdev_get_bdevs", name="m9")
             self.refused(host, -19, "No such device", "bdev_malloc_delete", name="m9")
             self.refused(host, -1, "--wait-for-rpc", "bdev_set_options", bdev_io_pool_size=8191)
+            # The text is the same for all devices; the name is in the data.
+            for method in ("bdev_get_bdevs", "bdev_malloc_delete", "bdev_examine"):
+                self.assertEqual(host.refused(method, name="m9").data["device"], "m9")
+
+
+class Shapes(unittest.TestCase):
+    """What programs written for SPDK look for in results."""
+
+    def test_of_a_disk_and_a_filter(self):
+        with Host() as host:
+            host.call("bdev_malloc_create", name="m0", num_blocks=8.0, block_size=512)
+            host.call("bdev_passthru_create", name="p0", base_bdev_name="m0")
+            (disk,) = host.call("bdev_get_bdevs", name="m0")
+            self.assertEqual(disk["aliases"], [disk["uuid"]])
+            (filter_,) = host.call("bdev_get_bdevs", name="p0")
+            self.assertEqual(filter_["driver_specific"], {"passthru": {"name": "p0", "base_bdev_name": "m0"}})
+            # SPDK 25.05 and earlier name the parameter `name`.
+            self.assertEqual([bdev["name"] for bdev in host.call("bdev_get_iostat", name="m0")["bdevs"]], ["m0"])
+
+    def test_of_events_and_batches(self):
+        with Host() as host:
+            self.assertIn("bdev_resize", host.call("notify_get_types"))
+            for name in ("n0", "n1"):
+                host.call("bdev_null_create", name=name, num_blocks=2048, block_size=512)
+            host.call("bdev_null_resize", name="n0", new_size=2)
+            events = [(event["type"], event["ctx"]) for event in host.call("notify_get_notifications")]
+            self.assertIn(("bdev_resize", "n0"), events)
+            calls = host.call("framework_get_config", name="bdev", with_batches=True)
+            (batch,) = [entry for entry in calls if isinstance(entry, list)]
+            self.assertEqual([call["params"]["name"] for call in batch], ["n0", "n1"])
 
 
 if __name__ == "__main__":

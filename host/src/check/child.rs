@@ -3,8 +3,9 @@
 use super::core::GuardedCore;
 use super::crash;
 use super::report::{Event, LOADS};
-use crate::app::{self, Host, on_app_thread};
+use crate::app;
 use crate::cli::{Check, Serve};
+use crate::host::{Host, on_app_thread};
 use crate::loader::{self, inspect::inspect_path};
 use crate::rpc::{Call, Dispatcher, Peer, Responder};
 use drivebay_check::breach;

@@ -26,6 +26,9 @@ pub struct Environment {
     /// Limit of DMA memory, in MiB or with suffix K, M or G [default: none]
     #[arg(short = 's', long, value_name = "SIZE", value_parser = mem_size_bytes)]
     pub mem_size: Option<u64>,
+    /// Take disks in RAM that are larger than the machine's memory together
+    #[arg(long)]
+    pub overcommit: bool,
     /// Take DMA memory from ordinary pages even when there are hugepages
     #[arg(long)]
     pub no_huge: bool,

@@ -6,6 +6,7 @@ mod ignored;
 mod new;
 mod perf;
 mod plugin;
+mod rpc;
 mod serve;
 
 pub use check::Check;
@@ -13,10 +14,11 @@ pub use environment::{Environment, Mode};
 pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
+pub use rpc::Request;
 pub use serve::Serve;
 
-use crate::rpc::command::Request;
-use clap::{Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// The Drivebay storage server.
@@ -47,10 +49,18 @@ pub enum Command {
     },
 }
 
+impl Cli {
+    /// The command line for completion scripts: with `methods` as what `drivebay rpc` may call.
+    pub fn completed_with(methods: Vec<String>) -> clap::Command {
+        let named = PossibleValuesParser::new(methods);
+        Self::command()
+            .mut_subcommand("rpc", |rpc| rpc.mut_arg("method", |method| method.value_parser(named)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use std::path::PathBuf;
 
     fn serve(args: &[&str]) -> Result<Serve, clap::Error> {

@@ -16,7 +16,7 @@ exit code: 0 ended by SIGTERM or SIGINT, 1 could not start or not end in order, 
 )]
 pub struct Serve {
     /// RPC socket [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]
-    #[arg(short = 'r', long, value_name = "PATH")]
+    #[arg(short = 'r', long, value_name = "PATH", value_parser = socket)]
     pub rpc_socket: Option<PathBuf>,
     /// Have no RPC socket
     #[arg(long)]
@@ -42,6 +42,9 @@ pub struct Serve {
     /// Write all log lines of a component or plugin, or of all; may be given several times
     #[arg(short = 'L', long, value_name = "FLAG")]
     pub logflag: Vec<String>,
+    /// Write the log to FILE; SIGHUP opens it anew [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
     /// Write no log lines below WARNING
     #[arg(long)]
     pub silence_noticelog: bool,
@@ -51,6 +54,18 @@ pub struct Serve {
     /// What is taken for the sake of scripts.
     #[command(flatten)]
     pub ignored: Ignored,
+}
+
+/// The path of a Unix socket. SPDK also listens at HOST:PORT, which has no peer credentials: whoever
+/// reaches the port could do everything.
+pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
+    let port = text.rsplit_once(':').map(|(_, port)| port);
+    if !text.contains('/') && port.is_some_and(|port| port.parse::<u16>().is_ok()) {
+        return Err(format!(
+            "the socket is a Unix socket, as TCP does not tell who calls; allowed: a path, such as ./{text}"
+        ));
+    }
+    Ok(text.into())
 }
 
 impl Serve {
@@ -67,6 +82,7 @@ impl Serve {
             state: None,
             environment: Environment::default(),
             logflag: Vec::new(),
+            log_file: None,
             silence_noticelog: true,
             version: None,
             ignored: Ignored::default(),

@@ -1,12 +1,13 @@
 //! Making the calls of a configuration at start.
 
 use super::document::{Document, Entry};
-use crate::app::{Event, Host};
-use crate::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder};
+use crate::host::{Event, Host};
+use crate::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder, has_no_effect};
+use drivebay_core::env::buf;
 use drivebay_spec_jsonrpc::State;
 use serde_json::value::to_raw_value;
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -36,18 +37,52 @@ impl Load {
         Self { entries, host: Arc::clone(host), ignores_errors, ignored: Cell::new(0) }
     }
 
-    /// Loads the plugins that the calls need, then makes those that are for startup.
+    /// Loads the plugins that the calls need, says which calls nothing has, then makes those that are
+    /// for startup.
     ///
     /// # Errors
-    /// A call that failed, unless errors are ignored.
-    pub fn startup(&self, events: &Receiver<Event>) -> Result<(), Halt> {
+    /// A method that nothing has, or a call that failed, unless errors are ignored.
+    pub fn startup(&mut self, events: &Receiver<Event>) -> Result<(), Halt> {
         let methods: BTreeSet<&str> =
             self.entries.iter().map(|(_, entry)| entry.method.as_str()).collect();
         for method in methods {
             // A refusal shows again, with its call.
             let _ = self.host.manager.on_demand(&format!("rpc:{method}"));
         }
+        self.leave_out_unknown()?;
         self.make(State::Startup, events)
+    }
+
+    /// Takes out the calls of methods that nothing has, with one summary in the log: those without
+    /// effect here, and those whose configuration is lost.
+    fn leave_out_unknown(&mut self) -> Result<(), Halt> {
+        let registry = Arc::clone(&self.host.registry);
+        let all = std::mem::take(&mut self.entries);
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, entry)| registry.method(&entry.method).is_some());
+        self.entries = known;
+        let (harmless, lost): (Vec<_>, Vec<_>) =
+            unknown.into_iter().partition(|(_, entry)| has_no_effect(&entry.method));
+        if !harmless.is_empty() {
+            let calls = summary(&harmless);
+            tracing::info!(
+                notice = true,
+                "configuration: nothing is lost by calls without effect here: {calls}"
+            );
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let calls = summary(&lost);
+        if !self.ignores_errors {
+            return Err(Halt::Failed(format!(
+                "configuration: no method does this, so it would be lost: {calls}; plugins that have \
+                 such methods go on the plugin path, or --json-ignore-init-errors starts without it"
+            )));
+        }
+        tracing::warn!("configuration: lost, as no method does it: {calls}");
+        self.ignored.set(self.ignored.get() + lost.len());
+        Ok(())
     }
 
     /// Goes to run time and makes the other calls.
@@ -55,6 +90,8 @@ impl Load {
     /// # Errors
     /// As [`Load::startup`].
     pub fn runtime(&self, events: &Receiver<Event>) -> Result<(), Halt> {
+        // Before any disk in RAM: without buffers most I/O would wait for ever.
+        buf::reserve().map_err(|error| Halt::Failed(format!("--mem-size: {}", error.message)))?;
         self.host.registry.set_state(State::Runtime);
         self.make(State::Runtime, events)
     }
@@ -105,11 +142,42 @@ impl Load {
     }
 }
 
+/// The methods of calls and how often, by subsystem: `bdev: a, b (2 times); sock: c`.
+fn summary(calls: &[(String, Entry)]) -> String {
+    let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for (subsystem, entry) in calls {
+        *counts.entry(subsystem).or_default().entry(&entry.method).or_default() += 1;
+    }
+    let method = |(name, count): (&str, usize)| match count {
+        1 => name.to_owned(),
+        _ => format!("{name} ({count} times)"),
+    };
+    let subsystem = |(name, methods): (&str, BTreeMap<&str, usize>)| {
+        let methods: Vec<String> = methods.into_iter().map(method).collect();
+        format!("{name}: {}", methods.join(", "))
+    };
+    counts.into_iter().map(subsystem).collect::<Vec<_>>().join("; ")
+}
+
 /// When a method is called. What may be called at any time is called early, and an unknown one fails
 /// early.
 fn phase_of(registry: &Registry, method: &str) -> State {
     match registry.method(method) {
         Some(method) if !method.states.contains(&State::Startup) => State::Runtime,
         _ => State::Startup,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_told_once_by_subsystem_with_counts() {
+        let call = |subsystem: &str, method: &str| {
+            (subsystem.to_owned(), Entry { method: method.to_owned(), params: None })
+        };
+        let calls = [call("sock", "c"), call("bdev", "b"), call("bdev", "a"), call("bdev", "b")];
+        assert_eq!(summary(&calls), "bdev: a, b (2 times); sock: c");
     }
 }

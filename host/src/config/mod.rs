@@ -9,28 +9,34 @@ mod document;
 mod load;
 pub mod save;
 mod state;
+mod text;
 
 pub use document::{Document, Entry, Section};
 pub use load::{Halt, Load};
-pub use state::StateFile;
+pub use state::{KeptFile, StateFile};
 
-use crate::cli::Serve;
 use std::path::Path;
 
-/// What the host starts with: the file of `-c`, or that of `--state` once there is one.
+/// What the host starts with: the file of `-c`, or that of `--state` once it holds something.
 ///
 /// # Errors
 /// A line that names the flag and the file.
-pub fn starting_document(options: &Serve) -> Result<Option<Document>, String> {
-    let kept = options.state.as_deref().filter(|path| path.exists());
-    match (options.config.as_deref(), kept) {
-        (Some(given), Some(kept)) => Err(format!(
-            "--config {} and --state {}: the state file exists already; give one of the two",
+pub fn starting_document(
+    config: Option<&Path>,
+    state: Option<&KeptFile>,
+) -> Result<Option<Document>, String> {
+    let kept = match state {
+        Some(state) => state.read().map_err(|why| format!("--state {why}"))?,
+        None => None,
+    };
+    match (config, state.zip(kept)) {
+        (Some(given), Some((state, _))) => Err(format!(
+            "--config {} and --state {}: the state file holds a configuration already; give one of the two",
             given.display(),
-            kept.display()
+            state.path().display()
         )),
         (Some(path), None) => read("--config", path).map(Some),
-        (None, Some(path)) => read("--state", path).map(Some),
+        (None, Some((state, content))) => parse("--state", state.path(), &content).map(Some),
         (None, None) => Ok(None),
     }
 }
@@ -40,7 +46,12 @@ pub fn starting_document(options: &Serve) -> Result<Option<Document>, String> {
 /// # Errors
 /// A line that names the flag and the file.
 pub fn read(flag: &str, path: &Path) -> Result<Document, String> {
-    let failed = |why: String| format!("{flag} {}: {why}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    Document::parse(&text).map_err(|why| failed(format!("no JSON configuration: {why}")))
+    let file =
+        std::fs::read(path).map_err(|error| format!("{flag} {}: {error}", path.display()))?;
+    parse(flag, path, &file)
+}
+
+fn parse(flag: &str, path: &Path, file: &[u8]) -> Result<Document, String> {
+    let document = text::json_of(file).and_then(|text| Document::parse(&text));
+    document.map_err(|why| format!("{flag} {}: no JSON configuration: {why}", path.display()))
 }

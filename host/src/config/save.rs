@@ -1,13 +1,14 @@
 //! The calls that make the present state again.
 
 use super::document::{Document, Section};
-use crate::app::Host;
+use crate::host::Host;
 use crate::methods::{bdev_options, iobuf};
 use crate::subsystems::OWN;
 use drivebay_core::bdev::{self, Bdev, examine};
+use drivebay_core::reactor::thread;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The whole configuration. App thread.
 pub fn document(host: &Host) -> Document {
@@ -36,14 +37,89 @@ pub fn subsystem(host: &Host, name: &str) -> Option<Vec<Value>> {
     Some(calls)
 }
 
+/// Consecutive calls of one method as arrays. Their order among each other does not matter.
+pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
+    let method = |call: &Value| call.get("method").cloned();
+    let batch = |calls: &[Value]| match calls {
+        [only] => only.clone(),
+        several => several.into(),
+    };
+    calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
+}
+
 fn bdevs() -> Vec<Value> {
     let mut calls = vec![bdev_options::config()];
-    calls.extend(examine::module_configs().iter().flat_map(|text| parse(text, "bdev")));
+    for (owner, text) in examine::module_configs() {
+        calls.extend(parse(&kept(|kept| kept.of_module(owner, text)), "bdev"));
+    }
     for bdev in bases_first(bdev::all()) {
-        let text = bdev.config().unwrap_or_default();
-        calls.extend(parse(&text, &bdev.name));
+        let text = bdev.config();
+        calls.extend(parse(&kept(|kept| kept.of_bdev(&bdev.name, text)), &bdev.name));
     }
     calls
+}
+
+/// What plugins wrote last. A plugin that has panicked writes nothing any more, and its disks stay in the
+/// configuration until they are deleted.
+#[derive(Debug)]
+struct Kept {
+    /// By name.
+    bdevs: BTreeMap<String, String>,
+    /// By owner.
+    modules: BTreeMap<usize, String>,
+    /// Owners that have panicked.
+    panicked: BTreeSet<usize>,
+}
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept {
+    bdevs: BTreeMap::new(),
+    modules: BTreeMap::new(),
+    panicked: BTreeSet::new(),
+});
+
+fn kept<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
+    f(&mut KEPT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Kept {
+    /// A bdev is there, so what made it once makes it again.
+    fn of_bdev(&mut self, name: &str, text: Option<String>) -> String {
+        match text {
+            Some(text) => {
+                self.bdevs.insert(name.to_owned(), text.clone());
+                text
+            }
+            None => self.bdevs.get(name).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn of_module(&mut self, owner: usize, text: String) -> String {
+        if self.panicked.contains(&owner) {
+            return self.modules.get(&owner).cloned().unwrap_or_default();
+        }
+        self.modules.insert(owner, text.clone());
+        text
+    }
+}
+
+/// The plugin with this host table panicked. Any thread.
+pub fn panicked(owner: usize) {
+    kept(|kept| kept.panicked.insert(owner));
+}
+
+/// A bdev has come or gone: `bdev_register` or `bdev_unregister`.
+pub fn happened(kind: &str, name: &str) {
+    let name = name.to_owned();
+    match kind {
+        // Soon, as its module is inside of the call that registers it.
+        "bdev_register" => thread::send_app(move || {
+            let Some(bdev) = bdev::find(&name) else { return };
+            let text = bdev.config();
+            kept(|kept| kept.of_bdev(&bdev.name, text));
+        }),
+        "bdev_unregister" => drop(kept(|kept| kept.bdevs.remove(&name))),
+        _ => {}
+    }
 }
 
 /// A filter comes after its base; otherwise the order of names.
@@ -102,6 +178,27 @@ mod tests {
         let names = named(&[("a", Some("b")), ("b", Some("c")), ("c", None), ("d", Some("gone"))]);
         assert_eq!(sort(&names), [2, 3, 1, 0]);
         assert_eq!(sort(&named(&[("a", Some("b")), ("b", Some("a"))])), [0, 1]);
+    }
+
+    #[test]
+    fn a_batch_holds_the_consecutive_calls_of_one_method() {
+        let call = |method: &str| json!({"method": method});
+        let calls = ["a", "b", "b", "a"].map(call).to_vec();
+        assert_eq!(in_batches(calls), [call("a"), json!([call("b"), call("b")]), call("a")]);
+    }
+
+    #[test]
+    fn what_a_plugin_that_panicked_does_not_write_is_kept() {
+        let mut kept =
+            Kept { bdevs: BTreeMap::new(), modules: BTreeMap::new(), panicked: BTreeSet::new() };
+        assert_eq!(kept.of_bdev("a", Some("{}".into())), "{}");
+        assert_eq!(kept.of_bdev("a", None), "{}");
+        assert_eq!(kept.of_bdev("b", None), "");
+        assert_eq!(kept.of_module(1, "{}".into()), "{}");
+        assert_eq!(kept.of_module(1, String::new()), "", "no filter waits any more");
+        kept.of_module(1, "{}".into());
+        kept.panicked.insert(1);
+        assert_eq!(kept.of_module(1, String::new()), "{}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::outside::Core;
 use super::services::Grant;
 use super::stage::Staged;
 use super::text;
+use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
     bay_plugin, bay_quiesce, bay_str, id,
@@ -67,6 +68,11 @@ impl Door {
         Ok(Self { plugin, _library: library })
     }
 
+    /// Says that one of its functions is called until the result is dropped.
+    fn watched(&self, function: &str) -> watch::Call {
+        watch::call(format!("plugin {}: {function}", door_text(self.plugin.name)))
+    }
+
     /// Makes the instance.
     ///
     /// # Errors
@@ -76,6 +82,7 @@ impl Door {
             return Err(Error::new(libc::ENOEXEC, "its door has no init"));
         };
         let mut state = ptr::null_mut();
+        let _call = self.watched("init");
         // SAFETY: `init` of a plugin of this ABI (checked by layout); `grant` lives for ever.
         let status = unsafe { init(grant.host(), &raw mut state) };
         succeeded("init", status)?;
@@ -90,6 +97,7 @@ impl Instance {
     /// The errno that `start` gives.
     pub(super) fn start(&self) -> Result<()> {
         let Some(start) = self.door.plugin.start else { return Ok(()) };
+        let _call = self.door.watched("start");
         // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
         let status = unsafe { start(self.state, BAY_START_FRESH) };
         succeeded("start", status)
@@ -101,6 +109,7 @@ impl Instance {
         let Some(begin) = self.quiesce_table().and_then(|table| table.begin) else {
             return done(0);
         };
+        let _call = self.door.watched("quiesce");
         let arg = Box::into_raw(Box::new(done));
         // SAFETY: `state` is the plugin's; `arg` is taken back by `quiesced`, which is called once.
         unsafe { begin(self.state, Some(quiesced), arg.cast()) }
@@ -145,6 +154,7 @@ impl Instance {
         if self.has_ended.replace(true) {
             return;
         }
+        let _call = self.door.watched("fini");
         // SAFETY: `state` is what `init` of the same plugin gave, and this is its last use.
         unsafe { fini(self.state, reason) }
     }

@@ -52,6 +52,9 @@ pub trait Events: Send + Sync {
     fn add_subsystem(&self, owner: u64, name: &str, config: Option<ConfigWriter>);
     /// Takes back the subsystems of an instance. App thread.
     fn remove_subsystems(&self, owner: u64);
+    /// Code of instance `owner`, whose host table is `table`, panicked: its SDK enters it no more, so it
+    /// cannot say what its configuration is. Any thread.
+    fn panicked(&self, _owner: u64, _table: usize) {}
 }
 
 /// All of it.

@@ -13,6 +13,7 @@ use super::outside::Outside;
 use super::text::{Collected, borrow, copy_open};
 use super::trust::policy::permission_for;
 use crate::rpc::{Call, Owner, Responder};
+use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_LOG_DEBUG, BAY_LOG_ERROR, BAY_LOG_INFO, BAY_LOG_NOTICE,
     BAY_LOG_WARN, BAY_RPC_RUNTIME, BAY_RPC_STARTUP, bay_broker_api, bay_broker_revoked_fn,
@@ -208,24 +209,29 @@ unsafe extern "C" fn get_iface(
     }
 }
 
+/// Target of the log line that the SDK writes for a panic.
+const PANIC: &str = "panic";
+
 /// # Safety
 /// `bay_log_fn`. `[any thread]`
 unsafe extern "C" fn log(host: *const bay_host, level: u32, target: bay_str, line: bay_str) {
     // SAFETY: the plugin gives its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
     // SAFETY: valid for the call.
-    let target = unsafe { borrow(target, NAME_MAX) }.unwrap_or("");
+    if unsafe { borrow(target, NAME_MAX) } == Some(PANIC) {
+        grant.outside.events.panicked(grant.number, host as usize);
+    }
     let cut = bay_str { ptr: line.ptr, len: line.len.min(LINE_MAX) };
     // SAFETY: valid for the call.
     let line = unsafe { lossy(cut) };
     let plugin = grant.name.as_str();
     match level {
-        BAY_LOG_ERROR => tracing::error!(plugin, target, "{line}"),
-        BAY_LOG_WARN => tracing::warn!(plugin, target, "{line}"),
-        BAY_LOG_NOTICE => tracing::info!(plugin, target, notice = true, "{line}"),
-        BAY_LOG_INFO => tracing::info!(plugin, target, "{line}"),
-        BAY_LOG_DEBUG => tracing::debug!(plugin, target, "{line}"),
-        _ => tracing::trace!(plugin, target, "{line}"),
+        BAY_LOG_ERROR => tracing::error!(plugin, "{line}"),
+        BAY_LOG_WARN => tracing::warn!(plugin, "{line}"),
+        BAY_LOG_NOTICE => tracing::info!(plugin, notice = true, "{line}"),
+        BAY_LOG_INFO => tracing::info!(plugin, "{line}"),
+        BAY_LOG_DEBUG => tracing::debug!(plugin, "{line}"),
+        _ => tracing::trace!(plugin, "{line}"),
     }
 }
 
@@ -339,15 +345,20 @@ impl PluginMethod {
     fn call(self, call: Call) {
         let Self { grant, function, ctx } = self;
         if !grant.is_alive.load(Ordering::Acquire) {
-            return call.responder.error(RpcError::method_not_found());
+            let why = format!("plugin {} has ended", grant.name);
+            return call.responder.error(RpcError::method_not_found(&call.method, why));
         }
         let params = match call.params_text() {
             "" => "{}".to_owned(),
             text => text.to_owned(),
         };
+        let method = call.method;
         match grant.calls.open(grant.number, call.responder) {
-            // SAFETY: the plugin's own function and argument, on the app thread, before its end.
-            Ok(number) => unsafe { function(ctx, number, bay_str::new(&params)) },
+            Ok(number) => {
+                let _call = watch::call(format!("plugin {}: method {method}", grant.name));
+                // SAFETY: the plugin's own function and argument, on the app thread, before its end.
+                unsafe { function(ctx, number, bay_str::new(&params)) }
+            }
             Err(responder) => {
                 let message = format!("plugin {} has too many calls in hand", grant.name);
                 responder.error(rpc_error_of(&Error::new(libc::EBUSY, message)));

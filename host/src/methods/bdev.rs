@@ -1,12 +1,12 @@
 //! `bdev_get_bdevs` and examination.
 
-use super::{Entry, on_app, on_app_later, refused};
+use super::{Entry, on_app, on_app_later};
 use crate::rpc::Responder;
 use drivebay_core::bdev::{self, Bdev, examine};
 use drivebay_core::reactor::thread;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, params};
 use serde_json::{Value, json};
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 params! {
@@ -59,7 +59,10 @@ pub(super) fn entries() -> Vec<Entry> {
             Method::new::<Examine>("bdev_examine", Role::Operate, "Shows a bdev to all modules.")
                 .result("True.")
                 .error(i64::from(-libc::ENODEV), "no_such_device", "No bdev has this name."),
-            on_app(|Examine { name }| examine::examine(&name).map(|()| true).map_err(refused)),
+            on_app(|Examine { name }| match examine::examine(&name) {
+                Ok(()) => Ok(true),
+                Err(_) => Err(RpcError::no_such_device(&name)),
+            }),
         ),
         (
             Method::new::<NoParams>(
@@ -74,15 +77,31 @@ pub(super) fn entries() -> Vec<Entry> {
 }
 
 fn get_bdevs(GetBdevs { name, timeout }: GetBdevs, responder: Responder) {
-    let Some(name) = name else {
-        let rows: Vec<Value> = bdev::all().iter().map(|bdev| row(bdev)).collect();
-        return responder.ok(&rows);
-    };
+    let Some(name) = name else { return list(bdev::all(), Vec::new(), responder) };
     match bdev::find(&name) {
         Some(bdev) => responder.ok(&[row(&bdev)]),
-        None if timeout == 0 => responder.error(RpcError::no_such_device()),
+        None if timeout == 0 => responder.error(RpcError::no_such_device(&name)),
         None => wait_for(Wait { deadline: deadline(timeout), name, responder }),
     }
+}
+
+/// Bdevs whose rows are made at once: the reactor of the app thread does I/O in between.
+const ROWS_AT_ONCE: usize = 32;
+
+/// Answers with the rows of `rest` behind those that are there. App thread.
+fn list(mut rest: Vec<Arc<Bdev>>, mut rows: Vec<Value>, responder: Responder) {
+    let behind = rest.split_off(rest.len().min(ROWS_AT_ONCE));
+    rows.extend(rest.iter().map(|bdev| row(bdev)));
+    if !behind.is_empty() {
+        return thread::send_app(move || list(behind, rows, responder));
+    }
+    if rows.len() <= ROWS_AT_ONCE {
+        return responder.ok(&rows);
+    }
+    // The text of a long answer takes milliseconds, too. Without the thread the responder, dropped,
+    // answers with an error.
+    let encode = std::thread::Builder::new().name("rpc_answer".into());
+    let _ = encode.spawn(move || responder.ok(&rows));
 }
 
 /// A call that waits for a bdev.
@@ -171,7 +190,7 @@ fn row(bdev: &Bdev) -> Value {
     }
     let mut row = json!({
         "name": bdev.name,
-        "aliases": bdev.aliases(),
+        "aliases": aliases(bdev),
         "product_name": bdev.product,
         "block_size": record.block_size,
         "num_blocks": bdev.num_blocks(),
@@ -206,6 +225,16 @@ fn row(bdev: &Bdev) -> Value {
         }
     }
     row
+}
+
+/// The other names of a bdev. As in the reference, the UUID is one unless it is the name.
+fn aliases(bdev: &Bdev) -> Vec<String> {
+    let mut aliases = bdev.aliases();
+    let uuid = bdev.uuid_text();
+    if bdev.name != uuid && !aliases.contains(&uuid) {
+        aliases.push(uuid);
+    }
+    aliases
 }
 
 /// What a module wrote about itself; an empty object when it wrote nothing or no JSON.

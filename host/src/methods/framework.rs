@@ -1,8 +1,8 @@
 //! `framework_*`: initialisation, subsystems and their configuration, reactors.
 
 use super::{Entry, TICK_RATE, on_app, on_app_later};
-use crate::app::{Event, Host};
 use crate::config::save;
+use crate::host::{Event, Host};
 use crate::rpc::Responder;
 use crate::subsystems::{OF_PLUGINS, OWN};
 use drivebay_core::reactor::{self, Mode, thread};
@@ -16,7 +16,7 @@ params! {
     pub(crate) struct GetConfig {
         /// Name of a subsystem, as framework_get_subsystems lists it.
         name: String,
-        /// Keep batches of calls as arrays; there are none here, so it changes nothing.
+        /// Show consecutive calls of one method as an array, which a client sends as one batch.
         with_batches: bool = false,
     }
     /// Parameters of `framework_set_reactor_mode`.
@@ -78,10 +78,11 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Tells the calls that configure a subsystem as it is.",
             )
             .result("Array of objects of method and params."),
-            on_app(move |GetConfig { name, with_batches: _ }| {
+            on_app(move |GetConfig { name, with_batches }| {
                 let message = || format!("Subsystem '{name}' not found");
-                save::subsystem(&of_config, &name)
-                    .ok_or_else(|| RpcError::invalid_params(message(), "name", None))
+                let calls = save::subsystem(&of_config, &name)
+                    .ok_or_else(|| RpcError::invalid_params(message(), "name", None))?;
+                Ok(if with_batches { save::in_batches(calls) } else { calls })
             }),
         ),
         (

@@ -16,6 +16,8 @@ params! {
         /// Names of bdevs; all when absent.
         #[range(0..=65536)]
         names: Option<Vec<String>>,
+        /// Name of one bdev: the name that SPDK 25.05 and earlier give this parameter.
+        name: Option<String>,
         /// Show the channels of one bdev instead of their sum.
         per_channel: bool = false,
         /// What is set to zero afterwards.
@@ -73,7 +75,8 @@ pub(super) fn entries() -> Vec<Entry> {
 }
 
 fn get_iostat(call: GetIostat, responder: Responder) {
-    let GetIostat { names, per_channel, reset_mode } = call;
+    let GetIostat { names, name, per_channel, reset_mode } = call;
+    let names = names.or_else(|| name.map(|name| vec![name]));
     let one = names.as_ref().is_some_and(|names| names.len() == 1);
     if per_channel && !one {
         return responder.error(RpcError::invalid_value("per_channel", true, "with one name"));
@@ -103,7 +106,10 @@ fn get_iostat(call: GetIostat, responder: Responder) {
 
 fn named(names: Option<Vec<String>>) -> Result<Vec<Arc<Bdev>>, RpcError> {
     let Some(names) = names else { return Ok(bdev::all()) };
-    names.iter().map(|name| bdev::find(name).ok_or_else(RpcError::no_such_device)).collect()
+    names
+        .iter()
+        .map(|name| bdev::find(name).ok_or_else(|| RpcError::no_such_device(name)))
+        .collect()
 }
 
 /// The counters of one bdev, and of each thread's channel.

@@ -1,8 +1,7 @@
 //! `log_*`.
 
 use super::{Entry, on_app};
-use crate::app::Host;
-use crate::loader::State as PluginState;
+use crate::host::Host;
 use crate::log::{self, ALL, COMPONENTS, Level};
 use crate::rpc::handler;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, params};
@@ -17,7 +16,7 @@ params! {
     }
     /// Parameters of `log_set_flag` and `log_clear_flag`.
     pub(crate) struct Flag {
-        /// A component of the host, a loaded plugin, or `all`.
+        /// A component of the host, a plugin, one of SPDK's names for them, or `all`.
         #[range(1..=64)]
         flag: String,
     }
@@ -83,11 +82,12 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
     ]
 }
 
-/// Components of the host and loaded plugins.
+/// Components of the host, plugins that are loaded or on the plugin path, and SPDK's names.
 fn known(host: &Host) -> BTreeSet<String> {
     let plugins = host.manager.list_known().unwrap_or_default().into_iter();
-    let plugins = plugins.filter(|plugin| plugin.state == PluginState::Serving);
-    COMPONENTS.map(str::to_owned).into_iter().chain(plugins.map(|plugin| plugin.name)).collect()
+    let spdk = log::OF_SPDK.map(|(name, _)| name.to_owned());
+    let own = COMPONENTS.map(str::to_owned).into_iter().chain(spdk);
+    own.chain(plugins.map(|plugin| plugin.name)).collect()
 }
 
 fn change(host: &Host, flag: &str, on: bool) -> Result<bool, RpcError> {

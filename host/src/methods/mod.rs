@@ -14,7 +14,7 @@ mod notify;
 mod process;
 mod threads;
 
-use crate::app::Host;
+use crate::host::Host;
 use crate::rpc::{Handler, Owner, RegisterError, Responder, async_handler};
 use drivebay_core::reactor::thread;
 use drivebay_spec_jsonrpc::{Method, Params, RpcError};
@@ -79,9 +79,6 @@ fn on_app_later<P: Params + Send + 'static>(
 
 /// An error of the core, as methods answer it.
 fn refused(error: drivebay_core::Error) -> RpcError {
-    if error.errno == libc::ENODEV {
-        return RpcError::no_such_device();
-    }
     RpcError::of_errno(error.errno, error.message)
 }
 

@@ -1,7 +1,7 @@
 //! `notify_*`.
 
 use super::Entry;
-use crate::app::Host;
+use crate::host::Host;
 use crate::rpc::handler;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, params};
 use std::sync::Arc;

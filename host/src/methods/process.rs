@@ -20,7 +20,7 @@ params! {
         Term = "SIGTERM" | "15",
         /// Ends at once, with a core dump.
         Quit = "SIGQUIT" | "3",
-        /// Ends at once.
+        /// Opens the log file anew.
         Hup = "SIGHUP" | "1",
         /// Ends at once.
         Kill = "SIGKILL" | "9",

@@ -54,6 +54,8 @@ pub struct Peer {
     pub gid: u32,
     /// What it may do; `None` is nothing.
     pub role: Option<Role>,
+    /// Whether the host itself calls, from its own configuration. `--rpcs-allowed` does not bind it.
+    pub is_host: bool,
 }
 
 impl Peer {
@@ -64,6 +66,7 @@ impl Peer {
             uid: nix::unistd::Uid::effective().as_raw(),
             gid: nix::unistd::Gid::effective().as_raw(),
             role: Some(Role::Admin),
+            is_host: true,
         }
     }
 

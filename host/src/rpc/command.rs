@@ -1,14 +1,17 @@
 //! `drivebay rpc`: one call from a shell.
 
 use super::{Client, ClientError, default_socket};
-use crate::cli::Cli;
-use clap::{Args, CommandFactory};
-use drivebay_spec_jsonrpc::Method;
+use crate::cli::{Cli, Request};
+use clap::CommandFactory;
 use drivebay_spec_jsonrpc::doc::help_text;
+use drivebay_spec_jsonrpc::{Kind, Method, NoParams, Param, Role};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The methods of this version's host and plugins: an OpenRPC document, as `cargo xtask docs` writes it.
+const METHODS: &str = include_str!("../../../docs/rpc/openrpc.json");
 
 /// How often `--wait` tries to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -23,33 +26,6 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// No server answers.
     pub const NO_SERVER: u8 = 3;
-}
-
-/// The command line.
-#[derive(Args, Clone, Debug)]
-#[command(
-    disable_help_flag = true,
-    after_help = "exit code: 0 result, 1 error of the method, 2 usage, 3 no server"
-)]
-pub struct Request {
-    /// Socket of the server [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]
-    #[arg(short = 'r', long, value_name = "PATH")]
-    pub rpc_socket: Option<PathBuf>,
-    /// How long to wait for the answer, in seconds
-    #[arg(short = 't', long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    pub timeout: Duration,
-    /// How long to wait for a server that is starting, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub wait: Option<Duration>,
-    /// Print this, or with a method what the server says of it
-    #[arg(short = 'h', long)]
-    pub help: bool,
-    /// Name of the method
-    #[arg(required_unless_present = "help")]
-    pub method: Option<String>,
-    /// Its parameters: an object
-    #[arg(value_name = "JSON", value_parser = object)]
-    pub params: Option<Value>,
 }
 
 /// Calls the method and prints its result; gives the exit code.
@@ -96,10 +72,62 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
             Ok(exit::RPC_ERROR)
         }
         Err(error) => {
+            if let Some(method) = declared(request).filter(|_| request.help) {
+                write!(out, "{}", help_text(&method))?;
+                return Ok(exit::OK);
+            }
             writeln!(err, "drivebay rpc: {}: {error}", socket.display())?;
             Ok(exit::NO_SERVER)
         }
     }
+}
+
+/// Names of the methods of this version, for completion.
+pub fn method_names() -> Vec<String> {
+    methods().into_iter().map(|method| method.name).collect()
+}
+
+/// The declaration of the request's method that this program carries, for help without a server.
+fn declared(request: &Request) -> Option<Method> {
+    let name = request.method.as_ref()?;
+    methods().into_iter().find(|method| method.name == *name || method.aliases.contains(name))
+}
+
+fn methods() -> Vec<Method> {
+    // The file is generated, and a test reads it.
+    let document: Value = serde_json::from_str(METHODS).unwrap_or_default();
+    let all = document.get("methods").and_then(Value::as_array);
+    all.into_iter().flatten().filter_map(method_of).collect()
+}
+
+/// A method of the document. Kinds that it writes in another way than [`Method`] are any value.
+fn method_of(described: &Value) -> Option<Method> {
+    let param = |described: &Value| {
+        let schema = described.get("schema")?;
+        let kind = serde_json::from_value(schema.clone()).unwrap_or(Kind::Any);
+        Some(Param {
+            name: text(described, "name")?,
+            doc: text(described, "description").unwrap_or_default(),
+            kind,
+            required: described.get("required") == Some(&Value::Bool(true)),
+            default: schema.get("default").cloned(),
+        })
+    };
+    let params = described.get("params").and_then(Value::as_array);
+    let doc = text(described, "description").unwrap_or_default();
+    let mut method = Method::new::<NoParams>(text(described, "name")?, Role::Operate, doc);
+    let extension = |name: &str| described.get(name).cloned().unwrap_or_default();
+    method.role = serde_json::from_value(extension("x-role")).unwrap_or(Role::Admin);
+    method.states = serde_json::from_value(extension("x-states")).unwrap_or_default();
+    method.aliases = serde_json::from_value(extension("x-aliases")).unwrap_or_default();
+    method.params = params.into_iter().flatten().filter_map(param).collect();
+    method.result =
+        described.get("result").and_then(|result| text(result, "description")).unwrap_or_default();
+    Some(method)
+}
+
+fn text(object: &Value, member: &str) -> Option<String> {
+    object.get(member).and_then(Value::as_str).map(str::to_owned)
 }
 
 fn connect(socket: &Path, request: &Request) -> Result<Client, ClientError> {
@@ -124,17 +152,6 @@ fn own_help() -> String {
     own.map(|command| command.render_help().to_string()).unwrap_or_default()
 }
 
-fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let seconds: Option<f64> = text.parse().ok();
-    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    timeout.filter(|timeout| !timeout.is_zero()).ok_or("allowed: seconds, above 0")
-}
-
-fn object(text: &str) -> Result<Value, String> {
-    let params: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if params.is_object() { Ok(params) } else { Err("allowed: an object of parameters".into()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,23 +162,6 @@ mod tests {
         match Cli::try_parse_from(["drivebay", "rpc"].iter().chain(args))?.command {
             Command::Rpc(request) => Ok(request),
             _ => unreachable!("only rpc is parsed here"),
-        }
-    }
-
-    #[test]
-    fn a_wrong_command_line_says_what_is_wrong_and_exits_2() {
-        for (args, wrong) in [
-            (&[][..], "<METHOD>"),
-            (&["m", "[]"], "allowed: an object"),
-            (&["m", "{"], "EOF"),
-            (&["m", "{}", "x"], "unexpected argument 'x'"),
-            (&["-t", "0", "m"], "allowed: seconds"),
-            (&["-q", "m"], "unexpected argument '-q'"),
-            (&["-r"], "--rpc-socket"),
-        ] {
-            let error = parse(args).unwrap_err();
-            assert_eq!(error.exit_code(), i32::from(exit::USAGE));
-            assert!(error.to_string().contains(wrong), "{error}");
         }
     }
 
@@ -180,6 +180,17 @@ mod tests {
         let request = parse(&["-r", "/nonexistent/rpc.sock", "--wait", "0.1", "m"]).unwrap();
         assert_eq!(run(&request, &mut Vec::new(), &mut Vec::new()), exit::NO_SERVER);
         assert!(began.elapsed() >= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_help_of_a_method_needs_no_server() {
+        let request =
+            parse(&["-r", "/nonexistent/rpc.sock", "bdev_null_create", "--help"]).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(run(&request, &mut out, &mut err), exit::OK);
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("bdev_null_create") && out.contains("num_blocks"), "{out}");
+        assert!(method_names().iter().any(|name| name == "bdev_get_bdevs"));
     }
 
     #[test]

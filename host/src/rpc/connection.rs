@@ -3,7 +3,7 @@
 use super::call::{Call, Outcome, Peer, Responder};
 use super::server::{Answer, Config, Outbox};
 use drivebay_spec_jsonrpc::message::{encode_batch, encode_error, encode_result};
-use drivebay_spec_jsonrpc::{FrameError, Framer, Id, Incoming, Request, RpcError};
+use drivebay_spec_jsonrpc::{FrameError, Framer, Id, Incoming, Request, Role, RpcError};
 use nix::poll::PollFlags;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
@@ -118,6 +118,21 @@ impl Connection {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// Since when nothing of this client is under way; `None` while something is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.phase == Phase::Open
+            && self.outstanding == 0
+            && self.answers.is_empty()
+            && !self.framer.is_partial()
+            && !self.framer.has_unread();
+        is_idle.then_some(self.progress)
+    }
+
+    /// Whether root or the host's own user is at the other end.
+    pub(crate) fn is_of_operator(&self) -> bool {
+        self.peer.role == Some(Role::Admin)
     }
 
     /// Closes at once; answers that come later are dropped.

@@ -21,6 +21,7 @@ mod registry;
 mod server;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 pub(crate) use builtin::GetMethods;
 pub use builtin::register_builtin;
@@ -29,6 +30,7 @@ pub use client::{Client, ClientError};
 pub use listener::ListenError;
 pub use registry::{Handler, Owner, RegisterError, Registry, UnknownHook, async_handler, handler};
 pub use server::{Config, Server};
+pub(crate) use unknown::has_no_effect;
 
 /// Where the server listens and clients connect unless told otherwise: `$DRIVEBAY_SOCKET`, else
 /// `drivebay.sock` in the runtime folder.

@@ -1,6 +1,7 @@
 //! The methods: who registered them, who may call them, and when.
 
 use super::call::{Call, Dispatcher, Peer, Responder};
+use super::unknown;
 use drivebay_spec_jsonrpc::{Method, Params, Role, RpcError, State, code, decode};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,7 +166,8 @@ impl Registry {
     }
 
     /// Names, sorted: with `current` only those that may be called in the present
-    /// state (announced ones included), with `include_aliases` former names too.
+    /// state (announced ones included), with `include_aliases` former names too. What is accepted
+    /// without effect is listed: SPDK's client loads no configuration with a method that is not.
     pub fn list(&self, current: bool, include_aliases: bool) -> Vec<String> {
         let inner = self.read();
         let is_listed = |name: &str, entry: &Entry| {
@@ -173,12 +175,15 @@ impl Registry {
                 && (include_aliases || entry.method.name == name)
                 && (!current || entry.method.states.contains(&inner.state))
         };
-        inner
-            .entries
-            .iter()
-            .filter(|(name, entry)| is_listed(name, entry))
+        let entries = inner.entries.iter().filter(|(name, entry)| is_listed(name, entry));
+        let without_effect = unknown::without_effect()
+            .filter(|name| !inner.entries.contains_key(*name) && inner.allows_name(name));
+        let mut names: Vec<String> = entries
             .map(|(name, _)| name.clone())
-            .collect()
+            .chain(without_effect.map(str::to_owned))
+            .collect();
+        names.sort_unstable();
+        names
     }
 
     /// The declarations of the allowed methods, by name. What is only announced has none yet.
@@ -250,8 +255,19 @@ impl Registry {
             None => Some(call),
         };
         if let Some(call) = untaken {
-            call.responder.error(RpcError::method_not_found());
+            self.answer_unknown(call);
         }
+    }
+
+    /// Answers a call of a method that nothing has.
+    fn answer_unknown(&self, call: Call) {
+        let Call { method, responder, .. } = call;
+        if unknown::has_no_effect(&method) {
+            tracing::info!(method, "accepted without effect: its subsystem does not exist here");
+            return responder.ok(&true);
+        }
+        let why = unknown::why(&method, &self.list(false, true));
+        responder.error(RpcError::method_not_found(&method, why));
     }
 
     /// The handler of a call that is allowed; `None` when there is none yet.
@@ -260,15 +276,18 @@ impl Registry {
         let entry = inner.entries.get(name);
         let is_allowed = match entry {
             Some(entry) => inner.allows(name, entry),
-            None => inner.allowed.as_ref().is_none_or(|allowed| allowed.contains(name)),
+            None => inner.allows_name(name),
         };
-        if !is_allowed {
-            return Err(RpcError::method_not_found());
+        if !is_allowed && !peer.is_host {
+            return Err(RpcError::method_not_found(name, "--rpcs-allowed does not list it"));
         }
         let Some(entry) = entry else {
-            // Nothing is loaded on the word of a peer that may only look.
-            let may_load = inner.unknown.is_some() && peer.may(Role::Operate);
-            return if may_load { Ok(None) } else { Err(RpcError::method_not_found()) };
+            // A peer that may only look does not make the host load plugins.
+            if peer.may(Role::Operate) {
+                return Ok(None);
+            }
+            let why = "no loaded plugin has it, and this user may not load one";
+            return Err(RpcError::method_not_found(name, why));
         };
         let method = &entry.method;
         if !peer.may(method.role) {
@@ -296,9 +315,11 @@ impl Registry {
 
 impl Inner {
     fn allows(&self, name: &str, entry: &Entry) -> bool {
-        self.allowed
-            .as_ref()
-            .is_none_or(|allowed| allowed.contains(name) || allowed.contains(&entry.method.name))
+        self.allows_name(name) || self.allows_name(&entry.method.name)
+    }
+
+    fn allows_name(&self, name: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
     }
 
     fn declaration(&self, name: &str, entry: &Entry) -> Option<Arc<Method>> {
@@ -380,7 +401,7 @@ mod tests {
         registry.call(Call {
             method: method.into(),
             params: None,
-            peer: Peer { role, ..Peer::local() },
+            peer: Peer { role, is_host: false, ..Peer::local() },
             responder: Responder::new(move |outcome| sender.send(outcome).unwrap()),
         });
         outcomes.recv().unwrap()
@@ -398,6 +419,12 @@ mod tests {
         handler(move |NoParams {}| Ok(text))
     }
 
+    /// The names without those that are accepted without effect.
+    fn own(names: &[String]) -> Vec<&str> {
+        let all = names.iter().map(String::as_str);
+        all.filter(|name| !unknown::has_no_effect(name)).collect()
+    }
+
     const ADMIN: Option<Role> = Some(Role::Admin);
 
     #[test]
@@ -409,8 +436,8 @@ mod tests {
         assert_eq!(code_of(&registry, "now", Some(Role::Read)), code::PERMISSION_DENIED);
         assert_eq!(code_of(&registry, "now", None), code::PERMISSION_DENIED);
         assert_eq!(code_of(&registry, "never", ADMIN), code::METHOD_NOT_FOUND);
-        assert_eq!(registry.list(false, false), ["now"]);
-        assert_eq!(registry.list(false, true), ["now", "then"]);
+        assert_eq!(own(&registry.list(false, false)), ["now"]);
+        assert_eq!(own(&registry.list(false, true)), ["now", "then"]);
     }
 
     #[test]
@@ -420,12 +447,12 @@ mod tests {
         let late = method("late").states(&[State::Runtime]);
         registry.register(&Owner::host(), early, says("e")).unwrap();
         registry.register(&Owner::host(), late, says("l")).unwrap();
-        assert_eq!(registry.list(true, false), ["early"]);
+        assert_eq!(own(&registry.list(true, false)), ["early"]);
         assert!(
             call(&registry, "late", ADMIN).unwrap_err().message.contains("only be called after")
         );
         registry.set_state(State::Runtime);
-        assert_eq!(registry.list(true, false), ["late"]);
+        assert_eq!(own(&registry.list(true, false)), ["late"]);
         let error = call(&registry, "early", ADMIN).unwrap_err();
         assert_eq!(error.code, -1);
         assert!(error.message.contains("Use --wait-for-rpc option"), "{error}");
@@ -440,8 +467,32 @@ mod tests {
         assert_eq!(code_of(&registry, "a", ADMIN), code::METHOD_NOT_FOUND);
         assert_eq!(call(&registry, "b", ADMIN).unwrap().get(), "\"b\"");
         assert_eq!(registry.list(false, true), ["b"]);
+        let (sender, outcomes) = mpsc::channel();
+        registry.call(Call {
+            method: "a".into(),
+            params: None,
+            peer: Peer::local(),
+            responder: Responder::new(move |outcome| sender.send(outcome).unwrap()),
+        });
+        assert_eq!(
+            outcomes.recv().unwrap().unwrap().get(),
+            "\"a\"",
+            "the host's own configuration"
+        );
         assert_eq!(registry.declaration("a"), None);
         assert_eq!(registry.declarations().len(), 1);
+    }
+
+    #[test]
+    fn options_of_subsystems_that_are_not_here_are_listed_and_accepted_unless_a_plugin_has_them() {
+        let registry = Registry::new();
+        let name = "bdev_raid_set_options";
+        assert!(registry.list(true, false).iter().any(|listed| listed == name));
+        assert_eq!(call(&registry, name, ADMIN).unwrap().get(), "true");
+        assert_eq!(code_of(&registry, name, Some(Role::Read)), code::METHOD_NOT_FOUND);
+        registry.register(&Owner::new("raid", 1), method(name), says("raid")).unwrap();
+        assert_eq!(call(&registry, name, ADMIN).unwrap().get(), "\"raid\"");
+        assert_eq!(registry.list(true, false).iter().filter(|listed| *listed == name).count(), 1);
     }
 
     #[test]
@@ -456,7 +507,7 @@ mod tests {
         assert_eq!(call(&registry, "a", ADMIN).unwrap().get(), "\"new\"");
         assert_eq!(code_of(&registry, "b", ADMIN), code::METHOD_NOT_FOUND);
         registry.unregister(&new, "a");
-        assert!(registry.list(false, true).is_empty());
+        assert!(own(&registry.list(false, true)).is_empty());
     }
 
     #[test]
@@ -464,7 +515,7 @@ mod tests {
         let registry = Arc::new(Registry::new());
         let owner = Owner::new("lvol", 0);
         registry.announce(&owner, method("lvol_x")).unwrap();
-        assert_eq!(registry.list(true, false), ["lvol_x"]);
+        assert_eq!(own(&registry.list(true, false)), ["lvol_x"]);
         assert_eq!(registry.declaration("lvol_x"), None);
         assert_eq!(code_of(&registry, "lvol_x", ADMIN), code::METHOD_NOT_FOUND);
 
@@ -493,7 +544,7 @@ mod tests {
         registry.set_state(State::Runtime);
         let early = method("early").states(&[State::Startup]);
         registry.announce(&Owner::new("lvol", 0), early).unwrap();
-        assert!(registry.list(true, false).is_empty());
+        assert!(own(&registry.list(true, false)).is_empty());
         registry.on_unknown(Arc::new(|call| {
             call.responder.ok("asked");
             None

@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -35,7 +36,8 @@ pub struct Config {
     pub mode: u32,
     /// Who may do what.
     pub roles: RoleTable,
-    /// Connections at a time; further ones wait in the backlog. Default 64.
+    /// Connections at a time. One more takes the place of the client that has been idle longest; while
+    /// none is idle it waits in the backlog. The last place is for administrators. Default 64.
     pub max_connections: usize,
     /// Longest and deepest request. Default 256 KiB, 64 levels.
     pub request: FrameLimits,
@@ -99,6 +101,7 @@ impl Server {
             answers,
             stopping: Arc::clone(&stopping),
             connections: BTreeMap::new(),
+            spare: spare_descriptor(),
             next_connection: 0,
             accept_after: None,
             config: config.clone(),
@@ -176,6 +179,8 @@ struct Loop {
     answers: Receiver<Answer>,
     stopping: Arc<AtomicBool>,
     connections: BTreeMap<u64, Connection>,
+    /// A descriptor that is given up for a client when the process has no more.
+    spare: Option<File>,
     next_connection: u64,
     accept_after: Option<Instant>,
     config: Config,
@@ -214,8 +219,7 @@ impl Loop {
     fn wait(&self) -> io::Result<Ready> {
         let now = Instant::now();
         let accept_rests = self.accept_after.filter(|until| *until > now);
-        let may_accept =
-            self.connections.len() < self.config.max_connections && accept_rests.is_none();
+        let may_accept = accept_rests.is_none() && self.has_place();
         let accept = if may_accept { PollFlags::POLLIN } else { PollFlags::empty() };
         let mut fds = vec![
             PollFd::new(self.outbox.wake.as_fd(), PollFlags::POLLIN),
@@ -252,11 +256,24 @@ impl Loop {
         }
     }
 
+    /// Whether a client may come: there is a place, or one who is idle gives up his.
+    fn has_place(&self) -> bool {
+        self.connections.len() < self.config.max_connections || self.idlest().is_some()
+    }
+
+    /// The client that has been idle longest.
+    fn idlest(&self) -> Option<u64> {
+        let idle = self.connections.iter();
+        let idle = idle.filter_map(|(id, connection)| Some((connection.idle_since()?, *id)));
+        idle.min().map(|(_, id)| id)
+    }
+
     fn accept(&mut self) {
-        while self.connections.len() < self.config.max_connections {
+        while self.has_place() {
             match self.listener.socket.accept() {
                 Ok((stream, _)) => self.admit(stream),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if is_out_of_descriptors(&error) && self.spare.take().is_some() => {}
                 Err(error) => {
                     tracing::warn!(%error, "rpc server cannot accept");
                     self.accept_after = Some(Instant::now() + ACCEPT_REST);
@@ -273,7 +290,20 @@ impl Loop {
         };
         let id = self.next_connection;
         self.next_connection += 1;
-        self.connections.insert(id, Connection::new(id, stream, peer, &self.config));
+        let connection = Connection::new(id, stream, peer, &self.config);
+        let kept_free = usize::from(!connection.is_of_operator());
+        if self.connections.len() + kept_free >= self.config.max_connections {
+            let Some(idlest) = self.idlest() else {
+                return tracing::warn!(
+                    pid = peer.pid,
+                    uid = peer.uid,
+                    "rpc client refused: all places are taken"
+                );
+            };
+            tracing::debug!(connection = idlest, "an idle rpc client gives up its place");
+            self.connections.remove(&idlest);
+        }
+        self.connections.insert(id, connection);
     }
 
     fn read(&mut self, ready: &Ready) {
@@ -314,14 +344,26 @@ impl Loop {
         self.connections.retain(|_, connection| {
             !connection.is_closed() && connection.deadline(config).is_none_or(|due| due > now)
         });
+        if self.spare.is_none() {
+            self.spare = spare_descriptor();
+        }
     }
+}
+
+/// A descriptor of nothing.
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&error.raw_os_error())
 }
 
 fn peer_of(stream: &UnixStream, roles: &RoleTable) -> io::Result<Peer> {
     stream.set_nonblocking(true)?;
     let credentials = getsockopt(stream, PeerCredentials)?;
     let (uid, gid) = (credentials.uid(), credentials.gid());
-    Ok(Peer { pid: credentials.pid(), uid, gid, role: roles.role_of(uid, gid) })
+    Ok(Peer { pid: credentials.pid(), uid, gid, role: roles.role_of(uid, gid), is_host: false })
 }
 
 /// Rounded up, so that the deadline has passed when `poll` returns.

@@ -386,7 +386,7 @@ fn the_command_prints_results_and_tells_errors_apart() {
     let fixture = Fixture::new();
     let run = |method: &str| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let request = command::Request {
+        let request = crate::cli::Request {
             rpc_socket: Some(fixture.path.clone()),
             timeout: Duration::from_secs(60),
             wait: None,

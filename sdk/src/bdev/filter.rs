@@ -5,8 +5,9 @@ use super::desc::{Claim, Desc, Event, Info, open};
 use super::io::BdevIo;
 use super::module::Bdev;
 use super::op::{Geometry, OpSet};
+use super::params::Uuid;
 use super::registration::Registration;
-use super::registry::{create, find, serve_with};
+use super::registry::{create, find, release, reserve, serve_with};
 use crate::error::{Error, Result, errno};
 use crate::notify::Config;
 use crate::rpc::{Call, Params};
@@ -42,7 +43,8 @@ pub trait Filter: Sized + Send + Sync + 'static {
         base.pass(io);
     }
 
-    /// What `bdev_get_bdevs` shows under `driver_specific`. `[app thread]`
+    /// What `bdev_get_bdevs` shows under `driver_specific`, in a member named as the module.
+    /// `[app thread]`
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut members = serde_json::Map::new();
         members.insert("name".into(), self.name().into());
@@ -100,7 +102,8 @@ impl<F: Filter> Bdev for OverBase<F> {
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.filter.driver_specific()
+        let members = self.filter.driver_specific().into();
+        std::iter::once((module(), members)).collect()
     }
 }
 
@@ -109,7 +112,9 @@ fn follow<F: Filter>(name: &str, event: Event) {
     let Ok(filter) = find::<OverBase<F>>(name) else { return };
     match event {
         Event::Remove => {
-            await_base(Waiting::of(&filter.filter, filter.saved_params()));
+            if let Err(error) = await_base(Waiting::of(&filter.filter, filter.saved_params())) {
+                tracing::error!("{name} does not wait for its base: {error}");
+            }
             filter.unregister(|_| {});
         }
         Event::Resize { num_blocks } => {
@@ -138,11 +143,16 @@ fn waiting() -> MutexGuard<'static, Vec<Waiting>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The method's name, for the configuration: one library has one filter module.
-static METHOD: Mutex<String> = Mutex::new(String::new());
+/// The module's name: one library has one filter module.
+static MODULE: Mutex<String> = Mutex::new(String::new());
 
+fn module() -> String {
+    MODULE.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// The name of the method that makes a filter.
 fn method() -> String {
-    METHOD.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    format!("bdev_{}_create", module())
 }
 
 impl Waiting {
@@ -161,14 +171,18 @@ fn decode<P: Params>(params: &serde_json::Value) -> Result<P> {
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))
 }
 
-fn await_base(filter: Waiting) {
+/// The filter waits; its name and UUID are kept for it.
+fn await_base(filter: Waiting) -> Result<()> {
+    let uuid = filter.params.get("uuid").and_then(serde_json::Value::as_str);
+    let uuid = uuid.map(str::parse::<Uuid>).transpose()?.map_or([0; 16], |uuid| uuid.0);
+    if waiting().len() >= WAITING_MAX {
+        return Err(Error::new(errno::ENOSPC, format!("{WAITING_MAX} filters wait already")));
+    }
+    reserve(&filter.name, uuid)?;
     let mut all = waiting();
     all.retain(|other| other.name != filter.name);
-    if all.len() < WAITING_MAX {
-        all.push(filter);
-    } else {
-        tracing::error!("{} does not wait for its base: {WAITING_MAX} filters wait", filter.name);
-    }
+    all.push(filter);
+    Ok(())
 }
 
 /// A bdev has come: makes the filters that wait for it. `[app thread]`
@@ -178,10 +192,13 @@ pub(crate) fn base_appears(base: &str) {
     *waiting() = others;
     for filter in filters {
         match (filter.make)(&filter.params) {
-            Ok(name) => tracing::info!("{name} is over {base} now"),
+            Ok(name) => {
+                release(&name);
+                tracing::info!("{name} is over {base} now");
+            }
             Err(error) => {
                 tracing::warn!("{} cannot be over {base}: {error}", filter.name);
-                await_base(filter);
+                waiting().push(filter);
             }
         }
     }
@@ -199,7 +216,7 @@ pub(crate) fn write_config(config: &mut Config<'_>) {
 /// # Errors
 /// `EEXIST` when a method's name is taken.
 pub fn serve_filter<F: Filter>(module: &str) -> Result<()> {
-    *METHOD.lock().unwrap_or_else(PoisonError::into_inner) = format!("bdev_{module}_create");
+    module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
     serve_with(module, create_or_wait::<F>, delete::<F>)
 }
 
@@ -213,8 +230,8 @@ fn create_or_wait<F: Filter>(method: &str, params: F::Params) -> Result<String> 
     }
     match create::<OverBase<F>>(method, params) {
         Err(error) if error.errno() == errno::ENODEV => {
+            await_base(Waiting::of(&filter, saved))?;
             tracing::info!("{name} waits for {}", filter.base_name());
-            await_base(Waiting::of(&filter, saved));
             Ok(name)
         }
         result => result,
@@ -228,6 +245,9 @@ fn delete<F: Filter>(name: &str, call: Call) {
         all.retain(|filter| filter.name != name);
         all.len() < before
     };
+    if waited {
+        release(name);
+    }
     match find::<OverBase<F>>(name) {
         Ok(filter) => filter.unregister(|gone| call.answer(gone.map(|()| true))),
         Err(_) if waited => call.reply(true),

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "gives the bus pointers to bdevs")]
 
 use super::module::Bdev;
+use super::op::Geometry;
 use super::registration::Registration;
 use super::size_of_table;
 use super::vtable::{OnBus, Ops};
@@ -49,7 +50,26 @@ pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
         let on_bus = entry.bdev.upgrade()?.downcast::<OnBus<B>>().ok()?;
         Some(Registered { id: entry.id, on_bus })
     });
-    found.ok_or_else(Error::no_such_device)
+    found.ok_or_else(|| Error::no_device_named(name))
+}
+
+/// Keeps a name and a UUID for a bdev that is registered later, until [`release`]; all zeroes = the
+/// UUID that is derived from the name. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when one of them is taken.
+pub(super) fn reserve(name: &str, uuid: [u8; 16]) -> Result<()> {
+    let host = host();
+    // SAFETY: text and UUID live through the call.
+    let status = unsafe { (host.bdev.reserve)(host.raw, bay_str::new(name), uuid.as_ptr()) };
+    check(status, format_args!("bdev {name}"))
+}
+
+/// Ends a reservation, if there is one. `[app thread]`
+pub(super) fn release(name: &str) {
+    let host = host();
+    // SAFETY: the text lives through the call. Without a reservation nothing happens.
+    unsafe { (host.bdev.release)(host.raw, bay_str::new(name)) };
 }
 
 /// Puts a bdev on the bus. `method` with `params` makes it again; an empty one: the module does, without
@@ -144,8 +164,10 @@ impl<B: Bdev> Registered<B> {
     /// Gives the bdev another number of blocks. `[app thread]`
     ///
     /// # Errors
-    /// `EBUSY` when it would shrink while it is open.
+    /// `EINVAL` for a size with which the bdev could not be made, `EBUSY` when it would shrink while it
+    /// is open.
     pub fn resize(&self, num_blocks: u64) -> Result<()> {
+        Geometry::new_any(self.on_bus.bdev.geometry().block_size(), num_blocks)?;
         let host = host();
         // SAFETY: the handle is ours.
         let status = unsafe { (host.bdev.resize)(host.raw, self.id, num_blocks) };

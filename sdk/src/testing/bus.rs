@@ -23,6 +23,15 @@ pub(super) unsafe extern "C" fn register(_: H, reg: *const bay_bdev_reg, id: *mu
     0
 }
 
+/// Nobody else makes bdevs here, so that names need not be kept.
+pub(super) unsafe extern "C" fn reserve_name(_: H, _: bay_str, _: *const u8) -> i32 {
+    0
+}
+
+pub(super) unsafe extern "C" fn release_name(_: H, _: bay_str) -> i32 {
+    0
+}
+
 pub(super) fn examine(name: &str) {
     let Some(get) = state(|state| state.door).and_then(|door| door.get_iface) else { return };
     let id = bay_str::new(api::id::BDEV_MODULE);

@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The reactor of this process, with one buffer in each pool. Once per process.
 #[must_use]
 pub fn reactor() -> Stepped {
-    env::memory::configure(env::memory::Options { no_huge: true, limit: 0 });
+    env::memory::configure(env::memory::Options { no_huge: true, ..Default::default() });
     let one = buf::Options { small_count: 1, large_count: 1, small_size: 4096, large_size: 8192 };
     buf::configure(one).expect("the pools are not in use yet");
     let reactor = Stepped::start().expect("the first reactor of the process");

@@ -147,6 +147,26 @@ struct Bus {
     by_name: BTreeMap<String, Arc<Bdev>>,
     by_id: BTreeMap<u64, Arc<Bdev>>,
     next_id: u64,
+    /// Names and UUIDs that are kept for a bdev to come.
+    reserved: BTreeMap<String, Reservation>,
+}
+
+struct Reservation {
+    owner: usize,
+    /// Name of the bdev.
+    name: String,
+}
+
+impl Bus {
+    /// Whether `owner` may give the bdev `name` the further name `wanted`.
+    fn check_free(&self, owner: usize, name: &str, wanted: &str) -> Result<()> {
+        let is_own = |reserved: &Reservation| reserved.owner == owner && reserved.name == name;
+        if self.reserved.get(wanted).is_some_and(|reserved| !is_own(reserved)) {
+            let message = format!("bdev {wanted} is to be made when its base appears");
+            return Err(Error::new(libc::EEXIST, message));
+        }
+        Ok(())
+    }
 }
 
 static BUS: Mutex<Option<Bus>> = Mutex::new(None);
@@ -156,11 +176,12 @@ fn bus<T>(f: impl FnOnce(&mut Bus) -> T) -> T {
     f(bus.get_or_insert_with(Bus::default))
 }
 
-/// What the control plane wants to hear of the bus.
+/// The control plane's callback for events of the bus.
 pub type Observer = Box<dyn Fn(&str, &str) + Send + Sync>;
 static OBSERVER: std::sync::OnceLock<Observer> = std::sync::OnceLock::new();
 
-/// Sets who is told `("bdev_register" | "bdev_unregister", name)`. The first one stays.
+/// Sets the function that is called with `("bdev_register" | "bdev_resize" | "bdev_unregister",
+/// name)`. Only the first call counts.
 pub fn observe(observer: Observer) {
     let _ = OBSERVER.set(observer);
 }
@@ -227,6 +248,9 @@ pub(crate) unsafe fn register(
         if let Some(taken) = names.iter().find(|name| bus.by_name.contains_key(*name)) {
             return Err(Error::new(libc::EEXIST, format!("bdev {taken} exists already")));
         }
+        for name in &names {
+            bus.check_free(owner, &texts.name, name)?;
+        }
         bus.next_id += 1;
         let bdev = Arc::new(Bdev {
             id: bus.next_id,
@@ -273,9 +297,7 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
     if record.block_size == 0 || record.block_size > 1 << 20 {
         return bad(format!("block_size {} must be 1 to 1048576", record.block_size));
     }
-    if record.num_blocks == 0 || record.num_blocks > u64::MAX >> 20 {
-        return bad(format!("num_blocks {} must be at least 1", record.num_blocks));
-    }
+    check_size(record.block_size, record.num_blocks).or_else(bad)?;
     if !record.align.is_power_of_two() && record.align != 0 || record.align > 4096 {
         return bad(format!("align {} must be a power of two up to 4096", record.align));
     }
@@ -284,6 +306,16 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
         return bad(format!("drv_ctx_size {} must be at most 65536", record.drv_ctx_size));
     }
     Ok(())
+}
+
+/// The one rule for sizes, when a bdev is made and when it is resized: its bytes can be counted by a
+/// signed 64-bit number, as offsets in files are.
+fn check_size(block_size: u32, num_blocks: u64) -> Result<(), String> {
+    let most = i64::MAX.unsigned_abs() / u64::from(block_size.max(1));
+    if (1..=most).contains(&num_blocks) {
+        return Ok(());
+    }
+    Err(format!("num_blocks {num_blocks} is not allowed; allowed: 1 to {most}"))
 }
 
 /// Limits that leave room for the smallest write, so that every I/O can be split to fit them.
@@ -475,12 +507,11 @@ impl std::fmt::Debug for Bdev {
 /// Tells the bus a new size.
 ///
 /// # Errors
-/// `ENODEV`; `EINVAL` for 0 blocks; `EBUSY` when it would shrink while it is open.
+/// `ENODEV`; `EINVAL` for a size that no bdev may have; `EBUSY` when it would shrink while it is open.
 pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     let bdev = by_id(id).ok_or_else(Error::no_device)?;
-    if num_blocks == 0 {
-        return Err(Error::new(libc::EINVAL, "num_blocks must be at least 1"));
-    }
+    check_size(bdev.record.block_size, num_blocks)
+        .map_err(|why| Error::new(libc::EINVAL, format!("bdev {}: {why}", bdev.name)))?;
     let old = bdev.num_blocks();
     if num_blocks < old && !bdev.control().descs.is_empty() {
         let message = format!(
@@ -494,9 +525,55 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
         bdev.reach.store(num_blocks, Ordering::Relaxed);
     }
     if num_blocks != old {
+        tell("bdev_resize", &bdev.name);
         desc::tell_all(&bdev, BAY_EVENT_RESIZE, num_blocks);
     }
     Ok(())
+}
+
+/// Keeps a name and a UUID for a bdev that `owner` makes later; all zeroes = the UUID that is derived
+/// from the name. A bdev of that name that the owner still has may go meanwhile.
+///
+/// # Errors
+/// `EEXIST` when one of them is taken.
+pub fn reserve(owner: usize, name: &str, uuid: [u8; 16]) -> Result<()> {
+    let uuid = if uuid == [0; 16] { uuid_of(name) } else { uuid };
+    bus(|bus| {
+        let names = names(name, &uuid, &[]);
+        let is_own = |bdev: &Bdev| bdev.owner == owner && bdev.name == name;
+        for wanted in &names {
+            bus.check_free(owner, name, wanted)?;
+            if bus.by_name.get(wanted).is_some_and(|bdev| !is_own(bdev)) {
+                return Err(Error::new(libc::EEXIST, format!("bdev {wanted} exists already")));
+            }
+        }
+        let reservation = |wanted| (wanted, Reservation { owner, name: name.to_owned() });
+        bus.reserved.extend(names.into_iter().map(reservation));
+        Ok(())
+    })
+}
+
+/// Ends a reservation.
+///
+/// # Errors
+/// `ENOENT` when `owner` has none of that name.
+pub fn release(owner: usize, name: &str) -> Result<()> {
+    let count = release_if(|reserved| reserved.owner == owner && reserved.name == name);
+    let none = || Error::new(libc::ENOENT, format!("name {name} is not reserved"));
+    if count > 0 { Ok(()) } else { Err(none()) }
+}
+
+/// Ends all reservations of a plugin that ends.
+pub(crate) fn release_all(owner: usize) {
+    release_if(|reserved| reserved.owner == owner);
+}
+
+fn release_if(is_meant: impl Fn(&Reservation) -> bool) -> usize {
+    bus(|bus| {
+        let before = bus.reserved.len();
+        bus.reserved.retain(|_, reserved| !is_meant(reserved));
+        before - bus.reserved.len()
+    })
 }
 
 /// All the names by which a bdev is found.
@@ -534,6 +611,24 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
         move |_| finish_removal(&bdev),
     );
     Ok(())
+}
+
+/// What the removal of the bdev `name` waits for, for people; `None` when none is under way.
+#[must_use]
+pub fn waits_for(name: &str) -> Option<String> {
+    let leaving =
+        bus(|bus| bus.by_id.values().find(|bdev| bdev.name == name && bdev.is_removed()).cloned())?;
+    let (descs, destructing) = {
+        let control = leaving.control();
+        (control.descs.len(), control.destructing)
+    };
+    let channels = leaving.channels.load(Ordering::Acquire);
+    Some(match (descs, channels) {
+        (0, 0) if destructing => "its module has not let go of it".to_owned(),
+        _ => format!(
+            "{descs} open descriptors and {channels} channels, with I/O in flight, use it still"
+        ),
+    })
 }
 
 /// A channel has ended: it may have been the last thing that kept a removed bdev.

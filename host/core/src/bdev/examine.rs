@@ -137,9 +137,9 @@ pub fn wait(waiter: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// The configuration that belongs to no single bdev, of all modules, as JSON objects.
+/// The configuration that belongs to no single bdev, as JSON objects: of each module, with its owner.
 #[must_use]
-pub fn module_configs() -> Vec<String> {
+pub fn module_configs() -> Vec<(usize, String)> {
     let modules = state(|state| state.modules.clone());
     let mut texts = Vec::new();
     for module in modules {
@@ -148,9 +148,7 @@ pub fn module_configs() -> Vec<String> {
         let sink = services::sink(&mut text);
         // SAFETY: function and state belong together; the sink is valid for the call.
         unsafe { call(module.state, &raw const sink) };
-        if !text.is_empty() {
-            texts.push(text);
-        }
+        texts.push((module.owner, text));
     }
     texts
 }

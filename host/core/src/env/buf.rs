@@ -87,16 +87,24 @@ impl Pool {
         self.size.load(Ordering::Relaxed)
     }
 
+    /// Has the address space of the pool; its pages come with their first use.
+    fn reserve(&self, shared: &mut Shared) -> Result<()> {
+        if shared.base != 0 {
+            return Ok(());
+        }
+        let (count, size) = (self.count.load(Ordering::Relaxed), self.size());
+        let len = usize::try_from(count).ok().and_then(|count| count.checked_mul(size));
+        let len = len.ok_or_else(|| Error::new(libc::ENOMEM, "the pool is larger than memory"))?;
+        let (base, region) = memory::alloc(len, 4096)?;
+        shared.base = base.as_ptr() as usize;
+        shared.region = region;
+        Ok(())
+    }
+
     fn refill(&self, cache: &mut Vec<usize>) -> Option<u32> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.count.load(Ordering::Relaxed);
-        if shared.base == 0 {
-            let len = usize::try_from(count).ok()?.checked_mul(self.size())?;
-            let (base, region) =
-                memory::alloc(len, 4096).map_err(|error| self.tell(&error)).ok()?;
-            shared.base = base.as_ptr() as usize;
-            shared.region = region;
-        }
+        self.reserve(&mut shared).map_err(|error| self.tell(&error)).ok()?;
         // A quarter of the cache at a time, so that few threads can share a small pool.
         let batch = usize::try_from(count / 64).unwrap_or(1).clamp(1, CACHE / 4);
         for _ in 0..batch {
@@ -204,6 +212,26 @@ pub fn configure(options: Options) -> Result<()> {
         pool.size.store((size as usize).next_multiple_of(4096), Ordering::Relaxed);
         pool.count.store(count, Ordering::Relaxed);
         drop(shared);
+    }
+    Ok(())
+}
+
+/// Takes the memory of both pools, before disks in RAM take what they need to work at all.
+///
+/// # Errors
+/// `ENOMEM` names the pool and what to change.
+pub fn reserve() -> Result<()> {
+    for (pool, name) in POOLS.iter().zip(["small", "large"]) {
+        let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.reserve(&mut shared).map_err(|error| {
+            let (count, size) = (pool.count.load(Ordering::Relaxed), pool.size());
+            let message = format!(
+                "no memory for {count} {name} I/O buffers of {size} bytes; iobuf_set_options \
+                 ({name}_pool_count) makes them fewer. {}",
+                error.message
+            );
+            Error::new(error.errno, message)
+        })?;
     }
     Ok(())
 }

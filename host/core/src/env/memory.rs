@@ -7,6 +7,7 @@
 
 use super::{numa, region};
 use crate::{Error, Result};
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -30,6 +31,21 @@ pub struct Options {
     pub no_huge: bool,
     /// Upper limit of all allocations in bytes, 0 = none.
     pub limit: u64,
+    /// What happens to an allocation with which all together exceed the machine's memory.
+    pub overcommit: Overcommit,
+}
+
+/// What happens to an allocation with which all together exceed the machine's memory, or that of the
+/// control group. Pages cost nothing before they are used, so what is free now does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overcommit {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is made, with a warning.
+    Warn,
+    /// It is made.
+    Allow,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +67,41 @@ pub fn configure(options: Options) -> Source {
         .into_iter()
         .find(|&size| !options.no_huge && free_hugepages(size) > 0)
         .map_or(Source::Pages, Source::Huge)
+}
+
+/// Changes what happens beyond the machine's memory. An [`Overcommit::Allow`] of the operator stays.
+pub fn set_overcommit(overcommit: Overcommit) {
+    let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
+    if state.options.overcommit != Overcommit::Allow {
+        state.options.overcommit = overcommit;
+    }
+}
+
+/// Bytes of memory that this process may use at most: the machine's, or the limit of its control
+/// group or of one above it.
+fn machine() -> u64 {
+    static MACHINE: OnceLock<u64> = OnceLock::new();
+    *MACHINE.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let total = total.and_then(|total| total.trim().strip_suffix("kB")?.trim().parse().ok());
+        let total = total.map_or(u64::MAX, |kib: u64| kib << 10);
+        cgroups().filter_map(|group| limit_in(&group, "memory.max")).fold(total, u64::min)
+    })
+}
+
+/// The folders of this process's control group and of all above it (cgroup v2).
+fn cgroups() -> impl Iterator<Item = PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).map(str::to_owned);
+    let own = own.map(|own| Path::new("/sys/fs/cgroup").join(own));
+    let all: Vec<PathBuf> = own.iter().flat_map(|own| own.ancestors()).map(PathBuf::from).collect();
+    all.into_iter().take_while(|folder| folder.starts_with("/sys/fs/cgroup"))
+}
+
+/// A limit in bytes; `None` when there is none ("max").
+fn limit_in(group: &Path, file: &str) -> Option<u64> {
+    std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()
 }
 
 fn free_hugepages(size: usize) -> u64 {
@@ -92,7 +143,24 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
             ),
         ));
     }
-    let (base, mapped) = map(len, align, state.options.no_huge)?;
+    let (sum, machine) = (state.used.saturating_add(len as u64), machine());
+    if sum > machine && state.options.overcommit != Overcommit::Allow {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let message = format!(
+            "DMA memory: {} MiB more make {} MiB, and the machine or control group has {} MiB",
+            mib(len as u64),
+            mib(sum),
+            mib(machine)
+        );
+        if state.options.overcommit == Overcommit::Refuse {
+            return Err(Error::new(libc::ENOMEM, format!("{message} (see --overcommit)")));
+        }
+        tracing::warn!("{message}: the host may be killed when it is all used");
+    }
+    // Hugepages are reserved on any node: where a certain one is wanted, a page may be missing at its
+    // first use, which would kill the process.
+    let no_huge = state.options.no_huge || node.is_some();
+    let (base, mapped) = map(len, align, no_huge)?;
     let bound = node.map_or(Ok(()), |node| numa::bind(base, mapped, node));
     let added = bound.and_then(|()| region::add(base, mapped));
     let number = added.inspect_err(|_| {
@@ -120,7 +188,9 @@ fn map(len: usize, align: usize, no_huge: bool) -> Result<(NonNull<u8>, usize)> 
             let rounded = len.next_multiple_of(size);
             let shift = i32::try_from(size.trailing_zeros()).unwrap_or(21);
             let huge = libc::MAP_HUGETLB | (shift << libc::MAP_HUGE_SHIFT);
-            if let Ok(base) = map_shared(rounded, huge) {
+            if let Ok(base) = map_shared(rounded, huge)
+                && is_backed(base, rounded, size)
+            {
                 return Ok((base, rounded));
             }
         }
@@ -130,6 +200,23 @@ fn map(len: usize, align: usize, no_huge: bool) -> Result<(NonNull<u8>, usize)> 
         return Ok((map_shared(rounded, 0)?, rounded));
     }
     map_aligned(rounded, align)
+}
+
+/// Whether every page of a new mapping of hugepages is there when it is used. The mapping has reserved
+/// them, but a control group may still refuse a page, which would kill the process: there they are
+/// taken now. Without them the mapping is undone.
+fn is_backed(base: NonNull<u8>, len: usize, page: usize) -> bool {
+    let file = format!("hugetlb.{}.max", if page >= 1 << 30 { "1GB" } else { "2MB" });
+    if !cgroups().any(|group| limit_in(&group, &file).is_some()) {
+        return true;
+    }
+    // SAFETY: the mapping is new, of this length and nobody else's.
+    let status = unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_POPULATE_WRITE) };
+    if status != 0 {
+        // SAFETY: as above.
+        unsafe { libc::munmap(base.as_ptr().cast(), len) };
+    }
+    status == 0
 }
 
 /// Maps more than is needed and gives the ends back.
@@ -152,14 +239,17 @@ fn map_aligned(len: usize, align: usize) -> Result<(NonNull<u8>, usize)> {
     Ok((base, len))
 }
 
+/// A mapping that core dumps leave out. Hugepages are reserved: with too few of them it fails, and no
+/// later use does. Ordinary pages are not.
 fn map_shared(len: usize, flags: i32) -> Result<NonNull<u8>> {
+    let reserve = if flags & libc::MAP_HUGETLB == 0 { libc::MAP_NORESERVE } else { 0 };
     // SAFETY: a new anonymous mapping at an address that the kernel chooses.
     let addr = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             len,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | flags,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS | reserve | flags,
             -1,
             0,
         )
@@ -168,6 +258,8 @@ fn map_shared(len: usize, flags: i32) -> Result<NonNull<u8>> {
         let error = std::io::Error::last_os_error();
         return Err(Error::new(libc::ENOMEM, format!("DMA memory: {len} bytes: {error}")));
     }
+    // SAFETY: the mapping was just made with this length. Without success it is in core dumps.
+    unsafe { libc::madvise(addr, len, libc::MADV_DONTDUMP) };
     NonNull::new(addr.cast()).ok_or_else(|| Error::new(libc::ENOMEM, "DMA memory: mapped at 0"))
 }
 
@@ -187,6 +279,18 @@ mod tests {
             bytes.fill(0xa5);
             free(base.as_ptr());
         }
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused_unless_the_operator_overcommits() {
+        let more = usize::try_from(machine()).unwrap() + 1;
+        let error = alloc(more, 1).unwrap_err();
+        assert_eq!(error.errno, libc::ENOMEM);
+        assert!(error.message.contains("--overcommit"), "{error}");
+        set_overcommit(Overcommit::Warn);
+        let (base, _) = alloc(more, 1).unwrap();
+        free(base.as_ptr());
+        set_overcommit(Overcommit::Refuse);
     }
 
     #[test]

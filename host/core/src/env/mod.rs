@@ -9,3 +9,4 @@ pub mod runtime;
 mod sigbus;
 
 pub use cpuset::CpuSet;
+pub use memory::Overcommit;

@@ -17,6 +17,7 @@ mod sleep;
 pub mod stepped;
 mod sync;
 pub mod thread;
+pub mod watch;
 
 use crate::env::CpuSet;
 use crate::{Error, Result};
@@ -142,6 +143,7 @@ pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
         let name = format!("reactor_{}", reactor.core);
         joins.push(std::thread::Builder::new().name(name).spawn(move || run(&reactor, &inbox))?);
     }
+    watch::start();
     Ok(Reactors { joins })
 }
 

@@ -85,6 +85,11 @@ impl Poller {
         })
     }
 
+    /// Address of its function, for the watchdog.
+    pub(crate) fn function(&self) -> usize {
+        self.ops.run.map_or(0, |run| run as usize)
+    }
+
     /// Runs it if it is due; whether it found work.
     pub(crate) fn round(&self, now_ns: u64) -> bool {
         if self.state.get() != State::Active {

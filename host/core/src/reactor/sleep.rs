@@ -39,6 +39,11 @@ impl Sleeper {
         if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
     }
 
+    /// Whether the reactor sleeps or is about to. Any thread; without order.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.is_made()
+    }
+
     pub(super) fn announce(&self) {
         self.asleep.make();
     }

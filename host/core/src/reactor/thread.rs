@@ -7,8 +7,10 @@
 
 use crate::bdev;
 use crate::env::CpuSet;
+use crate::reactor::line::Line;
 use crate::reactor::message::Queue;
 use crate::reactor::poller::{self, Poller, State};
+use crate::reactor::watch::{self, Doing};
 use crate::reactor::{Reactor, by_core, clock, current};
 use crate::{Error, Result};
 use drivebay_plugin_api::{bay_msg, bay_poller_ops};
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     queue: Queue,
     /// Core of the reactor that it is on or on its way to for the first time, else [`NOWHERE`].
     core: AtomicUsize,
+    /// For the watchdog.
+    doing: Line<Doing>,
 }
 
 /// No core: the thread moves, or it has ended.
@@ -82,6 +86,12 @@ fn shared(id: u64) -> Option<&'static Shared> {
     // SAFETY: `Shared`s are leaked, so a pointer that was ever published stays valid.
     let shared = unsafe { shared.as_ref() }?;
     (shared.id == id).then_some(shared)
+}
+
+/// What other OS threads see of all threads.
+pub(super) fn all_shared() -> Vec<&'static Shared> {
+    let ids = ALL.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    ids.into_iter().filter_map(shared).collect()
 }
 
 /// The current thread's id; 0 outside of one.
@@ -153,6 +163,7 @@ fn publish(name: &str, core: usize) -> Result<&'static Shared> {
                 name: name.to_owned(),
                 queue: Queue::new(),
                 core: AtomicUsize::new(core),
+                doing: Line(Doing::default()),
             }));
             slot.store(shared, Ordering::Release);
             all.push(id);
@@ -329,6 +340,23 @@ pub fn exit_current() {
 }
 
 impl Shared {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn core(&self) -> usize {
+        self.core.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn doing(&self) -> &Doing {
+        let Line(doing) = &self.doing;
+        doing
+    }
+
     /// Whether a lightweight thread asks that is on the same reactor. What is on this one can only leave it
     /// here, and has [`NOWHERE`] for its core from then on.
     #[inline]
@@ -386,6 +414,7 @@ impl Thread {
         busy |= self.run_pollers(now);
         self.bdevs.end_round();
         self.was_busy.set(busy);
+        self.shared.doing().end();
         CURRENT.set(ptr::null());
         busy
     }
@@ -400,6 +429,7 @@ impl Thread {
             // SAFETY: popped messages are the receiver's; the sender filled it.
             let bay_msg { call, arg, .. } = unsafe { *msg };
             if let Some(call) = call {
+                self.shared.doing().begin(call as usize, 0);
                 // SAFETY: call and argument belong together (contract of `send`).
                 unsafe { call(arg) };
             }
@@ -415,6 +445,7 @@ impl Thread {
     fn run_pollers(&self, now: u64) -> bool {
         let mut busy = false;
         for poller in self.pollers() {
+            self.shared.doing().begin(poller.function(), poller.id);
             busy |= poller.round(now);
         }
         if self.some_gone.take() {
@@ -502,6 +533,7 @@ impl Thread {
         let id = self.next_poller.replace(self.next_poller.get() + 1);
         // SAFETY: by this function's contract.
         let poller = unsafe { Poller::new(id, name, owner, ops, ctx, period_us) }?;
+        watch::poller_comes(self.shared.id, id, &poller.name);
         self.pollers.borrow_mut().push(Rc::new(poller));
         Ok(id)
     }
@@ -519,6 +551,7 @@ impl Thread {
         let poller = self.poller(id)?;
         poller.state.set(state);
         if state == State::Gone {
+            watch::poller_goes(self.shared.id, id);
             self.some_gone.set(true);
             let Some(reactor) = current() else { return Ok(()) };
             for (fd, _) in poller.wake_fds.take() {

@@ -19,6 +19,8 @@ pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
     quiesce: Some(quiesce),
     unquiesce: Some(unquiesce),
     examine_done: Some(examine_done),
+    reserve: Some(reserve),
+    release: Some(release),
 };
 
 unsafe extern "C" fn register(
@@ -120,4 +122,18 @@ unsafe extern "C" fn kick(_host: *const bay_host, host_chan: u64) {
 
 unsafe extern "C" fn examine_done(_host: *const bay_host, token: u64) {
     examine::close_token(token);
+}
+
+unsafe extern "C" fn reserve(host: *const bay_host, name: bay_str, uuid: *const u8) -> i32 {
+    // SAFETY: the text is valid for the call.
+    let name = unsafe { string(name) };
+    // SAFETY: null or 16 bytes, valid for the call.
+    let uuid = unsafe { uuid.cast::<[u8; 16]>().as_ref() }.copied().unwrap_or_default();
+    status(device::reserve(host as usize, &name, uuid))
+}
+
+unsafe extern "C" fn release(host: *const bay_host, name: bay_str) -> i32 {
+    // SAFETY: the text is valid for the call.
+    let name = unsafe { string(name) };
+    status(device::release(host as usize, &name))
 }

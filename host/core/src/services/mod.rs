@@ -46,6 +46,7 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
     let owner = host as usize;
     bdev::examine::remove_modules(owner);
     region::release_owner(owner);
+    bdev::device::release_all(owner);
     for device in bdev::all().iter().filter(|device| device.owner == owner) {
         // One that is on its way out already needs nothing.
         let _ = bdev::device::unregister(device.id, |_| {});

@@ -1,6 +1,5 @@
 //! The base bdev as the disk of a store.
 
-use crate::stores;
 use drivebay_blobstore::{Disk, DiskError};
 use drivebay_sdk::bdev::{Desc, Event, open};
 use drivebay_sdk::prelude::*;
@@ -42,10 +41,9 @@ impl BaseDisk {
             return Some(Arc::clone(io.desc()));
         }
         let text = std::str::from_utf8(name).ok()?.trim_end_matches('\0').to_owned();
-        let of_event = name.to_vec();
-        let desc = open(&text, false, move |event| {
+        let desc = open(&text, false, |event| {
             if event == Event::Remove {
-                stores::parent_is_gone(&of_event);
+                warn!("a bdev that volumes have as parent goes away");
             }
         });
         let desc = Arc::new(desc.ok()?);
@@ -56,11 +54,6 @@ impl BaseDisk {
         let io = BlockIo::new(&desc).ok()?;
         self.externals.borrow_mut().insert(name.to_vec(), io);
         Some(desc)
-    }
-
-    /// Closes a parent that goes away.
-    pub(crate) fn forget_external(&self, name: &[u8]) {
-        self.externals.borrow_mut().remove(name);
     }
 
     fn range(&self, offset: u64, bytes: u64) -> Range {

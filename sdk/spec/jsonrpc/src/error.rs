@@ -98,9 +98,10 @@ impl RpcError {
         Self::new(code::INVALID_REQUEST, "invalid_request", format!("Invalid request: {why}"))
     }
 
-    /// No such method. Clients compare the text.
-    pub fn method_not_found() -> Self {
-        Self::new(code::METHOD_NOT_FOUND, "method_not_found", "Method not found")
+    /// No such method; `why` says what the caller can do about it. Clients look for the first words.
+    pub fn method_not_found(method: &str, why: impl fmt::Display) -> Self {
+        let message = format!("Method not found: {method}: {why}");
+        Self::about(code::METHOD_NOT_FOUND, "method_not_found", message, method, None)
     }
 
     /// A parameter is missing, unknown or of the wrong type.
@@ -123,9 +124,13 @@ impl RpcError {
         Self::about(code::INVALID_VALUE, "invalid_value", message, field, Some(allowed))
     }
 
-    /// The named device does not exist. Clients test code and text.
-    pub fn no_such_device() -> Self {
-        Self::new(code::NO_SUCH_DEVICE, "no_such_device", "No such device")
+    /// The device `name` does not exist. Clients test code and text, so `data` carries the name.
+    pub fn no_such_device(name: &str) -> Self {
+        let mut error = Self::new(code::NO_SUCH_DEVICE, "no_such_device", "No such device");
+        if let Some(data) = error.data.as_mut().and_then(Value::as_object_mut) {
+            data.insert("device".into(), name.into());
+        }
+        error
     }
 
     /// The server's fault.

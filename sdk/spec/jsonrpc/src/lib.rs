@@ -17,6 +17,7 @@ pub mod frame;
 mod kind;
 pub mod message;
 mod method;
+mod number;
 mod params;
 
 pub use error::{ErrorData, RpcError, code};

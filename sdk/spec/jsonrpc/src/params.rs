@@ -1,6 +1,7 @@
 //! Declares the parameters of a method once, and decodes a call by it.
 
 use crate::check::check_object;
+use crate::number::whole_numbers;
 use crate::{Kind, Param, RpcError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +36,7 @@ pub trait Params: ParamType {
 /// Code -32602 with the parameter, what was given and what is allowed.
 pub fn decode<P: Params>(json: &str) -> Result<P, RpcError> {
     let json = if matches!(json.trim(), "" | "null") { "{}" } else { json };
+    let json = &*whole_numbers(json);
     let value: Value = serde_json::from_str(json).map_err(RpcError::parse)?;
     let Value::Object(given) = value else {
         let message = "params must be an object of named parameters";
@@ -452,7 +454,7 @@ mod tests {
             with(r#""depth":0"#).contains("depth: 0 is not allowed; allowed: integer, 1 to 1024")
         );
         assert!(with(r#""depth":1025"#).contains("depth"));
-        assert!(with(r#""depth":1.0"#).contains("depth"));
+        assert!(with(r#""depth":1.5"#).contains("depth"));
         assert!(with(r#""depth":-1"#).contains("depth"));
         assert!(with(r#""dept":1"#).contains("unknown parameter dept; allowed: nqn, "));
         assert!(with(r#""ids":[1,"2"]"#).contains("ids[1]: \"2\""));
@@ -463,6 +465,14 @@ mod tests {
         assert_eq!(data.field.as_deref(), Some("listen_address.trtype"));
         assert!(refused("[1]").0.contains("must be an object"));
         assert!(decode::<NoParams>(r#"{"a":1}"#).unwrap_err().message.contains("no parameters"));
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_fraction_or_an_exponent() {
+        for given in ["1.0", "100e-2", "0.1E1"] {
+            assert_eq!(call(&format!(r#""depth":{given}"#)).unwrap().depth, 1, "{given}");
+        }
+        assert_eq!(call(r#""depth":1.024e3"#).unwrap().depth, 1024);
     }
 
     #[test]

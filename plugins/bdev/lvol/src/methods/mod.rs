@@ -35,10 +35,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     let call = Rc::new(call);
     Method::new(name, doc, move |request, params| {
         let call = Rc::clone(&call);
-        let run = async move {
-            stores::settled().await;
-            request.answer(call(params).await);
-        };
+        let run = async move { request.answer(call(params).await) };
         // A task that is refused drops the request, which answers for itself.
         if let Ok(task) = task::spawn(name, run) {
             task.detach();

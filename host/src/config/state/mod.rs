@@ -3,14 +3,14 @@
 //! A thread of its own writes it. A call that changed something is answered when the file has it, so
 //! that what a client was told outlives the process. Changes that wait together are written at once.
 
+mod file;
+
+pub use file::KeptFile;
+
 use super::save;
-use crate::app::{Host, on_app_thread};
+use crate::host::{Host, on_app_thread};
 use crate::rpc::{Call, Dispatcher, Outcome, Registry, Responder};
 use drivebay_spec_jsonrpc::{Role, RpcError};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 /// The writer. Dropping it writes what is still to be written and ends its thread.
 #[derive(Debug)]
 pub struct StateFile {
-    path: PathBuf,
+    file: Arc<KeptFile>,
     changes: Sender<Message>,
     thread: Option<JoinHandle<()>>,
 }
@@ -40,13 +40,14 @@ struct Change {
 }
 
 impl StateFile {
-    /// Keeps the configuration of `host` in the file at `path` from now on.
-    pub fn new(path: PathBuf, host: &Arc<Host>) -> Self {
+    /// Keeps the configuration of `host` in `file` from now on.
+    pub fn new(file: KeptFile, host: &Arc<Host>) -> Self {
         let (changes, received) = mpsc::channel();
-        let (host, kept) = (Arc::clone(host), path.clone());
+        let file = Arc::new(file);
+        let (host, kept) = (Arc::clone(host), Arc::clone(&file));
         let thread = std::thread::Builder::new().name("state".into());
         let thread = thread.spawn(move || keep(&kept, &host, &received)).ok();
-        Self { path, changes, thread }
+        Self { file, changes, thread }
     }
 
     /// Writes the present configuration, as after the start. With `ignored` calls of the file that
@@ -56,14 +57,11 @@ impl StateFile {
     /// A line that names the file.
     pub fn begin(&self, ignored: usize) -> Result<(), String> {
         if ignored > 0 {
-            let mut copy = self.path.clone().into_os_string();
-            copy.push(".before");
-            let copy = PathBuf::from(copy);
-            fs::copy(&self.path, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+            let copy = self.file.copy_as_before()?;
             tracing::warn!("{ignored} calls were ignored; the state as it was: {}", copy.display());
         }
         let (sender, written) = mpsc::channel();
-        let ended = || format!("{}: its writer has ended", self.path.display());
+        let ended = || format!("{}: its writer has ended", self.file.path().display());
         self.changes.send(Message::Write(sender)).map_err(|_| ended())?;
         written.recv().map_err(|_| ended())?
     }
@@ -116,7 +114,7 @@ impl Dispatcher for Recorder {
     }
 }
 
-fn keep(path: &Path, host: &Arc<Host>, received: &Receiver<Message>) {
+fn keep(file: &KeptFile, host: &Arc<Host>, received: &Receiver<Message>) {
     let mut last = String::new();
     while let Ok(first) = received.recv() {
         let mut ends = false;
@@ -129,7 +127,7 @@ fn keep(path: &Path, host: &Arc<Host>, received: &Receiver<Message>) {
             }
         }
         if !(changes.is_empty() && asked.is_empty()) {
-            let written = update(path, host, &mut last);
+            let written = update(file, host, &mut last);
             // One who does not wait any more needs no answer.
             asked.iter().for_each(|sender| drop(sender.send(written.clone())));
             answer(changes, &written);
@@ -155,56 +153,18 @@ fn not_kept(why: &str) -> RpcError {
 }
 
 /// Writes the file if it would differ.
-fn update(path: &Path, host: &Arc<Host>, last: &mut String) -> Result<(), String> {
+fn update(file: &KeptFile, host: &Arc<Host>, last: &mut String) -> Result<(), String> {
     let host = Arc::clone(host);
     let document = on_app_thread(move || Ok(save::document(&host)));
     let text = document.map_err(|error| error.to_string())?.to_text();
     if text == *last {
         return Ok(());
     }
-    replace(path, &text).map_err(|error| {
-        tracing::error!("state file {}: {error}", path.display());
-        format!("{}: {error}", path.display())
+    file.replace(&text).map_err(|error| {
+        let path = file.path().display();
+        tracing::error!("state file {path}: {error}");
+        format!("{path}: {error}")
     })?;
     *last = text;
     Ok(())
-}
-
-/// Replaces a file as a whole: after a crash it has the old text or the new one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // A link stays, and what it points at is replaced.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn a_file_is_replaced_as_a_whole_through_a_link_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, link) = (dir.path().join("state"), dir.path().join("link"));
-        replace(&path, "one").unwrap();
-        symlink(&path, &link).unwrap();
-        replace(&link, "two").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something was left behind");
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_is_an_error() {
-        assert!(replace(Path::new("/nonexistent/state"), "x").is_err());
-    }
 }

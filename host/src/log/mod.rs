@@ -1,19 +1,29 @@
-//! The host's log: lines on stderr, with levels and flags as SPDK's methods name them.
+//! The host's log: lines on stderr or in a file, with levels and flags as SPDK's methods name them.
 //!
 //! A line is written when its level is at most the print level, or when the flag of its component is
 //! on. A component is a module of the host (`bdev`, `loader`, …) or a plugin by its name. INFO of
 //! `tracing` with the field `notice` is NOTICE.
+//!
+//! ```text
+//! any thread ── Record ──> bounded queue ──> writer thread ──> limit, repeats ──> stderr or file
+//! ```
+//!
+//! The thread that logs never waits: with the queue full its line is dropped and counted.
+
+mod limit;
+mod line;
+mod writer;
+
+pub use writer::{Target, flush, print, reopen};
 
 use drivebay_spec_jsonrpc::params;
+use line::Line;
 use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
-use tracing::field::{Field, Visit};
+use std::time::SystemTime;
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Metadata, Subscriber};
 
 /// Components of the host itself, which have a flag each.
@@ -21,6 +31,29 @@ pub const COMPONENTS: [&str; 8] =
     ["app", "bdev", "config", "env", "loader", "reactor", "rpc", "services"];
 /// The flag that stands for all others.
 pub const ALL: &str = "all";
+
+/// Names of SPDK's log flags, and the component or plugin here whose lines they stand for.
+pub const OF_SPDK: [(&str, &str); 14] = [
+    ("app_config", "config"),
+    ("app_rpc", "app"),
+    ("bdev_malloc", "malloc"),
+    ("bdev_null", "null"),
+    ("json_util", "rpc"),
+    ("log_rpc", "rpc"),
+    ("lvol_rpc", "lvol"),
+    ("notify_rpc", "rpc"),
+    ("nvmf_auth", "nvmf"),
+    ("nvmf_tcp", "nvmf-tcp"),
+    ("thread", "reactor"),
+    ("uring", "aio"),
+    ("vbdev_lvol", "lvol"),
+    ("vbdev_passthru", "passthru"),
+];
+
+/// The component or plugin that a flag stands for.
+fn component_of_flag(flag: &str) -> &str {
+    OF_SPDK.iter().find(|(name, _)| *name == flag).map_or(flag, |(_, component)| component)
+}
 
 params! {
     /// Levels, the most important first, numbered as `BAY_LOG_*`.
@@ -49,9 +82,15 @@ static PLUGINS: AtomicU32 = AtomicU32::new(Level::Notice as u32);
 static ANY_FLAG: AtomicBool = AtomicBool::new(false);
 static FLAGS: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
 
-/// Has every event of `tracing` written to stderr. The first call counts.
-pub fn init() {
-    let _ = tracing::subscriber::set_global_default(Stderr);
+/// Starts the writer, and has every event of `tracing` written to `target`. Only the first call
+/// counts.
+///
+/// # Errors
+/// The file cannot be opened, or the writer's thread not started.
+pub fn init(target: Target) -> std::io::Result<()> {
+    writer::start(target)?;
+    let _ = tracing::subscriber::set_global_default(ToWriter);
+    Ok(())
 }
 
 /// Where plugins read up to which level lines are wanted.
@@ -80,9 +119,10 @@ pub fn set_level(level: Level) {
     LEVEL.store(level as u32, Ordering::Relaxed);
 }
 
-/// Turns the flag of a component, or [`ALL`], on or off. Whether there is such a component is for
-/// the caller to know.
+/// Turns the flag of a component, or [`ALL`], on or off, also by a name of [`OF_SPDK`]. The caller
+/// knows whether there is such a component.
 pub fn set_flag(component: &str, on: bool) {
+    let component = component_of_flag(component);
     let mut flags = FLAGS.write().unwrap_or_else(PoisonError::into_inner);
     if on {
         flags.insert(component.to_owned());
@@ -101,6 +141,7 @@ pub fn flag(component: &str) -> bool {
     if !ANY_FLAG.load(Ordering::Relaxed) {
         return false;
     }
+    let component = component_of_flag(component);
     let flags = FLAGS.read().unwrap_or_else(PoisonError::into_inner);
     flags.contains(component) || flags.contains(ALL)
 }
@@ -119,9 +160,9 @@ fn level_of(number: u32) -> Level {
 }
 
 /// The subscriber. It knows no spans.
-struct Stderr;
+struct ToWriter;
 
-impl Subscriber for Stderr {
+impl Subscriber for ToWriter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let level = level_in(metadata);
         let is_of_plugin = || metadata.fields().field("plugin").is_some();
@@ -156,21 +197,21 @@ impl Subscriber for Stderr {
             "" => component_of(metadata.target()),
             plugin => plugin,
         };
-        if level as u32 > PRINT.load(Ordering::Relaxed) && !flag(component) {
+        let is_asked_for = flag(component);
+        if level as u32 > PRINT.load(Ordering::Relaxed) && !is_asked_for {
             return;
         }
-        let time = timestamp(SystemTime::now());
-        let word = level.as_str();
-        let (message, fields) = (&line.message, &line.fields);
-        let text = format!("[{time}] {word:<7} {component}: {message}{fields}\n");
-        // In one piece, so that lines of several threads do not mix. Without stderr, no log.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        let component = component.to_owned();
+        let Line { mut message, fields, .. } = line;
+        message.push_str(&fields);
+        let time = SystemTime::now();
+        writer::send(writer::Record { level, component, message, time, is_asked_for });
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record(&self, _: &Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
@@ -192,107 +233,9 @@ fn component_of(target: &str) -> &str {
     target.split("::").nth(1).unwrap_or("app")
 }
 
-/// The parts of a line.
-#[derive(Default)]
-struct Line {
-    plugin: String,
-    message: String,
-    /// The other fields, each behind a space.
-    fields: String,
-}
-
-impl Line {
-    fn add(&mut self, field: &Field, value: &dyn fmt::Display) {
-        match field.name() {
-            "message" => {
-                let _ = write!(OneLine(&mut self.message), "{value}");
-            }
-            "plugin" => {
-                let _ = write!(OneLine(&mut self.plugin), "{value}");
-            }
-            "notice" => {}
-            name => {
-                let _ = write!(OneLine(&mut self.fields), " {name}={value}");
-            }
-        }
-    }
-}
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, &format_args!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, &value);
-    }
-}
-
-/// Keeps what is written on one line: a text from outside cannot look like a line of its own.
-struct OneLine<'a>(&'a mut String);
-
-impl fmt::Write for OneLine<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if c.is_control() {
-                self.0.extend(c.escape_default());
-            } else {
-                self.0.push(c);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// UTC, as RFC 3339 writes it, with microseconds.
-fn timestamp(now: SystemTime) -> String {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let micros = since.subsec_micros();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-}
-
-/// Year, month and day of the Gregorian calendar, from days since 1970-01-01.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Years begin in March here, so that the leap day is the last of its year; day 0 is 0000-03-01.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let months_since_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * months_since_march + 2) / 5 + 1;
-    let month =
-        if months_since_march < 10 { months_since_march + 3 } else { months_since_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn times_are_of_the_gregorian_calendar() {
-        for (secs, text) in [
-            (0, "1970-01-01T00:00:00.000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000Z"),
-            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
-        ] {
-            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(secs)), text);
-        }
-    }
-
-    #[test]
-    fn what_comes_from_outside_stays_on_its_line() {
-        let mut text = String::new();
-        write!(OneLine(&mut text), "a\nb\x1b[1m").unwrap();
-        assert_eq!(text, "a\\nb\\u{1b}[1m");
-    }
 
     #[test]
     fn a_flag_has_its_component_written_and_all_stands_for_all() {

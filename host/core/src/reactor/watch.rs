@@ -1,0 +1,210 @@
+//! The watchdog: names the callback that does not let its reactor go on.
+//!
+//! A thread says what it calls by two plain stores. The watchdog, an OS thread of its own, looks four
+//! times a second whether a reactor that is awake has ended a round since.
+
+use super::thread::{self, Shared};
+use super::{Reactor, all};
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often reactors are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a callback may take before it is named.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// A callback that is still there is named again when so many times the time has passed.
+const AGAIN_AFTER_TIMES: u32 = 8;
+
+/// What a lightweight thread calls now. Only its reactor writes.
+#[derive(Debug, Default)]
+pub(super) struct Doing {
+    /// Address of the function; 0 = none.
+    function: AtomicUsize,
+    /// Handle of the poller; 0 = a message.
+    poller: AtomicU64,
+}
+
+impl Doing {
+    #[inline]
+    pub(super) fn begin(&self, function: usize, poller: u64) {
+        self.poller.store(poller, Ordering::Relaxed);
+        self.function.store(function, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn end(&self) {
+        self.function.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Names of pollers, by thread and handle.
+static POLLERS: Mutex<BTreeMap<(u64, u64), String>> = Mutex::new(BTreeMap::new());
+/// Calls of the control path that are under way, by thread; the innermost last.
+static CALLS: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+/// What has kept a reactor for too long and still does.
+static STUCK: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn poller_comes(thread: u64, poller: u64, name: &str) {
+    lock(&POLLERS).insert((thread, poller), name.to_owned());
+}
+
+pub(super) fn poller_goes(thread: u64, poller: u64) {
+    lock(&POLLERS).remove(&(thread, poller));
+}
+
+/// A call of the control path that is under way, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the call is under way until this is dropped"]
+pub struct Call(u64);
+
+/// Says what the current thread calls, such as `plugin acme: method acme_create`.
+pub fn call(what: String) -> Call {
+    let thread = thread::current_id();
+    lock(&CALLS).push((thread, what));
+    Call(thread)
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut calls = lock(&CALLS);
+        if let Some(last) = calls.iter().rposition(|(thread, _)| *thread == self.0) {
+            calls.remove(last);
+        }
+    }
+}
+
+/// What keeps reactors for more than a second, for people. Any thread.
+#[must_use]
+pub fn stuck() -> Vec<String> {
+    lock(&STUCK).clone()
+}
+
+/// Starts the watchdog. Without its thread nothing is named.
+pub(super) fn start() {
+    let watchdog = std::thread::Builder::new().name("watchdog".into());
+    if let Err(error) = watchdog.spawn(|| watch(all())) {
+        tracing::warn!("callbacks that do not return will not be named: {error}");
+    }
+}
+
+/// One reactor, as the watchdog saw it.
+#[derive(Debug)]
+struct Seen {
+    spent_ns: u64,
+    since: Instant,
+    /// Time that it waited for a processor by then, in nanoseconds.
+    delay_ns: u64,
+    /// When it is named next, and what was named.
+    next: Duration,
+    named: Option<String>,
+}
+
+fn watch(reactors: &[std::sync::Arc<Reactor>]) {
+    let mut seen: Vec<Seen> = reactors.iter().map(|reactor| Seen::of(reactor)).collect();
+    loop {
+        let began = Instant::now();
+        std::thread::sleep(LOOK_EVERY);
+        // After a pause of the whole process or machine nothing is known.
+        let is_fresh = began.elapsed() < STUCK_AFTER;
+        for (reactor, seen) in reactors.iter().zip(&mut seen) {
+            seen.look(reactor, is_fresh);
+        }
+        *lock(&STUCK) = seen.iter().filter_map(|seen| seen.named.clone()).collect();
+    }
+}
+
+impl Seen {
+    fn of(reactor: &Reactor) -> Self {
+        Self {
+            spent_ns: spent_ns(reactor),
+            since: Instant::now(),
+            delay_ns: delay_ns(reactor),
+            next: STUCK_AFTER,
+            named: None,
+        }
+    }
+
+    fn look(&mut self, reactor: &Reactor, is_fresh: bool) {
+        let is_going_on = spent_ns(reactor) != self.spent_ns || reactor.sleeper.is_asleep();
+        if is_going_on || !is_fresh {
+            if let Some(named) = &self.named {
+                let seconds = self.since.elapsed().as_secs_f64();
+                tracing::warn!("{named}: it went on after {seconds:.1} s");
+            }
+            *self = Self::of(reactor);
+            return;
+        }
+        // Waiting for a processor is not the callback's fault.
+        let delay = Duration::from_nanos(delay_ns(reactor).saturating_sub(self.delay_ns));
+        let stuck = self.since.elapsed().saturating_sub(delay);
+        if stuck < self.next {
+            return;
+        }
+        let what = what_runs(reactor.core);
+        let core = reactor.core;
+        let seconds = stuck.as_secs_f64();
+        tracing::error!(
+            "{what} has not returned for {seconds:.1} s; nothing else runs on core {core} meanwhile"
+        );
+        self.next *= AGAIN_AFTER_TIMES;
+        self.named = Some(what);
+    }
+}
+
+/// All the time of its rounds and sleeps that have ended.
+fn spent_ns(reactor: &Reactor) -> u64 {
+    let (busy, idle) = reactor.busy_idle_ns();
+    busy.wrapping_add(idle)
+}
+
+/// Time that the reactor's OS thread was ready and waited for a processor: field 2 of
+/// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
+fn delay_ns(reactor: &Reactor) -> u64 {
+    let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", reactor.tid()));
+    let field = text.ok().and_then(|text| text.split(' ').nth(1)?.parse().ok());
+    field.unwrap_or(0)
+}
+
+/// The callback that runs on a core, with its plugin and thread.
+fn what_runs(core: usize) -> String {
+    let running = thread::all_shared().into_iter().find(|shared| {
+        shared.core() == core && shared.doing().function.load(Ordering::Relaxed) != 0
+    });
+    running.map_or_else(|| "a thread of the host".to_owned(), describe)
+}
+
+fn describe(shared: &Shared) -> String {
+    let (thread, doing) = (shared.id(), shared.doing());
+    let call =
+        lock(&CALLS).iter().rev().find(|(of, _)| *of == thread).map(|(_, what)| what.clone());
+    let poller = doing.poller.load(Ordering::Relaxed);
+    let what = call.unwrap_or_else(|| {
+        let file = file_of(doing.function.load(Ordering::Relaxed));
+        match lock(&POLLERS).get(&(thread, poller)).filter(|_| poller != 0) {
+            Some(name) => format!("poller {name} of {file}"),
+            None => format!("a message of {file}"),
+        }
+    });
+    format!("{what}, on thread {}", shared.name())
+}
+
+/// The file name of the library or program that an address lies in: of a plugin, its staged copy, whose
+/// name begins with the plugin's. Read from `/proc`, as `dladdr` may wait for the loader's lock.
+fn file_of(address: usize) -> String {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let file = maps.lines().find_map(|line| {
+        let (from, to) = line.split(' ').next()?.split_once('-')?;
+        let (from, to) =
+            (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
+        let path = line.split_once('/').map(|(_, path)| path)?;
+        (from..to).contains(&address).then(|| path.rsplit('/').next().unwrap_or(path).to_owned())
+    });
+    file.unwrap_or_else(|| "unknown code".to_owned())
+}

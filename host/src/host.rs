@@ -1,0 +1,73 @@
+//! The host: what its methods, its configuration and its start and end share.
+#![forbid(unsafe_code)]
+
+use crate::loader::{self, Manager};
+use crate::notifications::Notifications;
+use crate::rpc::{Outcome, Registry, Responder};
+use crate::subsystems::Subsystems;
+use drivebay_core::reactor::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+
+/// What the main thread waits for.
+#[derive(Debug)]
+pub enum Event {
+    /// A signal: end.
+    Stop,
+    /// `framework_start_init` was called.
+    StartInit(Responder),
+    /// A call of the configuration is answered.
+    Answer(Outcome),
+}
+
+/// What the methods work on. Shared by all of them.
+#[derive(Debug)]
+pub struct Host {
+    /// The methods.
+    pub registry: Arc<Registry>,
+    /// The plugins.
+    pub manager: Arc<Manager>,
+    /// Events.
+    pub notifications: Arc<Notifications>,
+    /// Subsystems of plugins.
+    pub subsystems: Arc<Subsystems>,
+    /// Where the main thread listens.
+    pub events: Sender<Event>,
+    is_initialized: AtomicBool,
+}
+
+impl Host {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        manager: Arc<Manager>,
+        notifications: Arc<Notifications>,
+        subsystems: Arc<Subsystems>,
+        events: Sender<Event>,
+    ) -> Self {
+        let is_initialized = AtomicBool::new(false);
+        Self { registry, manager, notifications, subsystems, events, is_initialized }
+    }
+
+    /// Whether the configuration is loaded.
+    pub fn is_initialized(&self) -> bool {
+        self.is_initialized.load(Ordering::Acquire)
+    }
+
+    /// From now on it is.
+    pub(crate) fn set_initialized(&self) {
+        self.is_initialized.store(true, Ordering::Release);
+    }
+}
+
+/// Runs `work` on the app thread and waits for its result. Not to be called there.
+pub(crate) fn on_app_thread<T: Send + 'static>(
+    work: impl FnOnce() -> loader::Result<T> + Send + 'static,
+) -> loader::Result<T> {
+    let (sender, result) = mpsc::channel();
+    thread::send_app(move || {
+        let _ = sender.send(work());
+    });
+    let gone = || loader::Error::new(libc::ESHUTDOWN, "the app thread has ended");
+    result.recv().unwrap_or_else(|_| Err(gone()))
+}
