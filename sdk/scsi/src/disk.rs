@@ -3,9 +3,9 @@
 use drivebay_sdk::bdev::{Info, OpSet};
 
 /// Longest transfer of one command, in bytes.
-const TRANSFER_LEN_MAX: u64 = 16 << 20;
+const TRANSFER_LEN_MAX: u64 = 64 << 20;
 /// Most bytes that one WRITE SAME or UNMAP covers.
-const COVER_LEN_MAX: u64 = 1 << 30;
+const COVER_LEN_MAX: u64 = 512 << 20;
 
 /// A bdev, as far as commands depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub(super) struct Example {
     pub(super) answer: Option<Value>,
 }
 
-/// Paths and a port of the examples that are other ones when they are called here.
+/// Paths and ports of the examples that are other ones when they are called here.
 struct Places(Vec<(&'static str, String)>);
 
 impl Places {
@@ -26,11 +26,12 @@ impl Places {
             let file = File::create_new(host.folder.join(name)).map_err(told)?;
             file.set_len(8 << 20).map_err(told)?;
         }
-        let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
+        let free = || TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
         Ok(Self(vec![
             ("/usr/lib/drivebay/plugins/", format!("{}/", built.display())),
             ("/srv/", format!("{}/", host.folder.display())),
-            ("\"4420\"", format!("\"{}\"", free.map_err(told)?.port())),
+            ("\"4420\"", format!("\"{}\"", free().map_err(told)?.port())),
+            ("\"3260\"", format!("\"{}\"", free().map_err(told)?.port())),
         ]))
     }
 

@@ -1,0 +1,234 @@
+//! Listening sockets, and connections that log in or discover, on the app thread.
+
+use crate::group::socket::Socket;
+use crate::login::{Context, Login, Progress, Registry};
+use crate::model::Model;
+use crate::node::Established;
+use drivebay_sdk::{Error, Result, errno, thread};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Connections accepted by a portal in one round.
+const BURST: usize = 16;
+/// Connections that log in at once, and discovery sessions.
+const LOGINS_MAX: usize = 1024;
+/// How long a login may take, in nanoseconds.
+const LOGIN_NS: u64 = 30_000_000_000;
+/// How often the time of logins is looked at, in nanoseconds.
+const TICK_NS: u64 = 1_000_000_000;
+
+/// Listening sockets and connections that have not moved to a target.
+#[derive(Debug)]
+pub(super) struct Doors {
+    epoll: OwnedFd,
+    listeners: Vec<Listener>,
+    guests: Vec<Guest>,
+    tick_ns: u64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    pg_tag: i32,
+    socket: TcpListener,
+    is_open: bool,
+}
+
+/// A connection that logs in, or a discovery session.
+#[derive(Debug)]
+struct Guest {
+    socket: Socket,
+    login: Login,
+    deadline_ns: u64,
+    is_over: bool,
+}
+
+/// What can be told of a connection that has not moved to a target.
+#[derive(Clone, Debug)]
+pub struct GuestInfo {
+    /// Its login phase.
+    pub phase: &'static str,
+    /// Its session and number, once it has one.
+    pub session: Option<(u16, u16)>,
+    /// The initiator's address.
+    pub peer: String,
+    /// The target's address.
+    pub local: String,
+}
+
+/// A connection that moves to its target.
+pub(super) struct Move {
+    pub(super) stream: TcpStream,
+    pub(super) new: Box<Established>,
+    pub(super) target: String,
+    pub(super) replaced: Option<u16>,
+}
+
+impl Doors {
+    pub(super) fn new() -> Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
+        Ok(Self { epoll, listeners: Vec::new(), guests: Vec::new(), tick_ns: 0 })
+    }
+
+    pub(super) fn wake_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    /// When the time of logins is to be looked at, on the host's clock in nanoseconds.
+    pub(super) fn next_ns(&self) -> u64 {
+        if self.guests.is_empty() { u64::MAX } else { self.tick_ns }
+    }
+
+    pub(super) fn listen(
+        &mut self,
+        pg_tag: i32,
+        portals: &[SocketAddr],
+        waits: bool,
+    ) -> Result<()> {
+        let mut opened = Vec::new();
+        for address in portals {
+            let socket = TcpListener::bind(address).map_err(|error| {
+                let errno = error.raw_os_error().unwrap_or(errno::EIO);
+                Error::new(errno, format!("listening on {address}: {error}"))
+            })?;
+            socket.set_nonblocking(true)?;
+            opened.push(Listener { pg_tag, socket, is_open: !waits });
+        }
+        if !waits {
+            opened.iter().try_for_each(|listener| self.watch(listener))?;
+        }
+        self.listeners.extend(opened);
+        Ok(())
+    }
+
+    fn watch(&self, listener: &Listener) -> Result<()> {
+        epoll::add(&self.epoll, &listener.socket, EventData::new_u64(0), EventFlags::IN)
+            .map_err(|error| std::io::Error::from(error).into())
+    }
+
+    pub(super) fn open(&mut self, pg_tag: i32) {
+        let mut listeners = std::mem::take(&mut self.listeners);
+        for listener in listeners.iter_mut().filter(|one| one.pg_tag == pg_tag && !one.is_open) {
+            listener.is_open = self.watch(listener).is_ok();
+        }
+        self.listeners = listeners;
+    }
+
+    pub(super) fn close(&mut self, pg_tag: i32) {
+        self.listeners.retain(|listener| listener.pg_tag != pg_tag);
+        self.guests.retain(|guest| guest.login.pg_tag() != pg_tag);
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.listeners.clear();
+        self.guests.clear();
+    }
+
+    pub(super) fn guests(&self) -> Vec<GuestInfo> {
+        let info = |guest: &Guest| GuestInfo {
+            phase: guest.login.phase(),
+            session: guest.login.session(),
+            peer: guest.login.peer().ip().to_canonical().to_string(),
+            local: guest.login.local().ip().to_canonical().to_string(),
+        };
+        self.guests.iter().map(info).collect()
+    }
+
+    pub(super) fn round(
+        &mut self,
+        model: &Model,
+        registry: &mut Registry,
+        moves: &mut Vec<Move>,
+    ) -> bool {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 1];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let has_events = epoll::wait(&self.epoll, &mut events, Some(&now))
+            .is_ok_and(|(events, _)| !events.is_empty());
+        let now_ns = thread::now_ns();
+        let is_time = !self.guests.is_empty() && now_ns >= self.tick_ns;
+        if !has_events && !is_time {
+            return false;
+        }
+        self.tick_ns = now_ns.saturating_add(TICK_NS);
+        self.accept(now_ns);
+        for guest in &mut self.guests {
+            guest.socket.changed(true, true);
+            guest.receive(model, registry, moves, &self.epoll);
+        }
+        self.guests.retain_mut(|guest| guest.stays(now_ns, registry));
+        has_events
+    }
+
+    fn accept(&mut self, now_ns: u64) {
+        for listener in self.listeners.iter().filter(|listener| listener.is_open) {
+            for _ in 0..BURST {
+                let Ok((stream, peer)) = listener.socket.accept() else { break };
+                if self.guests.len() >= LOGINS_MAX {
+                    tracing::warn!(%peer, "too many logins at once: a connection is closed");
+                    break;
+                }
+                let prepared = (|| {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    epoll::add(&self.epoll, &stream, EventData::new_u64(1), EventFlags::IN)?;
+                    stream.local_addr()
+                })();
+                let Ok(local) = prepared else { continue };
+                self.guests.push(Guest {
+                    login: Login::new(listener.pg_tag, local, peer),
+                    socket: Socket::new(stream),
+                    deadline_ns: now_ns.saturating_add(LOGIN_NS),
+                    is_over: false,
+                });
+            }
+        }
+    }
+}
+
+impl Guest {
+    fn receive(
+        &mut self,
+        model: &Model,
+        registry: &mut Registry,
+        moves: &mut Vec<Move>,
+        epoll: &OwnedFd,
+    ) {
+        let len = if self.is_over { 0 } else { self.socket.read(self.login.inbox()) };
+        if len == 0 {
+            self.socket.send(self.login.outbox());
+            return;
+        }
+        self.login.inbox().received(len);
+        let mut context = Context { model, registry };
+        match self.login.work(&mut context) {
+            Progress::Waits => {}
+            Progress::Over => self.is_over = true,
+            Progress::Ready(new, target, replaced) => {
+                self.socket.send(self.login.outbox());
+                self.is_over = true;
+                let _ = epoll::delete(epoll, self.socket.stream());
+                if let Ok(stream) = self.socket.stream().try_clone()
+                    && self.login.outbox().is_empty()
+                {
+                    moves.push(Move { stream, new, target, replaced });
+                } else {
+                    registry.leave(new.session, new.cid);
+                }
+                self.login.forget_session();
+            }
+        }
+        self.socket.send(self.login.outbox());
+    }
+
+    /// Whether it is still of use.
+    fn stays(&mut self, now_ns: u64, registry: &mut Registry) -> bool {
+        let is_late = !self.login.is_discovery() && now_ns >= self.deadline_ns;
+        let is_done = self.is_over && self.login.outbox().is_empty();
+        let stays = !self.socket.is_broken() && !is_late && !is_done;
+        if !stays && let Some((tsih, cid)) = self.login.session() {
+            registry.leave(tsih, cid);
+        }
+        stays
+    }
+}

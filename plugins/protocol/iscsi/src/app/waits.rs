@@ -1,0 +1,76 @@
+//! What control operations wait for: targets that go, and what poll groups tell.
+
+use crate::group::ConnectionInfo;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+type Then = Box<dyn FnOnce()>;
+type ThenAll = Box<dyn FnOnce(Vec<ConnectionInfo>)>;
+
+/// Who waits for what.
+#[derive(Default)]
+pub(super) struct Waits {
+    targets: RefCell<Vec<(Option<String>, Then)>>,
+    gathers: RefCell<BTreeMap<u64, Gather>>,
+    last: Cell<u64>,
+}
+
+struct Gather {
+    left: usize,
+    all: Vec<ConnectionInfo>,
+    then: ThenAll,
+}
+
+impl std::fmt::Debug for Waits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waits").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Waits {
+    /// Runs `then` when nothing is left of a target.
+    pub(super) fn for_target(&self, name: &str, then: Then) {
+        self.targets.borrow_mut().push((Some(name.to_owned()), then));
+    }
+
+    /// Runs `then` when the next target has gone.
+    pub(super) fn for_any_target(&self, then: Then) {
+        self.targets.borrow_mut().push((None, then));
+    }
+
+    /// Nothing is left of a target.
+    pub(super) fn target_went(&self, name: &str) {
+        let all = self.targets.take();
+        let (now, later): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(of, _)| of.as_deref().is_none_or(|of| of == name));
+        self.targets.borrow_mut().extend(later);
+        now.into_iter().for_each(|(_, then)| then());
+    }
+
+    /// Runs `then` with what `count` poll groups tell; returns the number to tell it under.
+    pub(super) fn gather(&self, count: usize, then: ThenAll) -> u64 {
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        if count == 0 {
+            then(Vec::new());
+        } else {
+            let gather = Gather { left: count, all: Vec::new(), then };
+            self.gathers.borrow_mut().insert(id, gather);
+        }
+        id
+    }
+
+    /// A poll group has told.
+    pub(super) fn gathered(&self, id: u64, told: Vec<ConnectionInfo>) {
+        let mut gathers = self.gathers.borrow_mut();
+        let Some(gather) = gathers.get_mut(&id) else { return };
+        gather.all.extend(told);
+        gather.left = gather.left.saturating_sub(1);
+        if gather.left == 0
+            && let Some(Gather { all, then, .. }) = gathers.remove(&id)
+        {
+            drop(gathers);
+            then(all);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `save_config`: the calls that make the target again, in the reference's order but for authentication groups, which come before those that name them.
+
+use crate::app::app;
+use crate::rpc::view;
+use drivebay_sdk::notify::Config;
+use serde_json::json;
+
+/// Writes the target's configuration. `[app thread]`
+pub(crate) fn write(config: &mut Config<'_>) {
+    let Some(app) = app() else { return };
+    let model = app.model.borrow();
+    if model.options_are_set {
+        config.call("iscsi_set_options", &view::options(&model.options));
+    }
+    for (tag, group) in &model.portal_groups {
+        config.call("iscsi_create_portal_group", &view::portal_group(*tag, group));
+        let chap = group.chap;
+        if chap.is_set() {
+            let params = json!({
+                "tag": tag,
+                "disable_chap": chap.disabled,
+                "require_chap": chap.required,
+                "mutual_chap": chap.mutual,
+                "chap_group": chap.group,
+            });
+            config.call("iscsi_portal_group_set_auth", &params);
+        }
+    }
+    for (tag, group) in &model.initiator_groups {
+        config.call("iscsi_create_initiator_group", &view::initiator_group(*tag, group));
+    }
+    for (tag, group) in &model.auth_groups {
+        config.call("iscsi_create_auth_group", &view::auth_group(*tag, group, true));
+    }
+    for target in model.targets.values() {
+        config.call("iscsi_create_target_node", &view::target(target));
+        for (pg_tag, (host, port)) in &target.redirects {
+            let params = json!({
+                "name": target.name,
+                "pg_tag": pg_tag,
+                "redirect_host": host,
+                "redirect_port": port,
+            });
+            config.call("iscsi_target_node_set_redirect", &params);
+        }
+    }
+}

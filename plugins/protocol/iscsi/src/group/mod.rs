@@ -1,0 +1,419 @@
+//! One thread's targets: their nodes, the sockets of their sessions, one epoll.
+//!
+//! A target lives whole on one thread, so all connections of a session do. A round looks at the sockets once, works on what has come, and sends
+//! what is ready. The thread sleeps when nothing has.
+
+pub mod bdevs;
+pub mod socket;
+
+use crate::app;
+use crate::node::{Established, Node, SessionId};
+use bdevs::Bdevs;
+use drivebay_scsi::{Device, Disk, Port};
+use drivebay_sdk::bdev::Desc;
+use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::{Result, thread};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use socket::Socket;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Readable, as poll(2) says it.
+const POLLIN: u32 = 1;
+/// Sockets looked at in one round.
+const EVENTS: usize = 64;
+/// How often pings and deadlines are looked at, in nanoseconds.
+const TICK_NS: u64 = 500_000_000;
+/// How soon links without memory try again, in nanoseconds.
+const SHORT_NS: u64 = 1_000_000;
+
+/// A poll group, on its thread.
+#[derive(Debug)]
+pub struct Group {
+    state: Rc<RefCell<State>>,
+    _poller: Poller,
+}
+
+struct State {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    targets: BTreeMap<String, Served>,
+    sockets: Vec<Option<Connected>>,
+    tick_ns: u64,
+    /// A link waits for memory, or has work that no descriptor will tell of.
+    is_pending: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("targets", &self.targets).finish_non_exhaustive()
+    }
+}
+
+/// A target of this thread.
+struct Served {
+    node: Node<Bdevs>,
+    /// What is done when nothing of it is left.
+    ending: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Connected {
+    socket: Socket,
+    target: String,
+    link: u32,
+    session: SessionId,
+    cid: u16,
+}
+
+/// What can be told of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The target.
+    pub target: String,
+    /// Its session.
+    pub tsih: u16,
+    /// Its number in the session.
+    pub cid: u16,
+    /// The initiator's address.
+    pub peer: String,
+    /// The target's address.
+    pub local: String,
+}
+
+impl Group {
+    /// A group on this thread.
+    ///
+    /// # Errors
+    /// When the system or the host lacks something.
+    pub fn new() -> Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
+        let fd = epoll.as_raw_fd();
+        let state = State {
+            epoll,
+            events: Vec::with_capacity(EVENTS),
+            targets: BTreeMap::new(),
+            sockets: Vec::new(),
+            tick_ns: 0,
+            is_pending: false,
+        };
+        let state = Rc::new(RefCell::new(state));
+        let poller = Poller::register("iscsi", 0, Round(Rc::clone(&state)))?;
+        poller.wake_fd(fd, POLLIN)?;
+        Ok(Self { state, _poller: poller })
+    }
+
+    /// Adds a target without units.
+    pub fn add_target(&self, name: &str) {
+        let node = Node::new(Device::new(name.to_owned()), Bdevs::default());
+        let served = Served { node, ending: None };
+        self.state.borrow_mut().targets.insert(name.to_owned(), served);
+    }
+
+    /// Sets a target's ports.
+    pub fn set_ports(&self, target: &str, ports: Vec<Port>) {
+        self.with(target, |node| node.device_mut().set_ports(ports));
+    }
+
+    /// Adds a unit to a target.
+    pub fn add_unit(&self, target: &str, unit: u16, desc: Arc<Desc>) {
+        self.with(target, |node| {
+            let opened = desc.info().and_then(|info| {
+                node.backend_mut().open(unit, desc)?;
+                Ok(Disk::from(&info))
+            });
+            match opened {
+                Ok(disk) => node.add_unit(unit, disk),
+                Err(error) => tracing::error!(target, unit, %error, "the unit cannot be used"),
+            }
+        });
+    }
+
+    /// A unit goes.
+    pub fn remove_unit(&self, target: &str, unit: u16) {
+        self.with(target, |node| node.remove_unit(unit));
+        self.state.borrow_mut().is_pending = true;
+    }
+
+    /// A unit has another size.
+    pub fn resize_unit(&self, target: &str, unit: u16, blocks: u64) {
+        self.with(target, |node| node.device_mut().resize_unit(unit, blocks));
+    }
+
+    /// Ends a target: its sessions end, and `then` runs when nothing is left of it.
+    pub fn remove_target(&self, target: &str, then: impl FnOnce() + Send + 'static) {
+        self.with(target, |node| {
+            let sessions: Vec<_> = node.sessions().map(|session| session.id).collect();
+            for session in sessions {
+                node.end_session(session);
+            }
+            for unit in node.device_mut().unit_numbers() {
+                node.remove_unit(unit);
+            }
+        });
+        let mut state = self.state.borrow_mut();
+        state.is_pending = true;
+        match state.targets.get_mut(target) {
+            Some(served) => served.ending = Some(Box::new(then)),
+            None => then(),
+        }
+    }
+
+    /// Takes over a connection that has logged in; a session that it replaces ends first.
+    pub fn attach(
+        &self,
+        target: &str,
+        stream: TcpStream,
+        new: Established,
+        replaced: Option<SessionId>,
+    ) {
+        let state = &mut *self.state.borrow_mut();
+        let (session, cid) = (new.session, new.cid);
+        let key = state.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
+            state.sockets.push(None);
+            state.sockets.len() - 1
+        });
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let watched = epoll::add(&state.epoll, &stream, EventData::new_u64(key as u64), flags);
+        let served = state.targets.get_mut(target).filter(|served| served.ending.is_none());
+        let (Some(served), Ok(())) = (served, watched) else {
+            return app::connection_gone(session, cid);
+        };
+        if let Some(old) = replaced {
+            served.node.end_session(old);
+        }
+        let link = served.node.attach(new);
+        let socket = Socket::new(stream);
+        let target = target.to_owned();
+        if let Some(place) = state.sockets.get_mut(key) {
+            *place = Some(Connected { socket, target, link, session, cid });
+        }
+        state.is_pending = true;
+    }
+
+    /// Asks initiators of a target, or of those that came by a portal group, to log out.
+    pub fn request_logout(&self, target: &str, portal_group: Option<i32>, seconds: u16) {
+        self.with(target, |node| {
+            node.request_logout(
+                |link| portal_group.is_none_or(|tag| link.portal_group() == tag),
+                seconds,
+            );
+        });
+        self.state.borrow_mut().is_pending = true;
+    }
+
+    /// Its connections.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let state = self.state.borrow();
+        let connected = state.sockets.iter().flatten();
+        connected
+            .map(|one| {
+                let text = |address: std::io::Result<std::net::SocketAddr>| {
+                    address.map(|address| address.ip().to_canonical().to_string())
+                };
+                ConnectionInfo {
+                    target: one.target.clone(),
+                    tsih: one.session,
+                    cid: one.cid,
+                    peer: text(one.socket.stream().peer_addr()).unwrap_or_default(),
+                    local: text(one.socket.stream().local_addr()).unwrap_or_default(),
+                }
+            })
+            .collect()
+    }
+
+    fn with(&self, target: &str, call: impl FnOnce(&mut Node<Bdevs>)) {
+        if let Some(served) = self.state.borrow_mut().targets.get_mut(target) {
+            call(&mut served.node);
+        }
+    }
+}
+
+struct Round(Rc<RefCell<State>>);
+
+impl Poll for Round {
+    const SLEEPS: bool = true;
+
+    fn poll(&mut self) -> bool {
+        self.0.borrow_mut().round()
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        let state = self.0.borrow();
+        state.is_pending || state.targets.values().any(|served| served.has_ended_ios())
+    }
+
+    fn next_ns(&mut self) -> u64 {
+        let state = self.0.borrow();
+        let is_short = state.targets.values().any(|served| served.node.is_short());
+        match (is_short, state.sockets.iter().any(Option::is_some)) {
+            (true, _) => thread::now_ns().saturating_add(SHORT_NS),
+            (false, true) => state.tick_ns,
+            (false, false) => u64::MAX,
+        }
+    }
+}
+
+impl Served {
+    fn has_ended_ios(&self) -> bool {
+        self.node.backend().has_ended()
+    }
+
+    /// Works on I/Os that have ended; whether there were some.
+    fn take_ended(&mut self) -> bool {
+        let mut did = false;
+        while let Some((key, buffer, result, unit)) = self.node.backend_mut().next_ended() {
+            self.node.ended(key, buffer, result, unit);
+            did = true;
+        }
+        did
+    }
+}
+
+impl State {
+    fn round(&mut self) -> bool {
+        self.is_pending = false;
+        let mut did = self.look();
+        did |= self.receive();
+        for served in self.targets.values_mut() {
+            did |= served.take_ended();
+            served.node.backend_mut().flush();
+            did |= served.take_ended();
+        }
+        self.tick();
+        did |= self.send();
+        self.end_targets();
+        did
+    }
+
+    /// Asks the system which sockets have changed.
+    fn look(&mut self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.events.clear();
+        let spare = rustix::buffer::spare_capacity(&mut self.events);
+        if epoll::wait(&self.epoll, spare, Some(&now)).is_err() {
+            return false;
+        }
+        for event in &self.events {
+            let key = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+            if let Some(Some(connected)) = self.sockets.get_mut(key) {
+                let flags = event.flags;
+                let closed = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+                let readable = flags.intersects(EventFlags::IN | closed);
+                let writable = flags.intersects(EventFlags::OUT | EventFlags::ERR);
+                connected.socket.changed(readable, writable);
+            }
+        }
+        !self.events.is_empty()
+    }
+
+    fn receive(&mut self) -> bool {
+        let mut did = false;
+        for connected in self.sockets.iter_mut().flatten() {
+            let Some(served) = self.targets.get_mut(&connected.target) else { continue };
+            let Some(link) = served.node.link(connected.link) else { continue };
+            if !connected.socket.is_readable() || !link.wants_bytes() {
+                continue;
+            }
+            let Some(inbox) = served.node.inbox(connected.link) else { continue };
+            let len = connected.socket.read(inbox);
+            if len > 0 {
+                served.node.receive(connected.link, len);
+                did = true;
+            }
+            self.is_pending |= connected.socket.is_readable();
+        }
+        did
+    }
+
+    fn send(&mut self) -> bool {
+        let mut did = false;
+        let mut gone = Vec::new();
+        for (key, place) in self.sockets.iter_mut().enumerate() {
+            let Some(connected) = place else { continue };
+            let served = self.targets.get_mut(&connected.target);
+            let sent = served.is_some_and(|served| connected.serve(served, &mut did));
+            self.is_pending |= sent;
+            let is_over = self.targets.get(&connected.target).is_none_or(|served| {
+                served.node.link(connected.link).is_none_or(|link| link.is_over())
+            });
+            if connected.socket.is_broken() || is_over {
+                gone.push(key);
+            }
+        }
+        for key in gone {
+            let Some(connected) = self.sockets.get_mut(key).and_then(Option::take) else {
+                continue;
+            };
+            if let Some(served) = self.targets.get_mut(&connected.target) {
+                served.node.lost(connected.link);
+            }
+            let _ = epoll::delete(&self.epoll, connected.socket.stream());
+            app::connection_gone(connected.session, connected.cid);
+            self.is_pending = true;
+            did = true;
+        }
+        did
+    }
+
+    fn tick(&mut self) {
+        let now_ns = thread::now_ns();
+        let is_short = self.targets.values().any(|served| served.node.is_short());
+        if now_ns < self.tick_ns && !is_short {
+            return;
+        }
+        self.tick_ns = now_ns.saturating_add(TICK_NS);
+        for served in self.targets.values_mut() {
+            served.node.tick(now_ns);
+            served.node.backend_mut().flush();
+        }
+        self.is_pending = true;
+    }
+
+    /// Forgets targets of which nothing is left.
+    fn end_targets(&mut self) {
+        let is_over = |served: &Served| served.ending.is_some() && served.node.is_empty();
+        let over: Vec<String> = self
+            .targets
+            .iter()
+            .filter(|(_, served)| is_over(served))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            if let Some(Served { ending: Some(then), node }) = self.targets.remove(&name) {
+                drop(node); // its channels, then its descriptors
+                then();
+            }
+        }
+    }
+}
+
+impl Connected {
+    /// Sends what the link has; whether there may be more to do at once.
+    fn serve(&mut self, served: &mut Served, did: &mut bool) -> bool {
+        let Some(link) = served.node.link_mut(self.link) else { return false };
+        let was_full = !link.wants_bytes();
+        let sent = self.socket.send(link.outbox());
+        *did |= sent;
+        if !sent {
+            return false;
+        }
+        let reads_on = was_full && link.wants_bytes();
+        // Buffers came free: tasks that waited for that go on, and what had to wait in the inbox.
+        served.node.sent(self.link);
+        reads_on
+            || !served.node.link_mut(self.link).is_none_or(|link| link.outbox().is_empty())
+                && self.socket.is_writable()
+    }
+}

@@ -1,0 +1,97 @@
+//! Who must prove who they are, and the secrets for it.
+
+use drivebay_sdk::{Error, Result, errno};
+
+/// Longest user name and secret, in bytes.
+pub const TEXT_LEN_MAX: usize = 255;
+
+/// What CHAP a login needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChapPolicy {
+    /// CHAP is refused.
+    pub disabled: bool,
+    /// CHAP is required.
+    pub required: bool,
+    /// The target must prove itself too.
+    pub mutual: bool,
+    /// The authentication group; 0 = none.
+    pub group: i32,
+}
+
+impl ChapPolicy {
+    /// A policy of RPC parameters.
+    ///
+    /// # Errors
+    /// `EINVAL` for a combination that contradicts itself.
+    pub fn new(disabled: bool, required: bool, mutual: bool, group: i32) -> Result<Self> {
+        if disabled && required {
+            return Err(Error::invalid("require_chap", true, "false, with disable_chap"));
+        }
+        if mutual && !required {
+            return Err(Error::invalid("mutual_chap", true, "false, without require_chap"));
+        }
+        if group < 0 {
+            return Err(Error::invalid("chap_group", group, "0 or the tag of a group"));
+        }
+        Ok(Self { disabled, required, mutual, group })
+    }
+
+    /// Whether it differs from "anything goes".
+    #[must_use]
+    pub fn is_set(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// The secrets of one user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The initiator's name for CHAP.
+    pub user: String,
+    /// The initiator's secret.
+    pub secret: String,
+    /// The target's name for CHAP, and its secret.
+    pub mutual: Option<(String, String)>,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// An authentication group.
+#[derive(Clone, Debug, Default)]
+pub struct AuthGroup {
+    /// Its users.
+    pub secrets: Vec<Secret>,
+}
+
+impl AuthGroup {
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// `EEXIST` for a user that is there, `EINVAL` for texts that are too long or missing, or two secrets that are the same.
+    pub fn add(&mut self, secret: Secret) -> Result<()> {
+        if self.secrets.iter().any(|other| other.user == secret.user) {
+            return Err(Error::new(errno::EEXIST, format!("user {} is in the group", secret.user)));
+        }
+        let check = |field, text: &str| match text.len() {
+            1..=TEXT_LEN_MAX => Ok(()),
+            len => Err(Error::invalid(field, format!("of {len} bytes"), "1 to 255 bytes")),
+        };
+        check("user", &secret.user)?;
+        check("secret", &secret.secret)?;
+        if let Some((user, other)) = &secret.mutual {
+            check("muser", user)?;
+            check("msecret", other)?;
+            // With one secret for both, a response could be reflected. RFC 7143, section 9.2.1.
+            if *other == secret.secret {
+                return Err(Error::invalid("msecret", "the same as secret", "another one"));
+            }
+        }
+        self.secrets.push(secret);
+        Ok(())
+    }
+}

@@ -1,0 +1,345 @@
+//! One target node in full feature phase, without sockets and channels: its SCSI device, sessions and connections.
+//!
+//! Bytes go in by [`Node::receive`], the ends of I/Os by [`Node::ended`], time by [`Node::tick`]; bytes come out of each [`Link`]'s outbox
+//! and I/Os through the [`Backend`]. A link works on its own tasks; what concerns several (task management, units that go, turns at a unit's
+//! gate) is a [`Chore`] that the node does after the link has returned, so no link is entered twice.
+
+mod data;
+mod link;
+mod management;
+mod pdu;
+mod scsi;
+mod session;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use link::{Established, Link, SEGMENT_LEN};
+pub use session::{Session, SessionId};
+
+use crate::connection::Inbox;
+use drivebay_scsi::{Device, Disk, TaskKey};
+use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
+use management::Management;
+use std::collections::BTreeMap;
+
+/// The bdevs of a node's units.
+pub trait Backend {
+    /// Memory of an I/O.
+    type Buffer: AsRef<[u8]> + AsMut<[u8]>;
+
+    /// Memory of `len` bytes, if there is some now. Its contents are anything.
+    fn buffer(&mut self, len: u32) -> Option<Self::Buffer>;
+
+    /// Submits an I/O to a unit's bdev. [`Node::ended`] is called when it has ended, never from inside this call.
+    fn submit(&mut self, unit: u16, op: Op, flags: IoFlags, buffer: Self::Buffer, key: IoKey);
+
+    /// No I/O of a unit is in flight any more, and none will come.
+    fn unit_left(&mut self, unit: u16);
+}
+
+/// Names an I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoKey {
+    task: TaskKey,
+    piece: u16,
+}
+
+/// What a link leaves to its node.
+#[derive(Debug)]
+enum Chore {
+    /// A task management function.
+    Manage(Management),
+    /// A task of a unit has ended: others may have their turn.
+    Turn(u16),
+    /// Commands of other nexuses were preempted.
+    Preempted,
+    /// The session ends.
+    EndSession(SessionId),
+    /// One connection of a session ends.
+    EndLink(u32),
+}
+
+/// What all links of a node share.
+#[derive(Debug)]
+pub struct Shared<B: Backend> {
+    device: Device,
+    backend: B,
+    sessions: BTreeMap<SessionId, Session>,
+    chores: Vec<Chore>,
+    /// I/Os in flight, by unit.
+    in_flight: BTreeMap<u16, u32>,
+    /// Units that go, and wait for their I/Os.
+    leaving: Vec<u16>,
+    /// Some link has no memory for an I/O.
+    is_short: bool,
+    now_ns: u64,
+}
+
+/// A target node. It lives on one lightweight thread.
+#[derive(Debug)]
+pub struct Node<B: Backend> {
+    shared: Shared<B>,
+    links: Vec<Option<Box<Link<B::Buffer>>>>,
+    managements: Vec<Management>,
+}
+
+impl<B: Backend> Node<B> {
+    /// A node without units.
+    pub fn new(device: Device, backend: B) -> Self {
+        let shared = Shared {
+            device,
+            backend,
+            sessions: BTreeMap::new(),
+            chores: Vec::new(),
+            in_flight: BTreeMap::new(),
+            leaving: Vec::new(),
+            is_short: false,
+            now_ns: 0,
+        };
+        Self { shared, links: Vec::new(), managements: Vec::new() }
+    }
+
+    /// The device.
+    pub fn device_mut(&mut self) -> &mut Device {
+        &mut self.shared.device
+    }
+
+    /// The backend.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.shared.backend
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.shared.backend
+    }
+
+    /// Its sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.shared.sessions.values()
+    }
+
+    /// A connection.
+    pub fn link(&self, id: u32) -> Option<&Link<B::Buffer>> {
+        self.links.get(index(id))?.as_deref()
+    }
+
+    /// A connection, to send what it has.
+    pub fn link_mut(&mut self, id: u32) -> Option<&mut Link<B::Buffer>> {
+        self.links.get_mut(index(id))?.as_deref_mut()
+    }
+
+    /// Its connections, those too that only wait for their I/Os.
+    pub fn links(&self) -> impl Iterator<Item = (u32, &Link<B::Buffer>)> {
+        let links = self.links.iter().enumerate();
+        links.filter_map(|(id, link)| Some((u32::try_from(id).ok()?, link.as_deref()?)))
+    }
+
+    /// Takes over a connection that has logged in; its session begins, or gets one more connection.
+    pub fn attach(&mut self, new: Established) -> u32 {
+        let id = self.links.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.links.push(None);
+            self.links.len() - 1
+        });
+        let number = u32::try_from(id).unwrap_or(u32::MAX);
+        let shared = &mut self.shared;
+        let device = &mut shared.device;
+        let session = shared
+            .sessions
+            .entry(new.session)
+            .or_insert_with(|| Session::new(&new, device.attach(new.identity.clone())));
+        session.links.push(number);
+        if let Some(place) = self.links.get_mut(id) {
+            *place = Some(Box::new(Link::new(number, new, shared.now_ns)));
+        }
+        self.receive(number, 0);
+        number
+    }
+
+    /// Where bytes of a connection go.
+    pub fn inbox(&mut self, id: u32) -> Option<&mut Inbox> {
+        self.link_mut(id).map(|link| &mut link.inbox)
+    }
+
+    /// `len` bytes came into a connection's inbox: works on what is whole.
+    pub fn receive(&mut self, id: u32, len: usize) {
+        let Self { shared, links, .. } = self;
+        if let Some(Some(link)) = links.get_mut(index(id)) {
+            link.inbox.received(len);
+            link.work(shared);
+        }
+        self.do_chores();
+    }
+
+    /// An I/O has ended.
+    pub fn ended(&mut self, key: IoKey, buffer: B::Buffer, result: IoResult, unit: u16) {
+        let Self { shared, links, .. } = self;
+        if let Some(count) = shared.in_flight.get_mut(&unit) {
+            *count = count.saturating_sub(1);
+        }
+        let (id, _) = table::split(key.task);
+        if let Some(Some(link)) = links.get_mut(index(id)) {
+            link.io_ended(key, buffer, result, shared);
+        }
+        self.look_after_units();
+        self.do_chores();
+    }
+
+    /// A connection's socket is gone: its tasks are aborted, and it goes once their I/Os have ended.
+    pub fn lost(&mut self, id: u32) {
+        self.shared.chores.push(Chore::EndLink(id));
+        self.do_chores();
+    }
+
+    /// Ends a session: another one takes its place, or its initiator may not have it any more.
+    pub fn end_session(&mut self, session: SessionId) {
+        self.shared.chores.push(Chore::EndSession(session));
+        self.do_chores();
+    }
+
+    /// Time has passed: pings, deadlines; links that had no memory try again.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.shared.now_ns = now_ns;
+        if std::mem::take(&mut self.shared.is_short) {
+            self.retry();
+        }
+        let Self { shared, links, .. } = self;
+        for link in links.iter_mut().flatten() {
+            link.tick(shared);
+        }
+        self.expire_managements();
+        self.do_chores();
+    }
+
+    /// Whether a link waits for memory.
+    pub fn is_short(&self) -> bool {
+        self.shared.is_short
+    }
+
+    /// What was sent has made room: tasks that waited for it go on, and PDUs that did.
+    pub fn sent(&mut self, id: u32) {
+        let Self { shared, links, .. } = self;
+        if let Some(Some(link)) = links.get_mut(index(id)) {
+            if std::mem::take(&mut link.is_held) {
+                link.advance_all(shared);
+            }
+            link.work(shared);
+        }
+        self.do_chores();
+    }
+
+    /// Asks the initiators of connections to log out, within a time in seconds. RFC 7143, section 11.9.1.
+    pub fn request_logout(&mut self, is_meant: impl Fn(&Link<B::Buffer>) -> bool, seconds: u16) {
+        let Self { shared, links, .. } = self;
+        for link in links.iter_mut().flatten().filter(|link| is_meant(link)) {
+            link.request_logout(seconds, shared);
+        }
+    }
+
+    /// A unit comes.
+    pub fn add_unit(&mut self, unit: u16, disk: Disk) {
+        self.shared.device.add_unit(unit, disk);
+    }
+
+    /// A unit goes: no command to it begins, those under way end with an error. [`Backend::unit_left`] follows.
+    pub fn remove_unit(&mut self, unit: u16) {
+        self.shared.device.remove_unit(unit);
+        let Self { shared, links, .. } = self;
+        for link in links.iter_mut().flatten() {
+            link.fail_unit(unit, shared);
+        }
+        shared.leaving.push(unit);
+        self.look_after_units();
+        self.do_chores();
+    }
+
+    /// Whether nothing is left: no connections and no I/Os.
+    pub fn is_empty(&self) -> bool {
+        self.links.iter().all(Option::is_none) && self.shared.in_flight.values().all(|n| *n == 0)
+    }
+
+    fn look_after_units(&mut self) {
+        let Shared { leaving, in_flight, backend, .. } = &mut self.shared;
+        leaving.retain(|unit| {
+            let is_busy = in_flight.get(unit).is_some_and(|count| *count > 0);
+            if !is_busy {
+                in_flight.remove(unit);
+                backend.unit_left(*unit);
+            }
+            is_busy
+        });
+    }
+
+    /// Links whose tasks wait for memory or room go on.
+    fn retry(&mut self) {
+        let Self { shared, links, .. } = self;
+        for link in links.iter_mut().flatten() {
+            link.advance_all(shared);
+        }
+    }
+
+    fn do_chores(&mut self) {
+        while !self.shared.chores.is_empty() {
+            for chore in std::mem::take(&mut self.shared.chores) {
+                match chore {
+                    Chore::Manage(management) => self.manage(management),
+                    Chore::Turn(unit) => self.turn(unit),
+                    Chore::Preempted => self.abort_preempted(),
+                    Chore::EndSession(session) => self.drop_session(session),
+                    Chore::EndLink(id) => self.drop_link(id),
+                }
+            }
+            self.settle_managements();
+            self.sweep();
+        }
+        self.sweep();
+    }
+
+    fn turn(&mut self, unit: u16) {
+        let Self { shared, links, .. } = self;
+        while let Some(key) = shared.device.turn(unit) {
+            let (id, _) = table::split(key);
+            if let Some(Some(link)) = links.get_mut(index(id)) {
+                link.admitted(key, shared);
+            }
+        }
+    }
+
+    fn drop_session(&mut self, session: SessionId) {
+        let links = self.shared.sessions.get(&session).map(|session| session.links.clone());
+        for id in links.unwrap_or_default() {
+            self.drop_link(id);
+        }
+    }
+
+    fn drop_link(&mut self, id: u32) {
+        let Self { shared, links, .. } = self;
+        let Some(Some(link)) = links.get_mut(index(id)) else { return };
+        if !link.end(shared) {
+            return;
+        }
+        let session_id = link.session();
+        if let Some(session) = shared.sessions.get_mut(&session_id) {
+            session.links.retain(|other| *other != id);
+            if session.links.is_empty() {
+                shared.device.detach(session.nexus);
+                shared.sessions.remove(&session_id);
+            }
+        }
+        self.forget_managements(id);
+    }
+
+    /// Forgets connections of which nothing is left.
+    fn sweep(&mut self) {
+        for place in &mut self.links {
+            if place.as_ref().is_some_and(|link| link.has_gone()) {
+                *place = None;
+            }
+        }
+    }
+}
+
+fn index(id: u32) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,190 @@
+//! The methods: names, parameters, results and codes of the reference, which answers nearly every mistake with -32602.
+
+mod groups;
+mod params;
+mod targets;
+pub(crate) mod view;
+
+use crate::app::{App, app};
+use crate::model::ChapPolicy;
+use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, RpcError, State};
+use drivebay_sdk::{Error, Result, errno};
+use serde_json::Value;
+use std::rc::Rc;
+
+/// Code of every refusal.
+const INVALID_PARAMS: i64 = -32602;
+
+/// The result of a method that has none of its own.
+const DONE: &str = "True.";
+
+/// Registers the methods. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a name is taken.
+pub fn register() -> Result<()> {
+    let methods = [
+        change("iscsi_set_options", "Sets what holds for the whole target, once.", set_options)
+            .describe(|description| description.states(&[State::Startup, State::Runtime])),
+        list("iscsi_get_options", "Tells the options.", "Object of the options.", |app| {
+            view::options(&app.model.borrow().options)
+        }),
+        list("scsi_get_devices", "Lists the SCSI devices.", "Array of objects: id, device_name.", view::devices),
+        change("iscsi_set_discovery_auth", "Sets what CHAP discovery needs.", groups::set_discovery_auth),
+        change("iscsi_create_auth_group", "Makes an authentication group.", groups::create_auth_group),
+        change("iscsi_delete_auth_group", "Deletes an authentication group.", groups::delete_auth_group),
+        list(
+            "iscsi_get_auth_groups",
+            "Lists the authentication groups, without their secrets.",
+            "Array of objects: tag, secrets.",
+            view::auth_groups,
+        ),
+        change("iscsi_auth_group_add_secret", "Adds a user to an authentication group.", groups::add_secret),
+        change("iscsi_auth_group_remove_secret", "Removes a user from an authentication group.", groups::remove_secret),
+        list(
+            "iscsi_get_initiator_groups",
+            "Lists the initiator groups.",
+            "Array of objects: tag, initiators, netmasks.",
+            view::initiator_groups,
+        ),
+        change("iscsi_create_initiator_group", "Makes an initiator group.", groups::create_initiator_group),
+        change("iscsi_delete_initiator_group", "Deletes an initiator group.", groups::delete_initiator_group),
+        change("iscsi_initiator_group_add_initiators", "Adds initiators to a group.", groups::add_initiators),
+        change("iscsi_initiator_group_remove_initiators", "Removes initiators from a group.", groups::remove_initiators),
+        list(
+            "iscsi_get_target_nodes",
+            "Lists the target nodes.",
+            "Array of objects: name, alias_name, pg_ig_maps, luns, queue_depth, CHAP and digests.",
+            view::targets,
+        ),
+        change("iscsi_create_target_node", "Makes a target node.", targets::create),
+        change("iscsi_target_node_set_auth", "Sets what CHAP a target needs.", targets::set_auth),
+        change("iscsi_target_node_add_pg_ig_maps", "Lets initiators come by more portal groups.", targets::add_maps),
+        change("iscsi_target_node_remove_pg_ig_maps", "Takes that back.", targets::remove_maps),
+        Method::new("iscsi_delete_target_node", "Deletes a target node and ends its sessions.", targets::delete)
+            .describe(|description| description.result(DONE)),
+        list(
+            "iscsi_get_portal_groups",
+            "Lists the portal groups.",
+            "Array of objects: tag, portals, private.",
+            view::portal_groups,
+        ),
+        change("iscsi_create_portal_group", "Makes a portal group and listens.", groups::create_portal_group),
+        change("iscsi_start_portal_group", "Accepts connections of a group made with `wait`.", groups::start_portal_group),
+        change("iscsi_delete_portal_group", "Deletes a portal group.", groups::delete_portal_group),
+        change("iscsi_portal_group_set_auth", "Sets what CHAP discovery by a portal group needs.", groups::set_portal_group_auth),
+        later("iscsi_get_connections", "Lists the connections.", get_connections).describe(gives(
+            "Array of objects: id, cid, tsih, state, login_phase, addresses, target_node_name, thread_name.",
+        )),
+        later("iscsi_get_stats", "Counts the connections by state.", get_stats)
+            .describe(gives("Object: invalid, running, exiting, exited.")),
+        change("iscsi_target_node_add_lun", "Adds a unit to a target.", targets::add_lun),
+        change("iscsi_target_node_set_redirect", "Sends initiators elsewhere.", targets::set_redirect),
+        change("iscsi_target_node_request_logout", "Asks initiators to log out.", targets::request_logout),
+    ];
+    methods.into_iter().try_for_each(Method::register)
+}
+
+type Description = drivebay_sdk::rpc::Description;
+
+fn gives(result: &'static str) -> impl FnOnce(Description) -> Description {
+    move |description| {
+        let mut description = description.result(result);
+        description.role = Role::Read;
+        description
+    }
+}
+
+/// A method that changes something and answers `true`.
+fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&App, P) -> Result<()>) -> Method {
+    Method::new(name, doc, move |call: Call, params: P| {
+        call.answer(this().and_then(|app| run(&app, params)).map(|()| true).map_err(refused));
+    })
+    .describe(|description| {
+        let when = "A parameter is not allowed, or names what there is not; the text says which.";
+        description.result(DONE).error(INVALID_PARAMS, "invalid_params", when)
+    })
+}
+
+/// A method that tells something.
+fn list(name: &str, doc: &str, result: &'static str, run: fn(&App) -> Value) -> Method {
+    Method::new(name, doc, move |call: Call, _: NoParams| {
+        call.answer(this().map(|app| run(&app)).map_err(refused));
+    })
+    .describe(gives(result))
+}
+
+/// A method that asks the poll groups first.
+fn later(name: &str, doc: &str, run: fn(Rc<App>, Call)) -> Method {
+    Method::new(name, doc, move |call: Call, _: NoParams| match this() {
+        Ok(app) => run(app, call),
+        Err(error) => call.fail(refused(error)),
+    })
+}
+
+fn this() -> Result<Rc<App>> {
+    app().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))
+}
+
+/// An error with the reference's code.
+fn refused(error: Error) -> RpcError {
+    RpcError { code: INVALID_PARAMS, ..error.into() }
+}
+
+fn missing(what: &str, name: impl std::fmt::Display) -> Error {
+    Error::new(errno::ENOENT, format!("there is no {what} {name}"))
+}
+
+fn set_options(app: &App, params: params::SetOptions) -> Result<()> {
+    let model = &mut *app.model.borrow_mut();
+    if model.options_are_set {
+        return Err(Error::new(
+            errno::EEXIST,
+            "iscsi_set_options was called before; it is called once",
+        ));
+    }
+    if !model.targets.is_empty() || !model.portal_groups.is_empty() {
+        return Err(Error::new(errno::EBUSY, "iscsi_set_options comes before groups and targets"));
+    }
+    let (disabled, required) = (params.disable_chap, params.require_chap);
+    let discovery_chap =
+        ChapPolicy::new(disabled, required, params.mutual_chap, params.chap_group)?;
+    model.options = crate::model::Options {
+        auth_file: params.auth_file,
+        node_base: params.node_base,
+        nop_timeout: params.nop_timeout,
+        nop_in_interval: params.nop_in_interval,
+        discovery_chap,
+        max_sessions: params.max_sessions,
+        max_queue_depth: params.max_queue_depth,
+        max_connections_per_session: params.max_connections_per_session,
+        default_time2wait: params.default_time2wait,
+        default_time2retain: params.default_time2retain,
+        first_burst_length: params.first_burst_length,
+        immediate_data: params.immediate_data,
+        error_recovery_level: params.error_recovery_level,
+        allow_duplicated_isid: params.allow_duplicated_isid,
+        max_large_datain_per_connection: params.max_large_datain_per_connection,
+        max_r2t_per_connection: params.max_r2t_per_connection,
+        pdu_pool_size: params.pdu_pool_size,
+        immediate_data_pool_size: params.immediate_data_pool_size,
+        data_out_pool_size: params.data_out_pool_size,
+    };
+    model.options_are_set = true;
+    Ok(())
+}
+
+fn get_connections(app: Rc<App>, call: Call) {
+    app.connections(move |running, guests| call.reply(view::connections(&running, &guests)));
+}
+
+fn get_stats(app: Rc<App>, call: Call) {
+    app.connections(move |running, guests| {
+        let running = running.len() + guests.iter().filter(|one| one.session.is_some()).count();
+        let invalid = guests.iter().filter(|one| one.session.is_none()).count();
+        let stats = serde_json::json!({
+            "invalid": invalid, "running": running, "exiting": 0, "exited": 0,
+        });
+        call.reply(stats);
+    });
+}

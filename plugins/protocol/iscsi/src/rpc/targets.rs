@@ -1,0 +1,210 @@
+//! Target nodes.
+
+use super::params::{
+    AddLun, ChangeMaps, CreateTargetNode, OneTarget, PgIgMap, RequestLogout, SetRedirect,
+    TargetAuth,
+};
+use super::{missing, refused, this};
+use crate::app::App;
+use crate::model::target::Map;
+use crate::model::{ChapPolicy, Lun, Model, Portal, TARGETS_MAX, Target};
+use drivebay_sdk::rpc::Call;
+use drivebay_sdk::{Error, Result, errno};
+use drivebay_spec_iscsi::name;
+use std::collections::BTreeMap;
+
+/// How long initiators have to log out after they were asked, in seconds.
+const LOGOUT_SECONDS: u16 = 30;
+/// Largest number of a unit.
+const LUN_MAX: u16 = 0x3fff;
+
+pub(super) fn create(app: &App, params: CreateTargetNode) -> Result<()> {
+    let chap = ChapPolicy::new(
+        params.disable_chap,
+        params.require_chap,
+        params.mutual_chap,
+        params.chap_group,
+    )?;
+    let mut model = app.model.borrow_mut();
+    let name = model.options.target_name(&params.name);
+    name::check(&name).map_err(|allowed| Error::invalid("name", &name, allowed))?;
+    if model.targets.contains_key(&name) {
+        return Err(Error::new(errno::EEXIST, format!("there is a target {name} already")));
+    }
+    if model.targets.len() >= TARGETS_MAX {
+        return Err(Error::new(errno::ENOSPC, "there are 1024 targets, and no more may be"));
+    }
+    let maps = maps(&params.pg_ig_maps, &model)?;
+    let mut luns = BTreeMap::new();
+    for lun in params.luns {
+        let number = u16::try_from(lun.lun_id).ok().filter(|number| *number <= LUN_MAX);
+        let number = number.ok_or_else(|| Error::invalid("lun_id", lun.lun_id, "0 to 16383"))?;
+        if luns.insert(number, Lun { bdev_name: lun.bdev_name }).is_some() {
+            return Err(Error::invalid("lun_id", number, "each number once"));
+        }
+    }
+    let taken: Vec<i32> = model.targets.values().map(|target| target.id).collect();
+    let id = (0..).find(|id| !taken.contains(id)).unwrap_or(0);
+    let target = Target {
+        name: name.clone(),
+        alias: params.alias_name,
+        maps,
+        luns: luns.clone(),
+        queue_depth: u32::try_from(params.queue_depth).unwrap_or(1),
+        chap,
+        header_digest: params.header_digest,
+        data_digest: params.data_digest,
+        redirects: BTreeMap::new(),
+        id,
+        has_histogram: false,
+    };
+    model.targets.insert(name.clone(), target);
+    drop(model);
+    let opened = app.add_target(&name).and_then(|()| {
+        luns.iter().try_for_each(|(unit, lun)| app.add_unit(&name, *unit, &lun.bdev_name))
+    });
+    if opened.is_err() {
+        app.model.borrow_mut().targets.remove(&name);
+        app.remove_target(&name, || {});
+    }
+    opened
+}
+
+fn maps(given: &[PgIgMap], model: &Model) -> Result<Vec<Map>> {
+    let mut maps = Vec::new();
+    for PgIgMap { pg_tag, ig_tag } in given {
+        if !model.portal_groups.contains_key(pg_tag) {
+            return Err(missing("portal group", pg_tag));
+        }
+        if !model.initiator_groups.contains_key(ig_tag) {
+            return Err(missing("initiator group", ig_tag));
+        }
+        let map = Map { pg_tag: *pg_tag, ig_tag: *ig_tag };
+        if maps.contains(&map) {
+            return Err(Error::invalid(
+                "pg_ig_maps",
+                format!("{pg_tag}:{ig_tag}"),
+                "each map once",
+            ));
+        }
+        maps.push(map);
+    }
+    Ok(maps)
+}
+
+fn with<V>(app: &App, name: &str, call: impl FnOnce(&mut Target) -> Result<V>) -> Result<V> {
+    let mut model = app.model.borrow_mut();
+    let name = model.options.target_name(name);
+    call(model.targets.get_mut(&name).ok_or_else(|| missing("target", &name))?)
+}
+
+pub(super) fn set_auth(app: &App, params: TargetAuth) -> Result<()> {
+    let (disabled, required) = (params.disable_chap, params.require_chap);
+    let chap = ChapPolicy::new(disabled, required, params.mutual_chap, params.chap_group)?;
+    with(app, &params.name, |target| {
+        target.chap = chap;
+        Ok(())
+    })
+}
+
+pub(super) fn add_maps(app: &App, params: ChangeMaps) -> Result<()> {
+    let new = maps(&params.pg_ig_maps, &app.model.borrow())?;
+    with(app, &params.name, |target| {
+        if let Some(map) = new.iter().find(|map| target.maps.contains(map)) {
+            let given = format!("{}:{}", map.pg_tag, map.ig_tag);
+            return Err(Error::invalid("pg_ig_maps", given, "maps that the target does not have"));
+        }
+        target.maps.extend(new);
+        Ok(())
+    })?;
+    app.ports_changed();
+    Ok(())
+}
+
+pub(super) fn remove_maps(app: &App, params: ChangeMaps) -> Result<()> {
+    with(app, &params.name, |target| {
+        let gone = |map: &Map| {
+            let same = |one: &&PgIgMap| one.pg_tag == map.pg_tag && one.ig_tag == map.ig_tag;
+            params.pg_ig_maps.iter().any(|one| same(&one))
+        };
+        let found = target.maps.iter().filter(|map| gone(map)).count();
+        if found != params.pg_ig_maps.len() {
+            return Err(Error::invalid("pg_ig_maps", "given", "maps that the target has"));
+        }
+        target.maps.retain(|map| !gone(map));
+        Ok(())
+    })?;
+    app.ports_changed();
+    Ok(())
+}
+
+pub(super) fn delete(call: Call, params: OneTarget) {
+    let found = this().and_then(|app| {
+        let mut model = app.model.borrow_mut();
+        let name = model.options.target_name(&params.name);
+        model.targets.remove(&name).ok_or_else(|| missing("target", &name))?;
+        drop(model);
+        Ok((app, name))
+    });
+    match found {
+        Ok((app, name)) => app.remove_target(&name, move || call.reply(true)),
+        Err(error) => call.fail(refused(error)),
+    }
+}
+
+pub(super) fn add_lun(app: &App, params: AddLun) -> Result<()> {
+    let (name, unit) = with(app, &params.name, |target| {
+        let unit = match u16::try_from(params.lun_id) {
+            Ok(unit) => unit,
+            Err(_) => (0..=LUN_MAX)
+                .find(|unit| !target.luns.contains_key(unit))
+                .ok_or_else(|| Error::new(errno::ENOSPC, "the target has a unit at every LUN"))?,
+        };
+        if target.luns.contains_key(&unit) {
+            return Err(Error::new(errno::EEXIST, format!("there is a unit {unit} already")));
+        }
+        Ok((target.name.clone(), unit))
+    })?;
+    app.add_unit(&name, unit, &params.bdev_name)?;
+    with(app, &name, |target| {
+        target.luns.insert(unit, Lun { bdev_name: params.bdev_name });
+        Ok(())
+    })
+}
+
+pub(super) fn set_redirect(app: &App, params: SetRedirect) -> Result<()> {
+    let to = match (params.redirect_host, params.redirect_port) {
+        (Some(host), Some(port)) => {
+            let portal = Portal { host, port };
+            portal.address()?;
+            Some((portal.host, portal.port))
+        }
+        (None, None) => None,
+        _ => {
+            return Err(Error::invalid("redirect_host", "alone", "with redirect_port, or neither"));
+        }
+    };
+    let is_private = {
+        let model = app.model.borrow();
+        let group = model.portal_groups.get(&params.pg_tag);
+        group.ok_or_else(|| missing("portal group", params.pg_tag))?.is_private
+    };
+    if is_private {
+        return Err(Error::invalid("pg_tag", params.pg_tag, "a public portal group"));
+    }
+    with(app, &params.name, |target| {
+        match to {
+            Some(to) => target.redirects.insert(params.pg_tag, to),
+            None => target.redirects.remove(&params.pg_tag),
+        };
+        Ok(())
+    })
+}
+
+pub(super) fn request_logout(app: &App, params: RequestLogout) -> Result<()> {
+    let name = with(app, &params.name, |target| Ok(target.name.clone()))?;
+    let by = (params.pg_tag >= 0).then_some(params.pg_tag);
+    let of = name.clone();
+    app.in_home(&name, move |group| group.request_logout(&of, by, LOGOUT_SECONDS));
+    Ok(())
+}
