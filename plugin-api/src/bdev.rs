@@ -35,7 +35,7 @@ pub const BAY_OPEN_WRITE: u32 = 1;
 pub const BAY_EVENT_REMOVE: u32 = 0;
 /// Event: the size changed; `value` is the new number of blocks.
 pub const BAY_EVENT_RESIZE: u32 = 1;
-/// Event: a media error was found. Draft.
+/// Event: blocks lost their data; `value` is the number of ranges that `media_next` has.
 pub const BAY_EVENT_MEDIA: u32 = 2;
 
 /// Claim: only this descriptor may write.
@@ -89,6 +89,11 @@ functions! {
     /// Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]`
     fn bay_bdev_quiesce_fn(host: *const bay_host, id: u64, lba: u64, nblocks: u64, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
 
+    /// Gives a bdev another name (`add` = 1) or takes one away (0). -EEXIST when the name is taken, -ENOENT when the bdev does not have it. `[app thread]`
+    fn bay_bdev_alias_fn(host: *const bay_host, id: u64, alias: bay_str, add: u32) -> i32;
+    /// Tells those who have the bdev open that these blocks lost their data (`BAY_EVENT_MEDIA`). `[app thread]`
+    fn bay_bdev_media_fn(host: *const bay_host, id: u64, lba: u64, nblocks: u64) -> i32;
+
     /// Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]`
     fn bay_bdev_event_fn(arg: *mut c_void, event: u32, value: u64);
     /// The client's end of one I/O. `io` is the host's again when it returns. `[thread of the submit]`
@@ -115,8 +120,12 @@ functions! {
     fn bay_client_io_put_fn(host: *const bay_host, io: *mut bay_io);
     /// A child of `parent` on another channel, all its fields copied; never NULL for a declared number of children. `[thread of the channel]`
     fn bay_client_io_derive_fn(host: *const bay_host, chan: u64, parent: *mut bay_io) -> *mut bay_io;
+    /// As `io_derive`, with the data and metadata of `nblocks` blocks of the parent from its block `first` on. NULL also when the parent does not have these. `[thread of the channel]`
+    fn bay_client_io_derive_part_fn(host: *const bay_host, chan: u64, parent: *mut bay_io, first: u64, nblocks: u64) -> *mut bay_io;
     /// Sends an I/O down; `cb` exactly once, from inside or later. `iov` stays valid until then. `[thread of the channel]`
     fn bay_client_submit_fn(host: *const bay_host, io: *mut bay_io, cb: Option<bay_io_cb_fn>, arg: *mut c_void);
+    /// Takes the oldest range of blocks that lost their data and that this descriptor was not told: 0, or -ENOENT. `[thread of the open]`
+    fn bay_client_media_fn(host: *const bay_host, desc: u64, lba: *mut u64, nblocks: *mut u64) -> i32;
     /// Ends `parent` with a child's status and detail; called from the child's callback. `[thread of the submit]`
     fn bay_client_complete_from_fn(host: *const bay_host, parent: *mut bay_io, child: *mut bay_io, status: i32);
     /// Tells the module below that a burst of submits has ended. `[thread of the channel]`
@@ -433,6 +442,10 @@ structs! {
         reserve: Option<bay_bdev_reserve_fn>,
         /// Ends a reservation.
         release: Option<bay_bdev_release_fn>,
+        /// Changes the other names.
+        alias: Option<bay_bdev_alias_fn>,
+        /// Tells of blocks that lost their data.
+        media: Option<bay_bdev_media_fn>,
     }
 
     /// `bay.bdev_client/1`: what the bus offers to those who do I/O.
@@ -471,6 +484,10 @@ structs! {
         pass: Option<bay_client_pass_fn>,
         /// Waits for an I/O no longer.
         io_abort: Option<bay_client_io_abort_fn>,
+        /// Derives a child with a part of the data.
+        io_derive_part: Option<bay_client_io_derive_part_fn>,
+        /// Which blocks lost their data.
+        media_next: Option<bay_client_media_fn>,
     }
 
     /// `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.

@@ -163,7 +163,7 @@ extern "C" {
 #define BAY_EVENT_REMOVE 0u
 /** Event: the size changed; `value` is the new number of blocks. */
 #define BAY_EVENT_RESIZE 1u
-/** Event: a media error was found. Draft. */
+/** Event: blocks lost their data; `value` is the number of ranges that `media_next` has. */
 #define BAY_EVENT_MEDIA 2u
 /** Claim: only this descriptor may write. */
 #define BAY_CLAIM_EXCL_WRITE 1u
@@ -352,6 +352,12 @@ typedef void bay_bdev_kick_fn(const struct bay_host *host, uint64_t host_chan);
 /** Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]` */
 typedef int32_t bay_bdev_quiesce_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks, bay_cb_fn *done, void *arg);
 
+/** Gives a bdev another name (`add` = 1) or takes one away (0). -EEXIST when the name is taken, -ENOENT when the bdev does not have it. `[app thread]` */
+typedef int32_t bay_bdev_alias_fn(const struct bay_host *host, uint64_t id, struct bay_str alias, uint32_t add);
+
+/** Tells those who have the bdev open that these blocks lost their data (`BAY_EVENT_MEDIA`). `[app thread]` */
+typedef int32_t bay_bdev_media_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks);
+
 /** Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]` */
 typedef void bay_bdev_event_fn(void *arg, uint32_t event, uint64_t value);
 
@@ -391,8 +397,14 @@ typedef void bay_client_io_put_fn(const struct bay_host *host, struct bay_io *io
 /** A child of `parent` on another channel, all its fields copied; never NULL for a declared number of children. `[thread of the channel]` */
 typedef struct bay_io *bay_client_io_derive_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent);
 
+/** As `io_derive`, with the data and metadata of `nblocks` blocks of the parent from its block `first` on. NULL also when the parent does not have these. `[thread of the channel]` */
+typedef struct bay_io *bay_client_io_derive_part_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent, uint64_t first, uint64_t nblocks);
+
 /** Sends an I/O down; `cb` exactly once, from inside or later. `iov` stays valid until then. `[thread of the channel]` */
 typedef void bay_client_submit_fn(const struct bay_host *host, struct bay_io *io, bay_io_cb_fn *cb, void *arg);
+
+/** Takes the oldest range of blocks that lost their data and that this descriptor was not told: 0, or -ENOENT. `[thread of the open]` */
+typedef int32_t bay_client_media_fn(const struct bay_host *host, uint64_t desc, uint64_t *lba, uint64_t *nblocks);
 
 /** Ends `parent` with a child's status and detail; called from the child's callback. `[thread of the submit]` */
 typedef void bay_client_complete_from_fn(const struct bay_host *host, struct bay_io *parent, struct bay_io *child, int32_t status);
@@ -1019,6 +1031,10 @@ struct bay_bdev_api {
     bay_bdev_reserve_fn *reserve;
     /** Ends a reservation. */
     bay_bdev_release_fn *release;
+    /** Changes the other names. */
+    bay_bdev_alias_fn *alias;
+    /** Tells of blocks that lost their data. */
+    bay_bdev_media_fn *media;
 };
 
 /** `bay.bdev_client/1`: what the bus offers to those who do I/O.
@@ -1059,6 +1075,10 @@ struct bay_bdev_client_api {
     bay_client_pass_fn *pass;
     /** Waits for an I/O no longer. */
     bay_client_io_abort_fn *io_abort;
+    /** Derives a child with a part of the data. */
+    bay_client_io_derive_part_fn *io_derive_part;
+    /** Which blocks lost their data. */
+    bay_client_media_fn *media_next;
 };
 
 /** `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.
@@ -1763,7 +1783,7 @@ BAY_ASSERT(offsetof(struct bay_wait, link) == 16, "bay_wait.link");
 BAY_ASSERT(sizeof(((struct bay_wait *)0)->link) == 8, "bay_wait.link");
 BAY_ASSERT(offsetof(struct bay_wait, rsv) == 24, "bay_wait.rsv");
 BAY_ASSERT(sizeof(((struct bay_wait *)0)->rsv) == 8, "bay_wait.rsv");
-BAY_ASSERT(sizeof(struct bay_bdev_api) == 104, "bay_bdev_api");
+BAY_ASSERT(sizeof(struct bay_bdev_api) == 120, "bay_bdev_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_api) == 8, "bay_bdev_api");
 BAY_ASSERT(offsetof(struct bay_bdev_api, size) == 0, "bay_bdev_api.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->size) == 4, "bay_bdev_api.size");
@@ -1793,7 +1813,11 @@ BAY_ASSERT(offsetof(struct bay_bdev_api, reserve) == 88, "bay_bdev_api.reserve")
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->reserve) == 8, "bay_bdev_api.reserve");
 BAY_ASSERT(offsetof(struct bay_bdev_api, release) == 96, "bay_bdev_api.release");
 BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->release) == 8, "bay_bdev_api.release");
-BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 128, "bay_bdev_client_api");
+BAY_ASSERT(offsetof(struct bay_bdev_api, alias) == 104, "bay_bdev_api.alias");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->alias) == 8, "bay_bdev_api.alias");
+BAY_ASSERT(offsetof(struct bay_bdev_api, media) == 112, "bay_bdev_api.media");
+BAY_ASSERT(sizeof(((struct bay_bdev_api *)0)->media) == 8, "bay_bdev_api.media");
+BAY_ASSERT(sizeof(struct bay_bdev_client_api) == 144, "bay_bdev_client_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_client_api) == 8, "bay_bdev_client_api");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, size) == 0, "bay_bdev_client_api.size");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->size) == 4, "bay_bdev_client_api.size");
@@ -1829,6 +1853,10 @@ BAY_ASSERT(offsetof(struct bay_bdev_client_api, pass) == 112, "bay_bdev_client_a
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->pass) == 8, "bay_bdev_client_api.pass");
 BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_abort) == 120, "bay_bdev_client_api.io_abort");
 BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_abort) == 8, "bay_bdev_client_api.io_abort");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, io_derive_part) == 128, "bay_bdev_client_api.io_derive_part");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->io_derive_part) == 8, "bay_bdev_client_api.io_derive_part");
+BAY_ASSERT(offsetof(struct bay_bdev_client_api, media_next) == 136, "bay_bdev_client_api.media_next");
+BAY_ASSERT(sizeof(((struct bay_bdev_client_api *)0)->media_next) == 8, "bay_bdev_client_api.media_next");
 BAY_ASSERT(sizeof(struct bay_bdev_module) == 40, "bay_bdev_module");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_bdev_module) == 8, "bay_bdev_module");
 BAY_ASSERT(offsetof(struct bay_bdev_module, size) == 0, "bay_bdev_module.size");
@@ -2169,8 +2197,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_bdev_reg:size=224,align=8,open;size@0+4=u32;flags@4+4=u32;ctx@8+8=*mutc_void;ops@16+8=*constbay_bdev_ops;name@24+16=bay_str;product@40+16=bay_str;aliases@56+8=*constbay_str;naliases@64+4=u32;block_size@68+4=u32;num_blocks@72+8=u64;uuid@80+16=[u8;16];phys_block_size@96+4=u32;write_unit@100+4=u32;atomic_write_unit@104+4=u32;align@108+4=u32;optimal_boundary@112+4=u32;max_segments@116+4=u32;max_segment_size@120+4=u32;max_io_blocks@124+4=u32;max_unmap@128+4=u32;max_write_zeroes@132+4=u32;max_copy@136+4=u32;md_size@140+4=u32;md_interleave@144+1=u8;dif_type@145+1=u8;dif_is_head@146+1=u8;dif_pi_format@147+1=u8;dif_check_flags@148+4=u32;numa@152+4=i32;nsid@156+4=u32;reset_drain_ms@160+4=u32;needs_dma@164+4=u32;ops_mask@168+8=u64;must_flags@176+4=u32;max_children@180+4=u32;drv_ctx_size@184+4=u32;rsv0@188+4=u32;base@192+16=bay_str;zone_size@208+8=u64;max_open_zones@216+4=u32;max_active_zones@220+4=u32\n" \
     "bay_bdev_info:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;num_blocks@8+8=u64;block_size@16+4=u32;phys_block_size@20+4=u32;ops_mask@24+8=u64;uuid@32+16=[u8;16];write_unit@48+4=u32;atomic_write_unit@52+4=u32;align@56+4=u32;optimal_boundary@60+4=u32;md_size@64+4=u32;md_interleave@68+1=u8;dif_type@69+1=u8;dif_is_head@70+1=u8;dif_pi_format@71+1=u8;numa@72+4=i32;must_flags@76+4=u32;name@80+16=bay_str\n" \
     "bay_wait:size=32,align=8,closed;cb@0+8=Option<bay_wait_fn>;arg@8+8=*mutc_void;link@16+8=*mutc_void;rsv@24+8=u64\n" \
-    "bay_bdev_api:size=104,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>;reserve@88+8=Option<bay_bdev_reserve_fn>;release@96+8=Option<bay_bdev_release_fn>\n" \
-    "bay_bdev_client_api:size=128,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>\n" \
+    "bay_bdev_api:size=120,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_bdev_register_fn>;unregister@16+8=Option<bay_bdev_unregister_fn>;destruct_done@24+8=Option<bay_bdev_destruct_done_fn>;chan_ready@32+8=Option<bay_bdev_chan_ready_fn>;chan_closed@40+8=Option<bay_bdev_chan_closed_fn>;resize@48+8=Option<bay_bdev_resize_fn>;kick@56+8=Option<bay_bdev_kick_fn>;quiesce@64+8=Option<bay_bdev_quiesce_fn>;unquiesce@72+8=Option<bay_bdev_quiesce_fn>;examine_done@80+8=Option<bay_examine_done_fn>;reserve@88+8=Option<bay_bdev_reserve_fn>;release@96+8=Option<bay_bdev_release_fn>;alias@104+8=Option<bay_bdev_alias_fn>;media@112+8=Option<bay_bdev_media_fn>\n" \
+    "bay_bdev_client_api:size=144,align=8,open;size@0+4=u32;flags@4+4=u32;open@8+8=Option<bay_client_open_fn>;close@16+8=Option<bay_client_close_fn>;info@24+8=Option<bay_client_info_fn>;claim@32+8=Option<bay_client_claim_fn>;unclaim@40+8=Option<bay_client_unclaim_fn>;chan_get@48+8=Option<bay_client_chan_get_fn>;chan_put@56+8=Option<bay_client_chan_put_fn>;io_get@64+8=Option<bay_client_io_get_fn>;io_put@72+8=Option<bay_client_io_put_fn>;io_derive@80+8=Option<bay_client_io_derive_fn>;submit@88+8=Option<bay_client_submit_fn>;complete_from@96+8=Option<bay_client_complete_from_fn>;flush@104+8=Option<bay_client_flush_fn>;pass@112+8=Option<bay_client_pass_fn>;io_abort@120+8=Option<bay_client_io_abort_fn>;io_derive_part@128+8=Option<bay_client_io_derive_part_fn>;media_next@136+8=Option<bay_client_media_fn>\n" \
     "bay_bdev_module:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;examine_config@8+8=Option<bay_examine_config_fn>;examine_disk@16+8=Option<bay_examine_disk_fn>;write_config@24+8=Option<bay_module_config_fn>;fini_start@32+8=Option<bay_module_fini_start_fn>\n" \
     "fn:bay_done_fn(io:*mutbay_io,status:i32,)\n" \
     "fn:bay_submit_fn(chan:*mutc_void,io:*mutbay_io,)\n" \
@@ -2190,6 +2218,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_bdev_resize_fn(host:*constbay_host,id:u64,num_blocks:u64,)->i32\n" \
     "fn:bay_bdev_kick_fn(host:*constbay_host,host_chan:u64,)\n" \
     "fn:bay_bdev_quiesce_fn(host:*constbay_host,id:u64,lba:u64,nblocks:u64,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
+    "fn:bay_bdev_alias_fn(host:*constbay_host,id:u64,alias:bay_str,add:u32,)->i32\n" \
+    "fn:bay_bdev_media_fn(host:*constbay_host,id:u64,lba:u64,nblocks:u64,)->i32\n" \
     "fn:bay_bdev_event_fn(arg:*mutc_void,event:u32,value:u64,)\n" \
     "fn:bay_io_cb_fn(arg:*mutc_void,io:*mutbay_io,status:i32,)\n" \
     "fn:bay_wait_fn(arg:*mutc_void,)\n" \
@@ -2203,7 +2233,9 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_client_io_get_fn(host:*constbay_host,chan:u64,wait:*mutbay_wait,)->*mutbay_io\n" \
     "fn:bay_client_io_put_fn(host:*constbay_host,io:*mutbay_io,)\n" \
     "fn:bay_client_io_derive_fn(host:*constbay_host,chan:u64,parent:*mutbay_io,)->*mutbay_io\n" \
+    "fn:bay_client_io_derive_part_fn(host:*constbay_host,chan:u64,parent:*mutbay_io,first:u64,nblocks:u64,)->*mutbay_io\n" \
     "fn:bay_client_submit_fn(host:*constbay_host,io:*mutbay_io,cb:Option<bay_io_cb_fn>,arg:*mutc_void,)\n" \
+    "fn:bay_client_media_fn(host:*constbay_host,desc:u64,lba:*mutu64,nblocks:*mutu64,)->i32\n" \
     "fn:bay_client_complete_from_fn(host:*constbay_host,parent:*mutbay_io,child:*mutbay_io,status:i32,)\n" \
     "fn:bay_client_flush_fn(host:*constbay_host,chan:u64,)\n" \
     "fn:bay_client_pass_fn(host:*constbay_host,chan:u64,io:*mutbay_io,lba:u64,)\n" \

@@ -137,13 +137,18 @@ tables! {
     Bdev: api::id::BDEV, bay_bdev_api {
         register: bay_bdev_register_fn,
         unregister: bay_bdev_unregister_fn,
+        destruct_done: bay_bdev_destruct_done_fn,
+        chan_ready: bay_bdev_chan_ready_fn,
         chan_closed: bay_bdev_chan_closed_fn,
         resize: bay_bdev_resize_fn,
+        kick: bay_bdev_kick_fn,
         quiesce: bay_bdev_quiesce_fn,
         unquiesce: bay_bdev_quiesce_fn,
         examine_done: bay_examine_done_fn,
         reserve: bay_bdev_reserve_fn,
         release: bay_bdev_release_fn,
+        alias: bay_bdev_alias_fn,
+        media: bay_bdev_media_fn,
     }
     /// `bay.bdev_client/1`
     Client: api::id::BDEV_CLIENT, bay_bdev_client_api {
@@ -159,6 +164,8 @@ tables! {
         flush: bay_client_flush_fn,
         pass: bay_client_pass_fn,
         io_abort: bay_client_io_abort_fn,
+        io_derive_part: bay_client_io_derive_part_fn,
+        media_next: bay_client_media_fn,
     }
     /// `bay.thread/1`
     Thread: api::id::THREAD, bay_thread_api {

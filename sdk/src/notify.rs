@@ -36,7 +36,7 @@ impl<'a> Config<'a> {
 }
 
 /// Writes `{"method":…,"params":…}`.
-pub(crate) fn write_call(sink: &Sink<'_>, method: &str, params: &impl serde::Serialize) {
+fn write_call(sink: &Sink<'_>, method: &str, params: &impl serde::Serialize) {
     sink.write("{\"method\":");
     sink.write_json(&method);
     sink.write(",\"params\":");

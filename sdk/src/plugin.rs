@@ -155,7 +155,7 @@ static BDEV_MODULE: bay_bdev_module = bay_bdev_module {
 unsafe extern "C" fn examine_config(_state: *mut c_void, name: bay_str) {
     // SAFETY: valid for the call.
     let name = unsafe { host::text(name) };
-    enter((), || bdev::base_appears(name));
+    enter((), || bdev::examine_config(name));
 }
 
 unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64) {
@@ -169,7 +169,7 @@ unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64
 unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {
     // SAFETY: valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
-        enter((), || bdev::write_config(&mut Config::new(sink)));
+        enter((), || bdev::save_config(&mut Config::new(sink)));
     }
 }
 

@@ -91,6 +91,8 @@ struct State {
     chans: HashMap<u64, Chan>,
     /// The bdevs of channels whose end is pending.
     closing: HashMap<u64, u64>,
+    /// Bdevs whose destruct is pending.
+    destructing: HashMap<u64, Callback>,
     methods: Vec<Method>,
     /// Tables that plugins offer each other: handle, id, table.
     offers: Vec<(u64, String, *const c_void)>,
@@ -381,13 +383,15 @@ macro_rules! table {
 }
 
 table!(BDEV: bay_bdev_api {
-    register: register, unregister: unregister, chan_closed: chan_closed, resize: resize,
-    quiesce: quiesce, unquiesce: quiesce, examine_done: examine_done,
     reserve: reserve_name, release: release_name,
+    register: register, unregister: unregister, destruct_done: destruct_done,
+    chan_ready: chan_ready, chan_closed: chan_closed, resize: resize, kick: kick,
+    quiesce: quiesce, unquiesce: quiesce, examine_done: examine_done, alias: alias, media: media,
 });
 table!(CLIENT: bay_bdev_client_api {
     open: open, close: close, info: info, claim: claim, unclaim: unclaim, chan_get: chan_get,
-    chan_put: chan_put, io_get: io_get, io_derive: io_derive, submit: submit,
+    chan_put: chan_put, io_get: io_get, io_derive: io_derive, io_derive_part: io_derive_part,
+    submit: submit, media_next: media_next,
     complete_from: complete_from, flush: flush, pass: pass, io_abort: io_abort,
 });
 table!(THREADS: bay_thread_api {

@@ -146,6 +146,10 @@ impl Channel {
         }
     }
 
+    pub(super) fn handle(&self) -> u64 {
+        self.0.handle
+    }
+
     /// A burst of submits has ended: the module rings its doorbell once.
     #[inline]
     pub fn flush(&self) {
@@ -158,6 +162,13 @@ impl Channel {
     #[inline]
     pub fn pass(&self, io: BdevIo) {
         let lba = io.lba();
+        self.pass_at(io, lba);
+    }
+
+    /// As [`pass`](Self::pass), with `lba` as its first block: for an I/O whose blocks lie together on
+    /// the other bdev, too.
+    #[inline]
+    pub fn pass_to(&self, io: BdevIo, lba: u64) {
         self.pass_at(io, lba);
     }
 

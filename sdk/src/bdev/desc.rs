@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "calls the host's client interface; events come with a pointer")]
 
 use super::client::Channel;
-use super::op::{Geometry, OpSet};
+use super::op::{Geometry, OpSet, Range};
 use crate::entry::enter;
 use crate::error::{Result, check};
 use crate::host::{self, host};
@@ -23,7 +23,7 @@ pub enum Event {
         /// The new number.
         num_blocks: u64,
     },
-    /// A media error was found.
+    /// Blocks lost their data: [`Desc::next_media_event`] tells which.
     Media,
 }
 
@@ -127,10 +127,12 @@ impl Desc {
         Ok(Info { name, geometry: Geometry::new_any(raw.block_size, raw.num_blocks)?, raw })
     }
 
-    /// Claims the bdev. `[app thread]`
+    /// Claims the bdev. A descriptor that was opened for reading may write then, if the claim lets its
+    /// holders write; channels follow soon. `[app thread]`
     ///
     /// # Errors
-    /// `EPERM` when another holds it.
+    /// `EPERM` when another claim or another writer is in the way; `EINVAL` for a shared claim with key 0
+    /// and for a claim that nobody writes of a descriptor that may write.
     pub fn claim(&self, claim: Claim) -> Result<()> {
         let (kind, key) = match claim {
             Claim::ExclusiveWrite => (api::BAY_CLAIM_EXCL_WRITE, 0),
@@ -151,6 +153,18 @@ impl Desc {
         let host = host();
         // SAFETY: the handle is ours.
         check(unsafe { (host.client.unclaim)(host.raw, self.id) }, "unclaim")
+    }
+
+    /// The oldest blocks that lost their data and that this descriptor was not told of yet: to be
+    /// asked until there are none after [`Event::Media`]. `[app thread]`
+    #[must_use]
+    pub fn next_media_event(&self) -> Option<Range> {
+        let host = host();
+        let (mut lba, mut nblocks) = (0, 0);
+        // SAFETY: the handle is ours; both results live through the call.
+        let status =
+            unsafe { (host.client.media_next)(host.raw, self.id, &raw mut lba, &raw mut nblocks) };
+        (status == 0).then_some(Range::new(lba, nblocks))
     }
 
     /// The current thread's channel. `[reactor]`

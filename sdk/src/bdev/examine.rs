@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "answers the host for an examination")]
 
 use crate::host::host;
+use crate::notify::Config;
 use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Who looks at new bdevs.
 static EXAMINER: Mutex<Option<fn(Examine)>> = Mutex::new(None);
@@ -12,6 +13,30 @@ static EXAMINER: Mutex<Option<fn(Examine)>> = Mutex::new(None);
 /// steps if need be. `[app thread]`
 pub fn on_examine(call: fn(Examine)) {
     *EXAMINER.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+}
+
+/// Who wants the name of each new bdev, and who writes calls of no single bdev.
+static WANTED: Mutex<Wanted> = Mutex::new(Wanted { names: Vec::new(), saved: Vec::new() });
+
+#[derive(Clone)]
+struct Wanted {
+    names: Vec<fn(&str)>,
+    saved: Vec<fn(&mut Config<'_>)>,
+}
+
+fn wanted() -> MutexGuard<'static, Wanted> {
+    WANTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has `see` called with the name of each new bdev, at once and before any module reads it: it opens
+/// and claims what belongs to the module by name, without I/O. `[app thread]`
+pub fn on_examine_config(see: fn(&str)) {
+    wanted().names.push(see);
+}
+
+/// Has `write` write calls that make again what belongs to no single bdev. `[app thread]`
+pub fn on_save_config(write: fn(&mut Config<'_>)) {
+    wanted().saved.push(write);
 }
 
 /// A bdev that is shown to the module. `bdev_wait_for_examine` waits until it is dropped, on the app
@@ -49,4 +74,18 @@ pub(crate) fn examine(examine: Examine) {
     if let Some(call) = call {
         call(examine);
     }
+}
+
+/// A new bdev is shown by its name.
+pub(crate) fn examine_config(name: &str) {
+    super::filter::base_appears(name);
+    let Wanted { names, .. } = wanted().clone();
+    names.into_iter().for_each(|see| see(name));
+}
+
+/// Writes the module's part of the configuration.
+pub(crate) fn save_config(config: &mut Config<'_>) {
+    let Wanted { saved, .. } = wanted().clone();
+    saved.into_iter().for_each(|write| write(config));
+    super::filter::write_config(config);
 }

@@ -1,6 +1,7 @@
 //! One I/O in the hands of a module.
 #![expect(unsafe_code, reason = "owns a request of the host between submit and done")]
 
+use super::home::Home;
 use super::op::{IoFlags, IoId, Op};
 use crate::error::Status;
 use drivebay_plugin_api::{self as api, bay_io, bay_iov};
@@ -12,26 +13,36 @@ use std::ptr::NonNull;
 /// It stays on its thread.
 #[derive(Debug)]
 #[must_use = "an I/O must be completed"]
-pub struct BdevIo(NonNull<bay_io>);
+pub struct BdevIo {
+    io: NonNull<bay_io>,
+    /// The channel that it was submitted to, which outlives it.
+    home: NonNull<Home>,
+}
 
 impl BdevIo {
     /// # Safety
-    /// `io` was submitted to this module and is not owned elsewhere.
+    /// `io` was submitted to the channel of `home` and is not owned elsewhere.
     #[inline]
-    pub(crate) const unsafe fn new(io: NonNull<bay_io>) -> Self {
-        Self(io)
+    pub(super) const unsafe fn new(io: NonNull<bay_io>, home: NonNull<Home>) -> Self {
+        Self { io, home }
     }
 
     /// Gives the request up without completing it: it is completed by somebody else.
     #[inline]
-    pub(crate) fn into_raw(self) -> NonNull<bay_io> {
-        std::mem::ManuallyDrop::new(self).0
+    pub(super) fn into_raw(self) -> NonNull<bay_io> {
+        std::mem::ManuallyDrop::new(self).io
+    }
+
+    /// The channel that it was submitted to.
+    #[inline]
+    pub(super) fn home(&self) -> NonNull<Home> {
+        self.home
     }
 
     #[inline]
-    fn raw(&self) -> &bay_io {
+    pub(super) fn raw(&self) -> &bay_io {
         // SAFETY: the request is ours, and nobody else changes it before `done`.
-        unsafe { self.0.as_ref() }
+        unsafe { self.io.as_ref() }
     }
 
     /// What is asked for.
@@ -65,14 +76,7 @@ impl BdevIo {
     #[inline]
     #[must_use]
     pub fn buffers(&self) -> Buffers<'_> {
-        let io = self.raw();
-        let pieces: &[bay_iov] = if io.iov.is_null() {
-            &[]
-        } else {
-            // SAFETY: the list has `iovcnt` elements and is unchanged until `done`.
-            unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) }
-        };
-        Buffers(pieces)
+        Buffers::of(self.raw())
     }
 
     /// Ends the I/O.
@@ -83,13 +87,14 @@ impl BdevIo {
 
     /// Ends the I/O with all that is known of the end.
     pub fn complete_with(self, result: IoResult) {
-        let io = self.into_raw();
-        // SAFETY: the request is ours until `done`.
-        unsafe { (*io.as_ptr()).detail = result.detail };
-        // SAFETY: as above.
-        unsafe { (*io.as_ptr()).detail_kind = result.detail_kind };
-        finish(io, result.status);
+        finish_with(self.into_raw(), result);
     }
+}
+
+/// Ends a request that is ours with all that is known of the end.
+pub(super) fn finish_with(io: NonNull<bay_io>, result: IoResult) {
+    result.write_detail(io);
+    finish(io, result.status);
 }
 
 /// Ends a request that is ours.
@@ -106,7 +111,7 @@ pub(super) fn finish(io: NonNull<bay_io>, status: Status) {
 impl Drop for BdevIo {
     #[cold]
     fn drop(&mut self) {
-        finish(self.0, Status::IO_ERROR);
+        finish(self.io, Status::IO_ERROR);
         debug_assert!(std::thread::panicking(), "an I/O was dropped before it was completed");
     }
 }
@@ -116,7 +121,17 @@ impl Drop for BdevIo {
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers<'a>(&'a [bay_iov]);
 
-impl Buffers<'_> {
+impl<'a> Buffers<'a> {
+    /// The buffers of a request that the module has.
+    #[inline]
+    pub(super) fn of(io: &'a bay_io) -> Self {
+        if io.iov.is_null() {
+            return Self(&[]);
+        }
+        // SAFETY: the list has `iovcnt` elements and is unchanged until `done`.
+        Self(unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) })
+    }
+
     /// Length of all pieces, in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -198,9 +213,39 @@ impl IoResult {
         Self { status, detail_kind: api::BAY_DETAIL_NVME, detail }
     }
 
+    /// A status with a SCSI status: byte 0 status, 1 sense key, 2 asc, 3 ascq.
+    #[must_use]
+    pub const fn with_scsi(status: Status, detail: u64) -> Self {
+        Self { status, detail_kind: api::BAY_DETAIL_SCSI, detail }
+    }
+
+    /// A miscompare with the offset of the first difference, in bytes.
+    #[must_use]
+    pub const fn miscompare_at(offset: u64) -> Self {
+        Self { status: Status::MISCOMPARE, detail_kind: api::BAY_DETAIL_OFFSET, detail: offset }
+    }
+
+    /// A success with the block that the op asked for: seek, zone append.
+    #[must_use]
+    pub const fn with_block(block: u64) -> Self {
+        Self { status: Status::SUCCESS, detail_kind: api::BAY_DETAIL_BLOCK, detail: block }
+    }
+
     pub(crate) fn read(status: i32, io: &bay_io) -> Self {
         let status = Status::from_raw(status);
         Self { status, detail_kind: io.detail_kind, detail: io.detail }
+    }
+
+    pub(super) fn has_detail(self) -> bool {
+        self.detail_kind != api::BAY_DETAIL_NONE
+    }
+
+    /// Writes the detail into a request that the module has.
+    pub(super) fn write_detail(self, io: NonNull<bay_io>) {
+        // SAFETY: the module's until `done`.
+        unsafe { (*io.as_ptr()).detail = self.detail };
+        // SAFETY: as above.
+        unsafe { (*io.as_ptr()).detail_kind = self.detail_kind };
     }
 
     /// The NVMe status, as in [`with_nvme`](Self::with_nvme), if the device gave one.
@@ -215,6 +260,12 @@ impl IoResult {
         (self.detail_kind == api::BAY_DETAIL_SCSI).then_some(self.detail)
     }
 
+    /// The block that a seek or a zone append found.
+    #[must_use]
+    pub fn block(self) -> Option<u64> {
+        (self.detail_kind == api::BAY_DETAIL_BLOCK).then_some(self.detail)
+    }
+
     /// Offset of the first difference in bytes, if a compare told it.
     #[must_use]
     pub fn offset(self) -> Option<u64> {
@@ -222,13 +273,15 @@ impl IoResult {
     }
 }
 
-/// I/Os in order, without memory of its own: for those that wait or are in flight.
+/// I/Os of one channel in order, without memory of its own: for those that wait or are in flight.
 ///
 /// Dropping it completes what is in it with [`Status::ABORTED`].
 #[derive(Debug, Default)]
 pub struct IoQueue {
     head: Option<NonNull<bay_io>>,
     tail: Option<NonNull<bay_io>>,
+    /// The channel that all of them were submitted to.
+    home: Option<NonNull<Home>>,
     owns: PhantomData<BdevIo>,
 }
 
@@ -236,7 +289,7 @@ impl IoQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self { head: None, tail: None, owns: PhantomData }
+        Self { head: None, tail: None, home: None, owns: PhantomData }
     }
 
     /// Whether it is empty.
@@ -247,7 +300,13 @@ impl IoQueue {
     }
 
     /// Appends an I/O.
+    ///
+    /// # Panics
+    /// When the queue holds I/O of another channel.
     pub fn push(&mut self, io: BdevIo) {
+        let home = io.home();
+        let others = self.home.replace(home).filter(|_| self.head.is_some());
+        assert!(others.is_none_or(|other| other == home), "a queue is for I/O of one channel");
         let io = io.into_raw();
         // SAFETY: the request is ours, its link the module's while in flight.
         unsafe { (*io.as_ptr()).link = std::ptr::null_mut() };
@@ -266,8 +325,9 @@ impl IoQueue {
         if self.head.is_none() {
             self.tail = None;
         }
-        // SAFETY: taken out of the queue, which owned it.
-        Some(unsafe { BdevIo::new(io) })
+        let home = self.home?;
+        // SAFETY: taken out of the queue, which owned it; all in it are of that channel.
+        Some(unsafe { BdevIo::new(io, home) })
     }
 
     /// Takes the I/O named `id` out, if it is there. Walks the queue: for abort.

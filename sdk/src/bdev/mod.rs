@@ -1,13 +1,18 @@
 //! Block devices: those a plugin makes, and those it uses.
 
 mod client;
+mod control;
 mod desc;
 mod examine;
+mod fan_out;
 mod filter;
+mod home;
 mod io;
+mod lifecycle;
 mod module;
 mod op;
 mod params;
+mod part;
 mod registration;
 mod registry;
 #[cfg(test)]
@@ -17,17 +22,20 @@ mod vtable;
 pub use crate::error::Status;
 pub use client::{Channel, IoContext};
 pub use desc::{Claim, Desc, Event, Info, open};
-pub use examine::{Examine, on_examine};
+pub use examine::{Examine, on_examine, on_examine_config, on_save_config};
+pub use fan_out::{Child, FanOut};
 pub use filter::{Filter, serve_filter};
+pub use home::ChannelHandle;
 pub use io::{BdevIo, Buffers, IoQueue, IoResult};
+pub use lifecycle::{Closing, Ending, Opening};
 pub use module::Bdev;
 pub use op::{Geometry, IoFlags, IoId, Op, OpSet, Range};
 pub use params::{Disk, DiskParams, Uuid, With, check_name, only};
+pub use part::Part;
 pub use registration::Registration;
 pub use registry::{Delete, Registered, find, register, serve};
 
-pub(crate) use examine::examine;
-pub(crate) use filter::{base_appears, write_config};
+pub(crate) use examine::{examine, examine_config, save_config};
 pub(crate) use registry::unregister_all;
 
 /// What a table says of its size.

@@ -1,6 +1,7 @@
 //! The bdevs of this library: made, found and deleted by name.
 #![expect(unsafe_code, reason = "gives the bus pointers to bdevs")]
 
+use super::home::drv_ctx_len;
 use super::module::Bdev;
 use super::op::Geometry;
 use super::registration::Registration;
@@ -12,6 +13,7 @@ use crate::rpc::{Call, Method, params};
 use drivebay_plugin_api::{self as api, bay_bdev_reg, bay_str};
 use std::any::Any;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Every bdev of this library that is on the bus. `[app thread]`
@@ -81,17 +83,20 @@ pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Re
     let mut registration = Registration::new(bdev.name(), B::PRODUCT, bdev.geometry(), B::OPS);
     bdev.describe(&mut registration);
     let params = Mutex::new(params);
-    let on_bus_new = Arc::new(OnBus { bdev, method: method.to_owned(), params });
+    let id = AtomicU64::new(0);
+    let on_bus_new = Arc::new(OnBus { bdev, method: method.to_owned(), params, id });
     let name = registration.name.clone();
 
     let weak: Weak<dyn Any + Send + Sync> = {
         let any: Arc<dyn Any + Send + Sync> = on_bus_new.clone();
         Arc::downgrade(&any)
     };
+    let on_bus_here = Arc::clone(&on_bus_new);
     let ctx = Arc::into_raw(on_bus_new);
     let mut id = 0;
     let ctx_of_host = ctx.cast_mut().cast();
-    let status = with_record(&registration, Ops::<B>::TABLE, ctx_of_host, |record| {
+    let drv_ctx_size = u32::try_from(drv_ctx_len::<B>()).unwrap_or(u32::MAX);
+    let status = with_record(&registration, Ops::<B>::TABLE, ctx_of_host, drv_ctx_size, |record| {
         let host = host();
         // SAFETY: `ctx` is a count that is the host's until `destruct`; the operations are for ever.
         unsafe { (host.bdev.register)(host.raw, record, &raw mut id) }
@@ -101,6 +106,8 @@ pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Re
         drop(unsafe { Arc::from_raw(ctx) });
         return Err(error);
     }
+    on_bus_here.id.store(id, Ordering::Relaxed);
+    drop(on_bus_here);
     let mut all = on_bus();
     // Looked through only before the list would grow, so that many bdevs cost no more each.
     if all.len() == all.capacity() {
@@ -115,6 +122,7 @@ fn with_record<R>(
     from: &Registration,
     ops: *const api::bay_bdev_ops,
     ctx: *mut c_void,
+    drv_ctx_size: u32,
     call: impl FnOnce(*const bay_bdev_reg) -> R,
 ) -> R {
     let aliases: Vec<bay_str> = from.aliases.iter().map(|alias| bay_str::new(alias)).collect();
@@ -156,6 +164,7 @@ fn with_record<R>(
     record.ops_mask = from.ops.bits();
     record.must_flags = from.must_flags.bits();
     record.max_children = from.max_children;
+    record.drv_ctx_size = drv_ctx_size;
     record.base = from.base.as_deref().map_or(bay_str::EMPTY, bay_str::new);
     call(&raw const record)
 }
@@ -220,6 +229,11 @@ impl<B: Bdev> Registered<B> {
             // SAFETY: a refused call does not keep it.
             drop(unsafe { Box::from_raw(arg) });
         })
+    }
+
+    /// The host's handle.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The parameters that make it again.

@@ -9,18 +9,22 @@
 //!   the host passes on. That waits here and is run when the section ends.
 #![expect(unsafe_code, reason = "the host calls with pointers to the bdev and its channels")]
 
-use super::io::{BdevIo, IoQueue};
+use super::home::{self, ChannelHandle, Home};
+use super::io::{BdevIo, IoQueue, IoResult};
+use super::lifecycle::{Closing, Ending, Opening};
 use super::module::Bdev;
 use super::size_of_table;
 use crate::entry::{enter, guard, is_poisoned};
 use crate::error::{Result, Status, errno};
-use crate::host::{Sink, host};
-use crate::notify::write_call;
+use crate::host::Sink;
+use crate::notify::Config;
 use crate::poller::{Poll, Poller};
 use drivebay_plugin_api::{bay_bdev_ops, bay_chan_args, bay_io, bay_sink};
 use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// poll(2): there is data to read.
@@ -33,6 +37,14 @@ pub(super) struct OnBus<B> {
     /// The method that makes it again, with its parameters.
     pub(super) method: String,
     pub(super) params: Mutex<serde_json::Value>,
+    /// The host's handle; 0 until it is registered.
+    pub(super) id: AtomicU64,
+}
+
+impl<B> OnBus<B> {
+    pub(super) fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
 }
 
 pub(super) struct Ops<B>(B);
@@ -48,13 +60,16 @@ impl<B: Bdev> Ops<B> {
         destruct: Some(destruct::<B>),
         dump_info: Some(dump_info::<B>),
         write_config: Some(write_config::<B>),
-        dump_stats: None,
-        reset_stats: None,
+        dump_stats: Some(dump_stats::<B>),
+        reset_stats: Some(reset_stats::<B>),
     };
 }
 
 /// One thread's state of a bdev.
-struct Channel<B: Bdev> {
+#[repr(C)]
+pub(super) struct Channel<B: Bdev> {
+    /// What each I/O points to. First, so that it is where the channel is.
+    home: Home,
     on_bus: NonNull<OnBus<B>>,
     /// Whether the author's code has `state`, outside of `submit`.
     is_busy: Cell<bool>,
@@ -65,6 +80,8 @@ struct Channel<B: Bdev> {
     has_more: Cell<bool>,
     state: UnsafeCell<B::Channel>,
     queue: RefCell<IoQueue>,
+    /// Parents whose children ended while the channel was busy.
+    joined: RefCell<VecDeque<(BdevIo, IoResult)>>,
     flush_wanted: Cell<bool>,
     close_wanted: Cell<bool>,
     host_chan: u64,
@@ -115,6 +132,17 @@ impl<B: Bdev> Channel<B> {
         let bdev = unsafe { &channel.on_bus.as_ref().bdev };
         channel.has_more.set(false);
         loop {
+            let joined = channel.joined.borrow_mut().pop_front();
+            if let Some((io, result)) = joined {
+                if is_poisoned() {
+                    io.complete(Status::IO_ERROR);
+                } else {
+                    // SAFETY: busy is set, so this is the only reference.
+                    let state = unsafe { &mut *channel.state.get() };
+                    guard(|| bdev.joined(state, io, result));
+                }
+                continue;
+            }
             let next = channel.queue.borrow_mut().pop();
             if let Some(io) = next {
                 if is_poisoned() {
@@ -135,28 +163,28 @@ impl<B: Bdev> Channel<B> {
         channel.has_more.set(false);
         channel.is_busy.set(false);
         if channel.close_wanted.get() {
-            let host_chan = channel.host_chan;
+            let closing = Closing::later(channel.host_chan);
             // SAFETY: closing, not busy: nobody has a reference.
-            unsafe { free::<B>(this) };
-            let host = host();
-            // SAFETY: ends the pending `chan_destroy`, on its thread.
-            unsafe { (host.bdev.chan_closed)(host.raw, host_chan) };
+            unsafe { free::<B>(this, closing) };
         }
     }
 }
 
 /// # Safety
 /// `channel` is a live channel that nobody refers to.
-unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>) {
-    // SAFETY: made by `Box::into_raw` in `chan_create`.
+unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>, closing: Closing) {
+    // SAFETY: made by `Box::leak` in `make_channel`.
     let channel = unsafe { Box::from_raw(channel.as_ptr()) };
     drop(channel.poller.take());
     if is_poisoned() {
         // Nothing of the author's runs, not even `drop`.
         let _ = Box::into_raw(channel);
-    } else {
-        guard(move || drop(channel));
+        return;
     }
+    let Channel { on_bus, state, .. } = *channel;
+    // SAFETY: the bdev outlives its channels, and this one until `closing` is dropped.
+    let bdev = unsafe { &on_bus.as_ref().bdev };
+    guard(move || bdev.close_channel(state.into_inner(), closing));
 }
 
 unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
@@ -172,8 +200,17 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     if is_poisoned() || is_stateful && channel.is_busy.get() {
         return keep_or_fail(channel, io);
     }
-    // SAFETY: submitted to this module just now.
-    let io = unsafe { BdevIo::new(io) };
+    if const { home::drv_ctx_len::<B>() > 0 } {
+        // SAFETY: submitted to this module just now, which asked for a context.
+        unsafe { home::begin(io) };
+    }
+    // SAFETY: submitted to this channel just now.
+    let io = unsafe { BdevIo::new(io, this.cast()) };
+    if const { B::JOINS } {
+        // A child may end inside of this call: its parent waits until the call has returned.
+        // SAFETY: a live channel on its thread, not busy.
+        return unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.submit(state, io)) };
+    }
     #[cfg(debug_assertions)]
     let _entered = is_stateful.then(|| Entered::new(&channel.is_entered));
     // SAFETY: the bdev outlives its channels, and their calls.
@@ -190,13 +227,36 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
 #[cold]
 #[inline(never)]
 extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
+    if const { home::drv_ctx_len::<B>() > 0 } {
+        // SAFETY: `submit` was given it just now.
+        unsafe { home::begin(io) };
+    }
     // SAFETY: `submit` was given it just now.
-    let io = unsafe { BdevIo::new(io) };
+    let io = unsafe { BdevIo::new(io, NonNull::from(&channel.home)) };
     if is_poisoned() {
         return io.complete(Status::IO_ERROR);
     }
     channel.has_more.set(true);
     channel.queue.borrow_mut().push(io);
+}
+
+/// The children of an I/O have ended, inside of the channel's own code or elsewhere on its thread.
+///
+/// # Safety
+/// `home` is that of a live channel of a `B`, on its thread; it had the I/O, which is alone again.
+unsafe fn join<B: Bdev>(home: NonNull<Home>, io: BdevIo, result: IoResult) {
+    let this = home.cast::<Channel<B>>();
+    // SAFETY: the caller's promise.
+    let channel = unsafe { this.as_ref() };
+    if is_poisoned() {
+        io.complete(Status::IO_ERROR);
+    } else if channel.is_busy.get() {
+        channel.has_more.set(true);
+        channel.joined.borrow_mut().push_back((io, result));
+    } else {
+        // SAFETY: the caller's promise; not busy, and `submit` of a kind that joins is.
+        unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.joined(state, io, result)) };
+    }
 }
 
 /// `submit` runs until this is dropped.
@@ -241,28 +301,37 @@ unsafe extern "C" fn chan_create<B: Bdev>(
     let host_chan = unsafe { (*args).host_chan };
     enter(-errno::EFAULT, || {
         // SAFETY: the bdev outlives its channels.
-        match unsafe { open::<B>(on_bus, host_chan) } {
-            Ok(channel) => {
+        match unsafe { Opening::ask(on_bus, host_chan) } {
+            Some(Ok(channel)) => {
                 // SAFETY: the host's place for the result.
                 unsafe { chan.write(channel.as_ptr().cast()) };
                 0
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::error!("{}: a channel was refused: {error}", B::PRODUCT);
                 error.status()
             }
+            None => PENDING,
         }
     })
 }
 
+/// What a function of the ABI answers that will have ended later.
+const PENDING: i32 = 1;
+
 /// # Safety
 /// `on_bus` is a live bdev that outlives the channel.
-unsafe fn open<B: Bdev>(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Result<NonNull<Channel<B>>> {
+pub(super) unsafe fn make_channel<B: Bdev>(
+    on_bus: NonNull<OnBus<B>>,
+    host_chan: u64,
+    mut state: B::Channel,
+) -> Result<NonNull<Channel<B>>> {
     // SAFETY: the caller's promise.
     let bdev = unsafe { &on_bus.as_ref().bdev };
-    let state = bdev.open_channel()?;
+    bdev.opened(&mut state, ChannelHandle::new(host_chan));
     let wake_fd = bdev.wake_fd(&state);
     let channel = Box::new(Channel {
+        home: Home::of::<B>(join::<B>),
         on_bus,
         is_busy: Cell::new(false),
         #[cfg(debug_assertions)]
@@ -270,6 +339,7 @@ unsafe fn open<B: Bdev>(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Result<Non
         has_more: Cell::new(false),
         state: UnsafeCell::new(state),
         queue: RefCell::new(IoQueue::new()),
+        joined: RefCell::default(),
         flush_wanted: Cell::new(false),
         close_wanted: Cell::new(false),
         host_chan,
@@ -285,8 +355,8 @@ unsafe fn open<B: Bdev>(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Result<Non
             // SAFETY: just made.
             Ok(poller) => unsafe { this.as_ref() }.poller.set(Some(poller)),
             Err(error) => {
-                // SAFETY: just made, and its poller is gone.
-                unsafe { free::<B>(this) };
+                // SAFETY: leaked just now; its poller is gone.
+                drop(unsafe { Box::from_raw(this.as_ptr()) });
                 return Err(error);
             }
         }
@@ -304,16 +374,18 @@ unsafe extern "C" fn chan_destroy<B: Bdev>(_bdev: *mut c_void, chan: *mut c_void
         channel.close_wanted.set(true);
         return 1;
     }
-    // SAFETY: the last call of the host for this channel, which is not busy.
-    unsafe { free::<B>(this) };
-    0
+    let is_pending = Closing::in_call(channel.host_chan, |closing| {
+        // SAFETY: the last call of the host for this channel, which is not busy.
+        unsafe { free::<B>(this, closing) };
+    });
+    if is_pending { PENDING } else { 0 }
 }
 
 unsafe extern "C" fn destruct<B: Bdev>(bdev: *mut c_void) -> i32 {
     // SAFETY: the count that `register` gave the host; its channels are gone.
     let on_bus = unsafe { Arc::from_raw(bdev.cast_const().cast::<OnBus<B>>()) };
-    enter((), move || drop(on_bus));
-    0
+    let is_pending = enter(false, move || Ending::in_call(on_bus));
+    if is_pending { PENDING } else { 0 }
 }
 
 unsafe extern "C" fn dump_info<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
@@ -331,12 +403,31 @@ unsafe extern "C" fn write_config<B: Bdev>(bdev: *mut c_void, sink: *const bay_s
     // SAFETY: valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || {
-            let params = on_bus.params.lock().unwrap_or_else(PoisonError::into_inner);
+            let params = on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if !on_bus.method.is_empty() {
-                write_call(&sink, &on_bus.method, &*params);
+                on_bus.bdev.write_config(&mut Config::new(sink), &on_bus.method, &params);
             }
         });
     }
+}
+
+unsafe extern "C" fn dump_stats<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
+    // SAFETY: a live bdev.
+    let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
+    // SAFETY: valid for the call.
+    let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
+    enter((), || {
+        let counters = on_bus.bdev.statistics();
+        if !counters.is_empty() {
+            sink.write_json(&counters);
+        }
+    });
+}
+
+unsafe extern "C" fn reset_stats<B: Bdev>(bdev: *mut c_void) {
+    // SAFETY: a live bdev.
+    let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
+    enter((), || on_bus.bdev.reset_statistics());
 }
 
 /// The poller of a channel, which drops it before itself.

@@ -108,13 +108,38 @@ pub(super) fn leave_if_unused(id: u64) {
         if is_leaving && !is_open { state.bdevs.remove(&id) } else { None }
     });
     if let Some(bdev) = gone {
+        state(|state| state.destructing.extend(bdev.leaving.map(|leaving| (id, leaving))));
         // SAFETY: nothing refers to the bdev any more.
-        assert_eq!(unsafe { bdev.ops.destruct.unwrap()(bdev.reg.ctx) }, 0);
-        if let Some((Some(done), arg)) = bdev.leaving {
-            // SAFETY: called once.
-            unsafe { done(arg, 0) };
+        let status = unsafe { bdev.ops.destruct.unwrap()(bdev.reg.ctx) };
+        if status == 0 {
+            // SAFETY: as the plugin would.
+            unsafe { destruct_done(&raw const TABLE.0, id, 0) };
+        } else {
+            assert_eq!(status, 1, "destruct ended with another status");
         }
     }
+}
+
+pub(super) unsafe extern "C" fn destruct_done(_: H, id: u64, status: i32) {
+    let leaving = state(|state| state.destructing.remove(&id)).expect("it is not being destructed");
+    if let (Some(done), arg) = leaving {
+        // SAFETY: called once.
+        unsafe { done(arg, status) };
+    }
+}
+
+/// The pending creation of a channel has ended: what was submitted meanwhile goes on.
+pub(super) unsafe extern "C" fn chan_ready(_: H, handle: u64, raw: *mut c_void, status: i32) {
+    let failed = state(|state| {
+        let chan = state.chans.get_mut(&handle).unwrap();
+        chan.raw = raw;
+        if status == 0 { VecDeque::new() } else { std::mem::take(&mut chan.deferred) }
+    });
+    for io in failed {
+        // SAFETY: in flight.
+        unsafe { done(io, status) };
+    }
+    leave(handle);
 }
 
 pub(super) unsafe extern "C" fn chan_closed(_: H, chan: u64) {
@@ -208,13 +233,14 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
     let mut raw = std::ptr::null_mut();
     // SAFETY: a registered bdev.
     let status = unsafe { ops.chan_create.unwrap()(ctx, &raw const args, &raw mut raw) };
-    if status == 0 {
+    if status == 0 || status == 1 {
         let made = Chan {
             bdev,
             thread: args.thread,
             raw,
             outstanding: 0,
-            is_entered: false,
+            // A channel that is not there yet takes no I/O.
+            is_entered: status == 1,
             deferred: VecDeque::new(),
             flush_wanted: false,
             close_wanted: false,
@@ -222,6 +248,7 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
         state(|state| state.chans.insert(handle, made));
         // SAFETY: the caller's place.
         unsafe { *chan = handle };
+        return 0;
     }
     status
 }
@@ -270,10 +297,13 @@ pub(super) unsafe extern "C" fn io_get(_: H, chan: u64, wait: *mut api::bay_wait
 }
 
 pub(super) fn new_io(chan: u64) -> *mut bay_io {
+    let drv_ctx_len = state(|state| state.bdevs[&state.chans[&chan].bdev].reg.drv_ctx_size);
     // SAFETY: numbers, pointers and functions that may be null.
     let mut io: bay_io = unsafe { std::mem::zeroed() };
     io.id = new_id();
     io.done = Some(done);
+    let drv_ctx = vec![DrvCtx([0xdb; 64]); (drv_ctx_len as usize).div_ceil(64)];
+    io.drv_ctx = Vec::leak(drv_ctx).as_mut_ptr().cast();
     let arg = std::ptr::null_mut();
     Box::into_raw(Box::new(FakeIo { io, chan, cb: None, arg, is_in_flight: false })).cast()
 }
@@ -284,11 +314,64 @@ pub(super) unsafe extern "C" fn io_derive(_: H, chan: u64, parent: *mut bay_io) 
     // SAFETY: a live request.
     let parent = unsafe { *parent };
     // SAFETY: made just now.
-    let id = unsafe { (*child).id };
+    let bay_io { id, drv_ctx, .. } = unsafe { *child };
     // SAFETY: made just now.
-    unsafe { *child = bay_io { id, done: Some(done), ..parent } };
+    unsafe { *child = bay_io { id, drv_ctx, done: Some(done), ..parent } };
     child
 }
+
+pub(super) unsafe extern "C" fn io_derive_part(
+    host: H,
+    chan: u64,
+    parent: *mut bay_io,
+    first: u64,
+    nblocks: u64,
+) -> *mut bay_io {
+    // SAFETY: a live request.
+    let whole = unsafe { *parent };
+    if first.checked_add(nblocks).is_none_or(|end| end > whole.nblocks) {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: as above.
+    let child = unsafe { io_derive(host, chan, parent) };
+    let block_size = state(|state| {
+        let fake = parent.cast::<FakeIo>();
+        // SAFETY: a request of `new_io`.
+        let bdev = state.chans[&unsafe { (*fake).chan }].bdev;
+        u64::from(state.bdevs[&bdev].reg.block_size)
+    });
+    let (mut skip, mut left) = (first * block_size, nblocks * block_size);
+    let mut list = Vec::new();
+    let pieces = if whole.iov.is_null() {
+        &[]
+    } else {
+        // SAFETY: the client's list is valid until the end of its I/O.
+        unsafe { std::slice::from_raw_parts(whole.iov, whole.iovcnt.into()) }
+    };
+    for piece in pieces {
+        let begin = skip.min(piece.len.into());
+        skip -= begin;
+        let len = (u64::from(piece.len) - begin).min(left);
+        left -= len;
+        if len > 0 {
+            let addr = piece.addr.wrapping_byte_add(usize::try_from(begin).unwrap());
+            let len = u32::try_from(len).unwrap();
+            list.push(api::bay_iov { addr, len, region: piece.region });
+        }
+    }
+    // SAFETY: made just now. The list is never freed: it is a test.
+    unsafe { (*child).iovcnt = u16::try_from(list.len()).unwrap() };
+    // SAFETY: as above.
+    unsafe { (*child).iov = Vec::leak(list).as_ptr() };
+    child
+}
+
+pub(super) unsafe extern "C" fn kick(_: H, _: u64) {}
+
+/// What a module has with an I/O, in pieces of its alignment.
+#[derive(Clone)]
+#[repr(align(64))]
+struct DrvCtx(#[expect(dead_code, reason = "memory for a module")] [u8; 64]);
 
 pub(super) unsafe extern "C" fn submit(
     _: H,
@@ -414,4 +497,17 @@ pub(super) unsafe extern "C" fn flush(_: H, chan: u64) {
         unsafe { call(raw) };
         leave(chan);
     }
+}
+
+pub(super) unsafe extern "C" fn alias(_: H, id: u64, _: bay_str, _: u32) -> i32 {
+    if state(|state| state.bdevs.contains_key(&id)) { 0 } else { -crate::errno::ENODEV }
+}
+
+pub(super) unsafe extern "C" fn media(_: H, id: u64, _: u64, _: u64) -> i32 {
+    tell(id, api::BAY_EVENT_MEDIA, 0);
+    0
+}
+
+pub(super) unsafe extern "C" fn media_next(_: H, _: u64, _: *mut u64, _: *mut u64) -> i32 {
+    -crate::errno::ENOENT
 }

@@ -17,6 +17,7 @@ pub(super) static TABLE: LazyLock<bay_bdev_client_api> = LazyLock::new(|| bay_bd
     open: Some(open),
     close: Some(close),
     io_derive: Some(io_derive),
+    io_derive_part: Some(io_derive_part),
     submit: Some(submit),
     complete_from: Some(complete_from),
     pass: Some(pass),
@@ -111,6 +112,66 @@ unsafe extern "C" fn io_derive(
         };
     }
     child
+}
+
+unsafe extern "C" fn io_derive_part(
+    host: *const bay_host,
+    chan: u64,
+    parent: *mut bay_io,
+    first: u64,
+    nblocks: u64,
+) -> *mut bay_io {
+    // SAFETY: the parent is a request that the plugin has.
+    let behind = unsafe { request::behind(parent) };
+    if let (Some(behind), Some(derive)) = (behind, core::client().io_derive_part) {
+        // SAFETY: forwards, with the bus's own request.
+        return unsafe { derive(host, chan, behind, first, nblocks) };
+    }
+    // SAFETY: a request that the plugin has.
+    let whole = unsafe { &*parent };
+    if first.checked_add(nblocks).is_none_or(|end| end > whole.nblocks) {
+        return ptr::null_mut();
+    }
+    // SAFETY: forwards.
+    let child = unsafe { io_derive(host, chan, parent) };
+    if !child.is_null() && nblocks != whole.nblocks {
+        // SAFETY: the suite keeps the list valid until the request ends.
+        let list = unsafe { slice(whole, first, nblocks) };
+        // SAFETY: a request of the bus's that is ours to fill.
+        let to = unsafe { &mut *child };
+        to.iovcnt = u16::try_from(list.len()).unwrap_or(u16::MAX);
+        to.iov = list.as_ptr();
+    }
+    child
+}
+
+/// The pieces of a request of the suite's that hold `nblocks` of its blocks. Never freed: the suite
+/// sends few of them.
+///
+/// # Safety
+/// The request's list is valid.
+unsafe fn slice(whole: &bay_io, first: u64, nblocks: u64) -> &'static [bay_iov] {
+    if whole.iov.is_null() {
+        return &[];
+    }
+    // SAFETY: by the contract.
+    let pieces = unsafe { std::slice::from_raw_parts(whole.iov, whole.iovcnt.into()) };
+    let block = pieces.iter().map(|piece| u64::from(piece.len)).sum::<u64>() / whole.nblocks.max(1);
+    let (mut skip, mut left) = (first * block, nblocks * block);
+    let mut list = Vec::new();
+    for piece in pieces {
+        let begin = skip.min(piece.len.into());
+        skip -= begin;
+        let len = (u64::from(piece.len) - begin).min(left);
+        left -= len;
+        if len > 0 {
+            let begin = usize::try_from(begin).unwrap_or(0);
+            let len = u32::try_from(len).unwrap_or(0);
+            let addr = piece.addr.wrapping_byte_add(begin);
+            list.push(bay_iov { addr, len, region: piece.region });
+        }
+    }
+    Vec::leak(list)
 }
 
 unsafe extern "C" fn submit(

@@ -59,9 +59,8 @@ pub(crate) struct Channel {
     pub(super) pool: Pool,
     io_waiters: Waiters,
     pub(super) stats: Counters,
-    /// The base for which this filter vouches (`pass`): the filter's handle of it and its channel,
-    /// which is alive as long as it stands here. 0 = none.
-    base: Cell<(u64, *const Channel)>,
+    /// The bases for which this filter vouches (`pass`).
+    bases: Bases,
     // What the others need.
     /// Waits for the module's resources or for the channel.
     waiting: Queue,
@@ -83,6 +82,26 @@ pub(crate) struct Channel {
     pub(super) refs: Cell<u32>,
     /// The module's name of it. Never used twice on a thread.
     pub(super) handle: u64,
+}
+
+/// A filter's handles of bases and the channels that they name; a channel is alive as long as it
+/// stands here. A handle has one place, by its lower bits: bases that were opened one after the
+/// other have different ones.
+struct Bases([Cell<(u64, *const Channel)>; 16]);
+
+impl Default for Bases {
+    fn default() -> Self {
+        Self([const { Cell::new((0, ptr::null())) }; 16])
+    }
+}
+
+impl Bases {
+    #[inline]
+    fn place(&self, handle: u64) -> &Cell<(u64, *const Channel)> {
+        let [first, ..] = &self.0;
+        let place = usize::try_from(handle).unwrap_or(0) % self.0.len();
+        self.0.get(place).unwrap_or(first)
+    }
 }
 
 /// Why an I/O cannot go to the module at once. Nothing set: it can.
@@ -145,7 +164,7 @@ impl Channel {
             pool: Pool::new(bdev.record.drv_ctx_size),
             io_waiters: Waiters::new(),
             stats: Counters::default(),
-            base: Cell::new((0, ptr::null())),
+            bases: Bases::default(),
             waiting: Queue::default(),
             quiesced: Queue::default(),
             ranges: RefCell::default(),
@@ -261,21 +280,24 @@ impl Channel {
     /// The channel of `handle`, if this filter vouches for it.
     #[inline]
     pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
-        let (vouched, channel) = self.base.get();
+        let (vouched, channel) = self.bases.place(handle).get();
+        if vouched != handle {
+            return None;
+        }
         // SAFETY: null, or alive until `forget_base`, which comes before the handle is given up.
-        let channel = unsafe { channel.as_ref() }?;
-        (vouched == handle).then_some(channel)
+        unsafe { channel.as_ref() }
     }
 
     /// From now on this filter vouches for the base that it knows by `handle`.
     pub(super) fn vouch(&self, handle: u64, base: &Self) {
-        self.base.set((handle, base));
+        self.bases.place(handle).set((handle, base));
     }
 
     /// The handle is given up.
     pub(super) fn forget_base(&self, handle: u64) {
-        if self.base.get().0 == handle {
-            self.base.set((0, ptr::null()));
+        let place = self.bases.place(handle);
+        if place.get().0 == handle {
+            place.set((0, ptr::null()));
         }
     }
 
@@ -300,12 +322,29 @@ impl Channel {
         io
     }
 
-    /// Takes the I/O of this id out of whatever it waits in.
-    pub(super) fn remove_queued(&self, id: u64) -> Option<Io> {
-        let queues = [&self.waiting, &self.quiesced, &self.deferred, &self.starved];
-        let io = queues.into_iter().find_map(|queue| queue.remove(id));
+    /// Takes the I/O of this id, and its children, out of whatever they wait in.
+    pub(super) fn remove_queued(&self, id: u64) -> Queue {
+        let removed = Queue::default();
+        for queue in [&self.waiting, &self.quiesced, &self.deferred, &self.starved] {
+            while let Some(io) = queue.remove(id) {
+                removed.push_back(io);
+            }
+        }
         self.waiting_has_changed();
-        io
+        removed
+    }
+
+    /// The id of a child of the I/O `id` that the module has.
+    pub(super) fn child_at_module(&self, id: u64) -> Option<u64> {
+        let found = Cell::new(None);
+        self.pool.any(|io| {
+            let is_it = io.state.is_sent() && io.request().id != id && io.is_named(id);
+            if is_it {
+                found.set(Some(io.request().id));
+            }
+            is_it
+        });
+        found.get()
     }
 
     fn waiting_has_changed(&self) {

@@ -1,12 +1,12 @@
-//! Descriptors: an open handle of a bdev, its events and its claim.
+//! Descriptors: an open handle of a bdev and its events.
 
 use super::device::{self, Bdev};
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An open bdev.
@@ -16,68 +16,32 @@ pub struct Desc {
     pub id: u64,
     /// The bdev.
     pub bdev: Arc<Bdev>,
-    /// Whether writes are allowed.
-    pub writable: bool,
+    /// Whether it was opened for writing.
+    pub(super) was_opened_writable: bool,
+    /// Whether writes are allowed: opened so, or by a claim.
+    writable: AtomicBool,
     /// The host table of the plugin that opened it, 0 = the host.
     pub owner: usize,
     thread: u64,
     event: Option<bay_bdev_event_fn>,
     arg: usize,
     pub(super) channels: AtomicU32,
+    /// Blocks that lost their data and of which the owner was not told.
+    media: Mutex<VecDeque<(u64, u64)>>,
 }
 
-/// Kinds of claims, by the ABI's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Only the holder may write.
-    ExclWrite,
-    /// Many read, the holder writes.
-    ReadManyWriteOne,
-    /// Many read, none writes.
-    ReadManyWriteNone,
-    /// Holders of one key write.
-    ReadManyWriteShared,
-}
+/// Ranges of lost blocks that a descriptor remembers; the oldest go first.
+const MEDIA_MAX: usize = 256;
 
-impl Claim {
-    /// From the ABI's number.
+impl Desc {
+    /// Whether writes are allowed.
     #[must_use]
-    pub fn from_abi(kind: u32) -> Option<Self> {
-        Some(match kind {
-            BAY_CLAIM_EXCL_WRITE => Self::ExclWrite,
-            BAY_CLAIM_READ_MANY_WRITE_ONE => Self::ReadManyWriteOne,
-            BAY_CLAIM_READ_MANY_WRITE_NONE => Self::ReadManyWriteNone,
-            BAY_CLAIM_READ_MANY_WRITE_SHARED => Self::ReadManyWriteShared,
-            _ => return None,
-        })
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
     }
 
-    /// As `bdev_get_bdevs` shows it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ExclWrite => "exclusive_write",
-            Self::ReadManyWriteOne => "read_many_write_one",
-            Self::ReadManyWriteNone => "read_many_write_none",
-            Self::ReadManyWriteShared => "read_many_write_shared",
-        }
-    }
-}
-
-/// The claim on a bdev and who holds it.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    held: Option<(Claim, u64)>,
-    holders: Vec<u64>,
-}
-
-impl Claims {
-    pub(super) fn kind(&self) -> Option<&'static str> {
-        self.held.map(|(claim, _)| claim.name())
-    }
-
-    fn allows_new_writer(&self) -> bool {
-        self.held.is_none()
+    pub(super) fn set_writable(&self, writable: bool) {
+        self.writable.store(writable, Ordering::Relaxed);
     }
 }
 
@@ -120,12 +84,14 @@ pub fn open(
     let desc = Arc::new(Desc {
         id: NEXT.fetch_add(1, Ordering::Relaxed),
         bdev: Arc::clone(&bdev),
-        writable,
+        was_opened_writable: writable,
+        writable: AtomicBool::new(writable),
         owner,
         thread: thread::current_id(),
         event,
         arg: arg as usize,
         channels: AtomicU32::new(0),
+        media: Mutex::default(),
     });
     control.descs.push(desc.id);
     // Before anybody can look for writers: a claim that misses this one would let both write.
@@ -147,66 +113,13 @@ pub fn close(id: u64) -> Result<()> {
     {
         let mut control = desc.bdev.control();
         control.descs.retain(|&other| other != id);
-        release(&mut control.claims, id);
+        control.claims.release(id);
     }
     if desc.bdev.is_removed() {
         let bdev = Arc::clone(&desc.bdev);
         thread::send_app(move || device::finish_removal(&bdev));
     }
     Ok(())
-}
-
-/// Claims the bdev for a descriptor.
-///
-/// # Errors
-/// `EPERM` when another claim or another writer is in the way.
-pub fn claim(id: u64, kind: Claim, key: u64) -> Result<()> {
-    let desc = by_id(id)?;
-    let mut control = desc.bdev.control();
-    let refuse = |why: &str| {
-        Err(Error::new(libc::EPERM, format!("bdev {} cannot be claimed: {why}", desc.bdev.name)))
-    };
-    match control.claims.held {
-        None => {}
-        Some((held, held_key))
-            if held == kind
-                && (kind == Claim::ReadManyWriteNone
-                    || (kind == Claim::ReadManyWriteShared && held_key == key)) => {}
-        Some((held, _)) => return refuse(&format!("it is claimed already ({})", held.name())),
-    }
-    let others: Vec<u64> = control.descs.iter().copied().filter(|&other| other != id).collect();
-    let holders = &control.claims.holders;
-    let other_writer = table(|table| {
-        others
-            .iter()
-            .filter(|other| !holders.contains(other))
-            .any(|other| table.get(other).is_some_and(|other| other.writable))
-    });
-    if other_writer {
-        return refuse("it is open for writing elsewhere");
-    }
-    control.claims.held = Some((kind, key));
-    if !control.claims.holders.contains(&id) {
-        control.claims.holders.push(id);
-    }
-    Ok(())
-}
-
-/// Gives a claim back.
-///
-/// # Errors
-/// `EBADF` for an unknown descriptor.
-pub fn unclaim(id: u64) -> Result<()> {
-    let desc = by_id(id)?;
-    release(&mut desc.bdev.control().claims, id);
-    Ok(())
-}
-
-fn release(claims: &mut Claims, id: u64) {
-    claims.holders.retain(|&holder| holder != id);
-    if claims.holders.is_empty() {
-        claims.held = None;
-    }
 }
 
 /// Tells every descriptor's owner of an event, on the thread of its open.
@@ -226,6 +139,36 @@ pub(super) fn tell_all(bdev: &Bdev, event: u32, value: u64) {
             }
         });
     }
+}
+
+/// Tells every descriptor's owner that blocks lost their data. App thread.
+///
+/// # Errors
+/// `ENODEV`; `EINVAL` for blocks that are not on the bdev.
+pub fn tell_media(id: u64, lba: u64, nblocks: u64) -> Result<()> {
+    let bdev = device::by_id(id).ok_or_else(Error::no_device)?;
+    if lba.checked_add(nblocks).is_none_or(|end| end > bdev.num_blocks()) || nblocks == 0 {
+        let message = format!("bdev {}: {nblocks} blocks from {lba} on are not on it", bdev.name);
+        return Err(Error::new(libc::EINVAL, message));
+    }
+    let ids = bdev.control().descs.clone();
+    let mut most = 0;
+    for desc in ids.into_iter().filter_map(|id| by_id(id).ok()) {
+        let mut media = desc.media.lock().unwrap_or_else(PoisonError::into_inner);
+        if media.len() == MEDIA_MAX {
+            media.pop_front();
+        }
+        media.push_back((lba, nblocks));
+        most = most.max(media.len() as u64);
+    }
+    tell_all(&bdev, BAY_EVENT_MEDIA, most);
+    Ok(())
+}
+
+/// The oldest range of lost blocks that the descriptor's owner was not told.
+#[must_use]
+pub fn media_next(id: u64) -> Option<(u64, u64)> {
+    by_id(id).ok()?.media.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
 /// How many descriptors an owner has open.

@@ -1,6 +1,7 @@
 //! A bdev on the bus: registration, names, limits, resize, removal.
 
-use super::desc::{self, Claims};
+use super::claim::Claims;
+use super::desc;
 use super::examine;
 use super::quiesce::Range;
 use super::stats::Totals;
@@ -75,6 +76,8 @@ pub(super) struct Limits {
     ops_allowed: u64,
     pub(super) must_allowed: u32,
     pub(super) block_size: u32,
+    /// Bytes of separate metadata per block; 0 = none.
+    pub(super) md_size: u32,
     pub(super) align: u32,
     pub(super) write_unit: u32,
     pub(super) optimal_boundary: u32,
@@ -124,12 +127,12 @@ impl Straight {
 }
 
 impl Limits {
-    /// Whether what `self` lets through is in pieces as `other` wants them.
-    pub(super) fn splits_as(&self, other: &Self) -> bool {
-        self.optimal_boundary == other.optimal_boundary
-            && self.max_segments == other.max_segments
-            && self.max_segment_size == other.max_segment_size
-            && self.max_io_blocks == other.max_io_blocks
+    /// Whether what `self` lets through is never in longer or in more pieces than `other` takes.
+    pub(super) fn pieces_fit(&self, other: &Self) -> bool {
+        let fits = |own: u32, limit: u32| limit == 0 || (own != 0 && own <= limit);
+        fits(self.max_segments, other.max_segments)
+            && fits(self.max_segment_size, other.max_segment_size)
+            && fits(self.max_io_blocks, other.max_io_blocks)
     }
 
     /// Whether a client may send the op. It is one of [`OP_TABLE`].
@@ -282,10 +285,13 @@ pub(crate) unsafe fn register(
     Ok(id)
 }
 
+/// Longest name, in bytes.
+const NAME_MAX_LEN: usize = 255;
+
 fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
     let bad = |what: String| Err(Error::new(libc::EINVAL, format!("bdev {name}: {what}")));
-    if name.is_empty() || name.len() > 255 || name.contains('\0') {
-        return bad("name must be 1 to 255 bytes long".into());
+    if name.is_empty() || name.len() > NAME_MAX_LEN || name.contains('\0') {
+        return bad(format!("name must be 1 to {NAME_MAX_LEN} bytes long"));
     }
     if ops.submit.is_none()
         || ops.chan_create.is_none()
@@ -403,6 +409,12 @@ impl Bdev {
         self.control().claims.kind()
     }
 
+    /// Whether a descriptor of this owner holds a claim.
+    pub(super) fn is_claimed_by(&self, owner: usize) -> bool {
+        let holders = self.control().claims.holders().to_vec();
+        holders.into_iter().any(|id| desc::by_id(id).is_ok_and(|desc| desc.owner == owner))
+    }
+
     /// UUID as text.
     #[must_use]
     pub fn uuid_text(&self) -> String {
@@ -442,6 +454,7 @@ impl Bdev {
             ops_allowed: self.ops_allowed(),
             must_allowed: BAY_IO_FUA,
             block_size: record.block_size,
+            md_size: if record.md_interleave == 0 { record.md_size } else { 0 },
             align: record.align.max(1),
             write_unit: record.write_unit.max(1),
             optimal_boundary: record.optimal_boundary,
@@ -574,6 +587,46 @@ fn release_if(is_meant: impl Fn(&Reservation) -> bool) -> usize {
         bus.reserved.retain(|_, reserved| !is_meant(reserved));
         before - bus.reserved.len()
     })
+}
+
+/// Gives a bdev another name. App thread.
+///
+/// # Errors
+/// `ENODEV`; `EINVAL` for a name of a wrong length; `EEXIST` when a bdev has it.
+pub fn add_alias(id: u64, alias: &str) -> Result<()> {
+    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_device)?;
+    if alias.is_empty() || alias.len() > NAME_MAX_LEN || alias.contains('\0') {
+        let message =
+            format!("an alias of bdev {} must be 1 to {NAME_MAX_LEN} bytes long", bdev.name);
+        return Err(Error::new(libc::EINVAL, message));
+    }
+    bus(|bus| {
+        if bus.by_name.contains_key(alias) {
+            return Err(Error::new(libc::EEXIST, format!("bdev {alias} exists already")));
+        }
+        bus.by_name.insert(alias.to_owned(), Arc::clone(&bdev));
+        Ok(())
+    })?;
+    bdev.control().aliases.push(alias.to_owned());
+    Ok(())
+}
+
+/// Takes a name away that `add_alias` or the registration gave. App thread.
+///
+/// # Errors
+/// `ENODEV`; `ENOENT` when the bdev has no such alias.
+pub fn remove_alias(id: u64, alias: &str) -> Result<()> {
+    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_device)?;
+    {
+        let mut control = bdev.control();
+        let Some(place) = control.aliases.iter().position(|other| other == alias) else {
+            let message = format!("bdev {} has no alias {alias}", bdev.name);
+            return Err(Error::new(libc::ENOENT, message));
+        };
+        control.aliases.remove(place);
+    }
+    bus(|bus| bus.by_name.remove(alias));
+    Ok(())
 }
 
 /// All the names by which a bdev is found.

@@ -103,10 +103,10 @@ fn run(name: &str) {
         }
     }
     for module in &modules {
-        if super::find(name).is_none() {
-            return;
-        }
-        if let Some(call) = module.table.examine_disk {
+        let Some(bdev) = super::find(name) else { return };
+        // A claimed bdev is read by those who claimed it alone, as in the reference.
+        let may_read = bdev.claim().is_none() || bdev.is_claimed_by(module.owner);
+        if let Some(call) = module.table.examine_disk.filter(|_| may_read) {
             let token = TOKEN.fetch_add(1, Ordering::Relaxed);
             state(|state| state.open_tokens.push(token));
             // SAFETY: as above.

@@ -43,6 +43,8 @@ pub(crate) struct Slot {
     pub(super) buffer: Cell<(*mut u8, u32, u32)>,
     /// List of a part; its memory is kept.
     pub(super) list: RefCell<Vec<bay_iov>>,
+    /// The id of the client's I/O from which it was derived, and its own id at that time.
+    descent: Cell<(u64, u64)>,
     /// The filters that passed it on, the outermost first.
     way: [Hop; MOST_HOPS],
     pub(super) request: UnsafeCell<bay_io>,
@@ -194,6 +196,22 @@ impl Io {
         unsafe { std::slice::from_raw_parts(request.iov, usize::from(request.iovcnt)) }
     }
 
+    /// Notes that it is a child of `parent`: an abort of the client's I/O is an abort of it, too.
+    pub(super) fn descend_from(self, parent: Self) {
+        self.descent.set((parent.root_id(), self.request().id));
+    }
+
+    /// The id of the client's I/O that it is, or is a part of.
+    fn root_id(self) -> u64 {
+        let (own, (root, of)) = (self.request().id, self.descent.get());
+        if of == own { root } else { own }
+    }
+
+    /// Whether an abort of `id` means it.
+    pub(super) fn is_named(self, id: u64) -> bool {
+        self.request().id == id || self.root_id() == id
+    }
+
     /// Names this I/O as the argument of a callback.
     pub(super) fn into_arg(self) -> *mut c_void {
         self.0.as_ptr().cast()
@@ -310,7 +328,7 @@ impl Queue {
         let mut found = None;
         let rest = Self::default();
         while let Some(io) = self.pop_front() {
-            if found.is_none() && io.request().id == id {
+            if found.is_none() && io.is_named(id) {
                 found = Some(io);
             } else {
                 rest.push_back(io);
@@ -455,6 +473,7 @@ impl Slot {
             progress: Cell::new(0),
             buffer: Cell::new((ptr::null_mut(), 0, 0)),
             list: RefCell::default(),
+            descent: Cell::new((0, 0)),
             way: [const {
                 Hop {
                     channel: Cell::new(ptr::null()),

@@ -110,6 +110,15 @@ pub(super) fn on_channels<T: Send + 'static>(
     );
 }
 
+/// Lets every channel of the descriptor write, or not, as the descriptor may now.
+pub(super) fn follow_writable(desc: &Arc<Desc>) {
+    let desc = Arc::clone(desc);
+    thread::for_each(
+        move || thread::with_current(|thread| thread.bdevs.set_writable(&desc)),
+        |_| {},
+    );
+}
+
 /// The channel that a module's handle names, on the current thread.
 pub(crate) fn with_module_handle<T>(handle: u64, f: impl FnOnce(&Channel) -> T) -> Option<T> {
     let channel = thread::with_current(|thread| {
@@ -169,11 +178,29 @@ impl Local {
             }
             let handle = (u64::from(number) << 32) | free as u64;
             if let Some(place) = references.get_mut(free) {
-                let (writable, desc) = (desc.writable, Some(Arc::clone(desc)));
+                let (writable, desc) = (desc.is_writable(), Some(Arc::clone(desc)));
                 *place = Reference { handle, channel, writable, desc };
             }
             handle
         }))
+    }
+
+    fn set_writable(&self, desc: &Arc<Desc>) {
+        let handles = self.change_references(|references| {
+            let of_desc = references.iter_mut().filter(|reference| {
+                reference.desc.as_ref().is_some_and(|other| Arc::ptr_eq(other, desc))
+            });
+            let changed = of_desc.map(|reference| {
+                reference.writable = desc.is_writable();
+                reference.handle
+            });
+            changed.collect::<Vec<_>>()
+        });
+        // A filter vouches for a base that it may write.
+        for &channel in self.channels.borrow().iter() {
+            // SAFETY: channels in the list are alive.
+            handles.iter().for_each(|handle| unsafe { &*channel }.forget_base(*handle));
+        }
     }
 
     fn put(&self, handle: u64) -> Result<()> {

@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
 pub mod channel;
+mod claim;
 mod complete;
 pub mod desc;
 pub mod device;
@@ -31,9 +32,10 @@ mod submit;
 mod waiters;
 
 pub(crate) use channel::Channel;
-pub use desc::{Claim, Desc};
+pub use claim::{Claim, claim, unclaim};
+pub use desc::Desc;
 pub use device::{Bdev, Geometry, all, by_id, find};
 pub(crate) use io::Io;
 pub(crate) use local::Local;
-pub(crate) use pass::{complete_from, derive, pass};
+pub(crate) use pass::{complete_from, derive, derive_part, pass};
 pub(crate) use submit::submit;

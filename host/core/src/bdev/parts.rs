@@ -167,7 +167,7 @@ fn split(parent: Io) {
         .min(nblocks - begun);
         let child = part(parent, op, split_done);
         if matches!(op, BAY_OP_READ | BAY_OP_WRITE) {
-            slice_list(parent, child, begun, len);
+            slice(parent, child, begun, len);
         }
         child.change(|request| {
             request.flags = flags;
@@ -272,8 +272,10 @@ fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
     bytes / block
 }
 
-/// Gives `child` the slice of the parent's list that holds `len` blocks from `begun` on.
-fn slice_list(parent: Io, child: Io, begun: u64, len: u64) {
+/// Gives `child` the slices of the parent's list and metadata that belong to `len` blocks from
+/// `begun` on. The list's memory is the child's and is kept for the next one.
+pub(super) fn slice(parent: Io, child: Io, begun: u64, len: u64) {
+    slice_metadata(parent, child, begun, len);
     let block = u64::from(parent.channel().limits.block_size);
     let (mut skip, mut left) = (begun * block, len * block);
     let mut list = child.list.borrow_mut();
@@ -301,6 +303,18 @@ fn slice_list(parent: Io, child: Io, begun: u64, len: u64) {
     child.change(|request| {
         request.iov = iov;
         request.iovcnt = u16::try_from(count).unwrap_or(u16::MAX);
+    });
+}
+
+fn slice_metadata(parent: Io, child: Io, begun: u64, len: u64) {
+    let (md, size) = (parent.request().md, u64::from(parent.channel().limits.md_size));
+    if md.is_null() {
+        return;
+    }
+    child.change(|request| {
+        request.md = md.wrapping_byte_add(usize::try_from(begun * size).unwrap_or(usize::MAX));
+        request.md_len = u32::try_from(len * size).unwrap_or(u32::MAX);
+        request.md_region = parent.request().md_region;
     });
 }
 

@@ -1,6 +1,7 @@
-//! Between two modules: a filter sends an I/O on to another bdev as it is, but for its first block.
+//! Between two modules: a filter sends an I/O on to another bdev as it is, but for its first block,
+//! or sends children of it, each with a part of its data.
 //!
-//! The request itself goes on: it remembers the filter's channel, where it comes back to when the
+//! A passed request itself goes on: it remembers the filter's channel, where it comes back to when the
 //! module below has ended it (`complete`), and the filter hears no more of it. It takes another
 //! request when the module below wants more room of its own than this one has, or when it has come
 //! through too many filters.
@@ -9,14 +10,17 @@ use super::channel::Channel;
 use super::device::Limits;
 use super::io::Io;
 use super::local::{self, Way};
-use super::{complete, dispatch, submit};
+use super::{complete, dispatch, parts, submit};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 /// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
 pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
     match io.channel().vouched_base(handle) {
-        Some(base) if is_straight(base, io, lba) && io.hop(base) => dispatch::send_on(base, io),
+        Some(base) if is_straight(base, io, lba) && io.hop(base) => {
+            io.change(|request| request.lba = lba);
+            dispatch::send_on(base, io);
+        }
         _ => with_care(handle, io, lba),
     }
 }
@@ -26,9 +30,10 @@ pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
 #[inline]
 fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
     let request = io.request();
-    request.lba == lba
-        && (request.op == BAY_OP_READ || request.op == BAY_OP_WRITE)
-        && base.bdev.reaches(lba.wrapping_add(request.nblocks).wrapping_sub(1))
+    let last = lba.wrapping_add(request.nblocks).wrapping_sub(1);
+    (request.op == BAY_OP_READ || request.op == BAY_OP_WRITE)
+        && base.bdev.reaches(last)
+        && (lba ^ last) < base.limits.straight.boundary
 }
 
 /// An I/O that has to be looked at again.
@@ -73,7 +78,7 @@ fn refuse(io: Io) {
 }
 
 /// Whether every read and write that leaves `submit` under the filter's limits could be sent to the
-/// module that has the base's: as far as its place on the base is the same and there.
+/// module that has the base's, at any place that is there and does not cross the base's boundary.
 fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
     let declares = |op| !filter.declared(op) || base.declared(op);
     declares(BAY_OP_READ)
@@ -82,9 +87,10 @@ fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
         && filter.must_allowed & !base.must_allowed == 0
         && (base.fua_declared || !filter.fua_declared)
         && (filter.read_only || !base.read_only)
-        && filter.write_unit.is_multiple_of(base.write_unit)
+        && base.write_unit == 1
         && filter.align >= base.align
-        && (!base.split_data || filter.splits_as(base))
+        && base.straight.most_blocks != 0
+        && filter.pieces_fit(base)
 }
 
 /// Sends another request on in place of `parent`, which ends when that does.
@@ -108,6 +114,7 @@ pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
     local::with(handle, |way| {
         let io = way.channel.pool.get(way.channel);
         io.begin(way.writable, false);
+        io.descend_from(parent);
         let from = *parent.request();
         io.change(|to| {
             let bay_io { done, drv_ctx, link, id, .. } = *to;
@@ -115,6 +122,20 @@ pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
         });
         io
     })
+}
+
+/// As [`derive`], with the data and metadata of `nblocks` blocks of `parent` from its block `first`
+/// on; `None` also when the parent does not have these.
+pub(crate) fn derive_part(handle: u64, parent: Io, first: u64, nblocks: u64) -> Option<Io> {
+    let all = parent.request().nblocks;
+    if first.checked_add(nblocks).is_none_or(|end| end > all) {
+        return None;
+    }
+    let child = derive(handle, parent)?;
+    if nblocks != all {
+        parts::slice(parent, child, first, nblocks);
+    }
+    Some(child)
 }
 
 /// Ends `parent` as its child has ended; called from the child's callback.

@@ -126,12 +126,20 @@ fn check_data(io: Io, rules: &OpRules, block_size: u32) -> Result<(), i32> {
     if wanted == Some(total) { Ok(()) } else { Err(-libc::EINVAL) }
 }
 
-/// What still waits in the bus is aborted here; what is at the module is the module's affair.
+/// What still waits in the bus is aborted here, the target's children too; what is at the module is
+/// the module's affair.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
-    if let Some(waiting) = channel.remove_queued(target) {
-        complete::finish(waiting, BAY_ST_ABORTED);
+    let waiting = channel.remove_queued(target);
+    if !waiting.is_empty() {
+        while let Some(one) = waiting.pop_front() {
+            complete::finish(one, BAY_ST_ABORTED);
+        }
         return complete::finish(io, 0);
+    }
+    if let Some(child) = channel.child_at_module(target) {
+        // The module knows it by its own id.
+        io.change(|request| request.arg = [child, 0]);
     }
     if channel.limits.declared(BAY_OP_ABORT) {
         dispatch::send(channel, io);

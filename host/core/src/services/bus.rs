@@ -21,6 +21,8 @@ pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
     examine_done: Some(examine_done),
     reserve: Some(reserve),
     release: Some(release),
+    alias: Some(alias),
+    media: Some(media),
 };
 
 unsafe extern "C" fn register(
@@ -90,6 +92,16 @@ unsafe extern "C" fn chan_closed(_host: *const bay_host, host_chan: u64) {
 
 unsafe extern "C" fn resize(_host: *const bay_host, id: u64, num_blocks: u64) -> i32 {
     status(device::resize(id, num_blocks))
+}
+
+unsafe extern "C" fn alias(_host: *const bay_host, id: u64, alias: bay_str, add: u32) -> i32 {
+    // SAFETY: the text is valid for the call.
+    let alias = unsafe { string(alias) };
+    status(if add == 0 { device::remove_alias(id, &alias) } else { device::add_alias(id, &alias) })
+}
+
+unsafe extern "C" fn media(_host: *const bay_host, id: u64, lba: u64, nblocks: u64) -> i32 {
+    status(bdev::desc::tell_media(id, lba, nblocks))
 }
 
 unsafe extern "C" fn quiesce(

@@ -24,6 +24,8 @@ pub(super) static TABLE: bay_bdev_client_api = bay_bdev_client_api {
     flush: Some(flush),
     pass: Some(pass),
     io_abort: Some(io_abort),
+    io_derive_part: Some(io_derive_part),
+    media_next: Some(media_next),
 };
 
 unsafe extern "C" fn open(
@@ -87,15 +89,29 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
     0
 }
 
+unsafe extern "C" fn media_next(
+    _host: *const bay_host,
+    desc: u64,
+    lba: *mut u64,
+    nblocks: *mut u64,
+) -> i32 {
+    let Some((first, count)) = desc::media_next(desc) else { return -libc::ENOENT };
+    // SAFETY: the caller's place for the first block.
+    unsafe { lba.write(first) };
+    // SAFETY: the caller's place for the number of blocks.
+    unsafe { nblocks.write(count) };
+    0
+}
+
 unsafe extern "C" fn claim(_host: *const bay_host, desc: u64, kind: u32, key: u64) -> i32 {
     match Claim::from_abi(kind) {
-        Some(kind) => status(desc::claim(desc, kind, key)),
+        Some(kind) => status(bdev::claim(desc, kind, key)),
         None => -libc::EINVAL,
     }
 }
 
 unsafe extern "C" fn unclaim(_host: *const bay_host, desc: u64) -> i32 {
-    status(desc::unclaim(desc))
+    status(bdev::unclaim(desc))
 }
 
 unsafe extern "C" fn chan_get(_host: *const bay_host, desc: u64, chan: *mut u64) -> i32 {
@@ -131,6 +147,18 @@ unsafe extern "C" fn io_derive(
     // SAFETY: the parent is the caller's, lent by the bus.
     let parent = unsafe { Io::from_abi(parent) };
     bdev::derive(chan, parent).map_or(ptr::null_mut(), Io::abi)
+}
+
+unsafe extern "C" fn io_derive_part(
+    _host: *const bay_host,
+    chan: u64,
+    parent: *mut bay_io,
+    first: u64,
+    nblocks: u64,
+) -> *mut bay_io {
+    // SAFETY: the parent is the caller's, lent by the bus.
+    let parent = unsafe { Io::from_abi(parent) };
+    bdev::derive_part(chan, parent, first, nblocks).map_or(ptr::null_mut(), Io::abi)
 }
 
 unsafe extern "C" fn submit(

@@ -57,6 +57,81 @@ fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
     })
 }
 
+/// A module that sends the two halves of each I/O as children, the second half first on the disk.
+/// An abort is passed on.
+unsafe extern "C" fn fork(chan: *mut c_void, io: *mut bay_io) {
+    let base = unsafe { &*chan.cast::<Shift>() }.base;
+    let request = unsafe { *io };
+    if request.op == BAY_OP_ABORT {
+        return unsafe { client().pass.unwrap()(host(), base, io, 0) };
+    }
+    let half = request.nblocks / 2;
+    unsafe { (*io).link = ptr::without_provenance_mut(2) };
+    for (first, lba) in [(0, request.lba + half), (half, request.lba)] {
+        let derive = client().io_derive_part.unwrap();
+        assert!(unsafe { derive(host(), base, io, half + 1, half) }.is_null(), "past the end");
+        let child = unsafe { derive(host(), base, io, first, half) };
+        unsafe { ((*child).lba, (*child).nblocks) = (lba, half) };
+        unsafe { client().submit.unwrap()(host(), child, Some(half_done), io.cast()) };
+    }
+}
+
+unsafe extern "C" fn half_done(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    let parent = parent.cast::<bay_io>();
+    let left = unsafe { (*parent).link }.addr() - 1;
+    unsafe { (*parent).link = ptr::without_provenance_mut(left) };
+    if left == 0 {
+        unsafe { client().complete_from.unwrap()(host(), parent, child, status) };
+    }
+}
+
+static FORK_OPS: bay_bdev_ops = bay_bdev_ops { submit: Some(fork), ..SHIFT_OPS };
+
+#[test]
+fn children_carry_their_part_of_the_parents_data_and_are_aborted_with_it() {
+    once(
+        "forked",
+        |_| {},
+        |base| {
+            let fork = Box::leak(Box::new(Shift { base: base.chan, ..shifted(0) }));
+            let filter = Fixture::new("fork", |reg| {
+                reg.ctx = ptr::from_mut(fork).cast();
+                reg.ops = &raw const FORK_OPS;
+                reg.ops_mask = ALL_OPS | 1 << BAY_OP_ABORT;
+            });
+            let mut data = pattern(4 * BLOCK);
+            let (left, right) = data.split_at_mut(700);
+            let two = [list(left)[0], list(right)[0]];
+            assert_eq!(filter.io(BAY_OP_WRITE, 8, &two).get(), Some((0, 0)));
+            let on_disk = base.disk.data.borrow()[8 * BLOCK..12 * BLOCK].to_vec();
+            let whole = pattern(4 * BLOCK);
+            let (first, second) = whole.split_at(2 * BLOCK);
+            assert_eq!(on_disk, [second, first].concat());
+            let mut back = vec![0; 4 * BLOCK];
+            assert_eq!(filter.io(BAY_OP_READ, 8, &list(&mut back)).get(), Some((0, 0)));
+            assert_eq!(back, whole);
+
+            base.disk.hold.set(true);
+            let kept = base.range(BAY_OP_UNMAP, 40, 1);
+            base.disk.no_memory.set(u32::MAX);
+            let mut id = 0;
+            let parent = filter.submit(|io| {
+                (io.op, io.lba, io.nblocks) = (BAY_OP_UNMAP, 0, 4);
+                id = io.id;
+            });
+            let abort = filter.submit(|io| {
+                io.op = BAY_OP_ABORT;
+                io.arg = [id, 0];
+            });
+            assert_eq!(abort.get(), Some((0, 0)));
+            assert_eq!(parent.get(), Some((BAY_ST_ABORTED, 0)));
+            base.disk.no_memory.set(0);
+            base.complete_kept(0);
+            assert_eq!(kept.get(), Some((0, 0)));
+        },
+    );
+}
+
 fn shifted(blocks: u64) -> Shift {
     Shift { base: 0, blocks, drv_ctx_size: 0 }
 }

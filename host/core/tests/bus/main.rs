@@ -11,6 +11,7 @@
     reason = "one foreign plugin as a fixture; every call follows the table's doc comment"
 )]
 
+mod claims;
 mod data;
 mod filters;
 mod fixture;

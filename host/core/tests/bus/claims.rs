@@ -1,0 +1,181 @@
+//! Claims: who may write.
+
+use crate::fixture::*;
+use drivebay_plugin_api::*;
+use std::ptr;
+
+fn open(name: &str, flags: u32) -> Result<u64, i32> {
+    let mut desc = 0;
+    let open = client().open.unwrap();
+    let name = bay_str::new(name);
+    match unsafe { open(host(), name, flags, None, ptr::null_mut(), &raw mut desc) } {
+        0 => Ok(desc),
+        status => Err(status),
+    }
+}
+
+fn close(desc: u64) {
+    assert_eq!(unsafe { client().close.unwrap()(host(), desc) }, 0);
+}
+
+fn claim(desc: u64, kind: u32, key: u64) -> i32 {
+    unsafe { client().claim.unwrap()(host(), desc, kind, key) }
+}
+
+/// How a write through a new channel of the descriptor ends.
+fn write(desc: u64) -> i32 {
+    let mut chan = 0;
+    assert_eq!(unsafe { client().chan_get.unwrap()(host(), desc, &raw mut chan) }, 0);
+    let mut data = vec![1; BLOCK];
+    let piece = list(&mut data);
+    let ended = Fixture::submit_on(chan, |io| {
+        (io.op, io.lba, io.nblocks) = (BAY_OP_WRITE, 0, 1);
+        (io.iov, io.iovcnt) = (piece.as_ptr(), 1);
+    });
+    assert_eq!(unsafe { client().chan_put.unwrap()(host(), chan) }, 0);
+    ended.get().unwrap().0
+}
+
+/// The fixture's own descriptor, which may write, is closed.
+fn without_writer(f: &Fixture) {
+    assert_eq!(unsafe { client().chan_put.unwrap()(host(), f.chan) }, 0);
+    close(f.desc);
+}
+
+#[test]
+fn a_claim_to_write_makes_a_reader_the_only_writer_until_it_is_given_back() {
+    for (name, kind) in [
+        ("claimed exclusively", BAY_CLAIM_EXCL_WRITE),
+        ("claimed to write", BAY_CLAIM_READ_MANY_WRITE_ONE),
+    ] {
+        let kind = move |f: &Fixture| {
+            without_writer(f);
+            let holder = open(name, 0).unwrap();
+            assert_eq!(write(holder), -libc::EBADF);
+            assert_eq!(claim(holder, kind, 7), -libc::EINVAL); // no key
+            assert_eq!(claim(holder, kind, 0), 0);
+            assert_eq!(claim(holder, kind, 0), -libc::EPERM); // twice
+            assert_eq!(write(holder), 0);
+            assert_eq!(open(name, BAY_OPEN_WRITE), Err(-libc::EPERM));
+            let reader = open(name, 0).unwrap();
+            assert_eq!(write(reader), -libc::EBADF);
+            for other in 1..=4 {
+                assert_eq!(claim(reader, other, u64::from(other / 4)), -libc::EPERM);
+            }
+            assert_eq!(unsafe { client().unclaim.unwrap()(host(), holder) }, 0);
+            assert_eq!(write(holder), -libc::EBADF);
+            close(open(name, BAY_OPEN_WRITE).unwrap());
+            close(reader);
+            close(holder);
+        };
+        let step: Step<Fixture> = Box::new(move |fixture| {
+            kind(fixture);
+            true
+        });
+        on_app(move || Fixture::new(name, |_| {}), vec![step]);
+    }
+}
+
+#[test]
+fn a_claim_that_nobody_writes_is_for_readers_and_they_may_be_many() {
+    once(
+        "claimed none",
+        |_| {},
+        |f| {
+            let kind = BAY_CLAIM_READ_MANY_WRITE_NONE;
+            assert_eq!(claim(f.desc, kind, 0), -libc::EINVAL); // it may write
+            let first = open("claimed none", 0).unwrap();
+            assert_eq!(claim(first, kind, 0), -libc::EPERM); // another may write
+            without_writer(f);
+            let second = open("claimed none", 0).unwrap();
+            assert_eq!([claim(first, kind, 0), claim(second, kind, 0)], [0, 0]);
+            assert_eq!([write(first), write(second)], [-libc::EBADF; 2]);
+            close(first);
+            assert_eq!(open("claimed none", BAY_OPEN_WRITE), Err(-libc::EPERM));
+            close(second);
+            close(open("claimed none", BAY_OPEN_WRITE).unwrap());
+        },
+    );
+}
+
+#[test]
+fn holders_of_one_key_write_together_and_others_do_not() {
+    once(
+        "claimed shared",
+        |_| {},
+        |f| {
+            let kind = BAY_CLAIM_READ_MANY_WRITE_SHARED;
+            without_writer(f);
+            let [one, two, other] = [(); 3].map(|()| open("claimed shared", 0).unwrap());
+            assert_eq!(claim(one, kind, 0), -libc::EINVAL);
+            assert_eq!([claim(one, kind, 5), claim(two, kind, 5)], [0, 0]);
+            assert_eq!(claim(other, kind, 6), -libc::EPERM);
+            assert_eq!([one, two, other].map(write), [0, 0, -libc::EBADF]);
+            assert_eq!(open("claimed shared", BAY_OPEN_WRITE), Err(-libc::EPERM));
+            [one, two, other].into_iter().for_each(close);
+        },
+    );
+}
+
+#[test]
+fn a_channel_that_was_there_before_the_claim_may_write_after_it() {
+    let make = || {
+        let fixture = Fixture::new("claimed before", |_| {});
+        without_writer(&fixture);
+        let (desc, mut chan) = (open("claimed before", 0).unwrap(), 0);
+        assert_eq!(unsafe { client().chan_get.unwrap()(host(), desc, &raw mut chan) }, 0);
+        assert_eq!(claim(desc, BAY_CLAIM_EXCL_WRITE, 0), 0);
+        (fixture, chan)
+    };
+    let writes: Step<(Fixture, u64)> = Box::new(|(_, chan)| {
+        let outcome = Fixture::submit_on(*chan, |io| {
+            (io.op, io.lba, io.nblocks) = (BAY_OP_UNMAP, 0, 1);
+        });
+        outcome.get() == Some((0, 0))
+    });
+    on_app(make, vec![writes]);
+}
+
+#[test]
+fn an_alias_finds_the_bdev_until_it_is_taken_away() {
+    once(
+        "claimed alias",
+        |_| {},
+        |f| {
+            let alias = |name: &str, add| {
+                let name = bay_str::new(name);
+                unsafe { bus().alias.unwrap()(host(), f.id, name, add) }
+            };
+            assert_eq!(alias("store/volume", 1), 0);
+            assert_eq!(alias("store/volume", 1), -libc::EEXIST);
+            close(open("store/volume", 0).unwrap());
+            assert_eq!(alias("store/volume", 0), 0);
+            assert_eq!(alias("store/volume", 0), -libc::ENOENT);
+            assert_eq!(open("store/volume", 0), Err(-libc::ENODEV));
+        },
+    );
+}
+
+#[test]
+fn who_has_a_bdev_open_hears_which_blocks_lost_their_data() {
+    let make = || {
+        let fixture = Fixture::new("claimed lost", |_| {});
+        let media = bus().media.unwrap();
+        assert_eq!(unsafe { media(host(), fixture.id, 60, 5) }, -libc::EINVAL);
+        assert_eq!(unsafe { media(host(), fixture.id, 8, 2) }, 0);
+        fixture
+    };
+    let told: Step<Fixture> = Box::new(|f| {
+        if !f.events.borrow().contains(&(BAY_EVENT_MEDIA, 1)) {
+            return false;
+        }
+        let (mut lba, mut nblocks) = (0, 0);
+        let next = client().media_next.unwrap();
+        let place = (&raw mut lba, &raw mut nblocks);
+        assert_eq!(unsafe { next(host(), f.desc, place.0, place.1) }, 0);
+        assert_eq!((lba, nblocks), (8, 2));
+        assert_eq!(unsafe { next(host(), f.desc, place.0, place.1) }, -libc::ENOENT);
+        true
+    });
+    on_app(make, vec![told]);
+}

@@ -1,0 +1,195 @@
+//! `split`: one disk as several of equal size.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drivebay_sdk::bdev::{self, Claim, Event, Part};
+use drivebay_sdk::notify::Config;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Call, Method, RpcError};
+use drivebay_sdk::serde_json::{Map, Value, json};
+
+#[cfg(test)]
+mod tests;
+
+plugin! {
+    name: "split",
+    kind: "filter",
+    provides: [],
+    requires: [],
+    methods: ["bdev_split_create", "bdev_split_delete"],
+    start: start,
+}
+
+params! {
+    /// Parameters of `bdev_split_create`.
+    pub struct Create {
+        /// Name of the base bdev; when there is none yet, it is split when it comes.
+        base_bdev: String,
+        /// Number of parts; fewer are made when the base has not room for all.
+        #[range(1..=4294967295)]
+        split_count: u32,
+        /// Size of a part, in MiB; 0 = the base divided by their number.
+        split_size_mb: u64 = 0,
+    }
+
+    /// Parameters of `bdev_split_delete`.
+    pub struct Delete {
+        /// Name of the base bdev.
+        base_bdev: String,
+    }
+}
+
+/// JSON-RPC 2.0, section 5.1: the reference refuses so, whatever the reason.
+const INVALID_PARAMS: i64 = -32602;
+
+/// A base that is split, or will be when it comes.
+struct Split {
+    asked: Create,
+    /// Names of the parts that are on the bus.
+    parts: Vec<String>,
+}
+
+/// By the order of the calls. `[app thread]`
+static SPLITS: Mutex<Vec<Split>> = Mutex::new(Vec::new());
+
+fn splits() -> MutexGuard<'static, Vec<Split>> {
+    SPLITS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start() -> Result<()> {
+    bdev::on_examine_config(|name| {
+        if let Err(error) = divide(name) {
+            warn!("{name} is not split: {error}");
+        }
+    });
+    bdev::on_save_config(save);
+    Method::new("bdev_split_create", "Makes several bdevs of equal size of one.", create)
+        .describe(|method| method.result("Names of the parts; none while the base is not there."))
+        .register()?;
+    Method::new("bdev_split_delete", "Takes the parts of a bdev away.", delete)
+        .describe(|method| method.result("true, when they are gone"))
+        .register()
+}
+
+fn save(config: &mut Config<'_>) {
+    splits().iter().for_each(|split| config.call("bdev_split_create", &split.asked));
+}
+
+fn create(call: Call, asked: Create) {
+    let (base, count) = (asked.base_bdev.clone(), asked.split_count);
+    let refuse = |call: Call, why: &str| {
+        let message = format!("Failed to create {count} split bdevs from '{base}': {why}");
+        call.fail(RpcError::new(INVALID_PARAMS, "invalid_params", message));
+    };
+    if splits().iter().any(|split| split.asked.base_bdev == base) {
+        return refuse(call, "File exists");
+    }
+    splits().push(Split { asked, parts: Vec::new() });
+    match divide(&base) {
+        Ok(parts) => call.reply(parts),
+        Err(error) if error.errno() == errno::ENODEV => call.reply(Vec::<String>::new()),
+        Err(error) => {
+            splits().retain(|split| split.asked.base_bdev != base);
+            refuse(call, error.message());
+        }
+    }
+}
+
+/// Makes the parts of a base that is to be split; their names.
+fn divide(base: &str) -> Result<Vec<String>> {
+    let found = splits().iter().find(|split| split.asked.base_bdev == base).map(|split| {
+        let Create { split_count, split_size_mb, .. } = split.asked;
+        (split_count, split_size_mb)
+    });
+    let Some((count, size_mb)) = found else { return Ok(Vec::new()) };
+    let name = base.to_owned();
+    let desc = bdev::open(base, true, move |event| follow(&name, event))?;
+    desc.claim(Claim::ExclusiveWrite)?;
+    let info = desc.info()?;
+    let nblocks = part_len(&info, count, size_mb)?;
+    let desc = Arc::new(desc);
+    let most = u32::try_from(info.num_blocks() / nblocks).unwrap_or(u32::MAX);
+    let mut names = Vec::new();
+    for index in 0..count.min(most) {
+        let offset = u64::from(index) * nblocks;
+        let part = Part::new(format!("{base}p{index}"), &desc, Range::new(offset, nblocks));
+        let made = part.and_then(|mut part| {
+            let shown = json!({"base_bdev": base, "offset_blocks": offset});
+            part.product = "Split Disk";
+            part.driver_specific = Map::from_iter([("split".to_owned(), shown)]);
+            bdev::register(part, "", Value::Null)
+        });
+        match made {
+            Ok(name) => names.push(name),
+            Err(error) => {
+                take_away(names, Rc::new(()));
+                return Err(error);
+            }
+        }
+    }
+    if let Some(split) = splits().iter_mut().find(|split| split.asked.base_bdev == base) {
+        split.parts.clone_from(&names);
+    }
+    Ok(names)
+}
+
+/// Blocks of one part.
+fn part_len(info: &Info, count: u32, size_mb: u64) -> Result<u64> {
+    let bytes = size_mb.checked_mul(1 << 20).filter(|len| len % u64::from(info.block_size()) == 0);
+    let Some(bytes) = bytes else {
+        let allowed = format!("a multiple of the block size, {} bytes", info.block_size());
+        return Err(Error::invalid("split_size_mb", size_mb, allowed));
+    };
+    let nblocks = match bytes / u64::from(info.block_size()) {
+        0 => info.num_blocks() / u64::from(count),
+        nblocks => nblocks,
+    };
+    if nblocks == 0 || nblocks > info.num_blocks() {
+        let allowed = format!("1 to {} blocks", info.num_blocks());
+        return Err(Error::invalid("size of a part", format!("{nblocks} blocks"), allowed));
+    }
+    Ok(nblocks)
+}
+
+/// Something happened to a base. Without it the parts go, and come back when it does.
+fn follow(base: &str, event: Event) {
+    if event == Event::Remove {
+        let mut all = splits();
+        let split = all.iter_mut().find(|split| split.asked.base_bdev == base);
+        let parts = split.map(|split| std::mem::take(&mut split.parts)).unwrap_or_default();
+        drop(all);
+        take_away(parts, Rc::new(()));
+    }
+}
+
+/// Takes parts off the bus; `done` is dropped when they are gone.
+fn take_away<D: 'static>(parts: Vec<String>, done: Rc<D>) {
+    for part in parts.iter().filter_map(|name| bdev::find::<Part>(name).ok()) {
+        let done = Rc::clone(&done);
+        part.unregister(move |_| drop(done));
+    }
+}
+
+fn delete(call: Call, Delete { base_bdev }: Delete) {
+    let mut all = splits();
+    let Some(place) = all.iter().position(|split| split.asked.base_bdev == base_bdev) else {
+        let (code, why) = (INVALID_PARAMS, format!("bdev {base_bdev} is not split"));
+        return call.fail(RpcError::new(code, "invalid_params", why));
+    };
+    let split = all.remove(place);
+    drop(all);
+    take_away(split.parts, Rc::new(Answer(Some(call))));
+}
+
+/// Answers a call when it is dropped.
+struct Answer(Option<Call>);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call.reply(true);
+        }
+    }
+}

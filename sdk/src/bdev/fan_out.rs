@@ -1,0 +1,242 @@
+//! Children: what a module sends to other bdevs in place of an I/O that it was given. Their data are
+//! parts of the parent's own buffers, and no memory is allocated for them.
+#![expect(unsafe_code, reason = "a parent is the module's until its last child has ended")]
+
+use super::client::Channel;
+use super::home;
+use super::io::{BdevIo, Buffers, IoResult, finish_with};
+use super::op::{IoFlags, IoId, Op};
+use crate::error::Status;
+use crate::host::host;
+use drivebay_plugin_api::{bay_io, bay_io_cb_fn};
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+
+#[cfg(test)]
+mod tests;
+
+/// An I/O whose module sends children in its place.
+///
+/// When this is dropped and every child has ended, the I/O goes back to its module through
+/// [`Bdev::joined`](super::Bdev::joined), or ends, with the first failure of a child or with success.
+/// It stays on its thread.
+#[derive(Debug)]
+#[must_use = "dropping it ends the fan-out"]
+pub struct FanOut(Parent);
+
+impl BdevIo {
+    /// Makes the I/O a parent; [`FanOut::send`] sends its children.
+    #[inline]
+    pub fn fan_out(self) -> FanOut {
+        let home = self.home();
+        let io = self.into_raw();
+        // SAFETY: the channel outlives its I/O.
+        let joins = unsafe { home.as_ref() }.join.is_some();
+        if joins {
+            // SAFETY: only kinds of bdev with a context join; `begin` was called by `submit`.
+            unsafe { home::set_home(io, home) };
+        }
+        let parent = Parent { io, joins };
+        // The one is the `FanOut` itself, so that children that end at once do not end the parent.
+        parent.set_count(Count { pending: 1, failure: 0 });
+        FanOut(parent)
+    }
+}
+
+impl FanOut {
+    /// What the parent asks for.
+    #[must_use]
+    pub fn op(&self) -> Op {
+        Op::of(self.0.raw())
+    }
+
+    /// The parent's flags. Children carry the same.
+    #[must_use]
+    pub fn flags(&self) -> IoFlags {
+        IoFlags::from_bits(self.0.raw().flags)
+    }
+
+    /// The parent's name for abort. An abort of it aborts children that wait on a bus, too.
+    #[must_use]
+    pub fn id(&self) -> IoId {
+        IoId(self.0.raw().id)
+    }
+
+    /// The parent's data.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers<'_> {
+        Buffers::of(self.0.raw())
+    }
+
+    /// Sends `op` to another bdev as a child. An op with data takes it from, or puts it into, the
+    /// parent's buffers, from the parent's block `first` on; both bdevs have blocks of one size.
+    ///
+    /// The child fails with `EINVAL` when the parent does not have these blocks.
+    #[inline]
+    pub fn send(&mut self, channel: &Channel, op: Op, first: u64) {
+        let host = host();
+        let (number, range, arg) = op.to_raw();
+        let nblocks = if op.has_data() { range.nblocks } else { 0 };
+        self.0.add();
+        let (handle, parent) = (channel.handle(), self.0.io.as_ptr());
+        // SAFETY: the parent is the module's; the channel is this thread's.
+        let child =
+            unsafe { (host.client.io_derive_part)(host.raw, handle, parent, first, nblocks) };
+        let Some(child) = NonNull::new(child) else {
+            return self.0.end_one(IoResult::new(Status::INVALID));
+        };
+        // SAFETY: ours until it is submitted.
+        let request = unsafe { &mut *child.as_ptr() };
+        request.op = number;
+        request.lba = range.lba;
+        request.nblocks = range.nblocks;
+        request.arg = [arg, 0];
+        request.arg_len = 0;
+        let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
+        // SAFETY: the parent, and with it its data, is the module's until its last child has ended.
+        unsafe { (host.client.submit)(host.raw, child.as_ptr(), Some(ended), parent.cast()) };
+    }
+
+    /// A child of the author's own: an I/O with another buffer, a timer, work on another thread's
+    /// behalf. The parent waits for its end.
+    pub fn child(&mut self) -> Child {
+        self.0.add();
+        Child(self.0)
+    }
+
+    /// Notes a failure: the parent ends with it when its children have ended.
+    pub fn fail(&mut self, status: impl Into<Status>) {
+        self.0.note(IoResult::new(status.into()));
+    }
+}
+
+impl Drop for FanOut {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.end_one(IoResult::new(Status::SUCCESS));
+    }
+}
+
+/// A part of a parent that the author ends. Dropping it ends it with `EIO`. It stays on its thread.
+#[derive(Debug)]
+#[must_use = "its parent waits for its end"]
+pub struct Child(Parent);
+
+impl Child {
+    /// Ends the child.
+    pub fn end(self, result: IoResult) {
+        ManuallyDrop::new(self).0.end_one(result);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.0.end_one(IoResult::new(Status::IO_ERROR));
+    }
+}
+
+/// A request that the module has and whose children are counted in its `link`.
+#[derive(Clone, Copy, Debug)]
+struct Parent {
+    io: NonNull<bay_io>,
+    /// Whether it goes back to its module when its children have ended.
+    joins: bool,
+}
+
+/// Children that have not ended, and the first failure.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    pending: u32,
+    failure: i32,
+}
+
+impl Parent {
+    fn raw(&self) -> &bay_io {
+        // SAFETY: the module's until the last child has ended; only `link` and `detail` change.
+        unsafe { self.io.as_ref() }
+    }
+
+    #[inline]
+    fn count(self) -> Count {
+        // SAFETY: the module's; its link is a number since `fan_out`.
+        let word = unsafe { (*self.io.as_ptr()).link }.addr() as u64;
+        let [.., a, b, c, d] = word.to_be_bytes();
+        let [e, f, g, h, ..] = word.to_be_bytes();
+        Count {
+            pending: u32::from_be_bytes([a, b, c, d]),
+            failure: i32::from_be_bytes([e, f, g, h]),
+        }
+    }
+
+    #[inline]
+    fn set_count(self, count: Count) {
+        let word = u64::from(count.failure.cast_unsigned()) << 32 | u64::from(count.pending);
+        let word = usize::try_from(word).unwrap_or(0); // 64 bits on every target
+        // SAFETY: the module's while it has the request.
+        unsafe { (*self.io.as_ptr()).link = ptr::without_provenance_mut(word) };
+    }
+
+    fn add(self) {
+        let count = self.count();
+        self.set_count(Count { pending: count.pending + 1, ..count });
+    }
+
+    /// Keeps the first failure with its detail, or a success that has one.
+    fn note(self, result: IoResult) {
+        let count = self.count();
+        if count.failure == 0 && (!result.status.is_success() || result.has_detail()) {
+            self.set_count(Count { failure: result.status.raw(), ..count });
+            result.write_detail(self.io);
+        }
+    }
+
+    #[inline]
+    fn end_one(self, result: IoResult) {
+        if !result.status.is_success() || result.has_detail() {
+            self.note(result);
+        }
+        let Count { pending, failure } = self.count();
+        if pending > 1 {
+            return self.set_count(Count { pending: pending - 1, failure });
+        }
+        self.end(failure);
+    }
+
+    fn end(self, failure: i32) {
+        let result = IoResult::read(failure, self.raw());
+        if !self.joins {
+            return finish_with(self.io, result);
+        }
+        // SAFETY: `fan_out` has set it.
+        let Some(home) = (unsafe { home::home_of(self.io) }) else { return };
+        // SAFETY: its children have ended, so it is the module's alone.
+        let io = unsafe { BdevIo::new(self.io, home) };
+        // SAFETY: the channel outlives its I/O.
+        match unsafe { home.as_ref() }.join {
+            // SAFETY: the function belongs to the channel; this is its thread.
+            Some(join) => unsafe { join(home, io, result) },
+            None => io.complete_with(result),
+        }
+    }
+}
+
+unsafe extern "C" fn child_ended(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: `send` gave the parent, which waits for its children.
+    unsafe { one_ended(parent, child, status, false) };
+}
+
+unsafe extern "C" fn joining_child_ended(parent: *mut c_void, child: *mut bay_io, status: i32) {
+    // SAFETY: as above.
+    unsafe { one_ended(parent, child, status, true) };
+}
+
+/// # Safety
+/// `parent` is the request that waits for `child`, which is the host's callback's.
+#[inline]
+unsafe fn one_ended(parent: *mut c_void, child: *mut bay_io, status: i32, joins: bool) {
+    let Some(io) = NonNull::new(parent.cast::<bay_io>()) else { return };
+    // SAFETY: alive during the callback.
+    let result = IoResult::read(status, unsafe { &*child });
+    Parent { io, joins }.end_one(result);
+}

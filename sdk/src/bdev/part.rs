@@ -1,0 +1,121 @@
+//! A part of another bdev: some of its blocks as a bdev of their own, as partitions are.
+
+use super::client::Channel;
+use super::desc::{Desc, Info};
+use super::io::BdevIo;
+use super::module::Bdev;
+use super::op::{Geometry, OpSet, Range};
+use super::registration::Registration;
+use crate::error::{Error, Result, errno};
+use crate::notify::Config;
+use crate::rpc::NoParams;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// Blocks of a base as a bdev. A module makes parts by code and gives them to
+/// [`register`](super::register); they share the base's descriptor. It also saves what makes them
+/// again ([`on_save_config`](super::on_save_config)): a part by itself saves nothing.
+#[derive(Debug)]
+pub struct Part {
+    /// Unique name.
+    pub name: String,
+    /// Product name, as `bdev_get_bdevs` shows it.
+    pub product: &'static str,
+    /// All zero: the bus derives one from the name.
+    pub uuid: [u8; 16],
+    /// What `bdev_get_bdevs` shows under `driver_specific`.
+    pub driver_specific: Map<String, Value>,
+    base: Arc<Desc>,
+    info: Info,
+    offset: u64,
+    geometry: Geometry,
+}
+
+impl Part {
+    /// The part of an open base that is `blocks`.
+    ///
+    /// # Errors
+    /// `EINVAL` when the blocks are not on the base, or do not begin and end with a write unit.
+    pub fn new(name: String, base: &Arc<Desc>, blocks: Range) -> Result<Self> {
+        let info = base.info()?;
+        let end = blocks.lba.checked_add(blocks.nblocks).filter(|end| *end <= info.num_blocks());
+        let unit = u64::from(info.raw().write_unit.max(1));
+        let is_whole = blocks.lba.is_multiple_of(unit) && blocks.nblocks.is_multiple_of(unit);
+        if end.is_none() || !is_whole {
+            let given = format!("{} blocks from {} on", blocks.nblocks, blocks.lba);
+            let allowed = format!("multiples of {unit} on {} blocks", info.num_blocks());
+            return Err(Error::invalid("part", given, allowed));
+        }
+        Ok(Self {
+            name,
+            product: Self::PRODUCT,
+            uuid: [0; 16],
+            driver_specific: Map::new(),
+            base: Arc::clone(base),
+            geometry: Geometry::new_any(info.block_size(), blocks.nblocks)?,
+            info,
+            offset: blocks.lba,
+        })
+    }
+}
+
+/// What means the same on a part: an op whose answer names a block would name one of the base.
+const PASSED: OpSet = OpSet::READ_WRITE
+    .with(OpSet::FLUSH)
+    .with(OpSet::UNMAP)
+    .with(OpSet::WRITE_ZEROES)
+    .with(OpSet::COMPARE)
+    .with(OpSet::COMPARE_AND_WRITE)
+    .with(OpSet::COPY)
+    .with(OpSet::WRITE_UNCORRECTABLE)
+    .with(OpSet::RESET)
+    .with(OpSet::ABORT);
+
+impl Bdev for Part {
+    type Params = NoParams;
+    type Channel = Channel;
+    const PRODUCT: &'static str = "Part";
+    const OPS: OpSet = PASSED;
+    const BURSTS: bool = true;
+
+    fn create(_: NoParams) -> Result<Self> {
+        Err(Error::new(errno::ENOSYS, "parts are made by their module"))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        registration.inherit(&self.info);
+        registration.product = self.product.into();
+        registration.uuid = self.uuid;
+        registration.ops = OpSet::from_bits(registration.ops.bits() & PASSED.bits());
+        let boundary = u64::from(registration.optimal_boundary.max(1));
+        if !self.offset.is_multiple_of(boundary) {
+            registration.optimal_boundary = 0; // the base splits at its own
+        }
+    }
+
+    fn open_channel(&self) -> Result<Channel> {
+        self.base.channel()
+    }
+
+    fn submit(&self, base: &mut Channel, io: BdevIo) {
+        base.pass_at_offset(io, self.offset);
+    }
+
+    fn flush(&self, base: &mut Channel) {
+        base.flush();
+    }
+
+    fn write_config(&self, _: &mut Config<'_>, _: &str, _: &Value) {}
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        self.driver_specific.clone()
+    }
+}
