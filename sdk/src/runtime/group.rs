@@ -96,10 +96,8 @@ impl<T: 'static> Group<T> {
         task::join_all(calls?).await.into_iter().collect()
     }
 
-    /// Drops the values and ends their threads, one after the other, each after what was sent to it before.
-    ///
-    /// # Errors
-    /// `EBUSY` when a thread still has pollers or channels and so does not end.
+    /// Drops the values and ends their threads, one after the other, each after what was sent to it before. A thread that still has
+    /// pollers or channels of others ends when these have gone.
     pub async fn end(mut self) {
         for member in std::mem::take(&mut self.members) {
             // A member that is gone has ended.
