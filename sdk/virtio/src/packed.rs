@@ -66,6 +66,9 @@ struct Pending {
     written: bool,
 }
 
+// SAFETY: the pointers are of memory that the whole process sees, and only the owner of the ring uses them.
+unsafe impl Send for PackedRing {}
+
 impl PackedRing {
     pub(crate) fn new(
         memory: &GuestMemory,

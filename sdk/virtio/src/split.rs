@@ -29,6 +29,9 @@ pub(crate) struct SplitRing {
     features: Features,
 }
 
+// SAFETY: the pointers are of memory that the whole process sees, and only the owner of the ring uses them.
+unsafe impl Send for SplitRing {}
+
 impl SplitRing {
     pub(crate) fn new(
         memory: &GuestMemory,

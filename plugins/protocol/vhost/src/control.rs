@@ -1,0 +1,415 @@
+//! The sockets: listeners and sessions, all served by one poller of the app thread.
+
+use crate::controllers;
+use crate::device::Device;
+use crate::session::{Outcome, Session};
+use crate::socket::{End, Message, Socket};
+use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::runtime::resident::Resident;
+use drivebay_sdk::{Error, Result, errno, thread, tracing};
+use drivebay_spec_vhost::message::{Request, reply};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Sessions of one controller: a VMM has one, and another while it comes back.
+const SESSIONS_MAX: usize = 8;
+/// Messages of one session in a round.
+const MESSAGES_MAX: usize = 32;
+/// Sockets that are looked at in a round.
+const EVENTS_MAX: usize = 32;
+/// Readable, as poll(2) says it.
+const POLLIN: u32 = 1;
+
+/// All sockets of the plugin.
+#[derive(Debug)]
+pub struct Control {
+    epoll: OwnedFd,
+    poller: RefCell<Option<Poller>>,
+    entries: RefCell<BTreeMap<u64, Entry>>,
+    next_key: Cell<u64>,
+    /// What is done when a controller has no session left.
+    ends: RefCell<Vec<AtEnd>>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Listener { controller: String, listener: UnixListener, path: PathBuf },
+    Session(Box<Open>),
+}
+
+/// A session with its socket.
+#[derive(Debug)]
+struct Open {
+    controller: String,
+    socket: Socket,
+    session: Session,
+    /// A message that waits for rings to stop.
+    waiting: Option<(Message, Request)>,
+    /// Rings that are stopping.
+    stopping: usize,
+    is_closing: bool,
+}
+
+struct AtEnd {
+    controller: String,
+    call: Box<dyn FnOnce()>,
+}
+
+impl std::fmt::Debug for AtEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AtEnd").field("controller", &self.controller).finish_non_exhaustive()
+    }
+}
+
+struct Round(std::rc::Weak<Control>);
+
+impl Poll for Round {
+    const SLEEPS: bool = true;
+
+    fn poll(&mut self) -> bool {
+        self.0.upgrade().is_some_and(|control| control.round())
+    }
+
+    // The epoll is level-triggered: what is there already ends the sleep at once.
+    fn prepare_sleep(&mut self) -> bool {
+        false
+    }
+}
+
+impl Control {
+    /// Begins to serve, with no socket yet.
+    ///
+    /// # Errors
+    /// When the system lacks descriptors.
+    pub fn start() -> Result<Rc<Self>> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
+        let fd = epoll.as_raw_fd();
+        let control = Rc::new(Self {
+            epoll,
+            poller: RefCell::new(None),
+            entries: RefCell::default(),
+            next_key: Cell::new(0),
+            ends: RefCell::default(),
+        });
+        let poller = Poller::register("vhost-control", 0, Round(Rc::downgrade(&control)))?;
+        poller.wake_fd(fd, POLLIN)?;
+        *control.poller.borrow_mut() = Some(poller);
+        Ok(control)
+    }
+
+    /// Listens for a controller: the listener's key.
+    ///
+    /// # Errors
+    /// What bind(2) tells, naming the path.
+    pub fn listen(&self, controller: &str, path: &Path) -> Result<u64> {
+        let listener = bind(path)?;
+        listener.set_nonblocking(true)?;
+        let key = self.key();
+        self.watch(&listener, key)?;
+        let path = path.to_owned();
+        let entry = Entry::Listener { controller: controller.to_owned(), listener, path };
+        self.entries.borrow_mut().insert(key, entry);
+        Ok(key)
+    }
+
+    /// Listens no more, and takes the socket's file away.
+    pub fn unlisten(&self, key: u64) {
+        if let Some(Entry::Listener { path, .. }) = self.entries.borrow_mut().remove(&key) {
+            let _ = std::fs::remove_file(path); // gone already is as good
+        }
+    }
+
+    /// Ends the sessions of a controller, then calls `done`.
+    pub fn end_sessions(&self, controller: &str, done: impl FnOnce() + 'static) {
+        let at_end = AtEnd { controller: controller.to_owned(), call: Box::new(done) };
+        self.ends.borrow_mut().push(at_end);
+        for key in self.sessions_of(controller) {
+            self.close(key);
+        }
+        self.call_ends();
+    }
+
+    /// The bdev of a controller has another size.
+    pub fn resized(&self, controller: &str, disk: &crate::blk::Disk) {
+        for key in self.sessions_of(controller) {
+            if let Some(Entry::Session(open)) = self.entries.borrow_mut().get_mut(&key) {
+                open.session.resized(disk.clone());
+                let disk = disk.clone();
+                open.session.device().send(move |device| device.resized(disk));
+            }
+        }
+    }
+
+    /// Sessions of all controllers.
+    pub fn num_sessions(&self) -> usize {
+        self.entries.borrow().values().filter(|entry| matches!(entry, Entry::Session(_))).count()
+    }
+
+    fn sessions_of(&self, name: &str) -> Vec<u64> {
+        let entries = self.entries.borrow();
+        let of = |entry: &Entry| matches!(entry, Entry::Session(open) if open.controller == name);
+        entries.iter().filter(|(_, entry)| of(entry)).map(|(&key, _)| key).collect()
+    }
+
+    fn round(&self) -> bool {
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
+        let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, Some(&timeout)) else {
+            return false;
+        };
+        let keys: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
+        for &key in &keys {
+            self.serve(key);
+        }
+        !keys.is_empty()
+    }
+
+    fn serve(&self, key: u64) {
+        let accepted = match self.entries.borrow().get(&key) {
+            Some(Entry::Listener { controller, listener, .. }) => match listener.accept() {
+                Ok((stream, _)) => Some((controller.clone(), stream)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    return tracing::warn!("vhost controller {controller}: accept: {error}");
+                }
+            },
+            Some(Entry::Session(_)) => None,
+            None => return,
+        };
+        match accepted {
+            None => self.converse(key),
+            Some((controller, stream)) => {
+                if let Err(error) = self.begin(&controller, stream) {
+                    tracing::warn!("vhost controller {controller}: a VMM is turned away: {error}");
+                }
+            }
+        }
+    }
+
+    /// Begins a session.
+    fn begin(&self, name: &str, stream: UnixStream) -> Result<()> {
+        if self.sessions_of(name).len() == SESSIONS_MAX {
+            return Err(Error::new(errno::EBUSY, format!("it has {SESSIONS_MAX} sessions")));
+        }
+        let controller = controllers::all()?.get(name)?;
+        let (disk, desc) = controller.disk()?;
+        let socket = Socket::new(stream)?;
+        let device_thread = thread::create(&format!("vhost.{name}"), &controller.config.cpumask)?;
+        let of_device = disk.clone();
+        let device = Resident::new(device_thread, move || Device::new(desc, of_device))?;
+        let key = self.key();
+        self.watch(&socket, key)?;
+        tracing::info!("vhost controller {name}: a VMM has connected");
+        let open = Open {
+            controller: name.to_owned(),
+            socket,
+            session: Session::new(disk, device),
+            waiting: None,
+            stopping: 0,
+            is_closing: false,
+        };
+        self.entries.borrow_mut().insert(key, Entry::Session(Box::new(open)));
+        Ok(())
+    }
+
+    /// Takes the messages that have come.
+    fn converse(&self, key: u64) {
+        for _ in 0..MESSAGES_MAX {
+            let mut entries = self.entries.borrow_mut();
+            let Some(Entry::Session(open)) = entries.get_mut(&key) else { return };
+            if open.is_closing || open.stopping > 0 {
+                return;
+            }
+            let result = open.next();
+            match result {
+                Ok(Next::Nothing) => return,
+                Ok(Next::Taken) => {}
+                Ok(Next::Stop(rings)) => {
+                    self.stop_rings(key, open, &rings);
+                    return;
+                }
+                Err(end) => {
+                    let name = open.controller.clone();
+                    drop(entries);
+                    match end {
+                        End::Closed => {
+                            tracing::info!("vhost controller {name}: the VMM has closed")
+                        }
+                        End::Failed(why) => {
+                            tracing::warn!("vhost controller {name}: the session ends: {why}");
+                        }
+                    }
+                    self.close(key);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Has rings stop. Until they have, nothing of the session is read.
+    fn stop_rings(&self, key: u64, open: &mut Open, rings: &[usize]) {
+        open.stopping += rings.len();
+        let _ =
+            epoll::modify(&self.epoll, &open.socket, EventData::new_u64(key), EventFlags::empty());
+        for &index in rings {
+            open.session.device().send(move |device| {
+                device.stop(
+                    index,
+                    Box::new(move |base| {
+                        let tell = move || {
+                            if let Ok(all) = controllers::all() {
+                                all.control.stopped(key, index, base);
+                            }
+                        };
+                        if let Err(error) = thread::app().send(tell) {
+                            tracing::error!("the app thread is gone: {error}");
+                        }
+                    }),
+                );
+            });
+        }
+    }
+
+    /// A ring has stopped.
+    fn stopped(&self, key: u64, index: usize, base: u32) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(Entry::Session(open)) = entries.get_mut(&key) else { return };
+        open.session.stopped(index, base);
+        open.stopping -= 1;
+        if open.stopping > 0 {
+            return;
+        }
+        if open.is_closing {
+            drop(entries);
+            return self.gone(key);
+        }
+        let _ = epoll::modify(&self.epoll, &open.socket, EventData::new_u64(key), EventFlags::IN);
+        let Some((mut message, request)) = open.waiting.take() else { return };
+        let finished = open
+            .session
+            .finish(&request, &mut message.fds)
+            .and_then(|payload| open.answer(&message, payload));
+        if let Err(end) = finished {
+            let name = open.controller.clone();
+            drop(entries);
+            tracing::warn!("vhost controller {name}: the session ends: {end:?}");
+            self.close(key);
+        }
+    }
+
+    /// Ends a session: its rings stop first.
+    fn close(&self, key: u64) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(Entry::Session(open)) = entries.get_mut(&key) else { return };
+        if std::mem::replace(&mut open.is_closing, true) {
+            return;
+        }
+        open.waiting = None;
+        let _ = epoll::delete(&self.epoll, &open.socket);
+        // Rings that are stopping already will tell.
+        let rings = if open.stopping == 0 { open.session.running() } else { Vec::new() };
+        if rings.is_empty() && open.stopping == 0 {
+            drop(entries);
+            return self.gone(key);
+        }
+        self.stop_rings(key, open, &rings);
+    }
+
+    /// No ring of a session runs any more: its device and its memory go.
+    fn gone(&self, key: u64) {
+        let Some(Entry::Session(open)) = self.entries.borrow_mut().remove(&key) else { return };
+        let still_running = open.session.running();
+        debug_assert!(still_running.is_empty(), "{still_running:?}");
+        open.session.device().end(|| {
+            if let Some(Err(error)) = thread::current().map(thread::Thread::exit) {
+                tracing::error!("a thread of vhost does not end: {error}");
+            }
+        });
+        drop(open);
+        self.call_ends();
+    }
+
+    /// Calls what waits for the sessions of a controller to end, where none is left.
+    fn call_ends(&self) {
+        let all = std::mem::take(&mut *self.ends.borrow_mut());
+        let (ended, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|end| self.sessions_of(&end.controller).is_empty());
+        self.ends.borrow_mut().extend(others);
+        for end in ended {
+            (end.call)();
+        }
+    }
+
+    fn key(&self) -> u64 {
+        self.next_key.replace(self.next_key.get() + 1)
+    }
+
+    fn watch(&self, socket: &impl AsFd, key: u64) -> Result<()> {
+        epoll::add(&self.epoll, socket, EventData::new_u64(key), EventFlags::IN)
+            .map_err(std::io::Error::from)?;
+        Ok(())
+    }
+}
+
+/// What a look at a session's socket gave.
+enum Next {
+    Nothing,
+    Taken,
+    Stop(Vec<usize>),
+}
+
+impl Open {
+    /// Takes one message, if there is one.
+    fn next(&mut self) -> Result<Next, End> {
+        let Some(mut message) = self.socket.receive()? else { return Ok(Next::Nothing) };
+        match self.session.begin(&mut message)? {
+            (_, Outcome::Done(payload)) => {
+                self.answer(&message, payload)?;
+                Ok(Next::Taken)
+            }
+            (request, Outcome::Stop(rings)) => {
+                self.waiting = Some((message, request));
+                Ok(Next::Stop(rings))
+            }
+        }
+    }
+
+    /// Answers a message: with its payload, or with "done" where the VMM wants that.
+    fn answer(&self, message: &Message, payload: Option<Vec<u8>>) -> Result<(), End> {
+        let done = message.header.needs_reply.then(|| reply::number(0));
+        match payload.or(done) {
+            Some(payload) => self.socket.answer(message.header.request, &payload, None),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Binds a socket; one that a host left behind, which nobody listens on, is replaced.
+fn bind(path: &Path) -> Result<UnixListener> {
+    let refuse = |error: std::io::Error| {
+        Error::new(
+            error.raw_os_error().unwrap_or(errno::EIO),
+            format!("{}: {error}", path.display()),
+        )
+    };
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(Error::new(
+                    errno::EBUSY,
+                    format!("{}: another process listens", path.display()),
+                ));
+            }
+            std::fs::remove_file(path).map_err(refuse)?;
+            UnixListener::bind(path).map_err(refuse)
+        }
+        bound => bound.map_err(refuse),
+    }
+}

@@ -1,0 +1,381 @@
+//! A device that runs: its rings on one lightweight thread, with the bdev's channel of that thread.
+//!
+//! A round of the poller: hand back what has ended, take new requests, ring the bdev's doorbell. Completions are gathered
+//! in a list first, so one look at the driver's wish and one call serve a whole burst.
+
+use crate::blk::{Disk, Plan, STATUS_LEN};
+use drivebay_sdk::bdev::{Channel, Desc, IoFlags, IoResult, Op};
+use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::{Error, tracing};
+use drivebay_spec_vhost::blk::Status;
+use drivebay_virtio::{Queue, Request};
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Requests that one ring takes in a round, so that no guest holds the thread.
+const BURST: usize = 64;
+/// Readable, as poll(2) says it.
+const POLLIN: u32 = 1;
+
+/// A ring that is about to run.
+#[derive(Debug)]
+pub struct Ring {
+    /// Its number.
+    pub index: usize,
+    /// The rings in the guest's memory.
+    pub queue: Queue,
+    /// Readable when the driver has added requests; `None` = it is polled.
+    pub kick: Option<OwnedFd>,
+    /// Written when requests were handed back; `None` = the driver polls.
+    pub call: Option<OwnedFd>,
+    /// Writes are durable when they end.
+    pub writes_through: bool,
+}
+
+/// A device on its thread.
+pub struct Device {
+    inner: Rc<Inner>,
+    poller: Option<Poller>,
+}
+
+struct Inner {
+    rings: RefCell<Vec<Rc<Running>>>,
+    disk: RefCell<Disk>,
+    /// `None` when the bdev gave none: then every request fails.
+    // Dropped before the descriptor.
+    channel: Option<Channel>,
+    _desc: Arc<Desc>,
+}
+
+/// A ring that runs.
+struct Running {
+    index: usize,
+    state: RefCell<State>,
+    /// Requests that have ended and were not handed back yet.
+    ended: RefCell<Vec<Taken>>,
+    in_flight: Cell<usize>,
+    writes_through: bool,
+    kick: Option<OwnedFd>,
+    /// Told the base when nothing is in flight any more; it takes no requests from then on.
+    stopping: RefCell<Option<Stopped>>,
+    is_broken: Cell<bool>,
+}
+
+/// What is called when a ring has stopped: where the next device begins.
+type Stopped = Box<dyn FnOnce(u32) + Send>;
+
+struct State {
+    queue: Queue,
+    call: Option<OwnedFd>,
+    /// Requests to be used again.
+    #[expect(clippy::vec_box, reason = "a request is lent to the bus by its address")]
+    free: Vec<Box<Request<Owner>>>,
+}
+
+/// Whose a request is, and how it ended.
+struct Owner {
+    ring: Option<Rc<Running>>,
+    status: Status,
+    /// Bytes that a successful request writes in front of its status.
+    written: u64,
+}
+
+type Taken = Box<Request<Owner>>;
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("rings", &self.inner.rings.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// A device without rings, on this thread. When the bdev gives no channel, every request of a guest fails.
+    #[must_use]
+    pub fn new(desc: Arc<Desc>, disk: Disk) -> Self {
+        let name = disk.name.clone();
+        let failed =
+            |what: &str, error: &Error| tracing::error!("vhost over {name}: no {what}: {error}");
+        let channel = desc.channel().inspect_err(|error| failed("channel", error)).ok();
+        let rings = RefCell::default();
+        let inner = Rc::new(Inner { rings, disk: RefCell::new(disk), channel, _desc: desc });
+        let poller = Poller::register("vhost", 0, Round(Rc::clone(&inner)));
+        let poller = poller.inspect_err(|error| failed("poller", error)).ok();
+        Self { inner, poller }
+    }
+
+    /// Runs a ring.
+    pub fn start(&self, ring: Ring) {
+        let Ring { index, queue, kick, call, writes_through } = ring;
+        if let (Some(kick), Some(poller)) = (&kick, &self.poller)
+            && let Err(error) = poller.wake_fd(kick.as_raw_fd(), POLLIN)
+        {
+            tracing::warn!("ring {index} is served only while the thread is awake: {error}");
+        }
+        let running = Running {
+            index,
+            state: RefCell::new(State { queue, call, free: Vec::new() }),
+            ended: RefCell::default(),
+            in_flight: Cell::new(0),
+            writes_through,
+            kick,
+            stopping: RefCell::new(None),
+            is_broken: Cell::new(false),
+        };
+        self.inner.rings.borrow_mut().push(Rc::new(running));
+    }
+
+    /// Stops a ring: no more requests are taken, and `stopped` is called when the last one has been handed back.
+    pub fn stop(&self, index: usize, stopped: Stopped) {
+        let ring = self.inner.rings.borrow().iter().find(|ring| ring.index == index).cloned();
+        let Some(ring) = ring else { return stopped(0) };
+        self.forget_kick(&ring);
+        *ring.stopping.borrow_mut() = Some(stopped);
+    }
+
+    /// The kick of a ring leaves the poller before it is closed.
+    fn forget_kick(&self, ring: &Running) {
+        if let (Some(kick), Some(poller)) = (&ring.kick, &self.poller) {
+            let _ = poller.wake_fd(kick.as_raw_fd(), 0); // it was not added if that fails
+        }
+    }
+
+    /// Calls another descriptor from now on.
+    pub fn set_call(&self, index: usize, call: Option<OwnedFd>) {
+        if let Some(ring) = self.inner.rings.borrow().iter().find(|ring| ring.index == index) {
+            ring.state.borrow_mut().call = call;
+        }
+    }
+
+    /// The bdev has another size.
+    pub fn resized(&self, disk: Disk) {
+        *self.inner.disk.borrow_mut() = disk;
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        for ring in self.inner.rings.borrow().iter() {
+            self.forget_kick(ring);
+        }
+    }
+}
+
+struct Round(Rc<Inner>);
+
+impl Poll for Round {
+    const SLEEPS: bool = true;
+
+    fn poll(&mut self) -> bool {
+        let mut did = false;
+        let mut place = 0;
+        // By place: a ring that ends leaves the list, and its successor moves up.
+        while let Some(ring) = self.0.ring_at(place) {
+            did |= ring.hand_back();
+            did |= ring.take(&self.0);
+            did |= ring.hand_back();
+            let has_ended = self.0.end_if_stopped(&ring);
+            did |= has_ended;
+            place += usize::from(!has_ended);
+        }
+        if let (true, Some(channel)) = (did, &self.0.channel) {
+            channel.flush();
+        }
+        did
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        let mut has_work = false;
+        for ring in self.0.rings.borrow().iter() {
+            ring.drain_kick();
+            has_work |= !ring.ended.borrow().is_empty() || ring.can_end();
+            // A driver that never kicks is polled.
+            has_work |= ring.kick.is_none();
+            if !ring.is_broken.get() && ring.stopping.borrow().is_none() {
+                has_work |= ring.state.borrow_mut().queue.arm();
+            }
+        }
+        has_work
+    }
+
+    fn woke(&mut self) {
+        for ring in self.0.rings.borrow().iter() {
+            ring.state.borrow_mut().queue.disarm();
+        }
+    }
+}
+
+impl Inner {
+    fn ring_at(&self, place: usize) -> Option<Rc<Running>> {
+        self.rings.borrow().get(place).cloned()
+    }
+
+    /// Takes a ring out that is to stop and has nothing in flight.
+    fn end_if_stopped(&self, ring: &Rc<Running>) -> bool {
+        if !ring.can_end() {
+            return false;
+        }
+        let Some(stopped) = ring.stopping.borrow_mut().take() else { return false };
+        self.rings.borrow_mut().retain(|other| !Rc::ptr_eq(other, ring));
+        ring.state.borrow_mut().free.clear();
+        let base = ring.state.borrow().queue.base();
+        stopped(base);
+        true
+    }
+}
+
+impl Running {
+    fn can_end(&self) -> bool {
+        self.stopping.borrow().is_some()
+            && self.in_flight.get() == 0
+            && self.ended.borrow().is_empty()
+    }
+
+    /// Takes new requests and submits them.
+    fn take(self: &Rc<Self>, inner: &Inner) -> bool {
+        if self.is_broken.get() || self.stopping.borrow().is_some() {
+            return false;
+        }
+        for taken in 0..BURST {
+            let Some(request) = self.next() else { return taken > 0 };
+            self.submit(request, inner);
+        }
+        true
+    }
+
+    /// The next request of the driver.
+    fn next(self: &Rc<Self>) -> Option<Taken> {
+        let mut state = self.state.borrow_mut();
+        let State { queue, free, .. } = &mut *state;
+        let mut request = free.pop().unwrap_or_else(|| {
+            let owner = Owner { ring: None, status: Status::IoErr, written: 0 };
+            Request::new(Arc::clone(queue.memory()), owner)
+        });
+        match queue.pop(&mut request.chain) {
+            Ok(true) => {
+                request.state.ring = Some(Rc::clone(self));
+                self.in_flight.set(self.in_flight.get() + 1);
+                Some(request)
+            }
+            Ok(false) => {
+                free.push(request);
+                None
+            }
+            Err(broken) => {
+                tracing::warn!(
+                    "ring {} stops until the guest resets its disk: {broken}",
+                    self.index
+                );
+                self.is_broken.set(true);
+                None
+            }
+        }
+    }
+
+    /// Turns a request into I/O, or ends it.
+    fn submit(self: &Rc<Self>, mut request: Taken, inner: &Inner) {
+        let disk = inner.disk.borrow();
+        let plan = disk.plan(&request.chain);
+        let Some(channel) = &inner.channel else {
+            (request.state.status, request.state.written) = (Status::IoErr, 0);
+            return finish(request);
+        };
+        (request.state.status, request.state.written) = (Status::Ok, 0);
+        match plan {
+            Some(Plan::Read(range)) => {
+                request.state.written = request.lend_writable(STATUS_LEN);
+                channel.submit(Op::Read(range), IoFlags::NONE, request, ended);
+            }
+            Some(Plan::Write(range)) => {
+                request.lend_readable(drivebay_spec_vhost::blk::HEADER_LEN as u64);
+                let flags = if self.writes_through { IoFlags::FUA } else { IoFlags::NONE };
+                channel.submit(Op::Write(range), flags, request, ended);
+            }
+            Some(Plan::Other(op)) => {
+                request.lend_nothing();
+                channel.submit(op, IoFlags::NONE, request, ended);
+            }
+            Some(Plan::Id) => {
+                let len = (request.chain.writable_len() - STATUS_LEN).min(disk.id().len() as u64);
+                let id = disk.id();
+                let id = id.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+                request.state.written = id.len() as u64;
+                let _ = request.chain.write(0, id); // as long as there is room for
+                finish(request);
+            }
+            Some(Plan::Done(status)) => {
+                request.state.status = status;
+                finish(request);
+            }
+            // There is no place for a status: the chain goes back with nothing written.
+            None => finish(request),
+        }
+    }
+
+    /// Hands what has ended back to the driver, and calls it if it wants to be called.
+    fn hand_back(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let State { queue, call, free } = &mut *state;
+        let mut ended = self.ended.borrow_mut();
+        if ended.is_empty() {
+            return false;
+        }
+        for mut request in ended.drain(..) {
+            let written = write_status(&request);
+            queue.push(&request.chain, written);
+            request.state.ring = None;
+            free.push(request);
+            self.in_flight.set(self.in_flight.get() - 1);
+        }
+        if queue.publish()
+            && let Some(call) = call
+        {
+            // A full counter has been seen by nobody yet, and says the same.
+            #[expect(
+                clippy::host_endian_bytes,
+                reason = "an eventfd takes a number of this machine"
+            )]
+            let one = 1_u64.to_ne_bytes();
+            let _ = rustix::io::write(call.as_fd(), &one);
+        }
+        true
+    }
+
+    /// Takes the kicks that have come: the rings are looked at in every round anyway.
+    fn drain_kick(&self) {
+        if let Some(kick) = &self.kick {
+            let _ = rustix::io::read(kick.as_fd(), &mut [0_u8; 8]);
+        }
+    }
+}
+
+/// The bdev has ended a request.
+fn ended(mut request: Taken, result: IoResult) {
+    if !result.status.is_success() {
+        request.state.status = Status::IoErr;
+        request.state.written = 0;
+    }
+    finish(request);
+}
+
+/// Puts a request with those that are handed back next.
+fn finish(request: Taken) {
+    if let Some(ring) = request.state.ring.clone() {
+        ring.ended.borrow_mut().push(request);
+    }
+}
+
+/// Writes the status behind the data: how many bytes the device wrote in all.
+fn write_status(request: &Taken) -> u32 {
+    let Some(place) = request.chain.writable_len().checked_sub(STATUS_LEN) else { return 0 };
+    if !request.chain.write(place, &[request.state.status as u8]) {
+        return 0;
+    }
+    // Linux looks at the status alone; the length covers it only when all of the data was written.
+    let written =
+        if request.state.written == place { place + STATUS_LEN } else { request.state.written };
+    u32::try_from(written.max(STATUS_LEN)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,45 @@
+//! `vhost`: disks for virtual machines, over vhost-user.
+//!
+//! [`controllers`] is what is configured. [`control`] serves the sockets on the app thread: a [`session`] is what one
+//! VMM has set up, and starts a [`device`] on a lightweight thread, where [`blk`] turns the guest's requests into I/O.
+//! `docs/vhost.md` has the words, the states and the data path.
+#![forbid(unsafe_code)]
+
+pub mod blk;
+pub mod control;
+pub mod controllers;
+pub mod device;
+pub mod rpc;
+pub mod session;
+pub mod socket;
+
+#[cfg(test)]
+mod tests;
+
+use drivebay_sdk::{Result, Stopping, notify, plugin};
+
+plugin! {
+    name: "vhost",
+    kind: "target",
+    provides: [],
+    requires: [],
+    methods: [
+        "vhost_create_blk_controller",
+        "vhost_delete_controller",
+        "vhost_get_controllers",
+        "vhost_controller_set_coalescing",
+        "virtio_blk_get_transports",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start() -> Result<()> {
+    controllers::start()?;
+    rpc::register()?;
+    notify::subsystem("vhost_blk", rpc::write_config)
+}
+
+fn stop(stopping: Stopping) {
+    controllers::stop(stopping);
+}

@@ -1,0 +1,328 @@
+//! What one VMM has set up, message by message.
+//!
+//! ```text
+//!                SET_VRING_KICK, with memory, addresses and size            GET_VRING_BASE, or the memory changes
+//!   ring:  set up ─────────────────────────────────────────▶ running ─────────────────────────────────────▶ set up
+//! ```
+//!
+//! A message that waits for rings to stop is answered when the last of their requests has been handed back; the next
+//! message is read after that. Memory changes only while no ring runs: the rings stop, the new table is mapped, and they
+//! start again where they stopped.
+
+use crate::blk::Disk;
+use crate::device::{Device, Ring};
+use crate::socket::{End, Message};
+use drivebay_sdk::runtime::resident::Resident;
+use drivebay_spec_vhost::message::{
+    self, Config, F_PROTOCOL_FEATURES, MEM_SLOTS, MemoryRegion, Request, RingAddresses, RingState,
+    protocol, reply,
+};
+use drivebay_spec_vhost::ring::feature;
+use drivebay_virtio::{Features, GuestMemory, Queue, Rings};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Rings of one device.
+pub const RINGS_MAX: usize = 128;
+
+/// The protocol features that are offered.
+const PROTOCOL: u64 = protocol::MQ
+    | protocol::REPLY_ACK
+    | protocol::CONFIG
+    | protocol::CONFIGURE_MEM_SLOTS
+    | protocol::RESET_DEVICE;
+
+/// A ring as the VMM set it up.
+#[derive(Debug, Default)]
+struct Setup {
+    size: u16,
+    addresses: Option<RingAddresses>,
+    base: u32,
+    kick: Option<OwnedFd>,
+    /// The kick message came: with or without a descriptor, the ring is started.
+    is_started: bool,
+    is_enabled: bool,
+    call: Option<OwnedFd>,
+    is_running: bool,
+}
+
+/// A VMM's session.
+#[derive(Debug)]
+pub struct Session {
+    disk: Disk,
+    device: Resident<Device>,
+    features: u64,
+    protocol: u64,
+    memory: Arc<GuestMemory>,
+    /// The parts of the memory with their descriptors, to map them again.
+    parts: Vec<(MemoryRegion, OwnedFd)>,
+    rings: Vec<Setup>,
+}
+
+/// What a message needs before it is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done: the payload of its answer, if it has one.
+    Done(Option<Vec<u8>>),
+    /// These rings have to stop first; then [`Session::stopped`].
+    Stop(Vec<usize>),
+}
+
+impl Session {
+    /// A session with a device that has no rings yet.
+    #[must_use]
+    pub fn new(disk: Disk, device: Resident<Device>) -> Self {
+        let rings = Vec::new();
+        let memory = Arc::default();
+        Self { disk, device, features: 0, protocol: 0, memory, parts: Vec::new(), rings }
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Resident<Device> {
+        &self.device
+    }
+
+    /// Rings that run.
+    #[must_use]
+    pub fn running(&self) -> Vec<usize> {
+        (0..).zip(&self.rings).filter(|(_, ring)| ring.is_running).map(|(index, _)| index).collect()
+    }
+
+    /// The bdev has another size.
+    pub fn resized(&mut self, disk: Disk) {
+        self.disk = disk;
+    }
+
+    /// Takes a message as far as it goes without stopping rings.
+    ///
+    /// # Errors
+    /// The session ends: the VMM broke the protocol.
+    pub fn begin(&mut self, message: &mut Message) -> Result<(Request, Outcome), End> {
+        let request = Request::parse(message.header.request, &message.payload)
+            .map_err(|error| End::Failed(error.to_string()))?;
+        let (fewest, most) = request.fds();
+        if !(fewest..=most).contains(&message.fds.len()) {
+            return Err(End::Failed(format!(
+                "{} came with {} descriptors",
+                message::name(message.header.request),
+                message.fds.len()
+            )));
+        }
+        let stop = match &request {
+            Request::GetVringBase(state) => self.running_one(state.index),
+            Request::SetMemTable(_) | Request::AddMemReg(_) | Request::RemMemReg(_) => {
+                self.running()
+            }
+            Request::ResetDevice | Request::ResetOwner => self.running(),
+            Request::SetVringEnable(RingState { index, num: 0 }) => self.running_one(*index),
+            _ => Vec::new(),
+        };
+        if !stop.is_empty() {
+            return Ok((request, Outcome::Stop(stop)));
+        }
+        let payload = self.finish(&request, &mut message.fds)?;
+        Ok((request, Outcome::Done(payload)))
+    }
+
+    /// A ring has stopped at `base`.
+    pub fn stopped(&mut self, index: usize, base: u32) {
+        if let Some(ring) = self.rings.get_mut(index) {
+            (ring.is_running, ring.base) = (false, base);
+        }
+    }
+
+    /// Does what a message asks, while no ring runs that it concerns: the payload of its answer.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn finish(
+        &mut self,
+        request: &Request,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Option<Vec<u8>>, End> {
+        let number = |number| Ok(Some(reply::number(number)));
+        match request {
+            Request::GetFeatures => return number(self.disk.features()),
+            Request::SetFeatures(features) => self.set_features(*features)?,
+            Request::GetProtocolFeatures => return number(PROTOCOL),
+            Request::SetProtocolFeatures(features) => {
+                if features & !PROTOCOL != 0 {
+                    return Err(failed(format!(
+                        "protocol features {features:#x} were not offered"
+                    )));
+                }
+                self.protocol = *features;
+            }
+            Request::GetQueueNum => return number(RINGS_MAX as u64),
+            Request::GetMaxMemSlots => return number(MEM_SLOTS),
+            Request::GetConfig(config) => return Ok(Some(self.config(config))),
+            Request::SetConfig(_) => {} // there is nothing that a driver may change
+            Request::SetMemTable(parts) => {
+                self.parts = parts.iter().copied().zip(fds.drain(..)).collect();
+                self.map()?;
+            }
+            Request::AddMemReg(part) => {
+                if self.parts.len() as u64 == MEM_SLOTS {
+                    return Err(failed(format!("more than {MEM_SLOTS} parts of memory")));
+                }
+                self.parts.extend(fds.pop().map(|fd| (*part, fd)));
+                self.map()?;
+            }
+            Request::RemMemReg(part) => {
+                let same = |other: &MemoryRegion| {
+                    (other.guest_addr, other.user_addr, other.len)
+                        == (part.guest_addr, part.user_addr, part.len)
+                };
+                self.parts.retain(|(other, _)| !same(other));
+                self.map()?;
+            }
+            Request::SetVringNum(state) => {
+                let size = u16::try_from(state.num).ok();
+                self.ring(state.index)?.size =
+                    size.ok_or_else(|| failed(format!("a ring of {} entries", state.num)))?;
+            }
+            Request::SetVringAddr(addresses) => {
+                self.idle_ring(addresses.index)?.addresses = Some(*addresses);
+            }
+            Request::SetVringBase(state) => self.idle_ring(state.index)?.base = state.num,
+            Request::GetVringBase(state) => {
+                let ring = self.ring(state.index)?;
+                (ring.is_started, ring.kick) = (false, None);
+                let num = ring.base;
+                return Ok(Some(reply::ring_state(RingState { index: state.index, num })));
+            }
+            Request::SetVringKick(ring) => {
+                let index = ring.index.into();
+                let setup = self.idle_ring(index)?;
+                (setup.kick, setup.is_started) = (fds.pop(), true);
+            }
+            Request::SetVringCall(ring) => {
+                let index = usize::from(ring.index);
+                let call = fds.pop();
+                let setup = self.ring(ring.index.into())?;
+                if setup.is_running {
+                    let call = call.as_ref().and_then(|fd| fd.try_clone().ok());
+                    self.device.send(move |device| device.set_call(index, call));
+                }
+                self.ring(ring.index.into())?.call = call;
+            }
+            Request::SetVringErr(_) => fds.clear(),
+            Request::SetVringEnable(state) => self.ring(state.index)?.is_enabled = state.num != 0,
+            Request::ResetDevice | Request::ResetOwner => self.rings.clear(),
+            Request::SetOwner | Request::SetStatus(_) => {}
+            Request::GetStatus => return number(0),
+            Request::SetLogBase(..)
+            | Request::SetLogFd
+            | Request::SetBackendReqFd
+            | Request::GetInflightFd(_)
+            | Request::SetInflightFd(_) => {
+                return Err(failed("a request of a feature that was not offered".into()));
+            }
+        }
+        self.start_rings()?;
+        Ok(None)
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), End> {
+        let offered = self.disk.features();
+        if features & !offered != 0 {
+            return Err(failed(format!("features {:#x} were not offered", features & !offered)));
+        }
+        if !self.running().is_empty() && features != self.features {
+            return Err(failed("features change while rings run".into()));
+        }
+        self.features = features;
+        Ok(())
+    }
+
+    fn config(&self, asked: &Config) -> Vec<u8> {
+        let whole = self.disk.config(u16::try_from(RINGS_MAX).unwrap_or(u16::MAX)).to_bytes();
+        let mut bytes = asked.bytes.clone();
+        let from = usize::try_from(asked.offset).unwrap_or(usize::MAX);
+        for (place, at) in bytes.iter_mut().zip(from..) {
+            // What the device does not have reads as zero.
+            *place = whole.get(at).copied().unwrap_or(0);
+        }
+        reply::config(&Config { bytes, ..asked.clone() })
+    }
+
+    /// Maps the memory anew.
+    fn map(&mut self) -> Result<(), End> {
+        let mut memory = GuestMemory::default();
+        for (part, fd) in &self.parts {
+            memory.add(part, fd.as_fd()).map_err(|error| failed(error.to_string()))?;
+        }
+        self.memory = Arc::new(memory);
+        Ok(())
+    }
+
+    /// Starts every ring that has all it needs.
+    fn start_rings(&mut self) -> Result<(), End> {
+        let always_enabled = self.features & F_PROTOCOL_FEATURES == 0;
+        let features = Features {
+            packed: self.features & feature::RING_PACKED != 0,
+            event_idx: self.features & feature::EVENT_IDX != 0,
+            indirect: self.features & feature::INDIRECT_DESC != 0,
+        };
+        for (index, ring) in (0..).zip(&mut self.rings) {
+            let is_enabled = ring.is_enabled || always_enabled;
+            if ring.is_running || !ring.is_started || !is_enabled || self.memory.num_parts() == 0 {
+                continue;
+            }
+            let Some(addresses) = ring.addresses else { continue };
+            let guest = |addr| {
+                let missing =
+                    || failed(format!("ring {index} at {addr:#x} is not in the guest's memory"));
+                self.memory.guest_addr(addr).ok_or_else(missing)
+            };
+            let rings = Rings {
+                size: ring.size,
+                descriptors: guest(addresses.descriptors)?,
+                available: guest(addresses.available)?,
+                used: guest(addresses.used)?,
+            };
+            let queue = Queue::new(Arc::clone(&self.memory), &rings, ring.base, features)
+                .map_err(|broken| failed(format!("ring {index}: {broken}")))?;
+            let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+            let no_fd = |error: std::io::Error| failed(format!("ring {index}: {error}"));
+            let (kick, call) =
+                (clone(&ring.kick).map_err(no_fd)?, clone(&ring.call).map_err(no_fd)?);
+            let writes_through = self.disk.writes_through(self.features);
+            let start = Ring { index, queue, kick, call, writes_through };
+            self.device.send(move |device| device.start(start));
+            ring.is_running = true;
+        }
+        Ok(())
+    }
+
+    fn running_one(&self, index: u32) -> Vec<usize> {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let ring = self.rings.get(index).filter(|ring| ring.is_running);
+        ring.map(|_| index).into_iter().collect()
+    }
+
+    fn ring(&mut self, index: u32) -> Result<&mut Setup, End> {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if index >= RINGS_MAX {
+            return Err(failed(format!("ring {index}: there are {RINGS_MAX} at most")));
+        }
+        if self.rings.len() <= index {
+            self.rings.resize_with(index + 1, Setup::default);
+        }
+        self.rings.get_mut(index).ok_or_else(|| failed(format!("ring {index}")))
+    }
+
+    /// A ring that does not run: what it is made from may change.
+    fn idle_ring(&mut self, index: u32) -> Result<&mut Setup, End> {
+        let ring = self.ring(index)?;
+        if ring.is_running {
+            return Err(failed(format!("ring {index} is changed while it runs")));
+        }
+        Ok(ring)
+    }
+}
+
+fn failed(why: String) -> End {
+    End::Failed(why)
+}
