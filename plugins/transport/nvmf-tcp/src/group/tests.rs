@@ -147,7 +147,7 @@ fn a_host_that_does_not_send_the_data_it_was_asked_for_loses_its_connection_and_
     let mut scene = Scene::open("{}");
     scene.fake.set_now_ns(5);
     scene.host.write_all(&SAY.write(1, 8192)).unwrap();
-    scene.rounds(|scene| scene.group.next_ns() != u64::MAX);
+    scene.rounds(|scene| scene.group.data_ns != u64::MAX);
     scene.fake.set_now_ns(5 + HANDSHAKE_WAIT_NS);
     (0..3).for_each(|_| scene.round());
     assert_eq!(scene.target.gone.get(), 0, "it has as much time as hosts give a command");
