@@ -148,7 +148,7 @@ fn requests_back_to_back_are_answered_one_by_one() {
         answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(answers[0], json!({"jsonrpc": "2.0", "id": 1, "result": "1"}));
     assert_eq!(answers[1]["error"]["code"], code::METHOD_NOT_FOUND);
-    assert_eq!(answers[1]["error"]["message"], "Method not found");
+    assert!(answers[1]["error"]["message"].as_str().unwrap().starts_with("Method not found"));
 }
 
 #[test]
@@ -412,7 +412,12 @@ fn built_in_methods_answer_as_clients_expect() {
         Method::new::<NoParams>("early", Role::Read, "x").states(&[State::Startup]).alias("dawn");
     fixture.registry.register(&Owner::host(), early, handler(|NoParams {}| Ok(()))).unwrap();
     let mut client = fixture.client();
-    let mut list = |params: Value| client.call("rpc_get_methods", &params).unwrap();
+    // Without those that are accepted without effect.
+    let mut list = |params: Value| -> Value {
+        let names = client.call("rpc_get_methods", &params).unwrap();
+        let names = names.as_array().unwrap().iter();
+        names.filter(|name| !has_no_effect(name.as_str().unwrap())).cloned().collect()
+    };
     assert_eq!(
         list(Value::Null),
         json!([
