@@ -41,7 +41,6 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), Need::Guest),
     ("seabios", Sign::File("/usr/share/seabios/bios-256k.bin"), Need::Guest),
     ("ipxe-qemu", Sign::File("/usr/lib/ipxe/qemu/efi-virtio.rom"), Need::Guest),
-    ("busybox-static", Sign::File("/usr/bin/busybox"), Need::Guest),
     ("kmod", Sign::Program("depmod"), Need::Guest),
     ("zstd", Sign::Program("zstd"), Need::Guest),
     ("xz-utils", Sign::Program("xz"), Need::Guest),
@@ -106,6 +105,9 @@ pub(crate) fn prepare(needs: &[Need]) -> Missing {
     if wanted(&Need::Guest) && !guest_kernel() {
         missing.0.push(("a Debian kernel for the guest".to_owned(), Need::Guest));
     }
+    if wanted(&Need::Guest) && !static_busybox() {
+        missing.0.push(("a static busybox for the guest".to_owned(), Need::Guest));
+    }
     for (name, need) in &missing.0 {
         println!("prepare: missing: {name} ({need:?})");
     }
@@ -135,7 +137,8 @@ fn is_root() -> bool {
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// By apt-get where it is there and may be used. What it could not do shows in the next look.
+/// By apt-get where it is there and may be used. What it could not do shows in the next look. It removes
+/// nothing: where Debian's own versions would replace newer ones, those of backports are taken.
 fn install(packages: &[&str]) {
     if !is_on_path("apt-get") || !is_root() {
         println!(
@@ -153,7 +156,44 @@ fn install(packages: &[&str]) {
         }
     };
     apt(&["-q", "update"]);
-    apt(&[&["-q", "-y", "--no-install-recommends", "install"], packages].concat());
+    let backports = backports();
+    let mut would_go = Vec::new();
+    for from in [&[][..], &["-t", &backports]] {
+        let install =
+            [&["-q", "-y", "--no-install-recommends"], from, &["install"], packages].concat();
+        let simulated = run::command("apt-get", &[&["-s"], install.as_slice()].concat()).output();
+        let Ok(simulated) = simulated else { break };
+        let removed = removed(&simulated.stdout);
+        if simulated.status.success() && removed.is_empty() {
+            return apt(&[&["--no-remove"], install.as_slice()].concat());
+        }
+        would_go.extend(removed);
+    }
+    would_go.sort();
+    would_go.dedup();
+    println!(
+        "prepare: not installed: {}; by hand: apt-get install {}",
+        if would_go.is_empty() {
+            "apt-get does not find them".to_owned()
+        } else {
+            format!("apt-get would remove {}", would_go.join(", "))
+        },
+        packages.join(" ")
+    );
+}
+
+/// The packages that a simulated run of apt-get removes.
+fn removed(simulation: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(simulation);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("Remv "));
+    lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Debian's name of the newer packages for this release.
+fn backports() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    format!("{}-backports", name.unwrap_or("stable").trim_matches('"'))
 }
 
 /// The folder of the Python environment with PyPI's `spdk` client.
@@ -182,20 +222,34 @@ fn client_venv() -> bool {
     client.exists()
 }
 
+/// The folder of the guest's kernel and its busybox.
+fn guest_cache() -> PathBuf {
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    std::env::var_os("GUEST_CACHE")
+        .map_or_else(|| Path::new(&home).join(".cache/guest-kernels"), PathBuf::from)
+}
+
 /// Unpacks the guest's kernel into its cache unless it is there.
 fn guest_kernel() -> bool {
-    let home = std::env::var_os("HOME").unwrap_or_default();
-    let cache = std::env::var_os("GUEST_CACHE")
-        .map_or_else(|| Path::new(&home).join(".cache/guest-kernels"), PathBuf::from);
-    if cache.join("current/.complete").exists() {
-        return true;
-    }
-    println!("prepare: downloading a Debian kernel for the guest (107 MB, not installed)");
+    guest_cache().join("current/.complete").exists()
+        || fetch("a Debian kernel for the guest (107 MB)", "tests/guest/fetch-kernel.sh")
+}
+
+/// Unpacks a busybox that needs no libraries into the cache, unless it or the machine has one.
+fn static_busybox() -> bool {
+    let find = ["-c", "import guest; guest.find_busybox(guest.CACHE)"];
+    let mut find = run::command("python3", &find);
+    run::succeeds(find.env("PYTHONPATH", run::top().join("tests/guest")))
+        || fetch("Debian's static busybox for the guest", "tests/guest/fetch-busybox.sh")
+}
+
+fn fetch(what: &str, script: &str) -> bool {
+    println!("prepare: downloading {what}; it is unpacked, not installed");
     if is_root() && is_on_path("apt-get") {
         // Without package lists nothing is found.
         let _ = run::must(&mut run::command("apt-get", &["-q", "update"]));
     }
-    match run::must(&mut run::command("tests/guest/fetch-kernel.sh", &[])) {
+    match run::must(&mut run::command(script, &[])) {
         Ok(()) => true,
         Err(error) => {
             println!("prepare: {error}");
@@ -217,6 +271,14 @@ mod tests {
         let missing = Missing(vec![("python3".to_owned(), Need::EndToEnd)]);
         assert_eq!(missing.reason(Need::Build), None);
         assert_eq!(missing.reason(Need::Guest).as_deref(), Some("missing: python3"));
+    }
+
+    #[test]
+    fn what_apt_get_would_remove_is_read_from_its_simulation() {
+        let simulation = b"Reading package lists...\nThe following packages will be REMOVED:\n  qemu-utils\n\
+            Remv qemu-utils [1:10.0.2+ds-2~bpo12+1]\nInst qemu-system-x86 (1:7.2 Debian:12 [amd64])\n";
+        assert_eq!(removed(simulation), ["qemu-utils"]);
+        assert!(removed(b"Inst seabios (1.16 Debian:12 [all])\n").is_empty());
     }
 
     #[test]
