@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Flags of `drivebay plugin new`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-C has bdev and filter. Without --sdk a project in Rust takes the SDK from the registry, one in C brings its headers along.
+C has bdev and filter. Without --sdk a project in Rust takes the SDK beside this program, one in C brings its headers along.
 example: drivebay plugin new acme --kind bdev --lang c && cd acme && ./check")]
 pub struct New {
     /// Name of the plugin: a-z, 0-9 and _

@@ -47,8 +47,8 @@ pub struct Project {
     pub kind: Kind,
     /// What it is written in.
     pub lang: Lang,
-    /// Where the SDK is: unpacked crates or a source tree; for C a folder with the headers. Without one, a project in Rust takes the
-    /// crates from the registry and one in C brings the headers along.
+    /// Where the SDK is: unpacked crates or a source tree; for C a folder with the headers. Without one, a project in Rust takes
+    /// the SDK that lies beside this program, and one in C brings the headers along.
     pub sdk: Option<PathBuf>,
 }
 
@@ -89,7 +89,8 @@ impl Project {
         let parts = templates::of(self.kind, self.lang)
             .ok_or("--kind: allowed in C: bdev, filter; the others are written in Rust")?;
         let (patch, sdk) = match (self.lang, &self.sdk) {
-            (_, None) => (String::new(), "include".to_owned()),
+            (Lang::C, None) => (String::new(), "include".to_owned()),
+            (Lang::Rust, None) => (sdk::patch(&sdk::beside_this_program()?)?, String::new()),
             (Lang::Rust, Some(path)) => (sdk::patch(path)?, String::new()),
             (Lang::C, Some(path)) => (String::new(), sdk::headers(path)?),
         };

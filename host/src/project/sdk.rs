@@ -10,6 +10,9 @@ const CRATES: [(&str, &str); 3] = [
     ("drivebay-spec-jsonrpc", "sdk/spec/jsonrpc"),
 ];
 
+/// Folders above the program that are looked at: `<tree>/target/<profile>/deps/<test>` has the most.
+const LEVELS_MAX: usize = 5;
+
 /// The part of a `Cargo.toml` that takes the SDK's crates from a folder: unpacked packages
 /// (`drivebay-sdk-0.1.0` …) or a source tree.
 ///
@@ -30,6 +33,29 @@ pub(super) fn patch(folder: &Path) -> Result<String, String> {
         let _ = writeln!(text, "{name} = {{ path = {path} }}");
     }
     Ok(text)
+}
+
+/// The SDK of the source tree or the installation that this program belongs to.
+///
+/// # Errors
+/// When there is none: the crates are on no registry, so a project without them could not be built.
+pub(super) fn beside_this_program() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().and_then(|program| program.canonicalize());
+    let program = program.map_err(|error| format!("--sdk: where this program lies: {error}"))?;
+    beside(&program)
+}
+
+fn beside(program: &Path) -> Result<PathBuf, String> {
+    let above = program.ancestors().skip(1).take(LEVELS_MAX);
+    let places =
+        above.flat_map(|folder| ["", "share/drivebay/sdk"].map(|place| folder.join(place)));
+    places.into_iter().find(|folder| patch(folder).is_ok()).ok_or_else(|| {
+        format!(
+            "--sdk: give the folder of the SDK's crates: a source tree of Drivebay, or unpacked packages; \
+             none lies beside {}, and no registry has them",
+            program.display()
+        )
+    })
 }
 
 /// The folder with `bay_abi.h`: the given one, or the place of a source tree or of an installation.
@@ -68,6 +94,23 @@ mod tests {
             std::fs::write(unpacked.join("Cargo.toml"), "").unwrap();
         }
         assert!(patch(folder.path()).unwrap().contains("drivebay-plugin-api = { path = \""));
+    }
+
+    #[test]
+    fn the_sdk_beside_the_program_is_found_and_without_one_the_flag_is_named() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+        assert_eq!(beside(&tree.join("target/debug/drivebay")).unwrap(), tree.join(""));
+        let folder = tempfile::tempdir().unwrap();
+        let error = beside(&folder.path().join("bin/drivebay")).unwrap_err();
+        assert!(error.starts_with("--sdk: give the folder"), "{error}");
+        for (name, _) in CRATES {
+            let crate_name = format!("{name}-{}", env!("CARGO_PKG_VERSION"));
+            let unpacked = folder.path().join("share/drivebay/sdk").join(crate_name);
+            std::fs::create_dir_all(&unpacked).unwrap();
+            std::fs::write(unpacked.join("Cargo.toml"), "").unwrap();
+        }
+        let found = beside(&folder.path().join("bin/drivebay")).unwrap();
+        assert!(found.ends_with("share/drivebay/sdk"), "{}", found.display());
     }
 
     #[test]
