@@ -21,7 +21,7 @@ use crate::loader::{
 use crate::notifications::Notifications;
 use crate::rpc::{self, Dispatcher, Registry, Server, default_socket, register_builtin};
 use crate::subsystems::Subsystems;
-use crate::{log, methods, signals};
+use crate::{log, methods, sandbox, signals};
 use drivebay_core::bdev::{device, examine};
 use drivebay_core::env::{CpuSet, Overcommit, memory, runtime};
 use drivebay_core::reactor::{self, Reactors, thread, watch};
@@ -64,7 +64,10 @@ pub fn serve(options: &Serve) -> ExitCode {
 }
 
 fn run(options: &Serve) -> Result<(), Halt> {
+    // Before any thread is started.
+    let given_up = sandbox::enter(options).map_err(Halt::Failed)?;
     start_log(options)?;
+    given_up.iter().for_each(|line| tracing::info!(notice = true, "{line}"));
     let (sender, events) = mpsc::channel();
     let stop = sender.clone();
     signals::watch(move || {

@@ -6,7 +6,7 @@
 //!          ├─ loader: plugins                            notifications, subsystems: what they tell
 //!          ├─ config: files that calls are read from and kept in
 //!          ├─ host: what these share
-//!          ├─ log, signals
+//!          ├─ log, signals, sandbox
 //!          ├─ perf: a host for one measurement
 //!          ├─ check: a host for one plugin that is checked
 //!          └─ project: begins a plugin outside of this repository
@@ -24,5 +24,6 @@ pub mod notifications;
 pub mod perf;
 pub mod project;
 pub mod rpc;
+pub mod sandbox;
 mod signals;
 pub mod subsystems;

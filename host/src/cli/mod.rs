@@ -7,6 +7,7 @@ mod new;
 mod perf;
 mod plugin;
 mod rpc;
+mod sandbox;
 mod serve;
 
 pub use check::Check;
@@ -15,6 +16,7 @@ pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
 pub use rpc::Request;
+pub use sandbox::Sandbox;
 pub use serve::Serve;
 
 use clap::builder::PossibleValuesParser;

@@ -2,6 +2,7 @@
 
 use super::environment::Environment;
 use super::ignored::Ignored;
+use super::sandbox::Sandbox;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,6 +40,9 @@ pub struct Serve {
     /// Plugins, cores and memory.
     #[command(flatten)]
     pub environment: Environment,
+    /// What it gives up.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Write all log lines of a component or plugin, or of all; may be given several times
     #[arg(short = 'L', long, value_name = "FLAG")]
     pub logflag: Vec<String>,
@@ -81,6 +85,7 @@ impl Serve {
             json_ignore_init_errors: false,
             state: None,
             environment: Environment::default(),
+            sandbox: Sandbox::default(),
             logflag: Vec::new(),
             log_file: None,
             silence_noticelog: true,
