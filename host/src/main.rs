@@ -3,8 +3,8 @@
 
 use clap::Parser;
 use drivebay::cli::{Cli, Command, Plugin};
-use drivebay::loader::inspect::inspect_path;
 use drivebay::loader::report;
+use drivebay::loader::search::inspect_to_load;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
 use drivebay::{app, check, perf, rpc};
@@ -71,7 +71,7 @@ fn list(folders: &[PathBuf], policy: Option<PathBuf>, json: bool) -> Said {
 }
 
 fn inspect(file: &Path, json: bool) -> Said {
-    let inspection = inspect_path(file).map_err(|not| format!("{}: {not}", file.display()))?;
+    let inspection = inspect_to_load(file).map_err(|not| format!("{}: {not}", file.display()))?;
     let text = if json {
         format!("{:#}\n", report::inspection_json(&inspection))
     } else {

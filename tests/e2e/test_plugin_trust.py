@@ -71,7 +71,7 @@ class PluginTrust(unittest.TestCase):
         policy = self.write("policy.json", json.dumps({"allow": ["null"]}))
         make = 'bdev_malloc_create {"name": "m", "num_blocks": 8, "block_size": 512}'
         self.refused("perf", "--plugin-policy", policy, "--plugin-dir", PLUGINS, "--rpc", make,
-                     part="list `allow` has it not")
+                     part="not in the plugin policy's list `allow`")
 
     def test_a_folder_that_others_may_write_is_named(self):
         open_to_all = f"{self.folder}/plugins"

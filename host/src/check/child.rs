@@ -6,7 +6,7 @@ use super::report::{Event, LOADS};
 use crate::app;
 use crate::cli::{Check, Serve};
 use crate::host::{Host, on_app_thread};
-use crate::loader::{self, inspect::inspect_path};
+use crate::loader::{self, search::inspect_to_load};
 use crate::rpc::{Call, Dispatcher, Peer, Responder};
 use drivebay_check::breach;
 use drivebay_check::calls::{self, Call as Entry};
@@ -158,7 +158,7 @@ struct Checked {
 
 impl Checked {
     fn new(options: &Check, host: &Arc<Host>) -> Result<Self, String> {
-        let inspection = inspect_path(&options.file).map_err(|not| not.to_string())?;
+        let inspection = inspect_to_load(&options.file).map_err(|not| not.to_string())?;
         let manifest = inspection.manifest.ok_or("it has no manifest that can be read")?;
         // By path, and not by a name that may be found elsewhere first.
         let path = std::fs::canonicalize(&options.file).map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 
 use super::report::{self, Event, LOADS, Report};
 use crate::cli::Check;
-use crate::loader::inspect::inspect_path;
+use crate::loader::search::inspect_to_load;
 use drivebay_check::run::{Planned, plan};
 use drivebay_check::verdict::{Line, Outcome};
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ const LINE_MAX: usize = 300;
 
 /// Runs all checks; with people as readers, each line is written as it comes.
 pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, String> {
-    let inspection = inspect_path(&options.file).map_err(|not| not.to_string())?;
+    let inspection = inspect_to_load(&options.file).map_err(|not| not.to_string())?;
     let manifest = inspection.manifest.ok_or("it has no manifest that can be read")?;
     let began = Instant::now();
     let mut report = Report {

@@ -87,12 +87,12 @@ impl Files {
         self.search().by_provision(provision)
     }
 
-    /// Whether the policy lets a plugin of this name be loaded.
+    /// Whether the policy lets a plugin of this name and version be loaded.
     ///
     /// # Errors
-    /// `EPERM` naming the list that forbids it.
-    pub(super) fn check_name(&self, name: &str) -> Result<()> {
-        self.policy.check_name(name)
+    /// `EPERM` naming the member that forbids it.
+    pub(super) fn check_manifest(&self, manifest: &Manifest) -> Result<()> {
+        self.policy.check_manifest(manifest)
     }
 
     /// Copies a plugin, checks the copy and maps it.
@@ -106,6 +106,8 @@ impl Files {
         if manifest.name != candidate.name() {
             return Err(Error::new(libc::EAGAIN, "its file was replaced by another plugin's"));
         }
+        self.policy.check_manifest(&manifest)?;
+        self.policy.check_libraries(&staged.inspection)?;
         let signer = self.policy.check_signature(&candidate.path, &staged.path)?;
         let granted = self.policy.granted(&manifest, signer.as_ref());
         Ok(Prepared {

@@ -10,11 +10,15 @@ use super::trust;
 use drivebay_plugin_api::note::{BAY_NOTE_LAYOUT, BAY_NOTE_MANIFEST};
 use drivebay_plugin_api::{BAY_ABI_MAJOR, BAY_ABI_MINOR, LAYOUT};
 use object::elf;
-use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
-use object::{Endianness, ReadCache, ReadRef, StringTable};
+use object::read::elf::{
+    Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, SectionTable, Sym,
+};
+use object::{Endianness, ReadCache, ReadRef};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Symbol of the door; the ABI major is in its name.
@@ -25,8 +29,18 @@ const DOOR_PREFIX: &[u8] = b"bay_plugin_v";
 const OWNER: &[u8] = b"BAY";
 /// Longest layout text, in bytes.
 const LAYOUT_LEN_MAX: usize = 1024 * 1024;
-/// Longest part of a file that is looked at in one piece, in bytes.
-const PART_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Segments of a file.
+const SEGMENTS_MAX: u64 = 256;
+/// Sections of a file.
+const SECTIONS_MAX: usize = 4096;
+/// All notes of a file, in bytes.
+const NOTES_LEN_MAX: u64 = 8 << 20;
+/// Entries of the dynamic section, and dynamic symbols.
+const ENTRIES_MAX: u64 = 200_000;
+/// All names of dynamic symbols, in bytes.
+const STRINGS_LEN_MAX: u64 = 64 << 20;
+/// Longest name that is kept, in bytes.
+const NAME_LEN_MAX: usize = 4096;
 /// Bytes of a build id that are kept.
 const BUILD_ID_LEN_MAX: usize = 64;
 /// Entries of one list that are kept.
@@ -58,8 +72,10 @@ pub struct Inspection {
 pub enum NotAPlugin {
     /// It is sound, and something else: a folder of build output is full of such files.
     SomethingElse,
-    /// It cannot be read, and may have been one: why.
+    /// It is not understood or must not be read, and may have been one: why.
     Unreadable(String),
+    /// The system did not read it, and may do so the next time: why.
+    ReadFailed(String),
 }
 
 impl fmt::Display for NotAPlugin {
@@ -68,7 +84,7 @@ impl fmt::Display for NotAPlugin {
             Self::SomethingElse => {
                 f.write_str("no manifest note (owner BAY, type 1); not a plugin")
             }
-            Self::Unreadable(why) => f.write_str(why),
+            Self::Unreadable(why) | Self::ReadFailed(why) => f.write_str(why),
         }
     }
 }
@@ -101,8 +117,45 @@ impl Inspection {
 /// # Errors
 /// What the file is, if it is no plugin.
 pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> {
-    let cache = ReadCache::new(file);
-    inspect(&cache)
+    let failure = RefCell::new(None);
+    let inspection = inspect(&ReadCache::new(Watched { file, failure: &failure }));
+    // The parser takes a failed read for the end of the file.
+    match failure.take() {
+        None => inspection,
+        Some(error) => Err(NotAPlugin::ReadFailed(format!("cannot be read: {error}"))),
+    }
+}
+
+/// A file that keeps the first error of its reads.
+struct Watched<'f> {
+    file: &'f File,
+    failure: &'f RefCell<Option<io::Error>>,
+}
+
+impl Watched<'_> {
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                let copy =
+                    error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error);
+                self.failure.borrow_mut().get_or_insert(copy);
+            }
+        })
+    }
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = (&mut &*self.file).read(buffer);
+        self.note(result)
+    }
+}
+
+impl Seek for Watched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let result = (&mut &*self.file).seek(to);
+        self.note(result)
+    }
 }
 
 /// Inspects the file at `path`.
@@ -111,7 +164,7 @@ pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> 
 /// What the file is, if it is no plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
     let file =
-        trust::open(path).map_err(|e| NotAPlugin::Unreadable(format!("cannot be opened: {e}")))?;
+        trust::open(path).map_err(|e| NotAPlugin::ReadFailed(format!("cannot be opened: {e}")))?;
     inspect_file(&file)
 }
 
@@ -124,6 +177,9 @@ pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, N
     let header = elf::FileHeader64::<Endianness>::parse(data)
         .map_err(|_| no("not a 64-bit ELF file; a plugin is a shared object"))?;
     let endian = header.endian().map_err(|_| no("an ELF file of an unknown byte order"))?;
+    if u64::from(header.e_phnum(endian)) > SEGMENTS_MAX {
+        return Err(no("an ELF file with too many segments"));
+    }
     let segments = header
         .program_headers(endian, data)
         .map_err(|_| no("an ELF file without readable program headers"))?;
@@ -156,10 +212,10 @@ fn read_notes<'d, R: ReadRef<'d>>(
     data: R,
 ) -> Notes<'d> {
     let mut notes = Notes::default();
-    for segment in segments {
-        if segment.p_filesz(endian) > PART_LEN_MAX {
-            continue;
-        }
+    let mut left = NOTES_LEN_MAX;
+    for segment in segments.iter().filter(|s| s.p_type(endian) == elf::PT_NOTE) {
+        let Some(rest) = left.checked_sub(segment.p_filesz(endian)) else { break };
+        left = rest;
         let Ok(Some(mut list)) = segment.notes(endian, data) else { continue };
         collect_notes(endian, &mut list, &mut notes);
     }
@@ -195,51 +251,80 @@ fn read_dynamic_part<'d, R: ReadRef<'d>>(
     data: R,
     found: &mut Inspection,
 ) {
+    if header.shnum(endian, data).is_ok_and(|count| count > SECTIONS_MAX) {
+        return found.refuse(format!("it has more than {SECTIONS_MAX} sections"));
+    }
     let Ok(sections) = header.sections(endian, data) else { return };
-    if sections.iter().any(|section| {
-        let kind = section.sh_type(endian);
-        kind != elf::SHT_NOBITS && section.sh_size(endian) > PART_LEN_MAX && is_read(kind)
-    }) {
-        return found.refuse("its symbol table is larger than 64 MiB");
+    let first = |kind| sections.iter().find(|section| section.sh_type(endian) == kind);
+    if let Some(section) = first(elf::SHT_DYNAMIC)
+        && let Some((entries, names)) = entries_of(endian, &sections, section, data, found)
+    {
+        let entries: &[elf::Dyn64<Endianness>] = entries;
+        entries.iter().for_each(|entry| read_dynamic_entry(endian, entry, names, found));
     }
-    for section in sections.iter() {
-        if let Ok(Some((entries, link))) = section.dynamic(endian, data) {
-            let strings = sections.strings(endian, data, link).unwrap_or_default();
-            entries.iter().for_each(|entry| read_dynamic_entry(endian, entry, strings, found));
-        }
-    }
-    let Ok(symbols) = sections.symbols(endian, data, elf::SHT_DYNSYM) else { return };
-    for symbol in symbols.iter() {
-        let Ok(name) = symbol.name(endian, symbols.strings()) else { continue };
-        if symbol.st_bind() == elf::STB_GNU_UNIQUE && found.unique_symbols.len() < LIST_MAX {
-            found.unique_symbols.push(String::from_utf8_lossy(name).into_owned());
-        }
-        if symbol.st_shndx(endian) == elf::SHN_UNDEF || !name.starts_with(DOOR_PREFIX) {
-            continue;
-        }
-        if name == DOOR.as_bytes() {
-            found.door_size = Some(symbol.st_size(endian));
-        } else {
-            let name = String::from_utf8_lossy(name).into_owned();
-            found.refuse(format!("it has the door {name}; this host opens {DOOR}"));
-        }
+    if let Some(section) = first(elf::SHT_DYNSYM)
+        && let Some((symbols, names)) = entries_of(endian, &sections, section, data, found)
+    {
+        let symbols: &[elf::Sym64<Endianness>] = symbols;
+        symbols.iter().for_each(|symbol| read_symbol(endian, symbol, names, found));
     }
 }
 
-fn is_read(section_kind: u32) -> bool {
-    matches!(section_kind, elf::SHT_DYNSYM | elf::SHT_DYNAMIC)
-}
-
-fn read_dynamic_entry<'d, R: ReadRef<'d>>(
+/// The entries of a section and the bytes of the names that they refer to, if both are small enough.
+fn entries_of<'d, T: object::Pod, R: ReadRef<'d>>(
     endian: Endianness,
-    entry: &elf::Dyn64<Endianness>,
-    strings: StringTable<'d, R>,
+    sections: &SectionTable<'d, elf::FileHeader64<Endianness>, R>,
+    section: &elf::SectionHeader64<Endianness>,
+    data: R,
+    found: &mut Inspection,
+) -> Option<(&'d [T], &'d [u8])> {
+    if section.sh_size(endian) / size_of::<T>() as u64 > ENTRIES_MAX {
+        found.refuse(format!("it has more than {ENTRIES_MAX} dynamic symbols"));
+        return None;
+    }
+    let names = sections.section(section.link(endian)).ok()?;
+    if names.sh_size(endian) > STRINGS_LEN_MAX {
+        found
+            .refuse(format!("its dynamic symbols have more than {STRINGS_LEN_MAX} bytes of names"));
+        return None;
+    }
+    Some((section.data_as_array(endian, data).ok()?, names.data(endian, data).ok()?))
+}
+
+/// The name at `offset`, cut at [`NAME_LEN_MAX`].
+fn name_at(names: &[u8], offset: u32) -> &[u8] {
+    let rest = names.get(offset as usize..).unwrap_or_default();
+    let start = rest.get(..NAME_LEN_MAX).unwrap_or(rest);
+    start.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+fn read_symbol(
+    endian: Endianness,
+    symbol: &elf::Sym64<Endianness>,
+    names: &[u8],
     found: &mut Inspection,
 ) {
-    let text = || {
-        let bytes = strings.get(entry.val32(endian)?).ok()?;
-        Some(String::from_utf8_lossy(bytes).into_owned())
-    };
+    let name = name_at(names, symbol.st_name(endian));
+    if symbol.st_bind() == elf::STB_GNU_UNIQUE && found.unique_symbols.len() < LIST_MAX {
+        found.unique_symbols.push(String::from_utf8_lossy(name).into_owned());
+    }
+    if symbol.st_shndx(endian) == elf::SHN_UNDEF || !name.starts_with(DOOR_PREFIX) {
+        return;
+    }
+    if name == DOOR.as_bytes() {
+        found.door_size = Some(symbol.st_size(endian));
+    } else {
+        let name = String::from_utf8_lossy(name).into_owned();
+        found.refuse(format!("it has the door {name}; this host opens {DOOR}"));
+    }
+}
+
+fn read_dynamic_entry(
+    endian: Endianness,
+    entry: &elf::Dyn64<Endianness>,
+    names: &[u8],
+    found: &mut Inspection,
+) {
     let list = match entry.tag32(endian) {
         Some(elf::DT_FLAGS_1) => {
             found.nodelete |= entry.val32(endian).unwrap_or(0) & elf::DF_1_NODELETE != 0;
@@ -249,8 +334,10 @@ fn read_dynamic_entry<'d, R: ReadRef<'d>>(
         Some(elf::DT_RUNPATH | elf::DT_RPATH) => &mut found.runpath,
         _ => return,
     };
-    if list.len() < LIST_MAX {
-        list.extend(text());
+    if list.len() < LIST_MAX
+        && let Some(offset) = entry.val32(endian)
+    {
+        list.push(String::from_utf8_lossy(name_at(names, offset)).into_owned());
     }
 }
 

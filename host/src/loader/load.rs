@@ -93,7 +93,7 @@ impl<'m> Load<'m> {
             return Err(refusal.clone());
         }
         let manifest = candidate.inspection.allowed()?;
-        self.manager.files().check_name(&manifest.name)?;
+        self.manager.files().check_manifest(manifest)?;
         *state = State::Allowed;
         for requirement in manifest.requirements()? {
             match &requirement {

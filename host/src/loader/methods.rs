@@ -1,8 +1,8 @@
 //! The RPC methods of the loader, and loading on the first call of a method.
 
-use super::inspect::inspect_path;
 use super::manager::Manager;
 use super::report;
+use super::search::inspect_to_load;
 use super::services::rpc_error_of;
 use super::{Error, Result};
 use crate::rpc::{
@@ -83,7 +83,7 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
         Method::new::<PluginInspect>("plugin_inspect", Role::Admin, method)
             .result("Object of manifest, needed, runpath, nodelete, door_size and refusals."),
         in_background(manager, |_, PluginInspect { path }| {
-            inspect_path(Path::new(&path))
+            inspect_to_load(Path::new(&path))
                 .map(|inspection| report::inspection_json(&inspection))
                 .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {e}")))
         }),

@@ -23,14 +23,17 @@ pub fn list(folders: &[PathBuf], policy: Policy) -> Vec<Listing> {
 #[must_use]
 pub fn list_text(list: &[Listing]) -> String {
     let mut text = String::new();
+    let mut last_reason = None;
     for plugin in list {
         let state = format!("{:?}", plugin.state).to_lowercase();
         let (name, version) = (&plugin.name, &plugin.version);
         let (kind, path) = (&plugin.kind, plugin.path.display());
         let _ = writeln!(text, "{name:<16} {version:<10} {kind:<10} {state:<9} {path}");
-        if let Some(reason) = &plugin.reason {
+        // One line for a folder that others may write, not one for each of its files.
+        if let Some(reason) = plugin.reason.as_ref().filter(|reason| last_reason != Some(*reason)) {
             let _ = writeln!(text, "    {reason}");
         }
+        last_reason = plugin.reason.as_ref();
     }
     text
 }

@@ -121,7 +121,9 @@ impl Search {
     /// The files that the last look at the path could not read, and may be plugins: which and why.
     pub(super) fn unreadable(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.known.iter().filter_map(|(path, (_, look))| match look {
-            Err(NotAPlugin::Unreadable(why)) => Some((path.as_path(), why.as_str())),
+            Err(NotAPlugin::Unreadable(why) | NotAPlugin::ReadFailed(why)) => {
+                Some((path.as_path(), why.as_str()))
+            }
             Ok(_) | Err(NotAPlugin::SomethingElse) => None,
         })
     }
@@ -130,12 +132,18 @@ impl Search {
         let file = fs::metadata(path).ok()?;
         let folder = fs::metadata(folder_of(path)).ok()?;
         let stamp = Stamp::of(&file, &folder);
-        match self.known.get(path) {
-            Some((known, look)) if *known == stamp => Some((stamp, look.clone())),
+        let known = self.known.get(path).filter(|(known, _)| *known == stamp);
+        match known {
+            // A read may succeed the next time, though the file is the same.
+            Some((_, look)) if !matches!(look, Err(NotAPlugin::ReadFailed(_))) => {
+                Some((stamp, look.clone()))
+            }
             _ => {
                 let look = look_into(path).map(|found| self.judge(found));
                 // Told once: what it would have provided, nobody can say any more.
-                if let Err(NotAPlugin::Unreadable(why)) = &look {
+                if known.is_none()
+                    && let Err(NotAPlugin::Unreadable(why) | NotAPlugin::ReadFailed(why)) = &look
+                {
                     tracing::warn!(path = %path.display(), "passed over: {why}");
                 }
                 Some((stamp, look))
@@ -145,7 +153,9 @@ impl Search {
 
     fn judge(&self, mut candidate: Candidate) -> Candidate {
         if candidate.refusal.is_none() {
-            candidate.refusal = self.policy.check_name(&candidate.name()).err();
+            let manifest = candidate.inspection.manifest.as_ref();
+            let judged = manifest.map(|manifest| self.policy.check_manifest(manifest));
+            candidate.refusal = judged.and_then(Result::err);
         }
         candidate
     }
@@ -249,17 +259,19 @@ pub(super) fn file_name(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Reads the plugin at `path`, wherever it lies.
+/// Reads the plugin at `path`, wherever it lies. Nothing of a file of another user's is read: who may
+/// put files into a shared folder must not keep the host busy with them.
 ///
 /// # Errors
 /// What the file is, if it is no plugin or cannot be read.
 pub fn look_into(path: &Path) -> Look {
-    let unreadable = |e: std::io::Error| NotAPlugin::Unreadable(format!("cannot be read: {e}"));
+    let unreadable = |e: std::io::Error| NotAPlugin::ReadFailed(format!("cannot be read: {e}"));
     let file = trust::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(NotAPlugin::Unreadable("not a regular file".to_owned()));
     }
+    trust::check_owner(path, &metadata).map_err(|e| NotAPlugin::Unreadable(e.to_string()))?;
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
@@ -269,6 +281,18 @@ pub fn look_into(path: &Path) -> Look {
         .err();
     let stamp = Stamp::of(&metadata, &folder_metadata);
     Ok(Candidate { path: path.to_owned(), inspection, refusal, stamp })
+}
+
+/// What the file at `path` says, with what forbids to load it, owner and mode included.
+///
+/// # Errors
+/// What the file is, if it is no plugin or cannot be read.
+pub fn inspect_to_load(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
+    let Candidate { mut inspection, refusal, .. } = look_into(path)?;
+    if let Some(refusal) = refusal.filter(|_| inspection.refusals.is_empty()) {
+        inspection.refusals.push(refusal.to_string());
+    }
+    Ok(inspection)
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -15,6 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Marks a folder of staged copies, so that nothing else is ever removed.
+const MARKER: &str = ".drivebay-staged";
 /// Largest plugin, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 30;
 
@@ -55,6 +57,8 @@ impl Stage {
                 .map_err(|(_, e)| Error::of_file("lock", &folder, &e.into()))?;
             // Another process may have taken it for stale between both steps.
             if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
+                let marker = folder.join(MARKER);
+                File::create(&marker).map_err(|e| Error::of_file("make", &marker, &e))?;
                 return Ok(Self { folder, _lock: lock, copies: AtomicU64::new(0) });
             }
         }
@@ -113,7 +117,7 @@ pub fn sha256_of(path: &Path) -> Result<String> {
 impl Drop for Stage {
     fn drop(&mut self) {
         // What is mapped stays mapped; only the names go.
-        let _ = fs::remove_dir_all(&self.folder);
+        remove_copies(&self.folder);
     }
 }
 
@@ -169,9 +173,26 @@ fn remove_stale(parent: &Path) {
             continue;
         }
         if let Ok(_locked) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            let _ = fs::remove_dir_all(&folder);
+            remove_copies(&folder);
         }
     }
+}
+
+/// Removes a folder of staged copies: its files and itself, and nothing where the marker is missing or that
+/// lies deeper.
+fn remove_copies(folder: &Path) {
+    let is_ours = fs::symlink_metadata(folder)
+        .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::Uid::effective().as_raw());
+    if !is_ours || !folder.join(MARKER).is_file() {
+        return;
+    }
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name() != MARKER) {
+        let _ = fs::remove_file(entry.path());
+    }
+    // The marker last: what could not be removed is still known as ours.
+    let _ = fs::remove_file(folder.join(MARKER));
+    let _ = fs::remove_dir(folder);
 }
 
 fn is_pid(name: &str) -> bool {
@@ -188,12 +209,17 @@ mod tests {
         let parent = runtime.path().join("plugins");
         let stale = parent.join("1");
         let other = parent.join("notes");
-        for folder in [&stale, &other] {
+        let somebodys = parent.join("2");
+        for folder in [&stale, &other, &somebodys] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder).unwrap();
         }
+        fs::write(stale.join(MARKER), "").unwrap();
+        fs::write(stale.join("x.so"), "").unwrap();
+        fs::write(somebodys.join("x.so"), "").unwrap();
         let stage = Stage::new(runtime.path()).unwrap();
         assert!(!stale.exists(), "nobody holds it");
         assert!(other.exists(), "not a run's folder");
+        assert!(somebodys.join("x.so").exists(), "not marked as ours");
         remove_stale(&parent);
         assert!(stage.folder.exists(), "it is locked");
         let folder = stage.folder.clone();
@@ -210,6 +236,8 @@ mod tests {
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         let error = stage.copy(&path).unwrap_err();
         assert!(error.message().contains("not a 64-bit ELF"), "{error}");
-        assert_eq!(fs::read_dir(&stage.folder).unwrap().count(), 0);
+        let left = fs::read_dir(&stage.folder).unwrap().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, [MARKER]);
     }
 }

@@ -3,13 +3,14 @@
 use crate::{Error, Result};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `DRIVEBAY_RUNTIME`, else the user's runtime folder, else `/run/drivebay`, else a folder of the
 /// user's own below `/tmp`. It is made with mode 0700 when it is not there.
 ///
 /// # Errors
-/// When it cannot be made, or belongs to somebody else.
+/// When it cannot be made, belongs to somebody else, or is a symbolic link that somebody else made: in a
+/// folder such as `/tmp` anybody can put one there first.
 pub fn folder() -> Result<PathBuf> {
     let path = chosen();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| {
@@ -18,18 +19,28 @@ pub fn folder() -> Result<PathBuf> {
             format!("runtime folder {}: {error}; set DRIVEBAY_RUNTIME to another", path.display()),
         )
     })?;
-    let meta = fs::metadata(&path)?;
-    let own = meta.uid() == own_uid() && meta.permissions().mode() & 0o022 == 0;
-    if !own {
-        return Err(Error::new(
-            libc::EPERM,
-            format!(
-                "runtime folder {} must belong to this user and be writable by nobody else",
-                path.display()
-            ),
+    check(&path, own_uid())?;
+    Ok(path)
+}
+
+fn check(path: &Path, own: u32) -> Result<()> {
+    let refused = |what: &str| {
+        let message =
+            format!("runtime folder {} {what}; set DRIVEBAY_RUNTIME to another", path.display());
+        Err(Error::new(libc::EPERM, message))
+    };
+    let itself = fs::symlink_metadata(path)?;
+    if itself.is_symlink() && itself.uid() != own && itself.uid() != 0 {
+        return refused(&format!(
+            "is a symbolic link of user {}, neither root nor this user",
+            itself.uid()
         ));
     }
-    Ok(path)
+    let folder = fs::metadata(path)?;
+    if !folder.is_dir() || folder.uid() != own || folder.permissions().mode() & 0o022 != 0 {
+        return refused("must belong to this user and be writable by nobody else");
+    }
+    Ok(())
 }
 
 fn chosen() -> PathBuf {
@@ -48,4 +59,30 @@ fn chosen() -> PathBuf {
 fn own_uid() -> u32 {
     // A process's own entry belongs to its effective user.
     fs::metadata("/proc/self").map_or(u32::MAX, |meta| meta.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{lchown, symlink};
+
+    #[test]
+    fn a_link_that_another_user_put_there_is_refused() {
+        let own = own_uid();
+        let base =
+            std::env::temp_dir().join(format!("drivebay-runtime-test-{}", std::process::id()));
+        let (folder, link) = (base.join("folder"), base.join("link"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).unwrap();
+        symlink(&folder, &link).unwrap();
+        check(&folder, own).unwrap();
+        check(&link, own).unwrap();
+        // Only root can make another user's link; anybody can be another user to its own link.
+        let other =
+            if own == 0 { lchown(&link, Some(65534), None).map(|()| own) } else { Ok(own + 1) };
+        let error = check(&link, other.unwrap()).unwrap_err();
+        assert!(error.message.contains("symbolic link"), "{error}");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(check(&folder, own).unwrap_err().message.contains("writable by nobody else"));
+        fs::remove_dir_all(&base).unwrap();
+    }
 }

@@ -183,9 +183,13 @@ impl KeyFolder {
     /// read might be the revoked one.
     pub fn standing(&self, fingerprint: &Fingerprint) -> Result<Standing> {
         let revoked = self.0.join(REVOKED);
-        if revoked.exists()
-            && let Some(key) = find(&revoked, fingerprint)?
-        {
+        // A link that leads nowhere is an error: what it stood for may name this key.
+        let is_there = match fs::symlink_metadata(&revoked) {
+            Ok(_) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::of_file("read", &revoked, &error)),
+        };
+        if is_there && let Some(key) = find(&revoked, fingerprint)? {
             return Ok(Standing::Revoked(key));
         }
         Ok(find(&self.0, fingerprint)?.map_or(Standing::Unknown, Standing::Trusted))

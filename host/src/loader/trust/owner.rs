@@ -6,7 +6,10 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-const GROUP_OR_WORLD_WRITABLE: u32 = 0o022;
+use nix::unistd::{Gid, Group, Uid, User};
+
+const GROUP_WRITABLE: u32 = 0o020;
+const WORLD_WRITABLE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
 /// Opens a file to read it. A pipe does not make the caller wait for its other end; that it is none is for the caller to check.
@@ -26,7 +29,7 @@ pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
         return Err(Error::new(libc::EINVAL, format!("{}: not a regular file", path.display())));
     }
     check_owner(path, file)?;
-    if file.mode() & GROUP_OR_WORLD_WRITABLE != 0 {
+    if is_writable_by_others(file) {
         return Err(writable(path, file));
     }
     Ok(())
@@ -49,13 +52,33 @@ pub fn check_folders(file: &Path) -> Result<()> {
 
 fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
     check_owner(path, folder)?;
-    if folder.mode() & GROUP_OR_WORLD_WRITABLE != 0 && folder.mode() & STICKY == 0 {
+    if folder.mode() & STICKY == 0 && is_writable_by_others(folder) {
         return Err(writable(path, folder));
     }
     Ok(())
 }
 
-fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
+/// Whether anybody but the owner may write it. The members of a group may, unless it is the owner's private
+/// one, as many systems make one for each user (with umask 002 all new files are writable by it).
+fn is_writable_by_others(found: &Metadata) -> bool {
+    let mode = found.mode();
+    mode & WORLD_WRITABLE != 0
+        || mode & GROUP_WRITABLE != 0 && !is_private_group(found.gid(), found.uid())
+}
+
+/// Whether a group has the user's name and no other member.
+fn is_private_group(group: u32, user: u32) -> bool {
+    let group = Group::from_gid(Gid::from_raw(group)).ok().flatten();
+    let user = User::from_uid(Uid::from_raw(user)).ok().flatten();
+    let (Some(group), Some(user)) = (group, user) else { return false };
+    group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+}
+
+/// Checks that root or the host's user owns a file.
+///
+/// # Errors
+/// `EPERM`: who owns it, and who must.
+pub fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
     let own = nix::unistd::Uid::effective().as_raw();
     if found.uid() == 0 || found.uid() == own {
         return Ok(());
@@ -69,7 +92,9 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
 
 fn writable(path: &Path, found: &Metadata) -> Error {
     let (path, mode) = (path.display(), found.mode() & 0o7777);
-    let message = format!("{path}: has mode {mode:04o}; others must not write it (chmod go-w)");
+    let message = format!(
+        "{path}: has mode {mode:04o}; others must not write it (chmod go-w, or give it to the private group of its owner)"
+    );
     Error::new(libc::EPERM, message)
 }
 
@@ -84,9 +109,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.so");
         fs::write(&path, "").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         let error = check_file(&path, &fs::metadata(&path).unwrap()).unwrap_err();
-        assert!(error.message().contains("mode 0664"), "{error}");
+        assert!(error.message().contains("mode 0666"), "{error}");
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         check_file(&path, &fs::metadata(&path).unwrap()).unwrap();
     }
@@ -99,6 +124,7 @@ mod tests {
             check_folder(folder.path(), &fs::metadata(folder.path()).unwrap())
         };
         assert!(check(0o777).is_err());
+        assert!(check(0o772).is_err());
         assert!(check(0o1777).is_ok());
         assert!(check(0o755).is_ok());
     }
@@ -110,8 +136,19 @@ mod tests {
         fs::create_dir_all(above.join("own")).unwrap();
         fs::write(&file, "").unwrap();
         check_folders(&file).unwrap();
-        fs::set_permissions(&above, Permissions::from_mode(0o775)).unwrap();
+        fs::set_permissions(&above, Permissions::from_mode(0o777)).unwrap();
         let error = check_folders(&file).unwrap_err();
-        assert!(error.message().contains("above: has mode 0775"), "{error}");
+        assert!(error.message().contains("above: has mode 0777"), "{error}");
+    }
+
+    #[test]
+    fn the_group_of_a_user_alone_may_write_and_others_may_not() {
+        // Root's group is private nearly everywhere, and `daemon` is another user's.
+        let root = Group::from_gid(Gid::from_raw(0)).unwrap().unwrap();
+        let is_alone = root.name == "root" && root.mem.iter().all(|member| member == "root");
+        assert_eq!(is_private_group(0, 0), is_alone);
+        assert!(!is_private_group(1, 0));
+        assert!(!is_private_group(0, 1));
+        assert!(!is_private_group(4_000_000_000, 4_000_000_000), "neither is known");
     }
 }

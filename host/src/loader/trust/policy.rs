@@ -6,6 +6,7 @@
 //!   "keys": "/etc/drivebay/keys",
 //!   "allow": ["malloc", "nvmf", "nvmf-tcp", "acme-disk"],
 //!   "deny": ["null"],
+//!   "least_versions": {"acme-disk": "1.4.0"},
 //!   "grants": [{"plugin": "acme-disk", "key": "<fingerprint>", "permissions": ["pci"]}]
 //! }
 //! ```
@@ -14,11 +15,14 @@
 //! host's user can write may be loaded, and gets the permissions that it wants.
 
 use super::super::error::{Error, Result};
+use super::super::inspect::Inspection;
 use super::super::manifest::Manifest;
 use super::key::{Fingerprint, KeyFolder};
 use super::owner;
 use super::signature::{Verdict, sidecar_path, verify};
+use semver::Version;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +60,10 @@ pub struct Policy {
     /// Plugins that may not be loaded, by name, though `allow` has them.
     #[serde(default)]
     pub deny: Vec<String>,
+    /// Oldest versions that may be loaded, by name: a signature stays good when a fault is found in what
+    /// it signed.
+    #[serde(default)]
+    pub least_versions: BTreeMap<String, Version>,
     /// The only permissions that are given.
     #[serde(default)]
     pub grants: Option<Vec<GrantRule>>,
@@ -84,6 +92,7 @@ impl Policy {
         let io = |e: std::io::Error| Error::of_file("read", file, &e);
         let metadata = fs::metadata(file).map_err(io)?;
         owner::check_file(file, &metadata)?;
+        owner::check_folders(file)?;
         if metadata.len() > FILE_LEN_MAX {
             return Err(told(libc::EFBIG, format!("more than {FILE_LEN_MAX} bytes")));
         }
@@ -99,17 +108,19 @@ impl Policy {
     /// # Errors
     /// A member is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let policy: Self =
+        let mut policy: Self =
             serde_json::from_str(text).map_err(|e| Error::new(libc::EINVAL, e.to_string()))?;
         policy.check()?;
         Ok(policy)
     }
 
-    fn check(&self) -> Result<()> {
-        for rule in self.grants.iter().flatten() {
-            if let Some(key) = &rule.key {
-                Fingerprint::parse(key)
-                    .map_err(|e| Error::new(e.errno(), format!("grants: key {key:?}: {e}")))?;
+    /// Checks every member, and writes keys as they are compared.
+    fn check(&mut self) -> Result<()> {
+        for rule in self.grants.iter_mut().flatten() {
+            if let Some(key) = &mut rule.key {
+                *key = Fingerprint::parse(key)
+                    .map_err(|e| Error::new(e.errno(), format!("grants: key {key:?}: {e}")))?
+                    .to_string();
             }
             if let Some(unknown) = rule.permissions.iter().find(|p| !is_permission(p)) {
                 let message =
@@ -120,16 +131,59 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether a plugin of this name may be loaded at all.
+    /// Whether a plugin of this name and version may be loaded at all.
     ///
     /// # Errors
-    /// `EPERM` naming the list that forbids it.
-    pub fn check_name(&self, name: &str) -> Result<()> {
+    /// `EPERM` naming the member that forbids it.
+    pub fn check_manifest(&self, manifest: &Manifest) -> Result<()> {
+        self.check_name(&manifest.name)?;
+        match self.least_versions.get(&manifest.name) {
+            Some(least) if manifest.version < *least => {
+                let found = &manifest.version;
+                let message = format!(
+                    "version {found}; the plugin policy's `least_versions` requires {least} or later"
+                );
+                Err(Error::new(libc::EPERM, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_name(&self, name: &str) -> Result<()> {
         if self.deny.iter().any(|denied| denied == name) {
             return Err(Error::new(libc::EPERM, "the plugin policy's list `deny` names it"));
         }
         if self.allow.as_ref().is_some_and(|allow| !allow.iter().any(|allowed| allowed == name)) {
-            return Err(Error::new(libc::EPERM, "the plugin policy's list `allow` has it not"));
+            return Err(Error::new(libc::EPERM, "it is not in the plugin policy's list `allow`"));
+        }
+        Ok(())
+    }
+
+    /// Judges where the dynamic loader looks for the libraries that a plugin needs. A signature says
+    /// nothing about them, so with `require` they come from the system's folders only.
+    ///
+    /// # Errors
+    /// `EPERM` with the folder or library that is not trusted.
+    pub fn check_libraries(&self, inspection: &Inspection) -> Result<()> {
+        let folders: Vec<&str> =
+            inspection.runpath.iter().flat_map(|list| list.split(':')).collect();
+        let by_path = inspection.needed.iter().find(|name| name.contains('/'));
+        if self.signatures == Signatures::Require
+            && let Some(place) = folders.first().copied().or(by_path.map(String::as_str))
+        {
+            let message = format!(
+                "it has the dynamic loader look for libraries at {place}, which no signature covers; with `signatures: require` a plugin has neither DT_RUNPATH nor paths in DT_NEEDED"
+            );
+            return Err(Error::new(libc::EPERM, message));
+        }
+        let in_folders = folders
+            .iter()
+            .flat_map(|folder| inspection.needed.iter().map(|name| Path::new(folder).join(name)));
+        for library in in_folders.chain(by_path.map(PathBuf::from)) {
+            if let Ok(metadata) = fs::metadata(&library) {
+                owner::check_file(&library, &metadata)?;
+                owner::check_folders(&library)?;
+            }
         }
         Ok(())
     }
@@ -217,7 +271,7 @@ mod tests {
 
     #[test]
     fn permissions_are_those_wanted_and_granted() {
-        let key = "ab".repeat(32);
+        let key = "aB".repeat(32); // Digits of a key are the same in upper case.
         let text = format!(
             r#"{{"grants":[{{"plugin":"a","key":"{key}","permissions":["pci"]}},{{"plugin":"a","permissions":["key"]}}]}}"#
         );
@@ -227,6 +281,59 @@ mod tests {
         assert_eq!(policy.granted(&manifest("a"), None), ["key"]);
         assert!(policy.granted(&manifest("b"), Some(&signer)).is_empty());
         assert_eq!(Policy::default().granted(&manifest("a"), None), ["pci", "key"]);
+    }
+
+    #[test]
+    fn versions_before_the_least_one_are_refused() {
+        let of = |text: &str| policy(text).unwrap().check_manifest(&manifest("a"));
+        of(r#"{"least_versions":{"a":"1.0.0","b":"2.0.0"}}"#).unwrap();
+        let error = of(r#"{"least_versions":{"a":"1.0.1"}}"#).unwrap_err();
+        assert_eq!(error.errno(), libc::EPERM);
+        assert!(
+            error
+                .message()
+                .contains("version 1.0.0; the plugin policy's `least_versions` requires 1.0.1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn libraries_come_from_where_no_other_user_can_put_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libx.so");
+        fs::write(&library, "").unwrap();
+        let of = |runpath: &[&str], needed: &str| Inspection {
+            runpath: runpath.iter().map(|path| (*path).to_owned()).collect(),
+            needed: vec!["libc.so.6".to_owned(), needed.to_owned()],
+            ..Inspection::default()
+        };
+        let place = format!("/nonexistent:{}", folder.path().display());
+        let (off, require) = (Policy::default(), policy(r#"{"signatures":"require"}"#).unwrap());
+        let system = of(&[], "libm.so.6");
+        off.check_libraries(&system).unwrap();
+        require.check_libraries(&system).unwrap();
+        for inspection in [of(&[&place], "libx.so"), of(&[], &library.to_string_lossy())] {
+            off.check_libraries(&inspection).unwrap();
+            assert_eq!(require.check_libraries(&inspection).unwrap_err().errno(), libc::EPERM);
+        }
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        fs::set_permissions(&library, everybody).unwrap();
+        for inspection in [of(&[&place], "libx.so"), of(&[], &library.to_string_lossy())] {
+            let error = off.check_libraries(&inspection).unwrap_err();
+            assert!(error.message().contains("libx.so: has mode 0666"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_others_may_replace_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugins.json");
+        fs::write(&file, "{}").unwrap();
+        Policy::read(&file).unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(folder.path(), everybody).unwrap();
+        let error = Policy::read(&file).unwrap_err();
+        assert!(error.message().contains("has mode 0777"), "{error}");
     }
 
     #[test]

@@ -234,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_revoked_keys_that_cannot_be_found_stops_the_judgement() {
+        let vendor = vendor();
+        let revoked = vendor.keys.0.join("revoked");
+        fs::remove_dir(&revoked).unwrap();
+        assert!(matches!(vendor.verdict(), Verdict::Good { .. }), "there need not be one");
+        std::os::unix::fs::symlink("/nonexistent/revoked", &revoked).unwrap();
+        let error = verify(&vendor.file, &sidecar_path(&vendor.file), &vendor.keys).unwrap_err();
+        assert!(error.message().contains("keys/revoked"), "{error}");
+    }
+
+    #[test]
     fn a_key_that_cannot_be_read_stops_the_judgement() {
         let vendor = vendor();
         fs::write(vendor.keys.0.join("revoked/x.pub"), "garbage").unwrap();
