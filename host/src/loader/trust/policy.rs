@@ -149,7 +149,11 @@ impl Policy {
         }
     }
 
-    fn check_name(&self, name: &str) -> Result<()> {
+    /// Whether the lists of names let a plugin of this name be loaded.
+    ///
+    /// # Errors
+    /// `EPERM` naming the list that forbids it.
+    pub fn check_name(&self, name: &str) -> Result<()> {
         if self.deny.iter().any(|denied| denied == name) {
             return Err(Error::new(libc::EPERM, "the plugin policy's list `deny` names it"));
         }
