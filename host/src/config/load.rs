@@ -45,17 +45,18 @@ impl Load {
     pub fn startup(&mut self, events: &Receiver<Event>) -> Result<(), Halt> {
         let methods: BTreeSet<&str> =
             self.entries.iter().map(|(_, entry)| entry.method.as_str()).collect();
-        for method in methods {
-            // A refusal shows again, with its call.
-            let _ = self.host.manager.on_demand(&format!("rpc:{method}"));
-        }
-        self.leave_out_unknown()?;
+        let refused: Vec<String> = methods
+            .into_iter()
+            .filter_map(|method| self.host.manager.on_demand(&format!("rpc:{method}")).err())
+            .map(|error| error.message().to_owned())
+            .collect();
+        self.leave_out_unknown(&refused)?;
         self.make(State::Startup, events)
     }
 
     /// Takes out the calls of methods that nothing has, with one summary in the log: those without
-    /// effect here, and those whose configuration is lost.
-    fn leave_out_unknown(&mut self) -> Result<(), Halt> {
+    /// effect here, and those whose configuration is lost. `refused` says why plugins were not loaded.
+    fn leave_out_unknown(&mut self, refused: &[String]) -> Result<(), Halt> {
         let registry = Arc::clone(&self.host.registry);
         let all = std::mem::take(&mut self.entries);
         let (known, unknown): (Vec<_>, Vec<_>) =
@@ -75,9 +76,13 @@ impl Load {
         }
         let calls = summary(&lost);
         if !self.ignores_errors {
+            let why = match refused {
+                [] => "plugins that have such methods go on the plugin path".to_owned(),
+                _ => refused.join("; "),
+            };
             return Err(Halt::Failed(format!(
-                "configuration: no method does this, so it would be lost: {calls}; plugins that have \
-                 such methods go on the plugin path, or --json-ignore-init-errors starts without it"
+                "configuration: no method does this, so it would be lost: {calls}; {why}, or \
+                 --json-ignore-init-errors starts without it"
             )));
         }
         tracing::warn!("configuration: lost, as no method does it: {calls}");

@@ -24,6 +24,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// A client that has just come or just been answered keeps its place so long: its next request may be on the way.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process is out of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -231,7 +233,8 @@ impl Loop {
         }
         let has_work = self.connections.values().any(|one| one.has_work(&self.config));
         let deadlines = self.connections.values().filter_map(|one| one.deadline(&self.config));
-        let timeout = match deadlines.chain(accept_rests).min() {
+        let next_place = if self.has_place() { None } else { self.next_idle() };
+        let timeout = match deadlines.chain(accept_rests).chain(next_place).min() {
             _ if has_work => PollTimeout::ZERO,
             deadline => until(deadline, now),
         };
@@ -261,11 +264,18 @@ impl Loop {
         self.connections.len() < self.config.max_connections || self.idlest().is_some()
     }
 
-    /// The client that has been idle longest.
+    /// The client that has been idle longest, and long enough to give up its place.
     fn idlest(&self) -> Option<u64> {
+        let now = Instant::now();
         let idle = self.connections.iter();
         let idle = idle.filter_map(|(id, connection)| Some((connection.idle_since()?, *id)));
-        idle.min().map(|(_, id)| id)
+        idle.min().filter(|(since, _)| now.duration_since(*since) >= IDLE_MIN).map(|(_, id)| id)
+    }
+
+    /// When a client will have been idle long enough.
+    fn next_idle(&self) -> Option<Instant> {
+        let idle = self.connections.values().filter_map(Connection::idle_since);
+        idle.min().map(|since| since + IDLE_MIN)
     }
 
     fn accept(&mut self) {

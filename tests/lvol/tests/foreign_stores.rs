@@ -108,7 +108,8 @@ fn parents_flags_and_names_are_as_they_were_given() {
     assert!(volumes["thick"].is_read_only && !volumes["thick"].is_thin);
     assert!(volumes["snap1"].is_read_only && !volumes["clone"].is_read_only);
     let external = volumes["esnap"].external_parent.as_deref();
-    assert_eq!(external, Some(&b"11111111-2222-4333-8444-555555555555"[..]));
+    // The format ends the name with a zero byte.
+    assert_eq!(external, Some(&b"11111111-2222-4333-8444-555555555555\0"[..]));
 }
 
 #[test]

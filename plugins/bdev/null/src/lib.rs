@@ -79,9 +79,10 @@ impl Bdev for Null {
     // A read leaves the buffers as they are (`keeps_no_data`), which is what makes it cheap.
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         let status = match io.op() {
+            Op::Read(_) | Op::Write(_) | Op::Flush | Op::Reset => Status::SUCCESS,
+            Op::Unmap(_) | Op::WriteZeroes(_) => Status::SUCCESS,
             Op::Abort(_) => Status::NOT_FOUND,
-            Op::Other(_) | Op::Compare(_) => Status::NOT_SUPPORTED,
-            _ => Status::SUCCESS,
+            _ => Status::NOT_SUPPORTED,
         };
         io.complete(status);
     }
