@@ -70,4 +70,12 @@ pub struct AbiRoot {
     pub nvmf_transport_ops: bay_nvmf_transport_ops,
     /// `bay_nvmf_target_api`.
     pub nvmf_target_api: bay_nvmf_target_api,
+    /// `bay_zone`.
+    pub zone: bay_zone,
+    /// `bay_region`.
+    pub region: bay_region,
+    /// `bay_job`.
+    pub job: bay_job,
+    /// `bay_worker_api`.
+    pub worker_api: bay_worker_api,
 }

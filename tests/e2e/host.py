@@ -111,6 +111,12 @@ class Host:
             self.process = None
 
     def log(self, lines=60):
+        """The end of the log. A thread of the host's own writes it, so it is read when it has been still."""
+        size = -1
+        for _ in range(40):
+            if size == (size := os.path.getsize(self.log_path)):
+                break
+            time.sleep(0.05)
         with open(self.log_path, errors="replace") as log:
             return "".join(log.readlines()[-lines:])
 

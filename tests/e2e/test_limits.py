@@ -19,8 +19,8 @@ class Memory(unittest.TestCase):
             state = ("--state", f"{host.folder}/state.json")
             error = host.refused("bdev_malloc_create", **huge)
             self.assertEqual(error.code, -12)
+            host.stop()  # every line is in the log then
             self.assertIn("--overcommit", host.log(1000))
-            host.stop()
             host.start(*state, "--overcommit")
             host.call("bdev_malloc_create", **huge)
             host.stop()

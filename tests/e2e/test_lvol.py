@@ -71,7 +71,8 @@ class AfterAKill(unittest.TestCase):
             before = host.call("bdev_lvol_get_lvols")
             self.assertEqual([volume["name"] for volume in before], ["v", "s"])
             host.kill()
-            host.start()
+            # The plugin is there before the disk, so that the disk's examination is waited for.
+            host.start("--load", "lvol")
             host.call("bdev_aio_create", name="base", filename=path, block_size=512)
             host.call("bdev_wait_for_examine")
             self.assertEqual(host.call("bdev_lvol_get_lvols"), before)

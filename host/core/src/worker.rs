@@ -1,7 +1,7 @@
 //! Workers: OS threads of the host for work that blocks, such as files, name resolution and key derivation.
 //!
 //! A job waits in one bounded queue and runs on one of a few threads, which are made when they are needed and then kept. Its end is a
-//! message to the lightweight thread that submitted it. A plugin that stops waits until none of its jobs runs ([`end_owner`]).
+//! message to the lightweight thread that submitted it. A plugin that stops waits until none of its jobs runs (`end_owner`).
 #![expect(unsafe_code, reason = "jobs are function pointers of the ABI with their argument")]
 
 use crate::reactor::thread;

@@ -37,7 +37,7 @@ pub struct Settings {
 
 /// The plugins of this host. A handle for any thread.
 ///
-/// What looks at files blocks: call it from a thread that may wait, or [`in_background`](Self::in_background).
+/// What looks at files blocks: call it from a thread that may wait, or `in_background`.
 pub struct Manager {
     this: Weak<Self>,
     files: Files,

@@ -187,9 +187,11 @@ fn await_base(filter: Waiting) -> Result<()> {
 
 /// A bdev has come: makes the filters that wait for it. `[app thread]`
 pub(crate) fn base_appears(base: &str) {
-    let all = std::mem::take(&mut *waiting());
-    let (filters, others) = all.into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
-    *waiting() = others;
+    let mut all = waiting();
+    let (filters, others) =
+        std::mem::take(&mut *all).into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
+    *all = others;
+    drop(all); // a filter that is made asks for the list itself
     for filter in filters {
         match (filter.make)(&filter.params) {
             Ok(name) => {

@@ -1,6 +1,6 @@
 //! `lvol`: logical volumes in a store on a base bdev.
 //!
-//! - [`volume`] is the data path: one look into [`map`], then the I/O goes on to the base as it is. A
+//! - [`volume`] is the data path: one look into `map`, then the I/O goes on to the base as it is. A
 //!   first write waits until the store has allocated the cluster.
 //! - `stores` holds the stores that are open, on the app thread, which is their metadata thread;
 //!   `base` is the disk that [`drivebay_blobstore`] writes through.

@@ -2,7 +2,7 @@
 //!
 //! Bytes go in by [`Node::receive`], the ends of I/Os by [`Node::ended`], time by [`Node::tick`]; bytes come out of each [`Link`]'s outbox
 //! and I/Os through the [`Backend`]. A link works on its own tasks; what concerns several (task management, units that go, turns at a unit's
-//! gate) is a [`Chore`] that the node does after the link has returned, so no link is entered twice.
+//! gate) is a `Chore` that the node does after the link has returned, so no link is entered twice.
 
 mod data;
 mod link;
