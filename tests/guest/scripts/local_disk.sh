@@ -56,6 +56,7 @@ export_disk() { # NAME
 export_disk D0
 connect
 dd if=/dev/zero of="$(wait_disk 1)" bs=64k oflag=direct status=none 2>/dev/null &
+writer=$!
 sleep 1
 kill -9 $host
 wait $host || true
@@ -63,7 +64,7 @@ serve
 rpc_or_show bdev_aio_create "$(aio D0 /dev/vda)"
 mark "a killed host's disk is there for the next one at once"
 disconnect
-wait || true
+wait $writer || true
 kill $host
 wait $host || true
 
