@@ -287,8 +287,13 @@ impl Control {
             return;
         }
         if open.is_closing {
-            drop(entries);
-            return self.gone(key);
+            // The session ended while a message had only some of its rings stop.
+            let rest = open.session.running();
+            if rest.is_empty() {
+                drop(entries);
+                return self.gone(key);
+            }
+            return self.stop_rings(key, open, &rest);
         }
         let _ = epoll::modify(&self.epoll, &open.socket, EventData::new_u64(key), EventFlags::IN);
         let Some((mut message, request)) = open.waiting.take() else { return };
