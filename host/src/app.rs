@@ -264,7 +264,7 @@ fn make_host(
     let settings = Settings {
         policy,
         folders: Search::default_folders(&options.environment.plugin_dir),
-        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message))?,
+        runtime: runtime::folder().map_err(|error| Halt::Failed(error.message().to_owned()))?,
     };
     let outside = Outside {
         core,
@@ -324,7 +324,9 @@ fn start_server(options: &Serve, gate: &Arc<Gate>) -> Result<Option<Server>, Hal
     }
     let path: PathBuf = match &options.rpc_socket {
         Some(path) => path.clone(),
-        None => default_socket().map_err(|error| failed("--rpc-socket", error.message))?,
+        None => {
+            default_socket().map_err(|error| failed("--rpc-socket", error.message().to_owned()))?
+        }
     };
     let dispatcher = Arc::clone(gate) as Arc<dyn Dispatcher>;
     let server = Server::start(rpc::Config::new(path), dispatcher);

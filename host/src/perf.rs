@@ -78,5 +78,5 @@ fn measure(options: &Perf, stop: &Arc<AtomicBool>) -> Result<load::Results, Halt
         null_loop: options.null_loop,
         copy_loop: options.copy_loop,
     };
-    load::run(&plan, stop).map_err(|error| Halt::Failed(error.message))
+    load::run(&plan, stop).map_err(|error| Halt::Failed(error.message().to_owned()))
 }

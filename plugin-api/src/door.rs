@@ -124,14 +124,3 @@ structs! {
         log: Option<bay_log_fn>,
     }
 }
-
-impl bay_str {
-    /// Borrows `text` for as long as the caller keeps it.
-    #[must_use]
-    pub const fn new(text: &str) -> Self {
-        Self { ptr: text.as_ptr(), len: text.len() }
-    }
-
-    /// The empty text.
-    pub const EMPTY: Self = Self { ptr: core::ptr::null(), len: 0 };
-}

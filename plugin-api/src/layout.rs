@@ -100,6 +100,7 @@ macro_rules! structs {
             #[cfg_attr(feature = "abi-stable", derive(abi_stable::StableAbi))]
             #[cfg_attr(feature = "abi-stable", sabi(unsafe_opaque_fields))]
             pub struct $name { $( $(#[doc = $fdoc])* pub $field: $type ),* }
+            $crate::layout::open!($kind $name);
         )*
 
         pub(crate) const fn structs_layout<const N: usize>(
@@ -134,6 +135,21 @@ macro_rules! structs {
     };
 }
 pub(crate) use structs;
+
+/// Implements [`crate::Open`] for a struct that is declared `open`.
+macro_rules! open {
+    // The door begins with a magic number; the loader copies it by rules of its own.
+    (open bay_plugin) => {};
+    (open $name:ident) => {
+        // SAFETY: declared `open`: `size: u32` comes first, asserted here; fields are plain C, and
+        // every function is an `Option`.
+        #[expect(unsafe_code, reason = "the macro checks what the trait asks")]
+        unsafe impl $crate::Open for $name {}
+        const _: () = assert!(core::mem::offset_of!($name, size) == 0);
+    };
+    (closed $name:ident) => {};
+}
+pub(crate) use open;
 
 /// Declares the function types that stand in the tables, with their signatures as text.
 macro_rules! functions {

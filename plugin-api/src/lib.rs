@@ -10,21 +10,27 @@
 #![expect(non_camel_case_types, reason = "one name for a type in Rust and in C")]
 #![allow(clippy::indexing_slicing, reason = "const functions have no other way to read bytes")]
 
+extern crate alloc;
+
 mod bdev;
 mod door;
 pub mod layout;
 pub mod note;
 mod nvmf;
 mod op;
+mod open;
 mod services;
 mod status;
+mod text;
 
 pub use bdev::*;
 pub use door::*;
 pub use nvmf::*;
 pub use op::*;
+pub use open::{Open, copy_open, size_of_table};
 pub use services::*;
 pub use status::*;
+pub use text::Collected;
 
 /// Ids of the interfaces, as `get_iface` and the broker take them.
 pub mod id {

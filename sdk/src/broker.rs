@@ -1,10 +1,11 @@
 //! Plugin meets plugin: tables offered and taken under ids of plugin-api.
 #![expect(unsafe_code, reason = "tables cross the library's edge as pointers")]
 
+use crate::app::App;
 use crate::entry::enter;
 use crate::error::{Error, Result, check, errno};
-use crate::host::{Open, copy_open, host};
-use drivebay_plugin_api::{self as api, bay_str};
+use crate::host::host;
+use drivebay_plugin_api::{self as api, Open, bay_str, copy_open};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
@@ -12,14 +13,13 @@ use std::rc::Rc;
 /// A table that plugins offer each other.
 ///
 /// # Safety
-/// `ID` names this type in plugin-api. The type begins with its size as `u32` and all zeroes is a
-/// value of it.
-pub unsafe trait Interface: Copy + 'static {
+/// `ID` names this type in plugin-api.
+pub unsafe trait Interface: Open + 'static {
     /// The id under which it is offered.
     const ID: &'static str;
 }
 
-// SAFETY: `bay.nvmf_target/1` is this table; pointers and functions may be null.
+// SAFETY: `bay.nvmf_target/1` is this table.
 unsafe impl Interface for api::bay_nvmf_target_api {
     const ID: &'static str = api::id::NVMF_TARGET;
 }
@@ -35,7 +35,7 @@ pub struct Provided<T: Interface> {
 ///
 /// # Errors
 /// `EEXIST` when another plugin offers the id.
-pub fn provide<T: Interface>(table: T) -> Result<Provided<T>> {
+pub fn provide<T: Interface>(_app: &App, table: T) -> Result<Provided<T>> {
     let host = host();
     let table = Box::into_raw(Box::new(table));
     let mut handle = 0;
@@ -77,7 +77,7 @@ pub struct Reference<T: Interface> {
     revoked: *const Revoked,
 }
 
-type Revoked = Cell<Option<Box<dyn FnOnce()>>>;
+type Revoked = Cell<Option<Box<dyn FnOnce(&App)>>>;
 
 impl<T: Interface> std::fmt::Debug for Reference<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,7 +99,10 @@ impl<T: Interface> Reference<T> {
 ///
 /// # Errors
 /// `ENOENT` when nobody offers it.
-pub fn acquire<T: Interface>(revoked: impl FnOnce() + 'static) -> Result<Reference<T>> {
+pub fn acquire<T: Interface>(
+    _app: &App,
+    revoked: impl FnOnce(&App) + 'static,
+) -> Result<Reference<T>> {
     let host = host();
     let revoked: Rc<Revoked> = Rc::new(Cell::new(Some(Box::new(revoked))));
     let revoked = Rc::into_raw(revoked);
@@ -110,22 +113,18 @@ pub fn acquire<T: Interface>(revoked: impl FnOnce() + 'static) -> Result<Referen
         let id = bay_str::new(T::ID);
         (host.broker.acquire)(host.raw, id, Some(provider_goes), arg, &raw mut reference)
     };
-    if table.is_null() {
-        // SAFETY: the host keeps nothing of a refused acquire.
+    // SAFETY: NULL, or the table that the id names.
+    let Some(table) = (unsafe { copy_open(table.cast::<T>()) }) else {
+        if !table.is_null() {
+            // SAFETY: the reference just given.
+            unsafe { (host.broker.release)(host.raw, reference) };
+        }
+        // SAFETY: the host keeps nothing of a refused or released acquire.
         drop(unsafe { Rc::from_raw(revoked) });
         return Err(Error::new(errno::ENOENT, format!("no plugin provides {}", T::ID)));
-    }
-    // SAFETY: the id says which table it is.
-    let table = unsafe { copy_open(table.cast::<Wrapped<T>>()) }.0;
+    };
     Ok(Reference { reference, table, revoked })
 }
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Wrapped<T>(T);
-
-// SAFETY: `Interface` promises both.
-unsafe impl<T: Interface> Open for Wrapped<T> {}
 
 unsafe extern "C" fn provider_goes(arg: *mut c_void) {
     let revoked = arg.cast_const().cast::<Revoked>();
@@ -133,9 +132,11 @@ unsafe extern "C" fn provider_goes(arg: *mut c_void) {
     unsafe { Rc::increment_strong_count(revoked) };
     // SAFETY: the count just taken: the callback may drop the reference.
     let revoked = unsafe { Rc::from_raw(revoked) };
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
     enter((), || {
         if let Some(revoked) = revoked.take() {
-            revoked();
+            revoked(app);
         }
     });
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "reads the host's tables and shares them between threads")]
 
 use crate::error::{Error, Result, errno};
-use api::{bay_host, bay_sink, bay_str};
+use api::{bay_host, bay_sink, bay_str, copy_open};
 use drivebay_plugin_api as api;
 use std::sync::OnceLock;
 
@@ -65,31 +65,11 @@ fn no_host() -> ! {
 /// `raw` is the host's table, valid until `fini` returns.
 pub(crate) unsafe fn adopt(raw: *const bay_host) -> Result<&'static Host> {
     // SAFETY: the caller's promise.
-    let copied = unsafe { copy_open(raw) };
+    let copied = unsafe { copy_open(raw) }
+        .ok_or_else(|| Error::new(errno::EINVAL, "the host gave no table"))?;
     // SAFETY: as above; the table and what it names stay valid.
     let host = unsafe { Host::read(raw, &copied) }?;
     Ok(HOST.get_or_init(|| host))
-}
-
-/// A table that begins with its own size as `u32`, and of which all zeroes is a valid value.
-///
-/// # Safety
-/// Both hold for the implementing type.
-pub(crate) unsafe trait Open: Copy {}
-
-/// Copies the smaller of both sizes into a zeroed struct: what the other side does not have reads as absent.
-///
-/// # Safety
-/// `table` points to a readable table of as many bytes as its first field says.
-pub(crate) unsafe fn copy_open<T: Open>(table: *const T) -> T {
-    // SAFETY: a table begins with its size.
-    let size = unsafe { table.cast::<u32>().read() };
-    let len = usize::try_from(size).unwrap_or(0).min(size_of::<T>());
-    // SAFETY: `Open` promises that zeroes are a valid value.
-    let mut copied: T = unsafe { std::mem::zeroed() };
-    // SAFETY: `len` is within both, and both are distinct.
-    unsafe { std::ptr::copy_nonoverlapping(table.cast::<u8>(), (&raw mut copied).cast(), len) };
-    copied
 }
 
 macro_rules! tables {
@@ -101,9 +81,6 @@ macro_rules! tables {
         #[derive(Debug)]
         pub(crate) struct $Table { $(pub(crate) $function: api::$type,)* }
 
-        // SAFETY: every interface begins with `size: u32`; functions are `Option`s, so zeroes are a value.
-        unsafe impl Open for api::$api {}
-
         impl $Table {
             /// # Safety
             /// `host` is the copy of the live host's table at `raw`.
@@ -114,11 +91,9 @@ macro_rules! tables {
                 let get = host.get_iface.ok_or_else(|| lacks(""))?;
                 // SAFETY: the host's own function on its own table.
                 let table = unsafe { get(raw, bay_str::new($id), api::BAY_ABI_MINOR.into()) };
-                if table.is_null() {
-                    return Err(lacks(""));
-                }
                 // SAFETY: the id says which table it is.
                 let table = unsafe { copy_open(table.cast::<api::$api>()) };
+                let table = table.ok_or_else(|| lacks(""))?;
                 Ok(Self { $(
                     $function: table.$function.ok_or_else(
                         || lacks(concat!(": ", stringify!($function)))
@@ -128,9 +103,6 @@ macro_rules! tables {
         }
     )* };
 }
-
-// SAFETY: begins with `size: u32`; pointers and functions may be null.
-unsafe impl Open for bay_host {}
 
 tables! {
     /// `bay.bdev/1`
@@ -262,12 +234,12 @@ impl Host {
 /// The memory interface with the functions that older hosts lack; `None` when the host does not offer it.
 pub(crate) fn mem_table(host: &Host) -> Option<api::bay_mem_api> {
     // SAFETY: the live host's table.
-    let raw = unsafe { copy_open(host.raw) };
+    let raw = unsafe { copy_open(host.raw) }?;
     let get = raw.get_iface?;
     // SAFETY: the host's own function on its own table.
     let table = unsafe { get(host.raw, bay_str::new(api::id::MEM), 0) };
-    // SAFETY: the id says which table it is, and it begins with its size.
-    (!table.is_null()).then(|| unsafe { copy_open(table.cast::<api::bay_mem_api>()) })
+    // SAFETY: NULL, or the table that the id names.
+    unsafe { copy_open(table.cast::<api::bay_mem_api>()) }
 }
 
 /// The text that the host lends for one call; empty when it is not UTF-8.
@@ -275,12 +247,8 @@ pub(crate) fn mem_table(host: &Host) -> Option<api::bay_mem_api> {
 /// # Safety
 /// `text` is readable for as long as the result is used.
 pub(crate) unsafe fn text<'a>(text: bay_str) -> &'a str {
-    if text.ptr.is_null() {
-        return "";
-    }
     // SAFETY: the caller's promise.
-    let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
-    std::str::from_utf8(bytes).unwrap_or_default()
+    unsafe { text.borrow(usize::MAX) }.unwrap_or_default()
 }
 
 /// Where a text of unknown length is written.

@@ -11,6 +11,7 @@
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.
 
+mod app;
 pub mod bdev;
 pub mod broker;
 pub mod buf;
@@ -33,6 +34,7 @@ pub mod testing;
 pub mod thread;
 pub mod throttle;
 
+pub use app::App;
 pub use error::{Error, Result, Status, errno};
 pub use host::Sink;
 pub use plugin::Stopping;
@@ -46,7 +48,7 @@ pub mod prelude {
     };
     pub use crate::mem::DmaRegion;
     pub use crate::rpc::params;
-    pub use crate::{Error, Result, Status, errno};
+    pub use crate::{App, Error, Result, Status, errno};
     pub use crate::{bdev_module, filter_module, plugin};
     pub use tracing::{debug, error, info, trace, warn};
 }
@@ -54,6 +56,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod private {
     //! What the expansion of the macros names.
+    pub use crate::app::App;
     pub use crate::plugin::{Door, Library, Manifest, Plugin, Stopping, door, manifest};
     pub use drivebay_plugin_api as api;
 }

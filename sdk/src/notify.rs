@@ -1,6 +1,7 @@
 //! Events, and the plugin's part of the configuration.
 #![expect(unsafe_code, reason = "calls the host's notify interface")]
 
+use crate::app::App;
 use crate::entry::enter;
 use crate::error::{Result, check};
 use crate::host::{Sink, host};
@@ -49,7 +50,7 @@ fn write_call(sink: &Sink<'_>, method: &str, params: &impl serde::Serialize) {
 ///
 /// # Errors
 /// What the host refuses.
-pub fn subsystem(name: &str, config: fn(&mut Config<'_>)) -> Result<()> {
+pub fn subsystem(_app: &App, name: &str, config: fn(&mut Config<'_>)) -> Result<()> {
     let host = host();
     let ctx = config as *mut c_void;
     // SAFETY: the text lives through the call; `ctx` is a function.

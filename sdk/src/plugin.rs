@@ -1,12 +1,13 @@
 //! The door: what a library exports, and its life from `init` to `fini`.
 #![expect(unsafe_code, reason = "the host enters the library here")]
 
+use crate::app::App;
 use crate::entry::{enter, guard};
 use crate::error::{Result, errno};
 use crate::host::Sink;
 use crate::notify::Config;
 use crate::runtime::task;
-use crate::{bdev, host, log, rpc};
+use crate::{bdev, host, log, rpc, thread};
 use api::{bay_bdev_module, bay_cb_fn, bay_host, bay_log_iface, bay_quiesce, bay_sink, bay_str};
 use drivebay_plugin_api as api;
 use std::ffi::c_void;
@@ -17,9 +18,9 @@ use std::sync::OnceLock;
 #[derive(Debug)]
 pub struct Plugin {
     /// Registers what the plugin offers. `[app thread]`
-    pub start: fn() -> Result<()>,
+    pub start: fn(&App) -> Result<()>,
     /// Ends what the plugin runs, then drops the token; bdevs and methods end by themselves. `[app thread]`
-    pub stop: fn(Stopping),
+    pub stop: fn(&App, Stopping),
 }
 
 /// The type by which the door finds its [`Plugin`].
@@ -39,8 +40,18 @@ pub struct Stopping(Option<Done>);
 impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
+        if !thread::app().is_current() {
+            let rest = Self(Some(done));
+            // SAFETY: it belongs to the app thread and is not touched here any more. Without an app
+            // thread the host has ended.
+            let _ = unsafe { thread::app().send_any(move || drop(rest)) };
+            return;
+        }
         // Twice: an operation may use the library's own bdevs, and the end of a bdev may be an operation.
-        task::end_all(false, move || bdev::unregister_all(Ended(Some(done))));
+        task::end_all(false, move || {
+            // SAFETY: operations of the app thread end there.
+            bdev::unregister_all(unsafe { App::assume() }, Ended(Some(done)));
+        });
     }
 }
 
@@ -109,7 +120,9 @@ unsafe fn refuse(raw: *const bay_host, why: &str) {
 
 unsafe extern "C" fn start(_state: *mut c_void, _how: u32) -> i32 {
     let Some(plugin) = PLUGIN.get() else { return -errno::EINVAL };
-    enter(-errno::EFAULT, || match (plugin.start)() {
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
+    enter(-errno::EFAULT, || match (plugin.start)(app) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("start: {error}");
@@ -155,7 +168,9 @@ static BDEV_MODULE: bay_bdev_module = bay_bdev_module {
 unsafe extern "C" fn examine_config(_state: *mut c_void, name: bay_str) {
     // SAFETY: valid for the call.
     let name = unsafe { host::text(name) };
-    enter((), || bdev::examine_config(name));
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
+    enter((), || bdev::examine_config(app, name));
 }
 
 unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64) {
@@ -163,7 +178,9 @@ unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64
     let name = unsafe { host::text(name) };
     // Not entered, it ends the examination as it is dropped.
     let examine = bdev::Examine::new(name, token);
-    enter((), || bdev::examine(examine));
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
+    enter((), || bdev::examine(app, examine));
 }
 
 unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {
@@ -178,15 +195,17 @@ static QUIESCE: bay_quiesce =
 
 unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void) {
     let stopping = Stopping(Some(Done { call: done, arg }));
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
     if let Some(plugin) = PLUGIN.get() {
-        enter((), || (plugin.stop)(stopping));
+        enter((), || (plugin.stop)(app, stopping));
     }
 }
 
 /// Writes the library's door and notes.
 ///
 /// ```standalone_crate
-/// use drivebay_sdk::{Result, Stopping, plugin};
+/// use drivebay_sdk::{App, Result, Stopping, plugin};
 ///
 /// plugin! {
 ///     name: "nvmf-tcp",
@@ -199,11 +218,11 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 ///     stop: stop,                         // may be left out
 /// }
 ///
-/// fn start() -> Result<()> {
+/// fn start(_app: &App) -> Result<()> {
 ///     Ok(())
 /// }
 ///
-/// fn stop(_stopping: Stopping) {}
+/// fn stop(_app: &App, _stopping: Stopping) {}
 /// # fn main() {}
 /// ```
 #[macro_export]
@@ -229,8 +248,8 @@ macro_rules! plugin {
                 const PLUGIN: &'static sdk::Plugin = &sdk::Plugin {
                     start: $start,
                     stop: {
-                        let stop: fn(sdk::Stopping) = ::core::mem::drop;
-                        $(let _ = stop; let stop: fn(sdk::Stopping) = $stop;)?
+                        let stop: fn(&sdk::App, sdk::Stopping) = |_, stopping| ::core::mem::drop(stopping);
+                        $(let _ = stop; let stop: fn(&sdk::App, sdk::Stopping) = $stop;)?
                         stop
                     },
                 };
@@ -286,7 +305,7 @@ macro_rules! plugin {
 /// #     type Channel = ();
 /// #     const OPS: OpSet = OpSet::READ_WRITE;
 /// #     const PRODUCT: &'static str = "Null disk";
-/// #     fn create(params: Params) -> Result<Self> {
+/// #     fn create(_app: &App, params: Params) -> Result<Self> {
 /// #         Ok(Self { geometry: Geometry::new(params.block_size, 8)? })
 /// #     }
 /// #     fn name(&self) -> &str { "n" }
@@ -297,7 +316,7 @@ macro_rules! plugin {
 /// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
 ///
 /// /// Registers the method that is not everybody's.
-/// fn start() -> Result<()> {
+/// fn start(_app: &App) -> Result<()> {
 ///     // …
 ///     Ok(())
 /// }
@@ -336,9 +355,9 @@ macro_rules! module {
                 ::core::concat!("bdev_", $name, "_delete")
                 $($(, $method)*)?
             ],
-            start: || {
-                $serve($name)?;
-                $($start()?;)?
+            start: |app| {
+                $serve(app, $name)?;
+                $($start(app)?;)?
                 ::core::result::Result::Ok(())
             },
         }

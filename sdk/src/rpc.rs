@@ -1,6 +1,7 @@
 //! Methods of the control plane.
 #![expect(unsafe_code, reason = "the host calls a method with a pointer to it")]
 
+use crate::app::App;
 use crate::entry::enter;
 use crate::error::{Result, check, errno};
 use crate::host::{self, host};
@@ -26,7 +27,7 @@ struct Registered {
 // SAFETY: `method` is a box that is freed by whoever takes the entry out, on the app thread.
 unsafe impl Send for Registered {}
 
-type Handler = Box<dyn Fn(Call, &str)>;
+type Handler = Box<dyn Fn(&App, Call, &str)>;
 
 /// A method: its description, and what it does.
 pub struct Method {
@@ -42,11 +43,11 @@ impl std::fmt::Debug for Method {
 
 impl Method {
     /// A method with parameters `P`, called at run time by operators. `doc`: what it does, the first
-    /// line as a summary. `[app thread]`
-    pub fn new<P: Params>(name: &str, doc: &str, call: impl Fn(Call, P) + 'static) -> Self {
+    /// line as a summary. `[any thread]`
+    pub fn new<P: Params>(name: &str, doc: &str, call: impl Fn(&App, Call, P) + 'static) -> Self {
         let description = Description::new::<P>(name, Role::Operate, doc);
-        let call = move |request: Call, params: &str| match decode::<P>(params) {
-            Ok(params) => call(request, params),
+        let call = move |app: &App, request: Call, params: &str| match decode::<P>(params) {
+            Ok(params) => call(app, request, params),
             Err(error) => request.fail(error),
         };
         Self { description, call: Box::new(call) }
@@ -56,9 +57,9 @@ impl Method {
     pub fn immediate<P: Params, R: Serialize>(
         name: &str,
         doc: &str,
-        call: impl Fn(P) -> Result<R> + 'static,
+        call: impl Fn(&App, P) -> Result<R> + 'static,
     ) -> Self {
-        Self::new(name, doc, move |request, params| request.answer(call(params)))
+        Self::new(name, doc, move |app, request, params| request.answer(call(app, params)))
     }
 
     /// As [`new`](Self::new), with a method that takes several steps. It runs as a task of the app thread
@@ -67,26 +68,30 @@ impl Method {
     /// ```
     /// # use drivebay_sdk::rpc::{Method, NoParams};
     /// # use drivebay_sdk::runtime::task;
-    /// # fn start() -> drivebay_sdk::Result<()> {
-    /// Method::task("disk_settle", "Waits a second.", async |_: NoParams| {
+    /// # fn start(app: &drivebay_sdk::App) -> drivebay_sdk::Result<()> {
+    /// Method::task("disk_settle", "Waits a second.", async |_, _: NoParams| {
     ///     task::sleep(std::time::Duration::from_secs(1)).await;
     ///     Ok(true)
     /// })
-    /// .register()
+    /// .register(app)
     /// # }
     /// ```
     pub fn task<P: Params + 'static, R: Serialize + 'static>(
         name: &str,
         doc: &str,
-        call: impl AsyncFn(P) -> Result<R> + 'static,
+        call: impl AsyncFn(&App, P) -> Result<R> + 'static,
     ) -> Self {
         let (call, of_task) = (Rc::new(call), name.to_owned());
-        Self::new(name, doc, move |request, params| {
+        Self::new(name, doc, move |_, request, params| {
             if let Err(error) = Executor::here().and_then(|tasks| tasks.check_room(&of_task)) {
                 return request.fail(error);
             }
             let call = Rc::clone(&call);
-            let run = async move { request.answer(call(params).await) };
+            let run = async move {
+                // SAFETY: the task runs on the thread of this call, the app thread, and only there.
+                let app = unsafe { App::assume() };
+                request.answer(call(app, params).await);
+            };
             if let Ok(task) = task::spawn(of_task.clone(), run) {
                 task.detach();
             }
@@ -104,7 +109,7 @@ impl Method {
     ///
     /// # Errors
     /// `EEXIST` when the name is taken.
-    pub fn register(self) -> Result<()> {
+    pub fn register(self, _app: &App) -> Result<()> {
         let host = host();
         let schema = self.description.to_text();
         let name = self.description.name.clone();
@@ -156,7 +161,9 @@ unsafe extern "C" fn called(ctx: *mut c_void, req: u64, params: bay_str) {
     // SAFETY: valid for the call.
     let params = unsafe { host::text(params) };
     // Unanswered, `request` answers for itself.
-    enter((), move || (method.call)(request, params));
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
+    enter((), move || (method.call)(app, request, params));
 }
 
 /// A call that waits for its answer. Dropping it unanswered answers an internal error.
@@ -219,8 +226,10 @@ mod tests {
     #[test]
     fn a_call_that_nobody_answers_is_an_internal_error() {
         let host = FakeHost::new();
-        Method::new("t_drops", "", |call, _: NoParams| drop(call)).register().unwrap();
-        Method::new("t_panics", "", |_, _: NoParams| panic!("in a method")).register().unwrap();
+        Method::new("t_drops", "", |_, call, _: NoParams| drop(call)).register(host.app()).unwrap();
+        Method::new("t_panics", "", |_, _, _: NoParams| panic!("in a method"))
+            .register(host.app())
+            .unwrap();
         for method in ["t_drops", "t_panics"] {
             assert_eq!(host.call(method, &json!({})).unwrap_err().code, -32603);
         }
@@ -229,19 +238,19 @@ mod tests {
     #[test]
     fn a_method_of_several_steps_answers_when_it_has_ended() {
         let host = FakeHost::new();
-        let steps = async |_: NoParams| {
+        let steps = async |_: &App, _: NoParams| {
             task::yield_now().await;
             Ok(7)
         };
-        Method::task("t_steps", "", steps).register().unwrap();
+        Method::task("t_steps", "", steps).register(host.app()).unwrap();
         assert_eq!(host.call("t_steps", &json!({})), Ok(json!(7)));
     }
 
     #[test]
     fn an_error_carries_its_errno_and_the_field() {
         let host = FakeHost::new();
-        let refuse = |_: NoParams| Err::<(), _>(Error::invalid("depth", 9, "1 to 8"));
-        Method::immediate("t_refuses", "", refuse).register().unwrap();
+        let refuse = |_: &App, _: NoParams| Err::<(), _>(Error::invalid("depth", 9, "1 to 8"));
+        Method::immediate("t_refuses", "", refuse).register(host.app()).unwrap();
         let error = host.call("t_refuses", &json!({})).unwrap_err();
         assert_eq!(error.code, -22);
         assert_eq!(error.message, "depth 9 is not allowed; allowed: 1 to 8");

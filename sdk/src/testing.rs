@@ -13,6 +13,7 @@ mod services;
 mod threads;
 mod workers;
 
+use crate::app::App;
 use crate::bdev::{self, Channel, IoFlags, IoResult, Op, size_of_table};
 use crate::buf::{self, Buf};
 use crate::host;
@@ -24,6 +25,7 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -131,7 +133,7 @@ fn new_id() -> u64 {
 
 /// The fake host of this thread.
 #[derive(Debug)]
-pub struct FakeHost(());
+pub struct FakeHost(PhantomData<*const ()>);
 
 impl Default for FakeHost {
     fn default() -> Self {
@@ -147,7 +149,14 @@ impl FakeHost {
         // SAFETY: the table is for ever.
         unsafe { host::adopt(&raw const TABLE.0) }.expect("the fake host has every function");
         state(|state| state.threads.begin());
-        Self(())
+        Self(PhantomData)
+    }
+
+    /// The app thread, which is the test's own.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        // SAFETY: a fake host stays on the OS thread that is its app thread.
+        unsafe { App::assume() }
     }
 
     /// Initialises and starts a plugin by its door: `&bay_door::bay_plugin_v1`.
@@ -296,11 +305,11 @@ impl FakeHost {
         let bdevs: Vec<_> =
             state(|state| state.bdevs.values().map(|bdev| (bdev.ops, bdev.reg.ctx)).collect());
         let texts = bdevs.into_iter().map(|(ops, ctx)| {
-            let mut text = String::new();
-            let sink = api::bay_sink { ctx: (&raw mut text).cast(), write: Some(sink_write) };
+            let mut text = api::Collected::new(1 << 20);
+            let sink = text.sink();
             // SAFETY: a registered bdev.
             unsafe { ops.write_config.unwrap()(ctx, &raw const sink) };
-            serde_json::from_str(&text).unwrap()
+            serde_json::from_str(&text.into_text()).unwrap()
         });
         texts.collect()
     }
@@ -323,7 +332,7 @@ impl FakeHost {
     /// When there is no such bdev.
     #[must_use]
     pub fn open(&self, name: &str) -> (Channel, bdev::Desc) {
-        let desc = bdev::open(name, true, |_| {}).unwrap();
+        let desc = bdev::open(self.app(), name, true, |_, _| {}).unwrap();
         (desc.channel().unwrap(), desc)
     }
 }
@@ -445,11 +454,4 @@ unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
             state.log.push(format!("{target}: {text}"));
         }
     });
-}
-
-unsafe extern "C" fn sink_write(ctx: *mut c_void, text: bay_str) {
-    // SAFETY: valid for the call.
-    let text = unsafe { host::text(text) };
-    // SAFETY: the `String` of the sink.
-    unsafe { &mut *ctx.cast::<String>() }.push_str(text);
 }

@@ -64,7 +64,7 @@ impl Lane {
     /// What the core says.
     pub fn new(number: usize, core: usize) -> Result<Self, String> {
         let made = thread::create(&format!("check_{number}"), &CpuSet::one(core));
-        made.map(Self).map_err(|error| error.message)
+        made.map(Self).map_err(|error| error.message().to_owned())
     }
 
     /// The app thread.

@@ -11,7 +11,7 @@
 
 use drivebay_core::env::CpuSet;
 use drivebay_core::load::{self, Failure, Limit, Pattern, Plan};
-use drivebay_core::reactor::{self, Mode};
+use drivebay_core::reactor::{self, Mode, thread};
 use drivebay_core::services;
 use drivebay_plugin_api::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -146,9 +146,21 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 fn disk(name: &str) -> &'static Disk {
     let disk: &Disk = Box::leak(Box::default());
     unsafe { (*disk.data.get()).resize(BLOCKS * BLOCK, 0) };
+    let (address, name) = (ptr::from_ref(disk).expose_provenance(), name.to_owned());
+    let (sender, registered) = std::sync::mpsc::channel();
+    thread::send_app(move || {
+        let disk = ptr::with_exposed_provenance(address);
+        sender.send(register(disk, &name)).unwrap();
+    });
+    assert_eq!(registered.recv(), Ok(0));
+    disk
+}
+
+/// Puts a disk on the bus. App thread.
+fn register(disk: *const Disk, name: &str) -> i32 {
     let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
     reg.size = size_of::<bay_bdev_reg>() as u32;
-    reg.ctx = ptr::from_ref(disk).cast_mut().cast();
+    reg.ctx = disk.cast_mut().cast();
     reg.ops = &raw const OPS;
     reg.name = bay_str::new(name);
     reg.block_size = BLOCK as u32;
@@ -158,8 +170,7 @@ fn disk(name: &str) -> &'static Disk {
     let mut id = 0;
     let host = ptr::without_provenance(0x1000);
     let register = bus.register.unwrap();
-    assert_eq!(unsafe { register(host, &raw const reg, &raw mut id) }, 0);
-    disk
+    unsafe { register(host, &raw const reg, &raw mut id) }
 }
 
 fn reactors() -> MutexGuard<'static, ()> {
@@ -322,7 +333,7 @@ fn the_copy_loop_moves_data_of_its_own_and_never_reaches_the_disk() {
     assert_eq!(disk.submitted.load(Ordering::Relaxed), 0);
     let verified = Plan { copy_loop: true, ..plan("not_copied", Pattern::Verify) };
     let refused = load::run(&verified, &Arc::default()).unwrap_err();
-    assert!(refused.message.starts_with("verify"), "{refused}");
+    assert!(refused.message().starts_with("verify"), "{refused}");
 }
 
 #[test]
@@ -360,7 +371,7 @@ fn a_plan_that_cannot_be_run_names_its_field() {
     ];
     for (plan, field) in wrong {
         let error = load::run(&plan, &Arc::default()).unwrap_err();
-        assert!(error.message.contains(field), "{field}: {error}");
+        assert!(error.message().contains(field), "{field}: {error}");
     }
     assert_eq!(run(&good()).failure, None);
 }

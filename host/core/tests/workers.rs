@@ -70,7 +70,7 @@ fn submit(owner: usize, job: Sent) -> i32 {
     on_app(move || {
         let Sent(raw) = { job };
         // SAFETY: the job stays until its end.
-        unsafe { worker::submit(owner, raw.cast()) }.map_or_else(|error| error.errno, |()| 0)
+        unsafe { worker::submit(owner, raw.cast()) }.map_or_else(|error| error.errno(), |()| 0)
     })
 }
 

@@ -54,7 +54,7 @@ impl From<Mode> for reactor::Mode {
 }
 
 fn cores(text: &str) -> Result<CpuSet, String> {
-    CpuSet::parse(text).map_err(|error| error.message)
+    CpuSet::parse(text).map_err(|error| error.message().to_owned())
 }
 
 fn mem_size_bytes(text: &str) -> Result<u64, String> {

@@ -96,7 +96,7 @@ impl Load {
     /// As [`Load::startup`].
     pub fn runtime(&self, events: &Receiver<Event>) -> Result<(), Halt> {
         // Before any disk in RAM: without buffers most I/O would wait for ever.
-        buf::reserve().map_err(|error| Halt::Failed(format!("--mem-size: {}", error.message)))?;
+        buf::reserve().map_err(|error| Halt::Failed(format!("--mem-size: {}", error.message())))?;
         self.host.registry.set_state(State::Runtime);
         self.make(State::Runtime, events)
     }

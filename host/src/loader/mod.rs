@@ -9,7 +9,7 @@
 //! - [`Manager`] is the whole of it for the program: load, unload, list, load on demand.
 //! - [`methods`] are its RPC methods; [`report`] its command lines.
 //! - Nothing of a plugin runs before [`inspect`] has read its notes and [`trust`] its owner.
-//! - `open`, `services`, `text`, `app_only` and `core_tables` are the modules with unsafe code.
+//! - `open`, `services`, `app_only` and `core_tables` are the modules with unsafe code.
 
 mod announce;
 mod app_only;
@@ -33,7 +33,6 @@ pub mod report;
 pub mod search;
 mod services;
 pub mod stage;
-mod text;
 pub mod trust;
 
 pub use core_tables::ProcessCore;

@@ -10,11 +10,10 @@ use super::manifest::Manifest;
 use super::outside::Core;
 use super::services::Grant;
 use super::stage::Staged;
-use super::text;
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_MAGIC, BAY_START_FRESH, bay_bdev_module, bay_log_iface,
-    bay_plugin, bay_quiesce, bay_str, id,
+    bay_plugin, bay_quiesce, bay_str, copy_open, id,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::cell::Cell;
@@ -128,7 +127,7 @@ impl Instance {
     pub(super) fn log_level_changed(&self) {
         let table = self.interface(id::LOG);
         // SAFETY: the table of that id is a `bay_log_iface`, which begins with its size.
-        let table = unsafe { text::copy_open(table.cast::<bay_log_iface>()) };
+        let table = unsafe { copy_open(table.cast::<bay_log_iface>()) };
         if let Some(changed) = table.and_then(|table| table.changed) {
             // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
             unsafe { changed(self.state) }
@@ -145,7 +144,7 @@ impl Instance {
     fn quiesce_table(&self) -> Option<bay_quiesce> {
         let table = self.interface(id::QUIESCE);
         // SAFETY: the table of that id is a `bay_quiesce`, which begins with its size.
-        unsafe { text::copy_open(table.cast::<bay_quiesce>()) }
+        unsafe { copy_open(table.cast::<bay_quiesce>()) }
     }
 
     /// Ends it, once; the library stays mapped.

@@ -10,15 +10,14 @@ use super::calls::OpenCalls;
 use super::error::{Error, Result};
 use super::manager::Manager;
 use super::outside::Outside;
-use super::text::{Collected, borrow, copy_open};
 use super::trust::policy::permission_for;
 use crate::rpc::{Call, Owner, Responder};
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_LOG_DEBUG, BAY_LOG_ERROR, BAY_LOG_INFO, BAY_LOG_NOTICE,
-    BAY_LOG_WARN, BAY_RPC_RUNTIME, BAY_RPC_STARTUP, bay_broker_api, bay_broker_revoked_fn,
-    bay_cb_fn, bay_host, bay_notify_api, bay_rpc_api, bay_rpc_call_fn, bay_rpc_method, bay_str,
-    bay_subsystem_config_fn, id,
+    BAY_LOG_WARN, BAY_RPC_RUNTIME, BAY_RPC_STARTUP, Collected, bay_broker_api,
+    bay_broker_revoked_fn, bay_cb_fn, bay_host, bay_notify_api, bay_rpc_api, bay_rpc_call_fn,
+    bay_rpc_method, bay_str, bay_subsystem_config_fn, copy_open, id, size_of_table,
 };
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, State};
 use std::borrow::Cow;
@@ -161,7 +160,7 @@ unsafe fn grant(host: *const bay_host) -> Option<&'static Grant> {
 /// `text` is valid for the call.
 unsafe fn required<'a>(text: bay_str, what: &str, len_max: usize) -> Result<&'a str> {
     // SAFETY: by contract.
-    let text = unsafe { borrow(text, len_max) };
+    let text = unsafe { text.borrow(len_max) };
     text.ok_or_else(|| invalid(format!("{what} must be UTF-8 of at most {len_max} bytes")))
 }
 
@@ -190,7 +189,7 @@ unsafe extern "C" fn get_iface(
     // SAFETY: the plugin gives its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return ptr::null() };
     // SAFETY: valid for the call.
-    let Some(interface) = (unsafe { borrow(interface, NAME_MAX) }) else { return ptr::null() };
+    let Some(interface) = (unsafe { interface.borrow(NAME_MAX) }) else { return ptr::null() };
     if min_minor > u32::from(BAY_ABI_MINOR) {
         return ptr::null();
     }
@@ -218,7 +217,7 @@ unsafe extern "C" fn log(host: *const bay_host, level: u32, target: bay_str, lin
     // SAFETY: the plugin gives its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
     // SAFETY: valid for the call.
-    if unsafe { borrow(target, NAME_MAX) } == Some(PANIC) {
+    if unsafe { target.borrow(NAME_MAX) } == Some(PANIC) {
         grant.outside.events.panicked(grant.number, host as usize);
     }
     let cut = bay_str { ptr: line.ptr, len: line.len.min(LINE_MAX) };
@@ -410,7 +409,7 @@ unsafe extern "C" fn rpc_error(
     // SAFETY: valid for the call.
     let message = unsafe { lossy(cut) };
     // SAFETY: valid for the call.
-    let data = unsafe { borrow(data, SCHEMA_MAX) }.unwrap_or("");
+    let data = unsafe { data.borrow(SCHEMA_MAX) }.unwrap_or("");
     let status = responder(grant, call)
         .map(|responder| responder.error(plugin_error(i64::from(code), &message, data)));
     grant.status("bay.rpc/1 error", status)
@@ -600,14 +599,6 @@ impl SubsystemConfig {
         // SAFETY: the plugin's own function and argument, on the app thread, before its end.
         unsafe { function(ctx, &raw const sink) };
         text.into_text()
-    }
-}
-
-const fn size_of_table<T>() -> u32 {
-    assert!(size_of::<T>() <= 4096, "tables are small");
-    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
-    {
-        size_of::<T>() as u32
     }
 }
 

@@ -79,7 +79,7 @@ fn on_app_later<P: Params + Send + 'static>(
 
 /// An error of the core, as methods answer it.
 fn refused(error: drivebay_core::Error) -> RpcError {
-    RpcError::of_errno(error.errno, error.message)
+    error.into()
 }
 
 /// A value that is only accepted when it means "off".

@@ -138,7 +138,7 @@ fn set_cpumask(id: u64, cpumask: &str) -> Result<bool, RpcError> {
         "a mask such as 0x3 or a list such as [0,2-3], with a core that a reactor runs on";
     let wrong = || RpcError::invalid_value("cpumask", cpumask, allowed);
     let cores = CpuSet::parse(cpumask).map_err(|_| wrong())?;
-    thread::set_cpumask(id, cores).map_err(|error| match error.errno {
+    thread::set_cpumask(id, cores).map_err(|error| match error.errno() {
         libc::EINVAL => wrong(),
         _ => refused(error),
     })?;

@@ -42,7 +42,7 @@ struct Places {
 
 fn places(options: &Serve) -> Result<Places, String> {
     let mut places = Places::default();
-    places.write.push(runtime::folder().map_err(|error| error.message)?);
+    places.write.push(runtime::folder().map_err(|error| error.message().to_owned())?);
     for path in &options.sandbox.sandbox_path {
         let found = path.canonicalize();
         let why = |error| format!("--sandbox-path {}: {error}", path.display());

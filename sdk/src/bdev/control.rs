@@ -4,6 +4,7 @@
 use super::module::Bdev;
 use super::op::Range;
 use super::registry::Registered;
+use crate::app::App;
 use crate::error::{Result, check};
 use crate::host::host;
 use drivebay_plugin_api::bay_str;
@@ -13,7 +14,7 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `EEXIST` when a bdev has that name.
-    pub fn add_alias(&self, alias: &str) -> Result<()> {
+    pub fn add_alias(&self, _app: &App, alias: &str) -> Result<()> {
         self.change_alias(alias, 1)
     }
 
@@ -21,7 +22,7 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `ENOENT` when the bdev has no such alias.
-    pub fn remove_alias(&self, alias: &str) -> Result<()> {
+    pub fn remove_alias(&self, _app: &App, alias: &str) -> Result<()> {
         self.change_alias(alias, 0)
     }
 
@@ -36,7 +37,7 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `EINVAL` for blocks that are not on the bdev.
-    pub fn media_lost(&self, blocks: Range) -> Result<()> {
+    pub fn media_lost(&self, _app: &App, blocks: Range) -> Result<()> {
         let host = host();
         // SAFETY: the handle is ours.
         let status = unsafe { (host.bdev.media)(host.raw, self.id(), blocks.lba, blocks.nblocks) };

@@ -3,10 +3,11 @@
 
 use super::client::Channel;
 use super::op::{Geometry, OpSet, Range};
+use crate::app::App;
 use crate::entry::enter;
 use crate::error::{Result, check};
 use crate::host::{self, host};
-use crate::thread::{self, Thread};
+use crate::thread;
 use drivebay_plugin_api::{self as api, bay_bdev_info, bay_str};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -43,30 +44,36 @@ pub enum Claim {
     },
 }
 
-/// An open bdev. Channels are got from it on any reactor. Dropping it closes it, on the thread that
-/// opened it wherever it is dropped; its channels must be gone by then.
+/// An open bdev. Channels are got from it on any reactor. Dropping it on any thread closes it on the
+/// app thread; its channels must be gone by then.
 #[derive(Debug)]
 pub struct Desc {
     id: u64,
-    opener: Option<Thread>,
     events: *const Events,
 }
 
-// SAFETY: `events` is touched on the opener's thread only; the rest are handles.
+// SAFETY: `open` takes an `App`, so `events` was made on the app thread. The host calls `event`, and
+// `Drop` closes, there alone. The rest is a handle.
 unsafe impl Send for Desc {}
 // SAFETY: as above; the host takes `info` and `chan_get` on any reactor.
 unsafe impl Sync for Desc {}
 
-type Handler = Box<dyn FnMut(Event)>;
+type Handler = Box<dyn FnMut(&App, Event)>;
 
 /// Empty while the handler runs.
 struct Events(Cell<Option<Handler>>);
 
-/// Opens a bdev by name, alias or UUID, `write` for writing too. Events come to this thread. `[app thread]`
+/// Opens a bdev by name, alias or UUID, `write` for writing too. Events come on the app thread.
+/// `[app thread]`
 ///
 /// # Errors
 /// `ENODEV` when there is none, `EPERM` when it may not be written.
-pub fn open(name: &str, write: bool, on_event: impl FnMut(Event) + 'static) -> Result<Desc> {
+pub fn open(
+    _app: &App,
+    name: &str,
+    write: bool,
+    on_event: impl FnMut(&App, Event) + 'static,
+) -> Result<Desc> {
     let host = host();
     let flags = if write { api::BAY_OPEN_WRITE } else { 0 };
     let events = Rc::into_raw(Rc::new(Events(Cell::new(Some(Box::new(on_event))))));
@@ -87,7 +94,7 @@ pub fn open(name: &str, write: bool, on_event: impl FnMut(Event) + 'static) -> R
         drop(unsafe { Rc::from_raw(events) });
         return Err(error);
     }
-    Ok(Desc { id, opener: thread::current(), events })
+    Ok(Desc { id, events })
 }
 
 unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
@@ -102,9 +109,11 @@ unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
         api::BAY_EVENT_MEDIA => Event::Media,
         _ => return,
     };
+    // SAFETY: the host sends events to the thread that opened: the app thread.
+    let app = unsafe { App::assume() };
     enter((), || {
         if let Some(mut handler) = events.0.take() {
-            handler(event);
+            handler(app, event);
             events.0.set(Some(handler));
         }
     });
@@ -133,7 +142,7 @@ impl Desc {
     /// # Errors
     /// `EPERM` when another claim or another writer is in the way; `EINVAL` for a shared claim with key 0
     /// and for a claim that nobody writes of a descriptor that may write.
-    pub fn claim(&self, claim: Claim) -> Result<()> {
+    pub fn claim(&self, _app: &App, claim: Claim) -> Result<()> {
         let (kind, key) = match claim {
             Claim::ExclusiveWrite => (api::BAY_CLAIM_EXCL_WRITE, 0),
             Claim::ReadManyWriteOne => (api::BAY_CLAIM_READ_MANY_WRITE_ONE, 0),
@@ -149,7 +158,7 @@ impl Desc {
     ///
     /// # Errors
     /// When there is none.
-    pub fn unclaim(&self) -> Result<()> {
+    pub fn unclaim(&self, _app: &App) -> Result<()> {
         let host = host();
         // SAFETY: the handle is ours.
         check(unsafe { (host.client.unclaim)(host.raw, self.id) }, "unclaim")
@@ -158,7 +167,7 @@ impl Desc {
     /// The oldest blocks that lost their data and that this descriptor was not told of yet: to be
     /// asked until there are none after [`Event::Media`]. `[app thread]`
     #[must_use]
-    pub fn next_media_event(&self) -> Option<Range> {
+    pub fn next_media_event(&self, _app: &App) -> Option<Range> {
         let host = host();
         let (mut lba, mut nblocks) = (0, 0);
         // SAFETY: the handle is ours; both results live through the call.
@@ -180,14 +189,12 @@ impl Desc {
 impl Drop for Desc {
     fn drop(&mut self) {
         let closing = Closing { id: self.id, events: self.events };
-        match self.opener {
-            Some(opener) if !opener.is_current() => {
-                // SAFETY: `closing` belongs to the opener's thread and is not touched here any more.
-                // With that thread gone, so is the host's interest.
-                let _ = unsafe { opener.send_any(move || closing.close()) };
-            }
-            _ => closing.close(),
+        if thread::app().is_current() {
+            return closing.close();
         }
+        // SAFETY: `closing` belongs to the app thread and is not touched here any more. Without an
+        // app thread the host has ended.
+        let _ = unsafe { thread::app().send_any(move || closing.close()) };
     }
 }
 
@@ -199,7 +206,7 @@ struct Closing {
 impl Closing {
     fn close(self) {
         let host = host();
-        // SAFETY: the handle is ours, on the thread that opened it.
+        // SAFETY: the handle is ours, on the app thread.
         let status = unsafe { (host.client.close)(host.raw, self.id) };
         if status == 0 {
             // SAFETY: the count that `open` gave the host, which calls no more.

@@ -1,17 +1,20 @@
 //! New bdevs that are shown to a module, which may read them.
 #![expect(unsafe_code, reason = "answers the host for an examination")]
 
+use crate::app::App;
 use crate::host::host;
 use crate::notify::Config;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+type Examiner = fn(&App, Examine);
+
 /// Who looks at new bdevs.
-static EXAMINER: Mutex<Option<fn(Examine)>> = Mutex::new(None);
+static EXAMINER: Mutex<Option<Examiner>> = Mutex::new(None);
 
 /// Has `call` look at every bdev that is there or comes. It may open and read the bdev, in several
 /// steps if need be. `[app thread]`
-pub fn on_examine(call: fn(Examine)) {
+pub fn on_examine(_app: &App, call: Examiner) {
     *EXAMINER.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
 }
 
@@ -20,7 +23,7 @@ static WANTED: Mutex<Wanted> = Mutex::new(Wanted { names: Vec::new(), saved: Vec
 
 #[derive(Clone)]
 struct Wanted {
-    names: Vec<fn(&str)>,
+    names: Vec<fn(&App, &str)>,
     saved: Vec<fn(&mut Config<'_>)>,
 }
 
@@ -30,12 +33,12 @@ fn wanted() -> MutexGuard<'static, Wanted> {
 
 /// Has `see` called with the name of each new bdev, at once and before any module reads it: it opens
 /// and claims what belongs to the module by name, without I/O. `[app thread]`
-pub fn on_examine_config(see: fn(&str)) {
+pub fn on_examine_config(_app: &App, see: fn(&App, &str)) {
     wanted().names.push(see);
 }
 
 /// Has `write` write calls that make again what belongs to no single bdev. `[app thread]`
-pub fn on_save_config(write: fn(&mut Config<'_>)) {
+pub fn on_save_config(_app: &App, write: fn(&mut Config<'_>)) {
     wanted().saved.push(write);
 }
 
@@ -69,18 +72,18 @@ impl Drop for Examine {
 }
 
 /// Gives a bdev to who looks at new ones, if anybody does.
-pub(crate) fn examine(examine: Examine) {
+pub(crate) fn examine(app: &App, examine: Examine) {
     let call = *EXAMINER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(call) = call {
-        call(examine);
+        call(app, examine);
     }
 }
 
 /// A new bdev is shown by its name.
-pub(crate) fn examine_config(name: &str) {
-    super::filter::base_appears(name);
+pub(crate) fn examine_config(app: &App, name: &str) {
+    super::filter::base_appears(app, name);
     let Wanted { names, .. } = wanted().clone();
-    names.into_iter().for_each(|see| see(name));
+    names.into_iter().for_each(|see| see(app, name));
 }
 
 /// Writes the module's part of the configuration.

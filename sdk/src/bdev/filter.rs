@@ -8,6 +8,7 @@ use super::op::{Geometry, OpSet};
 use super::params::Uuid;
 use super::registration::Registration;
 use super::registry::{create, find, release, reserve, serve_with};
+use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::notify::Config;
 use crate::rpc::{Call, Params};
@@ -27,7 +28,7 @@ pub trait Filter: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// What goes back to the caller of the method.
-    fn create(params: Self::Params) -> Result<Self>;
+    fn create(app: &App, params: Self::Params) -> Result<Self>;
 
     /// Unique name.
     fn name(&self) -> &str;
@@ -67,11 +68,13 @@ impl<F: Filter> Bdev for OverBase<F> {
     const PRODUCT: &'static str = F::PRODUCT;
     const BURSTS: bool = true;
 
-    fn create(params: F::Params) -> Result<Self> {
-        let filter = F::create(params)?;
+    fn create(app: &App, params: F::Params) -> Result<Self> {
+        let filter = F::create(app, params)?;
         let name = filter.name().to_owned();
-        let base = open(filter.base_name(), true, move |event| follow::<F>(&name, event))?;
-        base.claim(Claim::ExclusiveWrite)?;
+        let base = open(app, filter.base_name(), true, move |app, event| {
+            follow::<F>(app, &name, event);
+        })?;
+        base.claim(app, Claim::ExclusiveWrite)?;
         let info = base.info()?;
         Ok(Self { filter, base, info })
     }
@@ -108,17 +111,18 @@ impl<F: Filter> Bdev for OverBase<F> {
 }
 
 /// Something happened to the base of the filter `name`.
-fn follow<F: Filter>(name: &str, event: Event) {
+fn follow<F: Filter>(app: &App, name: &str, event: Event) {
     let Ok(filter) = find::<OverBase<F>>(name) else { return };
     match event {
         Event::Remove => {
-            if let Err(error) = await_base(Waiting::of(&filter.filter, filter.saved_params())) {
+            if let Err(error) = await_base(app, Waiting::of(&filter.filter, filter.saved_params()))
+            {
                 tracing::error!("{name} does not wait for its base: {error}");
             }
-            filter.unregister(|_| {});
+            filter.unregister(app, |_, _| {});
         }
         Event::Resize { num_blocks } => {
-            if let Err(error) = filter.resize(num_blocks) {
+            if let Err(error) = filter.resize(app, num_blocks) {
                 tracing::warn!("{name} keeps its size: {error}");
             }
         }
@@ -136,7 +140,7 @@ struct Waiting {
     name: String,
     base: String,
     params: serde_json::Value,
-    make: fn(&serde_json::Value) -> Result<String>,
+    make: fn(&App, &serde_json::Value) -> Result<String>,
 }
 
 fn waiting() -> MutexGuard<'static, Vec<Waiting>> {
@@ -161,7 +165,7 @@ impl Waiting {
             name: filter.name().to_owned(),
             base: filter.base_name().to_owned(),
             params,
-            make: |params| create::<OverBase<F>>(&method(), decode::<F::Params>(params)?),
+            make: |app, params| create::<OverBase<F>>(app, &method(), decode::<F::Params>(params)?),
         }
     }
 }
@@ -172,13 +176,13 @@ fn decode<P: Params>(params: &serde_json::Value) -> Result<P> {
 }
 
 /// The filter waits; its name and UUID are kept for it.
-fn await_base(filter: Waiting) -> Result<()> {
+fn await_base(app: &App, filter: Waiting) -> Result<()> {
     let uuid = filter.params.get("uuid").and_then(serde_json::Value::as_str);
     let uuid = uuid.map(str::parse::<Uuid>).transpose()?.map_or([0; 16], |uuid| uuid.0);
     if waiting().len() >= WAITING_MAX {
         return Err(Error::new(errno::ENOSPC, format!("{WAITING_MAX} filters wait already")));
     }
-    reserve(&filter.name, uuid)?;
+    reserve(app, &filter.name, uuid)?;
     let mut all = waiting();
     all.retain(|other| other.name != filter.name);
     all.push(filter);
@@ -186,16 +190,16 @@ fn await_base(filter: Waiting) -> Result<()> {
 }
 
 /// A bdev has come: makes the filters that wait for it. `[app thread]`
-pub(crate) fn base_appears(base: &str) {
+pub(crate) fn base_appears(app: &App, base: &str) {
     let mut all = waiting();
     let (filters, others) =
         std::mem::take(&mut *all).into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
     *all = others;
     drop(all); // a filter that is made asks for the list itself
     for filter in filters {
-        match (filter.make)(&filter.params) {
+        match (filter.make)(app, &filter.params) {
             Ok(name) => {
-                release(&name);
+                release(app, &name);
                 tracing::info!("{name} is over {base} now");
             }
             Err(error) => {
@@ -217,22 +221,22 @@ pub(crate) fn write_config(config: &mut Config<'_>) {
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
-pub fn serve_filter<F: Filter>(module: &str) -> Result<()> {
+pub fn serve_filter<F: Filter>(app: &App, module: &str) -> Result<()> {
     module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
-    serve_with(module, create_or_wait::<F>, delete::<F>)
+    serve_with(app, module, create_or_wait::<F>, delete::<F>)
 }
 
-fn create_or_wait<F: Filter>(method: &str, params: F::Params) -> Result<String> {
+fn create_or_wait<F: Filter>(app: &App, method: &str, params: F::Params) -> Result<String> {
     let saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
-    let filter = F::create(decode::<F::Params>(&saved)?)?;
+    let filter = F::create(app, decode::<F::Params>(&saved)?)?;
     let name = filter.name().to_owned();
     if waiting().iter().any(|other| other.name == name) {
         return Err(Error::new(errno::EEXIST, format!("bdev {name}: File exists")));
     }
-    match create::<OverBase<F>>(method, params) {
+    match create::<OverBase<F>>(app, method, params) {
         Err(error) if error.errno() == errno::ENODEV => {
-            await_base(Waiting::of(&filter, saved))?;
+            await_base(app, Waiting::of(&filter, saved))?;
             tracing::info!("{name} waits for {}", filter.base_name());
             Ok(name)
         }
@@ -240,7 +244,7 @@ fn create_or_wait<F: Filter>(method: &str, params: F::Params) -> Result<String> 
     }
 }
 
-fn delete<F: Filter>(name: &str, call: Call) {
+fn delete<F: Filter>(app: &App, name: &str, call: Call) {
     let waited = {
         let mut all = waiting();
         let before = all.len();
@@ -248,10 +252,10 @@ fn delete<F: Filter>(name: &str, call: Call) {
         all.len() < before
     };
     if waited {
-        release(name);
+        release(app, name);
     }
     match find::<OverBase<F>>(name) {
-        Ok(filter) => filter.unregister(|gone| call.answer(gone.map(|()| true))),
+        Ok(filter) => filter.unregister(app, |_, gone| call.answer(gone.map(|()| true))),
         Err(_) if waited => call.reply(true),
         Err(error) => call.fail(error),
     }

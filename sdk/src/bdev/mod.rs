@@ -38,8 +38,4 @@ pub use registry::{Delete, Registered, find, register, serve};
 pub(crate) use examine::{examine, examine_config, save_config};
 pub(crate) use registry::unregister_all;
 
-/// What a table says of its size.
-#[expect(clippy::cast_possible_truncation, reason = "a table is far smaller than 4 GiB")]
-pub(crate) const fn size_of_table<T>() -> u32 {
-    size_of::<T>() as u32
-}
+pub(crate) use drivebay_plugin_api::size_of_table;

@@ -5,6 +5,7 @@ use super::io::{BdevIo, IoResult};
 use super::lifecycle::{Closing, Ending, Opening};
 use super::op::{Geometry, OpSet};
 use super::registration::Registration;
+use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::notify::Config;
 use crate::rpc::Params;
@@ -40,7 +41,7 @@ pub trait Bdev: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// What goes back to the caller of the method.
-    fn create(params: Self::Params) -> Result<Self>;
+    fn create(app: &App, params: Self::Params) -> Result<Self>;
 
     /// Unique name.
     fn name(&self) -> &str;

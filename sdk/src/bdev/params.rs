@@ -2,6 +2,7 @@
 
 use super::op::Geometry;
 use super::registration::Registration;
+use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::rpc::params;
 use drivebay_spec_jsonrpc::{Kind, Param, ParamType, Params};
@@ -99,11 +100,11 @@ pub struct Disk {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl DiskParams {
-    /// Checks the parameters; a disk without a name is numbered: `<prefix>0`.
+    /// Checks the parameters; a disk without a name is numbered: `<prefix>0`. `[app thread]`
     ///
     /// # Errors
     /// `EINVAL` naming the field.
-    pub fn check(self, prefix: &str) -> Result<Disk> {
+    pub fn check(self, app: &App, prefix: &str) -> Result<Disk> {
         let geometry = Geometry::new(self.block_size, self.num_blocks)?;
         if !self.physical_block_size.is_multiple_of(512) {
             let given = self.physical_block_size;
@@ -115,7 +116,7 @@ impl DiskParams {
         only("dif_pi_format", self.dif_pi_format, 0)?;
         let name = match self.name {
             Some(name) => check_name(name)?,
-            None => free_name(prefix)?,
+            None => free_name(app, prefix)?,
         };
         let uuid = self.uuid.map_or([0; 16], |uuid| uuid.0);
         Ok(Disk { name, geometry, uuid, phys_block_size: self.physical_block_size })
@@ -123,10 +124,10 @@ impl DiskParams {
 }
 
 /// The next name of a disk without one; names that are taken are passed over.
-fn free_name(prefix: &str) -> Result<String> {
+fn free_name(app: &App, prefix: &str) -> Result<String> {
     loop {
         let name = format!("{prefix}{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        match super::open(&name, false, |_| {}) {
+        match super::open(app, &name, false, |_, _| {}) {
             Ok(_) => {}
             Err(error) if error.errno() == errno::ENODEV => return Ok(name),
             Err(error) => return Err(error),

@@ -6,6 +6,7 @@ use super::io::BdevIo;
 use super::module::Bdev;
 use super::op::{Geometry, OpSet, Range};
 use super::registration::Registration;
+use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::notify::Config;
 use crate::rpc::NoParams;
@@ -78,7 +79,7 @@ impl Bdev for Part {
     const OPS: OpSet = PASSED;
     const BURSTS: bool = true;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::new(errno::ENOSYS, "parts are made by their module"))
     }
 

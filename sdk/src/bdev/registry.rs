@@ -7,6 +7,7 @@ use super::op::Geometry;
 use super::registration::Registration;
 use super::size_of_table;
 use super::vtable::{OnBus, Ops};
+use crate::app::App;
 use crate::error::{Error, Result, check, errno};
 use crate::host::host;
 use crate::rpc::{Call, Method, params};
@@ -16,7 +17,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Every bdev of this library that is on the bus. `[app thread]`
+/// Every bdev of this library that is on the bus. Any thread may look a bdev up.
 static ON_BUS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
 struct Entry {
@@ -43,7 +44,7 @@ impl<B> std::ops::Deref for Registered<B> {
     }
 }
 
-/// The bdev of kind `B` with that name. `[app thread]`
+/// The bdev of kind `B` with that name. `[any thread]`
 ///
 /// # Errors
 /// `ENODEV`.
@@ -60,7 +61,7 @@ pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
 ///
 /// # Errors
 /// `EEXIST` when one of them is taken.
-pub(super) fn reserve(name: &str, uuid: [u8; 16]) -> Result<()> {
+pub(super) fn reserve(_app: &App, name: &str, uuid: [u8; 16]) -> Result<()> {
     let host = host();
     // SAFETY: text and UUID live through the call.
     let status = unsafe { (host.bdev.reserve)(host.raw, bay_str::new(name), uuid.as_ptr()) };
@@ -68,7 +69,7 @@ pub(super) fn reserve(name: &str, uuid: [u8; 16]) -> Result<()> {
 }
 
 /// Ends a reservation, if there is one. `[app thread]`
-pub(super) fn release(name: &str) {
+pub(super) fn release(_app: &App, name: &str) {
     let host = host();
     // SAFETY: the text lives through the call. Without a reservation nothing happens.
     unsafe { (host.bdev.release)(host.raw, bay_str::new(name)) };
@@ -79,7 +80,12 @@ pub(super) fn release(name: &str) {
 ///
 /// # Errors
 /// `EEXIST` when the name is taken.
-pub fn register<B: Bdev>(bdev: B, method: &str, params: serde_json::Value) -> Result<String> {
+pub fn register<B: Bdev>(
+    _app: &App,
+    bdev: B,
+    method: &str,
+    params: serde_json::Value,
+) -> Result<String> {
     let mut registration = Registration::new(bdev.name(), B::PRODUCT, bdev.geometry(), B::OPS);
     bdev.describe(&mut registration);
     let params = Mutex::new(params);
@@ -175,7 +181,7 @@ impl<B: Bdev> Registered<B> {
     /// # Errors
     /// `EINVAL` for a size with which the bdev could not be made, `EBUSY` when it would shrink while it
     /// is open.
-    pub fn resize(&self, num_blocks: u64) -> Result<()> {
+    pub fn resize(&self, _app: &App, num_blocks: u64) -> Result<()> {
         Geometry::new_any(self.on_bus.bdev.geometry().block_size(), num_blocks)?;
         let host = host();
         // SAFETY: the handle is ours.
@@ -189,11 +195,11 @@ impl<B: Bdev> Registered<B> {
     }
 
     /// Takes the bdev off the bus; `done` when it is gone. `[app thread]`
-    pub fn unregister(self, done: impl FnOnce(Result<()>) + 'static) {
+    pub fn unregister(self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) {
         let id = self.id;
         // Nothing here may keep the bdev when the host lets go of it.
         drop(self);
-        unregister(id, done);
+        unregister(app, id, done);
     }
 
     /// Holds back the I/O of the bdev; `done` when nothing of it is at the module. Until
@@ -201,7 +207,7 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `ENODEV` when it is off the bus; `done` is not called then.
-    pub fn quiesce(&self, done: impl FnOnce(Result<()>) + 'static) -> Result<()> {
+    pub fn quiesce(&self, _app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
         let done: Box<Done> = Box::new(Box::new(done));
         let arg = Box::into_raw(done);
         let host = host();
@@ -218,8 +224,8 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `EINVAL` when none is held back.
-    pub fn unquiesce(&self) -> Result<()> {
-        let done: Box<Done> = Box::new(Box::new(|_| {}));
+    pub fn unquiesce(&self, _app: &App) -> Result<()> {
+        let done: Box<Done> = Box::new(Box::new(|_, _| {}));
         let arg = Box::into_raw(done);
         let host = host();
         // SAFETY: `arg` is the host's until it calls back.
@@ -242,9 +248,9 @@ impl<B: Bdev> Registered<B> {
     }
 }
 
-type Done = Box<dyn FnOnce(Result<()>)>;
+type Done = Box<dyn FnOnce(&App, Result<()>)>;
 
-fn unregister(id: u64, done: impl FnOnce(Result<()>) + 'static) {
+fn unregister(app: &App, id: u64, done: impl FnOnce(&App, Result<()>) + 'static) {
     let done: Box<Done> = Box::new(Box::new(done));
     let arg = Box::into_raw(done);
     let host = host();
@@ -253,18 +259,20 @@ fn unregister(id: u64, done: impl FnOnce(Result<()>) + 'static) {
     if let Err(error) = check(status, "unregister") {
         // SAFETY: a refused call does not keep it.
         let done = unsafe { Box::from_raw(arg) };
-        done(Err(error));
+        done(app, Err(error));
     }
 }
 
 unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
     // SAFETY: the box that the host was given, called once.
     let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-    crate::entry::enter((), || done(check(status, "bdev")));
+    // SAFETY: the host calls it on the app thread.
+    let app = unsafe { App::assume() };
+    crate::entry::enter((), || done(app, check(status, "bdev")));
 }
 
 /// Takes every bdev of this library off the bus; `done` is dropped when all are gone. `[app thread]`
-pub(crate) fn unregister_all(done: impl Sized + 'static) {
+pub(crate) fn unregister_all(app: &App, done: impl Sized + 'static) {
     let ids: Vec<u64> = on_bus()
         .drain(..)
         .filter(|entry| entry.bdev.strong_count() > 0)
@@ -273,19 +281,19 @@ pub(crate) fn unregister_all(done: impl Sized + 'static) {
     let done = std::rc::Rc::new(done);
     for id in ids {
         let done = std::rc::Rc::clone(&done);
-        unregister(id, move |_| drop(done));
+        unregister(app, id, move |_, _| drop(done));
     }
 }
 
 /// Makes a bdev from the parameters of `method`. `[app thread]`
-pub(super) fn create<B: Bdev>(method: &str, params: B::Params) -> Result<String> {
+pub(super) fn create<B: Bdev>(app: &App, method: &str, params: B::Params) -> Result<String> {
     let mut saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
-    let bdev = B::create(params)?;
+    let bdev = B::create(app, params)?;
     if let Some(saved) = saved.as_object_mut() {
         saved.insert("name".into(), bdev.name().into());
     }
-    register(bdev, method, saved)
+    register(app, bdev, method, saved)
 }
 
 params! {
@@ -300,33 +308,36 @@ params! {
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
-pub fn serve<B: Bdev>(module: &str) -> Result<()> {
-    serve_with(module, create::<B>, |name, call| match find::<B>(name) {
-        Ok(bdev) => bdev.unregister(|gone| call.answer(gone.map(|()| true))),
+pub fn serve<B: Bdev>(app: &App, module: &str) -> Result<()> {
+    serve_with(app, module, create::<B>, |app, name, call| match find::<B>(name) {
+        Ok(bdev) => bdev.unregister(app, |_, gone| call.answer(gone.map(|()| true))),
         Err(error) => call.fail(error),
     })
 }
 
 pub(super) fn serve_with<P: crate::rpc::Params + 'static>(
+    app: &App,
     module: &str,
-    create: fn(&str, P) -> Result<String>,
-    delete: fn(&str, Call),
+    create: fn(&App, &str, P) -> Result<String>,
+    delete: fn(&App, &str, Call),
 ) -> Result<()> {
     let method = format!("bdev_{module}_create");
-    Method::immediate(&method.clone(), &format!("Makes a {module} bdev."), move |params: P| {
-        create(&method, params)
-    })
+    Method::immediate(
+        &method.clone(),
+        &format!("Makes a {module} bdev."),
+        move |app, params: P| create(app, &method, params),
+    )
     .describe(|method| {
         method.result("Name of the new bdev.").error(-17, "exists", "A bdev has that name.")
     })
-    .register()?;
+    .register(app)?;
     Method::new(
         &format!("bdev_{module}_delete"),
         &format!("Deletes a {module} bdev.\n\nAnswers when its I/O has ended and it is gone."),
-        move |call, params: Delete| delete(&params.name, call),
+        move |app, call, params: Delete| delete(app, &params.name, call),
     )
     .describe(|method| {
         method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
     })
-    .register()
+    .register(app)
 }

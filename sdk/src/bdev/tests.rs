@@ -1,6 +1,7 @@
 //! Modules and clients against each other, on the fake host.
 
 use super::*;
+use crate::app::App;
 use crate::buf::{self, Buf};
 use crate::error::{Error, Result, errno};
 use crate::rpc::NoParams;
@@ -34,7 +35,7 @@ impl Bdev for Disk {
     const POLLS: bool = true;
     const BURSTS: bool = true;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -75,7 +76,8 @@ impl Bdev for Disk {
 
 fn disk(name: &'static str, does: Does) -> (FakeHost, Rc<Channel>, Desc) {
     let host = FakeHost::new();
-    register(Disk(name, does, AtomicU32::new(0)), "none", serde_json::Value::Null).unwrap();
+    register(host.app(), Disk(name, does, AtomicU32::new(0)), "none", serde_json::Value::Null)
+        .unwrap();
     let (channel, desc) = host.open(name);
     (host, Rc::new(channel), desc)
 }
@@ -214,7 +216,7 @@ fn a_channel_is_closed_from_inside_its_own_completion() {
     other.submit(READ, IoFlags::NONE, context, |last, _| drop(last.1));
     // Now only the context holds channel and descriptor, and the poll that ends the I/O drops it.
     drop(other);
-    find::<Disk>("closed").unwrap().unregister(|_| {});
+    find::<Disk>("closed").unwrap().unregister(host.app(), |_, _| {});
     assert!(host.registered("closed").is_some());
     host.run();
     assert!(host.registered("closed").is_none());

@@ -14,6 +14,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("plugin-api", &[]),
     ("sdk/spec", &[]),
     ("sdk/spec/nvme-tcp", &["sdk/spec/nvme"]),
+    ("sdk/spec/jsonrpc", &["sdk/spec/errno"]),
     ("sdk", &["plugin-api", "sdk"]),
     ("plugins", &["sdk"]),
     ("host/core", &["plugin-api", "sdk/spec", "sdk/testing"]),

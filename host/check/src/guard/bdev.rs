@@ -6,7 +6,6 @@ use super::request::{self, Origin};
 use crate::breach;
 use crate::calls::{self, Call};
 use drivebay_core::reactor::thread;
-use drivebay_core::services::copy_open;
 use drivebay_plugin_api::*;
 use std::cell::Cell;
 use std::collections::BTreeMap;

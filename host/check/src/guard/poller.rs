@@ -3,7 +3,7 @@
 use super::core;
 use crate::calls::{self, Call};
 use drivebay_core::reactor::thread;
-use drivebay_core::services::{copy_open, string};
+use drivebay_core::services::string;
 use drivebay_plugin_api::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;

@@ -72,7 +72,7 @@ pub fn open(
     event: Option<bay_bdev_event_fn>,
     arg: *mut c_void,
 ) -> Result<Arc<Desc>> {
-    let bdev = device::find(name).ok_or_else(Error::no_device)?;
+    let bdev = device::find(name).ok_or_else(Error::no_such_device)?;
     let mut control = bdev.control();
     if writable && !control.claims.allows_new_writer() {
         let kind = control.claims.kind().unwrap_or_default();
@@ -146,7 +146,7 @@ pub(super) fn tell_all(bdev: &Bdev, event: u32, value: u64) {
 /// # Errors
 /// `ENODEV`; `EINVAL` for blocks that are not on the bdev.
 pub fn tell_media(id: u64, lba: u64, nblocks: u64) -> Result<()> {
-    let bdev = device::by_id(id).ok_or_else(Error::no_device)?;
+    let bdev = device::by_id(id).ok_or_else(Error::no_such_device)?;
     if lba.checked_add(nblocks).is_none_or(|end| end > bdev.num_blocks()) || nblocks == 0 {
         let message = format!("bdev {}: {nblocks} blocks from {lba} on are not on it", bdev.name);
         return Err(Error::new(libc::EINVAL, message));

@@ -54,6 +54,9 @@ pub(super) struct Control {
 
 type Done = Box<dyn FnOnce(i32) + Send>;
 
+/// Longest JSON text of a module about one bdev, in bytes.
+pub(super) const JSON_MAX: usize = 1 << 20;
+
 // SAFETY: `ctx` is only handed to the module's functions, on the threads that the ABI names; all
 // else is atomic or behind a mutex.
 unsafe impl Send for Bdev {}
@@ -476,12 +479,12 @@ impl Bdev {
         if self.is_removed() {
             return None;
         }
-        let mut text = String::new();
-        let sink = crate::services::sink(&mut text);
+        let mut text = Collected::new(JSON_MAX);
+        let sink = text.sink();
         // SAFETY: the context belongs to the operations and is alive while registered; the sink is
         // valid for the call.
         unsafe { dump(self.ctx, &raw const sink) };
-        Some(text).filter(|text| !text.is_empty())
+        Some(text.into_text()).filter(|text| !text.is_empty())
     }
 
     /// `driver_specific` of `bdev_get_bdevs` as JSON text. App thread.
@@ -522,7 +525,7 @@ impl std::fmt::Debug for Bdev {
 /// # Errors
 /// `ENODEV`; `EINVAL` for a size that no bdev may have; `EBUSY` when it would shrink while it is open.
 pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
-    let bdev = by_id(id).ok_or_else(Error::no_device)?;
+    let bdev = by_id(id).ok_or_else(Error::no_such_device)?;
     check_size(bdev.record.block_size, num_blocks)
         .map_err(|why| Error::new(libc::EINVAL, format!("bdev {}: {why}", bdev.name)))?;
     let old = bdev.num_blocks();
@@ -594,7 +597,7 @@ fn release_if(is_meant: impl Fn(&Reservation) -> bool) -> usize {
 /// # Errors
 /// `ENODEV`; `EINVAL` for a name of a wrong length; `EEXIST` when a bdev has it.
 pub fn add_alias(id: u64, alias: &str) -> Result<()> {
-    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_device)?;
+    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_such_device)?;
     if alias.is_empty() || alias.len() > NAME_MAX_LEN || alias.contains('\0') {
         let message =
             format!("an alias of bdev {} must be 1 to {NAME_MAX_LEN} bytes long", bdev.name);
@@ -616,7 +619,7 @@ pub fn add_alias(id: u64, alias: &str) -> Result<()> {
 /// # Errors
 /// `ENODEV`; `ENOENT` when the bdev has no such alias.
 pub fn remove_alias(id: u64, alias: &str) -> Result<()> {
-    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_device)?;
+    let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_such_device)?;
     {
         let mut control = bdev.control();
         let Some(place) = control.aliases.iter().position(|other| other == alias) else {
@@ -641,9 +644,9 @@ fn names(name: &str, uuid: &[u8; 16], aliases: &[String]) -> Vec<String> {
 /// # Errors
 /// `ENODEV` when it is not there or on its way out already.
 pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()> {
-    let bdev = by_id(id).ok_or_else(Error::no_device)?;
+    let bdev = by_id(id).ok_or_else(Error::no_such_device)?;
     if bdev.removed.swap(true, Ordering::AcqRel) {
-        return Err(Error::no_device());
+        return Err(Error::no_such_device());
     }
     bdev.reach.store(0, Ordering::Relaxed);
     bdev.control().removal = Some(Box::new(done));

@@ -1,9 +1,9 @@
 //! Examination: every new bdev is shown to every module that wants to see it.
 
+use super::device::JSON_MAX;
 use crate::reactor::thread;
-use crate::services;
 use crate::{Error, Result};
-use drivebay_plugin_api::{bay_bdev_module, bay_str};
+use drivebay_plugin_api::{Collected, bay_bdev_module, bay_str, copy_open};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -54,7 +54,7 @@ pub fn auto() -> bool {
 /// `table` and `module` belong together and stay valid until [`remove_modules`].
 pub unsafe fn add_module(owner: usize, module: *mut c_void, table: *const bay_bdev_module) {
     // SAFETY: an open table of the ABI.
-    let Some(table) = (unsafe { services::copy_open(table) }) else { return };
+    let Some(table) = (unsafe { copy_open(table) }) else { return };
     state(|state| state.modules.push(Module { owner, state: module, table }));
     if auto() {
         for bdev in super::all() {
@@ -89,7 +89,7 @@ fn queue(name: String) {
 /// # Errors
 /// `ENODEV`.
 pub fn examine(name: &str) -> Result<()> {
-    let bdev = super::find(name).ok_or_else(Error::no_device)?;
+    let bdev = super::find(name).ok_or_else(Error::no_such_device)?;
     queue(bdev.name.clone());
     Ok(())
 }
@@ -144,11 +144,11 @@ pub fn module_configs() -> Vec<(usize, String)> {
     let mut texts = Vec::new();
     for module in modules {
         let Some(call) = module.table.write_config else { continue };
-        let mut text = String::new();
-        let sink = services::sink(&mut text);
+        let mut text = Collected::new(JSON_MAX);
+        let sink = text.sink();
         // SAFETY: function and state belong together; the sink is valid for the call.
         unsafe { call(module.state, &raw const sink) };
-        texts.push((module.owner, text));
+        texts.push((module.owner, text.into_text()));
     }
     texts
 }

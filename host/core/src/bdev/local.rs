@@ -4,7 +4,6 @@ use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
 use super::{Bdev, Desc, device};
 use crate::reactor::{clock, thread};
-use crate::services;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
 use std::cell::{Cell, RefCell, UnsafeCell};
@@ -157,7 +156,7 @@ impl Local {
 
     fn get(&self, desc: &Arc<Desc>) -> Result<u64> {
         if desc.bdev.is_removed() {
-            return Err(Error::no_device());
+            return Err(Error::no_such_device());
         }
         let channel = match self.find(&desc.bdev) {
             Some(channel) => channel,
@@ -261,7 +260,7 @@ impl Local {
         self.channels.borrow_mut().push(channel);
         bdev.channels.fetch_add(1, Ordering::AcqRel);
         let args = bay_chan_args {
-            size: services::size::<bay_chan_args>(),
+            size: size_of_table::<bay_chan_args>(),
             numa: bdev.record.numa,
             thread: thread::current_id(),
             host_chan: handle,

@@ -58,7 +58,7 @@ pub fn quiesce(
     nblocks: u64,
     done: impl FnOnce(i32) + Send + 'static,
 ) -> Result<()> {
-    let bdev = device::by_id(id).ok_or_else(Error::no_device)?;
+    let bdev = device::by_id(id).ok_or_else(Error::no_such_device)?;
     let end = lba.checked_add(nblocks).filter(|&end| end <= bdev.num_blocks());
     if end.is_none() || (nblocks == 0 && lba != 0) {
         return Err(Error::new(
@@ -112,7 +112,7 @@ pub fn unquiesce(
     nblocks: u64,
     done: impl FnOnce(i32) + Send + 'static,
 ) -> Result<()> {
-    let bdev = device::by_id(id).ok_or_else(Error::no_device)?;
+    let bdev = device::by_id(id).ok_or_else(Error::no_such_device)?;
     {
         let mut control = bdev.control();
         let range = Range { lba, nblocks };

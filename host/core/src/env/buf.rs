@@ -126,7 +126,7 @@ impl Pool {
             tracing::error!(
                 "no memory for {count} buffers of {size} bytes; I/O that needs one waits. \
                  iobuf_set_options makes them fewer. {}",
-                error.message
+                error.message()
             );
         }
     }
@@ -228,9 +228,9 @@ pub fn reserve() -> Result<()> {
             let message = format!(
                 "no memory for {count} {name} I/O buffers of {size} bytes; iobuf_set_options \
                  ({name}_pool_count) makes them fewer. {}",
-                error.message
+                error.message()
             );
-            Error::new(error.errno, message)
+            Error::new(error.errno(), message)
         })?;
     }
     Ok(())

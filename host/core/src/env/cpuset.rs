@@ -147,7 +147,7 @@ mod tests {
     fn what_names_no_core_is_refused_with_what_is_allowed() {
         for text in ["", "0x", "0", "[]", "[a]", "xyz", "[5000]", "[0-]"] {
             let error = CpuSet::parse(text).unwrap_err();
-            assert!(error.message.contains("allowed"), "{text}: {error}");
+            assert!(error.message().contains("allowed"), "{text}: {error}");
         }
     }
 }

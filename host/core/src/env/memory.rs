@@ -285,8 +285,8 @@ mod tests {
     fn more_than_the_machine_has_is_refused_unless_the_operator_overcommits() {
         let more = usize::try_from(machine()).unwrap() + 1;
         let error = alloc(more, 1).unwrap_err();
-        assert_eq!(error.errno, libc::ENOMEM);
-        assert!(error.message.contains("--overcommit"), "{error}");
+        assert_eq!(error.errno(), libc::ENOMEM);
+        assert!(error.message().contains("--overcommit"), "{error}");
         set_overcommit(Overcommit::Warn);
         let (base, _) = alloc(more, 1).unwrap();
         free(base.as_ptr());
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn bad_sizes_and_alignments_are_refused() {
-        assert_eq!(alloc(0, 1).unwrap_err().errno, libc::EINVAL);
-        assert_eq!(alloc(1, 3).unwrap_err().errno, libc::EINVAL);
+        assert_eq!(alloc(0, 1).unwrap_err().errno(), libc::EINVAL);
+        assert_eq!(alloc(1, 3).unwrap_err().errno(), libc::EINVAL);
     }
 }

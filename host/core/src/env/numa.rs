@@ -76,8 +76,8 @@ mod tests {
         assert_eq!(check(-1).unwrap(), None);
         assert_eq!(check(0).unwrap(), Some(0));
         let error = check(77).unwrap_err();
-        assert_eq!(error.errno, libc::EINVAL);
-        assert!(error.message.contains("NUMA node 77"), "{error}");
+        assert_eq!(error.errno(), libc::EINVAL);
+        assert!(error.message().contains("NUMA node 77"), "{error}");
         assert!(check(-2).is_err());
     }
 }

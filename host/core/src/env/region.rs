@@ -433,7 +433,7 @@ mod tests {
         remove(number, move || sent.send(()).unwrap()).unwrap();
         gone.try_recv().unwrap();
         assert_eq!(of(base + 100, 1), None);
-        assert_eq!(remove(number, || {}).unwrap_err().errno, libc::ENOENT);
+        assert_eq!(remove(number, || {}).unwrap_err().errno(), libc::ENOENT);
     }
 
     #[test]
@@ -446,7 +446,7 @@ mod tests {
         let goes = Change { watcher, region: number, is_removal: true };
         assert!(removing.try_iter().any(|change| change == goes));
         assert!(gone.try_recv().is_err());
-        assert_eq!(remove(number, || {}).unwrap_err().errno, libc::EBUSY);
+        assert_eq!(remove(number, || {}).unwrap_err().errno(), libc::EBUSY);
         release(number, watcher).unwrap();
         gone.try_recv().unwrap();
         unwatch(watcher).unwrap();
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(state(number) & BAY_REGION_LEAVING, BAY_REGION_LEAVING);
         release_owner(3);
         assert!(!is_watching(kept));
-        assert_eq!(release(number, kept).unwrap_err().errno, libc::ENOENT);
+        assert_eq!(release(number, kept).unwrap_err().errno(), libc::ENOENT);
     }
 
     #[test]
@@ -482,7 +482,7 @@ mod tests {
         let file = file();
         for (offset, len) in [(0, LEN + 4096), (4096, LEN), (0, 0), (100, 4096), (u64::MAX, 2)] {
             let error = import(1, file.as_fd(), offset, len).unwrap_err();
-            assert_eq!(error.errno, libc::EINVAL, "{offset} {len}: {error}");
+            assert_eq!(error.errno(), libc::EINVAL, "{offset} {len}: {error}");
         }
     }
 }

@@ -80,9 +80,9 @@ mod tests {
         let other =
             if own == 0 { lchown(&link, Some(65534), None).map(|()| own) } else { Ok(own + 1) };
         let error = check(&link, other.unwrap()).unwrap_err();
-        assert!(error.message.contains("symbolic link"), "{error}");
+        assert!(error.message().contains("symbolic link"), "{error}");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
-        assert!(check(&folder, own).unwrap_err().message.contains("writable by nobody else"));
+        assert!(check(&folder, own).unwrap_err().message().contains("writable by nobody else"));
         fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -279,8 +279,9 @@ struct Opened(Vec<Arc<Desc>>);
 
 impl Opened {
     fn open(&mut self, name: &str, writable: bool) -> Result<Arc<Desc>> {
-        let desc = desc::open(0, name, writable, None, std::ptr::null_mut())
-            .map_err(|error| Error::new(error.errno, format!("bdev {name}: {}", error.message)))?;
+        let desc = desc::open(0, name, writable, None, std::ptr::null_mut()).map_err(|error| {
+            Error::new(error.errno(), format!("bdev {name}: {}", error.message()))
+        })?;
         self.0.push(Arc::clone(&desc));
         Ok(desc)
     }

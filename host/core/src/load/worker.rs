@@ -79,7 +79,7 @@ pub(super) fn begin(order: Order) {
             failed: 0,
             elapsed: Duration::ZERO,
             latency: Histogram::new(),
-            failure: Some(Failure::NotBegun(error.errno)),
+            failure: Some(Failure::NotBegun(error.errno())),
         });
         thread::exit_current();
     }
@@ -489,7 +489,7 @@ impl Worker {
         let worker = unsafe { &*ctx };
         worker.tasks.iter().for_each(|task| task.worker.set(ctx));
         let ops = bay_poller_ops {
-            size: crate::services::size::<bay_poller_ops>(),
+            size: size_of_table::<bay_poller_ops>(),
             flags: 0,
             run: Some(poll),
             prepare_sleep: Some(prepare_sleep),

@@ -1,13 +1,13 @@
 //! `bay.bdev/1`
 
-use super::{Callback, copy_open, failed, size, status, string};
+use super::{Callback, failed, on_app_thread, status, string};
 use crate::bdev::device::{self, Texts};
 use crate::bdev::{self, Channel, examine, local};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 pub(super) static TABLE: bay_bdev_api = bay_bdev_api {
-    size: size::<bay_bdev_api>(),
+    size: size_of_table::<bay_bdev_api>(),
     flags: 0,
     register: Some(register),
     unregister: Some(unregister),
@@ -30,6 +30,9 @@ unsafe extern "C" fn register(
     reg: *const bay_bdev_reg,
     id: *mut u64,
 ) -> i32 {
+    if let Err(error) = on_app_thread() {
+        return error.status();
+    }
     // SAFETY: an open struct of the ABI, valid for the call.
     let Some(record) = (unsafe { copy_open(reg) }) else { return -libc::EINVAL };
     // SAFETY: as above; the operations live as long as the bdev.
@@ -70,7 +73,9 @@ unsafe extern "C" fn unregister(
     arg: *mut c_void,
 ) -> i32 {
     let callback = Callback::new(done, arg);
-    status(device::unregister(id, move |status| callback.run(status)))
+    status(
+        on_app_thread().and_then(|()| device::unregister(id, move |status| callback.run(status))),
+    )
 }
 
 unsafe extern "C" fn destruct_done(_host: *const bay_host, id: u64, status: i32) {
@@ -91,17 +96,18 @@ unsafe extern "C" fn chan_closed(_host: *const bay_host, host_chan: u64) {
 }
 
 unsafe extern "C" fn resize(_host: *const bay_host, id: u64, num_blocks: u64) -> i32 {
-    status(device::resize(id, num_blocks))
+    status(on_app_thread().and_then(|()| device::resize(id, num_blocks)))
 }
 
 unsafe extern "C" fn alias(_host: *const bay_host, id: u64, alias: bay_str, add: u32) -> i32 {
     // SAFETY: the text is valid for the call.
     let alias = unsafe { string(alias) };
-    status(if add == 0 { device::remove_alias(id, &alias) } else { device::add_alias(id, &alias) })
+    let change = if add == 0 { device::remove_alias } else { device::add_alias };
+    status(on_app_thread().and_then(|()| change(id, &alias)))
 }
 
 unsafe extern "C" fn media(_host: *const bay_host, id: u64, lba: u64, nblocks: u64) -> i32 {
-    status(bdev::desc::tell_media(id, lba, nblocks))
+    status(on_app_thread().and_then(|()| bdev::desc::tell_media(id, lba, nblocks)))
 }
 
 unsafe extern "C" fn quiesce(
@@ -141,11 +147,11 @@ unsafe extern "C" fn reserve(host: *const bay_host, name: bay_str, uuid: *const 
     let name = unsafe { string(name) };
     // SAFETY: null or 16 bytes, valid for the call.
     let uuid = unsafe { uuid.cast::<[u8; 16]>().as_ref() }.copied().unwrap_or_default();
-    status(device::reserve(host as usize, &name, uuid))
+    status(on_app_thread().and_then(|()| device::reserve(host as usize, &name, uuid)))
 }
 
 unsafe extern "C" fn release(host: *const bay_host, name: bay_str) -> i32 {
     // SAFETY: the text is valid for the call.
     let name = unsafe { string(name) };
-    status(device::release(host as usize, &name))
+    status(on_app_thread().and_then(|()| device::release(host as usize, &name)))
 }

@@ -1,13 +1,13 @@
 //! `bay.bdev_client/1`
 
-use super::{failed, size, status, string};
+use super::{failed, on_app_thread, status, string};
 use crate::bdev::{self, Claim, Io, desc, local};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 use std::ptr;
 
 pub(super) static TABLE: bay_bdev_client_api = bay_bdev_client_api {
-    size: size::<bay_bdev_client_api>(),
+    size: size_of_table::<bay_bdev_client_api>(),
     flags: 0,
     open: Some(open),
     close: Some(close),
@@ -36,6 +36,9 @@ unsafe extern "C" fn open(
     arg: *mut c_void,
     desc: *mut u64,
 ) -> i32 {
+    if let Err(error) = on_app_thread() {
+        return error.status();
+    }
     // SAFETY: the text is valid for the call.
     let name = unsafe { string(name) };
     match desc::open(host as usize, &name, flags & BAY_OPEN_WRITE != 0, event, arg) {
@@ -49,7 +52,7 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn close(_host: *const bay_host, desc: u64) -> i32 {
-    status(desc::close(desc))
+    status(on_app_thread().and_then(|()| desc::close(desc)))
 }
 
 unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev_info) -> i32 {
@@ -81,7 +84,7 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
     };
     // SAFETY: open structs begin with their size, which the caller has set.
     let theirs = unsafe { info.cast::<u32>().read() };
-    full.size = theirs.min(size::<bay_bdev_info>());
+    full.size = theirs.min(size_of_table::<bay_bdev_info>());
     // SAFETY: the caller's struct is `size` bytes long.
     unsafe {
         ptr::copy_nonoverlapping((&raw const full).cast::<u8>(), info.cast(), full.size as usize);
@@ -105,13 +108,13 @@ unsafe extern "C" fn media_next(
 
 unsafe extern "C" fn claim(_host: *const bay_host, desc: u64, kind: u32, key: u64) -> i32 {
     match Claim::from_abi(kind) {
-        Some(kind) => status(bdev::claim(desc, kind, key)),
+        Some(kind) => status(on_app_thread().and_then(|()| bdev::claim(desc, kind, key))),
         None => -libc::EINVAL,
     }
 }
 
 unsafe extern "C" fn unclaim(_host: *const bay_host, desc: u64) -> i32 {
-    status(bdev::unclaim(desc))
+    status(on_app_thread().and_then(|()| bdev::unclaim(desc)))
 }
 
 unsafe extern "C" fn chan_get(_host: *const bay_host, desc: u64, chan: *mut u64) -> i32 {

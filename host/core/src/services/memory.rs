@@ -1,6 +1,6 @@
 //! `bay.buf/1` and `bay.mem/1`
 
-use super::{Callback, size, status};
+use super::{Callback, status};
 use crate::env::{buf, memory, numa, region};
 use crate::reactor::thread;
 use drivebay_plugin_api::*;
@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 pub(super) fn buf_table() -> *const bay_buf_api {
     static TABLE: OnceLock<bay_buf_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_buf_api {
-        size: size::<bay_buf_api>(),
+        size: size_of_table::<bay_buf_api>(),
         max_len: u32::try_from(buf::max_len()).unwrap_or(u32::MAX),
         get: Some(get),
         put: Some(put),
@@ -52,7 +52,7 @@ unsafe extern "C" fn abort(_host: *const bay_host, wait: *mut bay_wait) {
 pub(super) fn mem_table() -> *const bay_mem_api {
     static TABLE: OnceLock<bay_mem_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_mem_api {
-        size: size::<bay_mem_api>(),
+        size: size_of_table::<bay_mem_api>(),
         flags: 0,
         alloc: Some(alloc),
         free: Some(free),

@@ -15,7 +15,7 @@ use crate::bdev;
 use crate::env::region;
 use crate::reactor::thread;
 use crate::{Error, Result};
-use drivebay_plugin_api::{bay_host, bay_sink, bay_str, id};
+use drivebay_plugin_api::{bay_host, bay_str, id};
 use std::ffi::c_void;
 
 /// The core's table for an interface id, or `None` when it is not the core's.
@@ -66,19 +66,6 @@ pub fn pollers_here(host: *const bay_host) -> usize {
     thread::with_current(|thread| thread.pollers_of(owner)).unwrap_or(0)
 }
 
-/// A sink that appends to `text`. Valid while `text` is borrowed by nobody else.
-pub fn sink(text: &mut String) -> bay_sink {
-    let ctx: *mut String = text;
-    bay_sink { ctx: ctx.cast(), write: Some(append) }
-}
-
-unsafe extern "C" fn append(ctx: *mut c_void, piece: bay_str) {
-    // SAFETY: `sink` made the context of a `String` that is borrowed for the sink's life.
-    let text = unsafe { &mut *ctx.cast::<String>() };
-    // SAFETY: the caller's text is valid for the call.
-    text.push_str(&unsafe { string(piece) });
-}
-
 /// Copies a text of the ABI; what is not UTF-8 is replaced.
 ///
 /// # Safety
@@ -93,29 +80,6 @@ pub unsafe fn string(text: bay_str) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Copies an open struct: the smaller of both sizes into a zeroed one. `None` for a null pointer or
-/// a size of 0.
-///
-/// # Safety
-/// `from` is null or begins with its size in bytes (`u32`) and is that long; all-zero is a valid `T`.
-#[must_use]
-pub unsafe fn copy_open<T: Copy>(from: *const T) -> Option<T> {
-    if from.is_null() {
-        return None;
-    }
-    // SAFETY: open structs begin with their size.
-    let size = unsafe { from.cast::<u32>().read() } as usize;
-    if size == 0 {
-        return None;
-    }
-    // SAFETY: all-zero is valid by the contract: integers, raw pointers and optional functions.
-    let mut to: T = unsafe { std::mem::zeroed() };
-    let len = size.min(size_of::<T>());
-    // SAFETY: both are at least `len` bytes long and do not overlap.
-    unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut to).cast(), len) };
-    Some(to)
-}
-
 /// The ABI's status of a control operation.
 fn status(result: Result<()>) -> i32 {
     match result {
@@ -127,7 +91,22 @@ fn status(result: Result<()>) -> i32 {
 /// Logs why and gives the ABI's status.
 fn failed(error: &Error) -> i32 {
     tracing::debug!("{error}");
-    -error.errno
+    error.status()
+}
+
+/// Refuses what plugins may call on the app thread only.
+///
+/// # Errors
+/// `EPERM`.
+fn on_app_thread() -> Result<()> {
+    let current = thread::current_id();
+    // 0 is no thread, and no app thread yet.
+    if current != 0 && current == thread::app() {
+        return Ok(());
+    }
+    let why = "called outside of the app thread; allowed: the app thread only";
+    tracing::warn!("{why}");
+    Err(Error::new(libc::EPERM, why))
 }
 
 /// A function and argument of the ABI on their way to another thread.
@@ -148,10 +127,4 @@ impl Callback {
             unsafe { call(self.arg as *mut c_void, status) };
         }
     }
-}
-
-/// Size of an open struct, as its first field tells it.
-#[expect(clippy::cast_possible_truncation, reason = "tables are a few hundred bytes long")]
-pub(crate) const fn size<T>() -> u32 {
-    size_of::<T>() as u32
 }

@@ -1,6 +1,6 @@
 //! `bay.thread/1` and `bay.poller/1`
 
-use super::{copy_open, failed, size, status, string};
+use super::{failed, status, string};
 use crate::env::CpuSet;
 use crate::reactor::poller::State;
 use crate::reactor::{self, clock, thread};
@@ -9,7 +9,7 @@ use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
 pub(super) static THREAD: bay_thread_api = bay_thread_api {
-    size: size::<bay_thread_api>(),
+    size: size_of_table::<bay_thread_api>(),
     flags: 0,
     current: Some(current),
     app_thread: Some(app_thread),
@@ -87,7 +87,7 @@ unsafe extern "C" fn now_ns(_host: *const bay_host) -> u64 {
 }
 
 pub(super) static POLLER: bay_poller_api = bay_poller_api {
-    size: size::<bay_poller_api>(),
+    size: size_of_table::<bay_poller_api>(),
     flags: 0,
     register: Some(register),
     unregister: Some(unregister),

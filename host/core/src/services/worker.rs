@@ -1,11 +1,11 @@
 //! `bay.draft.worker/1`
 
-use super::{size, status};
+use super::status;
 use crate::worker;
 use drivebay_plugin_api::*;
 
 pub(super) static TABLE: bay_worker_api = bay_worker_api {
-    size: size::<bay_worker_api>(),
+    size: size_of_table::<bay_worker_api>(),
     flags: 0,
     submit: Some(submit),
     cancel: Some(cancel),

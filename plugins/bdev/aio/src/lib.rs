@@ -32,9 +32,9 @@ plugin! {
         "bdev_aio_create", "bdev_aio_rescan", "bdev_aio_delete",
         "bdev_uring_create", "bdev_uring_rescan", "bdev_uring_delete",
     ],
-    start: || {
-        methods::register::<Aio>()?;
-        methods::register::<Uring>()
+    start: |app| {
+        methods::register::<Aio>(app)?;
+        methods::register::<Uring>(app)
     },
 }
 
@@ -56,7 +56,7 @@ impl<K: Kind> Bdev for FileBdev<K> {
     const POLLS: bool = true;
     const SLEEPS: bool = true;
 
-    fn create(params: K::Params) -> Result<Self> {
+    fn create(_: &App, params: K::Params) -> Result<Self> {
         let disk = FileDisk::open(K::wanted(params)?)?;
         Ok(Self { disk: Arc::new(disk), kind: PhantomData })
     }

@@ -20,7 +20,7 @@ params! {
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
-pub fn register<K: Kind>() -> Result<()> {
+pub fn register<K: Kind>(app: &App) -> Result<()> {
     let module = K::MODULE;
     Method::immediate(
         &format!("bdev_{module}_create"),
@@ -34,7 +34,7 @@ pub fn register<K: Kind>() -> Result<()> {
             .error(-17, "exists", "A bdev has that name.")
             .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
     })
-    .register()?;
+    .register(app)?;
     Method::immediate(
         &format!("bdev_{module}_rescan"),
         "Takes over the size that the file or block device has now.\n\n\
@@ -48,7 +48,7 @@ pub fn register<K: Kind>() -> Result<()> {
             "No bdev of this kind has that name.",
         )
     })
-    .register()?;
+    .register(app)?;
     Method::new(
         &format!("bdev_{module}_delete"),
         "Deletes the bdev; the file stays.\n\nAnswers when its I/O has ended and it is gone.",
@@ -57,31 +57,31 @@ pub fn register<K: Kind>() -> Result<()> {
     .describe(|method| {
         method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
     })
-    .register()
+    .register(app)
 }
 
-fn create<K: Kind>(params: K::Params) -> Result<String> {
-    let bdev = FileBdev::<K>::create(params)?;
+fn create<K: Kind>(app: &App, params: K::Params) -> Result<String> {
+    let bdev = FileBdev::<K>::create(app, params)?;
     // With the UUID: who moves the file and says so in the configuration keeps the disk's identity.
     let saved = serde_json::to_value(K::saved(&bdev.disk))
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
-    bdev::register(bdev, &format!("bdev_{}_create", K::MODULE), saved)
+    bdev::register(app, bdev, &format!("bdev_{}_create", K::MODULE), saved)
 }
 
-fn rescan<K: Kind>(params: Rescan) -> Result<bool> {
+fn rescan<K: Kind>(app: &App, params: Rescan) -> Result<bool> {
     let bdev = bdev::find::<FileBdev<K>>(&params.name)?;
     let (before, now) = (bdev.disk.num_blocks(), bdev.disk.measure()?);
     if now != before {
-        bdev.resize(now)?;
+        bdev.resize(app, now)?;
         bdev.disk.set_num_blocks(now);
         info!("{}: {before} blocks before, {now} now", params.name);
     }
     Ok(true)
 }
 
-fn delete<K: Kind>(call: Call, params: Delete) {
+fn delete<K: Kind>(app: &App, call: Call, params: Delete) {
     match bdev::find::<FileBdev<K>>(&params.name) {
-        Ok(bdev) => bdev.unregister(|gone| call.answer(gone.map(|()| true))),
+        Ok(bdev) => bdev.unregister(app, |_, gone| call.answer(gone.map(|()| true))),
         Err(error) => call.fail(error),
     }
 }

@@ -96,7 +96,7 @@ fn libaio_does_the_same_where_io_uring_is_missing() {
     let host = host();
     let disk = FileDisk::open(Wanted { name: "old".to_owned(), ..wanted(&path, Engine::Libaio) });
     let bdev = FileBdev::<Aio> { disk: Arc::new(disk.unwrap()), kind: PhantomData };
-    drivebay_sdk::bdev::register(bdev, "bdev_aio_create", json!({})).unwrap();
+    drivebay_sdk::bdev::register(host.app(), bdev, "bdev_aio_create", json!({})).unwrap();
     assert_eq!(write(&host, "old", 1, &[3; 4096], IoFlags::FUA), Status::SUCCESS);
     assert_eq!(without_data(&host, "old", Op::Flush, IoFlags::NONE), Status::SUCCESS);
     let unmap = Op::Unmap(Range::new(2, 1));

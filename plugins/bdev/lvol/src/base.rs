@@ -1,5 +1,6 @@
 //! The base bdev as the disk of a store.
 
+use crate::stores;
 use drivebay_blobstore::{Disk, DiskError};
 use drivebay_sdk::bdev::{Desc, Event, open};
 use drivebay_sdk::prelude::*;
@@ -41,12 +42,14 @@ impl BaseDisk {
             return Some(Arc::clone(io.desc()));
         }
         let text = std::str::from_utf8(name).ok()?.trim_end_matches('\0').to_owned();
-        let desc = open(&text, false, |event| {
+        let of_event = name.to_vec();
+        let on_event = move |_: &App, event| {
             if event == Event::Remove {
-                warn!("a bdev that volumes have as parent goes away");
+                stores::parent_is_gone(&of_event);
             }
-        });
-        let desc = Arc::new(desc.ok()?);
+        };
+        let desc = App::here(|app| open(app, &text, false, on_event));
+        let desc = Arc::new(desc.and_then(|opened| opened).ok()?);
         if desc.info().ok()?.block_size() != self.block_size {
             warn!("bdev {text} has another block size than the store, so it cannot be a parent");
             return None;
@@ -54,6 +57,11 @@ impl BaseDisk {
         let io = BlockIo::new(&desc).ok()?;
         self.externals.borrow_mut().insert(name.to_vec(), io);
         Some(desc)
+    }
+
+    /// Closes a parent that goes away.
+    pub(crate) fn forget_external(&self, name: &[u8]) {
+        self.externals.borrow_mut().remove(name);
     }
 
     fn range(&self, offset: u64, bytes: u64) -> Range {

@@ -38,11 +38,11 @@ plugin! {
     stop: stop,
 }
 
-fn start() -> Result<()> {
-    bdev::on_examine(stores::examine);
-    methods::register()
+fn start(app: &App) -> Result<()> {
+    bdev::on_examine(app, stores::examine);
+    methods::register(app)
 }
 
-fn stop(stopping: Stopping) {
+fn stop(_: &App, stopping: Stopping) {
     stores::close_all(stopping);
 }

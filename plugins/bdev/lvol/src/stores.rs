@@ -8,6 +8,7 @@ use drivebay_blobstore::{BlobId, Error as StoreError, Info, NewStoreOptions, Sto
 use drivebay_sdk::Stopping;
 use drivebay_sdk::bdev::{self, Claim, Desc, Event, Examine, Registered, open};
 use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task::{self, oneshot};
 use drivebay_sdk::runtime::{OnApp, Resident};
 use drivebay_sdk::serde_json::{Map as Members, Value};
@@ -15,9 +16,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Clusters of one volume that are allocated with one flush.
 const BATCH_MAX: usize = 64;
+
+/// How long a method waits for bdevs that are being looked at.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+static EXAMINING: OnApp<Examining> = OnApp::new();
+
+/// Bdevs that are being looked at.
+#[derive(Debug, Default)]
+struct Examining {
+    count: Cell<usize>,
+    ended: Notify,
+}
 
 static STORES: OnApp<RefCell<Vec<Rc<LvStore>>>> = OnApp::new();
 
@@ -83,7 +97,7 @@ pub(crate) async fn create(base: &str, options: &NewStoreOptions) -> Result<Rc<L
 
 /// Opens the store on a bdev, if there is one. `[app thread]`
 async fn load(base: &str) -> Result<Option<Rc<LvStore>>> {
-    let looking = Arc::new(open(base, false, |_| {})?);
+    let looking = Arc::new(App::here(|app| open(app, base, false, |_, _| {}))??);
     let is_store = holds_store(&looking).await;
     drop(looking);
     if !is_store {
@@ -111,13 +125,15 @@ async fn holds_store(desc: &Arc<Desc>) -> bool {
 
 fn open_base(name: &str) -> Result<Arc<Desc>> {
     let of_event = name.to_owned();
-    let desc = open(name, true, move |event| {
-        if event == Event::Remove {
-            base_is_gone(&of_event);
-        }
-    })?;
-    desc.claim(Claim::ExclusiveWrite)?;
-    Ok(Arc::new(desc))
+    App::here(|app| {
+        let desc = open(app, name, true, move |_, event| {
+            if event == Event::Remove {
+                base_is_gone(&of_event);
+            }
+        })?;
+        desc.claim(app, Claim::ExclusiveWrite)?;
+        Ok(Arc::new(desc))
+    })?
 }
 
 fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
@@ -162,8 +178,14 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
 }
 
 /// A bdev has come: it may hold a store, or be the parent that volumes wait for. `[app thread]`
-pub(crate) fn examine(examine: Examine) {
+pub(crate) fn examine(_: &App, examine: Examine) {
+    let Ok(examining) = EXAMINING.get_or_init(Examining::default) else {
+        return;
+    };
+    examining.count.set(examining.count.get() + 1);
+    let under_way = UnderWay(examining);
     let look = async move {
+        let _under_way = under_way;
         let name = examine.name().to_owned();
         match load(&name).await {
             Ok(Some(store)) => info!("bdev {name} holds store {}", store.uuid),
@@ -175,6 +197,26 @@ pub(crate) fn examine(examine: Examine) {
     };
     if let Ok(task) = task::spawn("lvol examine", look) {
         task.detach();
+    }
+}
+
+/// Counts a bdev that is being looked at, until it is dropped.
+struct UnderWay(Rc<Examining>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.ended.notify();
+    }
+}
+
+/// Waits until every bdev that has come was looked at: a call that loads the plugin finds the stores
+/// that are there. A bdev that does not answer holds nobody up for long.
+pub(crate) async fn settled() {
+    task::yield_now().await;
+    if let Some(examining) = EXAMINING.get() {
+        let ended = examining.ended.until(|| examining.count.get() == 0);
+        _ = task::timeout(SETTLE_LIMIT, ended).await;
     }
 }
 
@@ -190,6 +232,26 @@ fn base_is_gone(base: &str) {
         if let Ok(task) = task::spawn("lvol base removed", gone) {
             task.detach();
         }
+    }
+}
+
+/// A parent outside of the store goes away: volumes that need it are degraded until it comes back.
+pub(crate) fn parent_is_gone(parent: &[u8]) {
+    let parent = parent.to_vec();
+    let gone = async move {
+        for store in all() {
+            for info in store.store.volumes() {
+                if store.external_name(info.id).as_ref() == Some(&parent)
+                    && let Err(error) = store.unpublish(info.id).await
+                {
+                    warn!("volume {} of store {}: {error}", info.name, store.uuid);
+                }
+            }
+            store.store.disk().forget_external(&parent);
+        }
+    };
+    if let Ok(task) = task::spawn("lvol parent removed", gone) {
+        task.detach();
     }
 }
 
@@ -286,7 +348,7 @@ impl LvStore {
             shared: Arc::clone(&shared),
         })?;
         // The store makes it again, not the configuration.
-        bdev::register(bdev, "", Value::Null)?;
+        App::here(|app| bdev::register(app, bdev, "", Value::Null))??;
         self.maps.borrow_mut().insert(id, shared);
         self.on_bus.borrow_mut().insert(id, name.clone());
         Ok(name)
@@ -331,7 +393,8 @@ impl LvStore {
 
     /// Tells the bus the size that a volume is going to have.
     pub(crate) fn set_size_on_bus(&self, id: BlobId, blocks: u64) -> Result<()> {
-        self.bdev(id)?.resize(blocks)
+        let bdev = self.bdev(id)?;
+        App::here(|app| bdev.resize(app, blocks))?
     }
 
     fn bdev(&self, id: BlobId) -> Result<Registered<LvolBdev>> {
@@ -349,11 +412,11 @@ impl LvStore {
             return operation.await.map_err(error);
         };
         let (done, quiet) = oneshot::channel();
-        bdev.quiesce(move |status| drop(done.send(status)))?;
+        App::here(|app| bdev.quiesce(app, move |_, status| drop(done.send(status))))??;
         quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))??;
         let result = operation.await.map_err(error);
         self.refresh(id);
-        bdev.unquiesce()?;
+        App::here(|app| bdev.unquiesce(app))??;
         result
     }
 
@@ -363,7 +426,7 @@ impl LvStore {
             return Ok(());
         };
         let (done, gone) = oneshot::channel();
-        bdev.unregister(move |status| drop(done.send(status)));
+        App::here(|app| bdev.unregister(app, move |_, status| drop(done.send(status))))?;
         gone.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))??;
         self.on_bus.borrow_mut().remove(&id);
         self.maps.borrow_mut().remove(&id);

@@ -23,7 +23,7 @@ impl Bdev for Ram {
     const OPS: OpSet =
         OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -63,7 +63,7 @@ fn setup(name: &str) -> Setup {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
     let data = Arc::new(Mutex::new(vec![0xa5; 32 << 20]));
     let ram = Ram { name: name.into(), data };
-    register(ram.clone(), "none", Value::Null).unwrap();
+    register(host.app(), ram.clone(), "none", Value::Null).unwrap();
     Setup { host, ram }
 }
 
@@ -178,13 +178,13 @@ fn volumes_come_back_when_the_disk_does() {
         let volume = setup.open(&uuid);
         assert_eq!(volume.write(5, 7), Status::SUCCESS);
     }
-    drivebay_sdk::bdev::find::<Ram>("lv4").unwrap().unregister(|_| {});
+    drivebay_sdk::bdev::find::<Ram>("lv4").unwrap().unregister(setup.host.app(), |_, _| {});
     for _ in 0..20 {
         setup.host.run();
     }
     assert!(setup.host.registered(&uuid).is_none() && setup.host.registered("lv4").is_none());
     assert_eq!(setup.call("bdev_lvol_get_lvstores", json!({})), json!([]));
-    register(setup.ram.clone(), "none", Value::Null).unwrap();
+    register(setup.host.app(), setup.ram.clone(), "none", Value::Null).unwrap();
     for _ in 0..20 {
         setup.host.run();
     }
@@ -227,8 +227,11 @@ fn a_volume_is_resized_inflated_renamed_and_deleted() {
     let volume = setup.open(&uuid);
     assert_eq!(volume.write(0, 7), Status::SUCCESS);
     assert_eq!(setup.call("bdev_lvol_resize", json!({"name": uuid, "size_in_mib": 6})), true);
-    let num_blocks =
-        drivebay_sdk::bdev::open(&uuid, false, |_| {}).unwrap().info().unwrap().num_blocks();
+    let num_blocks = drivebay_sdk::bdev::open(setup.host.app(), &uuid, false, |_, _| {})
+        .unwrap()
+        .info()
+        .unwrap()
+        .num_blocks();
     assert_eq!(num_blocks, 6 * MIB / 512);
     setup.call("bdev_lvol_snapshot", json!({"lvol_name": uuid, "snapshot_name": "snap"}));
     assert_eq!(setup.call("bdev_lvol_inflate", json!({"name": uuid})), true);

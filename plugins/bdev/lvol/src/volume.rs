@@ -73,7 +73,7 @@ impl Bdev for LvolBdev {
     const PRODUCT: &'static str = "Logical Volume";
     const BURSTS: bool = true;
 
-    fn create(_params: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::new(errno::EOPNOTSUPP, "volumes are made by bdev_lvol_create"))
     }
 

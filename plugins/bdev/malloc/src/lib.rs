@@ -42,9 +42,9 @@ impl Bdev for Malloc {
         .with(OpSet::RESET)
         .with(OpSet::ABORT);
 
-    fn create(params: Self::Params) -> Result<Self> {
+    fn create(app: &App, params: Self::Params) -> Result<Self> {
         only("md_interleave", params.own.md_interleave, false)?;
-        let disk = params.disk.check("Malloc")?;
+        let disk = params.disk.check(app, "Malloc")?;
         let memory = DmaRegion::alloc_zeroed_on(disk.geometry(), params.own.numa_id)?;
         Ok(Self { disk, boundary: params.own.optimal_io_boundary, memory })
     }

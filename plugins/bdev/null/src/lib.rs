@@ -54,8 +54,8 @@ impl Bdev for Null {
         .with(OpSet::RESET)
         .with(OpSet::ABORT);
 
-    fn create(params: Self::Params) -> Result<Self> {
-        Ok(Self { disk: params.disk.check("Null")? })
+    fn create(app: &App, params: Self::Params) -> Result<Self> {
+        Ok(Self { disk: params.disk.check(app, "Null")? })
     }
 
     fn name(&self) -> &str {
@@ -88,15 +88,15 @@ impl Bdev for Null {
     }
 }
 
-fn start() -> Result<()> {
+fn start(app: &App) -> Result<()> {
     let doc = "Gives a null bdev another capacity.\n\nIt does not shrink while it is open.";
     Method::immediate("bdev_null_resize", doc, resize)
         .describe(|method| method.result("true"))
-        .register()
+        .register(app)
 }
 
-fn resize(params: Resize) -> Result<bool> {
+fn resize(app: &App, params: Resize) -> Result<bool> {
     let null = find::<Null>(&params.name)?;
     let num_blocks = params.new_size * MIB / u64::from(null.geometry().block_size());
-    null.resize(num_blocks).map(|()| true)
+    null.resize(app, num_blocks).map(|()| true)
 }

@@ -25,7 +25,7 @@ impl Filter for Passthru {
     type Params = Self;
     const PRODUCT: &'static str = "passthru";
 
-    fn create(params: Self) -> Result<Self> {
+    fn create(_: &App, params: Self) -> Result<Self> {
         check_name(params.name.clone())?;
         Ok(params)
     }

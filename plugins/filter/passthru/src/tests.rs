@@ -13,7 +13,7 @@ impl Bdev for Sevens {
     const PRODUCT: &'static str = "sevens";
     const OPS: OpSet = OpSet::READ;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -42,8 +42,8 @@ fn host() -> FakeHost {
     FakeHost::load(&bay_door::bay_plugin_v1)
 }
 
-fn add_base(name: &str) {
-    register(Sevens(name.into()), "none", Value::Null).unwrap();
+fn add_base(host: &FakeHost, name: &str) {
+    register(host.app(), Sevens(name.into()), "none", Value::Null).unwrap();
 }
 
 fn create(host: &FakeHost, name: &str, base: &str) {
@@ -54,7 +54,7 @@ fn create(host: &FakeHost, name: &str, base: &str) {
 #[test]
 fn io_goes_to_the_base_and_its_end_comes_back_with_detail() {
     let host = host();
-    add_base("base1");
+    add_base(&host, "base1");
     create(&host, "pt1", "base1");
     let registered = host.registered("pt1").unwrap();
     assert_eq!((registered.num_blocks, registered.ops_mask), (8, OpSet::READ.bits()));
@@ -71,19 +71,19 @@ fn it_waits_for_its_base_and_follows_it() {
     let host = host();
     create(&host, "pt2", "base2");
     assert!(host.registered("pt2").is_none());
-    add_base("base2");
+    add_base(&host, "base2");
     assert!(host.registered("pt2").is_some());
-    drivebay_sdk::bdev::find::<Sevens>("base2").unwrap().unregister(|_| {});
+    drivebay_sdk::bdev::find::<Sevens>("base2").unwrap().unregister(host.app(), |_, _| {});
     host.run();
     assert!(host.registered("pt2").is_none() && host.registered("base2").is_none());
-    add_base("base2");
+    add_base(&host, "base2");
     assert!(host.registered("pt2").is_some());
 }
 
 #[test]
 fn a_base_has_one_passthru() {
     let host = host();
-    add_base("base3");
+    add_base(&host, "base3");
     create(&host, "pt3", "base3");
     let params = json!({"name": "other", "base_bdev_name": "base3"});
     assert_eq!(host.call("bdev_passthru_create", &params).unwrap_err().code, -1);
@@ -92,7 +92,7 @@ fn a_base_has_one_passthru() {
 #[test]
 fn deleting_ends_it_and_also_the_wait() {
     let host = host();
-    add_base("base4");
+    add_base(&host, "base4");
     create(&host, "pt4", "base4");
     create(&host, "pt5", "base5");
     for name in ["pt4", "pt5"] {
@@ -101,6 +101,6 @@ fn deleting_ends_it_and_also_the_wait() {
         let error = host.call("bdev_passthru_delete", &json!({"name": name})).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (-19, "No such device"));
     }
-    add_base("base5");
+    add_base(&host, "base5");
     assert!(host.registered("pt5").is_none());
 }

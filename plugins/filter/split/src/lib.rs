@@ -58,26 +58,26 @@ fn splits() -> MutexGuard<'static, Vec<Split>> {
     SPLITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start() -> Result<()> {
-    bdev::on_examine_config(|name| {
-        if let Err(error) = divide(name) {
+fn start(app: &App) -> Result<()> {
+    bdev::on_examine_config(app, |app, name| {
+        if let Err(error) = divide(app, name) {
             warn!("{name} is not split: {error}");
         }
     });
-    bdev::on_save_config(save);
+    bdev::on_save_config(app, save);
     Method::new("bdev_split_create", "Makes several bdevs of equal size of one.", create)
         .describe(|method| method.result("Names of the parts; none while the base is not there."))
-        .register()?;
+        .register(app)?;
     Method::new("bdev_split_delete", "Takes the parts of a bdev away.", delete)
         .describe(|method| method.result("true, when they are gone"))
-        .register()
+        .register(app)
 }
 
 fn save(config: &mut Config<'_>) {
     splits().iter().for_each(|split| config.call("bdev_split_create", &split.asked));
 }
 
-fn create(call: Call, asked: Create) {
+fn create(app: &App, call: Call, asked: Create) {
     let (base, count) = (asked.base_bdev.clone(), asked.split_count);
     let refuse = |call: Call, why: &str| {
         let message = format!("Failed to create {count} split bdevs from '{base}': {why}");
@@ -87,7 +87,7 @@ fn create(call: Call, asked: Create) {
         return refuse(call, "File exists");
     }
     splits().push(Split { asked, parts: Vec::new() });
-    match divide(&base) {
+    match divide(app, &base) {
         Ok(parts) => call.reply(parts),
         Err(error) if error.errno() == errno::ENODEV => call.reply(Vec::<String>::new()),
         Err(error) => {
@@ -98,15 +98,15 @@ fn create(call: Call, asked: Create) {
 }
 
 /// Makes the parts of a base that is to be split; their names.
-fn divide(base: &str) -> Result<Vec<String>> {
+fn divide(app: &App, base: &str) -> Result<Vec<String>> {
     let found = splits().iter().find(|split| split.asked.base_bdev == base).map(|split| {
         let Create { split_count, split_size_mb, .. } = split.asked;
         (split_count, split_size_mb)
     });
     let Some((count, size_mb)) = found else { return Ok(Vec::new()) };
     let name = base.to_owned();
-    let desc = bdev::open(base, true, move |event| follow(&name, event))?;
-    desc.claim(Claim::ExclusiveWrite)?;
+    let desc = bdev::open(app, base, true, move |app, event| follow(app, &name, event))?;
+    desc.claim(app, Claim::ExclusiveWrite)?;
     let info = desc.info()?;
     let nblocks = part_len(&info, count, size_mb)?;
     let desc = Arc::new(desc);
@@ -119,12 +119,12 @@ fn divide(base: &str) -> Result<Vec<String>> {
             let shown = json!({"base_bdev": base, "offset_blocks": offset});
             part.product = "Split Disk";
             part.driver_specific = Map::from_iter([("split".to_owned(), shown)]);
-            bdev::register(part, "", Value::Null)
+            bdev::register(app, part, "", Value::Null)
         });
         match made {
             Ok(name) => names.push(name),
             Err(error) => {
-                take_away(names, Rc::new(()));
+                take_away(app, names, Rc::new(()));
                 return Err(error);
             }
         }
@@ -154,25 +154,25 @@ fn part_len(info: &Info, count: u32, size_mb: u64) -> Result<u64> {
 }
 
 /// Something happened to a base. Without it the parts go, and come back when it does.
-fn follow(base: &str, event: Event) {
+fn follow(app: &App, base: &str, event: Event) {
     if event == Event::Remove {
         let mut all = splits();
         let split = all.iter_mut().find(|split| split.asked.base_bdev == base);
         let parts = split.map(|split| std::mem::take(&mut split.parts)).unwrap_or_default();
         drop(all);
-        take_away(parts, Rc::new(()));
+        take_away(app, parts, Rc::new(()));
     }
 }
 
 /// Takes parts off the bus; `done` is dropped when they are gone.
-fn take_away<D: 'static>(parts: Vec<String>, done: Rc<D>) {
+fn take_away<D: 'static>(app: &App, parts: Vec<String>, done: Rc<D>) {
     for part in parts.iter().filter_map(|name| bdev::find::<Part>(name).ok()) {
         let done = Rc::clone(&done);
-        part.unregister(move |_| drop(done));
+        part.unregister(app, move |_, _| drop(done));
     }
 }
 
-fn delete(call: Call, Delete { base_bdev }: Delete) {
+fn delete(app: &App, call: Call, Delete { base_bdev }: Delete) {
     let mut all = splits();
     let Some(place) = all.iter().position(|split| split.asked.base_bdev == base_bdev) else {
         let (code, why) = (INVALID_PARAMS, format!("bdev {base_bdev} is not split"));
@@ -180,7 +180,7 @@ fn delete(call: Call, Delete { base_bdev }: Delete) {
     };
     let split = all.remove(place);
     drop(all);
-    take_away(split.parts, Rc::new(Answer(Some(call))));
+    take_away(app, split.parts, Rc::new(Answer(Some(call))));
 }
 
 /// Answers a call when it is dropped.

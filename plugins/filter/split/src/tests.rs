@@ -11,7 +11,7 @@ impl Bdev for Numbered {
     const PRODUCT: &'static str = "numbered";
     const OPS: OpSet = OpSet::READ;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -31,8 +31,8 @@ impl Bdev for Numbered {
     }
 }
 
-fn add_base(name: &str, nblocks: u64) {
-    bdev::register(Numbered(name.into(), nblocks), "none", Value::Null).unwrap();
+fn add_base(host: &FakeHost, name: &str, nblocks: u64) {
+    bdev::register(host.app(), Numbered(name.into(), nblocks), "none", Value::Null).unwrap();
 }
 
 fn first_byte(host: &FakeHost, name: &str, lba: u64) -> u8 {
@@ -45,7 +45,7 @@ fn first_byte(host: &FakeHost, name: &str, lba: u64) -> u8 {
 #[test]
 fn the_parts_lie_one_after_the_other_and_the_rest_is_nobodys() {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
-    add_base("whole", 100);
+    add_base(&host, "whole", 100);
     let params = json!({"base_bdev": "whole", "split_count": 3});
     let names = host.call("bdev_split_create", &params).unwrap();
     assert_eq!(names, json!(["wholep0", "wholep1", "wholep2"]));
@@ -63,7 +63,7 @@ fn the_parts_lie_one_after_the_other_and_the_rest_is_nobodys() {
 #[test]
 fn a_size_decides_how_many_parts_there_are_and_must_fit() {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
-    add_base("sized", 5000);
+    add_base(&host, "sized", 5000);
     let params = json!({"base_bdev": "sized", "split_count": 9, "split_size_mb": 1});
     let names = host.call("bdev_split_create", &params).unwrap();
     assert_eq!(names, json!(["sizedp0", "sizedp1"]));
@@ -79,7 +79,7 @@ fn a_base_that_comes_later_is_split_then() {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
     let params = json!({"base_bdev": "late", "split_count": 2});
     assert_eq!(host.call("bdev_split_create", &params).unwrap(), json!([]));
-    add_base("late", 10);
+    add_base(&host, "late", 10);
     assert_eq!(first_byte(&host, "latep1", 1), 6);
     assert_eq!(host.call("bdev_split_delete", &json!({"base_bdev": "late"})).unwrap(), true);
 }

@@ -14,7 +14,7 @@ pub mod model;
 pub mod node;
 pub mod rpc;
 
-use drivebay_sdk::{Result, Stopping, notify, plugin};
+use drivebay_sdk::{App, Result, Stopping, notify, plugin};
 
 plugin! {
     name: "iscsi",
@@ -57,13 +57,13 @@ plugin! {
     stop: stop,
 }
 
-fn start() -> Result<()> {
-    app::App::start()?;
-    rpc::register()?;
-    notify::subsystem("iscsi", config::write)
+fn start(app: &App) -> Result<()> {
+    app::Iscsi::start()?;
+    rpc::register(app)?;
+    notify::subsystem(app, "iscsi", config::write)
 }
 
-fn stop(stopping: Stopping) {
+fn stop(_app: &App, stopping: Stopping) {
     match app::app() {
         Some(app) => app.stop(move || drop(stopping)),
         None => drop(stopping),

@@ -61,12 +61,12 @@ plugin! {
     stop: stop,
 }
 
-fn start() -> Result<()> {
+fn start(here: &drivebay_sdk::App) -> Result<()> {
     let app = App::start()?;
-    rpc::register()?;
-    notify::subsystem("nvmf", config::write)?;
+    rpc::register(here)?;
+    notify::subsystem(here, "nvmf", config::write)?;
     // Last: a fabric may register from inside.
-    app.serve_with(protocol::serve(|leaving| {
+    app.serve_with(protocol::serve(here, |_, leaving| {
         if let Some(app) = app::app() {
             let task = Rc::clone(&app);
             app.tasks.spawn(async move { ops::fabric_leaves(&task, leaving).await });
@@ -75,7 +75,7 @@ fn start() -> Result<()> {
     Ok(())
 }
 
-fn stop(stopping: Stopping) {
+fn stop(_: &drivebay_sdk::App, stopping: Stopping) {
     if let Some(app) = app::app() {
         let task = Rc::clone(&app);
         app.tasks.spawn(async move { ops::stop(&task, stopping).await });

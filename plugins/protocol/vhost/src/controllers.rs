@@ -4,7 +4,7 @@ use crate::blk::Disk;
 use crate::control::Control;
 use drivebay_sdk::bdev::{self, Desc, Event};
 use drivebay_sdk::runtime::resident::OnApp;
-use drivebay_sdk::{Error, Result, Stopping, errno, tracing};
+use drivebay_sdk::{App, Error, Result, Stopping, errno, tracing};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -100,7 +100,7 @@ impl Controllers {
     ///
     /// # Errors
     /// `EEXIST` when the name is taken, `ENODEV` when there is no such bdev, what the socket's path refuses.
-    pub fn create(&self, config: ControllerConfig) -> Result<()> {
+    pub fn create(&self, app: &App, config: ControllerConfig) -> Result<()> {
         let name = config.name.clone();
         if self.by_name.borrow().contains_key(&name) {
             return Err(Error::new(errno::EEXIST, format!("controller {name}: File exists")));
@@ -113,8 +113,9 @@ impl Controllers {
         }
         let path = socket_path(&name)?;
         let of_event = name.clone();
-        let desc =
-            bdev::open(&config.bdev, !config.readonly, move |event| changed(&of_event, event))?;
+        let desc = bdev::open(app, &config.bdev, !config.readonly, move |_, event| {
+            changed(&of_event, event);
+        })?;
         let listener = self.control.listen(&name, &path)?;
         let controller = Controller { config, desc: Some(Arc::new(desc)), listener };
         self.by_name.borrow_mut().insert(name, controller);

@@ -16,7 +16,7 @@ pub mod socket;
 #[cfg(test)]
 mod tests;
 
-use drivebay_sdk::{Result, Stopping, notify, plugin};
+use drivebay_sdk::{App, Result, Stopping, notify, plugin};
 
 plugin! {
     name: "vhost",
@@ -34,12 +34,12 @@ plugin! {
     stop: stop,
 }
 
-fn start() -> Result<()> {
+fn start(app: &App) -> Result<()> {
     controllers::start()?;
-    rpc::register()?;
-    notify::subsystem("vhost_blk", rpc::write_config)
+    rpc::register(app)?;
+    notify::subsystem(app, "vhost_blk", rpc::write_config)
 }
 
-fn stop(stopping: Stopping) {
+fn stop(_app: &App, stopping: Stopping) {
     controllers::stop(stopping);
 }

@@ -61,37 +61,37 @@ const IOPS_THRESHOLD: u32 = 60_000;
 ///
 /// # Errors
 /// `EEXIST` when a name is taken.
-pub fn register() -> Result<()> {
+pub fn register(app: &App) -> Result<()> {
     Method::immediate(
         "vhost_create_blk_controller",
         "Makes a block device for virtual machines.",
         create,
     )
-    .register()?;
+    .register(app)?;
     Method::new(
         "vhost_delete_controller",
         "Deletes a controller. Its guests lose their disk.",
         delete,
     )
-    .register()?;
-    Method::immediate("vhost_get_controllers", "Lists the controllers.", list).register()?;
+    .register(app)?;
+    Method::immediate("vhost_get_controllers", "Lists the controllers.", list).register(app)?;
     Method::immediate(
         "vhost_controller_set_coalescing",
         "Sets how interrupts are gathered.",
         coalesce,
     )
-    .register()?;
+    .register(app)?;
     Method::immediate(
         "virtio_blk_get_transports",
         "Lists the transports of block devices.",
         transports,
     )
-    .register()
+    .register(app)
 }
 
-fn create(params: CreateBlk) -> Result<bool> {
+fn create(app: &App, params: CreateBlk) -> Result<bool> {
     check_transport(params.transport.as_deref().unwrap_or(TRANSPORT))?;
-    controllers::all()?.create(ControllerConfig {
+    let config = ControllerConfig {
         name: params.ctrlr,
         bdev: params.dev_name,
         readonly: params.readonly,
@@ -99,18 +99,19 @@ fn create(params: CreateBlk) -> Result<bool> {
         cpumask: params.cpumask.unwrap_or_default(),
         delay_base_us: 0,
         iops_threshold: IOPS_THRESHOLD,
-    })?;
+    };
+    controllers::all()?.create(app, config)?;
     Ok(true)
 }
 
-fn delete(call: Call, params: Delete) {
+fn delete(_app: &App, call: Call, params: Delete) {
     match controllers::all() {
         Ok(all) => all.delete(&params.ctrlr, |gone| call.answer(gone.map(|()| true))),
         Err(error) => call.fail(error),
     }
 }
 
-fn list(params: Get) -> Result<Vec<Value>> {
+fn list(_app: &App, params: Get) -> Result<Vec<Value>> {
     let all = controllers::all()?;
     match params.name {
         Some(name) => Ok(vec![view(&all.get(&name)?)]),
@@ -118,7 +119,7 @@ fn list(params: Get) -> Result<Vec<Value>> {
     }
 }
 
-fn coalesce(params: Coalescing) -> Result<bool> {
+fn coalesce(_app: &App, params: Coalescing) -> Result<bool> {
     controllers::all()?.change(&params.ctrlr, |config| {
         config.delay_base_us = params.delay_base_us;
         config.iops_threshold = params.iops_threshold;
@@ -126,7 +127,7 @@ fn coalesce(params: Coalescing) -> Result<bool> {
     Ok(true)
 }
 
-fn transports(params: GetTransports) -> Result<Vec<Value>> {
+fn transports(_app: &App, params: GetTransports) -> Result<Vec<Value>> {
     if let Some(name) = params.name {
         check_transport(&name)?;
     }

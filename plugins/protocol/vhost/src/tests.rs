@@ -5,7 +5,7 @@ use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, OpSet};
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::json;
 use drivebay_sdk::testing::FakeHost;
-use drivebay_sdk::{Result, Status};
+use drivebay_sdk::{App, Result, Status};
 use drivebay_spec_vhost::blk::Config;
 use drivebay_spec_vhost::message::{HEADER_LEN, Header};
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ impl Bdev for Blank {
     const OPS: OpSet = OpSet::READ_WRITE;
     const PRODUCT: &'static str = "Blank disk";
 
-    fn create(_params: NoParams) -> Result<Self> {
+    fn create(_app: &App, _params: NoParams) -> Result<Self> {
         Ok(Self("blank".into()))
     }
 
@@ -43,8 +43,8 @@ impl Bdev for Blank {
     }
 }
 
-fn add_disk(name: &str) {
-    bdev::register(Blank(name.to_owned()), "none", json!({})).unwrap();
+fn add_disk(host: &FakeHost, name: &str) {
+    bdev::register(host.app(), Blank(name.to_owned()), "none", json!({})).unwrap();
 }
 
 fn host() -> FakeHost {
@@ -73,7 +73,7 @@ fn ask(host: &FakeHost, vmm: &mut UnixStream, request: u32, payload: &[u8]) -> V
 
 /// A disk with a controller, and a connection to its socket.
 fn connected(host: &FakeHost, name: &str) -> UnixStream {
-    add_disk(name);
+    add_disk(host, name);
     let params = json!({"ctrlr": format!("{name}.sock"), "dev_name": name});
     host.call("vhost_create_blk_controller", &params).unwrap();
     let vmm = UnixStream::connect(PathBuf::from(format!("{name}.sock"))).unwrap();
@@ -114,7 +114,7 @@ fn features_that_were_not_offered_end_the_session() {
 #[test]
 fn names_that_leave_the_folder_are_refused() {
     let host = host();
-    add_disk("vhost-name");
+    add_disk(&host, "vhost-name");
     for name in ["", "a/b", "..", "new\nline"] {
         let params = json!({"ctrlr": name, "dev_name": "vhost-name"});
         let error = host.call("vhost_create_blk_controller", &params).unwrap_err();

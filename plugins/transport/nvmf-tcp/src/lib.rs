@@ -16,7 +16,7 @@ mod socket;
 use drivebay_sdk::nvmf::transport::{self, Acceptor, Address, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::throttle::Throttle;
-use drivebay_sdk::{Error, Result, Sink, Stopping, errno, plugin, thread};
+use drivebay_sdk::{App, Error, Result, Sink, Stopping, errno, plugin, thread};
 use group::TcpGroup;
 use listen::{Arrived, Exhausted, Listener, describe};
 use options::{Options, Settings};
@@ -36,10 +36,8 @@ plugin! {
     stop: stop,
 }
 
-fn stop(stopping: Stopping) {
-    if let Err(error) = transport::unregister(move |_| drop(stopping)) {
-        tracing::error!("{error}");
-    }
+fn stop(app: &App, stopping: Stopping) {
+    transport::unregister(app, move |_, _| drop(stopping));
 }
 
 /// Readable, as poll(2) says it.

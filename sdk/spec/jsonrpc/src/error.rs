@@ -139,6 +139,21 @@ impl RpcError {
     }
 }
 
+/// On the wire the code is the negative errno.
+impl From<drivebay_spec_errno::Error> for RpcError {
+    fn from(error: drivebay_spec_errno::Error) -> Self {
+        if let Some((field, allowed)) = error.about() {
+            let code = i64::from(error.status());
+            let allowed = Some(allowed.to_owned());
+            return Self::about(code, "invalid_value", error.message(), field, allowed);
+        }
+        match error.device() {
+            Some(name) => Self::no_such_device(name),
+            None => Self::of_errno(-error.status(), error.message()),
+        }
+    }
+}
+
 /// The stable name of an errno. Linux, `asm-generic/errno.h`.
 const fn errno_name(errno: i32) -> &'static str {
     match errno {

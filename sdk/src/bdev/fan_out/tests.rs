@@ -1,6 +1,7 @@
 //! Two modules over two RAM disks: one whose disks lie end to end, one that mirrors.
 
 use super::*;
+use crate::app::App;
 use crate::bdev::{Bdev, Desc, Geometry, OpSet, Range, open, register};
 use crate::error::{Error, Result};
 use crate::rpc::NoParams;
@@ -23,7 +24,7 @@ impl Bdev for Ram {
     const PRODUCT: &'static str = "ram";
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH);
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -65,7 +66,7 @@ impl Bdev for Ends {
     const PRODUCT: &'static str = "ends";
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH);
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -116,7 +117,7 @@ impl Bdev for Mirror {
     const JOINS: bool = true;
     const IO_STATE_LEN: usize = size_of::<Leg>();
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -155,14 +156,20 @@ impl Bdev for Mirror {
 type Data = Arc<Mutex<Vec<u8>>>;
 
 /// Two disks: what they hold, and whether they fail.
-fn disks(name: &str) -> (Pair, [Data; 2], [Arc<AtomicBool>; 2]) {
+fn disks(host: &FakeHost, name: &str) -> (Pair, [Data; 2], [Arc<AtomicBool>; 2]) {
     let data = [(); 2].map(|()| Arc::new(Mutex::new(vec![0; 8 * BLOCK])));
     let fails = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     let disks = [0, 1].map(|index| {
         let name = format!("{name} {index}");
         let (data, fails) = (Arc::clone(&data[index]), Arc::clone(&fails[index]));
-        register(Ram { name: name.clone(), data, fails }, "none", serde_json::Value::Null).unwrap();
-        open(&name, true, |_| {}).unwrap()
+        register(
+            host.app(),
+            Ram { name: name.clone(), data, fails },
+            "none",
+            serde_json::Value::Null,
+        )
+        .unwrap();
+        open(host.app(), &name, true, |_, _| {}).unwrap()
     });
     (Pair { name: name.to_owned(), disks }, data, fails)
 }
@@ -174,8 +181,8 @@ fn pattern(blocks: usize) -> Vec<u8> {
 #[test]
 fn children_have_the_parts_of_the_parents_data_that_belong_to_them() {
     let host = FakeHost::new();
-    let (pair, data, fails) = disks("ends");
-    register(Ends(pair), "none", serde_json::Value::Null).unwrap();
+    let (pair, data, fails) = disks(&host, "ends");
+    register(host.app(), Ends(pair), "none", serde_json::Value::Null).unwrap();
     let (channel, _desc) = host.open("ends");
     for (lba, blocks) in [(0_u8, 2_u8), (6, 4), (7, 2), (8, 8), (0, 16)] {
         let range = Range::new(lba.into(), blocks.into());
@@ -201,8 +208,8 @@ fn children_have_the_parts_of_the_parents_data_that_belong_to_them() {
 #[test]
 fn a_module_that_joins_goes_on_with_the_io_that_its_child_failed() {
     let host = FakeHost::new();
-    let (pair, data, fails) = disks("mirror");
-    register(Mirror(pair), "none", serde_json::Value::Null).unwrap();
+    let (pair, data, fails) = disks(&host, "mirror");
+    register(host.app(), Mirror(pair), "none", serde_json::Value::Null).unwrap();
     let (channel, _desc) = host.open("mirror");
     let range = Range::new(2, 3);
     host.io(&channel, Op::Write(range), IoFlags::NONE, &mut pattern(3));
@@ -224,8 +231,8 @@ fn a_module_that_joins_goes_on_with_the_io_that_its_child_failed() {
 #[test]
 fn a_parent_ends_when_the_last_of_its_children_has_and_with_the_first_failure() {
     let host = FakeHost::new();
-    let (pair, ..) = disks("slow");
-    register(Slow(pair), "none", serde_json::Value::Null).unwrap();
+    let (pair, ..) = disks(&host, "slow");
+    register(host.app(), Slow(pair), "none", serde_json::Value::Null).unwrap();
     let (channel, _desc) = host.open("slow");
     let result = host.io(&channel, Op::Flush, IoFlags::NONE, &mut Vec::new());
     assert_eq!(result.status, Status::NOT_FOUND);
@@ -241,7 +248,7 @@ impl Bdev for Slow {
     const OPS: OpSet = OpSet::FLUSH;
     const POLLS: bool = true;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {

@@ -4,11 +4,11 @@
 use super::server::Serving;
 use super::{Address, GroupRef, Target};
 use crate::error::{Error, Result, check, errno};
-use crate::host::Open;
-use api::{bay_cb_fn, bay_nvmf_transport_ops, bay_sink, bay_str};
+use api::{Collected, bay_cb_fn, bay_nvmf_transport_ops, bay_str};
 use drivebay_plugin_api as api;
 use std::ffi::c_void;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr;
 
 /// A fabric's pointer, on its way between threads. Only the fabric knows what it points to.
@@ -31,9 +31,6 @@ impl Ptr {
         self.0
     }
 }
-
-// SAFETY: begins with `size: u32`; functions are `Option`s, so zeroes are a value.
-unsafe impl Open for bay_nvmf_transport_ops {}
 
 macro_rules! ops {
     ($($function:ident: $type:ident),* $(,)?) => {
@@ -102,8 +99,10 @@ impl Drop for Leaving {
     }
 }
 
-/// A fabric that has registered.
+/// A fabric that has registered. It stays on the app thread.
 pub struct Fabric<T: Target> {
+    /// Not `Send`.
+    pub(super) _app: PhantomData<*const ()>,
     pub(super) serving: &'static Serving<T>,
     pub(super) id: u64,
     pub(super) ctx: Ptr,
@@ -137,10 +136,11 @@ impl<T: Target> Fabric<T> {
         let (true, Some(explain)) = (status < 0, self.ops.explain) else {
             return check(status, what);
         };
-        let mut text = String::new();
-        let sink = bay_sink { ctx: (&raw mut text).cast(), write: Some(append) };
+        let mut text = Collected::new(TEXT_MAX);
+        let sink = text.sink();
         // SAFETY: the fabric's function with its own context; the sink lives through the call.
         unsafe { explain(self.ctx.get(), &raw const sink) };
+        let text = text.into_text();
         if text.is_empty() { check(status, what) } else { Err(Error::new(-status, text)) }
     }
 }
@@ -167,11 +167,11 @@ impl<T: Target> Transport<T> {
     /// The options in force: the JSON text of one object.
     #[must_use]
     pub fn dump(&self) -> String {
-        let mut text = String::new();
-        let sink = bay_sink { ctx: (&raw mut text).cast(), write: Some(append) };
+        let mut text = Collected::new(TEXT_MAX);
+        let sink = text.sink();
         // SAFETY: the fabric's function with its own transport; the sink lives through the call.
         unsafe { (self.fabric.ops.dump)(self.raw.get(), &raw const sink) };
-        text
+        text.into_text()
     }
 
     /// Begins to listen.
@@ -221,13 +221,8 @@ impl<T: Target> Transport<T> {
     }
 }
 
-/// Appends a piece of text to the `String` that a sink's context is.
-unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
-    // SAFETY: the context of the sinks above.
-    let whole = unsafe { &mut *ctx.cast::<String>() };
-    // SAFETY: the piece is valid for the call.
-    whole.push_str(unsafe { crate::host::text(text) });
-}
+/// Longest text of a fabric, in bytes.
+const TEXT_MAX: usize = 1 << 20;
 
 /// What `register` answers for a type that is taken, as a negative errno.
 pub(super) const TAKEN: i32 = -errno::EEXIST;

@@ -5,13 +5,16 @@ use super::fabric::{Fabric, Leaving, Ops, Ptr, TAKEN};
 use super::group::Group;
 use super::qpair::Qpair;
 use super::{GroupRef, Target};
+use crate::app::App;
 use crate::broker::{self, Provided};
 use crate::entry::enter;
 use crate::error::{Result, errno};
-use crate::host::{copy_open, host, text};
+use crate::host::{host, text};
 use crate::runtime;
 use crate::thread;
-use api::{bay_cb_fn, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_str};
+use api::{
+    bay_cb_fn, bay_nvmf_req, bay_nvmf_target_api, bay_nvmf_transport_ops, bay_str, copy_open,
+};
 use drivebay_plugin_api as api;
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -20,12 +23,14 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+type OnLeave = Box<dyn Fn(&App, Leaving)>;
+
 /// The target as fabrics reach it. One for the life of the library.
 pub(super) struct Serving<T: Target> {
     groups: Mutex<Option<runtime::Group<Group<T>>>>,
     fabrics: Mutex<Fabrics>,
     /// App thread only.
-    on_leave: Box<dyn Fn(Leaving)>,
+    on_leave: OnLeave,
     /// App thread only.
     provided: RefCell<Option<Provided<bay_nvmf_target_api>>>,
 }
@@ -65,7 +70,13 @@ impl<T: Target> Serving<T> {
     fn find(&'static self, name: &str) -> Option<Fabric<T>> {
         let fabrics = lock(&self.fabrics);
         let record = fabrics.list.iter().find(|record| record.name == name)?;
-        Some(Fabric { serving: self, id: record.id, ctx: record.ctx, ops: record.ops })
+        Some(Fabric {
+            _app: PhantomData,
+            serving: self,
+            id: record.id,
+            ctx: record.ctx,
+            ops: record.ops,
+        })
     }
 }
 
@@ -82,7 +93,10 @@ impl<T: Target> fmt::Debug for Server<T> {
 ///
 /// # Errors
 /// `EEXIST` when another plugin serves them.
-pub fn serve<T: Target>(on_leave: impl Fn(Leaving) + 'static) -> Result<Server<T>> {
+pub fn serve<T: Target>(
+    app: &App,
+    on_leave: impl Fn(&App, Leaving) + 'static,
+) -> Result<Server<T>> {
     // Connections may outlive the offer by their last callbacks: it is never freed.
     let serving: &'static Serving<T> = Box::leak(Box::new(Serving {
         groups: Mutex::default(),
@@ -90,16 +104,19 @@ pub fn serve<T: Target>(on_leave: impl Fn(Leaving) + 'static) -> Result<Server<T
         on_leave: Box::new(on_leave),
         provided: RefCell::default(),
     }));
-    let provided = broker::provide(bay_nvmf_target_api {
-        size: crate::bdev::size_of_table::<bay_nvmf_target_api>(),
-        flags: 0,
-        target: ptr::from_ref(serving).cast_mut().cast(),
-        register: Some(register::<T>),
-        unregister: Some(unregister::<T>),
-        new_qpair: Some(new_qpair::<T>),
-        exec: Some(exec::<T>),
-        disconnected: Some(disconnected::<T>),
-    })?;
+    let provided = broker::provide(
+        app,
+        bay_nvmf_target_api {
+            size: crate::bdev::size_of_table::<bay_nvmf_target_api>(),
+            flags: 0,
+            target: ptr::from_ref(serving).cast_mut().cast(),
+            register: Some(register::<T>),
+            unregister: Some(unregister::<T>),
+            new_qpair: Some(new_qpair::<T>),
+            exec: Some(exec::<T>),
+            disconnected: Some(disconnected::<T>),
+        },
+    )?;
     serving.provided.replace(Some(provided));
     Ok(Server(serving, PhantomData))
 }
@@ -181,7 +198,7 @@ unsafe extern "C" fn register<T: Target>(
     // SAFETY: valid for the call.
     let name = unsafe { text(name) }.to_owned();
     // SAFETY: the fabric's table, which begins with its size.
-    let table = unsafe { copy_open(ops) };
+    let Some(table) = (unsafe { copy_open(ops) }) else { return -errno::EINVAL };
     let id = enter(Err(-errno::EFAULT), || {
         let ops = Ops::of(&table).map_err(|lacking| {
             tracing::error!("fabric {name} lacks {lacking}");
@@ -214,6 +231,8 @@ unsafe extern "C" fn unregister<T: Target>(
 ) -> i32 {
     // SAFETY: fabrics give back what they were given.
     let serving = unsafe { serving::<T>(target) };
+    // SAFETY: fabrics call it on the app thread.
+    let app = unsafe { App::assume() };
     enter(-errno::EFAULT, || {
         let mut fabrics = lock(&serving.fabrics);
         let Some(place) = fabrics.list.iter().position(|record| record.id == handle) else {
@@ -224,7 +243,7 @@ unsafe extern "C" fn unregister<T: Target>(
             record.name.clear();
         }
         drop(fabrics);
-        (serving.on_leave)(Leaving { id: handle, done, arg });
+        (serving.on_leave)(app, Leaving { id: handle, done, arg });
         0
     })
 }

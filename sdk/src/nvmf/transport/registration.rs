@@ -3,11 +3,11 @@
 
 use super::Transport;
 use super::thunks::Thunks;
+use crate::app::App;
 use crate::broker::{self, Reference};
 use crate::entry::enter;
 use crate::error::{Error, Result, check, errno};
 use crate::runtime::OnApp;
-use crate::thread;
 use api::{bay_nvmf_target_api, bay_str};
 use drivebay_plugin_api as api;
 use std::ffi::c_void;
@@ -40,25 +40,15 @@ struct Registered {
     _reference: Reference<bay_nvmf_target_api>,
 }
 
-fn on_app_thread() -> Result<()> {
-    let wrong = || Error::new(errno::EINVAL, "a fabric is registered on the app thread only");
-    if thread::app().is_current() { Ok(()) } else { Err(wrong()) }
-}
-
 /// Registers the library's fabric with the target. `[app thread]`
 ///
 /// # Errors
 /// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
-pub fn register<T: Transport>() -> Result<()> {
-    on_app_thread()?;
+pub fn register<T: Transport>(app: &App) -> Result<()> {
     if REGISTERED.get().is_some() {
         return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
     }
-    let reference = broker::acquire::<bay_nvmf_target_api>(|| {
-        if let Err(error) = unregister(|_| ()) {
-            tracing::error!("the target goes: {error}");
-        }
-    })?;
+    let reference = broker::acquire::<bay_nvmf_target_api>(app, |app| unregister(app, |_, _| ()))?;
     let table = reference.table();
     let lacks = |what| Error::new(errno::ENOSYS, format!("bay.nvmf_target/1 lacks {what}"));
     let register = table.register.ok_or_else(|| lacks("register"))?;
@@ -89,25 +79,22 @@ pub fn register<T: Transport>() -> Result<()> {
 
 /// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
 /// Without a registration `done` is called at once. `[app thread]`
-///
-/// # Errors
-/// When this is not the app thread.
-pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
-    type Done = Box<dyn FnOnce(i32)>;
+pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
+    type Done = Box<dyn FnOnce(&App, i32)>;
     unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
         // SAFETY: the box that was given below, called once.
         let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-        enter((), || done(status));
+        // SAFETY: the target calls it on the app thread.
+        let app = unsafe { App::assume() };
+        enter((), || done(app, status));
     }
-    on_app_thread()?;
     let Some(registered) = REGISTERED.take() else {
-        done(0);
-        return Ok(());
+        return done(app, 0);
     };
     let fabric = registered.fabric;
-    let done: Done = Box::new(move |status| {
+    let done: Done = Box::new(move |app, status| {
         drop(registered);
-        done(status);
+        done(app, status);
     });
     let arg = Box::into_raw(Box::new(done)).cast();
     let handle = fabric.handle.get().copied().unwrap_or(0);
@@ -117,5 +104,4 @@ pub fn unregister(done: impl FnOnce(i32) + 'static) -> Result<()> {
         // SAFETY: refused: `ended` is not called, so the box is still ours.
         unsafe { ended(arg, status) };
     }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
+use crate::app::App;
 use crate::bdev::{self, Bdev, BdevIo, Geometry, IoQueue, OpSet, register};
 use crate::mem::DmaRegion;
 use crate::rpc::NoParams;
@@ -19,7 +20,7 @@ impl Bdev for Memory {
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::WRITE_ZEROES);
     const POLLS: bool = true;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -61,8 +62,9 @@ fn setup(name: &'static str) -> Setup {
     let (host, holds) = (FakeHost::new(), Arc::new(AtomicBool::new(false)));
     let memory = DmaRegion::alloc_zeroed(Geometry::new(512, 64).unwrap()).unwrap();
     let disk = Memory(name, memory, Arc::clone(&holds));
-    register(disk, "none", serde_json::Value::Null).unwrap();
-    let io = BlockIo::new(&Arc::new(bdev::open(name, true, |_| {}).unwrap())).unwrap();
+    register(host.app(), disk, "none", serde_json::Value::Null).unwrap();
+    let io =
+        BlockIo::new(&Arc::new(bdev::open(host.app(), name, true, |_, _| {}).unwrap())).unwrap();
     Setup { host, io, holds }
 }
 

@@ -34,8 +34,8 @@ impl Bdev for RamDisk {
     // What `submit` takes. Of the rest the bus makes what it can: compare from read, write zeroes from write.
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET);
 
-    fn create(params: Self::Params) -> Result<Self> {
-        let disk = params.disk.check("{{name}}")?;
+    fn create(app: &App, params: Self::Params) -> Result<Self> {
+        let disk = params.disk.check(app, "{{name}}")?;
         let memory = DmaRegion::alloc_zeroed(disk.geometry())?;
         Ok(Self { disk, boundary: params.own.boundary, memory })
     }

@@ -24,7 +24,7 @@ impl Filter for Over {
     type Params = Self;
     const PRODUCT: &'static str = "{{name}} filter";
 
-    fn create(params: Self) -> Result<Self> {
+    fn create(_: &App, params: Self) -> Result<Self> {
         check_name(params.name.clone())?;
         Ok(params)
     }

@@ -15,7 +15,7 @@ impl Bdev for Sevens {
     const PRODUCT: &'static str = "sevens";
     const OPS: OpSet = OpSet::READ_WRITE;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -48,7 +48,7 @@ fn create(host: &FakeHost, name: &str, base: &str) {
 #[test]
 fn io_goes_to_the_base_and_comes_back() {
     let host = host();
-    register(Sevens("base1".into()), "none", Value::Null).unwrap();
+    register(host.app(), Sevens("base1".into()), "none", Value::Null).unwrap();
     create(&host, "over1", "base1");
     let (channel, _desc) = host.open("over1");
     let mut data = vec![0; 512];
@@ -61,7 +61,7 @@ fn it_waits_for_its_base_and_is_deleted_by_name() {
     let host = host();
     create(&host, "over2", "base2");
     assert!(host.registered("over2").is_none());
-    register(Sevens("base2".into()), "none", Value::Null).unwrap();
+    register(host.app(), Sevens("base2".into()), "none", Value::Null).unwrap();
     assert!(host.registered("over2").is_some());
     host.call("bdev_{{name}}_delete", &json!({"name": "over2"})).unwrap();
     assert!(host.registered("over2").is_none());

@@ -47,14 +47,14 @@ impl Export {
     ///
     /// # Errors
     /// When there is no such bdev, another has claimed it, or the path is taken.
-    pub fn open(bdev_name: &str, path: String) -> Result<Self> {
+    pub fn open(app: &App, bdev_name: &str, path: String) -> Result<Self> {
         let of_path = path.clone();
-        let desc = bdev::open(bdev_name, true, move |event| {
+        let desc = bdev::open(app, bdev_name, true, move |_, event| {
             if let Event::Remove = event {
                 crate::base_goes(&of_path);
             }
         })?;
-        desc.claim(Claim::ExclusiveWrite)?;
+        desc.claim(app, Claim::ExclusiveWrite)?;
         let channel = desc.channel()?;
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;

@@ -50,20 +50,20 @@ params! {
     }
 }
 
-fn start() -> Result<()> {
+fn start(app: &App) -> Result<()> {
     EXPORTS.get_or_init(Exports::default)?;
-    Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register()?;
-    Method::new("{{name}}_unexport", "Serves it no more.", unexport).register()
+    Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register(app)?;
+    Method::new("{{name}}_unexport", "Serves it no more.", unexport).register(app)
 }
 
-fn add(params: ExportParams) -> Result<bool> {
+fn add(app: &App, params: ExportParams) -> Result<bool> {
     let exports = EXPORTS.get().ok_or_else(Error::no_such_device)?;
-    let export = Export::open(&params.bdev_name, params.path)?;
+    let export = Export::open(app, &params.bdev_name, params.path)?;
     exports.borrow_mut().push(export);
     Ok(true)
 }
 
-fn unexport(call: Call, UnexportParams { path }: UnexportParams) {
+fn unexport(_: &App, call: Call, UnexportParams { path }: UnexportParams) {
     match take(|export| export.path() == path) {
         Some(export) => export.end(move || call.reply(true)),
         None => call.fail(Error::new(errno::ENOENT, format!("nothing is exported at {path}"))),
@@ -87,9 +87,13 @@ fn base_goes(path: &str) {
 }
 
 /// The plugin is stopped: the host waits until the token is dropped.
-fn stop(stopping: Stopping) {
+fn stop(_: &App, stopping: Stopping) {
+    end_all(stopping);
+}
+
+fn end_all(stopping: Stopping) {
     match take(|_| true) {
-        Some(export) => export.end(move || stop(stopping)),
+        Some(export) => export.end(move || end_all(stopping)),
         None => drop(stopping),
     }
 }

@@ -17,7 +17,7 @@ impl Bdev for Sevens {
     const PRODUCT: &'static str = "sevens";
     const OPS: OpSet = OpSet::READ_WRITE;
 
-    fn create(_: NoParams) -> Result<Self> {
+    fn create(_: &App, _: NoParams) -> Result<Self> {
         Err(Error::no_such_device())
     }
     fn name(&self) -> &str {
@@ -49,7 +49,7 @@ fn request(op: u32, tag: u32, lba: u64, blocks: u32) -> Vec<u8> {
 fn a_read_is_answered_and_the_socket_goes_with_the_export() {
     let path = std::env::temp_dir().join(format!("{{name}}-{}.sock", std::process::id()));
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
-    register(Sevens, "none", Value::Null).unwrap();
+    register(host.app(), Sevens, "none", Value::Null).unwrap();
     let params = json!({"bdev_name": "sevens", "path": path});
     assert_eq!(host.call("{{name}}_export", &params).unwrap(), true);
 

@@ -27,10 +27,8 @@ plugin! {
     stop: stop,
 }
 
-fn stop(stopping: Stopping) {
-    if let Err(error) = transport::unregister(move |_| drop(stopping)) {
-        error!("{error}");
-    }
+fn stop(app: &App, stopping: Stopping) {
+    transport::unregister(app, move |_, _| drop(stopping));
 }
 
 /// Readable, as poll(2) says it.

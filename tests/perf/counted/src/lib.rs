@@ -30,8 +30,8 @@ impl Bdev for Counted {
     const PRODUCT: &'static str = "Counted disk";
     const OPS: OpSet = OpSet::READ_WRITE;
 
-    fn create(params: Self::Params) -> Result<Self> {
-        Ok(Self { disk: params.disk.check("Counted")? })
+    fn create(app: &App, params: Self::Params) -> Result<Self> {
+        Ok(Self { disk: params.disk.check(app, "Counted")? })
     }
 
     fn name(&self) -> &str {

@@ -9,7 +9,7 @@
 mod round_trip;
 
 use drivebay_sdk::rpc::Method;
-use drivebay_sdk::{Result, plugin};
+use drivebay_sdk::{App, Result, plugin};
 
 plugin! {
     name: "probe",
@@ -20,11 +20,11 @@ plugin! {
     start: start,
 }
 
-fn start() -> Result<()> {
+fn start(app: &App) -> Result<()> {
     Method::new(
         "probe_round_trips",
         "Measures messages between two threads.\nAnswers round_trips and their mean time in ns.",
         round_trip::measure,
     )
-    .register()
+    .register(app)
 }

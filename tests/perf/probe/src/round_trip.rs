@@ -45,7 +45,7 @@ struct Ball {
     run: Arc<Run>,
 }
 
-pub(crate) fn measure(call: Call, params: RoundTrips) {
+pub(crate) fn measure(_: &App, call: Call, params: RoundTrips) {
     match threads(&params) {
         Ok((near, far)) => begin(call, &params, near, far),
         Err(error) => call.fail(error),
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_refused_by_name() {
         let host = FakeHost::new();
-        crate::start().unwrap();
+        crate::start(host.app()).unwrap();
         for (params, field) in [
             (json!({"near": 0, "far": 0, "depth": 0}), "depth"),
             (json!({"near": 0, "far": 0, "round_trips": 0}), "round_trips"),

@@ -51,14 +51,16 @@ params! {
     }
 }
 
-pub(super) fn register() -> Result<()> {
+pub(super) fn register(app: &App) -> Result<()> {
     method(
+        app,
         "bdev_lvol_start_shallow_copy",
         "Starts to copy the clusters that a volume has itself to a bdev.",
         "The id of the operation.",
         start,
     )?;
     method(
+        app,
         "bdev_lvol_check_shallow_copy",
         "Says how far a shallow copy is. An ended one is forgotten with the answer.",
         "Progress and state.",
@@ -72,8 +74,12 @@ async fn start(params: Start) -> Result<Value, RpcError> {
     if !info.is_read_only {
         return refused("the volume is not read-only");
     }
-    let desc = open(&params.dst_bdev_name, true, |_| {}).map_err(|error| failed(&error))?;
-    desc.claim(Claim::ExclusiveWrite).map_err(|error| failed(&error))?;
+    let opened = App::here(|app| {
+        let desc = open(app, &params.dst_bdev_name, true, |_, _| {})?;
+        desc.claim(app, Claim::ExclusiveWrite)?;
+        Ok(desc)
+    });
+    let desc = opened.and_then(|opened| opened).map_err(|error| failed(&error))?;
     let to = desc.info()?;
     let size = u64::from(info.num_clusters) * u64::from(store.store.super_block().cluster_size);
     if to.num_blocks().saturating_mul(to.block_size().into()) < size {

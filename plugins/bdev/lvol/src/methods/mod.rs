@@ -19,23 +19,27 @@ const INVALID_PARAMS: i64 = -32602;
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
-pub fn register() -> Result<()> {
-    store::register()?;
-    volume::register()?;
-    copy::register()
+pub fn register(app: &App) -> Result<()> {
+    store::register(app)?;
+    volume::register(app)?;
+    copy::register(app)
 }
 
 /// A method that takes several steps.
 fn method<P: Params + 'static, R: Serialize + 'static>(
+    app: &App,
     name: &'static str,
     doc: &str,
     result: &str,
     call: impl AsyncFn(P) -> Result<R, RpcError> + 'static,
 ) -> Result<()> {
     let call = Rc::new(call);
-    Method::new(name, doc, move |request, params| {
+    Method::new(name, doc, move |_, request, params| {
         let call = Rc::clone(&call);
-        let run = async move { request.answer(call(params).await) };
+        let run = async move {
+            stores::settled().await;
+            request.answer(call(params).await);
+        };
         // A task that is refused drops the request, which answers for itself.
         if let Ok(task) = task::spawn(name, run) {
             task.detach();
@@ -47,7 +51,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
             .error(-19, "no_such_device", "There is no such volume, store or bdev.")
             .error(INVALID_PARAMS, "operation_failed", "The operation was refused or failed.")
     })
-    .register()
+    .register(app)
 }
 
 /// A failure of an operation that was begun: the reference answers all of them with one code.

@@ -50,21 +50,24 @@ params! {
     }
 }
 
-pub(super) fn register() -> Result<()> {
+pub(super) fn register(app: &App) -> Result<()> {
     method(
+        app,
         "bdev_lvol_create_lvstore",
         "Makes a store of logical volumes on a bdev.",
         "UUID of the store.",
         create,
     )?;
     method(
+        app,
         "bdev_lvol_delete_lvstore",
         "Destroys a store with all its volumes.",
         "true",
         async |params: Named| delete(by_name(params.uuid, params.lvs_name)?).await,
     )?;
-    method("bdev_lvol_rename_lvstore", "Renames a store.", "true", rename)?;
+    method(app, "bdev_lvol_rename_lvstore", "Renames a store.", "true", rename)?;
     method(
+        app,
         "bdev_lvol_grow_lvstore",
         "Grows a store over a bdev that became larger.",
         "true",
@@ -74,6 +77,7 @@ pub(super) fn register() -> Result<()> {
         },
     )?;
     method(
+        app,
         "bdev_lvol_get_lvstores",
         "Lists the stores, or one.",
         "The stores.",
@@ -87,6 +91,7 @@ pub(super) fn register() -> Result<()> {
         },
     )?;
     method(
+        app,
         "bdev_lvol_get_lvols",
         "Lists the volumes, also those that are not served, of all stores or one.",
         "The volumes.",
@@ -145,7 +150,7 @@ async fn create(params: Create) -> Result<String, RpcError> {
 }
 
 fn bdev_size(name: &str) -> Result<u64> {
-    let info = drivebay_sdk::bdev::open(name, false, |_| {})?.info()?;
+    let info = App::here(|app| drivebay_sdk::bdev::open(app, name, false, |_, _| {}))??.info()?;
     Ok(info.num_blocks().saturating_mul(info.block_size().into()))
 }
 

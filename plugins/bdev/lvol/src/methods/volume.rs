@@ -85,21 +85,23 @@ params! {
     }
 }
 
-pub(super) fn register() -> Result<()> {
-    method("bdev_lvol_create", "Makes a volume.", "UUID of the volume.", create)?;
+pub(super) fn register(app: &App) -> Result<()> {
+    method(app, "bdev_lvol_create", "Makes a volume.", "UUID of the volume.", create)?;
     method(
+        app,
         "bdev_lvol_delete",
         "Deletes a volume. A snapshot with one clone leaves its clusters to it.",
         "true",
         delete,
     )?;
-    method("bdev_lvol_rename", "Renames a volume.", "true", async |params: Rename| {
+    method(app, "bdev_lvol_rename", "Renames a volume.", "true", async |params: Rename| {
         let (store, info) = stores::find(&params.old_name)?;
         store.store.rename_volume(info.id, &params.new_name).await.map_err(store_failed)?;
         Ok(true)
     })?;
-    method("bdev_lvol_resize", "Changes the size of a volume.", "true", resize)?;
+    method(app, "bdev_lvol_resize", "Changes the size of a volume.", "true", resize)?;
     method(
+        app,
         "bdev_lvol_set_read_only",
         "Marks a volume as read-only, from the next time that its store is opened.",
         "true",
@@ -110,19 +112,22 @@ pub(super) fn register() -> Result<()> {
         },
     )?;
     method(
+        app,
         "bdev_lvol_snapshot",
         "Makes a snapshot of a volume.",
         "UUID of the snapshot.",
         snapshot,
     )?;
-    method("bdev_lvol_clone", "Makes a clone of a snapshot.", "UUID of the clone.", clone)?;
+    method(app, "bdev_lvol_clone", "Makes a clone of a snapshot.", "UUID of the clone.", clone)?;
     method(
+        app,
         "bdev_lvol_clone_bdev",
         "Makes a volume that is a clone of a bdev outside of the store.",
         "UUID of the clone.",
         clone_bdev,
     )?;
     method(
+        app,
         "bdev_lvol_inflate",
         "Gives a volume all its clusters, so that it needs no parent and is thick.",
         "true",
@@ -134,6 +139,7 @@ pub(super) fn register() -> Result<()> {
         },
     )?;
     method(
+        app,
         "bdev_lvol_decouple_parent",
         "Gives a volume the clusters of its parent, whose parent becomes its own.",
         "true",
@@ -145,12 +151,14 @@ pub(super) fn register() -> Result<()> {
         },
     )?;
     method(
+        app,
         "bdev_lvol_set_parent",
         "Makes a volume a clone of another snapshot of the same size.",
         "true",
         set_parent,
     )?;
     method(
+        app,
         "bdev_lvol_set_parent_bdev",
         "Makes a volume a clone of a bdev outside of the store.",
         "true",
@@ -262,7 +270,7 @@ async fn clone(params: Clone) -> Result<String, RpcError> {
 
 /// UUID and size in bytes of a bdev that is to be a parent.
 fn external(name: &str) -> Result<(String, u64)> {
-    let info = drivebay_sdk::bdev::open(name, false, |_| {})?.info()?;
+    let info = App::here(|app| drivebay_sdk::bdev::open(app, name, false, |_, _| {}))??.info()?;
     let bytes = info.num_blocks().saturating_mul(info.block_size().into());
     Ok((Uuid(info.uuid()).to_string(), bytes))
 }

@@ -12,7 +12,7 @@ use drivebay_scsi::Port;
 use drivebay_sdk::bdev::{self, Desc, Event};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::Resident;
-use drivebay_sdk::{Error, Result, errno, thread};
+use drivebay_sdk::{App, Error, Result, errno, thread};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,11 +23,11 @@ use waits::Waits;
 /// Readable, as poll(2) says it.
 const POLLIN: u32 = 1;
 
-static APP: OnceLock<Resident<App>> = OnceLock::new();
+static APP: OnceLock<Resident<Iscsi>> = OnceLock::new();
 
 /// The app thread's state.
 #[derive(Debug)]
-pub struct App {
+pub struct Iscsi {
     /// What is configured.
     pub model: RefCell<Model>,
     registry: RefCell<Registry>,
@@ -43,7 +43,7 @@ pub struct App {
 
 /// The app's state, on the app thread.
 #[must_use]
-pub fn app() -> Option<Rc<App>> {
+pub fn app() -> Option<Rc<Iscsi>> {
     APP.get().and_then(Resident::here)
 }
 
@@ -54,7 +54,7 @@ pub fn connection_gone(tsih: u16, cid: u16) {
     }
 }
 
-impl App {
+impl Iscsi {
     /// Makes the app's state.
     ///
     /// # Errors
@@ -189,13 +189,13 @@ impl App {
     /// What the bus refuses.
     pub fn add_unit(&self, target: &str, unit: u16, bdev_name: &str) -> Result<()> {
         let of = target.to_owned();
-        let on_event = move |event| {
+        let on_event = move |_: &App, event| {
             if let Some(app) = app() {
                 app.unit_event(&of, unit, event);
             }
         };
-        let desc = bdev::open(bdev_name, true, on_event)?;
-        let desc = Arc::new(desc);
+        let desc = App::here(|app| bdev::open(app, bdev_name, true, on_event))?;
+        let desc = Arc::new(desc?);
         self.descs.borrow_mut().insert((target.to_owned(), unit), Arc::clone(&desc));
         let of = target.to_owned();
         self.in_home(target, move |group| group.add_unit(&of, unit, desc));
@@ -279,7 +279,7 @@ impl App {
     }
 }
 
-struct Round(Rc<App>);
+struct Round(Rc<Iscsi>);
 
 impl Poll for Round {
     const SLEEPS: bool = true;

@@ -5,7 +5,7 @@ use super::params::{
     AddSecret, AuthSecret, ChangeInitiatorGroup, CreateAuthGroup, CreateInitiatorGroup,
     CreatePortalGroup, DiscoveryAuth, OneTag, PortalGroupAuth, RemoveSecret,
 };
-use crate::app::App;
+use crate::app::Iscsi;
 use crate::model::{AuthGroup, ChapPolicy, InitiatorGroup, Portal, PortalGroup, Secret};
 use drivebay_sdk::{Error, Result, errno};
 
@@ -13,14 +13,14 @@ fn exists(what: &str, tag: i32) -> Error {
     Error::new(errno::EEXIST, format!("there is {what} {tag} already"))
 }
 
-pub(super) fn set_discovery_auth(app: &App, params: DiscoveryAuth) -> Result<()> {
+pub(super) fn set_discovery_auth(app: &Iscsi, params: DiscoveryAuth) -> Result<()> {
     let (disabled, required) = (params.disable_chap, params.require_chap);
     let policy = ChapPolicy::new(disabled, required, params.mutual_chap, params.chap_group)?;
     app.model.borrow_mut().options.discovery_chap = policy;
     Ok(())
 }
 
-pub(super) fn create_auth_group(app: &App, params: CreateAuthGroup) -> Result<()> {
+pub(super) fn create_auth_group(app: &Iscsi, params: CreateAuthGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     if model.auth_groups.contains_key(&params.tag) {
         return Err(exists("an auth group", params.tag));
@@ -47,19 +47,19 @@ fn checked(
     Ok(Secret { user, secret, mutual })
 }
 
-pub(super) fn delete_auth_group(app: &App, OneTag { tag }: OneTag) -> Result<()> {
+pub(super) fn delete_auth_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     let removed = app.model.borrow_mut().auth_groups.remove(&tag);
     removed.map(drop).ok_or_else(|| missing("auth group", tag))
 }
 
-pub(super) fn add_secret(app: &App, params: AddSecret) -> Result<()> {
+pub(super) fn add_secret(app: &Iscsi, params: AddSecret) -> Result<()> {
     let AddSecret { tag, user, secret, muser, msecret } = params;
     let secret = checked(user, secret, muser, msecret)?;
     let mut model = app.model.borrow_mut();
     model.auth_groups.get_mut(&tag).ok_or_else(|| missing("auth group", tag))?.add(secret)
 }
 
-pub(super) fn remove_secret(app: &App, RemoveSecret { tag, user }: RemoveSecret) -> Result<()> {
+pub(super) fn remove_secret(app: &Iscsi, RemoveSecret { tag, user }: RemoveSecret) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let group = model.auth_groups.get_mut(&tag).ok_or_else(|| missing("auth group", tag))?;
     let place = group.secrets.iter().position(|secret| secret.user == user);
@@ -68,7 +68,7 @@ pub(super) fn remove_secret(app: &App, RemoveSecret { tag, user }: RemoveSecret)
     Ok(())
 }
 
-pub(super) fn create_initiator_group(app: &App, params: CreateInitiatorGroup) -> Result<()> {
+pub(super) fn create_initiator_group(app: &Iscsi, params: CreateInitiatorGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     if model.initiator_groups.contains_key(&params.tag) {
         return Err(exists("an initiator group", params.tag));
@@ -80,7 +80,7 @@ pub(super) fn create_initiator_group(app: &App, params: CreateInitiatorGroup) ->
 }
 
 /// Those who are logged in stay so, as with the reference; targets that named the group forget it.
-pub(super) fn delete_initiator_group(app: &App, OneTag { tag }: OneTag) -> Result<()> {
+pub(super) fn delete_initiator_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let removed = model.initiator_groups.remove(&tag);
     removed.ok_or_else(|| missing("initiator group", tag))?;
@@ -92,21 +92,21 @@ pub(super) fn delete_initiator_group(app: &App, OneTag { tag }: OneTag) -> Resul
     Ok(())
 }
 
-pub(super) fn add_initiators(app: &App, params: ChangeInitiatorGroup) -> Result<()> {
+pub(super) fn add_initiators(app: &Iscsi, params: ChangeInitiatorGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let group = model.initiator_groups.get_mut(&params.tag);
     let group = group.ok_or_else(|| missing("initiator group", params.tag))?;
     group.add(&params.initiators, &params.netmasks)
 }
 
-pub(super) fn remove_initiators(app: &App, params: ChangeInitiatorGroup) -> Result<()> {
+pub(super) fn remove_initiators(app: &Iscsi, params: ChangeInitiatorGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let group = model.initiator_groups.get_mut(&params.tag);
     let group = group.ok_or_else(|| missing("initiator group", params.tag))?;
     group.remove(&params.initiators, &params.netmasks)
 }
 
-pub(super) fn create_portal_group(app: &App, params: CreatePortalGroup) -> Result<()> {
+pub(super) fn create_portal_group(app: &Iscsi, params: CreatePortalGroup) -> Result<()> {
     let portals: Vec<Portal> =
         params.portals.into_iter().map(|one| Portal { host: one.host, port: one.port }).collect();
     let addresses: Vec<_> = portals.iter().map(Portal::address).collect::<Result<_>>()?;
@@ -120,7 +120,7 @@ pub(super) fn create_portal_group(app: &App, params: CreatePortalGroup) -> Resul
     Ok(())
 }
 
-pub(super) fn start_portal_group(app: &App, OneTag { tag }: OneTag) -> Result<()> {
+pub(super) fn start_portal_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     if !app.model.borrow().portal_groups.contains_key(&tag) {
         return Err(missing("portal group", tag));
     }
@@ -129,7 +129,7 @@ pub(super) fn start_portal_group(app: &App, OneTag { tag }: OneTag) -> Result<()
 }
 
 /// Sessions that came by it go on, as with the reference.
-pub(super) fn delete_portal_group(app: &App, OneTag { tag }: OneTag) -> Result<()> {
+pub(super) fn delete_portal_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     let mut model = app.model.borrow_mut();
     model.portal_groups.remove(&tag).ok_or_else(|| missing("portal group", tag))?;
     for target in model.targets.values_mut() {
@@ -141,7 +141,7 @@ pub(super) fn delete_portal_group(app: &App, OneTag { tag }: OneTag) -> Result<(
     Ok(())
 }
 
-pub(super) fn set_portal_group_auth(app: &App, params: PortalGroupAuth) -> Result<()> {
+pub(super) fn set_portal_group_auth(app: &Iscsi, params: PortalGroupAuth) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let group = model.portal_groups.get_mut(&params.tag);
     let group = group.ok_or_else(|| missing("portal group", params.tag))?;

@@ -5,10 +5,10 @@ mod params;
 mod targets;
 pub(crate) mod view;
 
-use crate::app::{App, app};
+use crate::app::{Iscsi, app};
 use crate::model::ChapPolicy;
 use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, RpcError, State};
-use drivebay_sdk::{Error, Result, errno};
+use drivebay_sdk::{App, Error, Result, errno};
 use serde_json::Value;
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ const DONE: &str = "True.";
 ///
 /// # Errors
 /// `EEXIST` when a name is taken.
-pub fn register() -> Result<()> {
+pub fn register(app: &App) -> Result<()> {
     let methods = [
         change("iscsi_set_options", "Sets what holds for the whole target, once.", set_options)
             .describe(|description| description.states(&[State::Startup, State::Runtime])),
@@ -82,7 +82,7 @@ pub fn register() -> Result<()> {
         change("iscsi_target_node_set_redirect", "Sends initiators elsewhere.", targets::set_redirect),
         change("iscsi_target_node_request_logout", "Asks initiators to log out.", targets::request_logout),
     ];
-    methods.into_iter().try_for_each(Method::register)
+    methods.into_iter().try_for_each(|method| method.register(app))
 }
 
 type Description = drivebay_sdk::rpc::Description;
@@ -96,8 +96,8 @@ fn gives(result: &'static str) -> impl FnOnce(Description) -> Description {
 }
 
 /// A method that changes something and answers `true`.
-fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&App, P) -> Result<()>) -> Method {
-    Method::new(name, doc, move |call: Call, params: P| {
+fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&Iscsi, P) -> Result<()>) -> Method {
+    Method::new(name, doc, move |_, call: Call, params: P| {
         call.answer(this().and_then(|app| run(&app, params)).map(|()| true).map_err(refused));
     })
     .describe(|description| {
@@ -107,22 +107,22 @@ fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&App, P) -> Result
 }
 
 /// A method that tells something.
-fn list(name: &str, doc: &str, result: &'static str, run: fn(&App) -> Value) -> Method {
-    Method::new(name, doc, move |call: Call, _: NoParams| {
+fn list(name: &str, doc: &str, result: &'static str, run: fn(&Iscsi) -> Value) -> Method {
+    Method::new(name, doc, move |_, call: Call, _: NoParams| {
         call.answer(this().map(|app| run(&app)).map_err(refused));
     })
     .describe(gives(result))
 }
 
 /// A method that asks the poll groups first.
-fn later(name: &str, doc: &str, run: fn(Rc<App>, Call)) -> Method {
-    Method::new(name, doc, move |call: Call, _: NoParams| match this() {
+fn later(name: &str, doc: &str, run: fn(Rc<Iscsi>, Call)) -> Method {
+    Method::new(name, doc, move |_, call: Call, _: NoParams| match this() {
         Ok(app) => run(app, call),
         Err(error) => call.fail(refused(error)),
     })
 }
 
-fn this() -> Result<Rc<App>> {
+fn this() -> Result<Rc<Iscsi>> {
     app().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))
 }
 
@@ -135,7 +135,7 @@ fn missing(what: &str, name: impl std::fmt::Display) -> Error {
     Error::new(errno::ENOENT, format!("there is no {what} {name}"))
 }
 
-fn set_options(app: &App, params: params::SetOptions) -> Result<()> {
+fn set_options(app: &Iscsi, params: params::SetOptions) -> Result<()> {
     let model = &mut *app.model.borrow_mut();
     if model.options_are_set {
         return Err(Error::new(
@@ -174,11 +174,11 @@ fn set_options(app: &App, params: params::SetOptions) -> Result<()> {
     Ok(())
 }
 
-fn get_connections(app: Rc<App>, call: Call) {
+fn get_connections(app: Rc<Iscsi>, call: Call) {
     app.connections(move |running, guests| call.reply(view::connections(&running, &guests)));
 }
 
-fn get_stats(app: Rc<App>, call: Call) {
+fn get_stats(app: Rc<Iscsi>, call: Call) {
     app.connections(move |running, guests| {
         let running = running.len() + guests.iter().filter(|one| one.session.is_some()).count();
         let invalid = guests.iter().filter(|one| one.session.is_none()).count();

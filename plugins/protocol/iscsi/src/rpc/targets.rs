@@ -5,11 +5,11 @@ use super::params::{
     TargetAuth,
 };
 use super::{missing, refused, this};
-use crate::app::App;
+use crate::app::Iscsi;
 use crate::model::target::Map;
 use crate::model::{ChapPolicy, Lun, Model, Portal, TARGETS_MAX, Target};
 use drivebay_sdk::rpc::Call;
-use drivebay_sdk::{Error, Result, errno};
+use drivebay_sdk::{App, Error, Result, errno};
 use drivebay_spec_iscsi::name;
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ const LOGOUT_SECONDS: u16 = 30;
 /// Largest number of a unit.
 const LUN_MAX: u16 = 0x3fff;
 
-pub(super) fn create(app: &App, params: CreateTargetNode) -> Result<()> {
+pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     let chap = ChapPolicy::new(
         params.disable_chap,
         params.require_chap,
@@ -92,13 +92,13 @@ fn maps(given: &[PgIgMap], model: &Model) -> Result<Vec<Map>> {
     Ok(maps)
 }
 
-fn with<V>(app: &App, name: &str, call: impl FnOnce(&mut Target) -> Result<V>) -> Result<V> {
+fn with<V>(app: &Iscsi, name: &str, call: impl FnOnce(&mut Target) -> Result<V>) -> Result<V> {
     let mut model = app.model.borrow_mut();
     let name = model.options.target_name(name);
     call(model.targets.get_mut(&name).ok_or_else(|| missing("target", &name))?)
 }
 
-pub(super) fn set_auth(app: &App, params: TargetAuth) -> Result<()> {
+pub(super) fn set_auth(app: &Iscsi, params: TargetAuth) -> Result<()> {
     let (disabled, required) = (params.disable_chap, params.require_chap);
     let chap = ChapPolicy::new(disabled, required, params.mutual_chap, params.chap_group)?;
     with(app, &params.name, |target| {
@@ -107,7 +107,7 @@ pub(super) fn set_auth(app: &App, params: TargetAuth) -> Result<()> {
     })
 }
 
-pub(super) fn add_maps(app: &App, params: ChangeMaps) -> Result<()> {
+pub(super) fn add_maps(app: &Iscsi, params: ChangeMaps) -> Result<()> {
     let new = maps(&params.pg_ig_maps, &app.model.borrow())?;
     with(app, &params.name, |target| {
         if let Some(map) = new.iter().find(|map| target.maps.contains(map)) {
@@ -121,7 +121,7 @@ pub(super) fn add_maps(app: &App, params: ChangeMaps) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn remove_maps(app: &App, params: ChangeMaps) -> Result<()> {
+pub(super) fn remove_maps(app: &Iscsi, params: ChangeMaps) -> Result<()> {
     with(app, &params.name, |target| {
         let gone = |map: &Map| {
             let same = |one: &&PgIgMap| one.pg_tag == map.pg_tag && one.ig_tag == map.ig_tag;
@@ -138,7 +138,7 @@ pub(super) fn remove_maps(app: &App, params: ChangeMaps) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn delete(call: Call, params: OneTarget) {
+pub(super) fn delete(_: &App, call: Call, params: OneTarget) {
     let found = this().and_then(|app| {
         let mut model = app.model.borrow_mut();
         let name = model.options.target_name(&params.name);
@@ -152,7 +152,7 @@ pub(super) fn delete(call: Call, params: OneTarget) {
     }
 }
 
-pub(super) fn add_lun(app: &App, params: AddLun) -> Result<()> {
+pub(super) fn add_lun(app: &Iscsi, params: AddLun) -> Result<()> {
     let (name, unit) = with(app, &params.name, |target| {
         let unit = match u16::try_from(params.lun_id) {
             Ok(unit) => unit,
@@ -172,7 +172,7 @@ pub(super) fn add_lun(app: &App, params: AddLun) -> Result<()> {
     })
 }
 
-pub(super) fn set_redirect(app: &App, params: SetRedirect) -> Result<()> {
+pub(super) fn set_redirect(app: &Iscsi, params: SetRedirect) -> Result<()> {
     let to = match (params.redirect_host, params.redirect_port) {
         (Some(host), Some(port)) => {
             let portal = Portal { host, port };
@@ -201,7 +201,7 @@ pub(super) fn set_redirect(app: &App, params: SetRedirect) -> Result<()> {
     })
 }
 
-pub(super) fn request_logout(app: &App, params: RequestLogout) -> Result<()> {
+pub(super) fn request_logout(app: &Iscsi, params: RequestLogout) -> Result<()> {
     let name = with(app, &params.name, |target| Ok(target.name.clone()))?;
     let by = (params.pg_tag >= 0).then_some(params.pg_tag);
     let of = name.clone();

@@ -1,6 +1,6 @@
 //! What the methods tell, in the reference's form.
 
-use crate::app::{App, GuestInfo};
+use crate::app::{GuestInfo, Iscsi};
 use crate::group::ConnectionInfo;
 use crate::model::{AuthGroup, InitiatorGroup, Options, PortalGroup, Target};
 use serde_json::{Map, Value, json};
@@ -40,14 +40,14 @@ pub(crate) fn options(options: &Options) -> Value {
     Value::Object(view)
 }
 
-pub(super) fn devices(app: &App) -> Value {
+pub(super) fn devices(app: &Iscsi) -> Value {
     let model = app.model.borrow();
     let mut all: Vec<_> = model.targets.values().map(|target| (target.id, &target.name)).collect();
     all.sort();
     all.into_iter().map(|(id, name)| json!({"id": id, "device_name": name})).collect()
 }
 
-pub(super) fn auth_groups(app: &App) -> Value {
+pub(super) fn auth_groups(app: &Iscsi) -> Value {
     let model = app.model.borrow();
     model.auth_groups.iter().map(|(tag, group)| auth_group(*tag, group, false)).collect()
 }
@@ -71,7 +71,7 @@ pub(crate) fn auth_group(tag: i32, group: &AuthGroup, with_secrets: bool) -> Val
     json!({"tag": tag, "secrets": secrets.collect::<Value>()})
 }
 
-pub(super) fn initiator_groups(app: &App) -> Value {
+pub(super) fn initiator_groups(app: &Iscsi) -> Value {
     let model = app.model.borrow();
     model.initiator_groups.iter().map(|(tag, group)| initiator_group(*tag, group)).collect()
 }
@@ -80,7 +80,7 @@ pub(crate) fn initiator_group(tag: i32, group: &InitiatorGroup) -> Value {
     json!({"tag": tag, "initiators": group.initiators, "netmasks": group.netmasks})
 }
 
-pub(super) fn portal_groups(app: &App) -> Value {
+pub(super) fn portal_groups(app: &Iscsi) -> Value {
     let model = app.model.borrow();
     model.portal_groups.iter().map(|(tag, group)| portal_group(*tag, group)).collect()
 }
@@ -90,7 +90,7 @@ pub(crate) fn portal_group(tag: i32, group: &PortalGroup) -> Value {
     json!({"tag": tag, "portals": portals.collect::<Value>(), "private": group.is_private})
 }
 
-pub(super) fn targets(app: &App) -> Value {
+pub(super) fn targets(app: &Iscsi) -> Value {
     app.model.borrow().targets.values().map(target).collect()
 }
 

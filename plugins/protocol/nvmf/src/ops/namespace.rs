@@ -36,7 +36,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
     let _guard = lock_subsystem(app, nqn).await?;
     super::ensure_groups(app)?;
     let nsid = choose_nsid(app, nqn, new.nsid)?;
-    let (desc, info) = open(nqn, nsid, &new.bdev_name)?;
+    let (desc, info) = drivebay_sdk::App::here(|here| open(here, nqn, nsid, &new.bdev_name))??;
     let geometry = geometry_of(&info);
     geometry.check().map_err(|why| Error::new(errno::EINVAL, why))?;
     check_block_fits(app, geometry.block_size)?;
@@ -147,7 +147,7 @@ fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
 }
 
 /// Opens and claims the bdev, for reading alone where nothing may be written.
-fn open(nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
+fn open(here: &drivebay_sdk::App, nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
     let in_use = |error: Error| match error.errno() {
         errno::ENODEV => Error::new(errno::ENODEV, format!("bdev {bdev_name}: No such device")),
         errno::EPERM => Error::new(
@@ -157,14 +157,16 @@ fn open(nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
         _ => error,
     };
     let name = nqn.to_owned();
-    let on_event = move |event| happened(&name, nsid, event);
-    let desc = match bdev::open(bdev_name, true, on_event.clone()) {
-        Err(error) if error.errno() == errno::EROFS => bdev::open(bdev_name, false, on_event)?,
+    let on_event = move |_: &drivebay_sdk::App, event| happened(&name, nsid, event);
+    let desc = match bdev::open(here, bdev_name, true, on_event.clone()) {
+        Err(error) if error.errno() == errno::EROFS => {
+            bdev::open(here, bdev_name, false, on_event)?
+        }
         other => other.map_err(in_use)?,
     };
     let info = desc.info()?;
     if !info.is_read_only() {
-        desc.claim(Claim::ExclusiveWrite).map_err(in_use)?;
+        desc.claim(here, Claim::ExclusiveWrite).map_err(in_use)?;
     }
     Ok((desc, info))
 }

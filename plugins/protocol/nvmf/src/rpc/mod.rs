@@ -33,7 +33,7 @@ use std::rc::Rc;
 ///
 /// # Errors
 /// `EEXIST` when a name is taken.
-pub fn register() -> Result<()> {
+pub fn register(here: &drivebay_sdk::App) -> Result<()> {
     let methods = [
         later(
             "nvmf_create_transport",
@@ -145,7 +145,7 @@ pub fn register() -> Result<()> {
             .describe(gives("Array of objects: address, secure_channel, subnqn.", &[]))
             .describe(reads),
     ];
-    methods.into_iter().try_for_each(Method::register)
+    methods.into_iter().try_for_each(|method| method.register(here))
 }
 
 type Description = drivebay_sdk::rpc::Description;
@@ -185,7 +185,7 @@ fn at_once<P: Params + 'static, V: Serialize + 'static>(
     run: impl Fn(&App, P) -> Result<V> + 'static,
 ) -> Method {
     let method = name.to_owned();
-    Method::new(name, doc, move |call: Call, params: P| {
+    Method::new(name, doc, move |_, call: Call, params: P| {
         let result = this().and_then(|app| run(&app, params));
         call.answer(result.map_err(|error| failure::of(&method, error)));
     })
@@ -199,7 +199,7 @@ where
     F: Future<Output = Result<V>> + 'static,
 {
     let method: Rc<str> = name.into();
-    Method::new(name, doc, move |call: Call, params: P| match this() {
+    Method::new(name, doc, move |_, call: Call, params: P| match this() {
         Ok(app) if app.tasks.is_full() => {
             let busy = Error::new(errno::EAGAIN, "too many operations are under way");
             call.fail(failure::of(&method, busy));

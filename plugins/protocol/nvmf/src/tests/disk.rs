@@ -30,7 +30,9 @@ pub(super) fn make_empty(name: &str) {
 
 fn register(name: &str, keeps_no_data: bool) {
     let disk = HeldDisk { name: name.into(), keeps_no_data };
-    bdev::register(disk, "none", serde_json::json!({})).unwrap();
+    drivebay_sdk::App::here(|app| bdev::register(app, disk, "none", serde_json::json!({})))
+        .unwrap()
+        .unwrap();
 }
 
 /// Whether I/O waits for [`let_go`].
@@ -63,7 +65,7 @@ impl Bdev for HeldDisk {
     const PRODUCT: &'static str = "held";
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH);
 
-    fn create(_params: NoParams) -> Result<Self> {
+    fn create(_: &drivebay_sdk::App, _: NoParams) -> Result<Self> {
         Ok(Self { name: "held".into(), keeps_no_data: false })
     }
 

@@ -29,7 +29,7 @@ struct Target {
 impl Target {
     fn start() -> Self {
         let target = Self { host: FakeHost::load(&crate::bay_door::bay_plugin_v1) };
-        transport::register::<fabric::Fake>().unwrap();
+        transport::register::<fabric::Fake>(target.host.app()).unwrap();
         disk::make("disk");
         target.call("nvmf_create_transport", json!({"trtype": "fake"}));
         target.call("nvmf_create_subsystem", json!({"nqn": NQN, "allow_any_host": true}));
