@@ -82,17 +82,13 @@ impl Method {
         call: impl AsyncFn(&App, P) -> Result<R> + 'static,
     ) -> Self {
         let (call, of_task) = (Rc::new(call), name.to_owned());
-        Self::new(name, doc, move |_, request, params| {
+        Self::new(name, doc, move |app, request, params| {
             if let Err(error) = Executor::here().and_then(|tasks| tasks.check_room(&of_task)) {
                 return request.fail(error);
             }
             let call = Rc::clone(&call);
-            let run = async move {
-                // SAFETY: the task runs on the thread of this call, the app thread, and only there.
-                let app = unsafe { App::assume() };
-                request.answer(call(app, params).await);
-            };
-            if let Ok(task) = task::spawn(of_task.clone(), run) {
+            let run = async move |app: &App| request.answer(call(app, params).await);
+            if let Ok(task) = task::spawn_app(app, of_task.clone(), run) {
                 task.detach();
             }
         })

@@ -20,6 +20,8 @@ pub mod net;
 pub mod notify;
 pub mod resident;
 pub mod task;
+#[cfg(test)]
+mod tests;
 mod timer;
 pub mod worker;
 

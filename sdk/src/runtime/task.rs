@@ -4,8 +4,11 @@
 //! called. When the plugin stops, tasks that still run are dropped before the host calls `fini`: every `.await` may be the last thing a
 //! task does. Long work therefore keeps a record of its steps on disk or in its object, never in the future alone.
 
+#![expect(unsafe_code, reason = "tasks of the app thread state where they run")]
+
 use super::executor::Handle;
 pub(crate) use super::executor::{Executor, end_all, end_here};
+use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::thread::{self, Thread};
 use futures_channel::oneshot as channel;
@@ -37,6 +40,35 @@ pub fn spawn<T: 'static>(
     };
     let handle = Executor::here()?.add(name, run)?;
     Ok(JoinHandle { name: of_handle, task: Task::Here(handle), receiver })
+}
+
+/// As [`spawn`], for a task that may do what belongs to the app thread: it is lent an [`App`] as long as it runs. `[app thread]`
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_app<T: 'static>(
+    _app: &App,
+    name: impl Into<Cow<'static, str>>,
+    operation: impl AsyncFnOnce(&App) -> T + 'static,
+) -> Result<JoinHandle<T>> {
+    spawn(name, async move {
+        // SAFETY: the task runs on the thread of this call, the app thread, and only there.
+        operation(unsafe { App::assume() }).await
+    })
+}
+
+/// As [`spawn_on`], on the app thread: the task is lent an [`App`] as long as it runs. `[any thread]`
+///
+/// # Errors
+/// As [`spawn_on`].
+pub fn spawn_on_app<T: Send + 'static>(
+    name: impl Into<Cow<'static, str>>,
+    operation: impl AsyncFnOnce(&App) -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    spawn_on(thread::app(), name, async move || {
+        // SAFETY: the task runs on the app thread, and only there.
+        operation(unsafe { App::assume() }).await
+    })
 }
 
 /// Makes a future on another lightweight thread and runs it there, up to its first wait before what is sent later. `[any thread]`
