@@ -58,7 +58,38 @@ class EveryMethod(unittest.TestCase):
         return next(volume for volume in call("bdev_lvol_get_lvols") if volume["name"] == name)
 
 
+class Names(unittest.TestCase):
+    def test_a_renamed_volume_or_store_is_found_by_its_new_alias_at_once_and_not_by_its_old_one(self):
+        with Host() as host:
+            host.call("bdev_malloc_create", name="base", num_blocks=64 * MIB // 512, block_size=512)
+            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+            uuid = host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=4)
+            host.call("bdev_lvol_create", lvs_name="store", lvol_name="other", size_in_mib=4)
+            host.call("bdev_lvol_rename", old_name="store/v", new_name="w")
+            self.assertEqual(host.call("bdev_get_bdevs", name="store/w")[0]["name"], uuid)
+            self.assertEqual(host.refused("bdev_get_bdevs", name="store/v").code, -19)
+            host.refused("bdev_lvol_rename", old_name="store/w", new_name="other")
+            self.assertEqual(host.call("bdev_get_bdevs", name="store/w")[0]["aliases"], ["store/w"])
+            host.call("bdev_lvol_rename_lvstore", old_name="store", new_name="pool")
+            self.assertEqual(host.call("bdev_get_bdevs", name="pool/w")[0]["name"], uuid)
+            self.assertEqual(host.refused("bdev_get_bdevs", name="store/w").code, -19)
+
+
 class AfterAKill(unittest.TestCase):
+    def test_the_first_call_finds_stores_on_disks_that_came_before_the_plugin(self):
+        with Host() as host:
+            path = f"{host.folder}/disk"
+            with open(path, "wb") as file:
+                file.truncate(64 * MIB)
+            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            for method in ("bdev_lvol_get_lvols", "bdev_lvol_get_lvstores"):
+                host.kill()
+                host.start()
+                host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+                self.assertEqual(len(host.call(method)), 1, method)
+
     def test_a_store_on_a_file_is_found_again_with_its_volumes(self):
         with Host() as host:
             path = f"{host.folder}/disk"

@@ -25,6 +25,24 @@ pub enum Place {
     Zero,
 }
 
+/// Clusters that no volume has any more. I/O that began earlier may still be on its way to them, so nobody
+/// gets them before [`Store::recycle`].
+#[derive(Debug)]
+#[must_use = "the clusters stay taken until they are recycled"]
+pub struct Unused {
+    clusters: Vec<u32>,
+    method: ClearMethod,
+}
+
+/// What a volume has given back.
+#[derive(Debug)]
+pub struct Released {
+    /// Places in the volume, in order.
+    pub indices: Vec<u32>,
+    /// What was there.
+    pub unused: Unused,
+}
+
 /// Clusters that an operation has taken; what stays in the list is given back.
 pub(crate) struct ClaimedClusters<'a, D> {
     store: &'a Store<D>,
@@ -41,7 +59,7 @@ impl<D> Drop for ClaimedClusters<'_, D> {
 }
 
 /// How a blob's clusters are cleared when they are given back.
-pub(crate) fn release_later(blob: &Blob) -> ClearMethod {
+fn clear_method(blob: &Blob) -> ClearMethod {
     match blob.flags.md_read_only & Flags::CLEAR_METHOD {
         1 => ClearMethod::None,
         3 => ClearMethod::WriteZeroes,
@@ -53,6 +71,13 @@ impl<D: Disk> Store<D> {
     /// Where cluster `index` of a volume is read. Past the end of an ancestor it is zeros.
     #[must_use]
     pub fn place(&self, id: BlobId, index: u32) -> Place {
+        let own =
+            self.state.borrow().volumes.get(&id).and_then(|volume| volume.blob.map.get(index));
+        own.map_or_else(|| self.place_below(id, index), Place::Own)
+    }
+
+    /// Where cluster `index` of a volume is read if it has none of its own.
+    fn place_below(&self, id: BlobId, index: u32) -> Place {
         let state = self.state.borrow();
         let mut next = Some(id);
         while let Some(ancestor) = next {
@@ -64,10 +89,9 @@ impl<D: Disk> Store<D> {
                 return Place::Zero;
             }
             match blob.map.get(index) {
-                Some(cluster) if ancestor == id => return Place::Own(cluster),
-                Some(cluster) => return Place::Inherited(cluster),
-                None if blob.is_external_clone() => return Place::External(ancestor),
-                None => next = blob.parent(),
+                Some(cluster) if ancestor != id => return Place::Inherited(cluster),
+                _ if blob.is_external_clone() => return Place::External(ancestor),
+                _ => next = blob.parent(),
             }
         }
         Place::Zero
@@ -229,21 +253,30 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Clears clusters and gives them back. What is named by nothing may hold anything, so an error of
-    /// the disk does no harm.
-    pub(crate) async fn release_clusters(&self, clusters: &[u32], method: ClearMethod) {
-        for (start, len) in neighbors(clusters) {
+    /// Clears clusters that no volume has any more and makes them free. What is named by nothing may hold
+    /// anything, so an error of the disk does no harm.
+    ///
+    /// No I/O to them may be in flight.
+    pub async fn recycle(&self, unused: Unused) {
+        for (start, len) in neighbors(&unused.clusters) {
             let (offset, bytes) = self.range(start, len);
-            _ = match method {
+            _ = match unused.method {
                 ClearMethod::None => Ok(()),
                 ClearMethod::Unmap => self.disk.unmap(offset, bytes).await,
                 ClearMethod::WriteZeroes => self.disk.write_zeroes(offset, bytes).await,
             };
         }
         let mut state = self.state.borrow_mut();
-        for cluster in clusters {
+        for cluster in &unused.clusters {
             state.used_clusters.clear(*cluster);
+            state.unused_clusters.remove(cluster);
         }
+    }
+
+    /// Notes that no volume has these clusters of `blob` any more.
+    pub(crate) fn unused(&self, blob: &Blob, clusters: Vec<u32>) -> Unused {
+        self.state.borrow_mut().unused_clusters.extend(&clusters);
+        Unused { clusters, method: clear_method(blob) }
     }
 
     fn range(&self, start: u32, len: u32) -> (u64, u64) {
@@ -251,46 +284,48 @@ impl<D: Disk> Store<D> {
         (block.cluster_offset(start), u64::from(len) * u64::from(block.cluster_size))
     }
 
-    /// Gives back clusters of a thin volume where nothing of a parent would show through; returns those
-    /// that were given back.
-    ///
-    /// No I/O of the volume may be in flight.
+    /// Takes clusters away from a thin volume where it reads zeros without them: where an ancestor has data
+    /// the volume keeps its own. `begins` is called with the indices before anything is written: from then
+    /// on nothing may be written to these clusters.
     ///
     /// # Errors
     /// The disk's: then nothing has changed.
-    pub async fn release(&self, id: BlobId, indices: &[u32]) -> Result<Vec<u32>> {
+    pub async fn release(
+        &self,
+        id: BlobId,
+        indices: &[u32],
+        begins: impl FnOnce(&[u32]),
+    ) -> Result<Released> {
         let _writer = self.writer.lock().await;
         let mut blob = self.blob(id)?;
-        // Inflate and the like count on what is allocated.
-        if !blob.is_thin() || self.is_busy(id) || Parent::of(&blob) != Parent::None {
-            return Ok(Vec::new());
+        // Inflate and the like count on what is allocated, and clones on what their parent has.
+        let is_kept = !blob.is_thin() || self.is_busy(id) || blob.flags.is_data_read_only();
+        let may_go = |index: &&u32| {
+            blob.map.get(**index).is_some() && self.place_below(id, **index) == Place::Zero
+        };
+        let indices: BTreeSet<u32> = match is_kept {
+            true => BTreeSet::new(),
+            false => indices.iter().filter(may_go).copied().collect(),
+        };
+        let indices = Vec::from_iter(indices);
+        if indices.is_empty() {
+            return Ok(Released { indices, unused: self.unused(&blob, Vec::new()) });
         }
-        let mut released = Vec::new();
-        let mut clusters = Vec::new();
-        let mut dirty = BTreeSet::new();
-        for index in indices {
-            if let Some(cluster) = blob.map.set(*index, None) {
-                released.push(*index);
-                clusters.push(cluster);
-                dirty.insert(index / CLUSTERS_PER_PAGE);
-            }
-        }
-        if released.is_empty() {
-            return Ok(released);
-        }
-        let method = release_later(&blob);
-        self.persist(blob, &dirty, &BTreeSet::new()).await?;
-        self.release_clusters(&clusters, method).await;
-        Ok(released)
+        begins(&indices);
+        let slots = indices.iter().map(|index| index / CLUSTERS_PER_PAGE).collect();
+        let clusters: Vec<u32> =
+            indices.iter().filter_map(|index| blob.map.set(*index, None)).collect();
+        self.persist(blob.clone(), &slots, &BTreeSet::new()).await?;
+        Ok(Released { indices, unused: self.unused(&blob, clusters) })
     }
 
     /// Changes the size of a volume.
     ///
-    /// When it becomes smaller no I/O past the new end may be in flight.
+    /// When it becomes smaller no I/O past the new end may be in flight; returns what is cut off.
     ///
     /// # Errors
     /// `EPERM` for a read-only volume, `ENOSPC`, `EBUSY`, or the disk's error.
-    pub async fn resize(&self, id: BlobId, num_clusters: u64) -> Result<()> {
+    pub async fn resize(&self, id: BlobId, num_clusters: u64) -> Result<Unused> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "resize")?;
         let mut blob = self.blob(id)?;
@@ -299,7 +334,7 @@ impl<D: Disk> Store<D> {
         }
         let (old, new) = (blob.map.len(), size_in_clusters(num_clusters)?);
         if old == new {
-            return Ok(());
+            return Ok(self.unused(&blob, Vec::new()));
         }
         let cut: Vec<u32> = (new..old).filter_map(|index| blob.map.get(index)).collect();
         blob.map.resize(new);
@@ -311,11 +346,9 @@ impl<D: Disk> Store<D> {
         self.zero_clusters(&claimed.list).await?;
         // The page that the old or new end lies in has another length now.
         let edges = [old, new].map(|end| end.saturating_sub(1) / CLUSTERS_PER_PAGE);
-        let method = release_later(&blob);
-        self.persist(blob, &BTreeSet::from(edges), &BTreeSet::new()).await?;
+        self.persist(blob.clone(), &BTreeSet::from(edges), &BTreeSet::new()).await?;
         claimed.list.clear();
-        self.release_clusters(&cut, method).await;
-        Ok(())
+        Ok(self.unused(&blob, cut))
     }
 
     /// Gives a volume all clusters that it reads, so that it needs no parent and is thick.

@@ -23,7 +23,7 @@ mod snapshot;
 mod store;
 mod volume;
 
-pub use clusters::Place;
+pub use clusters::{Place, Released, Unused};
 pub use disk::{Disk, DiskError};
 pub use error::{Error, Result, errno};
 pub use load::{ClearMethod, NewStoreOptions};

@@ -103,6 +103,7 @@ impl<D: Disk> Store<D> {
         let state = State {
             used_pages: Bits::new(block.metadata.len),
             used_clusters,
+            unused_clusters: BTreeSet::new(),
             block,
             volumes,
             busy: BTreeMap::new(),
@@ -243,10 +244,14 @@ impl<D: Disk> Store<D> {
             state.volumes.keys().for_each(|id| {
                 blobs.set(id.page());
             });
+            let mut clusters = state.used_clusters.clone();
+            for cluster in &state.unused_clusters {
+                clusters.clear(*cluster);
+            }
             let bytes = |region: Region| region.len as usize * block.md_page_size as usize;
             [
                 (block.used_pages, MaskKind::Pages, &state.used_pages),
-                (block.used_clusters, MaskKind::Clusters, &state.used_clusters),
+                (block.used_clusters, MaskKind::Clusters, &clusters),
                 (block.used_blobs, MaskKind::Blobs, &blobs),
             ]
             .map(|(region, kind, bits)| {

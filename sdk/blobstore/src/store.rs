@@ -6,7 +6,7 @@ use crate::lock::Lock;
 use drivebay_spec_blobstore::lvol::Names;
 use drivebay_spec_blobstore::{Bits, Blob, BlobId, Fault, Note, SuperBlock};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A store on a disk. It belongs to one thread.
 #[derive(Debug)]
@@ -23,7 +23,9 @@ pub(crate) struct State {
     pub(crate) block: SuperBlock,
     pub(crate) volumes: BTreeMap<BlobId, Volume>,
     pub(crate) used_pages: Bits,
+    /// Those that no volume has any more included, until they are recycled.
     pub(crate) used_clusters: Bits,
+    pub(crate) unused_clusters: BTreeSet<u32>,
     /// Volumes that an operation holds, with its name.
     pub(crate) busy: BTreeMap<BlobId, &'static str>,
     /// Why no more changes are taken.

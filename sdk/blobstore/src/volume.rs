@@ -1,6 +1,6 @@
 //! Making, renaming and deleting volumes.
 
-use crate::clusters::release_later;
+use crate::clusters::Unused;
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
 use crate::load::{ClearMethod, check_name, clear_flags, set_names};
@@ -106,13 +106,13 @@ impl<D: Disk> Store<D> {
         Ok(self.blob(id)?.xattr(name.as_bytes()).map(<[u8]>::to_vec))
     }
 
-    /// Deletes a volume. A snapshot with one clone leaves its clusters to it.
+    /// Deletes a volume. A snapshot with one clone leaves its clusters to it; returns what nobody has then.
     ///
-    /// The data path of the volume and of its clone must stand still.
+    /// No I/O of the volume may be in flight. That of its clone may go on.
     ///
     /// # Errors
     /// `EPERM` for a snapshot with several clones, `EBUSY`, or the disk's error.
-    pub async fn delete_volume(&self, id: BlobId) -> Result<()> {
+    pub async fn delete_volume(&self, id: BlobId) -> Result<Unused> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "delete")?;
         let blob = self.blob(id)?;
@@ -126,9 +126,8 @@ impl<D: Disk> Store<D> {
                 return Err(Error::new(errno::EPERM, message));
             }
         };
-        let clusters: Vec<u32> = blob.map.iter().map(|(_, cluster)| cluster).collect();
-        self.release_clusters(&clusters, release_later(&blob)).await;
-        Ok(())
+        let clusters = blob.map.iter().map(|(_, cluster)| cluster).collect();
+        Ok(self.unused(&blob, clusters))
     }
 
     pub(crate) fn check_new_name(&self, name: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::home::drv_ctx_len;
 use super::module::Bdev;
-use super::op::Geometry;
+use super::op::{Geometry, Range};
 use super::registration::Registration;
 use super::size_of_table;
 use super::vtable::{OnBus, Ops};
@@ -207,30 +207,55 @@ impl<B: Bdev> Registered<B> {
     ///
     /// # Errors
     /// `ENODEV` when it is off the bus; `done` is not called then.
-    pub fn quiesce(&self, _app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
-        let done: Box<Done> = Box::new(Box::new(done));
-        let arg = Box::into_raw(done);
-        let host = host();
-        // SAFETY: `arg` is the host's until it calls back.
-        let status =
-            unsafe { (host.bdev.quiesce)(host.raw, self.id, 0, 0, Some(ended), arg.cast()) };
-        check(status, "quiesce").inspect_err(|_| {
-            // SAFETY: a refused call does not keep it.
-            drop(unsafe { Box::from_raw(arg) });
-        })
+    pub fn quiesce(&self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
+        self.quiesce_blocks(app, WHOLE, done)
     }
 
     /// Lets the I/O that [`quiesce`](Self::quiesce) holds back go on. `[app thread]`
     ///
     /// # Errors
     /// `EINVAL` when none is held back.
-    pub fn unquiesce(&self, _app: &App) -> Result<()> {
-        let done: Box<Done> = Box::new(Box::new(|_, _| {}));
+    pub fn unquiesce(&self, app: &App) -> Result<()> {
+        self.unquiesce_blocks(app, WHOLE)
+    }
+
+    /// As [`quiesce`](Self::quiesce), for the I/O of some blocks. Ranges may overlap. `[app thread]`
+    ///
+    /// # Errors
+    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when it is off the bus; `done` is not called then.
+    pub fn quiesce_blocks(
+        &self,
+        _app: &App,
+        blocks: Range,
+        done: impl FnOnce(&App, Result<()>) + 'static,
+    ) -> Result<()> {
+        let done: Box<Done> = Box::new(Box::new(done));
         let arg = Box::into_raw(done);
+        let Range { lba, nblocks } = blocks;
         let host = host();
         // SAFETY: `arg` is the host's until it calls back.
-        let status =
-            unsafe { (host.bdev.unquiesce)(host.raw, self.id, 0, 0, Some(ended), arg.cast()) };
+        let status = unsafe {
+            (host.bdev.quiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
+        };
+        check(status, "quiesce").inspect_err(|_| {
+            // SAFETY: a refused call does not keep it.
+            drop(unsafe { Box::from_raw(arg) });
+        })
+    }
+
+    /// Lets the I/O go on that [`quiesce_blocks`](Self::quiesce_blocks) of the same blocks holds back. `[app thread]`
+    ///
+    /// # Errors
+    /// `EINVAL` when none is held back.
+    pub fn unquiesce_blocks(&self, _app: &App, blocks: Range) -> Result<()> {
+        let done: Box<Done> = Box::new(Box::new(|_, _| {}));
+        let arg = Box::into_raw(done);
+        let Range { lba, nblocks } = blocks;
+        let host = host();
+        // SAFETY: `arg` is the host's until it calls back.
+        let status = unsafe {
+            (host.bdev.unquiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
+        };
         check(status, "unquiesce").inspect_err(|_| {
             // SAFETY: a refused call does not keep it.
             drop(unsafe { Box::from_raw(arg) });
@@ -247,6 +272,9 @@ impl<B: Bdev> Registered<B> {
         self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+/// All blocks of a bdev, whatever its size becomes.
+const WHOLE: Range = Range::new(0, 0);
 
 type Done = Box<dyn FnOnce(&App, Result<()>)>;
 

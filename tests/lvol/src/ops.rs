@@ -106,8 +106,12 @@ impl Op {
             Self::Create(new) => run(store.create_volume(new)).map(drop),
             Self::Snapshot(id, name, uuid) => run(store.snapshot(*id, name, uuid)).map(drop),
             Self::Clone(id, name, uuid) => run(store.clone_snapshot(*id, name, uuid)).map(drop),
-            Self::Delete(id) => run(store.delete_volume(*id)),
-            Self::Resize(id, size) => run(store.resize(*id, *size)),
+            Self::Delete(id) => {
+                run(store.delete_volume(*id)).map(|unused| run(store.recycle(unused)))
+            }
+            Self::Resize(id, size) => {
+                run(store.resize(*id, *size)).map(|unused| run(store.recycle(unused)))
+            }
             Self::Rename(id, name) => run(store.rename_volume(*id, name)),
             Self::ReadOnly(id) => run(store.set_read_only(*id)),
             Self::Xattr(id, name, value) => run(store.set_xattr(*id, name, value.clone())),
@@ -116,7 +120,8 @@ impl Op {
             Self::Inflate(id) => run(store.inflate(*id)),
             Self::Decouple(id) => run(store.decouple(*id)),
             Self::Allocate(id, indices) => run(store.allocate(*id, indices)),
-            Self::Release(id, indices) => run(store.release(*id, indices)).map(drop),
+            Self::Release(id, indices) => run(store.release(*id, indices, |_| {}))
+                .map(|released| run(store.recycle(released.unused))),
             Self::RenameStore(name) => run(store.rename_store(name)),
             Self::Close => run(store.close()),
         }

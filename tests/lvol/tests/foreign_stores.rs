@@ -119,7 +119,8 @@ fn a_store_of_another_is_changed_closed_and_read_again() {
         let id =
             |name: &str| store.volumes().into_iter().find(|info| info.name == name).unwrap().id;
         run(store.decouple(id("clone2"))).unwrap();
-        run(store.delete_volume(id("snap1"))).unwrap();
+        let unused = run(store.delete_volume(id("snap1"))).unwrap();
+        run(store.recycle(unused));
         run(store.rename_volume(id("renamed"), "again")).unwrap();
         run(store.allocate(id("thin"), &[1, 200, 700])).unwrap();
         run(store.create_volume(&NewVolume {

@@ -7,7 +7,7 @@
     reason = "a test"
 )]
 
-use drivebay_blobstore::Store;
+use drivebay_blobstore::{NewVolume, Store};
 use drivebay_lvol_tests::{
     Dump, Op, Random, Scenario, SimDisk, check, dump, image_after, new_store, run,
 };
@@ -89,6 +89,46 @@ fn after_a_power_cut_in_any_operation_each_volume_is_as_before_or_as_after() {
     }
     println!("power cuts by operation: {cuts:?}");
     assert!(cuts.len() >= 17, "not every operation was cut: {cuts:?}");
+}
+
+/// One volume gives clusters back and another one takes them, cut at every write.
+#[test]
+fn clusters_that_are_given_back_have_never_two_owners() {
+    let store = new_store();
+    let new = |name: &str, number: u64| NewVolume {
+        name: name.into(),
+        uuid: format!("00000000-0000-4000-8000-{number:012x}"),
+        num_clusters: 20,
+        thin: true,
+        clear_method: None,
+        external_parent: None,
+    };
+    let all: Vec<u32> = (0..20).collect();
+    let [one, other] = [("a", 1), ("b", 2)]
+        .map(|(name, number)| run(store.create_volume(&new(name, number))).unwrap());
+    run(store.allocate(one, &all)).unwrap();
+    run(store.snapshot(one, "s", "00000000-0000-4000-8000-000000000003")).unwrap();
+    run(store.allocate(one, &all[..15])).unwrap();
+    let base = store.disk().image();
+    _ = store.disk().take_log();
+    // The snapshot has data below each of them, so they stay.
+    let released = run(store.release(one, &all, |_| panic!("nothing may go"))).unwrap();
+    assert_eq!(released.indices, []);
+    run(store.allocate(other, &all)).unwrap();
+    let released = run(store.release(other, &all[5..], |_| {})).unwrap();
+    assert_eq!(released.indices, all[5..]);
+    run(store.recycle(released.unused));
+    run(store.allocate(other, &all[17..])).unwrap();
+    run(store.allocate(one, &all[15..])).unwrap();
+    let log = store.disk().take_log();
+    let mut random = Random::new(7);
+    for events in 0..=log.len() {
+        for _ in 0..3 {
+            let image = image_after(&base, &log, events, &mut random);
+            let loaded = run(Store::load(SimDisk::new(image))).expect("it opens");
+            check(loaded.disk().image());
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The base bdev as the disk of a store.
 
-use crate::stores;
+use crate::examine::parent_is_gone;
 use drivebay_blobstore::{Disk, DiskError};
 use drivebay_sdk::bdev::{Desc, Event, open};
 use drivebay_sdk::prelude::*;
@@ -45,7 +45,7 @@ impl BaseDisk {
         let of_event = name.to_vec();
         let on_event = move |_: &App, event| {
             if event == Event::Remove {
-                stores::parent_is_gone(&of_event);
+                parent_is_gone(&of_event);
             }
         };
         let desc = App::here(|app| open(app, &text, false, on_event));

@@ -2,16 +2,21 @@
 //!
 //! - [`volume`] is the data path: one look into `map`, then the I/O goes on to the base as it is. A
 //!   first write waits until the store has allocated the cluster.
-//! - `stores` holds the stores that are open, on the app thread, which is their metadata thread;
-//!   `base` is the disk that [`drivebay_blobstore`] writes through.
+//! - `stores` holds the stores that are open, on the app thread, which is their metadata thread; `on_bus`
+//!   puts their volumes on the bus, `asks` serves the data path, `examine` looks at new bdevs; `base`
+//!   is the disk that [`drivebay_blobstore`] writes through.
 //! - [`methods`] are the calls of the control plane.
 //!
 //! `docs/lvol.md` has who owns what and what excludes what.
 #![forbid(unsafe_code)]
 
+mod asks;
 mod base;
+mod examine;
 mod map;
 pub mod methods;
+mod on_bus;
+mod span;
 mod stores;
 #[cfg(test)]
 mod tests;
@@ -39,7 +44,7 @@ plugin! {
 }
 
 fn start(app: &App) -> Result<()> {
-    bdev::on_examine(app, stores::examine);
+    bdev::on_examine(app, examine::examine);
     methods::register(app)
 }
 

@@ -1,17 +1,23 @@
 //! Where the clusters of a volume are, for the data path.
 //!
-//! One load answers for any depth of clones: an entry says where the cluster is read, whoever owns it. An
-//! entry changes on the app thread only. What moves many entries at once, such as a resize, puts
-//! a new map in place, which channels find by its generation.
+//! One load answers for any depth of clones: an entry says where the cluster is read, whoever owns it.
+//! Entries change on the app thread only. What moves many entries at once, such as a resize, puts another
+//! map in place, which channels find by its generation.
+//!
+//! An entry of the volume's own carries the epoch of the map that set it. A snapshot takes over all clusters
+//! of its volume: a map of the next epoch over the same entries says so, whatever their number.
 
 use drivebay_blobstore::Place;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Set when the cluster is an ancestor's: it is read, and copied before it is written.
-const INHERITED: u64 = 1 << 62;
-/// Set when the cluster is read from outside of the store.
-const EXTERNAL: u64 = 1 << 61;
+// The upper half of an entry; the lower one is the cluster.
+const ZERO: u32 = 0;
+const EXTERNAL: u32 = 1;
+const INHERITED: u32 = 2;
+const CHANGING: u32 = 3;
+/// From here on: the epoch in which the cluster became the volume's own.
+const FIRST_EPOCH: u32 = 16;
 
 /// Where a cluster is read, as the data path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,57 +30,104 @@ pub(crate) enum Entry {
     External,
     /// It reads as zeros.
     Zero,
+    /// The store is taking it away; I/O waits until that is done.
+    Changing,
 }
 
 /// The entries of one size and one set of parents.
-#[derive(Debug)]
-pub(crate) struct Map(Box<[AtomicU64]>);
+#[derive(Clone, Debug)]
+pub(crate) struct Map {
+    epoch: u32,
+    is_thin: bool,
+    entries: Arc<[AtomicU64]>,
+}
 
 impl Map {
-    pub(crate) fn new(places: impl Iterator<Item = Place>) -> Self {
-        Self(places.map(|place| AtomicU64::new(encode(place))).collect())
+    pub(crate) fn new(is_thin: bool, places: impl Iterator<Item = Place>) -> Self {
+        let entries = places.map(|place| AtomicU64::new(encode(place, FIRST_EPOCH))).collect();
+        Self { epoch: FIRST_EPOCH, is_thin, entries }
+    }
+
+    /// Whether the volume may give clusters back.
+    pub(crate) fn is_thin(&self) -> bool {
+        self.is_thin
     }
 
     /// The entry of a cluster; what is not in the map reads as zeros.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Entry {
-        let entry = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        let entry = usize::try_from(index).ok().and_then(|index| self.entries.get(index));
         // Acquire: what the store wrote to a new cluster is older than its entry.
-        match entry.map_or(0, |entry| entry.load(Ordering::Acquire)) {
-            0 => Entry::Zero,
+        let entry = entry.map_or(0, |entry| entry.load(Ordering::Acquire));
+        let (kind, cluster) = ((entry >> 32) as u32, entry & u64::from(u32::MAX));
+        match kind {
+            own if own == self.epoch => Entry::Own(cluster),
+            ZERO => Entry::Zero,
             EXTERNAL => Entry::External,
-            cluster if cluster & INHERITED != 0 => Entry::Inherited(cluster & !INHERITED),
-            cluster => Entry::Own(cluster),
+            CHANGING => Entry::Changing,
+            // Also what was its own in an earlier epoch.
+            _ => Entry::Inherited(cluster),
         }
     }
 
     /// Sets an entry. `[app thread]`
     pub(crate) fn set(&self, index: u32, place: Place) {
-        if let Some(entry) = self.0.get(index as usize) {
-            entry.store(encode(place), Ordering::Release);
+        self.store(index, encode(place, self.epoch));
+    }
+
+    /// Lets I/O of a cluster wait until the entry is set again. `[app thread]`
+    pub(crate) fn set_changing(&self, index: u32) {
+        self.store(index, u64::from(CHANGING) << 32);
+    }
+
+    fn store(&self, index: u32, entry: u64) {
+        if let Some(place) = self.entries.get(index as usize) {
+            place.store(entry, Ordering::Release);
+        }
+    }
+
+    /// The same clusters, none of them the volume's own.
+    fn of_next_epoch(&self) -> Self {
+        match self.epoch.checked_add(1) {
+            Some(epoch) => Self { epoch, ..self.clone() },
+            None => Self {
+                epoch: FIRST_EPOCH,
+                entries: self
+                    .entries
+                    .iter()
+                    .map(|entry| match entry.load(Ordering::Relaxed) {
+                        own if own >> 32 >= u64::from(FIRST_EPOCH) => {
+                            AtomicU64::new(u64::from(INHERITED) << 32 | own & u64::from(u32::MAX))
+                        }
+                        other => AtomicU64::new(other),
+                    })
+                    .collect(),
+                ..*self
+            },
         }
     }
 }
 
-fn encode(place: Place) -> u64 {
-    match place {
-        Place::Own(cluster) => cluster.into(),
-        Place::Inherited(cluster) => u64::from(cluster) | INHERITED,
-        Place::External(_) => EXTERNAL,
-        Place::Zero => 0,
-    }
+fn encode(place: Place, epoch: u32) -> u64 {
+    let (kind, cluster) = match place {
+        Place::Own(cluster) => (epoch, cluster),
+        Place::Inherited(cluster) => (INHERITED, cluster),
+        Place::External(_) => (EXTERNAL, 0),
+        Place::Zero => (ZERO, 0),
+    };
+    u64::from(kind) << 32 | u64::from(cluster)
 }
 
 /// The map of a volume that its channels look at.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    generation: AtomicU64,
+    generation: AtomicU32,
     map: Mutex<Arc<Map>>,
 }
 
 impl Shared {
     pub(crate) fn new(map: Map) -> Self {
-        Self { generation: AtomicU64::new(0), map: Mutex::new(Arc::new(map)) }
+        Self { generation: AtomicU32::new(0), map: Mutex::new(Arc::new(map)) }
     }
 
     /// The map now.
@@ -84,7 +137,7 @@ impl Shared {
 
     /// Changes when there is another map.
     #[inline]
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 
@@ -92,6 +145,11 @@ impl Shared {
     pub(crate) fn replace(&self, map: Map) {
         *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Makes all clusters those of a parent, whatever their number. No write may be in flight. `[app thread]`
+    pub(crate) fn freeze(&self) {
+        self.replace(self.map().of_next_epoch());
     }
 }
 
@@ -101,7 +159,7 @@ mod tests {
 
     #[test]
     fn an_entry_comes_back_as_it_was_set() {
-        let map = Map::new([Place::Own(7), Place::Inherited(8), Place::Zero].into_iter());
+        let map = Map::new(true, [Place::Own(7), Place::Inherited(8), Place::Zero].into_iter());
         assert_eq!(map.get(0), Entry::Own(7));
         assert_eq!(map.get(1), Entry::Inherited(8));
         assert_eq!(
@@ -110,14 +168,38 @@ mod tests {
         );
         map.set(2, Place::Own(u32::MAX));
         assert_eq!(map.get(2), Entry::Own(u32::MAX.into()));
+        map.set_changing(2);
+        assert_eq!(map.get(2), Entry::Changing);
     }
 
     #[test]
     fn another_map_is_found_by_its_generation() {
-        let shared = Shared::new(Map::new(std::iter::empty()));
+        let shared = Shared::new(Map::new(true, std::iter::empty()));
         let before = shared.generation();
-        shared.replace(Map::new(std::iter::once(Place::Own(1))));
+        shared.replace(Map::new(true, std::iter::once(Place::Own(1))));
         assert_ne!(shared.generation(), before);
         assert_eq!(shared.map().get(0), Entry::Own(1));
+    }
+
+    #[test]
+    fn after_a_snapshot_old_clusters_are_the_parents_and_new_ones_are_not() {
+        let shared = Shared::new(Map::new(true, [Place::Own(7), Place::Zero].into_iter()));
+        let old = shared.map();
+        shared.freeze();
+        let new = shared.map();
+        assert_eq!((new.get(0), new.get(1)), (Entry::Inherited(7), Entry::Zero));
+        new.set(1, Place::Own(9));
+        assert_eq!(new.get(1), Entry::Own(9));
+        // A channel that has the old map yet asks before it writes.
+        assert_eq!(old.get(1), Entry::Inherited(9));
+    }
+
+    #[test]
+    fn the_last_epoch_is_followed_by_the_first() {
+        let map = Map::new(true, [Place::Own(7), Place::Inherited(8), Place::Zero].into_iter());
+        let last = Map { epoch: u32::MAX, ..map };
+        last.set(2, Place::Own(9));
+        let next = last.of_next_epoch();
+        assert_eq!([0, 1, 2].map(|index| next.get(index)), [7, 8, 9].map(Entry::Inherited));
     }
 }

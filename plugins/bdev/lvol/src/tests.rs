@@ -117,6 +117,85 @@ impl Opened<'_> {
     }
 }
 
+const CLUSTER: u64 = MIB / 512;
+
+impl Opened<'_> {
+    fn without_data(&self, op: Op) -> Status {
+        self.host.io(&self.channel, op, IoFlags::NONE, &mut Vec::new()).status
+    }
+}
+
+#[test]
+fn an_unmap_gives_back_the_clusters_that_it_covers_and_no_other() {
+    let setup = setup("lv7");
+    setup.create_store("s7");
+    let uuid = setup.create("s7", "v", 8, true);
+    let volume = setup.open(&uuid);
+    for index in 0..5 {
+        assert_eq!(volume.write(index * CLUSTER, 7), Status::SUCCESS);
+    }
+    let middle = Range::new(CLUSTER / 2, 3 * CLUSTER);
+    assert_eq!(volume.without_data(Op::Unmap(middle)), Status::SUCCESS);
+    assert_eq!(setup.volume("v")["num_allocated_clusters"], 3);
+    let firsts = [0, 1, 2, 3, 4].map(|index| volume.read(index * CLUSTER));
+    assert_eq!(firsts, [7, 0, 0, 0x5a, 7]);
+    assert_eq!(volume.write(CLUSTER + 1, 8), Status::SUCCESS);
+    assert_eq!((volume.read(CLUSTER), volume.read(CLUSTER + 1)), (0, 8));
+}
+
+#[test]
+fn an_unmap_in_a_clone_does_not_show_what_the_snapshot_has() {
+    let setup = setup("lv8");
+    setup.create_store("s8");
+    let uuid = setup.create("s8", "v", 4, true);
+    let volume = setup.open(&uuid);
+    assert_eq!(volume.write(0, 7), Status::SUCCESS);
+    setup.call("bdev_lvol_snapshot", json!({"lvol_name": uuid, "snapshot_name": "snap"}));
+    assert_eq!((volume.write(0, 8), volume.write(CLUSTER, 9)), (Status::SUCCESS, Status::SUCCESS));
+    assert_eq!(volume.without_data(Op::Unmap(Range::new(0, 4 * CLUSTER))), Status::SUCCESS);
+    assert_eq!((volume.read(0), volume.read(CLUSTER)), (0x5a, 0));
+    assert_eq!(setup.volume("v")["num_allocated_clusters"], 1);
+}
+
+#[test]
+fn zeroes_over_several_clusters_stay_in_their_volume() {
+    let setup = setup("lv9");
+    setup.create_store("s9");
+    let volumes = ["a", "b"].map(|name| setup.create("s9", name, 4, true));
+    let [a, b] = volumes.each_ref().map(|uuid| setup.open(uuid));
+    for index in 0..3 {
+        assert_eq!(a.write(index * CLUSTER, 1), Status::SUCCESS);
+        assert_eq!(b.write(index * CLUSTER, 2), Status::SUCCESS);
+    }
+    setup.call("bdev_lvol_snapshot", json!({"lvol_name": "s9/a", "snapshot_name": "snap"}));
+    assert_eq!(a.write(CLUSTER, 3), Status::SUCCESS);
+    assert_eq!(a.without_data(Op::WriteZeroes(Range::new(0, 3 * CLUSTER))), Status::SUCCESS);
+    assert_eq!([0, 1, 2].map(|index| a.read(index * CLUSTER)), [0, 0, 0]);
+    assert_eq!([0, 1, 2].map(|index| b.read(index * CLUSTER)), [2, 2, 2]);
+    assert_eq!(setup.volume("a")["num_allocated_clusters"], 3);
+    assert_eq!(setup.volume("b")["num_allocated_clusters"], 3);
+}
+
+#[test]
+fn what_is_given_back_can_be_used_by_another_volume() {
+    let setup = setup("lv10");
+    setup.create_store("s10");
+    let free =
+        || setup.call("bdev_lvol_get_lvstores", json!({}))[0]["free_clusters"].as_u64().unwrap();
+    let all = free();
+    let uuid = setup.create("s10", "v", all, true);
+    let volume = setup.open(&uuid);
+    for index in 0..all {
+        assert_eq!(volume.write(index * CLUSTER, 7), Status::SUCCESS);
+    }
+    let other = setup.create("s10", "w", 2, true);
+    let other = setup.open(&other);
+    assert_eq!(other.write(0, 8), Status::errno(28));
+    assert_eq!(volume.without_data(Op::Unmap(Range::new(CLUSTER, CLUSTER))), Status::SUCCESS);
+    assert_eq!(other.write(0, 8), Status::SUCCESS);
+    assert_eq!((other.read(0), volume.read(CLUSTER), free()), (8, 0, 0));
+}
+
 #[test]
 fn a_thin_volume_reads_zeros_until_it_is_written_and_beside_what_was_written() {
     let setup = setup("lv1");

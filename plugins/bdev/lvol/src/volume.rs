@@ -2,15 +2,17 @@
 //!
 //! The bus splits I/O at clusters, so an I/O looks its cluster up once and goes on to the base as it is.
 
+use crate::asks::{self, Ask};
 use crate::map::{Entry, Map, Shared};
-use crate::stores;
+use crate::on_bus;
+use crate::span::Walk;
 use drivebay_blobstore::{BlobId, Info};
 use drivebay_sdk::bdev::{Channel as Base, Desc, Info as BaseInfo};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::serde_json;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -99,9 +101,6 @@ impl Bdev for LvolBdev {
         registration.base = Some(self.base_info.name().to_owned());
         registration.max_children = 1;
         registration.optimal_boundary = u32::try_from(self.blocks_per_cluster).unwrap_or(0);
-        if !self.base_info.ops().contains(OpSet::UNMAP) {
-            registration.ops = registration.ops.without(OpSet::UNMAP);
-        }
     }
 
     fn open_channel(&self) -> Result<LvolChannel> {
@@ -119,7 +118,10 @@ impl Bdev for LvolBdev {
             external_blocks,
             shared: Arc::clone(&self.shared),
             map: RefCell::new((self.shared.generation(), self.shared.map())),
+            base_unmaps: self.base_info.ops().contains(OpSet::UNMAP),
             waiting: RefCell::default(),
+            unmaps: RefCell::default(),
+            last_unmap: Cell::new(0),
         };
         let resident = Resident::here_with(state)?;
         let state = resident.here();
@@ -137,7 +139,7 @@ impl Bdev for LvolBdev {
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
-        stores::driver_specific(&self.store_uuid, self.id)
+        on_bus::driver_specific(&self.store_uuid, self.id)
     }
 }
 
@@ -162,51 +164,65 @@ impl Drop for LvolChannel {
 pub(crate) struct ThreadState {
     pub(crate) id: BlobId,
     pub(crate) store_uuid: String,
-    blocks_per_cluster: u64,
-    base: RefCell<Option<Base>>,
+    pub(crate) blocks_per_cluster: u64,
+    pub(crate) base: RefCell<Option<Base>>,
+    pub(crate) base_unmaps: bool,
     external: RefCell<Option<Base>>,
     external_blocks: u64,
     shared: Arc<Shared>,
-    map: RefCell<(u64, Arc<Map>)>,
-    /// I/O that waits for a cluster. The bus bounds it: each is one of the channel's requests.
-    waiting: RefCell<BTreeMap<u32, IoQueue>>,
+    map: RefCell<(u32, Arc<Map>)>,
+    /// What waits for a cluster. The bus bounds it: each is one of the channel's requests.
+    waiting: RefCell<BTreeMap<u32, Waiting>>,
+    /// Unmaps that wait for the store, by their number.
+    unmaps: RefCell<BTreeMap<u64, Walk>>,
+    last_unmap: Cell<u64>,
+}
+
+/// I/O that waits for one cluster.
+#[derive(Debug, Default)]
+struct Waiting {
+    ios: IoQueue,
+    walks: Vec<Walk>,
 }
 
 impl ThreadState {
-    fn submit(self: &Rc<Self>, resident: &Resident<Self>, io: BdevIo) {
-        let (range, writes) = match io.op() {
-            Op::Read(range) => (range, false),
-            Op::Write(range) | Op::WriteZeroes(range) | Op::Unmap(range) => (range, true),
+    fn submit(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo) {
+        let (range, is_read) = match io.op() {
+            Op::Read(range) => (range, true),
+            Op::Write(range) => (range, false),
+            Op::WriteZeroes(range) => return self.begin_write_zeroes(own, io, range),
+            Op::Unmap(range) => return self.unmap(own, io, range),
             Op::Flush => return self.pass(io, 0),
             _ => return io.complete(Status::NOT_SUPPORTED),
         };
         let index = range.lba / self.blocks_per_cluster;
-        match (self.entry(index), io.op()) {
-            (Entry::Own(cluster), _) => self.pass_to_cluster(io, index, cluster),
-            (Entry::Inherited(cluster), Op::Read(_)) => self.pass_to_cluster(io, index, cluster),
-            (Entry::Zero, Op::Read(_)) => {
+        match self.entry(index) {
+            Entry::Own(cluster) => self.pass_to_cluster(io, index, cluster),
+            Entry::Inherited(cluster) if is_read => self.pass_to_cluster(io, index, cluster),
+            Entry::Zero if is_read => {
                 io.buffers().zero();
                 io.complete(Status::SUCCESS);
             }
-            (Entry::External, Op::Read(_)) => self.read_external(resident, io, range, index),
-            // What is unmapped may read as before, and zeros read as zeros already.
-            (_, Op::Unmap(_)) | (Entry::Zero, Op::WriteZeroes(_)) => io.complete(Status::SUCCESS),
-            _ => {
-                debug_assert!(writes, "reads were dealt with");
-                self.wait_for_cluster(resident, io, index);
-            }
+            Entry::External if is_read => self.read_external(own, io, range, index),
+            Entry::Changing => self.wait(own, index, Ask::Settled, |waiting| waiting.ios.push(io)),
+            _ => self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io)),
         }
     }
 
     /// Looks a cluster up in the map of the volume.
     #[inline]
-    fn entry(&self, index: u64) -> Entry {
+    pub(crate) fn entry(&self, index: u64) -> Entry {
         let generation = self.shared.generation();
         let mut map = self.map.borrow_mut();
         if map.0 != generation {
             *map = (generation, self.shared.map());
         }
         map.1.get(index)
+    }
+
+    /// The map of the volume now.
+    pub(crate) fn map(&self) -> Arc<Map> {
+        self.shared.map()
     }
 
     #[inline]
@@ -223,13 +239,7 @@ impl ThreadState {
         }
     }
 
-    fn read_external(
-        self: &Rc<Self>,
-        resident: &Resident<Self>,
-        io: BdevIo,
-        range: Range,
-        index: u64,
-    ) {
+    fn read_external(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo, range: Range, index: u64) {
         let external = self.external.borrow();
         let Some(external) = &*external else {
             return io.complete(Status::IO_ERROR);
@@ -241,44 +251,67 @@ impl ThreadState {
             external.pass(io);
         } else {
             // Over the end of the parent: the store copies what there is and fills up with zeros.
-            self.wait_for_cluster(resident, io, index);
+            self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io));
         }
     }
 
-    /// Holds an I/O until the store has given the volume this cluster.
+    /// Lets what `add` adds wait until the store has answered.
     #[cold]
-    fn wait_for_cluster(self: &Rc<Self>, resident: &Resident<Self>, io: BdevIo, index: u64) {
-        let Ok(index) = u32::try_from(index) else {
-            return io.complete(Status::INVALID);
-        };
+    fn wait(
+        self: &Rc<Self>,
+        own: &Resident<Self>,
+        index: u64,
+        ask: Ask,
+        add: impl FnOnce(&mut Waiting),
+    ) {
+        // A volume has no more clusters than that.
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
         let mut waiting = self.waiting.borrow_mut();
         let is_first = !waiting.contains_key(&index);
-        waiting.entry(index).or_default().push(io);
+        add(waiting.entry(index).or_default());
         if is_first {
-            stores::want_cluster(&self.store_uuid, self.id, index, resident.clone());
+            asks::ask(&self.store_uuid, self.id, index, ask, own.clone());
         }
     }
 
-    /// The store has given the cluster, or says why not.
-    pub(crate) fn cluster_is_there(
-        self: &Rc<Self>,
-        resident: &Resident<Self>,
-        index: u32,
-        status: Status,
-    ) {
-        let queue = self.waiting.borrow_mut().remove(&index);
-        let Some(mut queue) = queue else { return };
-        while let Some(io) = queue.pop() {
+    pub(crate) fn hold(self: &Rc<Self>, own: &Resident<Self>, index: u64, ask: Ask, walk: Walk) {
+        self.wait(own, index, ask, |waiting| waiting.walks.push(walk));
+    }
+
+    /// The store has done what was asked of one cluster, or says why not.
+    pub(crate) fn answered(self: &Rc<Self>, own: &Resident<Self>, index: u32, status: Status) {
+        let waiting = self.waiting.borrow_mut().remove(&index);
+        let Some(Waiting { mut ios, walks }) = waiting else { return };
+        while let Some(io) = ios.pop() {
             if status.is_success() {
-                self.submit(resident, io);
+                self.submit(own, io);
             } else {
                 io.complete(status);
+            }
+        }
+        for walk in walks {
+            if status.is_success() {
+                self.write_zeroes(own, walk);
+            } else {
+                walk.fail(status);
             }
         }
         self.flush();
     }
 
-    fn flush(&self) {
+    /// Keeps an unmap until the store has answered; returns its number.
+    pub(crate) fn add_unmap(&self, walk: Walk) -> u64 {
+        let number = self.last_unmap.get() + 1;
+        self.last_unmap.set(number);
+        self.unmaps.borrow_mut().insert(number, walk);
+        number
+    }
+
+    pub(crate) fn take_unmap(&self, number: u64) -> Option<Walk> {
+        self.unmaps.borrow_mut().remove(&number)
+    }
+
+    pub(crate) fn flush(&self) {
         if let Some(base) = &*self.base.borrow() {
             base.flush();
         }

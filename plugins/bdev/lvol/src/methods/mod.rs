@@ -4,7 +4,7 @@ mod copy;
 mod store;
 mod volume;
 
-use crate::stores;
+use crate::{examine, stores};
 use drivebay_blobstore::Error as StoreError;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::{Method, Params, RpcError};
@@ -37,7 +37,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     Method::new(name, doc, move |_, request, params| {
         let call = Rc::clone(&call);
         let run = async move {
-            stores::settled().await;
+            examine::settled().await;
             request.answer(call(params).await);
         };
         // A task that is refused drops the request, which answers for itself.

@@ -169,6 +169,7 @@ async fn rename(params: Rename) -> Result<bool, RpcError> {
         return Err(failed(&Error::new(errno::EEXIST, message)));
     }
     store.store.rename_store(&params.new_name).await.map_err(store_failed)?;
+    store.store_renamed(&params.old_name).map_err(|error| failed(&error))?;
     Ok(true)
 }
 

@@ -2,6 +2,7 @@
 
 use super::store::by_name;
 use super::{failed, failed_with, method, store_failed};
+use crate::on_bus::ALL_BLOCKS;
 use crate::stores::{self, LvStore};
 use drivebay_blobstore::{ClearMethod, Info, NewVolume};
 use drivebay_sdk::prelude::*;
@@ -96,8 +97,9 @@ pub(super) fn register(app: &App) -> Result<()> {
     )?;
     method(app, "bdev_lvol_rename", "Renames a volume.", "true", async |params: Rename| {
         let (store, info) = stores::find(&params.old_name)?;
-        store.store.rename_volume(info.id, &params.new_name).await.map_err(store_failed)?;
-        Ok(true)
+        let rename = store.store.rename_volume(info.id, &params.new_name);
+        let done = store.renamed(info.id, &params.new_name, rename).await;
+        done.map_err(|error| failed(&error)).map(|()| true)
     })?;
     method(app, "bdev_lvol_resize", "Changes the size of a volume.", "true", resize)?;
     method(
@@ -227,16 +229,23 @@ async fn delete(params: Volume) -> Result<bool, RpcError> {
     }
     store.unpublish(info.id).await.map_err(|error| refused(&error))?;
     let delete = store.store.delete_volume(info.id);
-    let done = match info.clones.first() {
-        Some(clone) => store.quiesced(*clone, delete).await,
-        None => delete.await.map_err(stores::error),
-    };
-    if let Err(error) = done {
-        // The volume is still there, so it goes back on the bus.
-        publish(&store, info.id)?;
-        return Err(refused(&error));
+    match (delete.await.map_err(stores::error), info.clones.first()) {
+        (Ok(unused), Some(clone)) => {
+            store.refresh(*clone);
+            // Reads of the clone may be on their way to clusters that it has replaced.
+            store.recycle(*clone, vec![ALL_BLOCKS], unused);
+            Ok(true)
+        }
+        (Ok(unused), None) => {
+            store.store.recycle(unused).await;
+            Ok(true)
+        }
+        (Err(error), _) => {
+            // The volume is still there, so it goes back on the bus.
+            publish(&store, info.id)?;
+            Err(refused(&error))
+        }
     }
-    Ok(true)
 }
 
 async fn resize(params: Resize) -> Result<bool, RpcError> {
@@ -249,7 +258,9 @@ async fn resize(params: Resize) -> Result<bool, RpcError> {
     }
     let resized = store.quiesced(info.id, store.store.resize(info.id, size)).await;
     let on_bus = store.resized(info.id);
-    resized.and(on_bus).map_err(|error| failed(&error))?;
+    let cut_off = resized.map_err(|error| failed(&error))?;
+    store.store.recycle(cut_off).await;
+    on_bus.map_err(|error| failed(&error))?;
     Ok(true)
 }
 
@@ -257,7 +268,7 @@ async fn snapshot(params: Snapshot) -> Result<String, RpcError> {
     let (store, info) = stores::find(&params.lvol_name)?;
     let uuid = stores::new_uuid()?;
     let take = store.store.snapshot(info.id, &params.snapshot_name, &uuid);
-    let id = store.quiesced(info.id, take).await.map_err(|error| failed(&error))?;
+    let id = store.frozen(info.id, take).await.map_err(|error| failed(&error))?;
     publish(&store, id)
 }
 

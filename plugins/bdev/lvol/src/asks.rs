@@ -1,0 +1,311 @@
+//! What the data path asks the store for: clusters of a volume's own, and to take some away.
+//!
+//! One task serves what the channels of a volume ask for, as much at once as there is. Clusters that were
+//! taken away become free when the I/O has ended that may be on its way to them.
+
+use crate::stores::{LvStore, STORES};
+use crate::volume::ThreadState;
+use drivebay_blobstore::{BlobId, Error as StoreError, Unused};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::Resident;
+use drivebay_sdk::runtime::task;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Clusters of one volume that are allocated with one flush.
+const BATCH_MAX: usize = 64;
+/// How long a write waits for clusters that are about to become free.
+const RECYCLE_LIMIT: Duration = Duration::from_millis(100);
+
+/// Clusters with the channels that wait for them.
+type Wanted = BTreeMap<u32, Vec<Resident<ThreadState>>>;
+
+/// What a channel waits for at one cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// The end of what is under way with it.
+    Settled,
+    /// A cluster of the volume's own.
+    Cluster,
+}
+
+/// What the channels of a volume ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    settled: Vec<(u32, Resident<ThreadState>)>,
+    clusters: Wanted,
+    unmaps: Vec<Unmap>,
+    is_served: bool,
+    /// Operations that let it wait.
+    frozen_by: u32,
+}
+
+/// Whole clusters that the volume does not need any more.
+#[derive(Debug)]
+struct Unmap {
+    indices: Vec<u32>,
+    /// The channel's name for it.
+    job: u64,
+    channel: Resident<ThreadState>,
+}
+
+/// What is done next for a volume.
+enum Work {
+    Unmaps(Vec<Unmap>),
+    Settled(Vec<(u32, Resident<ThreadState>)>),
+    Clusters(Wanted),
+}
+
+/// Asks for one cluster; the answer is [`ThreadState::answered`]. `[reactor]`
+pub(crate) fn ask(store: &str, id: BlobId, index: u32, ask: Ask, channel: Resident<ThreadState>) {
+    with_store(store, move |store| match store {
+        Some(store) => store.take(id, |asked| match ask {
+            Ask::Settled => asked.settled.push((index, channel)),
+            Ask::Cluster => asked.clusters.entry(index).or_default().push(channel),
+        }),
+        None => answer(&channel, index, Status::IO_ERROR),
+    });
+}
+
+/// Asks to take whole clusters away; the answer is [`ThreadState::unmapped`]. `[reactor]`
+pub(crate) fn ask_unmap(
+    store: &str,
+    id: BlobId,
+    indices: Vec<u32>,
+    job: u64,
+    channel: Resident<ThreadState>,
+) {
+    with_store(store, move |store| {
+        let unmap = Unmap { indices, job, channel };
+        match store {
+            Some(store) => store.take(id, |asked| asked.unmaps.push(unmap)),
+            None => unmap.answer(&BTreeSet::new()),
+        }
+    });
+}
+
+fn with_store(store: &str, call: impl FnOnce(Option<Rc<LvStore>>) + Send + 'static) {
+    let store = store.to_owned();
+    // The channel is of a store that is open, so there are some.
+    if let Some(stores) = STORES.handle() {
+        stores.send(move |stores| {
+            let found = stores.borrow().iter().find(|other| other.uuid == store).cloned();
+            call(found);
+        });
+    }
+}
+
+fn answer(channel: &Resident<ThreadState>, index: u32, status: Status) {
+    let own = channel.clone();
+    channel.send(move |state| state.answered(&own, index, status));
+}
+
+impl Unmap {
+    fn answer(self, released: &BTreeSet<u32>) {
+        let Self { indices, job, channel } = self;
+        let kept: Vec<u32> =
+            indices.into_iter().filter(|index| !released.contains(index)).collect();
+        channel.send(move |state| state.unmapped(job, &kept));
+    }
+}
+
+impl LvStore {
+    fn take(self: &Rc<Self>, id: BlobId, add: impl FnOnce(&mut Asked)) {
+        add(self.asked.borrow_mut().entry(id).or_default());
+        self.serve(id);
+    }
+
+    /// Lets what the channels ask for wait until [`thaw_asks`](Self::thaw_asks).
+    pub(crate) fn freeze_asks(&self, id: BlobId) {
+        self.asked.borrow_mut().entry(id).or_default().frozen_by += 1;
+    }
+
+    /// Ends one [`freeze_asks`](Self::freeze_asks).
+    pub(crate) fn thaw_asks(self: &Rc<Self>, id: BlobId) {
+        if let Some(asked) = self.asked.borrow_mut().get_mut(&id) {
+            asked.frozen_by = asked.frozen_by.saturating_sub(1);
+        }
+        self.serve(id);
+    }
+
+    /// Starts the task of a volume, if there is something to do.
+    fn serve(self: &Rc<Self>, id: BlobId) {
+        {
+            let mut all = self.asked.borrow_mut();
+            let Some(asked) = all.get_mut(&id) else { return };
+            if asked.is_served || asked.frozen_by > 0 {
+                return;
+            }
+            asked.is_served = true;
+        }
+        let this = Rc::clone(self);
+        let serve = async move {
+            while let Some(work) = this.next_work(id) {
+                match work {
+                    Work::Unmaps(unmaps) => this.release(id, unmaps).await,
+                    Work::Settled(settled) => {
+                        for (index, channel) in settled {
+                            answer(&channel, index, Status::SUCCESS);
+                        }
+                    }
+                    Work::Clusters(wanted) => this.allocate(id, wanted).await,
+                }
+            }
+        };
+        match task::spawn("lvol clusters", serve) {
+            Ok(task) => task.detach(),
+            Err(error) => {
+                warn!("{error}");
+                self.refuse_all(id);
+            }
+        }
+    }
+
+    /// Takes what is done next; `None`: nothing is left, or it has to wait.
+    fn next_work(&self, id: BlobId) -> Option<Work> {
+        let mut all = self.asked.borrow_mut();
+        let asked = all.get_mut(&id)?;
+        if asked.frozen_by > 0 {
+            asked.is_served = false;
+            return None;
+        }
+        if !asked.unmaps.is_empty() {
+            return Some(Work::Unmaps(std::mem::take(&mut asked.unmaps)));
+        }
+        if !asked.settled.is_empty() {
+            return Some(Work::Settled(std::mem::take(&mut asked.settled)));
+        }
+        let mut wanted = Wanted::new();
+        while wanted.len() < BATCH_MAX
+            && let Some((index, channels)) = asked.clusters.pop_first()
+        {
+            wanted.insert(index, channels);
+        }
+        if wanted.is_empty() {
+            all.remove(&id);
+            return None;
+        }
+        Some(Work::Clusters(wanted))
+    }
+
+    fn refuse_all(&self, id: BlobId) {
+        let Some(asked) = self.asked.borrow_mut().remove(&id) else { return };
+        let refused = Status::errno(errno::EAGAIN);
+        for (index, channels) in asked.clusters {
+            channels.iter().for_each(|one| answer(one, index, refused));
+        }
+        asked.settled.into_iter().for_each(|(index, one)| answer(&one, index, refused));
+        asked.unmaps.into_iter().for_each(|unmap| unmap.answer(&BTreeSet::new()));
+    }
+
+    async fn allocate(&self, id: BlobId, wanted: Wanted) {
+        let batch: Vec<u32> = wanted.keys().copied().collect();
+        let mut all = self.allocate_some(id, &batch).await;
+        for (index, channels) in wanted {
+            // When not all fit, as many as do.
+            if all.is_err() && batch.len() > 1 {
+                all = self.allocate_some(id, &[index]).await;
+            }
+            let status = match &all {
+                Ok(()) => {
+                    self.show_place(id, index);
+                    Status::SUCCESS
+                }
+                Err(error) => Status::errno(error.errno),
+            };
+            channels.iter().for_each(|one| answer(one, index, status));
+        }
+    }
+
+    async fn allocate_some(&self, id: BlobId, indices: &[u32]) -> Result<(), StoreError> {
+        let done = self.store.allocate(id, indices).await;
+        if !matches!(&done, Err(error) if error.errno == errno::ENOSPC) {
+            return done;
+        }
+        let recycled = async {
+            while self.is_recycling.get() {
+                task::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        _ = task::timeout(RECYCLE_LIMIT, recycled).await;
+        self.store.allocate(id, indices).await
+    }
+
+    /// Gives the data path the entry of a cluster as it is now.
+    fn show_place(&self, id: BlobId, index: u32) {
+        if let Some(shared) = self.maps.borrow().get(&id) {
+            shared.map().set(index, self.store.place(id, index));
+        }
+    }
+
+    async fn release(self: &Rc<Self>, id: BlobId, unmaps: Vec<Unmap>) {
+        let wanted: BTreeSet<u32> =
+            unmaps.iter().flat_map(|unmap| &unmap.indices).copied().collect();
+        let begins = |indices: &[u32]| {
+            self.releasing.borrow_mut().insert(id, indices.to_vec());
+            if let Some(shared) = self.maps.borrow().get(&id) {
+                let map = shared.map();
+                indices.iter().for_each(|index| map.set_changing(*index));
+            }
+        };
+        let done = self.store.release(id, &Vec::from_iter(wanted), begins).await;
+        let begun = self.releasing.borrow_mut().remove(&id).unwrap_or_default();
+        begun.iter().for_each(|index| self.show_place(id, *index));
+        let mut released = BTreeSet::new();
+        match done {
+            Ok(done) => {
+                released.extend(&done.indices);
+                self.recycle(id, self.blocks_of(&done.indices), done.unused);
+            }
+            Err(error) => warn!("clusters of store {} are not given back: {error}", self.uuid),
+        }
+        unmaps.into_iter().for_each(|unmap| unmap.answer(&released));
+    }
+
+    /// Makes clusters free when the I/O has ended that a volume may have on its way to them, through `blocks`.
+    pub(crate) fn recycle(self: &Rc<Self>, id: BlobId, blocks: Vec<Range>, unused: Unused) {
+        self.unused.borrow_mut().push((id, blocks, unused));
+        if self.is_recycling.replace(true) {
+            return;
+        }
+        let this = Rc::clone(self);
+        let recycle = async move {
+            while let Some((id, blocks, unused)) = this.next_unused() {
+                for blocks in blocks {
+                    if let Err(error) = this.drain(id, blocks).await {
+                        warn!("store {}: {error}", this.uuid);
+                    }
+                }
+                this.store.recycle(unused).await;
+            }
+            this.is_recycling.set(false);
+        };
+        match task::spawn("lvol recycle", recycle) {
+            Ok(task) => task.detach(),
+            // What is in the list is taken along by the next one.
+            Err(error) => {
+                warn!("{error}");
+                self.is_recycling.set(false);
+            }
+        }
+    }
+
+    fn next_unused(&self) -> Option<(BlobId, Vec<Range>, Unused)> {
+        self.unused.borrow_mut().pop()
+    }
+
+    /// Clusters of a volume as ranges of its blocks, neighbors in one.
+    fn blocks_of(&self, indices: &[u32]) -> Vec<Range> {
+        let per_cluster = self.store.super_block().blocks_per_cluster();
+        let mut ranges: Vec<Range> = Vec::new();
+        for index in indices {
+            let lba = u64::from(*index) * per_cluster;
+            match ranges.last_mut() {
+                Some(last) if last.lba + last.nblocks == lba => last.nblocks += per_cluster,
+                _ => ranges.push(Range::new(lba, per_cluster)),
+            }
+        }
+        ranges
+    }
+}
