@@ -8,6 +8,7 @@
 //!          ├─ host: what these share
 //!          ├─ log, signals, sandbox
 //!          ├─ perf: a host for one measurement
+//!          ├─ lvol: checks and repairs stores of logical volumes
 //!          ├─ check: a host for one plugin that is checked
 //!          └─ project: begins a plugin outside of this repository
 //! ```
@@ -19,6 +20,7 @@ pub mod config;
 pub mod host;
 pub mod loader;
 pub mod log;
+pub mod lvol;
 pub mod methods;
 pub mod notifications;
 pub mod perf;

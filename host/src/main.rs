@@ -7,7 +7,7 @@ use drivebay::loader::report;
 use drivebay::loader::search::inspect_to_load;
 use drivebay::loader::trust::Policy;
 use drivebay::loader::trust::key::{KeyFolder, PrivateKey};
-use drivebay::{app, check, perf, rpc};
+use drivebay::{app, check, lvol, perf, rpc};
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => app::serve(&options),
         Command::Rpc(request) => rpc::command::run(&request, &mut out, &mut err).into(),
         Command::Perf(options) => perf::perf(&options, &mut out, &mut err),
+        Command::Lvol(command) => lvol::lvol(&command, &mut out, &mut err),
         Command::Plugin(command) => plugin(command, &mut out, &mut err),
         Command::Completions { shell } => {
             let mut script = Vec::new();

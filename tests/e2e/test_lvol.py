@@ -1,5 +1,8 @@
 """Logical volumes: PyPI's `spdk` client through every method; a store after a kill."""
 
+import json
+import os
+import subprocess
 import unittest
 
 from host import Host
@@ -73,6 +76,53 @@ class Names(unittest.TestCase):
             host.call("bdev_lvol_rename_lvstore", old_name="store", new_name="pool")
             self.assertEqual(host.call("bdev_get_bdevs", name="pool/w")[0]["name"], uuid)
             self.assertEqual(host.refused("bdev_get_bdevs", name="store/w").code, -19)
+
+
+def lvol(*arguments):
+    """Exit code and report of `drivebay lvol`; without a report what it says."""
+    done = subprocess.run([os.environ["DRIVEBAY_BIN"], "lvol", *arguments, "--json"],
+                          capture_output=True, text=True, timeout=60)
+    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+
+class CheckAndRepair(unittest.TestCase):
+    def test_a_store_is_checked_under_a_host_and_in_its_file_and_repaired_where_there_is_one_answer(self):
+        with Host() as host:
+            path = f"{host.folder}/disk"
+            with open(path, "wb") as file:
+                file.truncate(64 * MIB)
+            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            code, report = lvol("check", "base", "-r", host.socket)
+            self.assertEqual((code, report["findings"], report["used_data_clusters"]), (0, [], 8))
+            code, said = lvol("check", path)
+            self.assertEqual(code, 3)
+            self.assertIn("in use", said)
+            code, report = lvol("repair", "base", "--write", "-r", host.socket)
+            self.assertEqual((code, report["findings"]), (0, []))
+            self.assertEqual(host.call("bdev_get_bdevs", name="store/v")[0]["num_blocks"], 8 * MIB // 512)
+            host.stop()
+            code, report = lvol("check", path)
+            self.assertEqual((code, report["name"], report["is_clean"]), (0, "store", True))
+            self.leak_a_cluster(path)
+            for arguments in (("check", path), ("repair", path)):
+                code, report = lvol(*arguments)
+                self.assertEqual((code, [one["severity"] for one in report["findings"]]), (1, ["leak"]))
+            self.assertEqual(lvol("repair", path, "--write")[0], 0)
+            self.assertEqual(lvol("check", path)[1]["findings"], [])
+            self.assertEqual(lvol("check", "/dev/zero")[0], 3)
+            host.start()
+
+    @staticmethod
+    def leak_a_cluster(path):
+        with open(path, "r+b") as file:
+            block = file.read(4096)
+            at = int.from_bytes(block[40:44], "little") * 4096 + 5 + 40 // 8
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte | 1]))
 
 
 class AfterAKill(unittest.TestCase):

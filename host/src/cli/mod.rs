@@ -3,6 +3,7 @@
 mod check;
 mod environment;
 mod ignored;
+mod lvol;
 mod new;
 mod perf;
 mod plugin;
@@ -12,6 +13,7 @@ mod serve;
 
 pub use check::Check;
 pub use environment::{Environment, Mode};
+pub use lvol::{Lvol, Store as LvolStore};
 pub use new::New;
 pub use perf::{Pattern, Perf};
 pub use plugin::Plugin;
@@ -42,6 +44,9 @@ pub enum Command {
     /// Look at plugins, sign and verify them, begin new ones
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Check and repair stores of logical volumes
+    #[command(subcommand)]
+    Lvol(Lvol),
     /// Put load on disks and measure them
     Perf(Box<Perf>),
     /// Print a completion script

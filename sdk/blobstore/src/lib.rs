@@ -7,12 +7,13 @@
 //! - `load` opens, makes, grows and closes stores; `persist` has the write order of
 //!   `docs/formats/lvstore.md`, and is the only place that writes metadata.
 //! - `volume` makes, renames and deletes volumes; `snapshot` does what changes parents; `clusters`
-//!   allocates, gives back, resizes and inflates.
+//!   allocates, gives back, resizes and inflates. `check` judges a store and repairs what is certain.
 //!
 //! A failed operation leaves everything as it was, in memory and on disk. When even that cannot be
 //! written, the store takes no more changes until it is loaded again.
 #![forbid(unsafe_code)]
 
+mod check;
 mod clusters;
 mod disk;
 mod error;
@@ -23,6 +24,7 @@ mod snapshot;
 mod store;
 mod volume;
 
+pub use check::{Finding, Report, Severity, check, repair};
 pub use clusters::{Place, Released, Unused};
 pub use disk::{Disk, DiskError};
 pub use error::{Error, Result, errno};

@@ -125,11 +125,7 @@ impl<D: Disk> Store<D> {
         Ok(store)
     }
 
-    /// Reads the store on a disk without changing anything.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub async fn read(disk: &D) -> Result<(SuperBlock, Model)> {
+    async fn read_super(disk: &D) -> Result<SuperBlock> {
         let first = disk.read(0, PAGE_BYTES).await?;
         let first = first.first_chunk().ok_or_else(|| Error::new(errno::EIO, "short read"))?;
         let block = SuperBlock::parse(first, disk.size_bytes())?;
@@ -141,16 +137,38 @@ impl<D: Disk> Store<D> {
             );
             return Err(Error::new(errno::EINVAL, message));
         }
-        let pages = match Self::used_pages(disk, &block).await? {
-            Some(used) => used,
-            None => {
-                let mut all = Bits::new(block.metadata.len);
-                (0..block.metadata.len).for_each(|page| {
-                    all.set(page);
-                });
-                all
+        Ok(block)
+    }
+
+    /// Reads the store on a disk without changing anything.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub async fn read(disk: &D) -> Result<(SuperBlock, Model)> {
+        let block = Self::read_super(disk).await?;
+        let pages = Self::used_pages(disk, &block).await?;
+        Self::read_pages(disk, block, pages).await
+    }
+
+    /// As [`read`](Self::read), with pages that the masks call free.
+    pub(crate) async fn read_all(disk: &D) -> Result<(SuperBlock, Model)> {
+        let block = Self::read_super(disk).await?;
+        Self::read_pages(disk, block, None).await
+    }
+
+    /// Reads these metadata pages, or all.
+    async fn read_pages(
+        disk: &D,
+        block: SuperBlock,
+        pages: Option<Bits>,
+    ) -> Result<(SuperBlock, Model)> {
+        let pages = pages.unwrap_or_else(|| {
+            let mut all = Bits::new(block.metadata.len);
+            for page in 0..block.metadata.len {
+                all.set(page);
             }
-        };
+            all
+        });
         let mut replay = Replay::new(&block);
         for run in runs(&pages, GAP_PAGES, READ_BYTES / u64::from(block.md_page_size)) {
             let len = run.len as usize * block.md_page_size as usize;
@@ -311,7 +329,11 @@ impl<D: Disk> Store<D> {
     }
 }
 
-async fn read_region<D: Disk>(disk: &D, block: &SuperBlock, region: Region) -> Result<Vec<u8>> {
+pub(crate) async fn read_region<D: Disk>(
+    disk: &D,
+    block: &SuperBlock,
+    region: Region,
+) -> Result<Vec<u8>> {
     let len = region.len as usize * block.md_page_size as usize;
     Ok(disk.read(block.page_offset(region.start.into()), len).await?)
 }

@@ -69,6 +69,7 @@ fn cut(op: &Op, image: &[u8], before: &Dump, random: &mut Random, denies_cache: 
         let events = if cut == 0 { log.len() } else { random.below(log.len() + 1) };
         let what = format!("{op:?} cut at {events} of {}", log.len());
         let image = image_after(&base, &log, events, random);
+        check(image.clone());
         let store = run(Store::load(SimDisk::new(image))).expect(&what);
         assert_either(&dump(&store), before, &after, &what);
         check(store.disk().image());

@@ -38,6 +38,7 @@ plugin! {
         "bdev_lvol_clone_bdev", "bdev_lvol_inflate", "bdev_lvol_decouple_parent",
         "bdev_lvol_set_parent", "bdev_lvol_set_parent_bdev", "bdev_lvol_start_shallow_copy",
         "bdev_lvol_check_shallow_copy",
+        "bdev_lvol_check_lvstore", "bdev_lvol_repair_lvstore",
     ],
     start: start,
     stop: stop,

@@ -213,7 +213,7 @@ impl LvStore {
     }
 
     /// Takes all volumes off the bus and closes the store in order.
-    async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.end().await;
         if let Err(error) = self.store.close().await {
             warn!("store {} is not closed in order: {error}", self.uuid);

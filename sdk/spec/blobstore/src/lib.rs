@@ -28,7 +28,7 @@ pub use descriptor::{Descriptor, Flags, Run, Slots};
 pub use map::{CLUSTERS_MAX, CLUSTERS_PER_PAGE, ClusterMap};
 pub use mask::{Bits, MaskError, MaskKind};
 pub use page::{BlobId, PAGE_BYTES, Page, PageError, is_zero, seal};
-pub use replay::{Fault, Model, Note, Replay, Volume};
+pub use replay::{Fault, Model, Note, Replay, Stray, Volume};
 pub use super_block::{NewStore, Region, SuperBlock, SuperError};
 
 /// CRC of a super block or a metadata page: CRC-32C over all bytes but the last four.

@@ -113,6 +113,15 @@ pub struct Volume {
     pub faults: Vec<Fault>,
 }
 
+/// A metadata page that holds something and that no volume names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// A blob wrote it.
+    Of(BlobId),
+    /// It cannot be read.
+    Unreadable(&'static str),
+}
+
 /// A whole store's metadata.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -128,6 +137,8 @@ pub struct Model {
     pub changed: BTreeSet<BlobId>,
     /// Chains to be erased to end an interrupted operation; the first page first.
     pub dropped: BTreeMap<BlobId, Vec<u32>>,
+    /// Pages that hold something and that no volume names, as far as they were read.
+    pub strays: BTreeMap<u32, Stray>,
 }
 
 impl Model {
@@ -196,6 +207,7 @@ impl Replay {
             notes: Vec::new(),
             changed: BTreeSet::new(),
             dropped: BTreeMap::new(),
+            strays: BTreeMap::new(),
             volumes: BTreeMap::new(),
         };
         end_interrupted(&mut volumes, &mut model);
@@ -285,6 +297,11 @@ impl Replay {
                 }
             }
         }
+        let is_stray = |place: &u32| !owners.contains_key(place);
+        let pages = self.pages.iter().filter(|(place, _)| is_stray(place));
+        model.strays.extend(pages.map(|(place, page)| (*place, Stray::Of(page.id))));
+        let refused = self.refused.iter().filter(|(place, _)| is_stray(place));
+        model.strays.extend(refused.map(|(place, why)| (*place, Stray::Unreadable(why))));
         for (page, one, other) in shared {
             fault(&mut model.volumes, one, Fault::PageShared { page, other });
             fault(&mut model.volumes, other, Fault::PageShared { page, other: one });

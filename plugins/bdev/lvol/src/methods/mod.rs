@@ -1,5 +1,6 @@
 //! The methods of the control plane, with the reference's names, parameters, results and codes.
 
+mod check;
 mod copy;
 mod store;
 mod volume;
@@ -22,7 +23,8 @@ const INVALID_PARAMS: i64 = -32602;
 pub fn register(app: &App) -> Result<()> {
     store::register(app)?;
     volume::register(app)?;
-    copy::register(app)
+    copy::register(app)?;
+    check::register(app)
 }
 
 /// A method that takes several steps.

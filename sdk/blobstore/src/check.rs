@@ -1,0 +1,395 @@
+//! Judging a store on a disk without changing it, and repairing what is certain.
+
+use crate::disk::Disk;
+use crate::error::{Error, Result, errno};
+use crate::load::read_region;
+use crate::store::Store;
+use drivebay_spec_blobstore::lvol::Names;
+use drivebay_spec_blobstore::{
+    Bits, Blob, BlobId, CLUSTERS_PER_PAGE, Fault, MaskKind, Model, Region, Stray, SuperBlock,
+    Volume,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// A volume is not served, or its data may be overwritten.
+    Damage,
+    /// Room is taken that nobody has.
+    Leak,
+    /// Opening the store deals with it.
+    Note,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Damage => "damage",
+            Self::Leak => "leak",
+            Self::Note => "note",
+        })
+    }
+}
+
+/// How a finding is repaired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Repair {
+    /// Opening and closing the store does it.
+    Reopen,
+    /// The rest of a deletion.
+    Erase(BlobId),
+    /// The places of a clone that name its ancestor's clusters.
+    Return(BlobId, Vec<u32>),
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, for people.
+    pub what: String,
+    /// Whether there is one right way to mend it, which [`repair`] takes.
+    pub can_be_repaired: bool,
+    #[serde(skip)]
+    repair: Option<Repair>,
+}
+
+impl Finding {
+    fn new(severity: Severity, what: impl Into<String>, repair: Option<Repair>) -> Self {
+        Self { severity, what: what.into(), can_be_repaired: repair.is_some(), repair }
+    }
+}
+
+/// What a store was found to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Name of the store, if it has one.
+    pub name: Option<String>,
+    /// Its UUID as text, if it has one.
+    pub uuid: Option<String>,
+    /// Whether it was closed in order. If it was not, its masks mean nothing.
+    pub is_clean: bool,
+    /// Volumes in it.
+    pub num_volumes: usize,
+    /// Unit of allocation in bytes.
+    pub cluster_size: u32,
+    /// Clusters for data.
+    pub total_data_clusters: u32,
+    /// Those that volumes have.
+    pub used_data_clusters: u32,
+    /// What was found, in the order it was looked for.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether nothing is damaged or leaked.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity == Severity::Note)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_deref().unwrap_or("without a name");
+        let closed = if self.is_clean { "closed in order" } else { "not closed in order" };
+        writeln!(
+            f,
+            "store {name}: {} volumes, {} of {} clusters used, {closed}",
+            self.num_volumes, self.used_data_clusters, self.total_data_clusters
+        )?;
+        for Finding { severity, what, can_be_repaired, .. } in &self.findings {
+            let repair = if *can_be_repaired { " [can be repaired]" } else { "" };
+            writeln!(f, "{severity}: {what}{repair}")?;
+        }
+        writeln!(f, "{}", if self.is_sound() { "sound" } else { "not sound" })
+    }
+}
+
+/// Reads a whole store and says what is wrong with it. Nothing is written.
+///
+/// # Errors
+/// `EILSEQ` when the disk holds no store or its super block is damaged, or the disk's error.
+pub async fn check<D: Disk>(disk: &D) -> Result<Report> {
+    let (block, model) = Store::read_all(disk).await?;
+    let mut findings = Vec::new();
+    of_volumes(&model, &mut findings);
+    of_names(&block, &model, &mut findings);
+    of_strays(&model, &mut findings);
+    if block.clean {
+        of_masks(disk, &block, &model, &mut findings).await?;
+    }
+    let names = block.super_blob.and_then(|id| Names::of(&model.volumes.get(&id)?.blob));
+    let owned = model.used_clusters.count().saturating_sub(block.md_clusters());
+    Ok(Report {
+        name: names.as_ref().map(|names| names.name.clone()),
+        uuid: names.and_then(|names| names.uuid),
+        is_clean: block.clean,
+        num_volumes: model.volumes.len().saturating_sub(usize::from(block.super_blob.is_some())),
+        cluster_size: block.cluster_size,
+        total_data_clusters: block.total_clusters() - block.md_clusters(),
+        used_data_clusters: owned,
+        findings,
+    })
+}
+
+/// Repairs what is certain and closes the store in order. Nobody else may have the disk open for writing.
+///
+/// # Errors
+/// As [`check`], or the disk's error: then some repairs are done and the store is not closed in order.
+pub async fn repair<D: Disk>(disk: D) -> Result<D> {
+    let findings = check(&disk).await?.findings;
+    let (block, model) = Store::read_all(&disk).await?;
+    // No mask holds from here on, and loading the store ends what was interrupted.
+    let open = SuperBlock { clean: false, ..block.clone() };
+    write(&disk, 0, open.encode().to_vec()).await?;
+    for repair in findings.into_iter().filter_map(|finding| finding.repair) {
+        match repair {
+            Repair::Reopen => {}
+            Repair::Erase(id) => {
+                let zeros = vec![0; block.md_page_size as usize];
+                write(&disk, block.md_page_offset(id.page()), zeros).await?;
+            }
+            Repair::Return(id, places) => {
+                if let Some(volume) = model.volumes.get(&id) {
+                    return_clusters(&disk, &block, volume.blob.clone(), &places).await?;
+                }
+            }
+        }
+    }
+    let store = Store::load(disk).await?;
+    store.close().await?;
+    Ok(store.into_disk())
+}
+
+async fn write<D: Disk>(disk: &D, offset: u64, bytes: Vec<u8>) -> Result<()> {
+    disk.write(offset, bytes).await?;
+    if disk.has_write_cache() {
+        disk.flush().await?;
+    }
+    Ok(())
+}
+
+async fn return_clusters<D: Disk>(
+    disk: &D,
+    block: &SuperBlock,
+    mut blob: Blob,
+    places: &[u32],
+) -> Result<()> {
+    for place in places {
+        blob.map.set(*place, None);
+    }
+    let slots: BTreeSet<u32> = places.iter().map(|place| place / CLUSTERS_PER_PAGE).collect();
+    for slot in slots {
+        let Some(page) = blob.extent_pages.get(slot as usize).filter(|page| **page != 0) else {
+            continue;
+        };
+        let mut bytes = blob.extent_page(slot).encode().to_vec();
+        bytes.resize(block.md_page_size as usize, 0);
+        write(disk, block.md_page_offset(*page), bytes).await?;
+    }
+    Ok(())
+}
+
+fn name_of(id: BlobId, blob: &Blob) -> String {
+    Names::of(blob)
+        .map_or_else(|| format!("blob {id}"), |names| format!("{} (blob {id})", names.name))
+}
+
+/// Faults of volumes, and operations that were interrupted.
+fn of_volumes(model: &Model, findings: &mut Vec<Finding>) {
+    for note in &model.notes {
+        findings.push(Finding::new(Severity::Note, note.to_string(), Some(Repair::Reopen)));
+    }
+    let returned = |id: &BlobId| {
+        model.volumes.get(id).and_then(|volume| returned_to_ancestor(model, *id, volume))
+    };
+    for (id, volume) in &model.volumes {
+        for fault in &volume.faults {
+            let repair = match fault {
+                Fault::Page { why: "is empty", .. } if is_all_that_is_left(model, *id, volume) => {
+                    Some(Repair::Erase(*id))
+                }
+                Fault::ClusterShared { other, .. } => {
+                    returned(id).or_else(|| returned(other).map(|_| Repair::Reopen))
+                }
+                Fault::Parent(_) => returned(id).map(|_| Repair::Reopen),
+                _ => None,
+            };
+            findings.push(Finding::new(
+                Severity::Damage,
+                format!("volume {}: {fault}", name_of(*id, &volume.blob)),
+                repair,
+            ));
+        }
+    }
+}
+
+/// A deletion that was cut off in the middle: the first page is there, and nothing else of the volume.
+fn is_all_that_is_left(model: &Model, id: BlobId, volume: &Volume) -> bool {
+    let has_stray = model.strays.values().any(|stray| *stray == Stray::Of(id));
+    volume.pages.len() == 1 && volume.blob.map.allocated() == 0 && !has_stray
+}
+
+/// A clone that names a cluster which its ancestor has at the same place reads the same without it.
+fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Repair> {
+    let shared = volume.faults.iter().filter_map(|fault| match fault {
+        Fault::ClusterShared { cluster, other } => Some((*cluster, *other)),
+        _ => None,
+    });
+    let mut places = Vec::new();
+    for (cluster, other) in shared {
+        let (place, _) = volume.blob.map.iter().find(|(_, owned)| *owned == cluster)?;
+        if nearest_below(model, volume, place) != Some((other, cluster)) {
+            return None;
+        }
+        places.push(place);
+    }
+    let is_all = volume
+        .faults
+        .iter()
+        .all(|fault| matches!(fault, Fault::ClusterShared { .. } | Fault::Parent(_)));
+    (is_all && volume.blob.uses_table && !places.is_empty()).then_some(Repair::Return(id, places))
+}
+
+/// The nearest ancestor that has a cluster at this place, and the cluster.
+fn nearest_below(model: &Model, volume: &Volume, place: u32) -> Option<(BlobId, u32)> {
+    let mut seen = BTreeSet::new();
+    let mut next = volume.blob.parent();
+    while let Some(id) = next.filter(|id| seen.insert(*id)) {
+        let ancestor = model.volumes.get(&id)?;
+        if let Some(cluster) = ancestor.blob.map.get(place) {
+            return Some((id, cluster));
+        }
+        next = ancestor.blob.parent();
+    }
+    None
+}
+
+fn of_names(block: &SuperBlock, model: &Model, findings: &mut Vec<Finding>) {
+    let damage = |what: String| Finding::new(Severity::Damage, what, None);
+    let named = block.super_blob.and_then(|id| Names::of(&model.volumes.get(&id)?.blob));
+    if named.is_none() {
+        findings.push(damage("no blob has the name of the store".to_owned()));
+    }
+    let mut seen: BTreeMap<String, BlobId> = BTreeMap::new();
+    for (id, volume) in model.volumes.iter().filter(|(id, _)| Some(**id) != block.super_blob) {
+        let Some(names) = Names::of(&volume.blob) else {
+            if volume.faults.is_empty() {
+                findings.push(damage(format!("blob {id} has no name")));
+            }
+            continue;
+        };
+        for (kind, text) in [("name", Some(names.name)), ("UUID", names.uuid)] {
+            let Some(text) = text else { continue };
+            if let Some(other) = seen.insert(format!("{kind} {text}"), *id) {
+                let what = format!("blobs {other} and {id} have one {kind}: {text}");
+                findings.push(damage(what));
+            }
+        }
+    }
+}
+
+/// Pages that hold something and belong to no volume.
+fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
+    let mut leftovers = Vec::new();
+    for (page, stray) in &model.strays {
+        match stray {
+            Stray::Of(_) => leftovers.push(*page),
+            Stray::Unreadable(why) => findings.push(Finding::new(
+                Severity::Damage,
+                format!("metadata page {page} {why}, and no volume names it: one may be lost"),
+                None,
+            )),
+        }
+    }
+    if !leftovers.is_empty() {
+        findings.push(Finding::new(
+            Severity::Note,
+            format!("metadata pages {} are left over and free", ranges(&leftovers)),
+            None,
+        ));
+    }
+}
+
+/// What the masks say beside what volumes have.
+async fn of_masks<D: Disk>(
+    disk: &D,
+    block: &SuperBlock,
+    model: &Model,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let has_faults = model.volumes.values().any(|volume| !volume.faults.is_empty());
+    let blobs = model.used_blobs();
+    for (region, kind, bits, what) in [
+        (block.used_pages, MaskKind::Pages, &model.used_pages, "metadata pages"),
+        (block.used_clusters, MaskKind::Clusters, &model.used_clusters, "clusters"),
+        (block.used_blobs, MaskKind::Blobs, &blobs, "blob ids"),
+    ] {
+        if region == (Region { start: 0, len: 0 }) {
+            continue;
+        }
+        let bytes = read_region(disk, block, region).await?;
+        let Ok(mask) = Bits::parse(&bytes, kind, bits.len()) else {
+            findings.push(Finding::new(
+                Severity::Damage,
+                format!("the mask of used {what} cannot be read"),
+                Some(Repair::Reopen),
+            ));
+            continue;
+        };
+        let owned_only: Vec<u32> = bits.iter().filter(|bit| !mask.get(*bit)).collect();
+        let masked_only: Vec<u32> = mask.iter().filter(|bit| !bits.get(*bit)).collect();
+        if !owned_only.is_empty() {
+            findings.push(Finding::new(
+                Severity::Damage,
+                format!("{what} {} are in use and marked as free", ranges(&owned_only)),
+                Some(Repair::Reopen),
+            ));
+        }
+        // A volume that cannot be read whole may have them.
+        if !masked_only.is_empty() && !has_faults {
+            findings.push(Finding::new(
+                Severity::Leak,
+                format!("{what} {} are marked as used, and nobody has them", ranges(&masked_only)),
+                Some(Repair::Reopen),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Numbers in order as text: `3, 7-9`.
+fn ranges(numbers: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*number) => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let texts = runs.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+impl<D: Disk> Store<D> {
+    /// As [`check`] of a store that is open.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub async fn check(&self) -> Result<Report> {
+        let _writer = self.writer.lock().await;
+        if let Some(why) = &self.state.borrow().failed {
+            return Err(Error::new(errno::EIO, format!("the store takes no changes: {why}")));
+        }
+        check(&self.disk).await
+    }
+}
