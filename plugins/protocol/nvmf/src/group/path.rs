@@ -1,6 +1,6 @@
 //! The way of a command: from the fabric to the bdev and back, or to the app thread.
 
-use super::pieces::{Kind, Pieces, SHORT_BYTES};
+use super::pieces::{Kind, SHORT_BYTES};
 use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
 use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
@@ -9,10 +9,13 @@ use drivebay_spec_nvme::fabrics::ConnectData;
 use drivebay_spec_nvme::nvm::DatasetManagement;
 use drivebay_spec_nvme::opcode::{self, fabrics};
 use drivebay_spec_nvme::{Command, Status, nvm};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// The longest data that an admin command of ours reads, in bytes: a feature's.
 const ADMIN_DATA_MAX: usize = 4096;
+/// The answer to what comes for a namespace that is not there, or is being removed.
+pub(super) const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
 /// A request came on a queue.
 #[inline]
@@ -86,7 +89,7 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
         });
     }
     if let Some(request) = request {
-        finish(request, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(), 0);
+        finish(request, GONE, 0);
     }
 }
 
@@ -131,14 +134,11 @@ fn ended(mut request: Request<Nvmf>, result: IoResult) {
 }
 
 /// Unmaps the ranges of a Dataset Management, piece after piece.
-fn deallocate(namespace: &LocalNamespace, request: Request<Nvmf>) {
+fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>) {
     let data = request.read_data(DatasetManagement::MAX_RANGES * nvm::DsmRange::LEN);
     let geometry = namespace.geometry.get();
     match io::deallocate(&data, &geometry, namespace.limits.unmap_blocks) {
-        Ok(ranges) => {
-            let pieces = Pieces::new(Kind::Unmap, ranges, geometry.block_size);
-            begin_long(request, pieces);
-        }
+        Ok(ranges) => begin_long(request, namespace, Kind::Unmap, ranges),
         Err(status) => finish(request, status, 0),
     }
 }
@@ -156,15 +156,19 @@ fn write_zeroes(
         return finish(request, Status::INVALID_FIELD.with_dnr(), 0);
     }
     if len > SHORT_BYTES {
-        let kind = Kind::WriteZeroes(flags);
-        return begin_long(request, Pieces::new(kind, [range], block_size));
+        return begin_long(request, namespace, Kind::WriteZeroes(flags), [range]);
     }
     namespace.submit(Op::WriteZeroes(range), flags, request, ended);
 }
 
-fn begin_long(request: Request<Nvmf>, pieces: Pieces) {
+fn begin_long(
+    request: Request<Nvmf>,
+    namespace: &Rc<LocalNamespace>,
+    kind: Kind,
+    ranges: impl Into<VecDeque<Range>>,
+) {
     let chores = Rc::clone(&request.qpair().group().chores);
-    chores.long.borrow_mut().begin(request, pieces);
+    chores.long.borrow_mut().begin(request, namespace, kind, ranges);
 }
 
 /// Lets `leave` count an I/O as ended at its namespace.

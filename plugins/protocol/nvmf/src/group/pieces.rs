@@ -5,11 +5,11 @@
 //! no round submits more than [`ROUND_BYTES`] of them.
 
 use super::namespace::Chores;
-use super::path::{end, leave};
+use super::path::{GONE, end, leave};
 use super::{LocalNamespace, Nvmf, Phase, finish};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
 use drivebay_sdk::nvmf::protocol::Request;
-use drivebay_spec_nvme::{Command, Status};
+use drivebay_spec_nvme::Status;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -29,16 +29,26 @@ pub(super) enum Kind {
 }
 
 /// One piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Piece {
+    namespace: Rc<LocalNamespace>,
     kind: Kind,
     range: Range,
 }
 
-/// What is left of a long command.
+/// A long command.
 #[derive(Debug)]
-pub(super) struct Pieces {
+struct LongCommand {
+    /// Between two pieces nothing keeps the namespace from being removed, and its number from being given to another bdev: the
+    /// command belongs to this one.
+    namespace: Rc<LocalNamespace>,
     kind: Kind,
+    left: Pieces,
+}
+
+/// The ranges that are left of a long command.
+#[derive(Debug)]
+struct Pieces {
     ranges: VecDeque<Range>,
     blocks_per_piece: u64,
 }
@@ -49,14 +59,14 @@ pub(super) struct LongCommands {
     /// Those whose next piece may go down.
     ready: VecDeque<Request<Nvmf>>,
     /// By the word of their request.
-    pieces: BTreeMap<u64, Pieces>,
+    commands: BTreeMap<u64, LongCommand>,
     last: u64,
 }
 
 impl Pieces {
-    pub(super) fn new(kind: Kind, ranges: impl Into<VecDeque<Range>>, block_size: u32) -> Self {
+    fn new(ranges: VecDeque<Range>, block_size: u32) -> Self {
         let blocks_per_piece = (PIECE_BYTES / u64::from(block_size.max(1))).max(1);
-        Self { kind, ranges: ranges.into(), blocks_per_piece }
+        Self { ranges, blocks_per_piece }
     }
 
     fn next(&mut self) -> Option<Range> {
@@ -73,10 +83,18 @@ impl Pieces {
 
 impl LongCommands {
     /// Begins a command: its first piece goes down in this round or a later one.
-    pub(super) fn begin(&mut self, mut request: Request<Nvmf>, pieces: Pieces) {
+    pub(super) fn begin(
+        &mut self,
+        mut request: Request<Nvmf>,
+        namespace: &Rc<LocalNamespace>,
+        kind: Kind,
+        ranges: impl Into<VecDeque<Range>>,
+    ) {
         self.last += 1;
         request.set_word(self.last);
-        self.pieces.insert(self.last, pieces);
+        let left = Pieces::new(ranges.into(), namespace.geometry.get().block_size);
+        let command = LongCommand { namespace: Rc::clone(namespace), kind, left };
+        self.commands.insert(self.last, command);
         self.ready.push_back(request);
     }
 
@@ -87,9 +105,10 @@ impl LongCommands {
     /// The next command, and its next piece, if it has one.
     fn next(&mut self) -> Option<(Request<Nvmf>, Option<Piece>)> {
         let request = self.ready.pop_front()?;
-        let piece = self.pieces.get_mut(&request.word()).and_then(|pieces| {
-            let range = pieces.next()?;
-            Some(Piece { kind: pieces.kind, range })
+        let piece = self.commands.get_mut(&request.word()).and_then(|command| {
+            let range = command.left.next()?;
+            let namespace = Rc::clone(&command.namespace);
+            Some(Piece { namespace, kind: command.kind, range })
         });
         Some((request, piece))
     }
@@ -102,39 +121,29 @@ pub(super) fn submit_round(chores: &Rc<Chores>) -> bool {
         let Some((request, piece)) = chores.long.borrow_mut().next() else { break };
         did = true;
         match piece {
-            Some(piece) => bytes += submit(request, piece),
-            None => {
-                chores.long.borrow_mut().pieces.remove(&request.word());
-                finish(request, Status::SUCCESS, 0);
-            }
+            Some(piece) => bytes += submit(request, &piece),
+            None => finish_between(request, Status::SUCCESS),
         }
     }
     did
 }
 
 /// Submits a piece, or ends the command where nothing may begin any more; the bytes that went down.
-fn submit(request: Request<Nvmf>, Piece { kind, range }: Piece) -> u64 {
-    let nsid = Command::parse(request.command()).nsid();
-    let queue = request.qpair().state();
-    let namespace = match queue.phase.get() {
-        Phase::Ended => None,
-        _ => queue.subsystem().and_then(|subsystem| subsystem.find(nsid)),
-    };
-    let Some(namespace) = namespace.filter(|namespace| !namespace.is_ending()) else {
-        let is_gone = queue.phase.get() == Phase::Ended;
-        let status =
-            if is_gone { Status::ABORTED_SQ_DELETION } else { Status::NAMESPACE_NOT_READY };
-        forget(&request);
-        finish(request, status, 0);
+fn submit(request: Request<Nvmf>, Piece { namespace, kind, range }: &Piece) -> u64 {
+    if request.qpair().state().phase.get() == Phase::Ended {
+        finish_between(request, Status::ABORTED_SQ_DELETION);
         return 0;
+    }
+    if namespace.is_ending() {
+        finish_between(request, GONE);
+        return 0;
+    }
+    let (op, flags) = match *kind {
+        Kind::Unmap => (Op::Unmap(*range), IoFlags::NONE),
+        Kind::WriteZeroes(flags) => (Op::WriteZeroes(*range), flags),
     };
-    let (op, flags) = match kind {
-        Kind::Unmap => (Op::Unmap(range), IoFlags::NONE),
-        Kind::WriteZeroes(flags) => (Op::WriteZeroes(range), flags),
-    };
-    let bytes = range.nblocks * u64::from(namespace.geometry.get().block_size);
     namespace.submit(op, flags, request, piece_ended);
-    bytes
+    range.nblocks * u64::from(namespace.geometry.get().block_size)
 }
 
 fn piece_ended(request: Request<Nvmf>, result: IoResult) {
@@ -142,7 +151,7 @@ fn piece_ended(request: Request<Nvmf>, result: IoResult) {
     let chores = Rc::clone(&request.qpair().group().chores);
     let has_more = {
         let long = chores.long.borrow();
-        long.pieces.get(&request.word()).is_some_and(|pieces| !pieces.ranges.is_empty())
+        long.commands.get(&request.word()).is_some_and(|command| !command.left.ranges.is_empty())
     };
     if has_more && result.status.is_success() {
         return chores.long.borrow_mut().ready.push_back(request);
@@ -151,8 +160,14 @@ fn piece_ended(request: Request<Nvmf>, result: IoResult) {
     end(request, result);
 }
 
+/// Ends a command with none of its pieces in the bdev.
+fn finish_between(request: Request<Nvmf>, status: Status) {
+    forget(&request);
+    finish(request, status, 0);
+}
+
 fn forget(request: &Request<Nvmf>) {
-    request.qpair().group().chores.long.borrow_mut().pieces.remove(&request.word());
+    request.qpair().group().chores.long.borrow_mut().commands.remove(&request.word());
 }
 
 #[cfg(test)]
@@ -163,7 +178,7 @@ mod tests {
     fn pieces_end_at_multiples_of_their_length_and_ranges_follow_each_other() {
         let unit = PIECE_BYTES / 512;
         let ranges = [Range::new(unit - 8, unit + 16), Range::new(5 * unit, 8)];
-        let mut pieces = Pieces::new(Kind::Unmap, ranges.to_vec(), 512);
+        let mut pieces = Pieces::new(ranges.into(), 512);
         let all: Vec<_> = std::iter::from_fn(|| pieces.next()).collect();
         assert_eq!(
             all,

@@ -194,6 +194,33 @@ fn a_namespace_is_removed_after_its_io_has_ended() {
 }
 
 #[test]
+fn a_long_command_ends_with_its_namespace_and_leaves_the_next_disk_of_that_number_alone() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    disk::make_empty("next");
+    disk::hold(true);
+    let range = |slba| DsmRange { cattr: 0, nlb: 8, slba }.encode();
+    let dsm = DatasetManagement { nsid: 1, nr: 1, deallocate: true, ..Default::default() };
+    io.write(&dsm.to_command(), &[range(0), range(16)].concat());
+    target.run();
+    let app = crate::app::app().unwrap();
+    let changing = std::rc::Rc::clone(&app);
+    let next = crate::ops::NewNamespace { nsid: 1, bdev_name: "next".into(), ..Default::default() };
+    app.tasks.spawn(async move {
+        crate::ops::remove_namespace(&changing, NQN, 1).await.unwrap();
+        crate::ops::add_namespace(&changing, NQN, next).await.unwrap();
+    });
+    target.run();
+    disk::let_go();
+    disk::hold(false);
+    assert_eq!(target.status(&io), Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+    target.run();
+    assert_eq!(disk::ops(), [Op::Unmap(Range::new(0, 8))]);
+    let namespaces = &target.call("nvmf_get_subsystems", json!({"nqn": NQN}))[0]["namespaces"];
+    assert_eq!(namespaces[0]["bdev_name"], "next");
+}
+
+#[test]
 fn an_event_tells_of_a_namespace() {
     let target = Target::start();
     let (admin, _io) = target.controller();
