@@ -1,7 +1,17 @@
 //! A callback that does not return is named, with its thread, for as long as it does not.
+#![expect(
+    unsafe_code,
+    reason = "a poller that prepares for sleep is made through the tables of the ABI"
+)]
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::{self, Mode, poller, thread, watch};
+use drivebay_core::services;
+use drivebay_plugin_api::*;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +23,41 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < end, "{what}: {:?}", watch::stuck());
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether `prepare_sleep` does not return.
+static HOLDS: AtomicBool = AtomicBool::new(true);
+
+unsafe extern "C" fn run(_ctx: *mut c_void) -> i32 {
+    0
+}
+
+unsafe extern "C" fn prepare_sleep(_ctx: *mut c_void) -> i32 {
+    let end = Instant::now() + PATIENCE;
+    while HOLDS.load(Ordering::Relaxed) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    0
+}
+
+/// Adds a poller to the current thread that is held as the reactor goes to sleep.
+fn register_dozy() -> i32 {
+    // SAFETY: the table of this name has this type.
+    let table: &bay_poller_api = unsafe { &*services::table(id::POLLER).unwrap().cast() };
+    let ops = bay_poller_ops {
+        size: u32::try_from(size_of::<bay_poller_ops>()).unwrap(),
+        flags: 0,
+        run: Some(run),
+        prepare_sleep: Some(prepare_sleep),
+        woke: None,
+        next_ns: None,
+    };
+    let host: *const bay_host = ptr::without_provenance(0x1000);
+    let (name, mut poller) = (bay_str::new("dozy"), 0);
+    // SAFETY: the functions need no context.
+    unsafe {
+        table.register.unwrap()(host, &raw const ops, ptr::null_mut(), 0, name, &raw mut poller)
     }
 }
 
@@ -42,5 +87,13 @@ fn a_callback_that_does_not_return_is_named_until_it_does() {
     });
     wait_for("the call is not named", || watch::stuck().concat().contains("acme_create"));
     drop(release);
+    wait_for("the call is still named", || watch::stuck().is_empty());
+
+    thread::send_app(|| assert_eq!(register_dozy(), 0));
+    wait_for("what prepares for sleep is not named", || {
+        watch::stuck().concat().contains("poller dozy")
+    });
+    HOLDS.store(false, Ordering::Relaxed);
+    wait_for("it is still named", || watch::stuck().is_empty());
     reactors.stop();
 }

@@ -4,13 +4,15 @@
 use super::announce::Announcement;
 use crate::Result;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 #[derive(Debug)]
 pub(super) struct Sleeper {
     epoll: OwnedFd,
     event: OwnedFd,
     asleep: Announcement,
+    /// Whether the reactor waits in the kernel. Only the reactor writes.
+    waits: AtomicBool,
 }
 
 /// Longest sleep, so that counters stay fresh.
@@ -24,7 +26,8 @@ impl Sleeper {
         let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: no pointers; the result is checked.
         let event = owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        let sleeper = Self { epoll, event, asleep: Announcement::new() };
+        let (asleep, waits) = (Announcement::new(), AtomicBool::new(false));
+        let sleeper = Self { epoll, event, asleep, waits };
         sleeper.watch(sleeper.event.as_raw_fd(), libc::EPOLLIN as u32, NOBODY)?;
         Ok(sleeper)
     }
@@ -39,9 +42,9 @@ impl Sleeper {
         if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
     }
 
-    /// Whether the reactor sleeps or is about to. Any thread; without order.
-    pub(super) fn is_asleep(&self) -> bool {
-        self.asleep.is_made()
+    /// Whether the reactor waits in the kernel: its callbacks have prepared for it. Any thread; without order.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     pub(super) fn announce(&self) {
@@ -61,9 +64,11 @@ impl Sleeper {
             i32::try_from(ms).unwrap_or(LONGEST_MS).min(LONGEST_MS)
         });
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
+        self.waits.store(true, Ordering::Relaxed);
         // SAFETY: the array is valid for the call and as long as said.
         let found =
             unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout) };
+        self.waits.store(false, Ordering::Relaxed);
         self.revoke();
         let found = events.iter().take(usize::try_from(found).unwrap_or(0));
         // What wakes for I/O is a descriptor: its round comes without a system call in front. A signal that

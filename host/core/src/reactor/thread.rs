@@ -408,7 +408,10 @@ impl Thread {
         let counter = if self.was_busy.get() { &self.busy_ns } else { &self.idle_ns };
         counter.set(counter.get() + spent);
         if self.is_asleep.replace(false) {
-            self.pollers().for_each(|poller| poller.woke());
+            for poller in self.pollers() {
+                self.shared.doing().begin(poller.function(), poller.id);
+                poller.woke();
+            }
         }
         let mut busy = self.run_messages(most_messages);
         busy |= self.run_pollers(now);
@@ -463,15 +466,25 @@ impl Thread {
     pub(super) fn prepare_sleep(&self) -> bool {
         CURRENT.set(self);
         self.is_asleep.set(true);
-        let work = self.bdevs.has_work() || self.pollers().any(|poller| poller.prepare_sleep());
+        let prepare = |poller: Rc<Poller>| {
+            self.shared.doing().begin(poller.function(), poller.id);
+            poller.prepare_sleep()
+        };
+        let work = self.bdevs.has_work() || self.pollers().any(prepare);
+        self.shared.doing().end();
         CURRENT.set(ptr::null());
         work
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let pollers = self.pollers.borrow();
-        let deadlines = pollers.iter().filter_map(|poller| poller.deadline());
-        deadlines.chain(self.bdevs.deadline()).min()
+        let deadline = |poller: &Rc<Poller>| {
+            self.shared.doing().begin(poller.function(), poller.id);
+            poller.deadline()
+        };
+        let first = pollers.iter().filter_map(deadline).chain(self.bdevs.deadline()).min();
+        self.shared.doing().end();
+        first
     }
 
     pub(super) fn leaves(&self) -> bool {

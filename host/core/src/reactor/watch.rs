@@ -132,7 +132,7 @@ impl Seen {
     }
 
     fn look(&mut self, reactor: &Reactor, is_fresh: bool) {
-        let is_going_on = spent_ns(reactor) != self.spent_ns || reactor.sleeper.is_asleep();
+        let is_going_on = spent_ns(reactor) != self.spent_ns || reactor.sleeper.is_waiting();
         if is_going_on || !is_fresh {
             if let Some(named) = &self.named {
                 let seconds = self.since.elapsed().as_secs_f64();
