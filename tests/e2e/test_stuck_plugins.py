@@ -11,6 +11,7 @@ import vendor
 from host import Host
 
 LIMIT = 60
+NQN = "nqn.2026-01.io.drivebay:stuck"
 
 
 def until(what, condition):
@@ -47,6 +48,32 @@ class StuckPlugins(unittest.TestCase):
                 process.send_signal(signal.SIGTERM)
                 self.assertEqual(process.wait(LIMIT), 1)
                 self.assertRegex(host.log(1000), rf"did not end within 15 s and exits: {named}")
+
+    def test_io_that_is_completed_on_a_foreign_thread_is_named_once_and_goes_on(self):
+        good = "static void submit(void *chan, struct bay_io *io) {\n    io->done(io, do_io((struct disk *)chan, io)); /* once; nothing of io is touched afterwards */\n}"
+        bad = """
+            #include <pthread.h>
+            struct job { struct disk *disk; struct bay_io *io; };
+            static void *run(void *arg) {
+                struct job job = *(struct job *)arg;
+                free(arg);
+                job.io->done(job.io, do_io(job.disk, job.io));
+                return NULL;
+            }
+            static void submit(void *chan, struct bay_io *io) {
+                struct job *job = malloc(sizeof *job);
+                pthread_t thread;
+                job->disk = chan;
+                job->io = io;
+                pthread_create(&thread, NULL, run, job);
+                pthread_detach(thread);
+            }"""
+        with self.host(good, bad) as host:
+            host.call("bdev_ramdisk_create", name="R0", num_blocks=2048)
+            _, port = host.export("R0", NQN)
+            vendor.verify_over_tcp(port, NQN, 64 << 10)
+            named = "bdev R0 (RAM disk in C): its module completed an I/O on another thread"
+            self.assertEqual(host.log(1000).count(named), 1, host.log(1000))
 
     def test_a_disk_that_its_module_keeps_is_not_waited_for_for_ever(self):
         with self.host("static int32_t destruct(void *ctx) {", """

@@ -49,6 +49,8 @@ pub(crate) struct Channel {
     /// The module was submitted to and hears of it at the end of the round. Always, if it does not
     /// want to hear.
     dirty: Cell<bool>,
+    /// Its thread, as `thread::here` says it.
+    home: usize,
     pub(super) outstanding: Cell<u32>,
     pub(super) submit: bay_submit_fn,
     pub(super) module: Cell<*mut c_void>,
@@ -80,6 +82,8 @@ pub(crate) struct Channel {
     pub(super) phase: Cell<Phase>,
     pub(super) failure: Cell<i32>,
     pub(super) refs: Cell<u32>,
+    /// Id of its thread.
+    pub(super) thread: u64,
     /// The module's name of it. Never used twice on a thread.
     pub(super) handle: u64,
 }
@@ -155,6 +159,7 @@ impl Channel {
         Self {
             gate,
             dirty: Cell::new(bdev.ops.flush.is_none()),
+            home: thread::here(),
             outstanding: Cell::new(0),
             submit,
             module: Cell::new(ptr::null_mut()),
@@ -182,8 +187,15 @@ impl Channel {
             phase: Cell::new(Phase::Creating),
             failure: Cell::new(0),
             refs: Cell::new(0),
+            thread: thread::current_id(),
             handle,
         }
+    }
+
+    /// Whether this is its thread. Any OS thread.
+    #[inline]
+    pub(super) fn is_here(&self) -> bool {
+        self.home == thread::here()
     }
 
     /// An I/O for a client, to fill and submit. `None`: the limit is reached; `wait` is queued.

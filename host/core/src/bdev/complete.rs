@@ -6,13 +6,18 @@ use super::channel::{Channel, Gate};
 use super::io::Io;
 use super::stats::Tally;
 use super::{dispatch, reset};
+use crate::reactor::thread;
 use drivebay_plugin_api::{BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
+use std::sync::atomic::Ordering;
 
 /// `bay_io.done`: the module ends an I/O.
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     // SAFETY: the module passes back what it was given, once.
     let io = unsafe { Io::from_abi(io) };
     let channel = io.channel();
+    if !channel.is_here() {
+        return done_elsewhere(channel, io, status);
+    }
     if !is_straight(channel, io, status) {
         return with_care(channel, io, status);
     }
@@ -29,6 +34,38 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
         filter.stats.count(&tally, io.submitted_ns.get());
     }
     to_client(io, 0);
+}
+
+/// An I/O on its way to its own thread.
+struct Sent(Io);
+
+// SAFETY: the module has let go of the I/O, so its thread alone touches it from here on.
+unsafe impl Send for Sent {}
+
+impl Sent {
+    fn take(self) -> Io {
+        self.0
+    }
+}
+
+/// The module ended an I/O on another thread than the I/O's, which it may not. That is logged once for a bdev, and the end goes
+/// to where it belongs.
+#[cold]
+fn done_elsewhere(channel: &Channel, io: Io, status: i32) {
+    let bdev = &channel.bdev;
+    if !bdev.is_told_elsewhere.swap(true, Ordering::Relaxed) {
+        tracing::error!(
+            "bdev {} ({}): its module completed an I/O on another thread than the one that submitted it; this and later ones are \
+             passed on to their threads, which costs time",
+            bdev.name,
+            bdev.product,
+        );
+    }
+    let sent = Sent(io);
+    thread::send_boxed(channel.thread, move || {
+        // SAFETY: the module ended it once, and this is its thread.
+        unsafe { done(sent.take().abi(), status) }
+    });
 }
 
 /// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does

@@ -36,6 +36,8 @@ pub struct Bdev {
     reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
+    /// The log has told that its module ends I/O on other threads than theirs.
+    pub(super) is_told_elsewhere: AtomicBool,
     pub(super) channels: AtomicU32,
     pub(super) retired: Totals,
     pub(super) control: Mutex<Control>,
@@ -272,6 +274,7 @@ pub(crate) unsafe fn register(
             reach: AtomicU64::new(record.num_blocks),
             removed: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
+            is_told_elsewhere: AtomicBool::new(false),
             channels: AtomicU32::new(0),
             retired: Totals::default(),
             control: Mutex::new(Control { aliases: texts.aliases, ..Control::default() }),

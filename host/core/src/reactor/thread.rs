@@ -113,6 +113,12 @@ pub(crate) fn with_current<T>(f: impl FnOnce(&Thread) -> T) -> Option<T> {
     unsafe { thread.as_ref() }.map(f)
 }
 
+/// The current thread, to be compared with: its address, 0 outside of one. An address is used again when its thread has ended.
+#[inline]
+pub(crate) fn here() -> usize {
+    CURRENT.get().addr()
+}
+
 pub(super) fn create_app(cores: &CpuSet) -> Result<()> {
     let app = create("app_thread", &CpuSet::one(cores.first()))?;
     APP.store(app, Ordering::Release);
