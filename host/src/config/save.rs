@@ -8,33 +8,77 @@ use drivebay_core::bdev::{self, Bdev, examine};
 use drivebay_core::reactor::thread;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The whole configuration. App thread.
-pub fn document(host: &Host) -> Document {
-    let own = OWN.iter().map(|(name, _)| (*name).to_owned());
-    let names = own.chain(host.subsystems.of_plugins(&host.manager));
-    let section = |name: String| Section { config: subsystem(host, &name), subsystem: name };
-    Document { subsystems: names.map(section).collect() }
+/// Bdevs whose calls are made at once: the reactor of the app thread does I/O in between.
+const BDEVS_AT_ONCE: usize = 32;
+/// How often the whole configuration is begun again because bdevs came or went meanwhile. Then it is made at once.
+const ATTEMPTS: u32 = 8;
+
+/// How many bdevs have come and gone.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Makes the whole configuration, and hands it to `then`. What uses a bdev stands behind the bdev's own call: what came or went
+/// meanwhile does not change that. App thread.
+pub fn document(host: &Arc<Host>, then: impl FnOnce(Document) + Send + 'static) {
+    attempt(Arc::clone(host), ATTEMPTS, Box::new(then));
 }
 
-/// The calls of one subsystem; `None` when there is none of that name. App thread.
-pub fn subsystem(host: &Host, name: &str) -> Option<Vec<Value>> {
-    let mut calls = match name {
-        "iobuf" => vec![iobuf::config()],
-        "bdev" => bdevs(),
-        _ if host.subsystems.of_plugins(&host.manager).iter().any(|known| known == name) => {
-            Vec::new()
+fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
+    let before = CHANGES.load(Ordering::Relaxed);
+    let at_once = if left == 0 { usize::MAX } else { BDEVS_AT_ONCE };
+    let made = move |bdevs: Vec<Value>| {
+        if CHANGES.load(Ordering::Relaxed) != before && left > 0 {
+            return attempt(host, left - 1, then);
         }
-        _ => return None,
+        let mut bdevs = Some(bdevs);
+        let own = OWN.iter().map(|(name, _)| (*name).to_owned());
+        let names = own.chain(host.subsystems.of_plugins(&host.manager));
+        let section = |name: String| {
+            let calls = if name == "bdev" { bdevs.take() } else { None };
+            let config =
+                calls.or_else(|| other(&host, &name)).map(|calls| complete(&host, &name, calls));
+            Section { config, subsystem: name }
+        };
+        then(Document { subsystems: names.map(section).collect() });
     };
+    bdevs(at_once, made);
+}
+
+/// Makes the calls of one subsystem, and hands them to `then`; `None` when there is none of that name. App thread.
+pub fn subsystem(
+    host: &Arc<Host>,
+    name: &str,
+    then: impl FnOnce(Option<Vec<Value>>) + Send + 'static,
+) {
+    if name != "bdev" {
+        return then(other(host, name).map(|calls| complete(host, name, calls)));
+    }
+    let host = Arc::clone(host);
+    bdevs(BDEVS_AT_ONCE, move |calls| then(Some(complete(&host, "bdev", calls))));
+}
+
+/// The host's own calls of a subsystem other than `bdev`.
+fn other(host: &Host, name: &str) -> Option<Vec<Value>> {
+    match name {
+        "iobuf" => Some(vec![iobuf::config()]),
+        _ if host.subsystems.of_plugins(&host.manager).iter().any(|known| known == name) => {
+            Some(Vec::new())
+        }
+        _ => None,
+    }
+}
+
+/// With what plugins write for the subsystem.
+fn complete(host: &Host, name: &str, mut calls: Vec<Value>) -> Vec<Value> {
     for text in host.subsystems.configs(name) {
         calls.extend(parse(&text, name));
     }
     if name == "bdev" {
         calls.push(json!({"method": "bdev_wait_for_examine"}));
     }
-    Some(calls)
+    calls
 }
 
 /// Consecutive calls of one method as arrays. Their order among each other does not matter.
@@ -47,16 +91,31 @@ pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
 }
 
-fn bdevs() -> Vec<Value> {
+/// Makes the calls for bdevs, so many at once, and hands them to `then`.
+fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
     let mut calls = vec![bdev_options::config()];
     for (owner, text) in examine::module_configs() {
         calls.extend(parse(&kept(|kept| kept.of_module(owner, text)), "bdev"));
     }
-    for bdev in bases_first(bdev::all()) {
+    add_bdevs(bases_first(bdev::all()), at_once, calls, then);
+}
+
+/// Adds the calls of `rest` to `calls`. App thread.
+fn add_bdevs(
+    mut rest: Vec<Arc<Bdev>>,
+    at_once: usize,
+    mut calls: Vec<Value>,
+    then: impl FnOnce(Vec<Value>) + Send + 'static,
+) {
+    let behind = rest.split_off(rest.len().min(at_once));
+    for bdev in rest {
         let text = bdev.config();
         calls.extend(parse(&kept(|kept| kept.of_bdev(&bdev.name, text)), &bdev.name));
     }
-    calls
+    if behind.is_empty() {
+        return then(calls);
+    }
+    thread::send_app(move || add_bdevs(behind, at_once, calls, then));
 }
 
 /// What plugins wrote last. A plugin that has panicked writes nothing any more, and its disks stay in the
@@ -109,6 +168,7 @@ pub fn panicked(owner: usize) {
 
 /// A bdev has come or gone: `bdev_register` or `bdev_unregister`.
 pub fn happened(kind: &str, name: &str) {
+    CHANGES.fetch_add(1, Ordering::Relaxed);
     let name = name.to_owned();
     match kind {
         // Soon, as its module is inside of the call that registers it.

@@ -95,13 +95,7 @@ fn list(mut rest: Vec<Arc<Bdev>>, mut rows: Vec<Value>, responder: Responder) {
     if !behind.is_empty() {
         return thread::send_app(move || list(behind, rows, responder));
     }
-    if rows.len() <= ROWS_AT_ONCE {
-        return responder.ok(&rows);
-    }
-    // The text of a long answer takes milliseconds, too. Without the thread the responder, dropped,
-    // answers with an error.
-    let encode = std::thread::Builder::new().name("rpc_answer".into());
-    let _ = encode.spawn(move || responder.ok(&rows));
+    responder.ok_long(rows);
 }
 
 /// A call that waits for a bdev.

@@ -78,12 +78,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 "Tells the calls that configure a subsystem as it is.",
             )
             .result("Array of objects of method and params."),
-            on_app(move |GetConfig { name, with_batches }| {
-                let message = || format!("Subsystem '{name}' not found");
-                let calls = save::subsystem(&of_config, &name)
-                    .ok_or_else(|| RpcError::invalid_params(message(), "name", None))?;
-                Ok(if with_batches { save::in_batches(calls) } else { calls })
-            }),
+            on_app_later(move |call, responder| get_config(&of_config, call, responder)),
         ),
         (
             Method::new::<NoParams>("framework_get_reactors", Role::Read, "Lists the reactors.")
@@ -106,6 +101,15 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             on_app(|SetReactorMode { mode, lcore }| set_reactor_mode(mode, lcore)),
         ),
     ]
+}
+
+fn get_config(host: &Arc<Host>, GetConfig { name, with_batches }: GetConfig, responder: Responder) {
+    let message = format!("Subsystem '{name}' not found");
+    save::subsystem(host, &name, move |calls| match calls {
+        None => responder.error(RpcError::invalid_params(message, "name", None)),
+        Some(calls) if with_batches => responder.ok_long(save::in_batches(calls)),
+        Some(calls) => responder.ok_long(calls),
+    });
 }
 
 /// Who waits for the initialisation.

@@ -2,6 +2,7 @@
 
 use drivebay_spec_jsonrpc::{Params, Role, RpcError, decode};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -117,6 +118,18 @@ impl Responder {
     /// Answers with a result.
     pub fn ok(self, result: &(impl Serialize + ?Sized)) {
         self.answer(to_raw_value(result).map_err(RpcError::internal));
+    }
+
+    /// Answers with a list that may be long: its text takes milliseconds then, and is made on a thread of its own.
+    pub fn ok_long(self, list: Vec<Value>) {
+        /// Elements that are turned to text at once.
+        const SHORT: usize = 32;
+        if list.len() <= SHORT {
+            return self.ok(&list);
+        }
+        // Without the thread the responder, dropped, answers with an error.
+        let encode = std::thread::Builder::new().name("rpc_answer".into());
+        let _ = encode.spawn(move || self.ok(&list));
     }
 
     /// Answers with a result that is JSON text already, such as a plugin's. Text

@@ -8,8 +8,9 @@ mod file;
 pub use file::KeptFile;
 
 use super::save;
-use crate::host::{Host, on_app_thread};
+use crate::host::Host;
 use crate::rpc::{Call, Dispatcher, Outcome, Registry, Responder};
+use drivebay_core::reactor::thread;
 use drivebay_spec_jsonrpc::{Role, RpcError};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -155,8 +156,12 @@ fn not_kept(why: &str) -> RpcError {
 /// Writes the file if it would differ.
 fn update(file: &KeptFile, host: &Arc<Host>, last: &mut String) -> Result<(), String> {
     let host = Arc::clone(host);
-    let document = on_app_thread(move || Ok(save::document(&host)));
-    let text = document.map_err(|error| error.to_string())?.to_text();
+    let (sender, document) = mpsc::channel();
+    thread::send_app(move || {
+        // Nobody waits any more once the writer has ended.
+        save::document(&host, move |document| drop(sender.send(document)));
+    });
+    let text = document.recv().map_err(|_| "the app thread has ended")?.to_text();
     if text == *last {
         return Ok(());
     }
