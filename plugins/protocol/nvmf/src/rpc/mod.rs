@@ -2,6 +2,7 @@
 
 mod check;
 mod failure;
+mod former;
 mod params;
 mod view;
 
@@ -263,8 +264,8 @@ fn create_subsystem(app: &App, params: CreateSubsystem) -> Result<bool> {
         admin_label: params.admin_label.unwrap_or_default(),
         max_namespaces: params.max_namespaces.unwrap_or_default(),
         cntlids: params.min_cntlid..=params.max_cntlid,
-        dmrsl: params.dmrsl,
-        wzsl: params.wzsl,
+        dmrsl: params.max_discard_size_kib.map_or(Ok(params.dmrsl), former::dmrsl)?,
+        wzsl: params.max_write_zeroes_size_kib.map_or(Ok(params.wzsl), former::wzsl)?,
     };
     ops::create_subsystem(app, &params.nqn, options, params.allow_any_host)?;
     Ok(true)

@@ -137,6 +137,10 @@ params! {
         pub dmrsl: u32 = 0,
         /// Largest Write Zeroes as told to hosts, a power of two of 4 KiB; 0 = no limit.
         pub wzsl: u8 = 0,
+        /// SPDK 26.05 and earlier's name of dmrsl, in KiB: blocks of 512 bytes.
+        pub max_discard_size_kib: Option<u64>,
+        /// SPDK 26.05 and earlier's name of wzsl, in KiB: 0, or a power of two from 8 on.
+        pub max_write_zeroes_size_kib: Option<u64>,
         /// Commands go to the NVMe device below; only false.
         pub passthrough: bool = false,
         /// A host may reset the subsystem; only false.
