@@ -174,8 +174,13 @@ impl Channel {
             let _ = self.disk.measure();
         }
         if !status.is_success() && !std::mem::replace(&mut self.has_warned, true) {
-            let name = self.disk.name();
-            warn!("{name}: {op:?} ended with {result:?}; further failures are not logged");
+            let (name, what) = (self.disk.name(), described(op));
+            match result {
+                Ok(moved) => warn!(
+                    "{name}: {what} moved {moved} bytes only, as the file ends there; further failures are not logged"
+                ),
+                Err(error) => warn!("{name}: {what}: {error}; further failures are not logged"),
+            }
         }
         io.complete(status);
     }
@@ -223,6 +228,21 @@ impl Channel {
         {
             error!("{}: the ring fails: {error}", self.disk.name());
         }
+    }
+}
+
+/// An op for people.
+fn described(op: Op) -> String {
+    let of = |what: &str, Range { lba, nblocks }: Range| {
+        format!("{what} of {nblocks} blocks at block {lba}")
+    };
+    match op {
+        Op::Read(range) => of("a read", range),
+        Op::Write(range) => of("a write", range),
+        Op::Unmap(range) => of("an unmap", range),
+        Op::WriteZeroes(range) => of("a zeroing", range),
+        Op::Flush => "a flush".to_owned(),
+        _ => "an I/O".to_owned(),
     }
 }
 

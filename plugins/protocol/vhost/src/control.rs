@@ -304,7 +304,7 @@ impl Control {
         if let Err(end) = finished {
             let name = open.controller.clone();
             drop(entries);
-            tracing::warn!("vhost controller {name}: the session ends: {end:?}");
+            tracing::warn!("vhost controller {name}: the session ends: {end}");
             self.close(key);
         }
     }

@@ -1,6 +1,7 @@
 //! What has come of a connection and is not worked on yet, cut into PDUs. RFC 7143, section 11.2.
 
 use drivebay_spec_iscsi::{BHS_LEN, DIGEST_LEN, Header, digest, pad_len};
+use std::fmt;
 
 /// Bytes read at once at least.
 const ROOM: usize = 16 << 10;
@@ -14,6 +15,16 @@ pub enum Broken {
     HeaderDigest,
     /// The data's digest is wrong.
     DataDigest,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLong => "a PDU is longer than was agreed",
+            Self::HeaderDigest => "the digest of a header is wrong",
+            Self::DataDigest => "the digest of data is wrong",
+        })
+    }
 }
 
 /// What has come. Memory grows with the PDU that is on its way, and is given back when nothing is left.

@@ -239,7 +239,11 @@ impl Login {
                 }
                 Ok(None) => {}
                 Err(Refused(status, text)) => {
-                    tracing::info!(initiator = self.names.initiator, ?status, "login refused");
+                    let code = status as u16;
+                    tracing::info!(
+                        initiator = self.names.initiator,
+                        "login refused: status {code:04x}h"
+                    );
                     self.answer(&login, 0, status, text);
                     break;
                 }

@@ -164,7 +164,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                 Ok(None) => break,
                 Err(broken) => {
                     // Error recovery level 0: what cannot be trusted ends the session (RFC 7143, section 7.6).
-                    tracing::warn!(session = self.session, ?broken, "a connection ends");
+                    tracing::warn!(session = self.session, "a connection ends: {broken}");
                     self.fall(shared);
                 }
             }
