@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "calls the host's thread interface; messages change owners")]
 
 use crate::entry::enter;
-use crate::error::{Result, check};
+use crate::error::{Error, Result, check};
 use crate::host::host;
 use drivebay_plugin_api::{bay_msg, bay_str};
 use std::ffi::c_void;
@@ -108,7 +108,10 @@ impl Thread {
     /// When there is no such thread any more; `call` is dropped then.
     pub fn send(self, call: impl FnOnce() + Send + 'static) -> Result<()> {
         // SAFETY: `call` may be sent, and the current thread gives it away.
-        unsafe { self.send_any(call) }
+        unsafe { self.give(call) }.map_err(|(error, refused)| {
+            drop(refused);
+            error
+        })
     }
 
     /// As [`send`](Self::send), for what goes back to where it belongs.
@@ -117,6 +120,18 @@ impl Thread {
     /// What `call` holds is `Send`, or belongs to the thread and is not touched here any more. When
     /// there is no such thread, `call` is leaked rather than dropped here.
     pub(crate) unsafe fn send_any<F: FnOnce() + 'static>(self, call: F) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.give(call) }.map_err(|(error, refused)| {
+            let _ = Box::into_raw(refused);
+            error
+        })
+    }
+
+    /// Gives a call to the thread; what the host refuses comes back.
+    ///
+    /// # Safety
+    /// As [`send_any`](Self::send_any).
+    unsafe fn give<F: FnOnce() + 'static>(self, call: F) -> Result<(), (Error, Box<Call<F>>)> {
         let message = Box::into_raw(Box::new(Call {
             msg: bay_msg {
                 call: Some(run::<F>),
@@ -131,7 +146,10 @@ impl Thread {
         let host = host();
         // SAFETY: the message is the host's until `run`.
         let status = unsafe { (host.thread.send)(host.raw, self.0, message.cast()) };
-        check(status, "message")
+        check(status, "message").map_err(|error| {
+            // SAFETY: a refused message is still ours.
+            (error, unsafe { Box::from_raw(message) })
+        })
     }
 }
 
