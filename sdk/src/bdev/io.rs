@@ -181,6 +181,38 @@ impl<'a> Buffers<'a> {
         len_all - rest.len()
     }
 
+    /// Fills the buffers from `offset` on, in bytes, as far as both go.
+    pub fn fill_at(&self, offset: usize, data: &[u8]) {
+        let (mut skip, mut rest) = (offset, data);
+        for (addr, len) in self.pieces() {
+            let from = skip.min(len);
+            skip -= from;
+            let (now, later) = rest.split_at((len - from).min(rest.len()));
+            // SAFETY: the piece is valid for `len` bytes, and `data` is another memory.
+            unsafe { addr.wrapping_add(from).copy_from_nonoverlapping(now.as_ptr(), now.len()) };
+            rest = later;
+        }
+    }
+
+    /// Shows `see` copies of the bytes from `offset` on, `len` at most, in order.
+    pub fn look_at(&self, offset: usize, len: usize, see: &mut dyn FnMut(&[u8])) {
+        let mut copy = [0; 4096];
+        let (mut skip, mut left) = (offset, len);
+        for (addr, piece_len) in self.pieces() {
+            let mut from = skip.min(piece_len);
+            skip -= from;
+            while from < piece_len && left > 0 {
+                let now = (piece_len - from).min(left).min(copy.len());
+                let (place, _) = copy.split_at_mut(now);
+                // SAFETY: the piece is valid for `piece_len` bytes, and `copy` is another memory.
+                unsafe { addr.wrapping_add(from).copy_to_nonoverlapping(place.as_mut_ptr(), now) };
+                see(place);
+                from += now;
+                left -= now;
+            }
+        }
+    }
+
     /// Sets the buffers to zero.
     pub fn zero(&self) {
         for (addr, len) in self.pieces() {

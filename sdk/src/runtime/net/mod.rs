@@ -12,6 +12,7 @@ mod address;
 mod connect;
 mod layer;
 mod listener;
+mod pieces;
 mod sockets;
 mod stream;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use address::Address;
 pub use connect::connect;
 pub use layer::{Layer, Socket};
 pub use listener::{ListenOptions, Listener};
+pub use pieces::{InPiece, OutPiece};
 pub use sockets::{Next, Sockets};
 pub use stream::{Options, Stream};

@@ -3,6 +3,7 @@
 use super::address::{Address, of_system};
 use super::connect::ready;
 use super::layer::{Layer, Socket, is_transient};
+use super::pieces::{InPiece, OutPiece};
 use crate::error::{Error, Result};
 use rustix::event::PollFlags;
 use rustix::net::{Shutdown, sockopt};
@@ -198,6 +199,34 @@ impl Stream {
         }
     }
 
+    /// As [`read`](Self::read), into memory by its address. A [`Layer`] gets or gives copies.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    #[inline]
+    pub fn read_pieces(&mut self, pieces: &mut [InPiece<'_>]) -> io::Result<Option<usize>> {
+        if self.layer.is_none() {
+            return self.read(InPiece::as_slices(pieces));
+        }
+        let room = pieces.iter().map(InPiece::len).sum::<usize>().min(LAYER_LEN);
+        let mut bytes = vec![0; room];
+        let read = self.read(&mut [IoSliceMut::new(&mut bytes)])?;
+        InPiece::fill(pieces, bytes.get(..read.unwrap_or(0)).unwrap_or_default());
+        Ok(read)
+    }
+
+    /// As [`write`](Self::write), from memory by its address. A [`Layer`] gets or gives copies.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    #[inline]
+    pub fn write_pieces(&mut self, pieces: &[OutPiece<'_>], has_more: bool) -> io::Result<usize> {
+        if self.layer.is_none() {
+            return self.write(OutPiece::as_slices(pieces), has_more);
+        }
+        self.write(&[IoSlice::new(&OutPiece::copy(pieces))], has_more)
+    }
+
     /// Sends what a layer holds; whether nothing is left. Without a layer nothing ever is.
     ///
     /// # Errors
@@ -275,6 +304,9 @@ impl AsFd for Stream {
         self.socket.as_fd()
     }
 }
+
+/// Bytes that are read through a layer at once.
+const LAYER_LEN: usize = 64 << 10;
 
 /// The peer reads no more.
 const EPIPE: i32 = 32;
