@@ -1,8 +1,11 @@
 //! The NVMe host driver library (initiator).
 //!
-//! So far NVMe/TCP over the kernel's sockets, on the caller's thread, without runtime: [`Controller::connect`] makes an admin queue
-//! and enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and gives
-//! [`Completed`] back as they come:
+//! In two layers:
+//!
+//! - [`handshake`] and [`qpair`] are NVMe/TCP without I/O: bytes in, bytes out. The plugin `nvme` puts them on the sockets of its threads.
+//! - For tests and tools there is a client on the caller's thread, without runtime: [`Controller::connect`] makes an admin queue and
+//!   enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and gives
+//!   [`Completed`] back as they come:
 //!
 //! ```no_run
 //! use drivebay_nvme_driver::{Controller, Options};
@@ -29,9 +32,11 @@
 
 mod controller;
 mod error;
+pub mod handshake;
 mod namespace;
 #[cfg(test)]
 mod peer;
+pub mod qpair;
 mod queue;
 mod raw;
 #[cfg(test)]

@@ -1,0 +1,148 @@
+//! What is still to be sent: headers in one run of bytes, data where it lies.
+
+use super::Payload;
+use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
+use drivebay_spec_nvme_tcp::{Fes, Placement, ProtocolError, Role, TermReq};
+use std::collections::VecDeque;
+
+/// Sent bytes that are kept in front before the rest is moved down.
+const SENT_MAX: usize = 32 << 10;
+
+/// Data of a command, and the bytes of the run that go before it.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    bytes: usize,
+    cid: u16,
+    offset: u32,
+    len: u32,
+}
+
+/// The next part of the output.
+pub(super) enum Part<'a> {
+    Bytes(&'a [u8]),
+    Data { cid: u16, offset: u32, len: u32 },
+}
+
+/// The send queue of one connection. Its owner bounds it: a capsule for each command, and one R2T's data for each at most.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    /// Bytes of the run that were sent.
+    done: usize,
+    pieces: VecDeque<Piece>,
+    /// Bytes of the run behind the last piece.
+    tail: usize,
+}
+
+impl Outbox {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail == 0 && self.pieces.is_empty()
+    }
+
+    /// Appends a PDU with `len` bytes of a command's data from `offset` on.
+    #[inline]
+    pub(super) fn pdu(
+        &mut self,
+        placement: Placement,
+        header: &[u8],
+        cid: u16,
+        offset: u32,
+        len: u32,
+        data: &impl Payload,
+    ) {
+        self.write(header);
+        if placement.header_digest {
+            self.write(&digest::of(header));
+        }
+        if len == 0 {
+            return;
+        }
+        let pad_len = usize::from(placement.pad_len);
+        self.bytes.resize(self.bytes.len() + pad_len, 0);
+        self.tail += pad_len;
+        let bytes = std::mem::take(&mut self.tail);
+        self.pieces.push_back(Piece { bytes, cid, offset, len });
+        if placement.data_digest {
+            let mut crc = Crc32c::new();
+            data.look(offset, len, &mut |bytes| crc.update(bytes));
+            self.write(&crc.bytes());
+        }
+    }
+
+    /// Tells the controller what it did wrong, unless something else is on its way.
+    pub(super) fn terminate(&mut self, error: ProtocolError, header: &[u8]) {
+        // In the middle of a PDU nothing else can be said.
+        if !self.is_empty() {
+            return;
+        }
+        let header = header.get(..TermReq::MAX_DATA_LEN).unwrap_or(header);
+        let mut bytes = [0; TermReq::LEN];
+        TermReq::new(Role::Host, error).encode(u8::try_from(header.len()).unwrap_or(0), &mut bytes);
+        self.write(&bytes);
+        self.write(header);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.tail += bytes.len();
+    }
+
+    /// Shows the parts in order until `see` says false.
+    pub(super) fn show<'a>(&'a self, mut see: impl FnMut(Part<'a>) -> bool) {
+        let mut run = self.bytes.get(self.done..).unwrap_or_default();
+        for piece in &self.pieces {
+            let Some((head, rest)) = run.split_at_checked(piece.bytes) else { return };
+            run = rest;
+            if !head.is_empty() && !see(Part::Bytes(head)) {
+                return;
+            }
+            let Piece { cid, offset, len, .. } = *piece;
+            if !see(Part::Data { cid, offset, len }) {
+                return;
+            }
+        }
+        if !run.is_empty() {
+            see(Part::Bytes(run));
+        }
+    }
+
+    /// So many bytes are out; `data_sent` hears of each command whose data was among them, and how much.
+    pub(super) fn sent(&mut self, mut len: usize, mut data_sent: impl FnMut(u16, u32)) {
+        while let Some(first) = self.pieces.front_mut() {
+            let bytes = len.min(first.bytes);
+            first.bytes -= bytes;
+            self.done += bytes;
+            len -= bytes;
+            let data = u32::try_from(len).unwrap_or(u32::MAX).min(first.len);
+            first.offset += data;
+            first.len -= data;
+            len -= data as usize;
+            let (cid, is_out) = (first.cid, first.bytes == 0 && first.len == 0);
+            if is_out {
+                self.pieces.pop_front();
+            }
+            if data > 0 {
+                data_sent(cid, data);
+            }
+            if !is_out {
+                break;
+            }
+        }
+        if self.pieces.is_empty() {
+            let bytes = len.min(self.tail);
+            self.tail -= bytes;
+            self.done += bytes;
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.done = 0;
+        } else if self.done >= SENT_MAX {
+            self.bytes.drain(..self.done);
+            self.done = 0;
+        }
+    }
+}
+
+/// What a controller is told that asks for too much.
+pub(super) const LIMIT: ProtocolError = ProtocolError::of(Fes::LimitExceeded);
