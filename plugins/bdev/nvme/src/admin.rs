@@ -1,0 +1,224 @@
+//! An admin queue: commands as futures. It stays on the thread that made it, the app thread.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use drivebay_nvme_driver::qpair::{Completed, Payload, Qpair, Transfer};
+use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
+use drivebay_sdk::poller::{Poll, Poller};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::net::{Next, OutPiece, Sockets};
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, oneshot};
+
+use crate::dial::Dialed;
+use crate::link::{self, InList, OutList, Wire};
+
+/// poll(2): there is something to read.
+const POLLIN: u32 = 1;
+
+/// The data of an admin command.
+#[derive(Debug)]
+pub(crate) enum Data {
+    None,
+    /// So many bytes from the controller.
+    In(u32),
+}
+
+/// How an admin command ended.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) completion: Completion,
+    /// What came.
+    pub(crate) data: Vec<u8>,
+}
+
+impl Answer {
+    /// The answer of a command that succeeded.
+    pub(crate) fn ok(self, what: &str) -> Result<Self> {
+        let status = self.completion.status;
+        if status.is_success() {
+            return Ok(self);
+        }
+        Err(Error::new(errno_of(status), format!("{what} failed: {status}")))
+    }
+}
+
+fn errno_of(status: NvmeStatus) -> i32 {
+    match status.code() {
+        NvmeStatus::INVALID_FIELD | NvmeStatus::INVALID_NAMESPACE_OR_FORMAT => errno::EINVAL,
+        NvmeStatus::INVALID_OPCODE => errno::EOPNOTSUPP,
+        _ => errno::EIO,
+    }
+}
+
+/// A command whose answer somebody waits for. Its memory is its own, so nobody has to.
+#[derive(Debug)]
+struct Request {
+    data: Vec<u8>,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Payload for Request {
+    fn put(&mut self, offset: u32, bytes: &[u8]) {
+        let place =
+            self.data.get_mut(offset as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn look(&self, offset: u32, len: u32, see: &mut dyn FnMut(&[u8])) {
+        see(self.slice(offset, len));
+    }
+}
+
+impl Request {
+    fn slice(&self, offset: u32, len: u32) -> &[u8] {
+        let rest = self.data.get(offset as usize..).unwrap_or_default();
+        rest.get(..len as usize).unwrap_or_default()
+    }
+}
+
+impl Wire for Request {
+    fn out<'a>(&'a self, offset: u32, len: u32, pieces: &mut OutList<'a>) {
+        pieces.push(OutPiece::new(self.slice(offset, len)));
+    }
+
+    fn into<'a>(&'a self, _: u32, _: u32, _: &mut InList<'a>) {}
+}
+
+/// The queue. Dropping it closes the connection.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    served: Rc<Served>,
+    _poller: Poller,
+}
+
+#[derive(Debug)]
+struct Served {
+    sockets: RefCell<Sockets<Qpair<Request>>>,
+    key: usize,
+    lost: RefCell<Option<String>>,
+    changed: Notify,
+    /// The longest that a command may take.
+    limit: Duration,
+}
+
+impl Admin {
+    /// Serves a queue that was dialed. `limit`: how long a command may take.
+    pub(crate) fn new(dialed: Dialed, limit: Duration) -> Result<Self> {
+        let mut sockets = Sockets::new(1)?;
+        let wake_fd = sockets.wake_fd();
+        let key = sockets.add(dialed.stream, Qpair::new(dialed.agreed))?;
+        let served = Rc::new(Served {
+            sockets: RefCell::new(sockets),
+            key,
+            lost: RefCell::new(None),
+            changed: Notify::new(),
+            limit,
+        });
+        let poller = Poller::register("nvme_admin", 0, Serve(Rc::clone(&served)))?;
+        poller.wake_fd(wake_fd, POLLIN)?;
+        Ok(Self { served, _poller: poller })
+    }
+
+    /// Runs a command. A command that takes too long keeps its memory until it ends.
+    pub(crate) async fn run(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
+        let answer = self.begin(what, command, data)?;
+        match task::timeout(self.served.limit, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(self.why(what)),
+            Err(elapsed) => Err(Error::new(errno::ETIMEDOUT, format!("{what}: {elapsed}"))),
+        }
+    }
+
+    /// Runs a command for as long as it takes, such as a request for events.
+    pub(crate) async fn wait(&self, what: &str, command: Command) -> Result<Answer> {
+        self.begin(what, command, Data::None)?.await.map_err(|_| self.why(what))
+    }
+
+    fn begin(&self, what: &str, command: Command, data: Data) -> Result<oneshot::Receiver<Answer>> {
+        let (sender, receiver) = oneshot::channel();
+        let (transfer, data) = match data {
+            Data::None => (Transfer::None, Vec::new()),
+            Data::In(len) => (Transfer::In(len), vec![0; len as usize]),
+        };
+        let mut sockets = self.served.sockets.borrow_mut();
+        let Some((_, qpair)) = sockets.get_mut(self.served.key) else {
+            return Err(self.why(what));
+        };
+        if qpair.submit(&command, transfer, Request { data, answer: sender }).is_err() {
+            return Err(Error::new(errno::EAGAIN, format!("{what}: the admin queue is full")));
+        }
+        sockets.activate(self.served.key);
+        Ok(receiver)
+    }
+
+    fn why(&self, what: &str) -> Error {
+        let lost = self.served.lost.borrow();
+        let why = lost.as_deref().unwrap_or("the connection has ended");
+        Error::new(errno::EIO, format!("{what}: {why}"))
+    }
+
+    /// Waits until the connection is lost; why.
+    pub(crate) async fn lost(&self) -> String {
+        self.served.changed.until(|| self.served.lost.borrow().is_some()).await;
+        self.served.lost.borrow().clone().unwrap_or_default()
+    }
+
+    /// Says that the connection is of no use any more, such as when the keep alive was not answered.
+    pub(crate) fn give_up(&self, why: String) {
+        let taken = self.served.sockets.borrow_mut().remove(self.served.key);
+        drop(taken);
+        self.served.lost.borrow_mut().get_or_insert(why);
+        self.served.changed.notify();
+    }
+}
+
+/// The poller of a queue.
+struct Serve(Rc<Served>);
+
+impl Poll for Serve {
+    const SLEEPS: bool = true;
+
+    fn poll(&mut self) -> bool {
+        let served = &self.0;
+        let mut sockets = served.sockets.borrow_mut();
+        let has_come = sockets.look();
+        let (mut done, mut lost) = (Vec::new(), None);
+        sockets.round(|_, stream, qpair| {
+            let turn = link::send(stream, qpair)
+                .and_then(|()| link::receive(stream, qpair))
+                .and_then(|has_more| link::send(stream, qpair).map(|()| has_more));
+            done.extend(std::iter::from_fn(|| qpair.completed()));
+            match turn {
+                Ok(true) => Next::Work,
+                Ok(false) if qpair.has_output() && stream.is_writable() => Next::Work,
+                Ok(false) => Next::Wait,
+                Err(why) => {
+                    lost = Some(why.to_string());
+                    Next::End
+                }
+            }
+        });
+        drop(sockets);
+        let is_busy = has_come || !done.is_empty();
+        for Completed { request, completion, received } in done {
+            let mut data = request.data;
+            data.truncate(received as usize);
+            // Nobody may want to know.
+            let _ = request.answer.send(Answer { completion, data });
+        }
+        if let Some(why) = lost {
+            *served.lost.borrow_mut() = Some(why);
+            served.changed.notify();
+        }
+        is_busy
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.0.sockets.borrow().has_work()
+    }
+}

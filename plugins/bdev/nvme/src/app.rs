@@ -1,0 +1,90 @@
+//! All that the plugin knows, on the app thread.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use drivebay_nvme_driver::spec::nqn;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::OnApp;
+use drivebay_sdk::runtime::lock::Locks;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task;
+
+use crate::controller::Controller;
+use crate::options::SetOptions;
+use crate::rpc::SetHotplug;
+
+static APP: OnApp<Known> = OnApp::new();
+
+/// What the plugin knows.
+pub(crate) struct Known {
+    pub(crate) options: RefCell<SetOptions>,
+    pub(crate) hotplug: RefCell<SetHotplug>,
+    /// By name.
+    pub(crate) controllers: RefCell<BTreeMap<String, Rc<Controller>>>,
+    /// Keep the calls about one name apart.
+    pub(crate) locks: Locks,
+    /// A controller has ended.
+    pub(crate) ended: Notify,
+    /// Name of this host, where a call gives none.
+    pub(crate) hostnqn: String,
+    host_id: [u8; 16],
+}
+
+/// Makes the plugin's state. `[app thread]`
+pub(crate) fn init() -> Result<()> {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let uuid = uuid.trim();
+    let host_id = uuid.parse::<Uuid>()?.0;
+    let options = SetOptions::new()?;
+    APP.get_or_init(|| Known {
+        options: RefCell::new(options),
+        hotplug: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
+        controllers: RefCell::default(),
+        locks: Locks::new(),
+        ended: Notify::new(),
+        hostnqn: format!("{}{uuid}", nqn::UUID_PREFIX),
+        host_id,
+    })
+    .map(drop)
+}
+
+/// The plugin's state. `[app thread]`
+pub(crate) fn get() -> Result<Rc<Known>> {
+    APP.get().ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
+}
+
+impl Known {
+    /// The controller with that name.
+    pub(crate) fn find(&self, name: &str) -> Option<Rc<Controller>> {
+        self.controllers.borrow().get(name).cloned()
+    }
+
+    /// The host identifier of a host's name: the UUID in it, or this process's own.
+    pub(crate) fn host_id(&self, hostnqn: &str) -> [u8; 16] {
+        let uuid = hostnqn.strip_prefix(nqn::UUID_PREFIX).and_then(|uuid| uuid.parse().ok());
+        uuid.map_or(self.host_id, |uuid: Uuid| uuid.0)
+    }
+
+    /// Keeps a controller until it ends.
+    pub(crate) fn follow(self: &Rc<Self>, controller: Rc<Controller>) -> Result<()> {
+        let name = controller.name.clone();
+        self.controllers.borrow_mut().insert(name.clone(), Rc::clone(&controller));
+        let app = Rc::clone(self);
+        let of_end = name.clone();
+        let ended = move || {
+            app.controllers.borrow_mut().remove(&of_end);
+            app.ended.notify();
+        };
+        let following = task::spawn(format!("nvme {name}"), controller.follow(ended));
+        following.map(task::JoinHandle::detach)
+    }
+
+    /// Detaches all controllers. `[app thread]`
+    pub(crate) async fn detach_all(&self) {
+        let all: Vec<Rc<Controller>> = self.controllers.borrow().values().cloned().collect();
+        all.iter().for_each(|controller| controller.detach());
+        self.ended.until(|| self.controllers.borrow().is_empty()).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! A namespace on the bus.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use drivebay_nvme_driver::spec::identify::{self, NamespaceId, oncs, vwc};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::serde_json::{Map, Value};
+
+use crate::channel::{self, Channel};
+use crate::path::Path;
+
+/// Longest read or write that is sent as one command, in bytes.
+const IO_LEN_MAX: u64 = 1 << 20;
+/// Blocks of one command: NLB has 16 bits.
+const BLOCKS_MAX: u32 = 1 << 16;
+
+/// What makes a namespace the one that it was: it is compared at every connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uuid: Option<[u8; 16]>,
+    pub(crate) nguid: Option<[u8; 16]>,
+    pub(crate) eui64: Option<[u8; 8]>,
+    pub(crate) csi: u8,
+    pub(crate) block_size: u32,
+}
+
+/// A namespace that was identified.
+#[derive(Clone, Debug)]
+pub(crate) struct Identified {
+    pub(crate) nsid: u32,
+    pub(crate) identity: Identity,
+    pub(crate) num_blocks: u64,
+    pub(crate) data: identify::Namespace,
+}
+
+impl Identified {
+    /// What a controller says of a namespace, checked.
+    ///
+    /// # Errors
+    /// `EINVAL` for what cannot be a bdev.
+    pub(crate) fn new(nsid: u32, data: identify::Namespace, ids: &[NamespaceId]) -> Result<Self> {
+        let refused = |why: &str| Error::new(errno::EINVAL, format!("namespace {nsid}: {why}"));
+        let block_size = data.block_size().filter(|size| *size <= 1 << 20);
+        let block_size = block_size.ok_or_else(|| refused("its format is not available"))?;
+        if data.lbaf.get(data.format_index()).is_some_and(|format| format.ms > 0) {
+            return Err(refused("its format has metadata, which is not supported yet"));
+        }
+        Geometry::new(block_size, data.nsze).map_err(|error| refused(error.message()))?;
+        let mut identity = Identity {
+            uuid: None,
+            nguid: (data.nguid != [0; 16]).then_some(data.nguid),
+            eui64: (data.eui64 != [0; 8]).then_some(data.eui64),
+            csi: 0,
+            block_size,
+        };
+        for id in ids {
+            match *id {
+                NamespaceId::Uuid(uuid) => identity.uuid = Some(uuid),
+                NamespaceId::Nguid(nguid) => identity.nguid = Some(nguid),
+                NamespaceId::Eui64(eui64) => identity.eui64 = Some(eui64),
+                NamespaceId::Csi(csi) => identity.csi = csi,
+            }
+        }
+        if identity.csi != identify::csi::NVM {
+            return Err(refused("its command set is not the NVM command set"));
+        }
+        Ok(Self { nsid, identity, num_blocks: data.nsze, data })
+    }
+}
+
+/// What a namespace shares with its controller.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) path: Arc<Path>,
+    /// Identify Controller.
+    pub(crate) controller: Arc<identify::Controller>,
+    /// Longest data of a command, in bytes.
+    pub(crate) max_transfer_len: Option<u64>,
+    /// Times that an I/O is tried again; -1 = for ever.
+    pub(crate) retry_count: i32,
+    /// Sends flushes to controllers without a volatile write cache, too.
+    pub(crate) enable_flush: bool,
+}
+
+/// A namespace on the bus.
+#[derive(Debug)]
+pub struct NvmeBdev {
+    name: String,
+    geometry: Geometry,
+    namespace: Identified,
+    shared: Shared,
+    /// Its UUID on the bus; all zeroes = derived from the name.
+    uuid: [u8; 16],
+    /// What `bdev_get_bdevs` shows.
+    shown: Map<String, Value>,
+}
+
+impl NvmeBdev {
+    pub(crate) fn new(
+        name: String,
+        namespace: Identified,
+        shared: Shared,
+        shown: Map<String, Value>,
+    ) -> Result<Self> {
+        let geometry = Geometry::new(namespace.identity.block_size, namespace.num_blocks)?;
+        let identity = &namespace.identity;
+        let uuid = identity.uuid.or(identity.nguid).unwrap_or_default();
+        Ok(Self { name, geometry, namespace, shared, uuid, shown })
+    }
+
+    /// The same with a UUID that is derived from the name.
+    pub(crate) fn without_uuid(self) -> Self {
+        Self { uuid: [0; 16], ..self }
+    }
+
+    fn has_write_cache(&self) -> bool {
+        self.shared.controller.vwc & vwc::PRESENT != 0
+    }
+}
+
+impl Bdev for NvmeBdev {
+    type Params = NoParams;
+    type Channel = Channel;
+    /// `describe` takes out what the controller cannot do. Reset is the bus's: it waits for what is in flight.
+    const OPS: OpSet = OpSet::READ_WRITE
+        .with(OpSet::FLUSH)
+        .with(OpSet::UNMAP)
+        .with(OpSet::WRITE_ZEROES)
+        .with(OpSet::COMPARE);
+    const PRODUCT: &'static str = "NVMe disk";
+    const BURSTS: bool = true;
+    const POLLS: bool = true;
+    const SLEEPS: bool = true;
+
+    fn create(_: &App, _: NoParams) -> Result<Self> {
+        Err(Error::new(errno::EOPNOTSUPP, "made by bdev_nvme_attach_controller"))
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        let (controller, data) = (&self.shared.controller, &self.namespace.data);
+        let identity = &self.namespace.identity;
+        registration.uuid = self.uuid;
+        registration.nsid = self.namespace.nsid;
+        registration.has_write_cache = self.has_write_cache();
+        for (bit, op) in [
+            (oncs::COMPARE, OpSet::COMPARE),
+            (oncs::DATASET_MANAGEMENT, OpSet::UNMAP),
+            (oncs::WRITE_ZEROES, OpSet::WRITE_ZEROES),
+        ] {
+            if controller.oncs & bit == 0 {
+                registration.ops = registration.ops.without(op);
+            }
+        }
+        let block_size = u64::from(identity.block_size);
+        let len_max = self.shared.max_transfer_len.unwrap_or(IO_LEN_MAX).min(IO_LEN_MAX);
+        let blocks_max = u32::try_from(len_max / block_size).unwrap_or(BLOCKS_MAX);
+        registration.max_io_blocks = blocks_max.clamp(1, BLOCKS_MAX);
+        registration.max_write_zeroes = BLOCKS_MAX;
+        registration.max_unmap = u32::MAX;
+        registration.optimal_boundary = data.noiob.into();
+        let own_units = data.nsfeat & identify::nsfeat::ATOMIC_UNITS != 0;
+        let awupf = if own_units { data.nawupf } else { controller.awupf };
+        registration.atomic_write_unit = u32::from(awupf) + 1;
+    }
+
+    fn open_channel(&self) -> Result<Channel> {
+        let namespace = channel::Namespace {
+            nsid: self.namespace.nsid,
+            block_size: self.namespace.identity.block_size,
+            flushes: self.has_write_cache() || self.shared.enable_flush,
+            retry_count: self.shared.retry_count,
+            crdt: self.shared.controller.crdt,
+        };
+        Channel::open(namespace, Arc::clone(&self.shared.path))
+    }
+
+    fn submit(&self, channel: &mut Channel, io: BdevIo) {
+        channel.submit(io);
+    }
+
+    fn flush(&self, channel: &mut Channel) {
+        channel.flush();
+    }
+
+    fn poll(&self, channel: &mut Channel) -> bool {
+        channel.poll()
+    }
+
+    fn prepare_sleep(&self, channel: &mut Channel) -> bool {
+        channel.prepare_sleep()
+    }
+
+    fn wake_fd(&self, channel: &Channel) -> Option<RawFd> {
+        Some(channel.wake_fd())
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        self.shown.clone()
+    }
+}

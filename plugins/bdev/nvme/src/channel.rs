@@ -1,0 +1,427 @@
+//! One thread's way to a namespace: a queue pair on its socket, what is outstanding, and what waits for the controller.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drivebay_nvme_driver::qpair::{Agreed, Completed, Qpair};
+use drivebay_nvme_driver::spec::fabrics::Connect;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
+use drivebay_sdk::runtime::task::{self, JoinHandle};
+use drivebay_sdk::thread;
+
+use crate::dial::Dialed;
+use crate::io::{Request, Verdict, judge, no_path};
+use crate::link;
+use crate::path::{Live, Path, State, Ticket};
+
+/// How long a channel waits before it connects again, when the controller is there and refuses its queue.
+const QUEUE_DELAY: Duration = Duration::from_millis(500);
+
+/// What a channel needs to know of its namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Namespace {
+    pub(crate) nsid: u32,
+    pub(crate) block_size: u32,
+    /// A flush does something.
+    pub(crate) flushes: bool,
+    /// Times that an I/O is tried again when the device says so; -1 = for ever.
+    pub(crate) retry_count: i32,
+    /// Delays that the device may ask for, in units of 100 ms.
+    pub(crate) crdt: [u16; 3],
+}
+
+/// One thread's state.
+pub struct Channel {
+    namespace: Namespace,
+    sockets: Sockets<Queue>,
+    /// The queue's place in `sockets`, while there is one.
+    key: Option<usize>,
+    news: Rc<News>,
+    connector: JoinHandle<()>,
+    path: Arc<Path>,
+    /// What is done when no queue is there.
+    absent: Absent,
+    /// I/O that was not sent yet. The bus bounds it: each is one of the channel's requests.
+    waiting: VecDeque<Request>,
+    /// I/O that was sent and whose connection was lost: it may still execute.
+    unproven: Vec<Request>,
+    /// Until when, on the host's clock in nanoseconds.
+    quiet_ns: u64,
+    /// I/O that the device wants later, and when.
+    delayed: Vec<(u64, Request)>,
+    done: Vec<Completed<Request>>,
+    lost: Option<String>,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// A queue on its connection. The ticket comes last: it goes when the socket is closed.
+#[derive(Debug)]
+struct Queue {
+    qpair: Qpair<Request>,
+    ticket: Ticket,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    Wait,
+    Fail,
+}
+
+/// What the channel's connector says.
+#[derive(Default)]
+struct News {
+    has_any: Cell<bool>,
+    change: RefCell<Option<Change>>,
+}
+
+enum Change {
+    Connected(Stream, Agreed, Ticket),
+    /// The queue is of no use any more, if there is one.
+    Away(Absent),
+}
+
+impl News {
+    fn say(&self, change: Change) {
+        *self.change.borrow_mut() = Some(change);
+        self.has_any.set(true);
+    }
+}
+
+impl Channel {
+    pub(crate) fn open(namespace: Namespace, path: Arc<Path>) -> Result<Self> {
+        let news = Rc::new(News::default());
+        let connector = task::spawn(
+            "nvme connector",
+            follow(Arc::clone(&path), namespace.nsid, Rc::clone(&news)),
+        )?;
+        Ok(Self {
+            namespace,
+            sockets: Sockets::new(1)?,
+            key: None,
+            news,
+            connector,
+            path,
+            absent: Absent::Wait,
+            waiting: VecDeque::new(),
+            unproven: Vec::new(),
+            quiet_ns: 0,
+            delayed: Vec::new(),
+            done: Vec::new(),
+            lost: None,
+        })
+    }
+
+    /// Takes an I/O. It goes out with [`Self::flush`].
+    pub(crate) fn submit(&mut self, io: BdevIo) {
+        if matches!(io.op(), Op::Flush) && !self.namespace.flushes {
+            return io.complete(Status::SUCCESS);
+        }
+        self.start(Request::new(io));
+    }
+
+    fn start(&mut self, request: Request) {
+        if self.waiting.is_empty() {
+            self.send(request);
+        } else {
+            self.keep(request);
+        }
+    }
+
+    /// Gives a request to the queue.
+    fn send(&mut self, mut request: Request) {
+        let Some(key) = self.key else { return self.keep(request) };
+        let Some((_, queue)) = self.sockets.get_mut(key) else { return self.keep(request) };
+        let Namespace { nsid, block_size, .. } = self.namespace;
+        let Some((command, transfer)) = request.command(nsid, block_size) else {
+            return request.io.complete(Status::NOT_SUPPORTED);
+        };
+        match queue.qpair.submit(&command, transfer, request) {
+            Ok(_) => self.sockets.activate(key),
+            Err(request) => self.keep(request),
+        }
+    }
+
+    fn keep(&mut self, request: Request) {
+        match self.absent {
+            Absent::Fail if self.key.is_none() => request.io.complete_with(no_path()),
+            _ => self.waiting.push_back(request),
+        }
+    }
+
+    /// A burst has ended: sends it.
+    pub(crate) fn flush(&mut self) {
+        self.round(false);
+        if !self.done.is_empty() {
+            self.settle();
+        }
+        self.part();
+    }
+
+    /// One round; whether it did something.
+    pub(crate) fn poll(&mut self) -> bool {
+        let has_news = self.hear();
+        let has_come = self.sockets.look();
+        let has_work = self.sockets.has_work();
+        self.round(true);
+        self.settle();
+        self.part();
+        if self.sockets.has_work() {
+            // What waited for room, and what was asked for.
+            self.round(false);
+            self.part();
+        }
+        has_news || has_come || has_work
+    }
+
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.news.has_any.get() || self.sockets.has_work()
+    }
+
+    pub(crate) fn wake_fd(&self) -> RawFd {
+        self.sockets.wake_fd()
+    }
+
+    /// Sends, and takes in what has come.
+    fn round(&mut self, receives: bool) {
+        let Self { sockets, done, lost, .. } = self;
+        sockets.round(|_, stream, queue| {
+            let qpair = &mut queue.qpair;
+            let mut turn = link::send(stream, qpair).map(|()| false);
+            if receives && turn.is_ok() {
+                turn = link::receive(stream, qpair)
+                    .and_then(|has_more| link::send(stream, qpair).map(|()| has_more));
+            }
+            done.extend(std::iter::from_fn(|| qpair.completed()));
+            match turn {
+                Ok(true) => Next::Work,
+                // Read at the next turn, which the edge asked for.
+                Ok(false) if !receives && stream.is_readable() => Next::Work,
+                Ok(false) => Next::Wait,
+                Err(why) => {
+                    lost.get_or_insert_with(|| why.to_string());
+                    Next::Wait
+                }
+            }
+        });
+    }
+
+    /// Ends what is done, and starts what waits.
+    fn settle(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        for Completed { request, completion, received } in done.drain(..) {
+            match judge(&request, &completion, received) {
+                Verdict::End(result) => request.io.complete_with(result),
+                Verdict::Again(crd, result) => self.again(request, crd, result),
+                // The command has ended, so it may be sent again whatever it was.
+                Verdict::Path => self.waiting.push_back(request),
+            }
+        }
+        self.done = done;
+        self.start_due();
+        while self.has_room()
+            && let Some(request) = self.waiting.pop_front()
+        {
+            self.send(request);
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        let queue = self.key.and_then(|key| self.sockets.get_mut(key));
+        queue.is_some_and(|(_, queue)| queue.qpair.has_room())
+    }
+
+    /// The device wants another try.
+    fn again(&mut self, mut request: Request, crd: u8, result: IoResult) {
+        let count = self.namespace.retry_count;
+        if u32::try_from(count).is_ok_and(|count| request.retries >= count) {
+            return request.io.complete_with(result);
+        }
+        request.retries += 1;
+        let delay =
+            usize::from(crd).checked_sub(1).and_then(|index| self.namespace.crdt.get(index));
+        match delay.copied().unwrap_or(0) {
+            0 => self.waiting.push_back(request),
+            delay => {
+                let due_ns = thread::now_ns() + u64::from(delay) * 100_000_000;
+                self.delayed.push((due_ns, request));
+                self.wake_at(due_ns);
+            }
+        }
+    }
+
+    /// What may be sent now: the device's delay is over, or nothing of the lost connection can execute any more.
+    fn start_due(&mut self) {
+        if self.delayed.is_empty() && self.unproven.is_empty() {
+            return;
+        }
+        let now = thread::now_ns();
+        let (due, later) = self.delayed.drain(..).partition(|(due_ns, _)| *due_ns <= now);
+        self.delayed = later;
+        let due: Vec<(u64, Request)> = due;
+        self.waiting.extend(due.into_iter().map(|(_, request)| request));
+        if self.key.is_some() && self.quiet_ns <= now {
+            // In front: it came first.
+            for request in std::mem::take(&mut self.unproven).into_iter().rev() {
+                self.waiting.push_front(request);
+            }
+        }
+    }
+
+    /// Has [`Self::poll`] called at that time.
+    fn wake_at(&self, when_ns: u64) {
+        let news = Rc::clone(&self.news);
+        let wake = async move {
+            task::sleep_until(when_ns).await;
+            news.has_any.set(true);
+        };
+        match task::spawn("nvme retry", wake) {
+            Ok(task) => task.detach(),
+            // Then the next round that does something finds it.
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// Takes in what the connector says; whether it said something.
+    fn hear(&mut self) -> bool {
+        if !self.news.has_any.replace(false) {
+            return false;
+        }
+        let change = self.news.change.borrow_mut().take();
+        match change {
+            Some(Change::Connected(stream, agreed, ticket)) => {
+                self.connected(stream, agreed, ticket)
+            }
+            Some(Change::Away(absent)) => {
+                self.disconnect();
+                self.absent = absent;
+                if absent == Absent::Fail {
+                    self.fail_all();
+                }
+            }
+            None => {}
+        }
+        self.settle();
+        true
+    }
+
+    fn connected(&mut self, stream: Stream, agreed: Agreed, ticket: Ticket) {
+        self.disconnect();
+        let live = ticket.live();
+        let agreed = Agreed { in_capsule_len: live.in_capsule_len, ..agreed };
+        let (generation, quiet_ns) = (live.generation, live.quiet_ns);
+        match self.sockets.add(stream, Queue { qpair: Qpair::new(agreed), ticket }) {
+            Ok(key) => self.key = Some(key),
+            Err(error) => self.path.report_lost(generation, error.to_string()),
+        }
+        self.absent = Absent::Wait;
+        self.quiet_ns = quiet_ns;
+        if !self.unproven.is_empty() && quiet_ns > thread::now_ns() {
+            self.wake_at(quiet_ns);
+        }
+    }
+
+    /// Ends a connection that was lost, and says so.
+    fn part(&mut self) {
+        let Some(why) = self.lost.take() else { return };
+        // What the target did wrong is the last thing that goes out.
+        let queue = self.key.and_then(|key| self.sockets.get_mut(key));
+        let Some((stream, queue)) = queue else { return };
+        let _ = link::send(stream, &mut queue.qpair);
+        let generation = queue.ticket.live().generation;
+        self.disconnect();
+        self.path.report_lost(generation, why);
+    }
+
+    /// Closes the connection, if there is one. What was outstanding waits for the next.
+    fn disconnect(&mut self) {
+        let Some((stream, queue)) = self.key.take().and_then(|key| self.sockets.remove(key)) else {
+            return;
+        };
+        let Queue { qpair, ticket } = queue;
+        drop(stream);
+        for request in qpair.into_outstanding() {
+            if request.is_repeatable() {
+                self.waiting.push_back(request);
+            } else {
+                self.unproven.push(request);
+            }
+        }
+        drop(ticket);
+    }
+
+    /// The controller does not come back in time: nothing waits for it any longer.
+    fn fail_all(&mut self) {
+        let delayed = self.delayed.drain(..).map(|(_, request)| request);
+        let all = self.unproven.drain(..).chain(self.waiting.drain(..)).chain(delayed);
+        let all: Vec<Request> = all.collect();
+        for request in all {
+            request.io.complete_with(no_path());
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.connector.cancel();
+    }
+}
+
+/// Follows the controller: connects a queue whenever it is connected, and says when it is not.
+async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
+    let mut connected = None;
+    loop {
+        let (version, state) = path.state();
+        match state {
+            State::Live(live) if live.serves(nsid) => {
+                if connected != Some(live.generation) {
+                    connected = connect(&path, &live, &news).await;
+                    if connected.is_none() {
+                        let changed = path.changed_from(version);
+                        task::select(changed, task::sleep(QUEUE_DELAY)).await;
+                        continue;
+                    }
+                }
+            }
+            State::Live(_) | State::Away => {
+                connected = None;
+                news.say(Change::Away(Absent::Wait));
+            }
+            State::Failing => {
+                connected = None;
+                news.say(Change::Away(Absent::Fail));
+            }
+            State::Gone => return news.say(Change::Away(Absent::Fail)),
+        }
+        path.changed_from(version).await;
+    }
+}
+
+/// Connects a queue; the generation that it is of.
+async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Option<u64> {
+    let Some(ticket) = Ticket::take(path, live) else {
+        warn!("{}: the controller gives no more I/O queues; I/O waits", live.target.address);
+        return None;
+    };
+    let sqsize = live.entries.saturating_sub(1).max(1);
+    let connect = Connect { qid: ticket.qid, sqsize, ..Connect::default() };
+    match live.target.dial(connect, live.cntlid).await {
+        Ok(Dialed { stream, agreed, .. }) => {
+            news.say(Change::Connected(stream, agreed, ticket));
+            Some(live.generation)
+        }
+        Err(error) => {
+            warn!("{error}");
+            None
+        }
+    }
+}

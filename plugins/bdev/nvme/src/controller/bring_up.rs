@@ -1,0 +1,197 @@
+//! Connects a controller's admin queue, enables the controller and asks what it is. `[app thread]`
+
+use std::time::Duration;
+
+use drivebay_nvme_driver::spec::admin::{GetLogPage, Identify, SetFeatures};
+use drivebay_nvme_driver::spec::fabrics::{CNTLID_DYNAMIC, Connect, PropertyGet, PropertySet};
+use drivebay_nvme_driver::spec::feature::{NumberOfQueues, async_event, fid};
+use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cns};
+use drivebay_nvme_driver::spec::property::{Cap, Cc, Csts, css, offset, shn, shst};
+use drivebay_nvme_driver::spec::{Command, opcode};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+
+use crate::admin::{Admin, Data};
+use crate::dial::Target;
+
+/// Entries of an admin queue: the least of a Fabrics controller.
+const ADMIN_ENTRIES: u16 = 32;
+/// How often a controller that is being enabled or shut down is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// Namespaces of a controller beyond which no more are looked at.
+const NAMESPACES_MAX: usize = 4096;
+
+/// A controller that is enabled.
+#[derive(Debug)]
+pub(crate) struct Enabled {
+    pub(crate) admin: Admin,
+    pub(crate) cntlid: u16,
+    pub(crate) cap: Cap,
+    pub(crate) data: identify::Controller,
+    /// I/O queues that it gives.
+    pub(crate) num_queues: u16,
+}
+
+/// Connects and enables a controller. `keep_alive_ms`: its keep alive timeout; 0 is none.
+pub(crate) async fn enable(
+    target: &Target,
+    keep_alive_ms: u32,
+    num_queues: u16,
+) -> Result<Enabled> {
+    let sqsize = ADMIN_ENTRIES - 1;
+    let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
+    let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
+    let cntlid = dialed.cntlid;
+    let admin = Admin::new(dialed, target.limit)?;
+
+    let cap = Cap::from_bits(admin.property(offset::CAP, true).await?);
+    let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };
+    let cc = Cc { en: true, css, iosqes: 6, iocqes: 4, ..Cc::default() };
+    admin.set_property(offset::CC, cc.bits()).await?;
+    let patience = Duration::from_millis(500) * u32::from(cap.to).max(1);
+    admin.wait_until(patience, "CSTS.RDY", |csts| csts.rdy).await?;
+
+    let asked = Identify { cns: cns::CONTROLLER, ..Identify::default() };
+    let data = identify::Controller::parse(&admin.identify(asked).await?);
+    let num_queues = admin.set_queues(num_queues).await?;
+    let mut events = 0;
+    for event in [async_event::NAMESPACE_ATTRIBUTE, async_event::ANA_CHANGE] {
+        events |= data.oaes & event;
+    }
+    if events != 0 {
+        admin.set_feature(fid::ASYNC_EVENT_CONFIGURATION, events).await?;
+    }
+    Ok(Enabled { admin, cntlid, cap, data, num_queues })
+}
+
+impl Admin {
+    async fn property(&self, offset: u32, wide: bool) -> Result<u64> {
+        let command = PropertyGet { wide, offset }.to_command();
+        let answer = self.run("Property Get", command, Data::None).await?.ok("Property Get")?;
+        let value = answer.completion.result;
+        Ok(if wide { value } else { value & 0xffff_ffff })
+    }
+
+    async fn set_property(&self, offset: u32, value: u32) -> Result<()> {
+        let command = PropertySet { wide: false, offset, value: value.into() }.to_command();
+        self.run("Property Set", command, Data::None).await?.ok("Property Set").map(drop)
+    }
+
+    /// Looks at the controller's status until it is as wanted, or fatal, or the patience is at its end.
+    async fn wait_until(
+        &self,
+        patience: Duration,
+        what: &str,
+        is_done: impl Fn(Csts) -> bool,
+    ) -> Result<()> {
+        let waiting = async {
+            loop {
+                let bits = self.property(offset::CSTS, false).await?;
+                let csts = Csts::from_bits(u32::try_from(bits).unwrap_or(u32::MAX));
+                if csts.cfs {
+                    let why = "the controller has a fatal error (CSTS.CFS)";
+                    return Err(Error::new(errno::EIO, why));
+                }
+                if is_done(csts) {
+                    return Ok(());
+                }
+                task::sleep(LOOK).await;
+            }
+        };
+        task::timeout(patience, waiting).await.unwrap_or_else(|elapsed| {
+            Err(Error::new(errno::ETIMEDOUT, format!("{what}: {elapsed}")))
+        })
+    }
+
+    /// Any structure of Identify.
+    pub(crate) async fn identify(&self, asked: Identify) -> Result<[u8; identify::LEN]> {
+        let data = Data::In(4096);
+        let answer = self.run("Identify", asked.to_command(), data).await?.ok("Identify")?;
+        let len = answer.data.len();
+        answer.data.first_chunk().copied().ok_or_else(|| {
+            Error::new(errno::EIO, format!("Identify: {len} bytes came, 4096 were asked for"))
+        })
+    }
+
+    /// Identifiers of the namespaces that are attached.
+    pub(crate) async fn active_namespaces(&self) -> Result<Vec<u32>> {
+        let mut nsids: Vec<u32> = Vec::new();
+        while nsids.len() < NAMESPACES_MAX {
+            let after = nsids.last().copied().unwrap_or(0);
+            let cns = cns::ACTIVE_NAMESPACES;
+            let page = self.identify(Identify { nsid: after, cns, ..Identify::default() }).await?;
+            let before = nsids.len();
+            // Only what is greater, so that a list that repeats itself ends.
+            for nsid in identify::parse_namespace_list(&page) {
+                if nsids.last().is_none_or(|last| nsid > *last) {
+                    nsids.push(nsid);
+                }
+            }
+            if nsids.len() - before < 1024 {
+                break;
+            }
+        }
+        nsids.truncate(NAMESPACES_MAX);
+        Ok(nsids)
+    }
+
+    /// What a namespace is, and its identifiers; those are optional for old controllers.
+    pub(crate) async fn namespace(
+        &self,
+        nsid: u32,
+    ) -> Result<(identify::Namespace, Vec<NamespaceId>)> {
+        let asked = Identify { nsid, cns: cns::NAMESPACE, ..Identify::default() };
+        let data = identify::Namespace::parse(&self.identify(asked).await?);
+        let cns = cns::NAMESPACE_ID_DESCRIPTORS;
+        let ids = match self.identify(Identify { nsid, cns, ..Identify::default() }).await {
+            Ok(page) => identify::parse_namespace_id_descriptors(&page),
+            Err(error) if error.errno() == errno::EINVAL => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok((data, ids))
+    }
+
+    async fn set_feature(&self, fid: u8, cdw11: u32) -> Result<u32> {
+        let command = SetFeatures { fid, cdw11, ..SetFeatures::default() }.to_command();
+        let answer = self.run("Set Features", command, Data::None).await?.ok("Set Features")?;
+        Ok(answer.completion.dw0())
+    }
+
+    /// Asks for so many I/O queues; how many there are.
+    async fn set_queues(&self, count: u16) -> Result<u16> {
+        let n = count.saturating_sub(1);
+        let asked = NumberOfQueues { nsq: n, ncq: n }.to_dword();
+        let given =
+            NumberOfQueues::from_dword(self.set_feature(fid::NUMBER_OF_QUEUES, asked).await?);
+        Ok(given.nsq.min(given.ncq).min(n) + 1)
+    }
+
+    /// A log page from its beginning; `len` is a multiple of 4.
+    pub(crate) async fn log_page(
+        &self,
+        lid: u8,
+        nsid: u32,
+        offset: u64,
+        len: u32,
+    ) -> Result<Vec<u8>> {
+        let numd = (len / 4).saturating_sub(1);
+        let command = GetLogPage { nsid, lid, numd, offset, ..GetLogPage::default() }.to_command();
+        let answer = self.run("Get Log Page", command, Data::In(len)).await?;
+        answer.ok("Get Log Page").map(|answer| answer.data)
+    }
+
+    /// Keep Alive.
+    pub(crate) async fn keep_alive(&self) -> Result<()> {
+        let command = Command::new(opcode::admin::KEEP_ALIVE);
+        self.run("Keep Alive", command, Data::None).await?.ok("Keep Alive").map(drop)
+    }
+
+    /// Shuts the controller down in good order.
+    pub(crate) async fn shut_down(&self) -> Result<()> {
+        let bits = self.property(offset::CC, false).await?;
+        let cc = Cc::from_bits(u32::try_from(bits).unwrap_or(0));
+        self.set_property(offset::CC, Cc { shn: shn::NORMAL, ..cc }.bits()).await?;
+        let patience = Duration::from_secs(5);
+        self.wait_until(patience, "CSTS.SHST", |csts| csts.shst == shst::COMPLETE).await
+    }
+}

@@ -1,0 +1,171 @@
+//! An I/O of the bus as a command of the NVM command set, and its status on the way back.
+
+use drivebay_nvme_driver::qpair::{Payload, Transfer};
+use drivebay_nvme_driver::spec::nvm::{BlockCommand, DatasetManagement, DsmRange};
+use drivebay_nvme_driver::spec::opcode::nvm;
+use drivebay_nvme_driver::spec::status::sct;
+use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
+use drivebay_sdk::prelude::*;
+
+use crate::link::{InList, OutList, Wire};
+
+/// Length of the data of an unmap, in bytes: one range.
+const RANGE_LEN: u32 = 16;
+const _: () = assert!(RANGE_LEN as usize == DsmRange::LEN);
+
+/// An I/O, from the bus to its end.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) io: BdevIo,
+    /// Times that the device asked for another try.
+    pub(crate) retries: u32,
+    /// The data of an unmap.
+    range: [u8; DsmRange::LEN],
+}
+
+impl Request {
+    pub(crate) fn new(io: BdevIo) -> Self {
+        Self { io, retries: 0, range: [0; DsmRange::LEN] }
+    }
+
+    /// Whether it may be sent again while its first copy may still execute.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(self.io.op(), Op::Read(_) | Op::Compare(_) | Op::Flush)
+    }
+
+    /// The command, and which way its data goes; `None` for what a namespace does not take.
+    pub(crate) fn command(&mut self, nsid: u32, block_size: u32) -> Option<(Command, Transfer)> {
+        let fua = self.io.flags().contains(IoFlags::FUA);
+        let blocks = |range: Range| {
+            let nlb = u16::try_from(range.nblocks.checked_sub(1)?).ok()?;
+            Some(BlockCommand { nsid, slba: range.lba, nlb, ..BlockCommand::default() })
+        };
+        let len = |range: Range| u32::try_from(range.nblocks.checked_mul(block_size.into())?).ok();
+        Some(match self.io.op() {
+            Op::Read(range) => (blocks(range)?.to_command(nvm::READ), Transfer::In(len(range)?)),
+            Op::Write(range) => {
+                let write = BlockCommand { fua, ..blocks(range)? };
+                (write.to_command(nvm::WRITE), Transfer::Out(len(range)?))
+            }
+            Op::Compare(range) => {
+                (blocks(range)?.to_command(nvm::COMPARE), Transfer::Out(len(range)?))
+            }
+            Op::WriteZeroes(range) => {
+                let write = BlockCommand { fua, ..blocks(range)? };
+                (write.to_command(nvm::WRITE_ZEROES), Transfer::None)
+            }
+            Op::Unmap(range) => {
+                let nlb = u32::try_from(range.nblocks).ok()?;
+                self.range = DsmRange { cattr: 0, nlb, slba: range.lba }.encode();
+                let unmap =
+                    DatasetManagement { nsid, deallocate: true, ..DatasetManagement::default() };
+                (unmap.to_command(), Transfer::Out(RANGE_LEN))
+            }
+            Op::Flush => (Command::new(nvm::FLUSH).with_nsid(nsid), Transfer::None),
+            _ => return None,
+        })
+    }
+}
+
+impl Payload for Request {
+    fn put(&mut self, offset: u32, bytes: &[u8]) {
+        self.io.buffers().fill_at(offset as usize, bytes);
+    }
+
+    fn look(&self, offset: u32, len: u32, see: &mut dyn FnMut(&[u8])) {
+        if matches!(self.io.op(), Op::Unmap(_)) {
+            see(&self.range);
+        } else {
+            self.io.buffers().look_at(offset as usize, len as usize, see);
+        }
+    }
+}
+
+impl Wire for Request {
+    fn out<'a>(&'a self, offset: u32, len: u32, pieces: &mut OutList<'a>) {
+        if matches!(self.io.op(), Op::Unmap(_)) {
+            let rest = self.range.get(offset as usize..).unwrap_or_default();
+            pieces.push(drivebay_sdk::runtime::net::OutPiece::new(rest));
+            return;
+        }
+        for piece in self.io.out_pieces(offset as usize, len as usize) {
+            if !pieces.push(piece) {
+                return;
+            }
+        }
+    }
+
+    fn into<'a>(&'a self, offset: u32, len: u32, pieces: &mut InList<'a>) {
+        for piece in self.io.in_pieces(offset as usize, len as usize) {
+            if !pieces.push(piece) {
+                return;
+            }
+        }
+    }
+}
+
+/// What becomes of a completion.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The I/O has ended.
+    End(IoResult),
+    /// The path is at fault: the I/O goes by another one, or by this one when it is well again.
+    Path,
+    /// The device wants another try, after the delay that it names: 0 = at once, 1 to 3 = CRDT.
+    Again(u8, IoResult),
+}
+
+/// Judges a completion. NVMe Base 2.0, section 3.3.3.2.1. A read that succeeded without all of its data has not succeeded.
+pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -> Verdict {
+    let status = completion.status;
+    if status.is_success() {
+        let is_short = matches!(request.io.op(), Op::Read(_))
+            && received as usize != request.io.buffers().len();
+        if is_short {
+            return Verdict::End(result(NvmeStatus::DATA_TRANSFER_ERROR, completion.dw0()));
+        }
+        return Verdict::End(IoResult::new(Status::SUCCESS));
+    }
+    let result = result(status, completion.dw0());
+    if status.dnr() {
+        return Verdict::End(result);
+    }
+    match status.code() {
+        NvmeStatus::ABORTED_BY_REQUEST
+        | NvmeStatus::COMPARE_FAILURE
+        | NvmeStatus::RESERVATION_CONFLICT
+        | NvmeStatus::LBA_OUT_OF_RANGE
+        | NvmeStatus::INVALID_OPCODE
+        | NvmeStatus::INVALID_FIELD => Verdict::End(result),
+        NvmeStatus::ABORTED_SQ_DELETION => Verdict::Path,
+        _ if status.sct() == sct::PATH => Verdict::Path,
+        _ => Verdict::Again(status.crd(), result),
+    }
+}
+
+/// The bus's status for one of NVMe, which goes along.
+pub(crate) fn result(status: NvmeStatus, dw0: u32) -> IoResult {
+    let of_bus = match status.code() {
+        NvmeStatus::SUCCESS => Status::SUCCESS,
+        NvmeStatus::ABORTED_BY_REQUEST => Status::ABORTED,
+        NvmeStatus::COMPARE_FAILURE => Status::MISCOMPARE,
+        NvmeStatus::INVALID_FIELD | NvmeStatus::LBA_OUT_OF_RANGE => Status::INVALID,
+        NvmeStatus::INVALID_OPCODE => Status::NOT_SUPPORTED,
+        NvmeStatus::CAPACITY_EXCEEDED => Status::errno(errno::ENOSPC),
+        NvmeStatus::NAMESPACE_WRITE_PROTECTED => Status::errno(errno::EROFS),
+        NvmeStatus::WRITE_FAULT | NvmeStatus::UNRECOVERED_READ_ERROR => Status::MEDIA,
+        _ => Status::IO_ERROR,
+    };
+    let detail = u64::from(dw0)
+        | u64::from(status.sct()) << 32
+        | u64::from(status.sc()) << 40
+        | u64::from(status.dnr()) << 48
+        | u64::from(status.more()) << 49
+        | u64::from(status.crd()) << 50;
+    IoResult::with_nvme(of_bus, detail)
+}
+
+/// How an I/O ends that no path takes.
+pub(crate) fn no_path() -> IoResult {
+    result(NvmeStatus::INTERNAL_PATH_ERROR, 0)
+}

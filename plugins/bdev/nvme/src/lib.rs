@@ -1,0 +1,58 @@
+//! `nvme`: namespaces of NVMe controllers as bdevs, over NVMe/TCP.
+//!
+//! - [`bdev`] is a namespace on the bus; `channel` is one thread's queue pair to it, `io` turns its I/O into commands and judges how they
+//!   ended, `link` puts a queue pair on its socket. The protocol itself is [`drivebay_nvme_driver::qpair`].
+//! - `controller` follows a controller on the app thread: connects it, watches it, connects it again. `admin` is its admin queue.
+//! - `path` is what both sides share.
+//! - [`rpc`] are the calls of the control plane.
+//!
+//! `docs/nvme.md` has who owns what, and what fails.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod app;
+pub mod bdev;
+mod channel;
+mod controller;
+mod dial;
+mod io;
+mod link;
+mod options;
+mod path;
+pub mod rpc;
+
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::{Stopping, bdev as bus};
+
+plugin! {
+    name: "nvme",
+    kind: "bdev",
+    provides: [],
+    requires: [],
+    methods: [
+        "bdev_nvme_attach_controller", "bdev_nvme_detach_controller", "bdev_nvme_get_controllers",
+        "bdev_nvme_reset_controller", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start(app: &App) -> Result<()> {
+    app::init()?;
+    bus::on_save_config(app, rpc::save_config);
+    rpc::register(app)
+}
+
+fn stop(_: &App, stopping: Stopping) {
+    let detach = async move {
+        if let Ok(app) = app::get() {
+            app.detach_all().await;
+        }
+        drop(stopping);
+    };
+    match task::spawn("nvme stop", detach) {
+        Ok(task) => task.detach(),
+        Err(error) => error!("stop: {error}"),
+    }
+}

@@ -1,0 +1,256 @@
+//! The methods.
+
+mod params;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use drivebay_nvme_driver::spec::nqn;
+use drivebay_nvme_driver::tcp::Digests;
+use drivebay_sdk::notify::Config;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Method, Role, State};
+use drivebay_sdk::runtime::net::{self, Address};
+use drivebay_sdk::serde_json::{Value, json};
+
+use crate::app::{self, Known};
+use crate::controller::{Controller, Settings};
+use crate::dial::Target;
+use crate::options::{Limits, SetOptions};
+pub(crate) use params::{Attach, Detach, GetControllers, MultipathMode, Reset, SetHotplug};
+
+/// Port of NVMe/TCP where none is given.
+const PORT: u16 = 4420;
+/// How long connecting a queue may take where nothing is said.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Longest name of a controller, in bytes.
+const NAME_LEN_MAX: usize = 1023;
+
+/// EALREADY of Linux.
+const EALREADY: i32 = 114;
+
+/// Registers the methods. `[app thread]`
+pub(crate) fn register(app: &App) -> Result<()> {
+    Method::task(
+        "bdev_nvme_attach_controller",
+        "Connects an NVMe controller and makes a bdev of each of its namespaces.\n\n\
+         Answers when the bdevs are there. NVMe/TCP is the only transport so far.",
+        attach,
+    )
+    .describe(|method| {
+        method
+            .result("Names of the bdevs.")
+            .error(i64::from(-EALREADY), "already", "A controller has that name.")
+            .error(-5, "io", "The controller could not be connected; the message says why.")
+            .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
+    })
+    .register(app)?;
+    Method::task(
+        "bdev_nvme_detach_controller",
+        "Removes a controller with its bdevs.\n\nAnswers when they are gone.",
+        detach,
+    )
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "No controller has that name.").error(
+            -6,
+            "no_such_path",
+            "The controller has no such path.",
+        )
+    })
+    .register(app)?;
+    Method::immediate("bdev_nvme_get_controllers", "Lists the controllers, or one.", list)
+        .describe(|method| {
+            method.result("The controllers.").error(
+                -22,
+                "invalid_value",
+                "No controller has that name.",
+            )
+        })
+        .register(app)?;
+    Method::task(
+        "bdev_nvme_reset_controller",
+        "Resets a controller: it is connected anew, and I/O waits meanwhile.",
+        reset,
+    )
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "No controller has that name.")
+    })
+    .register(app)?;
+    Method::immediate(
+        "bdev_nvme_set_options",
+        "Sets what holds for all controllers; before the first one is attached.",
+        set_options,
+    )
+    .describe(|mut method| {
+        method.states = vec![State::Startup, State::Runtime];
+        method.role = Role::Admin;
+        method.result("true").error(-1, "not_permitted", "A controller is attached already.")
+    })
+    .register(app)?;
+    Method::immediate(
+        "bdev_nvme_set_hotplug",
+        "Sets whether controllers on PCIe are looked for. It is taken and kept; there are none yet.",
+        |_, params: SetHotplug| {
+            app::get()?.hotplug.replace(params);
+            Ok(true)
+        },
+    )
+    .describe(|method| method.result("true"))
+    .register(app)
+}
+
+async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
+    let app = app::get()?;
+    let _guard = app.locks.lock(&params.name, "attach").await;
+    let (settings, target) = prepare(&app, params)?;
+    let controller = Controller::attach(settings, target)
+        .await
+        .map_err(|error| Error::new(errno::EIO, error.message()))?;
+    let names = controller.bdev_names();
+    app.follow(controller)?;
+    Ok(names)
+}
+
+/// Checks a call, and says what it asks for.
+fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
+    if !(1..=NAME_LEN_MAX).contains(&params.name.len()) {
+        let given = format!("of {} bytes", params.name.len());
+        return Err(Error::invalid("name", given, format!("1 to {NAME_LEN_MAX} bytes")));
+    }
+    if !params.trtype.eq_ignore_ascii_case("tcp") {
+        return Err(Error::invalid("trtype", &params.trtype, "TCP"));
+    }
+    params.refuse_what_is_not_there_yet()?;
+    if let Some(other) = app.find(&params.name) {
+        let name = &params.name;
+        let why = if params.multipath == MultipathMode::Disable {
+            format!("A controller named {name} already exists and multipath is disabled")
+        } else if other.settings.attach.trid() == params.trid() {
+            format!("A controller named {name} already exists with the specified network path")
+        } else {
+            format!("A controller named {name} already exists; a second path is not supported yet")
+        };
+        return Err(Error::new(EALREADY, why));
+    }
+    let options = app.options.borrow();
+    let defaults = options.limits();
+    let limits = Limits {
+        loss_sec: params.ctrlr_loss_timeout_sec.unwrap_or(defaults.loss_sec),
+        delay_sec: params.reconnect_delay_sec.unwrap_or(defaults.delay_sec),
+        fast_fail_sec: params.fast_io_fail_timeout_sec.unwrap_or(defaults.fast_fail_sec),
+    };
+    let limits = limits.check()?;
+    // So the configuration that is saved says what held.
+    params.ctrlr_loss_timeout_sec = Some(limits.loss_sec);
+    params.reconnect_delay_sec = Some(limits.delay_sec);
+    params.fast_io_fail_timeout_sec = Some(limits.fast_fail_sec);
+    let hostnqn = params.hostnqn.clone().unwrap_or_else(|| app.hostnqn.clone());
+    params.hostnqn = Some(hostnqn.clone());
+    params.subnqn.get_or_insert_with(|| nqn::DISCOVERY.to_owned());
+    params.adrfam.get_or_insert_with(|| "IPv4".to_owned());
+
+    let port = match &params.trsvcid {
+        None => PORT,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Error::invalid("trsvcid", format!("'{text}'"), "a port, 1 to 65535"))?,
+    };
+    let limit = match (params.fabrics_connect_timeout_us, options.tcp_connect_timeout_ms) {
+        (Some(us), _) if us > 0 => Duration::from_micros(us),
+        (_, ms) if ms > 0 => Duration::from_millis(ms.into()),
+        _ => CONNECT_LIMIT,
+    };
+    let target = Target {
+        address: Address::ip("traddr", &params.traddr, port)?,
+        options: net::Options::default(),
+        subnqn: params.subnqn.clone().unwrap_or_default(),
+        hostid: app.host_id(&hostnqn),
+        hostnqn,
+        digests: Digests { header: params.hdgst, data: params.ddgst },
+        limit,
+    };
+    let settings = Settings {
+        limits,
+        keep_alive_ms: options.keep_alive_timeout_ms,
+        num_queues: u16::try_from(params.num_io_queues.unwrap_or(128)).unwrap_or(u16::MAX),
+        retry_count: options.bdev_retry_count,
+        enable_flush: options.enable_flush,
+        attach: params,
+    };
+    Ok((settings, target))
+}
+
+async fn detach(_: &App, params: Detach) -> Result<bool> {
+    let app = app::get()?;
+    let _guard = app.locks.lock(&params.name, "detach").await;
+    let controller = app.find(&params.name).ok_or_else(|| Error::no_device_named(&params.name))?;
+    if !params.names(&controller.settings.attach) {
+        return Err(Error::new(6, "No such device or address"));
+    }
+    controller.detach();
+    app.ended.until(|| app.find(&params.name).is_none()).await;
+    Ok(true)
+}
+
+fn list(_: &App, params: GetControllers) -> Result<Vec<Value>> {
+    let app = app::get()?;
+    let all = app.controllers.borrow();
+    if let Some(name) = &params.name
+        && !all.contains_key(name)
+    {
+        let why = format!("Controller {name} does not exist");
+        return Err(Error::new(errno::EINVAL, why));
+    }
+    let wanted = all
+        .values()
+        .filter(|controller| params.name.as_ref().is_none_or(|name| *name == controller.name));
+    Ok(wanted.map(show).collect())
+}
+
+fn show(controller: &Rc<Controller>) -> Value {
+    let attach = &controller.settings.attach;
+    json!({
+        "name": controller.name,
+        "ctrlrs": [{
+            "state": controller.phase.get().as_str(),
+            "trid": attach.trid(),
+            "cntlid": controller.cntlid.get(),
+            "host": {
+                "nqn": controller.target.hostnqn,
+                "addr": attach.hostaddr.as_deref().unwrap_or_default(),
+                "svcid": attach.hostsvcid.as_deref().unwrap_or_default(),
+                "no_shn_notification": false,
+            },
+        }],
+    })
+}
+
+async fn reset(_: &App, params: Reset) -> Result<bool> {
+    let controller = app::get()?.find(&params.name).ok_or_else(Error::no_such_device)?;
+    if params.cntlid.is_some_and(|cntlid| cntlid != 0 && cntlid != controller.cntlid.get()) {
+        return Err(Error::no_such_device());
+    }
+    controller.reset().await?;
+    Ok(true)
+}
+
+fn set_options(_: &App, params: SetOptions) -> Result<bool> {
+    let app = app::get()?;
+    params.check()?;
+    if !app.controllers.borrow().is_empty() {
+        let why = "RPC not permitted with nvme controllers already attached";
+        return Err(Error::new(errno::EPERM, why));
+    }
+    app.options.replace(params);
+    Ok(true)
+}
+
+/// Writes the calls that make everything again. `[app thread]`
+pub(crate) fn save_config(config: &mut Config<'_>) {
+    let Ok(app) = app::get() else { return };
+    config.call("bdev_nvme_set_options", &*app.options.borrow());
+    for controller in app.controllers.borrow().values() {
+        config.call("bdev_nvme_attach_controller", &controller.settings.attach);
+    }
+    config.call("bdev_nvme_set_hotplug", &*app.hotplug.borrow());
+}
