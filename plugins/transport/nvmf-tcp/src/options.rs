@@ -141,7 +141,7 @@ impl Options {
         };
         range("max_queue_depth", self.max_queue_depth.into(), 2, SLOTS_MAX.into())?;
         range("max_aq_depth", self.max_aq_depth.into(), 2, 4096)?;
-        range("max_io_qpairs_per_ctrlr", self.max_io_qpairs_per_ctrlr.into(), 1, 65_534)?;
+        range("max_io_qpairs_per_ctrlr", self.max_io_qpairs_per_ctrlr.into(), 1, 65_535)?;
         range("max_connections_per_address", self.max_connections_per_address, 1, u32::MAX)?;
         range("max_connections_per_listener", self.max_connections_per_listener, 1, u32::MAX)?;
         range("max_connections_per_host", self.max_connections_per_host, 1, u32::MAX)?;
@@ -240,6 +240,12 @@ mod tests {
     #[test]
     fn zero_copy_is_taken_since_guides_ask_for_it() {
         assert!(Options::parse(r#"{"zcopy":true}"#).unwrap().zcopy);
+    }
+
+    #[test]
+    fn as_many_io_queues_as_there_are_numbers_for_are_taken() {
+        let options = Options::parse(r#"{"max_io_qpairs_per_ctrlr":65535}"#).unwrap();
+        assert_eq!(options.max_io_qpairs_per_ctrlr, 65_535);
     }
 
     #[test]
