@@ -75,8 +75,15 @@ impl FanOut {
     /// The child fails with `EINVAL` when the parent does not have these blocks.
     #[inline]
     pub fn send(&mut self, channel: &Channel, op: Op, first: u64) {
+        self.send_as(0, channel, op, first);
+    }
+
+    /// As [`send`](Self::send), with a number of the author's for the child: in
+    /// [`Bdev::joined`](super::Bdev::joined), [`BdevIo::first_failed`] names the child that failed first.
+    #[inline]
+    pub fn send_as(&mut self, number: u8, channel: &Channel, op: Op, first: u64) {
         let host = host();
-        let (number, range, arg) = op.to_raw();
+        let (op_number, range, arg) = op.to_raw();
         let nblocks = if op.has_data() { range.nblocks } else { 0 };
         self.0.add();
         let (handle, parent) = (channel.handle(), self.0.io.as_ptr());
@@ -84,14 +91,15 @@ impl FanOut {
         let child =
             unsafe { (host.client.io_derive_part)(host.raw, handle, parent, first, nblocks) };
         let Some(child) = NonNull::new(child) else {
-            return self.0.end_one(IoResult::new(Status::INVALID));
+            return self.0.end_one(IoResult::new(Status::INVALID), number);
         };
         // SAFETY: ours until it is submitted.
         let request = unsafe { &mut *child.as_ptr() };
-        request.op = number;
+        request.op = op_number;
         request.lba = range.lba;
         request.nblocks = range.nblocks;
-        request.arg = [arg, 0];
+        // No op that has children takes a second argument, so the number travels there.
+        request.arg = [arg, number.into()];
         request.arg_len = 0;
         let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
         // SAFETY: the parent, and with it its data, is the module's until its last child has ended.
@@ -101,38 +109,44 @@ impl FanOut {
     /// A child of the author's own: an I/O with another buffer, a timer, work on another thread's
     /// behalf. The parent waits for its end.
     pub fn child(&mut self) -> Child {
+        self.child_as(0)
+    }
+
+    /// As [`child`](Self::child), with a number as in [`send_as`](Self::send_as).
+    pub fn child_as(&mut self, number: u8) -> Child {
         self.0.add();
-        Child(self.0)
+        Child(self.0, number)
     }
 
     /// Notes a failure: the parent ends with it when its children have ended.
     pub fn fail(&mut self, status: impl Into<Status>) {
-        self.0.note(IoResult::new(status.into()));
+        self.0.note(IoResult::new(status.into()), None);
     }
 }
 
 impl Drop for FanOut {
     #[inline]
     fn drop(&mut self) {
-        self.0.end_one(IoResult::new(Status::SUCCESS));
+        self.0.end_one(IoResult::new(Status::SUCCESS), 0);
     }
 }
 
 /// A part of a parent that the author ends. Dropping it ends it with `EIO`. It stays on its thread.
 #[derive(Debug)]
 #[must_use = "its parent waits for its end"]
-pub struct Child(Parent);
+pub struct Child(Parent, u8);
 
 impl Child {
     /// Ends the child.
     pub fn end(self, result: IoResult) {
-        ManuallyDrop::new(self).0.end_one(result);
+        let child = ManuallyDrop::new(self);
+        child.0.end_one(result, child.1);
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.0.end_one(IoResult::new(Status::IO_ERROR));
+        self.0.end_one(IoResult::new(Status::IO_ERROR), self.1);
     }
 }
 
@@ -183,18 +197,24 @@ impl Parent {
     }
 
     /// Keeps the first failure with its detail, or a success that has one.
-    fn note(self, result: IoResult) {
+    fn note(self, result: IoResult, number: Option<u8>) {
         let count = self.count();
         if count.failure == 0 && (!result.status.is_success() || result.has_detail()) {
+            if self.joins
+                && let Some(number) = number.filter(|_| !result.status.is_success())
+            {
+                // SAFETY: the module's, of a kind that joins; `begin` was called by `submit`.
+                unsafe { home::set_failed(self.io, number) };
+            }
             self.set_count(Count { failure: result.status.raw(), ..count });
             result.write_detail(self.io);
         }
     }
 
     #[inline]
-    fn end_one(self, result: IoResult) {
+    fn end_one(self, result: IoResult, number: u8) {
         if !result.status.is_success() || result.has_detail() {
-            self.note(result);
+            self.note(result, Some(number));
         }
         let Count { pending, failure } = self.count();
         if pending > 1 {
@@ -237,6 +257,7 @@ unsafe extern "C" fn joining_child_ended(parent: *mut c_void, child: *mut bay_io
 unsafe fn one_ended(parent: *mut c_void, child: *mut bay_io, status: i32, joins: bool) {
     let Some(io) = NonNull::new(parent.cast::<bay_io>()) else { return };
     // SAFETY: alive during the callback.
-    let result = IoResult::read(status, unsafe { &*child });
-    Parent { io, joins }.end_one(result);
+    let child = unsafe { &*child };
+    let [number, ..] = child.arg[1].to_le_bytes();
+    Parent { io, joins }.end_one(IoResult::read(status, child), number);
 }

@@ -58,6 +58,8 @@ struct Context {
     home: Option<NonNull<Home>>,
     /// The type of the state; `None` = there is none.
     kind: Option<TypeId>,
+    /// The number of the child that failed first; `None` = none did.
+    failed: Option<u8>,
 }
 
 /// Bytes of `drv_ctx` that a kind of bdev needs.
@@ -83,7 +85,7 @@ pub(super) unsafe fn begin(io: NonNull<bay_io>) {
     // SAFETY: the caller's promise.
     let context = unsafe { context(io) };
     // SAFETY: the bus gives as much memory as the record asks for, aligned to 64 bytes.
-    unsafe { context.write(Context { home: None, kind: None }) };
+    unsafe { context.write(Context { home: None, kind: None, failed: None }) };
 }
 
 /// Notes who is to have the I/O back.
@@ -95,6 +97,19 @@ pub(super) unsafe fn set_home(io: NonNull<bay_io>, home: NonNull<Home>) {
     let context = unsafe { context(io) };
     // SAFETY: `begin` has written it.
     unsafe { (*context).home = Some(home) };
+    // SAFETY: as above. Children of an earlier fan-out do not count.
+    unsafe { (*context).failed = None };
+}
+
+/// Notes which child failed first.
+///
+/// # Safety
+/// As [`context`], after [`begin`].
+pub(super) unsafe fn set_failed(io: NonNull<bay_io>, number: u8) {
+    // SAFETY: the caller's promise.
+    let context = unsafe { context(io) };
+    // SAFETY: `begin` has written it.
+    unsafe { (*context).failed = Some(number) };
 }
 
 /// Who is to have the I/O back.
@@ -132,6 +147,21 @@ impl BdevIo {
         let is_there = unsafe { (*kind).kind } == Some(TypeId::of::<T>());
         // SAFETY: a `T` was written there, and nothing since.
         is_there.then(|| unsafe { place.read() })
+    }
+
+    /// In [`Bdev::joined`], the number of the child that failed first
+    /// ([`FanOut::send_as`](super::FanOut::send_as)).
+    ///
+    /// # Panics
+    /// When the bdev neither joins nor keeps state.
+    #[must_use]
+    pub fn first_failed(&self) -> Option<u8> {
+        // SAFETY: the channel outlives its I/O.
+        let home = unsafe { self.home().as_ref() };
+        assert!(home.join.is_some() || home.state_len > 0, "the bdev has no context");
+        let context: *mut Context = self.raw().drv_ctx.cast();
+        // SAFETY: `begin` has written the context.
+        unsafe { (*context).failed }
     }
 
     fn place_of_state<T>(&self) -> (*mut T, *mut Context) {

@@ -81,6 +81,12 @@ impl<T: 'static> Resident<T> {
         unsafe { (*self.0.value.get()).clone() }
     }
 
+    /// Whether both handles mean the same value.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Runs `call` with the value, on its thread, after what was sent before. Dropped unrun when the value has ended.
     pub fn send(&self, call: impl FnOnce(&Rc<T>) + Send + 'static) {
         let resident = self.clone();

@@ -165,7 +165,9 @@ pub(super) unsafe extern "C" fn open(
     let name = unsafe { host::text(name) };
     let found = state(|state| {
         let mut bdevs = state.bdevs.iter();
-        bdevs.find(|(_, bdev)| bdev.name == name && bdev.leaving.is_none()).map(|(id, _)| *id)
+        let is_it =
+            |bdev: &Bdev| bdev.name == name || bdev::Uuid(bdev.reg.uuid).to_string() == name;
+        bdevs.find(|(_, bdev)| is_it(bdev) && bdev.leaving.is_none()).map(|(id, _)| *id)
     });
     let Some(bdev) = found else { return -crate::errno::ENODEV };
     let handle = new_id();

@@ -302,6 +302,47 @@ impl Layout {
         (lba < self.num_blocks).then_some(Piece::Data(lba))
     }
 
+    /// How many of a member's blocks hold blocks of the array below `lba`, in raid0 and concat: an I/O over many strips
+    /// is one run on each member, from the number for its first block to that for its end.
+    #[must_use]
+    pub fn blocks_before(&self, member: u8, lba: u64) -> u64 {
+        let number = u64::from(member);
+        match self.level {
+            Level::Concat => {
+                let start = self.starts.get(usize::from(member)).copied().unwrap_or(0);
+                lba.saturating_sub(start).min(self.used_blocks(member))
+            }
+            _ => {
+                let (strip, offset) = self.strip_of(lba);
+                let (row, rest) = (strip / self.members, strip % self.members);
+                let in_row = match rest.cmp(&number) {
+                    std::cmp::Ordering::Greater => 1 << self.strip_shift,
+                    std::cmp::Ordering::Equal => offset,
+                    std::cmp::Ordering::Less => 0,
+                };
+                (row << self.strip_shift) + in_row
+            }
+        }
+    }
+
+    /// Whether all data is still there without the members that are missing.
+    #[must_use]
+    pub fn survives(&self, is_missing: impl Fn(u8) -> bool) -> bool {
+        let members = narrow(self.members);
+        let missing = (0..members).filter(|&member| is_missing(member)).count();
+        match self.level {
+            Level::Raid10 => {
+                let even = members.is_multiple_of(2);
+                let firsts = (0..members).filter(|first| !even || first.is_multiple_of(2));
+                firsts.into_iter().all(|first| {
+                    let second = if first + 1 == members { 0 } else { first + 1 };
+                    !is_missing(first) || !is_missing(second)
+                })
+            }
+            level => missing <= level.may_lose(members).into(),
+        }
+    }
+
     #[inline]
     fn copy(&self, lba: u64, copy: u64) -> Place {
         let (strip, offset) = self.strip_of(lba);
@@ -546,6 +587,39 @@ mod tests {
                 let first: Vec<Place> =
                     array.copies(lba).map(|p| Place { lba: p.lba + step, ..p }).collect();
                 prop_assert_eq!(there, first);
+            }
+        }
+
+        /// An I/O over many strips is one run on each member.
+        #[test]
+        fn a_long_run_is_one_run_on_each_member(array in arrays(), at in 0_u64..500, len in 1_u64..200) {
+            if matches!(array.level(), Level::Raid0 | Level::Concat) {
+                let lba = at % array.num_blocks();
+                let end = lba + len.min(array.num_blocks() - lba);
+                for member in 0..array.members() {
+                    let mut there: Vec<u64> = (lba..end).map(|lba| array.place(lba))
+                        .filter(|place| place.member == member).map(|place| place.lba).collect();
+                    there.sort_unstable();
+                    let run = array.blocks_before(member, lba)..array.blocks_before(member, end);
+                    prop_assert_eq!(there, run.collect::<Vec<_>>());
+                }
+            }
+        }
+
+        /// Data survives exactly when each block has a copy, or each row misses no more than its parities.
+        #[test]
+        fn data_survives_as_long_as_every_block_can_be_read(array in arrays(), missing in 0_u32..256) {
+            let is_missing = |member: u8| missing >> member & 1 != 0;
+            let lost = (0..array.members()).filter(|&member| is_missing(member)).count();
+            let can_read = |lba: u64| match array.level().parities() {
+                0 => array.copies(lba).any(|place| !is_missing(place.member)),
+                parities => lost <= parities.into(),
+            };
+            // Small arrays may leave a pair of members without blocks that are used.
+            if (0..array.num_blocks()).any(|lba| !can_read(lba)) {
+                prop_assert!(!array.survives(is_missing));
+            } else if lost == 0 {
+                prop_assert!(array.survives(is_missing));
             }
         }
 

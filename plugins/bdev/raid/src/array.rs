@@ -1,0 +1,405 @@
+//! One array on the app thread: its slots, its state, and how it comes online and goes offline.
+
+use crate::lane::Lane;
+use crate::member::Member;
+use crate::profile::{self, Profile};
+use crate::rebuild::Rebuild;
+use crate::redundant::Redundant;
+use crate::shared::{Shared, View};
+use crate::striped::Striped;
+use crate::superblock::{self, Slots};
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::{self, Registered};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::lock::Lock;
+use drivebay_sdk::runtime::task::oneshot;
+use drivebay_sdk::serde_json::{Map, Value, json};
+use drivebay_spec_raid::{self as spec, DATA_OFFSET_MIN, Layout, Level, MemberState, Superblock};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Whether an array is on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is.
+    Online,
+    /// It waits for members.
+    Configuring,
+    /// It was, and lost too many members.
+    Offline,
+}
+
+impl State {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Configuring => "configuring",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// One place for a member.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) name: Option<String>,
+    /// UUID of the member that is there or is waited for; all zero = none is.
+    pub(crate) uuid: [u8; 16],
+    /// In blocks, from the start of the member.
+    pub(crate) data_offset: u64,
+    /// In blocks; 0 = not known yet.
+    pub(crate) data_size: u64,
+    pub(crate) member: Option<Rc<Member>>,
+    /// Whether the member is being rebuilt.
+    pub(crate) is_target: bool,
+}
+
+/// An array.
+#[derive(Debug)]
+pub(crate) struct Array {
+    pub(crate) name: String,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) level: Level,
+    pub(crate) strip_size_kb: u32,
+    pub(crate) has_superblock: bool,
+    pub(crate) state: Cell<State>,
+    pub(crate) slots: RefCell<Vec<Slot>>,
+    /// What the members carry, once it is known.
+    pub(crate) superblock: RefCell<Option<Superblock>>,
+    /// One change of the members at a time.
+    pub(crate) lock: Lock,
+    /// While it is online and redundant.
+    pub(crate) shared: RefCell<Option<Arc<Shared>>>,
+    pub(crate) profile: RefCell<Option<Profile>>,
+    pub(crate) rebuild: RefCell<Option<Rc<Rebuild>>>,
+    /// UUIDs of members that were out, came back and wait to be rebuilt.
+    pub(crate) returning: RefCell<Vec<[u8; 16]>>,
+    pub(crate) is_ending: Cell<bool>,
+}
+
+impl Array {
+    pub(crate) fn new(
+        name: String,
+        uuid: [u8; 16],
+        level: Level,
+        strip_size_kb: u32,
+        has_superblock: bool,
+        slots: Vec<Slot>,
+    ) -> Self {
+        Self {
+            name,
+            uuid,
+            level,
+            strip_size_kb,
+            has_superblock,
+            state: Cell::new(State::Configuring),
+            slots: RefCell::new(slots),
+            superblock: RefCell::default(),
+            lock: Lock::new(),
+            shared: RefCell::default(),
+            profile: RefCell::default(),
+            rebuild: RefCell::default(),
+            returning: RefCell::default(),
+            is_ending: Cell::new(false),
+        }
+    }
+
+    /// The array that a superblock describes, without members yet.
+    pub(crate) fn from_superblock(superblock: Superblock) -> Self {
+        let mut slots: Vec<Slot> = Vec::new();
+        slots.resize_with(superblock.num_members.into(), Slot::default);
+        for entry in &superblock.members {
+            if let Some(slot) = slots.get_mut(usize::from(entry.slot)) {
+                if entry.state == MemberState::Configured {
+                    slot.uuid = entry.uuid;
+                }
+                slot.data_offset = entry.data_offset;
+                slot.data_size = entry.data_size;
+            }
+        }
+        let strip_bytes = u64::from(superblock.strip_blocks) * u64::from(superblock.block_size);
+        let strip_size_kb = u32::try_from(strip_bytes / 1024).unwrap_or(0);
+        let name = superblock.name.clone();
+        let array = Self::new(name, superblock.uuid, superblock.level, strip_size_kb, true, slots);
+        array.superblock.replace(Some(superblock));
+        array
+    }
+
+    /// Slots with an open member.
+    pub(crate) fn members(&self) -> Slots {
+        let slots = self.slots.borrow();
+        let members = (0_u8..).zip(slots.iter());
+        members.filter_map(|(number, slot)| Some((number, slot.member.clone()?))).collect()
+    }
+
+    /// The slot with that member.
+    pub(crate) fn slot_of(&self, serial: u64) -> Option<u8> {
+        let members = self.members();
+        members.iter().find(|(_, member)| member.serial == serial).map(|(slot, _)| *slot)
+    }
+
+    /// Members without which it does not start, or those it works with.
+    pub(crate) fn num_operational(&self) -> usize {
+        match (self.state.get(), &*self.superblock.borrow()) {
+            (State::Configuring, Some(superblock)) => {
+                let states = superblock.members.iter().map(|member| member.state);
+                states.filter(|state| *state == MemberState::Configured).count()
+            }
+            (State::Configuring, None) => self.slots.borrow().len(),
+            _ => self.members().len(),
+        }
+    }
+
+    /// Whether its data is all there without the members of these slots, and without those that are missing.
+    pub(crate) fn survives_without(&self, gone: &[u8]) -> bool {
+        let slots = self.slots.borrow();
+        let is_missing = |number: u8| {
+            let slot = slots.get(usize::from(number));
+            gone.contains(&number)
+                || slot.is_none_or(|slot| slot.member.is_none() || slot.is_target)
+        };
+        self.shared.borrow().as_ref().is_some_and(|shared| shared.layout.survives(is_missing))
+    }
+
+    /// Opens and claims a bdev for a slot and checks that it fits. `[app thread]`
+    ///
+    /// # Errors
+    /// `ENODEV`; `EPERM` when it is in use; `EINVAL` when it does not fit.
+    pub(crate) fn open_member(&self, app: &App, number: u8, name: &str) -> Result<Rc<Member>> {
+        let member = Member::open(app, name)?;
+        let info = &member.info;
+        if let Some((_, other)) = self.members().first() {
+            profile::check_format(&self.name, self.has_superblock, info, &other.info)?;
+        } else {
+            profile::check_format(&self.name, self.has_superblock, info, info)?;
+        }
+        if info.raw().dif_type != 0 && self.level != Level::Raid0 {
+            let message = format!("bdev {name} has protection information; allowed: in raid0");
+            return Err(Error::new(errno::EINVAL, message));
+        }
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(usize::from(number)).ok_or_else(Error::no_such_device)?;
+        if slot.uuid != [0; 16] && slot.uuid != info.uuid() {
+            let message = format!("bdev {name} has another UUID than the member that is missing");
+            return Err(Error::new(errno::EINVAL, message));
+        }
+        if self.has_superblock && slot.data_offset == 0 {
+            slot.data_offset = data_offset(&member);
+        }
+        let end = slot.data_offset.saturating_add(slot.data_size.max(1));
+        if end > info.num_blocks() {
+            let message =
+                format!("bdev {name} has {} blocks; allowed: at least {end}", info.num_blocks());
+            return Err(Error::new(errno::EINVAL, message));
+        }
+        if slot.data_size == 0 {
+            slot.data_size = info.num_blocks() - slot.data_offset;
+        }
+        slot.uuid = info.uuid();
+        slot.name = Some(member.name().to_owned());
+        Ok(Rc::new(member))
+    }
+
+    /// Puts the array on the bus if the members it waits for are there. `[app thread]`
+    ///
+    /// # Errors
+    /// Why it cannot start; it stays as it is.
+    pub(crate) async fn start_if_complete(&self, app: &App) -> Result<()> {
+        let members = self.members();
+        let is_complete = members.len() == self.num_operational();
+        if self.state.get() != State::Configuring || !is_complete || self.is_ending.get() {
+            return Ok(());
+        }
+        let Some((_, first)) = members.first() else { return Ok(()) };
+        let layout = self.layout(first)?;
+        if let Some(superblock) = self.superblock_to_start(first, &layout)? {
+            let failed = superblock::write(&members, &superblock).await;
+            if !failed.is_empty() {
+                let message = format!("array {}: not every superblock could be written", self.name);
+                return Err(Error::new(errno::EIO, message));
+            }
+            self.superblock.replace(Some(superblock));
+        }
+        self.register(app, layout, &members)?;
+        self.state.set(State::Online);
+        info!("array {} is online with {} members", self.name, members.len());
+        Ok(())
+    }
+
+    fn layout(&self, member: &Member) -> Result<Layout> {
+        let block_size = member.data_block_size().max(1);
+        let strip_bytes = u64::from(self.strip_size_kb) * 1024;
+        let strip_blocks = u32::try_from(strip_bytes / u64::from(block_size)).unwrap_or(0);
+        if strip_blocks == 0 && self.level.has_strips() {
+            let allowed = format!("at least the block size, {block_size} bytes");
+            return Err(Error::invalid("strip_size_kb", self.strip_size_kb, allowed));
+        }
+        let sizes: Vec<u64> = self.slots.borrow().iter().map(|slot| slot.data_size).collect();
+        let layout = Layout::new(self.level, strip_blocks, &sizes);
+        let layout = layout.map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
+        for (slot, number) in self.slots.borrow_mut().iter_mut().zip(0_u8..) {
+            slot.data_size = layout.used_blocks(number);
+        }
+        Ok(layout)
+    }
+
+    /// The superblock to write before the array starts: the next one, or the first.
+    fn superblock_to_start(&self, member: &Member, layout: &Layout) -> Result<Option<Superblock>> {
+        if !self.has_superblock {
+            return Ok(None);
+        }
+        if let Some(superblock) = &*self.superblock.borrow() {
+            if superblock.num_blocks != layout.num_blocks() {
+                let message = format!(
+                    "array {}: its superblock says {} blocks, its members give {}",
+                    self.name,
+                    superblock.num_blocks,
+                    layout.num_blocks()
+                );
+                return Err(Error::new(errno::EINVAL, message));
+            }
+            return Ok(Some(next(superblock)));
+        }
+        let slots = self.slots.borrow();
+        let entry = |(slot, number): (&Slot, u8)| spec::Member {
+            uuid: slot.uuid,
+            data_offset: slot.data_offset,
+            data_size: slot.data_size,
+            state: MemberState::Configured,
+            flags: 0,
+            slot: number,
+        };
+        Ok(Some(Superblock {
+            flags: 0,
+            uuid: self.uuid,
+            name: self.name.clone(),
+            num_blocks: layout.num_blocks(),
+            block_size: member.data_block_size(),
+            level: self.level,
+            strip_blocks: u32::try_from(layout.strip_blocks())
+                .ok()
+                .filter(|_| self.level.has_strips())
+                .unwrap_or(0),
+            state: 0,
+            sequence: 1,
+            num_members: layout.members(),
+            members: slots.iter().zip(0..).map(entry).collect(),
+        }))
+    }
+
+    fn register(&self, app: &App, layout: Layout, members: &Slots) -> Result<()> {
+        let opened: Vec<Rc<Member>> = members.iter().map(|(_, member)| Rc::clone(member)).collect();
+        let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
+        let slots = self.slots.borrow();
+        let offset = |slot: u8| slots.get(usize::from(slot)).map_or(0, |slot| slot.data_offset);
+        // The array is made again from its superblocks or by `save`, so no method is given.
+        if self.level.may_lose(layout.members()) == 0 {
+            let members =
+                members.iter().map(|(slot, member)| (Arc::clone(&member.desc), offset(*slot)));
+            let bdev = Striped { profile: profile.clone(), layout, members: members.collect() };
+            bdev::register(app, bdev, "", Value::Null)?;
+        } else {
+            let mut views = vec![None; slots.len()];
+            for (slot, member) in members {
+                if let Some(view) = views.get_mut(usize::from(*slot)) {
+                    *view = Some(view_of(member, offset(*slot), true));
+                }
+            }
+            let shared = Arc::new(Shared::new(self.uuid, layout, views));
+            let bdev = Redundant { profile: profile.clone(), shared: Arc::clone(&shared) };
+            bdev::register(app, bdev, "", Value::Null)?;
+            self.shared.replace(Some(shared));
+        }
+        self.profile.replace(Some(profile));
+        Ok(())
+    }
+
+    /// The array on the bus, of a level that can lose members.
+    pub(crate) fn on_bus(&self) -> Result<Registered<Redundant>> {
+        bdev::find(&self.name)
+    }
+
+    /// Takes the array off the bus and waits until it is gone. `[app thread]`
+    pub(crate) async fn take_off(&self, app: &App) {
+        if self.state.get() != State::Online {
+            return;
+        }
+        self.state.set(State::Offline);
+        self.stop_rebuild().await;
+        let shared = self.shared.take();
+        for lane in shared.iter().flat_map(|shared| shared.lanes()) {
+            lane.send(|lane: &Rc<Lane>| lane.fail_held());
+        }
+        drop(shared);
+        let (done, gone) = oneshot::channel();
+        let done = move |_: &App, status| drop(done.send(status));
+        if let Ok(bdev) = bdev::find::<Striped>(&self.name) {
+            bdev.unregister(app, done);
+        } else if let Ok(bdev) = bdev::find::<Redundant>(&self.name) {
+            bdev.unregister(app, done);
+        } else {
+            return;
+        }
+        if !matches!(gone.await, Ok(Ok(()))) {
+            warn!("array {} left the bus with an error", self.name);
+        }
+    }
+
+    /// Ends a rebuild, if one is under way, and waits for its end.
+    pub(crate) async fn stop_rebuild(&self) {
+        let rebuild = self.rebuild.borrow().clone();
+        if let Some(rebuild) = rebuild {
+            rebuild.stop().await;
+        }
+    }
+
+    /// What the reference shows of an array.
+    pub(crate) fn show(&self) -> Map<String, Value> {
+        let uuid = |uuid| Value::from(Uuid(uuid).to_string());
+        let mut shown = Map::new();
+        let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);
+        put("uuid", uuid(self.uuid));
+        put("strip_size_kb", self.strip_size_kb.into());
+        put("state", self.state.get().name().into());
+        put("raid_level", self.level.name().into());
+        put("superblock", self.has_superblock.into());
+        put("num_base_bdevs", self.slots.borrow().len().into());
+        put("num_base_bdevs_discovered", self.members().len().into());
+        put("num_base_bdevs_operational", self.num_operational().into());
+        if let Some(rebuild) = &*self.rebuild.borrow() {
+            put("process", rebuild.show());
+        }
+        let slots = self.slots.borrow();
+        let members = slots.iter().map(|slot| {
+            json!({
+                "name": slot.name,
+                "uuid": uuid(slot.uuid),
+                "is_configured": slot.member.is_some(),
+                "data_offset": slot.data_offset,
+                "data_size": slot.data_size,
+            })
+        });
+        put("base_bdevs_list", members.collect::<Vec<_>>().into());
+        shown
+    }
+}
+
+/// The update that comes after a superblock.
+pub(crate) fn next(superblock: &Superblock) -> Superblock {
+    Superblock { sequence: superblock.sequence.saturating_add(1), ..superblock.clone() }
+}
+
+/// A member as channels need it.
+pub(crate) fn view_of(member: &Member, offset: u64, is_readable: bool) -> View {
+    View { serial: member.serial, desc: Arc::clone(&member.desc), offset, is_readable }
+}
+
+/// Where a new member's data begins, in blocks: behind the superblock, at its optimal boundary.
+fn data_offset(member: &Member) -> u64 {
+    let first = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
+    match u64::from(member.info.raw().optimal_boundary) {
+        0 => first,
+        boundary => first.next_multiple_of(boundary),
+    }
+}

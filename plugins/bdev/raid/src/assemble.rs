@@ -1,0 +1,194 @@
+//! New bdevs: members of arrays that are known by their superblocks, or that wait for a bdev of that name.
+//!
+//! One bdev after the other is looked at, in whatever order they come. The superblock with the largest sequence number
+//! is the truth. An array starts when all members that this superblock calls configured are there.
+
+use crate::array::{Array, State};
+use crate::member::data_block_size;
+use crate::{arrays, members, superblock};
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::{Examine, Info, open};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::io::BlockIo;
+use drivebay_sdk::runtime::lock::Lock;
+use drivebay_sdk::runtime::{OnApp, task};
+use drivebay_spec_raid::{Member, MemberState, Superblock};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Keeps looks at different bdevs apart.
+static ONE_AT_A_TIME: OnApp<Lock> = OnApp::new();
+
+/// A bdev has come. `[app thread]`
+pub(crate) fn examine(app: &App, examine: Examine) {
+    let look = async move |app: &App| {
+        let lock = ONE_AT_A_TIME.get_or_init(Lock::new);
+        let Ok(lock) = lock else { return };
+        let _guard = lock.lock("examine").await;
+        if let Err(error) = look_at(app, examine.name()).await {
+            warn!("bdev {} is not used: {error}", examine.name());
+        }
+        drop(examine);
+    };
+    if let Ok(task) = task::spawn_app(app, "raid examine", look) {
+        task.detach();
+    }
+}
+
+async fn look_at(app: &App, name: &str) -> Result<()> {
+    match find(app, name).await? {
+        Some((superblock, info)) => join(app, superblock, &info).await,
+        None => join_by_name(app, name).await,
+    }
+}
+
+/// The superblock on a bdev, if there is one.
+async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
+    let desc = Arc::new(open(app, name, false, |_, _| {})?);
+    let info = desc.info()?;
+    if !superblock::is_possible(&info) {
+        return Ok(None);
+    }
+    let io = BlockIo::new(&desc)?;
+    let found = superblock::read(&io, &info).await?;
+    let Some(superblock) = found else { return Ok(None) };
+    if superblock.block_size != data_block_size(&info) {
+        let message = format!(
+            "its superblock says blocks of {} bytes, it has {}",
+            superblock.block_size,
+            info.block_size()
+        );
+        return Err(Error::new(errno::EINVAL, message));
+    }
+    if superblock.uuid == [0; 16] {
+        return Err(Error::new(errno::EINVAL, "its superblock has no UUID"));
+    }
+    if superblock.level.parities() > 0 {
+        let message = format!("it belongs to a {}, which cannot be started yet", superblock.level);
+        return Err(Error::new(errno::EOPNOTSUPP, message));
+    }
+    Ok(Some((superblock, info)))
+}
+
+/// A bdev with a superblock joins its array, which may become known by it.
+async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
+    let array = match arrays::by_uuid(found.uuid) {
+        None => arrays::add(Array::from_superblock(found))?,
+        Some(array) => {
+            let known = array.superblock.borrow().as_ref().map(|known| known.sequence);
+            match known {
+                None => {
+                    let message = format!("array {} has the UUID of its superblock", array.name);
+                    return Err(Error::new(errno::EEXIST, message));
+                }
+                Some(known) if found.sequence > known => replace(app, &array, found).await?,
+                Some(_) => array,
+            }
+        }
+    };
+    let guard = array.lock.lock("assemble").await;
+    let entry = array
+        .superblock
+        .borrow()
+        .as_ref()
+        .and_then(|superblock| superblock.member_by_uuid(info.uuid()).copied());
+    let Some(entry) = entry else {
+        let message = format!("array {} does not have it as a member", array.name);
+        return Err(Error::new(errno::EINVAL, message));
+    };
+    let is_there = array.members().iter().any(|(slot, _)| *slot == entry.slot);
+    match (array.state.get(), entry.state) {
+        _ if is_there || array.is_ending.get() => Ok(()),
+        (State::Configuring, MemberState::Configured) => {
+            let member = array.open_member(app, entry.slot, info.name())?;
+            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(entry.slot)) {
+                slot.member = Some(member);
+            }
+            array.start_if_complete(app).await?;
+            drop(guard);
+            members::take_back(app, &array).await;
+            Ok(())
+        }
+        // It is taken back when the array is online.
+        (State::Configuring, _) => {
+            array.returning.borrow_mut().push(info.uuid());
+            info!("bdev {} is out of date: array {} waits for others", info.name(), array.name);
+            Ok(())
+        }
+        (State::Online, _) => {
+            array.returning.borrow_mut().push(info.uuid());
+            drop(guard);
+            members::take_back(app, &array).await;
+            Ok(())
+        }
+        (State::Offline, _) => Ok(()),
+    }
+}
+
+/// A newer superblock than the one the array was known by: what was put together so far is let go.
+async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<Array>> {
+    if array.state.get() != State::Configuring {
+        let message = format!(
+            "array {} runs with an older superblock: both were written without the other, and are not merged",
+            array.name
+        );
+        return Err(Error::new(errno::EBUSY, message));
+    }
+    let names: Vec<String> =
+        array.members().iter().map(|(_, member)| member.name().to_owned()).collect();
+    let uuid = found.uuid;
+    let guard = array.lock.lock("assemble").await;
+    array.is_ending.set(true);
+    let returning = array.returning.take();
+    arrays::forget(array);
+    drop(guard);
+    let array = arrays::add(Array::from_superblock(found))?;
+    array.returning.replace(returning);
+    for name in names {
+        // Those that the newer superblock calls configured stay.
+        let Some((_, info)) = find(app, &name).await? else { continue };
+        let _guard = array.lock.lock("assemble").await;
+        let superblock = array.superblock.borrow().clone();
+        let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
+        let is_current = |entry: &&Member| entry.state == MemberState::Configured;
+        if entry.is_some_and(|entry| !is_current(&entry)) {
+            array.returning.borrow_mut().push(info.uuid());
+        }
+        if let Some(entry) = entry.filter(is_current) {
+            let member = array.open_member(app, entry.slot, &name)?;
+            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(entry.slot)) {
+                slot.member = Some(member);
+            }
+        }
+    }
+    debug_assert_eq!(array.uuid, uuid, "the array is the one of the superblock");
+    Ok(array)
+}
+
+/// A bdev without a superblock: an array may wait for one of its name or UUID.
+async fn join_by_name(app: &App, name: &str) -> Result<()> {
+    let info = open(app, name, false, |_, _| {})?.info()?;
+    for array in arrays::in_state(Some(State::Configuring)) {
+        let _guard = array.lock.lock("assemble").await;
+        if array.superblock.borrow().is_some() || array.is_ending.get() {
+            continue;
+        }
+        let waits = {
+            let slots = array.slots.borrow();
+            let waits = slots.iter().position(|slot| {
+                let is_named = slot.name.as_deref() == Some(name);
+                let is_it = slot.uuid != [0; 16] && slot.uuid == info.uuid();
+                slot.member.is_none() && (is_named || is_it)
+            });
+            waits.and_then(|slot| u8::try_from(slot).ok())
+        };
+        if let Some(number) = waits {
+            let member = array.open_member(app, number, name)?;
+            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
+                slot.member = Some(member);
+            }
+            return array.start_if_complete(app).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! `raid`: several base bdevs as one.
+//!
+//! - The data path: `striped` (raid0, concat) hands each I/O on to one member as it is; `redundant` (raid1,
+//!   raid10) sends children, through one `lane` for each thread.
+//! - The app thread has the [`array`]s: `assemble` finds them by their superblocks, `members` adds and removes
+//!   members, `rebuild` fills new ones.
+//! - [`methods`] are the calls of the control plane.
+//!
+//! `docs/raid.md` says who owns what, what fails, and in which order superblocks are written.
+#![forbid(unsafe_code)]
+
+pub mod array;
+mod arrays;
+mod assemble;
+mod lane;
+mod member;
+mod members;
+pub mod methods;
+mod profile;
+mod rebuild;
+pub mod redundant;
+mod shared;
+pub mod striped;
+mod superblock;
+#[cfg(test)]
+mod tests;
+
+use drivebay_sdk::bdev;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::{App, Stopping};
+
+plugin! {
+    name: "raid",
+    kind: "bdev",
+    provides: [],
+    requires: [],
+    methods: [
+        "bdev_raid_create", "bdev_raid_delete", "bdev_raid_get_bdevs", "bdev_raid_add_base_bdev",
+        "bdev_raid_remove_base_bdev", "bdev_raid_set_options",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start(app: &App) -> Result<()> {
+    bdev::on_examine(app, assemble::examine);
+    bdev::on_save_config(app, arrays::save);
+    methods::register(app)
+}
+
+fn stop(app: &App, stopping: Stopping) {
+    arrays::close_all(app, stopping);
+}

@@ -1,0 +1,254 @@
+//! The methods of the control plane, with the reference's names, parameters, results and codes.
+
+use crate::array::State;
+use crate::arrays::{self, NewArray, Options};
+use crate::members;
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::open;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Method, Params, RpcError, State as When};
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde::Serialize;
+use drivebay_sdk::serde_json::{Map, Value};
+use drivebay_spec_raid::{Level, MemberState};
+use std::rc::Rc;
+
+params! {
+    /// Parameters of `bdev_raid_create`.
+    pub struct Create {
+        /// Name of the new array: 1 to 63 bytes.
+        name: String,
+        /// Strip size in KiB, a power of two; 0 for raid1.
+        strip_size_kb: u32 = 0,
+        /// Level.
+        raid_level: RaidLevel,
+        /// Names of the members. The array waits for those that are not there yet.
+        #[range(1..=255)]
+        base_bdevs: Vec<String>,
+        /// UUID; chosen when absent.
+        uuid: Option<Uuid>,
+        /// Whether every member carries a superblock by which the array is found.
+        superblock: bool = false,
+    }
+
+    /// Levels.
+    pub enum RaidLevel {
+        /// Strips in turn over all members, no redundancy.
+        Raid0 = "raid0" | "0",
+        /// Every member holds everything.
+        Raid1 = "raid1" | "1",
+        /// Strips in two copies each, on neighboring members.
+        Raid10 = "raid10" | "10",
+        /// One parity strip a row; not supported yet.
+        Raid5f = "raid5f" | "5f",
+        /// One member after the other.
+        Concat = "concat",
+    }
+
+    /// Parameters of `bdev_raid_delete`.
+    pub struct Delete {
+        /// Name of the array.
+        name: String,
+        /// Whether the superblocks on the members are overwritten with zeros.
+        clear_sb: bool = false,
+    }
+
+    /// Parameters of `bdev_raid_get_bdevs`.
+    pub struct Get {
+        /// Which arrays are listed.
+        category: Category,
+    }
+
+    /// States of arrays.
+    pub enum Category {
+        /// Every array.
+        All = "all",
+        /// On the bus.
+        Online = "online",
+        /// Waiting for members.
+        Configuring = "configuring",
+        /// Off the bus, since too many members are gone.
+        Offline = "offline",
+    }
+
+    /// Parameters of `bdev_raid_add_base_bdev`.
+    pub struct Add {
+        /// Name of the array.
+        raid_bdev: String,
+        /// Name of the bdev to add.
+        base_bdev: String,
+    }
+
+    /// Parameters of `bdev_raid_remove_base_bdev`.
+    pub struct Remove {
+        /// Name of the member.
+        name: String,
+    }
+
+    /// Parameters of `bdev_raid_set_options`.
+    pub struct SetOptions {
+        /// KiB of an array that are held back and rebuilt at a time; 1024 at first.
+        process_window_size_kb: Option<u32>,
+        /// MiB a second that a rebuild may copy; 0 = no limit, which it is at first.
+        process_max_bandwidth_mb_sec: Option<u32>,
+    }
+}
+
+/// JSON-RPC 2.0, section 5.1.
+const INTERNAL_ERROR: i64 = -32603;
+
+/// Registers all of them. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when a method's name is taken.
+pub fn register(app: &App) -> Result<()> {
+    method(
+        app,
+        "bdev_raid_create",
+        "Makes an array of bdevs. It comes online when all of its members are there.",
+        create,
+    )?;
+    method(app, "bdev_raid_delete", "Deletes an array. Its members are free again.", delete)?;
+    Method::immediate(
+        "bdev_raid_get_bdevs",
+        "Lists arrays with their members and what is under way.",
+        |_, params: Get| Ok(get(&params)),
+    )
+    .describe(|method| method.result("The arrays."))
+    .register(app)?;
+    method(
+        app,
+        "bdev_raid_add_base_bdev",
+        "Adds a member to an array. An online array rebuilds it; answers when that has begun.",
+        add,
+    )?;
+    method(
+        app,
+        "bdev_raid_remove_base_bdev",
+        "Takes a member out of its array. An array that cannot be without it goes offline.",
+        remove,
+    )?;
+    Method::immediate(
+        "bdev_raid_set_options",
+        "Sets how members are rebuilt from the next rebuild on.",
+        |_, params: SetOptions| {
+            let now = arrays::options();
+            arrays::set_options(Options {
+                window_kb: params.process_window_size_kb.unwrap_or(now.window_kb),
+                bandwidth_mb: params.process_max_bandwidth_mb_sec.unwrap_or(now.bandwidth_mb),
+            })?;
+            Ok(true)
+        },
+    )
+    .describe(|method| method.states(&[When::Startup, When::Runtime]).result("true"))
+    .register(app)
+}
+
+/// A method of several steps.
+fn method<P: Params + 'static, R: Serialize + 'static>(
+    app: &App,
+    name: &'static str,
+    doc: &str,
+    call: impl AsyncFn(&App, P) -> Result<R, RpcError> + 'static,
+) -> Result<()> {
+    let call = Rc::new(call);
+    Method::new(name, doc, move |app, request, params| {
+        let call = Rc::clone(&call);
+        let run = async move |app: &App| request.answer(call(app, params).await);
+        // A task that is refused drops the request, which answers for itself.
+        if let Ok(task) = task::spawn_app(app, name, run) {
+            task.detach();
+        }
+    })
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "There is no such array or bdev.")
+    })
+    .register(app)
+}
+
+/// An error with the reference's words in front, and its code.
+fn because(what: &str, error: &Error) -> Error {
+    let text = std::io::Error::from_raw_os_error(error.errno()).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let message = if error.message() == text {
+        format!("{what}: {text}")
+    } else {
+        format!("{what}: {text}: {}", error.message())
+    };
+    Error::new(error.errno(), message)
+}
+
+async fn create(app: &App, params: Create) -> Result<bool, RpcError> {
+    let new = NewArray {
+        name: params.name.clone(),
+        uuid: params.uuid.map(|uuid| uuid.0).filter(|uuid| *uuid != [0; 16]),
+        level: match params.raid_level {
+            RaidLevel::Raid0 => Level::Raid0,
+            RaidLevel::Raid1 => Level::Raid1,
+            RaidLevel::Raid10 => Level::Raid10,
+            RaidLevel::Raid5f => Level::Raid5f,
+            RaidLevel::Concat => Level::Concat,
+        },
+        strip_size_kb: params.strip_size_kb,
+        has_superblock: params.superblock,
+        base_bdevs: params.base_bdevs,
+    };
+    let what = format!("Failed to create RAID bdev {}", params.name);
+    arrays::create(app, new).await.map_err(|error| because(&what, &error))?;
+    Ok(true)
+}
+
+async fn delete(app: &App, params: Delete) -> Result<bool, RpcError> {
+    let array = arrays::by_name(&params.name)
+        .ok_or_else(|| Error::new(errno::ENODEV, format!("raid bdev {} not found", params.name)))?;
+    let deleted = arrays::delete(app, &array, params.clear_sb).await;
+    deleted.map_err(|error| {
+        RpcError::new(INTERNAL_ERROR, "in_progress", error.message().to_owned())
+    })?;
+    Ok(true)
+}
+
+fn get(params: &Get) -> Vec<Map<String, Value>> {
+    let state = match params.category {
+        Category::All => None,
+        Category::Online => Some(State::Online),
+        Category::Configuring => Some(State::Configuring),
+        Category::Offline => Some(State::Offline),
+    };
+    let show = |array: &Rc<crate::array::Array>| {
+        let mut shown = Map::new();
+        shown.insert("name".into(), array.name.as_str().into());
+        shown.extend(array.show());
+        shown
+    };
+    arrays::in_state(state).iter().map(show).collect()
+}
+
+async fn add(app: &App, params: Add) -> Result<bool, RpcError> {
+    let Add { raid_bdev, base_bdev } = params;
+    let array = arrays::by_name(&raid_bdev).ok_or_else(|| {
+        Error::new(errno::ENODEV, format!("raid bdev {raid_bdev} is not found in config"))
+    })?;
+    let what = format!("Failed to add base bdev {base_bdev} to RAID bdev {raid_bdev}");
+    members::add(app, &array, &base_bdev).await.map_err(|error| because(&what, &error))?;
+    Ok(true)
+}
+
+async fn remove(app: &App, params: Remove) -> Result<bool, RpcError> {
+    let info = open(app, &params.name, false, |_, _| {})?.info()?;
+    let serial_in = |array: &Rc<crate::array::Array>| {
+        let members = array.members();
+        members.iter().find(|(_, member)| member.name() == info.name()).map(|(_, m)| m.serial)
+    };
+    let mut found = arrays::all()
+        .into_iter()
+        .filter_map(|array| serial_in(&array).map(|serial| (array, serial)));
+    let Some((array, serial)) = found.next() else {
+        let message = "Failed to remove base bdev from raid bdev: it is a member of none";
+        return Err(Error::new(errno::ENODEV, message).into());
+    };
+    let what = "Failed to remove base bdev from raid bdev";
+    let retired = members::retire(app, &array, serial, MemberState::Missing).await;
+    retired.map_err(|error| because(what, &error))?;
+    Ok(true)
+}

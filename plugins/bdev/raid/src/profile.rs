@@ -1,0 +1,135 @@
+//! What the bus is told of an array: what all of its members can do.
+
+use crate::member::Member;
+use drivebay_sdk::bdev::Info;
+use drivebay_sdk::prelude::*;
+use drivebay_spec_raid::{Layout, Level};
+use std::rc::Rc;
+
+/// The properties of an array as a bdev. They stay as long as it is online.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    pub(crate) name: String,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) geometry: Geometry,
+    pub(crate) ops: OpSet,
+    pub(crate) has_write_cache: bool,
+    optimal_boundary: u32,
+    phys_block_size: u32,
+    align: u32,
+    max_children: u32,
+    format: Info,
+}
+
+/// What an array passes on; unmap only where every member has it.
+const OPS: OpSet =
+    OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET).with(OpSet::WRITE_ZEROES);
+
+impl Profile {
+    /// # Errors
+    /// `EINVAL` for a size that no bdev can have.
+    pub(crate) fn new(
+        name: &str,
+        uuid: [u8; 16],
+        layout: &Layout,
+        members: &[Rc<Member>],
+    ) -> Result<Self> {
+        let format = members.first().ok_or_else(Error::no_such_device)?.info.clone();
+        let can_unmap = members.iter().all(|member| member.info.ops().contains(OpSet::UNMAP));
+        let is_split = match layout.level() {
+            Level::Raid1 => false,
+            Level::Raid0 => layout.members() > 1,
+            _ => true,
+        };
+        let strip = u32::try_from(layout.strip_blocks()).unwrap_or(0);
+        let largest = |of: fn(&Info) -> u32| members.iter().map(|m| of(&m.info)).max().unwrap_or(0);
+        Ok(Self {
+            name: name.to_owned(),
+            uuid,
+            geometry: Geometry::new_any(format.block_size(), layout.num_blocks())?,
+            ops: if can_unmap { OPS.with(OpSet::UNMAP) } else { OPS },
+            has_write_cache: members.iter().any(|member| member.info.has_write_cache()),
+            optimal_boundary: if is_split { strip } else { 0 },
+            phys_block_size: largest(|info| info.raw().phys_block_size),
+            align: largest(|info| info.raw().align),
+            max_children: layout.members().into(),
+            format,
+        })
+    }
+
+    /// Fills what `describe` may change.
+    pub(crate) fn describe(&self, registration: &mut Registration) {
+        let raw = self.format.raw();
+        registration.uuid = self.uuid;
+        registration.ops = self.ops;
+        registration.must_flags = IoFlags::FUA;
+        registration.has_write_cache = self.has_write_cache;
+        registration.optimal_boundary = self.optimal_boundary;
+        registration.phys_block_size = self.phys_block_size;
+        registration.align = self.align;
+        registration.max_children = self.max_children;
+        registration.md_size = raw.md_size;
+        registration.md_interleave = raw.md_interleave != 0;
+        registration.dif_type = raw.dif_type;
+        registration.dif_is_head = raw.dif_is_head != 0;
+        registration.dif_pi_format = raw.dif_pi_format;
+    }
+
+    /// Refuses a bdev that would make what clients were told untrue.
+    ///
+    /// # Errors
+    /// `EINVAL` with the property.
+    pub(crate) fn check_new(&self, info: &Info) -> Result<()> {
+        let refuse = |what: &str| {
+            let message = format!("bdev {} {what} and array {} is online", info.name(), self.name);
+            Err(Error::new(errno::EINVAL, message))
+        };
+        if info.has_write_cache() && !self.has_write_cache {
+            return refuse(
+                "has a write cache, the members that the array was started with have none,",
+            );
+        }
+        if self.ops.contains(OpSet::UNMAP) && !info.ops().contains(OpSet::UNMAP) {
+            return refuse("cannot unmap, the other members can,");
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a bdev whose blocks are not those of the array.
+///
+/// # Errors
+/// `EINVAL` with the property.
+pub(crate) fn check_format(
+    array: &str,
+    has_superblock: bool,
+    of: &Info,
+    as_of: &Info,
+) -> Result<()> {
+    let format = |info: &Info| {
+        let raw = info.raw();
+        (raw.md_size, raw.md_interleave, raw.dif_type, raw.dif_is_head, raw.dif_pi_format)
+    };
+    let refuse = |why: String| Err(Error::new(errno::EINVAL, why));
+    if of.block_size() != as_of.block_size() {
+        return refuse(format!(
+            "bdev {} has blocks of {} bytes, array {array} of {}",
+            of.name(),
+            of.block_size(),
+            as_of.block_size()
+        ));
+    }
+    if format(of) != format(as_of) {
+        return refuse(format!(
+            "bdev {} has another metadata format than array {array}",
+            of.name()
+        ));
+    }
+    if has_superblock && !crate::superblock::is_possible(of) {
+        return refuse(format!(
+            "bdev {} has protection information or metadata in its blocks: no superblock can lie there",
+            of.name()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! Rebuilding: a member gets the data of the others, window by window.
+//!
+//! Writes reach the new member from the start. A window is held back while it is copied, so that no write falls
+//! between the read and the write of the copy.
+
+use crate::array::{self, Array};
+use crate::member::Member;
+use crate::{arrays, members};
+use drivebay_sdk::App;
+use drivebay_sdk::buf::Buf;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_sdk::serde_json::{Value, json};
+use drivebay_sdk::thread;
+use drivebay_spec_raid::{Layout, MemberState};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A rebuild that is under way.
+#[derive(Debug)]
+pub(crate) struct Rebuild {
+    /// The member that gets the data.
+    pub(crate) serial: u64,
+    target: String,
+    num_blocks: u64,
+    /// Blocks of the array below this one are copied.
+    position: Cell<u64>,
+    is_stopping: Cell<bool>,
+    has_ended: Cell<bool>,
+    ended: Notify,
+}
+
+impl Rebuild {
+    pub(crate) fn new(serial: u64, target: &str, num_blocks: u64) -> Self {
+        Self {
+            serial,
+            target: target.to_owned(),
+            num_blocks,
+            position: Cell::new(0),
+            is_stopping: Cell::new(false),
+            has_ended: Cell::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    pub(crate) fn ask_to_stop(&self) {
+        self.is_stopping.set(true);
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) async fn stop(&self) {
+        self.ask_to_stop();
+        self.ended.until(|| self.has_ended.get()).await;
+    }
+
+    /// As the reference shows a process.
+    pub(crate) fn show(&self) -> Value {
+        let blocks = self.position.get();
+        let percent = blocks.saturating_mul(100) / self.num_blocks.max(1);
+        json!({
+            "type": "rebuild",
+            "target": self.target,
+            "progress": {"blocks": blocks, "percent": percent},
+        })
+    }
+}
+
+/// Copies everything, then makes the member one that is read. `[app thread]`
+pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
+    let copied = copy_all(app, array, rebuild).await;
+    // The array's own end waits for this one and holds the lock.
+    rebuild.has_ended.set(true);
+    rebuild.ended.notify();
+    let done = match copied {
+        Ok(()) if array.is_ending.get() => Ok(()),
+        Ok(()) => finish(array, rebuild).await,
+        Err(error) => Err(error),
+    };
+    let is_this = array.rebuild.borrow().as_ref().is_some_and(|other| Rc::ptr_eq(other, rebuild));
+    if is_this {
+        array.rebuild.replace(None);
+    }
+    match done {
+        Ok(()) => {
+            info!("array {}: bdev {} is rebuilt", array.name, rebuild.target);
+            members::take_back_soon(app, array);
+        }
+        Err(error) => {
+            warn!("array {}: bdev {} is not rebuilt: {error}", array.name, rebuild.target);
+            if !array.is_ending.get()
+                && let Err(error) =
+                    members::retire(app, array, rebuild.serial, MemberState::Failed).await
+            {
+                error!("array {}: {error}", array.name);
+            }
+        }
+    }
+}
+
+async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
+    let options = arrays::options();
+    let block_size = array.members().first().map_or(512, |(_, member)| member.info.block_size());
+    let window = (u64::from(options.window_kb) * 1024 / u64::from(block_size)).max(1);
+    let mut spare = None;
+    let mut next_ns = thread::now_ns();
+    while rebuild.position.get() < rebuild.num_blocks {
+        let lba = rebuild.position.get();
+        let blocks = Range::new(lba, window.min(rebuild.num_blocks - lba));
+        if options.bandwidth_mb > 0 {
+            task::sleep_until(next_ns).await;
+            let bytes = blocks.nblocks * u64::from(block_size);
+            let pause = bytes * 1_000_000_000 / (u64::from(options.bandwidth_mb) << 20);
+            next_ns = next_ns.max(thread::now_ns()) + pause;
+        }
+        let copied = with_held(app, array, blocks, async || {
+            if rebuild.is_stopping.get() {
+                return Err(Error::new(errno::ECANCELED, "it was stopped"));
+            }
+            copy(array, rebuild.serial, blocks, &mut spare).await
+        });
+        copied.await?;
+        rebuild.position.set(lba + blocks.nblocks);
+        task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Everything is copied: flushed, on record, then read.
+async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
+    let _guard = array.lock.lock("end of rebuild").await;
+    let gone = || Error::new(errno::ENODEV, "the member is gone");
+    let number = array.slot_of(rebuild.serial).ok_or_else(gone)?;
+    let (_, member) =
+        array.members().into_iter().find(|(slot, _)| *slot == number).ok_or_else(gone)?;
+    let shared = array.shared.borrow().clone().ok_or_else(gone)?;
+    member.io.flush().await?;
+    let update = array.superblock.borrow().as_ref().map(|known| {
+        let mut update = array::next(known);
+        for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {
+            entry.state = MemberState::Configured;
+        }
+        update
+    });
+    if let Some(update) = update {
+        members::write_all(array, update).await?;
+    }
+    let read = |views: &mut crate::shared::Views| {
+        if let Some(Some(view)) = views.get_mut(usize::from(number)) {
+            view.is_readable = true;
+        }
+    };
+    shared.switch(read).await?;
+    if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
+        slot.is_target = false;
+    }
+    Ok(())
+}
+
+/// Writes blocks that a member could not read again, from another copy. `[app thread]`
+///
+/// # Errors
+/// Why the blocks are not repaired.
+pub(crate) async fn repair(app: &App, array: &Rc<Array>, serial: u64, blocks: Range) -> Result<()> {
+    with_held(app, array, blocks, async || copy(array, serial, blocks, &mut None).await).await?;
+    info!("array {}: {} blocks from {} were repaired", array.name, blocks.nblocks, blocks.lba);
+    Ok(())
+}
+
+/// Does something while no I/O of some blocks is in flight.
+async fn with_held<T>(
+    app: &App,
+    array: &Array,
+    blocks: Range,
+    operation: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
+    let bdev = array.on_bus()?;
+    let (done, quiet) = oneshot::channel();
+    bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
+    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))??;
+    let result = operation().await;
+    bdev.unquiesce_blocks(app, blocks)?;
+    result
+}
+
+/// Copies the part of some blocks that a member holds, from members that hold another copy.
+async fn copy(array: &Array, serial: u64, blocks: Range, spare: &mut Option<Buf>) -> Result<()> {
+    let gone = || Error::new(errno::ENODEV, "the member is gone");
+    let target = array.slot_of(serial).ok_or_else(gone)?;
+    let shared = array.shared.borrow().clone().ok_or_else(gone)?;
+    let layout: &Layout = &shared.layout;
+    let mut lba = blocks.lba;
+    while lba < blocks.lba + blocks.nblocks {
+        let nblocks = layout.run(lba, blocks.lba + blocks.nblocks - lba);
+        let copies: Vec<_> = layout.copies(lba).collect();
+        if let Some(to) = copies.iter().find(|place| place.member == target) {
+            let mut buf = None;
+            for from in copies.iter().filter(|place| place.member != target) {
+                let Some((source, offset)) = source(array, from.member) else { continue };
+                let room = match spare.take() {
+                    Some(buf)
+                        if u64::from(buf.len()) == nblocks * u64::from(source.io.block_size()) =>
+                    {
+                        buf
+                    }
+                    _ => source.io.buffer(nblocks)?,
+                };
+                let read = source.io.read_into(Range::new(offset + from.lba, nblocks), room).await;
+                match read {
+                    Ok(read) => {
+                        buf = Some(read);
+                        break;
+                    }
+                    Err(error) => warn!("array {}: {error}", array.name),
+                }
+            }
+            let Some(buf) = buf else {
+                let message = format!("{nblocks} blocks from {lba} cannot be read from any member");
+                return Err(Error::new(errno::EIO, message));
+            };
+            let (_, member) =
+                array.members().into_iter().find(|(slot, _)| *slot == target).ok_or_else(gone)?;
+            let offset = offset_of(array, target);
+            *spare = Some(member.io.write(Range::new(offset + to.lba, nblocks), buf).await?);
+        }
+        lba += nblocks;
+    }
+    Ok(())
+}
+
+/// The member of a slot that can be read, and where its data begins.
+fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
+    let slots = array.slots.borrow();
+    let slot = slots.get(usize::from(number)).filter(|slot| !slot.is_target)?;
+    Some((slot.member.clone()?, slot.data_offset))
+}
+
+fn offset_of(array: &Array, number: u8) -> u64 {
+    array.slots.borrow().get(usize::from(number)).map_or(0, |slot| slot.data_offset)
+}

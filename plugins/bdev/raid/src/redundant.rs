@@ -1,0 +1,202 @@
+//! raid1 and raid10 on the bus: every block has copies, written to all members that hold one and read from one.
+
+use crate::arrays;
+use crate::lane::{Begun, Lane};
+use crate::members;
+use crate::profile::Profile;
+use crate::shared::Shared;
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::Closing;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::runtime::Resident;
+use drivebay_sdk::serde_json::{Map, Value};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// An array that can lose members.
+#[derive(Debug)]
+pub struct Redundant {
+    pub(crate) profile: Profile,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// One thread's way to it. `[reactor]`
+#[derive(Debug)]
+pub struct RedundantChannel(Rc<Lane>);
+
+impl Bdev for Redundant {
+    type Params = NoParams;
+    type Channel = RedundantChannel;
+    const OPS: OpSet = OpSet::READ_WRITE;
+    const PRODUCT: &'static str = "Raid Volume";
+    const BURSTS: bool = true;
+    const JOINS: bool = true;
+    const IO_STATE_LEN: usize = size_of::<Begun>();
+
+    fn create(_: &App, _: NoParams) -> Result<Self> {
+        Err(Error::new(errno::EOPNOTSUPP, "arrays are made by bdev_raid_create"))
+    }
+
+    fn name(&self) -> &str {
+        &self.profile.name
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.profile.geometry
+    }
+
+    fn describe(&self, registration: &mut Registration) {
+        self.profile.describe(registration);
+    }
+
+    fn open_channel(&self) -> Result<RedundantChannel> {
+        let make = |views: &_| Resident::here_with(Lane::new(&self.shared, views)?);
+        let lane = self.shared.enter(make)?.here();
+        let lane = lane.ok_or_else(|| Error::new(errno::EIO, "a channel is not on its thread"))?;
+        Ok(RedundantChannel(lane))
+    }
+
+    fn close_channel(&self, channel: RedundantChannel, closing: Closing) {
+        channel.0.close();
+        drop(channel);
+        drop(closing);
+    }
+
+    fn submit(&self, channel: &mut RedundantChannel, io: BdevIo) {
+        channel.0.submit(io, 0);
+    }
+
+    fn joined(&self, channel: &mut RedundantChannel, io: BdevIo, result: IoResult) {
+        channel.0.joined(io, result);
+    }
+
+    fn flush(&self, channel: &mut RedundantChannel) {
+        channel.0.flush();
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        arrays::driver_specific(&self.profile.name)
+    }
+}
+
+impl Lane {
+    /// Begins an I/O with the members of now.
+    pub(crate) fn submit(&self, io: BdevIo, tries: u8) {
+        match io.op() {
+            Op::Read(range) => self.read(io, range, 0, None),
+            Op::Write(range) => self.write(io, range, tries, Op::Write),
+            Op::Unmap(range) => self.write(io, range, tries, Op::Unmap),
+            Op::WriteZeroes(range) => self.write(io, range, tries, Op::WriteZeroes),
+            Op::Flush | Op::Reset => self.send_all(io, tries),
+            _ => io.complete(Status::NOT_SUPPORTED),
+        }
+    }
+
+    /// Reads from the member that reads least; after a failure on a slot, from the one that comes next.
+    fn read(&self, mut io: BdevIo, range: Range, tries: u8, after: Option<u8>) {
+        let bases = self.bases.borrow();
+        let base_of = |slot: u8| {
+            bases.get(usize::from(slot)).and_then(Option::as_ref).filter(|base| base.is_readable)
+        };
+        let copies = self.shared.layout.copies(range.lba);
+        let there = copies.filter(|place| base_of(place.member).is_some());
+        let chosen = match after {
+            None => there.min_by_key(|place| self.reading_of(place.member)),
+            Some(slot) => there.min_by_key(|place| (place.member <= slot, place.member)),
+        };
+        let Some(place) = chosen else { return io.complete(Status::IO_ERROR) };
+        let Some(base) = base_of(place.member) else { return io.complete(Status::IO_ERROR) };
+        self.begin(&mut io, tries, place.member);
+        self.add_reading(place.member, range.nblocks);
+        let at = Range::new(base.offset + place.lba, range.nblocks);
+        io.fan_out().send_as(place.member, &base.channel, Op::Read(at), 0);
+    }
+
+    fn reading_of(&self, slot: u8) -> u64 {
+        self.reading.get(usize::from(slot)).map_or(0, std::cell::Cell::get)
+    }
+
+    fn add_reading(&self, slot: u8, nblocks: u64) {
+        if let Some(reading) = self.reading.get(usize::from(slot)) {
+            reading.set(reading.get().wrapping_add(nblocks));
+        }
+    }
+
+    /// Sends an op on blocks to every member that holds a copy of them, also to one that is being rebuilt.
+    fn write(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
+        let bases = self.bases.borrow();
+        self.begin(&mut io, tries, 0);
+        let mut fan = io.fan_out();
+        let layout = &self.shared.layout;
+        let mut first = 0;
+        while first < range.nblocks {
+            let lba = range.lba + first;
+            let nblocks = layout.run(lba, range.nblocks - first);
+            let mut is_kept = false;
+            for place in layout.copies(lba) {
+                if let Some(Some(base)) = bases.get(usize::from(place.member)) {
+                    is_kept |= base.is_readable;
+                    let at = Range::new(base.offset + place.lba, nblocks);
+                    fan.send_as(place.member, &base.channel, op(at), first);
+                }
+            }
+            if !is_kept {
+                fan.fail(Status::IO_ERROR);
+            }
+            first += nblocks;
+        }
+    }
+
+    /// Sends an op without blocks to every member.
+    fn send_all(&self, mut io: BdevIo, tries: u8) {
+        let bases = self.bases.borrow();
+        self.begin(&mut io, tries, 0);
+        let op = io.op();
+        let mut fan = io.fan_out();
+        for (base, slot) in bases.iter().zip(0_u8..) {
+            if let Some(base) = base {
+                fan.send_as(slot, &base.channel, op, 0);
+            }
+        }
+    }
+
+    /// The children of an I/O have ended.
+    pub(crate) fn joined(&self, io: BdevIo, result: IoResult) {
+        let begun: Begun = io.state().unwrap_or_default();
+        self.end(begun);
+        let is_good = result.status.is_success();
+        match io.op() {
+            Op::Read(range) => {
+                self.add_reading(begun.slot, range.nblocks.wrapping_neg());
+                if is_good || result.status == Status::ABORTED {
+                    return io.complete_with(result);
+                }
+                self.read_failed(io, range, begun, result);
+            }
+            Op::Reset => io.complete_with(result),
+            _ if is_good => io.complete_with(result),
+            _ => self.failed(io, begun, result),
+        }
+    }
+
+    /// Tries the next copy, and has the bad one written again from it.
+    #[cold]
+    fn read_failed(&self, io: BdevIo, range: Range, begun: Begun, result: IoResult) {
+        let (copies, serial) = {
+            let bases = self.bases.borrow();
+            let base_of = |slot: u8| bases.get(usize::from(slot)).and_then(Option::as_ref);
+            let copies = self.shared.layout.copies(range.lba);
+            let is_there = |slot: u8| base_of(slot).is_some_and(|base| base.is_readable);
+            let copies = copies.filter(|place| is_there(place.member)).count();
+            (copies, base_of(begun.slot).map(|base| base.serial))
+        };
+        if usize::from(begun.tries) + 1 >= copies {
+            return io.complete_with(result);
+        }
+        if let Some(serial) = serial.filter(|_| result.status != Status::errno(errno::ENODEV)) {
+            members::report_bad_blocks(self.shared.uuid, serial, range);
+        }
+        self.read(io, range, begun.tries + 1, Some(begun.slot));
+    }
+}

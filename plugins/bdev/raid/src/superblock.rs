@@ -1,0 +1,75 @@
+//! Superblocks on members: read, written and cleared.
+//!
+//! A superblock is one copy a member, and a power cut may tear it. So the first member is written and flushed
+//! before the others are: one whole copy is there at any time, old or new, if there is more than one member.
+
+use crate::member::Member;
+use drivebay_sdk::bdev::Info;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::io::BlockIo;
+use drivebay_sdk::runtime::task;
+use drivebay_spec_raid::{HEADER_LEN, Superblock, SuperblockError, declared_len};
+use std::rc::Rc;
+
+/// Slots and their members.
+pub(crate) type Slots = Vec<(u8, Rc<Member>)>;
+
+/// Whether superblocks can lie on the bdev: blocks without interleaved metadata.
+pub(crate) fn is_possible(info: &Info) -> bool {
+    info.raw().md_interleave == 0 && info.raw().dif_type == 0
+}
+
+/// The superblock of a bdev; `None` when it has none that is sound.
+///
+/// # Errors
+/// How a read failed.
+pub(crate) async fn read(io: &BlockIo, info: &Info) -> Result<Option<Superblock>> {
+    let mut bytes = read_start(io, info, HEADER_LEN).await?;
+    if let Some(len) = declared_len(&bytes).filter(|len| *len > bytes.len()) {
+        bytes = read_start(io, info, len).await?;
+    }
+    match Superblock::parse(&bytes) {
+        Ok(superblock) => Ok(Some(superblock)),
+        Err(SuperblockError::NoSignature) => Ok(None),
+        Err(error) => {
+            warn!("bdev {} belongs to no array: {error}", info.name());
+            Ok(None)
+        }
+    }
+}
+
+async fn read_start(io: &BlockIo, info: &Info, len: usize) -> Result<Vec<u8>> {
+    let nblocks = (len as u64).div_ceil(io.block_size().into()).min(info.num_blocks());
+    Ok(io.read(Range::new(0, nblocks)).await?.to_vec())
+}
+
+/// Writes and flushes the superblock; the slots on which that failed.
+pub(crate) async fn write(members: &Slots, superblock: &Superblock) -> Vec<u8> {
+    put_on(members, &superblock.to_bytes()).await
+}
+
+/// Overwrites the superblock with zeros; the slots on which that failed.
+pub(crate) async fn clear(members: &Slots, superblock: &Superblock) -> Vec<u8> {
+    put_on(members, &vec![0; superblock.to_bytes().len()]).await
+}
+
+async fn put_on(members: &Slots, bytes: &[u8]) -> Vec<u8> {
+    let put = async |(slot, member): &(u8, Rc<Member>)| {
+        let error = put_on_one(member, bytes).await.err()?;
+        warn!("the superblock of bdev {} is not written: {error}", member.name());
+        Some(*slot)
+    };
+    let (first, others) = members.split_at(members.len().min(1));
+    let mut failed = task::join_all(first.iter().map(put)).await;
+    failed.extend(task::join_all(others.iter().map(put)).await);
+    failed.into_iter().flatten().collect()
+}
+
+async fn put_on_one(member: &Member, bytes: &[u8]) -> Result<()> {
+    let nblocks = (bytes.len() as u64).div_ceil(member.io.block_size().into());
+    let mut buf = member.io.buffer(nblocks)?;
+    buf.fill(0);
+    buf.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    member.io.write(Range::new(0, nblocks), buf).await?;
+    member.io.flush().await
+}

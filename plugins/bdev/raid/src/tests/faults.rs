@@ -1,0 +1,189 @@
+//! Members that fail, go and come back; arrays found by their superblocks.
+
+use super::ram::Ram;
+use super::{array, deleted, load, read, show, write};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::serde_json::{Value, json};
+use drivebay_sdk::testing::FakeHost;
+use drivebay_spec_raid::MemberState;
+
+/// Members with room for a superblock: 1 MiB, and 64 blocks.
+const NUM_BLOCKS: usize = 2048 + 64;
+
+fn disks<const N: usize>(host: &FakeHost, names: [&str; N]) -> [Ram; N] {
+    names.map(|name| Ram::plug(host, name, NUM_BLOCKS))
+}
+
+/// Forgets an array but not its superblocks, as the end of the process would.
+fn forgotten(host: &FakeHost, name: &str) {
+    host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+}
+
+fn state_of(host: &FakeHost, name: &str) -> Value {
+    show(host, name)["state"].clone()
+}
+
+fn wait_until_rebuilt(host: &FakeHost, name: &str) {
+    host.wait(|| {
+        let shown = show(host, name);
+        let is_done = shown["process"].is_null()
+            && shown["num_base_bdevs_discovered"] == shown["num_base_bdevs"];
+        is_done.then_some(())
+    });
+}
+
+#[test]
+fn a_failed_write_is_acknowledged_when_the_failure_is_durable_on_the_others() {
+    let host = load();
+    let [a, b] = disks(&host, ["f0", "f1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(a.durable_superblock().unwrap().sequence, 1);
+    b.fail_writes(true);
+    assert_eq!(write(&host, &opened.0, 3, 8, 1), Status::SUCCESS);
+    let superblock = a.durable_superblock().unwrap();
+    assert_eq!(
+        (superblock.sequence, superblock.member(1).unwrap().state),
+        (2, MemberState::Failed)
+    );
+    assert_eq!(read(&host, &opened.0, 3), Ok(8));
+    host.wait(|| (show(&host, "f0-raid1")["num_base_bdevs_discovered"] == 1).then_some(()));
+    // The last member is not taken out for an error: the client gets it.
+    a.fail_writes(true);
+    assert_eq!(write(&host, &opened.0, 3, 9, 1), Status::IO_ERROR);
+    assert_eq!(state_of(&host, "f0-raid1"), "online");
+    a.fail_writes(false);
+    deleted(&host, "f0-raid1", opened);
+}
+
+#[test]
+fn a_flush_that_fails_on_a_member_takes_it_out() {
+    let host = load();
+    let [a, b] = disks(&host, ["g0", "g1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    a.fail_writes(true);
+    let result = host.io(&opened.0, Op::Flush, IoFlags::NONE, &mut Vec::new());
+    assert!(result.status.is_success());
+    assert_eq!(b.durable_superblock().unwrap().member(0).unwrap().state, MemberState::Failed);
+    deleted(&host, "g0-raid1", opened);
+}
+
+#[test]
+fn a_bad_block_is_read_from_the_other_member_and_written_again() {
+    let host = load();
+    let [a, b] = disks(&host, ["b0", "b1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({}));
+    assert_eq!(write(&host, &opened.0, 3, 8, 1), Status::SUCCESS);
+    a.fail_reads_at(Some(3));
+    assert_eq!(read(&host, &opened.0, 3), Ok(8));
+    host.wait(|| host.log().iter().any(|line| line.contains("were repaired")).then_some(()));
+    b.fail_reads_at(Some(3));
+    assert_eq!(read(&host, &opened.0, 3), Err(Status::MEDIA), "both copies are bad");
+    assert_eq!(show(&host, "b0-raid1")["num_base_bdevs_discovered"], 2);
+    deleted(&host, "b0-raid1", opened);
+}
+
+#[test]
+fn an_array_is_assembled_from_its_members_in_any_order() {
+    let host = load();
+    let [a, b] = disks(&host, ["a0", "a1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 0, 4, 64), Status::SUCCESS);
+    drop(opened);
+    for order in [[&a, &b], [&b, &a]] {
+        forgotten(&host, "a0-raid1");
+        order.iter().for_each(|disk| disk.unplug(&host));
+        order[0].plug_in(&host);
+        host.wait(|| (state_of(&host, "a0-raid1") == "configuring").then_some(()));
+        order[1].plug_in(&host);
+        host.wait(|| (state_of(&host, "a0-raid1") == "online").then_some(()));
+        let opened = host.open("a0-raid1");
+        assert_eq!(read(&host, &opened.0, 63), Ok(4));
+    }
+    deleted(&host, "a0-raid1", host.open("a0-raid1"));
+}
+
+#[test]
+fn a_stale_member_never_starts_an_array_and_is_rebuilt_when_it_is_back() {
+    let host = load();
+    let [a, b] = disks(&host, ["r0", "r1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 0, 4, 64), Status::SUCCESS);
+    b.unplug(&host);
+    assert_eq!(write(&host, &opened.0, 7, 5, 1), Status::SUCCESS);
+    drop(opened);
+    forgotten(&host, "r0-raid1");
+    a.unplug(&host);
+    // The stale one alone waits for the one that it knows as a member.
+    b.plug_in(&host);
+    for _ in 0..20 {
+        host.run();
+    }
+    assert_eq!(state_of(&host, "r0-raid1"), "configuring");
+    // The newer one starts degraded, and takes the stale one back by rebuilding it.
+    a.plug_in(&host);
+    host.wait(|| (state_of(&host, "r0-raid1") == "online").then_some(()));
+    wait_until_rebuilt(&host, "r0-raid1");
+    assert_eq!(b.block(2048 + 7), 5);
+    let superblock = b.durable_superblock().unwrap();
+    assert!(superblock.members.iter().all(|member| member.state == MemberState::Configured));
+    deleted(&host, "r0-raid1", host.open("r0-raid1"));
+}
+
+#[test]
+fn a_new_member_is_rebuilt_and_then_carries_the_array_alone() {
+    let host = load();
+    let [a, b, c] = disks(&host, ["n0", "n1", "n2"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    for lba in 0..64 {
+        assert_eq!(write(&host, &opened.0, lba, lba as u8, 1), Status::SUCCESS);
+    }
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "n1"})).unwrap();
+    let add = json!({"raid_bdev": "n0-raid1", "base_bdev": "n2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    wait_until_rebuilt(&host, "n0-raid1");
+    a.unplug(&host);
+    for lba in 0..64 {
+        assert_eq!(read(&host, &opened.0, lba), Ok(lba as u8));
+    }
+    assert_eq!(c.durable_superblock().unwrap().member(0).unwrap().state, MemberState::Missing);
+    deleted(&host, "n0-raid1", opened);
+}
+
+#[test]
+fn after_a_power_cut_in_a_degraded_write_what_was_acknowledged_is_read() {
+    let host = load();
+    let [a, b] = disks(&host, ["p0", "p1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 7, 1, 1), Status::SUCCESS);
+    b.fail_writes(true);
+    assert_eq!(write(&host, &opened.0, 7, 2, 1), Status::SUCCESS);
+    let result = host.io(&opened.0, Op::Flush, IoFlags::NONE, &mut Vec::new());
+    assert!(result.status.is_success());
+    drop(opened);
+    forgotten(&host, "p0-raid1");
+    for disk in [&a, &b] {
+        disk.unplug(&host);
+        disk.fail_writes(false);
+        disk.cut_power();
+    }
+    b.plug_in(&host);
+    a.plug_in(&host);
+    host.wait(|| (state_of(&host, "p0-raid1") == "online").then_some(()));
+    wait_until_rebuilt(&host, "p0-raid1");
+    let opened = host.open("p0-raid1");
+    for _ in 0..20 {
+        assert_eq!(read(&host, &opened.0, 7), Ok(2));
+    }
+    deleted(&host, "p0-raid1", opened);
+}
+
+#[test]
+fn raid0_goes_offline_without_a_member() {
+    let host = load();
+    let [a, b] = disks(&host, ["z0", "z1"]);
+    let more = json!({"strip_size_kb": 4, "superblock": true});
+    drop(array(&host, "raid0", &[&a, &b], more));
+    a.unplug(&host);
+    assert_eq!(state_of(&host, "z0-raid0"), "offline");
+    host.call("bdev_raid_delete", &json!({"name": "z0-raid0"})).unwrap();
+}

@@ -1,0 +1,106 @@
+//! One array against a model of its data, with members that fail, go and come back at random.
+
+use super::ram::Ram;
+use super::{array, load, read, show, write};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::serde_json::json;
+use drivebay_sdk::testing::FakeHost;
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+const NUM_BLOCKS: u64 = 48;
+
+/// Members that are there and up to date.
+fn whole(host: &FakeHost, name: &str) -> usize {
+    let shown = show(host, name);
+    let there = shown["num_base_bdevs_discovered"].as_u64().unwrap() as usize;
+    there - usize::from(!shown["process"].is_null())
+}
+
+fn run(level: &str, seed: u64, has_superblock: bool) {
+    let host = load();
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let names = ["x0", "x1", "x2"].map(|name| format!("{level}{seed}{has_superblock}{name}"));
+    let disks = names.each_ref().map(|name| Ram::plug(&host, name, 2048 + 64));
+    let all = [&disks[0], &disks[1], &disks[2]];
+    let strip = if level == "raid10" { 1 } else { 0 };
+    let more = json!({"superblock": has_superblock, "strip_size_kb": strip});
+    let (channel, desc) = array(&host, level, &all, more);
+    let name = format!("{}-{level}", names[0]);
+    let mut model = [0; NUM_BLOCKS as usize];
+    let most_missing = if level == "raid10" { 1 } else { 2 };
+    for step in 0..400 {
+        let what = format!("{level}, seed {seed}, step {step}");
+        let pick = random.below(3) as usize;
+        match random.below(16) {
+            0..=5 => {
+                let (lba, fill) = (random.below(NUM_BLOCKS), random.below(250) as u8);
+                let room = if strip == 1 { 2 - lba % 2 } else { NUM_BLOCKS - lba };
+                let nblocks = 1 + random.below(room.min(4));
+                assert_eq!(write(&host, &channel, lba, fill, nblocks), Status::SUCCESS, "{what}");
+                model[lba as usize..(lba + nblocks) as usize].fill(fill);
+            }
+            6..=11 => {
+                let lba = random.below(NUM_BLOCKS);
+                assert_eq!(
+                    read(&host, &channel, lba),
+                    Ok(model[lba as usize]),
+                    "{what}, lba {lba}"
+                );
+            }
+            12 if whole(&host, &name) > 3 - most_missing => {
+                disks[pick].fail_writes(true);
+                let lba = random.below(NUM_BLOCKS);
+                assert_eq!(write(&host, &channel, lba, 7, 1), Status::SUCCESS, "{what}");
+                model[lba as usize] = 7;
+                for _ in 0..30 {
+                    host.run();
+                }
+                disks[pick].fail_writes(false);
+            }
+            13 if whole(&host, &name) > 3 - most_missing
+                && host.registered(&names[pick]).is_some() =>
+            {
+                disks[pick].unplug(&host);
+            }
+            _ => {
+                // What is out comes back: by itself with a superblock, by hand without.
+                if host.registered(&names[pick]).is_none() {
+                    disks[pick].plug_in(&host);
+                }
+                let add = json!({"raid_bdev": name, "base_bdev": names[pick]});
+                let _ = host.call("bdev_raid_add_base_bdev", &add);
+                for _ in 0..random.below(200) {
+                    host.run();
+                }
+            }
+        }
+    }
+    host.wait(|| show(&host, &name)["process"].is_null().then_some(()));
+    for (lba, expected) in (0..).zip(model) {
+        for _ in 0..3 {
+            assert_eq!(read(&host, &channel, lba), Ok(expected), "{level}, seed {seed}, lba {lba}");
+        }
+    }
+    drop((channel, desc));
+    host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+}
+
+#[test]
+fn an_array_reads_what_was_written_whatever_happens_to_its_members() {
+    for seed in 1..=12 {
+        for level in ["raid1", "raid10"] {
+            run(level, seed, seed % 2 == 0);
+        }
+    }
+}

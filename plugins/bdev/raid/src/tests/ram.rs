@@ -1,0 +1,162 @@
+//! A disk in memory that keeps its contents while it is unplugged, fails on demand, and knows what a power cut
+//! would leave of it.
+
+use drivebay_sdk::App;
+use drivebay_sdk::bdev;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::serde_json::Value;
+use drivebay_sdk::testing::FakeHost;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Bytes of a block.
+pub(super) const BLOCK: u32 = 512;
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: Vec<[u8; BLOCK as usize]>,
+    /// What a power cut leaves: the state at the last flush.
+    durable: Vec<[u8; BLOCK as usize]>,
+    flushes: u32,
+    fails_writes: bool,
+    fails_reads_at: Option<u64>,
+    /// Blocks that were written, in order; block 0 is a superblock.
+    writes: Vec<u64>,
+}
+
+/// A disk, plugged in or not.
+#[derive(Clone, Debug)]
+pub(super) struct Ram {
+    name: String,
+    uuid: [u8; 16],
+    state: Arc<Mutex<State>>,
+}
+
+struct Disk(Ram);
+
+impl Ram {
+    pub(super) fn plug(host: &FakeHost, name: &str, nblocks: usize) -> Self {
+        let mut uuid = [0; 16];
+        uuid.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        let blocks = vec![[0; BLOCK as usize]; nblocks];
+        let state = State { durable: blocks.clone(), blocks, ..State::default() };
+        let ram = Self { name: name.into(), uuid, state: Arc::new(Mutex::new(state)) };
+        ram.plug_in(host);
+        ram
+    }
+
+    pub(super) fn plug_in(&self, host: &FakeHost) {
+        bdev::register(host.app(), Disk(self.clone()), "", Value::Null).unwrap();
+        host.run();
+    }
+
+    pub(super) fn unplug(&self, host: &FakeHost) {
+        bdev::find::<Disk>(&self.name).unwrap().unregister(host.app(), |_, _| {});
+        for _ in 0..20 {
+            host.run();
+        }
+        assert!(host.registered(&self.name).is_none(), "{} is still open", self.name);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// The first byte of a block.
+    pub(super) fn block(&self, lba: usize) -> u8 {
+        self.state().blocks[lba][0]
+    }
+
+    pub(super) fn flushes(&self) -> u32 {
+        self.state().flushes
+    }
+
+    pub(super) fn fail_writes(&self, fails: bool) {
+        self.state().fails_writes = fails;
+    }
+
+    pub(super) fn fail_reads_at(&self, lba: Option<u64>) {
+        self.state().fails_reads_at = lba;
+    }
+
+    /// What a power cut leaves: what was flushed.
+    pub(super) fn cut_power(&self) {
+        let mut state = self.state();
+        state.blocks = state.durable.clone();
+    }
+
+    /// The superblock as it would be found after a power cut.
+    pub(super) fn durable_superblock(&self) -> Option<drivebay_spec_raid::Superblock> {
+        let state = self.state();
+        let bytes: Vec<u8> = state.durable.iter().take(40).flatten().copied().collect();
+        drivebay_spec_raid::Superblock::parse(&bytes).ok()
+    }
+}
+
+impl Bdev for Disk {
+    type Params = NoParams;
+    type Channel = ();
+    const PRODUCT: &'static str = "ram";
+    const OPS: OpSet = OpSet::READ_WRITE
+        .with(OpSet::FLUSH)
+        .with(OpSet::UNMAP)
+        .with(OpSet::WRITE_ZEROES)
+        .with(OpSet::RESET);
+
+    fn create(_: &App, _: NoParams) -> Result<Self> {
+        Err(Error::no_such_device())
+    }
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+    fn geometry(&self) -> Geometry {
+        Geometry::new(BLOCK, self.0.state().blocks.len() as u64).unwrap()
+    }
+    fn describe(&self, registration: &mut Registration) {
+        registration.uuid = self.0.uuid;
+        registration.has_write_cache = true;
+    }
+    fn open_channel(&self) -> Result<()> {
+        Ok(())
+    }
+    fn submit(&self, (): &mut (), io: BdevIo) {
+        let status = self.0.state().take(&io);
+        io.complete(status);
+    }
+}
+
+impl State {
+    fn take(&mut self, io: &BdevIo) -> Status {
+        match io.op() {
+            Op::Read(range) => {
+                let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
+                if self.fails_reads_at.is_some_and(|bad| blocks.contains(&(bad as usize))) {
+                    return Status::MEDIA;
+                }
+                io.buffers().fill_from(self.blocks[blocks].as_flattened());
+            }
+            Op::Write(_) | Op::WriteZeroes(_) | Op::Unmap(_) | Op::Flush if self.fails_writes => {
+                return Status::IO_ERROR;
+            }
+            Op::Write(range) => {
+                let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
+                io.buffers().copy_to(self.blocks[blocks].as_flattened_mut());
+                self.writes.push(range.lba);
+            }
+            Op::WriteZeroes(range) | Op::Unmap(range) => {
+                let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
+                self.blocks[blocks].as_flattened_mut().fill(0);
+            }
+            Op::Flush => {
+                self.flushes += 1;
+                self.durable = self.blocks.clone();
+            }
+            _ => {}
+        }
+        Status::SUCCESS
+    }
+}

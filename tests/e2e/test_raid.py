@@ -1,0 +1,90 @@
+"""RAID: PyPI's `spdk` client through every method; arrays after a kill."""
+
+import time
+import unittest
+
+from host import Host
+from spdk_client import Client, Refused
+
+MIB = 1 << 20
+# Seconds a rebuild of a few MiB may take.
+LIMIT = 30
+
+
+class EveryMethod(unittest.TestCase):
+    def test_the_reference_client_makes_degrades_rebuilds_and_deletes_arrays(self):
+        with Host() as host, Client(host.socket) as client:
+            call = client.call
+            for name in ("a", "b", "c"):
+                call(f"bdev_malloc_create -b {name} 8 512")
+            call("bdev_raid_set_options -w 256 -b 1000")
+            call("bdev_raid_create -n mirror -r raid1 -b 'a b' -s")
+            array = call("bdev_get_bdevs -b mirror")[0]
+            self.assertEqual((array["product_name"], array["num_blocks"]), ("Raid Volume", 7 * MIB // 512))
+            self.assertEqual(array["driver_specific"]["raid"]["raid_level"], "raid1")
+            self.assertEqual(call("bdev_get_bdevs -b a")[0]["claim_type"], "exclusive_write")
+            call("bdev_raid_remove_base_bdev b")
+            shown = call("bdev_raid_get_bdevs online")[0]
+            self.assertEqual((shown["num_base_bdevs_operational"], shown["base_bdevs_list"][1]["name"]), (1, None))
+            call("bdev_raid_add_base_bdev mirror c")
+            wait_until_rebuilt(host, "mirror")
+            call("bdev_raid_create -n strips -r 0 -z 64 -b b")
+            with self.assertRaisesRegex(Refused, "File exists"):
+                call("bdev_raid_create -n strips -r 0 -z 64 -b x")
+            call("bdev_raid_delete mirror")
+            call("bdev_raid_delete strips")
+            self.assertEqual(call("bdev_raid_get_bdevs all"), [])
+            self.assertEqual(host.refused("bdev_raid_delete", name="mirror").code, -19)
+
+    def test_an_array_without_a_superblock_is_saved_and_one_with_it_is_not(self):
+        with Host() as host:
+            for name in ("a", "b", "c"):
+                host.call("bdev_malloc_create", name=name, num_blocks=16384, block_size=512)
+            host.call("bdev_raid_create", name="saved", raid_level="concat", strip_size_kb=4, base_bdevs=["a", "later"])
+            host.call("bdev_raid_create", name="found", raid_level="raid1", base_bdevs=["b", "c"], superblock=True)
+            saved = host.call("framework_get_config", name="bdev")
+            arrays = [call["params"] for call in saved if call["method"] == "bdev_raid_create"]
+            self.assertEqual([array["name"] for array in arrays], ["saved"])
+            self.assertEqual(arrays[0]["base_bdevs"], ["a", "later"])
+
+
+class AfterAKill(unittest.TestCase):
+    def test_a_mirror_is_found_degraded_takes_its_stale_member_back_and_waits_for_the_newest(self):
+        with Host() as host:
+            for name in ("a", "b"):
+                with open(f"{host.folder}/{name}", "wb") as file:
+                    file.truncate(8 * MIB)
+                self.add(host, name)
+            host.call("bdev_raid_create", name="mirror", raid_level="raid1", base_bdevs=["a", "b"], superblock=True)
+            host.call("bdev_raid_remove_base_bdev", name="b")
+            host.kill()
+
+            host.start()
+            host.call("bdev_raid_set_options")
+            self.add(host, "b")
+            host.call("bdev_wait_for_examine")
+            self.assertEqual(self.state(host), "configuring")
+            self.add(host, "a")
+            host.call("bdev_wait_for_examine")
+            self.assertEqual(self.state(host), "online")
+            wait_until_rebuilt(host, "mirror")
+
+    @staticmethod
+    def add(host, name):
+        number = {"a": 1, "b": 2}[name]
+        host.call("bdev_aio_create", name=name, filename=f"{host.folder}/{name}", block_size=512,
+                  uuid=f"00000000-0000-4000-8000-00000000000{number}")
+
+    @staticmethod
+    def state(host):
+        return host.call("bdev_raid_get_bdevs", category="all")[0]["state"]
+
+
+def wait_until_rebuilt(host, name):
+    end = time.monotonic() + LIMIT
+    while True:
+        array = next(array for array in host.call("bdev_raid_get_bdevs", category="online") if array["name"] == name)
+        if "process" not in array and array["num_base_bdevs_discovered"] == array["num_base_bdevs"]:
+            return
+        assert time.monotonic() < end, f"{name} is not rebuilt: {array}"
+        time.sleep(0.05)
