@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unittest
 
 import spdk_client
@@ -90,6 +91,24 @@ class Restart(unittest.TestCase):
         end()
         host.start(*flags)
         self.assertEqual(state_of(host), before)
+
+    def test_hosts_are_let_in_when_everything_else_is_there(self):
+        port = free_port()
+        listen = {"nqn": NQN, "listen_address": address(port)}
+        calls = [("nvmf_create_transport", {"trtype": "TCP"}), ("nvmf_create_subsystem", {"nqn": NQN}),
+                 ("nvmf_subsystem_add_listener", listen),
+                 ("bdev_malloc_create", {"name": "M0", "num_blocks": 64, "block_size": 512}),
+                 ("nvmf_subsystem_add_ns", {"nqn": NQN, "namespace": {"bdev_name": "M0"}})]
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/listener-first.json"
+            with open(path, "w") as f:
+                config = [{"method": method, "params": params} for method, params in calls]
+                json.dump({"subsystems": [{"subsystem": "nvmf", "config": config}]}, f)
+            host.start("-c", path, "-L", "all")
+            made = re.findall(r"calling.*?method=\"?(\w+)", host.log(5000))
+            self.assertEqual(made[-1], "nvmf_subsystem_add_listener", made)
+            self.assertEqual(len(made), len(calls))
 
     def test_a_broken_configuration_is_refused_by_name(self):
         for text, word in [("{", "json"), ('{"subsystems":[{"subsystem":"bdev","config":[{"method":"no_such"}]}]}',

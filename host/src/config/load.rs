@@ -38,7 +38,8 @@ impl Load {
     }
 
     /// Loads the plugins that the calls need, says which calls nothing has, then makes those that are
-    /// for startup.
+    /// for startup. Calls that let clients in move to the end: a client that came earlier would find
+    /// half of what it looks for, and may give up for good.
     ///
     /// # Errors
     /// A method that nothing has, or a call that failed, unless errors are ignored.
@@ -51,6 +52,18 @@ impl Load {
             .map(|error| error.message().to_owned())
             .collect();
         self.leave_out_unknown(&refused)?;
+        let manager = &self.host.manager;
+        // A host that ends answers nothing; the next call notices.
+        let is_last = |method: &str| manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false);
+        let last: BTreeSet<String> = self
+            .entries
+            .iter()
+            .map(|(_, entry)| entry.method.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|method| is_last(method))
+            .collect();
+        self.entries.sort_by_key(|(_, entry)| last.contains(&entry.method));
         self.make(State::Startup, events)
     }
 

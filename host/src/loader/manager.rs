@@ -88,6 +88,14 @@ impl Manager {
         Ok(is_loaded)
     }
 
+    /// Whether the manifest of a plugin that serves lists this. Any thread; blocks.
+    ///
+    /// # Errors
+    /// When the host ends.
+    pub fn is_provided(&self, provision: String) -> Result<bool> {
+        self.on_app(move |life| life.is_provided(&provision))
+    }
+
     /// Every plugin that is on the path, serves, failed or has ended. Any thread; blocks.
     ///
     /// # Errors

@@ -42,7 +42,8 @@ pub struct Manifest {
     #[serde(default)]
     pub modules: Vec<String>,
     /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id. With
-    /// `rpc.startup:METHOD` besides, the method is one that is called before the initialisation.
+    /// `rpc.startup:METHOD` besides, the method is one that is called before the initialisation. With
+    /// `rpc.last:METHOD`, a configuration calls it after all others: it lets clients in.
     #[serde(default)]
     pub provides: Vec<String>,
     /// What must be there before it: an interface id, or a plugin's name with an optional version

@@ -13,7 +13,10 @@ pub(crate) fn write(config: &mut Config<'_>) {
         config.call("iscsi_set_options", &view::options(&model.options));
     }
     for (tag, group) in &model.portal_groups {
-        config.call("iscsi_create_portal_group", &view::portal_group(*tag, group));
+        // Initiators that log in before their target is there may give up for good.
+        let mut params = view::portal_group(*tag, group);
+        params["wait"] = true.into();
+        config.call("iscsi_create_portal_group", &params);
         let chap = group.chap;
         if chap.is_set() {
             let params = json!({
@@ -43,5 +46,8 @@ pub(crate) fn write(config: &mut Config<'_>) {
             });
             config.call("iscsi_target_node_set_redirect", &params);
         }
+    }
+    for tag in model.portal_groups.keys().filter(|tag| app.is_open(**tag)) {
+        config.call("iscsi_start_portal_group", &json!({ "tag": tag }));
     }
 }

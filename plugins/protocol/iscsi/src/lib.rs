@@ -19,7 +19,7 @@ use drivebay_sdk::{App, Result, Stopping, notify, plugin};
 plugin! {
     name: "iscsi",
     kind: "target",
-    provides: ["rpc.startup:iscsi_set_options"],
+    provides: ["rpc.startup:iscsi_set_options", "rpc.last:iscsi_start_portal_group"],
     requires: [],
     methods: [
         "iscsi_set_options",

@@ -30,6 +30,7 @@ plugin! {
         "rpc.startup:nvmf_set_config",
         "rpc.startup:nvmf_set_max_subsystems",
         "rpc.startup:nvmf_set_crdt",
+        "rpc.last:nvmf_subsystem_add_listener",
     ],
     requires: [],
     methods: [

@@ -115,6 +115,10 @@ impl Doors {
         self.listeners = listeners;
     }
 
+    pub(super) fn is_open(&self, pg_tag: i32) -> bool {
+        self.listeners.iter().any(|listener| listener.pg_tag == pg_tag && listener.is_open)
+    }
+
     pub(super) fn close(&mut self, pg_tag: i32) {
         self.listeners.retain(|listener| listener.pg_tag != pg_tag);
         self.guests.retain(|guest| guest.login.pg_tag() != pg_tag);

@@ -120,6 +120,11 @@ impl Iscsi {
         self.doors.borrow_mut().listen(pg_tag, portals, waits)
     }
 
+    /// Whether connections of a portal group are accepted.
+    pub fn is_open(&self, pg_tag: i32) -> bool {
+        self.doors.borrow().is_open(pg_tag)
+    }
+
     /// Accepts connections of a portal group from now on.
     pub fn open_doors(&self, pg_tag: i32) {
         self.doors.borrow_mut().open(pg_tag);
