@@ -161,7 +161,7 @@ class SavedBySpdk(unittest.TestCase):
             self.assertEqual(subsystem["listen_addresses"], [address(port)])
             self.assertEqual(subsystem["serial_number"], "SPDK00000000000001")
             log = host.log(1000)
-            for method in ("accel_set_options", "bdev_nvme_set_options", "iscsi_set_options"):
+            for method in ("accel_set_options", "framework_set_scheduler", "sock_impl_set_options"):
                 self.assertIn(method, log)
 
     def test_the_client_loads_it_too(self):
@@ -177,11 +177,11 @@ class SavedBySpdk(unittest.TestCase):
             path, _ = self.write_config(host)
             with open(path) as f:
                 config = json.load(f)
-            lost = {"method": "bdev_nvme_attach_controller", "params": {"name": "Nvme0"}}
+            lost = {"method": "bdev_crypto_create", "params": {"name": "Crypto0"}}
             config["subsystems"][-1]["config"] += [lost, lost]
             with open(path, "w") as f:
                 json.dump(config, f)
-            expected = r"bdev_nvme_attach_controller \(2 times\)"
+            expected = r"bdev_crypto_create \(2 times\)"
             with self.assertRaisesRegex(AssertionError, rf"(?s)ended with status [1-9].*{expected}"):
                 host.start("-c", path)
             host.start("-c", path, "--json-ignore-init-errors")

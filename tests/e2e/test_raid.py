@@ -15,7 +15,7 @@ class EveryMethod(unittest.TestCase):
     def test_the_reference_client_makes_degrades_rebuilds_and_deletes_arrays(self):
         with Host() as host, Client(host.socket) as client:
             call = client.call
-            for name in ("a", "b", "c"):
+            for name in ("a", "b", "c", "d"):
                 call(f"bdev_malloc_create -b {name} 8 512")
             call("bdev_raid_set_options -w 256 -b 1000")
             call("bdev_raid_create -n mirror -r raid1 -b 'a b' -s")
@@ -28,7 +28,10 @@ class EveryMethod(unittest.TestCase):
             self.assertEqual((shown["num_base_bdevs_operational"], shown["base_bdevs_list"][1]["name"]), (1, None))
             call("bdev_raid_add_base_bdev mirror c")
             wait_until_rebuilt(host, "mirror")
-            call("bdev_raid_create -n strips -r 0 -z 64 -b b")
+            # It still has the mirror's superblock.
+            with self.assertRaisesRegex(Refused, "Superblock of a different raid bdev"):
+                call("bdev_raid_create -n strips -r 0 -z 64 -b b")
+            call("bdev_raid_create -n strips -r 0 -z 64 -b d")
             with self.assertRaisesRegex(Refused, "File exists"):
                 call("bdev_raid_create -n strips -r 0 -z 64 -b x")
             call("bdev_raid_delete mirror")

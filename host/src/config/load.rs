@@ -54,7 +54,8 @@ impl Load {
         self.leave_out_unknown(&refused)?;
         let manager = &self.host.manager;
         // A host that ends answers nothing; the next call notices.
-        let is_last = |method: &str| manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false);
+        let is_last =
+            |method: &str| manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false);
         let last: BTreeSet<String> = self
             .entries
             .iter()

@@ -144,7 +144,9 @@ impl Life {
     fn check_claims(&self, plugin: &Plugin) -> Result<()> {
         let owner = plugin.grant.owner();
         let is_kept = |claim: &str| match claim.split_once(':') {
-            Some(("rpc" | "rpc.startup" | "rpc.last", method)) => self.outside.rpc.is_registered(&owner, method),
+            Some(("rpc" | "rpc.startup" | "rpc.last", method)) => {
+                self.outside.rpc.is_registered(&owner, method)
+            }
             Some(_) => true,
             // Names of other forms are understood by other plugins, not here.
             None => !claim.starts_with("bay.") || self.broker.is_provided_by(owner.instance, claim),

@@ -20,19 +20,24 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 /// First words of method names, and the plugin that has such methods.
-const OF_PLUGINS: [(&str, &str); 8] = [
+const OF_PLUGINS: [(&str, &str); 13] = [
     ("bdev_aio_", "aio"),
     ("bdev_lvol_", "lvol"),
     ("bdev_malloc_", "malloc"),
     ("bdev_null_", "null"),
+    ("bdev_nvme_", "nvme"),
     ("bdev_passthru_", "passthru"),
+    ("bdev_raid_", "raid"),
+    ("bdev_split_", "split"),
     ("bdev_uring_", "aio"),
     ("iscsi_", "iscsi"),
     ("nvmf_", "nvmf"),
+    ("scsi_", "iscsi"),
+    ("vhost_", "vhost"),
 ];
 
 /// First words of SPDK's methods that no plugin has yet.
-const NOT_YET: [&str; 32] = [
+const NOT_YET: [&str; 27] = [
     "accel_",
     "bdev_compress_",
     "bdev_crypto_",
@@ -43,14 +48,11 @@ const NOT_YET: [&str; 32] = [
     "bdev_ftl_",
     "bdev_get_histogram",
     "bdev_iscsi_",
-    "bdev_nvme_",
     "bdev_ocf_",
     "bdev_opal_",
-    "bdev_raid_",
     "bdev_rbd_",
     "bdev_set_qd_sampling_period",
     "bdev_set_qos_limit",
-    "bdev_split_",
     "bdev_virtio_",
     "bdev_xnvme_",
     "bdev_zone_block_",
@@ -59,12 +61,10 @@ const NOT_YET: [&str; 32] = [
     "keyring_",
     "mdns_",
     "nbd_",
-    "scsi_",
     "sock_",
     "trace_",
     "ublk_",
     "vfu_",
-    "vhost_",
 ];
 
 /// Names that are listed as what was perhaps meant.
@@ -129,10 +129,10 @@ mod tests {
             ("bdev_nul_create", "did you mean bdev_null_create?"),
             ("bdev_get_bdev", "did you mean bdev_get_bdevs?"),
             ("bdef_get_bdefs", "did you mean bdev_get_bdevs?"),
-            ("bdev_raid_create", "not implemented yet"),
+            ("bdev_raid_create", "plugin raid, which is not on"),
             ("bdev_null_explode", "plugin null does not have it"),
             ("bdev_malloc_create", "belongs to plugin malloc, which is not on the plugin path"),
-            ("bdev_nvme_attach_controller", "not implemented yet"),
+            ("bdev_crypto_create", "not implemented yet"),
             ("acme_fly", "no plugin on the plugin path has it"),
         ] {
             let why = why(method, &known);

@@ -15,7 +15,9 @@ pub(crate) fn write(config: &mut Config<'_>) {
     for (tag, group) in &model.portal_groups {
         // Initiators that log in before their target is there may give up for good.
         let mut params = view::portal_group(*tag, group);
-        params["wait"] = true.into();
+        if let Some(params) = params.as_object_mut() {
+            params.insert("wait".to_owned(), true.into());
+        }
         config.call("iscsi_create_portal_group", &params);
         let chap = group.chap;
         if chap.is_set() {
