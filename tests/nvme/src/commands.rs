@@ -1,6 +1,6 @@
 //! The NVM command set over the wire. NVM Command Set 1.0, section 3.2.
 
-use crate::target::{BLOCK, BLOCKS, NQN, Target, pattern};
+use crate::target::{BLOCK, BLOCK_LEN, BLOCKS, NQN, Target, pattern};
 use drivebay_nvme_driver::spec::{Status, nvm, opcode};
 use drivebay_nvme_driver::{Data, Error, Namespace, Queue, Request};
 use serde_json::json;
@@ -98,6 +98,57 @@ fn a_deallocation_whose_data_is_too_short_is_refused() {
     request.data = Data::Out(vec![0; 16]);
     let refused = run(&mut queue, request);
     assert_eq!(status(refused), Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+}
+
+#[test]
+fn a_thin_volume_gives_back_the_clusters_that_a_deallocation_covers_whatever_their_size() {
+    let target = Target::start();
+    for mib in [1, 4, 6, 16] {
+        let (base, store) = (format!("base{mib}"), format!("store{mib}"));
+        let blocks = (mib << 20) / u64::from(BLOCK_LEN);
+        let disk = json!({"name": base, "num_blocks": 7 * blocks, "block_size": BLOCK});
+        target.call("bdev_malloc_create", disk);
+        let new = json!({"bdev_name": base, "lvs_name": store, "cluster_sz": mib << 20});
+        target.call("bdev_lvol_create_lvstore", new);
+        let volume = json!({
+            "lvs_name": store, "lvol_name": "v", "size_in_mib": 5 * mib, "thin_provision": true
+        });
+        target.call("bdev_lvol_create", volume);
+        let allocated = || {
+            let volumes = target.call("bdev_lvol_get_lvols", json!({"lvs_name": store}));
+            volumes[0]["num_allocated_clusters"].as_u64().unwrap()
+        };
+        let nsid = target.add_namespace(NQN, &format!("{store}/v"));
+        let (mut controller, mut queue, _) = target.connect_io();
+        let namespace = controller.namespace(nsid).unwrap();
+        let ends: Vec<u64> = (0..5).flat_map(|i| [i * blocks, (i + 1) * blocks - 1]).collect();
+        for &lba in &ends {
+            run(&mut queue, namespace.write(lba, pattern(lba, 1, 1)).unwrap()).unwrap();
+        }
+        assert_eq!(allocated(), 5, "{mib} MiB");
+        let mut kept = || -> Vec<bool> {
+            ends.iter()
+                .map(|&lba| read(&mut queue, &namespace, lba, 1) == pattern(lba, 1, 1))
+                .collect()
+        };
+        assert_eq!(kept(), [true; 10]);
+
+        // From the middle of cluster 0 to the middle of cluster 3, and cluster 4 but for its last block.
+        let length = u32::try_from(blocks).unwrap();
+        let ranges = [(blocks / 2, 3 * length), (4 * blocks, length - 1)];
+        let mut other = controller.io_queue(2, 8).unwrap();
+        run(&mut other, namespace.deallocate(&ranges).unwrap()).unwrap();
+        assert_eq!(allocated(), 3, "{mib} MiB");
+        let mut expected = [true, false, false, false, false, false, false, true, false, true];
+        assert_eq!(kept(), expected, "{mib} MiB");
+
+        // Two halves of cluster 0, in one command.
+        let halves = [(blocks / 2, length / 2), (0, length / 2)];
+        run(&mut other, namespace.deallocate(&halves).unwrap()).unwrap();
+        assert_eq!(allocated(), 2, "{mib} MiB");
+        expected[0] = false;
+        assert_eq!(kept(), expected, "{mib} MiB");
+    }
 }
 
 #[test]

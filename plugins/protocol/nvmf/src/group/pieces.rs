@@ -2,7 +2,7 @@
 //! from everything else until it has ended.
 //!
 //! A command's next piece goes down in a later round than the piece before, after all that other queues have brought meanwhile, and
-//! no round submits more than [`ROUND_BYTES`] of them.
+//! a round submits no more once it has submitted [`ROUND_BYTES`].
 
 use super::namespace::Chores;
 use super::path::{GONE, end, leave};
@@ -13,10 +13,10 @@ use drivebay_spec_nvme::Status;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Length of a piece at most, in bytes. Pieces end at multiples of it, so that a bdev that allocates in larger units than blocks
-/// still sees whole units.
+/// Length of a piece at most, in bytes, and pieces end at multiples of it. Only an unmap of a whole unit between two of the bdev's
+/// optimal boundaries is longer: a thin volume gives back a cluster only when one unmap covers it.
 const PIECE_BYTES: u64 = 4 << 20;
-/// Bytes of pieces that one round submits.
+/// Bytes after which a round ends.
 const ROUND_BYTES: u64 = PIECE_BYTES;
 /// A command that is no longer goes down as it is.
 pub(super) const SHORT_BYTES: u64 = 128 << 10;
@@ -51,6 +51,8 @@ struct LongCommand {
 struct Pieces {
     ranges: VecDeque<Range>,
     blocks_per_piece: u64,
+    /// Blocks of as many units as fit a piece, at least one; 0: there is none.
+    blocks_per_unit: u64,
 }
 
 /// The long commands of a poll group.
@@ -64,21 +66,35 @@ pub(super) struct LongCommands {
 }
 
 impl Pieces {
-    fn new(ranges: VecDeque<Range>, block_size: u32) -> Self {
+    /// `boundary`: blocks of a unit that goes down whole; 0: there is none.
+    fn new(ranges: VecDeque<Range>, block_size: u32, boundary: u32) -> Self {
         let blocks_per_piece = (PIECE_BYTES / u64::from(block_size.max(1))).max(1);
-        Self { ranges, blocks_per_piece }
+        let boundary = u64::from(boundary);
+        let units = blocks_per_piece.checked_div(boundary).unwrap_or(0).max(1);
+        Self { ranges, blocks_per_piece, blocks_per_unit: units * boundary }
     }
 
     fn next(&mut self) -> Option<Range> {
         let first = self.ranges.front_mut()?;
-        let to_boundary = self.blocks_per_piece - first.lba % self.blocks_per_piece;
-        let piece = Range::new(first.lba, first.nblocks.min(to_boundary));
+        let piece =
+            Range::new(first.lba, piece_len(*first, self.blocks_per_piece, self.blocks_per_unit));
         *first = Range::new(first.lba + piece.nblocks, first.nblocks - piece.nblocks);
         if first.nblocks == 0 {
             self.ranges.pop_front();
         }
         Some(piece)
     }
+}
+
+/// Blocks of the piece with which `left` begins.
+fn piece_len(left: Range, per_piece: u64, per_unit: u64) -> u64 {
+    let to_piece_end = left.nblocks.min(per_piece - left.lba % per_piece);
+    if per_unit == 0 {
+        return to_piece_end;
+    }
+    let to_unit_end = per_unit - left.lba % per_unit;
+    let has_whole_unit = to_unit_end == per_unit && left.nblocks >= per_unit;
+    if has_whole_unit { per_unit } else { to_piece_end.min(to_unit_end) }
 }
 
 impl LongCommands {
@@ -92,7 +108,9 @@ impl LongCommands {
     ) {
         self.last += 1;
         request.set_word(self.last);
-        let left = Pieces::new(ranges.into(), namespace.geometry.get().block_size);
+        let geometry = namespace.geometry.get();
+        let boundary = if kind == Kind::Unmap { geometry.optimal_boundary } else { 0 };
+        let left = Pieces::new(ranges.into(), geometry.block_size, boundary);
         let command = LongCommand { namespace: Rc::clone(namespace), kind, left };
         self.commands.insert(self.last, command);
         self.ready.push_back(request);
@@ -174,20 +192,39 @@ fn forget(request: &Request<Nvmf>) {
 mod tests {
     use super::*;
 
+    fn all_pieces(ranges: &[Range], boundary: u64) -> Vec<Range> {
+        let boundary = u32::try_from(boundary).unwrap();
+        let mut pieces = Pieces::new(ranges.to_vec().into(), 512, boundary);
+        std::iter::from_fn(|| pieces.next()).collect()
+    }
+
+    const UNIT: u64 = PIECE_BYTES / 512;
+
     #[test]
     fn pieces_end_at_multiples_of_their_length_and_ranges_follow_each_other() {
-        let unit = PIECE_BYTES / 512;
-        let ranges = [Range::new(unit - 8, unit + 16), Range::new(5 * unit, 8)];
-        let mut pieces = Pieces::new(ranges.into(), 512);
-        let all: Vec<_> = std::iter::from_fn(|| pieces.next()).collect();
-        assert_eq!(
-            all,
-            [
-                Range::new(unit - 8, 8),
-                Range::new(unit, unit),
-                Range::new(2 * unit, 8),
-                Range::new(5 * unit, 8)
-            ]
-        );
+        let ranges = [Range::new(UNIT - 8, UNIT + 16), Range::new(5 * UNIT, 8)];
+        let pieces = [
+            Range::new(UNIT - 8, 8),
+            Range::new(UNIT, UNIT),
+            Range::new(2 * UNIT, 8),
+            Range::new(5 * UNIT, 8),
+        ];
+        for boundary in [0, 8, UNIT / 4, UNIT] {
+            assert_eq!(all_pieces(&ranges, boundary), pieces, "boundary {boundary}");
+        }
+    }
+
+    #[test]
+    fn a_whole_unit_of_the_bdev_is_one_piece_and_parts_of_units_are_cut() {
+        let range = Range::new(3 * UNIT - 8, 4 * UNIT + 8);
+        let pieces = [
+            Range::new(3 * UNIT - 8, 8),
+            Range::new(3 * UNIT, 3 * UNIT),
+            Range::new(6 * UNIT, UNIT),
+        ];
+        assert_eq!(all_pieces(&[range], 3 * UNIT), pieces);
+        let odd = UNIT / 4 * 3;
+        let pieces = [Range::new(odd, odd), Range::new(2 * odd, odd), Range::new(3 * odd, 8)];
+        assert_eq!(all_pieces(&[Range::new(odd, 2 * odd + 8)], odd), pieces);
     }
 }
