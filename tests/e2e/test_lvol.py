@@ -125,6 +125,25 @@ class CheckAndRepair(unittest.TestCase):
             file.write(bytes([byte | 1]))
 
 
+class AfterAStop(unittest.TestCase):
+    def test_a_store_is_closed_in_order_whichever_plugin_stops_first(self):
+        for first, then in (("lvol", "aio"), ("aio", "lvol")):
+            with self.subTest(first=first), Host() as host:
+                path = f"{host.folder}/disk"
+                with open(path, "wb") as file:
+                    file.truncate(64 * MIB)
+                host.stop()
+                host.start("--load", first, "--load", then)
+                host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+                host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+                host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+                host.export("store/v")
+                host.stop()
+                code, report = lvol("check", path)
+                self.assertEqual((code, report["is_clean"]), (0, True))
+                host.start()
+
+
 class AfterAKill(unittest.TestCase):
     def test_the_first_call_finds_stores_on_disks_that_came_before_the_plugin(self):
         with Host() as host:

@@ -32,6 +32,10 @@ unsafe impl Core for GuardedCore {
         ProcessCore.owned(owner)
     }
 
+    fn others_use(&self, owner: *const bay_host) -> bool {
+        ProcessCore.others_use(owner)
+    }
+
     fn release_owner(&self, owner: *const bay_host, done: Job) {
         ProcessCore.release_owner(owner, done);
     }

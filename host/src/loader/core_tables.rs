@@ -32,6 +32,10 @@ unsafe impl Core for ProcessCore {
         services::owned(owner)
     }
 
+    fn others_use(&self, owner: *const bay_host) -> bool {
+        drivebay_core::bdev::desc::others_use(owner as usize)
+    }
+
     fn release_owner(&self, owner: *const bay_host, done: Job) {
         services::release_owner(owner, done);
     }

@@ -276,14 +276,17 @@ impl Life {
         uses
     }
 
-    /// The plugin that ends next when the host ends: those that serve hosts first, of each kind the last
-    /// loaded first; but none that another one requires.
+    /// The plugin that ends next when the host ends: those that serve hosts first, then those whose bdevs
+    /// nobody else has open, so that a store still reaches its disk; of each kind the last loaded first, but
+    /// none that another one requires.
     pub(super) fn next_to_end(&self) -> Option<Rc<Plugin>> {
         let live = self.live();
         let is_required =
             |plugin: &Plugin| live.iter().any(|other| !other.is(plugin) && other.needs(plugin));
         let turn = |plugin: &&Rc<Plugin>| {
-            (!is_required(plugin), plugin.manifest.serves_hosts(), plugin.grant.number)
+            let is_open = self.outside.core.others_use(plugin.grant.host());
+            let serves_hosts = plugin.manifest.serves_hosts();
+            (!is_required(plugin), serves_hosts, !is_open, plugin.grant.number)
         };
         live.iter().max_by_key(turn).cloned()
     }

@@ -29,6 +29,8 @@ pub unsafe trait Core: Send + Sync {
     /// How many things of an instance are in use or hold others: bdevs, descriptors, io_devices.
     /// What only runs (pollers, threads) does not count: a plugin stops that itself.
     fn owned(&self, owner: *const bay_host) -> usize;
+    /// Whether somebody else has a bdev of an instance open.
+    fn others_use(&self, owner: *const bay_host) -> bool;
     /// Takes back what an instance left, of whatever kind; `done` runs on the app thread once
     /// nothing of it runs any more. App thread.
     fn release_owner(&self, owner: *const bay_host, done: Job);

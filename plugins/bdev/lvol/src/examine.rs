@@ -6,7 +6,8 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 static EXAMINING: OnApp<Examining> = OnApp::new();
 
-/// Bdevs that are being looked at.
+/// Names of the bdevs that are being looked at.
 #[derive(Debug, Default)]
 struct Examining {
-    count: Cell<usize>,
+    names: RefCell<BTreeSet<String>>,
     ended: Notify,
 }
 
@@ -27,11 +28,15 @@ pub(crate) fn examine(_: &App, examine: Examine) {
     let Ok(examining) = EXAMINING.get_or_init(Examining::default) else {
         return;
     };
-    examining.count.set(examining.count.get() + 1);
-    let under_way = UnderWay(examining);
+    let name = examine.name().to_owned();
+    // A new bdev is shown twice when it comes while the plugin starts.
+    let is_ours = all().iter().any(|store| store.base_name == name);
+    if is_ours || !examining.names.borrow_mut().insert(name.clone()) {
+        return;
+    }
+    let under_way = UnderWay(examining, name.clone());
     let look = async move {
         let _under_way = under_way;
-        let name = examine.name().to_owned();
         match load(&name).await {
             Ok(Some(store)) => info!("bdev {name} holds store {}", store.uuid),
             Ok(None) => {}
@@ -45,12 +50,12 @@ pub(crate) fn examine(_: &App, examine: Examine) {
     }
 }
 
-/// Counts a bdev that is being looked at, until it is dropped.
-struct UnderWay(Rc<Examining>);
+/// A bdev that is being looked at, until it is dropped.
+struct UnderWay(Rc<Examining>, String);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
+        self.0.names.borrow_mut().remove(&self.1);
         self.0.ended.notify();
     }
 }
@@ -60,12 +65,13 @@ impl Drop for UnderWay {
 pub(crate) async fn settled() {
     task::yield_now().await;
     if let Some(examining) = EXAMINING.get() {
-        let ended = examining.ended.until(|| examining.count.get() == 0);
+        let ended = examining.ended.until(|| examining.names.borrow().is_empty());
         _ = task::timeout(SETTLE_LIMIT, ended).await;
     }
 }
 
-/// The base of a store goes away: its volumes leave the bus. `[app thread]`
+/// The base of a store goes away: its volumes leave the bus. The bus refuses I/O to the base by now, so the
+/// store stays open on the disk. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
         let gone = async move {

@@ -113,6 +113,9 @@ unsafe impl Core for TestCore {
     fn owned(&self, _: *const bay_host) -> usize {
         self.bdevs.load(Ordering::Relaxed)
     }
+    fn others_use(&self, _: *const bay_host) -> bool {
+        false
+    }
     fn release_owner(&self, _: *const bay_host, done: Job) {
         self.bdevs.store(0, Ordering::Relaxed);
         done();
