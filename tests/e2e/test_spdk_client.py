@@ -326,7 +326,7 @@ class Refusals(unittest.TestCase):
             host.call("bdev_malloc_create", **disk)
             self.refused(host, -32601, "not found", "no_such_method")
             self.refused(host, -32601, "did you mean bdev_get_bdevs?", "bdev_get_bdev")
-            self.refused(host, -32601, "not implemented yet", "bdev_raid_create")
+            self.refused(host, -32601, "not implemented yet", "bdev_crypto_create")
             self.refused(host, -32602, "colour", "bdev_malloc_create", **disk, colour="red")
             self.refused(host, -32602, "num_blocks", "bdev_malloc_create", name="m1", block_size=512)
             self.refused(host, -32602, "num_blocks", "bdev_malloc_create", **{**disk, "num_blocks": "8"})

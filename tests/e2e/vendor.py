@@ -55,7 +55,7 @@ def sdk():
     made, packages = f"{TARGET}/sdk", f"{TARGET}/build/package"
     if not sdk.is_made:
         shutil.rmtree(packages, ignore_errors=True)
-        crates = ("drivebay-plugin-api", "drivebay-spec-jsonrpc", "drivebay-sdk")
+        crates = ("drivebay-plugin-api", "drivebay-spec-errno", "drivebay-spec-jsonrpc", "drivebay-sdk")
         run("cargo", "package", "--quiet", "--no-verify", "--allow-dirty", "--offline", "--exclude-lockfile",
             *(f"--package={crate}" for crate in crates), cwd=ROOT, env=cargo_env())
         files = sorted(f"{packages}/{name}" for name in os.listdir(packages) if name.endswith(".crate"))

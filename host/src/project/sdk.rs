@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The SDK's crates that every plugin needs, and where each is in a source tree.
-const CRATES: [(&str, &str); 3] = [
+const CRATES: [(&str, &str); 4] = [
     ("drivebay-sdk", "sdk"),
     ("drivebay-plugin-api", "plugin-api"),
+    ("drivebay-spec-errno", "sdk/spec/errno"),
     ("drivebay-spec-jsonrpc", "sdk/spec/jsonrpc"),
 ];
 
