@@ -91,6 +91,22 @@ fn every_range_of_a_deallocation_is_done_or_none() {
 }
 
 #[test]
+fn data_behind_the_ranges_of_a_deallocation_is_not_looked_at() {
+    let target = Target::start();
+    let (_controller, mut queue, namespace) = target.connect_io();
+    let data = pattern(0, 1, 4);
+    run(&mut queue, namespace.write(0, data.clone()).unwrap()).unwrap();
+    // As Linux sends it: always a page. What is behind the range would be one, too.
+    let mut request = namespace.deallocate(&[(0, 1), (2, 1)]).unwrap();
+    request.command.dw[10] = 0;
+    let Data::Out(page) = &mut request.data else { panic!("a deallocation has data") };
+    page.resize(4096, 0xff);
+    run(&mut queue, request).unwrap();
+    let rest = read(&mut queue, &namespace, 0, 4);
+    assert!(rest[..BLOCK].iter().all(|byte| *byte == 0) && rest[BLOCK..] == data[BLOCK..]);
+}
+
+#[test]
 fn a_deallocation_whose_data_is_too_short_is_refused() {
     let target = Target::start();
     let (_controller, mut queue, namespace) = target.connect_io();

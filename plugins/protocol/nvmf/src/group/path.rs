@@ -6,7 +6,6 @@ use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
 use drivebay_sdk::nvmf::protocol::{Qpair, Request, Transfer};
 use drivebay_spec_nvme::fabrics::ConnectData;
-use drivebay_spec_nvme::nvm::DatasetManagement;
 use drivebay_spec_nvme::opcode::{self, fabrics};
 use drivebay_spec_nvme::{Command, Status, nvm};
 use std::collections::VecDeque;
@@ -115,7 +114,7 @@ fn start(
             return write_zeroes(namespace, request, range, durable(fua));
         }
         Ok(Plan::Flush) => (Op::Flush, IoFlags::NONE),
-        Ok(Plan::Deallocate(_)) => return deallocate(namespace, request),
+        Ok(Plan::Deallocate(ranges)) => return deallocate(namespace, request, ranges),
         Ok(Plan::Nothing) => return finish(request, Status::SUCCESS, 0),
         Err(status) => return finish(request, status, 0),
     };
@@ -134,8 +133,8 @@ fn ended(mut request: Request<Nvmf>, result: IoResult) {
 }
 
 /// Unmaps the ranges of a Dataset Management, piece after piece.
-fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>) {
-    let data = request.read_data(DatasetManagement::MAX_RANGES * nvm::DsmRange::LEN);
+fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, num_ranges: usize) {
+    let data = request.read_data(num_ranges * nvm::DsmRange::LEN);
     let geometry = namespace.geometry.get();
     match io::deallocate(&data, &geometry, namespace.limits.unmap_blocks) {
         Ok(ranges) => begin_long(request, namespace, Kind::Unmap, ranges),

@@ -109,7 +109,8 @@ fn dataset_management(
     geometry: &Geometry,
     len: u32,
 ) -> Result<Plan, Status> {
-    if len as usize != command.num_ranges() * DsmRange::LEN {
+    // Linux always sends a page, however few ranges it has.
+    if (len as usize) < command.num_ranges() * DsmRange::LEN {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
     // The rest are hints, and deallocation is one too for a bdev that has none.
