@@ -98,6 +98,15 @@ impl Stream {
         }
     }
 
+    /// Over one end of a socket pair, or another connected socket of this process.
+    ///
+    /// # Errors
+    /// When it cannot be set to not block.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from)?;
+        Ok(Self::new(fd))
+    }
+
     /// Puts a layer, such as TLS, between socket and user.
     pub fn set_layer(&mut self, layer: Box<dyn Layer>) {
         self.layer = Some(layer);

@@ -1,0 +1,120 @@
+//! What has ended: replies, and the next step of block status.
+
+use super::Connection;
+use super::piece::Piece;
+use crate::negotiate::ALLOCATION;
+use drivebay_sdk::bdev::Op;
+use drivebay_sdk::{Status, errno};
+use drivebay_spec_nbd::transmission::{Command, Extent, command_flag, error};
+
+/// Extents of one reply; the client asks again for the rest.
+const EXTENTS_MAX: usize = 128;
+
+impl Connection {
+    /// Takes what has ended.
+    pub(super) fn finish(&mut self) {
+        while let Some(piece) = self.flight.take() {
+            self.ended(piece);
+        }
+    }
+
+    fn ended(&mut self, piece: Box<Piece>) {
+        let slot = piece.slot;
+        // The rest of a request that was abandoned: nobody waits for it.
+        let Some(ongoing) = self.ongoing(slot) else { return self.spare.push(piece) };
+        ongoing.in_flight -= 1;
+        let (request, is_last) = (ongoing.request, ongoing.in_flight == 0 && ongoing.is_begun);
+        let is_wrong = ongoing.error != 0;
+        if request.command == Command::BlockStatus {
+            return self.found(slot, &piece);
+        }
+        if !piece.status.is_success() {
+            self.note_error(slot, error_of(piece.status));
+        } else if request.command == Command::Read && !is_wrong {
+            let reply = self.reply(&request);
+            let head = reply.data(piece.offset, piece.buf.len(), is_last);
+            self.outbox.push(head, Some(piece), Vec::new());
+            if is_last {
+                self.release(slot);
+            }
+            return;
+        }
+        self.spare.push(piece);
+        if is_last {
+            self.answer(slot);
+        }
+    }
+
+    /// Answers a request all of whose I/O has ended.
+    pub(super) fn answer(&mut self, slot: usize) {
+        let Some(ongoing) = self.release(slot) else { return };
+        let reply = self.reply(&ongoing.request);
+        if ongoing.error != 0 {
+            self.outbox.push(reply.failed(ongoing.error), None, Vec::new());
+        } else if ongoing.extents.is_empty() {
+            self.outbox.push(reply.done(), None, Vec::new());
+        } else {
+            let (head, extents) = reply.block_status(ALLOCATION, &ongoing.extents);
+            self.outbox.push(head, None, extents);
+        }
+    }
+
+    // ---- block status ----
+
+    /// Looks for the state of the first block.
+    pub(super) fn begin_block_status(&mut self, slot: usize) {
+        let knows = self.export().knows_allocation();
+        let Some(ongoing) = self.ongoing(slot) else { return };
+        let (offset, len) = (ongoing.request.offset, ongoing.request.len);
+        if knows {
+            return self.seek(slot, offset, false);
+        }
+        ongoing.extents.push(Extent { len, is_hole: false });
+        self.answer(slot);
+    }
+
+    /// Data is looked for first, then holes and data in turn.
+    fn seek(&mut self, slot: usize, offset: u64, hole: bool) {
+        if let Some(ongoing) = self.ongoing(slot) {
+            ongoing.seeks_hole = hole;
+        }
+        let block = offset / u64::from(self.export().block_size());
+        self.submit_plain(slot, if hole { Op::SeekHole(block) } else { Op::SeekData(block) });
+    }
+
+    /// A seek has ended: from where the last extent ends, the blocks up to the found one are in one state.
+    fn found(&mut self, slot: usize, piece: &Piece) {
+        let block_size = u64::from(self.export().block_size());
+        let (status, block) = (piece.status, piece.block);
+        let Some(ongoing) = self.ongoing(slot) else { return };
+        let (request, sought_hole) = (ongoing.request, ongoing.seeks_hole);
+        let known: u64 = ongoing.extents.iter().map(|extent| extent.len).sum();
+        let (from, end) = (request.offset + known, request.offset + request.len);
+        let to = block.map_or(end, |block| block.saturating_mul(block_size)).min(end);
+        if !status.is_success() || (sought_hole && to <= from) {
+            // What cannot be told counts as data.
+            ongoing.extents.push(Extent { len: end - from, is_hole: false });
+            return self.answer(slot);
+        }
+        if to > from {
+            ongoing.extents.push(Extent { len: to - from, is_hole: !sought_hole });
+        }
+        let is_enough = request.flags & command_flag::REQ_ONE != 0 && !ongoing.extents.is_empty();
+        if to == end || is_enough || ongoing.extents.len() == EXTENTS_MAX {
+            return self.answer(slot);
+        }
+        self.seek(slot, to.max(from), !sought_hole);
+    }
+}
+
+/// As the protocol has it.
+fn error_of(status: Status) -> u32 {
+    match -status.raw() {
+        errno::EPERM | errno::EROFS => error::EPERM,
+        errno::ENOMEM => error::ENOMEM,
+        errno::EINVAL => error::EINVAL,
+        errno::ENOSPC => error::ENOSPC,
+        errno::EOPNOTSUPP => error::ENOTSUP,
+        _ => error::EIO,
+    }
+}

@@ -1,0 +1,106 @@
+//! Replies that wait to be sent.
+
+use super::piece::Piece;
+use drivebay_sdk::runtime::net::Stream;
+use drivebay_spec_nbd::transmission::Head;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+/// Pieces of memory that one system call sends.
+const SLICES_MAX: usize = 64;
+
+/// Replies in their order.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    replies: VecDeque<Outgoing>,
+    /// Bytes of the first one that were sent already.
+    sent: usize,
+    num_pieces: usize,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    head: Head,
+    /// The data of a read.
+    data: Option<Box<Piece>>,
+    /// Extents.
+    bytes: Vec<u8>,
+}
+
+impl Outgoing {
+    fn parts(&self) -> [&[u8]; 3] {
+        let data: &[u8] = self.data.as_ref().map_or(&[], |piece| &piece.buf);
+        [self.head.as_bytes(), data, &self.bytes]
+    }
+
+    fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, head: Head, data: Option<Box<Piece>>, bytes: Vec<u8>) {
+        self.num_pieces += usize::from(data.is_some());
+        self.replies.push_back(Outgoing { head, data, bytes });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.replies.len()
+    }
+
+    pub(super) fn num_pieces(&self) -> usize {
+        self.num_pieces
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Sends what the socket takes. Pieces that were sent become spare.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(super) fn send(
+        &mut self,
+        stream: &mut Stream,
+        spare: &mut Vec<Box<Piece>>,
+    ) -> io::Result<()> {
+        while !self.replies.is_empty() && stream.is_writable() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut skip = self.sent;
+            let parts = self.replies.iter().flat_map(Outgoing::parts).filter_map(|part| {
+                let skipped = skip.min(part.len());
+                skip -= skipped;
+                part.get(skipped..).filter(|part| !part.is_empty())
+            });
+            let mut count = 0;
+            for (place, part) in slices.iter_mut().zip(parts) {
+                *place = IoSlice::new(part);
+                count += 1;
+            }
+            let taken = stream.write(slices.get(..count).unwrap_or_default(), false)?;
+            if taken == 0 {
+                break;
+            }
+            self.sent += taken;
+            self.drop_sent(spare);
+        }
+        Ok(())
+    }
+
+    fn drop_sent(&mut self, spare: &mut Vec<Box<Piece>>) {
+        while let Some(len) = self.replies.front().map(Outgoing::len)
+            && self.sent >= len
+        {
+            self.sent -= len;
+            if let Some(piece) = self.replies.pop_front().and_then(|reply| reply.data) {
+                self.num_pieces -= 1;
+                spare.push(piece);
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `nbd`: bdevs over NBD.
+//!
+//! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A client that connects to a
+//! [`server`] is handed to a [`share`], which is one thread's connections: there it negotiates ([`negotiate`]), and then
+//! its requests become I/O ([`connection`]). A [`disk`] of the kernel begins with that, over a socket pair that
+//! [`netlink`] gives to the kernel. `docs/nbd.md` has the words and the limits.
+#![forbid(unsafe_code)]
+
+pub mod connection;
+pub mod disk;
+pub mod export;
+pub mod negotiate;
+mod netlink;
+pub mod registry;
+pub mod rpc;
+pub mod server;
+pub mod share;
+
+#[cfg(test)]
+mod tests;
+
+use drivebay_sdk::{App, Result, Stopping, notify, plugin};
+
+plugin! {
+    name: "nbd",
+    kind: "target",
+    provides: [],
+    requires: [],
+    methods: [
+        "nbd_start_disk",
+        "nbd_stop_disk",
+        "nbd_get_disks",
+        "nbd_create_server",
+        "nbd_delete_server",
+        "nbd_get_servers",
+        "nbd_server_add_export",
+        "nbd_server_remove_export",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start(app: &App) -> Result<()> {
+    registry::Registry::start()?;
+    rpc::register(app)?;
+    notify::subsystem(app, "nbd", rpc::write_config)
+}
+
+fn stop(_app: &App, stopping: Stopping) {
+    registry::stop(stopping);
+}

@@ -1,0 +1,196 @@
+//! The app thread's state: servers, disks, and the threads that serve them.
+
+use crate::disk::Disk;
+use crate::export::{Export, ExportConfig};
+use crate::server::Server;
+use crate::share::Share;
+use drivebay_sdk::runtime::group::Weight;
+use drivebay_sdk::runtime::net::Address;
+use drivebay_sdk::runtime::{Group, OnApp, task};
+use drivebay_sdk::{App, Error, Result, Stopping, errno, thread, tracing};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+static REGISTRY: OnApp<Registry> = OnApp::new();
+
+/// Servers and disks.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// Made when the first server or disk is. A share is `None` when its thread lacks something.
+    group: RefCell<Option<Rc<Group<Option<Share>>>>>,
+    /// Servers, by name.
+    pub servers: RefCell<BTreeMap<String, Server>>,
+    /// Disks of the kernel, by their number.
+    pub disks: RefCell<BTreeMap<u32, Disk>>,
+}
+
+/// Servers and disks. `[app thread]`
+///
+/// # Errors
+/// `EPERM` on another thread.
+pub fn registry() -> Result<Rc<Registry>> {
+    REGISTRY.get().ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
+}
+
+/// Runs `call` on the thread with the fewest connections. `[app thread]`
+///
+/// # Errors
+/// When there are no threads.
+pub fn on_a_thread(call: impl FnOnce(&Share, Weight) + Send + 'static) -> Result<()> {
+    let group = registry()?.group()?;
+    let no_thread = || Error::new(errno::EAGAIN, "there is no thread for connections");
+    let (member, weight) = group.least_loaded().ok_or_else(no_thread)?;
+    member.send(move |share| {
+        if let Some(share) = &**share {
+            call(share, weight);
+        }
+    });
+    Ok(())
+}
+
+/// Ends everything, then lets the plugin end. `[app thread]`
+pub fn stop(stopping: Stopping) {
+    let end = async move {
+        if let Some(registry) = REGISTRY.get() {
+            registry.end().await;
+        }
+        REGISTRY.take();
+        drop(stopping);
+    };
+    match task::spawn("stop nbd", end) {
+        Ok(task) => task.detach(),
+        Err(error) => tracing::error!("nbd does not stop in order: {error}"),
+    }
+}
+
+impl Registry {
+    /// Makes the state, with nothing in it. `[app thread]`
+    ///
+    /// # Errors
+    /// `EPERM` on another thread.
+    pub fn start() -> Result<()> {
+        REGISTRY.get_or_init(Self::default).map(drop)
+    }
+
+    fn group(&self) -> Result<Rc<Group<Option<Share>>>> {
+        if let Some(group) = &*self.group.borrow() {
+            return Ok(Rc::clone(group));
+        }
+        let share = |index| match Share::new() {
+            Ok(share) => Some(share),
+            Err(error) => {
+                tracing::error!("nbd_poll_group_{index:03} cannot serve: {error}");
+                None
+            }
+        };
+        let group = Rc::new(Group::start("nbd_poll_group", thread::cores(), share)?);
+        *self.group.borrow_mut() = Some(Rc::clone(&group));
+        Ok(group)
+    }
+
+    /// Makes a server.
+    ///
+    /// # Errors
+    /// `EEXIST`, or what bind(2) tells.
+    pub fn create_server(&self, name: &str, address: &Address) -> Result<()> {
+        if self.servers.borrow().contains_key(name) {
+            return Err(Error::new(errno::EEXIST, format!("server {name} exists already")));
+        }
+        self.group()?;
+        let server = Server::listen(address)?;
+        self.servers.borrow_mut().insert(name.to_owned(), server);
+        Ok(())
+    }
+
+    /// Deletes a server with its exports.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none.
+    pub async fn delete_server(&self, name: &str) -> Result<()> {
+        let server = self.servers.borrow_mut().remove(name).ok_or_else(|| no_server(name))?;
+        for export in server.catalog().list() {
+            server.catalog().remove(&export.config().name);
+            self.end_export(export).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds an export to a server.
+    ///
+    /// # Errors
+    /// `ENOENT` without the server, `EEXIST` when the name is taken, and what opening the bdev tells.
+    pub fn add_export(&self, app: &App, server: &str, config: ExportConfig) -> Result<()> {
+        let servers = self.servers.borrow();
+        let found = servers.get(server).ok_or_else(|| no_server(server))?;
+        let (of, name) = (server.to_owned(), config.name.clone());
+        let on_remove = move |_: &App| {
+            let (of, name) = (of.clone(), name.clone());
+            let remove = async move {
+                tracing::warn!("NBD export {name} ends: its bdev goes away");
+                let removed = async { registry()?.remove_export(&of, &name).await }.await;
+                if let Err(error) = removed {
+                    tracing::debug!("NBD export {name}: {error}");
+                }
+            };
+            match task::spawn("remove export", remove) {
+                Ok(task) => task.detach(),
+                Err(error) => tracing::error!("an NBD export does not end: {error}"),
+            }
+        };
+        found.catalog().add(Export::open(app, config, on_remove)?)
+    }
+
+    /// Removes an export from a server; its clients are disconnected.
+    ///
+    /// # Errors
+    /// `ENOENT` without the server or the export.
+    pub async fn remove_export(&self, server: &str, name: &str) -> Result<()> {
+        let export = {
+            let servers = self.servers.borrow();
+            let found = servers.get(server).ok_or_else(|| no_server(server))?;
+            let message = || format!("server {server} has no export {name}");
+            found.catalog().remove(name).ok_or_else(|| Error::new(errno::ENOENT, message()))?
+        };
+        self.end_export(export).await
+    }
+
+    /// Ends the connections of an export on all threads.
+    ///
+    /// # Errors
+    /// When a thread has ended meanwhile.
+    pub async fn end_export(&self, export: Arc<Export>) -> Result<()> {
+        export.set_ending();
+        let group = self.group()?;
+        let end = async move |share: Rc<Option<Share>>| {
+            if let Some(share) = &*share {
+                share.end_connections(&export).await;
+            }
+        };
+        group.on_each(end).await.map(drop)
+    }
+
+    async fn end(&self) {
+        let disks: Vec<u32> = self.disks.borrow().keys().copied().collect();
+        for index in disks {
+            if let Err(error) = self.stop_disk(index).await {
+                tracing::warn!("/dev/nbd{index}: {error}");
+            }
+        }
+        let servers: Vec<String> = self.servers.borrow().keys().cloned().collect();
+        for name in servers {
+            if let Err(error) = self.delete_server(&name).await {
+                tracing::warn!("NBD server {name}: {error}");
+            }
+        }
+        let group = self.group.borrow_mut().take();
+        if let Some(group) = group.and_then(Rc::into_inner) {
+            group.end().await;
+        }
+    }
+}
+
+fn no_server(name: &str) -> Error {
+    Error::new(errno::ENOENT, format!("there is no server {name}"))
+}
