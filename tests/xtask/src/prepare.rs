@@ -36,6 +36,8 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("make", Sign::Program("make"), Need::EndToEnd),
     ("pkg-config", Sign::Program("pkg-config"), Need::EndToEnd),
     ("libiscsi-bin", Sign::Program("iscsi-test-cu"), Need::EndToEnd),
+    ("libnbd-bin", Sign::Program("nbdcopy"), Need::EndToEnd),
+    ("qemu-utils", Sign::Program("qemu-img"), Need::EndToEnd),
     ("python3", Sign::Program("python3"), Need::EndToEnd),
     ("python3-venv", Sign::PythonModule("ensurepip"), Need::EndToEnd),
     ("qemu-system-x86", Sign::Program("qemu-system-x86_64"), Need::Guest),

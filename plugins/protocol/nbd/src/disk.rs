@@ -40,7 +40,8 @@ pub fn device(index: u32) -> String {
 pub fn index(device: &str) -> Result<u32> {
     let digits = device.strip_prefix("/dev/nbd").filter(|digits| !digits.starts_with('+'));
     digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
-        let message = format!("illegal nbd device {device}; allowed: /dev/nbd0, /dev/nbd1 and so on");
+        let message =
+            format!("illegal nbd device {device}; allowed: /dev/nbd0, /dev/nbd1 and so on");
         Error::new(errno::ENODEV, message)
     })
 }

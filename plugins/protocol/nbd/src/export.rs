@@ -1,7 +1,7 @@
 //! A bdev as clients see it.
 
-use drivebay_sdk::{App, Result};
 use drivebay_sdk::bdev::{self, Channel, Claim, Desc, Event, Info, OpSet};
+use drivebay_sdk::{App, Result};
 use drivebay_spec_nbd::transmission::export_flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -16,9 +16,6 @@ pub mod rpc;
 pub mod server;
 pub mod share;
 
-#[cfg(test)]
-mod tests;
-
 use drivebay_sdk::{App, Result, Stopping, notify, plugin};
 
 plugin! {

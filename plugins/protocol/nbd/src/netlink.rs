@@ -72,7 +72,8 @@ impl Netlink {
             Some(netlink::GENERIC),
         )
         .map_err(io::Error::from)?;
-        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(LIMIT)).map_err(io::Error::from)?;
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(LIMIT))
+            .map_err(io::Error::from)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0)).map_err(io::Error::from)?;
         let mut this = Self { socket, family: CONTROLLER };
         let mut name = Attributes::default();
@@ -107,7 +108,9 @@ impl Netlink {
         all.put(SERVER_FLAGS, &u64::from(attach.flags).to_ne_bytes());
         all.put(SOCKETS | NESTED, &items.0);
         let attached = self.call(CONNECT, &all);
-        attached.map(drop).map_err(|error| told(&format!("attaching /dev/nbd{}", attach.index), &error))
+        attached
+            .map(drop)
+            .map_err(|error| told(&format!("attaching /dev/nbd{}", attach.index), &error))
     }
 
     /// Detaches a device, after what it was asked for before.

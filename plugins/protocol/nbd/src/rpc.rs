@@ -84,13 +84,15 @@ params! {
 /// # Errors
 /// `EEXIST` when a name is taken.
 pub fn register(app: &App) -> Result<()> {
-    let method = "Serves a bdev as a block device of this machine's kernel. The result is the device.";
+    let method =
+        "Serves a bdev as a block device of this machine's kernel. The result is the device.";
     Method::task("nbd_start_disk", method, start_disk).register(app)?;
     Method::task("nbd_stop_disk", "Takes a block device away from the kernel.", stop_disk)
         .register(app)?;
     Method::immediate("nbd_get_disks", "Lists the block devices of the kernel.", get_disks)
         .register(app)?;
-    Method::immediate("nbd_create_server", "Listens for NBD clients.", create_server).register(app)?;
+    Method::immediate("nbd_create_server", "Listens for NBD clients.", create_server)
+        .register(app)?;
     let method = "Deletes an NBD server with its exports; clients are disconnected.";
     Method::task("nbd_delete_server", method, delete_server).register(app)?;
     Method::immediate("nbd_get_servers", "Lists the NBD servers.", get_servers).register(app)?;
@@ -175,12 +177,8 @@ fn add_export(app: &App, params: AddExport) -> Result<bool> {
         let given = format!("of {} bytes", description.len());
         return Err(Error::invalid("description", given, format!("at most {NAME_LEN_MAX} bytes")));
     }
-    let config = ExportConfig {
-        name,
-        bdev: params.bdev_name,
-        description,
-        is_read_only: params.readonly,
-    };
+    let config =
+        ExportConfig { name, bdev: params.bdev_name, description, is_read_only: params.readonly };
     registry()?.add_export(app, &params.server, config)?;
     Ok(true)
 }

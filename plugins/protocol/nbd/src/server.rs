@@ -32,8 +32,7 @@ impl Server {
         let address = listener.address().clone();
         let fd = listener.as_fd().as_raw_fd();
         let catalog = Arc::<Catalog>::default();
-        let acceptor =
-            Acceptor { listener, accepted: Vec::new(), catalog: Arc::clone(&catalog) };
+        let acceptor = Acceptor { listener, accepted: Vec::new(), catalog: Arc::clone(&catalog) };
         let poller = Poller::register("nbd_acceptor", 0, acceptor)?;
         poller.wake_fd(fd, POLLIN)?;
         Ok(Self { catalog, address, _poller: poller })
@@ -110,7 +109,8 @@ impl Poll for Acceptor {
         let has_come = !self.accepted.is_empty();
         for stream in self.accepted.drain(..) {
             let catalog = Arc::clone(&self.catalog);
-            let handed = registry::on_a_thread(move |share, weight| share.begin(stream, catalog, weight));
+            let handed =
+                registry::on_a_thread(move |share, weight| share.begin(stream, catalog, weight));
             if let Err(error) = handed {
                 tracing::warn!("an NBD client is turned away: {error}");
             }

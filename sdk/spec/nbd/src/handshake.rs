@@ -164,7 +164,11 @@ impl<'a> Request<'a> {
             option::EXTENDED_HEADERS => Self::ExtendedHeaders,
             _ => return Ok(Self::Unknown),
         };
-        if reader.0.is_empty() { Ok(request) } else { Err(Malformed("more data than the option has")) }
+        if reader.0.is_empty() {
+            Ok(request)
+        } else {
+            Err(Malformed("more data than the option has"))
+        }
     }
 }
 

@@ -1,4 +1,6 @@
-use crate::handshake::{ClientFlags, Contexts, OptionHeader, Request as OptionRequest, Wanted, option};
+use crate::handshake::{
+    ClientFlags, Contexts, OptionHeader, Request as OptionRequest, Wanted, option,
+};
 use crate::transmission::{Command, Extent, Framing, Reply, Request};
 
 #[test]

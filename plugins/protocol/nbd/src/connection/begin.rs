@@ -92,10 +92,8 @@ impl Connection {
             Command::BlockStatus => (self.has_block_status, command_flag::REQ_ONE),
             Command::Disconnect | Command::Unknown(_) => (false, 0),
         };
-        let writes = matches!(
-            request.command,
-            Command::Write | Command::Trim | Command::WriteZeroes
-        );
+        let writes =
+            matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes);
         if writes && flags & export_flag::READ_ONLY != 0 {
             return Some(error::EPERM);
         }

@@ -18,14 +18,14 @@ mod receive;
 use crate::export::Export;
 use crate::negotiate::Agreed;
 use begin::Begun;
-use drivebay_sdk::{Result, tracing};
 use drivebay_sdk::bdev::Channel;
 use drivebay_sdk::runtime::group::Weight;
 use drivebay_sdk::runtime::net::{Next, Stream};
+use drivebay_sdk::{Result, tracing};
 use drivebay_spec_nbd::transmission::{Extent, Framing, Request};
 use outbox::Outbox;
-use piece::{Flight, Piece};
 pub use piece::Woken;
+use piece::{Flight, Pieces};
 use receive::{Inbox, Stop};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -85,8 +85,7 @@ pub struct Connection {
     outbox: Outbox,
     flight: Rc<Flight>,
     /// Pieces to be used again while the connection is busy.
-    #[expect(clippy::vec_box, reason = "a piece is lent to the bus by its address")]
-    spare: Vec<Box<Piece>>,
+    spare: Pieces,
     _weight: Weight,
 }
 

@@ -1,6 +1,6 @@
 //! Replies that wait to be sent.
 
-use super::piece::Piece;
+use super::piece::{Piece, Pieces};
 use drivebay_sdk::runtime::net::Stream;
 use drivebay_spec_nbd::transmission::Head;
 use std::collections::VecDeque;
@@ -64,11 +64,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The connection is lost.
-    pub(super) fn send(
-        &mut self,
-        stream: &mut Stream,
-        spare: &mut Vec<Box<Piece>>,
-    ) -> io::Result<()> {
+    pub(super) fn send(&mut self, stream: &mut Stream, spare: &mut Pieces) -> io::Result<()> {
         while !self.replies.is_empty() && stream.is_writable() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut skip = self.sent;
@@ -92,7 +88,7 @@ impl Outbox {
         Ok(())
     }
 
-    fn drop_sent(&mut self, spare: &mut Vec<Box<Piece>>) {
+    fn drop_sent(&mut self, spare: &mut Pieces) {
         while let Some(len) = self.replies.front().map(Outgoing::len)
             && self.sent >= len
         {

@@ -7,6 +7,9 @@ use drivebay_sdk::buf::{self, Buf};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+/// Pieces; each one is lent to the bus by its address.
+pub(super) type Pieces = Vec<Box<Piece>>;
+
 /// One I/O: its buffer, and whose it is.
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -36,11 +39,7 @@ impl Piece {
     }
 
     /// One with a buffer of `len` bytes: a spare one, or from the pools, if there is one now.
-    pub(super) fn get(
-        spare: &mut Vec<Box<Self>>,
-        len: u32,
-        flight: &Rc<Flight>,
-    ) -> Option<Box<Self>> {
+    pub(super) fn get(spare: &mut Pieces, len: u32, flight: &Rc<Flight>) -> Option<Box<Self>> {
         if let Some(mut piece) = spare.pop() {
             piece.buf.set_len(len);
             if piece.buf.len() == len {
@@ -89,8 +88,7 @@ impl Woken {
 pub(super) struct Flight {
     key: Cell<usize>,
     num_in_flight: Cell<usize>,
-    #[expect(clippy::vec_box, reason = "a piece is lent to the bus by its address")]
-    ended: RefCell<Vec<Box<Piece>>>,
+    ended: RefCell<Pieces>,
     is_woken: Cell<bool>,
     woken: Rc<Woken>,
 }
