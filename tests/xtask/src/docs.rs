@@ -1,7 +1,8 @@
 //! `cargo xtask docs`: docs/rpc, from the declarations of the methods.
 //!
 //! A host is started with all plugins of this tree. It tells its methods, and every example of the
-//! reference is called, so that none can be wrong. [`examples`] makes the calls, [`pages`] the text.
+//! reference is called, so that none can be wrong; one that needs more than a host says so instead.
+//! [`examples`] makes the calls, [`pages`] the text.
 
 mod examples;
 mod pages;

@@ -1,4 +1,6 @@
 //! The examples of the reference: calls that build on each other, made on a host in this order.
+//!
+//! An entry with `needs` is not called: it needs something that not every machine has.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,8 +14,10 @@ use crate::host::Host;
 /// A call and what it answered.
 pub(super) struct Example {
     pub(super) params: Map<String, Value>,
-    /// `None` where the answer differs from run to run.
+    /// `None` where the answer differs from run to run, and where the call was not made.
     pub(super) answer: Option<Value>,
+    /// Why the call was not made: something that it needs and not every machine has.
+    pub(super) needs: Option<String>,
 }
 
 /// Paths and ports of the examples that are other ones when they are called here.
@@ -31,6 +35,7 @@ impl Places {
             ("/usr/lib/drivebay/plugins/", format!("{}/", built.display())),
             ("/srv/", format!("{}/", host.folder.display())),
             ("\"4420\"", format!("\"{}\"", free().map_err(told)?.port())),
+            ("\"port\":10809", format!("\"port\":{}", free().map_err(told)?.port())),
             ("\"3260\"", format!("\"{}\"", free().map_err(told)?.port())),
         ]))
     }
@@ -60,12 +65,16 @@ pub(super) fn call_all(host: &Host, built: &Path) -> Result<BTreeMap<String, Exa
         let method = example.get("method").and_then(Value::as_str);
         let method = method.ok_or("examples.json: an entry has no method")?;
         let params = example.get("params").cloned().unwrap_or_else(|| json!({}));
-        let answer = places.shown(&host.answer(method, &places.here(&params)?)?)?;
         let varies = example.get("varies") == Some(&Value::Bool(true));
+        let needs = example.get("needs").and_then(Value::as_str).map(str::to_owned);
+        let answer = match needs {
+            Some(_) => None,
+            None => Some(places.shown(&host.answer(method, &places.here(&params)?)?)?),
+        };
         let Value::Object(params) = params else {
             return Err(format!("examples.json: {method}: params must be an object"));
         };
-        let example = Example { params, answer: (!varies).then_some(answer) };
+        let example = Example { params, answer: answer.filter(|_| !varies), needs };
         if examples.insert(method.to_owned(), example).is_some() {
             return Err(format!("examples.json: {method} has two examples"));
         }

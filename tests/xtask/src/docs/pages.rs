@@ -53,12 +53,15 @@ fn group(method: &str) -> &str {
     }
 }
 
-fn shown(method: &str, Example { params, answer }: &Example) -> String {
+fn shown(method: &str, Example { params, answer, needs }: &Example) -> String {
     let mut text = format!("```sh\ndrivebay rpc {method}");
     if !params.is_empty() {
         let _ = write!(text, " '{}'", json!(params));
     }
     text.push_str("\n```\n");
+    if let Some(needs) = needs {
+        let _ = write!(text, "\nneeds {needs}; this example was not run\n");
+    }
     match answer {
         None => {}
         Some(answer) if !answer.is_object() && !answer.is_array() => {
@@ -97,13 +100,23 @@ mod tests {
 
     fn one(answer: Value) -> BTreeMap<String, Example> {
         let params = json!({"name": "a"}).as_object().cloned().unwrap_or_default();
-        BTreeMap::from([("bdev_x".into(), Example { params, answer: Some(answer) })])
+        BTreeMap::from([("bdev_x".into(), Example { params, answer: Some(answer), needs: None })])
     }
 
     #[test]
     fn a_method_without_an_example_is_named() {
         let method = Method::new::<NoParams>("bdev_y", Role::Read, "Looks.");
         assert!(make(&[method], &one(json!(true))).is_err_and(|why| why.contains("bdev_y")));
+    }
+
+    #[test]
+    fn an_example_that_was_not_run_says_what_it_needs() {
+        let method = Method::new::<NoParams>("bdev_x", Role::Read, "Looks.");
+        let example =
+            Example { params: Default::default(), answer: None, needs: Some("a disk".into()) };
+        let examples = BTreeMap::from([("bdev_x".into(), example)]);
+        let files = make(&[method], &examples).unwrap_or_default();
+        assert!(files["bdev.md"].contains("needs a disk; this example was not run"));
     }
 
     #[test]
