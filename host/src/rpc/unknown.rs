@@ -20,7 +20,7 @@ const WITHOUT_EFFECT: [&str; 12] = [
 ];
 
 /// First words of method names, and the plugin that has such methods.
-const OF_PLUGINS: [(&str, &str); 13] = [
+const OF_PLUGINS: [(&str, &str); 14] = [
     ("bdev_aio_", "aio"),
     ("bdev_lvol_", "lvol"),
     ("bdev_malloc_", "malloc"),
@@ -31,13 +31,14 @@ const OF_PLUGINS: [(&str, &str); 13] = [
     ("bdev_split_", "split"),
     ("bdev_uring_", "aio"),
     ("iscsi_", "iscsi"),
+    ("nbd_", "nbd"),
     ("nvmf_", "nvmf"),
     ("scsi_", "iscsi"),
     ("vhost_", "vhost"),
 ];
 
 /// First words of SPDK's methods that no plugin has yet.
-const NOT_YET: [&str; 27] = [
+const NOT_YET: [&str; 26] = [
     "accel_",
     "bdev_compress_",
     "bdev_crypto_",
@@ -60,7 +61,6 @@ const NOT_YET: [&str; 27] = [
     "fsdev_",
     "keyring_",
     "mdns_",
-    "nbd_",
     "sock_",
     "trace_",
     "ublk_",
