@@ -283,9 +283,10 @@ fn plan_io(script: &mut Script<'_>) {
         }
         Ok(Plan::WriteZeroes(range, _)) => assert!(on_disk(range.lba, range.nblocks)),
         Ok(Plan::Deallocate(count)) => {
-            assert_eq!(count * 16, len as usize);
+            // What is behind the ranges is not looked at.
+            assert!(count * 16 <= len as usize);
             let blocks_max = u32::from(script.number()).saturating_mul(8);
-            if let Ok(ranges) = deallocate(script.bytes(len as usize), &geometry, blocks_max) {
+            if let Ok(ranges) = deallocate(script.bytes(count * 16), &geometry, blocks_max) {
                 assert!(ranges.iter().all(|range| on_disk(range.lba, range.nblocks)));
             }
         }
