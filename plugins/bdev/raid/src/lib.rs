@@ -2,7 +2,7 @@
 //!
 //! - The data path: `striped` (raid0, concat) hands each I/O on to one member as it is; `redundant` (raid1,
 //!   raid10) sends children, through one `lane` for each thread.
-//! - The app thread has the [`array`]s: `assemble` finds them by their superblocks, `members` adds and removes
+//! - The app thread has the [`mod@array`]s: `assemble` finds them by their superblocks, `members` adds and removes
 //!   members, `rebuild` fills new ones.
 //! - [`methods`] are the calls of the control plane.
 //!

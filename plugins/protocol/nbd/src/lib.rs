@@ -3,7 +3,7 @@
 //! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A client that connects to a
 //! [`server`] is handed to a [`share`], which is one thread's connections: there it negotiates ([`negotiate`]), and then
 //! its requests become I/O ([`connection`]). A [`disk`] of the kernel begins with that, over a socket pair that
-//! [`netlink`] gives to the kernel. `docs/nbd.md` has the words and the limits.
+//! `netlink` gives to the kernel. `docs/nbd.md` has the words and the limits.
 #![forbid(unsafe_code)]
 
 pub mod connection;

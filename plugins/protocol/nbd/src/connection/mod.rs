@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Data goes from the socket into the piece's buffer and from there to the bdev, and back the same way. A connection
-//! holds [`PIECES_MAX`] pieces and [`REQUESTS_MAX`] requests at most, counting replies that the client has not taken;
+//! holds `PIECES_MAX` pieces and `REQUESTS_MAX` requests at most, counting replies that the client has not taken;
 //! at a bound it stops reading.
 
 mod begin;
