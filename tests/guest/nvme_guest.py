@@ -39,8 +39,16 @@ class NvmeGuestTest(unittest.TestCase):
             output = f.read()
         if status != 0:
             console = guest.console() if status == DIED else ""
-            self.fail(f"the guest's script ended with {status}:\n{output}\n{console}")
+            self.fail(f"the guest's script ended with {status}:\n{output}\n{console}{self.log_of_a_host()}")
         self.assertTrue(output.rstrip().endswith("done"), f"the script did not come to its end:\n{output}")
+
+    def log_of_a_host(self):
+        """The end of the log of a host that ran inside of the guest."""
+        try:
+            with open(f"{self.rundir}/host.log", errors="replace") as f:
+                return "-- the log of the guest's host:\n" + "".join(f.readlines()[-40:])
+        except FileNotFoundError:
+            return ""
 
     def run_script(self, script, port=None, **options):
         """A whole run. One that the emulator itself broke (a panic in the guest's kernel, which two

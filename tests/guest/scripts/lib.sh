@@ -37,11 +37,17 @@ subsystem() {
     return 1
 }
 controller() { name_in_sysfs '^nvme[0-9]+$' "$(subsystem)"/nvme*; }
+# The number in a disk's name is not its namespace's: Linux scans namespaces at once and numbers them as they come.
 disk() { # NSID
-    local path name
-    path=$(subsystem) || return 1
-    name=$(name_in_sysfs '^nvme[0-9]+n[0-9]+$' "$path"/nvme*n"$1" "$path"/nvme*/nvme*n"$1") || return 1
-    [ -b "/dev/$name" ] && echo "/dev/$name"
+    local subsystem path name
+    subsystem=$(subsystem) || return 1
+    for path in "$subsystem"/nvme*n* "$subsystem"/nvme*/nvme*n*; do
+        name=${path##*/}
+        [[ $name =~ ^nvme[0-9]+n[0-9]+$ ]] && [ "$(cat "$path/nsid" 2>/dev/null)" = "$1" ] && [ -b "/dev/$name" ] || continue
+        echo "/dev/$name"
+        return
+    done
+    return 1
 }
 name_in_sysfs() { # PATTERN PATH...: the first path whose last part the pattern fits
     local pattern=$1 path
