@@ -1,4 +1,4 @@
-"""RAID: PyPI's `spdk` client through every method; arrays after a kill."""
+"""RAID: PyPI's `spdk` client calls every method; arrays come back after a kill."""
 
 import time
 import unittest
@@ -28,7 +28,7 @@ class EveryMethod(unittest.TestCase):
             self.assertEqual((shown["num_base_bdevs_operational"], shown["base_bdevs_list"][1]["name"]), (1, None))
             call("bdev_raid_add_base_bdev mirror c")
             wait_until_rebuilt(host, "mirror")
-            # It still has the mirror's superblock.
+            # b still has the mirror's superblock.
             with self.assertRaisesRegex(Refused, "Superblock of a different raid bdev"):
                 call("bdev_raid_create -n strips -r 0 -z 64 -b b")
             call("bdev_raid_create -n strips -r 0 -z 64 -b d")

@@ -78,8 +78,8 @@ impl FanOut {
         self.send_as(0, channel, op, first);
     }
 
-    /// As [`send`](Self::send), with a number of the author's for the child: in
-    /// [`Bdev::joined`](super::Bdev::joined), [`BdevIo::first_failed`] names the child that failed first.
+    /// As [`send`](Self::send), and gives the child a number. In [`Bdev::joined`](super::Bdev::joined),
+    /// [`BdevIo::first_failed`] returns the number of the child that failed first.
     #[inline]
     pub fn send_as(&mut self, number: u8, channel: &Channel, op: Op, first: u64) {
         let host = host();
@@ -98,7 +98,7 @@ impl FanOut {
         request.op = op_number;
         request.lba = range.lba;
         request.nblocks = range.nblocks;
-        // No op that has children takes a second argument, so the number travels there.
+        // No op takes a second argument, so the child carries its number there.
         request.arg = [arg, number.into()];
         request.arg_len = 0;
         let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
@@ -112,7 +112,7 @@ impl FanOut {
         self.child_as(0)
     }
 
-    /// As [`child`](Self::child), with a number as in [`send_as`](Self::send_as).
+    /// As [`child`](Self::child), and gives the child a number as [`send_as`](Self::send_as) does.
     pub fn child_as(&mut self, number: u8) -> Child {
         self.0.add();
         Child(self.0, number)

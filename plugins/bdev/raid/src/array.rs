@@ -1,6 +1,5 @@
-//! One array on the app thread: its slots, its state, and how it comes online and goes offline.
+//! One array on the app thread: its slots, its state, and how it goes online and offline.
 
-use crate::lane::Lane;
 use crate::member::Member;
 use crate::profile::{self, Profile};
 use crate::rebuild::Rebuild;
@@ -22,11 +21,11 @@ use std::sync::Arc;
 /// Whether an array is on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It is.
+    /// The array is on the bus.
     Online,
-    /// It waits for members.
+    /// The array waits for members.
     Configuring,
-    /// It was, and lost too many members.
+    /// The array was on the bus. It lost too many members, or it is being deleted.
     Offline,
 }
 
@@ -44,11 +43,11 @@ impl State {
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     pub(crate) name: Option<String>,
-    /// UUID of the member that is there or is waited for; all zero = none is.
+    /// UUID of the slot's member, or of the one that the slot waits for; all zero = neither.
     pub(crate) uuid: [u8; 16],
-    /// In blocks, from the start of the member.
+    /// First block of the array's data on the member.
     pub(crate) data_offset: u64,
-    /// In blocks; 0 = not known yet.
+    /// Blocks of the array's data on the member; 0 = not known yet.
     pub(crate) data_size: u64,
     pub(crate) member: Option<Rc<Member>>,
     /// Whether the member is being rebuilt.
@@ -65,15 +64,15 @@ pub(crate) struct Array {
     pub(crate) has_superblock: bool,
     pub(crate) state: Cell<State>,
     pub(crate) slots: RefCell<Vec<Slot>>,
-    /// What the members carry, once it is known.
+    /// The superblock on the members; `None` when they have none, or when it is not known yet.
     pub(crate) superblock: RefCell<Option<Superblock>>,
-    /// One change of the members at a time.
+    /// Whoever changes the members holds it.
     pub(crate) lock: Lock,
-    /// While it is online and redundant.
+    /// Set while the array is online and redundant.
     pub(crate) shared: RefCell<Option<Arc<Shared>>>,
     pub(crate) profile: RefCell<Option<Profile>>,
     pub(crate) rebuild: RefCell<Option<Rc<Rebuild>>>,
-    /// UUIDs of members that were out, came back and wait to be rebuilt.
+    /// UUIDs of members that left the array, came back, and wait for their rebuild.
     pub(crate) returning: RefCell<Vec<[u8; 16]>>,
     pub(crate) is_ending: Cell<bool>,
 }
@@ -105,7 +104,7 @@ impl Array {
         }
     }
 
-    /// The array that a superblock describes, without members yet.
+    /// The array that a superblock describes. It has no members yet.
     pub(crate) fn from_superblock(superblock: Superblock) -> Self {
         let mut slots: Vec<Slot> = Vec::new();
         slots.resize_with(superblock.num_members.into(), Slot::default);
@@ -126,20 +125,20 @@ impl Array {
         array
     }
 
-    /// Slots with an open member.
+    /// The open members and their slots.
     pub(crate) fn members(&self) -> Slots {
         let slots = self.slots.borrow();
         let members = (0_u8..).zip(slots.iter());
         members.filter_map(|(number, slot)| Some((number, slot.member.clone()?))).collect()
     }
 
-    /// The slot with that member.
+    /// The slot of the member with this serial number.
     pub(crate) fn slot_of(&self, serial: u64) -> Option<u8> {
         let members = self.members();
         members.iter().find(|(_, member)| member.serial == serial).map(|(slot, _)| *slot)
     }
 
-    /// Members without which it does not start, or those it works with.
+    /// Before the start: how many members the array needs to start. After that: how many it has.
     pub(crate) fn num_operational(&self) -> usize {
         match (self.state.get(), &*self.superblock.borrow()) {
             (State::Configuring, Some(superblock)) => {
@@ -151,7 +150,7 @@ impl Array {
         }
     }
 
-    /// Whether its data is all there without the members of these slots, and without those that are missing.
+    /// Whether the other current members hold all data. The members of `gone`, empty slots and targets do not count.
     pub(crate) fn survives_without(&self, gone: &[u8]) -> bool {
         let slots = self.slots.borrow();
         let is_missing = |number: u8| {
@@ -175,13 +174,15 @@ impl Array {
             profile::check_format(&self.name, self.has_superblock, info, info)?;
         }
         if info.raw().dif_type != 0 && self.level != Level::Raid0 {
-            let message = format!("bdev {name} has protection information; allowed: in raid0");
+            let message =
+                format!("bdev {name} has protection information, which only raid0 supports");
             return Err(Error::new(errno::EINVAL, message));
         }
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(usize::from(number)).ok_or_else(Error::no_such_device)?;
         if slot.uuid != [0; 16] && slot.uuid != info.uuid() {
-            let message = format!("bdev {name} has another UUID than the member that is missing");
+            let message =
+                format!("bdev {name} does not have the UUID of the member that the slot waits for");
             return Err(Error::new(errno::EINVAL, message));
         }
         if self.has_superblock && slot.data_offset == 0 {
@@ -201,10 +202,10 @@ impl Array {
         Ok(Rc::new(member))
     }
 
-    /// Puts the array on the bus if the members it waits for are there. `[app thread]`
+    /// Puts the array on the bus if all members that it waits for are there. `[app thread]`
     ///
     /// # Errors
-    /// Why it cannot start; it stays as it is.
+    /// Why the array cannot start. It stays as it is.
     pub(crate) async fn start_if_complete(&self, app: &App) -> Result<()> {
         let members = self.members();
         let is_complete = members.len() == self.num_operational();
@@ -216,7 +217,10 @@ impl Array {
         if let Some(superblock) = self.superblock_to_start(first, &layout)? {
             let failed = superblock::write(&members, &superblock).await;
             if !failed.is_empty() {
-                let message = format!("array {}: not every superblock could be written", self.name);
+                let message = format!(
+                    "array {}: the superblock cannot be written to every member",
+                    self.name
+                );
                 return Err(Error::new(errno::EIO, message));
             }
             self.superblock.replace(Some(superblock));
@@ -244,7 +248,7 @@ impl Array {
         Ok(layout)
     }
 
-    /// The superblock to write before the array starts: the next one, or the first.
+    /// The superblock to write before the array starts. `None` for an array that has none.
     fn superblock_to_start(&self, member: &Member, layout: &Layout) -> Result<Option<Superblock>> {
         if !self.has_superblock {
             return Ok(None);
@@ -252,7 +256,7 @@ impl Array {
         if let Some(superblock) = &*self.superblock.borrow() {
             if superblock.num_blocks != layout.num_blocks() {
                 let message = format!(
-                    "array {}: its superblock says {} blocks, its members give {}",
+                    "array {}: the superblock says {} blocks, but the members have room for {}",
                     self.name,
                     superblock.num_blocks,
                     layout.num_blocks()
@@ -293,7 +297,7 @@ impl Array {
         let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
         let slots = self.slots.borrow();
         let offset = |slot: u8| slots.get(usize::from(slot)).map_or(0, |slot| slot.data_offset);
-        // The array is made again from its superblocks or by `save`, so no method is given.
+        // `save` and the superblocks make the array again, so the bus saves no method.
         if self.level.may_lose(layout.members()) == 0 {
             let members =
                 members.iter().map(|(slot, member)| (Arc::clone(&member.desc), offset(*slot)));
@@ -326,12 +330,11 @@ impl Array {
             return;
         }
         self.state.set(State::Offline);
-        self.stop_rebuild().await;
-        let shared = self.shared.take();
-        for lane in shared.iter().flat_map(|shared| shared.lanes()) {
-            lane.send(|lane: &Rc<Lane>| lane.fail_held());
+        // Before the rebuild: its window may wait for I/O that a lane holds.
+        if let Some(shared) = self.shared.take() {
+            shared.go_offline();
         }
-        drop(shared);
+        self.stop_rebuild().await;
         let (done, gone) = oneshot::channel();
         let done = move |_: &App, status| drop(done.send(status));
         if let Ok(bdev) = bdev::find::<Striped>(&self.name) {
@@ -342,11 +345,11 @@ impl Array {
             return;
         }
         if !matches!(gone.await, Ok(Ok(()))) {
-            warn!("array {} left the bus with an error", self.name);
+            warn!("array {} was taken off the bus with an error", self.name);
         }
     }
 
-    /// Ends a rebuild, if one is under way, and waits for its end.
+    /// Stops the rebuild, if there is one, and waits until it has ended.
     pub(crate) async fn stop_rebuild(&self) {
         let rebuild = self.rebuild.borrow().clone();
         if let Some(rebuild) = rebuild {
@@ -354,7 +357,7 @@ impl Array {
         }
     }
 
-    /// What the reference shows of an array.
+    /// The fields that the reference shows of an array.
     pub(crate) fn show(&self) -> Map<String, Value> {
         let uuid = |uuid| Value::from(Uuid(uuid).to_string());
         let mut shown = Map::new();
@@ -385,17 +388,17 @@ impl Array {
     }
 }
 
-/// The update that comes after a superblock.
+/// A copy of a superblock with the next sequence number.
 pub(crate) fn next(superblock: &Superblock) -> Superblock {
     Superblock { sequence: superblock.sequence.saturating_add(1), ..superblock.clone() }
 }
 
-/// A member as channels need it.
+/// What channels need to know of a member.
 pub(crate) fn view_of(member: &Member, offset: u64, is_readable: bool) -> View {
     View { serial: member.serial, desc: Arc::clone(&member.desc), offset, is_readable }
 }
 
-/// Where a new member's data begins, in blocks: behind the superblock, at its optimal boundary.
+/// First data block of a new member: after the superblock, at a multiple of the bdev's optimal boundary.
 fn data_offset(member: &Member) -> u64 {
     let first = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
     match u64::from(member.info.raw().optimal_boundary) {

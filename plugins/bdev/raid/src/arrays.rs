@@ -14,27 +14,31 @@ use std::rc::Rc;
 static ARRAYS: OnApp<RefCell<Vec<Rc<Array>>>> = OnApp::new();
 static OPTIONS: OnApp<Cell<Options>> = OnApp::new();
 
-/// How rebuilding goes.
+/// Options of rebuilds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// KiB of the array that are held back and copied at a time.
+    /// KiB of the array that a rebuild copies at a time. I/O to them waits meanwhile.
     pub(crate) window_kb: u32,
-    /// MiB a second; 0 = no limit.
+    /// MiB a second that a rebuild may copy; 0 = no limit.
     pub(crate) bandwidth_mb: u32,
 }
 
-/// The options now. `[app thread]`
+/// Longest window of a rebuild, in KiB.
+const WINDOW_KB_MAX: u32 = 64 << 10;
+
+/// The current options. `[app thread]`
 pub(crate) fn options() -> Options {
     OPTIONS.get().map_or(Options { window_kb: 1024, bandwidth_mb: 0 }, |options| options.get())
 }
 
-/// Sets the options of rebuilds that begin later.
+/// Sets the options of all rebuilds that begin from now on.
 ///
 /// # Errors
-/// `EINVAL` for a window of 0.
+/// `EINVAL` for a window of 0, or one that would hold back more than 64 MiB of the array.
 pub(crate) fn set_options(options: Options) -> Result<()> {
-    if options.window_kb == 0 {
-        return Err(Error::invalid("process_window_size_kb", 0, "at least 1"));
+    if !(1..=WINDOW_KB_MAX).contains(&options.window_kb) {
+        let allowed = format!("1 to {WINDOW_KB_MAX}");
+        return Err(Error::invalid("process_window_size_kb", options.window_kb, allowed));
     }
     OPTIONS.get_or_init(|| Cell::new(options))?.set(options);
     Ok(())
@@ -45,12 +49,12 @@ pub(crate) fn all() -> Vec<Rc<Array>> {
     ARRAYS.get().map(|arrays| arrays.borrow().clone()).unwrap_or_default()
 }
 
-/// The array with that name.
+/// The array with this name.
 pub(crate) fn by_name(name: &str) -> Option<Rc<Array>> {
     all().into_iter().find(|array| array.name == name)
 }
 
-/// The array with that UUID.
+/// The array with this UUID.
 pub(crate) fn by_uuid(uuid: [u8; 16]) -> Option<Rc<Array>> {
     all().into_iter().find(|array| array.uuid == uuid)
 }
@@ -58,7 +62,7 @@ pub(crate) fn by_uuid(uuid: [u8; 16]) -> Option<Rc<Array>> {
 /// Adds an array.
 ///
 /// # Errors
-/// `EEXIST` when there is one of that name.
+/// `EEXIST` when there is an array with the same name.
 pub(crate) fn add(array: Array) -> Result<Rc<Array>> {
     if by_name(&array.name).is_some() {
         let message = format!("there is an array named {}", array.name);
@@ -69,7 +73,7 @@ pub(crate) fn add(array: Array) -> Result<Rc<Array>> {
     Ok(array)
 }
 
-/// Forgets an array, which lets go of its members.
+/// Removes an array from the list and releases its members.
 pub(crate) fn forget(array: &Rc<Array>) {
     if let Some(arrays) = ARRAYS.get() {
         arrays.borrow_mut().retain(|other| !Rc::ptr_eq(other, array));
@@ -77,7 +81,7 @@ pub(crate) fn forget(array: &Rc<Array>) {
     array.slots.borrow_mut().clear();
 }
 
-/// What an array is made of.
+/// What a new array is made of.
 #[derive(Debug)]
 pub(crate) struct NewArray {
     pub(crate) name: String,
@@ -120,11 +124,11 @@ impl NewArray {
     }
 }
 
-/// Makes an array. It comes online when all of its members are there, now or later. `[app thread]`
+/// Makes an array. It goes online as soon as all of its members are there. `[app thread]`
 ///
 /// # Errors
-/// `EINVAL`; `EEXIST` for a name in use, and for a member of another array; `EPERM` for a bdev in use; or how
-/// writing a superblock failed. Nothing is left of the array then.
+/// `EINVAL`; `EEXIST` for a name or UUID in use, and for a bdev with the superblock of an array; `EPERM` for a bdev
+/// in use; or how writing a superblock failed. The array does not exist then.
 pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
     new.check()?;
     let uuid = new.uuid.map_or_else(new_uuid, Ok)?;
@@ -147,7 +151,7 @@ pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
     made
 }
 
-/// Opens the members that are there already, and starts the array if those are all.
+/// Opens the members that are on the bus, and starts the array if that is all of them.
 async fn fill(app: &App, array: &Rc<Array>, names: &[String]) -> Result<()> {
     for (name, number) in names.iter().zip(0_u8..) {
         let member = match array.open_member(app, number, name) {
@@ -168,10 +172,10 @@ async fn fill(app: &App, array: &Rc<Array>, names: &[String]) -> Result<()> {
     array.start_if_complete(app).await
 }
 
-/// Deletes an array, and its superblocks with it if that is asked for. `[app thread]`
+/// Deletes an array. With `clears_superblock`, zeros its superblocks, too. `[app thread]`
 ///
 /// # Errors
-/// `EALREADY` when it is being deleted.
+/// `EALREADY` when another call deletes it.
 pub(crate) async fn delete(app: &App, array: &Rc<Array>, clears_superblock: bool) -> Result<()> {
     const EALREADY: i32 = 114;
     if array.is_ending.replace(true) {
@@ -187,7 +191,7 @@ pub(crate) async fn delete(app: &App, array: &Rc<Array>, clears_superblock: bool
     Ok(())
 }
 
-/// Writes the calls that make again what no superblock says.
+/// Saves the options, and the arrays without a superblock. The others are found on their members.
 pub(crate) fn save(config: &mut Config<'_>) {
     let Options { window_kb, bandwidth_mb } = options();
     config.call(
@@ -212,13 +216,13 @@ pub(crate) fn save(config: &mut Config<'_>) {
     }
 }
 
-/// What `bdev_get_bdevs` shows of an array.
+/// The fields that `bdev_get_bdevs` shows of an array.
 pub(crate) fn driver_specific(name: &str) -> Map<String, Value> {
     let shown = by_name(name).map(|array| ("raid".to_owned(), array.show().into()));
     shown.into_iter().collect()
 }
 
-/// Takes all arrays off the bus, then lets the plugin end.
+/// Takes all arrays off the bus. The plugin ends after that.
 pub(crate) fn close_all(app: &App, stopping: Stopping) {
     let close = async move |app: &App| {
         for array in all() {
@@ -234,7 +238,7 @@ pub(crate) fn close_all(app: &App, stopping: Stopping) {
     }
 }
 
-/// The arrays in a state, or all.
+/// The arrays in this state; `None` = all arrays.
 pub(crate) fn in_state(state: Option<State>) -> Vec<Rc<Array>> {
     all().into_iter().filter(|array| state.is_none_or(|state| array.state.get() == state)).collect()
 }

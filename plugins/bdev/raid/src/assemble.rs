@@ -1,7 +1,7 @@
-//! New bdevs: members of arrays that are known by their superblocks, or that wait for a bdev of that name.
+//! Looks at new bdevs: a superblock says which array a bdev belongs to; an array without one waits for names.
 //!
-//! One bdev after the other is looked at, in whatever order they come. The superblock with the largest sequence number
-//! is the truth. An array starts when all members that this superblock calls configured are there.
+//! The plugin looks at one bdev at a time, in any order. The superblock with the largest sequence number is the
+//! truth. An array starts when all members that this superblock calls configured are there.
 
 use crate::array::{Array, State};
 use crate::member::data_block_size;
@@ -16,17 +16,17 @@ use drivebay_spec_raid::{Member, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Keeps looks at different bdevs apart.
+/// Held while a bdev is looked at.
 static ONE_AT_A_TIME: OnApp<Lock> = OnApp::new();
 
-/// A bdev has come. `[app thread]`
+/// Looks at a new bdev. `[app thread]`
 pub(crate) fn examine(app: &App, examine: Examine) {
     let look = async move |app: &App| {
         let lock = ONE_AT_A_TIME.get_or_init(Lock::new);
         let Ok(lock) = lock else { return };
         let _guard = lock.lock("examine").await;
         if let Err(error) = look_at(app, examine.name()).await {
-            warn!("bdev {} is not used: {error}", examine.name());
+            warn!("bdev {} joins no array: {error}", examine.name());
         }
         drop(examine);
     };
@@ -54,7 +54,7 @@ async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
     let Some(superblock) = found else { return Ok(None) };
     if superblock.block_size != data_block_size(&info) {
         let message = format!(
-            "its superblock says blocks of {} bytes, it has {}",
+            "its superblock says blocks of {} bytes, but the bdev has blocks of {} bytes",
             superblock.block_size,
             info.block_size()
         );
@@ -64,13 +64,14 @@ async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
         return Err(Error::new(errno::EINVAL, "its superblock has no UUID"));
     }
     if superblock.level.parities() > 0 {
-        let message = format!("it belongs to a {}, which cannot be started yet", superblock.level);
+        let message =
+            format!("it belongs to a {} array, which this version cannot start", superblock.level);
         return Err(Error::new(errno::EOPNOTSUPP, message));
     }
     Ok(Some((superblock, info)))
 }
 
-/// A bdev with a superblock joins its array, which may become known by it.
+/// Adds a bdev with a superblock to its array. Makes the array if this is its first member.
 async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     let array = match arrays::by_uuid(found.uuid) {
         None => arrays::add(Array::from_superblock(found))?,
@@ -78,7 +79,10 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
             let known = array.superblock.borrow().as_ref().map(|known| known.sequence);
             match known {
                 None => {
-                    let message = format!("array {} has the UUID of its superblock", array.name);
+                    let message = format!(
+                        "its superblock has the UUID of array {}, which is another array",
+                        array.name
+                    );
                     return Err(Error::new(errno::EEXIST, message));
                 }
                 Some(known) if found.sequence > known => replace(app, &array, found).await?,
@@ -93,7 +97,8 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
         .as_ref()
         .and_then(|superblock| superblock.member_by_uuid(info.uuid()).copied());
     let Some(entry) = entry else {
-        let message = format!("array {} does not have it as a member", array.name);
+        let message =
+            format!("the newest superblock of array {} does not list it as a member", array.name);
         return Err(Error::new(errno::EINVAL, message));
     };
     let is_there = array.members().iter().any(|(slot, _)| *slot == entry.slot);
@@ -109,10 +114,14 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
             members::take_back(app, &array).await;
             Ok(())
         }
-        // It is taken back when the array is online.
+        // `take_back` rebuilds it once the array is online.
         (State::Configuring, _) => {
             array.returning.borrow_mut().push(info.uuid());
-            info!("bdev {} is out of date: array {} waits for others", info.name(), array.name);
+            info!(
+                "bdev {} is out of date: array {} waits for its current members",
+                info.name(),
+                array.name
+            );
             Ok(())
         }
         (State::Online, _) => {
@@ -125,11 +134,12 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     }
 }
 
-/// A newer superblock than the one the array was known by: what was put together so far is let go.
+/// Replaces an array that is not online by the one that a newer superblock describes. Members that the newer
+/// superblock calls configured stay.
 async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<Array>> {
     if array.state.get() != State::Configuring {
         let message = format!(
-            "array {} runs with an older superblock: both were written without the other, and are not merged",
+            "array {} already started with an older superblock; arrays that were written separately are not merged",
             array.name
         );
         return Err(Error::new(errno::EBUSY, message));
@@ -145,7 +155,6 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
     let array = arrays::add(Array::from_superblock(found))?;
     array.returning.replace(returning);
     for name in names {
-        // Those that the newer superblock calls configured stay.
         let Some((_, info)) = find(app, &name).await? else { continue };
         let _guard = array.lock.lock("assemble").await;
         let superblock = array.superblock.borrow().clone();
@@ -165,7 +174,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
     Ok(array)
 }
 
-/// A bdev without a superblock: an array may wait for one of its name or UUID.
+/// Adds a bdev without a superblock to an array that waits for its name or UUID.
 async fn join_by_name(app: &App, name: &str) -> Result<()> {
     let info = open(app, name, false, |_, _| {})?.info()?;
     for array in arrays::in_state(Some(State::Configuring)) {

@@ -1,4 +1,4 @@
-//! One thread's way to a redundant array: its channels of the members, the I/O that waits, and what was begun when.
+//! One thread's state of a redundant array: its channels of the members, the I/O that waits, and counts of I/O.
 
 use crate::members;
 use crate::shared::{Shared, View, Views};
@@ -9,28 +9,28 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// A channel's state. It stays on its thread.
+/// The state of a channel of the array. It stays on its thread.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
-    /// By slot. Changed by [`adopt`](Self::adopt) only.
+    /// The members by slot. Only [`adopt`](Self::adopt) and [`close`](Self::close) change them.
     pub(crate) bases: RefCell<Vec<Option<Base>>>,
-    /// Blocks that are being read from each slot.
+    /// By slot: how many blocks are being read from the member.
     pub(crate) reading: Vec<Cell<u64>>,
-    /// Counts changes of the members, modulo 2: I/O of two generations may be in flight at once.
+    /// Number of changes of the members, modulo 2. I/O of two generations may be in flight at once.
     generation: Cell<u8>,
     in_flight: [Cell<u32>; 2],
     drained: Notify,
-    /// I/O that failed on a member, until the failure is on record. Each is one of the channel's requests.
+    /// I/O that failed on a member. It waits here until the failure is on record.
     held: RefCell<IoQueue>,
-    /// Members whose failure the app thread knows of.
+    /// Serial numbers of the members whose failure was reported since the last change of the members.
     reported: RefCell<Vec<u64>>,
 }
 
-/// A member on this thread.
+/// This thread's channel of a member.
 #[derive(Debug)]
 pub(crate) struct Base {
-    // Dropped in this order: a channel goes before its descriptor.
+    // Fields are dropped in this order: the channel before its descriptor.
     pub(crate) channel: Channel,
     _desc: Arc<Desc>,
     pub(crate) serial: u64,
@@ -50,17 +50,17 @@ impl Base {
     }
 }
 
-/// What is kept with an I/O.
+/// The lane's state of one I/O.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Begun {
     generation: u8,
-    /// Times that it was begun before.
+    /// How often the I/O was begun before.
     pub(crate) tries: u8,
-    /// The slot that it is read from.
+    /// The slot that a read was sent to.
     pub(crate) slot: u8,
 }
 
-/// Times that an I/O is begun again after an abort of one of its children.
+/// How often an I/O is begun again after one of its children was aborted.
 const ABORTS_MAX: u8 = 8;
 
 impl Lane {
@@ -78,14 +78,14 @@ impl Lane {
         })
     }
 
-    /// I/O that was begun in a generation and has not ended.
+    /// How many I/Os of a generation have not ended.
     #[inline]
     fn in_flight(&self, generation: u8) -> &Cell<u32> {
         let [even, odd] = &self.in_flight;
         if generation & 1 == 0 { even } else { odd }
     }
 
-    /// Counts an I/O as begun with the members of now.
+    /// Counts an I/O as begun with the current members.
     #[inline]
     pub(crate) fn begin(&self, io: &mut BdevIo, tries: u8, slot: u8) {
         let generation = self.generation.get();
@@ -94,7 +94,7 @@ impl Lane {
         io.set_state(Begun { generation, tries, slot });
     }
 
-    /// Its children have ended.
+    /// Counts an I/O as ended: all of its children have.
     #[inline]
     pub(crate) fn end(&self, begun: Begun) {
         let count = self.in_flight(begun.generation);
@@ -104,13 +104,13 @@ impl Lane {
         }
     }
 
-    /// A write or flush failed on a slot. It is not acknowledged before that is on record: it waits, and is sent
-    /// again to the members that remain.
+    /// Handles a write, unmap or flush that failed on a member. The I/O waits until the failure is on record. Then
+    /// the lane sends it again to the members that remain, and only then it is acknowledged.
     #[cold]
     pub(crate) fn failed(&self, io: BdevIo, begun: Begun, result: IoResult) {
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
         if result.status == Status::ABORTED && begun.tries < ABORTS_MAX {
-            // Some members may have the data and some not: sent again, so that they agree.
+            // Maybe only some members have the data. Sending it again makes them agree.
             return self.submit(io, begun.tries + 1);
         }
         let serial = {
@@ -118,7 +118,7 @@ impl Lane {
             bases.get(usize::from(slot)).and_then(Option::as_ref).map(|base| base.serial)
         };
         let Some(serial) = serial else { return self.submit(io, begun.tries) };
-        if !self.can_lose(slot) {
+        if !self.can_lose(slot) || self.shared.is_offline() {
             return io.complete_with(result);
         }
         self.held.borrow_mut().push(io);
@@ -128,7 +128,7 @@ impl Lane {
         }
     }
 
-    /// Whether all data can be read without a slot.
+    /// Whether the members of the other slots hold all data.
     fn can_lose(&self, slot: u8) -> bool {
         let bases = self.bases.borrow();
         let is_readable = |slot: u8| {
@@ -140,24 +140,25 @@ impl Lane {
         self.shared.layout.survives(|other| other == slot || !is_readable(other))
     }
 
-    /// Works with other members from here on; ends when no I/O is left that was begun with those before.
+    /// Changes to new members. Returns when all I/O has ended that was begun with the old ones.
     pub(crate) async fn adopt(self: Rc<Self>, views: Views) -> Result<()> {
         let left = self.replace(&views)?;
         let before = self.generation.get();
         self.generation.set(before ^ 1);
+        self.reported.borrow_mut().clear();
         self.send_held();
         self.drained.until(|| self.in_flight(before).get() == 0).await;
         drop(left);
         Ok(())
     }
 
-    /// Puts the members in place; gives back those that are not among them any more.
+    /// Puts the new members in place and returns the old ones that are no longer used.
     fn replace(&self, views: &Views) -> Result<Vec<Base>> {
         let mut bases = self.bases.borrow_mut();
         let is_there = |base: &Option<Base>, view: &View| {
             base.as_ref().is_some_and(|base| base.serial == view.serial)
         };
-        // Opened first: when one cannot be, nothing has changed.
+        // All channels are opened first, so that a failure changes nothing.
         let mut opened = Vec::new();
         for (base, view) in bases.iter().zip(views) {
             opened.push(match view {
@@ -188,7 +189,7 @@ impl Lane {
         self.flush();
     }
 
-    /// The array goes offline: what waits ends.
+    /// Fails all I/O that waits, since the array goes offline.
     pub(crate) fn fail_held(&self) {
         let mut held = std::mem::take(&mut *self.held.borrow_mut());
         while let Some(io) = held.pop() {
@@ -200,7 +201,7 @@ impl Lane {
         self.bases.borrow().iter().flatten().for_each(|base| base.channel.flush());
     }
 
-    /// Gives the channels back: the app thread may hold the state a moment longer than the members stay open.
+    /// Closes the channels now: a change of the members may keep the lane itself alive a little longer.
     pub(crate) fn close(&self) {
         self.shared.leave(self);
         self.bases.borrow_mut().clear();

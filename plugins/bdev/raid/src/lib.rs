@@ -1,10 +1,10 @@
 //! `raid`: several base bdevs as one.
 //!
-//! - The data path: `striped` (raid0, concat) hands each I/O on to one member as it is; `redundant` (raid1,
-//!   raid10) sends children, through one `lane` for each thread.
-//! - The app thread has the [`mod@array`]s: `assemble` finds them by their superblocks, `members` adds and removes
-//!   members, `rebuild` fills new ones.
-//! - [`methods`] are the calls of the control plane.
+//! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
+//!   sends children; each thread has its own `lane`.
+//! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
+//!   members, `rebuild` copies data to new members.
+//! - Control plane: [`methods`].
 //!
 //! `docs/raid.md` says who owns what, what fails, and in which order superblocks are written.
 #![forbid(unsafe_code)]

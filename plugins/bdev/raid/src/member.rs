@@ -8,16 +8,16 @@ use drivebay_sdk::runtime::io::BlockIo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Numbers the members of all arrays, so that a late report never hits a successor in the same slot.
+/// Serial number of the next member of any array. A late report about an old member never hits its successor.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
-/// An open base bdev. Its claim and its descriptor end when this and the channels' copies are dropped.
+/// An open base bdev. The claim and the descriptor end when this and the channels' copies are dropped.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) serial: u64,
     pub(crate) info: Info,
     pub(crate) desc: Arc<Desc>,
-    /// The app thread's channel: superblocks and rebuilding.
+    /// The app thread's channel, for superblocks and rebuilds.
     pub(crate) io: BlockIo,
 }
 
@@ -25,7 +25,7 @@ impl Member {
     /// Opens and claims a bdev. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV`; `EPERM` when somebody else has it.
+    /// `ENODEV`; `EPERM` when another user has claimed the bdev.
     pub(crate) fn open(app: &App, name: &str) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let desc = open(app, name, true, move |app, event| match event {
@@ -40,18 +40,18 @@ impl Member {
         Ok(Self { serial, info: desc.info()?, io: BlockIo::new(&desc)?, desc })
     }
 
-    /// Its name on the bus.
+    /// The bdev's name.
     pub(crate) fn name(&self) -> &str {
         self.info.name()
     }
 
-    /// Bytes of data in a block; interleaved metadata does not count.
+    /// Bytes of data in a block, without interleaved metadata.
     pub(crate) fn data_block_size(&self) -> u32 {
         data_block_size(&self.info)
     }
 }
 
-/// As [`Member::data_block_size`], of a bdev that is no member yet.
+/// As [`Member::data_block_size`], for any bdev.
 pub(crate) fn data_block_size(info: &Info) -> u32 {
     let raw = info.raw();
     let metadata = if raw.md_interleave != 0 { raw.md_size } else { 0 };

@@ -1,7 +1,7 @@
-//! Members that fail, go, are added and come back.
+//! Changes of the members: they fail, leave, are added and come back.
 //!
-//! A write that failed on a member waits in its lane. [`retire`] records the failure in the superblocks of the members
-//! that remain, flushed, and only then lets the channels go on without the member.
+//! A write that failed on a member waits in its lane. [`retire`] records the failure in the superblocks of the
+//! remaining members and flushes them. Only then the channels go on without the member.
 
 use crate::array::{self, Array, State};
 use crate::rebuild::{self, Rebuild};
@@ -13,7 +13,7 @@ use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{MemberState, Superblock};
 use std::rc::Rc;
 
-/// A write, flush or unmap failed on a member. `[reactor]`
+/// Takes out a member on which a write, flush or unmap failed. `[any thread]`
 pub(crate) fn report_failure(uuid: [u8; 16], serial: u64, status: Status) {
     let retire = async move |app: &App| {
         let Some(array) = arrays::by_uuid(uuid) else { return };
@@ -26,27 +26,25 @@ pub(crate) fn report_failure(uuid: [u8; 16], serial: u64, status: Status) {
     if let Err(error) =
         task::spawn_on_app("raid member failed", retire).map(task::JoinHandle::detach)
     {
-        error!("a failed member stays in its array: {error}");
+        error!("a failed member cannot be taken out of its array: {error}");
     }
 }
 
-/// Blocks of the array could not be read from a member, and could from another. `[reactor]`
+/// Repairs blocks that a member could not read, with the data of another copy. `[reactor]`
 pub(crate) fn report_bad_blocks(uuid: [u8; 16], serial: u64, blocks: Range) {
     let repair = async move |app: &App| {
         let Some(array) = arrays::by_uuid(uuid) else { return };
-        let Err(error) = rebuild::repair(app, &array, serial, blocks).await else { return };
-        warn!("array {}: {error}", array.name);
-        if let Err(error) = retire(app, &array, serial, MemberState::Failed).await {
-            error!("array {}: {error}", array.name);
+        if let Err(error) = rebuild::repair(app, &array, serial, blocks).await {
+            warn!("array {}: {error}", array.name);
         }
     };
-    // Without a task the blocks are repaired when they are read the next time.
+    // If no task can be spawned, the next read of the blocks repairs them.
     if let Ok(task) = task::spawn_on_app("raid repair", repair) {
         task.detach();
     }
 }
 
-/// A base bdev leaves the bus. `[app thread]`
+/// Takes out a member whose bdev leaves the bus. `[app thread]`
 pub(crate) fn base_is_gone(app: &App, serial: u64) {
     let retire = async move |app: &App| {
         let array = arrays::all().into_iter().find(|array| array.slot_of(serial).is_some());
@@ -60,7 +58,7 @@ pub(crate) fn base_is_gone(app: &App, serial: u64) {
     }
 }
 
-/// Takes a member out: on record first, then out of the data path. An array that cannot be without it goes offline.
+/// Takes a member out: records that first, then changes the data path. An array that needs the member goes offline.
 /// `[app thread]`
 ///
 /// # Errors
@@ -79,13 +77,21 @@ pub(crate) async fn retire(
         return Ok(());
     }
     let mut gone = vec![number];
+    if !array.survives_without(&gone) && as_state == MemberState::Failed {
+        // Another member failed at the same time. The I/O that waits is sent again and ends with its own error.
+        let shared = array.shared.borrow().clone();
+        return match shared {
+            Some(shared) => shared.switch(|_| {}).await,
+            None => Ok(()),
+        };
+    }
     if !array.survives_without(&gone) {
-        warn!("array {} goes offline: it cannot be without slot {number}", array.name);
+        warn!("array {} goes offline: it needs the member of slot {number}", array.name);
         array.take_off(app).await;
         empty(array, number, false, false);
         return Ok(());
     }
-    info!("array {}: slot {number} is taken out", array.name);
+    info!("array {}: the member of slot {number} is taken out", array.name);
     if let Err(error) = record(array, &mut gone, as_state).await {
         array.take_off(app).await;
         empty(array, number, false, false);
@@ -108,7 +114,7 @@ pub(crate) async fn retire(
     Ok(())
 }
 
-/// Empties a slot. A slot that waits keeps what it waits for.
+/// Empties a slot. With `waits`, the slot still waits for the same member.
 fn empty(array: &Array, number: u8, waits: bool, forgets_name: bool) {
     let member = {
         let mut slots = array.slots.borrow_mut();
@@ -119,7 +125,7 @@ fn empty(array: &Array, number: u8, waits: bool, forgets_name: bool) {
         }
         if !waits {
             slot.uuid = [0; 16];
-            // A new member has one of its own.
+            // The next member gets its own offset.
             slot.data_offset = 0;
         }
         slot.member.take()
@@ -132,8 +138,8 @@ fn empty(array: &Array, number: u8, waits: bool, forgets_name: bool) {
     drop(member);
 }
 
-/// Writes that the members of `gone` are not part of the array any more. Members on which that fails go, too, and are
-/// added to `gone`.
+/// Records on the other members that the members of `gone` are out. Adds to `gone` each member on which that
+/// fails.
 async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Result<()> {
     loop {
         let known = array.superblock.borrow().clone();
@@ -154,17 +160,19 @@ async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Res
         }
         gone.extend(failed);
         if !array.survives_without(gone) {
-            let message = "its members cannot be told of a failure, so it goes offline";
+            let message =
+                "a failure cannot be recorded on enough members, so the array goes offline";
             return Err(Error::new(errno::EIO, message));
         }
     }
 }
 
-/// Adds a bdev to an array: a member it waits for, or one for an empty slot, which is rebuilt then. `[app thread]`
+/// Adds a bdev to an array. An array that is not online yet takes it as it is; an online one rebuilds it.
+/// `[app thread]`
 ///
 /// # Errors
-/// `EPERM` while another member is rebuilt, or when the bdev is in use; `EINVAL` without an empty slot and for a bdev
-/// that does not fit; `ENODEV`; `EEXIST` for a member of another array.
+/// `EPERM` during the rebuild of another member, or when the bdev is in use; `EINVAL` when no slot is free or the bdev
+/// does not fit; `ENODEV`; `EEXIST` for a bdev with the superblock of another array.
 pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> {
     let info = open(app, name, false, |_, _| {})?.info()?;
     let guard = array.lock.lock("add member").await;
@@ -181,16 +189,21 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
             .iter()
             .position(|slot| is_configuring && slot.member.is_none() && slot.uuid == info.uuid());
         let is_empty = |slot: &array::Slot| slot.member.is_none() && slot.uuid == [0; 16];
-        // A member that is back gets the place that superblocks still name it for.
+        // A member that comes back gets the slot that the superblock still lists it for.
         let superblock = array.superblock.borrow();
         let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
         let own = entry.map(|entry| usize::from(entry.slot));
         let own = own.filter(|own| slots.get(*own).is_some_and(is_empty));
-        let place = waits.or(own).or_else(|| slots.iter().position(is_empty));
+        let place = if is_configuring && superblock.is_some() {
+            // A member with old data or none must not start the array.
+            waits
+        } else {
+            waits.or(own).or_else(|| slots.iter().position(is_empty))
+        };
         place.and_then(|slot| u8::try_from(slot).ok())
     };
     let Some(number) = number.filter(|_| array.state.get() != State::Offline) else {
-        let message = format!("array {} has no empty slot", array.name);
+        let message = format!("array {} has no slot for bdev {name}", array.name);
         return Err(Error::new(errno::EINVAL, message));
     };
     let member = array.open_member(app, number, name);
@@ -224,7 +237,7 @@ fn put(array: &Array, number: u8, member: Rc<crate::member::Member>, is_target: 
     }
 }
 
-/// Gives a slot of an online array a member that has none of its data yet.
+/// Puts a member without data into a slot of an online array, and starts the rebuild.
 async fn begin_rebuild(
     app: &App,
     array: &Rc<Array>,
@@ -242,7 +255,7 @@ async fn begin_rebuild(
         let slots = array.slots.borrow();
         slots.get(usize::from(number)).map_or((0, 0), |slot| (slot.data_offset, slot.data_size))
     };
-    // On record as a member without data, so that it is known after a restart.
+    // The superblock lists the member as missing, so that it is found and rebuilt after a restart.
     let update = array.superblock.borrow().as_ref().map(|known| {
         let mut update = array::next(known);
         for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {
@@ -263,12 +276,12 @@ async fn begin_rebuild(
             *place = Some(view);
         }
     };
+    let leave = |views: &mut crate::shared::Views| {
+        if let Some(place) = views.get_mut(usize::from(number)) {
+            *place = None;
+        }
+    };
     if let Err(error) = shared.switch(enter).await {
-        let leave = |views: &mut crate::shared::Views| {
-            if let Some(place) = views.get_mut(usize::from(number)) {
-                *place = None;
-            }
-        };
         shared.switch(leave).await?;
         return Err(error);
     }
@@ -280,6 +293,7 @@ async fn begin_rebuild(
         Ok(task) => task.detach(),
         Err(error) => {
             array.rebuild.replace(None);
+            shared.switch(leave).await?;
             return Err(error);
         }
     }
@@ -294,11 +308,11 @@ pub(crate) async fn write_all(array: &Array, update: Superblock) -> Result<()> {
         return Ok(());
     }
     let message =
-        format!("array {}: the superblock of slots {failed:?} is not written", array.name);
+        format!("array {}: the superblock cannot be written to slots {failed:?}", array.name);
     Err(Error::new(errno::EIO, message))
 }
 
-/// Takes members back that were out and came back: one is rebuilt now, the next one when that has ended.
+/// Rebuilds a member that left and came back. [`rebuild::run`] calls this again for the next one.
 pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
     while array.state.get() == State::Online
         && !array.is_ending.get()
@@ -314,14 +328,14 @@ pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
         let name = open(app, &Uuid(uuid).to_string(), false, |_, _| {})
             .and_then(|desc| Ok(desc.info()?.name().to_owned()));
         let (Ok(name), true) = (name, is_out) else { continue };
-        info!("array {}: bdev {name} is back and is rebuilt", array.name);
+        info!("array {}: bdev {name} came back and will be rebuilt", array.name);
         if let Err(error) = add(app, array, &name).await {
-            warn!("array {}: bdev {name} is not taken back: {error}", array.name);
+            warn!("array {}: bdev {name} came back but cannot be rebuilt: {error}", array.name);
         }
     }
 }
 
-/// As [`take_back`], in a task of its own.
+/// Runs [`take_back`] in its own task.
 pub(crate) fn take_back_soon(app: &App, array: &Rc<Array>) {
     let array = Rc::clone(array);
     let take = async move |app: &App| take_back(app, &array).await;

@@ -1,4 +1,4 @@
-//! The methods of the control plane, with the reference's names, parameters, results and codes.
+//! The RPC methods, with the reference's names, parameters, results and error codes.
 
 use crate::array::State;
 use crate::arrays::{self, NewArray, Options};
@@ -97,7 +97,7 @@ params! {
 /// JSON-RPC 2.0, section 5.1.
 const INTERNAL_ERROR: i64 = -32603;
 
-/// Registers all of them. `[app thread]`
+/// Registers all methods. `[app thread]`
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
@@ -144,7 +144,7 @@ pub fn register(app: &App) -> Result<()> {
     .register(app)
 }
 
-/// A method of several steps.
+/// Registers a method that runs as a task.
 fn method<P: Params + 'static, R: Serialize + 'static>(
     app: &App,
     name: &'static str,
@@ -155,7 +155,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     Method::new(name, doc, move |app, request, params| {
         let call = Rc::clone(&call);
         let run = async move |app: &App| request.answer(call(app, params).await);
-        // A task that is refused drops the request, which answers for itself.
+        // If no task can be spawned, the request is dropped, which answers it with an error.
         if let Ok(task) = task::spawn_app(app, name, run) {
             task.detach();
         }
@@ -166,7 +166,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     .register(app)
 }
 
-/// An error with the reference's words in front, and its code.
+/// The error with the reference's words in front. The code stays.
 fn because(what: &str, error: &Error) -> Error {
     let text = std::io::Error::from_raw_os_error(error.errno()).to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -244,7 +244,7 @@ async fn remove(app: &App, params: Remove) -> Result<bool, RpcError> {
         .into_iter()
         .filter_map(|array| serial_in(&array).map(|serial| (array, serial)));
     let Some((array, serial)) = found.next() else {
-        let message = "Failed to remove base bdev from raid bdev: it is a member of none";
+        let message = "Failed to remove base bdev from raid bdev: no array has it as a member";
         return Err(Error::new(errno::ENODEV, message).into());
     };
     let what = "Failed to remove base bdev from raid bdev";

@@ -1,4 +1,4 @@
-//! What the bus is told of an array: what all of its members can do.
+//! The properties that an array has as a bdev: those that all of its members have.
 
 use crate::member::Member;
 use drivebay_sdk::bdev::Info;
@@ -6,7 +6,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_spec_raid::{Layout, Level};
 use std::rc::Rc;
 
-/// The properties of an array as a bdev. They stay as long as it is online.
+/// The properties of an array as a bdev. They do not change while it is online.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) name: String,
@@ -21,7 +21,7 @@ pub(crate) struct Profile {
     format: Info,
 }
 
-/// What an array passes on; unmap only where every member has it.
+/// Ops of every array. Unmap is added when every member supports it.
 const OPS: OpSet =
     OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET).with(OpSet::WRITE_ZEROES);
 
@@ -57,7 +57,7 @@ impl Profile {
         })
     }
 
-    /// Fills what `describe` may change.
+    /// Fills in the registration of the array.
     pub(crate) fn describe(&self, registration: &mut Registration) {
         let raw = self.format.raw();
         registration.uuid = self.uuid;
@@ -75,31 +75,29 @@ impl Profile {
         registration.dif_pi_format = raw.dif_pi_format;
     }
 
-    /// Refuses a bdev that would make what clients were told untrue.
+    /// Refuses a bdev that lacks a property that the array has announced to clients.
     ///
     /// # Errors
-    /// `EINVAL` with the property.
+    /// `EINVAL` naming the property.
     pub(crate) fn check_new(&self, info: &Info) -> Result<()> {
         let refuse = |what: &str| {
-            let message = format!("bdev {} {what} and array {} is online", info.name(), self.name);
+            let message = format!("bdev {} {what} of array {}", info.name(), self.name);
             Err(Error::new(errno::EINVAL, message))
         };
         if info.has_write_cache() && !self.has_write_cache {
-            return refuse(
-                "has a write cache, the members that the array was started with have none,",
-            );
+            return refuse("has a write cache, unlike the first members");
         }
         if self.ops.contains(OpSet::UNMAP) && !info.ops().contains(OpSet::UNMAP) {
-            return refuse("cannot unmap, the other members can,");
+            return refuse("cannot unmap, unlike the first members");
         }
         Ok(())
     }
 }
 
-/// Refuses a bdev whose blocks are not those of the array.
+/// Refuses a bdev whose block format differs from that of the array.
 ///
 /// # Errors
-/// `EINVAL` with the property.
+/// `EINVAL` naming the property.
 pub(crate) fn check_format(
     array: &str,
     has_superblock: bool,
@@ -113,7 +111,7 @@ pub(crate) fn check_format(
     let refuse = |why: String| Err(Error::new(errno::EINVAL, why));
     if of.block_size() != as_of.block_size() {
         return refuse(format!(
-            "bdev {} has blocks of {} bytes, array {array} of {}",
+            "bdev {} has blocks of {} bytes; array {array} needs {}",
             of.name(),
             of.block_size(),
             as_of.block_size()
@@ -127,7 +125,7 @@ pub(crate) fn check_format(
     }
     if has_superblock && !crate::superblock::is_possible(of) {
         return refuse(format!(
-            "bdev {} has protection information or metadata in its blocks: no superblock can lie there",
+            "bdev {} has protection information or metadata in its blocks; an array with a superblock cannot use it",
             of.name()
         ));
     }

@@ -1,7 +1,7 @@
-//! Rebuilding: a member gets the data of the others, window by window.
+//! Rebuilds: copy the data of the array to a new member, window by window.
 //!
-//! Writes reach the new member from the start. A window is held back while it is copied, so that no write falls
-//! between the read and the write of the copy.
+//! Clients' writes go to the new member from the start. I/O to a window waits while the window is copied, so no
+//! write falls between the read and the write of the copy.
 
 use crate::array::{self, Array};
 use crate::member::Member;
@@ -24,7 +24,7 @@ pub(crate) struct Rebuild {
     pub(crate) serial: u64,
     target: String,
     num_blocks: u64,
-    /// Blocks of the array below this one are copied.
+    /// All blocks of the array below this one are copied.
     position: Cell<u64>,
     is_stopping: Cell<bool>,
     has_ended: Cell<bool>,
@@ -48,13 +48,13 @@ impl Rebuild {
         self.is_stopping.set(true);
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Asks the rebuild to stop, and waits until it has stopped.
     pub(crate) async fn stop(&self) {
         self.ask_to_stop();
         self.ended.until(|| self.has_ended.get()).await;
     }
 
-    /// As the reference shows a process.
+    /// The fields that the reference shows of a process.
     pub(crate) fn show(&self) -> Value {
         let blocks = self.position.get();
         let percent = blocks.saturating_mul(100) / self.num_blocks.max(1);
@@ -66,10 +66,10 @@ impl Rebuild {
     }
 }
 
-/// Copies everything, then makes the member one that is read. `[app thread]`
+/// Copies all data to the member, then lets it serve reads. `[app thread]`
 pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
     let copied = copy_all(app, array, rebuild).await;
-    // The array's own end waits for this one and holds the lock.
+    // Whoever takes the array off the bus holds the lock and waits for this.
     rebuild.has_ended.set(true);
     rebuild.ended.notify();
     let done = match copied {
@@ -77,20 +77,22 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
         Ok(()) => finish(array, rebuild).await,
         Err(error) => Err(error),
     };
+    // The array is taken off the bus: what was copied is not on record, and the next start begins again.
+    let is_ending = array.is_ending.get();
     let is_this = array.rebuild.borrow().as_ref().is_some_and(|other| Rc::ptr_eq(other, rebuild));
     if is_this {
         array.rebuild.replace(None);
     }
     match done {
+        _ if is_ending => {}
         Ok(()) => {
             info!("array {}: bdev {} is rebuilt", array.name, rebuild.target);
             members::take_back_soon(app, array);
         }
         Err(error) => {
             warn!("array {}: bdev {} is not rebuilt: {error}", array.name, rebuild.target);
-            if !array.is_ending.get()
-                && let Err(error) =
-                    members::retire(app, array, rebuild.serial, MemberState::Failed).await
+            if let Err(error) =
+                members::retire(app, array, rebuild.serial, MemberState::Failed).await
             {
                 error!("array {}: {error}", array.name);
             }
@@ -115,7 +117,7 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
         }
         let copied = with_held(app, array, blocks, async || {
             if rebuild.is_stopping.get() {
-                return Err(Error::new(errno::ECANCELED, "it was stopped"));
+                return Err(Error::new(errno::ECANCELED, "the rebuild was stopped"));
             }
             copy(array, rebuild.serial, blocks, &mut spare).await
         });
@@ -126,7 +128,7 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     Ok(())
 }
 
-/// Everything is copied: flushed, on record, then read.
+/// Flushes the copied member, records it as configured, then lets it serve reads.
 async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     let _guard = array.lock.lock("end of rebuild").await;
     let gone = || Error::new(errno::ENODEV, "the member is gone");
@@ -157,17 +159,17 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     Ok(())
 }
 
-/// Writes blocks that a member could not read again, from another copy. `[app thread]`
+/// Writes blocks that a member could not read, with the data of another copy. `[app thread]`
 ///
 /// # Errors
-/// Why the blocks are not repaired.
+/// Why the blocks cannot be repaired.
 pub(crate) async fn repair(app: &App, array: &Rc<Array>, serial: u64, blocks: Range) -> Result<()> {
     with_held(app, array, blocks, async || copy(array, serial, blocks, &mut None).await).await?;
     info!("array {}: {} blocks from {} were repaired", array.name, blocks.nblocks, blocks.lba);
     Ok(())
 }
 
-/// Does something while no I/O of some blocks is in flight.
+/// Runs `operation` while no I/O to `blocks` is in flight.
 async fn with_held<T>(
     app: &App,
     array: &Array,
@@ -177,13 +179,14 @@ async fn with_held<T>(
     let bdev = array.on_bus()?;
     let (done, quiet) = oneshot::channel();
     bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
-    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))??;
+    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))??;
     let result = operation().await;
     bdev.unquiesce_blocks(app, blocks)?;
     result
 }
 
-/// Copies the part of some blocks that a member holds, from members that hold another copy.
+/// Copies blocks to a member that holds a copy of them, from members that hold another one. A failed write takes
+/// the member out; a failed read takes nobody out.
 async fn copy(array: &Array, serial: u64, blocks: Range, spare: &mut Option<Buf>) -> Result<()> {
     let gone = || Error::new(errno::ENODEV, "the member is gone");
     let target = array.slot_of(serial).ok_or_else(gone)?;
@@ -221,14 +224,20 @@ async fn copy(array: &Array, serial: u64, blocks: Range, spare: &mut Option<Buf>
             let (_, member) =
                 array.members().into_iter().find(|(slot, _)| *slot == target).ok_or_else(gone)?;
             let offset = offset_of(array, target);
-            *spare = Some(member.io.write(Range::new(offset + to.lba, nblocks), buf).await?);
+            let written = member.io.write(Range::new(offset + to.lba, nblocks), buf).await;
+            let written = written.inspect_err(|error| {
+                if array.survives_without(&[target]) {
+                    members::report_failure(array.uuid, serial, Status::errno(error.errno()));
+                }
+            });
+            *spare = Some(written?);
         }
         lba += nblocks;
     }
     Ok(())
 }
 
-/// The member of a slot that can be read, and where its data begins.
+/// The slot's member if it may be read, and its first data block.
 fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
     let slots = array.slots.borrow();
     let slot = slots.get(usize::from(number)).filter(|slot| !slot.is_target)?;

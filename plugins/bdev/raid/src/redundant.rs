@@ -1,4 +1,4 @@
-//! raid1 and raid10 on the bus: every block has copies, written to all members that hold one and read from one.
+//! raid1 and raid10 on the bus: a write goes to every copy of a block, a read to one of them.
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
@@ -21,7 +21,7 @@ pub struct Redundant {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// One thread's way to it. `[reactor]`
+/// One thread's channel of the array. `[reactor]`
 #[derive(Debug)]
 pub struct RedundantChannel(Rc<Lane>);
 
@@ -81,7 +81,7 @@ impl Bdev for Redundant {
 }
 
 impl Lane {
-    /// Begins an I/O with the members of now.
+    /// Begins an I/O with the current members.
     pub(crate) fn submit(&self, io: BdevIo, tries: u8) {
         match io.op() {
             Op::Read(range) => self.read(io, range, 0, None),
@@ -93,7 +93,7 @@ impl Lane {
         }
     }
 
-    /// Reads from the member that reads least; after a failure on a slot, from the one that comes next.
+    /// Reads from the member with the fewest blocks in flight or, after a failure on a slot, from the next slot.
     fn read(&self, mut io: BdevIo, range: Range, tries: u8, after: Option<u8>) {
         let bases = self.bases.borrow();
         let base_of = |slot: u8| {
@@ -123,7 +123,7 @@ impl Lane {
         }
     }
 
-    /// Sends an op on blocks to every member that holds a copy of them, also to one that is being rebuilt.
+    /// Sends an op on blocks to every member that holds a copy of them, including a member that is being rebuilt.
     fn write(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
         let bases = self.bases.borrow();
         self.begin(&mut io, tries, 0);
@@ -161,7 +161,7 @@ impl Lane {
         }
     }
 
-    /// The children of an I/O have ended.
+    /// Ends an I/O whose children have ended, or tries it again.
     pub(crate) fn joined(&self, io: BdevIo, result: IoResult) {
         let begun: Begun = io.state().unwrap_or_default();
         self.end(begun);
@@ -180,7 +180,7 @@ impl Lane {
         }
     }
 
-    /// Tries the next copy, and has the bad one written again from it.
+    /// Reads the next copy, and asks the app thread to repair the bad one.
     #[cold]
     fn read_failed(&self, io: BdevIo, range: Range, begun: Begun, result: IoResult) {
         let (copies, serial) = {

@@ -1,35 +1,39 @@
-//! The membership of a redundant array, as its channels see it.
+//! The members of a redundant array, as its channels see them.
 //!
-//! The app thread changes it with [`Shared::switch`], which ends when every channel works with the new members and
-//! has no I/O left that was begun with the old ones. A channel that is made meanwhile begins with the new ones.
+//! The app thread changes them with [`Shared::switch`]. It returns when every channel uses the new members and has
+//! no I/O left that was begun with the old ones. A channel that opens meanwhile starts with the new ones.
 
 use crate::lane::Lane;
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{Resident, task};
 use drivebay_spec_raid::Layout;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A member as channels need it.
+/// What channels need to know of a member.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) serial: u64,
     pub(crate) desc: Arc<Desc>,
-    /// First block of the array's data.
+    /// First block of the array's data on the member.
     pub(crate) offset: u64,
-    /// Whether all of its data is current. A member that is being rebuilt is written, and not read.
+    /// Whether all of its data is current. A member that is being rebuilt gets writes, but no reads.
     pub(crate) is_readable: bool,
 }
 
 /// The members by slot.
 pub(crate) type Views = Vec<Option<View>>;
 
-/// What the app thread and the channels of an array have in common.
+/// What the app thread and the channels of an array share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) uuid: [u8; 16],
     pub(crate) layout: Layout,
+    /// Whether the array leaves the bus. No I/O waits for a record of its failure then.
+    is_offline: AtomicBool,
     table: Mutex<Table>,
 }
 
@@ -41,15 +45,20 @@ struct Table {
 
 impl Shared {
     pub(crate) fn new(uuid: [u8; 16], layout: Layout, views: Views) -> Self {
-        Self { uuid, layout, table: Mutex::new(Table { views, lanes: Vec::new() }) }
+        Self {
+            uuid,
+            layout,
+            is_offline: AtomicBool::new(false),
+            table: Mutex::new(Table { views, lanes: Vec::new() }),
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a channel's state with the members there are now, and tells it of every change from here on.
-    /// `[reactor]`
+    /// Makes the state of a new channel from the current members. Later changes reach it by
+    /// [`switch`](Self::switch). `[reactor]`
     pub(crate) fn enter(
         &self,
         make: impl FnOnce(&Views) -> Result<Resident<Lane>>,
@@ -60,7 +69,7 @@ impl Shared {
         Ok(lane)
     }
 
-    /// The channel ends. `[reactor]`
+    /// Removes a channel that closes. `[reactor]`
     pub(crate) fn leave(&self, lane: &Lane) {
         let is_it = |other: &Resident<Lane>| {
             other.here().is_some_and(|other| std::ptr::eq(&raw const *other, lane))
@@ -68,15 +77,28 @@ impl Shared {
         self.table().lanes.retain(|other| !is_it(other));
     }
 
-    /// Every channel there is.
-    pub(crate) fn lanes(&self) -> Vec<Resident<Lane>> {
+    /// All channels that are open.
+    fn lanes(&self) -> Vec<Resident<Lane>> {
         self.table().lanes.clone()
     }
 
-    /// Changes the members; one change at a time. `[app thread]`
+    /// Fails the I/O that waits in the channels, and lets none wait from now on. `[app thread]`
+    pub(crate) fn go_offline(&self) {
+        self.is_offline.store(true, Ordering::Release);
+        for lane in self.lanes() {
+            lane.send(|lane: &Rc<Lane>| lane.fail_held());
+        }
+    }
+
+    /// Whether [`go_offline`](Self::go_offline) was called.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.is_offline.load(Ordering::Acquire)
+    }
+
+    /// Changes the members. The caller makes one change at a time. `[app thread]`
     ///
     /// # Errors
-    /// Why a channel could not open one of its own to a new member: the change has to be taken back then.
+    /// Why a thread cannot open a channel of a new member. The caller must undo the change then.
     pub(crate) async fn switch(&self, change: impl FnOnce(&mut Views)) -> Result<()> {
         let (views, mut lanes) = {
             let mut table = self.table();
@@ -95,7 +117,7 @@ impl Shared {
                 match end {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => failure = Some(error),
-                    // Its thread runs too many tasks, or the channel has ended.
+                    // The thread runs too many tasks, or the channel has closed.
                     Err(_) => again.push(lane),
                 }
             }

@@ -1,4 +1,4 @@
-//! raid0 and concat on the bus: the bus splits I/O at strips, so each lies on one member, which gets it as it is.
+//! raid0 and concat on the bus. The bus splits reads and writes at strips, so one member gets each of them unchanged.
 
 use crate::arrays;
 use crate::profile::Profile;
@@ -10,16 +10,16 @@ use drivebay_sdk::serde_json::{Map, Value};
 use drivebay_spec_raid::Layout;
 use std::sync::Arc;
 
-/// An array that needs all of its members.
+/// An array that cannot lose a member.
 #[derive(Debug)]
 pub struct Striped {
     pub(crate) profile: Profile,
     pub(crate) layout: Layout,
-    /// Open members by slot, with the first block of their data.
+    /// The open members by slot, and the first data block of each.
     pub(crate) members: Vec<(Arc<Desc>, u64)>,
 }
 
-/// One thread's channels of the members, by slot.
+/// One thread's channels of the members, by slot, and the first data block of each.
 #[derive(Debug)]
 pub struct StripedChannel {
     layout: Layout,
@@ -84,7 +84,7 @@ impl Bdev for Striped {
 }
 
 impl StripedChannel {
-    /// Sends each member the one run of its blocks that the range has there.
+    /// Sends one child to each member that holds blocks of the range. The blocks are one run there.
     fn send_runs(&self, io: BdevIo, range: Range, op: fn(Range) -> Op) {
         let mut fan = io.fan_out();
         for ((base, offset), member) in self.bases.iter().zip(0_u8..) {

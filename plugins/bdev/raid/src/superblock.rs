@@ -1,7 +1,7 @@
-//! Superblocks on members: read, written and cleared.
+//! Reads, writes and clears the superblocks on members.
 //!
-//! A superblock is one copy a member, and a power cut may tear it. So the first member is written and flushed
-//! before the others are: one whole copy is there at any time, old or new, if there is more than one member.
+//! Each member has one copy, and a power cut may tear it. So the first member is written and flushed before the
+//! others. With two or more members, there is a whole copy at any time, old or new.
 
 use crate::member::Member;
 use drivebay_sdk::bdev::Info;
@@ -11,18 +11,18 @@ use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{HEADER_LEN, Superblock, SuperblockError, declared_len};
 use std::rc::Rc;
 
-/// Slots and their members.
+/// Slot numbers and their members.
 pub(crate) type Slots = Vec<(u8, Rc<Member>)>;
 
-/// Whether superblocks can lie on the bdev: blocks without interleaved metadata.
+/// Whether the bdev can hold a superblock: its blocks have no interleaved metadata and no protection information.
 pub(crate) fn is_possible(info: &Info) -> bool {
     info.raw().md_interleave == 0 && info.raw().dif_type == 0
 }
 
-/// The superblock of a bdev; `None` when it has none that is sound.
+/// Reads the superblock of a bdev; `None` when there is none or it is damaged.
 ///
 /// # Errors
-/// How a read failed.
+/// Why the bdev cannot be read.
 pub(crate) async fn read(io: &BlockIo, info: &Info) -> Result<Option<Superblock>> {
     let mut bytes = read_start(io, info, HEADER_LEN).await?;
     if let Some(len) = declared_len(&bytes).filter(|len| *len > bytes.len()) {
@@ -32,7 +32,7 @@ pub(crate) async fn read(io: &BlockIo, info: &Info) -> Result<Option<Superblock>
         Ok(superblock) => Ok(Some(superblock)),
         Err(SuperblockError::NoSignature) => Ok(None),
         Err(error) => {
-            warn!("bdev {} belongs to no array: {error}", info.name());
+            warn!("the RAID superblock of bdev {} is ignored: {error}", info.name());
             Ok(None)
         }
     }
@@ -43,12 +43,12 @@ async fn read_start(io: &BlockIo, info: &Info, len: usize) -> Result<Vec<u8>> {
     Ok(io.read(Range::new(0, nblocks)).await?.to_vec())
 }
 
-/// Writes and flushes the superblock; the slots on which that failed.
+/// Writes and flushes the superblock. Returns the slots on which that failed.
 pub(crate) async fn write(members: &Slots, superblock: &Superblock) -> Vec<u8> {
     put_on(members, &superblock.to_bytes()).await
 }
 
-/// Overwrites the superblock with zeros; the slots on which that failed.
+/// Overwrites the superblock with zeros. Returns the slots on which that failed.
 pub(crate) async fn clear(members: &Slots, superblock: &Superblock) -> Vec<u8> {
     put_on(members, &vec![0; superblock.to_bytes().len()]).await
 }
@@ -56,7 +56,7 @@ pub(crate) async fn clear(members: &Slots, superblock: &Superblock) -> Vec<u8> {
 async fn put_on(members: &Slots, bytes: &[u8]) -> Vec<u8> {
     let put = async |(slot, member): &(u8, Rc<Member>)| {
         let error = put_on_one(member, bytes).await.err()?;
-        warn!("the superblock of bdev {} is not written: {error}", member.name());
+        warn!("the superblock cannot be written to bdev {}: {error}", member.name());
         Some(*slot)
     };
     let (first, others) = members.split_at(members.len().min(1));

@@ -30,7 +30,7 @@ fn write(host: &FakeHost, channel: &Channel, lba: u64, fill: u8, nblocks: u64) -
     host.io(channel, Op::Write(Range::new(lba, nblocks)), IoFlags::NONE, &mut data).status
 }
 
-/// The byte that every byte of a block is.
+/// Reads a block whose bytes are all the same, and returns that byte.
 fn read(host: &FakeHost, channel: &Channel, lba: u64) -> Result<u8, Status> {
     let mut data = vec![0xee; BLOCK as usize];
     let result = host.io(channel, Op::Read(Range::new(lba, 1)), IoFlags::NONE, &mut data);
@@ -140,8 +140,10 @@ fn what_does_not_fit_is_refused_with_the_references_codes() {
     assert_eq!(code(good), -17);
     let add = json!({"raid_bdev": "e", "base_bdev": "e0"});
     assert_eq!(host.call("bdev_raid_add_base_bdev", &add).unwrap_err().code, -22);
-    let options = json!({"process_window_size_kb": 0});
-    assert_eq!(host.call("bdev_raid_set_options", &options).unwrap_err().code, -22);
+    for window in [0, 65_537, u32::MAX] {
+        let options = json!({"process_window_size_kb": window});
+        assert_eq!(host.call("bdev_raid_set_options", &options).unwrap_err().code, -22);
+    }
     host.call("bdev_raid_delete", &json!({"name": "e"})).unwrap();
 }
 

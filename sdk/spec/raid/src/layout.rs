@@ -302,8 +302,10 @@ impl Layout {
         (lba < self.num_blocks).then_some(Piece::Data(lba))
     }
 
-    /// How many of a member's blocks hold blocks of the array below `lba`, in raid0 and concat: an I/O over many strips
-    /// is one run on each member, from the number for its first block to that for its end.
+    /// How many blocks of a member hold blocks of the array below `lba`. For raid0 and concat only.
+    ///
+    /// The blocks of an I/O that lie on a member are one run there. It goes from the result for the first block of the
+    /// I/O to the result for its end.
     #[must_use]
     pub fn blocks_before(&self, member: u8, lba: u64) -> u64 {
         let number = u64::from(member);
@@ -325,7 +327,7 @@ impl Layout {
         }
     }
 
-    /// Whether all data is still there without the members that are missing.
+    /// Whether the array has all of its data when some members are missing.
     #[must_use]
     pub fn survives(&self, is_missing: impl Fn(u8) -> bool) -> bool {
         let members = narrow(self.members);
@@ -590,7 +592,7 @@ mod tests {
             }
         }
 
-        /// An I/O over many strips is one run on each member.
+        /// The blocks of an I/O over many strips are one run on each member.
         #[test]
         fn a_long_run_is_one_run_on_each_member(array in arrays(), at in 0_u64..500, len in 1_u64..200) {
             if matches!(array.level(), Level::Raid0 | Level::Concat) {
@@ -606,7 +608,7 @@ mod tests {
             }
         }
 
-        /// Data survives exactly when each block has a copy, or each row misses no more than its parities.
+        /// Data survives when each block has a copy, or when each row lacks no more members than it has parities.
         #[test]
         fn data_survives_as_long_as_every_block_can_be_read(array in arrays(), missing in 0_u32..256) {
             let is_missing = |member: u8| missing >> member & 1 != 0;
@@ -615,7 +617,7 @@ mod tests {
                 0 => array.copies(lba).any(|place| !is_missing(place.member)),
                 parities => lost <= parities.into(),
             };
-            // Small arrays may leave a pair of members without blocks that are used.
+            // In a small array, a pair of members may hold no blocks of the array.
             if (0..array.num_blocks()).any(|lba| !can_read(lba)) {
                 prop_assert!(!array.survives(is_missing));
             } else if lost == 0 {

@@ -1,4 +1,4 @@
-//! Members that fail, go and come back; arrays found by their superblocks.
+//! Members that fail, leave and come back; arrays that are found by their superblocks.
 
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
@@ -7,14 +7,14 @@ use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 use drivebay_spec_raid::MemberState;
 
-/// Members with room for a superblock: 1 MiB, and 64 blocks.
+/// Size of a member: 1 MiB for the superblock, and 64 blocks of data.
 const NUM_BLOCKS: usize = 2048 + 64;
 
 fn disks<const N: usize>(host: &FakeHost, names: [&str; N]) -> [Ram; N] {
     names.map(|name| Ram::plug(host, name, NUM_BLOCKS))
 }
 
-/// Forgets an array but not its superblocks, as the end of the process would.
+/// Deletes an array but leaves its superblocks, as the end of the process does.
 fn forgotten(host: &FakeHost, name: &str) {
     host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
 }
@@ -47,7 +47,7 @@ fn a_failed_write_is_acknowledged_when_the_failure_is_durable_on_the_others() {
     );
     assert_eq!(read(&host, &opened.0, 3), Ok(8));
     host.wait(|| (show(&host, "f0-raid1")["num_base_bdevs_discovered"] == 1).then_some(()));
-    // The last member is not taken out for an error: the client gets it.
+    // The last member stays when a write fails on it, and the client gets the error.
     a.fail_writes(true);
     assert_eq!(write(&host, &opened.0, 3, 9, 1), Status::IO_ERROR);
     assert_eq!(state_of(&host, "f0-raid1"), "online");
@@ -113,13 +113,13 @@ fn a_stale_member_never_starts_an_array_and_is_rebuilt_when_it_is_back() {
     drop(opened);
     forgotten(&host, "r0-raid1");
     a.unplug(&host);
-    // The stale one alone waits for the one that it knows as a member.
+    // The stale member alone does not start the array: its superblock lists the other one, too.
     b.plug_in(&host);
     for _ in 0..20 {
         host.run();
     }
     assert_eq!(state_of(&host, "r0-raid1"), "configuring");
-    // The newer one starts degraded, and takes the stale one back by rebuilding it.
+    // The newer member starts the array degraded. Then the stale one is rebuilt.
     a.plug_in(&host);
     host.wait(|| (state_of(&host, "r0-raid1") == "online").then_some(()));
     wait_until_rebuilt(&host, "r0-raid1");

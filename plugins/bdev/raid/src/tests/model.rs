@@ -1,4 +1,4 @@
-//! One array against a model of its data, with members that fail, go and come back at random.
+//! Compares an array with a model of its data, while members fail, leave and come back at random.
 
 use super::ram::Ram;
 use super::{array, load, read, show, write};
@@ -20,7 +20,7 @@ impl Random {
 
 const NUM_BLOCKS: u64 = 48;
 
-/// Members that are there and up to date.
+/// How many members have all current data.
 fn whole(host: &FakeHost, name: &str) -> usize {
     let shown = show(host, name);
     let there = shown["num_base_bdevs_discovered"].as_u64().unwrap() as usize;
@@ -74,7 +74,7 @@ fn run(level: &str, seed: u64, has_superblock: bool) {
                 disks[pick].unplug(&host);
             }
             _ => {
-                // What is out comes back: by itself with a superblock, by hand without.
+                // A missing member comes back. With a superblock, the array takes it back; else the call does.
                 if host.registered(&names[pick]).is_none() {
                     disks[pick].plug_in(&host);
                 }

@@ -1,5 +1,5 @@
-//! A disk in memory that keeps its contents while it is unplugged, fails on demand, and knows what a power cut
-//! would leave of it.
+//! A disk in memory. It keeps its contents while it is unplugged, fails on demand, and tracks which data a power cut
+//! would leave.
 
 use drivebay_sdk::App;
 use drivebay_sdk::bdev;
@@ -15,16 +15,16 @@ pub(super) const BLOCK: u32 = 512;
 #[derive(Debug, Default)]
 struct State {
     blocks: Vec<[u8; BLOCK as usize]>,
-    /// What a power cut leaves: the state at the last flush.
+    /// The data that a power cut leaves: the blocks at the last flush.
     durable: Vec<[u8; BLOCK as usize]>,
     flushes: u32,
     fails_writes: bool,
     fails_reads_at: Option<u64>,
-    /// Blocks that were written, in order; block 0 is a superblock.
+    /// First block of each write, in order; block 0 is a superblock.
     writes: Vec<u64>,
 }
 
-/// A disk, plugged in or not.
+/// A disk. It may be unplugged.
 #[derive(Clone, Debug)]
 pub(super) struct Ram {
     name: String,
@@ -83,7 +83,7 @@ impl Ram {
         self.state().fails_reads_at = lba;
     }
 
-    /// What a power cut leaves: what was flushed.
+    /// Cuts the power: only flushed data stays.
     pub(super) fn cut_power(&self) {
         let mut state = self.state();
         state.blocks = state.durable.clone();
