@@ -1,8 +1,8 @@
-//! The first words of a queue's connection, without I/O: ICReq and ICResp, then Connect and its response.
+//! The start of a queue's connection, without I/O: ICReq and ICResp, then Connect and its response.
 //! NVMe/TCP 1.0, section 3.4; NVMe over Fabrics 1.1, section 3.3.
 //!
 //! The owner sends what [`Handshake::begin`] and [`Handshake::received`] give it, and reads exactly [`Handshake::need`] bytes at a
-//! time, so that nothing of what follows is lost.
+//! time, so that it does not lose what follows.
 
 use crate::qpair::{Agreed, Fault};
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData, ConnectResult};
@@ -13,24 +13,24 @@ use drivebay_spec_nvme_tcp::{
     IcResp, PduType, ProtocolError, Receiver, Role, TermReq, digest,
 };
 
-/// Longest data in a capsule of the admin queue, and of Connect on any queue, in bytes. NVMe/TCP 1.0, section 3.4.1.
+/// Longest data in a capsule of the admin queue, and in the Connect capsule of any queue, in bytes. NVMe/TCP 1.0, section 3.4.1.
 pub const ADMIN_IN_CAPSULE_LEN: u32 = 8192;
 
-/// How a queue is connected.
+/// How to connect a queue.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Digests to ask for.
     pub digests: Digests,
-    /// The command.
+    /// The Connect command.
     pub connect: Connect,
-    /// Its data.
+    /// The data of the Connect command.
     pub data: ConnectData,
 }
 
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The connection is over.
+    /// The connection failed.
     Fault(Fault),
     /// Connect failed; DW0 says which field, if the status is an invalid parameter.
     Status(Status, u32),
@@ -68,7 +68,7 @@ pub enum Step {
     },
 }
 
-/// A connection that begins.
+/// A connection that is being set up.
 #[derive(Debug)]
 pub struct Handshake {
     wanted: Wanted,
@@ -92,22 +92,22 @@ impl Handshake {
         (Self { wanted, receiver, agreed: None, bytes: Vec::new(), need }, bytes)
     }
 
-    /// Bytes to read next: exactly so many, at most 152.
+    /// How many bytes to read next: exactly this many, at most 152.
     #[must_use]
     pub fn need(&self) -> usize {
         self.need
     }
 
-    /// The bytes that were needed.
+    /// Takes the bytes that [`Self::need`] asked for, and says what to do next.
     ///
     /// # Errors
-    /// There is no connection.
+    /// The queue could not be connected.
     pub fn received(&mut self, bytes: &[u8]) -> Result<Step, Refusal> {
         self.bytes.extend_from_slice(bytes);
         let fault = |error| Refusal::Fault(Fault::Protocol(error));
         let Some(common) = self.bytes.first_chunk() else { return Ok(Step::Read) };
         let frame = Frame::parse(&CommonHeader::parse(common), &self.receiver).map_err(fault)?;
-        // Data that nobody asked for is not waited for.
+        // The host asked for no data, so it does not wait for any.
         if frame.pdu_type == PduType::C2hData {
             return Err(fault(ProtocolError::of(Fes::SequenceError)));
         }
@@ -144,7 +144,7 @@ impl Handshake {
         }
     }
 
-    /// The capsule of Connect, whose data is always in it.
+    /// The Connect capsule. It always contains its data.
     fn connect(&self, ic: &IcResp) -> Vec<u8> {
         let data = self.wanted.data.encode();
         let len = u32::try_from(data.len()).unwrap_or(0);
@@ -179,7 +179,7 @@ impl Handshake {
         let agreed = Agreed {
             ic,
             hpda: Alignment::DWORD,
-            // Of the entries of a queue one is never used.
+            // One entry of a queue is never used.
             depth: self.wanted.connect.sqsize,
             in_capsule_len: ADMIN_IN_CAPSULE_LEN,
         };

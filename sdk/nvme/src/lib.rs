@@ -1,9 +1,9 @@
 //! The NVMe host driver library (initiator).
 //!
-//! In two layers:
+//! It has two layers:
 //!
 //! - [`handshake`] and [`qpair`] are NVMe/TCP without I/O: bytes in, bytes out. The plugin `nvme` puts them on the sockets of its threads.
-//! - For tests and tools there is a client on the caller's thread, without runtime: [`Controller::connect`] makes an admin queue and
+//! - Tests and tools use a client on the caller's thread, without a runtime: [`Controller::connect`] makes an admin queue and
 //!   enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and gives
 //!   [`Completed`] back as they come:
 //!

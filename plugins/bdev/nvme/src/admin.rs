@@ -1,4 +1,4 @@
-//! An admin queue: commands as futures. It stays on the thread that made it, the app thread.
+//! An admin queue: commands as futures. It stays on the app thread, where it was made.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ const POLLIN: u32 = 1;
 #[derive(Debug)]
 pub(crate) enum Data {
     None,
-    /// So many bytes from the controller.
+    /// This many bytes from the controller.
     In(u32),
 }
 
@@ -30,12 +30,12 @@ pub(crate) enum Data {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) completion: Completion,
-    /// What came.
+    /// The data that the controller sent.
     pub(crate) data: Vec<u8>,
 }
 
 impl Answer {
-    /// The answer of a command that succeeded.
+    /// The answer itself if the command succeeded, or else an error.
     pub(crate) fn ok(self, what: &str) -> Result<Self> {
         let status = self.completion.status;
         if status.is_success() {
@@ -53,7 +53,7 @@ fn errno_of(status: NvmeStatus) -> i32 {
     }
 }
 
-/// A command whose answer somebody waits for. Its memory is its own, so nobody has to.
+/// A command that is outstanding. It owns its memory, so a caller may stop waiting at any time.
 #[derive(Debug)]
 struct Request {
     data: Vec<u8>,
@@ -102,12 +102,12 @@ struct Served {
     key: usize,
     lost: RefCell<Option<String>>,
     changed: Notify,
-    /// The longest that a command may take.
+    /// How long a command may take.
     limit: Duration,
 }
 
 impl Admin {
-    /// Serves a queue that was dialed. `limit`: how long a command may take.
+    /// Serves a queue that is connected. `limit`: how long a command may take.
     pub(crate) fn new(dialed: Dialed, limit: Duration) -> Result<Self> {
         let mut sockets = Sockets::new(1)?;
         let wake_fd = sockets.wake_fd();
@@ -124,7 +124,7 @@ impl Admin {
         Ok(Self { served, _poller: poller })
     }
 
-    /// Runs a command. A command that takes too long keeps its memory until it ends.
+    /// Runs a command. After a timeout the command keeps its queue entry and its memory until it ends.
     pub(crate) async fn run(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
         let answer = self.begin(what, command, data)?;
         match task::timeout(self.served.limit, answer).await {
@@ -134,7 +134,7 @@ impl Admin {
         }
     }
 
-    /// Runs a command for as long as it takes, such as a request for events.
+    /// Runs a command without a time limit, such as a request for events.
     pub(crate) async fn wait(&self, what: &str, command: Command) -> Result<Answer> {
         self.begin(what, command, Data::None)?.await.map_err(|_| self.why(what))
     }
@@ -162,13 +162,18 @@ impl Admin {
         Error::new(errno::EIO, format!("{what}: {why}"))
     }
 
-    /// Waits until the connection is lost; why.
+    /// Whether the connection is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.served.lost.borrow().is_some()
+    }
+
+    /// Waits until the connection is lost, and says why.
     pub(crate) async fn lost(&self) -> String {
         self.served.changed.until(|| self.served.lost.borrow().is_some()).await;
         self.served.lost.borrow().clone().unwrap_or_default()
     }
 
-    /// Says that the connection is of no use any more, such as when the keep alive was not answered.
+    /// Ends the connection, for example when the controller did not answer a keep alive.
     pub(crate) fn give_up(&self, why: String) {
         let taken = self.served.sockets.borrow_mut().remove(self.served.key);
         drop(taken);
@@ -208,7 +213,7 @@ impl Poll for Serve {
         for Completed { request, completion, received } in done {
             let mut data = request.data;
             data.truncate(received as usize);
-            // Nobody may want to know.
+            // The caller may have stopped waiting.
             let _ = request.answer.send(Answer { completion, data });
         }
         if let Some(why) = lost {

@@ -1,4 +1,4 @@
-//! All that the plugin knows, on the app thread.
+//! The state of the plugin, on the app thread.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,17 +17,17 @@ use crate::rpc::SetHotplug;
 
 static APP: OnApp<Known> = OnApp::new();
 
-/// What the plugin knows.
+/// The state of the plugin.
 pub(crate) struct Known {
     pub(crate) options: RefCell<SetOptions>,
     pub(crate) hotplug: RefCell<SetHotplug>,
     /// By name.
     pub(crate) controllers: RefCell<BTreeMap<String, Rc<Controller>>>,
-    /// Keep the calls about one name apart.
+    /// One call at a time for each name.
     pub(crate) locks: Locks,
-    /// A controller has ended.
+    /// Notified when a controller has ended.
     pub(crate) ended: Notify,
-    /// Name of this host, where a call gives none.
+    /// NQN of this host, for calls that give none.
     pub(crate) hostnqn: String,
     host_id: [u8; 16],
 }
@@ -61,7 +61,7 @@ impl Known {
         self.controllers.borrow().get(name).cloned()
     }
 
-    /// The host identifier of a host's name: the UUID in it, or this process's own.
+    /// The host identifier for a host NQN: the UUID in the NQN, or else this process's own.
     pub(crate) fn host_id(&self, hostnqn: &str) -> [u8; 16] {
         let uuid = hostnqn.strip_prefix(nqn::UUID_PREFIX).and_then(|uuid| uuid.parse().ok());
         uuid.map_or(self.host_id, |uuid: Uuid| uuid.0)

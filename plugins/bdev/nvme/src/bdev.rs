@@ -11,12 +11,12 @@ use drivebay_sdk::serde_json::{Map, Value};
 use crate::channel::{self, Channel};
 use crate::path::Path;
 
-/// Longest read or write that is sent as one command, in bytes.
+/// Longest read or write in one command, in bytes.
 const IO_LEN_MAX: u64 = 1 << 20;
-/// Blocks of one command: NLB has 16 bits.
+/// Most blocks in one command: NLB has 16 bits.
 const BLOCKS_MAX: u32 = 1 << 16;
 
-/// What makes a namespace the one that it was: it is compared at every connection.
+/// What identifies a namespace. It is compared at every connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) uuid: Option<[u8; 16]>,
@@ -36,10 +36,10 @@ pub(crate) struct Identified {
 }
 
 impl Identified {
-    /// What a controller says of a namespace, checked.
+    /// Checks what a controller says about a namespace.
     ///
     /// # Errors
-    /// `EINVAL` for what cannot be a bdev.
+    /// `EINVAL` when the namespace cannot be a bdev.
     pub(crate) fn new(nsid: u32, data: identify::Namespace, ids: &[NamespaceId]) -> Result<Self> {
         let refused = |why: &str| Error::new(errno::EINVAL, format!("namespace {nsid}: {why}"));
         let block_size = data.block_size().filter(|size| *size <= 1 << 20);
@@ -76,11 +76,11 @@ pub(crate) struct Shared {
     pub(crate) path: Arc<Path>,
     /// Identify Controller.
     pub(crate) controller: Arc<identify::Controller>,
-    /// Longest data of a command, in bytes.
+    /// Longest data of a command, in bytes; `None` = no limit.
     pub(crate) max_transfer_len: Option<u64>,
-    /// Times that an I/O is tried again; -1 = for ever.
+    /// How many times an I/O is retried; -1 = without limit.
     pub(crate) retry_count: i32,
-    /// Sends flushes to controllers without a volatile write cache, too.
+    /// Whether flushes are also sent to controllers without a volatile write cache.
     pub(crate) enable_flush: bool,
 }
 
@@ -110,7 +110,7 @@ impl NvmeBdev {
         Ok(Self { name, geometry, namespace, shared, uuid, shown })
     }
 
-    /// The same with a UUID that is derived from the name.
+    /// The same bdev with a UUID that is derived from its name.
     pub(crate) fn without_uuid(self) -> Self {
         Self { uuid: [0; 16], ..self }
     }
@@ -123,7 +123,7 @@ impl NvmeBdev {
 impl Bdev for NvmeBdev {
     type Params = NoParams;
     type Channel = Channel;
-    /// `describe` takes out what the controller cannot do. Reset is the bus's: it waits for what is in flight.
+    /// `describe` removes what the controller does not support. The bus does the reset: it waits for the I/O in flight.
     const OPS: OpSet = OpSet::READ_WRITE
         .with(OpSet::FLUSH)
         .with(OpSet::UNMAP)
@@ -135,7 +135,7 @@ impl Bdev for NvmeBdev {
     const SLEEPS: bool = true;
 
     fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::EOPNOTSUPP, "made by bdev_nvme_attach_controller"))
+        Err(Error::new(errno::EOPNOTSUPP, "bdev_nvme_attach_controller makes these bdevs"))
     }
 
     fn name(&self) -> &str {

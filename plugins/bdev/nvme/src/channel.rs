@@ -1,4 +1,4 @@
-//! One thread's way to a namespace: a queue pair on its socket, what is outstanding, and what waits for the controller.
+//! One thread's way to a namespace: a queue pair on its socket, the I/O outstanding, and the I/O that waits for the controller.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,17 +19,20 @@ use crate::io::{Request, Verdict, judge, no_path};
 use crate::link;
 use crate::path::{Live, Path, State, Ticket};
 
-/// How long a channel waits before it connects again, when the controller is there and refuses its queue.
+/// How long a channel waits before it tries again when the controller is connected but refuses the I/O queue.
 const QUEUE_DELAY: Duration = Duration::from_millis(500);
+/// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. The connection may be up
+/// all the while, and would then carry nothing but that command and its error.
+const PATH_DELAY_NS: u64 = 100_000_000;
 
-/// What a channel needs to know of its namespace.
+/// What a channel needs to know about its namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) block_size: u32,
-    /// A flush does something.
+    /// Whether flushes are sent to the device.
     pub(crate) flushes: bool,
-    /// Times that an I/O is tried again when the device says so; -1 = for ever.
+    /// How many times an I/O is retried after a status that allows it; -1 = without limit.
     pub(crate) retry_count: i32,
     /// Delays that the device may ask for, in units of 100 ms.
     pub(crate) crdt: [u16; 3],
@@ -44,15 +47,15 @@ pub struct Channel {
     news: Rc<News>,
     connector: JoinHandle<()>,
     path: Arc<Path>,
-    /// What is done when no queue is there.
+    /// What happens to I/O while there is no queue.
     absent: Absent,
-    /// I/O that was not sent yet. The bus bounds it: each is one of the channel's requests.
+    /// I/O that was not sent yet. The bus bounds how much: each I/O is one of the channel's requests.
     waiting: VecDeque<Request>,
-    /// I/O that was sent and whose connection was lost: it may still execute.
+    /// I/O whose connection was lost after it was sent: it may still execute.
     unproven: Vec<Request>,
-    /// Until when, on the host's clock in nanoseconds.
+    /// How long `unproven` may still execute, on the host's clock in nanoseconds.
     quiet_ns: u64,
-    /// I/O that the device wants later, and when.
+    /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
     done: Vec<Completed<Request>>,
     lost: Option<String>,
@@ -64,7 +67,7 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// A queue on its connection. The ticket comes last: it goes when the socket is closed.
+/// A queue on its connection. The ticket comes last: it is dropped after the socket is closed.
 #[derive(Debug)]
 struct Queue {
     qpair: Qpair<Request>,
@@ -77,7 +80,7 @@ enum Absent {
     Fail,
 }
 
-/// What the channel's connector says.
+/// What the connector tells its channel.
 #[derive(Default)]
 struct News {
     has_any: Cell<bool>,
@@ -86,7 +89,7 @@ struct News {
 
 enum Change {
     Connected(Stream, Agreed, Ticket),
-    /// The queue is of no use any more, if there is one.
+    /// The queue, if there is one, can no longer be used.
     Away(Absent),
 }
 
@@ -121,7 +124,7 @@ impl Channel {
         })
     }
 
-    /// Takes an I/O. It goes out with [`Self::flush`].
+    /// Takes an I/O. [`Self::flush`] sends it.
     pub(crate) fn submit(&mut self, io: BdevIo) {
         if matches!(io.op(), Op::Flush) && !self.namespace.flushes {
             return io.complete(Status::SUCCESS);
@@ -158,7 +161,7 @@ impl Channel {
         }
     }
 
-    /// A burst has ended: sends it.
+    /// Sends what was submitted: the burst has ended.
     pub(crate) fn flush(&mut self) {
         self.round(false);
         if !self.done.is_empty() {
@@ -167,7 +170,7 @@ impl Channel {
         self.part();
     }
 
-    /// One round; whether it did something.
+    /// Does one round; true when it did something.
     pub(crate) fn poll(&mut self) -> bool {
         let has_news = self.hear();
         let has_come = self.sockets.look();
@@ -176,7 +179,7 @@ impl Channel {
         self.settle();
         self.part();
         if self.sockets.has_work() {
-            // What waited for room, and what was asked for.
+            // Sends the I/O that waited for room, and the data that R2Ts asked for.
             self.round(false);
             self.part();
         }
@@ -191,7 +194,7 @@ impl Channel {
         self.sockets.wake_fd()
     }
 
-    /// Sends, and takes in what has come.
+    /// Sends, and receives what has arrived.
     fn round(&mut self, receives: bool) {
         let Self { sockets, done, lost, .. } = self;
         sockets.round(|_, stream, queue| {
@@ -204,7 +207,7 @@ impl Channel {
             done.extend(std::iter::from_fn(|| qpair.completed()));
             match turn {
                 Ok(true) => Next::Work,
-                // Read at the next turn, which the edge asked for.
+                // The edge of this input is past, so the next turn has to read it.
                 Ok(false) if !receives && stream.is_readable() => Next::Work,
                 Ok(false) => Next::Wait,
                 Err(why) => {
@@ -215,15 +218,15 @@ impl Channel {
         });
     }
 
-    /// Ends what is done, and starts what waits.
+    /// Completes the I/O that is done, and sends the I/O that waits.
     fn settle(&mut self) {
         let mut done = std::mem::take(&mut self.done);
         for Completed { request, completion, received } in done.drain(..) {
             match judge(&request, &completion, received) {
                 Verdict::End(result) => request.io.complete_with(result),
                 Verdict::Again(crd, result) => self.again(request, crd, result),
-                // The command has ended, so it may be sent again whatever it was.
-                Verdict::Path => self.waiting.push_back(request),
+                // The command has ended, so any command may be sent again.
+                Verdict::Path => self.later(request, PATH_DELAY_NS),
             }
         }
         self.done = done;
@@ -240,7 +243,7 @@ impl Channel {
         queue.is_some_and(|(_, queue)| queue.qpair.has_room())
     }
 
-    /// The device wants another try.
+    /// Retries a request as the device asked, or completes it when its retries are used up.
     fn again(&mut self, mut request: Request, crd: u8, result: IoResult) {
         let count = self.namespace.retry_count;
         if u32::try_from(count).is_ok_and(|count| request.retries >= count) {
@@ -251,15 +254,18 @@ impl Channel {
             usize::from(crd).checked_sub(1).and_then(|index| self.namespace.crdt.get(index));
         match delay.copied().unwrap_or(0) {
             0 => self.waiting.push_back(request),
-            delay => {
-                let due_ns = thread::now_ns() + u64::from(delay) * 100_000_000;
-                self.delayed.push((due_ns, request));
-                self.wake_at(due_ns);
-            }
+            delay => self.later(request, u64::from(delay) * 100_000_000),
         }
     }
 
-    /// What may be sent now: the device's delay is over, or nothing of the lost connection can execute any more.
+    /// Sends a request again after a delay, in nanoseconds.
+    fn later(&mut self, request: Request, delay_ns: u64) {
+        let due_ns = thread::now_ns() + delay_ns;
+        self.delayed.push((due_ns, request));
+        self.wake_at(due_ns);
+    }
+
+    /// Queues the I/O that may be sent now: its delay is over, or its lost connection can no longer execute it.
     fn start_due(&mut self) {
         if self.delayed.is_empty() && self.unproven.is_empty() {
             return;
@@ -270,14 +276,14 @@ impl Channel {
         let due: Vec<(u64, Request)> = due;
         self.waiting.extend(due.into_iter().map(|(_, request)| request));
         if self.key.is_some() && self.quiet_ns <= now {
-            // In front: it came first.
+            // In front, because it was submitted first.
             for request in std::mem::take(&mut self.unproven).into_iter().rev() {
                 self.waiting.push_front(request);
             }
         }
     }
 
-    /// Has [`Self::poll`] called at that time.
+    /// Arranges that [`Self::poll`] runs at that time.
     fn wake_at(&self, when_ns: u64) {
         let news = Rc::clone(&self.news);
         let wake = async move {
@@ -286,12 +292,12 @@ impl Channel {
         };
         match task::spawn("nvme retry", wake) {
             Ok(task) => task.detach(),
-            // Then the next round that does something finds it.
+            // The next round finds the request anyway.
             Err(error) => warn!("{error}"),
         }
     }
 
-    /// Takes in what the connector says; whether it said something.
+    /// Follows what the connector said; true when it said something.
     fn hear(&mut self) -> bool {
         if !self.news.has_any.replace(false) {
             return false;
@@ -330,10 +336,10 @@ impl Channel {
         }
     }
 
-    /// Ends a connection that was lost, and says so.
+    /// Closes a connection that was lost, and reports it.
     fn part(&mut self) {
         let Some(why) = self.lost.take() else { return };
-        // What the target did wrong is the last thing that goes out.
+        // The last thing to send tells the target what it did wrong.
         let queue = self.key.and_then(|key| self.sockets.get_mut(key));
         let Some((stream, queue)) = queue else { return };
         let _ = link::send(stream, &mut queue.qpair);
@@ -342,7 +348,7 @@ impl Channel {
         self.path.report_lost(generation, why);
     }
 
-    /// Closes the connection, if there is one. What was outstanding waits for the next.
+    /// Closes the connection, if there is one. The I/O outstanding waits for the next one.
     fn disconnect(&mut self) {
         let Some((stream, queue)) = self.key.take().and_then(|key| self.sockets.remove(key)) else {
             return;
@@ -359,7 +365,7 @@ impl Channel {
         drop(ticket);
     }
 
-    /// The controller does not come back in time: nothing waits for it any longer.
+    /// Fails all I/O that waits: the controller did not reconnect in time, or is removed.
     fn fail_all(&mut self) {
         let delayed = self.delayed.drain(..).map(|(_, request)| request);
         let all = self.unproven.drain(..).chain(self.waiting.drain(..)).chain(delayed);
@@ -376,13 +382,13 @@ impl Drop for Channel {
     }
 }
 
-/// Follows the controller: connects a queue whenever it is connected, and says when it is not.
+/// Follows the controller: connects a queue whenever the controller is connected, and tells the channel when it is not.
 async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
     let mut connected = None;
     loop {
         let (version, state) = path.state();
         match state {
-            State::Live(live) if live.serves(nsid) => {
+            State::Live(live) if live.serves(nsid) == Some(true) => {
                 if connected != Some(live.generation) {
                     connected = connect(&path, &live, &news).await;
                     if connected.is_none() {
@@ -391,6 +397,11 @@ async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
                         continue;
                     }
                 }
+            }
+            // The controller no longer has the namespace. I/O that waits must not keep its bdev.
+            State::Live(live) if live.serves(nsid).is_none() => {
+                connected = None;
+                news.say(Change::Away(Absent::Fail));
             }
             State::Live(_) | State::Away => {
                 connected = None;
@@ -406,10 +417,10 @@ async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
     }
 }
 
-/// Connects a queue; the generation that it is of.
+/// Connects a queue, and returns its generation.
 async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Option<u64> {
     let Some(ticket) = Ticket::take(path, live) else {
-        warn!("{}: the controller gives no more I/O queues; I/O waits", live.target.address);
+        warn!("{}: all I/O queues of the controller are in use; I/O waits", live.target.address);
         return None;
     };
     let sqsize = live.entries.saturating_sub(1).max(1);

@@ -1,4 +1,4 @@
-//! Connects one queue: the socket, the first words, the Connect command. `[any lightweight thread]`
+//! Connects one queue: the socket, ICReq and ICResp, the Connect command. `[any lightweight thread]`
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{self, Address, Stream};
 use drivebay_sdk::runtime::task;
 
-/// Longest thing that is read at once during a handshake: a header and what may follow it.
+/// Most bytes read at once during a handshake: a header and what may follow it.
 const PDU_LEN_MAX: usize = 256;
 
 /// Where a controller is, and who connects.
@@ -36,7 +36,7 @@ pub(crate) struct Dialed {
 }
 
 impl Target {
-    /// Connects a queue of the controller `cntlid`.
+    /// Connects a queue to the controller `cntlid`.
     pub(crate) async fn dial(&self, connect: Connect, cntlid: u16) -> Result<Dialed> {
         let name = |text: &str| {
             NulText::new(text)
@@ -68,7 +68,10 @@ async fn shake_hands(mut stream: Stream, wanted: Wanted) -> Result<Dialed> {
     loop {
         let need = handshake.need();
         let place = bytes.get_mut(..need).ok_or_else(|| {
-            Error::new(errno::EIO, format!("the target sends {need} bytes nobody asked for"))
+            Error::new(
+                errno::EIO,
+                format!("the target sent a PDU with {need} bytes that were not asked for"),
+            )
         })?;
         stream.read_exact(place).await?;
         let step = handshake.received(place);

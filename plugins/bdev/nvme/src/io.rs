@@ -17,7 +17,7 @@ const _: () = assert!(RANGE_LEN as usize == DsmRange::LEN);
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) io: BdevIo,
-    /// Times that the device asked for another try.
+    /// How many times it was retried.
     pub(crate) retries: u32,
     /// The data of an unmap.
     range: [u8; DsmRange::LEN],
@@ -33,7 +33,7 @@ impl Request {
         matches!(self.io.op(), Op::Read(_) | Op::Compare(_) | Op::Flush)
     }
 
-    /// The command, and which way its data goes; `None` for what a namespace does not take.
+    /// The command, and which way its data goes; `None` for an operation that a namespace does not support.
     pub(crate) fn command(&mut self, nsid: u32, block_size: u32) -> Option<(Command, Transfer)> {
         let fua = self.io.flags().contains(IoFlags::FUA);
         let blocks = |range: Range| {
@@ -104,18 +104,18 @@ impl Wire for Request {
     }
 }
 
-/// What becomes of a completion.
+/// What to do after a completion.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// The I/O has ended.
     End(IoResult),
-    /// The path is at fault: the I/O goes by another one, or by this one when it is well again.
+    /// The path is at fault: the I/O uses another path, or this one when it works again.
     Path,
-    /// The device wants another try, after the delay that it names: 0 = at once, 1 to 3 = CRDT.
+    /// The device allows a retry after the delay that it names: 0 = at once, 1 to 3 = CRDT.
     Again(u8, IoResult),
 }
 
-/// Judges a completion. NVMe Base 2.0, section 3.3.3.2.1. A read that succeeded without all of its data has not succeeded.
+/// Judges a completion. NVMe Base 2.0, section 3.3.3.2.1. A read that did not bring all of its data has failed.
 pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -> Verdict {
     let status = completion.status;
     if status.is_success() {
@@ -143,7 +143,7 @@ pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -
     }
 }
 
-/// The bus's status for one of NVMe, which goes along.
+/// The bus's status for an NVMe status. The result carries both.
 pub(crate) fn result(status: NvmeStatus, dw0: u32) -> IoResult {
     let of_bus = match status.code() {
         NvmeStatus::SUCCESS => Status::SUCCESS,
@@ -165,7 +165,7 @@ pub(crate) fn result(status: NvmeStatus, dw0: u32) -> IoResult {
     IoResult::with_nvme(of_bus, detail)
 }
 
-/// How an I/O ends that no path takes.
+/// The result of an I/O that found no path.
 pub(crate) fn no_path() -> IoResult {
     result(NvmeStatus::INTERNAL_PATH_ERROR, 0)
 }

@@ -1,12 +1,12 @@
 //! `nvme`: namespaces of NVMe controllers as bdevs, over NVMe/TCP.
 //!
-//! - [`bdev`] is a namespace on the bus; `channel` is one thread's queue pair to it, `io` turns its I/O into commands and judges how they
-//!   ended, `link` puts a queue pair on its socket. The protocol itself is [`drivebay_nvme_driver::qpair`].
-//! - `controller` follows a controller on the app thread: connects it, watches it, connects it again. `admin` is its admin queue.
-//! - `path` is what both sides share.
-//! - [`rpc`] are the calls of the control plane.
+//! - [`bdev`] is a namespace on the bus. `channel` is one thread's queue pair to it. `io` turns I/O into commands and judges their
+//!   completions. `link` runs a queue pair on its socket. The protocol itself is [`drivebay_nvme_driver::qpair`].
+//! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue.
+//! - `path` is the state that both sides share.
+//! - [`rpc`] has the RPC methods.
 //!
-//! `docs/nvme.md` has who owns what, and what fails.
+//! `docs/nvme.md` says who owns what, and what can fail.
 #![forbid(unsafe_code)]
 
 mod admin;

@@ -1,4 +1,4 @@
-//! A queue pair on its socket: sends what it has to say, takes in what comes.
+//! A queue pair on its socket: sends its output and receives its input.
 
 use std::fmt;
 use std::io;
@@ -6,28 +6,28 @@ use std::io;
 use drivebay_nvme_driver::qpair::{Fault, Payload, Qpair, Segment};
 use drivebay_sdk::runtime::net::{InPiece, OutPiece, Stream};
 
-/// Pieces of memory of one system call.
+/// Most pieces of memory in one system call.
 const PIECES: usize = 64;
-/// Bytes received in one round at most, so that one connection does not hold up the others.
+/// Most bytes received in one round, so that one connection does not hold up the others.
 const ROUND_LEN: usize = 512 << 10;
 
 /// A request whose data the kernel can reach.
 pub(crate) trait Wire: Payload {
-    /// Adds the data from `offset` on, `len` bytes.
+    /// Adds the `len` bytes of data from `offset` on.
     fn out<'a>(&'a self, offset: u32, len: u32, pieces: &mut OutList<'a>);
 
-    /// Adds the data from `offset` on, `len` bytes; adds nothing when what comes has to be copied.
+    /// Adds the memory for the `len` bytes of data from `offset` on; adds nothing when the data has to be copied.
     fn into<'a>(&'a self, offset: u32, len: u32, pieces: &mut InList<'a>);
 }
 
-/// What one system call sends.
+/// The pieces that one system call sends.
 pub(crate) struct OutList<'a> {
     pieces: [OutPiece<'a>; PIECES],
     count: usize,
 }
 
 impl<'a> OutList<'a> {
-    /// Whether there was room.
+    /// Adds a piece; false when there is no room.
     pub(crate) fn push(&mut self, piece: OutPiece<'a>) -> bool {
         let place = self.pieces.get_mut(self.count);
         self.count += usize::from(place.is_some());
@@ -35,14 +35,14 @@ impl<'a> OutList<'a> {
     }
 }
 
-/// Where one system call receives to.
+/// The places that one system call reads into.
 pub(crate) struct InList<'a> {
     pieces: [InPiece<'a>; PIECES],
     count: usize,
 }
 
 impl<'a> InList<'a> {
-    /// Whether there was room; the last place is for the inbox.
+    /// Adds a place; false when there is no room. The last place is for the inbox.
     pub(crate) fn push(&mut self, piece: InPiece<'a>) -> bool {
         let has_room = self.count + 1 < PIECES;
         if let Some(place) = self.pieces.get_mut(self.count).filter(|_| has_room) {
@@ -77,7 +77,7 @@ impl From<io::Error> for Lost {
     }
 }
 
-/// Sends what the socket takes.
+/// Sends as much output as the socket takes.
 pub(crate) fn send<R: Wire>(stream: &mut Stream, qpair: &mut Qpair<R>) -> Result<(), Lost> {
     while stream.is_writable() && qpair.has_output() {
         let mut list = OutList { pieces: [OutPiece::EMPTY; PIECES], count: 0 };
@@ -95,7 +95,7 @@ pub(crate) fn send<R: Wire>(stream: &mut Stream, qpair: &mut Qpair<R>) -> Result
     Ok(())
 }
 
-/// Takes in what has come; whether there is more.
+/// Receives what has arrived; true when more may have arrived.
 pub(crate) fn receive<R: Wire>(stream: &mut Stream, qpair: &mut Qpair<R>) -> Result<bool, Lost> {
     let mut received = 0;
     while stream.is_readable() {
@@ -119,7 +119,7 @@ fn read<R: Wire>(stream: &mut Stream, qpair: &mut Qpair<R>) -> io::Result<Option
         request.into(offset, len, &mut list);
         if list.count > 0 {
             let listed: usize = list.pieces.iter().take(list.count).map(|piece| piece.len()).sum();
-            // The inbox takes what follows the data, so it comes only behind all of it.
+            // The inbox takes what follows the data, so it is listed only after all of the data.
             if listed == len as usize
                 && let Some(place) = list.pieces.get_mut(list.count)
             {

@@ -1,15 +1,15 @@
-//! `bdev_nvme_set_options`: what holds for controllers that are attached later.
+//! `bdev_nvme_set_options`: the defaults for controllers that are attached later.
 
 use drivebay_sdk::prelude::*;
 
 params! {
     /// Parameters of `bdev_nvme_set_options`.
     pub struct SetOptions {
-        /// What is done with a command that takes too long.
+        /// What to do with a command that takes too long; has no effect yet.
         pub action_on_timeout: TimeoutAction = TimeoutAction::None,
-        /// How long an I/O may take, in microseconds; 0 = for ever.
+        /// How long an I/O may take, in microseconds; 0 = forever. Has no effect yet.
         pub timeout_us: u64 = 0,
-        /// How long an admin command may take, in microseconds; 0 = as `timeout_us`.
+        /// How long an admin command may take, in microseconds; 0 = as `timeout_us`. Has no effect yet.
         pub timeout_admin_us: u64 = 0,
         /// Keep alive timeout, in milliseconds; 0 = none.
         pub keep_alive_timeout_ms: u32 = 10_000,
@@ -23,27 +23,28 @@ params! {
         pub high_priority_weight: u32 = 0,
         /// How often the admin queue is polled, in microseconds; has no effect, since its socket wakes its thread.
         pub nvme_adminq_poll_period_us: u64 = 10_000,
-        /// How often I/O queues are polled, in microseconds; has no effect: in every round, or when their sockets wake the thread.
+        /// How often I/O queues are polled, in microseconds; has no effect, since their sockets wake the thread.
         pub nvme_ioq_poll_period_us: u64 = 0,
         /// Requests of an I/O queue; has no effect.
         pub io_queue_requests: u32 = 0,
         /// Whether the commands of a burst are sent together; has no effect, since they always are.
         pub delay_cmd_submit: bool = true,
-        /// Tries of the transport; RDMA and PCIe, has no effect.
+        /// Retries of the transport; RDMA and PCIe, has no effect.
         pub transport_retry_count: u32 = 4,
-        /// Times that an I/O is tried again when the device says so; -1 = for ever.
+        /// How many times an I/O is retried after a status that allows it; -1 = without limit.
         pub bdev_retry_count: i32 = 3,
         /// RDMA; has no effect.
         pub transport_ack_timeout: u8 = 0,
-        /// How long a controller is waited for before its bdevs go, in seconds; -1 = for ever.
+        /// How long to try to reconnect before the bdevs are removed, in seconds; -1 = forever, 0 = forever, and I/O fails
+        /// after one try.
         pub ctrlr_loss_timeout_sec: i32 = 0,
-        /// How long to wait between two tries to connect, in seconds.
+        /// How long to wait between two tries to reconnect, in seconds.
         pub reconnect_delay_sec: u32 = 0,
-        /// After how long I/O fails while the controller is away, in seconds; 0 = it waits as long as the controller is waited for.
+        /// When I/O fails after the connection is lost, in seconds; 0 = it waits as long as the controller may reconnect.
         pub fast_io_fail_timeout_sec: u32 = 0,
-        /// Whether a path that comes back is not preferred again.
+        /// Whether I/O stays on its path when the preferred path returns; has no effect yet.
         pub disable_auto_failback: bool = false,
-        /// Whether namespaces without a UUID get one from serial number and identifier. Those of the bus are kept in any case.
+        /// Whether a namespace without a UUID gets one from its serial number and identifier; has no effect yet.
         pub generate_uuids: bool = false,
         /// Type of service; RDMA, has no effect.
         pub transport_tos: u8 = 0,
@@ -51,7 +52,7 @@ params! {
         pub nvme_error_stat: bool = false,
         /// RDMA; has no effect.
         pub rdma_srq_size: u32 = 0,
-        /// Whether I/O is counted for each path.
+        /// Whether I/O is counted for each path; has no effect yet.
         pub io_path_stat: bool = false,
         /// Has no effect.
         pub allow_accel_sequence: bool = false,
@@ -67,15 +68,15 @@ params! {
         pub rdma_umr_per_io: bool = false,
         /// How long a connection may take, in milliseconds; 0 = 10 s.
         pub tcp_connect_timeout_ms: u32 = 0,
-        /// Whether a flush is sent to controllers without a volatile write cache, too.
+        /// Whether a flush is also sent to controllers without a volatile write cache.
         pub enable_flush: bool = false,
-        /// Defaults for bdevs with several paths.
+        /// Defaults for bdevs with several paths; have no effect yet.
         pub multipath_opts: Option<MultipathOptions>,
     }
 
-    /// What is done with a command that takes too long.
+    /// What to do with a command that takes too long.
     pub enum TimeoutAction {
-        /// A line in the log.
+        /// The log gets a line.
         None = "none",
         /// The controller is reset.
         Reset = "reset",
@@ -89,15 +90,15 @@ params! {
         pub policy: Policy = Policy::ActivePassive,
         /// How one of the active paths is chosen.
         pub selector: Selector = Selector::RoundRobin,
-        /// I/Os of one path before the next one has its turn.
+        /// How many I/Os one path gets before the next path has its turn.
         pub min_io: u32 = 1,
     }
 
     /// Which paths are used.
     pub enum Policy {
-        /// One; the others stand by.
+        /// One path; the others stand by.
         ActivePassive = "active_passive",
-        /// All of the best ANA state.
+        /// All paths of the best ANA state.
         ActiveActive = "active_active",
     }
 
@@ -110,14 +111,14 @@ params! {
     }
 }
 
-/// How long a controller is waited for, in seconds.
+/// How long the host tries to reconnect a controller, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Until its bdevs go; -1 = for ever, 0 = they stay, and their I/O fails after one try.
+    /// Until its bdevs are removed; -1 = never, 0 = never, and their I/O fails after one try.
     pub(crate) loss_sec: i32,
     /// Between two tries.
     pub(crate) delay_sec: u32,
-    /// Until I/O fails; 0 = as long as the controller is waited for.
+    /// Until I/O fails; 0 = I/O waits as long as the controller may reconnect.
     pub(crate) fast_fail_sec: u32,
 }
 
@@ -131,7 +132,7 @@ impl Limits {
             Err(Error::invalid(field, given, allowed))
         };
         if loss_sec < -1 {
-            return refused(loss, &loss_sec, "-1 (for ever), 0 (no waiting) or more");
+            return refused(loss, &loss_sec, "-1 (forever), 0 (no waiting) or more");
         }
         if loss_sec == 0 && delay_sec != 0 {
             return refused(delay, &delay_sec, "0 while ctrlr_loss_timeout_sec is 0");
@@ -162,7 +163,7 @@ impl SetOptions {
         drivebay_sdk::rpc::decode("{}").map_err(|error| Error::new(errno::EINVAL, error.message))
     }
 
-    /// Refuses what does not fit together.
+    /// Refuses options that contradict each other.
     pub(crate) fn check(&self) -> Result<()> {
         if self.timeout_us == 0 && self.timeout_admin_us != 0 {
             let given = self.timeout_admin_us;
@@ -170,7 +171,7 @@ impl SetOptions {
         }
         if self.bdev_retry_count < -1 {
             let given = self.bdev_retry_count;
-            return Err(Error::invalid("bdev_retry_count", given, "-1 (for ever) or more"));
+            return Err(Error::invalid("bdev_retry_count", given, "-1 (without limit) or more"));
         }
         self.limits().check()?;
         match &self.multipath_opts {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_limits_fit_together_or_the_field_at_fault_is_named() {
+    fn the_three_limits_fit_together_or_the_error_names_the_field_at_fault() {
         for (loss, delay, fast_fail) in [(0, 0, 0), (-1, 1, 0), (-1, 1, 5), (10, 2, 0), (10, 2, 10)]
         {
             assert_eq!(field(loss, delay, fast_fail), None, "{loss} {delay} {fast_fail}");

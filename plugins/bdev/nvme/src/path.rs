@@ -1,7 +1,7 @@
-//! What the channels of all threads know of a controller: whether it is connected, and how to connect an I/O queue to it.
+//! What the channels of all threads know about a controller: whether it is connected, and how to connect an I/O queue to it.
 //!
-//! The app thread changes it; each channel hears of the change and follows. A connected controller has a generation of its own, so
-//! a channel that comes or goes in the middle of a reset is one case among others.
+//! The app thread changes the state, and each channel follows. Every connection of a controller has its own generation number, so a
+//! channel that opens or closes in the middle of a reset needs no special treatment.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +16,11 @@ use crate::dial::Target;
 pub(crate) enum State {
     /// It is not connected: I/O waits.
     Away,
-    /// It is not connected, and I/O waits no longer.
+    /// It is not connected, and I/O fails.
     Failing,
     /// It is connected.
     Live(Arc<Live>),
-    /// It is gone for good.
+    /// It is removed.
     Gone,
 }
 
@@ -30,20 +30,20 @@ pub(crate) struct Live {
     pub(crate) generation: u64,
     pub(crate) target: Target,
     pub(crate) cntlid: u16,
-    /// Entries of an I/O queue.
+    /// Entries in an I/O queue.
     pub(crate) entries: u16,
     /// Longest data in a capsule of an I/O queue, in bytes.
     pub(crate) in_capsule_len: u32,
-    /// The host's clock, in nanoseconds, from which on nothing of an earlier connection can execute any more.
+    /// When commands of earlier connections can no longer execute, on the host's clock in nanoseconds.
     pub(crate) quiet_ns: u64,
-    /// Namespaces that are what their bdevs were made of, with their block sizes.
-    pub(crate) namespaces: Mutex<BTreeMap<u32, u32>>,
-    /// Identifiers of I/O queues that nobody uses. The one that was given back last is used last.
+    /// Namespaces that the controller lists, and whether each may be used.
+    pub(crate) namespaces: Mutex<BTreeMap<u32, bool>>,
+    /// Identifiers of I/O queues that are free. The one that was freed last is used last.
     free_qids: Mutex<VecDeque<u16>>,
 }
 
 impl Live {
-    #[expect(clippy::too_many_arguments, reason = "all of it was found out together")]
+    #[expect(clippy::too_many_arguments, reason = "the same steps find all of them")]
     pub(crate) fn new(
         generation: u64,
         target: Target,
@@ -51,7 +51,7 @@ impl Live {
         entries: u16,
         in_capsule_len: u32,
         quiet_ns: u64,
-        namespaces: BTreeMap<u32, u32>,
+        namespaces: BTreeMap<u32, bool>,
         num_queues: u16,
     ) -> Self {
         let free_qids = Mutex::new((1..=num_queues).collect());
@@ -68,9 +68,14 @@ impl Live {
         }
     }
 
-    /// Whether a namespace may be used.
-    pub(crate) fn serves(&self, nsid: u32) -> bool {
-        lock(&self.namespaces).contains_key(&nsid)
+    /// Whether a namespace may be used; `None` when the controller does not list it.
+    pub(crate) fn serves(&self, nsid: u32) -> Option<bool> {
+        lock(&self.namespaces).get(&nsid).copied()
+    }
+
+    /// Drops the namespaces that may not be used, so that their I/O fails. [`Path::touch`] tells the channels.
+    pub(crate) fn drop_unusable(&self) {
+        lock(&self.namespaces).retain(|_, is_usable| *is_usable);
     }
 }
 
@@ -81,11 +86,11 @@ pub(crate) struct Path {
     /// Counts the changes of `state`.
     version: AtomicU64,
     changed: Notify,
-    /// I/O connections that are open.
+    /// How many I/O connections are open.
     open: AtomicU64,
-    /// What the app thread waits for: an I/O connection closed, or was lost.
+    /// Wakes the app thread when an I/O connection is closed or lost.
     pub(crate) events: Notify,
-    /// The generation of which a channel lost a connection, and why.
+    /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
 }
 
@@ -101,7 +106,7 @@ impl Path {
         })
     }
 
-    /// The state, and its number.
+    /// The version number and the state.
     pub(crate) fn state(&self) -> (u64, State) {
         let state = lock(&self.state);
         (self.version.load(Ordering::Acquire), state.clone())
@@ -116,24 +121,30 @@ impl Path {
         self.changed.notify();
     }
 
-    /// Says that something of the same state has changed, such as which namespaces are served. `[app thread]`
+    /// Tells the channels about a change inside the same state, such as which namespaces may be used. `[app thread]`
     pub(crate) fn touch(&self) {
         self.version.fetch_add(1, Ordering::Release);
         self.changed.notify();
     }
 
-    /// Waits until the state is not the one with this number any more. `[any lightweight thread]`
+    /// Waits until the version is no longer this one. `[any lightweight thread]`
     pub(crate) async fn changed_from(&self, version: u64) {
         self.changed.until(|| self.version.load(Ordering::Acquire) != version).await;
     }
 
-    /// A channel lost a connection of this generation. `[any lightweight thread]`
+    /// Records that a channel lost a connection of this generation. `[any lightweight thread]`
     pub(crate) fn report_lost(&self, generation: u64, why: String) {
-        lock(&self.lost).get_or_insert((generation, why));
+        let mut lost = lock(&self.lost);
+        // A late report about an older connection must not hide this one.
+        if lost.as_ref().is_none_or(|(of, _)| *of < generation) {
+            *lost = Some((generation, why));
+        }
+        drop(lost);
         self.events.notify();
     }
 
-    /// Why a channel lost a connection of this generation, if one did; what was said of others is forgotten. `[app thread]`
+    /// Takes the reason why a channel lost a connection of this generation, if one did. A report about another generation is
+    /// dropped. `[app thread]`
     pub(crate) fn take_lost(&self, generation: u64) -> Option<String> {
         let (of, why) = lock(&self.lost).take()?;
         (of == generation).then_some(why)
@@ -145,7 +156,7 @@ impl Path {
     }
 }
 
-/// The right to have one I/O queue of a connected controller, until it is dropped, which is after its socket was closed.
+/// The right to use one I/O queue identifier of a connected controller. The owner drops it after it has closed the socket.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     path: Arc<Path>,
@@ -154,7 +165,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Takes a queue identifier; `None` when the controller gives no more.
+    /// Takes a queue identifier; `None` when all are in use.
     pub(crate) fn take(path: &Arc<Path>, live: &Arc<Live>) -> Option<Self> {
         let qid = lock(&live.free_qids).pop_front()?;
         path.open.fetch_add(1, Ordering::AcqRel);

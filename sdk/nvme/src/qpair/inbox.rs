@@ -1,9 +1,9 @@
-//! What came and was not understood yet.
+//! Bytes that arrived and are not parsed yet.
 
-/// Length, in bytes: fifteen answers to reads of 4 KiB.
+/// Length, in bytes: enough for fifteen answers to reads of 4 KiB.
 const LEN: usize = 64 << 10;
 
-/// Bytes in front that are moved down to make room: less than the longest header with its padding.
+/// Fewer bytes than this are moved to the front to make room. The longest header with its padding is shorter.
 const SMALL: usize = 512;
 
 /// The receive buffer of one connection.
@@ -29,7 +29,7 @@ impl Inbox {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Where the next bytes go. Never empty: all but a part of a header is understood as soon as it has come.
+    /// Where the next bytes go. Never empty: all bytes but an incomplete header are parsed as soon as they arrive.
     pub(super) fn space(&mut self) -> &mut [u8] {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -40,12 +40,12 @@ impl Inbox {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// So many bytes were put where [`Inbox::space`] said.
+    /// Adds `len` bytes that were put into [`Inbox::space`].
     pub(super) fn put(&mut self, len: usize) {
         self.end = (self.end + len).min(self.bytes.len());
     }
 
-    /// The first bytes are understood.
+    /// Drops the first `len` bytes: they are parsed.
     #[inline]
     pub(super) fn consume(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);

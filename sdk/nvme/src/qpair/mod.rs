@@ -2,10 +2,10 @@
 //!
 //! The owner has a socket. It writes what [`Qpair::output`] shows and says with [`Qpair::sent`] how much the socket took. It reads
 //! into the places that [`Qpair::input`] shows and says with [`Qpair::received`] how much came. Data is never copied on the way
-//! out, and on the way in only what came into the inbox with a header. [`Qpair::completed`] hands out what is done.
+//! out, and on the way in only what came into the inbox with a header. [`Qpair::completed`] returns the requests that are done.
 //!
-//! Whatever a target sends, a request is handed out once, its memory is touched only inside its length, and nothing grows beyond the
-//! depth of the queue. The first [`Fault`] ends the connection.
+//! Whatever a target sends, the queue pair returns a request once, touches its memory only inside its length, and has no more
+//! requests than the depth of the queue. The first [`Fault`] ends the connection.
 
 mod inbox;
 mod outbox;
@@ -25,17 +25,17 @@ use std::fmt;
 
 /// A command's data, in its owner's memory.
 pub trait Payload {
-    /// Copies what came to `offset`; the queue pair keeps inside the length that was given to [`Qpair::submit`].
+    /// Copies bytes that arrived to `offset`. The queue pair stays inside the length that was given to [`Qpair::submit`].
     fn put(&mut self, offset: u32, bytes: &[u8]);
 
-    /// Shows the bytes from `offset` on in pieces, for digests.
+    /// Shows the `len` bytes from `offset` on, in pieces, to compute digests.
     fn look(&self, offset: u32, len: u32, see: &mut dyn FnMut(&[u8]));
 }
 
 /// Which way a command's data goes, and how much, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transfer {
-    /// There is none.
+    /// The command has no data.
     #[default]
     None,
     /// To the controller.
@@ -44,14 +44,14 @@ pub enum Transfer {
     In(u32),
 }
 
-/// What a queue pair was connected with.
+/// What host and controller agreed on when they connected.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreed {
-    /// Answer to ICReq.
+    /// The answer to ICReq.
     pub ic: IcResp,
-    /// Alignment that was asked for of data that comes.
+    /// The alignment that the host asked for, of data that the controller sends.
     pub hpda: Alignment,
-    /// Commands outstanding at once.
+    /// Most commands outstanding at once.
     pub depth: u16,
     /// Longest data in a capsule, in bytes; 0 is none.
     pub in_capsule_len: u32,
@@ -60,7 +60,7 @@ pub struct Agreed {
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The controller broke the protocol. What tells it so is in the output.
+    /// The controller broke the protocol. The output has the PDU that tells it so, if nothing else was to be sent.
     Protocol(ProtocolError),
     /// The controller says that the host broke the protocol.
     Terminated {
@@ -89,34 +89,34 @@ impl std::error::Error for Fault {}
 pub struct Completed<R> {
     /// What was submitted.
     pub request: R,
-    /// How it went.
+    /// How it ended.
     pub completion: Completion,
-    /// Data that came, in bytes: at most what was asked for. The owner judges whether less will do.
+    /// How much data arrived, in bytes: at most what was asked for. The owner decides whether less is enough.
     pub received: u32,
 }
 
-/// What goes out next.
+/// A part of the output.
 #[derive(Debug)]
 pub enum Segment<'a, R> {
     /// Headers, digests, padding.
     Bytes(&'a [u8]),
     /// `len` bytes of a request's data from `offset` on.
     Data {
-        /// Whose.
+        /// The request that owns the data.
         request: &'a R,
-        /// Where it begins, in bytes.
+        /// Where the data begins, in bytes.
         offset: u32,
-        /// How much, in bytes.
+        /// How much data, in bytes.
         len: u32,
     },
 }
 
-/// Where what comes goes to.
+/// Where to read the input to.
 #[derive(Debug)]
 pub struct Input<'a, R> {
-    /// The data of this request comes first: from this offset on, at most so many bytes.
+    /// The first bytes are data of this request: its offset, and at most how many bytes.
     pub direct: Option<(&'a R, u32, u32)>,
-    /// All that follows.
+    /// The place for all bytes after that.
     pub inbox: &'a mut [u8],
 }
 
@@ -124,15 +124,15 @@ pub struct Input<'a, R> {
 struct Outstanding<R> {
     request: R,
     transfer: Transfer,
-    /// Data that came.
+    /// Data that arrived, in bytes.
     come: u32,
-    /// Data that is not to be asked for any more.
+    /// Data in the capsule or already asked for, in bytes.
     granted: u32,
-    /// Data in the outbox.
+    /// Data in the outbox, in bytes.
     unsent: u32,
-    /// Some data had a wrong digest.
+    /// Whether some data had a wrong digest.
     is_corrupt: bool,
-    /// The answer, while data is still in the outbox.
+    /// The answer, if it came while data is still in the outbox.
     answer: Option<Completion>,
 }
 
@@ -147,7 +147,7 @@ pub struct Qpair<R> {
     inbox: Inbox,
     stage: Stage,
     done: VecDeque<Completed<R>>,
-    /// Whether what is read next goes to a request's data first.
+    /// Whether the next bytes read go to a request's data first.
     is_direct: bool,
     fault: Option<Fault>,
 }
@@ -181,22 +181,22 @@ impl<R: Payload> Qpair<R> {
         self.has_room_for(1)
     }
 
-    /// Whether so many commands can be submitted one after the other, such as a fused pair.
+    /// Whether `count` commands can be submitted one after the other, such as a fused pair.
     #[must_use]
     pub fn has_room_for(&self, count: usize) -> bool {
         self.free.len() >= count && self.fault.is_none()
     }
 
-    /// Commands outstanding.
+    /// How many commands are outstanding.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Queues a command; its command identifier. The identifier and the data pointer are filled in here.
+    /// Queues a command and returns its command identifier. It fills in the identifier and the data pointer.
     ///
     /// # Errors
-    /// The request, when the queue is full or the connection over.
+    /// Returns the request when the queue is full or the connection is over.
     #[inline]
     pub fn submit(&mut self, command: &Command, transfer: Transfer, request: R) -> Result<u16, R> {
         if self.fault.is_some() {
@@ -233,13 +233,13 @@ impl<R: Payload> Qpair<R> {
         Ok(cid)
     }
 
-    /// Whether there is something to send.
+    /// Whether there is output to send.
     #[must_use]
     pub fn has_output(&self) -> bool {
         !self.outbox.is_empty()
     }
 
-    /// Shows what goes out next, in order, until `see` has enough and says false.
+    /// Shows the output in order until `see` returns false.
     pub fn output<'a>(&'a self, mut see: impl FnMut(Segment<'a, R>) -> bool) {
         self.outbox.show(|segment| match segment {
             outbox::Part::Bytes(bytes) => see(Segment::Bytes(bytes)),
@@ -250,7 +250,7 @@ impl<R: Payload> Qpair<R> {
         });
     }
 
-    /// So many bytes of the output are out.
+    /// Tells the queue pair that the socket took `len` bytes of the output.
     pub fn sent(&mut self, len: usize) {
         let (slots, free, done) = (&mut self.slots, &mut self.free, &mut self.done);
         self.outbox.sent(len, |cid, len| {
@@ -265,7 +265,7 @@ impl<R: Payload> Qpair<R> {
         });
     }
 
-    /// Where to read to, for an owner that cannot read into a request's data: what is read there is copied.
+    /// Where to read to, for an owner that cannot read into a request's data. Data that is read there is copied.
     pub fn inbox(&mut self) -> &mut [u8] {
         self.is_direct = false;
         self.inbox.space()
@@ -284,10 +284,10 @@ impl<R: Payload> Qpair<R> {
         Input { direct, inbox: self.inbox.space() }
     }
 
-    /// So many bytes were read to the places that [`Self::input`] or [`Self::inbox`] showed, in their order.
+    /// Tells the queue pair that `len` bytes were read to the places that [`Self::input`] or [`Self::inbox`] showed, in order.
     ///
     /// # Errors
-    /// The connection is over. What is outstanding stays so until [`Self::into_outstanding`].
+    /// The connection is over. Requests stay outstanding until [`Self::into_outstanding`].
     pub fn received(&mut self, len: usize) -> Result<(), Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -295,19 +295,19 @@ impl<R: Payload> Qpair<R> {
         self.take_in(len).map_err(|fault| self.end(fault))
     }
 
-    /// The next request that is done.
+    /// Takes the next request that is done.
     #[inline]
     pub fn completed(&mut self) -> Option<Completed<R>> {
         self.done.pop_front()
     }
 
-    /// What is outstanding, with its command identifier.
+    /// The requests outstanding, with their command identifiers.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &R)> {
         let cids = 0..self.agreed.depth;
         cids.zip(&self.slots).filter_map(|(cid, slot)| Some((cid, &slot.as_ref()?.request)))
     }
 
-    /// What is outstanding, when the connection is over.
+    /// Gives back the requests outstanding, after the connection is over.
     pub fn into_outstanding(self) -> impl Iterator<Item = R> {
         let done = self.done.into_iter().map(|done| done.request);
         let rest = self.slots.into_iter().flatten().map(|slot| slot.request);
@@ -315,7 +315,7 @@ impl<R: Payload> Qpair<R> {
     }
 }
 
-/// Hands a request out.
+/// Moves a request to the ones that are done.
 fn finish<R>(
     slot: &mut Option<Outstanding<R>>,
     completion: Completion,

@@ -1,14 +1,14 @@
-//! What is still to be sent: headers in one run of bytes, data where it lies.
+//! The output that is not sent yet: headers in one run of bytes, data in its owner's memory.
 
 use super::Payload;
 use drivebay_spec_nvme_tcp::digest::{self, Crc32c};
 use drivebay_spec_nvme_tcp::{Fes, Placement, ProtocolError, Role, TermReq};
 use std::collections::VecDeque;
 
-/// Sent bytes that are kept in front before the rest is moved down.
+/// How many sent bytes stay in front before the rest is moved down.
 const SENT_MAX: usize = 32 << 10;
 
-/// Data of a command, and the bytes of the run that go before it.
+/// Data of a command, and how many bytes of the run go before it.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     bytes: usize,
@@ -23,14 +23,14 @@ pub(super) enum Part<'a> {
     Data { cid: u16, offset: u32, len: u32 },
 }
 
-/// The send queue of one connection. Its owner bounds it: a capsule for each command, and one R2T's data for each at most.
+/// The send queue of one connection. For each command it has at most a capsule and the data of one R2T.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
-    /// Bytes of the run that were sent.
+    /// How many bytes of the run were sent.
     done: usize,
     pieces: VecDeque<Piece>,
-    /// Bytes of the run behind the last piece.
+    /// How many bytes of the run follow the last piece.
     tail: usize,
 }
 
@@ -70,9 +70,9 @@ impl Outbox {
         }
     }
 
-    /// Tells the controller what it did wrong, unless something else is on its way.
+    /// Tells the controller what it did wrong, unless other output is not sent yet.
     pub(super) fn terminate(&mut self, error: ProtocolError, header: &[u8]) {
-        // In the middle of a PDU nothing else can be said.
+        // A PDU may be half sent, so nothing else can follow.
         if !self.is_empty() {
             return;
         }
@@ -107,7 +107,7 @@ impl Outbox {
         }
     }
 
-    /// So many bytes are out; `data_sent` hears of each command whose data was among them, and how much.
+    /// Drops `len` bytes that were sent. `data_sent` gets each command whose data was among them, and how much of it.
     pub(super) fn sent(&mut self, mut len: usize, mut data_sent: impl FnMut(u16, u32)) {
         while let Some(first) = self.pieces.front_mut() {
             let bytes = len.min(first.bytes);
@@ -144,5 +144,5 @@ impl Outbox {
     }
 }
 
-/// What a controller is told that asks for too much.
+/// The error for a controller that asks for too much.
 pub(super) const LIMIT: ProtocolError = ProtocolError::of(Fes::LimitExceeded);

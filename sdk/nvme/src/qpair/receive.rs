@@ -1,4 +1,4 @@
-//! PDUs as they come: header, data, data digest, one after the other.
+//! Parses PDUs as they arrive: header, data, data digest, one after the other.
 
 use super::outbox::LIMIT;
 use super::{Fault, Payload, Qpair, Transfer, finish};
@@ -27,15 +27,15 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Data {
     pub(super) cid: u16,
-    /// How much is still to come, in bytes.
+    /// How much has not arrived yet, in bytes.
     pub(super) left: u32,
     digest: Option<Crc32c>,
-    /// The command has succeeded when it is there.
+    /// Whether the command has succeeded when all of the data is there.
     success: bool,
 }
 
 impl<R: Payload> Qpair<R> {
-    /// Understands what was read.
+    /// Parses the `len` bytes that were read.
     pub(super) fn take_in(&mut self, len: usize) -> Result<(), Fault> {
         let mut rest = len;
         if let Stage::Data(data) = &mut self.stage
@@ -65,7 +65,7 @@ impl<R: Payload> Qpair<R> {
         }
     }
 
-    /// The connection is over.
+    /// Ends the connection.
     pub(super) fn end(&mut self, fault: Fault) -> Fault {
         if let Fault::Protocol(error) = fault {
             let header = self.inbox.filled();
@@ -79,7 +79,7 @@ impl<R: Payload> Qpair<R> {
         fault
     }
 
-    /// Looks at a header; whether to go on.
+    /// Parses a header; false when it has not arrived in full.
     fn header(&mut self) -> Result<bool, Fault> {
         let bytes = self.inbox.filled();
         let Some(common) = bytes.first_chunk() else { return Ok(false) };
@@ -126,7 +126,7 @@ impl<R: Payload> Qpair<R> {
             completion.status = Status::TRANSIENT_TRANSPORT_ERROR;
         }
         if outstanding.unsent > 0 {
-            // Its data is being sent: the memory is the owner's again when it is out.
+            // Its data is being sent. The owner gets the memory back when all of the data is sent.
             outstanding.answer = Some(completion);
         } else {
             finish(slot, completion, &mut self.free, &mut self.done);
@@ -140,7 +140,7 @@ impl<R: Payload> Qpair<R> {
         let slot = self.slots.get(usize::from(pdu.cccid)).ok_or(unknown)?;
         let slot = slot.as_ref().ok_or(unknown)?;
         let Transfer::In(len) = slot.transfer else { return Err(unknown) };
-        // The data of a command comes in order, and no more than was asked for.
+        // The controller sends a command's data in order, and no more than the command asks for.
         if pdu.datao != slot.come || pdu.datal > len - slot.come || slot.answer.is_some() {
             return Err(ProtocolError::of(Fes::DataOutOfRange));
         }
@@ -153,7 +153,7 @@ impl<R: Payload> Qpair<R> {
         Ok(())
     }
 
-    /// Takes data from the inbox.
+    /// Copies data from the inbox; false when more of it has to arrive.
     fn data(&mut self, mut data: Data) -> Result<bool, Fault> {
         let filled = self.inbox.filled();
         let len = u32::try_from(filled.len()).unwrap_or(u32::MAX).min(data.left);
@@ -202,7 +202,8 @@ impl<R: Payload> Qpair<R> {
         Ok(())
     }
 
-    /// Sends what the controller asks for. One R2T of a command is under way at a time (MAXR2T is 0), and no byte is sent twice.
+    /// Sends the data that the controller asks for. A command has one R2T at a time (MAXR2T is 0), and never sends more bytes in all
+    /// than its data has.
     fn ready_to_transfer(&mut self, r2t: &R2t) -> Result<(), ProtocolError> {
         let unknown = ProtocolError::field(CCCID_OFFSET);
         let slot = self.slots.get_mut(usize::from(r2t.cccid)).ok_or(unknown)?;

@@ -1,4 +1,4 @@
-//! A queue pair against targets that keep to the protocol, and targets that lie.
+//! A queue pair with targets that keep to the protocol, and with targets that break it.
 
 use super::*;
 use drivebay_spec_nvme::Status;

@@ -14,11 +14,13 @@ use drivebay_sdk::runtime::task;
 use crate::admin::{Admin, Data};
 use crate::dial::Target;
 
-/// Entries of an admin queue: the least of a Fabrics controller.
+/// Entries in an admin queue: the fewest that NVMe over Fabrics allows.
 const ADMIN_ENTRIES: u16 = 32;
-/// How often a controller that is being enabled or shut down is looked at.
+/// How long an admin command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// How often the status is read while a controller is enabled or shut down.
 const LOOK: Duration = Duration::from_millis(10);
-/// Namespaces of a controller beyond which no more are looked at.
+/// Most namespaces of one controller that are looked at.
 const NAMESPACES_MAX: usize = 4096;
 
 /// A controller that is enabled.
@@ -28,7 +30,7 @@ pub(crate) struct Enabled {
     pub(crate) cntlid: u16,
     pub(crate) cap: Cap,
     pub(crate) data: identify::Controller,
-    /// I/O queues that it gives.
+    /// How many I/O queues the controller gives.
     pub(crate) num_queues: u16,
 }
 
@@ -42,7 +44,7 @@ pub(crate) async fn enable(
     let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
     let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
     let cntlid = dialed.cntlid;
-    let admin = Admin::new(dialed, target.limit)?;
+    let admin = Admin::new(dialed, COMMAND_LIMIT)?;
 
     let cap = Cap::from_bits(admin.property(offset::CAP, true).await?);
     let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };
@@ -77,7 +79,7 @@ impl Admin {
         self.run("Property Set", command, Data::None).await?.ok("Property Set").map(drop)
     }
 
-    /// Looks at the controller's status until it is as wanted, or fatal, or the patience is at its end.
+    /// Reads the controller's status until `is_done` accepts it, the status is fatal, or `patience` is over.
     async fn wait_until(
         &self,
         patience: Duration,
@@ -103,17 +105,17 @@ impl Admin {
         })
     }
 
-    /// Any structure of Identify.
+    /// Reads a data structure of Identify.
     pub(crate) async fn identify(&self, asked: Identify) -> Result<[u8; identify::LEN]> {
         let data = Data::In(4096);
         let answer = self.run("Identify", asked.to_command(), data).await?.ok("Identify")?;
         let len = answer.data.len();
         answer.data.first_chunk().copied().ok_or_else(|| {
-            Error::new(errno::EIO, format!("Identify: {len} bytes came, 4096 were asked for"))
+            Error::new(errno::EIO, format!("Identify: the controller sent {len} bytes of 4096"))
         })
     }
 
-    /// Identifiers of the namespaces that are attached.
+    /// Identifiers of the namespaces that are attached to the controller.
     pub(crate) async fn active_namespaces(&self) -> Result<Vec<u32>> {
         let mut nsids: Vec<u32> = Vec::new();
         while nsids.len() < NAMESPACES_MAX {
@@ -121,7 +123,7 @@ impl Admin {
             let cns = cns::ACTIVE_NAMESPACES;
             let page = self.identify(Identify { nsid: after, cns, ..Identify::default() }).await?;
             let before = nsids.len();
-            // Only what is greater, so that a list that repeats itself ends.
+            // Takes greater identifiers only, so that a list that repeats itself ends.
             for nsid in identify::parse_namespace_list(&page) {
                 if nsids.last().is_none_or(|last| nsid > *last) {
                     nsids.push(nsid);
@@ -135,7 +137,7 @@ impl Admin {
         Ok(nsids)
     }
 
-    /// What a namespace is, and its identifiers; those are optional for old controllers.
+    /// Identify Namespace, and the namespace's identifiers. Old controllers need not have the latter.
     pub(crate) async fn namespace(
         &self,
         nsid: u32,
@@ -157,7 +159,7 @@ impl Admin {
         Ok(answer.completion.dw0())
     }
 
-    /// Asks for so many I/O queues; how many there are.
+    /// Asks for this many I/O queues, and returns how many the controller gives.
     async fn set_queues(&self, count: u16) -> Result<u16> {
         let n = count.saturating_sub(1);
         let asked = NumberOfQueues { nsq: n, ncq: n }.to_dword();
@@ -166,7 +168,7 @@ impl Admin {
         Ok(given.nsq.min(given.ncq).min(n) + 1)
     }
 
-    /// A log page from its beginning; `len` is a multiple of 4.
+    /// Reads `len` bytes of a log page from `offset` on; both are multiples of 4.
     pub(crate) async fn log_page(
         &self,
         lid: u8,
@@ -180,13 +182,13 @@ impl Admin {
         answer.ok("Get Log Page").map(|answer| answer.data)
     }
 
-    /// Keep Alive.
+    /// Sends Keep Alive and waits for the answer.
     pub(crate) async fn keep_alive(&self) -> Result<()> {
         let command = Command::new(opcode::admin::KEEP_ALIVE);
         self.run("Keep Alive", command, Data::None).await?.ok("Keep Alive").map(drop)
     }
 
-    /// Shuts the controller down in good order.
+    /// Shuts the controller down and waits until it has done so.
     pub(crate) async fn shut_down(&self) -> Result<()> {
         let bits = self.property(offset::CC, false).await?;
         let cc = Cc::from_bits(u32::try_from(bits).unwrap_or(0));

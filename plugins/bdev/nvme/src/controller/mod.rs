@@ -1,7 +1,7 @@
-//! A controller: connected, watched, connected again when it was lost. `[app thread]`
+//! A controller: connected, watched, and reconnected when its connection is lost. `[app thread]`
 //!
-//! One task follows it from its first connection to its end ([`Controller::follow`]). Who wants something of it, such as a reset,
-//! leaves a word and wakes that task, so nothing of a controller ever happens twice at once.
+//! One task follows it from its first connection to its end ([`Controller::follow`]). A caller that wants something, such as a
+//! reset, leaves a [`Wish`] and wakes that task, so no two things ever happen to a controller at once.
 
 pub(crate) mod bring_up;
 mod namespaces;
@@ -29,12 +29,12 @@ use crate::path::{Live, Path, State};
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
 
-/// Entries of an I/O queue, as far as the controller has as many.
+/// Most entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
-/// Between two tries to connect where the operator names no time.
+/// How long to wait between two tries to connect when the operator gives no time.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long a write is held back whose connection was lost, before it is sent again by a new one. A target has closed the old
-/// connection when it answers Connect; what of it still executes in the target has this long to end.
+/// How long a write waits after its connection was lost, before a new connection sends it again. A target has closed the old
+/// connection when it answers Connect. Commands that still execute in the target have this long to end.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// How a controller is used, from the call that attached it and the options.
@@ -50,7 +50,7 @@ pub(crate) struct Settings {
 
 /// A controller.
 pub(crate) struct Controller {
-    /// Name of its bdevs, without the number.
+    /// Its name. The names of its bdevs begin with it.
     pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) target: Target,
@@ -65,7 +65,7 @@ pub(crate) struct Controller {
     bdevs: RefCell<BTreeMap<u32, Identified>>,
     max_transfer_len: Cell<Option<u64>>,
     wish: Cell<Option<Wish>>,
-    /// Counts the resets that have ended, well or not.
+    /// Calls that wait for a reset to end.
     resets: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
     changed: Notify,
 }
@@ -92,7 +92,7 @@ impl Phase {
     }
 }
 
-/// What somebody wants of a controller.
+/// What a caller wants a controller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Reset,
@@ -109,7 +109,7 @@ impl Controller {
     /// Connects a controller and makes bdevs of its namespaces.
     ///
     /// # Errors
-    /// It could not be connected; nothing is left of it then.
+    /// The controller could not be connected. Nothing of it is left then.
     pub(crate) async fn attach(settings: Settings, target: Target) -> Result<Rc<Self>> {
         let path = Path::new();
         let controller = Rc::new(Self {
@@ -141,7 +141,7 @@ impl Controller {
         format!("{}n{nsid}", self.name)
     }
 
-    /// Follows the controller to its end, when its bdevs are gone. `ended` is called then.
+    /// Follows the controller until its bdevs are gone, then calls `ended`.
     pub(crate) async fn follow(self: Rc<Self>, ended: impl FnOnce()) {
         loop {
             let end = self.stay().await;
@@ -152,26 +152,26 @@ impl Controller {
                 End::Wish(Wish::Detach) => break,
             }
             self.leave().await;
-            let connected = self.come_back(since_ns).await;
-            let answer = connected.as_ref().map(|_| ()).map_err(Clone::clone);
-            for waiting in self.resets.borrow_mut().drain(..) {
-                let _ = waiting.send(answer.clone());
-            }
-            match connected {
-                Ok(true) => info!("{}: connected again", self.name),
+            match self.come_back(since_ns).await {
+                Ok(true) => {
+                    info!("{}: connected again", self.name);
+                    self.answer_resets(&Ok(()));
+                }
                 Ok(false) => break,
                 Err(error) => {
                     error!("{}: {}; its bdevs are removed", self.name, error.message());
+                    self.answer_resets(&Err(error));
                     break;
                 }
             }
         }
         self.phase.set(Phase::Deleting);
+        self.answer_resets(&Err(detached()));
         self.end().await;
         ended();
     }
 
-    /// Serves a controller that is connected, until something is amiss or wanted.
+    /// Serves a connected controller until its connection is lost or a caller wants something.
     async fn stay(self: &Rc<Self>) -> End {
         let Some(admin) = self.admin.borrow().clone() else {
             return End::Lost("there is no admin queue".into());
@@ -201,7 +201,7 @@ impl Controller {
         }
     }
 
-    /// Has every channel close its connection, then closes the admin queue: the target sees the end of all of them before it is asked
+    /// Makes every channel close its connection, then closes the admin queue. The target sees all of them end before it is asked
     /// for new ones.
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
@@ -210,7 +210,7 @@ impl Controller {
         self.admin.replace(None);
     }
 
-    /// Connects again. `false`: somebody wants it detached meanwhile.
+    /// Connects again; false when a caller wants the controller detached instead.
     async fn come_back(self: &Rc<Self>, since_ns: u64) -> Result<bool> {
         let limits = self.settings.limits;
         let delay = match limits.delay_sec {
@@ -232,7 +232,7 @@ impl Controller {
             warn!("{}: {}", self.name, error.message());
             if limits.loss_sec == 0 || is_over(limits.fast_fail_sec) {
                 self.path.set(State::Failing);
-                self.fail_resets(&error);
+                self.answer_resets(&Err(error));
             }
             self.phase.set(Phase::Delayed);
             let wished = self.changed.until(|| self.wish.get().is_some());
@@ -245,13 +245,15 @@ impl Controller {
         }
     }
 
-    fn fail_resets(&self, error: &Error) {
+    /// Answers every call that waits for a reset.
+    fn answer_resets(&self, answer: &Result<()>) {
         for waiting in self.resets.borrow_mut().drain(..) {
-            let _ = waiting.send(Err(error.clone()));
+            let _ = waiting.send(answer.clone());
         }
     }
 
-    /// Connects, looks at the namespaces, and tells the channels. `quiet_ns`: when nothing of an earlier connection executes any more.
+    /// Connects, looks at the namespaces, and tells the channels. `quiet_ns`: when commands of earlier connections can no longer
+    /// execute.
     async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<()> {
         let Settings { keep_alive_ms, num_queues, .. } = self.settings;
         let Enabled { admin, cntlid, cap, data, num_queues } =
@@ -264,7 +266,7 @@ impl Controller {
         *self.data.borrow_mut() = Arc::new(data);
         self.cntlid.set(cntlid);
 
-        let (found, _) = self.look_at_namespaces(&admin).await?;
+        let found = self.look_at_namespaces(&admin).await?;
         let generation = self.generation.get() + 1;
         self.generation.set(generation);
         let live = Arc::new(Live::new(
@@ -284,7 +286,7 @@ impl Controller {
         Ok(())
     }
 
-    /// What a bdev shares with this controller.
+    /// What each bdev shares with this controller.
     fn shared(&self) -> Shared {
         Shared {
             path: Arc::clone(&self.path),
@@ -295,12 +297,12 @@ impl Controller {
         }
     }
 
-    /// Identify Controller, as it was when connecting.
+    /// Identify Controller, as of the last connection.
     pub(crate) fn data(&self) -> Arc<identify::Controller> {
         Arc::clone(&self.data.borrow())
     }
 
-    /// Asks for keep alives to be answered.
+    /// Sends keep alives, and ends the connection when one is not answered.
     async fn keep_alive(self: Rc<Self>, admin: Rc<Admin>) {
         let kato_ms = self.settings.keep_alive_ms;
         if kato_ms == 0 {
@@ -317,7 +319,7 @@ impl Controller {
         }
     }
 
-    /// Waits for events.
+    /// Waits for events, and handles them.
     async fn events(self: Rc<Self>, admin: Rc<Admin>) {
         loop {
             let command = Command::new(opcode::admin::ASYNC_EVENT_REQUEST);
@@ -329,40 +331,47 @@ impl Controller {
             let event = AsyncEvent::from_dw0(answer.completion.dw0());
             debug!("{}: event {event:?}", self.name);
             if event == AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED {
-                // Reading the log asks for the next event; what changed is looked at anyway.
+                // Reading the log lets the controller send the next event. Its content is not used: all namespaces are looked at.
                 let log = admin.log_page(lid::CHANGED_NAMESPACES, NSID_ALL, 0, 4096).await;
                 let result = match log {
                     Ok(_) => self.rescan(&admin).await,
                     Err(error) => Err(error),
                 };
                 if let Err(error) = result {
-                    warn!("{}: namespaces have changed: {}", self.name, error.message());
+                    warn!(
+                        "{}: the namespaces changed, but could not be read: {}",
+                        self.name,
+                        error.message()
+                    );
                 }
             } else if event.lid != 0 {
-                // Reading its log asks for the next one.
+                // Reading the log lets the controller send the next event.
                 let _ = admin.log_page(event.lid, NSID_ALL, 0, 512).await;
             }
         }
     }
 
-    /// Resets the controller: it is connected anew. I/O waits meanwhile.
+    /// Resets the controller: closes its connections and connects again. I/O waits meanwhile.
     pub(crate) async fn reset(&self) -> Result<()> {
+        if self.phase.get() == Phase::Deleting {
+            return Err(detached());
+        }
         let (sender, receiver) = task::oneshot::channel();
         self.resets.borrow_mut().push(sender);
         if self.phase.get() != Phase::Resetting {
             self.wish(Wish::Reset);
         }
         let ended = receiver.await;
-        ended.unwrap_or_else(|_| Err(Error::new(errno::ENODEV, "the controller was detached")))
+        ended.unwrap_or_else(|_| Err(detached()))
     }
 
-    /// Has the controller end: [`Self::follow`] ends when its bdevs are gone.
+    /// Asks for the controller's end: [`Self::follow`] ends when its bdevs are gone.
     pub(crate) fn detach(&self) {
         self.wish(Wish::Detach);
     }
 
     fn wish(&self, wish: Wish) {
-        // Who wants it gone wants nothing else any more.
+        // A detach overrides everything else.
         if self.wish.get() != Some(Wish::Detach) {
             self.wish.set(Some(wish));
         }
@@ -371,9 +380,13 @@ impl Controller {
 
     /// Takes the bdevs off the bus, then shuts the controller down.
     async fn end(&self) {
-        if !matches!(self.path.state().1, State::Live(_)) {
-            // I/O that waits for it must not keep its bdevs.
-            self.path.set(State::Failing);
+        // I/O that waits must not keep the bdevs.
+        match self.path.state() {
+            (_, State::Live(live)) => {
+                live.drop_unusable();
+                self.path.touch();
+            }
+            _ => self.path.set(State::Failing),
         }
         self.remove_all().await;
         self.path.set(State::Gone);
@@ -385,6 +398,10 @@ impl Controller {
             info!("{}: {}", self.name, error.message());
         }
     }
+}
+
+fn detached() -> Error {
+    Error::new(errno::ENODEV, "the controller was detached")
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -15,49 +15,57 @@ use crate::admin::Admin;
 use crate::bdev::{Identified, NvmeBdev};
 use crate::path::State;
 
-/// What was found: every namespace that is listed, identified where that is possible.
+/// Every namespace that the controller lists; `None` for one that could not be identified or cannot be a bdev.
 pub(super) type Found = BTreeMap<u32, Option<Identified>>;
 
 impl Controller {
-    /// Lists and identifies the namespaces. One that cannot be identified is left out with a line in the log; whether there was one.
-    pub(super) async fn look_at_namespaces(&self, admin: &Admin) -> Result<(Found, bool)> {
+    /// Lists and identifies the namespaces. The log names each one that cannot be identified.
+    ///
+    /// # Errors
+    /// The controller does not list its namespaces, or the connection is lost.
+    pub(super) async fn look_at_namespaces(&self, admin: &Admin) -> Result<Found> {
         let mut found = Found::new();
-        let mut has_failed = false;
         for nsid in admin.active_namespaces().await? {
-            let identified = admin.namespace(nsid).await;
-            let identified = identified.and_then(|(data, ids)| Identified::new(nsid, data, &ids));
-            has_failed |= identified.is_err();
+            let identified = match admin.namespace(nsid).await {
+                // The other namespaces would fail in the same way.
+                Err(error) if admin.is_lost() => return Err(error),
+                identified => identified.and_then(|(data, ids)| Identified::new(nsid, data, &ids)),
+            };
             if let Err(error) = &identified {
                 warn!("{}: namespace {nsid} is left out: {}", self.name, error.message());
             }
             found.insert(nsid, identified.ok());
         }
-        Ok((found, has_failed))
+        Ok(found)
     }
 
-    /// Namespaces that may be used: new ones, and those that are what their bdevs were made of.
-    pub(super) fn usable(&self, found: &Found) -> BTreeMap<u32, u32> {
+    /// Which namespaces may be used: new ones, and those that still have the identity of their bdevs.
+    pub(super) fn usable(&self, found: &Found) -> BTreeMap<u32, bool> {
         let bdevs = self.bdevs.borrow();
-        let usable = found.values().flatten().filter(|namespace| {
-            let before = bdevs.get(&namespace.nsid);
-            let is_same = before.is_none_or(|before| before.identity == namespace.identity);
-            if !is_same {
+        let mut usable = BTreeMap::new();
+        for (nsid, namespace) in found {
+            let before = bdevs.get(nsid);
+            let is_usable = namespace.as_ref().is_some_and(|namespace| {
+                before.is_none_or(|before| before.identity == namespace.identity)
+            });
+            if let Some(namespace) = namespace
+                && !is_usable
+            {
                 error!(
-                    "{}: namespace {} is another one than before ({:?}, was {:?}): it is not used",
+                    "{}: namespace {nsid} is not the one it was ({:?}, was {:?}): it is not used",
                     self.name,
-                    namespace.nsid,
                     namespace.identity,
                     before.map(|before| &before.identity)
                 );
             }
-            is_same
-        });
-        usable.map(|namespace| (namespace.nsid, namespace.identity.block_size)).collect()
+            usable.insert(*nsid, is_usable);
+        }
+        usable
     }
 
-    /// Looks again while the controller is connected.
+    /// Looks at the namespaces again while the controller is connected.
     pub(super) async fn rescan(self: &Rc<Self>, admin: &Admin) -> Result<()> {
-        let (found, _) = self.look_at_namespaces(admin).await?;
+        let found = self.look_at_namespaces(admin).await?;
         if let (_, State::Live(live)) = self.path.state() {
             *live.namespaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 self.usable(&found);
@@ -67,7 +75,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Makes, resizes and removes bdevs, so that they are as what was found.
+    /// Makes, resizes and removes bdevs, so that they match the namespaces found.
     pub(super) async fn converge(&self, found: Found) {
         let gone: Vec<u32> = {
             let bdevs = self.bdevs.borrow();
@@ -84,7 +92,7 @@ impl Controller {
                 Some(before) if before.identity == namespace.identity => {
                     self.resize(&before, namespace)
                 }
-                // Said already.
+                // The log says so already.
                 Some(_) => Ok(()),
             };
             if let Err(error) = result {
@@ -97,22 +105,21 @@ impl Controller {
         let nsid = namespace.nsid;
         if self.bdevs.borrow().len() >= self.settings.attach.max_bdevs as usize {
             let max = self.settings.attach.max_bdevs;
-            let why = format!("namespace {nsid} is left out: there are max_bdevs = {max} bdevs");
+            let why =
+                format!("namespace {nsid} is left out: max_bdevs = {max} bdevs exist already");
             return Err(Error::new(errno::ENOSPC, why));
         }
         let shown = self.show(&namespace);
         let name = self.bdev_name(nsid);
         let disk = || NvmeBdev::new(name.clone(), namespace.clone(), self.shared(), shown.clone());
-        // Without a method of its own: the call that attached the controller makes it again.
+        // The bdev has no method in the saved configuration: the call that attaches the controller makes it again.
         let register = |disk| App::here(|app| bdev::register(app, disk, "", Value::Null))?;
         match register(disk()?) {
             Err(error)
                 if error.errno() == errno::EEXIST && bdev::find::<NvmeBdev>(&name).is_err() =>
             {
-                // Such as a disk that this host itself exports.
-                warn!(
-                    "{name}: another bdev has its UUID; it gets one that is derived from its name"
-                );
+                // For example, this host itself exports the disk.
+                warn!("{name}: another bdev has the same UUID; this one gets a UUID from its name");
                 register(disk()?.without_uuid())?;
             }
             registered => drop(registered?),
@@ -129,7 +136,7 @@ impl Controller {
         let (old, new) = (before.num_blocks, namespace.num_blocks);
         let bdev = bdev::find::<NvmeBdev>(&name)?;
         App::here(|app| bdev.resize(app, new))??;
-        info!("{name}: {old} blocks before, {new} now");
+        info!("{name}: resized from {old} to {new} blocks");
         self.bdevs.borrow_mut().insert(namespace.nsid, namespace);
         Ok(())
     }
@@ -153,7 +160,7 @@ impl Controller {
         task::join_all(nsids.into_iter().map(|nsid| self.remove(nsid))).await;
     }
 
-    /// What `bdev_get_bdevs` shows of a namespace, as the reference does.
+    /// What `bdev_get_bdevs` shows for a namespace, in the reference's format.
     fn show(&self, namespace: &Identified) -> Map<String, Value> {
         let data = self.data();
         let text = |text: Option<&str>| text.unwrap_or_default().trim().to_owned();

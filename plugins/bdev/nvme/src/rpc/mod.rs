@@ -19,9 +19,9 @@ use crate::dial::Target;
 use crate::options::{Limits, SetOptions};
 pub(crate) use params::{Attach, Detach, GetControllers, MultipathMode, Reset, SetHotplug};
 
-/// Port of NVMe/TCP where none is given.
+/// The port of NVMe/TCP when none is given.
 const PORT: u16 = 4420;
-/// How long connecting a queue may take where nothing is said.
+/// How long connecting a queue may take when no limit is given.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest name of a controller, in bytes.
 const NAME_LEN_MAX: usize = 1023;
@@ -34,7 +34,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     Method::task(
         "bdev_nvme_attach_controller",
         "Connects an NVMe controller and makes a bdev of each of its namespaces.\n\n\
-         Answers when the bdevs are there. NVMe/TCP is the only transport so far.",
+         Answers when the bdevs exist. NVMe/TCP is the only transport so far.",
         attach,
     )
     .describe(|method| {
@@ -69,7 +69,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
         .register(app)?;
     Method::task(
         "bdev_nvme_reset_controller",
-        "Resets a controller: it is connected anew, and I/O waits meanwhile.",
+        "Resets a controller: closes its connections and connects again. I/O waits meanwhile.",
         reset,
     )
     .describe(|method| {
@@ -78,7 +78,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
-        "Sets what holds for all controllers; before the first one is attached.",
+        "Sets the options for all controllers. Allowed until the first one is attached.",
         set_options,
     )
     .describe(|mut method| {
@@ -89,7 +89,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_nvme_set_hotplug",
-        "Sets whether controllers on PCIe are looked for. It is taken and kept; there are none yet.",
+        "Sets whether to look for PCIe controllers. The values are kept, but have no effect yet.",
         |_, params: SetHotplug| {
             app::get()?.hotplug.replace(params);
             Ok(true)
@@ -111,7 +111,7 @@ async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Checks a call, and says what it asks for.
+/// Checks the parameters of an attach, and turns them into settings and a target.
 fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
     if !(1..=NAME_LEN_MAX).contains(&params.name.len()) {
         let given = format!("of {} bytes", params.name.len());
@@ -140,21 +140,28 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         fast_fail_sec: params.fast_io_fail_timeout_sec.unwrap_or(defaults.fast_fail_sec),
     };
     let limits = limits.check()?;
-    // So the configuration that is saved says what held.
+    // The saved configuration has the values in use, not the defaults of some later time.
     params.ctrlr_loss_timeout_sec = Some(limits.loss_sec);
     params.reconnect_delay_sec = Some(limits.delay_sec);
     params.fast_io_fail_timeout_sec = Some(limits.fast_fail_sec);
     let hostnqn = params.hostnqn.clone().unwrap_or_else(|| app.hostnqn.clone());
     params.hostnqn = Some(hostnqn.clone());
     params.subnqn.get_or_insert_with(|| nqn::DISCOVERY.to_owned());
-    params.adrfam.get_or_insert_with(|| "IPv4".to_owned());
+    let family = params.family();
+    if let Some(given) = &params.adrfam
+        && !given.eq_ignore_ascii_case(family)
+    {
+        return Err(Error::invalid("adrfam", given, format!("{family}, as traddr is")));
+    }
+    params.adrfam = Some(family.to_owned());
 
-    let port = match &params.trsvcid {
-        None => PORT,
-        Some(text) => text
-            .parse()
-            .map_err(|_| Error::invalid("trsvcid", format!("'{text}'"), "a port, 1 to 65535"))?,
-    };
+    let port =
+        match &params.trsvcid {
+            None => PORT,
+            Some(text) => text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
+                Error::invalid("trsvcid", format!("'{text}'"), "a port, 1 to 65535")
+            })?,
+        };
     let limit = match (params.fabrics_connect_timeout_us, options.tcp_connect_timeout_ms) {
         (Some(us), _) if us > 0 => Duration::from_micros(us),
         (_, ms) if ms > 0 => Duration::from_millis(ms.into()),
@@ -245,7 +252,7 @@ fn set_options(_: &App, params: SetOptions) -> Result<bool> {
     Ok(true)
 }
 
-/// Writes the calls that make everything again. `[app thread]`
+/// Writes the calls that restore the plugin's state. `[app thread]`
 pub(crate) fn save_config(config: &mut Config<'_>) {
     let Ok(app) = app::get() else { return };
     config.call("bdev_nvme_set_options", &*app.options.borrow());

@@ -1,5 +1,5 @@
-//! The parameters of the methods: every one that the reference has. What has no effect here is taken at the value that means "off"
-//! and otherwise refused.
+//! The parameters of the methods: every one that the reference has. A parameter that is not supported yet is accepted only at the
+//! value that means "off".
 
 use drivebay_sdk::bdev::only;
 use drivebay_sdk::prelude::*;
@@ -16,72 +16,73 @@ params! {
         pub trtype: String,
         /// Address of the controller, an IPv4 or IPv6 address in digits.
         pub traddr: String,
-        /// Address family, `IPv4` or `IPv6`; the address says it, too.
+        /// Address family, `IPv4` or `IPv6`; the one of `traddr` when absent.
         pub adrfam: Option<String>,
         /// Port; 4420 when absent.
         pub trsvcid: Option<String>,
         /// Priority of the connection; has no effect.
         pub priority: Option<String>,
-        /// NQN of the subsystem.
+        /// NQN of the subsystem; the discovery NQN when absent.
         #[range(1..=223)]
         pub subnqn: Option<String>,
-        /// NQN of this host; one that stays as long as this process when absent.
+        /// NQN of this host; one that this process generates when absent.
         #[range(1..=223)]
         pub hostnqn: Option<String>,
-        /// Address at this end. Only absent is supported yet.
+        /// Address at this end. Must be absent: not supported yet.
         pub hostaddr: Option<String>,
-        /// Port at this end. Only absent is supported yet.
+        /// Port at this end. Must be absent: not supported yet.
         pub hostsvcid: Option<String>,
-        /// Whether reference tags are checked. Only false is supported yet.
+        /// Whether to check reference tags. Must be false: not supported yet.
         pub prchk_reftag: bool = false,
-        /// Whether guards are checked. Only false is supported yet.
+        /// Whether to check guards. Must be false: not supported yet.
         pub prchk_guard: bool = false,
-        /// Whether headers have digests.
+        /// Whether to ask for header digests.
         pub hdgst: bool = false,
-        /// Whether data has digests.
+        /// Whether to ask for data digests.
         pub ddgst: bool = false,
         /// How long connecting a queue may take, in microseconds; 10 s when absent.
         pub fabrics_connect_timeout_us: Option<u64>,
-        /// What happens when a controller has that name.
+        /// What to do when a controller already has that name.
         pub multipath: MultipathMode = MultipathMode::Multipath,
-        /// I/O queues to ask for; 128 when absent. Each bdev takes one on each thread that uses it.
+        /// I/O queues to ask for; 128 when absent. Each bdev uses one for each thread.
         #[range(1..=65_536)]
         pub num_io_queues: Option<u32>,
-        /// How long the controller is waited for before its bdevs go, in seconds; -1 = for ever, 0 = they stay, and their I/O fails
-        /// after one try. As `bdev_nvme_set_options` has it when absent.
+        /// How long to try to reconnect before the bdevs are removed, in seconds; -1 = forever, 0 = forever, and I/O fails
+        /// after one try. The value of `bdev_nvme_set_options` when absent.
         pub ctrlr_loss_timeout_sec: Option<i32>,
-        /// How long to wait between two tries to connect, in seconds.
+        /// How long to wait between two tries to reconnect, in seconds. The value of `bdev_nvme_set_options` when absent.
         pub reconnect_delay_sec: Option<u32>,
-        /// After how long I/O fails while the controller is away, in seconds; 0 = it waits as long as the controller is waited for.
+        /// When I/O fails after the connection is lost, in seconds; 0 = it waits as long as the controller may reconnect. The
+        /// value of `bdev_nvme_set_options` when absent.
         pub fast_io_fail_timeout_sec: Option<u32>,
-        /// Name of a key for TLS. Only absent is supported yet.
+        /// Name of a key for TLS. Must be absent: not supported yet.
         pub psk: Option<String>,
-        /// Bdevs that are made at most.
+        /// Most bdevs to make.
         #[range(1..=4096)]
         pub max_bdevs: u32 = 128,
-        /// Name of a key for DH-HMAC-CHAP. Only absent is supported yet.
+        /// Name of a key for DH-HMAC-CHAP. Must be absent: not supported yet.
         pub dhchap_key: Option<String>,
-        /// Name of a key for DH-HMAC-CHAP. Only absent is supported yet.
+        /// Name of a key for DH-HMAC-CHAP. Must be absent: not supported yet.
         pub dhchap_ctrlr_key: Option<String>,
-        /// Whether namespaces of an unknown command set become bdevs. Only false is supported yet.
+        /// Whether to make bdevs of namespaces with an unknown command set. Must be false: not supported yet.
         pub allow_unrecognized_csi: bool = false,
-        /// How the bdevs use their paths.
+        /// How the bdevs use their paths; has no effect yet.
         pub multipath_opts: Option<MultipathOptions>,
-        /// Whether the submission queues have no flow control; has no effect, since no more is ever outstanding than they hold.
+        /// Whether to disable flow control of the submission queues; has no effect, since the host never sends more than they hold.
         pub disable_sq_flow_control: bool = false,
     }
 
-    /// What happens when a controller has the name already.
+    /// What to do when a controller already has that name.
     pub enum MultipathMode {
-        /// It gets another path, for when the first one fails.
+        /// The controller gets another path for when the first one fails; not supported yet.
         Failover = "failover",
-        /// Its bdevs get another path.
+        /// The bdevs get another path; not supported yet.
         Multipath = "multipath",
         /// The call fails.
         Disable = "disable",
     }
 
-    /// Parameters of `bdev_nvme_detach_controller`. With an address only that path goes.
+    /// Parameters of `bdev_nvme_detach_controller`. With an address, only that path is removed.
     pub struct Detach {
         /// Name of the controller.
         pub name: String,
@@ -111,22 +112,22 @@ params! {
     pub struct Reset {
         /// Name of the controller.
         pub name: String,
-        /// Identifier of the controller, where several have the name; all when absent or 0.
+        /// Identifier of the controller, when several share the name; all of them when absent or 0.
         pub cntlid: Option<u16>,
     }
 
     /// Parameters of `bdev_nvme_set_hotplug`.
     pub struct SetHotplug {
-        /// Whether to look for controllers.
+        /// Whether to look for PCIe controllers.
         pub enable: bool,
-        /// How often, in microseconds.
+        /// How often to look, in microseconds.
         #[range(0..=10_000_000)]
         pub period_us: u64 = 100_000,
     }
 }
 
 impl Attach {
-    /// Refuses what the reference takes and this plugin does not do yet.
+    /// Refuses parameters of the reference that this plugin does not support yet.
     pub(crate) fn refuse_what_is_not_there_yet(&self) -> Result<()> {
         only("prchk_reftag", self.prchk_reftag, false)?;
         only("prchk_guard", self.prchk_guard, false)?;
@@ -148,11 +149,16 @@ impl Attach {
         }
     }
 
-    /// Where the controller is, as the reference shows it.
+    /// The family of the address.
+    pub(crate) fn family(&self) -> &'static str {
+        if self.traddr.contains(':') { "IPv6" } else { "IPv4" }
+    }
+
+    /// The transport identifier, in the reference's format.
     pub(crate) fn trid(&self) -> Value {
         json!({
             "trtype": "TCP",
-            "adrfam": self.adrfam.as_deref().unwrap_or("IPv4"),
+            "adrfam": self.family(),
             "traddr": self.traddr,
             "trsvcid": self.trsvcid.as_deref().unwrap_or("4420"),
             "subnqn": self.subnqn.as_deref().unwrap_or_default(),
@@ -161,15 +167,17 @@ impl Attach {
 }
 
 impl Detach {
-    /// Whether the path that is named is that one: what is absent is any.
+    /// Whether the call means this path. A parameter that is absent matches any path.
     pub(crate) fn names(&self, path: &Attach) -> bool {
         let is = |wanted: &Option<String>, given: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(given))
         };
         is(&self.trtype, "TCP")
             && is(&self.traddr, &path.traddr)
-            && is(&self.adrfam, path.adrfam.as_deref().unwrap_or("IPv4"))
+            && is(&self.adrfam, path.family())
             && is(&self.trsvcid, path.trsvcid.as_deref().unwrap_or("4420"))
             && is(&self.subnqn, path.subnqn.as_deref().unwrap_or_default())
+            && is(&self.hostaddr, path.hostaddr.as_deref().unwrap_or_default())
+            && is(&self.hostsvcid, path.hostsvcid.as_deref().unwrap_or_default())
     }
 }
