@@ -1,4 +1,4 @@
-"""NBD exports, as Debian's libnbd-bin and qemu-utils see them, and as a client sees them that breaks the rules."""
+"""NBD exports, as Debian's libnbd-bin and qemu-utils see them, and as a client that breaks the rules sees them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def run(*command, limit=120):
 
 
 class Client:
-    """A client that may say anything."""
+    """A client that can send anything."""
 
     def __init__(self, path, flags=3):
         self.socket = socket.socket(socket.AF_UNIX)
@@ -61,7 +61,7 @@ class Client:
             return True
 
     def option(self, number, data=b""):
-        """The kinds of the replies to an option."""
+        """Sends an option; the kinds of its replies."""
         self.send(b"IHAVEOPT" + struct.pack(">II", number, len(data)) + data)
         kinds = []
         while True:
@@ -111,7 +111,7 @@ class Nbd(unittest.TestCase):
         host.call("nbd_server_add_export", server="s0", bdev_name="m0", **export)
         return path
 
-    def test_nbdinfo_tells_the_exports(self):
+    def test_nbdinfo_lists_the_exports(self):
         with Host() as host:
             path = self.serve(host, description="a disk")
             status, text = run("nbdinfo", "--json", "--list", f"nbd+unix:///?socket={path}")
@@ -125,7 +125,7 @@ class Nbd(unittest.TestCase):
             status, text = run("nbdinfo", "--map", f"nbd+unix:///m0?socket={path}")
             self.assertEqual(status, 0, text)
 
-    def test_what_nbdcopy_writes_it_reads_again(self):
+    def test_nbdcopy_reads_back_what_it_wrote(self):
         with Host() as host:
             path = self.serve(host)
             first, second = f"{host.folder}/first", f"{host.folder}/second"
@@ -179,7 +179,7 @@ class Nbd(unittest.TestCase):
                 client.request(command, 0, 0 if command == FLUSH else 4096)
                 self.assertEqual(client.chunks(), [(0, b"")], command)
             client.request(WRITE, 0, 512, b"", flags=0)
-            self.assertEqual(client.chunks()[0][0], 1 << 15 | 1, "a write that says that no data follows")
+            self.assertEqual(client.chunks()[0][0], 1 << 15 | 1, "a write without the flag for its data")
 
     def test_requests_that_are_not_allowed_fail_and_the_connection_goes_on(self):
         with Host() as host, Client(self.serve(host)) as client:
@@ -198,8 +198,8 @@ class Nbd(unittest.TestCase):
                 self.assertEqual(client.reply()[0], wanted, (command, offset, length))
             client.request(READ, 0, 512, flags=1 << 9)
             self.assertEqual(client.reply()[0], EINVAL)
-            client.request(READ, 0, 512)
-            self.assertEqual(client.reply(512)[0], 0)
+            client.request(READ, 0, 512, flags=FUA)
+            self.assertEqual(client.reply(512)[0], 0, "every command may have FUA")
 
     def test_a_read_only_export_is_not_written(self):
         with Host() as host, Client(self.serve(host, readonly=True)) as client:
@@ -208,7 +208,7 @@ class Nbd(unittest.TestCase):
                 client.request(command, 0, 512, data)
                 self.assertEqual(client.reply()[0], EPERM)
 
-    def test_who_does_not_speak_the_protocol_is_disconnected(self):
+    def test_a_client_that_breaks_the_protocol_is_disconnected(self):
         with Host() as host:
             path = self.serve(host)
             with Client(path, flags=0) as client:
@@ -234,7 +234,7 @@ class Nbd(unittest.TestCase):
                 client.request(WRITE, 0, 1 << 31)
                 self.assertTrue(client.is_closed(), "an oversize write")
 
-    def test_what_was_asked_for_is_answered_before_the_end(self):
+    def test_a_connection_ends_after_the_replies_to_all_its_requests(self):
         with Host() as host:
             path = self.serve(host)
             with Client(path) as client:
@@ -277,7 +277,7 @@ class Nbd(unittest.TestCase):
             self.assertTrue(client.is_closed())
             self.assertEqual(host.call("nbd_get_servers")[0]["exports"], [])
 
-    def test_a_configuration_makes_the_servers_again(self):
+    def test_a_saved_configuration_creates_the_servers_again(self):
         with Host() as host:
             path = self.serve(host, name="disk", readonly=True)
             saved = host.call("framework_get_config", name="nbd")
@@ -288,7 +288,7 @@ class Nbd(unittest.TestCase):
                 host.call(call["method"], **call["params"])
             self.assertEqual(host.call("nbd_get_servers"), told)
 
-    def test_errors_have_the_references_codes(self):
+    def test_errors_have_the_codes_of_the_reference(self):
         with Host() as host:
             self.serve(host)
             for method, params, code in (

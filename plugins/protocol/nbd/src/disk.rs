@@ -1,4 +1,5 @@
-//! Disks of this machine's kernel: /dev/nbdX over a socket pair, one end the kernel's, one a connection like others.
+//! Disks of this machine's kernel: /dev/nbdX over a socket pair. The kernel has one end. The other end is a connection
+//! like any other.
 
 use crate::export::{Export, ExportConfig};
 use crate::negotiate::Agreed;
@@ -33,10 +34,10 @@ pub fn device(index: u32) -> String {
     format!("/dev/nbd{index}")
 }
 
-/// The number of a device, by its path.
+/// Finds the number of a device from its path.
 ///
 /// # Errors
-/// `ENODEV` for another path.
+/// `ENODEV` for any other path.
 pub fn index(device: &str) -> Result<u32> {
     let digits = device.strip_prefix("/dev/nbd").filter(|digits| !digits.starts_with('+'));
     digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
@@ -46,31 +47,31 @@ pub fn index(device: &str) -> Result<u32> {
     })
 }
 
-/// The first device that nobody uses.
+/// Finds the first device that nobody uses.
 ///
 /// # Errors
-/// `ENODEV` when there is none.
+/// `ENODEV` when no device is free.
 pub fn free_index() -> Result<u32> {
     let registry = registry()?;
     let is_there = |index: &u32| Path::new(&device(*index)).exists();
     let is_free = |index: &u32| !registry.disks.borrow().contains_key(index) && !is_in_use(*index);
     (0..).take_while(is_there).find(is_free).ok_or_else(|| {
-        let message = "nbd device not found: no free /dev/nbdX; the kernel's module nbd makes them";
+        let message = "nbd device not found: no free /dev/nbdX; the kernel module nbd makes them";
         Error::new(errno::ENODEV, message)
     })
 }
 
-/// Whether the kernel serves the device for somebody.
+/// Whether the kernel has the device attached.
 fn is_in_use(index: u32) -> bool {
     Path::new(&format!("/sys/block/nbd{index}/pid")).exists()
 }
 
 impl Registry {
-    /// Has the kernel serve a bdev as /dev/nbdX. `[app thread]`
+    /// Attaches a bdev to the kernel as /dev/nbdX. `[app thread]`
     ///
     /// # Errors
-    /// `EBUSY` when the device is in use, `ENODEV` without the bdev or a kernel with nbd, `EPERM` when the bdev is claimed or the host may
-    /// not attach devices.
+    /// `EBUSY` when the device is in use, `ENODEV` when there is no such bdev or the kernel has no nbd, `EPERM` when
+    /// the bdev is claimed or the host may not attach devices.
     pub async fn start_disk(&self, app: &App, bdev: &str, index: u32) -> Result<()> {
         if self.disks.borrow().contains_key(&index) || is_in_use(index) {
             return Err(Error::new(errno::EBUSY, format!("{} is in use", device(index))));
@@ -82,7 +83,7 @@ impl Registry {
             is_read_only: false,
         };
         let export = Export::open(app, config, move |_| bdev_goes(index))?;
-        // Written down first: others see that the device is taken while the kernel attaches it.
+        // Listed before the kernel attaches the device, so that no other call takes it meanwhile.
         self.disks.borrow_mut().insert(index, Disk { export: Arc::clone(&export) });
         let attached = self.attach(&export, index).await;
         if attached.is_err() {
@@ -102,7 +103,7 @@ impl Registry {
             has_block_status: false,
         };
         let stream = Stream::from_fd(ours)?;
-        // The kernel reads partitions as soon as it has the socket, so the other end is served first.
+        // The kernel reads partitions as soon as it has the socket, so our end starts first.
         registry::on_a_thread(move |share, weight| {
             if let Err(error) = share.serve(stream, agreed, weight) {
                 tracing::error!("{} is not served: {error}", device(index));
@@ -119,10 +120,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes a device away from the kernel; what the kernel has written is on the bdev then. `[app thread]`
+    /// Detaches a device from the kernel. What the kernel has written is on the bdev afterwards. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when it is none of ours, and what the kernel tells.
+    /// `ENODEV` when the device is not ours, or the kernel's error.
     pub async fn stop_disk(&self, index: u32) -> Result<()> {
         if !self.disks.borrow().contains_key(&index) {
             return Err(Error::no_such_device());
@@ -137,10 +138,10 @@ impl Registry {
     }
 }
 
-/// The bdev of a disk goes away.
+/// Stops a disk, because its bdev goes away.
 fn bdev_goes(index: u32) {
     let stop = async move {
-        tracing::warn!("{} ends: its bdev goes away", device(index));
+        tracing::warn!("{} stops: its bdev goes away", device(index));
         let stopped = async { registry()?.stop_disk(index).await }.await;
         if let Err(error) = stopped {
             tracing::debug!("{}: {error}", device(index));
@@ -148,6 +149,6 @@ fn bdev_goes(index: u32) {
     };
     match task::spawn("stop disk", stop) {
         Ok(task) => task.detach(),
-        Err(error) => tracing::error!("{} does not end: {error}", device(index)),
+        Err(error) => tracing::error!("{} cannot be stopped: {error}", device(index)),
     }
 }

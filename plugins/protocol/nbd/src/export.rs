@@ -1,4 +1,4 @@
-//! A bdev as clients see it.
+//! Exports: bdevs as clients see them.
 
 use drivebay_sdk::bdev::{self, Channel, Claim, Desc, Event, Info, OpSet};
 use drivebay_sdk::{App, Result};
@@ -6,20 +6,20 @@ use drivebay_spec_nbd::transmission::export_flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How an export is presented.
+/// How clients see an export.
 #[derive(Clone, Debug)]
 pub struct ExportConfig {
     /// Name of the export.
     pub name: String,
     /// Name of the bdev.
     pub bdev: String,
-    /// For people who list exports; may be empty.
+    /// Text for people who list exports; may be empty.
     pub description: String,
     /// Whether clients may only read.
     pub is_read_only: bool,
 }
 
-/// An export. Connections of any thread share it; its bdev is closed with the last of them.
+/// An export. Connections of all threads share it. The last one to go closes the bdev.
 #[derive(Debug)]
 pub struct Export {
     config: ExportConfig,
@@ -30,10 +30,11 @@ pub struct Export {
 }
 
 impl Export {
-    /// Opens the bdev, and claims it if clients may write. `on_remove` is called when the bdev goes away. `[app thread]`
+    /// Opens the bdev, and claims it if clients may write. The bus calls `on_remove` when the bdev goes away.
+    /// `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when there is no such bdev, `EPERM` when another has claimed it.
+    /// `ENODEV` when there is no such bdev, `EPERM` when somebody else has claimed it.
     pub fn open(
         app: &App,
         mut config: ExportConfig,
@@ -56,7 +57,7 @@ impl Export {
         Ok(Arc::new(Self { config, info, num_blocks, is_ending: AtomicBool::new(false), desc }))
     }
 
-    /// How it is presented.
+    /// How clients see the export.
     #[must_use]
     pub fn config(&self) -> &ExportConfig {
         &self.config
@@ -68,7 +69,7 @@ impl Export {
         self.num_blocks.load(Ordering::Relaxed).saturating_mul(self.block_size().into())
     }
 
-    /// Block size of the bdev, in bytes: requests are whole blocks.
+    /// Block size of the bdev, in bytes. Requests are whole blocks.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         self.info.block_size()
@@ -89,7 +90,7 @@ impl Export {
     /// Transmission flags.
     #[must_use]
     pub fn flags(&self) -> u16 {
-        // Connections reach the same bdev, so a flush on one covers what ended on all.
+        // All connections reach the same bdev, so a flush on one covers the writes that ended on any.
         let mut flags = export_flag::HAS_FLAGS
             | export_flag::SEND_FLUSH
             | export_flag::SEND_FUA
@@ -110,17 +111,17 @@ impl Export {
     /// The current thread's channel.
     ///
     /// # Errors
-    /// What the bdev's module answers.
+    /// The error of the bdev's module.
     pub fn channel(&self) -> Result<Channel> {
         self.desc.channel()
     }
 
-    /// Takes no more connections from now on.
+    /// Refuses new connections from now on.
     pub fn set_ending(&self) {
         self.is_ending.store(true, Ordering::Release);
     }
 
-    /// Whether it takes no more connections.
+    /// Whether the export refuses new connections.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)

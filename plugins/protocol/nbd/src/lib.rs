@@ -1,9 +1,9 @@
 //! `nbd`: bdevs over NBD.
 //!
-//! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A client that connects to a
-//! [`server`] is handed to a [`share`], which is one thread's connections: there it negotiates ([`negotiate`]), and then
-//! its requests become I/O ([`connection`]). A [`disk`] of the kernel begins with that, over a socket pair that
-//! `netlink` gives to the kernel. `docs/nbd.md` has the words and the limits.
+//! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A [`server`] hands each
+//! client to a [`share`], which has the connections of one thread. There the client negotiates ([`negotiate`]), and then
+//! its requests become I/O ([`connection`]). A [`disk`] of the kernel needs no negotiation: `netlink` gives the kernel one
+//! end of a socket pair. `docs/nbd.md` has the terms and the limits.
 #![forbid(unsafe_code)]
 
 pub mod connection;

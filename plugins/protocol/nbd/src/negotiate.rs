@@ -1,4 +1,4 @@
-//! The first words of a client: which export it wants, and how requests and replies are framed.
+//! Negotiation: the client says which export it wants, and how requests and replies are framed.
 
 use crate::export::Export;
 use crate::server::Catalog;
@@ -12,29 +12,29 @@ use drivebay_spec_nbd::handshake::{
 use drivebay_spec_nbd::transmission::Framing;
 use std::sync::{Arc, Weak};
 
-/// Longest data of an option, in bytes.
+/// Most data in one option, in bytes.
 const OPTION_LEN_MAX: u32 = 64 << 10;
-/// Options of one client.
+/// Most options of one client.
 const OPTIONS_MAX: usize = 256;
-/// Requests of this length go fastest, in bytes.
+/// Preferred length of requests, in bytes.
 const PREFERRED_LEN: u32 = 4096;
-/// Longest read or write, in bytes: what the protocol lets every client expect.
+/// Longest read or write, in bytes. Every client may use this length by default.
 pub const REQUEST_LEN_MAX: u32 = 32 << 20;
 /// The number of the context `base:allocation`.
 pub const ALLOCATION: u32 = 1;
 
-/// What was agreed.
+/// The result of a negotiation.
 #[derive(Clone, Debug)]
 pub struct Agreed {
     /// The export.
     pub export: Weak<Export>,
     /// How requests and replies are framed.
     pub framing: Framing,
-    /// BLOCK_STATUS may be asked for.
+    /// Whether the client may send BLOCK_STATUS.
     pub has_block_status: bool,
 }
 
-/// Negotiates until the client enters transmission; `None` when it ends the connection politely.
+/// Negotiates until the client enters transmission. `None` when the connection ends in order instead.
 ///
 /// # Errors
 /// The client does not speak the protocol, or the connection is lost.
@@ -49,7 +49,10 @@ pub async fn negotiate(stream: &mut Stream, catalog: &Catalog) -> Result<Option<
         stream.read_exact(&mut header).await?;
         let OptionHeader { option, len } = OptionHeader::parse(header).map_err(broken)?;
         if len > OPTION_LEN_MAX {
-            return Err(Error::new(errno::EINVAL, format!("an option with {len} bytes of data")));
+            return Err(Error::new(
+                errno::EINVAL,
+                format!("an option with {len} bytes of data; allowed: {OPTION_LEN_MAX}"),
+            ));
         }
         let mut data = vec![0; usize::try_from(len).unwrap_or_default()];
         stream.read_exact(&mut data).await?;
@@ -62,7 +65,7 @@ pub async fn negotiate(stream: &mut Stream, catalog: &Catalog) -> Result<Option<
             Next::Transmit(agreed) => return Ok(Some(agreed)),
         }
     }
-    Err(Error::new(errno::EINVAL, format!("more than {OPTIONS_MAX} options")))
+    Err(Error::new(errno::EINVAL, format!("more than {OPTIONS_MAX} options, which is the limit")))
 }
 
 fn broken(error: Malformed) -> Error {
@@ -81,7 +84,7 @@ struct Client<'a> {
     catalog: &'a Catalog,
     flags: ClientFlags,
     framing: Framing,
-    /// The export whose allocation it wants to see.
+    /// Name of the export for which the client has selected `base:allocation`.
     allocation_of: Option<String>,
 }
 
@@ -114,7 +117,7 @@ impl Client<'_> {
                 }
             }
             Request::StructuredReply => {
-                // A client that has extended headers already needs no less.
+                // Extended headers include structured replies.
                 if self.framing == Framing::Simple {
                     self.framing = Framing::Structured;
                 }
@@ -132,7 +135,7 @@ impl Client<'_> {
                 let is_set = self.contexts(option, &contexts, false, out);
                 self.allocation_of = is_set.then(|| contexts.name.to_owned());
             }
-            // The place for TLS: answer ACK, then `Stream::set_layer`.
+            // TLS would start here: reply ACK, then call `Stream::set_layer`.
             Request::StartTls | Request::Unknown => {
                 reply::put(out, option, reply::ERR_UNSUP, &[]);
             }
@@ -140,14 +143,14 @@ impl Client<'_> {
         Next::Option
     }
 
-    /// EXPORT_NAME: there is no way to refuse but to end the connection.
+    /// Answers EXPORT_NAME. This option has no error reply, so a wrong name ends the connection.
     fn enter(&self, name: &str, out: &mut Vec<u8>) -> Next {
         let Some(export) = self.catalog.find(name) else { return Next::End };
         reply::export_name(out, export.size_bytes(), export.flags(), self.flags.no_zeroes);
         Next::Transmit(self.agreed(&export))
     }
 
-    /// Describes an export, or says that there is none.
+    /// Describes an export, or replies that there is no such export.
     fn describe(&self, option: u32, wanted: &Wanted<'_>, out: &mut Vec<u8>) -> Option<Arc<Export>> {
         let Some(export) = self.catalog.find(wanted.name) else {
             reply::put(out, option, reply::ERR_UNKNOWN, &[b"there is no such export"]);
@@ -155,7 +158,7 @@ impl Client<'_> {
         };
         reply::export(out, option, export.size_bytes(), export.flags());
         let config = export.config();
-        // Told whether asked for or not, so that every client knows the block size.
+        // Sent even when the client does not ask, so that every client knows the block size.
         let block_size = export.block_size();
         let sizes = [block_size, PREFERRED_LEN.max(block_size), REQUEST_LEN_MAX];
         reply::block_size(out, option, sizes);
@@ -169,7 +172,7 @@ impl Client<'_> {
         Some(export)
     }
 
-    /// Tells the contexts that match; whether `base:allocation` does.
+    /// Replies with the contexts that match. Returns whether `base:allocation` does.
     fn contexts(
         &self,
         option: u32,
@@ -186,7 +189,7 @@ impl Client<'_> {
             reply::put(out, option, reply::ERR_UNKNOWN, &[b"there is no such export"]);
             return false;
         }
-        // "base:" alone asks for all contexts of that namespace, in a list.
+        // When listing, "base:" alone means all contexts of that namespace.
         let matches = |query: &&str| {
             *query == BASE_ALLOCATION
                 || (*query == "base:"
@@ -201,7 +204,7 @@ impl Client<'_> {
     }
 
     fn agreed(&self, export: &Arc<Export>) -> Agreed {
-        // Contexts count for the export that they were set for.
+        // A context is valid only for the export for which the client selected it.
         let set_for = self.allocation_of.as_ref().and_then(|name| self.catalog.find(name));
         Agreed {
             export: Arc::downgrade(export),

@@ -1,7 +1,7 @@
 //! The kernel's nbd over generic netlink: `linux/nbd-netlink.h`, `linux/genetlink.h`, netlink(7).
 //!
-//! The calls block until the kernel answers: they run on a worker.
-#![expect(clippy::host_endian_bytes, reason = "netlink has the numbers of this machine")]
+//! The calls block until the kernel answers, so they run on a worker.
+#![expect(clippy::host_endian_bytes, reason = "netlink uses the byte order of this machine")]
 
 use drivebay_sdk::{Error, Result, errno};
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// The kernel has answered by then.
+/// How long the kernel may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Longest answer, in bytes.
 const ANSWER_LEN_MAX: usize = 8192;
@@ -39,7 +39,7 @@ const SOCKETS: u16 = 7;
 const SOCKET_ITEM: u16 = 1;
 const SOCKET_FD: u16 = 1;
 
-/// What the kernel is told of a device.
+/// What the kernel needs to know to attach a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attach {
     /// Its number.
@@ -60,7 +60,7 @@ pub(crate) struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a socket and looks nbd up, for which the kernel loads its module if it has one.
+    /// Opens a socket and looks up nbd. The kernel loads the nbd module for that, if it can.
     ///
     /// # Errors
     /// `ENODEV` when the kernel has no nbd.
@@ -83,19 +83,20 @@ impl Netlink {
                 let message = "the kernel has no nbd: load its module (modprobe nbd)";
                 Error::new(errno::ENODEV, message)
             }
-            _ => told("looking nbd up", &error),
+            _ => told("looking up nbd", &error),
         })?;
         let id = answer.as_deref().and_then(|attributes| find(attributes, FAMILY_ID));
         let id = id.and_then(|id| id.first_chunk().copied()).map(u16::from_ne_bytes);
-        this.family =
-            id.ok_or_else(|| Error::new(errno::ENODEV, "the kernel does not say where nbd is"))?;
+        this.family = id.ok_or_else(|| {
+            Error::new(errno::ENODEV, "the kernel gave no id for the netlink family nbd")
+        })?;
         Ok(this)
     }
 
     /// Attaches a device to one end of a socket pair.
     ///
     /// # Errors
-    /// `EBUSY` when it is in use, `EPERM` without CAP_SYS_ADMIN.
+    /// `EBUSY` when the device is in use, `EPERM` without CAP_SYS_ADMIN.
     pub(crate) fn connect(&self, attach: &Attach, socket: BorrowedFd<'_>) -> Result<()> {
         let fd = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
         let (mut item, mut items, mut all) =
@@ -113,10 +114,10 @@ impl Netlink {
             .map_err(|error| told(&format!("attaching /dev/nbd{}", attach.index), &error))
     }
 
-    /// Detaches a device, after what it was asked for before.
+    /// Detaches a device. The kernel finishes earlier requests first.
     ///
     /// # Errors
-    /// What the kernel tells.
+    /// The kernel's error.
     pub(crate) fn disconnect(&self, index: u32) -> Result<()> {
         let mut attributes = Attributes::default();
         attributes.put(INDEX, &index.to_ne_bytes());
@@ -124,13 +125,13 @@ impl Netlink {
         detached.map(drop).map_err(|error| told(&format!("detaching /dev/nbd{index}"), &error))
     }
 
-    /// Sends a command and waits for its acknowledgement: the attributes of the answer before it, if there was one.
+    /// Sends a command and waits for its acknowledgement. Returns the attributes of the answer, if one came first.
     fn call(&self, command: u8, attributes: &Attributes) -> io::Result<Option<Vec<u8>>> {
         let len = HEADER_LEN + GENERIC_HEADER_LEN + attributes.0.len();
         let mut message = u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
         message.extend(self.family.to_ne_bytes());
         message.extend(REQUEST_AND_ACK.to_ne_bytes());
-        message.extend([0; 8]); // the one request of this socket that is under way, and no port
+        message.extend([0; 8]); // sequence number and port: one request at a time needs neither
         message.extend([command, 1, 0, 0]);
         message.extend_from_slice(&attributes.0);
         rustix::net::send(&self.socket, &message, SendFlags::empty())?;
@@ -154,7 +155,7 @@ fn told(what: &str, error: &io::Error) -> Error {
     Error::new(error.raw_os_error().unwrap_or(errno::EIO), format!("{what}: {error}"))
 }
 
-/// Attributes of a message, each with its length and kind before it.
+/// Attributes of a message. Length and kind stand before each value.
 #[derive(Debug, Default)]
 struct Attributes(Vec<u8>);
 
@@ -168,7 +169,7 @@ impl Attributes {
     }
 }
 
-/// The messages in a datagram: kind and body.
+/// The messages in a datagram, as kind and body.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(*bytes.first_chunk()?);
@@ -180,7 +181,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// An attribute by its kind.
+/// Finds an attribute by its kind.
 fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
@@ -205,12 +206,12 @@ mod tests {
         assert_eq!(find(&attributes.0, 2), Some(&[9; 8][..]));
         assert_eq!(find(&attributes.0, 3), None);
         assert_eq!(find(&attributes.0[..12], 2), None);
-        assert_eq!(find(&[0, 0, 2, 0], 2), None, "shorter than its own head");
+        assert_eq!(find(&[0, 0, 2, 0], 2), None, "shorter than its own header");
     }
 
     #[test]
     fn a_message_that_is_cut_off_is_none() {
         assert_eq!(messages(&[0xff; 16]).count(), 0);
-        assert_eq!(messages(&[8, 0, 0, 0, 2, 0, 0, 0]).count(), 0, "shorter than its own head");
+        assert_eq!(messages(&[8, 0, 0, 0, 2, 0, 0, 0]).count(), 0, "shorter than its own header");
     }
 }

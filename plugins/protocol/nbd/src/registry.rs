@@ -18,7 +18,7 @@ static REGISTRY: OnApp<Registry> = OnApp::new();
 /// Servers and disks.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// Made when the first server or disk is. A share is `None` when its thread lacks something.
+    /// The threads, since the first server or disk. A share is `None` when it could not be created on its thread.
     group: RefCell<Option<Rc<Group<Option<Share>>>>>,
     /// Servers, by name.
     pub servers: RefCell<BTreeMap<String, Server>>,
@@ -26,7 +26,7 @@ pub struct Registry {
     pub disks: RefCell<BTreeMap<u32, Disk>>,
 }
 
-/// Servers and disks. `[app thread]`
+/// Returns the servers and disks. `[app thread]`
 ///
 /// # Errors
 /// `EPERM` on another thread.
@@ -50,7 +50,7 @@ pub fn on_a_thread(call: impl FnOnce(&Share, Weight) + Send + 'static) -> Result
     Ok(())
 }
 
-/// Ends everything, then lets the plugin end. `[app thread]`
+/// Ends all disks and servers, then lets the plugin stop. `[app thread]`
 pub fn stop(stopping: Stopping) {
     let end = async move {
         if let Some(registry) = REGISTRY.get() {
@@ -61,12 +61,12 @@ pub fn stop(stopping: Stopping) {
     };
     match task::spawn("stop nbd", end) {
         Ok(task) => task.detach(),
-        Err(error) => tracing::error!("nbd does not stop in order: {error}"),
+        Err(error) => tracing::error!("nbd cannot stop in order: {error}"),
     }
 }
 
 impl Registry {
-    /// Makes the state, with nothing in it. `[app thread]`
+    /// Creates the registry, with nothing in it. `[app thread]`
     ///
     /// # Errors
     /// `EPERM` on another thread.
@@ -90,10 +90,10 @@ impl Registry {
         Ok(group)
     }
 
-    /// Makes a server.
+    /// Creates a server.
     ///
     /// # Errors
-    /// `EEXIST`, or what bind(2) tells.
+    /// `EEXIST` when the name is taken, or the error of bind(2).
     pub fn create_server(&self, name: &str, address: &Address) -> Result<()> {
         if self.servers.borrow().contains_key(name) {
             return Err(Error::new(errno::EEXIST, format!("server {name} exists already")));
@@ -107,7 +107,7 @@ impl Registry {
     /// Deletes a server with its exports.
     ///
     /// # Errors
-    /// `ENOENT` when there is none.
+    /// `ENOENT` when there is no such server.
     pub async fn delete_server(&self, name: &str) -> Result<()> {
         let server = self.servers.borrow_mut().remove(name).ok_or_else(|| no_server(name))?;
         for export in server.catalog().list() {
@@ -120,7 +120,7 @@ impl Registry {
     /// Adds an export to a server.
     ///
     /// # Errors
-    /// `ENOENT` without the server, `EEXIST` when the name is taken, and what opening the bdev tells.
+    /// `ENOENT` when there is no such server, `EEXIST` when the name is taken, or the error of opening the bdev.
     pub fn add_export(&self, app: &App, server: &str, config: ExportConfig) -> Result<()> {
         let servers = self.servers.borrow();
         let found = servers.get(server).ok_or_else(|| no_server(server))?;
@@ -136,16 +136,16 @@ impl Registry {
             };
             match task::spawn("remove export", remove) {
                 Ok(task) => task.detach(),
-                Err(error) => tracing::error!("an NBD export does not end: {error}"),
+                Err(error) => tracing::error!("an NBD export cannot be removed: {error}"),
             }
         };
         found.catalog().add(Export::open(app, config, on_remove)?)
     }
 
-    /// Removes an export from a server; its clients are disconnected.
+    /// Removes an export from a server and disconnects its clients.
     ///
     /// # Errors
-    /// `ENOENT` without the server or the export.
+    /// `ENOENT` when there is no such server or export.
     pub async fn remove_export(&self, server: &str, name: &str) -> Result<()> {
         let export = {
             let servers = self.servers.borrow();
@@ -159,7 +159,7 @@ impl Registry {
     /// Ends the connections of an export on all threads.
     ///
     /// # Errors
-    /// When a thread has ended meanwhile.
+    /// When a thread has ended in the meantime.
     pub async fn end_export(&self, export: Arc<Export>) -> Result<()> {
         export.set_ending();
         let group = self.group()?;
@@ -191,6 +191,8 @@ impl Registry {
     }
 }
 
-fn no_server(name: &str) -> Error {
+/// The error for a server that does not exist.
+#[must_use]
+pub fn no_server(name: &str) -> Error {
     Error::new(errno::ENOENT, format!("there is no server {name}"))
 }

@@ -1,8 +1,8 @@
-//! The methods: the reference's for disks of the kernel, and our own for servers.
+//! The methods: those for disks of the kernel are the reference's, those for servers are our own.
 
 use crate::disk;
 use crate::export::{Export, ExportConfig};
-use crate::registry::registry;
+use crate::registry::{no_server, registry};
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::Method;
@@ -153,7 +153,7 @@ fn get_servers(_app: &App, params: GetServers) -> Result<Vec<Value>> {
     if let Some(name) = &params.name
         && !servers.contains_key(name)
     {
-        return Err(Error::new(errno::ENOENT, format!("there is no server {name}")));
+        return Err(no_server(name));
     }
     let told = servers.iter().filter(|(name, _)| params.name.as_ref().is_none_or(|of| of == *name));
     Ok(told
@@ -188,7 +188,7 @@ async fn remove_export(_app: &App, params: RemoveExport) -> Result<bool> {
     Ok(true)
 }
 
-/// A server's name and address, as `nbd_create_server` has them.
+/// A server's name and address, in the parameters of `nbd_create_server`.
 fn address_view(name: &str, address: &Address) -> Map<String, Value> {
     let mut view = Map::new();
     view.insert("name".into(), name.into());
@@ -216,7 +216,7 @@ fn export_view(export: &Arc<Export>) -> Value {
     })
 }
 
-/// The calls that make servers and disks again.
+/// Writes the calls that create the servers and disks again.
 pub fn write_config(config: &mut Config<'_>) {
     let Ok(registry) = registry() else { return };
     for (name, server) in &*registry.servers.borrow() {

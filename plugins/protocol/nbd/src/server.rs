@@ -1,4 +1,4 @@
-//! A socket on which clients find exports.
+//! Servers: sockets on which clients find exports.
 
 use crate::export::Export;
 use crate::registry;
@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Exports of a server.
+/// Most exports of a server.
 const EXPORTS_MAX: usize = 1024;
 
-/// A server. Dropping it closes its socket; connections go on until their exports end.
+/// A server. Dropping it closes its socket. Its connections stay until their exports end.
 #[derive(Debug)]
 pub struct Server {
     catalog: Arc<Catalog>,
@@ -23,10 +23,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens. `[app thread]`
+    /// Starts to listen. `[app thread]`
     ///
     /// # Errors
-    /// What bind(2) tells, naming the address.
+    /// The error of bind(2), with the address.
     pub fn listen(address: &Address) -> Result<Self> {
         let listener = Listener::bind(address, &ListenOptions::default())?;
         let address = listener.address().clone();
@@ -38,20 +38,20 @@ impl Server {
         Ok(Self { catalog, address, _poller: poller })
     }
 
-    /// Where it listens.
+    /// The address on which the server listens.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What it serves.
+    /// The exports of the server.
     #[must_use]
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 }
 
-/// The exports of a server by name. Clients that negotiate look at it from their threads; the data path does not.
+/// The exports of a server, by name. Threads look here while a client negotiates. The data path does not.
 #[derive(Debug, Default)]
 pub struct Catalog(RwLock<BTreeMap<String, Arc<Export>>>);
 
@@ -74,12 +74,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes an export out.
+    /// Removes an export and returns it.
     pub fn remove(&self, name: &str) -> Option<Arc<Export>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
-    /// An export by name. The empty name is the only export, if there is only one.
+    /// Finds an export by name. The empty name means the only export, if there is just one.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Export>> {
         let exports = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ impl Catalog {
     }
 }
 
-/// Accepts clients and hands each to the thread with the fewest.
+/// Accepts clients and hands each to the thread with the fewest connections.
 struct Acceptor {
     listener: Listener,
     accepted: Vec<Stream>,

@@ -15,13 +15,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Connections of one thread.
+/// Most connections of one thread.
 const CONNECTIONS_MAX: usize = 1024;
-/// Clients of one thread that negotiate.
+/// Most clients of one thread that negotiate at the same time.
 const NEGOTIATING_MAX: usize = 128;
-/// A client has negotiated by then.
+/// How long a client may negotiate.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(30);
 
 /// One thread's connections, with the poller that serves them.
@@ -34,11 +34,11 @@ pub struct Share {
 
 struct Serving {
     sockets: RefCell<Sockets<Connection>>,
-    /// Exports in use on this thread: connections share their channels.
+    /// Exports in use on this thread. Connections of one export share its channel.
     opened: RefCell<Vec<Weak<Opened>>>,
     /// Connections whose I/O has ended.
     woken: Rc<Woken>,
-    /// Told when connections have ended.
+    /// Notified when connections have ended.
     ended: Notify,
 }
 
@@ -49,10 +49,10 @@ impl std::fmt::Debug for Serving {
 }
 
 impl Share {
-    /// A share of the current thread, without connections.
+    /// Creates the share of the current thread, without connections.
     ///
     /// # Errors
-    /// When the system or the host lacks something.
+    /// When the system or the host is out of resources.
     pub fn new() -> Result<Self> {
         let sockets = Sockets::new(CONNECTIONS_MAX)?;
         let fd = sockets.wake_fd();
@@ -70,7 +70,9 @@ impl Share {
     /// Negotiates with a client, then serves it.
     pub fn begin(&self, mut stream: Stream, catalog: Arc<Catalog>, weight: Weight) {
         if self.num_negotiating.get() == NEGOTIATING_MAX {
-            return tracing::warn!("an NBD client is turned away: {NEGOTIATING_MAX} negotiate");
+            return tracing::warn!(
+                "an NBD client is turned away: {NEGOTIATING_MAX} others negotiate"
+            );
         }
         let place = Negotiating::enter(&self.num_negotiating);
         let serving = Rc::clone(&self.serving);
@@ -82,7 +84,7 @@ impl Share {
         };
         let logged = async move {
             if let Err::<(), Error>(error) = served.await {
-                tracing::info!("an NBD client did not get through: {error}");
+                tracing::info!("an NBD client failed to negotiate: {error}");
             }
         };
         match task::spawn("negotiate", logged) {
@@ -99,14 +101,14 @@ impl Share {
         self.serving.add(stream, agreed, weight)
     }
 
-    /// Ends the connections of an export, and waits until they have.
+    /// Ends the connections of an export, and waits until they have ended.
     pub async fn end_connections(&self, export: &Arc<Export>) {
         self.serving.end(export);
         self.serving.ended.until(|| !self.serving.has_connections(export)).await;
     }
 }
 
-/// A client that negotiates counts until this is dropped.
+/// Counts a client that negotiates, until this is dropped.
 struct Negotiating(Rc<Cell<usize>>);
 
 impl Negotiating {
@@ -136,7 +138,7 @@ impl Serving {
         Ok(())
     }
 
-    /// The export with this thread's channel of its bdev.
+    /// Finds or opens this thread's channel of an export.
     fn open(&self, export: Arc<Export>) -> Result<Rc<Opened>> {
         let mut all = self.opened.borrow_mut();
         all.retain(|opened| opened.strong_count() > 0);
@@ -166,7 +168,7 @@ impl Serving {
         sockets.iter_mut().any(|(_, _, connection)| Arc::ptr_eq(connection.export(), export))
     }
 
-    /// Gives each connection that has something to do a turn; whether there was one.
+    /// Gives a turn to each connection that has something to do. Returns whether there was one.
     fn round(&self) -> bool {
         let mut sockets = self.sockets.borrow_mut();
         self.woken.drain(|key| sockets.activate(key));

@@ -4,25 +4,25 @@ use crate::{Malformed, Reader};
 
 /// The TCP port of NBD servers.
 pub const PORT: u16 = 10809;
-/// Longest name of an export, in bytes. "Strings".
+/// Longest string, such as the name of an export, in bytes. "Conventions".
 pub const NAME_LEN_MAX: usize = 4096;
-/// The one metadata context that is known here: which blocks are allocated.
+/// The only metadata context known here. It says which blocks are allocated.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 /// Length of the client's flags, in bytes.
 pub const CLIENT_FLAGS_LEN: usize = 4;
-/// Length of what stands before the data of an option, in bytes.
+/// Length of an option's header, in bytes.
 pub const OPTION_HEADER_LEN: usize = 16;
 
 const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// What the server says first: both magics, and the flags FIXED_NEWSTYLE and NO_ZEROES.
+/// The server's first message: both magics, and the flags FIXED_NEWSTYLE and NO_ZEROES.
 pub const GREETING: [u8; 18] = *b"NBDMAGICIHAVEOPT\x00\x03";
 
-/// What the client answers to the greeting.
+/// The client's answer to the greeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientFlags {
-    /// The reply to EXPORT_NAME has no 124 bytes of zeroes at its end.
+    /// Whether the reply to EXPORT_NAME leaves out the 124 bytes of zeroes at its end.
     pub no_zeroes: bool,
 }
 
@@ -30,7 +30,7 @@ impl ClientFlags {
     /// Parses them.
     ///
     /// # Errors
-    /// A client that does not speak the fixed newstyle, or sets flags that were not offered.
+    /// The client does not speak fixed newstyle, or it sets flags that were not offered.
     pub fn parse(bytes: [u8; CLIENT_FLAGS_LEN]) -> Result<Self, Malformed> {
         match u32::from_be_bytes(bytes) {
             flags @ (1 | 3) => Ok(Self { no_zeroes: flags & 2 != 0 }),
@@ -39,12 +39,12 @@ impl ClientFlags {
     }
 }
 
-/// What stands before the data of an option.
+/// The header before the data of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionHeader {
     /// Its number.
     pub option: u32,
-    /// Length of its data, in bytes. Nothing is checked here.
+    /// Length of its data, in bytes. Not checked.
     pub len: u32,
 }
 
@@ -93,7 +93,7 @@ pub enum Request<'a> {
     ListMetaContext(Contexts<'a>),
     /// Select metadata contexts.
     SetMetaContext(Contexts<'a>),
-    /// Use 64-bit headers.
+    /// Use extended headers, with 64-bit lengths.
     ExtendedHeaders,
     /// Something else.
     Unknown,
@@ -113,7 +113,7 @@ pub struct Wanted<'a> {
 pub struct Contexts<'a> {
     /// Name of the export.
     pub name: &'a str,
-    /// Queries. None at all means every context when listing.
+    /// Queries. An empty list means all contexts when listing.
     pub queries: Vec<&'a str>,
 }
 
@@ -145,7 +145,7 @@ impl<'a> Request<'a> {
     /// Parses an option and its data.
     ///
     /// # Errors
-    /// The data does not fit the option: the server answers [`reply::ERR_INVALID`].
+    /// The data does not fit the option. The server replies [`reply::ERR_INVALID`].
     pub fn parse(option: u32, data: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(data);
         let request = match option {
@@ -153,7 +153,7 @@ impl<'a> Request<'a> {
                 let len = u32::try_from(data.len()).ok();
                 Self::ExportName(name(&mut reader, len)?)
             }
-            option::ABORT => return Ok(Self::Abort), // whatever its data is
+            option::ABORT => return Ok(Self::Abort), // with any data
             option::LIST => Self::List,
             option::STARTTLS => Self::StartTls,
             option::INFO => Self::Info(wanted(&mut reader)?),
@@ -184,9 +184,9 @@ fn name<'a>(reader: &mut Reader<'a>, len: Option<u32>) -> Result<&'a str, Malfor
 fn wanted<'a>(reader: &mut Reader<'a>) -> Result<Wanted<'a>, Malformed> {
     let len = reader.u32();
     let name = name(reader, len)?;
-    let count = reader.u16().ok_or(Malformed("no number of informations"))?;
+    let count = reader.u16().ok_or(Malformed("no number of information requests"))?;
     let infos: Option<Vec<u16>> = (0..count).map(|_| reader.u16()).collect();
-    Ok(Wanted { name, infos: infos.ok_or(Malformed("fewer informations than told"))? })
+    Ok(Wanted { name, infos: infos.ok_or(Malformed("fewer information requests than announced"))? })
 }
 
 fn contexts<'a>(reader: &mut Reader<'a>) -> Result<Contexts<'a>, Malformed> {
@@ -195,7 +195,7 @@ fn contexts<'a>(reader: &mut Reader<'a>) -> Result<Contexts<'a>, Malformed> {
     let count = reader.u32().ok_or(Malformed("no number of queries"))?;
     let mut queries = Vec::new();
     for _ in 0..count {
-        // Each takes four bytes at least, so the data bounds their number.
+        // Each query takes at least four bytes, so the length of the data limits their number.
         let len = reader.u32();
         queries.push(name(reader, len)?);
     }

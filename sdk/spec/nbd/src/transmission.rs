@@ -17,35 +17,35 @@ const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 pub mod export_flag {
     /// The flags are valid; always set.
     pub const HAS_FLAGS: u16 = 1 << 0;
-    /// It cannot be written.
+    /// Clients cannot write to the export.
     pub const READ_ONLY: u16 = 1 << 1;
-    /// FLUSH is known.
+    /// FLUSH is supported.
     pub const SEND_FLUSH: u16 = 1 << 2;
-    /// [`command_flag::FUA`](super::command_flag::FUA) is known.
+    /// [`command_flag::FUA`](super::command_flag::FUA) is supported.
     pub const SEND_FUA: u16 = 1 << 3;
-    /// TRIM is known.
+    /// TRIM is supported.
     pub const SEND_TRIM: u16 = 1 << 5;
-    /// WRITE_ZEROES is known.
+    /// WRITE_ZEROES is supported.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
     /// A flush on one connection covers the writes that ended on all.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
-    /// CACHE is known.
+    /// CACHE is supported.
     pub const SEND_CACHE: u16 = 1 << 10;
 }
 
 /// Flags of a request.
 pub mod command_flag {
-    /// Durable before the reply.
+    /// The data is durable before the reply. Valid for every command; commands that do not write ignore it.
     pub const FUA: u16 = 1 << 0;
     /// WRITE_ZEROES leaves the blocks allocated.
     pub const NO_HOLE: u16 = 1 << 1;
-    /// BLOCK_STATUS tells one extent only.
+    /// BLOCK_STATUS returns one extent only.
     pub const REQ_ONE: u16 = 1 << 3;
-    /// The length counts data that follows. Extended headers.
+    /// The length is that of data that follows. Extended headers only.
     pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
-/// Errors of replies: numbers of the protocol, which are Linux's. "Error values".
+/// Errors of replies. The protocol uses Linux's numbers. "Error values".
 #[expect(missing_docs, reason = "names of errno(3)")]
 pub mod error {
     pub const EPERM: u32 = 1;
@@ -67,7 +67,7 @@ pub enum Command {
     Write,
     /// End the connection; there is no reply.
     Disconnect,
-    /// Make durable what was written before.
+    /// Make earlier writes durable.
     Flush,
     /// The contents are no longer needed.
     Trim,
@@ -77,7 +77,7 @@ pub enum Command {
     WriteZeroes,
     /// Which blocks are allocated.
     BlockStatus,
-    /// Something else, which a server refuses.
+    /// An unknown command. A server refuses it.
     Unknown(u16),
 }
 
@@ -140,7 +140,7 @@ pub struct Request {
     pub flags: u16,
     /// What it asks for.
     pub command: Command,
-    /// Comes back in the reply.
+    /// The reply carries it back.
     pub cookie: u64,
     /// First byte.
     pub offset: u64,
@@ -149,7 +149,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Parses the first request of `bytes`; `None` until it is whole.
+    /// Parses the first request of `bytes`. `None` while it is not complete.
     ///
     /// # Errors
     /// A wrong magic.
@@ -214,7 +214,7 @@ pub struct Extent {
 /// State bits of `base:allocation`: a hole, and reads as zeroes.
 const HOLE_AND_ZERO: u32 = 3;
 
-/// The head of a reply, on the stack: what goes before data.
+/// The head of a reply: what goes before its data. It needs no allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     bytes: [u8; Self::LEN_MAX],
@@ -282,7 +282,7 @@ impl Reply {
         }
     }
 
-    /// What goes before `len` bytes of a read that begin at `offset`. A simple reply has all of them at once.
+    /// The head for `len` bytes of a read from `offset` on. A simple reply carries all of the read.
     #[must_use]
     pub fn data(self, offset: u64, len: u32, is_last: bool) -> Head {
         match self.framing {
@@ -295,7 +295,7 @@ impl Reply {
         }
     }
 
-    /// Block status: the head, and what follows it. Not for [`Framing::Simple`].
+    /// Block status: the head, and the bytes that follow it. Not for [`Framing::Simple`].
     #[must_use]
     pub fn block_status(self, context: u32, extents: &[Extent]) -> (Head, Vec<u8>) {
         let mut bytes = context.to_be_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! A request: whether it is allowed, and the I/O that it becomes.
+//! Checks a request and turns it into I/O.
 
 use super::piece::Piece;
 use super::receive::Stop;
@@ -13,11 +13,11 @@ use drivebay_spec_nbd::transmission::{
 use std::io::{self, ErrorKind};
 
 /// Longest piece, in bytes: a large buffer of the host's pools.
-const PIECE_LEN_MAX: u32 = 128 << 10;
-/// Length of the buffer of I/O without data, in bytes.
+pub(super) const PIECE_LEN_MAX: u32 = 128 << 10;
+/// Length of the buffer that I/O without data carries, in bytes.
 const NO_DATA_LEN: u32 = 512;
 
-/// A request that is being received, or turned into I/O.
+/// A request whose data is being received, or whose I/O is being submitted.
 #[derive(Debug)]
 pub(super) struct Begun {
     pub(super) slot: usize,
@@ -29,21 +29,21 @@ pub(super) struct Begun {
 #[derive(Debug)]
 enum Way {
     Read,
-    /// The piece that is being filled, and how far.
+    /// The piece that is being filled, and the bytes in it so far.
     Write(Option<(Box<Piece>, usize)>),
-    /// The request was refused, and its data is thrown away.
+    /// The request was refused. Its data is thrown away.
     Discard,
 }
 
 impl Connection {
-    /// Takes a request.
+    /// Starts a request.
     ///
     /// # Errors
-    /// It has more data than any client may send.
+    /// The request has more data than the limit.
     pub(super) fn begin(&mut self, request: Request) -> io::Result<()> {
         let payload = request.payload_len(self.framing);
         if payload > u64::from(REQUEST_LEN_MAX) {
-            let why = format!("a request with {payload} bytes of data");
+            let why = format!("a request with {payload} bytes of data; allowed: {REQUEST_LEN_MAX}");
             return Err(io::Error::new(ErrorKind::InvalidData, why));
         }
         if request.command == Command::Disconnect {
@@ -76,34 +76,31 @@ impl Connection {
         Ok(())
     }
 
-    /// The error of a request that is not allowed.
+    /// Why a request is refused: an error of the protocol. `None` when the request is allowed.
     fn refusal(&self, request: &Request) -> Option<u32> {
         let flags = self.export().flags();
         let (offered, allowed) = match request.command {
-            Command::Read => (true, 0),
-            Command::Write => (true, command_flag::FUA),
-            Command::Flush => (true, 0),
-            Command::Trim => (flags & export_flag::SEND_TRIM != 0, command_flag::FUA),
-            Command::Cache => (true, 0),
-            Command::WriteZeroes => (
-                flags & export_flag::SEND_WRITE_ZEROES != 0,
-                command_flag::FUA | command_flag::NO_HOLE,
-            ),
+            Command::Read | Command::Write | Command::Flush | Command::Cache => (true, 0),
+            Command::Trim => (flags & export_flag::SEND_TRIM != 0, 0),
+            Command::WriteZeroes => {
+                (flags & export_flag::SEND_WRITE_ZEROES != 0, command_flag::NO_HOLE)
+            }
             Command::BlockStatus => (self.has_block_status, command_flag::REQ_ONE),
             Command::Disconnect | Command::Unknown(_) => (false, 0),
         };
-        let writes =
-            matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes);
-        if writes && flags & export_flag::READ_ONLY != 0 {
+        let is_change = changes_data(request.command);
+        if is_change && flags & export_flag::READ_ONLY != 0 {
             return Some(error::EPERM);
         }
-        // With extended headers a write says that data follows, and nothing else may.
+        // With extended headers, a write must say that data follows. Other commands must not.
         let payload_flag = match (self.framing, request.command) {
             (Framing::Extended, Command::Write) => command_flag::PAYLOAD_LEN,
             _ => 0,
         };
-        let has_right_flags = request.flags & !(allowed | payload_flag) == 0
-            && request.flags & payload_flag == payload_flag;
+        // Clients may set FUA on every command.
+        let allowed = allowed | command_flag::FUA | payload_flag;
+        let has_right_flags =
+            request.flags & !allowed == 0 && request.flags & payload_flag == payload_flag;
         if !offered || !has_right_flags {
             return Some(error::EINVAL);
         }
@@ -115,7 +112,7 @@ impl Connection {
         }
         let end = request.offset.checked_add(request.len);
         if end.is_none_or(|end| end > self.export().size_bytes()) {
-            return Some(if writes { error::ENOSPC } else { error::EINVAL });
+            return Some(if is_change { error::ENOSPC } else { error::EINVAL });
         }
         let block_size = u64::from(self.export().block_size());
         let is_whole =
@@ -132,7 +129,7 @@ impl Connection {
         Range::new(offset / block_size, len / block_size)
     }
 
-    /// Submits the one I/O, without data, of a request.
+    /// Submits a request that is one I/O without data.
     pub(super) fn submit_plain(&mut self, slot: usize, op: Op) {
         let Ok(buf) = buf::alloc(NO_DATA_LEN) else {
             self.note_error(slot, error::ENOMEM);
@@ -146,16 +143,17 @@ impl Connection {
     fn submit(&mut self, slot: usize, mut piece: Box<Piece>, op: Op) {
         let Some(ongoing) = self.ongoing(slot) else { return };
         ongoing.in_flight += 1;
-        let is_fua = ongoing.request.flags & command_flag::FUA != 0;
+        let request = ongoing.request;
+        let is_fua = changes_data(request.command) && request.flags & command_flag::FUA != 0;
         let flags = if is_fua { IoFlags::FUA } else { IoFlags::NONE };
         piece.slot = slot;
         piece.submit(op, flags, &self.opened);
     }
 
-    /// Goes on with the request that is begun; why it cannot, or `None` when that is over.
+    /// Continues the begun request. Returns why it had to stop, or `None` when all of its I/O is submitted.
     ///
     /// # Errors
-    /// The client left in the middle of it, or the connection failed.
+    /// The client left in the middle of the request, or the connection failed.
     pub(super) fn go_on(&mut self, stream: &mut Stream) -> io::Result<Option<Stop>> {
         let Some(mut begun) = self.begun.take() else { return Ok(None) };
         let stop = match begun.way {
@@ -178,7 +176,7 @@ impl Connection {
             }
             let len = u32::try_from(begun.left).unwrap_or(u32::MAX);
             let mut piece = if self.framing == Framing::Simple && len > PIECE_LEN_MAX {
-                // A simple reply has all of the data at once.
+                // A simple reply needs all of the data before its head can be sent.
                 let Ok(buf) = buf::alloc(len) else {
                     self.note_error(begun.slot, error::ENOMEM);
                     return None;
@@ -250,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// All I/O of a request was submitted.
+    /// Notes that all I/O of a request is submitted.
     fn all_begun(&mut self, slot: usize) {
         let Some(ongoing) = self.ongoing(slot) else { return };
         ongoing.is_begun = true;
@@ -259,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// The request fails with the first error.
+    /// Notes an error. The reply carries the first one.
     pub(super) fn note_error(&mut self, slot: usize, error: u32) {
         if let Some(ongoing) = self.ongoing(slot)
             && ongoing.error == 0
@@ -268,8 +266,13 @@ impl Connection {
         }
     }
 
-    /// Replies to a request.
+    /// What all replies to a request share.
     pub(super) fn reply(&self, request: &Request) -> Reply {
         Reply { framing: self.framing, cookie: request.cookie, offset: request.offset }
     }
+}
+
+/// Whether a command changes what is on the bdev.
+fn changes_data(command: Command) -> bool {
+    matches!(command, Command::Write | Command::Trim | Command::WriteZeroes)
 }

@@ -1,4 +1,4 @@
-//! What has ended: replies, and the next step of block status.
+//! I/O that has ended: replies, and the next step of a block status.
 
 use super::Connection;
 use super::piece::Piece;
@@ -7,11 +7,11 @@ use drivebay_sdk::bdev::Op;
 use drivebay_sdk::{Status, errno};
 use drivebay_spec_nbd::transmission::{Command, Extent, command_flag, error};
 
-/// Extents of one reply; the client asks again for the rest.
+/// Most extents in one reply. The client asks again for the rest.
 const EXTENTS_MAX: usize = 128;
 
 impl Connection {
-    /// Takes what has ended.
+    /// Handles the I/O that has ended.
     pub(super) fn finish(&mut self) {
         while let Some(piece) = self.flight.take() {
             self.ended(piece);
@@ -20,8 +20,8 @@ impl Connection {
 
     fn ended(&mut self, piece: Box<Piece>) {
         let slot = piece.slot;
-        // The rest of a request that was abandoned: nobody waits for it.
-        let Some(ongoing) = self.ongoing(slot) else { return self.spare.push(piece) };
+        // The request was abandoned, so nobody waits for this piece.
+        let Some(ongoing) = self.ongoing(slot) else { return piece.keep(&mut self.spare) };
         ongoing.in_flight -= 1;
         let (request, is_last) = (ongoing.request, ongoing.in_flight == 0 && ongoing.is_begun);
         let is_wrong = ongoing.error != 0;
@@ -39,13 +39,13 @@ impl Connection {
             }
             return;
         }
-        self.spare.push(piece);
+        piece.keep(&mut self.spare);
         if is_last {
             self.answer(slot);
         }
     }
 
-    /// Answers a request all of whose I/O has ended.
+    /// Replies to a request when all of its I/O has ended.
     pub(super) fn answer(&mut self, slot: usize) {
         let Some(ongoing) = self.release(slot) else { return };
         let reply = self.reply(&ongoing.request);
@@ -61,7 +61,7 @@ impl Connection {
 
     // ---- block status ----
 
-    /// Looks for the state of the first block.
+    /// Starts to find the extents of a range.
     pub(super) fn begin_block_status(&mut self, slot: usize) {
         let knows = self.export().knows_allocation();
         let Some(ongoing) = self.ongoing(slot) else { return };
@@ -73,7 +73,7 @@ impl Connection {
         self.answer(slot);
     }
 
-    /// Data is looked for first, then holes and data in turn.
+    /// Looks for the next data or the next hole. A block status looks for data first, then takes turns.
     fn seek(&mut self, slot: usize, offset: u64, hole: bool) {
         if let Some(ongoing) = self.ongoing(slot) {
             ongoing.seeks_hole = hole;
@@ -82,7 +82,7 @@ impl Connection {
         self.submit_plain(slot, if hole { Op::SeekHole(block) } else { Op::SeekData(block) });
     }
 
-    /// A seek has ended: from where the last extent ends, the blocks up to the found one are in one state.
+    /// A seek has ended: the blocks from the last extent's end to the found block form one extent.
     fn found(&mut self, slot: usize, piece: &Piece) {
         let block_size = u64::from(self.export().block_size());
         let (status, block) = (piece.status, piece.block);
@@ -92,7 +92,7 @@ impl Connection {
         let (from, end) = (request.offset + known, request.offset + request.len);
         let to = block.map_or(end, |block| block.saturating_mul(block_size)).min(end);
         if !status.is_success() || (sought_hole && to <= from) {
-            // What cannot be told counts as data.
+            // A range whose state is not known counts as data.
             ongoing.extents.push(Extent { len: end - from, is_hole: false });
             return self.answer(slot);
         }
@@ -107,7 +107,7 @@ impl Connection {
     }
 }
 
-/// As the protocol has it.
+/// The protocol's error for a status.
 fn error_of(status: Status) -> u32 {
     match -status.raw() {
         errno::EPERM | errno::EROFS => error::EPERM,

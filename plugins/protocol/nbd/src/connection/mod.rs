@@ -5,9 +5,9 @@
 //!  socket ◀─ outbox ◀──────────── finish ◀─ pieces that have ended ◀──┘
 //! ```
 //!
-//! Data goes from the socket into the piece's buffer and from there to the bdev, and back the same way. A connection
-//! holds `PIECES_MAX` pieces and `REQUESTS_MAX` requests at most, counting replies that the client has not taken;
-//! at a bound it stops reading.
+//! Data goes from the socket into a piece's buffer and from there to the bdev, and back the same way. A connection
+//! holds at most `PIECES_MAX` pieces and `REQUESTS_MAX` requests. Replies that the client has not taken count too.
+//! At either limit, the connection stops reading. Only a read with a simple reply may be one longer piece.
 
 mod begin;
 mod finish;
@@ -31,18 +31,18 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Buffers of one connection.
+/// Most pieces of one connection.
 const PIECES_MAX: usize = 64;
-/// Requests of one connection.
+/// Most requests of one connection.
 const REQUESTS_MAX: usize = 128;
 
 /// An export in use on one thread.
 #[derive(Debug)]
 pub struct Opened {
-    // Dropped in this order: a channel goes before its descriptor.
+    // Fields drop in this order, so the channel closes before its descriptor.
     channel: Channel,
     export: Arc<Export>,
-    /// I/O was submitted since the last flush of the channel.
+    /// Whether I/O was submitted since the channel was last flushed.
     has_submitted: Cell<bool>,
 }
 
@@ -50,7 +50,7 @@ impl Opened {
     /// Gets this thread's channel.
     ///
     /// # Errors
-    /// What the bdev's module answers.
+    /// The error of the bdev's module.
     pub fn new(export: Arc<Export>) -> Result<Self> {
         Ok(Self { channel: export.channel()?, export, has_submitted: Cell::new(false) })
     }
@@ -61,7 +61,7 @@ impl Opened {
         &self.export
     }
 
-    /// Rings the bdev's doorbell, if something was submitted.
+    /// Flushes the channel, if I/O was submitted.
     pub fn flush(&self) {
         if self.has_submitted.replace(false) {
             self.channel.flush();
@@ -77,48 +77,48 @@ pub struct Connection {
     has_block_status: bool,
     phase: Phase,
     inbox: Inbox,
-    /// The request that is being received, or turned into I/O.
+    /// The request whose data is being received, or whose I/O is being submitted.
     begun: Option<Begun>,
-    /// Requests that were not answered yet, in slots to be used again.
+    /// Requests without a reply yet. Slots are reused.
     requests: Vec<Option<Ongoing>>,
     free: Vec<usize>,
     outbox: Outbox,
     flight: Rc<Flight>,
-    /// Pieces to be used again while the connection is busy.
+    /// Pieces to reuse while the connection is busy.
     spare: Pieces,
     _weight: Weight,
 }
 
-/// What becomes of a connection.
+/// How far a connection is from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// It takes requests.
     Open,
-    /// The client sends no more: what it asked for is answered, then the connection ends.
+    /// The client sends no more. The connection ends after the replies to its requests.
     Draining,
-    /// The export ends: as `Draining`, but a client that does not read is not waited for.
+    /// The export ends. As `Draining`, but the connection does not wait for a client that does not read.
     Ending,
-    /// Nothing can be sent any more: the connection ends when its I/O has.
+    /// Nothing can be sent any more. The connection ends when its I/O has ended.
     Lost,
 }
 
-/// A request that is not answered yet.
+/// A request without a reply yet.
 #[derive(Debug)]
 struct Ongoing {
     request: Request,
     in_flight: u32,
-    /// All of its I/O was submitted.
+    /// Whether all of its I/O is submitted.
     is_begun: bool,
-    /// The first error, as the protocol has it; 0 = none.
+    /// The first error, as a number of the protocol; 0 = none.
     error: u32,
-    /// Block status: what was found.
+    /// Block status: the extents found so far.
     extents: Vec<Extent>,
-    /// Block status: a hole is looked for, not data.
+    /// Block status: whether the current seek looks for a hole, not for data.
     seeks_hole: bool,
 }
 
 impl Connection {
-    /// A connection whose client has negotiated.
+    /// Creates a connection whose client has negotiated.
     #[must_use]
     pub fn new(opened: Rc<Opened>, agreed: &Agreed, woken: Rc<Woken>, weight: Weight) -> Self {
         Self {
@@ -137,24 +137,24 @@ impl Connection {
         }
     }
 
-    /// The key by which it is woken.
+    /// Sets the key that wakes this connection.
     pub fn set_key(&mut self, key: usize) {
         self.flight.set_key(key);
     }
 
-    /// What it serves.
+    /// The export that this connection serves.
     #[must_use]
     pub fn export(&self) -> &Arc<Export> {
         self.opened.export()
     }
 
-    /// Takes no more requests; the next turns answer what was read, and end it.
+    /// Takes no more requests. The next turns reply to the requests at hand, then the connection ends.
     pub fn end(&mut self) {
         self.phase = Phase::Ending;
         self.abandon_begun();
     }
 
-    /// Receives, submits, answers.
+    /// Receives requests, submits their I/O, and sends replies.
     pub fn turn(&mut self, stream: &mut Stream) -> Next {
         self.flight.set_awake();
         self.finish();
@@ -165,7 +165,7 @@ impl Connection {
                 self.phase = Phase::Lost;
                 Stop::Input
             });
-            self.finish(); // what has ended while it was submitted
+            self.finish(); // some I/O ends during its submission
         }
         if self.phase != Phase::Lost
             && let Err(error) = self.outbox.send(stream, &mut self.spare)
@@ -202,17 +202,17 @@ impl Connection {
         }
     }
 
-    /// Whether another request may be read.
+    /// Whether there is room for another request.
     fn has_room(&self) -> bool {
         self.requests.len() - self.free.len() + self.outbox.len() < REQUESTS_MAX
             && self.has_room_for_piece()
     }
 
     fn has_room_for_piece(&self) -> bool {
-        self.flight.len() + self.outbox.num_pieces() < PIECES_MAX
+        self.flight.len() + self.outbox.weight() < PIECES_MAX
     }
 
-    /// The rest of a request is not received any more.
+    /// Gives up the request that is begun.
     fn abandon_begun(&mut self) {
         if let Some(begun) = self.begun.take() {
             self.release(begun.slot);

@@ -6,16 +6,17 @@ use drivebay_spec_nbd::transmission::Head;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-/// Pieces of memory that one system call sends.
+/// Most slices that one system call sends.
 const SLICES_MAX: usize = 64;
 
-/// Replies in their order.
+/// Replies, in the order in which they are sent.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     replies: VecDeque<Outgoing>,
-    /// Bytes of the first one that were sent already.
+    /// Bytes of the first reply that are sent already.
     sent: usize,
-    num_pieces: usize,
+    /// Weight of the pieces in it.
+    weight: usize,
 }
 
 #[derive(Debug)]
@@ -23,7 +24,7 @@ struct Outgoing {
     head: Head,
     /// The data of a read.
     data: Option<Box<Piece>>,
-    /// Extents.
+    /// The extents of a block status.
     bytes: Vec<u8>,
 }
 
@@ -40,7 +41,7 @@ impl Outgoing {
 
 impl Outbox {
     pub(super) fn push(&mut self, head: Head, data: Option<Box<Piece>>, bytes: Vec<u8>) {
-        self.num_pieces += usize::from(data.is_some());
+        self.weight += data.as_ref().map_or(0, |piece| piece.weight());
         self.replies.push_back(Outgoing { head, data, bytes });
     }
 
@@ -48,8 +49,8 @@ impl Outbox {
         self.replies.len()
     }
 
-    pub(super) fn num_pieces(&self) -> usize {
-        self.num_pieces
+    pub(super) fn weight(&self) -> usize {
+        self.weight
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,7 +61,7 @@ impl Outbox {
         *self = Self::default();
     }
 
-    /// Sends what the socket takes. Pieces that were sent become spare.
+    /// Sends as much as the socket takes. Pieces that were sent become spare.
     ///
     /// # Errors
     /// The connection is lost.
@@ -94,8 +95,8 @@ impl Outbox {
         {
             self.sent -= len;
             if let Some(piece) = self.replies.pop_front().and_then(|reply| reply.data) {
-                self.num_pieces -= 1;
-                spare.push(piece);
+                self.weight -= piece.weight();
+                piece.keep(spare);
             }
         }
     }

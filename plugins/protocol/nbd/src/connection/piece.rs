@@ -1,24 +1,25 @@
-//! A part of a request that is one I/O, and how its end comes back to the connection.
+//! A piece: a part of a request that is one I/O. When the I/O ends, the piece comes back to its connection.
 
-use super::Opened;
+use super::begin::PIECE_LEN_MAX;
+use super::{Opened, PIECES_MAX};
 use drivebay_sdk::Status;
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
 use drivebay_sdk::buf::{self, Buf};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// Pieces; each one is lent to the bus by its address.
+/// Pieces. Each has its own box, because the bus holds its address.
 pub(super) type Pieces = Vec<Box<Piece>>;
 
-/// One I/O: its buffer, and whose it is.
+/// One I/O, with its buffer and its request.
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) buf: Buf,
-    /// The request's slot.
+    /// Slot of the request.
     pub(super) slot: usize,
     /// First byte on the export.
     pub(super) offset: u64,
-    /// How it ended.
+    /// How the I/O ended.
     pub(super) status: Status,
     /// The block that a seek found.
     pub(super) block: Option<u64>,
@@ -32,13 +33,13 @@ impl AsMut<Buf> for Piece {
 }
 
 impl Piece {
-    /// Around a buffer.
+    /// Creates a piece with this buffer.
     pub(super) fn new(buf: Buf, flight: &Rc<Flight>) -> Box<Self> {
         let flight = Rc::clone(flight);
         Box::new(Self { buf, slot: 0, offset: 0, status: Status::SUCCESS, block: None, flight })
     }
 
-    /// One with a buffer of `len` bytes: a spare one, or from the pools, if there is one now.
+    /// Gets a piece with a buffer of `len` bytes: a spare one, or one from the pools. `None` when there is none now.
     pub(super) fn get(spare: &mut Pieces, len: u32, flight: &Rc<Flight>) -> Option<Box<Self>> {
         if let Some(mut piece) = spare.pop() {
             piece.buf.set_len(len);
@@ -49,9 +50,21 @@ impl Piece {
         buf::get(len).map(|buf| Self::new(buf, flight))
     }
 
-    /// Submits it; it comes back with [`Flight::take`].
+    /// What it counts against [`PIECES_MAX`]: a simple reply's only piece may be as long as many.
+    pub(super) fn weight(&self) -> usize {
+        self.buf.len().div_ceil(PIECE_LEN_MAX).max(1) as usize
+    }
+
+    /// Keeps the piece for another request, if there is room and it is not a long one.
+    pub(super) fn keep(self: Box<Self>, spare: &mut Pieces) {
+        if spare.len() < PIECES_MAX && self.buf.len() <= PIECE_LEN_MAX {
+            spare.push(self);
+        }
+    }
+
+    /// Submits the I/O. The piece comes back from [`Flight::take`].
     pub(super) fn submit(self: Box<Self>, op: Op, flags: IoFlags, opened: &Opened) {
-        self.flight.num_in_flight.set(self.flight.num_in_flight.get() + 1);
+        self.flight.in_flight.set(self.flight.in_flight.get() + self.weight());
         opened.has_submitted.set(true);
         opened.channel.submit(op, flags, self, ended);
     }
@@ -66,18 +79,18 @@ fn ended(mut piece: Box<Piece>, result: IoResult) {
     }
 }
 
-/// Keys of a thread's connections whose I/O has ended.
+/// Keys of the connections of a thread whose I/O has ended.
 #[derive(Debug, Default)]
 pub struct Woken(RefCell<Vec<usize>>);
 
 impl Woken {
-    /// Whether there are none.
+    /// Whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
-    /// Takes them out.
+    /// Takes all keys out.
     pub fn drain(&self, call: impl FnMut(usize)) {
         self.0.borrow_mut().drain(..).for_each(call);
     }
@@ -87,7 +100,8 @@ impl Woken {
 #[derive(Debug)]
 pub(super) struct Flight {
     key: Cell<usize>,
-    num_in_flight: Cell<usize>,
+    /// Weight of the pieces that were submitted and not taken yet.
+    in_flight: Cell<usize>,
     ended: RefCell<Pieces>,
     is_woken: Cell<bool>,
     woken: Rc<Woken>,
@@ -97,7 +111,7 @@ impl Flight {
     pub(super) fn new(woken: Rc<Woken>) -> Self {
         Self {
             key: Cell::new(0),
-            num_in_flight: Cell::new(0),
+            in_flight: Cell::new(0),
             ended: RefCell::default(),
             is_woken: Cell::new(false),
             woken,
@@ -108,21 +122,21 @@ impl Flight {
         self.key.set(key);
     }
 
-    /// The connection has its turn: the next end of an I/O wakes it again.
+    /// Notes that the connection has its turn: the next I/O that ends wakes it again.
     pub(super) fn set_awake(&self) {
         self.is_woken.set(false);
     }
 
-    /// A piece that has ended.
+    /// Takes a piece whose I/O has ended.
     pub(super) fn take(&self) -> Option<Box<Piece>> {
         let piece = self.ended.borrow_mut().pop()?;
-        self.num_in_flight.set(self.num_in_flight.get() - 1);
+        self.in_flight.set(self.in_flight.get() - piece.weight());
         Some(piece)
     }
 
-    /// Pieces that were submitted and not taken.
+    /// Weight of the pieces that were submitted and not taken yet; 0: there are none.
     pub(super) fn len(&self) -> usize {
-        self.num_in_flight.get()
+        self.in_flight.get()
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -1,11 +1,11 @@
-//! Bytes of the client: requests, and the data of writes.
+//! Receives what the client sends: requests, and the data of writes.
 
 use super::{Connection, Phase};
 use drivebay_sdk::runtime::net::Stream;
 use drivebay_spec_nbd::transmission::Request;
 use std::io::{self, ErrorKind, IoSliceMut};
 
-/// Requests that are taken in one turn, so that other connections have theirs.
+/// Most requests in one turn, so that other connections get theirs.
 const BURST: usize = 64;
 /// Length of the inbox, in bytes.
 const INBOX_LEN: usize = 16 << 10;
@@ -13,15 +13,15 @@ const INBOX_LEN: usize = 16 << 10;
 /// Why a connection stopped receiving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Nothing more has come.
+    /// The socket has nothing more to read.
     Input,
-    /// It waits for I/O to end, or for the client to take replies.
+    /// It waits until I/O ends, or until the client takes replies.
     Room,
-    /// It goes on in the next turn: it has taken its share, or waits for memory.
+    /// It continues in the next turn: it used up this one, or it waits for memory.
     Turn,
 }
 
-/// Bytes that were received and not used yet.
+/// Bytes that were received but not used yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
@@ -41,7 +41,7 @@ impl Inbox {
         }
     }
 
-    /// Where the next bytes go.
+    /// The room for the next bytes.
     fn space(&mut self) -> &mut [u8] {
         if self.bytes.is_empty() {
             self.bytes.resize(INBOX_LEN, 0);
@@ -53,7 +53,7 @@ impl Inbox {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Takes as much as there is and fits: how many bytes.
+    /// Fills `to` as far as there are bytes. Returns the number of bytes.
     pub(super) fn take(&mut self, to: &mut [u8]) -> usize {
         let from = self.bytes();
         let len = from.len().min(to.len());
@@ -62,7 +62,7 @@ impl Inbox {
         len
     }
 
-    /// Throws bytes away: how many of `len` were there.
+    /// Throws away up to `len` bytes. Returns the number of bytes.
     pub(super) fn skip(&mut self, len: u64) -> u64 {
         let here = self.bytes().len();
         let skipped = usize::try_from(len).unwrap_or(usize::MAX).min(here);
@@ -70,10 +70,11 @@ impl Inbox {
         skipped as u64
     }
 
-    /// Receives into `first`, and what comes after that into the inbox: how many bytes of `first`; `None` = nothing has come.
+    /// Receives into `first`, then into the inbox. Returns the number of bytes in `first`, or `None` when the socket
+    /// has nothing to read.
     ///
     /// # Errors
-    /// `UnexpectedEof` at the end of what the client sends.
+    /// `UnexpectedEof` when the client has closed its sending side.
     pub(super) fn receive(
         &mut self,
         stream: &mut Stream,
@@ -98,7 +99,7 @@ impl Inbox {
 }
 
 impl Connection {
-    /// Takes requests until there is a reason to stop.
+    /// Receives requests until there is a reason to stop.
     ///
     /// # Errors
     /// The client broke the protocol or left in the middle of a request, or the connection failed.
@@ -127,7 +128,7 @@ impl Connection {
             match self.inbox.receive(stream, &mut []) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(Stop::Input),
-                // It has asked for all it wanted, and may still read the replies.
+                // The client sends no more requests, but may still read replies.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof && is_between => {
                     self.phase = Phase::Draining;
                     return Ok(Stop::Input);
