@@ -78,22 +78,33 @@ class Names(unittest.TestCase):
             self.assertEqual(host.refused("bdev_get_bdevs", name="store/w").code, -19)
 
 
+def new_disk(host):
+    """A file for a disk of 64 MiB; its path."""
+    path = f"{host.folder}/disk"
+    with open(path, "wb") as file:
+        file.truncate(64 * MIB)
+    return path
+
+
+def make_store(host, path):
+    """Makes a store with a volume on a file."""
+    host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+    host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+    host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+
+
 def lvol(*arguments):
-    """Exit code and report of `drivebay lvol`; without a report what it says."""
+    """Exit code and report of `drivebay lvol`, or its error message without a report."""
     done = subprocess.run([os.environ["DRIVEBAY_BIN"], "lvol", *arguments, "--json"],
                           capture_output=True, text=True, timeout=60)
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 
 class CheckAndRepair(unittest.TestCase):
-    def test_a_store_is_checked_under_a_host_and_in_its_file_and_repaired_where_there_is_one_answer(self):
+    def test_a_store_is_checked_and_repaired_under_a_host_and_in_its_file(self):
         with Host() as host:
-            path = f"{host.folder}/disk"
-            with open(path, "wb") as file:
-                file.truncate(64 * MIB)
-            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
-            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
-            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            path = new_disk(host)
+            make_store(host, path)
             code, report = lvol("check", "base", "-r", host.socket)
             self.assertEqual((code, report["findings"], report["used_data_clusters"]), (0, [], 8))
             code, said = lvol("check", path)
@@ -129,14 +140,10 @@ class AfterAStop(unittest.TestCase):
     def test_a_store_is_closed_in_order_whichever_plugin_stops_first(self):
         for first, then in (("lvol", "aio"), ("aio", "lvol")):
             with self.subTest(first=first), Host() as host:
-                path = f"{host.folder}/disk"
-                with open(path, "wb") as file:
-                    file.truncate(64 * MIB)
+                path = new_disk(host)
                 host.stop()
                 host.start("--load", first, "--load", then)
-                host.call("bdev_aio_create", name="base", filename=path, block_size=512)
-                host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
-                host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+                make_store(host, path)
                 host.export("store/v")
                 host.stop()
                 code, report = lvol("check", path)
@@ -147,12 +154,8 @@ class AfterAStop(unittest.TestCase):
 class AfterAKill(unittest.TestCase):
     def test_the_first_call_finds_stores_on_disks_that_came_before_the_plugin(self):
         with Host() as host:
-            path = f"{host.folder}/disk"
-            with open(path, "wb") as file:
-                file.truncate(64 * MIB)
-            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
-            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
-            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            path = new_disk(host)
+            make_store(host, path)
             for method in ("bdev_lvol_get_lvols", "bdev_lvol_get_lvstores"):
                 host.kill()
                 host.start()
@@ -161,12 +164,8 @@ class AfterAKill(unittest.TestCase):
 
     def test_a_store_on_a_file_is_found_again_with_its_volumes(self):
         with Host() as host:
-            path = f"{host.folder}/disk"
-            with open(path, "wb") as file:
-                file.truncate(64 * MIB)
-            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
-            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
-            host.call("bdev_lvol_create", lvs_name="store", lvol_name="v", size_in_mib=8)
+            path = new_disk(host)
+            make_store(host, path)
             host.call("bdev_lvol_snapshot", lvol_name="store/v", snapshot_name="s")
             before = host.call("bdev_lvol_get_lvols")
             self.assertEqual([volume["name"] for volume in before], ["v", "s"])

@@ -1,6 +1,7 @@
 //! A file or a device as the disk of a store.
 
 use drivebay_blobstore::{Disk, DiskError};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -10,14 +11,14 @@ use std::path::Path;
 /// Zeros are written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A file that nobody else has open for writing, as far as they lock it.
+/// A file or a device. The lock keeps out others that lock it too.
 pub(super) struct FileDisk {
     file: File,
     size: u64,
 }
 
 impl FileDisk {
-    /// Opens and locks it, as the plugins that serve files do.
+    /// Opens and locks the file, as the plugins that serve files do.
     pub(super) fn open(path: &Path, write: bool) -> io::Result<Self> {
         let is_device = path.metadata()?.file_type().is_block_device();
         let flags = if is_device && write { libc::O_EXCL } else { 0 };
@@ -30,8 +31,12 @@ impl FileDisk {
             l_len: 0,
             l_pid: 0,
         };
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole))
-            .map_err(|_| io::Error::other("in use: another has it open and locked"))?;
+        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).map_err(|error| match error {
+            Errno::EAGAIN | Errno::EACCES => {
+                io::Error::other("in use: another process has it open and locked")
+            }
+            other => other.into(),
+        })?;
         let size = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, size })
     }
@@ -72,7 +77,7 @@ impl Disk for FileDisk {
         Ok(())
     }
 
-    /// What a range reads as that is not needed may stay as it is.
+    /// Does nothing: a range that nobody needs may keep its bytes.
     async fn unmap(&self, _offset: u64, _len: u64) -> Result<(), DiskError> {
         Ok(())
     }
@@ -81,7 +86,7 @@ impl Disk for FileDisk {
         self.file.sync_data().map_err(|error| failed(&error))
     }
 
-    /// No repair reads a parent outside of the store.
+    /// Fails: no repair reads a parent outside of the store.
     async fn read_external(&self, _: &[u8], _: u64, _: usize) -> Result<Vec<u8>, DiskError> {
         Err(DiskError(libc::ENODEV))
     }

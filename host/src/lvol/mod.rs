@@ -1,5 +1,4 @@
-//! `drivebay lvol`: stores of logical volumes are checked and repaired, in a file, on a device, or on a bdev of a
-//! server.
+//! `drivebay lvol`: checks and repairs a store of logical volumes in a file, on a device, or on a bdev of a server.
 
 mod disk;
 
@@ -18,10 +17,10 @@ use std::time::Duration;
 /// How long a server may take to read a store.
 const SERVER_LIMIT: Duration = Duration::from_secs(3600);
 
-/// Exit code: the disk or the server gave no answer.
+/// Exit code: the disk cannot be read or repaired, or the server does not answer.
 const NO_ANSWER: u8 = 3;
 
-/// Checks or repairs a store and prints what was found.
+/// Checks or repairs a store and prints the findings.
 pub fn lvol(command: &Lvol, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let (store, write) = match command {
         Lvol::Check(store) => (store, false),
@@ -35,12 +34,12 @@ pub fn lvol(command: &Lvol, out: &mut dyn Write, err: &mut dyn Write) -> ExitCod
         }
     };
     let text = if store.json { format!("{:#}\n", json!(report)) } else { report.to_string() };
-    // A closed pipe is the reader's choice.
+    // If the reader has closed the pipe, the rest of the text is not wanted.
     let _ = out.write_all(text.as_bytes());
     u8::from(!report.is_sound()).into()
 }
 
-/// What the store is, after the repairs if they are wanted.
+/// Repairs the store if `write` is set, then checks it.
 fn judge(store: &LvolStore, write: bool) -> Result<Report, String> {
     let path = Path::new(&store.disk);
     if !path.exists() {

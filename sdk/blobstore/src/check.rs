@@ -1,4 +1,4 @@
-//! Judging a store on a disk without changing it, and repairing what is certain.
+//! Checks a store on a disk without changing it, and makes the repairs that are certain.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
@@ -17,11 +17,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// A volume is not served, or its data may be overwritten.
+    /// A volume cannot be served, or its data may be overwritten.
     Damage,
-    /// Room is taken that nobody has.
+    /// Space is marked as used, but no volume owns it.
     Leak,
-    /// Opening the store deals with it.
+    /// Opening the store takes care of it.
     Note,
 }
 
@@ -38,22 +38,22 @@ impl fmt::Display for Severity {
 /// How a finding is repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Repair {
-    /// Opening and closing the store does it.
+    /// Opening and closing the store repairs it.
     Reopen,
-    /// The rest of a deletion.
+    /// Finish a deletion: erase the volume's first page.
     Erase(BlobId),
-    /// The places of a clone that name its ancestor's clusters.
+    /// Remove a clone's entries that name its ancestor's clusters.
     Return(BlobId, Vec<u32>),
 }
 
-/// One thing that was found.
+/// One finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// What it is, for people.
     pub what: String,
-    /// Whether there is one right way to mend it, which [`repair`] takes.
+    /// Whether [`repair`] repairs it. It does so only when one repair is certainly right.
     pub can_be_repaired: bool,
     #[serde(skip)]
     repair: Option<Repair>,
@@ -65,24 +65,24 @@ impl Finding {
     }
 }
 
-/// What a store was found to be.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Name of the store, if it has one.
     pub name: Option<String>,
     /// Its UUID as text, if it has one.
     pub uuid: Option<String>,
-    /// Whether it was closed in order. If it was not, its masks mean nothing.
+    /// Whether the store was closed in order. If not, its masks are not valid.
     pub is_clean: bool,
-    /// Volumes in it.
+    /// Number of volumes.
     pub num_volumes: usize,
-    /// Unit of allocation in bytes.
+    /// Length of a cluster, the unit of allocation, in bytes.
     pub cluster_size: u32,
-    /// Clusters for data.
+    /// Number of clusters for data.
     pub total_data_clusters: u32,
-    /// Those that volumes have.
+    /// Number of clusters that volumes own.
     pub used_data_clusters: u32,
-    /// What was found, in the order it was looked for.
+    /// The findings, in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
@@ -138,14 +138,14 @@ pub async fn check<D: Disk>(disk: &D) -> Result<Report> {
     })
 }
 
-/// Repairs what is certain and closes the store in order. Nobody else may have the disk open for writing.
+/// Makes the repairs that are certain and closes the store in order. Nobody else may have the disk open for writing.
 ///
 /// # Errors
-/// As [`check`], or the disk's error: then some repairs are done and the store is not closed in order.
+/// As [`check`], or the disk's error. After that error, some repairs may be done, and the store is not closed in order.
 pub async fn repair<D: Disk>(disk: D) -> Result<D> {
     let findings = check(&disk).await?.findings;
     let (block, model) = Store::read_all(&disk).await?;
-    // No mask holds from here on, and loading the store ends what was interrupted.
+    // This makes the masks invalid. Loading the store then finishes interrupted operations.
     let open = SuperBlock { clean: false, ..block.clone() };
     write(&disk, 0, open.encode().to_vec()).await?;
     for repair in findings.into_iter().filter_map(|finding| finding.repair) {
@@ -201,7 +201,7 @@ fn name_of(id: BlobId, blob: &Blob) -> String {
         .map_or_else(|| format!("blob {id}"), |names| format!("{} (blob {id})", names.name))
 }
 
-/// Faults of volumes, and operations that were interrupted.
+/// Finds faults of volumes, and interrupted operations.
 fn of_volumes(model: &Model, findings: &mut Vec<Finding>) {
     for note in &model.notes {
         findings.push(Finding::new(Severity::Note, note.to_string(), Some(Repair::Reopen)));
@@ -230,13 +230,14 @@ fn of_volumes(model: &Model, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A deletion that was cut off in the middle: the first page is there, and nothing else of the volume.
+/// Whether a deletion was cut off in the middle, so that only the volume's first page is left.
 fn is_all_that_is_left(model: &Model, id: BlobId, volume: &Volume) -> bool {
     let has_stray = model.strays.values().any(|stray| *stray == Stray::Of(id));
     volume.pages.len() == 1 && volume.blob.map.allocated() == 0 && !has_stray
 }
 
-/// A clone that names a cluster which its ancestor has at the same place reads the same without it.
+/// Finds the repair of a clone that names clusters of its ancestor at the same places. The clone reads the same
+/// without them.
 fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Repair> {
     let shared = volume.faults.iter().filter_map(|fault| match fault {
         Fault::ClusterShared { cluster, other } => Some((*cluster, *other)),
@@ -257,7 +258,7 @@ fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Re
     (is_all && volume.blob.uses_table && !places.is_empty()).then_some(Repair::Return(id, places))
 }
 
-/// The nearest ancestor that has a cluster at this place, and the cluster.
+/// Finds the nearest ancestor with a cluster at this place. Returns the ancestor and the cluster.
 fn nearest_below(model: &Model, volume: &Volume, place: u32) -> Option<(BlobId, u32)> {
     let mut seen = BTreeSet::new();
     let mut next = volume.blob.parent();
@@ -271,6 +272,7 @@ fn nearest_below(model: &Model, volume: &Volume, place: u32) -> Option<(BlobId, 
     None
 }
 
+/// Finds missing names, and names and UUIDs that two blobs share.
 fn of_names(block: &SuperBlock, model: &Model, findings: &mut Vec<Finding>) {
     let damage = |what: String| Finding::new(Severity::Damage, what, None);
     let named = block.super_blob.and_then(|id| Names::of(&model.volumes.get(&id)?.blob));
@@ -288,14 +290,14 @@ fn of_names(block: &SuperBlock, model: &Model, findings: &mut Vec<Finding>) {
         for (kind, text) in [("name", Some(names.name)), ("UUID", names.uuid)] {
             let Some(text) = text else { continue };
             if let Some(other) = seen.insert(format!("{kind} {text}"), *id) {
-                let what = format!("blobs {other} and {id} have one {kind}: {text}");
+                let what = format!("blobs {other} and {id} have the same {kind}: {text}");
                 findings.push(damage(what));
             }
         }
     }
 }
 
-/// Pages that hold something and belong to no volume.
+/// Finds pages that hold something and belong to no volume.
 fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
     let mut leftovers = Vec::new();
     for (page, stray) in &model.strays {
@@ -303,7 +305,7 @@ fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
             Stray::Of(_) => leftovers.push(*page),
             Stray::Unreadable(why) => findings.push(Finding::new(
                 Severity::Damage,
-                format!("metadata page {page} {why}, and no volume names it: one may be lost"),
+                format!("metadata page {page} {why}, and no volume names it: a volume may be lost"),
                 None,
             )),
         }
@@ -317,7 +319,7 @@ fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
     }
 }
 
-/// What the masks say beside what volumes have.
+/// Compares the masks with what volumes own.
 async fn of_masks<D: Disk>(
     disk: &D,
     block: &SuperBlock,
@@ -352,11 +354,11 @@ async fn of_masks<D: Disk>(
                 Some(Repair::Reopen),
             ));
         }
-        // A volume that cannot be read whole may have them.
+        // With a damaged volume nothing is sure: it may own them.
         if !masked_only.is_empty() && !has_faults {
             findings.push(Finding::new(
                 Severity::Leak,
-                format!("{what} {} are marked as used, and nobody has them", ranges(&masked_only)),
+                format!("{what} {} are marked as used, but nobody has them", ranges(&masked_only)),
                 Some(Repair::Reopen),
             ));
         }
@@ -364,7 +366,7 @@ async fn of_masks<D: Disk>(
     Ok(())
 }
 
-/// Numbers in order as text: `3, 7-9`.
+/// Formats sorted numbers as text: `3, 7-9`.
 fn ranges(numbers: &[u32]) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for number in numbers {
@@ -381,10 +383,10 @@ fn ranges(numbers: &[u32]) -> String {
 }
 
 impl<D: Disk> Store<D> {
-    /// As [`check`] of a store that is open.
+    /// Checks an open store, as [`check`] does. Changes of the store wait meanwhile.
     ///
     /// # Errors
-    /// As [`check`].
+    /// As [`check`], or `EIO` when the store takes no more changes.
     pub async fn check(&self) -> Result<Report> {
         let _writer = self.writer.lock().await;
         if let Some(why) = &self.state.borrow().failed {

@@ -25,21 +25,21 @@ pub enum Place {
     Zero,
 }
 
-/// Clusters that no volume has any more. I/O that began earlier may still be on its way to them, so nobody
-/// gets them before [`Store::recycle`].
+/// Clusters that no volume owns any more. Earlier I/O may still reach them, so the store does not allocate
+/// them before [`Store::recycle`].
 #[derive(Debug)]
-#[must_use = "the clusters stay taken until they are recycled"]
+#[must_use = "the clusters stay in use until they are recycled"]
 pub struct Unused {
     clusters: Vec<u32>,
     method: ClearMethod,
 }
 
-/// What a volume has given back.
+/// The clusters that a volume has given back.
 #[derive(Debug)]
 pub struct Released {
-    /// Places in the volume, in order.
+    /// Indices of the clusters in the volume, in order.
     pub indices: Vec<u32>,
-    /// What was there.
+    /// The clusters that were there.
     pub unused: Unused,
 }
 
@@ -76,7 +76,7 @@ impl<D: Disk> Store<D> {
         own.map_or_else(|| self.place_below(id, index), Place::Own)
     }
 
-    /// Where cluster `index` of a volume is read if it has none of its own.
+    /// Where cluster `index` of a volume is read if the volume does not own one.
     fn place_below(&self, id: BlobId, index: u32) -> Place {
         let state = self.state.borrow();
         let mut next = Some(id);
@@ -253,10 +253,10 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Clears clusters that no volume has any more and makes them free. What is named by nothing may hold
-    /// anything, so an error of the disk does no harm.
+    /// Clears clusters that no volume owns any more and makes them free. Free clusters may hold anything, so an
+    /// error of the disk does no harm.
     ///
-    /// No I/O to them may be in flight.
+    /// No I/O to these clusters may be in flight.
     pub async fn recycle(&self, unused: Unused) {
         for (start, len) in neighbors(&unused.clusters) {
             let (offset, bytes) = self.range(start, len);
@@ -273,7 +273,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Notes that no volume has these clusters of `blob` any more.
+    /// Notes that no volume owns these former clusters of `blob` any more.
     pub(crate) fn unused(&self, blob: &Blob, clusters: Vec<u32>) -> Unused {
         self.state.borrow_mut().unused_clusters.extend(&clusters);
         Unused { clusters, method: clear_method(blob) }
@@ -284,9 +284,9 @@ impl<D: Disk> Store<D> {
         (block.cluster_offset(start), u64::from(len) * u64::from(block.cluster_size))
     }
 
-    /// Takes clusters away from a thin volume where it reads zeros without them: where an ancestor has data
-    /// the volume keeps its own. `begins` is called with the indices before anything is written: from then
-    /// on nothing may be written to these clusters.
+    /// Takes clusters away from a thin volume where it reads zeros without them. Where an ancestor has data, the
+    /// volume keeps its cluster. Before the store writes anything, it calls `begins` with the indices. From then
+    /// on nobody may write to these clusters.
     ///
     /// # Errors
     /// The disk's: then nothing has changed.
@@ -298,7 +298,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<Released> {
         let _writer = self.writer.lock().await;
         let mut blob = self.blob(id)?;
-        // Inflate and the like count on what is allocated, and clones on what their parent has.
+        // Operations such as inflate rely on allocated clusters, and clones on those of their parent.
         let is_kept = !blob.is_thin() || self.is_busy(id) || blob.flags.is_data_read_only();
         let may_go = |index: &&u32| {
             blob.map.get(**index).is_some() && self.place_below(id, **index) == Place::Zero
@@ -321,7 +321,7 @@ impl<D: Disk> Store<D> {
 
     /// Changes the size of a volume.
     ///
-    /// When it becomes smaller no I/O past the new end may be in flight; returns what is cut off.
+    /// Returns the clusters that are cut off. When the volume shrinks, no I/O past the new end may be in flight.
     ///
     /// # Errors
     /// `EPERM` for a read-only volume, `ENOSPC`, `EBUSY`, or the disk's error.

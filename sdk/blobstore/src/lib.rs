@@ -7,7 +7,7 @@
 //! - `load` opens, makes, grows and closes stores; `persist` has the write order of
 //!   `docs/formats/lvstore.md`, and is the only place that writes metadata.
 //! - `volume` makes, renames and deletes volumes; `snapshot` does what changes parents; `clusters`
-//!   allocates, gives back, resizes and inflates. `check` judges a store and repairs what is certain.
+//!   allocates, gives back, resizes and inflates. `check` checks and repairs stores.
 //!
 //! A failed operation leaves everything as it was, in memory and on disk. When even that cannot be
 //! written, the store takes no more changes until it is loaded again.

@@ -150,7 +150,7 @@ impl<D: Disk> Store<D> {
         Self::read_pages(disk, block, pages).await
     }
 
-    /// As [`read`](Self::read), with pages that the masks call free.
+    /// As [`read`](Self::read), but reads the pages that the masks call free too.
     pub(crate) async fn read_all(disk: &D) -> Result<(SuperBlock, Model)> {
         let block = Self::read_super(disk).await?;
         Self::read_pages(disk, block, None).await

@@ -23,7 +23,7 @@ pub(crate) struct State {
     pub(crate) block: SuperBlock,
     pub(crate) volumes: BTreeMap<BlobId, Volume>,
     pub(crate) used_pages: Bits,
-    /// Those that no volume has any more included, until they are recycled.
+    /// Includes clusters that no volume owns any more, until they are recycled.
     pub(crate) used_clusters: Bits,
     pub(crate) unused_clusters: BTreeSet<u32>,
     /// Volumes that an operation holds, with its name.

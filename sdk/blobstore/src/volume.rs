@@ -106,9 +106,10 @@ impl<D: Disk> Store<D> {
         Ok(self.blob(id)?.xattr(name.as_bytes()).map(<[u8]>::to_vec))
     }
 
-    /// Deletes a volume. A snapshot with one clone leaves its clusters to it; returns what nobody has then.
+    /// Deletes a volume. A snapshot with one clone leaves its clusters to the clone. Returns the clusters that no
+    /// volume owns any more.
     ///
-    /// No I/O of the volume may be in flight. That of its clone may go on.
+    /// No I/O of the volume may be in flight. I/O of its clone may go on.
     ///
     /// # Errors
     /// `EPERM` for a snapshot with several clones, `EBUSY`, or the disk's error.

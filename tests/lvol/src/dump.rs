@@ -54,7 +54,7 @@ pub fn dump(store: &Store<SimDisk>) -> Dump {
     volumes.collect()
 }
 
-/// A store's image read anew: `check` finds nothing, and what is in use is what volumes have.
+/// Reads a store's image again: `check` finds nothing wrong, and volumes own all clusters in use.
 pub fn check(image: Vec<u8>) {
     let disk = SimDisk::new(image);
     let report = run(drivebay_blobstore::check(&disk)).unwrap();

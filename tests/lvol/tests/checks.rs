@@ -166,7 +166,7 @@ fn a_page_that_cannot_be_read_and_that_nobody_names_may_be_a_lost_volume() {
     let mut image = closed_store();
     let first = id(&image, "other").page();
     page(&mut image, first)[200] ^= 1;
-    assert_finds(&look(&image), Severity::Damage, false, "one may be lost");
+    assert_finds(&look(&image), Severity::Damage, false, "a volume may be lost");
 }
 
 #[test]

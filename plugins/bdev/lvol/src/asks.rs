@@ -1,7 +1,7 @@
-//! What the data path asks the store for: clusters of a volume's own, and to take some away.
+//! Requests of the data path to the store: to allocate clusters for a volume, and to take clusters away.
 //!
-//! One task serves what the channels of a volume ask for, as much at once as there is. Clusters that were
-//! taken away become free when the I/O has ended that may be on its way to them.
+//! One task per volume serves the requests of its channels, in batches. Clusters that the store takes away
+//! become free when no earlier I/O can reach them any more.
 
 use crate::stores::{LvStore, STORES};
 use crate::volume::ThreadState;
@@ -9,55 +9,58 @@ use drivebay_blobstore::{BlobId, Error as StoreError, Unused};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::runtime::task;
+use drivebay_sdk::thread;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Clusters of one volume that are allocated with one flush.
+/// Most clusters of one volume that share one flush.
 const BATCH_MAX: usize = 64;
 /// How long a write waits for clusters that are about to become free.
 const RECYCLE_LIMIT: Duration = Duration::from_millis(100);
+/// How long clusters wait for a volume that leaves the bus.
+const LEAVING_NS: u64 = 5_000_000_000;
 
-/// Clusters with the channels that wait for them.
+/// Clusters, each with the channels that wait for it.
 type Wanted = BTreeMap<u32, Vec<Resident<ThreadState>>>;
 
 /// What a channel waits for at one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// The end of what is under way with it.
+    /// The end of the change that is under way.
     Settled,
-    /// A cluster of the volume's own.
+    /// A cluster that the volume owns.
     Cluster,
 }
 
-/// What the channels of a volume ask for.
+/// Open requests of the channels of a volume.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     settled: Vec<(u32, Resident<ThreadState>)>,
     clusters: Wanted,
     unmaps: Vec<Unmap>,
     is_served: bool,
-    /// Operations that let it wait.
+    /// Number of operations that hold the requests back.
     frozen_by: u32,
 }
 
-/// Whole clusters that the volume does not need any more.
+/// A request to take whole clusters away.
 #[derive(Debug)]
 struct Unmap {
     indices: Vec<u32>,
-    /// The channel's name for it.
+    /// The channel's number for the request.
     job: u64,
     channel: Resident<ThreadState>,
 }
 
-/// What is done next for a volume.
+/// The next work for a volume.
 enum Work {
     Unmaps(Vec<Unmap>),
     Settled(Vec<(u32, Resident<ThreadState>)>),
     Clusters(Wanted),
 }
 
-/// Asks for one cluster; the answer is [`ThreadState::answered`]. `[reactor]`
+/// Asks for one cluster. The store answers with [`ThreadState::answered`]. `[reactor]`
 pub(crate) fn ask(store: &str, id: BlobId, index: u32, ask: Ask, channel: Resident<ThreadState>) {
     with_store(store, move |store| match store {
         Some(store) => store.take(id, |asked| match ask {
@@ -68,7 +71,7 @@ pub(crate) fn ask(store: &str, id: BlobId, index: u32, ask: Ask, channel: Reside
     });
 }
 
-/// Asks to take whole clusters away; the answer is [`ThreadState::unmapped`]. `[reactor]`
+/// Asks to take whole clusters away. The store answers with [`ThreadState::unmapped`]. `[reactor]`
 pub(crate) fn ask_unmap(
     store: &str,
     id: BlobId,
@@ -87,7 +90,7 @@ pub(crate) fn ask_unmap(
 
 fn with_store(store: &str, call: impl FnOnce(Option<Rc<LvStore>>) + Send + 'static) {
     let store = store.to_owned();
-    // The channel is of a store that is open, so there are some.
+    // A store of this channel was opened, so the list of stores exists.
     if let Some(stores) = STORES.handle() {
         stores.send(move |stores| {
             let found = stores.borrow().iter().find(|other| other.uuid == store).cloned();
@@ -116,9 +119,14 @@ impl LvStore {
         self.serve(id);
     }
 
-    /// Lets what the channels ask for wait until [`thaw_asks`](Self::thaw_asks).
+    /// Holds the requests of the channels back until [`thaw_asks`](Self::thaw_asks).
     pub(crate) fn freeze_asks(&self, id: BlobId) {
         self.asked.borrow_mut().entry(id).or_default().frozen_by += 1;
+    }
+
+    /// Whether a [`freeze_asks`](Self::freeze_asks) has not ended yet.
+    pub(crate) fn is_frozen(&self, id: BlobId) -> bool {
+        self.asked.borrow().get(&id).is_some_and(|asked| asked.frozen_by > 0)
     }
 
     /// Ends one [`freeze_asks`](Self::freeze_asks).
@@ -129,7 +137,7 @@ impl LvStore {
         self.serve(id);
     }
 
-    /// Starts the task of a volume, if there is something to do.
+    /// Starts the task of a volume, unless it runs already or is held back.
     fn serve(self: &Rc<Self>, id: BlobId) {
         {
             let mut all = self.asked.borrow_mut();
@@ -162,7 +170,7 @@ impl LvStore {
         }
     }
 
-    /// Takes what is done next; `None`: nothing is left, or it has to wait.
+    /// Takes the next work. `None` when nothing is left, or the requests are held back.
     fn next_work(&self, id: BlobId) -> Option<Work> {
         let mut all = self.asked.borrow_mut();
         let asked = all.get_mut(&id)?;
@@ -203,7 +211,7 @@ impl LvStore {
         let batch: Vec<u32> = wanted.keys().copied().collect();
         let mut all = self.allocate_some(id, &batch).await;
         for (index, channels) in wanted {
-            // When not all fit, as many as do.
+            // When not all clusters fit, allocate as many as do.
             if all.is_err() && batch.len() > 1 {
                 all = self.allocate_some(id, &[index]).await;
             }
@@ -232,7 +240,7 @@ impl LvStore {
         self.store.allocate(id, indices).await
     }
 
-    /// Gives the data path the entry of a cluster as it is now.
+    /// Updates the data path's entry of a cluster.
     fn show_place(&self, id: BlobId, index: u32) {
         if let Some(shared) = self.maps.borrow().get(&id) {
             shared.map().set(index, self.store.place(id, index));
@@ -263,7 +271,7 @@ impl LvStore {
         unmaps.into_iter().for_each(|unmap| unmap.answer(&released));
     }
 
-    /// Makes clusters free when the I/O has ended that a volume may have on its way to them, through `blocks`.
+    /// Makes clusters free, after all earlier I/O to `blocks` of the volume has ended.
     pub(crate) fn recycle(self: &Rc<Self>, id: BlobId, blocks: Vec<Range>, unused: Unused) {
         self.unused.borrow_mut().push((id, blocks, unused));
         if self.is_recycling.replace(true) {
@@ -272,18 +280,17 @@ impl LvStore {
         let this = Rc::clone(self);
         let recycle = async move {
             while let Some((id, blocks, unused)) = this.next_unused() {
-                for blocks in blocks {
-                    if let Err(error) = this.drain(id, blocks).await {
-                        warn!("store {}: {error}", this.uuid);
-                    }
+                match this.drain_all(id, blocks).await {
+                    Ok(()) => this.store.recycle(unused).await,
+                    // Older I/O may still reach the clusters: nobody gets them before the store is opened again.
+                    Err(error) => warn!("store {}: clusters stay taken: {error}", this.uuid),
                 }
-                this.store.recycle(unused).await;
             }
             this.is_recycling.set(false);
         };
         match task::spawn("lvol recycle", recycle) {
             Ok(task) => task.detach(),
-            // What is in the list is taken along by the next one.
+            // The next call also handles what stays in the list.
             Err(error) => {
                 warn!("{error}");
                 self.is_recycling.set(false);
@@ -291,11 +298,25 @@ impl LvStore {
         }
     }
 
+    async fn drain_all(&self, id: BlobId, blocks: Vec<Range>) -> Result<()> {
+        let deadline_ns = thread::now_ns() + LEAVING_NS;
+        for blocks in blocks {
+            while let Err(error) = self.drain(id, blocks).await {
+                // A volume that leaves the bus takes no quiesce. Once it is gone, its I/O has ended.
+                if error.errno() != errno::ENODEV || thread::now_ns() > deadline_ns {
+                    return Err(error);
+                }
+                task::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
+    }
+
     fn next_unused(&self) -> Option<(BlobId, Vec<Range>, Unused)> {
         self.unused.borrow_mut().pop()
     }
 
-    /// Clusters of a volume as ranges of its blocks, neighbors in one.
+    /// The blocks of some clusters of a volume. Neighbors form one range.
     fn blocks_of(&self, indices: &[u32]) -> Vec<Range> {
         let per_cluster = self.store.super_block().blocks_per_cluster();
         let mut ranges: Vec<Range> = Vec::new();

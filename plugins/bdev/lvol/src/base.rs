@@ -59,7 +59,7 @@ impl BaseDisk {
         Some(desc)
     }
 
-    /// Closes a parent that goes away.
+    /// Closes the descriptor of a parent that goes away.
     pub(crate) fn forget_external(&self, name: &[u8]) {
         self.externals.borrow_mut().remove(name);
     }

@@ -1,4 +1,4 @@
-//! Bdevs that come and go: they may hold a store, carry one, or be the parent of volumes.
+//! Bdevs that come and go. They may hold a store, or be the parent of volumes.
 
 use crate::stores::{all, load};
 use drivebay_sdk::bdev::Examine;
@@ -11,25 +11,25 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a method waits for bdevs that are being looked at.
+/// How long a method waits for bdevs that are being examined.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 static EXAMINING: OnApp<Examining> = OnApp::new();
 
-/// Names of the bdevs that are being looked at.
+/// Names of the bdevs that are being examined.
 #[derive(Debug, Default)]
 struct Examining {
     names: RefCell<BTreeSet<String>>,
     ended: Notify,
 }
 
-/// A bdev has come: it may hold a store, or be the parent that volumes wait for. `[app thread]`
+/// Examines a new bdev. It may hold a store, or be the parent that volumes wait for. `[app thread]`
 pub(crate) fn examine(_: &App, examine: Examine) {
     let Ok(examining) = EXAMINING.get_or_init(Examining::default) else {
         return;
     };
     let name = examine.name().to_owned();
-    // A new bdev is shown twice when it comes while the plugin starts.
+    // The bus shows a bdev twice if it comes while the plugin starts.
     let is_ours = all().iter().any(|store| store.base_name == name);
     if is_ours || !examining.names.borrow_mut().insert(name.clone()) {
         return;
@@ -50,7 +50,7 @@ pub(crate) fn examine(_: &App, examine: Examine) {
     }
 }
 
-/// A bdev that is being looked at, until it is dropped.
+/// Counts a bdev as being examined, until this is dropped.
 struct UnderWay(Rc<Examining>, String);
 
 impl Drop for UnderWay {
@@ -60,8 +60,8 @@ impl Drop for UnderWay {
     }
 }
 
-/// Waits until every bdev that has come was looked at: a call that loads the plugin finds the stores
-/// that are there. A bdev that does not answer holds nobody up for long.
+/// Waits until the plugin has examined every bdev, so that the first method call finds all stores. The wait is
+/// limited, in case a bdev does not answer.
 pub(crate) async fn settled() {
     task::yield_now().await;
     if let Some(examining) = EXAMINING.get() {
@@ -70,8 +70,8 @@ pub(crate) async fn settled() {
     }
 }
 
-/// The base of a store goes away: its volumes leave the bus. The bus refuses I/O to the base by now, so the
-/// store stays open on the disk. `[app thread]`
+/// Takes the volumes of a store off the bus, because the store's base goes away. The bus refuses I/O to the base by
+/// now, so the store cannot be closed in order. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
         let gone = async move {
@@ -87,7 +87,8 @@ pub(crate) fn base_is_gone(base: &str) {
     }
 }
 
-/// A parent outside of the store goes away: volumes that need it are degraded until it comes back.
+/// Takes volumes off the bus, because their parent outside of the store goes away. They are degraded until it comes
+/// back.
 pub(crate) fn parent_is_gone(parent: &[u8]) {
     let parent = parent.to_vec();
     let gone = async move {

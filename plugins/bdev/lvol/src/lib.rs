@@ -1,9 +1,9 @@
 //! `lvol`: logical volumes in a store on a base bdev.
 //!
-//! - [`volume`] is the data path: one look into `map`, then the I/O goes on to the base as it is. A
+//! - [`volume`] is the data path: it looks into `map` once, and then passes the I/O on to the base. A
 //!   first write waits until the store has allocated the cluster.
-//! - `stores` holds the stores that are open, on the app thread, which is their metadata thread; `on_bus`
-//!   puts their volumes on the bus, `asks` serves the data path, `examine` looks at new bdevs; `base`
+//! - `stores` holds the open stores. They live on the app thread, which is their metadata thread. `on_bus`
+//!   puts their volumes on the bus, `asks` serves the data path, and `examine` looks at new bdevs. `base`
 //!   is the disk that [`drivebay_blobstore`] writes through.
 //! - [`methods`] are the calls of the control plane.
 //!

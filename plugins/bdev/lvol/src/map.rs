@@ -1,22 +1,22 @@
 //! Where the clusters of a volume are, for the data path.
 //!
-//! One load answers for any depth of clones: an entry says where the cluster is read, whoever owns it.
-//! Entries change on the app thread only. What moves many entries at once, such as a resize, puts another
-//! map in place, which channels find by its generation.
+//! One load is enough for any depth of clones: an entry says where to read the cluster, whichever volume owns it.
+//! Entries change on the app thread only. An operation that changes many entries at once, such as a resize,
+//! puts a new map in place. Channels notice it by its generation.
 //!
-//! An entry of the volume's own carries the epoch of the map that set it. A snapshot takes over all clusters
-//! of its volume: a map of the next epoch over the same entries says so, whatever their number.
+//! An entry for a cluster that the volume owns carries the epoch of the map that set it. A snapshot takes over
+//! all clusters of its volume. A map of the next epoch over the same entries shows that at once.
 
 use drivebay_blobstore::Place;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-// The upper half of an entry; the lower one is the cluster.
+// Values of the upper half of an entry. The lower half is the cluster.
 const ZERO: u32 = 0;
 const EXTERNAL: u32 = 1;
 const INHERITED: u32 = 2;
 const CHANGING: u32 = 3;
-/// From here on: the epoch in which the cluster became the volume's own.
+/// Values from here on are epochs: the one in which the volume came to own the cluster.
 const FIRST_EPOCH: u32 = 16;
 
 /// Where a cluster is read, as the data path needs it.
@@ -30,7 +30,7 @@ pub(crate) enum Entry {
     External,
     /// It reads as zeros.
     Zero,
-    /// The store is taking it away; I/O waits until that is done.
+    /// The store is taking the cluster away. I/O waits until that is done.
     Changing,
 }
 
@@ -65,7 +65,7 @@ impl Map {
             ZERO => Entry::Zero,
             EXTERNAL => Entry::External,
             CHANGING => Entry::Changing,
-            // Also what was its own in an earlier epoch.
+            // This covers clusters that the volume owned in an earlier epoch.
             _ => Entry::Inherited(cluster),
         }
     }
@@ -75,7 +75,7 @@ impl Map {
         self.store(index, encode(place, self.epoch));
     }
 
-    /// Lets I/O of a cluster wait until the entry is set again. `[app thread]`
+    /// Makes I/O of a cluster wait until its entry is set again. `[app thread]`
     pub(crate) fn set_changing(&self, index: u32) {
         self.store(index, u64::from(CHANGING) << 32);
     }
@@ -86,8 +86,8 @@ impl Map {
         }
     }
 
-    /// The same clusters, none of them the volume's own.
-    fn of_next_epoch(&self) -> Self {
+    /// The same entries, but the volume owns none of the clusters any more.
+    pub(crate) fn of_next_epoch(&self) -> Self {
         match self.epoch.checked_add(1) {
             Some(epoch) => Self { epoch, ..self.clone() },
             None => Self {
@@ -147,7 +147,7 @@ impl Shared {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes all clusters those of a parent, whatever their number. No write may be in flight. `[app thread]`
+    /// Shows all clusters as a parent's. No write may be in flight. `[app thread]`
     pub(crate) fn freeze(&self) {
         self.replace(self.map().of_next_epoch());
     }
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!((new.get(0), new.get(1)), (Entry::Inherited(7), Entry::Zero));
         new.set(1, Place::Own(9));
         assert_eq!(new.get(1), Entry::Own(9));
-        // A channel that has the old map yet asks before it writes.
+        // A channel that still has the old map asks before it writes.
         assert_eq!(old.get(1), Entry::Inherited(9));
     }
 

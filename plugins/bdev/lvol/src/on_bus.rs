@@ -1,4 +1,4 @@
-//! The volumes of a store on the bus: published, held still for an operation, renamed, taken off.
+//! Puts the volumes of a store on the bus, quiesces them for operations, renames them, and takes them off.
 
 use crate::map::{Map, Shared};
 use crate::stores::{LvStore, all, error};
@@ -51,7 +51,7 @@ impl LvStore {
             blocks_per_cluster: self.store.super_block().blocks_per_cluster(),
             shared: Arc::clone(&shared),
         })?;
-        // The store makes it again, not the configuration.
+        // A saved configuration leaves volumes out, because opening the store brings them back.
         App::here(|app| bdev::register(app, bdev, "", Value::Null))??;
         self.maps.borrow_mut().insert(id, shared);
         self.on_bus.borrow_mut().insert(id, name.clone());
@@ -76,10 +76,11 @@ impl LvStore {
         let map = Map::new(info.is_thin, places);
         let releasing = self.releasing.borrow();
         releasing.get(&info.id).into_iter().flatten().for_each(|index| map.set_changing(*index));
-        map
+        // A snapshot is taking over the clusters: another operation must not show them as the volume's own.
+        if self.is_frozen(info.id) { map.of_next_epoch() } else { map }
     }
 
-    /// Gives the data path the map of a volume anew, and that of every volume that reads through it.
+    /// Gives the data path a new map of a volume, and of every volume that reads through it.
     pub(crate) fn refresh(&self, id: BlobId) {
         let Ok(info) = self.store.volume(id) else {
             return;
@@ -110,7 +111,7 @@ impl LvStore {
         bdev::find(&name)
     }
 
-    /// Does something while no I/O of a volume is in flight; then the data path gets its map anew.
+    /// Runs an operation while no I/O of a volume is in flight. Then the data path gets a new map.
     pub(crate) async fn quiesced<T>(
         &self,
         id: BlobId,
@@ -126,8 +127,8 @@ impl LvStore {
         result
     }
 
-    /// Does what makes all clusters of a volume those of a parent, such as a snapshot. The data path is held
-    /// back for as long as the I/O that is in flight takes; then it reads, and writes wait for the operation.
+    /// Runs an operation that gives all clusters of a volume to a parent, such as a snapshot. The data path stops
+    /// only until the I/O in flight has ended. Then reads go on, and writes wait for the operation.
     pub(crate) async fn frozen<T>(
         self: &Rc<Self>,
         id: BlobId,
@@ -142,16 +143,18 @@ impl LvStore {
             shared.freeze();
         }
         self.freeze_asks(id);
-        App::here(|app| bdev.unquiesce(app))??;
-        let result = operation.await.map_err(error);
+        let result = match App::here(|app| bdev.unquiesce(app)).and_then(|released| released) {
+            Ok(()) => operation.await.map_err(error),
+            Err(error) => Err(error),
+        };
+        self.thaw_asks(id);
         if result.is_err() {
             self.refresh(id);
         }
-        self.thaw_asks(id);
         result
     }
 
-    /// Waits until the I/O is done that has begun on some blocks of a volume.
+    /// Waits until all earlier I/O to some blocks of a volume has ended.
     pub(crate) async fn drain(&self, id: BlobId, blocks: Range) -> Result<()> {
         let Ok(bdev) = self.bdev(id) else {
             return Ok(());
@@ -173,10 +176,10 @@ impl LvStore {
         Ok(())
     }
 
-    /// Gives a volume on the bus another alias; `rename` renames what is on disk.
+    /// Changes the alias of a volume on the bus. `rename` changes the name on disk.
     ///
     /// # Errors
-    /// `EEXIST` when a bdev has that name, or those of `rename`: then the volume keeps its alias.
+    /// `EEXIST` when a bdev has that name, or the errors of `rename`. The volume keeps its alias then.
     pub(crate) async fn renamed(
         &self,
         id: BlobId,
@@ -200,7 +203,7 @@ impl LvStore {
         done
     }
 
-    /// Gives all volumes on the bus the aliases of the store's new name.
+    /// Changes the aliases of all volumes on the bus to the store's new name.
     pub(crate) fn store_renamed(&self, old_name: &str) -> Result<()> {
         let new_name = self.info()?.name;
         for info in self.store.volumes() {

@@ -1,7 +1,7 @@
-//! Unmap and write zeroes: the bus does not split them at clusters, so they go cluster by cluster.
+//! Unmap and write zeroes. The bus does not split them at clusters, so this code walks through the clusters.
 //!
-//! Neighbors on the base go down as one child. An unmap of whole clusters gives them back to the store;
-//! where it cannot, the base is told.
+//! Clusters that are neighbors on the base share one child I/O. An unmap gives whole clusters back to the store.
+//! What the store does not take back is unmapped on the base.
 
 use crate::asks::{self, Ask};
 use crate::map::Entry;
@@ -11,12 +11,12 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::Resident;
 use std::rc::Rc;
 
-/// An I/O on its way through the clusters of its range.
+/// An I/O that walks through the clusters of its range.
 #[derive(Debug)]
 pub(crate) struct Walk {
     parent: FanOut,
     rest: Range,
-    /// Blocks of the base that are to be sent.
+    /// Blocks of the base for the next child.
     run: Range,
 }
 
@@ -25,7 +25,7 @@ impl Walk {
         Self { parent: io.fan_out(), rest: range, run: Range::new(0, 0) }
     }
 
-    /// The cluster of the next block, and the blocks of the I/O in it.
+    /// The cluster of the next block, and the part of the range in that cluster.
     fn next(&self, per_cluster: u64) -> Option<(u64, Range)> {
         let Range { lba, nblocks } = self.rest;
         let left = per_cluster - lba % per_cluster;
@@ -36,14 +36,14 @@ impl Walk {
         self.rest = Range::new(self.rest.lba + nblocks, self.rest.nblocks - nblocks);
     }
 
-    /// Ends it with a failure when its children have ended.
+    /// Completes the I/O with a failure, after its children have ended.
     pub(crate) fn fail(mut self, status: Status) {
         self.parent.fail(status);
     }
 }
 
 impl ThreadState {
-    /// Writes zeroes from the next cluster of the walk on.
+    /// Writes zeroes, from the next cluster of the walk to the end of the range.
     pub(crate) fn write_zeroes(self: &Rc<Self>, own: &Resident<Self>, mut walk: Walk) {
         while let Some((index, blocks)) = walk.next(self.blocks_per_cluster) {
             match self.entry(index) {
@@ -68,13 +68,13 @@ impl ThreadState {
         self.write_zeroes(own, Walk::new(io, range));
     }
 
-    /// Gives back the clusters that the range has whole, and tells the base of the others.
+    /// Gives back the clusters that the range covers whole, and unmaps parts of others on the base.
     pub(crate) fn unmap(self: &Rc<Self>, own: &Resident<Self>, io: BdevIo, range: Range) {
         let mut walk = Walk::new(io, range);
         let is_thin = self.map().is_thin();
         let mut whole = Vec::new();
         while let Some((index, blocks)) = walk.next(self.blocks_per_cluster) {
-            // What has no cluster may read as before.
+            // Without a cluster of its own, the volume may read the same as before.
             if let Entry::Own(cluster) = self.entry(index) {
                 match u32::try_from(index) {
                     Ok(index) if is_thin && blocks.nblocks == self.blocks_per_cluster => {
@@ -93,7 +93,7 @@ impl ThreadState {
         asks::ask_unmap(&self.store_uuid, self.id, whole, job, own.clone());
     }
 
-    /// The store has taken clusters away, but for `kept`.
+    /// Ends an unmap: the store has taken its clusters away, except those in `kept`.
     pub(crate) fn unmapped(&self, job: u64, kept: &[u32]) {
         let Some(mut walk) = self.take_unmap(job) else { return };
         for index in kept.iter().map(|index| u64::from(*index)) {
@@ -107,7 +107,7 @@ impl ThreadState {
         self.flush();
     }
 
-    /// Adds blocks of the volume in one of its clusters to what goes to the base.
+    /// Adds blocks in one cluster of the volume to the run. Sends the run first if they do not follow it.
     fn add_to_run(&self, walk: &mut Walk, index: u64, cluster: u64, blocks: Range) {
         let in_cluster = blocks.lba - index * self.blocks_per_cluster;
         let lba = cluster * self.blocks_per_cluster + in_cluster;

@@ -27,13 +27,13 @@ pub(crate) struct LvStore {
     pub(crate) uuid: String,
     pub(crate) desc: Arc<Desc>,
     pub(crate) maps: RefCell<BTreeMap<BlobId, Arc<Shared>>>,
-    /// Names on the bus of the volumes that are there.
+    /// Volumes on the bus, with their names there.
     pub(crate) on_bus: RefCell<BTreeMap<BlobId, String>>,
-    /// What the data path of a volume waits for.
+    /// What the channels of each volume ask for.
     pub(crate) asked: RefCell<BTreeMap<BlobId, Asked>>,
-    /// Clusters that are being taken away from a volume.
+    /// Clusters that the store is taking away from a volume.
     pub(crate) releasing: RefCell<BTreeMap<BlobId, Vec<u32>>>,
-    /// Clusters that become free when no I/O of a volume is on its way to them, through these blocks.
+    /// Clusters that become free after all earlier I/O to these blocks of the volume has ended.
     pub(crate) unused: RefCell<Vec<(BlobId, Vec<Range>, Unused)>>,
     pub(crate) is_recycling: Cell<bool>,
     /// Set while it is closed or destroyed: nothing new begins.

@@ -171,9 +171,9 @@ pub(crate) struct ThreadState {
     external_blocks: u64,
     shared: Arc<Shared>,
     map: RefCell<(u32, Arc<Map>)>,
-    /// What waits for a cluster. The bus bounds it: each is one of the channel's requests.
+    /// I/O that waits, by cluster. The bus limits its number: each is a request of the channel.
     waiting: RefCell<BTreeMap<u32, Waiting>>,
-    /// Unmaps that wait for the store, by their number.
+    /// Unmaps that wait for the store, by number.
     unmaps: RefCell<BTreeMap<u64, Walk>>,
     last_unmap: Cell<u64>,
 }
@@ -250,12 +250,12 @@ impl ThreadState {
         } else if range.lba + range.nblocks <= self.external_blocks {
             external.pass(io);
         } else {
-            // Over the end of the parent: the store copies what there is and fills up with zeros.
+            // The read goes past the parent's end: the store copies the cluster and fills it up with zeros.
             self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io));
         }
     }
 
-    /// Lets what `add` adds wait until the store has answered.
+    /// Makes I/O wait until the store has answered. `add` puts the I/O in the queue.
     #[cold]
     fn wait(
         self: &Rc<Self>,
@@ -278,7 +278,7 @@ impl ThreadState {
         self.wait(own, index, ask, |waiting| waiting.walks.push(walk));
     }
 
-    /// The store has done what was asked of one cluster, or says why not.
+    /// Resumes the I/O that waits for a cluster: the store has answered with `status`.
     pub(crate) fn answered(self: &Rc<Self>, own: &Resident<Self>, index: u32, status: Status) {
         let waiting = self.waiting.borrow_mut().remove(&index);
         let Some(Waiting { mut ios, walks }) = waiting else { return };
@@ -299,7 +299,7 @@ impl ThreadState {
         self.flush();
     }
 
-    /// Keeps an unmap until the store has answered; returns its number.
+    /// Keeps an unmap until the store has answered. Returns its number.
     pub(crate) fn add_unmap(&self, walk: Walk) -> u64 {
         let number = self.last_unmap.get() + 1;
         self.last_unmap.set(number);

@@ -1,4 +1,4 @@
-//! Checks and repairs of stores.
+//! Methods that check and repair stores.
 
 use super::{failed, method, store_failed};
 use crate::base::BaseDisk;
@@ -71,9 +71,10 @@ async fn mend(bdev: &str) -> Result<(), RpcError> {
         Ok(Arc::new(desc))
     });
     let desc = opened.and_then(|opened| opened).map_err(|error| failed(&error))?;
-    let repaired = repair(BaseDisk::new(&desc)?).await;
+    let repaired = repair(BaseDisk::new(&desc)?).await.map(drop);
     drop(desc);
-    drop(repaired.map_err(store_failed)?);
-    stores::load(bdev).await.map_err(|error| failed(&error))?;
-    Ok(())
+    // The volumes come back even when the repair has failed.
+    let loaded = stores::load(bdev).await;
+    repaired.map_err(store_failed)?;
+    loaded.map(drop).map_err(|error| failed(&error))
 }

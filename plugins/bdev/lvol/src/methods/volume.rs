@@ -232,7 +232,7 @@ async fn delete(params: Volume) -> Result<bool, RpcError> {
     match (delete.await.map_err(stores::error), info.clones.first()) {
         (Ok(unused), Some(clone)) => {
             store.refresh(*clone);
-            // Reads of the clone may be on their way to clusters that it has replaced.
+            // Earlier reads of the clone may still go to clusters that the clone has replaced.
             store.recycle(*clone, vec![ALL_BLOCKS], unused);
             Ok(true)
         }
@@ -241,7 +241,7 @@ async fn delete(params: Volume) -> Result<bool, RpcError> {
             Ok(true)
         }
         (Err(error), _) => {
-            // The volume is still there, so it goes back on the bus.
+            // The volume still exists, so it goes back on the bus.
             publish(&store, info.id)?;
             Err(refused(&error))
         }
