@@ -170,6 +170,7 @@ fn register(disk: *const Disk, name: &str) -> i32 {
     let mut id = 0;
     let host = ptr::without_provenance(0x1000);
     let register = bus.register.unwrap();
+    // SAFETY: `reg` and the texts it points at live for the call; the bus copies them.
     unsafe { register(host, &raw const reg, &raw mut id) }
 }
 

@@ -38,8 +38,8 @@ impl Load {
     }
 
     /// Loads the plugins that the calls need, says which calls nothing has, then makes those that are
-    /// for startup. Calls that let clients in move to the end: a client that came earlier would find
-    /// half of what it looks for, and may give up for good.
+    /// for startup. Calls that let clients in move to the end, because a client that connects before
+    /// its disks exist may give up for good.
     ///
     /// # Errors
     /// A method that nothing has, or a call that failed, unless errors are ignored.
@@ -53,7 +53,7 @@ impl Load {
             .collect();
         self.leave_out_unknown(&refused)?;
         let manager = &self.host.manager;
-        // A host that ends answers nothing; the next call notices.
+        // There is no answer when the host is shutting down; the next call reports that.
         let is_last =
             |method: &str| manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false);
         let last: BTreeSet<String> = self

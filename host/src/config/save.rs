@@ -11,16 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bdevs whose calls are made at once: the reactor of the app thread does I/O in between.
+/// How many bdevs' calls are made in one go. The reactor of the app thread does I/O between two goes.
 const BDEVS_AT_ONCE: usize = 32;
-/// How often the whole configuration is begun again because bdevs came or went meanwhile. Then it is made at once.
+/// How often a configuration is started over because bdevs came or went while it was made. After that it is made
+/// in one go.
 const ATTEMPTS: u32 = 8;
 
 /// How many bdevs have come and gone.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
-/// Makes the whole configuration, and hands it to `then`. What uses a bdev stands behind the bdev's own call: what came or went
-/// meanwhile does not change that. App thread.
+/// Makes the whole configuration and passes it to `then`. The call that creates a bdev comes before the calls that use
+/// it, even when bdevs come or go meanwhile. App thread.
 pub fn document(host: &Arc<Host>, then: impl FnOnce(Document) + Send + 'static) {
     attempt(Arc::clone(host), ATTEMPTS, Box::new(then));
 }
@@ -46,7 +47,7 @@ fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
     bdevs(at_once, made);
 }
 
-/// Makes the calls of one subsystem, and hands them to `then`; `None` when there is none of that name. App thread.
+/// Makes the calls of one subsystem and passes them to `then`: `None` when no subsystem has that name. App thread.
 pub fn subsystem(
     host: &Arc<Host>,
     name: &str,
@@ -70,7 +71,7 @@ fn other(host: &Host, name: &str) -> Option<Vec<Value>> {
     }
 }
 
-/// With what plugins write for the subsystem.
+/// Adds what plugins write for the subsystem.
 fn complete(host: &Host, name: &str, mut calls: Vec<Value>) -> Vec<Value> {
     for text in host.subsystems.configs(name) {
         calls.extend(parse(&text, name));
@@ -91,7 +92,7 @@ pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
 }
 
-/// Makes the calls for bdevs, so many at once, and hands them to `then`.
+/// Makes the calls for bdevs, `at_once` of them in one go, and passes them to `then`.
 fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
     let mut calls = vec![bdev_options::config()];
     for (owner, text) in examine::module_configs() {

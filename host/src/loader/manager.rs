@@ -141,9 +141,9 @@ impl Manager {
         }
     }
 
-    /// Ends all plugins: first those that serve hosts from outside, then the rest, those first whose bdevs nobody else has open, and
-    /// the last loaded first; but none that another one requires. So a host sees the end of its connection, after which it comes again, and not that of its disk,
-    /// after which its I/O has failed for good. `done` is called when none is left. App thread.
+    /// Ends all plugins: first those that serve hosts from outside, then those whose bdevs nobody else has open, then the rest. Of
+    /// each kind the last loaded ends first, and none ends that another one requires. So a host sees the end of its connection,
+    /// after which it comes again, and not that of its disk, after which its I/O has failed for good. `done` is called when none is left. App thread.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
         let Ok(life) = self.life() else { return done() };
         let Some(next) = life.next_to_end() else { return done() };

@@ -39,7 +39,7 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
 /// An I/O on its way to its own thread.
 struct Sent(Io);
 
-// SAFETY: the module has let go of the I/O, so its thread alone touches it from here on.
+// SAFETY: the module has given the I/O back, so only the I/O's own thread touches it from here on.
 unsafe impl Send for Sent {}
 
 impl Sent {
@@ -48,8 +48,8 @@ impl Sent {
     }
 }
 
-/// The module ended an I/O on another thread than the I/O's, which it may not. That is logged once for a bdev, and the end goes
-/// to where it belongs.
+/// A module completed an I/O on the wrong thread, which is not allowed. The log says so once for each bdev, and the completion
+/// goes to the I/O's own thread.
 #[cold]
 fn done_elsewhere(channel: &Channel, io: Io, status: i32) {
     let bdev = &channel.bdev;

@@ -36,7 +36,7 @@ pub struct Bdev {
     reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
-    /// The log has told that its module ends I/O on other threads than theirs.
+    /// Whether the log has reported that its module completes I/O on the wrong threads.
     pub(super) is_told_elsewhere: AtomicBool,
     pub(super) channels: AtomicU32,
     pub(super) retired: Totals,

@@ -1,7 +1,7 @@
 //! Memory that a system call sends from or receives into.
 //!
-//! A piece is an address and a length. Nobody makes a reference of it, so it may be memory that another program shares, such as a
-//! guest's, which may change at any time.
+//! A piece is an address and a length. No Rust reference to the memory exists, so another program, such as a guest, may share
+//! it and change it at any time.
 #![expect(unsafe_code, reason = "hands the kernel memory by its address")]
 
 use crate::bdev::{BdevIo, Buffers, Op};
@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<InPiece<'_>>() == size_of::<IoSliceMut<'_>>());
 const _: () = assert!(align_of::<InPiece<'_>>() == align_of::<IoSliceMut<'_>>());
 
 impl<'a> OutPiece<'a> {
-    /// Nothing: to fill a list with.
+    /// An empty piece, to fill a list with.
     pub const EMPTY: Self = Self { addr: std::ptr::null(), len: 0, lent: PhantomData };
 
     /// Plain bytes.
@@ -70,7 +70,7 @@ impl<'a> OutPiece<'a> {
 }
 
 impl<'a> InPiece<'a> {
-    /// Nothing: to fill a list with.
+    /// An empty piece, to fill a list with.
     pub const EMPTY: Self = Self { addr: std::ptr::null_mut(), len: 0, lent: PhantomData };
 
     /// Plain bytes.

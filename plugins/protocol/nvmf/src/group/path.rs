@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 /// The longest data that an admin command of ours reads, in bytes: a feature's.
 const ADMIN_DATA_MAX: usize = 4096;
-/// The answer to what comes for a namespace that is not there, or is being removed.
+/// Answers a command for a namespace that does not exist or is being removed.
 pub(super) const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
 /// A request came on a queue.

@@ -39,8 +39,8 @@ struct Piece {
 /// A long command.
 #[derive(Debug)]
 struct LongCommand {
-    /// Between two pieces nothing keeps the namespace from being removed, and its number from being given to another bdev: the
-    /// command belongs to this one.
+    /// Between two pieces the namespace may be removed and its number given to another bdev. The command stays with the
+    /// namespace that it began on.
     namespace: Rc<LocalNamespace>,
     kind: Kind,
     left: Pieces,
