@@ -31,6 +31,7 @@ mod process;
 mod profile;
 mod rates;
 mod reference;
+mod report;
 mod samples;
 mod saturated;
 mod server;
@@ -43,7 +44,7 @@ use reference::Reference;
 use std::path::PathBuf;
 use std::process::Command;
 
-const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --only PART[,PART], \
+const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
     and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
@@ -101,6 +102,8 @@ struct Bench {
     rounds: usize,
     /// Also what makes the run longer than a quarter of an hour.
     long: bool,
+    /// Also writes the tables to a file in `docs/measurements`.
+    save: bool,
     /// Also with the first core kept from halting, which is a setting of the machine.
     awake: bool,
     /// Of one run.
@@ -120,12 +123,12 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
         build.extend(["-p", package]);
     }
     run::must(&mut run::cargo(&build))?;
-    machine::print(&bench);
+    machine::print(&bench)?;
     for (name, part) in PARTS {
         if bench.parts.iter().any(|wanted| wanted == name)
             && let Err(why) = part(&bench)
         {
-            println!("\n{name}: not measured: {why}");
+            report::line(&format!("\n{name}: not measured: {why}"));
         }
     }
     machine::print_load("at the end");
@@ -167,6 +170,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
         rounds: 5,
         long: false,
         awake: false,
+        save: false,
         seconds: 1,
         folder: None,
         huge,
@@ -198,6 +202,7 @@ fn parse(args: &[&str]) -> Result<Bench, Failure> {
             }
             "--long" => bench.long = true,
             "--awake" => bench.awake = true,
+            "--save" => bench.save = true,
             "--all" => bench.parts.extend(PARTS.map(|(name, _)| name.to_owned())),
             _ => match arg.strip_prefix("--").filter(|name| is_part(name)) {
                 Some(name) => bench.parts.push(name.to_owned()),

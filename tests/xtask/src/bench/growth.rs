@@ -4,7 +4,7 @@ use super::nvmf::loaded;
 use super::rates::{bdevperf, config, perf};
 use super::samples::{Samples, ratio};
 use super::server::{Folder, Server};
-use super::{Bench, Side, case, crowd, load, table};
+use super::{Bench, Side, case, crowd, load, report, table};
 use serde_json::{Value, json};
 
 const BDEVS: [usize; 3] = [1, 100, 10_000];
@@ -14,7 +14,7 @@ const NQN: &str = "nqn.2026-01.io.drivebay:bench-growth";
 
 pub(super) fn print(bench: &Bench) -> Result<(), String> {
     if let Err(why) = bdevs(bench) {
-        println!("\nbdevs: not measured: {why}");
+        report::line(&format!("\nbdevs: not measured: {why}"));
     }
     connections(bench);
     namespaces(bench);

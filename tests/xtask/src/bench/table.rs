@@ -1,14 +1,16 @@
-//! Tables in Markdown, on standard output as they grow.
+//! Tables in Markdown, which grow line by line.
+
+use super::report;
 
 /// Prints a table's title and head.
 pub(super) fn begin(title: &str, columns: &[&str]) {
-    println!("\n### {title}\n");
+    report::line(&format!("\n## {title}\n"));
     row(columns.iter().copied());
-    println!("|{}", "---|".repeat(columns.len()));
+    report::line(&format!("|{}", "---|".repeat(columns.len())));
 }
 
-/// Prints a line.
+/// Prints a row.
 pub(super) fn row<T: AsRef<str>>(cells: impl IntoIterator<Item = T>) {
     let cells: Vec<String> = cells.into_iter().map(|cell| cell.as_ref().to_owned()).collect();
-    println!("| {} |", cells.join(" | "));
+    report::line(&format!("| {} |", cells.join(" | ")));
 }
