@@ -54,6 +54,21 @@ pub(crate) struct Slot {
     pub(crate) is_target: bool,
 }
 
+impl Slot {
+    /// Whether the slot neither has a member nor waits for a certain one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.member.is_none() && self.name.is_none() && self.uuid == [0; 16]
+    }
+}
+
+/// A bdev that is open and fits a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) member: Rc<Member>,
+    pub(crate) data_offset: u64,
+    pub(crate) data_size: u64,
+}
+
 /// An array.
 #[derive(Debug)]
 pub(crate) struct Array {
@@ -145,7 +160,9 @@ impl Array {
                 let states = superblock.members.iter().map(|member| member.state);
                 states.filter(|state| *state == MemberState::Configured).count()
             }
-            (State::Configuring, None) => self.slots.borrow().len(),
+            (State::Configuring, None) => {
+                self.slots.borrow().iter().filter(|slot| !slot.is_empty()).count()
+            }
             _ => self.members().len(),
         }
     }
@@ -161,11 +178,12 @@ impl Array {
         self.shared.borrow().as_ref().is_some_and(|shared| shared.layout.survives(is_missing))
     }
 
-    /// Opens and claims a bdev for a slot and checks that it fits. `[app thread]`
+    /// Opens and claims a bdev for a slot and checks that it fits. The slot stays as it is until
+    /// [`put`](Self::put). `[app thread]`
     ///
     /// # Errors
     /// `ENODEV`; `EPERM` when it is in use; `EINVAL` when it does not fit.
-    pub(crate) fn open_member(&self, app: &App, number: u8, name: &str) -> Result<Rc<Member>> {
+    pub(crate) fn open_member(&self, app: &App, number: u8, name: &str) -> Result<Candidate> {
         let member = Member::open(app, name)?;
         let info = &member.info;
         if let Some((_, other)) = self.members().first() {
@@ -178,28 +196,43 @@ impl Array {
                 format!("bdev {name} has protection information, which only raid0 supports");
             return Err(Error::new(errno::EINVAL, message));
         }
-        let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut(usize::from(number)).ok_or_else(Error::no_such_device)?;
+        let slots = self.slots.borrow();
+        let slot = slots.get(usize::from(number)).ok_or_else(Error::no_such_device)?;
         if slot.uuid != [0; 16] && slot.uuid != info.uuid() {
             let message =
                 format!("bdev {name} does not have the UUID of the member that the slot waits for");
             return Err(Error::new(errno::EINVAL, message));
         }
-        if self.has_superblock && slot.data_offset == 0 {
-            slot.data_offset = data_offset(&member);
-        }
-        let end = slot.data_offset.saturating_add(slot.data_size.max(1));
+        let data_offset = match slot.data_offset {
+            0 if self.has_superblock => data_offset(&member),
+            known => known,
+        };
+        let end = data_offset.saturating_add(slot.data_size.max(1));
         if end > info.num_blocks() {
             let message =
                 format!("bdev {name} has {} blocks; allowed: at least {end}", info.num_blocks());
             return Err(Error::new(errno::EINVAL, message));
         }
-        if slot.data_size == 0 {
-            slot.data_size = info.num_blocks() - slot.data_offset;
+        let data_size = match slot.data_size {
+            0 => info.num_blocks() - data_offset,
+            known => known,
+        };
+        Ok(Candidate { member: Rc::new(member), data_offset, data_size })
+    }
+
+    /// Puts a member into a slot. `[app thread]`
+    pub(crate) fn put(&self, number: u8, candidate: Candidate, is_target: bool) {
+        let Candidate { member, data_offset, data_size } = candidate;
+        if let Some(slot) = self.slots.borrow_mut().get_mut(usize::from(number)) {
+            *slot = Slot {
+                name: Some(member.name().to_owned()),
+                uuid: member.info.uuid(),
+                data_offset,
+                data_size,
+                member: Some(member),
+                is_target,
+            };
         }
-        slot.uuid = info.uuid();
-        slot.name = Some(member.name().to_owned());
-        Ok(Rc::new(member))
     }
 
     /// Puts the array on the bus if all members that it waits for are there. `[app thread]`
@@ -214,6 +247,15 @@ impl Array {
         }
         let Some((_, first)) = members.first() else { return Ok(()) };
         let layout = self.layout(first)?;
+        let is_there = |number: u8| members.iter().any(|(slot, _)| *slot == number);
+        if !layout.survives(|number| !is_there(number)) {
+            let message = format!(
+                "array {} cannot be without {} members",
+                self.name,
+                layout.members() as usize - members.len()
+            );
+            return Err(Error::new(errno::EINVAL, message));
+        }
         if let Some(superblock) = self.superblock_to_start(first, &layout)? {
             let failed = superblock::write(&members, &superblock).await;
             if !failed.is_empty() {
@@ -239,7 +281,10 @@ impl Array {
             let allowed = format!("at least the block size, {block_size} bytes");
             return Err(Error::invalid("strip_size_kb", self.strip_size_kb, allowed));
         }
-        let sizes: Vec<u64> = self.slots.borrow().iter().map(|slot| slot.data_size).collect();
+        let mut sizes: Vec<u64> = self.slots.borrow().iter().map(|slot| slot.data_size).collect();
+        // The size of an empty slot is that of the smallest member.
+        let smallest = sizes.iter().copied().filter(|size| *size != 0).min().unwrap_or(0);
+        sizes.iter_mut().filter(|size| **size == 0).for_each(|size| *size = smallest);
         let layout = Layout::new(self.level, strip_blocks, &sizes);
         let layout = layout.map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
         for (slot, number) in self.slots.borrow_mut().iter_mut().zip(0_u8..) {

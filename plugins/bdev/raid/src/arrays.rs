@@ -124,6 +124,12 @@ impl NewArray {
     }
 }
 
+/// The name that stands for an empty slot in the configuration of an array without a superblock. The reference saves
+/// the same name.
+fn name_of_empty(slot: usize) -> String {
+    format!("removed_base_bdev_{slot}")
+}
+
 /// Makes an array. It goes online as soon as all of its members are there. `[app thread]`
 ///
 /// # Errors
@@ -138,8 +144,12 @@ pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
             format!("there is an array with UUID {}", Uuid(uuid)),
         ));
     }
-    let slot = |name: &String| Slot { name: Some(name.clone()), ..Slot::default() };
-    let slots = new.base_bdevs.iter().map(slot).collect();
+    let slots = (0..).zip(&new.base_bdevs).map(|(number, name)| {
+        // A superblock tells by itself which members are gone.
+        let is_empty = !new.has_superblock && *name == name_of_empty(number);
+        Slot { name: (!is_empty).then(|| name.clone()), ..Slot::default() }
+    });
+    let slots = slots.collect();
     let array = Array::new(new.name, uuid, new.level, new.strip_size_kb, new.has_superblock, slots);
     let array = add(array)?;
     let _guard = array.lock.lock("create").await;
@@ -154,20 +164,22 @@ pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
 /// Opens the members that are on the bus, and starts the array if that is all of them.
 async fn fill(app: &App, array: &Rc<Array>, names: &[String]) -> Result<()> {
     for (name, number) in names.iter().zip(0_u8..) {
-        let member = match array.open_member(app, number, name) {
-            Ok(member) => member,
+        if array.slots.borrow().get(usize::from(number)).is_some_and(Slot::is_empty) {
+            continue;
+        }
+        let candidate = match array.open_member(app, number, name) {
+            Ok(candidate) => candidate,
             Err(error) if error.errno() == errno::ENODEV => continue,
             Err(error) => return Err(error),
         };
+        let member = &candidate.member;
         if superblock::is_possible(&member.info)
             && superblock::read(&member.io, &member.info).await?.is_some()
         {
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
             return Err(Error::new(errno::EEXIST, message));
         }
-        if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
-            slot.member = Some(member);
-        }
+        array.put(number, candidate, false);
     }
     array.start_if_complete(app).await
 }
@@ -201,7 +213,7 @@ pub(crate) fn save(config: &mut Config<'_>) {
     for array in all().iter().filter(|array| !array.has_superblock && !array.is_ending.get()) {
         let slots = array.slots.borrow();
         let name_of = |(number, slot): (usize, &Slot)| {
-            slot.name.clone().unwrap_or_else(|| format!("removed_base_bdev_{number}"))
+            slot.name.clone().unwrap_or_else(|| name_of_empty(number))
         };
         let names: Vec<String> = slots.iter().enumerate().map(name_of).collect();
         let mut call = Map::new();

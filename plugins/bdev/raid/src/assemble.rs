@@ -105,10 +105,8 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     match (array.state.get(), entry.state) {
         _ if is_there || array.is_ending.get() => Ok(()),
         (State::Configuring, MemberState::Configured) => {
-            let member = array.open_member(app, entry.slot, info.name())?;
-            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(entry.slot)) {
-                slot.member = Some(member);
-            }
+            let candidate = array.open_member(app, entry.slot, info.name())?;
+            array.put(entry.slot, candidate, false);
             array.start_if_complete(app).await?;
             drop(guard);
             members::take_back(app, &array).await;
@@ -164,10 +162,8 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
             array.returning.borrow_mut().push(info.uuid());
         }
         if let Some(entry) = entry.filter(is_current) {
-            let member = array.open_member(app, entry.slot, &name)?;
-            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(entry.slot)) {
-                slot.member = Some(member);
-            }
+            let candidate = array.open_member(app, entry.slot, &name)?;
+            array.put(entry.slot, candidate, false);
         }
     }
     debug_assert_eq!(array.uuid, uuid, "the array is the one of the superblock");
@@ -177,6 +173,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
 /// Adds a bdev without a superblock to an array that waits for its name or UUID.
 async fn join_by_name(app: &App, name: &str) -> Result<()> {
     let info = open(app, name, false, |_, _| {})?.info()?;
+    let mut refusal = None;
     for array in arrays::in_state(Some(State::Configuring)) {
         let _guard = array.lock.lock("assemble").await;
         if array.superblock.borrow().is_some() || array.is_ending.get() {
@@ -192,12 +189,15 @@ async fn join_by_name(app: &App, name: &str) -> Result<()> {
             waits.and_then(|slot| u8::try_from(slot).ok())
         };
         if let Some(number) = waits {
-            let member = array.open_member(app, number, name)?;
-            if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
-                slot.member = Some(member);
+            match array.open_member(app, number, name) {
+                Ok(candidate) => {
+                    array.put(number, candidate, false);
+                    return array.start_if_complete(app).await;
+                }
+                // Another array may wait for the same name.
+                Err(error) => refusal = refusal.or(Some(error)),
             }
-            return array.start_if_complete(app).await;
         }
     }
-    Ok(())
+    refusal.map_or(Ok(()), Err)
 }

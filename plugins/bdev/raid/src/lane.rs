@@ -1,6 +1,7 @@
 //! One thread's state of a redundant array: its channels of the members, the I/O that waits, and counts of I/O.
 
 use crate::members;
+use crate::repair::{self, Fault};
 use crate::shared::{Shared, View, Views};
 use drivebay_sdk::bdev::{Channel, Desc};
 use drivebay_sdk::prelude::*;
@@ -60,8 +61,14 @@ pub(crate) struct Begun {
     pub(crate) slot: u8,
 }
 
-/// How often an I/O is begun again after one of its children was aborted.
-const ABORTS_MAX: u8 = 8;
+/// How often an I/O is begun again after a failure that passes.
+const TRIES_MAX: u8 = 8;
+
+/// Whether a member refused a command for what the client asked, so the member is not at fault.
+fn is_refusal(status: Status) -> bool {
+    const READ_ONLY: Status = Status::errno(errno::EROFS);
+    matches!(status, Status::INVALID | Status::NOT_SUPPORTED | Status::MISCOMPARE | READ_ONLY)
+}
 
 impl Lane {
     pub(crate) fn new(shared: &Arc<Shared>, views: &Views) -> Result<Self> {
@@ -104,14 +111,19 @@ impl Lane {
         }
     }
 
-    /// Handles a write, unmap or flush that failed on a member. The I/O waits until the failure is on record. Then
-    /// the lane sends it again to the members that remain, and only then it is acknowledged.
+    /// Handles a write, unmap or flush that failed on a member. If the member is at fault, the I/O waits until the
+    /// failure is on record. Then the lane sends it again to the members that remain, and only then it is
+    /// acknowledged.
     #[cold]
     pub(crate) fn failed(&self, io: BdevIo, begun: Begun, result: IoResult) {
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
-        if result.status == Status::ABORTED && begun.tries < ABORTS_MAX {
+        let is_passing = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
+        if is_passing && begun.tries < TRIES_MAX {
             // Maybe only some members have the data. Sending it again makes them agree.
             return self.submit(io, begun.tries + 1);
+        }
+        if is_refusal(result.status) && self.repairs_torn(&io) {
+            return io.complete_with(result);
         }
         let serial = {
             let bases = self.bases.borrow();
@@ -125,6 +137,16 @@ impl Lane {
         if !self.reported.borrow().contains(&serial) {
             self.reported.borrow_mut().push(serial);
             members::report_failure(self.shared.uuid, serial, result.status);
+        }
+    }
+
+    /// Has the copies made equal that a command changed which one member refused. Returns whether that can be done.
+    fn repairs_torn(&self, io: &BdevIo) -> bool {
+        match io.op() {
+            Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
+                repair::ask(&self.shared, Fault::Torn, range)
+            }
+            _ => true,
         }
     }
 

@@ -3,7 +3,7 @@
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   sends children; each thread has its own `lane`.
 //! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members.
+//!   members, `rebuild` copies data to new members, `repair` mends blocks. Both use `copy`.
 //! - Control plane: [`methods`].
 //!
 //! `docs/raid.md` says who owns what, what fails, and in which order superblocks are written.
@@ -12,6 +12,7 @@
 pub mod array;
 mod arrays;
 mod assemble;
+mod copy;
 mod lane;
 mod member;
 mod members;
@@ -19,6 +20,7 @@ pub mod methods;
 mod profile;
 mod rebuild;
 pub mod redundant;
+mod repair;
 mod shared;
 pub mod striped;
 mod superblock;

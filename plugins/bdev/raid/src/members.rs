@@ -3,11 +3,13 @@
 //! A write that failed on a member waits in its lane. [`retire`] records the failure in the superblocks of the
 //! remaining members and flushes them. Only then the channels go on without the member.
 
-use crate::array::{self, Array, State};
+use crate::array::{self, Array, Candidate, Slot, State};
+use crate::member::Member;
 use crate::rebuild::{self, Rebuild};
+use crate::shared::{Shared, View, Views};
 use crate::{arrays, superblock};
 use drivebay_sdk::App;
-use drivebay_sdk::bdev::open;
+use drivebay_sdk::bdev::{Info, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{MemberState, Superblock};
@@ -27,20 +29,6 @@ pub(crate) fn report_failure(uuid: [u8; 16], serial: u64, status: Status) {
         task::spawn_on_app("raid member failed", retire).map(task::JoinHandle::detach)
     {
         error!("a failed member cannot be taken out of its array: {error}");
-    }
-}
-
-/// Repairs blocks that a member could not read, with the data of another copy. `[reactor]`
-pub(crate) fn report_bad_blocks(uuid: [u8; 16], serial: u64, blocks: Range) {
-    let repair = async move |app: &App| {
-        let Some(array) = arrays::by_uuid(uuid) else { return };
-        if let Err(error) = rebuild::repair(app, &array, serial, blocks).await {
-            warn!("array {}: {error}", array.name);
-        }
-    };
-    // If no task can be spawned, the next read of the blocks repairs them.
-    if let Ok(task) = task::spawn_on_app("raid repair", repair) {
-        task.detach();
     }
 }
 
@@ -72,8 +60,7 @@ pub(crate) async fn retire(
     let _guard = array.lock.lock("remove member").await;
     let Some(number) = array.slot_of(serial) else { return Ok(()) };
     if array.state.get() != State::Online {
-        let keeps = array.has_superblock;
-        empty(array, number, array.state.get() == State::Configuring, keeps);
+        empty(array, number, array.state.get() == State::Configuring);
         return Ok(());
     }
     let mut gone = vec![number];
@@ -88,39 +75,34 @@ pub(crate) async fn retire(
     if !array.survives_without(&gone) {
         warn!("array {} goes offline: it needs the member of slot {number}", array.name);
         array.take_off(app).await;
-        empty(array, number, false, false);
+        empty(array, number, false);
         return Ok(());
     }
     info!("array {}: the member of slot {number} is taken out", array.name);
     if let Err(error) = record(array, &mut gone, as_state).await {
         array.take_off(app).await;
-        empty(array, number, false, false);
+        empty(array, number, false);
         return Err(error);
     }
     let shared = array.shared.borrow().clone();
     if let Some(shared) = shared {
-        let leave = |views: &mut crate::shared::Views| {
-            for number in &gone {
-                if let Some(view) = views.get_mut(usize::from(*number)) {
-                    *view = None;
-                }
-            }
-        };
+        let leave = |views: &mut Views| gone.iter().for_each(|gone| set_view(views, *gone, None));
         shared.switch(leave).await?;
     }
     for number in gone {
-        empty(array, number, false, false);
+        empty(array, number, false);
     }
     Ok(())
 }
 
 /// Empties a slot. With `waits`, the slot still waits for the same member.
-fn empty(array: &Array, number: u8, waits: bool, forgets_name: bool) {
+fn empty(array: &Array, number: u8, waits: bool) {
     let member = {
         let mut slots = array.slots.borrow_mut();
         let Some(slot) = slots.get_mut(usize::from(number)) else { return };
         slot.is_target = false;
-        if !waits || forgets_name {
+        // A member that a superblock lists is known by its UUID.
+        if !waits || array.has_superblock {
             slot.name = None;
         }
         if !waits {
@@ -167,8 +149,8 @@ async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Res
     }
 }
 
-/// Adds a bdev to an array. An array that is not online yet takes it as it is; an online one rebuilds it.
-/// `[app thread]`
+/// Adds a bdev to an array. An array that is not online yet takes it only if it waits for it; an online one rebuilds
+/// it. A bdev that is refused leaves no mark on the array. `[app thread]`
 ///
 /// # Errors
 /// `EPERM` during the rebuild of another member, or when the bdev is in use; `EINVAL` when no slot is free or the bdev
@@ -182,59 +164,48 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
             format!("a member of {} is being rebuilt", array.name),
         ));
     }
-    let is_configuring = array.state.get() == State::Configuring;
-    let number = {
-        let slots = array.slots.borrow();
-        let waits = slots
-            .iter()
-            .position(|slot| is_configuring && slot.member.is_none() && slot.uuid == info.uuid());
-        let is_empty = |slot: &array::Slot| slot.member.is_none() && slot.uuid == [0; 16];
-        // A member that comes back gets the slot that the superblock still lists it for.
-        let superblock = array.superblock.borrow();
-        let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
-        let own = entry.map(|entry| usize::from(entry.slot));
-        let own = own.filter(|own| slots.get(*own).is_some_and(is_empty));
-        let place = if is_configuring && superblock.is_some() {
-            // A member with old data or none must not start the array.
-            waits
-        } else {
-            waits.or(own).or_else(|| slots.iter().position(is_empty))
-        };
-        place.and_then(|slot| u8::try_from(slot).ok())
-    };
-    let Some(number) = number.filter(|_| array.state.get() != State::Offline) else {
+    let Some(number) = free_slot(array, &info) else {
         let message = format!("array {} has no slot for bdev {name}", array.name);
         return Err(Error::new(errno::EINVAL, message));
     };
-    let member = array.open_member(app, number, name);
-    let found = match &member {
-        Ok(member) if superblock::is_possible(&info) => superblock::read(&member.io, &info).await,
-        _ => Ok(None),
-    };
-    let result = match (member, found) {
-        (Err(error), _) | (_, Err(error)) => Err(error),
-        (_, Ok(Some(found))) if found.uuid != array.uuid => {
+    let candidate = array.open_member(app, number, name)?;
+    if superblock::is_possible(&info) {
+        let found = superblock::read(&candidate.member.io, &info).await?;
+        if found.is_some_and(|found| found.uuid != array.uuid) {
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
-            Err(Error::new(errno::EEXIST, message))
+            return Err(Error::new(errno::EEXIST, message));
         }
-        (Ok(member), Ok(_)) if is_configuring => {
-            put(array, number, member, false);
-            return array.start_if_complete(app).await;
-        }
-        (Ok(member), Ok(_)) => begin_rebuild(app, array, number, member).await,
-    };
-    if result.is_err() {
-        empty(array, number, is_configuring, array.has_superblock);
     }
+    if array.state.get() == State::Configuring {
+        array.put(number, candidate, false);
+        return array.start_if_complete(app).await;
+    }
+    let begun = begin_rebuild(app, array, number, candidate).await;
     drop(guard);
-    result
+    begun
 }
 
-fn put(array: &Array, number: u8, member: Rc<crate::member::Member>, is_target: bool) {
-    if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
-        slot.member = Some(member);
-        slot.is_target = is_target;
-    }
+/// The slot that a bdev may fill.
+fn free_slot(array: &Array, info: &Info) -> Option<u8> {
+    let slots = array.slots.borrow();
+    let superblock = array.superblock.borrow();
+    let place = match array.state.get() {
+        State::Offline => None,
+        // The array starts without a rebuild, so it takes only the members that it waits for.
+        State::Configuring => slots.iter().position(|slot| {
+            let is_named = superblock.is_none() && slot.name.as_deref() == Some(info.name());
+            let is_it = slot.uuid != [0; 16] && slot.uuid == info.uuid();
+            slot.member.is_none() && (is_named || is_it)
+        }),
+        State::Online => {
+            // A member that comes back gets the slot that the superblock still lists it for.
+            let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
+            let own = entry.map(|entry| usize::from(entry.slot));
+            let own = own.filter(|own| slots.get(*own).is_some_and(Slot::is_empty));
+            own.or_else(|| slots.iter().position(Slot::is_empty))
+        }
+    };
+    place.and_then(|slot| u8::try_from(slot).ok())
 }
 
 /// Puts a member without data into a slot of an online array, and starts the rebuild.
@@ -242,8 +213,9 @@ async fn begin_rebuild(
     app: &App,
     array: &Rc<Array>,
     number: u8,
-    member: Rc<crate::member::Member>,
+    candidate: Candidate,
 ) -> Result<()> {
+    let member = Rc::clone(&candidate.member);
     if let Some(profile) = &*array.profile.borrow() {
         profile.check_new(&member.info)?;
     }
@@ -251,53 +223,59 @@ async fn begin_rebuild(
     let Some(shared) = shared else {
         return Err(Error::new(errno::EINVAL, format!("array {} has no empty slot", array.name)));
     };
-    let (offset, size) = {
-        let slots = array.slots.borrow();
-        slots.get(usize::from(number)).map_or((0, 0), |slot| (slot.data_offset, slot.data_size))
-    };
+    let before = array.superblock.borrow().clone();
     // The superblock lists the member as missing, so that it is found and rebuilt after a restart.
-    let update = array.superblock.borrow().as_ref().map(|known| {
+    let update = before.as_ref().map(|known| {
         let mut update = array::next(known);
         for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {
             entry.uuid = member.info.uuid();
-            (entry.data_offset, entry.data_size) = (offset, size);
+            (entry.data_offset, entry.data_size) = (candidate.data_offset, candidate.data_size);
             entry.state = MemberState::Missing;
         }
         update
     });
-    put(array, number, Rc::clone(&member), true);
-    if let Some(update) = update {
+    let view = array::view_of(&member, candidate.data_offset, false);
+    array.put(number, candidate, true);
+    let begun = async {
+        if let Some(update) = update {
+            write_all(array, update).await?;
+        }
+        shared.switch(|views| set_view(views, number, Some(view))).await?;
+        start_rebuild(app, array, &shared, &member)
+    };
+    let Err(error) = begun.await else { return Ok(()) };
+    // No mark of the member stays: neither in the lanes nor in its slot nor in the superblocks.
+    shared.switch(|views| set_view(views, number, None)).await?;
+    empty(array, number, false);
+    let entry = before.as_ref().and_then(|before| before.member(number).copied());
+    let known = array.superblock.borrow().clone();
+    if let (Some(known), Some(entry)) = (known, entry) {
+        let mut update = array::next(&known);
+        update
+            .members
+            .iter_mut()
+            .filter(|other| other.slot == number)
+            .for_each(|other| *other = entry);
         write_all(array, update).await?;
     }
-    let view = array::view_of(&member, offset, false);
-    let serial = view.serial;
-    let enter = move |views: &mut crate::shared::Views| {
-        if let Some(place) = views.get_mut(usize::from(number)) {
-            *place = Some(view);
-        }
-    };
-    let leave = |views: &mut crate::shared::Views| {
-        if let Some(place) = views.get_mut(usize::from(number)) {
-            *place = None;
-        }
-    };
-    if let Err(error) = shared.switch(enter).await {
-        shared.switch(leave).await?;
-        return Err(error);
-    }
-    let rebuild = Rc::new(Rebuild::new(serial, member.name(), shared.layout.num_blocks()));
-    array.rebuild.replace(Some(Rc::clone(&rebuild)));
+    Err(error)
+}
+
+fn start_rebuild(app: &App, array: &Rc<Array>, shared: &Shared, member: &Member) -> Result<()> {
+    let rebuild = Rebuild::new(member.serial, member.name(), shared.layout.num_blocks());
+    let rebuild = Rc::new(rebuild);
     let (run_array, run_rebuild) = (Rc::clone(array), Rc::clone(&rebuild));
     let run = async move |app: &App| rebuild::run(app, &run_array, &run_rebuild).await;
-    match task::spawn_app(app, format!("raid rebuild {}", array.name), run) {
-        Ok(task) => task.detach(),
-        Err(error) => {
-            array.rebuild.replace(None);
-            shared.switch(leave).await?;
-            return Err(error);
-        }
-    }
+    let task = task::spawn_app(app, format!("raid rebuild {}", array.name), run)?;
+    array.rebuild.replace(Some(rebuild));
+    task.detach();
     Ok(())
+}
+
+fn set_view(views: &mut Views, number: u8, view: Option<View>) {
+    if let Some(place) = views.get_mut(usize::from(number)) {
+        *place = view;
+    }
 }
 
 /// Writes a superblock to all members.

@@ -4,16 +4,14 @@
 //! write falls between the read and the write of the copy.
 
 use crate::array::{self, Array};
-use crate::member::Member;
-use crate::{arrays, members};
+use crate::{arrays, copy, members};
 use drivebay_sdk::App;
-use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
-use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::thread;
-use drivebay_spec_raid::{Layout, MemberState};
+use drivebay_spec_raid::MemberState;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -115,11 +113,11 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
             let pause = bytes * 1_000_000_000 / (u64::from(options.bandwidth_mb) << 20);
             next_ns = next_ns.max(thread::now_ns()) + pause;
         }
-        let copied = with_held(app, array, blocks, async || {
+        let copied = copy::with_held(app, array, blocks, async || {
             if rebuild.is_stopping.get() {
                 return Err(Error::new(errno::ECANCELED, "the rebuild was stopped"));
             }
-            copy(array, rebuild.serial, blocks, &mut spare).await
+            copy::to_member(array, rebuild.serial, blocks, &mut spare).await
         });
         copied.await?;
         rebuild.position.set(lba + blocks.nblocks);
@@ -157,93 +155,4 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
         slot.is_target = false;
     }
     Ok(())
-}
-
-/// Writes blocks that a member could not read, with the data of another copy. `[app thread]`
-///
-/// # Errors
-/// Why the blocks cannot be repaired.
-pub(crate) async fn repair(app: &App, array: &Rc<Array>, serial: u64, blocks: Range) -> Result<()> {
-    with_held(app, array, blocks, async || copy(array, serial, blocks, &mut None).await).await?;
-    info!("array {}: {} blocks from {} were repaired", array.name, blocks.nblocks, blocks.lba);
-    Ok(())
-}
-
-/// Runs `operation` while no I/O to `blocks` is in flight.
-async fn with_held<T>(
-    app: &App,
-    array: &Array,
-    blocks: Range,
-    operation: impl AsyncFnOnce() -> Result<T>,
-) -> Result<T> {
-    let bdev = array.on_bus()?;
-    let (done, quiet) = oneshot::channel();
-    bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
-    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))??;
-    let result = operation().await;
-    bdev.unquiesce_blocks(app, blocks)?;
-    result
-}
-
-/// Copies blocks to a member that holds a copy of them, from members that hold another one. A failed write takes
-/// the member out; a failed read takes nobody out.
-async fn copy(array: &Array, serial: u64, blocks: Range, spare: &mut Option<Buf>) -> Result<()> {
-    let gone = || Error::new(errno::ENODEV, "the member is gone");
-    let target = array.slot_of(serial).ok_or_else(gone)?;
-    let shared = array.shared.borrow().clone().ok_or_else(gone)?;
-    let layout: &Layout = &shared.layout;
-    let mut lba = blocks.lba;
-    while lba < blocks.lba + blocks.nblocks {
-        let nblocks = layout.run(lba, blocks.lba + blocks.nblocks - lba);
-        let copies: Vec<_> = layout.copies(lba).collect();
-        if let Some(to) = copies.iter().find(|place| place.member == target) {
-            let mut buf = None;
-            for from in copies.iter().filter(|place| place.member != target) {
-                let Some((source, offset)) = source(array, from.member) else { continue };
-                let room = match spare.take() {
-                    Some(buf)
-                        if u64::from(buf.len()) == nblocks * u64::from(source.io.block_size()) =>
-                    {
-                        buf
-                    }
-                    _ => source.io.buffer(nblocks)?,
-                };
-                let read = source.io.read_into(Range::new(offset + from.lba, nblocks), room).await;
-                match read {
-                    Ok(read) => {
-                        buf = Some(read);
-                        break;
-                    }
-                    Err(error) => warn!("array {}: {error}", array.name),
-                }
-            }
-            let Some(buf) = buf else {
-                let message = format!("{nblocks} blocks from {lba} cannot be read from any member");
-                return Err(Error::new(errno::EIO, message));
-            };
-            let (_, member) =
-                array.members().into_iter().find(|(slot, _)| *slot == target).ok_or_else(gone)?;
-            let offset = offset_of(array, target);
-            let written = member.io.write(Range::new(offset + to.lba, nblocks), buf).await;
-            let written = written.inspect_err(|error| {
-                if array.survives_without(&[target]) {
-                    members::report_failure(array.uuid, serial, Status::errno(error.errno()));
-                }
-            });
-            *spare = Some(written?);
-        }
-        lba += nblocks;
-    }
-    Ok(())
-}
-
-/// The slot's member if it may be read, and its first data block.
-fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
-    let slots = array.slots.borrow();
-    let slot = slots.get(usize::from(number)).filter(|slot| !slot.is_target)?;
-    Some((slot.member.clone()?, slot.data_offset))
-}
-
-fn offset_of(array: &Array, number: u8) -> u64 {
-    array.slots.borrow().get(usize::from(number)).map_or(0, |slot| slot.data_offset)
 }

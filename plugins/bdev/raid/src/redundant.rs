@@ -2,8 +2,8 @@
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
-use crate::members;
 use crate::profile::Profile;
+use crate::repair::{self, Fault};
 use crate::shared::Shared;
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::Closing;
@@ -85,9 +85,9 @@ impl Lane {
     pub(crate) fn submit(&self, io: BdevIo, tries: u8) {
         match io.op() {
             Op::Read(range) => self.read(io, range, 0, None),
-            Op::Write(range) => self.write(io, range, tries, Op::Write),
-            Op::Unmap(range) => self.write(io, range, tries, Op::Unmap),
-            Op::WriteZeroes(range) => self.write(io, range, tries, Op::WriteZeroes),
+            Op::Write(range) => self.write(io, range, tries),
+            Op::Unmap(range) => self.send_runs(io, range, tries, Op::Unmap),
+            Op::WriteZeroes(range) => self.send_runs(io, range, tries, Op::WriteZeroes),
             Op::Flush | Op::Reset => self.send_all(io, tries),
             _ => io.complete(Status::NOT_SUPPORTED),
         }
@@ -123,8 +123,8 @@ impl Lane {
         }
     }
 
-    /// Sends an op on blocks to every member that holds a copy of them, including a member that is being rebuilt.
-    fn write(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
+    /// Writes every copy, including that of a member that is being rebuilt.
+    fn write(&self, mut io: BdevIo, range: Range, tries: u8) {
         let bases = self.bases.borrow();
         self.begin(&mut io, tries, 0);
         let mut fan = io.fan_out();
@@ -138,13 +138,38 @@ impl Lane {
                 if let Some(Some(base)) = bases.get(usize::from(place.member)) {
                     is_kept |= base.is_readable;
                     let at = Range::new(base.offset + place.lba, nblocks);
-                    fan.send_as(place.member, &base.channel, op(at), first);
+                    fan.send_as(place.member, &base.channel, Op::Write(at), first);
                 }
             }
             if !is_kept {
                 fan.fail(Status::IO_ERROR);
             }
             first += nblocks;
+        }
+    }
+
+    /// Sends an op without data to every member that holds blocks of the range. The blocks are one run there.
+    fn send_runs(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
+        let bases = self.bases.borrow();
+        self.begin(&mut io, tries, 0);
+        let mut fan = io.fan_out();
+        let layout = &self.shared.layout;
+        for (base, slot) in bases.iter().zip(0_u8..) {
+            let begin = layout.blocks_before(slot, range.lba);
+            let end = layout.blocks_before(slot, range.lba + range.nblocks);
+            if let Some(base) = base.as_ref().filter(|_| begin < end) {
+                fan.send_as(
+                    slot,
+                    &base.channel,
+                    op(Range::new(base.offset + begin, end - begin)),
+                    0,
+                );
+            }
+        }
+        let is_readable =
+            |slot: u8| matches!(bases.get(usize::from(slot)), Some(Some(base)) if base.is_readable);
+        if !layout.survives(|slot| !is_readable(slot)) {
+            fan.fail(Status::IO_ERROR);
         }
     }
 
@@ -180,7 +205,7 @@ impl Lane {
         }
     }
 
-    /// Reads the next copy, and asks the app thread to repair the bad one.
+    /// Reads the next copy, and asks for a repair of the bad one.
     #[cold]
     fn read_failed(&self, io: BdevIo, range: Range, begun: Begun, result: IoResult) {
         let (copies, serial) = {
@@ -195,7 +220,8 @@ impl Lane {
             return io.complete_with(result);
         }
         if let Some(serial) = serial.filter(|_| result.status != Status::errno(errno::ENODEV)) {
-            members::report_bad_blocks(self.shared.uuid, serial, range);
+            // Without room, the next read of the blocks asks again.
+            repair::ask(&self.shared, Fault::Unreadable(serial), range);
         }
         self.read(io, range, begun.tries + 1, Some(begun.slot));
     }

@@ -4,6 +4,7 @@
 //! no I/O left that was begun with the old ones. A channel that opens meanwhile starts with the new ones.
 
 use crate::lane::Lane;
+use crate::repair::Repairs;
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{Resident, task};
@@ -32,6 +33,7 @@ pub(crate) type Views = Vec<Option<View>>;
 pub(crate) struct Shared {
     pub(crate) uuid: [u8; 16],
     pub(crate) layout: Layout,
+    pub(crate) repairs: Repairs,
     /// Whether the array leaves the bus. No I/O waits for a record of its failure then.
     is_offline: AtomicBool,
     table: Mutex<Table>,
@@ -48,6 +50,7 @@ impl Shared {
         Self {
             uuid,
             layout,
+            repairs: Repairs::default(),
             is_offline: AtomicBool::new(false),
             table: Mutex::new(Table { views, lanes: Vec::new() }),
         }

@@ -302,29 +302,28 @@ impl Layout {
         (lba < self.num_blocks).then_some(Piece::Data(lba))
     }
 
-    /// How many blocks of a member hold blocks of the array below `lba`. For raid0 and concat only.
+    /// How many blocks of a member hold blocks of the array below `lba`. For levels without parity.
     ///
     /// The blocks of an I/O that lie on a member are one run there. It goes from the result for the first block of the
     /// I/O to the result for its end.
     #[must_use]
     pub fn blocks_before(&self, member: u8, lba: u64) -> u64 {
         let number = u64::from(member);
-        match self.level {
+        let copies = match self.level {
             Level::Concat => {
                 let start = self.starts.get(usize::from(member)).copied().unwrap_or(0);
-                lba.saturating_sub(start).min(self.used_blocks(member))
+                return lba.saturating_sub(start).min(self.used_blocks(member));
             }
-            _ => {
-                let (strip, offset) = self.strip_of(lba);
-                let (row, rest) = (strip / self.members, strip % self.members);
-                let in_row = match rest.cmp(&number) {
-                    std::cmp::Ordering::Greater => 1 << self.strip_shift,
-                    std::cmp::Ordering::Equal => offset,
-                    std::cmp::Ordering::Less => 0,
-                };
-                (row << self.strip_shift) + in_row
-            }
-        }
+            Level::Raid1 => return lba,
+            Level::Raid10 => 2,
+            Level::Raid0 | Level::Raid5f | Level::Raid6 => 1,
+        };
+        // Strips are dealt out in turn, each as often as it has copies.
+        let (strip, offset) = self.strip_of(lba);
+        let first = strip * copies;
+        let dealt = |deals: u64| (deals + self.members - 1 - number) / self.members;
+        let (whole, begun) = (dealt(first), dealt(first + copies));
+        (whole << self.strip_shift) + if begun > whole { offset } else { 0 }
     }
 
     /// Whether the array has all of its data when some members are missing.
@@ -595,11 +594,11 @@ mod tests {
         /// The blocks of an I/O over many strips are one run on each member.
         #[test]
         fn a_long_run_is_one_run_on_each_member(array in arrays(), at in 0_u64..500, len in 1_u64..200) {
-            if matches!(array.level(), Level::Raid0 | Level::Concat) {
+            if array.level().parities() == 0 {
                 let lba = at % array.num_blocks();
                 let end = lba + len.min(array.num_blocks() - lba);
                 for member in 0..array.members() {
-                    let mut there: Vec<u64> = (lba..end).map(|lba| array.place(lba))
+                    let mut there: Vec<u64> = (lba..end).flat_map(|lba| array.copies(lba))
                         .filter(|place| place.member == member).map(|place| place.lba).collect();
                     there.sort_unstable();
                     let run = array.blocks_before(member, lba)..array.blocks_before(member, end);

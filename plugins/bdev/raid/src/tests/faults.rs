@@ -2,10 +2,13 @@
 
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
+use crate::repair::{self, Fault};
+use crate::shared::Shared;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
-use drivebay_spec_raid::MemberState;
+use drivebay_spec_raid::{Layout, Level, MemberState};
+use std::sync::Arc;
 
 /// Size of a member: 1 MiB for the superblock, and 64 blocks of data.
 const NUM_BLOCKS: usize = 2048 + 64;
@@ -186,4 +189,129 @@ fn raid0_goes_offline_without_a_member() {
     a.unplug(&host);
     assert_eq!(state_of(&host, "z0-raid0"), "offline");
     host.call("bdev_raid_delete", &json!({"name": "z0-raid0"})).unwrap();
+}
+
+#[test]
+fn a_degraded_array_without_a_superblock_starts_degraded_again_and_rebuilds_a_blank_bdev() {
+    let host = load();
+    let [a, b, c] = disks(&host, ["d0", "d1", "d2"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({}));
+    assert_eq!(write(&host, &opened.0, 0, 6, 64), Status::SUCCESS);
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "d1"})).unwrap();
+    drop(opened);
+    forgotten(&host, "d0-raid1");
+    // This is what the saved configuration says.
+    let saved = json!({
+        "name": "d0-raid1", "raid_level": "raid1", "base_bdevs": ["d0", "removed_base_bdev_1"],
+    });
+    host.call("bdev_raid_create", &saved).unwrap();
+    let shown = show(&host, "d0-raid1");
+    assert_eq!(
+        (&shown["state"], &shown["num_base_bdevs_discovered"]),
+        (&json!("online"), &json!(1))
+    );
+    let add = json!({"raid_bdev": "d0-raid1", "base_bdev": "d2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    wait_until_rebuilt(&host, "d0-raid1");
+    assert_eq!((c.block(0), c.block(63)), (6, 6));
+    deleted(&host, "d0-raid1", host.open("d0-raid1"));
+}
+
+#[test]
+fn an_array_that_waits_for_a_bdev_takes_no_other_one() {
+    let host = load();
+    let [_a, _b] = disks(&host, ["q0", "q1"]);
+    let create = json!({"name": "q", "raid_level": "raid1", "base_bdevs": ["q0", "later"]});
+    host.call("bdev_raid_create", &create).unwrap();
+    let add = json!({"raid_bdev": "q", "base_bdev": "q1"});
+    assert_eq!(host.call("bdev_raid_add_base_bdev", &add).unwrap_err().code, -22);
+    assert_eq!(state_of(&host, "q"), "configuring");
+    host.call("bdev_raid_delete", &json!({"name": "q"})).unwrap();
+}
+
+#[test]
+fn a_refused_write_keeps_its_members_and_the_copies_become_equal_again() {
+    let host = load();
+    let [a, b] = disks(&host, ["v0", "v1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({}));
+    assert_eq!(write(&host, &opened.0, 3, 1, 2), Status::SUCCESS);
+    for (refuses, takes) in [(&a, &b), (&b, &a)] {
+        refuses.end_writes_with(Some(Status::INVALID));
+        assert_eq!(write(&host, &opened.0, 3, 2, 2), Status::INVALID);
+        assert_eq!(takes.block(3), 2);
+        refuses.end_writes_with(None);
+        host.wait(|| (a.block(3) == b.block(3)).then_some(()));
+        assert_eq!(show(&host, "v0-raid1")["num_base_bdevs_discovered"], 2);
+        assert_eq!(write(&host, &opened.0, 3, 1, 2), Status::SUCCESS);
+    }
+    deleted(&host, "v0-raid1", opened);
+}
+
+#[test]
+fn no_more_repairs_wait_than_there_is_room_for() {
+    let _host = load();
+    let layout = Layout::new(Level::Raid1, 0, &[64, 64]).unwrap();
+    let shared = Arc::new(Shared::new([9; 16], layout, vec![None, None]));
+    let room = (0..1000).take_while(|lba| repair::ask(&shared, Fault::Torn, Range::new(*lba, 1)));
+    assert_eq!(room.count(), 64);
+    assert!(repair::ask(&shared, Fault::Torn, Range::new(5, 1)), "it waits already");
+}
+
+#[test]
+fn a_refused_bdev_leaves_no_mark_on_the_array() {
+    let host = load();
+    let [a, b, c, d, e] = disks(&host, ["k0", "k1", "k2", "k3", "k4"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    drop(array(&host, "raid1", &[&c, &d], json!({"superblock": true})));
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "k1"})).unwrap();
+    forgotten(&host, "k2-raid1");
+    let before = show(&host, "k0-raid1");
+    let entry = a.durable_superblock().unwrap().member(1).copied();
+    e.fail_writes(true);
+    for (bdev, code) in [("k2", -17), ("k4", -5), ("k9", -19)] {
+        let add = json!({"raid_bdev": "k0-raid1", "base_bdev": bdev});
+        assert_eq!(host.call("bdev_raid_add_base_bdev", &add).unwrap_err().code, code);
+        assert_eq!(show(&host, "k0-raid1"), before, "{bdev}");
+    }
+    assert_eq!(a.durable_superblock().unwrap().member(1).copied(), entry);
+    deleted(&host, "k0-raid1", opened);
+}
+
+#[test]
+fn a_bdev_that_one_array_refuses_may_join_another() {
+    let host = load();
+    let first = Ram::plug(&host, "h0", NUM_BLOCKS);
+    let create = |name: &str| {
+        let params = json!({"name": name, "raid_level": "raid1", "base_bdevs": ["h0", "later"]});
+        host.call("bdev_raid_create", &params).unwrap();
+    };
+    create("h-first");
+    first.unplug(&host);
+    create("h-second");
+    // The first array waits for the UUID of the bdev that it had.
+    let _other = Ram::plug_as(&host, "h0", "another", NUM_BLOCKS);
+    host.wait(|| (show(&host, "h-second")["num_base_bdevs_discovered"] == 1).then_some(()));
+    assert_eq!(show(&host, "h-first")["num_base_bdevs_discovered"], 0);
+    for name in ["h-first", "h-second"] {
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+    }
+}
+
+#[test]
+fn a_long_unmap_of_raid10_is_one_unmap_of_each_member() {
+    let host = load();
+    let [a, b, c] = disks(&host, ["u0", "u1", "u2"]);
+    let opened = array(&host, "raid10", &[&a, &b, &c], json!({"strip_size_kb": 1}));
+    let nblocks = 3 * NUM_BLOCKS as u64 / 2 / 2 * 2 - 2;
+    for lba in 0..nblocks / 2 {
+        assert_eq!(write(&host, &opened.0, 2 * lba, 7, 2), Status::SUCCESS);
+    }
+    let unmap = Op::Unmap(Range::new(1, nblocks - 2));
+    assert!(host.io(&opened.0, unmap, IoFlags::NONE, &mut Vec::new()).status.is_success());
+    assert!([&a, &b, &c].iter().all(|disk| disk.unmaps() == 1));
+    for lba in [0, 1, 2, 500, nblocks - 2, nblocks - 1] {
+        let kept = lba == 0 || lba == nblocks - 1;
+        assert_eq!(read(&host, &opened.0, lba), Ok(if kept { 7 } else { 0 }), "lba {lba}");
+    }
+    deleted(&host, "u0-raid10", opened);
 }

@@ -18,7 +18,9 @@ struct State {
     /// The data that a power cut leaves: the blocks at the last flush.
     durable: Vec<[u8; BLOCK as usize]>,
     flushes: u32,
-    fails_writes: bool,
+    /// How writes, unmaps and flushes end; `None` = they succeed.
+    writes_end_with: Option<Status>,
+    unmaps: u32,
     fails_reads_at: Option<u64>,
     /// First block of each write, in order; block 0 is a superblock.
     writes: Vec<u64>,
@@ -36,8 +38,13 @@ struct Disk(Ram);
 
 impl Ram {
     pub(super) fn plug(host: &FakeHost, name: &str, nblocks: usize) -> Self {
+        Self::plug_as(host, name, name, nblocks)
+    }
+
+    /// A disk whose UUID is made of another text than its name.
+    pub(super) fn plug_as(host: &FakeHost, name: &str, uuid_of: &str, nblocks: usize) -> Self {
         let mut uuid = [0; 16];
-        uuid.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        uuid.iter_mut().zip(uuid_of.bytes()).for_each(|(to, from)| *to = from);
         let blocks = vec![[0; BLOCK as usize]; nblocks];
         let state = State { durable: blocks.clone(), blocks, ..State::default() };
         let ram = Self { name: name.into(), uuid, state: Arc::new(Mutex::new(state)) };
@@ -76,7 +83,15 @@ impl Ram {
     }
 
     pub(super) fn fail_writes(&self, fails: bool) {
-        self.state().fails_writes = fails;
+        self.end_writes_with(fails.then_some(Status::IO_ERROR));
+    }
+
+    pub(super) fn end_writes_with(&self, status: Option<Status>) {
+        self.state().writes_end_with = status;
+    }
+
+    pub(super) fn unmaps(&self) -> u32 {
+        self.state().unmaps
     }
 
     pub(super) fn fail_reads_at(&self, lba: Option<u64>) {
@@ -139,8 +154,10 @@ impl State {
                 }
                 io.buffers().fill_from(self.blocks[blocks].as_flattened());
             }
-            Op::Write(_) | Op::WriteZeroes(_) | Op::Unmap(_) | Op::Flush if self.fails_writes => {
-                return Status::IO_ERROR;
+            Op::Write(_) | Op::WriteZeroes(_) | Op::Unmap(_) | Op::Flush
+                if self.writes_end_with.is_some() =>
+            {
+                return self.writes_end_with.unwrap();
             }
             Op::Write(range) => {
                 let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
@@ -150,6 +167,7 @@ impl State {
             Op::WriteZeroes(range) | Op::Unmap(range) => {
                 let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
                 self.blocks[blocks].as_flattened_mut().fill(0);
+                self.unmaps += u32::from(matches!(io.op(), Op::Unmap(_)));
             }
             Op::Flush => {
                 self.flushes += 1;
