@@ -15,6 +15,7 @@
 mod blobstore;
 mod connection;
 mod controller;
+mod initiator;
 mod iscsi;
 mod jsonrpc;
 mod nvme;
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nvme_command", run: nvme::command },
     Target { name: "nvme_fabrics", run: nvme::fabrics },
     Target { name: "nvme_tcp_connection", run: connection::script },
+    Target { name: "nvme_tcp_initiator", run: initiator::script },
     Target { name: "nvmf_controller", run: controller::script },
     Target { name: "scsi_command", run: scsi::command },
     Target { name: "scsi_parameters", run: scsi::parameters },

@@ -184,6 +184,6 @@ mod tests {
         }
         let unknown = parse(&["--only", "nothing"]).unwrap_or_else(|_| panic!("it is a name"));
         assert!(chosen(&unknown).is_err_and(|why| why.contains("nvme_tcp_connection")));
-        assert_eq!(targets().map(|targets| targets.len()), Ok(16));
+        assert_eq!(targets().map(|targets| targets.len()), Ok(17));
     }
 }
