@@ -30,16 +30,21 @@ def wait(what, limit=30):
 class Load:
     """`drivebay perf` on a namespace, in a process of its own; it compares what it reads with what it wrote."""
 
-    def __init__(self, port, *flags, **more):
+    def __init__(self, port, *flags, bdevs=("Nvme0n1",), **more):
         self.folder = tempfile.TemporaryDirectory()
         call = f"bdev_nvme_attach_controller {json.dumps(where(port, **more))}"
-        command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, "--rpc", call, "--verify", *flags, "Nvme0n1"]
+        command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, "--rpc", call, "--verify", *flags, *bdevs]
         self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env={**os.environ, "DRIVEBAY_RUNTIME": self.folder.name})
 
-    def report(self, limit=120):
+    def end(self, limit=120):
+        """What it wrote: its output, and its errors."""
         out, errors = self.process.communicate(timeout=limit)
         self.folder.cleanup()
+        return out, errors
+
+    def report(self, limit=120):
+        out, errors = self.end(limit)
         assert self.process.returncode == 0, f"status {self.process.returncode}:\n{out}\n{errors}"
         return json.loads(out)["reports"][0]
 
@@ -147,7 +152,32 @@ class TwoProcesses(unittest.TestCase):
                     serve()
                 self.assertGreater(load.report()["reads"], 0)
 
-    def test_io_fails_when_the_time_for_it_is_over_and_the_bdev_goes_when_the_controller_stays_away(self):
+    def test_io_fails_when_the_time_for_it_is_over_although_the_controller_may_still_return(self):
+        with Host() as target:
+            port = free_port()
+            export(target, port)
+            load = Load(port, "-w", "randrw", "-q", "16", "-t", "60", ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1,
+                        fast_io_fail_timeout_sec=2)
+            wait(lambda: target.call("nvmf_subsystem_get_qpairs", nqn=NQN)[1:])
+            target.kill()
+            # Without the limit, the load's I/O would wait forever.
+            _, errors = load.end()
+            self.assertNotEqual(load.process.returncode, 0)
+            self.assertIn("ended with status", errors)
+
+    def test_io_that_finds_no_free_queue_fails_instead_of_waiting_forever(self):
+        with Host() as target:
+            port = free_port()
+            target.call("nvmf_create_transport", trtype="TCP", max_io_qpairs_per_ctrlr=1)
+            export(target, port)
+            target.call("bdev_null_create", name="n0", num_blocks=65536, block_size=512)
+            target.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "n0"})
+            load = Load(port, "-w", "randrw", "-q", "4", "-t", "1", bdevs=("Nvme0n1", "Nvme0n2"))
+            _, errors = load.end()
+            self.assertNotEqual(load.process.returncode, 0)
+            self.assertIn("ended with status", errors)
+
+    def test_the_bdev_goes_when_the_controller_stays_away(self):
         with Host() as target, Host() as host:
             port = free_port()
             export(target, port)

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use drivebay_nvme_driver::spec::identify::{self, NamespaceId, oncs, vwc};
+use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cmic, oncs, vwc};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Map, Value};
@@ -13,6 +13,8 @@ use crate::path::Path;
 
 /// Longest read or write in one command, in bytes.
 const IO_LEN_MAX: u64 = 1 << 20;
+/// How long a command may end with path errors when the controller does not report ANA, in seconds.
+const PATH_LIMIT_SEC: u64 = 10;
 /// Most blocks in one command: NLB has 16 bits.
 const BLOCKS_MAX: u32 = 1 << 16;
 
@@ -32,15 +34,22 @@ pub(crate) struct Identified {
     pub(crate) nsid: u32,
     pub(crate) identity: Identity,
     pub(crate) num_blocks: u64,
+    /// Longest read or write in one command, in bytes.
+    pub(crate) len_max: u64,
     pub(crate) data: identify::Namespace,
 }
 
 impl Identified {
-    /// Checks what a controller says about a namespace.
+    /// Checks what a controller says about a namespace. `transfer_len_max`: longest data of a command, in bytes; `None` = no limit.
     ///
     /// # Errors
     /// `EINVAL` when the namespace cannot be a bdev.
-    pub(crate) fn new(nsid: u32, data: identify::Namespace, ids: &[NamespaceId]) -> Result<Self> {
+    pub(crate) fn new(
+        nsid: u32,
+        data: identify::Namespace,
+        ids: &[NamespaceId],
+        transfer_len_max: Option<u64>,
+    ) -> Result<Self> {
         let refused = |why: &str| Error::new(errno::EINVAL, format!("namespace {nsid}: {why}"));
         let block_size = data.block_size().filter(|size| *size <= 1 << 20);
         let block_size = block_size.ok_or_else(|| refused("its format is not available"))?;
@@ -66,7 +75,25 @@ impl Identified {
         if identity.csi != identify::csi::NVM {
             return Err(refused("its command set is not the NVM command set"));
         }
-        Ok(Self { nsid, identity, num_blocks: data.nsze, data })
+        let len_max = transfer_len_max.unwrap_or(IO_LEN_MAX).min(IO_LEN_MAX);
+        if len_max < u64::from(block_size) {
+            return Err(refused("its blocks are longer than a command may be"));
+        }
+        Ok(Self { nsid, identity, num_blocks: data.nsze, len_max, data })
+    }
+
+    /// Why this namespace, which took the place of `before`, cannot serve its bdev; `None` when it can.
+    pub(crate) fn differs_from(&self, before: &Self) -> Option<String> {
+        if self.identity != before.identity {
+            let (now, then) = (&self.identity, &before.identity);
+            return Some(format!("it is not the disk it was ({now:?}, was {then:?})"));
+        }
+        (self.len_max < before.len_max).then(|| {
+            let (now, then) = (self.len_max, before.len_max);
+            format!(
+                "the controller takes {now} bytes in one command now, and the bdev was made for {then}"
+            )
+        })
     }
 }
 
@@ -76,8 +103,6 @@ pub(crate) struct Shared {
     pub(crate) path: Arc<Path>,
     /// Identify Controller.
     pub(crate) controller: Arc<identify::Controller>,
-    /// Longest data of a command, in bytes; `None` = no limit.
-    pub(crate) max_transfer_len: Option<u64>,
     /// How many times an I/O is retried; -1 = without limit.
     pub(crate) retry_count: i32,
     /// Whether flushes are also sent to controllers without a volatile write cache.
@@ -118,6 +143,13 @@ impl NvmeBdev {
     fn has_write_cache(&self) -> bool {
         self.shared.controller.vwc & vwc::PRESENT != 0
     }
+}
+
+/// How long a command may end with path errors before its I/O fails, in nanoseconds: ANATT, where the controller has one.
+fn path_limit_ns(controller: &identify::Controller) -> u64 {
+    let has_ana = controller.cmic & cmic::ANA != 0;
+    let sec = if has_ana { u64::from(controller.anatt).max(1) } else { PATH_LIMIT_SEC };
+    sec * 1_000_000_000
 }
 
 impl Bdev for NvmeBdev {
@@ -162,8 +194,7 @@ impl Bdev for NvmeBdev {
             }
         }
         let block_size = u64::from(identity.block_size);
-        let len_max = self.shared.max_transfer_len.unwrap_or(IO_LEN_MAX).min(IO_LEN_MAX);
-        let blocks_max = u32::try_from(len_max / block_size).unwrap_or(BLOCKS_MAX);
+        let blocks_max = u32::try_from(self.namespace.len_max / block_size).unwrap_or(BLOCKS_MAX);
         registration.max_io_blocks = blocks_max.clamp(1, BLOCKS_MAX);
         registration.max_write_zeroes = BLOCKS_MAX;
         registration.max_unmap = u32::MAX;
@@ -180,6 +211,7 @@ impl Bdev for NvmeBdev {
             flushes: self.has_write_cache() || self.shared.enable_flush,
             retry_count: self.shared.retry_count,
             crdt: self.shared.controller.crdt,
+            path_limit_ns: path_limit_ns(&self.shared.controller),
         };
         Channel::open(namespace, Arc::clone(&self.shared.path))
     }

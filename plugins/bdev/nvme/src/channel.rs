@@ -36,6 +36,8 @@ pub(crate) struct Namespace {
     pub(crate) retry_count: i32,
     /// Delays that the device may ask for, in units of 100 ms.
     pub(crate) crdt: [u16; 3],
+    /// How long a command may end with path errors before its I/O fails, in nanoseconds.
+    pub(crate) path_limit_ns: u64,
 }
 
 /// One thread's state.
@@ -225,8 +227,7 @@ impl Channel {
             match judge(&request, &completion, received) {
                 Verdict::End(result) => request.io.complete_with(result),
                 Verdict::Again(crd, result) => self.again(request, crd, result),
-                // The command has ended, so any command may be sent again.
-                Verdict::Path => self.later(request, PATH_DELAY_NS),
+                Verdict::Path(result) => self.path_failed(request, result),
             }
         }
         self.done = done;
@@ -241,6 +242,19 @@ impl Channel {
     fn has_room(&mut self) -> bool {
         let queue = self.key.and_then(|key| self.sockets.get_mut(key));
         queue.is_some_and(|(_, queue)| queue.qpair.has_room())
+    }
+
+    /// Sends a request again that ended with a path error, until the time for that is over. The command has ended, so any command
+    /// may be sent again.
+    fn path_failed(&mut self, mut request: Request, result: IoResult) {
+        let now = thread::now_ns();
+        if request.path_failed_ns == 0 {
+            request.path_failed_ns = now;
+        }
+        if now - request.path_failed_ns >= self.namespace.path_limit_ns {
+            return request.io.complete_with(result);
+        }
+        self.later(request, PATH_DELAY_NS);
     }
 
     /// Retries a request as the device asked, or completes it when its retries are used up.
@@ -385,16 +399,32 @@ impl Drop for Channel {
 /// Follows the controller: connects a queue whenever the controller is connected, and tells the channel when it is not.
 async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
     let mut connected = None;
+    // When the connected controller first refused a queue.
+    let mut refused_ns = None;
     loop {
         let (version, state) = path.state();
+        if !matches!(state, State::Live(_)) {
+            refused_ns = None;
+        }
         match state {
             State::Live(live) if live.serves(nsid) == Some(true) => {
                 if connected != Some(live.generation) {
-                    connected = connect(&path, &live, &news).await;
-                    if connected.is_none() {
-                        let changed = path.changed_from(version);
-                        task::select(changed, task::sleep(QUEUE_DELAY)).await;
-                        continue;
+                    match connect(&path, &live, &news).await {
+                        Ok(()) => (connected, refused_ns) = (Some(live.generation), None),
+                        Err(error) => {
+                            connected = None;
+                            let now = thread::now_ns();
+                            if refused_ns.is_none() {
+                                warn!("{}: no I/O queue: {}", live.target.address, error.message());
+                            }
+                            let without = now - *refused_ns.get_or_insert(now);
+                            if path.limits.fails_io_after(Duration::from_nanos(without)) {
+                                news.say(Change::Away(Absent::Fail));
+                            }
+                            let changed = path.changed_from(version);
+                            task::select(changed, task::sleep(QUEUE_DELAY)).await;
+                            continue;
+                        }
                     }
                 }
             }
@@ -417,22 +447,17 @@ async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
     }
 }
 
-/// Connects a queue, and returns its generation.
-async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Option<u64> {
-    let Some(ticket) = Ticket::take(path, live) else {
-        warn!("{}: all I/O queues of the controller are in use; I/O waits", live.target.address);
-        return None;
-    };
+/// Connects a queue.
+///
+/// # Errors
+/// `EAGAIN` when the controller has no queue left; or the queue could not be connected.
+async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Result<()> {
+    let ticket = Ticket::take(path, live).ok_or_else(|| {
+        Error::new(errno::EAGAIN, "all I/O queues that the controller allows are in use")
+    })?;
     let sqsize = live.entries.saturating_sub(1).max(1);
     let connect = Connect { qid: ticket.qid, sqsize, ..Connect::default() };
-    match live.target.dial(connect, live.cntlid).await {
-        Ok(Dialed { stream, agreed, .. }) => {
-            news.say(Change::Connected(stream, agreed, ticket));
-            Some(live.generation)
-        }
-        Err(error) => {
-            warn!("{error}");
-            None
-        }
-    }
+    let Dialed { stream, agreed, .. } = live.target.dial(connect, live.cntlid).await?;
+    news.say(Change::Connected(stream, agreed, ticket));
+    Ok(())
 }

@@ -19,13 +19,15 @@ pub(crate) struct Request {
     pub(crate) io: BdevIo,
     /// How many times it was retried.
     pub(crate) retries: u32,
+    /// When it first ended with a path error, on the host's clock in nanoseconds; 0 = it did not.
+    pub(crate) path_failed_ns: u64,
     /// The data of an unmap.
     range: [u8; DsmRange::LEN],
 }
 
 impl Request {
     pub(crate) fn new(io: BdevIo) -> Self {
-        Self { io, retries: 0, range: [0; DsmRange::LEN] }
+        Self { io, retries: 0, path_failed_ns: 0, range: [0; DsmRange::LEN] }
     }
 
     /// Whether it may be sent again while its first copy may still execute.
@@ -110,7 +112,7 @@ pub(crate) enum Verdict {
     /// The I/O has ended.
     End(IoResult),
     /// The path is at fault: the I/O uses another path, or this one when it works again.
-    Path,
+    Path(IoResult),
     /// The device allows a retry after the delay that it names: 0 = at once, 1 to 3 = CRDT.
     Again(u8, IoResult),
 }
@@ -137,8 +139,8 @@ pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -
         | NvmeStatus::LBA_OUT_OF_RANGE
         | NvmeStatus::INVALID_OPCODE
         | NvmeStatus::INVALID_FIELD => Verdict::End(result),
-        NvmeStatus::ABORTED_SQ_DELETION => Verdict::Path,
-        _ if status.sct() == sct::PATH => Verdict::Path,
+        NvmeStatus::ABORTED_SQ_DELETION => Verdict::Path(result),
+        _ if status.sct() == sct::PATH => Verdict::Path(result),
         _ => Verdict::Again(status.crd(), result),
     }
 }

@@ -1,5 +1,7 @@
 //! `bdev_nvme_set_options`: the defaults for controllers that are attached later.
 
+use std::time::Duration;
+
 use drivebay_sdk::prelude::*;
 
 params! {
@@ -123,6 +125,13 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// When I/O fails that has had no connection for this long.
+    pub(crate) fn fails_io_after(self, without: Duration) -> bool {
+        let is_over = |sec: u32| sec > 0 && without >= Duration::from_secs(sec.into());
+        let loss_sec = u32::try_from(self.loss_sec).unwrap_or(0);
+        self.loss_sec == 0 || is_over(self.fast_fail_sec) || is_over(loss_sec)
+    }
+
     /// Checks the three against each other.
     pub(crate) fn check(self) -> Result<Self> {
         let Self { loss_sec, delay_sec, fast_fail_sec } = self;
@@ -208,6 +217,19 @@ mod tests {
         let checked = Limits { loss_sec, delay_sec, fast_fail_sec }.check();
         let message = checked.err()?.message().to_owned();
         message.split(' ').next().map(str::to_owned)
+    }
+
+    #[test]
+    fn io_without_a_connection_fails_at_the_first_limit_and_at_once_without_limits() {
+        let fails = |loss_sec, fast_fail_sec, after| {
+            let limits = Limits { loss_sec, delay_sec: 1, fast_fail_sec };
+            limits.fails_io_after(Duration::from_secs(after))
+        };
+        assert!(fails(0, 0, 0));
+        assert!(!fails(-1, 0, 100_000));
+        assert!(!fails(-1, 5, 4) && fails(-1, 5, 5));
+        assert!(!fails(10, 0, 9) && fails(10, 0, 10));
+        assert!(fails(10, 5, 6));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use drivebay_sdk::runtime::notify::Notify;
 
 use crate::dial::Target;
+use crate::options::Limits;
 
 /// A controller, as channels see it.
 #[derive(Clone, Debug)]
@@ -82,6 +83,7 @@ impl Live {
 /// A controller, shared by the app thread and the channels.
 #[derive(Debug)]
 pub(crate) struct Path {
+    pub(crate) limits: Limits,
     state: Mutex<State>,
     /// Counts the changes of `state`.
     version: AtomicU64,
@@ -95,8 +97,9 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
+            limits,
             state: Mutex::new(State::Away),
             version: AtomicU64::new(1),
             changed: Notify::new(),

@@ -124,6 +124,8 @@ pub struct Input<'a, R> {
 struct Outstanding<R> {
     request: R,
     transfer: Transfer,
+    /// Where its capsule begins in the output.
+    place: u64,
     /// Data that arrived, in bytes.
     come: u32,
     /// Data in the capsule or already asked for, in bytes.
@@ -218,11 +220,13 @@ impl<R: Payload> Qpair<R> {
         let mut header = [0; CapsuleCmd::LEN];
         let IcResp { digests, cpda, .. } = self.agreed.ic;
         let placement = CapsuleCmd { sqe }.encode(out_len, digests, cpda, &mut header);
+        let place = self.outbox.end();
         self.outbox.pdu(placement, &header, cid, 0, out_len, &request);
         if let Some(slot) = self.slots.get_mut(usize::from(cid)) {
             *slot = Some(Outstanding {
                 request,
                 transfer,
+                place,
                 come: 0,
                 granted: out_len,
                 unsent: out_len,

@@ -32,9 +32,25 @@ pub(super) struct Outbox {
     pieces: VecDeque<Piece>,
     /// How many bytes of the run follow the last piece.
     tail: usize,
+    /// How many bytes were appended since the connection began, data included.
+    appended: u64,
+    /// How many of these the socket took.
+    taken: u64,
 }
 
 impl Outbox {
+    /// Where the output appended next begins. [`Self::has_sent`] compares it.
+    #[inline]
+    pub(super) fn end(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether the socket took a byte of what was appended at `place`.
+    #[inline]
+    pub(super) fn has_sent(&self, place: u64) -> bool {
+        self.taken > place
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.tail == 0 && self.pieces.is_empty()
@@ -61,8 +77,10 @@ impl Outbox {
         let pad_len = usize::from(placement.pad_len);
         self.bytes.resize(self.bytes.len() + pad_len, 0);
         self.tail += pad_len;
+        self.appended += u64::from(placement.pad_len);
         let bytes = std::mem::take(&mut self.tail);
         self.pieces.push_back(Piece { bytes, cid, offset, len });
+        self.appended += u64::from(len);
         if placement.data_digest {
             let mut crc = Crc32c::new();
             data.look(offset, len, &mut |bytes| crc.update(bytes));
@@ -86,6 +104,7 @@ impl Outbox {
     fn write(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.tail += bytes.len();
+        self.appended += bytes.len() as u64;
     }
 
     /// Shows the parts in order until `see` says false.
@@ -109,6 +128,7 @@ impl Outbox {
 
     /// Drops `len` bytes that were sent. `data_sent` gets each command whose data was among them, and how much of it.
     pub(super) fn sent(&mut self, mut len: usize, mut data_sent: impl FnMut(u16, u32)) {
+        self.taken += len as u64;
         while let Some(first) = self.pieces.front_mut() {
             let bytes = len.min(first.bytes);
             first.bytes -= bytes;

@@ -119,7 +119,8 @@ impl<R: Payload> Qpair<R> {
         let unknown = ProtocolError::field(CID_OFFSET);
         let slot = self.slots.get_mut(usize::from(completion.cid)).ok_or(unknown)?;
         let outstanding = slot.as_mut().ok_or(unknown)?;
-        if outstanding.answer.is_some() {
+        // A target that answers what it has not received could make the send queue grow without limit.
+        if outstanding.answer.is_some() || !self.outbox.has_sent(outstanding.place) {
             return Err(unknown);
         }
         if outstanding.is_corrupt && completion.status.is_success() {
@@ -211,7 +212,8 @@ impl<R: Payload> Qpair<R> {
         let Transfer::Out(len) = slot.transfer else { return Err(unknown) };
         let end = r2t.r2to.checked_add(r2t.r2tl).filter(|end| *end <= len);
         let end = end.ok_or(ProtocolError::of(Fes::DataOutOfRange))?;
-        if slot.unsent > 0 || slot.answer.is_some() || r2t.r2tl > len - slot.granted {
+        let is_early = slot.unsent > 0 || !self.outbox.has_sent(slot.place);
+        if is_early || slot.answer.is_some() || r2t.r2tl > len - slot.granted {
             return Err(LIMIT);
         }
         slot.granted += r2t.r2tl;

@@ -204,6 +204,7 @@ fn a_request_is_not_handed_out_while_its_data_is_being_sent() {
 fn data_with_a_wrong_digest_is_an_error_of_its_command_only() {
     let mut qpair = qpair(BOTH);
     let cid = read(&mut qpair, 1, 512);
+    send(&mut qpair, usize::MAX);
     let mut bytes = data(BOTH, cid, 0, &[5; 512], true);
     *bytes.last_mut().unwrap() ^= 1;
     feed(&mut qpair, &bytes, 100).unwrap();
@@ -235,6 +236,7 @@ fn answers_to_nothing_and_second_answers_are_refused() {
     }
     let mut qpair = qpair(NONE);
     let cid = read(&mut qpair, 1, 512);
+    send(&mut qpair, usize::MAX);
     let bytes = response(NONE, cid, Status::SUCCESS).repeat(2);
     assert_eq!(refused(feed(&mut qpair, &bytes, 48)), Fes::InvalidHeaderField);
     // Nothing came, and the owner sees that.
@@ -242,9 +244,21 @@ fn answers_to_nothing_and_second_answers_are_refused() {
 }
 
 #[test]
+fn a_target_that_answers_without_reading_cannot_make_the_output_grow() {
+    let mut qpair = qpair(NONE);
+    let cid = read(&mut qpair, 1, 512);
+    let bytes = response(NONE, cid, Status::SUCCESS);
+    assert_eq!(refused(feed(&mut qpair, &bytes, 24)), Fes::InvalidHeaderField);
+    let mut qpair = self::qpair(NONE);
+    let cid = write(&mut qpair, 1, 10_000);
+    assert_eq!(refused(feed(&mut qpair, &r2t(cid, 0, 4), 24)), Fes::LimitExceeded);
+}
+
+#[test]
 fn a_second_answer_while_data_is_sent_is_refused() {
     let mut qpair = qpair(NONE);
     let cid = write(&mut qpair, 1, 4096);
+    send(&mut qpair, 1000);
     let bytes = response(NONE, cid, Status::SUCCESS).repeat(2);
     assert_eq!(refused(feed(&mut qpair, &bytes, 48)), Fes::InvalidHeaderField);
 }
@@ -287,6 +301,7 @@ fn no_byte_is_sent_twice_nor_one_that_is_not_the_command_s() {
     assert_eq!(refused(feed(&mut qpair, &again, 24)), Fes::LimitExceeded);
     let mut qpair = self::qpair(NONE);
     let cid = write(&mut qpair, 1, 10_000);
+    send(&mut qpair, usize::MAX);
     feed(&mut qpair, &r2t(cid, 0, 6000), 24).unwrap();
     send(&mut qpair, usize::MAX);
     again = r2t(cid, 0, 6000);

@@ -1,5 +1,6 @@
 //! Connects a controller's admin queue, enables the controller and asks what it is. `[app thread]`
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use drivebay_nvme_driver::spec::admin::{GetLogPage, Identify, SetFeatures};
@@ -11,6 +12,7 @@ use drivebay_nvme_driver::spec::{Command, opcode};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 
+use super::keep_alive::KeepAlive;
 use crate::admin::{Admin, Data};
 use crate::dial::Target;
 
@@ -26,7 +28,8 @@ const NAMESPACES_MAX: usize = 4096;
 /// A controller that is enabled.
 #[derive(Debug)]
 pub(crate) struct Enabled {
-    pub(crate) admin: Admin,
+    pub(crate) admin: Rc<Admin>,
+    pub(crate) keep_alive: KeepAlive,
     pub(crate) cntlid: u16,
     pub(crate) cap: Cap,
     pub(crate) data: identify::Controller,
@@ -44,7 +47,7 @@ pub(crate) async fn enable(
     let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
     let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
     let cntlid = dialed.cntlid;
-    let admin = Admin::new(dialed, COMMAND_LIMIT)?;
+    let admin = Rc::new(Admin::new(dialed, COMMAND_LIMIT)?);
 
     let cap = Cap::from_bits(admin.property(offset::CAP, true).await?);
     let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };
@@ -52,6 +55,8 @@ pub(crate) async fn enable(
     admin.set_property(offset::CC, cc.bits()).await?;
     let patience = Duration::from_millis(500) * u32::from(cap.to).max(1);
     admin.wait_until(patience, "CSTS.RDY", |csts| csts.rdy).await?;
+    // Before anything that may take long, such as many namespaces to identify.
+    let keep_alive = KeepAlive::start(&admin, keep_alive_ms)?;
 
     let asked = Identify { cns: cns::CONTROLLER, ..Identify::default() };
     let data = identify::Controller::parse(&admin.identify(asked).await?);
@@ -63,7 +68,7 @@ pub(crate) async fn enable(
     if events != 0 {
         admin.set_feature(fid::ASYNC_EVENT_CONFIGURATION, events).await?;
     }
-    Ok(Enabled { admin, cntlid, cap, data, num_queues })
+    Ok(Enabled { admin, keep_alive, cntlid, cap, data, num_queues })
 }
 
 impl Admin {

@@ -4,6 +4,7 @@
 //! reset, leaves a [`Wish`] and wakes that task, so no two things ever happen to a controller at once.
 
 pub(crate) mod bring_up;
+mod keep_alive;
 mod namespaces;
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +19,7 @@ use drivebay_nvme_driver::spec::log::lid;
 use drivebay_nvme_driver::spec::{Command, NSID_ALL, opcode};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
-use drivebay_sdk::runtime::task::{self, Either, JoinHandle};
+use drivebay_sdk::runtime::task::{self, Either};
 use drivebay_sdk::thread;
 
 use crate::admin::Admin;
@@ -28,6 +29,8 @@ use crate::options::Limits;
 use crate::path::{Live, Path, State};
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
+use keep_alive::KeepAlive;
+use namespaces::Found;
 
 /// Most entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
@@ -55,7 +58,7 @@ pub(crate) struct Controller {
     pub(crate) settings: Settings,
     pub(crate) target: Target,
     pub(crate) path: Arc<Path>,
-    admin: RefCell<Option<Rc<Admin>>>,
+    connection: RefCell<Option<Connection>>,
     /// Identify Controller.
     data: RefCell<Arc<identify::Controller>>,
     pub(crate) cntlid: Cell<u16>,
@@ -68,6 +71,12 @@ pub(crate) struct Controller {
     /// Calls that wait for a reset to end.
     resets: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
     changed: Notify,
+}
+
+/// An admin queue that is connected.
+struct Connection {
+    admin: Rc<Admin>,
+    _keep_alive: KeepAlive,
 }
 
 /// What a controller is doing.
@@ -111,13 +120,13 @@ impl Controller {
     /// # Errors
     /// The controller could not be connected. Nothing of it is left then.
     pub(crate) async fn attach(settings: Settings, target: Target) -> Result<Rc<Self>> {
-        let path = Path::new();
+        let path = Path::new(settings.limits);
         let controller = Rc::new(Self {
             name: settings.attach.name.clone(),
             settings,
             target,
             path,
-            admin: RefCell::new(None),
+            connection: RefCell::new(None),
             data: RefCell::default(),
             cntlid: Cell::new(0),
             generation: Cell::new(0),
@@ -128,7 +137,8 @@ impl Controller {
             resets: RefCell::default(),
             changed: Notify::new(),
         });
-        controller.connect(0).await?;
+        let found = controller.connect(0).await?;
+        controller.converge(found).await;
         Ok(controller)
     }
 
@@ -173,12 +183,13 @@ impl Controller {
 
     /// Serves a connected controller until its connection is lost or a caller wants something.
     async fn stay(self: &Rc<Self>) -> End {
-        let Some(admin) = self.admin.borrow().clone() else {
+        let Some(admin) = self.admin() else {
             return End::Lost("there is no admin queue".into());
         };
-        let mut tasks: Vec<JoinHandle<()>> = Vec::new();
-        tasks.extend(task::spawn("nvme keep alive", self.clone().keep_alive(admin.clone())).ok());
-        tasks.extend(task::spawn("nvme events", self.clone().events(admin.clone())).ok());
+        let mut events = match task::spawn("nvme events", self.clone().events(admin.clone())) {
+            Ok(events) => events,
+            Err(error) => return End::Lost(error.to_string()),
+        };
         let generation = self.generation.get();
         let mut of_queue = None;
         let queue_lost = self.path.events.until(|| {
@@ -192,9 +203,7 @@ impl Controller {
             Either::Right(Either::Left(why)) => End::Lost(why),
             Either::Right(Either::Right(())) => End::Lost(String::new()),
         };
-        for task in &mut tasks {
-            task.cancel();
-        }
+        events.cancel();
         match end {
             End::Lost(why) if why.is_empty() => End::Lost(of_queue.unwrap_or_default()),
             end => end,
@@ -207,42 +216,74 @@ impl Controller {
         self.phase.set(Phase::Resetting);
         self.path.set(State::Away);
         self.path.all_closed().await;
-        self.admin.replace(None);
+        if let Some(connection) = self.connection.take() {
+            connection.admin.give_up("the controller is reset".into());
+        }
     }
 
-    /// Connects again; false when a caller wants the controller detached instead.
+    /// Connects again within the limits; false when a caller wants the controller detached instead.
     async fn come_back(self: &Rc<Self>, since_ns: u64) -> Result<bool> {
+        let tries = self.try_to_connect(since_ns + nanos(QUIET));
+        let limited = task::select(tries, self.limits_are_over(since_ns));
+        let detached = self.changed.until(|| self.wish.get() == Some(Wish::Detach));
+        match task::select(limited, detached).await {
+            Either::Left(Either::Left(found)) => {
+                self.converge(found).await;
+                Ok(true)
+            }
+            Either::Left(Either::Right(error)) => Err(error),
+            Either::Right(()) => Ok(false),
+        }
+    }
+
+    /// Tries until the controller is connected.
+    async fn try_to_connect(self: &Rc<Self>, quiet_ns: u64) -> Found {
         let limits = self.settings.limits;
         let delay = match limits.delay_sec {
             0 => DELAY,
             sec => Duration::from_secs(sec.into()),
         };
         loop {
-            let error = match self.connect(since_ns + nanos(QUIET)).await {
-                Ok(()) => return Ok(true),
+            let error = match self.connect(quiet_ns).await {
+                Ok(found) => return found,
                 Err(error) => error,
             };
-            let away = Duration::from_nanos(thread::now_ns().saturating_sub(since_ns));
-            let is_over = |sec: u32| sec > 0 && away >= Duration::from_secs(sec.into());
-            let loss_sec = u32::try_from(limits.loss_sec).unwrap_or(0);
-            if is_over(loss_sec) {
-                let why = format!("not connected for {loss_sec} s: {}", error.message());
-                return Err(Error::new(error.errno(), why));
-            }
             warn!("{}: {}", self.name, error.message());
-            if limits.loss_sec == 0 || is_over(limits.fast_fail_sec) {
-                self.path.set(State::Failing);
-                self.answer_resets(&Err(error));
+            if limits.loss_sec == 0 {
+                self.fail_io(error);
             }
             self.phase.set(Phase::Delayed);
-            let wished = self.changed.until(|| self.wish.get().is_some());
-            if let Either::Left(()) = task::select(wished, task::sleep(delay)).await
-                && self.wish.take() == Some(Wish::Detach)
-            {
-                return Ok(false);
+            let reset = self.changed.until(|| self.wish.get() == Some(Wish::Reset));
+            if let Either::Left(()) = task::select(reset, task::sleep(delay)).await {
+                self.wish.take();
             }
             self.phase.set(Phase::Resetting);
         }
+    }
+
+    /// Waits until the controller has been away for too long. I/O fails from `fast_io_fail_timeout_sec` on, whatever a try to
+    /// connect waits for.
+    async fn limits_are_over(&self, since_ns: u64) -> Error {
+        let Limits { loss_sec, fast_fail_sec, .. } = self.settings.limits;
+        let at = |sec: u32| since_ns + nanos(Duration::from_secs(sec.into()));
+        let away = |sec: u32| Error::new(errno::ETIMEDOUT, format!("not connected for {sec} s"));
+        if fast_fail_sec > 0 {
+            task::sleep_until(at(fast_fail_sec)).await;
+            self.fail_io(away(fast_fail_sec));
+        }
+        match u32::try_from(loss_sec) {
+            Ok(sec) if sec > 0 => {
+                task::sleep_until(at(sec)).await;
+                away(sec)
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Fails I/O, and the calls that wait for a reset, until the controller is connected.
+    fn fail_io(&self, why: Error) {
+        self.path.set(State::Failing);
+        self.answer_resets(&Err(why));
     }
 
     /// Answers every call that waits for a reset.
@@ -252,11 +293,11 @@ impl Controller {
         }
     }
 
-    /// Connects, looks at the namespaces, and tells the channels. `quiet_ns`: when commands of earlier connections can no longer
-    /// execute.
-    async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<()> {
+    /// Connects, looks at the namespaces, and tells the channels; returns the namespaces for [`Self::converge`]. `quiet_ns`: when
+    /// commands of earlier connections can no longer execute. Dropping the future undoes everything.
+    async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
         let Settings { keep_alive_ms, num_queues, .. } = self.settings;
-        let Enabled { admin, cntlid, cap, data, num_queues } =
+        let Enabled { admin, keep_alive, cntlid, cap, data, num_queues } =
             enable(&self.target, keep_alive_ms, num_queues).await?;
         let entries = cap.mqes.saturating_add(1).min(IO_ENTRIES);
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
@@ -279,11 +320,15 @@ impl Controller {
             self.usable(&found),
             num_queues,
         ));
-        *self.admin.borrow_mut() = Some(Rc::new(admin));
+        self.connection.replace(Some(Connection { admin, _keep_alive: keep_alive }));
         self.path.set(State::Live(live));
         self.phase.set(Phase::Enabled);
-        self.converge(found).await;
-        Ok(())
+        Ok(found)
+    }
+
+    /// The admin queue, while the controller is connected.
+    pub(crate) fn admin(&self) -> Option<Rc<Admin>> {
+        self.connection.borrow().as_ref().map(|connection| Rc::clone(&connection.admin))
     }
 
     /// What each bdev shares with this controller.
@@ -291,7 +336,6 @@ impl Controller {
         Shared {
             path: Arc::clone(&self.path),
             controller: Arc::clone(&self.data.borrow()),
-            max_transfer_len: self.max_transfer_len.get(),
             retry_count: self.settings.retry_count,
             enable_flush: self.settings.enable_flush,
         }
@@ -300,23 +344,6 @@ impl Controller {
     /// Identify Controller, as of the last connection.
     pub(crate) fn data(&self) -> Arc<identify::Controller> {
         Arc::clone(&self.data.borrow())
-    }
-
-    /// Sends keep alives, and ends the connection when one is not answered.
-    async fn keep_alive(self: Rc<Self>, admin: Rc<Admin>) {
-        let kato_ms = self.settings.keep_alive_ms;
-        if kato_ms == 0 {
-            return;
-        }
-        let period = Duration::from_millis(u64::from(kato_ms / 2).max(1));
-        loop {
-            task::sleep(period).await;
-            let answer = task::timeout(period * 2, admin.keep_alive()).await;
-            match answer.unwrap_or_else(|elapsed| Err(elapsed.into())) {
-                Ok(()) => {}
-                Err(error) => return admin.give_up(format!("keep alive: {}", error.message())),
-            }
-        }
     }
 
     /// Waits for events, and handles them.
@@ -391,9 +418,9 @@ impl Controller {
         self.remove_all().await;
         self.path.set(State::Gone);
         self.path.all_closed().await;
-        let admin = self.admin.take();
-        if let Some(admin) = admin
-            && let Err(error) = admin.shut_down().await
+        let connection = self.connection.take();
+        if let Some(connection) = connection
+            && let Err(error) = connection.admin.shut_down().await
         {
             info!("{}: {}", self.name, error.message());
         }

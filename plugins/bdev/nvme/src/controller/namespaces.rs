@@ -29,7 +29,9 @@ impl Controller {
             let identified = match admin.namespace(nsid).await {
                 // The other namespaces would fail in the same way.
                 Err(error) if admin.is_lost() => return Err(error),
-                identified => identified.and_then(|(data, ids)| Identified::new(nsid, data, &ids)),
+                identified => identified.and_then(|(data, ids)| {
+                    Identified::new(nsid, data, &ids, self.max_transfer_len.get())
+                }),
             };
             if let Err(error) = &identified {
                 warn!("{}: namespace {nsid} is left out: {}", self.name, error.message());
@@ -39,26 +41,19 @@ impl Controller {
         Ok(found)
     }
 
-    /// Which namespaces may be used: new ones, and those that still have the identity of their bdevs.
+    /// Which namespaces may be used: new ones, and those that can still serve their bdevs.
     pub(super) fn usable(&self, found: &Found) -> BTreeMap<u32, bool> {
         let bdevs = self.bdevs.borrow();
         let mut usable = BTreeMap::new();
         for (nsid, namespace) in found {
-            let before = bdevs.get(nsid);
-            let is_usable = namespace.as_ref().is_some_and(|namespace| {
-                before.is_none_or(|before| before.identity == namespace.identity)
-            });
-            if let Some(namespace) = namespace
-                && !is_usable
-            {
-                error!(
-                    "{}: namespace {nsid} is not the one it was ({:?}, was {:?}): it is not used",
-                    self.name,
-                    namespace.identity,
-                    before.map(|before| &before.identity)
-                );
+            let differs = namespace
+                .as_ref()
+                .zip(bdevs.get(nsid))
+                .and_then(|(namespace, before)| namespace.differs_from(before));
+            if let Some(why) = &differs {
+                error!("{}: namespace {nsid} is not used: {why}", self.name);
             }
-            usable.insert(*nsid, is_usable);
+            usable.insert(*nsid, namespace.is_some() && differs.is_none());
         }
         usable
     }
@@ -89,7 +84,7 @@ impl Controller {
             let before = self.bdevs.borrow().get(&namespace.nsid).cloned();
             let result = match before {
                 None => self.publish(namespace),
-                Some(before) if before.identity == namespace.identity => {
+                Some(before) if namespace.differs_from(&before).is_none() => {
                     self.resize(&before, namespace)
                 }
                 // The log says so already.
@@ -137,6 +132,8 @@ impl Controller {
         let bdev = bdev::find::<NvmeBdev>(&name)?;
         App::here(|app| bdev.resize(app, new))??;
         info!("{name}: resized from {old} to {new} blocks");
+        // The bdev keeps the length of its commands.
+        let namespace = Identified { len_max: before.len_max, ..namespace };
         self.bdevs.borrow_mut().insert(namespace.nsid, namespace);
         Ok(())
     }
