@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -30,10 +31,11 @@ def wait(what, limit=30):
 class Load:
     """`drivebay perf` on a namespace, in a process of its own; it compares what it reads with what it wrote."""
 
-    def __init__(self, port, *flags, bdevs=("Nvme0n1",), **more):
+    def __init__(self, port, *flags, bdevs=("Nvme0n1",), options=None, **more):
         self.folder = tempfile.TemporaryDirectory()
-        call = f"bdev_nvme_attach_controller {json.dumps(where(port, **more))}"
-        command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, "--rpc", call, "--verify", *flags, *bdevs]
+        calls = [("bdev_nvme_set_options", options or {}), ("bdev_nvme_attach_controller", where(port, **more))]
+        rpc = [part for method, params in calls for part in ("--rpc", f"{method} {json.dumps(params)}")]
+        command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, *rpc, "--verify", *flags, *bdevs]
         self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         env={**os.environ, "DRIVEBAY_RUNTIME": self.folder.name})
 
@@ -44,9 +46,10 @@ class Load:
         return out, errors
 
     def report(self, limit=120):
+        """What it did, after it ended without an error; `log` is what the plugin said."""
         out, errors = self.end(limit)
         assert self.process.returncode == 0, f"status {self.process.returncode}:\n{out}\n{errors}"
-        return json.loads(out)["reports"][0]
+        return {**json.loads(out)["reports"][0], "log": errors}
 
 
 def export(host, port, blocks=65536):
@@ -151,6 +154,23 @@ class TwoProcesses(unittest.TestCase):
                     target.start()
                     serve()
                 self.assertGreater(load.report()["reads"], 0)
+
+    def test_nothing_is_lost_when_a_target_hangs_and_its_controller_is_reset_for_that(self):
+        for action in ("reset", "abort"):
+            with self.subTest(action=action), Host() as target:
+                port = free_port()
+                export(target, port)
+                options = {"action_on_timeout": action, "timeout_us": 500_000, "timeout_admin_us": 500_000,
+                           "keep_alive_timeout_ms": 120_000}
+                load = Load(port, "-w", "randrw", "-q", "16", "-t", "8", options=options, ctrlr_loss_timeout_sec=-1,
+                            reconnect_delay_sec=1)
+                wait(lambda: target.call("nvmf_subsystem_get_qpairs", nqn=NQN)[1:])
+                target.process.send_signal(signal.SIGSTOP)
+                time.sleep(4)
+                target.process.send_signal(signal.SIGCONT)
+                report = load.report()
+                self.assertIn("took longer than timeout_us", report["log"])
+                self.assertGreater(report["reads"], 0)
 
     def test_io_fails_when_the_time_for_it_is_over_although_the_controller_may_still_return(self):
         with Host() as target:

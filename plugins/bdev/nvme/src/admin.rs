@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use drivebay_nvme_driver::qpair::{Completed, Payload, Qpair, Transfer};
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
@@ -14,6 +13,7 @@ use drivebay_sdk::runtime::task::{self, oneshot};
 
 use crate::dial::Dialed;
 use crate::link::{self, InList, OutList, Wire};
+use crate::options::{TimeoutAction, Timeouts};
 
 /// poll(2): there is something to read.
 const POLLIN: u32 = 1;
@@ -102,13 +102,12 @@ struct Served {
     key: usize,
     lost: RefCell<Option<String>>,
     changed: Notify,
-    /// How long a command may take.
-    limit: Duration,
+    timeouts: Timeouts,
 }
 
 impl Admin {
-    /// Serves a queue that is connected. `limit`: how long a command may take.
-    pub(crate) fn new(dialed: Dialed, limit: Duration) -> Result<Self> {
+    /// Serves a queue that is connected.
+    pub(crate) fn new(dialed: Dialed, timeouts: Timeouts) -> Result<Self> {
         let mut sockets = Sockets::new(1)?;
         let wake_fd = sockets.wake_fd();
         let key = sockets.add(dialed.stream, Qpair::new(dialed.agreed))?;
@@ -117,20 +116,29 @@ impl Admin {
             key,
             lost: RefCell::new(None),
             changed: Notify::new(),
-            limit,
+            timeouts,
         });
         let poller = Poller::register("nvme_admin", 0, Serve(Rc::clone(&served)))?;
         poller.wake_fd(wake_fd, POLLIN)?;
         Ok(Self { served, _poller: poller })
     }
 
-    /// Runs a command. After a timeout the command keeps its queue entry and its memory until it ends.
+    /// Runs a command. A command that takes too long keeps its queue entry and its memory until it ends, unless the connection is
+    /// ended for that (`action_on_timeout`).
     pub(crate) async fn run(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
         let answer = self.begin(what, command, data)?;
-        match task::timeout(self.served.limit, answer).await {
+        let Timeouts { action, admin: limit, .. } = self.served.timeouts;
+        match task::timeout(limit, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(self.why(what)),
-            Err(elapsed) => Err(Error::new(errno::ETIMEDOUT, format!("{what}: {elapsed}"))),
+            Err(elapsed) => {
+                let why = format!("{what}: {elapsed}");
+                // An Abort would wait in the same queue.
+                if action != TimeoutAction::None {
+                    self.give_up(why.clone());
+                }
+                Err(Error::new(errno::ETIMEDOUT, why))
+            }
         }
     }
 

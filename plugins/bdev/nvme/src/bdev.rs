@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drivebay_nvme_driver::spec::identify::{self, NamespaceId, cmic, oncs, vwc};
 use drivebay_sdk::prelude::*;
@@ -107,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) retry_count: i32,
     /// Whether flushes are also sent to controllers without a volatile write cache.
     pub(crate) enable_flush: bool,
+    /// How long a command may take; `None` = forever.
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// A namespace on the bus.
@@ -211,6 +214,7 @@ impl Bdev for NvmeBdev {
             flushes: self.has_write_cache() || self.shared.enable_flush,
             retry_count: self.shared.retry_count,
             crdt: self.shared.controller.crdt,
+            timeout: self.shared.timeout,
             path_limit_ns: path_limit_ns(&self.shared.controller),
         };
         Channel::open(namespace, Arc::clone(&self.shared.path))

@@ -17,13 +17,16 @@ use drivebay_sdk::thread;
 use crate::dial::Dialed;
 use crate::io::{Request, Verdict, judge, no_path};
 use crate::link;
-use crate::path::{Live, Path, State, Ticket};
+use crate::path::{Live, Overdue, Path, State, Ticket};
 
 /// How long a channel waits before it tries again when the controller is connected but refuses the I/O queue.
 const QUEUE_DELAY: Duration = Duration::from_millis(500);
 /// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. The connection may be up
 /// all the while, and would then carry nothing but that command and its error.
 const PATH_DELAY_NS: u64 = 100_000_000;
+/// How often a channel looks for commands that take too long.
+const WATCH_MIN: Duration = Duration::from_millis(1);
+const WATCH_MAX: Duration = Duration::from_secs(1);
 
 /// What a channel needs to know about its namespace.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct Namespace {
     pub(crate) retry_count: i32,
     /// Delays that the device may ask for, in units of 100 ms.
     pub(crate) crdt: [u16; 3],
+    /// How long a command may take; `None` = forever.
+    pub(crate) timeout: Option<Duration>,
     /// How long a command may end with path errors before its I/O fails, in nanoseconds.
     pub(crate) path_limit_ns: u64,
 }
@@ -48,6 +53,8 @@ pub struct Channel {
     key: Option<usize>,
     news: Rc<News>,
     connector: JoinHandle<()>,
+    /// Has the channel look for commands that take too long, when they have a timeout.
+    watch: Option<JoinHandle<()>>,
     path: Arc<Path>,
     /// What happens to I/O while there is no queue.
     absent: Absent,
@@ -86,6 +93,8 @@ enum Absent {
 #[derive(Default)]
 struct News {
     has_any: Cell<bool>,
+    /// It is time to look for commands that take too long.
+    is_watch_due: Cell<bool>,
     change: RefCell<Option<Change>>,
 }
 
@@ -109,12 +118,17 @@ impl Channel {
             "nvme connector",
             follow(Arc::clone(&path), namespace.nsid, Rc::clone(&news)),
         )?;
+        let watch = match namespace.timeout {
+            Some(timeout) => Some(task::spawn("nvme timeouts", watch(timeout, Rc::clone(&news)))?),
+            None => None,
+        };
         Ok(Self {
             namespace,
             sockets: Sockets::new(1)?,
             key: None,
             news,
             connector,
+            watch,
             path,
             absent: Absent::Wait,
             waiting: VecDeque::new(),
@@ -150,6 +164,10 @@ impl Channel {
         let Some((command, transfer)) = request.command(nsid, block_size) else {
             return request.io.complete(Status::NOT_SUPPORTED);
         };
+        if self.namespace.timeout.is_some() {
+            request.sent_ns = thread::now_ns();
+            request.overdue.set(0);
+        }
         match queue.qpair.submit(&command, transfer, request) {
             Ok(_) => self.sockets.activate(key),
             Err(request) => self.keep(request),
@@ -330,8 +348,28 @@ impl Channel {
             }
             None => {}
         }
+        if self.news.is_watch_due.replace(false) {
+            self.report_overdue();
+        }
         self.settle();
         true
+    }
+
+    /// Reports the commands that take too long, each once when its timeout is over, and once more when it is over twice.
+    fn report_overdue(&mut self) {
+        let Some(timeout) = self.namespace.timeout else { return };
+        let Some((_, queue)) = self.key.and_then(|key| self.sockets.get_mut(key)) else { return };
+        let (generation, qid) = (queue.ticket.live().generation, queue.ticket.qid);
+        let now = thread::now_ns();
+        for (cid, request) in queue.qpair.iter() {
+            let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
+            let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
+            if times > request.overdue.get()
+                && self.path.report_overdue(Overdue { generation, qid, cid, times })
+            {
+                request.overdue.set(times);
+            }
+        }
     }
 
     fn connected(&mut self, stream: Stream, agreed: Agreed, ticket: Ticket) {
@@ -393,6 +431,19 @@ impl Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         self.connector.cancel();
+        if let Some(watch) = &mut self.watch {
+            watch.cancel();
+        }
+    }
+}
+
+/// Has the channel look for commands that take too long, a few times in each timeout.
+async fn watch(timeout: Duration, news: Rc<News>) {
+    let period = (timeout / 4).clamp(WATCH_MIN, WATCH_MAX);
+    loop {
+        task::sleep(period).await;
+        news.is_watch_due.set(true);
+        news.has_any.set(true);
     }
 }
 

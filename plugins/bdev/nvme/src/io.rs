@@ -1,5 +1,7 @@
 //! An I/O of the bus as a command of the NVM command set, and its status on the way back.
 
+use std::cell::Cell;
+
 use drivebay_nvme_driver::qpair::{Payload, Transfer};
 use drivebay_nvme_driver::spec::nvm::{BlockCommand, DatasetManagement, DsmRange};
 use drivebay_nvme_driver::spec::opcode::nvm;
@@ -21,13 +23,24 @@ pub(crate) struct Request {
     pub(crate) retries: u32,
     /// When it first ended with a path error, on the host's clock in nanoseconds; 0 = it did not.
     pub(crate) path_failed_ns: u64,
+    /// When it was sent, on the host's clock in nanoseconds. Only set when commands have a timeout.
+    pub(crate) sent_ns: u64,
+    /// How many times it was reported as overdue since it was sent.
+    pub(crate) overdue: Cell<u8>,
     /// The data of an unmap.
     range: [u8; DsmRange::LEN],
 }
 
 impl Request {
     pub(crate) fn new(io: BdevIo) -> Self {
-        Self { io, retries: 0, path_failed_ns: 0, range: [0; DsmRange::LEN] }
+        Self {
+            io,
+            retries: 0,
+            path_failed_ns: 0,
+            sent_ns: 0,
+            overdue: Cell::new(0),
+            range: [0; DsmRange::LEN],
+        }
     }
 
     /// Whether it may be sent again while its first copy may still execute.

@@ -7,11 +7,11 @@ use drivebay_sdk::prelude::*;
 params! {
     /// Parameters of `bdev_nvme_set_options`.
     pub struct SetOptions {
-        /// What to do with a command that takes too long; has no effect yet.
+        /// What to do with a command that takes longer than `timeout_us` or `timeout_admin_us`.
         pub action_on_timeout: TimeoutAction = TimeoutAction::None,
-        /// How long an I/O may take, in microseconds; 0 = forever. Has no effect yet.
+        /// How long a command of an I/O may take, in microseconds; 0 = forever.
         pub timeout_us: u64 = 0,
-        /// How long an admin command may take, in microseconds; 0 = as `timeout_us`. Has no effect yet.
+        /// How long an admin command may take, in microseconds; 0 = as `timeout_us`, or 10 s when that is 0, too.
         pub timeout_admin_us: u64 = 0,
         /// Keep alive timeout, in milliseconds; 0 = none.
         pub keep_alive_timeout_ms: u32 = 10_000,
@@ -82,7 +82,7 @@ params! {
         None = "none",
         /// The controller is reset.
         Reset = "reset",
-        /// The command is aborted.
+        /// The command is aborted. When the controller does not abort it, the controller is reset.
         Abort = "abort",
     }
 
@@ -111,6 +111,19 @@ params! {
         /// The one with the fewest I/Os outstanding.
         QueueDepth = "queue_depth",
     }
+}
+
+/// How long an admin command may take when no timeout is given.
+const ADMIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long commands may take, and what happens to those that take longer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) action: TimeoutAction,
+    /// A command of an I/O; `None` = forever.
+    pub(crate) io: Option<Duration>,
+    /// An admin command.
+    pub(crate) admin: Duration,
 }
 
 /// How long the host tries to reconnect a controller, in seconds.
@@ -186,6 +199,16 @@ impl SetOptions {
         match &self.multipath_opts {
             Some(multipath) => multipath.check(),
             None => Ok(()),
+        }
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        let admin_us =
+            if self.timeout_admin_us > 0 { self.timeout_admin_us } else { self.timeout_us };
+        Timeouts {
+            action: self.action_on_timeout,
+            io: (self.timeout_us > 0).then(|| Duration::from_micros(self.timeout_us)),
+            admin: if admin_us > 0 { Duration::from_micros(admin_us) } else { ADMIN_LIMIT },
         }
     }
 

@@ -80,6 +80,20 @@ impl Live {
     }
 }
 
+/// Most reports of commands that take too long.
+const OVERDUE_MAX: usize = 64;
+
+/// A command that takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    /// The connection of the controller that the command belongs to.
+    pub(crate) generation: u64,
+    pub(crate) qid: u16,
+    pub(crate) cid: u16,
+    /// How many times the timeout is over: 1 or 2.
+    pub(crate) times: u8,
+}
+
 /// A controller, shared by the app thread and the channels.
 #[derive(Debug)]
 pub(crate) struct Path {
@@ -92,6 +106,8 @@ pub(crate) struct Path {
     open: AtomicU64,
     /// Wakes the app thread when an I/O connection is closed or lost.
     pub(crate) events: Notify,
+    /// Commands that take too long.
+    overdue: Mutex<Vec<Overdue>>,
     /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
 }
@@ -105,6 +121,7 @@ impl Path {
             changed: Notify::new(),
             open: AtomicU64::new(0),
             events: Notify::new(),
+            overdue: Mutex::default(),
             lost: Mutex::new(None),
         })
     }
@@ -151,6 +168,23 @@ impl Path {
     pub(crate) fn take_lost(&self, generation: u64) -> Option<String> {
         let (of, why) = lock(&self.lost).take()?;
         (of == generation).then_some(why)
+    }
+
+    /// Reports a command that takes too long; false when as many as possible are reported already. `[any lightweight thread]`
+    pub(crate) fn report_overdue(&self, overdue: Overdue) -> bool {
+        let mut all = lock(&self.overdue);
+        let has_room = all.len() < OVERDUE_MAX;
+        if has_room {
+            all.push(overdue);
+        }
+        drop(all);
+        self.events.notify();
+        has_room
+    }
+
+    /// Takes the commands that take too long. `[app thread]`
+    pub(crate) fn take_overdue(&self) -> Vec<Overdue> {
+        std::mem::take(&mut *lock(&self.overdue))
     }
 
     /// Waits until no I/O connection is open. `[app thread]`

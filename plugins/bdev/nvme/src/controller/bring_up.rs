@@ -15,11 +15,10 @@ use drivebay_sdk::runtime::task;
 use super::keep_alive::KeepAlive;
 use crate::admin::{Admin, Data};
 use crate::dial::Target;
+use crate::options::Timeouts;
 
 /// Entries in an admin queue: the fewest that NVMe over Fabrics allows.
 const ADMIN_ENTRIES: u16 = 32;
-/// How long an admin command may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// How often the status is read while a controller is enabled or shut down.
 const LOOK: Duration = Duration::from_millis(10);
 /// Most namespaces of one controller that are looked at.
@@ -42,12 +41,13 @@ pub(crate) async fn enable(
     target: &Target,
     keep_alive_ms: u32,
     num_queues: u16,
+    timeouts: Timeouts,
 ) -> Result<Enabled> {
     let sqsize = ADMIN_ENTRIES - 1;
     let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
     let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
     let cntlid = dialed.cntlid;
-    let admin = Rc::new(Admin::new(dialed, COMMAND_LIMIT)?);
+    let admin = Rc::new(Admin::new(dialed, timeouts)?);
 
     let cap = Cap::from_bits(admin.property(offset::CAP, true).await?);
     let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };

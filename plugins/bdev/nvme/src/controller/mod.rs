@@ -6,6 +6,7 @@
 pub(crate) mod bring_up;
 mod keep_alive;
 mod namespaces;
+mod timeouts;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use drivebay_sdk::thread;
 use crate::admin::Admin;
 use crate::bdev::{Identified, Shared};
 use crate::dial::Target;
-use crate::options::Limits;
+use crate::options::{Limits, Timeouts};
 use crate::path::{Live, Path, State};
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
@@ -49,6 +50,7 @@ pub(crate) struct Settings {
     pub(crate) num_queues: u16,
     pub(crate) retry_count: i32,
     pub(crate) enable_flush: bool,
+    pub(crate) timeouts: Timeouts,
 }
 
 /// A controller.
@@ -186,10 +188,8 @@ impl Controller {
         let Some(admin) = self.admin() else {
             return End::Lost("there is no admin queue".into());
         };
-        let mut events = match task::spawn("nvme events", self.clone().events(admin.clone())) {
-            Ok(events) => events,
-            Err(error) => return End::Lost(error.to_string()),
-        };
+        let events = task::spawn("nvme events", self.clone().events(admin.clone()));
+        let timeouts = task::spawn("nvme timeouts", self.clone().watch_timeouts(admin.clone()));
         let generation = self.generation.get();
         let mut of_queue = None;
         let queue_lost = self.path.events.until(|| {
@@ -203,7 +203,12 @@ impl Controller {
             Either::Right(Either::Left(why)) => End::Lost(why),
             Either::Right(Either::Right(())) => End::Lost(String::new()),
         };
-        events.cancel();
+        for task in [events, timeouts] {
+            match task {
+                Ok(mut task) => task.cancel(),
+                Err(error) => warn!("{}: {error}", self.name),
+            }
+        }
         match end {
             End::Lost(why) if why.is_empty() => End::Lost(of_queue.unwrap_or_default()),
             end => end,
@@ -296,9 +301,9 @@ impl Controller {
     /// Connects, looks at the namespaces, and tells the channels; returns the namespaces for [`Self::converge`]. `quiet_ns`: when
     /// commands of earlier connections can no longer execute. Dropping the future undoes everything.
     async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
-        let Settings { keep_alive_ms, num_queues, .. } = self.settings;
+        let Settings { keep_alive_ms, num_queues, timeouts, .. } = self.settings;
         let Enabled { admin, keep_alive, cntlid, cap, data, num_queues } =
-            enable(&self.target, keep_alive_ms, num_queues).await?;
+            enable(&self.target, keep_alive_ms, num_queues, timeouts).await?;
         let entries = cap.mqes.saturating_add(1).min(IO_ENTRIES);
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
         let in_capsule_len = if data.icdoff == 0 { capsule } else { 0 };
@@ -338,6 +343,7 @@ impl Controller {
             controller: Arc::clone(&self.data.borrow()),
             retry_count: self.settings.retry_count,
             enable_flush: self.settings.enable_flush,
+            timeout: self.settings.timeouts.io,
         }
     }
 

@@ -182,6 +182,7 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         num_queues: u16::try_from(params.num_io_queues.unwrap_or(128)).unwrap_or(u16::MAX),
         retry_count: options.bdev_retry_count,
         enable_flush: options.enable_flush,
+        timeouts: options.timeouts(),
         attach: params,
     };
     Ok((settings, target))
