@@ -1,4 +1,4 @@
-//! An admin queue: commands as futures. It stays on the app thread, where it was made.
+//! An admin queue, or any other queue, with commands as futures. It stays on the app thread, where it was made.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,6 +24,8 @@ pub(crate) enum Data {
     None,
     /// This many bytes from the controller.
     In(u32),
+    /// These bytes to the controller, less than 4 GiB.
+    Out(Vec<u8>),
 }
 
 /// How an admin command ended.
@@ -143,8 +145,8 @@ impl Admin {
     }
 
     /// Runs a command without a time limit, such as a request for events.
-    pub(crate) async fn wait(&self, what: &str, command: Command) -> Result<Answer> {
-        self.begin(what, command, Data::None)?.await.map_err(|_| self.why(what))
+    pub(crate) async fn send(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
+        self.begin(what, command, data)?.await.map_err(|_| self.why(what))
     }
 
     fn begin(&self, what: &str, command: Command, data: Data) -> Result<oneshot::Receiver<Answer>> {
@@ -152,6 +154,7 @@ impl Admin {
         let (transfer, data) = match data {
             Data::None => (Transfer::None, Vec::new()),
             Data::In(len) => (Transfer::In(len), vec![0; len as usize]),
+            Data::Out(data) => (Transfer::Out(u32::try_from(data.len()).unwrap_or(0)), data),
         };
         let mut sockets = self.served.sockets.borrow_mut();
         let Some((_, qpair)) = sockets.get_mut(self.served.key) else {

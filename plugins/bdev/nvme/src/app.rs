@@ -61,6 +61,13 @@ impl Known {
         self.controllers.borrow().get(name).cloned()
     }
 
+    /// The controller of a bdev.
+    pub(crate) fn with_bdev(&self, bdev_name: &str) -> Option<Rc<Controller>> {
+        let controllers = self.controllers.borrow();
+        let mut all = controllers.values();
+        all.find(|controller| controller.bdev_names().iter().any(|name| name == bdev_name)).cloned()
+    }
+
     /// The host identifier for a host NQN: the UUID in the NQN, or else this process's own.
     pub(crate) fn host_id(&self, hostnqn: &str) -> [u8; 16] {
         let uuid = hostnqn.strip_prefix(nqn::UUID_PREFIX).and_then(|uuid| uuid.parse().ok());

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_nvme_driver::qpair::{Agreed, Completed, Qpair};
-use drivebay_nvme_driver::spec::fabrics::Connect;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
 use drivebay_sdk::runtime::task::{self, JoinHandle};
@@ -375,7 +374,6 @@ impl Channel {
     fn connected(&mut self, stream: Stream, agreed: Agreed, ticket: Ticket) {
         self.disconnect();
         let live = ticket.live();
-        let agreed = Agreed { in_capsule_len: live.in_capsule_len, ..agreed };
         let (generation, quiet_ns) = (live.generation, live.quiet_ns);
         match self.sockets.add(stream, Queue { qpair: Qpair::new(agreed), ticket }) {
             Ok(key) => self.key = Some(key),
@@ -503,12 +501,8 @@ async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
 /// # Errors
 /// `EAGAIN` when the controller has no queue left; or the queue could not be connected.
 async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Result<()> {
-    let ticket = Ticket::take(path, live).ok_or_else(|| {
-        Error::new(errno::EAGAIN, "all I/O queues that the controller allows are in use")
-    })?;
-    let sqsize = live.entries.saturating_sub(1).max(1);
-    let connect = Connect { qid: ticket.qid, sqsize, ..Connect::default() };
-    let Dialed { stream, agreed, .. } = live.target.dial(connect, live.cntlid).await?;
+    let ticket = Ticket::take(path, live)?;
+    let Dialed { stream, agreed, .. } = ticket.dial().await?;
     news.say(Change::Connected(stream, agreed, ticket));
     Ok(())
 }

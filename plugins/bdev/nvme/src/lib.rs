@@ -32,7 +32,8 @@ plugin! {
     requires: [],
     methods: [
         "bdev_nvme_attach_controller", "bdev_nvme_detach_controller", "bdev_nvme_get_controllers",
-        "bdev_nvme_reset_controller", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
+        "bdev_nvme_reset_controller", "bdev_nvme_enable_controller", "bdev_nvme_disable_controller",
+        "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     start: start,
     stop: stop,

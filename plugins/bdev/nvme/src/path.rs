@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use drivebay_nvme_driver::qpair::Agreed;
+use drivebay_nvme_driver::spec::fabrics::Connect;
+use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 
-use crate::dial::Target;
+use crate::dial::{Dialed, Target};
 use crate::options::Limits;
 
 /// A controller, as channels see it.
@@ -202,15 +205,30 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Takes a queue identifier; `None` when all are in use.
-    pub(crate) fn take(path: &Arc<Path>, live: &Arc<Live>) -> Option<Self> {
-        let qid = lock(&live.free_qids).pop_front()?;
+    /// Takes a queue identifier.
+    ///
+    /// # Errors
+    /// `EAGAIN` when all are in use.
+    pub(crate) fn take(path: &Arc<Path>, live: &Arc<Live>) -> Result<Self> {
+        let qid = lock(&live.free_qids).pop_front().ok_or_else(|| {
+            Error::new(errno::EAGAIN, "all I/O queues that the controller allows are in use")
+        })?;
         path.open.fetch_add(1, Ordering::AcqRel);
-        Some(Self { path: Arc::clone(path), live: Arc::clone(live), qid })
+        Ok(Self { path: Arc::clone(path), live: Arc::clone(live), qid })
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Connects the queue.
+    pub(crate) async fn dial(&self) -> Result<Dialed> {
+        let live = &self.live;
+        let sqsize = live.entries.saturating_sub(1).max(1);
+        let connect = Connect { qid: self.qid, sqsize, ..Connect::default() };
+        let dialed = live.target.dial(connect, live.cntlid).await?;
+        let agreed = Agreed { in_capsule_len: live.in_capsule_len, ..dialed.agreed };
+        Ok(Dialed { agreed, ..dialed })
     }
 }
 

@@ -23,7 +23,7 @@ use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task::{self, Either};
 use drivebay_sdk::thread;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Data};
 use crate::bdev::{Identified, Shared};
 use crate::dial::Target;
 use crate::options::{Limits, Timeouts};
@@ -40,6 +40,10 @@ const DELAY: Duration = Duration::from_secs(1);
 /// How long a write waits after its connection was lost, before a new connection sends it again. A target has closed the old
 /// connection when it answers Connect. Commands that still execute in the target have this long to end.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// Values of Linux.
+const ENXIO: i32 = 6;
+pub(crate) const EALREADY: i32 = 114;
 
 /// How a controller is used, from the call that attached it and the options.
 #[derive(Clone, Debug)]
@@ -70,8 +74,8 @@ pub(crate) struct Controller {
     bdevs: RefCell<BTreeMap<u32, Identified>>,
     max_transfer_len: Cell<Option<u64>>,
     wish: Cell<Option<Wish>>,
-    /// Calls that wait for a reset to end.
-    resets: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
+    /// Calls that wait until what they want is done.
+    calls: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
     changed: Notify,
 }
 
@@ -88,6 +92,8 @@ pub(crate) enum Phase {
     Resetting,
     /// It waits before it connects again.
     Delayed,
+    /// A caller disabled it.
+    Disabled,
     Deleting,
 }
 
@@ -98,6 +104,7 @@ impl Phase {
             Self::Enabled => "enabled",
             Self::Resetting => "resetting",
             Self::Delayed => "reconnect_is_delayed",
+            Self::Disabled => "disabled",
             Self::Deleting => "deleting",
         }
     }
@@ -105,15 +112,21 @@ impl Phase {
 
 /// What a caller wants a controller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+pub(crate) enum Wish {
     Reset,
+    Disable,
+    Enable,
     Detach,
 }
 
-/// Why a connection ended.
-enum End {
+/// What happened last, which decides what comes next.
+enum Next {
+    Connected,
+    /// The connection is lost, and why.
     Lost(String),
     Wish(Wish),
+    /// The controller stayed away for too long.
+    GivenUp(Error),
 }
 
 impl Controller {
@@ -136,12 +149,25 @@ impl Controller {
             bdevs: RefCell::default(),
             max_transfer_len: Cell::new(None),
             wish: Cell::new(None),
-            resets: RefCell::default(),
+            calls: RefCell::default(),
             changed: Notify::new(),
         });
         let found = controller.connect(0).await?;
         controller.converge(found).await;
         Ok(controller)
+    }
+
+    /// The admin queue.
+    ///
+    /// # Errors
+    /// `EIO` when the controller is not connected.
+    pub(crate) fn connected(&self) -> Result<Rc<Admin>> {
+        self.admin().ok_or_else(Self::is_away)
+    }
+
+    /// The error of a call that needs a connected controller.
+    pub(crate) fn is_away() -> Error {
+        Error::new(errno::EIO, "the controller is not connected")
     }
 
     /// Names of the bdevs.
@@ -155,38 +181,37 @@ impl Controller {
 
     /// Follows the controller until its bdevs are gone, then calls `ended`.
     pub(crate) async fn follow(self: Rc<Self>, ended: impl FnOnce()) {
-        loop {
-            let end = self.stay().await;
-            let since_ns = thread::now_ns();
-            match &end {
-                End::Lost(why) => warn!("{}: the connection is lost: {why}", self.name),
-                End::Wish(Wish::Reset) => info!("{}: reset", self.name),
-                End::Wish(Wish::Detach) => break,
-            }
-            self.leave().await;
-            match self.come_back(since_ns).await {
-                Ok(true) => {
+        let mut next = self.stay().await;
+        let why = loop {
+            next = match next {
+                Next::Connected => {
                     info!("{}: connected again", self.name);
-                    self.answer_resets(&Ok(()));
+                    self.answer_calls(&Ok(()));
+                    self.stay().await
                 }
-                Ok(false) => break,
-                Err(error) => {
+                Next::Lost(why) => {
+                    warn!("{}: the connection is lost: {why}", self.name);
+                    self.reconnect().await
+                }
+                Next::Wish(Wish::Reset | Wish::Enable) => self.reconnect().await,
+                Next::Wish(Wish::Disable) => self.rest().await,
+                Next::Wish(Wish::Detach) => break detached(),
+                Next::GivenUp(error) => {
                     error!("{}: {}; its bdevs are removed", self.name, error.message());
-                    self.answer_resets(&Err(error));
-                    break;
+                    break error;
                 }
-            }
-        }
+            };
+        };
         self.phase.set(Phase::Deleting);
-        self.answer_resets(&Err(detached()));
+        self.answer_calls(&Err(why));
         self.end().await;
         ended();
     }
 
     /// Serves a connected controller until its connection is lost or a caller wants something.
-    async fn stay(self: &Rc<Self>) -> End {
+    async fn stay(self: &Rc<Self>) -> Next {
         let Some(admin) = self.admin() else {
-            return End::Lost("there is no admin queue".into());
+            return Next::Lost("there is no admin queue".into());
         };
         let events = task::spawn("nvme events", self.clone().events(admin.clone()));
         let timeouts = task::spawn("nvme timeouts", self.clone().watch_timeouts(admin.clone()));
@@ -198,10 +223,10 @@ impl Controller {
         });
         let wished = self.changed.until(|| self.wish.get().is_some());
         let lost = task::select(admin.lost(), queue_lost);
-        let end = match task::select(wished, lost).await {
-            Either::Left(()) => End::Wish(self.wish.take().unwrap_or(Wish::Reset)),
-            Either::Right(Either::Left(why)) => End::Lost(why),
-            Either::Right(Either::Right(())) => End::Lost(String::new()),
+        let next = match task::select(wished, lost).await {
+            Either::Left(()) => Next::Wish(self.wish.take().unwrap_or(Wish::Reset)),
+            Either::Right(Either::Left(why)) => Next::Lost(why),
+            Either::Right(Either::Right(())) => Next::Lost(String::new()),
         };
         for task in [events, timeouts] {
             match task {
@@ -209,9 +234,9 @@ impl Controller {
                 Err(error) => warn!("{}: {error}", self.name),
             }
         }
-        match end {
-            End::Lost(why) if why.is_empty() => End::Lost(of_queue.unwrap_or_default()),
-            end => end,
+        match next {
+            Next::Lost(why) if why.is_empty() => Next::Lost(of_queue.unwrap_or_default()),
+            next => next,
         }
     }
 
@@ -226,19 +251,32 @@ impl Controller {
         }
     }
 
-    /// Connects again within the limits; false when a caller wants the controller detached instead.
-    async fn come_back(self: &Rc<Self>, since_ns: u64) -> Result<bool> {
+    /// Closes the connections and connects again within the limits, unless a caller wants something else.
+    async fn reconnect(self: &Rc<Self>) -> Next {
+        let since_ns = thread::now_ns();
+        self.leave().await;
         let tries = self.try_to_connect(since_ns + nanos(QUIET));
         let limited = task::select(tries, self.limits_are_over(since_ns));
-        let detached = self.changed.until(|| self.wish.get() == Some(Wish::Detach));
-        match task::select(limited, detached).await {
+        let wished =
+            self.changed.until(|| matches!(self.wish.get(), Some(Wish::Detach | Wish::Disable)));
+        match task::select(limited, wished).await {
             Either::Left(Either::Left(found)) => {
                 self.converge(found).await;
-                Ok(true)
+                Next::Connected
             }
-            Either::Left(Either::Right(error)) => Err(error),
-            Either::Right(()) => Ok(false),
+            Either::Left(Either::Right(error)) => Next::GivenUp(error),
+            Either::Right(()) => Next::Wish(self.wish.take().unwrap_or(Wish::Detach)),
         }
+    }
+
+    /// Stays disconnected, and I/O fails, until a caller enables or detaches the controller.
+    async fn rest(&self) -> Next {
+        self.leave().await;
+        self.phase.set(Phase::Disabled);
+        self.path.set(State::Failing);
+        self.answer_calls(&Ok(()));
+        self.changed.until(|| self.wish.get().is_some()).await;
+        Next::Wish(self.wish.take().unwrap_or(Wish::Detach))
     }
 
     /// Tries until the controller is connected.
@@ -285,15 +323,15 @@ impl Controller {
         }
     }
 
-    /// Fails I/O, and the calls that wait for a reset, until the controller is connected.
+    /// Fails I/O, and the calls that wait, until the controller is connected.
     fn fail_io(&self, why: Error) {
         self.path.set(State::Failing);
-        self.answer_resets(&Err(why));
+        self.answer_calls(&Err(why));
     }
 
-    /// Answers every call that waits for a reset.
-    fn answer_resets(&self, answer: &Result<()>) {
-        for waiting in self.resets.borrow_mut().drain(..) {
+    /// Answers every call that waits.
+    fn answer_calls(&self, answer: &Result<()>) {
+        for waiting in self.calls.borrow_mut().drain(..) {
             let _ = waiting.send(answer.clone());
         }
     }
@@ -356,7 +394,7 @@ impl Controller {
     async fn events(self: Rc<Self>, admin: Rc<Admin>) {
         loop {
             let command = Command::new(opcode::admin::ASYNC_EVENT_REQUEST);
-            let answer = admin.wait("Asynchronous Event Request", command).await;
+            let answer = admin.send("Asynchronous Event Request", command, Data::None).await;
             let Ok(answer) = answer.and_then(|answer| answer.ok("Asynchronous Event Request"))
             else {
                 return;
@@ -384,18 +422,33 @@ impl Controller {
         }
     }
 
-    /// Resets the controller: closes its connections and connects again. I/O waits meanwhile.
-    pub(crate) async fn reset(&self) -> Result<()> {
-        if self.phase.get() == Phase::Deleting {
-            return Err(detached());
+    /// Resets, disables or enables the controller, and waits until that is done.
+    ///
+    /// # Errors
+    /// `ENXIO` when it is being removed, `EALREADY` when it is or is not disabled, `EBUSY` when it is being reset; or it could not
+    /// be connected.
+    pub(crate) async fn control(&self, wish: Wish) -> Result<()> {
+        let refused = |errno, why: &str| Err(Error::new(errno, why));
+        let phase = self.phase.get();
+        match (phase, wish) {
+            (Phase::Deleting, _) => return refused(ENXIO, "the controller is being removed"),
+            (Phase::Disabled, Wish::Reset | Wish::Disable) => {
+                return refused(EALREADY, "the controller is disabled");
+            }
+            (Phase::Enabled | Phase::Resetting | Phase::Delayed, Wish::Enable) => {
+                return refused(EALREADY, "the controller is not disabled");
+            }
+            (Phase::Resetting, Wish::Disable) => {
+                return refused(errno::EBUSY, "the controller is being reset");
+            }
+            _ => {}
         }
         let (sender, receiver) = task::oneshot::channel();
-        self.resets.borrow_mut().push(sender);
-        if self.phase.get() != Phase::Resetting {
-            self.wish(Wish::Reset);
+        self.calls.borrow_mut().push(sender);
+        if phase != Phase::Resetting {
+            self.wish(wish);
         }
-        let ended = receiver.await;
-        ended.unwrap_or_else(|_| Err(detached()))
+        receiver.await.unwrap_or_else(|_| Err(detached()))
     }
 
     /// Asks for the controller's end: [`Self::follow`] ends when its bdevs are gone.

@@ -1,5 +1,8 @@
 //! The methods.
 
+mod commands;
+mod firmware;
+mod health;
 mod params;
 
 use std::rc::Rc;
@@ -9,15 +12,17 @@ use drivebay_nvme_driver::spec::nqn;
 use drivebay_nvme_driver::tcp::Digests;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Method, Role, State};
+use drivebay_sdk::rpc::{Method, Params, Role, RpcError, State};
 use drivebay_sdk::runtime::net::{self, Address};
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde::Serialize;
 use drivebay_sdk::serde_json::{Value, json};
 
 use crate::app::{self, Known};
-use crate::controller::{Controller, Settings};
+use crate::controller::{Controller, EALREADY, Settings, Wish};
 use crate::dial::Target;
 use crate::options::{Limits, SetOptions};
-pub(crate) use params::{Attach, Detach, GetControllers, MultipathMode, Reset, SetHotplug};
+pub(crate) use params::{Attach, Control, Detach, GetControllers, MultipathMode, SetHotplug};
 
 /// The port of NVMe/TCP when none is given.
 const PORT: u16 = 4420;
@@ -26,8 +31,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest name of a controller, in bytes.
 const NAME_LEN_MAX: usize = 1023;
 
-/// EALREADY of Linux.
-const EALREADY: i32 = 114;
+/// Codes of JSON-RPC.
+const INVALID_PARAMS: i64 = -32602;
+const INTERNAL_ERROR: i64 = -32603;
 
 /// Registers the methods. `[app thread]`
 pub(crate) fn register(app: &App) -> Result<()> {
@@ -67,15 +73,40 @@ pub(crate) fn register(app: &App) -> Result<()> {
             )
         })
         .register(app)?;
-    Method::task(
-        "bdev_nvme_reset_controller",
-        "Resets a controller: closes its connections and connects again. I/O waits meanwhile.",
-        reset,
-    )
-    .describe(|method| {
-        method.result("true").error(-19, "no_such_device", "No controller has that name.")
-    })
-    .register(app)?;
+    for (name, doc, wish) in [
+        (
+            "bdev_nvme_reset_controller",
+            "Resets a controller: closes its connections and connects again. I/O waits meanwhile.",
+            Wish::Reset,
+        ),
+        (
+            "bdev_nvme_disable_controller",
+            "Closes a controller's connections. I/O fails until the controller is enabled.",
+            Wish::Disable,
+        ),
+        (
+            "bdev_nvme_enable_controller",
+            "Connects a controller again that was disabled.",
+            Wish::Enable,
+        ),
+    ] {
+        Method::task(name, doc, async move |_, params| control(params, wish).await)
+            .describe(|method| {
+                method
+                    .result("true")
+                    .error(-19, "no_such_device", "No controller has that name.")
+                    .error(-16, "busy", "The controller is being reset.")
+                    .error(
+                        i64::from(-EALREADY),
+                        "already",
+                        "The controller is, or is not, disabled.",
+                    )
+            })
+            .register(app)?;
+    }
+    health::register(app)?;
+    commands::register(app)?;
+    firmware::register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
         "Sets the options for all controllers. Allowed until the first one is attached.",
@@ -233,13 +264,35 @@ fn show(controller: &Rc<Controller>) -> Value {
     })
 }
 
-async fn reset(_: &App, params: Reset) -> Result<bool> {
+async fn control(params: Control, wish: Wish) -> Result<bool> {
     let controller = app::get()?.find(&params.name).ok_or_else(Error::no_such_device)?;
     if params.cntlid.is_some_and(|cntlid| cntlid != 0 && cntlid != controller.cntlid.get()) {
         return Err(Error::no_such_device());
     }
-    controller.reset().await?;
+    controller.control(wish).await?;
     Ok(true)
+}
+
+/// A method of several steps that fails with one code of JSON-RPC, whatever the reason.
+fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
+    code: i64,
+    name: &'static str,
+    doc: &str,
+    run: impl AsyncFn(&App, P) -> Result<R> + 'static,
+) -> Method {
+    let run = Rc::new(run);
+    Method::new(name, doc, move |app, call, params: P| {
+        let run = Rc::clone(&run);
+        let answer = async move |app: &App| {
+            let result = run(app, params).await;
+            call.answer(result.map_err(|error| RpcError { code, ..error.into() }));
+        };
+        // A call that is dropped answers for itself.
+        match task::spawn_app(app, name, answer) {
+            Ok(task) => task.detach(),
+            Err(error) => warn!("{error}"),
+        }
+    })
 }
 
 fn set_options(_: &App, params: SetOptions) -> Result<bool> {

@@ -108,8 +108,8 @@ params! {
         pub name: Option<String>,
     }
 
-    /// Parameters of `bdev_nvme_reset_controller`.
-    pub struct Reset {
+    /// Parameters of the methods that reset, disable and enable a controller.
+    pub struct Control {
         /// Name of the controller.
         pub name: String,
         /// Identifier of the controller, when several share the name; all of them when absent or 0.
