@@ -23,7 +23,7 @@ use crate::rpc::{self, Dispatcher, Registry, Server, default_socket, register_bu
 use crate::subsystems::Subsystems;
 use crate::{log, methods, sandbox, signals};
 use drivebay_core::bdev::{device, examine};
-use drivebay_core::env::{CpuSet, Overcommit, memory, runtime};
+use drivebay_core::env::{CpuSet, Overcommit, memory, runtime, sockets};
 use drivebay_core::reactor::{self, Reactors, thread, watch};
 use gate::Gate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -65,6 +65,10 @@ pub fn serve(options: &Serve) -> ExitCode {
 
 fn run(options: &Serve) -> Result<(), Halt> {
     // Before any thread is started.
+    if let Some(folder) = &options.socket_dir {
+        let what = format!("-S {}", folder.display());
+        sockets::set_folder(folder).map_err(|error| failed(&what, error))?;
+    }
     let given_up = sandbox::enter(options).map_err(Halt::Failed)?;
     start_log(options)?;
     given_up.iter().for_each(|line| tracing::info!(notice = true, "{line}"));

@@ -22,6 +22,9 @@ pub struct Serve {
     /// Have no RPC socket
     #[arg(long)]
     pub no_rpc_server: bool,
+    /// Folder for the sockets of vhost controllers [default: $DRIVEBAY_SOCKET_DIR, else the current one]
+    #[arg(short = 'S', long, value_name = "DIR")]
+    pub socket_dir: Option<PathBuf>,
     /// Comma-separated list of the only methods that may be called
     #[arg(long, value_name = "METHODS", value_delimiter = ',')]
     pub rpcs_allowed: Option<Vec<String>>,
@@ -79,6 +82,7 @@ impl Serve {
         Self {
             rpc_socket: None,
             no_rpc_server: true,
+            socket_dir: None,
             rpcs_allowed: None,
             wait_for_rpc: false,
             config: None,

@@ -51,6 +51,7 @@ fn places(options: &Serve) -> Result<Places, String> {
     // Files that are replaced whole, and sockets: their folders are written.
     let in_folders = [&options.state, &options.rpc_socket, &options.log_file];
     places.write.extend(in_folders.into_iter().flatten().map(|path| folder_of(path)));
+    places.write.extend(options.socket_dir.clone());
     places.write.extend(["/dev/null", "/dev/zero", "/dev/urandom"].map(PathBuf::from));
     places.read.extend(["/usr", "/lib", "/lib64", "/etc", "/proc", "/sys"].map(PathBuf::from));
     places.read.extend(Search::default_folders(&options.environment.plugin_dir));

@@ -33,6 +33,8 @@ pub struct Chain {
     pub(crate) id: u16,
     /// Entries that it takes of a packed ring.
     pub(crate) num_entries: u16,
+    /// First entry of its record of a packed ring.
+    pub(crate) record: u16,
 }
 
 impl Chain {
@@ -66,7 +68,7 @@ impl Chain {
         self.writable_len
     }
 
-    /// The ring's name for the chain: what an in-flight area records.
+    /// The ring's name for the chain.
     #[must_use]
     pub fn id(&self) -> u16 {
         self.id
@@ -95,7 +97,7 @@ impl Chain {
     pub(crate) fn clear(&mut self) {
         self.pieces.clear();
         (self.num_readable, self.readable_len, self.writable_len) = (0, 0, 0);
-        (self.id, self.num_entries) = (0, 0);
+        (self.id, self.num_entries, self.record) = (0, 0, 0);
     }
 
     /// Adds the buffer of a descriptor.

@@ -12,6 +12,7 @@
 //! All of a queue happens on one lightweight thread.
 
 mod chain;
+mod inflight;
 mod memory;
 mod packed;
 mod queue;
@@ -22,6 +23,7 @@ mod split;
 mod tests;
 
 pub use chain::{Chain, PIECES_MAX, Piece};
+pub use inflight::{Inflight, InflightArea};
 pub use memory::GuestMemory;
 pub use queue::{Broken, Features, Queue, Rings};
 pub use request::Request;

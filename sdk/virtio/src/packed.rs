@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "rings are shared with the guest and reached by raw pointers")]
 
 use crate::chain::Chain;
+use crate::inflight::{Inflight, PackedRecord};
 use crate::memory::GuestMemory;
 use crate::queue::{Broken, Features, Rings};
 use crate::split::read_descriptor;
@@ -14,10 +15,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 /// A place in the ring with its lap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    index: u16,
+pub(crate) struct Place {
+    pub(crate) index: u16,
     /// The wrap counter: it changes at the end of the ring.
-    wrap: bool,
+    pub(crate) wrap: bool,
 }
 
 impl Place {
@@ -57,6 +58,9 @@ pub(crate) struct PackedRing {
     pending: Option<Pending>,
     published: Place,
     features: Features,
+    record: Option<PackedRecord>,
+    /// First entries of the records of chains that the last device left in flight, the one taken last first.
+    left: Vec<u16>,
 }
 
 /// The first entry given back of a burst: its flags are written last, so that the driver sees the burst whole.
@@ -75,6 +79,7 @@ impl PackedRing {
         rings: &Rings,
         base: u32,
         features: Features,
+        inflight: Option<Inflight>,
     ) -> Result<Self, Broken> {
         let size = rings.size;
         if size == 0 || size > SIZE_MAX {
@@ -92,7 +97,7 @@ impl PackedRing {
         let laps = if next_available.wrap == next_used.wrap { 0 } else { size };
         let outstanding = (next_available.index + laps).checked_sub(next_used.index);
         let outstanding = outstanding.filter(|&entries| entries <= size);
-        Ok(Self {
+        let mut ring = Self {
             size,
             ring: part(rings.descriptors, usize::from(size) * DESCRIPTOR_LEN, 16)?,
             driver: part(rings.available, 4, 4)?,
@@ -103,45 +108,112 @@ impl PackedRing {
             pending: None,
             published: next_used,
             features,
-        })
+            record: None,
+            left: Vec::new(),
+        };
+        if let Some(inflight) = inflight {
+            ring.resume(inflight)?;
+        }
+        Ok(ring)
+    }
+
+    /// Goes on where a device stopped that kept a record: everything that it took is in flight or given back.
+    fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
+        let is_available = |place| self.is_available(place);
+        let (record, left) = PackedRecord::new(inflight, self.next_used, is_available)?;
+        self.record = Some(record);
+        let Some(left) = left else { return Ok(()) };
+        (self.next_used, self.published) = (left.used, left.used);
+        self.next_available = left.used;
+        self.next_available.advance(left.entries, self.size);
+        self.outstanding = left.entries;
+        self.left = left.chains;
+        self.unmark();
+        Ok(())
+    }
+
+    /// The last device may have died while it wrote a batch, whose first descriptor it would have shown last. The others
+    /// look used, and the driver would find them behind the next chain that is given back.
+    fn unmark(&self) {
+        let mut place = self.next_used;
+        for _ in 0..self.outstanding {
+            let flags = self.u16_at(self.ring, usize::from(place.index) * DESCRIPTOR_LEN + 14);
+            let lap = if place.wrap { F_AVAIL } else { F_USED };
+            flags.store(lap.to_le(), Ordering::Release);
+            place.advance(1, self.size);
+        }
     }
 
     #[inline]
     pub(crate) fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, Broken> {
+        if let Some(first) = self.left.pop() {
+            self.pop_left(memory, chain, first)?;
+            return Ok(true);
+        }
         if !self.is_available(self.next_available) {
             return Ok(false);
         }
         chain.clear();
         let mut place = self.next_available;
+        let mut cursor = self.record.as_ref().map(PackedRecord::begin);
         loop {
             let descriptor = self.descriptor(place.index);
             place.advance(1, self.size);
-            chain.num_entries += 1;
-            if self.outstanding + chain.num_entries > self.size {
+            if self.outstanding + chain.num_entries >= self.size {
                 return Err(Broken::LongChain);
             }
-            if descriptor.flags & F_INDIRECT != 0 {
-                let is_alone = chain.num_entries == 1 && descriptor.flags & F_NEXT == 0;
-                if !self.features.indirect || !is_alone {
-                    return Err(Broken::Indirect);
-                }
-                walk_indirect(memory, chain, descriptor)?;
-            } else {
-                chain.add(memory, descriptor)?;
+            if let (Some(record), Some(cursor)) = (&self.record, &mut cursor) {
+                record.add(cursor, descriptor)?;
             }
-            if descriptor.flags & F_NEXT == 0 {
-                // The id is in the last descriptor of a chain.
-                chain.id = descriptor.link;
+            if self.is_last(memory, chain, descriptor)? {
                 break;
             }
+        }
+        if let (Some(record), Some(cursor)) = (&mut self.record, cursor) {
+            chain.record = record.taken(cursor);
         }
         self.next_available = place;
         self.outstanding += chain.num_entries;
         Ok(true)
     }
 
+    /// A chain that the last device left: its descriptors are in the record, those in the ring may be overwritten.
+    fn pop_left(&self, memory: &GuestMemory, chain: &mut Chain, first: u16) -> Result<(), Broken> {
+        let record = self.record.as_ref().ok_or(Broken::Inflight)?;
+        let entries = record.num_entries(first);
+        chain.clear();
+        chain.record = first;
+        let mut cursor = PackedRecord::chain(first);
+        while !self.is_last(memory, chain, record.read(&mut cursor)?)? {}
+        if chain.num_entries == entries { Ok(()) } else { Err(Broken::Inflight) }
+    }
+
+    /// Adds a descriptor to a chain: whether it is the last one.
     #[inline]
-    pub(crate) fn push(&mut self, id: u16, entries: u16, written: u32) {
+    fn is_last(
+        &self,
+        memory: &GuestMemory,
+        chain: &mut Chain,
+        descriptor: Descriptor,
+    ) -> Result<bool, Broken> {
+        chain.num_entries += 1;
+        if descriptor.flags & F_INDIRECT != 0 {
+            let is_alone = chain.num_entries == 1 && descriptor.flags & F_NEXT == 0;
+            if !self.features.indirect || !is_alone {
+                return Err(Broken::Indirect);
+            }
+            walk_indirect(memory, chain, descriptor)?;
+        } else {
+            chain.add(memory, descriptor)?;
+        }
+        // The id is in the last descriptor of a chain.
+        chain.id = descriptor.link;
+        Ok(descriptor.flags & F_NEXT == 0)
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, chain: &Chain, written: u32) {
+        let (id, entries) = (chain.id, chain.num_entries);
         let at = self.next_used;
         let base = usize::from(at.index) * DESCRIPTOR_LEN;
         self.u32_at(self.ring, base + 8).store(written.to_le(), Ordering::Relaxed);
@@ -152,12 +224,21 @@ impl PackedRing {
         }
         self.next_used.advance(entries, self.size);
         self.outstanding = self.outstanding.saturating_sub(entries);
+        if let Some(record) = &mut self.record {
+            record.pushed(chain.record);
+        }
     }
 
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let Some(first) = self.pending.take() else { return false };
+        if let Some(record) = &mut self.record {
+            record.publishing(self.next_used);
+        }
         self.mark_used(first.at, first.written);
+        if let Some(record) = &mut self.record {
+            record.published(self.next_used);
+        }
         let (old, new) = (self.published, self.next_used);
         self.published = new;
         // The driver shows its wish, then looks at the ring: either it sees the ring, or this sees the wish.
@@ -191,12 +272,16 @@ impl PackedRing {
         self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
         // The driver adds a request, then looks at the wish: either it sees the wish, or this sees the request.
         fence(Ordering::SeqCst);
-        self.is_available(self.next_available)
+        self.is_available(self.next_available) || self.is_resuming()
     }
 
     pub(crate) fn disarm(&mut self) {
         let wish = u32::from(EVENT_DISABLE) << 16;
         self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_resuming(&self) -> bool {
+        !self.left.is_empty()
     }
 
     pub(crate) fn base(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! A virtqueue of either kind.
 
 use crate::chain::Chain;
+use crate::inflight::Inflight;
 use crate::memory::GuestMemory;
 use crate::packed::PackedRing;
 use crate::split::SplitRing;
@@ -49,8 +50,8 @@ pub enum Broken {
     },
     /// An indirect table that is empty, cut off, inside another, or was not agreed on.
     Indirect,
-    /// A chain was given back that the ring does not have.
-    NotOutstanding,
+    /// The area for requests in flight does not fit the ring.
+    Inflight,
 }
 
 impl fmt::Display for Broken {
@@ -69,7 +70,7 @@ impl fmt::Display for Broken {
                 write!(f, "a buffer of {len} bytes at {addr:#x} is not in the guest's memory")
             }
             Self::Indirect => f.write_str("an indirect table that is not allowed"),
-            Self::NotOutstanding => f.write_str("a chain that is not outstanding"),
+            Self::Inflight => f.write_str("an area for requests in flight that does not fit it"),
         }
     }
 }
@@ -91,20 +92,23 @@ enum Ring {
 
 impl Queue {
     /// A queue over rings in `memory`, which begins where the last device stopped: `base` as `SET_VRING_BASE` says it (for
-    /// packed rings, available index and wrap counter in the low half, used ones in the high half).
+    /// packed rings, available index and wrap counter in the low half, used ones in the high half). With a record of what
+    /// is in flight that resumes, the record says where the last device stopped, and [`pop`](Self::pop) gives what it left
+    /// first.
     ///
     /// # Errors
-    /// [`Broken::Size`] and [`Broken::Ring`].
+    /// [`Broken::Size`] and [`Broken::Ring`]; [`Broken::Inflight`] when the record cannot be.
     pub fn new(
         memory: Arc<GuestMemory>,
         rings: &Rings,
         base: u32,
         features: Features,
+        inflight: Option<Inflight>,
     ) -> Result<Self, Broken> {
         let ring = if features.packed {
-            Ring::Packed(PackedRing::new(&memory, rings, base, features)?)
+            Ring::Packed(PackedRing::new(&memory, rings, base, features, inflight)?)
         } else {
-            Ring::Split(SplitRing::new(&memory, rings, base, features)?)
+            Ring::Split(SplitRing::new(&memory, rings, base, features, inflight)?)
         };
         Ok(Self { ring, memory })
     }
@@ -126,7 +130,7 @@ impl Queue {
     pub fn push(&mut self, chain: &Chain, written: u32) {
         match &mut self.ring {
             Ring::Split(ring) => ring.push(chain.id, written),
-            Ring::Packed(ring) => ring.push(chain.id, chain.num_entries, written),
+            Ring::Packed(ring) => ring.push(chain, written),
         }
     }
 
@@ -154,6 +158,16 @@ impl Queue {
         match &mut self.ring {
             Ring::Split(ring) => ring.disarm(),
             Ring::Packed(ring) => ring.disarm(),
+        }
+    }
+
+    /// Whether [`pop`](Self::pop) still has requests that the last device left. A queue is not stopped before: its base
+    /// does not tell of them.
+    #[must_use]
+    pub fn is_resuming(&self) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.is_resuming(),
+            Ring::Packed(ring) => ring.is_resuming(),
         }
     }
 

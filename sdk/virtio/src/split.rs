@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "rings are shared with the guest and reached by raw pointers")]
 
 use crate::chain::Chain;
+use crate::inflight::{Inflight, SplitRecord};
 use crate::memory::GuestMemory;
 use crate::queue::{Broken, Features, Rings};
 use drivebay_spec_vhost::ring::{
@@ -27,6 +28,9 @@ pub(crate) struct SplitRing {
     /// The used index that the driver was shown last.
     published: u16,
     features: Features,
+    record: Option<SplitRecord>,
+    /// Heads that the last device left in flight, the one taken last first.
+    left: Vec<u16>,
 }
 
 // SAFETY: the pointers are of memory that the whole process sees, and only the owner of the ring uses them.
@@ -38,6 +42,7 @@ impl SplitRing {
         rings: &Rings,
         base: u32,
         features: Features,
+        inflight: Option<Inflight>,
     ) -> Result<Self, Broken> {
         let size = rings.size;
         if !size.is_power_of_two() || size > SIZE_MAX {
@@ -54,17 +59,40 @@ impl SplitRing {
             next_used: 0,
             published: 0,
             features,
+            record: None,
+            left: Vec::new(),
         };
         // What the last device gave back is in the ring itself.
-        ring.next_used = ring.used_index().load(Ordering::Acquire);
+        ring.next_used = u16::from_le(ring.used_index().load(Ordering::Acquire));
         ring.published = ring.next_used;
+        if let Some(inflight) = inflight {
+            ring.resume(inflight)?;
+        }
         Ok(ring)
+    }
+
+    /// Goes on where a device stopped that kept a record: everything that it took is in flight or given back.
+    fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
+        let (record, left) = SplitRecord::new(inflight, self.next_used)?;
+        self.record = Some(record);
+        if let Some(left) = left {
+            let taken = u16::try_from(left.len()).unwrap_or(u16::MAX);
+            self.next_available = self.next_used.wrapping_add(taken);
+            self.left = left;
+        }
+        Ok(())
     }
 
     #[inline]
     pub(crate) fn pop(&mut self, memory: &GuestMemory, chain: &mut Chain) -> Result<bool, Broken> {
-        let ahead =
-            self.available_index().load(Ordering::Acquire).wrapping_sub(self.next_available);
+        if let Some(head) = self.left.pop() {
+            chain.clear();
+            chain.id = head;
+            self.walk(memory, chain, head)?;
+            return Ok(true);
+        }
+        let ahead = u16::from_le(self.available_index().load(Ordering::Acquire))
+            .wrapping_sub(self.next_available);
         if ahead == 0 {
             return Ok(false);
         }
@@ -72,9 +100,13 @@ impl SplitRing {
             return Err(Broken::IndexJump { ahead });
         }
         let head = self.available_entry(self.next_available % self.size).load(Ordering::Relaxed);
+        let head = u16::from_le(head);
         chain.clear();
         chain.id = head;
         self.walk(memory, chain, head)?;
+        if let Some(record) = &mut self.record {
+            record.taken(head);
+        }
         self.next_available = self.next_available.wrapping_add(1);
         Ok(true)
     }
@@ -107,6 +139,9 @@ impl SplitRing {
         self.u32_at(self.used, offset).store(u32::from(id).to_le(), Ordering::Relaxed);
         self.u32_at(self.used, offset + 4).store(written.to_le(), Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(record) = &mut self.record {
+            record.pushed(id);
+        }
     }
 
     #[inline]
@@ -117,11 +152,14 @@ impl SplitRing {
         }
         self.published = new;
         self.used_index().store(new.to_le(), Ordering::Release);
+        if let Some(record) = &mut self.record {
+            record.published(new);
+        }
         // The driver shows its wish, then looks at the index: either it sees the index, or this sees the wish.
         fence(Ordering::SeqCst);
         if self.features.event_idx {
             let event = self.available_entry(self.size).load(Ordering::Relaxed);
-            passes(event, new, old)
+            passes(u16::from_le(event), new, old)
         } else {
             let flags = self.u16_at(self.available, 0).load(Ordering::Relaxed);
             u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0
@@ -136,7 +174,8 @@ impl SplitRing {
         }
         // The driver adds a request, then looks at the wish: either it sees the wish, or this sees the request.
         fence(Ordering::SeqCst);
-        self.available_index().load(Ordering::Acquire) != self.next_available
+        let available = u16::from_le(self.available_index().load(Ordering::Acquire));
+        available != self.next_available || self.is_resuming()
     }
 
     pub(crate) fn disarm(&mut self) {
@@ -144,6 +183,10 @@ impl SplitRing {
         if !self.features.event_idx {
             self.u16_at(self.used, 0).store(USED_NO_NOTIFY.to_le(), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn is_resuming(&self) -> bool {
+        !self.left.is_empty()
     }
 
     pub(crate) fn base(&self) -> u32 {

@@ -1,27 +1,27 @@
 //! Queues over memory that a driver in the same process fills.
 #![expect(unsafe_code, reason = "the tests are the guest: they write into the shared memory")]
 
-use crate::{Broken, Chain, Features, GuestMemory, Queue, Rings};
+use crate::{Broken, Chain, Features, GuestMemory, Inflight, Queue, Rings};
 use drivebay_spec_vhost::ring::{F_AVAIL, F_INDIRECT, F_NEXT, F_USED, F_WRITE};
 use std::sync::Arc;
 
-const SIZE: u16 = 8;
+pub(crate) const SIZE: u16 = 8;
 /// Where the guest sees its memory.
 const GUEST: u64 = 0x10_0000;
-const LEN: usize = 1 << 16;
-const DESCRIPTORS: u64 = GUEST;
-const AVAILABLE: u64 = GUEST + 0x1000;
-const USED: u64 = GUEST + 0x2000;
-const DATA: u64 = GUEST + 0x4000;
+pub(crate) const LEN: usize = 1 << 16;
+pub(crate) const DESCRIPTORS: u64 = GUEST;
+pub(crate) const AVAILABLE: u64 = GUEST + 0x1000;
+pub(crate) const USED: u64 = GUEST + 0x2000;
+pub(crate) const DATA: u64 = GUEST + 0x4000;
 
 /// A guest with 64 KiB of memory.
-struct Guest {
-    base: *mut u8,
+pub(crate) struct Guest {
+    pub(crate) base: *mut u8,
     memory: Arc<GuestMemory>,
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let words = vec![0_u128; LEN / 16].leak();
         let base = words.as_mut_ptr().cast::<u8>();
         // SAFETY: leaked memory of this length; nobody reads it through this reference.
@@ -29,36 +29,45 @@ impl Guest {
         Self { base, memory: Arc::new(GuestMemory::of_test(&[(GUEST, 0x7000_0000, bytes)])) }
     }
 
-    fn place(&self, addr: u64) -> *mut u8 {
+    pub(crate) fn place(&self, addr: u64) -> *mut u8 {
         let offset = usize::try_from(addr - GUEST).unwrap();
         assert!(offset < LEN);
         // SAFETY: within the leaked memory.
         unsafe { self.base.add(offset) }
     }
 
-    fn put(&self, addr: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
         // SAFETY: the tests stay within the memory.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.place(addr), bytes.len()) };
     }
 
-    fn take<const N: usize>(&self, addr: u64) -> [u8; N] {
+    pub(crate) fn take<const N: usize>(&self, addr: u64) -> [u8; N] {
         // SAFETY: as above.
         unsafe { self.place(addr).cast::<[u8; N]>().read_unaligned() }
     }
 
-    fn u16(&self, addr: u64) -> u16 {
+    pub(crate) fn u16(&self, addr: u64) -> u16 {
         u16::from_le_bytes(self.take(addr))
     }
 
     fn queue(&self, features: Features) -> Queue {
+        self.tracked(features, None).unwrap()
+    }
+
+    /// A queue with a record of what is in flight.
+    pub(crate) fn tracked(
+        &self,
+        features: Features,
+        inflight: Option<Inflight>,
+    ) -> Result<Queue, Broken> {
         let rings =
             Rings { size: SIZE, descriptors: DESCRIPTORS, available: AVAILABLE, used: USED };
         let base = if features.packed { 0x8000_8000 } else { 0 };
-        Queue::new(Arc::clone(&self.memory), &rings, base, features).unwrap()
+        Queue::new(Arc::clone(&self.memory), &rings, base, features, inflight)
     }
 
     /// A descriptor of a split ring or table.
-    fn split(&self, at: u64, addr: u64, len: u32, flags: u16, next: u16) {
+    pub(crate) fn split(&self, at: u64, addr: u64, len: u32, flags: u16, next: u16) {
         self.put(at, &addr.to_le_bytes());
         self.put(at + 8, &len.to_le_bytes());
         self.put(at + 12, &flags.to_le_bytes());
@@ -66,18 +75,18 @@ impl Guest {
     }
 
     /// A descriptor of a packed ring or table.
-    fn packed(&self, at: u64, addr: u64, len: u32, id: u16, flags: u16) {
+    pub(crate) fn packed(&self, at: u64, addr: u64, len: u32, id: u16, flags: u16) {
         self.split(at, addr, len, id, flags);
     }
 
     /// Makes a chain of a split ring available.
-    fn offer(&self, index: u16, head: u16) {
+    pub(crate) fn offer(&self, index: u16, head: u16) {
         self.put(AVAILABLE + 4 + 2 * u64::from(index % SIZE), &head.to_le_bytes());
         self.put(AVAILABLE + 2, &index.wrapping_add(1).to_le_bytes());
     }
 }
 
-fn descriptor(index: u16) -> u64 {
+pub(crate) fn descriptor(index: u16) -> u64 {
     DESCRIPTORS + 16 * u64::from(index)
 }
 
@@ -311,7 +320,7 @@ fn rings_that_are_not_all_in_the_memory_are_refused() {
     let rings = Rings { size: SIZE, descriptors: DESCRIPTORS, available: AVAILABLE, used: USED };
     let refused = |rings: Rings, base, packed| {
         let features = Features { packed, ..Features::default() };
-        Queue::new(Arc::clone(&guest.memory), &rings, base, features).unwrap_err()
+        Queue::new(Arc::clone(&guest.memory), &rings, base, features, None).unwrap_err()
     };
     assert_eq!(refused(Rings { size: 7, ..rings }, 0, false), Broken::Size(7));
     assert_eq!(refused(Rings { size: 0, ..rings }, 0, true), Broken::Size(0));

@@ -1,7 +1,5 @@
 """A Linux kernel in QEMU whose disk is a vhost-user-blk device of the host under test."""
 
-import os
-
 from host import Host
 from nvme_guest import NvmeGuestTest
 from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
@@ -10,7 +8,7 @@ from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
 class VhostBlock(NvmeGuestTest):
     def controller(self, host, bdev, **params):
         """Makes a controller and returns QEMU's arguments for a disk on it."""
-        host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name=bdev, **params)
+        self.serve(host, bdev, **params)
         packed = "on" if params.get("packed_ring") else "off"
         return [
             # The device maps the guest's memory.
@@ -19,11 +17,13 @@ class VhostBlock(NvmeGuestTest):
             f"-device vhost-user-blk-pci,chardev=c0,num-queues=1,packed={packed}",
         ]
 
+    def serve(self, host, bdev, **params):
+        host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name=bdev, **params)
+
     def host(self):
         """A host whose sockets are in its own folder."""
         host = Host()
-        os.environ["DRIVEBAY_SOCKET_DIR"] = host.folder
-        self.addCleanup(os.environ.pop, "DRIVEBAY_SOCKET_DIR")
+        host.flags = ("-S", host.folder)
         return host
 
     def run_disk(self, make_disk, **params):
@@ -39,3 +39,21 @@ class VhostBlock(NvmeGuestTest):
     def test_a_file_system_on_packed_rings_with_a_write_cache(self):
         self.run_disk(lambda host: file_disk(host)[0], packed_ring=True)
         self.assertEqual(self.found("cache"), "write back")
+
+    def kill_under_load(self, **params):
+        with self.host() as host:
+            arguments = self.controller(host, file_disk(host)[0], **params)
+            guest = self.begin("vhost_killed.sh", net="none", qemu_arg=arguments)
+            for number in range(3):
+                guest.wait_for(f"loaded{number}")
+                host.kill()
+                host.start()
+                self.serve(host, file_disk(host)[0], **params)
+                guest.tell(f"restarted{number}")
+            self.end(guest)
+
+    def test_a_guest_does_not_notice_that_the_host_is_killed_under_load(self):
+        self.kill_under_load()
+
+    def test_a_guest_with_packed_rings_does_not_notice_it_either(self):
+        self.kill_under_load(packed_ring=True)

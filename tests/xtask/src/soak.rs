@@ -54,6 +54,11 @@ const PARTS: &[Part] = &[
         command: power,
     },
     Part {
+        name: "vhost",
+        what: "100 kills of the host under verified load on split and packed rings, and all that is in flight resumed",
+        command: vhost,
+    },
+    Part {
         name: "fuzz",
         what: "half an hour of the processor for every fuzz target",
         command: fuzz,
@@ -114,6 +119,13 @@ fn loom() -> Command {
 fn plugins() -> Command {
     let mut command = run::cargo(&["test", "--package", "drivebay", "--no-fail-fast", "--"]);
     command.args(["any_", "whatever_became_of_a_file"]).env("PROPTEST_CASES", "1000000");
+    tell_where(&mut command);
+    command
+}
+
+fn vhost() -> Command {
+    let mut command = Command::new(prepare::venv().join("bin/python"));
+    command.args(["tests/e2e/run.py", "--only", "killed_host", "tests/e2e"]);
     tell_where(&mut command);
     command
 }

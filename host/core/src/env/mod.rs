@@ -7,6 +7,7 @@ pub mod numa;
 pub mod region;
 pub mod runtime;
 mod sigbus;
+pub mod sockets;
 
 pub use cpuset::CpuSet;
 pub use memory::Overcommit;

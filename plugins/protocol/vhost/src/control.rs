@@ -2,7 +2,7 @@
 
 use crate::controllers;
 use crate::device::Device;
-use crate::session::{Outcome, Session};
+use crate::session::{Answer, Outcome, Session};
 use crate::socket::{End, Message, Socket};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::resident::Resident;
@@ -300,7 +300,7 @@ impl Control {
         let finished = open
             .session
             .finish(&request, &mut message.fds)
-            .and_then(|payload| open.answer(&message, payload));
+            .and_then(|answer| open.answer(&message, answer));
         if let Err(end) = finished {
             let name = open.controller.clone();
             drop(entries);
@@ -375,8 +375,8 @@ impl Open {
     fn next(&mut self) -> Result<Next, End> {
         let Some(mut message) = self.socket.receive()? else { return Ok(Next::Nothing) };
         match self.session.begin(&mut message)? {
-            (_, Outcome::Done(payload)) => {
-                self.answer(&message, payload)?;
+            (_, Outcome::Done(answer)) => {
+                self.answer(&message, answer)?;
                 Ok(Next::Taken)
             }
             (request, Outcome::Stop(rings)) => {
@@ -387,10 +387,11 @@ impl Open {
     }
 
     /// Answers a message: with its payload, or with "done" where the VMM wants that.
-    fn answer(&self, message: &Message, payload: Option<Vec<u8>>) -> Result<(), End> {
+    fn answer(&self, message: &Message, answer: Answer) -> Result<(), End> {
         let done = message.header.needs_reply.then(|| reply::number(0));
-        match payload.or(done) {
-            Some(payload) => self.socket.answer(message.header.request, &payload, None),
+        let fd = answer.fd.as_ref().map(AsFd::as_fd);
+        match answer.payload.or(done) {
+            Some(payload) => self.socket.answer(message.header.request, &payload, fd),
             None => Ok(()),
         }
     }

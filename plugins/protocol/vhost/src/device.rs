@@ -115,6 +115,8 @@ impl Device {
         {
             tracing::warn!("ring {index} is served only while the thread is awake: {error}");
         }
+        // The driver may have missed the last device's call, or that of a ring which stopped meanwhile.
+        notify(call.as_ref());
         let running = Running {
             index,
             state: RefCell::new(State { queue, call, free: Vec::new() }),
@@ -194,7 +196,7 @@ impl Poll for Round {
             has_work |= !ring.ended.borrow().is_empty() || ring.can_end();
             // A driver that never kicks is polled.
             has_work |= ring.kick.is_none();
-            if !ring.is_broken.get() && ring.stopping.borrow().is_none() {
+            if ring.takes() {
                 has_work |= ring.state.borrow_mut().queue.arm();
             }
         }
@@ -230,16 +232,23 @@ impl Inner {
 impl Running {
     fn can_end(&self) -> bool {
         self.stopping.borrow().is_some()
+            && !self.takes()
             && self.in_flight.get() == 0
             && self.ended.borrow().is_empty()
     }
 
+    /// Whether it takes requests: one that stops takes those that the last device left, and no others.
+    fn takes(&self) -> bool {
+        !self.is_broken.get()
+            && (self.stopping.borrow().is_none() || self.state.borrow().queue.is_resuming())
+    }
+
     /// Takes new requests and submits them.
     fn take(self: &Rc<Self>, inner: &Inner) -> bool {
-        if self.is_broken.get() || self.stopping.borrow().is_some() {
-            return false;
-        }
         for taken in 0..BURST {
+            if !self.takes() {
+                return taken > 0;
+            }
             let Some(request) = self.next() else { return taken > 0 };
             self.submit(request, inner);
         }
@@ -330,16 +339,8 @@ impl Running {
             free.push(request);
             self.in_flight.set(self.in_flight.get() - 1);
         }
-        if queue.publish()
-            && let Some(call) = call
-        {
-            // A full counter has been seen by nobody yet, and says the same.
-            #[expect(
-                clippy::host_endian_bytes,
-                reason = "an eventfd takes a number of this machine"
-            )]
-            let one = 1_u64.to_ne_bytes();
-            let _ = rustix::io::write(call.as_fd(), &one);
+        if queue.publish() {
+            notify(call.as_ref());
         }
         true
     }
@@ -350,6 +351,15 @@ impl Running {
             let _ = rustix::io::read(kick.as_fd(), &mut [0_u8; 8]);
         }
     }
+}
+
+/// Calls the driver.
+fn notify(call: Option<&OwnedFd>) {
+    let Some(call) = call else { return };
+    // A full counter has been seen by nobody yet, and says the same.
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd takes a number of this machine")]
+    let one = 1_u64.to_ne_bytes();
+    let _ = rustix::io::write(call, &one);
 }
 
 /// The bdev has ended a request.

@@ -14,11 +14,12 @@ use crate::device::{Device, Ring};
 use crate::socket::{End, Message};
 use drivebay_sdk::runtime::resident::Resident;
 use drivebay_spec_vhost::message::{
-    self, Config, F_PROTOCOL_FEATURES, MEM_SLOTS, MemoryRegion, Request, RingAddresses, RingState,
-    protocol, reply,
+    self, Config, F_PROTOCOL_FEATURES, Inflight, MEM_SLOTS, MemoryRegion, Request, RingAddresses,
+    RingState, protocol, reply,
 };
 use drivebay_spec_vhost::ring::feature;
-use drivebay_virtio::{Features, GuestMemory, Queue, Rings};
+use drivebay_virtio::{Features, GuestMemory, InflightArea, Queue, Rings};
+use rustix::fs::MemfdFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ const PROTOCOL: u64 = protocol::MQ
     | protocol::REPLY_ACK
     | protocol::CONFIG
     | protocol::CONFIGURE_MEM_SLOTS
+    | protocol::INFLIGHT_SHMFD
     | protocol::RESET_DEVICE;
 
 /// A ring as the VMM set it up.
@@ -57,13 +59,31 @@ pub struct Session {
     /// The parts of the memory with their descriptors, to map them again.
     parts: Vec<(MemoryRegion, OwnedFd)>,
     rings: Vec<Setup>,
+    tracking: Option<Tracking>,
+}
+
+/// Where requests in flight are recorded.
+#[derive(Debug)]
+struct Tracking {
+    area: Arc<InflightArea>,
+    /// Rings, one bit each, that do not resume from the area any more: they have stopped in order since, or were reset.
+    stopped: u128,
+}
+
+/// The answer to a message.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The payload; `None` = it is answered only where the VMM asks for that.
+    pub payload: Option<Vec<u8>>,
+    /// A descriptor that goes with it.
+    pub fd: Option<OwnedFd>,
 }
 
 /// What a message needs before it is answered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outcome {
-    /// It is done: the payload of its answer, if it has one.
-    Done(Option<Vec<u8>>),
+    /// It is done.
+    Done(Answer),
     /// These rings have to stop first; then [`Session::stopped`].
     Stop(Vec<usize>),
 }
@@ -74,7 +94,8 @@ impl Session {
     pub fn new(disk: Disk, device: Resident<Device>) -> Self {
         let rings = Vec::new();
         let memory = Arc::default();
-        Self { disk, device, features: 0, protocol: 0, memory, parts: Vec::new(), rings }
+        let (parts, tracking) = (Vec::new(), None);
+        Self { disk, device, features: 0, protocol: 0, memory, parts, rings, tracking }
     }
 
     /// The device.
@@ -121,8 +142,8 @@ impl Session {
         if !stop.is_empty() {
             return Ok((request, Outcome::Stop(stop)));
         }
-        let payload = self.finish(&request, &mut message.fds)?;
-        Ok((request, Outcome::Done(payload)))
+        let answer = self.finish(&request, &mut message.fds)?;
+        Ok((request, Outcome::Done(answer)))
     }
 
     /// A ring has stopped at `base`.
@@ -130,18 +151,18 @@ impl Session {
         if let Some(ring) = self.rings.get_mut(index) {
             (ring.is_running, ring.base) = (false, base);
         }
+        if let Some(tracking) = &mut self.tracking {
+            tracking.stopped |= 1 << index;
+        }
     }
 
-    /// Does what a message asks, while no ring runs that it concerns: the payload of its answer.
+    /// Does what a message asks, while no ring runs that it concerns.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub fn finish(
-        &mut self,
-        request: &Request,
-        fds: &mut Vec<OwnedFd>,
-    ) -> Result<Option<Vec<u8>>, End> {
-        let number = |number| Ok(Some(reply::number(number)));
+    pub fn finish(&mut self, request: &Request, fds: &mut Vec<OwnedFd>) -> Result<Answer, End> {
+        let payload = |payload| Ok(Answer { payload: Some(payload), fd: None });
+        let number = |number| payload(reply::number(number));
         match request {
             Request::GetFeatures => return number(self.disk.features()),
             Request::SetFeatures(features) => self.set_features(*features)?,
@@ -156,7 +177,7 @@ impl Session {
             }
             Request::GetQueueNum => return number(RINGS_MAX as u64),
             Request::GetMaxMemSlots => return number(MEM_SLOTS),
-            Request::GetConfig(config) => return Ok(Some(self.config(config))),
+            Request::GetConfig(config) => return payload(self.config(config)),
             Request::SetConfig(_) => {} // there is nothing that a driver may change
             Request::SetMemTable(parts) => {
                 self.parts = parts.iter().copied().zip(fds.drain(..)).collect();
@@ -190,7 +211,7 @@ impl Session {
                 let ring = self.ring(state.index)?;
                 (ring.is_started, ring.kick) = (false, None);
                 let num = ring.base;
-                return Ok(Some(reply::ring_state(RingState { index: state.index, num })));
+                return payload(reply::ring_state(RingState { index: state.index, num }));
             }
             Request::SetVringKick(ring) => {
                 let index = ring.index.into();
@@ -209,19 +230,55 @@ impl Session {
             }
             Request::SetVringErr(_) => fds.clear(),
             Request::SetVringEnable(state) => self.ring(state.index)?.is_enabled = state.num != 0,
-            Request::ResetDevice | Request::ResetOwner => self.rings.clear(),
+            Request::ResetDevice | Request::ResetOwner => {
+                self.rings.clear();
+                if let Some(tracking) = &mut self.tracking {
+                    tracking.stopped = u128::MAX;
+                }
+            }
+            Request::GetInflightFd(wanted) => return self.make_inflight(wanted),
+            Request::SetInflightFd(kept) => self.set_inflight(kept, fds.pop())?,
             Request::SetOwner | Request::SetStatus(_) => {}
             Request::GetStatus => return number(0),
-            Request::SetLogBase(..)
-            | Request::SetLogFd
-            | Request::SetBackendReqFd
-            | Request::GetInflightFd(_)
-            | Request::SetInflightFd(_) => {
+            Request::SetLogBase(..) | Request::SetLogFd | Request::SetBackendReqFd => {
                 return Err(failed("a request of a feature that was not offered".into()));
             }
         }
         self.start_rings()?;
-        Ok(None)
+        Ok(Answer::default())
+    }
+
+    fn is_packed(&self) -> bool {
+        self.features & feature::RING_PACKED != 0
+    }
+
+    /// A new area for requests in flight, which the VMM keeps.
+    fn make_inflight(&self, wanted: &Inflight) -> Result<Answer, End> {
+        let Inflight { num_queues, queue_size, .. } = *wanted;
+        let refuse = |why: String| failed(format!("the area for requests in flight: {why}"));
+        let len = InflightArea::len(num_queues, queue_size, self.is_packed())
+            .filter(|_| usize::from(num_queues) <= RINGS_MAX)
+            .ok_or_else(|| refuse(format!("{num_queues} rings of {queue_size} entries")))?;
+        let file = rustix::fs::memfd_create("vhost-inflight", MemfdFlags::CLOEXEC)
+            .and_then(|fd| rustix::fs::ftruncate(&fd, len).map(|()| fd))
+            .map_err(|error| refuse(error.to_string()))?;
+        let made = Inflight { mmap_size: len, mmap_offset: 0, num_queues, queue_size };
+        Ok(Answer { payload: Some(reply::inflight(&made)), fd: Some(file) })
+    }
+
+    /// The VMM gives an area that it keeps: a new one, or what the last device left.
+    fn set_inflight(&mut self, kept: &Inflight, fd: Option<OwnedFd>) -> Result<(), End> {
+        let running = self.running();
+        if let Some(index) = running.first() {
+            return Err(failed(format!(
+                "the area for requests in flight changes while ring {index} runs"
+            )));
+        }
+        let Some(fd) = fd else { return Ok(()) }; // the message has one: its number was checked
+        let area = InflightArea::map(kept, self.is_packed(), fd.as_fd())
+            .map_err(|error| failed(error.to_string()))?;
+        self.tracking = Some(Tracking { area: Arc::new(area), stopped: 0 });
+        Ok(())
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), End> {
@@ -261,7 +318,7 @@ impl Session {
     fn start_rings(&mut self) -> Result<(), End> {
         let always_enabled = self.features & F_PROTOCOL_FEATURES == 0;
         let features = Features {
-            packed: self.features & feature::RING_PACKED != 0,
+            packed: self.is_packed(),
             event_idx: self.features & feature::EVENT_IDX != 0,
             indirect: self.features & feature::INDIRECT_DESC != 0,
         };
@@ -282,7 +339,12 @@ impl Session {
                 available: guest(addresses.available)?,
                 used: guest(addresses.used)?,
             };
-            let queue = Queue::new(Arc::clone(&self.memory), &rings, ring.base, features)
+            let inflight = match &self.tracking {
+                Some(tracking) => Some(tracking.ring(index, ring.size, features.packed)?),
+                None => None,
+            };
+            let memory = Arc::clone(&self.memory);
+            let queue = Queue::new(memory, &rings, ring.base, features, inflight)
                 .map_err(|broken| failed(format!("ring {index}: {broken}")))?;
             let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
             let no_fd = |error: std::io::Error| failed(format!("ring {index}: {error}"));
@@ -320,6 +382,24 @@ impl Session {
             return Err(failed(format!("ring {index} is changed while it runs")));
         }
         Ok(ring)
+    }
+}
+
+impl Tracking {
+    /// The record of a ring.
+    fn ring(
+        &self,
+        index: usize,
+        size: u16,
+        is_packed: bool,
+    ) -> Result<drivebay_virtio::Inflight, End> {
+        let resumes = self.stopped & (1 << index) == 0;
+        let record = self.area.ring(index, size, resumes);
+        record.filter(|_| self.area.is_packed() == is_packed).ok_or_else(|| {
+            failed(format!(
+                "the area for requests in flight has no room for ring {index} of {size} entries"
+            ))
+        })
     }
 }
 

@@ -1,0 +1,26 @@
+//! The folder for the sockets of plugins that serve virtual machines.
+#![expect(unsafe_code, reason = "sets an environment variable, which plugins read")]
+
+use crate::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+/// The variable in which plugins find the folder.
+const VARIABLE: &str = "DRIVEBAY_SOCKET_DIR";
+
+/// Sets the folder for this process.
+///
+/// # Errors
+/// `EBUSY` when the process has more than one thread: another one could read the environment at the same time.
+/// `ENOENT` and its kind when there is no such folder.
+pub fn set_folder(folder: &Path) -> Result<()> {
+    if !fs::metadata(folder)?.is_dir() {
+        return Err(Error::new(libc::ENOTDIR, "not a folder"));
+    }
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(Error::new(libc::EBUSY, "other threads run already"));
+    }
+    // SAFETY: this is the only thread, as was just seen.
+    unsafe { std::env::set_var(VARIABLE, folder) };
+    Ok(())
+}
