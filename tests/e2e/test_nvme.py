@@ -31,9 +31,10 @@ def wait(what, limit=30):
 class Load:
     """`drivebay perf` on a namespace, in a process of its own; it compares what it reads with what it wrote."""
 
-    def __init__(self, port, *flags, bdevs=("Nvme0n1",), options=None, **more):
+    def __init__(self, port, *flags, bdevs=("Nvme0n1",), options=None, more_paths=(), **more):
         self.folder = tempfile.TemporaryDirectory()
-        calls = [("bdev_nvme_set_options", options or {}), ("bdev_nvme_attach_controller", where(port, **more))]
+        paths = [where(port, **more), *more_paths]
+        calls = [("bdev_nvme_set_options", options or {}), *(("bdev_nvme_attach_controller", path) for path in paths)]
         rpc = [part for method, params in calls for part in ("--rpc", f"{method} {json.dumps(params)}")]
         command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, *rpc, "--verify", *flags, *bdevs]
         self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -10,8 +10,10 @@ use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::lock::Locks;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::{Map, Value};
 
 use crate::controller::Controller;
+use crate::group::Group;
 use crate::options::SetOptions;
 use crate::rpc::SetHotplug;
 
@@ -21,8 +23,8 @@ static APP: OnApp<Known> = OnApp::new();
 pub(crate) struct Known {
     pub(crate) options: RefCell<SetOptions>,
     pub(crate) hotplug: RefCell<SetHotplug>,
-    /// By name.
-    pub(crate) controllers: RefCell<BTreeMap<String, Rc<Controller>>>,
+    /// The controllers, by name.
+    pub(crate) groups: RefCell<BTreeMap<String, Rc<Group>>>,
     /// One call at a time for each name.
     pub(crate) locks: Locks,
     /// Notified when a controller has ended.
@@ -41,7 +43,7 @@ pub(crate) fn init() -> Result<()> {
     APP.get_or_init(|| Known {
         options: RefCell::new(options),
         hotplug: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
-        controllers: RefCell::default(),
+        groups: RefCell::default(),
         locks: Locks::new(),
         ended: Notify::new(),
         hostnqn: format!("{}{uuid}", nqn::UUID_PREFIX),
@@ -56,16 +58,25 @@ pub(crate) fn get() -> Result<Rc<Known>> {
 }
 
 impl Known {
-    /// The controller with that name.
-    pub(crate) fn find(&self, name: &str) -> Option<Rc<Controller>> {
-        self.controllers.borrow().get(name).cloned()
+    /// The controllers with that name.
+    pub(crate) fn find(&self, name: &str) -> Option<Rc<Group>> {
+        self.groups.borrow().get(name).cloned()
     }
 
-    /// The controller of a bdev.
-    pub(crate) fn with_bdev(&self, bdev_name: &str) -> Option<Rc<Controller>> {
-        let controllers = self.controllers.borrow();
-        let mut all = controllers.values();
-        all.find(|controller| controller.bdev_names().iter().any(|name| name == bdev_name)).cloned()
+    /// The first controller with that name.
+    pub(crate) fn find_controller(&self, name: &str) -> Option<Rc<Controller>> {
+        self.find(name)?.members().into_iter().next()
+    }
+
+    /// The controllers of a bdev.
+    pub(crate) fn with_bdev(&self, bdev_name: &str) -> Option<Rc<Group>> {
+        let groups = self.groups.borrow();
+        groups.values().find(|group| group.paths(bdev_name).is_some()).cloned()
+    }
+
+    /// What `bdev_get_bdevs` shows for a bdev.
+    pub(crate) fn show_bdev(&self, bdev_name: &str) -> Option<Map<String, Value>> {
+        self.with_bdev(bdev_name)?.show_bdev(bdev_name)
     }
 
     /// The host identifier for a host NQN: the UUID in the NQN, or else this process's own.
@@ -76,22 +87,25 @@ impl Known {
 
     /// Keeps a controller until it ends.
     pub(crate) fn follow(self: &Rc<Self>, controller: Rc<Controller>) -> Result<()> {
-        let name = controller.name.clone();
-        self.controllers.borrow_mut().insert(name.clone(), Rc::clone(&controller));
+        let group = Rc::clone(&controller.group);
+        self.groups.borrow_mut().insert(group.name.clone(), Rc::clone(&group));
         let app = Rc::clone(self);
-        let of_end = name.clone();
+        let name = format!("nvme {}", group.name);
         let ended = move || {
-            app.controllers.borrow_mut().remove(&of_end);
+            if group.members().is_empty() {
+                app.groups.borrow_mut().remove(&group.name);
+            }
             app.ended.notify();
         };
-        let following = task::spawn(format!("nvme {name}"), controller.follow(ended));
-        following.map(task::JoinHandle::detach)
+        task::spawn(name, controller.follow(ended)).map(task::JoinHandle::detach)
     }
 
     /// Detaches all controllers. `[app thread]`
     pub(crate) async fn detach_all(&self) {
-        let all: Vec<Rc<Controller>> = self.controllers.borrow().values().cloned().collect();
-        all.iter().for_each(|controller| controller.detach());
-        self.ended.until(|| self.controllers.borrow().is_empty()).await;
+        let all: Vec<Rc<Group>> = self.groups.borrow().values().cloned().collect();
+        for group in all {
+            group.members().iter().for_each(|controller| controller.detach());
+        }
+        self.ended.until(|| self.groups.borrow().is_empty()).await;
     }
 }

@@ -9,8 +9,9 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Map, Value};
 
+use crate::app;
 use crate::channel::{self, Channel};
-use crate::path::Path;
+use crate::paths::Paths;
 
 /// Longest read or write in one command, in bytes.
 const IO_LEN_MAX: u64 = 1 << 20;
@@ -98,10 +99,10 @@ impl Identified {
     }
 }
 
-/// What a namespace shares with its controller.
+/// What a bdev shares with its controllers.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    pub(crate) path: Arc<Path>,
+    pub(crate) paths: Arc<Paths>,
     /// Identify Controller.
     pub(crate) controller: Arc<identify::Controller>,
     /// How many times an I/O is retried; -1 = without limit.
@@ -121,21 +122,14 @@ pub struct NvmeBdev {
     shared: Shared,
     /// Its UUID on the bus; all zeroes = derived from the name.
     uuid: [u8; 16],
-    /// What `bdev_get_bdevs` shows.
-    shown: Map<String, Value>,
 }
 
 impl NvmeBdev {
-    pub(crate) fn new(
-        name: String,
-        namespace: Identified,
-        shared: Shared,
-        shown: Map<String, Value>,
-    ) -> Result<Self> {
+    pub(crate) fn new(name: String, namespace: Identified, shared: Shared) -> Result<Self> {
         let geometry = Geometry::new(namespace.identity.block_size, namespace.num_blocks)?;
         let identity = &namespace.identity;
         let uuid = identity.uuid.or(identity.nguid).unwrap_or_default();
-        Ok(Self { name, geometry, namespace, shared, uuid, shown })
+        Ok(Self { name, geometry, namespace, shared, uuid })
     }
 
     /// The same bdev with a UUID that is derived from its name.
@@ -217,7 +211,7 @@ impl Bdev for NvmeBdev {
             timeout: self.shared.timeout,
             path_limit_ns: path_limit_ns(&self.shared.controller),
         };
-        Channel::open(namespace, Arc::clone(&self.shared.path))
+        Channel::open(namespace, Arc::clone(&self.shared.paths))
     }
 
     fn submit(&self, channel: &mut Channel, io: BdevIo) {
@@ -241,6 +235,7 @@ impl Bdev for NvmeBdev {
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
-        self.shown.clone()
+        // The host asks on the app thread.
+        app::get().ok().and_then(|app| app.show_bdev(&self.name)).unwrap_or_default()
     }
 }

@@ -1,6 +1,5 @@
-//! One thread's way to a namespace: a queue pair on its socket, the I/O outstanding, and the I/O that waits for the controller.
+//! One thread's way to a namespace: a leg on each path, the I/O outstanding, and the I/O that waits for a path.
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -8,21 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_nvme_driver::qpair::{Agreed, Completed, Qpair};
+use drivebay_nvme_driver::spec::Status as NvmeStatus;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
 use drivebay_sdk::runtime::task::{self, JoinHandle};
 use drivebay_sdk::thread;
 
-use crate::dial::Dialed;
-use crate::io::{Request, Verdict, judge, no_path};
-use crate::link;
-use crate::path::{Live, Overdue, Path, State, Ticket};
+use crate::io::{Request, Verdict, judge, no_path, result};
+use crate::leg::{Absent, Change, Leg, News, Queue};
+use crate::legs::Legs;
+use crate::link::{self, Lost};
+use crate::path::{Access, Overdue, Ticket};
+use crate::paths::{PATHS_MAX, Paths};
+use crate::view::View;
 
-/// How long a channel waits before it tries again when the controller is connected but refuses the I/O queue.
-const QUEUE_DELAY: Duration = Duration::from_millis(500);
 /// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. The connection may be up
 /// all the while, and would then carry nothing but that command and its error.
 const PATH_DELAY_NS: u64 = 100_000_000;
+/// How long a write waits before it is sent again, after its target has closed the connection. Commands that still execute in the
+/// target have this long to end.
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
 /// How often a channel looks for commands that take too long.
 const WATCH_MIN: Duration = Duration::from_millis(1);
 const WATCH_MAX: Duration = Duration::from_secs(1);
@@ -47,26 +51,33 @@ pub(crate) struct Namespace {
 /// One thread's state.
 pub struct Channel {
     namespace: Namespace,
+    paths: Arc<Paths>,
+    view: Arc<View>,
+    legs: Legs,
+    /// Names the next leg.
+    next_leg: u64,
     sockets: Sockets<Queue>,
-    /// The queue's place in `sockets`, while there is one.
-    key: Option<usize>,
     news: Rc<News>,
-    connector: JoinHandle<()>,
-    /// Has the channel look for commands that take too long, when they have a timeout.
-    watch: Option<JoinHandle<()>>,
-    path: Arc<Path>,
-    /// What happens to I/O while there is no queue.
-    absent: Absent,
+    /// The task that follows the list of paths, and the one that has the channel look for commands that take too long.
+    tasks: Vec<JoinHandle<()>>,
     /// I/O that was not sent yet. The bus bounds how much: each I/O is one of the channel's requests.
     waiting: VecDeque<Request>,
-    /// I/O whose connection was lost after it was sent: it may still execute.
-    unproven: Vec<Request>,
-    /// How long `unproven` may still execute, on the host's clock in nanoseconds.
-    quiet_ns: u64,
+    unproven: Vec<Unproven>,
     /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
-    done: Vec<Completed<Request>>,
-    lost: Option<String>,
+    /// Commands that are done, and their legs.
+    done: Vec<(u64, Completed<Request>)>,
+    /// Connections that are lost, by their keys.
+    lost: Vec<(usize, Lost)>,
+}
+
+/// An I/O whose connection was lost after it was sent. Its target may still execute it.
+#[derive(Debug)]
+struct Unproven {
+    request: Request,
+    leg: u64,
+    /// When no target can execute it any more, on the host's clock in nanoseconds.
+    free_ns: u64,
 }
 
 impl std::fmt::Debug for Channel {
@@ -75,68 +86,32 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// A queue on its connection. The ticket comes last: it is dropped after the socket is closed.
-#[derive(Debug)]
-struct Queue {
-    qpair: Qpair<Request>,
-    ticket: Ticket,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absent {
-    Wait,
-    Fail,
-}
-
-/// What the connector tells its channel.
-#[derive(Default)]
-struct News {
-    has_any: Cell<bool>,
-    /// It is time to look for commands that take too long.
-    is_watch_due: Cell<bool>,
-    change: RefCell<Option<Change>>,
-}
-
-enum Change {
-    Connected(Stream, Agreed, Ticket),
-    /// The queue, if there is one, can no longer be used.
-    Away(Absent),
-}
-
-impl News {
-    fn say(&self, change: Change) {
-        *self.change.borrow_mut() = Some(change);
-        self.has_any.set(true);
-    }
-}
-
 impl Channel {
-    pub(crate) fn open(namespace: Namespace, path: Arc<Path>) -> Result<Self> {
+    pub(crate) fn open(namespace: Namespace, paths: Arc<Paths>) -> Result<Self> {
         let news = Rc::new(News::default());
-        let connector = task::spawn(
-            "nvme connector",
-            follow(Arc::clone(&path), namespace.nsid, Rc::clone(&news)),
-        )?;
-        let watch = match namespace.timeout {
-            Some(timeout) => Some(task::spawn("nvme timeouts", watch(timeout, Rc::clone(&news)))?),
-            None => None,
-        };
-        Ok(Self {
+        let (version, listed) = paths.listed();
+        let follow = follow_list(Arc::clone(&paths), version, Rc::clone(&news));
+        let mut tasks = vec![task::spawn("nvme paths", follow)?];
+        if let Some(timeout) = namespace.timeout {
+            tasks.push(task::spawn("nvme timeouts", watch(timeout, Rc::clone(&news)))?);
+        }
+        let mut channel = Self {
             namespace,
-            sockets: Sockets::new(1)?,
-            key: None,
+            view: View::new(Arc::clone(&paths)),
+            paths,
+            legs: Legs::new(listed.spread),
+            next_leg: 0,
+            sockets: Sockets::new(PATHS_MAX)?,
             news,
-            connector,
-            watch,
-            path,
-            absent: Absent::Wait,
+            tasks,
             waiting: VecDeque::new(),
             unproven: Vec::new(),
-            quiet_ns: 0,
             delayed: Vec::new(),
             done: Vec::new(),
-            lost: None,
-        })
+            lost: Vec::new(),
+        };
+        channel.follow_paths();
+        Ok(channel)
     }
 
     /// Takes an I/O. [`Self::flush`] sends it.
@@ -144,40 +119,51 @@ impl Channel {
         if matches!(io.op(), Op::Flush) && !self.namespace.flushes {
             return io.complete(Status::SUCCESS);
         }
-        self.start(Request::new(io));
-    }
-
-    fn start(&mut self, request: Request) {
-        if self.waiting.is_empty() {
-            self.send(request);
-        } else {
-            self.keep(request);
+        let request = Request::new(io);
+        if !self.waiting.is_empty() {
+            return self.waiting.push_back(request);
+        }
+        if let Err(request) = self.send(request) {
+            self.waiting.push_back(request);
         }
     }
 
-    /// Gives a request to the queue.
-    fn send(&mut self, mut request: Request) {
-        let Some(key) = self.key else { return self.keep(request) };
-        let Some((_, queue)) = self.sockets.get_mut(key) else { return self.keep(request) };
+    /// Gives a request to a queue.
+    ///
+    /// # Errors
+    /// Returns the request when it has to wait.
+    fn send(&mut self, mut request: Request) -> Result<(), Request> {
+        let Self { legs, sockets, .. } = self;
+        let outstanding =
+            |key| sockets.get_mut(key).map_or(0, |(_, queue)| queue.qpair.outstanding());
+        let Some(key) = legs.pick(outstanding) else { return self.no_leg_is_open(request) };
+        let Some((_, queue)) = self.sockets.get_mut(key) else { return Err(request) };
         let Namespace { nsid, block_size, .. } = self.namespace;
         let Some((command, transfer)) = request.command(nsid, block_size) else {
-            return request.io.complete(Status::NOT_SUPPORTED);
+            request.io.complete(Status::NOT_SUPPORTED);
+            return Ok(());
         };
         if self.namespace.timeout.is_some() {
             request.sent_ns = thread::now_ns();
             request.overdue.set(0);
         }
-        match queue.qpair.submit(&command, transfer, request) {
-            Ok(_) => self.sockets.activate(key),
-            Err(request) => self.keep(request),
-        }
+        queue.qpair.submit(&command, transfer, request)?;
+        self.sockets.activate(key);
+        Ok(())
     }
 
-    fn keep(&mut self, request: Request) {
-        match self.absent {
-            Absent::Fail if self.key.is_none() => request.io.complete_with(no_path()),
-            _ => self.waiting.push_back(request),
+    /// Has a request wait for a leg, or fails it when none will open.
+    fn no_leg_is_open(&mut self, request: Request) -> Result<(), Request> {
+        if self.legs.iter().any(|leg| leg.key.is_none() && leg.may_open()) {
+            return Err(request);
         }
+        if self.legs.iter().any(Leg::may_open) {
+            // All legs are connected, and their ANA states do not permit I/O.
+            self.path_failed(request, result(NvmeStatus::ANA_INACCESSIBLE, 0), true);
+        } else {
+            request.io.complete_with(no_path());
+        }
+        Ok(())
     }
 
     /// Sends what was submitted: the burst has ended.
@@ -206,7 +192,7 @@ impl Channel {
     }
 
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.news.has_any.get() || self.sockets.has_work()
+        self.news.has_any() || self.sockets.has_work()
     }
 
     pub(crate) fn wake_fd(&self) -> RawFd {
@@ -216,21 +202,22 @@ impl Channel {
     /// Sends, and receives what has arrived.
     fn round(&mut self, receives: bool) {
         let Self { sockets, done, lost, .. } = self;
-        sockets.round(|_, stream, queue| {
+        sockets.round(|key, stream, queue| {
+            let leg = queue.leg;
             let qpair = &mut queue.qpair;
             let mut turn = link::send(stream, qpair).map(|()| false);
             if receives && turn.is_ok() {
                 turn = link::receive(stream, qpair)
                     .and_then(|has_more| link::send(stream, qpair).map(|()| has_more));
             }
-            done.extend(std::iter::from_fn(|| qpair.completed()));
+            done.extend(std::iter::from_fn(|| qpair.completed()).map(|completed| (leg, completed)));
             match turn {
                 Ok(true) => Next::Work,
                 // The edge of this input is past, so the next turn has to read it.
                 Ok(false) if !receives && stream.is_readable() => Next::Work,
                 Ok(false) => Next::Wait,
                 Err(why) => {
-                    lost.get_or_insert_with(|| why.to_string());
+                    lost.push((key, why));
                     Next::Wait
                 }
             }
@@ -240,36 +227,50 @@ impl Channel {
     /// Completes the I/O that is done, and sends the I/O that waits.
     fn settle(&mut self) {
         let mut done = std::mem::take(&mut self.done);
-        for Completed { request, completion, received } in done.drain(..) {
+        for (leg, Completed { request, completion, received }) in done.drain(..) {
             match judge(&request, &completion, received) {
                 Verdict::End(result) => request.io.complete_with(result),
                 Verdict::Again(crd, result) => self.again(request, crd, result),
-                Verdict::Path(result) => self.path_failed(request, result),
+                Verdict::Path(result) => {
+                    let is_out = is_ana_error(completion.status);
+                    if is_out {
+                        self.doubt_access(leg);
+                    }
+                    self.path_failed(request, result, is_out);
+                }
             }
         }
         self.done = done;
         self.start_due();
-        while self.has_room()
-            && let Some(request) = self.waiting.pop_front()
-        {
-            self.send(request);
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.send(request) {
+                self.waiting.push_front(request);
+                break;
+            }
         }
+        self.end_leaving();
     }
 
-    fn has_room(&mut self) -> bool {
-        let queue = self.key.and_then(|key| self.sockets.get_mut(key));
-        queue.is_some_and(|(_, queue)| queue.qpair.has_room())
+    /// Takes a leg out of use whose controller refuses I/O by its ANA state, until the controller's task has read the states again.
+    fn doubt_access(&mut self, id: u64) {
+        let Some(leg) = self.legs.by_id(id) else { return };
+        leg.access = Access::Inaccessible;
+        leg.path.doubt_ana();
+        self.choose();
     }
 
-    /// Sends a request again that ended with a path error, until the time for that is over. The command has ended, so any command
-    /// may be sent again.
-    fn path_failed(&mut self, mut request: Request, result: IoResult) {
+    /// Sends a request again that ended with a path error, until the time for that is over. The command has ended, so any command may
+    /// be sent again. `is_out`: its leg takes no commands now, so another one gets it at once.
+    fn path_failed(&mut self, mut request: Request, result: IoResult, is_out: bool) {
         let now = thread::now_ns();
         if request.path_failed_ns == 0 {
             request.path_failed_ns = now;
         }
         if now - request.path_failed_ns >= self.namespace.path_limit_ns {
             return request.io.complete_with(result);
+        }
+        if is_out && self.legs.iter().any(Leg::is_open) {
+            return self.waiting.push_back(request);
         }
         self.later(request, PATH_DELAY_NS);
     }
@@ -296,21 +297,20 @@ impl Channel {
         self.wake_at(due_ns);
     }
 
-    /// Queues the I/O that may be sent now: its delay is over, or its lost connection can no longer execute it.
+    /// Queues the I/O that may be sent now: its delay is over, or no target can execute it any more.
     fn start_due(&mut self) {
         if self.delayed.is_empty() && self.unproven.is_empty() {
             return;
         }
         let now = thread::now_ns();
-        let (due, later) = self.delayed.drain(..).partition(|(due_ns, _)| *due_ns <= now);
-        self.delayed = later;
-        let due: Vec<(u64, Request)> = due;
-        self.waiting.extend(due.into_iter().map(|(_, request)| request));
-        if self.key.is_some() && self.quiet_ns <= now {
-            // In front, because it was submitted first.
-            for request in std::mem::take(&mut self.unproven).into_iter().rev() {
-                self.waiting.push_front(request);
-            }
+        for (_, request) in self.delayed.extract_if(.., |(due_ns, _)| *due_ns <= now) {
+            self.waiting.push_back(request);
+        }
+        let free = self.unproven.extract_if(.., |unproven| unproven.free_ns <= now);
+        let free: Vec<Unproven> = free.collect();
+        // In front, because it was submitted first.
+        for unproven in free.into_iter().rev() {
+            self.waiting.push_front(unproven.request);
         }
     }
 
@@ -319,7 +319,7 @@ impl Channel {
         let news = Rc::clone(&self.news);
         let wake = async move {
             task::sleep_until(when_ns).await;
-            news.has_any.set(true);
+            news.wake();
         };
         match task::spawn("nvme retry", wake) {
             Ok(task) => task.detach(),
@@ -328,98 +328,182 @@ impl Channel {
         }
     }
 
-    /// Follows what the connector said; true when it said something.
+    /// Follows what the tasks said; true when they said something.
     fn hear(&mut self) -> bool {
-        if !self.news.has_any.replace(false) {
+        if !self.news.take_any() {
             return false;
         }
-        let change = self.news.change.borrow_mut().take();
-        match change {
-            Some(Change::Connected(stream, agreed, ticket)) => {
-                self.connected(stream, agreed, ticket)
-            }
-            Some(Change::Away(absent)) => {
-                self.disconnect();
-                self.absent = absent;
-                if absent == Absent::Fail {
-                    self.fail_all();
+        let news = Rc::clone(&self.news);
+        while let Some((leg, change)) = news.next() {
+            match change {
+                Change::Connected(stream, agreed, ticket) => {
+                    self.connected(leg, stream, agreed, ticket);
+                }
+                Change::Access(access) => {
+                    if let Some(leg) = self.legs.by_id(leg) {
+                        leg.access = access;
+                    }
+                }
+                Change::Away(absent) => {
+                    self.disconnect(leg, None);
+                    if let Some(leg) = self.legs.by_id(leg) {
+                        leg.absent = absent;
+                    }
                 }
             }
-            None => {}
         }
-        if self.news.is_watch_due.replace(false) {
+        if news.is_list_new.replace(false) {
+            self.follow_paths();
+        }
+        if news.is_watch_due.replace(false) {
             self.report_overdue();
+        }
+        self.choose();
+        if !self.legs.iter().any(Leg::may_open) {
+            self.fail_all();
         }
         self.settle();
         true
     }
 
+    /// Opens legs for new paths, and closes those of paths that are gone.
+    fn follow_paths(&mut self) {
+        let (_, listed) = self.paths.listed();
+        for path in &listed.paths {
+            if self.legs.has(path) {
+                continue;
+            }
+            self.next_leg += 1;
+            match Leg::new(self.next_leg, Arc::clone(path), self.namespace.nsid, &self.news) {
+                Ok(leg) => self.legs.push(leg),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        self.legs.arrange(listed.spread, |leg| {
+            listed.paths.iter().position(|path| Arc::ptr_eq(path, &leg.path))
+        });
+        self.end_leaving();
+    }
+
+    /// Closes the legs of paths that are gone, when they have no command outstanding.
+    fn end_leaving(&mut self) {
+        let sockets = &mut self.sockets;
+        let mut is_over = |leg: &Leg| {
+            let queue = leg.key.and_then(|key| sockets.get_mut(key));
+            leg.is_leaving && queue.is_none_or(|(_, queue)| queue.qpair.outstanding() == 0)
+        };
+        let mut over = Vec::new();
+        while let Some(leg) = self.legs.take(&mut is_over) {
+            over.push(leg);
+        }
+        for leg in &over {
+            drop(leg.key.and_then(|key| self.sockets.remove(key)));
+        }
+        if !over.is_empty() {
+            self.choose();
+        }
+    }
+
     /// Reports the commands that take too long, each once when its timeout is over, and once more when it is over twice.
     fn report_overdue(&mut self) {
         let Some(timeout) = self.namespace.timeout else { return };
-        let Some((_, queue)) = self.key.and_then(|key| self.sockets.get_mut(key)) else { return };
-        let (generation, qid) = (queue.ticket.live().generation, queue.ticket.qid);
         let now = thread::now_ns();
-        for (cid, request) in queue.qpair.iter() {
-            let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
-            let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
-            if times > request.overdue.get()
-                && self.path.report_overdue(Overdue { generation, qid, cid, times })
-            {
-                request.overdue.set(times);
+        for leg in self.legs.iter() {
+            let Some((_, queue)) = leg.key.and_then(|key| self.sockets.get_mut(key)) else {
+                continue;
+            };
+            let (generation, qid) = (queue.ticket.live().generation, queue.ticket.qid);
+            for (cid, request) in queue.qpair.iter() {
+                let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
+                let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
+                if times > request.overdue.get()
+                    && leg.path.report_overdue(Overdue { generation, qid, cid, times })
+                {
+                    request.overdue.set(times);
+                }
             }
         }
     }
 
-    fn connected(&mut self, stream: Stream, agreed: Agreed, ticket: Ticket) {
-        self.disconnect();
+    /// Chooses the leg for the next command again, after a change of a leg.
+    fn choose(&mut self) {
+        self.legs.choose();
+        self.view.set(self.legs.views());
+    }
+
+    fn connected(&mut self, id: u64, stream: Stream, agreed: Agreed, ticket: Ticket) {
+        self.disconnect(id, None);
+        let Some(leg) = self.legs.by_id(id) else { return };
         let live = ticket.live();
         let (generation, quiet_ns) = (live.generation, live.quiet_ns);
-        match self.sockets.add(stream, Queue { qpair: Qpair::new(agreed), ticket }) {
-            Ok(key) => self.key = Some(key),
-            Err(error) => self.path.report_lost(generation, error.to_string()),
+        match self.sockets.add(stream, Queue { leg: id, qpair: Qpair::new(agreed), ticket }) {
+            Ok(key) => leg.key = Some(key),
+            Err(error) => leg.path.report_lost(generation, error.to_string()),
         }
-        self.absent = Absent::Wait;
-        self.quiet_ns = quiet_ns;
-        if !self.unproven.is_empty() && quiet_ns > thread::now_ns() {
+        leg.absent = Absent::Wait;
+        // The target has closed the old connection when it answers Connect.
+        let mut has_any = false;
+        for unproven in self.unproven.iter_mut().filter(|unproven| unproven.leg == id) {
+            unproven.free_ns = unproven.free_ns.min(quiet_ns);
+            has_any = true;
+        }
+        if has_any && quiet_ns > thread::now_ns() {
             self.wake_at(quiet_ns);
         }
     }
 
-    /// Closes a connection that was lost, and reports it.
+    /// Closes the connections that were lost, and reports them.
     fn part(&mut self) {
-        let Some(why) = self.lost.take() else { return };
-        // The last thing to send tells the target what it did wrong.
-        let queue = self.key.and_then(|key| self.sockets.get_mut(key));
-        let Some((stream, queue)) = queue else { return };
-        let _ = link::send(stream, &mut queue.qpair);
-        let generation = queue.ticket.live().generation;
-        self.disconnect();
-        self.path.report_lost(generation, why);
+        while let Some((key, why)) = self.lost.pop() {
+            // The last thing to send tells the target what it did wrong.
+            let Some((stream, queue)) = self.sockets.get_mut(key) else { continue };
+            let _ = link::send(stream, &mut queue.qpair);
+            let (id, generation) = (queue.leg, queue.ticket.live().generation);
+            self.disconnect(id, Some(&why));
+            self.choose();
+            if let Some(leg) = self.legs.by_id(id) {
+                leg.path.report_lost(generation, why.to_string());
+            }
+            self.settle();
+        }
     }
 
-    /// Closes the connection, if there is one. The I/O outstanding waits for the next one.
-    fn disconnect(&mut self) {
-        let Some((stream, queue)) = self.key.take().and_then(|key| self.sockets.remove(key)) else {
+    /// Closes a leg's connection, if there is one. The I/O outstanding waits for another leg, or for the next connection.
+    fn disconnect(&mut self, id: u64, why: Option<&Lost>) {
+        let Some(leg) = self.legs.by_id(id) else { return };
+        let Some((mut stream, queue)) = leg.key.take().and_then(|key| self.sockets.remove(key))
+        else {
             return;
         };
-        let Queue { qpair, ticket } = queue;
+        let Queue { mut qpair, ticket, .. } = queue;
+        // Takes what has arrived, and learns whether the target has closed the connection.
+        let end = link::receive(&mut stream, &mut qpair).err();
+        let is_by_target = [why, end.as_ref()].into_iter().flatten().any(Lost::is_by_target);
+        let completed = std::iter::from_fn(|| qpair.completed());
+        self.done.extend(completed.map(|completed| (id, completed)));
         drop(stream);
+        let notices_after =
+            if is_by_target { Some(Duration::ZERO) } else { leg.path.notices_after };
+        let free_ns = notices_after.map_or(u64::MAX, |time| after(time + QUIET));
+        let before = self.unproven.len();
         for request in qpair.into_outstanding() {
             if request.is_repeatable() {
                 self.waiting.push_back(request);
             } else {
-                self.unproven.push(request);
+                self.unproven.push(Unproven { request, leg: id, free_ns });
             }
         }
         drop(ticket);
+        if self.unproven.len() > before && free_ns < u64::MAX {
+            self.wake_at(free_ns);
+        }
     }
 
-    /// Fails all I/O that waits: the controller did not reconnect in time, or is removed.
+    /// Fails all I/O that waits: no controller reconnected in time, or all are removed.
     fn fail_all(&mut self) {
+        let unproven = self.unproven.drain(..).map(|unproven| unproven.request);
         let delayed = self.delayed.drain(..).map(|(_, request)| request);
-        let all = self.unproven.drain(..).chain(self.waiting.drain(..)).chain(delayed);
-        let all: Vec<Request> = all.collect();
+        let all: Vec<Request> = unproven.chain(self.waiting.drain(..)).chain(delayed).collect();
         for request in all {
             request.io.complete_with(no_path());
         }
@@ -428,11 +512,21 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.connector.cancel();
-        if let Some(watch) = &mut self.watch {
-            watch.cancel();
-        }
+        self.tasks.iter_mut().for_each(JoinHandle::cancel);
     }
+}
+
+fn is_ana_error(status: NvmeStatus) -> bool {
+    matches!(
+        status.code(),
+        NvmeStatus::ANA_PERSISTENT_LOSS | NvmeStatus::ANA_INACCESSIBLE | NvmeStatus::ANA_TRANSITION
+    )
+}
+
+/// The host's clock after that time, in nanoseconds.
+fn after(time: Duration) -> u64 {
+    let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    thread::now_ns().saturating_add(time)
 }
 
 /// Has the channel look for commands that take too long, a few times in each timeout.
@@ -441,68 +535,16 @@ async fn watch(timeout: Duration, news: Rc<News>) {
     loop {
         task::sleep(period).await;
         news.is_watch_due.set(true);
-        news.has_any.set(true);
+        news.wake();
     }
 }
 
-/// Follows the controller: connects a queue whenever the controller is connected, and tells the channel when it is not.
-async fn follow(path: Arc<Path>, nsid: u32, news: Rc<News>) {
-    let mut connected = None;
-    // When the connected controller first refused a queue.
-    let mut refused_ns = None;
+/// Has the channel follow the list of paths.
+async fn follow_list(paths: Arc<Paths>, mut version: u64, news: Rc<News>) {
     loop {
-        let (version, state) = path.state();
-        if !matches!(state, State::Live(_)) {
-            refused_ns = None;
-        }
-        match state {
-            State::Live(live) if live.serves(nsid) == Some(true) => {
-                if connected != Some(live.generation) {
-                    match connect(&path, &live, &news).await {
-                        Ok(()) => (connected, refused_ns) = (Some(live.generation), None),
-                        Err(error) => {
-                            connected = None;
-                            let now = thread::now_ns();
-                            if refused_ns.is_none() {
-                                warn!("{}: no I/O queue: {}", live.target.address, error.message());
-                            }
-                            let without = now - *refused_ns.get_or_insert(now);
-                            if path.limits.fails_io_after(Duration::from_nanos(without)) {
-                                news.say(Change::Away(Absent::Fail));
-                            }
-                            let changed = path.changed_from(version);
-                            task::select(changed, task::sleep(QUEUE_DELAY)).await;
-                            continue;
-                        }
-                    }
-                }
-            }
-            // The controller no longer has the namespace. I/O that waits must not keep its bdev.
-            State::Live(live) if live.serves(nsid).is_none() => {
-                connected = None;
-                news.say(Change::Away(Absent::Fail));
-            }
-            State::Live(_) | State::Away => {
-                connected = None;
-                news.say(Change::Away(Absent::Wait));
-            }
-            State::Failing => {
-                connected = None;
-                news.say(Change::Away(Absent::Fail));
-            }
-            State::Gone => return news.say(Change::Away(Absent::Fail)),
-        }
-        path.changed_from(version).await;
+        paths.changed_from(version).await;
+        version = paths.listed().0;
+        news.is_list_new.set(true);
+        news.wake();
     }
-}
-
-/// Connects a queue.
-///
-/// # Errors
-/// `EAGAIN` when the controller has no queue left; or the queue could not be connected.
-async fn connect(path: &Arc<Path>, live: &Arc<Live>, news: &News) -> Result<()> {
-    let ticket = Ticket::take(path, live)?;
-    let Dialed { stream, agreed, .. } = ticket.dial().await?;
-    news.say(Change::Connected(stream, agreed, ticket));
-    Ok(())
 }

@@ -1,9 +1,11 @@
 //! `nvme`: namespaces of NVMe controllers as bdevs, over NVMe/TCP.
 //!
-//! - [`bdev`] is a namespace on the bus. `channel` is one thread's queue pair to it. `io` turns I/O into commands and judges their
-//!   completions. `link` runs a queue pair on its socket. The protocol itself is [`drivebay_nvme_driver::qpair`].
-//! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue.
-//! - `path` is the state that both sides share.
+//! - [`bdev`] is a namespace on the bus. `channel` is one thread's way to it, with a `leg` on each path; `legs` chooses one for each
+//!   command. `io` turns I/O into commands and judges their completions. `link` runs a queue pair on its socket. The protocol itself
+//!   is [`drivebay_nvme_driver::qpair`].
+//! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
+//!   controllers of one name and their bdevs.
+//! - `path` is what both sides share of a controller, `paths` what they share of a bdev.
 //! - [`rpc`] has the RPC methods.
 //!
 //! `docs/nvme.md` says who owns what, and what can fail.
@@ -15,11 +17,16 @@ pub mod bdev;
 mod channel;
 mod controller;
 mod dial;
+mod group;
 mod io;
+mod leg;
+mod legs;
 mod link;
 mod options;
 mod path;
+mod paths;
 pub mod rpc;
+mod view;
 
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
@@ -33,7 +40,8 @@ plugin! {
     methods: [
         "bdev_nvme_attach_controller", "bdev_nvme_detach_controller", "bdev_nvme_get_controllers",
         "bdev_nvme_reset_controller", "bdev_nvme_enable_controller", "bdev_nvme_disable_controller",
-        "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
+        "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_get_io_paths",
+        "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     start: start,
     stop: stop,

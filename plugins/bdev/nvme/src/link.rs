@@ -61,6 +61,17 @@ pub(crate) enum Lost {
     Fault(Fault),
 }
 
+impl Lost {
+    /// Whether the target's end of the connection is closed.
+    pub(crate) fn is_by_target(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            Self::Fault(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -44,7 +44,7 @@ params! {
         pub reconnect_delay_sec: u32 = 0,
         /// When I/O fails after the connection is lost, in seconds; 0 = it waits as long as the controller may reconnect.
         pub fast_io_fail_timeout_sec: u32 = 0,
-        /// Whether I/O stays on its path when the preferred path returns; has no effect yet.
+        /// Whether I/O stays on its path when a path that comes before it returns.
         pub disable_auto_failback: bool = false,
         /// Whether a namespace without a UUID gets one from its serial number and identifier; has no effect yet.
         pub generate_uuids: bool = false,
@@ -72,7 +72,7 @@ params! {
         pub tcp_connect_timeout_ms: u32 = 0,
         /// Whether a flush is also sent to controllers without a volatile write cache.
         pub enable_flush: bool = false,
-        /// Defaults for bdevs with several paths; have no effect yet.
+        /// Defaults for bdevs with several paths.
         pub multipath_opts: Option<MultipathOptions>,
     }
 
@@ -212,6 +212,14 @@ impl SetOptions {
         }
     }
 
+    /// How I/O is spread over paths when a controller is attached without options of its own.
+    pub(crate) fn spread(&self) -> Result<MultipathOptions> {
+        match &self.multipath_opts {
+            Some(options) => Ok(options.clone()),
+            None => MultipathOptions::new(),
+        }
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             loss_sec: self.ctrlr_loss_timeout_sec,
@@ -222,6 +230,11 @@ impl SetOptions {
 }
 
 impl MultipathOptions {
+    /// The defaults.
+    fn new() -> Result<Self> {
+        drivebay_sdk::rpc::decode("{}").map_err(|error| Error::new(errno::EINVAL, error.message))
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let needs_min_io =
             self.policy == Policy::ActiveActive && self.selector == Selector::RoundRobin;

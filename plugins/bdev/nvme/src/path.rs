@@ -4,8 +4,9 @@
 //! channel that opens or closes in the middle of a reset needs no special treatment.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use drivebay_nvme_driver::qpair::Agreed;
 use drivebay_nvme_driver::spec::fabrics::Connect;
@@ -28,6 +29,18 @@ pub(crate) enum State {
     Gone,
 }
 
+/// How well a controller serves a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// It is not the namespace that it was.
+    Unusable,
+    /// Not now: the ANA state is Inaccessible, Persistent Loss or Change.
+    Inaccessible,
+    NonOptimized,
+    /// Best, and what all namespaces are of a controller that does not report ANA.
+    Optimized,
+}
+
 /// A connected controller.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -40,8 +53,8 @@ pub(crate) struct Live {
     pub(crate) in_capsule_len: u32,
     /// When commands of earlier connections can no longer execute, on the host's clock in nanoseconds.
     pub(crate) quiet_ns: u64,
-    /// Namespaces that the controller lists, and whether each may be used.
-    pub(crate) namespaces: Mutex<BTreeMap<u32, bool>>,
+    /// Namespaces that the controller lists, and how well it serves them.
+    namespaces: Mutex<BTreeMap<u32, Access>>,
     /// Identifiers of I/O queues that are free. The one that was freed last is used last.
     free_qids: Mutex<VecDeque<u16>>,
 }
@@ -55,7 +68,7 @@ impl Live {
         entries: u16,
         in_capsule_len: u32,
         quiet_ns: u64,
-        namespaces: BTreeMap<u32, bool>,
+        namespaces: BTreeMap<u32, Access>,
         num_queues: u16,
     ) -> Self {
         let free_qids = Mutex::new((1..=num_queues).collect());
@@ -72,14 +85,28 @@ impl Live {
         }
     }
 
-    /// Whether a namespace may be used; `None` when the controller does not list it.
-    pub(crate) fn serves(&self, nsid: u32) -> Option<bool> {
+    /// How well the controller serves a namespace; `None` when it does not list it.
+    pub(crate) fn serves(&self, nsid: u32) -> Option<Access> {
         lock(&self.namespaces).get(&nsid).copied()
+    }
+
+    /// Says how well the controller serves its namespaces. [`Path::touch`] tells the channels.
+    pub(crate) fn set_namespaces(&self, namespaces: BTreeMap<u32, Access>) {
+        *lock(&self.namespaces) = namespaces;
+    }
+
+    /// Changes how well the controller serves the namespaces that may be used. [`Path::touch`] tells the channels.
+    pub(crate) fn update_access(&self, access: impl Fn(u32) -> Access) {
+        for (nsid, known) in lock(&self.namespaces).iter_mut() {
+            if *known > Access::Unusable {
+                *known = access(*nsid);
+            }
+        }
     }
 
     /// Drops the namespaces that may not be used, so that their I/O fails. [`Path::touch`] tells the channels.
     pub(crate) fn drop_unusable(&self) {
-        lock(&self.namespaces).retain(|_, is_usable| *is_usable);
+        lock(&self.namespaces).retain(|_, access| *access > Access::Inaccessible);
     }
 }
 
@@ -101,6 +128,8 @@ pub(crate) struct Overdue {
 #[derive(Debug)]
 pub(crate) struct Path {
     pub(crate) limits: Limits,
+    /// How long the controller may take to notice that a connection is gone: the keep alive timeout; `None` = forever.
+    pub(crate) notices_after: Option<Duration>,
     state: Mutex<State>,
     /// Counts the changes of `state`.
     version: AtomicU64,
@@ -111,20 +140,24 @@ pub(crate) struct Path {
     pub(crate) events: Notify,
     /// Commands that take too long.
     overdue: Mutex<Vec<Overdue>>,
+    /// Whether a command has ended with an ANA state that the channel did not know of.
+    is_ana_doubted: AtomicBool,
     /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
 }
 
 impl Path {
-    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits, notices_after: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             limits,
+            notices_after,
             state: Mutex::new(State::Away),
             version: AtomicU64::new(1),
             changed: Notify::new(),
             open: AtomicU64::new(0),
             events: Notify::new(),
             overdue: Mutex::default(),
+            is_ana_doubted: AtomicBool::new(false),
             lost: Mutex::new(None),
         })
     }
@@ -188,6 +221,17 @@ impl Path {
     /// Takes the commands that take too long. `[app thread]`
     pub(crate) fn take_overdue(&self) -> Vec<Overdue> {
         std::mem::take(&mut *lock(&self.overdue))
+    }
+
+    /// Has the ANA log read, since a command ended with another state. `[any lightweight thread]`
+    pub(crate) fn doubt_ana(&self) {
+        self.is_ana_doubted.store(true, Ordering::Release);
+        self.events.notify();
+    }
+
+    /// Waits until a channel doubts the ANA states. `[app thread]`
+    pub(crate) async fn ana_is_doubted(&self) {
+        self.events.until(|| self.is_ana_doubted.swap(false, Ordering::AcqRel)).await;
     }
 
     /// Waits until no I/O connection is open. `[app thread]`

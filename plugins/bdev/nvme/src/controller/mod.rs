@@ -3,6 +3,7 @@
 //! One task follows it from its first connection to its end ([`Controller::follow`]). A caller that wants something, such as a
 //! reset, leaves a [`Wish`] and wakes that task, so no two things ever happen to a controller at once.
 
+mod ana;
 pub(crate) mod bring_up;
 mod keep_alive;
 mod namespaces;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use drivebay_nvme_driver::spec::event::AsyncEvent;
 use drivebay_nvme_driver::spec::identify;
-use drivebay_nvme_driver::spec::log::lid;
+use drivebay_nvme_driver::spec::log::{AnaState, lid};
 use drivebay_nvme_driver::spec::{Command, NSID_ALL, opcode};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
@@ -24,22 +25,23 @@ use drivebay_sdk::runtime::task::{self, Either};
 use drivebay_sdk::thread;
 
 use crate::admin::{Admin, Data};
-use crate::bdev::{Identified, Shared};
+use crate::channel::QUIET;
 use crate::dial::Target;
+use crate::group::Group;
 use crate::options::{Limits, Timeouts};
 use crate::path::{Live, Path, State};
+use crate::paths::Spread;
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
 use keep_alive::KeepAlive;
-use namespaces::Found;
+pub(crate) use namespaces::Found;
 
 /// Most entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
 /// How long to wait between two tries to connect when the operator gives no time.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long a write waits after its connection was lost, before a new connection sends it again. A target has closed the old
-/// connection when it answers Connect. Commands that still execute in the target have this long to end.
-const QUIET: Duration = Duration::from_secs(2);
+/// How long the commands of a controller that is detached may take while its bdevs have other paths.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Values of Linux.
 const ENXIO: i32 = 6;
@@ -55,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) retry_count: i32,
     pub(crate) enable_flush: bool,
     pub(crate) timeouts: Timeouts,
+    /// How the bdevs use their paths.
+    pub(crate) spread: Spread,
 }
 
 /// A controller.
@@ -70,10 +74,13 @@ pub(crate) struct Controller {
     pub(crate) cntlid: Cell<u16>,
     generation: Cell<u64>,
     pub(crate) phase: Cell<Phase>,
-    /// Bdevs, by namespace.
-    bdevs: RefCell<BTreeMap<u32, Identified>>,
+    /// The bdevs that it shares with other controllers.
+    pub(crate) group: Rc<Group>,
+    /// ANA states of the namespaces; `None` when the controller does not report ANA.
+    ana: RefCell<Option<BTreeMap<u32, AnaState>>>,
     max_transfer_len: Cell<Option<u64>>,
     wish: Cell<Option<Wish>>,
+    has_ended: Cell<bool>,
     /// Calls that wait until what they want is done.
     calls: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
     changed: Notify,
@@ -134,8 +141,14 @@ impl Controller {
     ///
     /// # Errors
     /// The controller could not be connected. Nothing of it is left then.
-    pub(crate) async fn attach(settings: Settings, target: Target) -> Result<Rc<Self>> {
-        let path = Path::new(settings.limits);
+    pub(crate) async fn attach(
+        group: Rc<Group>,
+        settings: Settings,
+        target: Target,
+    ) -> Result<Rc<Self>> {
+        let kato_ms = settings.keep_alive_ms;
+        let notices_after = (kato_ms > 0).then(|| Duration::from_millis(kato_ms.into()));
+        let path = Path::new(settings.limits, notices_after);
         let controller = Rc::new(Self {
             name: settings.attach.name.clone(),
             settings,
@@ -146,14 +159,21 @@ impl Controller {
             cntlid: Cell::new(0),
             generation: Cell::new(0),
             phase: Cell::new(Phase::Enabled),
-            bdevs: RefCell::default(),
+            group,
+            ana: RefCell::default(),
             max_transfer_len: Cell::new(None),
             wish: Cell::new(None),
+            has_ended: Cell::new(false),
             calls: RefCell::default(),
             changed: Notify::new(),
         });
         let found = controller.connect(0).await?;
-        controller.converge(found).await;
+        if let Err(error) = controller.group.check(&controller) {
+            controller.end().await;
+            return Err(error);
+        }
+        controller.group.join(&controller);
+        controller.group.converge(&controller, found).await;
         Ok(controller)
     }
 
@@ -168,15 +188,6 @@ impl Controller {
     /// The error of a call that needs a connected controller.
     pub(crate) fn is_away() -> Error {
         Error::new(errno::EIO, "the controller is not connected")
-    }
-
-    /// Names of the bdevs.
-    pub(crate) fn bdev_names(&self) -> Vec<String> {
-        self.bdevs.borrow().keys().map(|nsid| self.bdev_name(*nsid)).collect()
-    }
-
-    fn bdev_name(&self, nsid: u32) -> String {
-        format!("{}n{nsid}", self.name)
     }
 
     /// Follows the controller until its bdevs are gone, then calls `ended`.
@@ -205,6 +216,7 @@ impl Controller {
         self.phase.set(Phase::Deleting);
         self.answer_calls(&Err(why));
         self.end().await;
+        self.has_ended.set(true);
         ended();
     }
 
@@ -215,6 +227,7 @@ impl Controller {
         };
         let events = task::spawn("nvme events", self.clone().events(admin.clone()));
         let timeouts = task::spawn("nvme timeouts", self.clone().watch_timeouts(admin.clone()));
+        let ana = task::spawn("nvme ana", self.clone().watch_ana(admin.clone()));
         let generation = self.generation.get();
         let mut of_queue = None;
         let queue_lost = self.path.events.until(|| {
@@ -228,7 +241,7 @@ impl Controller {
             Either::Right(Either::Left(why)) => Next::Lost(why),
             Either::Right(Either::Right(())) => Next::Lost(String::new()),
         };
-        for task in [events, timeouts] {
+        for task in [events, timeouts, ana] {
             match task {
                 Ok(mut task) => task.cancel(),
                 Err(error) => warn!("{}: {error}", self.name),
@@ -261,7 +274,7 @@ impl Controller {
             self.changed.until(|| matches!(self.wish.get(), Some(Wish::Detach | Wish::Disable)));
         match task::select(limited, wished).await {
             Either::Left(Either::Left(found)) => {
-                self.converge(found).await;
+                self.group.converge(self, found).await;
                 Next::Connected
             }
             Either::Left(Either::Right(error)) => Next::GivenUp(error),
@@ -336,7 +349,7 @@ impl Controller {
         }
     }
 
-    /// Connects, looks at the namespaces, and tells the channels; returns the namespaces for [`Self::converge`]. `quiet_ns`: when
+    /// Connects, looks at the namespaces, and tells the channels; returns the namespaces for [`Group::converge`]. `quiet_ns`: when
     /// commands of earlier connections can no longer execute. Dropping the future undoes everything.
     async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
         let Settings { keep_alive_ms, num_queues, timeouts, .. } = self.settings;
@@ -351,6 +364,7 @@ impl Controller {
         self.cntlid.set(cntlid);
 
         let found = self.look_at_namespaces(&admin).await?;
+        self.read_ana(&admin).await?;
         let generation = self.generation.get() + 1;
         self.generation.set(generation);
         let live = Arc::new(Live::new(
@@ -372,17 +386,6 @@ impl Controller {
     /// The admin queue, while the controller is connected.
     pub(crate) fn admin(&self) -> Option<Rc<Admin>> {
         self.connection.borrow().as_ref().map(|connection| Rc::clone(&connection.admin))
-    }
-
-    /// What each bdev shares with this controller.
-    fn shared(&self) -> Shared {
-        Shared {
-            path: Arc::clone(&self.path),
-            controller: Arc::clone(&self.data.borrow()),
-            retry_count: self.settings.retry_count,
-            enable_flush: self.settings.enable_flush,
-            timeout: self.settings.timeouts.io,
-        }
     }
 
     /// Identify Controller, as of the last connection.
@@ -415,6 +418,8 @@ impl Controller {
                         error.message()
                     );
                 }
+            } else if event == AsyncEvent::ANA_CHANGE {
+                self.ana_changed(&admin).await;
             } else if event.lid != 0 {
                 // Reading the log lets the controller send the next event.
                 let _ = admin.log_page(event.lid, NSID_ALL, 0, 512).await;
@@ -451,6 +456,11 @@ impl Controller {
         receiver.await.unwrap_or_else(|_| Err(detached()))
     }
 
+    /// Whether it is removed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.get()
+    }
+
     /// Asks for the controller's end: [`Self::follow`] ends when its bdevs are gone.
     pub(crate) fn detach(&self) {
         self.wish(Wish::Detach);
@@ -464,7 +474,7 @@ impl Controller {
         self.changed.notify();
     }
 
-    /// Takes the bdevs off the bus, then shuts the controller down.
+    /// Takes the bdevs off the bus that have no other path, then shuts the controller down.
     async fn end(&self) {
         // I/O that waits must not keep the bdevs.
         match self.path.state() {
@@ -474,7 +484,9 @@ impl Controller {
             }
             _ => self.path.set(State::Failing),
         }
-        self.remove_all().await;
+        self.group.leave(self).await;
+        // Where there are other paths, commands outstanding may end on this one.
+        let _ = task::timeout(DRAIN, self.path.all_closed()).await;
         self.path.set(State::Gone);
         self.path.all_closed().await;
         let connection = self.connection.take();

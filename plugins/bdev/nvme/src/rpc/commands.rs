@@ -86,7 +86,7 @@ pub(super) fn register(app: &App) -> Result<()> {
 
 async fn send(_: &App, params: SendCmd) -> Result<Value> {
     let controller = app::get()?
-        .find(&params.name)
+        .find_controller(&params.name)
         .ok_or_else(|| Error::new(errno::EINVAL, format!("no controller named {}", params.name)))?;
     let (command, data) = prepare(&params)?;
     let limit = match params.timeout_ms {

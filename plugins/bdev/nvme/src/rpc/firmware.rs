@@ -48,9 +48,14 @@ pub(super) fn register(app: &App) -> Result<()> {
 
 async fn apply(_: &App, params: ApplyFirmware) -> Result<&'static str> {
     let ApplyFirmware { filename, bdev_name } = params;
-    let controller = app::get()?.with_bdev(&bdev_name).ok_or_else(|| {
-        Error::new(errno::ENODEV, format!("bdev {bdev_name}: not the bdev of an NVMe controller"))
-    })?;
+    let group = app::get()?.with_bdev(&bdev_name);
+    let controller =
+        group.and_then(|group| group.members().into_iter().next()).ok_or_else(|| {
+            Error::new(
+                errno::ENODEV,
+                format!("bdev {bdev_name}: not the bdev of an NVMe controller"),
+            )
+        })?;
     let image = worker::run("read firmware", move || read(&filename)).await??;
     download(&*controller.connected()?, &image).await?;
     controller.control(Wish::Reset).await?;

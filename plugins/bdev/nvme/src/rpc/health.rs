@@ -40,7 +40,7 @@ pub(super) fn register(app: &App) -> Result<()> {
 }
 
 async fn get(_: &App, params: HealthInfo) -> Result<Value> {
-    let controller = app::get()?.find(&params.name).ok_or_else(|| {
+    let controller = app::get()?.find_controller(&params.name).ok_or_else(|| {
         Error::new(errno::ENODEV, format!("Device not found: no controller named {}", params.name))
     })?;
     let log = controller.connected()?.log_page(lid::HEALTH, NSID_ALL, 0, LOG_LEN).await?;

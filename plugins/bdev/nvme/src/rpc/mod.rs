@@ -3,6 +3,7 @@
 mod commands;
 mod firmware;
 mod health;
+mod multipath;
 mod params;
 
 use std::rc::Rc;
@@ -21,7 +22,9 @@ use drivebay_sdk::serde_json::{Value, json};
 use crate::app::{self, Known};
 use crate::controller::{Controller, EALREADY, Settings, Wish};
 use crate::dial::Target;
+use crate::group::Group;
 use crate::options::{Limits, SetOptions};
+use crate::paths::Spread;
 pub(crate) use params::{Attach, Control, Detach, GetControllers, MultipathMode, SetHotplug};
 
 /// The port of NVMe/TCP when none is given.
@@ -107,6 +110,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     health::register(app)?;
     commands::register(app)?;
     firmware::register(app)?;
+    multipath::register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
         "Sets the options for all controllers. Allowed until the first one is attached.",
@@ -134,12 +138,14 @@ async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
     let app = app::get()?;
     let _guard = app.locks.lock(&params.name, "attach").await;
     let (settings, target) = prepare(&app, params)?;
-    let controller = Controller::attach(settings, target)
-        .await
-        .map_err(|error| Error::new(errno::EIO, error.message()))?;
-    let names = controller.bdev_names();
-    app.follow(controller)?;
-    Ok(names)
+    let name = settings.attach.name.clone();
+    let group = app.find(&name).unwrap_or_else(|| Group::new(name));
+    let controller = Controller::attach(Rc::clone(&group), settings, target).await;
+    app.follow(controller.map_err(|error| match error.errno() {
+        errno::EINVAL => error,
+        _ => Error::new(errno::EIO, error.message()),
+    })?)?;
+    Ok(group.bdev_names())
 }
 
 /// Checks the parameters of an attach, and turns them into settings and a target.
@@ -152,17 +158,6 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         return Err(Error::invalid("trtype", &params.trtype, "TCP"));
     }
     params.refuse_what_is_not_there_yet()?;
-    if let Some(other) = app.find(&params.name) {
-        let name = &params.name;
-        let why = if params.multipath == MultipathMode::Disable {
-            format!("A controller named {name} already exists and multipath is disabled")
-        } else if other.settings.attach.trid() == params.trid() {
-            format!("A controller named {name} already exists with the specified network path")
-        } else {
-            format!("A controller named {name} already exists; a second path is not supported yet")
-        };
-        return Err(Error::new(EALREADY, why));
-    }
     let options = app.options.borrow();
     let defaults = options.limits();
     let limits = Limits {
@@ -193,6 +188,9 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
                 Error::invalid("trsvcid", format!("'{text}'"), "a port, 1 to 65535")
             })?,
         };
+    if let Some(group) = app.find(&params.name) {
+        check_another_path(&group, &params)?;
+    }
     let limit = match (params.fabrics_connect_timeout_us, options.tcp_connect_timeout_ms) {
         (Some(us), _) if us > 0 => Duration::from_micros(us),
         (_, ms) if ms > 0 => Duration::from_millis(ms.into()),
@@ -207,6 +205,10 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         digests: Digests { header: params.hdgst, data: params.ddgst },
         limit,
     };
+    let multipath = match &params.multipath_opts {
+        Some(given) => given.clone(),
+        None => options.spread()?,
+    };
     let settings = Settings {
         limits,
         keep_alive_ms: options.keep_alive_timeout_ms,
@@ -214,62 +216,102 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         retry_count: options.bdev_retry_count,
         enable_flush: options.enable_flush,
         timeouts: options.timeouts(),
+        spread: Spread::new(&multipath, options.disable_auto_failback),
         attach: params,
     };
     Ok((settings, target))
 }
 
+/// Checks that a path may be added to the controllers that have the name already.
+fn check_another_path(group: &Group, params: &Attach) -> Result<()> {
+    let name = &params.name;
+    let exists = format!("A controller named {name} already exists");
+    let refused = |errno, why: &str| Err(Error::new(errno, format!("{exists}{why}")));
+    match params.multipath {
+        MultipathMode::Disable => return refused(EALREADY, " and multipath is disabled"),
+        MultipathMode::Failover => {
+            return Err(Error::invalid("multipath", "failover", "multipath or disable"));
+        }
+        MultipathMode::Multipath => {}
+    }
+    for other in group.members() {
+        let attach = &other.settings.attach;
+        if attach.trid() == params.trid() {
+            return refused(EALREADY, " with the specified network path");
+        }
+        if attach.subnqn != params.subnqn {
+            return refused(errno::EINVAL, ", but uses a different subnqn");
+        }
+        if attach.hostnqn != params.hostnqn {
+            return refused(errno::EINVAL, ", but uses a different hostnqn");
+        }
+        if attach.multipath == MultipathMode::Disable {
+            return refused(EALREADY, " and multipath is disabled");
+        }
+    }
+    Ok(())
+}
+
 async fn detach(_: &App, params: Detach) -> Result<bool> {
     let app = app::get()?;
     let _guard = app.locks.lock(&params.name, "detach").await;
-    let controller = app.find(&params.name).ok_or_else(|| Error::no_device_named(&params.name))?;
-    if !params.names(&controller.settings.attach) {
+    let group = app.find(&params.name).ok_or_else(|| Error::no_device_named(&params.name))?;
+    let mut wanted = group.members();
+    wanted.retain(|controller| params.names(&controller.settings.attach));
+    if wanted.is_empty() {
         return Err(Error::new(6, "No such device or address"));
     }
-    controller.detach();
-    app.ended.until(|| app.find(&params.name).is_none()).await;
+    wanted.iter().for_each(|controller| controller.detach());
+    app.ended.until(|| wanted.iter().all(|controller| controller.has_ended())).await;
     Ok(true)
 }
 
 fn list(_: &App, params: GetControllers) -> Result<Vec<Value>> {
     let app = app::get()?;
-    let all = app.controllers.borrow();
+    let all = app.groups.borrow();
     if let Some(name) = &params.name
         && !all.contains_key(name)
     {
         let why = format!("Controller {name} does not exist");
         return Err(Error::new(errno::EINVAL, why));
     }
-    let wanted = all
-        .values()
-        .filter(|controller| params.name.as_ref().is_none_or(|name| *name == controller.name));
-    Ok(wanted.map(show).collect())
+    let wanted =
+        all.values().filter(|group| params.name.as_ref().is_none_or(|name| *name == group.name));
+    Ok(wanted.map(|group| show(group)).collect())
 }
 
-fn show(controller: &Rc<Controller>) -> Value {
+fn show(group: &Group) -> Value {
+    let controllers: Vec<Value> = group.members().iter().map(show_controller).collect();
+    json!({ "name": group.name, "ctrlrs": controllers })
+}
+
+fn show_controller(controller: &Rc<Controller>) -> Value {
     let attach = &controller.settings.attach;
     json!({
-        "name": controller.name,
-        "ctrlrs": [{
-            "state": controller.phase.get().as_str(),
-            "trid": attach.trid(),
-            "cntlid": controller.cntlid.get(),
-            "host": {
-                "nqn": controller.target.hostnqn,
-                "addr": attach.hostaddr.as_deref().unwrap_or_default(),
-                "svcid": attach.hostsvcid.as_deref().unwrap_or_default(),
-                "no_shn_notification": false,
-            },
-        }],
+        "state": controller.phase.get().as_str(),
+        "trid": attach.trid(),
+        "cntlid": controller.cntlid.get(),
+        "host": {
+            "nqn": controller.target.hostnqn,
+            "addr": attach.hostaddr.as_deref().unwrap_or_default(),
+            "svcid": attach.hostsvcid.as_deref().unwrap_or_default(),
+            "no_shn_notification": false,
+        },
     })
 }
 
+/// Resets, disables or enables a controller, or all of that name, one after the other.
 async fn control(params: Control, wish: Wish) -> Result<bool> {
-    let controller = app::get()?.find(&params.name).ok_or_else(Error::no_such_device)?;
-    if params.cntlid.is_some_and(|cntlid| cntlid != 0 && cntlid != controller.cntlid.get()) {
+    let mut wanted = app::get()?.find(&params.name).ok_or_else(Error::no_such_device)?.members();
+    if let Some(cntlid) = params.cntlid.filter(|cntlid| *cntlid != 0) {
+        wanted.retain(|controller| controller.cntlid.get() == cntlid);
+    }
+    if wanted.is_empty() {
         return Err(Error::no_such_device());
     }
-    controller.control(wish).await?;
+    for controller in wanted {
+        controller.control(wish).await?;
+    }
     Ok(true)
 }
 
@@ -298,7 +340,7 @@ fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
 fn set_options(_: &App, params: SetOptions) -> Result<bool> {
     let app = app::get()?;
     params.check()?;
-    if !app.controllers.borrow().is_empty() {
+    if !app.groups.borrow().is_empty() {
         let why = "RPC not permitted with nvme controllers already attached";
         return Err(Error::new(errno::EPERM, why));
     }
@@ -310,7 +352,7 @@ fn set_options(_: &App, params: SetOptions) -> Result<bool> {
 pub(crate) fn save_config(config: &mut Config<'_>) {
     let Ok(app) = app::get() else { return };
     config.call("bdev_nvme_set_options", &*app.options.borrow());
-    for controller in app.controllers.borrow().values() {
+    for controller in app.groups.borrow().values().flat_map(|group| group.members()) {
         config.call("bdev_nvme_attach_controller", &controller.settings.attach);
     }
     config.call("bdev_nvme_set_hotplug", &*app.hotplug.borrow());

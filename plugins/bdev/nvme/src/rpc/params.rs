@@ -66,7 +66,7 @@ params! {
         pub dhchap_ctrlr_key: Option<String>,
         /// Whether to make bdevs of namespaces with an unknown command set. Must be false: not supported yet.
         pub allow_unrecognized_csi: bool = false,
-        /// How the bdevs use their paths; has no effect yet.
+        /// How the bdevs use their paths; the value of `bdev_nvme_set_options` when absent.
         pub multipath_opts: Option<MultipathOptions>,
         /// Whether to disable flow control of the submission queues; has no effect, since the host never sends more than they hold.
         pub disable_sq_flow_control: bool = false,
@@ -74,9 +74,9 @@ params! {
 
     /// What to do when a controller already has that name.
     pub enum MultipathMode {
-        /// The controller gets another path for when the first one fails; not supported yet.
+        /// The controller gets another address for when the first one fails; not supported yet.
         Failover = "failover",
-        /// The bdevs get another path; not supported yet.
+        /// The bdevs get another path.
         Multipath = "multipath",
         /// The call fails.
         Disable = "disable",
