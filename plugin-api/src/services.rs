@@ -72,11 +72,15 @@ functions! {
     fn bay_buf_put_fn(host: *const bay_host, buf: *mut c_void, len: u32);
     /// Leaves the queue of waiters. `[thread of the wait]`
     fn bay_buf_abort_fn(host: *const bay_host, wait: *mut bay_wait);
+    /// The pool that buffers of `len` bytes come from: stores the size of its buffers in bytes, and how many of them one thread can always get when nobody else holds any. -EINVAL: no pool has buffers of that size. `[any thread]`
+    fn bay_buf_pool_fn(host: *const bay_host, len: u32, size: *mut u32, count: *mut u64) -> i32;
 
     /// Zeroed memory that devices can reach; aligned to `align` (a power of two). NULL = none. `[control]`
     fn bay_mem_alloc_fn(host: *const bay_host, len: u64, align: u64, numa: i32, region: *mut u32) -> *mut c_void;
     /// Frees it. `[control]`
     fn bay_mem_free_fn(host: *const bay_host, addr: *mut c_void, len: u64);
+    /// Makes part of an allocation read as zeroes, and returns its whole pages to the system unless the host uses hugepages. The time grows with `len`: zero about 1 MiB a round. 0 or -EINVAL. `[any thread]`
+    fn bay_mem_zero_fn(host: *const bay_host, addr: *mut c_void, len: u64) -> i32;
     /// Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]`
     fn bay_mem_region_import_fn(host: *const bay_host, fd: i32, offset: u64, len: u64, region: *mut u32) -> i32;
     /// Removes an imported region: watchers are told, and when each has released it the memory is unmapped; then `done`. `[app thread]`
@@ -232,6 +236,8 @@ structs! {
         put: Option<bay_buf_put_fn>,
         /// Leaves the queue.
         abort: Option<bay_buf_abort_fn>,
+        /// Describes a pool.
+        pool: Option<bay_buf_pool_fn>,
     }
 
     /// `bay.mem/1`: memory that devices can reach.
@@ -262,6 +268,8 @@ structs! {
         unwatch: Option<bay_mem_unwatch_fn>,
         /// Answers the removal of a region.
         region_release: Option<bay_mem_region_release_fn>,
+        /// Zeroes part of an allocation.
+        zero: Option<bay_mem_zero_fn>,
     }
 
     /// One memory region, as requests name it by number.

@@ -505,11 +505,17 @@ typedef void bay_buf_put_fn(const struct bay_host *host, void *buf, uint32_t len
 /** Leaves the queue of waiters. `[thread of the wait]` */
 typedef void bay_buf_abort_fn(const struct bay_host *host, struct bay_wait *wait);
 
+/** The pool that buffers of `len` bytes come from: stores the size of its buffers in bytes, and how many of them one thread can always get when nobody else holds any. -EINVAL: no pool has buffers of that size. `[any thread]` */
+typedef int32_t bay_buf_pool_fn(const struct bay_host *host, uint32_t len, uint32_t *size, uint64_t *count);
+
 /** Zeroed memory that devices can reach; aligned to `align` (a power of two). NULL = none. `[control]` */
 typedef void *bay_mem_alloc_fn(const struct bay_host *host, uint64_t len, uint64_t align, int32_t numa, uint32_t *region);
 
 /** Frees it. `[control]` */
 typedef void bay_mem_free_fn(const struct bay_host *host, void *addr, uint64_t len);
+
+/** Makes part of an allocation read as zeroes, and returns its whole pages to the system unless the host uses hugepages. The time grows with `len`: zero about 1 MiB a round. 0 or -EINVAL. `[any thread]` */
+typedef int32_t bay_mem_zero_fn(const struct bay_host *host, void *addr, uint64_t len);
 
 /** Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]` */
 typedef int32_t bay_mem_region_import_fn(const struct bay_host *host, int32_t fd, uint64_t offset, uint64_t len, uint32_t *region);
@@ -1209,6 +1215,8 @@ struct bay_buf_api {
     bay_buf_put_fn *put;
     /** Leaves the queue. */
     bay_buf_abort_fn *abort;
+    /** Describes a pool. */
+    bay_buf_pool_fn *pool;
 };
 
 /** `bay.mem/1`: memory that devices can reach.
@@ -1241,6 +1249,8 @@ struct bay_mem_api {
     bay_mem_unwatch_fn *unwatch;
     /** Answers the removal of a region. */
     bay_mem_region_release_fn *region_release;
+    /** Zeroes part of an allocation. */
+    bay_mem_zero_fn *zero;
 };
 
 /** One memory region, as requests name it by number.
@@ -1947,7 +1957,7 @@ BAY_ASSERT(offsetof(struct bay_io_device_api, chan_get) == 24, "bay_io_device_ap
 BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->chan_get) == 8, "bay_io_device_api.chan_get");
 BAY_ASSERT(offsetof(struct bay_io_device_api, chan_put) == 32, "bay_io_device_api.chan_put");
 BAY_ASSERT(sizeof(((struct bay_io_device_api *)0)->chan_put) == 8, "bay_io_device_api.chan_put");
-BAY_ASSERT(sizeof(struct bay_buf_api) == 32, "bay_buf_api");
+BAY_ASSERT(sizeof(struct bay_buf_api) == 40, "bay_buf_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_buf_api) == 8, "bay_buf_api");
 BAY_ASSERT(offsetof(struct bay_buf_api, size) == 0, "bay_buf_api.size");
 BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->size) == 4, "bay_buf_api.size");
@@ -1959,7 +1969,9 @@ BAY_ASSERT(offsetof(struct bay_buf_api, put) == 16, "bay_buf_api.put");
 BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->put) == 8, "bay_buf_api.put");
 BAY_ASSERT(offsetof(struct bay_buf_api, abort) == 24, "bay_buf_api.abort");
 BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->abort) == 8, "bay_buf_api.abort");
-BAY_ASSERT(sizeof(struct bay_mem_api) == 88, "bay_mem_api");
+BAY_ASSERT(offsetof(struct bay_buf_api, pool) == 32, "bay_buf_api.pool");
+BAY_ASSERT(sizeof(((struct bay_buf_api *)0)->pool) == 8, "bay_buf_api.pool");
+BAY_ASSERT(sizeof(struct bay_mem_api) == 96, "bay_mem_api");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_mem_api) == 8, "bay_mem_api");
 BAY_ASSERT(offsetof(struct bay_mem_api, size) == 0, "bay_mem_api.size");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->size) == 4, "bay_mem_api.size");
@@ -1987,6 +1999,8 @@ BAY_ASSERT(offsetof(struct bay_mem_api, unwatch) == 72, "bay_mem_api.unwatch");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->unwatch) == 8, "bay_mem_api.unwatch");
 BAY_ASSERT(offsetof(struct bay_mem_api, region_release) == 80, "bay_mem_api.region_release");
 BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->region_release) == 8, "bay_mem_api.region_release");
+BAY_ASSERT(offsetof(struct bay_mem_api, zero) == 88, "bay_mem_api.zero");
+BAY_ASSERT(sizeof(((struct bay_mem_api *)0)->zero) == 8, "bay_mem_api.zero");
 BAY_ASSERT(sizeof(struct bay_region) == 32, "bay_region");
 BAY_ASSERT(BAY_ALIGNOF(struct bay_region) == 8, "bay_region");
 BAY_ASSERT(offsetof(struct bay_region, addr) == 0, "bay_region.addr");
@@ -2250,8 +2264,8 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "bay_thread_api:size=72,align=8,open;size@0+4=u32;flags@4+4=u32;current@8+8=Option<bay_thread_current_fn>;app_thread@16+8=Option<bay_thread_app_fn>;next_core@24+8=Option<bay_thread_next_core_fn>;create@32+8=Option<bay_thread_create_fn>;exit@40+8=Option<bay_thread_exit_fn>;set_cpumask@48+8=Option<bay_thread_set_cpumask_fn>;send@56+8=Option<bay_thread_send_fn>;now_ns@64+8=Option<bay_now_ns_fn>\n" \
     "bay_poller_api:size=48,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_poller_register_fn>;unregister@16+8=Option<bay_poller_fn>;pause@24+8=Option<bay_poller_fn>;resume@32+8=Option<bay_poller_fn>;wake_fd@40+8=Option<bay_poller_wake_fd_fn>\n" \
     "bay_io_device_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_io_device_register_fn>;unregister@16+8=Option<bay_io_device_unregister_fn>;chan_get@24+8=Option<bay_io_device_chan_get_fn>;chan_put@32+8=Option<bay_io_device_chan_put_fn>\n" \
-    "bay_buf_api:size=32,align=8,open;size@0+4=u32;max_len@4+4=u32;get@8+8=Option<bay_buf_get_fn>;put@16+8=Option<bay_buf_put_fn>;abort@24+8=Option<bay_buf_abort_fn>\n" \
-    "bay_mem_api:size=88,align=8,open;size@0+4=u32;flags@4+4=u32;alloc@8+8=Option<bay_mem_alloc_fn>;free@16+8=Option<bay_mem_free_fn>;regions@24+8=*constbay_region;nregions@32+4=u32;numa_nodes@36+4=u32;region_import@40+8=Option<bay_mem_region_import_fn>;region_remove@48+8=Option<bay_mem_region_remove_fn>;region_of@56+8=Option<bay_mem_region_of_fn>;watch@64+8=Option<bay_mem_watch_fn>;unwatch@72+8=Option<bay_mem_unwatch_fn>;region_release@80+8=Option<bay_mem_region_release_fn>\n" \
+    "bay_buf_api:size=40,align=8,open;size@0+4=u32;max_len@4+4=u32;get@8+8=Option<bay_buf_get_fn>;put@16+8=Option<bay_buf_put_fn>;abort@24+8=Option<bay_buf_abort_fn>;pool@32+8=Option<bay_buf_pool_fn>\n" \
+    "bay_mem_api:size=96,align=8,open;size@0+4=u32;flags@4+4=u32;alloc@8+8=Option<bay_mem_alloc_fn>;free@16+8=Option<bay_mem_free_fn>;regions@24+8=*constbay_region;nregions@32+4=u32;numa_nodes@36+4=u32;region_import@40+8=Option<bay_mem_region_import_fn>;region_remove@48+8=Option<bay_mem_region_remove_fn>;region_of@56+8=Option<bay_mem_region_of_fn>;watch@64+8=Option<bay_mem_watch_fn>;unwatch@72+8=Option<bay_mem_unwatch_fn>;region_release@80+8=Option<bay_mem_region_release_fn>;zero@88+8=Option<bay_mem_zero_fn>\n" \
     "bay_region:size=32,align=8,closed;addr@0+8=*mutc_void;len@8+8=u64;iova@16+8=u64;state@24+4=u32;rsv0@28+4=u32\n" \
     "bay_rpc_method:size=56,align=8,open;size@0+4=u32;states@4+4=u32;name@8+16=bay_str;schema@24+16=bay_str;call@40+8=Option<bay_rpc_call_fn>;ctx@48+8=*mutc_void\n" \
     "bay_rpc_api:size=40,align=8,open;size@0+4=u32;flags@4+4=u32;register@8+8=Option<bay_rpc_register_fn>;unregister@16+8=Option<bay_rpc_unregister_fn>;reply@24+8=Option<bay_rpc_reply_fn>;error@32+8=Option<bay_rpc_error_fn>\n" \
@@ -2285,8 +2299,10 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_buf_get_fn(host:*constbay_host,len:u32,region:*mutu32,wait:*mutbay_wait,)->*mutc_void\n" \
     "fn:bay_buf_put_fn(host:*constbay_host,buf:*mutc_void,len:u32,)\n" \
     "fn:bay_buf_abort_fn(host:*constbay_host,wait:*mutbay_wait,)\n" \
+    "fn:bay_buf_pool_fn(host:*constbay_host,len:u32,size:*mutu32,count:*mutu64,)->i32\n" \
     "fn:bay_mem_alloc_fn(host:*constbay_host,len:u64,align:u64,numa:i32,region:*mutu32,)->*mutc_void\n" \
     "fn:bay_mem_free_fn(host:*constbay_host,addr:*mutc_void,len:u64,)\n" \
+    "fn:bay_mem_zero_fn(host:*constbay_host,addr:*mutc_void,len:u64,)->i32\n" \
     "fn:bay_mem_region_import_fn(host:*constbay_host,fd:i32,offset:u64,len:u64,region:*mutu32,)->i32\n" \
     "fn:bay_mem_region_remove_fn(host:*constbay_host,region:u32,done:Option<bay_cb_fn>,arg:*mutc_void,)->i32\n" \
     "fn:bay_mem_region_of_fn(host:*constbay_host,addr:*constc_void,len:u64,)->u32\n" \

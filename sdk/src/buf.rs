@@ -6,7 +6,7 @@
 
 use crate::entry::{enter, is_poisoned};
 use crate::error::{Error, Result, errno};
-use crate::host::host;
+use crate::host::{buf_table, host};
 use drivebay_plugin_api::{bay_iov, bay_wait};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -41,6 +41,30 @@ pub fn get(len: u32) -> Option<Buf> {
     let addr = unsafe { (host.buf.get)(host.raw, len, &raw mut region, std::ptr::null_mut()) };
     // Not `then_some`: a buffer that is none must not be made, since it would be given back.
     (!addr.is_null()).then(|| Buf::of_pool(addr, len, region))
+}
+
+/// One of the host's buffer pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Size of its buffers, in bytes.
+    pub size: u32,
+    /// Buffers that one thread can always get when nobody else holds any.
+    pub count: u64,
+}
+
+/// The pool that buffers of `len` bytes come from; `None` when no pool has buffers of that size. A host that is too
+/// old to tell counts as one whose pools have no end. `[any thread]`
+#[must_use]
+pub fn pool_for(len: u32) -> Option<Pool> {
+    let host = host();
+    let table = buf_table(host)?;
+    let Some(pool) = table.pool else {
+        return (len <= table.max_len).then_some(Pool { size: table.max_len, count: u64::MAX });
+    };
+    let (mut size, mut count) = (0, 0);
+    // SAFETY: the results live through the call.
+    let status = unsafe { pool(host.raw, len, &raw mut size, &raw mut count) };
+    (status == 0).then_some(Pool { size, count })
 }
 
 /// A buffer of `len` bytes for the control path: from the pools, or of the host's memory when they are empty or have none as long. What

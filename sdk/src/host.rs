@@ -4,6 +4,7 @@
 use crate::error::{Error, Result, errno};
 use api::{bay_host, bay_sink, bay_str, copy_open};
 use drivebay_plugin_api as api;
+use std::ffi::c_void;
 use std::sync::OnceLock;
 
 /// One library copy is one instance: it has one host.
@@ -233,13 +234,25 @@ impl Host {
 
 /// The memory interface with the functions that older hosts lack; `None` when the host does not offer it.
 pub(crate) fn mem_table(host: &Host) -> Option<api::bay_mem_api> {
+    let table = table(host, api::id::MEM)?;
+    // SAFETY: the table that the id names.
+    unsafe { copy_open(table.cast::<api::bay_mem_api>()) }
+}
+
+/// The buffer interface with the functions that older hosts lack; `None` when the host does not offer it.
+pub(crate) fn buf_table(host: &Host) -> Option<api::bay_buf_api> {
+    let table = table(host, api::id::BUF)?;
+    // SAFETY: the table that the id names.
+    unsafe { copy_open(table.cast::<api::bay_buf_api>()) }
+}
+
+/// The table of an interface; `None` or NULL when the host does not offer it.
+fn table(host: &Host, id: &'static str) -> Option<*const c_void> {
     // SAFETY: the live host's table.
     let raw = unsafe { copy_open(host.raw) }?;
     let get = raw.get_iface?;
     // SAFETY: the host's own function on its own table.
-    let table = unsafe { get(host.raw, bay_str::new(api::id::MEM), 0) };
-    // SAFETY: NULL, or the table that the id names.
-    unsafe { copy_open(table.cast::<api::bay_mem_api>()) }
+    Some(unsafe { get(host.raw, bay_str::new(id), 0) })
 }
 
 /// The text that the host lends for one call; empty when it is not UTF-8.

@@ -411,8 +411,8 @@ table!(POLLERS: bay_poller_api {
     register: poller_register, unregister: poller_unregister, pause: poller_pause,
     resume: poller_resume, wake_fd: wake_fd,
 });
-table!(BUFS: bay_buf_api { get: buf_get, put: buf_put, abort: buf_abort });
-table!(MEM: bay_mem_api { alloc: mem_alloc, free: mem_free });
+table!(BUFS: bay_buf_api { get: buf_get, put: buf_put, abort: buf_abort, pool: buf_pool });
+table!(MEM: bay_mem_api { alloc: mem_alloc, free: mem_free, zero: mem_zero });
 table!(RPC: bay_rpc_api {
     register: rpc_register, unregister: rpc_unregister, reply: rpc_reply, error: rpc_error,
 });

@@ -79,6 +79,17 @@ pub(super) unsafe extern "C" fn buf_put(_: H, addr: *mut c_void, len: u32) {
 pub(super) unsafe extern "C" fn buf_abort(_: H, wait: *mut api::bay_wait) {
     state(|state| state.waiters.retain(|(_, waiter)| *waiter != wait));
 }
+pub(super) unsafe extern "C" fn buf_pool(_: H, len: u32, size: *mut u32, count: *mut u64) -> i32 {
+    let pool_size = if len <= 8192 { 8192 } else { 135_168 };
+    if len > pool_size {
+        return -22;
+    }
+    // SAFETY: the caller's place.
+    unsafe { *size = pool_size };
+    // SAFETY: the caller's place.
+    unsafe { *count = state(|state| state.bufs_max) as u64 };
+    0
+}
 pub(super) unsafe extern "C" fn mem_alloc(
     _: H,
     len: u64,
@@ -91,6 +102,12 @@ pub(super) unsafe extern "C" fn mem_alloc(
 pub(super) unsafe extern "C" fn mem_free(_: H, addr: *mut c_void, len: u64) {
     // SAFETY: of `mem_alloc` with this length.
     unsafe { deallocate(addr, len) };
+}
+pub(super) unsafe extern "C" fn mem_zero(_: H, addr: *mut c_void, len: u64) -> i32 {
+    let Ok(len) = usize::try_from(len) else { return -22 };
+    // SAFETY: a part of what `mem_alloc` gave.
+    unsafe { addr.cast::<u8>().write_bytes(0, len) };
+    0
 }
 
 pub(super) unsafe extern "C" fn rpc_register(

@@ -91,6 +91,38 @@ fn every_range_of_a_deallocation_is_done_or_none() {
 }
 
 #[test]
+fn deallocation_gives_memory_back_and_takes_none_for_what_was_never_written() {
+    const DISK_BLOCKS: u32 = (256 << 20) / BLOCK_LEN;
+    const WRITTEN_KIB: u64 = 64 << 10;
+    let target = Target::with(&["--no-huge"], json!({}));
+    let disk = json!({"name": "large", "num_blocks": DISK_BLOCKS, "block_size": BLOCK});
+    target.call("bdev_malloc_create", disk);
+    let nsid = target.add_namespace(NQN, "large");
+    let (mut controller, mut queue, _) = target.connect_io();
+    let large = controller.namespace(nsid).unwrap();
+    let whole = [(0, DISK_BLOCKS)];
+    // What buffers need.
+    run(&mut queue, large.write(0, pattern(0, 1, 256)).unwrap()).unwrap();
+
+    let begin_kib = target.footprint().resident_kib;
+    run(&mut queue, large.deallocate(&whole).unwrap()).unwrap();
+    let grown_kib = target.footprint().resident_kib.saturating_sub(begin_kib);
+    assert!(grown_kib < WRITTEN_KIB / 4, "{grown_kib} KiB for a disk that was never written");
+
+    for piece in 0..WRITTEN_KIB / 128 {
+        run(&mut queue, large.write(piece * 256, pattern(piece, 1, 256)).unwrap()).unwrap();
+    }
+    let full_kib = target.footprint().resident_kib;
+    assert!(full_kib > begin_kib + WRITTEN_KIB / 2, "{full_kib} KiB after {begin_kib} KiB");
+    run(&mut queue, large.deallocate(&whole).unwrap()).unwrap();
+    let left_kib = target.footprint().resident_kib;
+    assert!(left_kib + WRITTEN_KIB / 2 < full_kib, "{left_kib} KiB are left of {full_kib} KiB");
+    let pollers = target.call("thread_get_pollers", json!({})).to_string();
+    assert!(!pollers.contains("malloc_zeroing"), "it is not run for nothing");
+    assert!(read(&mut queue, &large, 0, 64).iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn data_behind_the_ranges_of_a_deallocation_is_not_looked_at() {
     let target = Target::start();
     let (_controller, mut queue, namespace) = target.connect_io();

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "buffers and waiters are raw memory of the ABI")]
 
 use crate::env::memory;
-use crate::reactor::thread;
+use crate::reactor::{self, thread};
 use crate::{Error, Result};
 use drivebay_plugin_api::bay_wait;
 use std::cell::RefCell;
@@ -260,6 +260,23 @@ pub fn retries() -> [u64; 2] {
     [POOLS[0].retries.load(Ordering::Relaxed), POOLS[1].retries.load(Ordering::Relaxed)]
 }
 
+/// The pool that buffers of `len` bytes come from: the size of its buffers in bytes, and how many of them one
+/// thread can always get when nobody else holds any. `None`: no pool has buffers of that size.
+#[must_use]
+pub fn pool_for(len: usize) -> Option<(u32, u64)> {
+    let pool = POOLS.get(pool_of(len)?)?;
+    let count = pool.count.load(Ordering::Relaxed);
+    // Idle threads keep what is in their caches.
+    let others = reactor::all().len().saturating_sub(1) as u64;
+    let count = count.saturating_sub(others * kept(count) as u64);
+    Some((u32::try_from(pool.size()).ok()?, count))
+}
+
+/// Buffers of a pool of `count` that a thread keeps in its cache, at most.
+fn kept(count: u64) -> usize {
+    usize::try_from(count / 64).unwrap_or(CACHE).min(CACHE)
+}
+
 fn pool_of(len: usize) -> Option<usize> {
     (0..POOLS.len()).find(|&index| POOLS.get(index).is_some_and(|pool| len <= pool.size()))
 }
@@ -295,7 +312,7 @@ pub fn put(addr: NonNull<u8>, len: usize) {
     let addr = addr.as_ptr() as usize;
     CACHES.with_borrow_mut(|caches| {
         let Some((cache, _)) = caches.get_mut(index) else { return };
-        let keep = usize::try_from(pool.count.load(Ordering::Relaxed) / 64).unwrap_or(1).min(CACHE);
+        let keep = kept(pool.count.load(Ordering::Relaxed));
         cache.push(addr);
         // Caches never hold all buffers, so whoever waits sees one given back here or in the pool.
         if WAITING.load(Ordering::SeqCst) > 0 {

@@ -9,9 +9,12 @@ use super::{numa, region};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 const PAGE: usize = 4096;
+/// Whether any allocation is of hugepages.
+static HAS_HUGE: AtomicBool = AtomicBool::new(false);
 /// Sizes of hugepages that are tried, largest first, in bytes.
 const HUGE_SIZES: [usize; 2] = [1 << 30, 2 << 20];
 
@@ -160,7 +163,8 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
     // Hugepages are reserved on any node: where a certain one is wanted, a page may be missing at its
     // first use, which would kill the process.
     let no_huge = state.options.no_huge || node.is_some();
-    let (base, mapped) = map(len, align, no_huge)?;
+    let free = |size| if no_huge { 0 } else { free_hugepages(size) };
+    let (base, mapped) = map(len, align, free)?;
     let bound = node.map_or(Ok(()), |node| numa::bind(base, mapped, node));
     let added = bound.and_then(|()| region::add(base, mapped));
     let number = added.inspect_err(|_| {
@@ -181,16 +185,60 @@ pub fn free(addr: *mut u8) {
     unsafe { libc::munmap(addr.cast(), len) };
 }
 
-fn map(len: usize, align: usize, no_huge: bool) -> Result<(NonNull<u8>, usize)> {
+/// Makes part of an allocation read as zeroes. Its whole pages go back to the system unless the host uses hugepages:
+/// a hugepage that was given back may be gone when it is needed again.
+///
+/// # Safety
+/// `len` bytes at `addr` belong to an allocation of the caller's, and no device has them mapped.
+pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
+    if HAS_HUGE.load(Ordering::Relaxed) {
+        // SAFETY: the caller's bytes.
+        unsafe { addr.as_ptr().write_bytes(0, len) };
+    } else {
+        // SAFETY: the caller's promise; there are only ordinary pages.
+        unsafe { zero_pages(addr, len) };
+    }
+}
+
+/// As [`zero`], of ordinary pages: whole ones go back to the system.
+unsafe fn zero_pages(addr: NonNull<u8>, len: usize) {
+    let head = addr.align_offset(PAGE).min(len);
+    let pages = (len - head) / PAGE * PAGE;
+    // SAFETY: at most `len`.
+    let first_page = unsafe { addr.add(head) };
+    let is_given_back = pages > 0 && {
+        // SAFETY: whole pages of the caller's shared mapping; they stay mapped and read as zeroes.
+        let result = unsafe { libc::madvise(first_page.as_ptr().cast(), pages, libc::MADV_REMOVE) };
+        result == 0
+    };
+    if !is_given_back {
+        // SAFETY: the caller's bytes.
+        return unsafe { addr.as_ptr().write_bytes(0, len) };
+    }
+    // SAFETY: the caller's bytes before the first page.
+    unsafe { addr.as_ptr().write_bytes(0, head) };
+    // SAFETY: at most `len`.
+    let tail = unsafe { first_page.add(pages) };
+    // SAFETY: the caller's bytes behind the last page.
+    unsafe { tail.as_ptr().write_bytes(0, len - head - pages) };
+}
+
+/// Maps `len` bytes; returns what is mapped. `free_hugepages` counts those of a size.
+fn map(
+    len: usize,
+    align: usize,
+    free_hugepages: impl Fn(usize) -> u64,
+) -> Result<(NonNull<u8>, usize)> {
     for size in HUGE_SIZES {
         // A hugepage is taken only when at least half of it is used.
-        if !no_huge && len >= size / 2 && align <= size && free_hugepages(size) > 0 {
+        if len >= size / 2 && align <= size && free_hugepages(size) > 0 {
             let rounded = len.next_multiple_of(size);
             let shift = i32::try_from(size.trailing_zeros()).unwrap_or(21);
             let huge = libc::MAP_HUGETLB | (shift << libc::MAP_HUGE_SHIFT);
             if let Ok(base) = map_shared(rounded, huge)
                 && is_backed(base, rounded, size)
             {
+                HAS_HUGE.store(true, Ordering::Relaxed);
                 return Ok((base, rounded));
             }
         }
@@ -264,7 +312,7 @@ fn map_shared(len: usize, flags: i32) -> Result<NonNull<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -279,6 +327,73 @@ mod tests {
             bytes.fill(0xa5);
             free(base.as_ptr());
         }
+    }
+
+    /// The value of a line of `/proc/self/smaps` for the mapping at `addr`.
+    pub(in crate::env) fn of_mapping(addr: *const u8, name: &str) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{:x}-", addr as usize);
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&begin));
+        lines.find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn core_dumps_leave_it_out() {
+        for align in [1, 2 << 20] {
+            let (base, _) = alloc(8 << 20, align).unwrap();
+            let flags = of_mapping(base.as_ptr(), "VmFlags:");
+            assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+            free(base.as_ptr());
+        }
+    }
+
+    #[test]
+    fn hugepages_that_are_counted_and_not_there_are_made_up_for_by_ordinary_pages() {
+        // More than this machine has: another host took them since they were counted.
+        let len = 64 << 20;
+        let (base, mapped) = map(len, 1, |size| if size == 2 << 20 { 8 } else { 0 }).unwrap();
+        assert_eq!(mapped, len);
+        // SAFETY: the mapping is `len` bytes long and ours alone. A page that is not there would end the process here.
+        unsafe { base.as_ptr().write_bytes(1, len) };
+        unmap(base, len);
+    }
+
+    fn unmap(base: NonNull<u8>, len: usize) {
+        // SAFETY: a mapping of a test that has ended.
+        unsafe { libc::munmap(base.as_ptr().cast(), len) };
+    }
+
+    #[test]
+    fn zeroing_changes_its_own_bytes_alone() {
+        let (len, from, to) = (7 * PAGE, PAGE + 100, 6 * PAGE - 7);
+        let (base, _) = map(len, 1, |_| 0).unwrap();
+        // SAFETY: the mapping is `len` bytes long and ours alone.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), len) };
+        bytes.fill(0xa5);
+        // SAFETY: within the mapping.
+        let first = unsafe { base.add(from) };
+        // SAFETY: as above; no device has it.
+        unsafe { zero_pages(first, to - from) };
+        for (at, byte) in bytes.iter().enumerate() {
+            assert_eq!(*byte == 0, (from..to).contains(&at), "{at}");
+        }
+        unmap(base, len);
+    }
+
+    #[test]
+    fn zeroing_gives_pages_back_and_takes_none_for_memory_that_was_never_used() {
+        let len = 8 << 20;
+        let (base, _) = map(len, 1, |_| 0).unwrap();
+        // SAFETY: the whole of it; no device has it.
+        unsafe { zero_pages(base, len) };
+        assert_eq!(of_mapping(base.as_ptr(), "Rss:"), "0 kB");
+        // SAFETY: the mapping is that long and ours alone.
+        unsafe { base.as_ptr().write_bytes(1, len) };
+        assert_eq!(of_mapping(base.as_ptr(), "Rss:"), "8192 kB");
+        // SAFETY: as above.
+        unsafe { zero_pages(base, len) };
+        assert_eq!(of_mapping(base.as_ptr(), "Rss:"), "0 kB");
+        unmap(base, len);
     }
 
     #[test]

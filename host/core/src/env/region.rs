@@ -404,6 +404,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::memory::tests::of_mapping;
     use std::os::fd::AsFd;
     use std::sync::mpsc;
 
@@ -434,6 +435,14 @@ mod tests {
         gone.try_recv().unwrap();
         assert_eq!(of(base + 100, 1), None);
         assert_eq!(remove(number, || {}).unwrap_err().errno(), libc::ENOENT);
+    }
+
+    #[test]
+    fn core_dumps_leave_imported_memory_out() {
+        let number = import(1, file().as_fd(), 0, LEN).unwrap();
+        let flags = of_mapping(first_byte(number), "VmFlags:");
+        assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+        remove(number, || {}).unwrap();
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(super) fn buf_table() -> *const bay_buf_api {
         get: Some(get),
         put: Some(put),
         abort: Some(abort),
+        pool: Some(pool),
     })
 }
 
@@ -48,6 +49,25 @@ unsafe extern "C" fn abort(_host: *const bay_host, wait: *mut bay_wait) {
     buf::abort(wait);
 }
 
+unsafe extern "C" fn pool(
+    _host: *const bay_host,
+    len: u32,
+    size: *mut u32,
+    count: *mut u64,
+) -> i32 {
+    let Some((pool_size, pool_count)) = buf::pool_for(len as usize) else {
+        return -libc::EINVAL;
+    };
+    if size.is_null() || count.is_null() {
+        return -libc::EINVAL;
+    }
+    // SAFETY: the caller's place for the size.
+    unsafe { size.write(pool_size) };
+    // SAFETY: the caller's place for the count.
+    unsafe { count.write(pool_count) };
+    0
+}
+
 /// Made at the first use: the machine is asked how many NUMA nodes it has.
 pub(super) fn mem_table() -> *const bay_mem_api {
     static TABLE: OnceLock<bay_mem_api> = OnceLock::new();
@@ -65,6 +85,7 @@ pub(super) fn mem_table() -> *const bay_mem_api {
         watch: Some(watch),
         unwatch: Some(unwatch),
         region_release: Some(region_release),
+        zero: Some(zero),
     })
 }
 
@@ -95,6 +116,15 @@ unsafe extern "C" fn alloc(
 
 unsafe extern "C" fn free(_host: *const bay_host, addr: *mut c_void, _len: u64) {
     memory::free(addr.cast());
+}
+
+unsafe extern "C" fn zero(_host: *const bay_host, addr: *mut c_void, len: u64) -> i32 {
+    let (Some(addr), Ok(len)) = (NonNull::new(addr.cast()), usize::try_from(len)) else {
+        return -libc::EINVAL;
+    };
+    // SAFETY: the caller's own memory, by contract.
+    unsafe { memory::zero(addr, len) };
+    0
 }
 
 unsafe extern "C" fn region_import(

@@ -3,9 +3,14 @@
 
 use drivebay_sdk::bdev::only;
 use drivebay_sdk::prelude::*;
+use std::sync::Arc;
+
+mod zeroing;
 
 #[cfg(test)]
 mod tests;
+
+use zeroing::Zeroing;
 
 bdev_module!("malloc", Malloc);
 
@@ -14,7 +19,7 @@ bdev_module!("malloc", Malloc);
 pub struct Malloc {
     disk: Disk,
     boundary: u32,
-    memory: DmaRegion,
+    memory: Arc<DmaRegion>,
 }
 
 params! {
@@ -31,22 +36,21 @@ params! {
 
 impl Bdev for Malloc {
     type Params = With<Own>;
-    /// Every I/O completes inside `submit`, so a channel holds nothing.
-    type Channel = ();
+    /// What is not done inside `submit`.
+    type Channel = Zeroing;
     const PRODUCT: &'static str = "Malloc disk";
     const OPS: OpSet = OpSet::READ_WRITE
         .with(OpSet::FLUSH)
         .with(OpSet::UNMAP)
         .with(OpSet::WRITE_ZEROES)
         .with(OpSet::COMPARE)
-        .with(OpSet::RESET)
         .with(OpSet::ABORT);
 
     fn create(app: &App, params: Self::Params) -> Result<Self> {
         only("md_interleave", params.own.md_interleave, false)?;
         let disk = params.disk.check(app, "Malloc")?;
         let memory = DmaRegion::alloc_zeroed_on(disk.geometry(), params.own.numa_id)?;
-        Ok(Self { disk, boundary: params.own.optimal_io_boundary, memory })
+        Ok(Self { disk, boundary: params.own.optimal_io_boundary, memory: Arc::new(memory) })
     }
 
     fn name(&self) -> &str {
@@ -63,18 +67,23 @@ impl Bdev for Malloc {
         registration.must_flags = IoFlags::FUA; // RAM is as durable as it gets at once.
     }
 
-    fn open_channel(&self) -> Result<()> {
-        Ok(())
+    fn open_channel(&self) -> Result<Zeroing> {
+        Ok(Zeroing::new(&self.memory, self.geometry()))
     }
 
-    fn submit(&self, _channel: &mut (), io: BdevIo) {
+    fn submit(&self, zeroing: &mut Zeroing, io: BdevIo) {
         let status = match io.op() {
             Op::Read(range) => self.memory.read(range, io.buffers()),
             Op::Write(range) => self.memory.write(range, io.buffers()),
-            Op::Unmap(range) | Op::WriteZeroes(range) => self.memory.zero(range),
+            Op::Unmap(range) | Op::WriteZeroes(range) => {
+                if zeroing.is_long(range) {
+                    return zeroing.push(io, range);
+                }
+                self.memory.zero(range)
+            }
             Op::Compare(range) => self.memory.compare(range, io.buffers()),
-            Op::Flush | Op::Reset => Status::SUCCESS, // No cache below, nothing in flight.
-            Op::Abort(_) => Status::NOT_FOUND,
+            Op::Flush => Status::SUCCESS, // No cache below.
+            Op::Abort(target) => zeroing.abort(target),
             _ => Status::NOT_SUPPORTED,
         };
         io.complete(status);

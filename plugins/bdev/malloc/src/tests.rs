@@ -1,4 +1,5 @@
 use super::*;
+use drivebay_sdk::bdev::Channel;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 
@@ -39,6 +40,62 @@ fn unmap_and_write_zeroes_leave_zeroes_and_only_there() {
     let blocks: Vec<bool> = data.chunks(512).map(|block| block == [0; 512]).collect();
     let zeroed: Vec<usize> = (0..16).filter(|block| blocks[*block]).collect();
     assert_eq!(zeroed, [1, 2, 15]);
+}
+
+#[test]
+fn a_long_range_is_zeroed_round_by_round_and_other_io_goes_on_meanwhile() {
+    thread_local! {
+        static ENDED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    let host = host();
+    let params = json!({"name": "long", "num_blocks": 20_480, "block_size": 512});
+    host.call("bdev_malloc_create", &params).unwrap();
+    let (channel, _desc) = host.open("long");
+    for lba in [0, 10_239, 20_479] {
+        let write = Op::Write(Range::new(lba, 1));
+        host.io(&channel, write, IoFlags::NONE, &mut vec![1; 512]);
+    }
+    for op in [Op::Unmap(Range::new(0, 20_479)), Op::WriteZeroes(Range::new(5, 20_000))] {
+        channel.submit(op, IoFlags::NONE, (), |(), result| {
+            assert!(result.status.is_success());
+            ENDED.set(ENDED.get() + 1);
+        });
+    }
+    assert_eq!(ENDED.get(), 0, "10 MiB are more than one piece");
+    host.wait(|| (ENDED.get() == 2).then_some(()));
+    let mut data = vec![9; 20_480 * 512];
+    host.io(&channel, Op::Read(Range::new(0, 20_480)), IoFlags::NONE, &mut data);
+    let (last, rest) = data.split_last_chunk::<512>().map(|(rest, last)| (last, rest)).unwrap();
+    assert!(rest.iter().all(|byte| *byte == 0));
+    assert_eq!(*last, [1; 512]);
+}
+
+#[test]
+fn a_long_range_that_a_completion_submits_is_zeroed_too() {
+    thread_local! {
+        static CHANNEL: std::cell::RefCell<Option<Channel>> = const { std::cell::RefCell::new(None) };
+        static ENDED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    fn unmap() {
+        CHANNEL.with_borrow(|channel| {
+            let all = Op::Unmap(Range::new(0, 8192));
+            channel.as_ref().unwrap().submit(all, IoFlags::NONE, (), |(), result| {
+                assert!(result.status.is_success());
+                ENDED.set(ENDED.get() + 1);
+                if ENDED.get() == 1 {
+                    unmap();
+                }
+            });
+        });
+    }
+    let host = host();
+    let params = json!({"name": "again", "num_blocks": 8192, "block_size": 512});
+    host.call("bdev_malloc_create", &params).unwrap();
+    let (channel, _desc) = host.open("again");
+    CHANNEL.set(Some(channel));
+    unmap();
+    host.wait(|| (ENDED.get() == 2).then_some(()));
+    CHANNEL.take();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::connection::{Carrier, Connection, Inbox, Phase, Target};
 use crate::listen::Arrived;
 use crate::options::Settings;
 use crate::places::Place;
-use crate::share::{Share, Shares, Taken};
+use crate::share::{self, Share, Shares, Taken};
 use crate::socket::Socket;
 use drivebay_sdk::buf::{self, Wait};
 use drivebay_sdk::nvmf::transport::{Group, Qpair, Request, Transfer};
@@ -201,7 +201,10 @@ impl Group for TcpGroup {
             free: Vec::new(),
             count: 0,
             silent: VecDeque::new(),
-            shares: Shares::new(u32::try_from(thread::cores().count()).unwrap_or(1)),
+            shares: Shares::new(
+                u32::try_from(thread::cores().count()).unwrap_or(1),
+                share::pools(),
+            ),
             active: Vec::new(),
             closing: Vec::new(),
             fed: Rc::default(),

@@ -16,7 +16,7 @@ mod socket;
 use drivebay_sdk::nvmf::transport::{self, Acceptor, Address, Transport};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::throttle::Throttle;
-use drivebay_sdk::{App, Error, Result, Sink, Stopping, errno, plugin, thread};
+use drivebay_sdk::{App, Error, Result, Sink, Stopping, buf, errno, plugin, thread};
 use group::TcpGroup;
 use listen::{Arrived, Exhausted, Listener, describe};
 use options::{Options, Settings};
@@ -86,6 +86,7 @@ impl Transport for Tcp {
 
     fn create(options: &str, acceptor: Acceptor<Self>) -> Result<(Self, Settings)> {
         let options = Options::parse(options)?;
+        options.check_pools(buf::pool_for)?;
         let settings = options.settings();
         let listening: Rc<Listening> = Rc::default();
         let accepting = Accepting {

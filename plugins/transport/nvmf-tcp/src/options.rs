@@ -2,6 +2,7 @@
 
 use crate::connection::{Limits, SLOTS_MAX};
 use crate::places::Places;
+use drivebay_sdk::buf::Pool;
 use drivebay_sdk::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -162,6 +163,31 @@ impl Options {
         Ok(())
     }
 
+    /// Refuses sizes for which the host's pools can never have the buffers: such a command would wait for ever. `pool_for` tells of the pool
+    /// of buffers of a length.
+    ///
+    /// # Errors
+    /// `EINVAL` naming the option, and what to change.
+    pub(crate) fn check_pools(&self, pool_for: impl Fn(u32) -> Option<Pool>) -> Result<()> {
+        let unit = self.io_unit_size;
+        let Some(pool) = pool_for(unit) else {
+            let allowed =
+                "sizes up to iobuf_set_options large_bufsize: lower this one or raise that one";
+            return Err(Error::invalid("io_unit_size", unit, allowed));
+        };
+        let needed = self.max_io_size.div_ceil(unit);
+        if u64::from(needed) > pool.count {
+            let name = if pool_for(1) == Some(pool) { "small" } else { "large" };
+            let allowed = format!(
+                "up to {} times io_unit_size {unit}, because a thread gets that many buffers of {} bytes: lower max_io_size or raise \
+                 iobuf_set_options {name}_pool_count",
+                pool.count, pool.size
+            );
+            return Err(Error::invalid("max_io_size", self.max_io_size, allowed));
+        }
+        Ok(())
+    }
+
     pub(crate) fn places(&self) -> Arc<Places> {
         Places::new(self.max_connections_per_address, self.max_connections_per_listener)
     }
@@ -235,6 +261,29 @@ mod tests {
             assert_eq!(error.errno(), 22);
             assert!(error.message().contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_command_for_which_the_pools_can_never_have_the_buffers_is_refused_with_what_to_change() {
+        let pools = |small, large| {
+            move |len| {
+                let pools =
+                    [Pool { size: 8192, count: small }, Pool { size: 135_168, count: large }];
+                pools.into_iter().find(|pool| len <= pool.size)
+            }
+        };
+        let large = Options::parse(r#"{"max_io_size":1048576}"#).unwrap();
+        large.check_pools(pools(1, 8)).unwrap();
+        let error = large.check_pools(pools(8192, 7)).unwrap_err();
+        assert_eq!(error.errno(), 22);
+        assert!(error.message().contains("max_io_size"), "{error}");
+        assert!(error.message().contains("large_pool_count"), "{error}");
+        let small = Options::parse(r#"{"io_unit_size":8192}"#).unwrap();
+        small.check_pools(pools(16, 1)).unwrap();
+        let error = small.check_pools(pools(15, 1024)).unwrap_err();
+        assert!(error.message().contains("small_pool_count"), "{error}");
+        let error = large.check_pools(|_| None).unwrap_err();
+        assert!(error.message().contains("large_bufsize"), "{error}");
     }
 
     #[test]

@@ -2,29 +2,41 @@
 //!
 //! A peer that asks for memory and then neither sends its data nor reads holds what others need. So the connections of one address
 //! together hold at most as much as is free besides: one peer has half of the pools at most, two have a third each, and whoever
-//! comes next finds memory. The pools count as large as they are by default, whatever the operator made of them. Admin queues may go twice as far, so that a host's commands of control are not stopped by its own I/O.
+//! comes next finds memory. Admin queues may go twice as far, so that a host's commands of control are not stopped by its own I/O.
 
+use drivebay_sdk::buf::{self, Pool};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// Buffers of the host's pools by default: small ones and large ones.
-const POOLS: [u32; 2] = [8192, 1024];
-/// Length of a small buffer, in bytes.
-const SMALL: u32 = 8192;
+/// What a group may use of the host's pools.
+#[derive(Debug)]
+struct Free {
+    /// Length of a small buffer, in bytes.
+    small_len: u32,
+    /// Buffers that nobody holds: small ones and large ones.
+    counts: [Cell<u32>; 2],
+}
+
+/// The host's pools: that of small buffers and that of large ones.
+pub(crate) fn pools() -> [Pool; 2] {
+    let none = Pool { size: 0, count: 0 };
+    let small = buf::pool_for(1).unwrap_or(none);
+    [small, buf::pool_for(small.size.saturating_add(1)).unwrap_or(none)]
+}
 
 /// What the connections of one group hold.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    free: Rc<[Cell<u32>; 2]>,
+    free: Rc<Free>,
     by_address: BTreeMap<IpAddr, Rc<[Cell<u32>; 2]>>,
 }
 
 /// A connection's part in the share of its address.
 #[derive(Clone, Debug)]
 pub(crate) struct Share {
-    free: Rc<[Cell<u32>; 2]>,
+    free: Rc<Free>,
     held: Rc<[Cell<u32>; 2]>,
     /// How many times what is free the address may hold.
     factor: Rc<Cell<u32>>,
@@ -39,9 +51,13 @@ pub(crate) struct Taken {
 
 impl Shares {
     /// Those of one of `groups` groups, which have the pools in common.
-    pub(crate) fn new(groups: u32) -> Self {
-        let part = |pool: u32| Cell::new((pool / groups.max(1)).max(1));
-        Self { free: Rc::new(POOLS.map(part)), by_address: BTreeMap::new() }
+    pub(crate) fn new(groups: u32, pools: [Pool; 2]) -> Self {
+        let part = |pool: Pool| {
+            let count = u32::try_from(pool.count).unwrap_or(u32::MAX);
+            Cell::new((count / groups.max(1)).max(1))
+        };
+        let free = Free { small_len: pools[0].size, counts: pools.map(part) };
+        Self { free: Rc::new(free), by_address: BTreeMap::new() }
     }
 
     /// The share of a new connection from `address`.
@@ -66,8 +82,10 @@ impl Share {
     /// may always take.
     #[inline]
     pub(crate) fn take(&self, len: u32, piece_len: u32) -> Option<Taken> {
-        let taken =
-            Taken { is_large: len.min(piece_len) > SMALL, count: len.div_ceil(piece_len.max(1)) };
+        let taken = Taken {
+            is_large: len.min(piece_len) > self.free.small_len,
+            count: len.div_ceil(piece_len.max(1)),
+        };
         let (free, held) = self.of_pool(taken);
         let wanted = held.get().saturating_add(taken.count);
         if held.get() > 0 && wanted > free.get().saturating_mul(self.factor.get()) {
@@ -88,7 +106,7 @@ impl Share {
 
     #[inline]
     fn of_pool(&self, taken: Taken) -> (&Cell<u32>, &Cell<u32>) {
-        let ([small_free, large_free], [small_held, large_held]) = (&*self.free, &*self.held);
+        let ([small_free, large_free], [small_held, large_held]) = (&self.free.counts, &*self.held);
         if taken.is_large { (large_free, large_held) } else { (small_free, small_held) }
     }
 }
@@ -98,6 +116,8 @@ mod tests {
     use super::*;
 
     const LARGE: u32 = 128 << 10;
+    const POOLS: [Pool; 2] =
+        [Pool { size: 8192, count: 8192 }, Pool { size: 135_168, count: 1024 }];
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
@@ -109,7 +129,7 @@ mod tests {
 
     #[test]
     fn one_peer_has_half_of_a_pool_however_many_connections_it_has_and_others_find_memory() {
-        let mut shares = Shares::new(1);
+        let mut shares = Shares::new(1, POOLS);
         let hogs = [shares.of(address(1)), shares.of(address(1))];
         hogs.iter().for_each(Share::is_for_io);
         assert_eq!([fill(&hogs[0], LARGE), fill(&hogs[1], LARGE)], [512, 0]);
@@ -121,7 +141,7 @@ mod tests {
 
     #[test]
     fn an_admin_queue_has_memory_when_the_hosts_io_has_used_its_share() {
-        let mut shares = Shares::new(2);
+        let mut shares = Shares::new(2, POOLS);
         let (io, admin) = (shares.of(address(1)), shares.of(address(1)));
         io.is_for_io();
         fill(&io, 4096);
@@ -131,20 +151,29 @@ mod tests {
 
     #[test]
     fn what_is_given_back_can_be_taken_again_and_an_address_without_connections_is_forgotten() {
-        let mut shares = Shares::new(1);
+        let mut shares = Shares::new(1, POOLS);
         let share = shares.of(address(1));
         let taken = share.take(3 * LARGE, LARGE).unwrap();
         assert_eq!(taken.count, 3);
         share.give_back(taken);
-        assert_eq!(share.free[1].get(), POOLS[1]);
+        assert_eq!(share.free.counts[1].get(), 1024);
         drop(share);
         shares.of(address(2));
         assert_eq!(shares.by_address.len(), 1);
     }
 
     #[test]
+    fn shares_are_parts_of_the_pools_that_the_operator_made() {
+        let mut shares =
+            Shares::new(1, [Pool { size: 4096, count: 64 }, Pool { size: LARGE, count: 16 }]);
+        let share = shares.of(address(1));
+        share.is_for_io();
+        assert_eq!([fill(&share, 4096), fill(&share, 8192)], [32, 8]);
+    }
+
+    #[test]
     fn a_command_larger_than_the_share_goes_when_its_address_holds_nothing() {
-        let mut shares = Shares::new(1024);
+        let mut shares = Shares::new(1024, POOLS);
         let share = shares.of(address(1));
         let taken = share.take(8 * LARGE, LARGE).unwrap();
         assert!(share.take(LARGE, LARGE).is_none());
