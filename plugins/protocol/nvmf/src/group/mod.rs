@@ -42,8 +42,6 @@ pub struct Group {
     app: Resident<App>,
     subsystems: RefCell<BTreeMap<String, Rc<LocalSubsystem>>>,
     queues: RefCell<BTreeMap<u64, Rc<Qpair<Nvmf>>>>,
-    /// Requests that wait for an answer, by their queue and their own number.
-    parked: RefCell<BTreeMap<(u64, u64), Request<Nvmf>>>,
     next_ticket: Cell<u64>,
     chores: Rc<Chores>,
     _poller: Option<Poller>,
@@ -119,7 +117,7 @@ impl Target for Nvmf {
     fn disconnected(qpair: &Qpair<Self>) {
         let group = qpair.group();
         qpair.state().phase.set(Phase::Ended);
-        for request in group.take_parked_of(qpair.number()) {
+        for request in qpair.state().take_parked() {
             finish(request, Status::ABORTED_SQ_DELETION, 0);
         }
         let id = group.id_of(qpair);
@@ -147,7 +145,6 @@ impl Group {
             app,
             subsystems: RefCell::default(),
             queues: RefCell::default(),
-            parked: RefCell::default(),
             next_ticket: Cell::new(1),
             chores,
             _poller: poller.ok(),
@@ -165,22 +162,16 @@ impl Group {
     }
 
     /// Keeps a request until its answer comes.
-    fn park(&self, request: Request<Nvmf>) -> Ticket {
+    fn park(&self, qpair: &Qpair<Nvmf>, request: Request<Nvmf>) -> Ticket {
         let number = self.next_ticket.replace(self.next_ticket.get() + 1);
         let cid = Command::parse(request.command()).cid();
-        let ticket = Ticket { queue: self.id_of(request.qpair()), number, cid };
-        self.parked.borrow_mut().insert((ticket.queue.number, number), request);
-        ticket
+        qpair.state().park(number, request);
+        Ticket { queue: self.id_of(qpair), number, cid }
     }
 
     fn unpark(&self, ticket: Ticket) -> Option<Request<Nvmf>> {
-        self.parked.borrow_mut().remove(&(ticket.queue.number, ticket.number))
-    }
-
-    fn take_parked_of(&self, queue: u64) -> Vec<Request<Nvmf>> {
-        let mut parked = self.parked.borrow_mut();
-        let keys: Vec<_> = parked.range((queue, 0)..=(queue, u64::MAX)).map(|(k, _)| *k).collect();
-        keys.iter().filter_map(|key| parked.remove(key)).collect()
+        let qpair = self.queues.borrow().get(&ticket.queue.number).cloned()?;
+        qpair.state().unpark(ticket.number)
     }
 
     /// The answer to a parked request; none if its queue has ended meanwhile.

@@ -45,7 +45,7 @@ fn connect(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
     let (local, peer) = qpair.addresses();
     let transport_id = qpair.transport_id();
     let group = qpair.group();
-    let ticket = group.park(request);
+    let ticket = group.park(qpair, request);
     let connect = ConnectRequest { ticket, command, data, transport_id, local, peer };
     group.app.send(move |app| app.connect(connect));
 }
@@ -57,7 +57,7 @@ fn forward(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
         Transfer::FromHost => request.read_data(ADMIN_DATA_MAX),
         Transfer::None | Transfer::ToHost => Vec::new(),
     };
-    let ticket = group.park(request);
+    let ticket = group.park(qpair, request);
     group.app.send(move |app| app.admin(ticket, &command, len, &data));
 }
 

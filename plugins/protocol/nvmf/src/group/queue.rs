@@ -1,9 +1,11 @@
 //! What the target keeps of a qpair.
 
+use super::Nvmf;
 use super::namespace::LocalSubsystem;
 use crate::controller::connect::Admitted;
 use crate::controller::io_counts::IoCounts;
-use std::cell::{Cell, OnceCell};
+use drivebay_sdk::nvmf::protocol::Request;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,6 +37,8 @@ pub struct Queue {
     has_flow_control: Cell<bool>,
     subsystem: OnceCell<Rc<LocalSubsystem>>,
     counts: OnceCell<Arc<IoCounts>>,
+    /// Requests that wait for an answer of the app thread, by their number: no more than the queue has entries.
+    parked: RefCell<Vec<(u64, Request<Nvmf>)>>,
 }
 
 impl Queue {
@@ -65,6 +69,23 @@ impl Queue {
     #[inline]
     pub fn counts(&self) -> Option<&IoCounts> {
         self.counts.get().map(AsRef::as_ref)
+    }
+
+    /// Keeps a request until its answer comes.
+    pub(super) fn park(&self, number: u64, request: Request<Nvmf>) {
+        self.parked.borrow_mut().push((number, request));
+    }
+
+    /// Takes a request out to answer it; `None` when the queue has ended meanwhile.
+    pub(super) fn unpark(&self, number: u64) -> Option<Request<Nvmf>> {
+        let mut parked = self.parked.borrow_mut();
+        let place = parked.iter().position(|(parked, _)| *parked == number)?;
+        Some(parked.swap_remove(place).1)
+    }
+
+    /// Takes out all requests that wait for an answer.
+    pub(super) fn take_parked(&self) -> impl Iterator<Item = Request<Nvmf>> + use<> {
+        self.parked.take().into_iter().map(|(_, request)| request)
     }
 
     /// The submission queue head after one more command; 0 where there is no flow control.
