@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import unittest
 
 import spdk_client
@@ -109,6 +110,25 @@ class Restart(unittest.TestCase):
             made = re.findall(r"calling.*?method=\"?(\w+)", host.log(5000))
             self.assertEqual(made[-1], "nvmf_subsystem_add_listener", made)
             self.assertEqual(len(made), len(calls))
+
+    def test_portals_that_a_configuration_of_spdk_opens_at_once_open_last(self):
+        port = free_port()
+        portal = {"tag": 1, "portals": [{"host": "127.0.0.1", "port": str(port)}], "private": False}
+        calls = [("iscsi_create_portal_group", portal),
+                 ("iscsi_create_initiator_group", {"tag": 2, "initiators": ["ANY"], "netmasks": ["ANY"]}),
+                 ("bdev_malloc_create", {"name": "M0", "num_blocks": 64, "block_size": 512}),
+                 ("iscsi_create_target_node", {"name": "disk1", "alias_name": "d1", "queue_depth": 8,
+                  "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}], "luns": [{"bdev_name": "M0", "lun_id": 0}]})]
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/portal-first.json"
+            with open(path, "w") as f:
+                config = [{"method": method, "params": params} for method, params in calls]
+                json.dump({"subsystems": [{"subsystem": "iscsi", "config": config}]}, f)
+            host.start("-c", path, "-L", "all")
+            made = re.findall(r"calling.*?method=\"?(\w+)", host.log(5000))
+            self.assertEqual(made, [method for method, _ in calls] + ["iscsi_start_portal_group"])
+            socket.create_connection(("127.0.0.1", port), 10).close()
 
     def test_a_broken_configuration_is_refused_by_name(self):
         for text, word in [("{", "json"), ('{"subsystems":[{"subsystem":"bdev","config":[{"method":"no_such"}]}]}',

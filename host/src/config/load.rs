@@ -1,6 +1,7 @@
 //! Making the calls of a configuration at start.
 
 use super::document::{Document, Entry};
+use super::order::put_clients_last;
 use crate::host::{Event, Host};
 use crate::rpc::{Call, Dispatcher, Outcome, Peer, Registry, Responder, has_no_effect};
 use drivebay_core::env::buf;
@@ -38,8 +39,7 @@ impl Load {
     }
 
     /// Loads the plugins that the calls need, says which calls nothing has, then makes those that are
-    /// for startup. Calls that let clients in move to the end, because a client that connects before
-    /// its disks exist may give up for good.
+    /// for startup. Calls that let clients in move to the end.
     ///
     /// # Errors
     /// A method that nothing has, or a call that failed, unless errors are ignored.
@@ -54,17 +54,9 @@ impl Load {
         self.leave_out_unknown(&refused)?;
         let manager = &self.host.manager;
         // There is no answer when the host is shutting down; the next call reports that.
-        let is_last =
-            |method: &str| manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false);
-        let last: BTreeSet<String> = self
-            .entries
-            .iter()
-            .map(|(_, entry)| entry.method.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .filter(|method| is_last(method))
-            .collect();
-        self.entries.sort_by_key(|(_, entry)| last.contains(&entry.method));
+        put_clients_last(&mut self.entries, |method| {
+            manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false)
+        });
         self.make(State::Startup, events)
     }
 

@@ -7,6 +7,7 @@
 
 mod document;
 mod load;
+mod order;
 pub mod save;
 mod state;
 mod text;
