@@ -28,4 +28,5 @@ pub mod project;
 pub mod rpc;
 pub mod sandbox;
 mod signals;
+mod slices;
 pub mod subsystems;

@@ -3,6 +3,7 @@
 use super::document::{Document, Section};
 use crate::host::Host;
 use crate::methods::{bdev_options, iobuf};
+use crate::slices::{self, PER_MESSAGE};
 use crate::subsystems::OWN;
 use drivebay_core::bdev::{self, Bdev, examine};
 use drivebay_core::reactor::thread;
@@ -11,8 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many bdevs' calls are made in one go. The reactor of the app thread does I/O between two goes.
-const BDEVS_AT_ONCE: usize = 32;
 /// How often a configuration is started over because bdevs came or went while it was made. After that it is made
 /// in one go.
 const ATTEMPTS: u32 = 8;
@@ -28,7 +27,7 @@ pub fn document(host: &Arc<Host>, then: impl FnOnce(Document) + Send + 'static) 
 
 fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
     let before = CHANGES.load(Ordering::Relaxed);
-    let at_once = if left == 0 { usize::MAX } else { BDEVS_AT_ONCE };
+    let at_once = if left == 0 { usize::MAX } else { PER_MESSAGE };
     let made = move |bdevs: Vec<Value>| {
         if CHANGES.load(Ordering::Relaxed) != before && left > 0 {
             return attempt(host, left - 1, then);
@@ -57,7 +56,7 @@ pub fn subsystem(
         return then(other(host, name).map(|calls| complete(host, name, calls)));
     }
     let host = Arc::clone(host);
-    bdevs(BDEVS_AT_ONCE, move |calls| then(Some(complete(&host, "bdev", calls))));
+    bdevs(PER_MESSAGE, move |calls| then(Some(complete(&host, "bdev", calls))));
 }
 
 /// The host's own calls of a subsystem other than `bdev`.
@@ -92,31 +91,17 @@ pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
 }
 
-/// Makes the calls for bdevs, `at_once` of them in one go, and passes them to `then`.
+/// Makes the calls for bdevs, `at_once` of them in one round, and passes them to `then`.
 fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
     let mut calls = vec![bdev_options::config()];
     for (owner, text) in examine::module_configs() {
         calls.extend(parse(&kept(|kept| kept.of_module(owner, text)), "bdev"));
     }
-    add_bdevs(bases_first(bdev::all()), at_once, calls, then);
-}
-
-/// Adds the calls of `rest` to `calls`. App thread.
-fn add_bdevs(
-    mut rest: Vec<Arc<Bdev>>,
-    at_once: usize,
-    mut calls: Vec<Value>,
-    then: impl FnOnce(Vec<Value>) + Send + 'static,
-) {
-    let behind = rest.split_off(rest.len().min(at_once));
-    for bdev in rest {
+    let add = |calls: &mut Vec<Value>, bdev: Arc<Bdev>| {
         let text = bdev.config();
         calls.extend(parse(&kept(|kept| kept.of_bdev(&bdev.name, text)), &bdev.name));
-    }
-    if behind.is_empty() {
-        return then(calls);
-    }
-    thread::send_app(move || add_bdevs(behind, at_once, calls, then));
+    };
+    slices::fold(bases_first(bdev::all()), at_once, calls, add, then);
 }
 
 /// What plugins wrote last. A plugin that has panicked writes nothing any more, and its disks stay in the

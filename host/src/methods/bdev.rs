@@ -2,6 +2,7 @@
 
 use super::{Entry, on_app, on_app_later};
 use crate::rpc::Responder;
+use crate::slices::{self, PER_MESSAGE};
 use drivebay_core::bdev::{self, Bdev, examine};
 use drivebay_core::reactor::thread;
 use drivebay_spec_jsonrpc::{Method, NoParams, Role, RpcError, params};
@@ -77,7 +78,7 @@ pub(super) fn entries() -> Vec<Entry> {
 }
 
 fn get_bdevs(GetBdevs { name, timeout }: GetBdevs, responder: Responder) {
-    let Some(name) = name else { return list(bdev::all(), Vec::new(), responder) };
+    let Some(name) = name else { return list(bdev::all(), responder) };
     match bdev::find(&name) {
         Some(bdev) => responder.ok(&[row(&bdev)]),
         None if timeout == 0 => responder.error(RpcError::no_such_device(&name)),
@@ -85,17 +86,10 @@ fn get_bdevs(GetBdevs { name, timeout }: GetBdevs, responder: Responder) {
     }
 }
 
-/// Bdevs whose rows are made at once: the reactor of the app thread does I/O in between.
-const ROWS_AT_ONCE: usize = 32;
-
-/// Answers with the rows of `rest` behind those that are there. App thread.
-fn list(mut rest: Vec<Arc<Bdev>>, mut rows: Vec<Value>, responder: Responder) {
-    let behind = rest.split_off(rest.len().min(ROWS_AT_ONCE));
-    rows.extend(rest.iter().map(|bdev| row(bdev)));
-    if !behind.is_empty() {
-        return thread::send_app(move || list(behind, rows, responder));
-    }
-    responder.ok_long(rows);
+/// Answers with the rows of all `bdevs`. App thread.
+fn list(bdevs: Vec<Arc<Bdev>>, responder: Responder) {
+    let add = |rows: &mut Vec<Value>, bdev: Arc<Bdev>| rows.push(row(&bdev));
+    slices::fold(bdevs, PER_MESSAGE, Vec::new(), add, move |rows| responder.ok_long(rows));
 }
 
 /// A call that waits for a bdev.
