@@ -29,7 +29,7 @@ class PluginTrust(unittest.TestCase):
 
     def run_program(self, *arguments):
         """Exit code, output and errors."""
-        run = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=30,
+        run = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120,
                              env={**os.environ, "DRIVEBAY_RUNTIME": self.folder})
         return run.returncode, run.stdout, run.stderr
 
@@ -82,6 +82,50 @@ class PluginTrust(unittest.TestCase):
             with self.assertRaises(RpcError) as caught:
                 host.call("plugin_load", name=f"{open_to_all}/libdrivebay_malloc.so")
         self.assertIn(f"{open_to_all}: has mode 0777", caught.exception.message)
+
+    def test_group_writable_files_are_fine_in_the_private_group_of_their_owner(self):
+        """As umask 002 makes them. `list`, `inspect`, `check` and loading agree."""
+        folder = f"{self.folder}/plugins"
+        os.mkdir(folder)
+        os.chmod(folder, 0o775)
+        for name in ("malloc", "null"):
+            shutil.copy(f"{PLUGINS}/libdrivebay_{name}.so", folder)
+            os.chmod(f"{folder}/libdrivebay_{name}.so", 0o664)
+        file = f"{folder}/libdrivebay_null.so"
+        path = os.path.dirname(file)
+        for group, is_allowed in ((os.getgid(), True), (1, False)):
+            with self.subTest(group=group):
+                for each in (folder, *(f"{folder}/{name}" for name in os.listdir(folder))):
+                    os.chown(each, -1, group)
+                wrong = f"{path}: has mode 0775"
+                code, told, _ = self.run_program("plugin", "list", "--plugin-dir", folder)
+                self.assertEqual(code, 0)
+                self.assertEqual(told.count(wrong), 0 if is_allowed else 1, "one line for the folder, not one a file")
+                self.assertEqual(told.count("has mode"), told.count(wrong))
+                _, told, _ = self.run_program("plugin", "inspect", file)
+                self.assertEqual("may be loaded" in told, is_allowed, told)
+                self.assertEqual(wrong in told, not is_allowed, told)
+                code, told, errors = self.run_program("plugin", "check", file)
+                self.assertEqual(code == 0, is_allowed, told + errors)
+                with Host(plugin_dir=folder) as host:
+                    if is_allowed:
+                        host.call("plugin_load", name=file)
+                    else:
+                        self.assertIn(wrong, host.refused("plugin_load", name=file).message)
+
+    def test_a_file_that_another_user_put_into_a_shared_folder_is_not_read(self):
+        shared = f"{self.folder}/shared"
+        os.mkdir(shared)
+        os.chmod(shared, 0o1777)
+        foreign = f"{shared}/libdrivebay_foreign.so"
+        with open(foreign, "wb") as f:
+            f.write(b"\x7fELF")
+            f.truncate(1 << 40)
+        os.chown(foreign, 65534, -1)
+        _, told, _ = self.run_program("plugin", "list", "--plugin-dir", shared)
+        self.assertIn(f"{foreign}: belongs to user 65534", told)
+        with Host(plugin_dir=shared) as host:
+            self.assertIn("belongs to user 65534", host.refused("plugin_load", name=foreign).message)
 
     def test_a_file_that_was_cut_to_nothing_is_told_once(self):
         cut = self.write("libvendor_disk.so", "")

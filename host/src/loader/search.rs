@@ -275,8 +275,9 @@ pub fn look_into(path: &Path) -> Look {
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
-    let refusal = trust::check_file(path, &metadata)
-        .and_then(|()| trust::check_folders(path))
+    // Folders first: what is wrong with one is told once, not for each of its files.
+    let refusal = trust::check_folders(path)
+        .and_then(|()| trust::check_file(path, &metadata))
         .and_then(|()| inspection.allowed().map(|_| ()))
         .err();
     let stamp = Stamp::of(&metadata, &folder_metadata);

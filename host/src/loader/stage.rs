@@ -95,8 +95,8 @@ impl Stage {
 fn open_plugin(path: &Path) -> Result<File> {
     let file = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
     let metadata = file.metadata().map_err(|e| Error::of_file("read", path, &e))?;
-    trust::check_file(path, &metadata)?;
     trust::check_folders(path)?;
+    trust::check_file(path, &metadata)?;
     if metadata.len() > FILE_LEN_MAX {
         let (path, len) = (path.display(), metadata.len());
         let message = format!("{path}: {len} bytes; at most {FILE_LEN_MAX}");
