@@ -239,6 +239,7 @@ unsafe extern "C" fn deliver<T: Send + 'static>(arg: *mut c_void) {
 mod tests {
     use super::*;
     use crate::testing::FakeHost;
+    use std::sync::Arc;
     use std::sync::mpsc::{Sender, channel};
 
     struct Ping {
@@ -261,6 +262,19 @@ mod tests {
             message = received.try_recv().ok().unwrap();
             assert_eq!(message.round, round);
         }
+    }
+
+    #[test]
+    fn what_is_sent_to_a_thread_that_has_ended_is_dropped() {
+        let host = FakeHost::new();
+        let gone = create("gone", "").unwrap();
+        gone.send(move || gone.exit().unwrap()).unwrap();
+        host.run();
+        let held = Arc::new(());
+        let lent = Arc::clone(&held);
+        assert!(gone.send(move || drop(lent)).is_err());
+        Message::new(Arc::clone(&held)).send(gone, drop);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[test]

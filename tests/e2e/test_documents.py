@@ -73,6 +73,22 @@ class Readme(unittest.TestCase):
 
 
 class MethodHelp(unittest.TestCase):
+    def test_help_of_a_method_needs_no_host(self):
+        told = drivebay("rpc", "-r", "/nonexistent/socket", "bdev_null_resize", "--help")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.assertIn("new_size (integer, 1 to 8796093022207; required)", told.stdout)
+
+    def test_parameters_that_are_not_json_are_told_what_they_must_look_like(self):
+        told = drivebay("rpc", "bdev_null_delete", "name=x")
+        self.assertEqual(told.returncode, 2)
+        self.assertIn("""allowed: all parameters as one JSON object, such as '{"name":"x"}'""", told.stderr)
+
+    def test_completion_knows_the_methods_of_plugins_too(self):
+        told = drivebay("completions", "bash")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        for method in ("bdev_get_bdevs", "bdev_malloc_create", "nvmf_create_subsystem"):
+            self.assertIn(method, told.stdout)
+
     def test_help_of_a_method_is_told_by_the_host_which_loads_its_plugin_for_it(self):
         with Host() as host:
             told = drivebay("rpc", "-r", host.socket, "bdev_null_resize", "--help")

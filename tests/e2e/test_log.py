@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from host import Host, RpcError
+from host import Host, RpcError, free_port
 
 LIMIT = 30
 
@@ -29,6 +29,18 @@ class Log(unittest.TestCase):
             for number in range(3000):
                 host.call("log_get_level")
             host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)
+            # Once it is read again, it tells how many lines are missing.
+            os.set_blocking(reader, False)
+            text = b""
+
+            def is_told():
+                nonlocal text
+                try:
+                    text += os.read(reader, 1 << 16)
+                except BlockingIOError:
+                    pass
+                return b" log lines were dropped: " in text
+            until("dropped lines were not told", is_told)
             pid = host.process
             host.process.send_signal(signal.SIGTERM)
             self.assertEqual(pid.wait(20), 0)
@@ -68,6 +80,28 @@ class Log(unittest.TestCase):
             host.call("nvmf_delete_subsystem", nqn="nqn.2026-01.io.drivebay:x")
             host.stop()
             self.assertNotIn("target=", host.log(1000))
+
+    def test_lines_are_words_and_plain_fields(self):
+        with Host("-L", "all") as host:
+            port = free_port()
+            listen = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
+            nqn = "nqn.2026-01.io.drivebay:x"
+            for method, params in [
+                ("bdev_malloc_create", {"name": "m0", "num_blocks": 64, "block_size": 512}),
+                ("nvmf_create_transport", {"trtype": "TCP"}),
+                ("nvmf_create_subsystem", {"nqn": nqn}),
+                ("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": {"bdev_name": "m0"}}),
+                ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": listen}),
+                ("bdev_malloc_delete", {"name": "m0"}),
+                ("nvmf_delete_subsystem", {"nqn": nqn}),
+            ]:
+                host.call(method, **params)
+            host.refused("bdev_malloc_delete", name="m0")
+            host.stop()
+            log = host.log(5000)
+            self.assertIn("bdev_malloc_create", log)
+            for line in log.splitlines():
+                self.assertNotRegex(line, r"\b(Ok|Err|Some)\(|\bNone\b|target=")
 
 
 class Flags(unittest.TestCase):

@@ -115,9 +115,6 @@ fn features_are_set_read_back_and_reset() {
     }
     assert_eq!(controller.set_feature(fid::KEEP_ALIVE_TIMER, 15_000).unwrap(), 0);
     assert_eq!(controller.feature(fid::KEEP_ALIVE_TIMER).unwrap(), 20_000);
-    let off = status(controller.set_feature(fid::VOLATILE_WRITE_CACHE, 0));
-    assert_eq!(off, Status::FEATURE_NOT_CHANGEABLE.with_dnr());
-    assert_eq!(controller.feature(fid::VOLATILE_WRITE_CACHE).unwrap(), 1);
     let zero = status(controller.set_feature(fid::KEEP_ALIVE_TIMER, 0));
     assert_eq!(zero, Status::KEEP_ALIVE_TIMEOUT_INVALID.with_dnr());
     let identifier = GetFeatures { fid: fid::HOST_IDENTIFIER, cdw11: 1, ..Default::default() };
@@ -130,6 +127,17 @@ fn features_are_set_read_back_and_reset() {
         assert_eq!(status(controller.feature(unknown)), Status::INVALID_FIELD.with_dnr());
         assert_eq!(status(controller.set_feature(unknown, 0)), Status::INVALID_FIELD.with_dnr());
     }
+}
+
+#[test]
+fn a_host_cannot_switch_the_write_cache_off_and_so_goes_on_flushing() {
+    let target = Target::start();
+    let mut controller = target.connect();
+    assert_eq!(controller.data().vwc & identify::vwc::PRESENT, identify::vwc::PRESENT);
+    let off = status(controller.set_feature(fid::VOLATILE_WRITE_CACHE, 0));
+    assert_eq!(off, Status::FEATURE_NOT_CHANGEABLE.with_dnr());
+    assert_eq!(controller.feature(fid::VOLATILE_WRITE_CACHE).unwrap(), 1, "it is on still");
+    controller.set_feature(fid::VOLATILE_WRITE_CACHE, 1).unwrap();
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn every_range_of_a_deallocation_is_done_or_none() {
 fn deallocation_gives_memory_back_and_takes_none_for_what_was_never_written() {
     const DISK_BLOCKS: u32 = (256 << 20) / BLOCK_LEN;
     const WRITTEN_KIB: u64 = 64 << 10;
-    let target = Target::with(&["--no-huge"], json!({}));
+    let target = Target::start();
     let disk = json!({"name": "large", "num_blocks": DISK_BLOCKS, "block_size": BLOCK});
     target.call("bdev_malloc_create", disk);
     let nsid = target.add_namespace(NQN, "large");

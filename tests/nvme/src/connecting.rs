@@ -1,5 +1,6 @@
 //! Connect: who gets in, and what the others are told. NVMe over Fabrics 1.1, section 3.3.
 
+use crate::host::eventually;
 use crate::raw::{NO_DIGESTS, Raw, connect_data, icreq};
 use crate::target::{NQN, Target};
 use drivebay_nvme_driver::spec::fabrics::{
@@ -204,6 +205,8 @@ fn a_host_that_is_not_listed_is_refused_until_it_is_and_ended_when_it_is_no_more
     let refused = Controller::connect(target.options()).unwrap_err();
     let Error::Status { status, .. } = refused else { panic!("{refused}") };
     assert_eq!(status, Status::CONNECT_INVALID_HOST, "it may be listed later");
+    let told = format!("host {host} at 127.0.0.1 was refused by subsystem {NQN}: ");
+    eventually("the log says who was refused", || target.log().contains(&told).then_some(()));
 
     target.call("nvmf_subsystem_add_host", json!({"nqn": NQN, "host": host}));
     let (mut controller, mut queue, namespace) = target.connect_io();
@@ -216,6 +219,28 @@ fn a_host_that_is_not_listed_is_refused_until_it_is_and_ended_when_it_is_no_more
     assert!(queue.run(namespace.read(0, 1).unwrap()).is_err());
     assert!(target.controllers().is_empty());
     assert!(Controller::connect(target.options()).is_err());
+}
+
+#[test]
+fn a_host_has_as_many_queues_as_it_may_and_others_are_not_counted() {
+    let target = Target::with(&[], json!({"max_connections_per_host": 2}));
+    let controller = target.connect();
+    let _queue = controller.io_queue(1, 16).unwrap();
+    let refused = Controller::connect(target.options()).unwrap_err();
+    let Error::Status { status, .. } = refused else { panic!("{refused}") };
+    assert_eq!(status, Status::CONNECT_CONTROLLER_BUSY, "it may come again");
+    let other = Host { nqn: "nqn.2026-01.io.drivebay:other".into(), ..Host::default() };
+    Controller::connect(Options { host: other, ..target.options() }).unwrap();
+}
+
+#[test]
+fn a_disk_whose_blocks_are_larger_than_a_command_is_not_exported() {
+    let target = Target::with(&[], json!({"max_io_size": 4096}));
+    let disk = json!({"name": "large", "num_blocks": 64, "block_size": 8192});
+    target.call("bdev_malloc_create", disk);
+    let add = json!({"nqn": NQN, "namespace": {"bdev_name": "large"}});
+    let refused = target.refused("nvmf_subsystem_add_ns", add);
+    assert!(refused.message.contains("max_io_size of the transports, 4096"), "{refused:?}");
 }
 
 #[test]

@@ -141,6 +141,20 @@ impl Host {
         }
     }
 
+    /// Files that the host has open.
+    pub(crate) fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    /// Time of a processor that the host has used so far, in nanoseconds.
+    pub(crate) fn processor_ns(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let used = |thread: PathBuf| -> Option<u64> {
+            fs::read_to_string(thread.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+        };
+        threads.filter_map(|thread| used(thread.unwrap().path())).sum()
+    }
+
     /// The footprint once it stays the same: files of connections that have ended are closed a moment later.
     pub(crate) fn settled_footprint(&self) -> Footprint {
         let mut last = self.footprint();

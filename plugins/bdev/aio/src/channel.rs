@@ -19,11 +19,16 @@ const DEPTH: u32 = 256;
 /// # Errors
 /// `EAGAIN`, which names the limit.
 pub fn check_room(engine: Engine) -> Result<()> {
-    let is_full = matches!(aio_room(), Some((used, max)) if used + u64::from(DEPTH) > max);
-    if engine == Engine::Libaio && is_full {
-        return Err(Error::new(libc::EAGAIN, no_room()));
+    match aio_room() {
+        Some(room) if engine == Engine::Libaio && is_full(room) => {
+            Err(Error::new(libc::EAGAIN, no_room(room)))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn is_full((used, max): (u64, u64)) -> bool {
+    used + u64::from(DEPTH) > max
 }
 
 /// Operations that all programs have reserved of libaio, and how many there may be.
@@ -35,8 +40,7 @@ fn aio_room() -> Option<(u64, u64)> {
     Some((read("aio-nr")?, read("aio-max-nr")?))
 }
 
-fn no_room() -> String {
-    let (used, max) = aio_room().unwrap_or_default();
+fn no_room((used, max): (u64, u64)) -> String {
     format!(
         "libaio has no room for {DEPTH} more operations: {used} of fs.aio-max-nr = {max} are taken; \
          raise it (sysctl -w fs.aio-max-nr=1048576), or let the host use io_uring"
@@ -46,7 +50,7 @@ fn no_room() -> String {
 fn no_ring(disk: &FileDisk, error: &io::Error) -> Error {
     let errno = error.raw_os_error().unwrap_or(errno::EIO);
     let why = match (disk.engine(), errno) {
-        (Engine::Libaio, libc::EAGAIN) => no_room(),
+        (Engine::Libaio, libc::EAGAIN) => no_room(aio_room().unwrap_or_default()),
         _ => error.to_string(),
     };
     error!("{}: no ring for this thread: {why}", disk.name());
@@ -280,6 +284,13 @@ mod tests {
 
     fn ended(op: Op, number: i32) -> Status {
         status_of(op, 512, Err(Errno::new(number).unwrap()))
+    }
+
+    #[test]
+    fn a_disk_without_room_in_libaio_names_the_systems_limit() {
+        assert!(!is_full((65_536 - u64::from(DEPTH), 65_536)));
+        assert!(is_full((65_537 - u64::from(DEPTH), 65_536)));
+        assert!(no_room((65_500, 65_536)).contains("65500 of fs.aio-max-nr = 65536 are taken"));
     }
 
     #[test]
