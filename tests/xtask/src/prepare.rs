@@ -50,6 +50,7 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("fio", Sign::Program("fio"), Need::Guest),
     ("iproute2", Sign::Program("ip"), Need::Guest),
     ("e2fsprogs", Sign::Program("mkfs.ext4"), Need::Guest),
+    ("xfsprogs", Sign::Program("mkfs.xfs"), Need::Guest),
     ("mount", Sign::Program("losetup"), Need::Guest),
 ];
 
