@@ -1,7 +1,7 @@
 //! Checks a store on a disk without changing it, and makes the repairs that are certain.
 
 use crate::disk::Disk;
-use crate::error::{Error, Result, errno};
+use crate::error::Result;
 use crate::load::read_region;
 use crate::store::Store;
 use drivebay_spec_blobstore::lvol::Names;
@@ -206,28 +206,50 @@ fn of_volumes(model: &Model, findings: &mut Vec<Finding>) {
     for note in &model.notes {
         findings.push(Finding::new(Severity::Note, note.to_string(), Some(Repair::Reopen)));
     }
-    let returned = |id: &BlobId| {
-        model.volumes.get(id).and_then(|volume| returned_to_ancestor(model, *id, volume))
-    };
+    let returned: BTreeMap<BlobId, Repair> = model
+        .volumes
+        .iter()
+        .filter_map(|(id, volume)| Some((*id, returned_to_ancestor(model, *id, volume)?)))
+        .collect();
     for (id, volume) in &model.volumes {
+        let name = name_of(*id, &volume.blob);
+        let mut damage = |what: String, repair| {
+            let what = format!("volume {name}: {what}");
+            findings.push(Finding::new(Severity::Damage, what, repair));
+        };
         for fault in &volume.faults {
             let repair = match fault {
+                Fault::ClusterShared { .. } => continue,
                 Fault::Page { why: "is empty", .. } if is_all_that_is_left(model, *id, volume) => {
                     Some(Repair::Erase(*id))
                 }
-                Fault::ClusterShared { other, .. } => {
-                    returned(id).or_else(|| returned(other).map(|_| Repair::Reopen))
-                }
-                Fault::Parent(_) => returned(id).map(|_| Repair::Reopen),
+                Fault::Parent(_) => returned.get(id).map(|_| Repair::Reopen),
                 _ => None,
             };
-            findings.push(Finding::new(
-                Severity::Damage,
-                format!("volume {}: {fault}", name_of(*id, &volume.blob)),
-                repair,
-            ));
+            damage(fault.to_string(), repair);
+        }
+        for (other, clusters) in shared_clusters(volume) {
+            let by_other = returned.get(&other).map(|_| Repair::Reopen);
+            let what = match clusters.as_slice() {
+                [cluster] => Fault::ClusterShared { cluster: *cluster, other }.to_string(),
+                several => {
+                    format!("clusters {} of the disk belong to blob {other} too", ranges(several))
+                }
+            };
+            damage(what, returned.get(id).cloned().or(by_other));
         }
     }
+}
+
+/// The clusters of a volume that other volumes name too, in order.
+fn shared_clusters(volume: &Volume) -> BTreeMap<BlobId, Vec<u32>> {
+    let mut shared: BTreeMap<BlobId, BTreeSet<u32>> = BTreeMap::new();
+    for fault in &volume.faults {
+        if let Fault::ClusterShared { cluster, other } = fault {
+            shared.entry(*other).or_default().insert(*cluster);
+        }
+    }
+    shared.into_iter().map(|(other, clusters)| (other, Vec::from_iter(clusters))).collect()
 }
 
 /// Whether a deletion was cut off in the middle, so that only the volume's first page is left.
@@ -239,14 +261,17 @@ fn is_all_that_is_left(model: &Model, id: BlobId, volume: &Volume) -> bool {
 /// Finds the repair of a clone that names clusters of its ancestor at the same places. The clone reads the same
 /// without them.
 fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Repair> {
-    let shared = volume.faults.iter().filter_map(|fault| match fault {
-        Fault::ClusterShared { cluster, other } => Some((*cluster, *other)),
-        _ => None,
-    });
+    let shared = shared_clusters(volume);
+    if shared.is_empty() || !volume.blob.uses_table {
+        return None;
+    }
+    let place_of: BTreeMap<u32, u32> =
+        volume.blob.map.iter().map(|(place, cluster)| (cluster, place)).collect();
     let mut places = Vec::new();
-    for (cluster, other) in shared {
-        let (place, _) = volume.blob.map.iter().find(|(_, owned)| *owned == cluster)?;
-        if nearest_below(model, volume, place) != Some((other, cluster)) {
+    for (other, cluster) in shared.iter().flat_map(|(id, all)| all.iter().map(move |one| (id, one)))
+    {
+        let place = *place_of.get(cluster)?;
+        if nearest_below(model, volume, place) != Some((*other, *cluster)) {
             return None;
         }
         places.push(place);
@@ -255,7 +280,7 @@ fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Re
         .faults
         .iter()
         .all(|fault| matches!(fault, Fault::ClusterShared { .. } | Fault::Parent(_)));
-    (is_all && volume.blob.uses_table && !places.is_empty()).then_some(Repair::Return(id, places))
+    is_all.then_some(Repair::Return(id, places))
 }
 
 /// Finds the nearest ancestor with a cluster at this place. Returns the ancestor and the cluster.
@@ -383,15 +408,18 @@ fn ranges(numbers: &[u32]) -> String {
 }
 
 impl<D: Disk> Store<D> {
-    /// Checks an open store, as [`check`] does. Changes of the store wait meanwhile.
+    /// Checks an open store, as [`check`] does. Changes of the store wait meanwhile. A store that takes no more changes
+    /// after a failed write is checked too, and a finding says why it takes none.
     ///
     /// # Errors
-    /// As [`check`], or `EIO` when the store takes no more changes.
+    /// As [`check`].
     pub async fn check(&self) -> Result<Report> {
         let _writer = self.writer.lock().await;
+        let mut report = check(&self.disk).await?;
         if let Some(why) = &self.state.borrow().failed {
-            return Err(Error::new(errno::EIO, format!("the store takes no changes: {why}")));
+            let what = format!("the store takes no changes until it is loaded again: {why}");
+            report.findings.push(Finding::new(Severity::Note, what, Some(Repair::Reopen)));
         }
-        check(&self.disk).await
+        Ok(report)
     }
 }

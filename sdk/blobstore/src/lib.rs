@@ -29,7 +29,7 @@ pub use clusters::{Place, Released, Unused};
 pub use disk::{Disk, DiskError};
 pub use error::{Error, Result, errno};
 pub use load::{ClearMethod, NewStoreOptions};
-pub use store::{Info, Store, StoreInfo};
+pub use store::{Busy, Info, Store, StoreInfo};
 pub use volume::NewVolume;
 
 pub use drivebay_spec_blobstore as spec;

@@ -144,6 +144,23 @@ impl<D: Disk> Store<D> {
         self.state.borrow().info(id).ok_or_else(|| no_volume(id))
     }
 
+    /// A volume and all volumes that read through it, parents before their clones.
+    #[must_use]
+    pub fn family(&self, id: BlobId) -> Vec<BlobId> {
+        let state = self.state.borrow();
+        let mut family = vec![id];
+        let mut next = 0;
+        while let Some(parent) = family.get(next) {
+            // A cycle of damaged volumes ends when it comes round.
+            let clones = state.clones(*parent);
+            let new = clones.into_iter().filter(|clone| !family.contains(clone));
+            let new = Vec::from_iter(new);
+            family.extend(new);
+            next += 1;
+        }
+        family
+    }
+
     /// A copy of a volume's metadata.
     pub(crate) fn blob(&self, id: BlobId) -> Result<Blob> {
         let state = self.state.borrow();
@@ -154,8 +171,12 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Gives an operation a volume for itself, until the guard is dropped.
-    pub(crate) fn begin(&self, id: BlobId, operation: &'static str) -> Result<Busy<'_, D>> {
+    /// Gives an operation a volume for itself, until the guard is dropped. A reader of the whole volume, such as a copy,
+    /// keeps the volume as it is in this way.
+    ///
+    /// # Errors
+    /// `EBUSY` with the name of the operation that has the volume.
+    pub fn begin(&self, id: BlobId, operation: &'static str) -> Result<Busy<'_, D>> {
         let mut state = self.state.borrow_mut();
         if let Some(holder) = state.busy.get(&id) {
             let name = state.info(id).map_or_else(|| id.to_string(), |info| info.name);
@@ -177,7 +198,9 @@ impl<D: Disk> Store<D> {
 }
 
 /// A volume that an operation holds.
-pub(crate) struct Busy<'a, D> {
+#[derive(Debug)]
+#[must_use = "the operation ends when this is dropped"]
+pub struct Busy<'a, D> {
     store: &'a Store<D>,
     id: BlobId,
 }

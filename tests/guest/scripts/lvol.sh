@@ -1,60 +1,57 @@
-# ext4 and xfs on thin volumes (namespaces 1 and 2) and on their clones (3 and 4), trimmed while the test takes
-# snapshots of all of them.
+# $SYSTEM, ext4 or xfs, on a thin volume (namespace 1) and on its clone (namespace 2). Both are trimmed while the test
+# takes and deletes snapshots of them.
 . "$(dirname "$0")/lib.sh"
-modprobe -a ext4 xfs
+modprobe "$SYSTEM"
 connect
 clone_folder=/mnt/clone
 mkdir -p "$clone_folder"
 
-is_sound() { # SYSTEM DISK
-    case $1 in
-    ext4) e2fsck -fn "$2" ;;
-    xfs) xfs_repair -n "$2" ;;
+check_system() { # DISK
+    case $SYSTEM in
+    ext4) e2fsck -fn "$1" ;;
+    xfs) xfs_repair -n "$1" ;;
     esac >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
 }
 
-number=0
-for system in ext4 xfs; do
-    number=$((number + 1))
-    disk=$(wait_disk $number)
-    mkfs.$system -q "$disk"
-    mount "$disk" "$folder"
-    dd if=/dev/urandom of="$folder/filling" bs=1M count="$FILLING_MIB" conv=fsync status=none
-    mark "$system: filled"
-    tell filled-$system
-    wait_for counted-$system
-    rm "$folder/filling"
-    sync -f "$folder"
-    fstrim "$folder"
-    mark "$system: trimmed"
-    tell trimmed-$system
-    write_tree
-    umount "$folder"
-    tell written-$system
-    wait_for cloned-$system
-    clone=$(wait_disk $((number + 2)))
-    mount "$disk" "$folder"
-    [ $system = ext4 ] && options=() || options=(-o nouuid)
-    mount "${options[@]}" "$clone" "$clone_folder"
-    mark "$system: volume and clone are mounted"
-    tell mounted-$system
-    round=0
-    until [ -e /run/guest/snapped-$system ] && [ $round -ge 3 ]; do
-        round=$((round + 1))
-        for place in "$folder" "$clone_folder"; do
-            dd if=/dev/urandom of="$place/changing$((round % 2))" bs=256k count=12 conv=fsync status=none
-            rm -f "$place/changing$(((round + 1) % 2))"
-            sync -f "$place"
-            fstrim "$place"
-        done
+disk=$(wait_disk 1)
+mkfs.$SYSTEM -q "$disk"
+mount "$disk" "$folder"
+dd if=/dev/urandom of="$folder/filling" bs=1M count="$FILLING_MIB" conv=fsync status=none
+mark "filled"
+tell filled
+wait_for counted
+rm "$folder/filling"
+sync -f "$folder"
+fstrim "$folder"
+mark "trimmed"
+tell trimmed
+write_tree
+umount "$folder"
+tell written
+wait_for cloned
+clone=$(wait_disk 2)
+mount "$disk" "$folder"
+# The clone has the UUID of the volume's file system.
+[ "$SYSTEM" = xfs ] && options=(-o nouuid) || options=()
+mount "${options[@]}" "$clone" "$clone_folder"
+mark "volume and clone are mounted"
+tell mounted
+round=0
+until [ -e /run/guest/snapped ] && [ $round -ge 3 ]; do
+    round=$((round + 1))
+    for place in "$folder" "$clone_folder"; do
+        dd if=/dev/urandom of="$place/changing$((round % 2))" bs=256k count=12 conv=fsync status=none
+        rm -f "$place/changing$(((round + 1) % 2))"
+        sync -f "$place"
+        fstrim "$place"
     done
-    mark "$system: $round rounds beside snapshots"
-    check_tree
-    umount "$folder"
-    folder=$clone_folder check_tree
-    umount "$clone_folder"
-    is_sound $system "$disk"
-    is_sound $system "$clone"
 done
+mark "$round rounds beside snapshots"
+check_tree
+umount "$folder"
+folder=$clone_folder check_tree
+umount "$clone_folder"
+check_system "$disk"
+check_system "$clone"
 disconnect
 mark done

@@ -66,6 +66,9 @@ pub enum Op {
 }
 
 impl Op {
+    /// How many kinds there are.
+    pub const KINDS: usize = 18;
+
     /// Which one it is.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -206,3 +206,29 @@ fn a_page_with_another_owner_is_not_repaired_by_guessing() {
     seal(bytes);
     assert_finds(&look(&image), Severity::Damage, false, "belongs to another blob");
 }
+
+#[test]
+fn clusters_of_two_volumes_are_one_finding_for_each_of_them() {
+    let mut image = closed_store();
+    let shared: Vec<u32> = blob(&image, "other").map.iter().map(|(_, cluster)| cluster).collect();
+    own(&mut image, "volume", 7, shared[0]);
+    own(&mut image, "volume", 8, shared[1]);
+    let report = look(&image);
+    let text = format!("clusters {}-{} of the disk belong to blob", shared[0], shared[1]);
+    assert_finds(&report, Severity::Damage, false, &text);
+    assert_eq!(report.findings.len(), 2, "{report}");
+}
+
+#[test]
+fn a_store_that_takes_no_more_changes_is_checked_and_says_why() {
+    let store = run(Store::load(SimDisk::new(closed_store()))).unwrap();
+    let id = store.volumes()[0].id;
+    run(store.rename_volume(id, "first")).unwrap();
+    store.disk().fail_in(Some(0), true);
+    assert!(run(store.rename_volume(id, "second")).is_err());
+    store.disk().fail_in(None, false);
+    assert_eq!(run(store.rename_volume(id, "third")).unwrap_err().errno, 5);
+    let report = run(store.check()).unwrap();
+    assert_finds(&report, Severity::Note, true, "takes no changes until it is loaded again");
+    assert_eq!(contents(&store.into_disk().image()).len(), 3);
+}

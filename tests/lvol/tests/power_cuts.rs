@@ -20,6 +20,8 @@ fn cuts_wanted() -> usize {
 
 const OPS_PER_SEED: usize = 40;
 const CUTS_PER_OP: usize = 6;
+/// Operations of one kind are tried until so many writes have failed. All writes of each of them fail in turn.
+const FAILURES_PER_KIND: usize = 60;
 
 /// A store after some operations, again and again, with the operation that comes next.
 fn every_op(seed: u64, mut visit: impl FnMut(&mut Random, &Op, Vec<u8>, &Dump)) {
@@ -142,38 +144,48 @@ fn a_store_that_does_not_flush_is_noticed() {
     assert!(noticed > 0, "the order of writes makes no difference to these tests");
 }
 
+/// Each write and flush of each operation fails: once, or with all that follow.
 #[test]
 fn an_operation_whose_nth_write_fails_leaves_everything_as_it_was() {
-    for seed in 1..=2 {
+    let mut failures: BTreeMap<&str, usize> = BTreeMap::new();
+    // Enough seeds for every kind of operation.
+    for seed in 1..=20 {
+        if failures.len() == Op::KINDS {
+            break;
+        }
         every_op(seed, |_, op, image, before| {
-            for nth in 0.. {
-                for stays_broken in [false, true] {
-                    let store = run(Store::load(SimDisk::new(image.clone()))).unwrap();
-                    _ = store.disk().take_log();
-                    store.disk().fail_in(Some(nth), stays_broken);
-                    let done = op.apply(&store);
-                    let what =
-                        format!("seed {seed}: {op:?}, write {nth}, {stays_broken}: {done:?}");
-                    if done.is_err() && !stays_broken {
-                        assert_eq!(&dump(&store), before, "{what}");
-                    }
-                    store.disk().fail_in(None, false);
-                    let again = run(Store::load(SimDisk::new(store.disk().image()))).expect(&what);
-                    check(again.disk().image());
-                    if done.is_err() && !stays_broken {
-                        assert_eq!(&dump(&again), before, "{what}, loaded again");
-                    }
+            if failures.get(op.kind()).is_some_and(|count| *count >= FAILURES_PER_KIND) {
+                return;
+            }
+            let load = || {
+                let store = run(Store::load(SimDisk::new(image.clone()))).unwrap();
+                _ = store.disk().take_log();
+                store
+            };
+            let store = load();
+            _ = op.apply(&store);
+            let (after, writes) = (dump(&store), store.disk().take_log().len());
+            for (nth, stays_broken) in (0..writes).flat_map(|nth| [(nth, false), (nth, true)]) {
+                let store = load();
+                store.disk().fail_in(Some(nth), stays_broken);
+                let done = op.apply(&store);
+                let what = format!("seed {seed}: {op:?}, write {nth}, {stays_broken}: {done:?}");
+                if done.is_err() && !stays_broken {
+                    assert_eq!(&dump(&store), before, "{what}");
                 }
-                let writes = {
-                    let store = run(Store::load(SimDisk::new(image.clone()))).unwrap();
-                    _ = store.disk().take_log();
-                    _ = op.apply(&store);
-                    store.disk().take_log().len()
-                };
-                if nth >= writes.min(40) {
-                    break;
+                store.disk().fail_in(None, false);
+                let image = store.disk().image();
+                check(image.clone());
+                let again = run(Store::load(SimDisk::new(image))).expect(&what);
+                check(again.disk().image());
+                if done.is_err() && !stays_broken {
+                    assert_eq!(&dump(&again), before, "{what}, loaded again");
                 }
+                assert_either(&dump(&again), before, &after, &what);
+                *failures.entry(op.kind()).or_default() += 1;
             }
         });
     }
+    println!("failed writes by operation: {failures:?}");
+    assert_eq!(failures.len(), Op::KINDS, "not every operation failed: {failures:?}");
 }

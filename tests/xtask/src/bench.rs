@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
-//!            rates, copies, aio, cores     drivebay perf, bdevperf, fio        (bus)
+//!            rates, lvol, aio, cores       drivebay perf, bdevperf, fio        (bus)
 //!            instructions                  callgrind                           (bus)
 //!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
@@ -24,6 +24,7 @@ mod growth;
 mod idle;
 mod instructions;
 mod load;
+mod lvol;
 mod machine;
 mod messages;
 mod nvmf;
@@ -45,15 +46,16 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
+    and parts: instructions, rates, lvol, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
 
 /// What is built for it.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
     "drivebay-passthru",
     "drivebay-aio",
+    "drivebay-lvol",
     "drivebay-nvmf",
     "drivebay-nvmf-tcp",
     "drivebay-probe",
@@ -63,9 +65,10 @@ const PACKAGES: [&str; 9] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 11] = [
+const PARTS: [(&str, Part); 12] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
+    ("lvol", lvol::print),
     ("aio", aio::print),
     ("cores", cores::print),
     ("messages", messages::print),

@@ -49,6 +49,11 @@ const PARTS: &[Part] = &[
         command: plugins,
     },
     Part {
+        name: "lvol",
+        what: "60 kills of a host with thin volumes, snapshots and clones under verified load",
+        command: lvol,
+    },
+    Part {
         name: "power",
         what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",
         command: power,
@@ -134,6 +139,13 @@ fn vhost() -> Command {
 fn power() -> Command {
     let mut command = Command::new(prepare::venv().join("bin/python"));
     command.args(["tests/e2e/run.py", "--only", "power_cut", "tests/guest/tests"]);
+    tell_where(&mut command);
+    command
+}
+
+fn lvol() -> Command {
+    let mut command = Command::new(prepare::venv().join("bin/python"));
+    command.args(["tests/e2e/run.py", "--only", "killed_again", "tests/e2e"]);
     tell_where(&mut command);
     command
 }

@@ -228,6 +228,7 @@ impl LvStore {
 
     async fn allocate_some(&self, id: BlobId, indices: &[u32]) -> Result<(), StoreError> {
         let done = self.store.allocate(id, indices).await;
+        self.watch_fill();
         if !matches!(&done, Err(error) if error.errno == errno::ENOSPC) {
             return done;
         }
@@ -281,7 +282,7 @@ impl LvStore {
         let recycle = async move {
             while let Some((id, blocks, unused)) = this.next_unused() {
                 match this.drain_all(id, blocks).await {
-                    Ok(()) => this.store.recycle(unused).await,
+                    Ok(()) => this.free(unused).await,
                     // Older I/O may still reach the clusters: nobody gets them before the store is opened again.
                     Err(error) => warn!("store {}: clusters stay taken: {error}", this.uuid),
                 }
@@ -298,18 +299,27 @@ impl LvStore {
         }
     }
 
+    /// Waits for the I/O of a volume, and of all volumes that read through it.
     async fn drain_all(&self, id: BlobId, blocks: Vec<Range>) -> Result<()> {
         let deadline_ns = thread::now_ns() + LEAVING_NS;
-        for blocks in blocks {
-            while let Err(error) = self.drain(id, blocks).await {
-                // A volume that leaves the bus takes no quiesce. Once it is gone, its I/O has ended.
-                if error.errno() != errno::ENODEV || thread::now_ns() > deadline_ns {
-                    return Err(error);
+        for id in self.store.family(id) {
+            for blocks in blocks.iter().copied() {
+                while let Err(error) = self.drain(id, blocks).await {
+                    // A volume that leaves the bus takes no quiesce. Once it is gone, its I/O has ended.
+                    if error.errno() != errno::ENODEV || thread::now_ns() > deadline_ns {
+                        return Err(error);
+                    }
+                    task::sleep(Duration::from_millis(10)).await;
                 }
-                task::sleep(Duration::from_millis(10)).await;
             }
         }
         Ok(())
+    }
+
+    /// Makes clusters free to which no I/O is in flight.
+    pub(crate) async fn free(&self, unused: Unused) {
+        self.store.recycle(unused).await;
+        self.watch_fill();
     }
 
     fn next_unused(&self) -> Option<(BlobId, Vec<Range>, Unused)> {

@@ -6,8 +6,8 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 static EXAMINING: OnApp<Examining> = OnApp::new();
 
-/// Names of the bdevs that are being examined.
+/// The examinations of bdevs that have not ended.
 #[derive(Debug, Default)]
 struct Examining {
-    names: RefCell<BTreeSet<String>>,
+    last: Cell<u64>,
+    /// Names of the bdevs, by the number of the examination.
+    names: RefCell<BTreeMap<u64, String>>,
     ended: Notify,
 }
 
@@ -28,35 +30,66 @@ pub(crate) fn examine(_: &App, examine: Examine) {
     let Ok(examining) = EXAMINING.get_or_init(Examining::default) else {
         return;
     };
-    let name = examine.name().to_owned();
-    // The bus shows a bdev twice if it comes while the plugin starts.
-    let is_ours = all().iter().any(|store| store.base_name == name);
-    if is_ours || !examining.names.borrow_mut().insert(name.clone()) {
-        return;
-    }
-    let under_way = UnderWay(examining, name.clone());
+    let under_way = UnderWay::new(examining, examine.name());
     let look = async move {
-        let _under_way = under_way;
-        match load(&name).await {
-            Ok(Some(store)) => info!("bdev {name} holds store {}", store.uuid),
-            Ok(None) => {}
-            Err(error) => warn!("bdev {name} is not used: {error}"),
-        }
-        all().iter().for_each(|store| store.publish_all());
-        drop(examine);
+        under_way.turn().await;
+        look(&under_way.name).await;
+        drop((under_way, examine));
     };
     if let Ok(task) = task::spawn("lvol examine", look) {
         task.detach();
     }
 }
 
+async fn look(name: &str) {
+    // The bdev may be back before its store of the last time has left the bus.
+    let is_leaving = || all().iter().any(|store| store.base_name == name && store.is_ending.get());
+    let left = async {
+        while is_leaving() {
+            task::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    _ = task::timeout(SETTLE_LIMIT, left).await;
+    // The bus shows a bdev twice if it comes while the plugin starts.
+    if !all().iter().any(|store| store.base_name == name) {
+        match load(name).await {
+            Ok(Some(store)) => info!("bdev {name} holds store {}", store.uuid),
+            Ok(None) => {}
+            Err(error) => warn!("bdev {name} is not used: {error}"),
+        }
+    }
+    all().iter().for_each(|store| store.publish_all());
+}
+
 /// Counts a bdev as being examined, until this is dropped.
-struct UnderWay(Rc<Examining>, String);
+struct UnderWay {
+    examining: Rc<Examining>,
+    number: u64,
+    name: String,
+}
+
+impl UnderWay {
+    fn new(examining: Rc<Examining>, name: &str) -> Self {
+        let number = examining.last.get() + 1;
+        examining.last.set(number);
+        examining.names.borrow_mut().insert(number, name.to_owned());
+        Self { examining, number, name: name.to_owned() }
+    }
+
+    /// Waits until earlier examinations of a bdev of this name have ended.
+    async fn turn(&self) {
+        let is_first = || {
+            let names = self.examining.names.borrow();
+            !names.range(..self.number).any(|(_, name)| *name == self.name)
+        };
+        self.examining.ended.until(is_first).await;
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.names.borrow_mut().remove(&self.1);
-        self.0.ended.notify();
+        self.examining.names.borrow_mut().remove(&self.number);
+        self.examining.ended.notify();
     }
 }
 
@@ -74,6 +107,8 @@ pub(crate) async fn settled() {
 /// now, so the store cannot be closed in order. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
+        // The bdev may be back before the task below begins.
+        store.is_ending.set(true);
         let gone = async move {
             warn!(
                 "bdev {} is gone, and the volumes of store {} with it",

@@ -16,6 +16,7 @@ mod examine;
 mod map;
 pub mod methods;
 mod on_bus;
+mod source;
 mod span;
 mod stores;
 #[cfg(test)]
@@ -39,6 +40,9 @@ plugin! {
         "bdev_lvol_set_parent", "bdev_lvol_set_parent_bdev", "bdev_lvol_start_shallow_copy",
         "bdev_lvol_check_shallow_copy",
         "bdev_lvol_check_lvstore", "bdev_lvol_repair_lvstore",
+        "bdev_lvol_start_deep_copy", "bdev_lvol_check_deep_copy",
+        "bdev_lvol_get_xattr", "bdev_lvol_set_xattr",
+        "bdev_lvol_get_fragmap", "bdev_lvol_get_snapshot_checksum",
     ],
     start: start,
     stop: stop,

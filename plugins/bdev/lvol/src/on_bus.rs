@@ -82,14 +82,11 @@ impl LvStore {
 
     /// Gives the data path a new map of a volume, and of every volume that reads through it.
     pub(crate) fn refresh(&self, id: BlobId) {
-        let Ok(info) = self.store.volume(id) else {
-            return;
-        };
-        if let Some(shared) = self.maps.borrow().get(&id) {
-            shared.replace(self.map(&info));
-        }
-        for clone in info.clones {
-            self.refresh(clone);
+        for id in self.store.family(id) {
+            let Ok(info) = self.store.volume(id) else { continue };
+            if let Some(shared) = self.maps.borrow().get(&id) {
+                shared.replace(self.map(&info));
+            }
         }
     }
 

@@ -38,7 +38,14 @@ pub(crate) struct LvStore {
     pub(crate) is_recycling: Cell<bool>,
     /// Set while it is closed or destroyed: nothing new begins.
     pub(crate) is_ending: Cell<bool>,
+    /// The highest threshold of [`FILL_PERCENT`] that clients know of.
+    fill: Cell<u32>,
 }
+
+/// How full a store is, in percent of its clusters, when an event says so.
+const FILL_PERCENT: [u32; 4] = [80, 90, 95, 100];
+/// A threshold counts as passed until the store is emptier than it by this many percent.
+const FILL_SLACK: u32 = 5;
 
 /// All stores. `[app thread]`
 pub(crate) fn all() -> Vec<Rc<LvStore>> {
@@ -160,15 +167,18 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
         unused: RefCell::default(),
         is_recycling: Cell::new(false),
         is_ending: Cell::new(false),
+        fill: Cell::new(0),
     });
+    store.watch_fill();
     STORES.get_or_init(RefCell::default)?.borrow_mut().push(Rc::clone(&store));
     Ok(store)
 }
 
-/// Closes all stores in order, then lets the plugin end.
+/// Closes all stores in order, then lets the plugin end. A store on a volume of another one was opened later, so it is
+/// closed first.
 pub(crate) fn close_all(stopping: Stopping) {
     let close = async move {
-        for store in all() {
+        while let Some(store) = newest() {
             store.close().await;
         }
         drop(stopping);
@@ -176,6 +186,10 @@ pub(crate) fn close_all(stopping: Stopping) {
     if let Ok(task) = task::spawn("lvol stop", close) {
         task.detach();
     }
+}
+
+fn newest() -> Option<Rc<LvStore>> {
+    STORES.get()?.borrow().last().cloned()
 }
 
 impl LvStore {
@@ -191,6 +205,22 @@ impl LvStore {
     pub(crate) fn bdev_name(&self, info: &Info) -> String {
         let raw = drivebay_blobstore::spec::BlobId::to_raw(Some(info.id));
         info.uuid.clone().unwrap_or_else(|| format!("{}_{raw}", self.uuid))
+    }
+
+    /// Appends an event `lvs_fill` when the clusters in use have passed a threshold: the store's name, the percent.
+    /// To be called after clusters are taken or given back. `[app thread]`
+    pub(crate) fn watch_fill(&self) {
+        let Ok(info) = self.info() else { return };
+        let used = u64::from(info.total_data_clusters - info.free_clusters) * 100;
+        let used = used / u64::from(info.total_data_clusters.max(1));
+        let passed = FILL_PERCENT.into_iter().filter(|percent| used >= u64::from(*percent));
+        let (passed, before) = (passed.max().unwrap_or(0), self.fill.get());
+        if passed > before {
+            self.fill.set(passed);
+            drivebay_sdk::notify::notify("lvs_fill", &format!("{} {passed}", info.name));
+        } else if used + u64::from(FILL_SLACK) < u64::from(before) {
+            self.fill.set(passed);
+        }
     }
 
     /// Whether the volume's parent outside of the store is missing.

@@ -1,5 +1,7 @@
 //! Stores and volumes through the methods, on the fake host.
 
+mod content;
+
 use super::*;
 use drivebay_sdk::bdev::{Channel, Desc, IoFlags, Range, register};
 use drivebay_sdk::rpc::NoParams;
@@ -325,4 +327,23 @@ fn a_volume_is_resized_inflated_renamed_and_deleted() {
     assert_eq!(setup.call("bdev_lvol_get_lvols", json!({})), json!([]));
     assert_eq!(setup.call("bdev_lvol_delete_lvstore", json!({"lvs_name": "s6"})), true);
     assert_eq!(setup.call("bdev_lvol_get_lvstores", json!({})), json!([]));
+}
+
+#[test]
+fn a_copy_of_a_disk_with_a_store_is_refused_and_the_store_serves_on() {
+    let setup = setup("lv11");
+    setup.create_store("s11");
+    let uuid = setup.create("s11", "v", 4, true);
+    let volume = setup.open(&uuid);
+    assert_eq!(volume.write(0, 7), Status::SUCCESS);
+    let before = setup.ram.data.lock().unwrap().clone();
+    let other = Ram { name: "lv11b".into(), data: Arc::new(Mutex::new(before.clone())) };
+    register(setup.host.app(), other.clone(), "none", Value::Null).unwrap();
+    for _ in 0..20 {
+        setup.host.run();
+    }
+    let stores = setup.call("bdev_lvol_get_lvstores", json!({}));
+    assert_eq!((stores.as_array().unwrap().len(), &stores[0]["base_bdev"]), (1, &json!("lv11")));
+    assert_eq!(volume.read(0), 7);
+    assert!(*other.data.lock().unwrap() == before, "the copy was written");
 }

@@ -9,12 +9,12 @@ use std::process::Command;
 #[derive(Clone, Copy)]
 pub(super) struct Case {
     pub(super) name: &'static str,
-    disk: Disk,
+    pub(super) disk: Disk,
     pub(super) pattern: &'static str,
 }
 
 #[derive(Clone, Copy)]
-enum Disk {
+pub(super) enum Disk {
     /// The generator alone.
     Nothing,
     /// The generator with a copy in place of the bus.
@@ -23,6 +23,11 @@ enum Disk {
     Malloc,
     /// This many passthru on a malloc.
     Passthru(usize),
+    /// A logical volume on a malloc, with this many snapshots behind it.
+    Volume {
+        thin: bool,
+        snapshots: usize,
+    },
 }
 
 pub(super) const CASES: [Case; 7] = [
@@ -44,7 +49,7 @@ impl Case {
     /// Depths at which its rate is worth a look: what a RAM disk does depends on where its buffers are.
     pub(super) fn depths(&self) -> &'static [u32] {
         match self.disk {
-            Disk::Malloc => &[1, 32, 128],
+            Disk::Malloc | Disk::Volume { .. } => &[1, 32, 128],
             Disk::Null => &[1, 128],
             Disk::Nothing | Disk::Passthru(_) => &[128],
             // Beside each of a RAM disk: see `copy`.
@@ -75,30 +80,54 @@ impl Case {
                 }
                 (top, calls)
             }
+            Disk::Volume { thin, snapshots } => {
+                let base = json!({"name": "base", "num_blocks": 131_072, "block_size": 512});
+                let store = json!({"bdev_name": "base", "lvs_name": "lvs", "cluster_sz": 1 << 20});
+                let volume = json!({"lvs_name": "lvs", "lvol_name": "volume", "size_in_mib": 32,
+                    "thin_provision": thin});
+                let mut calls = vec![
+                    ("bdev_malloc_create", base),
+                    ("bdev_lvol_create_lvstore", store),
+                    ("bdev_lvol_create", volume),
+                ];
+                calls.extend((0..snapshots).map(|number| {
+                    let name = format!("snapshot{number}");
+                    let params = json!({"lvol_name": "lvs/volume", "snapshot_name": name});
+                    ("bdev_lvol_snapshot", params)
+                }));
+                ("lvs/volume".into(), calls)
+            }
         }
     }
 
     /// `drivebay perf` for it, without its end.
     pub(super) fn arguments(&self, depth: u32) -> Vec<String> {
-        let folder = folder().display().to_string();
         let (bdev, calls) = self.calls();
-        let depth = depth.to_string();
-        let mut arguments: Vec<String> =
-            ["perf", "--json", "--plugin-dir", &folder, "-w", self.pattern]
-                .iter()
-                .chain(&["-q", &depth, &bdev])
-                .map(|&argument| argument.to_owned())
-                .collect();
+        let mut arguments = perf_arguments(self.pattern, depth, &bdev, &calls);
         match self.disk {
             Disk::Nothing => arguments.push("--null-loop".into()),
             Disk::Copy => arguments.push("--copy-loop".into()),
-            Disk::Null | Disk::Malloc | Disk::Passthru(_) => {}
-        }
-        for (method, params) in calls {
-            arguments.extend(["--rpc".to_owned(), format!("{method} {params}")]);
+            Disk::Null | Disk::Malloc | Disk::Passthru(_) | Disk::Volume { .. } => {}
         }
         arguments
     }
+}
+
+/// `drivebay perf` of a bdev that these calls make, without its end.
+pub(super) fn perf_arguments(
+    pattern: &str,
+    depth: u32,
+    bdev: &str,
+    calls: &[(&str, Value)],
+) -> Vec<String> {
+    let folder = folder().display().to_string();
+    let depth = depth.to_string();
+    let arguments = ["perf", "--json", "--plugin-dir", &folder, "-w", pattern, "-q", &depth, bdev];
+    let mut arguments = arguments.map(str::to_owned).to_vec();
+    for (method, params) in calls {
+        arguments.extend(["--rpc".to_owned(), format!("{method} {params}")]);
+    }
+    arguments
 }
 
 /// Where the program and the plugins were built.

@@ -58,10 +58,14 @@ fn of_ours(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {
 pub(super) fn perf(bench: &Bench, arguments: &[String]) -> Result<f64, String> {
     let mut perf = bench.perf(arguments);
     perf.args(["-t", &bench.seconds.to_string(), "--warm-up", "0.1"]);
-    let report: Value = serde_json::from_str(&case::output(&mut perf)?)
-        .map_err(|error| format!("the report of drivebay perf: {error}"))?;
+    let report = report(&case::output(&mut perf)?)?;
     let iops = report.pointer("/total/iops").and_then(Value::as_f64);
     iops.ok_or_else(|| "drivebay perf told no rate".to_owned())
+}
+
+/// What `drivebay perf` printed.
+pub(super) fn report(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("the report of drivebay perf: {error}"))
 }
 
 fn of_reference(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {

@@ -7,8 +7,13 @@ use drivebay_blobstore::{Report, check, repair};
 use drivebay_sdk::bdev::{Claim, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
+use drivebay_sdk::runtime::task;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a repair waits until the closed store has given the bdev back.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
 params! {
     /// Parameters of `bdev_lvol_check_lvstore`.
@@ -64,6 +69,15 @@ async fn look(bdev: &str) -> Result<Report, RpcError> {
 async fn mend(bdev: &str) -> Result<(), RpcError> {
     if let Some(store) = open_store(bdev) {
         store.close().await;
+        let desc = Arc::downgrade(&store.desc);
+        drop(store);
+        // Work of the store that has not ended yet, such as giving clusters back, has the bdev open a moment longer.
+        let released = async {
+            while desc.strong_count() > 0 {
+                task::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        _ = task::timeout(RELEASE_LIMIT, released).await;
     }
     let opened = App::here(|app| {
         let desc = open(app, bdev, true, |_, _| {})?;

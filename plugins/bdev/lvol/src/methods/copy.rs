@@ -1,23 +1,24 @@
-//! Shallow copies: the clusters of a read-only volume's own, written to another bdev.
+//! Copies of a read-only volume to another bdev. A shallow copy has the clusters that the volume owns itself; a deep
+//! copy has all that the volume reads, so the bdev, such as a volume of another store, reads the same afterwards.
 
 use super::{failed, method};
-use crate::stores::{self, LvStore};
-use drivebay_blobstore::{Disk, Info, Place};
-use drivebay_sdk::bdev::{Claim, open};
+use crate::source::{OpenBdev, Source};
+use crate::stores;
+use drivebay_blobstore::Place;
+use drivebay_sdk::bdev::Claim;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
 use drivebay_sdk::runtime::OnApp;
-use drivebay_sdk::runtime::io::BlockIo;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
+use drivebay_sdk::thread;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Copies are read and written in pieces of this many bytes.
-const PIECE_BYTES: usize = 1 << 20;
-/// Ended copies that nobody asked about are kept up to this number.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Copies that run, or have ended and nobody has asked about.
 const COPIES_MAX: usize = 1024;
 
 static COPIES: OnApp<Copies> = OnApp::new();
@@ -32,19 +33,36 @@ struct Copies {
 struct Progress {
     total: u64,
     copied: Cell<u64>,
-    error: RefCell<Option<Error>>,
+    /// How the copy ended.
+    result: RefCell<Option<Result<()>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Shallow,
+    Deep,
 }
 
 params! {
     /// Parameters of `bdev_lvol_start_shallow_copy`.
-    pub struct Start {
+    pub struct Shallow {
         /// UUID or alias of the volume, which must be read-only.
         src_lvol_name: String,
         /// Bdev that is written: at least as large as the volume.
         dst_bdev_name: String,
     }
 
-    /// Parameters of `bdev_lvol_check_shallow_copy`.
+    /// Parameters of `bdev_lvol_start_deep_copy`.
+    pub struct Deep {
+        /// UUID or alias of the volume, which must be read-only, such as a snapshot.
+        src_lvol_name: String,
+        /// Bdev that is written: at least as large as the volume.
+        dst_bdev_name: String,
+        /// Most MiB per second that are copied; 0: no limit.
+        max_bandwidth_mb_sec: u64 = 0,
+    }
+
+    /// Parameters of the methods that say how far a copy is.
     pub struct Check {
         /// What the start answered.
         operation_id: u32,
@@ -57,7 +75,9 @@ pub(super) fn register(app: &App) -> Result<()> {
         "bdev_lvol_start_shallow_copy",
         "Starts to copy the clusters that a volume has itself to a bdev.",
         "The id of the operation.",
-        start,
+        async |params: Shallow| {
+            start(&params.src_lvol_name, &params.dst_bdev_name, Kind::Shallow, 0)
+        },
     )?;
     method(
         app,
@@ -65,94 +85,177 @@ pub(super) fn register(app: &App) -> Result<()> {
         "Says how far a shallow copy is. An ended one is forgotten with the answer.",
         "Progress and state.",
         async |params: Check| check(params.operation_id),
+    )?;
+    method(
+        app,
+        "bdev_lvol_start_deep_copy",
+        "Starts to copy all that a volume reads to a bdev, which may be a volume of another store.",
+        "The id of the operation.",
+        async |params: Deep| {
+            let rate = params.max_bandwidth_mb_sec;
+            start(&params.src_lvol_name, &params.dst_bdev_name, Kind::Deep, rate)
+        },
+    )?;
+    method(
+        app,
+        "bdev_lvol_check_deep_copy",
+        "Says how far a deep copy is. An ended one is forgotten with the answer.",
+        "Progress and state.",
+        async |params: Check| check(params.operation_id),
     )
 }
 
-async fn start(params: Start) -> Result<Value, RpcError> {
-    let (store, info) = stores::find(&params.src_lvol_name)?;
-    let refused = |why: &str| Err(failed(&Error::new(errno::EPERM, why)));
-    if !info.is_read_only {
-        return refused("the volume is not read-only");
-    }
-    let opened = App::here(|app| {
-        let desc = open(app, &params.dst_bdev_name, true, |_, _| {})?;
-        desc.claim(app, Claim::ExclusiveWrite)?;
-        Ok(desc)
-    });
-    let desc = opened.and_then(|opened| opened).map_err(|error| failed(&error))?;
-    let to = desc.info()?;
-    let size = u64::from(info.num_clusters) * u64::from(store.store.super_block().cluster_size);
-    if to.num_blocks().saturating_mul(to.block_size().into()) < size {
-        return Err(failed(&Error::new(errno::EINVAL, "the bdev is smaller than the volume")));
-    }
-    if !store.store.super_block().io_unit_size.is_multiple_of(to.block_size()) {
-        let why = "the store's block size is no multiple of the bdev's";
-        return Err(failed(&Error::new(errno::EINVAL, why)));
-    }
-    let io = BlockIo::new(&Arc::new(desc)).map_err(|error| failed(&error))?;
+fn start(from: &str, to: &str, kind: Kind, max_bandwidth_mb_sec: u64) -> Result<Value, RpcError> {
+    let (store, info) = stores::find(from)?;
+    let opened = Source::open(store, info, kind.name());
+    let from = opened.map_err(|error| failed(&error))?;
+    let to = OpenBdev::new(to, Some(Claim::ExclusiveWrite)).map_err(|error| failed(&error))?;
+    check_target(&from, &to).map_err(|error| failed(&error))?;
 
-    let copies = COPIES.get_or_init(Copies::default)?;
-    let operation_id = copies.last.get() + 1;
-    copies.last.set(operation_id);
-    let total = u64::from(info.num_allocated_clusters);
-    let progress = Rc::new(Progress { total, ..Progress::default() });
-    let mut all = copies.all.borrow_mut();
-    if all.len() >= COPIES_MAX {
-        all.pop_first();
-    }
-    all.insert(operation_id, Rc::clone(&progress));
-    let run = async move {
-        if let Err(error) = copy(&store, &info, &io, &progress).await {
-            progress.error.replace(Some(error));
-        }
+    let total = match kind {
+        Kind::Shallow => from.info.num_allocated_clusters,
+        Kind::Deep => from.info.num_clusters,
     };
-    task::spawn("lvol shallow copy", run).map_err(|error| failed(&error))?.detach();
+    let progress = Rc::new(Progress { total: total.into(), ..Progress::default() });
+    let operation_id = COPIES.get_or_init(Copies::default)?.add(&progress)?;
+    let run = async move {
+        let pace = Pace::new(max_bandwidth_mb_sec);
+        let result = copy(&from, &to, kind, pace, &progress).await;
+        progress.result.replace(Some(result));
+    };
+    task::spawn(kind.name(), run).map_err(|error| failed(&error))?.detach();
     Ok(json!({ "operation_id": operation_id }))
 }
 
-async fn copy(store: &LvStore, info: &Info, to: &BlockIo, progress: &Progress) -> Result<()> {
-    let block = u64::from(to.block_size());
-    let size = store.store.super_block().cluster_size as usize;
-    for index in 0..info.num_clusters {
-        let Place::Own(cluster) = store.store.place(info.id, index) else {
-            continue;
-        };
-        let mut done = 0;
-        while done < size {
-            let len = (size - done).min(PIECE_BYTES);
-            let from = store.store.cluster_offset(cluster) + done as u64;
-            let data = store.store.disk().read(from, len).await;
-            let data = data.map_err(|error| Error::new(error.0, error.to_string()))?;
-            let at = u64::from(index) * size as u64 + done as u64;
-            let mut buf = to.buffer(len as u64 / block)?;
-            buf.copy_from_slice(&data);
-            to.write(Range::new(at / block, len as u64 / block), buf).await?;
-            done += len;
+fn check_target(from: &Source, to: &OpenBdev) -> Result<()> {
+    let info = to.io.desc().info()?;
+    let size = u64::from(from.info.num_clusters) * from.cluster_size();
+    if info.num_blocks().saturating_mul(info.block_size().into()) < size {
+        return Err(Error::new(errno::EINVAL, "the bdev is smaller than the volume"));
+    }
+    if !from.store.store.super_block().io_unit_size.is_multiple_of(info.block_size()) {
+        let why = "the store's block size is no multiple of the bdev's";
+        return Err(Error::new(errno::EINVAL, why));
+    }
+    Ok(())
+}
+
+async fn copy(
+    from: &Source,
+    to: &OpenBdev,
+    kind: Kind,
+    mut pace: Pace,
+    progress: &Progress,
+) -> Result<()> {
+    let held = from.store.store.begin(from.info.id, kind.name());
+    let _held = held.map_err(stores::error)?;
+    let size = from.cluster_size();
+    for index in 0..from.info.num_clusters {
+        let start = u64::from(index) * size;
+        match (from.place(index), kind) {
+            (Place::Own(_), _) | (Place::Inherited(_) | Place::External(_), Kind::Deep) => {
+                copy_range(from, to, start, size, &mut pace).await?;
+            }
+            (Place::Zero, Kind::Deep) => {
+                to.check()?;
+                to.io.write_zeroes(to.blocks(start, size)).await?;
+            }
+            (_, Kind::Shallow) => continue,
         }
         progress.copied.set(progress.copied.get() + 1);
     }
+    if to.io.desc().info()?.ops().contains(OpSet::FLUSH) { to.io.flush().await } else { Ok(()) }
+}
+
+async fn copy_range(
+    from: &Source,
+    to: &OpenBdev,
+    start: u64,
+    bytes: u64,
+    pace: &mut Pace,
+) -> Result<()> {
+    let mut done = 0;
+    while done < bytes {
+        let now = (bytes - done).min(PIECE_BYTES);
+        let data = from.read(start + done, now).await?;
+        to.check()?;
+        to.io.write(to.blocks(start + done, now), data).await?;
+        done += now;
+        pace.wait_after(now).await;
+    }
     Ok(())
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shallow => "shallow copy",
+            Self::Deep => "deep copy",
+        }
+    }
+}
+
+/// Keeps a copy at or below its bandwidth.
+struct Pace {
+    bytes_per_sec: u64,
+    began_ns: u64,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(mb_sec: u64) -> Self {
+        Self { bytes_per_sec: mb_sec.saturating_mul(1 << 20), began_ns: thread::now_ns(), bytes: 0 }
+    }
+
+    async fn wait_after(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        let ns = u128::from(self.bytes) * 1_000_000_000;
+        if let Some(ns) = ns.checked_div(self.bytes_per_sec.into()) {
+            task::sleep_until(self.began_ns + u64::try_from(ns).unwrap_or(u64::MAX / 2)).await;
+        }
+    }
+}
+
+impl Copies {
+    /// Adds a copy and returns its id. The oldest ended copy goes if there are too many.
+    fn add(&self, progress: &Rc<Progress>) -> Result<u32> {
+        let mut all = self.all.borrow_mut();
+        if all.len() >= COPIES_MAX {
+            let ended = all.iter().find(|(_, copy)| copy.result.borrow().is_some());
+            let ended = ended.map(|(id, _)| *id);
+            let Some(ended) = ended else {
+                let message = format!("{COPIES_MAX} copies run; wait until one has ended");
+                return Err(Error::new(errno::EBUSY, message));
+            };
+            all.remove(&ended);
+        }
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        all.insert(id, Rc::clone(progress));
+        Ok(id)
+    }
 }
 
 fn check(id: u32) -> Result<Value, RpcError> {
     let copies = COPIES.get().ok_or_else(Error::no_such_device)?;
     let found = copies.all.borrow().get(&id).cloned();
     let progress = found.ok_or_else(Error::no_such_device)?;
-    let (copied, total) = (progress.copied.get(), progress.total);
-    let counts =
-        |state| json!({"copied_clusters": copied, "total_clusters": total, "state": state});
-    if let Some(error) = &*progress.error.borrow() {
+    let state = match &*progress.result.borrow() {
+        None => "in progress",
+        Some(Ok(())) => "complete",
+        Some(Err(_)) => "error",
+    };
+    let mut told = json!({
+        "copied_clusters": progress.copied.get(),
+        "total_clusters": progress.total,
+        "state": state,
+    });
+    let result = progress.result.borrow();
+    if let (Some(Err(error)), Some(told)) = (&*result, told.as_object_mut()) {
+        told.insert("error".to_owned(), error.message().into());
+    }
+    if result.is_some() {
         copies.all.borrow_mut().remove(&id);
-        return Ok(json!({
-            "copied_clusters": copied,
-            "total_clusters": total,
-            "state": "error",
-            "error": error.message(),
-        }));
     }
-    if copied < total {
-        return Ok(counts("in progress"));
-    }
-    copies.all.borrow_mut().remove(&id);
-    Ok(counts("complete"))
+    Ok(told)
 }

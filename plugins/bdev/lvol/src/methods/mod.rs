@@ -1,6 +1,7 @@
 //! The methods of the control plane, with the reference's names, parameters, results and codes.
 
 mod check;
+mod content;
 mod copy;
 mod store;
 mod volume;
@@ -24,6 +25,7 @@ pub fn register(app: &App) -> Result<()> {
     store::register(app)?;
     volume::register(app)?;
     copy::register(app)?;
+    content::register(app)?;
     check::register(app)
 }
 

@@ -2,11 +2,14 @@
 
 use super::{failed, method, store_failed};
 use crate::stores::{self, LvStore};
-use drivebay_blobstore::{ClearMethod, NewStoreOptions};
+use drivebay_blobstore::{ClearMethod, Fault, NewStoreOptions};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
 use drivebay_sdk::serde_json::{Value, json};
 use std::rc::Rc;
+
+/// Faults of one volume that a list of volumes shows.
+const FAULTS_MAX: usize = 16;
 
 params! {
     /// Parameters of `bdev_lvol_create_lvstore`.
@@ -190,7 +193,7 @@ fn show(store: &LvStore) -> Result<Value, RpcError> {
 fn volumes(store: &LvStore) -> Result<Vec<Value>, RpcError> {
     let of_store = store.info()?;
     let show = |info: drivebay_blobstore::Info| {
-        let faults: Vec<String> = info.faults.iter().map(ToString::to_string).collect();
+        let faults = first_faults(&info.faults);
         let volume = json!({
             "alias": format!("{}/{}", of_store.name, info.name),
             "uuid": store.bdev_name(&info),
@@ -206,6 +209,15 @@ fn volumes(store: &LvStore) -> Result<Vec<Value>, RpcError> {
         with_faults(volume, faults)
     };
     Ok(store.store.volumes().into_iter().map(show).collect())
+}
+
+/// The first faults as text, and how many more there are.
+fn first_faults(faults: &[Fault]) -> Vec<String> {
+    let mut texts: Vec<String> = faults.iter().take(FAULTS_MAX).map(ToString::to_string).collect();
+    if let Some(more) = faults.len().checked_sub(FAULTS_MAX).filter(|more| *more > 0) {
+        texts.push(format!("and {more} more; bdev_lvol_check_lvstore says them all"));
+    }
+    texts
 }
 
 /// Says why a volume is not served, if it is not.

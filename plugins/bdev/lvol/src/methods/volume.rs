@@ -170,6 +170,7 @@ pub(super) fn register(app: &App) -> Result<()> {
 
 /// The data path looks at the store's map again; I/O that began with the old one has ended then.
 async fn settle(store: &LvStore, id: drivebay_blobstore::BlobId) -> Result<(), RpcError> {
+    store.watch_fill();
     store.quiesced(id, async { Ok(()) }).await.map_err(|error| failed(&error))
 }
 
@@ -217,6 +218,7 @@ async fn create(params: Create) -> Result<String, RpcError> {
 }
 
 fn publish(store: &Rc<LvStore>, id: drivebay_blobstore::BlobId) -> Result<String, RpcError> {
+    store.watch_fill();
     store.publish(id).map_err(|error| failed(&error))
 }
 
@@ -227,6 +229,9 @@ async fn delete(params: Volume) -> Result<bool, RpcError> {
         let message = format!("the snapshot has {} clones", info.clones.len());
         return Err(refused(&Error::new(errno::EPERM, message)));
     }
+    // A volume that an operation has stays on the bus.
+    let busy = store.store.begin(info.id, "delete").map(drop);
+    busy.map_err(|error| refused(&stores::error(error)))?;
     store.unpublish(info.id).await.map_err(|error| refused(&error))?;
     let delete = store.store.delete_volume(info.id);
     match (delete.await.map_err(stores::error), info.clones.first()) {
@@ -237,7 +242,7 @@ async fn delete(params: Volume) -> Result<bool, RpcError> {
             Ok(true)
         }
         (Ok(unused), None) => {
-            store.store.recycle(unused).await;
+            store.free(unused).await;
             Ok(true)
         }
         (Err(error), _) => {
@@ -259,7 +264,7 @@ async fn resize(params: Resize) -> Result<bool, RpcError> {
     let resized = store.quiesced(info.id, store.store.resize(info.id, size)).await;
     let on_bus = store.resized(info.id);
     let cut_off = resized.map_err(|error| failed(&error))?;
-    store.store.recycle(cut_off).await;
+    store.free(cut_off).await;
     on_bus.map_err(|error| failed(&error))?;
     Ok(true)
 }
