@@ -181,7 +181,7 @@ impl Scenario {
             14 if self.random.below(3) == 0 => Op::SetExternal(id),
             14 => Op::Inflate(id),
             15 => Op::Decouple(id),
-            16 => Op::Release(id, self.indices(volume)),
+            16 => Op::Release(id, self.owned(store, volume)),
             17 => match self.random.below(4) {
                 0 => Op::RenameStore(self.fresh().0),
                 _ => Op::Close,
@@ -235,6 +235,14 @@ impl Scenario {
         }
         let largest = if volume.is_thin { 1400 } else { 14 };
         Op::Resize(volume.id, self.random.below(largest) as u64)
+    }
+
+    /// Up to four places where a volume has a cluster of its own.
+    fn owned(&mut self, store: &Store<SimDisk>, volume: &Info) -> Vec<u32> {
+        let is_own = |index: &u32| matches!(store.place(volume.id, *index), Place::Own(_));
+        let owned: Vec<u32> = (0..volume.num_clusters).filter(is_own).collect();
+        let count = owned.len().min(4);
+        (0..count).map(|_| owned[self.random.below(owned.len())]).collect()
     }
 
     fn indices(&mut self, volume: &Info) -> Vec<u32> {
