@@ -1,7 +1,11 @@
 """The iSCSI target, as Debian's libiscsi-bin sees it."""
 
+import os
 import re
+import resource
+import socket
 import subprocess
+import time
 import unittest
 
 from host import Host, free_port
@@ -55,6 +59,30 @@ class Iscsi(unittest.TestCase):
                 self.assertEqual(status == 0, is_admitted, text)
             told = host.call("iscsi_get_auth_groups")
             self.assertNotIn("a-secret-of-u1", str(told))
+
+    def test_initiators_wait_while_descriptors_have_run_out_and_the_host_does_not_spin(self):
+        with Host() as host:
+            host.stop()
+            host.start(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+            port = self.serve(host)
+            clients = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(100)]
+            told = "no connection can be accepted"
+            end = time.monotonic() + 20
+            while told not in host.log(1000):
+                self.assertLess(time.monotonic(), end, "it is not told")
+                time.sleep(0.05)
+
+            def processor_seconds():
+                with open(f"/proc/{host.process.pid}/stat") as stat:
+                    fields = stat.read().rsplit(")", 1)[1].split()
+                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            begin = processor_seconds()
+            time.sleep(2)
+            self.assertLess(processor_seconds() - begin, 1, "it spins")
+            for client in clients:
+                client.close()
+            status, text = run("iscsi-inq", f"iscsi://127.0.0.1:{port}/{TARGET}/0")
+            self.assertEqual(status, 0, text)
 
     def test_a_configuration_makes_the_target_again(self):
         with Host() as host:

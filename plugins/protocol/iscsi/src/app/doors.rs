@@ -4,9 +4,11 @@ use crate::group::socket::Socket;
 use crate::login::{Context, Login, Progress, Registry};
 use crate::model::Model;
 use crate::node::Established;
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -16,6 +18,8 @@ const BURST: usize = 16;
 const LOGINS_MAX: usize = 1024;
 /// How long a login may take, in nanoseconds.
 const LOGIN_NS: u64 = 30_000_000_000;
+/// How long nothing is accepted after descriptors or memory have run out, in nanoseconds.
+const REST_NS: u64 = 250_000_000;
 /// How often the time of logins is looked at, in nanoseconds.
 const TICK_NS: u64 = 1_000_000_000;
 
@@ -26,6 +30,8 @@ pub(super) struct Doors {
     listeners: Vec<Listener>,
     guests: Vec<Guest>,
     tick_ns: u64,
+    /// Until when nothing is accepted, since descriptors or memory have run out.
+    rests_until_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -68,16 +74,23 @@ pub(super) struct Move {
 impl Doors {
     pub(super) fn new() -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
-        Ok(Self { epoll, listeners: Vec::new(), guests: Vec::new(), tick_ns: 0 })
+        Ok(Self {
+            epoll,
+            listeners: Vec::new(),
+            guests: Vec::new(),
+            tick_ns: 0,
+            rests_until_ns: None,
+        })
     }
 
     pub(super) fn wake_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 
-    /// When the time of logins is to be looked at, on the host's clock in nanoseconds.
+    /// When the time of logins must be checked or a rest ends, on the host's clock in nanoseconds.
     pub(super) fn next_ns(&self) -> u64 {
-        if self.guests.is_empty() { u64::MAX } else { self.tick_ns }
+        let tick_ns = if self.guests.is_empty() { u64::MAX } else { self.tick_ns };
+        tick_ns.min(self.rests_until_ns.unwrap_or(u64::MAX))
     }
 
     pub(super) fn listen(
@@ -151,11 +164,20 @@ impl Doors {
             .is_ok_and(|(events, _)| !events.is_empty());
         let now_ns = thread::now_ns();
         let is_time = !self.guests.is_empty() && now_ns >= self.tick_ns;
-        if !has_events && !is_time {
+        let is_rested = self.rests_until_ns.is_some_and(|until_ns| now_ns >= until_ns);
+        if !has_events && !is_time && !is_rested {
             return false;
         }
         self.tick_ns = now_ns.saturating_add(TICK_NS);
-        self.accept(now_ns);
+        if is_rested {
+            self.rests_until_ns = None;
+            self.wake_by_listeners(true);
+        }
+        if self.rests_until_ns.is_none()
+            && let Err(error) = self.accept(now_ns)
+        {
+            self.rest(&error, now_ns);
+        }
         for guest in &mut self.guests {
             guest.socket.changed(true, true);
             guest.receive(model, registry, moves, &self.epoll);
@@ -164,12 +186,46 @@ impl Doors {
         has_events
     }
 
-    fn accept(&mut self, now_ns: u64) {
+    /// Stops accepting for a while. The listeners stay readable, so they must not wake the thread meanwhile.
+    fn rest(&mut self, error: &std::io::Error, now_ns: u64) {
+        static EXHAUSTED: Throttle = Throttle::new();
+        self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
+        self.wake_by_listeners(false);
+        if let Some(left_out) = EXHAUSTED.admit() {
+            tracing::error!(
+                "no connection can be accepted: {error}; initiators wait until descriptors are free or the limit is \
+                 raised (ulimit -n, LimitNOFILE=) ({left_out} such lines left out)"
+            );
+        }
+    }
+
+    fn wake_by_listeners(&self, is_on: bool) {
+        let flags = if is_on { EventFlags::IN } else { EventFlags::empty() };
+        for listener in self.listeners.iter().filter(|listener| listener.is_open) {
+            // It cannot fail for a socket that is being watched.
+            let _ = epoll::modify(&self.epoll, &listener.socket, EventData::new_u64(0), flags);
+        }
+    }
+
+    /// Accepts a few connections of each portal.
+    ///
+    /// # Errors
+    /// Descriptors or memory have run out.
+    fn accept(&mut self, now_ns: u64) -> std::io::Result<()> {
+        static TOO_MANY: Throttle = Throttle::new();
         for listener in self.listeners.iter().filter(|listener| listener.is_open) {
             for _ in 0..BURST {
-                let Ok((stream, peer)) = listener.socket.accept() else { break };
+                let (stream, peer) = match listener.socket.accept() {
+                    Ok(accepted) => accepted,
+                    Err(error) if is_exhausted(&error) => return Err(error),
+                    Err(_) => break,
+                };
                 if self.guests.len() >= LOGINS_MAX {
-                    tracing::warn!(%peer, "too many logins at once: a connection is closed");
+                    if let Some(left_out) = TOO_MANY.admit() {
+                        tracing::warn!(
+                            "too many logins at once: the connection of {peer} is closed ({left_out} such lines left out)"
+                        );
+                    }
                     break;
                 }
                 let prepared = (|| {
@@ -187,7 +243,13 @@ impl Doors {
                 });
             }
         }
+        Ok(())
     }
+}
+
+fn is_exhausted(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 impl Guest {
