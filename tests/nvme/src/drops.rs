@@ -309,7 +309,10 @@ fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
 fn cost_of_ends(count: u32) -> u64 {
     let target = Target::start();
     let at = target.listen(DISCOVERY, Ipv4Addr::LOCALHOST.into());
-    let files = target.settled_footprint().files;
+    let queues = || {
+        let stats = target.call("nvmf_get_stats", json!({}));
+        stats["poll_groups"][0]["current_admin_qpairs"].as_u64().unwrap()
+    };
     let controllers: Vec<Controller> = (0..count)
         .map(|_| {
             let mut controller = Controller::connect(Options::new(at, DISCOVERY)).unwrap();
@@ -323,7 +326,8 @@ fn cost_of_ends(count: u32) -> u64 {
     drop(controllers);
     let begin_ns = target.processor_ns();
     target.signal(Signal::CONT);
-    eventually("all have ended", || (target.files() <= files).then_some(()));
+    eventually("all have ended", || (queues() == 0).then_some(()));
+    queues(); // Behind everything that the ends have sent to the app thread.
     (target.processor_ns() - begin_ns) / u64::from(count)
 }
 
@@ -331,8 +335,9 @@ fn cost_of_ends(count: u32) -> u64 {
 fn a_controller_costs_the_same_at_its_end_however_many_end_at_once() {
     let most = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }).unwrap();
-    let [few, many] = [100, 2000].map(cost_of_ends);
-    assert!(many < 3 * few, "one of 100 costs {few} ns, one of 2000 costs {many} ns");
+    let [few, many] = [100, 1000].map(cost_of_ends);
+    eprintln!("one of 100 costs {few} ns, one of 1000 costs {many} ns");
+    assert!(many < 2 * few, "it costs more the more there are: {many} ns instead of {few} ns");
 }
 
 #[test]

@@ -141,11 +141,6 @@ impl Host {
         }
     }
 
-    /// Files that the host has open.
-    pub(crate) fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
-    }
-
     /// Time of a processor that the host has used so far, in nanoseconds.
     pub(crate) fn processor_ns(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
