@@ -1,11 +1,15 @@
 """vhost-user disks, as a front end without a virtual machine sees them."""
 
+import contextlib
 import os
 import random
+import socket
+import struct
 import unittest
 
 from host import Host
-from vhost_client import OK, READ, WRITE, FrontEnd
+from vhost_client import (GET_VRING_BASE, GUEST, IOERR, OK, P_BACKEND_REQ, READ, SET_BACKEND_REQ_FD, SET_MEM_TABLE, USER,
+                          WRITABLE, WRITE, Closed, FrontEnd)
 
 BLOCK = 4096
 SECTORS = BLOCK // 512
@@ -134,3 +138,143 @@ class Restart(VhostTest):
                     while load.busy:
                         load.finish()
                 load.check_all()
+
+
+class Resize(VhostTest):
+    def test_a_vmm_is_told_of_another_size_and_its_guest_can_use_it(self):
+        with self.host() as host, FrontEnd(f"{host.folder}/disk.sock", protocol=P_BACKEND_REQ) as disk:
+            host.call("bdev_null_create", name="n0", num_blocks=2048, block_size=512)
+            host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="n0")
+            disk.connect()
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                disk.tell(SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
+                self.assertEqual(disk.run(READ, 2048, length=BLOCK)[0], IOERR)
+                host.call("bdev_null_resize", name="n0", new_size=4)
+                ours.settimeout(30)
+                self.assertEqual(ours.recv(12), struct.pack("<III", 2, 1, 0))
+                self.assertEqual(disk.capacity(), 8192)
+                self.assertEqual(disk.run(READ, 2048, length=BLOCK)[0], OK)
+                # One that does not listen is no obstacle.
+                for size in range(5, 40):
+                    host.call("bdev_null_resize", name="n0", new_size=size)
+                self.assertEqual(disk.capacity(), 39 * 2048)
+
+
+class BadFrontEnds(VhostTest):
+    """Whatever a front end does, the host lives and serves the next one."""
+
+    def serve(self, host):
+        host.call("bdev_malloc_create", name="m0", num_blocks=SIZE // 512, block_size=512)
+        host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0")
+        return f"{host.folder}/disk.sock"
+
+    def check(self, path):
+        """A front end that keeps the rules is served."""
+        with FrontEnd(path) as disk:
+            disk.connect()
+            self.assertEqual(disk.run(WRITE, 8, b"x" * BLOCK)[0], OK)
+            self.assertEqual(disk.run(READ, 8, length=BLOCK), (OK, b"x" * BLOCK))
+
+    def test_one_that_dies_after_any_message_leaves_nothing_behind(self):
+        with self.host() as host:
+            path = self.serve(host)
+            messages = 1
+            while True:
+                with FrontEnd(path) as disk:
+                    left = [messages]
+
+                    def send(request, payload=b"", fds=(), needs_reply=False, send=disk.send):
+                        left[0] -= 1
+                        if left[0] < 0:
+                            raise Closed
+                        send(request, payload, fds, needs_reply)
+
+                    disk.send = send
+                    try:
+                        disk.connect()
+                        break
+                    except Closed:
+                        # And then a part of one more.
+                        disk.socket.sendall(struct.pack("<III", 5, 1, 40)[:messages % 13])
+                messages += 1
+            self.assertGreater(messages, 12)
+            self.check(path)
+
+    def test_memory_that_vanishes_does_not_take_the_host_along(self):
+        with self.host() as host, FrontEnd(self.serve(host)) as disk:
+            disk.connect()
+            with VanishingMemory(disk) as memory:
+                place = memory.offset + BLOCK
+                for kind, flags in ((READ, WRITABLE), (WRITE, 0)):
+                    memory.truncate()
+                    slot = disk.place(1)
+                    disk.memory[slot:slot + 17] = struct.pack("<IIQB", kind, 0, 64, 0xff)
+                    disk.rings[0].offer(1, [(slot, 16, 0), (place, BLOCK, flags), (slot + 16, 1, WRITABLE)])
+                    self.assertEqual(disk.wait()[0], 1)
+                    memory.grow()
+            self.check(disk.path)
+
+    def test_one_that_ends_while_one_of_its_rings_stops_ends_with_all_of_them(self):
+        with self.host() as host:
+            path = f"{host.folder}/disk.sock"
+            with open(f"{host.folder}/disk", "wb") as file:
+                file.truncate(SIZE)
+            host.call("bdev_aio_create", name="a0", filename=f"{host.folder}/disk", block_size=512)
+            host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="a0")
+            for _ in range(20):
+                with FrontEnd(path, queues=3) as disk:
+                    disk.connect()
+                    for ring in range(3):
+                        for slot in range(disk.slots):
+                            disk.submit(slot, READ, slot * 128, length=65536, ring=ring)
+                    disk.send(GET_VRING_BASE, struct.pack("<II", 1, 0))
+            self.check(path)
+            # Nothing holds the bdev any more.
+            host.call("vhost_delete_controller", ctrlr="disk.sock")
+            host.call("bdev_aio_delete", name="a0")
+
+    def test_messages_of_any_kind_in_any_order_end_at_most_the_session(self):
+        rng = random.Random(19)
+        with self.host() as host:
+            path = self.serve(host)
+            for number in range(150):
+                with FrontEnd(path, tracked=number % 2 == 0) as disk:
+                    # From nothing to a running ring.
+                    prepare = [disk.open, disk.agree, disk.share_memory, disk.rings[0].start][:number % 4 + 1]
+                    for step in prepare:
+                        step()
+                    with contextlib.suppress(Closed):
+                        for _ in range(rng.randrange(1, 12)):
+                            request = rng.randrange(0, 44)
+                            words = [rng.choice((0, 1, 2, 64, GUEST, USER, USER + disk.length, 1 << 63, (1 << 64) - 1))
+                                     for _ in range(rng.choice((0, 1, 2, 5, 6)))]
+                            fds = [disk.fd] * rng.choice((0, 0, 1, 2))
+                            disk.send(request, b"".join(struct.pack("<Q", word) for word in words), fds)
+            self.check(path)
+
+
+class VanishingMemory:
+    """A second part of a front end's memory, of which the front end takes the pages away."""
+
+    LENGTH = 1 << 20
+
+    def __init__(self, disk):
+        self.fd = os.memfd_create("vanishing")
+        self.grow()
+        # Behind the first part, as offsets from the guest's first address.
+        self.offset = disk.length
+        region = struct.pack("<QQQQ", GUEST + self.offset, self.LENGTH, USER + self.offset, 0)
+        disk.tell(SET_MEM_TABLE, struct.pack("<II", 2, 0) + disk.region() + region, [disk.fd, self.fd])
+
+    def grow(self):
+        os.ftruncate(self.fd, self.LENGTH)
+
+    def truncate(self):
+        os.ftruncate(self.fd, 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.fd)

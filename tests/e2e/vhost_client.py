@@ -317,3 +317,71 @@ class Ring:
         slot = self.ended.pop(0)
         place, length = front.place(slot, self.index), self.outstanding.pop(slot)
         return slot, front.memory[place + 16], front.memory[place + DATA:place + DATA + length]
+
+
+# Rings of a SCSI host, and their requests.
+CONTROL, EVENTS, REQUESTS = 0, 1, 2
+ABORT_TASK, ABORT_TASK_SET, CLEAR_ACA, UNIT_RESET, QUERY_TASK = 0, 1, 2, 5, 6
+SCSI_OK, OVERRUN, ABORTED, BAD_TARGET, SUCCEEDED, REJECTED, INCORRECT_LUN = 0, 1, 2, 3, 10, 11, 12
+INOUT, HOTPLUG, CHANGE = 1, 2, 4
+HEADER, RESPONSE = 51, 108
+
+
+class ScsiFrontEnd(FrontEnd):
+    """A SCSI host: a control ring, an event ring and one ring of requests."""
+
+    def __init__(self, path, features=INOUT | HOTPLUG | CHANGE, **options):
+        super().__init__(path, queues=3, features=features, **options)
+
+    def lun(self, target, lun=0):
+        return struct.pack(">BBHI", 1, target, 0x4000 | lun, 0)
+
+    def command(self, slot, cdb, data=b"", length=0, target=0, lun=0, tag=0):
+        """Begins a command: `data` goes to the device, `length` bytes may come from it."""
+        place = self.place(slot, REQUESTS)
+        header = self.lun(target, lun) + struct.pack("<QBBB", tag, 0, 0, 0) + bytes(cdb).ljust(32, b"\0")
+        self.memory[place:place + HEADER] = header
+        self.memory[place + 0x100:place + 0x100 + RESPONSE] = b"\xff" * RESPONSE
+        self.memory[place + DATA:place + DATA + len(data)] = data
+        buffers = [(place, HEADER, 0)]
+        if data:
+            buffers.append((place + DATA, len(data), 0))
+        buffers.append((place + 0x100, RESPONSE, WRITABLE))
+        if length:
+            buffers.append((place + DATA, length, WRITABLE))
+        self.rings[REQUESTS].offer(slot, buffers, length)
+
+    def ended(self):
+        """The next command that ends: slot, response, status, residual, sense data and data."""
+        slot, _, data = self.wait(REQUESTS)
+        place = self.place(slot, REQUESTS) + 0x100
+        length, residual, _, status, response = struct.unpack("<IIHBB", self.memory[place:place + 12])
+        return slot, response, status, residual, self.memory[place + 12:place + 12 + length], data
+
+    def execute(self, cdb, data=b"", length=0, target=0, lun=0):
+        """One command, alone: response, status, residual, sense data and data."""
+        self.command(0, cdb, data, length, target, lun)
+        slot, *rest = self.ended()
+        assert slot == 0
+        return rest
+
+    def manage(self, function, target=0, lun=0, tag=0):
+        """A task management function: its response."""
+        place = self.place(0, CONTROL)
+        self.memory[place:place + 24] = struct.pack("<II", 0, function) + self.lun(target, lun) + struct.pack("<Q", tag)
+        self.memory[place + 32] = 0xff
+        self.rings[CONTROL].offer(0, [(place, 24, 0), (place + 32, 1, WRITABLE)])
+        self.wait(CONTROL)
+        return self.memory[place + 32]
+
+    def give_event_buffers(self, count=4):
+        for slot in range(count):
+            self.rings[EVENTS].offer(slot, [(self.place(slot, EVENTS), 16, WRITABLE)])
+
+    def event(self):
+        """The next event: its number, target and reason. Its buffer is given again."""
+        slot, _, _ = self.wait(EVENTS)
+        place = self.place(slot, EVENTS)
+        event, _, target, _, _, reason = struct.unpack("<IBBHII", self.memory[place:place + 16])
+        self.rings[EVENTS].offer(slot, [(place, 16, WRITABLE)])
+        return event, target, reason

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A chain, the part of it that is the data of an I/O, and what the device keeps beside it.
 ///
 /// # Invariants
-/// Every element of `data` is a piece of `chain`, which lies in `memory`: the memory stays mapped as long as the
+/// Every element of `data` is a piece of a chain that lies in `memory`: the memory stays mapped as long as the
 /// request is alive.
 pub struct Request<T> {
     /// The chain.
@@ -43,16 +43,28 @@ impl<T> Request<T> {
         &self.memory
     }
 
-    /// The data are what the device reads, but for the first `skip` bytes: how many there are.
-    pub fn lend_readable(&mut self, skip: u64) -> u64 {
-        let len = self.chain.readable_len().saturating_sub(skip);
+    /// The data are `len` bytes of what the device reads, from `skip` on. `false`, and no data, when they are not all there.
+    pub fn lend_readable(&mut self, skip: u64, len: u64) -> bool {
         lend(&mut self.data, self.chain.readable(), skip, len)
     }
 
-    /// The data are what the device writes, but for the last `keep` bytes: how many there are.
-    pub fn lend_writable(&mut self, keep: u64) -> u64 {
-        let len = self.chain.writable_len().saturating_sub(keep);
-        lend(&mut self.data, self.chain.writable(), 0, len)
+    /// The data are `len` bytes of what the device writes, from `skip` on. `false`, and no data, when they are not all there.
+    pub fn lend_writable(&mut self, skip: u64, len: u64) -> bool {
+        lend(&mut self.data, self.chain.writable(), skip, len)
+    }
+
+    /// As [`lend_readable`](Self::lend_readable), of another request over the same memory.
+    pub fn lend_readable_of<U>(&mut self, other: &Request<U>, skip: u64, len: u64) -> bool {
+        self.lend_nothing();
+        Arc::ptr_eq(&self.memory, &other.memory)
+            && lend(&mut self.data, other.chain.readable(), skip, len)
+    }
+
+    /// As [`lend_writable`](Self::lend_writable), of another request over the same memory.
+    pub fn lend_writable_of<U>(&mut self, other: &Request<U>, skip: u64, len: u64) -> bool {
+        self.lend_nothing();
+        Arc::ptr_eq(&self.memory, &other.memory)
+            && lend(&mut self.data, other.chain.writable(), skip, len)
     }
 
     /// There are no data.
@@ -61,8 +73,8 @@ impl<T> Request<T> {
     }
 }
 
-/// Fills `list` with `len` bytes of `pieces` from `skip` on; returns `len`.
-fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> u64 {
+/// Fills `list` with `len` bytes of `pieces` from `skip` on: whether they are all there. If not, it stays empty.
+fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> bool {
     list.clear();
     let mut rest = len;
     for piece in pieces {
@@ -83,7 +95,10 @@ fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> u
         list.push(bay_iov { addr: addr.as_ptr().cast(), len: count_u32, region: piece.region });
         (rest, skip) = (rest - count, 0);
     }
-    len
+    if rest > 0 {
+        list.clear();
+    }
+    rest == 0
 }
 
 // SAFETY: the box is not touched before `from_raw`, so the list stays where it is; the memory stays mapped by the
@@ -125,7 +140,7 @@ mod tests {
 
     fn lent(lens: &[u32], skip: u64, len: u64) -> Vec<(usize, u32)> {
         let mut list = Vec::new();
-        assert_eq!(lend(&mut list, &pieces(lens), skip, len), len);
+        lend(&mut list, &pieces(lens), skip, len);
         list.iter().map(|piece| (piece.addr as usize, piece.len)).collect()
     }
 
@@ -137,5 +152,6 @@ mod tests {
         assert_eq!(lent(&[512, 513], 0, 1024), [(0x1000, 512), (0x2000, 512)]);
         assert_eq!(lent(&[512, 1], 0, 512), [(0x1000, 512)]);
         assert_eq!(lent(&[1], 0, 0), []);
+        assert_eq!(lent(&[512, 512], 16, 1024), [], "16 bytes are missing");
     }
 }

@@ -3,11 +3,11 @@ set -euo pipefail
 modprobe virtio_blk
 for _ in $(seq 100); do [ -b /dev/vda ] && break; sleep 0.1; done
 
-for round in 0 1 2; do
+for round in $(seq 0 $((KILLS - 1))); do
     fio --name=v --filename=/dev/vda --rw=randrw --bs=4k --size=12M --direct=1 --iodepth=16 --ioengine=libaio \
-        --verify=crc32c --verify_fatal=1 --loops=1000 --runtime=12 --time_based >/run/guest/fio 2>&1 &
+        --verify=crc32c --verify_fatal=1 --loops=1000 --runtime=8 --time_based >/run/guest/fio 2>&1 &
     fio=$!
-    sleep 3
+    sleep 2
     touch "/run/guest/loaded$round" # from here on the host may be killed at any moment
     for _ in $(seq 600); do [ -e "/run/guest/restarted$round" ] && break; sleep 0.1; done
     wait $fio || { cat /run/guest/fio; dmesg | tail -5; exit 1; }

@@ -1,30 +1,39 @@
-"""A Linux kernel in QEMU whose disk is a vhost-user-blk device of the host under test."""
+"""A Linux kernel in QEMU whose disks are vhost-user devices of the host under test."""
+
+import os
 
 from host import Host
 from nvme_guest import NvmeGuestTest
 from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
 
 
-class VhostBlock(NvmeGuestTest):
+# The device maps the guest's memory.
+MEMORY = "-machine memory-backend=mem -object memory-backend-memfd,id=mem,size=1G,share=on"
+# Kills of one guest's host; more by `cargo xtask soak`.
+KILLS = 10 if os.environ.get("DRIVEBAY_SOAK") else 1
+
+
+class VhostGuest(NvmeGuestTest):
+    def host(self):
+        """A host whose sockets are in its own folder."""
+        host = Host()
+        host.flags = ("-S", host.folder)
+        return host
+
+
+class VhostBlock(VhostGuest):
     def controller(self, host, bdev, **params):
         """Makes a controller and returns QEMU's arguments for a disk on it."""
         self.serve(host, bdev, **params)
         packed = "on" if params.get("packed_ring") else "off"
         return [
-            # The device maps the guest's memory.
-            "-machine memory-backend=mem -object memory-backend-memfd,id=mem,size=1G,share=on",
+            MEMORY,
             f"-chardev socket,id=c0,path={host.folder}/disk.sock,reconnect=1 "
             f"-device vhost-user-blk-pci,chardev=c0,num-queues=1,packed={packed}",
         ]
 
     def serve(self, host, bdev, **params):
         host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name=bdev, **params)
-
-    def host(self):
-        """A host whose sockets are in its own folder."""
-        host = Host()
-        host.flags = ("-S", host.folder)
-        return host
 
     def run_disk(self, make_disk, **params):
         with self.host() as host:
@@ -43,8 +52,8 @@ class VhostBlock(NvmeGuestTest):
     def kill_under_load(self, **params):
         with self.host() as host:
             arguments = self.controller(host, file_disk(host)[0], **params)
-            guest = self.begin("vhost_killed.sh", net="none", qemu_arg=arguments)
-            for number in range(3):
+            guest = self.begin("vhost_killed.sh", net="none", qemu_arg=arguments, env={"KILLS": str(KILLS)})
+            for number in range(KILLS):
                 guest.wait_for(f"loaded{number}")
                 host.kill()
                 host.start()

@@ -80,6 +80,7 @@ fn the_table_covers_every_crate_and_tells_right_from_wrong() {
         ("sdk/spec/nvme-tcp", "sdk/spec/nvme", true),
         ("sdk/spec/iscsi", "sdk/spec/scsi", false),
         ("plugins/protocol/iscsi", "sdk/scsi", true),
+        ("plugins/protocol/vhost", "sdk/scsi", true),
         ("sdk/spec/nvme", "sdk/spec/nvme-tcp", false),
         ("plugin-api", "sdk", false),
         ("tests/xtask", "host/core", false),

@@ -1,7 +1,9 @@
 //! The sockets: listeners and sessions, all served by one poller of the app thread.
 
+use crate::blk;
 use crate::controllers;
-use crate::device::Device;
+use crate::device::{Device, Service};
+use crate::personality::Personality;
 use crate::session::{Answer, Outcome, Session};
 use crate::socket::{End, Message, Socket};
 use drivebay_sdk::poller::{Poll, Poller};
@@ -17,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Sessions of one controller: a VMM has one, and another while it comes back.
 const SESSIONS_MAX: usize = 8;
@@ -36,6 +39,8 @@ pub struct Control {
     next_key: Cell<u64>,
     /// What is done when a controller has no session left.
     ends: RefCell<Vec<AtEnd>>,
+    /// What is done when a target has left all sessions, by the key of its [`Leaving`].
+    removals: RefCell<BTreeMap<u64, Removal>>,
 }
 
 #[derive(Debug)]
@@ -55,6 +60,32 @@ struct Open {
     /// Rings that are stopping.
     stopping: usize,
     is_closing: bool,
+}
+
+/// What is called when a target has left all sessions.
+struct Removal(Box<dyn FnOnce()>);
+
+impl std::fmt::Debug for Removal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Removal")
+    }
+}
+
+/// Every session that still has a target shares one; the app thread hears when the last is dropped.
+struct Leaving(u64);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let key = self.0;
+        let tell = move || {
+            if let Ok(all) = controllers::all() {
+                all.control.removed(key);
+            }
+        };
+        if let Err(error) = thread::app().send(tell) {
+            tracing::error!("the app thread is gone: {error}");
+        }
+    }
 }
 
 struct AtEnd {
@@ -97,6 +128,7 @@ impl Control {
             entries: RefCell::default(),
             next_key: Cell::new(0),
             ends: RefCell::default(),
+            removals: RefCell::default(),
         });
         let poller = Poller::register("vhost-control", 0, Round(Rc::downgrade(&control)))?;
         poller.wake_fd(fd, POLLIN)?;
@@ -136,14 +168,53 @@ impl Control {
         self.call_ends();
     }
 
-    /// The bdev of a controller has another size.
-    pub fn resized(&self, controller: &str, disk: &crate::blk::Disk) {
+    /// The bdev of a block device has another size.
+    pub fn resized(&self, controller: &str, disk: &blk::Disk) {
         for key in self.sessions_of(controller) {
             if let Some(Entry::Session(open)) = self.entries.borrow_mut().get_mut(&key) {
-                open.session.resized(disk.clone());
-                let disk = disk.clone();
-                open.session.device().send(move |device| device.resized(disk));
+                open.session.changed(Personality::Blk(disk.clone()));
             }
+        }
+        let disk = disk.clone();
+        self.for_each_device(controller, move |device| {
+            if let Service::Blk(service) = device.service() {
+                service.resized(disk.clone());
+            }
+        });
+    }
+
+    /// Calls something for the device of each session of a controller, on the device's thread.
+    pub fn for_each_device(
+        &self,
+        controller: &str,
+        call: impl Fn(&Device) + Clone + Send + 'static,
+    ) {
+        for key in self.sessions_of(controller) {
+            if let Some(Entry::Session(open)) = self.entries.borrow().get(&key) {
+                let call = call.clone();
+                open.session.device().send(move |device| call(device));
+            }
+        }
+    }
+
+    /// Takes a target from all sessions of a controller, then calls `done`.
+    pub fn remove_target(&self, controller: &str, number: u8, done: impl FnOnce() + 'static) {
+        let key = self.key();
+        self.removals.borrow_mut().insert(key, Removal(Box::new(done)));
+        let leaving = Arc::new(Leaving(key));
+        self.for_each_device(controller, move |device| {
+            if let Service::Scsi(scsi) = device.service() {
+                let leaving = Arc::clone(&leaving);
+                scsi.remove(number, Box::new(move || drop(leaving)));
+            }
+        });
+    }
+
+    /// A target has left all sessions.
+    fn removed(&self, key: u64) {
+        let removal = self.removals.borrow_mut().remove(&key);
+        if let Some(Removal(done)) = removal {
+            done();
         }
     }
 
@@ -199,18 +270,17 @@ impl Control {
             return Err(Error::new(errno::EBUSY, format!("it has {SESSIONS_MAX} sessions")));
         }
         let controller = controllers::all()?.get(name)?;
-        let (disk, desc) = controller.disk()?;
+        let (personality, service) = (controller.personality()?, controller.service()?);
         let socket = Socket::new(stream)?;
         let device_thread = thread::create(&format!("vhost.{name}"), &controller.config.cpumask)?;
-        let of_device = disk.clone();
-        let device = Resident::new(device_thread, move || Device::new(desc, of_device))?;
+        let device = Resident::new(device_thread, move || Device::new(service()))?;
         let key = self.key();
         self.watch(&socket, key)?;
         tracing::info!("vhost controller {name}: a VMM has connected");
         let open = Open {
             controller: name.to_owned(),
             socket,
-            session: Session::new(disk, device),
+            session: Session::new(personality, device),
             waiting: None,
             stopping: 0,
             is_closing: false,

@@ -1,7 +1,10 @@
 //! The controllers: what is configured. Everything here is on the app thread.
 
-use crate::blk::Disk;
+use crate::blk::{self, Disk};
 use crate::control::Control;
+use crate::device::Service;
+use crate::personality::Personality;
+use crate::scsi::{self, TARGETS_MAX, TargetDisk};
 use drivebay_sdk::bdev::{self, Desc, Event};
 use drivebay_sdk::runtime::resident::OnApp;
 use drivebay_sdk::{App, Error, Result, Stopping, errno, tracing};
@@ -32,29 +35,63 @@ pub struct Controllers {
 pub struct Controller {
     /// How it was made.
     pub config: ControllerConfig,
-    /// `None` since the bdev went away.
-    pub desc: Option<Arc<Desc>>,
-    /// Names its listener.
-    listener: u64,
+    /// What is behind it.
+    pub backing: Backing,
+    /// Its socket.
+    pub path: PathBuf,
+    /// Names its listener; `None` until it is started.
+    listener: Option<u64>,
 }
 
-/// How a controller is made.
+/// How a controller is made, whatever is behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
     /// Name of the controller and of its socket.
     pub name: String,
-    /// Name of the bdev.
-    pub bdev: String,
-    /// Whether guests may not write.
-    pub readonly: bool,
-    /// Whether packed rings are offered.
-    pub packed_ring: bool,
     /// Cores that serve it; empty = any.
     pub cpumask: String,
     /// Least time between interrupts, in microseconds. Kept for `vhost_get_controllers`.
     pub delay_base_us: u32,
     /// Requests a second from which interrupts are delayed.
     pub iops_threshold: u32,
+}
+
+/// What is behind a controller.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// One bdev as a block device.
+    Blk(Blk),
+    /// SCSI targets.
+    Scsi(BTreeMap<u8, Target>),
+}
+
+/// The bdev of a block device.
+#[derive(Clone, Debug)]
+pub struct Blk {
+    /// How it was made.
+    pub config: BlkConfig,
+    /// `None` since the bdev went away.
+    pub desc: Option<Arc<Desc>>,
+}
+
+/// How a block device is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlkConfig {
+    /// Name of the bdev.
+    pub bdev: String,
+    /// Whether guests may not write.
+    pub readonly: bool,
+    /// Whether packed rings are offered.
+    pub packed_ring: bool,
+}
+
+/// A SCSI target.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Name of the bdev.
+    pub bdev: String,
+    /// `None` while it goes.
+    desc: Option<Arc<Desc>>,
 }
 
 /// Makes the one value of this thread.
@@ -96,13 +133,143 @@ fn all_ended() {
 }
 
 impl Controllers {
-    /// Makes a controller, and listens.
+    /// Makes a block device, and listens.
     ///
     /// # Errors
     /// `EEXIST` when the name is taken, `ENODEV` when there is no such bdev, what the socket's path refuses.
-    pub fn create(&self, app: &App, config: ControllerConfig) -> Result<()> {
+    pub fn create_blk(&self, app: &App, config: ControllerConfig, blk: BlkConfig) -> Result<()> {
         let name = config.name.clone();
-        if self.by_name.borrow().contains_key(&name) {
+        let path = self.path_of_new(&name)?;
+        let of_event = name.clone();
+        let desc = bdev::open(app, &blk.bdev, !blk.readonly, move |_, event| {
+            changed(&of_event, event);
+        })?;
+        let listener = Some(self.control.listen(&name, &path)?);
+        let backing = Backing::Blk(Blk { config: blk, desc: Some(Arc::new(desc)) });
+        let controller = Controller { config, backing, path, listener };
+        self.by_name.borrow_mut().insert(name, controller);
+        Ok(())
+    }
+
+    /// Makes a SCSI controller without targets, and listens unless that is `delayed`.
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken, what the socket's path refuses.
+    pub fn create_scsi(&self, config: ControllerConfig, delayed: bool) -> Result<()> {
+        let name = config.name.clone();
+        let path = self.path_of_new(&name)?;
+        let listener = if delayed { None } else { Some(self.control.listen(&name, &path)?) };
+        let backing = Backing::Scsi(BTreeMap::new());
+        let controller = Controller { config, backing, path, listener };
+        self.by_name.borrow_mut().insert(name, controller);
+        Ok(())
+    }
+
+    /// Begins to listen for a SCSI controller that was made with a delay.
+    ///
+    /// # Errors
+    /// `ENODEV`, `EEXIST` when it listens already, `EINVAL` for a block device, what the socket's path refuses.
+    pub fn start_scsi(&self, name: &str) -> Result<()> {
+        let mut all = self.by_name.borrow_mut();
+        let controller = all.get_mut(name).ok_or_else(|| no_controller(name))?;
+        controller.targets_mut()?;
+        if controller.listener.is_some() {
+            return Err(Error::new(errno::EEXIST, format!("controller {name} is started")));
+        }
+        controller.listener = Some(self.control.listen(name, &controller.path)?);
+        Ok(())
+    }
+
+    /// Adds a target: its number. Guests are told.
+    ///
+    /// # Errors
+    /// `ENODEV` without the controller or bdev, `EINVAL` for a number or controller that cannot have it, `EEXIST` when the
+    /// number is taken, `ENOSPC` when all are.
+    pub fn add_target(&self, app: &App, name: &str, number: i32, bdev: &str) -> Result<u8> {
+        let number = self.free_number(name, number)?;
+        let of_event = name.to_owned();
+        let desc = bdev::open(app, bdev, true, move |_, event| {
+            target_changed(&of_event, number, event);
+        })?;
+        let desc = Arc::new(desc);
+        let disk = TargetDisk { number, disk: (&desc.info()?).into(), desc: Arc::clone(&desc) };
+        if let Some(controller) = self.by_name.borrow_mut().get_mut(name) {
+            let target = Target { bdev: bdev.to_owned(), desc: Some(desc) };
+            controller.targets_mut()?.insert(number, target);
+        }
+        self.control.for_each_device(name, move |device| {
+            if let Service::Scsi(scsi) = device.service() {
+                scsi.add(disk.clone());
+            }
+        });
+        Ok(number)
+    }
+
+    /// The number of a new target; negative = the first free one.
+    fn free_number(&self, name: &str, number: i32) -> Result<u8> {
+        let mut all = self.by_name.borrow_mut();
+        let targets = all.get_mut(name).ok_or_else(|| no_controller(name))?.targets_mut()?;
+        if number < 0 {
+            let free = (0..TARGETS_MAX).find(|number| !targets.contains_key(number));
+            let full =
+                || Error::new(errno::ENOSPC, format!("all {TARGETS_MAX} targets are in use"));
+            return free.ok_or_else(full);
+        }
+        let given = u8::try_from(number).ok().filter(|number| *number < TARGETS_MAX);
+        let allowed = format!("a number below {TARGETS_MAX}, or -1 for the first free one");
+        let given = given.ok_or_else(|| Error::invalid("scsi_target_num", number, allowed))?;
+        if targets.contains_key(&given) {
+            return Err(Error::new(errno::EEXIST, format!("target {given} is in use")));
+        }
+        Ok(given)
+    }
+
+    /// Removes a target: guests are told, and `done` is called when their commands have ended.
+    pub fn remove_target(&self, name: &str, number: u32, done: impl FnOnce(Result<()>) + 'static) {
+        match self.begin_removal(name, number) {
+            Ok((number, desc)) => self.finish_removal(name, number, desc, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn begin_removal(&self, name: &str, number: u32) -> Result<(u8, Arc<Desc>)> {
+        let mut all = self.by_name.borrow_mut();
+        let targets = all.get_mut(name).ok_or_else(|| no_controller(name))?.targets_mut()?;
+        let given = u8::try_from(number).ok().filter(|number| *number < TARGETS_MAX);
+        let allowed = format!("a number below {TARGETS_MAX}");
+        let given = given.ok_or_else(|| Error::invalid("scsi_target_num", number, allowed))?;
+        // The reference says EBUSY of a target that is not there, too.
+        let busy =
+            || Error::new(errno::EBUSY, format!("target {given} is not there, or goes already"));
+        let desc =
+            targets.get_mut(&given).and_then(|target| target.desc.take()).ok_or_else(busy)?;
+        Ok((given, desc))
+    }
+
+    /// The target has left every session: then its bdev is closed.
+    fn finish_removal(
+        &self,
+        name: &str,
+        number: u8,
+        desc: Arc<Desc>,
+        done: impl FnOnce(Result<()>) + 'static,
+    ) {
+        let name_then = name.to_owned();
+        self.control.remove_target(name, number, move || {
+            if let Ok(all) = all()
+                && let Some(controller) = all.by_name.borrow_mut().get_mut(&name_then)
+                && let Ok(targets) = controller.targets_mut()
+            {
+                targets.remove(&number);
+            }
+            drop(desc);
+            done(Ok(()));
+        });
+    }
+
+    /// The path of the socket of a new controller.
+    fn path_of_new(&self, name: &str) -> Result<PathBuf> {
+        if self.by_name.borrow().contains_key(name) {
             return Err(Error::new(errno::EEXIST, format!("controller {name}: File exists")));
         }
         if self.by_name.borrow().len() == CONTROLLERS_MAX {
@@ -111,15 +278,7 @@ impl Controllers {
                 format!("more than {CONTROLLERS_MAX} controllers"),
             ));
         }
-        let path = socket_path(&name)?;
-        let of_event = name.clone();
-        let desc = bdev::open(app, &config.bdev, !config.readonly, move |_, event| {
-            changed(&of_event, event);
-        })?;
-        let listener = self.control.listen(&name, &path)?;
-        let controller = Controller { config, desc: Some(Arc::new(desc)), listener };
-        self.by_name.borrow_mut().insert(name, controller);
-        Ok(())
+        socket_path(name)
     }
 
     /// Takes a controller away; `done` when its sessions have ended.
@@ -127,7 +286,9 @@ impl Controllers {
         let Some(controller) = self.by_name.borrow_mut().remove(name) else {
             return done(Err(no_controller(name)));
         };
-        self.control.unlisten(controller.listener);
+        if let Some(listener) = controller.listener {
+            self.control.unlisten(listener);
+        }
         self.control.end_sessions(name, move || {
             drop(controller);
             done(Ok(()));
@@ -160,30 +321,101 @@ impl Controllers {
 }
 
 impl Controller {
-    /// The disk as it is now, with its descriptor.
+    /// What a VMM learns of the device now.
     ///
     /// # Errors
-    /// `ENODEV` when the bdev went away.
-    pub fn disk(&self) -> Result<(Disk, Arc<Desc>)> {
+    /// `ENODEV` when the bdev of a block device went away.
+    pub fn personality(&self) -> Result<Personality> {
+        match &self.backing {
+            Backing::Blk(blk) => Ok(Personality::Blk(blk.disk()?.0)),
+            Backing::Scsi(_) => Ok(Personality::Scsi),
+        }
+    }
+
+    /// Whether guests can connect.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Makes what serves the requests of a new session, on its thread.
+    ///
+    /// # Errors
+    /// As [`personality`](Self::personality).
+    pub fn service(&self) -> Result<impl FnOnce() -> Service + Send + 'static + use<>> {
+        let (blk, targets) = match &self.backing {
+            Backing::Blk(blk) => (Some(blk.disk()?), Vec::new()),
+            Backing::Scsi(targets) => (None, present(targets)?),
+        };
+        Ok(move || match blk {
+            Some((disk, desc)) => Service::Blk(blk::Service::new(desc, disk)),
+            None => Service::Scsi(scsi::Service::new(targets)),
+        })
+    }
+
+    fn targets_mut(&mut self) -> Result<&mut BTreeMap<u8, Target>> {
+        match &mut self.backing {
+            Backing::Scsi(targets) => Ok(targets),
+            Backing::Blk(_) => Err(Error::invalid("ctrlr", &self.config.name, "a SCSI controller")),
+        }
+    }
+}
+
+/// The targets that do not go.
+fn present(targets: &BTreeMap<u8, Target>) -> Result<Vec<TargetDisk>> {
+    let present =
+        targets.iter().filter_map(|(&number, target)| Some((number, target.desc.clone()?)));
+    present
+        .map(|(number, desc)| Ok(TargetDisk { number, disk: (&desc.info()?).into(), desc }))
+        .collect()
+}
+
+impl Blk {
+    /// The disk as it is now, with its descriptor.
+    fn disk(&self) -> Result<(Disk, Arc<Desc>)> {
         let desc = self.desc.clone().ok_or_else(Error::no_such_device)?;
         let disk = Disk::new(&desc.info()?, self.config.readonly, self.config.packed_ring);
         Ok((disk, desc))
     }
 }
 
-/// Something happened to the bdev of a controller.
+/// Something happened to the bdev of a block device.
 fn changed(name: &str, event: Event) {
     let Ok(all) = all() else { return };
     match event {
         Event::Remove => {
             tracing::warn!("vhost controller {name}: its bdev goes away, its guests get errors");
-            let desc = all.by_name.borrow_mut().get_mut(name).and_then(|found| found.desc.take());
+            let desc = match all.by_name.borrow_mut().get_mut(name).map(|found| &mut found.backing)
+            {
+                Some(Backing::Blk(blk)) => blk.desc.take(),
+                _ => None,
+            };
             all.control.end_sessions(name, move || drop(desc));
         }
         Event::Resize { .. } => {
-            if let Ok((disk, _)) = all.get(name).and_then(|controller| controller.disk()) {
+            if let Ok(Personality::Blk(disk)) = all.get(name).and_then(|found| found.personality())
+            {
                 all.control.resized(name, &disk);
             }
+        }
+        _ => {}
+    }
+}
+
+/// Something happened to the bdev of a target.
+fn target_changed(name: &str, number: u8, event: Event) {
+    let Ok(all) = all() else { return };
+    match event {
+        Event::Remove => {
+            tracing::warn!("vhost controller {name}: the bdev of target {number} goes away");
+            all.remove_target(name, number.into(), |_| {}); // a target that goes already goes
+        }
+        Event::Resize { num_blocks, .. } => {
+            all.control.for_each_device(name, move |device| {
+                if let Service::Scsi(scsi) = device.service() {
+                    scsi.resize(number, num_blocks);
+                }
+            });
         }
         _ => {}
     }

@@ -1,13 +1,11 @@
-//! A device that runs: its rings on one lightweight thread, with the bdev's channel of that thread.
+//! A device that runs: its rings on one lightweight thread, and the service behind them.
 //!
-//! A round of the poller: hand back what has ended, take new requests, ring the bdev's doorbell. Completions are gathered
+//! A round of the poller: hand back what has ended, take new requests, ring the doorbells of bdevs. Completions are gathered
 //! in a list first, so one look at the driver's wish and one call serve a whole burst.
 
-use crate::blk::{Disk, Plan, STATUS_LEN};
-use drivebay_sdk::bdev::{Channel, Desc, IoFlags, IoResult, Op};
+use crate::{blk, scsi};
 use drivebay_sdk::poller::{Poll, Poller};
-use drivebay_sdk::{Error, tracing};
-use drivebay_spec_vhost::blk::Status;
+use drivebay_sdk::tracing;
 use drivebay_virtio::{Queue, Request};
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -42,11 +40,16 @@ pub struct Device {
 
 struct Inner {
     rings: RefCell<Vec<Rc<Running>>>,
-    disk: RefCell<Disk>,
-    /// `None` when the bdev gave none: then every request fails.
-    // Dropped before the descriptor.
-    channel: Option<Channel>,
-    _desc: Arc<Desc>,
+    service: Service,
+}
+
+/// What serves the requests.
+#[derive(Debug)]
+pub enum Service {
+    /// One disk.
+    Blk(blk::Service),
+    /// SCSI targets.
+    Scsi(Rc<scsi::Service>),
 }
 
 /// A ring that runs.
@@ -75,14 +78,21 @@ struct State {
 }
 
 /// Whose a request is, and how it ended.
-struct Owner {
+#[derive(Default)]
+pub struct Owner {
     ring: Option<Rc<Running>>,
-    status: Status,
-    /// Bytes that a successful request writes in front of its status.
-    written: u64,
+    /// Bytes that were written to it.
+    pub written: u64,
 }
 
-type Taken = Box<Request<Owner>>;
+/// A request of the driver.
+pub type Taken = Box<Request<Owner>>;
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owner").field("written", &self.written).finish_non_exhaustive()
+    }
+}
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,18 +103,19 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// A device without rings, on this thread. When the bdev gives no channel, every request of a guest fails.
+    /// A device without rings, on this thread.
     #[must_use]
-    pub fn new(desc: Arc<Desc>, disk: Disk) -> Self {
-        let name = disk.name.clone();
-        let failed =
-            |what: &str, error: &Error| tracing::error!("vhost over {name}: no {what}: {error}");
-        let channel = desc.channel().inspect_err(|error| failed("channel", error)).ok();
-        let rings = RefCell::default();
-        let inner = Rc::new(Inner { rings, disk: RefCell::new(disk), channel, _desc: desc });
+    pub fn new(service: Service) -> Self {
+        let inner = Rc::new(Inner { rings: RefCell::default(), service });
         let poller = Poller::register("vhost", 0, Round(Rc::clone(&inner)));
-        let poller = poller.inspect_err(|error| failed("poller", error)).ok();
+        let poller = poller.inspect_err(|error| tracing::error!("vhost: no poller: {error}")).ok();
         Self { inner, poller }
+    }
+
+    /// What serves the requests.
+    #[must_use]
+    pub fn service(&self) -> &Service {
+        &self.inner.service
     }
 
     /// Runs a ring.
@@ -151,11 +162,6 @@ impl Device {
             ring.state.borrow_mut().call = call;
         }
     }
-
-    /// The bdev has another size.
-    pub fn resized(&self, disk: Disk) {
-        *self.inner.disk.borrow_mut() = disk;
-    }
 }
 
 impl Drop for Device {
@@ -166,13 +172,55 @@ impl Drop for Device {
     }
 }
 
+impl Service {
+    /// Serves a request of a ring.
+    fn submit(&self, ring: usize, request: Taken, writes_through: bool) {
+        match self {
+            Self::Blk(disk) => disk.submit(request, writes_through),
+            Self::Scsi(scsi) => scsi.submit(ring, request),
+        }
+    }
+
+    /// Whether requests of a ring are taken now.
+    fn wants(&self, ring: usize) -> bool {
+        match self {
+            Self::Blk(_) => true,
+            Self::Scsi(scsi) => scsi.wants(ring),
+        }
+    }
+
+    /// Carries on what waits for I/O: whether there was something.
+    fn progress(&self) -> bool {
+        match self {
+            Self::Blk(_) => false,
+            Self::Scsi(scsi) => scsi.progress(),
+        }
+    }
+
+    /// Whether [`progress`](Self::progress) has something to do.
+    fn has_work(&self) -> bool {
+        match self {
+            Self::Blk(_) => false,
+            Self::Scsi(scsi) => scsi.has_work(),
+        }
+    }
+
+    /// Rings the doorbells of the bdevs.
+    fn flush(&self) {
+        match self {
+            Self::Blk(disk) => disk.flush(),
+            Self::Scsi(scsi) => scsi.flush(),
+        }
+    }
+}
+
 struct Round(Rc<Inner>);
 
 impl Poll for Round {
     const SLEEPS: bool = true;
 
     fn poll(&mut self) -> bool {
-        let mut did = false;
+        let mut did = self.0.service.progress();
         let mut place = 0;
         // By place: a ring that ends leaves the list, and its successor moves up.
         while let Some(ring) = self.0.ring_at(place) {
@@ -183,20 +231,21 @@ impl Poll for Round {
             did |= has_ended;
             place += usize::from(!has_ended);
         }
-        if let (true, Some(channel)) = (did, &self.0.channel) {
-            channel.flush();
+        if did {
+            self.0.service.flush();
         }
         did
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        let mut has_work = false;
+        let service = &self.0.service;
+        let mut has_work = service.has_work();
         for ring in self.0.rings.borrow().iter() {
             ring.drain_kick();
-            has_work |= !ring.ended.borrow().is_empty() || ring.can_end();
+            has_work |= !ring.ended.borrow().is_empty() || ring.can_end(service);
             // A driver that never kicks is polled.
             has_work |= ring.kick.is_none();
-            if ring.takes() {
+            if ring.takes(service) {
                 has_work |= ring.state.borrow_mut().queue.arm();
             }
         }
@@ -217,12 +266,15 @@ impl Inner {
 
     /// Takes a ring out that is to stop and has nothing in flight.
     fn end_if_stopped(&self, ring: &Rc<Running>) -> bool {
-        if !ring.can_end() {
+        if !ring.can_end(&self.service) {
             return false;
         }
         let Some(stopped) = ring.stopping.borrow_mut().take() else { return false };
         self.rings.borrow_mut().retain(|other| !Rc::ptr_eq(other, ring));
         ring.state.borrow_mut().free.clear();
+        if let Service::Scsi(scsi) = &self.service {
+            scsi.rest();
+        }
         let base = ring.state.borrow().queue.base();
         stopped(base);
         true
@@ -230,27 +282,28 @@ impl Inner {
 }
 
 impl Running {
-    fn can_end(&self) -> bool {
+    fn can_end(&self, service: &Service) -> bool {
         self.stopping.borrow().is_some()
-            && !self.takes()
+            && !self.takes(service)
             && self.in_flight.get() == 0
             && self.ended.borrow().is_empty()
     }
 
     /// Whether it takes requests: one that stops takes those that the last device left, and no others.
-    fn takes(&self) -> bool {
+    fn takes(&self, service: &Service) -> bool {
         !self.is_broken.get()
+            && service.wants(self.index)
             && (self.stopping.borrow().is_none() || self.state.borrow().queue.is_resuming())
     }
 
     /// Takes new requests and submits them.
     fn take(self: &Rc<Self>, inner: &Inner) -> bool {
         for taken in 0..BURST {
-            if !self.takes() {
+            if !self.takes(&inner.service) {
                 return taken > 0;
             }
             let Some(request) = self.next() else { return taken > 0 };
-            self.submit(request, inner);
+            inner.service.submit(self.index, request, self.writes_through);
         }
         true
     }
@@ -259,10 +312,9 @@ impl Running {
     fn next(self: &Rc<Self>) -> Option<Taken> {
         let mut state = self.state.borrow_mut();
         let State { queue, free, .. } = &mut *state;
-        let mut request = free.pop().unwrap_or_else(|| {
-            let owner = Owner { ring: None, status: Status::IoErr, written: 0 };
-            Request::new(Arc::clone(queue.memory()), owner)
-        });
+        let mut request = free
+            .pop()
+            .unwrap_or_else(|| Request::new(Arc::clone(queue.memory()), Owner::default()));
         match queue.pop(&mut request.chain) {
             Ok(true) => {
                 request.state.ring = Some(Rc::clone(self));
@@ -284,46 +336,6 @@ impl Running {
         }
     }
 
-    /// Turns a request into I/O, or ends it.
-    fn submit(self: &Rc<Self>, mut request: Taken, inner: &Inner) {
-        let disk = inner.disk.borrow();
-        let plan = disk.plan(&request.chain);
-        let Some(channel) = &inner.channel else {
-            (request.state.status, request.state.written) = (Status::IoErr, 0);
-            return finish(request);
-        };
-        (request.state.status, request.state.written) = (Status::Ok, 0);
-        match plan {
-            Some(Plan::Read(range)) => {
-                request.state.written = request.lend_writable(STATUS_LEN);
-                channel.submit(Op::Read(range), IoFlags::NONE, request, ended);
-            }
-            Some(Plan::Write(range)) => {
-                request.lend_readable(drivebay_spec_vhost::blk::HEADER_LEN as u64);
-                let flags = if self.writes_through { IoFlags::FUA } else { IoFlags::NONE };
-                channel.submit(Op::Write(range), flags, request, ended);
-            }
-            Some(Plan::Other(op)) => {
-                request.lend_nothing();
-                channel.submit(op, IoFlags::NONE, request, ended);
-            }
-            Some(Plan::Id) => {
-                let len = (request.chain.writable_len() - STATUS_LEN).min(disk.id().len() as u64);
-                let id = disk.id();
-                let id = id.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
-                request.state.written = id.len() as u64;
-                let _ = request.chain.write(0, id); // as long as there is room for
-                finish(request);
-            }
-            Some(Plan::Done(status)) => {
-                request.state.status = status;
-                finish(request);
-            }
-            // There is no place for a status: the chain goes back with nothing written.
-            None => finish(request),
-        }
-    }
-
     /// Hands what has ended back to the driver, and calls it if it wants to be called.
     fn hand_back(&self) -> bool {
         let mut state = self.state.borrow_mut();
@@ -333,7 +345,7 @@ impl Running {
             return false;
         }
         for mut request in ended.drain(..) {
-            let written = write_status(&request);
+            let written = u32::try_from(request.state.written).unwrap_or(u32::MAX);
             queue.push(&request.chain, written);
             request.state.ring = None;
             free.push(request);
@@ -362,30 +374,10 @@ fn notify(call: Option<&OwnedFd>) {
     let _ = rustix::io::write(call, &one);
 }
 
-/// The bdev has ended a request.
-fn ended(mut request: Taken, result: IoResult) {
-    if !result.status.is_success() {
-        request.state.status = Status::IoErr;
-        request.state.written = 0;
-    }
-    finish(request);
-}
-
-/// Puts a request with those that are handed back next.
-fn finish(request: Taken) {
+/// Puts a request with those that are handed back next; `written` bytes were written to it.
+pub fn finish(mut request: Taken, written: u64) {
+    request.state.written = written;
     if let Some(ring) = request.state.ring.clone() {
         ring.ended.borrow_mut().push(request);
     }
-}
-
-/// Writes the status behind the data: how many bytes the device wrote in all.
-fn write_status(request: &Taken) -> u32 {
-    let Some(place) = request.chain.writable_len().checked_sub(STATUS_LEN) else { return 0 };
-    if !request.chain.write(place, &[request.state.status as u8]) {
-        return 0;
-    }
-    // Linux looks at the status alone; the length covers it only when all of the data was written.
-    let written =
-        if request.state.written == place { place + STATUS_LEN } else { request.state.written };
-    u32::try_from(written.max(STATUS_LEN)).unwrap_or(u32::MAX)
 }

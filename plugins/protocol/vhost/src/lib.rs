@@ -1,7 +1,8 @@
 //! `vhost`: disks for virtual machines, over vhost-user.
 //!
 //! [`controllers`] is what is configured. [`control`] serves the sockets on the app thread: a [`session`] is what one
-//! VMM has set up, and starts a [`device`] on a lightweight thread, where [`blk`] turns the guest's requests into I/O.
+//! VMM has set up, and starts a [`device`] on a lightweight thread, where [`blk`] and [`scsi`] turn the guest's requests
+//! into I/O.
 //! `docs/vhost.md` has the words, the states and the data path.
 #![forbid(unsafe_code)]
 
@@ -9,7 +10,9 @@ pub mod blk;
 pub mod control;
 pub mod controllers;
 pub mod device;
+pub mod personality;
 pub mod rpc;
+pub mod scsi;
 pub mod session;
 pub mod socket;
 
@@ -25,9 +28,14 @@ plugin! {
     requires: [],
     methods: [
         "vhost_create_blk_controller",
+        "vhost_create_scsi_controller",
+        "vhost_start_scsi_controller",
+        "vhost_scsi_controller_add_target",
+        "vhost_scsi_controller_remove_target",
         "vhost_delete_controller",
         "vhost_get_controllers",
         "vhost_controller_set_coalescing",
+        "virtio_blk_create_transport",
         "virtio_blk_get_transports",
     ],
     start: start,
@@ -37,7 +45,8 @@ plugin! {
 fn start(app: &App) -> Result<()> {
     controllers::start()?;
     rpc::register(app)?;
-    notify::subsystem(app, "vhost_blk", rpc::write_config)
+    notify::subsystem(app, "vhost_scsi", rpc::write_scsi_config)?;
+    notify::subsystem(app, "vhost_blk", rpc::write_blk_config)
 }
 
 fn stop(_app: &App, stopping: Stopping) {

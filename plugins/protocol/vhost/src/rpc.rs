@@ -1,9 +1,11 @@
-//! The methods, with the reference's names, parameters, results and codes.
+//! The methods, with the reference's names, parameters, results and codes: it answers nearly every mistake with -32602.
 
-use crate::controllers::{self, Controller, ControllerConfig};
+use crate::controllers::{self, Backing, Blk, BlkConfig, Controller, ControllerConfig, Target};
+use drivebay_sdk::errno;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::rpc::{Call, Method};
+use drivebay_sdk::rpc::{Call, Method, Params, RpcError};
+use drivebay_sdk::serde::Serialize;
 use drivebay_sdk::serde_json::{Map, Value, json};
 
 params! {
@@ -23,8 +25,36 @@ params! {
         transport: Option<String>,
     }
 
-    /// Parameters of `vhost_delete_controller`.
-    pub struct Delete {
+    /// Parameters of `vhost_create_scsi_controller`.
+    pub struct CreateScsi {
+        /// Name of the controller, which is also the name of its socket.
+        ctrlr: String,
+        /// Cores that serve the controller, as `0x3` or `[0,1]`; all when absent.
+        cpumask: Option<String>,
+        /// Whether the controller waits for `vhost_start_scsi_controller` before guests can connect.
+        delay: bool = false,
+    }
+
+    /// Parameters of `vhost_scsi_controller_add_target`.
+    pub struct AddTarget {
+        /// Name of the controller.
+        ctrlr: String,
+        /// Number of the target, below 8; negative = the first that is free.
+        scsi_target_num: i32,
+        /// Name of the bdev.
+        bdev_name: String,
+    }
+
+    /// Parameters of `vhost_scsi_controller_remove_target`.
+    pub struct RemoveTarget {
+        /// Name of the controller.
+        ctrlr: String,
+        /// Number of the target.
+        scsi_target_num: u32,
+    }
+
+    /// Parameters of `vhost_delete_controller` and `vhost_start_scsi_controller`.
+    pub struct Named {
         /// Name of the controller.
         ctrlr: String,
     }
@@ -45,6 +75,12 @@ params! {
         iops_threshold: u32,
     }
 
+    /// Parameters of `virtio_blk_create_transport`.
+    pub struct CreateTransport {
+        /// Name of the transport.
+        name: String,
+    }
+
     /// Parameters of `virtio_blk_get_transports`.
     pub struct GetTransports {
         /// Name of one transport; all when absent.
@@ -57,66 +93,129 @@ const TRANSPORT: &str = "vhost_user_blk";
 /// Interrupts are delayed from so many requests a second on, unless somebody says otherwise.
 const IOPS_THRESHOLD: u32 = 60_000;
 
+/// Codes of the reference.
+const INVALID_PARAMS: i64 = -32602;
+const INTERNAL_ERROR: i64 = -32603;
+
 /// Registers the methods.
 ///
 /// # Errors
 /// `EEXIST` when a name is taken.
 pub fn register(app: &App) -> Result<()> {
-    Method::immediate(
-        "vhost_create_blk_controller",
-        "Makes a block device for virtual machines.",
-        create,
-    )
-    .register(app)?;
-    Method::new(
-        "vhost_delete_controller",
-        "Deletes a controller. Its guests lose their disk.",
-        delete,
-    )
-    .register(app)?;
-    Method::immediate("vhost_get_controllers", "Lists the controllers.", list).register(app)?;
-    Method::immediate(
-        "vhost_controller_set_coalescing",
-        "Sets how interrupts are gathered.",
-        coalesce,
-    )
-    .register(app)?;
-    Method::immediate(
-        "virtio_blk_get_transports",
-        "Lists the transports of block devices.",
-        transports,
-    )
-    .register(app)
+    let methods = [
+        refusing(
+            "vhost_create_blk_controller",
+            "Makes a block device for virtual machines.",
+            create_blk,
+        ),
+        refusing(
+            "vhost_create_scsi_controller",
+            "Makes a SCSI controller for virtual machines.",
+            create_scsi,
+        ),
+        refusing(
+            "vhost_start_scsi_controller",
+            "Lets guests connect to a SCSI controller that was made with a delay.",
+            start_scsi,
+        ),
+        refusing(
+            "vhost_scsi_controller_add_target",
+            "Adds a target to a SCSI controller; its guests see a new disk. The result is the target's number.",
+            add_target,
+        ),
+        Method::new(
+            "vhost_scsi_controller_remove_target",
+            "Removes a target from a SCSI controller. Its guests lose the disk.",
+            remove_target,
+        ),
+        Method::new(
+            "vhost_delete_controller",
+            "Deletes a controller. Its guests lose their disks.",
+            delete,
+        ),
+        Method::new("vhost_get_controllers", "Lists the controllers.", list),
+        refusing("vhost_controller_set_coalescing", "Sets how interrupts are gathered.", coalesce),
+        Method::immediate(
+            "virtio_blk_create_transport",
+            "Makes a transport of block devices. The one there is exists already.",
+            create_transport,
+        ),
+        Method::immediate(
+            "virtio_blk_get_transports",
+            "Lists the transports of block devices.",
+            transports,
+        ),
+    ];
+    methods.into_iter().try_for_each(|method| method.register(app))
 }
 
-fn create(app: &App, params: CreateBlk) -> Result<bool> {
+/// A method that answers at once, and each error with the same code.
+fn refusing<P: Params + 'static, R: Serialize + 'static>(
+    name: &str,
+    doc: &str,
+    run: fn(&App, P) -> Result<R>,
+) -> Method {
+    Method::new(name, doc, move |app, call: Call, params: P| {
+        call.answer(run(app, params).map_err(invalid));
+    })
+}
+
+fn invalid(error: Error) -> RpcError {
+    RpcError { code: INVALID_PARAMS, ..error.into() }
+}
+
+fn create_blk(app: &App, params: CreateBlk) -> Result<bool> {
     check_transport(params.transport.as_deref().unwrap_or(TRANSPORT))?;
-    let config = ControllerConfig {
-        name: params.ctrlr,
+    let blk = BlkConfig {
         bdev: params.dev_name,
         readonly: params.readonly,
         packed_ring: params.packed_ring,
-        cpumask: params.cpumask.unwrap_or_default(),
-        delay_base_us: 0,
-        iops_threshold: IOPS_THRESHOLD,
     };
-    controllers::all()?.create(app, config)?;
+    controllers::all()?.create_blk(app, config(params.ctrlr, params.cpumask), blk)?;
     Ok(true)
 }
 
-fn delete(_app: &App, call: Call, params: Delete) {
+fn create_scsi(_app: &App, params: CreateScsi) -> Result<bool> {
+    controllers::all()?.create_scsi(config(params.ctrlr, params.cpumask), params.delay)?;
+    Ok(true)
+}
+
+fn config(name: String, cpumask: Option<String>) -> ControllerConfig {
+    let cpumask = cpumask.unwrap_or_default();
+    ControllerConfig { name, cpumask, delay_base_us: 0, iops_threshold: IOPS_THRESHOLD }
+}
+
+fn start_scsi(_app: &App, params: Named) -> Result<bool> {
+    controllers::all()?.start_scsi(&params.ctrlr)?;
+    Ok(true)
+}
+
+fn add_target(app: &App, params: AddTarget) -> Result<u8> {
+    controllers::all()?.add_target(app, &params.ctrlr, params.scsi_target_num, &params.bdev_name)
+}
+
+fn remove_target(_app: &App, call: Call, params: RemoveTarget) {
+    let answer = |gone: Result<()>| call.answer(gone.map(|()| true).map_err(invalid));
     match controllers::all() {
-        Ok(all) => all.delete(&params.ctrlr, |gone| call.answer(gone.map(|()| true))),
-        Err(error) => call.fail(error),
+        Ok(all) => all.remove_target(&params.ctrlr, params.scsi_target_num, answer),
+        Err(error) => answer(Err(error)),
     }
 }
 
-fn list(_app: &App, params: Get) -> Result<Vec<Value>> {
-    let all = controllers::all()?;
-    match params.name {
+fn delete(_app: &App, call: Call, params: Named) {
+    let answer = |gone: Result<()>| call.answer(gone.map(|()| true).map_err(invalid));
+    match controllers::all() {
+        Ok(all) => all.delete(&params.ctrlr, answer),
+        Err(error) => answer(Err(error)),
+    }
+}
+
+fn list(_app: &App, call: Call, params: Get) {
+    let listed = controllers::all().and_then(|all| match params.name {
         Some(name) => Ok(vec![view(&all.get(&name)?)]),
         None => Ok(all.list().iter().map(view).collect()),
-    }
+    });
+    call.answer(listed.map_err(|error| RpcError { code: INTERNAL_ERROR, ..error.into() }));
 }
 
 fn coalesce(_app: &App, params: Coalescing) -> Result<bool> {
@@ -127,9 +226,19 @@ fn coalesce(_app: &App, params: Coalescing) -> Result<bool> {
     Ok(true)
 }
 
+fn create_transport(_app: &App, params: CreateTransport) -> Result<bool> {
+    let name = params.name;
+    Err(match check_transport(&name) {
+        Ok(()) => Error::new(errno::EEXIST, format!("transport {name}: File exists")),
+        Err(_) => {
+            Error::new(errno::ENOENT, format!("there is no transport {name}, only {TRANSPORT}"))
+        }
+    })
+}
+
 fn transports(_app: &App, params: GetTransports) -> Result<Vec<Value>> {
     if let Some(name) = params.name {
-        check_transport(&name)?;
+        check_transport(&name).map_err(|_| Error::no_such_device())?;
     }
     Ok(vec![json!({"name": TRANSPORT})])
 }
@@ -146,38 +255,86 @@ fn view(controller: &Controller) -> Value {
         "cpumask": config.cpumask,
         "delay_base_us": config.delay_base_us,
         "iops_threshold": config.iops_threshold,
-        "backend_specific": {
-            "block": {
-                "readonly": config.readonly,
-                "bdev": controller.desc.as_ref().map(|_| &config.bdev),
-                "transport": TRANSPORT,
-            },
+        "socket": controller.path,
+        "backend_specific": match &controller.backing {
+            Backing::Blk(blk) => json!({"block": view_of_blk(blk)}),
+            Backing::Scsi(targets) => {
+                json!({"scsi": targets.iter().map(view_of_target).collect::<Vec<_>>()})
+            }
         },
     })
 }
 
-/// The calls that make the controllers again.
-pub fn write_config(config: &mut Config<'_>) {
+fn view_of_blk(blk: &Blk) -> Value {
+    json!({
+        "readonly": blk.config.readonly,
+        "bdev": blk.desc.as_ref().map(|_| &blk.config.bdev),
+        "transport": TRANSPORT,
+    })
+}
+
+fn view_of_target((number, target): (&u8, &Target)) -> Value {
+    json!({
+        "scsi_dev_num": number,
+        "id": number,
+        "target_name": format!("Target {number}"),
+        "luns": [{"id": 0, "bdev_name": target.bdev}],
+    })
+}
+
+/// The calls that make the block devices again.
+pub fn write_blk_config(config: &mut Config<'_>) {
     let Ok(all) = controllers::all() else { return };
     for controller in all.list() {
+        let Backing::Blk(blk) = &controller.backing else { continue };
         let made = &controller.config;
         let mut params = Map::new();
         params.insert("ctrlr".into(), made.name.clone().into());
-        params.insert("dev_name".into(), made.bdev.clone().into());
-        params.insert("readonly".into(), made.readonly.into());
-        params.insert("packed_ring".into(), made.packed_ring.into());
+        params.insert("dev_name".into(), blk.config.bdev.clone().into());
+        params.insert("readonly".into(), blk.config.readonly.into());
+        params.insert("packed_ring".into(), blk.config.packed_ring.into());
         params.insert("transport".into(), TRANSPORT.into());
         if !made.cpumask.is_empty() {
             params.insert("cpumask".into(), made.cpumask.clone().into());
         }
         config.call("vhost_create_blk_controller", &params);
-        if (made.delay_base_us, made.iops_threshold) != (0, IOPS_THRESHOLD) {
-            let coalescing = json!({
-                "ctrlr": made.name,
-                "delay_base_us": made.delay_base_us,
-                "iops_threshold": made.iops_threshold,
-            });
-            config.call("vhost_controller_set_coalescing", &coalescing);
+        write_coalescing(config, made);
+    }
+}
+
+/// The calls that make the SCSI controllers again: guests can connect when all targets are there.
+pub fn write_scsi_config(config: &mut Config<'_>) {
+    let Ok(all) = controllers::all() else { return };
+    for controller in all.list() {
+        let Backing::Scsi(targets) = &controller.backing else { continue };
+        let made = &controller.config;
+        let mut params = Map::new();
+        params.insert("ctrlr".into(), made.name.clone().into());
+        params.insert("delay".into(), true.into());
+        if !made.cpumask.is_empty() {
+            params.insert("cpumask".into(), made.cpumask.clone().into());
+        }
+        config.call("vhost_create_scsi_controller", &params);
+        for (number, target) in targets {
+            let params =
+                json!({"ctrlr": made.name, "scsi_target_num": number, "bdev_name": target.bdev});
+            config.call("vhost_scsi_controller_add_target", &params);
+        }
+        write_coalescing(config, made);
+        if controller.is_started() {
+            config.call("vhost_start_scsi_controller", &json!({"ctrlr": made.name}));
         }
     }
+}
+
+fn write_coalescing(config: &mut Config<'_>, made: &ControllerConfig) {
+    if (made.delay_base_us, made.iops_threshold) == (0, IOPS_THRESHOLD) {
+        return;
+    }
+    let coalescing = json!({
+        "ctrlr": made.name,
+        "delay_base_us": made.delay_base_us,
+        "iops_threshold": made.iops_threshold,
+    });
+    config.call("vhost_controller_set_coalescing", &coalescing);
 }

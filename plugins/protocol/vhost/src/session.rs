@@ -9,9 +9,9 @@
 //! message is read after that. Memory changes only while no ring runs: the rings stop, the new table is mapped, and they
 //! start again where they stopped.
 
-use crate::blk::Disk;
-use crate::device::{Device, Ring};
-use crate::socket::{End, Message};
+use crate::device::{Device, Ring, Service};
+use crate::personality::Personality;
+use crate::socket::{self, End, Message};
 use drivebay_sdk::runtime::resident::Resident;
 use drivebay_spec_vhost::message::{
     self, Config, F_PROTOCOL_FEATURES, Inflight, MEM_SLOTS, MemoryRegion, Request, RingAddresses,
@@ -29,6 +29,7 @@ pub const RINGS_MAX: usize = 128;
 /// The protocol features that are offered.
 const PROTOCOL: u64 = protocol::MQ
     | protocol::REPLY_ACK
+    | protocol::BACKEND_REQ
     | protocol::CONFIG
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::INFLIGHT_SHMFD
@@ -51,7 +52,7 @@ struct Setup {
 /// A VMM's session.
 #[derive(Debug)]
 pub struct Session {
-    disk: Disk,
+    personality: Personality,
     device: Resident<Device>,
     features: u64,
     protocol: u64,
@@ -60,6 +61,8 @@ pub struct Session {
     parts: Vec<(MemoryRegion, OwnedFd)>,
     rings: Vec<Setup>,
     tracking: Option<Tracking>,
+    /// The device's own channel to the VMM.
+    channel: Option<OwnedFd>,
 }
 
 /// Where requests in flight are recorded.
@@ -91,11 +94,12 @@ pub enum Outcome {
 impl Session {
     /// A session with a device that has no rings yet.
     #[must_use]
-    pub fn new(disk: Disk, device: Resident<Device>) -> Self {
+    pub fn new(personality: Personality, device: Resident<Device>) -> Self {
         let rings = Vec::new();
         let memory = Arc::default();
-        let (parts, tracking) = (Vec::new(), None);
-        Self { disk, device, features: 0, protocol: 0, memory, parts, rings, tracking }
+        let (parts, tracking, channel) = (Vec::new(), None, None);
+        let (features, protocol) = (0, 0);
+        Self { personality, device, features, protocol, memory, parts, rings, tracking, channel }
     }
 
     /// The device.
@@ -110,9 +114,12 @@ impl Session {
         (0..).zip(&self.rings).filter(|(_, ring)| ring.is_running).map(|(index, _)| index).collect()
     }
 
-    /// The bdev has another size.
-    pub fn resized(&mut self, disk: Disk) {
-        self.disk = disk;
+    /// The device has changed: its bdev has another size. The VMM is told, if it gave a channel for that.
+    pub fn changed(&mut self, personality: Personality) {
+        self.personality = personality;
+        if let Some(channel) = &self.channel {
+            socket::tell_of_change(channel);
+        }
     }
 
     /// Takes a message as far as it goes without stopping rings.
@@ -164,7 +171,7 @@ impl Session {
         let payload = |payload| Ok(Answer { payload: Some(payload), fd: None });
         let number = |number| payload(reply::number(number));
         match request {
-            Request::GetFeatures => return number(self.disk.features()),
+            Request::GetFeatures => return number(self.personality.features()),
             Request::SetFeatures(features) => self.set_features(*features)?,
             Request::GetProtocolFeatures => return number(PROTOCOL),
             Request::SetProtocolFeatures(features) => {
@@ -240,7 +247,8 @@ impl Session {
             Request::SetInflightFd(kept) => self.set_inflight(kept, fds.pop())?,
             Request::SetOwner | Request::SetStatus(_) => {}
             Request::GetStatus => return number(0),
-            Request::SetLogBase(..) | Request::SetLogFd | Request::SetBackendReqFd => {
+            Request::SetBackendReqFd => self.channel = fds.pop(),
+            Request::SetLogBase(..) | Request::SetLogFd => {
                 return Err(failed("a request of a feature that was not offered".into()));
             }
         }
@@ -282,7 +290,7 @@ impl Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), End> {
-        let offered = self.disk.features();
+        let offered = self.personality.features();
         if features & !offered != 0 {
             return Err(failed(format!("features {:#x} were not offered", features & !offered)));
         }
@@ -290,11 +298,16 @@ impl Session {
             return Err(failed("features change while rings run".into()));
         }
         self.features = features;
+        self.device.send(move |device| {
+            if let Service::Scsi(scsi) = device.service() {
+                scsi.set_features(features);
+            }
+        });
         Ok(())
     }
 
     fn config(&self, asked: &Config) -> Vec<u8> {
-        let whole = self.disk.config(u16::try_from(RINGS_MAX).unwrap_or(u16::MAX)).to_bytes();
+        let whole = self.personality.config(RINGS_MAX);
         let mut bytes = asked.bytes.clone();
         let from = usize::try_from(asked.offset).unwrap_or(usize::MAX);
         for (place, at) in bytes.iter_mut().zip(from..) {
@@ -350,7 +363,7 @@ impl Session {
             let no_fd = |error: std::io::Error| failed(format!("ring {index}: {error}"));
             let (kick, call) =
                 (clone(&ring.kick).map_err(no_fd)?, clone(&ring.call).map_err(no_fd)?);
-            let writes_through = self.disk.writes_through(self.features);
+            let writes_through = self.personality.writes_through(self.features);
             let start = Ring { index, queue, kick, call, writes_through };
             self.device.send(move |device| device.start(start));
             ring.is_running = true;

@@ -1,6 +1,9 @@
 //! vhost-user messages on a Unix socket: bytes, and the descriptors that travel beside them.
 
-use drivebay_spec_vhost::message::{FDS_MAX, HEADER_LEN, Header, PAYLOAD_MAX};
+use drivebay_sdk::tracing;
+use drivebay_spec_vhost::message::{
+    BACKEND_CONFIG_CHANGE, FDS_MAX, HEADER_LEN, Header, PAYLOAD_MAX,
+};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -160,6 +163,18 @@ impl Socket {
             Err(Errno::PIPE | Errno::CONNRESET) => Err(End::Closed),
             Err(error) => Err(End::Failed(format!("send: {error}"))),
         }
+    }
+}
+
+/// Tells a VMM on the device's own channel that the configuration space has changed. A VMM that has not read what it was
+/// told before reads the newest configuration then.
+pub fn tell_of_change(channel: impl AsFd) {
+    let header =
+        Header { request: BACKEND_CONFIG_CHANGE, needs_reply: false, is_reply: false, len: 0 };
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let sent = rustix::net::send(channel, &header.to_bytes(), flags);
+    if let Err(error) = sent {
+        tracing::debug!("a VMM is not told of a change: {error}");
     }
 }
 

@@ -118,15 +118,15 @@ fn names_that_leave_the_folder_are_refused() {
     for name in ["", "a/b", "..", "new\nline"] {
         let params = json!({"ctrlr": name, "dev_name": "vhost-name"});
         let error = host.call("vhost_create_blk_controller", &params).unwrap_err();
-        assert_eq!(error.code, -22, "{name:?}: {}", error.message);
+        assert_eq!(error.code, -32602, "{name:?}: {}", error.message);
     }
 }
 
 #[test]
-fn a_controller_over_nothing_and_one_that_is_not_there_are_no_device() {
+fn a_controller_over_nothing_and_one_that_is_not_there_are_refused_with_the_references_code() {
     let host = host();
     let params = json!({"ctrlr": "vhost-none.sock", "dev_name": "no such bdev"});
-    assert_eq!(host.call("vhost_create_blk_controller", &params).unwrap_err().code, -19);
+    assert_eq!(host.call("vhost_create_blk_controller", &params).unwrap_err().code, -32602);
     let params = json!({"ctrlr": "vhost-none.sock"});
-    assert_eq!(host.call("vhost_delete_controller", &params).unwrap_err().code, -19);
+    assert_eq!(host.call("vhost_delete_controller", &params).unwrap_err().code, -32602);
 }

@@ -1,5 +1,5 @@
-//! What a vhost-user back end and its front end (a VMM) say to each other, and what a virtio block device and its
-//! driver do.
+//! What a vhost-user back end and its front end (a VMM) say to each other, and what virtio block and SCSI devices and
+//! their drivers do.
 //!
 //! Pure values, no I/O. Sources: the vhost-user protocol of QEMU 10 (`docs/interop/vhost-user.rst`) and Virtual
 //! I/O Device 1.3, "virtio".
@@ -13,5 +13,6 @@ mod bytes;
 pub mod inflight;
 pub mod message;
 pub mod ring;
+pub mod scsi;
 
 pub use message::{Header, MessageError, Request};

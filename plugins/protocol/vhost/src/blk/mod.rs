@@ -1,5 +1,9 @@
 //! A block device: what its driver learns of the bdev, and what its requests ask of it.
 
+mod service;
+
+pub use service::Service;
+
 use drivebay_sdk::bdev::{Info, Op, OpSet, Range};
 use drivebay_spec_vhost::blk::{
     Config, HEADER_LEN, Header, ID_LEN, Kind, SECTOR, SEGMENT_LEN, Segment, Status, feature,

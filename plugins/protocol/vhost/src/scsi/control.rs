@@ -1,0 +1,96 @@
+//! The control queue: task management. What is at the bdev cannot be called back, so an answer waits for it.
+
+use super::service::Service;
+use crate::device::{Taken, finish};
+use drivebay_scsi::TaskKey;
+use drivebay_spec_scsi::lun;
+use drivebay_spec_vhost::scsi::{Address, CONTROL_LEN, Control, Function, response};
+use std::rc::Rc;
+
+/// A function that waits for commands to end.
+pub(super) struct Management {
+    request: Taken,
+    waits: Vec<TaskKey>,
+}
+
+impl Service {
+    /// Serves a request of the control queue.
+    pub(super) fn control(self: &Rc<Self>, request: Taken) {
+        let mut bytes = [0; CONTROL_LEN];
+        let len = request.chain.readable_len().min(CONTROL_LEN as u64);
+        let bytes = bytes.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+        let parsed = if request.chain.read(0, bytes) { Control::parse(bytes) } else { None };
+        match parsed {
+            Some(Control::Manage { function, address, tag }) => {
+                self.manage(request, function, address, tag);
+            }
+            // There are none, and nobody can subscribe to any: the mask of events is empty.
+            Some(Control::Notifications) => give_back(request, &[0, 0, 0, 0, response::OK]),
+            None => give_back(request, &[response::FUNCTION_REJECTED]),
+        }
+    }
+
+    fn manage(
+        self: &Rc<Self>,
+        request: Taken,
+        function: Option<Function>,
+        address: Option<Address>,
+        tag: u64,
+    ) {
+        let target = address.and_then(|address| self.target(address.target));
+        let (Some(target), Some(address)) = (target, address) else {
+            return give_back(request, &[response::BAD_TARGET]);
+        };
+        let Some(function) = function else {
+            return give_back(request, &[response::FUNCTION_REJECTED]);
+        };
+        if lun::decode(address.lun) != Some(0) && function != Function::NexusReset {
+            return give_back(request, &[response::INCORRECT_LUN]);
+        }
+        let is_one = matches!(function, Function::AbortTask | Function::QueryTask);
+        let meant = self.commands.borrow().keys(|command| {
+            Rc::ptr_eq(&command.target, &target) && (!is_one || command.tag == tag)
+        });
+        if matches!(function, Function::QueryTask | Function::QueryTaskSet) {
+            let found = if meant.is_empty() { response::OK } else { response::FUNCTION_SUCCEEDED };
+            return give_back(request, &[found]);
+        }
+        if matches!(function, Function::UnitReset | Function::NexusReset) {
+            target.device.borrow_mut().reset_unit(0, target.nexus);
+        }
+        for &key in &meant {
+            if let Some(command) = self.commands.borrow_mut().get_mut(key) {
+                command.abort();
+            }
+            self.advance(key);
+        }
+        self.managements.borrow_mut().push(Management { request, waits: meant });
+        self.settle_managements();
+    }
+
+    /// Answers the functions whose commands have ended: whether there was one.
+    pub(super) fn settle_managements(&self) -> bool {
+        let mut managements = self.managements.borrow_mut();
+        if managements.is_empty() {
+            return false;
+        }
+        let before = managements.len();
+        let mut left = Vec::new();
+        for mut management in managements.drain(..) {
+            let mut commands = self.commands.borrow_mut();
+            management.waits.retain(|&key| commands.get_mut(key).is_some());
+            match management.waits.is_empty() {
+                true => give_back(management.request, &[response::OK]),
+                false => left.push(management),
+            }
+        }
+        *managements = left;
+        managements.len() < before
+    }
+}
+
+/// Answers a request of the control queue.
+fn give_back(request: Taken, answer: &[u8]) {
+    let is_written = request.chain.write(0, answer);
+    finish(request, if is_written { answer.len() as u64 } else { 0 });
+}

@@ -1,0 +1,61 @@
+//! A target on a device's thread: its SCSI device with one unit, and the bdev's channel.
+
+use drivebay_scsi::{Device, Disk, Identity, NexusId, Port};
+use drivebay_sdk::Result;
+use drivebay_sdk::bdev::{Channel, Desc};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+/// A bdev that becomes a target.
+#[derive(Clone, Debug)]
+pub struct TargetDisk {
+    /// Number of the target.
+    pub number: u8,
+    /// The bdev as commands see it.
+    pub disk: Disk,
+    /// The open bdev.
+    pub desc: Arc<Desc>,
+}
+
+/// A target.
+pub(super) struct Target {
+    pub(super) number: u8,
+    pub(super) device: RefCell<Device>,
+    pub(super) nexus: NexusId,
+    /// A read leaves its memory as it is.
+    pub(super) keeps_no_data: bool,
+    /// Commands under way.
+    pub(super) num_commands: Cell<u32>,
+    /// It takes no more commands, and this is called when the last one has ended.
+    pub(super) leaving: RefCell<Option<Box<dyn FnOnce() + Send>>>,
+    // Dropped in this order: a channel goes before its descriptor.
+    pub(super) channel: Channel,
+    _desc: Arc<Desc>,
+}
+
+impl Target {
+    /// Opens the bdev on this thread.
+    pub(super) fn open(target: TargetDisk) -> Result<Self> {
+        let TargetDisk { number, disk, desc } = target;
+        let channel = desc.channel()?;
+        let keeps_no_data = desc.info()?.keeps_no_data();
+        let mut device = Device::new(format!("Target {number}"));
+        device.set_ports(vec![Port { relative: 0, name: "vhost".into() }]);
+        device.add_unit(0, disk);
+        let nexus = device.attach(Identity { transport_id: Vec::new(), port: 0 });
+        Ok(Self {
+            number,
+            device: RefCell::new(device),
+            nexus,
+            keeps_no_data,
+            num_commands: Cell::new(0),
+            leaving: RefCell::new(None),
+            channel,
+            _desc: desc,
+        })
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.borrow().is_some()
+    }
+}

@@ -1,0 +1,291 @@
+//! The SCSI host device. virtio 1.3, section 5.6.
+
+use crate::bytes::Reader;
+
+/// Length of a request's header, in bytes; its data for the device follow.
+pub const REQUEST_LEN: usize = 8 + 8 + 3 + CDB_LEN;
+/// Length of a response, in bytes; the data of the device follow.
+pub const RESPONSE_LEN: usize = 12 + SENSE_LEN;
+/// Length of a CDB's place, in bytes.
+pub const CDB_LEN: usize = 32;
+/// Length of the place for sense data, in bytes.
+pub const SENSE_LEN: usize = 96;
+/// Longest request of the control queue, in bytes.
+pub const CONTROL_LEN: usize = 24;
+/// Length of an event, in bytes.
+pub const EVENT_LEN: usize = 16;
+
+/// Number of the control queue.
+pub const CONTROL_QUEUE: usize = 0;
+/// Number of the event queue. Queues behind it carry requests.
+pub const EVENT_QUEUE: usize = 1;
+
+/// Feature bits of the device, as masks.
+pub mod feature {
+    /// A request may have data in both directions.
+    pub const INOUT: u64 = 1 << 0;
+    /// Targets come and go, told by events.
+    pub const HOTPLUG: u64 = 1 << 1;
+    /// Changes of a unit's parameters are told by events.
+    pub const CHANGE: u64 = 1 << 2;
+}
+
+/// What became of a request or of a function.
+pub mod response {
+    /// A status is there.
+    pub const OK: u8 = 0;
+    /// The request has more data than its buffers.
+    pub const OVERRUN: u8 = 1;
+    /// A task management function ended it.
+    pub const ABORTED: u8 = 2;
+    /// There is no such target.
+    pub const BAD_TARGET: u8 = 3;
+    /// Something else went wrong.
+    pub const FAILURE: u8 = 9;
+    /// The function is done, and what it asks for is there.
+    pub const FUNCTION_SUCCEEDED: u8 = 10;
+    /// The function is not known.
+    pub const FUNCTION_REJECTED: u8 = 11;
+    /// There is no such unit.
+    pub const INCORRECT_LUN: u8 = 12;
+}
+
+/// Events and their reasons.
+pub mod event {
+    /// Events were lost: a flag beside the event.
+    pub const MISSED: u32 = 1 << 31;
+    /// No event.
+    pub const NONE: u32 = 0;
+    /// A target comes or goes.
+    pub const TRANSPORT_RESET: u32 = 1;
+    /// A unit's parameters change; the reason is its additional sense code, the code in the low byte.
+    pub const PARAMETER_CHANGE: u32 = 3;
+    /// Reason of a transport reset: a target has come.
+    pub const RESCAN: u32 = 1;
+    /// Reason of a transport reset: the target has gone.
+    pub const REMOVED: u32 = 2;
+    /// Reason of a parameter change: the capacity.
+    pub const CAPACITY: u32 = 0x092a;
+}
+
+/// A unit as requests and events name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The target.
+    pub target: u8,
+    /// The unit, as an 8-byte LUN of SAM.
+    pub lun: u64,
+}
+
+impl Address {
+    /// Reads 8 bytes: 1, the target, a LUN of one level. `None` when they are something else.
+    #[must_use]
+    pub const fn parse(bytes: [u8; 8]) -> Option<Self> {
+        let [1, target, high, low, 0, 0, 0, 0] = bytes else { return None };
+        Some(Self { target, lun: (high as u64) << 56 | (low as u64) << 48 })
+    }
+
+    /// The bytes of unit 0 of a target.
+    #[must_use]
+    pub const fn of_target(target: u8) -> [u8; 8] {
+        [1, target, 0x40, 0, 0, 0, 0, 0]
+    }
+}
+
+/// The header of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The unit; `None` = there is none of that name.
+    pub address: Option<Address>,
+    /// The driver's name for the request.
+    pub tag: u64,
+    /// The command. What a CDB of at most 16 bytes does not need is cut off.
+    pub cdb: [u8; 16],
+}
+
+impl Request {
+    /// Reads a header.
+    #[must_use]
+    pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        let (address, tag) = (Address::parse(r.array()?), r.u64()?);
+        let _attributes: [u8; 3] = r.array()?;
+        Some(Self { address, tag, cdb: r.array()? })
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Response<'a> {
+    /// One of [`response`].
+    pub response: u8,
+    /// SCSI status.
+    pub status: u8,
+    /// Bytes of the buffers that were not moved.
+    pub residual: u32,
+    /// Sense data; cut at [`SENSE_LEN`].
+    pub sense: &'a [u8],
+}
+
+impl Response<'_> {
+    /// The bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; RESPONSE_LEN] {
+        let mut bytes = [0; RESPONSE_LEN];
+        let sense_len = u32::try_from(self.sense.len().min(SENSE_LEN)).unwrap_or(0);
+        let head = sense_len.to_le_bytes().into_iter().chain(self.residual.to_le_bytes());
+        let head = head.chain([0, 0, self.status, self.response]);
+        for (place, byte) in bytes.iter_mut().zip(head.chain(self.sense.iter().copied())) {
+            *place = byte;
+        }
+        bytes
+    }
+}
+
+/// What the control queue asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// A task management function.
+    Manage {
+        /// The function; `None` = one that is not known.
+        function: Option<Function>,
+        /// The unit.
+        address: Option<Address>,
+        /// The task that is meant.
+        tag: u64,
+    },
+    /// Which asynchronous notifications there are, or a subscription to them.
+    Notifications,
+}
+
+/// Task management functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are SAM's")]
+pub enum Function {
+    AbortTask,
+    AbortTaskSet,
+    ClearTaskSet,
+    NexusReset,
+    UnitReset,
+    QueryTask,
+    QueryTaskSet,
+}
+
+impl Control {
+    /// Reads a request of the control queue. `None` when it is cut off or not known.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        match r.u32()? {
+            0 => {
+                let function = match r.u32()? {
+                    0 => Some(Function::AbortTask),
+                    1 => Some(Function::AbortTaskSet),
+                    3 => Some(Function::ClearTaskSet),
+                    4 => Some(Function::NexusReset),
+                    5 => Some(Function::UnitReset),
+                    6 => Some(Function::QueryTask),
+                    7 => Some(Function::QueryTaskSet),
+                    _ => None,
+                };
+                let (address, tag) = (Address::parse(r.array()?), r.u64()?);
+                Some(Self::Manage { function, address, tag })
+            }
+            1 | 2 => Some(Self::Notifications),
+            _ => None,
+        }
+    }
+}
+
+/// The bytes of an event.
+#[must_use]
+pub fn event_bytes(event: u32, target: u8, reason: u32) -> [u8; EVENT_LEN] {
+    let mut bytes = [0; EVENT_LEN];
+    let lun = if event == event::NONE { [0; 8] } else { Address::of_target(target) };
+    let all = event.to_le_bytes().into_iter().chain(lun).chain(reason.to_le_bytes());
+    for (place, byte) in bytes.iter_mut().zip(all) {
+        *place = byte;
+    }
+    bytes
+}
+
+/// The configuration space.
+#[must_use]
+pub fn config_bytes(num_queues: u32, targets: u16) -> Vec<u8> {
+    let event_len = u32::try_from(EVENT_LEN).unwrap_or(0);
+    let (sense_len, cdb_len) = (u32::try_from(SENSE_LEN), u32::try_from(CDB_LEN));
+    let words = [
+        num_queues,
+        SEGMENTS_MAX,
+        SECTORS_MAX,
+        COMMANDS_MAX,
+        event_len,
+        sense_len.unwrap_or(0),
+        cdb_len.unwrap_or(0),
+    ];
+    let mut bytes = words.map(u32::to_le_bytes).concat();
+    bytes.extend_from_slice(&0_u16.to_le_bytes());
+    bytes.extend_from_slice(&targets.saturating_sub(1).to_le_bytes());
+    bytes.extend_from_slice(&LUN_MAX.to_le_bytes());
+    bytes
+}
+
+/// Segments of a request, header and response not counted.
+const SEGMENTS_MAX: u32 = 126;
+/// Longest request, in sectors of 512 bytes: 64 MiB.
+const SECTORS_MAX: u32 = 1 << 17;
+/// Commands of a unit at the same time.
+const COMMANDS_MAX: u32 = 128;
+/// Highest LUN. Drivers stop looking for units there.
+const LUN_MAX: u32 = 16383;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_its_unit_and_carries_its_command() {
+        let mut bytes = [0; REQUEST_LEN];
+        bytes[..4].copy_from_slice(&[1, 3, 0x40, 2]);
+        bytes[8..16].copy_from_slice(&9_u64.to_le_bytes());
+        bytes[19] = 0x28;
+        let request = Request::parse(&bytes).unwrap();
+        assert_eq!(request.address, Some(Address { target: 3, lun: 0x4002 << 48 }));
+        assert_eq!((request.tag, request.cdb[0]), (9, 0x28));
+        bytes[0] = 0xc1;
+        assert_eq!(Request::parse(&bytes).unwrap().address, None);
+    }
+
+    #[test]
+    fn a_response_has_its_fields_in_their_places() {
+        let response = Response { response: 1, status: 2, residual: 512, sense: &[0x70, 0, 5] };
+        let bytes = response.to_bytes();
+        assert_eq!(bytes[..12], [3, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 1]);
+        assert_eq!(bytes[12..16], [0x70, 0, 5, 0]);
+        let long = Response { sense: &[1; 200], ..Response::default() }.to_bytes();
+        assert_eq!(long[..4], [96, 0, 0, 0]);
+    }
+
+    #[test]
+    fn functions_are_told_from_what_is_not_known() {
+        let mut bytes = [0; CONTROL_LEN];
+        bytes[4] = 5;
+        bytes[8] = 1;
+        let address = Some(Address { target: 0, lun: 0 });
+        let function = Some(Function::UnitReset);
+        assert_eq!(Control::parse(&bytes), Some(Control::Manage { function, address, tag: 0 }));
+        bytes[4] = 2;
+        assert!(matches!(Control::parse(&bytes), Some(Control::Manage { function: None, .. })));
+        bytes[0] = 1;
+        assert_eq!(Control::parse(&bytes), Some(Control::Notifications));
+        bytes[0] = 3;
+        assert_eq!(Control::parse(&bytes), None);
+        assert_eq!(Control::parse(&[0; 23]), None, "cut off");
+    }
+
+    #[test]
+    fn an_event_names_its_target() {
+        let bytes = event_bytes(event::TRANSPORT_RESET, 4, event::REMOVED);
+        assert_eq!(bytes, [1, 0, 0, 0, 1, 4, 0x40, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+    }
+}
