@@ -136,6 +136,32 @@ class CheckAndRepair(unittest.TestCase):
             file.write(bytes([byte | 1]))
 
 
+class FillingUp(unittest.TestCase):
+    def test_an_event_says_that_a_store_fills_up_and_says_it_again_after_it_was_emptier(self):
+        with Host() as host:
+            host.call("bdev_malloc_create", name="base", num_blocks=101 * MIB // 512, block_size=512)
+            host.call("bdev_lvol_create_lvstore", bdev_name="base", lvs_name="store", cluster_sz=MIB)
+            total = host.call("bdev_lvol_get_lvstores")[0]["total_data_clusters"]
+
+            def create(name, size):
+                host.call("bdev_lvol_create", lvs_name="store", lvol_name=name, size_in_mib=size)
+
+            create("most", total * 82 // 100)
+            self.assertEqual(self.events(host), ["store 80"])
+            create("little", total * 3 // 100)
+            self.assertEqual(self.events(host), ["store 80"])
+            create("rest", host.call("bdev_lvol_get_lvstores")[0]["free_clusters"])
+            self.assertEqual(self.events(host), ["store 80", "store 100"])
+            host.call("bdev_lvol_delete", name="store/most")
+            create("most", total * 82 // 100)
+            self.assertEqual(self.events(host), ["store 80", "store 100", "store 100"])
+
+    @staticmethod
+    def events(host):
+        events = host.call("notify_get_notifications", id=0, max=100)
+        return [event["ctx"] for event in events if event["type"] == "lvs_fill"]
+
+
 class AfterAStop(unittest.TestCase):
     def test_a_store_is_closed_in_order_whichever_plugin_stops_first(self):
         for first, then in (("lvol", "aio"), ("aio", "lvol")):

@@ -1,7 +1,8 @@
 //! Stores that SPDK wrote: found, read, changed, and sound afterwards.
 //!
-//! `tests/stores/` holds images of its own target, at a development version after 26.05: one store closed in order,
-//! one killed with SIGKILL. `*.volumes` has size and SHA-256 of each volume as that target read them. An image
+//! `tests/stores/` holds images of its own target, at a development version after 26.05. `clean` was closed in order,
+//! `killed` and `changed` were killed with SIGKILL. In `changed` volumes were inflated, decoupled, grown, cut off, given
+//! another parent, and deleted. `*.volumes` has size and SHA-256 of each volume as that target read them. An image
 //! (`*.blocks`) is its size (8 bytes) and a record for each 4 KiB block that is not zero: number (4), kind and length
 //! (2), bytes. Kind 0x8000: the bytes are repeated; 0x4000: the last eight end the block; else zeros follow.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
@@ -79,11 +80,12 @@ fn expected(name: &str) -> BTreeMap<String, (u64, String)> {
 
 #[test]
 fn a_store_that_was_closed_and_one_that_was_killed_read_as_their_writer_read_them() {
-    for name in ["clean", "killed"] {
+    for (name, of_store) in [("clean", "refstore"), ("killed", "refstore"), ("changed", "refmore")]
+    {
         let image = image(name);
         let store = open(image.clone());
         assert_eq!(store.super_block().clean, name == "clean");
-        assert_eq!(store.info().unwrap().name, "refstore");
+        assert_eq!(store.info().unwrap().name, of_store);
         assert_eq!(contents(&store), expected(name), "{name}");
         check(store.disk().image());
         // Nothing is written before something changes.
@@ -110,6 +112,22 @@ fn parents_flags_and_names_are_as_they_were_given() {
     let external = volumes["esnap"].external_parent.as_deref();
     // The format ends the name with a zero byte.
     assert_eq!(external, Some(&b"11111111-2222-4333-8444-555555555555\0"[..]));
+}
+
+#[test]
+fn volumes_that_were_inflated_decoupled_resized_and_moved_are_what_they_became() {
+    let store = open(image("changed"));
+    let shape = |name: &str| {
+        let info = store.volumes().into_iter().find(|info| info.name == name).unwrap();
+        let parent = info.parent.map(|parent| store.volume(parent).unwrap().name);
+        (info.num_clusters, info.num_allocated_clusters, info.is_thin, parent)
+    };
+    let under = |name: &str| Some(name.to_owned());
+    assert_eq!(shape("inflated"), (12, 12, false, None));
+    assert_eq!(shape("decoupled"), (12, 4, true, under("snap1")));
+    assert_eq!(shape("grown"), (24, 4, true, under("snap1")));
+    assert_eq!(shape("shrunk"), (8, 8, true, None));
+    assert_eq!(shape("moved"), (12, 0, true, under("snap1")));
 }
 
 #[test]
