@@ -134,10 +134,11 @@ unsafe extern "C" fn provider_goes(arg: *mut c_void) {
     let revoked = unsafe { Rc::from_raw(revoked) };
     // SAFETY: the host calls it on the app thread.
     let app = unsafe { App::assume() };
-    enter((), || {
-        if let Some(revoked) = revoked.take() {
-            revoked(app);
+    enter((), move || {
+        if let Some(call) = revoked.take() {
+            call(app);
         }
+        drop(revoked);
     });
 }
 

@@ -4,7 +4,7 @@
 //! fills it first.
 #![expect(unsafe_code, reason = "wraps the host's memory")]
 
-use crate::entry::{enter, is_poisoned};
+use crate::entry::{enter, is_poisoned, leak};
 use crate::error::{Error, Result, errno};
 use crate::host::{buf_table, host};
 use drivebay_plugin_api::{bay_iov, bay_wait};
@@ -160,8 +160,8 @@ unsafe extern "C" fn turn(arg: *mut c_void) {
     // SAFETY: the count that `ask` gave the host.
     let waiter = unsafe { Rc::from_raw(arg.cast_const().cast::<Waiter>()) };
     if is_poisoned() {
-        // No longer queued: tells `Wait` so.
-        drop(waiter.ready.take());
+        // No longer queued: tells `Wait` so. What was to be called is the author's.
+        leak(waiter.ready.take());
     } else {
         enter((), || ask(waiter));
     }

@@ -13,9 +13,33 @@ pub(crate) fn is_poisoned() -> bool {
 }
 
 /// Runs `body`, an entry from the host; gives `otherwise` when it panics or the library is poisoned.
+///
+/// In a poisoned library `body` leaks with all that it has captured: its `Drop` is the author's code.
 #[inline]
 pub(crate) fn enter<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
-    if is_poisoned() { otherwise } else { guard(body).unwrap_or(otherwise) }
+    if is_poisoned() {
+        leak(body);
+        return otherwise;
+    }
+    guard(body).unwrap_or(otherwise)
+}
+
+/// As [`enter`], with a `token` that somebody waits for. In a poisoned library it is dropped, which answers;
+/// its `Drop` is the SDK's code.
+#[inline]
+pub(crate) fn enter_with<T>(token: T, body: impl FnOnce(T)) {
+    if is_poisoned() {
+        drop(token);
+        leak(body);
+        return;
+    }
+    guard(|| body(token));
+}
+
+/// What a poisoned library would drop stays as it is.
+#[cold]
+pub(crate) fn leak<T>(value: T) {
+    let _ = std::mem::ManuallyDrop::new(value);
 }
 
 /// Runs `body`; `None` when it panicked, after which the library is poisoned.
@@ -38,6 +62,6 @@ fn poison(panic: Box<dyn std::any::Any + Send>) {
     #[cfg(not(any(test, feature = "testing")))]
     let is_real = true;
     POISONED.store(is_real, Ordering::Relaxed);
-    // A payload may panic when it is dropped.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    // The payload is the author's, so its `Drop` may panic, too.
+    leak(panic);
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the host enters the library here")]
 
 use crate::app::App;
-use crate::entry::{enter, guard};
+use crate::entry::{enter, enter_with, guard, is_poisoned};
 use crate::error::{Result, errno};
 use crate::host::Sink;
 use crate::notify::Config;
@@ -40,6 +40,10 @@ pub struct Stopping(Option<Done>);
 impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
+        if is_poisoned() {
+            // Tasks are the author's; the host takes the bdevs off the bus when the library has ended.
+            return drop(done);
+        }
         if !thread::app().is_current() {
             let rest = Self(Some(done));
             // SAFETY: it belongs to the app thread and is not touched here any more. Without an app
@@ -180,7 +184,7 @@ unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64
     let examine = bdev::Examine::new(name, token);
     // SAFETY: the host calls it on the app thread.
     let app = unsafe { App::assume() };
-    enter((), || bdev::examine(app, examine));
+    enter_with(examine, |examine| bdev::examine(app, examine));
 }
 
 unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {
@@ -198,7 +202,7 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
     // SAFETY: the host calls it on the app thread.
     let app = unsafe { App::assume() };
     if let Some(plugin) = PLUGIN.get() {
-        enter((), || (plugin.stop)(app, stopping));
+        enter_with(stopping, |stopping| (plugin.stop)(app, stopping));
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the host calls a method with a pointer to it")]
 
 use crate::app::App;
-use crate::entry::enter;
+use crate::entry::enter_with;
 use crate::error::{Result, check, errno};
 use crate::host::{self, host};
 use crate::runtime::task::{self, Executor};
@@ -159,7 +159,7 @@ unsafe extern "C" fn called(ctx: *mut c_void, req: u64, params: bay_str) {
     // Unanswered, `request` answers for itself.
     // SAFETY: the host calls it on the app thread.
     let app = unsafe { App::assume() };
-    enter((), move || (method.call)(app, request, params));
+    enter_with(request, |request| (method.call)(app, request, params));
 }
 
 /// A call that waits for its answer. Dropping it unanswered answers an internal error.

@@ -372,9 +372,14 @@ impl Plugin {
 
     fn listing(&self) -> Listing {
         let retired = "ended; its library stays mapped until the host ends";
+        let (state, reason) = match (self.state.get(), self.grant.panic()) {
+            (State::Retired, _) => (State::Retired, Some(retired.to_owned())),
+            (_, Some(panic)) => (State::Failed, Some(format!("it panicked: {panic}"))),
+            (state, None) => (state, None),
+        };
         Listing {
-            state: self.state.get(),
-            reason: (self.state.get() == State::Retired).then(|| retired.to_owned()),
+            state,
+            reason,
             sha256: Some(self.sha256.clone()),
             signed_by: self.signer.clone(),
             granted: self.grant.permissions.clone(),

@@ -21,7 +21,7 @@ pub enum State {
     Serving,
     /// It is stopping.
     Quiescing,
-    /// It did not come up.
+    /// It did not come up, or panicked.
     Failed,
     /// It has ended; its library stays mapped.
     Retired,

@@ -28,7 +28,7 @@ use std::fmt;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Longest name or id, in bytes.
 const NAME_MAX: usize = 128;
@@ -56,6 +56,8 @@ pub(super) struct Grant {
     calls: Arc<OpenCalls>,
     /// Between `init` and the end.
     is_alive: AtomicBool,
+    /// Place and message of the first panic in the plugin, after which its SDK does not enter it any more.
+    panic: OnceLock<String>,
     own: AppOnly<Own>,
 }
 
@@ -68,6 +70,20 @@ struct Own {
 }
 
 impl Grant {
+    /// The plugin panicked at a place, with a message. Any thread.
+    fn panicked(&self, place_and_message: &str) {
+        if self.panic.set(place_and_message.to_owned()).is_ok() {
+            let events = &self.outside.events;
+            events.panicked(self.number, self.host() as usize);
+            events.notify("plugin_failed", &format!("{}: {place_and_message}", self.name));
+        }
+    }
+
+    /// Place and message of its first panic. Any thread.
+    pub(super) fn panic(&self) -> Option<&str> {
+        self.panic.get().map(String::as_str)
+    }
+
     /// The `bay_host` of a new instance. App thread.
     pub(super) fn new(
         number: u64,
@@ -99,6 +115,7 @@ impl Grant {
             outside: outside.clone(),
             calls: Arc::clone(calls),
             is_alive: AtomicBool::new(true),
+            panic: OnceLock::new(),
             own: AppOnly::new(own, Arc::clone(&outside.core)),
         }));
         // SAFETY: just made, and nobody else has it yet.
@@ -217,12 +234,13 @@ unsafe extern "C" fn log(host: *const bay_host, level: u32, target: bay_str, lin
     // SAFETY: the plugin gives its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
     // SAFETY: valid for the call.
-    if unsafe { target.borrow(NAME_MAX) } == Some(PANIC) {
-        grant.outside.events.panicked(grant.number, host as usize);
-    }
+    let is_panic = unsafe { target.borrow(NAME_MAX) } == Some(PANIC);
     let cut = bay_str { ptr: line.ptr, len: line.len.min(LINE_MAX) };
     // SAFETY: valid for the call.
     let line = unsafe { lossy(cut) };
+    if is_panic {
+        grant.panicked(&line);
+    }
     let plugin = grant.name.as_str();
     match level {
         BAY_LOG_ERROR => tracing::error!(plugin, "{line}"),

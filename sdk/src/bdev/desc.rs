@@ -111,11 +111,12 @@ unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
     };
     // SAFETY: the host sends events to the thread that opened: the app thread.
     let app = unsafe { App::assume() };
-    enter((), || {
+    enter((), move || {
         if let Some(mut handler) = events.0.take() {
             handler(app, event);
             events.0.set(Some(handler));
         }
+        drop(events);
     });
 }
 

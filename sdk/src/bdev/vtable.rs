@@ -195,9 +195,9 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     let io = unsafe { NonNull::new_unchecked(io) };
     // SAFETY: a live channel.
     let channel = unsafe { this.as_ref() };
-    // A state without bytes may be borrowed twice.
-    let is_stateful = const { size_of::<B::Channel>() != 0 };
-    if is_poisoned() || is_stateful && channel.is_busy.get() {
+    // Only these kinds have code that runs on a channel outside of `submit`, and completes there.
+    let has_busy_sections = const { B::POLLS || B::BURSTS || B::JOINS };
+    if is_poisoned() || has_busy_sections && channel.is_busy.get() {
         return keep_or_fail(channel, io);
     }
     if const { home::drv_ctx_len::<B>() > 0 } {
@@ -212,11 +212,10 @@ unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
         return unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.submit(state, io)) };
     }
     #[cfg(debug_assertions)]
-    let _entered = is_stateful.then(|| Entered::new(&channel.is_entered));
+    let _entered = Entered::new(&channel.is_entered);
     // SAFETY: the bdev outlives its channels, and their calls.
     let bdev = unsafe { &channel.on_bus.as_ref().bdev };
-    // SAFETY: not busy, and the host's only call of this channel: this is the only reference, or it
-    // refers to no bytes.
+    // SAFETY: not busy, and the host enters a channel by one call at a time: this is the only reference.
     let state = unsafe { &mut *channel.state.get() };
     guard(|| bdev.submit(state, io));
 }

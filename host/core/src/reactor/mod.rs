@@ -25,6 +25,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use line::Line;
 use sleep::Sleeper;
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -195,7 +196,22 @@ pub(crate) fn current() -> Option<Arc<Reactor>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
+/// Ends the process when the host's own code panics on a reactor: without it, the disks of that reactor
+/// would hang. Plugins do not unwind out of their library.
+struct EndOfProcess;
+
+impl Drop for EndOfProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut out = std::io::stderr();
+            let _ = writeln!(out, "drivebay: a reactor panicked (above); the process ends");
+            std::process::abort();
+        }
+    }
+}
+
 fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
+    let _end = EndOfProcess;
     pin(reactor.core);
     // SAFETY: gettid has no arguments and cannot fail.
     let tid = unsafe { libc::gettid() };

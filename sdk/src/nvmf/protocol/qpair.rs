@@ -5,7 +5,7 @@ use super::fabric::Ops;
 use super::group::Group;
 use super::request::Request;
 use super::{Address, Target};
-use crate::entry::enter;
+use crate::entry::{enter, enter_with};
 use crate::runtime::group::Weight;
 use drivebay_plugin_api::{bay_nvmf_addr, bay_nvmf_req};
 use std::cell::{Cell, OnceCell};
@@ -162,7 +162,7 @@ impl<T: Target> Qpair<T> {
         this.outstanding.set(this.outstanding.get() + 2);
         // SAFETY: lent just now, counted just now.
         let request = unsafe { Request::<T>::new(request, qpair) };
-        enter((), move || T::exec(this, request));
+        enter_with(request, |request| T::exec(this, request));
         // SAFETY: counted above; `this` is not used any more.
         unsafe { Self::let_go(qpair) };
     }
@@ -222,5 +222,6 @@ impl<T: Target> Qpair<T> {
         enter((), || T::released(&this));
         // SAFETY: the fabric's function, called once for the connection.
         unsafe { (this.ops.qpair_free)(this.conn) };
+        enter((), move || drop(this));
     }
 }

@@ -244,6 +244,8 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
         given.group = group;
         // The same address as `conn`, the target's until `qpair_free`.
         let _ = Box::into_raw(given);
+    } else {
+        enter((), move || drop(given));
     }
     status
 }
@@ -284,7 +286,8 @@ pub(super) unsafe extern "C" fn qpair_free<T: Transport>(conn: *mut c_void) {
     let (group, key) = unsafe { served::<T>(conn) };
     enter((), || group.say(Said::Free(key)));
     // SAFETY: the connection of `hand_over`; the target has let go of it.
-    drop(unsafe { Box::from_raw(conn.cast::<Conn<T>>()) });
+    let conn = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
+    enter((), move || drop(conn));
 }
 
 unsafe extern "C" fn conn_addr<T: Transport>(
