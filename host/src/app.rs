@@ -318,6 +318,10 @@ impl loader::Events for FromPlugins {
         self.subsystems.panicked(owner);
         config::save::panicked(table);
     }
+
+    fn made_by(&self, bdev: &str) -> Option<String> {
+        config::save::made_by(bdev)
+    }
 }
 
 /// The socket is taken before any disk is, so that a second host ends early. Until the gate opens,

@@ -36,7 +36,9 @@ pub struct Notification {
 
 impl Default for Notifications {
     fn default() -> Self {
-        let kinds = ["bdev_register", "bdev_resize", "bdev_unregister"].map(str::to_owned).into();
+        let kinds = ["bdev_register", "bdev_resize", "bdev_unregister", "plugin_failed"]
+            .map(str::to_owned)
+            .into();
         Self { ring: Mutex::new(Ring { kinds, kept: VecDeque::new(), next_id: 0 }) }
     }
 }
@@ -95,7 +97,7 @@ mod tests {
         events.add("acme_failed", "x");
         assert_eq!(
             events.kinds(),
-            ["acme_failed", "bdev_register", "bdev_resize", "bdev_unregister"]
+            ["acme_failed", "bdev_register", "bdev_resize", "bdev_unregister", "plugin_failed"]
         );
     }
 }

@@ -8,6 +8,9 @@ use core::ptr;
 /// Must-understand flag: durable before completion (force unit access).
 pub const BAY_IO_FUA: u32 = 1 << 16;
 
+/// In `holds`: a device or the kernel may touch the buffers.
+pub const BAY_HELD_BY_DEVICE: u16 = 1 << 15;
+
 /// `detail_kind`: nothing in `detail`.
 pub const BAY_DETAIL_NONE: u8 = 0;
 /// `detail` is an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd.
@@ -192,8 +195,10 @@ structs! {
         detail_kind: u8,
         /// Priority, 0 = none.
         prio: u8,
-        /// Zero.
-        rsv0: u16,
+        /// How many others than the module's code may touch the buffers until `done`: children, and a device or the kernel
+        /// (`BAY_HELD_BY_DEVICE`). Zero at submit; the module's while in flight. The host ends the requests of a module that has
+        /// failed, but none with a number here.
+        holds: u16,
         /// Length of what `arg` points at, in bytes.
         arg_len: u32,
         /// By op.
@@ -526,7 +531,7 @@ impl bay_io {
         detail: 0,
         detail_kind: 0,
         prio: 0,
-        rsv0: 0,
+        holds: 0,
         arg_len: 0,
         arg: [0; 2],
         id: 0,

@@ -40,6 +40,12 @@ pub const BAY_LOG_INFO: u32 = 3;
 /// What only a developer reads.
 pub const BAY_LOG_DEBUG: u32 = 4;
 
+/// `target` of a log line: the plugin panicked, and its library takes no further call. The line says place and message. From
+/// then on its code touches no request any more, so the host ends those that nobody holds (`bay_io.holds`).
+pub const LOG_TARGET_POISONED: &str = "poisoned";
+/// As `LOG_TARGET_POISONED`, of a library that does not set `bay_io.holds`: the host ends none of its requests.
+pub const LOG_TARGET_PANIC: &str = "panic";
+
 functions! {
     /// Writes one piece of a text into the receiver's sink. `[caller's thread]`
     fn bay_sink_write_fn(ctx: *mut c_void, text: bay_str);

@@ -139,6 +139,8 @@ extern "C" {
 #define BAY_ZONE_OFFLINE UINT64_C(5)
 /** Must-understand flag: durable before completion (force unit access). */
 #define BAY_IO_FUA 65536u
+/** In `holds`: a device or the kernel may touch the buffers. */
+#define BAY_HELD_BY_DEVICE 32768u
 /** `detail_kind`: nothing in `detail`. */
 #define BAY_DETAIL_NONE 0u
 /** `detail` is an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd. */
@@ -771,8 +773,11 @@ struct BAY_ALIGNED(64) bay_io {
     uint8_t detail_kind;
     /** Priority, 0 = none. */
     uint8_t prio;
-    /** Zero. */
-    uint16_t rsv0;
+    /** How many others than the module's code may touch the buffers until `done`: children, and a device or the kernel
+     *  (`BAY_HELD_BY_DEVICE`). Zero at submit; the module's while in flight. The host ends the requests of a module that has
+     *  failed, but none with a number here.
+     */
+    uint16_t holds;
     /** Length of what `arg` points at, in bytes. */
     uint32_t arg_len;
     /** By op. */
@@ -1591,8 +1596,8 @@ BAY_ASSERT(offsetof(struct bay_io, detail_kind) == 88, "bay_io.detail_kind");
 BAY_ASSERT(sizeof(((struct bay_io *)0)->detail_kind) == 1, "bay_io.detail_kind");
 BAY_ASSERT(offsetof(struct bay_io, prio) == 89, "bay_io.prio");
 BAY_ASSERT(sizeof(((struct bay_io *)0)->prio) == 1, "bay_io.prio");
-BAY_ASSERT(offsetof(struct bay_io, rsv0) == 90, "bay_io.rsv0");
-BAY_ASSERT(sizeof(((struct bay_io *)0)->rsv0) == 2, "bay_io.rsv0");
+BAY_ASSERT(offsetof(struct bay_io, holds) == 90, "bay_io.holds");
+BAY_ASSERT(sizeof(((struct bay_io *)0)->holds) == 2, "bay_io.holds");
 BAY_ASSERT(offsetof(struct bay_io, arg_len) == 92, "bay_io.arg_len");
 BAY_ASSERT(sizeof(((struct bay_io *)0)->arg_len) == 4, "bay_io.arg_len");
 BAY_ASSERT(offsetof(struct bay_io, arg) == 96, "bay_io.arg");

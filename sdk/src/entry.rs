@@ -1,5 +1,6 @@
 //! Where the host enters the library: nothing unwinds out, and nothing enters after a panic.
 
+use crate::log;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,7 +62,9 @@ fn poison(panic: Box<dyn std::any::Any + Send>) {
     let is_real = !crate::testing::is_fake();
     #[cfg(not(any(test, feature = "testing")))]
     let is_real = true;
-    POISONED.store(is_real, Ordering::Relaxed);
+    if is_real && !POISONED.swap(true, Ordering::Relaxed) {
+        log::poisoned();
+    }
     // The payload is the author's, so its `Drop` may panic, too.
     leak(panic);
 }

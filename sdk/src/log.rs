@@ -6,6 +6,7 @@
 
 use crate::host::{host, try_host};
 use drivebay_plugin_api::{self as api, bay_str};
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tracing::field::{Field, Visit};
@@ -20,6 +21,11 @@ pub(crate) fn write(level: u32, target: &str, text: &str) {
     }
 }
 
+thread_local! {
+    /// Place and message of this thread's last panic.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// Sends the library's `tracing` events and panics to the host.
 pub(crate) fn install() {
     // Fails when the library was initialised before: then it stands already.
@@ -32,8 +38,16 @@ pub(crate) fn install() {
             (None, None) => "a panic without text",
         };
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        write(api::BAY_LOG_ERROR, "panic", &format!("{place}: {text}"));
+        let line = format!("{place}: {text}");
+        write(api::BAY_LOG_ERROR, "panicked", &line);
+        let _ = LAST_PANIC.try_with(|last| last.replace(line));
     }));
+}
+
+/// Tells the host that a panic on this thread poisoned the library.
+pub(crate) fn poisoned() {
+    let last = LAST_PANIC.try_with(RefCell::take).unwrap_or_default();
+    write(api::BAY_LOG_ERROR, api::LOG_TARGET_POISONED, &last);
 }
 
 /// The host's level changed.

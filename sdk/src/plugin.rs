@@ -40,7 +40,7 @@ pub struct Stopping(Option<Done>);
 impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
-        if is_poisoned() {
+        if is_poisoned() || std::thread::panicking() {
             // Tasks are the author's; the host takes the bdevs off the bus when the library has ended.
             return drop(done);
         }

@@ -10,6 +10,7 @@ use drivebay_ring::{IoBuffers, Segment};
 // The buffers of a leaked I/O are lent for ever.
 unsafe impl IoBuffers for BdevIo {
     fn segments(&self) -> impl Iterator<Item = Segment> {
+        self.hold_by_device();
         self.buffers().pieces().map(|(ptr, len)| Segment { ptr, len })
     }
 

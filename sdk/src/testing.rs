@@ -446,7 +446,7 @@ unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
     let target = unsafe { host::text(target) };
     // SAFETY: valid for the call.
     let text = unsafe { host::text(text) };
-    if target == "panic" {
+    if target == "panicked" {
         eprintln!("{text}"); // What failed the test.
     }
     let _ = STATE.try_with(|state| {

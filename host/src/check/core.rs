@@ -1,7 +1,7 @@
 //! The core's tables with the guard before them.
 #![expect(unsafe_code, reason = "promises what `Core` asks, as the core behind it does")]
 
-use crate::loader::{Core, Job, ProcessCore};
+use crate::loader::{Core, Job, ProcessCore, Result};
 use drivebay_check::calls::{self, Call};
 use drivebay_check::guard;
 use drivebay_plugin_api::{bay_bdev_module, bay_host};
@@ -38,6 +38,23 @@ unsafe impl Core for GuardedCore {
 
     fn release_owner(&self, owner: *const bay_host, done: Job) {
         ProcessCore.release_owner(owner, done);
+    }
+
+    fn fail_owner(&self, owner: *const bay_host, marks_held: bool) {
+        ProcessCore.fail_owner(owner, marks_held);
+    }
+
+    fn quarantined(&self, owner: *const bay_host) -> usize {
+        ProcessCore.quarantined(owner)
+    }
+
+    fn delete_bdev(
+        &self,
+        owner: *const bay_host,
+        name: &str,
+        done: Box<dyn FnOnce(i32) + Send>,
+    ) -> Result<()> {
+        ProcessCore.delete_bdev(owner, name, done)
     }
 
     unsafe fn add_bdev_module(

@@ -152,6 +152,13 @@ pub fn panicked(owner: usize) {
     kept(|kept| kept.panicked.insert(owner));
 }
 
+/// The method of the call that makes a bdev again; the name is the bdev's own. Any thread.
+pub fn made_by(name: &str) -> Option<String> {
+    let text = kept(|kept| kept.bdevs.get(name).cloned())?;
+    let call: Value = serde_json::from_str(&text).ok()?;
+    Some(call.get("method")?.as_str()?.to_owned())
+}
+
 /// A bdev has come or gone: `bdev_register` or `bdev_unregister`.
 pub fn happened(kind: &str, name: &str) {
     CHANGES.fetch_add(1, Ordering::Relaxed);

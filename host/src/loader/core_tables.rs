@@ -1,6 +1,7 @@
 //! The core's tables, as the loader asks for them.
 #![expect(unsafe_code, reason = "promises what `Core` asks: one app thread, tables that stay")]
 
+use super::error::Result;
 use super::outside::{Core, Job};
 use drivebay_core::reactor::thread;
 use drivebay_core::services;
@@ -38,6 +39,23 @@ unsafe impl Core for ProcessCore {
 
     fn release_owner(&self, owner: *const bay_host, done: Job) {
         services::release_owner(owner, done);
+    }
+
+    fn fail_owner(&self, owner: *const bay_host, marks_held: bool) {
+        drivebay_core::bdev::failed::fail(owner as usize, marks_held);
+    }
+
+    fn quarantined(&self, owner: *const bay_host) -> usize {
+        drivebay_core::bdev::failed::quarantined(owner as usize)
+    }
+
+    fn delete_bdev(
+        &self,
+        owner: *const bay_host,
+        name: &str,
+        done: Box<dyn FnOnce(i32) + Send>,
+    ) -> Result<()> {
+        drivebay_core::bdev::device::delete_failed(owner as usize, name, done)
     }
 
     unsafe fn add_bdev_module(

@@ -264,10 +264,13 @@ impl Life {
         }
         let number = plugin.grant.number;
         let host: *const bay_host = plugin.grant.host();
+        // The disks of a plugin that has failed go with it: they only answer errors.
+        let has_failed = plugin.grant.panic().is_some();
+        let owned = if has_failed { 0 } else { self.outside.core.owned(host) };
         for (count, what) in [
             (self.broker.references_to(number), "references of other plugins to it"),
             (self.calls.count(number), "RPC calls in hand"),
-            (self.outside.core.owned(host), "bdevs or open descriptors"),
+            (owned, "bdevs or open descriptors"),
         ] {
             if count > 0 {
                 uses.push(format!("has {count} {what}; 0 are required"));
@@ -372,9 +375,9 @@ impl Plugin {
 
     fn listing(&self) -> Listing {
         let retired = "ended; its library stays mapped until the host ends";
-        let (state, reason) = match (self.state.get(), self.grant.panic()) {
+        let (state, reason) = match (self.state.get(), self.grant.reason_of_failure()) {
             (State::Retired, _) => (State::Retired, Some(retired.to_owned())),
-            (_, Some(panic)) => (State::Failed, Some(format!("it panicked: {panic}"))),
+            (_, Some(reason)) => (State::Failed, Some(reason)),
             (state, None) => (state, None),
         };
         Listing {

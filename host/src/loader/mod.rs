@@ -18,6 +18,7 @@ mod broker;
 mod calls;
 mod core_tables;
 mod error;
+mod failed;
 mod files;
 pub mod inspect;
 pub mod layout;

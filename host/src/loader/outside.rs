@@ -1,5 +1,6 @@
 //! What the loader needs of the rest of the host.
 
+use super::error::{Error, Result};
 use crate::rpc::Registry;
 use drivebay_plugin_api::{bay_bdev_module, bay_host};
 use std::ffi::c_void;
@@ -34,6 +35,24 @@ pub unsafe trait Core: Send + Sync {
     /// Takes back what an instance left, of whatever kind; `done` runs on the app thread once
     /// nothing of it runs any more. App thread.
     fn release_owner(&self, owner: *const bay_host, done: Job);
+    /// Code of an instance panicked, and its library takes no further call. `marks_held`: it sets `bay_io.holds`. Any thread.
+    fn fail_owner(&self, _owner: *const bay_host, _marks_held: bool) {}
+    /// How many I/O of a failed instance cannot end, because a device may still touch their buffers.
+    fn quarantined(&self, _owner: *const bay_host) -> usize {
+        0
+    }
+    /// Deletes a bdev of a failed instance; `done` with a status when it is gone. App thread.
+    ///
+    /// # Errors
+    /// `ENODEV` when the instance has none of that name.
+    fn delete_bdev(
+        &self,
+        _owner: *const bay_host,
+        _name: &str,
+        _done: Box<dyn FnOnce(i32) + Send>,
+    ) -> Result<()> {
+        Err(Error::no_such_device())
+    }
     /// Takes the plugin's `bay.bdev_module/1`, which is shown every new bdev from now on. App thread.
     ///
     /// # Safety
@@ -57,6 +76,10 @@ pub trait Events: Send + Sync {
     /// Code of instance `owner`, whose host table is `table`, panicked: its SDK enters it no more, so it
     /// cannot say what its configuration is. Any thread.
     fn panicked(&self, _owner: u64, _table: usize) {}
+    /// The method that makes a bdev again, by its configuration. Any thread.
+    fn made_by(&self, _bdev: &str) -> Option<String> {
+        None
+    }
 }
 
 /// All of it.

@@ -15,9 +15,10 @@ use crate::rpc::{Call, Owner, Responder};
 use drivebay_core::reactor::watch;
 use drivebay_plugin_api::{
     BAY_ABI_MAJOR, BAY_ABI_MINOR, BAY_LOG_DEBUG, BAY_LOG_ERROR, BAY_LOG_INFO, BAY_LOG_NOTICE,
-    BAY_LOG_WARN, BAY_RPC_RUNTIME, BAY_RPC_STARTUP, Collected, bay_broker_api,
-    bay_broker_revoked_fn, bay_cb_fn, bay_host, bay_notify_api, bay_rpc_api, bay_rpc_call_fn,
-    bay_rpc_method, bay_str, bay_subsystem_config_fn, copy_open, id, size_of_table,
+    BAY_LOG_WARN, BAY_RPC_RUNTIME, BAY_RPC_STARTUP, Collected, LOG_TARGET_PANIC,
+    LOG_TARGET_POISONED, bay_broker_api, bay_broker_revoked_fn, bay_cb_fn, bay_host,
+    bay_notify_api, bay_rpc_api, bay_rpc_call_fn, bay_rpc_method, bay_str, bay_subsystem_config_fn,
+    copy_open, id, size_of_table,
 };
 use drivebay_spec_jsonrpc::{Method, Role, RpcError, State};
 use std::borrow::Cow;
@@ -52,12 +53,12 @@ pub(super) struct Grant {
     pub(super) name: String,
     /// What it may have beyond what everybody may.
     pub(super) permissions: Vec<String>,
-    outside: Outside,
-    calls: Arc<OpenCalls>,
+    pub(super) outside: Outside,
+    pub(super) calls: Arc<OpenCalls>,
     /// Between `init` and the end.
     is_alive: AtomicBool,
     /// Place and message of the first panic in the plugin, after which its SDK does not enter it any more.
-    panic: OnceLock<String>,
+    pub(super) panic: OnceLock<String>,
     own: AppOnly<Own>,
 }
 
@@ -70,20 +71,6 @@ struct Own {
 }
 
 impl Grant {
-    /// The plugin panicked at a place, with a message. Any thread.
-    fn panicked(&self, place_and_message: &str) {
-        if self.panic.set(place_and_message.to_owned()).is_ok() {
-            let events = &self.outside.events;
-            events.panicked(self.number, self.host() as usize);
-            events.notify("plugin_failed", &format!("{}: {place_and_message}", self.name));
-        }
-    }
-
-    /// Place and message of its first panic. Any thread.
-    pub(super) fn panic(&self) -> Option<&str> {
-        self.panic.get().map(String::as_str)
-    }
-
     /// The `bay_host` of a new instance. App thread.
     pub(super) fn new(
         number: u64,
@@ -225,21 +212,20 @@ unsafe extern "C" fn get_iface(
     }
 }
 
-/// Target of the log line that the SDK writes for a panic.
-const PANIC: &str = "panic";
-
 /// # Safety
 /// `bay_log_fn`. `[any thread]`
 unsafe extern "C" fn log(host: *const bay_host, level: u32, target: bay_str, line: bay_str) {
     // SAFETY: the plugin gives its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
     // SAFETY: valid for the call.
-    let is_panic = unsafe { target.borrow(NAME_MAX) } == Some(PANIC);
+    let target = unsafe { target.borrow(NAME_MAX) };
     let cut = bay_str { ptr: line.ptr, len: line.len.min(LINE_MAX) };
     // SAFETY: valid for the call.
     let line = unsafe { lossy(cut) };
-    if is_panic {
-        grant.panicked(&line);
+    match target {
+        Some(LOG_TARGET_POISONED) => return grant.panicked(&line, true),
+        Some(LOG_TARGET_PANIC) => grant.panicked(&line, false),
+        _ => {}
     }
     let plugin = grant.name.as_str();
     match level {
@@ -364,6 +350,9 @@ impl PluginMethod {
         if !grant.is_alive.load(Ordering::Acquire) {
             let why = format!("plugin {} has ended", grant.name);
             return call.responder.error(RpcError::method_not_found(&call.method, why));
+        }
+        if let Some(panic) = grant.panic() {
+            return grant.answer_for_failed(panic, call);
         }
         let params = match call.params_text() {
             "" => "{}".to_owned(),

@@ -102,6 +102,7 @@ impl FanOut {
         request.arg = [arg, number.into()];
         request.arg_len = 0;
         let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
+        self.0.change_holds(1);
         // SAFETY: the parent, and with it its data, is the module's until its last child has ended.
         unsafe { (host.client.submit)(host.raw, child.as_ptr(), Some(ended), parent.cast()) };
     }
@@ -191,6 +192,15 @@ impl Parent {
         unsafe { (*self.io.as_ptr()).link = ptr::without_provenance_mut(word) };
     }
 
+    /// Counts the children that may touch the parent's buffers.
+    #[inline]
+    fn change_holds(self, by: i16) {
+        // SAFETY: the module's until the last child has ended.
+        let holds = unsafe { (*self.io.as_ptr()).holds };
+        // SAFETY: as above.
+        unsafe { (*self.io.as_ptr()).holds = holds.wrapping_add_signed(by) };
+    }
+
     fn add(self) {
         let count = self.count();
         self.set_count(Count { pending: count.pending + 1, ..count });
@@ -259,5 +269,7 @@ unsafe fn one_ended(parent: *mut c_void, child: *mut bay_io, status: i32, joins:
     // SAFETY: alive during the callback.
     let child = unsafe { &*child };
     let [number, ..] = child.arg[1].to_le_bytes();
-    Parent { io, joins }.end_one(IoResult::read(status, child), number);
+    let parent = Parent { io, joins };
+    parent.change_holds(-1);
+    parent.end_one(IoResult::read(status, child), number);
 }

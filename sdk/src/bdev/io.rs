@@ -79,6 +79,16 @@ impl BdevIo {
         Buffers::of(self.raw())
     }
 
+    /// From now on the kernel or a device may touch the buffers until the I/O is completed.
+    #[cfg(feature = "ring")]
+    #[inline]
+    pub(crate) fn hold_by_device(&self) {
+        // SAFETY: the request is ours, and nobody refers to this field.
+        let holds = unsafe { &raw mut (*self.io.as_ptr()).holds };
+        // SAFETY: as above.
+        unsafe { holds.write(holds.read() | api::BAY_HELD_BY_DEVICE) };
+    }
+
     /// Ends the I/O.
     #[inline]
     pub fn complete(self, status: impl Into<Status>) {

@@ -7,7 +7,7 @@ use super::quiesce::Range;
 use super::reserve::Reserve;
 use super::stats::Counters;
 use super::waiters::Waiters;
-use super::{Local, complete, dispatch};
+use super::{Local, complete, dispatch, failed};
 use crate::env::buf;
 use crate::reactor::{clock, thread};
 use drivebay_plugin_api::*;
@@ -81,6 +81,8 @@ pub(crate) struct Channel {
     wants_attention: Cell<bool>,
     pub(super) phase: Cell<Phase>,
     pub(super) failure: Cell<i32>,
+    /// I/O that a failed module had and that cannot end yet.
+    pub(super) quarantined: Cell<u32>,
     pub(super) refs: Cell<u32>,
     /// Id of its thread.
     pub(super) thread: u64,
@@ -186,6 +188,7 @@ impl Channel {
             wants_attention: Cell::new(false),
             phase: Cell::new(Phase::Creating),
             failure: Cell::new(0),
+            quarantined: Cell::new(0),
             refs: Cell::new(0),
             thread: thread::current_id(),
             handle,
@@ -324,8 +327,7 @@ impl Channel {
     pub(super) fn push_waiting_first(&self, io: Io, ns: u64) {
         self.waiting.push_front(io);
         self.gate.set(Gate::WAITED);
-        self.retry_at_ns.set(clock::now() + ns);
-        self.ask_for_attention();
+        self.look_again_after(ns);
     }
 
     pub(super) fn pop_waiting(&self) -> Option<Io> {
@@ -391,6 +393,12 @@ impl Channel {
     #[inline(never)]
     pub(super) fn look_again(&self) {
         self.retry_at_ns.set(0);
+        self.ask_for_attention();
+    }
+
+    /// As `look_again`, after `ns`.
+    pub(super) fn look_again_after(&self, ns: u64) {
+        self.retry_at_ns.set(clock::now() + ns);
         self.ask_for_attention();
     }
 
@@ -470,7 +478,9 @@ impl Channel {
         if !self.starved.is_empty() {
             self.feed_starved(); // the channel's own buffer may be free
         }
-        if clock::now() >= self.retry_at_ns.get() {
+        if self.quarantined.get() != 0 {
+            failed::end_requests(self);
+        } else if clock::now() >= self.retry_at_ns.get() {
             dispatch::resume(self);
         }
         if self.gate.has(Gate::WAITED) && !self.gate.has(Gate::HELD) {

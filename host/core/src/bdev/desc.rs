@@ -1,6 +1,7 @@
 //! Descriptors: an open handle of a bdev and its events.
 
 use super::device::{self, Bdev};
+use super::failed;
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
@@ -122,11 +123,26 @@ pub fn close(id: u64) -> Result<()> {
     Ok(())
 }
 
+/// Closes descriptors that have no channels any more.
+pub(super) fn close_all(is_meant: impl Fn(&Desc) -> bool) {
+    let ids: Vec<u64> =
+        table(|table| table.values().filter(|desc| is_meant(desc)).map(|desc| desc.id).collect());
+    for id in ids {
+        if let Err(error) = close(id) {
+            tracing::error!("a descriptor of a failed plugin stays open: {error}");
+        }
+    }
+}
+
 /// Tells every descriptor's owner of an event, on the thread of its open.
 pub(super) fn tell_all(bdev: &Bdev, event: u32, value: u64) {
     let ids = bdev.control().descs.clone();
     for id in ids {
         let Ok(desc) = by_id(id) else { continue };
+        if event == BAY_EVENT_REMOVE && failed::has_failed(desc.owner) {
+            failed::close_descriptors(desc.owner, Some(bdev.id));
+            continue;
+        }
         let home = if desc.thread == 0 { thread::app() } else { desc.thread };
         thread::send_boxed(home, move || {
             // It may have been closed meanwhile.

@@ -3,6 +3,7 @@
 use super::claim::Claims;
 use super::desc;
 use super::examine;
+use super::failed;
 use super::quiesce::Range;
 use super::stats::Totals;
 use crate::reactor::thread;
@@ -36,6 +37,9 @@ pub struct Bdev {
     reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
+    has_failed: AtomicBool,
+    /// I/O of all channels that its failed module had and that cannot end yet.
+    pub(super) quarantined: AtomicU32,
     /// Whether the log has reported that its module completes I/O on the wrong threads.
     pub(super) is_told_elsewhere: AtomicBool,
     pub(super) channels: AtomicU32,
@@ -227,6 +231,39 @@ pub fn owned(owner: usize) -> usize {
     bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).count())
 }
 
+/// The bdevs of an owner, with those that are on their way out.
+pub(super) fn of_owner(owner: usize) -> Vec<Arc<Bdev>> {
+    bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).cloned().collect())
+}
+
+/// The plugin of these bdevs has failed: what it was asked for and has not answered is over. App thread.
+pub(super) fn fail_all(owner: usize) {
+    for bdev in of_owner(owner) {
+        bdev.has_failed.store(true, Ordering::Release);
+        let is_destructing = {
+            let mut control = bdev.control();
+            control.quiesced.clear();
+            control.destructing
+        };
+        if is_destructing {
+            destruct_done(bdev.id, -libc::EIO);
+        }
+    }
+}
+
+/// Takes a bdev of a failed plugin off the bus, which the plugin cannot do any more; `done` when it is gone. App thread.
+///
+/// # Errors
+/// `ENODEV` when the plugin has no bdev of that name.
+pub fn delete_failed(
+    owner: usize,
+    name: &str,
+    done: impl FnOnce(i32) + Send + 'static,
+) -> Result<()> {
+    let bdev = find(name).filter(|bdev| bdev.owner == owner && bdev.has_failed());
+    unregister(bdev.ok_or_else(Error::no_such_device)?.id, done)
+}
+
 /// Texts of a record, already copied.
 #[derive(Debug)]
 pub(crate) struct Texts {
@@ -274,6 +311,8 @@ pub(crate) unsafe fn register(
             reach: AtomicU64::new(record.num_blocks),
             removed: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            quarantined: AtomicU32::new(0),
             is_told_elsewhere: AtomicBool::new(false),
             channels: AtomicU32::new(0),
             retired: Totals::default(),
@@ -475,6 +514,18 @@ impl Bdev {
             read_only: record.flags & BAY_BDEV_READ_ONLY != 0,
             straight: Straight::of(record),
         }
+    }
+
+    /// Whether its plugin has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// I/O that its failed module had and that cannot end yet.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.quarantined.load(Ordering::Relaxed) as usize
     }
 
     fn dump(&self, dump: Option<bay_dump_fn>) -> Option<String> {
@@ -684,6 +735,10 @@ pub fn waits_for(name: &str) -> Option<String> {
     let channels = leaving.channels.load(Ordering::Acquire);
     Some(match (descs, channels) {
         (0, 0) if destructing => "its module has not let go of it".to_owned(),
+        _ if leaving.quarantined() > 0 => format!(
+            "{} I/O are quarantined: its plugin has failed, and a device may still touch their buffers",
+            leaving.quarantined()
+        ),
         _ => format!(
             "{descs} open descriptors and {channels} channels, with I/O in flight, use it still"
         ),
@@ -726,6 +781,7 @@ pub fn destruct_done(id: u64, status: i32) {
     if let Some(done) = done {
         done(status);
     }
+    failed::close_when_unused(bdev.owner);
 }
 
 /// A UUID of version 5's form that depends on the name only.

@@ -24,7 +24,8 @@ type Waiter = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     modules: Vec<Module>,
-    open_tokens: Vec<u64>,
+    /// Examinations under way, with the owner of the module that examines; 0 = none yet.
+    open_tokens: Vec<(u64, usize)>,
     waiters: Vec<Waiter>,
 }
 
@@ -77,7 +78,7 @@ pub(super) fn show(name: &str) {
 
 fn queue(name: String) {
     let token = TOKEN.fetch_add(1, Ordering::Relaxed);
-    state(|state| state.open_tokens.push(token));
+    state(|state| state.open_tokens.push((token, 0)));
     thread::send_app(move || {
         run(&name);
         close_token(token);
@@ -108,7 +109,7 @@ fn run(name: &str) {
         let may_read = bdev.claim().is_none() || bdev.is_claimed_by(module.owner);
         if let Some(call) = module.table.examine_disk.filter(|_| may_read) {
             let token = TOKEN.fetch_add(1, Ordering::Relaxed);
-            state(|state| state.open_tokens.push(token));
+            state(|state| state.open_tokens.push((token, module.owner)));
             // SAFETY: as above.
             unsafe { call(module.state, bay_str::new(name), token) };
         }
@@ -117,8 +118,17 @@ fn run(name: &str) {
 
 /// A module has ended an `examine_disk`.
 pub(crate) fn close_token(token: u64) {
+    close_tokens(|open, _| open == token);
+}
+
+/// Ends what a failed plugin examines.
+pub(super) fn close_tokens_of(failed: usize) {
+    close_tokens(|_, owner| owner == failed);
+}
+
+fn close_tokens(is_meant: impl Fn(u64, usize) -> bool) {
     let waiters = state(|state| {
-        state.open_tokens.retain(|&open| open != token);
+        state.open_tokens.retain(|&(token, owner)| !is_meant(token, owner));
         if state.open_tokens.is_empty() { std::mem::take(&mut state.waiters) } else { Vec::new() }
     });
     waiters.into_iter().for_each(|waiter| waiter());

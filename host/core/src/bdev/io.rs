@@ -172,6 +172,7 @@ impl Io {
     pub(super) fn begin(self, writable: bool, part: bool) {
         self.writable.set(writable);
         self.state.0.set(if part { State::PART } else { 0 });
+        self.change(|request| request.holds = 0);
     }
 
     /// The request, to read.
@@ -240,10 +241,15 @@ impl Io {
         true
     }
 
+    /// Whether the module of `channel` has it, and has not passed it on.
+    pub(super) fn is_at_module_of(self, channel: &Channel) -> bool {
+        ptr::eq(self.channel.get(), channel) && self.state.is_sent()
+    }
+
     /// The first block for which the module of `channel` has it, or has passed it on; `None` when it
     /// has not.
     pub(super) fn lba_at_module(self, channel: &Channel) -> Option<u64> {
-        if ptr::eq(self.channel.get(), channel) && self.state.is_sent() {
+        if self.is_at_module_of(channel) {
             return Some(self.request().lba);
         }
         let way = self.way.get(..usize::from(self.hops.get()))?;

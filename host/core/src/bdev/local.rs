@@ -2,7 +2,7 @@
 
 use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
-use super::{Bdev, Desc, device};
+use super::{Bdev, Desc, device, failed};
 use crate::reactor::{clock, thread};
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
@@ -228,6 +228,30 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Gives back every channel that was got through such a descriptor.
+    pub(super) fn put_all(&self, is_meant: impl Fn(&Desc) -> bool) {
+        let is_meant = |reference: &&Reference| reference.desc.as_deref().is_some_and(&is_meant);
+        let meant = self.references().iter().filter(is_meant);
+        let handles: Vec<u64> = meant.map(|reference| reference.handle).collect();
+        for handle in handles {
+            let _ = self.put(handle); // found just now
+        }
+    }
+
+    /// The plugin of these bdevs has failed.
+    pub(super) fn fail_owner(&self, owner: usize) {
+        let channels = self.channels.borrow().clone();
+        for channel in channels {
+            // SAFETY: channels in the list are alive; while they are visited each is freed by its own visit at most.
+            let channel = unsafe { &*channel };
+            if channel.bdev.owner == owner {
+                failed::take_over(channel);
+            }
+        }
+    }
+}
+
 /// Place of a handle in the table of references.
 fn place(handle: u64) -> usize {
     usize::try_from(handle & u64::from(u32::MAX)).unwrap_or(usize::MAX)
@@ -259,6 +283,11 @@ impl Local {
         let channel = Box::into_raw(Box::new(Channel::new(bdev, submit, handle)));
         self.channels.borrow_mut().push(channel);
         bdev.channels.fetch_add(1, Ordering::AcqRel);
+        if bdev.has_failed() {
+            // SAFETY: in the list, so alive.
+            failed::take_over(unsafe { &*channel });
+            return Ok(channel);
+        }
         let args = bay_chan_args {
             size: size_of_table::<bay_chan_args>(),
             numa: bdev.record.numa,

@@ -10,7 +10,7 @@
 //!
 //! and the life of a bdev: `device` (registration, names, limits, removal), `desc` (open, claims,
 //! events), `channel` (one thread's state of one bdev), `local` (a thread's channels and their
-//! handles), `reset`, `quiesce`, `examine`, `stats`. See `docs/data-path.md`.
+//! handles), `reset`, `quiesce`, `examine`, `stats`, `failed`. See `docs/data-path.md`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
 pub mod channel;
@@ -20,6 +20,7 @@ pub mod desc;
 pub mod device;
 mod dispatch;
 pub mod examine;
+pub mod failed;
 mod io;
 pub mod local;
 mod parts;

@@ -99,12 +99,14 @@ fn pass_child(handle: u64, parent: Io, lba: u64) {
     let Some(child) = derive(handle, parent) else { return refuse(parent) };
     child.change(|request| move_to(request, lba));
     child.set_callback(Some(child_done), parent.into_arg());
+    parent.change(|request| request.holds += 1);
     submit::submit(child);
 }
 
 unsafe extern "C" fn child_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
     // SAFETY: `pass_child` set the parent as the argument; it waits for its child.
     let parent = unsafe { Io::from_arg(arg) };
+    parent.change(|request| request.holds -= 1);
     // SAFETY: the callback's I/O is alive until it returns.
     complete_from(parent, unsafe { Io::from_abi(child) }, status);
 }
@@ -118,7 +120,7 @@ pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
         let from = *parent.request();
         io.change(|to| {
             let bay_io { done, drv_ctx, link, id, .. } = *to;
-            *to = bay_io { done, drv_ctx, link, id, ..from };
+            *to = bay_io { done, drv_ctx, link, id, holds: 0, ..from };
         });
         io
     })

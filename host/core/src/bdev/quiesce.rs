@@ -78,7 +78,9 @@ fn drain(bdev: Arc<Bdev>, range: Range, done: impl FnOnce(i32) + Send + 'static)
         &Arc::clone(&bdev),
         move |channel| at_module(channel, range),
         move |found| {
-            if found.contains(&true) {
+            if bdev.has_failed() {
+                done(-libc::EIO); // quarantined I/O may stay for ever
+            } else if found.contains(&true) {
                 drain(bdev, range, done);
             } else {
                 done(0);

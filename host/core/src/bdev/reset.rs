@@ -47,6 +47,9 @@ fn held(io: Travelling) {
 /// Looks again until no channel has I/O at the module.
 fn drain(io: Travelling) {
     let bdev = Arc::clone(&io.0.channel().bdev);
+    if bdev.has_failed() {
+        return end(io, -libc::EIO); // quarantined I/O may stay for ever
+    }
     on_channels(
         &bdev,
         |channel| channel.outstanding.get(),
