@@ -2208,7 +2208,7 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_host_get_iface_fn(host:*constbay_host,id:bay_str,min_minor:u32,)->*constc_void\n" \
     "fn:bay_log_fn(host:*constbay_host,level:u32,target:bay_str,text:bay_str,)\n" \
     "bay_iov:size=16,align=8,closed;addr@0+8=*mutc_void;len@8+4=u32;region@12+4=u32\n" \
-    "bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;flags@4+4=u32;lba@8+8=u64;nblocks@16+8=u64;iov@24+8=*constbay_iov;done@32+8=Option<bay_done_fn>;drv_ctx@40+8=*mutc_void;link@48+8=*mutc_void;ext@56+8=*constbay_io_ext;md@64+8=*mutc_void;md_len@72+4=u32;md_region@76+4=u32;detail@80+8=u64;detail_kind@88+1=u8;prio@89+1=u8;rsv0@90+2=u16;arg_len@92+4=u32;arg@96+16=[u64;2];id@112+8=u64;rsv1@120+8=u64\n" \
+    "bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;flags@4+4=u32;lba@8+8=u64;nblocks@16+8=u64;iov@24+8=*constbay_iov;done@32+8=Option<bay_done_fn>;drv_ctx@40+8=*mutc_void;link@48+8=*mutc_void;ext@56+8=*constbay_io_ext;md@64+8=*mutc_void;md_len@72+4=u32;md_region@76+4=u32;detail@80+8=u64;detail_kind@88+1=u8;prio@89+1=u8;holds@90+2=u16;arg_len@92+4=u32;arg@96+16=[u64;2];id@112+8=u64;rsv1@120+8=u64\n" \
     "bay_zone:size=32,align=8,closed;lba@0+8=u64;capacity@8+8=u64;write_pointer@16+8=u64;state@24+1=u8;kind@25+1=u8;rsv@26+6=[u8;6]\n" \
     "bay_io_ext:size=16,align=8,open;size@0+4=u32;valid@4+4=u32;trace_id@8+8=u64\n" \
     "bay_chan_args:size=32,align=8,open;size@0+4=u32;numa@4+4=i32;thread@8+8=u64;host_chan@16+8=u64;handover@24+8=*constc_void\n" \

@@ -83,10 +83,9 @@ impl BdevIo {
     #[cfg(feature = "ring")]
     #[inline]
     pub(crate) fn hold_by_device(&self) {
-        // SAFETY: the request is ours, and nobody refers to this field.
-        let holds = unsafe { &raw mut (*self.io.as_ptr()).holds };
-        // SAFETY: as above.
-        unsafe { holds.write(holds.read() | api::BAY_HELD_BY_DEVICE) };
+        let holds = self.raw().holds | api::BAY_HELD_BY_DEVICE;
+        // SAFETY: the request is ours, and nobody refers to it now.
+        unsafe { (*self.io.as_ptr()).holds = holds };
     }
 
     /// Ends the I/O.
