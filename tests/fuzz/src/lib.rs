@@ -20,6 +20,7 @@ mod iscsi;
 mod jsonrpc;
 mod nvme;
 mod plugin;
+mod raid;
 mod script;
 mod scsi;
 
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "iscsi_text", run: iscsi::text },
     Target { name: "jsonrpc_frame", run: jsonrpc::frame },
     Target { name: "jsonrpc_params", run: jsonrpc::params },
+    Target { name: "raid_superblock", run: raid::superblock },
     Target { name: "plugin_file", run: plugin::file },
     Target { name: "plugin_layout", run: plugin::layout },
     Target { name: "plugin_trust", run: plugin::trust },

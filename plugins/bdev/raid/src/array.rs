@@ -196,6 +196,11 @@ impl Array {
                 format!("bdev {name} has protection information, which only raid0 supports");
             return Err(Error::new(errno::EINVAL, message));
         }
+        if self.level.parities() > 0 && info.raw().md_size != 0 && info.raw().md_interleave == 0 {
+            let message =
+                format!("bdev {name} has separate metadata, which raid5f does not support");
+            return Err(Error::new(errno::EINVAL, message));
+        }
         let slots = self.slots.borrow();
         let slot = slots.get(usize::from(number)).ok_or_else(Error::no_such_device)?;
         if slot.uuid != [0; 16] && slot.uuid != info.uuid() {
@@ -274,6 +279,10 @@ impl Array {
     }
 
     fn layout(&self, member: &Member) -> Result<Layout> {
+        if self.level == Level::Raid6 {
+            let message = format!("array {}: raid6 is not supported yet", self.name);
+            return Err(Error::new(errno::EOPNOTSUPP, message));
+        }
         let block_size = member.data_block_size().max(1);
         let strip_bytes = u64::from(self.strip_size_kb) * 1024;
         let strip_blocks = u32::try_from(strip_bytes / u64::from(block_size)).unwrap_or(0);

@@ -108,10 +108,6 @@ impl NewArray {
             }
             (true, _) => {}
         }
-        if self.level.parities() > 0 {
-            let allowed = "raid0, raid1, raid10, concat";
-            return Err(Error::invalid("raid_level", self.level, allowed));
-        }
         let (given, least) = (self.base_bdevs.len(), self.level.members_min());
         if !(usize::from(least)..=MEMBERS_MAX).contains(&given) {
             let allowed = format!("{least} to {MEMBERS_MAX} for {}", self.level);

@@ -6,8 +6,8 @@ use crate::members;
 use drivebay_sdk::App;
 use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::task::oneshot;
-use drivebay_spec_raid::{Layout, Place};
+use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_spec_raid::{Layout, Place, xor_into};
 use std::rc::Rc;
 
 /// Runs `operation` while no I/O to `blocks` is in flight.
@@ -42,12 +42,15 @@ pub(crate) async fn to_member(
 ) -> Result<()> {
     let target = array.slot_of(serial).ok_or_else(gone)?;
     let layout = layout(array)?;
-    for run in runs(&layout, blocks) {
-        let places: Vec<Place> = layout.copies(run.lba).collect();
+    if layout.level().parities() > 0 {
+        return strip_to_member(array, &layout, target, blocks).await;
+    }
+    for run in layout.runs(blocks.lba, blocks.nblocks) {
+        let places: Vec<Place> = layout.copies(run.start).collect();
         let Some(to) = places.iter().find(|place| place.member == target) else { continue };
         let others = places.iter().filter(|place| place.member != target);
-        let buf = read_one(array, others, run, spare.take()).await?;
-        *spare = Some(write_one(array, *to, run.nblocks, buf).await?);
+        let buf = read_one(array, others, &run, spare.take()).await?;
+        *spare = Some(write_one(array, *to, run.end - run.start, buf).await?);
     }
     Ok(())
 }
@@ -59,49 +62,89 @@ pub(crate) async fn to_member(
 /// Why the copies may still differ.
 pub(crate) async fn make_equal(array: &Array, blocks: Range) -> Result<()> {
     let layout = layout(array)?;
-    for run in runs(&layout, blocks) {
-        let places: Vec<Place> = layout.copies(run.lba).collect();
-        let mut buf = read_one(array, &places, run, None).await?;
+    if layout.level().parities() > 0 {
+        return make_rows_agree(array, &layout, blocks).await;
+    }
+    for run in layout.runs(blocks.lba, blocks.nblocks) {
+        let places: Vec<Place> = layout.copies(run.start).collect();
+        let mut buf = read_one(array, &places, &run, None).await?;
         // The copy that was read gets its own data again.
         for to in places.iter().filter(|place| member_of(array, place.member).is_some()) {
-            buf = write_one(array, *to, run.nblocks, buf).await?;
+            buf = write_one(array, *to, run.end - run.start, buf).await?;
         }
     }
     Ok(())
 }
 
-/// The pieces of `blocks` that lie one behind the other on the same members.
-fn runs(layout: &Layout, blocks: Range) -> impl Iterator<Item = Range> {
-    let end = blocks.lba + blocks.nblocks;
-    let mut lba = blocks.lba;
-    std::iter::from_fn(move || {
-        let run = (lba < end).then(|| Range::new(lba, layout.run(lba, end - lba)))?;
-        lba += run.nblocks;
-        Some(run)
-    })
+/// Writes a member's strips of the rows that hold `blocks`: data or parity, computed from the other strips.
+async fn strip_to_member(array: &Array, layout: &Layout, target: u8, blocks: Range) -> Result<()> {
+    for row in rows(layout, blocks) {
+        let buf = sum_of_others(array, layout, row, target).await?;
+        let to = Place { member: target, lba: row * layout.strip_blocks() };
+        write_one(array, to, layout.strip_blocks(), buf).await?;
+    }
+    Ok(())
+}
+
+/// Makes parity and data of rows agree. The data wins, but a strip that cannot be read is computed from the others.
+async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Result<()> {
+    let unreadable = (0..layout.members()).find(|slot| source(array, *slot).is_none());
+    for row in rows(layout, blocks) {
+        let target = unreadable.unwrap_or_else(|| layout.row(row).p());
+        // Without a member in that slot, the row has no strip too many.
+        if member_of(array, target).is_some() {
+            let blocks = Range::new(row * layout.row_blocks(), 1);
+            strip_to_member(array, layout, target, blocks).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Numbers of the rows that hold `blocks`.
+fn rows(layout: &Layout, blocks: Range) -> std::ops::RangeInclusive<u64> {
+    let last = blocks.lba + blocks.nblocks.saturating_sub(1);
+    layout.row_of(blocks.lba).0..=layout.row_of(last).0
+}
+
+/// The XOR of all strips of a row but one.
+async fn sum_of_others(array: &Array, layout: &Layout, row: u64, but: u8) -> Result<Buf> {
+    let at = row * layout.strip_blocks();
+    let others = (0..layout.members()).filter(|slot| *slot != but);
+    let reads = others.map(async |slot| {
+        let (source, offset) = source(array, slot).ok_or_else(gone)?;
+        source.io.read(Range::new(offset + at, layout.strip_blocks())).await
+    });
+    let mut sum: Option<Buf> = None;
+    for strip in task::join_all(reads).await {
+        match &mut sum {
+            None => sum = Some(strip?),
+            Some(sum) => xor_into(sum, &strip?),
+        }
+    }
+    sum.ok_or_else(gone)
 }
 
 /// Reads a run from the first of these places that can be read.
 async fn read_one<'a>(
     array: &Array,
     places: impl IntoIterator<Item = &'a Place>,
-    run: Range,
+    run: &std::ops::Range<u64>,
     mut spare: Option<Buf>,
 ) -> Result<Buf> {
+    let nblocks = run.end - run.start;
     for from in places {
         let Some((source, offset)) = source(array, from.member) else { continue };
-        let len = run.nblocks * u64::from(source.io.block_size());
+        let len = nblocks * u64::from(source.io.block_size());
         let room = match spare.take().filter(|buf| u64::from(buf.len()) == len) {
             Some(buf) => buf,
-            None => source.io.buffer(run.nblocks)?,
+            None => source.io.buffer(nblocks)?,
         };
-        match source.io.read_into(Range::new(offset + from.lba, run.nblocks), room).await {
+        match source.io.read_into(Range::new(offset + from.lba, nblocks), room).await {
             Ok(buf) => return Ok(buf),
             Err(error) => warn!("array {}: {error}", array.name),
         }
     }
-    let Range { lba, nblocks } = run;
-    let message = format!("{nblocks} blocks from {lba} cannot be read from any member");
+    let message = format!("{nblocks} blocks from {} cannot be read from any member", run.start);
     Err(Error::new(errno::EIO, message))
 }
 

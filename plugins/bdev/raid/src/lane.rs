@@ -3,6 +3,7 @@
 use crate::members;
 use crate::repair::{self, Fault};
 use crate::shared::{Shared, View, Views};
+use crate::strips::{Strips, SumId};
 use drivebay_sdk::bdev::{Channel, Desc};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
@@ -22,6 +23,8 @@ pub(crate) struct Lane {
     generation: Cell<u8>,
     in_flight: [Cell<u32>; 2],
     drained: Notify,
+    /// Buffers of a level with parity.
+    pub(crate) strips: Option<Strips>,
     /// I/O that failed on a member. It waits here until the failure is on record.
     held: RefCell<IoQueue>,
     /// Serial numbers of the members whose failure was reported since the last change of the members.
@@ -54,11 +57,13 @@ impl Base {
 /// The lane's state of one I/O.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Begun {
-    generation: u8,
+    pub(crate) generation: u8,
     /// How often the I/O was begun before.
     pub(crate) tries: u8,
     /// The slot that a read was sent to.
     pub(crate) slot: u8,
+    /// The sum that a read of a level with parity waits for.
+    pub(crate) sum: SumId,
 }
 
 /// How often an I/O is begun again after a failure that passes.
@@ -71,7 +76,8 @@ fn is_refusal(status: Status) -> bool {
 }
 
 impl Lane {
-    pub(crate) fn new(shared: &Arc<Shared>, views: &Views) -> Result<Self> {
+    pub(crate) fn new(shared: &Arc<Shared>, views: &Views, block_size: u32) -> Result<Self> {
+        let has_parity = shared.layout.level().parities() > 0;
         let bases = views.iter().map(|view| view.as_ref().map(Base::open).transpose());
         Ok(Self {
             bases: RefCell::new(bases.collect::<Result<_>>()?),
@@ -79,6 +85,7 @@ impl Lane {
             generation: Cell::new(0),
             in_flight: [Cell::new(0), Cell::new(0)],
             drained: Notify::new(),
+            strips: has_parity.then(|| Strips::new(&shared.layout, block_size)),
             held: RefCell::default(),
             reported: RefCell::default(),
             shared: Arc::clone(shared),
@@ -94,11 +101,11 @@ impl Lane {
 
     /// Counts an I/O as begun with the current members.
     #[inline]
-    pub(crate) fn begin(&self, io: &mut BdevIo, tries: u8, slot: u8) {
+    pub(crate) fn begin(&self, io: &mut BdevIo, begun: Begun) {
         let generation = self.generation.get();
         let count = self.in_flight(generation);
         count.set(count.get() + 1);
-        io.set_state(Begun { generation, tries, slot });
+        io.set_state(Begun { generation, ..begun });
     }
 
     /// Counts an I/O as ended: all of its children have.
@@ -115,7 +122,7 @@ impl Lane {
     /// failure is on record. Then the lane sends it again to the members that remain, and only then it is
     /// acknowledged.
     #[cold]
-    pub(crate) fn failed(&self, io: BdevIo, begun: Begun, result: IoResult) {
+    pub(crate) fn failed(self: &Rc<Self>, io: BdevIo, begun: Begun, result: IoResult) {
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
         let is_passing = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
         if is_passing && begun.tries < TRIES_MAX {
@@ -203,7 +210,7 @@ impl Lane {
         Ok(left)
     }
 
-    fn send_held(&self) {
+    fn send_held(self: &Rc<Self>) {
         let mut held = std::mem::take(&mut *self.held.borrow_mut());
         while let Some(io) = held.pop() {
             self.submit(io, 0);
@@ -227,5 +234,6 @@ impl Lane {
     pub(crate) fn close(&self) {
         self.shared.leave(self);
         self.bases.borrow_mut().clear();
+        self.strips.iter().for_each(Strips::close);
     }
 }

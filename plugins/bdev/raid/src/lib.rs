@@ -1,7 +1,7 @@
 //! `raid`: several base bdevs as one.
 //!
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
-//!   sends children; each thread has its own `lane`.
+//!   and `parity` (raid5f) send children; each thread has its own `lane`.
 //! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
 //!   members, `rebuild` copies data to new members, `repair` mends blocks. Both use `copy`.
 //! - Control plane: [`methods`].
@@ -17,12 +17,14 @@ mod lane;
 mod member;
 mod members;
 pub mod methods;
+mod parity;
 mod profile;
 mod rebuild;
 pub mod redundant;
 mod repair;
 mod shared;
 pub mod striped;
+mod strips;
 mod superblock;
 #[cfg(test)]
 mod tests;

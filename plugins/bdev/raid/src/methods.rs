@@ -39,7 +39,7 @@ params! {
         Raid1 = "raid1" | "1",
         /// Strips in two copies each, on neighboring members.
         Raid10 = "raid10" | "10",
-        /// One parity strip a row; not supported yet.
+        /// One parity strip in each row. Only whole rows of strips can be written.
         Raid5f = "raid5f" | "5f",
         /// One member after the other.
         Concat = "concat",

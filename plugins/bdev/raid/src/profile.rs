@@ -15,6 +15,7 @@ pub(crate) struct Profile {
     pub(crate) ops: OpSet,
     pub(crate) has_write_cache: bool,
     optimal_boundary: u32,
+    write_unit: u32,
     phys_block_size: u32,
     align: u32,
     max_children: u32,
@@ -42,17 +43,29 @@ impl Profile {
             _ => true,
         };
         let strip = u32::try_from(layout.strip_blocks()).unwrap_or(0);
+        let stripe = stripe_blocks(name, layout, format.block_size())?;
+        let ops = match stripe {
+            0 => OPS,
+            // Parity can only be computed from data.
+            _ => OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET),
+        };
         let largest = |of: fn(&Info) -> u32| members.iter().map(|m| of(&m.info)).max().unwrap_or(0);
         Ok(Self {
             name: name.to_owned(),
             uuid,
             geometry: Geometry::new_any(format.block_size(), layout.num_blocks())?,
-            ops: if can_unmap { OPS.with(OpSet::UNMAP) } else { OPS },
+            ops: if can_unmap && stripe == 0 { ops.with(OpSet::UNMAP) } else { ops },
             has_write_cache: members.iter().any(|member| member.info.has_write_cache()),
-            optimal_boundary: if is_split { strip } else { 0 },
+            optimal_boundary: match (is_split, stripe) {
+                (false, _) => 0,
+                (true, 0) => strip,
+                (true, stripe) => stripe,
+            },
+            write_unit: stripe,
             phys_block_size: largest(|info| info.raw().phys_block_size),
             align: largest(|info| info.raw().align),
-            max_children: layout.members().into(),
+            // A degraded read of a stripe has up to two for a member.
+            max_children: 2 * u32::from(layout.members()),
             format,
         })
     }
@@ -65,6 +78,7 @@ impl Profile {
         registration.must_flags = IoFlags::FUA;
         registration.has_write_cache = self.has_write_cache;
         registration.optimal_boundary = self.optimal_boundary;
+        registration.write_unit = self.write_unit;
         registration.phys_block_size = self.phys_block_size;
         registration.align = self.align;
         registration.max_children = self.max_children;
@@ -92,6 +106,23 @@ impl Profile {
         }
         Ok(())
     }
+}
+
+/// Bytes of the longest stripe: the bus has write units up to this length.
+const STRIPE_LEN_MAX: u64 = 1 << 20;
+
+/// Blocks of a stripe of a level with parity, else 0.
+fn stripe_blocks(name: &str, layout: &Layout, block_size: u32) -> Result<u32> {
+    let blocks = layout.row_blocks();
+    if blocks * u64::from(block_size) > STRIPE_LEN_MAX {
+        let message = format!(
+            "array {name} has stripes of {} KiB of data; allowed: at most {} KiB, so use smaller strips or fewer members",
+            blocks * u64::from(block_size) / 1024,
+            STRIPE_LEN_MAX / 1024
+        );
+        return Err(Error::new(errno::EINVAL, message));
+    }
+    Ok(u32::try_from(blocks).unwrap_or(0))
 }
 
 /// Refuses a bdev whose block format differs from that of the array.

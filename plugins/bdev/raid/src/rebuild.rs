@@ -102,6 +102,9 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     let options = arrays::options();
     let block_size = array.members().first().map_or(512, |(_, member)| member.info.block_size());
     let window = (u64::from(options.window_kb) * 1024 / u64::from(block_size)).max(1);
+    // Whole rows of a level with parity.
+    let row = array.shared.borrow().as_ref().map_or(0, |shared| shared.layout.row_blocks()).max(1);
+    let window = window.next_multiple_of(row);
     let mut spare = None;
     let mut next_ns = thread::now_ns();
     while rebuild.position.get() < rebuild.num_blocks {

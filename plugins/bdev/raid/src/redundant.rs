@@ -1,9 +1,9 @@
-//! raid1 and raid10 on the bus: a write goes to every copy of a block, a read to one of them.
+//! Arrays that can lose members, on the bus. raid1 and raid10 are here: a write goes to every copy of a block, a read
+//! to one of them. `parity` has raid5f.
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
 use crate::profile::Profile;
-use crate::repair::{self, Fault};
 use crate::shared::Shared;
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::Closing;
@@ -51,7 +51,9 @@ impl Bdev for Redundant {
     }
 
     fn open_channel(&self) -> Result<RedundantChannel> {
-        let make = |views: &_| Resident::here_with(Lane::new(&self.shared, views)?);
+        let make = |views: &_| {
+            Resident::here_with(Lane::new(&self.shared, views, self.profile.geometry.block_size())?)
+        };
         let lane = self.shared.enter(make)?.here();
         let lane = lane.ok_or_else(|| Error::new(errno::EIO, "a channel is not on its thread"))?;
         Ok(RedundantChannel(lane))
@@ -82,8 +84,10 @@ impl Bdev for Redundant {
 
 impl Lane {
     /// Begins an I/O with the current members.
-    pub(crate) fn submit(&self, io: BdevIo, tries: u8) {
+    pub(crate) fn submit(self: &Rc<Self>, io: BdevIo, tries: u8) {
         match io.op() {
+            Op::Read(range) if self.strips.is_some() => self.read_stripe(io, range, tries, None),
+            Op::Write(range) if self.strips.is_some() => self.write_stripe(io, range, tries),
             Op::Read(range) => self.read(io, range, 0, None),
             Op::Write(range) => self.write(io, range, tries),
             Op::Unmap(range) => self.send_runs(io, range, tries, Op::Unmap),
@@ -107,7 +111,7 @@ impl Lane {
         };
         let Some(place) = chosen else { return io.complete(Status::IO_ERROR) };
         let Some(base) = base_of(place.member) else { return io.complete(Status::IO_ERROR) };
-        self.begin(&mut io, tries, place.member);
+        self.begin(&mut io, Begun { tries, slot: place.member, ..Begun::default() });
         self.add_reading(place.member, range.nblocks);
         let at = Range::new(base.offset + place.lba, range.nblocks);
         io.fan_out().send_as(place.member, &base.channel, Op::Read(at), 0);
@@ -126,32 +130,29 @@ impl Lane {
     /// Writes every copy, including that of a member that is being rebuilt.
     fn write(&self, mut io: BdevIo, range: Range, tries: u8) {
         let bases = self.bases.borrow();
-        self.begin(&mut io, tries, 0);
+        self.begin(&mut io, Begun { tries, ..Begun::default() });
         let mut fan = io.fan_out();
         let layout = &self.shared.layout;
-        let mut first = 0;
-        while first < range.nblocks {
-            let lba = range.lba + first;
-            let nblocks = layout.run(lba, range.nblocks - first);
+        for run in layout.runs(range.lba, range.nblocks) {
             let mut is_kept = false;
-            for place in layout.copies(lba) {
+            for place in layout.copies(run.start) {
                 if let Some(Some(base)) = bases.get(usize::from(place.member)) {
                     is_kept |= base.is_readable;
-                    let at = Range::new(base.offset + place.lba, nblocks);
+                    let at = Range::new(base.offset + place.lba, run.end - run.start);
+                    let first = run.start - range.lba;
                     fan.send_as(place.member, &base.channel, Op::Write(at), first);
                 }
             }
             if !is_kept {
                 fan.fail(Status::IO_ERROR);
             }
-            first += nblocks;
         }
     }
 
     /// Sends an op without data to every member that holds blocks of the range. The blocks are one run there.
     fn send_runs(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
         let bases = self.bases.borrow();
-        self.begin(&mut io, tries, 0);
+        self.begin(&mut io, Begun { tries, ..Begun::default() });
         let mut fan = io.fan_out();
         let layout = &self.shared.layout;
         for (base, slot) in bases.iter().zip(0_u8..) {
@@ -176,7 +177,7 @@ impl Lane {
     /// Sends an op without blocks to every member.
     fn send_all(&self, mut io: BdevIo, tries: u8) {
         let bases = self.bases.borrow();
-        self.begin(&mut io, tries, 0);
+        self.begin(&mut io, Begun { tries, ..Begun::default() });
         let op = io.op();
         let mut fan = io.fan_out();
         for (base, slot) in bases.iter().zip(0_u8..) {
@@ -187,11 +188,14 @@ impl Lane {
     }
 
     /// Ends an I/O whose children have ended, or tries it again.
-    pub(crate) fn joined(&self, io: BdevIo, result: IoResult) {
+    pub(crate) fn joined(self: &Rc<Self>, io: BdevIo, result: IoResult) {
         let begun: Begun = io.state().unwrap_or_default();
         self.end(begun);
         let is_good = result.status.is_success();
         match io.op() {
+            Op::Read(range) if self.strips.is_some() => {
+                self.stripe_read(io, range, begun, result);
+            }
             Op::Read(range) => {
                 self.add_reading(begun.slot, range.nblocks.wrapping_neg());
                 if is_good || result.status == Status::ABORTED {
@@ -208,21 +212,16 @@ impl Lane {
     /// Reads the next copy, and asks for a repair of the bad one.
     #[cold]
     fn read_failed(&self, io: BdevIo, range: Range, begun: Begun, result: IoResult) {
-        let (copies, serial) = {
-            let bases = self.bases.borrow();
-            let base_of = |slot: u8| bases.get(usize::from(slot)).and_then(Option::as_ref);
-            let copies = self.shared.layout.copies(range.lba);
-            let is_there = |slot: u8| base_of(slot).is_some_and(|base| base.is_readable);
-            let copies = copies.filter(|place| is_there(place.member)).count();
-            (copies, base_of(begun.slot).map(|base| base.serial))
+        let bases = self.bases.borrow();
+        let is_there = |slot: u8| {
+            bases.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|b| b.is_readable)
         };
+        let copies = self.shared.layout.copies(range.lba);
+        let copies = copies.filter(|place| is_there(place.member)).count();
         if usize::from(begun.tries) + 1 >= copies {
             return io.complete_with(result);
         }
-        if let Some(serial) = serial.filter(|_| result.status != Status::errno(errno::ENODEV)) {
-            // Without room, the next read of the blocks asks again.
-            repair::ask(&self.shared, Fault::Unreadable(serial), range);
-        }
+        self.ask_for_repair(begun.slot, range, result.status);
         self.read(io, range, begun.tries + 1, Some(begun.slot));
     }
 }

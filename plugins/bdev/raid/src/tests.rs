@@ -7,6 +7,7 @@
 
 mod faults;
 mod model;
+mod parity;
 mod ram;
 
 use drivebay_sdk::bdev::{Channel, Desc};
@@ -28,6 +29,13 @@ fn show(host: &FakeHost, name: &str) -> Value {
 fn write(host: &FakeHost, channel: &Channel, lba: u64, fill: u8, nblocks: u64) -> Status {
     let mut data = vec![fill; nblocks as usize * BLOCK as usize];
     host.io(channel, Op::Write(Range::new(lba, nblocks)), IoFlags::NONE, &mut data).status
+}
+
+/// Writes blocks, each filled with its own byte.
+fn write_each(host: &FakeHost, channel: &Channel, lba: u64, fills: &[u8]) -> Status {
+    let mut data: Vec<u8> = fills.iter().flat_map(|fill| [*fill; BLOCK as usize]).collect();
+    let range = Range::new(lba, fills.len() as u64);
+    host.io(channel, Op::Write(range), IoFlags::NONE, &mut data).status
 }
 
 /// Reads a block whose bytes are all the same, and returns that byte.

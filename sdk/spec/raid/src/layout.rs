@@ -15,6 +15,7 @@
 use crate::Level;
 use crate::superblock::MEMBERS_MAX;
 use std::fmt;
+use std::ops::Range;
 
 /// Where the blocks of one array lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,6 +231,17 @@ impl Layout {
         }
     }
 
+    /// The pieces of `nblocks` blocks from `lba` on that lie one behind the other on the same members.
+    pub fn runs(&self, lba: u64, nblocks: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let end = lba + nblocks;
+        let mut next = lba;
+        std::iter::from_fn(move || {
+            let first = next;
+            next += if first < end { self.run(first, end - first) } else { 0 };
+            (first < next).then_some(first..next)
+        })
+    }
+
     /// The place of a block: its first copy. `lba` is below [`num_blocks`](Self::num_blocks).
     #[must_use]
     #[inline]
@@ -255,7 +267,7 @@ impl Layout {
     #[inline]
     pub fn row_of(&self, lba: u64) -> (u64, u8, u64) {
         let (strip, offset) = self.strip_of(lba);
-        let data = self.data_strips();
+        let data = u64::from(self.data_strips());
         (strip / data, narrow(strip % data), offset)
     }
 
@@ -295,7 +307,9 @@ impl Layout {
             Level::Raid10 => at((row * self.members + member) / 2),
             Level::Concat => self.starts.get(usize::from(place.member))? + place.lba,
             Level::Raid5f | Level::Raid6 => match self.row(row).role(place.member) {
-                RowRole::Data(number) => at(row * self.data_strips() + u64::from(number)),
+                RowRole::Data(number) => {
+                    at(row * u64::from(self.data_strips()) + u64::from(number))
+                }
                 role => return Some(Piece::Parity { row, role, offset }),
             },
         };
@@ -375,9 +389,11 @@ impl Layout {
         (lba >> self.strip_shift, lba & ((1 << self.strip_shift) - 1))
     }
 
+    /// Data strips of a row; all members for a level without parity.
+    #[must_use]
     #[inline]
-    fn data_strips(&self) -> u64 {
-        self.members - u64::from(self.level.parities())
+    pub fn data_strips(&self) -> u8 {
+        narrow(self.members - u64::from(self.level.parities()))
     }
 
     /// The member of a concat that holds a block.

@@ -10,10 +10,12 @@
 mod layout;
 mod level;
 mod superblock;
+mod xor;
 
 pub use layout::{Copies, Layout, LayoutError, Piece, Place, Row, RowRole};
 pub use level::Level;
 pub use superblock::{
     DATA_OFFSET_MIN, ENTRY_LEN, HEADER_LEN, MEMBERS_MAX, Member, MemberState, NAME_LEN, SIGNATURE,
-    Superblock, SuperblockError, declared_len,
+    Superblock, SuperblockError, declared_len, seal,
 };
+pub use xor::xor_into;

@@ -188,6 +188,14 @@ pub fn declared_len(bytes: &[u8]) -> Option<usize> {
     (header.starts_with(&SIGNATURE) && (HEADER_LEN..=LEN_MAX).contains(&len)).then_some(len)
 }
 
+/// Gives the bytes of a superblock their CRC. Does nothing if they are shorter than a header.
+pub fn seal(bytes: &mut [u8]) {
+    if bytes.len() >= HEADER_LEN {
+        let crc = crc(bytes);
+        put(bytes, 16, &crc.to_le_bytes());
+    }
+}
+
 impl Superblock {
     /// Reads a superblock from the start of `bytes`, which may be longer.
     ///
@@ -305,8 +313,7 @@ impl Superblock {
             put(entry, 36, &member.flags.to_le_bytes());
             put(entry, 40, &[member.slot]);
         }
-        let crc = crc(&bytes);
-        put(&mut bytes, 16, &crc.to_le_bytes());
+        seal(&mut bytes);
         bytes
     }
 
@@ -439,8 +446,7 @@ mod tests {
 
     fn with_crc(bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
-        let crc = crc(&bytes);
-        put(&mut bytes, 16, &crc.to_le_bytes());
+        seal(&mut bytes);
         bytes
     }
 
@@ -527,8 +533,7 @@ mod tests {
             let len = HEADER_LEN + entries * ENTRY_LEN;
             put(&mut bytes, 12, &u32::try_from(len).unwrap().to_le_bytes());
             bytes[255] = u8::try_from(entries).unwrap();
-            let crc = crc(&bytes[..len]);
-            put(&mut bytes, 16, &crc.to_le_bytes());
+            seal(&mut bytes[..len]);
             if let Ok(read) = Superblock::parse(&bytes) {
                 prop_assert_eq!(Superblock::parse(&read.to_bytes()), Ok(read));
             }

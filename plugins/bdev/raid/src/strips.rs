@@ -1,0 +1,190 @@
+//! The memory of a raid5f channel: buffers of one strip each, with a limit. I/O waits here until there are enough.
+
+use crate::lane::Lane;
+use drivebay_sdk::bdev::{Child, IoQueue};
+use drivebay_sdk::buf::{self, Buf};
+use drivebay_sdk::prelude::*;
+use drivebay_spec_raid::{Layout, xor_into};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Bytes of buffers that a channel makes at most, if that is enough for two I/Os and not more than for 32.
+const BYTES_MAX: usize = 8 << 20;
+
+/// The buffers of a channel. They are made when they are first needed, and kept until the channel closes.
+#[derive(Debug)]
+pub(crate) struct Strips {
+    block_size: usize,
+    strip_len: u32,
+    /// Buffers that any one I/O needs at most.
+    per_io: usize,
+    most: usize,
+    made: Cell<usize>,
+    free: RefCell<Vec<Box<Strip>>>,
+    /// Sums of strips that are being read, by number.
+    sums: RefCell<Vec<Option<Sum>>>,
+    waiting: RefCell<IoQueue>,
+    is_resuming: Cell<bool>,
+}
+
+/// A buffer of one strip.
+#[derive(Debug)]
+pub(crate) struct Strip {
+    pub(crate) buf: Buf,
+    /// Set while an I/O has the buffer.
+    pub(crate) flight: Option<Flight>,
+}
+
+/// What ends with the I/O of a strip.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) child: Child,
+    pub(crate) lane: Rc<Lane>,
+    /// The sum that the strip is added to when it was read.
+    pub(crate) sum: SumId,
+}
+
+/// Number of a sum, from 1; 0 = none.
+pub(crate) type SumId = u8;
+
+/// Blocks that are computed from other strips for a read.
+#[derive(Debug)]
+struct Sum {
+    /// Where the blocks go in the buffers of the read, in bytes.
+    at: usize,
+    strip: Option<Box<Strip>>,
+}
+
+impl AsMut<Buf> for Strip {
+    fn as_mut(&mut self) -> &mut Buf {
+        &mut self.buf
+    }
+}
+
+impl Strips {
+    /// For an array whose blocks have `block_size` bytes.
+    pub(crate) fn new(layout: &Layout, block_size: u32) -> Self {
+        let strip_len = layout.strip_blocks().saturating_mul(block_size.into());
+        let strip_len = u32::try_from(strip_len).unwrap_or(u32::MAX);
+        let per_io = usize::from(layout.members()) - 1;
+        let most = BYTES_MAX / (strip_len as usize).max(1);
+        Self {
+            block_size: block_size as usize,
+            strip_len,
+            per_io,
+            most: most.clamp(2 * per_io, 32 * per_io),
+            made: Cell::new(0),
+            free: RefCell::default(),
+            sums: RefCell::default(),
+            waiting: RefCell::default(),
+            is_resuming: Cell::new(false),
+        }
+    }
+
+    /// Whether an I/O may begin: there are buffers for it, and none waits longer.
+    pub(crate) fn has_room(&self) -> bool {
+        let is_first = self.waiting.borrow().is_empty() || self.is_resuming.get();
+        let mut free = self.free.borrow_mut();
+        while free.len() < self.per_io && self.made.get() < self.most {
+            let Ok(buf) = buf::alloc(self.strip_len) else { break };
+            free.push(Box::new(Strip { buf, flight: None }));
+            self.made.set(self.made.get() + 1);
+        }
+        is_first && free.len() >= self.per_io
+    }
+
+    /// Lets an I/O wait until [`has_room`](Self::has_room).
+    #[cold]
+    pub(crate) fn wait(&self, io: BdevIo) {
+        if self.free.borrow().len() == self.made.get() {
+            // No I/O has buffers that it could give back.
+            return io.complete(Status::NO_RESOURCE);
+        }
+        self.waiting.borrow_mut().push(io);
+    }
+
+    /// Takes a buffer. There is one after [`has_room`](Self::has_room).
+    pub(crate) fn take(&self) -> Option<Box<Strip>> {
+        self.free.borrow_mut().pop()
+    }
+
+    /// Bytes of blocks that are no more than a strip.
+    pub(crate) fn len_of(&self, nblocks: u64) -> u32 {
+        let len = usize::try_from(nblocks).unwrap_or(usize::MAX).saturating_mul(self.block_size);
+        u32::try_from(len).unwrap_or(u32::MAX)
+    }
+
+    fn give(&self, mut strip: Box<Strip>) {
+        strip.buf.set_len(self.strip_len);
+        self.free.borrow_mut().push(strip);
+    }
+
+    /// Begins a sum of strips for a read of which block `first` is the first that must be computed.
+    pub(crate) fn begin_sum(&self, first: u64) -> SumId {
+        let at = usize::try_from(first).unwrap_or(usize::MAX).saturating_mul(self.block_size);
+        let mut sums = self.sums.borrow_mut();
+        let free = sums.iter().position(Option::is_none).unwrap_or(sums.len());
+        if free == sums.len() {
+            sums.push(None);
+        }
+        if let Some(sum) = sums.get_mut(free) {
+            *sum = Some(Sum { at, strip: None });
+        }
+        // There are at most 32: each has the buffers of an I/O.
+        u8::try_from(free + 1).unwrap_or(0)
+    }
+
+    /// Takes a strip back. If it was read well, it is added to its sum.
+    pub(crate) fn came_back(&self, strip: Box<Strip>, sum: SumId, is_good: bool) {
+        let mut sums = self.sums.borrow_mut();
+        let sum = usize::from(sum).checked_sub(1).and_then(|place| sums.get_mut(place)?.as_mut());
+        match sum.filter(|_| is_good) {
+            Some(Sum { strip: Some(total), .. }) => xor_into(&mut total.buf, &strip.buf),
+            Some(Sum { strip: empty, .. }) => {
+                *empty = Some(strip);
+                return;
+            }
+            None => {}
+        }
+        self.give(strip);
+    }
+
+    /// Ends a sum. If all of its strips were read, the read gets the result.
+    pub(crate) fn end_sum(&self, sum: SumId, io: &BdevIo, is_good: bool) {
+        let Some(place) = usize::from(sum).checked_sub(1) else { return };
+        let ended = self.sums.borrow_mut().get_mut(place).and_then(Option::take);
+        let Some(Sum { at, strip: Some(strip) }) = ended else { return };
+        if is_good {
+            io.buffers().fill_at(at, &strip.buf);
+        }
+        self.give(strip);
+    }
+
+    /// The I/O that has waited longest, if it may begin now.
+    fn next_waiting(&self) -> Option<BdevIo> {
+        if self.waiting.borrow().is_empty() || !self.has_room() {
+            return None;
+        }
+        self.waiting.borrow_mut().pop()
+    }
+
+    /// Frees the memory, since the channel closes: its I/O has ended.
+    pub(crate) fn close(&self) {
+        self.free.borrow_mut().clear();
+    }
+}
+
+impl Lane {
+    /// Begins the I/O that waits for buffers, as far as there are enough.
+    pub(crate) fn resume(self: &Rc<Self>) {
+        let Some(strips) = &self.strips else { return };
+        // An I/O that begins here may end at once and come here again.
+        if strips.is_resuming.replace(true) {
+            return;
+        }
+        while let Some(io) = strips.next_waiting() {
+            self.submit(io, 0);
+        }
+        strips.is_resuming.set(false);
+    }
+}

@@ -1,0 +1,24 @@
+//! What is on the members of a RAID array.
+
+use drivebay_spec_raid::{Layout, Superblock, seal};
+
+/// A superblock, with a right CRC. What it says gives no layout with blocks outside of the members.
+pub(crate) fn superblock(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    seal(&mut bytes);
+    let Ok(read) = Superblock::parse(&bytes) else { return };
+    assert_eq!(Superblock::parse(&read.to_bytes()), Ok(read.clone()));
+    let mut sizes = vec![0; read.num_members.into()];
+    for member in &read.members {
+        sizes[usize::from(member.slot)] = member.data_size;
+    }
+    let Ok(layout) = Layout::new(read.level, read.strip_blocks, &sizes) else { return };
+    let last = layout.num_blocks() - 1;
+    for lba in [0, last / 2, last] {
+        for place in layout.copies(lba) {
+            assert!(place.lba < layout.used_blocks(place.member), "{lba} lies at {place:?}");
+            assert!(layout.piece(place).is_some(), "{place:?} of {lba} is nothing");
+        }
+        assert!((1..=last + 1 - lba).contains(&layout.run(lba, last + 1 - lba)));
+    }
+}
