@@ -279,10 +279,6 @@ impl Array {
     }
 
     fn layout(&self, member: &Member) -> Result<Layout> {
-        if self.level == Level::Raid6 {
-            let message = format!("array {}: raid6 is not supported yet", self.name);
-            return Err(Error::new(errno::EOPNOTSUPP, message));
-        }
         let block_size = member.data_block_size().max(1);
         let strip_bytes = u64::from(self.strip_size_kb) * 1024;
         let strip_blocks = u32::try_from(strip_bytes / u64::from(block_size)).unwrap_or(0);

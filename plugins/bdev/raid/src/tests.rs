@@ -6,6 +6,7 @@
 )]
 
 mod faults;
+mod foreign;
 mod model;
 mod parity;
 mod ram;

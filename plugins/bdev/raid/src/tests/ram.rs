@@ -52,6 +52,13 @@ impl Ram {
         ram
     }
 
+    /// A disk with these bytes. It is not plugged in.
+    pub(super) fn with_contents(name: &str, uuid: [u8; 16], bytes: &[u8]) -> Self {
+        let blocks = bytes.as_chunks().0.to_vec();
+        let state = State { durable: blocks.clone(), blocks, ..State::default() };
+        Self { name: name.into(), uuid, state: Arc::new(Mutex::new(state)) }
+    }
+
     pub(super) fn plug_in(&self, host: &FakeHost) {
         bdev::register(host.app(), Disk(self.clone()), "", Value::Null).unwrap();
         host.run();
