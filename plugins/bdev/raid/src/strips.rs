@@ -20,6 +20,7 @@ pub(crate) struct Strips {
     per_io: usize,
     most: usize,
     made: Cell<usize>,
+    #[expect(clippy::vec_box, reason = "an I/O takes the box as its context")]
     free: RefCell<Vec<Box<Strip>>>,
     /// Sums of strips that are being read, by number.
     sums: RefCell<Vec<Option<Sum>>>,
