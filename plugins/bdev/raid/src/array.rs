@@ -1,5 +1,7 @@
 //! One array on the app thread: its slots, its state, and how it goes online and offline.
 
+use crate::intent;
+use crate::marks::Marks;
 use crate::member::Member;
 use crate::profile::{self, Profile};
 use crate::rebuild::Rebuild;
@@ -11,9 +13,12 @@ use drivebay_sdk::App;
 use drivebay_sdk::bdev::{self, Registered};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Lock;
-use drivebay_sdk::runtime::task::oneshot;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, oneshot};
 use drivebay_sdk::serde_json::{Map, Value, json};
-use drivebay_spec_raid::{self as spec, DATA_OFFSET_MIN, Layout, Level, MemberState, Superblock};
+use drivebay_spec_raid::{
+    self as spec, DATA_OFFSET_MIN, Intent, Layout, Level, MemberState, Superblock,
+};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -81,6 +86,9 @@ pub(crate) struct Array {
     pub(crate) slots: RefCell<Vec<Slot>>,
     /// The superblock on the members; `None` when they have none, or when it is not known yet.
     pub(crate) superblock: RefCell<Option<Superblock>>,
+    /// The write-intent record, if the array has one and is online. `intent_lock` is held while it is written.
+    pub(crate) intent: RefCell<Option<Intent>>,
+    pub(crate) intent_lock: Lock,
     /// Whoever changes the members holds it.
     pub(crate) lock: Lock,
     /// Set while the array is online and redundant.
@@ -90,6 +98,9 @@ pub(crate) struct Array {
     /// UUIDs of members that left the array, came back, and wait for their rebuild.
     pub(crate) returning: RefCell<Vec<[u8; 16]>>,
     pub(crate) is_ending: Cell<bool>,
+    /// The last rebuild that ended well: its member, and the bytes that it copied.
+    pub(crate) last_rebuild: RefCell<Option<(String, u64)>>,
+    pub(crate) went_offline: Notify,
 }
 
 impl Array {
@@ -110,12 +121,16 @@ impl Array {
             state: Cell::new(State::Configuring),
             slots: RefCell::new(slots),
             superblock: RefCell::default(),
+            intent: RefCell::default(),
+            intent_lock: Lock::new(),
             lock: Lock::new(),
             shared: RefCell::default(),
             profile: RefCell::default(),
             rebuild: RefCell::default(),
             returning: RefCell::default(),
             is_ending: Cell::new(false),
+            last_rebuild: RefCell::default(),
+            went_offline: Notify::new(),
         }
     }
 
@@ -244,7 +259,7 @@ impl Array {
     ///
     /// # Errors
     /// Why the array cannot start. It stays as it is.
-    pub(crate) async fn start_if_complete(&self, app: &App) -> Result<()> {
+    pub(crate) async fn start_if_complete(self: &Rc<Self>, app: &App) -> Result<()> {
         let members = self.members();
         let is_complete = members.len() == self.num_operational();
         if self.state.get() != State::Configuring || !is_complete || self.is_ending.get() {
@@ -261,6 +276,7 @@ impl Array {
             );
             return Err(Error::new(errno::EINVAL, message));
         }
+        let found = self.superblock.borrow().as_ref().map(|found| found.sequence);
         if let Some(superblock) = self.superblock_to_start(first, &layout)? {
             let failed = superblock::write(&members, &superblock).await;
             if !failed.is_empty() {
@@ -272,9 +288,19 @@ impl Array {
             }
             self.superblock.replace(Some(superblock));
         }
-        self.register(app, layout, &members)?;
+        let marks = intent::start(self, &members, &layout, found).await?;
+        self.register(app, layout, &members, marks)?;
         self.state.set(State::Online);
+        self.look_after_marks(app)?;
         info!("array {} is online with {} members", self.name, members.len());
+        Ok(())
+    }
+
+    fn look_after_marks(self: &Rc<Self>, app: &App) -> Result<()> {
+        let Some(shared) = self.shared.borrow().clone() else { return Ok(()) };
+        let array = Rc::clone(self);
+        let run = async move |app: &App| intent::look_after(app, &array, &shared).await;
+        task::spawn_app(app, "raid write intent", run)?.detach();
         Ok(())
     }
 
@@ -342,7 +368,13 @@ impl Array {
         }))
     }
 
-    fn register(&self, app: &App, layout: Layout, members: &Slots) -> Result<()> {
+    fn register(
+        &self,
+        app: &App,
+        layout: Layout,
+        members: &Slots,
+        marks: Option<Marks>,
+    ) -> Result<()> {
         let opened: Vec<Rc<Member>> = members.iter().map(|(_, member)| Rc::clone(member)).collect();
         let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
         let slots = self.slots.borrow();
@@ -360,7 +392,7 @@ impl Array {
                     *view = Some(view_of(member, offset(*slot), true));
                 }
             }
-            let shared = Arc::new(Shared::new(self.uuid, layout, views));
+            let shared = Arc::new(Shared::new(self.uuid, layout, views, marks));
             let bdev = Redundant { profile: profile.clone(), shared: Arc::clone(&shared) };
             bdev::register(app, bdev, "", Value::Null)?;
             self.shared.replace(Some(shared));
@@ -381,8 +413,10 @@ impl Array {
         }
         self.state.set(State::Offline);
         // Before the rebuild: its window may wait for I/O that a lane holds.
-        if let Some(shared) = self.shared.take() {
+        let shared = self.shared.take();
+        if let Some(shared) = &shared {
             shared.go_offline();
+            self.went_offline.notify();
         }
         self.stop_rebuild().await;
         let (done, gone) = oneshot::channel();
@@ -396,6 +430,9 @@ impl Array {
         }
         if !matches!(gone.await, Ok(Ok(()))) {
             warn!("array {} was taken off the bus with an error", self.name);
+        }
+        if let Some(marks) = shared.as_ref().and_then(|shared| shared.marks.as_ref()) {
+            intent::close(self, marks).await;
         }
     }
 
@@ -422,6 +459,9 @@ impl Array {
         put("num_base_bdevs_operational", self.num_operational().into());
         if let Some(rebuild) = &*self.rebuild.borrow() {
             put("process", rebuild.show());
+        }
+        if let Some((target, bytes)) = &*self.last_rebuild.borrow() {
+            put("last_rebuild", json!({"target": target, "copied_bytes": bytes}));
         }
         let slots = self.slots.borrow();
         let members = slots.iter().map(|slot| {

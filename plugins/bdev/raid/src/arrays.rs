@@ -1,6 +1,7 @@
 //! All arrays of the process, on the app thread.
 
 use crate::array::{Array, Slot, State};
+use crate::shared::Shared;
 use crate::superblock;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
@@ -10,6 +11,7 @@ use drivebay_sdk::{App, Stopping};
 use drivebay_spec_raid::{Level, MEMBERS_MAX, NAME_LEN};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 static ARRAYS: OnApp<RefCell<Vec<Rc<Array>>>> = OnApp::new();
 static OPTIONS: OnApp<Cell<Options>> = OnApp::new();
@@ -57,6 +59,12 @@ pub(crate) fn by_name(name: &str) -> Option<Rc<Array>> {
 /// The array with this UUID.
 pub(crate) fn by_uuid(uuid: [u8; 16]) -> Option<Rc<Array>> {
     all().into_iter().find(|array| array.uuid == uuid)
+}
+
+/// The array whose channels share this.
+pub(crate) fn of_shared(shared: &Arc<Shared>) -> Option<Rc<Array>> {
+    by_uuid(shared.uuid)
+        .filter(|array| array.shared.borrow().as_ref().is_some_and(|it| Arc::ptr_eq(it, shared)))
 }
 
 /// Adds an array.

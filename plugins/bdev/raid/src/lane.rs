@@ -1,5 +1,6 @@
 //! One thread's state of a redundant array: its channels of the members, the I/O that waits, and counts of I/O.
 
+use crate::marks;
 use crate::members;
 use crate::repair::{self, Fault};
 use crate::shared::{Shared, View, Views};
@@ -27,6 +28,8 @@ pub(crate) struct Lane {
     pub(crate) strips: Option<Strips>,
     /// I/O that failed on a member. It waits here until the failure is on record.
     held: RefCell<IoQueue>,
+    /// Writes that wait until the marks of their regions are durable.
+    unrecorded: RefCell<IoQueue>,
     /// Serial numbers of the members whose failure was reported since the last change of the members.
     reported: RefCell<Vec<u64>>,
 }
@@ -87,6 +90,7 @@ impl Lane {
             drained: Notify::new(),
             strips: has_parity.then(|| Strips::new(&shared.layout, block_size)),
             held: RefCell::default(),
+            unrecorded: RefCell::default(),
             reported: RefCell::default(),
             shared: Arc::clone(shared),
         })
@@ -218,10 +222,46 @@ impl Lane {
         self.flush();
     }
 
+    /// Whether blocks may be written: the marks of their regions are durable.
+    #[inline]
+    pub(crate) fn may_write(&self, blocks: Range) -> bool {
+        self.shared.marks.as_ref().is_none_or(|marks| marks.may_write(blocks))
+    }
+
+    /// Lets a write wait for the marks of its regions.
+    #[cold]
+    pub(crate) fn wait_for_marks(&self, io: BdevIo, blocks: Range) {
+        let Some(marks) = self.shared.marks.as_ref().filter(|_| !self.shared.is_offline()) else {
+            return io.complete(Status::IO_ERROR);
+        };
+        self.unrecorded.borrow_mut().push(io);
+        if !marks::want(&self.shared, marks, blocks) {
+            // No task can run on the app thread.
+            self.fail(&self.unrecorded);
+        }
+    }
+
+    /// Sends writes again that wait for marks, or fails them because the marks cannot be set.
+    pub(crate) fn resume_unrecorded(self: &Rc<Self>, is_good: bool) {
+        if !is_good {
+            return self.fail(&self.unrecorded);
+        }
+        let mut waiting = self.unrecorded.take();
+        while let Some(io) = waiting.pop() {
+            self.submit(io, 0);
+        }
+        self.flush();
+    }
+
     /// Fails all I/O that waits, since the array goes offline.
     pub(crate) fn fail_held(&self) {
-        let mut held = std::mem::take(&mut *self.held.borrow_mut());
-        while let Some(io) = held.pop() {
+        self.fail(&self.held);
+        self.fail(&self.unrecorded);
+    }
+
+    fn fail(&self, queue: &RefCell<IoQueue>) {
+        let mut waiting = queue.take();
+        while let Some(io) = waiting.pop() {
             io.complete(Status::IO_ERROR);
         }
     }

@@ -3,7 +3,8 @@
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   and `parity` (raid5f) send children; each thread has its own `lane`.
 //! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members, `repair` mends blocks. Both use `copy`.
+//!   members, `rebuild` copies data to new members, `repair` mends blocks. Both use `copy`. `intent` records
+//!   which regions are being written; `marks` shows that to the channels.
 //! - Control plane: [`methods`].
 //!
 //! `docs/raid.md` says who owns what, what fails, and in which order superblocks are written.
@@ -13,7 +14,9 @@ pub mod array;
 mod arrays;
 mod assemble;
 mod copy;
+mod intent;
 mod lane;
+mod marks;
 mod member;
 mod members;
 pub mod methods;

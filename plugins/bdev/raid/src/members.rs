@@ -4,15 +4,16 @@
 //! remaining members and flushes them. Only then the channels go on without the member.
 
 use crate::array::{self, Array, Candidate, Slot, State};
+use crate::intent;
 use crate::member::Member;
-use crate::rebuild::{self, Rebuild};
+use crate::rebuild::{self, Lacks, Rebuild};
 use crate::shared::{Shared, View, Views};
 use crate::{arrays, superblock};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{Info, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
-use drivebay_spec_raid::{MemberState, Superblock};
+use drivebay_spec_raid::{Away, Intent, MemberState, Superblock};
 use std::rc::Rc;
 
 /// Takes out a member on which a write, flush or unmap failed. `[any thread]`
@@ -135,8 +136,12 @@ async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Res
         }
         let members: Vec<_> =
             array.members().into_iter().filter(|(slot, _)| !gone.contains(slot)).collect();
-        let failed = superblock::write(&members, &update).await;
+        let mut failed = superblock::write(&members, &update).await;
         array.superblock.replace(Some(update));
+        if failed.is_empty() {
+            let note = |intent: &mut Intent| intent::note_left(intent, gone, known.sequence);
+            (failed, _) = intent::update(array, &members, note).await;
+        }
         if failed.is_empty() {
             return Ok(());
         }
@@ -169,18 +174,21 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
         return Err(Error::new(errno::EINVAL, message));
     };
     let candidate = array.open_member(app, number, name)?;
-    if superblock::is_possible(&info) {
-        let found = superblock::read(&candidate.member.io, &info).await?;
-        if found.is_some_and(|found| found.uuid != array.uuid) {
+    let mut current_below = 0;
+    if superblock::is_possible(&info)
+        && let Some(found) = superblock::read(&candidate.member.io, &info).await?
+    {
+        if found.uuid != array.uuid {
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
             return Err(Error::new(errno::EEXIST, message));
         }
+        current_below = intent::current_below(array, number, info.uuid(), &found);
     }
     if array.state.get() == State::Configuring {
         array.put(number, candidate, false);
         return array.start_if_complete(app).await;
     }
-    let begun = begin_rebuild(app, array, number, candidate).await;
+    let begun = begin_rebuild(app, array, number, candidate, current_below).await;
     drop(guard);
     begun
 }
@@ -208,12 +216,14 @@ fn free_slot(array: &Array, info: &Info) -> Option<u8> {
     place.and_then(|slot| u8::try_from(slot).ok())
 }
 
-/// Puts a member without data into a slot of an online array, and starts the rebuild.
+/// Puts a member that is not current into a slot of an online array, and starts the rebuild. Below the block
+/// `current_below`, it lacks only regions with a mark.
 async fn begin_rebuild(
     app: &App,
     array: &Rc<Array>,
     number: u8,
     candidate: Candidate,
+    current_below: u64,
 ) -> Result<()> {
     let member = Rc::clone(&candidate.member);
     if let Some(profile) = &*array.profile.borrow() {
@@ -224,6 +234,7 @@ async fn begin_rebuild(
         return Err(Error::new(errno::EINVAL, format!("array {} has no empty slot", array.name)));
     };
     let before = array.superblock.borrow().clone();
+    let left = array.intent.borrow().as_ref().and_then(|intent| intent.away(number).copied());
     // The superblock lists the member as missing, so that it is found and rebuilt after a restart.
     let update = before.as_ref().map(|known| {
         let mut update = array::next(known);
@@ -238,10 +249,12 @@ async fn begin_rebuild(
     array.put(number, candidate, true);
     let begun = async {
         if let Some(update) = update {
-            write_all(array, update).await?;
+            let left_at = update.sequence - 1;
+            let away = Away { slot: number, left_at, current_below };
+            write_all(array, update, |intent| intent.set_away(away)).await?;
         }
         shared.switch(|views| set_view(views, number, Some(view))).await?;
-        start_rebuild(app, array, &shared, &member)
+        start_rebuild(app, array, &shared, &member, current_below)
     };
     let Err(error) = begun.await else { return Ok(()) };
     // No mark of the member stays: neither in the lanes nor in its slot nor in the superblocks.
@@ -256,14 +269,31 @@ async fn begin_rebuild(
             .iter_mut()
             .filter(|other| other.slot == number)
             .for_each(|other| *other = entry);
-        write_all(array, update).await?;
+        let restore = |intent: &mut Intent| {
+            intent.away.retain(|away| away.slot != number);
+            left.into_iter().for_each(|left| intent.set_away(left));
+        };
+        write_all(array, update, restore).await?;
     }
     Err(error)
 }
 
-fn start_rebuild(app: &App, array: &Rc<Array>, shared: &Shared, member: &Member) -> Result<()> {
-    let rebuild = Rebuild::new(member.serial, member.name(), shared.layout.num_blocks());
-    let rebuild = Rc::new(rebuild);
+fn start_rebuild(
+    app: &App,
+    array: &Rc<Array>,
+    shared: &Shared,
+    member: &Member,
+    current_below: u64,
+) -> Result<()> {
+    // Every write from here on goes to the member, too, so no later mark matters.
+    let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
+    let lacks = Lacks {
+        num_blocks: shared.layout.num_blocks(),
+        current_below,
+        regions: regions.unwrap_or_default(),
+        region_shift: shared.marks.as_ref().map_or(0, |marks| marks.region_shift),
+    };
+    let rebuild = Rc::new(Rebuild::new(member.serial, member.name(), lacks));
     let (run_array, run_rebuild) = (Rc::clone(array), Rc::clone(&rebuild));
     let run = async move |app: &App| rebuild::run(app, &run_array, &run_rebuild).await;
     let task = task::spawn_app(app, format!("raid rebuild {}", array.name), run)?;
@@ -278,10 +308,16 @@ fn set_view(views: &mut Views, number: u8, view: Option<View>) {
     }
 }
 
-/// Writes a superblock to all members.
-pub(crate) async fn write_all(array: &Array, update: Superblock) -> Result<()> {
-    let failed = superblock::write(&array.members(), &update).await;
+/// Writes a superblock to all members, and then the changed write-intent record.
+pub(crate) async fn write_all(
+    array: &Array,
+    update: Superblock,
+    change: impl FnOnce(&mut Intent),
+) -> Result<()> {
+    let members = array.members();
+    let mut failed = superblock::write(&members, &update).await;
     array.superblock.replace(Some(update));
+    failed.extend(intent::update(array, &members, change).await.0);
     if failed.is_empty() {
         return Ok(());
     }

@@ -4,14 +4,14 @@
 //! write falls between the read and the write of the copy.
 
 use crate::array::{self, Array};
-use crate::{arrays, copy, members};
+use crate::{arrays, copy, intent, members};
 use drivebay_sdk::App;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::thread;
-use drivebay_spec_raid::MemberState;
+use drivebay_spec_raid::{Away, Intent, MemberState, Regions};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -21,7 +21,9 @@ pub(crate) struct Rebuild {
     /// The member that gets the data.
     pub(crate) serial: u64,
     target: String,
-    num_blocks: u64,
+    lacks: Lacks,
+    /// Blocks that were copied.
+    copied: Cell<u64>,
     /// All blocks of the array below this one are copied.
     position: Cell<u64>,
     is_stopping: Cell<bool>,
@@ -29,12 +31,37 @@ pub(crate) struct Rebuild {
     ended: Notify,
 }
 
+/// What a member lacks: the regions, and everything from `current_below` on.
+#[derive(Debug)]
+pub(crate) struct Lacks {
+    pub(crate) num_blocks: u64,
+    pub(crate) current_below: u64,
+    pub(crate) regions: Regions,
+    pub(crate) region_shift: u8,
+}
+
+impl Lacks {
+    /// The next blocks from `lba` on.
+    fn next(&self, lba: u64) -> Option<Range> {
+        let below = self.current_below.min(self.num_blocks);
+        let blocks = |first: u64, end: u64| (first < end).then(|| Range::new(first, end - first));
+        let region = self.regions.iter().find(|region| (region + 1) << self.region_shift > lba);
+        region
+            .and_then(|region| {
+                let (first, end) = (region << self.region_shift, (region + 1) << self.region_shift);
+                blocks(first.max(lba), end.min(below))
+            })
+            .or_else(|| blocks(below.max(lba), self.num_blocks))
+    }
+}
+
 impl Rebuild {
-    pub(crate) fn new(serial: u64, target: &str, num_blocks: u64) -> Self {
+    pub(crate) fn new(serial: u64, target: &str, lacks: Lacks) -> Self {
         Self {
             serial,
             target: target.to_owned(),
-            num_blocks,
+            lacks,
+            copied: Cell::new(0),
             position: Cell::new(0),
             is_stopping: Cell::new(false),
             has_ended: Cell::new(false),
@@ -55,7 +82,7 @@ impl Rebuild {
     /// The fields that the reference shows of a process.
     pub(crate) fn show(&self) -> Value {
         let blocks = self.position.get();
-        let percent = blocks.saturating_mul(100) / self.num_blocks.max(1);
+        let percent = blocks.saturating_mul(100) / self.lacks.num_blocks.max(1);
         json!({
             "type": "rebuild",
             "target": self.target,
@@ -84,7 +111,6 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
     match done {
         _ if is_ending => {}
         Ok(()) => {
-            info!("array {}: bdev {} is rebuilt", array.name, rebuild.target);
             members::take_back_soon(app, array);
         }
         Err(error) => {
@@ -94,6 +120,8 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
             {
                 error!("array {}: {error}", array.name);
             }
+            // It may have come back already.
+            members::take_back_soon(app, array);
         }
     }
 }
@@ -107,9 +135,9 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     let window = window.next_multiple_of(row);
     let mut spare = None;
     let mut next_ns = thread::now_ns();
-    while rebuild.position.get() < rebuild.num_blocks {
-        let lba = rebuild.position.get();
-        let blocks = Range::new(lba, window.min(rebuild.num_blocks - lba));
+    let mut windows = 0_u64;
+    while let Some(lacks) = rebuild.lacks.next(rebuild.position.get()) {
+        let blocks = Range::new(lacks.lba, window.min(lacks.nblocks));
         if options.bandwidth_mb > 0 {
             task::sleep_until(next_ns).await;
             let bytes = blocks.nblocks * u64::from(block_size);
@@ -123,8 +151,39 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
             copy::to_member(array, rebuild.serial, blocks, &mut spare).await
         });
         copied.await?;
-        rebuild.position.set(lba + blocks.nblocks);
+        rebuild.copied.set(rebuild.copied.get() + blocks.nblocks);
+        rebuild.position.set(blocks.lba + blocks.nblocks);
+        windows += 1;
+        if windows.is_multiple_of(WINDOWS_A_RECORD) {
+            note_position(array, rebuild).await?;
+        }
         task::yield_now().await;
+    }
+    rebuild.position.set(rebuild.lacks.num_blocks);
+    Ok(())
+}
+
+/// After how many windows the position of a rebuild goes on record.
+const WINDOWS_A_RECORD: u64 = 64;
+
+/// Records how far the member is current, so that the rebuild goes on from there after a restart.
+async fn note_position(array: &Array, rebuild: &Rebuild) -> Result<()> {
+    let position = rebuild.position.get();
+    if position <= rebuild.lacks.current_below || array.intent.borrow().is_none() {
+        return Ok(());
+    }
+    let members = array.members();
+    let target = members.iter().find(|(_, member)| member.serial == rebuild.serial);
+    let Some((slot, member)) = target else { return Ok(()) };
+    member.io.flush().await?;
+    let note = |intent: &mut Intent| {
+        if let Some(away) = intent.away(*slot).copied() {
+            intent.set_away(Away { current_below: position, ..away });
+        }
+    };
+    let (failed, _guard) = intent::update(array, &members, note).await;
+    if failed.contains(slot) {
+        return Err(Error::new(errno::EIO, "the write-intent record cannot be written to it"));
     }
     Ok(())
 }
@@ -146,7 +205,8 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
         update
     });
     if let Some(update) = update {
-        members::write_all(array, update).await?;
+        let note = |intent: &mut Intent| intent.away.retain(|away| away.slot != number);
+        members::write_all(array, update, note).await?;
     }
     let read = |views: &mut crate::shared::Views| {
         if let Some(Some(view)) = views.get_mut(usize::from(number)) {
@@ -157,5 +217,8 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     if let Some(slot) = array.slots.borrow_mut().get_mut(usize::from(number)) {
         slot.is_target = false;
     }
+    let bytes = rebuild.copied.get() * u64::from(member.info.block_size());
+    array.last_rebuild.replace(Some((rebuild.target.clone(), bytes)));
+    info!("array {}: bdev {} is rebuilt, {bytes} bytes were copied", array.name, rebuild.target);
     Ok(())
 }

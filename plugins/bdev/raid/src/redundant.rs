@@ -3,6 +3,7 @@
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
+use crate::marks::Marks;
 use crate::profile::Profile;
 use crate::shared::Shared;
 use drivebay_sdk::App;
@@ -86,6 +87,11 @@ impl Lane {
     /// Begins an I/O with the current members.
     pub(crate) fn submit(self: &Rc<Self>, io: BdevIo, tries: u8) {
         match io.op() {
+            Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range)
+                if !self.may_write(range) =>
+            {
+                self.wait_for_marks(io, range);
+            }
             Op::Read(range) if self.strips.is_some() => self.read_stripe(io, range, tries, None),
             Op::Write(range) if self.strips.is_some() => self.write_stripe(io, range, tries),
             Op::Read(range) => self.read(io, range, 0, None),
@@ -104,8 +110,11 @@ impl Lane {
             bases.get(usize::from(slot)).and_then(Option::as_ref).filter(|base| base.is_readable)
         };
         let copies = self.shared.layout.copies(range.lba);
-        let there = copies.filter(|place| base_of(place.member).is_some());
+        let mut there = copies.filter(|place| base_of(place.member).is_some());
+        let is_torn = self.shared.marks.as_ref().is_some_and(Marks::is_torn);
         let chosen = match after {
+            // Copies that may differ are read from one place only.
+            None if is_torn => there.next(),
             None => there.min_by_key(|place| self.reading_of(place.member)),
             Some(slot) => there.min_by_key(|place| (place.member <= slot, place.member)),
         };

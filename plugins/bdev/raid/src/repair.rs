@@ -75,10 +75,7 @@ pub(crate) fn ask(shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
 /// Repairs until nothing waits.
 async fn run(app: &App, shared: &Arc<Shared>) {
     while let Some((fault, blocks)) = shared.repairs.next() {
-        let array = arrays::by_uuid(shared.uuid);
-        let is_it = |known: &Arc<Shared>| Arc::ptr_eq(known, shared);
-        let array = array.filter(|array| array.shared.borrow().as_ref().is_some_and(is_it));
-        let Some(array) = array else { continue };
+        let Some(array) = arrays::of_shared(shared) else { continue };
         let repaired = copy::with_held(app, &array, blocks, async || match fault {
             Fault::Unreadable(serial) => copy::to_member(&array, serial, blocks, &mut None).await,
             Fault::Torn => copy::make_equal(&array, blocks).await,

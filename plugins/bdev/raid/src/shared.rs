@@ -4,6 +4,7 @@
 //! no I/O left that was begun with the old ones. A channel that opens meanwhile starts with the new ones.
 
 use crate::lane::Lane;
+use crate::marks::Marks;
 use crate::repair::Repairs;
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::prelude::*;
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) uuid: [u8; 16],
     pub(crate) layout: Layout,
     pub(crate) repairs: Repairs,
+    /// The write-intent record, if the array has one.
+    pub(crate) marks: Option<Marks>,
     /// Whether the array leaves the bus. No I/O waits for a record of its failure then.
     is_offline: AtomicBool,
     table: Mutex<Table>,
@@ -46,11 +49,12 @@ struct Table {
 }
 
 impl Shared {
-    pub(crate) fn new(uuid: [u8; 16], layout: Layout, views: Views) -> Self {
+    pub(crate) fn new(uuid: [u8; 16], layout: Layout, views: Views, marks: Option<Marks>) -> Self {
         Self {
             uuid,
             layout,
             repairs: Repairs::default(),
+            marks,
             is_offline: AtomicBool::new(false),
             table: Mutex::new(Table { views, lanes: Vec::new() }),
         }
@@ -90,6 +94,13 @@ impl Shared {
         self.is_offline.store(true, Ordering::Release);
         for lane in self.lanes() {
             lane.send(|lane: &Rc<Lane>| lane.fail_held());
+        }
+    }
+
+    /// Sends I/O again that waits for a mark, or fails it. `[app thread]`
+    pub(crate) fn resume_unrecorded(&self, is_good: bool) {
+        for lane in self.lanes() {
+            lane.send(move |lane: &Rc<Lane>| lane.resume_unrecorded(is_good));
         }
     }
 

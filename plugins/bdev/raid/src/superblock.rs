@@ -54,22 +54,24 @@ pub(crate) async fn clear(members: &Slots, superblock: &Superblock) -> Vec<u8> {
 }
 
 async fn put_on(members: &Slots, bytes: &[u8]) -> Vec<u8> {
-    let put = async |(slot, member): &(u8, Rc<Member>)| {
-        let error = put_on_one(member, bytes).await.err()?;
+    let put_on = async |(slot, member): &(u8, Rc<Member>)| {
+        let error = put(member, 0, bytes).await.err()?;
         warn!("the superblock cannot be written to bdev {}: {error}", member.name());
         Some(*slot)
     };
     let (first, others) = members.split_at(members.len().min(1));
-    let mut failed = task::join_all(first.iter().map(put)).await;
-    failed.extend(task::join_all(others.iter().map(put)).await);
+    let mut failed = task::join_all(first.iter().map(put_on)).await;
+    failed.extend(task::join_all(others.iter().map(put_on)).await);
     failed.into_iter().flatten().collect()
 }
 
-async fn put_on_one(member: &Member, bytes: &[u8]) -> Result<()> {
-    let nblocks = (bytes.len() as u64).div_ceil(member.io.block_size().into());
+/// Writes bytes to a member, `at` bytes from its start, which is a multiple of 64 KiB, and flushes it.
+pub(crate) async fn put(member: &Member, at: u64, bytes: &[u8]) -> Result<()> {
+    let block_size = u64::from(member.io.block_size());
+    let nblocks = (bytes.len() as u64).div_ceil(block_size);
     let mut buf = member.io.buffer(nblocks)?;
     buf.fill(0);
     buf.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-    member.io.write(Range::new(0, nblocks), buf).await?;
+    member.io.write(Range::new(at / block_size, nblocks), buf).await?;
     member.io.flush().await
 }

@@ -7,6 +7,7 @@
 
 mod faults;
 mod foreign;
+mod intent;
 mod model;
 mod parity;
 mod ram;

@@ -7,11 +7,15 @@
 //! bytes ─▶ Superblock::parse ─▶ Level, strip, members ─▶ Layout::new ─▶ place, copies, stripe, and back
 //! ```
 
+mod intent;
 mod layout;
 mod level;
 mod superblock;
 mod xor;
 
+pub use intent::{
+    AWAY_MAX, Away, INTENT_LEN, INTENT_OFFSETS, Intent, REGIONS_MAX, Regions, region_shift,
+};
 pub use layout::{Copies, Layout, LayoutError, Piece, Place, Row, RowRole};
 pub use level::Level;
 pub use superblock::{

@@ -251,7 +251,7 @@ fn a_refused_write_keeps_its_members_and_the_copies_become_equal_again() {
 fn no_more_repairs_wait_than_there_is_room_for() {
     let _host = load();
     let layout = Layout::new(Level::Raid1, 0, &[64, 64]).unwrap();
-    let shared = Arc::new(Shared::new([9; 16], layout, vec![None, None]));
+    let shared = Arc::new(Shared::new([9; 16], layout, vec![None, None], None));
     let room = (0..1000).take_while(|lba| repair::ask(&shared, Fault::Torn, Range::new(*lba, 1)));
     assert_eq!(room.count(), 64);
     assert!(repair::ask(&shared, Fault::Torn, Range::new(5, 1)), "it waits already");

@@ -105,6 +105,35 @@ impl Ram {
         self.state().fails_reads_at = lba;
     }
 
+    /// The newest write-intent record as it would be found after a power cut.
+    pub(super) fn durable_intent(&self) -> Option<drivebay_spec_raid::Intent> {
+        let state = self.state();
+        let copies = [1024, 1536].map(|at| {
+            let bytes = state.durable.get(at..at + 8)?.as_flattened();
+            drivebay_spec_raid::Intent::parse(bytes)
+        });
+        copies.into_iter().flatten().max_by_key(|intent| intent.generation)
+    }
+
+    /// All bytes.
+    pub(super) fn contents(&self) -> Vec<u8> {
+        self.state().blocks.as_flattened().to_vec()
+    }
+
+    /// Changes the disk behind the array's back.
+    pub(super) fn overwrite(&self, lba: usize, bytes: &[u8]) {
+        let mut state = self.state();
+        let State { blocks, durable, .. } = &mut *state;
+        for image in [blocks, durable] {
+            image[lba..].as_flattened_mut()[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// First block of each write, in order.
+    pub(super) fn writes(&self) -> Vec<u64> {
+        self.state().writes.clone()
+    }
+
     /// Cuts the power: only flushed data stays.
     pub(super) fn cut_power(&self) {
         let mut state = self.state();

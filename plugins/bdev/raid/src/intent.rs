@@ -1,0 +1,291 @@
+//! The write-intent record on the app thread: when it is written, and what it is good for.
+//!
+//! A write waits in its lane until the mark of its region is durable on the members. Marks are cleared only while all
+//! members are current, after a flush. So a member that comes back lacks no more than the regions with a mark, and
+//! after a crash copies differ in no other region.
+
+use crate::array::Array;
+use crate::marks::Marks;
+use crate::member::Member;
+use crate::shared::Shared;
+use crate::superblock::{self, Slots};
+use crate::{arrays, copy, members};
+use drivebay_sdk::App;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::lock::Guard;
+use drivebay_sdk::runtime::task;
+use drivebay_spec_raid::{
+    Away, INTENT_LEN, INTENT_OFFSETS, Intent, Layout, MemberState, Regions, Superblock,
+    region_shift,
+};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of the smallest region.
+const REGION_LEN_MIN: u64 = 1 << 20;
+/// How often the marks of regions are cleared that were not written since the last time.
+const CLEAR_EVERY: Duration = Duration::from_secs(5);
+
+/// Begins the record of an array that starts, from what its current members say. The superblock is on them already;
+/// `found` is the sequence number of the one that was there before. Returns the marks for the channels.
+///
+/// # Errors
+/// `EIO` when the record cannot be written to every member.
+pub(crate) async fn start(
+    array: &Array,
+    members: &Slots,
+    layout: &Layout,
+    found: Option<u64>,
+) -> Result<Option<Marks>> {
+    let Some((_, first)) = members.first() else { return Ok(None) };
+    if !array.has_superblock || layout.level().may_lose(layout.members()) == 0 {
+        return Ok(None);
+    }
+    let least = REGION_LEN_MIN / u64::from(first.data_block_size().max(1));
+    let region_shift = region_shift(layout.num_blocks(), least);
+    let mut newest: Option<Intent> = None;
+    for (_, member) in members.iter().filter(|_| found.is_some()) {
+        for record in read(member).await {
+            let fits = record.array == array.uuid && record.region_shift == region_shift;
+            if fits && newest.as_ref().is_none_or(|other| other.generation < record.generation) {
+                newest = Some(record);
+            }
+        }
+    }
+    let is_new = newest.is_none();
+    let mut intent = newest.unwrap_or(Intent {
+        array: array.uuid,
+        region_shift,
+        generation: 0,
+        sequence: 0,
+        away: Vec::new(),
+        regions: Regions::default(),
+    });
+    // Another program has started the array since, and it sets no marks.
+    if Some(intent.sequence) != found {
+        intent.away.clear();
+    }
+    let marks = Marks::new(layout.num_blocks(), region_shift, &intent.regions);
+    array.intent.replace(Some(intent));
+    // An older array with the same UUID may have left both copies.
+    let copies = if is_new { 2 } else { 1 };
+    for _ in 0..copies {
+        let (failed, _guard) = update(array, members, |_| {}).await;
+        if !failed.is_empty() {
+            let message = format!(
+                "array {}: the write-intent record cannot be written to every member",
+                array.name
+            );
+            return Err(Error::new(errno::EIO, message));
+        }
+    }
+    Ok(Some(marks))
+}
+
+/// Changes the record and writes it to these members, if the array has one. Returns the slots on which that failed,
+/// and what keeps the record as it is.
+pub(crate) async fn update(
+    array: &Array,
+    members: &Slots,
+    change: impl FnOnce(&mut Intent),
+) -> (Vec<u8>, Guard) {
+    let guard = array.intent_lock.lock("write intent").await;
+    let record = array.intent.borrow_mut().as_mut().map(|intent| {
+        change(intent);
+        intent.generation += 1;
+        intent.sequence = array.superblock.borrow().as_ref().map_or(0, |known| known.sequence);
+        let [even, odd] = INTENT_OFFSETS;
+        (intent.to_bytes(), if intent.generation.is_multiple_of(2) { even } else { odd })
+    });
+    let Some((bytes, at)) = record else { return (Vec::new(), guard) };
+    let put = async |(slot, member): &(u8, Rc<Member>)| {
+        let error = superblock::put(member, at, &bytes).await.err()?;
+        warn!("the write-intent record cannot be written to bdev {}: {error}", member.name());
+        Some(*slot)
+    };
+    let failed = task::join_all(members.iter().map(put)).await;
+    (failed.into_iter().flatten().collect(), guard)
+}
+
+/// The records on a member.
+async fn read(member: &Member) -> Vec<Intent> {
+    let mut found = Vec::new();
+    for at in INTENT_OFFSETS {
+        let block_size = u64::from(member.io.block_size());
+        let nblocks = (INTENT_LEN as u64).div_ceil(block_size);
+        let bytes = member.io.read(Range::new(at / block_size, nblocks)).await;
+        found.extend(bytes.ok().and_then(|bytes| Intent::parse(&bytes)));
+    }
+    found
+}
+
+/// The block of the array below which a bdev lacks only regions with a mark; 0 when nothing on it can be trusted.
+/// `found` is the bdev's own superblock.
+pub(crate) fn current_below(
+    array: &Array,
+    slot: u8,
+    info_uuid: [u8; 16],
+    found: &Superblock,
+) -> u64 {
+    let (intent, known) = (array.intent.borrow(), array.superblock.borrow());
+    let (Some(intent), Some(known)) = (&*intent, &*known) else { return 0 };
+    let (Some(away), Some(own)) = (intent.away(slot), found.member(slot)) else { return 0 };
+    let is_listed = known.member(slot).is_some_and(|entry| entry.uuid == info_uuid);
+    let is_configured = own.state == MemberState::Configured;
+    // As it left, or in the middle of its rebuild. Else it went on alone, or another program wrote to it.
+    let is_as_left = if is_configured {
+        found.sequence == away.left_at
+    } else {
+        (away.left_at + 1..=known.sequence).contains(&found.sequence)
+    };
+    if is_listed && is_as_left && own.uuid == info_uuid { away.current_below } else { 0 }
+}
+
+/// Notes that members leave. They were current until the superblock with the sequence number `left_at`. A member that
+/// was being rebuilt stays on record as it is.
+pub(crate) fn note_left(intent: &mut Intent, slots: &[u8], left_at: u64) {
+    for slot in slots {
+        if intent.away(*slot).is_none() {
+            intent.set_away(Away { slot: *slot, left_at, current_below: u64::MAX });
+        }
+    }
+}
+
+/// Records what the channels want to write, until they want nothing more.
+pub(crate) async fn record_wanted(shared: &Arc<Shared>) {
+    let Some(marks) = &shared.marks else { return };
+    loop {
+        let wanted = marks.take_wanted();
+        let is_last = wanted.is_none();
+        let is_good = match wanted {
+            None => true,
+            Some(regions) => record(shared, marks, &regions).await,
+        };
+        shared.resume_unrecorded(is_good);
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// Sets marks. Returns whether they are durable. A member that does not take the record is taken out.
+async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool {
+    let Some(array) = arrays::of_shared(shared) else { return false };
+    let members = array.members();
+    let insert = |intent: &mut Intent| regions.iter().for_each(|r| _ = intent.regions.insert(r));
+    let (failed, _guard) = update(&array, &members, insert).await;
+    report(&array, &members, &failed);
+    let is_current =
+        |slot: u8| array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target);
+    // An array starts only with all of its current members, so it finds the newest record.
+    let is_durable = members.iter().any(|(slot, _)| !failed.contains(slot) && is_current(*slot));
+    if is_durable {
+        regions.iter().for_each(|region| marks.set_recorded(region, true));
+    }
+    is_durable
+}
+
+fn report(array: &Array, members: &Slots, failed: &[u8]) {
+    for (_, member) in members.iter().filter(|(slot, _)| failed.contains(slot)) {
+        members::report_failure(array.uuid, member.serial, Status::IO_ERROR);
+    }
+}
+
+/// Looks after the marks of an array as long as it is online.
+pub(crate) async fn look_after(app: &App, array: &Rc<Array>, shared: &Arc<Shared>) {
+    let Some(marks) = &shared.marks else { return };
+    if marks.is_torn() {
+        mend(app, array, shared, marks).await;
+    }
+    while !shared.is_offline() {
+        let offline = array.went_offline.until(|| shared.is_offline());
+        if task::timeout(CLEAR_EVERY, offline).await.is_err()
+            && let Err(error) = clear_idle(array, shared).await
+        {
+            warn!("array {}: the marks of its write intent stay: {error}", array.name);
+        }
+    }
+}
+
+/// Makes copies equal that may differ since a crash. Reads go to the first copy until that is done.
+async fn mend(app: &App, array: &Rc<Array>, shared: &Shared, marks: &Marks) {
+    let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
+    let regions = regions.unwrap_or_default();
+    let num_blocks = shared.layout.num_blocks();
+    let window = 1 << marks.region_shift.min(11);
+    info!("array {}: {} regions were being written when it ended", array.name, regions.len());
+    for region in regions.iter() {
+        let first = region << marks.region_shift;
+        let end = num_blocks.min(first + (1 << marks.region_shift));
+        let mut lba = first;
+        while lba < end {
+            let blocks = Range::new(lba, window.min(end - lba));
+            let equal =
+                copy::with_held(app, array, blocks, async || copy::make_equal(array, blocks).await);
+            if shared.is_offline() {
+                return;
+            }
+            if let Err(error) = equal.await {
+                warn!(
+                    "array {}: copies of {} blocks from {lba} may differ: {error}",
+                    array.name, blocks.nblocks
+                );
+                return;
+            }
+            lba += blocks.nblocks;
+        }
+    }
+    marks.set_mended();
+    info!("array {}: all copies are equal again", array.name);
+}
+
+/// Clears the marks of regions that were not written since the last call, if all members are current.
+///
+/// # Errors
+/// Why they stay.
+pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
+    let _changes_wait = array.lock.lock("clear write intent").await;
+    let Some(marks) = &shared.marks else { return Ok(()) };
+    let idle = marks.take_idle();
+    if idle.is_empty() || !is_whole(array) || marks.is_torn() || shared.is_offline() {
+        return Ok(());
+    }
+    // From here on, a write to these regions waits for a new mark.
+    idle.iter().for_each(|region| marks.set_recorded(*region, false));
+    let flushed = async {
+        shared.switch(|_| {}).await?;
+        flush(&array.members()).await
+    };
+    if let Err(error) = flushed.await {
+        idle.iter().for_each(|region| marks.set_recorded(*region, true));
+        return Err(error);
+    }
+    let members = array.members();
+    let clear = |intent: &mut Intent| {
+        let unused = idle.iter().filter(|region| !marks.is_recorded(**region));
+        unused.for_each(|region| intent.regions.remove(*region));
+    };
+    let (failed, _guard) = update(array, &members, clear).await;
+    report(array, &members, &failed);
+    Ok(())
+}
+
+/// Clears all marks of an array that has left the bus in order.
+pub(crate) async fn close(array: &Array, marks: &Marks) {
+    let members = array.members();
+    if !is_whole(array) || marks.is_torn() || flush(&members).await.is_err() {
+        return;
+    }
+    let _ = update(array, &members, |intent| intent.regions = Regions::default()).await;
+}
+
+/// Whether all members are there and current.
+fn is_whole(array: &Array) -> bool {
+    array.slots.borrow().iter().all(|slot| slot.member.is_some() && !slot.is_target)
+}
+
+async fn flush(members: &Slots) -> Result<()> {
+    let flushes = task::join_all(members.iter().map(async |(_, member)| member.io.flush().await));
+    flushes.await.into_iter().collect()
+}

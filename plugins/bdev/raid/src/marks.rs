@@ -1,0 +1,154 @@
+//! The write-intent record as the channels see it: which regions may be written, because their marks are durable.
+
+use crate::intent;
+use crate::shared::Shared;
+use drivebay_sdk::App;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+use drivebay_spec_raid::Regions;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The marks of an array. A channel looks at them before each write; only the app thread sets and clears them.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    /// log2 of the blocks of a region.
+    pub(crate) region_shift: u8,
+    /// Regions whose marks are durable.
+    recorded: Box<[AtomicU64]>,
+    /// Regions that were written since the app thread last looked.
+    written: Box<[AtomicU64]>,
+    wanted: Mutex<Wanted>,
+    /// Whether copies may differ since a crash.
+    is_torn: AtomicBool,
+}
+
+/// Regions whose marks channels wait for.
+#[derive(Debug, Default)]
+struct Wanted {
+    regions: Regions,
+    /// Whether a task records them.
+    is_running: bool,
+}
+
+impl Marks {
+    /// Marks of an array with this many blocks; those of `regions` are durable.
+    pub(crate) fn new(num_blocks: u64, region_shift: u8, regions: &Regions) -> Self {
+        let words = usize::try_from((num_blocks >> region_shift) / 64 + 1).unwrap_or(0);
+        let zeroes = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        let marks = Self {
+            region_shift,
+            recorded: zeroes(),
+            written: zeroes(),
+            wanted: Mutex::default(),
+            is_torn: AtomicBool::new(!regions.is_empty()),
+        };
+        regions.iter().for_each(|region| marks.set_recorded(region, true));
+        marks
+    }
+
+    /// Whether copies may differ since a crash. Reads go to the first copy then.
+    #[inline]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.is_torn.load(Ordering::Relaxed)
+    }
+
+    /// All copies are equal. `[app thread]`
+    pub(crate) fn set_mended(&self) {
+        self.is_torn.store(false, Ordering::Relaxed);
+    }
+
+    /// The regions of blocks.
+    pub(crate) fn regions(&self, blocks: Range) -> RangeInclusive<u64> {
+        let last = blocks.lba + blocks.nblocks.saturating_sub(1);
+        blocks.lba >> self.region_shift..=last >> self.region_shift
+    }
+
+    /// Whether blocks may be written. Notes that they are. `[reactor]`
+    #[inline]
+    pub(crate) fn may_write(&self, blocks: Range) -> bool {
+        self.regions(blocks).all(|region| {
+            let (Some(recorded), Some(written)) =
+                (at(&self.recorded, region), at(&self.written, region))
+            else {
+                return false;
+            };
+            let bit = bit(region);
+            if written.load(Ordering::Relaxed) & bit == 0 {
+                written.fetch_or(bit, Ordering::Relaxed);
+            }
+            recorded.load(Ordering::Acquire) & bit != 0
+        })
+    }
+
+    pub(crate) fn is_recorded(&self, region: u64) -> bool {
+        at(&self.recorded, region)
+            .is_some_and(|word| word.load(Ordering::Acquire) & bit(region) != 0)
+    }
+
+    /// Lets channels write to a region, or no longer. `[app thread]`
+    pub(crate) fn set_recorded(&self, region: u64, may_write: bool) {
+        let Some(word) = at(&self.recorded, region) else { return };
+        if may_write {
+            word.fetch_or(bit(region), Ordering::Release);
+        } else {
+            word.fetch_and(!bit(region), Ordering::AcqRel);
+        }
+    }
+
+    /// The regions with a mark that were not written since the last call. `[app thread]`
+    pub(crate) fn take_idle(&self) -> Vec<u64> {
+        let mut idle = Vec::new();
+        for (number, (recorded, written)) in (0..).zip(self.recorded.iter().zip(&self.written)) {
+            let rest = recorded.load(Ordering::Acquire) & !written.swap(0, Ordering::AcqRel);
+            idle.extend((0..64).filter(|bit| rest >> bit & 1 != 0).map(|bit| number * 64 + bit));
+        }
+        idle
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The regions that channels wait for; `None` ends the task.
+    pub(crate) fn take_wanted(&self) -> Option<Regions> {
+        let mut wanted = self.wanted();
+        let regions = std::mem::take(&mut wanted.regions);
+        wanted.is_running = !regions.is_empty();
+        wanted.is_running.then_some(regions)
+    }
+}
+
+/// Asks the app thread to record that blocks are about to be written. Returns whether it will. `[reactor]`
+pub(crate) fn want(shared: &Arc<Shared>, marks: &Marks, blocks: Range) -> bool {
+    {
+        let mut wanted = marks.wanted();
+        for region in marks.regions(blocks).filter(|region| !marks.is_recorded(*region)) {
+            wanted.regions.insert(region);
+        }
+        if std::mem::replace(&mut wanted.is_running, true) {
+            return true;
+        }
+    }
+    let shared = Arc::clone(shared);
+    let record = async move |_: &App| intent::record_wanted(&shared).await;
+    match task::spawn_on_app("raid write intent", record) {
+        Ok(task) => {
+            task.detach();
+            true
+        }
+        Err(_) => {
+            marks.wanted().is_running = false;
+            false
+        }
+    }
+}
+
+fn at(words: &[AtomicU64], region: u64) -> Option<&AtomicU64> {
+    words.get(usize::try_from(region / 64).ok()?)
+}
+
+fn bit(region: u64) -> u64 {
+    1 << (region % 64)
+}
