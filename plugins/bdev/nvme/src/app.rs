@@ -13,6 +13,7 @@ use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Map, Value};
 
 use crate::controller::Controller;
+use crate::discovery::Discovery;
 use crate::group::Group;
 use crate::options::SetOptions;
 use crate::rpc::SetHotplug;
@@ -25,6 +26,8 @@ pub(crate) struct Known {
     pub(crate) hotplug: RefCell<SetHotplug>,
     /// The controllers, by name.
     pub(crate) groups: RefCell<BTreeMap<String, Rc<Group>>>,
+    /// The discovery services that are followed, by name.
+    pub(crate) discoveries: RefCell<BTreeMap<String, Rc<Discovery>>>,
     /// One call at a time for each name.
     pub(crate) locks: Locks,
     /// Notified when a controller has ended.
@@ -44,6 +47,7 @@ pub(crate) fn init() -> Result<()> {
         options: RefCell::new(options),
         hotplug: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
         groups: RefCell::default(),
+        discoveries: RefCell::default(),
         locks: Locks::new(),
         ended: Notify::new(),
         hostnqn: format!("{}{uuid}", nqn::UUID_PREFIX),
@@ -100,8 +104,12 @@ impl Known {
         task::spawn(name, controller.follow(ended)).map(task::JoinHandle::detach)
     }
 
-    /// Detaches all controllers. `[app thread]`
+    /// Stops all discovery services and detaches all controllers. `[app thread]`
     pub(crate) async fn detach_all(&self) {
+        let discoveries = std::mem::take(&mut *self.discoveries.borrow_mut());
+        for discovery in discoveries.values() {
+            discovery.stop().await;
+        }
         let all: Vec<Rc<Group>> = self.groups.borrow().values().cloned().collect();
         for group in all {
             group.members().iter().for_each(|controller| controller.detach());

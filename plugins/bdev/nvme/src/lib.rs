@@ -5,6 +5,7 @@
 //!   is [`drivebay_nvme_driver::qpair`].
 //! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
 //!   controllers of one name and their bdevs.
+//! - `discovery` follows discovery services.
 //! - `path` is what both sides share of a controller, `paths` what they share of a bdev.
 //! - [`rpc`] has the RPC methods.
 //!
@@ -17,6 +18,7 @@ pub mod bdev;
 mod channel;
 mod controller;
 mod dial;
+mod discovery;
 mod group;
 mod io;
 mod leg;
@@ -41,6 +43,7 @@ plugin! {
         "bdev_nvme_attach_controller", "bdev_nvme_detach_controller", "bdev_nvme_get_controllers",
         "bdev_nvme_reset_controller", "bdev_nvme_enable_controller", "bdev_nvme_disable_controller",
         "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_get_io_paths",
+        "bdev_nvme_start_discovery", "bdev_nvme_stop_discovery", "bdev_nvme_get_discovery_info",
         "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     start: start,

@@ -36,7 +36,7 @@ pub(crate) struct Enabled {
     pub(crate) num_queues: u16,
 }
 
-/// Connects and enables a controller. `keep_alive_ms`: its keep alive timeout; 0 is none.
+/// Connects and enables a controller. `keep_alive_ms`: its keep alive timeout; 0 is none. `num_queues`: how many I/O queues to ask for.
 pub(crate) async fn enable(
     target: &Target,
     keep_alive_ms: u32,
@@ -60,9 +60,13 @@ pub(crate) async fn enable(
 
     let asked = Identify { cns: cns::CONTROLLER, ..Identify::default() };
     let data = identify::Controller::parse(&admin.identify(asked).await?);
-    let num_queues = admin.set_queues(num_queues).await?;
+    let num_queues = if num_queues > 0 { admin.set_queues(num_queues).await? } else { 0 };
     let mut events = 0;
-    for event in [async_event::NAMESPACE_ATTRIBUTE, async_event::ANA_CHANGE] {
+    for event in [
+        async_event::NAMESPACE_ATTRIBUTE,
+        async_event::ANA_CHANGE,
+        async_event::DISCOVERY_LOG_CHANGE,
+    ] {
         events |= data.oaes & event;
     }
     if events != 0 {

@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     /// How the bdevs use their paths.
     pub(crate) spread: Spread,
+    /// A discovery service named it.
+    pub(crate) is_discovered: bool,
 }
 
 /// A controller.

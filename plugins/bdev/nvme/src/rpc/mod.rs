@@ -1,6 +1,7 @@
 //! The methods.
 
 mod commands;
+mod discovery;
 mod firmware;
 mod health;
 mod multipath;
@@ -25,6 +26,7 @@ use crate::dial::Target;
 use crate::group::Group;
 use crate::options::{Limits, SetOptions};
 use crate::paths::Spread;
+pub(crate) use discovery::StartDiscovery;
 pub(crate) use params::{Attach, Control, Detach, GetControllers, MultipathMode, SetHotplug};
 
 /// The port of NVMe/TCP when none is given.
@@ -110,6 +112,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     health::register(app)?;
     commands::register(app)?;
     firmware::register(app)?;
+    discovery::register(app)?;
     multipath::register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
@@ -135,17 +138,31 @@ pub(crate) fn register(app: &App) -> Result<()> {
 }
 
 async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
-    let app = app::get()?;
+    let controller = attach_path(&app::get()?, params, false).await?;
+    Ok(controller.group.bdev_names())
+}
+
+/// Attaches a controller, as the first or another path. `is_discovered`: a discovery service named it, so it is not saved.
+pub(crate) async fn attach_path(
+    app: &Rc<Known>,
+    params: Attach,
+    is_discovered: bool,
+) -> Result<Rc<Controller>> {
     let _guard = app.locks.lock(&params.name, "attach").await;
-    let (settings, target) = prepare(&app, params)?;
+    let (settings, target) = prepare(app, params)?;
+    let settings = Settings { is_discovered, ..settings };
+    if let Some(group) = app.find(&settings.attach.name) {
+        check_another_path(&group, &settings.attach)?;
+    }
     let name = settings.attach.name.clone();
     let group = app.find(&name).unwrap_or_else(|| Group::new(name));
-    let controller = Controller::attach(Rc::clone(&group), settings, target).await;
-    app.follow(controller.map_err(|error| match error.errno() {
+    let controller = Controller::attach(group, settings, target).await;
+    let controller = controller.map_err(|error| match error.errno() {
         errno::EINVAL => error,
         _ => Error::new(errno::EIO, error.message()),
-    })?)?;
-    Ok(group.bdev_names())
+    })?;
+    app.follow(Rc::clone(&controller))?;
+    Ok(controller)
 }
 
 /// Checks the parameters of an attach, and turns them into settings and a target.
@@ -188,9 +205,6 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
                 Error::invalid("trsvcid", format!("'{text}'"), "a port, 1 to 65535")
             })?,
         };
-    if let Some(group) = app.find(&params.name) {
-        check_another_path(&group, &params)?;
-    }
     let limit = match (params.fabrics_connect_timeout_us, options.tcp_connect_timeout_ms) {
         (Some(us), _) if us > 0 => Duration::from_micros(us),
         (_, ms) if ms > 0 => Duration::from_millis(ms.into()),
@@ -216,6 +230,7 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         retry_count: options.bdev_retry_count,
         enable_flush: options.enable_flush,
         timeouts: options.timeouts(),
+        is_discovered: false,
         spread: Spread::new(&multipath, options.disable_auto_failback),
         attach: params,
     };
@@ -353,7 +368,12 @@ pub(crate) fn save_config(config: &mut Config<'_>) {
     let Ok(app) = app::get() else { return };
     config.call("bdev_nvme_set_options", &*app.options.borrow());
     for controller in app.groups.borrow().values().flat_map(|group| group.members()) {
-        config.call("bdev_nvme_attach_controller", &controller.settings.attach);
+        if !controller.settings.is_discovered {
+            config.call("bdev_nvme_attach_controller", &controller.settings.attach);
+        }
+    }
+    for discovery in app.discoveries.borrow().values() {
+        config.call("bdev_nvme_start_discovery", &discovery.params);
     }
     config.call("bdev_nvme_set_hotplug", &*app.hotplug.borrow());
 }

@@ -126,6 +126,11 @@ params! {
     }
 }
 
+/// The family of an address in digits.
+pub(super) fn family(traddr: &str) -> &'static str {
+    if traddr.contains(':') { "IPv6" } else { "IPv4" }
+}
+
 impl Attach {
     /// Refuses parameters of the reference that this plugin does not support yet.
     pub(crate) fn refuse_what_is_not_there_yet(&self) -> Result<()> {
@@ -149,9 +154,16 @@ impl Attach {
         }
     }
 
+    /// The parameters for an address of TCP; all others have their defaults.
+    pub(crate) fn tcp(name: String, traddr: String) -> Result<Self> {
+        let params = json!({ "name": name, "trtype": "TCP", "traddr": traddr });
+        drivebay_sdk::rpc::decode(&params.to_string())
+            .map_err(|error| Error::new(errno::EINVAL, error.message))
+    }
+
     /// The family of the address.
     pub(crate) fn family(&self) -> &'static str {
-        if self.traddr.contains(':') { "IPv6" } else { "IPv4" }
+        family(&self.traddr)
     }
 
     /// The transport identifier, in the reference's format.

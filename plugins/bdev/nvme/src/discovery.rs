@@ -1,0 +1,241 @@
+//! Discovery services: each is followed over a connection that stays, and what its log names is attached and detached.
+//! `[app thread]`
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use drivebay_nvme_driver::spec::event::AsyncEvent;
+
+use drivebay_nvme_driver::spec::log::{DiscoveryEntry, DiscoveryHeader, lid, subtype, trtype};
+use drivebay_nvme_driver::spec::{Command, opcode};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, Either};
+
+use crate::admin::{Admin, Data};
+use crate::app::Known;
+use crate::controller::Controller;
+use crate::controller::bring_up::enable;
+use crate::dial::Target;
+use crate::options::Timeouts;
+use crate::rpc::{self, Attach, StartDiscovery};
+
+/// Most entries of a log.
+const ENTRIES_MAX: u64 = 4096;
+/// Entries that are read at once.
+const ENTRIES_AT_ONCE: u64 = 64;
+/// Length of an entry, and of the header, in bytes.
+const ENTRY_LEN: u32 = 1024;
+const _: () = assert!(
+    ENTRY_LEN as usize == DiscoveryEntry::LEN && ENTRY_LEN as usize == DiscoveryHeader::LEN
+);
+/// How many times a log is read that changes meanwhile.
+const READS_MAX: usize = 8;
+/// The time between two tries to connect.
+const DELAY: Duration = Duration::from_secs(2);
+
+/// A discovery service that is followed.
+pub(crate) struct Discovery {
+    pub(crate) params: StartDiscovery,
+    target: Target,
+    keep_alive_ms: u32,
+    timeouts: Timeouts,
+    /// Names of the controllers, by subsystem: the prefix and a number.
+    names: RefCell<BTreeMap<String, String>>,
+    /// The controllers that were attached.
+    attached: RefCell<BTreeMap<Place, Rc<Controller>>>,
+    pub(crate) referrals: RefCell<Vec<Place>>,
+    /// Whether the log was followed once.
+    has_followed: Cell<bool>,
+    is_stopped: Cell<bool>,
+    has_ended: Cell<bool>,
+    changed: Notify,
+}
+
+/// Where a log says that a subsystem is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) subnqn: String,
+    pub(crate) traddr: String,
+    pub(crate) trsvcid: String,
+}
+
+impl Place {
+    fn new(entry: &DiscoveryEntry) -> Option<Self> {
+        Some(Self {
+            subnqn: entry.subnqn.as_str()?.to_owned(),
+            traddr: entry.traddr.as_str()?.to_owned(),
+            trsvcid: entry.trsvcid.as_str()?.to_owned(),
+        })
+    }
+}
+
+impl Discovery {
+    pub(crate) fn new(app: &Known, params: StartDiscovery, target: Target) -> Rc<Self> {
+        let options = app.options.borrow();
+        Rc::new(Self {
+            params,
+            target,
+            keep_alive_ms: options.keep_alive_timeout_ms,
+            timeouts: options.timeouts(),
+            names: RefCell::default(),
+            attached: RefCell::default(),
+            referrals: RefCell::default(),
+            has_followed: Cell::new(false),
+            is_stopped: Cell::new(false),
+            has_ended: Cell::new(false),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Follows the service until it is stopped, and detaches what it attached.
+    pub(crate) async fn follow(self: Rc<Self>, app: Rc<Known>) {
+        let stopped = self.changed.until(|| self.is_stopped.get());
+        let following = async {
+            loop {
+                let Err(error) = self.serve(&app).await;
+                warn!("discovery {}: {}", self.params.name, error.message());
+                task::sleep(DELAY).await;
+            }
+        };
+        match task::select(following, stopped).await {
+            Either::Left(never) => never,
+            Either::Right(()) => {}
+        }
+        let attached = std::mem::take(&mut *self.attached.borrow_mut());
+        self.detach(&app, attached.into_values().collect()).await;
+        self.has_ended.set(true);
+        self.changed.notify();
+    }
+
+    /// Asks for the end, and waits for it.
+    pub(crate) async fn stop(&self) {
+        self.is_stopped.set(true);
+        self.changed.notify();
+        self.changed.until(|| self.has_ended.get()).await;
+    }
+
+    /// Waits until the log was followed once, or the service was stopped.
+    pub(crate) async fn followed(&self) {
+        self.changed.until(|| self.has_followed.get() || self.is_stopped.get()).await;
+    }
+
+    /// Connects, and follows the log as long as the connection lasts.
+    async fn serve(&self, app: &Rc<Known>) -> Result<std::convert::Infallible> {
+        let enabled = enable(&self.target, self.keep_alive_ms, 0, self.timeouts).await?;
+        let admin = &enabled.admin;
+        loop {
+            let entries = read_log(admin).await?;
+            self.apply(app, &entries).await;
+            self.has_followed.set(true);
+            self.changed.notify();
+            loop {
+                let command = Command::new(opcode::admin::ASYNC_EVENT_REQUEST);
+                let what = "Asynchronous Event Request";
+                let answer = admin.send(what, command, Data::None).await?.ok(what)?;
+                let event = AsyncEvent::from_dw0(answer.completion.dw0());
+                if event == AsyncEvent::DISCOVERY_LOG_CHANGE {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Attaches the subsystems that are new in the log, and detaches those that are gone.
+    async fn apply(&self, app: &Rc<Known>, entries: &[DiscoveryEntry]) {
+        let of_tcp = |subtype: u8| {
+            let all = entries.iter();
+            all.filter(move |entry| entry.trtype == trtype::TCP && entry.subtype == subtype)
+                .filter_map(Place::new)
+        };
+        self.referrals.replace(of_tcp(subtype::REFERRAL).collect());
+        let listed: Vec<Place> = of_tcp(subtype::NVM).collect();
+        // A controller that was given up is attached again.
+        let mut gone = Vec::new();
+        self.attached.borrow_mut().retain(|place, controller| {
+            let stays = !controller.has_ended() && listed.contains(place);
+            if !stays {
+                gone.push(Rc::clone(controller));
+            }
+            stays
+        });
+        self.detach(app, gone).await;
+        for place in listed {
+            if self.attached.borrow().contains_key(&place) {
+                continue;
+            }
+            let name = self.name_of(&place.subnqn);
+            match self.attach(app, name, &place).await {
+                Ok(controller) => drop(self.attached.borrow_mut().insert(place, controller)),
+                Err(error) => {
+                    let Place { subnqn, traddr, trsvcid } = place;
+                    let name = &self.params.name;
+                    let why = error.message();
+                    warn!("discovery {name}: {subnqn} at {traddr} port {trsvcid}: {why}");
+                }
+            }
+        }
+    }
+
+    async fn attach(&self, app: &Rc<Known>, name: String, place: &Place) -> Result<Rc<Controller>> {
+        let params = Attach {
+            trsvcid: Some(place.trsvcid.clone()),
+            subnqn: Some(place.subnqn.clone()),
+            hostnqn: self.params.hostnqn.clone(),
+            ctrlr_loss_timeout_sec: self.params.ctrlr_loss_timeout_sec,
+            reconnect_delay_sec: self.params.reconnect_delay_sec,
+            fast_io_fail_timeout_sec: self.params.fast_io_fail_timeout_sec,
+            ..Attach::tcp(name, place.traddr.clone())?
+        };
+        rpc::attach_path(app, params, true).await
+    }
+
+    async fn detach(&self, app: &Known, controllers: Vec<Rc<Controller>>) {
+        controllers.iter().for_each(|controller| controller.detach());
+        app.ended.until(|| controllers.iter().all(|controller| controller.has_ended())).await;
+    }
+
+    /// The name of a subsystem's controllers.
+    fn name_of(&self, subnqn: &str) -> String {
+        let mut names = self.names.borrow_mut();
+        let next = names.len();
+        let name = names.entry(subnqn.to_owned());
+        name.or_insert_with(|| format!("{}{next}", self.params.name)).clone()
+    }
+}
+
+/// Reads a log that does not change meanwhile. NVMe Base 2.0, section 5.16.1.23.
+async fn read_log(admin: &Admin) -> Result<Vec<DiscoveryEntry>> {
+    for _ in 0..READS_MAX {
+        let before = read_header(admin).await?;
+        if before.numrec > ENTRIES_MAX {
+            let count = before.numrec;
+            let why = format!("the log has {count} entries; at most {ENTRIES_MAX} are read");
+            return Err(Error::new(errno::EIO, why));
+        }
+        let mut entries: Vec<DiscoveryEntry> = Vec::new();
+        let mut next = 0;
+        while next < before.numrec {
+            let count = ENTRIES_AT_ONCE.min(before.numrec - next);
+            let len = u32::try_from(count).unwrap_or(0) * ENTRY_LEN;
+            let offset = (next + 1) * u64::from(ENTRY_LEN);
+            let data = admin.log_page(lid::DISCOVERY, 0, offset, len).await?;
+            let (chunks, _) = data.as_chunks();
+            entries.extend(chunks.iter().map(DiscoveryEntry::parse));
+            next += count;
+        }
+        if read_header(admin).await? == before {
+            return Ok(entries);
+        }
+    }
+    Err(Error::new(errno::EAGAIN, "the log changed each time it was read"))
+}
+
+async fn read_header(admin: &Admin) -> Result<DiscoveryHeader> {
+    let data = admin.log_page(lid::DISCOVERY, 0, 0, ENTRY_LEN).await?;
+    data.first_chunk()
+        .map(DiscoveryHeader::parse)
+        .ok_or_else(|| Error::new(errno::EIO, "the discovery log is shorter than its header"))
+}
