@@ -349,6 +349,9 @@ impl Channel {
                     if let Some(leg) = self.legs.by_id(leg) {
                         leg.absent = absent;
                     }
+                    if absent == Absent::Fail {
+                        self.fail_unprovable(leg);
+                    }
                 }
             }
         }
@@ -387,6 +390,9 @@ impl Channel {
 
     /// Closes the legs of paths that are gone, when they have no command outstanding.
     fn end_leaving(&mut self) {
+        if !self.legs.iter().any(|leg| leg.is_leaving) {
+            return;
+        }
         let sockets = &mut self.sockets;
         let mut is_over = |leg: &Leg| {
             let queue = leg.key.and_then(|key| sockets.get_mut(key));
@@ -396,11 +402,19 @@ impl Channel {
         while let Some(leg) = self.legs.take(&mut is_over) {
             over.push(leg);
         }
-        for leg in &over {
+        for leg in over {
             drop(leg.key.and_then(|key| self.sockets.remove(key)));
+            self.fail_unprovable(leg.id);
         }
-        if !over.is_empty() {
-            self.choose();
+        self.choose();
+    }
+
+    /// Fails the I/O of a leg that does not come back, if nothing else can prove that its target does not execute it any more.
+    fn fail_unprovable(&mut self, id: u64) {
+        let is_lost = |unproven: &mut Unproven| unproven.leg == id && unproven.free_ns == u64::MAX;
+        let lost: Vec<Unproven> = self.unproven.extract_if(.., is_lost).collect();
+        for unproven in lost {
+            unproven.request.io.complete_with(no_path());
         }
     }
 
