@@ -132,8 +132,14 @@ impl<D: Disk> Store<D> {
     pub fn volumes(&self) -> Vec<Info> {
         let state = self.state.borrow();
         let super_blob = state.block.super_blob;
+        let mut clones: BTreeMap<BlobId, Vec<BlobId>> = BTreeMap::new();
+        for (id, volume) in &state.volumes {
+            if let Some(parent) = volume.blob.parent() {
+                clones.entry(parent).or_default().push(*id);
+            }
+        }
         let ids = state.volumes.keys().filter(|id| Some(**id) != super_blob);
-        ids.filter_map(|id| state.info(*id)).collect()
+        ids.filter_map(|id| state.info_with(*id, clones.remove(id).unwrap_or_default())).collect()
     }
 
     /// What is known of one volume.
@@ -142,6 +148,23 @@ impl<D: Disk> Store<D> {
     /// `ENOENT` when there is none.
     pub fn volume(&self, id: BlobId) -> Result<Info> {
         self.state.borrow().info(id).ok_or_else(|| no_volume(id))
+    }
+
+    /// The name of the parent outside of the store of a volume or of one of its ancestors.
+    #[must_use]
+    pub fn external_ancestor(&self, id: BlobId) -> Option<Vec<u8>> {
+        let state = self.state.borrow();
+        let mut next = id;
+        // Damaged volumes may be their own ancestors.
+        for _ in 0..state.volumes.len() {
+            let blob = &state.volumes.get(&next)?.blob;
+            if blob.is_external_clone() {
+                let name = blob.internal_xattr(drivebay_spec_blobstore::lvol::EXTERNAL_SNAPSHOT);
+                return name.map(<[u8]>::to_vec);
+            }
+            next = blob.parent()?;
+        }
+        None
     }
 
     /// A volume and all volumes that read through it, parents before their clones.
@@ -217,6 +240,10 @@ pub(crate) fn no_volume(id: BlobId) -> Error {
 
 impl State {
     pub(crate) fn info(&self, id: BlobId) -> Option<Info> {
+        self.info_with(id, self.clones(id))
+    }
+
+    fn info_with(&self, id: BlobId, clones: Vec<BlobId>) -> Option<Info> {
         use drivebay_spec_blobstore::lvol;
         let Volume { blob, faults, .. } = self.volumes.get(&id)?;
         let names = Names::of(blob);
@@ -232,7 +259,7 @@ impl State {
             is_read_only: blob.flags.is_data_read_only(),
             parent: blob.parent(),
             external_parent: external.flatten().map(<[u8]>::to_vec),
-            clones: self.clones(id),
+            clones,
             faults: faults.clone(),
         })
     }

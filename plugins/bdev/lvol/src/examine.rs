@@ -58,7 +58,7 @@ async fn look(name: &str) {
             Err(error) => warn!("bdev {name} is not used: {error}"),
         }
     }
-    all().iter().for_each(|store| store.publish_all());
+    all().iter().for_each(|store| store.publish_degraded());
 }
 
 /// Counts a bdev as being examined, until this is dropped.
@@ -128,13 +128,18 @@ pub(crate) fn parent_is_gone(parent: &[u8]) {
     let parent = parent.to_vec();
     let gone = async move {
         for store in all() {
+            let mut degraded = Vec::new();
             for info in store.store.volumes() {
-                if store.external_name(info.id).as_ref() == Some(&parent)
-                    && let Err(error) = store.unpublish(info.id).await
-                {
+                if store.store.external_ancestor(info.id).as_ref() != Some(&parent) {
+                    continue;
+                }
+                if let Err(error) = store.unpublish(info.id).await {
                     warn!("volume {} of store {}: {error}", info.name, store.uuid);
                 }
+                degraded.push(info.id);
             }
+            // Not earlier: until here another bdev's examination would publish them on the parent that leaves.
+            store.degraded.borrow_mut().extend(degraded);
             store.store.disk().forget_external(&parent);
         }
     };

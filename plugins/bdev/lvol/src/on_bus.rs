@@ -21,6 +21,18 @@ impl LvStore {
             }
             if let Err(error) = self.publish(info.id) {
                 warn!("volume {} of store {}: {error}", info.name, self.uuid);
+                self.degraded.borrow_mut().insert(info.id);
+            }
+        }
+    }
+
+    /// Puts the volumes on the bus that could not be before: their parent outside of the store may have come.
+    pub(crate) fn publish_degraded(self: &Rc<Self>) {
+        for id in self.degraded.take() {
+            let is_there = self.store.volume(id).is_ok();
+            if is_there && let Err(error) = self.publish(id) {
+                warn!("blob {id} of store {}: {error}", self.uuid);
+                self.degraded.borrow_mut().insert(id);
             }
         }
     }
@@ -32,11 +44,14 @@ impl LvStore {
         if self.is_ending.get() || self.on_bus.borrow().contains_key(&id) {
             return Ok(name);
         }
-        let external = match self.external_name(id) {
+        let external = match self.store.external_ancestor(id) {
             Some(parent) => match self.store.disk().external(&parent) {
                 Some(desc) => Some(desc),
                 // Degraded until the parent comes.
-                None => return Ok(name),
+                None => {
+                    self.degraded.borrow_mut().insert(id);
+                    return Ok(name);
+                }
             },
             None => None,
         };
@@ -56,19 +71,6 @@ impl LvStore {
         self.maps.borrow_mut().insert(id, shared);
         self.on_bus.borrow_mut().insert(id, name.clone());
         Ok(name)
-    }
-
-    /// The name of the parent outside of the store of a volume or of one of its ancestors.
-    pub(crate) fn external_name(&self, id: BlobId) -> Option<Vec<u8>> {
-        let mut next = Some(id);
-        while let Some(id) = next {
-            let info = self.store.volume(id).ok()?;
-            if info.external_parent.is_some() {
-                return info.external_parent;
-            }
-            next = info.parent;
-        }
-        None
     }
 
     fn map(&self, info: &Info) -> Map {

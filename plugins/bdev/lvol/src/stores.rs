@@ -13,7 +13,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::task;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub(crate) struct LvStore {
     pub(crate) maps: RefCell<BTreeMap<BlobId, Arc<Shared>>>,
     /// Volumes on the bus, with their names there.
     pub(crate) on_bus: RefCell<BTreeMap<BlobId, String>>,
+    /// Volumes that could not be put on the bus, such as those whose parent outside of the store is missing.
+    pub(crate) degraded: RefCell<BTreeSet<BlobId>>,
     /// What the channels of each volume ask for.
     pub(crate) asked: RefCell<BTreeMap<BlobId, Asked>>,
     /// Clusters that the store is taking away from a volume.
@@ -162,6 +164,7 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
         desc,
         maps: RefCell::default(),
         on_bus: RefCell::default(),
+        degraded: RefCell::default(),
         asked: RefCell::default(),
         releasing: RefCell::default(),
         unused: RefCell::default(),
