@@ -382,6 +382,7 @@ class ScsiFrontEnd(FrontEnd):
         """The next event: its number, target and reason. Its buffer is given again."""
         slot, _, _ = self.wait(EVENTS)
         place = self.place(slot, EVENTS)
-        event, _, target, _, _, reason = struct.unpack("<IBBHII", self.memory[place:place + 16])
+        event, one, target, unit, _, reason = struct.unpack("<IBBHII", self.memory[place:place + 16])
+        assert (one, unit) == (1, 0), "Linux takes the number of the unit as it is"
         self.rings[EVENTS].offer(slot, [(place, 16, WRITABLE)])
         return event, target, reason

@@ -66,3 +66,23 @@ class VhostBlock(VhostGuest):
 
     def test_a_guest_with_packed_rings_does_not_notice_it_either(self):
         self.kill_under_load(packed_ring=True)
+
+
+class VhostScsi(VhostGuest):
+    def test_a_file_system_on_a_scsi_disk_while_another_comes_and_goes(self):
+        with self.host() as host:
+            host.call("vhost_create_scsi_controller", ctrlr="disk.sock")
+            add = lambda number, bdev: host.call("vhost_scsi_controller_add_target", ctrlr="disk.sock",
+                                                 scsi_target_num=number, bdev_name=bdev)
+            add(0, ram_disk(host))
+            host.call("bdev_malloc_create", name="second", num_blocks=32768, block_size=512)
+            arguments = [MEMORY, f"-chardev socket,id=c0,path={host.folder}/disk.sock "
+                                 "-device vhost-user-scsi-pci,chardev=c0,num_queues=1"]
+            guest = self.begin("vhost_scsi.sh", net="none", qemu_arg=arguments)
+            guest.wait_for("ready")
+            add(3, "second")
+            guest.wait_for("verified")
+            host.call("vhost_scsi_controller_remove_target", ctrlr="disk.sock", scsi_target_num=3)
+            self.end(guest)
+            self.assertEqual(int(self.found("size")), DISK_SIZE)
+            self.assertEqual(self.found("names"), "Drivebay Ram0")

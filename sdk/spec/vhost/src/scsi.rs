@@ -85,10 +85,11 @@ impl Address {
         Some(Self { target, lun: (high as u64) << 56 | (low as u64) << 48 })
     }
 
-    /// The bytes of unit 0 of a target.
+    /// The bytes of unit 0 of a target in an event. Linux takes bytes 2 and 3 for the number of the unit, so they have no
+    /// address method.
     #[must_use]
     pub const fn of_target(target: u8) -> [u8; 8] {
-        [1, target, 0x40, 0, 0, 0, 0, 0]
+        [1, target, 0, 0, 0, 0, 0, 0]
     }
 }
 
@@ -286,6 +287,6 @@ mod tests {
     #[test]
     fn an_event_names_its_target() {
         let bytes = event_bytes(event::TRANSPORT_RESET, 4, event::REMOVED);
-        assert_eq!(bytes, [1, 0, 0, 0, 1, 4, 0x40, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(bytes, [1, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
     }
 }
