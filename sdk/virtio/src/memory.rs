@@ -100,6 +100,20 @@ impl GuestMemory {
         memory
     }
 
+    /// Memory of a fuzzer, which is this process's own.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn over(
+        guest_addr: u64,
+        user_addr: u64,
+        words: &'static [std::sync::atomic::AtomicU64],
+    ) -> Self {
+        let (base, len) = (NonNull::from(words).cast(), size_of_val(words) as u64);
+        let mut memory = Self::default();
+        memory.insert(Part { guest_addr, len, user_addr, base, number: 0, region: None });
+        memory
+    }
+
     /// Number of parts.
     #[must_use]
     pub fn num_parts(&self) -> usize {

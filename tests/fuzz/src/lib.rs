@@ -18,11 +18,13 @@ mod controller;
 mod initiator;
 mod iscsi;
 mod jsonrpc;
+mod nbd;
 mod nvme;
 mod plugin;
 mod raid;
 mod script;
 mod scsi;
+mod vhost;
 
 /// Looks at what was read: what nobody looks at the compiler leaves out.
 fn look<T>(read: T) {
@@ -52,6 +54,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "scsi_parameters", run: scsi::parameters },
     Target { name: "iscsi_pdu", run: iscsi::pdu },
     Target { name: "iscsi_text", run: iscsi::text },
+    Target { name: "nbd_option", run: nbd::option },
+    Target { name: "nbd_request", run: nbd::request },
+    Target { name: "vhost_message", run: vhost::message },
+    Target { name: "virtio_ring", run: vhost::ring },
     Target { name: "jsonrpc_frame", run: jsonrpc::frame },
     Target { name: "jsonrpc_params", run: jsonrpc::params },
     Target { name: "raid_superblock", run: raid::superblock },

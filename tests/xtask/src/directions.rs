@@ -27,7 +27,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
-    ("tests/fuzz", &["sdk/spec", "sdk/nvme", "host", "plugins/protocol/nvmf"]),
+    ("tests/fuzz", &["sdk/spec", "sdk/nvme", "sdk/virtio", "host", "plugins/protocol/nvmf"]),
     ("tests/sim", &["plugin-api", "host/core"]),
     ("tests", &["plugin-api", "sdk", "tests"]),
 ];

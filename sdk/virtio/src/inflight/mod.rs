@@ -114,6 +114,18 @@ impl InflightArea {
         Arc::new(Self { base, num_rings: 1, ring_size, is_packed, _region: None })
     }
 
+    /// An area of a fuzzer for one ring of at most `ring_size` entries.
+    ///
+    /// # Panics
+    /// When the area is too short.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn over(words: &'static [AtomicU64], ring_size: u16, is_packed: bool) -> Arc<Self> {
+        assert!(size_of_val(words) >= part_len(ring_size, is_packed), "the area is too short");
+        let base = NonNull::from(words).cast();
+        Arc::new(Self { base, num_rings: 1, ring_size, is_packed, _region: None })
+    }
+
     /// Whether it was made for packed rings.
     #[must_use]
     pub fn is_packed(&self) -> bool {
