@@ -7,8 +7,9 @@ use crate::plan;
 use crate::reserve::{Access, Identity};
 use crate::task::{State, Task};
 use crate::unit::Unit;
-use crate::{inquire, opcodes, parameters};
+use crate::{copy, inquire, opcodes, parameters};
 use drivebay_spec_scsi::command::Command;
+use drivebay_spec_scsi::copy::in_action;
 use drivebay_spec_scsi::sense::{Sense, asc};
 use drivebay_spec_scsi::status::Status;
 use drivebay_spec_scsi::{CDB_LEN, lun};
@@ -89,7 +90,7 @@ impl Device {
     /// Adds a unit; every nexus hears that the list has changed.
     pub fn add_unit(&mut self, unit: u16, disk: Disk) {
         self.luns_changed();
-        self.units.insert(unit, Unit::new(disk));
+        self.units.insert(unit, Unit::new(unit, disk));
     }
 
     /// Removes a unit; every nexus hears that the list has changed. Its tasks are the transport's to end.
@@ -131,13 +132,13 @@ impl Device {
         }
     }
 
-    /// A reset of a unit: what was reserved by RESERVE is free, mode parameters are as at first, and every other nexus hears of it.
-    /// Its tasks are the transport's to abort.
-    pub fn reset_unit(&mut self, unit: u16, by: NexusId) {
+    /// Resets a unit: ends what was reserved by RESERVE, sets mode parameters back, and tells every nexus, the one that asked for
+    /// it too (SAM-5, section 6.3.3). The transport aborts the unit's tasks.
+    pub fn reset_unit(&mut self, unit: u16) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.modes = crate::modes::Modes::default();
         found.reservations.reset();
-        for nexus in self.nexuses.keys().filter(|nexus| **nexus != by) {
+        for nexus in self.nexuses.keys() {
             found.attend(*nexus, asc::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
         }
     }
@@ -201,7 +202,10 @@ impl Device {
     /// The parameter list that [`Next::Receive`](crate::Next::Receive) asked for has come.
     pub fn received(&mut self, task: &mut Task, list: &[u8]) {
         let State::List(command, _) = task.state else { return };
-        let given = parameters::receive(self, task.nexus, task.unit, command, list);
+        let given = match command {
+            Command::ExtendedCopy { .. } => copy::receive(self, task, list),
+            _ => parameters::receive(self, task.nexus, task.unit, command, list),
+        };
         task.state = match given {
             Ok(Begun::Ended(outcome)) => State::Ended(outcome),
             Ok(Begun::Work(work, _)) => {
@@ -215,8 +219,13 @@ impl Device {
 
     /// A task has ended or is given up: lets go of what it held. Tasks of which the turn has come are told by [`turn`](Self::turn).
     pub fn finish(&mut self, task: &mut Task) {
+        if let Some(done) = task.copied.take()
+            && let Some(unit) = self.units.get_mut(&task.unit)
+        {
+            unit.copies.end(task.nexus, done, task.is_good());
+        }
         let Some((pass, is_inside)) = task.pass.take() else { return };
-        if let Some(unit) = self.units.get_mut(&task.unit) {
+        if let Some(unit) = self.units.get_mut(&task.gate_unit) {
             if is_inside {
                 unit.gate.leave(pass);
             } else {
@@ -238,7 +247,7 @@ impl Device {
     }
 
     fn enter(&mut self, task: &mut Task, pass: Option<Pass>) {
-        let (Some(pass), Some(unit)) = (pass, self.units.get_mut(&task.unit)) else { return };
+        let (Some(pass), Some(unit)) = (pass, self.units.get_mut(&task.gate_unit)) else { return };
         task.pass = Some((pass, unit.gate.enter(task.key, pass)));
     }
 
@@ -303,6 +312,9 @@ impl Device {
             }
             Command::ReserveIn { action, allocation } => {
                 Ok(Begun::data(found.reservations.report(action), allocation))
+            }
+            Command::ReceiveCopyResults { action: in_action::STATUS, list_id, allocation } => {
+                Ok(Begun::data(found.copies.status(nexus, list_id)?, allocation))
             }
             Command::Reserve6 => {
                 let identity = nexuses.get(&nexus);

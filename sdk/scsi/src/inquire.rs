@@ -10,13 +10,14 @@ use drivebay_spec_scsi::inquiry::{
 use drivebay_spec_scsi::sense::{Sense, asc};
 
 const VENDOR: &str = "Drivebay";
-const PAGES: [u8; 9] = [
+const PAGES: [u8; 10] = [
     page::SUPPORTED,
     page::UNIT_SERIAL_NUMBER,
     page::DEVICE_IDENTIFICATION,
     page::EXTENDED_INQUIRY,
     page::MODE_PAGE_POLICY,
     page::SCSI_PORTS,
+    page::THIRD_PARTY_COPY,
     page::BLOCK_LIMITS,
     page::BLOCK_DEVICE_CHARACTERISTICS,
     page::LOGICAL_BLOCK_PROVISIONING,
@@ -47,6 +48,7 @@ pub(crate) fn inquiry(
             let ports = device.ports().iter().map(|port| (port.relative, port.name.clone()));
             inquiry::scsi_ports(&ports.collect::<Vec<_>>())
         }
+        page::THIRD_PARTY_COPY => crate::copy::LIMITS.encode_page(),
         page::BLOCK_LIMITS => limits(&found.disk).encode(),
         page::BLOCK_DEVICE_CHARACTERISTICS => inquiry::block_device_characteristics(),
         page::LOGICAL_BLOCK_PROVISIONING => inquiry::provisioning(found.disk.can_unmap, false),
@@ -57,8 +59,13 @@ pub(crate) fn inquiry(
 
 fn standard(peripheral: u8, product: &str) -> Vec<u8> {
     let revision = env!("CARGO_PKG_VERSION");
-    let standard =
-        Standard { peripheral, vendor: VENDOR, product, revision, third_party_copy: false };
+    let standard = Standard {
+        peripheral,
+        vendor: VENDOR,
+        product,
+        revision,
+        third_party_copy: peripheral == inquiry::DISK,
+    };
     standard.encode().to_vec()
 }
 
@@ -72,6 +79,14 @@ fn naa(disk: &Disk) -> Vec<u8> {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = disk.uuid.iter().fold(0xcbf2_9ce4_8422_2325, mix);
     (0x3 << 60 | hash >> 4).to_be_bytes().to_vec()
+}
+
+/// The designator of a unit that EXTENDED COPY finds it by.
+pub(crate) fn designator(disk: &Disk) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let kind = DesignatorKind::Naa(naa(disk));
+    Designator { association: Association::Unit, kind }.encode(&mut bytes);
+    bytes
 }
 
 fn identification(device: &Device, unit: &Unit, nexus: NexusId) -> Vec<u8> {

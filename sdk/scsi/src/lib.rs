@@ -7,6 +7,7 @@
 //!
 //! A device and all that belongs to it lives on one lightweight thread. `docs/scsi.md` has the words, the states and the ways.
 
+mod copy;
 mod data;
 mod device;
 pub mod disk;

@@ -1,6 +1,7 @@
 //! The commands that units support, as REPORT SUPPORTED OPERATION CODES tells them.
 
 use drivebay_spec_scsi::command::Reporting;
+use drivebay_spec_scsi::copy::{in_action, out_action};
 use drivebay_spec_scsi::opcode::{self, Supported, action};
 use drivebay_spec_scsi::sense::Sense;
 
@@ -57,6 +58,12 @@ const ALL: &[Supported] = &[
     reserve!(in 0), reserve!(in 1), reserve!(in 2), reserve!(in 3),
     reserve!(out 0), reserve!(out 1), reserve!(out 2), reserve!(out 3),
     reserve!(out 4), reserve!(out 5), reserve!(out 6), reserve!(out 7),
+    with_action(opcode::THIRD_PARTY_COPY_OUT, out_action::EXTENDED_COPY as u16,
+        &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, C]),
+    with_action(opcode::THIRD_PARTY_COPY_IN, in_action::STATUS as u16,
+        &[0x84, 0, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, C]),
+    with_action(opcode::THIRD_PARTY_COPY_IN, in_action::OPERATING_PARAMETERS as u16,
+        &[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, C]),
     one(opcode::READ_16, &[0x88, B, F, F, F, F, F, F, F, F, F, F, F, F, 0, C]),
     one(opcode::COMPARE_AND_WRITE, &[0x89, B, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, C]),
     one(opcode::WRITE_16, &[0x8a, B, F, F, F, F, F, F, F, F, F, F, F, F, 0, C]),

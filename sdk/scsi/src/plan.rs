@@ -1,6 +1,7 @@
 //! From a command to what is done with blocks. SBC-3, section 5.
 
 use crate::PIECE_LEN;
+use crate::copy::LIMITS;
 use crate::device::{Begun, Offered};
 use crate::gate::Pass;
 use crate::modes;
@@ -10,6 +11,7 @@ use crate::unit::Unit;
 use drivebay_sdk::bdev::{IoFlags, Range};
 use drivebay_spec_scsi::capacity::{Capacity, Provisioning, encode_lba_status};
 use drivebay_spec_scsi::command::{Blocks, Command, WriteSame};
+use drivebay_spec_scsi::copy::{in_action, out_action};
 use drivebay_spec_scsi::reservation::OUT_LEN_MAX;
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
@@ -17,7 +19,9 @@ use drivebay_spec_scsi::status::Status;
 /// How work passes the unit's gate; `None`: it changes nothing.
 pub(crate) fn pass_of(kind: &Kind) -> Option<Pass> {
     match kind {
-        Kind::Write { .. } | Kind::Fill(_) | Kind::Zero | Kind::Unmap(_) => Some(Pass::Shared),
+        Kind::Write { .. } | Kind::Fill(_) | Kind::Zero | Kind::Unmap(_) | Kind::Copy(_) => {
+            Some(Pass::Shared)
+        }
         Kind::Swap { .. } => Some(Pass::Alone),
         Kind::Read | Kind::Compare | Kind::Look(_) | Kind::Flush => None,
     }
@@ -99,6 +103,14 @@ pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Resul
             }
             list_of(command, list)
         }
+        Command::ExtendedCopy { action: out_action::EXTENDED_COPY, list } => list_of(command, list),
+        Command::ReceiveCopyResults {
+            action: in_action::OPERATING_PARAMETERS, allocation, ..
+        } => Ok(Begun::data(LIMITS.encode_operating_parameters(), allocation)),
+        // Another service action. SPC-4, section 4.2.5.1.
+        Command::ExtendedCopy { .. } | Command::ReceiveCopyResults { .. } => {
+            Err(Sense::invalid_cdb(1, Some(4)))
+        }
         Command::ReportTaskManagement { extended, allocation } => {
             Ok(Begun::data(crate::opcodes::task_management(extended), allocation))
         }
@@ -117,6 +129,7 @@ fn list_of(command: Command, len: u32) -> Result<Begun, Sense> {
 
 pub(crate) fn work(unit: &Unit, kind: Kind, left: Range, fua: bool) -> Work {
     Work {
+        unit: unit.number,
         kind,
         block_len: unit.disk.block_len,
         piece_blocks: unit.disk.piece_blocks(),

@@ -176,7 +176,7 @@ impl Reservations {
                 reservation::encode_reservation(self.generation, holder)
             }
             InAction::ReportCapabilities => {
-                reservation::encode_capabilities(true, false, None).to_vec()
+                reservation::encode_capabilities(true, true, None).to_vec()
             }
             InAction::ReadFullStatus => {
                 let all = self.registrants.iter().map(|registrant| FullStatus {
@@ -208,8 +208,14 @@ impl Reservations {
         }
     }
 
-    /// REGISTER, and REGISTER AND IGNORE EXISTING KEY.
-    fn register(&mut self, who: &Identity, out: &OutParameters, ignores: bool) -> Change {
+    /// REGISTER, and REGISTER AND IGNORE EXISTING KEY. `elsewhere`: the same initiator port at the other target ports, with ALL_TG_PT.
+    fn register(
+        &mut self,
+        who: &Identity,
+        out: &OutParameters,
+        ignores: bool,
+        elsewhere: &[Identity],
+    ) -> Change {
         let key = out.service_action_key;
         let current = self.key_of(who);
         if !ignores && current.unwrap_or(0) != out.key {
@@ -223,24 +229,37 @@ impl Reservations {
                 return Ok(Told::default());
             }
             let others = transport_ids(&out.transport_ids, who.port)?;
-            let new = std::iter::once(who.clone()).chain(others);
-            let new: Vec<_> = new.filter(|one| self.key_of(one).is_none()).collect();
-            if self.registrants.len() + new.len() > REGISTRANTS_MAX {
-                return Err(Sense::illegal(asc::INSUFFICIENT_REGISTRATION_RESOURCES).into());
-            }
-            self.registrants.extend(new.into_iter().map(|identity| Registrant { identity, key }));
+            let new = [who].into_iter().chain(elsewhere).cloned().chain(others);
+            self.add(new.collect(), key)?;
             self.generation = self.generation.wrapping_add(1);
             return Ok(Told::default());
         };
         self.generation = self.generation.wrapping_add(1);
         if key == 0 {
-            return Ok(self.unregister(who));
+            let mut told = self.unregister(who);
+            for one in elsewhere {
+                told.attentions.extend(self.unregister(one).attentions);
+            }
+            return Ok(told);
         }
+        self.add(elsewhere.to_vec(), key)?;
         // The reservation follows: it belongs to the registrant, not to the key.
-        for registrant in self.registrants.iter_mut().filter(|one| one.identity == *who) {
+        let is_meant =
+            |one: &&mut Registrant| one.identity == *who || elsewhere.contains(&one.identity);
+        for registrant in self.registrants.iter_mut().filter(is_meant) {
             registrant.key = key;
         }
         Ok(Told::default())
+    }
+
+    /// Adds registrants, but for those that are there; all or none.
+    fn add(&mut self, mut new: Vec<Identity>, key: u64) -> Result<(), Sense> {
+        new.retain(|one| self.key_of(one).is_none());
+        if self.registrants.len() + new.len() > REGISTRANTS_MAX {
+            return Err(Sense::illegal(asc::INSUFFICIENT_REGISTRATION_RESOURCES));
+        }
+        self.registrants.extend(new.into_iter().map(|identity| Registrant { identity, key }));
+        Ok(())
     }
 
     /// Forgets a registrant; what it held is released, or goes on with the other registrants.
@@ -409,11 +428,19 @@ pub(crate) fn receive(
         let byte = if action == OutAction::RegisterAndMove { 17 } else { 20 };
         return Err(Sense::invalid_parameter(byte, Some(0)));
     }
-    if out.all_ports && matches!(action, OutAction::Register | OutAction::RegisterAndIgnore) {
-        return Err(Sense::invalid_parameter(20, Some(2)));
+    let mut elsewhere = Vec::new();
+    if out.all_ports {
+        let others =
+            device.ports().iter().map(|port| port.relative).filter(|port| *port != who.port);
+        elsewhere.extend(others.map(|port| Identity { port, ..who.clone() }));
     }
     let found = device.units.get_mut(&unit).ok_or(missing)?;
-    let changed = change(&mut found.reservations, &who, action, (scope, kind), &out);
+    let table = &mut found.reservations;
+    let changed = match action {
+        OutAction::Register => table.register(&who, &out, false, &elsewhere),
+        OutAction::RegisterAndIgnore => table.register(&who, &out, true, &elsewhere),
+        _ => change(table, &who, action, (scope, kind), &out),
+    };
     match changed {
         Ok(told) => {
             device.tell(unit, told.attentions, &told.aborts);
@@ -431,11 +458,6 @@ fn change(
     (scope, kind): (u8, u8),
     out: &OutParameters,
 ) -> Change {
-    match action {
-        OutAction::Register => return table.register(who, out, false),
-        OutAction::RegisterAndIgnore => return table.register(who, out, true),
-        _ => {}
-    }
     if table.key_of(who) != Some(out.key) {
         return Err(Refusal::Conflict);
     }

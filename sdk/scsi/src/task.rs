@@ -1,5 +1,6 @@
 //! A command under way: a small machine that says what its transport does next.
 
+use crate::copy::{Copy, Done};
 use crate::gate::{Pass, TaskKey};
 use crate::outcome::{Outcome, sense_of};
 use crate::{NexusId, data};
@@ -22,9 +23,11 @@ pub enum Next {
     End,
 }
 
-/// One I/O to the unit's bdev.
+/// One I/O to a bdev of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
+    /// The unit: the task's own, but for EXTENDED COPY.
+    pub unit: u16,
     /// The op with its blocks.
     pub op: Op,
     /// Flags.
@@ -57,7 +60,9 @@ pub struct Task {
     pub(crate) unit: u16,
     pub(crate) nexus: NexusId,
     pub(crate) key: TaskKey,
-    /// How it holds the unit's gate, or waits there.
+    /// The unit whose gate it passes: its own, but for EXTENDED COPY.
+    pub(crate) gate_unit: u16,
+    /// How it holds that gate, or waits there.
     pub(crate) pass: Option<(Pass, bool)>,
     pub(crate) state: State,
     pub(crate) descriptor_sense: bool,
@@ -65,6 +70,8 @@ pub struct Task {
     pub(crate) wanted: u64,
     in_flight: u32,
     sense: Option<Sense>,
+    /// What an EXTENDED COPY has done.
+    pub(crate) copied: Option<Done>,
 }
 
 #[derive(Debug)]
@@ -80,6 +87,7 @@ pub(crate) enum State {
 /// What is left to do with blocks.
 #[derive(Debug)]
 pub(crate) struct Work {
+    pub(crate) unit: u16,
     pub(crate) kind: Kind,
     pub(crate) block_len: u32,
     pub(crate) piece_blocks: u32,
@@ -105,6 +113,8 @@ pub(crate) enum Kind {
     Zero,
     Unmap(VecDeque<Range>),
     Flush,
+    /// EXTENDED COPY.
+    Copy(Copy),
     /// COMPARE AND WRITE: what must be there and what comes in its place.
     Swap {
         expected: Vec<u8>,
@@ -122,8 +132,19 @@ pub(crate) enum Swap {
 impl Task {
     pub(crate) fn new(unit: u16, nexus: NexusId, key: TaskKey, descriptor_sense: bool) -> Self {
         let state = State::Ended(Outcome::good());
-        let (pass, wanted, in_flight, sense) = (None, 0, 0, None);
-        Self { unit, nexus, key, pass, state, descriptor_sense, wanted, in_flight, sense }
+        Self {
+            unit,
+            nexus,
+            key,
+            gate_unit: unit,
+            pass: None,
+            state,
+            descriptor_sense,
+            wanted: 0,
+            in_flight: 0,
+            sense: None,
+            copied: None,
+        }
     }
 
     pub(crate) fn ended_with(mut self, outcome: Outcome) -> Self {
@@ -136,6 +157,22 @@ impl Task {
     #[must_use]
     pub fn unit(&self) -> u16 {
         self.unit
+    }
+
+    /// The unit whose gate it passes: when the task has ended, others may have their [`turn`](crate::Device::turn) there.
+    #[must_use]
+    pub fn gate_unit(&self) -> u16 {
+        self.gate_unit
+    }
+
+    /// Whether it needs a unit: its own, or one that it copies from or to.
+    #[must_use]
+    pub fn touches(&self, unit: u16) -> bool {
+        let copies = match &self.state {
+            State::Work(Work { kind: Kind::Copy(copy), .. }) => copy.touches(unit),
+            _ => false,
+        };
+        self.unit == unit || copies
     }
 
     /// Length of the data that the command means, in bytes: residuals are counted from it.
@@ -198,6 +235,7 @@ impl Task {
     pub fn is_done(&self) -> bool {
         let has_none_left = match &self.state {
             State::Work(Work { kind: Kind::Unmap(ranges), .. }) => ranges.is_empty(),
+            State::Work(Work { kind: Kind::Copy(copy), .. }) => copy.is_done(),
             State::Work(work) => work.left.nblocks == 0,
             State::List(..) | State::Ended(_) => false,
         };
@@ -214,6 +252,7 @@ impl Task {
         let State::Work(work) = &self.state else { return };
         match &work.kind {
             Kind::Fill(block) => data::repeat(block, memory),
+            Kind::Copy(copy) => copy.prepare(memory),
             Kind::Swap { new, step: Swap::Write, .. } => data::copy(new, memory),
             _ => {}
         }
@@ -223,7 +262,10 @@ impl Task {
     pub fn ended(&mut self, io: &Io, result: IoResult, memory: Option<&[u8]>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         let is_read = matches!(io.op, Op::Read(_));
-        let failed = sense_of(result, is_read).or_else(|| self.look(io, memory.unwrap_or(&[])));
+        let mut failed = sense_of(result, is_read).or_else(|| self.look(io, memory.unwrap_or(&[])));
+        if self.copied.is_some() && failed.is_some() {
+            failed = Some(Sense::new(Key::CopyAborted, asc::THIRD_PARTY_DEVICE_FAILURE));
+        }
         // The first failure is told.
         self.sense = self.sense.or(failed);
     }
@@ -235,6 +277,10 @@ impl Task {
             let sense = self.sense.unwrap_or(sense);
             self.state = State::Ended(Outcome::check(&sense, self.descriptor_sense));
         }
+    }
+
+    pub(crate) fn is_good(&self) -> bool {
+        matches!(&self.state, State::Ended(Outcome { status: Status::Good, .. }))
     }
 
     /// The outcome of a task that has ended.
@@ -254,6 +300,14 @@ impl Task {
             Some(sense.with_information(at as u64))
         };
         match &mut work.kind {
+            Kind::Copy(copy) => {
+                if let (Some((blocks, ends_segment)), Some(done)) =
+                    (copy.ended(io, memory), &mut self.copied)
+                {
+                    done.add(blocks * u64::from(work.block_len), ends_segment);
+                }
+                None
+            }
             Kind::Look(Some(block)) => {
                 data::first_difference_from_copies(block, memory).and_then(miscompare)
             }
@@ -273,6 +327,9 @@ impl Work {
             let range = ranges.pop_front()?;
             return Some(self.without_data(Op::Unmap(range)));
         }
+        if let Kind::Copy(copy) = &mut self.kind {
+            return copy.next(self.piece_blocks, self.block_len);
+        }
         if self.left.nblocks == 0 {
             return None;
         }
@@ -284,7 +341,9 @@ impl Work {
         };
         let range = Range::new(self.left.lba, blocks);
         let len = u32::try_from(blocks * u64::from(self.block_len)).unwrap_or(u32::MAX);
-        let with = |op, data| Some(Io { op, flags: self.flags, data, len, verify: false });
+        let with = |op, data| {
+            Some(Io { unit: self.unit, op, flags: self.flags, data, len, verify: false })
+        };
         let io = match &self.kind {
             Kind::Read => with(Op::Read(range), Data::In(self.offset)),
             Kind::Write { verify } => {
@@ -301,7 +360,7 @@ impl Work {
                 return self.swap_read(range, len);
             }
             Kind::Swap { step: Swap::Write, .. } => with(Op::Write(range), Data::Own),
-            Kind::Unmap(_) => None,
+            Kind::Unmap(_) | Kind::Copy(_) => None,
         };
         self.left = Range::new(self.left.lba + blocks, self.left.nblocks - blocks);
         self.offset = self.offset.saturating_add(len);
@@ -314,16 +373,19 @@ impl Work {
             return None;
         }
         self.offset = len;
-        Some(Io { op: Op::Read(range), flags: IoFlags::NONE, data: Data::Own, len, verify: false })
+        let (unit, flags) = (self.unit, IoFlags::NONE);
+        Some(Io { unit, op: Op::Read(range), flags, data: Data::Own, len, verify: false })
     }
 
     fn without_data(&self, op: Op) -> Io {
-        Io { op, flags: self.flags, data: Data::None, len: 0, verify: false }
+        let (unit, flags) = (self.unit, self.flags);
+        Io { unit, op, flags, data: Data::None, len: 0, verify: false }
     }
 
     fn put_back(&mut self, io: &Io) {
         match (&mut self.kind, io.op) {
             (Kind::Unmap(ranges), Op::Unmap(range)) => ranges.push_front(range),
+            (Kind::Copy(copy), _) => copy.put_back(),
             (Kind::Swap { step: Swap::Read, .. }, _) => self.offset = 0,
             (
                 _,

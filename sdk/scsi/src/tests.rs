@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod blocks;
+mod copies;
 mod reservations;
 mod units;
 
@@ -79,7 +80,7 @@ impl Bench {
                 Next::Io(io) => {
                     let mut own = vec![0; io.len as usize];
                     task.prepare(&mut own);
-                    let result = self.io(task.unit(), &io, out, &mut own, &mut read);
+                    let result = self.io(&io, out, &mut own, &mut read);
                     task.ended(&io, result, Some(&own));
                 }
             }
@@ -91,15 +92,8 @@ impl Bench {
         (outcome, wanted)
     }
 
-    fn io(
-        &mut self,
-        unit: u16,
-        io: &crate::Io,
-        out: &[u8],
-        own: &mut [u8],
-        read: &mut Vec<u8>,
-    ) -> IoResult {
-        let memory = &mut self.memory[usize::from(unit)];
+    fn io(&mut self, io: &crate::Io, out: &[u8], own: &mut [u8], read: &mut Vec<u8>) -> IoResult {
+        let memory = &mut self.memory[usize::from(io.unit)];
         let bytes = |range: Range| {
             let from = range.lba as usize * BLOCK;
             from..from + range.nblocks as usize * BLOCK

@@ -1,6 +1,7 @@
 //! A logical unit: a bdev as initiators see it.
 
 use crate::NexusId;
+use crate::copy::Copies;
 use crate::disk::Disk;
 use crate::gate::Gate;
 use crate::modes::Modes;
@@ -13,21 +14,25 @@ const ATTENTIONS_MAX: usize = 8;
 /// A logical unit.
 #[derive(Debug)]
 pub struct Unit {
+    pub(crate) number: u16,
     pub(crate) disk: Disk,
     pub(crate) modes: Modes,
     pub(crate) reservations: Reservations,
     pub(crate) gate: Gate,
+    pub(crate) copies: Copies,
     /// Unit attentions to tell, by nexus, as additional sense codes; no entry without one.
     attentions: BTreeMap<NexusId, Vec<u16>>,
 }
 
 impl Unit {
-    pub(crate) fn new(disk: Disk) -> Self {
+    pub(crate) fn new(number: u16, disk: Disk) -> Self {
         Self {
+            number,
             disk,
             modes: Modes::default(),
             reservations: Reservations::default(),
             gate: Gate::default(),
+            copies: Copies::default(),
             attentions: BTreeMap::new(),
         }
     }
@@ -72,6 +77,7 @@ impl Unit {
     /// A nexus is gone.
     pub(crate) fn forget(&mut self, nexus: NexusId) {
         self.attentions.remove(&nexus);
+        self.copies.forget(nexus);
         self.reservations.nexus_lost(nexus);
     }
 

@@ -1,6 +1,7 @@
 //! Commands and parameter lists of SCSI.
 
 use crate::look;
+use drivebay_spec_scsi::copy::{Limits, Parameters};
 use drivebay_spec_scsi::reservation::{self, OutAction, OutParameters};
 use drivebay_spec_scsi::{Command, Sense, lun, mode, unmap};
 
@@ -28,7 +29,12 @@ pub(crate) fn parameters(data: &[u8]) {
             let again: Vec<_> = unmap::parse(&unmap::encode(&all)).unwrap().collect();
             assert_eq!(again, all);
         }
-        2 => look(Sense::parse(list)),
+        2 => {
+            look(Sense::parse(list));
+            let limits = Limits { devices: 8, segments: 64, segment_len: 1 << 29, copies: 64 };
+            let Ok(read) = Parameters::parse(list, &limits) else { return };
+            assert_eq!(Parameters::parse(&read.encode(), &limits), Ok(read));
+        }
         3 => {
             let mut rest = list;
             while let Ok((_, later)) = reservation::split_transport_id(rest) {

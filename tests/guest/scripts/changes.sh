@@ -1,5 +1,5 @@
 # While fio verifies on namespace 1, namespace 2 comes and goes, and namespace 1 grows to $GROWN bytes.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 
 connect
 disk=$(wait_disk 1)

@@ -1,5 +1,5 @@
 # What nvme-cli shows of the controller and its namespace: JSON into the run directory, for the test to judge.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 
 connect
 disk=$(wait_disk 1)

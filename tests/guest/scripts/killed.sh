@@ -1,6 +1,6 @@
 # Files are written and fsynced while the test kills the target and starts it again. What was synced is
 # there afterwards, and the file system is whole.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/${INITIATOR_KIND:-nvme}.sh"
 
 write_files() { # FROM TO
     local i
@@ -13,7 +13,7 @@ write_files() { # FROM TO
 }
 
 connect
-disk=$(wait_disk 1)
+disk=$(wait_disk $first)
 mkfs.ext4 -q "$disk"
 mount "$disk" "$folder"
 mark load
@@ -28,7 +28,7 @@ wait_for restarted
 write_files 61 70
 wait $fio || { cat /run/fio; exit 1; }
 mark "fio verified"
-dmesg | grep -iE 'nvme.*(reconnect|error)' | tail -5
+dmesg | grep -iE '(nvme|connection).*(reconnect|error)' | tail -5
 
 umount "$folder"
 e2fsck -fn "$disk"

@@ -1,7 +1,7 @@
 # A host in the guest over local disks: one that is mounted, one whose host is killed, and a file on a file
 # system that is frozen.
 TADDR=127.0.0.1 TPORT=4420
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 modprobe -a virtio_blk ext4
 until_true 10 "the disks" test -b /dev/vdb
 

@@ -1,6 +1,6 @@
 # $SYSTEM, ext4 or xfs, on a thin volume (namespace 1) and on its clone (namespace 2). Both are trimmed while the test
 # takes and deletes snapshots of them.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 modprobe "$SYSTEM"
 connect
 clone_folder=/mnt/clone

@@ -1,6 +1,6 @@
 # A disk with a write cache is added under a connected host; the subsystem is made anew under it; the target is started again with many
 # subsystems. The host stays connected, or comes back by itself.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 
 connect
 disk=$(wait_disk 1)

@@ -1,6 +1,6 @@
 # A file system on the disk, a tree of files in it, and the same tree after everything was taken apart and
 # put together again. CONNECT has further arguments of `nvme connect`.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/nvme.sh"
 
 mark discover
 nvme discover -t tcp -a "$TADDR" -s "$TPORT" -o json >/run/guest/discovery.json

@@ -7,6 +7,7 @@
 //!            instructions                  callgrind                           (bus)
 //!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
+//!            iscsi                         servers, iscsi-perf                 (iSCSI)
 //!            messages, start, saturated    servers and calls
 //! ```
 //!
@@ -23,6 +24,7 @@ pub(crate) mod echo;
 mod growth;
 mod idle;
 mod instructions;
+mod iscsi;
 mod load;
 mod lvol;
 mod machine;
@@ -46,10 +48,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, aio, cores, messages, target, nvmf, start, idle, saturated, growth";
+    and parts: instructions, rates, lvol, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi";
 
 /// What is built for it.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
@@ -58,6 +60,7 @@ const PACKAGES: [&str; 10] = [
     "drivebay-lvol",
     "drivebay-nvmf",
     "drivebay-nvmf-tcp",
+    "drivebay-iscsi",
     "drivebay-probe",
     "drivebay-nvme-load",
 ];
@@ -65,7 +68,7 @@ const PACKAGES: [&str; 10] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 12] = [
+const PARTS: [(&str, Part); 13] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
@@ -78,6 +81,7 @@ const PARTS: [(&str, Part); 12] = [
     ("idle", idle::print),
     ("saturated", saturated::print),
     ("growth", growth::print),
+    ("iscsi", iscsi::print),
 ];
 
 /// Whose figure it is.

@@ -51,6 +51,7 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("iproute2", Sign::Program("ip"), Need::Guest),
     ("e2fsprogs", Sign::Program("mkfs.ext4"), Need::Guest),
     ("xfsprogs", Sign::Program("mkfs.xfs"), Need::Guest),
+    ("dmsetup", Sign::Program("dmsetup"), Need::Guest),
     ("mount", Sign::Program("losetup"), Need::Guest),
 ];
 
@@ -110,6 +111,9 @@ pub(crate) fn prepare(needs: &[Need]) -> Missing {
     }
     if wanted(&Need::Guest) && !static_busybox() {
         missing.0.push(("a static busybox for the guest".to_owned(), Need::Guest));
+    }
+    if wanted(&Need::Guest) && !open_iscsi() {
+        missing.0.push(("open-iscsi for the guest".to_owned(), Need::Guest));
     }
     for (name, need) in &missing.0 {
         println!("prepare: missing: {name} ({need:?})");
@@ -244,6 +248,12 @@ fn static_busybox() -> bool {
     let mut find = run::command("python3", &find);
     run::succeeds(find.env("PYTHONPATH", run::top().join("tests/guest")))
         || fetch("Debian's static busybox for the guest", "tests/guest/fetch-busybox.sh")
+}
+
+/// Unpacks the guest's iSCSI initiator into the cache unless it is there.
+fn open_iscsi() -> bool {
+    guest_cache().join("open-iscsi").exists()
+        || fetch("open-iscsi for the guest", "tests/guest/fetch-open-iscsi.sh")
 }
 
 fn fetch(what: &str, script: &str) -> bool {

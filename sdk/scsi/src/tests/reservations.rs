@@ -154,6 +154,32 @@ fn a_reservation_moves_to_an_initiator_that_is_named() {
 }
 
 #[test]
+fn a_registration_for_all_ports_counts_at_each_of_them_and_goes_as_a_whole() {
+    let mut bench = Bench::new();
+    let port = |relative| crate::Port { relative, name: format!("port {relative}") };
+    bench.device.set_ports(vec![port(1), port(2)]);
+    bench.nexuses[1] = bench.device.attach(Identity { port: 2, ..identity(0) });
+    let register = |bench: &mut Bench, key, new| {
+        let out = OutParameters {
+            key,
+            service_action_key: new,
+            all_ports: true,
+            ..OutParameters::default()
+        };
+        let outcome = bench.send(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0], &out.encode());
+        assert_eq!(outcome, Outcome::good());
+    };
+    register(&mut bench, 0, 1);
+    assert_eq!(bench.status().0, [1, 1]);
+    bench.reserve(1, Type::ExclusiveAccess, 1);
+    assert!(bench.passes(1, &WRITE) && !bench.passes(0, &WRITE) && !bench.passes(2, &WRITE));
+    register(&mut bench, 1, 4);
+    assert_eq!(bench.status(), (vec![4, 4], Some((4, 3))));
+    register(&mut bench, 4, 0);
+    assert_eq!(bench.status(), (vec![], None));
+}
+
+#[test]
 fn registrations_outlast_a_login_and_have_a_limit() {
     let mut bench = Bench::new();
     bench.register(0, 1);

@@ -49,10 +49,11 @@ fn a_reset_is_heard_by_the_others_and_releases_what_was_reserved() {
     let mut bench = Bench::new();
     assert_eq!(bench.send_as(1, 0, &[0x16, 0, 0, 0, 0, 0], &[]), Outcome::good());
     assert_eq!(bench.send(&TUR, &[]).status, Status::ReservationConflict);
-    bench.device.reset_unit(0, bench.nexuses[0]);
-    assert_eq!(bench.send(&TUR, &[]), Outcome::good());
-    let told = bench.send_as(1, 0, &TUR, &[]);
-    assert_eq!(asc(&told), code::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    bench.device.reset_unit(0);
+    for who in 0..2 {
+        let told = bench.send_as(who, 0, &TUR, &[]);
+        assert_eq!(asc(&told), code::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    }
 }
 
 #[test]

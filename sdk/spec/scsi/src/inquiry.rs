@@ -54,6 +54,7 @@ pub mod page {
     pub const EXTENDED_INQUIRY: u8 = 0x86;
     pub const MODE_PAGE_POLICY: u8 = 0x87;
     pub const SCSI_PORTS: u8 = 0x88;
+    pub const THIRD_PARTY_COPY: u8 = 0x8f;
     pub const BLOCK_LIMITS: u8 = 0xb0;
     pub const BLOCK_DEVICE_CHARACTERISTICS: u8 = 0xb1;
     pub const LOGICAL_BLOCK_PROVISIONING: u8 = 0xb2;

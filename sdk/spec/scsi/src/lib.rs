@@ -2,7 +2,7 @@
 //!
 //! What an initiator and a logical unit say to each other, whatever carries it: commands ([`command`]), the status and sense
 //! data that end them ([`status`], [`sense`]), and their data: INQUIRY and its pages ([`inquiry`]), capacity and
-//! provisioning ([`capacity`], [`unmap`]), mode pages ([`mode`]), persistent reservations ([`reservation`]), LUNs ([`lun`]) and
+//! provisioning ([`capacity`], [`unmap`]), mode pages ([`mode`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and
 //! the lists of what a unit supports ([`opcode`]). Read [`command::Command`] first: everything else hangs on it.
 //!
 //! Sources: SAM-5, SPC-4, SBC-3. Names of fields are theirs. All numbers on the wire are big-endian.
@@ -15,6 +15,7 @@ mod bytes;
 
 pub mod capacity;
 pub mod command;
+pub mod copy;
 pub mod inquiry;
 pub mod lun;
 pub mod mode;

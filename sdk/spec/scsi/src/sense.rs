@@ -53,7 +53,11 @@ impl Key {
 #[allow(missing_docs, reason = "the names are the standard's")]
 pub mod asc {
     pub const NONE: u16 = 0x0000;
+    pub const OPERATION_IN_PROGRESS: u16 = 0x0016;
     pub const WRITE_ERROR: u16 = 0x0c00;
+    pub const THIRD_PARTY_DEVICE_FAILURE: u16 = 0x0d01;
+    pub const COPY_TARGET_DEVICE_NOT_REACHABLE: u16 = 0x0d02;
+    pub const INCORRECT_COPY_TARGET_DEVICE_TYPE: u16 = 0x0d03;
     pub const UNRECOVERED_READ_ERROR: u16 = 0x1100;
     pub const PARAMETER_LIST_LENGTH_ERROR: u16 = 0x1a00;
     pub const MISCOMPARE_DURING_VERIFY: u16 = 0x1d00;

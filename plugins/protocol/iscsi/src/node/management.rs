@@ -81,12 +81,12 @@ impl<B: Backend> Node<B> {
             }
             function::LOGICAL_UNIT_RESET => {
                 management.waits = self.abort_tasks(|_, _, to| Some(to) == unit);
-                self.shared.device.reset_unit(unit.unwrap_or(0), own);
+                self.shared.device.reset_unit(unit.unwrap_or(0));
             }
             function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
                 management.waits = self.abort_tasks(|_, _, _| true);
                 for unit in self.shared.device.unit_numbers() {
-                    self.shared.device.reset_unit(unit, own);
+                    self.shared.device.reset_unit(unit);
                 }
             }
             function::TASK_REASSIGN => return FunctionResponse::ReassignNotSupported,

@@ -147,8 +147,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         if !entry.task.is_admitted() {
             return;
         }
-        let unit = entry.task.unit();
         let Some(piece) = entry.piece_mut(number) else { return };
+        let unit = piece.io.unit;
         let Some(buffer) = piece.buffer.take() else { return };
         piece.state = PieceState::InFlight;
         *shared.in_flight.entry(unit).or_default() += 1;
@@ -207,7 +207,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
     /// Lets go of what a task held.
     fn let_go<K: Backend>(&mut self, entry: &mut Entry<B>, shared: &mut Shared<K>) {
         shared.device.finish(&mut entry.task);
-        shared.chores.push(Chore::Turn(entry.task.unit()));
+        shared.chores.push(Chore::Turn(entry.task.gate_unit()));
         if shared.device.has_preempted() {
             shared.chores.push(Chore::Preempted);
         }
@@ -281,7 +281,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
     /// A unit goes: what is under way there ends with an error.
     pub(super) fn fail_unit<K: Backend<Buffer = B>>(&mut self, unit: u16, shared: &mut Shared<K>) {
         for key in self.table.keys() {
-            let is_meant = self.table.get_mut(key).is_some_and(|entry| entry.task.unit() == unit);
+            let is_meant = self.table.get_mut(key).is_some_and(|entry| entry.task.touches(unit));
             if is_meant {
                 self.fail_task(key, Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED), shared);
             }
