@@ -37,22 +37,23 @@ def run(*command, limit=120):
     return done.returncode, done.stdout
 
 
-class Iscsi(unittest.TestCase):
-    def serve(self, host, **target):
-        """A target with two units behind a portal on loopback; returns the port."""
-        port = free_port()
-        for name in ("m0", "m1"):
-            host.call("bdev_malloc_create", name=name, num_blocks=131072, block_size=512)
-        host.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(port)}])
-        host.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["127.0.0.0/8"])
-        host.call("iscsi_create_target_node", name="disk1", alias_name="first",
-                  pg_ig_maps=[{"pg_tag": 1, "ig_tag": 2}], queue_depth=64,
-                  luns=[{"bdev_name": "m0", "lun_id": 0}, {"bdev_name": "m1", "lun_id": 1}], **target)
-        return port
+def serve(host, **target):
+    """A target with two units behind a portal on loopback; returns the port."""
+    port = free_port()
+    for name in ("m0", "m1"):
+        host.call("bdev_malloc_create", name=name, num_blocks=131072, block_size=512)
+    host.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(port)}])
+    host.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["127.0.0.0/8"])
+    host.call("iscsi_create_target_node", name="disk1", alias_name="first",
+              pg_ig_maps=[{"pg_tag": 1, "ig_tag": 2}], queue_depth=64,
+              luns=[{"bdev_name": "m0", "lun_id": 0}, {"bdev_name": "m1", "lun_id": 1}], **target)
+    return port
 
+
+class Iscsi(unittest.TestCase):
     def test_discovery_tells_targets_and_units(self):
         with Host() as host:
-            port = self.serve(host)
+            port = serve(host)
             status, text = run("iscsi-ls", "-s", f"iscsi://127.0.0.1:{port}")
             self.assertEqual(status, 0, text)
             self.assertIn(f"Target:{TARGET} Portal:127.0.0.1:{port},1", text)
@@ -60,7 +61,7 @@ class Iscsi(unittest.TestCase):
 
     def test_inquiry_names_the_bdev(self):
         with Host() as host:
-            port = self.serve(host)
+            port = serve(host)
             status, text = run("iscsi-inq", f"iscsi://127.0.0.1:{port}/{TARGET}/1")
             self.assertEqual(status, 0, text)
             self.assertIn("m1", text)
@@ -69,7 +70,7 @@ class Iscsi(unittest.TestCase):
         with Host() as host:
             secret = {"user": "u1", "secret": "a-secret-of-u1"}
             host.call("iscsi_create_auth_group", tag=3, secrets=[secret])
-            port = self.serve(host, require_chap=True, chap_group=3)
+            port = serve(host, require_chap=True, chap_group=3)
             for user, is_admitted in (("u1%a-secret-of-u1@", True), ("u1%another-secret@", False), ("", False)):
                 status, text = run("iscsi-inq", f"iscsi://{user}127.0.0.1:{port}/{TARGET}/0")
                 self.assertEqual(status == 0, is_admitted, text)
@@ -80,7 +81,7 @@ class Iscsi(unittest.TestCase):
         with Host() as host:
             host.stop()
             host.start(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
-            port = self.serve(host)
+            port = serve(host)
             clients = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(100)]
             told = "no connection can be accepted"
             end = time.monotonic() + 20
@@ -102,7 +103,7 @@ class Iscsi(unittest.TestCase):
 
     def test_a_configuration_makes_the_target_again(self):
         with Host() as host:
-            port = self.serve(host)
+            port = serve(host)
             saved = host.call("framework_get_config", name="iscsi")
             nodes = host.call("iscsi_get_target_nodes")
             host.call("iscsi_delete_target_node", name=TARGET)
@@ -116,7 +117,7 @@ class Iscsi(unittest.TestCase):
 
     def test_the_conformance_suite_of_libiscsi(self):
         with Host() as host:
-            port, second = self.serve(host), free_port()
+            port, second = serve(host), free_port()
             host.call("iscsi_create_portal_group", tag=3, portals=[{"host": "127.0.0.1", "port": str(second)}])
             host.call("iscsi_target_node_add_pg_ig_maps", name=TARGET, pg_ig_maps=[{"pg_tag": 3, "ig_tag": 2}])
             # Two portals of one unit: the suite's tests of several paths run too.

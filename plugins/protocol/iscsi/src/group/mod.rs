@@ -180,6 +180,11 @@ impl Group {
     ) {
         let state = &mut *self.state.borrow_mut();
         let (session, cid) = (new.session, new.cid);
+        if let (Some(old), Some(served)) = (replaced, state.targets.get_mut(target)) {
+            served.node.end_session(old);
+        }
+        // The new link may get the number of one that has ended, so that one's socket goes first.
+        state.drop_over();
         let key = state.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
             state.sockets.push(None);
             state.sockets.len() - 1
@@ -190,9 +195,6 @@ impl Group {
         let (Some(served), Ok(())) = (served, watched) else {
             return app::connection_gone(session, cid);
         };
-        if let Some(old) = replaced {
-            served.node.end_session(old);
-        }
         let link = served.node.attach(new);
         let socket = Socket::new(stream);
         let target = target.to_owned();
@@ -339,23 +341,23 @@ impl State {
 
     fn send(&mut self) -> bool {
         let mut did = false;
-        let mut gone = Vec::new();
-        for (key, place) in self.sockets.iter_mut().enumerate() {
-            let Some(connected) = place else { continue };
+        for connected in self.sockets.iter_mut().flatten() {
             let served = self.targets.get_mut(&connected.target);
-            let sent = served.is_some_and(|served| connected.serve(served, &mut did));
-            self.is_pending |= sent;
-            let is_over = self.targets.get(&connected.target).is_none_or(|served| {
-                served.node.link(connected.link).is_none_or(|link| link.is_over())
-            });
-            if connected.socket.is_broken() || is_over {
-                gone.push(key);
-            }
+            self.is_pending |= served.is_some_and(|served| connected.serve(served, &mut did));
         }
-        for key in gone {
-            let Some(connected) = self.sockets.get_mut(key).and_then(Option::take) else {
-                continue;
+        self.drop_over() | did
+    }
+
+    /// Closes the sockets that are broken, and those of links that are over; whether there were some.
+    fn drop_over(&mut self) -> bool {
+        let mut did = false;
+        for place in &mut self.sockets {
+            let is_over = |connected: &mut Connected| {
+                let served = self.targets.get(&connected.target);
+                let link = served.and_then(|served| served.node.link(connected.link));
+                connected.socket.is_broken() || link.is_none_or(|link| link.is_over())
             };
+            let Some(connected) = place.take_if(is_over) else { continue };
             if let Some(served) = self.targets.get_mut(&connected.target) {
                 served.node.lost(connected.link);
             }

@@ -56,7 +56,7 @@ impl Service {
             return give_back(request, &[found]);
         }
         if matches!(function, Function::UnitReset | Function::NexusReset) {
-            target.device.borrow_mut().reset_unit(0, target.nexus);
+            target.device.borrow_mut().reset_unit(0);
         }
         for &key in &meant {
             if let Some(command) = self.commands.borrow_mut().get_mut(key) {

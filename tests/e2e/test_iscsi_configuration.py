@@ -1,0 +1,40 @@
+"""Configurations of SPDK's iSCSI target."""
+
+import os
+import unittest
+
+from host import Host, free_port
+from test_iscsi import run
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+TARGET = "iqn.2016-06.io.spdk:disk"
+
+
+class SavedBySpdk(unittest.TestCase):
+    """What save_config of SPDK's iscsi_tgt printed: two targets that share a bdev, one of them with CHAP."""
+
+    def test_it_loads_and_serves(self):
+        with open(f"{HERE}/spdk-iscsi-config.json") as f:
+            text = f.read()
+        port = free_port()
+        with Host() as host:
+            host.stop()
+            path = f"{host.folder}/spdk.json"
+            with open(path, "w") as f:
+                f.write(text.replace("38261", str(port)))
+            host.start("-c", path)
+            nodes = {node["name"]: node for node in host.call("iscsi_get_target_nodes")}
+            self.assertEqual(sorted(nodes), [f"{TARGET}1", f"{TARGET}2"])
+            self.assertEqual(nodes[f"{TARGET}1"]["chap_group"], 1)
+            for user, target, is_admitted in (
+                ("u1%a-secret-of-u1@", f"{TARGET}1/1", True),
+                ("u1%another-secret@", f"{TARGET}1/1", False),
+                ("", f"{TARGET}1/0", False),
+                ("", f"{TARGET}2/0", True),
+            ):
+                status, text = run("iscsi-inq", f"iscsi://{user}127.0.0.1:{port}/{target}")
+                self.assertEqual(status == 0, is_admitted, f"{user} {target}: {text}")
+
+
+if __name__ == "__main__":
+    unittest.main()
