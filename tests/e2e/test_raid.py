@@ -1,11 +1,14 @@
 """RAID: PyPI's `spdk` client calls every method; arrays come back after a kill."""
 
+import os
+import subprocess
 import time
 import unittest
 
-from host import Host
+from host import Host, free_port
 from spdk_client import Client, Refused
 
+KIB = 1 << 10
 MIB = 1 << 20
 # Seconds a rebuild of a few MiB may take.
 LIMIT = 30
@@ -81,6 +84,140 @@ class AfterAKill(unittest.TestCase):
     @staticmethod
     def state(host):
         return host.call("bdev_raid_get_bdevs", category="all")[0]["state"]
+
+
+class Served:
+    """An array behind an NBD server, and a model of its contents."""
+
+    def __init__(self, host, name, size):
+        self.host, self.size, self.model = host, size, bytearray(size)
+        path = f"{host.folder}/nbd.sock"
+        host.call("nbd_create_server", name="server", path=path)
+        host.call("nbd_server_add_export", server="server", bdev_name=name)
+        self.uri = f"nbd+unix:///{name}?socket={path}"
+
+    def write(self, offset, length, byte):
+        self.run("qemu-io", "-f", "raw", "-c", f"write -q -P {byte} {offset} {length}", "-c", "flush", self.uri)
+        self.model[offset:offset + length] = bytes([byte]) * length
+
+    def check(self):
+        path = f"{self.host.folder}/read"
+        with open(path, "wb"):
+            pass
+        self.run("nbdcopy", "--request-size=131072", self.uri, path)
+        with open(path, "rb") as file:
+            data = file.read()
+        if data != self.model:
+            block = next(at for at in range(0, self.size, 512) if data[at:at + 512] != self.model[at:at + 512])
+            raise AssertionError(f"byte {block}: {data[block]} instead of {self.model[block]}")
+
+    @staticmethod
+    def run(*command):
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        assert done.returncode == 0, f"{command}: {done.stdout}"
+
+
+class Parity(unittest.TestCase):
+    def test_raid5f_reads_what_was_written_without_any_of_its_members_and_after_rebuilds(self):
+        with Host() as host:
+            for name in ("a", "b", "c"):
+                host.call("bdev_malloc_create", name=name, num_blocks=16384, block_size=512)
+            host.call("bdev_raid_create", name="parity", raid_level="raid5f", strip_size_kb=64,
+                      base_bdevs=["a", "b", "c"], superblock=True)
+            self.assertEqual(host.call("bdev_get_bdevs", name="parity")[0]["num_blocks"], 14 * MIB // 512)
+            served = Served(host, "parity", 14 * MIB)
+            served.write(0, 14 * MIB, 1)
+            for number, name in enumerate(("a", "b", "c")):
+                served.write(128 * KIB * (number + 1), 256 * KIB, number + 2)
+                host.call("bdev_raid_remove_base_bdev", name=name)
+                served.check()
+                served.write(128 * KIB * (number + 20), 128 * KIB, number + 5)
+                served.check()
+                host.call("bdev_raid_add_base_bdev", raid_bdev="parity", base_bdev=name)
+                wait_until_rebuilt(host, "parity")
+                served.check()
+
+
+class OverTheNetwork(unittest.TestCase):
+    """raid1 of a local disk and a disk of a second host process, over NVMe/TCP."""
+
+    SIZE = 32 * MIB
+
+    def test_a_replica_whose_host_was_killed_gets_only_what_changed_even_if_that_is_killed_too(self):
+        with Host() as target, Host() as host:
+            port = free_port()
+            self.export(target, port)
+            self.disk(host, "local", 1)
+            self.attach(host, port)
+            host.call("bdev_raid_create", name="mirror", raid_level="raid1", base_bdevs=["local", "Nvme0n1"],
+                      superblock=True)
+            served = Served(host, "mirror", self.SIZE)
+            for region in range(0, 32, 4):
+                served.write(region * MIB + 12 * KIB, 64 * KIB, region + 1)
+
+            # Killed. The next write waits until the loss of the replica is on record.
+            target.kill()
+            served.write(5 * MIB, 4 * KIB, 50)
+            served.write(9 * MIB, 4 * KIB, 51)
+            self.assertEqual(self.array(host)["num_base_bdevs_discovered"], 1)
+            served.check()
+            self.back(target, host, port)
+            wait_until_rebuilt(host, "mirror")
+            # The eight regions that had a mark, and the two that were written since.
+            self.assertLessEqual(self.array(host)["last_rebuild"]["copied_bytes"], 10 * MIB)
+            served.check()
+
+            # Killed again, and once more in the middle of the resync.
+            target.kill()
+            for region in range(12):
+                served.write(region * MIB + 100 * KIB, 4 * KIB, 60 + region)
+            host.call("bdev_raid_set_options", process_window_size_kb=256, process_max_bandwidth_mb_sec=2)
+            self.back(target, host, port)
+            wait(lambda: self.array(host).get("process", {"progress": {"blocks": 0}})["progress"]["blocks"] > 0)
+            target.kill()
+            served.write(20 * MIB, 4 * KIB, 90)
+            host.call("bdev_raid_set_options", process_max_bandwidth_mb_sec=0)
+            self.back(target, host, port)
+            wait_until_rebuilt(host, "mirror")
+            self.assertLess(self.array(host)["last_rebuild"]["copied_bytes"], self.SIZE)
+            host.call("bdev_raid_remove_base_bdev", name="local")
+            served.check()
+
+    def export(self, target, port):
+        self.disk(target, "remote", 2)
+        target.export("remote", port=port)
+
+    def disk(self, host, name, number):
+        path = f"{host.folder}/{name}"
+        if not os.path.exists(path):
+            with open(path, "wb") as file:
+                file.truncate(self.SIZE + MIB)
+        host.call("bdev_aio_create", name=name, filename=path, block_size=512,
+                  uuid=f"00000000-0000-4000-8000-00000000000{number}")
+
+    @staticmethod
+    def attach(host, port):
+        host.call("bdev_nvme_attach_controller", name="Nvme0", trtype="TCP", adrfam="IPv4", traddr="127.0.0.1",
+                  trsvcid=str(port), subnqn="nqn.2026-01.io.drivebay:test", ctrlr_loss_timeout_sec=3,
+                  reconnect_delay_sec=1, fast_io_fail_timeout_sec=1)
+
+    def back(self, target, host, port):
+        """The second host starts again, and its disk is attached again."""
+        wait(lambda: host.call("bdev_nvme_get_controllers") == [])
+        target.start()
+        self.export(target, port)
+        self.attach(host, port)
+
+    @staticmethod
+    def array(host):
+        return host.call("bdev_raid_get_bdevs", category="all")[0]
+
+
+def wait(condition):
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
 
 
 def wait_until_rebuilt(host, name):
