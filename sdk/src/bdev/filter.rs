@@ -2,12 +2,12 @@
 
 use super::client::Channel;
 use super::desc::{Claim, Desc, Event, Info, open};
-use super::io::BdevIo;
+use super::io::{BdevIo, IoResult};
 use super::module::Bdev;
 use super::op::{Geometry, OpSet};
 use super::params::Uuid;
 use super::registration::Registration;
-use super::registry::{create, find, release, reserve, serve_with};
+use super::registry::{Registered, create, find, release, reserve, serve_with};
 use crate::app::App;
 use crate::error::{Error, Result, errno};
 use crate::notify::Config;
@@ -54,6 +54,101 @@ pub trait Filter: Sized + Send + Sync + 'static {
     }
 }
 
+/// A [`Filter`] with a state on each thread, which may keep I/O and hears when the base has ended it: for what `Filter` cannot do.
+pub trait StatefulFilter: Sized + Send + Sync + 'static {
+    /// Parameters of the method that makes one.
+    type Params: Params;
+    /// One thread's state, with the way to the base.
+    type State: 'static;
+
+    /// Product name, as `bdev_get_bdevs` shows it.
+    const PRODUCT: &'static str;
+    /// As [`Bdev::JOINS`].
+    const JOINS: bool = false;
+    /// As [`Bdev::IO_STATE_LEN`].
+    const IO_STATE_LEN: usize = 0;
+
+    /// As [`Filter::create`].
+    ///
+    /// # Errors
+    /// What goes back to the caller of the method.
+    fn create(app: &App, params: Self::Params) -> Result<Self>;
+
+    /// Unique name.
+    fn name(&self) -> &str;
+
+    /// Name of the base.
+    fn base_name(&self) -> &str;
+
+    /// Says in what the filter differs from its base. `[app thread]`
+    fn describe(&self, _base: &Info, _registration: &mut Registration) {}
+
+    /// Makes one thread's state. `[reactor]`
+    ///
+    /// # Errors
+    /// What the client that asked for a channel gets.
+    fn open_channel(&self, base: Channel) -> Result<Self::State>;
+
+    /// Takes one I/O, as [`Bdev::submit`] does. `[reactor]`
+    fn submit(&self, state: &mut Self::State, io: BdevIo);
+
+    /// The children of an I/O have ended, as [`Bdev::joined`] says. `[reactor]`
+    fn joined(&self, _state: &mut Self::State, io: BdevIo, result: IoResult) {
+        io.complete_with(result);
+    }
+
+    /// A burst of submits has ended: flushes the base. `[reactor]`
+    fn flush(&self, state: &mut Self::State);
+
+    /// Writes the call that makes the filter again. `[app thread]`
+    fn write_config(&self, config: &mut Config<'_>, method: &str, params: &serde_json::Value) {
+        config.call(method, params);
+    }
+
+    /// What `bdev_get_bdevs` shows under `driver_specific`. `[app thread]`
+    fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value>;
+}
+
+impl<F: Filter> StatefulFilter for F {
+    type Params = F::Params;
+    type State = Channel;
+    const PRODUCT: &'static str = F::PRODUCT;
+
+    fn create(app: &App, params: F::Params) -> Result<Self> {
+        F::create(app, params)
+    }
+
+    fn name(&self) -> &str {
+        Filter::name(self)
+    }
+
+    fn base_name(&self) -> &str {
+        Filter::base_name(self)
+    }
+
+    fn describe(&self, base: &Info, registration: &mut Registration) {
+        Filter::describe(self, base, registration);
+    }
+
+    fn open_channel(&self, base: Channel) -> Result<Channel> {
+        Ok(base)
+    }
+
+    #[inline]
+    fn submit(&self, base: &mut Channel, io: BdevIo) {
+        Filter::submit(self, base, io);
+    }
+
+    #[inline]
+    fn flush(&self, base: &mut Channel) {
+        base.flush();
+    }
+
+    fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
+        std::iter::once((module(), Filter::driver_specific(self).into())).collect()
+    }
+}
+
 /// A filter with its base.
 struct OverBase<F> {
     filter: F,
@@ -61,12 +156,14 @@ struct OverBase<F> {
     info: Info,
 }
 
-impl<F: Filter> Bdev for OverBase<F> {
+impl<F: StatefulFilter> Bdev for OverBase<F> {
     type Params = F::Params;
-    type Channel = Channel;
+    type Channel = F::State;
     const OPS: OpSet = OpSet::from_bits(0);
     const PRODUCT: &'static str = F::PRODUCT;
     const BURSTS: bool = true;
+    const JOINS: bool = F::JOINS;
+    const IO_STATE_LEN: usize = F::IO_STATE_LEN;
 
     fn create(app: &App, params: F::Params) -> Result<Self> {
         let filter = F::create(app, params)?;
@@ -92,26 +189,33 @@ impl<F: Filter> Bdev for OverBase<F> {
         self.filter.describe(&self.info, registration);
     }
 
-    fn open_channel(&self) -> Result<Channel> {
-        self.base.channel()
+    fn open_channel(&self) -> Result<F::State> {
+        self.filter.open_channel(self.base.channel()?)
     }
 
-    fn submit(&self, base: &mut Channel, io: BdevIo) {
-        self.filter.submit(base, io);
+    fn submit(&self, state: &mut F::State, io: BdevIo) {
+        self.filter.submit(state, io);
     }
 
-    fn flush(&self, base: &mut Channel) {
-        base.flush();
+    fn joined(&self, state: &mut F::State, io: BdevIo, result: IoResult) {
+        self.filter.joined(state, io, result);
+    }
+
+    fn flush(&self, state: &mut F::State) {
+        self.filter.flush(state);
+    }
+
+    fn write_config(&self, config: &mut Config<'_>, method: &str, params: &serde_json::Value) {
+        self.filter.write_config(config, method, params);
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
-        let members = self.filter.driver_specific().into();
-        std::iter::once((module(), members)).collect()
+        self.filter.driver_specific()
     }
 }
 
 /// Something happened to the base of the filter `name`.
-fn follow<F: Filter>(app: &App, name: &str, event: Event) {
+fn follow<F: StatefulFilter>(app: &App, name: &str, event: Event) {
     let Ok(filter) = find::<OverBase<F>>(name) else { return };
     match event {
         Event::Remove => {
@@ -160,7 +264,7 @@ fn method() -> String {
 }
 
 impl Waiting {
-    fn of<F: Filter>(filter: &F, params: serde_json::Value) -> Self {
+    fn of<F: StatefulFilter>(filter: &F, params: serde_json::Value) -> Self {
         Self {
             name: filter.name().to_owned(),
             base: filter.base_name().to_owned(),
@@ -221,20 +325,29 @@ pub(crate) fn write_config(config: &mut Config<'_>) {
 ///
 /// # Errors
 /// `EEXIST` when a method's name is taken.
-pub fn serve_filter<F: Filter>(app: &App, module: &str) -> Result<()> {
-    module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
-    serve_with(app, module, create_or_wait::<F>, delete::<F>)
+pub fn serve_filter<F: StatefulFilter>(app: &App, module: &str) -> Result<()> {
+    name_filters(app, module);
+    serve_with(app, module, |app, _, params| make_filter::<F>(app, params), delete_filter::<F>)
 }
 
-fn create_or_wait<F: Filter>(app: &App, method: &str, params: F::Params) -> Result<String> {
+/// Says of which module the library's filters are, when it registers the methods that make and delete them itself. `[app thread]`
+pub fn name_filters(_app: &App, module: &str) {
+    module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Makes a filter, or has it wait for its base; its name. `[app thread]`
+///
+/// # Errors
+/// `EEXIST` when the name is taken; what [`StatefulFilter::create`] gives.
+pub fn make_filter<F: StatefulFilter>(app: &App, params: F::Params) -> Result<String> {
     let saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
     let filter = F::create(app, decode::<F::Params>(&saved)?)?;
     let name = filter.name().to_owned();
-    if waiting().iter().any(|other| other.name == name) {
+    if waiting().iter().any(|other| other.name == name) || find::<OverBase<F>>(&name).is_ok() {
         return Err(Error::new(errno::EEXIST, format!("bdev {name}: File exists")));
     }
-    match create::<OverBase<F>>(app, method, params) {
+    match create::<OverBase<F>>(app, &method(), params) {
         Err(error) if error.errno() == errno::ENODEV => {
             await_base(app, Waiting::of(&filter, saved))?;
             tracing::info!("{name} waits for {}", filter.base_name());
@@ -244,7 +357,8 @@ fn create_or_wait<F: Filter>(app: &App, method: &str, params: F::Params) -> Resu
     }
 }
 
-fn delete<F: Filter>(app: &App, name: &str, call: Call) {
+/// Deletes a filter, or one that waits; answers the call when it is gone. `[app thread]`
+pub fn delete_filter<F: StatefulFilter>(app: &App, name: &str, call: Call) {
     let waited = {
         let mut all = waiting();
         let before = all.len();
@@ -259,4 +373,13 @@ fn delete<F: Filter>(app: &App, name: &str, call: Call) {
         Err(_) if waited => call.reply(true),
         Err(error) => call.fail(error),
     }
+}
+
+/// Calls `see` with the filter of that name, which is over its base. `[any thread]`
+///
+/// # Errors
+/// `ENODEV`.
+pub fn with_filter<F: StatefulFilter, R>(name: &str, see: impl FnOnce(&F) -> R) -> Result<R> {
+    let filter: Registered<OverBase<F>> = find(name)?;
+    Ok(see(&filter.filter))
 }

@@ -24,7 +24,9 @@ pub use client::{Channel, IoContext};
 pub use desc::{Claim, Desc, Event, Info, open};
 pub use examine::{Examine, on_examine, on_examine_config, on_save_config};
 pub use fan_out::{Child, FanOut};
-pub use filter::{Filter, serve_filter};
+pub use filter::{
+    Filter, StatefulFilter, delete_filter, make_filter, name_filters, serve_filter, with_filter,
+};
 pub use home::ChannelHandle;
 pub use io::{BdevIo, Buffers, IoQueue, IoResult};
 pub use lifecycle::{Closing, Ending, Opening};

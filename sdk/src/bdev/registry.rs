@@ -318,7 +318,9 @@ pub(super) fn create<B: Bdev>(app: &App, method: &str, params: B::Params) -> Res
     let mut saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
     let bdev = B::create(app, params)?;
-    if let Some(saved) = saved.as_object_mut() {
+    let is_named =
+        <B::Params as crate::rpc::Params>::params().iter().any(|param| param.name == "name");
+    if let Some(saved) = saved.as_object_mut().filter(|_| is_named) {
         saved.insert("name".into(), bdev.name().into());
     }
     register(app, bdev, method, saved)

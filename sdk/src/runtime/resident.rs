@@ -62,9 +62,13 @@ impl<T: 'static> Resident<T> {
     /// # Errors
     /// `EPERM` outside of a lightweight thread.
     pub fn here_with(value: T) -> Result<Self> {
+        Self::here_of(Rc::new(value))
+    }
+
+    fn here_of(value: Rc<T>) -> Result<Self> {
         let thread = thread::current()
             .ok_or_else(|| Error::new(errno::EPERM, "not on a lightweight thread"))?;
-        Ok(Self(Arc::new(Slot { thread, value: UnsafeCell::new(Some(Rc::new(value))) })))
+        Ok(Self(Arc::new(Slot { thread, value: UnsafeCell::new(Some(value)) })))
     }
 
     /// Its thread.
@@ -219,5 +223,86 @@ impl<T: 'static> OnApp<T> {
         let resident = residents.swap_remove(place);
         drop(residents);
         resident.here()
+    }
+}
+
+/// Values of one kind, each of its own thread: what all channels of a bdev have, reached from any of them. Clones mean the same set.
+pub struct Residents<T: 'static>(Arc<Mutex<Vec<Resident<T>>>>);
+
+impl<T> Default for Residents<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for Residents<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Residents<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Residents").field(&self.lock().len()).finish()
+    }
+}
+
+impl<T: 'static> Residents<T> {
+    /// Adds a value of the current thread.
+    ///
+    /// # Errors
+    /// `EPERM` outside of a lightweight thread.
+    pub fn add(&self, value: T) -> Result<Member<T>> {
+        let value = Rc::new(value);
+        let resident = Resident::here_of(Rc::clone(&value))?;
+        self.lock().push(resident.clone());
+        Ok(Member { value, resident, set: self.clone() })
+    }
+
+    /// Runs `call` with every value, on its thread; ends when all calls have ended. Values that are added or taken out meanwhile may
+    /// be missed. `[any lightweight thread]`
+    pub async fn on_all(&self, call: impl Fn(&Rc<T>) + Clone + Send + 'static) {
+        let all = self.lock().clone();
+        let begun: Vec<_> = all
+            .iter()
+            .map(|resident| {
+                let call = call.clone();
+                resident.call(async move |value: Rc<T>| call(&value))
+            })
+            .collect();
+        // One whose thread has ended has no value any more.
+        for call in begun.into_iter().flatten() {
+            let _ = call.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Resident<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A value of the current thread in [`Residents`]; dropping it takes the value out.
+pub struct Member<T: 'static> {
+    value: Rc<T>,
+    resident: Resident<T>,
+    set: Residents<T>,
+}
+
+impl<T> std::ops::Deref for Member<T> {
+    type Target = Rc<T>;
+    fn deref(&self) -> &Rc<T> {
+        &self.value
+    }
+}
+
+impl<T> fmt::Debug for Member<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("resident", &self.resident).finish_non_exhaustive()
+    }
+}
+
+impl<T> Drop for Member<T> {
+    fn drop(&mut self) {
+        self.set.lock().retain(|other| !other.is(&self.resident));
     }
 }

@@ -6,6 +6,7 @@ mod data;
 mod fabric;
 mod faults;
 mod life;
+mod panics;
 mod plugin;
 mod range;
 mod sleep;
@@ -107,4 +108,5 @@ pub const CHECKS: &[Check] = checks! {
     DISKS "module::refuses_what_it_did_not_declare" bdev::undeclared_ops, alone;
     DISKS "module::refuses_what_is_past_its_end" range::past_the_end_at_module, alone;
     DISKS "module::ends_io_of_no_blocks" range::nothing_at_module, alone;
+    ALL "panic::no_call_of_a_method_causes_one" panics::methods_bear_anything, alone;
 };

@@ -1,0 +1,52 @@
+//! Panics: no call of a method causes one.
+
+use crate::client::DEADLINE;
+use crate::rig::Rig;
+use crate::verdict::{Stop, Verdict, failed};
+use serde_json::{Value, json};
+
+/// Every method answers whatever it is given, and none of that makes the plugin panic.
+pub(super) fn methods_bear_anything(rig: &mut Rig<'_>) -> Verdict {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(""),
+        json!("\0"),
+        json!("x".repeat(100_000)),
+        json!([]),
+        json!([[]]),
+        json!({}),
+    ];
+    for method in rig.host.methods() {
+        let named = method.params.iter().flat_map(|param| {
+            values.iter().map(|value| {
+                Value::Object([(param.name.to_string(), value.clone())].into_iter().collect())
+            })
+        });
+        for params in named.chain([json!([]), json!({ "no such parameter": 1 })]) {
+            // An error is an answer.
+            let answer = rig.host.begin(&method.name, &params).recv_timeout(DEADLINE);
+            if answer.is_err() {
+                let seen = format!("{} gave no answer to {params:.200}", method.name);
+                return failed("every call is answered", seen);
+            }
+        }
+    }
+    none(rig)
+}
+
+/// The plugin has not panicked.
+fn none(rig: &Rig<'_>) -> Verdict {
+    let why = |why| Stop::failed("plugin_list answers", why);
+    let list = rig.call("plugin_list", &json!({})).map_err(why)?;
+    let plugins = list.as_array().into_iter().flatten();
+    let failures = plugins.filter(|plugin| plugin.get("state") == Some(&json!("failed")));
+    let mut reasons = failures.filter_map(|plugin| plugin.get("reason")?.as_str());
+    match reasons.find(|reason| reason.starts_with("it panicked")) {
+        Some(reason) => failed("no call of a method makes the plugin panic", reason),
+        None => Ok(()),
+    }
+}

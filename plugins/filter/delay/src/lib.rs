@@ -1,0 +1,296 @@
+//! `delay`: answers reads and writes some time after its base.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use drivebay_sdk::bdev::{Channel, IoId, StatefulFilter, check_name, with_filter};
+use drivebay_sdk::notify::Config;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Call, Method, RpcError};
+use drivebay_sdk::runtime::resident::{Member, Residents};
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::{Map, Value};
+use drivebay_sdk::thread::now_ns;
+
+mod latency;
+#[cfg(test)]
+mod tests;
+
+use latency::{Percentile, draw};
+
+filter_module!("delay", Delay, methods: ["bdev_delay_update_latency"], start: start);
+
+params! {
+    /// Parameters of `bdev_delay_create`. Latencies are in microseconds, and come on top of the base's own.
+    pub struct Create {
+        /// Name of the new bdev.
+        name: String,
+        /// Name of the base bdev; when there is none yet, the filter waits for it.
+        base_bdev_name: String,
+        /// Latency of reads, in microseconds.
+        avg_read_latency: u64,
+        /// Latency of one read in a hundred, in microseconds.
+        p99_read_latency: u64,
+        /// Latency of writes, in microseconds.
+        avg_write_latency: u64,
+        /// Latency of one write in a hundred, in microseconds.
+        p99_write_latency: u64,
+        /// UUID; derived from the name when absent.
+        uuid: Option<Uuid>,
+        /// Whether latencies are random, from 0 to twice the average; one in a hundred is that of p99 still.
+        random: bool = false,
+        /// Latencies of reads and writes by their percentiles, in ascending order, in place of the four. Empty = none.
+        percentiles: Vec<Percentile> = Vec::new(),
+    }
+
+    /// Parameters of `bdev_delay_update_latency`.
+    pub struct Update {
+        /// Name of a delay bdev.
+        delay_bdev_name: String,
+        /// Which latency.
+        latency_type: LatencyType,
+        /// The new latency, in microseconds.
+        latency_us: u64,
+    }
+
+    /// One of the four latencies.
+    pub enum LatencyType {
+        /// Of reads.
+        AvgRead = "avg_read",
+        /// Of one read in a hundred.
+        P99Read = "p99_read",
+        /// Of writes.
+        AvgWrite = "avg_write",
+        /// Of one write in a hundred.
+        P99Write = "p99_write",
+    }
+}
+
+/// JSON-RPC 2.0, section 5.1: the reference answers so for a bdev that is none.
+const INVALID_PARAMS: i64 = -32602;
+/// Names of the four latencies, by `LatencyType`.
+const LATENCIES: [&str; 4] =
+    ["avg_read_latency", "p99_read_latency", "avg_write_latency", "p99_write_latency"];
+
+fn start(app: &App) -> Result<()> {
+    Method::new("bdev_delay_update_latency", "Changes a latency of a delay bdev.", update)
+        .describe(|method| {
+            method.result("true").error(INVALID_PARAMS, "invalid_params", "There is no such bdev.")
+        })
+        .register(app)
+}
+
+fn update(_: &App, call: Call, update: Update) {
+    let Update { delay_bdev_name, latency_type, latency_us } = update;
+    let store = |delay: &Delay| {
+        if let Some(latency) = delay.latencies.get(latency_type as usize) {
+            latency.store(latency_us, Ordering::Relaxed);
+        }
+    };
+    match with_filter::<Delay, _>(&delay_bdev_name, store) {
+        Ok(()) => call.reply(true),
+        Err(_) => {
+            let why = "The requested bdev does not exist.";
+            call.fail(RpcError::new(INVALID_PARAMS, "invalid_params", why));
+        }
+    }
+}
+
+struct Delay {
+    asked: Create,
+    /// In microseconds, by `LatencyType`.
+    latencies: [AtomicU64; 4],
+    lanes: Residents<Lane>,
+}
+
+/// One thread's part.
+struct Lane {
+    base: Channel,
+    /// What the base has ended, by when and in which order it is to end.
+    delayed: RefCell<BTreeMap<(u64, u64), (BdevIo, IoResult)>>,
+    last: Cell<u64>,
+    /// When timers run out.
+    timers: RefCell<BTreeSet<u64>>,
+    random: Cell<u64>,
+}
+
+impl Lane {
+    fn delay(self: &Rc<Self>, io: BdevIo, result: IoResult, until_ns: u64) {
+        self.last.set(self.last.get() + 1);
+        self.delayed.borrow_mut().insert((until_ns, self.last.get()), (io, result));
+        self.arm();
+    }
+
+    /// Has a timer run out when the next I/O is to end.
+    fn arm(self: &Rc<Self>) {
+        let Some(next) = self.delayed.borrow().keys().next().map(|(until, _)| *until) else {
+            return;
+        };
+        if self.timers.borrow().first().is_some_and(|first| *first <= next) {
+            return;
+        }
+        self.timers.borrow_mut().insert(next);
+        let lane = Rc::downgrade(self);
+        let ring = async move {
+            task::sleep_until(next).await;
+            let Some(lane) = lane.upgrade() else { return };
+            lane.timers.borrow_mut().remove(&next);
+            lane.end_until(now_ns());
+            lane.arm();
+        };
+        if let Err(error) = task::spawn("delay", ring).map(task::JoinHandle::detach) {
+            warn!("I/O is not delayed: {error}");
+            self.timers.borrow_mut().remove(&next);
+            self.end_until(u64::MAX);
+        }
+    }
+
+    fn end_until(&self, now_ns: u64) {
+        loop {
+            let mut delayed = self.delayed.borrow_mut();
+            let Some(first) = delayed.first_entry().filter(|first| first.key().0 <= now_ns) else {
+                return;
+            };
+            let (io, result) = first.remove();
+            drop(delayed); // the client may submit again
+            io.complete_with(result);
+        }
+    }
+
+    /// Aborts all, or one.
+    fn abort(&self, id: Option<IoId>) -> bool {
+        let all = self.delayed.take();
+        let (aborted, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|(_, (io, _))| id.is_none_or(|id| io.id() == id));
+        self.delayed.replace(rest);
+        let is_any = !aborted.is_empty();
+        aborted.into_iter().for_each(|(_, (io, _))| io.complete(Status::ABORTED));
+        is_any
+    }
+}
+
+impl Delay {
+    fn latency(&self, place: usize) -> u64 {
+        self.latencies.get(place).map_or(0, |latency| latency.load(Ordering::Relaxed))
+    }
+
+    /// When an I/O that the base has ended now is to end; `None` = at once.
+    fn until_ns(&self, lane: &Lane, op: Op) -> Option<u64> {
+        let first = match op {
+            Op::Read(_) => 0,
+            Op::Write(_) => 2,
+            _ => return None,
+        };
+        let (average, p99) = (self.latency(first), self.latency(first + 1));
+        let random = latency::next(&lane.random);
+        let us = draw(random, average, p99, self.asked.random, &self.asked.percentiles);
+        (us > 0).then(|| now_ns().saturating_add(us.saturating_mul(1000)))
+    }
+
+    /// The parameters that make it again: latencies are those of now.
+    fn saved(&self, params: &Value) -> Value {
+        let mut saved = params.clone();
+        for (place, name) in LATENCIES.iter().enumerate() {
+            if let Some(latency) = saved.get_mut(*name) {
+                *latency = self.latency(place).into();
+            }
+        }
+        saved
+    }
+}
+
+impl StatefulFilter for Delay {
+    type Params = Create;
+    type State = Member<Lane>;
+    const PRODUCT: &'static str = "delay";
+    const JOINS: bool = true;
+
+    fn create(_: &App, asked: Create) -> Result<Self> {
+        check_name(asked.name.clone())?;
+        let given = [
+            asked.avg_read_latency,
+            asked.p99_read_latency,
+            asked.avg_write_latency,
+            asked.p99_write_latency,
+        ];
+        for (average, p99, name) in
+            [(given[0], given[1], LATENCIES[1]), (given[2], given[3], LATENCIES[3])]
+        {
+            if p99 < average {
+                return Err(Error::invalid(name, p99, format!("at least the average, {average}")));
+            }
+        }
+        latency::check(&asked.percentiles)?;
+        Ok(Self { asked, latencies: given.map(AtomicU64::new), lanes: Residents::default() })
+    }
+
+    fn name(&self) -> &str {
+        &self.asked.name
+    }
+
+    fn base_name(&self) -> &str {
+        &self.asked.base_bdev_name
+    }
+
+    fn describe(&self, _: &Info, registration: &mut Registration) {
+        registration.uuid = self.asked.uuid.map_or([0; 16], |uuid| uuid.0);
+    }
+
+    fn open_channel(&self, base: Channel) -> Result<Member<Lane>> {
+        self.lanes.add(Lane {
+            base,
+            delayed: RefCell::default(),
+            last: Cell::new(0),
+            timers: RefCell::default(),
+            random: Cell::new(now_ns() | 1),
+        })
+    }
+
+    fn submit(&self, lane: &mut Member<Lane>, io: BdevIo) {
+        match io.op() {
+            op @ (Op::Read(_) | Op::Write(_)) => io.fan_out().send(&lane.base, op, 0),
+            Op::Abort(id) if lane.abort(Some(id)) => io.complete(Status::SUCCESS),
+            Op::Reset => {
+                // Its queue aborts the reset if the plugin stops meanwhile.
+                let (lanes, lane, mut reset) =
+                    (self.lanes.clone(), Rc::clone(&**lane), IoQueue::new());
+                reset.push(io);
+                let work = async move {
+                    lanes
+                        .on_all(|lane| {
+                            lane.abort(None);
+                        })
+                        .await;
+                    reset.pop().into_iter().for_each(|io| lane.base.pass(io));
+                };
+                if let Err(error) = task::spawn("reset", work).map(task::JoinHandle::detach) {
+                    warn!("a reset was aborted: {error}");
+                }
+            }
+            _ => lane.base.pass(io),
+        }
+    }
+
+    fn joined(&self, lane: &mut Member<Lane>, io: BdevIo, result: IoResult) {
+        match self.until_ns(lane, io.op()) {
+            Some(until_ns) => lane.delay(io, result, until_ns),
+            None => io.complete_with(result),
+        }
+    }
+
+    fn flush(&self, lane: &mut Member<Lane>) {
+        lane.base.flush();
+    }
+
+    fn write_config(&self, config: &mut Config<'_>, method: &str, params: &Value) {
+        config.call(method, &self.saved(params));
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        let shown = drivebay_sdk::serde_json::to_value(&self.asked).unwrap_or_default();
+        Map::from_iter([("delay".to_owned(), self.saved(&shown))])
+    }
+}

@@ -1,0 +1,161 @@
+//! Which I/O is spoiled, and how.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use drivebay_sdk::prelude::*;
+
+params! {
+    /// Parameters of `bdev_error_inject_error`.
+    pub(crate) struct Inject {
+        /// Name of an error bdev.
+        pub(crate) name: String,
+        /// Which I/O; each kind has an injection of its own, and a later one takes its place.
+        pub(crate) io_type: IoType,
+        /// What becomes of it.
+        pub(crate) error_type: ErrorType,
+        /// Status code type (SCT) of `nvme_failure`.
+        nvme_sct: u32 = 0,
+        /// Status code (SC) of `nvme_failure`.
+        nvme_sc: u32 = 0,
+        /// How many I/O.
+        num: u32 = 1,
+        /// Only while so many I/O or more of the thread are at the base.
+        queue_depth: u64 = 0,
+        /// Offset of the byte that `corrupt_data` changes, in bytes; beyond the data nothing is changed.
+        pub(crate) corrupt_offset: u64 = 0,
+        /// What the byte is XORed with.
+        pub(crate) corrupt_value: u8 = 0,
+        /// Only I/O that touches the blocks from here on.
+        lba: u64 = 0,
+        /// Number of these blocks; 0 = to the end.
+        num_blocks: u64 = 0,
+        /// How many such I/O pass before.
+        skip: u64 = 0,
+    }
+
+    /// A kind of I/O.
+    pub(crate) enum IoType {
+        /// Takes all injections away.
+        Clear = "clear",
+        /// Reads.
+        Read = "read",
+        /// Writes.
+        Write = "write",
+        /// Unmaps.
+        Unmap = "unmap",
+        /// Flushes.
+        Flush = "flush",
+        /// All of these.
+        All = "all",
+    }
+
+    /// What becomes of an I/O.
+    pub(crate) enum ErrorType {
+        /// It fails.
+        Failure = "failure",
+        /// It is kept until `bdev_error_resume_pending`, a reset or an abort.
+        Pending = "pending",
+        /// One byte is changed; a write writes a changed copy.
+        CorruptData = "corrupt_data",
+        /// It finds no resource, so the bus sends it again.
+        Nomem = "nomem",
+        /// It fails with an NVMe status.
+        NvmeFailure = "nvme_failure",
+    }
+}
+
+impl Inject {
+    pub(crate) fn check(&self) -> Result<()> {
+        let has_status = self.nvme_sct != 0 || self.nvme_sc != 0;
+        if has_status != (self.error_type == ErrorType::NvmeFailure) {
+            let why = "nvme_sct or nvme_sc should be specified for NVMe error injection";
+            return Err(Error::new(errno::EINVAL, why));
+        }
+        if self.nvme_sct > 7 || self.nvme_sc > 255 {
+            let given = format!("{} and {}", self.nvme_sct, self.nvme_sc);
+            return Err(Error::invalid("nvme_sct and nvme_sc", given, "0 to 7, and 0 to 255"));
+        }
+        if self.error_type == ErrorType::CorruptData && self.corrupt_value == 0 {
+            return Err(Error::invalid("corrupt_value", 0, "1 to 255"));
+        }
+        Ok(())
+    }
+
+    fn touches(&self, op: Op) -> bool {
+        let (Op::Read(range) | Op::Write(range) | Op::Unmap(range)) = op else { return true };
+        let end = match self.num_blocks {
+            0 => u64::MAX,
+            num_blocks => self.lba.saturating_add(num_blocks),
+        };
+        range.lba < end && range.lba.saturating_add(range.nblocks) > self.lba
+    }
+
+    /// How an I/O ends with the NVMe status.
+    pub(crate) fn nvme_status(&self) -> IoResult {
+        let detail = u64::from(self.nvme_sct) << 32 | u64::from(self.nvme_sc) << 40;
+        IoResult::with_nvme(Status::IO_ERROR, detail)
+    }
+}
+
+/// The injections of a bdev: of reads, writes, unmaps and flushes.
+#[derive(Default)]
+pub(crate) struct Injections {
+    is_any: AtomicBool,
+    by_kind: Mutex<[Option<Inject>; 4]>,
+}
+
+impl Injections {
+    fn lock(&self) -> MutexGuard<'_, [Option<Inject>; 4]> {
+        self.by_kind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, inject: &Inject) {
+        let kinds = match inject.io_type {
+            IoType::Read => 0..1,
+            IoType::Write => 1..2,
+            IoType::Unmap => 2..3,
+            IoType::Flush => 3..4,
+            IoType::Clear | IoType::All => 0..4,
+        };
+        let new = Some(inject).filter(|inject| inject.io_type != IoType::Clear);
+        let mut by_kind = self.lock();
+        by_kind
+            .iter_mut()
+            .take(kinds.end)
+            .skip(kinds.start)
+            .for_each(|place| *place = new.cloned());
+        self.is_any.store(by_kind.iter().any(Option::is_some), Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear_pending(&self) {
+        for place in self.lock().iter_mut() {
+            place.take_if(|inject| inject.error_type == ErrorType::Pending);
+        }
+    }
+
+    /// The injection that spoils an I/O, if any does. Without one it costs a load.
+    pub(crate) fn take(&self, op: Op, in_flight: u64) -> Option<Inject> {
+        if !self.is_any.load(Ordering::Relaxed) {
+            return None;
+        }
+        let kind = match op {
+            Op::Read(_) => 0,
+            Op::Write(_) => 1,
+            Op::Unmap(_) => 2,
+            Op::Flush => 3,
+            _ => return None,
+        };
+        let mut by_kind = self.lock();
+        let inject = by_kind.get_mut(kind)?.as_mut()?;
+        if inject.num == 0 || in_flight < inject.queue_depth || !inject.touches(op) {
+            return None;
+        }
+        if inject.skip > 0 {
+            inject.skip -= 1;
+            return None;
+        }
+        inject.num -= 1;
+        Some(inject.clone())
+    }
+}
