@@ -76,6 +76,8 @@ pub struct Channel {
 struct Unproven {
     request: Request,
     leg: u64,
+    /// When its target does not execute it any more if that has closed the connection, on the host's clock in nanoseconds.
+    quiet_ns: u64,
     /// When no target can execute it any more, on the host's clock in nanoseconds.
     free_ns: u64,
 }
@@ -455,14 +457,16 @@ impl Channel {
             Err(error) => leg.path.report_lost(generation, error.to_string()),
         }
         leg.absent = Absent::Wait;
-        // The target has closed the old connection when it answers Connect.
-        let mut has_any = false;
+        // The target has closed the old connection when it answers Connect. A queue may be connected again while the controller stays
+        // connected, so the controller's `quiet_ns` may be of an earlier time.
+        let mut last_ns = 0;
         for unproven in self.unproven.iter_mut().filter(|unproven| unproven.leg == id) {
-            unproven.free_ns = unproven.free_ns.min(quiet_ns);
-            has_any = true;
+            let free_ns = quiet_ns.max(unproven.quiet_ns);
+            unproven.free_ns = unproven.free_ns.min(free_ns);
+            last_ns = last_ns.max(free_ns);
         }
-        if has_any && quiet_ns > thread::now_ns() {
-            self.wake_at(quiet_ns);
+        if last_ns > thread::now_ns() {
+            self.wake_at(last_ns);
         }
     }
 
@@ -497,14 +501,15 @@ impl Channel {
         self.done.extend(completed.map(|completed| (id, completed)));
         drop(stream);
         let notices_after =
-            if is_by_target { Some(Duration::ZERO) } else { leg.path.notices_after };
+            if is_by_target { Some(Duration::ZERO) } else { ticket.live().notices_after };
+        let quiet_ns = after(QUIET);
         let free_ns = notices_after.map_or(u64::MAX, |time| after(time + QUIET));
         let before = self.unproven.len();
         for request in qpair.into_outstanding() {
             if request.is_repeatable() {
                 self.waiting.push_back(request);
             } else {
-                self.unproven.push(Unproven { request, leg: id, free_ns });
+                self.unproven.push(Unproven { request, leg: id, quiet_ns, free_ns });
             }
         }
         drop(ticket);

@@ -2,7 +2,7 @@
 //! `[app thread]`
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Discovery {
     timeouts: Timeouts,
     /// Names of the controllers, by subsystem: the prefix and a number.
     names: RefCell<BTreeMap<String, String>>,
+    /// Number of the next name.
+    next_name: Cell<u64>,
     /// The controllers that were attached.
     attached: RefCell<BTreeMap<Place, Rc<Controller>>>,
     pub(crate) referrals: RefCell<Vec<Place>>,
@@ -81,6 +83,7 @@ impl Discovery {
             keep_alive_ms: options.keep_alive_timeout_ms,
             timeouts: options.timeouts(),
             names: RefCell::default(),
+            next_name: Cell::new(0),
             attached: RefCell::default(),
             referrals: RefCell::default(),
             has_followed: Cell::new(false),
@@ -162,6 +165,7 @@ impl Discovery {
             stays
         });
         self.detach(app, gone).await;
+        self.forget_names(&listed);
         for place in listed {
             if self.attached.borrow().contains_key(&place) {
                 continue;
@@ -200,9 +204,23 @@ impl Discovery {
     /// The name of a subsystem's controllers.
     fn name_of(&self, subnqn: &str) -> String {
         let mut names = self.names.borrow_mut();
-        let next = names.len();
-        let name = names.entry(subnqn.to_owned());
-        name.or_insert_with(|| format!("{}{next}", self.params.name)).clone()
+        if let Some(name) = names.get(subnqn) {
+            return name.clone();
+        }
+        let number = self.next_name.replace(self.next_name.get() + 1);
+        let name = format!("{}{number}", self.params.name);
+        names.insert(subnqn.to_owned(), name.clone());
+        name
+    }
+
+    /// Forgets the names of subsystems that are not listed when there are many, so that a service that always lists others does not
+    /// take up ever more memory.
+    fn forget_names(&self, listed: &[Place]) {
+        let mut names = self.names.borrow_mut();
+        if names.len() as u64 > ENTRIES_MAX {
+            let listed: BTreeSet<&str> = listed.iter().map(|place| place.subnqn.as_str()).collect();
+            names.retain(|subnqn, _| listed.contains(subnqn.as_str()));
+        }
     }
 }
 

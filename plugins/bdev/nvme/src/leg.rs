@@ -163,7 +163,8 @@ async fn follow(path: Arc<Path>, nsid: u32, leg: u64, news: Rc<News>) {
                         warn!("{}: no I/O queue: {}", live.target.address, error.message());
                     }
                     let without = now - *refused_ns.get_or_insert(now);
-                    if path.limits.fails_io_after(Duration::from_nanos(without)) {
+                    let is_over = path.limits.fails_io_after(Duration::from_nanos(without));
+                    if is_over || live.is_ending() {
                         news.say(leg, Change::Away(Absent::Fail));
                     }
                     let changed = path.changed_from(version);

@@ -66,7 +66,9 @@ impl Lost {
     pub(crate) fn is_by_target(&self) -> bool {
         match self {
             Self::Closed => true,
-            Self::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
             Self::Fault(_) => false,
         }
     }

@@ -53,6 +53,10 @@ pub(crate) struct Live {
     pub(crate) in_capsule_len: u32,
     /// When commands of earlier connections can no longer execute, on the host's clock in nanoseconds.
     pub(crate) quiet_ns: u64,
+    /// How long the controller may take to notice that its host is gone; `None` = forever.
+    pub(crate) notices_after: Option<Duration>,
+    /// It is being removed: I/O does not wait for a queue that it refuses.
+    is_ending: AtomicBool,
     /// Namespaces that the controller lists, and how well it serves them.
     namespaces: Mutex<BTreeMap<u32, Access>>,
     /// Identifiers of I/O queues that are free. The one that was freed last is used last.
@@ -68,6 +72,7 @@ impl Live {
         entries: u16,
         in_capsule_len: u32,
         quiet_ns: u64,
+        notices_after: Option<Duration>,
         namespaces: BTreeMap<u32, Access>,
         num_queues: u16,
     ) -> Self {
@@ -80,6 +85,8 @@ impl Live {
             entries,
             in_capsule_len,
             quiet_ns,
+            notices_after,
+            is_ending: AtomicBool::new(false),
             namespaces,
             free_qids,
         }
@@ -88,6 +95,11 @@ impl Live {
     /// How well the controller serves a namespace; `None` when it does not list it.
     pub(crate) fn serves(&self, nsid: u32) -> Option<Access> {
         lock(&self.namespaces).get(&nsid).copied()
+    }
+
+    /// Whether the controller is being removed.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     /// Says how well the controller serves its namespaces. [`Path::touch`] tells the channels.
@@ -104,8 +116,10 @@ impl Live {
         }
     }
 
-    /// Drops the namespaces that may not be used, so that their I/O fails. [`Path::touch`] tells the channels.
-    pub(crate) fn drop_unusable(&self) {
+    /// Prepares the controller's end: drops the namespaces that may not be used, so that their I/O fails, and so does I/O that waits
+    /// for a queue which the controller refuses. [`Path::touch`] tells the channels.
+    pub(crate) fn begin_end(&self) {
+        self.is_ending.store(true, Ordering::Release);
         lock(&self.namespaces).retain(|_, access| *access > Access::Inaccessible);
     }
 }
@@ -128,8 +142,6 @@ pub(crate) struct Overdue {
 #[derive(Debug)]
 pub(crate) struct Path {
     pub(crate) limits: Limits,
-    /// How long the controller may take to notice that a connection is gone: the keep alive timeout; `None` = forever.
-    pub(crate) notices_after: Option<Duration>,
     state: Mutex<State>,
     /// Counts the changes of `state`.
     version: AtomicU64,
@@ -147,10 +159,9 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    pub(crate) fn new(limits: Limits, notices_after: Option<Duration>) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            notices_after,
             state: Mutex::new(State::Away),
             version: AtomicU64::new(1),
             changed: Notify::new(),

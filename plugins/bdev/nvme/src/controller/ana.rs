@@ -24,6 +24,8 @@ const LOG_LEN_MAX: u32 = 1 << 20;
 const NAMESPACES_MAX: u32 = 4096;
 /// The time between two readings that channels ask for.
 const DOUBT_DELAY: Duration = Duration::from_millis(100);
+/// The time until a log is read again that could not be read.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Reads the log, if the controller reports ANA. NVMe Base 2.0, section 5.16.1.13.
@@ -65,22 +67,27 @@ impl Controller {
         })
     }
 
-    /// Reads the log again, and tells the channels.
-    pub(super) async fn ana_changed(&self, admin: &Admin) {
+    /// Reads the log again, and tells the channels; false when it could not be read.
+    pub(super) async fn ana_changed(&self, admin: &Admin) -> bool {
         if let Err(error) = self.read_ana(admin).await {
-            return warn!("{}: the ANA log could not be read: {}", self.name, error.message());
+            warn!("{}: the ANA log could not be read: {}", self.name, error.message());
+            return false;
         }
         if let (_, State::Live(live)) = self.path.state() {
             live.update_access(|nsid| self.access(nsid));
             self.path.touch();
         }
+        true
     }
 
     /// Reads the log again when a command ended with a state that its channel did not know of.
     pub(super) async fn watch_ana(self: Rc<Self>, admin: Rc<Admin>) {
         loop {
             self.path.ana_is_doubted().await;
-            self.ana_changed(&admin).await;
+            // Channels use no leg that they doubt until the log was read.
+            while !self.ana_changed(&admin).await {
+                task::sleep(RETRY_DELAY).await;
+            }
             task::sleep(DOUBT_DELAY).await;
         }
     }

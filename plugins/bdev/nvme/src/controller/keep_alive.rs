@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use drivebay_nvme_driver::spec::identify::{self, ctratt};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task::{self, JoinHandle};
 
@@ -23,12 +24,29 @@ impl KeepAlive {
     }
 }
 
-impl Drop for KeepAlive {
-    fn drop(&mut self) {
+impl KeepAlive {
+    /// Sends no more. The target then ends what it does not see end.
+    pub(super) fn stop(&mut self) {
         if let Some(task) = &mut self.0 {
             task.cancel();
         }
     }
+}
+
+impl Drop for KeepAlive {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// How long a controller may take to notice that its host is gone; `None` = forever. It rounds the timeout that the host asks for up to
+/// its granularity. With traffic based keep alive it looks only once in each timeout whether a command came, so it may take two of them.
+/// NVMe Base 2.0, section 3.9.
+pub(super) fn notices_after(kato_ms: u32, data: &identify::Controller) -> Option<Duration> {
+    let granularity_ms = u64::from(data.kas.max(1)) * 100;
+    let kato_ms = u64::from(kato_ms).next_multiple_of(granularity_ms);
+    let by_traffic = data.ctratt & ctratt::TRAFFIC_BASED_KEEP_ALIVE != 0;
+    (kato_ms > 0).then(|| Duration::from_millis(if by_traffic { kato_ms * 2 } else { kato_ms }))
 }
 
 /// Ends the connection when a keep alive is not answered.

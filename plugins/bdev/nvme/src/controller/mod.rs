@@ -33,7 +33,7 @@ use crate::path::{Live, Path, State};
 use crate::paths::Spread;
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
-use keep_alive::KeepAlive;
+use keep_alive::{KeepAlive, notices_after};
 pub(crate) use namespaces::Found;
 
 /// Most entries in an I/O queue; fewer when the controller allows fewer.
@@ -91,7 +91,7 @@ pub(crate) struct Controller {
 /// An admin queue that is connected.
 struct Connection {
     admin: Rc<Admin>,
-    _keep_alive: KeepAlive,
+    keep_alive: KeepAlive,
 }
 
 /// What a controller is doing.
@@ -148,9 +148,7 @@ impl Controller {
         settings: Settings,
         target: Target,
     ) -> Result<Rc<Self>> {
-        let kato_ms = settings.keep_alive_ms;
-        let notices_after = (kato_ms > 0).then(|| Duration::from_millis(kato_ms.into()));
-        let path = Path::new(settings.limits, notices_after);
+        let path = Path::new(settings.limits);
         let controller = Rc::new(Self {
             name: settings.attach.name.clone(),
             settings,
@@ -259,6 +257,10 @@ impl Controller {
     /// for new ones.
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
+        if let Some(connection) = &mut *self.connection.borrow_mut() {
+            // The time that the target needs to notice runs from now on.
+            connection.keep_alive.stop();
+        }
         self.path.set(State::Away);
         self.path.all_closed().await;
         if let Some(connection) = self.connection.take() {
@@ -362,6 +364,7 @@ impl Controller {
         let in_capsule_len = if data.icdoff == 0 { capsule } else { 0 };
         let page = 4096u64 << cap.mpsmin;
         self.max_transfer_len.set((data.mdts > 0).then(|| page << data.mdts.min(16)));
+        let notices_after = notices_after(keep_alive_ms, &data);
         *self.data.borrow_mut() = Arc::new(data);
         self.cntlid.set(cntlid);
 
@@ -376,10 +379,11 @@ impl Controller {
             entries,
             in_capsule_len,
             quiet_ns,
+            notices_after,
             self.usable(&found),
             num_queues,
         ));
-        self.connection.replace(Some(Connection { admin, _keep_alive: keep_alive }));
+        self.connection.replace(Some(Connection { admin, keep_alive }));
         self.path.set(State::Live(live));
         self.phase.set(Phase::Enabled);
         Ok(found)
@@ -421,7 +425,10 @@ impl Controller {
                     );
                 }
             } else if event == AsyncEvent::ANA_CHANGE {
-                self.ana_changed(&admin).await;
+                if !self.ana_changed(&admin).await {
+                    // Another task reads it again.
+                    self.path.doubt_ana();
+                }
             } else if event.lid != 0 {
                 // Reading the log lets the controller send the next event.
                 let _ = admin.log_page(event.lid, NSID_ALL, 0, 512).await;
@@ -481,7 +488,7 @@ impl Controller {
         // I/O that waits must not keep the bdevs.
         match self.path.state() {
             (_, State::Live(live)) => {
-                live.drop_unusable();
+                live.begin_end();
                 self.path.touch();
             }
             _ => self.path.set(State::Failing),
