@@ -291,7 +291,9 @@ impl Array {
         let marks = intent::start(self, &members, &layout, found).await?;
         self.register(app, layout, &members, marks)?;
         self.state.set(State::Online);
-        self.look_after_marks(app)?;
+        if let Err(error) = self.look_after_marks(app) {
+            warn!("array {}: the marks of its write intent stay: {error}", self.name);
+        }
         info!("array {} is online with {} members", self.name, members.len());
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::array::{Array, Slot, State};
 use crate::shared::Shared;
-use crate::superblock;
+use crate::{intent, superblock};
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{OnApp, task};
@@ -202,6 +202,7 @@ pub(crate) async fn delete(app: &App, array: &Rc<Array>, clears_superblock: bool
     let superblock = array.superblock.borrow().clone();
     if let Some(superblock) = superblock.filter(|_| clears_superblock) {
         superblock::clear(&array.members(), &superblock).await;
+        intent::erase(array).await;
     }
     forget(array);
     Ok(())

@@ -66,10 +66,15 @@ pub(crate) async fn make_equal(array: &Array, blocks: Range) -> Result<()> {
         return make_rows_agree(array, &layout, blocks).await;
     }
     for run in layout.runs(blocks.lba, blocks.nblocks) {
-        let places: Vec<Place> = layout.copies(run.start).collect();
+        let mut places: Vec<Place> = layout.copies(run.start).collect();
+        places.retain(|place| member_of(array, place.member).is_some());
+        if places.len() < 2 {
+            // There is no other copy.
+            continue;
+        }
         let mut buf = read_one(array, &places, &run, None).await?;
         // The copy that was read gets its own data again.
-        for to in places.iter().filter(|place| member_of(array, place.member).is_some()) {
+        for to in &places {
             buf = write_one(array, *to, run.end - run.start, buf).await?;
         }
     }

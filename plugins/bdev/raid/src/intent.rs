@@ -4,7 +4,7 @@
 //! members are current, after a flush. So a member that comes back lacks no more than the regions with a mark, and
 //! after a crash copies differ in no other region.
 
-use crate::array::Array;
+use crate::array::{Array, Candidate};
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::shared::Shared;
@@ -15,8 +15,8 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Guard;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{
-    Away, INTENT_LEN, INTENT_OFFSETS, Intent, Layout, MemberState, Regions, Superblock,
-    region_shift,
+    Away, DATA_OFFSET_MIN, INTENT_LEN, INTENT_OFFSETS, Intent, Layout, MemberState, Regions,
+    Superblock, region_shift,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,11 +42,18 @@ pub(crate) async fn start(
     if !array.has_superblock || layout.level().may_lose(layout.members()) == 0 {
         return Ok(None);
     }
+    if !has_room(array, first) {
+        warn!("array {}: its data begin too early for a write-intent record", array.name);
+        return Ok(None);
+    }
     let least = REGION_LEN_MIN / u64::from(first.data_block_size().max(1));
     let region_shift = region_shift(layout.num_blocks(), least);
     let mut newest: Option<Intent> = None;
+    let mut is_unreadable = false;
     for (_, member) in members.iter().filter(|_| found.is_some()) {
-        for record in read(member).await {
+        let records = read(member).await;
+        is_unreadable |= records.iter().any(|record| record.is_err());
+        for record in records.into_iter().flatten().flatten() {
             let fits = record.array == array.uuid && record.region_shift == region_shift;
             if fits && newest.as_ref().is_none_or(|other| other.generation < record.generation) {
                 newest = Some(record);
@@ -62,8 +69,8 @@ pub(crate) async fn start(
         away: Vec::new(),
         regions: Regions::default(),
     });
-    // Another program has started the array since, and it sets no marks.
-    if Some(intent.sequence) != found {
+    // Another program has started the array since, and it sets no marks. Or a newer record cannot be read.
+    if Some(intent.sequence) != found || is_unreadable {
         intent.away.clear();
     }
     let marks = Marks::new(layout.num_blocks(), region_shift, &intent.regions);
@@ -81,6 +88,14 @@ pub(crate) async fn start(
         }
     }
     Ok(Some(marks))
+}
+
+/// Whether the data of all members begin behind the record. A superblock may say anything.
+fn has_room(array: &Array, member: &Member) -> bool {
+    let least = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
+    let slots = array.slots.borrow();
+    // An empty slot may have no place for its data yet. Its next member gets one that is large enough.
+    slots.iter().all(|slot| slot.data_offset == 0 || slot.data_offset >= least)
 }
 
 /// Changes the record and writes it to these members, if the array has one. Returns the slots on which that failed,
@@ -108,14 +123,14 @@ pub(crate) async fn update(
     (failed.into_iter().flatten().collect(), guard)
 }
 
-/// The records on a member.
-async fn read(member: &Member) -> Vec<Intent> {
+/// The records on a member; an error for a copy that cannot be read.
+async fn read(member: &Member) -> Vec<Result<Option<Intent>>> {
     let mut found = Vec::new();
     for at in INTENT_OFFSETS {
         let block_size = u64::from(member.io.block_size());
         let nblocks = (INTENT_LEN as u64).div_ceil(block_size);
         let bytes = member.io.read(Range::new(at / block_size, nblocks)).await;
-        found.extend(bytes.ok().and_then(|bytes| Intent::parse(&bytes)));
+        found.push(bytes.map(|bytes| Intent::parse(&bytes)));
     }
     found
 }
@@ -125,9 +140,10 @@ async fn read(member: &Member) -> Vec<Intent> {
 pub(crate) fn current_below(
     array: &Array,
     slot: u8,
-    info_uuid: [u8; 16],
+    candidate: &Candidate,
     found: &Superblock,
 ) -> u64 {
+    let info_uuid = candidate.member.info.uuid();
     let (intent, known) = (array.intent.borrow(), array.superblock.borrow());
     let (Some(intent), Some(known)) = (&*intent, &*known) else { return 0 };
     let (Some(away), Some(own)) = (intent.away(slot), found.member(slot)) else { return 0 };
@@ -139,7 +155,9 @@ pub(crate) fn current_below(
     } else {
         (away.left_at + 1..=known.sequence).contains(&found.sequence)
     };
-    if is_listed && is_as_left && own.uuid == info_uuid { away.current_below } else { 0 }
+    // Its data are no use at another place.
+    let is_same = own.uuid == info_uuid && own.data_offset == candidate.data_offset;
+    if is_listed && is_as_left && is_same { away.current_below } else { 0 }
 }
 
 /// Notes that members leave. They were current until the superblock with the sequence number `left_at`. A member that
@@ -214,6 +232,7 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Shared, marks: &Marks) {
     let regions = regions.unwrap_or_default();
     let num_blocks = shared.layout.num_blocks();
     let window = 1 << marks.region_shift.min(11);
+    let mut are_equal = true;
     info!("array {}: {} regions were being written when it ended", array.name, regions.len());
     for region in regions.iter() {
         let first = region << marks.region_shift;
@@ -231,13 +250,18 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Shared, marks: &Marks) {
                     "array {}: copies of {} blocks from {lba} may differ: {error}",
                     array.name, blocks.nblocks
                 );
-                return;
+                // The rest of the region waits for the next start.
+                are_equal = false;
+                break;
             }
             lba += blocks.nblocks;
         }
+        task::yield_now().await;
     }
-    marks.set_mended();
-    info!("array {}: all copies are equal again", array.name);
+    if are_equal {
+        marks.set_mended();
+        info!("array {}: all copies are equal again", array.name);
+    }
 }
 
 /// Clears the marks of regions that were not written since the last call, if all members are current.
@@ -247,6 +271,10 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Shared, marks: &Marks) {
 pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
     let _changes_wait = array.lock.lock("clear write intent").await;
     let Some(marks) = &shared.marks else { return Ok(()) };
+    // Copies differ where a write that failed waits to be sent again.
+    if marks.take_failure() {
+        return Ok(());
+    }
     let idle = marks.take_idle();
     if idle.is_empty() || !is_whole(array) || marks.is_torn() || shared.is_offline() {
         return Ok(());
@@ -257,9 +285,11 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
         shared.switch(|_| {}).await?;
         flush(&array.members()).await
     };
-    if let Err(error) = flushed.await {
+    let flushed = flushed.await;
+    // The same for a write that failed meanwhile.
+    if flushed.is_err() || marks.take_failure() {
         idle.iter().for_each(|region| marks.set_recorded(*region, true));
-        return Err(error);
+        return flushed;
     }
     let members = array.members();
     let clear = |intent: &mut Intent| {
@@ -274,10 +304,27 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
 /// Clears all marks of an array that has left the bus in order.
 pub(crate) async fn close(array: &Array, marks: &Marks) {
     let members = array.members();
-    if !is_whole(array) || marks.is_torn() || flush(&members).await.is_err() {
+    // A write that failed at the end was not sent again.
+    let may_differ = marks.is_torn() || marks.take_failure();
+    if !is_whole(array) || may_differ || flush(&members).await.is_err() {
         return;
     }
     let _ = update(array, &members, |intent| intent.regions = Regions::default()).await;
+}
+
+/// Overwrites the record of an array that was deleted with its superblock: another array with the same UUID must not
+/// take it for its own.
+pub(crate) async fn erase(array: &Array) {
+    if array.intent.take().is_none() {
+        return;
+    }
+    for (_, member) in array.members() {
+        for at in INTENT_OFFSETS {
+            if let Err(error) = superblock::put(&member, at, &[0; INTENT_LEN]).await {
+                warn!("the write-intent record on bdev {} stays: {error}", member.name());
+            }
+        }
+    }
 }
 
 /// Whether all members are there and current.

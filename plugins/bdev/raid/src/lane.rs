@@ -127,6 +127,9 @@ impl Lane {
     /// acknowledged.
     #[cold]
     pub(crate) fn failed(self: &Rc<Self>, io: BdevIo, begun: Begun, result: IoResult) {
+        if let Some(marks) = &self.shared.marks {
+            marks.note_failure();
+        }
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
         let is_passing = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
         if is_passing && begun.tries < TRIES_MAX {
@@ -255,6 +258,9 @@ impl Lane {
 
     /// Fails all I/O that waits, since the array goes offline.
     pub(crate) fn fail_held(&self) {
+        if let Some(marks) = self.shared.marks.as_ref().filter(|_| !self.held.borrow().is_empty()) {
+            marks.note_failure();
+        }
         self.fail(&self.held);
         self.fail(&self.unrecorded);
     }

@@ -22,6 +22,8 @@ pub(crate) struct Marks {
     wanted: Mutex<Wanted>,
     /// Whether copies may differ since a crash.
     is_torn: AtomicBool,
+    /// Whether a write or flush has failed on a member since the app thread last looked.
+    has_failed: AtomicBool,
 }
 
 /// Regions whose marks channels wait for.
@@ -43,6 +45,7 @@ impl Marks {
             written: zeroes(),
             wanted: Mutex::default(),
             is_torn: AtomicBool::new(!regions.is_empty()),
+            has_failed: AtomicBool::new(false),
         };
         regions.iter().for_each(|region| marks.set_recorded(region, true));
         marks
@@ -57,6 +60,16 @@ impl Marks {
     /// All copies are equal. `[app thread]`
     pub(crate) fn set_mended(&self) {
         self.is_torn.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a write or flush failed on a member, so that copies may differ until it is tried again. `[reactor]`
+    pub(crate) fn note_failure(&self) {
+        self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Whether a write or flush has failed on a member since the last call. `[app thread]`
+    pub(crate) fn take_failure(&self) -> bool {
+        self.has_failed.swap(false, Ordering::AcqRel)
     }
 
     /// The regions of blocks.
@@ -131,16 +144,36 @@ pub(crate) fn want(shared: &Arc<Shared>, marks: &Marks, blocks: Range) -> bool {
             return true;
         }
     }
-    let shared = Arc::clone(shared);
-    let record = async move |_: &App| intent::record_wanted(&shared).await;
+    let recording = Recording { shared: Arc::clone(shared), has_ended: false };
+    let record = async move |_: &App| recording.run().await;
     match task::spawn_on_app("raid write intent", record) {
         Ok(task) => {
             task.detach();
             true
         }
-        Err(_) => {
-            marks.wanted().is_running = false;
-            false
+        Err(_) => false,
+    }
+}
+
+/// The task that records marks. If it is dropped before it has ended, because the app thread runs too many tasks or
+/// is no more, the writes that wait for it fail.
+struct Recording {
+    shared: Arc<Shared>,
+    has_ended: bool,
+}
+
+impl Recording {
+    async fn run(mut self) {
+        intent::record_wanted(&self.shared).await;
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(marks) = self.shared.marks.as_ref().filter(|_| !self.has_ended) {
+            *marks.wanted() = Wanted::default();
+            self.shared.resume_unrecorded(false);
         }
     }
 }

@@ -182,7 +182,7 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
             return Err(Error::new(errno::EEXIST, message));
         }
-        current_below = intent::current_below(array, number, info.uuid(), &found);
+        current_below = intent::current_below(array, number, &candidate, &found);
     }
     if array.state.get() == State::Configuring {
         array.put(number, candidate, false);

@@ -97,7 +97,8 @@ impl Strips {
     /// Lets an I/O wait until [`has_room`](Self::has_room).
     #[cold]
     pub(crate) fn wait(&self, io: BdevIo) {
-        if self.free.borrow().len() == self.made.get() {
+        let is_first = self.waiting.borrow().is_empty();
+        if is_first && self.free.borrow().len() == self.made.get() {
             // No I/O has buffers that it could give back.
             return io.complete(Status::NO_RESOURCE);
         }
