@@ -130,7 +130,9 @@ pub(crate) fn parent_is_gone(parent: &[u8]) {
         for store in all() {
             let mut degraded = Vec::new();
             for info in store.store.volumes() {
-                if store.store.external_ancestor(info.id).as_ref() != Some(&parent) {
+                let is_on_it = store.store.external_ancestor(info.id).as_ref() == Some(&parent);
+                // A volume with faults is not on the bus, and must not get there.
+                if !is_on_it || !info.faults.is_empty() {
                     continue;
                 }
                 if let Err(error) = store.unpublish(info.id).await {

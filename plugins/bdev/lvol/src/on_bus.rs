@@ -29,8 +29,8 @@ impl LvStore {
     /// Puts the volumes on the bus that could not be before: their parent outside of the store may have come.
     pub(crate) fn publish_degraded(self: &Rc<Self>) {
         for id in self.degraded.take() {
-            let is_there = self.store.volume(id).is_ok();
-            if is_there && let Err(error) = self.publish(id) {
+            let is_good = self.store.volume(id).is_ok_and(|info| info.faults.is_empty());
+            if is_good && let Err(error) = self.publish(id) {
                 warn!("blob {id} of store {}: {error}", self.uuid);
                 self.degraded.borrow_mut().insert(id);
             }

@@ -18,6 +18,8 @@ use std::rc::Rc;
 
 /// Copies are read and written in pieces of this many bytes.
 const PIECE_BYTES: u64 = 1 << 20;
+/// How many clusters a shallow copy passes by at most until others have their turn.
+const PASSED_BY_MAX: u32 = 4096;
 /// Copies that run, or have ended and nobody has asked about.
 const COPIES_MAX: usize = 1024;
 
@@ -160,7 +162,12 @@ async fn copy(
                 to.check()?;
                 to.io.write_zeroes(to.blocks(start, size)).await?;
             }
-            (_, Kind::Shallow) => continue,
+            (_, Kind::Shallow) => {
+                if index.is_multiple_of(PASSED_BY_MAX) {
+                    task::yield_now().await;
+                }
+                continue;
+            }
         }
         progress.copied.set(progress.copied.get() + 1);
     }
