@@ -99,6 +99,11 @@ impl SplitRing {
         if ahead > self.size {
             return Err(Broken::IndexJump { ahead });
         }
+        // A driver that offers on without an end of what it offered would have the device take without bounds.
+        let outstanding = self.next_available.wrapping_sub(self.next_used).wrapping_add(ahead);
+        if outstanding > self.size {
+            return Err(Broken::IndexJump { ahead: outstanding });
+        }
         let head = self.available_entry(self.next_available % self.size).load(Ordering::Relaxed);
         let head = u16::from_le(head);
         chain.clear();

@@ -8,6 +8,7 @@ use crate::session::{Answer, Outcome, Session};
 use crate::socket::{End, Message, Socket};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::resident::Resident;
+use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread, tracing};
 use drivebay_spec_vhost::message::{Request, reply};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -60,6 +61,9 @@ struct Open {
     /// Rings that are stopping.
     stopping: usize,
     is_closing: bool,
+    /// It is not read yet: an earlier session of the controller waits for its I/O, and the same requests must not be sent
+    /// again before that has ended.
+    is_held: bool,
 }
 
 /// What is called when a target has left all sessions.
@@ -223,6 +227,21 @@ impl Control {
         self.entries.borrow().values().filter(|entry| matches!(entry, Entry::Session(_))).count()
     }
 
+    /// Whether a controller has sessions, those too that only wait for their I/O.
+    pub fn has_sessions(&self, controller: &str) -> bool {
+        !self.sessions_of(controller).is_empty()
+    }
+
+    /// Whether a session of a controller waits for its I/O: it ends, or its rings stop.
+    fn waits_for_io(&self, name: &str) -> bool {
+        self.entries.borrow().values().any(|entry| match entry {
+            Entry::Session(open) => {
+                open.controller == name && (open.is_closing || open.stopping > 0)
+            }
+            Entry::Listener { .. } => false,
+        })
+    }
+
     fn sessions_of(&self, name: &str) -> Vec<u64> {
         let entries = self.entries.borrow();
         let of = |entry: &Entry| matches!(entry, Entry::Session(open) if open.controller == name);
@@ -248,7 +267,13 @@ impl Control {
                 Ok((stream, _)) => Some((controller.clone(), stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    return tracing::warn!("vhost controller {controller}: accept: {error}");
+                    static REFUSED: Throttle = Throttle::new();
+                    if let Some(left_out) = REFUSED.admit() {
+                        tracing::warn!(
+                            "vhost controller {controller}: accept: {error} ({left_out} such lines left out)"
+                        );
+                    }
+                    return;
                 }
             },
             Some(Entry::Session(_)) => None,
@@ -266,6 +291,10 @@ impl Control {
 
     /// Begins a session.
     fn begin(&self, name: &str, stream: UnixStream) -> Result<()> {
+        // A VMM that comes back has closed its earlier connection, which may not have been read yet.
+        for key in self.sessions_of(name) {
+            self.converse(key);
+        }
         if self.sessions_of(name).len() == SESSIONS_MAX {
             return Err(Error::new(errno::EBUSY, format!("it has {SESSIONS_MAX} sessions")));
         }
@@ -275,7 +304,10 @@ impl Control {
         let device_thread = thread::create(&format!("vhost.{name}"), &controller.config.cpumask)?;
         let device = Resident::new(device_thread, move || Device::new(service()))?;
         let key = self.key();
-        self.watch(&socket, key)?;
+        let is_held = self.waits_for_io(name);
+        if !is_held {
+            self.watch(&socket, key)?;
+        }
         tracing::info!("vhost controller {name}: a VMM has connected");
         let open = Open {
             controller: name.to_owned(),
@@ -284,6 +316,7 @@ impl Control {
             waiting: None,
             stopping: 0,
             is_closing: false,
+            is_held,
         };
         self.entries.borrow_mut().insert(key, Entry::Session(Box::new(open)));
         Ok(())
@@ -294,7 +327,7 @@ impl Control {
         for _ in 0..MESSAGES_MAX {
             let mut entries = self.entries.borrow_mut();
             let Some(Entry::Session(open)) = entries.get_mut(&key) else { return };
-            if open.is_closing || open.stopping > 0 {
+            if open.is_closing || open.is_held || open.stopping > 0 {
                 return;
             }
             let result = open.next();
@@ -326,8 +359,8 @@ impl Control {
     /// Has rings stop. Until they have, nothing of the session is read.
     fn stop_rings(&self, key: u64, open: &mut Open, rings: &[usize]) {
         open.stopping += rings.len();
-        let _ =
-            epoll::modify(&self.epoll, &open.socket, EventData::new_u64(key), EventFlags::empty());
+        // Not only silenced: a VMM that is gone would wake the thread all the time.
+        let _ = epoll::delete(&self.epoll, &open.socket);
         for &index in rings {
             open.session.device().send(move |device| {
                 device.stop(
@@ -365,18 +398,19 @@ impl Control {
             }
             return self.stop_rings(key, open, &rest);
         }
-        let _ = epoll::modify(&self.epoll, &open.socket, EventData::new_u64(key), EventFlags::IN);
+        let name = open.controller.clone();
+        let watched = self.watch(&open.socket, key);
         let Some((mut message, request)) = open.waiting.take() else { return };
-        let finished = open
-            .session
-            .finish(&request, &mut message.fds)
+        let finished = watched
+            .map_err(|error| End::Failed(error.to_string()))
+            .and_then(|()| open.session.finish(&request, &mut message.fds))
             .and_then(|answer| open.answer(&message, answer));
+        drop(entries);
         if let Err(end) = finished {
-            let name = open.controller.clone();
-            drop(entries);
             tracing::warn!("vhost controller {name}: the session ends: {end}");
             self.close(key);
         }
+        self.release(&name);
     }
 
     /// Ends a session: its rings stop first.
@@ -400,6 +434,7 @@ impl Control {
     /// No ring of a session runs any more: its device and its memory go.
     fn gone(&self, key: u64) {
         let Some(Entry::Session(open)) = self.entries.borrow_mut().remove(&key) else { return };
+        let name = open.controller.clone();
         let still_running = open.session.running();
         debug_assert!(still_running.is_empty(), "{still_running:?}");
         open.session.device().end(|| {
@@ -408,7 +443,28 @@ impl Control {
             }
         });
         drop(open);
+        self.release(&name);
         self.call_ends();
+    }
+
+    /// Serves the sessions that waited for the end of an earlier one.
+    fn release(&self, name: &str) {
+        if self.waits_for_io(name) {
+            return;
+        }
+        for key in self.sessions_of(name) {
+            let watched = match self.entries.borrow_mut().get_mut(&key) {
+                Some(Entry::Session(open)) if open.is_held => {
+                    open.is_held = false;
+                    self.watch(&open.socket, key)
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = watched {
+                tracing::warn!("vhost controller {name}: the session ends: {error}");
+                self.close(key);
+            }
+        }
     }
 
     /// Calls what waits for the sessions of a controller to end, where none is left.

@@ -94,6 +94,14 @@ pub struct Target {
     desc: Option<Arc<Desc>>,
 }
 
+impl Target {
+    /// Whether it goes, and waits for the commands of guests.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.desc.is_none()
+    }
+}
+
 /// Makes the one value of this thread.
 ///
 /// # Errors
@@ -165,18 +173,18 @@ impl Controllers {
         Ok(())
     }
 
-    /// Begins to listen for a SCSI controller that was made with a delay.
+    /// Begins to listen for a SCSI controller that was made with a delay. One that listens already goes on, as the reference's
+    /// does.
     ///
     /// # Errors
-    /// `ENODEV`, `EEXIST` when it listens already, `EINVAL` for a block device, what the socket's path refuses.
+    /// `ENODEV`, `EINVAL` for a block device, what the socket's path refuses.
     pub fn start_scsi(&self, name: &str) -> Result<()> {
         let mut all = self.by_name.borrow_mut();
         let controller = all.get_mut(name).ok_or_else(|| no_controller(name))?;
         controller.targets_mut()?;
-        if controller.listener.is_some() {
-            return Err(Error::new(errno::EEXIST, format!("controller {name} is started")));
+        if controller.listener.is_none() {
+            controller.listener = Some(self.control.listen(name, &controller.path)?);
         }
-        controller.listener = Some(self.control.listen(name, &controller.path)?);
         Ok(())
     }
 
@@ -259,6 +267,7 @@ impl Controllers {
             if let Ok(all) = all()
                 && let Some(controller) = all.by_name.borrow_mut().get_mut(&name_then)
                 && let Ok(targets) = controller.targets_mut()
+                && targets.get(&number).is_some_and(Target::is_leaving)
             {
                 targets.remove(&number);
             }
@@ -269,7 +278,8 @@ impl Controllers {
 
     /// The path of the socket of a new controller.
     fn path_of_new(&self, name: &str) -> Result<PathBuf> {
-        if self.by_name.borrow().contains_key(name) {
+        // Sessions of a controller that is being deleted still have the name.
+        if self.by_name.borrow().contains_key(name) || self.control.has_sessions(name) {
             return Err(Error::new(errno::EEXIST, format!("controller {name}: File exists")));
         }
         if self.by_name.borrow().len() == CONTROLLERS_MAX {

@@ -287,6 +287,9 @@ pub fn write_blk_config(config: &mut Config<'_>) {
     let Ok(all) = controllers::all() else { return };
     for controller in all.list() {
         let Backing::Blk(blk) = &controller.backing else { continue };
+        if blk.desc.is_none() {
+            continue; // its bdev went away: the call would be refused, and the ones behind it lost
+        }
         let made = &controller.config;
         let mut params = Map::new();
         params.insert("ctrlr".into(), made.name.clone().into());
@@ -315,7 +318,7 @@ pub fn write_scsi_config(config: &mut Config<'_>) {
             params.insert("cpumask".into(), made.cpumask.clone().into());
         }
         config.call("vhost_create_scsi_controller", &params);
-        for (number, target) in targets {
+        for (number, target) in targets.iter().filter(|(_, target)| !target.is_leaving()) {
             let params =
                 json!({"ctrlr": made.name, "scsi_target_num": number, "bdev_name": target.bdev});
             config.call("vhost_scsi_controller_add_target", &params);

@@ -17,6 +17,7 @@ use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_vhost::inflight::part_len;
 use drivebay_spec_vhost::message;
 use drivebay_spec_vhost::ring::SIZE_MAX;
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -87,12 +88,13 @@ impl InflightArea {
             Error::new(errno::EINVAL, format!("the area for requests in flight has {given}"))
         };
         let parts = part_len(queue_size, is_packed) as u64 * u64::from(num_queues);
-        let end =
-            mmap_offset.checked_add(mmap_size).and_then(|end| end.checked_next_multiple_of(PAGE));
+        let len = mmap_offset.checked_add(mmap_size);
+        let end = len.and_then(|len| len.checked_next_multiple_of(PAGE));
         let is_sound = Self::len(num_queues, queue_size, is_packed).is_some()
             && mmap_size >= parts
             && mmap_offset.is_multiple_of(8);
-        let end = end.filter(|_| is_sound).ok_or_else(refuse)?;
+        let (len, end) = len.zip(end).filter(|_| is_sound).ok_or_else(refuse)?;
+        fill_last_page(fd, len, end)?;
         let region = Region::import(fd, 0, end)?;
         let offset = usize::try_from(mmap_offset).map_err(|_| refuse())?;
         // SAFETY: the region is longer than the offset.
@@ -143,6 +145,15 @@ impl InflightArea {
         let base = unsafe { self.base.add(offset) };
         Some(Inflight { part: Part { area: Arc::clone(self), base, size }, resumes })
     }
+}
+
+/// Files of areas that other back ends made end within a page, and only whole pages are mapped: such a file grows to `end`.
+fn fill_last_page(fd: BorrowedFd<'_>, len: u64, end: u64) -> Result<()> {
+    let file = File::from(fd.try_clone_to_owned()?);
+    if (len..end).contains(&file.metadata()?.len()) {
+        file.set_len(end)?;
+    }
+    Ok(())
 }
 
 impl Part {

@@ -3,7 +3,7 @@
 use super::service::Service;
 use super::target::Target;
 use crate::device::{Taken, finish};
-use drivebay_scsi::{Data, Device, Io, Next, Offered, Task, TaskKey};
+use drivebay_scsi::{Data, Device, Io, Next, Offered, PIECE_LEN, Task, TaskKey};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_spec_scsi::Status;
@@ -12,8 +12,8 @@ use drivebay_spec_vhost::scsi::{REQUEST_LEN, RESPONSE_LEN, Request, Response, re
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Longest parameter list, in bytes.
-const LIST_MAX: u32 = 64 << 10;
+/// I/Os of one command at once. A guest's long commands take a bounded share of memory and of a round.
+const PIECES_MAX: u32 = 8;
 
 /// A command under way.
 pub(super) struct Command {
@@ -158,6 +158,10 @@ impl Service {
                 Next::Receive(len) => command.receive(len),
                 // The turn of a command that writes comes later: `end` of another one gives it.
                 Next::Io(io) if !command.task.is_admitted() => return command.task.put_back(&io),
+                // The end of another I/O asks for this one again.
+                Next::Io(io) if command.task.in_flight() > PIECES_MAX => {
+                    return command.task.put_back(&io);
+                }
                 Next::Io(io) => {
                     if !self.submit_piece(key, command, io) {
                         return;
@@ -245,7 +249,7 @@ impl Service {
         let Command { request, mut task, target, out_len, in_len, response, .. } = command;
         let mut device = target.device.borrow_mut();
         device.finish(&mut task);
-        while let Some(next) = device.turn(task.unit()) {
+        while let Some(next) = device.turn(task.gate_unit()) {
             if let Some(next) = self.commands.borrow_mut().get_mut(next) {
                 Device::admitted(&mut next.task);
             }
@@ -274,7 +278,7 @@ impl Service {
 impl Command {
     /// Takes the parameter list.
     fn receive(&mut self, len: u32) {
-        if len > LIST_MAX {
+        if len > PIECE_LEN {
             let sense = Sense::illegal(asc::PARAMETER_LIST_LENGTH_ERROR);
             return self.fail(response::OK, sense);
         }

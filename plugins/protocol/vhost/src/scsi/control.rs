@@ -65,10 +65,17 @@ impl Service {
             self.advance(key);
         }
         self.managements.borrow_mut().push(Management { request, waits: meant });
-        self.settle_managements();
     }
 
-    /// Answers the functions whose commands have ended: whether there was one.
+    /// Whether a function has no command to wait for.
+    pub(super) fn can_settle(&self) -> bool {
+        let mut commands = self.commands.borrow_mut();
+        let mut has_ended = |key: TaskKey| commands.get_mut(key).is_none();
+        self.managements.borrow().iter().any(|one| one.waits.iter().all(|&key| has_ended(key)))
+    }
+
+    /// Answers the functions whose commands had ended in the last round: whether there was one. Those commands were handed back
+    /// since, and a driver that sees the answer must find them ended.
     pub(super) fn settle_managements(&self) -> bool {
         let mut managements = self.managements.borrow_mut();
         if managements.is_empty() {

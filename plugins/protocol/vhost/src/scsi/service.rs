@@ -158,6 +158,7 @@ impl Service {
 
     /// Carries on what waits: whether there was something.
     pub(crate) fn progress(self: &Rc<Self>) -> bool {
+        let has_settled = self.settle_managements();
         let pieces = std::mem::take(&mut *self.ended.borrow_mut());
         let ready = std::mem::take(&mut *self.ready.borrow_mut());
         let did = !pieces.is_empty() || !ready.is_empty();
@@ -167,12 +168,12 @@ impl Service {
         for key in ready {
             self.advance(key);
         }
-        self.settle_managements() || did
+        has_settled || did
     }
 
     /// Whether there is something to carry on.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ended.borrow().is_empty() || !self.ready.borrow().is_empty()
+        !self.ended.borrow().is_empty() || !self.ready.borrow().is_empty() || self.can_settle()
     }
 
     /// A ring has stopped: contexts that nobody uses do not keep its memory.
