@@ -5,7 +5,7 @@
 
 use super::session::SessionId;
 use super::{Backend, Node, index};
-use drivebay_scsi::TaskKey;
+use drivebay_scsi::{Task, TaskKey};
 use drivebay_spec_iscsi::pdu::{FunctionResponse, function};
 
 /// How long an answer waits for I/Os at the bdev, in nanoseconds.
@@ -70,17 +70,19 @@ impl<B: Backend> Node<B> {
             }
             function::ABORT_TASK_SET => {
                 let session = management.session;
-                management.waits = self.abort_tasks(|of, _, to| of == session && Some(to) == unit);
+                management.waits =
+                    self.abort_tasks(|of, _, task| of == session && Some(task.unit()) == unit);
             }
             function::CLEAR_TASK_SET => {
-                management.waits = self.abort_tasks(|_, _, to| Some(to) == unit);
+                management.waits = self.abort_tasks(|_, _, task| Some(task.unit()) == unit);
                 let others: Vec<_> = self.sessions().map(|session| session.nexus).collect();
                 for nexus in others.into_iter().filter(|nexus| *nexus != own) {
                     self.shared.device.tasks_cleared(unit.unwrap_or(0), nexus);
                 }
             }
             function::LOGICAL_UNIT_RESET => {
-                management.waits = self.abort_tasks(|_, _, to| Some(to) == unit);
+                management.waits =
+                    self.abort_tasks(|_, _, task| unit.is_some_and(|unit| task.touches(unit)));
                 self.shared.device.reset_unit(unit.unwrap_or(0));
             }
             function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
@@ -95,15 +97,18 @@ impl<B: Backend> Node<B> {
         FunctionResponse::Complete
     }
 
-    /// Aborts tasks; returns those whose I/Os have not ended. `is_meant` gets session, task and unit.
-    fn abort_tasks(&mut self, is_meant: impl Fn(SessionId, TaskKey, u16) -> bool) -> Vec<TaskKey> {
+    /// Aborts tasks; returns those whose I/Os have not ended. `is_meant` gets session, key and task.
+    fn abort_tasks(
+        &mut self,
+        is_meant: impl Fn(SessionId, TaskKey, &Task) -> bool,
+    ) -> Vec<TaskKey> {
         let Self { shared, links, .. } = self;
         let mut left = Vec::new();
         for link in links.iter_mut().flatten() {
             let session = link.session();
-            let tasks = link.table.iter().map(|entry| (entry.key, entry.task.unit()));
-            let meant = tasks.filter(|(key, unit)| is_meant(session, *key, *unit));
-            for (key, _) in meant.collect::<Vec<_>>() {
+            let tasks = link.table.iter();
+            let meant = tasks.filter(|entry| is_meant(session, entry.key, &entry.task));
+            for key in meant.map(|entry| entry.key).collect::<Vec<_>>() {
                 link.abort(key, shared);
                 if link.table.get_mut(key).is_some() {
                     left.push(key);
@@ -113,12 +118,13 @@ impl<B: Backend> Node<B> {
         left
     }
 
-    /// Commands of nexuses that PREEMPT AND ABORT has put out.
+    /// Aborts the commands of nexuses that PREEMPT AND ABORT has put out. An EXTENDED COPY that was sent to another unit must
+    /// not go on writing to this one.
     pub(super) fn abort_preempted(&mut self) {
         for (nexus, unit) in self.shared.device.take_preempted() {
             let session = self.sessions().find(|session| session.nexus == nexus);
             if let Some(session) = session.map(|session| session.id) {
-                self.abort_tasks(|of, _, to| of == session && to == unit);
+                self.abort_tasks(|of, _, task| of == session && task.touches(unit));
             }
         }
     }
