@@ -304,5 +304,9 @@ impl<T> fmt::Debug for Member<T> {
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
         self.set.lock().retain(|other| !other.is(&self.resident));
+        // A call on all values may have the resident for some time yet; the value, such as a channel, is not to wait for that.
+        // SAFETY: a member stays on the value's thread; the reference ends with this expression.
+        let value = unsafe { (*self.resident.0.value.get()).take() };
+        drop(value);
     }
 }

@@ -479,7 +479,12 @@ impl Channel {
             self.feed_starved(); // the channel's own buffer may be free
         }
         if self.quarantined.get() != 0 {
-            failed::end_requests(self);
+            // Looking takes long, and this thread may serve other disks for as long as a device holds the I/O.
+            if clock::now() >= self.retry_at_ns.get() || self.outstanding.get() == 0 {
+                failed::end_requests(self);
+            } else {
+                self.ask_for_attention_in(local);
+            }
         } else if clock::now() >= self.retry_at_ns.get() {
             dispatch::resume(self);
         }
