@@ -269,7 +269,7 @@ impl Service {
             residual: expected - u32::try_from(moved).unwrap_or(expected),
             sense: &outcome.sense,
         };
-        respond(request, if in_len > 0 { moved } else { 0 }, &told);
+        respond(request, moved.min(in_len.into()), &told);
         target.num_commands.set(target.num_commands.get() - 1);
         self.drop_if_left(&target);
     }
