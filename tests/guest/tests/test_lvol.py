@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 
+from guest import soak_only
 from host import Host
 from nvme_guest import NQN, NvmeGuestTest
 
@@ -14,6 +15,7 @@ FILLING_MIB = 32
 
 
 class LogicalVolumes(NvmeGuestTest):
+    @soak_only
     def test_ext4_on_a_thin_volume_and_its_clone_is_trimmed_while_snapshots_are_taken(self):
         self.check("ext4")
 

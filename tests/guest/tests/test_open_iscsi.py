@@ -3,7 +3,7 @@
 import os
 import time
 
-from guest import CACHE
+from guest import CACHE, soak_only
 from host import Host, free_port
 from nvme_guest import NQN, NvmeGuestTest
 from test_nvme_tcp import DISK_SIZE, MIB, file_disk, ram_disk
@@ -72,6 +72,7 @@ class IscsiGuestTest(NvmeGuestTest):
             guest.tell("restarted")
             self.end(guest)
 
+    @soak_only
     def test_a_unit_comes_and_goes_and_another_one_grows_while_fio_verifies(self):
         grown = DISK_SIZE + 32 * MIB
         with Host() as host:
@@ -87,6 +88,7 @@ class IscsiGuestTest(NvmeGuestTest):
             self.assertIs(host.call("bdev_aio_rescan", name=disk), True)
             self.end(guest)
 
+    @soak_only
     def test_two_portals_under_dm_multipath_go_and_come_back_in_turn(self):
         with Host() as host:
             ports = self.export(host, ram_disk(host), ports=[free_port(), free_port()])
@@ -100,6 +102,7 @@ class IscsiGuestTest(NvmeGuestTest):
             self.close_portal(host, 1)
             self.end(guest)
 
+    @soak_only
     def test_the_plugin_is_loaded_into_a_host_that_serves_nvme_tcp_under_load(self):
         with Host("--load", "malloc", "--load", "nvmf-tcp") as host:
             _, nvme_port = host.export(ram_disk(host), NQN)

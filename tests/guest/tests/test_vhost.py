@@ -2,6 +2,7 @@
 
 import os
 
+from guest import soak_only
 from host import Host
 from nvme_guest import NvmeGuestTest
 from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
@@ -64,6 +65,7 @@ class VhostBlock(VhostGuest):
     def test_a_guest_does_not_notice_that_the_host_is_killed_under_load(self):
         self.kill_under_load()
 
+    @soak_only
     def test_a_guest_with_packed_rings_does_not_notice_it_either(self):
         self.kill_under_load(packed_ring=True)
 

@@ -26,7 +26,7 @@ const COUNTERS: &str = "-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing \
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 const ALLOWED: &str = "--seconds N, --wall, --jobs N, --only TARGET, --merge";
 /// Seconds for each target where nothing else is said.
-const SAMPLED: u64 = 20;
+const SAMPLED: u64 = 10;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {

@@ -34,10 +34,10 @@ cargo xtask TASK
                                     how fast it is, as tables; beside it the reference built in DIR
                                     (docs/performance.md has the parts and the other flags)
   soak [PART ...]                   the tests that are only sampled in `test`, whole: nvme, mixed, sim, loom,
-                                    plugins, power, fuzz
+                                    plugins, lvol, power, vhost, guests, fuzz
   fuzz [--seconds N] [--wall] [--jobs N] [--only TARGET]
-                                    libFuzzer over every reader of bytes from outside: 20 s of processor time each,
-                                    with --wall 20 s by the clock
+                                    libFuzzer over every reader of bytes from outside: 10 s of processor time each,
+                                    with --wall 10 s by the clock
   fuzz --merge [--only TARGET]      what that found is taken into the committed corpora
   door                              what the plugin ABI costs an I/O, in instructions
   golden                            build the plugin binaries of tests/abi/golden again

@@ -59,6 +59,11 @@ const PARTS: &[Part] = &[
         command: power,
     },
     Part {
+        name: "guests",
+        what: "every test in a guest: iSCSI units that come and go, dm-multipath, packed rings, ext4 on thin volumes besides",
+        command: guests,
+    },
+    Part {
         name: "vhost",
         what: "100 kills of the host under verified load on split and packed rings, and all that is in flight resumed",
         command: vhost,
@@ -139,6 +144,13 @@ fn vhost() -> Command {
 fn power() -> Command {
     let mut command = Command::new(prepare::venv().join("bin/python"));
     command.args(["tests/e2e/run.py", "--only", "power_cut", "tests/guest/tests"]);
+    tell_where(&mut command);
+    command
+}
+
+fn guests() -> Command {
+    let mut command = Command::new(prepare::venv().join("bin/python"));
+    command.args(["tests/e2e/run.py", "tests/guest/tests"]);
     tell_where(&mut command);
     command
 }
