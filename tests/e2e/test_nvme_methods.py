@@ -75,7 +75,7 @@ class Attached(unittest.TestCase):
         self.assertEqual((len(data), data[4:8]), (4096, b"TEST"))
 
         block = os.urandom(512)
-        written = self.send("io", "h2c", command(WRITE, 1, dw10=5), f"-d {encoded(block)}")
+        written = self.send("io", "h2c", command(WRITE, 1, dw10=5), f"--data={encoded(block)}")
         self.assertEqual(status(written), (0, 0))
         read = self.send("io", "c2h", command(READ, 1, dw10=5), "-D 512")
         self.assertEqual(base64.urlsafe_b64decode(read["data"]), block)
