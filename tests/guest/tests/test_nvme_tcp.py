@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 
+from guest import soak_only
 from host import Host, address, free_port
 from nvme_guest import NQN, NvmeGuestTest
 
@@ -41,6 +42,7 @@ class FileSystem(NvmeGuestTest):
         self.assertGreater(stat["bytes_written"], 16 * MIB)
         self.assertGreater(stat["num_read_ops"], 0)
 
+    @soak_only
     def test_on_a_ram_disk(self):
         self.check_tree(ram_disk)
 
@@ -56,6 +58,7 @@ class FileSystem(NvmeGuestTest):
         # Two for reading, two for writing, and the admin queue.
         self.assertEqual(self.found("queue_count"), "5")
 
+    @soak_only
     def test_through_a_filter(self):
         def filtered(host):
             return host.call("bdev_passthru_create", name="Pass0", base_bdev_name=ram_disk(host))
