@@ -270,7 +270,7 @@ impl Array {
         let is_there = |number: u8| members.iter().any(|(slot, _)| *slot == number);
         if !layout.survives(|number| !is_there(number)) {
             let message = format!(
-                "array {} cannot be without {} members",
+                "array {} cannot run without {} of its members",
                 self.name,
                 layout.members() as usize - members.len()
             );
@@ -433,8 +433,8 @@ impl Array {
         if !matches!(gone.await, Ok(Ok(()))) {
             warn!("array {} was taken off the bus with an error", self.name);
         }
-        if let Some(marks) = shared.as_ref().and_then(|shared| shared.marks.as_ref()) {
-            intent::close(self, marks).await;
+        if let Some(shared) = &shared {
+            intent::close(self, shared).await;
         }
     }
 

@@ -2,11 +2,12 @@
 
 use crate::array::Array;
 use crate::member::Member;
-use crate::members;
+use crate::{arrays, members};
 use drivebay_sdk::App;
 use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_sdk::thread;
 use drivebay_spec_raid::{Layout, Place, xor_into};
 use std::rc::Rc;
 
@@ -29,8 +30,35 @@ pub(crate) async fn with_held<T>(
     result
 }
 
-/// Writes blocks of the array to a member, with the data of the other members. A failed write takes the member out;
-/// a failed read takes nobody out. `spare` keeps a buffer for the next call.
+/// Limits copies to the bandwidth that `bdev_raid_set_options` had set when they began.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// Bytes a second; 0 = no limit.
+    bandwidth: u64,
+    next_ns: u64,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        let bandwidth = u64::from(arrays::options().bandwidth_mb) << 20;
+        Self { bandwidth, next_ns: thread::now_ns() }
+    }
+
+    /// Waits until these blocks may be copied.
+    pub(crate) async fn wait_for(&mut self, array: &Array, blocks: Range) {
+        if self.bandwidth == 0 {
+            return;
+        }
+        task::sleep_until(self.next_ns).await;
+        let block_size =
+            array.members().first().map_or(512, |(_, member)| member.info.block_size());
+        let bytes = blocks.nblocks * u64::from(block_size);
+        self.next_ns = self.next_ns.max(thread::now_ns()) + bytes * 1_000_000_000 / self.bandwidth;
+    }
+}
+
+/// Copies blocks of the array from the other members to a member. A failed write takes the member out; a failed read
+/// takes no member out. `spare` keeps a buffer for the next call.
 ///
 /// # Errors
 /// Why the blocks cannot be copied.
@@ -55,7 +83,7 @@ pub(crate) async fn to_member(
     Ok(())
 }
 
-/// Makes all copies of blocks equal: one that can be read is written to all members. A failed write takes the
+/// Makes all copies of blocks equal: writes one that can be read to all members. A failed write takes the
 /// member out.
 ///
 /// # Errors
@@ -73,7 +101,7 @@ pub(crate) async fn make_equal(array: &Array, blocks: Range) -> Result<()> {
             continue;
         }
         let mut buf = read_one(array, &places, &run, None).await?;
-        // The copy that was read gets its own data again.
+        // The member that was read gets its own data again.
         for to in &places {
             buf = write_one(array, *to, run.end - run.start, buf).await?;
         }
@@ -96,7 +124,7 @@ async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Resul
     let unreadable = (0..layout.members()).find(|slot| source(array, *slot).is_none());
     for row in rows(layout, blocks) {
         let target = unreadable.unwrap_or_else(|| layout.row(row).p());
-        // Without a member in that slot, the row has no strip too many.
+        // Without a member in that slot, the row has no parity that could be wrong.
         if member_of(array, target).is_some() {
             let blocks = Range::new(row * layout.row_blocks(), 1);
             strip_to_member(array, layout, target, blocks).await?;
@@ -158,8 +186,9 @@ async fn write_one(array: &Array, to: Place, nblocks: u64, buf: Buf) -> Result<B
     let (member, offset) = member_of(array, to.member).ok_or_else(gone)?;
     let written = member.io.write(Range::new(offset + to.lba, nblocks), buf).await;
     written.inspect_err(|error| {
-        if array.survives_without(&[to.member]) {
-            members::report_failure(array.uuid, member.serial, Status::errno(error.errno()));
+        let shared = array.shared.borrow().clone();
+        if let Some(shared) = shared.filter(|_| array.survives_without(&[to.member])) {
+            members::report_failure(&shared, member.serial, Status::errno(error.errno()));
         }
     })
 }

@@ -1,4 +1,4 @@
-//! The write-intent record on the app thread: when it is written, and what it is good for.
+//! The write-intent record on the app thread: when it is written, and how it is used.
 //!
 //! A write waits in its lane until the mark of its region is durable on the members. Marks are cleared only while all
 //! members are current, after a flush. So a member that comes back lacks no more than the regions with a mark, and
@@ -24,11 +24,11 @@ use std::time::Duration;
 
 /// Bytes of the smallest region.
 const REGION_LEN_MIN: u64 = 1 << 20;
-/// How often the marks of regions are cleared that were not written since the last time.
+/// How often the marks of regions that were not written in between are cleared.
 const CLEAR_EVERY: Duration = Duration::from_secs(5);
 
-/// Begins the record of an array that starts, from what its current members say. The superblock is on them already;
-/// `found` is the sequence number of the one that was there before. Returns the marks for the channels.
+/// Reads the record of an array that starts from its current members, and writes it again. The members have the new
+/// superblock already; `found` is the sequence number of the one that was there before. Returns the marks for the channels.
 ///
 /// # Errors
 /// `EIO` when the record cannot be written to every member.
@@ -43,7 +43,10 @@ pub(crate) async fn start(
         return Ok(None);
     }
     if !has_room(array, first) {
-        warn!("array {}: its data begin too early for a write-intent record", array.name);
+        warn!(
+            "array {}: its data begin below 1 MiB, so there is no room for a write-intent record",
+            array.name
+        );
         return Ok(None);
     }
     let least = REGION_LEN_MIN / u64::from(first.data_block_size().max(1));
@@ -66,16 +69,33 @@ pub(crate) async fn start(
         region_shift,
         generation: 0,
         sequence: 0,
+        has_ended_in_order: false,
+        was_used_by_another: false,
         away: Vec::new(),
         regions: Regions::default(),
     });
-    // Another program has started the array since, and it sets no marks. Or a newer record cannot be read.
-    if Some(intent.sequence) != found || is_unreadable {
+    // Another program has started the array since and set no marks, or a newer record cannot be read. So nobody knows what
+    // members that are away lack.
+    let is_of_another = found.is_some_and(|found| is_new || found != intent.sequence);
+    if is_of_another || is_unreadable {
         intent.away.clear();
     }
-    let marks = Marks::new(layout.num_blocks(), region_shift, &intent.regions);
+    let ended_in_order = intent.has_ended_in_order;
+    let mut torn = if ended_in_order { Regions::default() } else { intent.regions.clone() };
+    if is_of_another && has_copies(layout, members) {
+        info!(
+            "array {}: another program has used it and leaves no sign of an orderly end, so all copies are made equal",
+            array.name
+        );
+        let last = layout.num_blocks().saturating_sub(1) >> region_shift;
+        (0..=last).for_each(|region| _ = intent.regions.insert(region));
+        torn = intent.regions.clone();
+        intent.was_used_by_another = true;
+    }
+    intent.was_used_by_another &= !torn.is_empty();
+    let marks = Marks::new(layout.num_blocks(), &intent, &torn);
     array.intent.replace(Some(intent));
-    // An older array with the same UUID may have left both copies.
+    // Both copies may be left over from an older array with the same UUID.
     let copies = if is_new { 2 } else { 1 };
     for _ in 0..copies {
         let (failed, _guard) = update(array, members, |_| {}).await;
@@ -90,16 +110,22 @@ pub(crate) async fn start(
     Ok(Some(marks))
 }
 
-/// Whether the data of all members begin behind the record. A superblock may say anything.
+/// Whether the members that are there hold copies of each other. An array with parity has none while a member is missing.
+fn has_copies(layout: &Layout, members: &Slots) -> bool {
+    let needed = if layout.level().parities() > 0 { usize::from(layout.members()) } else { 2 };
+    members.len() >= needed
+}
+
+/// Whether the data of all members begin behind the record. The numbers of a superblock may be wrong.
 fn has_room(array: &Array, member: &Member) -> bool {
     let least = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
     let slots = array.slots.borrow();
-    // An empty slot may have no place for its data yet. Its next member gets one that is large enough.
+    // An empty slot may have no offset yet. Its next member gets one that is large enough.
     slots.iter().all(|slot| slot.data_offset == 0 || slot.data_offset >= least)
 }
 
-/// Changes the record and writes it to these members, if the array has one. Returns the slots on which that failed,
-/// and what keeps the record as it is.
+/// Changes the record and writes it to these members, if the array has one. Returns the slots on which that failed, and
+/// the lock of the record.
 pub(crate) async fn update(
     array: &Array,
     members: &Slots,
@@ -107,6 +133,7 @@ pub(crate) async fn update(
 ) -> (Vec<u8>, Guard) {
     let guard = array.intent_lock.lock("write intent").await;
     let record = array.intent.borrow_mut().as_mut().map(|intent| {
+        intent.has_ended_in_order = false;
         change(intent);
         intent.generation += 1;
         intent.sequence = array.superblock.borrow().as_ref().map_or(0, |known| known.sequence);
@@ -135,7 +162,7 @@ async fn read(member: &Member) -> Vec<Result<Option<Intent>>> {
     found
 }
 
-/// The block of the array below which a bdev lacks only regions with a mark; 0 when nothing on it can be trusted.
+/// The block of the array below which a bdev lacks only regions with a mark; 0 if the bdev must be rebuilt as a whole.
 /// `found` is the bdev's own superblock.
 pub(crate) fn current_below(
     array: &Array,
@@ -149,13 +176,13 @@ pub(crate) fn current_below(
     let (Some(away), Some(own)) = (intent.away(slot), found.member(slot)) else { return 0 };
     let is_listed = known.member(slot).is_some_and(|entry| entry.uuid == info_uuid);
     let is_configured = own.state == MemberState::Configured;
-    // As it left, or in the middle of its rebuild. Else it went on alone, or another program wrote to it.
+    // It left with this superblock, or during its rebuild. With any other one, it was in use without the array.
     let is_as_left = if is_configured {
         found.sequence == away.left_at
     } else {
         (away.left_at + 1..=known.sequence).contains(&found.sequence)
     };
-    // Its data are no use at another place.
+    // At another offset, its data cannot be used.
     let is_same = own.uuid == info_uuid && own.data_offset == candidate.data_offset;
     if is_listed && is_as_left && is_same { away.current_below } else { 0 }
 }
@@ -170,7 +197,7 @@ pub(crate) fn note_left(intent: &mut Intent, slots: &[u8], left_at: u64) {
     }
 }
 
-/// Records what the channels want to write, until they want nothing more.
+/// Sets the marks that channels wait for, until none waits.
 pub(crate) async fn record_wanted(shared: &Arc<Shared>) {
     let Some(marks) = &shared.marks else { return };
     loop {
@@ -193,7 +220,7 @@ async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool 
     let members = array.members();
     let insert = |intent: &mut Intent| regions.iter().for_each(|r| _ = intent.regions.insert(r));
     let (failed, _guard) = update(&array, &members, insert).await;
-    report(&array, &members, &failed);
+    report(shared, &members, &failed);
     let is_current =
         |slot: u8| array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target);
     // An array starts only with all of its current members, so it finds the newest record.
@@ -204,19 +231,24 @@ async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool 
     is_durable
 }
 
-fn report(array: &Array, members: &Slots, failed: &[u8]) {
+fn report(shared: &Arc<Shared>, members: &Slots, failed: &[u8]) {
     for (_, member) in members.iter().filter(|(slot, _)| failed.contains(slot)) {
-        members::report_failure(array.uuid, member.serial, Status::IO_ERROR);
+        members::report_failure(shared, member.serial, Status::IO_ERROR);
     }
 }
 
-/// Looks after the marks of an array as long as it is online.
+/// Looks after the marks of an array as long as it is online: makes copies equal that may differ, and clears marks.
 pub(crate) async fn look_after(app: &App, array: &Rc<Array>, shared: &Arc<Shared>) {
     let Some(marks) = &shared.marks else { return };
-    if marks.is_torn() {
-        mend(app, array, shared, marks).await;
-    }
+    let mut tried = None;
     while !shared.is_offline() {
+        // A region whose copies cannot be made equal is tried again when the members change or another region is torn.
+        let sequence = array.superblock.borrow().as_ref().map(|known| known.sequence);
+        let now = Some((sequence, marks.tears()));
+        if marks.has_torn() && tried != now {
+            tried = now;
+            mend(app, array, shared, marks).await;
+        }
         let offline = array.went_offline.until(|| shared.is_offline());
         if task::timeout(CLEAR_EVERY, offline).await.is_err()
             && let Err(error) = clear_idle(array, shared).await
@@ -226,57 +258,87 @@ pub(crate) async fn look_after(app: &App, array: &Rc<Array>, shared: &Arc<Shared
     }
 }
 
-/// Makes copies equal that may differ since a crash. Reads go to the first copy until that is done.
-async fn mend(app: &App, array: &Rc<Array>, shared: &Shared, marks: &Marks) {
-    let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
-    let regions = regions.unwrap_or_default();
-    let num_blocks = shared.layout.num_blocks();
-    let window = 1 << marks.region_shift.min(11);
-    let mut are_equal = true;
-    info!("array {}: {} regions were being written when it ended", array.name, regions.len());
-    for region in regions.iter() {
-        let first = region << marks.region_shift;
-        let end = num_blocks.min(first + (1 << marks.region_shift));
-        let mut lba = first;
-        while lba < end {
-            let blocks = Range::new(lba, window.min(end - lba));
-            let equal =
-                copy::with_held(app, array, blocks, async || copy::make_equal(array, blocks).await);
-            if shared.is_offline() {
-                return;
+/// Makes the copies of torn regions equal. Reads of a region go to the first copy until that is done.
+async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks) {
+    let torn = marks.torn();
+    if shared.layout.level().parities() > 0 && !is_whole(array) {
+        // Nothing can be compared. A rebuild computes the blocks of the missing member.
+        if !marks.may_compute_all() {
+            warn!(
+                "array {}: writes to {} regions were cut off, and a member is missing; its blocks there cannot be read",
+                array.name,
+                torn.len()
+            );
+        }
+        return;
+    }
+    info!("array {}: copies in {} regions may differ and are made equal", array.name, torn.len());
+    let mut pace = copy::Pace::new();
+    for region in torn {
+        let tears = marks.tears();
+        let mended = mend_region(app, array, shared, region << marks.region_shift, &mut pace).await;
+        if shared.is_offline() {
+            return;
+        }
+        match mended {
+            Ok(()) if tears == marks.tears() => marks.set_mended(region),
+            // Meanwhile, a failure may have torn blocks that were equal already. The next round makes them equal.
+            Ok(()) => {}
+            Err(error) => {
+                warn!("array {}: copies in region {region} may differ: {error}", array.name);
             }
-            if let Err(error) = equal.await {
-                warn!(
-                    "array {}: copies of {} blocks from {lba} may differ: {error}",
-                    array.name, blocks.nblocks
-                );
-                // The rest of the region waits for the next start.
-                are_equal = false;
-                break;
-            }
-            lba += blocks.nblocks;
         }
         task::yield_now().await;
     }
-    if are_equal {
-        marks.set_mended();
-        info!("array {}: all copies are equal again", array.name);
+    if marks.has_torn() {
+        return;
     }
+    info!("array {}: all copies are equal again", array.name);
+    if marks.end_use_by_another() {
+        let members = array.members();
+        let note = |intent: &mut Intent| intent.was_used_by_another = false;
+        let (failed, _guard) = update(array, &members, note).await;
+        report(shared, &members, &failed);
+    }
+}
+
+/// Makes the copies of the region equal that begins at block `first`.
+///
+/// # Errors
+/// Why they may still differ.
+async fn mend_region(
+    app: &App,
+    array: &Array,
+    shared: &Shared,
+    first: u64,
+    pace: &mut copy::Pace,
+) -> Result<()> {
+    let region_shift = shared.marks.as_ref().map_or(0, |marks| marks.region_shift);
+    let end = shared.layout.num_blocks().min(first + (1 << region_shift));
+    let window = 1_u64 << region_shift.min(11);
+    let mut lba = first;
+    while lba < end && !shared.is_offline() {
+        let blocks = Range::new(lba, window.min(end - lba));
+        pace.wait_for(array, blocks).await;
+        copy::with_held(app, array, blocks, async || copy::make_equal(array, blocks).await).await?;
+        lba += blocks.nblocks;
+    }
+    Ok(())
 }
 
 /// Clears the marks of regions that were not written since the last call, if all members are current.
 ///
 /// # Errors
 /// Why they stay.
-pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
+pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()> {
     let _changes_wait = array.lock.lock("clear write intent").await;
     let Some(marks) = &shared.marks else { return Ok(()) };
-    // Copies differ where a write that failed waits to be sent again.
-    if marks.take_failure() {
+    // Copies differ where a write that failed waits to be sent again, or where a repair has not ended.
+    if marks.take_failure() || shared.repairs.is_busy() {
         return Ok(());
     }
     let idle = marks.take_idle();
-    if idle.is_empty() || !is_whole(array) || marks.is_torn() || shared.is_offline() {
+    if idle.is_empty() || !is_whole(array) || shared.is_offline() {
         return Ok(());
     }
     // From here on, a write to these regions waits for a new mark.
@@ -286,7 +348,7 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
         flush(&array.members()).await
     };
     let flushed = flushed.await;
-    // The same for a write that failed meanwhile.
+    // The marks come back if a write failed meanwhile.
     if flushed.is_err() || marks.take_failure() {
         idle.iter().for_each(|region| marks.set_recorded(*region, true));
         return flushed;
@@ -297,23 +359,34 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Shared) -> Result<()> {
         unused.for_each(|region| intent.regions.remove(*region));
     };
     let (failed, _guard) = update(array, &members, clear).await;
-    report(array, &members, &failed);
+    report(shared, &members, &failed);
     Ok(())
 }
 
-/// Clears all marks of an array that has left the bus in order.
-pub(crate) async fn close(array: &Array, marks: &Marks) {
+/// Records that an array has left the bus in order. Clears all marks but those of torn regions if all members are current.
+pub(crate) async fn close(array: &Array, shared: &Shared) {
+    let Some(marks) = &shared.marks else { return };
     let members = array.members();
-    // A write that failed at the end was not sent again.
-    let may_differ = marks.is_torn() || marks.take_failure();
-    if !is_whole(array) || may_differ || flush(&members).await.is_err() {
+    let is_whole = is_whole(array);
+    // A write that failed at the end was not sent again, or its repair did not run. Without one of its members, an array
+    // with parity has nothing to make equal, and the client knows that the write failed.
+    let has_copies = is_whole || shared.layout.level().parities() == 0;
+    let may_differ = has_copies && (marks.take_failure() || shared.repairs.is_busy());
+    if may_differ || flush(&members).await.is_err() {
         return;
     }
-    let _ = update(array, &members, |intent| intent.regions = Regions::default()).await;
+    let end = |intent: &mut Intent| {
+        if is_whole {
+            intent.regions = Regions::default();
+            marks.torn().into_iter().for_each(|region| _ = intent.regions.insert(region));
+        }
+        intent.has_ended_in_order = !marks.has_torn();
+    };
+    let _ = update(array, &members, end).await;
 }
 
-/// Overwrites the record of an array that was deleted with its superblock: another array with the same UUID must not
-/// take it for its own.
+/// Overwrites the record of an array that was deleted with its superblock, so that no later array with the same UUID uses
+/// it.
 pub(crate) async fn erase(array: &Array) {
     if array.intent.take().is_none() {
         return;

@@ -69,10 +69,10 @@ pub(crate) struct Begun {
     pub(crate) sum: SumId,
 }
 
-/// How often an I/O is begun again after a failure that passes.
+/// How often an I/O is sent again after a temporary failure.
 const TRIES_MAX: u8 = 8;
 
-/// Whether a member refused a command for what the client asked, so the member is not at fault.
+/// Whether a member refused a command because of what the client asked, so that the member is not at fault.
 fn is_refusal(status: Status) -> bool {
     const READ_ONLY: Status = Status::errno(errno::EROFS);
     matches!(status, Status::INVALID | Status::NOT_SUPPORTED | Status::MISCOMPARE | READ_ONLY)
@@ -131,8 +131,8 @@ impl Lane {
             marks.note_failure();
         }
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
-        let is_passing = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
-        if is_passing && begun.tries < TRIES_MAX {
+        let is_temporary = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
+        if is_temporary && begun.tries < TRIES_MAX {
             // Maybe only some members have the data. Sending it again makes them agree.
             return self.submit(io, begun.tries + 1);
         }
@@ -150,11 +150,11 @@ impl Lane {
         self.held.borrow_mut().push(io);
         if !self.reported.borrow().contains(&serial) {
             self.reported.borrow_mut().push(serial);
-            members::report_failure(self.shared.uuid, serial, result.status);
+            members::report_failure(&self.shared, serial, result.status);
         }
     }
 
-    /// Has the copies made equal that a command changed which one member refused. Returns whether that can be done.
+    /// Asks for a repair that makes copies equal after one member refused a command. Returns whether there was room for it.
     fn repairs_torn(&self, io: &BdevIo) -> bool {
         match io.op() {
             Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
@@ -231,7 +231,7 @@ impl Lane {
         self.shared.marks.as_ref().is_none_or(|marks| marks.may_write(blocks))
     }
 
-    /// Lets a write wait for the marks of its regions.
+    /// Keeps a write until the marks of its regions are durable.
     #[cold]
     pub(crate) fn wait_for_marks(&self, io: BdevIo, blocks: Range) {
         let Some(marks) = self.shared.marks.as_ref().filter(|_| !self.shared.is_offline()) else {
@@ -239,12 +239,12 @@ impl Lane {
         };
         self.unrecorded.borrow_mut().push(io);
         if !marks::want(&self.shared, marks, blocks) {
-            // No task can run on the app thread.
+            // The app thread has ended.
             self.fail(&self.unrecorded);
         }
     }
 
-    /// Sends writes again that wait for marks, or fails them because the marks cannot be set.
+    /// Sends the writes that wait for marks, or fails them because the marks cannot be set.
     pub(crate) fn resume_unrecorded(self: &Rc<Self>, is_good: bool) {
         if !is_good {
             return self.fail(&self.unrecorded);
@@ -256,13 +256,28 @@ impl Lane {
         self.flush();
     }
 
-    /// Fails all I/O that waits, since the array goes offline.
-    pub(crate) fn fail_held(&self) {
-        if let Some(marks) = self.shared.marks.as_ref().filter(|_| !self.held.borrow().is_empty()) {
-            marks.note_failure();
-        }
-        self.fail(&self.held);
+    /// Fails all I/O that waits, because the array goes offline.
+    pub(crate) fn fail_waiting(&self) {
+        self.fail_held();
         self.fail(&self.unrecorded);
+    }
+
+    /// Fails the I/O that waits for the record of a failure. It has changed some copies, so their regions keep their
+    /// marks. The next I/O that fails is reported again.
+    pub(crate) fn fail_held(&self) {
+        self.reported.borrow_mut().clear();
+        let mut held = self.held.take();
+        while let Some(io) = held.pop() {
+            if let Some(marks) = &self.shared.marks {
+                match io.op() {
+                    Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
+                        marks.set_torn(range);
+                    }
+                    _ => marks.note_failure(),
+                }
+            }
+            io.complete(Status::IO_ERROR);
+        }
     }
 
     fn fail(&self, queue: &RefCell<IoQueue>) {

@@ -1,11 +1,11 @@
-//! The write-intent record as the channels see it: which regions may be written, because their marks are durable.
+//! The write-intent record as the channels see it: which regions have a durable mark, so that channels may write to them.
 
 use crate::intent;
 use crate::shared::Shared;
 use drivebay_sdk::App;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
-use drivebay_spec_raid::Regions;
+use drivebay_spec_raid::{Intent, Regions};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +20,14 @@ pub(crate) struct Marks {
     /// Regions that were written since the app thread last looked.
     written: Box<[AtomicU64]>,
     wanted: Mutex<Wanted>,
-    /// Whether copies may differ since a crash.
-    is_torn: AtomicBool,
+    /// Regions whose copies may differ although no write to them is in flight.
+    torn: Box<[AtomicU64]>,
+    /// How many regions are torn.
+    num_torn: AtomicU64,
+    /// How often a region was torn since the array started.
+    tears: AtomicU64,
+    /// Whether every region is torn because another program used the array. No write of this array was cut off then.
+    was_used_by_another: AtomicBool,
     /// Whether a write or flush has failed on a member since the app thread last looked.
     has_failed: AtomicBool,
 }
@@ -35,8 +41,9 @@ struct Wanted {
 }
 
 impl Marks {
-    /// Marks of an array with this many blocks; those of `regions` are durable.
-    pub(crate) fn new(num_blocks: u64, region_shift: u8, regions: &Regions) -> Self {
+    /// Marks of an array with this many blocks; those of `intent` are durable. The copies of `torn` may differ.
+    pub(crate) fn new(num_blocks: u64, intent: &Intent, torn: &Regions) -> Self {
+        let region_shift = intent.region_shift;
         let words = usize::try_from((num_blocks >> region_shift) / 64 + 1).unwrap_or(0);
         let zeroes = || (0..words).map(|_| AtomicU64::new(0)).collect();
         let marks = Self {
@@ -44,22 +51,86 @@ impl Marks {
             recorded: zeroes(),
             written: zeroes(),
             wanted: Mutex::default(),
-            is_torn: AtomicBool::new(!regions.is_empty()),
+            torn: zeroes(),
+            num_torn: AtomicU64::new(0),
+            tears: AtomicU64::new(0),
+            was_used_by_another: AtomicBool::new(intent.was_used_by_another),
             has_failed: AtomicBool::new(false),
         };
-        regions.iter().for_each(|region| marks.set_recorded(region, true));
+        intent.regions.iter().for_each(|region| marks.set_recorded(region, true));
+        torn.iter().for_each(|region| marks.set_region_torn(region));
         marks
     }
 
-    /// Whether copies may differ since a crash. Reads go to the first copy then.
+    /// Whether copies of any region may differ although no write to it is in flight.
     #[inline]
-    pub(crate) fn is_torn(&self) -> bool {
-        self.is_torn.load(Ordering::Relaxed)
+    pub(crate) fn has_torn(&self) -> bool {
+        self.num_torn.load(Ordering::Relaxed) != 0
     }
 
-    /// All copies are equal. `[app thread]`
-    pub(crate) fn set_mended(&self) {
-        self.is_torn.store(false, Ordering::Relaxed);
+    /// Whether copies of these blocks may differ. Reads go to the first copy then.
+    #[inline]
+    pub(crate) fn is_torn(&self, blocks: Range) -> bool {
+        self.has_torn() && self.regions(blocks).any(|region| self.is_region_torn(region))
+    }
+
+    pub(crate) fn is_region_torn(&self, region: u64) -> bool {
+        at(&self.torn, region).is_some_and(|word| word.load(Ordering::Acquire) & bit(region) != 0)
+    }
+
+    /// The torn regions, the smallest first.
+    pub(crate) fn torn(&self) -> Vec<u64> {
+        let mut torn = Vec::new();
+        for (number, word) in (0..).zip(&self.torn) {
+            let word = word.load(Ordering::Acquire);
+            torn.extend((0..64).filter(|bit| word >> bit & 1 != 0).map(|bit| number * 64 + bit));
+        }
+        torn
+    }
+
+    /// Notes that copies of these blocks may differ and that nothing is under way to make them equal. Their marks stay
+    /// until they are equal. `[any thread]`
+    pub(crate) fn set_torn(&self, blocks: Range) {
+        self.regions(blocks).for_each(|region| self.set_region_torn(region));
+        self.tears.fetch_add(1, Ordering::AcqRel);
+        self.note_failure();
+    }
+
+    fn set_region_torn(&self, region: u64) {
+        let Some(word) = at(&self.torn, region) else { return };
+        if word.fetch_or(bit(region), Ordering::AcqRel) & bit(region) == 0 {
+            self.num_torn.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that all copies of a region are equal. `[app thread]`
+    pub(crate) fn set_mended(&self, region: u64) {
+        let Some(word) = at(&self.torn, region) else { return };
+        if word.fetch_and(!bit(region), Ordering::AcqRel) & bit(region) != 0 {
+            self.num_torn.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How often [`set_torn`](Self::set_torn) was called.
+    pub(crate) fn tears(&self) -> u64 {
+        self.tears.load(Ordering::Acquire)
+    }
+
+    /// Whether blocks may be computed from the other strips of their rows. They may not while a write to them was cut
+    /// off: parity and data do not belong together then.
+    #[inline]
+    pub(crate) fn may_compute(&self, blocks: Range) -> bool {
+        !self.is_torn(blocks) || self.was_used_by_another.load(Ordering::Relaxed)
+    }
+
+    /// As [`may_compute`](Self::may_compute), for all blocks.
+    pub(crate) fn may_compute_all(&self) -> bool {
+        !self.has_torn() || self.was_used_by_another.load(Ordering::Relaxed)
+    }
+
+    /// Notes that all copies are equal after another program used the array. Returns whether one did. `[app thread]`
+    pub(crate) fn end_use_by_another(&self) -> bool {
+        self.was_used_by_another.swap(false, Ordering::Relaxed)
     }
 
     /// Notes that a write or flush failed on a member, so that copies may differ until it is tried again. `[reactor]`
@@ -100,7 +171,7 @@ impl Marks {
             .is_some_and(|word| word.load(Ordering::Acquire) & bit(region) != 0)
     }
 
-    /// Lets channels write to a region, or no longer. `[app thread]`
+    /// Says whether channels may write to a region. `[app thread]`
     pub(crate) fn set_recorded(&self, region: u64, may_write: bool) {
         let Some(word) = at(&self.recorded, region) else { return };
         if may_write {
@@ -110,11 +181,13 @@ impl Marks {
         }
     }
 
-    /// The regions with a mark that were not written since the last call. `[app thread]`
+    /// The regions with a mark that are not torn and were not written since the last call. `[app thread]`
     pub(crate) fn take_idle(&self) -> Vec<u64> {
         let mut idle = Vec::new();
-        for (number, (recorded, written)) in (0..).zip(self.recorded.iter().zip(&self.written)) {
-            let rest = recorded.load(Ordering::Acquire) & !written.swap(0, Ordering::AcqRel);
+        let words = self.recorded.iter().zip(&self.written).zip(&self.torn);
+        for (number, ((recorded, written), torn)) in (0..).zip(words) {
+            let busy = written.swap(0, Ordering::AcqRel) | torn.load(Ordering::Acquire);
+            let rest = recorded.load(Ordering::Acquire) & !busy;
             idle.extend((0..64).filter(|bit| rest >> bit & 1 != 0).map(|bit| number * 64 + bit));
         }
         idle
@@ -155,8 +228,8 @@ pub(crate) fn want(shared: &Arc<Shared>, marks: &Marks, blocks: Range) -> bool {
     }
 }
 
-/// The task that records marks. If it is dropped before it has ended, because the app thread runs too many tasks or
-/// is no more, the writes that wait for it fail.
+/// The task that records marks. If it is dropped before it has ended, because the app thread runs too many tasks or has
+/// ended, the writes that wait for it fail.
 struct Recording {
     shared: Arc<Shared>,
     has_ended: bool,

@@ -5,6 +5,7 @@
 
 use crate::array::{self, Array, Candidate, Slot, State};
 use crate::intent;
+use crate::marks::Marks;
 use crate::member::Member;
 use crate::rebuild::{self, Lacks, Rebuild};
 use crate::shared::{Shared, View, Views};
@@ -15,21 +16,47 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{Away, Intent, MemberState, Superblock};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Takes out a member on which a write, flush or unmap failed. `[any thread]`
-pub(crate) fn report_failure(uuid: [u8; 16], serial: u64, status: Status) {
-    let retire = async move |app: &App| {
-        let Some(array) = arrays::by_uuid(uuid) else { return };
-        let is_gone = status == Status::errno(errno::ENODEV);
-        let state = if is_gone { MemberState::Missing } else { MemberState::Failed };
-        if let Err(error) = retire(app, &array, serial, state).await {
-            error!("array {}: {error}", array.name);
+pub(crate) fn report_failure(shared: &Arc<Shared>, serial: u64, status: Status) {
+    let report = Report { shared: Arc::clone(shared), serial, status, has_ended: false };
+    let retire = async move |app: &App| report.run(app).await;
+    // A report that is refused fails the I/O that waits for it.
+    _ = task::spawn_on_app("raid member failed", retire).map(task::JoinHandle::detach);
+}
+
+/// The task that takes out a member that failed. If it is dropped before it has ended, because the app thread runs too
+/// many tasks or has ended, the I/O that waits for it fails. The member stays, and the next failure is reported again.
+struct Report {
+    shared: Arc<Shared>,
+    serial: u64,
+    status: Status,
+    has_ended: bool,
+}
+
+impl Report {
+    async fn run(mut self, app: &App) {
+        if let Some(array) = arrays::by_uuid(self.shared.uuid) {
+            let is_gone = self.status == Status::errno(errno::ENODEV);
+            let state = if is_gone { MemberState::Missing } else { MemberState::Failed };
+            if let Err(error) = retire(app, &array, self.serial, state).await {
+                error!("array {}: {error}", array.name);
+            }
         }
-    };
-    if let Err(error) =
-        task::spawn_on_app("raid member failed", retire).map(task::JoinHandle::detach)
-    {
-        error!("a failed member cannot be taken out of its array: {error}");
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            warn!(
+                "a failed member of array {} stays for now, because no task can take it out",
+                Uuid(self.shared.uuid)
+            );
+            self.shared.fail_held();
+        }
     }
 }
 
@@ -285,6 +312,13 @@ fn start_rebuild(
     member: &Member,
     current_below: u64,
 ) -> Result<()> {
+    if !may_compute(array) {
+        warn!(
+            "array {}: writes to stripes were cut off; their blocks on bdev {} may hold neither old nor new data after the rebuild",
+            array.name,
+            member.name()
+        );
+    }
     // Every write from here on goes to the member, too, so no later mark matters.
     let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
     let lacks = Lacks {
@@ -342,11 +376,26 @@ pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
         let name = open(app, &Uuid(uuid).to_string(), false, |_, _| {})
             .and_then(|desc| Ok(desc.info()?.name().to_owned()));
         let (Ok(name), true) = (name, is_out) else { continue };
+        if !may_compute(array) {
+            warn!(
+                "array {}: bdev {name} came back but is not rebuilt: writes to stripes were cut off without it, so their \
+                 blocks on it are lost. bdev_raid_add_base_bdev rebuilds it nevertheless",
+                array.name
+            );
+            continue;
+        }
         info!("array {}: bdev {name} came back and will be rebuilt", array.name);
         if let Err(error) = add(app, array, &name).await {
             warn!("array {}: bdev {name} came back but cannot be rebuilt: {error}", array.name);
         }
     }
+}
+
+/// Whether everything that a member lacks can be computed or copied from the others.
+fn may_compute(array: &Array) -> bool {
+    let shared = array.shared.borrow();
+    let with_parity = shared.as_ref().filter(|shared| shared.layout.level().parities() > 0);
+    with_parity.and_then(|shared| shared.marks.as_ref()).is_none_or(Marks::may_compute_all)
 }
 
 /// Runs [`take_back`] in its own task.

@@ -81,6 +81,8 @@ impl Lane {
             Some(_) if !layout.survives(|slot| base_of(slot).is_none()) => {
                 return io.complete(Status::IO_ERROR);
             }
+            // A write to these blocks was cut off, so their sum may be neither the old nor the new data.
+            Some(_) if !self.shared.may_compute(range) => return io.complete(Status::MEDIA),
             Some(_) if !strips.has_room() => return strips.wait(io),
             Some(run) => strips.begin_sum(run.start - range.lba),
         };
@@ -121,7 +123,9 @@ impl Lane {
         let failed = io.first_failed().filter(|_| begun.tries == 0 && begun.sum == 0);
         match failed {
             Some(slot) if !is_good && result.status != Status::ABORTED => {
-                self.ask_for_repair(slot, range, result.status);
+                if self.shared.may_compute(range) {
+                    self.ask_for_repair(slot, range, result.status);
+                }
                 self.read_stripe(io, range, 1, Some(slot));
             }
             _ => io.complete_with(result),

@@ -10,7 +10,6 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
-use drivebay_sdk::thread;
 use drivebay_spec_raid::{Away, Intent, MemberState, Regions};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -127,23 +126,17 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
 }
 
 async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
-    let options = arrays::options();
     let block_size = array.members().first().map_or(512, |(_, member)| member.info.block_size());
-    let window = (u64::from(options.window_kb) * 1024 / u64::from(block_size)).max(1);
+    let window = (u64::from(arrays::options().window_kb) * 1024 / u64::from(block_size)).max(1);
     // Whole rows of a level with parity.
     let row = array.shared.borrow().as_ref().map_or(0, |shared| shared.layout.row_blocks()).max(1);
     let window = window.next_multiple_of(row);
     let mut spare = None;
-    let mut next_ns = thread::now_ns();
+    let mut pace = copy::Pace::new();
     let mut windows = 0_u64;
     while let Some(lacks) = rebuild.lacks.next(rebuild.position.get()) {
         let blocks = Range::new(lacks.lba, window.min(lacks.nblocks));
-        if options.bandwidth_mb > 0 {
-            task::sleep_until(next_ns).await;
-            let bytes = blocks.nblocks * u64::from(block_size);
-            let pause = bytes * 1_000_000_000 / (u64::from(options.bandwidth_mb) << 20);
-            next_ns = next_ns.max(thread::now_ns()) + pause;
-        }
+        pace.wait_for(array, blocks).await;
         let copied = copy::with_held(app, array, blocks, async || {
             if rebuild.is_stopping.get() {
                 return Err(Error::new(errno::ECANCELED, "the rebuild was stopped"));

@@ -3,7 +3,6 @@
 
 use crate::arrays;
 use crate::lane::{Begun, Lane};
-use crate::marks::Marks;
 use crate::profile::Profile;
 use crate::shared::Shared;
 use drivebay_sdk::App;
@@ -111,7 +110,7 @@ impl Lane {
         };
         let copies = self.shared.layout.copies(range.lba);
         let mut there = copies.filter(|place| base_of(place.member).is_some());
-        let is_torn = self.shared.marks.as_ref().is_some_and(Marks::is_torn);
+        let is_torn = self.shared.marks.as_ref().is_some_and(|marks| marks.is_torn(range));
         let chosen = match after {
             // Copies that may differ are read from one place only.
             None if is_torn => there.next(),

@@ -36,6 +36,11 @@ impl Repairs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a repair waits or is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queue().is_running
+    }
+
     fn next(&self) -> Option<(Fault, Range)> {
         let mut queue = self.queue();
         let next = queue.waiting.pop_front();
@@ -59,33 +64,75 @@ pub(crate) fn ask(shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
             return true;
         }
     }
-    let worker = Arc::clone(shared);
-    match task::spawn_on_app("raid repair", async move |app: &App| run(app, &worker).await) {
+    let worker = Worker { shared: Arc::clone(shared), current: None, has_ended: false };
+    match task::spawn_on_app("raid repair", async move |app: &App| worker.run(app).await) {
         Ok(task) => {
             task.detach();
             true
         }
-        Err(_) => {
-            *shared.repairs.queue() = Queue::default();
-            false
+        Err(_) => false,
+    }
+}
+
+/// The task that works on the queue. If it is dropped before the queue is empty, because the app thread runs too many
+/// tasks or has ended, the repairs are given up.
+struct Worker {
+    shared: Arc<Shared>,
+    /// The repair that is under way.
+    current: Option<(Fault, Range)>,
+    has_ended: bool,
+}
+
+impl Worker {
+    /// Repairs until nothing waits.
+    async fn run(mut self, app: &App) {
+        while let Some((fault, blocks)) = self.shared.repairs.next() {
+            self.current = Some((fault, blocks));
+            if !repair(app, &self.shared, fault, blocks).await {
+                give_up(&self.shared, fault, blocks);
+            }
+            self.current = None;
+        }
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // After the end, another worker may have the queue.
+        if !self.has_ended {
+            let queue = std::mem::take(&mut *self.shared.repairs.queue());
+            let given_up = self.current.take().into_iter().chain(queue.waiting);
+            given_up.for_each(|(fault, blocks)| give_up(&self.shared, fault, blocks));
         }
     }
 }
 
-/// Repairs until nothing waits.
-async fn run(app: &App, shared: &Arc<Shared>) {
-    while let Some((fault, blocks)) = shared.repairs.next() {
-        let Some(array) = arrays::of_shared(shared) else { continue };
-        let repaired = copy::with_held(app, &array, blocks, async || match fault {
-            Fault::Unreadable(serial) => copy::to_member(&array, serial, blocks, &mut None).await,
-            Fault::Torn => copy::make_equal(&array, blocks).await,
-        });
-        let Range { lba, nblocks } = blocks;
-        match repaired.await {
-            Ok(()) => info!("array {}: {nblocks} blocks from {lba} were repaired", array.name),
-            Err(error) => {
-                warn!("array {}: {nblocks} blocks from {lba}: {error}", array.name);
-            }
+/// Repairs blocks. Returns whether they are good now.
+async fn repair(app: &App, shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
+    let Some(array) = arrays::of_shared(shared) else { return false };
+    let has_parity = shared.layout.level().parities() > 0;
+    let repaired = copy::with_held(app, &array, blocks, async || match fault {
+        Fault::Unreadable(_) if has_parity && !shared.may_compute(blocks) => {
+            Err(Error::new(errno::EIO, "a write to their stripes was cut off"))
         }
+        Fault::Unreadable(serial) => copy::to_member(&array, serial, blocks, &mut None).await,
+        Fault::Torn => copy::make_equal(&array, blocks).await,
+    });
+    let Range { lba, nblocks } = blocks;
+    match repaired.await {
+        Ok(()) => info!("array {}: {nblocks} blocks from {lba} were repaired", array.name),
+        Err(error) => {
+            warn!("array {}: {nblocks} blocks from {lba} are not repaired: {error}", array.name);
+            return false;
+        }
+    }
+    true
+}
+
+/// Gives a repair up. Blocks whose copies may differ keep their marks, so that they are made equal later.
+fn give_up(shared: &Shared, fault: Fault, blocks: Range) {
+    if let (Fault::Torn, Some(marks)) = (fault, &shared.marks) {
+        marks.set_torn(blocks);
     }
 }

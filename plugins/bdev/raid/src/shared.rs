@@ -93,11 +93,24 @@ impl Shared {
     pub(crate) fn go_offline(&self) {
         self.is_offline.store(true, Ordering::Release);
         for lane in self.lanes() {
+            lane.send(|lane: &Rc<Lane>| lane.fail_waiting());
+        }
+    }
+
+    /// Fails the I/O that waits for the record of a failure, because it cannot be made. `[any thread]`
+    pub(crate) fn fail_held(&self) {
+        for lane in self.lanes() {
             lane.send(|lane: &Rc<Lane>| lane.fail_held());
         }
     }
 
-    /// Sends I/O again that waits for a mark, or fails it. `[app thread]`
+    /// Whether blocks may be computed from the other strips of their rows. `[any thread]`
+    #[inline]
+    pub(crate) fn may_compute(&self, blocks: Range) -> bool {
+        self.marks.as_ref().is_none_or(|marks| marks.may_compute(blocks))
+    }
+
+    /// Sends I/O again that waits for a mark, or fails it. `[any thread]`
     pub(crate) fn resume_unrecorded(&self, is_good: bool) {
         for lane in self.lanes() {
             lane.send(move |lane: &Rc<Lane>| lane.resume_unrecorded(is_good));

@@ -9,12 +9,14 @@
 //! | 8, 10 | version: major, minor (2 each) |
 //! | 12 | length of the record in bytes (4) |
 //! | 16 | CRC32C of the record with these four bytes zero |
-//! | 20 | region: log2 of its blocks (1), number of members that are away (1), zero (2) |
+//! | 20 | region: log2 of its blocks (1), number of members that are away (1), flags (1), zero (1) |
 //! | 24 | UUID of the array (16) |
 //! | 40 | generation: each record has the next number (8) |
 //! | 48 | sequence number of the superblock that the record belongs to (8) |
 //! | 56 | members that are away, 24 each, up to 8: slot (1), zero (7), left at (8), current below (8) |
 //! | 248 | one bit for each region: bit `r % 8` of byte `r / 8` |
+//!
+//! Flags: bit 0, the array ended in order; bit 1, every region got a mark because another program had used the array.
 
 use crate::superblock::{array_at, put, u16_at, u32_at, u64_at};
 
@@ -30,6 +32,8 @@ const AWAY_AT: usize = 56;
 const AWAY_LEN: usize = 24;
 /// Most members that a record lists as away.
 pub const AWAY_MAX: usize = 8;
+const ENDED_IN_ORDER: u8 = 1;
+const USED_BY_ANOTHER: u8 = 2;
 const BITS_AT: usize = AWAY_AT + AWAY_MAX * AWAY_LEN;
 /// Most regions of an array.
 pub const REGIONS_MAX: u64 = (INTENT_LEN - BITS_AT) as u64 * 8;
@@ -45,6 +49,10 @@ pub struct Intent {
     pub generation: u64,
     /// Sequence number of the superblock that the record belongs to.
     pub sequence: u64,
+    /// Whether the array ended in order: no write was cut off, so no region differs between the current members.
+    pub has_ended_in_order: bool,
+    /// Whether every region got a mark because another program had used the array, and some still have it.
+    pub was_used_by_another: bool,
     /// Members that are not current.
     pub away: Vec<Away>,
     /// One bit for each region that may differ.
@@ -153,7 +161,7 @@ impl Intent {
             && u16_at(record, 8) == VERSION.0
             && u32_at(record, 12) == u32::try_from(INTENT_LEN).ok()?
             && u32_at(record, 16) == crc(record);
-        let (region_shift, num_away) = (record[20], usize::from(record[21]));
+        let (region_shift, num_away, flags) = (record[20], usize::from(record[21]), record[22]);
         if !is_ours || region_shift > 62 || num_away > AWAY_MAX {
             return None;
         }
@@ -162,6 +170,8 @@ impl Intent {
             region_shift,
             generation: u64_at(record, 40),
             sequence: u64_at(record, 48),
+            has_ended_in_order: flags & ENDED_IN_ORDER != 0,
+            was_used_by_another: flags & USED_BY_ANOTHER != 0,
             away: Vec::new(),
             regions: Regions::default(),
         };
@@ -187,7 +197,10 @@ impl Intent {
         put(&mut bytes, 10, &VERSION.1.to_le_bytes());
         put(&mut bytes, 12, &u32::try_from(INTENT_LEN).unwrap_or(0).to_le_bytes());
         let num_away = self.away.len().min(AWAY_MAX);
-        put(&mut bytes, 20, &[self.region_shift, u8::try_from(num_away).unwrap_or(0)]);
+        let in_order = if self.has_ended_in_order { ENDED_IN_ORDER } else { 0 };
+        let by_another = if self.was_used_by_another { USED_BY_ANOTHER } else { 0 };
+        let num_away = u8::try_from(num_away).unwrap_or(0);
+        put(&mut bytes, 20, &[self.region_shift, num_away, in_order | by_another]);
         put(&mut bytes, 24, &self.array);
         put(&mut bytes, 40, &self.generation.to_le_bytes());
         put(&mut bytes, 48, &self.sequence.to_le_bytes());
@@ -231,6 +244,8 @@ mod tests {
             region_shift: 11,
             generation: 9,
             sequence: 4,
+            has_ended_in_order: true,
+            was_used_by_another: false,
             away: vec![Away { slot: 1, left_at: 3, current_below: u64::MAX }],
             regions,
         }
@@ -240,6 +255,9 @@ mod tests {
     fn a_record_reads_as_it_was_written() {
         let intent = example();
         assert_eq!(Intent::parse(&intent.to_bytes()), Some(intent.clone()));
+        let other =
+            Intent { has_ended_in_order: false, was_used_by_another: true, ..intent.clone() };
+        assert_eq!(Intent::parse(&other.to_bytes()), Some(other));
         assert_eq!(
             (intent.regions.len(), intent.regions.iter().last()),
             (6, Some(REGIONS_MAX - 1))

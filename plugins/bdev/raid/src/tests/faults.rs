@@ -5,6 +5,7 @@ use super::{array, deleted, load, read, show, write};
 use crate::repair::{self, Fault};
 use crate::shared::Shared;
 use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 use drivebay_spec_raid::{Layout, Level, MemberState};
@@ -56,6 +57,24 @@ fn a_failed_write_is_acknowledged_when_the_failure_is_durable_on_the_others() {
     assert_eq!(state_of(&host, "f0-raid1"), "online");
     a.fail_writes(false);
     deleted(&host, "f0-raid1", opened);
+}
+
+#[test]
+fn without_room_for_a_task_a_failed_write_ends_and_the_next_one_takes_the_member_out() {
+    let host = load();
+    let [a, b] = disks(&host, ["y0", "y1"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 3, 1, 1), Status::SUCCESS);
+    let waits = || task::spawn("waits", std::future::pending::<()>()).ok();
+    let mut tasks: Vec<_> = std::iter::from_fn(waits).collect();
+    b.fail_writes(true);
+    assert_eq!(write(&host, &opened.0, 3, 2, 1), Status::IO_ERROR);
+    tasks.iter_mut().for_each(task::JoinHandle::cancel);
+    host.wait(|| (task::list().len() < 100).then_some(()));
+    assert_eq!(write(&host, &opened.0, 3, 3, 1), Status::SUCCESS);
+    let superblock = a.durable_superblock().unwrap();
+    assert_eq!(superblock.member(1).unwrap().state, MemberState::Failed);
+    deleted(&host, "y0-raid1", opened);
 }
 
 #[test]

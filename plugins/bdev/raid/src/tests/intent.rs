@@ -9,6 +9,7 @@ use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::json;
 use drivebay_sdk::testing::FakeHost;
 use drivebay_spec_raid::Superblock;
+use std::time::Duration;
 
 /// Blocks of a region.
 const REGION: u64 = 2048;
@@ -32,6 +33,17 @@ fn wait_until_rebuilt(host: &FakeHost, name: &str) {
 /// The regions with a durable mark on a disk.
 fn marked(disk: &Ram) -> Vec<u64> {
     disk.durable_intent().map(|intent| intent.regions.iter().collect()).unwrap_or_default()
+}
+
+/// Clears the marks of regions that were not written since the last call.
+fn clear_idle(host: &FakeHost, name: &'static str) {
+    let clear = async move |_: &App| {
+        let array = arrays::by_name(name).unwrap();
+        let shared = array.shared.borrow().clone().unwrap();
+        intent::clear_idle(&array, &shared).await.unwrap();
+    };
+    task::spawn_on_app("test", clear).unwrap().detach();
+    (0..100).for_each(|_| host.run());
 }
 
 fn same_data(a: &Ram, b: &Ram) -> bool {
@@ -158,19 +170,61 @@ fn copies_that_differ_after_a_crash_become_equal_and_read_the_same_before_that()
 }
 
 #[test]
+fn after_another_program_has_used_the_array_all_copies_are_made_equal_once() {
+    let host = load();
+    let [a, b] = disks(&host, "ig");
+    let name = "ig0-raid1";
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 5, 1, 1), Status::SUCCESS);
+    drop(opened);
+    ended(&host, name, &[&a, &b]);
+    for disk in [&a, &b] {
+        let mut superblock = disk.durable_superblock().unwrap();
+        superblock.sequence += 1;
+        disk.overwrite(0, &superblock.to_bytes());
+    }
+    b.overwrite(2048 + 6 * REGION as usize, &[9; 512]);
+    let seen = |what: &str| host.log().iter().filter(|line| line.contains(what)).count();
+    for _ in 0..2 {
+        a.plug_in(&host);
+        b.plug_in(&host);
+        host.wait(|| (show(&host, name)["state"] == "online").then_some(()));
+        host.wait(|| (seen("all copies are equal again") == 1).then_some(()));
+        assert!(same_data(&a, &b));
+        (0..20).for_each(|_| host.run());
+        ended(&host, name, &[&a, &b]);
+    }
+    assert_eq!(seen("another program has used it"), 1);
+}
+
+#[test]
+fn a_region_whose_repair_failed_keeps_its_mark_until_its_copies_are_equal() {
+    let host = load();
+    let [a, b] = disks(&host, "ih");
+    let name = "ih0-raid1";
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 3, 1, 1), Status::SUCCESS);
+    [&a, &b].iter().for_each(|disk| disk.fail_reads_at(Some(2048 + 3)));
+    a.end_writes_with(Some(Status::INVALID));
+    assert_eq!(write(&host, &opened.0, 3, 2, 1), Status::INVALID);
+    a.end_writes_with(None);
+    let is_seen = |what: &str| host.log().iter().any(|line| line.contains(what));
+    host.wait(|| is_seen("are not repaired").then_some(()));
+    (0..3).for_each(|_| clear_idle(&host, name));
+    assert_eq!(marked(&a), [0]);
+    [&a, &b].iter().for_each(|disk| disk.fail_reads_at(None));
+    host.advance(Duration::from_secs(6));
+    host.wait(|| (a.block(2048 + 3) == b.block(2048 + 3)).then_some(()));
+    drop(opened);
+    ended(&host, name, &[&a, &b]);
+}
+
+#[test]
 fn marks_of_regions_that_are_no_longer_written_are_cleared_while_all_members_are_there() {
     let host = load();
     let [a, b] = disks(&host, "ie");
     let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
-    let pass = || {
-        let clear = async |_: &App| {
-            let array = arrays::by_name("ie0-raid1").unwrap();
-            let shared = array.shared.borrow().clone().unwrap();
-            intent::clear_idle(&array, &shared).await.unwrap();
-        };
-        task::spawn_on_app("test", clear).unwrap().detach();
-        (0..100).for_each(|_| host.run());
-    };
+    let pass = || clear_idle(&host, "ie0-raid1");
     assert_eq!(write(&host, &opened.0, 0, 1, 1), Status::SUCCESS);
     assert_eq!(write(&host, &opened.0, REGION, 1, 1), Status::SUCCESS);
     pass();

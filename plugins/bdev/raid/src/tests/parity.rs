@@ -83,6 +83,49 @@ fn any_member_may_be_lost_and_rebuilt() {
 }
 
 #[test]
+fn strips_of_a_missing_member_are_not_computed_where_a_write_was_cut_off() {
+    let host = load();
+    let disks: [Ram; 3] = disks(&host, "pf");
+    let name = "pf0-raid5f";
+    let more = json!({"strip_size_kb": 1, "superblock": true});
+    let mut opened = array(&host, "raid5f", &disks.each_ref(), more);
+    fill(&host, &opened.0, 4);
+    disks[2].unplug(&host);
+    fill(&host, &opened.0, 4);
+    let is_unreadable = |channel: &drivebay_sdk::bdev::Channel, lba: u64| {
+        let read = read(&host, channel, lba);
+        assert!(read == Ok(byte(lba)) || read == Err(Status::MEDIA), "{lba}: {read:?}");
+        read.is_err()
+    };
+    for has_crashed in [false, true] {
+        let images = disks.each_ref().map(Ram::contents);
+        drop(opened);
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+        for (disk, image) in disks.iter().zip(&images).take(2) {
+            disk.unplug(&host);
+            if has_crashed {
+                disk.overwrite(0, image);
+            }
+            disk.plug_in(&host);
+        }
+        host.wait(|| (show(&host, name)["state"] == "online").then_some(()));
+        opened = host.open(name);
+        // The first row has its parity on the missing member, and the next two have a strip of data there.
+        let lost = (0..12).filter(|lba| is_unreadable(&opened.0, *lba)).collect::<Vec<_>>();
+        assert_eq!(lost, if has_crashed { vec![6, 7, 10, 11] } else { vec![] });
+    }
+    // Only the operator's word rebuilds what may be neither old nor new data.
+    disks[2].plug_in(&host);
+    let is_seen = |what: &str| host.log().iter().any(|line| line.contains(what));
+    host.wait(|| is_seen("came back but is not rebuilt").then_some(()));
+    let add = json!({"raid_bdev": name, "base_bdev": "pf2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    wait_until_rebuilt(&host, name, 3);
+    assert!((0..128).all(|lba| !is_unreadable(&opened.0, lba)));
+    deleted(&host, name, opened);
+}
+
+#[test]
 fn a_bad_block_is_computed_and_written_again() {
     let host = load();
     let disks: [Ram; 3] = disks(&host, "pc");
