@@ -1,5 +1,5 @@
-//! Metadata that says anything at all, with right checksums: nothing crashes, nothing is written outside of the disk,
-//! and no cluster gets a second owner that is served.
+//! Metadata with any numbers and right checksums: nothing crashes, nothing is written outside of the disk, and no cluster
+//! of a volume that is served gets a second owner.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

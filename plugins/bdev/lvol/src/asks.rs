@@ -305,7 +305,7 @@ impl LvStore {
         for id in self.store.family(id) {
             for blocks in blocks.iter().copied() {
                 while let Err(error) = self.drain(id, blocks).await {
-                    // A volume that leaves the bus takes no quiesce. Once it is gone, its I/O has ended.
+                    // The bus cannot quiesce a volume that is leaving. Once the volume is gone, its I/O has ended.
                     if error.errno() != errno::ENODEV || thread::now_ns() > deadline_ns {
                         return Err(error);
                     }
@@ -316,7 +316,7 @@ impl LvStore {
         Ok(())
     }
 
-    /// Makes clusters free to which no I/O is in flight.
+    /// Makes clusters free. No I/O to them is in flight.
     pub(crate) async fn free(&self, unused: Unused) {
         self.store.recycle(unused).await;
         self.watch_fill();

@@ -42,7 +42,7 @@ pub(crate) fn examine(_: &App, examine: Examine) {
 }
 
 async fn look(name: &str) {
-    // The bdev may be back before its store of the last time has left the bus.
+    // A bdev that was removed may come back before its old store has left the bus.
     let is_leaving = || all().iter().any(|store| store.base_name == name && store.is_ending.get());
     let left = async {
         while is_leaving() {
@@ -103,11 +103,11 @@ pub(crate) async fn settled() {
     }
 }
 
-/// Takes the volumes of a store off the bus, because the store's base goes away. The bus refuses I/O to the base by
-/// now, so the store cannot be closed in order. `[app thread]`
+/// Takes the volumes of a store off the bus, because the store's base is leaving it. The bus already refuses I/O to the
+/// base, so the plugin cannot close the store in order. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
-        // The bdev may be back before the task below begins.
+        // The bdev may come back before the task below begins.
         store.is_ending.set(true);
         let gone = async move {
             warn!(
@@ -122,7 +122,7 @@ pub(crate) fn base_is_gone(base: &str) {
     }
 }
 
-/// Takes volumes off the bus, because their parent outside of the store goes away. They are degraded until it comes
+/// Takes volumes off the bus, because their parent outside of the store is leaving it. They are degraded until it comes
 /// back.
 pub(crate) fn parent_is_gone(parent: &[u8]) {
     let parent = parent.to_vec();
@@ -138,9 +138,9 @@ pub(crate) fn parent_is_gone(parent: &[u8]) {
                 if let Err(error) = store.unpublish(info.id).await {
                     warn!("volume {} of store {}: {error}", info.name, store.uuid);
                 }
-                degraded.push(info.id);
+                degraded.push((info.id, String::new()));
             }
-            // Not earlier: until here another bdev's examination would publish them on the parent that leaves.
+            // Not earlier: the examination of another bdev would put them back on the parent that is leaving.
             store.degraded.borrow_mut().extend(degraded);
             store.store.disk().forget_external(&parent);
         }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 impl LvStore {
-    /// Puts every volume on the bus that can be and is not.
+    /// Puts every sound volume on the bus that is not there yet.
     pub(crate) fn publish_all(self: &Rc<Self>) {
         for info in self.store.volumes() {
             if let Some(fault) = info.faults.first() {
@@ -21,18 +21,22 @@ impl LvStore {
             }
             if let Err(error) = self.publish(info.id) {
                 warn!("volume {} of store {}: {error}", info.name, self.uuid);
-                self.degraded.borrow_mut().insert(info.id);
+                self.degraded.borrow_mut().insert(info.id, error.to_string());
             }
         }
     }
 
-    /// Puts the volumes on the bus that could not be before: their parent outside of the store may have come.
+    /// Tries again to put the degraded volumes on the bus: their parent outside of the store may be there now.
     pub(crate) fn publish_degraded(self: &Rc<Self>) {
-        for id in self.degraded.take() {
+        for (id, known) in self.degraded.take() {
             let is_good = self.store.volume(id).is_ok_and(|info| info.faults.is_empty());
             if is_good && let Err(error) = self.publish(id) {
-                warn!("blob {id} of store {}: {error}", self.uuid);
-                self.degraded.borrow_mut().insert(id);
+                let why = error.to_string();
+                // Each new bdev comes here, so the same error is logged only once.
+                if why != known {
+                    warn!("blob {id} of store {}: {why}", self.uuid);
+                }
+                self.degraded.borrow_mut().insert(id, why);
             }
         }
     }
@@ -49,7 +53,7 @@ impl LvStore {
                 Some(desc) => Some(desc),
                 // Degraded until the parent comes.
                 None => {
-                    self.degraded.borrow_mut().insert(id);
+                    self.degraded.borrow_mut().insert(id, String::new());
                     return Ok(name);
                 }
             },

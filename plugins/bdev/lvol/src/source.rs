@@ -1,7 +1,7 @@
 //! A volume that an operation reads as a client of the bus does.
 //!
-//! The bus keeps clusters from being used again while such a read is in flight, whatever happens to the volume's
-//! ancestors meanwhile.
+//! While such a read is in flight, the store does not use its clusters again, even if the volume's ancestors change or are
+//! deleted.
 
 use crate::stores::LvStore;
 use drivebay_blobstore::{Info, Place};
@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// An open bdev, and whether it goes away. `[app thread]`
+/// An open bdev, and whether it is leaving the bus. `[app thread]`
 #[derive(Debug)]
 pub(crate) struct OpenBdev {
     pub(crate) io: BlockIo,
@@ -21,7 +21,10 @@ pub(crate) struct OpenBdev {
 }
 
 impl OpenBdev {
-    /// Opens a bdev; with `claim` also for writing.
+    /// Opens a bdev for reading. With `claim`, claims it and opens it for writing, too.
+    ///
+    /// # Errors
+    /// `ENODEV`, or `EPERM` when the bdev is in use.
     pub(crate) fn new(name: &str, claim: Option<drivebay_sdk::bdev::Claim>) -> Result<Self> {
         let is_leaving = Rc::new(Cell::new(false));
         let leaves = Rc::clone(&is_leaving);
@@ -34,7 +37,7 @@ impl OpenBdev {
         Ok(Self { io: BlockIo::new(&Arc::new(desc))?, is_leaving })
     }
 
-    /// Fails once the bdev goes away, so that its user gives it back.
+    /// Fails once the bdev is leaving the bus, so that the operation ends and closes it.
     ///
     /// # Errors
     /// `ENODEV`.
@@ -58,10 +61,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens a volume that nobody can write.
+    /// Opens a read-only volume.
     ///
     /// # Errors
-    /// `EPERM` when it is not read-only, `EBUSY` when an operation has it, `ENODEV` when it is not served.
+    /// `EPERM` when it is not read-only, `EBUSY` when an operation holds it, `ENODEV` when it is not on the bus.
     pub(crate) fn open(store: Rc<LvStore>, info: Info, operation: &'static str) -> Result<Self> {
         if !info.is_read_only {
             let message = format!("volume {} is not read-only", info.name);
@@ -77,7 +80,7 @@ impl Source {
         self.store.store.super_block().cluster_size.into()
     }
 
-    /// Where a cluster of the volume is read.
+    /// Where the store reads a cluster of the volume.
     pub(crate) fn place(&self, index: u32) -> Place {
         self.store.store.place(self.info.id, index)
     }
@@ -85,7 +88,7 @@ impl Source {
     /// Reads a part of the volume, in bytes. Both numbers are multiples of the block size.
     ///
     /// # Errors
-    /// `ENODEV` once the volume goes away, or the bdev's error.
+    /// `ENODEV` once the volume is leaving the bus, or the bdev's error.
     pub(crate) async fn read(&self, offset: u64, bytes: u64) -> Result<Buf> {
         self.bdev.check()?;
         self.bdev.io.read(self.bdev.blocks(offset, bytes)).await

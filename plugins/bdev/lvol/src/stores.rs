@@ -13,7 +13,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::OnApp;
 use drivebay_sdk::runtime::task;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,8 +29,9 @@ pub(crate) struct LvStore {
     pub(crate) maps: RefCell<BTreeMap<BlobId, Arc<Shared>>>,
     /// Volumes on the bus, with their names there.
     pub(crate) on_bus: RefCell<BTreeMap<BlobId, String>>,
-    /// Volumes that could not be put on the bus, such as those whose parent outside of the store is missing.
-    pub(crate) degraded: RefCell<BTreeSet<BlobId>>,
+    /// Volumes that could not be put on the bus, with the last error. It is empty if only their parent outside of the
+    /// store is missing.
+    pub(crate) degraded: RefCell<BTreeMap<BlobId, String>>,
     /// What the channels of each volume ask for.
     pub(crate) asked: RefCell<BTreeMap<BlobId, Asked>>,
     /// Clusters that the store is taking away from a volume.
@@ -40,13 +41,13 @@ pub(crate) struct LvStore {
     pub(crate) is_recycling: Cell<bool>,
     /// Set while it is closed or destroyed: nothing new begins.
     pub(crate) is_ending: Cell<bool>,
-    /// The highest threshold of [`FILL_PERCENT`] that clients know of.
+    /// The highest threshold of [`FILL_PERCENT`] that an event has reported; 0 = none.
     fill: Cell<u32>,
 }
 
-/// How full a store is, in percent of its clusters, when an event says so.
+/// Percentages of used clusters that an event reports.
 const FILL_PERCENT: [u32; 4] = [80, 90, 95, 100];
-/// A threshold counts as passed until the store is emptier than it by this many percent.
+/// An event reports a threshold again only after usage was lower than it by more than this many percent.
 const FILL_SLACK: u32 = 5;
 
 /// All stores. `[app thread]`
@@ -210,8 +211,8 @@ impl LvStore {
         info.uuid.clone().unwrap_or_else(|| format!("{}_{raw}", self.uuid))
     }
 
-    /// Appends an event `lvs_fill` when the clusters in use have passed a threshold: the store's name, the percent.
-    /// To be called after clusters are taken or given back. `[app thread]`
+    /// Appends an event `lvs_fill` with the store's name and the percentage when usage has reached a threshold. Callers
+    /// call this after each change of the used clusters. `[app thread]`
     pub(crate) fn watch_fill(&self) {
         let Ok(info) = self.info() else { return };
         let used = u64::from(info.total_data_clusters - info.free_clusters) * 100;

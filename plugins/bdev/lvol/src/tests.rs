@@ -347,3 +347,27 @@ fn a_copy_of_a_disk_with_a_store_is_refused_and_the_store_serves_on() {
     assert_eq!(volume.read(0), 7);
     assert!(*other.data.lock().unwrap() == before, "the copy was written");
 }
+
+#[test]
+fn a_volume_that_cannot_get_on_the_bus_is_logged_once() {
+    let setup = setup("lv26");
+    let store = setup.create_store("s26");
+    let uuid = setup.create("s26", "v", 4, true);
+    let add = |ram: Ram| {
+        register(setup.host.app(), ram, "none", Value::Null).unwrap();
+        // The answer comes after the examination.
+        setup.call("bdev_lvol_get_lvstores", json!({}))
+    };
+    let other =
+        |name: &str| Ram { name: name.into(), data: Arc::new(Mutex::new(vec![0; 1 << 20])) };
+    bdev::find::<Ram>("lv26").unwrap().unregister(setup.host.app(), |_, _| {});
+    setup.host.wait(|| setup.host.registered("lv26").is_none().then_some(()));
+    // Another bdev has the volume's name.
+    add(other(&uuid));
+    assert_eq!(add(setup.ram.clone()).as_array().unwrap().len(), 1);
+    add(other("lv26b"));
+    add(other("lv26c"));
+    let about = format!("of store {store}: ");
+    let lines: Vec<String> = setup.host.log().into_iter().filter(|l| l.contains(&about)).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}

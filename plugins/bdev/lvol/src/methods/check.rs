@@ -4,12 +4,12 @@ use super::{failed, method, store_failed};
 use crate::base::BaseDisk;
 use crate::stores::{self, LvStore};
 use drivebay_blobstore::{Report, check, repair};
-use drivebay_sdk::bdev::{Claim, open};
+use drivebay_sdk::bdev::{Claim, Desc, open};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
 use drivebay_sdk::runtime::task;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long a repair waits until the closed store has given the bdev back.
@@ -71,24 +71,51 @@ async fn mend(bdev: &str) -> Result<(), RpcError> {
         store.close().await;
         let desc = Arc::downgrade(&store.desc);
         drop(store);
-        // Work of the store that has not ended yet, such as giving clusters back, has the bdev open a moment longer.
-        let released = async {
-            while desc.strong_count() > 0 {
-                task::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        _ = task::timeout(RELEASE_LIMIT, released).await;
+        // Tasks of the store that have not ended yet, such as giving clusters back, keep the bdev open a moment longer.
+        if task::timeout(RELEASE_LIMIT, is_free(&desc)).await.is_err() {
+            load_when_free(bdev, desc);
+            let message =
+                format!("bdev {bdev} is still in use; its store is opened again when it is free");
+            return Err(failed(&Error::new(errno::EBUSY, message)));
+        }
     }
+    let repaired = write_repairs(bdev).await;
+    // The volumes come back even when the repair has failed.
+    let loaded = stores::load(bdev).await;
+    repaired?;
+    loaded.map(drop).map_err(|error| failed(&error))
+}
+
+async fn write_repairs(bdev: &str) -> Result<(), RpcError> {
     let opened = App::here(|app| {
         let desc = open(app, bdev, true, |_, _| {})?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         Ok(Arc::new(desc))
     });
     let desc = opened.and_then(|opened| opened).map_err(|error| failed(&error))?;
-    let repaired = repair(BaseDisk::new(&desc)?).await.map(drop);
-    drop(desc);
-    // The volumes come back even when the repair has failed.
-    let loaded = stores::load(bdev).await;
-    repaired.map_err(store_failed)?;
-    loaded.map(drop).map_err(|error| failed(&error))
+    repair(BaseDisk::new(&desc)?).await.map(drop).map_err(store_failed)
+}
+
+/// Waits until a closed store has given its bdev back.
+async fn is_free(desc: &Weak<Desc>) {
+    while desc.strong_count() > 0 {
+        task::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Opens a closed store again as soon as it has given its bdev back.
+fn load_when_free(bdev: &str, desc: Weak<Desc>) {
+    let bdev = bdev.to_owned();
+    let load = async move {
+        is_free(&desc).await;
+        if open_store(&bdev).is_none()
+            && let Err(error) = stores::load(&bdev).await
+        {
+            warn!("the store on bdev {bdev} stays closed: {error}");
+        }
+    };
+    match task::spawn("lvol load", load) {
+        Ok(task) => task.detach(),
+        Err(error) => warn!("the store on a bdev stays closed: {error}"),
+    }
 }

@@ -7,14 +7,16 @@ use base64::Engine;
 use drivebay_blobstore::Place;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::RpcError;
-use drivebay_sdk::runtime::worker;
+use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A checksum is read in pieces of this many bytes.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Clusters that one answer may cover: 1 MiB of map.
+/// Most clusters that one answer may cover. Their map has 1 MiB.
 const FRAGMAP_CLUSTERS_MAX: u64 = 1 << 23;
+/// A map lets other tasks run after this many clusters.
+const TURN_CLUSTERS: u64 = 1 << 14;
 
 params! {
     /// Parameters of `bdev_lvol_get_xattr`.
@@ -77,7 +79,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         "bdev_lvol_get_fragmap",
         "Says which clusters of a volume are its own, and not its parent's or unallocated.",
         "A map in base64, one bit for each cluster from `offset` on, the lowest bit first.",
-        async |params: Part| fragmap(&params),
+        async |params: Part| fragmap(&params).await,
     )?;
     method(
         app,
@@ -104,7 +106,7 @@ impl Part {
     }
 }
 
-fn fragmap(params: &Part) -> Result<Value, RpcError> {
+async fn fragmap(params: &Part) -> Result<Value, RpcError> {
     let (store, info) = stores::find(&params.name)?;
     let cluster = u64::from(store.store.super_block().cluster_size);
     let (offset, size) = params.range(cluster, u64::from(info.num_clusters) * cluster)?;
@@ -117,6 +119,9 @@ fn fragmap(params: &Part) -> Result<Value, RpcError> {
     let mut map = vec![0_u8; usize::try_from(num_clusters.div_ceil(8)).unwrap_or(0)];
     let mut num_allocated_clusters = 0;
     for (index, at) in (first..info.num_clusters).zip(0..num_clusters) {
+        if at % TURN_CLUSTERS == TURN_CLUSTERS - 1 {
+            task::yield_now().await;
+        }
         let byte = usize::try_from(at / 8).ok().and_then(|byte| map.get_mut(byte));
         if let (Place::Own(_), Some(byte)) = (store.store.place(info.id, index), byte) {
             *byte |= 1 << (at % 8);

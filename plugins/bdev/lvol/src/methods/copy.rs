@@ -1,5 +1,5 @@
-//! Copies of a read-only volume to another bdev. A shallow copy has the clusters that the volume owns itself; a deep
-//! copy has all that the volume reads, so the bdev, such as a volume of another store, reads the same afterwards.
+//! Copies of a read-only volume to another bdev. A shallow copy has only the clusters that the volume owns itself. A deep
+//! copy has everything that the volume reads: the other bdev, which may be a volume of another store, then reads the same.
 
 use super::{failed, method};
 use crate::source::{OpenBdev, Source};
@@ -18,9 +18,9 @@ use std::rc::Rc;
 
 /// Copies are read and written in pieces of this many bytes.
 const PIECE_BYTES: u64 = 1 << 20;
-/// How many clusters a shallow copy passes by at most until others have their turn.
-const PASSED_BY_MAX: u32 = 4096;
-/// Copies that run, or have ended and nobody has asked about.
+/// A shallow copy lets other tasks run after it has skipped this many clusters.
+const SKIPPED_MAX: u32 = 4096;
+/// Most copies that run or whose result nobody has read.
 const COPIES_MAX: usize = 1024;
 
 static COPIES: OnApp<Copies> = OnApp::new();
@@ -119,13 +119,20 @@ fn start(from: &str, to: &str, kind: Kind, max_bandwidth_mb_sec: u64) -> Result<
         Kind::Deep => from.info.num_clusters,
     };
     let progress = Rc::new(Progress { total: total.into(), ..Progress::default() });
-    let operation_id = COPIES.get_or_init(Copies::default)?.add(&progress)?;
+    let copies = COPIES.get_or_init(Copies::default)?;
+    let operation_id = copies.add(&progress)?;
     let run = async move {
         let pace = Pace::new(max_bandwidth_mb_sec);
         let result = copy(&from, &to, kind, pace, &progress).await;
         progress.result.replace(Some(result));
     };
-    task::spawn(kind.name(), run).map_err(|error| failed(&error))?.detach();
+    match task::spawn(kind.name(), run) {
+        Ok(task) => task.detach(),
+        Err(error) => {
+            copies.all.borrow_mut().remove(&operation_id);
+            return Err(failed(&error));
+        }
+    }
     Ok(json!({ "operation_id": operation_id }))
 }
 
@@ -163,7 +170,7 @@ async fn copy(
                 to.io.write_zeroes(to.blocks(start, size)).await?;
             }
             (_, Kind::Shallow) => {
-                if index.is_multiple_of(PASSED_BY_MAX) {
+                if index.is_multiple_of(SKIPPED_MAX) {
                     task::yield_now().await;
                 }
                 continue;
@@ -224,7 +231,7 @@ impl Pace {
 }
 
 impl Copies {
-    /// Adds a copy and returns its id. The oldest ended copy goes if there are too many.
+    /// Adds a copy and returns its id. If there are too many copies, forgets the oldest one that has ended.
     fn add(&self, progress: &Rc<Progress>) -> Result<u32> {
         let mut all = self.all.borrow_mut();
         if all.len() >= COPIES_MAX {

@@ -79,6 +79,27 @@ fn a_shallow_copy_has_the_clusters_of_the_snapshot_itself() {
 }
 
 #[test]
+fn a_copy_that_cannot_begin_says_why() {
+    let setup = setup("lv25");
+    setup.create_store("s25");
+    let snapshot = history(&setup, "s25");
+    let data = Arc::new(Mutex::new(vec![0; 4 << 20]));
+    register(setup.host.app(), Ram { name: "lv25b".into(), data }, "none", Value::Null).unwrap();
+    for kind in ["shallow", "deep"] {
+        for (from, to, text) in [
+            (snapshot.as_str(), "lv25b", "smaller than the volume"),
+            (snapshot.as_str(), "nowhere", "No such device"),
+            ("s25/v", "lv25b", "not read-only"),
+        ] {
+            let params = json!({"src_lvol_name": from, "dst_bdev_name": to});
+            let method = format!("bdev_lvol_start_{kind}_copy");
+            let error = setup.host.call(&method, &params).unwrap_err();
+            assert!(error.message.contains(text), "{kind} to {to}: {}", error.message);
+        }
+    }
+}
+
+#[test]
 fn what_reads_the_same_has_the_same_checksum() {
     let setup = setup("lv22");
     setup.create_store("s22");
