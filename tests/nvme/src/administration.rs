@@ -136,7 +136,7 @@ fn a_host_cannot_switch_the_write_cache_off_and_so_goes_on_flushing() {
     assert_eq!(controller.data().vwc & identify::vwc::PRESENT, identify::vwc::PRESENT);
     let off = status(controller.set_feature(fid::VOLATILE_WRITE_CACHE, 0));
     assert_eq!(off, Status::FEATURE_NOT_CHANGEABLE.with_dnr());
-    assert_eq!(controller.feature(fid::VOLATILE_WRITE_CACHE).unwrap(), 1, "it is on still");
+    assert_eq!(controller.feature(fid::VOLATILE_WRITE_CACHE).unwrap(), 1, "it is still on");
     controller.set_feature(fid::VOLATILE_WRITE_CACHE, 1).unwrap();
 }
 

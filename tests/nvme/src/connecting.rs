@@ -228,7 +228,7 @@ fn a_host_has_as_many_queues_as_it_may_and_others_are_not_counted() {
     let _queue = controller.io_queue(1, 16).unwrap();
     let refused = Controller::connect(target.options()).unwrap_err();
     let Error::Status { status, .. } = refused else { panic!("{refused}") };
-    assert_eq!(status, Status::CONNECT_CONTROLLER_BUSY, "it may come again");
+    assert_eq!(status, Status::CONNECT_CONTROLLER_BUSY, "the host may try again");
     let other = Host { nqn: "nqn.2026-01.io.drivebay:other".into(), ..Host::default() };
     Controller::connect(Options { host: other, ..target.options() }).unwrap();
 }

@@ -296,7 +296,7 @@ fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
     };
     eventually("the witness alone has a queue", || (queues() == 1).then_some(()));
     let used = target.call("iobuf_get_stats", json!({}))[0]["large_pool"]["main"].clone();
-    assert!(used.as_u64().unwrap() >= 32, "they did not use all of an address's share: {used}");
+    assert!(used.as_u64().unwrap() >= 32, "the peers used less than their share: {used}");
     witness.wait_for(200);
     for (controller, _) in &mut stuck {
         controller.keep_alive().unwrap();
@@ -305,7 +305,7 @@ fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
     witness.finish(Duration::from_secs(15));
 }
 
-/// What each of `count` discovery controllers costs the host when all of them end at once, in nanoseconds of a processor.
+/// The host's processor time, in nanoseconds, for each of `count` discovery controllers when all of them end at once.
 fn cost_of_ends(count: u32) -> u64 {
     let target = Target::start();
     let at = target.listen(DISCOVERY, Ipv4Addr::LOCALHOST.into());
@@ -327,7 +327,7 @@ fn cost_of_ends(count: u32) -> u64 {
     let begin_ns = target.processor_ns();
     target.signal(Signal::CONT);
     eventually("all have ended", || (queues() == 0).then_some(()));
-    queues(); // Behind everything that the ends have sent to the app thread.
+    queues(); // The app thread answers this call after all messages that the ends have sent to it.
     (target.processor_ns() - begin_ns) / u64::from(count)
 }
 
@@ -337,7 +337,7 @@ fn a_controller_costs_the_same_at_its_end_however_many_end_at_once() {
     setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }).unwrap();
     let [few, many] = [100, 1000].map(cost_of_ends);
     eprintln!("one of 100 costs {few} ns, one of 1000 costs {many} ns");
-    assert!(many < 2 * few, "it costs more the more there are: {many} ns instead of {few} ns");
+    assert!(many < 2 * few, "the cost of one grows with their number: {few} ns, {many} ns");
 }
 
 #[test]

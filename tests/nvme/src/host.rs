@@ -141,7 +141,7 @@ impl Host {
         }
     }
 
-    /// Time of a processor that the host has used so far, in nanoseconds.
+    /// Processor time that the host has used so far, in nanoseconds.
     pub(crate) fn processor_ns(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let used = |thread: PathBuf| -> Option<u64> {

@@ -76,9 +76,10 @@ pub struct Channel {
 struct Unproven {
     request: Request,
     leg: u64,
-    /// When its target does not execute it any more if that has closed the connection, on the host's clock in nanoseconds.
+    /// From this time on its target no longer executes it, provided that the target has closed the connection. On the host's clock, in
+    /// nanoseconds.
     quiet_ns: u64,
-    /// When no target can execute it any more, on the host's clock in nanoseconds.
+    /// From this time on no target can execute it, on the host's clock in nanoseconds; `u64::MAX` = not known yet.
     free_ns: u64,
 }
 
@@ -253,7 +254,7 @@ impl Channel {
         self.end_leaving();
     }
 
-    /// Takes a leg out of use whose controller refuses I/O by its ANA state, until the controller's task has read the states again.
+    /// Stops using a leg whose controller refused I/O because of an ANA state, until the controller's task has read the states again.
     fn doubt_access(&mut self, id: u64) {
         let Some(leg) = self.legs.by_id(id) else { return };
         leg.access = Access::Inaccessible;
@@ -261,8 +262,8 @@ impl Channel {
         self.choose();
     }
 
-    /// Sends a request again that ended with a path error, until the time for that is over. The command has ended, so any command may
-    /// be sent again. `is_out`: its leg takes no commands now, so another one gets it at once.
+    /// Sends a request that ended with a path error again, or fails it when it has had path errors for too long. Its command has ended,
+    /// so any kind of command may be sent again. `is_out`: its leg takes no commands now, so another leg gets it at once.
     fn path_failed(&mut self, mut request: Request, result: IoResult, is_out: bool) {
         let now = thread::now_ns();
         if request.path_failed_ns == 0 {
@@ -330,7 +331,7 @@ impl Channel {
         }
     }
 
-    /// Follows what the tasks said; true when they said something.
+    /// Applies the changes that the tasks reported; true when there were any.
     fn hear(&mut self) -> bool {
         if !self.news.take_any() {
             return false;
@@ -411,7 +412,8 @@ impl Channel {
         self.choose();
     }
 
-    /// Fails the I/O of a leg that does not come back, if nothing else can prove that its target does not execute it any more.
+    /// Fails the I/O of a leg that does not come back when only a new connection of that leg could prove that its target no longer
+    /// executes it.
     fn fail_unprovable(&mut self, id: u64) {
         let is_lost = |unproven: &mut Unproven| unproven.leg == id && unproven.free_ns == u64::MAX;
         let lost: Vec<Unproven> = self.unproven.extract_if(.., is_lost).collect();
@@ -420,7 +422,7 @@ impl Channel {
         }
     }
 
-    /// Reports the commands that take too long, each once when its timeout is over, and once more when it is over twice.
+    /// Reports each command that takes too long: once after its timeout, and once more after twice that time.
     fn report_overdue(&mut self) {
         let Some(timeout) = self.namespace.timeout else { return };
         let now = thread::now_ns();
@@ -457,8 +459,8 @@ impl Channel {
             Err(error) => leg.path.report_lost(generation, error.to_string()),
         }
         leg.absent = Absent::Wait;
-        // The target has closed the old connection when it answers Connect. A queue may be connected again while the controller stays
-        // connected, so the controller's `quiet_ns` may be of an earlier time.
+        // A target that answers Connect has closed the old connection. When only this queue was connected again, the controller's
+        // `quiet_ns` is from an earlier loss, so the request's own one counts too.
         let mut last_ns = 0;
         for unproven in self.unproven.iter_mut().filter(|unproven| unproven.leg == id) {
             let free_ns = quiet_ns.max(unproven.quiet_ns);
@@ -473,7 +475,7 @@ impl Channel {
     /// Closes the connections that were lost, and reports them.
     fn part(&mut self) {
         while let Some((key, why)) = self.lost.pop() {
-            // The last thing to send tells the target what it did wrong.
+            // The last PDU tells the target what it did wrong.
             let Some((stream, queue)) = self.sockets.get_mut(key) else { continue };
             let _ = link::send(stream, &mut queue.qpair);
             let (id, generation) = (queue.leg, queue.ticket.live().generation);

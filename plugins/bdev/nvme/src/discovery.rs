@@ -1,4 +1,4 @@
-//! Discovery services: each is followed over a connection that stays, and what its log names is attached and detached.
+//! Discovery services. The plugin stays connected to each, attaches the subsystems that its log names, and detaches those that leave it.
 //! `[app thread]`
 
 use std::cell::{Cell, RefCell};
@@ -31,7 +31,7 @@ const ENTRY_LEN: u32 = 1024;
 const _: () = assert!(
     ENTRY_LEN as usize == DiscoveryEntry::LEN && ENTRY_LEN as usize == DiscoveryHeader::LEN
 );
-/// How many times a log is read that changes meanwhile.
+/// How many times to read a log that changes while it is read.
 const READS_MAX: usize = 8;
 /// The time between two tries to connect.
 const DELAY: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ pub(crate) struct Discovery {
     /// The controllers that were attached.
     attached: RefCell<BTreeMap<Place, Rc<Controller>>>,
     pub(crate) referrals: RefCell<Vec<Place>>,
-    /// Whether the log was followed once.
+    /// Whether the subsystems of the log were attached once.
     has_followed: Cell<bool>,
     is_stopped: Cell<bool>,
     has_ended: Cell<bool>,
@@ -113,14 +113,14 @@ impl Discovery {
         self.changed.notify();
     }
 
-    /// Asks for the end, and waits for it.
+    /// Stops following the service, and waits until its controllers are detached.
     pub(crate) async fn stop(&self) {
         self.is_stopped.set(true);
         self.changed.notify();
         self.changed.until(|| self.has_ended.get()).await;
     }
 
-    /// Waits until the log was followed once, or the service was stopped.
+    /// Waits until the subsystems of the log were attached once, or the service was stopped.
     pub(crate) async fn followed(&self) {
         self.changed.until(|| self.has_followed.get() || self.is_stopped.get()).await;
     }
@@ -213,8 +213,8 @@ impl Discovery {
         name
     }
 
-    /// Forgets the names of subsystems that are not listed when there are many, so that a service that always lists others does not
-    /// take up ever more memory.
+    /// Forgets the names of subsystems that are no longer listed when there are many, so that a service whose list keeps changing does
+    /// not use more and more memory.
     fn forget_names(&self, listed: &[Place]) {
         let mut names = self.names.borrow_mut();
         if names.len() as u64 > ENTRIES_MAX {
@@ -224,7 +224,7 @@ impl Discovery {
     }
 }
 
-/// Reads a log that does not change meanwhile. NVMe Base 2.0, section 5.16.1.23.
+/// Reads the log, again if it changes while it is read. NVMe Base 2.0, section 5.16.1.23.
 async fn read_log(admin: &Admin) -> Result<Vec<DiscoveryEntry>> {
     for _ in 0..READS_MAX {
         let before = read_header(admin).await?;

@@ -23,7 +23,7 @@ use crate::paths::{Paths, Spread};
 pub(crate) struct Group {
     pub(crate) name: String,
     members: RefCell<Vec<Rc<Controller>>>,
-    /// By namespace.
+    /// The bdevs, by namespace identifier.
     disks: RefCell<BTreeMap<u32, Disk>>,
 }
 
@@ -58,14 +58,15 @@ impl Group {
         namespace.differs_from(&disks.get(&namespace.nsid)?.namespace)
     }
 
-    /// Checks that a controller, which is connected, may be another path.
+    /// Checks that a connected controller may become another path.
     ///
     /// # Errors
     /// `EINVAL` when it is a controller of the group already, or does not share its subsystem.
     pub(crate) fn check(&self, controller: &Controller) -> Result<()> {
         let cntlid = controller.cntlid.get();
         for other in self.members.borrow().iter() {
-            if other.cntlid.get() == cntlid {
+            // The target may have given this controller the identifier that a disconnected one had.
+            if other.admin().is_some() && other.cntlid.get() == cntlid {
                 let why = format!("controller identifier {cntlid} is in use on another path");
                 return Err(Error::new(errno::EINVAL, why));
             }
@@ -112,7 +113,7 @@ impl Group {
                 Some(disk) if namespace.differs_from(&disk.namespace).is_none() => {
                     disk.paths.add(path).and_then(|()| self.resize(disk, namespace))
                 }
-                // The log says so already.
+                // The controller has logged why it is not used.
                 Some(_) => Ok(()),
             };
             if let Err(error) = result {
@@ -164,7 +165,7 @@ impl Group {
         let bdev = bdev::find::<NvmeBdev>(&name)?;
         App::here(|app| bdev.resize(app, new))??;
         info!("{name}: resized from {old} to {new} blocks");
-        // The bdev keeps the length of its commands.
+        // The bdev keeps its limit for the length of commands.
         let namespace = Identified { len_max: disk.namespace.len_max, ..namespace };
         self.disks.borrow_mut().insert(namespace.nsid, Disk { namespace, ..disk });
         Ok(())

@@ -141,11 +141,18 @@ pub(crate) fn judge(request: &Request, completion: &Completion, received: u32) -
         }
         return Verdict::End(IoResult::new(Status::SUCCESS));
     }
-    let result = result(status, completion.dw0());
+    judge_failure(status, completion.dw0(), request.overdue.get() > 0)
+}
+
+/// Judges a status other than success. `is_overdue`: the plugin may have sent an Abort for the command.
+fn judge_failure(status: NvmeStatus, dw0: u32, is_overdue: bool) -> Verdict {
+    let result = result(status, dw0);
     if status.dnr() {
         return Verdict::End(result);
     }
     match status.code() {
+        // The Abort was late: it was meant for an earlier command with the same identifier.
+        NvmeStatus::ABORTED_BY_REQUEST if !is_overdue => Verdict::Again(status.crd(), result),
         NvmeStatus::ABORTED_BY_REQUEST
         | NvmeStatus::COMPARE_FAILURE
         | NvmeStatus::RESERVATION_CONFLICT
@@ -183,4 +190,18 @@ pub(crate) fn result(status: NvmeStatus, dw0: u32) -> IoResult {
 /// The result of an I/O that found no path.
 pub(crate) fn no_path() -> IoResult {
     result(NvmeStatus::INTERNAL_PATH_ERROR, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aborted_command_is_sent_again_unless_it_was_overdue_or_must_not_be_retried() {
+        let aborted = NvmeStatus::ABORTED_BY_REQUEST;
+        assert!(matches!(judge_failure(aborted, 0, false), Verdict::Again(0, _)));
+        let overdue = judge_failure(aborted, 0, true);
+        assert!(matches!(overdue, Verdict::End(result) if result.status == Status::ABORTED));
+        assert!(matches!(judge_failure(aborted.with_dnr(), 0, false), Verdict::End(_)));
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use drivebay_nvme_driver::qpair::{Agreed, Qpair};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::Stream;
-use drivebay_sdk::runtime::task::{self, JoinHandle};
+use drivebay_sdk::runtime::task::{self, Either, JoinHandle};
 use drivebay_sdk::thread;
 
 use crate::dial::Dialed;
@@ -50,7 +50,7 @@ pub(crate) enum Absent {
     Fail,
 }
 
-/// What tasks tell their channel.
+/// What the tasks of a channel report to it.
 #[derive(Default)]
 pub(crate) struct News {
     has_any: Cell<bool>,
@@ -64,7 +64,7 @@ pub(crate) struct News {
 /// A change of a leg.
 pub(crate) enum Change {
     Connected(Stream, Agreed, Ticket),
-    /// The controller serves the namespace in another way.
+    /// The controller serves the namespace better or worse than before.
     Access(Access),
     /// The queue, if there is one, can no longer be used.
     Away(Absent),
@@ -114,7 +114,7 @@ impl Leg {
         self.key.is_some() && self.access >= Access::NonOptimized && !self.is_leaving
     }
 
-    /// Whether it may take commands some time.
+    /// Whether it may take commands later.
     pub(crate) fn may_open(&self) -> bool {
         !self.is_leaving && (self.key.is_some() || self.absent == Absent::Wait)
     }
@@ -154,9 +154,12 @@ async fn follow(path: Arc<Path>, nsid: u32, leg: u64, news: Rc<News>) {
             continue;
         };
         if connected != Some(live.generation) {
-            match connect(&path, &live, leg, &news).await {
-                Ok(()) => (connected, refused_ns) = (Some(live.generation), None),
-                Err(error) => {
+            let connecting = connect(&path, &live, leg, &news);
+            match task::select(connecting, path.generation_is_over(live.generation)).await {
+                Either::Left(Ok(())) => (connected, refused_ns) = (Some(live.generation), None),
+                // The controller is away: the follower does not wait for the target's answer.
+                Either::Right(()) => continue,
+                Either::Left(Err(error)) => {
                     connected = None;
                     let now = thread::now_ns();
                     if refused_ns.is_none() {

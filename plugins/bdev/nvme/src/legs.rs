@@ -12,7 +12,7 @@ use crate::view::LegView;
 pub(crate) struct Legs {
     all: Vec<Leg>,
     spread: Spread,
-    /// The leg that takes the next command, unless the fewest outstanding decide.
+    /// The leg that takes the next command. `queue_depth` does not use it.
     current: Option<usize>,
     /// How many more commands the current leg takes in its turn.
     turn_left: u32,
@@ -78,7 +78,7 @@ impl Legs {
         for leg in &mut self.all {
             leg.is_leaving = place(leg).is_none();
         }
-        // The current leg may be another one by its index now.
+        // Sorting may have moved the current leg.
         let current = self.current.and_then(|index| self.all.get(index)).map(|leg| leg.id);
         self.all.sort_by_key(|leg| place(leg).unwrap_or(usize::MAX));
         self.current = self.all.iter().position(|leg| Some(leg.id) == current);

@@ -32,12 +32,12 @@ pub(crate) enum State {
 /// How well a controller serves a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Access {
-    /// It is not the namespace that it was.
+    /// The namespace identifier now belongs to another disk.
     Unusable,
     /// Not now: the ANA state is Inaccessible, Persistent Loss or Change.
     Inaccessible,
     NonOptimized,
-    /// Best, and what all namespaces are of a controller that does not report ANA.
+    /// The best. A controller that does not report ANA serves all namespaces like this.
     Optimized,
 }
 
@@ -116,8 +116,8 @@ impl Live {
         }
     }
 
-    /// Prepares the controller's end: drops the namespaces that may not be used, so that their I/O fails, and so does I/O that waits
-    /// for a queue which the controller refuses. [`Path::touch`] tells the channels.
+    /// Prepares the controller's end. I/O of namespaces that may not be used fails from now on, and so does I/O that waits for a queue
+    /// that the controller refuses. [`Path::touch`] tells the channels.
     pub(crate) fn begin_end(&self) {
         self.is_ending.store(true, Ordering::Release);
         lock(&self.namespaces).retain(|_, access| *access > Access::Inaccessible);
@@ -134,7 +134,7 @@ pub(crate) struct Overdue {
     pub(crate) generation: u64,
     pub(crate) qid: u16,
     pub(crate) cid: u16,
-    /// How many times the timeout is over: 1 or 2.
+    /// How many timeouts have passed: 1 or 2.
     pub(crate) times: u8,
 }
 
@@ -152,7 +152,7 @@ pub(crate) struct Path {
     pub(crate) events: Notify,
     /// Commands that take too long.
     overdue: Mutex<Vec<Overdue>>,
-    /// Whether a command has ended with an ANA state that the channel did not know of.
+    /// Whether a command has ended with an ANA status that its channel did not expect.
     is_ana_doubted: AtomicBool,
     /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
@@ -199,6 +199,13 @@ impl Path {
         self.changed.until(|| self.version.load(Ordering::Acquire) != version).await;
     }
 
+    /// Waits until the controller is no longer connected in this generation. `[any lightweight thread]`
+    pub(crate) async fn generation_is_over(&self, generation: u64) {
+        let is_live =
+            |state: &State| matches!(state, State::Live(live) if live.generation == generation);
+        self.changed.until(|| !is_live(&lock(&self.state))).await;
+    }
+
     /// Records that a channel lost a connection of this generation. `[any lightweight thread]`
     pub(crate) fn report_lost(&self, generation: u64, why: String) {
         let mut lost = lock(&self.lost);
@@ -217,7 +224,7 @@ impl Path {
         (of == generation).then_some(why)
     }
 
-    /// Reports a command that takes too long; false when as many as possible are reported already. `[any lightweight thread]`
+    /// Reports a command that takes too long; false when the list of reports is full. `[any lightweight thread]`
     pub(crate) fn report_overdue(&self, overdue: Overdue) -> bool {
         let mut all = lock(&self.overdue);
         let has_room = all.len() < OVERDUE_MAX;
@@ -234,7 +241,7 @@ impl Path {
         std::mem::take(&mut *lock(&self.overdue))
     }
 
-    /// Has the ANA log read, since a command ended with another state. `[any lightweight thread]`
+    /// Asks for the ANA log to be read, because a command has ended with an ANA status. `[any lightweight thread]`
     pub(crate) fn doubt_ana(&self) {
         self.is_ana_doubted.store(true, Ordering::Release);
         self.events.notify();

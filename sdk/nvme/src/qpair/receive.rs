@@ -119,7 +119,7 @@ impl<R: Payload> Qpair<R> {
         let unknown = ProtocolError::field(CID_OFFSET);
         let slot = self.slots.get_mut(usize::from(completion.cid)).ok_or(unknown)?;
         let outstanding = slot.as_mut().ok_or(unknown)?;
-        // A target that answers what it has not received could make the send queue grow without limit.
+        // Without this check, a target that answers commands before they are sent could make the send queue grow without limit.
         if outstanding.answer.is_some() || !self.outbox.has_sent(outstanding.place) {
             return Err(unknown);
         }

@@ -1,4 +1,4 @@
-//! Asymmetric namespace access: which namespaces a controller serves well, badly, or not now. `[app thread]`
+//! Asymmetric namespace access (ANA): how well a controller serves each namespace. `[app thread]`
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -20,11 +20,11 @@ const GROUP_LEN: u32 = 32;
 const _: () = assert!(HEADER_LEN as usize == AnaHeader::LEN && GROUP_LEN as usize == AnaGroup::LEN);
 /// Longest log that is read, in bytes.
 const LOG_LEN_MAX: u32 = 1 << 20;
-/// Most namespaces in the log that are reckoned with.
+/// Most namespaces in the log. The length of the log that is read depends on it.
 const NAMESPACES_MAX: u32 = 4096;
-/// The time between two readings that channels ask for.
+/// The least time between two reads of the log that channels ask for.
 const DOUBT_DELAY: Duration = Duration::from_millis(100);
-/// The time until a log is read again that could not be read.
+/// How long to wait before the log is read again after a read has failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl Controller {
@@ -80,11 +80,11 @@ impl Controller {
         true
     }
 
-    /// Reads the log again when a command ended with a state that its channel did not know of.
+    /// Reads the log again when a command has ended with an ANA status that its channel did not expect.
     pub(super) async fn watch_ana(self: Rc<Self>, admin: Rc<Admin>) {
         loop {
             self.path.ana_is_doubted().await;
-            // Channels use no leg that they doubt until the log was read.
+            // Channels do not use a leg that they doubt until the log has been read.
             while !self.ana_changed(&admin).await {
                 task::sleep(RETRY_DELAY).await;
             }
@@ -93,7 +93,7 @@ impl Controller {
     }
 }
 
-/// The states of the namespaces. A log that is too short, or has unknown states, tells about fewer namespaces.
+/// The states of the namespaces. Namespaces with an unknown state, and those that a short log cuts off, are left out.
 fn parse(log: &[u8]) -> BTreeMap<u32, AnaState> {
     let mut states = BTreeMap::new();
     let Some((header, mut rest)) = log.split_first_chunk() else { return states };

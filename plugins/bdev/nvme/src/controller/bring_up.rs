@@ -55,7 +55,7 @@ pub(crate) async fn enable(
     admin.set_property(offset::CC, cc.bits()).await?;
     let patience = Duration::from_millis(500) * u32::from(cap.to).max(1);
     admin.wait_until(patience, "CSTS.RDY", |csts| csts.rdy).await?;
-    // Before anything that may take long, such as many namespaces to identify.
+    // Keep alives begin before any step that may take long, such as identifying many namespaces.
     let keep_alive = KeepAlive::start(&admin, keep_alive_ms)?;
 
     let asked = Identify { cns: cns::CONTROLLER, ..Identify::default() };

@@ -25,7 +25,7 @@ impl KeepAlive {
 }
 
 impl KeepAlive {
-    /// Sends no more. The target then ends what it does not see end.
+    /// Sends no more keep alives. The target then closes the connections whose end it has not seen.
     pub(super) fn stop(&mut self) {
         if let Some(task) = &mut self.0 {
             task.cancel();
@@ -39,9 +39,9 @@ impl Drop for KeepAlive {
     }
 }
 
-/// How long a controller may take to notice that its host is gone; `None` = forever. It rounds the timeout that the host asks for up to
-/// its granularity. With traffic based keep alive it looks only once in each timeout whether a command came, so it may take two of them.
-/// NVMe Base 2.0, section 3.9.
+/// How long a controller may take to notice that its host is gone; `None` = forever. The controller rounds the keep alive timeout that the
+/// host asks for up to its granularity. With traffic based keep alive it checks once per timeout whether a command has arrived, so it may
+/// take two timeouts. NVMe Base 2.0, section 3.9.
 pub(super) fn notices_after(kato_ms: u32, data: &identify::Controller) -> Option<Duration> {
     let granularity_ms = u64::from(data.kas.max(1)) * 100;
     let kato_ms = u64::from(kato_ms).next_multiple_of(granularity_ms);

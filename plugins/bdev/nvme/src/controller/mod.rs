@@ -11,6 +11,7 @@ mod timeouts;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,10 +41,10 @@ pub(crate) use namespaces::Found;
 const IO_ENTRIES: u16 = 257;
 /// How long to wait between two tries to connect when the operator gives no time.
 const DELAY: Duration = Duration::from_secs(1);
-/// How long the commands of a controller that is detached may take while its bdevs have other paths.
+/// How long the outstanding commands of a controller that is detached may take.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Values of Linux.
+/// Errno values of Linux.
 const ENXIO: i32 = 6;
 pub(crate) const EALREADY: i32 = 114;
 
@@ -83,7 +84,7 @@ pub(crate) struct Controller {
     max_transfer_len: Cell<Option<u64>>,
     wish: Cell<Option<Wish>>,
     has_ended: Cell<bool>,
-    /// Calls that wait until what they want is done.
+    /// Calls that wait until their wish is done.
     calls: RefCell<Vec<task::oneshot::Sender<Result<()>>>>,
     changed: Notify,
 }
@@ -258,7 +259,7 @@ impl Controller {
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
         if let Some(connection) = &mut *self.connection.borrow_mut() {
-            // The time that the target needs to notice runs from now on.
+            // The target may take its time to notice that this host is gone. That time begins now.
             connection.keep_alive.stop();
         }
         self.path.set(State::Away);
@@ -268,7 +269,7 @@ impl Controller {
         }
     }
 
-    /// Closes the connections and connects again within the limits, unless a caller wants something else.
+    /// Closes the connections and connects again within the limits, unless a caller wants something else first.
     async fn reconnect(self: &Rc<Self>) -> Next {
         let since_ns = thread::now_ns();
         self.leave().await;
@@ -321,8 +322,8 @@ impl Controller {
         }
     }
 
-    /// Waits until the controller has been away for too long. I/O fails from `fast_io_fail_timeout_sec` on, whatever a try to
-    /// connect waits for.
+    /// Waits until the controller has been away for too long. After `fast_io_fail_timeout_sec` it fails I/O, even while a try to
+    /// connect is under way.
     async fn limits_are_over(&self, since_ns: u64) -> Error {
         let Limits { loss_sec, fast_fail_sec, .. } = self.settings.limits;
         let at = |sec: u32| since_ns + nanos(Duration::from_secs(sec.into()));
@@ -340,7 +341,7 @@ impl Controller {
         }
     }
 
-    /// Fails I/O, and the calls that wait, until the controller is connected.
+    /// Fails the calls that wait, and fails I/O until the controller is connected.
     fn fail_io(&self, why: Error) {
         self.path.set(State::Failing);
         self.answer_calls(&Err(why));
@@ -439,8 +440,8 @@ impl Controller {
     /// Resets, disables or enables the controller, and waits until that is done.
     ///
     /// # Errors
-    /// `ENXIO` when it is being removed, `EALREADY` when it is or is not disabled, `EBUSY` when it is being reset; or it could not
-    /// be connected.
+    /// `ENXIO` when it is being removed; `EALREADY` when it is already in the state that the caller asks for, or is disabled;
+    /// `EBUSY` when it is being reset; or it could not be connected.
     pub(crate) async fn control(&self, wish: Wish) -> Result<()> {
         let refused = |errno, why: &str| Err(Error::new(errno, why));
         let phase = self.phase.get();
@@ -483,7 +484,7 @@ impl Controller {
         self.changed.notify();
     }
 
-    /// Takes the bdevs off the bus that have no other path, then shuts the controller down.
+    /// Removes the bdevs that have no other path, then shuts the controller down.
     async fn end(&self) {
         // I/O that waits must not keep the bdevs.
         match self.path.state() {
@@ -493,10 +494,17 @@ impl Controller {
             }
             _ => self.path.set(State::Failing),
         }
-        self.group.leave(self).await;
-        // Where there are other paths, commands outstanding may end on this one.
-        let _ = task::timeout(DRAIN, self.path.all_closed()).await;
+        // Outstanding commands may still end on this path.
+        let mut drained = pin!(async {
+            self.group.leave(self).await;
+            self.path.all_closed().await;
+        });
+        let is_drained = task::timeout(DRAIN, drained.as_mut()).await.is_ok();
         self.path.set(State::Gone);
+        if !is_drained {
+            warn!("{}: its last commands took longer than {DRAIN:?} and are given up", self.name);
+            drained.await;
+        }
         self.path.all_closed().await;
         let connection = self.connection.take();
         if let Some(connection) = connection

@@ -36,7 +36,7 @@ impl Controller {
         Ok(found)
     }
 
-    /// How well the controller serves its namespaces. One that cannot serve its bdev is not used.
+    /// How well the controller serves its namespaces. A namespace that cannot serve its bdev is not used.
     pub(super) fn usable(&self, found: &Found) -> BTreeMap<u32, Access> {
         let mut usable = BTreeMap::new();
         for (nsid, namespace) in found {
@@ -54,7 +54,7 @@ impl Controller {
     /// Looks at the namespaces again while the controller is connected.
     pub(super) async fn rescan(self: &Rc<Self>, admin: &Admin) -> Result<()> {
         let found = self.look_at_namespaces(admin).await?;
-        // A namespace that is new has an ANA state, too.
+        // The log has the ANA states of new namespaces.
         self.read_ana(admin).await?;
         if let (_, State::Live(live)) = self.path.state() {
             live.set_namespaces(self.usable(&found));

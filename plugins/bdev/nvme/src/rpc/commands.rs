@@ -124,7 +124,7 @@ fn prepare(params: &SendCmd) -> Result<(Command, Data)> {
         .try_into()
         .map_err(|_| Error::invalid("cmdbuf", format!("of {} bytes", bytes.len()), "64 bytes"))?;
     let mut command = Command::parse(bytes);
-    // PSDT, bits 15:14: over fabrics the data pointer is always an SGL, whatever the caller would use on another transport.
+    // PSDT, bits 15:14: over fabrics the data pointer is always an SGL, whatever the caller's command says.
     command.dw[0] = command.dw[0] & !(3 << 14) | 1 << 14;
     if command.fuse() != Fuse::Normal {
         return Err(Error::invalid("cmdbuf", "half of a fused command", "a command of its own"));
@@ -158,13 +158,13 @@ fn prepare(params: &SendCmd) -> Result<(Command, Data)> {
 /// Sends a command on an I/O queue that exists only for it.
 async fn on_own_queue(controller: &Controller, command: Command, data: Data) -> Result<Answer> {
     let path = &controller.path;
-    let (version, State::Live(live)) = path.state() else { return Err(Controller::is_away()) };
+    let (_, State::Live(live)) = path.state() else { return Err(Controller::is_away()) };
     let ticket = Ticket::take(path, &live)?;
     let run = async {
         let queue = Admin::new(ticket.dial().await?, controller.settings.timeouts)?;
         queue.send("command", command, data).await
     };
-    match task::select(run, path.changed_from(version)).await {
+    match task::select(run, path.generation_is_over(live.generation)).await {
         task::Either::Left(answer) => answer,
         task::Either::Right(()) => Err(Controller::is_away()),
     }

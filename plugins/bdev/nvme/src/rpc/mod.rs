@@ -330,7 +330,7 @@ async fn control(params: Control, wish: Wish) -> Result<bool> {
     Ok(true)
 }
 
-/// A method of several steps that fails with one code of JSON-RPC, whatever the reason.
+/// A method that runs as a task. All of its errors have the code `code`.
 fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
     code: i64,
     name: &'static str,
@@ -344,7 +344,7 @@ fn task_with_code<P: Params + 'static, R: Serialize + 'static>(
             let result = run(app, params).await;
             call.answer(result.map_err(|error| RpcError { code, ..error.into() }));
         };
-        // A call that is dropped answers for itself.
+        // Dropping the call answers it with an error.
         match task::spawn_app(app, name, answer) {
             Ok(task) => task.detach(),
             Err(error) => warn!("{error}"),
