@@ -302,7 +302,7 @@ unsafe fn submit(free: NonNull<bay_io>, io: &Waiting) {
 unsafe extern "C" fn turn(arg: *mut c_void) {
     // SAFETY: the count that `drain` gave the host.
     let inner = unsafe { Rc::from_raw(arg.cast_const().cast::<Inner>()) };
-    enter((), move || inner.drain()); // nothing is left when the channel is gone
+    enter((), move || inner.drain()); // does nothing when the channel is gone
 }
 
 /// The host's end of an I/O: `io` is NULL when it was never submitted.

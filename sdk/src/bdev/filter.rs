@@ -54,7 +54,7 @@ pub trait Filter: Sized + Send + Sync + 'static {
     }
 }
 
-/// A [`Filter`] with a state on each thread, which may keep I/O and hears when the base has ended it: for what `Filter` cannot do.
+/// A [`Filter`] that has a state on each thread. It may keep I/O, and sees the result of the base before an I/O ends.
 pub trait StatefulFilter: Sized + Send + Sync + 'static {
     /// Parameters of the method that makes one.
     type Params: Params;
@@ -80,7 +80,7 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
     /// Name of the base.
     fn base_name(&self) -> &str;
 
-    /// Says in what the filter differs from its base. `[app thread]`
+    /// Says how the filter differs from its base. `[app thread]`
     fn describe(&self, _base: &Info, _registration: &mut Registration) {}
 
     /// Makes one thread's state. `[reactor]`
@@ -100,9 +100,13 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
     /// A burst of submits has ended: flushes the base. `[reactor]`
     fn flush(&self, state: &mut Self::State);
 
-    /// Writes the call that makes the filter again. `[app thread]`
-    fn write_config(&self, config: &mut Config<'_>, method: &str, params: &serde_json::Value) {
-        config.call(method, params);
+    /// The filter is about to be removed, which waits until all of its I/O has ended. A filter that keeps I/O ends it, and keeps no more.
+    /// `[app thread]`
+    fn removing(&self, _app: &App) {}
+
+    /// The parameters that make the filter again. `made_with`: those that made it. `[app thread]`
+    fn saved_params(&self, made_with: serde_json::Value) -> serde_json::Value {
+        made_with
     }
 
     /// What `bdev_get_bdevs` shows under `driver_specific`. `[app thread]`
@@ -206,7 +210,7 @@ impl<F: StatefulFilter> Bdev for OverBase<F> {
     }
 
     fn write_config(&self, config: &mut Config<'_>, method: &str, params: &serde_json::Value) {
-        self.filter.write_config(config, method, params);
+        config.call(method, &self.filter.saved_params(params.clone()));
     }
 
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
@@ -219,11 +223,11 @@ fn follow<F: StatefulFilter>(app: &App, name: &str, event: Event) {
     let Ok(filter) = find::<OverBase<F>>(name) else { return };
     match event {
         Event::Remove => {
-            if let Err(error) = await_base(app, Waiting::of(&filter.filter, filter.saved_params()))
-            {
+            let params = filter.filter.saved_params(filter.saved_params());
+            if let Err(error) = await_base(app, Waiting::of(&filter.filter, params)) {
                 tracing::error!("{name} does not wait for its base: {error}");
             }
-            filter.unregister(app, |_, _| {});
+            remove(app, filter, |_, _| {});
         }
         Event::Resize { num_blocks } => {
             if let Err(error) = filter.resize(app, num_blocks) {
@@ -232,6 +236,16 @@ fn follow<F: StatefulFilter>(app: &App, name: &str, event: Event) {
         }
         Event::Media => {}
     }
+}
+
+/// Takes a filter off the bus; `done` when it is gone. `[app thread]`
+fn remove<F: StatefulFilter>(
+    app: &App,
+    filter: Registered<OverBase<F>>,
+    done: impl FnOnce(&App, Result<()>) + 'static,
+) {
+    filter.filter.removing(app);
+    filter.unregister(app, done);
 }
 
 /// Filters whose base is not there. `[app thread]`
@@ -330,12 +344,12 @@ pub fn serve_filter<F: StatefulFilter>(app: &App, module: &str) -> Result<()> {
     serve_with(app, module, |app, _, params| make_filter::<F>(app, params), delete_filter::<F>)
 }
 
-/// Says of which module the library's filters are, when it registers the methods that make and delete them itself. `[app thread]`
+/// Sets the module name of the library's filters, for a library that registers their methods itself. `[app thread]`
 pub fn name_filters(_app: &App, module: &str) {
     module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// Makes a filter, or has it wait for its base; its name. `[app thread]`
+/// Makes a filter, or lets it wait for its base. Returns its name. `[app thread]`
 ///
 /// # Errors
 /// `EEXIST` when the name is taken; what [`StatefulFilter::create`] gives.
@@ -357,7 +371,7 @@ pub fn make_filter<F: StatefulFilter>(app: &App, params: F::Params) -> Result<St
     }
 }
 
-/// Deletes a filter, or one that waits; answers the call when it is gone. `[app thread]`
+/// Deletes a filter, or a filter that waits for its base; answers the call when it is gone. `[app thread]`
 pub fn delete_filter<F: StatefulFilter>(app: &App, name: &str, call: Call) {
     let waited = {
         let mut all = waiting();
@@ -369,16 +383,16 @@ pub fn delete_filter<F: StatefulFilter>(app: &App, name: &str, call: Call) {
         release(app, name);
     }
     match find::<OverBase<F>>(name) {
-        Ok(filter) => filter.unregister(app, |_, gone| call.answer(gone.map(|()| true))),
+        Ok(filter) => remove(app, filter, |_, gone| call.answer(gone.map(|()| true))),
         Err(_) if waited => call.reply(true),
         Err(error) => call.fail(error),
     }
 }
 
-/// Calls `see` with the filter of that name, which is over its base. `[any thread]`
+/// Calls `see` with the filter of that name. `[any thread]`
 ///
 /// # Errors
-/// `ENODEV`.
+/// `ENODEV` when there is none, or when it waits for its base.
 pub fn with_filter<F: StatefulFilter, R>(name: &str, see: impl FnOnce(&F) -> R) -> Result<R> {
     let filter: Registered<OverBase<F>> = find(name)?;
     Ok(see(&filter.filter))

@@ -4,10 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use drivebay_sdk::bdev::{Channel, IoId, StatefulFilter, check_name, with_filter};
-use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::{Call, Method, RpcError};
 use drivebay_sdk::runtime::resident::{Member, Residents};
@@ -69,7 +68,7 @@ params! {
     }
 }
 
-/// JSON-RPC 2.0, section 5.1: the reference answers so for a bdev that is none.
+/// JSON-RPC 2.0, section 5.1. The reference answers with this code when there is no such delay bdev.
 const INVALID_PARAMS: i64 = -32602;
 /// Names of the four latencies, by `LatencyType`.
 const LATENCIES: [&str; 4] =
@@ -103,16 +102,18 @@ struct Delay {
     asked: Create,
     /// In microseconds, by `LatencyType`.
     latencies: [AtomicU64; 4],
+    /// It is being removed: I/O is no longer delayed.
+    is_removing: AtomicBool,
     lanes: Residents<Lane>,
 }
 
 /// One thread's part.
 struct Lane {
     base: Channel,
-    /// What the base has ended, by when and in which order it is to end.
+    /// I/O that the base has ended, by the time when it ends here and the order of its arrival.
     delayed: RefCell<BTreeMap<(u64, u64), (BdevIo, IoResult)>>,
     last: Cell<u64>,
-    /// When timers run out.
+    /// When the timers that are armed run out.
     timers: RefCell<BTreeSet<u64>>,
     random: Cell<u64>,
 }
@@ -124,7 +125,7 @@ impl Lane {
         self.arm();
     }
 
-    /// Has a timer run out when the next I/O is to end.
+    /// Arms a timer for the I/O that ends next.
     fn arm(self: &Rc<Self>) {
         let Some(next) = self.delayed.borrow().keys().next().map(|(until, _)| *until) else {
             return;
@@ -177,8 +178,11 @@ impl Delay {
         self.latencies.get(place).map_or(0, |latency| latency.load(Ordering::Relaxed))
     }
 
-    /// When an I/O that the base has ended now is to end; `None` = at once.
+    /// When an I/O that the base has just ended is to end; `None` = at once.
     fn until_ns(&self, lane: &Lane, op: Op) -> Option<u64> {
+        if self.is_removing.load(Ordering::Relaxed) {
+            return None;
+        }
         let first = match op {
             Op::Read(_) => 0,
             Op::Write(_) => 2,
@@ -189,17 +193,16 @@ impl Delay {
         let us = draw(random, average, p99, self.asked.random, &self.asked.percentiles);
         (us > 0).then(|| now_ns().saturating_add(us.saturating_mul(1000)))
     }
+}
 
-    /// The parameters that make it again: latencies are those of now.
-    fn saved(&self, params: &Value) -> Value {
-        let mut saved = params.clone();
-        for (place, name) in LATENCIES.iter().enumerate() {
-            if let Some(latency) = saved.get_mut(*name) {
-                *latency = self.latency(place).into();
-            }
+/// The parameters with other latencies. `latency`: the one at a place of [`LATENCIES`].
+fn with_latencies(mut params: Value, latency: impl Fn(usize) -> u64) -> Value {
+    for (place, name) in LATENCIES.iter().enumerate() {
+        if let Some(param) = params.get_mut(*name) {
+            *param = latency(place).into();
         }
-        saved
     }
+    params
 }
 
 impl StatefulFilter for Delay {
@@ -224,7 +227,12 @@ impl StatefulFilter for Delay {
             }
         }
         latency::check(&asked.percentiles)?;
-        Ok(Self { asked, latencies: given.map(AtomicU64::new), lanes: Residents::default() })
+        Ok(Self {
+            asked,
+            latencies: given.map(AtomicU64::new),
+            is_removing: AtomicBool::new(false),
+            lanes: Residents::default(),
+        })
     }
 
     fn name(&self) -> &str {
@@ -254,7 +262,7 @@ impl StatefulFilter for Delay {
             op @ (Op::Read(_) | Op::Write(_)) => io.fan_out().send(&lane.base, op, 0),
             Op::Abort(id) if lane.abort(Some(id)) => io.complete(Status::SUCCESS),
             Op::Reset => {
-                // Its queue aborts the reset if the plugin stops meanwhile.
+                // If the plugin stops first, dropping the queue aborts the reset.
                 let (lanes, lane, mut reset) =
                     (self.lanes.clone(), Rc::clone(&**lane), IoQueue::new());
                 reset.push(io);
@@ -285,12 +293,21 @@ impl StatefulFilter for Delay {
         lane.base.flush();
     }
 
-    fn write_config(&self, config: &mut Config<'_>, method: &str, params: &Value) {
-        config.call(method, &self.saved(params));
+    fn removing(&self, _: &App) {
+        self.is_removing.store(true, Ordering::Relaxed);
+        self.lanes.send_all(|lane| lane.end_until(u64::MAX));
+    }
+
+    fn saved_params(&self, made_with: Value) -> Value {
+        with_latencies(made_with, |place| match place {
+            // `bdev_delay_update_latency` may leave a p99 below its average, which `create` refuses.
+            1 | 3 => self.latency(place).max(self.latency(place - 1)),
+            _ => self.latency(place),
+        })
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
         let shown = drivebay_sdk::serde_json::to_value(&self.asked).unwrap_or_default();
-        Map::from_iter([("delay".to_owned(), self.saved(&shown))])
+        Map::from_iter([("delay".to_owned(), with_latencies(shown, |place| self.latency(place)))])
     }
 }

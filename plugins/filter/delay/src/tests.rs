@@ -1,35 +1,8 @@
 use super::*;
-use drivebay_sdk::bdev::register;
-use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::bdev::find;
 use drivebay_sdk::serde_json::json;
-use drivebay_sdk::testing::FakeHost;
+use drivebay_sdk::testing::{FakeDisk, FakeHost};
 use std::time::Duration;
-
-/// A base that answers at once.
-struct Quick(String);
-
-impl Bdev for Quick {
-    type Params = NoParams;
-    type Channel = ();
-    const PRODUCT: &'static str = "quick";
-    const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH);
-
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::no_such_device())
-    }
-    fn name(&self) -> &str {
-        &self.0
-    }
-    fn geometry(&self) -> Geometry {
-        Geometry::new(512, 64).unwrap()
-    }
-    fn open_channel(&self) -> Result<()> {
-        Ok(())
-    }
-    fn submit(&self, (): &mut (), io: BdevIo) {
-        io.complete(Status::SUCCESS);
-    }
-}
 
 fn params(name: &str, read: [u64; 2], write: [u64; 2]) -> Value {
     json!({
@@ -39,11 +12,16 @@ fn params(name: &str, read: [u64; 2], write: [u64; 2]) -> Value {
     })
 }
 
+/// Puts a base on the bus that answers at once.
+fn add_base(host: &FakeHost, name: &str) {
+    host.add_disk(name, OpSet::READ_WRITE.with(OpSet::FLUSH), |_, _| {});
+}
+
 /// A host with a delay bdev of that name.
 fn host(params: &Value) -> FakeHost {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
     let base = params["base_bdev_name"].as_str().unwrap();
-    register(host.app(), Quick(base.into()), "none", Value::Null).unwrap();
+    add_base(&host, base);
     assert_eq!(host.call("bdev_delay_create", params).unwrap(), params["name"]);
     host
 }
@@ -92,6 +70,39 @@ fn a_latency_can_be_changed_and_is_saved() {
     assert_eq!(saved["params"]["avg_read_latency"], 500);
     let error = host.call("bdev_delay_create", &params("bad", [2, 1], [0, 0])).unwrap_err();
     assert_eq!(error.code, -22);
+}
+
+#[test]
+fn a_latency_above_its_p99_is_saved_so_that_the_bdev_can_be_made_again() {
+    let host = host(&params("raised", [1, 2], [0, 0]));
+    let params =
+        json!({"delay_bdev_name": "raised", "latency_type": "avg_read", "latency_us": 500});
+    host.call("bdev_delay_update_latency", &params).unwrap();
+    let saved = host.config();
+    let saved = saved.iter().find(|call| call["params"]["name"] == "raised").unwrap();
+    assert_eq!(saved["params"]["p99_read_latency"], 500);
+}
+
+#[test]
+fn a_base_that_goes_ends_delayed_io_and_its_return_keeps_the_latencies() {
+    let host = host(&params("leaving", [60_000_000; 2], [0, 0]));
+    let (channel, desc) = host.open("leaving");
+    begin(&channel, Op::Read(Range::new(0, 1)));
+    host.run();
+    assert_eq!(ENDED.get(), 0, "it was not delayed");
+    let params = json!({"delay_bdev_name": "leaving", "latency_type": "avg_read", "latency_us": 7});
+    host.call("bdev_delay_update_latency", &params).unwrap();
+    find::<FakeDisk>("leaving_base").unwrap().unregister(host.app(), |_, _| {});
+    host.wait(|| (ENDED.get() == 1).then_some(()));
+    begin(&channel, Op::Read(Range::new(0, 1)));
+    host.wait(|| (ENDED.get() == 1).then_some(()));
+    drop(channel);
+    drop(desc);
+    host.wait(|| host.registered("leaving_base").is_none().then_some(()));
+    add_base(&host, "leaving_base");
+    let saved = host.config();
+    let saved = saved.iter().find(|call| call["params"]["name"] == "leaving").unwrap();
+    assert_eq!(saved["params"]["avg_read_latency"], 7);
 }
 
 #[test]

@@ -102,6 +102,8 @@ impl Inject {
 #[derive(Default)]
 pub(crate) struct Injections {
     is_any: AtomicBool,
+    /// The bdev is being removed, so it takes no more injections. Changed under the lock of `by_kind`.
+    is_closed: AtomicBool,
     by_kind: Mutex<[Option<Inject>; 4]>,
 }
 
@@ -110,7 +112,11 @@ impl Injections {
         self.by_kind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set(&self, inject: &Inject) {
+    /// Sets what becomes of the next I/O.
+    ///
+    /// # Errors
+    /// `ENODEV` when the bdev is being removed.
+    pub(crate) fn set(&self, inject: &Inject) -> Result<()> {
         let kinds = match inject.io_type {
             IoType::Read => 0..1,
             IoType::Write => 1..2,
@@ -120,12 +126,24 @@ impl Injections {
         };
         let new = Some(inject).filter(|inject| inject.io_type != IoType::Clear);
         let mut by_kind = self.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(Error::no_such_device());
+        }
         by_kind
             .iter_mut()
             .take(kinds.end)
             .skip(kinds.start)
             .for_each(|place| *place = new.cloned());
         self.is_any.store(by_kind.iter().any(Option::is_some), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Clears all injections, and takes no more.
+    pub(crate) fn close(&self) {
+        let mut by_kind = self.lock();
+        by_kind.fill(None);
+        self.is_any.store(false, Ordering::Relaxed);
+        self.is_closed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn clear_pending(&self) {
@@ -134,7 +152,7 @@ impl Injections {
         }
     }
 
-    /// The injection that spoils an I/O, if any does. Without one it costs a load.
+    /// The injection that spoils an I/O, if any. When no injection is set, this costs one load.
     pub(crate) fn take(&self, op: Op, in_flight: u64) -> Option<Inject> {
         if !self.is_any.load(Ordering::Relaxed) {
             return None;

@@ -1,4 +1,4 @@
-//! `error`: passes I/O on to its base, but for those that it is told to spoil.
+//! `error`: passes I/O on to its base, except the I/O that an operator wants spoiled.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -73,7 +73,7 @@ fn start(app: &App) -> Result<()> {
         "Has the next I/O of a kind fail.",
         |_, inject: Inject| {
             inject.check()?;
-            with_filter::<Faulty, _>(&inject.name, |bdev| bdev.injections.set(&inject))?;
+            with_filter::<Faulty, _>(&inject.name, |bdev| bdev.injections.set(&inject))??;
             Ok(true)
         },
     )
@@ -124,9 +124,9 @@ struct Lane {
     pending: RefCell<IoQueue>,
 }
 
-/// Where in the data of a read to spoil a byte, and by what.
+/// The offset of the byte of a read to spoil, and what to XOR it with.
 type Spoil = (u64, u8);
-/// Room for it with each I/O.
+/// Length of a `Spoil`, which is kept with the I/O.
 const SPOIL_LEN: usize = size_of::<Spoil>();
 
 impl Lane {
@@ -160,7 +160,7 @@ impl Lane {
         }
     }
 
-    /// Writes a copy of the data with one byte spoiled: the client's own stay as they are.
+    /// Writes a copy of the data with one byte spoiled. The client's own data does not change.
     fn write_spoiled(&self, io: BdevIo, (offset, value): Spoil) {
         let copy = u32::try_from(io.buffers().len()).ok().and_then(buf::get);
         let Some(mut copy) = copy else { return io.complete(Status::IO_ERROR) };
@@ -241,7 +241,7 @@ impl StatefulFilter for Faulty {
                 None => lane.base.pass(io),
             },
             Op::Reset => {
-                // Its queue aborts the reset if the plugin stops meanwhile.
+                // If the plugin stops first, dropping the queue aborts the reset.
                 let (lanes, mut reset) = (self.lanes.clone(), IoQueue::new());
                 reset.push(io);
                 let work = async move {
@@ -272,6 +272,11 @@ impl StatefulFilter for Faulty {
 
     fn flush(&self, lane: &mut Member<Lane>) {
         lane.base.flush();
+    }
+
+    fn removing(&self, _: &App) {
+        self.injections.close();
+        self.lanes.send_all(|lane| lane.abort_all());
     }
 
     fn driver_specific(&self) -> Map<String, Value> {

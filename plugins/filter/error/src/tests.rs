@@ -1,52 +1,30 @@
 use super::*;
-use drivebay_sdk::bdev::register;
-use drivebay_sdk::rpc::NoParams;
-use drivebay_sdk::testing::FakeHost;
+use drivebay_sdk::bdev::find;
+use drivebay_sdk::testing::{FakeDisk, FakeHost};
 use std::sync::{Mutex, PoisonError};
 
 /// What was written to a base last, by its name.
 static WRITTEN: Mutex<Vec<(String, Vec<u8>)>> = Mutex::new(Vec::new());
 
-/// A base that reads as sevens.
-struct Sevens(String);
-
-impl Bdev for Sevens {
-    type Params = NoParams;
-    type Channel = ();
-    const PRODUCT: &'static str = "sevens";
-    const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH).with(OpSet::RESET);
-
-    fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::no_such_device())
-    }
-    fn name(&self) -> &str {
-        &self.0
-    }
-    fn geometry(&self) -> Geometry {
-        Geometry::new(512, 64).unwrap()
-    }
-    fn open_channel(&self) -> Result<()> {
-        Ok(())
-    }
-    fn submit(&self, (): &mut (), io: BdevIo) {
-        match io.op() {
-            Op::Read(_) => drop(io.buffers().fill_from(&[7; 512])),
-            Op::Write(_) => {
-                let mut data = vec![0; io.buffers().len()];
-                io.buffers().copy_to(&mut data);
-                let mut all = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
-                all.push((self.0.clone(), data));
-            }
-            _ => {}
+/// Serves a base that reads as sevens.
+fn serve(name: &str, io: &BdevIo) {
+    match io.op() {
+        Op::Read(_) => drop(io.buffers().fill_from(&[7; 512])),
+        Op::Write(_) => {
+            let mut data = vec![0; io.buffers().len()];
+            io.buffers().copy_to(&mut data);
+            let mut all = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push((name.to_owned(), data));
         }
-        io.complete(Status::SUCCESS);
+        _ => {}
     }
 }
 
 /// A host with an error bdev over `base`.
 fn host(base: &str) -> FakeHost {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
-    register(host.app(), Sevens(base.into()), "none", Value::Null).unwrap();
+    let ops = OpSet::READ_WRITE.with(OpSet::UNMAP).with(OpSet::FLUSH).with(OpSet::RESET);
+    host.add_disk(base, ops, serve);
     assert_eq!(host.call("bdev_error_create", &json!({"base_name": base})).unwrap(), true);
     host
 }
@@ -117,6 +95,31 @@ fn corrupt_data_changes_one_byte_of_what_is_read_or_written() {
     let all = WRITTEN.lock().unwrap();
     let written = all.iter().find(|(name, _)| name == "spoilt").unwrap();
     assert_eq!(written.1[..5], [9, 9, 9, 12, 9]);
+}
+
+thread_local! {
+    static ENDED: Cell<Option<Status>> = const { Cell::new(None) };
+}
+
+#[test]
+fn a_base_that_goes_ends_the_io_that_is_kept_and_no_more_is_kept() {
+    let host = host("leaving");
+    let (channel, desc) = host.open("EE_leaving");
+    inject(&host, "leaving", &json!({"io_type": "read", "error_type": "pending", "num": 9}));
+    let buf = Box::new(buf::get(512).unwrap());
+    channel.submit(Op::Read(Range::new(0, 1)), IoFlags::NONE, buf, |_, result| {
+        ENDED.set(Some(result.status));
+    });
+    host.run();
+    assert_eq!(ENDED.get(), None, "it was not kept");
+    find::<FakeDisk>("leaving").unwrap().unregister(host.app(), |_, _| {});
+    assert_eq!(host.wait(|| ENDED.get()), Status::ABORTED);
+    assert_eq!(read(&host, &channel, 0).status, Status::SUCCESS);
+    let params = json!({"name": "EE_leaving", "io_type": "read", "error_type": "pending"});
+    assert_eq!(host.call("bdev_error_inject_error", &params).unwrap_err().code, -19);
+    drop(channel);
+    drop(desc);
+    host.wait(|| host.registered("leaving").is_none().then_some(()));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `gpt`: the partitions of a GUID partition table as disks. It reads every disk that comes, and has no methods.
+//! `gpt`: the partitions of a GUID partition table as disks. It examines every new disk, and has no methods.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,13 +37,13 @@ fn start(app: &App) -> Result<()> {
         };
         match task::spawn_app(app, format!("examine {name}"), look) {
             Ok(task) => task.detach(),
-            Err(error) => warn!("{name} is not examined: {error}"),
+            Err(error) => warn!("{name} could not be examined: {error}"),
         }
     });
     Ok(())
 }
 
-/// Makes a disk of each partition of ours.
+/// Makes a disk of each partition that has one of our types.
 async fn look_at(app: &App, examine: &Examine) -> Result<()> {
     let base = examine.name().to_owned();
     let to_read = Arc::new(bdev::open(app, &base, false, |_, _| {})?);
@@ -67,7 +67,7 @@ async fn look_at(app: &App, examine: &Examine) -> Result<()> {
             Ok(_) => {
                 PARTS.lock().unwrap_or_else(PoisonError::into_inner).push((base.clone(), name))
             }
-            Err(error) => warn!("{name} is not made: {error}"),
+            Err(error) => warn!("{name} could not be created: {error}"),
         }
     }
     Ok(())
@@ -96,7 +96,7 @@ fn register(
     bdev::register(app, part, "", Value::Null)
 }
 
-/// The table of a disk that has one: the primary, or the backup when that is broken.
+/// The partition table: the primary one, or the backup when the primary is broken; `None` when the disk has no such table.
 async fn read_table(base: &str, desc: &Arc<bdev::Desc>) -> Result<Option<Table>> {
     let info = desc.info()?;
     let (size, num_blocks) = (u64::from(info.block_size()), info.num_blocks());
@@ -116,7 +116,7 @@ async fn read_table(base: &str, desc: &Arc<bdev::Desc>) -> Result<Option<Table>>
     let last = num_blocks - 1;
     let backup = disk.read(Range::new(last, 1)).await?;
     let table = read_entries(&disk, Header::parse(&backup, last, num_blocks), size).await?;
-    warn!("{base}: its primary partition table is broken ({why}); the backup is used");
+    warn!("{base}: the primary partition table is broken ({why}); the backup is used");
     Ok(Some(table))
 }
 
@@ -127,7 +127,7 @@ async fn read_entries(disk: &BlockIo, header: Result<Header>, block_size: u64) -
     header.table(&entries)
 }
 
-/// The base is gone, and its partitions with it.
+/// Removes the partitions of a base that is being removed.
 fn take_away(app: &App, base: &str) {
     let mut all = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
     let (gone, rest) =

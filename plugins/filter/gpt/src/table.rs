@@ -10,11 +10,11 @@ const PROTECTIVE: u8 = 0xee;
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_LEN: usize = 92;
 const ENTRY_LEN: usize = 128;
-/// Most entries that are read, as many as tools make.
+/// Most entries that are read. Tools write this many.
 const ENTRIES_MAX: u32 = 128;
 /// Type of the reference's partitions.
 const TYPE: u128 = 0x6527994e_2c5a_4eec_9613_8f5944074e8b;
-/// Type of its old partitions, which are a block shorter than their entries say, for ever.
+/// Type of the reference's old partitions. Their disks are one block shorter than the entries say, and stay so.
 const TYPE_OLD: u128 = 0x7c5222bd_8f5d_4087_9c00_bf9843c7b58c;
 
 /// A GUID as a number, whose digits are those of its text.
@@ -40,7 +40,7 @@ impl fmt::Display for Guid {
     }
 }
 
-/// What is read of a header.
+/// The fields of a header that are used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     disk: Guid,
@@ -61,7 +61,7 @@ pub(crate) struct Table {
 /// A partition, within the blocks that the header allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    /// From 1 on.
+    /// Its number; the first is 1.
     pub(crate) number: usize,
     pub(crate) kind: Guid,
     pub(crate) unique: Guid,
@@ -71,7 +71,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// Whether it is of the types whose partitions become disks.
+    /// Whether its type is one of those that become disks.
     pub(crate) fn is_ours(&self) -> bool {
         self.kind == Guid(TYPE) || self.kind == Guid(TYPE_OLD)
     }
@@ -95,7 +95,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(field(bytes, at))
 }
 
-/// Section 5.2.3: whether the first protective partition is the whole disk, but for the MBR.
+/// Whether the protective partition covers the whole disk after the MBR. Section 5.2.3.
 pub(crate) fn has_protective_mbr(mbr: &[u8], num_blocks: u64) -> bool {
     let entries = [446, 462, 478, 494].map(|at| field::<16>(mbr, at));
     let protective = entries.iter().find(|entry| field::<1>(*entry, 4) == [PROTECTIVE]);
