@@ -1,7 +1,7 @@
 //! EXTENDED COPY: blocks move between units of the device without passing through the initiator. SPC-4, section 5.17.
 //!
 //! The initiator names units by their designators. Only those of this device are found, so no command reaches what the nexus
-//! cannot address. Everything is checked before the first block is copied.
+//! cannot address. Everything is checked before the first block is copied; reservations are checked again before each I/O.
 
 use crate::device::{Begun, Device};
 use crate::inquire;
@@ -15,7 +15,7 @@ use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 use std::collections::VecDeque;
 
-/// What a unit does in one command; told by RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page.
+/// What a unit accepts in one command, as RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page report it.
 pub(crate) const LIMITS: Limits =
     Limits { devices: 8, segments: 64, segment_len: 512 << 20, copies: 64 };
 
@@ -31,9 +31,28 @@ pub(crate) struct Copy {
 /// The rest of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
+    /// Unit and first block that it is copied from.
     from: (u16, u64),
+    /// Unit and first block that it is copied to.
     to: (u16, u64),
     blocks: u64,
+}
+
+impl Run {
+    /// Whether it is copied from its end to its start, so that no block of an overlap is written before it was read.
+    fn is_backward(&self) -> bool {
+        self.from.0 == self.to.0 && self.from.1 < self.to.1
+    }
+
+    /// Whether reservations let a nexus read the source and write the destination.
+    fn is_allowed(&self, device: &Device, nexus: NexusId) -> bool {
+        let identity = device.nexuses.get(&nexus);
+        let mut both = [(self.from.0, Access::Read), (self.to.0, Access::Write)].into_iter();
+        both.all(|(unit, access)| {
+            let unit = device.unit(unit);
+            unit.is_some_and(|unit| unit.reservations.allows(nexus, identity, access))
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +74,20 @@ impl Copy {
         self.left.is_empty()
     }
 
+    /// Whether reservations admit the next I/O: others may have reserved a unit since the copy began.
+    pub(crate) fn may_go_on(&self, device: &Device, nexus: NexusId) -> bool {
+        let has_next = matches!(self.step, Step::Read | Step::Write);
+        !has_next || self.left.front().is_none_or(|run| run.is_allowed(device, nexus))
+    }
+
     /// The next I/O, of at most `piece_blocks` of `block_len` bytes; none while one is in flight.
     pub(crate) fn next(&mut self, piece_blocks: u32, block_len: u32) -> Option<Io> {
         let run = self.left.front()?;
         let blocks = run.blocks.min(piece_blocks.into());
+        let offset = if run.is_backward() { run.blocks - blocks } else { 0 };
         let (unit, op) = match self.step {
-            Step::Read => (run.from.0, Op::Read(Range::new(run.from.1, blocks))),
-            Step::Write => (run.to.0, Op::Write(Range::new(run.to.1, blocks))),
+            Step::Read => (run.from.0, Op::Read(Range::new(run.from.1 + offset, blocks))),
+            Step::Write => (run.to.0, Op::Write(Range::new(run.to.1 + offset, blocks))),
             Step::Reading | Step::Writing => return None,
         };
         self.step = if self.step == Step::Read { Step::Reading } else { Step::Writing };
@@ -69,7 +95,7 @@ impl Copy {
         Some(Io { unit, op, flags: IoFlags::NONE, data: Data::Own, len, verify: false })
     }
 
-    /// The I/O that [`next`](Self::next) gave is not made now.
+    /// Takes back the I/O that [`next`](Self::next) gave.
     pub(crate) fn put_back(&mut self) {
         self.step = match self.step {
             Step::Reading | Step::Read => Step::Read,
@@ -84,7 +110,7 @@ impl Copy {
         }
     }
 
-    /// An I/O has succeeded: the blocks that were copied by it, and whether they end their segment.
+    /// An I/O has succeeded. A write gives the number of blocks that it has copied, and whether they end their segment.
     pub(crate) fn ended(&mut self, io: &Io, memory: &[u8]) -> Option<(u64, bool)> {
         if let Op::Read(_) = io.op {
             self.held.clear();
@@ -95,8 +121,10 @@ impl Copy {
         let Op::Write(range) = io.op else { return None };
         self.step = Step::Read;
         let run = self.left.front_mut()?;
-        run.from.1 += range.nblocks;
-        run.to.1 += range.nblocks;
+        if !run.is_backward() {
+            run.from.1 += range.nblocks;
+            run.to.1 += range.nblocks;
+        }
         run.blocks = run.blocks.saturating_sub(range.nblocks);
         let is_end = run.blocks == 0;
         if is_end {
@@ -121,14 +149,14 @@ struct Tracked {
 /// What a copy has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Done {
-    /// The list identifier that it is asked about by.
+    /// The list identifier by which the initiator asks about it.
     list: Option<u8>,
     segments: u16,
     len: u64,
 }
 
 impl Done {
-    /// Blocks of `len` bytes together were copied.
+    /// Counts blocks of `len` bytes in all that were copied.
     pub(crate) fn add(&mut self, len: u64, ends_segment: bool) {
         self.len += len;
         self.segments += u16::from(ends_segment);
@@ -162,7 +190,7 @@ impl Copies {
         }
     }
 
-    /// The data of RECEIVE COPY STATUS; of a copy that has ended it is given once. What a copy in progress has done is told at its end.
+    /// The data of RECEIVE COPY STATUS. A copy in progress counts as nothing copied yet. One that has ended is forgotten with this.
     pub(crate) fn status(&mut self, nexus: NexusId, list: u8) -> Result<Vec<u8>, Sense> {
         let at = self.find(nexus, list).ok_or(Sense::invalid_cdb(2, None))?;
         let missing = Sense::invalid_cdb(2, None);
@@ -199,19 +227,11 @@ pub(crate) fn receive(device: &mut Device, task: &mut Task, list: &[u8]) -> Resu
         return Ok(Begun::Ended(Outcome::good()));
     };
     if left.iter().any(|run| run.to.0 != to) {
-        // One gate is passed, that of one destination.
+        // A task passes one gate, so a copy has one destination.
         return Err(Sense::invalid_parameter(8, None));
     }
-    let identity = device.nexuses.get(&task.nexus);
-    for (unit, access) in
-        left.iter().map(|run| (run.from.0, Access::Read)).chain([(to, Access::Write)])
-    {
-        let found = device.unit(unit);
-        let is_allowed =
-            found.is_some_and(|found| found.reservations.allows(task.nexus, identity, access));
-        if !is_allowed {
-            return Ok(Begun::Ended(Outcome::of(Status::ReservationConflict)));
-        }
+    if !left.iter().all(|run| run.is_allowed(device, task.nexus)) {
+        return Ok(Begun::Ended(Outcome::of(Status::ReservationConflict)));
     }
     let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
     if device.unit(to).ok_or(missing)?.is_protected() {

@@ -48,6 +48,8 @@ pub struct Device {
     last_nexus: u32,
     /// Tasks of these nexuses are to be aborted: another one preempted them.
     preempted: Vec<(NexusId, u16)>,
+    /// Whether units can be reserved.
+    can_reserve: bool,
 }
 
 impl Device {
@@ -55,7 +57,8 @@ impl Device {
     #[must_use]
     pub fn new(name: String) -> Self {
         let (ports, units, nexuses) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { name, ports, units, nexuses, last_nexus: 0, preempted: Vec::new() }
+        let preempted = Vec::new();
+        Self { name, ports, units, nexuses, last_nexus: 0, preempted, can_reserve: true }
     }
 
     /// Its SCSI name.
@@ -73,6 +76,12 @@ impl Device {
     /// Sets its target ports.
     pub fn set_ports(&mut self, ports: Vec<Port>) {
         self.ports = ports;
+    }
+
+    /// Refuses RESERVE, RELEASE, and PERSISTENT RESERVE IN and OUT from now on. For a device that does not see all initiators of
+    /// its bdevs: a reservation would not keep out the others.
+    pub fn refuse_reservations(&mut self) {
+        self.can_reserve = false;
     }
 
     /// A unit.
@@ -132,8 +141,8 @@ impl Device {
         }
     }
 
-    /// Resets a unit: ends what was reserved by RESERVE, sets mode parameters back, and tells every nexus, the one that asked for
-    /// it too (SAM-5, section 6.3.3). The transport aborts the unit's tasks.
+    /// Resets a unit: ends what was reserved by RESERVE, sets mode parameters back, and tells every nexus, including the
+    /// one that asked for it (SAM-5, section 6.3.3). The transport aborts the unit's tasks.
     pub fn reset_unit(&mut self, unit: u16) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.modes = crate::modes::Modes::default();
@@ -293,10 +302,16 @@ impl Device {
             Command::ReportOpcodes { reporting, timeouts, allocation } => {
                 let found = self.units.get(&unit);
                 let can_unmap = found.is_some_and(|unit| unit.disk.can_unmap);
-                return Ok(Begun::data(
-                    opcodes::report(reporting, timeouts, can_unmap)?,
-                    allocation,
-                ));
+                let report = opcodes::report(reporting, timeouts, can_unmap, self.can_reserve)?;
+                return Ok(Begun::data(report, allocation));
+            }
+            Command::ReserveIn { .. }
+            | Command::ReserveOut { .. }
+            | Command::Reserve6
+            | Command::Release6
+                if !self.can_reserve =>
+            {
+                return Err(Sense::illegal(asc::INVALID_COMMAND_OPERATION_CODE));
             }
             _ => {}
         }

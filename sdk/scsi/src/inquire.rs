@@ -81,7 +81,7 @@ fn naa(disk: &Disk) -> Vec<u8> {
     (0x3 << 60 | hash >> 4).to_be_bytes().to_vec()
 }
 
-/// The designator of a unit that EXTENDED COPY finds it by.
+/// The designator by which EXTENDED COPY finds a unit.
 pub(crate) fn designator(disk: &Disk) -> Vec<u8> {
     let mut bytes = Vec::new();
     let kind = DesignatorKind::Naa(naa(disk));

@@ -87,11 +87,20 @@ const ALL: &[Supported] = &[
     one(opcode::VERIFY_12, &[0xaf, 0xf6, F, F, F, F, F, F, F, F, 0, C]),
 ];
 
-fn is_offered(command: &Supported, can_unmap: bool) -> bool {
+fn is_offered(command: &Supported, can_unmap: bool, can_reserve: bool) -> bool {
     let needs_unmap = command.opcode == opcode::UNMAP
         || (command.opcode, command.action)
             == (opcode::SERVICE_ACTION_IN_16, Some(action::GET_LBA_STATUS.into()));
-    can_unmap || !needs_unmap
+    let reserves = matches!(
+        command.opcode,
+        opcode::RESERVE_6
+            | opcode::RELEASE_6
+            | opcode::RESERVE_10
+            | opcode::RELEASE_10
+            | opcode::PERSISTENT_RESERVE_IN
+            | opcode::PERSISTENT_RESERVE_OUT
+    );
+    (can_unmap || !needs_unmap) && (can_reserve || !reserves)
 }
 
 /// REPORT SUPPORTED OPERATION CODES.
@@ -99,8 +108,9 @@ pub(crate) fn report(
     reporting: Reporting,
     timeouts: bool,
     can_unmap: bool,
+    can_reserve: bool,
 ) -> Result<Vec<u8>, Sense> {
-    let offered = || ALL.iter().filter(|command| is_offered(command, can_unmap));
+    let offered = || ALL.iter().filter(|command| is_offered(command, can_unmap, can_reserve));
     let of = |code| offered().filter(move |command| command.opcode == code);
     let found = match reporting {
         Reporting::All => {

@@ -208,7 +208,8 @@ impl Reservations {
         }
     }
 
-    /// REGISTER, and REGISTER AND IGNORE EXISTING KEY. `elsewhere`: the same initiator port at the other target ports, with ALL_TG_PT.
+    /// REGISTER, and REGISTER AND IGNORE EXISTING KEY. `elsewhere`: the same initiator port at the other target ports when ALL_TG_PT is
+    /// set. The initiator ports that SPEC_I_PT names are then registered there, too.
     fn register(
         &mut self,
         who: &Identity,
@@ -228,14 +229,17 @@ impl Reservations {
             if key == 0 {
                 return Ok(Told::default());
             }
-            let others = transport_ids(&out.transport_ids, who.port)?;
-            let new = [who].into_iter().chain(elsewhere).cloned().chain(others);
-            self.add(new.collect(), key)?;
+            let mut new = Vec::new();
+            for there in [who].into_iter().chain(elsewhere) {
+                new.push(there.clone());
+                new.extend(transport_ids(&out.transport_ids, there.port)?);
+            }
+            self.add(new, key)?;
             self.generation = self.generation.wrapping_add(1);
             return Ok(Told::default());
         };
-        self.generation = self.generation.wrapping_add(1);
         if key == 0 {
+            self.generation = self.generation.wrapping_add(1);
             let mut told = self.unregister(who);
             for one in elsewhere {
                 told.attentions.extend(self.unregister(one).attentions);
@@ -243,6 +247,7 @@ impl Reservations {
             return Ok(told);
         }
         self.add(elsewhere.to_vec(), key)?;
+        self.generation = self.generation.wrapping_add(1);
         // The reservation follows: it belongs to the registrant, not to the key.
         let is_meant =
             |one: &&mut Registrant| one.identity == *who || elsewhere.contains(&one.identity);
@@ -252,13 +257,19 @@ impl Reservations {
         Ok(Told::default())
     }
 
-    /// Adds registrants, but for those that are there; all or none.
-    fn add(&mut self, mut new: Vec<Identity>, key: u64) -> Result<(), Sense> {
-        new.retain(|one| self.key_of(one).is_none());
-        if self.registrants.len() + new.len() > REGISTRANTS_MAX {
-            return Err(Sense::illegal(asc::INSUFFICIENT_REGISTRATION_RESOURCES));
+    /// Adds those that are not registrants yet, each once; all or none.
+    fn add(&mut self, new: Vec<Identity>, key: u64) -> Result<(), Sense> {
+        let before = self.registrants.len();
+        for identity in new {
+            if self.key_of(&identity).is_some() {
+                continue;
+            }
+            if self.registrants.len() == REGISTRANTS_MAX {
+                self.registrants.truncate(before);
+                return Err(Sense::illegal(asc::INSUFFICIENT_REGISTRATION_RESOURCES));
+            }
+            self.registrants.push(Registrant { identity, key });
         }
-        self.registrants.extend(new.into_iter().map(|identity| Registrant { identity, key }));
         Ok(())
     }
 
@@ -403,7 +414,10 @@ impl Reservations {
 fn transport_ids(list: &[u8], port: u16) -> Result<Vec<Identity>, Sense> {
     let mut all = Vec::new();
     let mut rest = list;
-    while !rest.is_empty() && all.len() < REGISTRANTS_MAX {
+    while !rest.is_empty() {
+        if all.len() == REGISTRANTS_MAX {
+            return Err(Sense::illegal(asc::INSUFFICIENT_REGISTRATION_RESOURCES));
+        }
         let (one, later) = split_transport_id(rest)?;
         all.push(Identity { transport_id: one.to_vec(), port });
         rest = later;

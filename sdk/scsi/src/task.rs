@@ -1,6 +1,7 @@
 //! A command under way: a small machine that says what its transport does next.
 
 use crate::copy::{Copy, Done};
+use crate::device::Device;
 use crate::gate::{Pass, TaskKey};
 use crate::outcome::{Outcome, sense_of};
 use crate::{NexusId, data};
@@ -159,7 +160,7 @@ impl Task {
         self.unit
     }
 
-    /// The unit whose gate it passes: when the task has ended, others may have their [`turn`](crate::Device::turn) there.
+    /// The unit whose gate it passes. When the task has ended, call [`turn`](crate::Device::turn) for it.
     #[must_use]
     pub fn gate_unit(&self) -> u16 {
         self.gate_unit
@@ -193,10 +194,9 @@ impl Task {
         !matches!(self.pass, Some((_, false)))
     }
 
-    /// What comes next. An I/O that is returned counts as in flight.
-    pub fn step(&mut self) -> Next {
+    /// What comes next. An I/O that is returned counts as in flight. `device`: the one that the task began on.
+    pub fn step(&mut self, device: &Device) -> Next {
         let is_admitted = self.is_admitted();
-        let failed = self.sense.is_some();
         let work = match &mut self.state {
             State::List(_, len) => return Next::Receive(*len),
             State::Ended(_) => return Next::End,
@@ -205,7 +205,13 @@ impl Task {
         if !is_admitted && !matches!(work.kind, Kind::Write { .. }) {
             return Next::Wait;
         }
-        match if failed { None } else { work.next() } {
+        if let Kind::Copy(copy) = &work.kind
+            && self.sense.is_none()
+            && !copy.may_go_on(device, self.nexus)
+        {
+            self.sense = Some(Sense::new(Key::CopyAborted, asc::THIRD_PARTY_DEVICE_FAILURE));
+        }
+        match if self.sense.is_some() { None } else { work.next() } {
             Some(io) => {
                 self.in_flight += 1;
                 Next::Io(io)

@@ -73,7 +73,7 @@ impl Bench {
         let mut task = self.device.begin(nexus, lun, &whole, offered, TaskKey(self.last_key));
         let mut read = Vec::new();
         loop {
-            match task.step() {
+            match task.step(&self.device) {
                 Next::Receive(len) => self.device.received(&mut task, &out[..len as usize]),
                 Next::Wait => panic!("nothing to wait for"),
                 Next::End => break,

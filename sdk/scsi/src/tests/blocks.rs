@@ -89,17 +89,17 @@ fn compare_and_write_waits_for_writers_and_holds_up_later_ones() {
     caw[13] = 1;
     let mut first = bench.device.begin(nexus, 0, &cdb, offered, TaskKey(1));
     let mut swap = bench.device.begin(nexus, 0, &caw, offered, TaskKey(2));
-    assert_eq!(swap.step(), Next::Receive(1024));
+    assert_eq!(swap.step(&bench.device), Next::Receive(1024));
     bench.device.received(&mut swap, &[0; 1024]);
     let mut later = bench.device.begin(nexus, 0, &cdb, offered, TaskKey(3));
-    assert!(matches!(first.step(), Next::Io(_)));
-    assert_eq!(swap.step(), Next::Wait);
+    assert!(matches!(first.step(&bench.device), Next::Io(_)));
+    assert_eq!(swap.step(&bench.device), Next::Wait);
     // Its data may be collected, but not written.
-    assert!(matches!(later.step(), Next::Io(_)) && !later.is_admitted());
+    assert!(matches!(later.step(&bench.device), Next::Io(_)) && !later.is_admitted());
     bench.device.finish(&mut first);
     assert_eq!(bench.device.turn(0), Some(TaskKey(2)));
     Device::admitted(&mut swap);
-    assert!(matches!(swap.step(), Next::Io(_)));
+    assert!(matches!(swap.step(&bench.device), Next::Io(_)));
     assert_eq!(bench.device.turn(0), None);
     bench.device.finish(&mut swap);
     assert_eq!(bench.device.turn(0), Some(TaskKey(3)));

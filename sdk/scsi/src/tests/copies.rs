@@ -117,19 +117,62 @@ fn a_copy_waits_at_the_gate_of_its_destination_and_an_identifier_in_use_is_refus
     (cdb[0], cdb[13]) = (0x83, list.len() as u8);
     let mut copy = bench.device.begin(bench.nexuses[0], 0, &cdb, offered, TaskKey(1));
     bench.device.received(&mut copy, &list);
-    let Next::Io(read) = copy.step() else { panic!("a read") };
+    let Next::Io(read) = copy.step(&bench.device) else { panic!("a read") };
     assert_eq!((read.unit, read.op), (0, Op::Read(Range::new(0, 8))));
     assert!(copy.touches(0) && copy.touches(1) && copy.gate_unit() == 1);
-    assert_eq!(copy.step(), Next::Wait);
+    assert_eq!(copy.step(&bench.device), Next::Wait);
 
     assert_eq!(asc(&bench.xcopy(&parameters)), code::OPERATION_IN_PROGRESS);
     assert_eq!(bench.send(&RESULTS, &[]).data[4], 0);
 
     // A read that has failed ends the copy; nothing is written.
     copy.ended(&read, IoResult::new(IoStatus::MEDIA), None);
-    assert_eq!(copy.step(), Next::End);
+    assert_eq!(copy.step(&bench.device), Next::End);
     bench.device.finish(&mut copy);
     let failed = (Key::CopyAborted, code::THIRD_PARTY_DEVICE_FAILURE);
     assert_eq!(key(&copy.into_outcome()), failed);
     assert_eq!(bench.send(&RESULTS, &[]).data[4], 2);
+}
+
+#[test]
+fn a_copy_within_a_unit_is_right_though_its_parts_overlap() {
+    let data: Vec<u8> = (0..700 * BLOCK).map(|at| (at / BLOCK * 3 + at) as u8).collect();
+    for (from, to) in [(0, 10), (10, 0), (0, 600), (5, 5)] {
+        let mut bench = Bench::new();
+        let place = |lba: u64| lba as usize * BLOCK..(lba as usize + 400) * BLOCK;
+        bench.memory[0][..data.len()].copy_from_slice(&data);
+        let mut wanted = bench.memory[0].clone();
+        wanted.copy_within(place(from), place(to).start);
+        let copy = bench.copy(&[segment(0, from, 0, to, 400)]);
+        assert_eq!(bench.xcopy(&copy), Outcome::good());
+        assert!(bench.memory[0] == wanted, "{from} to {to}");
+    }
+}
+
+#[test]
+fn a_reservation_that_comes_during_a_copy_stops_it_before_the_next_io() {
+    for (unit, ios) in [(0, 2), (1, 1), (1, 2)] {
+        let mut bench = Bench::new();
+        let list = bench.copy(&[segment(0, 0, 1, 0, 600)]).encode();
+        let offered = Offered { out_len: list.len() as u32, in_len: 0 };
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x83, list.len() as u8);
+        let mut copy = bench.device.begin(bench.nexuses[0], 0, &cdb, offered, TaskKey(1));
+        bench.device.received(&mut copy, &list);
+        for number in 1..=ios {
+            let Next::Io(io) = copy.step(&bench.device) else { panic!("I/O {number}") };
+            if number == ios {
+                // Reserved by another initiator while the I/O is in flight.
+                let reserve = [0x16, 0, 0, 0, 0, 0];
+                assert_eq!(bench.send_as(1, unit, &reserve, &[]), Outcome::good());
+                assert_eq!(copy.step(&bench.device), Next::Wait);
+            }
+            let memory = vec![0; io.len as usize];
+            copy.ended(&io, IoResult::new(IoStatus::SUCCESS), Some(&memory));
+        }
+        assert_eq!(copy.step(&bench.device), Next::End);
+        bench.device.finish(&mut copy);
+        let stopped = (Key::CopyAborted, code::THIRD_PARTY_DEVICE_FAILURE);
+        assert_eq!(key(&copy.into_outcome()), stopped, "unit {unit} after {ios} I/Os");
+    }
 }

@@ -219,3 +219,41 @@ fn reserve_6_excludes_others_until_its_nexus_goes() {
     bench.register(1, 1);
     assert!(!bench.passes(2, &reserve) && bench.passes(1, &reserve));
 }
+
+#[test]
+fn initiators_that_are_named_are_registered_once_at_each_port_that_is_meant() {
+    let mut bench = Bench::new();
+    let port = |relative| crate::Port { relative, name: format!("port {relative}") };
+    bench.device.set_ports(vec![port(1), port(2)]);
+    let [own, other] = [0, 1].map(|n| identity(n).transport_id);
+    for (all_ports, registrants) in [(false, 2), (true, 4)] {
+        let out = OutParameters {
+            service_action_key: 3,
+            has_initiators: true,
+            all_ports,
+            transport_ids: [&other[..], &own[..], &other[..]].concat(),
+            ..OutParameters::default()
+        };
+        let list = out.encode();
+        let cdb = [0x5f, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0];
+        assert_eq!(bench.send(&cdb, &list), Outcome::good());
+        assert_eq!(bench.status().0, vec![3; registrants]);
+        assert_eq!(bench.out(0, OutAction::Clear, 0, 3, 0), Outcome::good());
+        let attention = asc(&bench.send_as(1, 0, &TUR, &[]));
+        assert_eq!(attention, code::RESERVATIONS_PREEMPTED);
+    }
+}
+
+#[test]
+fn a_device_that_refuses_reservations_does_not_report_their_commands_either() {
+    let mut bench = Bench::new();
+    bench.device.refuse_reservations();
+    for opcode in [0x16, 0x17, 0x56, 0x57, 0x5e, 0x5f] {
+        let mut cdb = [opcode, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+        assert_eq!(asc(&bench.send(&cdb, &[0; 24])), code::INVALID_COMMAND_OPERATION_CODE);
+        // REPORT SUPPORTED OPERATION CODES, of one with its service action if it has one.
+        cdb = [0xa3, 0x0c, 3, opcode, 0, 0, 0, 0, 0, 0];
+        let report = [&cdb[..8], &[0, 64, 0, 0][..]].concat();
+        assert_eq!(bench.send(&report, &[]).data[1] & 7, 1, "{opcode:#x} is not supported");
+    }
+}

@@ -32,6 +32,8 @@ pub(super) struct Doors {
     tick_ns: u64,
     /// Until when nothing is accepted, since descriptors or memory have run out.
     rests_until_ns: Option<u64>,
+    /// The log says already that descriptors or memory have run out.
+    is_exhausted: bool,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Doors {
             guests: Vec::new(),
             tick_ns: 0,
             rests_until_ns: None,
+            is_exhausted: false,
         })
     }
 
@@ -188,13 +191,12 @@ impl Doors {
 
     /// Stops accepting for a while. The listeners stay readable, so they must not wake the thread meanwhile.
     fn rest(&mut self, error: &std::io::Error, now_ns: u64) {
-        static EXHAUSTED: Throttle = Throttle::new();
         self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
         self.wake_by_listeners(false);
-        if let Some(left_out) = EXHAUSTED.admit() {
+        if !std::mem::replace(&mut self.is_exhausted, true) {
             tracing::error!(
                 "no connection can be accepted: {error}; initiators wait until descriptors are free or the limit is \
-                 raised (ulimit -n, LimitNOFILE=) ({left_out} such lines left out)"
+                 raised (ulimit -n, LimitNOFILE=)"
             );
         }
     }
@@ -220,6 +222,7 @@ impl Doors {
                     Err(error) if is_exhausted(&error) => return Err(error),
                     Err(_) => break,
                 };
+                self.is_exhausted = false;
                 if self.guests.len() >= LOGINS_MAX {
                     if let Some(left_out) = TOO_MANY.admit() {
                         tracing::warn!(

@@ -183,7 +183,7 @@ impl Group {
         if let (Some(old), Some(served)) = (replaced, state.targets.get_mut(target)) {
             served.node.end_session(old);
         }
-        // The new link may get the number of one that has ended, so that one's socket goes first.
+        // The new link may get the number of a link that has ended, so the socket of the old link goes first.
         state.drop_over();
         let key = state.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
             state.sockets.push(None);
@@ -348,7 +348,7 @@ impl State {
         self.drop_over() | did
     }
 
-    /// Closes the sockets that are broken, and those of links that are over; whether there were some.
+    /// Closes the sockets that are broken, and those of links that are over. Returns whether there were some.
     fn drop_over(&mut self) -> bool {
         let mut did = false;
         for place in &mut self.sockets {

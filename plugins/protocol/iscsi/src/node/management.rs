@@ -1,100 +1,122 @@
 //! Task management. RFC 7143, section 11.5; SAM-5, section 7.
 //!
-//! What waits (for data, for memory, for its turn) is aborted at once. What is at the bdev cannot be called back: the answer waits for it, but
-//! not for ever. After [`PATIENCE_NS`] the function is rejected, and the tasks end silently whenever their I/Os do.
+//! A task that waits (for data, for memory, for its turn) is aborted at once. An I/O at the bdev cannot be called back: the answer waits
+//! for it, but not for ever. After [`PATIENCE_NS`] the function is rejected, and the tasks end silently when their I/Os do. The status of
+//! a PREEMPT AND ABORT waits in the same way; after that time it is sent all the same.
 
 use super::session::SessionId;
+use super::table::split;
 use super::{Backend, Node, index};
-use drivebay_scsi::{Task, TaskKey};
+use drivebay_scsi::{NexusId, Task, TaskKey};
 use drivebay_spec_iscsi::pdu::{FunctionResponse, function};
 
 /// How long an answer waits for I/Os at the bdev, in nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
-/// A task management function under way.
+/// A task management function that an initiator asks for.
 #[derive(Debug)]
 pub(super) struct Management {
-    link: u32,
-    session: SessionId,
-    itt: u32,
-    function: u8,
-    unit: Option<u16>,
-    ref_tag: u32,
-    deadline_ns: u64,
-    /// Aborted tasks whose I/Os have not ended.
-    waits: Vec<TaskKey>,
+    pub(super) link: u32,
+    pub(super) session: SessionId,
+    pub(super) itt: u32,
+    pub(super) function: u8,
+    pub(super) unit: Option<u16>,
+    pub(super) ref_tag: u32,
 }
 
-impl Management {
-    pub(super) fn new(
-        link: u32,
-        session: SessionId,
-        itt: u32,
-        function: u8,
-        unit: Option<u16>,
-        ref_tag: u32,
-        now_ns: u64,
-    ) -> Self {
-        let deadline_ns = now_ns.saturating_add(PATIENCE_NS);
-        Self { link, session, itt, function, unit, ref_tag, deadline_ns, waits: Vec::new() }
+/// An answer that waits for aborted tasks.
+#[derive(Debug)]
+pub(super) struct Wait {
+    waiter: Waiter,
+    deadline_ns: u64,
+    /// Aborted tasks whose I/Os have not ended.
+    tasks: Vec<TaskKey>,
+}
+
+/// Whose answer waits.
+#[derive(Clone, Copy, Debug)]
+enum Waiter {
+    /// A task management function.
+    Function { link: u32, itt: u32 },
+    /// A PREEMPT AND ABORT.
+    Preempt(TaskKey),
+}
+
+impl Waiter {
+    /// The connection of the initiator.
+    fn link(self) -> u32 {
+        match self {
+            Self::Function { link, .. } => link,
+            Self::Preempt(key) => split(key).0,
+        }
     }
 }
 
 impl<B: Backend> Node<B> {
     /// Begins a function.
-    pub(super) fn manage(&mut self, mut management: Management) {
-        let begun = self.begin_management(&mut management);
-        if begun == FunctionResponse::Complete {
-            self.managements.push(management);
-        } else {
-            self.answer(management.link, management.itt, begun);
+    pub(super) fn manage(&mut self, management: &Management) {
+        let waiter = Waiter::Function { link: management.link, itt: management.itt };
+        match self.begin_management(management) {
+            Ok(tasks) => self.wait(waiter, tasks),
+            Err(refused) => self.answer(waiter, refused),
         }
     }
 
-    fn begin_management(&mut self, management: &mut Management) -> FunctionResponse {
+    fn wait(&mut self, waiter: Waiter, tasks: Vec<TaskKey>) {
+        let deadline_ns = self.shared.now_ns.saturating_add(PATIENCE_NS);
+        self.waits.push(Wait { waiter, deadline_ns, tasks });
+    }
+
+    /// Aborts what the function means; returns the tasks whose I/Os have not ended.
+    fn begin_management(
+        &mut self,
+        management: &Management,
+    ) -> Result<Vec<TaskKey>, FunctionResponse> {
         let unit = management.unit.filter(|unit| self.shared.device.unit(*unit).is_some());
         let needs_unit = matches!(
             management.function,
             function::ABORT_TASK_SET | function::CLEAR_TASK_SET | function::LOGICAL_UNIT_RESET
         );
         if needs_unit && unit.is_none() {
-            return FunctionResponse::LunDoesNotExist;
+            return Err(FunctionResponse::LunDoesNotExist);
         }
-        let own = self.shared.sessions.get(&management.session).map(|session| session.nexus);
-        let Some(own) = own else { return FunctionResponse::Rejected };
-        match management.function {
+        let session = management.session;
+        let own = self.shared.sessions.get(&session).map(|session| session.nexus);
+        let own = own.ok_or(FunctionResponse::Rejected)?;
+        let tasks = match management.function {
             function::ABORT_TASK => {
-                let found = self.find_in_session(management.session, management.ref_tag);
-                let Some(key) = found else { return FunctionResponse::TaskDoesNotExist };
-                management.waits = self.abort_tasks(|_, other, _| other == key);
+                let found = self.find_in_session(session, management.ref_tag);
+                let key = found.ok_or(FunctionResponse::TaskDoesNotExist)?;
+                self.abort_tasks(|_, other, _| other == key)
             }
             function::ABORT_TASK_SET => {
-                let session = management.session;
-                management.waits =
-                    self.abort_tasks(|of, _, task| of == session && Some(task.unit()) == unit);
+                self.abort_tasks(|of, _, task| of == session && Some(task.unit()) == unit)
             }
             function::CLEAR_TASK_SET => {
-                management.waits = self.abort_tasks(|_, _, task| Some(task.unit()) == unit);
+                let tasks = self.abort_tasks(|_, _, task| Some(task.unit()) == unit);
                 let others: Vec<_> = self.sessions().map(|session| session.nexus).collect();
                 for nexus in others.into_iter().filter(|nexus| *nexus != own) {
                     self.shared.device.tasks_cleared(unit.unwrap_or(0), nexus);
                 }
+                tasks
             }
             function::LOGICAL_UNIT_RESET => {
-                management.waits =
+                let tasks =
                     self.abort_tasks(|_, _, task| unit.is_some_and(|unit| task.touches(unit)));
                 self.shared.device.reset_unit(unit.unwrap_or(0));
+                tasks
             }
             function::TARGET_WARM_RESET | function::TARGET_COLD_RESET => {
-                management.waits = self.abort_tasks(|_, _, _| true);
+                let tasks = self.abort_tasks(|_, _, _| true);
                 for unit in self.shared.device.unit_numbers() {
                     self.shared.device.reset_unit(unit);
                 }
+                tasks
             }
-            function::TASK_REASSIGN => return FunctionResponse::ReassignNotSupported,
-            _ => return FunctionResponse::NotSupported,
-        }
-        FunctionResponse::Complete
+            function::TASK_REASSIGN => return Err(FunctionResponse::ReassignNotSupported),
+            _ => return Err(FunctionResponse::NotSupported),
+        };
+        Ok(tasks)
     }
 
     /// Aborts tasks; returns those whose I/Os have not ended. `is_meant` gets session, key and task.
@@ -118,15 +140,18 @@ impl<B: Backend> Node<B> {
         left
     }
 
-    /// Aborts the commands of nexuses that PREEMPT AND ABORT has put out. An EXTENDED COPY that was sent to another unit must
-    /// not go on writing to this one.
-    pub(super) fn abort_preempted(&mut self) {
-        for (nexus, unit) in self.shared.device.take_preempted() {
+    /// Aborts the commands of the nexuses that a PREEMPT AND ABORT has removed; its status waits for them. An EXTENDED COPY that
+    /// was sent to another unit must not go on writing to this one.
+    pub(super) fn abort_preempted(&mut self, by: TaskKey, preempted: Vec<(NexusId, u16)>) {
+        let mut tasks = Vec::new();
+        for (nexus, unit) in preempted {
             let session = self.sessions().find(|session| session.nexus == nexus);
             if let Some(session) = session.map(|session| session.id) {
-                self.abort_tasks(|of, _, task| of == session && task.touches(unit));
+                let aborted = self.abort_tasks(|of, _, task| of == session && task.touches(unit));
+                tasks.extend(aborted);
             }
         }
+        self.wait(Waiter::Preempt(by), tasks);
     }
 
     fn find_in_session(&self, session: SessionId, itt: u32) -> Option<TaskKey> {
@@ -134,52 +159,54 @@ impl<B: Backend> Node<B> {
         links.into_iter().find_map(|link| link.table.find(itt))
     }
 
-    /// Answers the functions whose tasks have all ended.
-    pub(super) fn settle_managements(&mut self) {
+    /// Gives the answers whose tasks have all ended.
+    pub(super) fn settle_waits(&mut self) {
         let links = &mut self.links;
         let mut done = Vec::new();
-        self.managements.retain_mut(|management| {
-            management.waits.retain(|key| {
-                let (id, _) = super::table::split(*key);
-                let link = links.get_mut(index(id)).and_then(Option::as_mut);
+        self.waits.retain_mut(|wait| {
+            wait.tasks.retain(|key| {
+                let link = links.get_mut(index(split(*key).0)).and_then(Option::as_mut);
                 link.is_some_and(|link| link.table.get_mut(*key).is_some())
             });
-            let is_done = management.waits.is_empty();
+            let is_done = wait.tasks.is_empty();
             if is_done {
-                done.push((management.link, management.itt));
+                done.push(wait.waiter);
             }
             !is_done
         });
-        for (link, itt) in done {
-            self.answer(link, itt, FunctionResponse::Complete);
+        for waiter in done {
+            self.answer(waiter, FunctionResponse::Complete);
         }
     }
 
-    /// Rejects the functions whose time is over.
-    pub(super) fn expire_managements(&mut self) {
+    /// Ends the waits whose time is over.
+    pub(super) fn expire_waits(&mut self) {
         let now_ns = self.shared.now_ns;
         let mut late = Vec::new();
-        self.managements.retain(|management| {
-            let is_late = management.deadline_ns <= now_ns;
+        self.waits.retain(|wait| {
+            let is_late = wait.deadline_ns <= now_ns;
             if is_late {
-                late.push((management.link, management.itt));
+                late.push(wait.waiter);
             }
             !is_late
         });
-        for (link, itt) in late {
-            self.answer(link, itt, FunctionResponse::Rejected);
+        for waiter in late {
+            self.answer(waiter, FunctionResponse::Rejected);
         }
     }
 
     /// A connection is gone, and nobody waits for the answers on it.
-    pub(super) fn forget_managements(&mut self, link: u32) {
-        self.managements.retain(|management| management.link != link);
+    pub(super) fn forget_waits(&mut self, link: u32) {
+        self.waits.retain(|wait| wait.waiter.link() != link);
     }
 
-    fn answer(&mut self, link: u32, itt: u32, response: FunctionResponse) {
+    /// Answers a function; lets a PREEMPT AND ABORT end with its own status.
+    fn answer(&mut self, waiter: Waiter, response: FunctionResponse) {
         let Self { shared, links, .. } = self;
-        if let Some(Some(link)) = links.get_mut(index(link)) {
-            link.managed(itt, response, shared);
+        let Some(Some(link)) = links.get_mut(index(waiter.link())) else { return };
+        match waiter {
+            Waiter::Function { itt, .. } => link.managed(itt, response, shared),
+            Waiter::Preempt(key) => link.preempted(key, shared),
         }
     }
 }

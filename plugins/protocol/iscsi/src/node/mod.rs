@@ -18,9 +18,9 @@ pub use link::{Established, Link, SEGMENT_LEN};
 pub use session::{Session, SessionId};
 
 use crate::connection::Inbox;
-use drivebay_scsi::{Device, Disk, TaskKey};
+use drivebay_scsi::{Device, Disk, NexusId, TaskKey};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
-use management::Management;
+use management::{Management, Wait};
 use std::collections::BTreeMap;
 
 /// The bdevs of a node's units.
@@ -52,8 +52,8 @@ enum Chore {
     Manage(Management),
     /// A task of a unit has ended: others may have their turn.
     Turn(u16),
-    /// Commands of other nexuses were preempted.
-    Preempted,
+    /// A PREEMPT AND ABORT has removed nexuses: their commands to these units are aborted.
+    Preempted(TaskKey, Vec<(NexusId, u16)>),
     /// The session ends.
     EndSession(SessionId),
     /// One connection of a session ends.
@@ -81,7 +81,7 @@ pub struct Shared<B: Backend> {
 pub struct Node<B: Backend> {
     shared: Shared<B>,
     links: Vec<Option<Box<Link<B::Buffer>>>>,
-    managements: Vec<Management>,
+    waits: Vec<Wait>,
 }
 
 impl<B: Backend> Node<B> {
@@ -97,7 +97,7 @@ impl<B: Backend> Node<B> {
             is_short: false,
             now_ns: 0,
         };
-        Self { shared, links: Vec::new(), managements: Vec::new() }
+        Self { shared, links: Vec::new(), waits: Vec::new() }
     }
 
     /// The device.
@@ -208,7 +208,7 @@ impl<B: Backend> Node<B> {
         for link in links.iter_mut().flatten() {
             link.tick(shared);
         }
-        self.expire_managements();
+        self.expire_waits();
         self.do_chores();
     }
 
@@ -283,14 +283,14 @@ impl<B: Backend> Node<B> {
         while !self.shared.chores.is_empty() {
             for chore in std::mem::take(&mut self.shared.chores) {
                 match chore {
-                    Chore::Manage(management) => self.manage(management),
+                    Chore::Manage(management) => self.manage(&management),
                     Chore::Turn(unit) => self.turn(unit),
-                    Chore::Preempted => self.abort_preempted(),
+                    Chore::Preempted(by, preempted) => self.abort_preempted(by, preempted),
                     Chore::EndSession(session) => self.drop_session(session),
                     Chore::EndLink(id) => self.drop_link(id),
                 }
             }
-            self.settle_managements();
+            self.settle_waits();
             self.sweep();
         }
         self.sweep();
@@ -327,7 +327,7 @@ impl<B: Backend> Node<B> {
                 shared.sessions.remove(&session_id);
             }
         }
-        self.forget_managements(id);
+        self.forget_waits(id);
     }
 
     /// Forgets connections of which nothing is left.

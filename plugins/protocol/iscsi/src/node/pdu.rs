@@ -103,9 +103,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         let function = request.function & 0x7f;
         let unit = lun::decode(request.lun);
         let (link, session) = (self.id, self.session());
-        let itt = request.itt;
-        let management =
-            Management::new(link, session, itt, function, unit, request.ref_tag, shared.now_ns);
+        let (itt, ref_tag) = (request.itt, request.ref_tag);
+        let management = Management { link, session, itt, function, unit, ref_tag };
         shared.chores.push(Chore::Manage(management));
         if function == function::TARGET_COLD_RESET {
             self.close_soon();

@@ -1,4 +1,4 @@
-//! SCSI commands: begun, carried on, answered, aborted. RFC 7143, sections 11.3 and 11.4.
+//! SCSI commands, from the PDU to the answer or the abort. RFC 7143, sections 11.3 and 11.4.
 
 use super::link::Link;
 use super::table::{Entry, Piece, PieceState};
@@ -65,6 +65,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             sn: 0,
             sent: 0,
             is_aborted: false,
+            preempts: false,
         });
         let first = self.agreed.first_burst_len.min(out_len);
         let taken = data.len().min(usize::try_from(first).unwrap_or(usize::MAX));
@@ -73,16 +74,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.advance(key, shared);
     }
 
-    /// Carries a task on as far as it goes now.
+    /// Does what a task's next steps need, until it has to wait or ends.
     pub(super) fn advance<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         loop {
             let unsent = self.outbox.lent();
             let (reads_max, r2ts_max) =
                 (self.reads_max, usize::from(self.agreed.max_outstanding_r2t));
-            let Some(entry) = self.table.get_mut(key).filter(|entry| !entry.is_aborted) else {
+            let found = self.table.get_mut(key);
+            let Some(entry) = found.filter(|entry| !entry.is_aborted && !entry.preempts) else {
                 return;
             };
-            match entry.task.step() {
+            match entry.task.step(&shared.device) {
                 Next::Receive(len) => {
                     if !self.receive_list(key, len, shared) {
                         return;
@@ -172,8 +174,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// A task has come to its end: it is answered, and its place is free.
+    /// Answers a task that has come to its end, and frees its slot. A PREEMPT AND ABORT first has the node abort tasks; it is
+    /// answered after them, by [`preempted`](Self::preempted).
     fn finish<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
+        if shared.device.has_preempted()
+            && let Some(entry) = self.table.get_mut(key)
+        {
+            entry.preempts = true;
+            let preempted = shared.device.take_preempted();
+            return shared.chores.push(Chore::Preempted(key, preempted));
+        }
         let Some(mut entry) = self.table.remove(key) else { return };
         let (wanted, sent) = (entry.task.wanted(), entry.sent);
         self.let_go(&mut entry, shared);
@@ -197,20 +207,28 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.respond(itt, sn, &outcome, (flag, residual), shared);
     }
 
-    /// A task has ended, and its status is told with its data.
+    /// The tasks that a PREEMPT AND ABORT aborts have ended, or its time is over: answers it.
+    pub(super) fn preempted<K: Backend<Buffer = B>>(
+        &mut self,
+        key: TaskKey,
+        shared: &mut Shared<K>,
+    ) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        entry.preempts = false;
+        self.advance(key, shared);
+    }
+
+    /// A task has ended, and the last of its data carries the status.
     pub(super) fn forget<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         if let Some(mut entry) = self.table.remove(key) {
             self.let_go(&mut entry, shared);
         }
     }
 
-    /// Lets go of what a task held.
+    /// Releases what a task held.
     fn let_go<K: Backend>(&mut self, entry: &mut Entry<B>, shared: &mut Shared<K>) {
         shared.device.finish(&mut entry.task);
         shared.chores.push(Chore::Turn(entry.task.gate_unit()));
-        if shared.device.has_preempted() {
-            shared.chores.push(Chore::Preempted);
-        }
         if let Some(session) = self.session_mut(shared) {
             session.end();
         }
@@ -278,7 +296,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// A unit goes: what is under way there ends with an error.
+    /// A unit goes: ends the tasks that need it with an error.
     pub(super) fn fail_unit<K: Backend<Buffer = B>>(&mut self, unit: u16, shared: &mut Shared<K>) {
         for key in self.table.keys() {
             let is_meant = self.table.get_mut(key).is_some_and(|entry| entry.task.touches(unit));
@@ -288,7 +306,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Ends a task with an error as soon as its I/Os have ended. Data that is still to come is not waited for.
+    /// Ends a task with an error as soon as its I/Os have ended. It does not wait for more data of the initiator.
     pub(super) fn fail_task<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,

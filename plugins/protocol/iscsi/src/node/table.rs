@@ -31,6 +31,8 @@ pub(super) struct Entry<B> {
     pub(super) sent: u32,
     /// It was aborted: it ends without a response, once its I/Os have ended.
     pub(super) is_aborted: bool,
+    /// It is a PREEMPT AND ABORT that is answered when the tasks that it aborts have ended.
+    pub(super) preempts: bool,
 }
 
 /// One I/O of a task.

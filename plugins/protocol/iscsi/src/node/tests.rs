@@ -10,6 +10,7 @@ use drivebay_sdk::Status as IoStatus;
 use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, DataIn, DataOut, FINAL, R2t, ScsiCommand, function};
 use drivebay_spec_iscsi::{BHS_LEN, Header, NO_TAG, Opcode, pad_len};
+use drivebay_spec_scsi::reservation::{OutAction, OutParameters};
 
 const BLOCK: usize = 512;
 const BLOCKS: usize = 2048;
@@ -198,6 +199,30 @@ impl Bench {
         self.send(request.encode_immediate(0), &[]);
     }
 
+    fn reserve_out(&mut self, itt: u32, action: OutAction, key: u64, other: u64) {
+        let out = OutParameters { key, service_action_key: other, ..OutParameters::default() };
+        let list = out.encode();
+        let cdb = [0x5f, action as u8, 1, 0, 0, 0, 0, 0, list.len() as u8, 0];
+        let len = list.len() as u32;
+        self.command(itt, 0, &cdb, FINAL | ScsiCommand::WRITE, len, &list);
+    }
+
+    /// A second session preempts the first one, whose write is at the bdev.
+    fn preempt_a_writer() -> Self {
+        let mut bench = Self::new(Agreed::default());
+        bench.reserve_out(1, OutAction::RegisterAndIgnore, 0, 1);
+        assert_eq!(bench.statuses(), [(1, 0)]);
+        bench.write(2, 0, 1, &[5; 512]);
+        assert_eq!(bench.node.backend().waiting.len(), 1);
+        bench.link = bench.node.attach(established(2, Agreed::default()));
+        bench.cmd_sn = 1;
+        bench.reserve_out(3, OutAction::RegisterAndIgnore, 0, 2);
+        assert_eq!(bench.statuses(), [(3, 0)]);
+        bench.reserve_out(4, OutAction::PreemptAndAbort, 2, 1);
+        assert!(bench.statuses().is_empty(), "a write that it aborts is at the bdev");
+        bench
+    }
+
     fn managed(&mut self) -> Option<u8> {
         let mut all = self.sent().into_iter();
         all.find_map(|(kind, bhs, _)| {
@@ -378,6 +403,32 @@ fn an_io_that_hangs_does_not_hold_up_the_answer_for_ever_nor_a_new_session() {
     assert_eq!(bench.statuses().len(), 1);
     bench.run();
     assert_eq!(bench.sent().len(), 0, "the old command is answered to nobody");
+}
+
+#[test]
+fn a_preempt_and_abort_is_answered_when_the_aborted_write_has_ended() {
+    let mut bench = Bench::preempt_a_writer();
+    bench.command(5, 0, &[0; 6], FINAL, 0, &[]);
+    assert_eq!(bench.statuses(), [(5, 0)], "others do not wait");
+    bench.run();
+    assert_eq!(bench.statuses(), [(4, 0)]);
+    bench.link = 0;
+    assert!(bench.statuses().is_empty(), "the aborted write is answered to nobody");
+}
+
+#[test]
+fn a_preempt_and_abort_does_not_wait_for_ever_and_may_be_aborted_itself() {
+    let mut bench = Bench::preempt_a_writer();
+    bench.node.tick(5_000_000_001);
+    assert_eq!(bench.statuses(), [(4, 0)]);
+    bench.run();
+    assert!(bench.statuses().is_empty());
+
+    let mut bench = Bench::preempt_a_writer();
+    bench.manage(10, function::ABORT_TASK, 4);
+    assert_eq!(bench.managed(), Some(0));
+    bench.run();
+    assert!(bench.statuses().is_empty());
 }
 
 #[test]
