@@ -100,7 +100,7 @@ impl GuestMemory {
         memory
     }
 
-    /// Memory of a fuzzer, which is this process's own.
+    /// Guest memory within a fuzzer's own memory.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn over(

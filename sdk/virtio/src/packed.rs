@@ -117,7 +117,7 @@ impl PackedRing {
         Ok(ring)
     }
 
-    /// Goes on where a device stopped that kept a record: everything that it took is in flight or given back.
+    /// Continues where a device stopped that kept a record: each chain that it took is in flight or was given back.
     fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
         let is_available = |place| self.is_available(place);
         let (record, left) = PackedRecord::new(inflight, self.next_used, is_available)?;
@@ -132,8 +132,8 @@ impl PackedRing {
         Ok(())
     }
 
-    /// The last device may have died while it wrote a batch, whose first descriptor it would have shown last. The others
-    /// look used, and the driver would find them behind the next chain that is given back.
+    /// Undoes a batch that the last device had not shown when it died. A device marks the first descriptor of a batch last, so
+    /// the others may look used already: the driver would find them behind the next chain that is given back.
     fn unmark(&self) {
         let mut place = self.next_used;
         for _ in 0..self.outstanding {

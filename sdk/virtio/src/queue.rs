@@ -93,11 +93,11 @@ enum Ring {
 impl Queue {
     /// A queue over rings in `memory`, which begins where the last device stopped: `base` as `SET_VRING_BASE` says it (for
     /// packed rings, available index and wrap counter in the low half, used ones in the high half). With a record of what
-    /// is in flight that resumes, the record says where the last device stopped, and [`pop`](Self::pop) gives what it left
-    /// first.
+    /// is in flight that resumes, the record says where the last device stopped, and [`pop`](Self::pop) first gives the
+    /// requests that it left.
     ///
     /// # Errors
-    /// [`Broken::Size`] and [`Broken::Ring`]; [`Broken::Inflight`] when the record cannot be.
+    /// [`Broken::Size`] and [`Broken::Ring`]; [`Broken::Inflight`] when the record contradicts itself or the ring.
     pub fn new(
         memory: Arc<GuestMemory>,
         rings: &Rings,
@@ -161,8 +161,8 @@ impl Queue {
         }
     }
 
-    /// Whether [`pop`](Self::pop) still has requests that the last device left. A queue is not stopped before: its base
-    /// does not tell of them.
+    /// Whether [`pop`](Self::pop) still has requests that the last device left. Take them before you stop the
+    /// queue: its base does not count them.
     #[must_use]
     pub fn is_resuming(&self) -> bool {
         match &self.ring {

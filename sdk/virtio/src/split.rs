@@ -71,7 +71,7 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Goes on where a device stopped that kept a record: everything that it took is in flight or given back.
+    /// Continues where a device stopped that kept a record: each chain that it took is in flight or was given back.
     fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
         let (record, left) = SplitRecord::new(inflight, self.next_used)?;
         self.record = Some(record);
@@ -99,7 +99,7 @@ impl SplitRing {
         if ahead > self.size {
             return Err(Broken::IndexJump { ahead });
         }
-        // A driver that offers on without an end of what it offered would have the device take without bounds.
+        // A driver that does not wait for any request to end must not make the device take more than the ring holds.
         let outstanding = self.next_available.wrapping_sub(self.next_used).wrapping_add(ahead);
         if outstanding > self.size {
             return Err(Broken::IndexJump { ahead: outstanding });

@@ -12,8 +12,10 @@ use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread, tracing};
 use drivebay_spec_vhost::message::{Request, reply};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,6 +30,8 @@ const SESSIONS_MAX: usize = 8;
 const MESSAGES_MAX: usize = 32;
 /// Sockets that are looked at in a round.
 const EVENTS_MAX: usize = 32;
+/// How long listeners rest when descriptors or memory have run out, in nanoseconds.
+const REST_NS: u64 = 100_000_000;
 /// Readable, as poll(2) says it.
 const POLLIN: u32 = 1;
 
@@ -42,6 +46,12 @@ pub struct Control {
     ends: RefCell<Vec<AtEnd>>,
     /// What is done when a target has left all sessions, by the key of its [`Leaving`].
     removals: RefCell<BTreeMap<u64, Removal>>,
+    /// Keys of the listeners that rest, since descriptors or memory have run out.
+    resting: RefCell<Vec<u64>>,
+    /// When their rest is over, on the host's clock in nanoseconds; `u64::MAX` while none rests.
+    rests_until_ns: Cell<u64>,
+    /// The log says already that descriptors or memory have run out.
+    is_exhausted: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -69,13 +79,13 @@ struct Open {
 /// What is called when a target has left all sessions.
 struct Removal(Box<dyn FnOnce()>);
 
-impl std::fmt::Debug for Removal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Removal")
     }
 }
 
-/// Every session that still has a target shares one; the app thread hears when the last is dropped.
+/// Shared by the sessions that still have the target. When the last one drops it, the app thread is told.
 struct Leaving(u64);
 
 impl Drop for Leaving {
@@ -97,8 +107,8 @@ struct AtEnd {
     call: Box<dyn FnOnce()>,
 }
 
-impl std::fmt::Debug for AtEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for AtEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtEnd").field("controller", &self.controller).finish_non_exhaustive()
     }
 }
@@ -115,6 +125,10 @@ impl Poll for Round {
     // The epoll is level-triggered: what is there already ends the sleep at once.
     fn prepare_sleep(&mut self) -> bool {
         false
+    }
+
+    fn next_ns(&mut self) -> u64 {
+        self.0.upgrade().map_or(u64::MAX, |control| control.rests_until_ns.get())
     }
 }
 
@@ -133,6 +147,9 @@ impl Control {
             next_key: Cell::new(0),
             ends: RefCell::default(),
             removals: RefCell::default(),
+            resting: RefCell::default(),
+            rests_until_ns: Cell::new(u64::MAX),
+            is_exhausted: Cell::new(false),
         });
         let poller = Poller::register("vhost-control", 0, Round(Rc::downgrade(&control)))?;
         poller.wake_fd(fd, POLLIN)?;
@@ -227,7 +244,7 @@ impl Control {
         self.entries.borrow().values().filter(|entry| matches!(entry, Entry::Session(_))).count()
     }
 
-    /// Whether a controller has sessions, those too that only wait for their I/O.
+    /// Whether a controller has sessions, including those that only wait for their I/O.
     pub fn has_sessions(&self, controller: &str) -> bool {
         !self.sessions_of(controller).is_empty()
     }
@@ -249,23 +266,30 @@ impl Control {
     }
 
     fn round(&self) -> bool {
+        let has_woken = self.end_rest();
         let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
         let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, Some(&timeout)) else {
-            return false;
+            return has_woken;
         };
         let keys: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
         for &key in &keys {
             self.serve(key);
         }
-        !keys.is_empty()
+        has_woken || !keys.is_empty()
     }
 
     fn serve(&self, key: u64) {
         let accepted = match self.entries.borrow().get(&key) {
             Some(Entry::Listener { controller, listener, .. }) => match listener.accept() {
-                Ok((stream, _)) => Some((controller.clone(), stream)),
+                Ok((stream, _)) => {
+                    self.is_exhausted.set(false);
+                    Some((controller.clone(), stream))
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if is_exhausted(&error) => {
+                    return self.rest(key, controller, listener, &error);
+                }
                 Err(error) => {
                     static REFUSED: Throttle = Throttle::new();
                     if let Some(left_out) = REFUSED.admit() {
@@ -287,6 +311,39 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Leaves a listener alone for a while: one that cannot accept stays readable, and would keep the thread busy.
+    fn rest(&self, key: u64, controller: &str, listener: &UnixListener, why: &dyn fmt::Display) {
+        let _ = epoll::delete(&self.epoll, listener); // it is not watched if that fails
+        let mut resting = self.resting.borrow_mut();
+        if resting.is_empty() {
+            self.rests_until_ns.set(thread::now_ns().saturating_add(REST_NS));
+        }
+        resting.push(key);
+        if !self.is_exhausted.replace(true) {
+            tracing::error!(
+                "vhost controller {controller}: no VMM can be accepted: {why}; they wait until descriptors are free or \
+                 the limit is raised (ulimit -n, LimitNOFILE=)"
+            );
+        }
+    }
+
+    /// Watches the listeners again when their rest is over: whether it is.
+    fn end_rest(&self) -> bool {
+        if self.resting.borrow().is_empty() || thread::now_ns() < self.rests_until_ns.get() {
+            return false;
+        }
+        self.rests_until_ns.set(u64::MAX);
+        for key in self.resting.take() {
+            if let Some(Entry::Listener { controller, listener, .. }) =
+                self.entries.borrow().get(&key)
+                && let Err(error) = self.watch(listener, key)
+            {
+                self.rest(key, controller, listener, &error);
+            }
+        }
+        true
     }
 
     /// Begins a session.
@@ -359,7 +416,7 @@ impl Control {
     /// Has rings stop. Until they have, nothing of the session is read.
     fn stop_rings(&self, key: u64, open: &mut Open, rings: &[usize]) {
         open.stopping += rings.len();
-        // Not only silenced: a VMM that is gone would wake the thread all the time.
+        // Removed, not only silenced: epoll always reports a VMM that is gone, which would wake the thread all the time.
         let _ = epoll::delete(&self.epoll, &open.socket);
         for &index in rings {
             open.session.device().send(move |device| {
@@ -487,6 +544,12 @@ impl Control {
             .map_err(std::io::Error::from)?;
         Ok(())
     }
+}
+
+/// Whether descriptors or memory have run out.
+fn is_exhausted(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// What a look at a session's socket gave.

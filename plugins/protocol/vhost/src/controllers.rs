@@ -70,7 +70,7 @@ pub enum Backing {
 pub struct Blk {
     /// How it was made.
     pub config: BlkConfig,
-    /// `None` since the bdev went away.
+    /// `None` after the bdev went away.
     pub desc: Option<Arc<Desc>>,
 }
 
@@ -90,12 +90,12 @@ pub struct BlkConfig {
 pub struct Target {
     /// Name of the bdev.
     pub bdev: String,
-    /// `None` while it goes.
+    /// `None` while the target is being removed.
     desc: Option<Arc<Desc>>,
 }
 
 impl Target {
-    /// Whether it goes, and waits for the commands of guests.
+    /// Whether it is being removed and waits for the commands of guests.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.desc.is_none()
@@ -173,8 +173,7 @@ impl Controllers {
         Ok(())
     }
 
-    /// Begins to listen for a SCSI controller that was made with a delay. One that listens already goes on, as the reference's
-    /// does.
+    /// Lets a SCSI controller listen that was made with a delay. One that listens already stays as it is, as in the reference.
     ///
     /// # Errors
     /// `ENODEV`, `EINVAL` for a block device, what the socket's path refuses.
@@ -188,7 +187,7 @@ impl Controllers {
         Ok(())
     }
 
-    /// Adds a target: its number. Guests are told.
+    /// Adds a target, tells the guests, and returns its number.
     ///
     /// # Errors
     /// `ENODEV` without the controller or bdev, `EINVAL` for a number or controller that cannot have it, `EEXIST` when the
@@ -232,7 +231,7 @@ impl Controllers {
         Ok(given)
     }
 
-    /// Removes a target: guests are told, and `done` is called when their commands have ended.
+    /// Removes a target: tells the guests, and calls `done` when their commands have ended.
     pub fn remove_target(&self, name: &str, number: u32, done: impl FnOnce(Result<()>) + 'static) {
         match self.begin_removal(name, number) {
             Ok((number, desc)) => self.finish_removal(name, number, desc, done),
@@ -246,15 +245,16 @@ impl Controllers {
         let given = u8::try_from(number).ok().filter(|number| *number < TARGETS_MAX);
         let allowed = format!("a number below {TARGETS_MAX}");
         let given = given.ok_or_else(|| Error::invalid("scsi_target_num", number, allowed))?;
-        // The reference says EBUSY of a target that is not there, too.
-        let busy =
-            || Error::new(errno::EBUSY, format!("target {given} is not there, or goes already"));
+        // The reference answers EBUSY for a missing target, too.
+        let busy = || {
+            Error::new(errno::EBUSY, format!("target {given} does not exist, or is being removed"))
+        };
         let desc =
             targets.get_mut(&given).and_then(|target| target.desc.take()).ok_or_else(busy)?;
         Ok((given, desc))
     }
 
-    /// The target has left every session: then its bdev is closed.
+    /// Closes the bdev when the target has left every session.
     fn finish_removal(
         &self,
         name: &str,
@@ -371,7 +371,7 @@ impl Controller {
     }
 }
 
-/// The targets that do not go.
+/// The targets that are not being removed.
 fn present(targets: &BTreeMap<u8, Target>) -> Result<Vec<TargetDisk>> {
     let present =
         targets.iter().filter_map(|(&number, target)| Some((number, target.desc.clone()?)));
@@ -418,7 +418,7 @@ fn target_changed(name: &str, number: u8, event: Event) {
     match event {
         Event::Remove => {
             tracing::warn!("vhost controller {name}: the bdev of target {number} goes away");
-            all.remove_target(name, number.into(), |_| {}); // a target that goes already goes
+            all.remove_target(name, number.into(), |_| {}); // it fails only if the target is being removed already
         }
         Event::Resize { num_blocks, .. } => {
             all.control.for_each_device(name, move |device| {

@@ -189,7 +189,7 @@ impl Service {
         }
     }
 
-    /// Carries on what waits for I/O: whether there was something.
+    /// Continues what waited for I/O. Returns whether there was something to do.
     fn progress(&self) -> bool {
         match self {
             Self::Blk(_) => false,
@@ -289,11 +289,10 @@ impl Running {
             && self.ended.borrow().is_empty()
     }
 
-    /// Whether it takes requests: one that stops takes those that the last device left, and no others.
+    /// Whether it takes requests. It takes those that the last device left in any case: the next device would not find them.
     fn takes(&self, service: &Service) -> bool {
-        !self.is_broken.get()
-            && service.wants(self.index)
-            && (self.stopping.borrow().is_none() || self.state.borrow().queue.is_resuming())
+        let is_open = self.stopping.borrow().is_none() && service.wants(self.index);
+        !self.is_broken.get() && (is_open || self.state.borrow().queue.is_resuming())
     }
 
     /// Takes new requests and submits them.
@@ -368,13 +367,13 @@ impl Running {
 /// Calls the driver.
 fn notify(call: Option<&OwnedFd>) {
     let Some(call) = call else { return };
-    // A full counter has been seen by nobody yet, and says the same.
+    // A write to a full counter fails, and the counter wakes the driver all the same.
     #[expect(clippy::host_endian_bytes, reason = "an eventfd takes a number of this machine")]
     let one = 1_u64.to_ne_bytes();
     let _ = rustix::io::write(call, &one);
 }
 
-/// Puts a request with those that are handed back next; `written` bytes were written to it.
+/// Adds a request to those that are handed back next. `written` bytes were written to it.
 pub fn finish(mut request: Taken, written: u64) {
     request.state.written = written;
     if let Some(ring) = request.state.ring.clone() {

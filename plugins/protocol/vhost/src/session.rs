@@ -76,7 +76,7 @@ struct Tracking {
 /// The answer to a message.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// The payload; `None` = it is answered only where the VMM asks for that.
+    /// The payload. `None`: the VMM gets an answer only if it asks for one.
     pub payload: Option<Vec<u8>>,
     /// A descriptor that goes with it.
     pub fd: Option<OwnedFd>,
@@ -85,7 +85,7 @@ pub struct Answer {
 /// What a message needs before it is answered.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is done.
+    /// The message is done.
     Done(Answer),
     /// These rings have to stop first; then [`Session::stopped`].
     Stop(Vec<usize>),
@@ -114,7 +114,7 @@ impl Session {
         (0..).zip(&self.rings).filter(|(_, ring)| ring.is_running).map(|(index, _)| index).collect()
     }
 
-    /// The device has changed: its bdev has another size. The VMM is told, if it gave a channel for that.
+    /// The bdev has another size. Tells the VMM, if it gave a channel for that.
     pub fn changed(&mut self, personality: Personality) {
         self.personality = personality;
         if let Some(channel) = &self.channel {
@@ -163,7 +163,7 @@ impl Session {
         }
     }
 
-    /// Does what a message asks, while no ring runs that it concerns.
+    /// Does what a message asks. None of the rings that it concerns runs.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).

@@ -166,15 +166,15 @@ impl Socket {
     }
 }
 
-/// Tells a VMM on the device's own channel that the configuration space has changed. A VMM that has not read what it was
-/// told before reads the newest configuration then.
+/// Tells a VMM on the device's own channel that the configuration space has changed. If the notice does not fit into the
+/// channel, earlier ones are still unread, and the VMM will read the newest configuration with them.
 pub fn tell_of_change(channel: impl AsFd) {
     let header =
         Header { request: BACKEND_CONFIG_CHANGE, needs_reply: false, is_reply: false, len: 0 };
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     let sent = rustix::net::send(channel, &header.to_bytes(), flags);
     if let Err(error) = sent {
-        tracing::debug!("a VMM is not told of a change: {error}");
+        tracing::debug!("a VMM was not told that the configuration has changed: {error}");
     }
 }
 

@@ -1,50 +1,17 @@
 //! A VMM in the same process: what it says on the socket, and what the device answers.
 
 use crate::bay_door;
-use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, OpSet};
-use drivebay_sdk::rpc::NoParams;
+use drivebay_sdk::bdev::OpSet;
 use drivebay_sdk::serde_json::json;
 use drivebay_sdk::testing::FakeHost;
-use drivebay_sdk::{App, Result, Status};
 use drivebay_spec_vhost::blk::Config;
 use drivebay_spec_vhost::message::{HEADER_LEN, Header};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// 64 blocks of 512 bytes that nothing is done with.
-#[derive(Debug)]
-struct Blank(String);
-
-impl Bdev for Blank {
-    type Params = NoParams;
-    type Channel = ();
-    const OPS: OpSet = OpSet::READ_WRITE;
-    const PRODUCT: &'static str = "Blank disk";
-
-    fn create(_app: &App, _params: NoParams) -> Result<Self> {
-        Ok(Self("blank".into()))
-    }
-
-    fn name(&self) -> &str {
-        &self.0
-    }
-
-    fn geometry(&self) -> Geometry {
-        Geometry::new(512, 64).unwrap()
-    }
-
-    fn open_channel(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn submit(&self, _channel: &mut (), io: BdevIo) {
-        io.complete(Status::SUCCESS);
-    }
-}
-
 fn add_disk(host: &FakeHost, name: &str) {
-    bdev::register(host.app(), Blank(name.to_owned()), "none", json!({})).unwrap();
+    host.add_disk(name, OpSet::READ_WRITE, |_, _| {});
 }
 
 fn host() -> FakeHost {

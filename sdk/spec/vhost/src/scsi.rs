@@ -24,9 +24,9 @@ pub const EVENT_QUEUE: usize = 1;
 pub mod feature {
     /// A request may have data in both directions.
     pub const INOUT: u64 = 1 << 0;
-    /// Targets come and go, told by events.
+    /// Events tell that a target comes or goes.
     pub const HOTPLUG: u64 = 1 << 1;
-    /// Changes of a unit's parameters are told by events.
+    /// Events tell that a unit's parameters change.
     pub const CHANGE: u64 = 1 << 2;
 }
 
@@ -42,7 +42,7 @@ pub mod response {
     pub const BAD_TARGET: u8 = 3;
     /// Something else went wrong.
     pub const FAILURE: u8 = 9;
-    /// The function is done, and what it asks for is there.
+    /// The function has found what it asks for.
     pub const FUNCTION_SUCCEEDED: u8 = 10;
     /// The function is not known.
     pub const FUNCTION_REJECTED: u8 = 11;
@@ -96,7 +96,7 @@ impl Address {
 /// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The unit; `None` = there is none of that name.
+    /// The unit. `None`: the bytes do not name one.
     pub address: Option<Address>,
     /// The driver's name for the request.
     pub tag: u64,

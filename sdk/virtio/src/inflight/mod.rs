@@ -1,5 +1,5 @@
-//! Which requests are in flight, kept in memory that outlives the process: a device that starts again takes up what
-//! the last one left, and repeats nothing that it had given back.
+//! Which requests are in flight, kept in memory that outlives the process: a device that starts again takes over the
+//! requests that the last one left, and repeats none that it had given back.
 //!
 //! The VMM keeps the area. Everything in it is checked before it is used, as guest memory is.
 #![expect(unsafe_code, reason = "the area is shared and reached by raw pointers")]
@@ -21,7 +21,8 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence};
 
 /// Files are mapped in whole pages.
 const PAGE: u64 = 4096;
@@ -49,7 +50,7 @@ unsafe impl Sync for InflightArea {}
 #[derive(Clone, Debug)]
 pub struct Inflight {
     pub(crate) part: Part,
-    /// The ring goes on from what the area says; otherwise the area is cleared and the ring starts at its base.
+    /// The ring goes on from what the area says. Otherwise the ring clears the area and starts at its base.
     pub(crate) resumes: bool,
 }
 
@@ -116,7 +117,7 @@ impl InflightArea {
         Arc::new(Self { base, num_rings: 1, ring_size, is_packed, _region: None })
     }
 
-    /// An area of a fuzzer for one ring of at most `ring_size` entries.
+    /// An area in a fuzzer's own memory, for one ring of at most `ring_size` entries.
     ///
     /// # Panics
     /// When the area is too short.
@@ -162,33 +163,42 @@ impl Part {
         self.area.ring_size
     }
 
-    /// # Invariants of the four
-    /// Callers pass the offset of a field in the header, or in an entry below `size`; fields are aligned.
-    fn u8(&self, offset: usize) -> &AtomicU8 {
+    /// Starts to make the area new again: until the version is stored last, a device that dies leaves one that counts as new.
+    fn begin_clear(&self, version: usize) {
+        self.u16(version).store(0, Relaxed);
+        // No later store comes before this one.
+        fence(Release);
+    }
+
+    /// The address of a field. Callers pass the offset of a field in the header, or in an entry below `size`; fields are aligned.
+    fn field(&self, offset: usize) -> *mut u8 {
+        #[cfg(test)]
+        tests::access();
         // SAFETY: within the part, by the rule above.
-        let place = unsafe { self.base.add(offset) };
+        unsafe { self.base.add(offset) }.as_ptr()
+    }
+
+    fn u8(&self, offset: usize) -> &AtomicU8 {
+        let field = self.field(offset);
         // SAFETY: mapped by the type's invariant; other processes reach it by their own atomics only.
-        unsafe { AtomicU8::from_ptr(place.as_ptr()) }
+        unsafe { AtomicU8::from_ptr(field) }
     }
 
     fn u16(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: within the part, by the rule above.
-        let place = unsafe { self.base.add(offset) };
-        // SAFETY: mapped and aligned, as in `u8`.
-        unsafe { AtomicU16::from_ptr(place.as_ptr().cast()) }
+        let field = self.field(offset);
+        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        unsafe { AtomicU16::from_ptr(field.cast()) }
     }
 
     fn u32(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: within the part, by the rule above.
-        let place = unsafe { self.base.add(offset) };
-        // SAFETY: mapped and aligned, as in `u8`.
-        unsafe { AtomicU32::from_ptr(place.as_ptr().cast()) }
+        let field = self.field(offset);
+        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        unsafe { AtomicU32::from_ptr(field.cast()) }
     }
 
     fn u64(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: within the part, by the rule above.
-        let place = unsafe { self.base.add(offset) };
-        // SAFETY: mapped and aligned, as in `u8`.
-        unsafe { AtomicU64::from_ptr(place.as_ptr().cast()) }
+        let field = self.field(offset);
+        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        unsafe { AtomicU64::from_ptr(field.cast()) }
     }
 }

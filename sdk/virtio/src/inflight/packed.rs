@@ -1,5 +1,5 @@
-//! The record of a packed ring: copies of the descriptors of every chain in flight, since the device gives chains back
-//! over the places of others.
+//! The record of a packed ring: copies of the descriptors of every chain in flight, since a chain that the device gives
+//! back overwrites the descriptors of others.
 //!
 //! The process may die between any two stores. A batch that was given back counts when the ring shows its first
 //! descriptor; what the header said before the batch is kept until then.
@@ -45,8 +45,8 @@ pub(crate) struct Cursor {
 }
 
 impl PackedRecord {
-    /// Takes up what the last device left; `None` when there was no device before. `base` is where a ring begins that has no record; `is_available` says
-    /// whether the driver's descriptor of that lap is still at a place of the ring.
+    /// Takes over what the last device left; `None` when there was no device before. `base` is where a ring without a record
+    /// begins. `is_available` says whether the driver's descriptor of that lap is still at a place of the ring.
     pub(crate) fn new(
         inflight: Inflight,
         base: Place,
@@ -68,6 +68,7 @@ impl PackedRecord {
     }
 
     fn clear(&self, base: Place) {
+        self.part.begin_clear(layout::VERSION);
         for index in 0..self.part.size {
             self.part.u8(entry(index) + layout::INFLIGHT).store(0, Relaxed);
             self.part.u16(entry(index) + layout::NEXT).store(index + 1, Relaxed);
@@ -79,7 +80,7 @@ impl PackedRecord {
         self.part.u16(layout::VERSION).store(VERSION, Release);
     }
 
-    /// The last device may have died within a batch: it counts when the ring shows it. Where the next chain goes.
+    /// The last device may have died within a batch, which counts when the ring shows it. Returns where the next chain goes.
     fn finish_batch(&self, is_available: impl Fn(Place) -> bool) -> Result<Place, Broken> {
         let (new, old) = self.used()?;
         let (free, old_free) =
@@ -210,7 +211,7 @@ impl PackedRecord {
         let mut free = self.part.u16(layout::FREE_HEAD).load(Relaxed);
         for &first in &self.batch {
             let last = self.part.u16(entry(first) + layout::LAST).load(Relaxed);
-            // What the VMM has spoiled leaks entries of its own ring, and the ring breaks when none is left.
+            // A VMM that overwrites the area loses entries of its own ring, which breaks when none is left.
             if last < self.part.size {
                 self.part.u16(entry(last) + layout::NEXT).store(free, Relaxed);
             }

@@ -19,8 +19,8 @@ pub(crate) struct SplitRecord {
 }
 
 impl SplitRecord {
-    /// Takes up what the last device left, by the index of the used ring: the record, and the heads that are in flight,
-    /// the one taken last first. `None` in place of the heads when there was no device before.
+    /// Takes over what the last device left, by the index of the used ring. Returns the record and the heads in flight, the
+    /// one taken last first; `None` in place of the heads when there was no device before.
     pub(crate) fn new(
         inflight: Inflight,
         used_index: u16,
@@ -39,6 +39,7 @@ impl SplitRecord {
     }
 
     fn clear(&self, used_index: u16) {
+        self.part.begin_clear(layout::VERSION);
         for head in 0..self.part.size {
             self.part.u8(entry(head) + layout::INFLIGHT).store(0, Relaxed);
         }

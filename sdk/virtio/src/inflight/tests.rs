@@ -4,11 +4,33 @@ use crate::tests::{DATA, Guest, LEN, SIZE, USED, descriptor};
 use crate::{Broken, Chain, Features, InflightArea, Queue};
 use drivebay_spec_vhost::inflight::{packed, part_len};
 use drivebay_spec_vhost::ring::{F_AVAIL, F_NEXT, F_USED, F_WRITE};
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Descriptors of one request: one that the device reads, one that it writes.
 const PARTS: u16 = 2;
+
+thread_local! {
+    /// How often this thread may still reach an area before its device dies.
+    static ACCESSES_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// A device of this thread reaches its area, or dies here.
+pub(super) fn access() {
+    let left = ACCESSES_LEFT.get();
+    assert!(left > 0, "the device dies here");
+    ACCESSES_LEFT.set(left - 1);
+}
+
+/// Whether a device lives on that can reach its area only so often.
+fn survives(accesses: usize, device: impl FnOnce()) -> bool {
+    ACCESSES_LEFT.set(accesses);
+    let survived = catch_unwind(AssertUnwindSafe(device)).is_ok();
+    ACCESSES_LEFT.set(usize::MAX);
+    survived
+}
 
 fn features(packed: bool) -> Features {
     Features { packed, ..Features::default() }
@@ -272,6 +294,35 @@ fn a_ring_that_was_reset_begins_at_its_base_whatever_the_area_says() {
         driver.next_available = (0, true);
         driver.offer();
         assert_eq!(found(&mut device, packed).len(), 1);
+    }
+}
+
+#[test]
+fn a_device_that_dies_while_it_clears_an_area_leaves_one_that_counts_as_new() {
+    // The version is read, then marked as that of a new area.
+    const MARKED: usize = 2;
+    for packed in [false, true] {
+        for accesses in MARKED.. {
+            let mut driver = Driver::new(packed);
+            let mut device = driver.device(true).unwrap();
+            driver.offer();
+            driver.offer();
+            let taken = found(&mut device, packed);
+            device.push(&taken[1].1, 1);
+            let _ = device.publish();
+            let reset = Moment { guest: vec![0; LEN], area: driver.moment().area };
+            driver.restore(&reset);
+            let survived = survives(accesses, || drop(driver.device(false).unwrap()));
+
+            let mut device = driver.device(true).unwrap();
+            assert!(found(&mut device, packed).is_empty(), "died after {accesses} accesses");
+            driver.next_available = (0, true);
+            driver.offer();
+            assert_eq!(found(&mut device, packed).len(), 1, "died after {accesses} accesses");
+            if survived {
+                break;
+            }
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Command {
     /// Data that the driver gives and that it takes, in bytes.
     out_len: u32,
     in_len: u32,
-    /// What the driver is told in place of the status.
+    /// The response that the driver gets in place of the status.
     response: Option<u8>,
 }
 
@@ -102,7 +102,7 @@ impl Commands {
         Some(command)
     }
 
-    /// Keys of the commands that are meant.
+    /// Keys of the commands that `is_meant` accepts.
     pub(super) fn keys(&self, is_meant: impl Fn(&Command) -> bool) -> Vec<TaskKey> {
         let found = self.slots.iter().enumerate().filter_map(|(at, slot)| {
             let command = slot.command.as_ref()?;
@@ -149,12 +149,13 @@ impl Service {
         self.advance(key);
     }
 
-    /// Carries a command on as far as it goes now.
+    /// Does what a command's next steps need, until it has to wait or ends.
     pub(super) fn advance(self: &Rc<Self>, key: TaskKey) {
         loop {
             let mut commands = self.commands.borrow_mut();
             let Some(command) = commands.get_mut(key) else { return };
-            match command.task.step() {
+            let next = command.task.step(&command.target.device.borrow());
+            match next {
                 Next::Receive(len) => command.receive(len),
                 // The turn of a command that writes comes later: `end` of another one gives it.
                 Next::Io(io) if !command.task.is_admitted() => return command.task.put_back(&io),
@@ -176,7 +177,7 @@ impl Service {
         }
     }
 
-    /// Submits an I/O of a command. `false` when memory is short: the command is carried on in the next round.
+    /// Submits an I/O of a command. `false` when memory is short: the next round continues the command.
     fn submit_piece(self: &Rc<Self>, key: TaskKey, command: &mut Command, io: Io) -> bool {
         let in_flight = InFlight { service: Rc::clone(self), key, io, compares: false };
         if io.data == Data::Own {
@@ -243,7 +244,7 @@ impl Service {
         self.advance(key);
     }
 
-    /// A command has come to its end: the driver is told.
+    /// Responds to a command that has come to its end.
     fn end(&self, key: TaskKey) {
         let Some(command) = self.commands.borrow_mut().remove(key) else { return };
         let Command { request, mut task, target, out_len, in_len, response, .. } = command;
@@ -306,13 +307,13 @@ impl Command {
         }
     }
 
-    /// Ends it as soon as its I/Os have ended; what it has not begun is not begun.
+    /// Ends it as soon as its I/Os have ended. It begins no more of them.
     fn fail(&mut self, response: u8, sense: Sense) {
         self.response = (response != response::OK).then_some(response);
         self.task.fail(sense);
     }
 
-    /// A task management function ends it.
+    /// Ends it for a task management function.
     pub(super) fn abort(&mut self) {
         self.fail(response::ABORTED, Sense::new(Key::AbortedCommand, asc::NONE));
     }

@@ -1,4 +1,4 @@
-//! The control queue: task management. What is at the bdev cannot be called back, so an answer waits for it.
+//! The control queue: task management. An I/O at the bdev cannot be called back, so an answer waits for it.
 
 use super::service::Service;
 use crate::device::{Taken, finish};

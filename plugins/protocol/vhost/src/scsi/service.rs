@@ -1,7 +1,7 @@
 //! The targets of a device, the commands under way, and what waits.
 //!
-//! An I/O that ends is put into a list, and the next round carries its command on: the bdev may end an I/O within the call
-//! that submits it.
+//! An I/O that ends goes into a list, and the next round continues its command: the bdev may end an I/O within the call that
+//! submits it.
 
 use super::command::{Commands, Part, Piece};
 use super::control::Management;
@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Events that wait for the driver; what comes on top is lost, and the driver is told.
+/// Most events that wait for the driver. Later ones are lost, and the driver is told that it missed some.
 const EVENTS_MAX: usize = 64;
 
 /// What serves the requests of a device.
@@ -27,7 +27,7 @@ pub struct Service {
     pub(super) managements: RefCell<Vec<Management>>,
     /// I/Os that have ended.
     pub(super) ended: RefCell<Vec<Piece>>,
-    /// Commands to carry on in the next round: memory was short, or their turn has come.
+    /// Commands that the next round continues: memory was short, or their turn has come.
     pub(super) ready: RefCell<VecDeque<TaskKey>>,
     /// I/O contexts to be used again.
     pub(super) free: RefCell<Vec<Part>>,
@@ -36,7 +36,7 @@ pub struct Service {
     features: Cell<u64>,
 }
 
-/// Something that a driver is told.
+/// An event for the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Event {
     kind: u32,
@@ -67,7 +67,7 @@ impl Service {
         self.features.set(features);
     }
 
-    /// A target comes; the driver is told.
+    /// Adds a target and tells the driver.
     pub fn add(&self, target: TargetDisk) {
         let number = target.number;
         if self.insert(target) {
@@ -89,7 +89,7 @@ impl Service {
         }
     }
 
-    /// A target goes: the driver is told, and `gone` is called when the commands under way have ended.
+    /// Removes a target: tells the driver, and calls `gone` when the commands under way have ended.
     pub fn remove(&self, number: u8, gone: Box<dyn FnOnce() + Send>) {
         let Some(target) = self.target(number) else { return gone() };
         self.tell(feature::HOTPLUG, event::TRANSPORT_RESET, number, event::REMOVED);
@@ -109,7 +109,7 @@ impl Service {
         self.targets.borrow().get(&number).cloned()
     }
 
-    /// Drops a target that goes and has no command left.
+    /// Drops a target that is being removed once it has no command left.
     pub(super) fn drop_if_left(&self, target: &Rc<Target>) {
         if target.num_commands.get() > 0 {
             return;
@@ -145,9 +145,12 @@ impl Service {
     }
 
     fn give_event(&self, request: Taken) {
-        let Some(Event { kind, target, reason }) = self.events.borrow_mut().pop_front() else {
-            return finish(request, 0);
-        };
+        // A buffer that the last device took, and its event died with it: the driver must look for itself.
+        let event = self.events.borrow_mut().pop_front();
+        let Event { kind, target, reason } = event.unwrap_or_else(|| {
+            self.has_missed.set(true);
+            Event { kind: event::NONE, target: 0, reason: 0 }
+        });
         let missed = if self.has_missed.take() { event::MISSED } else { 0 };
         let is_written = request.chain.write(0, &event_bytes(kind | missed, target, reason));
         if !is_written {
@@ -156,7 +159,7 @@ impl Service {
         finish(request, if is_written { EVENT_LEN as u64 } else { 0 });
     }
 
-    /// Carries on what waits: whether there was something.
+    /// Continues what waited. Returns whether there was something to do.
     pub(crate) fn progress(self: &Rc<Self>) -> bool {
         let has_settled = self.settle_managements();
         let pieces = std::mem::take(&mut *self.ended.borrow_mut());
@@ -171,12 +174,12 @@ impl Service {
         has_settled || did
     }
 
-    /// Whether there is something to carry on.
+    /// Whether something waits to be continued.
     pub(crate) fn has_work(&self) -> bool {
         !self.ended.borrow().is_empty() || !self.ready.borrow().is_empty() || self.can_settle()
     }
 
-    /// A ring has stopped: contexts that nobody uses do not keep its memory.
+    /// A ring has stopped: drops the unused I/O contexts, which would keep its memory.
     pub(crate) fn rest(&self) {
         if self.commands.borrow().is_empty() {
             self.free.borrow_mut().clear();

@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub(super) number: u8,
     pub(super) device: RefCell<Device>,
     pub(super) nexus: NexusId,
-    /// A read leaves its memory as it is.
+    /// The bdev keeps no data: a read leaves its memory unchanged.
     pub(super) keeps_no_data: bool,
     /// Commands under way.
     pub(super) num_commands: Cell<u32>,
@@ -42,6 +42,8 @@ impl Target {
         let mut device = Device::new(format!("Target {number}"));
         device.set_ports(vec![Port { relative: 0, name: "vhost".into() }]);
         device.add_unit(0, disk);
+        // Each session has its own device, so a reservation would not bind the other virtual machines.
+        device.refuse_reservations();
         let nexus = device.attach(Identity { transport_id: Vec::new(), port: 0 });
         Ok(Self {
             number,
