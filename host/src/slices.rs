@@ -1,10 +1,10 @@
-//! Work on thousands of items without a pause: the reactor of the app thread does I/O too.
+//! Work on thousands of items in slices, because the reactor of the app thread also does I/O.
 
 use drivebay_core::reactor::thread;
 use std::vec::IntoIter;
 
-/// Items that one message works on. A round of the app thread takes up to 64 messages, those that were sent in the same
-/// round included, so it works on no more than 64 items.
+/// Items for each message. A round of the app thread takes up to 64 messages, also those sent in the same round, so it works
+/// on at most 64 items.
 pub(crate) const PER_MESSAGE: usize = 1;
 
 /// Adds each item to `result`, `at_once` of them in one message to the app thread, and passes the result to `then`.

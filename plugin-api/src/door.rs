@@ -40,10 +40,10 @@ pub const BAY_LOG_INFO: u32 = 3;
 /// What only a developer reads.
 pub const BAY_LOG_DEBUG: u32 = 4;
 
-/// `target` of a log line: the plugin panicked, and its library takes no further call. The line says place and message. From
-/// then on its code touches no request any more, so the host ends those that nobody holds (`bay_io.holds`).
+/// `target` of a log line: the plugin panicked, and its library takes no further call. The line has the place and the message. From
+/// then on the plugin's code touches no request, so the host ends the requests that nobody holds (`bay_io.holds`).
 pub const LOG_TARGET_POISONED: &str = "poisoned";
-/// As `LOG_TARGET_POISONED`, of a library that does not set `bay_io.holds`: the host ends none of its requests.
+/// As `LOG_TARGET_POISONED`, for a library that does not set `bay_io.holds`: the host ends none of its requests.
 pub const LOG_TARGET_PANIC: &str = "panic";
 
 functions! {

@@ -52,8 +52,8 @@ pub struct Pool {
     pub count: u64,
 }
 
-/// The pool that buffers of `len` bytes come from; `None` when no pool has buffers of that size. A host that is too
-/// old to tell counts as one whose pools have no end. `[any thread]`
+/// The pool that buffers of `len` bytes come from; `None` when no pool has buffers of that size. For a host that is too
+/// old to say, the pool counts as unlimited. `[any thread]`
 #[must_use]
 pub fn pool_for(len: u32) -> Option<Pool> {
     let host = host();
@@ -160,7 +160,7 @@ unsafe extern "C" fn turn(arg: *mut c_void) {
     // SAFETY: the count that `ask` gave the host.
     let waiter = unsafe { Rc::from_raw(arg.cast_const().cast::<Waiter>()) };
     if is_poisoned() {
-        // No longer queued: tells `Wait` so. What was to be called is the author's.
+        // The host no longer has it queued, which `Wait` must know. The callback is the author's code, so it leaks.
         leak(waiter.ready.take());
     } else {
         enter((), || ask(waiter));

@@ -15,7 +15,7 @@ pub(crate) fn is_poisoned() -> bool {
 
 /// Runs `body`, an entry from the host; gives `otherwise` when it panics or the library is poisoned.
 ///
-/// In a poisoned library `body` leaks with all that it has captured: its `Drop` is the author's code.
+/// In a poisoned library `body` leaks with all that it has captured, whose `Drop` is the author's code.
 #[inline]
 pub(crate) fn enter<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
     if is_poisoned() {
@@ -25,8 +25,8 @@ pub(crate) fn enter<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
     guard(body).unwrap_or(otherwise)
 }
 
-/// As [`enter`], with a `token` that somebody waits for. In a poisoned library it is dropped, which answers;
-/// its `Drop` is the SDK's code.
+/// As [`enter`], with a `token` that a caller waits for. A poisoned library drops the token, which answers the caller.
+/// The token's `Drop` is the SDK's code.
 #[inline]
 pub(crate) fn enter_with<T>(token: T, body: impl FnOnce(T)) {
     if is_poisoned() {
@@ -37,7 +37,7 @@ pub(crate) fn enter_with<T>(token: T, body: impl FnOnce(T)) {
     guard(|| body(token));
 }
 
-/// What a poisoned library would drop stays as it is.
+/// Leaks a value, because a poisoned library must not run the author's `Drop`.
 #[cold]
 pub(crate) fn leak<T>(value: T) {
     let _ = std::mem::ManuallyDrop::new(value);

@@ -21,7 +21,7 @@ const GIVEN_BACK_MIN: usize = 64 << 10;
 pub struct DmaRegion {
     addr: NonNull<u8>,
     geometry: Geometry,
-    /// `None` on a host that is too old to have it.
+    /// The host's function that zeroes memory; `None` on a host that is too old to have it.
     zero: Option<bay_mem_zero_fn>,
 }
 

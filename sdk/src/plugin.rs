@@ -41,7 +41,7 @@ impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
         if is_poisoned() || std::thread::panicking() {
-            // Tasks are the author's; the host takes the bdevs off the bus when the library has ended.
+            // The tasks are the author's code and do not run any more. The host removes the bdevs.
             return drop(done);
         }
         if !thread::app().is_current() {

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 mod bus;
+mod disk;
 mod services;
 mod threads;
 mod workers;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bus::*;
+pub use disk::FakeDisk;
 use services::*;
 use threads::*;
 use workers::*;

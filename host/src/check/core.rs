@@ -1,7 +1,7 @@
 //! The core's tables with the guard before them.
 #![expect(unsafe_code, reason = "promises what `Core` asks, as the core behind it does")]
 
-use crate::loader::{Core, Job, ProcessCore, Result};
+use crate::loader::{Core, Done, Job, ProcessCore, Result};
 use drivebay_check::calls::{self, Call};
 use drivebay_check::guard;
 use drivebay_plugin_api::{bay_bdev_module, bay_host};
@@ -48,12 +48,7 @@ unsafe impl Core for GuardedCore {
         ProcessCore.quarantined(owner)
     }
 
-    fn delete_bdev(
-        &self,
-        owner: *const bay_host,
-        name: &str,
-        done: Box<dyn FnOnce(i32) + Send>,
-    ) -> Result<()> {
+    fn delete_bdev(&self, owner: *const bay_host, name: &str, done: Done) -> Result<()> {
         ProcessCore.delete_bdev(owner, name, done)
     }
 

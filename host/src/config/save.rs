@@ -152,7 +152,7 @@ pub fn panicked(owner: usize) {
     kept(|kept| kept.panicked.insert(owner));
 }
 
-/// The method of the call that makes a bdev again; the name is the bdev's own. Any thread.
+/// The method of the saved call that makes the bdev `name`. Any thread.
 pub fn made_by(name: &str) -> Option<String> {
     let text = kept(|kept| kept.bdevs.get(name).cloned())?;
     let call: Value = serde_json::from_str(&text).ok()?;

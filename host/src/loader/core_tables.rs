@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "promises what `Core` asks: one app thread, tables that stay")]
 
 use super::error::Result;
-use super::outside::{Core, Job};
+use super::outside::{Core, Done, Job};
 use drivebay_core::reactor::thread;
 use drivebay_core::services;
 use drivebay_plugin_api::{bay_bdev_module, bay_host};
@@ -49,12 +49,7 @@ unsafe impl Core for ProcessCore {
         drivebay_core::bdev::failed::quarantined(owner as usize)
     }
 
-    fn delete_bdev(
-        &self,
-        owner: *const bay_host,
-        name: &str,
-        done: Box<dyn FnOnce(i32) + Send>,
-    ) -> Result<()> {
+    fn delete_bdev(&self, owner: *const bay_host, name: &str, done: Done) -> Result<()> {
         drivebay_core::bdev::device::delete_failed(owner as usize, name, done)
     }
 

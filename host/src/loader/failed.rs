@@ -1,5 +1,5 @@
-//! A plugin that has panicked. Its library takes no further call, so the host answers for it: its calls, and the deletion of its
-//! disks. What becomes of the disks until then is the core's (`drivebay_core::bdev::failed`).
+//! A plugin that has panicked. Its library takes no further call, so the host answers its calls and deletes its disks. Until then
+//! the core serves the disks (`drivebay_core::bdev::failed`).
 
 use super::Error;
 use super::services::{Grant, rpc_error_of};
@@ -16,7 +16,7 @@ struct Delete {
 }
 
 impl Grant {
-    /// The plugin panicked at a place, with a message. `marks_held`: its library sets `bay_io.holds`. Any thread.
+    /// Handles a panic of the plugin. `marks_held`: its library sets `bay_io.holds`. Any thread.
     pub(super) fn panicked(&self, place_and_message: &str, marks_held: bool) {
         if self.panic.set(place_and_message.to_owned()).is_err() {
             return;
@@ -52,14 +52,14 @@ impl Grant {
         })
     }
 
-    /// Answers a call of a plugin that has panicked: it deletes a disk, or refuses. App thread.
+    /// Answers a call of a method of a plugin that has panicked: deletes a disk, or refuses the call. App thread.
     pub(super) fn answer_for_failed(&self, panic: &str, call: Call) {
         let Call { method, params, responder, .. } = call;
         let text = params.as_deref().map_or("", serde_json::value::RawValue::get);
         let Some(name) = self.deleted_by(&method, text) else {
             return responder.error(self.refusal(panic));
         };
-        // Kept with the other calls, so that it is answered if the plugin is unloaded meanwhile.
+        // Kept with the other calls, so that it is answered if the plugin is unloaded first.
         let Ok(number) = self.calls.open(self.number, responder) else { return };
         let (calls, owner) = (Arc::clone(&self.calls), self.number);
         let done = Box::new(move |_| {
@@ -71,8 +71,8 @@ impl Grant {
         }
     }
 
-    /// The disk that a method deletes, if all that the method does is to undo the call that made the disk: what it may do beside that
-    /// only the plugin knows.
+    /// The disk that a method deletes, if the method is the counterpart of the one that made the disk. Only the plugin knows what other
+    /// methods would do.
     fn deleted_by(&self, method: &str, params: &str) -> Option<String> {
         let kind = method.strip_suffix("_delete")?;
         let Delete { name } = serde_json::from_str(params).ok()?;

@@ -264,7 +264,7 @@ impl Life {
         }
         let number = plugin.grant.number;
         let host: *const bay_host = plugin.grant.host();
-        // The disks of a plugin that has failed go with it: they only answer errors.
+        // The disks of a failed plugin only answer errors, so they do not keep it.
         let has_failed = plugin.grant.panic().is_some();
         let owned = if has_failed { 0 } else { self.outside.core.owned(host) };
         for (count, what) in [

@@ -40,4 +40,4 @@ pub use core_tables::ProcessCore;
 pub use error::{Error, Result};
 pub use listing::{Listing, State};
 pub use manager::{Manager, Settings};
-pub use outside::{ConfigWriter, Core, Events, Job, Outside};
+pub use outside::{ConfigWriter, Core, Done, Events, Job, Outside};

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicU32;
 
 /// Work for the app thread.
 pub type Job = Box<dyn FnOnce() + Send>;
+/// Gets the status with which something ended: 0 or a negative errno. Called on the app thread.
+pub type Done = Box<dyn FnOnce(i32) + Send>;
 /// Writes a subsystem's configuration: JSON objects, comma-separated. Called on the app thread.
 pub type ConfigWriter = Box<dyn Fn() -> String + Send + Sync>;
 
@@ -35,22 +37,17 @@ pub unsafe trait Core: Send + Sync {
     /// Takes back what an instance left, of whatever kind; `done` runs on the app thread once
     /// nothing of it runs any more. App thread.
     fn release_owner(&self, owner: *const bay_host, done: Job);
-    /// Code of an instance panicked, and its library takes no further call. `marks_held`: it sets `bay_io.holds`. Any thread.
+    /// The code of an instance panicked, and its library takes no further call. `marks_held`: it sets `bay_io.holds`. Any thread.
     fn fail_owner(&self, _owner: *const bay_host, _marks_held: bool) {}
-    /// How many I/O of a failed instance cannot end, because a device may still touch their buffers.
+    /// How many I/Os of a failed instance cannot end, because a device may still touch their buffers.
     fn quarantined(&self, _owner: *const bay_host) -> usize {
         0
     }
-    /// Deletes a bdev of a failed instance; `done` with a status when it is gone. App thread.
+    /// Deletes a bdev of a failed instance, and calls `done` when it is gone. App thread.
     ///
     /// # Errors
-    /// `ENODEV` when the instance has none of that name.
-    fn delete_bdev(
-        &self,
-        _owner: *const bay_host,
-        _name: &str,
-        _done: Box<dyn FnOnce(i32) + Send>,
-    ) -> Result<()> {
+    /// `ENODEV` when the instance has no bdev of that name.
+    fn delete_bdev(&self, _owner: *const bay_host, _name: &str, _done: Done) -> Result<()> {
         Err(Error::no_such_device())
     }
     /// Takes the plugin's `bay.bdev_module/1`, which is shown every new bdev from now on. App thread.

@@ -275,7 +275,7 @@ pub fn look_into(path: &Path) -> Look {
     let inspection = inspect_file(&file)?;
     let folder = folder_of(path);
     let folder_metadata = fs::metadata(folder).map_err(unreadable)?;
-    // Folders first: what is wrong with one is told once, not for each of its files.
+    // Folders first, so that a fault of a folder is reported once and not for each of its files.
     let refusal = trust::check_folders(path)
         .and_then(|()| trust::check_file(path, &metadata))
         .and_then(|()| inspection.allowed().map(|_| ()))

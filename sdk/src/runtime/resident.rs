@@ -226,7 +226,8 @@ impl<T: 'static> OnApp<T> {
     }
 }
 
-/// Values of one kind, each of its own thread: what all channels of a bdev have, reached from any of them. Clones mean the same set.
+/// A set of values, each of which stays on its own thread, such as the states of a bdev's channels. Any thread can reach all of them.
+/// Clones mean the same set.
 pub struct Residents<T: 'static>(Arc<Mutex<Vec<Resident<T>>>>);
 
 impl<T> Default for Residents<T> {
@@ -270,10 +271,16 @@ impl<T: 'static> Residents<T> {
                 resident.call(async move |value: Rc<T>| call(&value))
             })
             .collect();
-        // One whose thread has ended has no value any more.
+        // A thread that has ended no longer has a value.
         for call in begun.into_iter().flatten() {
             let _ = call.await;
         }
+    }
+
+    /// Sends `call` to every value, and does not wait until it has run. Values that are added later are missed. `[any thread]`
+    pub fn send_all(&self, call: impl Fn(&Rc<T>) + Clone + Send + 'static) {
+        let all = self.lock().clone();
+        all.iter().for_each(|resident| resident.send(call.clone()));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Resident<T>>> {
@@ -304,7 +311,7 @@ impl<T> fmt::Debug for Member<T> {
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
         self.set.lock().retain(|other| !other.is(&self.resident));
-        // A call on all values may have the resident for some time yet; the value, such as a channel, is not to wait for that.
+        // The value, such as a channel, is dropped now, even if a call on all values still holds the resident.
         // SAFETY: a member stays on the value's thread; the reference ends with this expression.
         let value = unsafe { (*self.resident.0.value.get()).take() };
         drop(value);

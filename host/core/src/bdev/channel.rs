@@ -81,7 +81,7 @@ pub(crate) struct Channel {
     wants_attention: Cell<bool>,
     pub(super) phase: Cell<Phase>,
     pub(super) failure: Cell<i32>,
-    /// I/O that a failed module had and that cannot end yet.
+    /// How many I/Os of a failed module cannot end yet.
     pub(super) quarantined: Cell<u32>,
     pub(super) refs: Cell<u32>,
     /// Id of its thread.
@@ -479,7 +479,7 @@ impl Channel {
             self.feed_starved(); // the channel's own buffer may be free
         }
         if self.quarantined.get() != 0 {
-            // Looking takes long, and this thread may serve other disks for as long as a device holds the I/O.
+            // The search is slow. A device may hold the I/O for a long time, and this thread also serves other disks.
             if clock::now() >= self.retry_at_ns.get() || self.outstanding.get() == 0 {
                 failed::end_requests(self);
             } else {

@@ -123,7 +123,7 @@ pub fn close(id: u64) -> Result<()> {
     Ok(())
 }
 
-/// Closes descriptors that have no channels any more.
+/// Closes the descriptors that are meant; they no longer have channels.
 pub(super) fn close_all(is_meant: impl Fn(&Desc) -> bool) {
     let ids: Vec<u64> =
         table(|table| table.values().filter(|desc| is_meant(desc)).map(|desc| desc.id).collect());

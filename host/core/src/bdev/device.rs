@@ -38,7 +38,7 @@ pub struct Bdev {
     removed: AtomicBool,
     resetting: AtomicBool,
     has_failed: AtomicBool,
-    /// I/O of all channels that its failed module had and that cannot end yet.
+    /// How many I/Os of its failed module cannot end yet, on all channels.
     pub(super) quarantined: AtomicU32,
     /// Whether the log has reported that its module completes I/O on the wrong threads.
     pub(super) is_told_elsewhere: AtomicBool,
@@ -231,12 +231,12 @@ pub fn owned(owner: usize) -> usize {
     bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).count())
 }
 
-/// The bdevs of an owner, with those that are on their way out.
+/// The bdevs of an owner, including those that are being removed.
 pub(super) fn of_owner(owner: usize) -> Vec<Arc<Bdev>> {
     bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).cloned().collect())
 }
 
-/// The plugin of these bdevs has failed: what it was asked for and has not answered is over. App thread.
+/// The plugin of these bdevs has failed: ends the quiesces and destructs that it has not answered. App thread.
 pub(super) fn fail_all(owner: usize) {
     for bdev in of_owner(owner) {
         bdev.has_failed.store(true, Ordering::Release);
@@ -251,7 +251,7 @@ pub(super) fn fail_all(owner: usize) {
     }
 }
 
-/// Takes a bdev of a failed plugin off the bus, which the plugin cannot do any more; `done` when it is gone. App thread.
+/// Removes a bdev of a failed plugin, which the plugin can no longer do; calls `done` when it is gone. App thread.
 ///
 /// # Errors
 /// `ENODEV` when the plugin has no bdev of that name.
@@ -522,7 +522,7 @@ impl Bdev {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// I/O that its failed module had and that cannot end yet.
+    /// How many I/Os of its failed module cannot end yet.
     #[must_use]
     pub fn quarantined(&self) -> usize {
         self.quarantined.load(Ordering::Relaxed) as usize

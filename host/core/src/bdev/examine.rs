@@ -24,7 +24,7 @@ type Waiter = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     modules: Vec<Module>,
-    /// Examinations under way, with the owner of the module that examines; 0 = none yet.
+    /// Examinations under way, with the owner of the module that examines; 0 = not given to a module yet.
     open_tokens: Vec<(u64, usize)>,
     waiters: Vec<Waiter>,
 }
@@ -121,7 +121,7 @@ pub(crate) fn close_token(token: u64) {
     close_tokens(|open, _| open == token);
 }
 
-/// Ends what a failed plugin examines.
+/// Ends the examinations of a failed plugin.
 pub(super) fn close_tokens_of(failed: usize) {
     close_tokens(|_, owner| owner == failed);
 }

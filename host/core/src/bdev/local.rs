@@ -229,7 +229,7 @@ impl Local {
 }
 
 impl Local {
-    /// Gives back every channel that was got through such a descriptor.
+    /// Puts every channel that came from such a descriptor.
     pub(super) fn put_all(&self, is_meant: impl Fn(&Desc) -> bool) {
         let is_meant = |reference: &&Reference| reference.desc.as_deref().is_some_and(&is_meant);
         let meant = self.references().iter().filter(is_meant);
@@ -243,7 +243,7 @@ impl Local {
     pub(super) fn fail_owner(&self, owner: usize) {
         let channels = self.channels.borrow().clone();
         for channel in channels {
-            // SAFETY: channels in the list are alive; while they are visited each is freed by its own visit at most.
+            // SAFETY: channels in the list are alive, and a visit frees no channel but its own.
             let channel = unsafe { &*channel };
             if channel.bdev.owner == owner {
                 failed::take_over(channel);

@@ -79,7 +79,7 @@ fn drain(bdev: Arc<Bdev>, range: Range, done: impl FnOnce(i32) + Send + 'static)
         move |channel| at_module(channel, range),
         move |found| {
             if bdev.has_failed() {
-                done(-libc::EIO); // quarantined I/O may stay for ever
+                done(-libc::EIO); // quarantined I/O may never end
             } else if found.contains(&true) {
                 drain(bdev, range, done);
             } else {

@@ -48,7 +48,7 @@ fn held(io: Travelling) {
 fn drain(io: Travelling) {
     let bdev = Arc::clone(&io.0.channel().bdev);
     if bdev.has_failed() {
-        return end(io, -libc::EIO); // quarantined I/O may stay for ever
+        return end(io, -libc::EIO); // quarantined I/O may never end
     }
     on_channels(
         &bdev,

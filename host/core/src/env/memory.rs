@@ -200,11 +200,14 @@ pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
     }
 }
 
-/// As [`zero`], of ordinary pages: whole ones go back to the system.
+/// As [`zero`], for ordinary pages: whole pages go back to the system.
+///
+/// # Safety
+/// As of [`zero`], and no hugepage is among them.
 unsafe fn zero_pages(addr: NonNull<u8>, len: usize) {
     let head = addr.align_offset(PAGE).min(len);
     let pages = (len - head) / PAGE * PAGE;
-    // SAFETY: at most `len`.
+    // SAFETY: `head` is at most `len`, so the result is within the caller's bytes or at their end.
     let first_page = unsafe { addr.add(head) };
     let is_given_back = pages > 0 && {
         // SAFETY: whole pages of the caller's shared mapping; they stay mapped and read as zeroes.
@@ -217,7 +220,7 @@ unsafe fn zero_pages(addr: NonNull<u8>, len: usize) {
     }
     // SAFETY: the caller's bytes before the first page.
     unsafe { addr.as_ptr().write_bytes(0, head) };
-    // SAFETY: at most `len`.
+    // SAFETY: `head + pages` is at most `len`.
     let tail = unsafe { first_page.add(pages) };
     // SAFETY: the caller's bytes behind the last page.
     unsafe { tail.as_ptr().write_bytes(0, len - head - pages) };

@@ -12,7 +12,7 @@ const VARIABLE: &str = "DRIVEBAY_SOCKET_DIR";
 ///
 /// # Errors
 /// `EBUSY` when the process has more than one thread: another one could read the environment at the same time.
-/// `ENOENT` and its kind when there is no such folder.
+/// `ENOENT` or another error of `stat` when the folder cannot be reached; `ENOTDIR` when it is not a folder.
 pub fn set_folder(folder: &Path) -> Result<()> {
     if !fs::metadata(folder)?.is_dir() {
         return Err(Error::new(libc::ENOTDIR, "not a folder"));
@@ -20,7 +20,7 @@ pub fn set_folder(folder: &Path) -> Result<()> {
     if fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(Error::new(libc::EBUSY, "other threads run already"));
     }
-    // SAFETY: this is the only thread, as was just seen.
+    // SAFETY: the check above found no other thread that could read the environment.
     unsafe { std::env::set_var(VARIABLE, folder) };
     Ok(())
 }

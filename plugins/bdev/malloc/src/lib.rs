@@ -36,7 +36,7 @@ params! {
 
 impl Bdev for Malloc {
     type Params = With<Own>;
-    /// What is not done inside `submit`.
+    /// Long unmaps and write zeroes, which `submit` does not finish.
     type Channel = Zeroing;
     const PRODUCT: &'static str = "Malloc disk";
     const OPS: OpSet = OpSet::READ_WRITE

@@ -19,9 +19,9 @@ pub struct Zeroing(Rc<Queue>);
 struct Queue {
     memory: Arc<DmaRegion>,
     blocks_per_piece: u64,
-    /// I/Os, and what is left of their ranges.
+    /// The I/Os, and the blocks that are left to zero.
     waiting: RefCell<VecDeque<(BdevIo, Range)>>,
-    /// There is one only while I/O waits: thousands of disks must not make each round longer.
+    /// The poller, which exists only while I/O waits. Thousands of idle disks must not make each round longer.
     poller: RefCell<Option<Poller>>,
 }
 
@@ -97,7 +97,7 @@ impl Queue {
         *left = Range::new(left.lba + piece.nblocks, left.nblocks - piece.nblocks);
         let has_ended = left.nblocks == 0 || !status.is_success();
         let ended = if has_ended { waiting.pop_front() } else { None };
-        // What the completion submits may be queued here.
+        // The client may submit again, which may queue here.
         drop(waiting);
         if let Some((io, _)) = ended {
             io.complete(status);

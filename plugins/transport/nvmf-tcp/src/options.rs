@@ -163,8 +163,8 @@ impl Options {
         Ok(())
     }
 
-    /// Refuses sizes for which the host's pools can never have the buffers: such a command would wait for ever. `pool_for` tells of the pool
-    /// of buffers of a length.
+    /// Refuses sizes for which the host's pools can never have enough buffers, because such a command would wait forever. `pool_for`
+    /// describes the pool of a buffer length.
     ///
     /// # Errors
     /// `EINVAL` naming the option, and what to change.

@@ -2,7 +2,7 @@
 //!
 //! A peer that asks for memory and then neither sends its data nor reads holds what others need. So the connections of one address
 //! together hold at most as much as is free besides: one peer has half of the pools at most, two have a third each, and whoever
-//! comes next finds memory. Admin queues may go twice as far, so that a host's commands of control are not stopped by its own I/O.
+//! comes next finds memory. Admin queues may use twice as much, so that a host's own I/O does not block its admin commands.
 
 use drivebay_sdk::buf::{self, Pool};
 use std::cell::Cell;
@@ -15,11 +15,11 @@ use std::rc::Rc;
 struct Free {
     /// Length of a small buffer, in bytes.
     small_len: u32,
-    /// Buffers that nobody holds: small ones and large ones.
+    /// Numbers of free buffers: small, and large.
     counts: [Cell<u32>; 2],
 }
 
-/// The host's pools: that of small buffers and that of large ones.
+/// The host's pools of small and of large buffers.
 pub(crate) fn pools() -> [Pool; 2] {
     let none = Pool { size: 0, count: 0 };
     let small = buf::pool_for(1).unwrap_or(none);
