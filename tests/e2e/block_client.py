@@ -3,8 +3,10 @@
 import socket
 import struct
 
+from stream import Stream
 
-class Disk:
+
+class Disk(Stream):
     def __init__(self, path, block_size=512):
         self.block_size = block_size
         self.socket = socket.socket(socket.AF_UNIX)
@@ -18,15 +20,6 @@ class Disk:
         """Tag, status and data of the next answer; `length` of the data when it is a success."""
         tag, status = struct.unpack("<Ii", self.exactly(8))
         return tag, status, self.exactly(length if status == 0 else 0)
-
-    def exactly(self, length):
-        data = b""
-        while len(data) < length:
-            more = self.socket.recv(length - len(data))
-            if not more:
-                raise EOFError("the target hung up")
-            data += more
-        return data
 
     def verify(self, size, step=16 << 10):
         blocks = step // self.block_size

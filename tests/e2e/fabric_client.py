@@ -4,6 +4,8 @@ a u32 length of the data, a u32 0, the command or response, the data."""
 import socket
 import struct
 
+from stream import Stream
+
 READ, WRITE, IDENTIFY, FABRICS = 2, 1, 6, 0x7F
 CONNECT, PROPERTY_SET = 1, 0
 ENABLE = 0x00460001
@@ -13,7 +15,7 @@ class Refused(Exception):
     """A response with a status that is not 0."""
 
 
-class Queue:
+class Queue(Stream):
     """One queue of a controller."""
 
     def __init__(self, path, nqn, qid=0, cntlid=0xFFFF):
@@ -52,15 +54,6 @@ class Queue:
         if status:
             raise Refused(f"status {status:#x}")
         return result, data
-
-    def exactly(self, length):
-        data = b""
-        while len(data) < length:
-            more = self.socket.recv(length - len(data))
-            if not more:
-                raise EOFError("the target hung up")
-            data += more
-        return data
 
 
 class Namespace:

@@ -3,13 +3,15 @@
 import socket
 import struct
 
+from stream import Stream
+
 LOGIN, COMMAND, NOP_OUT = 0x43, 0x01, 0x40
 LOGIN_RESPONSE, SCSI_DATA_IN, NOP_IN = 0x23, 0x25, 0x20
 READ_10 = 0x28
 NO_TAG = 0xFFFFFFFF
 
 
-class Session:
+class Session(Stream):
     """A session of one connection, in full feature phase."""
 
     def __init__(self, port, target, initiator="iqn.2001-04.com.example:host1", isid=1, **keys):
@@ -22,12 +24,12 @@ class Session:
         header = struct.pack(">BBxxI6sHIxxxxII16x", LOGIN, 0x87, len(text), isid, 0, 1, self.cmd_sn, 0)
         self.socket.sendall(header + text + bytes(-len(text) % 4))
         answer = self.exactly(48)
-        assert answer[0] == LOGIN_RESPONSE and answer[36] == 0, f"the login is refused: {answer.hex()}"
+        assert answer[0] == LOGIN_RESPONSE and answer[36] == 0, f"the target refused the login: {answer.hex()}"
         length = int.from_bytes(answer[5:8], "big")
         self.exactly(length + -length % 4)
 
     def read(self, tag, lba, blocks, unit=0):
-        """Sends a READ (10); the answer is not waited for."""
+        """Sends a READ (10) and does not wait for the answer."""
         cdb = struct.pack(">BxIxHx6x", READ_10, lba, blocks)
         header = struct.pack(">BBxxIQIIII16s", COMMAND, 0xC0, 0, unit << 48, tag, blocks * 512, self.cmd_sn, 0, cdb)
         self.cmd_sn += 1
@@ -36,15 +38,6 @@ class Session:
     def ping(self, digest=b""):
         header = struct.pack(">BBxxIQIIII16x", NOP_OUT, 0x80, 0, 0, 99, NO_TAG, self.cmd_sn, 0)
         self.socket.sendall(header + digest)
-
-    def exactly(self, length):
-        data = b""
-        while len(data) < length:
-            more = self.socket.recv(length - len(data))
-            if not more:
-                raise EOFError("the target hung up")
-            data += more
-        return data
 
     def close(self):
         self.socket.close()

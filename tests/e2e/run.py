@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the Python tests of folders: run.py [--only TEXT] [--skip REASON] FOLDER...
+"""Runs the Python tests of folders: run.py [--only TEXT] [--but TEXT] [--skip REASON] FOLDER...
 
 Every test is one line with its time; skipped ones tell why. The last line counts them, as the other
 runners' results are counted by `cargo xtask test`. A file is a module `test_*.py` of unittest. With
@@ -75,6 +75,7 @@ def tests_of(suite):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="tests whose name contains this")
+    parser.add_argument("--but", help="leave out tests whose name contains this")
     parser.add_argument("--skip", help="count every test as skipped, for this reason")
     parser.add_argument("folders", nargs="+", metavar="FOLDER")
     options = parser.parse_args()
@@ -87,7 +88,9 @@ def main():
         found = list(tests_of(unittest.TestLoader().discover(folder, top_level_dir=folder)))
         if not found:
             sys.exit(f"{folder}: no test in it")
-        chosen = (test for test in found if options.only in test.id())
+        chosen = [test for test in found if options.only in test.id()]
+        if options.but:
+            chosen = [test for test in chosen if options.but not in test.id()]
         if options.skip:
             for test in chosen:
                 result.addSkip(test, options.skip)

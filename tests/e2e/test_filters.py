@@ -112,6 +112,14 @@ class Filters(unittest.TestCase):
         self.assertIn(self.client.call("bdev_error_resume_pending EE_Base"), ("", True))
         self.assertEqual(disk.reply(4096)[0], 0)
 
+        # I/O that is kept does not keep the bdev.
+        self.client.call("bdev_error_inject_error EE_Base read pending")
+        disk.request(READ, 0, 4096)
+        disk.request(READ, 0, BLOCK)
+        self.assertEqual(disk.reply(BLOCK)[0], 0)
+        self.assertIn(self.client.call("bdev_error_delete EE_Base"), ("", True))
+        self.client.call("bdev_error_create Base")
+
         self.again("EE_Base")
         self.assertIn(self.client.call("bdev_error_delete EE_Base"), ("", True))
         self.assertIn("No such device", self.refused("bdev_error_delete EE_Base"))

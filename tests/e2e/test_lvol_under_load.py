@@ -56,7 +56,7 @@ class Store:
             self.host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": f"store/{name}"})
 
     def assert_sound(self, is_clean):
-        """Of the file, while no host has it."""
+        """Checks the file while no host has it open."""
         done = subprocess.run([PROGRAM, "lvol", "check", self.path, "--json"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout)["is_clean"] == is_clean, done.stdout
@@ -74,14 +74,14 @@ class Kills(unittest.TestCase):
             store.export("volume", "clone")
             load = self.load(store)
             for number in range(KILLS):
-                if load.process.poll() is not None:  # It has done its time, and compared what it read.
+                if load.process.poll() is not None:  # It has run its time and compared what it read.
                     load.report()
                     load = self.load(store)
                 before = self.written(host)
                 wait(lambda: self.written(host) > before)
                 self.operate(store, number)
                 sums = {name: store.checksum(name) for name in self.snapshots(store)}
-                time.sleep(chance.random())  # Wherever the load is then.
+                time.sleep(chance.random())  # The kill comes at a random point of the load.
                 host.kill()
                 store.assert_sound(is_clean=False)
                 host.start()
@@ -95,7 +95,7 @@ class Kills(unittest.TestCase):
 
     @staticmethod
     def load(store):
-        """On volume and clone. It goes on when the host is back."""
+        """Load on volume and clone. It goes on when the host is back."""
         return Load(store.port, "-w", "randrw", "-q", "8", "-t", "40", "Nvme0n2", ctrlr_loss_timeout_sec=120,
                     reconnect_delay_sec=1)
 
@@ -109,7 +109,7 @@ class Kills(unittest.TestCase):
 
     @staticmethod
     def operate(store, number):
-        """Snapshots of volume and clone come, earlier ones go."""
+        """Takes a snapshot of volume and clone, and deletes earlier ones."""
         for volume in ("volume", "clone"):
             store.snapshot(volume, f"s-{volume}-{number}")
             if number > 1:

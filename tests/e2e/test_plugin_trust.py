@@ -84,7 +84,7 @@ class PluginTrust(unittest.TestCase):
         self.assertIn(f"{open_to_all}: has mode 0777", caught.exception.message)
 
     def test_group_writable_files_are_fine_in_the_private_group_of_their_owner(self):
-        """As umask 002 makes them. `list`, `inspect`, `check` and loading agree."""
+        """umask 002 makes such files. `list`, `inspect`, `check` and loading agree."""
         folder = f"{self.folder}/plugins"
         os.mkdir(folder)
         os.chmod(folder, 0o775)
@@ -92,12 +92,11 @@ class PluginTrust(unittest.TestCase):
             shutil.copy(f"{PLUGINS}/libdrivebay_{name}.so", folder)
             os.chmod(f"{folder}/libdrivebay_{name}.so", 0o664)
         file = f"{folder}/libdrivebay_null.so"
-        path = os.path.dirname(file)
         for group, is_allowed in ((os.getgid(), True), (1, False)):
             with self.subTest(group=group):
                 for each in (folder, *(f"{folder}/{name}" for name in os.listdir(folder))):
                     os.chown(each, -1, group)
-                wrong = f"{path}: has mode 0775"
+                wrong = f"{folder}: has mode 0775"
                 code, told, _ = self.run_program("plugin", "list", "--plugin-dir", folder)
                 self.assertEqual(code, 0)
                 self.assertEqual(told.count(wrong), 0 if is_allowed else 1, "one line for the folder, not one a file")

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import random
+import resource
 import socket
 import struct
+import time
 import unittest
 
 from host import Host
@@ -169,6 +171,14 @@ class BadFrontEnds(VhostTest):
         host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0")
         return f"{host.folder}/disk.sock"
 
+    def lowest_free(self, host):
+        """The lowest free descriptor of a host that has closed the connections of earlier calls."""
+        seen = []
+        while len(seen) < 10 or any(one != seen[-1] for one in seen[-10:]):
+            seen.append({int(fd) for fd in os.listdir(f"/proc/{host.process.pid}/fd")})
+            time.sleep(0.05)
+        return next(fd for fd in range(len(seen[-1]) + 1) if fd not in seen[-1])
+
     def check(self, path):
         """A front end that keeps the rules is served."""
         with FrontEnd(path) as disk:
@@ -233,6 +243,29 @@ class BadFrontEnds(VhostTest):
             # Nothing holds the bdev any more.
             host.call("vhost_delete_controller", ctrlr="disk.sock")
             host.call("bdev_aio_delete", name="a0")
+
+    def test_one_that_comes_while_descriptors_have_run_out_waits_and_the_host_does_not_spin(self):
+        def processor_seconds(host):
+            with open(f"/proc/{host.process.pid}/stat") as stat:
+                fields = stat.read().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+        with self.host() as host:
+            path, told = self.serve(host), "no VMM can be accepted"
+            soft, hard = resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (self.lowest_free(host), hard))
+            with FrontEnd(path) as disk:
+                disk.open()
+                end = time.monotonic() + 20
+                while told not in host.log(1000):
+                    self.assertLess(time.monotonic(), end, "it is not told")
+                begin = processor_seconds(host)
+                time.sleep(2)
+                self.assertLess(processor_seconds(host) - begin, 1, "it spins")
+                self.assertEqual(host.log(1000).count(told), 1)
+                resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+                disk.agree()
+            self.check(path)
 
     def test_messages_of_any_kind_in_any_order_end_at_most_the_session(self):
         rng = random.Random(19)

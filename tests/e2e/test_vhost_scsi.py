@@ -1,12 +1,13 @@
 """vhost-user-scsi, as a front end without a virtual machine sees it, and the methods as PyPI's client calls them."""
 
+import os
 import struct
 import unittest
 
 from host import Host
 from spdk_client import Client, Refused
-from vhost_client import (ABORTED, ABORT_TASK, BAD_TARGET, CLEAR_ACA, CONTROL, INCORRECT_LUN, OVERRUN, QUERY_TASK,
-                          REJECTED, REQUESTS, SCSI_OK, UNIT_RESET, WRITABLE, ScsiFrontEnd)
+from vhost_client import (ABORTED, ABORT_TASK, BAD_TARGET, CLEAR_ACA, CONTROL, EVENTS, INCORRECT_LUN, OVERRUN, PARTS,
+                          QUERY_TASK, REJECTED, REQUESTS, SCSI_OK, UNIT_RESET, WRITABLE, ScsiFrontEnd)
 
 BLOCKS = 32768
 TEST_UNIT_READY, INQUIRY, READ_CAPACITY, READ, WRITE, WRITE_VERIFY = 0x00, 0x12, 0x25, 0x28, 0x2a, 0x2e
@@ -73,6 +74,14 @@ class Commands(ScsiTest):
             self.assertEqual(scsi.wait(REQUESTS)[0], 1)
             self.assertEqual(scsi.execute(ready)[:2], [SCSI_OK, GOOD])
 
+    def test_reservations_are_refused_since_they_would_not_bind_other_guests(self):
+        with self.host() as host, self.serve(host) as scsi:
+            scsi.connect()
+            register, read_keys, reserve = [0x5f] + [0] * 7 + [24, 0], [0x5e] + [0] * 7 + [8, 0], [0x16] + [0] * 5
+            for cdb, data, length in ((register, bytes(24), 0), (read_keys, b"", 8), (reserve, b"", 0)):
+                response, status, _, sense, _ = scsi.execute(cdb, data, length)
+                self.assertEqual((response, status, sense[2] & 15, sense[12]), (SCSI_OK, CHECK, 5, 0x20))
+
     def test_functions_are_answered_when_their_commands_have_ended(self):
         with self.host() as host, self.serve(host) as scsi:
             scsi.connect()
@@ -121,6 +130,19 @@ class Hotplug(ScsiTest):
             numbers = [target["scsi_dev_num"] for target in
                        host.call("vhost_get_controllers")[0]["backend_specific"]["scsi"]]
             self.assertEqual(numbers, [2])
+
+    def test_an_event_buffer_that_a_dead_device_had_taken_comes_back_with_the_news_that_events_were_missed(self):
+        with self.host() as host, self.serve(host) as scsi:
+            scsi.connect()
+            scsi.disconnect()
+            scsi.give_event_buffers(1)
+            # What a device leaves that dies with the first buffer: the record of the ring says that it is in flight.
+            part = -(-(16 + 16 * scsi.slots * PARTS) // 64) * 64
+            os.pwrite(scsi.inflight[0], b"\1", EVENTS * part + 16)
+            scsi.connect()
+            slot = scsi.wait(EVENTS)[0]
+            place = scsi.place(slot, EVENTS)
+            self.assertEqual((slot, struct.unpack("<I", scsi.memory[place:place + 4])[0]), (0, 1 << 31))
 
     def test_a_driver_that_did_not_ask_is_told_nothing(self):
         with self.host() as host, self.serve(host), ScsiFrontEnd(f"{host.folder}/scsi.sock", features=0) as scsi:

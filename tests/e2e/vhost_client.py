@@ -35,7 +35,7 @@ SLOT, DATA = 0x11000, 0x1000
 RINGS_LEN = 1 << 20
 # Descriptors set aside for a request of a split ring.
 PARTS = 4
-# Seconds until a device that does not answer has failed.
+# After so many seconds without an answer a device has failed.
 LIMIT = 60
 
 
@@ -54,7 +54,7 @@ class FrontEnd:
         self.fd = os.memfd_create("guest")
         os.ftruncate(self.fd, self.length)
         self.memory = mmap.mmap(self.fd, self.length)
-        # A store through these is one store of the machine; those of struct are many.
+        # A store through this view is one machine store. struct stores byte by byte.
         self.u16 = memoryview(self.memory).cast("H")
         self.rings = [Ring(self, index) for index in range(queues)]
         self.inflight = None
@@ -97,7 +97,7 @@ class FrontEnd:
         return self.receive(request)[0]
 
     def tell(self, request, payload=b"", fds=()):
-        """Sends something and waits until the device has done it."""
+        """Sends a message and waits until the device has executed it."""
         self.send(request, payload, fds, needs_reply=True)
         assert self.receive(request)[0] == bytes(8)
 
@@ -105,7 +105,7 @@ class FrontEnd:
         return struct.unpack("<Q", self.ask(request))[0]
 
     def is_closed(self):
-        """Whether the device closes the session; it must, or answer something."""
+        """Waits until the device closes the session (True) or sends something (False)."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -225,7 +225,7 @@ class Ring:
         """Starts the ring where a killed device stopped, unless a base is given."""
         front, number = self.front, self.index
         if base is None:
-            # What a VMM knows of a device that was killed: nothing of a packed ring.
+            # A VMM can read the used index of a split ring, but knows nothing about a packed ring of a killed device.
             base = 0x8000_8000 if front.packed else self.front.u16[(self.used + 2) // 2]
         front.send(SET_VRING_NUM, struct.pack("<II", number, self.size))
         front.send(SET_VRING_BASE, struct.pack("<II", number, base))
@@ -379,7 +379,7 @@ class ScsiFrontEnd(FrontEnd):
             self.rings[EVENTS].offer(slot, [(self.place(slot, EVENTS), 16, WRITABLE)])
 
     def event(self):
-        """The next event: its number, target and reason. Its buffer is given again."""
+        """The next event: its number, target and reason. The device gets the event's buffer back."""
         slot, _, _ = self.wait(EVENTS)
         place = self.place(slot, EVENTS)
         event, one, target, unit, _, reason = struct.unpack("<IBBHII", self.memory[place:place + 16])

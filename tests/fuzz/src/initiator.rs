@@ -1,7 +1,7 @@
 //! The initiator's queue pair against what a target sends.
 //!
-//! A script is a byte of digests, then steps: a step that submits a read or a write, one that sends, one that feeds the bytes that
-//! follow. Each request is handed out once, and its memory is touched inside its length only.
+//! A script says which digests are on, then has steps. A step submits a read or a write, sends, or receives the bytes that follow.
+//! The queue pair must return each request once, and must touch the request's memory only within its length.
 
 use crate::script::Script;
 use drivebay_nvme_driver::qpair::{Agreed, Payload, Qpair, Segment, Transfer};

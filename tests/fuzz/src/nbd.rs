@@ -6,7 +6,7 @@ use drivebay_spec_nbd::handshake::{
 };
 use drivebay_spec_nbd::transmission::{Framing, Request};
 
-/// An option with its data; its first bytes also as the client's flags.
+/// An option with its data. The first bytes are also read as the client's flags.
 pub(crate) fn option(data: &[u8]) {
     look(data.first_chunk().map(|bytes| ClientFlags::parse(*bytes)));
     let Some((head, data)) = data.split_first_chunk::<OPTION_HEADER_LEN>() else { return };

@@ -2,7 +2,7 @@
 
 use drivebay_spec_raid::{Layout, Superblock, seal};
 
-/// A superblock, with a right CRC. What it says gives no layout with blocks outside of the members.
+/// A superblock, to which this adds a valid CRC. A layout made from it never has blocks outside of the members.
 pub(crate) fn superblock(data: &[u8]) {
     let mut bytes = data.to_vec();
     seal(&mut bytes);

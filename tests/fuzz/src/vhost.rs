@@ -31,11 +31,13 @@ pub(crate) fn message(data: &[u8]) {
     look(scsi::Control::parse(payload));
 }
 
-/// Where the guest sees its memory, and how much of it there is.
+/// The guest's address of its memory.
 const GUEST: u64 = 0x1000;
+/// Length of that memory, in words of 8 bytes.
 const WORDS: usize = 512;
+/// Length of the area that records requests in flight, in words of 8 bytes.
 const AREA_WORDS: usize = 256;
-/// Rounds of taking and giving back.
+/// How many times the device asks for a chain.
 const ROUNDS: usize = 64;
 
 thread_local! {
@@ -43,7 +45,7 @@ thread_local! {
     static AREA: &'static [AtomicU64] = words(AREA_WORDS);
 }
 
-/// Words that are aligned as a descriptor table must be.
+/// Zeroed words, aligned to 16 bytes as a descriptor table must be.
 fn words(count: usize) -> &'static [AtomicU64] {
     let all: &'static [AtomicU64] =
         (0..=count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
@@ -61,8 +63,8 @@ fn fill(words: &[AtomicU64], bytes: &[u8]) {
     }
 }
 
-/// Features, a size, a base, the guest's memory, the record of what is in flight, and bytes that the guest puts over its
-/// memory while the device works.
+/// The input holds features, a ring size, a base, the guest's memory, the record of requests in flight, and bytes with which the
+/// guest overwrites its memory while the device works.
 pub(crate) fn ring(data: &[u8]) {
     let Some(([flags, size, cut, base @ ..], rest)) = data.split_first_chunk::<7>() else { return };
     let features =

@@ -6,7 +6,7 @@ first=0             # the number of the first disk
 export PATH=$OPEN_ISCSI/usr/sbin:$OPEN_ISCSI/sbin:$PATH
 export LD_LIBRARY_PATH=$OPEN_ISCSI/usr/lib/x86_64-linux-gnu
 
-# A record made by hand: discovery names the target's own address, which is another one in the guest.
+# Makes the node record by hand, because discovery returns an address that the guest cannot reach.
 login() { # PORTAL [SETTING=VALUE...]
     local portal=$1 setting update=()
     shift
@@ -20,7 +20,7 @@ login() { # PORTAL [SETTING=VALUE...]
 connect() { login "$TADDR:$TPORT" ${SETTINGS:-}; }
 disconnect() { iscsiadm -m node -T "$IQN" --logout; }
 
-# The number is the unit's; of several sessions, one is named by the order of logins.
+# Prints the disk of a unit. SESSION counts logins from 1; without it, the disk of any session.
 disk() { # LUN [SESSION]
     local path
     for path in /sys/class/iscsi_session/session${2:-*}/device/target*/*:*:*:"$1"/block/sd*; do
@@ -31,7 +31,7 @@ disk() { # LUN [SESSION]
 
 kernel_said() { dmesg | grep -q "$1"; } # PATTERN
 
-# fio writes and verifies, again and again, until `stop_fio`, which fails if fio has.
+# fio writes and verifies, again and again, until `stop_fio`. That fails if fio has failed.
 start_fio() { # DISK
     while [ ! -e /run/fio-stop ]; do
         fio --name=verify --filename="$1" --rw=randwrite --bsrange=4k-256k --size=24M --io_size=8M --direct=1 \

@@ -30,7 +30,7 @@ echo 1 >"/sys/block/${disk#/dev/}/device/rescan"
 [ $(($(size) * 512)) = "$GROWN" ]
 mark "unit 0 has grown"
 fio_runs
-# The new end is a part of the disk.
+# The guest can write to the new end of the disk.
 dd if=/dev/urandom of="$disk" bs=4k count=1 seek=$((GROWN / 4096 - 1)) oflag=direct status=none
 
 stop_fio

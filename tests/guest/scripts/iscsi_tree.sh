@@ -32,7 +32,7 @@ for kind in ext4 xfs; do
 done
 
 mark "raw writes, verified"
-# Depth and sizes that make immediate data, R2T and several of them at a time.
+# With this depth and these sizes, writes use immediate data, R2T, and several R2Ts at a time.
 start_fio "$(wait_disk 0)"
 stop_fio
 disconnect

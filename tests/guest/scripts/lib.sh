@@ -1,5 +1,5 @@
-# Sourced by nvme.sh and iscsi.sh: what scripts share that run in the guest, whatever the initiator. Those two
-# have `connect`, `disconnect`, and `disk NUMBER`, which prints the path of a disk of the target.
+# Sourced by nvme.sh and iscsi.sh: what the scripts in the guest share, whatever the initiator. Those two
+# define `connect`, `disconnect`, and `disk NUMBER`, which prints the path of a disk of the target.
 set -euo pipefail
 folder=/mnt/disk
 mkdir -p "$folder"

@@ -1,5 +1,5 @@
 # Sourced by the scripts that run in the guest: an initiator of the subsystem $NQN at $TADDR:$TPORT.
-# With TARGET=kernel the target is the guest's own kernel: a known good one to try a script against.
+# With TARGET=kernel the target is the guest's own kernel, to try a script against a target that is known to be good.
 . "$(dirname "$0")/lib.sh"
 first=1             # the number of the first disk
 

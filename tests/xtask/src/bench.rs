@@ -107,7 +107,7 @@ struct Bench {
     /// A build of it that callgrind can run.
     counted: Option<Reference>,
     rounds: usize,
-    /// Also what makes the run longer than a quarter of an hour.
+    /// Also measures the rows that take long.
     long: bool,
     /// Also writes the tables to a file in `docs/measurements`.
     save: bool,
@@ -115,7 +115,7 @@ struct Bench {
     awake: bool,
     /// Of one run.
     seconds: u32,
-    /// Where the file of `aio` lies.
+    /// Where the files of `aio` and `lvol` lie.
     folder: Option<PathBuf>,
     /// Both sides take their memory from hugepages.
     huge: bool,
@@ -240,7 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_part() {
-        assert!(PARTS.iter().all(|(name, _)| ALLOWED.contains(name)));
+    fn the_help_and_the_page_on_performance_name_every_part() {
+        let page = include_str!("../../../docs/performance.md");
+        for (name, _) in PARTS {
+            assert!(ALLOWED.contains(name), "the help does not name {name}");
+            assert!(page.contains(&format!("| `{name}` |")), "the page does not name {name}");
+        }
     }
 }

@@ -187,4 +187,12 @@ mod tests {
         let made = include_str!("../../fuzz/src/lib.rs").matches("Target { name: ").count();
         assert_eq!(targets().map(|targets| targets.len()), Ok(made));
     }
+
+    #[test]
+    fn the_page_on_testing_names_every_target() {
+        let page = include_str!("../../../docs/testing.md");
+        for target in targets().unwrap_or_else(|why| panic!("{why}")) {
+            assert!(page.contains(&format!("`{target}`")), "it does not name {target}");
+        }
+    }
 }

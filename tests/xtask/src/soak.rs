@@ -12,6 +12,9 @@ use crate::{Failure, Outcome, prepare, run};
 /// Set for tests that are to run whole.
 pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
 
+/// Part of the names of the tests that cut a guest's power.
+const POWER_CUTS: &str = "power_cut";
+
 /// Something that has a longer form.
 struct Part {
     name: &'static str,
@@ -60,12 +63,13 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "guests",
-        what: "every test in a guest: iSCSI units that come and go, dm-multipath, packed rings, ext4 on thin volumes besides",
+        what: "every test in a guest but the power cuts; only here: iSCSI units that come and go, dm-multipath, \
+               packed rings, ext4 on thin volumes",
         command: guests,
     },
     Part {
         name: "vhost",
-        what: "100 kills of the host under verified load on split and packed rings, and all that is in flight resumed",
+        what: "100 kills of the host under verified load on split and packed rings, after each of which it resumes the requests in flight",
         command: vhost,
     },
     Part {
@@ -133,32 +137,28 @@ fn plugins() -> Command {
     command
 }
 
-fn vhost() -> Command {
-    let mut command = Command::new(prepare::venv().join("bin/python"));
-    command.args(["tests/e2e/run.py", "--only", "killed_host", "tests/e2e"]);
-    tell_where(&mut command);
-    command
+fn lvol() -> Command {
+    python(&["--only", "killed_again", "tests/e2e"])
 }
 
 /// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.
 fn power() -> Command {
-    let mut command = Command::new(prepare::venv().join("bin/python"));
-    command.args(["tests/e2e/run.py", "--only", "power_cut", "tests/guest/tests"]);
-    tell_where(&mut command);
-    command
+    python(&["--only", POWER_CUTS, "tests/guest/tests"])
 }
 
+/// The kernel must be there, as for [`power`], which runs the tests that are left out here.
 fn guests() -> Command {
-    let mut command = Command::new(prepare::venv().join("bin/python"));
-    command.args(["tests/e2e/run.py", "tests/guest/tests"]);
-    tell_where(&mut command);
-    command
+    python(&["--but", POWER_CUTS, "tests/guest/tests"])
 }
 
-fn lvol() -> Command {
-    let mut command = Command::new(prepare::venv().join("bin/python"));
-    command.args(["tests/e2e/run.py", "--only", "killed_again", "tests/e2e"]);
-    tell_where(&mut command);
+fn vhost() -> Command {
+    python(&["--only", "killed_host", "tests/e2e"])
+}
+
+/// Runs Python tests. `args` are those of `tests/e2e/run.py`.
+fn python(args: &[&str]) -> Command {
+    let mut command = run::command(prepare::venv().join("bin/python"), &["tests/e2e/run.py"]);
+    tell_where(command.args(args));
     command
 }
 
@@ -175,5 +175,13 @@ mod tests {
         assert_eq!(chosen(&[]).map(|parts| parts.len()).unwrap_or_default(), PARTS.len());
         assert!(chosen(&["nvme"]).is_ok_and(|parts| parts.len() == 1));
         assert!(matches!(chosen(&["nvme", "fast"]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn the_page_on_testing_names_every_part() {
+        let page = include_str!("../../../docs/testing.md");
+        for Part { name, .. } in PARTS {
+            assert!(page.contains(&format!("cargo xtask soak {name}")), "it does not name {name}");
+        }
     }
 }

@@ -100,7 +100,7 @@ impl Case {
         }
     }
 
-    /// `drivebay perf` for it, without its end.
+    /// The arguments of `drivebay perf` for it. The caller adds when the run ends.
     pub(super) fn arguments(&self, depth: u32) -> Vec<String> {
         let (bdev, calls) = self.calls();
         let mut arguments = perf_arguments(self.pattern, depth, &bdev, &calls);
@@ -113,7 +113,7 @@ impl Case {
     }
 }
 
-/// `drivebay perf` of a bdev that these calls make, without its end.
+/// The arguments of `drivebay perf` for a bdev that these calls make. The caller adds when the run ends.
 pub(super) fn perf_arguments(
     pattern: &str,
     depth: u32,

@@ -1,11 +1,12 @@
-//! The iSCSI target: both sides and, where it is installed, tgt on the first core; libiscsi's `iscsi-perf`, which only reads,
-//! on the second. One malloc disk each; all servers run all the time, and those that are not measured are held.
+//! The iSCSI target. Both sides run on the first core, and so does tgt where it is installed. libiscsi's `iscsi-perf`, which
+//! only reads, runs on the second. Each server has one RAM disk. All servers run all the time; SIGSTOP holds those that are
+//! not measured.
 
 use super::nvmf::{Measured, loaded};
 use super::process::Running;
 use super::samples::{Samples, ratio};
 use super::server::{ADDRESS, Folder, Server};
-use super::{Bench, Side, case, load, table};
+use super::{Bench, Side, case, load, report, table};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant};
 const TARGET: &str = "iqn.2026-01.io.drivebay:bench";
 const BLOCKS: u64 = 65536;
 const BLOCK_LEN: u32 = 512;
-/// Sessions that only stand.
+/// Sessions without I/O.
 const SESSIONS: u8 = 100;
-/// How long idleness is watched.
+/// How long each measurement of the idle sessions takes.
 const WATCHED: Duration = Duration::from_secs(3);
-/// How long tgt may take until it answers.
+/// How long tgt may take to answer its first call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is measured.
@@ -49,6 +50,9 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         servers.push(started(bench, side)?);
     }
     let tgt = Tgt::start();
+    if let Err(why) = &tgt {
+        report::line(&format!("\ntgt: not measured: {why}"));
+    }
     table::begin(
         "iSCSI target, reads of a malloc disk by iscsi-perf",
         &[
@@ -112,7 +116,7 @@ fn line(
     Ok(())
 }
 
-/// What idle sessions cost, in percent of a core.
+/// Measures the processor time of idle sessions, in percent of a core.
 fn idle(bench: &Bench, servers: &[Server]) -> Result<(), String> {
     let [mut ours, mut theirs] = [(); 2].map(|()| Samples::default());
     for server in servers {
@@ -168,13 +172,13 @@ fn perf(bench: &Bench, port: u16, lun: u8, load: &Load) -> Result<load::Told, St
     Ok(load::Told { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
 }
 
-/// The rate of the whole run, which is told last.
+/// The rate of the whole run: the last average that `iscsi-perf` prints.
 fn average(text: &str) -> Option<f64> {
     let (_, told) = text.rsplit_once("iops average ")?;
     told.split_whitespace().next()?.parse().ok()
 }
 
-/// Logs in as one of many initiators, in one step. RFC 7143, section 11.12.
+/// Logs in as one of many initiators, with one request. RFC 7143, sections 11.12 and 11.13.
 fn session(port: u16, number: u8) -> Result<TcpStream, String> {
     let text = format!(
         "InitiatorName=iqn.2026-01.io.drivebay:idle{number}\0SessionType=Normal\0TargetName={TARGET}\0"
@@ -194,13 +198,15 @@ fn session(port: u16, number: u8) -> Result<TcpStream, String> {
         Ok((stream, answer))
     };
     let (stream, answer) = login().map_err(|error| format!("session {number}: {error}"))?;
-    match answer[36] {
-        0 => Ok(stream),
-        class => Err(format!("session {number}: the login is refused: class {class}")),
+    // The status class, and the bit that says that the session is in full feature phase.
+    match (answer[36], answer[1] & 0x80) {
+        (0, 0x80) => Ok(stream),
+        (0, _) => Err(format!("session {number}: the target wants to negotiate further")),
+        (class, _) => Err(format!("session {number}: the target refused the login: class {class}")),
     }
 }
 
-/// Debian's target, on a file in memory.
+/// Debian's target, on a file that the page cache holds.
 struct Tgt {
     process: Running,
     port: u16,
@@ -216,11 +222,12 @@ impl Tgt {
         std::fs::File::create_new(&file)
             .and_then(|file| file.set_len(BLOCKS * u64::from(BLOCK_LEN)))
             .map_err(|error| format!("{}: {error}", file.display()))?;
-        let control = port.to_string();
+        // Names its control socket. Half of the port is below 32768: tgt may keep the number in a signed 16-bit integer.
+        let control = (port / 2).to_string();
         let mut command = Command::new("taskset");
         command.args(["-c", "0", "tgtd", "-f", "-C", &control, "--iscsi"]);
         command.arg(format!("portal={ADDRESS}:{port}"));
-        let process = Running::start(&mut command)?;
+        let mut process = Running::start(&mut command)?;
         let admin = |args: &[&str]| {
             let mut command = Command::new("tgtadm");
             command.args(["-C", &control, "--lld", "iscsi", "--tid", "1"]).args(args);
@@ -228,7 +235,7 @@ impl Tgt {
         };
         let began = Instant::now();
         while let Err(why) = admin(&["--op", "new", "--mode", "target", "-T", TARGET]) {
-            if began.elapsed() > PATIENCE {
+            if process.has_ended() || began.elapsed() > PATIENCE {
                 return Err(why);
             }
             std::thread::sleep(Duration::from_millis(50));

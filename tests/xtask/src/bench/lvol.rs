@@ -1,4 +1,5 @@
-//! Logical volumes: what they cost, a first write, the longest I/O beside snapshots, many volumes.
+//! Logical volumes: rates, first writes to clusters, many volumes, the longest read beside snapshots, and the time to open a
+//! store after its host was killed.
 
 use super::case::{self, Case, Disk};
 use super::client::Client;
@@ -6,6 +7,7 @@ use super::rates::{bdevperf, config, perf, report};
 use super::samples::{Samples, ratio};
 use super::server::{Folder, Server};
 use super::{Bench, Side, table};
+use crate::run;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -14,9 +16,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const VOLUMES: [usize; 3] = [1, 100, 1000];
-/// Volumes, and MiB of the disk, of a store that is opened: one metadata page for each MiB.
+/// Volumes of the store that is opened, and the size of its disk in MiB. The store has one metadata page per MiB.
 const OPENED: (usize, u64) = (1000, 100_000);
-/// Snapshots taken in one run.
+/// How many snapshots one run takes.
 const SNAPSHOTS: usize = 20;
 
 pub(super) const CASES: [Case; 4] = [
@@ -73,7 +75,7 @@ fn rates(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// A row of both sides' rates.
+/// Measures both sides in turn and prints a row of their rates. `row` has the first cells.
 fn in_turn(
     bench: &Bench,
     row: impl IntoIterator<Item = String>,
@@ -96,7 +98,7 @@ fn in_turn(
     Ok(())
 }
 
-/// Nearly every write of the run goes to a cluster of its own: there are more than a run reaches.
+/// There are more clusters than a run writes to, so most writes are the first ones to their cluster.
 fn first_writes(bench: &Bench) -> Result<(), String> {
     table::begin(
         "First writes: 4 KiB at random on a thin volume of 512 MiB with clusters of 8 KiB, depth 1",
@@ -115,8 +117,7 @@ fn first_writes(bench: &Bench) -> Result<(), String> {
         ),
         ("bdev_lvol_create", volume("volume", 512)),
     ];
-    let mut ours = case::perf_arguments("randwrite", 1, "lvs/volume", &calls);
-    ours.extend(["-o".to_owned(), "4096".to_owned()]);
+    let ours = case::perf_arguments("randwrite", 1, "lvs/volume", &calls);
     let theirs = ["-w", "randwrite", "-m", "0x1", "-T", "lvs/volume"];
     in_turn(bench, [], &ours, &calls, &theirs, 1)
 }
@@ -150,7 +151,8 @@ fn many(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// The longest reads while snapshots are taken: a write waits for the copy of its cluster besides.
+/// Measures the longest read while snapshots are taken. It measures no writes, because a write after a snapshot also waits for the
+/// copy of its cluster.
 fn beside_snapshots(bench: &Bench) -> Result<(), String> {
     table::begin(
         "Longest 4 KiB read of a volume in a run, depth 32, µs",
@@ -175,14 +177,13 @@ fn longest_of(bench: &Bench, snapshots: usize) -> Result<f64, String> {
     let mut command = bench.perf(&case.arguments(32));
     command.args(["-t", "2", "--warm-up", "0.5", "-r"]).arg(&socket);
     command.env("DRIVEBAY_RUNTIME", &folder.0).stdout(Stdio::piped()).stderr(Stdio::null());
-    let running = command.spawn().map_err(|error| format!("drivebay perf: {error}"))?;
+    let mut running = command.spawn().map_err(|error| format!("drivebay perf: {error}"))?;
     // The load begins after the calls that make the volume.
     std::thread::sleep(Duration::from_millis(800));
-    for number in 0..snapshots {
-        let name = format!("snapshot{number}");
-        let params = json!({"lvol_name": "lvs/volume", "snapshot_name": name});
-        Client::connect(&socket)?.call("bdev_lvol_snapshot", &params)?;
-        std::thread::sleep(Duration::from_millis(40));
+    if let Err(why) = take_snapshots(&socket, snapshots) {
+        let _ = running.kill();
+        let _ = running.wait();
+        return Err(why);
     }
     let output = running.wait_with_output().map_err(|error| format!("drivebay perf: {error}"))?;
     let report = report(&String::from_utf8_lossy(&output.stdout))?;
@@ -190,16 +191,26 @@ fn longest_of(bench: &Bench, snapshots: usize) -> Result<f64, String> {
     longest.ok_or_else(|| "drivebay perf told no longest I/O".to_owned())
 }
 
-/// On a sparse file whose metadata is really there.
+fn take_snapshots(socket: &Path, count: usize) -> Result<(), String> {
+    let mut client = Client::connect(socket)?;
+    for number in 0..count {
+        let name = format!("snapshot{number}");
+        let params = json!({"lvol_name": "lvs/volume", "snapshot_name": name});
+        client.call("bdev_lvol_snapshot", &params)?;
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    Ok(())
+}
+
+/// The store is in a sparse file. Its metadata region has no holes.
 fn dirty_open(bench: &Bench) -> Result<(), String> {
     let (volumes, mib) = OPENED;
     table::begin(
         "Opening a store that was killed: 100,000 metadata pages, 1,000 volumes, a file, ms",
         &["ours", "reference", "its ÷ ours"],
     );
-    let folder = Folder::new()?;
-    let place = bench.folder.clone().unwrap_or_else(|| folder.0.clone());
-    let path = place.join("drivebay-bench-lvol.img");
+    let folder = bench.folder.clone().unwrap_or_else(run::target);
+    let path = folder.join(format!("bench-lvol-{}.img", std::process::id()));
     let result = killed_store(bench, &path, volumes, mib).and_then(|()| {
         let [mut ours, mut theirs] = [(); 2].map(|()| Samples::default());
         for _ in 0..bench.rounds {
@@ -231,7 +242,7 @@ fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<
     }
     server.process.signal("KILL")?;
     drop(server);
-    // What was never written would be read from nowhere.
+    // Fills the holes of the metadata region, 4 KiB per MiB of the disk. A read of a hole would not reach the disk.
     let mut file = File::options().read(true).write(true).open(path).map_err(told)?;
     let mut metadata = Vec::new();
     (&mut file).take((mib << 12) + (1 << 20)).read_to_end(&mut metadata).map_err(told)?;
@@ -241,8 +252,9 @@ fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<
 
 fn open_ms(bench: &Bench, side: Side, path: &Path, volumes: usize) -> Result<f64, String> {
     let mut server = Server::start(bench, side, "0x1")?;
-    // Has the plugin loaded.
+    // These calls load our two plugins before the clock starts. The second one fails: there is no such bdev.
     server.call("bdev_lvol_get_lvstores", &Value::Null)?;
+    _ = server.call("bdev_aio_delete", &json!({"name": "none"}));
     let began = Instant::now();
     server.call("bdev_aio_create", &aio(path))?;
     server.call("bdev_wait_for_examine", &Value::Null)?;
