@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Runs the Python tests of folders: run.py [--only TEXT] [--but TEXT] [--skip REASON] FOLDER...
+"""Runs the Python tests of folders: run.py [--only TEXT] [--but TEXT] [--skip REASON] [--jobs N] FOLDER...
 
-Every test is one line with its time; skipped ones tell why. The last line counts them, as the other
-runners' results are counted by `cargo xtask test`. A file is a module `test_*.py` of unittest. With
---skip nothing is run and every test counts as skipped for that reason. Exit status 1 if a test failed
+Each test prints one line with its time, or the reason for which it is skipped. The last line counts them:
+`cargo xtask test` reads it. A file is a module `test_*.py` of unittest. With --skip no test runs, and each
+counts as skipped for that reason. With --jobs, N processes share the tests. Exit status 1 if a test failed
 or a file could not be loaded.
 """
 
 import argparse
+import multiprocessing
 import os
 import sys
 import textwrap
@@ -72,11 +73,33 @@ def tests_of(suite):
             yield entry
 
 
+class AtOnce:
+    """Runs tests in processes, each in one that is forked for it and so has the tests."""
+
+    tests = []
+
+    @classmethod
+    def run(cls, number):
+        result = Lines()
+        unittest.TestSuite([cls.tests[number]]).run(result)
+        return result.passed, result.failed, len(result.skipped)
+
+    @classmethod
+    def run_all(cls, tests, jobs, result):
+        cls.tests = tests
+        with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as processes:
+            for passed, failed, skipped in processes.imap_unordered(cls.run, range(len(tests))):
+                result.passed += passed
+                result.failed += failed
+                result.skipped += [None] * skipped
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="tests whose name contains this")
     parser.add_argument("--but", help="leave out tests whose name contains this")
     parser.add_argument("--skip", help="count every test as skipped, for this reason")
+    parser.add_argument("--jobs", type=int, default=1, help="run this many tests at once")
     parser.add_argument("folders", nargs="+", metavar="FOLDER")
     options = parser.parse_args()
 
@@ -96,7 +119,10 @@ def main():
                 result.addSkip(test, options.skip)
         else:
             suite.addTests(chosen)
-    suite.run(result)
+    if options.jobs > 1:
+        AtOnce.run_all(list(suite), options.jobs, result)
+    else:
+        suite.run(result)
     print(f"{result.passed} passed, {result.failed} failed, {len(result.skipped)} skipped")
     sys.exit(result.failed != 0)
 

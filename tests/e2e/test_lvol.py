@@ -7,6 +7,7 @@ import unittest
 
 from host import Host
 from spdk_client import Client, Refused
+from test_nvme import wait
 
 MIB = 1 << 20
 
@@ -47,14 +48,29 @@ class EveryMethod(unittest.TestCase):
             call("bdev_lvol_set_read_only store/thick")
             call("bdev_lvol_clone_bdev Malloc1 store outside")
             self.assertTrue(self.volume(call, "outside")["is_esnap_clone"])
+            self.change_parents_and_copy(call)
             call("bdev_lvol_rename_lvstore store pool")
             self.assertEqual(self.volume(call, "renamed")["alias"], "pool/renamed")
             call("bdev_lvol_grow_lvstore -l pool")
-            for name in ("clone", "snap", "renamed", "outside", "thick"):
+            for name in ("child", "clone", "snap", "renamed", "outside", "thick", "base"):
                 call(f"bdev_lvol_delete pool/{name}")
             self.assertEqual(call("bdev_lvol_get_lvols"), [])
             call("bdev_lvol_delete_lvstore -l pool")
             self.assertEqual(call("bdev_lvol_get_lvstores"), [])
+
+    def change_parents_and_copy(self, call):
+        for name in ("Malloc2", "Malloc3"):
+            call(f"bdev_malloc_create -b {name} 4 512")
+        call("bdev_lvol_snapshot store/thick base")
+        call("bdev_lvol_create -l store -t child 4")
+        call("bdev_lvol_set_parent store/child store/base")
+        child = self.volume(call, "child")
+        self.assertEqual((child["is_clone"], child["is_esnap_clone"]), (True, False))
+        call("bdev_lvol_set_parent_bdev store/child Malloc2")
+        child = self.volume(call, "child")
+        self.assertEqual((child["is_clone"], child["is_esnap_clone"]), (False, True))
+        copy = call("bdev_lvol_start_shallow_copy store/base Malloc3")["operation_id"]
+        wait(lambda: call(f"bdev_lvol_check_shallow_copy {copy}")["state"] == "complete")
 
     @staticmethod
     def volume(call, name):
@@ -98,6 +114,33 @@ def lvol(*arguments):
     done = subprocess.run([os.environ["DRIVEBAY_BIN"], "lvol", *arguments, "--json"],
                           capture_output=True, text=True, timeout=60)
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+
+class Clusters(unittest.TestCase):
+    def test_a_map_says_which_clusters_are_a_volumes_own_and_an_xattr_stays_over_a_restart(self):
+        with Host() as host:
+            path = new_disk(host)
+            make_store(host, path)
+            host.call("bdev_lvol_create", lvs_name="store", lvol_name="thin", size_in_mib=16, thin_provision=True)
+            thick = host.call("bdev_lvol_get_fragmap", name="store/v")
+            self.assertEqual((thick["num_clusters"], thick["num_allocated_clusters"], thick["fragmap"]), (8, 8, "/w=="))
+            thin = host.call("bdev_lvol_get_fragmap", name="store/thin")
+            self.assertEqual((thin["num_clusters"], thin["num_allocated_clusters"], thin["fragmap"]), (16, 0, "AAA="))
+            error = host.refused("bdev_lvol_get_fragmap", name="store/thin", offset=1)
+            self.assertIn("offset", error.message)
+            host.call("bdev_lvol_set_xattr", name="store/v", xattr_name="owner", xattr_value="web")
+            self.assertEqual(host.refused("bdev_lvol_set_xattr", name="store/v", xattr_name="uuid",
+                                          xattr_value="x").code, -32602)
+            host.call("bdev_lvol_set_read_only", name="store/v")
+            host.refused("bdev_lvol_set_xattr", name="store/v", xattr_name="owner")
+            found = host.call("bdev_lvol_check_lvstore", bdev_name="base")
+            self.assertEqual(found["findings"], [])
+            host.stop()
+            host.start()
+            host.call("bdev_aio_create", name="base", filename=path, block_size=512)
+            self.assertEqual(len(host.call("bdev_lvol_get_lvols")), 2)
+            self.assertEqual(host.call("bdev_lvol_get_xattr", name="store/v", xattr_name="owner"), "web")
+
 
 
 class CheckAndRepair(unittest.TestCase):

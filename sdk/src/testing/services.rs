@@ -1,4 +1,7 @@
 //! What else the fake host offers: pollers, memory, RPC, the broker.
+//!
+//! The ABI's types make each function `unsafe`: callers keep what `plugin-api` says of their pointers. `buf_abort` and
+//! `mem_alloc` do not follow any.
 #![expect(unsafe_code, reason = "plays the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 

@@ -97,16 +97,18 @@ fn doc(options: &Options, _missing: &Missing) -> Result<Tally, String> {
 }
 
 fn end_to_end(options: &Options, missing: &Missing) -> Result<Tally, String> {
-    python("tests/e2e", options, missing.reason(Need::EndToEnd))
+    python(&["tests/e2e"], options, missing.reason(Need::EndToEnd))
 }
 
 fn guest(options: &Options, missing: &Missing) -> Result<Tally, String> {
     let left_out = options.no_guest.then(|| "--no-guest".to_owned());
-    python("tests/guest/tests", options, left_out.or_else(|| missing.reason(Need::Guest)))
+    let skip = left_out.or_else(|| missing.reason(Need::Guest));
+    // A guest has one processor, and two are there.
+    python(&["--jobs=2", "tests/guest/tests"], options, skip)
 }
 
-/// The Python tests of a folder. With a reason to skip they are counted as skipped, each.
-fn python(folder: &str, options: &Options, skip: Option<String>) -> Result<Tally, String> {
+/// Runs Python tests. `args` are those of `tests/e2e/run.py`. With a reason to skip, each counts as skipped.
+fn python(args: &[&str], options: &Options, skip: Option<String>) -> Result<Tally, String> {
     let venv = prepare::venv().join("bin/python");
     let python = if venv.exists() { venv } else { PathBuf::from("python3") };
     let mut command = run::command(python, &["tests/e2e/run.py"]);
@@ -116,7 +118,7 @@ fn python(folder: &str, options: &Options, skip: Option<String>) -> Result<Tally
     if let Some(reason) = skip {
         command.arg(format!("--skip={reason}"));
     }
-    run::counted(tell_where(command.arg(folder)))
+    run::counted(tell_where(command.args(args)))
 }
 
 /// The folder of the programs and plugins that `cargo build` made.

@@ -1,4 +1,7 @@
 //! `bay.buf/1` and `bay.mem/1`
+//!
+//! The ABI's types make each function `unsafe`: callers keep what `plugin-api` says of their pointers. `abort` and `free`
+//! only compare an address with those that the host handed out.
 
 use super::{Callback, status};
 use crate::env::{buf, memory, numa, region};

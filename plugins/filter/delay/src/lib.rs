@@ -39,7 +39,7 @@ params! {
         p99_write_latency: u64,
         /// UUID; derived from the name when absent.
         uuid: Option<Uuid>,
-        /// Whether latencies are random, from 0 to twice the average; one in a hundred is that of p99 still.
+        /// Whether latencies are random, from 0 to twice the average. One I/O in a hundred still has the latency of p99.
         random: bool = false,
         /// Latencies of reads and writes by their percentiles, in ascending order, in place of the four. Empty = none.
         percentiles: Vec<Percentile> = Vec::new(),

@@ -56,7 +56,7 @@ fn start(app: &App) -> Result<()> {
     name_filters(app, "error");
     Method::immediate(
         "bdev_error_create",
-        "Makes a bdev that passes I/O on, and fails it when it is told to. Its name is EE_ and that of its base.",
+        "Makes a bdev that passes I/O to its base, and fails I/O as `bdev_error_inject_error` says. Its name is EE_ and the name of its base.",
         |app, params: Create| make_filter::<Faulty>(app, params).map(|_| true),
     )
     .describe(|method| method.result("true").error(-17, "exists", "The base has one already."))
@@ -70,7 +70,7 @@ fn start(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_error_inject_error",
-        "Has the next I/O of a kind fail.",
+        "Makes the next I/O of a kind fail.",
         |_, inject: Inject| {
             inject.check()?;
             with_filter::<Faulty, _>(&inject.name, |bdev| bdev.injections.set(&inject))??;
@@ -81,7 +81,7 @@ fn start(app: &App) -> Result<()> {
     .register(app)?;
     Method::new(
         "bdev_error_resume_pending",
-        "Sends the I/O on that an error bdev keeps because of `pending`, and keeps no more.",
+        "Sends on the I/O that an error bdev keeps because of `pending`, and stops keeping I/O.",
         resume,
     )
     .describe(|method| method.result("true").error(-19, "no_such_device", NONE))

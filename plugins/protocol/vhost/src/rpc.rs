@@ -115,7 +115,7 @@ pub fn register(app: &App) -> Result<()> {
         ),
         refusing(
             "vhost_start_scsi_controller",
-            "Lets guests connect to a SCSI controller that was made with a delay.",
+            "Lets guests connect to a SCSI controller that was created with `delay`.",
             start_scsi,
         ),
         refusing(
@@ -137,7 +137,7 @@ pub fn register(app: &App) -> Result<()> {
         refusing("vhost_controller_set_coalescing", "Sets how interrupts are gathered.", coalesce),
         Method::immediate(
             "virtio_blk_create_transport",
-            "Makes a transport of block devices. The one there is exists already.",
+            "Makes a transport of block devices. The only one, `vhost_user_blk`, exists from the start.",
             create_transport,
         ),
         Method::immediate(

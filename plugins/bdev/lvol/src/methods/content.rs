@@ -52,7 +52,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_get_xattr",
-        "Says the value of an xattr of a volume.",
+        "Returns the value of an xattr of a volume.",
         "The value.",
         async |params: GetXattr| {
             let (store, info) = stores::find(&params.name)?;
@@ -84,7 +84,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_get_snapshot_checksum",
-        "Reads a part of a read-only volume and says its SHA-256. Volumes that read the same have the same.",
+        "Reads a part of a read-only volume and returns its SHA-256. Volumes with the same data have the same SHA-256.",
         "The checksum in hexadecimal digits, and what it covers.",
         async |params: Part| checksum(params).await.map_err(|error| failed(&error)),
     )

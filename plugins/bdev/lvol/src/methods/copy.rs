@@ -84,7 +84,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_check_shallow_copy",
-        "Says how far a shallow copy is. An ended one is forgotten with the answer.",
+        "Returns the progress of a shallow copy. When the copy has ended, the host forgets it after this answer.",
         "Progress and state.",
         async |params: Check| check(params.operation_id),
     )?;
@@ -101,7 +101,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_check_deep_copy",
-        "Says how far a deep copy is. An ended one is forgotten with the answer.",
+        "Returns the progress of a deep copy. When the copy has ended, the host forgets it after this answer.",
         "Progress and state.",
         async |params: Check| check(params.operation_id),
     )

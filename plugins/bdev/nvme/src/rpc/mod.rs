@@ -91,7 +91,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
         ),
         (
             "bdev_nvme_enable_controller",
-            "Connects a controller again that was disabled.",
+            "Connects a disabled controller again.",
             Wish::Enable,
         ),
     ] {
