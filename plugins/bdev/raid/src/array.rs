@@ -4,7 +4,7 @@ use crate::intent;
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::profile::{self, Profile};
-use crate::rebuild::Rebuild;
+use crate::rebuild::{self, Rebuild};
 use crate::redundant::Redundant;
 use crate::shared::{Shared, View};
 use crate::striped::Striped;
@@ -446,6 +446,16 @@ impl Array {
         }
     }
 
+    /// The rebuild, also one that is about to begin: no client may take its member for current.
+    fn show_process(&self) -> Option<Value> {
+        if let Some(rebuild) = &*self.rebuild.borrow() {
+            return Some(rebuild.show());
+        }
+        let slots = self.slots.borrow();
+        let target = slots.iter().find(|slot| slot.is_target)?.name.as_deref()?;
+        Some(rebuild::show(target, 0, 0))
+    }
+
     /// The fields that the reference shows of an array.
     pub(crate) fn show(&self) -> Map<String, Value> {
         let uuid = |uuid| Value::from(Uuid(uuid).to_string());
@@ -459,8 +469,8 @@ impl Array {
         put("num_base_bdevs", self.slots.borrow().len().into());
         put("num_base_bdevs_discovered", self.members().len().into());
         put("num_base_bdevs_operational", self.num_operational().into());
-        if let Some(rebuild) = &*self.rebuild.borrow() {
-            put("process", rebuild.show());
+        if let Some(process) = self.show_process() {
+            put("process", process);
         }
         if let Some((target, bytes)) = &*self.last_rebuild.borrow() {
             put("last_rebuild", json!({"target": target, "copied_bytes": bytes}));

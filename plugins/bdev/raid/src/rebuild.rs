@@ -78,16 +78,20 @@ impl Rebuild {
         self.ended.until(|| self.has_ended.get()).await;
     }
 
-    /// The fields that the reference shows of a process.
     pub(crate) fn show(&self) -> Value {
         let blocks = self.position.get();
         let percent = blocks.saturating_mul(100) / self.lacks.num_blocks.max(1);
-        json!({
-            "type": "rebuild",
-            "target": self.target,
-            "progress": {"blocks": blocks, "percent": percent},
-        })
+        show(&self.target, blocks, percent)
     }
+}
+
+/// The fields that the reference shows of a process.
+pub(crate) fn show(target: &str, blocks: u64, percent: u64) -> Value {
+    json!({
+        "type": "rebuild",
+        "target": target,
+        "progress": {"blocks": blocks, "percent": percent},
+    })
 }
 
 /// Copies all data to the member, then lets it serve reads. `[app thread]`
