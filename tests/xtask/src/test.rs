@@ -97,13 +97,13 @@ fn doc(options: &Options, _missing: &Missing) -> Result<Tally, String> {
 }
 
 fn end_to_end(options: &Options, missing: &Missing) -> Result<Tally, String> {
-    python(&["tests/e2e"], options, missing.reason(Need::EndToEnd))
+    python(&["--jobs=2", "tests/e2e"], options, missing.reason(Need::EndToEnd))
 }
 
 fn guest(options: &Options, missing: &Missing) -> Result<Tally, String> {
     let left_out = options.no_guest.then(|| "--no-guest".to_owned());
     let skip = left_out.or_else(|| missing.reason(Need::Guest));
-    // A guest has one processor, and two are there.
+    // A guest has one processor, and a machine for tests at least two.
     python(&["--jobs=2", "tests/guest/tests"], options, skip)
 }
 

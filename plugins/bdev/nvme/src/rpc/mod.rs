@@ -89,11 +89,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
             "Closes a controller's connections. I/O fails until the controller is enabled.",
             Wish::Disable,
         ),
-        (
-            "bdev_nvme_enable_controller",
-            "Connects a disabled controller again.",
-            Wish::Enable,
-        ),
+        ("bdev_nvme_enable_controller", "Connects a disabled controller again.", Wish::Enable),
     ] {
         Method::task(name, doc, async move |_, params| control(params, wish).await)
             .describe(|method| {
