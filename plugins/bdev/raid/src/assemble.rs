@@ -132,8 +132,9 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     }
 }
 
-/// Replaces an array that is not online by the one that a newer superblock describes. Members that the newer
-/// superblock calls configured stay.
+/// Replaces an array that is not online by the one that a newer superblock describes. Of the bdevs that were found so far,
+/// those that the newer superblock calls configured are its members. They may have been out of date before: the end of a
+/// rebuild is recorded on one member first.
 async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<Array>> {
     if array.state.get() != State::Configuring {
         let message = format!(
@@ -142,18 +143,18 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
         );
         return Err(Error::new(errno::EBUSY, message));
     }
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         array.members().iter().map(|(_, member)| member.name().to_owned()).collect();
+    names.extend(array.returning.take().into_iter().map(|uuid| Uuid(uuid).to_string()));
     let uuid = found.uuid;
     let guard = array.lock.lock("assemble").await;
     array.is_ending.set(true);
-    let returning = array.returning.take();
     arrays::forget(array);
     drop(guard);
     let array = arrays::add(Array::from_superblock(found))?;
-    array.returning.replace(returning);
     for name in names {
-        let Some((_, info)) = find(app, &name).await? else { continue };
+        // A bdev may be gone again.
+        let Ok(Some((_, info))) = find(app, &name).await else { continue };
         let _guard = array.lock.lock("assemble").await;
         let superblock = array.superblock.borrow().clone();
         let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
@@ -162,7 +163,7 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
             array.returning.borrow_mut().push(info.uuid());
         }
         if let Some(entry) = entry.filter(is_current) {
-            let candidate = array.open_member(app, entry.slot, &name)?;
+            let candidate = array.open_member(app, entry.slot, info.name())?;
             array.put(entry.slot, candidate, false);
         }
     }

@@ -1,6 +1,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::cast_possible_truncation,
     reason = "tests"
 )]
@@ -10,6 +11,7 @@ mod foreign;
 mod intent;
 mod model;
 mod parity;
+mod power_cuts;
 mod ram;
 
 use drivebay_sdk::bdev::{Channel, Desc};
@@ -175,4 +177,20 @@ fn an_array_without_a_superblock_waits_for_members_by_name() {
     assert_eq!(write(&host, &opened.0, 1, 3, 1), Status::SUCCESS);
     assert_eq!((first.block(1), second.block(1)), (3, 3));
     deleted(&host, "w", opened);
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
 }

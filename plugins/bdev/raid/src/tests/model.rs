@@ -1,22 +1,10 @@
 //! Compares an array with a model of its data, while members fail, leave and come back at random.
 
 use super::ram::Ram;
-use super::{array, load, read, show, write_each};
+use super::{Random, array, load, read, show, write_each};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::serde_json::json;
 use drivebay_sdk::testing::FakeHost;
-
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 const NUM_BLOCKS: u64 = 48;
 
@@ -29,7 +17,7 @@ fn whole(host: &FakeHost, name: &str) -> usize {
 
 fn run(level: &str, seed: u64, has_superblock: bool) {
     let host = load();
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let names = ["x0", "x1", "x2"].map(|name| format!("{level}{seed}{has_superblock}{name}"));
     let disks = names.each_ref().map(|name| Ram::plug(&host, name, 2048 + 64));
     let all = [&disks[0], &disks[1], &disks[2]];

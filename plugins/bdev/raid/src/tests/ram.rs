@@ -7,16 +7,33 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::Value;
 use drivebay_sdk::testing::FakeHost;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of a block.
 pub(super) const BLOCK: u32 = 512;
 
+pub(super) type Block = [u8; BLOCK as usize];
+
+/// What was done to the disks that share a log, in order. The number is the disk's.
+pub(super) type Log = Arc<Mutex<Vec<(usize, Event)>>>;
+
+/// What was done to a disk.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// Blocks were written from this one on.
+    Write(usize, Vec<Block>),
+    Flush,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    blocks: Vec<[u8; BLOCK as usize]>,
+    blocks: Vec<Block>,
     /// The data that a power cut leaves: the blocks at the last flush.
-    durable: Vec<[u8; BLOCK as usize]>,
+    durable: Vec<Block>,
+    /// Blocks that were written since the last flush.
+    dirty: BTreeSet<usize>,
+    log: Option<(usize, Log)>,
     flushes: u32,
     /// How writes, unmaps and flushes end; `None` = they succeed.
     writes_end_with: Option<Status>,
@@ -74,6 +91,10 @@ impl Ram {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub(super) fn uuid(&self) -> [u8; 16] {
+        self.uuid
     }
 
     pub(super) fn name(&self) -> String {
@@ -138,6 +159,12 @@ impl Ram {
     pub(super) fn cut_power(&self) {
         let mut state = self.state();
         state.blocks = state.durable.clone();
+        state.dirty.clear();
+    }
+
+    /// Logs what is done from now on, as the disk with this number.
+    pub(super) fn log_to(&self, number: usize, log: &Log) {
+        self.state().log = Some((number, Arc::clone(log)));
     }
 
     /// The superblock as it would be found after a power cut.
@@ -197,20 +224,36 @@ impl State {
             }
             Op::Write(range) => {
                 let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
-                io.buffers().copy_to(self.blocks[blocks].as_flattened_mut());
+                io.buffers().copy_to(self.blocks[blocks.clone()].as_flattened_mut());
                 self.writes.push(range.lba);
+                self.note_written(blocks);
             }
             Op::WriteZeroes(range) | Op::Unmap(range) => {
                 let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
-                self.blocks[blocks].as_flattened_mut().fill(0);
+                self.blocks[blocks.clone()].as_flattened_mut().fill(0);
+                self.note_written(blocks);
                 self.unmaps += u32::from(matches!(io.op(), Op::Unmap(_)));
             }
             Op::Flush => {
                 self.flushes += 1;
-                self.durable = self.blocks.clone();
+                for lba in std::mem::take(&mut self.dirty) {
+                    self.durable[lba] = self.blocks[lba];
+                }
+                self.note(Event::Flush);
             }
             _ => {}
         }
         Status::SUCCESS
+    }
+
+    fn note_written(&mut self, blocks: std::ops::Range<usize>) {
+        self.note(Event::Write(blocks.start, self.blocks[blocks.clone()].to_vec()));
+        self.dirty.extend(blocks);
+    }
+
+    fn note(&self, event: Event) {
+        if let Some((number, log)) = &self.log {
+            log.lock().unwrap().push((*number, event));
+        }
     }
 }

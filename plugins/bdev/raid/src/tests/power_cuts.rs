@@ -1,0 +1,508 @@
+//! Power cuts at every point of everything that changes an array.
+//!
+//! An act runs once on disks that log what is done to them. Then each prefix of the log becomes images of all disks: what a disk
+//! flushed is there, and any part of the rest, block by block. The array is assembled from them. What clients flushed must read
+//! back, all copies must become equal, and nothing else on the disks may change.
+
+use super::ram::{Block, Event, Log, Ram};
+use super::{Random, load, show, write_each};
+use crate::{arrays, intent};
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::Channel;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::{Value, json};
+use drivebay_sdk::testing::FakeHost;
+use drivebay_spec_raid::{Layout, Level, MemberState};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Blocks before the data: the superblock and the record are there.
+const DATA: usize = 2048;
+/// Where the superblock and both copies of the record are.
+const METADATA: [std::ops::Range<usize>; 3] = [0..2, 1024..1032, 1536..1544];
+/// Data blocks of a member. There are 80 windows of a rebuild, so that its position goes on record.
+const MEMBER: usize = 160;
+
+/// Power cuts that a level gets. All levels together: 2,000, in the long form 50,000.
+fn cuts_wanted() -> usize {
+    if std::env::var_os("DRIVEBAY_SOAK").is_some() { 10_000 } else { 400 }
+}
+
+/// What is done to an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    Create,
+    Write,
+    /// Writes fail on a member, which is taken out.
+    Degrade,
+    /// A member leaves and comes back.
+    Return,
+    /// A member is removed and added again while clients write.
+    Rebuild,
+    /// Another bdev takes the place of a member.
+    Replace,
+    /// Marks are set and cleared.
+    Idle,
+    /// The array ends in order.
+    End,
+}
+
+impl Act {
+    const OF_ALL: [Self; 3] = [Self::Create, Self::Write, Self::End];
+    const OF_REDUNDANT: [Self; 8] = [
+        Self::Create,
+        Self::Write,
+        Self::Degrade,
+        Self::Return,
+        Self::Rebuild,
+        Self::Replace,
+        Self::Idle,
+        Self::End,
+    ];
+}
+
+/// What clients did. Numbers are positions in the log.
+enum Did {
+    Write { begin: usize, lba: usize, fills: Vec<u8> },
+    Flush { end: usize },
+}
+
+/// An array, its disks, and what clients did.
+struct Run<'a> {
+    host: &'a FakeHost,
+    level: Level,
+    name: String,
+    /// The members, and one more that may replace one of them.
+    disks: Vec<Ram>,
+    members: usize,
+    layout: Layout,
+    log: Log,
+    history: Vec<Did>,
+    random: Random,
+}
+
+impl<'a> Run<'a> {
+    fn new(host: &'a FakeHost, level: Level, members: usize, seed: u64) -> Self {
+        let name = format!("cut{level}{seed}");
+        let plug = |number| Ram::plug(host, &format!("{number}{name}"), DATA + MEMBER);
+        let disks: Vec<Ram> = (0..=members).map(plug).collect();
+        let strip = if level.has_strips() { 2 } else { 0 };
+        let layout = Layout::new(level, strip, &vec![MEMBER as u64; members]).unwrap();
+        let (log, history) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+        Self { host, level, name, disks, members, layout, log, history, random: Random::new(seed) }
+    }
+
+    fn create(&self) {
+        let names: Vec<String> =
+            self.disks[..self.members].iter().map(|disk| disk.name()).collect();
+        let params = json!({
+            "name": self.name, "raid_level": self.level.name(), "base_bdevs": names, "superblock": true,
+            "strip_size_kb": u8::from(self.level.has_strips()),
+        });
+        self.host.call("bdev_raid_create", &params).unwrap();
+    }
+
+    fn delete(&self) {
+        self.host.call("bdev_raid_delete", &json!({"name": self.name})).unwrap();
+    }
+
+    fn show(&self) -> Value {
+        show(self.host, &self.name)
+    }
+
+    fn now(&self) -> usize {
+        self.log.lock().unwrap().len()
+    }
+
+    /// Blocks that one write has: the fake bus splits nothing.
+    fn unit(&self) -> usize {
+        match self.level {
+            Level::Raid1 => 3,
+            Level::Raid5f => self.layout.row_blocks() as usize,
+            _ => 2,
+        }
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.layout.num_blocks() as usize
+    }
+
+    fn write(&mut self, channel: &Channel) {
+        let unit = self.unit();
+        let lba = self.random.below((self.num_blocks() / unit) as u64) as usize * unit;
+        let fills: Vec<u8> = (0..unit).map(|_| self.random.below(250) as u8 + 1).collect();
+        self.history.push(Did::Write { begin: self.now(), lba, fills: fills.clone() });
+        assert_eq!(write_each(self.host, channel, lba as u64, &fills), Status::SUCCESS);
+        if self.random.below(3) == 0 {
+            let flush = self.host.io(channel, Op::Flush, IoFlags::NONE, &mut Vec::new());
+            assert!(flush.status.is_success());
+            self.history.push(Did::Flush { end: self.now() });
+        }
+    }
+
+    fn writes(&mut self, count: usize) {
+        let opened = self.host.open(&self.name);
+        (0..count).for_each(|_| self.write(&opened.0));
+    }
+
+    fn rounds(&mut self, most: u64) {
+        (0..self.random.below(most)).for_each(|_| self.host.run());
+    }
+
+    fn wait_until_rebuilt(&self) {
+        self.host.wait(|| {
+            let shown = self.show();
+            let is_whole = shown["num_base_bdevs_discovered"] == shown["num_base_bdevs"];
+            (shown["process"].is_null() && is_whole).then_some(())
+        });
+    }
+
+    /// Clears the marks of regions that were not written since the last call.
+    fn clear_idle(&self) {
+        let name = self.name.clone();
+        let clear = async move |_: &App| {
+            let array = arrays::by_name(&name).unwrap();
+            let shared = array.shared.borrow().clone().unwrap();
+            intent::clear_idle(&array, &shared).await.unwrap();
+        };
+        task::spawn_on_app("test", clear).unwrap().detach();
+        (0..40).for_each(|_| self.host.run());
+    }
+
+    /// Does `act`. Returns the images that the log begins with.
+    fn act(&mut self, act: Act) -> Vec<Vec<u8>> {
+        if act != Act::Create {
+            self.create();
+            self.writes(4);
+            self.history.push(Did::Flush { end: 0 });
+        }
+        let before = self.disks.iter().map(Ram::contents).collect();
+        self.disks.iter().enumerate().for_each(|(number, disk)| disk.log_to(number, &self.log));
+        // What clients wrote until now is in the images.
+        for did in &mut self.history {
+            if let Did::Write { begin, .. } = did {
+                *begin = 0;
+            }
+        }
+        let pick = self.random.below(self.members as u64) as usize;
+        let picked = self.disks[pick].clone();
+        let add = |run: &Self, disk: &Ram| {
+            let add = json!({"raid_bdev": run.name, "base_bdev": disk.name()});
+            run.host.call("bdev_raid_add_base_bdev", &add).unwrap();
+        };
+        match act {
+            Act::Create => {
+                self.create();
+                self.writes(2);
+            }
+            Act::Write => self.writes(12),
+            Act::Degrade => {
+                self.writes(2);
+                picked.fail_writes(true);
+                self.writes(6);
+                picked.fail_writes(false);
+            }
+            Act::Return => {
+                picked.unplug(self.host);
+                self.writes(3);
+                picked.plug_in(self.host);
+                self.rounds(60);
+                self.writes(2);
+                self.wait_until_rebuilt();
+            }
+            Act::Rebuild | Act::Replace => {
+                let gone = json!({"name": picked.name()});
+                self.host.call("bdev_raid_remove_base_bdev", &gone).unwrap();
+                self.writes(3);
+                let new = if act == Act::Replace { &self.disks[self.members] } else { &picked };
+                add(self, new);
+                self.rounds(200);
+                self.writes(2);
+                self.wait_until_rebuilt();
+                self.writes(1);
+            }
+            Act::Idle => {
+                self.writes(1);
+                (0..3).for_each(|_| self.clear_idle());
+                self.writes(2);
+                (0..3).for_each(|_| self.clear_idle());
+                self.writes(1);
+            }
+            Act::End => {
+                self.writes(3);
+                self.delete();
+            }
+        }
+        before
+    }
+
+    fn end(&self) {
+        if self.show() != Value::Null {
+            self.delete();
+        }
+        self.disks
+            .iter()
+            .filter(|disk| self.host.registered(&disk.name()).is_some())
+            .for_each(|disk| disk.unplug(self.host));
+    }
+
+    /// The values that each block may have after a cut behind `events` of the log: the one that was flushed, or a newer one.
+    fn legal(&self, events: usize) -> Vec<Vec<u8>> {
+        let mut legal = vec![vec![0]; self.num_blocks()];
+        for did in &self.history {
+            match did {
+                Did::Write { begin, lba, fills } if *begin < events || *begin == 0 => {
+                    for (block, fill) in legal[*lba..].iter_mut().zip(fills) {
+                        block.push(*fill);
+                    }
+                }
+                Did::Flush { end } if *end <= events => {
+                    legal.iter_mut().for_each(|block| drop(block.drain(..block.len() - 1)));
+                }
+                _ => {}
+            }
+        }
+        legal
+    }
+
+    /// The disks after a cut behind `events` of the log.
+    fn images(&mut self, before: &[Vec<u8>], log: &[(usize, Event)]) -> Vec<Vec<u8>> {
+        let mut images = before.to_vec();
+        let mut flushed = vec![0; images.len()];
+        for (at, (disk, event)) in log.iter().enumerate() {
+            if matches!(event, Event::Flush) {
+                flushed[*disk] = at;
+            }
+        }
+        for (at, (disk, event)) in log.iter().enumerate() {
+            let Event::Write(lba, blocks) = event else { continue };
+            let is_kept = at < flushed[*disk];
+            // A write is there, or it is not, or it is torn.
+            let fate = self.random.below(3);
+            for (number, block) in blocks.iter().enumerate() {
+                let is_there = is_kept || fate == 0 || fate == 1 && self.random.below(2) == 0;
+                if is_there {
+                    put(&mut images[*disk], lba + number, block);
+                }
+            }
+        }
+        images
+    }
+}
+
+fn put(image: &mut [u8], lba: usize, block: &Block) {
+    image[lba * 512..][..512].copy_from_slice(block);
+}
+
+/// An array that is assembled from images.
+struct After<'a> {
+    run: &'a Run<'a>,
+    disks: Vec<Ram>,
+    what: String,
+}
+
+impl After<'_> {
+    /// Reads all blocks: the first byte of each, or why the blocks of the read cannot be read.
+    fn read_all(&self, channel: &Channel) -> Vec<Result<u8, Status>> {
+        let unit = if self.run.level == Level::Raid1 { MEMBER } else { 2 };
+        let mut read = Vec::new();
+        for lba in (0..self.run.num_blocks()).step_by(unit) {
+            let mut data = vec![0; unit * 512];
+            let range = Range::new(lba as u64, unit as u64);
+            let result = self.run.host.io(channel, Op::Read(range), IoFlags::NONE, &mut data);
+            for block in data.as_chunks::<512>().0 {
+                let is_whole = block.iter().all(|byte| *byte == block[0]);
+                assert!(is_whole, "{}: a block is torn", self.what);
+                let is_good = result.status.is_success();
+                read.push(if is_good { Ok(block[0]) } else { Err(result.status) });
+            }
+        }
+        read
+    }
+
+    fn check(&self, legal: &[Vec<u8>], channel: &Channel, may_be_lost: bool) {
+        let first = self.read_all(channel);
+        for (lba, (found, legal)) in first.iter().zip(legal).enumerate() {
+            match found {
+                Ok(byte) => {
+                    // A stripe whose write was cut off without a member has no defined data there.
+                    let is_lost = may_be_lost && legal.len() > 1;
+                    let is_legal = legal.contains(byte) || is_lost;
+                    assert!(is_legal, "{}: block {lba}: {byte}, not {legal:?}", self.what);
+                }
+                Err(status) => {
+                    let shown = self.run.show();
+                    let is_degraded = shown["num_base_bdevs_discovered"] != shown["num_base_bdevs"]
+                        || !shown["process"].is_null();
+                    let is_lost = may_be_lost && is_degraded && *status == Status::MEDIA;
+                    assert!(is_lost, "{}: block {lba}: {status:?}", self.what);
+                }
+            }
+        }
+        assert_eq!(self.read_all(channel), first, "{}: it reads different data again", self.what);
+    }
+
+    /// Whether some copies may still differ.
+    fn is_torn(&self) -> bool {
+        let array = arrays::by_name(&self.run.name).unwrap();
+        let shared = array.shared.borrow();
+        let marks = shared.as_ref().and_then(|shared| shared.marks.as_ref());
+        marks.is_some_and(|marks| marks.has_torn())
+    }
+
+    /// Which disk is in each slot.
+    fn by_slot(&self) -> Vec<Option<usize>> {
+        let superblocks = self.disks.iter().filter_map(Ram::durable_superblock);
+        let newest = superblocks.max_by_key(|superblock| superblock.sequence).unwrap();
+        let disk_of = |slot: u8| {
+            let entry =
+                newest.member(slot).filter(|entry| entry.state == MemberState::Configured)?;
+            self.disks.iter().position(|disk| disk.uuid() == entry.uuid)
+        };
+        (0..self.run.members as u8).map(disk_of).collect()
+    }
+
+    fn check_copies(&self) {
+        let disks = self.by_slot();
+        let layout = &self.run.layout;
+        let block = |slot: u8, lba: u64| {
+            disks[usize::from(slot)].map(|disk| self.disks[disk].block(DATA + lba as usize))
+        };
+        if layout.level().parities() > 0 {
+            for lba in 0..MEMBER as u64 {
+                let sum =
+                    (0..layout.members()).try_fold(0, |sum, slot| Some(sum ^ block(slot, lba)?));
+                assert!(sum.is_none_or(|sum| sum == 0), "{}: parity of {lba}", self.what);
+            }
+            return;
+        }
+        for lba in 0..layout.num_blocks() {
+            let copies = layout.copies(lba).filter_map(|place| block(place.member, place.lba));
+            let copies: Vec<u8> = copies.collect();
+            assert!(copies.windows(2).all(|two| two[0] == two[1]), "{}: {lba}: {copies:?}", self.what);
+        }
+    }
+
+    /// Nothing but metadata and data is written to.
+    fn check_the_rest(&self) {
+        for disk in &self.disks {
+            let contents = disk.contents();
+            let blocks = contents.as_chunks::<512>().0.iter().take(DATA).enumerate();
+            for (lba, block) in blocks {
+                let is_metadata = METADATA.iter().any(|range| range.contains(&lba));
+                assert!(is_metadata || *block == [0; 512], "{}: block {lba}", self.what);
+            }
+        }
+    }
+}
+
+/// Cuts the power behind `log`, assembles the array and checks it. Returns whether it started.
+fn cut(run: &mut Run<'_>, act: Act, before: &[Vec<u8>], log: &[(usize, Event)]) -> bool {
+    let images = run.images(before, log);
+    let mut order: Vec<usize> = (0..images.len()).collect();
+    for last in (1..order.len()).rev() {
+        order.swap(last, run.random.below(last as u64 + 1) as usize);
+    }
+    let run = &*run;
+    let with = |(disk, image): (&Ram, &Vec<u8>)| {
+        Ram::with_contents(&disk.name(), disk.uuid(), image)
+    };
+    let disks: Vec<Ram> = run.disks.iter().zip(&images).map(with).collect();
+    let what = format!("{} {act:?} behind {} of its events", run.name, log.len());
+    let after = After { run, disks, what };
+    order.iter().for_each(|number| after.disks[*number].plug_in(run.host));
+    (0..10).for_each(|_| run.host.run());
+    let shown = run.show();
+    let is_online = shown["state"] == "online";
+    if is_online {
+        let legal = run.legal(log.len());
+        let opened = run.host.open(&run.name);
+        // A write of a stripe was cut off without a member: its data there are lost until the operator's word.
+        let may_be_lost =
+            run.level == Level::Raid5f && shown["num_base_bdevs_discovered"] != run.members;
+        after.check(&legal, &opened.0, may_be_lost);
+        if may_be_lost {
+            // Members refuse to be added again.
+            let mut disks = after.disks.iter();
+            let is_added = disks.any(|disk| {
+                let add = json!({"raid_bdev": run.name, "base_bdev": disk.name()});
+                run.host.call("bdev_raid_add_base_bdev", &add).is_ok()
+            });
+            assert!(is_added || !run.show()["process"].is_null(), "{}", after.what);
+        }
+        run.host.wait(|| run.show()["process"].is_null().then_some(()));
+        if run.level.may_lose(run.members as u8) > 0 {
+            for _ in 0..3 {
+                run.host.advance(Duration::from_secs(6));
+                (0..20).for_each(|_| run.host.run());
+            }
+            run.host.wait(|| (!after.is_torn()).then_some(()));
+        }
+        after.check(&legal, &opened.0, may_be_lost);
+        after.check_copies();
+    } else {
+        // Only an array that is being made may be incomplete.
+        assert!(act == Act::Create, "{}: {shown}\n{:#?}", after.what, run.host.log());
+    }
+    after.check_the_rest();
+    if shown != Value::Null {
+        run.delete();
+    }
+    after.disks.iter().for_each(|disk| disk.unplug(run.host));
+    is_online
+}
+
+fn cut_all(level: Level, members: usize) {
+    let host = load();
+    host.call("bdev_raid_set_options", &json!({"process_window_size_kb": 1})).unwrap();
+    let acts: &[Act] =
+        if level.may_lose(members as u8) > 0 { &Act::OF_REDUNDANT } else { &Act::OF_ALL };
+    let mut cuts: BTreeMap<Act, usize> = BTreeMap::new();
+    let (mut seed, mut started) = (0, 0);
+    while cuts.values().sum::<usize>() < cuts_wanted() {
+        for act in acts {
+            seed += 1;
+            let mut run = Run::new(&host, level, members, seed);
+            let before = run.act(*act);
+            let log = run.log.lock().unwrap().clone();
+            run.end();
+            // Logs differ in length, and each act gets its share.
+            let share = cuts_wanted() / acts.len() / 2;
+            let step = log.len().div_ceil(share).max(1);
+            let first = run.random.below(step as u64) as usize;
+            for events in (first..=log.len()).step_by(step) {
+                started += usize::from(cut(&mut run, *act, &before, &log[..events]));
+                *cuts.entry(*act).or_default() += 1;
+            }
+        }
+    }
+    println!("{level}: power cuts {cuts:?}, {started} arrays started");
+    assert_eq!(cuts.len(), acts.len(), "not every act was cut: {cuts:?}");
+}
+
+#[test]
+fn raid0_keeps_what_was_flushed_after_a_power_cut_at_any_point() {
+    cut_all(Level::Raid0, 3);
+}
+
+#[test]
+fn raid1_keeps_what_was_flushed_after_a_power_cut_at_any_point() {
+    cut_all(Level::Raid1, 3);
+}
+
+#[test]
+fn raid10_keeps_what_was_flushed_after_a_power_cut_at_any_point() {
+    cut_all(Level::Raid10, 4);
+}
+
+#[test]
+fn raid5f_keeps_what_was_flushed_after_a_power_cut_at_any_point() {
+    cut_all(Level::Raid5f, 3);
+}
+
+#[test]
+fn a_superblock_of_two_blocks_that_a_power_cut_tears_starts_its_array() {
+    cut_all(Level::Raid1, 5);
+}
