@@ -1,11 +1,11 @@
 """RAID: PyPI's `spdk` client calls every method; arrays come back after a kill."""
 
-import os
 import subprocess
 import time
 import unittest
 
-from host import Host, free_port
+from host import Host
+from replica import Mirror
 from spdk_client import Client, Refused
 
 KIB = 1 << 10
@@ -139,85 +139,35 @@ class Parity(unittest.TestCase):
 
 
 class OverTheNetwork(unittest.TestCase):
-    """raid1 of a local disk and a disk of a second host process, over NVMe/TCP."""
-
     SIZE = 32 * MIB
 
     def test_a_replica_whose_host_was_killed_gets_only_what_changed_even_if_that_is_killed_too(self):
         with Host() as target, Host() as host:
-            port = free_port()
-            self.export(target, port)
-            self.disk(host, "local", 1)
-            self.attach(host, port)
-            host.call("bdev_raid_create", name="mirror", raid_level="raid1", base_bdevs=["local", "Nvme0n1"],
-                      superblock=True)
+            mirror = Mirror(host, target, self.SIZE)
             served = Served(host, "mirror", self.SIZE)
             for region in range(0, 32, 4):
                 served.write(region * MIB + 12 * KIB, 64 * KIB, region + 1)
 
-            # Killed. The next write waits until the loss of the replica is on record.
-            target.kill()
+            # The next write waits until the loss of the replica is on record.
+            mirror.kill_replica()
             served.write(5 * MIB, 4 * KIB, 50)
             served.write(9 * MIB, 4 * KIB, 51)
-            self.assertEqual(self.array(host)["num_base_bdevs_discovered"], 1)
+            self.assertEqual(mirror.show()["num_base_bdevs_discovered"], 1)
             served.check()
-            self.back(target, host, port)
-            wait_until_rebuilt(host, "mirror")
+            mirror.bring_back_replica()
             # The eight regions that had a mark, and the two that were written since.
-            self.assertLessEqual(self.array(host)["last_rebuild"]["copied_bytes"], 10 * MIB)
+            self.assertLessEqual(mirror.wait_until_rebuilt(), 10 * MIB)
             served.check()
 
-            # Killed again, and once more in the middle of the resync.
-            target.kill()
+            mirror.kill_replica()
             for region in range(12):
                 served.write(region * MIB + 100 * KIB, 4 * KIB, 60 + region)
-            host.call("bdev_raid_set_options", process_window_size_kb=256, process_max_bandwidth_mb_sec=2)
-            self.back(target, host, port)
-            wait(lambda: self.array(host).get("process", {"progress": {"blocks": 0}})["progress"]["blocks"] > 0)
-            target.kill()
+            mirror.bring_back_and_kill_in_resync()
             served.write(20 * MIB, 4 * KIB, 90)
-            host.call("bdev_raid_set_options", process_max_bandwidth_mb_sec=0)
-            self.back(target, host, port)
-            wait_until_rebuilt(host, "mirror")
-            self.assertLess(self.array(host)["last_rebuild"]["copied_bytes"], self.SIZE)
+            mirror.bring_back_replica()
+            self.assertLess(mirror.wait_until_rebuilt(), self.SIZE)
             host.call("bdev_raid_remove_base_bdev", name="local")
             served.check()
-
-    def export(self, target, port):
-        self.disk(target, "remote", 2)
-        target.export("remote", port=port)
-
-    def disk(self, host, name, number):
-        path = f"{host.folder}/{name}"
-        if not os.path.exists(path):
-            with open(path, "wb") as file:
-                file.truncate(self.SIZE + MIB)
-        host.call("bdev_aio_create", name=name, filename=path, block_size=512,
-                  uuid=f"00000000-0000-4000-8000-00000000000{number}")
-
-    @staticmethod
-    def attach(host, port):
-        host.call("bdev_nvme_attach_controller", name="Nvme0", trtype="TCP", adrfam="IPv4", traddr="127.0.0.1",
-                  trsvcid=str(port), subnqn="nqn.2026-01.io.drivebay:test", ctrlr_loss_timeout_sec=3,
-                  reconnect_delay_sec=1, fast_io_fail_timeout_sec=1)
-
-    def back(self, target, host, port):
-        """The second host starts again, and its disk is attached again."""
-        wait(lambda: host.call("bdev_nvme_get_controllers") == [])
-        target.start()
-        self.export(target, port)
-        self.attach(host, port)
-
-    @staticmethod
-    def array(host):
-        return host.call("bdev_raid_get_bdevs", category="all")[0]
-
-
-def wait(condition):
-    end = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def wait_until_rebuilt(host, name):
