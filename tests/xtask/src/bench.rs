@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
-//!            rates, lvol, aio, cores       drivebay perf, bdevperf, fio        (bus)
+//!            rates, lvol, raid, aio, cores drivebay perf, bdevperf, fio        (bus)
 //!            instructions                  callgrind                           (bus)
 //!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
@@ -32,6 +32,7 @@ mod messages;
 mod nvmf;
 mod process;
 mod profile;
+mod raid;
 mod rates;
 mod reference;
 mod report;
@@ -48,16 +49,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi";
+    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi";
 
 /// What is built for it.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
     "drivebay-passthru",
     "drivebay-aio",
     "drivebay-lvol",
+    "drivebay-raid",
     "drivebay-nvmf",
     "drivebay-nvmf-tcp",
     "drivebay-iscsi",
@@ -68,10 +70,11 @@ const PACKAGES: [&str; 11] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 13] = [
+const PARTS: [(&str, Part); 14] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
+    ("raid", raid::print),
     ("aio", aio::print),
     ("cores", cores::print),
     ("messages", messages::print),

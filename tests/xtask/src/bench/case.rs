@@ -28,6 +28,11 @@ pub(super) enum Disk {
         thin: bool,
         snapshots: usize,
     },
+    /// An array of malloc bdevs, with its second member removed if it is degraded.
+    Array {
+        level: &'static str,
+        is_degraded: bool,
+    },
 }
 
 pub(super) const CASES: [Case; 7] = [
@@ -49,7 +54,7 @@ impl Case {
     /// Depths at which its rate is worth a look: what a RAM disk does depends on where its buffers are.
     pub(super) fn depths(&self) -> &'static [u32] {
         match self.disk {
-            Disk::Malloc | Disk::Volume { .. } => &[1, 32, 128],
+            Disk::Malloc | Disk::Volume { .. } | Disk::Array { .. } => &[1, 32, 128],
             Disk::Null => &[1, 128],
             Disk::Nothing | Disk::Passthru(_) => &[128],
             // Beside each of a RAM disk: see `copy`.
@@ -97,6 +102,13 @@ impl Case {
                 }));
                 ("lvs/volume".into(), calls)
             }
+            Disk::Array { level, is_degraded } => {
+                let mut calls = array_calls(level, 16);
+                if is_degraded {
+                    calls.push(("bdev_raid_remove_base_bdev", json!({"name": "member1"})));
+                }
+                ("array".into(), calls)
+            }
         }
     }
 
@@ -107,10 +119,31 @@ impl Case {
         match self.disk {
             Disk::Nothing => arguments.push("--null-loop".into()),
             Disk::Copy => arguments.push("--copy-loop".into()),
-            Disk::Null | Disk::Malloc | Disk::Passthru(_) | Disk::Volume { .. } => {}
+            Disk::Null
+            | Disk::Malloc
+            | Disk::Passthru(_)
+            | Disk::Volume { .. }
+            | Disk::Array { .. } => {}
         }
         arguments
     }
+}
+
+/// The calls that make `array` of `member0`, `member1`, …: two for raid1, four for raid0, five for raid5f, whose stripes have
+/// 128 KiB. Each has `mib` MiB.
+pub(super) fn array_calls(level: &str, mib: u64) -> Vec<(&'static str, Value)> {
+    let (count, strip_size_kb) = match level {
+        "raid1" => (2, 0),
+        "raid0" => (4, 64),
+        _ => (5, 32),
+    };
+    let names: Vec<String> = (0..count).map(|number| format!("member{number}")).collect();
+    let member = |name: &String| {
+        let params = json!({"name": name, "num_blocks": mib << 11, "block_size": 512});
+        ("bdev_malloc_create", params)
+    };
+    let array = json!({"name": "array", "raid_level": level, "strip_size_kb": strip_size_kb, "base_bdevs": names});
+    names.iter().map(member).chain([("bdev_raid_create", array)]).collect()
 }
 
 /// The arguments of `drivebay perf` for a bdev that these calls make. The caller adds when the run ends.

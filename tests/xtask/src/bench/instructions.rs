@@ -9,7 +9,7 @@ use super::profile::Profile;
 use super::reference::Reference;
 use super::samples::NOTHING;
 use super::server::Folder;
-use super::{Bench, lvol, rates, table};
+use super::{Bench, lvol, raid, rates, table};
 use crate::run;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -33,7 +33,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
         "Instructions per 4 KiB I/O, the generator's own included",
         &["case", "depth 1", "depth 128", "reference, depth 1", "reference, depth 128"],
     );
-    for case in CASES.iter().chain(&lvol::CASES) {
+    for case in CASES.iter().chain(&lvol::CASES).chain(&raid::COUNTED) {
         let mut cells = vec![case.name.to_owned()];
         for depth in DEPTHS {
             let profile = per_io(bench, case, depth)?;

@@ -3,7 +3,7 @@
 
 use super::case::{self, Case, Disk};
 use super::client::Client;
-use super::rates::{bdevperf, config, perf, report};
+use super::rates::{config, in_turn, report};
 use super::samples::{Samples, ratio};
 use super::server::{Folder, Server};
 use super::{Bench, Side, table};
@@ -72,29 +72,6 @@ fn rates(bench: &Bench) -> Result<(), String> {
             in_turn(bench, row, &arguments, &calls, &theirs, depth)?;
         }
     }
-    Ok(())
-}
-
-/// Measures both sides in turn and prints a row of their rates. `row` has the first cells.
-fn in_turn(
-    bench: &Bench,
-    row: impl IntoIterator<Item = String>,
-    ours: &[String],
-    calls: &[(&str, Value)],
-    theirs: &[&str],
-    depth: u32,
-) -> Result<(), String> {
-    let [mut of_ours, mut of_theirs] = [(); 2].map(|()| Samples::default());
-    for _ in 0..bench.rounds {
-        for side in bench.sides() {
-            match side {
-                Side::Ours => of_ours.push(perf(bench, ours)?),
-                Side::Reference => of_theirs.push(bdevperf(bench, calls, theirs, depth)?),
-            }
-        }
-    }
-    let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
-    table::row(row.into_iter().chain(figures));
     Ok(())
 }
 

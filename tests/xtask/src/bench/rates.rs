@@ -54,6 +54,29 @@ fn of_ours(bench: &Bench, case: &Case, depth: u32) -> Result<f64, String> {
     perf(bench, &case.arguments(depth))
 }
 
+/// Measures both sides in turn and prints a row of their rates. `row` has the first cells.
+pub(super) fn in_turn(
+    bench: &Bench,
+    row: impl IntoIterator<Item = String>,
+    ours: &[String],
+    calls: &[(&str, Value)],
+    theirs: &[&str],
+    depth: u32,
+) -> Result<(), String> {
+    let [mut of_ours, mut of_theirs] = [(); 2].map(|()| Samples::default());
+    for _ in 0..bench.rounds {
+        for side in bench.sides() {
+            match side {
+                Side::Ours => of_ours.push(perf(bench, ours)?),
+                Side::Reference => of_theirs.push(bdevperf(bench, calls, theirs, depth)?),
+            }
+        }
+    }
+    let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
+    table::row(row.into_iter().chain(figures));
+    Ok(())
+}
+
 /// The rate of `drivebay perf` with these arguments.
 pub(super) fn perf(bench: &Bench, arguments: &[String]) -> Result<f64, String> {
     let mut perf = bench.perf(arguments);
