@@ -18,8 +18,10 @@ write_files() { # TURN
     done
 }
 
+mark connect
 connect
 disk=$(wait_disk $first)
+mark mkfs
 mkfs.ext4 -q "$disk"
 mount "$disk" "$folder"
 load &

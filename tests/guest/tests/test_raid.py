@@ -2,11 +2,11 @@
 
 from guest import soak_only
 from host import Host
-from nvme_guest import NQN, NvmeGuestTest
+from nvme_guest import LIMIT, NQN, NvmeGuestTest
 from replica import Mirror
 
 MIB = 1 << 20
-SIZE = 512 * MIB
+SIZE = 256 * MIB
 
 
 class Replica(NvmeGuestTest):
@@ -16,7 +16,7 @@ class Replica(NvmeGuestTest):
             mirror = Mirror(host, target, SIZE)
             _, port = host.export("mirror", NQN)
             guest = self.begin("mirror.sh", port)
-            guest.wait_for("loaded")
+            guest.wait_for("loaded", LIMIT)
 
             mirror.kill_replica()
             mirror.wait_until_degraded()
@@ -49,4 +49,4 @@ class Replica(NvmeGuestTest):
         """Lets the guest write and sync more files."""
         self.turn += 1
         guest.tell(f"write-{self.turn}")
-        guest.wait_for(f"written-{self.turn}")
+        guest.wait_for(f"written-{self.turn}", LIMIT)

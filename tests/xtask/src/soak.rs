@@ -56,6 +56,7 @@ const PARTS: &[Part] = &[
         what: "60 kills of a host with thin volumes, snapshots and clones under verified load",
         command: lvol,
     },
+    Part { name: "raid", what: "50,000 power cuts of arrays of all levels", command: raid },
     Part {
         name: "power",
         what: "150 files fsynced over NVMe/TCP, checked at 100 cut points",
@@ -139,6 +140,10 @@ fn plugins() -> Command {
 
 fn lvol() -> Command {
     python(&["--only", "killed_again", "tests/e2e"])
+}
+
+fn raid() -> Command {
+    run::cargo(&["test", "--package", "drivebay-raid", "power_cut", "--", "--nocapture"])
 }
 
 /// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.

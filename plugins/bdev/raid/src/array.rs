@@ -1,11 +1,12 @@
 //! One array on the app thread: its slots, its state, and how it goes online and offline.
 
-use crate::intent;
+use crate::intent::{self, Mending};
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::profile::{self, Profile};
 use crate::rebuild::{self, Rebuild};
 use crate::redundant::Redundant;
+use crate::scrub::Scrub;
 use crate::shared::{Shared, View};
 use crate::striped::Striped;
 use crate::superblock::{self, Slots};
@@ -13,8 +14,7 @@ use drivebay_sdk::App;
 use drivebay_sdk::bdev::{self, Registered};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Lock;
-use drivebay_sdk::runtime::notify::Notify;
-use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_sdk::runtime::task::oneshot;
 use drivebay_sdk::serde_json::{Map, Value, json};
 use drivebay_spec_raid::{
     self as spec, DATA_OFFSET_MIN, Intent, Layout, Level, MemberState, Superblock,
@@ -97,10 +97,12 @@ pub(crate) struct Array {
     pub(crate) rebuild: RefCell<Option<Rc<Rebuild>>>,
     /// UUIDs of members that left the array, came back, and wait for their rebuild.
     pub(crate) returning: RefCell<Vec<[u8; 16]>>,
+    /// The scrub that is under way, or the last one.
+    pub(crate) scrub: RefCell<Option<Rc<Scrub>>>,
     pub(crate) is_ending: Cell<bool>,
     /// The last rebuild that ended well: its member, and the bytes that it copied.
     pub(crate) last_rebuild: RefCell<Option<(String, u64)>>,
-    pub(crate) went_offline: Notify,
+    pub(crate) mending: Cell<Mending>,
 }
 
 impl Array {
@@ -128,9 +130,10 @@ impl Array {
             profile: RefCell::default(),
             rebuild: RefCell::default(),
             returning: RefCell::default(),
+            scrub: RefCell::default(),
             is_ending: Cell::new(false),
             last_rebuild: RefCell::default(),
-            went_offline: Notify::new(),
+            mending: Cell::default(),
         }
     }
 
@@ -288,21 +291,14 @@ impl Array {
             }
             self.superblock.replace(Some(superblock));
         }
-        let marks = intent::start(self, &members, &layout, found).await?;
+        let (marks, failed) = intent::start(self, &members, &layout, found).await.unzip();
         self.register(app, layout, &members, marks)?;
         self.state.set(State::Online);
-        if let Err(error) = self.look_after_marks(app) {
-            warn!("array {}: the marks of its write intent stay: {error}", self.name);
-        }
         info!("array {} is online with {} members", self.name, members.len());
-        Ok(())
-    }
-
-    fn look_after_marks(self: &Rc<Self>, app: &App) -> Result<()> {
-        let Some(shared) = self.shared.borrow().clone() else { return Ok(()) };
-        let array = Rc::clone(self);
-        let run = async move |app: &App| intent::look_after(app, &array, &shared).await;
-        task::spawn_app(app, "raid write intent", run)?.detach();
+        if let (Some(shared), Some(failed)) = (&*self.shared.borrow(), failed) {
+            intent::report_failures(shared, &members, &failed);
+        }
+        intent::look_after(app, self);
         Ok(())
     }
 
@@ -418,7 +414,6 @@ impl Array {
         let shared = self.shared.take();
         if let Some(shared) = &shared {
             shared.go_offline();
-            self.went_offline.notify();
         }
         self.stop_rebuild().await;
         let (done, gone) = oneshot::channel();
@@ -474,6 +469,9 @@ impl Array {
         }
         if let Some((target, bytes)) = &*self.last_rebuild.borrow() {
             put("last_rebuild", json!({"target": target, "copied_bytes": bytes}));
+        }
+        if let Some(scrub) = &*self.scrub.borrow() {
+            put("scrub", scrub.show());
         }
         let slots = self.slots.borrow();
         let members = slots.iter().map(|slot| {

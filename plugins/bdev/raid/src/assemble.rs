@@ -3,9 +3,9 @@
 //! The plugin looks at one bdev at a time, in any order. The superblock with the largest sequence number is the
 //! truth. An array starts when all members that this superblock calls configured are there.
 
-use crate::array::{Array, State};
+use crate::array::{Array, Slot, State};
 use crate::member::data_block_size;
-use crate::{arrays, members, superblock};
+use crate::{arrays, intent, members, superblock};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{Examine, Info, open};
 use drivebay_sdk::prelude::*;
@@ -38,7 +38,10 @@ pub(crate) fn examine(app: &App, examine: Examine) {
 async fn look_at(app: &App, name: &str) -> Result<()> {
     match find(app, name).await? {
         Some((superblock, info)) => join(app, superblock, &info).await,
-        None => join_by_name(app, name).await,
+        None => {
+            join_torn(app, name).await?;
+            join_by_name(app, name).await
+        }
     }
 }
 
@@ -107,6 +110,7 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
         (State::Configuring, MemberState::Configured) => {
             let candidate = array.open_member(app, entry.slot, info.name())?;
             array.put(entry.slot, candidate, false);
+            take_torn(app, &array).await?;
             array.start_if_complete(app).await?;
             drop(guard);
             members::take_back(app, &array).await;
@@ -169,6 +173,59 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
     }
     debug_assert_eq!(array.uuid, uuid, "the array is the one of the superblock");
     Ok(array)
+}
+
+/// Starts the array that waits for a bdev whose superblock is torn, if there is one.
+async fn join_torn(app: &App, name: &str) -> Result<()> {
+    let uuid = open(app, name, false, |_, _| {})?.info()?.uuid();
+    let waits = |array: &Rc<Array>| {
+        let slots = array.slots.borrow();
+        array.has_superblock && slots.iter().any(|slot| slot.member.is_none() && slot.uuid == uuid)
+    };
+    let waiting = arrays::in_state(Some(State::Configuring)).into_iter().find(waits);
+    let Some(array) = waiting.filter(|_| uuid != [0; 16]) else { return Ok(()) };
+    let guard = array.lock.lock("assemble").await;
+    take_torn(app, &array).await?;
+    array.start_if_complete(app).await?;
+    drop(guard);
+    members::take_back(app, &array).await;
+    Ok(())
+}
+
+/// Adds the members that an array waits for and whose superblocks a power cut has torn. A superblock of five or more members has
+/// several blocks. Such a member is current if its write-intent record is not newer than the superblock of the others: the record
+/// follows each change of the superblock, so the torn one had not taken effect, and no write was acknowledged after it.
+async fn take_torn(app: &App, array: &Rc<Array>) -> Result<()> {
+    let known = array.superblock.borrow().as_ref().map(|known| known.sequence);
+    let Some(known) = known.filter(|_| array.state.get() == State::Configuring) else {
+        return Ok(());
+    };
+    let waits = |(number, slot): (u8, &Slot)| {
+        (slot.member.is_none() && slot.uuid != [0; 16]).then_some((number, slot.uuid))
+    };
+    let waited: Vec<_> = (0..).zip(array.slots.borrow().iter()).filter_map(waits).collect();
+    for (number, uuid) in waited {
+        // Most of them are not there yet.
+        let Ok(candidate) = array.open_member(app, number, &Uuid(uuid).to_string()) else {
+            continue;
+        };
+        let member = &candidate.member;
+        if !superblock::is_torn(member).await? {
+            continue;
+        }
+        let name = member.name().to_owned();
+        match intent::newest_on(member, array.uuid).await {
+            Some(record) if record.sequence <= known => {
+                info!("array {}: the torn superblock of bdev {name} is replaced", array.name);
+                array.put(number, candidate, false);
+            }
+            _ => warn!(
+                "array {}: the superblock of bdev {name} is torn, and nothing tells that its data are current",
+                array.name
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Adds a bdev without a superblock to an array that waits for its name or UUID.

@@ -110,7 +110,12 @@ pub(crate) async fn make_equal(array: &Array, blocks: Range) -> Result<()> {
 }
 
 /// Writes a member's strips of the rows that hold `blocks`: data or parity, computed from the other strips.
-async fn strip_to_member(array: &Array, layout: &Layout, target: u8, blocks: Range) -> Result<()> {
+pub(crate) async fn strip_to_member(
+    array: &Array,
+    layout: &Layout,
+    target: u8,
+    blocks: Range,
+) -> Result<()> {
     for row in rows(layout, blocks) {
         let buf = sum_of_others(array, layout, row, target).await?;
         let to = Place { member: target, lba: row * layout.strip_blocks() };
@@ -134,7 +139,7 @@ async fn make_rows_agree(array: &Array, layout: &Layout, blocks: Range) -> Resul
 }
 
 /// Numbers of the rows that hold `blocks`.
-fn rows(layout: &Layout, blocks: Range) -> std::ops::RangeInclusive<u64> {
+pub(crate) fn rows(layout: &Layout, blocks: Range) -> std::ops::RangeInclusive<u64> {
     let last = blocks.lba + blocks.nblocks.saturating_sub(1);
     layout.row_of(blocks.lba).0..=layout.row_of(last).0
 }
@@ -145,7 +150,7 @@ async fn sum_of_others(array: &Array, layout: &Layout, row: u64, but: u8) -> Res
     let others = (0..layout.members()).filter(|slot| *slot != but);
     let reads = others.map(async |slot| {
         let (source, offset) = source(array, slot).ok_or_else(gone)?;
-        source.io.read(Range::new(offset + at, layout.strip_blocks())).await
+        source.read(Range::new(offset + at, layout.strip_blocks())).await
     });
     let mut sum: Option<Buf> = None;
     for strip in task::join_all(reads).await {
@@ -172,7 +177,7 @@ async fn read_one<'a>(
             Some(buf) => buf,
             None => source.io.buffer(nblocks)?,
         };
-        match source.io.read_into(Range::new(offset + from.lba, nblocks), room).await {
+        match source.read_into(Range::new(offset + from.lba, nblocks), room).await {
             Ok(buf) => return Ok(buf),
             Err(error) => warn!("array {}: {error}", array.name),
         }
@@ -182,9 +187,9 @@ async fn read_one<'a>(
 }
 
 /// Writes blocks to a member. If that fails, the member is taken out.
-async fn write_one(array: &Array, to: Place, nblocks: u64, buf: Buf) -> Result<Buf> {
+pub(crate) async fn write_one(array: &Array, to: Place, nblocks: u64, buf: Buf) -> Result<Buf> {
     let (member, offset) = member_of(array, to.member).ok_or_else(gone)?;
-    let written = member.io.write(Range::new(offset + to.lba, nblocks), buf).await;
+    let written = member.write(Range::new(offset + to.lba, nblocks), buf).await;
     written.inspect_err(|error| {
         let shared = array.shared.borrow().clone();
         if let Some(shared) = shared.filter(|_| array.survives_without(&[to.member])) {
@@ -199,19 +204,19 @@ fn layout(array: &Array) -> Result<Layout> {
 }
 
 /// The slot's member, and its first data block.
-fn member_of(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
+pub(crate) fn member_of(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
     let slots = array.slots.borrow();
     let slot = slots.get(usize::from(number))?;
     Some((slot.member.clone()?, slot.data_offset))
 }
 
 /// As [`member_of`], if the member may be read.
-fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
+pub(crate) fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
     let is_target =
         array.slots.borrow().get(usize::from(number)).is_some_and(|slot| slot.is_target);
     member_of(array, number).filter(|_| !is_target)
 }
 
-fn gone() -> Error {
+pub(crate) fn gone() -> Error {
     Error::new(errno::ENODEV, "the member is gone")
 }

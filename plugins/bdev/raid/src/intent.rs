@@ -4,7 +4,7 @@
 //! members are current, after a flush. So a member that comes back lacks no more than the regions with a mark, and
 //! after a crash copies differ in no other region.
 
-use crate::array::{Array, Candidate};
+use crate::array::{Array, Candidate, State};
 use crate::marks::Marks;
 use crate::member::Member;
 use crate::shared::Shared;
@@ -13,11 +13,12 @@ use crate::{arrays, copy, members};
 use drivebay_sdk::App;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::lock::Guard;
-use drivebay_sdk::runtime::task;
+use drivebay_sdk::runtime::{OnApp, task};
 use drivebay_spec_raid::{
     Away, DATA_OFFSET_MIN, INTENT_LEN, INTENT_OFFSETS, Intent, Layout, MemberState, Regions,
     Superblock, region_shift,
 };
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,26 +29,24 @@ const REGION_LEN_MIN: u64 = 1 << 20;
 const CLEAR_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the record of an array that starts from its current members, and writes it again. The members have the new
-/// superblock already; `found` is the sequence number of the one that was there before. Returns the marks for the channels.
-///
-/// # Errors
-/// `EIO` when the record cannot be written to every member.
+/// superblock already; `found` is the sequence number of the one that was there before. Returns the marks for the channels,
+/// and the slots of members that do not take the record. These do not keep the array from starting.
 pub(crate) async fn start(
     array: &Array,
     members: &Slots,
     layout: &Layout,
     found: Option<u64>,
-) -> Result<Option<Marks>> {
-    let Some((_, first)) = members.first() else { return Ok(None) };
+) -> Option<(Marks, Vec<u8>)> {
+    let (_, first) = members.first()?;
     if !array.has_superblock || layout.level().may_lose(layout.members()) == 0 {
-        return Ok(None);
+        return None;
     }
     if !has_room(array, first) {
         warn!(
             "array {}: its data begin below 1 MiB, so there is no room for a write-intent record",
             array.name
         );
-        return Ok(None);
+        return None;
     }
     let least = REGION_LEN_MIN / u64::from(first.data_block_size().max(1));
     let region_shift = region_shift(layout.num_blocks(), least);
@@ -97,17 +96,11 @@ pub(crate) async fn start(
     array.intent.replace(Some(intent));
     // Both copies may be left over from an older array with the same UUID.
     let copies = if is_new { 2 } else { 1 };
+    let mut failed = Vec::new();
     for _ in 0..copies {
-        let (failed, _guard) = update(array, members, |_| {}).await;
-        if !failed.is_empty() {
-            let message = format!(
-                "array {}: the write-intent record cannot be written to every member",
-                array.name
-            );
-            return Err(Error::new(errno::EIO, message));
-        }
+        failed = update(array, members, |_| {}).await.0;
     }
-    Ok(Some(marks))
+    Some((marks, failed))
 }
 
 /// Whether the members that are there hold copies of each other. An array with parity has none while a member is missing.
@@ -138,16 +131,32 @@ pub(crate) async fn update(
         intent.generation += 1;
         intent.sequence = array.superblock.borrow().as_ref().map_or(0, |known| known.sequence);
         let [even, odd] = INTENT_OFFSETS;
-        (intent.to_bytes(), if intent.generation.is_multiple_of(2) { even } else { odd })
+        let is_even = intent.generation.is_multiple_of(2);
+        (intent.to_bytes(), if is_even { [even, odd] } else { [odd, even] })
     });
-    let Some((bytes, at)) = record else { return (Vec::new(), guard) };
+    let Some((bytes, places)) = record else { return (Vec::new(), guard) };
     let put = async |(slot, member): &(u8, Rc<Member>)| {
-        let error = superblock::put(member, at, &bytes).await.err()?;
-        warn!("the write-intent record cannot be written to bdev {}: {error}", member.name());
+        // The second place is for a member with a bad block in the first one.
+        for at in places {
+            match superblock::put(member, at, &bytes).await {
+                Ok(()) => return None,
+                Err(error) => warn!(
+                    "the write-intent record cannot be written at byte {at} of bdev {}: {error}",
+                    member.name()
+                ),
+            }
+        }
         Some(*slot)
     };
     let failed = task::join_all(members.iter().map(put)).await;
     (failed.into_iter().flatten().collect(), guard)
+}
+
+/// The newest record of an array on a member.
+pub(crate) async fn newest_on(member: &Member, array: [u8; 16]) -> Option<Intent> {
+    let records = read(member).await.into_iter().flatten().flatten();
+    let records = records.filter(|record| record.array == array);
+    records.max_by_key(|record| record.generation)
 }
 
 /// The records on a member; an error for a copy that cannot be read.
@@ -156,7 +165,7 @@ async fn read(member: &Member) -> Vec<Result<Option<Intent>>> {
     for at in INTENT_OFFSETS {
         let block_size = u64::from(member.io.block_size());
         let nblocks = (INTENT_LEN as u64).div_ceil(block_size);
-        let bytes = member.io.read(Range::new(at / block_size, nblocks)).await;
+        let bytes = member.read(Range::new(at / block_size, nblocks)).await;
         found.push(bytes.map(|bytes| Intent::parse(&bytes)));
     }
     found
@@ -219,8 +228,13 @@ async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool 
     let Some(array) = arrays::of_shared(shared) else { return false };
     let members = array.members();
     let insert = |intent: &mut Intent| regions.iter().for_each(|r| _ = intent.regions.insert(r));
-    let (failed, _guard) = update(&array, &members, insert).await;
-    report(shared, &members, &failed);
+    let (failed, guard) = update(&array, &members, insert).await;
+    report_failures(shared, &members, &failed);
+    if !failed.is_empty() {
+        // The writes must not go to a member that hangs and is being taken out.
+        drop(guard);
+        drop(array.lock.lock("write intent").await);
+    }
     let is_current =
         |slot: u8| array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target);
     // An array starts only with all of its current members, so it finds the newest record.
@@ -231,30 +245,93 @@ async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool 
     is_durable
 }
 
-fn report(shared: &Arc<Shared>, members: &Slots, failed: &[u8]) {
+/// Takes out the members that do not take the record.
+pub(crate) fn report_failures(shared: &Arc<Shared>, members: &Slots, failed: &[u8]) {
     for (_, member) in members.iter().filter(|(slot, _)| failed.contains(slot)) {
         members::report_failure(shared, member.serial, Status::IO_ERROR);
     }
 }
 
-/// Looks after the marks of an array as long as it is online: makes copies equal that may differ, and clears marks.
-pub(crate) async fn look_after(app: &App, array: &Rc<Array>, shared: &Arc<Shared>) {
-    let Some(marks) = &shared.marks else { return };
-    let mut tried = None;
-    while !shared.is_offline() {
-        // A region whose copies cannot be made equal is tried again when the members change or another region is torn.
-        let sequence = array.superblock.borrow().as_ref().map(|known| known.sequence);
-        let now = Some((sequence, marks.tears()));
-        if marks.has_torn() && tried != now {
-            tried = now;
-            mend(app, array, shared, marks).await;
+/// Whether the task runs that looks after the marks of all arrays.
+static IS_LOOKED_AFTER: OnApp<Cell<bool>> = OnApp::new();
+
+/// Looks after the marks of an array that has started: makes copies equal that may differ, and clears marks. One task clears the
+/// marks of all arrays. `[app thread]`
+pub(crate) fn look_after(app: &App, array: &Rc<Array>) {
+    if marks_of(array).is_none() {
+        return;
+    }
+    mend_soon(app, array);
+    let Ok(is_running) = IS_LOOKED_AFTER.get_or_init(Cell::default) else { return };
+    if is_running.replace(true) {
+        return;
+    }
+    match task::spawn_app(app, "raid write intent", look_after_all) {
+        Ok(task) => task.detach(),
+        Err(error) => {
+            is_running.set(false);
+            warn!("the marks of the arrays' write intent stay until another array starts: {error}");
         }
-        let offline = array.went_offline.until(|| shared.is_offline());
-        if task::timeout(CLEAR_EVERY, offline).await.is_err()
-            && let Err(error) = clear_idle(array, shared).await
-        {
-            warn!("array {}: the marks of its write intent stay: {error}", array.name);
+    }
+}
+
+async fn look_after_all(app: &App) {
+    loop {
+        task::sleep(CLEAR_EVERY).await;
+        let arrays = arrays::in_state(Some(State::Online));
+        let marked = arrays.iter().filter_map(|array| Some((array, marks_of(array)?)));
+        let marked: Vec<_> = marked.collect();
+        if marked.is_empty() {
+            break;
         }
+        for (array, shared) in marked {
+            mend_soon(app, array);
+            if let Err(error) = clear_idle(array, &shared).await {
+                warn!("array {}: the marks of its write intent stay: {error}", array.name);
+            }
+        }
+    }
+    if let Some(is_running) = IS_LOOKED_AFTER.get() {
+        is_running.set(false);
+    }
+}
+
+/// What the channels of an array share, if it has a record.
+fn marks_of(array: &Array) -> Option<Arc<Shared>> {
+    array.shared.borrow().clone().filter(|shared| shared.marks.is_some())
+}
+
+/// Whether a task makes copies of an array equal, and when that was tried last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mending {
+    is_running: bool,
+    /// The superblock's sequence number and the number of tears then.
+    tried: Option<(Option<u64>, u64)>,
+}
+
+/// Makes the copies of torn regions equal in a task. Regions that could not be mended are tried again when the members change or
+/// another region is torn.
+fn mend_soon(app: &App, array: &Rc<Array>) {
+    let Some(shared) = marks_of(array) else { return };
+    let Some(marks) = shared.marks.as_ref().filter(|marks| marks.has_torn()) else { return };
+    let sequence = array.superblock.borrow().as_ref().map(|known| known.sequence);
+    let tried = Some((sequence, marks.tears()));
+    let before = array.mending.get();
+    if before.is_running || before.tried == tried {
+        return;
+    }
+    array.mending.set(Mending { is_running: true, tried });
+    let (mended, shared) = (Rc::clone(array), Arc::clone(&shared));
+    let run = async move |app: &App| {
+        if let Some(marks) = &shared.marks {
+            mend(app, &mended, &shared, marks).await;
+        }
+        mended.mending.set(Mending { is_running: false, tried });
+    };
+    match task::spawn_app(app, "raid mend", run) {
+        Ok(task) => task.detach(),
+        // The next round tries again.
+        Err(_) => array.mending.set(Mending::default()),
     }
 }
 
@@ -298,7 +375,7 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
         let members = array.members();
         let note = |intent: &mut Intent| intent.was_used_by_another = false;
         let (failed, _guard) = update(array, &members, note).await;
-        report(shared, &members, &failed);
+        report_failures(shared, &members, &failed);
     }
 }
 
@@ -331,7 +408,7 @@ async fn mend_region(
 /// # Errors
 /// Why they stay.
 pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()> {
-    let _changes_wait = array.lock.lock("clear write intent").await;
+    let changes_wait = array.lock.lock("clear write intent").await;
     let Some(marks) = &shared.marks else { return Ok(()) };
     // Copies differ where a write that failed waits to be sent again, or where a repair has not ended.
     if marks.take_failure() || shared.repairs.is_busy() {
@@ -343,15 +420,22 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()
     }
     // From here on, a write to these regions waits for a new mark.
     idle.iter().for_each(|region| marks.set_recorded(*region, false));
-    let flushed = async {
+    let quiet = async {
         shared.switch(|_| {}).await?;
-        flush(&array.members()).await
+        drop(changes_wait);
+        if !shared.drain().await {
+            // A member hangs, or did so before it was taken out.
+            return Err(Error::new(errno::EBUSY, "I/O that began earlier has not ended"));
+        }
+        let changes_wait = array.lock.lock("clear write intent").await;
+        flush(&array.members()).await?;
+        Ok(changes_wait)
     };
-    let flushed = flushed.await;
-    // The marks come back if a write failed meanwhile.
-    if flushed.is_err() || marks.take_failure() {
+    let flushed = quiet.await;
+    // The marks come back if a write failed or a member left meanwhile.
+    if flushed.is_err() || marks.take_failure() || !is_whole(array) {
         idle.iter().for_each(|region| marks.set_recorded(*region, true));
-        return flushed;
+        return flushed.map(drop);
     }
     let members = array.members();
     let clear = |intent: &mut Intent| {
@@ -359,7 +443,7 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()
         unused.for_each(|region| intent.regions.remove(*region));
     };
     let (failed, _guard) = update(array, &members, clear).await;
-    report(shared, &members, &failed);
+    report_failures(shared, &members, &failed);
     Ok(())
 }
 
@@ -406,6 +490,6 @@ fn is_whole(array: &Array) -> bool {
 }
 
 async fn flush(members: &Slots) -> Result<()> {
-    let flushes = task::join_all(members.iter().map(async |(_, member)| member.io.flush().await));
+    let flushes = task::join_all(members.iter().map(async |(_, member)| member.flush().await));
     flushes.await.into_iter().collect()
 }

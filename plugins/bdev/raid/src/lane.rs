@@ -8,9 +8,11 @@ use crate::strips::{Strips, SumId};
 use drivebay_sdk::bdev::{Channel, Desc};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The state of a channel of the array. It stays on its thread.
 #[derive(Debug)]
@@ -20,10 +22,13 @@ pub(crate) struct Lane {
     pub(crate) bases: RefCell<Vec<Option<Base>>>,
     /// By slot: how many blocks are being read from the member.
     pub(crate) reading: Vec<Cell<u64>>,
-    /// Number of changes of the members, modulo 2. I/O of two generations may be in flight at once.
+    /// The counter of I/O that begins now. A change of the members takes another one that is 0.
     generation: Cell<u8>,
-    in_flight: [Cell<u32>; 2],
+    /// How many I/Os of each generation have not ended.
+    in_flight: Box<[Cell<u32>]>,
     drained: Notify,
+    /// Channels of former members. They stay until all I/O has ended that was begun with former members.
+    left: RefCell<Vec<Base>>,
     /// Buffers of a level with parity.
     pub(crate) strips: Option<Strips>,
     /// I/O that failed on a member. It waits here until the failure is on record.
@@ -72,6 +77,11 @@ pub(crate) struct Begun {
 /// How often an I/O is sent again after a temporary failure.
 const TRIES_MAX: u8 = 8;
 
+/// Generations of I/O that may be in flight at once. Each former member that hangs keeps one.
+const GENERATIONS: usize = 256;
+/// How long a change of the members waits for I/O that was begun before.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
 /// Whether a member refused a command because of what the client asked, so that the member is not at fault.
 fn is_refusal(status: Status) -> bool {
     const READ_ONLY: Status = Status::errno(errno::EROFS);
@@ -86,8 +96,9 @@ impl Lane {
             bases: RefCell::new(bases.collect::<Result<_>>()?),
             reading: views.iter().map(|_| Cell::new(0)).collect(),
             generation: Cell::new(0),
-            in_flight: [Cell::new(0), Cell::new(0)],
+            in_flight: (0..GENERATIONS).map(|_| Cell::new(0)).collect(),
             drained: Notify::new(),
+            left: RefCell::default(),
             strips: has_parity.then(|| Strips::new(&shared.layout, block_size)),
             held: RefCell::default(),
             unrecorded: RefCell::default(),
@@ -96,29 +107,50 @@ impl Lane {
         })
     }
 
-    /// How many I/Os of a generation have not ended.
-    #[inline]
-    fn in_flight(&self, generation: u8) -> &Cell<u32> {
-        let [even, odd] = &self.in_flight;
-        if generation & 1 == 0 { even } else { odd }
-    }
-
     /// Counts an I/O as begun with the current members.
     #[inline]
     pub(crate) fn begin(&self, io: &mut BdevIo, begun: Begun) {
         let generation = self.generation.get();
-        let count = self.in_flight(generation);
-        count.set(count.get() + 1);
+        if let Some(count) = self.in_flight.get(usize::from(generation)) {
+            count.set(count.get() + 1);
+        }
         io.set_state(Begun { generation, ..begun });
     }
 
     /// Counts an I/O as ended: all of its children have.
     #[inline]
-    pub(crate) fn end(&self, begun: Begun) {
-        let count = self.in_flight(begun.generation);
+    pub(crate) fn end(self: &Rc<Self>, begun: Begun) {
+        let Some(count) = self.in_flight.get(usize::from(begun.generation)) else { return };
         count.set(count.get().saturating_sub(1));
         if begun.generation != self.generation.get() && count.get() == 0 {
-            self.drained.notify();
+            self.generation_ended();
+        }
+    }
+
+    #[cold]
+    fn generation_ended(self: &Rc<Self>) {
+        self.drained.notify();
+        // The drain may have been given up, and a channel cannot be closed in the end of its I/O.
+        if self.is_quiet() && !self.left.borrow().is_empty() {
+            let lane = Rc::clone(self);
+            let release = async move { lane.release() };
+            if let Ok(task) = task::spawn("raid former members", release) {
+                task.detach();
+            }
+        }
+    }
+
+    /// Whether all I/O has ended that was begun with former members.
+    fn is_quiet(&self) -> bool {
+        let current = usize::from(self.generation.get());
+        let mut counts = self.in_flight.iter().enumerate();
+        counts.all(|(generation, count)| generation == current || count.get() == 0)
+    }
+
+    /// Closes the channels of former members if no I/O uses them.
+    fn release(&self) {
+        if self.is_quiet() {
+            drop(self.left.take());
         }
     }
 
@@ -176,16 +208,28 @@ impl Lane {
         self.shared.layout.survives(|other| other == slot || !is_readable(other))
     }
 
-    /// Changes to new members. Returns when all I/O has ended that was begun with the old ones.
-    pub(crate) async fn adopt(self: Rc<Self>, views: Views) -> Result<()> {
-        let left = self.replace(&views)?;
-        let before = self.generation.get();
-        self.generation.set(before ^ 1);
+    /// Changes to new members. I/O that was begun with the old ones goes on; [`drain`](Self::drain) waits for it.
+    pub(crate) fn adopt(self: &Rc<Self>, views: &Views) -> Result<()> {
+        let left = self.replace(views)?;
+        self.left.borrow_mut().extend(left);
+        let current = self.generation.get();
+        let is_free = |generation: &u8| {
+            let count = self.in_flight.get(usize::from(*generation));
+            *generation != current && count.is_some_and(|count| count.get() == 0)
+        };
+        // Each array has fewer members than there are generations, so one is free.
+        self.generation.set((0..=u8::MAX).find(is_free).unwrap_or(current));
         self.reported.borrow_mut().clear();
         self.send_held();
-        self.drained.until(|| self.in_flight(before).get() == 0).await;
-        drop(left);
         Ok(())
+    }
+
+    /// Waits until all I/O has ended that was begun with former members. Returns whether it has: a member may hang.
+    pub(crate) async fn drain(&self) -> bool {
+        let quiet = self.drained.until(|| self.is_quiet());
+        let is_quiet = task::timeout(DRAIN_LIMIT, quiet).await.is_ok();
+        self.release();
+        is_quiet
     }
 
     /// Puts the new members in place and returns the old ones that are no longer used.
@@ -295,6 +339,7 @@ impl Lane {
     pub(crate) fn close(&self) {
         self.shared.leave(self);
         self.bases.borrow_mut().clear();
+        self.left.borrow_mut().clear();
         self.strips.iter().for_each(Strips::close);
     }
 }

@@ -3,7 +3,7 @@
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   and `parity` (raid5f) send children; each thread has its own `lane`.
 //! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members, `repair` mends blocks. Both use `copy`. `intent` records
+//!   members, `rebuild` copies data to new members, `repair` mends blocks, `scrub` looks for bad ones. They use `copy`. `intent` records
 //!   which regions are being written; `marks` shows that to the channels.
 //! - Control plane: [`methods`].
 //!
@@ -25,6 +25,7 @@ mod profile;
 mod rebuild;
 pub mod redundant;
 mod repair;
+mod scrub;
 mod shared;
 pub mod striped;
 mod strips;
@@ -43,7 +44,7 @@ plugin! {
     requires: [],
     methods: [
         "bdev_raid_create", "bdev_raid_delete", "bdev_raid_get_bdevs", "bdev_raid_add_base_bdev",
-        "bdev_raid_remove_base_bdev", "bdev_raid_set_options",
+        "bdev_raid_remove_base_bdev", "bdev_raid_set_options", "bdev_raid_start_scrub", "bdev_raid_stop_scrub",
     ],
     start: start,
     stop: stop,

@@ -3,8 +3,12 @@
 use crate::members;
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::{Claim, Desc, Event, Info, open};
+use drivebay_sdk::buf::Buf;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::io::BlockIo;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task::{self, Either};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,8 +21,12 @@ pub(crate) struct Member {
     pub(crate) serial: u64,
     pub(crate) info: Info,
     pub(crate) desc: Arc<Desc>,
-    /// The app thread's channel, for superblocks and rebuilds.
+    /// The app thread's channel, for superblocks and rebuilds. I/O of a member goes through [`read`](Self::read),
+    /// [`write`](Self::write) and [`flush`](Self::flush).
     pub(crate) io: BlockIo,
+    /// Whether the member is being taken out.
+    is_leaving: Cell<bool>,
+    leaves: Notify,
 }
 
 impl Member {
@@ -37,7 +45,57 @@ impl Member {
         })?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         let desc = Arc::new(desc);
-        Ok(Self { serial, info: desc.info()?, io: BlockIo::new(&desc)?, desc })
+        let (info, io) = (desc.info()?, BlockIo::new(&desc)?);
+        Ok(Self { serial, info, desc, io, is_leaving: Cell::new(false), leaves: Notify::new() })
+    }
+
+    /// Ends all waiting for the member's I/O on the app thread, because the member is being taken out and may hang. `false` =
+    /// the member stays nevertheless.
+    pub(crate) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.set(is_leaving);
+        self.leaves.notify();
+    }
+
+    /// Reads blocks into a buffer of their length. `[app thread]`
+    ///
+    /// # Errors
+    /// How the I/O ended; `ENODEV` when the member is taken out first. The I/O keeps its buffer until it ends.
+    pub(crate) async fn read_into(&self, range: Range, buf: Buf) -> Result<Buf> {
+        self.unless_it_leaves(self.io.read_into(range, buf)).await
+    }
+
+    /// As [`read_into`](Self::read_into), into a new buffer.
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into), and `ENOMEM`.
+    pub(crate) async fn read(&self, range: Range) -> Result<Buf> {
+        self.unless_it_leaves(self.io.read(range)).await
+    }
+
+    /// Writes blocks from a buffer and returns it. `[app thread]`
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub(crate) async fn write(&self, range: Range, buf: Buf) -> Result<Buf> {
+        self.unless_it_leaves(self.io.write(range, buf)).await
+    }
+
+    /// Makes durable what was written before. `[app thread]`
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub(crate) async fn flush(&self) -> Result<()> {
+        self.unless_it_leaves(self.io.flush()).await
+    }
+
+    async fn unless_it_leaves<T>(&self, io: impl Future<Output = Result<T>>) -> Result<T> {
+        match task::select(io, self.leaves.until(|| self.is_leaving.get())).await {
+            Either::Left(result) => result,
+            Either::Right(()) => {
+                let message = format!("bdev {} is taken out of its array", self.name());
+                Err(Error::new(errno::ENODEV, message))
+            }
+        }
     }
 
     /// The bdev's name.

@@ -85,7 +85,11 @@ pub(crate) async fn retire(
     serial: u64,
     as_state: MemberState,
 ) -> Result<()> {
-    let _guard = array.lock.lock("remove member").await;
+    // Whoever has the lock may wait for I/O of this member, which may hang.
+    let member = array.members().into_iter().find(|(_, member)| member.serial == serial);
+    let Some((number, member)) = member else { return Ok(()) };
+    member.set_leaving(as_state == MemberState::Missing || array.survives_without(&[number]));
+    let guard = array.lock.lock("remove member").await;
     let Some(number) = array.slot_of(serial) else { return Ok(()) };
     if array.state.get() != State::Online {
         empty(array, number, array.state.get() == State::Configuring);
@@ -94,6 +98,7 @@ pub(crate) async fn retire(
     let mut gone = vec![number];
     if !array.survives_without(&gone) && as_state == MemberState::Failed {
         // Another member failed at the same time. The I/O that waits is sent again and ends with its own error.
+        member.set_leaving(false);
         let shared = array.shared.borrow().clone();
         return match shared {
             Some(shared) => shared.switch(|_| {}).await,
@@ -112,13 +117,19 @@ pub(crate) async fn retire(
         empty(array, number, false);
         return Err(error);
     }
+    // Records do not wait for these members from here on.
+    gone.iter().for_each(|number| empty(array, *number, false));
     let shared = array.shared.borrow().clone();
     if let Some(shared) = shared {
         let leave = |views: &mut Views| gone.iter().for_each(|gone| set_view(views, *gone, None));
         shared.switch(leave).await?;
-    }
-    for number in gone {
-        empty(array, number, false);
+        drop(guard);
+        if !shared.drain().await {
+            warn!(
+                "array {}: I/O of members that were taken out has not ended; it keeps its bdevs and its clients' buffers until it does",
+                array.name
+            );
+        }
     }
     Ok(())
 }

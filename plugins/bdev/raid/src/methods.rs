@@ -1,8 +1,8 @@
 //! The RPC methods, with the reference's names, parameters, results and error codes.
 
-use crate::array::State;
+use crate::array::{Array, State};
 use crate::arrays::{self, NewArray, Options};
-use crate::members;
+use crate::{members, scrub};
 use drivebay_sdk::App;
 use drivebay_sdk::bdev::open;
 use drivebay_sdk::prelude::*;
@@ -85,6 +85,20 @@ params! {
         name: String,
     }
 
+    /// Parameters of `bdev_raid_start_scrub`.
+    pub struct StartScrub {
+        /// Name of the array.
+        name: String,
+        /// Whether differing and unreadable blocks are written again.
+        repair: bool = false,
+    }
+
+    /// Parameters of `bdev_raid_stop_scrub`.
+    pub struct StopScrub {
+        /// Name of the array.
+        name: String,
+    }
+
     /// Parameters of `bdev_raid_set_options`.
     pub struct SetOptions {
         /// KiB of an array that are held back and rebuilt at a time; 1024 at first.
@@ -127,6 +141,27 @@ pub fn register(app: &App) -> Result<()> {
         "bdev_raid_remove_base_bdev",
         "Takes a member out of its array. An array that cannot be without it goes offline.",
         remove,
+    )?;
+    Method::immediate(
+        "bdev_raid_start_scrub",
+        "Starts to compare all copies of an array, or its data with its parity. A scrub that was stopped goes on. \
+         bdev_raid_get_bdevs shows progress and result.",
+        |app, params: StartScrub| {
+            scrub::start(app, &by_name(&params.name)?, params.repair)?;
+            Ok(true)
+        },
+    )
+    .describe(|method| method.result("true").error(-19, "no_such_device", "There is no such array, or it is not online."))
+    .register(app)?;
+    method(
+        app,
+        "bdev_raid_stop_scrub",
+        "Stops the scrub of an array. Answers when it has stopped.",
+        async |_: &App, params: StopScrub| {
+            let array = by_name(&params.name)?;
+            scrub::stop(&array).await?;
+            Ok(true)
+        },
     )?;
     Method::immediate(
         "bdev_raid_set_options",
@@ -198,9 +233,13 @@ async fn create(app: &App, params: Create) -> Result<bool, RpcError> {
     Ok(true)
 }
 
+fn by_name(name: &str) -> Result<Rc<Array>> {
+    arrays::by_name(name)
+        .ok_or_else(|| Error::new(errno::ENODEV, format!("raid bdev {name} not found")))
+}
+
 async fn delete(app: &App, params: Delete) -> Result<bool, RpcError> {
-    let array = arrays::by_name(&params.name)
-        .ok_or_else(|| Error::new(errno::ENODEV, format!("raid bdev {} not found", params.name)))?;
+    let array = by_name(&params.name)?;
     let deleted = arrays::delete(app, &array, params.clear_sb).await;
     deleted.map_err(|error| {
         RpcError::new(INTERNAL_ERROR, "in_progress", error.message().to_owned())
@@ -215,7 +254,7 @@ fn get(params: &Get) -> Vec<Map<String, Value>> {
         Category::Configuring => Some(State::Configuring),
         Category::Offline => Some(State::Offline),
     };
-    let show = |array: &Rc<crate::array::Array>| {
+    let show = |array: &Rc<Array>| {
         let mut shown = Map::new();
         shown.insert("name".into(), array.name.as_str().into());
         shown.extend(array.show());
@@ -236,7 +275,7 @@ async fn add(app: &App, params: Add) -> Result<bool, RpcError> {
 
 async fn remove(app: &App, params: Remove) -> Result<bool, RpcError> {
     let info = open(app, &params.name, false, |_, _| {})?.info()?;
-    let serial_in = |array: &Rc<crate::array::Array>| {
+    let serial_in = |array: &Rc<Array>| {
         let members = array.members();
         members.iter().find(|(_, member)| member.name() == info.name()).map(|(_, m)| m.serial)
     };

@@ -172,7 +172,7 @@ async fn note_position(array: &Array, rebuild: &Rebuild) -> Result<()> {
     let members = array.members();
     let target = members.iter().find(|(_, member)| member.serial == rebuild.serial);
     let Some((slot, member)) = target else { return Ok(()) };
-    member.io.flush().await?;
+    member.flush().await?;
     let note = |intent: &mut Intent| {
         if let Some(away) = intent.away(*slot).copied() {
             intent.set_away(Away { current_below: position, ..away });
@@ -193,7 +193,7 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     let (_, member) =
         array.members().into_iter().find(|(slot, _)| *slot == number).ok_or_else(gone)?;
     let shared = array.shared.borrow().clone().ok_or_else(gone)?;
-    member.io.flush().await?;
+    member.flush().await?;
     let update = array.superblock.borrow().as_ref().map(|known| {
         let mut update = array::next(known);
         for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {

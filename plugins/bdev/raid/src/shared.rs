@@ -1,7 +1,7 @@
 //! The members of a redundant array, as its channels see them.
 //!
-//! The app thread changes them with [`Shared::switch`]. It returns when every channel uses the new members and has
-//! no I/O left that was begun with the old ones. A channel that opens meanwhile starts with the new ones.
+//! The app thread changes them with [`Shared::switch`]. It returns when every channel uses the new members. A channel that
+//! opens meanwhile starts with the new ones. [`Shared::drain`] waits for I/O that was begun with the old ones.
 
 use crate::lane::Lane;
 use crate::marks::Marks;
@@ -122,28 +122,45 @@ impl Shared {
         self.is_offline.load(Ordering::Acquire)
     }
 
-    /// Changes the members. The caller makes one change at a time. `[app thread]`
+    /// Changes the members on all channels. I/O that was begun with the old ones may go on; [`drain`](Self::drain) waits for
+    /// it. The caller makes one change at a time. `[app thread]`
     ///
     /// # Errors
     /// Why a thread cannot open a channel of a new member. The caller must undo the change then.
     pub(crate) async fn switch(&self, change: impl FnOnce(&mut Views)) -> Result<()> {
-        let (views, mut lanes) = {
+        let (views, lanes) = {
             let mut table = self.table();
             change(&mut table.views);
             (table.views.clone(), table.lanes.clone())
         };
-        let mut failure = None;
+        let adopt = async move |lane: Rc<Lane>| lane.adopt(&views);
+        self.on_each(lanes, adopt).await.into_iter().collect()
+    }
+
+    /// Waits for I/O that was begun before the last change of the members, but not without limit: a member may hang. Returns
+    /// whether it has ended. `[app thread]`
+    pub(crate) async fn drain(&self) -> bool {
+        let drain = async |lane: Rc<Lane>| lane.drain().await;
+        self.on_each(self.lanes(), drain).await.into_iter().all(|is_quiet| is_quiet)
+    }
+
+    /// Runs `call` for each of these channels on its thread. A channel that has closed has no result.
+    async fn on_each<R: Send + 'static>(
+        &self,
+        mut lanes: Vec<Resident<Lane>>,
+        call: impl AsyncFn(Rc<Lane>) -> R + Clone + Send + 'static,
+    ) -> Vec<R> {
+        let mut results = Vec::new();
         while !lanes.is_empty() {
             let calls = lanes.iter().map(|lane| {
-                let views = views.clone();
-                async move { lane.call(async move |lane| lane.adopt(views).await)?.await }
+                let call = call.clone();
+                async move { lane.call(async move |lane| call(lane).await)?.await }
             });
             let ends = task::join_all(calls).await;
             let mut again = Vec::new();
             for (lane, end) in lanes.into_iter().zip(ends) {
                 match end {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => failure = Some(error),
+                    Ok(result) => results.push(result),
                     // The thread runs too many tasks, or the channel has closed.
                     Err(_) => again.push(lane),
                 }
@@ -155,6 +172,6 @@ impl Shared {
             }
             lanes = again;
         }
-        failure.map_or(Ok(()), Err)
+        results
     }
 }

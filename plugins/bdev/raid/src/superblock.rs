@@ -10,6 +10,7 @@ use drivebay_sdk::runtime::io::BlockIo;
 use drivebay_sdk::runtime::task;
 use drivebay_spec_raid::{HEADER_LEN, Superblock, SuperblockError, declared_len};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Slot numbers and their members.
 pub(crate) type Slots = Vec<(u8, Rc<Member>)>;
@@ -38,10 +39,24 @@ pub(crate) async fn read(io: &BlockIo, info: &Info) -> Result<Option<Superblock>
     }
 }
 
+/// Whether a member has a superblock that a power cut has torn: its start is there, but its checksum is wrong.
+///
+/// # Errors
+/// Why the member cannot be read.
+pub(crate) async fn is_torn(member: &Member) -> Result<bool> {
+    let start = read_start(&member.io, &member.info, HEADER_LEN).await?;
+    let Some(len) = declared_len(&start) else { return Ok(false) };
+    let bytes = read_start(&member.io, &member.info, len).await?;
+    Ok(matches!(Superblock::parse(&bytes), Err(SuperblockError::Crc { .. })))
+}
+
 async fn read_start(io: &BlockIo, info: &Info, len: usize) -> Result<Vec<u8>> {
     let nblocks = (len as u64).div_ceil(io.block_size().into()).min(info.num_blocks());
-    Ok(io.read(Range::new(0, nblocks)).await?.to_vec())
+    Ok(task::timeout(READ_LIMIT, io.read(Range::new(0, nblocks))).await??.to_vec())
 }
+
+/// How long the read of a superblock may take. Other bdevs, and other changes of the array, wait for it.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes and flushes the superblock. Returns the slots on which that failed.
 pub(crate) async fn write(members: &Slots, superblock: &Superblock) -> Vec<u8> {
@@ -72,6 +87,6 @@ pub(crate) async fn put(member: &Member, at: u64, bytes: &[u8]) -> Result<()> {
     let mut buf = member.io.buffer(nblocks)?;
     buf.fill(0);
     buf.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-    member.io.write(Range::new(at / block_size, nblocks), buf).await?;
-    member.io.flush().await
+    member.write(Range::new(at / block_size, nblocks), buf).await?;
+    member.flush().await
 }

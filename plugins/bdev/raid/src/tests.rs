@@ -8,11 +8,13 @@
 
 mod faults;
 mod foreign;
+mod hangs;
 mod intent;
 mod model;
 mod parity;
 mod power_cuts;
 mod ram;
+mod scrub;
 
 use drivebay_sdk::bdev::{Channel, Desc};
 use drivebay_sdk::prelude::*;

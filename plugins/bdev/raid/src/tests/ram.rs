@@ -7,6 +7,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::Value;
 use drivebay_sdk::testing::FakeHost;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -39,8 +40,17 @@ struct State {
     writes_end_with: Option<Status>,
     unmaps: u32,
     fails_reads_at: Option<u64>,
+    /// Blocks that cannot be read or written.
+    bad: Vec<u64>,
+    /// Whether I/O waits for `answer`.
+    hangs: bool,
     /// First block of each write, in order; block 0 is a superblock.
     writes: Vec<u64>,
+}
+
+thread_local! {
+    /// I/O of disks that hang, and their names.
+    static HELD: RefCell<Vec<(String, BdevIo)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A disk. It may be unplugged.
@@ -116,6 +126,29 @@ impl Ram {
 
     pub(super) fn end_writes_with(&self, status: Option<Status>) {
         self.state().writes_end_with = status;
+    }
+
+    /// Makes blocks bad.
+    pub(super) fn set_bad(&self, blocks: &[u64]) {
+        self.state().bad = blocks.to_vec();
+    }
+
+    /// Lets all I/O wait from now on.
+    pub(super) fn hang(&self) {
+        self.state().hangs = true;
+    }
+
+    /// Does the I/O that waits.
+    pub(super) fn answer(&self) {
+        self.state().hangs = false;
+        let held = HELD.take();
+        let (ours, others) = held.into_iter().partition(|(name, _)| *name == self.name);
+        HELD.set(others);
+        let ours: Vec<(String, BdevIo)> = ours;
+        for (_, io) in ours {
+            let status = self.state().take(&io);
+            io.complete(status);
+        }
     }
 
     pub(super) fn unmaps(&self) -> u32 {
@@ -202,6 +235,9 @@ impl Bdev for Disk {
         Ok(())
     }
     fn submit(&self, (): &mut (), io: BdevIo) {
+        if self.0.state().hangs {
+            return HELD.with_borrow_mut(|held| held.push((self.0.name.clone(), io)));
+        }
         let status = self.0.state().take(&io);
         io.complete(status);
     }
@@ -210,6 +246,14 @@ impl Bdev for Disk {
 impl State {
     fn take(&mut self, io: &BdevIo) -> Status {
         match io.op() {
+            Op::Read(range) | Op::Write(range)
+                if self
+                    .bad
+                    .iter()
+                    .any(|lba| (range.lba..range.lba + range.nblocks).contains(lba)) =>
+            {
+                return Status::MEDIA;
+            }
             Op::Read(range) => {
                 let blocks = range.lba as usize..(range.lba + range.nblocks) as usize;
                 if self.fails_reads_at.is_some_and(|bad| blocks.contains(&(bad as usize))) {

@@ -1,0 +1,287 @@
+//! Scrubs: read all copies of all blocks, report where they differ or cannot be read, and repair that if asked.
+//!
+//! I/O to a window waits while the window is checked. The first copy, or the data of a row with parity, counts as right.
+
+use crate::array::{Array, State};
+use crate::copy::{self, member_of, rows, source};
+use crate::shared::Shared;
+use drivebay_sdk::App;
+use drivebay_sdk::buf::Buf;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::{Value, json};
+use drivebay_spec_raid::{Layout, Place, xor_into};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes of the array that are checked at a time. A scrub stops between two windows.
+const WINDOW: u64 = 256 << 10;
+
+/// A scrub of an array: it runs, was stopped, or has ended.
+#[derive(Debug)]
+pub(crate) struct Scrub {
+    repairs: bool,
+    num_blocks: u64,
+    /// All blocks of the array below this one are checked.
+    position: Cell<u64>,
+    found: Cell<Found>,
+    is_running: Cell<bool>,
+    is_stopping: Cell<bool>,
+    changed: Notify,
+}
+
+/// What a scrub found. All numbers are blocks of the array.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    differing: u64,
+    unreadable: u64,
+    repaired: u64,
+}
+
+impl Scrub {
+    /// The fields that `bdev_raid_get_bdevs` shows.
+    pub(crate) fn show(&self) -> Value {
+        let blocks = self.position.get();
+        let state = match (self.is_running.get(), blocks == self.num_blocks) {
+            (true, _) => "running",
+            (false, false) => "stopped",
+            (false, true) => "done",
+        };
+        let Found { differing, unreadable, repaired } = self.found.get();
+        json!({
+            "state": state,
+            "repair": self.repairs,
+            "progress": {"blocks": blocks, "percent": blocks.saturating_mul(100) / self.num_blocks.max(1)},
+            "differing_blocks": differing,
+            "unreadable_blocks": unreadable,
+            "repaired_blocks": repaired,
+        })
+    }
+}
+
+/// Starts a scrub. One that was stopped goes on where it was. `[app thread]`
+///
+/// # Errors
+/// `EINVAL` for an array without copies; `EBUSY` while it is scrubbed; `ENODEV` when it is not online, or has parity and lacks
+/// a member.
+pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
+    let refuse = |code, why: &str| Err(Error::new(code, format!("array {} {why}", array.name)));
+    if array.state.get() != State::Online {
+        return refuse(errno::ENODEV, "is not online");
+    }
+    let shared = array.shared.borrow().clone();
+    let Some(shared) = shared else {
+        return refuse(errno::EINVAL, "has no copies that could be compared");
+    };
+    if !may_compare(array, &shared.layout) {
+        return refuse(errno::ENODEV, "lacks a member, so its parity cannot be checked");
+    }
+    let before = array.scrub.borrow().clone();
+    if before.as_ref().is_some_and(|scrub| scrub.is_running.get()) {
+        return refuse(errno::EBUSY, "is being scrubbed");
+    }
+    let num_blocks = shared.layout.num_blocks();
+    let goes_on = before.filter(|scrub| scrub.position.get() < num_blocks);
+    let scrub = Rc::new(Scrub {
+        repairs,
+        num_blocks,
+        position: Cell::new(goes_on.as_ref().map_or(0, |scrub| scrub.position.get())),
+        found: Cell::new(goes_on.map_or(Found::default(), |scrub| scrub.found.get())),
+        is_running: Cell::new(true),
+        is_stopping: Cell::new(false),
+        changed: Notify::new(),
+    });
+    let (of_task, scrubbed) = (Rc::clone(array), Rc::clone(&scrub));
+    let run = async move |app: &App| run(app, &of_task, &shared, &scrubbed).await;
+    task::spawn_app(app, format!("raid scrub {}", array.name), run)?.detach();
+    array.scrub.replace(Some(scrub));
+    Ok(())
+}
+
+/// Stops the scrub of an array and waits until it has stopped. `[app thread]`
+///
+/// # Errors
+/// `ENODEV` when the array is not being scrubbed.
+pub(crate) async fn stop(array: &Array) -> Result<()> {
+    let scrub = array.scrub.borrow().clone().filter(|scrub| scrub.is_running.get());
+    let Some(scrub) = scrub else {
+        let message = format!("array {} is not being scrubbed", array.name);
+        return Err(Error::new(errno::ENODEV, message));
+    };
+    scrub.is_stopping.set(true);
+    scrub.changed.notify();
+    scrub.changed.until(|| !scrub.is_running.get()).await;
+    Ok(())
+}
+
+/// Whether there is something to compare: with parity, all members are needed.
+fn may_compare(array: &Array, layout: &Layout) -> bool {
+    layout.level().parities() == 0
+        || (0..layout.members()).all(|slot| source(array, slot).is_some())
+}
+
+async fn run(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) {
+    let ended = check_all(app, array, shared, scrub).await;
+    let Found { differing, unreadable, repaired } = scrub.found.get();
+    let name = &array.name;
+    match ended {
+        Ok(()) => info!(
+            "array {name}: scrubbed below block {}: {differing} blocks differ, {unreadable} cannot be read, {repaired} were repaired",
+            scrub.position.get()
+        ),
+        Err(error) => warn!("array {name}: the scrub has stopped: {error}"),
+    }
+    scrub.is_running.set(false);
+    scrub.changed.notify();
+}
+
+async fn check_all(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) -> Result<()> {
+    let layout = &shared.layout;
+    let block_size =
+        array.members().first().map_or(512, |(_, member)| u64::from(member.info.block_size()));
+    let window = (WINDOW / block_size).max(1).next_multiple_of(layout.row_blocks().max(1));
+    let mut pace = copy::Pace::new();
+    while scrub.position.get() < scrub.num_blocks {
+        let lba = scrub.position.get();
+        let blocks = Range::new(lba, window.min(scrub.num_blocks - lba));
+        let stop = scrub.changed.until(|| scrub.is_stopping.get());
+        if let task::Either::Left(()) = task::select(stop, pace.wait_for(array, blocks)).await {
+            return Ok(());
+        }
+        if !may_compare(array, layout) {
+            return Err(Error::new(errno::ENODEV, "a member is missing"));
+        }
+        // Copies of torn regions may differ, and are made equal anyway.
+        let is_torn = shared.marks.as_ref().is_some_and(|marks| marks.is_torn(blocks));
+        if !is_torn {
+            let found = copy::with_held(app, array, blocks, async || {
+                if layout.level().parities() > 0 {
+                    check_rows(array, layout, blocks, scrub.repairs).await
+                } else {
+                    check_copies(array, layout, blocks, scrub.repairs).await
+                }
+            });
+            let found = found.await?;
+            let mut total = scrub.found.get();
+            total.differing += found.differing;
+            total.unreadable += found.unreadable;
+            total.repaired += found.repaired;
+            scrub.found.set(total);
+        }
+        scrub.position.set(lba + blocks.nblocks);
+        task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Compares all copies of blocks with the first one that can be read.
+async fn check_copies(
+    array: &Array,
+    layout: &Layout,
+    blocks: Range,
+    repairs: bool,
+) -> Result<Found> {
+    let mut found = Found::default();
+    for run in layout.runs(blocks.lba, blocks.nblocks) {
+        let nblocks = run.end - run.start;
+        let mut places: Vec<Place> = layout.copies(run.start).collect();
+        places.retain(|place| source(array, place.member).is_some());
+        let reads = places.iter().map(|place| read(array, *place, nblocks));
+        let copies = task::join_all(reads).await;
+        let Some(right) = copies.iter().find_map(|copy| copy.as_ref().ok()) else {
+            found.unreadable += nblocks * places.len().min(1) as u64;
+            continue;
+        };
+        for (place, copy) in places.iter().zip(&copies) {
+            let wrong = match copy {
+                Ok(copy) => {
+                    let differing = count_differing(
+                        right,
+                        copy,
+                        right.len() as usize / nblocks.max(1) as usize,
+                    );
+                    found.differing += differing;
+                    differing
+                }
+                Err(_) => {
+                    found.unreadable += nblocks;
+                    nblocks
+                }
+            };
+            if repairs && wrong > 0 {
+                write(array, *place, nblocks, right).await?;
+                found.repaired += wrong;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Checks that the strips of each row add up to zero.
+async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool) -> Result<Found> {
+    let mut found = Found::default();
+    let nblocks = layout.strip_blocks();
+    for row in rows(layout, blocks) {
+        let place = |member| Place { member, lba: row * nblocks };
+        let reads = (0..layout.members()).map(|slot| read(array, place(slot), nblocks));
+        let strips = task::join_all(reads).await;
+        let unreadable: Vec<u8> =
+            (0..).zip(&strips).filter(|(_, strip)| strip.is_err()).map(|(slot, _)| slot).collect();
+        let parity = layout.row(row).p();
+        let (target, wrong) = match *unreadable.as_slice() {
+            [] => {
+                let mut sum: Option<Buf> = None;
+                for strip in strips.into_iter().flatten() {
+                    match &mut sum {
+                        None => sum = Some(strip),
+                        Some(sum) => xor_into(sum, &strip),
+                    }
+                }
+                let block_size =
+                    sum.as_ref().map_or(1, |sum| sum.len() as usize / nblocks.max(1) as usize);
+                let is_wrong = |block: &&[u8]| block.iter().any(|byte| *byte != 0);
+                let differing = sum.iter().flat_map(|sum| sum.chunks(block_size.max(1)));
+                let differing = differing.filter(is_wrong).count() as u64;
+                found.differing += differing;
+                (parity, differing)
+            }
+            [slot] => {
+                found.unreadable += nblocks;
+                (slot, nblocks)
+            }
+            _ => {
+                found.unreadable += nblocks * unreadable.len() as u64;
+                continue;
+            }
+        };
+        if repairs && wrong > 0 {
+            copy::strip_to_member(array, layout, target, Range::new(row * layout.row_blocks(), 1))
+                .await?;
+            found.repaired += wrong;
+        }
+    }
+    Ok(found)
+}
+
+/// How many blocks of two buffers differ.
+fn count_differing(one: &[u8], other: &[u8], block_size: usize) -> u64 {
+    if one == other {
+        return 0;
+    }
+    let size = block_size.max(1);
+    one.chunks(size).zip(other.chunks(size)).filter(|(one, other)| one != other).count() as u64
+}
+
+async fn read(array: &Array, from: Place, nblocks: u64) -> Result<Buf> {
+    let (member, offset) = source(array, from.member).ok_or_else(copy::gone)?;
+    member.read(Range::new(offset + from.lba, nblocks)).await
+}
+
+async fn write(array: &Array, to: Place, nblocks: u64, data: &[u8]) -> Result<()> {
+    let (member, _) = member_of(array, to.member).ok_or_else(copy::gone)?;
+    let mut buf = member.io.buffer(nblocks)?;
+    buf.copy_from_slice(data);
+    copy::write_one(array, to, nblocks, buf).await.map(drop)
+}

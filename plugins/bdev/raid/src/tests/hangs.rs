@@ -1,0 +1,150 @@
+//! Members that hang, and bad blocks under the write-intent record.
+
+use super::ram::Ram;
+use super::{array, deleted, load, read, show, write};
+use crate::{arrays, members};
+use drivebay_sdk::App;
+use drivebay_sdk::bdev::Desc;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::io::BlockIo;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::serde_json::json;
+use drivebay_sdk::testing::FakeHost;
+use drivebay_spec_raid::MemberState;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+const REGION: u64 = 2048;
+const NUM_BLOCKS: usize = 2048 + 4 * REGION as usize;
+/// Where the two copies of the record are.
+const RECORDS: [u64; 2] = [1024, 1536];
+
+/// Begins a write of one block. The cell gets its end.
+fn begin_write(desc: &Arc<Desc>, lba: u64, fill: u8) -> Rc<Cell<Option<bool>>> {
+    let io = BlockIo::new(desc).unwrap();
+    let ended = Rc::new(Cell::new(None));
+    let end = Rc::clone(&ended);
+    let write = async move {
+        let mut buf = io.buffer(1).unwrap();
+        buf.fill(fill);
+        end.set(Some(io.write(Range::new(lba, 1), buf).await.is_ok()));
+    };
+    task::spawn("test write", write).unwrap().detach();
+    ended
+}
+
+/// Begins to take a member out. The cell is set when that has ended.
+fn begin_removal(name: &'static str, slot: u8) -> Rc<Cell<bool>> {
+    let done = Rc::new(Cell::new(false));
+    let (sender, receiver) = task::oneshot::channel();
+    let retire = async move |app: &App| {
+        let array = arrays::by_name(name).unwrap();
+        let serial = array.members().iter().find(|(number, _)| *number == slot).unwrap().1.serial;
+        members::retire(app, &array, serial, MemberState::Missing).await.unwrap();
+        let _ = sender.send(());
+    };
+    task::spawn_on_app("test removal", retire).unwrap().detach();
+    let end = Rc::clone(&done);
+    task::spawn("test removal ended", async move { end.set(receiver.await.is_ok()) })
+        .unwrap()
+        .detach();
+    done
+}
+
+fn rounds(host: &FakeHost) {
+    (0..50).for_each(|_| host.run());
+}
+
+#[test]
+fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
+    let host = load();
+    let [a, b] = ["ha0", "ha1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let name = "ha0-raid1";
+    let (channel, desc) = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &channel, 0, 1, 1), Status::SUCCESS);
+    let desc = Arc::new(desc);
+    b.hang();
+    let stuck = begin_write(&desc, 1, 2);
+    // The record of this region waits for the member, too.
+    let to_idle_region = begin_write(&desc, REGION, 3);
+    rounds(&host);
+    assert_eq!((stuck.get(), to_idle_region.get()), (None, None));
+    let removed = begin_removal(name, 1);
+    rounds(&host);
+    assert_eq!((stuck.get(), to_idle_region.get()), (None, Some(true)));
+    assert_eq!(write(&host, &channel, 2 * REGION, 4, 1), Status::SUCCESS);
+    assert_eq!(a.durable_superblock().unwrap().member(1).unwrap().state, MemberState::Missing);
+    assert!(!removed.get(), "it waits for the I/O for a while");
+    host.advance(Duration::from_secs(6));
+    rounds(&host);
+    assert!(removed.get(), "it gave up");
+    // More changes of the members go on, while the member still has the write.
+    let c = Ram::plug(&host, "ha2", NUM_BLOCKS);
+    assert_eq!(stuck.get(), None);
+    b.answer();
+    rounds(&host);
+    assert_eq!(stuck.get(), Some(true));
+    let add = json!({"raid_bdev": name, "base_bdev": "ha2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    host.wait(|| show(&host, name)["process"].is_null().then_some(()));
+    assert_eq!([1, REGION, 2 * REGION].map(|lba| c.block(2048 + lba as usize)), [2, 3, 4]);
+    // Nothing keeps the bdev.
+    b.unplug(&host);
+    drop(channel);
+    drop(desc);
+    host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+}
+
+#[test]
+fn marks_stay_while_io_hangs_and_are_cleared_after_it() {
+    let host = load();
+    let [a, b] = ["hb0", "hb1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let (channel, desc) = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &channel, 0, 1, 1), Status::SUCCESS);
+    let desc = Arc::new(desc);
+    b.hang();
+    let stuck = begin_write(&desc, 1, 2);
+    for _ in 0..4 {
+        host.advance(Duration::from_secs(6));
+        rounds(&host);
+    }
+    assert_eq!(a.durable_intent().unwrap().regions.len(), 1);
+    b.answer();
+    rounds(&host);
+    assert_eq!(stuck.get(), Some(true));
+    for _ in 0..4 {
+        host.advance(Duration::from_secs(6));
+        rounds(&host);
+    }
+    assert_eq!(a.durable_intent().unwrap().regions.len(), 0);
+    drop(desc);
+    drop(channel);
+    host.call("bdev_raid_delete", &json!({"name": "hb0-raid1"})).unwrap();
+}
+
+#[test]
+fn a_bad_block_under_the_record_does_not_keep_an_array_from_starting() {
+    let host = load();
+    let [a, b] = ["hc0", "hc1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let name = "hc0-raid1";
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 0, 1, 1), Status::SUCCESS);
+    drop(opened);
+    let [first, second] = RECORDS;
+    for (bad, members) in [(vec![first], 2), (vec![second], 2), (RECORDS.to_vec(), 1)] {
+        host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+        [&a, &b].iter().for_each(|disk| disk.unplug(&host));
+        b.set_bad(&bad);
+        [&a, &b].iter().for_each(|disk| disk.plug_in(&host));
+        host.wait(|| (show(&host, name)["state"] == "online").then_some(()));
+        rounds(&host);
+        let shown = show(&host, name);
+        assert_eq!(shown["num_base_bdevs_discovered"], members, "{bad:?}: {shown}");
+        let opened = host.open(name);
+        assert_eq!(read(&host, &opened.0, 0), Ok(1));
+        assert_eq!(write(&host, &opened.0, 3 * REGION, 5, 1), Status::SUCCESS);
+    }
+    deleted(&host, name, host.open(name));
+}
