@@ -139,9 +139,8 @@ async fn run(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) {
 
 async fn check_all(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) -> Result<()> {
     let layout = &shared.layout;
-    let block_size =
-        array.members().first().map_or(512, |(_, member)| u64::from(member.info.block_size()));
-    let window = (WINDOW / block_size).max(1).next_multiple_of(layout.row_blocks().max(1));
+    let window =
+        (WINDOW / block_size(array) as u64).max(1).next_multiple_of(layout.row_blocks().max(1));
     let mut pace = copy::Pace::new();
     while scrub.position.get() < scrub.num_blocks {
         let lba = scrub.position.get();
@@ -197,11 +196,7 @@ async fn check_copies(
         for (place, copy) in places.iter().zip(&copies) {
             let wrong = match copy {
                 Ok(copy) => {
-                    let differing = count_differing(
-                        right,
-                        copy,
-                        right.len() as usize / nblocks.max(1) as usize,
-                    );
+                    let differing = count_differing(right, copy, block_size(array));
                     found.differing += differing;
                     differing
                 }
@@ -239,10 +234,8 @@ async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool
                         Some(sum) => xor_into(sum, &strip),
                     }
                 }
-                let block_size =
-                    sum.as_ref().map_or(1, |sum| sum.len() as usize / nblocks.max(1) as usize);
                 let is_wrong = |block: &&[u8]| block.iter().any(|byte| *byte != 0);
-                let differing = sum.iter().flat_map(|sum| sum.chunks(block_size.max(1)));
+                let differing = sum.iter().flat_map(|sum| sum.chunks(block_size(array)));
                 let differing = differing.filter(is_wrong).count() as u64;
                 found.differing += differing;
                 (parity, differing)
@@ -265,13 +258,19 @@ async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool
     Ok(found)
 }
 
+/// Bytes of a block.
+fn block_size(array: &Array) -> usize {
+    let members = array.members();
+    members.first().map_or(512, |(_, member)| member.info.block_size().max(1) as usize)
+}
+
 /// How many blocks of two buffers differ.
 fn count_differing(one: &[u8], other: &[u8], block_size: usize) -> u64 {
     if one == other {
         return 0;
     }
-    let size = block_size.max(1);
-    one.chunks(size).zip(other.chunks(size)).filter(|(one, other)| one != other).count() as u64
+    one.chunks(block_size).zip(other.chunks(block_size)).filter(|(one, other)| one != other).count()
+        as u64
 }
 
 async fn read(array: &Array, from: Place, nblocks: u64) -> Result<Buf> {
