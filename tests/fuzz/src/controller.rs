@@ -9,7 +9,7 @@ use drivebay_nvmf::controller::events::REQUESTS_MAX;
 use drivebay_nvmf::controller::{QueueId, Ticket};
 use drivebay_nvmf::io::{Plan, deallocate, plan};
 use drivebay_nvmf::model::{
-    ControllerKind, Geometry, Model, Namespace, Ops, Options, Subsystem, TransportLimits,
+    AnaState, ControllerKind, Geometry, Model, Namespace, Ops, Options, Subsystem, TransportLimits,
     address_of,
 };
 use drivebay_spec_nvme::fabrics::{CNTLID_DYNAMIC, Connect, ConnectData, PropertySet};
@@ -79,9 +79,12 @@ impl Target {
     /// A subsystem with namespaces 1 and 2 beside the discovery subsystem.
     fn new() -> Self {
         let mut model = Model::default();
-        let mut subsystem = Subsystem::new(NQN, Options::default());
+        let options = Options { ana_reporting: true, ..Options::default() };
+        let mut subsystem = Subsystem::new(NQN, options);
         subsystem.allow_any_host = true;
-        subsystem.add_listener(address_of("TCP", None, "127.0.0.1", "4420"));
+        let address = address_of("TCP", None, "127.0.0.1", "4420");
+        let listener = subsystem.new_listener(address, AnaState::NonOptimized);
+        subsystem.listeners.push(listener);
         for nsid in 1..=2 {
             let namespace = Namespace {
                 nsid,

@@ -210,3 +210,31 @@ class ChangesWhileConnected(NvmeGuestTest):
             host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(second))
             host.call("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address(first))
             self.run_script("identify.sh", second)
+
+
+class Multipath(NvmeGuestTest):
+    def test_the_kernel_s_multipath_follows_the_ana_states_of_two_listeners_and_survives_the_loss_of_one(self):
+        ports = [free_port(), free_port()]
+        with Host() as host:
+            host.call("nvmf_create_transport", trtype="TCP")
+            host.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True, ana_reporting=True)
+            host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": ram_disk(host)})
+            for port, state in zip(ports, ("optimized", "inaccessible")):
+                host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address(port), ana_state=state)
+
+            def set_state(port, state):
+                host.call("nvmf_subsystem_listener_set_ana_state", nqn=NQN, listen_address=address(port), ana_state=state)
+
+            guest = self.begin("multipath.sh", ports[0], env={"SECOND_PORT": str(ports[1])})
+            guest.wait_for("connected")
+            set_state(ports[0], "inaccessible")
+            set_state(ports[1], "optimized")
+            guest.tell("second-only")
+            guest.wait_for("second-used")
+            set_state(ports[0], "non_optimized")
+            guest.tell("both")
+            guest.wait_for("both-used")
+            host.call("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=address(ports[1]))
+            guest.tell("second-gone")
+            guest.wait_for("first-used")
+            self.end(guest)

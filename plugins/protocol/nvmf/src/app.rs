@@ -307,6 +307,24 @@ impl App {
         self.tell(events);
     }
 
+    /// The ANA log of the controllers of a listener changed, or of all listeners.
+    pub fn ana_changed(&self, nqn: &str, portid: Option<u16>) {
+        let mut model = self.model.borrow_mut();
+        let Some(subsystem) = model.subsystems.get_mut(nqn) else { return };
+        let mut told: Vec<u16> = subsystem.controllers.keys().copied().collect();
+        told.retain(|cntlid| {
+            let port =
+                subsystem.controllers.get(cntlid).and_then(|c| subsystem.ana_port(&c.listener));
+            port.is_some() && (portid.is_none() || port == portid)
+        });
+        let events: Vec<_> = told
+            .iter()
+            .filter_map(|cntlid| subsystem.controllers.get_mut(cntlid)?.ana_changed())
+            .collect();
+        drop(model);
+        self.tell(events);
+    }
+
     /// Looks at the time while there are controllers, or Connects that wait.
     fn watch_time(&self) {
         let is_needed = {

@@ -2,7 +2,7 @@
 
 use crate::app::{App, app};
 use crate::model::{Model, Subsystem, hex, uuid_text};
-use crate::rpc::{address_view, transport_options};
+use crate::rpc::{address_view, ana_word, transport_options};
 use drivebay_sdk::notify::Config;
 use drivebay_spec_nvme::nqn;
 use serde_json::{Value, json};
@@ -81,7 +81,7 @@ fn create(subsystem: &Subsystem) -> (&'static str, Value) {
         "max_namespaces": subsystem.max_namespaces(),
         "min_cntlid": options.cntlids.start(),
         "max_cntlid": options.cntlids.end(),
-        "ana_reporting": false,
+        "ana_reporting": options.ana_reporting,
         "dmrsl": options.dmrsl,
         "wzsl": options.wzsl,
         "passthrough": false,
@@ -118,19 +118,33 @@ fn namespaces(subsystem: &Subsystem) -> impl Iterator<Item = (&'static str, Valu
 }
 
 fn listeners(subsystem: &Subsystem) -> impl Iterator<Item = (&'static str, Value)> + '_ {
-    subsystem.listeners.iter().map(|listener| {
-        let params = json!({
-            "nqn": subsystem.nqn,
-            "listen_address": address_view(&listener.address),
-            "secure_channel": false,
-        });
-        ("nvmf_subsystem_add_listener", params)
+    subsystem.listeners.iter().flat_map(|listener| {
+        let (nqn, address) = (&subsystem.nqn, address_view(&listener.address));
+        let mut params = json!({"nqn": nqn, "listen_address": address, "secure_channel": false});
+        let has_ana = subsystem.options.ana_reporting;
+        if let (Some(params), true) = (params.as_object_mut(), has_ana) {
+            let state = ana_word(listener.access.default_state());
+            params.insert("ana_state".into(), json!(state));
+        }
+        let mut calls = vec![("nvmf_subsystem_add_listener", params)];
+        let exceptions = listener.access.exceptions().filter(|_| has_ana);
+        calls.extend(exceptions.map(|(group, state)| {
+            let params = json!({
+                "nqn": nqn,
+                "listen_address": address,
+                "ana_state": ana_word(state),
+                "anagrpid": group,
+            });
+            ("nvmf_subsystem_listener_set_ana_state", params)
+        }));
+        calls
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::AnaState;
     use crate::model::tests::model;
 
     #[test]
@@ -148,6 +162,21 @@ mod tests {
                 "nvmf_subsystem_add_listener"
             ]
         );
+    }
+
+    #[test]
+    fn the_states_of_ana_groups_follow_their_listener() {
+        let mut model = model();
+        let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
+        subsystem.options.ana_reporting = true;
+        subsystem.listeners[0].access.set(None, AnaState::NonOptimized);
+        subsystem.listeners[0].access.set(Some(3), AnaState::Inaccessible);
+        let calls = of_subsystems(&model);
+        assert_eq!(calls[0].1["ana_reporting"], true);
+        let [.., (_, listener), (method, state)] = &calls[..] else { panic!("{calls:?}") };
+        assert_eq!(listener["ana_state"], "non_optimized");
+        assert_eq!(*method, "nvmf_subsystem_listener_set_ana_state");
+        assert_eq!((&state["ana_state"], &state["anagrpid"]), (&json!("inaccessible"), &json!(3)));
     }
 
     #[test]

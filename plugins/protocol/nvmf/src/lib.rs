@@ -31,6 +31,7 @@ plugin! {
         "rpc.startup:nvmf_set_max_subsystems",
         "rpc.startup:nvmf_set_crdt",
         "rpc.last:nvmf_subsystem_add_listener",
+        "rpc.last:nvmf_subsystem_listener_set_ana_state",
     ],
     requires: [],
     methods: [
@@ -42,6 +43,8 @@ plugin! {
         "nvmf_subsystem_add_listener",
         "nvmf_subsystem_remove_listener",
         "nvmf_subsystem_get_listeners",
+        "nvmf_subsystem_listener_set_ana_state",
+        "nvmf_subsystem_set_ns_ana_group",
         "nvmf_subsystem_add_ns",
         "nvmf_subsystem_remove_ns",
         "nvmf_subsystem_add_host",

@@ -188,8 +188,8 @@ fn log_page_data(model: &mut Model, received: Received<'_>) -> Result<Answer, St
     if u64::from(received.len) < command.length_bytes() {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
-    let (_, controller) = parts(model, received)?;
-    let data = log_page::get(model, controller, command)?;
+    let (subsystem, controller) = parts(model, received)?;
+    let data = log_page::get(model, subsystem, controller, command)?;
     if let Some(controller) = controller_of(model, received)
         && !command.rae
     {

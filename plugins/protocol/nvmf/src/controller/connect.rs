@@ -35,6 +35,8 @@ pub struct Attempt<'a> {
 pub struct Admitted {
     /// The subsystem's name.
     pub nqn: String,
+    /// The number of the listener, where the subsystem reports ANA.
+    pub portid: Option<u16>,
     /// The controller.
     pub cntlid: u16,
     /// The queue.
@@ -129,6 +131,7 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
     };
     Ok(Admitted {
         nqn: subnqn.to_owned(),
+        portid: subsystem.ana_port(attempt.local),
         cntlid,
         qid: connect.qid,
         entries: connect.sqsize.saturating_add(1),
@@ -182,6 +185,11 @@ fn admit_io(
     hostnqn: &str,
 ) -> Result<u16, Refused> {
     let (data, qid) = (attempt.data, attempt.connect.qid);
+    let admin_queue = subsystem.controllers.get(&data.cntlid);
+    // The ANA log of a controller is that of one listener.
+    let is_elsewhere = admin_queue.is_some_and(|admin| {
+        subsystem.ana_port(&admin.listener) != subsystem.ana_port(attempt.local)
+    });
     // Another controller, or none, may have the identifier of one that has ended: its host is to connect anew, not to give up.
     let no_controller = Refused::for_now(INVALID, "the host has no such controller");
     let controller = subsystem.controllers.get_mut(&data.cntlid);
@@ -191,6 +199,10 @@ fn admit_io(
     }
     if controller.hostid != data.hostid {
         return Err(no_controller.in_data(ConnectData::HOSTID_OFFSET));
+    }
+    if is_elsewhere {
+        let elsewhere = Refused::for_good(INVALID, "its controller came by another listener");
+        return Err(elsewhere.in_data(ConnectData::CNTLID_OFFSET));
     }
     if controller.kind != ControllerKind::Io || qid > controller.limits.max_io_qpairs_per_ctrlr {
         let number = Refused::for_good(INVALID, "the controller has no such queue");

@@ -37,7 +37,9 @@ impl<R> Default for Events<R> {
             waiting: VecDeque::new(),
             pending: Vec::new(),
             sent: Vec::new(),
-            configuration: async_event::NAMESPACE_ATTRIBUTE | async_event::DISCOVERY_LOG_CHANGE,
+            configuration: async_event::NAMESPACE_ATTRIBUTE
+                | async_event::DISCOVERY_LOG_CHANGE
+                | async_event::ANA_CHANGE,
         }
     }
 }

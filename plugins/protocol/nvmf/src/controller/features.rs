@@ -39,7 +39,8 @@ pub struct Value {
 /// Events that can be switched on.
 const EVENTS: u32 = async_event::CRITICAL_WARNINGS
     | async_event::NAMESPACE_ATTRIBUTE
-    | async_event::DISCOVERY_LOG_CHANGE;
+    | async_event::DISCOVERY_LOG_CHANGE
+    | async_event::ANA_CHANGE;
 /// Threshold type select: "under" is its bit.
 const UNDER_TEMPERATURE: u32 = 1 << 20;
 /// Threshold: temperature in bits 15:0, sensor in 19:16, "under" in 21:20.

@@ -1,14 +1,14 @@
 //! Identify: what a controller says of itself and of its namespaces. NVMe Base 2.0, section 5.17.
 
 use super::{Controller, error_log, events, property};
-use crate::model::{ControllerKind, Namespace, Subsystem};
+use crate::model::{AnaState, ControllerKind, Namespace, Subsystem};
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::admin::Identify;
 use drivebay_spec_nvme::feature::async_event;
 use drivebay_spec_nvme::identify::{
     self, Controller as Data, IndependentNamespace, LEN, LbaFormat, Namespace as NamespaceData,
-    NamespaceId, NvmController, NvmNamespace, PowerState, cmic, cns, cntrltype, csi, ctratt,
-    dlfeat, lpa, nmic, nsfeat, oncs, sgls, vwc,
+    NamespaceId, NvmController, NvmNamespace, PowerState, anacap, cmic, cns, cntrltype, csi,
+    ctratt, dlfeat, lpa, nmic, nsfeat, oncs, sgls, vwc,
 };
 use drivebay_spec_nvme::text::{NulText, SpaceText};
 
@@ -27,6 +27,8 @@ const ABORTS_MAX: u8 = 4;
 /// Warning and critical temperature, in kelvins: no sensor, so what never comes.
 const WARNING_TEMPERATURE: u16 = 0x0157;
 const CRITICAL_TEMPERATURE: u16 = 0x0175;
+/// How long a host may wait for an ANA group that is in the change state, in seconds: the reference's figure.
+const ANA_TRANSITION_SECONDS: u8 = 10;
 
 /// The 4096 bytes that an Identify asks for.
 ///
@@ -43,12 +45,16 @@ pub fn identify(
     }
     match command.cns {
         cns::CONTROLLER => Ok(controller_data(subsystem, controller, crdt).encode()),
-        cns::NAMESPACE | cns::ALLOCATED_NAMESPACE => namespace_data(subsystem, command.nsid),
+        cns::NAMESPACE | cns::ALLOCATED_NAMESPACE => {
+            namespace_data(subsystem, controller, command.nsid)
+        }
         cns::ACTIVE_NAMESPACES | cns::ALLOCATED_NAMESPACES => {
             namespace_list(subsystem, command.nsid)
         }
         cns::NAMESPACE_ID_DESCRIPTORS => Ok(descriptors(existing(subsystem, command.nsid)?)),
-        cns::INDEPENDENT_NAMESPACE => Ok(independent(existing(subsystem, command.nsid)?).encode()),
+        cns::INDEPENDENT_NAMESPACE => {
+            Ok(independent(subsystem, existing(subsystem, command.nsid)?).encode())
+        }
         cns::CONTROLLERS => {
             let cntlids = subsystem.controllers.keys().copied();
             Ok(identify::controller_list(cntlids, command.cntid))
@@ -126,10 +132,11 @@ fn io_controller_data(
     if let Some(first) = psd.first_mut() {
         *first = PowerState { mp: 1, ..PowerState::default() };
     }
+    let common = if subsystem.options.ana_reporting { with_ana(subsystem, common) } else { common };
     Data {
         ieee: IEEE,
-        cmic: cmic::MULTI_PORT | cmic::MULTI_CONTROLLER,
-        oaes: async_event::NAMESPACE_ATTRIBUTE,
+        cmic: common.cmic | cmic::MULTI_PORT | cmic::MULTI_CONTROLLER,
+        oaes: common.oaes | async_event::NAMESPACE_ATTRIBUTE,
         ctratt: ctratt::HOST_ID_128,
         cntrltype: cntrltype::IO,
         crdt,
@@ -151,6 +158,29 @@ fn io_controller_data(
         psd,
         ..common
     }
+}
+
+/// Adds the fields of asymmetric namespace access. NVMe Base 2.0, section 8.1. A namespace may change its group while hosts use it,
+/// so that ANACAP does not say that groups are constant.
+fn with_ana(subsystem: &Subsystem, common: Data) -> Data {
+    Data {
+        cmic: cmic::ANA,
+        oaes: async_event::ANA_CHANGE,
+        anatt: ANA_TRANSITION_SECONDS,
+        anacap: anacap::OPTIMIZED
+            | anacap::NON_OPTIMIZED
+            | anacap::INACCESSIBLE
+            | anacap::PERSISTENT_LOSS
+            | anacap::CHANGE,
+        anagrpmax: subsystem.max_namespaces(),
+        nanagrpid: subsystem.max_namespaces(),
+        ..common
+    }
+}
+
+/// The ANA group that hosts are told; 0: none.
+fn told_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
+    if subsystem.options.ana_reporting { namespace.anagrpid } else { 0 }
 }
 
 /// What every namespace can do. Without namespaces everything, since those to come may.
@@ -175,9 +205,22 @@ fn existing(subsystem: &Subsystem, nsid: u32) -> Result<&Namespace, Status> {
 }
 
 /// A number that is valid but has no namespace gives zeroes; any other an error.
-fn namespace_data(subsystem: &Subsystem, nsid: u32) -> Result<[u8; LEN], Status> {
+fn namespace_data(
+    subsystem: &Subsystem,
+    controller: &Controller,
+    nsid: u32,
+) -> Result<[u8; LEN], Status> {
     match subsystem.namespaces.get(&nsid) {
-        Some(namespace) => Ok(namespace_fields(namespace).encode()),
+        Some(namespace) => {
+            let fields = namespace_fields(namespace);
+            let anagrpid = told_group(subsystem, namespace);
+            // What is in use is not known where the namespace cannot be reached. NVMe Base 2.0, section 8.1.3.
+            let nuse = match subsystem.ana_state(&controller.listener, namespace.anagrpid) {
+                AnaState::Inaccessible | AnaState::PersistentLoss => 0,
+                _ => fields.nuse,
+            };
+            Ok(NamespaceData { anagrpid, nuse, ..fields }.encode())
+        }
         None if (1..=subsystem.max_namespaces()).contains(&nsid) => {
             Ok(NamespaceData::default().encode())
         }
@@ -218,8 +261,9 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
     }
 }
 
-fn independent(namespace: &Namespace) -> IndependentNamespace {
+fn independent(subsystem: &Subsystem, namespace: &Namespace) -> IndependentNamespace {
     IndependentNamespace {
+        anagrpid: told_group(subsystem, namespace),
         nmic: nmic::SHARED,
         nsattr: namespace.geometry.is_read_only.into(),
         nstat: 1,
@@ -278,6 +322,25 @@ mod tests {
         assert_eq!(data.vwc & vwc::PRESENT, 1);
         assert_eq!(data.cntrltype, cntrltype::IO);
         assert_eq!(data.oncs, oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES);
+    }
+
+    #[test]
+    fn asymmetric_access_is_told_where_it_is_reported() {
+        let mut subsystem = subsystem();
+        let tell = |subsystem: &Subsystem, cns| {
+            let command = Identify { nsid: 1, cns, ..Identify::default() };
+            identify(subsystem, &ready(), [0; 3], command).unwrap()
+        };
+        assert_eq!(Data::parse(&tell(&subsystem, cns::CONTROLLER)).cmic & cmic::ANA, 0);
+        assert_eq!(NamespaceData::parse(&tell(&subsystem, cns::NAMESPACE)).anagrpid, 0);
+        subsystem.options.ana_reporting = true;
+        subsystem.listeners[0].access.set(None, AnaState::Inaccessible);
+        let data = Data::parse(&tell(&subsystem, cns::CONTROLLER));
+        assert_eq!((data.cmic & cmic::ANA, data.anacap, data.anatt), (cmic::ANA, 0x1f, 10));
+        assert_eq!((data.anagrpmax, data.nanagrpid), (32, 32));
+        assert_eq!(data.oaes, async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE);
+        let namespace = NamespaceData::parse(&tell(&subsystem, cns::NAMESPACE));
+        assert_eq!((namespace.anagrpid, namespace.nuse, namespace.nsze), (1, 0, 1024));
     }
 
     #[test]

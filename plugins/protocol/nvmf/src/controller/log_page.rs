@@ -2,27 +2,36 @@
 
 use super::io_counts::{IoSums, data_units};
 use super::{Controller, identify};
-use crate::model::{ControllerKind, Model, Referral, is_any};
+use crate::model::{AnaState, ControllerKind, Model, Referral, Subsystem, is_any};
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::admin::GetLogPage;
 use drivebay_spec_nvme::log::{
-    CommandEffects, CommandsSupported, DiscoveryEntry, DiscoveryHeader, FirmwareSlots, Health,
-    adrfam, changed_namespaces, lid, subtype, supported_log_pages, treq, trtype,
+    AnaGroup, AnaHeader, CommandEffects, CommandsSupported, DiscoveryEntry, DiscoveryHeader,
+    FirmwareSlots, Health, adrfam, changed_namespaces, lid, subtype, supported_log_pages, treq,
+    trtype,
 };
 use drivebay_spec_nvme::opcode::{admin, nvm};
 use drivebay_spec_nvme::text::{NulText, SpaceText};
 use drivebay_spec_nvme::{NSID_ALL, Status, fabrics, nqn};
+use std::collections::BTreeMap;
 
 /// Longest piece of a log page that one command reads, in bytes; the transport's limit is far lower.
 const LENGTH_MAX: u64 = 1 << 20;
 /// Temperature that is told where nothing measures one, in kelvins.
 const TEMPERATURE: u16 = 300;
+/// Log Specific Field of the ANA log: groups without their namespaces.
+const GROUPS_ONLY: u8 = 1;
 
 /// The piece of a log page that a command asks for: as long as it says, zeroes past the end.
 ///
 /// # Errors
 /// INVALID_LOG_PAGE for one that is not there; INVALID_FIELD for an offset past its end or not a multiple of 4.
-pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
+pub fn get(
+    model: &Model,
+    subsystem: &Subsystem,
+    controller: &Controller,
+    command: GetLogPage,
+) -> Result<Vec<u8>, Status> {
     if command.length_bytes() > LENGTH_MAX
         || command.offset_type
         || !command.offset.is_multiple_of(4)
@@ -32,7 +41,7 @@ pub fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Resul
     match controller.kind {
         ControllerKind::Discovery => discovery_controller_page(model, controller, command),
         ControllerKind::Io => {
-            let page = io_controller_page(controller, command)?;
+            let page = io_controller_page(subsystem, controller, command)?;
             piece_from(&page, 0, page.len(), command)
         }
     }
@@ -57,17 +66,25 @@ fn piece_from(
     Ok(piece)
 }
 
-fn io_controller_page(controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
+fn io_controller_page(
+    subsystem: &Subsystem,
+    controller: &Controller,
+    command: GetLogPage,
+) -> Result<Vec<u8>, Status> {
+    let has_ana = subsystem.options.ana_reporting;
     match command.lid {
-        lid::SUPPORTED_LOG_PAGES => Ok(supported_log_pages(&[
-            lid::SUPPORTED_LOG_PAGES,
-            lid::ERROR,
-            lid::HEALTH,
-            lid::FIRMWARE_SLOTS,
-            lid::CHANGED_NAMESPACES,
-            lid::COMMANDS_SUPPORTED,
-        ])
-        .to_vec()),
+        lid::SUPPORTED_LOG_PAGES => {
+            let mut lids = vec![
+                lid::SUPPORTED_LOG_PAGES,
+                lid::ERROR,
+                lid::HEALTH,
+                lid::FIRMWARE_SLOTS,
+                lid::CHANGED_NAMESPACES,
+                lid::COMMANDS_SUPPORTED,
+            ];
+            lids.extend(has_ana.then_some(lid::ANA));
+            Ok(supported_log_pages(&lids).to_vec())
+        }
         lid::ERROR => Ok(controller.errors.page()),
         lid::HEALTH if matches!(command.nsid, 0 | NSID_ALL) => {
             Ok(health(controller).encode().to_vec())
@@ -80,6 +97,7 @@ fn io_controller_page(controller: &Controller, command: GetLogPage) -> Result<Ve
             Ok(changed_namespaces(&nsids).to_vec())
         }
         lid::COMMANDS_SUPPORTED => Ok(commands_supported().encode().to_vec()),
+        lid::ANA if has_ana => Ok(ana(subsystem, controller, command.lsp & GROUPS_ONLY != 0)),
         _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
     }
 }
@@ -142,6 +160,34 @@ fn commands_supported() -> CommandsSupported {
             (nvm::DATASET_MANAGEMENT, CommandEffects::CHANGES_BLOCKS),
         ],
     )
+}
+
+/// How the listener by which a host came serves the groups that have namespaces. NVMe Base 2.0, section 5.16.1.13.
+fn ana(subsystem: &Subsystem, controller: &Controller, is_groups_only: bool) -> Vec<u8> {
+    let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for namespace in subsystem.namespaces.values() {
+        groups.entry(namespace.anagrpid).or_default().push(namespace.nsid);
+    }
+    let access = subsystem.listener_of(&controller.listener).map(|listener| &listener.access);
+    let header = AnaHeader {
+        change_count: access.map_or(0, |access| access.change_count()),
+        num_groups: u16::try_from(groups.len()).unwrap_or(u16::MAX),
+    };
+    let mut page = header.encode().to_vec();
+    for (group_id, nsids) in groups {
+        let nsids = if is_groups_only { Vec::new() } else { nsids };
+        let group = access.map(|access| access.group(group_id));
+        let group = AnaGroup {
+            group_id,
+            num_nsids: u32::try_from(nsids.len()).unwrap_or(u32::MAX),
+            change_count: group.map_or(0, |group| group.change_count),
+            // The listener of a controller that is about to end may be gone.
+            state: group.map_or(AnaState::Inaccessible, |group| group.state) as u8,
+        };
+        page.extend(group.encode());
+        page.extend(nsids.iter().flat_map(|nsid| nsid.to_le_bytes()));
+    }
+    page
 }
 
 /// The piece of the discovery log for one host that a command asks for: what the host may connect to, at the address by which it came
@@ -247,8 +293,14 @@ fn entry(address: &Address, subnqn: &str) -> DiscoveryEntry {
 mod tests {
     use super::*;
     use crate::controller::tests::ready;
-    use crate::model::tests::{model, subsystem};
-    use crate::model::{DiscoveryFilter, address_of};
+    use crate::model::tests::{model, namespace, subsystem};
+    use crate::model::{DiscoveryFilter, Namespace, address_of};
+
+    /// Reads as a host of cnode1 does.
+    fn get(model: &Model, controller: &Controller, command: GetLogPage) -> Result<Vec<u8>, Status> {
+        let subsystem = &model.subsystems["nqn.2016-06.io.spdk:cnode1"];
+        super::get(model, subsystem, controller, command)
+    }
 
     fn ask(lid: u8, offset: u64, length: u32) -> GetLogPage {
         GetLogPage { lid, offset, numd: length / 4 - 1, ..GetLogPage::default() }
@@ -297,7 +349,7 @@ mod tests {
         let mut model = model();
         let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
         subsystem.listeners.clear();
-        subsystem.add_listener(address_of("tcp", None, "0.0.0.0", "4421"));
+        subsystem.listen_at("0.0.0.0", "4421");
         let mut reader = reader("nqn.2016-06.io.spdk:h");
         reader.listener = address_of("tcp", None, "10.1.2.3", "4420");
         let entry = &entries(&model, &reader)[0];
@@ -310,8 +362,8 @@ mod tests {
         let mut model = model();
         let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
         subsystem.listeners.clear();
-        subsystem.add_listener(address_of("tcp", None, "0.0.0.0", "4420"));
-        subsystem.add_listener(address_of("tcp", None, "::", "4420"));
+        subsystem.listen_at("0.0.0.0", "4420");
+        subsystem.listen_at("::", "4420");
         let mut reader = reader("nqn.2016-06.io.spdk:h");
         for (traddr, family) in [("10.1.2.3", adrfam::IPV4), ("fd00::3", adrfam::IPV6)] {
             reader.listener = address_of("tcp", None, traddr, "4420");
@@ -343,9 +395,11 @@ mod tests {
     fn a_filter_leaves_out_what_is_not_like_the_connection() {
         let mut model = model();
         let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
-        subsystem.add_listener(address_of("tcp", None, "127.0.0.1", "4421"));
-        subsystem.add_listener(address_of("tcp", None, "10.0.0.1", "4420"));
-        subsystem.add_listener(address_of("rdma", None, "127.0.0.1", "4420"));
+        subsystem.listen_at("127.0.0.1", "4421");
+        subsystem.listen_at("10.0.0.1", "4420");
+        let rdma = address_of("rdma", None, "127.0.0.1", "4420");
+        let listener = subsystem.new_listener(rdma, AnaState::Optimized);
+        subsystem.listeners.push(listener);
         for (names, left) in [
             (vec![], 4),
             (vec!["transport"], 3),
@@ -419,6 +473,33 @@ mod tests {
         controller.io_counts_of(1).count_read(4096);
         let page = get(&model(), &controller, ask(lid::HEALTH, 0, 512)).unwrap();
         assert_eq!((page[32], page[64], page[80]), (1, 1, 0));
+    }
+
+    #[test]
+    fn the_ana_log_has_the_groups_that_have_namespaces_with_the_states_of_the_hosts_listener() {
+        let mut model = model();
+        let missing = get(&model, &ready(), ask(lid::ANA, 0, 16));
+        assert_eq!(missing, Err(Status::INVALID_LOG_PAGE.with_dnr()), "ANA is not reported");
+        let subsystem = model.subsystems.get_mut("nqn.2016-06.io.spdk:cnode1").unwrap();
+        subsystem.options.ana_reporting = true;
+        for (nsid, anagrpid) in [(2, 5), (3, 5)] {
+            let namespace = Namespace { anagrpid, ..namespace(nsid) };
+            subsystem.namespaces.insert(nsid, namespace);
+        }
+        subsystem.listen_at("127.0.0.1", "4421");
+        subsystem.listeners[0].access.set(Some(5), AnaState::Inaccessible);
+        let page = get(&model, &ready(), ask(lid::ANA, 0, 92)).unwrap();
+        assert_eq!((page[0], page[8]), (1, 2), "one change, two groups");
+        assert_eq!((page[16], page[20], page[32], page[48]), (1, 1, 1, 1), "group 1, namespace 1");
+        assert_eq!((page[52], page[56], page[60], page[68]), (5, 2, 1, 3), "group 5, inaccessible");
+        assert_eq!((page[84], page[88]), (2, 3));
+        let only = GetLogPage { lsp: GROUPS_ONLY, ..ask(lid::ANA, 0, 80) };
+        let page = get(&model, &ready(), only).unwrap();
+        assert_eq!((page[48], page[52], page[64]), (5, 0, 3), "no namespaces");
+        let mut elsewhere = ready();
+        elsewhere.listener = address_of("tcp", None, "127.0.0.1", "4421");
+        let page = get(&model, &elsewhere, ask(lid::ANA, 0, 92)).unwrap();
+        assert_eq!((page[0], page[68]), (0, 1), "the other listener serves it");
     }
 
     #[test]

@@ -104,6 +104,15 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
+    /// The ANA log changed: the request to answer, if one waits.
+    pub fn ana_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
+        if !self.csts.rdy || self.kind != ControllerKind::Io {
+            return None;
+        }
+        let event = AsyncEvent::ANA_CHANGE;
+        self.events.notify(event).map(|request| (request, event))
+    }
+
     /// The discovery log changed: the request to answer, if one waits.
     pub fn discovery_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Discovery {

@@ -17,7 +17,7 @@ use crate::controller::admin::Answer;
 use crate::controller::connect::Admitted;
 use crate::controller::io_counts::IoCounts;
 use crate::controller::{QueueId, Ticket};
-use crate::model::{CommandLimits, Geometry};
+use crate::model::{Access, CommandLimits, Geometry, Namespace};
 use crate::ops::Reply;
 use drivebay_sdk::Result;
 use drivebay_sdk::bdev::Desc;
@@ -242,15 +242,26 @@ impl Group {
     pub fn add_namespace(
         &self,
         nqn: &str,
-        nsid: u32,
+        namespace: &Namespace,
         desc: &Arc<Desc>,
-        geometry: Geometry,
         limits: CommandLimits,
     ) -> Result<()> {
         let channel = desc.channel()?;
-        let namespace = LocalNamespace::new(geometry, limits, channel, Rc::clone(&self.chores));
-        self.subsystem(nqn).add(nsid, namespace);
+        let local = LocalNamespace::new(namespace, limits, channel, Rc::clone(&self.chores));
+        self.subsystem(nqn).add(namespace.nsid, local);
         Ok(())
+    }
+
+    /// Moves a namespace to another ANA group.
+    pub fn set_ana_group(&self, nqn: &str, nsid: u32, anagrpid: u32) {
+        if let Some(namespace) = self.subsystem(nqn).find(nsid) {
+            namespace.anagrpid.set(anagrpid);
+        }
+    }
+
+    /// Sets how a listener serves the ANA groups, or forgets a listener that is gone.
+    pub fn set_access(&self, nqn: &str, portid: u16, access: Option<Access>) {
+        self.subsystem(nqn).set_access(portid, access);
     }
 
     /// Takes a namespace away: no I/O begins any more; `reply` once those in flight have ended and the channel is put.

@@ -1,24 +1,41 @@
 //! One thread's copy of a subsystem's namespaces, with its channels.
 
 use super::pieces::{self, LongCommands};
-use crate::model::{CommandLimits, Geometry};
+use crate::model::{Access, CommandLimits, Geometry, Namespace, refusal};
 use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
 use drivebay_sdk::nvmf::protocol::Request;
 use drivebay_sdk::poller::Poll;
+use drivebay_spec_nvme::Status;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
 use super::Nvmf;
 
-/// The namespaces of a subsystem, as one thread knows them: by number.
+/// A subsystem, as one thread knows it.
 #[derive(Debug, Default)]
-pub struct LocalSubsystem(RefCell<Vec<Option<Rc<LocalNamespace>>>>);
+pub struct LocalSubsystem {
+    /// By number.
+    namespaces: RefCell<Vec<Option<Rc<LocalNamespace>>>>,
+    /// How the listeners serve the ANA groups, by the listener's number.
+    access: RefCell<BTreeMap<u16, Rc<LocalAccess>>>,
+}
+
+/// How a listener serves the ANA groups, as one thread knows it.
+#[derive(Debug)]
+pub struct LocalAccess {
+    /// There is a group whose I/O is refused. While there is none, an I/O looks at nothing else.
+    refuses_any: Cell<bool>,
+    access: RefCell<Access>,
+}
 
 /// A namespace, as one thread knows it: Serving → Ending (no I/O begins) → gone, once nothing is in flight.
 pub struct LocalNamespace {
     /// What I/O is checked against.
     pub geometry: Cell<Geometry>,
+    /// ANA group.
+    pub anagrpid: Cell<u32>,
     /// What long commands are checked against.
     pub limits: CommandLimits,
     channel: RefCell<Option<Channel>>,
@@ -42,7 +59,7 @@ impl LocalSubsystem {
     #[inline]
     pub fn with<V>(&self, nsid: u32, body: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
         // Shared for the time of a submit: the table changes between rounds only.
-        self.0.borrow().get(nsid as usize)?.as_ref().map(body)
+        self.namespaces.borrow().get(nsid as usize)?.as_ref().map(body)
     }
 
     /// The namespace, be it ending.
@@ -52,7 +69,7 @@ impl LocalSubsystem {
 
     /// Adds a namespace.
     pub fn add(&self, nsid: u32, namespace: Rc<LocalNamespace>) {
-        let mut table = self.0.borrow_mut();
+        let mut table = self.namespaces.borrow_mut();
         let place = nsid as usize;
         if table.len() <= place {
             table.resize(place + 1, None);
@@ -64,27 +81,68 @@ impl LocalSubsystem {
 
     /// Removes one that has ended.
     pub fn remove(&self, nsid: u32) {
-        if let Some(place) = self.0.borrow_mut().get_mut(nsid as usize) {
+        if let Some(place) = self.namespaces.borrow_mut().get_mut(nsid as usize) {
             *place = None;
         }
     }
 
     /// I/Os in the bdevs.
     pub fn in_flight(&self) -> u64 {
-        self.0.borrow().iter().flatten().map(|namespace| namespace.in_flight.get()).sum()
+        let namespaces = self.namespaces.borrow();
+        namespaces.iter().flatten().map(|namespace| namespace.in_flight.get()).sum()
+    }
+
+    /// How a listener serves the ANA groups; `None` when it serves all of them.
+    pub fn access(&self, portid: u16) -> Option<Rc<LocalAccess>> {
+        self.access.borrow().get(&portid).cloned()
+    }
+
+    /// Sets how a listener serves the ANA groups, or forgets a listener that is gone.
+    pub fn set_access(&self, portid: u16, access: Option<Access>) {
+        let mut all = self.access.borrow_mut();
+        match access {
+            Some(access) => match all.get(&portid) {
+                Some(known) => known.set(access),
+                None => drop(all.insert(portid, Rc::new(LocalAccess::new(access)))),
+            },
+            None => drop(all.remove(&portid)),
+        }
+    }
+}
+
+impl LocalAccess {
+    fn new(access: Access) -> Self {
+        Self { refuses_any: Cell::new(access.refuses_any()), access: RefCell::new(access) }
+    }
+
+    fn set(&self, access: Access) {
+        self.refuses_any.set(access.refuses_any());
+        self.access.replace(access);
+    }
+
+    /// How the I/O of a namespace ends without being done; `None` when it is served.
+    #[inline]
+    pub fn refusal(&self, namespace: &LocalNamespace) -> Option<Status> {
+        if self.refuses_any.get() { self.refusal_of(namespace.anagrpid.get()) } else { None }
+    }
+
+    #[cold]
+    fn refusal_of(&self, group: u32) -> Option<Status> {
+        refusal(self.access.borrow().state(group))
     }
 }
 
 impl LocalNamespace {
     /// A namespace that serves.
     pub fn new(
-        geometry: Geometry,
+        namespace: &Namespace,
         limits: CommandLimits,
         channel: Channel,
         chores: Rc<Chores>,
     ) -> Rc<Self> {
         Rc::new(Self {
-            geometry: Cell::new(geometry),
+            geometry: Cell::new(namespace.geometry),
+            anagrpid: Cell::new(namespace.anagrpid),
             limits,
             channel: RefCell::new(Some(channel)),
             in_flight: Cell::new(0),

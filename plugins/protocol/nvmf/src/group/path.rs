@@ -82,6 +82,12 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
             if namespace.is_ending() {
                 return;
             }
+            if let Some(status) = queue.access().and_then(|access| access.refusal(namespace)) {
+                if let Some(request) = request.take() {
+                    finish(request, status, 0);
+                }
+                return;
+            }
             if let Some(request) = request.take() {
                 start(namespace, request, command, queue.max_io_size.get());
             }

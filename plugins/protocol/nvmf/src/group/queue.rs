@@ -1,7 +1,7 @@
 //! What the target keeps of a qpair.
 
 use super::Nvmf;
-use super::namespace::LocalSubsystem;
+use super::namespace::{LocalAccess, LocalSubsystem};
 use crate::controller::connect::Admitted;
 use crate::controller::io_counts::IoCounts;
 use drivebay_sdk::nvmf::protocol::Request;
@@ -36,6 +36,7 @@ pub struct Queue {
     head: Cell<u16>,
     has_flow_control: Cell<bool>,
     subsystem: OnceCell<Rc<LocalSubsystem>>,
+    access: OnceCell<Rc<LocalAccess>>,
     counts: OnceCell<Arc<IoCounts>>,
     /// Requests that wait for an answer of the app thread, by their number: no more than the queue has entries.
     parked: RefCell<Vec<(u64, Request<Nvmf>)>>,
@@ -55,6 +56,9 @@ impl Queue {
         self.has_flow_control.set(admitted.has_flow_control);
         self.max_io_size.set(max_io_size);
         // A queue is admitted once: Connect is taken by New alone, which comes back by a refusal only.
+        if let Some(access) = admitted.portid.and_then(|portid| subsystem.access(portid)) {
+            let _ = self.access.set(access);
+        }
         let _ = self.subsystem.set(subsystem);
         let _ = self.counts.set(counts);
     }
@@ -63,6 +67,12 @@ impl Queue {
     #[inline]
     pub fn subsystem(&self) -> Option<&Rc<LocalSubsystem>> {
         self.subsystem.get()
+    }
+
+    /// How the listener by which the host came serves the ANA groups; `None` where hosts are not told.
+    #[inline]
+    pub fn access(&self) -> Option<&LocalAccess> {
+        self.access.get().map(AsRef::as_ref)
     }
 
     /// What it has read and written, once it is admitted.
@@ -108,7 +118,7 @@ mod tests {
     fn queue(entries: u16, has_flow_control: bool) -> Queue {
         let queue = Queue::default();
         let nqn = "nqn.2016-06.io.spdk:cnode1".into();
-        let admitted = Admitted { nqn, cntlid: 1, qid: 1, entries, has_flow_control };
+        let admitted = Admitted { nqn, portid: None, cntlid: 1, qid: 1, entries, has_flow_control };
         queue.admit(&admitted, Rc::default(), Arc::default(), 131_072);
         queue
     }

@@ -2,12 +2,14 @@
 //!
 //! Plain values without I/O. All of it is owned by the app thread.
 
+mod ana;
 mod limits;
 mod names;
 mod namespace;
 mod subsystem;
 mod target;
 
+pub use ana::{Access, AnaState, refusal};
 pub use limits::TransportLimits;
 pub use names::{address_of, check_text, hex, is_any, matches, parse_hex, uuid_text};
 pub use namespace::{CommandLimits, Geometry, Namespace, Ops};
@@ -26,7 +28,7 @@ pub enum ControllerKind {
 #[cfg(test)]
 pub(crate) mod tests {
     //! What the tests of other modules start from.
-    pub(crate) use super::namespace::tests::geometry;
+    pub(crate) use super::namespace::tests::{geometry, namespace};
     pub(crate) use super::subsystem::tests::subsystem;
     pub(crate) use super::target::tests::model;
 }

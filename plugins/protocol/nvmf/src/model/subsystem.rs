@@ -1,6 +1,6 @@
 //! A subsystem: namespaces, and who may reach them where.
 
-use super::{CommandLimits, ControllerKind, Namespace, matches};
+use super::{Access, AnaState, CommandLimits, ControllerKind, Namespace, matches};
 use crate::controller::Controller;
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::nqn;
@@ -27,6 +27,8 @@ pub struct Options {
     pub dmrsl: u32,
     /// Largest Write Zeroes, as told to the host, as a power of two of 4 KiB; 0 = no limit.
     pub wzsl: u8,
+    /// Hosts are told how well each listener serves each ANA group.
+    pub ana_reporting: bool,
 }
 
 /// A subsystem listens here.
@@ -36,6 +38,8 @@ pub struct Listener {
     pub address: Address,
     /// Number in the discovery log.
     pub portid: u16,
+    /// How well it serves the ANA groups.
+    pub access: Access,
 }
 
 /// One subsystem.
@@ -71,6 +75,7 @@ impl Default for Options {
             cntlids: 1..=0xffef,
             dmrsl: 0,
             wzsl: 0,
+            ana_reporting: false,
         }
     }
 }
@@ -111,15 +116,43 @@ impl Subsystem {
 
     /// Whether connections to `local` are for this subsystem. The discovery subsystem listens wherever another does.
     pub fn listens_at(&self, local: &Address) -> bool {
-        self.kind == ControllerKind::Discovery
-            || self.listeners.iter().any(|listener| matches(&listener.address, local))
+        self.kind == ControllerKind::Discovery || self.listener_of(local).is_some()
     }
 
-    /// Adds a listener.
-    pub fn add_listener(&mut self, address: Address) {
+    /// The listener by which a connection to `local` came in.
+    pub fn listener_of(&self, local: &Address) -> Option<&Listener> {
+        let mut listeners = self.listeners.iter();
+        let exact = self.listeners.iter().find(|listener| listener.address == *local);
+        exact.or_else(|| listeners.find(|listener| matches(&listener.address, local)))
+    }
+
+    /// A listener that is yet to be added, with all ANA groups in one state. Its number is free.
+    pub fn new_listener(&mut self, address: Address, state: AnaState) -> Listener {
+        while self.listeners.iter().any(|listener| listener.portid == self.next_portid) {
+            self.next_portid = self.next_portid.wrapping_add(1);
+        }
         let portid = self.next_portid;
         self.next_portid = self.next_portid.wrapping_add(1);
-        self.listeners.push(Listener { address, portid });
+        Listener { address, portid, access: Access::new(state) }
+    }
+
+    /// The number of the listener by which a connection to `local` came in, where hosts are told of ANA.
+    pub fn ana_port(&self, local: &Address) -> Option<u16> {
+        let listener = self.listener_of(local).filter(|_| self.options.ana_reporting);
+        listener.map(|listener| listener.portid)
+    }
+
+    /// How a host that came to `local` is served an ANA group.
+    pub fn ana_state(&self, local: &Address, group: u32) -> AnaState {
+        let listener = self.listener_of(local).filter(|_| self.options.ana_reporting);
+        listener.map_or(AnaState::Optimized, |listener| listener.access.state(group))
+    }
+
+    /// A namespace has joined or left an ANA group, which the ANA log of all controllers tells.
+    pub fn ana_group_changed(&mut self, group: u32) {
+        for listener in &mut self.listeners {
+            listener.access.namespaces_changed(group);
+        }
     }
 
     /// Most namespaces.
@@ -151,9 +184,18 @@ pub(crate) mod tests {
     pub(crate) fn subsystem() -> Subsystem {
         let mut subsystem = Subsystem::new("nqn.2016-06.io.spdk:cnode1", Options::default());
         subsystem.allow_any_host = true;
-        subsystem.add_listener(address_of("TCP", None, "127.0.0.1", "4420"));
+        subsystem.listen_at("127.0.0.1", "4420");
         subsystem.namespaces.insert(1, namespace(1));
         subsystem
+    }
+
+    impl Subsystem {
+        /// Listens at a TCP address.
+        pub(crate) fn listen_at(&mut self, traddr: &str, trsvcid: &str) {
+            let address = address_of("TCP", None, traddr, trsvcid);
+            let listener = self.new_listener(address, AnaState::Optimized);
+            self.listeners.push(listener);
+        }
     }
 
     #[test]

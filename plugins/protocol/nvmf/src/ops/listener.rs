@@ -1,18 +1,24 @@
 //! Listeners: an address may be shared by several subsystems.
 
-use super::lock_subsystem;
+use super::ana::no_listener;
+use super::{lock_subsystem, on_groups};
 use crate::app::App;
-use crate::model::matches;
+use crate::model::{Access, AnaState, matches};
 use crate::tasks::until;
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 
-/// Lets a subsystem be reached at an address.
+/// Lets a subsystem be reached at an address, with all ANA groups in one state.
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `EINVAL` without the transport, `EEXIST`, `EADDRINUSE`, `EADDRNOTAVAIL`.
-pub async fn add_listener(app: &Rc<App>, nqn: &str, address: Address) -> Result<()> {
+pub async fn add_listener(
+    app: &Rc<App>,
+    nqn: &str,
+    address: Address,
+    state: AnaState,
+) -> Result<()> {
     let _guard = lock_subsystem(app, nqn).await?;
     let is_there = {
         let model = app.model.borrow();
@@ -27,11 +33,33 @@ pub async fn add_listener(app: &Rc<App>, nqn: &str, address: Address) -> Result<
         ));
     }
     begin_listening(app, &address)?;
+    let listener = {
+        let mut model = app.model.borrow_mut();
+        let subsystem = model.subsystems.get_mut(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
+        subsystem.new_listener(address, state)
+    };
+    // Before a host can connect.
+    publish_access(app, nqn, listener.portid, Some(listener.access.clone())).await?;
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
-        subsystem.add_listener(address);
+        subsystem.listeners.push(listener);
     }
     app.discovery_changed();
     Ok(())
+}
+
+/// Tells every poll group how a listener serves the ANA groups, or that the listener is gone.
+pub(super) async fn publish_access(
+    app: &Rc<App>,
+    nqn: &str,
+    portid: u16,
+    access: Option<Access>,
+) -> Result<()> {
+    let nqn = nqn.to_owned();
+    on_groups(app, move |group, reply| {
+        group.set_access(&nqn, portid, access.clone());
+        reply.send(Ok(()));
+    })
+    .await
 }
 
 fn begin_listening(app: &App, address: &Address) -> Result<()> {
@@ -71,16 +99,11 @@ pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -
         let subsystem = model.subsystems.get(nqn);
         subsystem.and_then(|s| s.listeners.iter().position(|l| l.address == *address))
     };
-    let Some(place) = place else {
-        let Address { traddr, trsvcid, .. } = address;
-        return Err(Error::new(
-            errno::ENOENT,
-            format!("{nqn} does not listen at {traddr}:{trsvcid}"),
-        ));
+    let place = place.ok_or_else(|| no_listener(nqn, address))?;
+    let removed = {
+        let mut model = app.model.borrow_mut();
+        model.subsystems.get_mut(nqn).map(|subsystem| subsystem.listeners.remove(place))
     };
-    if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
-        subsystem.listeners.remove(place);
-    }
     app.discovery_changed();
     end_listening(app, address);
     let came_here = |connection: &crate::app::Connection| {
@@ -89,7 +112,10 @@ pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -
     };
     app.close_all(came_here);
     until(|| !app.has_connection(came_here)).await;
-    Ok(())
+    match removed {
+        Some(listener) => publish_access(app, nqn, listener.portid, None).await,
+        None => Ok(()),
+    }
 }
 
 fn end_listening(app: &App, address: &Address) {

@@ -3,6 +3,7 @@
 //! One subsystem has one operation at a time, in the order they came ([`lock`]). What poll groups are to do is sent to all of them and
 //! awaited ([`on_groups`]).
 
+mod ana;
 mod groups;
 mod listener;
 mod namespace;
@@ -10,6 +11,7 @@ mod stop;
 mod subsystem;
 mod transport;
 
+pub use ana::{set_ana_state, set_ns_ana_group};
 pub use groups::{Reply, Wait, collect_stats, ensure_groups, on_groups};
 pub use listener::{add_listener, remove_listener};
 pub use namespace::{NewNamespace, add_namespace, remove_namespace};

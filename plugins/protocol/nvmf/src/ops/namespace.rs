@@ -50,7 +50,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         uuid,
         nguid: new.nguid.filter(|nguid| *nguid != [0; 16]).unwrap_or(uuid),
         eui64: new.eui64.unwrap_or_default(),
-        anagrpid: new.anagrpid.filter(|group| *group != 0).unwrap_or(nsid),
+        anagrpid: check_ana_group(app, nqn, new.anagrpid.filter(|g| *g != 0).unwrap_or(nsid))?,
         geometry,
     };
     check_identity(app, nqn, &namespace)?;
@@ -60,10 +60,10 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         subsystem.options.command_limits()
     };
     let desc = Arc::new(desc);
-    let (shared, name) = (Arc::downgrade(&desc), nqn.to_owned());
+    let (shared, name, new) = (Arc::downgrade(&desc), nqn.to_owned(), namespace.clone());
     let added = on_groups(app, move |group, reply| {
         let result = match shared.upgrade() {
-            Some(desc) => group.add_namespace(&name, nsid, &desc, geometry, limits),
+            Some(desc) => group.add_namespace(&name, &new, &desc, limits),
             None => Err(Error::no_such_device()),
         };
         reply.send(result);
@@ -73,11 +73,23 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         return Err(error);
     }
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
+        subsystem.ana_group_changed(namespace.anagrpid);
         subsystem.namespaces.insert(nsid, namespace);
     }
     app.bdevs.borrow_mut().insert((nqn.to_owned(), nsid), desc);
     app.namespace_changed(nqn, nsid);
     Ok(nsid)
+}
+
+/// No ANA group may have a number above that of every namespace that the subsystem may have.
+pub(super) fn check_ana_group(app: &App, nqn: &str, group: u32) -> Result<u32> {
+    let model = app.model.borrow();
+    let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
+    let max = subsystem.max_namespaces();
+    if (1..=max).contains(&group) {
+        return Ok(group);
+    }
+    Err(Error::invalid("anagrpid", group, format!("1 to {max}, the max_namespaces of {nqn}")))
 }
 
 /// No transport may be unable to move a block.
@@ -239,7 +251,12 @@ pub async fn remove_namespace(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()>
 pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
     let removed = {
         let mut model = app.model.borrow_mut();
-        model.subsystems.get_mut(nqn).and_then(|subsystem| subsystem.namespaces.remove(&nsid))
+        let subsystem = model.subsystems.get_mut(nqn);
+        subsystem.and_then(|subsystem| {
+            let removed = subsystem.namespaces.remove(&nsid)?;
+            subsystem.ana_group_changed(removed.anagrpid);
+            Some(removed)
+        })
     };
     if removed.is_none() {
         return Err(Error::new(errno::ENOENT, format!("nsid {nsid}: no such namespace in {nqn}")));

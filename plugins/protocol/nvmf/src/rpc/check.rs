@@ -1,7 +1,7 @@
 //! Values that are known and have no effect here: taken when they mean "off", else refused by name.
 
 use super::params::{
-    AddHost, AddListener, AnaState, CreateSubsystem, DupHostPolicy, NamespaceParams, SetConfig,
+    AddHost, AddListener, CreateSubsystem, DupHostPolicy, NamespaceParams, SetConfig,
 };
 use crate::model::DiscoveryFilter;
 use drivebay_sdk::{Error, Result};
@@ -35,16 +35,12 @@ pub(super) fn target(tgt_name: Option<&str>) -> Result<()> {
 }
 
 pub(super) fn create_subsystem(params: &CreateSubsystem) -> Result<()> {
-    only_off("ana_reporting", params.ana_reporting)?;
     only_off("passthrough", params.passthrough)?;
     only_off("enable_nssr", params.enable_nssr)
 }
 
 pub(super) fn add_listener(params: &AddListener) -> Result<()> {
     only_off("secure_channel", params.secure_channel)?;
-    let state = params.ana_state.unwrap_or(AnaState::Optimized);
-    let is_optimized = state == AnaState::Optimized;
-    only("ana_state", state.as_str(), "optimized: ANA is not supported yet", is_optimized)?;
     let sockets = params.sock_impl.as_deref().unwrap_or("posix");
     only("sock_impl", sockets, "posix", matches!(sockets, "posix" | ""))?;
     let node = params.numa_id.unwrap_or(-1);
@@ -153,8 +149,8 @@ mod tests {
             assert_eq!(error.errno(), 22);
             assert!(error.message().starts_with(field), "{error}");
         };
-        let subsystem = r#"{"nqn": "n", "ana_reporting": true}"#;
-        refused(create_subsystem(&decode(subsystem).unwrap()), "ana_reporting");
+        let subsystem = r#"{"nqn": "n", "passthrough": true}"#;
+        refused(create_subsystem(&decode(subsystem).unwrap()), "passthrough");
         let host = r#"{"nqn": "n", "host": "h", "psk": "key0"}"#;
         refused(add_host(&decode(host).unwrap()), "psk");
         let config = r#"{"discovery_filters": ["port"]}"#;

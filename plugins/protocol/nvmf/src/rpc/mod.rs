@@ -1,16 +1,18 @@
 //! The methods: names, parameters and results of the reference.
 
+mod ana;
 mod check;
 mod failure;
 mod former;
 mod params;
 mod view;
 
+pub(crate) use ana::ana_word;
 pub use params::SetConfig;
 pub(crate) use view::address as address_view;
 
 use crate::app::{App, app};
-use crate::model::{Options, Referral, address_of, parse_hex};
+use crate::model::{AnaState, Options, Referral, address_of, parse_hex};
 use crate::ops::{self, NewNamespace};
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::rpc::{Call, Method, NoParams, Params, Role, State};
@@ -23,7 +25,8 @@ use failure::{
 use params::{
     AddHost, AddListener, AddNs, AddReferral, AllowAnyHost, CreateSubsystem, CreateTransport,
     GetSubsystems, GetTransports, ListenAddress, OneSubsystem, OneTarget, RemoveHost,
-    RemoveListener, RemoveNs, RemoveReferral, SetCrdt, SetMaxSubsystems,
+    RemoveListener, RemoveNs, RemoveReferral, SetAnaState, SetCrdt, SetMaxSubsystems,
+    SetNsAnaGroup,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -76,8 +79,23 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
             "Lists the listeners of a subsystem.",
             get_listeners,
         )
-        .describe(gives("Array of objects: address.", &[NO_SUBSYSTEM]))
+        .describe(gives(
+            "Array of objects: address; with ana_reporting also ana_states, the state of each ANA group.",
+            &[NO_SUBSYSTEM],
+        ))
         .describe(reads),
+        later(
+            "nvmf_subsystem_listener_set_ana_state",
+            "Sets how a listener serves one ANA group, or all.",
+            set_ana_state,
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
+        later(
+            "nvmf_subsystem_set_ns_ana_group",
+            "Moves a namespace to another ANA group.",
+            set_ns_ana_group,
+        )
+        .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
         later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns).describe(
             gives(
                 "Number of the namespace.",
@@ -266,6 +284,7 @@ fn create_subsystem(app: &App, params: CreateSubsystem) -> Result<bool> {
         cntlids: params.min_cntlid..=params.max_cntlid,
         dmrsl: params.max_discard_size_kib.map_or(Ok(params.dmrsl), former::dmrsl)?,
         wzsl: params.max_write_zeroes_size_kib.map_or(Ok(params.wzsl), former::wzsl)?,
+        ana_reporting: params.ana_reporting,
     };
     ops::create_subsystem(app, &params.nqn, options, params.allow_any_host)?;
     Ok(true)
@@ -292,13 +311,28 @@ fn get_subsystems(app: &App, params: GetSubsystems) -> Result<Vec<Value>> {
 async fn add_listener(app: Rc<App>, params: AddListener) -> Result<bool> {
     check::target(params.tgt_name.as_deref())?;
     check::add_listener(&params)?;
-    ops::add_listener(&app, &params.nqn, address(&params.listen_address)).await?;
+    let state = params.ana_state.map_or(AnaState::Optimized, AnaState::from);
+    ops::add_listener(&app, &params.nqn, address(&params.listen_address), state).await?;
     Ok(true)
 }
 
 async fn remove_listener(app: Rc<App>, params: RemoveListener) -> Result<bool> {
     check::target(params.tgt_name.as_deref())?;
     ops::remove_listener(&app, &params.nqn, &address(&params.listen_address)).await?;
+    Ok(true)
+}
+
+async fn set_ana_state(app: Rc<App>, params: SetAnaState) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    let (address, state) = (address(&params.listen_address), params.ana_state.into());
+    let group = params.anagrpid.filter(|group| *group != 0);
+    ops::set_ana_state(&app, &params.nqn, &address, state, group).await?;
+    Ok(true)
+}
+
+async fn set_ns_ana_group(app: Rc<App>, params: SetNsAnaGroup) -> Result<bool> {
+    check::target(params.tgt_name.as_deref())?;
+    ops::set_ns_ana_group(&app, &params.nqn, params.nsid, params.anagrpid).await?;
     Ok(true)
 }
 

@@ -127,7 +127,7 @@ params! {
         pub max_namespaces: Option<u32>,
         /// Hosts that are not listed may connect.
         pub allow_any_host: bool = false,
-        /// Reports asymmetric access; only false.
+        /// Hosts are told how well each listener serves each ANA group.
         pub ana_reporting: bool = false,
         /// Lowest controller identifier.
         pub min_cntlid: u16 = 1,
@@ -173,7 +173,7 @@ params! {
         pub listen_address: ListenAddress,
         /// TLS; only false.
         pub secure_channel: bool = false,
-        /// Access to it; only optimized.
+        /// State of all ANA groups at this listener; optimized when absent.
         pub ana_state: Option<AnaState>,
         /// Kind of sockets; only posix.
         pub sock_impl: Option<String>,
@@ -181,14 +181,44 @@ params! {
         pub numa_id: Option<i32>,
     }
 
-    /// Access to a namespace.
+    /// How a listener serves an ANA group.
     pub enum AnaState {
         /// Best.
         Optimized = "optimized",
         /// Works, but slower.
         NonOptimized = "non_optimized",
-        /// Not now.
+        /// Not now: I/O is refused.
         Inaccessible = "inaccessible",
+        /// Not until the namespace is added again: I/O is refused.
+        PersistentLoss = "persistent_loss",
+        /// It will soon have another state: I/O is refused.
+        Change = "change",
+    }
+
+    /// Parameters of `nvmf_subsystem_listener_set_ana_state`.
+    pub struct SetAnaState {
+        /// Name of the subsystem.
+        pub nqn: String,
+        /// Target; there is one.
+        pub tgt_name: Option<String>,
+        /// Where it listens.
+        pub listen_address: ListenAddress,
+        /// The state.
+        pub ana_state: AnaState,
+        /// The ANA group; all when absent or 0.
+        pub anagrpid: Option<u32>,
+    }
+
+    /// Parameters of `nvmf_subsystem_set_ns_ana_group`.
+    pub struct SetNsAnaGroup {
+        /// Name of the subsystem.
+        pub nqn: String,
+        /// Number of the namespace.
+        pub nsid: u32,
+        /// The ANA group, from 1 to the most namespaces that the subsystem may have.
+        pub anagrpid: u32,
+        /// Target; there is one.
+        pub tgt_name: Option<String>,
     }
 
     /// Parameters of `nvmf_subsystem_remove_listener`.

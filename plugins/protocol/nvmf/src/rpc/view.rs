@@ -1,9 +1,10 @@
 //! What the methods answer with, in the reference's shapes.
 
+use super::ana_word;
 use crate::app::ConnectedQueue;
 use crate::controller::Controller;
 use crate::group::Stats;
-use crate::model::{ControllerKind, Namespace, Referral, Subsystem, hex, uuid_text};
+use crate::model::{ControllerKind, Listener, Namespace, Referral, Subsystem, hex, uuid_text};
 use drivebay_sdk::nvmf::protocol::Address;
 use serde_json::{Map, Value, json};
 
@@ -43,7 +44,8 @@ pub(super) fn subsystem(subsystem: &Subsystem) -> Value {
     view.insert("max_cntlid".into(), json!(options.cntlids.end()));
     view.insert("dmrsl".into(), json!(options.dmrsl));
     view.insert("wzsl".into(), json!(options.wzsl));
-    let namespaces: Vec<Value> = subsystem.namespaces.values().map(namespace).collect();
+    let namespaces: Vec<Value> =
+        subsystem.namespaces.values().map(|each| namespace(each, options.ana_reporting)).collect();
     view.insert("namespaces".into(), json!(namespaces));
     Value::Object(view)
 }
@@ -55,7 +57,7 @@ const fn subtype(kind: ControllerKind) -> &'static str {
     }
 }
 
-fn namespace(namespace: &Namespace) -> Value {
+fn namespace(namespace: &Namespace, has_ana: bool) -> Value {
     let mut view = Map::new();
     view.insert("nsid".into(), json!(namespace.nsid));
     view.insert("bdev_name".into(), json!(namespace.bdev_name));
@@ -68,6 +70,9 @@ fn namespace(namespace: &Namespace) -> Value {
     }
     if namespace.uuid != [0; 16] {
         view.insert("uuid".into(), json!(uuid_text(&namespace.uuid)));
+    }
+    if has_ana {
+        view.insert("anagrpid".into(), json!(namespace.anagrpid));
     }
     Value::Object(view)
 }
@@ -104,8 +109,18 @@ pub(crate) fn group_name(index: usize) -> String {
 }
 
 pub(super) fn listeners(subsystem: &Subsystem) -> Vec<Value> {
-    let listeners = subsystem.listeners.iter();
-    listeners.map(|listener| json!({"address": address(&listener.address)})).collect()
+    let groups = 1..=subsystem.max_namespaces();
+    let view = |listener: &Listener| {
+        let mut view = Map::new();
+        view.insert("address".into(), address(&listener.address));
+        if subsystem.options.ana_reporting {
+            let state = |group| ana_word(listener.access.state(group));
+            let states = groups.clone().map(|g| json!({"ana_group": g, "ana_state": state(g)}));
+            view.insert("ana_states".into(), states.collect());
+        }
+        Value::Object(view)
+    };
+    subsystem.listeners.iter().map(view).collect()
 }
 
 pub(super) fn referral(referral: &Referral) -> Value {

@@ -1,0 +1,28 @@
+//! The reference's words for ANA states, and two that it does not take.
+
+use super::params::AnaState as Word;
+use crate::model::AnaState;
+
+impl From<Word> for AnaState {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Optimized => Self::Optimized,
+            Word::NonOptimized => Self::NonOptimized,
+            Word::Inaccessible => Self::Inaccessible,
+            Word::PersistentLoss => Self::PersistentLoss,
+            Word::Change => Self::Change,
+        }
+    }
+}
+
+/// The word for a state.
+pub(crate) fn ana_word(state: AnaState) -> &'static str {
+    let word = match state {
+        AnaState::Optimized => Word::Optimized,
+        AnaState::NonOptimized => Word::NonOptimized,
+        AnaState::Inaccessible => Word::Inaccessible,
+        AnaState::PersistentLoss => Word::PersistentLoss,
+        AnaState::Change => Word::Change,
+    };
+    word.as_str()
+}
