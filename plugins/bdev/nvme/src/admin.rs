@@ -1,7 +1,8 @@
 //! An admin queue, or any other queue, with commands as futures. It stays on the app thread, where it was made.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use drivebay_nvme_driver::qpair::{Completed, Payload, Qpair, Transfer};
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
@@ -14,6 +15,7 @@ use drivebay_sdk::runtime::task::{self, oneshot};
 use crate::dial::Dialed;
 use crate::link::{self, InList, OutList, Wire};
 use crate::options::{TimeoutAction, Timeouts};
+use crate::path::Path;
 
 /// poll(2): there is something to read.
 const POLLIN: u32 = 1;
@@ -95,6 +97,8 @@ impl Wire for Request {
 #[derive(Debug)]
 pub(crate) struct Admin {
     served: Rc<Served>,
+    /// The controller's path, which has the errors to inject.
+    path: OnceCell<Arc<Path>>,
     _poller: Poller,
 }
 
@@ -122,17 +126,21 @@ impl Admin {
         });
         let poller = Poller::register("nvme_admin", 0, Serve(Rc::clone(&served)))?;
         poller.wake_fd(wake_fd, POLLIN)?;
-        Ok(Self { served, _poller: poller })
+        Ok(Self { served, path: OnceCell::new(), _poller: poller })
+    }
+
+    /// Has commands end with the errors that were injected into the controller.
+    pub(crate) fn inject(&self, path: &Arc<Path>) {
+        self.path.get_or_init(|| Arc::clone(path));
     }
 
     /// Runs a command. A command that takes too long keeps its queue entry and its memory until it ends, unless the connection is
     /// ended for that (`action_on_timeout`).
     pub(crate) async fn run(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
-        let answer = self.begin(what, command, data)?;
+        let answer = self.send(what, command, data);
         let Timeouts { action, admin: limit, .. } = self.served.timeouts;
         match task::timeout(limit, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(self.why(what)),
+            Ok(answer) => answer,
             Err(elapsed) => {
                 let why = format!("{what}: {elapsed}");
                 // An Abort would wait in the same queue.
@@ -146,7 +154,18 @@ impl Admin {
 
     /// Runs a command without a time limit, such as a request for events.
     pub(crate) async fn send(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
-        self.begin(what, command, data)?.await.map_err(|_| self.why(what))
+        let injections = self.path.get().map(|path| &path.admin_injections);
+        let opcode = command.opcode();
+        if let Some((status, delay)) = injections.and_then(|errors| errors.instead(opcode)) {
+            task::sleep(delay).await;
+            return Ok(Answer { completion: Completion::new(0, status), data: Vec::new() });
+        }
+        let answer = self.begin(what, command, data)?.await;
+        let mut answer = answer.map_err(|_| self.why(what))?;
+        if let Some(status) = injections.and_then(|errors| errors.after(opcode)) {
+            answer.completion.status = status;
+        }
+        Ok(answer)
     }
 
     fn begin(&self, what: &str, command: Command, data: Data) -> Result<oneshot::Receiver<Answer>> {

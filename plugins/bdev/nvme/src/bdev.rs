@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) enable_flush: bool,
     /// How long a command may take; `None` = forever.
     pub(crate) timeout: Option<Duration>,
+    /// Whether I/O is counted for each path.
+    pub(crate) counts_paths: bool,
 }
 
 /// A namespace on the bus.
@@ -210,6 +212,7 @@ impl Bdev for NvmeBdev {
             crdt: self.shared.controller.crdt,
             timeout: self.shared.timeout,
             path_limit_ns: path_limit_ns(&self.shared.controller),
+            counts_paths: self.shared.counts_paths,
         };
         Channel::open(namespace, Arc::clone(&self.shared.paths))
     }

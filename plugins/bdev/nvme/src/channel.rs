@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_nvme_driver::qpair::{Agreed, Completed, Qpair};
-use drivebay_nvme_driver::spec::Status as NvmeStatus;
+use drivebay_nvme_driver::spec::{Completion, Status as NvmeStatus};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
 use drivebay_sdk::runtime::task::{self, JoinHandle};
@@ -46,6 +46,8 @@ pub(crate) struct Namespace {
     pub(crate) timeout: Option<Duration>,
     /// How long a command may end with path errors before its I/O fails, in nanoseconds.
     pub(crate) path_limit_ns: u64,
+    /// Whether I/O is counted for each path.
+    pub(crate) counts_paths: bool,
 }
 
 /// One thread's state.
@@ -65,6 +67,8 @@ pub struct Channel {
     unproven: Vec<Unproven>,
     /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
+    /// I/O that an injected error keeps from being sent: when it ends, its leg, and how.
+    injected: Vec<(u64, u64, Request, NvmeStatus)>,
     /// Commands that are done, and their legs.
     done: Vec<(u64, Completed<Request>)>,
     /// Connections that are lost, by their keys.
@@ -110,6 +114,7 @@ impl Channel {
             waiting: VecDeque::new(),
             unproven: Vec::new(),
             delayed: Vec::new(),
+            injected: Vec::new(),
             done: Vec::new(),
             lost: Vec::new(),
         };
@@ -123,12 +128,13 @@ impl Channel {
             return io.complete(Status::SUCCESS);
         }
         let request = Request::new(io);
-        if !self.waiting.is_empty() {
-            return self.waiting.push_back(request);
-        }
-        if let Err(request) = self.send(request) {
+        if self.waiting.is_empty() {
+            let Err(request) = self.send(request) else { return };
+            self.waiting.push_back(request);
+        } else {
             self.waiting.push_back(request);
         }
+        self.view.counts.queued_requests.add(1);
     }
 
     /// Gives a request to a queue.
@@ -146,12 +152,33 @@ impl Channel {
             request.io.complete(Status::NOT_SUPPORTED);
             return Ok(());
         };
-        if self.namespace.timeout.is_some() {
+        let injections = &queue.ticket.path().io_injections;
+        if let Some((status, delay)) = injections.instead(command.opcode()) {
+            let leg = queue.leg;
+            return self.end_later(leg, request, status, delay);
+        }
+        if self.namespace.timeout.is_some() || self.namespace.counts_paths {
             request.sent_ns = thread::now_ns();
             request.overdue.set(0);
         }
         queue.qpair.submit(&command, transfer, request)?;
         self.sockets.activate(key);
+        self.view.counts.submitted_requests.add(1);
+        Ok(())
+    }
+
+    /// Has a request end with a status although it was not sent, after a delay.
+    #[cold]
+    fn end_later(
+        &mut self,
+        leg: u64,
+        request: Request,
+        status: NvmeStatus,
+        delay: Duration,
+    ) -> Result<(), Request> {
+        let due_ns = after(delay);
+        self.injected.push((due_ns, leg, request, status));
+        self.wake_at(due_ns);
         Ok(())
     }
 
@@ -183,6 +210,10 @@ impl Channel {
         let has_news = self.hear();
         let has_come = self.sockets.look();
         let has_work = self.sockets.has_work();
+        let counts = &self.view.counts;
+        counts.polls.add(1);
+        counts.idle_polls.add((!has_come && !has_work).into());
+        counts.socket_completions.add(has_come.into());
         self.round(true);
         self.settle();
         self.part();
@@ -206,14 +237,19 @@ impl Channel {
     fn round(&mut self, receives: bool) {
         let Self { sockets, done, lost, .. } = self;
         sockets.round(|key, stream, queue| {
-            let leg = queue.leg;
-            let qpair = &mut queue.qpair;
+            let Queue { leg, qpair, ticket } = queue;
+            let injections = &ticket.path().io_injections;
             let mut turn = link::send(stream, qpair).map(|()| false);
             if receives && turn.is_ok() {
                 turn = link::receive(stream, qpair)
                     .and_then(|has_more| link::send(stream, qpair).map(|()| has_more));
             }
-            done.extend(std::iter::from_fn(|| qpair.completed()).map(|completed| (leg, completed)));
+            done.extend(std::iter::from_fn(|| qpair.completed()).map(|mut completed| {
+                if let Some(status) = injections.after(completed.request.opcode()) {
+                    completed.completion.status = status;
+                }
+                (*leg, completed)
+            }));
             match turn {
                 Ok(true) => Next::Work,
                 // The edge of this input is past, so the next turn has to read it.
@@ -229,8 +265,13 @@ impl Channel {
 
     /// Completes the I/O that is done, and sends the I/O that waits.
     fn settle(&mut self) {
+        self.take_injected();
         let mut done = std::mem::take(&mut self.done);
+        self.view.counts.nvme_completions.add(done.len() as u64);
         for (leg, Completed { request, completion, received }) in done.drain(..) {
+            if self.namespace.counts_paths && completion.status.is_success() {
+                self.count(leg, &request);
+            }
             match judge(&request, &completion, received) {
                 Verdict::End(result) => request.io.complete_with(result),
                 Verdict::Again(crd, result) => self.again(request, crd, result),
@@ -252,6 +293,30 @@ impl Channel {
             }
         }
         self.end_leaving();
+    }
+
+    /// Ends the requests that injected errors have kept, when their time has come.
+    fn take_injected(&mut self) {
+        if self.injected.is_empty() {
+            return;
+        }
+        let now = thread::now_ns();
+        for (_, leg, request, status) in self.injected.extract_if(.., |(due_ns, ..)| *due_ns <= now)
+        {
+            // The length of what a read received: the status of one that succeeds is not judged by it.
+            let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
+            let completion = Completion::new(0, status);
+            self.done.push((leg, Completed { request, completion, received }));
+        }
+    }
+
+    /// Counts an I/O that has succeeded for its path.
+    fn count(&mut self, leg: u64, request: &Request) {
+        let counts = self.legs.by_id(leg).and_then(|leg| leg.counts.as_ref());
+        if let Some(counts) = counts {
+            let latency_ns = thread::now_ns().saturating_sub(request.sent_ns);
+            counts.add(request.io.op(), self.namespace.block_size, latency_ns);
+        }
     }
 
     /// Stops using a leg whose controller refused I/O because of an ANA state, until the controller's task has read the states again.
@@ -380,7 +445,9 @@ impl Channel {
                 continue;
             }
             self.next_leg += 1;
-            match Leg::new(self.next_leg, Arc::clone(path), self.namespace.nsid, &self.news) {
+            let counts = self.namespace.counts_paths.then(|| self.paths.stats.open(path));
+            let (id, path) = (self.next_leg, Arc::clone(path));
+            match Leg::new(id, path, self.namespace.nsid, counts, &self.news) {
                 Ok(leg) => self.legs.push(leg),
                 Err(error) => warn!("{error}"),
             }
@@ -467,7 +534,7 @@ impl Channel {
             unproven.free_ns = unproven.free_ns.min(free_ns);
             last_ns = last_ns.max(free_ns);
         }
-        if last_ns > thread::now_ns() {
+        if last_ns > thread::now_ns() && last_ns < u64::MAX {
             self.wake_at(last_ns);
         }
     }
@@ -524,7 +591,9 @@ impl Channel {
     fn fail_all(&mut self) {
         let unproven = self.unproven.drain(..).map(|unproven| unproven.request);
         let delayed = self.delayed.drain(..).map(|(_, request)| request);
-        let all: Vec<Request> = unproven.chain(self.waiting.drain(..)).chain(delayed).collect();
+        let injected = self.injected.drain(..).map(|(_, _, request, _)| request);
+        let waiting = self.waiting.drain(..);
+        let all: Vec<Request> = unproven.chain(waiting).chain(delayed).chain(injected).collect();
         for request in all {
             request.io.complete_with(no_path());
         }

@@ -138,6 +138,7 @@ impl Group {
             retry_count: controller.settings.retry_count,
             enable_flush: controller.settings.enable_flush,
             timeout: controller.settings.timeouts.io,
+            counts_paths: controller.settings.counts_paths,
         };
         let disk = || NvmeBdev::new(name.clone(), namespace.clone(), shared.clone());
         // The bdev has no method in the saved configuration: the call that attaches the controller makes it again.
@@ -253,7 +254,7 @@ fn show_path(controller: &Controller, namespace: &Identified) -> Value {
     }
     ns_data.insert("can_share".to_owned(), (namespace.data.nmic & 1 != 0).into());
     json!({
-        "trid": controller.settings.attach.trid(),
+        "trid": controller.trids.current().attach.trid(),
         "ctrlr_data": {
             "cntlid": controller.cntlid.get(),
             "vendor_id": format!("0x{:04x}", data.vid),

@@ -23,7 +23,7 @@ pub(crate) struct Request {
     pub(crate) retries: u32,
     /// When it first ended with a path error, on the host's clock in nanoseconds; 0 = it did not.
     pub(crate) path_failed_ns: u64,
-    /// When it was sent, on the host's clock in nanoseconds. Only set when commands have a timeout.
+    /// When it was sent, on the host's clock in nanoseconds. Only set when commands have a timeout or are counted by path.
     pub(crate) sent_ns: u64,
     /// How many times it was reported as overdue since it was sent.
     pub(crate) overdue: Cell<u8>,
@@ -46,6 +46,18 @@ impl Request {
     /// Whether it may be sent again while its first copy may still execute.
     pub(crate) fn is_repeatable(&self) -> bool {
         matches!(self.io.op(), Op::Read(_) | Op::Compare(_) | Op::Flush)
+    }
+
+    /// The opcode of its command.
+    pub(crate) fn opcode(&self) -> u8 {
+        match self.io.op() {
+            Op::Read(_) => nvm::READ,
+            Op::Write(_) => nvm::WRITE,
+            Op::Compare(_) => nvm::COMPARE,
+            Op::WriteZeroes(_) => nvm::WRITE_ZEROES,
+            Op::Unmap(_) => nvm::DATASET_MANAGEMENT,
+            _ => nvm::FLUSH,
+        }
     }
 
     /// The command, and which way its data goes; `None` for an operation that a namespace does not support.

@@ -15,6 +15,7 @@ use drivebay_sdk::thread;
 use crate::dial::Dialed;
 use crate::io::Request;
 use crate::path::{Access, Live, Path, State, Ticket};
+use crate::stats::LegCounts;
 
 /// How long a leg waits before it tries again when the controller is connected but refuses the I/O queue.
 const QUEUE_DELAY: Duration = Duration::from_millis(500);
@@ -32,6 +33,8 @@ pub(crate) struct Leg {
     pub(crate) absent: Absent,
     /// The path is no longer listed: the leg ends with its last command.
     pub(crate) is_leaving: bool,
+    /// Its I/O, where `io_path_stat` asks for it.
+    pub(crate) counts: Option<Arc<LegCounts>>,
     follower: JoinHandle<()>,
 }
 
@@ -95,7 +98,13 @@ impl News {
 }
 
 impl Leg {
-    pub(crate) fn new(id: u64, path: Arc<Path>, nsid: u32, news: &Rc<News>) -> Result<Self> {
+    pub(crate) fn new(
+        id: u64,
+        path: Arc<Path>,
+        nsid: u32,
+        counts: Option<Arc<LegCounts>>,
+        news: &Rc<News>,
+    ) -> Result<Self> {
         let follow = follow(Arc::clone(&path), nsid, id, Rc::clone(news));
         let follower = task::spawn("nvme path", follow)?;
         Ok(Self {
@@ -105,6 +114,7 @@ impl Leg {
             access: Access::Unusable,
             absent: Absent::Wait,
             is_leaving: false,
+            counts,
             follower,
         })
     }

@@ -20,6 +20,7 @@ mod controller;
 mod dial;
 mod discovery;
 mod group;
+mod inject;
 mod io;
 mod leg;
 mod legs;
@@ -28,6 +29,7 @@ mod options;
 mod path;
 mod paths;
 pub mod rpc;
+mod stats;
 mod view;
 
 use drivebay_sdk::prelude::*;
@@ -44,7 +46,8 @@ plugin! {
         "bdev_nvme_reset_controller", "bdev_nvme_enable_controller", "bdev_nvme_disable_controller",
         "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_get_io_paths",
         "bdev_nvme_start_discovery", "bdev_nvme_stop_discovery", "bdev_nvme_get_discovery_info",
-        "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
+        "bdev_nvme_get_path_iostat", "bdev_nvme_get_transport_statistics", "bdev_nvme_add_error_injection",
+        "bdev_nvme_remove_error_injection", "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     start: start,
     stop: stop,

@@ -54,7 +54,7 @@ params! {
         pub nvme_error_stat: bool = false,
         /// RDMA; has no effect.
         pub rdma_srq_size: u32 = 0,
-        /// Whether I/O is counted for each path; has no effect yet.
+        /// Whether I/O is counted for each path, for `bdev_nvme_get_path_iostat`.
         pub io_path_stat: bool = false,
         /// Has no effect.
         pub allow_accel_sequence: bool = false,

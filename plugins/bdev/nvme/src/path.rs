@@ -14,6 +14,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 
 use crate::dial::{Dialed, Target};
+use crate::inject::Injections;
 use crate::options::Limits;
 
 /// A controller, as channels see it.
@@ -156,6 +157,9 @@ pub(crate) struct Path {
     is_ana_doubted: AtomicBool,
     /// The latest generation in which a channel lost its connection, and why.
     lost: Mutex<Option<(u64, String)>>,
+    /// Errors that commands are to end with.
+    pub(crate) admin_injections: Injections,
+    pub(crate) io_injections: Injections,
 }
 
 impl Path {
@@ -170,6 +174,8 @@ impl Path {
             overdue: Mutex::default(),
             is_ana_doubted: AtomicBool::new(false),
             lost: Mutex::new(None),
+            admin_injections: Injections::default(),
+            io_injections: Injections::default(),
         })
     }
 
@@ -277,6 +283,10 @@ impl Ticket {
         })?;
         path.open.fetch_add(1, Ordering::AcqRel);
         Ok(Self { path: Arc::clone(path), live: Arc::clone(live), qid })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {

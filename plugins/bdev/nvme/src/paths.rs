@@ -8,6 +8,7 @@ use drivebay_sdk::runtime::notify::Notify;
 
 use crate::options::{MultipathOptions, Policy, Selector};
 use crate::path::Path;
+use crate::stats::PathStats;
 
 /// Most paths to one bdev.
 pub(crate) const PATHS_MAX: usize = 16;
@@ -34,6 +35,8 @@ impl Spread {
 #[derive(Debug)]
 pub(crate) struct Paths {
     listed: Mutex<Listed>,
+    /// I/O by path, where `io_path_stat` asks for it.
+    pub(crate) stats: PathStats,
     /// Counts the changes of `listed`.
     version: AtomicU64,
     changed: Notify,
@@ -48,7 +51,12 @@ pub(crate) struct Listed {
 impl Paths {
     pub(crate) fn new(first: Arc<Path>, spread: Spread) -> Arc<Self> {
         let listed = Mutex::new(Listed { paths: vec![first], spread });
-        Arc::new(Self { listed, version: AtomicU64::new(1), changed: Notify::new() })
+        Arc::new(Self {
+            listed,
+            stats: PathStats::default(),
+            version: AtomicU64::new(1),
+            changed: Notify::new(),
+        })
     }
 
     /// The version number, the paths, and how I/O is spread over them. `[any thread]`
@@ -82,6 +90,7 @@ impl Paths {
     pub(crate) fn remove(&self, path: &Arc<Path>) {
         if self.has(path) {
             self.change(|listed| listed.paths.retain(|other| !Arc::ptr_eq(other, path)));
+            self.stats.forget(path);
         }
     }
 

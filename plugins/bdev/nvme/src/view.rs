@@ -1,9 +1,10 @@
-//! What `bdev_nvme_get_io_paths` shows: the legs of every channel. A channel writes its view when a leg changes, never for an I/O.
+//! What the methods show of every channel: its legs, which the channel writes when one changes, and its counters.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::path::Path;
 use crate::paths::Paths;
+use crate::stats::ChannelCounts;
 
 static CHANNELS: Mutex<Vec<Weak<View>>> = Mutex::new(Vec::new());
 
@@ -14,6 +15,7 @@ pub(crate) struct View {
     pub(crate) thread: String,
     /// The paths of its bdev.
     pub(crate) paths: Arc<Paths>,
+    pub(crate) counts: ChannelCounts,
     legs: Mutex<Vec<LegView>>,
 }
 
@@ -32,7 +34,12 @@ impl View {
     /// The view of a new channel. `[any lightweight thread]`
     pub(crate) fn new(paths: Arc<Paths>) -> Arc<Self> {
         let thread = std::thread::current().name().unwrap_or("reactor").to_owned();
-        let view = Arc::new(Self { thread, paths, legs: Mutex::default() });
+        let view = Arc::new(Self {
+            thread,
+            paths,
+            counts: ChannelCounts::default(),
+            legs: Mutex::default(),
+        });
         let mut channels = lock(&CHANNELS);
         channels.retain(|other| other.strong_count() > 0);
         channels.push(Arc::downgrade(&view));

@@ -8,6 +8,7 @@ pub(crate) mod bring_up;
 mod keep_alive;
 mod namespaces;
 mod timeouts;
+mod trids;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
 use keep_alive::{KeepAlive, notices_after};
 pub(crate) use namespaces::Found;
+pub(crate) use trids::{Removed, Trid, Trids};
 
 /// Most entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) retry_count: i32,
     pub(crate) enable_flush: bool,
     pub(crate) timeouts: Timeouts,
+    /// Whether I/O is counted for each path.
+    pub(crate) counts_paths: bool,
     /// How the bdevs use their paths.
     pub(crate) spread: Spread,
     /// A discovery service named it.
@@ -69,7 +73,8 @@ pub(crate) struct Controller {
     /// Its name. The names of its bdevs begin with it.
     pub(crate) name: String,
     pub(crate) settings: Settings,
-    pub(crate) target: Target,
+    /// Where it can be reached.
+    pub(crate) trids: Trids,
     pub(crate) path: Arc<Path>,
     connection: RefCell<Option<Connection>>,
     /// Identify Controller.
@@ -152,8 +157,8 @@ impl Controller {
         let path = Path::new(settings.limits);
         let controller = Rc::new(Self {
             name: settings.attach.name.clone(),
+            trids: Trids::new(Trid::new(settings.attach.clone(), target)),
             settings,
-            target,
             path,
             connection: RefCell::new(None),
             data: RefCell::default(),
@@ -176,6 +181,26 @@ impl Controller {
         controller.group.join(&controller);
         controller.group.converge(&controller, found).await;
         Ok(controller)
+    }
+
+    /// Adds an address for when those that it has fail.
+    ///
+    /// # Errors
+    /// `EINVAL` when another subsystem is there; or it could not be connected.
+    pub(crate) async fn add_trid(&self, trid: Trid) -> Result<()> {
+        let Enabled { admin, data, .. } =
+            enable(&trid.target, 0, 0, self.settings.timeouts).await?;
+        if let Err(error) = admin.shut_down().await {
+            info!("{}: {}", self.name, error.message());
+        }
+        let known = self.data();
+        if (data.subnqn, data.sn) != (known.subnqn, known.sn) {
+            let why =
+                format!("{} is another subsystem than that of {}", trid.target.address, self.name);
+            return Err(Error::new(errno::EINVAL, why));
+        }
+        self.trids.add(trid);
+        Ok(())
     }
 
     /// The admin queue.
@@ -203,9 +228,14 @@ impl Controller {
                 }
                 Next::Lost(why) => {
                     warn!("{}: the connection is lost: {why}", self.name);
+                    self.leave().await;
+                    self.trids.advance();
                     self.reconnect().await
                 }
-                Next::Wish(Wish::Reset | Wish::Enable) => self.reconnect().await,
+                Next::Wish(Wish::Reset | Wish::Enable) => {
+                    self.leave().await;
+                    self.reconnect().await
+                }
                 Next::Wish(Wish::Disable) => self.rest().await,
                 Next::Wish(Wish::Detach) => break detached(),
                 Next::GivenUp(error) => {
@@ -258,6 +288,10 @@ impl Controller {
     /// for new ones.
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
+        if let (_, State::Live(live)) = self.path.state() {
+            let notices = live.notices_after.map(|time| thread::now_ns() + nanos(time + QUIET));
+            self.trids.left(notices.unwrap_or(u64::MAX));
+        }
         if let Some(connection) = &mut *self.connection.borrow_mut() {
             // The target may take its time to notice that this host is gone. That time begins now.
             connection.keep_alive.stop();
@@ -269,10 +303,9 @@ impl Controller {
         }
     }
 
-    /// Closes the connections and connects again within the limits, unless a caller wants something else first.
+    /// Connects again within the limits, unless a caller wants something else first. The connections are closed.
     async fn reconnect(self: &Rc<Self>) -> Next {
         let since_ns = thread::now_ns();
-        self.leave().await;
         let tries = self.try_to_connect(since_ns + nanos(QUIET));
         let limited = task::select(tries, self.limits_are_over(since_ns));
         let wished =
@@ -297,19 +330,25 @@ impl Controller {
         Next::Wish(self.wish.take().unwrap_or(Wish::Detach))
     }
 
-    /// Tries until the controller is connected.
+    /// Tries until the controller is connected, each of its addresses in turn.
     async fn try_to_connect(self: &Rc<Self>, quiet_ns: u64) -> Found {
         let limits = self.settings.limits;
         let delay = match limits.delay_sec {
             0 => DELAY,
             sec => Duration::from_secs(sec.into()),
         };
+        let mut tried = 0;
         loop {
-            let error = match self.connect(quiet_ns).await {
+            let error = match self.connect(self.trids.quiet_ns(quiet_ns)).await {
                 Ok(found) => return found,
                 Err(error) => error,
             };
             warn!("{}: {}", self.name, error.message());
+            tried += 1;
+            self.trids.advance();
+            if tried % self.trids.count() != 0 {
+                continue;
+            }
             if limits.loss_sec == 0 {
                 self.fail_io(error);
             }
@@ -358,8 +397,11 @@ impl Controller {
     /// commands of earlier connections can no longer execute. Dropping the future undoes everything.
     async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
         let Settings { keep_alive_ms, num_queues, timeouts, .. } = self.settings;
+        // A call may remove the address meanwhile.
+        let target = self.trids.current().target.clone();
         let Enabled { admin, keep_alive, cntlid, cap, data, num_queues } =
-            enable(&self.target, keep_alive_ms, num_queues, timeouts).await?;
+            enable(&target, keep_alive_ms, num_queues, timeouts).await?;
+        admin.inject(&self.path);
         let entries = cap.mqes.saturating_add(1).min(IO_ENTRIES);
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
         let in_capsule_len = if data.icdoff == 0 { capsule } else { 0 };
@@ -375,7 +417,7 @@ impl Controller {
         self.generation.set(generation);
         let live = Arc::new(Live::new(
             generation,
-            self.target.clone(),
+            target,
             cntlid,
             entries,
             in_capsule_len,

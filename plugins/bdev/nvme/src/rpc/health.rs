@@ -47,7 +47,7 @@ async fn get(_: &App, params: HealthInfo) -> Result<Value> {
     let log = log.first_chunk().map(Health::parse).ok_or_else(|| {
         Error::new(errno::EIO, format!("the controller sent {} bytes of its log", log.len()))
     })?;
-    Ok(show(&controller.data(), &controller.settings.attach.traddr, &log))
+    Ok(show(&controller.data(), &controller.trids.current().attach.traddr, &log))
 }
 
 /// The log in the reference's format. Counters stop at the largest number of 64 bits.

@@ -4,8 +4,10 @@ mod commands;
 mod discovery;
 mod firmware;
 mod health;
+mod injection;
 mod multipath;
 mod params;
+mod stats;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use drivebay_sdk::serde::Serialize;
 use drivebay_sdk::serde_json::{Value, json};
 
 use crate::app::{self, Known};
-use crate::controller::{Controller, EALREADY, Settings, Wish};
+use crate::controller::{Controller, EALREADY, Removed, Settings, Trid, Wish};
 use crate::dial::Target;
 use crate::group::Group;
 use crate::options::{Limits, SetOptions};
@@ -110,6 +112,8 @@ pub(crate) fn register(app: &App) -> Result<()> {
     firmware::register(app)?;
     discovery::register(app)?;
     multipath::register(app)?;
+    stats::register(app)?;
+    injection::register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
         "Sets the options for all controllers. Allowed until the first one is attached.",
@@ -149,16 +153,27 @@ pub(crate) async fn attach_path(
     let settings = Settings { is_discovered, ..settings };
     if let Some(group) = app.find(&settings.attach.name) {
         check_another_path(&group, &settings.attach)?;
+        if settings.attach.multipath == MultipathMode::Failover
+            && let Some(controller) = group.members().into_iter().next()
+        {
+            controller.add_trid(Trid::new(settings.attach, target)).await.map_err(as_io_error)?;
+            return Ok(controller);
+        }
     }
     let name = settings.attach.name.clone();
     let group = app.find(&name).unwrap_or_else(|| Group::new(name));
     let controller = Controller::attach(group, settings, target).await;
-    let controller = controller.map_err(|error| match error.errno() {
-        errno::EINVAL => error,
-        _ => Error::new(errno::EIO, error.message()),
-    })?;
+    let controller = controller.map_err(as_io_error)?;
     app.follow(Rc::clone(&controller))?;
     Ok(controller)
+}
+
+/// The error of a controller that could not be connected.
+fn as_io_error(error: Error) -> Error {
+    match error.errno() {
+        errno::EINVAL => error,
+        _ => Error::new(errno::EIO, error.message()),
+    }
 }
 
 /// Checks the parameters of an attach, and turns them into settings and a target.
@@ -226,6 +241,7 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         retry_count: options.bdev_retry_count,
         enable_flush: options.enable_flush,
         timeouts: options.timeouts(),
+        counts_paths: options.io_path_stat,
         is_discovered: false,
         spread: Spread::new(&multipath, options.disable_auto_failback),
         attach: params,
@@ -240,14 +256,11 @@ fn check_another_path(group: &Group, params: &Attach) -> Result<()> {
     let refused = |errno, why: &str| Err(Error::new(errno, format!("{exists}{why}")));
     match params.multipath {
         MultipathMode::Disable => return refused(EALREADY, " and multipath is disabled"),
-        MultipathMode::Failover => {
-            return Err(Error::invalid("multipath", "failover", "multipath or disable"));
-        }
-        MultipathMode::Multipath => {}
+        MultipathMode::Failover | MultipathMode::Multipath => {}
     }
     for other in group.members() {
         let attach = &other.settings.attach;
-        if attach.trid() == params.trid() {
+        if other.trids.all().iter().any(|trid| trid.attach.trid() == params.trid()) {
             return refused(EALREADY, " with the specified network path");
         }
         if attach.subnqn != params.subnqn {
@@ -259,6 +272,9 @@ fn check_another_path(group: &Group, params: &Attach) -> Result<()> {
         if attach.multipath == MultipathMode::Disable {
             return refused(EALREADY, " and multipath is disabled");
         }
+        if attach.multipath != params.multipath {
+            return refused(errno::EINVAL, " with another multipath mode");
+        }
     }
     Ok(())
 }
@@ -267,9 +283,18 @@ async fn detach(_: &App, params: Detach) -> Result<bool> {
     let app = app::get()?;
     let _guard = app.locks.lock(&params.name, "detach").await;
     let group = app.find(&params.name).ok_or_else(|| Error::no_device_named(&params.name))?;
-    let mut wanted = group.members();
-    wanted.retain(|controller| params.names(&controller.settings.attach));
-    if wanted.is_empty() {
+    let (mut wanted, mut is_found) = (Vec::new(), false);
+    for controller in group.members() {
+        let removed = controller.trids.remove(|trid| params.names(&trid.attach));
+        is_found |= removed != Removed::None;
+        match removed {
+            Removed::All => wanted.push(controller),
+            // The controller moves to another address. When it cannot be reached there, it goes on trying.
+            Removed::Current => drop(controller.control(Wish::Reset).await),
+            Removed::None | Removed::Others => {}
+        }
+    }
+    if !is_found {
         return Err(Error::new(6, "No such device or address"));
     }
     wanted.iter().for_each(|controller| controller.detach());
@@ -297,18 +322,25 @@ fn show(group: &Group) -> Value {
 }
 
 fn show_controller(controller: &Rc<Controller>) -> Value {
-    let attach = &controller.settings.attach;
-    json!({
+    let current = controller.trids.current();
+    let attach = &current.attach;
+    let mut shown = json!({
         "state": controller.phase.get().as_str(),
         "trid": attach.trid(),
         "cntlid": controller.cntlid.get(),
         "host": {
-            "nqn": controller.target.hostnqn,
+            "nqn": current.target.hostnqn,
             "addr": attach.hostaddr.as_deref().unwrap_or_default(),
             "svcid": attach.hostsvcid.as_deref().unwrap_or_default(),
             "no_shn_notification": false,
         },
-    })
+    });
+    let alternates = controller.trids.alternates();
+    if let (Some(shown), false) = (shown.as_object_mut(), alternates.is_empty()) {
+        let trids: Vec<Value> = alternates.iter().map(|trid| trid.attach.trid()).collect();
+        shown.insert("alternate_trids".to_owned(), trids.into());
+    }
+    shown
 }
 
 /// Resets, disables or enables a controller, or all of that name, one after the other.
@@ -365,7 +397,9 @@ pub(crate) fn save_config(config: &mut Config<'_>) {
     config.call("bdev_nvme_set_options", &*app.options.borrow());
     for controller in app.groups.borrow().values().flat_map(|group| group.members()) {
         if !controller.settings.is_discovered {
-            config.call("bdev_nvme_attach_controller", &controller.settings.attach);
+            for trid in controller.trids.all() {
+                config.call("bdev_nvme_attach_controller", &trid.attach);
+            }
         }
     }
     for discovery in app.discoveries.borrow().values() {

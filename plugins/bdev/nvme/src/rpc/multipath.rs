@@ -136,7 +136,7 @@ fn list(params: &GetIoPaths) -> Result<Value> {
 }
 
 fn show(bdev: &str, leg: &LegView, controller: &Controller) -> Value {
-    let attach = &controller.settings.attach;
+    let attach = &controller.trids.current().attach;
     json!({
         "bdev_name": bdev,
         "cntlid": controller.cntlid.get(),

@@ -74,7 +74,7 @@ params! {
 
     /// What to do when a controller already has that name.
     pub enum MultipathMode {
-        /// The controller gets another address for when the first one fails; not supported yet.
+        /// The controller gets another address, which is connected only when the one in use fails.
         Failover = "failover",
         /// The bdevs get another path.
         Multipath = "multipath",
