@@ -8,7 +8,7 @@ from host import free_port
 MIB = 1 << 20
 NQN = "nqn.2026-01.io.drivebay:replica"
 # Seconds that a busy machine may take to notice a loss, or to copy some MiB.
-LIMIT = 60
+LIMIT = 180
 
 
 class Mirror:

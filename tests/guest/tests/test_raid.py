@@ -6,7 +6,7 @@ from nvme_guest import LIMIT, NQN, NvmeGuestTest
 from replica import Mirror
 
 MIB = 1 << 20
-SIZE = 256 * MIB
+SIZE = 192 * MIB
 
 
 class Replica(NvmeGuestTest):
@@ -23,7 +23,7 @@ class Replica(NvmeGuestTest):
             self.write_on(guest)
             mirror.bring_back_replica()
             copied = mirror.wait_until_rebuilt()
-            self.assertLess(copied, SIZE // 4)
+            self.assertLess(copied, SIZE // 2)
             print(f"-- first resync: {copied} of {SIZE} bytes", flush=True)
             self.write_on(guest)
 
@@ -35,7 +35,7 @@ class Replica(NvmeGuestTest):
             self.write_on(guest)
             mirror.bring_back_replica()
             copied = mirror.wait_until_rebuilt()
-            self.assertLess(copied, SIZE // 4)
+            self.assertLess(copied, SIZE // 2)
             print(f"-- second resync: {copied} of {SIZE} bytes", flush=True)
 
             # The replica alone has everything.

@@ -1,4 +1,4 @@
-//! Members that hang, and bad blocks under the write-intent record.
+//! Members that hang, bad blocks under the write-intent record, and the task that looks after it.
 
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
@@ -147,4 +147,31 @@ fn a_bad_block_under_the_record_does_not_keep_an_array_from_starting() {
         assert_eq!(write(&host, &opened.0, 3 * REGION, 5, 1), Status::SUCCESS);
     }
     deleted(&host, name, host.open(name));
+}
+
+#[test]
+fn one_task_looks_after_the_marks_of_all_arrays_and_ends_with_the_last_one() {
+    let host = load();
+    let tasks = || {
+        let tasks = task::list();
+        tasks.iter().filter(|task| task.name == "raid write intent").count()
+    };
+    let arrays = ["hd", "he", "hf"].map(|prefix| {
+        let disks = ["0", "1"].map(|n| Ram::plug(&host, &format!("{prefix}{n}"), NUM_BLOCKS));
+        array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}))
+    });
+    rounds(&host);
+    assert_eq!(tasks(), 1);
+    for (prefix, opened) in ["hd", "he", "hf"].iter().zip(arrays) {
+        deleted(&host, &format!("{prefix}0-raid1"), opened);
+    }
+    host.advance(Duration::from_secs(6));
+    rounds(&host);
+    assert_eq!(tasks(), 0);
+    // The next array starts it again.
+    let disks = ["hg0", "hg1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let opened = array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}));
+    rounds(&host);
+    assert_eq!(tasks(), 1);
+    deleted(&host, "hg0-raid1", opened);
 }
