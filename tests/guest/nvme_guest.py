@@ -32,9 +32,9 @@ class NvmeGuestTest(unittest.TestCase):
         self.addCleanup(guest.power_cut)
         return guest
 
-    def end(self, guest):
-        """Waits for the script's success."""
-        status = guest.wait(LIMIT)
+    def end(self, guest, limit=LIMIT):
+        """Waits for the script's success, `limit` seconds from its start."""
+        status = guest.wait(limit)
         with open(f"{self.rundir}/output") as f:
             output = f.read()
         if status != 0:

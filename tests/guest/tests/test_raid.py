@@ -41,7 +41,7 @@ class Replica(NvmeGuestTest):
             # The replica alone has everything.
             host.call("bdev_raid_remove_base_bdev", name="local")
             guest.tell("enough")
-            self.end(guest)
+            self.end(guest, 4 * LIMIT)
 
     turn = 0
 

@@ -27,7 +27,7 @@ const CASES: [(Case, &str); 8] = [
     (array("raid5f without a member, read", "raid5f", true, "randread"), "4096"),
 ];
 /// MiB of a member that is rebuilt.
-const REBUILT: u64 = 192;
+const REBUILT: u64 = 64;
 /// How long a rebuild may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
