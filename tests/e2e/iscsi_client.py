@@ -1,4 +1,4 @@
-"""A small iSCSI initiator (RFC 7143) that does what a good one does not: it stops reading, or corrupts digests."""
+"""A small iSCSI initiator (RFC 7143). It also does what a good one does not: it stops reading, or corrupts digests."""
 
 import socket
 import struct
@@ -6,9 +6,22 @@ import struct
 from stream import Stream
 
 LOGIN, COMMAND, NOP_OUT = 0x43, 0x01, 0x40
-LOGIN_RESPONSE, SCSI_DATA_IN, NOP_IN = 0x23, 0x25, 0x20
-READ_10 = 0x28
+SCSI_RESPONSE, LOGIN_RESPONSE, SCSI_DATA_IN, NOP_IN = 0x21, 0x23, 0x25, 0x20
+TEST_UNIT_READY, READ_10, WRITE_10, SERVICE_ACTION_IN, PERSISTENT_IN, PERSISTENT_OUT = 0x00, 0x28, 0x2A, 0x9E, 0x5E, 0x5F
+READ_CAPACITY_16 = 0x10
 NO_TAG = 0xFFFFFFFF
+
+
+class CheckCondition(Exception):
+    """A command ended with sense: key, code and qualifier."""
+
+    def __init__(self, sense):
+        self.sense = sense[2] & 15, sense[12], sense[13]
+        super().__init__("sense {:x} {:02x} {:02x}".format(*self.sense))
+
+
+class ReservationConflict(Exception):
+    """Another initiator has reserved the unit."""
 
 
 class Session(Stream):
@@ -34,6 +47,48 @@ class Session(Stream):
         header = struct.pack(">BBxxIQIIII16s", COMMAND, 0xC0, 0, unit << 48, tag, blocks * 512, self.cmd_sn, 0, cdb)
         self.cmd_sn += 1
         self.socket.sendall(header)
+
+    def command(self, cdb, wanted=0, data=b"", unit=0):
+        """Sends a command with immediate data, and returns what it reads. No other command may be in progress."""
+        flags = 0x80 | (0x40 if wanted else 0) | (0x20 if data else 0)
+        header = struct.pack(">BBxxIQIIII16s", COMMAND, flags, len(data), unit << 48, 7, wanted or len(data),
+                             self.cmd_sn, 0, cdb)
+        self.cmd_sn += 1
+        self.socket.sendall(header + data + bytes(-len(data) % 4))
+        read = bytearray(wanted)
+        while True:
+            header = self.exactly(48)
+            length = int.from_bytes(header[5:8], "big")
+            segment = self.exactly(length + -length % 4)[:length]
+            if header[0] == NOP_IN:
+                continue
+            if header[0] == SCSI_DATA_IN:
+                offset = int.from_bytes(header[40:44], "big")
+                read[offset:offset + length] = segment
+                if not header[1] & 1:
+                    continue
+            assert header[0] in (SCSI_DATA_IN, SCSI_RESPONSE), f"an answer of another kind: {header.hex()}"
+            status = header[3]
+            if status == 0x02:
+                raise CheckCondition(segment[2:])
+            if status == 0x18:
+                raise ReservationConflict()
+            assert status == 0, f"status {status:#x}"
+            return bytes(read)
+
+    def test_unit_ready(self, unit=0):
+        self.command(bytes([TEST_UNIT_READY]), unit=unit)
+
+    def read_all(self, lba, length, unit=0):
+        return self.command(struct.pack(">BxIxH", READ_10, lba, length // 512), wanted=length, unit=unit)
+
+    def write_all(self, lba, data, unit=0):
+        """Writes at most 64 KiB."""
+        self.command(struct.pack(">BxIxH", WRITE_10, lba, len(data) // 512), data=data, unit=unit)
+
+    def num_blocks(self, unit=0):
+        cdb = struct.pack(">BBQI", SERVICE_ACTION_IN, READ_CAPACITY_16, 0, 32)
+        return int.from_bytes(self.command(cdb, wanted=32, unit=unit)[:8], "big") + 1
 
     def ping(self, digest=b""):
         header = struct.pack(">BBxxIQIIII16x", NOP_OUT, 0x80, 0, 0, 99, NO_TAG, self.cmd_sn, 0)

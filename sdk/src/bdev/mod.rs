@@ -4,6 +4,7 @@ mod client;
 mod control;
 mod desc;
 mod examine;
+mod export;
 mod fan_out;
 mod filter;
 mod home;
@@ -23,6 +24,7 @@ pub use crate::error::Status;
 pub use client::{Channel, IoContext};
 pub use desc::{Claim, Desc, Event, Info, open};
 pub use examine::{Examine, on_examine, on_examine_config, on_save_config};
+pub use export::{open_export, own_export, share_export};
 pub use fan_out::{Child, FanOut};
 pub use filter::{
     Filter, StatefulFilter, delete_filter, make_filter, name_filters, serve_filter, with_filter,

@@ -9,6 +9,8 @@
 //! | read many, write shared | becomes writable | the same with the same key | holders write |
 //!
 //! While any claim is held the bdev can be opened for reading only.
+//!
+//! The only holder of a shared claim may change it to exclusive write and back, so that nobody else can come in between.
 
 use super::desc::{self, Desc};
 use super::local;
@@ -63,6 +65,15 @@ impl Claim {
     }
 }
 
+/// Whether the only holder of a claim may change it so. Both kinds let it write, so nothing changes for its I/O.
+fn is_change(from: Claim, to: Claim) -> bool {
+    matches!(
+        (from, to),
+        (Claim::ReadManyWriteShared, Claim::ExclWrite)
+            | (Claim::ExclWrite, Claim::ReadManyWriteShared)
+    )
+}
+
 /// The claim on a bdev and who holds it.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -107,6 +118,7 @@ impl Claims {
         }
         match self.held {
             None => Ok(()),
+            Some((held, _)) if self.holders == [desc.id] && is_change(held, kind) => Ok(()),
             Some((held, _)) if held != kind || !kind.is_shared() => {
                 Err((libc::EPERM, format!("it is claimed already ({})", held.name())))
             }
@@ -146,7 +158,9 @@ pub fn claim(id: u64, kind: Claim, key: u64) -> Result<()> {
         return refuse(libc::EPERM, "it is open for writing elsewhere");
     }
     control.claims.held = Some((kind, key));
-    control.claims.holders.push(id);
+    if !control.claims.holders.contains(&id) {
+        control.claims.holders.push(id);
+    }
     drop(control);
     if kind.lets_write() && !desc.is_writable() {
         desc.set_writable(true);

@@ -118,6 +118,27 @@ fn holders_of_one_key_write_together_and_others_do_not() {
 }
 
 #[test]
+fn the_only_holder_of_a_shared_claim_may_make_it_exclusive_and_shared_again() {
+    once(
+        "claimed alone",
+        |_| {},
+        |f| {
+            without_writer(f);
+            let (shared, exclusive) = (BAY_CLAIM_READ_MANY_WRITE_SHARED, BAY_CLAIM_EXCL_WRITE);
+            let [one, two] = [(); 2].map(|()| open("claimed alone", 0).unwrap());
+            assert_eq!([claim(one, shared, 5), claim(two, shared, 5)], [0, 0]);
+            assert_eq!(claim(one, exclusive, 0), -libc::EPERM); // another holds it, too
+            assert_eq!(unsafe { client().unclaim.unwrap()(host(), two) }, 0);
+            assert_eq!(claim(one, exclusive, 0), 0);
+            assert_eq!(claim(two, shared, 5), -libc::EPERM);
+            assert_eq!(claim(one, shared, 5), 0);
+            assert_eq!(claim(two, shared, 5), 0);
+            [one, two].into_iter().for_each(close);
+        },
+    );
+}
+
+#[test]
 fn a_channel_that_was_there_before_the_claim_may_write_after_it() {
     let make = || {
         let fixture = Fixture::new("claimed before", |_| {});

@@ -1,6 +1,6 @@
 //! Exports: bdevs as clients see them.
 
-use drivebay_sdk::bdev::{self, Channel, Claim, Desc, Event, Info, OpSet};
+use drivebay_sdk::bdev::{self, Channel, Desc, Event, Info, OpSet};
 use drivebay_sdk::{App, Result};
 use drivebay_spec_nbd::transmission::export_flag;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Export {
     /// `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when there is no such bdev, `EPERM` when somebody else has claimed it.
+    /// `ENODEV` when there is no such bdev, `EPERM` when something that is no export writes it.
     pub fn open(
         app: &App,
         mut config: ExportConfig,
@@ -47,12 +47,8 @@ impl Export {
             Event::Resize { num_blocks } => of_event.store(num_blocks, Ordering::Relaxed),
             _ => {}
         };
-        let desc = bdev::open(app, &config.bdev, false, on_event)?;
-        let info = desc.info()?;
+        let (desc, info) = bdev::open_export(app, &config.bdev, !config.is_read_only, on_event)?;
         config.is_read_only |= info.is_read_only();
-        if !config.is_read_only {
-            desc.claim(app, Claim::ExclusiveWrite)?;
-        }
         num_blocks.store(info.num_blocks(), Ordering::Relaxed);
         Ok(Arc::new(Self { config, info, num_blocks, is_ending: AtomicBool::new(false), desc }))
     }

@@ -149,7 +149,7 @@ impl Controllers {
         let name = config.name.clone();
         let path = self.path_of_new(&name)?;
         let of_event = name.clone();
-        let desc = bdev::open(app, &blk.bdev, !blk.readonly, move |_, event| {
+        let (desc, _) = bdev::open_export(app, &blk.bdev, !blk.readonly, move |_, event| {
             changed(&of_event, event);
         })?;
         let listener = Some(self.control.listen(&name, &path)?);
@@ -195,11 +195,11 @@ impl Controllers {
     pub fn add_target(&self, app: &App, name: &str, number: i32, bdev: &str) -> Result<u8> {
         let number = self.free_number(name, number)?;
         let of_event = name.to_owned();
-        let desc = bdev::open(app, bdev, true, move |_, event| {
+        let (desc, info) = bdev::open_export(app, bdev, true, move |_, event| {
             target_changed(&of_event, number, event);
         })?;
         let desc = Arc::new(desc);
-        let disk = TargetDisk { number, disk: (&desc.info()?).into(), desc: Arc::clone(&desc) };
+        let disk = TargetDisk { number, disk: (&info).into(), desc: Arc::clone(&desc) };
         if let Some(controller) = self.by_name.borrow_mut().get_mut(name) {
             let target = Target { bdev: bdev.to_owned(), desc: Some(desc) };
             controller.targets_mut()?.insert(number, target);

@@ -199,8 +199,8 @@ impl Iscsi {
                 app.unit_event(&of, unit, event);
             }
         };
-        let desc = App::here(|app| bdev::open(app, bdev_name, true, on_event))?;
-        let desc = Arc::new(desc?);
+        let (desc, _) = App::here(|app| bdev::open_export(app, bdev_name, true, on_event))??;
+        let desc = Arc::new(desc);
         self.descs.borrow_mut().insert((target.to_owned(), unit), Arc::clone(&desc));
         let of = target.to_owned();
         self.in_home(target, move |group| group.add_unit(&of, unit, desc));

@@ -6,7 +6,7 @@
 use super::{lock, lock_subsystem, on_groups};
 use crate::app::{App, app};
 use crate::model::{Geometry, Namespace, Ops, hex, uuid_text};
-use drivebay_sdk::bdev::{self, Claim, Desc, Event, Info, IoFlags, OpSet};
+use drivebay_sdk::bdev::{self, Desc, Event, Info, IoFlags, OpSet};
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -158,29 +158,14 @@ fn choose_nsid(app: &App, nqn: &str, wanted: u32) -> Result<u32> {
     Ok(wanted)
 }
 
-/// Opens and claims the bdev, for reading alone where nothing may be written.
+/// Opens the bdev as an export.
 fn open(here: &drivebay_sdk::App, nqn: &str, nsid: u32, bdev_name: &str) -> Result<(Desc, Info)> {
-    let in_use = |error: Error| match error.errno() {
-        errno::ENODEV => Error::new(errno::ENODEV, format!("bdev {bdev_name}: No such device")),
-        errno::EPERM => Error::new(
-            errno::EPERM,
-            format!("bdev {bdev_name} is in use; allowed: a bdev that nothing else writes"),
-        ),
-        _ => error,
-    };
     let name = nqn.to_owned();
     let on_event = move |_: &drivebay_sdk::App, event| happened(&name, nsid, event);
-    let desc = match bdev::open(here, bdev_name, true, on_event.clone()) {
-        Err(error) if error.errno() == errno::EROFS => {
-            bdev::open(here, bdev_name, false, on_event)?
-        }
-        other => other.map_err(in_use)?,
-    };
-    let info = desc.info()?;
-    if !info.is_read_only() {
-        desc.claim(here, Claim::ExclusiveWrite).map_err(in_use)?;
-    }
-    Ok((desc, info))
+    bdev::open_export(here, bdev_name, true, on_event).map_err(|error| match error.errno() {
+        errno::ENODEV => Error::new(errno::ENODEV, format!("bdev {bdev_name}: No such device")),
+        _ => error,
+    })
 }
 
 fn geometry_of(info: &Info) -> Geometry {
