@@ -4,10 +4,12 @@ use crate::disk::Disk;
 use crate::gate::{Pass, TaskKey};
 use crate::outcome::Outcome;
 use crate::plan;
-use crate::reserve::{Access, Identity};
+use crate::reserve::{Access, Identity, Reservations};
+use crate::reserve_out::Change;
 use crate::task::{State, Task};
 use crate::unit::Unit;
 use crate::{copy, inquire, opcodes, parameters};
+use drivebay_reservation::Table;
 use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::copy::in_action;
 use drivebay_spec_scsi::sense::{Sense, asc};
@@ -47,9 +49,13 @@ pub struct Device {
     pub(crate) nexuses: BTreeMap<NexusId, Identity>,
     last_nexus: u32,
     /// Tasks of these nexuses are to be aborted: another one preempted them.
-    preempted: Vec<(NexusId, u16)>,
+    pub(crate) preempted: Vec<(NexusId, u16)>,
     /// Whether units can be reserved.
     can_reserve: bool,
+    /// Whether the transport makes changes of reservations stick.
+    pub(crate) settles: bool,
+    /// Changes for the transport.
+    pub(crate) changes: Vec<Change>,
 }
 
 impl Device {
@@ -57,8 +63,17 @@ impl Device {
     #[must_use]
     pub fn new(name: String) -> Self {
         let (ports, units, nexuses) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let preempted = Vec::new();
-        Self { name, ports, units, nexuses, last_nexus: 0, preempted, can_reserve: true }
+        Self {
+            name,
+            ports,
+            units,
+            nexuses,
+            last_nexus: 0,
+            preempted: Vec::new(),
+            can_reserve: true,
+            settles: false,
+            changes: Vec::new(),
+        }
     }
 
     /// Its SCSI name.
@@ -82,6 +97,26 @@ impl Device {
     /// its bdevs: a reservation would not keep out the others.
     pub fn refuse_reservations(&mut self) {
         self.can_reserve = false;
+    }
+
+    /// From now on the transport makes changes of reservations stick: it looks at [`take_changes`](Self::take_changes) after each
+    /// task that has ended, and answers the task after [`settle`](Self::settle).
+    pub fn settle_reservations(&mut self) {
+        self.settles = true;
+    }
+
+    /// Changes of reservations that are to stick, at most one for each unit.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Lets a unit's reservations outlast a loss of power: the transport stores them. `stored`: those of before, if there were some.
+    pub fn keep_reservations(&mut self, unit: u16, stored: Option<Table<Identity>>) {
+        let Some(found) = self.units.get_mut(&unit) else { return };
+        found.keeps_reservations = true;
+        if let Some(table) = stored {
+            found.reservations = Reservations::restored(table);
+        }
     }
 
     /// A unit.
@@ -326,7 +361,8 @@ impl Device {
                 Ok(Begun::data(sense, allocation))
             }
             Command::ReserveIn { action, allocation } => {
-                Ok(Begun::data(found.reservations.report(action), allocation))
+                let report = found.reservations.report(action, found.keeps_reservations);
+                Ok(Begun::data(report, allocation))
             }
             Command::ReceiveCopyResults { action: in_action::STATUS, list_id, allocation } => {
                 Ok(Begun::data(found.copies.status(nexus, list_id)?, allocation))
@@ -376,19 +412,6 @@ impl Device {
             0x01 | 0x10 | 0x12 => Ok(lun::encode_list([])), // no well known units, no conglomerates
             0x11 => Ok(lun::encode_list(units)),
             _ => Err(Sense::invalid_cdb(2, None)),
-        }
-    }
-
-    /// Tells nexuses of a unit what a change of reservations means for them.
-    pub(crate) fn tell(&mut self, unit: u16, told: Vec<(Identity, u16)>, aborts: &[Identity]) {
-        let Some(found) = self.units.get_mut(&unit) else { return };
-        for (identity, code) in told {
-            for (nexus, _) in self.nexuses.iter().filter(|(_, other)| **other == identity) {
-                found.attend(*nexus, code);
-            }
-        }
-        for (nexus, _) in self.nexuses.iter().filter(|(_, other)| aborts.contains(other)) {
-            self.preempted.push((*nexus, unit));
         }
     }
 }

@@ -19,6 +19,7 @@ mod outcome;
 mod parameters;
 mod plan;
 mod reserve;
+mod reserve_out;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,8 @@ pub use device::{Device, NexusId, Offered, Port};
 pub use disk::Disk;
 pub use gate::TaskKey;
 pub use outcome::Outcome;
-pub use reserve::Identity;
+pub use reserve::{Identity, kind_of, type_of};
+pub use reserve_out::{Change, Settled};
 pub use task::{Data, Io, Next, Task};
 
 /// Most bytes of one piece of a transfer: what a transport has to hold at once for an I/O.

@@ -3,7 +3,7 @@
 use crate::device::{Begun, Device};
 use crate::outcome::Outcome;
 use crate::task::{Kind, Swap};
-use crate::{NexusId, data, modes, plan, reserve};
+use crate::{NexusId, data, modes, plan, reserve_out};
 use drivebay_sdk::bdev::Range;
 use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::sense::{Sense, asc};
@@ -21,7 +21,7 @@ pub(crate) fn receive(
     list: &[u8],
 ) -> Result<Begun, Sense> {
     if let Command::ReserveOut { .. } = command {
-        return reserve::receive(device, nexus, unit, command, list);
+        return reserve_out::receive(device, nexus, unit, command, list);
     }
     let Device { units, nexuses, .. } = device;
     let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);

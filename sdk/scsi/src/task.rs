@@ -285,6 +285,11 @@ impl Task {
         }
     }
 
+    /// The task has ended, but otherwise than it seemed: its change of reservations does not stick.
+    pub fn end_with(&mut self, outcome: Outcome) {
+        self.state = State::Ended(outcome);
+    }
+
     pub(crate) fn is_good(&self) -> bool {
         matches!(&self.state, State::Ended(Outcome { status: Status::Good, .. }))
     }

@@ -6,6 +6,7 @@ use crate::disk::Disk;
 use crate::gate::Gate;
 use crate::modes::Modes;
 use crate::reserve::Reservations;
+use crate::reserve_out::Unsettled;
 use std::collections::BTreeMap;
 
 /// Most unit attentions that wait for one nexus; what comes on top is dropped, since those that wait already make it look again.
@@ -18,6 +19,10 @@ pub struct Unit {
     pub(crate) disk: Disk,
     pub(crate) modes: Modes,
     pub(crate) reservations: Reservations,
+    /// Whether reservations can outlast a loss of power.
+    pub(crate) keeps_reservations: bool,
+    /// A change of reservations that the transport makes stick.
+    pub(crate) unsettled: Option<Unsettled>,
     pub(crate) gate: Gate,
     pub(crate) copies: Copies,
     /// Unit attentions to tell, by nexus, as additional sense codes; no entry without one.
@@ -31,6 +36,8 @@ impl Unit {
             disk,
             modes: Modes::default(),
             reservations: Reservations::default(),
+            keeps_reservations: false,
+            unsettled: None,
             gate: Gate::default(),
             copies: Copies::default(),
             attentions: BTreeMap::new(),
