@@ -96,3 +96,26 @@ class Session(Stream):
 
     def close(self):
         self.socket.close()
+
+# Service actions of PERSISTENT RESERVE OUT, and types of reservations.
+REGISTER, RESERVE, RELEASE, CLEAR = 0, 1, 2, 3
+WRITE_EXCLUSIVE, EXCLUSIVE_ACCESS = 1, 3
+
+
+def reserve_out(session, action, key=0, new_key=0, kind=0, aptpl=False):
+    """PERSISTENT RESERVE OUT to unit 0."""
+    cdb = struct.pack(">BBBxxIx", PERSISTENT_OUT, action, kind, 24)
+    session.command(cdb, data=struct.pack(">QQ4xB3x", key, new_key, aptpl))
+
+
+def reservation_keys(session):
+    """The keys of the registrants of unit 0."""
+    data = session.command(struct.pack(">BBxxxxxHx", PERSISTENT_IN, 0, 512), wanted=512)
+    length = int.from_bytes(data[4:8], "big")
+    return [int.from_bytes(data[at:at + 8], "big") for at in range(8, 8 + length, 8)]
+
+
+def can_persist(session):
+    """Whether unit 0 reports that reservations can outlast a loss of power (PTPL_C)."""
+    data = session.command(struct.pack(">BBxxxxxHx", PERSISTENT_IN, 2, 8), wanted=8)
+    return bool(data[2] & 1)

@@ -11,8 +11,9 @@
 //! | … registrants only | reads, writes | read, write | read (write exclusive) or nothing |
 //! | … all registrants | is every registrant | read, write | read (write exclusive) or nothing |
 //!
-//! A table lives on one thread. It neither waits nor stores: its owner does.
+//! A table lives on one thread. It neither waits nor stores: its owner does, with [`file`].
 
+pub mod file;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -112,7 +112,8 @@ impl<W: Clone + PartialEq> Table<W> {
             let was_holder = self.holds(who);
             self.registrants.retain(|one| one.who != *who);
             let Some(Held { kind, .. }) = self.held else { continue };
-            if was_holder && !(kind.is_all_registrants() && !self.registrants.is_empty()) {
+            let goes_on = kind.is_all_registrants() && !self.registrants.is_empty();
+            if was_holder && !goes_on {
                 self.held = None;
                 told.notices.extend(self.released(who, kind));
             }

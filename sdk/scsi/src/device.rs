@@ -54,8 +54,8 @@ pub struct Device {
     can_reserve: bool,
     /// Whether the transport makes changes of reservations stick.
     pub(crate) settles: bool,
-    /// Changes for the transport.
-    pub(crate) changes: Vec<Change>,
+    /// A change that the transport is to make stick.
+    pub(crate) change: Option<Change>,
 }
 
 impl Device {
@@ -72,7 +72,7 @@ impl Device {
             preempted: Vec::new(),
             can_reserve: true,
             settles: false,
-            changes: Vec::new(),
+            change: None,
         }
     }
 
@@ -99,15 +99,15 @@ impl Device {
         self.can_reserve = false;
     }
 
-    /// From now on the transport makes changes of reservations stick: it looks at [`take_changes`](Self::take_changes) after each
+    /// From now on the transport makes changes of reservations stick: it looks at [`take_change`](Self::take_change) after each
     /// task that has ended, and answers the task after [`settle`](Self::settle).
     pub fn settle_reservations(&mut self) {
         self.settles = true;
     }
 
-    /// Changes of reservations that are to stick, at most one for each unit.
-    pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
+    /// The change of reservations that the task which has just ended made, if it is to stick.
+    pub fn take_change(&mut self) -> Option<Change> {
+        self.change.take()
     }
 
     /// Lets a unit's reservations outlast a loss of power: the transport stores them. `stored`: those of before, if there were some.

@@ -116,7 +116,7 @@ pub(crate) fn receive(
     if settles && must_settle {
         let reservations = &found.reservations;
         let stored = reservations.aptpl.then(|| reservations.table.clone());
-        device.changes.push(Change { unit, is_registered, stored });
+        device.change = Some(Change { unit, is_registered, stored });
     } else {
         device.settle(unit, Settled::Kept);
     }

@@ -18,7 +18,7 @@ use drivebay_iscsi::model::{
     AuthGroup, ChapPolicy, InitiatorGroup, Model, Portal, PortalGroup, Secret, Target,
 };
 use drivebay_iscsi::node::{Backend, Established, IoKey, Node};
-use drivebay_scsi::{Device, Disk, Identity};
+use drivebay_scsi::{Change, Device, Disk, Identity, Settled, TaskKey};
 use drivebay_sdk::Status;
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
 use drivebay_spec_iscsi::negotiation::Agreed;
@@ -214,6 +214,7 @@ struct Disks {
     lent: Rc<Cell<usize>>,
     lent_max: usize,
     waiting: Vec<(u16, Op, Memory, IoKey)>,
+    changes: Vec<(u16, TaskKey)>,
 }
 
 impl Backend for Disks {
@@ -232,6 +233,10 @@ impl Backend for Disks {
             assert!(range.lba.checked_add(range.nblocks).is_some_and(|end| end <= BLOCKS));
         }
         self.waiting.push((unit, op, buffer, key));
+    }
+
+    fn settle(&mut self, change: Change, key: TaskKey) {
+        self.changes.push((change.unit, key));
     }
 
     fn unit_left(&mut self, unit: u16) {
@@ -254,9 +259,15 @@ struct Bench {
 impl Bench {
     fn new(bits: u8) -> Self {
         let lent_max = if bits & 1 == 0 { 64 } else { 1 };
-        let disks = Disks { lent: Rc::default(), lent_max, waiting: Vec::new() };
-        let mut node = Node::new(Device::new(TARGET.into()), disks);
-        (0..2).for_each(|unit| node.add_unit(unit, disk(unit)));
+        let disks =
+            Disks { lent: Rc::default(), lent_max, waiting: Vec::new(), changes: Vec::new() };
+        let mut device = Device::new(TARGET.into());
+        device.settle_reservations();
+        let mut node = Node::new(device, disks);
+        for unit in 0..2 {
+            node.add_unit(unit, disk(unit));
+            node.device_mut().keep_reservations(unit, None);
+        }
         let links = [1, 2].map(|session| (node.attach(established(session, bits)), 1));
         Self { node, links, r2ts: [None, None], now_ns: 0 }
     }
@@ -345,6 +356,14 @@ impl Bench {
     /// Some I/Os end, the first or the last one first.
     fn end_ios(&mut self, script: &mut Script<'_>) {
         let [count, how] = bytes(script);
+        if let Some((unit, key)) = self.node.backend_mut().changes.pop() {
+            let settled = match how >> 4 & 3 {
+                0 => Settled::InUse,
+                1 => Settled::NotStored,
+                _ => Settled::Kept,
+            };
+            self.node.settled(unit, key, settled);
+        }
         for _ in 0..=count % 8 {
             let waiting = &mut self.node.backend_mut().waiting;
             if waiting.is_empty() {

@@ -1,15 +1,18 @@
 //! The app thread's side: what is configured, where the target listens, and connections until they have logged in.
 
 mod doors;
+mod reservations;
+mod unit;
 mod waits;
 
 use crate::group::{ConnectionInfo, Group};
 use crate::login::Registry;
+use crate::model::Lun;
 use crate::model::Model;
 pub use doors::GuestInfo;
 use doors::{Doors, Move};
-use drivebay_scsi::Port;
-use drivebay_sdk::bdev::{self, Desc, Event};
+use drivebay_scsi::{Change, Port, Settled, TaskKey};
+use drivebay_sdk::bdev::Event;
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::{App, Error, Result, errno, thread};
@@ -18,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use unit::Unit;
 use waits::Waits;
 
 /// Readable, as poll(2) says it.
@@ -31,7 +35,7 @@ pub struct Iscsi {
     /// What is configured.
     pub model: RefCell<Model>,
     registry: RefCell<Registry>,
-    descs: RefCell<BTreeMap<(String, u16), Arc<Desc>>>,
+    units: RefCell<BTreeMap<(String, u16), Unit>>,
     /// A group is none when its thread lacks something.
     groups: RefCell<Vec<Resident<Option<Group>>>>,
     /// The group of each target.
@@ -54,6 +58,14 @@ pub fn connection_gone(tsih: u16, cid: u16) {
     }
 }
 
+/// A change of a unit's reservations is to stick. On any thread.
+pub fn settle(target: &str, key: TaskKey, change: Change) {
+    let target = target.to_owned();
+    if let Some(app) = APP.get() {
+        app.send(move |app| app.settle(target, key, change));
+    }
+}
+
 impl Iscsi {
     /// Makes the app's state.
     ///
@@ -65,7 +77,7 @@ impl Iscsi {
         let resident = Resident::new(thread::app(), || Self {
             model: RefCell::default(),
             registry: RefCell::default(),
-            descs: RefCell::default(),
+            units: RefCell::default(),
             groups: RefCell::default(),
             homes: RefCell::default(),
             doors: RefCell::new(doors),
@@ -173,7 +185,7 @@ impl Iscsi {
 
     /// Ends a target; `then` runs on the app thread when nothing of it is left.
     pub fn remove_target(&self, name: &str, then: impl FnOnce() + 'static) {
-        self.descs.borrow_mut().retain(|(target, _), _| target != name);
+        self.units.borrow_mut().retain(|(target, _), _| target != name);
         self.waits.for_target(name, Box::new(then));
         let of = name.to_owned();
         let gone = move || {
@@ -192,19 +204,42 @@ impl Iscsi {
     ///
     /// # Errors
     /// What the bus refuses.
-    pub fn add_unit(&self, target: &str, unit: u16, bdev_name: &str) -> Result<()> {
+    pub fn add_unit(&self, target: &str, unit: u16, lun: &Lun) -> Result<()> {
         let of = target.to_owned();
         let on_event = move |_: &App, event| {
             if let Some(app) = app() {
                 app.unit_event(&of, unit, event);
             }
         };
-        let (desc, _) = App::here(|app| bdev::open_export(app, bdev_name, true, on_event))??;
-        let desc = Arc::new(desc);
-        self.descs.borrow_mut().insert((target.to_owned(), unit), Arc::clone(&desc));
+        let (opened, stored) = App::here(|app| Unit::open(app, lun, on_event))??;
+        let (desc, keeps) = (Arc::clone(opened.desc()), lun.ptpl_file.is_some());
+        self.units.borrow_mut().insert((target.to_owned(), unit), opened);
         let of = target.to_owned();
-        self.in_home(target, move |group| group.add_unit(&of, unit, desc));
+        let keeps = keeps.then_some(stored);
+        self.in_home(target, move |group| group.add_unit(&of, unit, desc, keeps));
         Ok(())
+    }
+
+    /// Makes a change of a unit's reservations stick: the bdev gets or loses its other exports, the file is written.
+    fn settle(&self, target: String, key: TaskKey, change: Change) {
+        let number = change.unit;
+        let mut units = self.units.borrow_mut();
+        let Some(unit) = units.get_mut(&(target.clone(), number)) else { return };
+        let was_owned = unit.is_owned();
+        let answer = move |settled| {
+            if let Some(app) = APP.get() {
+                app.send(move |app| {
+                    let of = target.clone();
+                    if settled == Settled::NotStored
+                        && let Some(unit) = app.units.borrow_mut().get_mut(&(of.clone(), number))
+                    {
+                        unit.own(was_owned);
+                    }
+                    app.in_home(&target, move |group| group.settled(&of, number, key, settled));
+                });
+            }
+        };
+        unit.settle(change, answer);
     }
 
     fn unit_event(&self, target: &str, unit: u16, event: Event) {
@@ -215,7 +250,7 @@ impl Iscsi {
                 if let Some(found) = self.model.borrow_mut().targets.get_mut(target) {
                     found.luns.remove(&unit);
                 }
-                self.descs.borrow_mut().remove(&(target.to_owned(), unit));
+                self.units.borrow_mut().remove(&(target.to_owned(), unit));
                 self.in_home(target, move |group| group.remove_unit(&of, unit));
             }
             Event::Resize { num_blocks } => {

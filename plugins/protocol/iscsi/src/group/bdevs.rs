@@ -1,6 +1,7 @@
 //! The bdevs of a node's units, on a poll group's thread.
 
 use crate::node::{Backend, IoKey};
+use drivebay_scsi::{Change, TaskKey};
 use drivebay_sdk::bdev::{Channel, Desc, IoFlags, IoResult, Op};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::{Result, Status};
@@ -66,6 +67,7 @@ struct Opened {
 pub struct Bdevs {
     units: BTreeMap<u16, Opened>,
     ended: Ended,
+    changes: Vec<(TaskKey, Change)>,
 }
 
 impl Bdevs {
@@ -86,6 +88,11 @@ impl Bdevs {
         let mut io = self.ended.borrow_mut().pop_front()?;
         let (key, result, unit) = (io.key.take()?, io.result, io.unit);
         Some((key, Memory(io), result, unit))
+    }
+
+    /// Changes of reservations for the app thread.
+    pub fn take_changes(&mut self) -> Vec<(TaskKey, Change)> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Whether an I/O has ended that nobody has looked at.
@@ -125,6 +132,10 @@ impl Backend for Bdevs {
             }
             None => ended(io, IoResult::new(Status::errno(drivebay_sdk::errno::ENODEV))),
         }
+    }
+
+    fn settle(&mut self, change: Change, key: TaskKey) {
+        self.changes.push((key, change));
     }
 
     fn unit_left(&mut self, unit: u16) {

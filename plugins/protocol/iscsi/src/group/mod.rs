@@ -9,7 +9,8 @@ pub mod socket;
 use crate::app;
 use crate::node::{Established, Node, SessionId};
 use bdevs::Bdevs;
-use drivebay_scsi::{Device, Disk, Port};
+use drivebay_reservation::Table;
+use drivebay_scsi::{Device, Disk, Identity, Port, Settled, TaskKey};
 use drivebay_sdk::bdev::Desc;
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::{Result, thread};
@@ -77,6 +78,9 @@ struct Connected {
     cid: u16,
 }
 
+/// Reservations that were stored; none yet for a new disk.
+pub type Stored = Option<Table<Identity>>;
+
 /// What can be told of a connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
@@ -116,7 +120,9 @@ impl Group {
 
     /// Adds a target without units.
     pub fn add_target(&self, name: &str) {
-        let node = Node::new(Device::new(name.to_owned()), Bdevs::default());
+        let mut device = Device::new(name.to_owned());
+        device.settle_reservations();
+        let node = Node::new(device, Bdevs::default());
         let served = Served { node, ending: None };
         self.state.borrow_mut().targets.insert(name.to_owned(), served);
     }
@@ -126,15 +132,20 @@ impl Group {
         self.with(target, |node| node.device_mut().set_ports(ports));
     }
 
-    /// Adds a unit to a target.
-    pub fn add_unit(&self, target: &str, unit: u16, desc: Arc<Desc>) {
+    /// Adds a unit to a target. `keeps`: its reservations can outlast a loss of power; those that did.
+    pub fn add_unit(&self, target: &str, unit: u16, desc: Arc<Desc>, keeps: Option<Stored>) {
         self.with(target, |node| {
             let opened = desc.info().and_then(|info| {
                 node.backend_mut().open(unit, desc)?;
                 Ok(Disk::from(&info))
             });
             match opened {
-                Ok(disk) => node.add_unit(unit, disk),
+                Ok(disk) => {
+                    node.add_unit(unit, disk);
+                    if let Some(stored) = keeps {
+                        node.device_mut().keep_reservations(unit, stored);
+                    }
+                }
                 Err(error) => tracing::error!(target, unit, %error, "the unit cannot be used"),
             }
         });
@@ -149,6 +160,12 @@ impl Group {
     /// A unit has another size.
     pub fn resize_unit(&self, target: &str, unit: u16, blocks: u64) {
         self.with(target, |node| node.device_mut().resize_unit(unit, blocks));
+    }
+
+    /// A change of a unit's reservations sticks, or is to be undone.
+    pub fn settled(&self, target: &str, unit: u16, key: TaskKey, settled: Settled) {
+        self.with(target, |node| node.settled(unit, key, settled));
+        self.state.borrow_mut().is_pending = true;
     }
 
     /// Ends a target: its sessions end, and `then` runs when nothing is left of it.
@@ -294,6 +311,7 @@ impl State {
             did |= served.take_ended();
         }
         self.tick();
+        self.settle();
         did |= self.send();
         self.end_targets();
         did
@@ -381,6 +399,15 @@ impl State {
             served.node.backend_mut().flush();
         }
         self.is_pending = true;
+    }
+
+    /// Sends changes of reservations to the app thread.
+    fn settle(&mut self) {
+        for (name, served) in &mut self.targets {
+            for (key, change) in served.node.backend_mut().take_changes() {
+                app::settle(name, key, change);
+            }
+        }
     }
 
     /// Forgets targets of which nothing is left.

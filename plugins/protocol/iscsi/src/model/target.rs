@@ -17,6 +17,8 @@ pub struct Map {
 pub struct Lun {
     /// Its bdev.
     pub bdev_name: String,
+    /// File that keeps its reservations through a loss of power.
+    pub ptpl_file: Option<String>,
 }
 
 /// A target node.

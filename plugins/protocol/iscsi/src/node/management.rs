@@ -206,7 +206,9 @@ impl<B: Backend> Node<B> {
         let Some(Some(link)) = links.get_mut(index(waiter.link())) else { return };
         match waiter {
             Waiter::Function { itt, .. } => link.managed(itt, response, shared),
-            Waiter::Preempt(key) => link.preempted(key, shared),
+            Waiter::Preempt(key) => {
+                link.resume(key, None, shared);
+            }
         }
     }
 }

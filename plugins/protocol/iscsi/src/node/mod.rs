@@ -18,7 +18,7 @@ pub use link::{Established, Link, SEGMENT_LEN};
 pub use session::{Session, SessionId};
 
 use crate::connection::Inbox;
-use drivebay_scsi::{Device, Disk, NexusId, TaskKey};
+use drivebay_scsi::{Change, Device, Disk, NexusId, Settled, TaskKey};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
 use management::{Management, Wait};
 use std::collections::BTreeMap;
@@ -33,6 +33,9 @@ pub trait Backend {
 
     /// Submits an I/O to a unit's bdev. [`Node::ended`] is called when it has ended, never from inside this call.
     fn submit(&mut self, unit: u16, op: Op, flags: IoFlags, buffer: Self::Buffer, key: IoKey);
+
+    /// Makes a change of reservations stick. [`Node::settled`] is called when that is done, never from inside this call.
+    fn settle(&mut self, change: Change, key: TaskKey);
 
     /// No I/O of a unit is in flight any more, and none will come.
     fn unit_left(&mut self, unit: u16);
@@ -54,6 +57,8 @@ enum Chore {
     Turn(u16),
     /// A PREEMPT AND ABORT has removed nexuses: their commands to these units are aborted.
     Preempted(TaskKey, Vec<(NexusId, u16)>),
+    /// A change of reservations is to stick before its command is answered.
+    Settle(TaskKey, Change),
     /// The session ends.
     EndSession(SessionId),
     /// One connection of a session ends.
@@ -186,6 +191,20 @@ impl<B: Backend> Node<B> {
         self.do_chores();
     }
 
+    /// A change of a unit's reservations sticks, or is to be undone: its command is answered.
+    pub fn settled(&mut self, unit: u16, key: TaskKey, settled: Settled) {
+        let Self { shared, links, .. } = self;
+        let other = shared.device.settle(unit, settled);
+        let (id, _) = table::split(key);
+        let link = links.get_mut(index(id)).and_then(Option::as_mut);
+        let is_there = link.is_some_and(|link| link.resume(key, other, shared));
+        if !is_there && shared.device.has_preempted() {
+            let preempted = shared.device.take_preempted();
+            shared.chores.push(Chore::Preempted(key, preempted));
+        }
+        self.do_chores();
+    }
+
     /// A connection's socket is gone: its tasks are aborted, and it goes once their I/Os have ended.
     pub fn lost(&mut self, id: u32) {
         self.shared.chores.push(Chore::EndLink(id));
@@ -286,6 +305,7 @@ impl<B: Backend> Node<B> {
                     Chore::Manage(management) => self.manage(&management),
                     Chore::Turn(unit) => self.turn(unit),
                     Chore::Preempted(by, preempted) => self.abort_preempted(by, preempted),
+                    Chore::Settle(key, change) => self.shared.backend.settle(change, key),
                     Chore::EndSession(session) => self.drop_session(session),
                     Chore::EndLink(id) => self.drop_link(id),
                 }

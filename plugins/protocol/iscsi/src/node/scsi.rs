@@ -65,7 +65,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             sn: 0,
             sent: 0,
             is_aborted: false,
-            preempts: false,
+            waits_for_node: false,
         });
         let first = self.agreed.first_burst_len.min(out_len);
         let taken = data.len().min(usize::try_from(first).unwrap_or(usize::MAX));
@@ -81,7 +81,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             let (reads_max, r2ts_max) =
                 (self.reads_max, usize::from(self.agreed.max_outstanding_r2t));
             let found = self.table.get_mut(key);
-            let Some(entry) = found.filter(|entry| !entry.is_aborted && !entry.preempts) else {
+            let Some(entry) = found.filter(|entry| !entry.is_aborted && !entry.waits_for_node)
+            else {
                 return;
             };
             match entry.task.step(&shared.device) {
@@ -174,15 +175,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Answers a task that has come to its end, and frees its slot. A PREEMPT AND ABORT first has the node abort tasks; it is
-    /// answered after them, by [`preempted`](Self::preempted).
+    /// Answers a task that has come to its end, and frees its slot. A change of reservations that has to stick, and a PREEMPT AND
+    /// ABORT, first leave work to the node; they are answered after it, by [`resume`](Self::resume).
     fn finish<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
-        if shared.device.has_preempted()
-            && let Some(entry) = self.table.get_mut(key)
-        {
-            entry.preempts = true;
-            let preempted = shared.device.take_preempted();
-            return shared.chores.push(Chore::Preempted(key, preempted));
+        if let Some(entry) = self.table.get_mut(key) {
+            if let Some(change) = shared.device.take_change() {
+                entry.waits_for_node = true;
+                return shared.chores.push(Chore::Settle(key, change));
+            }
+            if shared.device.has_preempted() {
+                entry.waits_for_node = true;
+                let preempted = shared.device.take_preempted();
+                return shared.chores.push(Chore::Preempted(key, preempted));
+            }
         }
         let Some(mut entry) = self.table.remove(key) else { return };
         let (wanted, sent) = (entry.task.wanted(), entry.sent);
@@ -207,15 +212,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.respond(itt, sn, &outcome, (flag, residual), shared);
     }
 
-    /// The tasks that a PREEMPT AND ABORT aborts have ended, or its time is over: answers it.
-    pub(super) fn preempted<K: Backend<Buffer = B>>(
+    /// The node has done what a task left to it: answers it, otherwise than it seemed if there is another outcome. Returns whether
+    /// the task is still there.
+    pub(super) fn resume<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
+        other: Option<Outcome>,
         shared: &mut Shared<K>,
-    ) {
-        let Some(entry) = self.table.get_mut(key) else { return };
-        entry.preempts = false;
+    ) -> bool {
+        let Some(entry) = self.table.get_mut(key) else { return false };
+        entry.waits_for_node = false;
+        if let Some(outcome) = other {
+            entry.task.end_with(outcome);
+        }
         self.advance(key, shared);
+        true
     }
 
     /// A task has ended, and the last of its data carries the status.

@@ -32,7 +32,7 @@ pub(super) struct Entry<B> {
     /// It was aborted: it ends without a response, once its I/Os have ended.
     pub(super) is_aborted: bool,
     /// It is a PREEMPT AND ABORT that is answered when the tasks that it aborts have ended.
-    pub(super) preempts: bool,
+    pub(super) waits_for_node: bool,
 }
 
 /// One I/O of a task.

@@ -11,6 +11,7 @@ use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, DataIn, DataOut, FINAL, R2t, ScsiCommand, function};
 use drivebay_spec_iscsi::{BHS_LEN, Header, NO_TAG, Opcode, pad_len};
 use drivebay_spec_scsi::reservation::{OutAction, OutParameters};
+use drivebay_spec_scsi::status::Status;
 
 const BLOCK: usize = 512;
 const BLOCKS: usize = 2048;
@@ -22,6 +23,7 @@ struct Disks {
     pool: usize,
     waiting: Vec<(u16, Op, Vec<u8>, IoKey)>,
     left: Vec<u16>,
+    changes: Vec<(u16, TaskKey)>,
 }
 
 impl Backend for Disks {
@@ -34,6 +36,10 @@ impl Backend for Disks {
 
     fn submit(&mut self, unit: u16, op: Op, _: IoFlags, buffer: Vec<u8>, key: IoKey) {
         self.waiting.push((unit, op, buffer, key));
+    }
+
+    fn settle(&mut self, change: Change, key: TaskKey) {
+        self.changes.push((change.unit, key));
     }
 
     fn unit_left(&mut self, unit: u16) {
@@ -414,6 +420,43 @@ fn a_preempt_and_abort_is_answered_when_the_aborted_write_has_ended() {
     assert_eq!(bench.statuses(), [(4, 0)]);
     bench.link = 0;
     assert!(bench.statuses().is_empty(), "the aborted write is answered to nobody");
+}
+
+#[test]
+fn a_registration_is_answered_when_it_sticks_and_undone_when_it_does_not() {
+    for (settled, status) in [
+        (Settled::Kept, Status::Good),
+        (Settled::InUse, Status::ReservationConflict),
+        (Settled::NotStored, Status::CheckCondition),
+    ] {
+        let mut bench = Bench::new(Agreed::default());
+        bench.node.device_mut().settle_reservations();
+        bench.reserve_out(1, OutAction::Register, 0, 7);
+        assert!(bench.statuses().is_empty());
+        let (unit, key) = bench.node.backend_mut().changes.remove(0);
+        bench.reserve_out(2, OutAction::RegisterAndIgnore, 0, 8);
+        assert_eq!(bench.statuses(), [(2, Status::Busy as u8)], "one change at a time");
+        bench.node.settled(unit, key, settled);
+        assert_eq!(bench.statuses(), [(1, status as u8)]);
+        // Key 7 is registered only when it stuck. Reserving needs no settling.
+        bench.reserve_out(3, OutAction::Reserve, 7, 0);
+        let reserved = if status == Status::Good { status } else { Status::ReservationConflict };
+        assert_eq!(bench.statuses(), [(3, reserved as u8)]);
+    }
+}
+
+#[test]
+fn an_initiator_that_leaves_before_its_registration_sticks_holds_nothing_up() {
+    let mut bench = Bench::new(Agreed::default());
+    bench.node.device_mut().settle_reservations();
+    bench.reserve_out(1, OutAction::Register, 0, 7);
+    let (unit, key) = bench.node.backend_mut().changes.remove(0);
+    bench.node.lost(bench.link);
+    bench.node.settled(unit, key, Settled::Kept);
+    bench.link = bench.node.attach(established(2, Agreed::default()));
+    bench.cmd_sn = 1;
+    bench.reserve_out(2, OutAction::RegisterAndIgnore, 0, 8);
+    assert_eq!(bench.statuses(), [(2, 0)]);
 }
 
 #[test]

@@ -198,6 +198,8 @@ params! {
         /// Its number.
         #[range(0..=16383)]
         pub lun_id: i32,
+        /// File that keeps its persistent reservations through a loss of power; without it they end with the process.
+        pub ptpl_file: Option<String>,
     }
 
     /// Parameters of `iscsi_create_target_node`.
@@ -269,6 +271,8 @@ params! {
         /// The unit's number; the first free one when absent or -1.
         #[range(-1..=16383)]
         pub lun_id: i32 = -1,
+        /// File that keeps its persistent reservations through a loss of power; without it they end with the process.
+        pub ptpl_file: Option<String>,
     }
 
     /// Parameters of `iscsi_target_node_set_redirect`.

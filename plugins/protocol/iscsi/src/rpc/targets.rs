@@ -39,7 +39,8 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     for lun in params.luns {
         let number = u16::try_from(lun.lun_id).ok().filter(|number| *number <= LUN_MAX);
         let number = number.ok_or_else(|| Error::invalid("lun_id", lun.lun_id, "0 to 16383"))?;
-        if luns.insert(number, Lun { bdev_name: lun.bdev_name }).is_some() {
+        if luns.insert(number, Lun { bdev_name: lun.bdev_name, ptpl_file: lun.ptpl_file }).is_some()
+        {
             return Err(Error::invalid("lun_id", number, "each number once"));
         }
     }
@@ -60,9 +61,9 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     };
     model.targets.insert(name.clone(), target);
     drop(model);
-    let opened = app.add_target(&name).and_then(|()| {
-        luns.iter().try_for_each(|(unit, lun)| app.add_unit(&name, *unit, &lun.bdev_name))
-    });
+    let opened = app
+        .add_target(&name)
+        .and_then(|()| luns.iter().try_for_each(|(unit, lun)| app.add_unit(&name, *unit, lun)));
     if opened.is_err() {
         app.model.borrow_mut().targets.remove(&name);
         app.remove_target(&name, || {});
@@ -165,9 +166,10 @@ pub(super) fn add_lun(app: &Iscsi, params: AddLun) -> Result<()> {
         }
         Ok((target.name.clone(), unit))
     })?;
-    app.add_unit(&name, unit, &params.bdev_name)?;
+    let lun = Lun { bdev_name: params.bdev_name, ptpl_file: params.ptpl_file };
+    app.add_unit(&name, unit, &lun)?;
     with(app, &name, |target| {
-        target.luns.insert(unit, Lun { bdev_name: params.bdev_name });
+        target.luns.insert(unit, lun);
         Ok(())
     })
 }

@@ -97,7 +97,13 @@ pub(super) fn targets(app: &Iscsi) -> Value {
 pub(crate) fn target(target: &Target) -> Value {
     let maps = target.maps.iter().map(|map| json!({"pg_tag": map.pg_tag, "ig_tag": map.ig_tag}));
     let luns = target.luns.iter();
-    let luns = luns.map(|(id, lun)| json!({"bdev_name": lun.bdev_name, "lun_id": id}));
+    let luns = luns.map(|(id, lun)| {
+        let mut view = json!({"bdev_name": lun.bdev_name, "lun_id": id});
+        if let (Some(file), Some(view)) = (&lun.ptpl_file, view.as_object_mut()) {
+            view.insert("ptpl_file".to_owned(), json!(file));
+        }
+        view
+    });
     json!({
         "name": target.name,
         "alias_name": target.alias,
