@@ -1,6 +1,9 @@
 """Reservations: they outlast the process when an initiator asks for it, and nobody gets around them by another protocol."""
 
+import base64
+import json
 import os
+import struct
 import unittest
 
 from host import Host, free_port
@@ -9,7 +12,9 @@ from iscsi_client import (
     reserve_out,
 )
 from test_exports import NQN, TARGET
+from test_nvme import wait, where
 
+UUID = "c1b9e3a4-0d1f-4a2b-8c3d-5e6f708192a3"
 SIZE = 1 << 20
 SECOND = "iqn.2001-04.com.example:host2"
 
@@ -21,7 +26,7 @@ class Scsi(unittest.TestCase):
         if not os.path.exists(path):
             with open(path, "wb") as file:
                 file.truncate(SIZE)
-        host.call("bdev_aio_create", name="a0", filename=path, block_size=512, uuid="c1b9e3a4-0d1f-4a2b-8c3d-5e6f708192a3")
+        host.call("bdev_aio_create", name="a0", filename=path, block_size=512, uuid=UUID)
         host.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(port)}])
         host.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["127.0.0.0/8"])
         luns = [{"bdev_name": "a0", "lun_id": 0, **lun}]
@@ -91,6 +96,109 @@ class Scsi(unittest.TestCase):
             self.assertIn("in use", error.message)
             reserve_out(session, REGISTER, key=1, new_key=0)
             host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "a0"})
+
+
+# NVMe opcodes, actions and types.
+WRITE, READ, REGISTER_KEY, REPORT, ACQUIRE, RELEASE_KEY, GET_FEATURES = 1, 2, 0x0D, 0x0E, 0x11, 0x15, 0x0A
+PREEMPT, PREEMPT_AND_ABORT, CLEAR_ALL, PERSIST = 1, 2, 1, 3 << 30
+WRITE_EXCLUSIVE_TYPE, EXCLUSIVE_ACCESS_TYPE = 1 << 8, 2 << 8
+SUCCESS, INVALID_FIELD, CONFLICT = 0, 0x02, 0x83
+
+
+class Initiator:
+    """A host of its own that connected to the subsystem, and sends any command."""
+
+    def __init__(self, host, port, number):
+        self.host = host
+        limits = {"ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1}
+        host.call("bdev_nvme_attach_controller", hostnqn=f"nqn.2026-01.io.drivebay:host{number}", **where(port, **limits))
+
+    def send(self, opcode, cdw10=0, cdw11=0, keys=None, data=b"", want=0, queue="io"):
+        """Status and data of a command to namespace 1."""
+        if keys is not None:
+            data = struct.pack("<QQ", *keys)
+        command = struct.pack("<BBHI32xIIIIII", opcode, 0, 0, 1, cdw10, cdw11, 0, 0, 0, 0)
+        direction = {"data_direction": "c2h", "data_len": want}
+        if data:
+            direction = {"data_direction": "h2c", "data": base64.urlsafe_b64encode(data).decode()}
+        answer = self.host.call("bdev_nvme_send_cmd", name="Nvme0", cmd_type=queue,
+                                cmdbuf=base64.urlsafe_b64encode(command).decode(), **direction)
+        status = struct.unpack_from("<H", base64.urlsafe_b64decode(answer["cpl"]), 14)[0]
+        return status >> 1 & 0x7FF, base64.urlsafe_b64decode(answer.get("data") or "")
+
+    def read(self):
+        return self.send(READ, want=512)[0]
+
+    def write(self):
+        return self.send(WRITE, data=b"w" * 512)[0]
+
+    def registrants(self):
+        """Type of the reservation, and (key, holds) of each registrant."""
+        _, data = self.send(REPORT, cdw10=1023, cdw11=1, want=4096)
+        count = struct.unpack_from("<H", data, 5)[0]
+        entries = [data[at:at + 64] for at in range(64, 64 + 64 * count, 64)]
+        return data[4], sorted((struct.unpack_from("<Q", one, 8)[0], one[2]) for one in entries)
+
+
+class Nvme(unittest.TestCase):
+    def serve(self, host, port=None, **namespace):
+        path = f"{host.folder}/disk"
+        if not os.path.exists(path):
+            with open(path, "wb") as file:
+                file.truncate(SIZE)
+        host.call("bdev_aio_create", name="a0", filename=path, block_size=512, uuid=UUID)
+        port = port or free_port()
+        host.call("nvmf_create_transport", trtype="TCP")
+        host.call("nvmf_create_subsystem", nqn=NQN, allow_any_host=True, serial_number="TEST")
+        host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "a0", **namespace})
+        listen = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(port)}
+        host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=listen)
+        return port
+
+    def test_hosts_register_acquire_and_preempt_and_a_kill_changes_nothing(self):
+        with Host() as target, Host() as one, Host() as two:
+            kept = {"ptpl_file": f"{target.folder}/kept"}
+            port = self.serve(target, **kept)
+            a, b = Initiator(one, port, 1), Initiator(two, port, 2)
+            self.assertEqual(a.send(REGISTER_KEY, PERSIST, keys=(0, 1))[0], SUCCESS)
+            self.assertEqual(a.send(GET_FEATURES, 0x83, queue="admin")[0], SUCCESS)
+            self.assertEqual(a.send(ACQUIRE, EXCLUSIVE_ACCESS_TYPE, keys=(1, 0))[0], SUCCESS)
+            self.assertEqual([a.write(), a.read(), b.write(), b.read()], [SUCCESS, SUCCESS, CONFLICT, CONFLICT])
+            self.assertEqual(b.registrants(), (2, [(1, 1)]))
+
+            self.assertEqual(b.send(ACQUIRE, WRITE_EXCLUSIVE_TYPE | PREEMPT, keys=(0, 1))[0], CONFLICT)
+            self.assertEqual(b.send(REGISTER_KEY, keys=(0, 2))[0], SUCCESS)
+            self.assertEqual(b.send(ACQUIRE, WRITE_EXCLUSIVE_TYPE | PREEMPT_AND_ABORT, keys=(2, 1))[0], SUCCESS)
+            self.assertEqual([a.write(), a.read(), b.write(), b.read()], [CONFLICT, SUCCESS, SUCCESS, SUCCESS])
+
+            target.kill()
+            with open(kept["ptpl_file"]) as file:
+                stored = json.load(file)
+            self.assertEqual((stored["ptpl"], stored["rtype"], stored["crkey"], stored["bdev_uuid"]), (True, 1, 2, UUID))
+            target.start()
+            self.serve(target, port, **kept)
+            for host in (one, two):
+                wait(lambda: host.call("bdev_nvme_get_controllers")[0]["ctrlrs"][0]["state"] == "enabled")
+            self.assertEqual(a.registrants(), (1, [(2, 1)]))
+            self.assertEqual([a.write(), a.read(), b.write()], [CONFLICT, SUCCESS, SUCCESS])
+
+            self.assertEqual(b.send(RELEASE_KEY, CLEAR_ALL, keys=(2, 0))[0], SUCCESS)
+            self.assertEqual([a.write(), a.registrants()], [SUCCESS, (0, [])])
+
+    def test_without_a_file_nothing_is_promised_and_a_reserved_disk_has_no_other_exports(self):
+        with Host() as target, Host() as one:
+            a = Initiator(one, self.serve(target), 1)
+            self.assertEqual(a.send(REGISTER_KEY, PERSIST, keys=(0, 1))[0], INVALID_FIELD)
+            lun = {"bdev_name": "a0", "lun_id": 0}
+            target.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(free_port())}])
+            target.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["ANY"])
+            node = {"name": "disk1", "alias_name": "", "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}], "queue_depth": 64,
+                    "luns": [lun]}
+            target.call("iscsi_create_target_node", **node)
+            self.assertEqual(a.send(REGISTER_KEY, keys=(0, 1))[0], CONFLICT)
+            target.call("iscsi_delete_target_node", name=TARGET)
+            self.assertEqual(a.send(REGISTER_KEY, keys=(0, 1))[0], SUCCESS)
+            self.assertIn("in use", target.refused("iscsi_create_target_node", **node).message)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 use crate::{Access, Held, Kind, Notice, REGISTRANTS_MAX, Refusal, Registrant, Told};
 
 /// Registrants and the reservation of a disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<W> {
     generation: u32,
     registrants: Vec<Registrant<W>>,

@@ -5,6 +5,7 @@
 
 mod admission;
 mod hosts;
+pub mod reservation;
 mod rounds;
 
 use crate::controller::admin::{self, Answer, Outcome, Received};
@@ -404,7 +405,12 @@ impl Poll for Time {
     fn poll(&mut self) -> bool {
         let now_ns = thread::now_ns();
         self.next_ns = now_ns + TIME_PERIOD_US * 1000;
-        app().is_some_and(|app| app.end_silent_controllers(now_ns) | app.refuse_overdue(now_ns))
+        app().is_some_and(|app| {
+            let did = app.end_silent_controllers(now_ns) | app.refuse_overdue(now_ns);
+            // An operation may wait for a moment.
+            app.tasks.run();
+            did
+        })
     }
 
     fn next_ns(&mut self) -> u64 {

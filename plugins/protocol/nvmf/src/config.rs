@@ -110,6 +110,9 @@ fn namespaces(subsystem: &Subsystem) -> impl Iterator<Item = (&'static str, Valu
             "anagrpid": namespace.anagrpid,
             "no_auto_visible": false,
         });
+        if let (Some(params), Some(file)) = (params.as_object_mut(), &namespace.ptpl_file) {
+            params.insert("ptpl_file".into(), json!(file));
+        }
         if let (Some(params), true) = (params.as_object_mut(), namespace.eui64 != [0; 8]) {
             params.insert("eui64".into(), json!(hex(&namespace.eui64)));
         }

@@ -25,6 +25,7 @@ pub mod nqn;
 pub mod nvm;
 pub mod opcode;
 pub mod property;
+pub mod reservation;
 pub mod sgl;
 pub mod status;
 pub mod text;

@@ -6,6 +6,7 @@ use crate::model::{ControllerKind, Model};
 use drivebay_spec_nvme::admin::{Abort, GetFeatures, GetLogPage, Identify, SetFeatures};
 use drivebay_spec_nvme::command::Fuse;
 use drivebay_spec_nvme::fabrics::{PropertyGet, PropertySet};
+use drivebay_spec_nvme::feature::fid;
 use drivebay_spec_nvme::identify::LEN;
 use drivebay_spec_nvme::log::lid;
 use drivebay_spec_nvme::opcode::{self, admin, fabrics};
@@ -64,7 +65,7 @@ impl Answer {
     }
 
     /// Success, with data.
-    fn data(data: Vec<u8>) -> Self {
+    pub fn data(data: Vec<u8>) -> Self {
         Self { status: Status::SUCCESS, result: 0, data }
     }
 }
@@ -117,6 +118,7 @@ fn dispatch(model: &mut Model, received: Received<'_>) -> Result<Outcome, Status
     let answer = match command.opcode() {
         admin::IDENTIFY => identify_data(model, received)?,
         admin::GET_LOG_PAGE => log_page_data(model, received)?,
+        admin::GET_FEATURES if is_persistence(command) => persistence(model, received)?,
         admin::GET_FEATURES => feature(controller, received)?,
         admin::SET_FEATURES => {
             let set = SetFeatures::from_command(command);
@@ -194,8 +196,10 @@ fn log_page_data(model: &mut Model, received: Received<'_>) -> Result<Answer, St
         && !command.rae
     {
         controller.events.log_was_read(command.lid);
-        if command.lid == lid::CHANGED_NAMESPACES {
-            controller.changed_namespaces.clear();
+        match command.lid {
+            lid::CHANGED_NAMESPACES => controller.changed_namespaces.clear(),
+            lid::RESERVATION_NOTIFICATION => controller.notifications.was_read(),
+            _ => {}
         }
     }
     Ok(Answer::data(data))
@@ -207,6 +211,18 @@ fn feature(controller: &Controller, received: Received<'_>) -> Result<Answer, St
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
     Ok(Answer { data: value.data, ..Answer::dw0(value.dw0) })
+}
+
+fn is_persistence(command: &Command) -> bool {
+    GetFeatures::from_command(command).fid == fid::RESERVATION_PERSISTENCE
+}
+
+/// Whether a namespace's reservations outlast a loss of power.
+fn persistence(model: &Model, received: Received<'_>) -> Result<Answer, Status> {
+    let (subsystem, _) = parts(model, received)?;
+    let missing = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+    let namespace = subsystem.namespaces.get(&received.command.nsid()).ok_or(missing)?;
+    Ok(Answer::dw0(namespace.reservations.is_persistent.into()))
 }
 
 fn async_event_request(controller: &mut Controller, ticket: Ticket) -> Result<Outcome, Status> {

@@ -1,6 +1,6 @@
 //! Connect: who may have which queue. NVMe over Fabrics 1.1, section 3.3.
 
-use super::{Controller, QueueId, error_log, events, features};
+use super::{Controller, QueueId, error_log, events, features, notification};
 use crate::model::{ControllerKind, Model, Subsystem, TransportLimits};
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::fabrics::{
@@ -45,6 +45,8 @@ pub struct Admitted {
     pub entries: u16,
     /// Whether the host keeps to the submission queue head.
     pub has_flow_control: bool,
+    /// The host's identifier.
+    pub hostid: [u8; 16],
 }
 
 /// Why a queue was not admitted.
@@ -136,6 +138,7 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
         qid: connect.qid,
         entries: connect.sqsize.saturating_add(1),
         has_flow_control: connect.cattr & cattr::DISABLE_SQ_FLOW_CONTROL == 0,
+        hostid: data.hostid,
     })
 }
 
@@ -172,6 +175,7 @@ fn admit_admin(
         events: events::Events::default(),
         errors: error_log::ErrorLog::default(),
         changed_namespaces: BTreeSet::new(),
+        notifications: notification::Notifications::default(),
         heard_ns: attempt.now_ns,
         is_suspect: false,
     };

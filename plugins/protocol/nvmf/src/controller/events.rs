@@ -61,7 +61,9 @@ impl<R: Copy + PartialEq> Events<R> {
 
     /// Something happened: the request to answer with it, if the host wants to know and one waits.
     pub fn notify(&mut self, event: AsyncEvent) -> Option<R> {
-        let is_wanted = self.configuration & wanted_bit(event) != 0;
+        // Reservation notifications have a mask of their own.
+        let is_wanted = event == AsyncEvent::RESERVATION_LOG_AVAILABLE
+            || self.configuration & wanted_bit(event) != 0;
         if !is_wanted || self.sent.contains(&event) || self.pending.contains(&event) {
             return None;
         }

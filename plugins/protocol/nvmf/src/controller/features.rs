@@ -47,6 +47,8 @@ const UNDER_TEMPERATURE: u32 = 1 << 20;
 const TEMPERATURE_BITS: u32 = 0xffff;
 /// Deallocated or Unwritten Logical Block Error Enable, of Error Recovery.
 const DULBE: u32 = 1 << 16;
+/// Reservation notifications that a host can mask.
+const MASKABLE: u32 = 0b1110;
 /// Volatile Write Cache Enable.
 const WCE: u32 = 1;
 
@@ -108,6 +110,7 @@ pub fn get(controller: &Controller, get: GetFeatures) -> Result<Value, Status> {
         fid::ASYNC_EVENT_CONFIGURATION => controller.events.configuration,
         fid::KEEP_ALIVE_TIMER => features.kato_ms,
         fid::HOST_IDENTIFIER => return host_identifier(controller, get.cdw11),
+        fid::RESERVATION_NOTIFICATION_MASK => controller.notifications.mask(get.nsid),
         fid::HOST_BEHAVIOR_SUPPORT => {
             return Ok(Value { dw0: 0, data: features.host_behavior.encode() });
         }
@@ -126,6 +129,11 @@ pub fn set(controller: &mut Controller, set: SetFeatures, data: &[u8]) -> Result
     }
     let features = &mut controller.features;
     match set.fid {
+        fid::RESERVATION_NOTIFICATION_MASK => {
+            controller.notifications.set_mask(set.nsid, set.cdw11 & MASKABLE);
+        }
+        // A host changes persistence with Reservation Register.
+        fid::RESERVATION_PERSISTENCE => return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr()),
         fid::ARBITRATION => features.arbitration = set.cdw11,
         fid::POWER_MANAGEMENT if set.cdw11 & 0x1f == 0 => features.power_state = set.cdw11,
         fid::TEMPERATURE_THRESHOLD => set_temperature(features, set.cdw11)?,

@@ -186,7 +186,7 @@ fn told_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
 /// What every namespace can do. Without namespaces everything, since those to come may.
 fn optional_commands(subsystem: &Subsystem) -> u16 {
     let all = |can: fn(&Namespace) -> bool| subsystem.namespaces.values().all(can);
-    let mut commands = 0;
+    let mut commands = oncs::RESERVATIONS;
     if all(|ns| ns.geometry.ops.compare) {
         commands |= oncs::COMPARE;
     }
@@ -244,6 +244,7 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
         nuse: geometry.num_blocks,
         nsfeat: nsfeat::OPTIMAL_PERFORMANCE | nsfeat::ATOMIC_UNITS,
         nmic: nmic::SHARED,
+        rescap: reservation_capabilities(namespace),
         dlfeat: if geometry.ops.write_zeroes { dlfeat::WRITE_ZEROES_DEALLOCATE } else { 0 },
         nawun: atomic,
         nawupf: atomic,
@@ -261,10 +262,16 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
     }
 }
 
+/// RESCAP: all types, keys that are ignored as NVMe 1.3 says, and persistence with a file.
+fn reservation_capabilities(namespace: &Namespace) -> u8 {
+    0xfe | u8::from(namespace.ptpl_file.is_some())
+}
+
 fn independent(subsystem: &Subsystem, namespace: &Namespace) -> IndependentNamespace {
     IndependentNamespace {
         anagrpid: told_group(subsystem, namespace),
         nmic: nmic::SHARED,
+        rescap: reservation_capabilities(namespace),
         nsattr: namespace.geometry.is_read_only.into(),
         nstat: 1,
         ..IndependentNamespace::default()
@@ -321,7 +328,8 @@ mod tests {
         assert_eq!(data.crdt, [1, 2, 3]);
         assert_eq!(data.vwc & vwc::PRESENT, 1);
         assert_eq!(data.cntrltype, cntrltype::IO);
-        assert_eq!(data.oncs, oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES);
+        let offered = oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES;
+        assert_eq!(data.oncs, offered | oncs::RESERVATIONS);
     }
 
     #[test]
@@ -360,7 +368,8 @@ mod tests {
         let mut subsystem = subsystem();
         let namespace = subsystem.namespaces.get_mut(&1).unwrap();
         namespace.geometry.ops.unmap = false;
-        assert_eq!(optional_commands(&subsystem), oncs::COMPARE | oncs::WRITE_ZEROES);
+        let offered = oncs::COMPARE | oncs::WRITE_ZEROES | oncs::RESERVATIONS;
+        assert_eq!(optional_commands(&subsystem), offered);
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn io_controller_page(
                 lid::FIRMWARE_SLOTS,
                 lid::CHANGED_NAMESPACES,
                 lid::COMMANDS_SUPPORTED,
+                lid::RESERVATION_NOTIFICATION,
             ];
             lids.extend(has_ana.then_some(lid::ANA));
             Ok(supported_log_pages(&lids).to_vec())
@@ -98,6 +99,7 @@ fn io_controller_page(
         }
         lid::COMMANDS_SUPPORTED => Ok(commands_supported().encode().to_vec()),
         lid::ANA if has_ana => Ok(ana(subsystem, controller, command.lsp & GROUPS_ONLY != 0)),
+        lid::RESERVATION_NOTIFICATION => Ok(controller.notifications.page().to_vec()),
         _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
     }
 }
@@ -158,6 +160,10 @@ fn commands_supported() -> CommandsSupported {
             (nvm::WRITE, CommandEffects::CHANGES_BLOCKS),
             (nvm::WRITE_ZEROES, CommandEffects::CHANGES_BLOCKS),
             (nvm::DATASET_MANAGEMENT, CommandEffects::CHANGES_BLOCKS),
+            (nvm::RESERVATION_REGISTER, CommandEffects::SUPPORTED),
+            (nvm::RESERVATION_REPORT, CommandEffects::SUPPORTED),
+            (nvm::RESERVATION_ACQUIRE, CommandEffects::SUPPORTED),
+            (nvm::RESERVATION_RELEASE, CommandEffects::SUPPORTED),
         ],
     )
 }
@@ -445,7 +451,7 @@ mod tests {
                 .filter(|lid| get(&model(), controller, ask(*lid, 0, 4)).is_ok())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(lids(&ready()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(lids(&ready()), [0, 1, 2, 3, 4, 5, 0x80]);
         assert_eq!(lids(&reader("nqn.2016-06.io.spdk:h")), [0, 0x70]);
     }
 

@@ -12,12 +12,14 @@ pub mod features;
 pub mod identify;
 pub mod io_counts;
 pub mod log_page;
+pub mod notification;
 pub mod property;
 
 use crate::model::{ControllerKind, TransportLimits};
 use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::property::{Cc, Csts};
+use drivebay_spec_nvme::reservation::Notification;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -52,6 +54,8 @@ pub struct Controller {
     pub errors: error_log::ErrorLog,
     /// Namespaces that changed since the host last read the list.
     pub changed_namespaces: BTreeSet<u32>,
+    /// Reservation notifications for the host.
+    pub notifications: notification::Notifications,
     /// When the host last gave a sign of life, on the host's clock in nanoseconds.
     pub heard_ns: u64,
     /// Its host seems to have been silent too long, and is listened to once more.
@@ -113,6 +117,19 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
+    /// Something happened to a reservation of a namespace: the request to answer, if one waits.
+    pub fn reservation_changed(
+        &mut self,
+        notification: Notification,
+        nsid: u32,
+    ) -> Option<(Ticket, AsyncEvent)> {
+        if !self.csts.rdy || !self.notifications.add(notification, nsid) {
+            return None;
+        }
+        let event = AsyncEvent::RESERVATION_LOG_AVAILABLE;
+        self.events.notify(event).map(|request| (request, event))
+    }
+
     /// The discovery log changed: the request to answer, if one waits.
     pub fn discovery_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Discovery {
@@ -126,6 +143,7 @@ impl Controller {
     pub fn reset(&mut self) -> Vec<Ticket> {
         self.features = features::Features::new(self.features.kato_ms);
         self.changed_namespaces.clear();
+        self.notifications = notification::Notifications::default();
         self.events.reset()
     }
 
@@ -158,6 +176,7 @@ pub(crate) mod tests {
             events: events::Events::default(),
             errors: error_log::ErrorLog::default(),
             changed_namespaces: BTreeSet::new(),
+            notifications: notification::Notifications::default(),
             heard_ns: 0,
             is_suspect: false,
         }
@@ -190,6 +209,21 @@ pub(crate) mod tests {
         assert_eq!(told, (ticket(5), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
         assert_eq!(controller.namespace_changed(4), None);
         assert_eq!(controller.changed_namespaces, BTreeSet::from([3, 4]));
+    }
+
+    #[test]
+    fn a_reservation_that_was_preempted_is_told_and_is_in_the_log() {
+        let mut controller = ready();
+        controller.events.configuration = 0; // has no bit for it
+        controller.events.request(ticket(5));
+        let told = controller.reservation_changed(Notification::RegistrationPreempted, 3);
+        assert_eq!(told, Some((ticket(5), AsyncEvent::RESERVATION_LOG_AVAILABLE)));
+        assert_eq!(
+            (controller.notifications.page()[8], controller.notifications.page()[12]),
+            (1, 3)
+        );
+        assert!(controller.reset().is_empty());
+        assert_eq!(controller.notifications.page(), [0; 64]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod namespace;
 mod path;
 mod pieces;
 mod queue;
+mod reservation;
 
 pub use namespace::{LocalNamespace, LocalSubsystem};
 pub use queue::{Phase, Queue};

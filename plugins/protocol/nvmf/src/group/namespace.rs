@@ -1,7 +1,9 @@
 //! One thread's copy of a subsystem's namespaces, with its channels.
 
 use super::pieces::{self, LongCommands};
+use super::reservation::Guard;
 use crate::model::{Access, CommandLimits, Geometry, Namespace, refusal};
+use crate::ops::Reply;
 use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
 use drivebay_sdk::nvmf::protocol::Request;
 use drivebay_sdk::poller::Poll;
@@ -38,9 +40,14 @@ pub struct LocalNamespace {
     pub anagrpid: Cell<u32>,
     /// What long commands are checked against.
     pub limits: CommandLimits,
+    /// Whom its reservation keeps out.
+    pub guard: Guard,
     channel: RefCell<Option<Channel>>,
     in_flight: Cell<u64>,
     is_ending: Cell<bool>,
+    /// Somebody waits until no I/O is in flight.
+    is_watched: Cell<bool>,
+    draining: RefCell<Vec<Reply>>,
     is_dirty: Cell<bool>,
     ended: RefCell<Option<Box<dyn FnOnce()>>>,
     chores: Rc<Chores>,
@@ -144,9 +151,12 @@ impl LocalNamespace {
             geometry: Cell::new(namespace.geometry),
             anagrpid: Cell::new(namespace.anagrpid),
             limits,
+            guard: Guard::default(),
             channel: RefCell::new(Some(channel)),
             in_flight: Cell::new(0),
             is_ending: Cell::new(false),
+            is_watched: Cell::new(false),
+            draining: RefCell::default(),
             is_dirty: Cell::new(false),
             ended: RefCell::default(),
             chores,
@@ -178,7 +188,20 @@ impl LocalNamespace {
     #[inline]
     pub fn leave(self: &Rc<Self>) {
         self.in_flight.set(self.in_flight.get() - 1);
-        if self.is_ending.get() && self.in_flight.get() == 0 {
+        if self.is_watched.get() && self.in_flight.get() == 0 {
+            self.chores.drained.borrow_mut().push(Rc::clone(self));
+        }
+    }
+
+    /// Answers when no I/O is in flight, if only for a moment.
+    pub fn drain(self: &Rc<Self>, reply: Reply) {
+        self.draining.borrow_mut().push(reply);
+        self.watch();
+    }
+
+    fn watch(self: &Rc<Self>) {
+        self.is_watched.set(true);
+        if self.in_flight.get() == 0 {
             self.chores.drained.borrow_mut().push(Rc::clone(self));
         }
     }
@@ -187,9 +210,7 @@ impl LocalNamespace {
     pub fn end(self: &Rc<Self>, ended: impl FnOnce() + 'static) {
         self.is_ending.set(true);
         self.ended.replace(Some(Box::new(ended)));
-        if self.in_flight.get() == 0 {
-            self.chores.drained.borrow_mut().push(Rc::clone(self));
-        }
+        self.watch();
     }
 }
 
@@ -238,6 +259,11 @@ impl Poll for DoChores {
         }
         while let Some(namespace) = self.0.next_drained() {
             did = true;
+            namespace.draining.take().into_iter().for_each(|reply| reply.send(Ok(())));
+            if !namespace.is_ending() {
+                namespace.is_watched.set(false);
+                continue;
+            }
             drop(namespace.channel.take());
             let ended = namespace.ended.take();
             if let Some(ended) = ended {

@@ -1,6 +1,7 @@
 //! The way of a command: from the fabric to the bdev and back, or to the app thread.
 
 use super::pieces::{Kind, SHORT_BYTES};
+use super::reservation;
 use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
 use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
@@ -89,7 +90,7 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
                 return;
             }
             if let Some(request) = request.take() {
-                start(namespace, request, command, queue.max_io_size.get());
+                start(qpair, namespace, request, command);
             }
         });
     }
@@ -100,11 +101,18 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
 
 #[inline]
 fn start(
+    qpair: &Qpair<Nvmf>,
     namespace: &Rc<LocalNamespace>,
     mut request: Request<Nvmf>,
     command: &Command,
-    max_len: u32,
 ) {
+    let queue = qpair.state();
+    if namespace.guard.is_reserved()
+        && !namespace.guard.admits(&queue.hostid.get(), command.opcode())
+    {
+        return finish(request, Status::RESERVATION_CONFLICT.with_dnr(), 0);
+    }
+    let max_len = queue.max_io_size.get();
     let geometry = namespace.geometry.get();
     let durable = |durable| if durable { IoFlags::FUA } else { IoFlags::NONE };
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
@@ -122,6 +130,7 @@ fn start(
         Ok(Plan::Flush) => (Op::Flush, IoFlags::NONE),
         Ok(Plan::Deallocate(ranges)) => return deallocate(namespace, request, ranges),
         Ok(Plan::Nothing) => return finish(request, Status::SUCCESS, 0),
+        Ok(Plan::Reservation) => return reservation::forward(qpair, request, command),
         Err(status) => return finish(request, status, 0),
     };
     namespace.submit(op, flags, request, ended);

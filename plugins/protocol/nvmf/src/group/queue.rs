@@ -32,6 +32,8 @@ pub struct Queue {
     pub phase: Cell<Phase>,
     /// Most bytes of data of one command.
     pub max_io_size: Cell<u32>,
+    /// The host.
+    pub hostid: Cell<[u8; 16]>,
     entries: Cell<u16>,
     head: Cell<u16>,
     has_flow_control: Cell<bool>,
@@ -55,6 +57,7 @@ impl Queue {
         self.entries.set(admitted.entries);
         self.has_flow_control.set(admitted.has_flow_control);
         self.max_io_size.set(max_io_size);
+        self.hostid.set(admitted.hostid);
         // A queue is admitted once: Connect is taken by New alone, which comes back by a refusal only.
         if let Some(access) = admitted.portid.and_then(|portid| subsystem.access(portid)) {
             let _ = self.access.set(access);
@@ -118,7 +121,15 @@ mod tests {
     fn queue(entries: u16, has_flow_control: bool) -> Queue {
         let queue = Queue::default();
         let nqn = "nqn.2016-06.io.spdk:cnode1".into();
-        let admitted = Admitted { nqn, portid: None, cntlid: 1, qid: 1, entries, has_flow_control };
+        let admitted = Admitted {
+            nqn,
+            portid: None,
+            cntlid: 1,
+            qid: 1,
+            entries,
+            has_flow_control,
+            hostid: [0; 16],
+        };
         queue.admit(&admitted, Rc::default(), Arc::default(), 131_072);
         queue
     }

@@ -24,6 +24,8 @@ pub enum Plan {
     Deallocate(usize),
     /// Nothing: it is done.
     Nothing,
+    /// It concerns reservations, which the app thread has.
+    Reservation,
 }
 
 /// What a command asks of a bdev of this geometry. `len`: length of the command's data, in bytes; `max_len`: the most the
@@ -61,6 +63,10 @@ pub fn plan(
         nvm::DATASET_MANAGEMENT => {
             dataset_management(DatasetManagement::from_command(command), geometry, len)
         }
+        nvm::RESERVATION_REGISTER
+        | nvm::RESERVATION_REPORT
+        | nvm::RESERVATION_ACQUIRE
+        | nvm::RESERVATION_RELEASE => Ok(Plan::Reservation),
         _ => Err(Status::INVALID_OPCODE.with_dnr()),
     }
 }

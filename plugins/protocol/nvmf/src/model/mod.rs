@@ -6,6 +6,8 @@ mod ana;
 mod limits;
 mod names;
 mod namespace;
+pub mod reservation;
+pub mod reservation_file;
 mod subsystem;
 mod target;
 

@@ -1,6 +1,7 @@
 //! A namespace: a bdev under a number, with its identity.
 
 use crate::model::MAX_NAMESPACES;
+use crate::model::reservation::Reservations;
 
 /// One namespace of a subsystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub struct Namespace {
     pub anagrpid: u32,
     /// What it offers.
     pub geometry: Geometry,
+    /// File that keeps reservations through a loss of power.
+    pub ptpl_file: Option<String>,
+    /// Its reservations.
+    pub reservations: Reservations,
 }
 
 /// What an I/O needs to know of a namespace's bdev.
@@ -116,6 +121,8 @@ pub(crate) mod tests {
             eui64: [0; 8],
             anagrpid: nsid,
             geometry: geometry(),
+            ptpl_file: None,
+            reservations: Reservations::default(),
         }
     }
 

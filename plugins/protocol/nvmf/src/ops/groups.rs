@@ -14,6 +14,13 @@ pub struct Wait {
     result: Result<()>,
 }
 
+impl Wait {
+    /// Whether all have answered.
+    pub fn is_over(&self) -> bool {
+        self.left == 0
+    }
+}
+
 /// A group's answer to the operation that waits for it. Dropping it unsent is an answer too.
 #[derive(Debug)]
 pub struct Reply {

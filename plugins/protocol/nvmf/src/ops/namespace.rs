@@ -4,7 +4,7 @@
 //! channels put, before its bdev is closed.
 
 use super::{lock, lock_subsystem, on_groups};
-use crate::app::{App, app};
+use crate::app::{App, app, reservation};
 use crate::model::{Geometry, Namespace, Ops, hex, uuid_text};
 use drivebay_sdk::bdev::{self, Desc, Event, Info, IoFlags, OpSet};
 use drivebay_sdk::{Error, Result, errno};
@@ -26,6 +26,8 @@ pub struct NewNamespace {
     pub uuid: Option<[u8; 16]>,
     /// ANA group.
     pub anagrpid: Option<u32>,
+    /// File that keeps reservations through a loss of power.
+    pub ptpl_file: Option<String>,
 }
 
 /// Adds a namespace; its number.
@@ -52,6 +54,8 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         eui64: new.eui64.unwrap_or_default(),
         anagrpid: check_ana_group(app, nqn, new.anagrpid.filter(|g| *g != 0).unwrap_or(nsid))?,
         geometry,
+        reservations: reservation::restore(new.ptpl_file.as_deref(), &desc, &info.uuid())?,
+        ptpl_file: new.ptpl_file,
     };
     check_identity(app, nqn, &namespace)?;
     let limits = {
@@ -60,10 +64,15 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         subsystem.options.command_limits()
     };
     let desc = Arc::new(desc);
+    let table = reservation::shared(&namespace.reservations);
     let (shared, name, new) = (Arc::downgrade(&desc), nqn.to_owned(), namespace.clone());
     let added = on_groups(app, move |group, reply| {
         let result = match shared.upgrade() {
-            Some(desc) => group.add_namespace(&name, &new, &desc, limits),
+            Some(desc) => {
+                let added = group.add_namespace(&name, &new, &desc, limits);
+                group.set_reservation(&name, nsid, table.clone());
+                added
+            }
             None => Err(Error::no_such_device()),
         };
         reply.send(result);

@@ -48,7 +48,6 @@ pub(super) fn add_listener(params: &AddListener) -> Result<()> {
 }
 
 pub(super) fn namespace(params: &NamespaceParams) -> Result<()> {
-    only_absent("namespace.ptpl_file", params.ptpl_file.as_deref())?;
     only_off("namespace.no_auto_visible", params.no_auto_visible)?;
     only_off("namespace.hide_metadata", params.hide_metadata)
 }

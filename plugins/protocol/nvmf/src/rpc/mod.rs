@@ -361,6 +361,7 @@ async fn add_ns(app: Rc<App>, params: AddNs) -> Result<u32> {
         uuid: identifier("namespace.uuid", given.uuid.as_deref())?,
         anagrpid: given.anagrpid,
         bdev_name: given.bdev_name,
+        ptpl_file: given.ptpl_file,
     };
     ops::add_namespace(&app, &params.nqn, new).await
 }

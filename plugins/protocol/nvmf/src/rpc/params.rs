@@ -243,7 +243,7 @@ params! {
         pub eui64: Option<String>,
         /// UUID; the bdev's when absent.
         pub uuid: Option<String>,
-        /// File that keeps reservations; only absent.
+        /// File that keeps reservations through a loss of power; without it they end with the process.
         pub ptpl_file: Option<String>,
         /// ANA group; the number of the namespace when absent.
         pub anagrpid: Option<u32>,
