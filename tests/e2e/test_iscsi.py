@@ -1,15 +1,18 @@
 """The iSCSI target, as Debian's libiscsi-bin sees it."""
 
+import base64
 import os
 import re
 import resource
 import socket
+import struct
 import subprocess
 import time
 import unittest
 from collections import Counter
 
 from host import Host, free_port
+from iscsi_client import Session
 
 TARGET = "iqn.2016-06.io.spdk:disk1"
 INITIATOR = "iqn.2001-04.com.example:host1"
@@ -114,6 +117,22 @@ class Iscsi(unittest.TestCase):
             self.assertEqual(host.call("iscsi_get_target_nodes"), nodes)
             status, text = run("iscsi-inq", f"iscsi://127.0.0.1:{port}/{TARGET}/0")
             self.assertEqual(status, 0, text)
+
+    def test_latencies_are_counted_while_that_is_enabled(self):
+        with Host() as host:
+            session = Session(serve(host), TARGET)
+            self.assertIn("iscsi_enable_histogram", host.refused("iscsi_get_histogram", name=TARGET).message)
+            host.call("iscsi_enable_histogram", name=TARGET, enable=True)
+            for lba in range(20):
+                session.read_all(lba, 512)
+            told = host.call("iscsi_get_histogram", name=TARGET)
+            counts = struct.unpack(f"<{58 * 128}Q", base64.b64decode(told.pop("histogram")))
+            self.assertEqual(sum(counts), 20)
+            self.assertEqual(told, {"granularity": 7, "min_range": 0, "max_range": 57, "tsc_rate": 10**9})
+            saved = [call["method"] for call in host.call("framework_get_config", name="iscsi")]
+            self.assertIn("iscsi_enable_histogram", saved)
+            host.call("iscsi_enable_histogram", name=TARGET, enable=False)
+            host.refused("iscsi_get_histogram", name=TARGET)
 
     def test_the_conformance_suite_of_libiscsi(self):
         with Host() as host:

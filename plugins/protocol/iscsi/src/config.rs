@@ -39,6 +39,9 @@ pub(crate) fn write(config: &mut Config<'_>) {
     }
     for target in model.targets.values() {
         config.call("iscsi_create_target_node", &view::target(target));
+        if target.has_histogram {
+            config.call("iscsi_enable_histogram", &json!({"name": target.name, "enable": true}));
+        }
         for (pg_tag, (host, port)) in &target.redirects {
             let params = json!({
                 "name": target.name,

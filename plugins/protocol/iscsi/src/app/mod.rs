@@ -9,6 +9,7 @@ use crate::group::{ConnectionInfo, Group};
 use crate::login::Registry;
 use crate::model::Lun;
 use crate::model::Model;
+use crate::node::histogram::Histogram;
 pub use doors::GuestInfo;
 use doors::{Doors, Move};
 use drivebay_scsi::{Change, Port, Settled, TaskKey};
@@ -302,6 +303,18 @@ impl Iscsi {
                 }
             });
         }
+    }
+
+    /// Asks a target's group for the latencies that it counted; `then` runs on the app thread.
+    pub fn histogram(&self, target: &str, then: impl FnOnce(Option<Histogram>) + 'static) {
+        let id = self.waits.for_histogram(Box::new(then));
+        let of = target.to_owned();
+        self.in_home(target, move |group| {
+            let histogram = group.histogram(&of);
+            if let Some(app) = APP.get() {
+                app.send(move |app| app.waits.histogram_came(id, histogram));
+            }
+        });
     }
 
     fn round(&self) -> bool {

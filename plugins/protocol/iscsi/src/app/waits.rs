@@ -1,10 +1,12 @@
 //! What control operations wait for: targets that go, and what poll groups tell.
 
 use crate::group::ConnectionInfo;
+use crate::node::histogram::Histogram;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 type Then = Box<dyn FnOnce()>;
+type ThenHistogram = Box<dyn FnOnce(Option<Histogram>)>;
 type ThenAll = Box<dyn FnOnce(Vec<ConnectionInfo>)>;
 
 /// Who waits for what.
@@ -12,6 +14,7 @@ type ThenAll = Box<dyn FnOnce(Vec<ConnectionInfo>)>;
 pub(super) struct Waits {
     targets: RefCell<Vec<(Option<String>, Then)>>,
     gathers: RefCell<BTreeMap<u64, Gather>>,
+    histograms: RefCell<BTreeMap<u64, ThenHistogram>>,
     last: Cell<u64>,
 }
 
@@ -49,14 +52,34 @@ impl Waits {
 
     /// Runs `then` with what `count` poll groups tell; returns the number to tell it under.
     pub(super) fn gather(&self, count: usize, then: ThenAll) -> u64 {
-        let id = self.last.get() + 1;
-        self.last.set(id);
+        let id = self.next();
         if count == 0 {
             then(Vec::new());
         } else {
             let gather = Gather { left: count, all: Vec::new(), then };
             self.gathers.borrow_mut().insert(id, gather);
         }
+        id
+    }
+
+    /// Runs `then` with a target's histogram; returns the number to tell it under.
+    pub(super) fn for_histogram(&self, then: ThenHistogram) -> u64 {
+        let id = self.next();
+        self.histograms.borrow_mut().insert(id, then);
+        id
+    }
+
+    /// A poll group has told a histogram.
+    pub(super) fn histogram_came(&self, id: u64, histogram: Option<Histogram>) {
+        let then = self.histograms.borrow_mut().remove(&id);
+        if let Some(then) = then {
+            then(histogram);
+        }
+    }
+
+    fn next(&self) -> u64 {
+        let id = self.last.get() + 1;
+        self.last.set(id);
         id
     }
 

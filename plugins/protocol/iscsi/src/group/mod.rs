@@ -7,6 +7,7 @@ pub mod bdevs;
 pub mod socket;
 
 use crate::app;
+use crate::node::histogram::Histogram;
 use crate::node::{Established, Node, SessionId};
 use bdevs::Bdevs;
 use drivebay_reservation::Table;
@@ -166,6 +167,16 @@ impl Group {
     pub fn settled(&self, target: &str, unit: u16, key: TaskKey, settled: Settled) {
         self.with(target, |node| node.settled(unit, key, settled));
         self.state.borrow_mut().is_pending = true;
+    }
+
+    /// Begins to count latencies of a target, or ends it.
+    pub fn count_latencies(&self, target: &str, is_on: bool) {
+        self.with(target, |node| node.count_latencies(is_on));
+    }
+
+    /// The latencies of a target that were counted.
+    pub fn histogram(&self, target: &str) -> Option<Histogram> {
+        self.state.borrow().targets.get(target)?.node.histogram().cloned()
     }
 
     /// Ends a target: its sessions end, and `then` runs when nothing is left of it.

@@ -5,6 +5,7 @@
 //! gate) is a `Chore` that the node does after the link has returned, so no link is entered twice.
 
 mod data;
+pub mod histogram;
 mod link;
 mod management;
 mod pdu;
@@ -20,6 +21,7 @@ pub use session::{Session, SessionId};
 use crate::connection::Inbox;
 use drivebay_scsi::{Change, Device, Disk, NexusId, Settled, TaskKey};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op};
+use histogram::Histogram;
 use management::{Management, Wait};
 use std::collections::BTreeMap;
 
@@ -79,6 +81,8 @@ pub struct Shared<B: Backend> {
     /// Some link has no memory for an I/O.
     is_short: bool,
     now_ns: u64,
+    /// Latencies of commands, while they are counted.
+    histogram: Option<Box<Histogram>>,
 }
 
 /// A target node. It lives on one lightweight thread.
@@ -101,6 +105,7 @@ impl<B: Backend> Node<B> {
             leaving: Vec::new(),
             is_short: false,
             now_ns: 0,
+            histogram: None,
         };
         Self { shared, links: Vec::new(), waits: Vec::new() }
     }
@@ -108,6 +113,20 @@ impl<B: Backend> Node<B> {
     /// The device.
     pub fn device_mut(&mut self) -> &mut Device {
         &mut self.shared.device
+    }
+
+    /// Begins to count latencies, with a new histogram, or ends it.
+    pub fn count_latencies(&mut self, is_on: bool) {
+        match (is_on, &self.shared.histogram) {
+            (true, Some(_)) => {}
+            (true, None) => self.shared.histogram = Some(Box::default()),
+            (false, _) => self.shared.histogram = None,
+        }
+    }
+
+    /// The latencies that were counted.
+    pub fn histogram(&self) -> Option<&Histogram> {
+        self.shared.histogram.as_deref()
     }
 
     /// The backend.

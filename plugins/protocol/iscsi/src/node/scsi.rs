@@ -9,6 +9,7 @@ use drivebay_spec_iscsi::{BHS_LEN, NO_TAG};
 use drivebay_spec_scsi::Status;
 use drivebay_spec_scsi::sense::{Sense, asc};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// I/Os of one task at once.
 const PIECES_MAX: usize = 4;
@@ -66,6 +67,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             sent: 0,
             is_aborted: false,
             waits_for_node: false,
+            began: shared.histogram.as_ref().map(|_| Instant::now()),
         });
         let first = self.agreed.first_burst_len.min(out_len);
         let taken = data.len().min(usize::try_from(first).unwrap_or(usize::MAX));
@@ -239,6 +241,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
     /// Releases what a task held.
     fn let_go<K: Backend>(&mut self, entry: &mut Entry<B>, shared: &mut Shared<K>) {
         shared.device.finish(&mut entry.task);
+        if let (Some(histogram), Some(began)) = (&mut shared.histogram, entry.began) {
+            histogram.add(began.elapsed());
+        }
         shared.chores.push(Chore::Turn(entry.task.gate_unit()));
         if let Some(session) = self.session_mut(shared) {
             session.end();

@@ -2,6 +2,7 @@
 
 use drivebay_scsi::{Io, Task, TaskKey};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// A command under way.
 #[derive(Debug)]
@@ -31,8 +32,10 @@ pub(super) struct Entry<B> {
     pub(super) sent: u32,
     /// It was aborted: it ends without a response, once its I/Os have ended.
     pub(super) is_aborted: bool,
-    /// It is a PREEMPT AND ABORT that is answered when the tasks that it aborts have ended.
+    /// It has ended, and is answered when the node has done what it left to it.
     pub(super) waits_for_node: bool,
+    /// When it came; only while latencies are counted.
+    pub(super) began: Option<Instant>,
 }
 
 /// One I/O of a task.

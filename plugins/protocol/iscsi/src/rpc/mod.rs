@@ -80,6 +80,14 @@ pub fn register(app: &App) -> Result<()> {
             .describe(gives("Object: invalid, running, exiting, exited.")),
         change("iscsi_target_node_add_lun", "Adds a unit to a target.", targets::add_lun),
         change("iscsi_target_node_set_redirect", "Sends initiators elsewhere.", targets::set_redirect),
+        change(
+            "iscsi_enable_histogram",
+            "Counts latencies of a target's commands, or ends that.",
+            targets::enable_histogram,
+        ),
+        Method::new("iscsi_get_histogram", "Tells the latencies that were counted.", targets::get_histogram).describe(gives(
+            "Object: histogram (base64 of counts of 8 bytes, little-endian), granularity, min_range, max_range, tsc_rate.",
+        )),
         change("iscsi_target_node_request_logout", "Asks initiators to log out.", targets::request_logout),
     ];
     methods.into_iter().try_for_each(|method| method.register(app))

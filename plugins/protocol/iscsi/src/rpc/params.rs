@@ -287,6 +287,14 @@ params! {
         pub redirect_port: Option<String>,
     }
 
+    /// Parameters of `iscsi_enable_histogram`.
+    pub struct EnableHistogram {
+        /// The target.
+        pub name: String,
+        /// Latencies are counted from now on, or not any more; then the counts are lost.
+        pub enable: bool,
+    }
+
     /// Parameters of `iscsi_target_node_request_logout`.
     pub struct RequestLogout {
         /// The target.

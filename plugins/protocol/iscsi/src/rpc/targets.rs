@@ -1,10 +1,10 @@
 //! Target nodes.
 
 use super::params::{
-    AddLun, ChangeMaps, CreateTargetNode, OneTarget, PgIgMap, RequestLogout, SetRedirect,
-    TargetAuth,
+    AddLun, ChangeMaps, CreateTargetNode, EnableHistogram, OneTarget, PgIgMap, RequestLogout,
+    SetRedirect, TargetAuth,
 };
-use super::{missing, refused, this};
+use super::{missing, refused, this, view};
 use crate::app::Iscsi;
 use crate::model::target::Map;
 use crate::model::{ChapPolicy, Lun, Model, Portal, TARGETS_MAX, Target};
@@ -209,4 +209,34 @@ pub(super) fn request_logout(app: &Iscsi, params: RequestLogout) -> Result<()> {
     let of = name.clone();
     app.in_home(&name, move |group| group.request_logout(&of, by, LOGOUT_SECONDS));
     Ok(())
+}
+
+pub(super) fn enable_histogram(app: &Iscsi, params: EnableHistogram) -> Result<()> {
+    let name = with(app, &params.name, |target| {
+        target.has_histogram = params.enable;
+        Ok(target.name.clone())
+    })?;
+    let of = name.clone();
+    app.in_home(&name, move |group| group.count_latencies(&of, params.enable));
+    Ok(())
+}
+
+pub(super) fn get_histogram(_: &App, call: Call, params: OneTarget) {
+    let found = this().and_then(|app| {
+        let name = with(&app, &params.name, |target| {
+            if target.has_histogram {
+                return Ok(target.name.clone());
+            }
+            let why = "latencies are not counted; call iscsi_enable_histogram first";
+            Err(Error::new(errno::EINVAL, format!("target {}: {why}", target.name)))
+        })?;
+        Ok((app, name))
+    });
+    match found {
+        Ok((app, name)) => app.histogram(&name, move |histogram| match histogram {
+            Some(histogram) => call.reply(view::histogram(&histogram)),
+            None => call.fail(refused(Error::new(errno::ENODEV, "the target is gone"))),
+        }),
+        Err(error) => call.fail(refused(error)),
+    }
 }

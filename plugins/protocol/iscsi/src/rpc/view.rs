@@ -3,6 +3,9 @@
 use crate::app::{GuestInfo, Iscsi};
 use crate::group::ConnectionInfo;
 use crate::model::{AuthGroup, InitiatorGroup, Options, PortalGroup, Target};
+use crate::node::histogram::{GRANULARITY, Histogram, MAX_RANGE, TICKS_HZ};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
 pub(crate) fn options(options: &Options) -> Value {
@@ -116,6 +119,16 @@ pub(crate) fn target(target: &Target) -> Value {
         "chap_group": target.chap.group,
         "header_digest": target.header_digest,
         "data_digest": target.data_digest,
+    })
+}
+
+pub(super) fn histogram(histogram: &Histogram) -> Value {
+    json!({
+        "histogram": BASE64_STANDARD.encode(histogram.to_bytes()),
+        "granularity": GRANULARITY,
+        "min_range": 0,
+        "max_range": MAX_RANGE,
+        "tsc_rate": TICKS_HZ,
     })
 }
 
