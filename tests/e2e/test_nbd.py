@@ -291,10 +291,12 @@ class Nbd(unittest.TestCase):
     def test_errors_have_the_codes_of_the_reference(self):
         with Host() as host:
             self.serve(host)
+            host.call("bdev_malloc_create", name="owned", num_blocks=NUM_BLOCKS, block_size=512)
+            host.call("bdev_split_create", base_bdev="owned", split_count=2)
             for method, params, code in (
                 ("nbd_start_disk", {"bdev_name": "m0", "nbd_device": "/dev/sda"}, -19),
                 ("nbd_start_disk", {"bdev_name": "none", "nbd_device": "/dev/nbd9999"}, -19),
-                ("nbd_start_disk", {"bdev_name": "m0", "nbd_device": "/dev/nbd9999"}, -1),
+                ("nbd_start_disk", {"bdev_name": "owned", "nbd_device": "/dev/nbd9999"}, -1),
                 ("nbd_stop_disk", {"nbd_device": "/dev/nbd9999"}, -19),
                 ("nbd_get_disks", {"nbd_device": "/dev/nbd9999"}, -19),
                 ("nbd_server_add_export", {"server": "none", "bdev_name": "m0"}, -2),

@@ -8,6 +8,7 @@ use drivebay_nvmf::controller::connect::{Attempt, connect};
 use drivebay_nvmf::controller::events::REQUESTS_MAX;
 use drivebay_nvmf::controller::{QueueId, Ticket};
 use drivebay_nvmf::io::{Plan, deallocate, plan};
+use drivebay_nvmf::model::reservation::Reservations;
 use drivebay_nvmf::model::{
     AnaState, ControllerKind, Geometry, Model, Namespace, Ops, Options, Subsystem, TransportLimits,
     address_of,
@@ -94,6 +95,8 @@ impl Target {
                 eui64: [0; 8],
                 anagrpid: nsid,
                 geometry: geometry(0xff),
+                ptpl_file: None,
+                reservations: Reservations::default(),
             };
             subsystem.namespaces.insert(nsid, namespace);
         }
@@ -294,6 +297,15 @@ fn plan_io(script: &mut Script<'_>) {
             }
         }
         Ok(Plan::Flush | Plan::Nothing) => {}
+        Ok(Plan::Reservation) => {
+            let mut reservations = Reservations::default();
+            for host in 0..3 {
+                let data = script.bytes(16).to_vec();
+                if let Ok(change) = reservations.change([host; 16], &command, &data, true) {
+                    reservations = change.after;
+                }
+            }
+        }
         Err(status) => assert!(!status.is_success()),
     }
 }

@@ -5,6 +5,7 @@ use crate::model::Lun;
 use drivebay_reservation::Table;
 use drivebay_scsi::{Change, Identity, Settled};
 use drivebay_sdk::bdev::{self, Desc, Event};
+use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::{App, Error, Result, errno};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ impl Unit {
         &self.desc
     }
 
-    /// Makes a change of reservations stick. `answer` is called once, now or on another thread.
+    /// Makes a change of reservations stick. `answer` is called once, now or later.
     pub(super) fn settle(&mut self, change: Change, answer: impl FnOnce(Settled) + Send + 'static) {
         if !self.own(change.is_registered) {
             return answer(Settled::InUse);
@@ -67,10 +68,14 @@ impl Unit {
         self.may_be_stored = true;
         let text = reservations::to_text(&self.uuid, change.stored.as_ref());
         let answer = Answer(Some(Box::new(answer)));
-        // A disk may take its time, and the app thread has none.
-        let write = move || answer.send(reservations::write(&path, &text));
-        if let Err(error) = std::thread::Builder::new().name("iscsi_ptpl".into()).spawn(write) {
-            tracing::error!(%error, "reservations cannot be stored");
+        let write = async move {
+            let write = move || reservations::write(&path, &text);
+            let written = worker::run("iscsi reservations", write).await;
+            answer.send(written.unwrap_or(Settled::NotStored));
+        };
+        match task::spawn("iscsi reservations", write) {
+            Ok(task) => task.detach(),
+            Err(error) => tracing::error!(%error, "reservations cannot be stored"),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::ops::{lock, on_groups};
 use crate::tasks::until;
 use drivebay_reservation::{Notice, Table, Told, file};
 use drivebay_sdk::bdev::{self, Desc};
+use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::{Error, Result as SdkResult, errno, thread};
 use drivebay_spec_nvme::opcode::nvm;
 use drivebay_spec_nvme::reservation::{Notification, Registered, Report, extended_report};
@@ -180,16 +181,21 @@ fn own(desc: &Desc, is_owned: bool) -> SdkResult<()> {
     })?
 }
 
-/// Writes a file on a thread of its own: a disk may take its time, and the app thread has none.
+/// Writes a file on a worker: a disk may take its time, and the app thread has none.
 async fn store(app: &Rc<App>, path: String, text: String) -> SdkResult<()> {
     let (number, replies) = app.expect(1)?;
-    let write = move || {
-        let written = file::replace(Path::new(&path), &text);
-        let written =
-            written.map_err(|error| Error::new(errno::EIO, format!("ptpl_file {path}: {error}")));
+    let write = async move {
+        let write = move || {
+            let failed = |error| Error::new(errno::EIO, format!("ptpl_file {path}: {error}"));
+            file::replace(Path::new(&path), &text).map_err(failed)
+        };
+        let written = worker::run("nvmf reservations", write).await.and_then(|written| written);
         replies.into_iter().for_each(|reply| reply.send(written.clone()));
     };
-    std::thread::Builder::new().name("nvmf_ptpl".into()).spawn(write)?;
+    match task::spawn("nvmf reservations", write) {
+        Ok(task) => task.detach(),
+        Err(error) => tracing::error!(%error, "no task can be made"),
+    }
     app.replies(number).await
 }
 
