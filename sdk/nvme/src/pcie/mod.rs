@@ -1,0 +1,127 @@
+//! NVMe over PCIe without a device: registers and memory are traits, so the same code runs on a real controller and on a model.
+//!
+//! - [`Registers`] are a controller's registers, [`Memory`] is memory that it shares.
+//! - [`Controller`] enables, disables and shuts a controller down. The owner waits between the steps, with [`Wait`] as its limit.
+//! - [`commands`] make and delete I/O queues.
+//! - [`Ring`] is a queue pair: commands in, completions out. It is polled, and rings the doorbells once a round.
+//!
+//! Whatever a controller does, a ring returns a request once, touches no memory but its own, and has no more requests than its depth. The
+//! first [`Fault`] ends it: then the owner stops the controller, and only then takes the requests that were outstanding, because the
+//! controller may access their memory until it is stopped.
+//!
+//! ```
+//! use drivebay_nvme_driver::pcie::{Controller, Fault, Registers, Wait};
+//!
+//! # fn disable(registers: impl Registers, mut now_ns: impl FnMut() -> u64) -> Result<(), Fault> {
+//! let controller = Controller::new(registers)?;
+//! controller.disable();
+//! let wait = Wait::for_ready(&controller, false, now_ns());
+//! while !wait.is_over(&controller, now_ns())? {
+//!     std::thread::yield_now();
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod commands;
+mod controller;
+#[cfg(test)]
+mod model;
+mod prp;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use controller::{AdminQueue, Controller, Wait};
+pub use ring::{Payload, Queue, Refused, Ring};
+
+/// Length of a memory page, in bytes. Every controller that runs on this kind of machine supports it.
+pub const PAGE: u32 = 4096;
+
+/// A controller's registers: the memory of BAR 0. They read as all ones when the controller is gone.
+pub trait Registers {
+    /// Length, in bytes.
+    fn len_bytes(&self) -> usize;
+
+    /// Reads 4 bytes at an offset that is a multiple of 4.
+    fn read32(&self, at: usize) -> u32;
+
+    /// Writes 4 bytes at an offset that is a multiple of 4. What was stored to memory before is there when the controller looks.
+    fn write32(&self, at: usize, value: u32);
+}
+
+/// Memory that a controller shares, in words of 8 bytes, aligned to a page. It is zero at first.
+pub trait Memory {
+    /// Where the controller sees it.
+    fn iova(&self) -> u64;
+
+    /// Length in words of 8 bytes.
+    fn words(&self) -> usize;
+
+    /// Loads a word, and with it everything that the controller wrote before it.
+    fn load(&self, index: usize) -> u64;
+
+    /// Stores a word.
+    fn store(&self, index: usize, value: u64);
+}
+
+impl<T: Registers> Registers for Arc<T> {
+    fn len_bytes(&self) -> usize {
+        T::len_bytes(self)
+    }
+
+    fn read32(&self, at: usize) -> u32 {
+        T::read32(self, at)
+    }
+
+    fn write32(&self, at: usize, value: u32) {
+        T::write32(self, at, value);
+    }
+}
+
+/// Why a controller or a queue can no longer be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its registers read as all ones.
+    Gone,
+    /// CSTS.CFS is set.
+    Fatal,
+    /// It did not become ready, or not ready, or shut down, in time. Names the field.
+    Late(&'static str),
+    /// It needs what this driver does not have. Says what.
+    Unsupported(&'static str),
+    /// It completed a command that is not outstanding.
+    UnknownCommand(u16),
+    /// A completion names another submission queue.
+    WrongQueue(u16),
+    /// A completion names a place outside of the submission queue.
+    WrongHead(u16),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the controller is gone: its registers read as all ones"),
+            Self::Fatal => f.write_str("the controller has a fatal error (CSTS.CFS)"),
+            Self::Late(field) => write!(f, "the controller did not change {field} in time"),
+            Self::Unsupported(what) => write!(f, "the controller is not supported: {what}"),
+            Self::UnknownCommand(cid) => {
+                write!(f, "the controller completed command {cid}, which is not outstanding")
+            }
+            Self::WrongQueue(qid) => {
+                write!(f, "the controller sent a completion of queue {qid} to another queue")
+            }
+            Self::WrongHead(head) => {
+                write!(
+                    f,
+                    "the controller says that it has read entry {head}, which the queue does not have"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Fault {}

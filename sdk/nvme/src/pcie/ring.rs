@@ -1,0 +1,238 @@
+//! A queue pair in memory that the controller shares. NVMe over PCIe 1.0, section 3; NVMe Base 2.0, section 3.3.1.
+
+use super::prp::{self, LIST_ENTRIES};
+use super::{Controller, Fault, Memory, Registers};
+use drivebay_spec_nvme::{Command, Completion, Status};
+
+/// Words of 8 bytes of a submission queue entry and of a completion queue entry.
+const SQE_WORDS: usize = Command::LEN / 8;
+const CQE_WORDS: usize = Completion::LEN / 8;
+/// Bits 15 and 14 of a command's first dword: its data is described by SGLs.
+const PSDT: u32 = 3 << 14;
+
+/// A command's data.
+pub trait Payload {
+    /// The data as the controller sees it, piece by piece: address and length in bytes; `None` for a piece that devices do not reach. It
+    /// is valid until the request is given back.
+    fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>>;
+}
+
+/// Why a ring refuses a request, and the request.
+#[derive(Debug)]
+pub enum Refused<P> {
+    /// It has no room, or its controller is at fault.
+    Full(P),
+    /// Its data cannot be described to the controller where it is: copy it.
+    Data(P),
+}
+
+/// The memory and the name of a queue pair.
+#[derive(Debug)]
+pub struct Queue<M> {
+    /// Its identifier; 0 = the admin queue.
+    pub qid: u16,
+    /// Entries of each queue, 2 to 4096.
+    pub entries: u16,
+    /// Submission queue: 64 bytes for each entry.
+    pub sq: M,
+    /// Completion queue: 16 bytes for each entry.
+    pub cq: M,
+    /// Page lists: 4096 bytes for each entry.
+    pub lists: M,
+}
+
+/// A queue pair.
+///
+/// Round by round, the owner submits commands, calls [`Self::reap`], and then rings the doorbells with [`Self::ring`].
+#[derive(Debug)]
+pub struct Ring<M, P> {
+    queue: Queue<M>,
+    /// Requests outstanding, by command identifier.
+    slots: Vec<Option<P>>,
+    free: Vec<u16>,
+    /// Where the next command goes, and what the controller was told.
+    tail: u16,
+    tail_told: u16,
+    /// Where the next completion comes, and what the controller was told.
+    head: u16,
+    head_told: u16,
+    /// Phase of completions that are new.
+    phase: bool,
+    fault: Option<Fault>,
+}
+
+impl<M: Memory, P: Payload> Ring<M, P> {
+    /// A queue pair whose memory is all zero. It has as many entries as its memory has room for, if that is fewer.
+    #[must_use]
+    pub fn new(mut queue: Queue<M>) -> Self {
+        let room = [
+            queue.sq.words() / SQE_WORDS,
+            queue.cq.words() / CQE_WORDS,
+            queue.lists.words() / LIST_ENTRIES + 1,
+        ];
+        let room = room.into_iter().fold(usize::from(queue.entries), usize::min);
+        queue.entries = u16::try_from(room).unwrap_or(u16::MAX);
+        // One entry stays empty: a full queue would look like an empty one.
+        let depth = queue.entries.saturating_sub(1);
+        Self {
+            queue,
+            slots: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+            tail: 0,
+            tail_told: 0,
+            head: 0,
+            head_told: 0,
+            phase: true,
+            fault: None,
+        }
+    }
+
+    /// Its memory and name.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<M> {
+        &self.queue
+    }
+
+    /// How many commands are outstanding.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether a command can be submitted.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.free.is_empty() && self.fault.is_none()
+    }
+
+    /// Puts a command into the queue, and returns its identifier. It fills in the identifier and the data pointer. The controller sees it
+    /// after [`Self::ring`].
+    ///
+    /// # Errors
+    /// Returns the request.
+    #[inline]
+    pub fn submit(&mut self, command: &Command, request: P) -> Result<u16, Refused<P>> {
+        if self.fault.is_some() {
+            return Err(Refused::Full(request));
+        }
+        let Some(cid) = self.free.pop() else { return Err(Refused::Full(request)) };
+        let list = usize::from(cid) * LIST_ENTRIES;
+        let Queue { sq, lists, .. } = &self.queue;
+        let put = |place, page| lists.store(list + place, page);
+        let list_iova = lists.iova() + (list as u64) * 8;
+        let Some(prps) = prp::describe(request.pieces(), list_iova, put) else {
+            self.free.push(cid);
+            return Err(Refused::Data(request));
+        };
+        let mut dw = command.with_cid(cid).dw;
+        dw[0] &= !PSDT;
+        let at = usize::from(self.tail) * SQE_WORDS;
+        let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        for (index, value) in [
+            word(dw[0], dw[1]),
+            word(dw[2], dw[3]),
+            word(dw[4], dw[5]),
+            prps.first,
+            prps.second,
+            word(dw[10], dw[11]),
+            word(dw[12], dw[13]),
+            word(dw[14], dw[15]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            sq.store(at + index, value);
+        }
+        self.tail = self.next(self.tail);
+        if let Some(slot) = self.slots.get_mut(usize::from(cid)) {
+            *slot = Some(request);
+        }
+        Ok(cid)
+    }
+
+    fn next(&self, place: u16) -> u16 {
+        if place + 1 < self.queue.entries { place + 1 } else { 0 }
+    }
+
+    /// The second word of the completion that comes next, if it is new.
+    #[inline]
+    fn fresh(&self) -> Option<u64> {
+        let word = self.queue.cq.load(usize::from(self.head) * CQE_WORDS + 1);
+        ((word >> 48 & 1 == 1) == self.phase).then_some(word)
+    }
+
+    /// Whether a completion has come: for an owner that is about to sleep.
+    #[must_use]
+    pub fn has_completions(&self) -> bool {
+        self.fault.is_none() && self.fresh().is_some()
+    }
+
+    /// Gives `done` the requests that are done; returns how many. There are no more than the queue has entries.
+    ///
+    /// # Errors
+    /// The controller is at fault. Requests stay outstanding until [`Self::into_parts`].
+    #[inline]
+    pub fn reap(&mut self, mut done: impl FnMut(P, Completion)) -> Result<usize, Fault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let mut count = 0;
+        while count < usize::from(self.queue.entries)
+            && let Some(word) = self.fresh()
+        {
+            let result = self.queue.cq.load(usize::from(self.head) * CQE_WORDS);
+            let part = |shift: u32| u16::try_from(word >> shift & 0xffff).unwrap_or(0);
+            let [sqhd, sqid, cid, status] = [part(0), part(16), part(32), part(48)];
+            let slot = self.slots.get_mut(usize::from(cid)).and_then(Option::take);
+            let request = match slot {
+                _ if sqid != self.queue.qid => Err((slot, Fault::WrongQueue(sqid))),
+                _ if sqhd >= self.queue.entries => Err((slot, Fault::WrongHead(sqhd))),
+                None => Err((None, Fault::UnknownCommand(cid))),
+                Some(request) => Ok(request),
+            };
+            let request = match request {
+                Ok(request) => request,
+                Err((slot, fault)) => {
+                    if let Some(place) = self.slots.get_mut(usize::from(cid)) {
+                        *place = slot;
+                    }
+                    self.fault = Some(fault);
+                    return Err(fault);
+                }
+            };
+            self.free.push(cid);
+            self.head = self.next(self.head);
+            self.phase ^= self.head == 0;
+            count += 1;
+            let status = Status::from_bits(status >> 1);
+            done(request, Completion { result, sqhd, sqid, cid, phase: self.phase, status });
+        }
+        Ok(count)
+    }
+
+    /// Tells the controller about new commands, and about completions that were taken: at most one write for each.
+    #[inline]
+    pub fn ring<R: Registers>(&mut self, controller: &Controller<R>) {
+        let qid = self.queue.qid;
+        if self.tail != self.tail_told {
+            self.tail_told = self.tail;
+            controller.registers().write32(controller.doorbell(qid, false), self.tail.into());
+        }
+        if self.head != self.head_told {
+            self.head_told = self.head;
+            controller.registers().write32(controller.doorbell(qid, true), self.head.into());
+        }
+    }
+
+    /// The requests outstanding, with their command identifiers.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &P)> {
+        (0..).zip(&self.slots).filter_map(|(cid, slot)| Some((cid, slot.as_ref()?)))
+    }
+
+    /// Takes the ring apart into its memory and the requests outstanding. The controller must be stopped, or the queue deleted: until then
+    /// the controller may access the memory of both.
+    #[must_use]
+    pub fn into_parts(self) -> (Queue<M>, Vec<P>) {
+        (self.queue, self.slots.into_iter().flatten().collect())
+    }
+}

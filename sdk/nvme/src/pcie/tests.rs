@@ -1,0 +1,262 @@
+//! The driver against a model that is good, slow, or lies.
+
+use super::model::{Model, Registers32, pair};
+use super::{AdminQueue, Controller, Fault, Payload, Refused, Wait};
+use drivebay_spec_nvme::{Command, Completion, Status, opcode};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// A request with a number, and data at some pages.
+#[derive(Debug, PartialEq, Eq)]
+struct Request(u32, Vec<(u64, u32)>);
+
+impl Payload for Request {
+    fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
+        self.1.iter().map(|piece| Some(*piece))
+    }
+}
+
+fn read(number: u32) -> (Command, Request) {
+    (Command::new(opcode::nvm::READ).with_nsid(7), Request(number, vec![(0x5000, 4096)]))
+}
+
+const SECOND: u64 = 1_000_000_000;
+const ADMIN: AdminQueue =
+    AdminQueue { sq_iova: 0x1_0000_1000, cq_iova: 0x1_0000_2000, entries: 32 };
+
+#[test]
+fn a_controller_is_enabled_and_disabled_by_its_registers() {
+    let registers = Registers32::new();
+    let controller = Controller::new(Rc::clone(&registers)).unwrap();
+    controller.enable(ADMIN);
+    assert!(Wait::for_ready(&controller, true, 0).is_over(&controller, 0).unwrap());
+    assert_eq!(registers.get(0x24), 31 << 16 | 31);
+    assert_eq!((registers.get(0x28), registers.get(0x2c)), (0x1000, 1));
+    assert_eq!((registers.get(0x30), registers.get(0x34)), (0x2000, 1));
+    assert_eq!(registers.get(0x14), 4 << 20 | 6 << 16 | 1);
+    controller.shut_down();
+    assert!(Wait::for_shutdown(0, 0).is_over(&controller, 0).unwrap());
+    controller.disable();
+    assert!(Wait::for_ready(&controller, false, 0).is_over(&controller, 0).unwrap());
+    assert_eq!(controller.qid_max(), 511);
+}
+
+#[test]
+fn every_wait_ends_at_its_time_at_a_fatal_error_and_when_the_controller_is_gone() {
+    let registers = Registers32::new();
+    let controller = Controller::new(Rc::clone(&registers)).unwrap();
+    registers.is_obedient.set(false);
+    for wait in [Wait::for_ready(&controller, true, 0), Wait::for_shutdown(0, 0)] {
+        assert_eq!(wait.is_over(&controller, 0), Ok(false));
+        assert!(matches!(wait.is_over(&controller, 20 * SECOND), Err(Fault::Late(_))));
+        registers.set(0x1c, 2);
+        assert_eq!(wait.is_over(&controller, 0), Err(Fault::Fatal));
+        registers.is_gone.set(true);
+        assert_eq!(wait.is_over(&controller, 0), Err(Fault::Gone));
+        registers.is_gone.set(false);
+        registers.set(0x1c, 0);
+    }
+    // A controller with a fatal error can still be disabled.
+    let wait = Wait::for_ready(&controller, false, 0);
+    registers.set(0x1c, 3);
+    assert_eq!(wait.is_over(&controller, 0), Ok(false));
+    registers.set(0x1c, 2);
+    assert_eq!(wait.is_over(&controller, 0), Ok(true));
+}
+
+#[test]
+fn a_controller_that_is_gone_or_not_supported_is_refused() {
+    let registers = Registers32::new();
+    registers.is_gone.set(true);
+    assert_eq!(Controller::new(Rc::clone(&registers)).err(), Some(Fault::Gone));
+    registers.is_gone.set(false);
+    let high = registers.get(4);
+    registers.set(4, high | 1 << 16);
+    assert!(matches!(Controller::new(Rc::clone(&registers)), Err(Fault::Unsupported(_))));
+    registers.set(4, 0);
+    assert!(matches!(Controller::new(Rc::clone(&registers)), Err(Fault::Unsupported(_))));
+    // The doorbells of this stride are outside of the registers.
+    registers.set(4, high | 15);
+    assert!(matches!(Controller::new(registers), Err(Fault::Unsupported(_))));
+}
+
+#[test]
+fn commands_arrive_as_they_were_meant_and_each_request_returns_once() {
+    let (mut ring, controller, mut model) = pair(4);
+    let mut next = 0;
+    // Many times around, so that the phase changes often.
+    for _ in 0..50 {
+        for _ in 0..3 {
+            let (command, request) = read(next);
+            ring.submit(&command, request).unwrap();
+            next += 1;
+        }
+        let (command, request) = read(u32::MAX);
+        assert!(matches!(ring.submit(&command, request), Err(Refused::Full(Request(u32::MAX, _)))));
+        ring.ring(&controller);
+        let commands = model.fetch();
+        assert_eq!(commands.len(), 3);
+        let cids: Vec<u16> =
+            commands.iter().map(|words| u16::try_from(words[0] >> 16 & 0xffff).unwrap()).collect();
+        for words in &commands {
+            assert_eq!(words[0] & 0xffff, u64::from(opcode::nvm::READ), "PRP, not SGL");
+            assert_eq!((words[0] >> 32, words[3], words[4]), (7, 0x5000, 0));
+        }
+        // In another order.
+        cids.iter().rev().for_each(|cid| model.complete(*cid));
+        let mut done = Vec::new();
+        let count = ring.reap(|request, completion| {
+            assert!(completion.status.is_success());
+            done.push(request.0);
+        });
+        assert_eq!((count, done), (Ok(3), vec![next - 1, next - 2, next - 3]));
+        assert!(!ring.has_completions());
+    }
+}
+
+#[test]
+fn a_burst_of_sixteen_needs_two_writes_of_doorbells() {
+    let (mut ring, controller, mut model) = pair(64);
+    let bursts = 100;
+    for _ in 0..bursts {
+        for number in 0..16 {
+            let (command, request) = read(number);
+            ring.submit(&command, request).unwrap();
+        }
+        ring.ring(&controller);
+        for words in model.fetch() {
+            model.complete(u16::try_from(words[0] >> 16 & 0xffff).unwrap());
+        }
+        assert_eq!(ring.reap(|_, _| {}), Ok(16));
+    }
+    ring.ring(&controller);
+    let registers = &model.registers;
+    let writes =
+        registers.num_writes(Model::sq_doorbell()) + registers.num_writes(Model::cq_doorbell());
+    assert!(writes * 5 < bursts * 16, "{writes} writes for {} I/O", bursts * 16);
+}
+
+#[test]
+fn data_that_cannot_be_described_is_given_back_and_leaves_the_queue_as_it_was() {
+    let (mut ring, controller, mut model) = pair(4);
+    let (command, _) = read(0);
+    let odd = Request(1, vec![(0x5001, 512)]);
+    assert!(matches!(ring.submit(&command, odd), Err(Refused::Data(Request(1, _)))));
+    ring.ring(&controller);
+    assert!(model.fetch().is_empty());
+    assert_eq!(ring.outstanding(), 0);
+}
+
+fn lie(post: impl FnOnce(&mut Model)) -> Fault {
+    let (mut ring, controller, mut model) = pair(8);
+    for number in 0..3 {
+        let (command, request) = read(number);
+        ring.submit(&command, request).unwrap();
+    }
+    ring.ring(&controller);
+    model.fetch();
+    post(&mut model);
+    let fault = ring.reap(|_, _| {}).unwrap_err();
+    // Nothing goes on after a fault, and what was outstanding is still there.
+    let (command, request) = read(9);
+    assert!(matches!(ring.submit(&command, request), Err(Refused::Full(_))));
+    assert_eq!(ring.reap(|_, _| {}), Err(fault));
+    assert!(!ring.has_completions() && !ring.has_room());
+    assert_eq!(ring.iter().count(), ring.outstanding());
+    assert_eq!(ring.outstanding(), ring.into_parts().1.len());
+    fault
+}
+
+#[test]
+fn a_controller_that_lies_ends_the_queue() {
+    let of = |cid, sqid, sqhd| Completion { cid, sqid, sqhd, ..Completion::default() };
+    assert_eq!(lie(|model| model.complete(6)), Fault::UnknownCommand(6));
+    assert_eq!(lie(|model| model.complete(0xffff)), Fault::UnknownCommand(0xffff));
+    assert_eq!(
+        lie(|model| [0, 0].iter().for_each(|cid| model.complete(*cid))),
+        Fault::UnknownCommand(0)
+    );
+    assert_eq!(lie(|model| model.post(of(0, 2, 0))), Fault::WrongQueue(2));
+    assert_eq!(lie(|model| model.post(of(0, 3, 8))), Fault::WrongHead(8));
+}
+
+#[test]
+fn a_completion_of_the_old_phase_is_not_seen() {
+    let (mut ring, controller, mut model) = pair(8);
+    let (command, request) = read(0);
+    ring.submit(&command, request).unwrap();
+    ring.ring(&controller);
+    model.fetch();
+    // cid 0, queue 3, and the phase bit clear.
+    model.scribble(1, 3 << 16);
+    assert_eq!(ring.reap(|_, _| {}), Ok(0));
+    model.complete(0);
+    assert_eq!(ring.reap(|_, _| {}), Ok(1));
+}
+
+#[test]
+fn the_status_and_the_result_of_a_command_are_the_controllers() {
+    let (mut ring, controller, mut model) = pair(8);
+    let (command, request) = read(0);
+    let cid = ring.submit(&command, request).unwrap();
+    ring.ring(&controller);
+    model.fetch();
+    let status = Status::LBA_OUT_OF_RANGE.with_dnr();
+    model.post(Completion { result: 0x1_0000_0002, cid, sqid: 3, sqhd: 1, phase: false, status });
+    let mut seen = None;
+    ring.reap(|_, completion| seen = Some((completion.result, completion.status))).unwrap();
+    assert_eq!(seen, Some((0x1_0000_0002, status)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit,
+    Reap,
+    Complete(u16),
+    Post(u16, u16, u16),
+    Scribble(usize, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Submit),
+        4 => Just(Step::Reap),
+        4 => (0_u16..8).prop_map(Step::Complete),
+        1 => (any::<u16>(), 2_u16..5, any::<u16>()).prop_map(|(cid, sqid, sqhd)| Step::Post(cid, sqid, sqhd)),
+        1 => (any::<usize>(), any::<u64>()).prop_map(|(index, value)| Step::Scribble(index, value)),
+    ]
+}
+
+proptest! {
+    /// Whatever the controller writes, no request is lost, and none comes back twice.
+    #[test]
+    fn a_request_comes_back_once_whatever_the_controller_writes(steps in proptest::collection::vec(step(), 0..200)) {
+        let (mut ring, controller, mut model) = pair(8);
+        let (mut submitted, mut returned) = (0, BTreeSet::new());
+        for step in steps {
+            match step {
+                Step::Submit => {
+                    let (command, request) = read(submitted);
+                    submitted += u32::from(ring.submit(&command, request).is_ok());
+                    ring.ring(&controller);
+                }
+                Step::Reap => {
+                    let mut is_new = true;
+                    let _ = ring.reap(|request, _| is_new &= returned.insert(request.0));
+                    prop_assert!(is_new);
+                    ring.ring(&controller);
+                }
+                Step::Complete(cid) => model.complete(cid),
+                Step::Post(cid, sqid, sqhd) => model.post(Completion { cid, sqid, sqhd, ..Completion::default() }),
+                Step::Scribble(index, value) => model.scribble(index, value),
+            }
+            prop_assert!(ring.outstanding() <= 7);
+        }
+        let (_, left) = ring.into_parts();
+        for request in left {
+            prop_assert!(returned.insert(request.0));
+        }
+        prop_assert_eq!(returned.len(), submitted as usize);
+    }
+}
