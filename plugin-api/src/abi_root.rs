@@ -78,4 +78,8 @@ pub struct AbiRoot {
     pub job: bay_job,
     /// `bay_worker_api`.
     pub worker_api: bay_worker_api,
+    /// `bay_pci_info`.
+    pub pci_info: bay_pci_info,
+    /// `bay_pci_api`.
+    pub pci_api: bay_pci_api,
 }

@@ -19,6 +19,7 @@ pub mod note;
 mod nvmf;
 mod op;
 mod open;
+mod pci;
 mod services;
 mod status;
 mod text;
@@ -28,6 +29,7 @@ pub use door::*;
 pub use nvmf::*;
 pub use op::*;
 pub use open::{Open, copy_open, size_of_table};
+pub use pci::*;
 pub use services::*;
 pub use status::*;
 pub use text::Collected;
@@ -62,6 +64,8 @@ pub mod id {
     pub const QUIESCE: &str = "bay.quiesce/1";
     /// [`crate::bay_log_iface`], offered by plugins.
     pub const LOG: &str = "bay.log/1";
+    /// [`crate::bay_pci_api`], for plugins with the permission `pci`.
+    pub const PCI: &str = "bay.pci/1";
     /// [`crate::bay_nvmf_target_api`], over the broker.
     pub const NVMF_TARGET: &str = "bay.nvmf_target/1";
 }
@@ -71,7 +75,8 @@ const fn write_layout<const N: usize>() -> layout::Text<N> {
     let text = door::functions_layout(door::structs_layout(text));
     let text = bdev::functions_layout(bdev::structs_layout(text));
     let text = services::functions_layout(services::structs_layout(text));
-    nvmf::functions_layout(nvmf::structs_layout(text))
+    let text = nvmf::functions_layout(nvmf::structs_layout(text));
+    pci::functions_layout(pci::structs_layout(text))
 }
 
 /// Length of [`LAYOUT`], in bytes.
@@ -82,7 +87,7 @@ pub const LAYOUT_LEN: usize = write_layout::<0>().len;
 pub const LAYOUT: [u8; LAYOUT_LEN] = write_layout::<LAYOUT_LEN>().bytes;
 
 /// The documentation of every struct, field and function type, for the header generator.
-pub const DOCS: [&[layout::Doc]; 8] = [
+pub const DOCS: [&[layout::Doc]; 10] = [
     door::STRUCT_DOCS,
     door::FUNCTION_DOCS,
     bdev::STRUCT_DOCS,
@@ -91,6 +96,8 @@ pub const DOCS: [&[layout::Doc]; 8] = [
     services::FUNCTION_DOCS,
     nvmf::STRUCT_DOCS,
     nvmf::FUNCTION_DOCS,
+    pci::STRUCT_DOCS,
+    pci::FUNCTION_DOCS,
 ];
 
 #[cfg(feature = "abi-stable")]

@@ -197,6 +197,8 @@ extern "C" {
 #define BAY_NVMF_XFER_ZEROES 3u
 /** Flag of `bay_nvmf_transport_ops`: the fabric knows `BAY_NVMF_XFER_ZEROES`. */
 #define BAY_NVMF_TRANSPORT_ZEROES 1u
+/** Region state: devices reach the region at its `iova`. */
+#define BAY_REGION_DMA 16u
 
 /* Ids of interfaces */
 
@@ -228,6 +230,8 @@ extern "C" {
 #define BAY_ID_QUIESCE "bay.quiesce/1"
 /** struct bay_log_iface, offered by plugins. */
 #define BAY_ID_LOG "bay.log/1"
+/** struct bay_pci_api, for plugins with the permission `pci`. */
+#define BAY_ID_PCI "bay.pci/1"
 /** struct bay_nvmf_target_api, over the broker. */
 #define BAY_ID_NVMF_TARGET "bay.nvmf_target/1"
 
@@ -269,6 +273,8 @@ struct bay_nvmf_addr;
 struct bay_nvmf_req;
 struct bay_nvmf_transport_ops;
 struct bay_nvmf_target_api;
+struct bay_pci_info;
+struct bay_pci_api;
 
 /* Function types */
 
@@ -650,6 +656,42 @@ typedef int32_t bay_nvmf_conn_addr_fn(void *conn, struct bay_nvmf_addr *local, s
 
 /** The connection was accepted by the target: queue size (entries) and whether it is the admin queue. `[poll group's thread]` */
 typedef void bay_nvmf_connected_fn(void *conn, uint16_t qid, uint16_t sqsize, uint32_t sq_flow_control);
+
+/** One device of a list. The texts in `info` are valid for the call. `[thread of the list]` */
+typedef void bay_pci_found_fn(void *ctx, const struct bay_pci_info *info);
+
+/** Lists the PCI devices of the machine, in the order of their addresses. It reads files: not for the data path. `[any thread]` */
+typedef int32_t bay_pci_list_fn(const struct bay_host *host, bay_pci_found_fn *found, void *ctx);
+
+/** Opens a device that is bound to vfio-pci, and stores its handle. The device is reset, and bus mastering is off. When it fails, `why` (may be NULL) gets a text for the operator. The device belongs to the plugin until `close` or its end. May take 100 ms and more: for a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]` */
+typedef int32_t bay_pci_open_fn(const struct bay_host *host, struct bay_str address, const struct bay_sink *why, uint64_t *device);
+
+/** Closes a device: bus mastering is switched off first, and its BARs are unmapped. `[any thread]` */
+typedef int32_t bay_pci_close_fn(const struct bay_host *host, uint64_t device);
+
+/** Reads or writes `len` bytes (1, 2 or 4) of configuration space at `offset`. -EINVAL: beyond its end, -EIO: the device is gone. `[any thread]` */
+typedef int32_t bay_pci_config_fn(const struct bay_host *host, uint64_t device, uint32_t offset, uint32_t *value, uint32_t len);
+
+/** Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone give all ones. -EINVAL: it has no such memory. `[any thread]` */
+typedef int32_t bay_pci_bar_fn(const struct bay_host *host, uint64_t device, uint32_t index, void **addr, uint64_t *len);
+
+/** Lets the device read and write memory (`on` 1), or stops it (0): once it returns, the device has no access. `[any thread]` */
+typedef int32_t bay_pci_set_master_fn(const struct bay_host *host, uint64_t device, uint32_t on);
+
+/** Resets the device. -EOPNOTSUPP: it has no function level reset. May take 100 ms: for a worker. `[any thread]` */
+typedef int32_t bay_pci_reset_fn(const struct bay_host *host, uint64_t device);
+
+/** Number of MSI-X vectors of the device, 0 = none. `[any thread]` */
+typedef int32_t bay_pci_vectors_fn(const struct bay_host *host, uint64_t device, uint32_t *count);
+
+/** Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. They are the host's, open until `close`. Once for each device. `[any thread]` */
+typedef int32_t bay_pci_interrupts_fn(const struct bay_host *host, uint64_t device, uint32_t count, int32_t *fds);
+
+/** Stores an eventfd that becomes readable when the kernel asks for the device, because somebody pulls it out or unbinds it. The owner then ends its I/O and closes the device soon: the kernel waits for that. The eventfd is the host's, open until `close`. -EOPNOTSUPP: the kernel does not tell. `[any thread]` */
+typedef int32_t bay_pci_removal_fd_fn(const struct bay_host *host, uint64_t device, int32_t *fd);
+
+/** Lets devices reach a DMA region of the host, from now on until it is freed: `BAY_REGION_DMA` is set, and `iova` is valid. Buffers of the pools are reachable whenever a device is open. The memory is locked: it may take long, so not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]` */
+typedef int32_t bay_pci_share_fn(const struct bay_host *host, uint32_t region, const struct bay_sink *why);
 
 /* Tables and requests */
 
@@ -1266,7 +1308,7 @@ struct bay_region {
     void *addr;
     /** Length in bytes. */
     uint64_t len;
-    /** Where devices see the first byte. */
+    /** Where devices see the first byte, while `state` has `BAY_REGION_DMA`. */
     uint64_t iova;
     /** `BAY_REGION_*`; 0 = no region. */
     uint32_t state;
@@ -1494,6 +1536,68 @@ struct bay_nvmf_target_api {
     bay_nvmf_exec_fn *exec;
     /** A connection went. */
     bay_nvmf_disconnected_fn *disconnected;
+};
+
+/** What is known of a PCI device without opening it.
+ *  Open: grows at its end.
+ */
+struct bay_pci_info {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Vendor identifier. */
+    uint16_t vendor;
+    /** Device identifier. */
+    uint16_t device;
+    /** Subsystem vendor identifier. */
+    uint16_t subvendor;
+    /** Subsystem identifier. */
+    uint16_t subdevice;
+    /** Class code, 24 bits: 0x010802 is an NVMe controller. */
+    uint32_t class_;
+    /** NUMA node; -1 = not known. */
+    int32_t numa;
+    /** IOMMU group; -1 = none. */
+    int32_t iommu_group;
+    /** Zero. */
+    uint32_t rsv;
+    /** Address, `DDDD:BB:DD.F`. */
+    struct bay_str address;
+    /** Name of its kernel driver; empty = none. */
+    struct bay_str driver;
+};
+
+/** `bay.pci/1`.
+ *  Open: grows at its end.
+ */
+struct bay_pci_api {
+    /** Size of this struct as the host was compiled, in bytes. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t flags;
+    /** Lists devices. */
+    bay_pci_list_fn *list;
+    /** Opens one. */
+    bay_pci_open_fn *open;
+    /** Closes it. */
+    bay_pci_close_fn *close;
+    /** Reads configuration space. */
+    bay_pci_config_fn *config_read;
+    /** Writes configuration space. The bit for bus mastering is changed by `set_master` only. */
+    bay_pci_config_fn *config_write;
+    /** Maps a BAR. */
+    bay_pci_bar_fn *bar;
+    /** Switches bus mastering. */
+    bay_pci_set_master_fn *set_master;
+    /** Resets it. */
+    bay_pci_reset_fn *reset;
+    /** Counts its interrupt vectors. */
+    bay_pci_vectors_fn *vectors;
+    /** Gives them. */
+    bay_pci_interrupts_fn *interrupts;
+    /** Gives the descriptor that tells when the device has to be closed. */
+    bay_pci_removal_fd_fn *removal_fd;
+    /** Lets devices reach a region. */
+    bay_pci_share_fn *share;
 };
 
 /* The layout, as every compiler must see it */
@@ -2192,6 +2296,60 @@ BAY_ASSERT(offsetof(struct bay_nvmf_target_api, exec) == 40, "bay_nvmf_target_ap
 BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->exec) == 8, "bay_nvmf_target_api.exec");
 BAY_ASSERT(offsetof(struct bay_nvmf_target_api, disconnected) == 48, "bay_nvmf_target_api.disconnected");
 BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nvmf_target_api.disconnected");
+BAY_ASSERT(sizeof(struct bay_pci_info) == 64, "bay_pci_info");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_pci_info) == 8, "bay_pci_info");
+BAY_ASSERT(offsetof(struct bay_pci_info, size) == 0, "bay_pci_info.size");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->size) == 4, "bay_pci_info.size");
+BAY_ASSERT(offsetof(struct bay_pci_info, vendor) == 4, "bay_pci_info.vendor");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->vendor) == 2, "bay_pci_info.vendor");
+BAY_ASSERT(offsetof(struct bay_pci_info, device) == 6, "bay_pci_info.device");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->device) == 2, "bay_pci_info.device");
+BAY_ASSERT(offsetof(struct bay_pci_info, subvendor) == 8, "bay_pci_info.subvendor");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->subvendor) == 2, "bay_pci_info.subvendor");
+BAY_ASSERT(offsetof(struct bay_pci_info, subdevice) == 10, "bay_pci_info.subdevice");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->subdevice) == 2, "bay_pci_info.subdevice");
+BAY_ASSERT(offsetof(struct bay_pci_info, class_) == 12, "bay_pci_info.class_");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->class_) == 4, "bay_pci_info.class_");
+BAY_ASSERT(offsetof(struct bay_pci_info, numa) == 16, "bay_pci_info.numa");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->numa) == 4, "bay_pci_info.numa");
+BAY_ASSERT(offsetof(struct bay_pci_info, iommu_group) == 20, "bay_pci_info.iommu_group");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->iommu_group) == 4, "bay_pci_info.iommu_group");
+BAY_ASSERT(offsetof(struct bay_pci_info, rsv) == 24, "bay_pci_info.rsv");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->rsv) == 4, "bay_pci_info.rsv");
+BAY_ASSERT(offsetof(struct bay_pci_info, address) == 32, "bay_pci_info.address");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->address) == 16, "bay_pci_info.address");
+BAY_ASSERT(offsetof(struct bay_pci_info, driver) == 48, "bay_pci_info.driver");
+BAY_ASSERT(sizeof(((struct bay_pci_info *)0)->driver) == 16, "bay_pci_info.driver");
+BAY_ASSERT(sizeof(struct bay_pci_api) == 104, "bay_pci_api");
+BAY_ASSERT(BAY_ALIGNOF(struct bay_pci_api) == 8, "bay_pci_api");
+BAY_ASSERT(offsetof(struct bay_pci_api, size) == 0, "bay_pci_api.size");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->size) == 4, "bay_pci_api.size");
+BAY_ASSERT(offsetof(struct bay_pci_api, flags) == 4, "bay_pci_api.flags");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->flags) == 4, "bay_pci_api.flags");
+BAY_ASSERT(offsetof(struct bay_pci_api, list) == 8, "bay_pci_api.list");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->list) == 8, "bay_pci_api.list");
+BAY_ASSERT(offsetof(struct bay_pci_api, open) == 16, "bay_pci_api.open");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->open) == 8, "bay_pci_api.open");
+BAY_ASSERT(offsetof(struct bay_pci_api, close) == 24, "bay_pci_api.close");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->close) == 8, "bay_pci_api.close");
+BAY_ASSERT(offsetof(struct bay_pci_api, config_read) == 32, "bay_pci_api.config_read");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->config_read) == 8, "bay_pci_api.config_read");
+BAY_ASSERT(offsetof(struct bay_pci_api, config_write) == 40, "bay_pci_api.config_write");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->config_write) == 8, "bay_pci_api.config_write");
+BAY_ASSERT(offsetof(struct bay_pci_api, bar) == 48, "bay_pci_api.bar");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->bar) == 8, "bay_pci_api.bar");
+BAY_ASSERT(offsetof(struct bay_pci_api, set_master) == 56, "bay_pci_api.set_master");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->set_master) == 8, "bay_pci_api.set_master");
+BAY_ASSERT(offsetof(struct bay_pci_api, reset) == 64, "bay_pci_api.reset");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->reset) == 8, "bay_pci_api.reset");
+BAY_ASSERT(offsetof(struct bay_pci_api, vectors) == 72, "bay_pci_api.vectors");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->vectors) == 8, "bay_pci_api.vectors");
+BAY_ASSERT(offsetof(struct bay_pci_api, interrupts) == 80, "bay_pci_api.interrupts");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->interrupts) == 8, "bay_pci_api.interrupts");
+BAY_ASSERT(offsetof(struct bay_pci_api, removal_fd) == 88, "bay_pci_api.removal_fd");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->removal_fd) == 8, "bay_pci_api.removal_fd");
+BAY_ASSERT(offsetof(struct bay_pci_api, share) == 96, "bay_pci_api.share");
+BAY_ASSERT(sizeof(((struct bay_pci_api *)0)->share) == 8, "bay_pci_api.share");
 
 /** What the asserts above have proven, as it travels in the layout note. */
 #define BAY_LAYOUT_TEXT \
@@ -2355,7 +2513,21 @@ BAY_ASSERT(sizeof(((struct bay_nvmf_target_api *)0)->disconnected) == 8, "bay_nv
     "fn:bay_nvmf_close_fn(conn:*mutc_void,)\n" \
     "fn:bay_nvmf_qpair_free_fn(conn:*mutc_void,)\n" \
     "fn:bay_nvmf_conn_addr_fn(conn:*mutc_void,local:*mutbay_nvmf_addr,peer:*mutbay_nvmf_addr,)->i32\n" \
-    "fn:bay_nvmf_connected_fn(conn:*mutc_void,qid:u16,sqsize:u16,sq_flow_control:u32,)\n"
+    "fn:bay_nvmf_connected_fn(conn:*mutc_void,qid:u16,sqsize:u16,sq_flow_control:u32,)\n" \
+    "bay_pci_info:size=64,align=8,open;size@0+4=u32;vendor@4+2=u16;device@6+2=u16;subvendor@8+2=u16;subdevice@10+2=u16;class@12+4=u32;numa@16+4=i32;iommu_group@20+4=i32;rsv@24+4=u32;address@32+16=bay_str;driver@48+16=bay_str\n" \
+    "bay_pci_api:size=104,align=8,open;size@0+4=u32;flags@4+4=u32;list@8+8=Option<bay_pci_list_fn>;open@16+8=Option<bay_pci_open_fn>;close@24+8=Option<bay_pci_close_fn>;config_read@32+8=Option<bay_pci_config_fn>;config_write@40+8=Option<bay_pci_config_fn>;bar@48+8=Option<bay_pci_bar_fn>;set_master@56+8=Option<bay_pci_set_master_fn>;reset@64+8=Option<bay_pci_reset_fn>;vectors@72+8=Option<bay_pci_vectors_fn>;interrupts@80+8=Option<bay_pci_interrupts_fn>;removal_fd@88+8=Option<bay_pci_removal_fd_fn>;share@96+8=Option<bay_pci_share_fn>\n" \
+    "fn:bay_pci_found_fn(ctx:*mutc_void,info:*constbay_pci_info,)\n" \
+    "fn:bay_pci_list_fn(host:*constbay_host,found:Option<bay_pci_found_fn>,ctx:*mutc_void,)->i32\n" \
+    "fn:bay_pci_open_fn(host:*constbay_host,address:bay_str,why:*constbay_sink,device:*mutu64,)->i32\n" \
+    "fn:bay_pci_close_fn(host:*constbay_host,device:u64,)->i32\n" \
+    "fn:bay_pci_config_fn(host:*constbay_host,device:u64,offset:u32,value:*mutu32,len:u32,)->i32\n" \
+    "fn:bay_pci_bar_fn(host:*constbay_host,device:u64,index:u32,addr:*mut*mutc_void,len:*mutu64,)->i32\n" \
+    "fn:bay_pci_set_master_fn(host:*constbay_host,device:u64,on:u32,)->i32\n" \
+    "fn:bay_pci_reset_fn(host:*constbay_host,device:u64,)->i32\n" \
+    "fn:bay_pci_vectors_fn(host:*constbay_host,device:u64,count:*mutu32,)->i32\n" \
+    "fn:bay_pci_interrupts_fn(host:*constbay_host,device:u64,count:u32,fds:*muti32,)->i32\n" \
+    "fn:bay_pci_removal_fd_fn(host:*constbay_host,device:u64,fd:*muti32,)->i32\n" \
+    "fn:bay_pci_share_fn(host:*constbay_host,region:u32,why:*constbay_sink,)->i32\n"
 
 /* The door */
 

@@ -246,6 +246,13 @@ pub(crate) fn buf_table(host: &Host) -> Option<api::bay_buf_api> {
     unsafe { copy_open(table.cast::<api::bay_buf_api>()) }
 }
 
+/// The interface for PCI devices; `None` when the host does not give it to this plugin.
+pub(crate) fn pci_table(host: &Host) -> Option<api::bay_pci_api> {
+    let table = table(host, api::id::PCI)?;
+    // SAFETY: the table that the id names.
+    unsafe { copy_open(table.cast::<api::bay_pci_api>()) }
+}
+
 /// The table of an interface; `None` or NULL when the host does not offer it.
 fn table(host: &Host, id: &'static str) -> Option<*const c_void> {
     // SAFETY: the live host's table.

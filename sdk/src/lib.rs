@@ -7,7 +7,8 @@
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
 //! - [`nvmf`] is where the NVMe over Fabrics target and its fabrics meet.
 //! - [`runtime`] is what operations of several steps are written in: tasks, timers, locks, metadata I/O, poll groups, workers, sockets.
-//! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services.
+//! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services; [`pci`] is for those
+//!   to whom the operator grants it.
 //!
 //! Every entry of the host stops a panic. After the first one the library is not entered again.
 
@@ -22,6 +23,7 @@ mod log;
 pub mod mem;
 pub mod notify;
 pub mod nvmf;
+pub mod pci;
 mod plugin;
 pub mod poller;
 pub mod region;

@@ -112,14 +112,14 @@ fn table() -> Result<&'static bay_mem_api> {
 }
 
 /// A copy of a region's entry.
-fn entry(number: u32) -> Result<bay_region> {
+pub(crate) fn entry(number: u32) -> Result<bay_region> {
     let table = table()?;
     if table.regions.is_null() || number >= table.nregions {
         return Err(too_old());
     }
     // SAFETY: the number is within the table, which lives as long as the host.
     let entry = unsafe { table.regions.add(number as usize) };
-    // SAFETY: as above. The host writes an entry before it gives out its number; the state alone changes later,
+    // SAFETY: as above. The host writes an entry before it gives out its number; state and IOVA alone change later,
     // so it is read as one word.
     Ok(unsafe { entry.read_volatile() })
 }

@@ -80,7 +80,6 @@ impl BdevIo {
     }
 
     /// From now on the kernel or a device may touch the buffers until the I/O is completed.
-    #[cfg(feature = "ring")]
     #[inline]
     pub(crate) fn hold_by_device(&self) {
         let holds = self.raw().holds | api::BAY_HELD_BY_DEVICE;
@@ -139,6 +138,12 @@ impl<'a> Buffers<'a> {
         }
         // SAFETY: the list has `iovcnt` elements and is unchanged until `done`.
         Self(unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) })
+    }
+
+    /// The pieces as the bus has them.
+    #[inline]
+    pub(crate) fn iovs(self) -> &'a [bay_iov] {
+        self.0
     }
 
     /// Length of all pieces, in bytes.

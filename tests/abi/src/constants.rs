@@ -2,7 +2,7 @@
 
 use drivebay_plugin_api::BAY_MAGIC;
 
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 8] = [
     ("door", include_str!("../../../plugin-api/src/door.rs")),
     ("note", include_str!("../../../plugin-api/src/note.rs")),
     ("status", include_str!("../../../plugin-api/src/status.rs")),
@@ -10,6 +10,7 @@ const SOURCES: [(&str, &str); 7] = [
     ("bdev", include_str!("../../../plugin-api/src/bdev.rs")),
     ("services", include_str!("../../../plugin-api/src/services.rs")),
     ("nvmf", include_str!("../../../plugin-api/src/nvmf.rs")),
+    ("pci", include_str!("../../../plugin-api/src/pci.rs")),
 ];
 const IDS: &str = include_str!("../../../plugin-api/src/lib.rs");
 

@@ -4,7 +4,7 @@
 //! nothing until a buffer is used for the first time.
 #![expect(unsafe_code, reason = "buffers and waiters are raw memory of the ABI")]
 
-use crate::env::memory;
+use crate::env::{memory, pci};
 use crate::reactor::{self, thread};
 use crate::{Error, Result};
 use drivebay_plugin_api::bay_wait;
@@ -96,6 +96,9 @@ impl Pool {
         let len = usize::try_from(count).ok().and_then(|count| count.checked_mul(size));
         let len = len.ok_or_else(|| Error::new(libc::ENOMEM, "the pool is larger than memory"))?;
         let (base, region) = memory::alloc(len, 4096)?;
+        if let Err(error) = pci::ledger::share(region) {
+            tracing::error!("PCI devices cannot use a pool of buffers: {error}");
+        }
         shared.base = base.as_ptr() as usize;
         shared.region = region;
         Ok(())

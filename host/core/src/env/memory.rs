@@ -5,7 +5,7 @@
 //! a mapping and a region of its own; region 0 means plain memory that the host knows nothing of.
 #![expect(unsafe_code, reason = "mapping memory is a system call over raw addresses")]
 
-use super::{numa, region};
+use super::{numa, pci, region};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -177,6 +177,10 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
 
 /// Frees an allocation by its first byte. Unknown addresses are ignored.
 pub fn free(addr: *mut u8) {
+    if let Some(number) = region::of(addr as usize, 1) {
+        // The devices let go of it before it is anybody else's.
+        pci::ledger::unshare(number);
+    }
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     let Some(len) = region::take(addr as usize) else { return };
     state.used -= len as u64;
@@ -185,13 +189,16 @@ pub fn free(addr: *mut u8) {
     unsafe { libc::munmap(addr.cast(), len) };
 }
 
-/// Makes part of an allocation read as zeroes. Its whole pages go back to the system unless the host uses hugepages:
-/// a hugepage that was given back may be gone when it is needed again.
+/// Makes part of an allocation read as zeroes. Its whole pages go back to the system unless the host uses hugepages, since
+/// a hugepage that was given back may be gone when it is needed again, or unless devices reach them: those would keep the old pages.
 ///
 /// # Safety
-/// `len` bytes at `addr` belong to an allocation of the caller's, and no device has them mapped.
+/// `len` bytes at `addr` belong to an allocation of the caller's.
 pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
-    if HAS_HUGE.load(Ordering::Relaxed) {
+    let is_kept = || {
+        region::of(addr.as_ptr() as usize, len).is_some_and(|number| region::iova(number).is_some())
+    };
+    if HAS_HUGE.load(Ordering::Relaxed) || is_kept() {
         // SAFETY: the caller's bytes.
         unsafe { addr.as_ptr().write_bytes(0, len) };
     } else {

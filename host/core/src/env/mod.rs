@@ -1,9 +1,10 @@
-//! The environment: memory that devices can reach, buffer pools, core masks, the runtime folder.
+//! The environment: memory that devices can reach, PCI devices, buffer pools, core masks, the runtime folder.
 
 pub mod buf;
 pub mod cpuset;
 pub mod memory;
 pub mod numa;
+pub mod pci;
 pub mod region;
 pub mod runtime;
 mod sigbus;

@@ -24,7 +24,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drivebay_plugin_api::{
-    BAY_REGION_BROKEN, BAY_REGION_IMPORTED, BAY_REGION_LEAVING, BAY_REGION_LIVE, bay_region,
+    BAY_REGION_BROKEN, BAY_REGION_DMA, BAY_REGION_IMPORTED, BAY_REGION_LEAVING, BAY_REGION_LIVE,
+    bay_region,
 };
 
 /// Most regions at once. Number 0 is no region.
@@ -145,6 +146,37 @@ pub fn of(addr: usize, len: usize) -> Option<u32> {
     let entry = entry(number)?;
     let last = addr.checked_add(len.checked_sub(1)?)?;
     (entry.contains(addr) && entry.contains(last)).then_some(number)
+}
+
+/// Address and length in bytes of a region of the host's own memory. `[any thread]`
+pub(super) fn own(number: u32) -> Option<(usize, usize)> {
+    let entry = entry(number)?;
+    let state = entry.state.load(Ordering::Acquire);
+    let is_own = state & BAY_REGION_LIVE != 0 && state & BAY_REGION_IMPORTED == 0;
+    let len = usize::try_from(entry.len.load(Ordering::Relaxed)).ok()?;
+    is_own.then(|| (entry.addr.load(Ordering::Relaxed) as usize, len))
+}
+
+/// Where devices see a region now; `None` while they do not reach it. `[any thread]`
+#[must_use]
+pub fn iova(number: u32) -> Option<u64> {
+    let entry = entry(number)?;
+    let is_shared = entry.state.load(Ordering::Acquire) & BAY_REGION_DMA != 0;
+    is_shared.then(|| entry.iova.load(Ordering::Relaxed))
+}
+
+/// Says where devices see a region; `None`: they do not reach it. `[any thread]`
+pub(super) fn set_iova(number: u32, iova: Option<u64>) {
+    let Some(entry) = entry(number) else { return };
+    match iova {
+        Some(iova) => {
+            entry.iova.store(iova, Ordering::Relaxed);
+            entry.state.fetch_or(BAY_REGION_DMA, Ordering::Release);
+        }
+        None => {
+            entry.state.fetch_and(!BAY_REGION_DMA, Ordering::Release);
+        }
+    }
 }
 
 /// Adds memory of the host's own: DMA memory. `[any thread]`
@@ -383,8 +415,7 @@ impl Book {
         };
         entry.addr.store(addr.as_ptr().cast(), Ordering::Relaxed);
         entry.len.store(len as u64, Ordering::Relaxed);
-        // Devices behind an IOMMU see memory at the host's own addresses.
-        entry.iova.store(addr.as_ptr() as u64, Ordering::Relaxed);
+        entry.iova.store(0, Ordering::Relaxed);
         entry.state.store(BAY_REGION_LIVE | flags, Ordering::Release);
         self.by_addr.insert(addr.as_ptr() as usize, number);
         Ok(number)

@@ -1,4 +1,4 @@
-//! Memory that its owner takes away while the host reads it.
+//! Memory that its owner takes away while the host reads it, and devices that are pulled out.
 //!
 //! A guest's memory is a file that the guest's process may make shorter at any time. Touching a page that is no
 //! longer there raises SIGBUS, which would end the host. The handler gives an imported region private zeroed
@@ -6,7 +6,7 @@
 //! any other address the signal does what it did before.
 #![expect(unsafe_code, reason = "signal handlers are set by system calls over raw pointers")]
 
-use super::region;
+use super::{pci, region};
 use crate::{Error, Result};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -53,6 +53,9 @@ unsafe extern "C" fn handle(_signal: i32, info: *mut libc::siginfo_t, _context: 
     let info = unsafe { &*info };
     // SAFETY: SIGBUS carries an address.
     let addr = unsafe { info.si_addr() } as usize;
+    if pci::bar_is_gone(addr) {
+        return;
+    }
     if let Some((base, len)) = region::broken(addr) {
         // The whole region: part of a mapping of hugepages cannot be replaced.
         // SAFETY: the region's own mapping is replaced, under whoever uses it, by zeroed pages of the same length.

@@ -8,11 +8,12 @@
 mod bus;
 mod client;
 mod memory;
+mod pci;
 mod threads;
 mod worker;
 
 use crate::bdev;
-use crate::env::region;
+use crate::env::{pci::device, region};
 use crate::reactor::thread;
 use crate::{Error, Result};
 use drivebay_plugin_api::{bay_host, bay_str, id};
@@ -29,6 +30,7 @@ pub fn table(id: &str) -> Option<*const c_void> {
         id::BUF => memory::buf_table().cast(),
         id::MEM => memory::mem_table().cast(),
         id::WORKER => (&raw const worker::TABLE).cast(),
+        id::PCI => (&raw const pci::TABLE).cast(),
         _ => return None,
     })
 }
@@ -52,6 +54,7 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
         let _ = bdev::device::unregister(device.id, |_| {});
     }
     crate::worker::end_owner(owner, move || {
+        device::release_owner(owner);
         thread::for_each(
             move || thread::with_current(|thread| thread.drop_pollers_of(owner)),
             move |_| done(),

@@ -1,0 +1,364 @@
+//! An opened PCI device, by its handle. The host holds everything of it: group, descriptor, mapped BARs, eventfds.
+#![expect(unsafe_code, reason = "BARs are mapped, and the device's descriptor is borrowed")]
+
+use super::{Address, bars, ledger, refusal, sysfs};
+use crate::env::sigbus;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vfio_ioctls::VfioDevice;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Regions and interrupts of a device. Linux, include/uapi/linux/vfio.h.
+const CONFIG_REGION: u32 = 7;
+const BARS: u32 = 6;
+const MSIX_IRQ: u32 = 2;
+const REQUEST_IRQ: u32 = 4;
+const CAN_MMAP: u32 = 1 << 2;
+/// The command register and its bits. PCI Local Bus 3.0, section 6.2.2.
+const COMMAND: u32 = 4;
+const MEMORY_SPACE: u32 = 1 << 1;
+const BUS_MASTER: u32 = 1 << 2;
+/// Length of configuration space, in bytes.
+const CONFIG_LEN: u32 = 4096;
+/// Most interrupt vectors that are taken.
+const VECTORS_MAX: u32 = 256;
+
+static DEVICES: Mutex<BTreeMap<u64, Arc<Device>>> = Mutex::new(BTreeMap::new());
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+struct Device {
+    address: Address,
+    owner: usize,
+    /// The descriptor again, for reads and writes that say whether they worked.
+    file: Option<File>,
+    vfio: Option<VfioDevice>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Mapped BARs: address and length, by index.
+    bars: BTreeMap<u32, (usize, usize)>,
+    interrupts: Vec<EventFd>,
+    removal: Option<EventFd>,
+}
+
+/// Opens a device for a plugin. It is reset by the kernel, and bus mastering is off. `[any thread]`
+///
+/// # Errors
+/// Says what the operator can do; see `bay_pci_open_fn` for the codes.
+pub fn open(owner: usize, address: &str) -> Result<u64> {
+    let root = Path::new(sysfs::ROOT);
+    let address: Address = address.parse()?;
+    let mut devices = devices();
+    if devices.values().any(|device| device.address == address) {
+        return Err(Error::new(libc::EBUSY, format!("PCI device {address} is open already")));
+    }
+    let (_, group) = refusal::check(root, address)?;
+    sigbus::install()?;
+    let folder = sysfs::folder(root, address);
+    let opened = ledger::with_container(
+        |container| VfioDevice::new(&folder, container, false),
+        |error| refusal::explain(address, group, error),
+    );
+    let vfio = match opened {
+        Ok(vfio) => vfio,
+        Err(error) => {
+            end_of_last(&devices);
+            return Err(error);
+        }
+    };
+    // SAFETY: the device owns the descriptor and outlives the borrow.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(vfio.as_raw_fd()) };
+    let file = borrowed.try_clone_to_owned().map(File::from);
+    let mut device =
+        Device { address, owner, file: None, vfio: Some(vfio), state: Mutex::default() };
+    let ready = file.map_err(Error::from).and_then(|file| {
+        device.file = Some(file);
+        device.set_command(MEMORY_SPACE, BUS_MASTER)
+    });
+    if let Err(error) = ready {
+        drop(device);
+        end_of_last(&devices);
+        return Err(error);
+    }
+    let handle = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    devices.insert(handle, Arc::new(device));
+    tracing::info!("PCI device {address} is open");
+    Ok(handle)
+}
+
+/// Closes a device. `[any thread]`
+///
+/// # Errors
+/// `ENOENT` when there is no such device.
+pub fn close(owner: usize, handle: u64) -> Result<()> {
+    let mut devices = devices();
+    if devices.get(&handle).is_none_or(|device| device.owner != owner) {
+        return Err(no_device());
+    }
+    drop(devices.remove(&handle));
+    end_of_last(&devices);
+    Ok(())
+}
+
+/// Closes what a plugin left open. `[any thread]`
+pub(crate) fn release_owner(owner: usize) {
+    let mut devices = devices();
+    devices.retain(|_, device| device.owner != owner);
+    end_of_last(&devices);
+}
+
+/// Reads 1, 2 or 4 bytes of configuration space. `[any thread]`
+///
+/// # Errors
+/// `EINVAL` beyond its end, `EIO` when the device is gone.
+pub fn config_read(owner: usize, handle: u64, offset: u32, len: u32) -> Result<u32> {
+    find(owner, handle)?.config_read(offset, len)
+}
+
+/// Writes 1, 2 or 4 bytes of configuration space. The bit for bus mastering stays as it is. `[any thread]`
+///
+/// # Errors
+/// As [`config_read`].
+pub fn config_write(owner: usize, handle: u64, offset: u32, value: u32, len: u32) -> Result<()> {
+    let device = find(owner, handle)?;
+    if offset <= COMMAND && COMMAND < offset.saturating_add(len) {
+        let shift = (COMMAND - offset) * 8;
+        let master = (device.config_read(COMMAND, 2)? & BUS_MASTER) << shift;
+        return device.config_write(offset, value & !(BUS_MASTER << shift) | master, len);
+    }
+    device.config_write(offset, value, len)
+}
+
+/// Maps a BAR; its address and length in bytes. `[any thread]`
+///
+/// # Errors
+/// `EINVAL` when the device has no such memory; what mmap(2) tells.
+pub fn bar(owner: usize, handle: u64, index: u32) -> Result<(usize, usize)> {
+    find(owner, handle)?.bar(index)
+}
+
+/// Lets the device read and write memory, or stops it. `[any thread]`
+///
+/// # Errors
+/// `EIO` when the device is gone.
+pub fn set_master(owner: usize, handle: u64, is_on: bool) -> Result<()> {
+    let (set, clear) = if is_on { (BUS_MASTER, 0) } else { (0, BUS_MASTER) };
+    find(owner, handle)?.set_command(set, clear)
+}
+
+/// Resets the device. `[any thread]`
+///
+/// # Errors
+/// `ENOENT` when there is no such device.
+pub fn reset(owner: usize, handle: u64) -> Result<()> {
+    let device = find(owner, handle)?;
+    if let Some(vfio) = &device.vfio {
+        vfio.reset();
+    }
+    device.set_command(MEMORY_SPACE, BUS_MASTER)
+}
+
+/// Number of MSI-X vectors. `[any thread]`
+///
+/// # Errors
+/// `ENOENT` when there is no such device.
+pub fn vectors(owner: usize, handle: u64) -> Result<u32> {
+    Ok(find(owner, handle)?.vectors())
+}
+
+/// An eventfd for each of the first `count` vectors. `[any thread]`
+///
+/// # Errors
+/// `EINVAL` for more than there are, `EBUSY` when they were given before; what the kernel tells.
+pub fn interrupts(owner: usize, handle: u64, count: u32) -> Result<Vec<RawFd>> {
+    find(owner, handle)?.interrupts(count)
+}
+
+/// An eventfd that tells when the kernel wants the device back. `[any thread]`
+///
+/// # Errors
+/// `EOPNOTSUPP` when the kernel does not tell.
+pub fn removal_fd(owner: usize, handle: u64) -> Result<RawFd> {
+    find(owner, handle)?.removal_fd()
+}
+
+impl Device {
+    fn file(&self) -> Result<&File> {
+        self.file.as_ref().ok_or_else(no_device)
+    }
+
+    fn config_at(&self, offset: u32, len: u32) -> Result<u64> {
+        let is_inside = offset.checked_add(len).is_some_and(|end| end <= CONFIG_LEN);
+        let Some(vfio) = self.vfio.as_ref().filter(|_| is_inside && matches!(len, 1 | 2 | 4))
+        else {
+            let why = format!(
+                "{len} bytes of configuration space at {offset}; allowed: 1, 2 or 4 below {CONFIG_LEN}"
+            );
+            return Err(Error::new(libc::EINVAL, why));
+        };
+        Ok(vfio.get_region_offset(CONFIG_REGION) + u64::from(offset))
+    }
+
+    fn config_read(&self, offset: u32, len: u32) -> Result<u32> {
+        let at = self.config_at(offset, len)?;
+        let mut bytes = [0; 4];
+        let place = bytes.get_mut(..len as usize).unwrap_or_default();
+        self.file()?.read_exact_at(place, at).map_err(|error| self.is_gone(&error))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn config_write(&self, offset: u32, value: u32, len: u32) -> Result<()> {
+        let at = self.config_at(offset, len)?;
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..len as usize).unwrap_or_default();
+        self.file()?.write_all_at(bytes, at).map_err(|error| self.is_gone(&error))
+    }
+
+    fn is_gone(&self, error: &std::io::Error) -> Error {
+        let why = format!("configuration space of PCI device {}: {error}", self.address);
+        Error::new(libc::EIO, why)
+    }
+
+    fn set_command(&self, set: u32, clear: u32) -> Result<()> {
+        let now = self.config_read(COMMAND, 2)?;
+        self.config_write(COMMAND, now & !clear | set, 2)
+    }
+
+    fn bar(&self, index: u32) -> Result<(usize, usize)> {
+        let mut state = lock(&self.state);
+        if let Some(mapped) = state.bars.get(&index) {
+            return Ok(*mapped);
+        }
+        let refuse = |why: &str| {
+            Error::new(libc::EINVAL, format!("BAR {index} of PCI device {}: {why}", self.address))
+        };
+        let vfio = self.vfio.as_ref().filter(|_| index < BARS);
+        let vfio = vfio.ok_or_else(|| refuse("there are BARs 0 to 5"))?;
+        let len = usize::try_from(vfio.get_region_size(index)).unwrap_or(0);
+        if len == 0 || vfio.get_region_flags(index) & CAN_MMAP == 0 {
+            return Err(refuse("it has no memory that can be mapped"));
+        }
+        let offset = vfio.get_region_offset(index);
+        let offset =
+            libc::off_t::try_from(offset).map_err(|_| refuse("its offset is too large"))?;
+        // SAFETY: a new mapping at an address that the kernel chooses; the descriptor is open.
+        let addr = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                self.file()?.as_raw_fd(),
+                offset,
+            )
+        };
+        if addr == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        state.bars.insert(index, (addr as usize, len));
+        if !bars::add(addr as usize, len) {
+            tracing::warn!(
+                "too many BARs are mapped: the loss of PCI device {} would end the host",
+                self.address
+            );
+        }
+        Ok((addr as usize, len))
+    }
+
+    fn vectors(&self) -> u32 {
+        let irq = self.vfio.as_ref().and_then(|vfio| vfio.get_irq_info(MSIX_IRQ));
+        irq.map_or(0, |irq| irq.count.min(VECTORS_MAX))
+    }
+
+    fn interrupts(&self, count: u32) -> Result<Vec<RawFd>> {
+        let mut state = lock(&self.state);
+        if !state.interrupts.is_empty() {
+            return Err(Error::new(libc::EBUSY, "the interrupts were given before"));
+        }
+        let max = self.vectors();
+        if !(1..=max).contains(&count) {
+            return Err(Error::invalid("MSI-X vectors", count, format!("1 to {max}")));
+        }
+        let fds: Vec<EventFd> = (0..count).map(|_| eventfd()).collect::<Result<_>>()?;
+        if let Some(vfio) = &self.vfio {
+            vfio.enable_msix(fds.iter().collect()).map_err(|error| {
+                Error::new(libc::EIO, format!("interrupts of PCI device {}: {error}", self.address))
+            })?;
+        }
+        state.interrupts = fds;
+        Ok(state.interrupts.iter().map(AsRawFd::as_raw_fd).collect())
+    }
+
+    fn removal_fd(&self) -> Result<RawFd> {
+        let mut state = lock(&self.state);
+        if let Some(fd) = &state.removal {
+            return Ok(fd.as_raw_fd());
+        }
+        let vfio = self.vfio.as_ref().ok_or_else(no_device)?;
+        let fd = eventfd()?;
+        vfio.enable_irq(REQUEST_IRQ, vec![&fd]).map_err(|error| {
+            Error::new(libc::EOPNOTSUPP, format!("removal of PCI device {}: {error}", self.address))
+        })?;
+        let raw = fd.as_raw_fd();
+        state.removal = Some(fd);
+        Ok(raw)
+    }
+}
+
+impl Drop for Device {
+    /// The order matters: the device stops reaching memory, then everything that holds it open goes, and its group at last.
+    fn drop(&mut self) {
+        // Fails when the device is gone, which is as good.
+        let _ = self.set_command(0, BUS_MASTER);
+        for (addr, len) in std::mem::take(&mut lock(&self.state).bars).into_values() {
+            bars::remove(addr);
+            // SAFETY: `bar` made the mapping; its owner has closed the device.
+            unsafe { libc::munmap(addr as *mut libc::c_void, len) };
+        }
+        self.file = None;
+        let vfio = self.vfio.take();
+        // The library looks up the group in sysfs, and panics when the device is being pulled out and sysfs has forgotten it.
+        if catch_unwind(AssertUnwindSafe(|| drop(vfio))).is_err() {
+            tracing::debug!("PCI device {} was gone when it was closed", self.address);
+        }
+        tracing::info!("PCI device {} is closed", self.address);
+    }
+}
+
+fn eventfd() -> Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::from)
+}
+
+/// Without a device there is no address space.
+fn end_of_last(devices: &BTreeMap<u64, Arc<Device>>) {
+    if devices.is_empty() {
+        ledger::end();
+    }
+}
+
+fn find(owner: usize, handle: u64) -> Result<Arc<Device>> {
+    let device = devices().get(&handle).filter(|device| device.owner == owner).cloned();
+    device.ok_or_else(no_device)
+}
+
+fn no_device() -> Error {
+    Error::new(libc::ENOENT, "no such open PCI device")
+}
+
+fn devices() -> MutexGuard<'static, BTreeMap<u64, Arc<Device>>> {
+    lock(&DEVICES)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

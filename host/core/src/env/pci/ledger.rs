@@ -1,0 +1,295 @@
+//! The ledger of DMA maps: which of the host's memory devices reach, and where.
+//!
+//! All devices share one container, and so one address space. A region is in the ledger from [`share`] until it is freed. It is mapped
+//! while a device is open: the container is made for the first device and dropped with the last. Nothing else is ever mapped, so a
+//! device reaches nothing but memory that was handed out for it.
+#![expect(unsafe_code, reason = "memory is mapped for devices by its address")]
+
+use crate::env::region;
+use crate::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vfio_ioctls::{VfioContainer, VfioError};
+
+/// The first address that devices see. Below 4 GiB are addresses that an IOMMU keeps for interrupts.
+const FIRST_IOVA: u64 = 1 << 32;
+/// One past the last address. Every IOMMU translates addresses of 39 bits.
+const END_IOVA: u64 = 1 << 39;
+/// Alignment of a region's address in bytes, so that the IOMMU can use large pages.
+const ALIGN: u64 = 2 << 20;
+
+/// Where memory is mapped for devices.
+trait Maps {
+    fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError>;
+    fn unmap(&self, iova: u64, len: usize) -> Result<(), VfioError>;
+}
+
+impl Maps for VfioContainer {
+    fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError> {
+        // SAFETY: a region of the host's own shared memory, which stays mapped in this process until `unmap`. No reference to its
+        // contents exists while a device may write them: plugins copy, or own the buffer that a device has just written.
+        unsafe { self.vfio_dma_map(iova, len, addr as *mut u8) }
+    }
+
+    fn unmap(&self, iova: u64, len: usize) -> Result<(), VfioError> {
+        self.vfio_dma_unmap(iova, len)
+    }
+}
+
+struct Ledger<C> {
+    container: Option<Arc<C>>,
+    /// Regions that devices may reach.
+    shared: BTreeSet<u32>,
+    /// Regions that are mapped: address that devices see, by number. Empty without a container.
+    mapped: BTreeMap<u32, Map>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Map {
+    iova: u64,
+    len: usize,
+}
+
+static LEDGER: Mutex<Ledger<VfioContainer>> =
+    Mutex::new(Ledger { container: None, shared: BTreeSet::new(), mapped: BTreeMap::new() });
+
+fn ledger() -> MutexGuard<'static, Ledger<VfioContainer>> {
+    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets devices reach a DMA region of the host until it is freed. `[any thread]`
+///
+/// # Errors
+/// `EINVAL` when it is not a DMA region of the host, `ENOMEM` when it cannot be locked or has no place in the address space.
+pub fn share(number: u32) -> Result<()> {
+    ledger().share(number)
+}
+
+/// A region is freed: no device reaches it any more. `[any thread]`
+pub(in crate::env) fn unshare(number: u32) {
+    ledger().unshare(number);
+}
+
+/// The container, for the group of a device that is opened. Every shared region is mapped once `attach` has put the first group into
+/// it: an empty container has no address space. `[any thread]`
+///
+/// # Errors
+/// What `attach` tells; a region cannot be mapped.
+pub(super) fn with_container<T>(
+    attach: impl FnOnce(Arc<VfioContainer>) -> Result<T, VfioError>,
+    explain: impl Fn(&VfioError) -> Error,
+) -> Result<T> {
+    let mut ledger = ledger();
+    let container = match &ledger.container {
+        Some(container) => Arc::clone(container),
+        None => Arc::new(VfioContainer::new(None).map_err(|error| explain(&error))?),
+    };
+    let attached = attach(Arc::clone(&container)).map_err(|error| explain(&error))?;
+    if ledger.container.is_none() {
+        ledger.begin(container)?;
+    }
+    Ok(attached)
+}
+
+/// The last device is closed: nothing is mapped any more, and the container is closed. `[any thread]`
+pub(super) fn end() {
+    ledger().end();
+}
+
+impl<C: Maps> Ledger<C> {
+    fn share(&mut self, number: u32) -> Result<()> {
+        if region::own(number).is_none() {
+            let why = format!("memory region {number} is not DMA memory of the host");
+            return Err(Error::new(libc::EINVAL, why));
+        }
+        if !self.mapped.contains_key(&number) {
+            self.map(number)?;
+        }
+        self.shared.insert(number);
+        Ok(())
+    }
+
+    fn unshare(&mut self, number: u32) {
+        self.shared.remove(&number);
+        self.unmap(number);
+    }
+
+    /// Takes a container into use; on an error nothing is mapped.
+    fn begin(&mut self, container: Arc<C>) -> Result<()> {
+        self.container = Some(container);
+        let all: Vec<u32> = self.shared.iter().copied().collect();
+        let mapped = all.into_iter().try_for_each(|number| self.map(number));
+        mapped.inspect_err(|_| self.end())
+    }
+
+    fn end(&mut self) {
+        let all: Vec<u32> = self.mapped.keys().copied().collect();
+        all.into_iter().for_each(|number| self.unmap(number));
+        self.container = None;
+    }
+
+    fn map(&mut self, number: u32) -> Result<()> {
+        let (Some(container), Some((addr, len))) = (&self.container, region::own(number)) else {
+            return Ok(());
+        };
+        let iova = self.place(len as u64).ok_or_else(|| {
+            let why = format!("no address that devices see is left for {len} bytes");
+            Error::new(libc::ENOMEM, why)
+        })?;
+        container.map(iova, addr, len).map_err(|error| refused(len, &error))?;
+        self.mapped.insert(number, Map { iova, len });
+        region::set_iova(number, Some(iova));
+        Ok(())
+    }
+
+    fn unmap(&mut self, number: u32) {
+        let Some(Map { iova, len }) = self.mapped.remove(&number) else { return };
+        region::set_iova(number, None);
+        let result = self.container.as_ref().map_or(Ok(()), |container| container.unmap(iova, len));
+        if let Err(error) = result {
+            // The kernel keeps the pages, so a device can do no harm to others; but the ledger was wrong.
+            tracing::error!("memory region {number} could not be unmapped from devices: {error}");
+        }
+    }
+
+    /// The first gap of `len` bytes.
+    fn place(&self, len: u64) -> Option<u64> {
+        let mut used: Vec<Map> = self.mapped.values().copied().collect();
+        used.sort_by_key(|map| map.iova);
+        let mut next = FIRST_IOVA;
+        for map in used {
+            if map.iova.checked_sub(next)? >= len {
+                break;
+            }
+            next = (map.iova + map.len as u64).next_multiple_of(ALIGN);
+        }
+        (next.checked_add(len)? <= END_IOVA).then_some(next)
+    }
+}
+
+/// What an error of a map means.
+fn refused(len: usize, error: &VfioError) -> Error {
+    let mib = len.div_ceil(1 << 20);
+    match error {
+        VfioError::IommuDmaMap(error) if error.errno() == libc::ENOMEM => {
+            let limit = locked_max();
+            let why = format!(
+                "{mib} MiB of memory could not be locked for devices; this process may lock {limit} (RLIMIT_MEMLOCK): raise the limit \
+                 (ulimit -l, or LimitMEMLOCK= of the unit), or make the pools smaller (iobuf_set_options)"
+            );
+            Error::new(libc::ENOMEM, why)
+        }
+        VfioError::IommuDmaMap(error) => Error::new(
+            error.errno(),
+            format!("{mib} MiB of memory could not be mapped for devices: {error}"),
+        ),
+        other => Error::new(
+            libc::EIO,
+            format!("{mib} MiB of memory could not be mapped for devices: {other}"),
+        ),
+    }
+}
+
+/// How much this process may lock, in words.
+fn locked_max() -> String {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+    let soft =
+        line.and_then(|line| line.split_whitespace().next()).unwrap_or("an unknown number of");
+    format!("{soft} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::memory;
+    use vmm_sys_util::errno::Error as SysError;
+
+    /// An IOMMU that knows its maps, and has room for so many bytes.
+    #[derive(Default)]
+    struct Iommu {
+        maps: Mutex<BTreeMap<u64, (usize, usize)>>,
+        room: usize,
+    }
+
+    impl Maps for Iommu {
+        fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError> {
+            let mut maps = self.maps.lock().unwrap();
+            if maps.values().map(|(_, len)| len).sum::<usize>() + len > self.room {
+                return Err(VfioError::IommuDmaMap(SysError::new(libc::ENOMEM)));
+            }
+            let overlaps = |(other, (_, other_len)): (&u64, &(usize, usize))| {
+                iova < other + *other_len as u64 && *other < iova + len as u64
+            };
+            assert!(!maps.iter().any(overlaps), "mapped twice at {iova:#x}");
+            maps.insert(iova, (addr, len));
+            Ok(())
+        }
+
+        fn unmap(&self, iova: u64, len: usize) -> Result<(), VfioError> {
+            assert_eq!(self.maps.lock().unwrap().remove(&iova).map(|(_, len)| len), Some(len));
+            Ok(())
+        }
+    }
+
+    fn empty() -> Ledger<Iommu> {
+        Ledger { container: None, shared: BTreeSet::new(), mapped: BTreeMap::new() }
+    }
+
+    fn iommu(room: usize) -> Arc<Iommu> {
+        Arc::new(Iommu { room, ..Iommu::default() })
+    }
+
+    const LEN: usize = 5 << 20;
+
+    #[test]
+    fn regions_are_mapped_while_a_device_is_open_and_nothing_else_is() {
+        let regions: Vec<_> = (0..3).map(|_| memory::alloc(LEN, 4096).unwrap()).collect();
+        let [first, second, third] = [0, 1, 2].map(|index: usize| regions[index].1);
+        let (mut ledger, iommu) = (empty(), iommu(usize::MAX));
+        ledger.share(first).unwrap();
+        assert_eq!(region::iova(first), None);
+        ledger.begin(Arc::clone(&iommu)).unwrap();
+        ledger.share(second).unwrap();
+        ledger.share(second).unwrap();
+        assert_eq!(iommu.maps.lock().unwrap().len(), 2);
+        let seen = region::iova(second).unwrap();
+        assert_eq!(iommu.maps.lock().unwrap()[&seen].0, regions[1].0.as_ptr() as usize);
+        assert_eq!(region::iova(third), None);
+        ledger.unshare(first);
+        assert_eq!(region::iova(first), None);
+        // The gap is used again.
+        ledger.share(third).unwrap();
+        assert_eq!(region::iova(third), Some(FIRST_IOVA));
+        ledger.end();
+        assert!(iommu.maps.lock().unwrap().is_empty());
+        assert_eq!(region::iova(second), None);
+        for (addr, _) in regions {
+            memory::free(addr.as_ptr());
+        }
+    }
+
+    #[test]
+    fn a_limit_of_locked_memory_refuses_the_device_and_leaves_nothing_mapped() {
+        let regions: Vec<_> = (0..2).map(|_| memory::alloc(LEN, 4096).unwrap()).collect();
+        let (mut ledger, iommu) = (empty(), iommu(LEN));
+        for (_, number) in &regions {
+            ledger.share(*number).unwrap();
+        }
+        let error = ledger.begin(Arc::clone(&iommu)).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOMEM);
+        assert!(error.message().contains("RLIMIT_MEMLOCK"), "{error}");
+        assert!(iommu.maps.lock().unwrap().is_empty() && ledger.container.is_none());
+        for (addr, _) in regions {
+            memory::free(addr.as_ptr());
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_the_hosts_is_not_shared() {
+        let mut ledger = empty();
+        for number in [0, 60_000, u32::MAX] {
+            assert_eq!(ledger.share(number).unwrap_err().errno(), libc::EINVAL, "{number}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Interrupts that wake a thread.
+
+use super::Vector;
+use crate::error::Result;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+impl Vector {
+    /// Whether it has come since the last look. It is a system call: not for the data path.
+    #[must_use]
+    pub fn has_come(&self) -> bool {
+        let mut count = [0; 8];
+        // SAFETY: the vector keeps its descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd()) };
+        rustix::io::read(fd, &mut count).is_ok()
+    }
+}
+
+/// Vectors that one thread waits for. They are watched edge-triggered, so an eventfd is never read, and several threads may wait for the
+/// same vector.
+#[derive(Debug)]
+pub struct Interrupts(OwnedFd);
+
+impl Interrupts {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the system lacks descriptors.
+    pub fn new() -> Result<Self> {
+        Ok(Self(epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?))
+    }
+
+    /// What is readable after an interrupt: for [`Poller::wake_fd`](crate::poller::Poller::wake_fd).
+    #[must_use]
+    pub fn wake_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Waits for a vector, too.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) tells.
+    pub fn add(&self, vector: &Vector) -> Result<()> {
+        // SAFETY: the vector keeps its descriptor open.
+        self.watch(unsafe { BorrowedFd::borrow_raw(vector.fd()) })
+    }
+
+    /// Waits for a descriptor, too, such as the one of a set of sockets. It must be removed or closed before it is used for another file.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) tells.
+    pub fn add_fd(&self, fd: RawFd) -> Result<()> {
+        // SAFETY: the call only names the descriptor; one that is not open is an error.
+        self.watch(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        let data = EventData::new_u64(0);
+        match epoll::add(&self.0, fd, data, EventFlags::IN | EventFlags::ET) {
+            // Two queues may have the same vector.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+
+    /// Waits no longer for a vector.
+    pub fn remove(&self, vector: &Vector) {
+        // SAFETY: the vector keeps its descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(vector.fd()) };
+        // Fails when it was never added, which is as good.
+        let _ = epoll::delete(&self.0, fd);
+    }
+
+    /// Forgets the interrupts that have come: for [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep), which looks at the queues
+    /// afterwards. An interrupt that comes later wakes the thread.
+    pub fn clear(&self) {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(8);
+        loop {
+            events.clear();
+            let space = rustix::buffer::spare_capacity(&mut events);
+            if epoll::wait(&self.0, space, Some(&NOW)).is_err() || events.len() < events.capacity()
+            {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Memory that a device shares with its driver: rings and lists.
+
+use super::{Device, share};
+use crate::error::{Error, Result, errno};
+use crate::host::host;
+use drivebay_plugin_api::bay_iov;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Alignment, in bytes.
+const ALIGN: u64 = 4096;
+
+/// Zeroed memory in words of 8 bytes. A device may change it at any time, so it is only ever loaded and stored, never referred to.
+#[derive(Debug)]
+pub struct DmaMemory {
+    addr: NonNull<AtomicU64>,
+    words: usize,
+    iova: u64,
+    /// Devices see the memory while this one is open.
+    _device: Arc<Device>,
+}
+
+// SAFETY: owns its memory, which the host frees on any thread.
+unsafe impl Send for DmaMemory {}
+// SAFETY: it is accessed by atomic loads and stores.
+unsafe impl Sync for DmaMemory {}
+
+impl DmaMemory {
+    /// At least `len` bytes, aligned to 4096, for the devices that are open. It locks memory: not for the data path. `[any thread]`
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn alloc(device: &Arc<Device>, len: u32) -> Result<Self> {
+        let len = len.max(1).next_multiple_of(4096);
+        let host = host();
+        let mut region = 0;
+        // SAFETY: the result lives through the call.
+        let addr = unsafe { (host.mem.alloc)(host.raw, len.into(), ALIGN, -1, &raw mut region) };
+        let none =
+            || Error::new(errno::ENOMEM, format!("no memory for {len} bytes that a device shares"));
+        let addr = NonNull::new(addr.cast()).ok_or_else(none)?;
+        let mut memory =
+            Self { addr, words: len as usize / 8, iova: 0, _device: Arc::clone(device) };
+        share(region)?;
+        let iov = bay_iov { addr: addr.as_ptr().cast(), len, region };
+        memory.iova = super::iova(&iov).ok_or_else(|| {
+            Error::new(errno::EIO, "no device is open, so no device reaches memory")
+        })?;
+        Ok(memory)
+    }
+
+    /// Where devices see it.
+    #[must_use]
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// Length in words of 8 bytes.
+    #[must_use]
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
+        if index >= self.words {
+            return None;
+        }
+        // SAFETY: the index is inside.
+        let word = unsafe { self.addr.add(index) };
+        // SAFETY: aligned and initialized memory of ours, accessed by atomics only.
+        Some(unsafe { word.as_ref() })
+    }
+
+    /// Loads a word; 0 beyond the end. What the device wrote before it wrote the word is there.
+    #[inline]
+    #[must_use]
+    pub fn load(&self, index: usize) -> u64 {
+        self.word(index).map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)))
+    }
+
+    /// Stores a word; nothing happens beyond the end.
+    #[inline]
+    pub fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.word(index) {
+            word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for DmaMemory {
+    fn drop(&mut self) {
+        let host = host();
+        // SAFETY: allocated with this length, freed once. The host unmaps it from devices first.
+        unsafe { (host.mem.free)(host.raw, self.addr.as_ptr().cast(), self.words as u64 * 8) };
+    }
+}

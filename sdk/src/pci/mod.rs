@@ -1,0 +1,363 @@
+//! PCI devices: for plugins with the permission `pci`.
+//!
+//! - [`list`] shows what devices there are, [`Device::open`] opens one that is bound to vfio-pci.
+//! - [`Bar`] is its registers, [`Interrupts`] wakes a thread by its interrupts.
+//! - [`DmaMemory`] is memory for rings and lists. The data of I/O is used where it is when devices reach it ([`Buffers::for_device`]),
+//!   and else copied through a [`Buf`].
+//!
+//! The host holds the device. Nothing but memory that was handed out for devices is ever mapped for one, so a device that lies can
+//! overwrite its own plugin's data and no more.
+#![expect(
+    unsafe_code,
+    reason = "calls the host's interface, and reads and writes registers and memory that a device shares"
+)]
+
+#[cfg(feature = "net")]
+mod interrupts;
+mod memory;
+
+use crate::bdev::{BdevIo, Buffers};
+use crate::buf::Buf;
+use crate::error::{Error, Result, check, errno};
+use crate::host::{self, host, text};
+use crate::region;
+use drivebay_plugin_api::{
+    BAY_REGION_DMA, bay_iov, bay_pci_api, bay_pci_info, bay_sink, bay_str, copy_open,
+};
+use std::ffi::c_void;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+#[cfg(feature = "net")]
+pub use interrupts::Interrupts;
+pub use memory::DmaMemory;
+
+/// What is known of a device without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Address, `DDDD:BB:DD.F`.
+    pub address: String,
+    /// Vendor identifier.
+    pub vendor: u16,
+    /// Device identifier.
+    pub device: u16,
+    /// Subsystem vendor identifier.
+    pub subvendor: u16,
+    /// Subsystem identifier.
+    pub subdevice: u16,
+    /// Class code, 24 bits.
+    pub class: u32,
+    /// NUMA node; -1 = not known.
+    pub numa: i32,
+    /// IOMMU group; -1 = none.
+    pub iommu_group: i32,
+    /// Name of its kernel driver; empty = none.
+    pub driver: String,
+}
+
+/// The PCI devices of the machine, by address. It reads files, so not for the data path. `[any thread]`
+///
+/// # Errors
+/// `EPERM` when the plugin does not have the permission `pci`.
+pub fn list() -> Result<Vec<Found>> {
+    let list = table()?.list.ok_or_else(lacking)?;
+    let mut all: Vec<Found> = Vec::new();
+    // SAFETY: `found` gets the list, which lives through the call.
+    check(unsafe { list(host().raw, Some(found), (&raw mut all).cast()) }, "list of PCI devices")?;
+    Ok(all)
+}
+
+unsafe extern "C" fn found(ctx: *mut c_void, info: *const bay_pci_info) {
+    // SAFETY: the host's struct, valid for the call.
+    let Some(info) = (unsafe { copy_open(info) }) else { return };
+    // SAFETY: the list that `list` gave.
+    let Some(all) = (unsafe { ctx.cast::<Vec<Found>>().as_mut() }) else { return };
+    // SAFETY: valid for the call.
+    let address = unsafe { text(info.address) };
+    // SAFETY: as above.
+    let driver = unsafe { text(info.driver) };
+    all.push(Found {
+        address: address.to_owned(),
+        vendor: info.vendor,
+        device: info.device,
+        subvendor: info.subvendor,
+        subdevice: info.subdevice,
+        class: info.class,
+        numa: info.numa,
+        iommu_group: info.iommu_group,
+        driver: driver.to_owned(),
+    });
+}
+
+/// An opened device. It is closed when it is dropped, after everything that was made of it.
+#[derive(Debug)]
+pub struct Device {
+    handle: u64,
+    address: String,
+}
+
+impl Device {
+    /// Opens a device that is bound to vfio-pci. It has been reset, and reaches no memory before [`Self::set_master`]. It may take
+    /// 100 ms and more: for a worker. `[any thread]`
+    ///
+    /// # Errors
+    /// Says what the operator can do: `EINVAL` not an address, `ENODEV` no such device, `ENXIO` another driver or no IOMMU, `EBUSY` in
+    /// use, `EACCES` no permission on a file, `ENOMEM` the limit of locked memory; `EPERM` when the plugin does not have the permission
+    /// `pci`.
+    pub fn open(address: &str) -> Result<Arc<Self>> {
+        let open = table()?.open.ok_or_else(lacking)?;
+        let mut handle = 0;
+        explained(|why| {
+            // SAFETY: text, sink and result live through the call.
+            unsafe { open(host().raw, bay_str::new(address), why, &raw mut handle) }
+        })?;
+        Ok(Arc::new(Self { handle, address: address.to_owned() }))
+    }
+
+    /// Its address, as it was opened.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Lets it read and write the memory that was handed out for devices, or stops it: once the call returns, it has no access.
+    /// `[any thread]`
+    ///
+    /// # Errors
+    /// `EIO` when it is gone.
+    pub fn set_master(&self, is_on: bool) -> Result<()> {
+        let set = table()?.set_master.ok_or_else(lacking)?;
+        // SAFETY: the handle is ours.
+        let status = unsafe { set(host().raw, self.handle, is_on.into()) };
+        check(status, format_args!("bus mastering of {}", self.address))
+    }
+
+    /// Resets it. It may take 100 ms: for a worker. `[any thread]`
+    ///
+    /// # Errors
+    /// `EIO` when it is gone.
+    pub fn reset(&self) -> Result<()> {
+        let reset = table()?.reset.ok_or_else(lacking)?;
+        // SAFETY: the handle is ours.
+        check(unsafe { reset(host().raw, self.handle) }, format_args!("reset of {}", self.address))
+    }
+
+    /// Maps a BAR, 0 to 5. `[any thread]`
+    ///
+    /// # Errors
+    /// `EINVAL` when it has no such memory.
+    pub fn bar(self: &Arc<Self>, index: u32) -> Result<Bar> {
+        let bar = table()?.bar.ok_or_else(lacking)?;
+        let (mut addr, mut len) = (std::ptr::null_mut(), 0);
+        // SAFETY: the handle is ours; the results live through the call.
+        let status = unsafe { bar(host().raw, self.handle, index, &raw mut addr, &raw mut len) };
+        check(status, format_args!("BAR {index} of {}", self.address))?;
+        let addr =
+            NonNull::new(addr.cast()).ok_or_else(|| Error::new(errno::EFAULT, "no address"))?;
+        let len = usize::try_from(len).unwrap_or(0);
+        Ok(Bar { addr, len, _device: Arc::clone(self) })
+    }
+
+    /// Number of MSI-X vectors. `[any thread]`
+    #[must_use]
+    pub fn num_vectors(&self) -> u32 {
+        let mut count = 0;
+        if let Ok(Some(vectors)) = table().map(|table| table.vectors) {
+            // SAFETY: the handle is ours; the result lives through the call.
+            unsafe { vectors(host().raw, self.handle, &raw mut count) };
+        }
+        count
+    }
+
+    /// Takes the first `count` vectors: each wakes those who wait for its descriptor. Once for each device. `[any thread]`
+    ///
+    /// # Errors
+    /// `EINVAL` for more than there are, `EBUSY` when they were taken before.
+    pub fn take_vectors(self: &Arc<Self>, count: u32) -> Result<Vec<Vector>> {
+        let interrupts = table()?.interrupts.ok_or_else(lacking)?;
+        let mut fds = vec![-1; count as usize];
+        // SAFETY: the handle is ours; the list has `count` elements.
+        let status = unsafe { interrupts(host().raw, self.handle, count, fds.as_mut_ptr()) };
+        check(status, format_args!("{count} MSI-X vectors of {}", self.address))?;
+        Ok(fds.into_iter().map(|fd| Vector { fd, _device: Arc::clone(self) }).collect())
+    }
+
+    /// What becomes readable when the kernel wants the device back: end its I/O and drop it. `[any thread]`
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` when the kernel does not tell.
+    pub fn removal(self: &Arc<Self>) -> Result<Vector> {
+        let removal_fd = table()?.removal_fd.ok_or_else(lacking)?;
+        let mut fd = -1;
+        // SAFETY: the handle is ours; the result lives through the call.
+        let status = unsafe { removal_fd(host().raw, self.handle, &raw mut fd) };
+        check(status, format_args!("removal of {}", self.address))?;
+        Ok(Vector { fd, _device: Arc::clone(self) })
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Ok(Some(close)) = table().map(|table| table.close) {
+            // SAFETY: the handle is ours and used no more: BARs and vectors hold the device.
+            unsafe { close(host().raw, self.handle) };
+        }
+    }
+}
+
+/// An eventfd of a device.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    fd: RawFd,
+    _device: Arc<Device>,
+}
+
+impl Vector {
+    /// The descriptor, open while the vector lives.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+/// Registers of a device. Those of a device that is gone, and those beyond the end, read as all ones; what is written is lost.
+#[derive(Clone, Debug)]
+pub struct Bar {
+    addr: NonNull<u8>,
+    len: usize,
+    _device: Arc<Device>,
+}
+
+// SAFETY: the mapping lives as long as the device, and is accessed as registers only.
+unsafe impl Send for Bar {}
+// SAFETY: as above; a register access is one instruction.
+unsafe impl Sync for Bar {}
+
+impl Bar {
+    /// Length, in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.len
+    }
+
+    /// Where a register is, if all of it is inside.
+    fn register<T>(&self, at: usize) -> Option<*mut T> {
+        let end = at.checked_add(size_of::<T>())?;
+        let is_inside = end <= self.len && at.is_multiple_of(size_of::<T>());
+        is_inside.then(|| self.addr.as_ptr().wrapping_add(at).cast())
+    }
+
+    /// Reads 4 bytes at an offset that is a multiple of 4.
+    #[inline]
+    #[must_use]
+    pub fn read32(&self, at: usize) -> u32 {
+        // SAFETY: an aligned register of the mapping.
+        self.register::<u32>(at)
+            .map_or(u32::MAX, |place| u32::from_le(unsafe { place.read_volatile() }))
+    }
+
+    /// Writes 4 bytes at an offset that is a multiple of 4. What was stored to memory before is there when the device looks.
+    #[inline]
+    pub fn write32(&self, at: usize, value: u32) {
+        if let Some(place) = self.register::<u32>(at) {
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            // SAFETY: an aligned register of the mapping.
+            unsafe { place.write_volatile(value.to_le()) };
+        }
+    }
+}
+
+impl<'a> Buffers<'a> {
+    /// The data as a device sees it, piece by piece: address and length in bytes; `None` for a piece that devices do not reach. Valid
+    /// until the I/O is completed, while the device is open.
+    pub fn for_device(self) -> impl Iterator<Item = Option<(u64, u32)>> + use<'a> {
+        self.iovs().iter().map(|iov| Some((iova(iov)?, iov.len)))
+    }
+}
+
+impl BdevIo {
+    /// From now on a device may touch the buffers until the I/O is completed: the host does not reuse them before, whatever happens to
+    /// the plugin.
+    #[inline]
+    pub fn lend_to_device(&self) {
+        self.hold_by_device();
+    }
+}
+
+impl Buf {
+    /// Where devices see the buffer; `None` when they do not reach it.
+    #[must_use]
+    pub fn for_device(&self) -> Option<u64> {
+        // SAFETY: the buffer's own element.
+        iova(unsafe { &*self.iov() })
+    }
+
+    /// Lets devices reach the memory of a buffer that is not of the pools. It locks memory: not for the data path. `[any thread]`
+    ///
+    /// # Errors
+    /// `ENOMEM` when it cannot be locked.
+    pub fn share_with_devices(&self) -> Result<()> {
+        if self.for_device().is_some() {
+            return Ok(());
+        }
+        share(self.region())
+    }
+}
+
+/// Where devices see a piece of memory.
+#[inline]
+fn iova(iov: &bay_iov) -> Option<u64> {
+    if iov.region == 0 {
+        return None;
+    }
+    let region = region::entry(iov.region).ok()?;
+    let offset = (iov.addr as u64).checked_sub(region.addr as u64)?;
+    let is_inside = offset.checked_add(iov.len.into())? <= region.len;
+    (region.state & BAY_REGION_DMA != 0 && is_inside).then(|| region.iova + offset)
+}
+
+/// Lets devices reach a region.
+fn share(region: u32) -> Result<()> {
+    let share = table()?.share.ok_or_else(lacking)?;
+    explained(|why| {
+        // SAFETY: the sink lives through the call.
+        unsafe { share(host().raw, region, why) }
+    })
+}
+
+/// Makes a call that explains its error.
+fn explained(call: impl FnOnce(*const bay_sink) -> i32) -> Result<()> {
+    let mut why = String::new();
+    let sink = bay_sink { ctx: (&raw mut why).cast(), write: Some(append) };
+    let status = call(&raw const sink);
+    match status {
+        0 => Ok(()),
+        _ if why.is_empty() => check(status, "PCI device"),
+        _ => Err(Error::new(status, why)),
+    }
+}
+
+unsafe extern "C" fn append(ctx: *mut c_void, piece: bay_str) {
+    // SAFETY: the text that `explained` gave.
+    let Some(why) = (unsafe { ctx.cast::<String>().as_mut() }) else { return };
+    // SAFETY: valid for the call.
+    why.push_str(unsafe { text(piece) });
+}
+
+/// The host's interface.
+fn table() -> Result<&'static bay_pci_api> {
+    static TABLE: OnceLock<Option<bay_pci_api>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| host::pci_table(host())).as_ref();
+    table.ok_or_else(|| {
+        let why = "the host does not give this plugin PCI devices: it lacks the permission pci (see --plugin-policy), or the host is too old";
+        Error::new(errno::EPERM, why)
+    })
+}
+
+fn lacking() -> Error {
+    Error::new(
+        errno::ENOSYS,
+        "the host's bay.pci/1 lacks this call; it is older than this plugin needs",
+    )
+}
