@@ -28,6 +28,8 @@ const CASES: [(Case, &str); 8] = [
 ];
 /// MiB of a member that is rebuilt.
 const REBUILT: u64 = 32;
+/// MiB of a member that is rebuilt within a run of two seconds.
+const SMALL: u64 = 16;
 /// How long a rebuild may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -207,7 +209,7 @@ fn longest(bench: &Bench) -> Result<(), String> {
 fn longest_of(bench: &Bench, event: Event) -> Result<f64, String> {
     let folder = Folder::new()?;
     let socket = folder.0.join("rpc.sock");
-    let calls = array_calls("raid1", 64);
+    let calls = array_calls("raid1", SMALL);
     let mut command: Command = bench.perf(&case::perf_arguments("randwrite", 32, "array", &calls));
     command.args(["-t", "2", "--warm-up", "0.5", "-r"]).arg(&socket);
     command.env("DRIVEBAY_RUNTIME", &folder.0).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -219,7 +221,7 @@ fn longest_of(bench: &Bench, event: Event) -> Result<f64, String> {
         Event::MemberDies => {
             client.call("bdev_malloc_delete", &json!({"name": "member1"})).map(drop)
         }
-        Event::Rebuild => rebuild(&mut client, 64).map(drop),
+        Event::Rebuild => rebuild(&mut client, SMALL).map(drop),
     });
     if let Err(why) = happened {
         _ = running.kill();
