@@ -1,7 +1,10 @@
-//! Workers: OS threads of the host for work that blocks, such as files, name resolution and key derivation.
+//! Workers: OS threads of the host for work that blocks, such as files, name resolution and key
+//! derivation.
 //!
-//! A job waits in one bounded queue and runs on one of a few threads, which are made when they are needed and then kept. Its end is a
-//! message to the lightweight thread that submitted it. A plugin that stops waits until none of its jobs runs (`end_owner`).
+//! A job waits in one bounded queue and runs on one of a few threads. The host creates a thread
+//! when it is needed and then keeps it. When the job has run, its `done` message goes to the
+//! lightweight thread that submitted it. A plugin can only stop when none of its jobs runs any more
+//! (`end_owner`).
 #![expect(unsafe_code, reason = "jobs are function pointers of the ABI with their argument")]
 
 use crate::reactor::thread;
@@ -11,31 +14,32 @@ use drivebay_plugin_api::bay_job;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Threads at most.
+/// The most worker threads.
 const THREADS_MAX: usize = 4;
-/// Jobs that wait at most, of all plugins together.
+/// The most jobs that wait, for all plugins together.
 pub const QUEUE_MAX: usize = 256;
 
-/// A job from its submit to its end. Its memory is the plugin's.
+/// A job from its submission to its `done` message. The plugin owns its memory.
 struct Job {
     job: *mut bay_job,
-    /// Where its end is sent.
+    /// The thread that gets the `done` message.
     thread: u64,
-    /// The host table of the plugin.
+    /// The address of the host table of the plugin.
     owner: usize,
     is_running: bool,
 }
 
-// SAFETY: the plugin gave the job away until its end, and one thread at a time follows the pointer.
+// SAFETY: the plugin gave the job away until its `done` message, and only one thread at a time uses
+// the pointer.
 unsafe impl Send for Job {}
 
 struct Jobs {
     last: u64,
     by_number: BTreeMap<u64, Job>,
     threads: usize,
-    /// Threads that wait for a job.
+    /// The number of threads that wait for a job.
     idle: usize,
-    /// Plugins that stop, with what is called when none of their jobs runs.
+    /// Plugins that are stopping, each with the function to call when none of its jobs runs.
     ending: Vec<(usize, Box<dyn FnOnce() + Send>)>,
 }
 
@@ -51,19 +55,20 @@ fn jobs() -> MutexGuard<'static, Jobs> {
     JOBS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Carries numbers to the threads. One that was canceled is not found in [`Jobs`] any more.
+/// The queue of job numbers. A job that was canceled is not in [`Jobs`] any more.
 fn queue() -> &'static (Sender<u64>, Receiver<u64>) {
     static QUEUE: OnceLock<(Sender<u64>, Receiver<u64>)> = OnceLock::new();
     QUEUE.get_or_init(|| bounded(QUEUE_MAX))
 }
 
-/// Queues a job for a worker; its `done` is sent to the current thread when it has run.
+/// Queues a job for a worker. When it has run, its `done` message is sent to the current thread.
 ///
 /// # Errors
-/// `EPERM` outside of a lightweight thread, `EAGAIN` when 256 jobs wait.
+/// `EPERM` outside of a lightweight thread; `EAGAIN` when 256 jobs wait already.
 ///
 /// # Safety
-/// `job` is valid, has its functions, and is touched by nobody else until `done` is received or [`cancel`] succeeds.
+/// `job` is valid, its functions are set, and nobody else touches it until `done` is received or
+/// [`cancel`] succeeds.
 pub unsafe fn submit(owner: usize, job: *mut bay_job) -> Result<()> {
     let thread = thread::current_id();
     if thread == 0 {
@@ -76,7 +81,7 @@ pub unsafe fn submit(owner: usize, job: *mut bay_job) -> Result<()> {
     if sender.try_send(number).is_err() {
         return Err(Error::new(
             libc::EAGAIN,
-            format!("{QUEUE_MAX} jobs wait for a worker already"),
+            format!("{QUEUE_MAX} jobs already wait for a worker; try again later"),
         ));
     }
     jobs.by_number.insert(number, Job { job, thread, owner, is_running: false });
@@ -84,8 +89,10 @@ pub unsafe fn submit(owner: usize, job: *mut bay_job) -> Result<()> {
         let name = format!("worker_{}", jobs.threads);
         match std::thread::Builder::new().name(name).spawn(work) {
             Ok(_) => jobs.threads += 1,
-            // Those that there are take it.
-            Err(error) if jobs.threads > 0 => tracing::warn!("no more workers: {error}"),
+            // The existing threads will run it.
+            Err(error) if jobs.threads > 0 => {
+                tracing::warn!("cannot create another worker thread: {error}")
+            }
             Err(error) => {
                 jobs.by_number.remove(&number);
                 return Err(error.into());
@@ -95,10 +102,11 @@ pub unsafe fn submit(owner: usize, job: *mut bay_job) -> Result<()> {
     Ok(())
 }
 
-/// Takes a job that has not begun off the queue: it never runs, and its `done` is not sent.
+/// Removes a job that has not started from the queue. The job never runs, and its `done` message is
+/// not sent.
 ///
 /// # Errors
-/// `EBUSY` when it runs or has run: `done` comes.
+/// `EBUSY` when the job runs or has run; its `done` message follows.
 pub fn cancel(job: *mut bay_job) -> Result<()> {
     let mut jobs = jobs();
     let waiting = jobs.by_number.iter().find(|(_, known)| known.job == job && !known.is_running);
@@ -109,7 +117,8 @@ pub fn cancel(job: *mut bay_job) -> Result<()> {
     Ok(())
 }
 
-/// Takes the jobs of a plugin off the queue, and calls `done` on the app thread when none of them runs any more.
+/// Removes the waiting jobs of a plugin. Calls `done` on the app thread when none of its jobs runs
+/// any more.
 pub(crate) fn end_owner(owner: usize, done: impl FnOnce() + Send + 'static) {
     let mut jobs = jobs();
     jobs.by_number.retain(|_, job| job.owner != owner || job.is_running);
@@ -118,7 +127,7 @@ pub(crate) fn end_owner(owner: usize, done: impl FnOnce() + Send + 'static) {
 }
 
 impl Jobs {
-    /// Calls those that wait for the end of a plugin's jobs.
+    /// Calls the waiting functions of plugins whose jobs have all ended.
     fn settle(&mut self) {
         let by_number = &self.by_number;
         let has_ended = |owner| by_number.values().all(|job| job.owner != owner);
@@ -128,14 +137,14 @@ impl Jobs {
     }
 }
 
-/// A worker's life.
+/// The loop of a worker thread.
 fn work() {
     let (_, receiver) = queue();
     loop {
         jobs().idle += 1;
         let number = receiver.recv();
         jobs().idle -= 1;
-        // The queue is never closed: its sender is a static.
+        // The queue is never closed, because its sender is a static.
         let Ok(number) = number else { return };
         run(number);
     }
@@ -147,19 +156,19 @@ fn run(number: u64) {
     job.is_running = true;
     let (job, thread) = (job.job, job.thread);
     drop(now);
-    // SAFETY: the job is ours until its end is sent (contract of `submit`).
+    // SAFETY: the job is ours until its `done` message is sent (contract of `submit`).
     let call = unsafe { (*job).run };
     // SAFETY: as above.
     let arg = unsafe { (*job).arg };
     if let Some(call) = call {
-        // SAFETY: function and argument belong together; this is a worker.
+        // SAFETY: the function and its argument belong together, and this is a worker.
         unsafe { call(arg) };
     }
     // SAFETY: as above.
     let done = unsafe { &raw mut (*job).done };
-    // SAFETY: the message is the plugin's until it is received; nothing of the job is touched afterwards.
+    // SAFETY: we own the message until it is sent; nothing touches the job afterwards.
     if let Err(error) = unsafe { thread::send(thread, done) } {
-        tracing::debug!("the end of a job reaches nobody: {error}");
+        tracing::debug!("a job has ended, but its thread is gone: {error}");
     }
     let mut now = jobs();
     now.by_number.remove(&number);

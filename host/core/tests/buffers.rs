@@ -1,5 +1,6 @@
-//! Pools of one buffer each, which somebody keeps: I/O that needs a buffer goes on nevertheless, and whoever waits is not forgotten.
-//! A program of its own, because the pools are the process's.
+//! Buffer pools of one buffer each, which the test holds: I/O that needs a buffer still continues,
+//! and no waiter is forgotten. This is a separate test program, because the pools belong to the
+//! whole process.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -23,7 +24,7 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Once;
 
-/// Both pools have one buffer; the only ones, taken.
+/// Makes pools of one buffer each, and takes both buffers.
 fn take_all() -> [NonNull<u8>; 2] {
     static CONFIGURED: Once = Once::new();
     CONFIGURED.call_once(|| {
@@ -43,7 +44,7 @@ unsafe extern "C" fn count(arg: *mut c_void) {
     calls.set(calls.get() + 1);
 }
 
-/// The first in the queue has no use for the buffer any more when its turn comes.
+/// The first waiter in the queue does not need the buffer any more when its turn comes.
 #[test]
 fn a_waiter_that_takes_nothing_passes_its_turn_on() {
     struct Queue {
@@ -61,7 +62,7 @@ fn a_waiter_that_takes_nothing_passes_its_turn_on() {
         });
         let queue = Queue { calls, waits: Box::new(RefCell::new(waits)) };
         for wait in queue.waits.borrow_mut().iter_mut() {
-            assert!(unsafe { buf::get(512, wait) }.is_none(), "there is one more");
+            assert!(unsafe { buf::get(512, wait) }.is_none(), "there is another buffer");
         }
         give_back(taken);
         queue
@@ -73,7 +74,7 @@ fn a_waiter_that_takes_nothing_passes_its_turn_on() {
 struct Starving {
     f: Fixture,
     taken: [NonNull<u8>; 2],
-    /// Of two I/O that need a buffer and one that needs none.
+    /// Outcomes of two I/O that need a buffer and of one that needs none.
     outcomes: RefCell<Vec<Outcome>>,
     memory: Box<RefCell<Vec<u8>>>,
 }
@@ -86,11 +87,11 @@ impl Starving {
         Self { f, taken, outcomes: RefCell::default(), memory }
     }
 
-    /// Writes a block from memory that is not aligned.
+    /// Writes a block from unaligned memory.
     fn write(&self, lba: u64) {
         let mut memory = self.memory.borrow_mut();
         let start = memory.as_ptr().align_offset(BLOCK) + 1;
-        // The list must stay until the I/O has ended.
+        // The list must stay valid until the I/O has completed.
         let list = Box::leak(Box::new(list(&mut memory[start..start + BLOCK])));
         let done = self.f.io(BAY_OP_WRITE, lba, list);
         self.outcomes.borrow_mut().push(done);
@@ -107,7 +108,7 @@ fn a_channel_has_one_buffer_of_its_own_which_its_io_use_in_turn() {
         let starving = Starving::new("own buffer");
         starving.f.disk.hold.set(true);
         (0..3).for_each(|lba| starving.write(lba));
-        assert_eq!(starving.f.seen().len(), 1, "one has the channel's buffer, the others wait");
+        assert_eq!(starving.f.seen().len(), 1, "one I/O has the channel's buffer, the others wait");
         starving
     };
     let one_by_one = |s: &Starving| {
@@ -122,7 +123,8 @@ fn a_channel_has_one_buffer_of_its_own_which_its_io_use_in_turn() {
     on_app(make, vec![Box::new(one_by_one), Box::new(gives_back)]);
 }
 
-/// The channel's buffer comes back while the module is to be asked again later for something else.
+/// The channel's buffer comes back while the channel already waits to ask the module again later
+/// for another reason.
 #[test]
 fn a_module_without_resources_does_not_hide_that_the_buffer_came_back() {
     let make = || {
@@ -132,7 +134,8 @@ fn a_module_without_resources_does_not_hide_that_the_buffer_came_back() {
         starving.write(0);
         starving.write(1);
         disk.hold.set(false);
-        // At its first attempt, and when the write has ended: then only the timer asks again.
+        // The module lacks resources at the first attempt and again when the write has completed.
+        // After that only the timer asks again.
         disk.no_memory.set(2);
         starving.outcomes.borrow_mut().push(starving.f.range(BAY_OP_UNMAP, 9, 1));
         starving.f.complete_kept(0);

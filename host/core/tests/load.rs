@@ -1,4 +1,4 @@
-//! The load generator over a RAM disk whose timing and faults each test chooses.
+//! The load generator with a RAM disk whose timing and faults each test chooses.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -25,7 +25,7 @@ use std::time::Duration;
 const BLOCK: usize = 512;
 const BLOCKS: usize = 4096;
 
-// ---- allocations are counted -----------------------------------------------------------------------
+// ---- counting allocations --------------------------------------------------------------------------
 
 struct Counting;
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -48,13 +48,13 @@ unsafe impl GlobalAlloc for Counting {
 #[derive(Default)]
 struct Disk {
     data: UnsafeCell<Vec<u8>>,
-    /// Complete at the end of the round instead of inside `submit`.
+    /// Whether I/O completes at the end of the round instead of inside `submit`.
     later: AtomicBool,
-    /// Move no data.
+    /// Whether I/O transfers no data.
     null: AtomicBool,
-    /// The I/O with this number (from 1) fails with EIO.
+    /// The number (from 1) of the I/O that fails with EIO.
     fail_at: AtomicI32,
-    /// The write with this number (from 1) is lost.
+    /// The number (from 1) of the write that the disk loses.
     lose_at: AtomicI32,
     submitted: AtomicU64,
 }
@@ -96,7 +96,7 @@ unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
     let channel = unsafe { &*chan.cast::<Channel>() };
-    // A completion may submit anew; what that adds waits for the next round.
+    // A completion may submit another I/O, which waits for the next round.
     let now = channel.kept.borrow().len();
     for _ in 0..now {
         let io = channel.kept.borrow_mut().remove(0);
@@ -156,7 +156,7 @@ fn disk(name: &str) -> &'static Disk {
     disk
 }
 
-/// Puts a disk on the bus. App thread.
+/// Registers a disk on the bus. App thread.
 fn register(disk: *const Disk, name: &str) -> i32 {
     let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
     reg.size = size_of::<bay_bdev_reg>() as u32;
@@ -170,7 +170,7 @@ fn register(disk: *const Disk, name: &str) -> i32 {
     let mut id = 0;
     let host = ptr::without_provenance(0x1000);
     let register = bus.register.unwrap();
-    // SAFETY: `reg` and the texts it points at live for the call; the bus copies them.
+    // SAFETY: `reg` and its texts are valid for the call, and the bus copies them.
     unsafe { register(host, &raw const reg, &raw mut id) }
 }
 
@@ -184,7 +184,7 @@ fn reactors() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// 5,000 I/O of 4 KiB at depth 8 on core 0.
+/// A plan of 5,000 I/O of 4 KiB, at depth 8 on core 0.
 fn plan(bdev: &str, pattern: Pattern) -> Plan {
     Plan {
         bdevs: vec![bdev.to_owned()],
@@ -288,12 +288,13 @@ fn a_lost_write_and_a_disk_that_moves_nothing_are_found() {
     let losing = disk("losing");
     losing.lose_at.store(777, Ordering::Relaxed);
     let report = run(&plan("losing", Pattern::Verify));
-    assert!(report.reads + report.writes < 2000, "it ended at the first mismatch");
+    assert!(report.reads + report.writes < 2000, "the run must end at the first mismatch");
     assert!(found(report));
     let null = disk("moves_nothing");
     null.null.store(true, Ordering::Relaxed);
     assert!(found(run(&Plan { depth: 1, ..plan("moves_nothing", Pattern::Verify) })));
-    // A lost block that is written again before it is read leaves no trace: with many disks, some are read.
+    // If a lost block is written again before it is read, nobody can notice. With many disks, some
+    // lost blocks are read first.
     assert!((0..40).any(|number| {
         let name = format!("losing_{number}");
         disk(&name).lose_at.store(900, Ordering::Relaxed);

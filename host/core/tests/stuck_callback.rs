@@ -1,7 +1,7 @@
-//! A callback that does not return is named, with its thread, for as long as it does not.
+//! The watchdog names a callback that does not return, with its thread, until it returns.
 #![expect(
     unsafe_code,
-    reason = "a poller that prepares for sleep is made through the tables of the ABI"
+    reason = "registers a poller that prepares for sleep through the tables of the ABI"
 )]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// A busy machine is allowed for.
+/// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -26,7 +26,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether `prepare_sleep` does not return.
+/// Whether `prepare_sleep` blocks.
 static HOLDS: AtomicBool = AtomicBool::new(true);
 
 unsafe extern "C" fn run(_ctx: *mut c_void) -> i32 {
@@ -41,9 +41,9 @@ unsafe extern "C" fn prepare_sleep(_ctx: *mut c_void) -> i32 {
     0
 }
 
-/// Adds a poller to the current thread that is held as the reactor goes to sleep.
+/// Adds a poller to the current thread that blocks when the reactor prepares for sleep.
 fn register_dozy() -> i32 {
-    // SAFETY: the table of this name has this type.
+    // SAFETY: the table with this id has this type.
     let table: &bay_poller_api = unsafe { &*services::table(id::POLLER).unwrap().cast() };
     let ops = bay_poller_ops {
         size: u32::try_from(size_of::<bay_poller_ops>()).unwrap(),
@@ -69,12 +69,12 @@ fn a_callback_that_does_not_return_is_named_until_it_does() {
     thread::send_app(move || {
         let mut released = Some(released);
         let poll = move || {
-            // The sender gives up after a while, so the test ends either way.
+            // The sender gives up after a while, so the test ends in any case.
             released.take().is_some_and(|released| released.recv().is_err())
         };
         poller::register("sleepy", 1000, poll).unwrap();
     });
-    wait_for("nobody is named", || !watch::stuck().is_empty());
+    wait_for("the watchdog names no callback", || !watch::stuck().is_empty());
     let named = watch::stuck().concat();
     assert!(named.contains("poller sleepy") && named.contains("on thread app_thread"), "{named}");
     drop(release);
@@ -90,7 +90,7 @@ fn a_callback_that_does_not_return_is_named_until_it_does() {
     wait_for("the call is still named", || watch::stuck().is_empty());
 
     thread::send_app(|| assert_eq!(register_dozy(), 0));
-    wait_for("what prepares for sleep is not named", || {
+    wait_for("the callback that prepares for sleep is not named", || {
         watch::stuck().concat().contains("poller dozy")
     });
     HOLDS.store(false, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What `thread_get_stats` tells of a thread's time.
+//! How `thread_get_stats` counts a thread's time.
 
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::{self, Mode, thread};

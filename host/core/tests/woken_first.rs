@@ -1,5 +1,6 @@
-//! Whose descriptor ends the reactor's sleep runs before the other threads, and everybody learns that it is over.
-#![expect(unsafe_code, reason = "pollers with descriptors are made through the tables of the ABI")]
+//! The thread whose descriptor ended the reactor's sleep runs before the other threads, and every
+//! poller gets its `woke` call.
+#![expect(unsafe_code, reason = "registers pollers with descriptors through the tables of the ABI")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 use drivebay_core::env::CpuSet;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 const THREADS: usize = 3;
 
-/// What pollers see, in order, with the number of their thread.
+/// What pollers see, in order, each with the number of its thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Run(usize),
@@ -49,7 +50,7 @@ struct Waiting {
 }
 
 fn waiting<'a>(ctx: *mut c_void) -> &'a Waiting {
-    // SAFETY: `wait_on_a_thread` leaked it.
+    // SAFETY: `wait_on_a_thread` leaked the context.
     unsafe { &*ctx.cast() }
 }
 
@@ -69,7 +70,7 @@ unsafe extern "C" fn woke(ctx: *mut c_void) {
     note(Seen::Woke(waiting(ctx).number));
 }
 
-/// A thread with a poller that a byte from the returned socket wakes.
+/// Creates a thread with a poller that wakes when a byte arrives on the returned socket.
 fn wait_on_a_thread(number: usize, core: &CpuSet) -> UnixStream {
     let (near, bell) = UnixStream::pair().unwrap();
     bell.set_nonblocking(true).unwrap();
@@ -80,9 +81,9 @@ fn wait_on_a_thread(number: usize, core: &CpuSet) -> UnixStream {
     near
 }
 
-/// The status of both calls.
+/// Registers the poller and its descriptor. Returns the status of both calls.
 fn register(waiting: Waiting) -> (i32, i32) {
-    // SAFETY: the table of this name has this type.
+    // SAFETY: the table with this id has this type.
     let table: &bay_poller_api = unsafe { &*services::table(id::POLLER).unwrap().cast() };
     let ops = bay_poller_ops {
         size: u32::try_from(size_of::<bay_poller_ops>()).unwrap(),
@@ -97,18 +98,18 @@ fn register(waiting: Waiting) -> (i32, i32) {
     let ctx = ptr::from_ref(Box::leak(Box::new(waiting))).cast_mut().cast();
     let mut poller = 0;
     let name = bay_str::new("bell");
-    // SAFETY: functions and context fit each other and stay.
+    // SAFETY: the functions fit the context, and both stay valid.
     let added =
         unsafe { table.register.unwrap()(host, &raw const ops, ctx, 0, name, &raw mut poller) };
-    // SAFETY: the poller is this thread's.
+    // SAFETY: the poller belongs to this thread.
     (added, unsafe { table.wake_fd.unwrap()(host, poller, fd, libc::POLLIN as u32) })
 }
 
-/// Returns when the reactor has not moved for a while, with nothing noted.
+/// Returns when the reactor has not run for a while and no event was noted.
 fn let_it_sleep(give_up: Instant) {
     let mut last = usize::MAX;
     loop {
-        assert!(Instant::now() < give_up, "it does not sleep");
+        assert!(Instant::now() < give_up, "the reactor does not sleep");
         std::thread::sleep(Duration::from_millis(30));
         let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() == last {
@@ -118,7 +119,7 @@ fn let_it_sleep(give_up: Instant) {
     }
 }
 
-/// Rings until the bell has ended a sleep; what was seen from there to the next one.
+/// Rings until the bell has ended a sleep. Returns what pollers saw from there to the next sleep.
 fn ring(number: usize, bell: &mut UnixStream) -> Vec<Seen> {
     let give_up = Instant::now() + Duration::from_secs(20);
     while Instant::now() < give_up {
@@ -126,16 +127,16 @@ fn ring(number: usize, bell: &mut UnixStream) -> Vec<Seen> {
         bell.write_all(&[1]).unwrap();
         while !seen().contains(&Seen::Work(number)) {
             std::thread::sleep(Duration::from_millis(1));
-            assert!(Instant::now() < give_up, "nobody came: {:?}", seen());
+            assert!(Instant::now() < give_up, "no thread ran: {:?}", seen());
         }
         let_others_run(give_up);
         let seen = seen();
-        // It was not asleep but waited for its core.
+        // If there was no `woke`, the reactor was not asleep: it waited for its core.
         if matches!(seen.first(), Some(Seen::Woke(_))) {
             return seen;
         }
     }
-    panic!("it never slept");
+    panic!("the reactor never slept");
 }
 
 fn let_others_run(give_up: Instant) {
@@ -143,7 +144,7 @@ fn let_others_run(give_up: Instant) {
         |number| seen().iter().any(|&what| [Seen::Run(number), Seen::Work(number)].contains(&what));
     while !(0..THREADS).all(has_run) {
         std::thread::sleep(Duration::from_millis(1));
-        assert!(Instant::now() < give_up, "not everybody ran: {:?}", seen());
+        assert!(Instant::now() < give_up, "not every thread ran: {:?}", seen());
     }
 }
 
@@ -158,7 +159,7 @@ fn who_is_called_goes_first_and_everybody_is_told_once_before_they_run() {
         for other in 0..THREADS {
             let mut of_it = seen.iter().filter(|what| what.is_of(other));
             assert_eq!(of_it.next(), Some(&Seen::Woke(other)), "{seen:?}");
-            assert_ne!(of_it.next(), Some(&Seen::Woke(other)), "told twice: {seen:?}");
+            assert_ne!(of_it.next(), Some(&Seen::Woke(other)), "woken twice: {seen:?}");
         }
     }
     reactors.stop();

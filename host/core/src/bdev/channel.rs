@@ -1,5 +1,5 @@
-//! The io_channel of a bdev: one lightweight thread's state for it, shared by all descriptors that
-//! are used on that thread.
+//! The io_channel of a bdev: the state that one lightweight thread keeps for it. All descriptors
+//! that are used on the thread share the channel.
 
 use super::device::{Bdev, Limits};
 use super::io::{Io, Pool, Queue};
@@ -17,23 +17,23 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where a channel is in its life.
+/// The phase of a channel's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The module makes its part; I/O waits.
+    /// The module creates its part of the channel; I/O waits.
     Creating,
     Ready,
-    /// The module could not; I/O ends with `failure`.
+    /// The module could not create its part; I/O completes with `failure`.
     Failed,
-    /// The module ends its part.
+    /// The module destroys its part.
     Closing,
 }
 
-/// Most I/O of one channel.
+/// The most I/O that the clients of one channel may have at a time.
 static MOST_IO: AtomicU32 = AtomicU32::new(65_535);
 
-/// Sets how many I/O of one channel its clients may have (`bdev_set_options`, `bdev_io_pool_size`):
-/// at least 1. Parts and children of I/O are not bound by it.
+/// Sets how many I/O the clients of one channel may have at a time (`bdev_set_options`,
+/// `bdev_io_pool_size`); at least 1. Parts and children of I/O do not count toward this limit.
 pub fn set_most_io(most: u32) {
     MOST_IO.store(most.max(1), Ordering::Relaxed);
 }
@@ -44,55 +44,55 @@ pub(super) fn most_io() -> u32 {
 
 /// One thread's state for one bdev. Boxed and never moved.
 pub(crate) struct Channel {
-    // What every I/O needs.
+    // Fields that every I/O reads.
     pub(super) gate: Gate,
-    /// The module was submitted to and hears of it at the end of the round. Always, if it does not
-    /// want to hear.
+    /// An I/O was submitted to the module in this round, so the module's `flush` runs at the end of
+    /// the round. Always true when the module has no `flush`: then there is nothing to call.
     dirty: Cell<bool>,
-    /// Its thread, as `thread::here` says it.
+    /// The channel's thread, as returned by `thread::here`.
     home: usize,
     pub(super) outstanding: Cell<u32>,
     pub(super) submit: bay_submit_fn,
     pub(super) module: Cell<*mut c_void>,
     pub(super) bdev: Arc<Bdev>,
     pub(super) limits: Limits,
-    /// Submitted while the module is being called.
+    /// I/O that arrived while the module was being called.
     pub(super) deferred: Queue,
     pub(super) pool: Pool,
     io_waiters: Waiters,
     pub(super) stats: Counters,
-    /// The bases for which this filter vouches (`pass`).
+    /// The bases for which this filter vouches (see `pass`).
     bases: Bases,
-    // What the others need.
-    /// Waits for the module's resources or for the channel.
+    // Fields that only the slow paths read.
+    /// I/O that waits for resources of the module or for the channel's creation or reset.
     waiting: Queue,
-    /// Waits for `unquiesce`.
+    /// I/O that waits for `unquiesce`.
     pub(super) quiesced: Queue,
-    /// Ranges that are quiesced.
+    /// The quiesced ranges.
     pub(super) ranges: RefCell<Vec<Range>>,
-    /// Waits for a buffer of the host.
+    /// I/O that waits for one of the host's buffers.
     starved: Queue,
     pub(super) reserve: Reserve,
-    /// The place of `starved` in the queue for buffers, and whether it is there.
+    /// The channel's entry in the queue for buffers; `waits_for_buffer` says whether it is queued.
     buffer_wait: UnsafeCell<bay_wait>,
     waits_for_buffer: Cell<bool>,
-    /// When the module is asked again; 0 = now.
+    /// When the module is asked again, in nanoseconds; 0 = now.
     retry_at_ns: Cell<u64>,
     wants_attention: Cell<bool>,
     pub(super) phase: Cell<Phase>,
     pub(super) failure: Cell<i32>,
-    /// How many I/Os of a failed module cannot end yet.
+    /// The number of I/Os of a failed module that cannot complete yet.
     pub(super) quarantined: Cell<u32>,
     pub(super) refs: Cell<u32>,
-    /// Id of its thread.
+    /// The id of the channel's thread.
     pub(super) thread: u64,
-    /// The module's name of it. Never used twice on a thread.
+    /// The handle by which the module names this channel. A thread never uses a handle twice.
     pub(super) handle: u64,
 }
 
-/// A filter's handles of bases and the channels that they name; a channel is alive as long as it
-/// stands here. A handle has one place, by its lower bits: bases that were opened one after the
-/// other have different ones.
+/// A filter's handles of its bases, each with the channel that the handle names. A channel lives at
+/// least as long as its entry. The lower bits of a handle select its entry, so bases that were
+/// opened one after the other get different entries.
 struct Bases([Cell<(u64, *const Channel)>; 16]);
 
 impl Default for Bases {
@@ -110,26 +110,27 @@ impl Bases {
     }
 }
 
-/// Why an I/O cannot go to the module at once. Nothing set: it can.
+/// Why an I/O cannot go to the module at once. If no bit is set, it can.
 #[derive(Default)]
 pub(super) struct Gate(Cell<u8>);
 
 impl Gate {
-    /// Nothing set.
+    /// No bit is set.
     pub(super) const OPEN: u8 = 0;
     /// The module is being called.
     pub(super) const BUSY: u8 = 1;
-    /// The module's part is not there: not yet, or it could not be made.
+    /// The module's part of the channel does not exist: it is still being created, or its creation
+    /// failed.
     pub(super) const CREATION: u8 = 2;
     /// A reset is under way.
     pub(super) const RESET: u8 = 16;
-    /// Some of the I/O is held back, as `Channel::ranges` says.
+    /// Some I/O is held back: that of `Channel::ranges`.
     pub(super) const QUIESCE: u8 = 32;
-    /// No I/O may pass at all.
+    /// While one of these bits is set, no I/O may pass.
     pub(super) const HELD: u8 = Self::CREATION | Self::RESET;
-    /// Others wait.
+    /// Other I/O waits.
     pub(super) const WAITED: u8 = 4;
-    /// Nobody references the channel any more.
+    /// No descriptor references the channel.
     pub(super) const LEFT: u8 = 8;
 
     pub(super) fn get(&self) -> u8 {
@@ -154,7 +155,7 @@ impl Gate {
 }
 
 impl Channel {
-    /// A channel that the module has not made its part of.
+    /// A channel whose module part does not exist yet.
     pub(super) fn new(bdev: &Arc<Bdev>, submit: bay_submit_fn, handle: u64) -> Self {
         let gate = Gate::default();
         gate.set(Gate::CREATION);
@@ -195,13 +196,14 @@ impl Channel {
         }
     }
 
-    /// Whether this is its thread. Any OS thread.
+    /// Whether the caller is on the channel's thread. Any OS thread.
     #[inline]
     pub(super) fn is_here(&self) -> bool {
         self.home == thread::here()
     }
 
-    /// An I/O for a client, to fill and submit. `None`: the limit is reached; `wait` is queued.
+    /// Returns an I/O that the client fills and submits. `None`: the limit is reached, and `wait`
+    /// is queued.
     ///
     /// # Safety
     /// `wait` is null or stays valid until its callback or its abort.
@@ -209,7 +211,7 @@ impl Channel {
     pub(super) unsafe fn io_get(&self, wait: *mut bay_wait) -> Option<Io> {
         match self.pool.get_free() {
             Some(io) => Some(io),
-            // SAFETY: by the contract.
+            // SAFETY: the caller guarantees it.
             None => unsafe { self.io_get_new(wait) },
         }
     }
@@ -220,19 +222,19 @@ impl Channel {
     #[inline(never)]
     unsafe fn io_get_new(&self, wait: *mut bay_wait) -> Option<Io> {
         if self.pool.made() >= most_io() {
-            // SAFETY: by the contract.
+            // SAFETY: the caller guarantees it.
             unsafe { self.io_waiters.push(wait) };
             return None;
         }
         Some(self.pool.get(self))
     }
 
-    /// Takes `wait` out of the queue for I/O.
+    /// Removes `wait` from the queue for I/O. Returns whether it was queued.
     pub(super) fn io_abort(&self, wait: *mut bay_wait) -> bool {
         self.io_waiters.remove(wait)
     }
 
-    /// Nobody needs the I/O any more.
+    /// Gives an I/O that nobody uses any more back to the pool.
     #[inline]
     pub(super) fn give_back(&self, io: Io) {
         self.pool.put(io);
@@ -241,7 +243,7 @@ impl Channel {
         }
     }
 
-    /// The module's part was made, or not.
+    /// The module has created its part (`status` 0), or failed to.
     pub(crate) fn ready(&self, module: *mut c_void, status: i32) {
         if self.phase.get() != Phase::Creating {
             return;
@@ -259,22 +261,22 @@ impl Channel {
             self.fail_waiting(status);
         }
         if self.gate.has(Gate::LEFT) {
-            self.look_again(); // nobody waited for it
+            self.look_again(); // all references are gone
         }
     }
 
-    /// A pending end of the module's part.
+    /// The module has destroyed its part, after `chan_destroy` returned "pending".
     pub(crate) fn closed(&self) {
         if self.phase.get() == Phase::Closing {
             thread::with_current(|thread| thread.bdevs.free(self));
         }
     }
 
-    /// The module has resources again.
+    /// The module has resources again: submits the I/O that waits for them.
     pub(crate) fn kick(&self) {
         dispatch::resume(self);
         if self.gate.has(Gate::WAITED) {
-            self.look_again(); // it was being called, or has too few still
+            self.look_again(); // the module was being called, or still has too few
         }
     }
 
@@ -284,7 +286,7 @@ impl Channel {
         }
     }
 
-    /// Takes the bdev's quiesced ranges over.
+    /// Copies the bdev's list of quiesced ranges.
     pub(super) fn take_ranges(&self) {
         self.ranges.borrow_mut().clone_from(&self.bdev.control().quiesced);
         self.gate.put(Gate::QUIESCE, !self.ranges.borrow().is_empty());
@@ -292,23 +294,24 @@ impl Channel {
 
     // ---- the base of a filter --------------------------------------------------------------------
 
-    /// The channel of `handle`, if this filter vouches for it.
+    /// Returns the channel of `handle` if this filter vouches for it.
     #[inline]
     pub(super) fn vouched_base(&self, handle: u64) -> Option<&Self> {
         let (vouched, channel) = self.bases.place(handle).get();
         if vouched != handle {
             return None;
         }
-        // SAFETY: null, or alive until `forget_base`, which comes before the handle is given up.
+        // SAFETY: the pointer is null, or the channel is alive until `forget_base`, which runs
+        // before the handle is closed.
         unsafe { channel.as_ref() }
     }
 
-    /// From now on this filter vouches for the base that it knows by `handle`.
+    /// Records that this filter vouches for the base that it knows as `handle`.
     pub(super) fn vouch(&self, handle: u64, base: &Self) {
         self.bases.place(handle).set((handle, base));
     }
 
-    /// The handle is given up.
+    /// Forgets the base, because its handle is being closed.
     pub(super) fn forget_base(&self, handle: u64) {
         let place = self.bases.place(handle);
         if place.get().0 == handle {
@@ -316,14 +319,15 @@ impl Channel {
         }
     }
 
-    // ---- what waits ------------------------------------------------------------------------------
+    // ---- waiting I/O -----------------------------------------------------------------------------
 
     pub(super) fn push_waiting(&self, io: Io) {
         self.waiting.push_back(io);
         self.gate.set(Gate::WAITED);
     }
 
-    /// The I/O keeps its place, and the module is asked again after `ns` at the latest.
+    /// Puts the I/O at the front of the queue. The module is asked again after at most `ns`
+    /// nanoseconds.
     pub(super) fn push_waiting_first(&self, io: Io, ns: u64) {
         self.waiting.push_front(io);
         self.gate.set(Gate::WAITED);
@@ -336,7 +340,7 @@ impl Channel {
         io
     }
 
-    /// Takes the I/O of this id, and its children, out of whatever they wait in.
+    /// Removes the I/O with this id, and its children, from every queue of the channel.
     pub(super) fn remove_queued(&self, id: u64) -> Queue {
         let removed = Queue::default();
         for queue in [&self.waiting, &self.quiesced, &self.deferred, &self.starved] {
@@ -348,7 +352,7 @@ impl Channel {
         removed
     }
 
-    /// The id of a child of the I/O `id` that the module has.
+    /// Returns the id of a child of the I/O `id` that is at the module.
     pub(super) fn child_at_module(&self, id: u64) -> Option<u64> {
         let found = Cell::new(None);
         self.pool.any(|io| {
@@ -367,20 +371,20 @@ impl Channel {
         }
     }
 
-    /// Whether `io` waits before all others.
+    /// Whether `io` is the first in the queue.
     pub(super) fn is_first_waiting(&self, io: Io) -> bool {
         self.waiting.front() == Some(io)
     }
 
-    /// Tells the thread that the module was submitted to.
+    /// Adds the channel to its thread's list of channels to flush.
     #[inline(never)]
     fn become_dirty(&self) {
         self.dirty.set(true);
         thread::with_current(|thread| thread.bdevs.add_dirty(self));
     }
 
-    /// The module has let go of an I/O: it may have a resource for others, and the channel may be
-    /// free to end.
+    /// The module has completed an I/O: it may have a resource for a waiting one, and an
+    /// unreferenced channel may now be closed.
     pub(super) fn has_one_less(&self) {
         self.outstanding.set(self.outstanding.get() - 1);
         if self.gate.has(Gate::WAITED | Gate::LEFT) {
@@ -388,7 +392,8 @@ impl Channel {
         }
     }
 
-    /// The thread looks at this channel at the end of the round, and sends what waits.
+    /// Makes the thread check this channel at the end of the round, where it submits waiting I/O
+    /// again.
     #[cold]
     #[inline(never)]
     pub(super) fn look_again(&self) {
@@ -396,31 +401,32 @@ impl Channel {
         self.ask_for_attention();
     }
 
-    /// As `look_again`, after `ns`.
+    /// As `look_again`, but not before `ns` nanoseconds have passed.
     pub(super) fn look_again_after(&self, ns: u64) {
         self.retry_at_ns.set(clock::now() + ns);
         self.ask_for_attention();
     }
 
-    /// No buffer of `len` bytes was free for the I/O: it starts again when one is.
+    /// Queues an I/O for which no buffer of `len` bytes is free. It starts again when one is.
     pub(super) fn wait_for_buffer(&self, io: Io, len: usize) {
         self.starved.push_back(io);
         if self.waits_for_buffer.replace(true) {
             return;
         }
         let wait = self.buffer_wait.get();
-        // SAFETY: not queued, so nobody else uses it.
+        // SAFETY: the entry is not queued, so nobody else uses it.
         unsafe { (*wait).arg = ptr::from_ref(self).cast_mut().cast() };
-        // SAFETY: the waiter lives as long as the channel, which waits for it.
+        // SAFETY: the entry lives as long as the channel, and the channel is not freed while the
+        // entry is queued.
         if let Some((buffer, _)) = unsafe { buf::get(len, wait) } {
-            // One came free meanwhile; nothing is queued.
+            // A buffer became free in the meantime, so nothing is queued.
             buf::put(buffer, len);
             self.waits_for_buffer.set(false);
             self.look_again();
         }
     }
 
-    /// Starts what waits for a buffer, until one of them waits again.
+    /// Starts the I/O that waits for a buffer, until one of them has to wait again.
     fn feed_starved(&self) {
         let starved = self.starved.take();
         while let Some(io) = starved.pop_front() {
@@ -437,17 +443,17 @@ impl Channel {
         }
     }
 
-    // ---- what the end of a round does ------------------------------------------------------------
+    // ---- the end of a round ----------------------------------------------------------------------
 
-    /// The module is told at the end of the round that the burst has ended.
+    /// Makes the thread call the module's `flush` at the end of the round.
     pub(super) fn mark_dirty(&self) {
         if !self.dirty.get() {
             self.become_dirty();
         }
     }
 
-    /// Tells the module that the burst has ended. From inside of a call of the module, which a
-    /// client's completion may ask for, it is told at the end of the round.
+    /// Calls the module's `flush`: the burst has ended. If a client's completion callback asks for
+    /// this while the module is being called, the call happens at the end of the round instead.
     pub(super) fn flush(&self) {
         let Some(flush) = self.bdev.ops.flush else { return };
         if self.gate.has(Gate::BUSY) {
@@ -461,7 +467,7 @@ impl Channel {
         }
     }
 
-    /// The thread looks at this channel at the end of the round.
+    /// Makes the thread check this channel at the end of the round.
     pub(super) fn ask_for_attention(&self) {
         thread::with_current(|thread| self.ask_for_attention_in(&thread.bdevs));
     }
@@ -472,11 +478,11 @@ impl Channel {
         }
     }
 
-    /// Sends again what waits, if it is time. Whether the channel can end.
+    /// Submits waiting I/O again if it is time. Returns whether the channel can be closed.
     pub(super) fn attend(&self, local: &Local) -> bool {
         self.wants_attention.set(false);
         if !self.starved.is_empty() {
-            self.feed_starved(); // the channel's own buffer may be free
+            self.feed_starved(); // the channel's own buffer may be free now
         }
         if self.quarantined.get() != 0 {
             // The search is slow. A device may hold the I/O for a long time, and this thread also serves other disks.
@@ -499,15 +505,16 @@ impl Channel {
             && matches!(self.phase.get(), Phase::Ready | Phase::Failed)
     }
 
-    /// When the module must be asked again.
+    /// When the module must be asked again, in nanoseconds.
     pub(super) fn deadline(&self) -> u64 {
         self.retry_at_ns.get()
     }
 }
 
-/// The turn of a channel's `starved`, on its thread.
+/// The callback of `buffer_wait`: a buffer is free for the I/O in `starved`. Runs on the channel's
+/// thread.
 unsafe extern "C" fn buffer_came_free(arg: *mut c_void) {
-    // SAFETY: `buffer_wait` passed the channel, which waits for its I/O to end.
+    // SAFETY: `wait_for_buffer` passed the channel, which is not freed while it waits for a buffer.
     let channel = unsafe { &*arg.cast_const().cast::<Channel>() };
     channel.waits_for_buffer.set(false);
     channel.feed_starved();

@@ -1,5 +1,5 @@
-//! Claims: who may write a bdev. The kinds and their rules are those of the reference; one is
-//! stricter: no claim is granted while another descriptor may write.
+//! Claims: the right to write to a bdev. The kinds and rules are those of the reference, with one
+//! stricter rule: no claim is granted while another descriptor may write.
 //!
 //! | kind | descriptor | others may have claimed | while it is held |
 //! |---|---|---|---|
@@ -17,21 +17,21 @@ use super::local;
 use crate::{Error, Result};
 use drivebay_plugin_api::*;
 
-/// Kinds of claims, by the ABI's numbers.
+/// The kinds of claims, with the ABI's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// Only the holder may write.
     ExclWrite,
-    /// Many read, the holder writes.
+    /// Many may read; only the holder may write.
     ReadManyWriteOne,
-    /// Many read, none writes.
+    /// Many may read; nobody may write.
     ReadManyWriteNone,
-    /// Holders of one key write.
+    /// All holders have the same key and may write.
     ReadManyWriteShared,
 }
 
 impl Claim {
-    /// From the ABI's number.
+    /// Converts the ABI's number; `None` when it is unknown.
     #[must_use]
     pub fn from_abi(kind: u32) -> Option<Self> {
         Some(match kind {
@@ -43,7 +43,7 @@ impl Claim {
         })
     }
 
-    /// As `bdev_get_bdevs` shows it.
+    /// The name that `bdev_get_bdevs` shows.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Claim {
         self != Self::ReadManyWriteNone
     }
 
-    /// Whether several descriptors may hold it at once.
+    /// Whether several descriptors may hold this claim at the same time.
     fn is_shared(self) -> bool {
         matches!(self, Self::ReadManyWriteNone | Self::ReadManyWriteShared)
     }
@@ -94,7 +94,7 @@ impl Claims {
         &self.holders
     }
 
-    /// Takes a descriptor off the holders; whether it was one.
+    /// Removes a descriptor from the holders. Returns whether it was one.
     pub(super) fn release(&mut self, id: u64) -> bool {
         let before = self.holders.len();
         self.holders.retain(|&holder| holder != id);
@@ -104,13 +104,13 @@ impl Claims {
         self.holders.len() < before
     }
 
-    /// Why `desc` cannot have the claim, if it cannot.
+    /// Checks whether `desc` may get the claim; the error says why not.
     fn refusal(&self, desc: &Desc, kind: Claim, key: u64) -> Result<(), (i32, String)> {
         if kind == Claim::ReadManyWriteShared && key == 0 {
-            return Err((libc::EINVAL, "a shared claim needs a key that is not 0".into()));
+            return Err((libc::EINVAL, "a shared claim needs a key other than 0".into()));
         }
         if kind != Claim::ReadManyWriteShared && key != 0 {
-            return Err((libc::EINVAL, format!("a claim {} has no key", kind.name())));
+            return Err((libc::EINVAL, format!("a claim {} takes no key: use 0", kind.name())));
         }
         if kind == Claim::ReadManyWriteNone && desc.is_writable() {
             let why = "the descriptor is open for writing";
@@ -120,25 +120,25 @@ impl Claims {
             None => Ok(()),
             Some((held, _)) if self.holders == [desc.id] && is_change(held, kind) => Ok(()),
             Some((held, _)) if held != kind || !kind.is_shared() => {
-                Err((libc::EPERM, format!("it is claimed already ({})", held.name())))
+                Err((libc::EPERM, format!("it is already claimed ({})", held.name())))
             }
             Some((_, held)) if held != key => {
-                Err((libc::EPERM, "it is claimed already with another key".into()))
+                Err((libc::EPERM, "it is already claimed with another key".into()))
             }
             Some(_) if self.holders.contains(&desc.id) => {
-                Err((libc::EPERM, "the descriptor has claimed it already".into()))
+                Err((libc::EPERM, "this descriptor has already claimed it".into()))
             }
             Some(_) => Ok(()),
         }
     }
 }
 
-/// Claims the bdev for a descriptor; one that was opened for reading becomes writable, if the kind
+/// Claims the bdev for a descriptor. A read-only descriptor becomes writable if the kind of claim
 /// lets its holders write. App thread.
 ///
 /// # Errors
-/// `EPERM` when another claim or another writer is in the way, `EINVAL` when the kind does not go
-/// with the key or with the descriptor.
+/// `EPERM` when another claim or another writer is in the way; `EINVAL` when the kind does not fit
+/// the key or the descriptor.
 pub fn claim(id: u64, kind: Claim, key: u64) -> Result<()> {
     let desc = desc::by_id(id)?;
     let refuse = |errno: i32, why: &str| {
@@ -155,7 +155,7 @@ pub fn claim(id: u64, kind: Claim, key: u64) -> Result<()> {
             && desc::by_id(*other).is_ok_and(|other| other.is_writable())
     };
     if control.descs.iter().any(is_other_writer) {
-        return refuse(libc::EPERM, "it is open for writing elsewhere");
+        return refuse(libc::EPERM, "another descriptor has it open for writing");
     }
     control.claims.held = Some((kind, key));
     if !control.claims.holders.contains(&id) {
@@ -169,7 +169,7 @@ pub fn claim(id: u64, kind: Claim, key: u64) -> Result<()> {
     Ok(())
 }
 
-/// Gives a claim back; a descriptor that was opened for reading is read-only again. App thread.
+/// Releases a claim. A descriptor that was opened read-only becomes read-only again. App thread.
 ///
 /// # Errors
 /// `EBADF` for an unknown descriptor.

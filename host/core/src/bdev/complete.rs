@@ -1,6 +1,6 @@
-//! Last stage: the module ends an I/O; statistics; the way back through the filters that passed it
-//! on; the client's callback; the I/O goes back to its pool. Before: the module, or `parts` and
-//! `submit` for what never reached it.
+//! Last stage: the module completes an I/O. The bus counts it, passes the completion back through
+//! the filters that passed the I/O on, calls the client's callback and returns the I/O to its pool.
+//! Before this stage: the module, or `parts` and `submit` for I/O that never reached it.
 
 use super::channel::{Channel, Gate};
 use super::io::Io;
@@ -10,9 +10,9 @@ use crate::reactor::thread;
 use drivebay_plugin_api::{BAY_ST_NOMEM, BAY_ST_REQUEUE, bay_io};
 use std::sync::atomic::Ordering;
 
-/// `bay_io.done`: the module ends an I/O.
+/// `bay_io.done`: the module completes an I/O.
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
-    // SAFETY: the module passes back what it was given, once.
+    // SAFETY: the module passes the I/O that it was given, once.
     let io = unsafe { Io::from_abi(io) };
     let channel = io.channel();
     if !channel.is_here() {
@@ -36,10 +36,10 @@ pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     to_client(io, 0);
 }
 
-/// An I/O on its way to its own thread.
+/// An I/O on its way to the thread that submitted it.
 struct Sent(Io);
 
-// SAFETY: the module has given the I/O back, so only the I/O's own thread touches it from here on.
+// SAFETY: the module has completed the I/O, so from here on only the I/O's own thread touches it.
 unsafe impl Send for Sent {}
 
 impl Sent {
@@ -48,28 +48,28 @@ impl Sent {
     }
 }
 
-/// A module completed an I/O on the wrong thread, which is not allowed. The log says so once for each bdev, and the completion
-/// goes to the I/O's own thread.
+/// A module completed an I/O on the wrong thread, which is not allowed. The log reports this once
+/// for each bdev, and the bus sends the completion to the I/O's own thread.
 #[cold]
 fn done_elsewhere(channel: &Channel, io: Io, status: i32) {
     let bdev = &channel.bdev;
     if !bdev.is_told_elsewhere.swap(true, Ordering::Relaxed) {
         tracing::error!(
-            "bdev {} ({}): its module completed an I/O on another thread than the one that submitted it; this and later ones are \
-             passed on to their threads, which costs time",
+            "bdev {} ({}): its module completed an I/O on another thread than the one that submitted it. The bus sends this and \
+             later ones to the right threads, which costs time",
             bdev.name,
             bdev.product,
         );
     }
     let sent = Sent(io);
     thread::send_boxed(channel.thread, move || {
-        // SAFETY: the module ended it once, and this is its thread.
+        // SAFETY: the module completed the I/O once, and this is the I/O's thread.
         unsafe { done(sent.take().abi(), status) }
     });
 }
 
-/// Whether it is what nearly all ends are: with success, and nobody waits for it. `with_care` does
-/// the same, and all else.
+/// Whether this is the usual completion: it is a success and nothing waits for it. `with_care`
+/// handles this case too, and all others.
 #[inline]
 fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
     status == 0 && io.state.is_just_sent() && !channel.gate.has(Gate::WAITED | Gate::LEFT)
@@ -79,13 +79,13 @@ fn is_straight(channel: &Channel, io: Io, status: i32) -> bool {
 fn with_care(channel: &Channel, io: Io, status: i32) {
     if !io.state.is_sent() {
         let bdev = &channel.bdev.name;
-        return tracing::error!(bdev, "the module completed an I/O that it did not have; ignored");
+        return tracing::error!(bdev, "the module completed an I/O that it does not own; ignored");
     }
     io.state.clear_sent();
     let again = status == BAY_ST_NOMEM || status == BAY_ST_REQUEUE;
     if io.state.is_reset() {
         channel.has_one_less();
-        return reset::module_done(io, if again { -libc::EIO } else { status }); // nothing to wait for
+        return reset::module_done(io, if again { -libc::EIO } else { status }); // a reset cannot wait for resources
     }
     if again {
         return dispatch::keep(channel, io);
@@ -97,7 +97,8 @@ fn with_care(channel: &Channel, io: Io, status: i32) {
     }
 }
 
-/// Ends an I/O that no module has, where it is, then at the filters that passed it on.
+/// Completes an I/O that is not at a module: first on its own channel, then at the filters that
+/// passed it on.
 #[inline(never)]
 pub(super) fn finish(io: Io, status: i32) {
     io.state.clear_sent();
@@ -107,14 +108,15 @@ pub(super) fn finish(io: Io, status: i32) {
     if io.state.is_reset()
         && let Some(filter) = io.hop_back()
     {
-        // The filter's bdev is held, too, until its own reset has ended.
+        // The filter's bdev is being reset, too, and is held until that reset has ended.
         filter.has_one_less();
         return reset::module_done(io, status);
     }
     back_through_filters(io, status);
 }
 
-/// Ends an I/O at the filters that passed it on, the innermost first, and then for its client.
+/// Completes an I/O at the filters that passed it on, the innermost first, and then calls its
+/// client.
 #[inline(never)]
 fn back_through_filters(io: Io, status: i32) {
     let tally = Tally::of(io, status);
@@ -129,7 +131,8 @@ fn back_through_filters(io: Io, status: i32) {
 
 #[inline]
 fn to_client(io: Io, status: i32) {
-    // SAFETY: callback and argument came together with the submit; this is its thread.
+    // SAFETY: the client passed the callback and its argument together, and this is the client's
+    // thread.
     unsafe { (io.cb.get())(io.arg.get(), io.abi(), status) };
     io.channel().give_back(io);
 }

@@ -1,4 +1,4 @@
-//! Descriptors: an open handle of a bdev and its events.
+//! Descriptors: open handles of bdevs, and their events.
 
 use super::device::{self, Bdev};
 use super::failed;
@@ -19,19 +19,19 @@ pub struct Desc {
     pub bdev: Arc<Bdev>,
     /// Whether it was opened for writing.
     pub(super) was_opened_writable: bool,
-    /// Whether writes are allowed: opened so, or by a claim.
+    /// Whether writes are allowed, because of the open or of a claim.
     writable: AtomicBool,
-    /// The host table of the plugin that opened it, 0 = the host.
+    /// The address of the host table of the plugin that opened it; 0 = the host.
     pub owner: usize,
     thread: u64,
     event: Option<bay_bdev_event_fn>,
     arg: usize,
     pub(super) channels: AtomicU32,
-    /// Blocks that lost their data and of which the owner was not told.
+    /// Ranges of blocks that lost their data and that the owner has not read yet.
     media: Mutex<VecDeque<(u64, u64)>>,
 }
 
-/// Ranges of lost blocks that a descriptor remembers; the oldest go first.
+/// The most ranges of lost blocks that a descriptor remembers; the oldest are dropped first.
 const MEDIA_MAX: usize = 256;
 
 impl Desc {
@@ -53,10 +53,10 @@ fn table<T>(f: impl FnOnce(&mut BTreeMap<u64, Arc<Desc>>) -> T) -> T {
     f(&mut DESCS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The descriptor of a handle.
+/// Returns the descriptor of a handle.
 ///
 /// # Errors
-/// `EBADF` when there is none.
+/// `EBADF` when no descriptor has this handle.
 pub fn by_id(id: u64) -> Result<Arc<Desc>> {
     table(|table| table.get(&id).cloned())
         .ok_or_else(|| Error::new(libc::EBADF, "no descriptor has this handle"))
@@ -65,7 +65,7 @@ pub fn by_id(id: u64) -> Result<Arc<Desc>> {
 /// Opens a bdev by name, alias or UUID.
 ///
 /// # Errors
-/// `ENODEV`; `EPERM` when it is claimed and `writable` is asked for.
+/// `ENODEV` when there is no such bdev; `EPERM` when `writable` is set and the bdev is claimed.
 pub fn open(
     owner: usize,
     name: &str,
@@ -95,7 +95,8 @@ pub fn open(
         media: Mutex::default(),
     });
     control.descs.push(desc.id);
-    // Before anybody can look for writers: a claim that misses this one would let both write.
+    // The descriptor must be in the table before a claim looks for writers. If the claim missed it,
+    // both could write.
     table(|table| table.insert(desc.id, Arc::clone(&desc)));
     drop(control);
     Ok(desc)
@@ -104,11 +105,11 @@ pub fn open(
 /// Closes a descriptor.
 ///
 /// # Errors
-/// `EBADF`; `EBUSY` while it has channels.
+/// `EBADF` when there is no such descriptor; `EBUSY` while it has channels.
 pub fn close(id: u64) -> Result<()> {
     let desc = by_id(id)?;
     if desc.channels.load(Ordering::Acquire) != 0 {
-        return Err(Error::new(libc::EBUSY, "the descriptor has channels; put them first"));
+        return Err(Error::new(libc::EBUSY, "the descriptor has channels; release them first"));
     }
     table(|table| table.remove(&id));
     {
@@ -123,18 +124,18 @@ pub fn close(id: u64) -> Result<()> {
     Ok(())
 }
 
-/// Closes the descriptors that are meant; they no longer have channels.
+/// Closes all descriptors for which `is_meant` returns true. They must have no channels.
 pub(super) fn close_all(is_meant: impl Fn(&Desc) -> bool) {
     let ids: Vec<u64> =
         table(|table| table.values().filter(|desc| is_meant(desc)).map(|desc| desc.id).collect());
     for id in ids {
         if let Err(error) = close(id) {
-            tracing::error!("a descriptor of a failed plugin stays open: {error}");
+            tracing::error!("cannot close a descriptor of a failed plugin: {error}");
         }
     }
 }
 
-/// Tells every descriptor's owner of an event, on the thread of its open.
+/// Sends an event to the owner of every descriptor of the bdev, on the thread that opened it.
 pub(super) fn tell_all(bdev: &Bdev, event: u32, value: u64) {
     let ids = bdev.control().descs.clone();
     for id in ids {
@@ -145,26 +146,27 @@ pub(super) fn tell_all(bdev: &Bdev, event: u32, value: u64) {
         }
         let home = if desc.thread == 0 { thread::app() } else { desc.thread };
         thread::send_boxed(home, move || {
-            // It may have been closed meanwhile.
+            // The owner may have closed it in the meantime.
             if let Ok(desc) = by_id(id)
                 && let Some(call) = desc.event
             {
-                // SAFETY: function and argument came together with the open and are valid until
-                // the close, which happens on this thread.
+                // SAFETY: the owner passed the function and its argument together. They are valid
+                // until the close, which happens on this thread.
                 unsafe { call(desc.arg as *mut c_void, event, value) };
             }
         });
     }
 }
 
-/// Tells every descriptor's owner that blocks lost their data. App thread.
+/// Reports blocks that lost their data to the owner of every descriptor. App thread.
 ///
 /// # Errors
 /// `ENODEV`; `EINVAL` for blocks that are not on the bdev.
 pub fn tell_media(id: u64, lba: u64, nblocks: u64) -> Result<()> {
     let bdev = device::by_id(id).ok_or_else(Error::no_such_device)?;
     if lba.checked_add(nblocks).is_none_or(|end| end > bdev.num_blocks()) || nblocks == 0 {
-        let message = format!("bdev {}: {nblocks} blocks from {lba} on are not on it", bdev.name);
+        let message =
+            format!("bdev {}: {nblocks} blocks from lba {lba} are not all on it", bdev.name);
         return Err(Error::new(libc::EINVAL, message));
     }
     let ids = bdev.control().descs.clone();
@@ -181,19 +183,20 @@ pub fn tell_media(id: u64, lba: u64, nblocks: u64) -> Result<()> {
     Ok(())
 }
 
-/// The oldest range of lost blocks that the descriptor's owner was not told.
+/// Removes and returns the oldest range of lost blocks that the descriptor's owner has not read
+/// yet.
 #[must_use]
 pub fn media_next(id: u64) -> Option<(u64, u64)> {
     by_id(id).ok()?.media.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
-/// Whether somebody else has a bdev of this owner open.
+/// Whether another owner has a bdev of this owner open.
 #[must_use]
 pub fn others_use(owner: usize) -> bool {
     table(|table| table.values().any(|desc| desc.bdev.owner == owner && desc.owner != owner))
 }
 
-/// How many descriptors an owner has open.
+/// The number of descriptors that an owner has open.
 #[must_use]
 pub fn owned(owner: usize) -> usize {
     table(|table| table.values().filter(|desc| desc.owner == owner).count())

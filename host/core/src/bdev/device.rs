@@ -1,4 +1,4 @@
-//! A bdev on the bus: registration, names, limits, resize, removal.
+//! A bdev on the bus: registration, names, limits, resize and removal.
 
 use super::claim::Claims;
 use super::desc;
@@ -14,7 +14,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A registered bdev. Alive as long as a descriptor, a channel or the bus holds it.
+/// A registered bdev. It lives as long as a descriptor, a channel or the bus references it.
 pub struct Bdev {
     /// Handle.
     pub id: u64,
@@ -26,28 +26,29 @@ pub struct Bdev {
     pub uuid: [u8; 16],
     /// Name of the base bdev of a filter.
     pub base: Option<String>,
-    /// The host table of the plugin that registered it.
+    /// The address of the host table of the plugin that registered it.
     pub owner: usize,
-    /// What the module declared. Its texts and pointers are not valid any more.
+    /// What the module declared. The pointers in it are dangling: the bus has copied the texts.
     pub record: bay_bdev_reg,
     pub(super) ops: bay_bdev_ops,
     pub(super) ctx: *mut c_void,
     num_blocks: AtomicU64,
-    /// What the last block of an I/O is below: `num_blocks`, or 0 once it is being removed.
+    /// The block number below which the last block of an I/O must be: `num_blocks`, or 0 once the
+    /// removal has begun.
     reach: AtomicU64,
     removed: AtomicBool,
     resetting: AtomicBool,
     has_failed: AtomicBool,
-    /// How many I/Os of its failed module cannot end yet, on all channels.
+    /// The number of I/Os of its failed module, on all channels, that cannot complete yet.
     pub(super) quarantined: AtomicU32,
-    /// Whether the log has reported that its module completes I/O on the wrong threads.
+    /// Whether the log has already reported that the module completes I/O on wrong threads.
     pub(super) is_told_elsewhere: AtomicBool,
     pub(super) channels: AtomicU32,
     pub(super) retired: Totals,
     pub(super) control: Mutex<Control>,
 }
 
-/// What only the control path touches.
+/// The state that only the control path uses.
 #[derive(Default)]
 pub(super) struct Control {
     pub(super) aliases: Vec<String>,
@@ -60,16 +61,16 @@ pub(super) struct Control {
 
 type Done = Box<dyn FnOnce(i32) + Send>;
 
-/// Longest JSON text of a module about one bdev, in bytes.
+/// The longest JSON text that a module may write about one bdev, in bytes.
 pub(super) const JSON_MAX: usize = 1 << 20;
 
-// SAFETY: `ctx` is only handed to the module's functions, on the threads that the ABI names; all
-// else is atomic or behind a mutex.
+// SAFETY: `ctx` is only passed to the module's functions, on the threads that the ABI names. All
+// other fields are atomic, immutable or behind a mutex.
 unsafe impl Send for Bdev {}
 // SAFETY: as above.
 unsafe impl Sync for Bdev {}
 
-/// Size of a bdev.
+/// The size of a bdev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Bytes per block.
@@ -78,14 +79,14 @@ pub struct Geometry {
     pub num_blocks: u64,
 }
 
-/// What the data path asks of a bdev, copied into each channel.
+/// The limits that the data path needs, copied into each channel.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     ops: u64,
     ops_allowed: u64,
     pub(super) must_allowed: u32,
     pub(super) block_size: u32,
-    /// Bytes of separate metadata per block; 0 = none.
+    /// Bytes of separate metadata for each block; 0 = none.
     pub(super) md_size: u32,
     pub(super) align: u32,
     pub(super) write_unit: u32,
@@ -102,20 +103,22 @@ pub(super) struct Limits {
     pub(super) straight: Straight,
 }
 
-/// What reads and writes have to be, so that nothing else needs to be asked of them.
+/// What a read or write must fulfill to need no further checks.
 #[derive(Clone, Copy)]
 pub(super) struct Straight {
-    /// Whether writes may go straight, as reads do.
+    /// Whether writes may take the straight path, as reads do.
     pub(super) writes: bool,
-    /// Blocks that the module takes in one piece of memory; 0 = all I/O has to be looked at.
+    /// The most blocks that the module takes in one piece of memory; 0 = all I/O needs the full
+    /// checks.
     pub(super) most_blocks: u64,
-    /// A power of two that no I/O may cross.
+    /// A power of two, in blocks. No I/O on the straight path may cross a multiple of it.
     pub(super) boundary: u64,
     pub(super) align_mask: usize,
 }
 
 impl Straight {
-    /// No bdev is as large. A range that goes beyond the last number and begins again at 0 crosses it.
+    /// A boundary that no valid I/O crosses, because no bdev is this large. A range that overflows
+    /// `u64` crosses it.
     const NO_BOUNDARY: u64 = 1 << 63;
 
     fn of(record: &bay_bdev_reg) -> Self {
@@ -136,7 +139,7 @@ impl Straight {
 }
 
 impl Limits {
-    /// Whether what `self` lets through is never in longer or in more pieces than `other` takes.
+    /// Whether I/O within the limits `self` never has more or longer pieces than `other` allows.
     pub(super) fn pieces_fit(&self, other: &Self) -> bool {
         let fits = |own: u32, limit: u32| limit == 0 || (own != 0 && own <= limit);
         fits(self.max_segments, other.max_segments)
@@ -144,7 +147,7 @@ impl Limits {
             && fits(self.max_io_blocks, other.max_io_blocks)
     }
 
-    /// Whether a client may send the op. It is one of [`OP_TABLE`].
+    /// Whether a client may send the op, which must be in [`OP_TABLE`].
     pub(super) fn allows(&self, op: u16) -> bool {
         self.ops_allowed & (1 << op) != 0
     }
@@ -159,22 +162,25 @@ struct Bus {
     by_name: BTreeMap<String, Arc<Bdev>>,
     by_id: BTreeMap<u64, Arc<Bdev>>,
     next_id: u64,
-    /// Names and UUIDs that are kept for a bdev to come.
+    /// Names and UUIDs that are reserved for a bdev that is registered later.
     reserved: BTreeMap<String, Reservation>,
 }
 
 struct Reservation {
     owner: usize,
-    /// Name of the bdev.
+    /// The name of the bdev.
     name: String,
 }
 
 impl Bus {
-    /// Whether `owner` may give the bdev `name` the further name `wanted`.
+    /// Checks that no other reservation stands in the way when `owner` gives the bdev `name` the
+    /// additional name `wanted`.
     fn check_free(&self, owner: usize, name: &str, wanted: &str) -> Result<()> {
         let is_own = |reserved: &Reservation| reserved.owner == owner && reserved.name == name;
         if self.reserved.get(wanted).is_some_and(|reserved| !is_own(reserved)) {
-            let message = format!("bdev {wanted} is to be made when its base appears");
+            let message = format!(
+                "the name {wanted} is reserved for a bdev that is created when its base appears"
+            );
             return Err(Error::new(libc::EEXIST, message));
         }
         Ok(())
@@ -188,12 +194,13 @@ fn bus<T>(f: impl FnOnce(&mut Bus) -> T) -> T {
     f(bus.get_or_insert_with(Bus::default))
 }
 
-/// The control plane's callback for events of the bus.
+/// The control plane's callback for events on the bus.
 pub type Observer = Box<dyn Fn(&str, &str) + Send + Sync>;
 static OBSERVER: std::sync::OnceLock<Observer> = std::sync::OnceLock::new();
 
-/// Sets the function that is called with `("bdev_register" | "bdev_resize" | "bdev_unregister",
-/// name)`. Only the first call counts.
+/// Sets the function that the bus calls with
+/// `("bdev_register" | "bdev_resize" | "bdev_unregister", name)`. Calls after the first one have no
+/// effect.
 pub fn observe(observer: Observer) {
     let _ = OBSERVER.set(observer);
 }
@@ -204,7 +211,7 @@ fn tell(kind: &str, name: &str) {
     }
 }
 
-/// All bdevs, by name.
+/// Returns all bdevs, sorted by name.
 #[must_use]
 pub fn all() -> Vec<Arc<Bdev>> {
     bus(|bus| {
@@ -213,30 +220,30 @@ pub fn all() -> Vec<Arc<Bdev>> {
     })
 }
 
-/// A bdev by name, alias or UUID (as text).
+/// Finds a bdev by name, alias or UUID (as text).
 #[must_use]
 pub fn find(name: &str) -> Option<Arc<Bdev>> {
     bus(|bus| bus.by_name.get(name).or_else(|| bus.by_name.get(&name.to_lowercase())).cloned())
 }
 
-/// A bdev by handle.
+/// Finds a bdev by handle.
 #[must_use]
 pub fn by_id(id: u64) -> Option<Arc<Bdev>> {
     bus(|bus| bus.by_id.get(&id).cloned())
 }
 
-/// How many bdevs an owner has.
+/// The number of bdevs that an owner has.
 #[must_use]
 pub fn owned(owner: usize) -> usize {
     bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).count())
 }
 
-/// The bdevs of an owner, including those that are being removed.
+/// Returns the bdevs of an owner, including those that are being removed.
 pub(super) fn of_owner(owner: usize) -> Vec<Arc<Bdev>> {
     bus(|bus| bus.by_id.values().filter(|bdev| bdev.owner == owner).cloned().collect())
 }
 
-/// The plugin of these bdevs has failed: ends the quiesces and destructs that it has not answered. App thread.
+/// Ends the quiesces and destructs that a failed plugin has not answered. App thread.
 pub(super) fn fail_all(owner: usize) {
     for bdev in of_owner(owner) {
         bdev.has_failed.store(true, Ordering::Release);
@@ -251,10 +258,11 @@ pub(super) fn fail_all(owner: usize) {
     }
 }
 
-/// Removes a bdev of a failed plugin, which the plugin can no longer do; calls `done` when it is gone. App thread.
+/// Removes a bdev of a failed plugin, because the plugin can no longer do it. Calls `done` when the
+/// bdev is gone. App thread.
 ///
 /// # Errors
-/// `ENODEV` when the plugin has no bdev of that name.
+/// `ENODEV` when no bdev of that name belongs to this owner and has failed.
 pub fn delete_failed(
     owner: usize,
     name: &str,
@@ -264,7 +272,7 @@ pub fn delete_failed(
     unregister(bdev.ok_or_else(Error::no_such_device)?.id, done)
 }
 
-/// Texts of a record, already copied.
+/// The texts of a registration, already copied.
 #[derive(Debug)]
 pub(crate) struct Texts {
     pub(crate) name: String,
@@ -273,10 +281,10 @@ pub(crate) struct Texts {
     pub(crate) base: Option<String>,
 }
 
-/// Puts a bdev on the bus.
+/// Registers a bdev on the bus.
 ///
 /// # Errors
-/// `EINVAL` names the field that is wrong, `EEXIST` a name that is taken.
+/// `EINVAL` with the name of the wrong field; `EEXIST` with the name that is taken.
 ///
 /// # Safety
 /// `ops` and `record.ctx` belong together and stay valid until the bdev is destructed.
@@ -291,7 +299,7 @@ pub(crate) unsafe fn register(
     let id = bus(|bus| {
         let names = names(&texts.name, &uuid, &texts.aliases);
         if let Some(taken) = names.iter().find(|name| bus.by_name.contains_key(*name)) {
-            return Err(Error::new(libc::EEXIST, format!("bdev {taken} exists already")));
+            return Err(Error::new(libc::EEXIST, format!("bdev {taken} already exists")));
         }
         for name in &names {
             bus.check_free(owner, &texts.name, name)?;
@@ -330,7 +338,7 @@ pub(crate) unsafe fn register(
     Ok(id)
 }
 
-/// Longest name, in bytes.
+/// The longest name of a bdev, in bytes.
 const NAME_MAX_LEN: usize = 255;
 
 fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
@@ -359,8 +367,8 @@ fn check(name: &str, record: &bay_bdev_reg, ops: &bay_bdev_ops) -> Result<()> {
     Ok(())
 }
 
-/// The one rule for sizes, when a bdev is made and when it is resized: its bytes can be counted by a
-/// signed 64-bit number, as offsets in files are.
+/// The one rule for sizes, at registration and at resize: the size in bytes fits a signed 64-bit
+/// number, as file offsets do.
 fn check_size(block_size: u32, num_blocks: u64) -> Result<(), String> {
     let most = i64::MAX.unsigned_abs() / u64::from(block_size.max(1));
     if (1..=most).contains(&num_blocks) {
@@ -369,7 +377,8 @@ fn check_size(block_size: u32, num_blocks: u64) -> Result<(), String> {
     Err(format!("num_blocks {num_blocks} is not allowed; allowed: 1 to {most}"))
 }
 
-/// Limits that leave room for the smallest write, so that every I/O can be split to fit them.
+/// Checks that every limit leaves room for the smallest write, so that the bus can split every I/O
+/// to fit.
 fn check_limits(record: &bay_bdev_reg) -> Result<(), String> {
     let unit = record.write_unit.max(1);
     if u64::from(unit) * u64::from(record.block_size) > 1 << 20 {
@@ -401,25 +410,25 @@ fn check_limits(record: &bay_bdev_reg) -> Result<(), String> {
 }
 
 impl Bdev {
-    /// Capacity in blocks.
+    /// The capacity in blocks.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.num_blocks.load(Ordering::Relaxed)
     }
 
-    /// Whether `last` may be the last block of an I/O: none may once the bdev is being removed.
+    /// Whether an I/O may end at block `last`. None may once the removal has begun.
     #[inline]
     pub(super) fn reaches(&self, last: u64) -> bool {
         last < self.reach.load(Ordering::Relaxed)
     }
 
-    /// Size.
+    /// The block size and capacity.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         Geometry { block_size: self.record.block_size, num_blocks: self.num_blocks() }
     }
 
-    /// Whether it is being taken off the bus.
+    /// Whether its removal has begun.
     #[must_use]
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
@@ -429,7 +438,7 @@ impl Bdev {
         self.resetting.load(Ordering::Acquire)
     }
 
-    /// Whether the caller's reset is the first.
+    /// Marks the bdev as being reset. Returns false when another reset is under way.
     pub(super) fn begin_reset(&self) -> bool {
         !self.resetting.swap(true, Ordering::AcqRel)
     }
@@ -442,13 +451,13 @@ impl Bdev {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Other names.
+    /// The names that it has besides its unique name.
     #[must_use]
     pub fn aliases(&self) -> Vec<String> {
         self.control().aliases.clone()
     }
 
-    /// Whether a claim is held.
+    /// The kind of the claim that is held on it, if any.
     #[must_use]
     pub fn claim(&self) -> Option<&'static str> {
         self.control().claims.kind()
@@ -460,13 +469,13 @@ impl Bdev {
         holders.into_iter().any(|id| desc::by_id(id).is_ok_and(|desc| desc.owner == owner))
     }
 
-    /// UUID as text.
+    /// The UUID as text.
     #[must_use]
     pub fn uuid_text(&self) -> String {
         uuid_text(&self.uuid)
     }
 
-    /// Bits of the ops that a client may send, emulated ones included.
+    /// A bit for each op that a client may send, including the ops that the bus emulates.
     #[must_use]
     pub fn ops_allowed(&self) -> u64 {
         let ops = self.record.ops_mask & KNOWN_OPS;
@@ -481,7 +490,7 @@ impl Bdev {
         allowed
     }
 
-    /// Names of the ops and whether a client may send them.
+    /// The name of each op, and whether a client may send it.
     pub fn io_types(&self) -> impl Iterator<Item = (&'static str, bool)> {
         let allowed = self.ops_allowed();
         OP_TABLE.into_iter().map(move |rules| (rules.name, allowed & (1 << rules.op) != 0))
@@ -522,7 +531,7 @@ impl Bdev {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// How many I/Os of its failed module cannot end yet.
+    /// The number of I/Os of its failed module that cannot complete yet.
     #[must_use]
     pub fn quarantined(&self) -> usize {
         self.quarantined.load(Ordering::Relaxed) as usize
@@ -535,19 +544,19 @@ impl Bdev {
         }
         let mut text = Collected::new(JSON_MAX);
         let sink = text.sink();
-        // SAFETY: the context belongs to the operations and is alive while registered; the sink is
-        // valid for the call.
+        // SAFETY: the context belongs to these functions and lives while the bdev is registered.
+        // The sink is valid for the call.
         unsafe { dump(self.ctx, &raw const sink) };
         Some(text.into_text()).filter(|text| !text.is_empty())
     }
 
-    /// `driver_specific` of `bdev_get_bdevs` as JSON text. App thread.
+    /// `driver_specific` of `bdev_get_bdevs`, as JSON text. App thread.
     #[must_use]
     pub fn dump_info(&self) -> Option<String> {
         self.dump(self.ops.dump_info)
     }
 
-    /// The call that makes it again, as JSON text. App thread.
+    /// The RPC call that creates the bdev again, as JSON text. App thread.
     #[must_use]
     pub fn config(&self) -> Option<String> {
         self.dump(self.ops.write_config)
@@ -574,10 +583,11 @@ impl std::fmt::Debug for Bdev {
     }
 }
 
-/// Tells the bus a new size.
+/// Changes the size of a bdev.
 ///
 /// # Errors
-/// `ENODEV`; `EINVAL` for a size that no bdev may have; `EBUSY` when it would shrink while it is open.
+/// `ENODEV` when there is no such bdev; `EINVAL` for a size that is not allowed; `EBUSY` when the
+/// bdev is open and would shrink.
 pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     let bdev = by_id(id).ok_or_else(Error::no_such_device)?;
     check_size(bdev.record.block_size, num_blocks)
@@ -601,11 +611,12 @@ pub fn resize(id: u64, num_blocks: u64) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a name and a UUID for a bdev that `owner` makes later; all zeroes = the UUID that is derived
-/// from the name. A bdev of that name that the owner still has may go meanwhile.
+/// Reserves a name and a UUID for a bdev that `owner` registers later. If all bytes of `uuid` are
+/// 0, the UUID is derived from the name. The owner may still have a bdev of that name, and may
+/// remove it while the reservation lasts.
 ///
 /// # Errors
-/// `EEXIST` when one of them is taken.
+/// `EEXIST` when the name or the UUID is taken.
 pub fn reserve(owner: usize, name: &str, uuid: [u8; 16]) -> Result<()> {
     let uuid = if uuid == [0; 16] { uuid_of(name) } else { uuid };
     bus(|bus| {
@@ -614,7 +625,7 @@ pub fn reserve(owner: usize, name: &str, uuid: [u8; 16]) -> Result<()> {
         for wanted in &names {
             bus.check_free(owner, name, wanted)?;
             if bus.by_name.get(wanted).is_some_and(|bdev| !is_own(bdev)) {
-                return Err(Error::new(libc::EEXIST, format!("bdev {wanted} exists already")));
+                return Err(Error::new(libc::EEXIST, format!("bdev {wanted} already exists")));
             }
         }
         let reservation = |wanted| (wanted, Reservation { owner, name: name.to_owned() });
@@ -623,17 +634,17 @@ pub fn reserve(owner: usize, name: &str, uuid: [u8; 16]) -> Result<()> {
     })
 }
 
-/// Ends a reservation.
+/// Releases a reservation.
 ///
 /// # Errors
-/// `ENOENT` when `owner` has none of that name.
+/// `ENOENT` when `owner` has no reservation of that name.
 pub fn release(owner: usize, name: &str) -> Result<()> {
     let count = release_if(|reserved| reserved.owner == owner && reserved.name == name);
     let none = || Error::new(libc::ENOENT, format!("name {name} is not reserved"));
     if count > 0 { Ok(()) } else { Err(none()) }
 }
 
-/// Ends all reservations of a plugin that ends.
+/// Releases all reservations of a plugin that stops.
 pub(crate) fn release_all(owner: usize) {
     release_if(|reserved| reserved.owner == owner);
 }
@@ -646,10 +657,11 @@ fn release_if(is_meant: impl Fn(&Reservation) -> bool) -> usize {
     })
 }
 
-/// Gives a bdev another name. App thread.
+/// Gives a bdev an alias. App thread.
 ///
 /// # Errors
-/// `ENODEV`; `EINVAL` for a name of a wrong length; `EEXIST` when a bdev has it.
+/// `ENODEV` when there is no such bdev; `EINVAL` when the alias is empty or too long; `EEXIST` when
+/// a bdev already has this name.
 pub fn add_alias(id: u64, alias: &str) -> Result<()> {
     let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_such_device)?;
     if alias.is_empty() || alias.len() > NAME_MAX_LEN || alias.contains('\0') {
@@ -659,7 +671,7 @@ pub fn add_alias(id: u64, alias: &str) -> Result<()> {
     }
     bus(|bus| {
         if bus.by_name.contains_key(alias) {
-            return Err(Error::new(libc::EEXIST, format!("bdev {alias} exists already")));
+            return Err(Error::new(libc::EEXIST, format!("bdev {alias} already exists")));
         }
         bus.by_name.insert(alias.to_owned(), Arc::clone(&bdev));
         Ok(())
@@ -668,10 +680,10 @@ pub fn add_alias(id: u64, alias: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes a name away that `add_alias` or the registration gave. App thread.
+/// Removes an alias that came from `add_alias` or from the registration. App thread.
 ///
 /// # Errors
-/// `ENODEV`; `ENOENT` when the bdev has no such alias.
+/// `ENODEV` when there is no such bdev; `ENOENT` when the bdev has no such alias.
 pub fn remove_alias(id: u64, alias: &str) -> Result<()> {
     let bdev = by_id(id).filter(|bdev| !bdev.is_removed()).ok_or_else(Error::no_such_device)?;
     {
@@ -686,17 +698,17 @@ pub fn remove_alias(id: u64, alias: &str) -> Result<()> {
     Ok(())
 }
 
-/// All the names by which a bdev is found.
+/// All names by which a bdev can be found.
 fn names(name: &str, uuid: &[u8; 16], aliases: &[String]) -> Vec<String> {
     let mut names = vec![name.to_owned(), uuid_text(uuid)];
     names.extend(aliases.iter().cloned());
     names
 }
 
-/// Takes a bdev off the bus; `done` when the module has let go of it.
+/// Removes a bdev from the bus. Calls `done` when the module has destructed it.
 ///
 /// # Errors
-/// `ENODEV` when it is not there or on its way out already.
+/// `ENODEV` when there is no such bdev or its removal has already begun.
 pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()> {
     let bdev = by_id(id).ok_or_else(Error::no_such_device)?;
     if bdev.removed.swap(true, Ordering::AcqRel) {
@@ -708,7 +720,7 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
     bus(|bus| names.iter().for_each(|name| drop(bus.by_name.remove(name))));
     tell("bdev_unregister", &bdev.name);
     desc::tell_all(&bdev, BAY_EVENT_REMOVE, 0);
-    // What waits in the bus will never be sent.
+    // The module will never get the I/O that waits in the bus, so it fails here.
     let waiting = Arc::clone(&bdev);
     thread::for_each(
         move || {
@@ -723,7 +735,8 @@ pub fn unregister(id: u64, done: impl FnOnce(i32) + Send + 'static) -> Result<()
     Ok(())
 }
 
-/// What the removal of the bdev `name` waits for, for people; `None` when none is under way.
+/// What the removal of the bdev `name` waits for, as text for people; `None` when no removal is
+/// under way.
 #[must_use]
 pub fn waits_for(name: &str) -> Option<String> {
     let leaving =
@@ -740,12 +753,12 @@ pub fn waits_for(name: &str) -> Option<String> {
             leaving.quarantined()
         ),
         _ => format!(
-            "{descs} open descriptors and {channels} channels, with I/O in flight, use it still"
+            "{descs} open descriptors and {channels} channels, with I/O in flight, still use it"
         ),
     })
 }
 
-/// A channel has ended: it may have been the last thing that kept a removed bdev.
+/// A channel is gone. It may have been the last thing that delayed the removal of its bdev.
 pub(super) fn channel_is_gone(bdev: &Arc<Bdev>) {
     if bdev.is_removed() {
         let bdev = Arc::clone(bdev);
@@ -753,7 +766,7 @@ pub(super) fn channel_is_gone(bdev: &Arc<Bdev>) {
     }
 }
 
-/// Destructs a removed bdev once it has no descriptor and no channel. App thread.
+/// Destructs a removed bdev once it has no descriptors and no channels. App thread.
 pub(super) fn finish_removal(bdev: &Arc<Bdev>) {
     {
         let mut control = bdev.control();
@@ -767,14 +780,14 @@ pub(super) fn finish_removal(bdev: &Arc<Bdev>) {
         control.destructing = true;
     }
     let Some(destruct) = bdev.ops.destruct else { return };
-    // SAFETY: nothing uses the bdev any more; the context belongs to the operations.
+    // SAFETY: nothing uses the bdev any more, and the context belongs to these functions.
     let status = unsafe { destruct(bdev.ctx) };
     if status != 1 {
         destruct_done(bdev.id, status);
     }
 }
 
-/// The module has let go.
+/// The module has destructed its bdev.
 pub fn destruct_done(id: u64, status: i32) {
     let Some(bdev) = bus(|bus| bus.by_id.remove(&id)) else { return };
     let done = bdev.control().removal.take();
@@ -784,9 +797,9 @@ pub fn destruct_done(id: u64, status: i32) {
     failed::close_when_unused(bdev.owner);
 }
 
-/// A UUID of version 5's form that depends on the name only.
+/// A UUID in the format of version 5 that depends only on the name.
 fn uuid_of(name: &str) -> [u8; 16] {
-    // FNV-1a twice with different seeds: identity, not security.
+    // FNV-1a twice with different seeds. The UUID identifies; it is not for security.
     let hash = |seed: u64| {
         name.bytes()
             .fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -799,7 +812,7 @@ fn uuid_of(name: &str) -> [u8; 16] {
     bytes
 }
 
-/// A UUID as lower-case text.
+/// The UUID as lower-case text.
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);

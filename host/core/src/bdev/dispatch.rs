@@ -1,35 +1,38 @@
-//! Second stage: hands an I/O to the module, or keeps it until it can be. Before: `submit`. After:
-//! the module, which ends the I/O in `complete` or, when it is a filter, sends it on in `pass`.
+//! Second stage: gives an I/O to the module, or queues it until the module can take it. Before this
+//! stage: `submit`. After it: the module, which completes the I/O (`complete`) or, if it is a
+//! filter, passes it on (`pass`).
 
 use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
 use super::{complete, quiesce};
 
-/// Sends the I/O now, or queues it: behind others that wait, while the channel is held (creation,
-/// reset), or when the module is being called already. The last bounds the stack: a module may
-/// complete inside `submit`, and its client may submit again from there.
+/// Sends the I/O to the module now, or queues it. It is queued when other I/O already waits, while
+/// the channel is held (creation, reset), or while the module is being called. The last case bounds
+/// the stack: a module may complete an I/O inside `submit`, and the client may then submit the next
+/// one from its callback.
 #[inline]
 pub(super) fn send(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::BUSY {
-        return channel.deferred.push_back(io); // what most do, at any depth but 1
+        return channel.deferred.push_back(io); // the usual case at queue depths above 1
     }
     enter_or_wait(channel, io);
 }
 
-/// As `send`, for who rarely meets a module that is being called: a filter has one call of its own
-/// for each of the base's.
+/// As `send`, for callers that rarely find the module in a call: each call of a filter makes one
+/// call of its base.
 #[inline]
 pub(super) fn send_on(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { send(channel, io) }
 }
 
-/// Keeps the frame of `enter` out of `send`.
+/// Its own function, so that `send` needs no stack frame for `enter`.
 #[inline(never)]
 fn enter_or_wait(channel: &Channel, io: Io) {
     if channel.gate.get() == Gate::OPEN { enter(channel, io) } else { wait_in_line(channel, io) }
 }
 
-/// Calls the module, whatever else is going on, until nothing is left that was submitted meanwhile.
+/// Calls the module with `io`, whatever the gate says, then with everything that was submitted
+/// during the call.
 #[inline]
 pub(super) fn enter(channel: &Channel, io: Io) {
     channel.gate.set(Gate::BUSY);
@@ -37,7 +40,7 @@ pub(super) fn enter(channel: &Channel, io: Io) {
     leave(channel);
 }
 
-/// The module has returned: what was submitted meanwhile is sent, and the gate is open again.
+/// Ends a call of the module: sends what was submitted during the call, and opens the gate.
 #[inline]
 pub(super) fn leave(channel: &Channel) {
     if !channel.deferred.is_empty() {
@@ -57,11 +60,12 @@ fn wait_in_line(channel: &Channel, io: Io) {
     } else if channel.gate.has(Gate::BUSY) {
         channel.deferred.push_back(io);
     } else {
-        enter(channel, io); // what holds others does not hold this one
+        enter(channel, io); // the gate holds other I/O, but not this one
     }
 }
 
-/// The I/O waits for `unquiesce`; for a bdev that goes away nobody will call that.
+/// Queues the I/O until `unquiesce`. If the bdev is being removed, nobody will call that, so the
+/// I/O fails.
 fn hold_back(channel: &Channel, io: Io) {
     if channel.bdev.is_removed() {
         return complete::finish(io, -libc::ENODEV);
@@ -69,7 +73,7 @@ fn hold_back(channel: &Channel, io: Io) {
     channel.quiesced.push_back(io);
 }
 
-/// Sends what was held back and is not any more.
+/// Sends the I/O that was held back and need not be any more.
 pub(super) fn let_go(channel: &Channel) {
     let held_back = channel.quiesced.take();
     while let Some(io) = held_back.pop_front() {
@@ -77,7 +81,7 @@ pub(super) fn let_go(channel: &Channel) {
     }
 }
 
-/// What was submitted while the module was being called.
+/// Sends the I/O that was submitted while the module was being called.
 #[inline(never)]
 fn send_deferred(channel: &Channel) {
     while let Some(next) = channel.deferred.pop_front() {
@@ -89,36 +93,36 @@ fn send_deferred(channel: &Channel) {
     }
 }
 
-/// Whether what holds others does not hold this one.
+/// Whether the reasons that hold other I/O do not apply to this one.
 #[cold]
 fn is_free(channel: &Channel, io: Io) -> bool {
     !channel.gate.has(Gate::HELD | Gate::WAITED) && !quiesce::holds(channel, io)
 }
 
-/// Gives the I/O to the module. The gate says that it is being called.
+/// Gives the I/O to the module. The gate already says that the module is being called.
 #[inline]
 fn hand_over(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() + 1);
     io.state.set_sent();
     channel.mark_dirty();
-    // SAFETY: the module channel is alive in phase Ready, this is its thread, and the I/O is the
-    // module's from here to `done`.
+    // SAFETY: the module's channel is alive in phase Ready, this is its thread, and the module owns
+    // the I/O from here to `done`.
     unsafe { (channel.submit)(channel.module.get(), io.abi()) };
 }
 
-/// The module had no resource: the I/O keeps its place at the front. It is sent again after `kick`,
-/// after the next completion, or by a timer.
+/// The module lacked a resource for the I/O, so the I/O goes back to the front of the queue. The
+/// bus submits it again after `kick`, after the next completion, or when a timer expires.
 #[cold]
 #[inline(never)]
 pub(super) fn keep(channel: &Channel, io: Io) {
     channel.outstanding.set(channel.outstanding.get() - 1);
     if channel.bdev.is_removed() {
-        return complete::finish(io, -libc::ENODEV); // as what waited when it was removed
+        return complete::finish(io, -libc::ENODEV); // as for all I/O that waited when the removal began
     }
     channel.push_waiting_first(io, RETRY_NS);
 }
 
-/// Sends what waits, as far as the module takes it.
+/// Submits waiting I/O until the module lacks a resource again.
 pub(super) fn resume(channel: &Channel) {
     if channel.gate.has(Gate::BUSY | Gate::HELD) {
         return;
@@ -132,11 +136,12 @@ pub(super) fn resume(channel: &Channel) {
         }
         hand_over(channel, io);
         if channel.is_first_waiting(io) {
-            break; // it came back at once
+            break; // the module still lacks the resource
         }
     }
     leave(channel);
 }
 
-/// How long an I/O waits for a resource of the module that nothing tells of.
+/// How long an I/O waits when the module does not report that it has resources again, in
+/// nanoseconds.
 const RETRY_NS: u64 = 1_000_000;

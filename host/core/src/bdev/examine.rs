@@ -1,4 +1,4 @@
-//! Examination: every new bdev is shown to every module that wants to see it.
+//! Examination: the bus shows every new bdev to every module that has an `examine` function.
 
 use super::device::JSON_MAX;
 use crate::reactor::thread;
@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A plugin's side of examination.
+/// A plugin's functions for examination.
 #[derive(Clone, Copy)]
 struct Module {
     owner: usize,
@@ -16,7 +16,7 @@ struct Module {
     table: bay_bdev_module,
 }
 
-// SAFETY: the state is only handed to the module's functions, on the app thread.
+// SAFETY: the state is only passed to the module's functions, on the app thread.
 unsafe impl Send for Module {}
 
 type Waiter = Box<dyn FnOnce() + Send>;
@@ -24,7 +24,8 @@ type Waiter = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct State {
     modules: Vec<Module>,
-    /// Examinations under way, with the owner of the module that examines; 0 = not given to a module yet.
+    /// Examinations under way, each with the owner of the module that examines; 0 = no module has
+    /// it yet.
     open_tokens: Vec<(u64, usize)>,
     waiters: Vec<Waiter>,
 }
@@ -38,18 +39,18 @@ fn state<T>(f: impl FnOnce(&mut State) -> T) -> T {
     f(state.get_or_insert_with(State::default))
 }
 
-/// Whether new bdevs are shown by themselves (`bdev_set_options`, `bdev_auto_examine`).
+/// Sets whether new bdevs are examined automatically (`bdev_set_options`, `bdev_auto_examine`).
 pub fn set_auto(auto: bool) {
     AUTO.store(auto, Ordering::Relaxed);
 }
 
-/// Whether new bdevs are shown by themselves.
+/// Whether new bdevs are examined automatically.
 #[must_use]
 pub fn auto() -> bool {
     AUTO.load(Ordering::Relaxed)
 }
 
-/// Adds a plugin's module; bdevs that are there already are shown to it. App thread.
+/// Adds a plugin's module. The bus also shows it the bdevs that already exist. App thread.
 ///
 /// # Safety
 /// `table` and `module` belong together and stay valid until [`remove_modules`].
@@ -64,12 +65,12 @@ pub unsafe fn add_module(owner: usize, module: *mut c_void, table: *const bay_bd
     }
 }
 
-/// Takes a plugin's modules away.
+/// Removes the modules of a plugin.
 pub fn remove_modules(owner: usize) {
     state(|state| state.modules.retain(|module| module.owner != owner));
 }
 
-/// Shows a bdev to all modules, soon and on the app thread.
+/// Queues an examination of the bdev by all modules; it runs on the app thread.
 pub(super) fn show(name: &str) {
     if auto() {
         queue(name.to_owned());
@@ -85,10 +86,10 @@ fn queue(name: String) {
     });
 }
 
-/// `bdev_examine`: shows one bdev. App thread.
+/// `bdev_examine`: examines one bdev. App thread.
 ///
 /// # Errors
-/// `ENODEV`.
+/// `ENODEV` when there is no such bdev.
 pub fn examine(name: &str) -> Result<()> {
     let bdev = super::find(name).ok_or_else(Error::no_such_device)?;
     queue(bdev.name.clone());
@@ -105,7 +106,7 @@ fn run(name: &str) {
     }
     for module in &modules {
         let Some(bdev) = super::find(name) else { return };
-        // A claimed bdev is read by those who claimed it alone, as in the reference.
+        // Only the holder of a claim reads a claimed bdev, as in the reference.
         let may_read = bdev.claim().is_none() || bdev.is_claimed_by(module.owner);
         if let Some(call) = module.table.examine_disk.filter(|_| may_read) {
             let token = TOKEN.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +117,7 @@ fn run(name: &str) {
     }
 }
 
-/// A module has ended an `examine_disk`.
+/// A module has finished an `examine_disk`.
 pub(crate) fn close_token(token: u64) {
     close_tokens(|open, _| open == token);
 }
@@ -134,7 +135,7 @@ fn close_tokens(is_meant: impl Fn(u64, usize) -> bool) {
     waiters.into_iter().for_each(|waiter| waiter());
 }
 
-/// Calls back when no examination is under way. App thread.
+/// Calls `waiter` when no examination is under way. App thread.
 pub fn wait(waiter: impl FnOnce() + Send + 'static) {
     let mut waiter: Option<Waiter> = Some(Box::new(waiter));
     state(|state| {
@@ -147,7 +148,8 @@ pub fn wait(waiter: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// The configuration that belongs to no single bdev, as JSON objects: of each module, with its owner.
+/// The configuration of each module that belongs to no single bdev, as JSON objects, with the
+/// module's owner.
 #[must_use]
 pub fn module_configs() -> Vec<(usize, String)> {
     let modules = state(|state| state.modules.clone());
@@ -163,7 +165,7 @@ pub fn module_configs() -> Vec<(usize, String)> {
     texts
 }
 
-/// Tells all modules that the host ends. App thread.
+/// Tells all modules that the host is shutting down. App thread.
 pub fn fini_start() {
     for module in state(|state| state.modules.clone()) {
         if let Some(call) = module.table.fini_start {

@@ -1,8 +1,11 @@
-//! Bdevs whose plugin has failed: it panicked, and its library takes no further call. From then on the bus answers for them. New I/O
-//! ends with `EIO`. I/O that the module had also ends with `EIO`, but not before its buffers are free: while the module's children or a
-//! device hold an I/O (`bay_io.holds`), it is quarantined. The bdevs stay on the bus until they are deleted.
+//! Bdevs of a failed plugin: it panicked, and the host makes no further call into its library. From
+//! then on the bus completes their I/O. New I/O completes with `EIO`. I/O that was at the module
+//! also completes with `EIO`, but only when its buffers are free: while the module's children or a
+//! device hold an I/O (`bay_io.holds`), it is quarantined. The bdevs stay on the bus until they are
+//! deleted.
 //!
-//! Descriptors of the plugin stay open, with their claims, until its last bdev is gone or the bdev below is removed.
+//! The plugin's descriptors stay open, with their claims, until its last bdev is gone or the bdev
+//! that they opened is removed.
 
 use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
@@ -13,20 +16,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-/// What clients of a failed module get.
+/// The status that clients of a failed module get.
 const STATUS: i32 = -libc::EIO;
-/// How often the bus checks whether quarantined I/O can end.
+/// How often the bus checks whether quarantined I/O can complete, in nanoseconds.
 const LOOK_NS: u64 = 100_000_000;
 
-/// The host tables of failed plugins, and whether the bus may end the I/O that they had.
+/// The owners that failed, each with whether the bus may complete the I/O that was at its modules.
 static FAILED: Mutex<BTreeMap<usize, bool>> = Mutex::new(BTreeMap::new());
 
 fn failed<T>(f: impl FnOnce(&mut BTreeMap<usize, bool>) -> T) -> T {
     f(&mut FAILED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The plugin with this host table has failed. `marks_held`: its library sets `bay_io.holds`. If it does not, the bus cannot end the
-/// I/O that it had. Any thread.
+/// Records that the plugin with the host table `owner` has failed. `marks_held`: its library sets
+/// `bay_io.holds`. If it does not, the bus cannot know when buffers are free, so it does not
+/// complete I/O that was at the plugin's modules. Any thread.
 pub fn fail(owner: usize, marks_held: bool) {
     failed(|failed| failed.insert(owner, marks_held));
     thread::send_app(move || {
@@ -44,13 +48,13 @@ pub(super) fn has_failed(owner: usize) -> bool {
     failed(|failed| failed.contains_key(&owner))
 }
 
-/// How many I/Os of a failed plugin's bdevs are quarantined.
+/// The number of quarantined I/Os on the bdevs of a failed plugin.
 #[must_use]
 pub fn quarantined(owner: usize) -> usize {
     device::of_owner(owner).iter().map(|bdev| bdev.quarantined()).sum()
 }
 
-/// Takes a channel over from its failed module. The channel may be gone afterwards.
+/// Takes a channel over from its failed module. It may free the channel.
 pub(super) fn take_over(channel: &Channel) {
     match channel.phase.get() {
         Phase::Creating => channel.ready(std::ptr::null_mut(), STATUS),
@@ -66,14 +70,16 @@ pub(super) fn take_over(channel: &Channel) {
     }
 }
 
-/// Ends the I/O of the module that nobody holds. If some is left, the channel is checked again later.
+/// Completes the I/O of the module that nobody holds. If some I/O remains, the channel is checked
+/// again later.
 pub(super) fn end_requests(channel: &Channel) {
     let may_end = failed(|failed| failed.get(&channel.bdev.owner).copied()).unwrap_or(false);
     if may_end {
         for io in at_module(channel) {
-            // Ending an I/O before it may have changed this one.
+            // The completion of an earlier I/O in the list may have changed this one.
             if io.is_at_module_of(channel) && io.request().holds == 0 {
-                // SAFETY: the request is at the module, which does not run any more, and nobody else holds it.
+                // SAFETY: the I/O is at the module, which does not run any more, and nobody else
+                // holds it.
                 unsafe { complete::done(io.abi(), STATUS) };
             }
         }
@@ -86,7 +92,7 @@ pub(super) fn end_requests(channel: &Channel) {
     }
 }
 
-/// The I/O that the channel's module has and has not passed on.
+/// The I/O that is at the channel's module and was not passed on.
 fn at_module(channel: &Channel) -> Vec<Io> {
     let found = RefCell::new(Vec::new());
     if channel.outstanding.get() != 0 {
@@ -102,14 +108,15 @@ fn at_module(channel: &Channel) -> Vec<Io> {
     found.into_inner()
 }
 
-/// A bdev of a plugin is gone. The descriptors of a failed plugin are closed after its last bdev. App thread.
+/// A bdev of this owner is gone. When it was the last one of a failed plugin, closes the plugin's
+/// descriptors. App thread.
 pub(super) fn close_when_unused(owner: usize) {
     if has_failed(owner) && device::owned(owner) == 0 {
         close_descriptors(owner, None);
     }
 }
 
-/// Closes the descriptors that a failed plugin has of the bdev `of`, or all of them.
+/// Closes the descriptors that a failed plugin has on the bdev `of`, or all of them.
 pub(super) fn close_descriptors(owner: usize, of: Option<u64>) {
     let is_meant =
         move |desc: &desc::Desc| desc.owner == owner && of.is_none_or(|bdev| desc.bdev.id == bdev);

@@ -1,4 +1,5 @@
-//! One I/O: the ABI's request with the host's private part before it, and the pool it comes from.
+//! One I/O: the ABI's request, preceded by the host's private part. Also the pool that I/O come
+//! from.
 
 use super::channel::Channel;
 use crate::reactor::clock;
@@ -9,61 +10,62 @@ use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The host's part and the request. Behind it lie the module's `drv_ctx_size` bytes.
+/// The host's private part and the request. The module's `drv_ctx_size` bytes follow in memory.
 ///
 /// # Invariants
-/// Lives as long as the channel whose pool it came from, which is `channel` while `hops` is 0.
-/// Between `Pool::get` and `Pool::put` exactly one party has it: the client that fills it, the bus,
-/// or a module.
+/// A slot lives as long as the channel whose pool it came from; that is `channel` while `hops` is
+/// 0. Between `Pool::get` and `Pool::put` exactly one party owns the I/O: the client that fills it,
+/// the bus, or a module.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    // First cache line: what every I/O needs.
-    /// Where the I/O is now.
+    // First cache line: fields that every I/O needs.
+    /// The channel that the I/O is on now.
     channel: Cell<*const Channel>,
     pub(super) cb: Cell<bay_io_cb_fn>,
     pub(super) arg: Cell<*mut c_void>,
-    /// Link of the queue or free list that it is in.
+    /// Link of the queue or free list that contains the I/O.
     next: Cell<*mut Slot>,
-    /// When it came to the channel where it is.
+    /// When the I/O arrived on its current channel.
     pub(super) submitted_ns: Cell<u64>,
-    /// How many filters have passed it on: as many elements of `way` mean something.
+    /// How many filters have passed it on: the number of valid elements in `way`.
     hops: Cell<u16>,
-    /// What its end must know of it.
+    /// What the completion must know.
     pub(super) state: State,
-    /// The descriptor it came through may write.
+    /// Whether the descriptor that the I/O came through may write.
     pub(super) writable: Cell<bool>,
-    // Second: what a parent of parts needs.
-    /// First status of a part that was not 0.
+    // Second cache line: fields of an I/O that was split into parts.
+    /// The first status of a part that was not 0.
     pub(super) failure: Cell<i32>,
     /// Parts in flight.
     pub(super) pending: Cell<u32>,
-    /// Blocks done or begun.
+    /// The number of blocks that are done or were started.
     pub(super) progress: Cell<u64>,
-    /// Buffer of a bounced or emulated I/O, and its length as asked for.
+    /// The buffer of a bounced or emulated I/O, its length as requested, and its region.
     pub(super) buffer: Cell<(*mut u8, u32, u32)>,
-    /// List of a part; its memory is kept.
+    /// The scatter/gather list of a part. Its memory is reused.
     pub(super) list: RefCell<Vec<bay_iov>>,
-    /// The id of the client's I/O from which it was derived, and its own id at that time.
+    /// The id of the client's I/O that this one was derived from, and this one's own id at that
+    /// time.
     descent: Cell<(u64, u64)>,
-    /// The filters that passed it on, the outermost first.
+    /// The filters that passed the I/O on, the outermost first.
     way: [Hop; MOST_HOPS],
     pub(super) request: UnsafeCell<bay_io>,
 }
 
-/// What the end of an I/O must know of it, in one byte.
+/// What the completion of an I/O must know, in one byte.
 pub(super) struct State(Cell<u8>);
 
 impl State {
-    /// It is at the module.
+    /// The I/O is at the module.
     const SENT: u8 = 1;
-    /// It is a part of another I/O.
+    /// The I/O is a part of another I/O.
     const PART: u8 = 2;
-    /// It is a reset.
+    /// The I/O is a reset.
     const RESET: u8 = 4;
-    /// Its op is none of the first, which have statistics of their own.
+    /// The op has no statistics row of its own.
     const RARE: u8 = 8;
 
-    /// Whether it is at the module and nothing else.
+    /// Whether the I/O is at the module and no other bit is set.
     #[inline]
     pub(super) fn is_just_sent(&self) -> bool {
         self.0.get() == Self::SENT
@@ -96,36 +98,36 @@ impl State {
     }
 }
 
-/// What an I/O was at a filter.
+/// The state that an I/O had at a filter, to restore on the way back.
 struct Hop {
     channel: Cell<*const Channel>,
     submitted_ns: Cell<u64>,
     lba: Cell<u64>,
 }
 
-/// The callback of an I/O whose client gave none.
+/// The callback of an I/O whose client passed none.
 unsafe extern "C" fn nobody_is_told(_arg: *mut c_void, _io: *mut bay_io, _status: i32) {}
 
-/// Filters that can pass on one and the same request; more of them take another one.
+/// How many filters can pass on the same request. After that many, the bus uses a child request.
 pub(super) const MOST_HOPS: usize = 5;
 
 const _: () = assert!(offset_of!(Slot, failure) <= 64 && offset_of!(Slot, request) == 256);
 
-/// An I/O that somebody has. Copied freely inside the bus; the invariants of [`Slot`] say who may
-/// use it when.
+/// A reference to an I/O, copied freely inside the bus. The invariants of [`Slot`] say who may use
+/// the I/O when.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Io(NonNull<Slot>);
 
 impl std::ops::Deref for Io {
     type Target = Slot;
     fn deref(&self) -> &Slot {
-        // SAFETY: slots live as long as their pool's channel, which outlives its I/O.
+        // SAFETY: a slot lives as long as its pool's channel, and the channel outlives its I/O.
         unsafe { self.0.as_ref() }
     }
 }
 
 impl Io {
-    /// The slot around a request.
+    /// Returns the slot around a request.
     ///
     /// # Safety
     /// `io` came from [`Io::abi`] and its slot is alive.
@@ -140,50 +142,51 @@ impl Io {
         self.request.get()
     }
 
-    /// The channel where it is.
+    /// The channel that the I/O is on now.
     pub(super) fn channel<'a>(self) -> &'a Channel {
-        // SAFETY: a channel is not moved, outlives its slots, and waits for I/O that was passed to
-        // it; the borrow is never kept across the channel's end.
+        // SAFETY: a channel does not move, outlives its slots, and is not freed while I/O that was
+        // passed to it is in flight. No caller keeps the borrow beyond the channel's end.
         unsafe { &*self.channel.get() }
     }
 
-    /// Whether it is a part of another I/O where it is: no statistics.
+    /// Whether it is a part of another I/O on its current channel. Parts are not counted in the
+    /// statistics.
     pub(super) fn is_part(self) -> bool {
         self.state.0.get() & State::PART != 0 && !self.is_passed()
     }
 
-    /// Whether it comes back to a filter when it ends.
+    /// Whether a filter has passed it on, so that it returns there when it completes.
     pub(super) fn is_passed(self) -> bool {
         self.hops.get() != 0
     }
 
-    /// Its list when that is one piece.
+    /// The only element of its scatter/gather list, if there is exactly one.
     #[inline]
     pub(super) fn only_piece(&self) -> Option<&bay_iov> {
         let request = self.request();
         if request.iovcnt != 1 {
             return None;
         }
-        // SAFETY: null, or the client keeps the element valid until completion (ABI, `submit`).
+        // SAFETY: null, or valid: the client keeps the element until completion (ABI, `submit`).
         unsafe { request.iov.as_ref() }
     }
 
-    /// Makes a fresh one the client's (`part` is false) or a part's.
+    /// Prepares an I/O from the pool for a client (`part` is false) or as a part.
     pub(super) fn begin(self, writable: bool, part: bool) {
         self.writable.set(writable);
         self.state.0.set(if part { State::PART } else { 0 });
         self.change(|request| request.holds = 0);
     }
 
-    /// The request, to read.
+    /// Borrows the request.
     pub(super) fn request(&self) -> &bay_io {
-        // SAFETY: whoever calls this has the I/O, so nobody writes it meanwhile.
+        // SAFETY: the caller owns the I/O, so nobody else writes to it.
         unsafe { &*self.request.get() }
     }
 
-    /// The request, to change. The closure must not reach the request in another way.
+    /// Changes the request. The closure must not access the request in another way.
     pub(super) fn change<T>(&self, f: impl FnOnce(&mut bay_io) -> T) -> T {
-        // SAFETY: whoever calls this has the I/O, and the closure has the only reference.
+        // SAFETY: the caller owns the I/O, and the closure has the only reference.
         f(unsafe { &mut *self.request.get() })
     }
 
@@ -197,39 +200,41 @@ impl Io {
         unsafe { std::slice::from_raw_parts(request.iov, usize::from(request.iovcnt)) }
     }
 
-    /// Notes that it is a child of `parent`: an abort of the client's I/O is an abort of it, too.
+    /// Records that this I/O is a child of `parent`, so that an abort of the client's I/O also
+    /// aborts this one.
     pub(super) fn descend_from(self, parent: Self) {
         self.descent.set((parent.root_id(), self.request().id));
     }
 
-    /// The id of the client's I/O that it is, or is a part of.
+    /// The id of the client's I/O that this I/O is or was derived from.
     fn root_id(self) -> u64 {
         let (own, (root, of)) = (self.request().id, self.descent.get());
         if of == own { root } else { own }
     }
 
-    /// Whether an abort of `id` means it.
+    /// Whether an abort of the id `id` applies to this I/O.
     pub(super) fn is_named(self, id: u64) -> bool {
         self.request().id == id || self.root_id() == id
     }
 
-    /// Names this I/O as the argument of a callback.
+    /// Converts the I/O to the argument of a callback.
     pub(super) fn into_arg(self) -> *mut c_void {
         self.0.as_ptr().cast()
     }
 
-    /// The I/O that a callback's argument names.
+    /// Converts a callback's argument back to the I/O.
     ///
     /// # Safety
     /// `arg` came from [`Io::into_arg`] and the slot is alive.
     pub(super) unsafe fn from_arg(arg: *mut c_void) -> Self {
-        // SAFETY: by the contract.
+        // SAFETY: the caller guarantees it.
         Self(unsafe { NonNull::new_unchecked(arg.cast()) })
     }
 }
 
 impl Io {
-    /// Goes on to `base` as a filter passes it on, now; false when it has come too far for that.
+    /// Moves the I/O on to `base`, the next bdev below. Returns false when it has already passed
+    /// the most filters that a request can pass.
     #[inline]
     pub(super) fn hop(self, base: &Channel) -> bool {
         let hops = self.hops.get();
@@ -241,13 +246,13 @@ impl Io {
         true
     }
 
-    /// Whether the module of `channel` has it, and has not passed it on.
+    /// Whether the I/O is at the module of `channel`, which has not passed it on.
     pub(super) fn is_at_module_of(self, channel: &Channel) -> bool {
         ptr::eq(self.channel.get(), channel) && self.state.is_sent()
     }
 
-    /// The first block for which the module of `channel` has it, or has passed it on; `None` when it
-    /// has not.
+    /// The first block of the I/O as the module of `channel` got it, even if the module has passed
+    /// it on since. `None` when the module does not have it.
     pub(super) fn lba_at_module(self, channel: &Channel) -> Option<u64> {
         if self.is_at_module_of(channel) {
             return Some(self.request().lba);
@@ -256,13 +261,13 @@ impl Io {
         way.iter().find(|hop| ptr::eq(hop.channel.get(), channel)).map(|hop| hop.lba.get())
     }
 
-    /// Comes back to the filter that passed it on last; `None` when there is none.
+    /// Moves the I/O back to the filter that passed it on last; `None` when there is none.
     #[inline]
     pub(super) fn hop_back<'a>(self) -> Option<&'a Channel> {
         self.hop_back_if(|_| true)
     }
 
-    /// As `hop_back`, if the filter is as wanted; `None` when it is not.
+    /// As `hop_back`, but only if `is_wanted` accepts the filter; otherwise `None`.
     #[inline]
     pub(super) fn hop_back_if<'a>(
         self,
@@ -270,7 +275,7 @@ impl Io {
     ) -> Option<&'a Channel> {
         let left = self.hops.get().wrapping_sub(1);
         let hop = self.way.get(usize::from(left))?;
-        // SAFETY: as `channel`; the hops in use have one.
+        // SAFETY: as in `channel`; each hop in use has a channel.
         let filter = unsafe { &*hop.channel.get() };
         if !is_wanted(filter) {
             return None;
@@ -282,7 +287,7 @@ impl Io {
     }
 }
 
-/// First in, first out, linked through the slots.
+/// A first-in, first-out queue, linked through the slots.
 #[derive(Default)]
 pub(super) struct Queue {
     head: Cell<Option<Io>>,
@@ -324,12 +329,12 @@ impl Queue {
         Some(io)
     }
 
-    /// Everything that is in it; empty afterwards.
+    /// Returns everything in the queue as a new one, and empties this one.
     pub(super) fn take(&self) -> Self {
         Self { head: Cell::new(self.head.take()), tail: Cell::new(self.tail.take()) }
     }
 
-    /// Takes out the I/O with this id.
+    /// Removes the first I/O to which an abort of `id` applies.
     pub(super) fn remove(&self, id: u64) -> Option<Io> {
         let mut found = None;
         let rest = Self::default();
@@ -346,7 +351,7 @@ impl Queue {
     }
 }
 
-/// The free I/O of one channel, newest first, so that the same few stay in the cache.
+/// The free I/O of one channel, newest first, so that the same few stay in the CPU cache.
 pub(super) struct Pool {
     free: Cell<*mut Slot>,
     chunks: RefCell<Vec<Chunk>>,
@@ -354,18 +359,18 @@ pub(super) struct Pool {
     made: Cell<u32>,
 }
 
-/// I/O that were made together.
+/// I/O that were allocated together.
 struct Chunk {
     first: NonNull<u8>,
     layout: std::alloc::Layout,
     count: usize,
 }
 
-/// Most I/O that are made together.
+/// The most I/O in one allocation.
 const CHUNK: u32 = 32;
 
 impl Pool {
-    /// A pool of I/O with `drv_ctx_size` bytes for the module, none made yet.
+    /// Creates a pool of I/O with `drv_ctx_size` bytes for the module. It is empty at first.
     pub(super) fn new(drv_ctx_size: u32) -> Self {
         let stride = size_of::<Slot>() + (drv_ctx_size as usize).next_multiple_of(64);
         Self {
@@ -376,26 +381,26 @@ impl Pool {
         }
     }
 
-    /// Bytes that the module has with each.
+    /// The number of bytes that each I/O has for the module.
     pub(super) fn drv_ctx_size(&self) -> usize {
         self.stride - size_of::<Slot>()
     }
 
-    /// How many there are, free or not.
+    /// The number of I/O allocated so far, free or not.
     pub(super) fn made(&self) -> u32 {
         self.made.get()
     }
 
-    /// An I/O with a fresh id, if one is free.
+    /// Returns an I/O with a new id, if one is free.
     pub(super) fn get_free(&self) -> Option<Io> {
         let io = Io(NonNull::new(self.free.get())?);
         self.free.set(io.next.get());
-        // The generation is in the upper half.
+        // The upper half of the id counts how often the slot was used.
         io.change(|request| request.id = request.id.wrapping_add(1 << 32));
         Some(io)
     }
 
-    /// Whether it is so for one of its I/O, free or not. Looks at all of them.
+    /// Whether `is_so` returns true for one of the pool's I/O, free or not. It visits all of them.
     pub(super) fn any(&self, is_so: impl Fn(Io) -> bool) -> bool {
         self.chunks.borrow().iter().any(|chunk| {
             (0..chunk.count).any(|index| {
@@ -406,7 +411,7 @@ impl Pool {
         })
     }
 
-    /// An I/O with a fresh id; grows the pool when none is free.
+    /// Returns an I/O with a new id. The pool grows when none is free.
     pub(super) fn get(&self, channel: &Channel) -> Io {
         loop {
             match self.get_free() {
@@ -422,7 +427,8 @@ impl Pool {
 
     #[cold]
     fn grow(&self, channel: &Channel) {
-        // No more than the limit, unless that is reached: what comes then is parts and children.
+        // Allocates up to the clients' limit. Beyond it one at a time, because only parts and
+        // children may exceed the limit.
         let left = super::channel::most_io().saturating_sub(self.made.get());
         let count = left.clamp(1, CHUNK) as usize;
         let size = self.stride * count;
@@ -435,7 +441,7 @@ impl Pool {
         for index in 0..count {
             // SAFETY: `index * stride` is inside the chunk.
             let slot = unsafe { chunk.add(index * self.stride) }.cast::<Slot>();
-            // SAFETY: behind the slot there is `stride - size_of::<Slot>()` bytes of driver context.
+            // SAFETY: `stride - size_of::<Slot>()` bytes of driver context follow the slot.
             let drv_ctx = unsafe { slot.add(1) }.cast::<c_void>();
             let fresh = Slot::new(channel, drv_ctx.as_ptr());
             // SAFETY: aligned to 64, inside the chunk, not yet in use.
@@ -451,7 +457,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         while let Some(slot) = NonNull::new(self.free.get()) {
             self.free.set(Io(slot).next.get());
-            // SAFETY: on the free list, so nobody has it; its chunk is freed below.
+            // SAFETY: the slot is on the free list, so nobody uses it; its chunk is freed below.
             unsafe { slot.drop_in_place() };
         }
         for Chunk { first, layout, .. } in self.chunks.take() {
@@ -463,7 +469,8 @@ impl Drop for Pool {
 
 impl Slot {
     fn new(channel: &Channel, drv_ctx: *mut c_void) -> Self {
-        // Of the whole process: what filters pass on keeps its id on the channels of other bdevs.
+        // One counter for the whole process, because an I/O that a filter passes on keeps its id on
+        // other channels.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
             channel: Cell::new(channel),
@@ -498,12 +505,12 @@ impl Slot {
 }
 
 impl Io {
-    /// Gives back what was not submitted.
+    /// Gives an I/O that the client did not submit back to its pool.
     pub(crate) fn give_back(self) {
         self.channel().give_back(self);
     }
 
-    /// Who is told of the end.
+    /// Sets the function that is called when the I/O completes.
     pub(crate) fn set_callback(self, cb: Option<bay_io_cb_fn>, arg: *mut c_void) {
         self.cb.set(cb.unwrap_or(nobody_is_told));
         self.arg.set(arg);

@@ -1,4 +1,4 @@
-//! A lightweight thread's channels, and the handles by which its clients know them.
+//! The channels of a lightweight thread, and the handles by which clients name them.
 
 use super::channel::{Channel, Gate, Phase};
 use super::io::Io;
@@ -11,92 +11,95 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// One client's claim on a channel.
+/// One client's reference to a channel.
 struct Reference {
-    /// Its number and its place in the table; [`FREE`] when there is no such claim.
+    /// The reference's number and its index in the table; [`FREE`] when the entry is unused.
     handle: u64,
     channel: *const Channel,
     writable: bool,
     desc: Option<Arc<Desc>>,
 }
 
-/// A handle that no lookup can find: its place is beyond every table.
+/// A handle that no lookup can find, because its index is beyond every table.
 const FREE: u64 = u64::MAX;
 
 impl Reference {
     const NONE: Self = Self { handle: FREE, channel: ptr::null(), writable: false, desc: None };
 }
 
-/// What the data path needs of a reference.
+/// The fields of a reference that the data path needs.
 #[derive(Clone, Copy)]
 pub(super) struct Way<'a> {
     pub(super) channel: &'a Channel,
     pub(super) writable: bool,
 }
 
-/// A lightweight thread's channels.
+/// The channels of one lightweight thread.
 #[derive(Default)]
 pub(crate) struct Local {
     channels: RefCell<Vec<*mut Channel>>,
-    /// By the lower half of the handle. Borrowed within single methods of `Local` only, none of
-    /// which calls out meanwhile.
+    /// Indexed by the lower half of the handle. Only single methods of `Local` borrow it, and none
+    /// of them calls other code while it does.
     references: UnsafeCell<Vec<Reference>>,
     next_number: Cell<u32>,
     dirty: RefCell<Vec<*const Channel>>,
     attention: RefCell<Vec<*const Channel>>,
-    /// The list that `end_round` walks; its memory is kept.
+    /// The list that `end_round` visits. Its memory is reused.
     walked: RefCell<Vec<*const Channel>>,
     next_handle: Cell<u64>,
 }
 
-/// Gets the current thread's channel; the handle is good on this thread only.
+/// Gets the current thread's channel of the bdev, and creates it if there is none. The handle is
+/// only valid on this thread.
 ///
 /// # Errors
-/// `EPERM` outside of a lightweight thread, `ENODEV` for a bdev that is gone, what the module says.
+/// `EPERM` outside of a lightweight thread; `ENODEV` for a bdev that is being removed; the module's
+/// error when it cannot create its part.
 pub fn get(desc: &Arc<Desc>) -> Result<u64> {
     thread::with_current(|thread| thread.bdevs.get(desc))
         .unwrap_or_else(|| Err(Error::new(libc::EPERM, "not on a lightweight thread")))
 }
 
-/// Gives a channel back; its I/O must have ended.
+/// Releases a reference to a channel. The client's I/O must have completed.
 ///
 /// # Errors
-/// `EINVAL` for a handle that is not one of this thread.
+/// `EINVAL` when this thread has no such handle; `EPERM` outside of a lightweight thread.
 pub fn put(handle: u64) -> Result<()> {
     thread::with_current(|thread| thread.bdevs.put(handle))
         .unwrap_or_else(|| Err(Error::new(libc::EPERM, "not on a lightweight thread")))
 }
 
-/// Runs `f` with the channel that a client's handle names on the current thread.
+/// Runs `f` with the channel that a client's handle names on the current thread; `None` when there
+/// is none.
 pub(super) fn with<T>(handle: u64, f: impl FnOnce(Way<'_>) -> T) -> Option<T> {
     thread::with_current(|thread| thread.bdevs.resolve(handle).map(f))?
 }
 
-/// An I/O of a channel, to fill and submit. `None`: the limit is reached or the handle is not good;
-/// `wait`, if given, is queued in the first case.
+/// Returns an I/O of a channel that the client fills and submits. `None`: the limit is reached or
+/// the handle is not valid. In the first case `wait`, if given, is queued.
 ///
 /// # Safety
 /// `wait` is null or stays valid until its callback or [`io_abort`].
 pub(crate) unsafe fn io_get(handle: u64, wait: *mut bay_wait) -> Option<Io> {
     with(handle, |way| {
-        // SAFETY: by the contract.
+        // SAFETY: the caller guarantees it.
         let io = unsafe { way.channel.io_get(wait) }?;
         io.begin(way.writable, false);
         Some(io)
     })?
 }
 
-/// Leaves the queue of those that wait for an I/O; whether `wait` was there.
+/// Removes `wait` from the queue of clients that wait for an I/O. Returns whether it was queued.
 pub(crate) fn io_abort(handle: u64, wait: *mut bay_wait) -> bool {
     with(handle, |way| way.channel.io_abort(wait)).unwrap_or(false)
 }
 
-/// Ends a burst.
+/// Ends a burst: calls the module's `flush`.
 pub(crate) fn flush(handle: u64) {
     with(handle, |way| way.channel.flush());
 }
 
-/// Runs `visit` for the bdev's channel on every thread that has one, then `done` here.
+/// Runs `visit` on every thread that has a channel of the bdev, then `done` on the current thread.
 pub(super) fn on_channels<T: Send + 'static>(
     bdev: &Arc<Bdev>,
     visit: impl Fn(&Channel) -> T + Send + Sync + 'static,
@@ -109,7 +112,7 @@ pub(super) fn on_channels<T: Send + 'static>(
     );
 }
 
-/// Lets every channel of the descriptor write, or not, as the descriptor may now.
+/// Copies the descriptor's right to write to all its channels.
 pub(super) fn follow_writable(desc: &Arc<Desc>) {
     let desc = Arc::clone(desc);
     thread::for_each(
@@ -118,7 +121,7 @@ pub(super) fn follow_writable(desc: &Arc<Desc>) {
     );
 }
 
-/// The channel that a module's handle names, on the current thread.
+/// Runs `f` with the channel that a module's handle names on the current thread.
 pub(crate) fn with_module_handle<T>(handle: u64, f: impl FnOnce(&Channel) -> T) -> Option<T> {
     let channel = thread::with_current(|thread| {
         let channels = thread.bdevs.channels.borrow();
@@ -135,12 +138,13 @@ pub(crate) fn with_module_handle<T>(handle: u64, f: impl FnOnce(&Channel) -> T) 
 
 impl Local {
     fn references(&self) -> &[Reference] {
-        // SAFETY: nobody changes the table meanwhile (see the field).
+        // SAFETY: nobody changes the table during the borrow (see the field).
         unsafe { &*self.references.get() }
     }
 
     fn change_references<T>(&self, f: impl FnOnce(&mut Vec<Reference>) -> T) -> T {
-        // SAFETY: nobody looks at the table meanwhile (see the field); `f` does not call out.
+        // SAFETY: nobody reads the table during the borrow (see the field), and `f` calls no other
+        // code.
         f(unsafe { &mut *self.references.get() })
     }
 
@@ -162,7 +166,7 @@ impl Local {
             Some(channel) => channel,
             None => self.create(&desc.bdev)?,
         };
-        // SAFETY: found or made just now; alive while it is in the list.
+        // SAFETY: the channel was just found or created, and it is alive while it is in the list.
         let made = unsafe { &*channel };
         made.refs.set(made.refs.get() + 1);
         made.gate.clear(Gate::LEFT);
@@ -195,7 +199,7 @@ impl Local {
             });
             changed.collect::<Vec<_>>()
         });
-        // A filter vouches for a base that it may write.
+        // A filter must not vouch for a base whose right to write has changed.
         for &channel in self.channels.borrow().iter() {
             // SAFETY: channels in the list are alive.
             handles.iter().for_each(|handle| unsafe { &*channel }.forget_base(*handle));
@@ -214,7 +218,7 @@ impl Local {
             // SAFETY: channels in the list are alive.
             unsafe { &*channel }.forget_base(handle);
         }
-        // SAFETY: it was referenced until now and is freed at the end of a round at the earliest.
+        // SAFETY: it was referenced until now. Channels are freed only at the end of a round.
         let channel = unsafe { &*reference.channel };
         channel.refs.set(channel.refs.get() - 1);
         if channel.refs.get() == 0 {
@@ -229,7 +233,7 @@ impl Local {
 }
 
 impl Local {
-    /// Puts every channel that came from such a descriptor.
+    /// Releases every reference that belongs to a descriptor for which `is_meant` returns true.
     pub(super) fn put_all(&self, is_meant: impl Fn(&Desc) -> bool) {
         let is_meant = |reference: &&Reference| reference.desc.as_deref().is_some_and(&is_meant);
         let meant = self.references().iter().filter(is_meant);
@@ -239,11 +243,11 @@ impl Local {
         }
     }
 
-    /// The plugin of these bdevs has failed.
+    /// The plugin `owner` has failed: takes over the channels of its bdevs.
     pub(super) fn fail_owner(&self, owner: usize) {
         let channels = self.channels.borrow().clone();
         for channel in channels {
-            // SAFETY: channels in the list are alive, and a visit frees no channel but its own.
+            // SAFETY: channels in the list are alive, and a visit frees no channel except its own.
             let channel = unsafe { &*channel };
             if channel.bdev.owner == owner {
                 failed::take_over(channel);
@@ -252,7 +256,7 @@ impl Local {
     }
 }
 
-/// Place of a handle in the table of references.
+/// The index of a handle in the table of references.
 fn place(handle: u64) -> usize {
     usize::try_from(handle & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
@@ -268,7 +272,7 @@ impl Local {
         })
     }
 
-    /// The channel of a bdev on this thread.
+    /// Returns the channel of a bdev on this thread.
     pub(super) fn of(&self, bdev: &Arc<Bdev>) -> Option<&Channel> {
         // SAFETY: channels in the list are alive, and freed only at the end of a round.
         self.find(bdev).map(|channel| unsafe { &*channel })
@@ -284,7 +288,7 @@ impl Local {
         self.channels.borrow_mut().push(channel);
         bdev.channels.fetch_add(1, Ordering::AcqRel);
         if bdev.has_failed() {
-            // SAFETY: in the list, so alive.
+            // SAFETY: it is in the list, so it is alive.
             failed::take_over(unsafe { &*channel });
             return Ok(channel);
         }
@@ -298,19 +302,19 @@ impl Local {
         let mut module = ptr::null_mut();
         // SAFETY: the bdev's context belongs to its operations; both outlive the channel.
         let status = unsafe { chan_create(bdev.ctx, &raw const args, &raw mut module) };
-        // SAFETY: in the list, so alive.
+        // SAFETY: it is in the list, so it is alive.
         let made = unsafe { &*channel };
         match status {
-            1 => {} // chan_ready follows
+            1 => {} // the module calls `chan_ready` later
             0 => made.ready(module, 0),
             errno => {
                 self.channels.borrow_mut().retain(|&other| other != channel);
-                // SAFETY: out of the list, no reference was given out.
+                // SAFETY: it is not in the list any more, and no reference to it was given out.
                 drop(unsafe { Box::from_raw(channel) });
                 bdev.channels.fetch_sub(1, Ordering::AcqRel);
                 return Err(Error::new(
                     -errno,
-                    format!("bdev {}: its module could not make a channel", bdev.name),
+                    format!("bdev {}: its module could not create a channel", bdev.name),
                 ));
             }
         }
@@ -329,20 +333,21 @@ impl Local {
         }
     }
 
-    /// The module's part is gone.
+    /// Frees a channel whose module part is gone.
     pub(super) fn free(&self, channel: &Channel) {
         let channel: *const Channel = channel;
         self.channels.borrow_mut().retain(|&other| !ptr::eq(other, channel));
         self.dirty.borrow_mut().retain(|&other| other != channel);
         self.attention.borrow_mut().retain(|&other| other != channel);
-        // SAFETY: it was boxed by `create`, is in no list any more and has no I/O.
+        // SAFETY: `create` boxed it, it is in no list any more, and it has no I/O.
         let channel = unsafe { Box::from_raw(channel.cast_mut()) };
         channel.bdev.retired.add(&channel.stats);
         channel.bdev.channels.fetch_sub(1, Ordering::AcqRel);
         device::channel_is_gone(&channel.bdev);
     }
 
-    /// Whether it is so for one of the thread's I/O, free or not. Looks at all of them.
+    /// Whether `is_so` returns true for one of the thread's I/O, free or not. It visits all of
+    /// them.
     pub(super) fn any_io(&self, is_so: impl Fn(Io) -> bool) -> bool {
         self.channels.borrow().iter().any(|&channel| {
             // SAFETY: channels in the list are alive.
@@ -378,7 +383,7 @@ impl Local {
         self.attention.borrow_mut().push(channel);
     }
 
-    /// Ends bursts, sends again what waits, frees what nobody references.
+    /// Calls `flush` for ended bursts, submits waiting I/O again, and frees unreferenced channels.
     pub(crate) fn end_round(&self) {
         if !self.dirty.borrow().is_empty() {
             self.walk(&self.dirty, Channel::flush);
@@ -392,25 +397,25 @@ impl Local {
         }
     }
 
-    /// Empties the list and visits what was in it. What the visits add is for the next round. Both
-    /// lists keep their memory, so that a round allocates nothing.
+    /// Empties the list and visits its channels. Channels that are added during the visits wait for
+    /// the next round. Both lists keep their memory, so a round allocates nothing.
     fn walk(&self, list: &RefCell<Vec<*const Channel>>, visit: impl Fn(&Channel)) {
         let mut walked = self.walked.take();
         std::mem::swap(&mut walked, &mut list.borrow_mut());
         for channel in walked.drain(..) {
-            // SAFETY: alive: during a walk a channel is freed by its own visit at most, and it is in
-            // a list once.
+            // SAFETY: the channel is alive: each channel is in a list once, and during this loop
+            // only its own visit may free it.
             visit(unsafe { &*channel });
         }
         self.walked.replace(walked);
     }
 
-    /// Whether the thread must not sleep.
+    /// Whether the thread must not sleep, because a channel needs it in this round.
     pub(crate) fn has_work(&self) -> bool {
         !self.dirty.borrow().is_empty() || self.deadline().is_some_and(|at| at <= clock::now())
     }
 
-    /// When something must be looked at again, if anything.
+    /// The earliest time when a channel must be checked again, if any.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let attention = self.attention.borrow();
         // SAFETY: channels in the list are alive.

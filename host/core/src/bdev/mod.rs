@@ -1,6 +1,6 @@
 //! The bdev bus.
 //!
-//! The way of an I/O, one file per stage:
+//! The path of an I/O, one file for each stage:
 //!
 //! ```text
 //! client ─ submit ─┬──────────────────────────────────┬─ dispatch ─ module ─┬─ complete ─▶ client
@@ -8,9 +8,10 @@
 //!             └─────────────── pass (a filter, to its base) ◀───────────────┘
 //! ```
 //!
-//! and the life of a bdev: `device` (registration, names, limits, removal), `desc` (open, claims,
-//! events), `channel` (one thread's state of one bdev), `local` (a thread's channels and their
-//! handles), `reset`, `quiesce`, `examine`, `stats`, `failed`. See `docs/data-path.md`.
+//! The life of a bdev: `device` (registration, names, limits, removal), `desc` (open descriptors
+//! and events), `claim` (who may write), `channel` (one thread's state of one bdev), `local` (a
+//! thread's channels and their handles), `reset`, `quiesce`, `examine`, `stats`, `failed`. See
+//! `docs/data-path.md`.
 #![expect(unsafe_code, reason = "requests and channels are shared with plugins by raw pointers")]
 
 pub mod channel;

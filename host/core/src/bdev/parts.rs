@@ -1,12 +1,12 @@
-//! Between `submit` and `dispatch`: an I/O that the module cannot take as it is becomes parts that
-//! it can. Each part is an I/O of the same channel and goes through `submit` again.
+//! Between `submit` and `dispatch`: the bus replaces an I/O that the module cannot take unchanged
+//! by parts that it can. Each part is an I/O on the same channel and goes through `submit` again.
 //!
 //! | work | when | parts |
 //! |---|---|---|
 //! | split | a limit of the module, an optimal boundary | all at once, over slices of the list |
-//! | bounce | memory that is not aligned, or in finer pieces than the module takes | one after the other, through a buffer |
+//! | bounce | unaligned memory, or pieces that are too small or too many | one after another, through a buffer |
 //! | zeroes | write zeroes is not declared | writes from a buffer of zeroes |
-//! | compare | compare is not declared, or not in this form | reads into a buffer, compared here |
+//! | compare | compare is not declared, or the module cannot take this one whole | reads into a buffer, which the bus compares |
 //! | write through | FUA is not declared and there is a cache | the write, then a flush |
 
 use super::channel::Channel;
@@ -18,7 +18,7 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// What is to be done.
+/// The work that an I/O needs before the module can take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     Split,
@@ -26,11 +26,11 @@ pub(super) enum Work {
     Zeroes,
     Compare,
     WriteThrough,
-    /// A flush of a device that keeps nothing back.
+    /// A flush of a device without a write cache: nothing to do.
     Nothing,
 }
 
-/// What the I/O needs, if it cannot go as it is.
+/// The work that the I/O needs; `None` when the module can take it unchanged.
 pub(super) fn needed(channel: &Channel, io: Io) -> Option<Work> {
     let request = io.request();
     let limits = &channel.limits;
@@ -41,7 +41,7 @@ pub(super) fn needed(channel: &Channel, io: Io) -> Option<Work> {
             }
             if limits.split_data {
                 match next_data_part(channel, io, 0) {
-                    0 => return Some(Work::Bounce), // pieces finer than the module takes
+                    0 => return Some(Work::Bounce), // the module cannot take even the smallest part from these pieces
                     len if len < request.nblocks => return Some(Work::Split),
                     _ => {}
                 }
@@ -67,7 +67,7 @@ fn over(nblocks: u64, limit: u32) -> bool {
     limit != 0 && nblocks > u64::from(limit)
 }
 
-/// Whether every piece begins aligned and, but for the last, ends so.
+/// Whether every piece begins aligned and, except for the last one, ends aligned.
 fn is_aligned(io: Io, align: u32) -> bool {
     let mask = align as usize - 1;
     let Some((last, others)) = io.iov().split_last() else { return true };
@@ -75,8 +75,8 @@ fn is_aligned(io: Io, align: u32) -> bool {
         && others.iter().all(|element| (element.addr as usize | element.len as usize) & mask == 0)
 }
 
-/// Whether a compare fits the module whole; else it is emulated, so that the offset of a difference
-/// is one of the whole.
+/// Whether the module can take the whole compare. Otherwise the bus emulates it, so that the
+/// reported offset of a difference counts from the start of the whole I/O.
 fn goes_as_it_is(channel: &Channel, io: Io) -> bool {
     let limits = &channel.limits;
     limits.declared(BAY_OP_COMPARE)
@@ -84,8 +84,9 @@ fn goes_as_it_is(channel: &Channel, io: Io) -> bool {
         && is_aligned(io, limits.align)
 }
 
-/// Whether FUA is asked for and the module keeps writes back without knowing the flag. Where it keeps
-/// nothing back the flag has nothing to say and is taken away: it was not declared.
+/// Whether the I/O requests FUA, which the module does not support, and the module has a write
+/// cache. Without a write cache the flag is not needed and is cleared, because the module did not
+/// declare it.
 fn must_write_through(channel: &Channel, io: Io) -> bool {
     let limits = &channel.limits;
     if io.request().flags & BAY_IO_FUA == 0 || limits.fua_declared {
@@ -97,7 +98,7 @@ fn must_write_through(channel: &Channel, io: Io) -> bool {
     limits.write_cache
 }
 
-/// Begins the work; ends the I/O when there is none.
+/// Starts the work. If there is none, completes the I/O.
 pub(super) fn begin(io: Io, work: Work) {
     io.progress.set(0);
     io.pending.set(0);
@@ -111,7 +112,7 @@ pub(super) fn begin(io: Io, work: Work) {
     }
 }
 
-/// A part of `parent` with its op and without its flags, lists and position.
+/// Creates a part of `parent` with the op `op` and without flags, lists and position.
 fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     let child = parent.channel().pool.get(parent.channel());
     child.begin(parent.writable.get(), true);
@@ -134,7 +135,7 @@ fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
     child
 }
 
-/// Keeps the detail of the first part that failed.
+/// Keeps the status and the detail of the first part that failed.
 fn note_failure(parent: Io, child: Io, status: i32) {
     if parent.failure.get() == 0 {
         parent.failure.set(status);
@@ -154,14 +155,14 @@ fn split(parent: Io) {
         let request = parent.request();
         (request.op, request.flags, request.lba, request.nblocks)
     };
-    // One more than there are, so that parts that end at once do not end the parent.
+    // Counts one extra part, so that parts that complete at once do not complete the parent.
     parent.pending.set(1);
     let mut begun = 0;
     while begun < nblocks {
         let len = match op {
             BAY_OP_UNMAP => in_units(channel, op, channel.limits.max_unmap.into()),
             BAY_OP_WRITE_ZEROES => in_units(channel, op, channel.limits.max_write_zeroes.into()),
-            // Where the pieces are finer than the module takes, the part goes through a buffer.
+            // If the pieces are smaller than the module takes, the part goes through a buffer.
             _ => next_data_part(channel, parent, begun).max(smallest(channel, op)),
         }
         .min(nblocks - begun);
@@ -182,10 +183,10 @@ fn split(parent: Io) {
 }
 
 unsafe extern "C" fn split_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its parts.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its parts.
     let parent = unsafe { Io::from_arg(arg) };
     if status != 0 {
-        // SAFETY: the callback's I/O is alive until it returns.
+        // SAFETY: the I/O is alive until its callback returns.
         note_failure(parent, unsafe { Io::from_abi(child) }, status);
     }
     split_part_ended(parent);
@@ -199,18 +200,19 @@ fn split_part_ended(parent: Io) {
     }
 }
 
-/// The fewest blocks that the op may have.
+/// The smallest number of blocks that an I/O with this op may have.
 fn smallest(channel: &Channel, op: u16) -> u64 {
     if op == BAY_OP_READ || op == BAY_OP_COMPARE { 1 } else { channel.limits.write_unit.into() }
 }
 
-/// A number of blocks cut to a multiple of what the op may have.
+/// Rounds a number of blocks down to a multiple of the smallest one for this op.
 fn in_units(channel: &Channel, op: u16, nblocks: u64) -> u64 {
     let unit = smallest(channel, op);
     if unit == 1 { nblocks } else { nblocks / unit * unit }
 }
 
-/// How many blocks from `begun` on the module takes in one piece. 0: not even the smallest one.
+/// The number of blocks, from block `begun` of the I/O on, that the module takes in one part. It is
+/// 0 when the module cannot take even the smallest part.
 fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     let limits = &channel.limits;
     let request = io.request();
@@ -228,8 +230,9 @@ fn next_data_part(channel: &Channel, io: Io, begun: u64) -> u64 {
     in_units(channel, request.op, len)
 }
 
-/// How many of `len` blocks the module takes at `lba` when they lie in one piece: a buffer is filled no
-/// further, so that its part is not split again into parts that lie worse.
+/// How many of the `len` blocks at `lba` the module takes in one part when they are contiguous in
+/// memory. The bus does not put more into the buffer, because the part would then be split again,
+/// at worse places.
 fn one_piece(channel: &Channel, op: u16, lba: u64, mut len: u64) -> u64 {
     let limits = &channel.limits;
     if limits.max_io_blocks != 0 {
@@ -272,8 +275,8 @@ fn blocks_within_segments(channel: &Channel, io: Io, begun: u64) -> u64 {
     bytes / block
 }
 
-/// Gives `child` the slices of the parent's list and metadata that belong to `len` blocks from
-/// `begun` on. The list's memory is the child's and is kept for the next one.
+/// Gives `child` the slices of the parent's list and metadata for `len` blocks from block `begun`.
+/// The child owns the list's memory and reuses it.
 pub(super) fn slice(parent: Io, child: Io, begun: u64, len: u64) {
     slice_metadata(parent, child, begun, len);
     let block = u64::from(parent.channel().limits.block_size);
@@ -318,9 +321,9 @@ fn slice_metadata(parent: Io, child: Io, begun: u64, len: u64) {
     });
 }
 
-// ---- bounce and compare: one part after the other through one buffer ----------------------------
+// ---- bounce and compare: one part after another through one buffer ------------------------------
 
-/// Bytes of a channel's own buffer, or the smallest write if that is more.
+/// The size in bytes of a channel's reserve buffer, unless the smallest write is larger.
 const RESERVE: usize = 4096;
 
 fn with_buffer(parent: Io, work: Work) {
@@ -330,10 +333,10 @@ fn with_buffer(parent: Io, work: Work) {
     let unit = usize::try_from(smallest(channel, parent.request().op)).unwrap_or(1);
     let largest = buf::max_len() / (block * unit) * (block * unit);
     if largest == 0 {
-        return complete::finish(parent, -libc::EINVAL); // blocks larger than the host's buffers
+        return complete::finish(parent, -libc::EINVAL); // a block does not fit into the host's buffers
     }
     let len = wanted.saturating_mul(block).min(largest);
-    // SAFETY: no waiter is given.
+    // SAFETY: the call passes no waiter.
     let got = unsafe { buf::get(len, ptr::null_mut()) }.map(|got| (got, len)).or_else(|| {
         let most = RESERVE.max(block * unit) / (block * unit) * (block * unit);
         channel.reserve.take(RESERVE.max(block * unit)).map(|got| (got, len.min(most)))
@@ -393,9 +396,9 @@ fn next_through_buffer(parent: Io, work: Work) {
 }
 
 unsafe extern "C" fn bounce_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its part.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
-    // SAFETY: the callback's I/O is alive until it returns.
+    // SAFETY: the I/O is alive until its callback returns.
     let child = unsafe { Io::from_abi(child) };
     if status != 0 {
         note_failure(parent, child, status);
@@ -408,9 +411,9 @@ unsafe extern "C" fn bounce_done(arg: *mut c_void, child: *mut bay_io, status: i
 }
 
 unsafe extern "C" fn compare_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its part.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
-    // SAFETY: the callback's I/O is alive until it returns.
+    // SAFETY: the I/O is alive until its callback returns.
     let child = unsafe { Io::from_abi(child) };
     let begun = parent.progress.get();
     if status != 0 {
@@ -436,8 +439,8 @@ enum Direction {
     FromBuffer,
 }
 
-/// Walks the pieces of the parent's memory that lie `bytes` from block `begun` on, each with its
-/// place in the buffer.
+/// Iterates over the pieces of the parent's memory that cover `bytes` bytes from block `begun`.
+/// Each item is an address, an offset in the buffer and a length.
 fn pieces(parent: Io, begun: u64, bytes: u32) -> impl Iterator<Item = (*mut u8, usize, usize)> {
     let block = u64::from(parent.channel().limits.block_size);
     let mut skip = usize::try_from(begun * block).unwrap_or(usize::MAX);
@@ -467,7 +470,7 @@ fn copy(parent: Io, begun: u64, bytes: u32, direction: Direction) {
             Direction::FromBuffer => (slot.cast_const(), memory),
         };
         // SAFETY: `pieces` stays inside the client's list, whose memory is valid until completion,
-        // and inside the buffer, which is ours; they are different allocations.
+        // and inside our buffer. They are different allocations.
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
 }
@@ -475,9 +478,9 @@ fn copy(parent: Io, begun: u64, bytes: u32, direction: Direction) {
 fn first_difference(parent: Io, begun: u64, bytes: u32) -> Option<u64> {
     let (buffer, ..) = parent.buffer.get();
     pieces(parent, begun, bytes).find_map(|(memory, place, len)| {
-        // SAFETY: as in `copy`; nobody writes the client's memory during a compare.
+        // SAFETY: as in `copy`; nobody writes to the client's memory during a compare.
         let theirs = unsafe { std::slice::from_raw_parts(memory, len) };
-        // SAFETY: as in `copy`; the read into the buffer has ended.
+        // SAFETY: as in `copy`; the read into the buffer has completed.
         let ours = unsafe { std::slice::from_raw_parts(buffer.wrapping_add(place), len) };
         let at = theirs.iter().zip(ours).position(|(a, b)| a != b)?;
         Some((place + at) as u64)
@@ -486,9 +489,11 @@ fn first_difference(parent: Io, begun: u64, bytes: u32) -> Option<u64> {
 
 // ---- zeroes -----------------------------------------------------------------------------------
 
+/// The size of the buffer of zeroes, in bytes.
 const ZEROES: usize = 1 << 20;
 
-/// A buffer of zeroes that nobody writes.
+/// A buffer of zeroes that nobody writes to, with its region. `None` when there is no memory for
+/// it.
 fn zeroes() -> Option<(*mut c_void, u32)> {
     static ZERO: OnceLock<Option<(usize, u32)>> = OnceLock::new();
     let (addr, region) = (*ZERO.get_or_init(|| {
@@ -525,9 +530,9 @@ fn next_zeroes(parent: Io) {
 }
 
 unsafe extern "C" fn zeroes_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its part.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
-    // SAFETY: the callback's I/O is alive until it returns.
+    // SAFETY: the I/O is alive until its callback returns.
     let child = unsafe { Io::from_abi(child) };
     if status != 0 {
         note_failure(parent, child, status);
@@ -555,10 +560,10 @@ fn write_first(parent: Io) {
 }
 
 unsafe extern "C" fn write_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its part.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
     if status != 0 {
-        // SAFETY: the callback's I/O is alive until it returns.
+        // SAFETY: the I/O is alive until its callback returns.
         note_failure(parent, unsafe { Io::from_abi(child) }, status);
         return complete::finish(parent, status);
     }
@@ -567,10 +572,10 @@ unsafe extern "C" fn write_done(arg: *mut c_void, child: *mut bay_io, status: i3
 }
 
 unsafe extern "C" fn flush_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `part` set the parent as the argument; it waits for its part.
+    // SAFETY: `part` set the parent as the argument, and the parent waits for its part.
     let parent = unsafe { Io::from_arg(arg) };
     if status != 0 {
-        // SAFETY: the callback's I/O is alive until it returns.
+        // SAFETY: the I/O is alive until its callback returns.
         note_failure(parent, unsafe { Io::from_abi(child) }, status);
     }
     complete::finish(parent, status);

@@ -1,9 +1,10 @@
-//! Between two modules: a filter sends an I/O on to another bdev as it is, but for its first block,
-//! or sends children of it, each with a part of its data.
+//! Between two modules: a filter passes an I/O on to another bdev with only its first block
+//! changed, or submits children of it, each with a part of its data.
 //!
-//! A passed request itself goes on: it remembers the filter's channel, where it comes back to when the
-//! module below has ended it (`complete`), and the filter hears no more of it. It takes another
-//! request when the module below wants more room of its own than this one has, or when it has come
+//! The bus passes on the same request. The request remembers the filter's channel and returns there
+//! when the module below has completed it (`complete`); the filter gets no callback. The bus uses a
+//! child request instead when the module below needs a larger driver context than this request has,
+//! or when the request has already passed through too many filters.
 //! through too many filters.
 
 use super::channel::Channel;
@@ -14,7 +15,7 @@ use super::{complete, dispatch, parts, submit};
 use drivebay_plugin_api::*;
 use std::ffi::c_void;
 
-/// Sends `io`, which the caller's module has, on to the bdev of `handle` at `lba`.
+/// Passes `io`, which is at the caller's module, on to the bdev of `handle` at block `lba`.
 pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
     match io.channel().vouched_base(handle) {
         Some(base) if is_straight(base, io, lba) && io.hop(base) => {
@@ -25,8 +26,8 @@ pub(crate) fn pass(handle: u64, io: Io, lba: u64) {
     }
 }
 
-/// Whether the stage `submit` of a filter that vouches for its base has found all that the base's
-/// would find.
+/// Whether the checks of the filter's `submit` stage also cover the base. Only the base's size and
+/// boundary need a check here.
 #[inline]
 fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
     let request = io.request();
@@ -36,7 +37,7 @@ fn is_straight(base: &Channel, io: Io, lba: u64) -> bool {
         && (lba ^ last) < base.limits.straight.boundary
 }
 
-/// An I/O that has to be looked at again.
+/// Passes an I/O on with all checks of the base's `submit` stage.
 #[inline(never)]
 fn with_care(handle: u64, io: Io, lba: u64) {
     let filter = io.channel();
@@ -61,7 +62,8 @@ fn with_care(handle: u64, io: Io, lba: u64) {
     }
 }
 
-/// Moves the blocks that the request names, so that the first one is `lba`.
+/// Changes the blocks that the request names so that the first one is `lba`. The source of a copy
+/// moves by the same distance.
 pub(super) fn move_to(request: &mut bay_io, lba: u64) {
     if op_rules(request.op).is_some_and(|rules| rules.extent == Extent::TwoRanges) {
         let [source, _] = &mut request.arg;
@@ -70,15 +72,16 @@ pub(super) fn move_to(request: &mut bay_io, lba: u64) {
     request.lba = lba;
 }
 
-/// The handle is none.
+/// Fails an I/O because the handle is not valid.
 #[cold]
 fn refuse(io: Io) {
-    // SAFETY: the module has the I/O, and ends it here.
+    // SAFETY: the module owns the I/O and completes it here.
     unsafe { complete::done(io.abi(), -libc::EBADF) };
 }
 
-/// Whether every read and write that leaves `submit` under the filter's limits could be sent to the
-/// module that has the base's, at any place that is there and does not cross the base's boundary.
+/// Whether the base's module can take every read and write that passes `submit` under the filter's
+/// limits. The position is not part of this check: the I/O must still be on the base and not cross
+/// its boundary.
 fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
     let declares = |op| !filter.declared(op) || base.declared(op);
     declares(BAY_OP_READ)
@@ -93,7 +96,7 @@ fn is_as_strict(filter: &Limits, base: &Limits) -> bool {
         && filter.pieces_fit(base)
 }
 
-/// Sends another request on in place of `parent`, which ends when that does.
+/// Submits a child in place of `parent`. The parent completes when the child does.
 #[cold]
 fn pass_child(handle: u64, parent: Io, lba: u64) {
     let Some(child) = derive(handle, parent) else { return refuse(parent) };
@@ -104,14 +107,15 @@ fn pass_child(handle: u64, parent: Io, lba: u64) {
 }
 
 unsafe extern "C" fn child_done(arg: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `pass_child` set the parent as the argument; it waits for its child.
+    // SAFETY: `pass_child` set the parent as the argument, and the parent waits for its child.
     let parent = unsafe { Io::from_arg(arg) };
     parent.change(|request| request.holds -= 1);
-    // SAFETY: the callback's I/O is alive until it returns.
+    // SAFETY: the I/O is alive until its callback returns.
     complete_from(parent, unsafe { Io::from_abi(child) }, status);
 }
 
-/// A child of `parent` on another channel: all fields copied, its own identity. Not bound by the limit.
+/// Creates a child of `parent` on another channel. It copies all fields except those that identify
+/// the request. Children do not count toward the limit of the channel's clients.
 pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
     local::with(handle, |way| {
         let io = way.channel.pool.get(way.channel);
@@ -126,8 +130,8 @@ pub(crate) fn derive(handle: u64, parent: Io) -> Option<Io> {
     })
 }
 
-/// As [`derive`], with the data and metadata of `nblocks` blocks of `parent` from its block `first`
-/// on; `None` also when the parent does not have these.
+/// As [`derive`], for the data and metadata of `nblocks` blocks from block `first` of `parent`.
+/// Also `None` when the parent does not have these blocks.
 pub(crate) fn derive_part(handle: u64, parent: Io, first: u64, nblocks: u64) -> Option<Io> {
     let all = parent.request().nblocks;
     if first.checked_add(nblocks).is_none_or(|end| end > all) {
@@ -140,13 +144,13 @@ pub(crate) fn derive_part(handle: u64, parent: Io, first: u64, nblocks: u64) -> 
     Some(child)
 }
 
-/// Ends `parent` as its child has ended; called from the child's callback.
+/// Completes `parent` with the status of its child. Called from the child's callback.
 pub(crate) fn complete_from(parent: Io, child: Io, status: i32) {
     let (detail, kind) = (child.request().detail, child.request().detail_kind);
     parent.change(|request| {
         request.detail = detail;
         request.detail_kind = kind;
     });
-    // SAFETY: the module has the parent, and ends it here.
+    // SAFETY: the module owns the parent and completes it here.
     unsafe { complete::done(parent.abi(), status) };
 }

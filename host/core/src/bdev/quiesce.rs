@@ -1,6 +1,7 @@
-//! Quiesce: I/O of a range, or all of it, is held back in front of the module, and whoever asked is
-//! told when none of it is at the module any more. What arrives meanwhile keeps its order and goes on
-//! after `unquiesce`. Reset, abort and, beside a range, what has no range pass.
+//! Quiesce: the bus holds back the I/O of a range, or of the whole bdev, before it reaches the
+//! module, and calls the requester when none of it is at the module any more. I/O that arrives in
+//! the meantime keeps its order and continues after `unquiesce`. Aborts and resets pass. When only
+//! a range is quiesced, I/O without a range passes, too.
 
 use super::channel::Channel;
 use super::device::{self, Bdev};
@@ -12,11 +13,11 @@ use crate::{Error, Result};
 use drivebay_plugin_api::*;
 use std::sync::Arc;
 
-/// Blocks whose I/O is held back.
+/// A range of blocks whose I/O is held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     lba: u64,
-    /// 0 = the whole bdev, whatever its size becomes.
+    /// 0 = the whole bdev, even after a resize.
     nblocks: u64,
 }
 
@@ -35,7 +36,7 @@ impl Range {
             Extent::None => self.nblocks == 0,
             Extent::Blocks => self.overlaps(lba, nblocks),
             Extent::TwoRanges => self.overlaps(lba, nblocks) || self.overlaps(source, nblocks),
-            // It may concern any block from there on.
+            // A seek or a zone op may concern any block from `lba` on.
             Extent::Block => self.overlaps(lba, u64::MAX),
             Extent::Command => true,
         }
@@ -47,11 +48,12 @@ pub(super) fn holds(channel: &Channel, io: Io) -> bool {
     channel.ranges.borrow().iter().any(|range| range.holds(io.request()))
 }
 
-/// Holds back the I/O of `nblocks` blocks from `lba` on (0 and 0: of the whole bdev); `done` when none
-/// of it is at the module. Ranges may overlap; each is let go on its own. App thread.
+/// Holds back the I/O of `nblocks` blocks from `lba` on (0 and 0: of the whole bdev). Calls `done`
+/// when none of it is at the module. Ranges may overlap; each needs its own `unquiesce`. App
+/// thread.
 ///
 /// # Errors
-/// `ENODEV`; `EINVAL` for a range that is not on the bdev.
+/// `ENODEV` when there is no such bdev; `EINVAL` for a range that is not on the bdev.
 pub fn quiesce(
     id: u64,
     lba: u64,
@@ -63,7 +65,7 @@ pub fn quiesce(
     if end.is_none() || (nblocks == 0 && lba != 0) {
         return Err(Error::new(
             libc::EINVAL,
-            format!("bdev {}: lba {lba} with {nblocks} blocks is not a range of it", bdev.name),
+            format!("bdev {}: {nblocks} blocks from lba {lba} are not a range on it", bdev.name),
         ));
     }
     let range = Range { lba, nblocks };
@@ -72,14 +74,14 @@ pub fn quiesce(
     Ok(())
 }
 
-/// Looks again until no channel has I/O of the range at the module.
+/// Checks again and again until no channel has I/O of the range at the module, then calls `done`.
 fn drain(bdev: Arc<Bdev>, range: Range, done: impl FnOnce(i32) + Send + 'static) {
     on_channels(
         &Arc::clone(&bdev),
         move |channel| at_module(channel, range),
         move |found| {
             if bdev.has_failed() {
-                done(-libc::EIO); // quarantined I/O may never end
+                done(-libc::EIO); // quarantined I/O may never complete
             } else if found.contains(&true) {
                 drain(bdev, range, done);
             } else {
@@ -95,7 +97,7 @@ fn at_module(channel: &Channel, range: Range) -> bool {
             .unwrap_or(false)
 }
 
-/// Whether the channel's module has the I/O, or has passed it on.
+/// Whether the I/O is at the channel's module or was passed on by it, and the range holds it.
 fn is_at_module(io: Io, channel: &Channel, range: Range) -> bool {
     io.lba_at_module(channel).is_some_and(|lba| {
         let mut request = *io.request();
@@ -104,10 +106,11 @@ fn is_at_module(io: Io, channel: &Channel, range: Range) -> bool {
     })
 }
 
-/// Lets go what `quiesce` with the same range holds back; `done` when it is on its way. App thread.
+/// Releases the I/O that `quiesce` with the same range holds back. Calls `done` when the bus has
+/// sent it on. App thread.
 ///
 /// # Errors
-/// `ENODEV`; `EINVAL` for a range that is not quiesced.
+/// `ENODEV` when there is no such bdev; `EINVAL` for a range that is not quiesced.
 pub fn unquiesce(
     id: u64,
     lba: u64,
@@ -121,7 +124,7 @@ pub fn unquiesce(
         let Some(place) = control.quiesced.iter().position(|&other| other == range) else {
             return Err(Error::new(
                 libc::EINVAL,
-                format!("bdev {}: lba {lba} with {nblocks} blocks is not quiesced", bdev.name),
+                format!("bdev {}: {nblocks} blocks from lba {lba} are not quiesced", bdev.name),
             ));
         };
         control.quiesced.remove(place);

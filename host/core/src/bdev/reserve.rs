@@ -1,12 +1,13 @@
-//! One buffer of a channel's own, made when the host's pools are empty for the first time. An I/O that
-//! holds a buffer may wait for one further down the stack; were all buffers held so, nobody would go
-//! on. With one buffer for each channel the lowest always can.
+//! The reserve buffer of a channel, allocated when the host's pools are empty for the first time.
+//! An I/O that holds a buffer may wait for another I/O further down the stack that needs one. If
+//! all buffers were held this way, none of them could continue. With one reserve buffer for each
+//! channel, the lowest one always can.
 
 use crate::env::memory;
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-/// The buffer, if it was needed, and whether it is in use.
+/// The buffer, once it was needed, and whether it is in use.
 #[derive(Default)]
 pub(super) struct Reserve {
     buffer: Cell<Option<(NonNull<u8>, u32)>>,
@@ -15,8 +16,8 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// The buffer and its region, unless it is taken or cannot be had. `len`, in bytes, is the same in
-    /// every call.
+    /// Returns the buffer and its region; `None` when it is in use or there is no memory for it.
+    /// `len`, in bytes, is the same in every call.
     pub(super) fn take(&self, len: usize) -> Option<(NonNull<u8>, u32)> {
         if self.taken.get() || (self.buffer.get().is_some() && self.len.get() < len) {
             return None;
@@ -29,7 +30,7 @@ impl Reserve {
         self.buffer.get()
     }
 
-    /// Takes it back; whether it was this one.
+    /// Takes the buffer back. Returns false when `buffer` is not the reserve buffer.
     pub(super) fn put(&self, buffer: NonNull<u8>) -> bool {
         let ours = self.buffer.get().is_some_and(|(own, _)| own == buffer);
         if ours {

@@ -1,5 +1,5 @@
-//! Reset: the I/O of every channel is held, the module resets (or the bus waits until nothing is in
-//! flight), then the I/O goes on. One at a time per bdev; a second one waits for its turn.
+//! Reset: the bus holds the I/O of every channel, then the module resets (or the bus waits until no
+//! I/O is in flight), then the I/O continues. A bdev does one reset at a time; a second one waits.
 
 use super::channel::{Gate, Phase};
 use super::io::Io;
@@ -9,14 +9,14 @@ use crate::reactor::thread;
 use drivebay_plugin_api::BAY_OP_RESET;
 use std::sync::Arc;
 
-/// An I/O on its way over other threads and back.
+/// An I/O that is carried to other threads and back.
 #[derive(Clone, Copy)]
 struct Travelling(Io);
 
-// SAFETY: only carried; it is used on its own thread again.
+// SAFETY: other threads only carry the I/O; it is used on its own thread again.
 unsafe impl Send for Travelling {}
 
-/// Begins a reset that a client submitted.
+/// Starts a reset that a client submitted.
 pub(super) fn begin(io: Io) {
     io.state.set_reset();
     let channel = io.channel();
@@ -26,7 +26,7 @@ pub(super) fn begin(io: Io) {
     let bdev = Arc::clone(&channel.bdev);
     let io = Travelling(io);
     if channel.phase.get() == Phase::Creating || !bdev.begin_reset() {
-        // The channel is not there yet, or another reset is under way: this one tries again.
+        // The channel is not ready yet, or another reset is under way: this one tries again later.
         return thread::send_boxed(thread::current_id(), move || again(io));
     }
     on_channels(&bdev, |channel| channel.gate.set(Gate::RESET), move |_| held(io));
@@ -44,11 +44,11 @@ fn held(io: Travelling) {
     drain(io);
 }
 
-/// Looks again until no channel has I/O at the module.
+/// Checks again and again until no channel has I/O at the module, then ends the reset.
 fn drain(io: Travelling) {
     let bdev = Arc::clone(&io.0.channel().bdev);
     if bdev.has_failed() {
-        return end(io, -libc::EIO); // quarantined I/O may never end
+        return end(io, -libc::EIO); // quarantined I/O may never complete
     }
     on_channels(
         &bdev,
@@ -63,7 +63,7 @@ fn drain(io: Travelling) {
     );
 }
 
-/// The module has reset.
+/// The module has completed the reset.
 pub(super) fn module_done(io: Io, status: i32) {
     end(Travelling(io), status);
 }

@@ -1,4 +1,4 @@
-//! Statistics: plain counters per channel, added up when somebody asks.
+//! Statistics: plain counters for each channel, added up on request.
 
 use super::device::Bdev;
 use super::io::Io;
@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use std::sync::Arc;
 
-/// Counters of one channel. Latency is taken from the clock of the round, so it is exact for I/O
-/// that takes longer than a round and 0 for I/O that ends in it.
+/// The counters of one channel. Latencies are measured with the clock of the round. They are exact
+/// for I/O that takes longer than a round, and 0 for I/O that completes within it.
 #[derive(Default)]
 pub(super) struct Counters([Row; ROWS]);
 
@@ -41,16 +41,17 @@ const OTHER: usize = 0;
 const READ: usize = BAY_OP_READ as usize;
 const WRITE: usize = BAY_OP_WRITE as usize;
 const UNMAP: usize = BAY_OP_UNMAP as usize;
-/// By op; those that have none share the row of what no op is. A power of two.
+/// The number of rows, indexed by op. Ops without a row share row 0, which belongs to no op. A
+/// power of two.
 const ROWS: usize = 8;
 
-/// Whether the op is counted apart.
+/// Whether the op has a row of its own.
 #[inline]
 pub(super) fn has_row(op: u16) -> bool {
     usize::from(op) < ROWS
 }
 
-/// What is counted of one I/O on every channel where it was.
+/// What is counted for one I/O on every channel that it passes.
 pub(super) struct Tally {
     row: usize,
     blocks: u64,
@@ -66,7 +67,7 @@ impl Tally {
         Self { row, blocks: request.nblocks, now_ns: clock::of_round(), status }
     }
 
-    /// As `of`, of a success of an op that has a row.
+    /// As `of`, for a successful I/O whose op has a row.
     #[inline]
     pub(super) fn of_usual(io: Io) -> Self {
         let request = io.request();
@@ -76,7 +77,7 @@ impl Tally {
 }
 
 impl Counters {
-    /// Counts an I/O that came to the channel at `since_ns`.
+    /// Counts an I/O that arrived on the channel at `since_ns`.
     #[inline]
     pub(super) fn count(&self, io: &Tally, since_ns: u64) {
         let Some(row) = self.0.get(io.row % ROWS) else { return };
@@ -137,29 +138,29 @@ impl Row {
     }
 }
 
-/// Which counters are set to zero.
+/// The counters that a reset sets to zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// All of them.
     All,
-    /// Longest and shortest latencies.
+    /// The longest and shortest latencies.
     MaxMin,
-    /// Errors.
+    /// The number of errors.
     Errors,
 }
 
-/// Of one op.
+/// The counters of one op.
 #[derive(Clone, Copy, Debug)]
 pub struct OpStat {
-    /// Completed with success.
+    /// The number of successful I/O.
     pub ops: u64,
-    /// Blocks of these.
+    /// The number of blocks of these I/O.
     pub blocks: u64,
-    /// Sum of latencies.
+    /// The sum of their latencies.
     pub latency_ns: u64,
-    /// Longest.
+    /// The longest latency.
     pub max_ns: u64,
-    /// Shortest; `u64::MAX` when there is none.
+    /// The shortest latency; `u64::MAX` when no I/O was counted.
     pub min_ns: u64,
 }
 
@@ -169,7 +170,7 @@ impl Default for OpStat {
     }
 }
 
-/// Of one bdev.
+/// The counters of one bdev.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IoStat {
     /// Reads.
@@ -178,7 +179,7 @@ pub struct IoStat {
     pub write: OpStat,
     /// Unmaps.
     pub unmap: OpStat,
-    /// I/O that failed.
+    /// The number of I/O that failed, of all ops.
     pub errors: u64,
 }
 
@@ -201,7 +202,7 @@ impl OpStat {
 }
 
 impl IoStat {
-    /// Adds another's counters.
+    /// Adds the counters of `other` to these.
     pub fn add(&mut self, other: &Self) {
         self.read.add(&other.read);
         self.write.add(&other.write);
@@ -210,7 +211,7 @@ impl IoStat {
     }
 }
 
-/// What channels that are gone had counted.
+/// The counters of channels that are gone.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     sum: std::sync::Mutex<IoStat>,
@@ -235,7 +236,7 @@ impl Totals {
     }
 }
 
-/// Adds up a bdev's counters over all threads, then calls `done` with them and, per channel, with
+/// Adds up a bdev's counters on all threads. Then calls `done` with the sum and, for each channel,
 /// the thread's id and its share.
 pub fn collect(bdev: &Arc<Bdev>, done: impl FnOnce(IoStat, Vec<(u64, IoStat)>) + Send + 'static) {
     let visited = Arc::clone(bdev);
@@ -256,7 +257,7 @@ pub fn collect(bdev: &Arc<Bdev>, done: impl FnOnce(IoStat, Vec<(u64, IoStat)>) +
     );
 }
 
-/// Sets a bdev's counters to zero on all threads.
+/// Sets a bdev's counters to zero on all threads, then calls `done`.
 pub fn reset(bdev: &Arc<Bdev>, what: Reset, done: impl FnOnce() + Send + 'static) {
     bdev.retired.reset(what);
     if what == Reset::All {

@@ -1,5 +1,6 @@
-//! First stage: is the I/O one that this bdev can be asked, and in one piece? All branching of the
-//! data path is in `with_care`. Next: `parts` when it is not in one piece, else `dispatch`.
+//! First stage: checks whether the bdev accepts the I/O and whether the module can take it in one
+//! piece. `with_care` contains all branches of the data path. Next stage: `parts` if the I/O needs
+//! work, else `dispatch`.
 
 use super::channel::Channel;
 use super::io::Io;
@@ -7,22 +8,23 @@ use super::{complete, dispatch, parts, reset, stats};
 use crate::reactor::clock;
 use drivebay_plugin_api::*;
 
-/// Takes an I/O from a client; its callback comes exactly once, from inside or later.
+/// Accepts an I/O from a client. The bus calls the callback exactly once, from inside this call or
+/// later.
 #[inline]
 pub(crate) fn submit(io: Io) {
     io.change(|request| request.detail_kind = BAY_DETAIL_NONE);
     take(io.channel(), io);
 }
 
-/// Takes an I/O that has come to `channel`, where it is.
+/// Accepts an I/O that has arrived on `channel`, from a client or from a filter.
 #[inline]
 pub(super) fn take(channel: &Channel, io: Io) {
     io.submitted_ns.set(clock::of_round());
     if is_straight(channel, io) { dispatch::send(channel, io) } else { with_care(channel, io) }
 }
 
-/// Whether it is what nearly all I/O is: a read or write of one piece of memory that the module takes
-/// as it is. What is true here, `check` and `parts::needed` would find too, one by one.
+/// Whether this is the usual I/O: a read or write with one piece of memory that the module takes
+/// unchanged. `check` and `parts::needed` come to the same result, one condition at a time.
 #[inline]
 fn is_straight(channel: &Channel, io: Io) -> bool {
     let (request, straight) = (io.request(), &channel.limits.straight);
@@ -41,12 +43,12 @@ fn is_straight(channel: &Channel, io: Io) -> bool {
         && (piece.addr as usize | piece.len as usize) & straight.align_mask == 0
 }
 
-/// Flags that must be understood.
+/// The flags that the module must support; it may ignore the others.
 fn must_flags(request: &bay_io) -> u32 {
     request.flags >> 16 << 16
 }
 
-/// What is not straight: bad, split, emulated, rare.
+/// Handles all I/O that is not straight: invalid, split, emulated or rare.
 #[inline(never)]
 fn with_care(channel: &Channel, io: Io) {
     if let Err(status) = check(channel, io) {
@@ -68,7 +70,8 @@ fn with_care(channel: &Channel, io: Io) {
     dispatch::send(channel, io);
 }
 
-/// Checks everything that a module may rely on, by the op's rules; an op without rules is refused.
+/// Checks everything that a module may rely on, by the rules of the op. An op without rules is
+/// refused.
 fn check(channel: &Channel, io: Io) -> Result<(), i32> {
     let request = io.request();
     let limits = &channel.limits;
@@ -111,7 +114,7 @@ fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<
     if is_good { Ok(()) } else { Err(-libc::EINVAL) }
 }
 
-/// Length of an NVMe command, in bytes. NVM Express Base 2.0, section 3.3.3.1.
+/// The length of an NVMe command, in bytes. NVM Express Base 2.0, section 3.3.3.1.
 const NVME_COMMAND_LEN: u32 = 64;
 
 fn check_data(io: Io, rules: &OpRules, block_size: u32) -> Result<(), i32> {
@@ -126,8 +129,8 @@ fn check_data(io: Io, rules: &OpRules, block_size: u32) -> Result<(), i32> {
     if wanted == Some(total) { Ok(()) } else { Err(-libc::EINVAL) }
 }
 
-/// What still waits in the bus is aborted here, the target's children too; what is at the module is
-/// the module's affair.
+/// Aborts the target and its children if they still wait in the bus. If the target is at the
+/// module, the module decides.
 fn abort(channel: &Channel, io: Io) {
     let [target, _] = io.request().arg;
     let waiting = channel.remove_queued(target);
@@ -138,7 +141,7 @@ fn abort(channel: &Channel, io: Io) {
         return complete::finish(io, 0);
     }
     if let Some(child) = channel.child_at_module(target) {
-        // The module knows it by its own id.
+        // The module knows the child by the child's own id.
         io.change(|request| request.arg = [child, 0]);
     }
     if channel.limits.declared(BAY_OP_ABORT) {

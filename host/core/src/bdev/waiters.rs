@@ -1,12 +1,14 @@
-//! Clients that wait for a free I/O: first in, first out, linked through their own memory.
+//! Clients that wait for a free I/O: a first-in, first-out queue, linked through the clients' own
+//! memory.
 
 use drivebay_plugin_api::bay_wait;
 use std::cell::Cell;
 use std::ptr;
 
 /// # Invariants
-/// Every waiter from `head` on through `link` was queued by [`push`](Self::push), whose caller keeps
-/// it valid and untouched until it is called or removed. `tail` is the last when there is a first.
+/// Every waiter that can be reached from `head` through `link` was queued by [`push`](Self::push).
+/// The caller of `push` keeps it valid and untouched until it is called or removed. `tail` is the
+/// last waiter; it only counts while `head` is not null.
 pub(super) struct Waiters {
     head: Cell<*mut bay_wait>,
     tail: Cell<*mut bay_wait>,
@@ -24,50 +26,51 @@ impl Waiters {
     /// Queues `wait`, unless it is null.
     ///
     /// # Safety
-    /// It stays valid and untouched until [`call_first`](Self::call_first) calls it or
-    /// [`remove`](Self::remove) returns, and is not queued yet.
+    /// `wait` is not queued yet. It stays valid and untouched until
+    /// [`call_first`](Self::call_first) calls it or [`remove`](Self::remove) returns.
     pub(super) unsafe fn push(&self, wait: *mut bay_wait) {
         if wait.is_null() {
             return;
         }
-        // SAFETY: valid by the contract.
+        // SAFETY: the caller keeps it valid.
         unsafe { (*wait).link = ptr::null_mut() };
         let last = self.tail.replace(wait);
         if self.head.get().is_null() {
             self.head.set(wait);
         } else {
-            // SAFETY: the last one is queued, so valid (invariant).
+            // SAFETY: the last waiter is queued, so it is valid (invariant).
             unsafe { (*last).link = wait.cast() };
         }
     }
 
-    /// Takes the first one and calls it.
+    /// Removes the first waiter and calls it.
     #[cold]
     pub(super) fn call_first(&self) {
         let first = self.head.get();
         if first.is_null() {
             return;
         }
-        // SAFETY: queued, so valid (invariant).
+        // SAFETY: it is queued, so it is valid (invariant).
         let bay_wait { cb, arg, link, .. } = unsafe { *first };
         self.head.set(link.cast());
         if let Some(cb) = cb {
-            // SAFETY: callback and argument belong together; the waiter is not queued any more.
+            // SAFETY: the callback and its argument belong together, and the waiter is not queued
+            // any more.
             unsafe { cb(arg) };
         }
     }
 
-    /// Takes `wait` out; whether it was queued.
+    /// Removes `wait`. Returns whether it was queued.
     pub(super) fn remove(&self, wait: *mut bay_wait) -> bool {
         let (mut before, mut here) = (ptr::null_mut::<bay_wait>(), self.head.get());
         while !here.is_null() {
-            // SAFETY: queued, so valid (invariant).
+            // SAFETY: it is queued, so it is valid (invariant).
             let next = unsafe { (*here).link };
             if ptr::eq(here, wait) {
                 if before.is_null() {
                     self.head.set(next.cast());
                 } else {
-                    // SAFETY: queued, so valid (invariant).
+                    // SAFETY: it is queued, so it is valid (invariant).
                     unsafe { (*before).link = next };
                 }
                 if next.is_null() {
@@ -113,7 +116,7 @@ mod tests {
         assert!(waiters.remove(places[2]));
         assert!(waiters.remove(places[4]));
         assert!(!waiters.remove(places[4]));
-        // SAFETY: as above; it left just now.
+        // SAFETY: as above; this waiter was just removed.
         unsafe { waiters.push(places[0]) };
         while !waiters.is_empty() {
             waiters.call_first();

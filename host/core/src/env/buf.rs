@@ -1,7 +1,7 @@
-//! Buffer pools with a cache per OS thread and one queue of waiters.
+//! Buffer pools with a cache for each OS thread and one queue of waiters for each pool.
 //!
-//! Two sizes, as SPDK's iobuf has them. A pool is one reservation of address space; its pages cost
-//! nothing until a buffer is used for the first time.
+//! There are two sizes, as in SPDK's iobuf. A pool reserves address space once; a page costs no
+//! memory until a buffer on it is used for the first time.
 #![expect(unsafe_code, reason = "buffers and waiters are raw memory of the ABI")]
 
 use crate::env::{memory, pci};
@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Sizes and counts, as `iobuf_set_options` sets them.
+/// Sizes and counts, as set by `iobuf_set_options`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Number of small buffers, at least 1.
@@ -31,7 +31,7 @@ pub struct Options {
 pub const DEFAULTS: Options =
     Options { small_count: 8192, large_count: 1024, small_size: 8192, large_size: 135_168 };
 
-/// Buffers that one OS thread keeps to itself, per size.
+/// The most buffers of one size that an OS thread keeps in its cache.
 const CACHE: usize = 64;
 
 struct Waiter {
@@ -39,20 +39,20 @@ struct Waiter {
     thread: u64,
 }
 
-// SAFETY: the waiter's memory stays with the queue until its callback runs on its own thread or the
-// waiter leaves the queue; the queue only carries the address.
+// SAFETY: the waiter's memory stays valid until its callback runs on its own thread or the waiter
+// leaves the queue. The queue only carries the address.
 unsafe impl Send for Waiter {}
 
 #[derive(Default)]
 struct Shared {
-    /// Base of the reservation, 0 before the first use.
+    /// The base of the reservation; 0 before the first use.
     base: usize,
     region: u32,
-    /// Buffers that were handed out at least once.
+    /// The number of buffers that were handed out at least once.
     carved: u64,
     free: Vec<usize>,
     waiters: VecDeque<Waiter>,
-    /// Waiters whose callback is on its way.
+    /// Waiters whose callback was sent and has not run yet.
     waking: Vec<usize>,
 }
 
@@ -61,7 +61,7 @@ struct Pool {
     count: AtomicU64,
     shared: Mutex<Shared>,
     retries: AtomicU64,
-    /// The log has told that there is no memory for it.
+    /// Whether the log has reported that there is no memory for this pool.
     is_told: AtomicBool,
 }
 
@@ -87,7 +87,8 @@ impl Pool {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Has the address space of the pool; its pages come with their first use.
+    /// Reserves the pool's address space, unless that is done. Its pages get memory at their first
+    /// use.
     fn reserve(&self, shared: &mut Shared) -> Result<()> {
         if shared.base != 0 {
             return Ok(());
@@ -108,7 +109,8 @@ impl Pool {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.count.load(Ordering::Relaxed);
         self.reserve(&mut shared).map_err(|error| self.tell(&error)).ok()?;
-        // A quarter of the cache at a time, so that few threads can share a small pool.
+        // Takes at most a quarter of the cache at a time, so that a few threads can share a small
+        // pool.
         let batch = usize::try_from(count / 64).unwrap_or(1).clamp(1, CACHE / 4);
         for _ in 0..batch {
             if let Some(addr) = shared.free.pop() {
@@ -122,19 +124,19 @@ impl Pool {
         Some(shared.region)
     }
 
-    /// Once: who needs a buffer asks again and again, and waits.
+    /// Logs the error, but only once: clients retry, and then wait.
     fn tell(&self, error: &Error) {
         if !self.is_told.swap(true, Ordering::Relaxed) {
             let (count, size) = (self.count.load(Ordering::Relaxed), self.size());
             tracing::error!(
-                "no memory for {count} buffers of {size} bytes; I/O that needs one waits. \
-                 iobuf_set_options makes them fewer. {}",
+                "no memory for {count} buffers of {size} bytes; I/O that needs a buffer waits. \
+                 Set a smaller count with iobuf_set_options. {}",
                 error.message()
             );
         }
     }
 
-    /// Queues the waiter, unless a buffer came back since the caller looked.
+    /// Queues the waiter, unless a buffer was returned since the caller looked for one.
     fn wait(&self, wait: NonNull<bay_wait>) -> Option<(NonNull<u8>, u32)> {
         WAITING.fetch_add(1, Ordering::SeqCst);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +149,7 @@ impl Pool {
         None
     }
 
-    /// Whether this waiter has not left since its turn came; it is not waking any more.
+    /// Whether the waiter was not aborted since its callback was sent. Removes it from `waking`.
     fn is_still_waking(&self, wait: NonNull<bay_wait>) -> bool {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let place = shared.waking.iter().position(|&waking| waking == wait.as_ptr() as usize);
@@ -159,7 +161,7 @@ impl Pool {
         !shared.free.is_empty() && !shared.waiters.is_empty()
     }
 
-    /// Leaves `keep` buffers in the cache.
+    /// Returns the cached buffers to the pool, except for `keep` of them.
     fn give_back(&self, cache: &mut Vec<usize>, keep: usize) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let surplus = keep.min(cache.len());
@@ -177,10 +179,10 @@ thread_local! {
     static CACHES: RefCell<[(Vec<usize>, u32); 2]> = const { RefCell::new([(Vec::new(), 0), (Vec::new(), 0)]) };
 }
 
-/// Sets sizes and counts; only before the first buffer is handed out.
+/// Sets sizes and counts. It must run before the first buffer is handed out.
 ///
 /// # Errors
-/// `EINVAL` names the field; `EBUSY` when buffers are in use already.
+/// `EINVAL` with the name of the field; `EBUSY` when the pools are already in use.
 pub fn configure(options: Options) -> Result<()> {
     for (name, count) in
         [("small_pool_count", options.small_count), ("large_pool_count", options.large_count)]
@@ -219,10 +221,11 @@ pub fn configure(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Takes the memory of both pools, before disks in RAM take what they need to work at all.
+/// Reserves the memory of both pools. It runs before disks in RAM take memory, because I/O cannot
+/// work without buffers.
 ///
 /// # Errors
-/// `ENOMEM` names the pool and what to change.
+/// `ENOMEM` with the name of the pool and the option to change.
 pub fn reserve() -> Result<()> {
     for (pool, name) in POOLS.iter().zip(["small", "large"]) {
         let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,7 +233,7 @@ pub fn reserve() -> Result<()> {
             let (count, size) = (pool.count.load(Ordering::Relaxed), pool.size());
             let message = format!(
                 "no memory for {count} {name} I/O buffers of {size} bytes; iobuf_set_options \
-                 ({name}_pool_count) makes them fewer. {}",
+                 ({name}_pool_count) sets a smaller count. {}",
                 error.message()
             );
             Error::new(error.errno(), message)
@@ -251,31 +254,32 @@ pub fn options() -> Options {
     }
 }
 
-/// Largest buffer in bytes.
+/// The size of the largest buffer, in bytes.
 #[must_use]
 pub fn max_len() -> usize {
     POOLS[1].size()
 }
 
-/// How often a buffer had to be waited for, small and large.
+/// How often a client had to wait for a buffer: small and large.
 #[must_use]
 pub fn retries() -> [u64; 2] {
     [POOLS[0].retries.load(Ordering::Relaxed), POOLS[1].retries.load(Ordering::Relaxed)]
 }
 
-/// The pool that buffers of `len` bytes come from: the size of its buffers in bytes, and how many of them one
-/// thread can always get when nobody else holds any. `None`: no pool has buffers of that size.
+/// The pool that buffers of `len` bytes come from: the size of its buffers in bytes, and how many
+/// of them one thread can always get while nobody else uses any. `None`: no pool has buffers that
+/// large.
 #[must_use]
 pub fn pool_for(len: usize) -> Option<(u32, u64)> {
     let pool = POOLS.get(pool_of(len)?)?;
     let count = pool.count.load(Ordering::Relaxed);
-    // Idle threads keep what is in their caches.
+    // Idle threads keep the buffers that are in their caches.
     let others = reactor::all().len().saturating_sub(1) as u64;
     let count = count.saturating_sub(others * kept(count) as u64);
     Some((u32::try_from(pool.size()).ok()?, count))
 }
 
-/// Buffers of a pool of `count` that a thread keeps in its cache, at most.
+/// The most buffers that a thread keeps in its cache for a pool of `count` buffers.
 fn kept(count: u64) -> usize {
     usize::try_from(count / 64).unwrap_or(CACHE).min(CACHE)
 }
@@ -284,11 +288,12 @@ fn pool_of(len: usize) -> Option<usize> {
     (0..POOLS.len()).find(|&index| POOLS.get(index).is_some_and(|pool| len <= pool.size()))
 }
 
-/// A buffer of at least `len` bytes and its region, or `None`; then `wait`, if given, is queued.
+/// Returns a buffer of at least `len` bytes and its region. `None`: no buffer is free, and `wait`,
+/// if given, is queued; or no pool has buffers that large.
 ///
 /// # Safety
-/// `wait` is null or points at a waiter that stays where it is until its callback runs or
-/// [`abort`] returns.
+/// `wait` is null, or it points to a waiter that stays valid and in place until its callback runs
+/// or [`abort`] returns.
 pub unsafe fn get(len: usize, wait: *mut bay_wait) -> Option<(NonNull<u8>, u32)> {
     let index = pool_of(len)?;
     let pool = POOLS.get(index)?;
@@ -308,7 +313,7 @@ pub unsafe fn get(len: usize, wait: *mut bay_wait) -> Option<(NonNull<u8>, u32)>
     pool.wait(NonNull::new(wait)?)
 }
 
-/// Gives a buffer back; `len` as it was asked for.
+/// Returns a buffer to its pool. `len` is the length that was requested.
 pub fn put(addr: NonNull<u8>, len: usize) {
     let Some(index) = pool_of(len) else { return };
     let Some(pool) = POOLS.get(index) else { return };
@@ -317,7 +322,8 @@ pub fn put(addr: NonNull<u8>, len: usize) {
         let Some((cache, _)) = caches.get_mut(index) else { return };
         let keep = kept(pool.count.load(Ordering::Relaxed));
         cache.push(addr);
-        // Caches never hold all buffers, so whoever waits sees one given back here or in the pool.
+        // No cache keeps all buffers, so a waiter gets a buffer that is returned here or to the
+        // pool.
         if WAITING.load(Ordering::SeqCst) > 0 {
             pool.give_back(cache, 0);
         } else if cache.len() > keep {
@@ -345,21 +351,23 @@ fn wake_one(pool: &'static Pool) {
 
 fn run(pool: &'static Pool, waiter: Waiter) {
     if pool.is_still_waking(waiter.wait) {
-        // SAFETY: the waiter did not leave, so its memory is the host's until this callback.
+        // SAFETY: the waiter was not aborted, so the host may use its memory until this callback.
         let wait = unsafe { waiter.wait.as_ref() };
         if let Some(cb) = wait.cb {
             let arg = wait.arg;
-            // SAFETY: the callback and its argument belong together and this is the waiter's thread.
+            // SAFETY: the callback and its argument belong together, and this is the waiter's
+            // thread.
             unsafe { cb(arg) };
         }
     }
-    // It may have left, or had its memory from elsewhere by now: then it is the next one's turn.
+    // The waiter may have been aborted, or may not need the buffer any more. Then the next waiter
+    // gets its turn.
     if pool.has_free_for_waiters() {
         wake_one(pool);
     }
 }
 
-/// Leaves the queue of waiters; the callback does not come any more. Called on the waiter's thread.
+/// Removes a waiter from the queue; its callback will not run. Called on the waiter's thread.
 pub fn abort(wait: *mut bay_wait) {
     for pool in &POOLS {
         let mut shared = pool.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -371,7 +379,8 @@ pub fn abort(wait: *mut bay_wait) {
     }
 }
 
-/// How many buffers were in use at the same time at most, small and large.
+/// How many buffers have ever left each pool: small and large. This is the peak of buffers that
+/// were in use or cached at the same time.
 #[must_use]
 pub fn carved() -> [u64; 2] {
     let carved = |pool: &Pool| pool.shared.lock().unwrap_or_else(PoisonError::into_inner).carved;

@@ -1,9 +1,9 @@
-//! Sets of cores, as `-m 0x3` or `-m [0,1]` name them.
+//! Sets of cores, written as `-m 0x3` or `-m [0,1]`.
 
 use crate::{Error, Result};
 use std::fmt;
 
-/// Highest core number that can be named, plus one.
+/// The highest core number that a set may contain, plus one.
 pub const MAX_CORES: usize = 1024;
 
 /// A set of cores.
@@ -13,13 +13,13 @@ pub struct CpuSet {
 }
 
 impl CpuSet {
-    /// The set that holds one core.
+    /// A set with one core.
     #[must_use]
     pub fn one(core: usize) -> Self {
         Self { cores: vec![core] }
     }
 
-    /// The cores this process may run on.
+    /// The cores that this process may run on.
     #[must_use]
     pub fn available() -> Self {
         let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -30,7 +30,7 @@ impl CpuSet {
     /// Parses a hexadecimal mask (`0x3`, `3`) or a list in brackets (`[0,2-3]`).
     ///
     /// # Errors
-    /// `EINVAL` when the text is neither, or the set is empty.
+    /// `EINVAL` when the text is neither, or when the set is empty.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -39,24 +39,24 @@ impl CpuSet {
         }
     }
 
-    /// The cores, ascending.
+    /// The cores in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.cores.iter().copied()
     }
 
-    /// How many cores are in the set.
+    /// The number of cores in the set.
     #[must_use]
     pub fn len(&self) -> usize {
         self.cores.len()
     }
 
-    /// A parsed set is never empty.
+    /// Whether the set has no cores; a parsed set always has at least one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.cores.is_empty()
     }
 
-    /// The lowest core.
+    /// The lowest core in the set.
     #[must_use]
     pub fn first(&self) -> usize {
         self.cores.first().copied().unwrap_or(0)
@@ -78,14 +78,14 @@ impl CpuSet {
 fn bad(why: &str) -> Error {
     Error::new(
         libc::EINVAL,
-        format!("cpumask: {why}; allowed is a mask such as 0x3 or a list such as [0,2-3]"),
+        format!("cpumask: {why}; allowed: a mask such as 0x3, or a list such as [0,2-3]"),
     )
 }
 
 fn parse_list(text: &str) -> Result<CpuSet> {
     let number = |text: &str| {
         let n: usize = text.trim().parse().map_err(|_| bad("not a core number"))?;
-        if n < MAX_CORES { Ok(n) } else { Err(bad("core numbers end at 1023")) }
+        if n < MAX_CORES { Ok(n) } else { Err(bad("the highest core number is 1023")) }
     };
     let mut cores = Vec::new();
     for part in text.split(',').filter(|part| !part.trim().is_empty()) {
@@ -110,7 +110,7 @@ fn parse_mask(text: &str) -> Result<CpuSet> {
     CpuSet::from_cores(cores)
 }
 
-/// As a mask, the way `thread_get_stats` shows it.
+/// Formats the set as a mask, as in `thread_get_stats`.
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let top = self.cores.last().copied().unwrap_or(0);

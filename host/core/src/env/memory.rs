@@ -1,8 +1,9 @@
 //! Memory that devices can reach.
 //!
-//! From hugepages when there are any and the allocation is large enough to be worth one, else from
-//! ordinary shared pages, so that nothing must be set up before the host starts. Every allocation is
-//! a mapping and a region of its own; region 0 means plain memory that the host knows nothing of.
+//! An allocation comes from hugepages when some are free and it is large enough to use at least
+//! half of one. Otherwise it comes from ordinary shared pages, so the machine needs no setup before
+//! the host starts. Each allocation is one mapping and one region. Region 0 means plain memory that
+//! the host does not know.
 #![expect(unsafe_code, reason = "mapping memory is a system call over raw addresses")]
 
 use super::{numa, pci, region};
@@ -13,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 const PAGE: usize = 4096;
-/// Whether any allocation is of hugepages.
+/// Whether any allocation uses hugepages.
 static HAS_HUGE: AtomicBool = AtomicBool::new(false);
-/// Sizes of hugepages that are tried, largest first, in bytes.
+/// The sizes of hugepages to try, largest first, in bytes.
 const HUGE_SIZES: [usize; 2] = [1 << 30, 2 << 20];
 
 /// Where allocations come from.
@@ -27,27 +28,28 @@ pub enum Source {
     Pages,
 }
 
-/// How memory is to be had; set once before the first allocation.
+/// How the host gets memory. Set once, before the first allocation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Never use hugepages.
     pub no_huge: bool,
-    /// Upper limit of all allocations in bytes, 0 = none.
+    /// The upper limit of all allocations together, in bytes; 0 = none.
     pub limit: u64,
-    /// What happens to an allocation with which all together exceed the machine's memory.
+    /// What happens when all allocations together exceed the machine's memory.
     pub overcommit: Overcommit,
 }
 
-/// What happens to an allocation with which all together exceed the machine's memory, or that of the
-/// control group. Pages cost nothing before they are used, so what is free now does not matter.
+/// What happens to an allocation when all allocations together exceed the memory of the machine or
+/// of the control group. Pages cost nothing before they are used, so the memory that is free now
+/// does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overcommit {
-    /// It is refused.
+    /// The host refuses the allocation.
     #[default]
     Refuse,
-    /// It is made, with a warning.
+    /// The host makes the allocation and logs a warning.
     Warn,
-    /// It is made.
+    /// The host makes the allocation.
     Allow,
 }
 
@@ -62,7 +64,7 @@ fn state() -> &'static Mutex<State> {
     STATE.get_or_init(Mutex::default)
 }
 
-/// Sets the options and says, for the log, where memory will come from.
+/// Sets the options. Returns where memory will come from, for the log.
 pub fn configure(options: Options) -> Source {
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     state.options = options;
@@ -72,7 +74,8 @@ pub fn configure(options: Options) -> Source {
         .map_or(Source::Pages, Source::Huge)
 }
 
-/// Changes what happens beyond the machine's memory. An [`Overcommit::Allow`] of the operator stays.
+/// Changes what happens beyond the machine's memory, unless the operator chose
+/// [`Overcommit::Allow`].
 pub fn set_overcommit(overcommit: Overcommit) {
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     if state.options.overcommit != Overcommit::Allow {
@@ -80,8 +83,8 @@ pub fn set_overcommit(overcommit: Overcommit) {
     }
 }
 
-/// Bytes of memory that this process may use at most: the machine's, or the limit of its control
-/// group or of one above it.
+/// The most bytes of memory that this process may use: those of the machine, or the limit of its
+/// control group or of a group above it.
 fn machine() -> u64 {
     static MACHINE: OnceLock<u64> = OnceLock::new();
     *MACHINE.get_or_init(|| {
@@ -93,7 +96,7 @@ fn machine() -> u64 {
     })
 }
 
-/// The folders of this process's control group and of all above it (cgroup v2).
+/// The folders of this process's control group and of all groups above it (cgroup v2).
 fn cgroups() -> impl Iterator<Item = PathBuf> {
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = text.lines().find_map(|line| line.strip_prefix("0::/")).map(str::to_owned);
@@ -102,7 +105,7 @@ fn cgroups() -> impl Iterator<Item = PathBuf> {
     all.into_iter().take_while(|folder| folder.starts_with("/sys/fs/cgroup"))
 }
 
-/// A limit in bytes; `None` when there is none ("max").
+/// Reads a limit in bytes; `None` when there is no limit ("max").
 fn limit_in(group: &Path, file: &str) -> Option<u64> {
     std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok()
 }
@@ -112,28 +115,31 @@ fn free_hugepages(size: usize) -> u64 {
     std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Bytes allocated now.
+/// The number of bytes that are allocated now.
 pub fn used() -> u64 {
     state().lock().unwrap_or_else(PoisonError::into_inner).used
 }
 
-/// Zeroed shared memory of at least `len` bytes, aligned to `align` (a power of two up to 1 GiB).
-/// Returns its first byte and its region.
+/// Allocates zeroed shared memory of at least `len` bytes, aligned to `align` (a power of two up to
+/// 1 GiB). Returns its first byte and its region.
 ///
 /// # Errors
-/// `EINVAL` for a bad size or alignment, `ENOMEM` when there is no memory or the limit is reached.
+/// `EINVAL` for a bad size or alignment; `ENOMEM` when there is no memory or a limit is reached.
 pub fn alloc(len: usize, align: usize) -> Result<(NonNull<u8>, u32)> {
     alloc_on(len, align, -1)
 }
 
-/// As [`alloc`], on a NUMA node; -1 = any.
+/// As [`alloc`], on a NUMA node; -1 = any node.
 ///
 /// # Errors
 /// As [`alloc`]; `EINVAL` also for a node that the machine does not have.
 pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32)> {
     let node = numa::check(numa)?;
     if len == 0 || !align.is_power_of_two() || align > 1 << 30 {
-        return Err(Error::new(libc::EINVAL, "DMA memory: length 0 or a bad alignment"));
+        return Err(Error::new(
+            libc::EINVAL,
+            "DMA memory: length 0, or an alignment that is not a power of two up to 1 GiB",
+        ));
     }
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     let limit = state.options.limit;
@@ -141,7 +147,7 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
         return Err(Error::new(
             libc::ENOMEM,
             format!(
-                "DMA memory: {len} bytes more than the limit of {limit} allows; {} are used (see --mem-size)",
+                "DMA memory: {len} more bytes exceed the limit of {limit}; {} are in use (see --mem-size)",
                 state.used
             ),
         ));
@@ -150,7 +156,7 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
     if sum > machine && state.options.overcommit != Overcommit::Allow {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let message = format!(
-            "DMA memory: {} MiB more make {} MiB, and the machine or control group has {} MiB",
+            "DMA memory: {} more MiB make {} MiB in all, and the machine or control group has {} MiB",
             mib(len as u64),
             mib(sum),
             mib(machine)
@@ -158,24 +164,25 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
         if state.options.overcommit == Overcommit::Refuse {
             return Err(Error::new(libc::ENOMEM, format!("{message} (see --overcommit)")));
         }
-        tracing::warn!("{message}: the host may be killed when it is all used");
+        tracing::warn!("{message}: the host may be killed when all of it is used");
     }
-    // Hugepages are reserved on any node: where a certain one is wanted, a page may be missing at its
-    // first use, which would kill the process.
+    // The kernel reserves hugepages on any node. On a certain node a page may be missing at its
+    // first use, and that would kill the process. So an allocation on a certain node uses ordinary
+    // pages.
     let no_huge = state.options.no_huge || node.is_some();
     let free = |size| if no_huge { 0 } else { free_hugepages(size) };
     let (base, mapped) = map(len, align, free)?;
     let bound = node.map_or(Ok(()), |node| numa::bind(base, mapped, node));
     let added = bound.and_then(|()| region::add(base, mapped));
     let number = added.inspect_err(|_| {
-        // SAFETY: the mapping just made, known to nobody.
+        // SAFETY: this is the mapping that was just made; nobody else knows it.
         unsafe { libc::munmap(base.as_ptr().cast(), mapped) };
     })?;
     state.used += mapped as u64;
     Ok((base, number))
 }
 
-/// Frees an allocation by its first byte. Unknown addresses are ignored.
+/// Frees an allocation, named by its first byte. Unknown addresses are ignored.
 pub fn free(addr: *mut u8) {
     if let Some(number) = region::of(addr as usize, 1) {
         // The devices let go of it before it is anybody else's.
@@ -184,8 +191,8 @@ pub fn free(addr: *mut u8) {
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
     let Some(len) = region::take(addr as usize) else { return };
     state.used -= len as u64;
-    // SAFETY: the mapping was made by `map` with this base and length, is in the table no more, and
-    // its owner gave it back.
+    // SAFETY: `map` made the mapping with this base and length, the table does not contain it any
+    // more, and its owner does not use it any more.
     unsafe { libc::munmap(addr.cast(), len) };
 }
 
@@ -202,7 +209,7 @@ pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
         // SAFETY: the caller's bytes.
         unsafe { addr.as_ptr().write_bytes(0, len) };
     } else {
-        // SAFETY: the caller's promise; there are only ordinary pages.
+        // SAFETY: the caller guarantees it, and there are only ordinary pages.
         unsafe { zero_pages(addr, len) };
     }
 }
@@ -210,30 +217,32 @@ pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
 /// As [`zero`], for ordinary pages: whole pages go back to the system.
 ///
 /// # Safety
-/// As of [`zero`], and no hugepage is among them.
+/// As for [`zero`], and none of the pages is a hugepage.
 unsafe fn zero_pages(addr: NonNull<u8>, len: usize) {
     let head = addr.align_offset(PAGE).min(len);
     let pages = (len - head) / PAGE * PAGE;
     // SAFETY: `head` is at most `len`, so the result is within the caller's bytes or at their end.
     let first_page = unsafe { addr.add(head) };
     let is_given_back = pages > 0 && {
-        // SAFETY: whole pages of the caller's shared mapping; they stay mapped and read as zeroes.
+        // SAFETY: these are whole pages of the caller's shared mapping; they stay mapped and read
+        // as zeroes.
         let result = unsafe { libc::madvise(first_page.as_ptr().cast(), pages, libc::MADV_REMOVE) };
         result == 0
     };
     if !is_given_back {
-        // SAFETY: the caller's bytes.
+        // SAFETY: the bytes belong to the caller.
         return unsafe { addr.as_ptr().write_bytes(0, len) };
     }
-    // SAFETY: the caller's bytes before the first page.
+    // SAFETY: these are the caller's bytes before the first whole page.
     unsafe { addr.as_ptr().write_bytes(0, head) };
     // SAFETY: `head + pages` is at most `len`.
     let tail = unsafe { first_page.add(pages) };
-    // SAFETY: the caller's bytes behind the last page.
+    // SAFETY: these are the caller's bytes after the last whole page.
     unsafe { tail.as_ptr().write_bytes(0, len - head - pages) };
 }
 
-/// Maps `len` bytes; returns what is mapped. `free_hugepages` counts those of a size.
+/// Maps `len` bytes. Returns the first byte and the length of the mapping. `free_hugepages` returns
+/// the number of free hugepages of a size.
 fn map(
     len: usize,
     align: usize,
@@ -260,15 +269,16 @@ fn map(
     map_aligned(rounded, align)
 }
 
-/// Whether every page of a new mapping of hugepages is there when it is used. The mapping has reserved
-/// them, but a control group may still refuse a page, which would kill the process: there they are
-/// taken now. Without them the mapping is undone.
+/// Whether every page of a new mapping of hugepages will exist when it is used. The mapping has
+/// reserved the pages, but a control group may still refuse one, which would kill the process. If a
+/// control group has a limit, the host therefore takes all pages now. When it cannot, it undoes the
+/// mapping.
 fn is_backed(base: NonNull<u8>, len: usize, page: usize) -> bool {
     let file = format!("hugetlb.{}.max", if page >= 1 << 30 { "1GB" } else { "2MB" });
     if !cgroups().any(|group| limit_in(&group, &file).is_some()) {
         return true;
     }
-    // SAFETY: the mapping is new, of this length and nobody else's.
+    // SAFETY: the mapping is new, has this length, and nobody else uses it.
     let status = unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_POPULATE_WRITE) };
     if status != 0 {
         // SAFETY: as above.
@@ -277,31 +287,31 @@ fn is_backed(base: NonNull<u8>, len: usize, page: usize) -> bool {
     status == 0
 }
 
-/// Maps more than is needed and gives the ends back.
+/// Maps more than needed and unmaps both ends.
 fn map_aligned(len: usize, align: usize) -> Result<(NonNull<u8>, usize)> {
     let whole = map_shared(len + align, 0)?;
     let skip = whole.as_ptr().align_offset(align);
     if skip > 0 {
-        // SAFETY: the first `skip` bytes belong to the mapping just made and nobody uses them.
+        // SAFETY: the first `skip` bytes belong to the mapping just made, and nobody uses them.
         unsafe { libc::munmap(whole.as_ptr().cast(), skip) };
     }
     // SAFETY: `skip <= align`, so the result lies inside the mapping.
     let base = unsafe { whole.add(skip) };
-    // SAFETY: `skip + len <= len + align`, so this is the end of the part in use.
+    // SAFETY: `skip + len <= len + align`, so this is the end of the part that is kept.
     let end = unsafe { base.add(len) };
     let rest = align - skip;
     if rest > 0 {
-        // SAFETY: the last `rest` bytes belong to the mapping just made and nobody uses them.
+        // SAFETY: the last `rest` bytes belong to the mapping just made, and nobody uses them.
         unsafe { libc::munmap(end.as_ptr().cast(), rest) };
     }
     Ok((base, len))
 }
 
-/// A mapping that core dumps leave out. Hugepages are reserved: with too few of them it fails, and no
-/// later use does. Ordinary pages are not.
+/// Makes a mapping that core dumps leave out. Hugepages are reserved: if too few are free, the
+/// mapping fails, and a later use cannot fail. Ordinary pages are not reserved.
 fn map_shared(len: usize, flags: i32) -> Result<NonNull<u8>> {
     let reserve = if flags & libc::MAP_HUGETLB == 0 { libc::MAP_NORESERVE } else { 0 };
-    // SAFETY: a new anonymous mapping at an address that the kernel chooses.
+    // SAFETY: this is a new anonymous mapping at an address that the kernel chooses.
     let addr = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -314,9 +324,13 @@ fn map_shared(len: usize, flags: i32) -> Result<NonNull<u8>> {
     };
     if addr == libc::MAP_FAILED {
         let error = std::io::Error::last_os_error();
-        return Err(Error::new(libc::ENOMEM, format!("DMA memory: {len} bytes: {error}")));
+        return Err(Error::new(
+            libc::ENOMEM,
+            format!("DMA memory: cannot map {len} bytes: {error}"),
+        ));
     }
-    // SAFETY: the mapping was just made with this length. Without success it is in core dumps.
+    // SAFETY: the mapping was just made with this length. If the call fails, core dumps contain the
+    // memory.
     unsafe { libc::madvise(addr, len, libc::MADV_DONTDUMP) };
     NonNull::new(addr.cast()).ok_or_else(|| Error::new(libc::ENOMEM, "DMA memory: mapped at 0"))
 }
@@ -331,7 +345,7 @@ pub(super) mod tests {
             let (base, region) = alloc(len, align).unwrap();
             assert_eq!(base.as_ptr() as usize % align, 0);
             assert_ne!(region, 0);
-            // SAFETY: the allocation is `len` bytes long and ours alone.
+            // SAFETY: the allocation is `len` bytes long, and only this test uses it.
             let bytes = unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), len) };
             assert!(bytes.iter().all(|&byte| byte == 0));
             bytes.fill(0xa5);
@@ -339,7 +353,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The value of a line of `/proc/self/smaps` for the mapping at `addr`.
+    /// The value of one line of `/proc/self/smaps` for the mapping at `addr`.
     pub(in crate::env) fn of_mapping(addr: *const u8, name: &str) -> String {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let begin = format!("{:x}-", addr as usize);
@@ -359,17 +373,18 @@ pub(super) mod tests {
 
     #[test]
     fn hugepages_that_are_counted_and_not_there_are_made_up_for_by_ordinary_pages() {
-        // More than this machine has: another host took them since they were counted.
+        // More than this machine has, as if another host had taken some after they were counted.
         let len = 64 << 20;
         let (base, mapped) = map(len, 1, |size| if size == 2 << 20 { 8 } else { 0 }).unwrap();
         assert_eq!(mapped, len);
-        // SAFETY: the mapping is `len` bytes long and ours alone. A page that is not there would end the process here.
+        // SAFETY: the mapping is `len` bytes long, and only this test uses it. A missing page would
+        // end the process here.
         unsafe { base.as_ptr().write_bytes(1, len) };
         unmap(base, len);
     }
 
     fn unmap(base: NonNull<u8>, len: usize) {
-        // SAFETY: a mapping of a test that has ended.
+        // SAFETY: the test that made the mapping does not use it any more.
         unsafe { libc::munmap(base.as_ptr().cast(), len) };
     }
 
@@ -377,12 +392,12 @@ pub(super) mod tests {
     fn zeroing_changes_its_own_bytes_alone() {
         let (len, from, to) = (7 * PAGE, PAGE + 100, 6 * PAGE - 7);
         let (base, _) = map(len, 1, |_| 0).unwrap();
-        // SAFETY: the mapping is `len` bytes long and ours alone.
+        // SAFETY: the mapping is `len` bytes long, and only this test uses it.
         let bytes = unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), len) };
         bytes.fill(0xa5);
-        // SAFETY: within the mapping.
+        // SAFETY: `from` is within the mapping.
         let first = unsafe { base.add(from) };
-        // SAFETY: as above; no device has it.
+        // SAFETY: as above; no device has the memory mapped.
         unsafe { zero_pages(first, to - from) };
         for (at, byte) in bytes.iter().enumerate() {
             assert_eq!(*byte == 0, (from..to).contains(&at), "{at}");
@@ -394,10 +409,10 @@ pub(super) mod tests {
     fn zeroing_gives_pages_back_and_takes_none_for_memory_that_was_never_used() {
         let len = 8 << 20;
         let (base, _) = map(len, 1, |_| 0).unwrap();
-        // SAFETY: the whole of it; no device has it.
+        // SAFETY: this is the whole mapping; no device has it mapped.
         unsafe { zero_pages(base, len) };
         assert_eq!(of_mapping(base.as_ptr(), "Rss:"), "0 kB");
-        // SAFETY: the mapping is that long and ours alone.
+        // SAFETY: the mapping is that long, and only this test uses it.
         unsafe { base.as_ptr().write_bytes(1, len) };
         assert_eq!(of_mapping(base.as_ptr(), "Rss:"), "8192 kB");
         // SAFETY: as above.

@@ -1,11 +1,11 @@
-//! NUMA nodes: how many the machine has, and memory on one of them.
+//! NUMA nodes: their number, and memory on one of them.
 #![expect(unsafe_code, reason = "binding memory to a node is a system call over raw addresses")]
 
 use crate::{Error, Result};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-/// Nodes of the machine; 1 where the system knows none. `[any thread]`
+/// The number of nodes of the machine; 1 when the system has no NUMA support. `[any thread]`
 #[must_use]
 pub fn nodes() -> u32 {
     static NODES: OnceLock<u32> = OnceLock::new();
@@ -15,16 +15,16 @@ pub fn nodes() -> u32 {
     })
 }
 
-/// One more than the largest number in a list such as `0-3,8`.
+/// One more than the last number in a list such as `0-3,8`.
 fn count(list: &str) -> Option<u32> {
     let last = list.trim().rsplit([',', '-']).next()?;
     last.parse::<u32>().ok()?.checked_add(1)
 }
 
-/// Checks a node as parameters give it: -1 = any.
+/// Checks a node number from a parameter; -1 = any node.
 ///
 /// # Errors
-/// `EINVAL` names the nodes that there are.
+/// `EINVAL` with the allowed range.
 pub fn check(node: i32) -> Result<Option<u32>> {
     match u32::try_from(node) {
         Ok(node) if node < nodes() => Ok(Some(node)),
@@ -33,16 +33,16 @@ pub fn check(node: i32) -> Result<Option<u32>> {
             let last = nodes() - 1;
             Err(Error::new(
                 libc::EINVAL,
-                format!("NUMA node {node}: allowed are -1 (any) and 0 to {last}"),
+                format!("NUMA node {node} is not allowed; allowed: -1 (any) and 0 to {last}"),
             ))
         }
     }
 }
 
-/// Binds pages that nobody has touched to a node.
+/// Binds pages that were not touched yet to a node.
 ///
 /// # Errors
-/// What the system answers; a machine of one node needs no binding.
+/// The system's error. On a machine with one node there is nothing to bind, so the call succeeds.
 pub(super) fn bind(addr: NonNull<u8>, len: usize, node: u32) -> Result<()> {
     /// `MPOL_BIND` of `linux/mempolicy.h`.
     const MPOL_BIND: usize = 2;
@@ -52,7 +52,7 @@ pub(super) fn bind(addr: NonNull<u8>, len: usize, node: u32) -> Result<()> {
     let mask = [1_u64.checked_shl(node).unwrap_or(0)];
     let bits = 64_usize;
     let mode = MPOL_BIND;
-    // SAFETY: the pages are the caller's new mapping; the mask lives through the call.
+    // SAFETY: the pages are the caller's new mapping, and the mask is valid for the call.
     let status = unsafe {
         libc::syscall(libc::SYS_mbind, addr.as_ptr(), len, mode, mask.as_ptr(), bits + 1, 0_usize)
     };

@@ -6,9 +6,9 @@
 //!                                                 └─▶ watchers: added, removing                app thread
 //! ```
 //!
-//! A region is live until it is removed. The removal of an imported region tells every watcher first and unmaps
-//! the memory when each has released it. A number is used again only after that, so that a number in a request
-//! in flight never means other memory.
+//! A region is live until it is removed. When an imported region is removed, the host tells every
+//! watcher first, and unmaps the memory when all of them have released it. Only then may the number
+//! be used again, so a number in a request in flight never means other memory.
 #![expect(unsafe_code, reason = "the table is read by plugins, and imported memory is mapped")]
 
 use super::sigbus;
@@ -28,21 +28,21 @@ use drivebay_plugin_api::{
     bay_region,
 };
 
-/// Most regions at once. Number 0 is no region.
+/// The most regions at the same time. Number 0 means no region.
 pub const REGIONS_MAX: usize = 1 << 16;
-/// An ordinary page, in bytes.
+/// The size of an ordinary page, in bytes.
 const PAGE: u64 = 4096;
-/// Watchers at once.
+/// The most watchers at the same time.
 const WATCHERS_MAX: usize = 64;
 
-/// One region, as [`bay_region`] lays it out.
+/// One region, with the layout of [`bay_region`].
 #[derive(Debug)]
 #[repr(C)]
 struct Entry {
     addr: AtomicPtr<c_void>,
     len: AtomicU64,
     iova: AtomicU64,
-    /// `BAY_REGION_*`. Written last when a region comes, first when it goes.
+    /// `BAY_REGION_*`. Written last when a region is added, and first when it is removed.
     state: AtomicU32,
     rsv: AtomicU32,
 }
@@ -71,37 +71,37 @@ impl Entry {
 
 static TABLE: [Entry; REGIONS_MAX] = [const { Entry::none() }; REGIONS_MAX];
 
-/// What the control path knows besides the table.
+/// The state of the control path that is not in the table.
 #[derive(Default)]
 struct Book {
-    /// One past the largest number ever used; 0 before the first.
+    /// One more than the largest number ever used; 0 before the first.
     used: u32,
-    /// Numbers below it that are free again.
+    /// Numbers below `used` that are free again.
     free: Vec<u32>,
-    /// First byte of each region.
+    /// The number of each region, by its first byte.
     by_addr: BTreeMap<usize, u32>,
     watchers: Vec<Watcher>,
     next_watcher: u64,
-    /// Who imported each region.
+    /// The plugin that imported each region.
     owners: BTreeMap<u32, usize>,
     leaving: BTreeMap<u32, Leaving>,
 }
 
-/// Somebody who keeps what depends on imported regions.
+/// A plugin that keeps state for imported regions.
 struct Watcher {
     id: u64,
     owner: usize,
     tell: Box<dyn Fn(Change) + Send>,
 }
 
-/// What a watcher is told.
+/// What a watcher is told: a region was added or is being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The watcher, for [`is_watching`] and [`release`].
+    /// The watcher's id, for [`is_watching`] and [`release`].
     pub watcher: u64,
     /// The region's number.
     pub region: u32,
-    /// Whether it goes; else it came.
+    /// True when the region is being removed, false when it was added.
     pub is_removal: bool,
 }
 
@@ -111,9 +111,9 @@ impl Watcher {
     }
 }
 
-/// An imported region on its way out.
+/// An imported region that is being removed.
 struct Leaving {
-    /// Watchers that have not released it.
+    /// The watchers that have not released it.
     watchers: Vec<u64>,
     done: Box<dyn FnOnce() + Send>,
 }
@@ -132,13 +132,14 @@ fn book() -> MutexGuard<'static, Book> {
     BOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The table that plugins read: the region with number `n` at index `n`.
+/// The table that plugins read. Index `n` is the region with number `n`.
 #[must_use]
 pub fn table() -> *const bay_region {
     (&raw const TABLE).cast()
 }
 
-/// The region that holds all of `len` bytes at `addr`, or `None`: plain memory. `[any thread]`
+/// The number of the region that contains all `len` bytes at `addr`; `None` = plain memory.
+/// `[any thread]`
 #[must_use]
 pub fn of(addr: usize, len: usize) -> Option<u32> {
     let book = book();
@@ -187,7 +188,8 @@ pub(super) fn add(addr: NonNull<u8>, len: usize) -> Result<u32> {
     book().add(addr, len, 0)
 }
 
-/// Takes back what [`add`] added, by its first byte: its length in bytes. `[any thread]`
+/// Removes a region that [`add`] added, named by its first byte. Returns its length in bytes.
+/// `[any thread]`
 pub(super) fn take(addr: usize) -> Option<usize> {
     let mut book = book();
     let number = *book.by_addr.get(&addr)?;
@@ -195,14 +197,15 @@ pub(super) fn take(addr: usize) -> Option<usize> {
     if is_own { book.drop_number(number) } else { None }
 }
 
-/// Maps `len` bytes of a shared file, such as a guest's memory, and adds them. `[app thread]`
+/// Maps `len` bytes of a shared file, such as a guest's memory, and adds them as a region.
+/// `[app thread]`
 ///
-/// The mapping survives a file that is made shorter later: what the file no longer has reads as zeroes and the
-/// region is marked `BAY_REGION_BROKEN`.
+/// The mapping stays valid when the file is truncated later. Then the bytes that the file no longer
+/// has read as zeroes, and the region is marked `BAY_REGION_BROKEN`.
 ///
 /// # Errors
-/// `EINVAL` when the file does not have these bytes or they are not whole pages, `EACCES` when it may not be
-/// read and written, `ENOMEM` when there is no address space or no number left.
+/// `EINVAL` when the file does not have these bytes or they are not whole pages; `EACCES` when the
+/// host may not read and write the file; `ENOMEM` when there is no address space or no free number.
 pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u32> {
     let file = File::from(fd.try_clone_to_owned()?);
     let metadata = file.metadata()?;
@@ -210,7 +213,9 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     let refuse = |why: String| Error::new(libc::EINVAL, format!("memory region: {why}"));
     let size = metadata.size();
     if offset.checked_add(len).is_none_or(|end| end > size) {
-        return Err(refuse(format!("{len} bytes at {offset} of a file of {size} bytes")));
+        return Err(refuse(format!(
+            "{len} bytes at {offset} are not all in the file of {size} bytes"
+        )));
     }
     if len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) {
         return Err(refuse(format!("{len} bytes at {offset} are not whole pages of {page} bytes")));
@@ -220,7 +225,7 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     let offset =
         libc::off_t::try_from(offset).map_err(|_| refuse("the offset is too large".into()))?;
     sigbus::install()?;
-    // SAFETY: a new mapping at an address that the kernel chooses; the file is open.
+    // SAFETY: this is a new mapping at an address that the kernel chooses, and the file is open.
     let addr = unsafe {
         libc::mmap(
             ptr::null_mut(),
@@ -236,11 +241,12 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     }
     let addr =
         NonNull::new(addr.cast::<u8>()).ok_or_else(|| Error::new(libc::ENOMEM, "mapped at 0"))?;
-    // SAFETY: the mapping just made; a dump of the host is not to hold a guest's memory.
+    // SAFETY: this is the mapping just made. A core dump of the host must not contain a guest's
+    // memory.
     unsafe { libc::madvise(addr.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
     let mut book = book();
     let number = book.add(addr, len, BAY_REGION_IMPORTED).inspect_err(|_| {
-        // SAFETY: the mapping just made, known to nobody.
+        // SAFETY: this is the mapping just made; nobody else knows it.
         unsafe { libc::munmap(addr.as_ptr().cast(), len) };
     })?;
     book.owners.insert(number, owner);
@@ -250,24 +256,24 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     Ok(number)
 }
 
-/// Bytes of the pages of a file: a hugepage in hugetlbfs.
+/// The size of a page of the file, in bytes; in hugetlbfs the size of a hugepage.
 fn page_len(file: &File) -> Result<u64> {
     let mut stat = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the file is open; the result lives through the call.
+    // SAFETY: the file is open, and the result is valid for the call.
     if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
-    // SAFETY: the call succeeded and filled it.
+    // SAFETY: the call succeeded and filled the result.
     let stat = unsafe { stat.assume_init() };
     let is_huge = stat.f_type == libc::HUGETLBFS_MAGIC;
     Ok(if is_huge { u64::try_from(stat.f_bsize).unwrap_or(PAGE) } else { PAGE })
 }
 
-/// Removes an imported region: tells the watchers, and unmaps it when all have released it; then `done`, on the
-/// thread of the last release. `[app thread]`
+/// Removes an imported region. The host tells the watchers and unmaps the region when all of them
+/// have released it. Then it calls `done`, on the thread of the last release. `[app thread]`
 ///
 /// # Errors
-/// `ENOENT` when there is no such imported region, `EBUSY` when it is being removed.
+/// `ENOENT` when there is no such imported region; `EBUSY` when it is already being removed.
 pub fn remove(number: u32, done: impl FnOnce() + Send + 'static) -> Result<()> {
     let mut book = book();
     let entry = imported(number)?;
@@ -287,10 +293,15 @@ pub fn remove(number: u32, done: impl FnOnce() + Send + 'static) -> Result<()> {
 /// A watcher has released a region that is being removed. `[any thread]`
 ///
 /// # Errors
-/// `ENOENT` when the region is not being removed, or the watcher has released it already.
+/// `ENOENT` when the region is not being removed, or when the watcher has already released it.
 pub fn release(number: u32, watcher: u64) -> Result<()> {
     let mut book = book();
-    let missing = || Error::new(libc::ENOENT, format!("memory region {number} is not waited for"));
+    let missing = || {
+        Error::new(
+            libc::ENOENT,
+            format!("memory region {number} is not being removed, or was already released"),
+        )
+    };
     let leaving = book.leaving.get_mut(&number).ok_or_else(missing)?;
     let place = leaving.watchers.iter().position(|&id| id == watcher).ok_or_else(missing)?;
     leaving.watchers.swap_remove(place);
@@ -298,15 +309,16 @@ pub fn release(number: u32, watcher: u64) -> Result<()> {
     Ok(())
 }
 
-/// Watches imported regions: those that are there are told at once. `tell` runs on the thread of the change with the
-/// book locked, so it only sends a message; the receiver asks [`is_watching`] first. `[app thread]`
+/// Watches imported regions. The watcher is first told about the regions that already exist. `tell`
+/// runs on the thread of the change while the book is locked, so it may only send a message. The
+/// receiver must check [`is_watching`] first. `[app thread]`
 ///
 /// # Errors
 /// `ENOSPC` when there are too many watchers.
 pub fn watch(owner: usize, tell: impl Fn(Change) + Send + 'static) -> Result<u64> {
     let mut book = book();
     if book.watchers.len() == WATCHERS_MAX {
-        return Err(Error::new(libc::ENOSPC, "too many plugins watch memory regions"));
+        return Err(Error::new(libc::ENOSPC, "too many plugins watch memory regions: at most 64"));
     }
     book.next_watcher += 1;
     let watcher = Watcher { id: book.next_watcher, owner, tell: Box::new(tell) };
@@ -320,13 +332,13 @@ pub fn watch(owner: usize, tell: impl Fn(Change) + Send + 'static) -> Result<u64
     Ok(id)
 }
 
-/// Whether a watcher still watches. `[app thread]`
+/// Whether the watcher is still registered. `[app thread]`
 #[must_use]
 pub fn is_watching(watcher: u64) -> bool {
     book().watchers.iter().any(|other| other.id == watcher)
 }
 
-/// Takes back what a plugin left behind: its watches, then its imported regions. `[app thread]`
+/// Ends the watches of a plugin, then removes the regions that it imported. `[app thread]`
 pub(crate) fn release_owner(owner: usize) {
     let all = book();
     let of_owner = |watcher: &&Watcher| watcher.owner == owner;
@@ -335,14 +347,14 @@ pub(crate) fn release_owner(owner: usize) {
         all.owners.iter().filter(|&(_, &of)| of == owner).map(|(&number, _)| number).collect();
     drop(all);
     for watcher in watchers {
-        let _ = unwatch(watcher); // it was there a moment ago, and only this thread ends watches
+        let _ = unwatch(watcher); // only this thread ends watches, so it is still there
     }
     for region in regions {
-        let _ = remove(region, || {}); // one that is on its way out already needs nothing
+        let _ = remove(region, || {}); // fails only if it is already being removed
     }
 }
 
-/// Ends a watch: the watcher has released everything. `[app thread]`
+/// Ends a watch, which releases all regions that the watcher holds. `[app thread]`
 ///
 /// # Errors
 /// `ENOENT` when there is no such watcher.
@@ -360,7 +372,8 @@ pub fn unwatch(watcher: u64) -> Result<()> {
     Ok(())
 }
 
-/// Called by the SIGBUS handler: the imported region that holds `addr`, marked as broken. Async-signal-safe.
+/// Marks the imported region that contains `addr` as broken; returns its address and length. Called
+/// by the SIGBUS handler; async-signal-safe.
 pub(super) fn broken(addr: usize) -> Option<(*mut c_void, usize)> {
     let entry = TABLE.iter().find(|entry| {
         entry.state.load(Ordering::Acquire) & BAY_REGION_IMPORTED != 0 && entry.contains(addr)
@@ -380,7 +393,7 @@ fn imported(number: u32) -> Result<&'static Entry> {
         .ok_or_else(|| Error::new(libc::ENOENT, format!("no imported memory region {number}")))
 }
 
-/// Unmaps a region that nobody waits for any more.
+/// Unmaps a region that is being removed, if no watcher holds it any more.
 fn finish(mut book: MutexGuard<'_, Book>, number: u32) {
     if book.leaving.get(&number).is_none_or(|leaving| !leaving.watchers.is_empty()) {
         return;
@@ -389,7 +402,8 @@ fn finish(mut book: MutexGuard<'_, Book>, number: u32) {
     let Some(entry) = entry(number) else { return };
     let addr = entry.addr.load(Ordering::Relaxed);
     if let Some(len) = book.drop_number(number) {
-        // SAFETY: `import` made the mapping; it is in the table no more, and whoever used it has released it.
+        // SAFETY: `import` made the mapping, the table does not contain it any more, and every
+        // watcher has released it.
         unsafe { libc::munmap(addr, len) };
     }
     drop(book);
@@ -410,7 +424,7 @@ impl Book {
             self.used = number;
             return Err(Error::new(
                 libc::ENOMEM,
-                format!("more than {REGIONS_MAX} memory regions"),
+                format!("there are already {REGIONS_MAX} memory regions, which is the limit"),
             ));
         };
         entry.addr.store(addr.as_ptr().cast(), Ordering::Relaxed);
@@ -421,7 +435,7 @@ impl Book {
         Ok(number)
     }
 
-    /// Takes a region out of the table: its length in bytes.
+    /// Removes a region from the table. Returns its length in bytes.
     fn drop_number(&mut self, number: u32) -> Option<usize> {
         let entry = entry(number)?;
         entry.state.store(0, Ordering::Release);
@@ -508,10 +522,10 @@ mod tests {
         let file = file();
         let number = import(1, file.as_fd(), 0, LEN).unwrap();
         let byte = first_byte(number);
-        // SAFETY: the region is mapped and ours.
+        // SAFETY: the region is mapped, and only this test uses it.
         unsafe { byte.write_volatile(7) };
         file.set_len(0).unwrap();
-        // SAFETY: the region is mapped; the signal's handler gives it other pages.
+        // SAFETY: the region is mapped; the signal handler gives it other pages.
         assert_eq!(unsafe { byte.read_volatile() }, 0);
         assert_ne!(state(number) & BAY_REGION_BROKEN, 0);
         remove(number, || {}).unwrap();

@@ -1,16 +1,16 @@
-//! The runtime folder: sockets and staged plugins of one host.
+//! The runtime folder: the sockets and staged plugins of one host.
 
 use crate::{Error, Result};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// `DRIVEBAY_RUNTIME`, else the user's runtime folder, else `/run/drivebay`, else a folder of the
-/// user's own below `/tmp`. It is made with mode 0700 when it is not there.
+/// Returns `DRIVEBAY_RUNTIME`, else a folder in the user's runtime folder, else `/run/drivebay` for
+/// root, else a folder of the user in `/tmp`. Creates it with mode 0700 when it does not exist.
 ///
 /// # Errors
-/// When it cannot be made, belongs to somebody else, or is a symbolic link that somebody else made: in a
-/// folder such as `/tmp` anybody can put one there first.
+/// When the folder cannot be created, belongs to another user, or is a symbolic link that another
+/// user made. In a folder such as `/tmp` anybody can create such a link first.
 pub fn folder() -> Result<PathBuf> {
     let path = chosen();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| {
@@ -57,7 +57,7 @@ fn chosen() -> PathBuf {
 }
 
 fn own_uid() -> u32 {
-    // A process's own entry belongs to its effective user.
+    // This entry belongs to the effective user of the process.
     fs::metadata("/proc/self").map_or(u32::MAX, |meta| meta.uid())
 }
 
@@ -76,7 +76,8 @@ mod tests {
         symlink(&folder, &link).unwrap();
         check(&folder, own).unwrap();
         check(&link, own).unwrap();
-        // Only root can make another user's link; anybody can be another user to its own link.
+        // Only root can make a link of another user. Any other user checks its own link as if it
+        // were another user.
         let other =
             if own == 0 { lchown(&link, Some(65534), None).map(|()| own) } else { Ok(own + 1) };
         let error = check(&link, other.unwrap()).unwrap_err();

@@ -1,25 +1,26 @@
-//! What is written when a run verifies: every block says where it belongs and how new it is.
+//! The data that a run with verification writes: every block contains its address and its age.
 //!
-//! A block's first word is its LBA, its second the generation, and the others follow from both.
+//! The first word of a block is its LBA, the second its generation. All other words are computed
+//! from these two.
 
-/// A block that is not what was written to it.
+/// A block whose content is not what was written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The block.
+    /// The address of the block.
     pub lba: u64,
-    /// First byte in it that is wrong, as a multiple of 8.
+    /// The offset of the first wrong word in the block, in bytes: a multiple of 8.
     pub offset_bytes: usize,
     /// The generation that was written last.
     pub generation: u32,
-    /// The word that should be there.
+    /// The word that was expected.
     pub expected: u64,
-    /// The word that is.
+    /// The word that was read.
     pub found: u64,
 }
 
 const WORD: usize = 8;
 
-/// Writes the content of the blocks from `lba` on.
+/// Fills memory with the content of the blocks from `lba` on.
 pub(super) fn fill(memory: &mut [u8], block_size: usize, lba: u64, generation: u32) {
     for (block, lba) in memory.chunks_exact_mut(block_size).zip(lba..) {
         for (place, index) in block.chunks_exact_mut(WORD).zip(0..) {
@@ -28,14 +29,14 @@ pub(super) fn fill(memory: &mut [u8], block_size: usize, lba: u64, generation: u
     }
 }
 
-/// Spoils each block, so that a read that moves nothing is found out.
+/// Inverts the start of each block, so that `check` detects a read that transfers nothing.
 pub(super) fn spoil(memory: &mut [u8], block_size: usize) {
     for block in memory.chunks_exact_mut(block_size) {
         block.iter_mut().take(WORD).for_each(|byte| *byte = !*byte);
     }
 }
 
-/// Compares the blocks from `lba` on with what was written.
+/// Compares memory with what was written to the blocks from `lba` on.
 pub(super) fn check(
     memory: &[u8],
     block_size: usize,

@@ -2,15 +2,15 @@
 
 use std::cell::Cell;
 
-/// Bits of a value that its bucket keeps: 64 buckets for each power of two, so a quantile is at
-/// most 1.6 % off.
+/// How many bits of a value its bucket keeps: 64 buckets for each power of two, so a quantile is
+/// off by at most 1.6 %.
 const KEPT_BITS: u32 = 6;
 const LINEAR: u64 = 1 << KEPT_BITS;
-/// Values from here on share the last bucket: 2^42 ticks are about half an hour.
+/// Larger values share the last bucket: 2^42 ticks are about half an hour.
 const TOP_BITS: u32 = 42;
 const BUCKETS: usize = ((TOP_BITS - KEPT_BITS + 1) as usize) << KEPT_BITS;
 
-/// How often each latency occurred, in ticks of the machine's counter.
+/// How often each latency occurred, in ticks of the machine's tick counter.
 #[derive(Clone)]
 pub struct Histogram {
     buckets: Box<[Cell<u64>; BUCKETS]>,
@@ -19,7 +19,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one.
+    /// Creates an empty histogram.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Histogram {
         self.max.set(self.max.get().max(value));
     }
 
-    /// Adds another one's values.
+    /// Adds the values of `other`.
     pub fn add(&self, other: &Self) {
         for (mine, theirs) in self.buckets.iter().zip(other.buckets.iter()) {
             mine.set(mine.get() + theirs.get());
@@ -47,33 +47,33 @@ impl Histogram {
         self.max.set(self.max.get().max(other.max.get()));
     }
 
-    /// Forgets all values.
+    /// Removes all values.
     pub fn clear(&self) {
         self.buckets.iter().for_each(|bucket| bucket.set(0));
         self.sum.set(0);
         self.max.set(0);
     }
 
-    /// How many values were counted.
+    /// The number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(Cell::get).sum()
     }
 
-    /// Their sum.
+    /// The sum of the values.
     #[must_use]
     pub fn sum(&self) -> u64 {
         self.sum.get()
     }
 
-    /// The largest, exactly; 0 when there is none.
+    /// The largest value, exact; 0 when there is none.
     #[must_use]
     pub fn max(&self) -> u64 {
         self.max.get()
     }
 
-    /// The value below or at which `millionths` of all values lie: 990,000 is the p99. 0 when there
-    /// is none.
+    /// The value that `millionths` of all values do not exceed: 990,000 is the p99. 0 when there
+    /// are no values.
     #[must_use]
     pub fn quantile(&self, millionths: u64) -> u64 {
         let count = u128::from(self.count());
@@ -102,13 +102,14 @@ impl std::fmt::Debug for Histogram {
 }
 
 fn index_of(value: u64) -> usize {
-    // Values below LINEAR are their own index; above, the bit that is always set leads to the next row.
+    // Values below LINEAR are their own index. For larger ones, the highest bit, which is always
+    // set, selects the next row.
     let shift = (LINEAR | value).ilog2() - KEPT_BITS;
     let index = (u64::from(shift) << KEPT_BITS) + (value >> shift);
     usize::try_from(index).unwrap_or(BUCKETS).min(BUCKETS - 1)
 }
 
-/// The largest value of a bucket.
+/// The largest value that a bucket holds.
 fn last_of(index: usize) -> u64 {
     let (row, kept) = (index as u64 >> KEPT_BITS, index as u64 & (LINEAR - 1));
     match row {

@@ -1,10 +1,10 @@
-//! The load generator of `drivebay perf`: keeps a number of I/O in flight and measures them.
+//! The load generator of `drivebay perf`. It keeps a number of I/O in flight and measures them.
 //!
 //! ```text
-//! run ─ one worker per bdev and core, each a lightweight thread with a channel of its own
-//!         worker   submits, is called back, submits again; allocates nothing per I/O
-//!         places   what the next I/O is and where it goes
-//!         content  what is written and expected when the run verifies
+//! run ─ one worker for each bdev and core, each a lightweight thread with its own channel
+//!         worker   submits an I/O, submits the next one from its callback; allocates nothing per I/O
+//!         places   whether the next I/O reads or writes, and where
+//!         content  the data of runs that verify
 //!         histogram, ticks   how long each I/O took
 //! ```
 
@@ -28,36 +28,37 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use worker::{Order, Outcome};
 
-/// Most I/O in flight per worker.
+/// The most I/O in flight for one worker.
 pub const MAX_DEPTH: u32 = 32_768;
-/// Largest I/O in bytes.
+/// The largest I/O, in bytes.
 pub const MAX_IO_SIZE: u32 = 64 << 20;
-/// Most units of one worker's span when the run verifies; the rest of the bdev is left alone.
+/// The most units that one worker uses when the run verifies. It does not touch the rest of the
+/// bdev.
 const MAX_VERIFIED: u64 = 16 << 20;
-/// How long I/O in flight may take to end after the run.
+/// How long I/O in flight may take to complete after the end of the run.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// What is done and in which order. Mixes carry their percentage of reads.
+/// The kinds and the order of the I/O. Mixes have their percentage of reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Reads in order.
+    /// Reads in sequential order.
     Read,
-    /// Writes in order.
+    /// Writes in sequential order.
     Write,
-    /// Reads and writes in order.
+    /// Reads and writes in sequential order.
     ReadWrite(u8),
-    /// Reads anywhere.
+    /// Reads at random places.
     RandRead,
-    /// Writes anywhere.
+    /// Writes at random places.
     RandWrite,
-    /// Reads and writes anywhere.
+    /// Reads and writes at random places.
     RandReadWrite(u8),
-    /// Writes in order, each read back and compared.
+    /// Writes in sequential order; each is read back and compared.
     Verify,
 }
 
 impl Pattern {
-    /// Whether it writes.
+    /// Whether it contains writes.
     #[must_use]
     pub fn writes(self) -> bool {
         match self {
@@ -68,99 +69,99 @@ impl Pattern {
     }
 }
 
-/// When a worker ends.
+/// When a worker stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// After this time.
     Time(Duration),
-    /// After this many I/O of each worker.
+    /// After this many I/O for each worker.
     Ios(u64),
 }
 
-/// A run.
+/// The description of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Names of the bdevs.
+    /// The names of the bdevs.
     pub bdevs: Vec<String>,
-    /// Cores with a worker for each bdev; each must have a reactor.
+    /// The cores that get a worker for each bdev. Each must have a reactor.
     pub cores: CpuSet,
-    /// What is done.
+    /// The kinds and the order of the I/O.
     pub pattern: Pattern,
     /// I/O in flight per worker, 1 to [`MAX_DEPTH`].
     pub depth: u32,
     /// Bytes per I/O: a multiple of the block size, up to [`MAX_IO_SIZE`].
     pub io_size: u32,
-    /// The end.
+    /// When the workers stop.
     pub limit: Limit,
-    /// I/O of this time at the beginning is not counted.
+    /// I/O in this time at the beginning is not counted.
     pub warm_up: Duration,
-    /// Reads are compared with what the run wrote before. Each worker keeps to a part of the bdev.
+    /// Compares reads with what the run wrote before. Each worker uses its own part of the bdev.
     pub verify: bool,
-    /// The bus is left out: each I/O is called complete at once, which leaves the generator's own cost.
+    /// Skips the bus: each I/O completes at once. This measures the cost of the generator itself.
     pub null_loop: bool,
-    /// As `null_loop`, with a copy between the buffer and memory of the bdev's size in place of the
-    /// bus: what a RAM disk cannot beat.
+    /// As `null_loop`, but each I/O copies between its buffer and memory of the bdev's size. No RAM
+    /// disk can be faster than this.
     pub copy_loop: bool,
 }
 
-/// The first thing that went wrong for a worker; it submitted nothing more after it.
+/// The first thing that went wrong for a worker. The worker submits nothing more after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// An I/O ended with this status.
+    /// An I/O completed with this status.
     Status {
         /// First block of the I/O.
         lba: u64,
         /// Whether it was a read.
         read: bool,
-        /// Negative errno, or a status of the bus.
+        /// A negative errno, or a status of the bus.
         status: i32,
     },
-    /// A read gave something else than was written.
+    /// A read returned other data than was written.
     Mismatch(Mismatch),
-    /// The worker could not begin, by this positive errno.
+    /// The worker could not start; this is the positive errno.
     NotBegun(i32),
 }
 
-/// What one worker did.
+/// The results of one worker.
 #[derive(Debug)]
 pub struct Report {
     /// The bdev.
     pub bdev: String,
     /// The core.
     pub core: usize,
-    /// Reads that ended well.
+    /// The number of successful reads.
     pub reads: u64,
-    /// Writes that ended well.
+    /// The number of successful writes.
     pub writes: u64,
-    /// Bytes of both.
+    /// The number of bytes of both.
     pub bytes: u64,
-    /// Reads whose content was compared.
+    /// The number of reads whose content was compared.
     pub verified: u64,
-    /// I/O that failed.
+    /// The number of I/O that failed.
     pub failed: u64,
-    /// From the first submission (or the end of the warm-up) to the last completion.
+    /// The time from the first submission (or the end of the warm-up) to the last completion.
     pub elapsed: Duration,
-    /// Latencies, in ticks.
+    /// The latencies, in ticks.
     pub latency: Histogram,
     /// What went wrong first.
     pub failure: Option<Failure>,
 }
 
-/// A run that has ended.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Results {
     /// One per bdev and core.
     pub reports: Vec<Report>,
-    /// Length of a tick of [`Report::latency`] in nanoseconds.
+    /// The length of a tick of [`Report::latency`], in nanoseconds.
     pub ns_per_tick: f64,
 }
 
-/// Runs the plan and waits for its end; setting `stop` ends it early. Called from outside of the
-/// reactors, which must run.
+/// Runs the plan and waits for its end. Setting `stop` ends it early. The reactors must run, and
+/// the caller must not be on one.
 ///
 /// # Errors
-/// `EINVAL` names the field of the plan, `ENODEV` and `EPERM` come from opening a bdev, `ETIMEDOUT`
-/// when I/O does not end.
+/// `EINVAL` with the field of the plan; `ENODEV` and `EPERM` from opening a bdev; `ETIMEDOUT` when
+/// some I/O does not complete.
 pub fn run(plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Results> {
     check(plan)?;
     let mut opened = Opened::default();
@@ -201,7 +202,7 @@ fn check(plan: &Plan) -> Result<()> {
         return bad(format!("read percentage {percent} must be 0 to 100"));
     }
     if plan.verify && !plan.pattern.writes() {
-        return bad("verify: a pattern that only reads has nothing to compare with".into());
+        return bad("verify: a pattern that only reads has no written data to compare with".into());
     }
     if plan.verifies() && (plan.null_loop || plan.copy_loop) {
         return bad("verify: without the bus there is no disk to compare with".into());
@@ -213,8 +214,8 @@ fn check(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The part of the bdev for the worker on the `index`th core: all of it, or its share when the run
-/// verifies.
+/// The part of the bdev for the worker on the `index`-th core: the whole bdev, or the worker's
+/// share when the run verifies.
 fn span_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span> {
     let geometry = desc.bdev.geometry();
     let bad =
@@ -234,7 +235,7 @@ fn span_of(plan: &Plan, desc: &Desc, index: u64) -> Result<Span> {
     let least = if plan.verifies() { u64::from(plan.depth) + 1 } else { 1 };
     if span.len < least {
         return bad(format!(
-            "it is too small: {least} I/O of {} bytes per core are the least, it holds {}",
+            "it is too small: each core needs room for at least {least} I/O of {} bytes, and there is room for {}",
             plan.io_size, span.len
         ));
     }
@@ -264,7 +265,7 @@ fn gather(plan: &Plan, workers: usize, receiver: &Receiver<Outcome>) -> Result<V
             let missing = workers - reports.len();
             return Err(Error::new(
                 libc::ETIMEDOUT,
-                format!("{missing} of {workers} workers still have I/O that does not end"),
+                format!("{missing} of {workers} workers still have I/O that does not complete"),
             ));
         };
         reports.push(report);
@@ -273,7 +274,7 @@ fn gather(plan: &Plan, workers: usize, receiver: &Receiver<Outcome>) -> Result<V
     Ok(reports)
 }
 
-/// The descriptors of a run; closed with it.
+/// The descriptors of a run. They are closed when it is dropped.
 #[derive(Default)]
 struct Opened(Vec<Arc<Desc>>);
 
@@ -290,9 +291,9 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         for desc in &self.0 {
-            // A worker that never ended has its channel still; so has the descriptor its place.
+            // A worker that did not end still has its channel, so its descriptor cannot be closed.
             if let Err(error) = desc::close(desc.id) {
-                tracing::warn!(bdev = desc.bdev.name, "not closed: {error}");
+                tracing::warn!(bdev = desc.bdev.name, "cannot close the bdev: {error}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Where the next I/O goes and what it does there.
+//! The next I/O: its place, and whether it reads or writes.
 
 use super::Pattern;
 use std::cell::{Cell, RefCell};
@@ -6,20 +6,20 @@ use std::cell::{Cell, RefCell};
 /// The part of a bdev that one worker uses, in units of one I/O.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// First unit.
+    /// The first unit.
     pub(super) first: u64,
-    /// Number of units, at least 1.
+    /// The number of units, at least 1.
     pub(super) len: u64,
-    /// Where a sequential pattern starts, counted from `first`.
+    /// The unit where a sequential pattern starts, counted from `first`.
     pub(super) start: u64,
 }
 
-/// The next place and direction.
+/// Generates the place and the direction of each I/O.
 #[derive(Debug)]
 pub(super) struct Places {
     span: Span,
     random: bool,
-    /// A draw of 32 bits below this is a read.
+    /// The I/O is a read when the lower 32 bits of a draw are below this.
     read_below: u64,
     next: Cell<u64>,
     state: Cell<u64>,
@@ -40,7 +40,7 @@ impl Places {
         Self { span, random, read_below, next: Cell::new(span.start), state }
     }
 
-    /// The next unit of the bdev, and whether it is read.
+    /// The next unit of the bdev, and whether the I/O is a read.
     pub(super) fn next(&self) -> (u64, bool) {
         if !self.random && (self.read_below == 0 || self.read_below == 1 << 32) {
             return (self.next_in_order(), self.read_below != 0);
@@ -57,7 +57,7 @@ impl Places {
         self.span.first + unit
     }
 
-    /// xorshift64*: full period, few instructions.
+    /// xorshift64*: a full period and few instructions.
     fn draw(&self) -> u64 {
         let mut x = self.state.get();
         x ^= x >> 12;
@@ -67,15 +67,16 @@ impl Places {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A draw mapped to the span. Its high bits decide; the low ones have decided the direction.
+    /// Maps a draw to the span. The high bits of the draw decide; the low ones have already decided
+    /// the direction.
     fn scale(&self, draw: u64) -> u64 {
         let scaled = (u128::from(draw) * u128::from(self.span.len)) >> 64;
-        // Below the span's length, so it fits.
+        // The result is below the span's length, so it fits.
         self.span.first + u64::try_from(scaled).unwrap_or(0)
     }
 }
 
-/// The newest content of each unit of a span, and which units have an I/O in flight.
+/// The newest generation of each unit of a span, and which units have an I/O in flight.
 pub(super) struct Generations {
     first: u64,
     units: RefCell<Box<[u32]>>,
@@ -89,8 +90,8 @@ impl Generations {
         Self { first: span.first, units: RefCell::new(vec![0; len].into_boxed_slice()) }
     }
 
-    /// Reserves `unit`, or the next one that is free; says which, and its generation: 0 when it was
-    /// never written. The caller keeps fewer units in flight than there are.
+    /// Reserves `unit`, or the next free one. Returns the unit and its generation; 0 = never
+    /// written. The caller must have fewer I/O in flight than there are units.
     pub(super) fn reserve(&self, unit: u64) -> (u64, u32) {
         let mut units = self.units.borrow_mut();
         let start = usize::try_from(unit - self.first).unwrap_or(0);
@@ -105,7 +106,7 @@ impl Generations {
         (unit, 0)
     }
 
-    /// Ends a reservation; the unit has this content from now on.
+    /// Releases a reserved unit and sets its generation.
     pub(super) fn release(&self, unit: u64, generation: u32) {
         let index = usize::try_from(unit - self.first).unwrap_or(usize::MAX);
         if let Some(place) = self.units.borrow_mut().get_mut(index) {
@@ -113,7 +114,7 @@ impl Generations {
         }
     }
 
-    /// The generation after this one; never 0.
+    /// The generation that follows `generation`; never 0.
     pub(super) fn after(generation: u32) -> u32 {
         ((generation + 1) & !BUSY).max(1)
     }

@@ -1,24 +1,26 @@
-//! The machine's tick counter: the cheapest clock, without a unit until it is compared with another.
+//! The machine's tick counter: the cheapest clock. Its unit is unknown until it is compared with
+//! another clock.
 #![expect(unsafe_code, reason = "the counter is read by an intrinsic")]
 
 use std::time::Instant;
 
-/// The counter now. It only means something in differences.
+/// Reads the counter. Only differences of two values have a meaning.
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::inline_always, reason = "one instruction, twice per I/O")]
 #[inline(always)]
 pub(super) fn now() -> u64 {
-    // SAFETY: every x86-64 processor has the instruction, and the kernel leaves it to users.
+    // SAFETY: every x86-64 processor has this instruction, and the kernel lets user code execute
+    // it.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// The counter now. It only means something in differences.
+/// Reads the counter. Only differences of two values have a meaning.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn now() -> u64 {
     crate::reactor::clock::precise_now()
 }
 
-/// Finds out how long a tick is: from its making to [`Calibration::ns_per_tick`].
+/// Measures the length of a tick, from `begin` to [`Calibration::ns_per_tick`].
 #[derive(Debug)]
 pub(super) struct Calibration {
     began: Instant,

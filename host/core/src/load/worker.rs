@@ -1,8 +1,8 @@
-//! One worker: keeps `depth` I/O in flight on one channel.
+//! One worker: it keeps `depth` I/O in flight on one channel.
 //!
-//! A completion submits the next I/O from inside its callback, as a transport does, up to a number
-//! per round; what is over waits in `idle` for the poller, so that a module that completes inside
-//! `submit` leaves the reactor its turn.
+//! A completion submits the next I/O from inside its callback, as a transport does, but only up to
+//! a number for each round. Beyond that, tasks wait in `idle` for the poller. Without this limit a
+//! module that completes inside `submit` would never let the reactor continue.
 #![expect(unsafe_code, reason = "I/O, their callbacks and their memory are raw pointers")]
 
 use super::content::{self, Mismatch};
@@ -23,14 +23,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// What a worker sends home.
+/// What a worker sends back when it ends.
 pub(super) type Outcome = Report;
 
-/// I/O that one round may submit at least, whatever the depth.
+/// How many I/O one round may submit at least, whatever the depth.
 const BURST: u32 = 64;
 const NOBODY: u32 = u32::MAX;
 
-/// What a worker is told.
+/// What a worker needs to start.
 pub(super) struct Order {
     pub(super) desc: Arc<Desc>,
     pub(super) core: usize,
@@ -64,11 +64,11 @@ impl Order {
     }
 }
 
-/// Begins a worker on the current lightweight thread, which is its own.
+/// Starts a worker. The current lightweight thread belongs to it alone.
 pub(super) fn begin(order: Order) {
     let (bdev, core, home) = (order.desc.bdev.name.clone(), order.core, order.home.clone());
     if let Err(error) = Worker::start(order) {
-        tracing::error!(bdev, core, "the load generator could not begin: {error}");
+        tracing::error!(bdev, core, "the load generator could not start: {error}");
         let _ = home.send(Report {
             bdev,
             core,
@@ -85,66 +85,67 @@ pub(super) fn begin(order: Order) {
     }
 }
 
-/// One I/O that is in flight or idle. One cache line.
+/// One I/O that is in flight or idle. It fills one cache line.
 #[repr(C, align(64))]
 struct Task {
     worker: Cell<*const Worker>,
     iov: bay_iov,
     began: Cell<u64>,
     unit: Cell<u64>,
-    /// Next in the list of idle ones.
+    /// The next task in the list of idle tasks.
     next: Cell<u32>,
     index: u32,
-    /// What its unit holds, or will hold when the write has ended.
+    /// The generation of its unit, or the one that the unit has after this write.
     generation: Cell<u32>,
     read: Cell<bool>,
-    /// Read back the unit that was just written.
+    /// Whether its next I/O reads back the unit that it has just written.
     again: Cell<bool>,
 }
 
 /// # Invariants
-/// Boxed and not moved from `start` to `finish`, which has no I/O in flight; so tasks, their lists
-/// and their memory are where the bus was told for as long as it may look. Used on one lightweight
-/// thread.
+/// A worker is boxed and does not move from `start` to `finish`, and `finish` runs with no I/O in
+/// flight. So tasks, their lists and their memory stay in place as long as the bus may use them.
+/// Only one lightweight thread uses the worker.
 struct Worker {
-    // What every I/O needs.
+    // Fields that every I/O needs.
     chan: u64,
-    /// First and last in the list of idle tasks; the last means something when there is a first.
+    /// The first and the last task in the idle list; `idle_last` only counts while there is a first
+    /// one.
     idle: Cell<u32>,
     idle_last: Cell<u32>,
     budget: Cell<u32>,
     tick: Cell<u64>,
-    /// Reads and writes.
+    /// The number of reads and of writes.
     done: [Cell<u64>; 2],
     nblocks: u64,
     places: Places,
     tasks: Box<[Task]>,
     latency: Histogram,
     null_loop: bool,
-    /// Stands for the disk in the copy loop.
+    /// The memory that stands for the disk in the copy loop.
     copied: Option<Memory>,
     generations: Option<Generations>,
-    // What a round needs.
+    // Fields that every round needs.
     left: Cell<u64>,
     granted: Cell<u32>,
     warm_until_ns: Cell<u64>,
     began_ns: Cell<u64>,
     end_ns: Cell<u64>,
     poller: Cell<u64>,
-    // What failures and the end need.
+    // Fields for failures and for the end.
     read_back: bool,
     verified: Cell<u64>,
     failed: Cell<u64>,
     failure: Cell<Option<Failure>>,
-    /// Freed with the worker.
+    /// The memory of all tasks; freed with the worker.
     _memory: Memory,
-    /// Filled instead of the bus's I/O by the null loop.
+    /// The request that the null loop fills instead of an I/O of the bus.
     scratch: UnsafeCell<bay_io>,
     block_size: usize,
     order: Order,
 }
 
-/// The buffers of all tasks.
+/// An allocation of DMA memory that is freed on drop.
 struct Memory(NonNull<u8>);
 
 impl Drop for Memory {
@@ -153,7 +154,7 @@ impl Drop for Memory {
     }
 }
 
-// ---- the way of one I/O --------------------------------------------------------------------------
+// ---- the path of one I/O -------------------------------------------------------------------------
 
 impl Worker {
     /// Submits idle tasks, as many as this round may.
@@ -185,7 +186,7 @@ impl Worker {
         if self.null_loop {
             return self.send_nowhere(task);
         }
-        // SAFETY: no waiter is given.
+        // SAFETY: the call passes no waiter.
         let Some(io) = (unsafe { local::io_get(self.chan, ptr::null_mut()) }) else {
             return self.not_sent(task);
         };
@@ -206,13 +207,14 @@ impl Worker {
         if let Some(memory) = &self.copied {
             self.copy(task, memory);
         }
-        // SAFETY: the arguments that the bus would pass; this is the worker's thread.
+        // SAFETY: these are the arguments that the bus would pass, and this is the worker's thread.
         unsafe { ended(as_arg(task), self.scratch.get(), 0) };
     }
 
     #[inline]
     fn fill(&self, task: &Task, request: *mut bay_io) {
-        // SAFETY: the request is the worker's: fresh from the pool, or its own scratch.
+        // SAFETY: the worker owns the request: it is new from the pool, or it is the worker's
+        // scratch.
         let request = unsafe { &mut *request };
         request.op = if task.read.get() { BAY_OP_READ } else { BAY_OP_WRITE };
         request.flags = 0;
@@ -222,19 +224,20 @@ impl Worker {
         request.iovcnt = 1;
     }
 
-    /// What a RAM disk would do.
+    /// Copies as a RAM disk would.
     fn copy(&self, task: &Task, disk: &Memory) {
         let (buffer, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
-        // As many units as the memory has bytes for.
+        // The memory has room for every unit of the span.
         let offset = usize::try_from(task.unit.get()).unwrap_or(0) * len;
         // SAFETY: the memory holds every unit of the span.
         let place = unsafe { disk.0.as_ptr().add(offset) };
         let (from, to) = if task.read.get() { (place, buffer) } else { (buffer, place) };
-        // SAFETY: both are valid for `len` bytes, of two allocations, and used by this thread alone.
+        // SAFETY: both are valid for `len` bytes, belong to different allocations, and only this
+        // thread uses them.
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
 
-    #[expect(clippy::inline_always, reason = "what is measured is the bus, not this call")]
+    #[expect(clippy::inline_always, reason = "the run measures the bus, not this call")]
     #[inline(always)]
     fn completed(&self, task: &Task, status: i32) {
         let tick = ticks::now();
@@ -249,8 +252,8 @@ impl Worker {
         if let Some(generations) = &self.generations {
             self.verify(task, generations);
         }
-        // The longest idle one goes next, so that all buffers take their turn even when the module
-        // completes inside `submit`.
+        // The task that was idle longest goes next, so that all buffers are used even when the
+        // module completes inside `submit`.
         self.put_idle(task);
         if self.budget.get() > 0
             && !self.null_loop
@@ -266,7 +269,7 @@ impl Worker {
         Some(task)
     }
 
-    /// Whether nothing is in flight. Walks the list: for the end.
+    /// Whether no I/O is in flight. It walks the whole list, so it is only for the end of a run.
     fn all_are_idle(&self) -> bool {
         let at = |index: u32| self.tasks.get(index as usize);
         let idle = std::iter::successors(at(self.idle.get()), |task| at(task.next.get()));
@@ -287,11 +290,11 @@ fn as_arg(task: &Task) -> *mut c_void {
     ptr::from_ref(task).cast_mut().cast()
 }
 
-/// The bus's callback: `arg` is the task.
+/// The bus's callback; `arg` is the task.
 unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
-    // SAFETY: `submit` passed the task, which lives as long as its worker.
+    // SAFETY: `send` passed the task, which lives as long as its worker.
     let task = unsafe { &*arg.cast::<Task>() };
-    // SAFETY: the worker waits for its I/O (invariant).
+    // SAFETY: the worker is not freed while its I/O is in flight (invariant).
     let worker = unsafe { &*task.worker.get() };
     worker.completed(task, status);
 }
@@ -299,8 +302,8 @@ unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
 // ---- verification ----------------------------------------------------------------------------------
 
 impl Worker {
-    /// Chooses what to do and makes the memory ready for it. Kept out of the way of runs that do not
-    /// verify, as `verify` is.
+    /// Chooses the next I/O and prepares its memory. A separate function, as `verify` is, to keep
+    /// it out of the code path of runs that do not verify.
     #[inline(never)]
     fn submit_verified(&self, task: &Task, generations: &Generations) {
         if task.again.take() {
@@ -329,7 +332,7 @@ impl Worker {
         let generation = task.generation.get();
         if task.read.get() {
             let lba = task.unit.get() * self.nblocks;
-            // What the run did not write may be anything.
+            // A block that the run has not written may contain anything.
             if generation != 0 {
                 let checked = self.with_memory(task, |memory| {
                     content::check(memory, self.block_size, lba, generation)
@@ -340,15 +343,15 @@ impl Worker {
                 }
             }
         } else if self.read_back {
-            return task.again.set(true); // keeps its unit
+            return task.again.set(true); // the task keeps its unit
         }
         generations.release(task.unit.get(), generation);
     }
 
     fn with_memory<T>(&self, task: &Task, f: impl FnOnce(&mut [u8]) -> T) -> T {
         let (addr, len) = (task.iov.addr.cast::<u8>(), task.iov.len as usize);
-        // SAFETY: each task has `len` bytes of the worker's memory for itself, and while it is not
-        // in flight nobody else uses them.
+        // SAFETY: each task has its own `len` bytes of the worker's memory. While the task is not
+        // in flight, nobody else uses them.
         f(unsafe { std::slice::from_raw_parts_mut(addr, len) })
     }
 
@@ -361,7 +364,7 @@ impl Worker {
 // ---- a round, failures and the end ---------------------------------------------------------------
 
 impl Worker {
-    /// One round; whether there was work. `None`: all is done.
+    /// Runs one round. Returns whether there was work; `None`: the run is complete.
     fn round(&self) -> Option<bool> {
         let used = self.granted.get() - self.budget.get();
         let now = clock::now();
@@ -383,7 +386,7 @@ impl Worker {
         Some(self.submit_idle() || used > 0)
     }
 
-    /// What was counted until now was the warm-up.
+    /// Discards everything that was counted so far, because the warm-up ends here.
     #[cold]
     fn count_from_here(&self) {
         self.latency.clear();
@@ -404,7 +407,7 @@ impl Worker {
         self.put_idle(task);
     }
 
-    /// Remembers the first failure; nothing more is submitted.
+    /// Keeps the first failure. The worker submits nothing more.
     fn note(&self, failure: Failure) {
         self.failure.set(self.failure.get().or(Some(failure)));
         self.left.set(0);
@@ -415,7 +418,7 @@ impl Worker {
     fn start(order: Order) -> Result<()> {
         let plan = &order.plan;
         let (depth, len) = (plan.depth as usize, plan.io_size as usize);
-        // Aligned as the bdev wants it, so that the bus needs no copy.
+        // Aligned as the bdev requires, so that the bus need not copy.
         let stride = len.next_multiple_of(order.desc.bdev.record.align.max(64) as usize);
         let (base, region) = memory::alloc(stride * depth, 4096)?;
         let memory = Memory(base);
@@ -435,8 +438,8 @@ impl Worker {
             again: Cell::new(false),
         });
         let tasks: Box<[Task]> = tasks.collect();
-        // Written once, so that no write is of pages that are not there yet.
-        // SAFETY: the allocation is this long and nobody else's.
+        // Writes the memory once, so that no I/O has to wait for new pages.
+        // SAFETY: the allocation is this long, and nobody else uses it.
         unsafe { ptr::write_bytes(base.as_ptr(), 0x5a, stride * depth) };
         let block_size = order.desc.bdev.record.block_size;
         let seed = (order.core as u64 + 1) ^ (order.desc.id << 20);
@@ -445,7 +448,8 @@ impl Worker {
             Limit::Ios(ios) => ios,
         };
         let now = clock::precise_now();
-        // The clock of the first round may be a little behind: without a warm-up it counts too.
+        // The clock of the first round may be a little behind. Without a warm-up that round must
+        // count, too.
         let warm_until_ns =
             if plan.warm_up.is_zero() { 0 } else { now.saturating_add(as_ns(plan.warm_up)) };
         let copied = plan.copy_loop.then(|| copy_target(order.span, len)).transpose()?;
@@ -485,7 +489,7 @@ impl Worker {
     fn register(worker: Box<Self>) -> Result<()> {
         let chan = worker.chan;
         let ctx = Box::into_raw(worker);
-        // SAFETY: just boxed and not shared yet.
+        // SAFETY: it was just boxed and is not shared yet.
         let worker = unsafe { &*ctx };
         worker.tasks.iter().for_each(|task| task.worker.set(ctx));
         let ops = bay_poller_ops {
@@ -497,7 +501,8 @@ impl Worker {
             next_ns: Some(next_ns),
         };
         let added = thread::with_current(|thread| {
-            // SAFETY: the functions fit the context, which lives until `finish` has taken the poller out.
+            // SAFETY: the functions fit the context, which lives until `finish` has removed the
+            // poller.
             unsafe { thread.add_poller("perf".to_owned(), 0, ops, ctx.cast(), 0) }
         });
         match added {
@@ -506,7 +511,7 @@ impl Worker {
                 Ok(())
             }
             refused => {
-                // SAFETY: nobody else was told of it.
+                // SAFETY: nobody else got the pointer.
                 drop(unsafe { Box::from_raw(ctx) });
                 let _ = local::put(chan);
                 let outside = Error::new(libc::EPERM, "not on a lightweight thread");
@@ -522,7 +527,7 @@ impl Worker {
             let _ = thread.set_poller_state(poller, State::Gone);
         });
         if let Err(error) = local::put(self.chan) {
-            tracing::error!("the load generator's channel: {error}");
+            tracing::error!("the load generator could not release its channel: {error}");
         }
         let [reads, writes] = self.done.each_ref().map(Cell::get);
         let _ = self.order.home.send(Report {
@@ -547,14 +552,14 @@ unsafe extern "C" fn poll(ctx: *mut c_void) -> i32 {
     match worker.round() {
         Some(busy) => i32::from(busy),
         None => {
-            // SAFETY: boxed by `start`; no I/O is in flight, and the poller goes first.
+            // SAFETY: `register` boxed it, no I/O is in flight, and `finish` removes the poller.
             unsafe { Box::from_raw(ctx.cast::<Worker>()) }.finish();
             1
         }
     }
 }
 
-/// It may sleep while everything is in flight.
+/// The reactor may sleep while every task is in flight.
 unsafe extern "C" fn prepare_sleep(ctx: *mut c_void) -> i32 {
     // SAFETY: as in `poll`.
     let worker = unsafe { &*ctx.cast::<Worker>() };
@@ -566,12 +571,12 @@ unsafe extern "C" fn next_ns(ctx: *mut c_void) -> u64 {
     unsafe { &*ctx.cast::<Worker>() }.end_ns.get()
 }
 
-/// Memory for every unit of the span, written once so that its pages are there.
+/// Memory for every unit of the span. It is written once, so that its pages exist.
 fn copy_target(span: Span, len: usize) -> Result<Memory> {
     let units = usize::try_from(span.first + span.len).unwrap_or(usize::MAX);
     let bytes = units.saturating_mul(len);
     let memory = Memory(memory::alloc(bytes, 4096)?.0);
-    // SAFETY: the allocation is this long and nobody else's.
+    // SAFETY: the allocation is this long, and nobody else uses it.
     unsafe { ptr::write_bytes(memory.0.as_ptr(), 0xa5, bytes) };
     Ok(memory)
 }

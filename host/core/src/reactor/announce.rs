@@ -1,8 +1,8 @@
-//! Sleep without a lost wake-up.
+//! Sleep without lost wake-ups.
 //!
-//! The sleeper announces itself, looks for work once more, and only then waits. A waker makes its
-//! work visible first, then looks whether a sleeper has announced itself. Of the two orders one
-//! always sees the other, because both sides have a full fence between their store and their load.
+//! The sleeper announces itself, checks for work once more, and only then waits. A waker first
+//! makes its work visible, then checks whether a sleeper has announced itself. Both sides have a
+//! full fence between their store and their load, so at least one of them sees the other.
 
 use super::sync::{AtomicBool, Ordering, fence};
 
@@ -14,7 +14,7 @@ impl Announcement {
         Self(AtomicBool::new(false))
     }
 
-    /// The sleeper looks for work after this.
+    /// Announces the sleep. The sleeper must check for work after this.
     pub(super) fn make(&self) {
         self.0.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -24,7 +24,8 @@ impl Announcement {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// The waker has a full fence between its work and this.
+    /// Whether a sleeper has announced itself. The waker must have a full fence between its work
+    /// and this call.
     pub(super) fn is_made(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
-//! Cache lines that are nobody else's.
+//! Cache lines that nothing else shares.
 
-/// Something in cache lines of its own (they are fetched in pairs), so that who writes it does not take
-/// from other cores what is beside it.
+/// A value in its own pair of cache lines (processors fetch them in pairs). A write to it does not
+/// evict neighboring data from the caches of other cores.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Line<T>(pub(super) T);

@@ -1,8 +1,9 @@
-//! The message queue of a lightweight thread: many senders, one receiver, no memory of its own.
+//! The message queue of a lightweight thread: many senders, one receiver, and no memory of its own.
 //!
-//! Messages are linked through their own `link` field. Other OS threads put theirs on a stack: one atomic
-//! operation to send. The receiver takes the whole stack with another one and turns it around into its own
-//! list, from which it takes messages, and to which its own OS thread adds them, without any.
+//! Messages are linked through their own `link` field. Other OS threads push messages on a stack,
+//! with one atomic operation for each. The receiver takes the whole stack with one atomic operation
+//! and reverses it into its own list. It takes messages from this list, and its own OS thread adds
+//! messages to it, without atomic operations.
 #![expect(unsafe_code, reason = "intrusive links are raw pointers")]
 
 use super::line::Line;
@@ -11,27 +12,27 @@ use std::cell::Cell;
 use std::ptr;
 
 /// # Invariants
-/// `list` is only used by the receiver. Every message that can be reached from `sent` or `list` is alive:
-/// it belongs to the queue from when it was added until `pop` returns it.
+/// Only the receiver uses `list`. Every message that can be reached from `sent` or `list` is alive:
+/// it belongs to the queue from the push until `pop` returns it.
 pub(super) struct Queue {
-    /// What came from other OS threads, the newest first.
+    /// Messages from other OS threads, the newest first.
     sent: Line<AtomicPtr<Message>>,
-    /// What the receiver has.
+    /// Messages that the receiver has taken over.
     list: Line<List>,
-    /// The receiver is gone.
+    /// Whether the receiver has ended.
     ended: Line<AtomicBool>,
-    /// Who takes what was sent while the receiver went.
+    /// Held by the thread that takes messages that were sent while the receiver ended.
     late: Mutex,
 }
 
-/// The oldest and the newest; this one counts only while the first is not null.
+/// The oldest and the newest message; `last` only counts while `first` is not null.
 struct List {
     first: Cell<*mut Message>,
     last: Cell<*mut Message>,
 }
 
-// SAFETY: senders only use `sent` and the `link` of their message; the list is the receiver's by the
-// contracts of `push_here` and `pop`.
+// SAFETY: senders only use `sent` and the `link` of their message. Only the receiver uses the list,
+// by the contracts of `push_here` and `pop`.
 unsafe impl Sync for Queue {}
 // SAFETY: no part of it is bound to an OS thread.
 unsafe impl Send for Queue {}
@@ -52,12 +53,13 @@ impl Queue {
     /// Adds a message. Any OS thread.
     ///
     /// # Safety
-    /// `msg` is valid and the queue's until it is popped.
+    /// `msg` is valid and belongs to the queue until it is popped.
     pub(super) unsafe fn push(&self, msg: *mut Message) {
-        // A guess instead of a look: the line is fetched once, for writing.
+        // Starts with a guess instead of a load, so that the cache line is fetched once, for
+        // writing.
         let mut before = ptr::null_mut();
         loop {
-            // SAFETY: `msg` is ours by the contract.
+            // SAFETY: the queue owns `msg` (contract).
             unsafe { link(msg) }.store(before, Ordering::Relaxed);
             let put = self.sent.0.compare_exchange_weak(
                 before,
@@ -72,19 +74,21 @@ impl Queue {
         }
     }
 
-    /// Adds a message behind all that this OS thread can know of. The receiver's OS thread only.
+    /// Adds a message after all messages that this OS thread can have sent before. Only on the
+    /// receiver's OS thread.
     ///
     /// # Safety
-    /// As [`Self::push`].
+    /// As for [`Self::push`].
     pub(super) unsafe fn push_here(&self, msg: *mut Message) {
-        // The sender may have been elsewhere before: what it sent from there comes first.
+        // The sender may have run on another OS thread before. The messages that it sent from there
+        // come first.
         self.take_over();
-        // SAFETY: `msg` is ours by the contract.
+        // SAFETY: the queue owns `msg` (contract).
         unsafe { link(msg) }.store(ptr::null_mut(), Ordering::Relaxed);
         self.append(msg, msg);
     }
 
-    /// Takes the oldest message. Receiver only.
+    /// Removes and returns the oldest message. Receiver only.
     pub(super) fn pop(&self) -> Option<*mut Message> {
         if self.list.0.first.get().is_null() {
             self.take_over();
@@ -93,12 +97,12 @@ impl Queue {
         if msg.is_null() {
             return None;
         }
-        // SAFETY: `msg` is alive by the invariant.
+        // SAFETY: `msg` is alive (invariant).
         self.list.0.first.set(unsafe { link(msg) }.load(Ordering::Relaxed));
         Some(msg)
     }
 
-    /// Appends what came from other OS threads, turned around, to the list.
+    /// Reverses the messages from other OS threads and appends them to the list.
     fn take_over(&self) {
         if self.sent.0.load(Ordering::Relaxed).is_null() {
             return;
@@ -106,7 +110,7 @@ impl Queue {
         let last = self.sent.0.swap(ptr::null_mut(), Ordering::Acquire);
         let (mut first, mut rest) = (ptr::null_mut(), last);
         while !rest.is_null() {
-            // SAFETY: `rest` is alive by the invariant.
+            // SAFETY: `rest` is alive (invariant).
             let before = unsafe { link(rest) };
             let next = before.load(Ordering::Relaxed);
             before.store(first, Ordering::Relaxed);
@@ -115,35 +119,36 @@ impl Queue {
         self.append(first, last);
     }
 
-    /// Appends messages that are linked from `first` to `last`, whose link is null.
+    /// Appends messages that are linked from `first` to `last`. The link of `last` must be null.
     fn append(&self, first: *mut Message, last: *mut Message) {
         let end = self.list.0.last.replace(last);
         if self.list.0.first.get().is_null() {
             self.list.0.first.set(first);
         } else {
-            // SAFETY: `end` is the last of the list, so it is alive by the invariant.
+            // SAFETY: `end` is the last message of the list, so it is alive (invariant).
             unsafe { link(end) }.store(first, Ordering::Relaxed);
         }
     }
 
-    /// Whether nothing was sent. Receiver only.
+    /// Whether there is no message. Receiver only.
     pub(super) fn is_empty(&self) -> bool {
         self.list.0.first.get().is_null() && self.sent.0.load(Ordering::Relaxed).is_null()
     }
 
-    /// The receiver goes; from here on it uses `pop_late` as everybody else.
+    /// Ends the receiver. From here on it uses `pop_late`, as all threads do.
     pub(super) fn end(&self) {
         self.ended.0.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the receiver went. A sender that has a full fence between its `push` and this either
-    /// sees it, or its message is seen by the receiver's `pop_late`.
+    /// Whether the receiver has ended. The sender must have a full fence between its `push` and
+    /// this call. Then either the sender sees the end, or the receiver's `pop_late` sees the
+    /// message.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.0.load(Ordering::Acquire)
     }
 
-    /// Takes the oldest message of a queue whose receiver went. Any thread.
+    /// Removes and returns the oldest message of a queue whose receiver has ended. Any thread.
     pub(super) fn pop_late(&self) -> Option<*mut Message> {
         let _receiver = self.late.lock();
         self.pop()

@@ -1,4 +1,4 @@
-//! Apart from `message.rs`, which `tests/loom` compiles over other atomics.
+//! These tests are not in `message.rs`, because `tests/loom` compiles that file with other atomics.
 #![expect(unsafe_code, reason = "messages are raw pointers")]
 
 use super::message::Queue;
@@ -17,7 +17,7 @@ fn message(value: usize) -> *mut bay_msg {
 
 fn take(queue: &Queue) -> Option<usize> {
     queue.pop().map(|msg| {
-        // SAFETY: popped messages are ours and were boxed by `message`.
+        // SAFETY: a popped message belongs to us, and `message` boxed it.
         let msg = unsafe { Box::from_raw(msg) };
         msg.arg as usize
     })
@@ -29,7 +29,7 @@ fn messages_come_out_in_the_order_they_went_in() {
     assert!(queue.is_empty());
     for round in 0..3 {
         for value in 1..=5 {
-            // SAFETY: a fresh box, given to the queue.
+            // SAFETY: a new box, which the queue owns from here on.
             unsafe { queue.push(message(value + round)) };
         }
         assert!(!queue.is_empty());
@@ -44,10 +44,10 @@ fn what_is_sent_here_comes_behind_what_was_there() {
     let queue = Queue::new();
     for value in [1, 2, 3, 4, 5, 6] {
         if value % 3 == 0 {
-            // SAFETY: a fresh box, given to the queue; nobody else has it.
+            // SAFETY: a new box, which the queue owns from here on; no other thread uses the queue.
             unsafe { queue.push_here(message(value)) };
         } else {
-            // SAFETY: a fresh box, given to the queue.
+            // SAFETY: a new box, which the queue owns from here on.
             unsafe { queue.push(message(value)) };
         }
     }
@@ -66,7 +66,7 @@ fn nothing_is_lost_or_reordered_between_many_senders() {
             let queue = Arc::clone(&queue);
             std::thread::spawn(move || {
                 for n in 0..EACH {
-                    // SAFETY: a fresh box, given to the queue.
+                    // SAFETY: a new box, which the queue owns from here on.
                     unsafe { queue.push(message((sender << 32) | n)) };
                 }
             })

@@ -1,9 +1,10 @@
-//! Reactors: one OS thread per core, each running lightweight threads.
+//! Reactors: one OS thread for each core, which runs lightweight threads.
 //!
-//! A round runs every thread of the reactor once: its messages, its pollers, the ends of bursts. In
-//! polled mode rounds follow each other without a pause. In adaptive mode a reactor that found no
-//! work for a while asks every poller to prepare for sleep (arm, then look again) and waits in
-//! `epoll` on its eventfd, the pollers' descriptors and the next deadline. See `docs/threading.md`.
+//! In each round a reactor runs every one of its threads once: messages, pollers, ends of bursts.
+//! In polled mode rounds follow each other without a pause. In adaptive mode a reactor that finds
+//! no work for a while asks every poller to prepare for sleep (arm, then check again). Then it
+//! waits in `epoll` for its eventfd, the pollers' descriptors and the next deadline. See
+//! `docs/threading.md`.
 #![expect(unsafe_code, reason = "epoll, eventfd and pinning are system calls")]
 
 mod announce;
@@ -31,34 +32,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use thread::{Moving, Thread};
 
-/// How a reactor spends idle rounds.
+/// What a reactor does in rounds without work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Spin always.
+    /// It always spins.
     Polled,
-    /// Spin while there is work, then sleep until woken or a deadline.
+    /// It spins while there is work, and otherwise sleeps until a wake-up or a deadline.
     Adaptive,
 }
 
-/// Idle rounds before an adaptive reactor thinks of sleeping, in nanoseconds of spinning.
+/// How long an adaptive reactor spins without work before it tries to sleep, in nanoseconds.
 const SPIN_NS: u64 = 50_000;
 
-/// What other OS threads may know and do of a reactor.
+/// The part of a reactor that other OS threads may use.
 #[derive(Debug)]
 pub struct Reactor {
-    /// The core it is pinned to.
+    /// The core that it is pinned to.
     pub core: usize,
     sleeper: Sleeper,
     inbox: Sender<Moving>,
     polled: AtomicBool,
     stop: AtomicBool,
     threads: AtomicUsize,
-    /// Kernel thread id, for `framework_get_reactors`.
+    /// The kernel's thread id, for `framework_get_reactors`.
     tid: AtomicU64,
     time: Line<Time>,
 }
 
-/// How long its rounds took, in nanoseconds. Written every round, by the reactor only.
+/// How long its rounds took, in nanoseconds. Only the reactor writes, once in each round.
 #[derive(Debug, Default)]
 struct Time {
     busy_ns: AtomicU64,
@@ -68,39 +69,39 @@ struct Time {
 impl Time {
     fn add(&self, spent_ns: u64, is_busy: bool) {
         let counter = if is_busy { &self.busy_ns } else { &self.idle_ns };
-        // Only the reactor writes, so a plain add is enough.
+        // Only the reactor writes, so a plain addition is enough.
         counter.store(counter.load(Ordering::Relaxed) + spent_ns, Ordering::Relaxed);
     }
 }
 
 impl Reactor {
-    /// Nanoseconds spent in rounds that found work, and in others (sleep included).
+    /// Nanoseconds in rounds with work, and in all others (sleep included).
     #[must_use]
     pub fn busy_idle_ns(&self) -> (u64, u64) {
         let Line(time) = &self.time;
         (time.busy_ns.load(Ordering::Relaxed), time.idle_ns.load(Ordering::Relaxed))
     }
 
-    /// Kernel thread id.
+    /// The kernel's thread id.
     #[must_use]
     pub fn tid(&self) -> u64 {
         self.tid.load(Ordering::Relaxed)
     }
 
-    /// Whether it may sleep.
+    /// Polled or adaptive.
     #[must_use]
     pub fn mode(&self) -> Mode {
         if self.polled.load(Ordering::Relaxed) { Mode::Polled } else { Mode::Adaptive }
     }
 
-    /// Changes the mode; takes effect within a round.
+    /// Changes the mode. It takes effect within one round.
     pub fn set_mode(&self, mode: Mode) {
         self.polled.store(mode == Mode::Polled, Ordering::Relaxed);
         self.sleeper.wake();
     }
 
-    /// Ends its sleep, if it sleeps.
-    /// The caller has a full fence between the work and this call.
+    /// Wakes the reactor if it sleeps. The caller must have a full fence between its work and this
+    /// call.
     pub(crate) fn wake_fenced(&self) {
         self.sleeper.wake_fenced();
     }
@@ -116,7 +117,7 @@ impl Reactor {
 
 static REACTORS: OnceLock<Vec<Arc<Reactor>>> = OnceLock::new();
 
-/// All reactors, by core. Empty before [`start`].
+/// All reactors, sorted by core. Empty before [`start`].
 #[must_use]
 pub fn all() -> &'static [Arc<Reactor>] {
     REACTORS.get().map_or(&[], Vec::as_slice)
@@ -126,16 +127,16 @@ pub(crate) fn by_core(core: usize) -> Option<&'static Arc<Reactor>> {
     all().iter().find(|reactor| reactor.core == core)
 }
 
-/// The handle of running reactors.
+/// The OS threads of the running reactors.
 #[derive(Debug)]
 pub struct Reactors {
     joins: Vec<std::thread::JoinHandle<()>>,
 }
 
-/// Starts one reactor per core and the app thread on the first one. Once per process.
+/// Starts one reactor for each core, and the app thread on the first one. Only once in a process.
 ///
 /// # Errors
-/// `EALREADY` the second time; what the system says when a thread cannot be made.
+/// `EALREADY` the second time; the system's error when it cannot create a thread.
 pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
     let inboxes = publish(cores, mode)?;
     let mut joins = Vec::new();
@@ -148,7 +149,8 @@ pub fn start(cores: &CpuSet, mode: Mode) -> Result<Reactors> {
     Ok(Reactors { joins })
 }
 
-/// Makes the reactors of the process and the app thread; returns where threads arrive, by core.
+/// Creates the reactors of the process and the app thread. Returns the inboxes for arriving
+/// threads, in the order of the cores.
 fn publish(cores: &CpuSet, mode: Mode) -> Result<Vec<Receiver<Moving>>> {
     let mut reactors = Vec::new();
     let mut inboxes = Vec::new();
@@ -174,7 +176,8 @@ fn publish(cores: &CpuSet, mode: Mode) -> Result<Vec<Receiver<Moving>>> {
 }
 
 impl Reactors {
-    /// Ends all reactors after their current round and waits for them. Called from outside of them.
+    /// Stops all reactors after their current round and waits for them. The caller must not be on a
+    /// reactor.
     pub fn stop(self) {
         for reactor in all() {
             reactor.stop.store(true, Ordering::Release);
@@ -191,13 +194,13 @@ thread_local! {
     static ROUNDS_BUSY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The reactor of this OS thread.
+/// The reactor that runs on this OS thread.
 pub(crate) fn current() -> Option<Arc<Reactor>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Ends the process when the host's own code panics on a reactor: without it, the disks of that reactor
-/// would hang. Plugins do not unwind out of their library.
+/// Ends the process when the host's own code panics on a reactor. Otherwise the disks of that
+/// reactor would hang. Panics of plugins do not leave their library.
 struct EndOfProcess;
 
 impl Drop for EndOfProcess {
@@ -221,7 +224,7 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
     let mut last_busy = clock::refresh();
     let mut round_began = last_busy;
     while !reactor.stop.load(Ordering::Acquire) {
-        // Two loads when nobody moves here; `try_recv` would be an atomic operation.
+        // Two loads when no thread arrives; `try_recv` would be an atomic operation.
         while !inbox.is_empty()
             && let Ok(thread) = inbox.try_recv()
         {
@@ -244,12 +247,12 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
             last_busy = now;
         } else if !reactor.polled.load(Ordering::Relaxed) && now - last_busy > SPIN_NS {
             let caller = sleep_until_woken(reactor, inbox, &threads);
-            // What was slept is idle, whatever the next round finds.
+            // The sleep counts as idle, whatever the next round finds.
             let woke = clock::refresh();
             reactor.time.0.add(woke - round_began, false);
             round_began = woke;
-            // What it was woken for goes first: after a sleep the caches are cold, and every other poller
-            // costs microseconds.
+            // The thread that caused the wake-up runs first. After a sleep the caches are cold, and
+            // every other poller costs microseconds.
             if let Some(index) = threads.iter().position(|thread| Some(thread.id()) == caller) {
                 threads.swap(0, index);
             }
@@ -260,7 +263,7 @@ fn run(reactor: &Arc<Reactor>, inbox: &Receiver<Moving>) {
     }
 }
 
-/// Threads that exit or move to another core leave.
+/// Removes the threads that exit or move to another core.
 fn leave(threads: &mut Vec<Rc<Thread>>) {
     let mut index = 0;
     while let Some(thread) = threads.get(index) {
@@ -273,7 +276,7 @@ fn leave(threads: &mut Vec<Rc<Thread>>) {
     }
 }
 
-/// Sleeps unless there is work; the thread whose descriptor ended the sleep.
+/// Sleeps unless there is work. Returns the thread whose descriptor ended the sleep.
 fn sleep_until_woken(
     reactor: &Reactor,
     inbox: &Receiver<Moving>,
@@ -284,7 +287,7 @@ fn sleep_until_woken(
         || reactor.stop.load(Ordering::Acquire)
         || reactor.polled.load(Ordering::Relaxed)
         || threads.iter().any(|thread| thread.prepare_sleep())
-        // Last: a poller may have sent one while it prepared.
+        // Last, because a poller may send a message while it prepares.
         || threads.iter().any(|thread| thread.has_messages());
     if work {
         reactor.sleeper.revoke();
@@ -294,13 +297,14 @@ fn sleep_until_woken(
     reactor.sleeper.wait(deadline, clock::precise_now())
 }
 
-/// Pins the calling OS thread; a core that is not there leaves it unpinned, with a log line.
+/// Pins the calling OS thread. If the core does not exist, the thread stays unpinned and the host
+/// logs a warning.
 fn pin(core: usize) {
     // SAFETY: an all-zero cpu_set_t is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `core` is below CPU_SETSIZE by CpuSet's limit, the set is ours.
+    // SAFETY: `core` is below CPU_SETSIZE by CpuSet's limit, and the set is ours.
     unsafe { libc::CPU_SET(core, &mut set) };
-    // SAFETY: the set is valid for the call, 0 is the calling thread.
+    // SAFETY: the set is valid for the call; 0 means the calling thread.
     let status =
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
     if status != 0 {

@@ -1,4 +1,4 @@
-//! Pollers: functions that a thread calls every round, or every so many microseconds.
+//! Pollers: functions that a thread calls in every round, or once in a period.
 #![expect(unsafe_code, reason = "pollers are function pointers of the ABI with their context")]
 
 use crate::reactor::{clock, thread};
@@ -8,24 +8,24 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::os::fd::RawFd;
 
-/// How a poller stands.
+/// The state of a poller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Active,
     Paused,
-    /// Unregistered; removed at the end of the round.
+    /// Unregistered; it is removed at the end of the round.
     Gone,
 }
 
-/// One poller. Owned by its lightweight thread.
+/// One poller. Its lightweight thread owns it.
 #[derive(Debug)]
 pub(crate) struct Poller {
     pub(crate) id: u64,
     pub(crate) name: String,
-    /// The host table of the plugin that registered it, 0 = the host itself.
+    /// The address of the host table of the plugin that registered it; 0 = the host.
     pub(crate) owner: usize,
     pub(crate) state: Cell<State>,
-    /// 0 = every round.
+    /// The period in nanoseconds; 0 = every round.
     pub(crate) period_ns: u64,
     next_run_ns: Cell<u64>,
     ops: bay_poller_ops,
@@ -35,7 +35,7 @@ pub(crate) struct Poller {
     pub(crate) busy_runs: Cell<u64>,
 }
 
-/// What `thread_get_pollers` shows.
+/// What `thread_get_pollers` reports about one poller.
 #[derive(Clone, Debug)]
 pub struct Info {
     /// Handle.
@@ -44,17 +44,17 @@ pub struct Info {
     pub name: String,
     /// `active`, `paused` or `waiting`.
     pub state: &'static str,
-    /// Rounds it ran.
+    /// The number of rounds in which it ran.
     pub runs: u64,
-    /// Rounds in which it found work.
+    /// The number of rounds in which it found work.
     pub busy_runs: u64,
-    /// Period in microseconds; 0 = every round.
+    /// The period in microseconds; 0 = every round.
     pub period_us: u64,
 }
 
 impl Poller {
     /// # Errors
-    /// `EINVAL` without a `run` function.
+    /// `EINVAL` when there is no `run` function.
     ///
     /// # Safety
     /// The functions and `ctx` belong together and stay valid until the poller is unregistered.
@@ -67,7 +67,10 @@ impl Poller {
         period_us: u64,
     ) -> Result<Self> {
         if ops.run.is_none() {
-            return Err(Error::new(libc::EINVAL, format!("poller {name}: it has no run function")));
+            return Err(Error::new(
+                libc::EINVAL,
+                format!("poller {name}: the run function is required"),
+            ));
         }
         let period_ns = period_us.saturating_mul(1000);
         Ok(Self {
@@ -85,12 +88,12 @@ impl Poller {
         })
     }
 
-    /// Address of its function, for the watchdog.
+    /// The address of its function, for the watchdog.
     pub(crate) fn function(&self) -> usize {
         self.ops.run.map_or(0, |run| run as usize)
     }
 
-    /// Runs it if it is due; whether it found work.
+    /// Runs it if it is due. Returns whether it found work.
     pub(crate) fn round(&self, now_ns: u64) -> bool {
         if self.state.get() != State::Active {
             return false;
@@ -103,7 +106,8 @@ impl Poller {
         }
         let Some(run) = self.ops.run else { return false };
         self.runs.set(self.runs.get() + 1);
-        // SAFETY: valid together until unregistered (contract of `new`); this is its thread.
+        // SAFETY: both are valid until the poller is unregistered (contract of `new`), and this is
+        // its thread.
         let found = unsafe { run(self.ctx) } > 0;
         if found {
             self.busy_runs.set(self.busy_runs.get() + 1);
@@ -111,7 +115,7 @@ impl Poller {
         found
     }
 
-    /// Whether it forbids sleep: it has work, or it can only be polled.
+    /// Whether it prevents sleep: it has work, or it can only be polled.
     pub(crate) fn prepare_sleep(&self) -> bool {
         if self.state.get() != State::Active || self.period_ns != 0 {
             return false;
@@ -132,7 +136,7 @@ impl Poller {
         }
     }
 
-    /// When it must run next, if it must.
+    /// When it must run next, if at all.
     pub(crate) fn deadline(&self) -> Option<u64> {
         if self.state.get() != State::Active {
             return None;
@@ -162,8 +166,8 @@ impl Poller {
     }
 }
 
-/// A poller of the host itself, on the current thread. It never keeps the reactor awake when it has
-/// a period; without one it is polled only.
+/// Registers a poller of the host itself on the current thread. With a period it never keeps the
+/// reactor awake. Without one it can only be polled.
 ///
 /// # Errors
 /// `EPERM` outside of a lightweight thread.
@@ -178,7 +182,7 @@ pub fn register(name: &str, period_us: u64, poll: impl FnMut() -> bool + 'static
         woke: None,
         next_ns: None,
     };
-    // The closure is never freed: the host's own pollers live as long as their thread.
+    // The closure is never freed, because the host's own pollers live as long as their thread.
     thread::with_current(|thread| {
         // SAFETY: `run_boxed` fits the context, which is leaked.
         unsafe { thread.add_poller(name.to_owned(), 0, ops, ctx, period_us) }
@@ -187,7 +191,7 @@ pub fn register(name: &str, period_us: u64, poll: impl FnMut() -> bool + 'static
 }
 
 unsafe extern "C" fn run_boxed(ctx: *mut c_void) -> i32 {
-    // SAFETY: `register` leaked a box of this type as the context, and one thread runs it.
+    // SAFETY: `register` leaked a box of this type as the context, and only one thread runs it.
     let poll = unsafe { &mut *ctx.cast::<Box<dyn FnMut() -> bool>>() };
     i32::from(poll())
 }

@@ -1,6 +1,6 @@
-//! A reactor without an OS thread of its own: who has it decides which lightweight thread runs next,
-//! how many messages it takes and what time it is. For simulations, which are the same again for the
-//! same decisions. Nothing of the other reactors' way changes for it.
+//! A reactor without its own OS thread, for simulations. Its owner decides which lightweight thread
+//! runs next, how many messages it takes, and what time it is. The same decisions give the same
+//! run. Other reactors are not affected.
 
 use super::thread::{Moving, Thread};
 use super::{CURRENT, Mode, Reactor, all, clock, publish};
@@ -10,7 +10,7 @@ use crossbeam_channel::Receiver;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The only reactor of the process, stepped by its owner.
+/// The only reactor of the process. Its owner steps it.
 #[derive(Debug)]
 pub struct Stepped {
     reactor: Arc<Reactor>,
@@ -19,11 +19,11 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Makes the reactor and the app thread; the clock stands at 1 ns. Once per process, instead of
-    /// [`super::start`].
+    /// Creates the reactor and the app thread, and sets the clock to 1 ns. Only once in a process,
+    /// instead of [`super::start`].
     ///
     /// # Errors
-    /// As [`super::start`].
+    /// As for [`super::start`].
     pub fn start() -> Result<Self> {
         let mut inboxes = publish(&CpuSet::one(0), Mode::Polled)?;
         let (Some(inbox), Some(reactor)) = (inboxes.pop(), all().first()) else {
@@ -39,7 +39,8 @@ impl Stepped {
         clock::set(now_ns);
     }
 
-    /// Ids of the threads that can run, those that arrived meanwhile included. Ends change the order.
+    /// The ids of the threads that can run, including threads that have just arrived. The order
+    /// changes when a thread ends.
     pub fn threads(&mut self) -> impl Iterator<Item = u64> {
         while let Ok(thread) = self.inbox.try_recv() {
             self.threads.push(thread.settle(&self.reactor));
@@ -47,8 +48,9 @@ impl Stepped {
         self.threads.iter().map(|thread| thread.id())
     }
 
-    /// One round of a thread, with at most `most_messages` messages; whether it found work. A thread
-    /// that is done leaves. Nothing happens for a thread that is not here.
+    /// Runs one round of a thread, with at most `most_messages` messages. Returns whether it found
+    /// work. A thread that has ended leaves the reactor. If the thread is not on this reactor,
+    /// nothing happens.
     pub fn round(&mut self, thread: u64, most_messages: usize) -> bool {
         let Some(index) = self.threads.iter().position(|other| other.id() == thread) else {
             return false;

@@ -1,8 +1,8 @@
 //! Lightweight threads: movable, cooperative units with messages, pollers and io_channels.
 //!
-//! A thread belongs to one reactor at a time and is only ever run there. What others need of it (its
-//! message queue, where it runs) is in `Shared`, which is never freed, so that a late sender finds
-//! something that is dead but there.
+//! A thread belongs to one reactor at a time and only runs there. The part that other threads need
+//! (its message queue and its core) is in `Shared`. The host never frees `Shared`, so a late sender
+//! finds an ended thread instead of freed memory.
 #![expect(unsafe_code, reason = "messages are intrusive and threads move between OS threads")]
 
 use crate::bdev;
@@ -22,26 +22,27 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most threads at a time.
+/// The most threads at a time.
 pub const MAX_THREADS: usize = 4096;
-/// Messages that one round takes, so that pollers get their turn.
+/// The most messages that one round takes, so that pollers get their turn.
 pub(super) const MESSAGES_PER_ROUND: usize = 64;
 
-/// What other OS threads see of a thread.
+/// The part of a thread that other OS threads use.
 pub(crate) struct Shared {
     id: u64,
     name: String,
     queue: Queue,
-    /// Core of the reactor that it is on or on its way to for the first time, else [`NOWHERE`].
+    /// The core of the reactor that it is on or, after its creation, on its way to; else
+    /// [`NOWHERE`].
     core: AtomicUsize,
-    /// For the watchdog.
+    /// What the thread calls now, for the watchdog.
     doing: Line<Doing>,
 }
 
-/// No core: the thread moves, or it has ended.
+/// No core: the thread is moving to another reactor, or it has ended.
 const NOWHERE: usize = usize::MAX;
 
-/// One lightweight thread. Only its reactor touches it.
+/// One lightweight thread. Only its reactor uses it.
 pub(crate) struct Thread {
     shared: &'static Shared,
     cpumask: RefCell<CpuSet>,
@@ -52,10 +53,10 @@ pub(crate) struct Thread {
     move_to: Cell<Option<usize>>,
     busy_ns: Cell<u64>,
     idle_ns: Cell<u64>,
-    /// Whether the last round had work.
+    /// Whether the last round found work.
     was_busy: Cell<bool>,
     last_ns: Cell<u64>,
-    /// Its pollers are prepared for sleep.
+    /// Whether its pollers are prepared for sleep.
     is_asleep: Cell<bool>,
     /// The io_channels of bdevs.
     pub(crate) bdevs: bdev::Local,
@@ -64,7 +65,7 @@ pub(crate) struct Thread {
 /// A thread on its way to a reactor.
 pub(crate) struct Moving(Rc<Thread>);
 
-// SAFETY: the only reference to the thread travels in it; nobody runs it meanwhile.
+// SAFETY: it carries the only reference to the thread, and nobody runs the thread in the meantime.
 unsafe impl Send for Moving {}
 
 static SLOTS: [AtomicPtr<Shared>; MAX_THREADS] =
@@ -83,37 +84,38 @@ fn slot(id: u64) -> Option<&'static AtomicPtr<Shared>> {
 
 fn shared(id: u64) -> Option<&'static Shared> {
     let shared = slot(id)?.load(Ordering::Acquire);
-    // SAFETY: `Shared`s are leaked, so a pointer that was ever published stays valid.
+    // SAFETY: `Shared`s are leaked, so every pointer that was published stays valid.
     let shared = unsafe { shared.as_ref() }?;
     (shared.id == id).then_some(shared)
 }
 
-/// What other OS threads see of all threads.
+/// The part of all threads that other OS threads use.
 pub(super) fn all_shared() -> Vec<&'static Shared> {
     let ids = ALL.lock().unwrap_or_else(PoisonError::into_inner).clone();
     ids.into_iter().filter_map(shared).collect()
 }
 
-/// The current thread's id; 0 outside of one.
+/// The id of the current thread; 0 outside of a lightweight thread.
 #[must_use]
 pub fn current_id() -> u64 {
     with_current(|thread| thread.shared.id).unwrap_or(0)
 }
 
-/// The thread on which the control plane runs; 0 before the reactors start.
+/// The id of the thread that runs the control plane; 0 before the reactors start.
 #[must_use]
 pub fn app() -> u64 {
     APP.load(Ordering::Acquire)
 }
 
-/// Runs `f` with the current thread.
+/// Runs `f` with the current thread; `None` outside of a lightweight thread.
 pub(crate) fn with_current<T>(f: impl FnOnce(&Thread) -> T) -> Option<T> {
     let thread = CURRENT.get();
-    // SAFETY: set by `Thread::round` (and its kin) for as long as that borrows the thread.
+    // SAFETY: `Thread::round` and `Thread::prepare_sleep` set it while they borrow the thread.
     unsafe { thread.as_ref() }.map(f)
 }
 
-/// The current thread, to be compared with: its address, 0 outside of one. An address is used again when its thread has ended.
+/// The address of the current thread, only for comparisons; 0 outside of a thread. A new thread may
+/// get the address of one that has ended.
 #[inline]
 pub(crate) fn here() -> usize {
     CURRENT.get().addr()
@@ -125,7 +127,7 @@ pub(super) fn create_app(cores: &CpuSet) -> Result<()> {
     Ok(())
 }
 
-/// Makes a thread on the least loaded reactor that `cpumask` allows. Any OS thread.
+/// Creates a thread on the least loaded reactor that `cpumask` allows. Any OS thread.
 ///
 /// # Errors
 /// `EINVAL` when no reactor runs on any of these cores; `EAGAIN` when there are too many threads.
@@ -176,30 +178,34 @@ fn publish(name: &str, core: usize) -> Result<&'static Shared> {
             return Ok(shared);
         }
     }
-    Err(Error::new(libc::EAGAIN, format!("there are {MAX_THREADS} threads already")))
+    Err(Error::new(
+        libc::EAGAIN,
+        format!("there are already {MAX_THREADS} threads, which is the limit"),
+    ))
 }
 
-/// Sends an intrusive message. Any OS thread. What meets the end of the thread is called on the app
-/// thread.
+/// Sends an intrusive message. Any OS thread. If the thread ends before it takes the message, the
+/// message is called on the app thread.
 ///
 /// # Errors
-/// `ESRCH` when there is no such thread; the message is the caller's still.
+/// `ESRCH` when there is no such thread; the caller then still owns the message.
 ///
 /// # Safety
-/// `msg` is valid, has its `call`, and stays untouched until it is called.
+/// `msg` is valid, its `call` is set, and nobody touches it until it is called.
 pub unsafe fn send(thread: u64, msg: *mut bay_msg) -> Result<()> {
     let shared = shared(thread)
         .ok_or_else(|| Error::new(libc::ESRCH, format!("there is no thread {thread}")))?;
     if shared.is_here() {
-        // Its reactor is awake: it runs the sender.
-        // SAFETY: by this function's contract; this is the OS thread of the receiver.
+        // Its reactor is awake, because it runs the sender.
+        // SAFETY: the caller guarantees it, and this is the OS thread of the receiver.
         unsafe { shared.queue.push_here(msg) };
         return Ok(());
     }
-    // SAFETY: by this function's contract.
+    // SAFETY: the caller guarantees it.
     unsafe { shared.queue.push(msg) };
-    // The other sides have theirs: a sleeper between its announcement and its look at the queue, a
-    // thread that moves between its new core and the same, one that ends between `Queue::end` and the same.
+    // The other sides have a full fence, too: a sleeper between its announcement and its check of
+    // the queue, a moving thread between the store of its new core and that check, an ending thread
+    // between `Queue::end` and that check.
     fence(Ordering::SeqCst);
     if let Some(reactor) = by_core(shared.core.load(Ordering::Acquire)) {
         reactor.wake_fenced();
@@ -217,12 +223,13 @@ struct Boxed<F> {
 }
 
 unsafe extern "C" fn call_boxed<F: FnOnce()>(arg: *mut c_void) {
-    // SAFETY: `send_boxed` made this box and nobody else has it.
+    // SAFETY: `send_boxed` made this box, and nobody else has it.
     let boxed = unsafe { Box::from_raw(arg.cast::<Boxed<F>>()) };
     (boxed.call)();
 }
 
-/// Runs a closure on a thread: the control path's way to send. Dropped when the thread is gone.
+/// Sends a closure to a thread, for the control path. The closure is dropped when the thread is
+/// gone.
 pub fn send_boxed<F: FnOnce() + Send + 'static>(thread: u64, call: F) {
     let msg = bay_msg {
         call: Some(call_boxed::<F>),
@@ -231,11 +238,11 @@ pub fn send_boxed<F: FnOnce() + Send + 'static>(thread: u64, call: F) {
         rsv: 0,
     };
     let boxed = Box::into_raw(Box::new(Boxed { msg, call }));
-    // SAFETY: the box is ours and valid.
+    // SAFETY: we own the box, and it is valid.
     unsafe { (*boxed).msg.arg = boxed.cast() };
-    // SAFETY: the message is the first field of a box that lives until it is called.
+    // SAFETY: the message is the first field of a box that lives until the message is called.
     if unsafe { send(thread, boxed.cast()) }.is_err() {
-        // SAFETY: the message was not sent, so the box is still ours.
+        // SAFETY: the message was not sent, so we still own the box.
         drop(unsafe { Box::from_raw(boxed) });
     }
 }
@@ -245,8 +252,8 @@ pub fn send_app<F: FnOnce() + Send + 'static>(call: F) {
     send_boxed(app(), call);
 }
 
-/// Runs `visit` on every thread, one after the other, then `done` with the results on the thread of
-/// the call (the app thread when it was called outside of one).
+/// Runs `visit` on every thread, one after another. Then runs `done` with the results on the thread
+/// of the caller (the app thread when the caller is outside of a thread).
 pub fn for_each<T: Send + 'static>(
     visit: impl Fn() -> T + Send + Sync + 'static,
     done: impl FnOnce(Vec<T>) + Send + 'static,
@@ -278,28 +285,28 @@ fn step<T: Send + 'static>(
     send_boxed(home, move || done(results));
 }
 
-/// What `thread_get_stats` shows of one thread. Times in nanoseconds.
+/// What `thread_get_stats` reports about one thread. Times are in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Info {
-    /// Id.
+    /// The thread's id.
     pub id: u64,
-    /// Name.
+    /// The thread's name.
     pub name: String,
-    /// Core it runs on.
+    /// The core that it runs on.
     pub core: usize,
-    /// Cores it may run on.
+    /// The cores that it may run on.
     pub cpumask: CpuSet,
-    /// Time in rounds that found work.
+    /// The time in rounds that found work.
     pub busy_ns: u64,
-    /// Time in others.
+    /// The time in all other rounds.
     pub idle_ns: u64,
     /// Its pollers.
     pub pollers: Vec<poller::Info>,
-    /// Its io_channels: name of the bdev and number of references.
+    /// Its io_channels: the name of the bdev and the number of references.
     pub channels: Vec<(String, u64)>,
 }
 
-/// What is to be told of the current thread. `None` outside of one.
+/// Returns information about the current thread; `None` outside of one.
 #[must_use]
 pub fn info() -> Option<Info> {
     with_current(|thread| Info {
@@ -314,10 +321,10 @@ pub fn info() -> Option<Info> {
     })
 }
 
-/// Moves a thread to a core of `cpumask`, if it is not on one. Any thread.
+/// Sets the cores of a thread. If it is not on one of them, it moves to one. Any thread.
 ///
 /// # Errors
-/// `ESRCH` for an unknown thread, `EINVAL` when no reactor runs on any of these cores.
+/// `ESRCH` for an unknown thread; `EINVAL` when no reactor runs on any of these cores.
 pub fn set_cpumask(thread: u64, cpumask: CpuSet) -> Result<()> {
     if shared(thread).is_none() {
         return Err(Error::new(libc::ESRCH, format!("there is no thread {thread}")));
@@ -340,7 +347,8 @@ pub fn set_cpumask(thread: u64, cpumask: CpuSet) -> Result<()> {
     Ok(())
 }
 
-/// Ends the current thread after this round, once it has no poller and no channel.
+/// Ends the current thread after the first round at whose end it has no pollers, channels or
+/// messages.
 pub fn exit_current() {
     with_current(|thread| thread.exiting.set(true));
 }
@@ -363,8 +371,8 @@ impl Shared {
         doing
     }
 
-    /// Whether a lightweight thread asks that is on the same reactor. What is on this one can only leave it
-    /// here, and has [`NOWHERE`] for its core from then on.
+    /// Whether the caller is a lightweight thread on the same reactor. A thread on this reactor can
+    /// only leave it by a call on this reactor, and its core is [`NOWHERE`] from then on.
     #[inline]
     fn is_here(&self) -> bool {
         let core = self.core.load(Ordering::Relaxed);
@@ -372,16 +380,16 @@ impl Shared {
             && with_current(|thread| thread.shared.core.load(Ordering::Relaxed)) == Some(core)
     }
 
-    /// The thread has ended: the app thread takes what was sent meanwhile.
+    /// The thread has ended: calls the messages that were sent in the meantime on the app thread.
     #[cold]
     fn pass_on_late(&self) {
         while let Some(msg) = self.queue.pop_late() {
-            // SAFETY: popped messages are the receiver's; the sender filled it.
+            // SAFETY: the receiver owns a popped message, and the sender filled it.
             let bay_msg { call, arg, .. } = unsafe { *msg };
             let arg = arg as usize;
             send_app(move || {
                 if let Some(call) = call {
-                    // SAFETY: call and argument belong together (contract of `send`).
+                    // SAFETY: the function and its argument belong together (contract of `send`).
                     unsafe { call(arg as *mut c_void) };
                 }
             });
@@ -390,13 +398,16 @@ impl Shared {
 }
 
 impl Moving {
-    /// Arrives at `reactor`.
+    /// The thread arrives at `reactor`.
     pub(super) fn settle(self, reactor: &Arc<Reactor>) -> Rc<Thread> {
         self.0.shared.core.store(reactor.core, Ordering::Release);
         for poller in self.0.pollers.borrow().iter() {
             for &(fd, events) in poller.wake_fds.borrow().iter() {
                 if let Err(error) = reactor.sleeper.watch(fd, events, self.0.shared.id) {
-                    tracing::error!(poller = poller.name, "lost a wake-up descriptor: {error}");
+                    tracing::error!(
+                        poller = poller.name,
+                        "cannot watch a wake-up descriptor after a move: {error}"
+                    );
                 }
             }
         }
@@ -405,11 +416,12 @@ impl Moving {
 }
 
 impl Thread {
-    /// One round; whether there was work.
+    /// Runs one round. Returns whether there was work.
     pub(super) fn round(&self, most_messages: usize) -> bool {
         CURRENT.set(self);
         let now = clock::now();
-        // What the last round took, and the sleep behind it, which only follows an idle one.
+        // The time that the last round took, and the sleep after it. A sleep only follows an idle
+        // round.
         let spent = now.saturating_sub(self.last_ns.replace(now));
         let counter = if self.was_busy.get() { &self.busy_ns } else { &self.idle_ns };
         counter.set(counter.get() + spent);
@@ -435,18 +447,18 @@ impl Thread {
     fn run_messages(&self, most: usize) -> bool {
         for taken in 0..most {
             let Some(msg) = self.shared.queue.pop() else { return taken > 0 };
-            // SAFETY: popped messages are the receiver's; the sender filled it.
+            // SAFETY: the receiver owns a popped message, and the sender filled it.
             let bay_msg { call, arg, .. } = unsafe { *msg };
             if let Some(call) = call {
                 self.shared.doing().begin(call as usize, 0);
-                // SAFETY: call and argument belong together (contract of `send`).
+                // SAFETY: the function and its argument belong together (contract of `send`).
                 unsafe { call(arg) };
             }
         }
         true
     }
 
-    /// By index: a poller may add and remove pollers, itself included.
+    /// Iterates by index, because a poller may add and remove pollers, even itself.
     fn pollers(&self) -> impl Iterator<Item = Rc<Poller>> {
         (0..).map_while(|index| self.pollers.borrow().get(index).map(Rc::clone))
     }
@@ -467,8 +479,8 @@ impl Thread {
         !self.shared.queue.is_empty()
     }
 
-    /// Asks every poller to prepare for sleep; whether one of them has work or cannot sleep. They learn with
-    /// the next round that it is over.
+    /// Asks every poller to prepare for sleep. Returns whether one of them has work or cannot
+    /// sleep. The pollers' `woke` runs at the start of the next round.
     pub(super) fn prepare_sleep(&self) -> bool {
         CURRENT.set(self);
         self.is_asleep.set(true);
@@ -501,7 +513,7 @@ impl Thread {
                 && !self.has_messages())
     }
 
-    /// Moves on or ends.
+    /// Moves the thread to its new core, or ends it.
     pub(super) fn depart(self: Rc<Self>) {
         self.unwatch_all();
         self.shared.core.store(NOWHERE, Ordering::Relaxed);
@@ -513,7 +525,7 @@ impl Thread {
         if let Some(reactor) = by_core(target)
             && let Err(error) = reactor.adopt(Moving(self))
         {
-            tracing::error!("a thread was lost on its way to core {target}: {error}");
+            tracing::error!("lost a thread that moved to core {target}: {error}");
         }
     }
 
@@ -521,13 +533,13 @@ impl Thread {
         let Some(reactor) = current() else { return };
         for poller in self.pollers.borrow().iter() {
             for &(fd, _) in poller.wake_fds.borrow().iter() {
-                // The descriptor may be closed already, which removed it.
+                // The descriptor may already be closed, which removed it.
                 let _ = reactor.sleeper.watch(fd, 0, self.shared.id);
             }
         }
     }
 
-    /// Takes its name out of the tables. What it still has stays where it is.
+    /// Removes the thread from the tables. Its remaining pollers and channels are not freed.
     pub(super) fn end(self: Rc<Self>) {
         let id = self.shared.id;
         ALL.lock().unwrap_or_else(PoisonError::into_inner).retain(|&other| other != id);
@@ -540,7 +552,7 @@ impl Thread {
     /// Adds a poller.
     ///
     /// # Safety
-    /// As [`Poller::new`].
+    /// As for [`Poller::new`].
     pub(crate) unsafe fn add_poller(
         &self,
         name: String,
@@ -550,7 +562,7 @@ impl Thread {
         period_us: u64,
     ) -> Result<u64> {
         let id = self.next_poller.replace(self.next_poller.get() + 1);
-        // SAFETY: by this function's contract.
+        // SAFETY: the caller guarantees it.
         let poller = unsafe { Poller::new(id, name, owner, ops, ctx, period_us) }?;
         watch::poller_comes(self.shared.id, id, &poller.name);
         self.pollers.borrow_mut().push(Rc::new(poller));

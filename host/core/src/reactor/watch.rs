@@ -1,7 +1,7 @@
-//! The watchdog: names the callback that does not let its reactor go on.
+//! The watchdog: it names the callback that keeps its reactor from continuing.
 //!
-//! A thread says what it calls by two plain stores. The watchdog, an OS thread of its own, looks four
-//! times a second whether a reactor that is awake has ended a round since.
+//! A thread records what it calls with two plain stores. The watchdog is a separate OS thread. Four
+//! times a second it checks whether each awake reactor has ended a round since the last check.
 
 use super::thread::{self, Shared};
 use super::{Reactor, all};
@@ -11,19 +11,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often reactors are looked at.
+/// How often the watchdog checks the reactors.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long a callback may take before it is named.
+/// How long a callback may take before the watchdog names it.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-/// A callback that is still there is named again when so many times the time has passed.
+/// The watchdog names a callback again when its time has grown by this factor.
 const AGAIN_AFTER_TIMES: u32 = 8;
 
-/// What a lightweight thread calls now. Only its reactor writes.
+/// What a lightweight thread calls now. Only its reactor writes it.
 #[derive(Debug, Default)]
 pub(super) struct Doing {
-    /// Address of the function; 0 = none.
+    /// The address of the function; 0 = none.
     function: AtomicUsize,
-    /// Handle of the poller; 0 = a message.
+    /// The handle of the poller; 0 = a message.
     poller: AtomicU64,
 }
 
@@ -40,11 +40,11 @@ impl Doing {
     }
 }
 
-/// Names of pollers, by thread and handle.
+/// The names of pollers, by thread and handle.
 static POLLERS: Mutex<BTreeMap<(u64, u64), String>> = Mutex::new(BTreeMap::new());
-/// Calls of the control path that are under way, by thread; the innermost last.
+/// Calls of the control path that are under way, with their threads; the innermost is last.
 static CALLS: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
-/// What has kept a reactor for too long and still does.
+/// The callbacks that keep a reactor for too long now.
 static STUCK: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,12 +59,12 @@ pub(super) fn poller_goes(thread: u64, poller: u64) {
     lock(&POLLERS).remove(&(thread, poller));
 }
 
-/// A call of the control path that is under way, until it is dropped.
+/// A call of the control path, under way until it is dropped.
 #[derive(Debug)]
 #[must_use = "the call is under way until this is dropped"]
 pub struct Call(u64);
 
-/// Says what the current thread calls, such as `plugin acme: method acme_create`.
+/// Records what the current thread calls, such as `plugin acme: method acme_create`.
 pub fn call(what: String) -> Call {
     let thread = thread::current_id();
     lock(&CALLS).push((thread, what));
@@ -80,28 +80,30 @@ impl Drop for Call {
     }
 }
 
-/// What keeps reactors for more than a second, for people. Any thread.
+/// What has kept a reactor for more than a second and still does, as text for people. Any thread.
 #[must_use]
 pub fn stuck() -> Vec<String> {
     lock(&STUCK).clone()
 }
 
-/// Starts the watchdog. Without its thread nothing is named.
+/// Starts the watchdog. If its thread cannot be created, callbacks are not named.
 pub(super) fn start() {
     let watchdog = std::thread::Builder::new().name("watchdog".into());
     if let Err(error) = watchdog.spawn(|| watch(all())) {
-        tracing::warn!("callbacks that do not return will not be named: {error}");
+        tracing::warn!(
+            "cannot start the watchdog, so callbacks that do not return will not be named: {error}"
+        );
     }
 }
 
-/// One reactor, as the watchdog saw it.
+/// One reactor, as the watchdog saw it last.
 #[derive(Debug)]
 struct Seen {
     spent_ns: u64,
     since: Instant,
-    /// Time that it waited for a processor by then, in nanoseconds.
+    /// How long it had waited for a processor by then, in nanoseconds.
     delay_ns: u64,
-    /// When it is named next, and what was named.
+    /// After how much time a callback is named next, and what was named.
     next: Duration,
     named: Option<String>,
 }
@@ -111,7 +113,7 @@ fn watch(reactors: &[std::sync::Arc<Reactor>]) {
     loop {
         let began = Instant::now();
         std::thread::sleep(LOOK_EVERY);
-        // After a pause of the whole process or machine nothing is known.
+        // After a pause of the whole process or machine the times mean nothing.
         let is_fresh = began.elapsed() < STUCK_AFTER;
         for (reactor, seen) in reactors.iter().zip(&mut seen) {
             seen.look(reactor, is_fresh);
@@ -136,12 +138,12 @@ impl Seen {
         if is_going_on || !is_fresh {
             if let Some(named) = &self.named {
                 let seconds = self.since.elapsed().as_secs_f64();
-                tracing::warn!("{named}: it went on after {seconds:.1} s");
+                tracing::warn!("{named}: returned after {seconds:.1} s");
             }
             *self = Self::of(reactor);
             return;
         }
-        // Waiting for a processor is not the callback's fault.
+        // The time that the thread waited for a processor does not count.
         let delay = Duration::from_nanos(delay_ns(reactor).saturating_sub(self.delay_ns));
         let stuck = self.since.elapsed().saturating_sub(delay);
         if stuck < self.next {
@@ -151,20 +153,20 @@ impl Seen {
         let core = reactor.core;
         let seconds = stuck.as_secs_f64();
         tracing::error!(
-            "{what} has not returned for {seconds:.1} s; nothing else runs on core {core} meanwhile"
+            "{what} has not returned for {seconds:.1} s; nothing else can run on core {core}"
         );
         self.next *= AGAIN_AFTER_TIMES;
         self.named = Some(what);
     }
 }
 
-/// All the time of its rounds and sleeps that have ended.
+/// The time of all its rounds and sleeps that have ended.
 fn spent_ns(reactor: &Reactor) -> u64 {
     let (busy, idle) = reactor.busy_idle_ns();
     busy.wrapping_add(idle)
 }
 
-/// Time that the reactor's OS thread was ready and waited for a processor: field 2 of
+/// The time that the reactor's OS thread was ready and waited for a processor: field 2 of
 /// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
 fn delay_ns(reactor: &Reactor) -> u64 {
     let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", reactor.tid()));
@@ -195,8 +197,9 @@ fn describe(shared: &Shared) -> String {
     format!("{what}, on thread {}", shared.name())
 }
 
-/// The file name of the library or program that an address lies in: of a plugin, its staged copy, whose
-/// name begins with the plugin's. Read from `/proc`, as `dladdr` may wait for the loader's lock.
+/// The file name of the library or program that contains an address. For a plugin this is its
+/// staged copy, whose name begins with the plugin's name. It is read from `/proc`, because `dladdr`
+/// may wait for the loader's lock.
 fn file_of(address: usize) -> String {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let file = maps.lines().find_map(|line| {

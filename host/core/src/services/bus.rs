@@ -1,4 +1,4 @@
-//! `bay.bdev/1`
+//! The plugin interface `bay.bdev/1`: the module's side of bdevs.
 
 use super::{Callback, failed, on_app_thread, status, string};
 use crate::bdev::device::{self, Texts};
@@ -35,16 +35,16 @@ unsafe extern "C" fn register(
     }
     // SAFETY: an open struct of the ABI, valid for the call.
     let Some(record) = (unsafe { copy_open(reg) }) else { return -libc::EINVAL };
-    // SAFETY: as above; the operations live as long as the bdev.
+    // SAFETY: as above; the functions live as long as the bdev.
     let Some(ops) = (unsafe { copy_open(record.ops) }) else { return -libc::EINVAL };
     let count = record.naliases.min(64) as usize;
     let aliases = if record.aliases.is_null() {
         &[]
     } else {
-        // SAFETY: the list is as long as said and valid for the call.
+        // SAFETY: the list has this many elements and is valid for the call.
         unsafe { std::slice::from_raw_parts(record.aliases, count) }
     };
-    // SAFETY: texts of the record are valid for the call.
+    // SAFETY: the texts of the record are valid for the call.
     let text = |text: bay_str| unsafe { string(text) };
     let base = text(record.base);
     let texts = Texts {
@@ -53,11 +53,11 @@ unsafe extern "C" fn register(
         aliases: aliases.iter().map(|&alias| text(alias)).collect(),
         base: (!base.is_empty()).then_some(base),
     };
-    // SAFETY: the plugin keeps operations and context until `destruct`.
+    // SAFETY: the plugin keeps the functions and the context until `destruct`.
     match unsafe { device::register(host as usize, texts, record, ops) } {
         Ok(handle) => {
             if !id.is_null() {
-                // SAFETY: the caller's place for the handle.
+                // SAFETY: the caller passes a valid pointer for the handle.
                 unsafe { id.write(handle) };
             }
             0

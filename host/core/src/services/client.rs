@@ -1,4 +1,4 @@
-//! `bay.bdev_client/1`
+//! The plugin interface `bay.bdev_client/1`: the client's side of bdevs.
 
 use super::{failed, on_app_thread, status, string};
 use crate::bdev::{self, Claim, Io, desc, local};
@@ -43,7 +43,7 @@ unsafe extern "C" fn open(
     let name = unsafe { string(name) };
     match desc::open(host as usize, &name, flags & BAY_OPEN_WRITE != 0, event, arg) {
         Ok(opened) => {
-            // SAFETY: the caller's place for the handle.
+            // SAFETY: the caller passes a valid pointer for the handle.
             unsafe { desc.write(opened.id) };
             0
         }
@@ -82,7 +82,7 @@ unsafe extern "C" fn info(_host: *const bay_host, desc: u64, info: *mut bay_bdev
         must_flags: BAY_IO_FUA,
         name: bay_str { ptr: bdev.name.as_ptr(), len: bdev.name.len() },
     };
-    // SAFETY: open structs begin with their size, which the caller has set.
+    // SAFETY: an open struct begins with its size, which the caller has set.
     let theirs = unsafe { info.cast::<u32>().read() };
     full.size = theirs.min(size_of_table::<bay_bdev_info>());
     // SAFETY: the caller's struct is `size` bytes long.
@@ -99,9 +99,9 @@ unsafe extern "C" fn media_next(
     nblocks: *mut u64,
 ) -> i32 {
     let Some((first, count)) = desc::media_next(desc) else { return -libc::ENOENT };
-    // SAFETY: the caller's place for the first block.
+    // SAFETY: the caller passes a valid pointer for the first block.
     unsafe { lba.write(first) };
-    // SAFETY: the caller's place for the number of blocks.
+    // SAFETY: the caller passes a valid pointer for the number of blocks.
     unsafe { nblocks.write(count) };
     0
 }
@@ -120,7 +120,7 @@ unsafe extern "C" fn unclaim(_host: *const bay_host, desc: u64) -> i32 {
 unsafe extern "C" fn chan_get(_host: *const bay_host, desc: u64, chan: *mut u64) -> i32 {
     match desc::by_id(desc).and_then(|desc| local::get(&desc)) {
         Ok(handle) => {
-            // SAFETY: the caller's place for the handle.
+            // SAFETY: the caller passes a valid pointer for the handle.
             unsafe { chan.write(handle) };
             0
         }
@@ -133,7 +133,7 @@ unsafe extern "C" fn chan_put(_host: *const bay_host, chan: u64) -> i32 {
 }
 
 unsafe extern "C" fn io_get(_host: *const bay_host, chan: u64, wait: *mut bay_wait) -> *mut bay_io {
-    // SAFETY: the caller keeps the waiter until its callback.
+    // SAFETY: the caller keeps the waiter valid until its callback.
     unsafe { local::io_get(chan, wait) }.map_or(ptr::null_mut(), Io::abi)
 }
 
@@ -147,7 +147,7 @@ unsafe extern "C" fn io_derive(
     chan: u64,
     parent: *mut bay_io,
 ) -> *mut bay_io {
-    // SAFETY: the parent is the caller's, lent by the bus.
+    // SAFETY: the caller owns the parent: the bus gave it to the module.
     let parent = unsafe { Io::from_abi(parent) };
     bdev::derive(chan, parent).map_or(ptr::null_mut(), Io::abi)
 }
@@ -159,7 +159,7 @@ unsafe extern "C" fn io_derive_part(
     first: u64,
     nblocks: u64,
 ) -> *mut bay_io {
-    // SAFETY: the parent is the caller's, lent by the bus.
+    // SAFETY: the caller owns the parent: the bus gave it to the module.
     let parent = unsafe { Io::from_abi(parent) };
     bdev::derive_part(chan, parent, first, nblocks).map_or(ptr::null_mut(), Io::abi)
 }
@@ -170,7 +170,7 @@ unsafe extern "C" fn submit(
     cb: Option<bay_io_cb_fn>,
     arg: *mut c_void,
 ) {
-    // SAFETY: the caller got it from `io_get` or `io_derive` and gives it away here.
+    // SAFETY: the caller got the I/O from `io_get` or `io_derive` and gives it away here.
     let io = unsafe { Io::from_abi(io) };
     io.set_callback(cb, arg);
     bdev::submit(io);
@@ -182,7 +182,7 @@ unsafe extern "C" fn complete_from(
     child: *mut bay_io,
     status: i32,
 ) {
-    // SAFETY: the parent is the caller's, lent by the bus.
+    // SAFETY: the caller owns the parent: the bus gave it to the module.
     let parent = unsafe { Io::from_abi(parent) };
     // SAFETY: the child's callback is running, so the child is alive.
     bdev::complete_from(parent, unsafe { Io::from_abi(child) }, status);
@@ -193,7 +193,7 @@ unsafe extern "C" fn flush(_host: *const bay_host, chan: u64) {
 }
 
 unsafe extern "C" fn pass(_host: *const bay_host, chan: u64, io: *mut bay_io, lba: u64) {
-    // SAFETY: the I/O is the caller's, lent by the bus, and is given back here.
+    // SAFETY: the caller owns the I/O, which the bus gave to the module, and gives it away here.
     bdev::pass(chan, unsafe { Io::from_abi(io) }, lba);
 }
 

@@ -1,4 +1,4 @@
-//! `bay.buf/1` and `bay.mem/1`
+//! The plugin interfaces `bay.buf/1` and `bay.mem/1`: buffers and memory.
 //!
 //! The ABI's types make each function `unsafe`: callers keep what `plugin-api` says of their pointers. `abort` and `free`
 //! only compare an address with those that the host handed out.
@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
-/// Made at the first use, when the sizes are settled.
+/// Made at the first use, because the sizes are only final then.
 pub(super) fn buf_table() -> *const bay_buf_api {
     static TABLE: OnceLock<bay_buf_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_buf_api {
@@ -31,12 +31,12 @@ unsafe extern "C" fn get(
     region: *mut u32,
     wait: *mut bay_wait,
 ) -> *mut c_void {
-    // SAFETY: the caller keeps the waiter until its callback or `abort`.
+    // SAFETY: the caller keeps the waiter valid until its callback or `abort`.
     let Some((addr, number)) = (unsafe { buf::get(len as usize, wait) }) else {
         return ptr::null_mut();
     };
     if !region.is_null() {
-        // SAFETY: the caller's place for the region.
+        // SAFETY: the caller passes a valid pointer for the region.
         unsafe { region.write(number) };
     }
     addr.as_ptr().cast()
@@ -64,14 +64,14 @@ unsafe extern "C" fn pool(
     if size.is_null() || count.is_null() {
         return -libc::EINVAL;
     }
-    // SAFETY: the caller's place for the size.
+    // SAFETY: the caller passes a valid pointer for the size.
     unsafe { size.write(pool_size) };
-    // SAFETY: the caller's place for the count.
+    // SAFETY: the caller passes a valid pointer for the count.
     unsafe { count.write(pool_count) };
     0
 }
 
-/// Made at the first use: the machine is asked how many NUMA nodes it has.
+/// Made at the first use, because it needs the number of NUMA nodes of the machine.
 pub(super) fn mem_table() -> *const bay_mem_api {
     static TABLE: OnceLock<bay_mem_api> = OnceLock::new();
     TABLE.get_or_init(|| bay_mem_api {
@@ -105,7 +105,7 @@ unsafe extern "C" fn alloc(
     match memory::alloc_on(len, align.max(1), numa) {
         Ok((addr, number)) => {
             if !region.is_null() {
-                // SAFETY: the caller's place for the region.
+                // SAFETY: the caller passes a valid pointer for the region.
                 unsafe { region.write(number) };
             }
             addr.as_ptr().cast()
@@ -125,7 +125,7 @@ unsafe extern "C" fn zero(_host: *const bay_host, addr: *mut c_void, len: u64) -
     let (Some(addr), Ok(len)) = (NonNull::new(addr.cast()), usize::try_from(len)) else {
         return -libc::EINVAL;
     };
-    // SAFETY: the caller's own memory, by contract.
+    // SAFETY: the memory belongs to the caller (contract of the ABI).
     unsafe { memory::zero(addr, len) };
     0
 }
@@ -140,10 +140,10 @@ unsafe extern "C" fn region_import(
     if fd < 0 || number.is_null() {
         return -libc::EINVAL;
     }
-    // SAFETY: the caller's open descriptor, for the call.
+    // SAFETY: the caller keeps the descriptor open during the call.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     status(region::import(host as usize, fd, offset, len).map(|imported| {
-        // SAFETY: the caller's place for the number.
+        // SAFETY: the caller passes a valid pointer for the number.
         unsafe { number.write(imported) };
     }))
 }
@@ -155,7 +155,7 @@ unsafe extern "C" fn region_remove(
     arg: *mut c_void,
 ) -> i32 {
     let done = Callback::new(done, arg);
-    // The last release may come from any thread, the answer comes on the app thread.
+    // The last release may come from any thread, but the answer goes to the app thread.
     status(region::remove(number, move || thread::send_app(move || done.run(0))))
 }
 
@@ -180,16 +180,17 @@ unsafe extern "C" fn watch(
             if let Some(call) = call
                 && region::is_watching(change.watcher)
             {
-                // SAFETY: function and context came together from the plugin, which still watches.
+                // SAFETY: the plugin passed the function and the context together, and it still
+                // watches.
                 unsafe { call(ctx as *mut c_void, change.region) };
             } else if change.is_removal {
-                // Nobody will answer for a watcher that is not told.
+                // The watcher does not get the message, so nobody else will release the region.
                 let _ = region::release(change.region, change.watcher);
             }
         });
     };
     status(region::watch(host as usize, tell).map(|id| {
-        // SAFETY: the caller's place for the handle.
+        // SAFETY: the caller passes a valid pointer for the handle.
         unsafe { handle.write(id) };
     }))
 }

@@ -1,8 +1,8 @@
-//! The tables of the plugin ABI over the core.
+//! The core's tables of the plugin ABI.
 //!
-//! Every function takes the plugin's `bay_host` first; its address is the owner of what the call
-//! makes. `table` is what the loader's `get_iface` asks; `release_owner` takes back what a plugin
-//! left behind.
+//! Every function gets the plugin's `bay_host` first. Its address is the owner of everything that
+//! the call creates. The loader's `get_iface` uses `table`; `release_owner` removes what a stopped
+//! plugin left behind.
 #![expect(unsafe_code, reason = "the ABI is C functions over raw pointers")]
 
 mod bus;
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 use drivebay_plugin_api::{bay_host, bay_str, id};
 use std::ffi::c_void;
 
-/// The core's table for an interface id, or `None` when it is not the core's.
+/// Returns the core's table for an interface id; `None` when the core has no such interface.
 #[must_use]
 pub fn table(id: &str) -> Option<*const c_void> {
     Some(match id {
@@ -35,22 +35,22 @@ pub fn table(id: &str) -> Option<*const c_void> {
     })
 }
 
-/// How many things of the core a plugin has: bdevs and descriptors.
+/// The number of bdevs and descriptors that a plugin has in the core.
 #[must_use]
 pub fn owned(host: *const bay_host) -> usize {
     let owner = host as usize;
     bdev::device::owned(owner) + bdev::desc::owned(owner)
 }
 
-/// Takes back what a plugin left behind: modules, bdevs, jobs of workers, pollers on every thread. `done` when it is
-/// all gone. App thread.
+/// Removes what a plugin left behind: modules, memory regions, name reservations, bdevs, worker
+/// jobs, and pollers on every thread. Calls `done` when all of this is gone. App thread.
 pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static) {
     let owner = host as usize;
     bdev::examine::remove_modules(owner);
     region::release_owner(owner);
     bdev::device::release_all(owner);
     for device in bdev::all().iter().filter(|device| device.owner == owner) {
-        // One that is on its way out already needs nothing.
+        // A bdev that is already being removed needs nothing.
         let _ = bdev::device::unregister(device.id, |_| {});
     }
     crate::worker::end_owner(owner, move || {
@@ -62,14 +62,14 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
     });
 }
 
-/// How many pollers of a plugin the current thread has.
+/// The number of pollers that a plugin has on the current thread.
 #[must_use]
 pub fn pollers_here(host: *const bay_host) -> usize {
     let owner = host as usize;
     thread::with_current(|thread| thread.pollers_of(owner)).unwrap_or(0)
 }
 
-/// Copies a text of the ABI; what is not UTF-8 is replaced.
+/// Copies a text of the ABI. Bytes that are not valid UTF-8 are replaced.
 ///
 /// # Safety
 /// `text` is valid for the call.
@@ -78,12 +78,12 @@ pub unsafe fn string(text: bay_str) -> String {
     if text.ptr.is_null() || text.len == 0 {
         return String::new();
     }
-    // SAFETY: by the contract.
+    // SAFETY: the caller guarantees it.
     let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The ABI's status of a control operation.
+/// Converts the result of a control operation to an ABI status.
 fn status(result: Result<()>) -> i32 {
     match result {
         Ok(()) => 0,
@@ -91,28 +91,28 @@ fn status(result: Result<()>) -> i32 {
     }
 }
 
-/// Logs why and gives the ABI's status.
+/// Logs the error at debug level and converts it to an ABI status.
 fn failed(error: &Error) -> i32 {
     tracing::debug!("{error}");
     error.status()
 }
 
-/// Refuses what plugins may call on the app thread only.
+/// Fails unless the caller is on the app thread.
 ///
 /// # Errors
-/// `EPERM`.
+/// `EPERM` on any other thread.
 fn on_app_thread() -> Result<()> {
     let current = thread::current_id();
-    // 0 is no thread, and no app thread yet.
+    // 0 means no thread, and also that there is no app thread yet.
     if current != 0 && current == thread::app() {
         return Ok(());
     }
-    let why = "called outside of the app thread; allowed: the app thread only";
+    let why = "called outside of the app thread; allowed: only on the app thread";
     tracing::warn!("{why}");
     Err(Error::new(libc::EPERM, why))
 }
 
-/// A function and argument of the ABI on their way to another thread.
+/// A function of the ABI and its argument, to be called on another thread.
 #[derive(Clone, Copy)]
 struct Callback {
     call: Option<drivebay_plugin_api::bay_cb_fn>,
@@ -126,7 +126,8 @@ impl Callback {
 
     fn run(self, status: i32) {
         if let Some(call) = self.call {
-            // SAFETY: function and argument came together from the plugin that waits for them.
+            // SAFETY: the plugin passed the function and its argument together and waits for the
+            // call.
             unsafe { call(self.arg as *mut c_void, status) };
         }
     }

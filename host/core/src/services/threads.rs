@@ -1,4 +1,4 @@
-//! `bay.thread/1` and `bay.poller/1`
+//! The plugin interfaces `bay.thread/1` and `bay.poller/1`.
 
 use super::{failed, status, string};
 use crate::env::CpuSet;
@@ -46,7 +46,7 @@ unsafe extern "C" fn create(
     let mask = unsafe { string(cpumask) };
     match any_or(&mask).and_then(|mask| thread::create(&name, &mask)) {
         Ok(handle) => {
-            // SAFETY: the caller's place for the handle.
+            // SAFETY: the caller passes a valid pointer for the handle.
             unsafe { id.write(handle) };
             0
         }
@@ -54,7 +54,7 @@ unsafe extern "C" fn create(
     }
 }
 
-/// The mask, or all reactors when it is empty.
+/// Parses the mask; an empty one means all reactors.
 fn any_or(mask: &str) -> Result<CpuSet> {
     if !mask.is_empty() {
         return CpuSet::parse(mask);
@@ -109,17 +109,17 @@ unsafe extern "C" fn register(
     name: bay_str,
     poller: *mut u64,
 ) -> i32 {
-    // SAFETY: an open struct of the ABI.
+    // SAFETY: an open struct of the ABI, valid for the call.
     let Some(ops) = (unsafe { copy_open(ops) }) else { return -libc::EINVAL };
     // SAFETY: the text is valid for the call.
     let name = unsafe { string(name) };
     let added = here(|thread| {
-        // SAFETY: the plugin keeps functions and context until it unregisters the poller.
+        // SAFETY: the plugin keeps the functions and the context until it unregisters the poller.
         unsafe { thread.add_poller(name, host as usize, ops, ctx, period_us) }
     });
     match added {
         Ok(handle) => {
-            // SAFETY: the caller's place for the handle.
+            // SAFETY: the caller passes a valid pointer for the handle.
             unsafe { poller.write(handle) };
             0
         }
@@ -140,6 +140,6 @@ unsafe extern "C" fn resume(_host: *const bay_host, poller: u64) -> i32 {
 }
 
 unsafe extern "C" fn wake_fd(_host: *const bay_host, poller: u64, fd: i32, events: u32) -> i32 {
-    // poll(2)'s and epoll's bits are the same for in, out, error and hang-up.
+    // poll(2) and epoll use the same bits for input, output, error and hang-up.
     status(here(|thread| thread.watch_fd(poller, fd, events)))
 }

@@ -1,4 +1,4 @@
-//! `bay.draft.worker/1`
+//! The plugin interface `bay.draft.worker/1`.
 
 use super::status;
 use crate::worker;
@@ -12,7 +12,7 @@ pub(super) static TABLE: bay_worker_api = bay_worker_api {
 };
 
 unsafe extern "C" fn submit(host: *const bay_host, job: *mut bay_job) -> i32 {
-    // SAFETY: the plugin gives the job away until its end.
+    // SAFETY: the plugin gives the job away until its `done` message is received.
     status(unsafe { worker::submit(host as usize, job) })
 }
 

@@ -1,4 +1,4 @@
-//! Claims: who may write.
+//! Claims: the right to write.
 
 use crate::fixture::*;
 use drivebay_plugin_api::*;
@@ -22,7 +22,7 @@ fn claim(desc: u64, kind: u32, key: u64) -> i32 {
     unsafe { client().claim.unwrap()(host(), desc, kind, key) }
 }
 
-/// How a write through a new channel of the descriptor ends.
+/// The status of a write through a new channel of the descriptor.
 fn write(desc: u64) -> i32 {
     let mut chan = 0;
     assert_eq!(unsafe { client().chan_get.unwrap()(host(), desc, &raw mut chan) }, 0);
@@ -36,7 +36,7 @@ fn write(desc: u64) -> i32 {
     ended.get().unwrap().0
 }
 
-/// The fixture's own descriptor, which may write, is closed.
+/// Closes the fixture's own descriptor, which may write.
 fn without_writer(f: &Fixture) {
     assert_eq!(unsafe { client().chan_put.unwrap()(host(), f.chan) }, 0);
     close(f.desc);
@@ -52,9 +52,9 @@ fn a_claim_to_write_makes_a_reader_the_only_writer_until_it_is_given_back() {
             without_writer(f);
             let holder = open(name, 0).unwrap();
             assert_eq!(write(holder), -libc::EBADF);
-            assert_eq!(claim(holder, kind, 7), -libc::EINVAL); // no key
+            assert_eq!(claim(holder, kind, 7), -libc::EINVAL); // this kind takes no key
             assert_eq!(claim(holder, kind, 0), 0);
-            assert_eq!(claim(holder, kind, 0), -libc::EPERM); // twice
+            assert_eq!(claim(holder, kind, 0), -libc::EPERM); // it is already claimed
             assert_eq!(write(holder), 0);
             assert_eq!(open(name, BAY_OPEN_WRITE), Err(-libc::EPERM));
             let reader = open(name, 0).unwrap();
@@ -83,9 +83,9 @@ fn a_claim_that_nobody_writes_is_for_readers_and_they_may_be_many() {
         |_| {},
         |f| {
             let kind = BAY_CLAIM_READ_MANY_WRITE_NONE;
-            assert_eq!(claim(f.desc, kind, 0), -libc::EINVAL); // it may write
+            assert_eq!(claim(f.desc, kind, 0), -libc::EINVAL); // the descriptor may write
             let first = open("claimed none", 0).unwrap();
-            assert_eq!(claim(first, kind, 0), -libc::EPERM); // another may write
+            assert_eq!(claim(first, kind, 0), -libc::EPERM); // another descriptor may write
             without_writer(f);
             let second = open("claimed none", 0).unwrap();
             assert_eq!([claim(first, kind, 0), claim(second, kind, 0)], [0, 0]);

@@ -1,4 +1,4 @@
-//! Reads, writes and what is made of them: checks, splitting, bouncing, emulation.
+//! Reads and writes, and what the bus does with them: checks, splitting, bouncing, emulation.
 
 use crate::fixture::*;
 use drivebay_plugin_api::*;
@@ -31,7 +31,7 @@ fn a_request_that_is_wrong_never_reaches_the_module() {
             let status = |result: Outcome| result.get().unwrap().0;
             assert_eq!(status(f.io(BAY_OP_READ, 64, &list(&mut one))), -libc::EINVAL);
             assert_eq!(status(f.io(BAY_OP_READ, u64::MAX, &list(&mut one))), -libc::EINVAL);
-            // Ranges that would go on at block 0.
+            // Ranges that would wrap around to block 0.
             let mut many = vec![0; 4 * BLOCK];
             for lba in [u64::MAX, u64::MAX - 1, u64::MAX - 3] {
                 assert_eq!(status(f.io(BAY_OP_READ, lba, &list(&mut many))), -libc::EINVAL);
@@ -211,7 +211,7 @@ fn write_through_reaches_no_module_that_did_not_declare_it() {
     );
 }
 
-/// A module that claims every op there could be.
+/// Declares every op that a mask can hold.
 fn all_ops(reg: &mut bay_bdev_reg) {
     reg.ops_mask = u64::MAX;
 }
@@ -227,7 +227,8 @@ fn an_op_that_the_table_does_not_list_never_reaches_a_module_that_declares_it() 
     });
 }
 
-/// Sends every listed op in a form that is allowed; those that ended with `status` at once.
+/// Sends every listed op in a valid form. Returns the names of those that completed with `status`
+/// at once.
 fn listed_ops_that_end_with(chan: u64, status: i32) -> Vec<&'static str> {
     let command = [0_u8; 64];
     let mut data = vec![0; 2 * BLOCK];
@@ -297,7 +298,7 @@ fn every_op_with_blocks_is_refused_past_the_end() {
                 Extent::TwoRanges => {
                     refused(64, 0);
                     refused(0, 64);
-                    refused(0, 0); // onto itself
+                    refused(0, 0); // a copy onto itself
                 }
                 Extent::Command => refused(0, 0), // no command
             }

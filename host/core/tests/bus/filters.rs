@@ -1,4 +1,4 @@
-//! Filters, which pass the request itself on to their base.
+//! Filters, which pass the same request on to their base.
 
 use crate::fixture::*;
 use drivebay_core::bdev;
@@ -7,7 +7,7 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::Mutex;
 
-/// A module that passes everything on, at another place.
+/// A module that passes every I/O on with a shifted position.
 struct Shift {
     base: u64,
     blocks: u64,
@@ -45,7 +45,7 @@ static SHIFT_OPS: bay_bdev_ops = bay_bdev_ops {
     ..OPS
 };
 
-/// A filter over `base`, as a bdev of 48 blocks. Its own disk stays unused.
+/// Creates a filter over `base`, as a bdev of 48 blocks. The filter's own disk is not used.
 fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
     let shift = Box::leak(Box::new(Shift { base: base.chan, ..shift }));
     Fixture::new(name, |reg| {
@@ -57,8 +57,8 @@ fn over(base: &Fixture, name: &str, shift: Shift) -> Fixture {
     })
 }
 
-/// A module that sends the two halves of each I/O as children, the second half first on the disk.
-/// An abort is passed on.
+/// A module that submits the two halves of each I/O as children, and swaps their places on the
+/// disk. It passes aborts on.
 unsafe extern "C" fn fork(chan: *mut c_void, io: *mut bay_io) {
     let base = unsafe { &*chan.cast::<Shift>() }.base;
     let request = unsafe { *io };
@@ -163,7 +163,7 @@ fn what_filters_pass_on_is_done_by_the_base_and_counted_on_each() {
         assert_eq!(back, pattern(2 * BLOCK));
         base.disk.fail.set(-libc::EIO);
         assert_eq!(high.io(BAY_OP_READ, 2, &list(&mut back)).get(), Some((-libc::EIO, 0)));
-        // The filter reaches further than its base.
+        // The filter is larger than its base.
         assert_eq!(low.range(BAY_OP_UNMAP, 47, 1).get(), Some((0, 0)));
         let names = ["passed base", "passed low", "passed high"];
         (base, low, high, names.map(counted))
@@ -268,7 +268,7 @@ fn a_base_that_goes_ends_what_its_filter_still_passes_on() {
                 filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(),
                 Some((-libc::ENODEV, 0))
             );
-            // A handle that was put is none any more.
+            // A handle is not valid any more after its channel was put.
             assert_eq!(unsafe { client().chan_put.unwrap()(host(), base.chan) }, 0);
             assert_eq!(filter.io(BAY_OP_WRITE, 5, &list(&mut data)).get(), Some((-libc::EBADF, 0)));
         },

@@ -1,4 +1,4 @@
-//! The disk, a client of it on the app thread, and steps that run there.
+//! The disk, its client on the app thread, and test steps that run there.
 
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor::{self, Mode, thread};
@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) const BLOCK: usize = 512;
 pub(crate) type Outcome = Rc<Cell<Option<(i32, u64)>>>;
 
-// ---- a module whose behaviour is chosen ----------------------------------------------------------
+// ---- a module whose behavior the test chooses ----------------------------------------------------
 
 /// What the module saw of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +30,12 @@ pub(crate) struct Seen {
 pub(crate) struct Disk {
     pub(crate) data: RefCell<Vec<u8>>,
     pub(crate) seen: RefCell<Vec<Seen>>,
-    /// Keep requests instead of completing them.
+    /// Whether the module keeps requests instead of completing them.
     pub(crate) hold: Cell<bool>,
     pub(crate) kept: RefCell<Vec<*mut bay_io>>,
-    /// Answer this many requests with "no resource".
+    /// How many more requests the module completes with "no resource".
     pub(crate) no_memory: Cell<u32>,
-    /// Answer the next request so.
+    /// The status of the next request.
     pub(crate) fail: Cell<i32>,
     pub(crate) channels: Cell<i32>,
     pub(crate) destructed: Cell<bool>,
@@ -70,7 +70,7 @@ unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
-    assert_eq!(disk(chan).depth.get(), 0, "entered from inside of submit");
+    assert_eq!(disk(chan).depth.get(), 0, "flush was called from inside submit");
     disk(chan).flushes.set(disk(chan).flushes.get() + 1);
 }
 
@@ -168,7 +168,7 @@ unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
 }
 
 impl Fixture {
-    /// A disk of 64 blocks, with the record as `edit` leaves it, opened for writing.
+    /// A disk of 64 blocks, opened for writing. `edit` changes its registration.
     pub(crate) fn new(name: &str, edit: impl FnOnce(&mut bay_bdev_reg)) -> Self {
         let disk = Box::new(Disk::default());
         *disk.data.borrow_mut() = vec![0; 64 * BLOCK];
@@ -208,7 +208,7 @@ impl Fixture {
         chan
     }
 
-    /// Submits; the status and detail stand in the cell when it has ended.
+    /// Submits an I/O. The cell holds its status and detail when it has completed.
     pub(crate) fn submit(&self, fill: impl FnOnce(&mut bay_io)) -> Outcome {
         Self::submit_on(self.chan, fill)
     }
@@ -249,7 +249,7 @@ impl Fixture {
         })
     }
 
-    /// Completes what the module kept, oldest first.
+    /// Completes the requests that the module kept, the oldest first.
     pub(crate) fn complete_kept(&self, status: i32) {
         for io in self.disk.kept.take() {
             let request = unsafe { *io };
@@ -291,10 +291,10 @@ pub(crate) fn reactors() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A step holds or is tried again in the next round.
+/// A step returns whether its condition holds. If not, it runs again in the next round.
 pub(crate) type Step<S> = Box<dyn Fn(&S) -> bool + Send>;
 
-/// What is made on the app thread and stays there.
+/// State that is made on the app thread and stays there, with the steps to run.
 pub(crate) struct Run<S> {
     pub(crate) state: S,
     pub(crate) steps: Vec<Step<S>>,
@@ -302,7 +302,7 @@ pub(crate) struct Run<S> {
     pub(crate) sender: mpsc::Sender<Result<(), String>>,
 }
 
-/// Carried by messages that a thread sends to itself.
+/// A value in a message that a thread sends to itself.
 pub(crate) struct Carry<T>(T);
 unsafe impl<T> Send for Carry<T> {}
 impl<T> Carry<T> {
@@ -314,7 +314,7 @@ impl<T> Carry<T> {
 pub(crate) fn next<S: 'static>(mut run: Run<S>) {
     let Some(step) = run.steps.first() else {
         let _ = run.sender.send(Ok(()));
-        return std::mem::forget(run.state); // the bus still knows its bdev
+        return std::mem::forget(run.state); // the bdev is still on the bus
     };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&run.state)));
     let failure = match outcome {
@@ -323,7 +323,9 @@ pub(crate) fn next<S: 'static>(mut run: Run<S>) {
             None
         }
         Ok(false) if run.tries < 200_000 => None,
-        Ok(false) => Some(format!("{} steps from the end: it never held", run.steps.len())),
+        Ok(false) => {
+            Some(format!("{} steps from the end: the condition never held", run.steps.len()))
+        }
         Err(panic) => Some(
             panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "the step panicked".into()),
         ),
@@ -337,8 +339,8 @@ pub(crate) fn next<S: 'static>(mut run: Run<S>) {
     thread::send_boxed(thread::current_id(), move || next(run.take()));
 }
 
-/// Runs the steps on the app thread, each in a round of its own, so that what a round ends (bursts,
-/// channels, events) is seen by the next step.
+/// Runs the steps on the app thread, each in its own round. So each step sees what the end of the
+/// round before it did (bursts, channels, events).
 pub(crate) fn on_app<S: 'static>(make: impl FnOnce() -> S + Send + 'static, steps: Vec<Step<S>>) {
     let _guard = reactors();
     let (sender, receiver) = mpsc::channel();
@@ -350,7 +352,7 @@ pub(crate) fn on_app<S: 'static>(make: impl FnOnce() -> S + Send + 'static, step
     }
 }
 
-/// One step.
+/// Runs a single step with a new fixture.
 pub(crate) fn once(name: &'static str, edit: fn(&mut bay_bdev_reg), step: fn(&Fixture)) {
     let step: Step<Fixture> = Box::new(move |fixture| {
         step(fixture);

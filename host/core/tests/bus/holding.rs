@@ -1,4 +1,5 @@
-//! What keeps I/O from the module for a while: no resources, a call under way, reset, quiesce.
+//! What keeps I/O from the module for a while: missing resources, a call of the module, reset,
+//! quiesce.
 
 use crate::fixture::*;
 use drivebay_plugin_api::*;
@@ -15,14 +16,14 @@ fn what_the_module_has_no_resource_for_waits_in_order_and_loses_nothing() {
         let first = f.range(BAY_OP_UNMAP, 0, 1); // keeps the channel busy
         f.disk.no_memory.set(1);
         let rest: Vec<_> = (1..4).map(|lba| f.range(BAY_OP_UNMAP, lba, 1)).collect();
-        assert_eq!(f.seen().len(), 2, "the others wait behind the refused one");
+        assert_eq!(f.seen().len(), 2, "the others wait behind the one that the module refused");
         f.disk.hold.set(false);
         f.complete_kept(0);
         assert_eq!(first.get(), Some((0, 0)));
         assert!(rest.iter().all(|done| done.get() == Some((0, 0))));
         let lbas: Vec<_> = f.seen().iter().map(|io| io.lba).collect();
         assert_eq!(lbas, [1, 2, 3]);
-        // With nothing outstanding only the timer can send it again.
+        // With no I/O at the module, only the timer can send it again.
         f.disk.no_memory.set(3);
         let alone = f.range(BAY_OP_UNMAP, 9, 1);
         (f, alone)
@@ -30,7 +31,7 @@ fn what_the_module_has_no_resource_for_waits_in_order_and_loses_nothing() {
     on_app(make, vec![Box::new(|(_, alone)| alone.get() == Some((0, 0)))]);
 }
 
-/// One I/O after the other, each submitted from the callback of the one before.
+/// Submits one I/O after another, each from the callback of the one before.
 struct Chain {
     chan: u64,
     left: Cell<u32>,
@@ -95,9 +96,9 @@ fn a_reset_waits_for_what_is_in_flight_and_holds_what_comes() {
         }
         s.f.disk.hold.set(false);
         let later = s.f.range(BAY_OP_UNMAP, 1, 1);
-        assert!(later.get().is_none(), "not held");
+        assert!(later.get().is_none(), "the reset did not hold it");
         *s.later.borrow_mut() = Some(later);
-        assert!(s.reset.get().is_none(), "ended with I/O in flight");
+        assert!(s.reset.get().is_none(), "the reset completed with I/O in flight");
         s.f.complete_kept(0);
         true
     };
@@ -141,7 +142,7 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// With I/O in blocks 0 and 1 at the module.
+    /// A disk with I/O for blocks 0 and 1 at the module.
     fn new(name: &str) -> Self {
         let f = Fixture::new(name, |_| {});
         f.disk.hold.set(true);
@@ -172,10 +173,10 @@ fn quiesce_of_a_range_waits_for_its_io_holds_it_back_and_lets_the_rest_pass() {
         if *rounds < 50 {
             return false;
         }
-        assert_eq!(q.told.get(), 0, "told with I/O at the module");
-        assert_eq!(q.f.range(BAY_OP_UNMAP, 5, 1).get(), Some((0, 0)), "beside the range");
+        assert_eq!(q.told.get(), 0, "called with I/O at the module");
+        assert_eq!(q.f.range(BAY_OP_UNMAP, 5, 1).get(), Some((0, 0)), "outside of the range");
         let held = q.f.range(BAY_OP_UNMAP, 4, 2);
-        assert!(held.get().is_none(), "not held back");
+        assert!(held.get().is_none(), "quiesce did not hold it back");
         q.held.borrow_mut().push(held);
         q.f.complete_kept(0);
         assert_eq!(q.flying.get(), Some((0, 0)));

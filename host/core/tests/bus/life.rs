@@ -1,4 +1,4 @@
-//! Bdevs, descriptors, claims and threads as they come, change and go.
+//! How bdevs, descriptors, claims and threads start, change and end.
 
 use crate::fixture::*;
 use drivebay_core::bdev;
@@ -127,7 +127,7 @@ fn the_module_hears_of_the_end_of_a_burst_once_a_round() {
 fn a_burst_that_ends_inside_of_a_submit_is_told_after_it() {
     unsafe extern "C" fn ended(chan: *mut c_void, _io: *mut bay_io, status: i32) {
         assert_eq!(status, 0);
-        // The disk completes inside of `submit`, and looks where `flush` comes from.
+        // The disk completes inside `submit` and checks where `flush` is called.
         unsafe { client().flush.unwrap()(host(), chan as u64) };
     }
     let make = || {
@@ -175,7 +175,8 @@ fn what_is_sent_to_a_thread_that_ends_is_called() {
         let id = thread::create("short", &one).unwrap();
         thread::send_boxed(id, || assert_eq!(unsafe { exit_here() }, 0));
         for number in 0..100 {
-            // Taken, or given back: then the closure is dropped and with it the sender.
+            // The message is called, or `send_boxed` drops the closure. Either way the sender is
+            // dropped.
             let told = Told(sender.clone(), number);
             thread::send_boxed(id, move || drop(told));
         }
@@ -190,7 +191,7 @@ unsafe fn exit_here() -> i32 {
     unsafe { threads.exit.unwrap()(host(), thread::current_id()) }
 }
 
-/// Tells when it is dropped.
+/// Sends its number when it is dropped.
 struct Told(mpsc::Sender<u32>, u32);
 
 impl Drop for Told {

@@ -1,5 +1,5 @@
-//! The bus, driven through the ABI's tables as a plugin drives it: a RAM disk whose limits, faults
-//! and timing each test chooses, and a client that submits and waits.
+//! Tests of the bus through the tables of the ABI, as a plugin uses them. The fixture is a RAM disk
+//! whose limits, faults and timing each test chooses, with a client that submits and waits.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
