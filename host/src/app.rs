@@ -1,12 +1,12 @@
-//! The program's life: started in one order, stopped in the reverse one.
+//! The life of the program: it starts its parts in one order and stops them in the reverse order.
 //!
 //! ```text
 //! log, memory ─> reactors ─> loader ─> methods ─> socket ─> --load ─> configuration ─> "ready"
-//! "ready" ─> signal ─> configuration kept ─> socket closed ─> plugins ended ─> reactors stopped
+//! "ready" ─> signal ─> configuration saved ─> socket closed ─> plugins stopped ─> reactors stopped
 //! ```
 //!
-//! All of it runs on the main thread, which otherwise sleeps. What must run on the app thread is
-//! sent there and waited for.
+//! All of this runs on the main thread, which otherwise sleeps. The main thread sends work that
+//! must run on the app thread there and waits for it.
 #![forbid(unsafe_code)]
 
 mod gate;
@@ -36,13 +36,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-/// How long plugins may take to end.
+/// How long plugins may take to stop.
 const PLUGINS_END_MAX: Duration = Duration::from_secs(10);
-/// How long the whole host may take to end after a signal. Then it exits, whatever still runs.
+/// How long the whole host may take to stop after a signal. Then it exits, whatever still runs.
 const END_MAX: Duration = Duration::from_secs(15);
-/// How long deleting or unloading may take before the caller learns what it waits for.
+/// How long a deletion or an unload may take before the caller gets an answer that says what it
+/// waits for.
 const DELETE_MAX: Duration = Duration::from_secs(10);
-/// How long the last log lines may take to be written.
+/// How long the writer of the log may take for the last lines.
 const LOG_END_MAX: Duration = Duration::from_secs(1);
 
 /// An error about `what`: a flag or a file.
@@ -50,7 +51,7 @@ fn failed(what: impl fmt::Display, why: impl fmt::Display) -> Halt {
     Halt::Failed(format!("{what}: {why}"))
 }
 
-/// Runs the host until it is told to end.
+/// Runs the host until a signal or a method stops it.
 pub fn serve(options: &Serve) -> ExitCode {
     let exit = match run(options) {
         Ok(()) | Err(Halt::Stopped) => ExitCode::SUCCESS,
@@ -64,7 +65,7 @@ pub fn serve(options: &Serve) -> ExitCode {
 }
 
 fn run(options: &Serve) -> Result<(), Halt> {
-    // Before any thread is started.
+    // Before any thread starts.
     if let Some(folder) = &options.socket_dir {
         let what = format!("-S {}", folder.display());
         sockets::set_folder(folder).map_err(|error| failed(&what, error))?;
@@ -75,7 +76,7 @@ fn run(options: &Serve) -> Result<(), Halt> {
     let (sender, events) = mpsc::channel();
     let stop = sender.clone();
     signals::watch(move || {
-        // Fails only when the main thread ends already.
+        // Fails only when the main thread is already stopping.
         let _ = stop.send(Event::Stop);
         end_within(END_MAX);
     })
@@ -92,11 +93,11 @@ fn run(options: &Serve) -> Result<(), Halt> {
     result
 }
 
-/// Starts the host, does `work` once `document` is loaded, and ends it. The flag
-/// that `work` gets is set when a signal comes.
+/// Starts the host, runs `work` once `document` is loaded, and stops the host. A signal sets the
+/// flag that `work` gets.
 ///
 /// # Errors
-/// What did not start, what `work` says, or what did not end.
+/// What did not start, the error of `work`, or what did not stop.
 pub fn run_once<T>(
     options: &Serve,
     document: Document,
@@ -131,8 +132,8 @@ pub fn run_once<T>(
     result
 }
 
-/// Starts the host without a socket, with the tables of `core`, and does `work`. Nothing is ended:
-/// that is left to the end of the process.
+/// Starts the host without a socket and with the tables of `core`, and runs `work`. It stops
+/// nothing: the process must exit afterwards.
 ///
 /// # Errors
 /// What did not start.
@@ -166,24 +167,25 @@ fn start_log(options: &Serve) -> Result<(), Halt> {
         log::set_print_level(log::Level::Warning);
     }
     for flag in &options.logflag {
-        // A flag of a plugin that comes later is as good as one of the host.
+        // A plugin that is loaded later may have this flag, so any name is accepted.
         log::set_flag(flag, true);
     }
     if !options.ignored.given.is_empty() {
         let flags: Vec<String> =
             options.ignored.given.iter().map(|flag| format!("--{flag}")).collect();
-        tracing::warn!("flags that do nothing here: {}", flags.join(" "));
+        tracing::warn!("flags that are accepted without effect: {}", flags.join(" "));
     }
     Ok(())
 }
 
-/// Raises the limit of open files to what the system allows this process: disks, connections and
-/// plugins need descriptors, and the usual soft limit of 1,024 is for programs that use select(2).
+/// Raises the limit of open files to the most that the system allows this process. Disks,
+/// connections and plugins need descriptors. The usual soft limit of 1,024 is for programs that use
+/// select(2).
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!("the limit of open files stays as it is: {error}");
+        tracing::warn!("cannot raise the limit of open files: {error}");
     }
 }
 
@@ -258,7 +260,7 @@ fn make_host(
         methods::bdev::appeared();
     }));
     for folder in options.environment.plugin_dir.iter().filter(|folder| !folder.is_dir()) {
-        // It may come later: plugins are looked for whenever one is needed.
+        // The folder may appear later: the host searches for plugins whenever it needs one.
         tracing::warn!("--plugin-dir {}: there is no such folder", folder.display());
     }
     let policy = match &options.environment.plugin_policy {
@@ -295,7 +297,7 @@ fn register_methods(host: &Arc<Host>) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
-/// What plugins tell the host.
+/// Receives what plugins report to the host.
 struct FromPlugins {
     notifications: Arc<Notifications>,
     subsystems: Arc<Subsystems>,
@@ -324,8 +326,8 @@ impl loader::Events for FromPlugins {
     }
 }
 
-/// The socket is taken before any disk is, so that a second host ends early. Until the gate opens,
-/// calls wait.
+/// Takes the socket before any disk, so that a second host fails early. Calls wait until the gate
+/// opens.
 fn start_server(options: &Serve, gate: &Arc<Gate>) -> Result<Option<Server>, Halt> {
     if options.no_rpc_server {
         return Ok(None);
@@ -341,8 +343,8 @@ fn start_server(options: &Serve, gate: &Arc<Gate>) -> Result<Option<Server>, Hal
     server.map(Some).map_err(|error| failed("--rpc-socket", error))
 }
 
-/// Loads what is to be loaded and calls the startup methods of the configuration; gives the calls
-/// for after the initialisation.
+/// Loads the plugins of `--load` and makes the startup calls of the configuration. Returns the
+/// calls for after the initialization.
 fn start(
     options: &Serve,
     document: Option<Document>,
@@ -382,7 +384,7 @@ impl Starting<'_> {
                 Event::Answer(_) => {}
                 Event::StartInit(responder) if self.host.is_initialized() => drop(responder),
                 Event::StartInit(responder) => {
-                    // On failure the responder says so by being dropped.
+                    // On failure the responder is dropped, which answers the call with an error.
                     self.initialize(events)?;
                     responder.ok(&true);
                     say("ready", self.options);
@@ -391,9 +393,10 @@ impl Starting<'_> {
         }
     }
 
-    /// Makes the rest of the configuration's calls.
+    /// Makes the remaining calls of the configuration.
     fn initialize(&self, events: &Receiver<Event>) -> Result<(), Halt> {
-        // Disks that were accepted once are made again, whatever the machine has today.
+        // Disks that the host accepted once are created again, even if the machine has less memory
+        // today.
         memory::set_overcommit(if self.state.is_some() {
             Overcommit::Warn
         } else {
@@ -409,7 +412,7 @@ impl Starting<'_> {
     }
 }
 
-/// One line on stderr for people and scripts that wait for it.
+/// Prints one line on stderr, for people and for scripts that wait for it.
 fn say(what: &str, options: &Serve) {
     let socket = match &options.rpc_socket {
         _ if options.no_rpc_server => "no RPC socket".to_owned(),
@@ -420,23 +423,24 @@ fn say(what: &str, options: &Serve) {
     log::print(format!("{what}: {socket}, {cores} core(s)"));
 }
 
-/// Exits after `limit` if the host has not ended by then: a plugin that does not return cannot keep
-/// the process.
+/// Exits after `limit` if the host has not stopped by then, so that a plugin that does not return
+/// cannot keep the process.
 fn end_within(limit: Duration) {
     let exit = move || {
         std::thread::sleep(limit);
         let seconds = limit.as_secs();
         let stuck = watch::stuck();
-        let why = if stuck.is_empty() { "nothing says why".to_owned() } else { stuck.join("; ") };
+        let why =
+            if stuck.is_empty() { "the reason is unknown".to_owned() } else { stuck.join("; ") };
         tracing::error!("the host did not end within {seconds} s and exits: {why}");
         log::flush(LOG_END_MAX);
         signals::exit(1);
     };
-    // Without the thread the end only takes as long as plugins want.
+    // If the thread cannot be created, the stop takes as long as the plugins take.
     let _ = std::thread::Builder::new().name("end".into()).spawn(exit);
 }
 
-/// What the call of a method about `name` waits for.
+/// What the call of a method that deletes or unloads `name` waits for.
 fn waits_for(method: &str, name: &str) -> Option<String> {
     let stuck = watch::stuck();
     if !stuck.is_empty() {
@@ -444,13 +448,13 @@ fn waits_for(method: &str, name: &str) -> Option<String> {
     }
     match method {
         "plugin_unload" => {
-            Some("it has not become quiet: it waits for I/O or connections of its own".into())
+            Some("it is still stopping: it waits for its own I/O or connections".into())
         }
         _ => device::waits_for(name),
     }
 }
 
-/// Tells modules that the end begins and ends the plugins, those that serve hosts first.
+/// Tells modules that the host is stopping, and stops the plugins: first those that serve hosts.
 fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
     let (sender, ended) = mpsc::channel();
     let manager = Arc::clone(&host.manager);
@@ -464,12 +468,13 @@ fn end_plugins(host: &Arc<Host>) -> Result<(), Halt> {
         let (seconds, left) = (PLUGINS_END_MAX.as_secs(), left_plugins(host).join("; "));
         failed(
             "plugins",
-            format!("not ended within {seconds} s, so the host ends without them: {left}"),
+            format!("not stopped within {seconds} s, so the host exits without them: {left}"),
         )
     })
 }
 
-/// The plugins that have not ended, or the callback that keeps the app thread from saying which.
+/// The plugins that have not stopped, or the callback that blocks the app thread, so that it cannot
+/// name them.
 fn left_plugins(host: &Arc<Host>) -> Vec<String> {
     let stuck = watch::stuck();
     if !stuck.is_empty() {

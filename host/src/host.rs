@@ -1,4 +1,4 @@
-//! The host: what its methods, its configuration and its start and end share.
+//! The state that the host's methods, its configuration, its start and its stop share.
 #![forbid(unsafe_code)]
 
 use crate::loader::{self, Manager};
@@ -13,26 +13,26 @@ use std::sync::mpsc::{self, Sender};
 /// What the main thread waits for.
 #[derive(Debug)]
 pub enum Event {
-    /// A signal: end.
+    /// A signal requests the stop.
     Stop,
     /// `framework_start_init` was called.
     StartInit(Responder),
-    /// A call of the configuration is answered.
+    /// A call of the configuration was answered.
     Answer(Outcome),
 }
 
-/// What the methods work on. Shared by all of them.
+/// The state that all methods of the host share.
 #[derive(Debug)]
 pub struct Host {
     /// The methods.
     pub registry: Arc<Registry>,
     /// The plugins.
     pub manager: Arc<Manager>,
-    /// Events.
+    /// The list of events for `notify_get_notifications`.
     pub notifications: Arc<Notifications>,
-    /// Subsystems of plugins.
+    /// The subsystems of plugins.
     pub subsystems: Arc<Subsystems>,
-    /// Where the main thread listens.
+    /// The sender of events to the main thread.
     pub events: Sender<Event>,
     is_initialized: AtomicBool,
 }
@@ -54,13 +54,13 @@ impl Host {
         self.is_initialized.load(Ordering::Acquire)
     }
 
-    /// From now on it is.
+    /// Records that the configuration is loaded.
     pub(crate) fn set_initialized(&self) {
         self.is_initialized.store(true, Ordering::Release);
     }
 }
 
-/// Runs `work` on the app thread and waits for its result. Not to be called there.
+/// Runs `work` on the app thread and waits for its result. Must not be called on the app thread.
 pub(crate) fn on_app_thread<T: Send + 'static>(
     work: impl FnOnce() -> loader::Result<T> + Send + 'static,
 ) -> loader::Result<T> {

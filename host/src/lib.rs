@@ -3,14 +3,14 @@
 //! ```text
 //! cli ─> app: start and stop, in order
 //!          ├─ rpc: the socket, the methods' registry     methods: the host's own methods
-//!          ├─ loader: plugins                            notifications, subsystems: what they tell
-//!          ├─ config: files that calls are read from and kept in
-//!          ├─ host: what these share
+//!          ├─ loader: plugins                            notifications, subsystems: what they report
+//!          ├─ config: the files from which calls are read and to which they are saved
+//!          ├─ host: the state that these share
 //!          ├─ log, signals, sandbox
 //!          ├─ perf: a host for one measurement
 //!          ├─ lvol: checks and repairs stores of logical volumes
-//!          ├─ check: a host for one plugin that is checked
-//!          └─ project: begins a plugin outside of this repository
+//!          ├─ check: a host for the check of one plugin
+//!          └─ project: starts a plugin's project outside of this repository
 //! ```
 
 pub mod app;

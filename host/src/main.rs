@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             let mut script = Vec::new();
             let mut command = Cli::completed_with(rpc::command::method_names());
             clap_complete::generate(shell, &mut command, "drivebay", &mut script);
-            // A closed pipe is the reader's choice.
+            // The reader may close the pipe.
             let _ = out.write_all(&script);
             ExitCode::SUCCESS
         }
@@ -50,7 +50,7 @@ fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode
     };
     match said {
         Ok((text, is_good)) => {
-            // A closed pipe is the reader's choice.
+            // The reader may close the pipe.
             let _ = out.write_all(text.as_bytes());
             u8::from(!is_good).into()
         }
@@ -61,7 +61,7 @@ fn plugin(command: Plugin, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode
     }
 }
 
-/// What a command has to say, and whether it is good news.
+/// The output of a command, and whether it succeeded.
 type Said = Result<(String, bool), String>;
 
 fn list(folders: &[PathBuf], policy: Option<PathBuf>, json: bool) -> Said {
@@ -81,6 +81,7 @@ fn inspect(file: &Path, json: bool) -> Said {
     Ok((text, inspection.refusals.is_empty()))
 }
 
+/// The text of an error.
 fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

@@ -1,15 +1,15 @@
-//! Events for `notify_get_notifications`: a ring of the last ones.
+//! Events for `notify_get_notifications`: a ring of the latest ones.
 
 use serde::Serialize;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Events that are kept; older ones are forgotten.
+/// The number of events that are kept; older ones are dropped.
 const KEPT_MAX: usize = 1024;
-/// Kinds that are remembered.
+/// The most kinds of events that are remembered.
 const KINDS_MAX: usize = 256;
 
-/// The ring. Any thread.
+/// The ring. Any thread may use it.
 #[derive(Debug)]
 pub struct Notifications {
     ring: Mutex<Ring>,
@@ -28,9 +28,9 @@ pub struct Notification {
     /// What happened, such as `bdev_register`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// To what.
+    /// The object that it happened to.
     pub ctx: String,
-    /// Number of the event, counted from 0.
+    /// The number of the event, counted from 0.
     pub id: u64,
 }
 
@@ -58,12 +58,12 @@ impl Notifications {
         ring.kept.push_back(Notification { kind: kind.to_owned(), ctx: ctx.to_owned(), id });
     }
 
-    /// Kinds of events, sorted.
+    /// The kinds of events, sorted.
     pub fn kinds(&self) -> Vec<String> {
         self.lock().kinds.iter().cloned().collect()
     }
 
-    /// At most `max` events from number `id` on, as far as they are kept.
+    /// At most `max` events from number `id` on, if they are still kept.
     pub fn from(&self, id: u64, max: usize) -> Vec<Notification> {
         let ring = self.lock();
         ring.kept.iter().filter(|event| event.id >= id).take(max).cloned().collect()

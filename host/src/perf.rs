@@ -29,10 +29,10 @@ pub fn perf(options: &Perf, out: &mut dyn Write, err: &mut dyn Write) -> ExitCod
             (format!("{:#}\n", report::json(options, &results)), report::failures(&results))
         }
         Ok(results) => (report::text(&results), report::failures(&results)),
-        Err(Halt::Stopped) => (String::new(), vec!["stopped before it began".to_owned()]),
+        Err(Halt::Stopped) => (String::new(), vec!["stopped before it started".to_owned()]),
         Err(Halt::Failed(why)) => (String::new(), vec![why]),
     };
-    // A closed pipe is the reader's choice.
+    // The reader may close the pipe.
     let _ = out.write_all(text.as_bytes());
     for failure in &failures {
         let _ = writeln!(err, "drivebay perf: {failure}");
@@ -62,7 +62,7 @@ fn measure(options: &Perf, stop: &Arc<AtomicBool>) -> Result<load::Results, Halt
         bdevs = bdev::all().iter().map(|bdev| bdev.name.clone()).collect();
     }
     if bdevs.is_empty() {
-        let why = "there is no disk; give calls that make one by --rpc or -c";
+        let why = "there is no disk; create one with --rpc or -c";
         return Err(Halt::Failed(why.to_owned()));
     }
     let first = reactor::all().first().map_or(0, |reactor| reactor.core);

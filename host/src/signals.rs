@@ -1,12 +1,13 @@
-//! SIGTERM and SIGINT: the first ends the host in order, the second at once. SIGHUP opens the log file
-//! anew.
+//! SIGTERM and SIGINT: the first one stops the host in order, the second one ends it at once.
+//! SIGHUP opens the log file again.
 
 use crate::log;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 
-/// Calls `first` at the first signal to end, on a thread of its own; a second one ends the process.
+/// Calls `first` at the first SIGTERM or SIGINT, on a separate thread. A second one ends the
+/// process.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -21,7 +22,7 @@ pub(crate) fn watch(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
             }
             match first.take() {
                 Some(first) => first(),
-                // The status with which a shell reports a process that a signal ended.
+                // The status that a shell reports for a process that a signal ended.
                 None => exit(128 + signal),
             }
         }
@@ -29,7 +30,7 @@ pub(crate) fn watch(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends the process at once: nothing of it is waited for or dropped.
+/// Ends the process at once, without waiting for or dropping anything.
 pub(crate) fn exit(status: i32) -> ! {
     signal_hook::low_level::exit(status)
 }

@@ -3,12 +3,12 @@
 use drivebay_core::reactor::thread;
 use std::vec::IntoIter;
 
-/// Items for each message. A round of the app thread takes up to 64 messages, also those sent in the same round, so it works
-/// on at most 64 items.
+/// Items for each message. In a round the app thread takes up to 64 messages, including messages
+/// that were sent in the same round. So it handles at most 64 items in a round.
 pub(crate) const PER_MESSAGE: usize = 1;
 
-/// Adds each item to `result`, `at_once` of them in one message to the app thread, and passes the result to `then`.
-/// App thread.
+/// Adds each item to `result`, with `at_once` items in one message to the app thread. Then passes
+/// the result to `then`. App thread.
 pub(crate) fn fold<T: Send + 'static, R: Send + 'static>(
     items: Vec<T>,
     at_once: usize,
@@ -39,8 +39,8 @@ mod tests {
     use drivebay_core::reactor::stepped::Stepped;
     use std::sync::mpsc;
 
-    /// Each round also runs every poller, which is how I/O goes on. A process has one reactor: no other test here
-    /// starts one.
+    /// Each round also runs every poller, so I/O continues. A process has one set of reactors: no
+    /// other test here starts them.
     #[test]
     fn a_round_works_on_a_few_items_whatever_their_number() {
         let mut reactor = Stepped::start().unwrap();
@@ -68,7 +68,7 @@ mod tests {
             if items.last() == Some(&None) {
                 break;
             }
-            assert!(round < 1000, "it does not end");
+            assert!(round < 1000, "the fold must end");
         }
         let expected: Vec<_> = (0..8000).map(Some).chain([None]).collect();
         assert_eq!(items, expected);

@@ -1,13 +1,13 @@
-//! Subsystems: the names under which configuration is kept, and who writes it.
+//! Subsystems: the names under which configuration is saved, and the plugins that write it.
 
 use crate::loader::{ConfigWriter, Manager};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Subsystems of the host itself, in the order of their configuration, and what they depend on.
+/// The subsystems of the host itself, in the order of their configuration, and what they depend on.
 pub const OWN: [(&str, &[&str]); 2] = [("iobuf", &[]), ("bdev", &["iobuf"])];
 /// What a plugin's subsystem depends on.
 pub const OF_PLUGINS: &[&str] = &["bdev"];
-/// Kind of plugins whose name is a subsystem's, even before they are loaded.
+/// The kind of plugins whose name is also a subsystem, even before they are loaded.
 const KIND: &str = "target";
 
 /// The subsystems of loaded plugins.
@@ -20,7 +20,7 @@ struct Part {
     owner: u64,
     name: String,
     config: Option<Arc<ConfigWriter>>,
-    /// What it wrote last; all there is to know once it has panicked.
+    /// What it wrote last. After a panic this is all that is known.
     last: String,
     has_panicked: bool,
 }
@@ -37,20 +37,20 @@ impl Subsystems {
         });
     }
 
-    /// A plugin panicked: what it wrote last stays its configuration.
+    /// Records that a plugin panicked. What it wrote last remains its configuration.
     pub fn panicked(&self, owner: u64) {
         self.lock().iter_mut().filter(|part| part.owner == owner).for_each(|part| {
             part.has_panicked = true;
         });
     }
 
-    /// Takes away the parts of a plugin.
+    /// Removes the parts of a plugin.
     pub fn remove(&self, owner: u64) {
         self.lock().retain(|part| part.owner != owner);
     }
 
-    /// Subsystems of plugins: loaded ones in the order of their start, then those on the path.
-    /// App thread.
+    /// The subsystems of plugins: first those of loaded plugins, in the order of their start, then
+    /// those of plugins on the path. App thread.
     pub fn of_plugins(&self, manager: &Manager) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         let loaded: Vec<String> = self.lock().iter().map(|part| part.name.clone()).collect();
@@ -64,9 +64,9 @@ impl Subsystems {
         names
     }
 
-    /// What plugins write for a subsystem, each a list of JSON objects. App thread.
+    /// What plugins write for a subsystem: one list of JSON objects for each plugin. App thread.
     pub fn configs(&self, name: &str) -> Vec<String> {
-        // Not under the lock: a plugin may come back from inside.
+        // Not under the lock, because a plugin may call the host from inside.
         let writers: Vec<(u64, Arc<ConfigWriter>)> = {
             let parts = self.lock();
             let parts = parts.iter().filter(|part| part.name == name);
@@ -75,7 +75,7 @@ impl Subsystems {
         writers.iter().map(|(owner, write)| self.written(*owner, name, write())).collect()
     }
 
-    /// What counts of what a part wrote now: after a panic, what it wrote last.
+    /// The text that counts for a part: what it wrote now, or, after a panic, what it wrote last.
     fn written(&self, owner: u64, name: &str, text: String) -> String {
         let mut parts = self.lock();
         match parts.iter_mut().find(|part| part.owner == owner && part.name == name) {

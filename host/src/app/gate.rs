@@ -1,14 +1,14 @@
-//! Holds calls back while the host starts and when it ends.
+//! Holds calls back while the host starts and while it stops.
 
 use crate::rpc::{Call, Dispatcher};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A dispatcher before another. Closed at first. What it holds is bounded by the server's limits of
-/// connections and outstanding calls.
+/// A dispatcher in front of another one. It is closed at first. The server's limits of connections
+/// and outstanding calls bound the number of calls that it holds.
 pub(super) struct Gate {
     behind: Arc<dyn Dispatcher>,
-    /// `None` = open.
+    /// The calls that wait; `None` = the gate is open.
     held: Mutex<Option<Vec<Call>>>,
 }
 
@@ -17,14 +17,14 @@ impl Gate {
         Self { behind, held: Mutex::new(Some(Vec::new())) }
     }
 
-    /// Lets through what waited, in its order, and from now on everything.
+    /// Passes on the waiting calls in their order, and from now on every call.
     pub(super) fn open(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that nothing overtakes.
+        // Under the lock, so that no call overtakes another.
         held.take().into_iter().flatten().for_each(|call| self.behind.call(call));
     }
 
-    /// From now on calls wait; their connections close before they are answered.
+    /// From now on calls wait. Their connections close before they are answered.
     pub(super) fn close(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.get_or_insert_default();

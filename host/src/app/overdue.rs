@@ -1,7 +1,8 @@
-//! Answers calls that delete or unload something which something else still uses.
+//! Answers calls that delete or unload something that is still in use.
 //!
-//! A bdev goes when its last I/O has ended, and a plugin when it is quiet. One that leaks an I/O never is:
-//! after a time the caller learns what is waited for. The deletion goes on.
+//! A bdev is gone when its last I/O has completed, and a plugin when it is quiet. If one of them
+//! leaks an I/O, that never happens. After a time limit the caller gets an answer that says what
+//! the call waits for. The deletion itself continues.
 
 use crate::rpc::{Call, Dispatcher, Responder};
 use drivebay_spec_jsonrpc::RpcError;
@@ -11,10 +12,11 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Says what the call of a method about `name` waits for; `None` when it only takes its time. Any thread.
+/// Returns what the call of a method about `name` waits for; `None` when it is only slow. Any
+/// thread.
 pub(super) type WaitsFor = fn(method: &str, name: &str) -> Option<String>;
 
-/// A dispatcher before another.
+/// A dispatcher in front of another one.
 pub(super) struct Overdue {
     behind: Arc<dyn Dispatcher>,
     limit: Duration,
@@ -28,17 +30,17 @@ struct Waiting {
     method: String,
     name: String,
     due: Instant,
-    /// Gone once the call is answered.
+    /// Cannot be upgraded any more once the call is answered.
     responder: Weak<Shared>,
 }
 
 impl Overdue {
-    /// Answers after `limit` what `waits_for` has a reason for.
+    /// Answers a call after `limit` if `waits_for` then gives a reason.
     pub(super) fn new(behind: Arc<dyn Dispatcher>, limit: Duration, waits_for: WaitsFor) -> Self {
         let (waiting, received) = mpsc::channel();
         let thread = std::thread::Builder::new().name("overdue".into());
         if let Err(error) = thread.spawn(move || watch(&received, waits_for)) {
-            tracing::warn!("calls that wait for ever will not be answered: {error}");
+            tracing::warn!("cannot start the thread that answers overdue calls: {error}");
         }
         Self { behind, limit, waiting: Mutex::new(waiting) }
     }
@@ -56,14 +58,14 @@ impl Dispatcher for Overdue {
             }
         });
         let sender = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without the thread the call takes as long as it takes.
+        // If the thread does not run, the call takes as long as it takes.
         let _ = sender.send(waiting);
         drop(sender);
         self.behind.call(call);
     }
 }
 
-/// What a call deletes or unloads.
+/// The name of what a call deletes or unloads.
 fn name_of(call: &Call) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
@@ -78,7 +80,7 @@ fn take(shared: &Shared) -> Option<Responder> {
     shared.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// All calls have the same limit, so the first that waits is the first that is due.
+/// All calls have the same limit, so the first in the queue is the first that is due.
 fn watch(received: &Receiver<Waiting>, waits_for: WaitsFor) {
     while let Ok(Waiting { method, name, due, responder }) = received.recv() {
         if responder.strong_count() > 0 {
@@ -89,7 +91,7 @@ fn watch(received: &Receiver<Waiting>, waits_for: WaitsFor) {
             && let Some(responder) = take(&shared)
         {
             tracing::warn!("{method} {name}: {why}");
-            let message = format!("{name}: {why}; it goes when that has ended");
+            let message = format!("{name}: {why}; the removal continues when that has ended");
             responder.error(RpcError::of_errno(libc::ETIMEDOUT, message));
         }
     }
@@ -107,7 +109,7 @@ mod tests {
     use crate::rpc::{Outcome, Peer};
     use serde_json::value::to_raw_value;
 
-    /// Keeps every call.
+    /// Keeps every call unanswered.
     struct Keeps(Mutex<Vec<Call>>);
 
     impl Dispatcher for Keeps {
@@ -137,7 +139,7 @@ mod tests {
         let error = leaky.recv().unwrap().unwrap_err();
         assert_eq!(error.code, i64::from(-libc::ETIMEDOUT));
         assert!(error.message.contains("leaky: an I/O is in flight"), "{error}");
-        // Both end at last; the answer that comes too late is nobody's.
+        // Both calls end at last. The late answer of the second one is discarded.
         keeps.0.lock().unwrap().drain(..).for_each(|call| call.responder.ok(&true));
         assert_eq!(slow.recv().unwrap().unwrap().get(), "true");
         assert!(leaky.try_recv().is_err());

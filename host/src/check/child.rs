@@ -1,4 +1,5 @@
-//! The child: a host with the plugin, the guard between them, and the checks it was told to run.
+//! The child process: a host with the plugin, the guard between them, and the checks that the
+//! supervisor selected.
 
 use super::core::GuardedCore;
 use super::crash;
@@ -26,25 +27,25 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Cores of the child's host: enough for threads to meet.
+/// The number of cores of the child's host: enough for threads to meet.
 const CORES_MAX: usize = 2;
-/// Events that the host keeps.
+/// The number of events that the host keeps.
 const EVENTS_KEPT: usize = 1024;
-/// How long the plugin may take to end.
+/// How long the plugin may take to stop.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// Where events go: what was stdout. The plugin's own output goes to stderr.
+/// The file for events: the original stdout. The plugin's own output goes to stderr.
 static EVENTS: OnceLock<Mutex<File>> = OnceLock::new();
 
 fn tell(event: &Event) {
     let Some(events) = EVENTS.get() else { return };
     let text = serde_json::to_string(event).unwrap_or_default();
     let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-    // Without a supervisor nobody wants to know.
+    // Without a supervisor nobody reads the events.
     let _ = events.write_all(format!("{text}\n").as_bytes());
 }
 
-/// Runs the checks that it was told to, up to the first that fails. Does not return.
+/// Runs the selected checks up to the first that fails. Does not return.
 pub(super) fn run(options: &Check) -> ExitCode {
     let result = take_stdout().and_then(|()| {
         calls::watch(|seen| {
@@ -61,10 +62,10 @@ pub(super) fn run(options: &Check) -> ExitCode {
     exit_now(0)
 }
 
-/// The plugin's own exit handlers are no part of the check.
+/// The plugin's own exit handlers are not part of the check.
 #[expect(unsafe_code, reason = "ends the process without the plugin's exit handlers")]
 fn exit_now(code: i32) -> ! {
-    // SAFETY: ends the process at once.
+    // SAFETY: the call ends the process at once.
     unsafe { libc::_exit(code) }
 }
 
@@ -102,7 +103,7 @@ fn run_checks(options: &Check, host: &Arc<Host>) {
         is_long: options.long,
         folder: options.child_folder.clone().unwrap_or_else(std::env::temp_dir),
     };
-    // The list of events is full from now on, so that it does not look like something that grows.
+    // Fills the list of events, so that it does not look like memory that grows.
     for _ in 0..EVENTS_KEPT {
         host.notifications.add("bdev_register", "check0");
     }
@@ -129,7 +130,7 @@ fn run_checks(options: &Check, host: &Arc<Host>) {
     }
 }
 
-/// The first check of all: whether it comes up.
+/// The first check: the plugin loads, inits and starts.
 fn loads(plugin: &Checked) -> bool {
     tell(&Event::Begin { name: LOADS.to_owned() });
     let began = Instant::now();
@@ -146,7 +147,7 @@ fn loads(plugin: &Checked) -> bool {
     is_good
 }
 
-/// The plugin in its host.
+/// The plugin and its host.
 struct Checked {
     host: Arc<Host>,
     path: String,
@@ -159,8 +160,8 @@ struct Checked {
 impl Checked {
     fn new(options: &Check, host: &Arc<Host>) -> Result<Self, String> {
         let inspection = inspect_to_load(&options.file).map_err(|not| not.to_string())?;
-        let manifest = inspection.manifest.ok_or("it has no manifest that can be read")?;
-        // By path, and not by a name that may be found elsewhere first.
+        let manifest = inspection.manifest.ok_or("it has no readable manifest")?;
+        // By path, because the same name may be found elsewhere first.
         let path = std::fs::canonicalize(&options.file).map_err(|error| error.to_string())?;
         Ok(Self {
             host: Arc::clone(host),

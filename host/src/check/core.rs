@@ -1,4 +1,4 @@
-//! The core's tables with the guard before them.
+//! The core's tables, with the guard in front of them.
 #![expect(unsafe_code, reason = "promises what `Core` asks, as the core behind it does")]
 
 use crate::loader::{Core, Done, Job, ProcessCore, Result};
@@ -7,11 +7,11 @@ use drivebay_check::guard;
 use drivebay_plugin_api::{bay_bdev_module, bay_host};
 use std::ffi::c_void;
 
-/// The core of this process, guarded.
+/// The core of this process, with the guard.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GuardedCore;
 
-// SAFETY: the threads are the core's; the guard's tables live as long as the process.
+// SAFETY: the threads are the core's, and the guard's tables live as long as the process.
 unsafe impl Core for GuardedCore {
     fn on_app_thread(&self) -> bool {
         ProcessCore.on_app_thread()
@@ -58,7 +58,7 @@ unsafe impl Core for GuardedCore {
         state: *mut c_void,
         table: *const bay_bdev_module,
     ) {
-        // SAFETY: by this function's contract.
+        // SAFETY: the caller guarantees it.
         unsafe { ProcessCore.add_bdev_module(owner, state, table) };
     }
 }

@@ -1,4 +1,4 @@
-//! The last words of a child that crashes: in which callback.
+//! Reports in which callback a child process crashes.
 #![expect(unsafe_code, reason = "signal handlers")]
 
 use drivebay_check::calls;
@@ -8,24 +8,25 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 static TO: AtomicI32 = AtomicI32::new(-1);
 
-/// Has a crash told to `to`, which stays open.
+/// Makes a crash write a report to `to`, which must stay open.
 pub(super) fn tell(to: RawFd) {
     TO.store(to, Ordering::Release);
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::Handler(on_crash), flags, SigSet::empty());
     for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT]
     {
-        // SAFETY: the handler calls only what may be called in one. Without it the signal alone is told.
+        // SAFETY: the handler only makes async-signal-safe calls. If the handler cannot be set, the
+        // signal alone is reported.
         let _ = unsafe { sigaction(signal, &action) };
     }
 }
 
-/// One line for the supervisor, then the signal does what it does.
+/// Writes one line for the supervisor, then lets the signal take its normal effect.
 extern "C" fn on_crash(signal: i32) {
     for piece in [r#"{"event":"crash","seen":""#, calls::running_here(), "\"}\n"] {
-        // SAFETY: write(2) is async-signal-safe; the piece is a static text.
+        // SAFETY: write(2) is async-signal-safe, and the piece is a static text.
         unsafe { libc::write(TO.load(Ordering::Acquire), piece.as_ptr().cast(), piece.len()) };
     }
-    // SAFETY: raise(3) is async-signal-safe; the handler was reset before it ran.
+    // SAFETY: raise(3) is async-signal-safe, and the handler was reset before it ran.
     unsafe { libc::raise(signal) };
 }

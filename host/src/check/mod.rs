@@ -1,13 +1,13 @@
-//! `drivebay plugin check`: a plugin is held against what the ABI asks of it.
+//! `drivebay plugin check`: checks a plugin against the rules of the ABI.
 //!
 //! ```text
-//! supervisor ── starts itself anew for every group of checks ──▶ child: host, guard, suite, plugin
+//! supervisor ── starts itself again for each group of checks ──▶ child: host, guard, suite, plugin
 //!      ▲                                                            │
-//!      └──────────── one line of JSON per begin and end ────────────┘
+//!      └──────────── one line of JSON per start and end ────────────┘
 //! ```
 //!
-//! A child that dies, or does not end, is the failure of the check that it was at. What the checks
-//! are is in the crate `drivebay-check`.
+//! If a child crashes or does not end, the check that it ran has failed. The crate `drivebay-check`
+//! contains the checks.
 
 mod child;
 mod core;
@@ -21,7 +21,7 @@ use crate::cli::Check;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Checks a plugin and prints the report, or, in a child, runs checks.
+/// Checks a plugin and prints the report. In a child process, runs the selected checks.
 pub fn check(options: &Check, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     if !options.child.is_empty() {
         return child::run(options);
@@ -29,7 +29,7 @@ pub fn check(options: &Check, out: &mut dyn Write, err: &mut dyn Write) -> ExitC
     match supervisor::supervise(options, out) {
         Ok(report) => {
             let text = if options.json { report.json() } else { report.closing() };
-            // A closed pipe is the reader's choice.
+            // The reader may close the pipe.
             let _ = out.write_all(text.as_bytes());
             u8::from(report.failed() > 0).into()
         }

@@ -1,4 +1,4 @@
-//! What child and supervisor say to each other, and what the user is told.
+//! The events that the child sends to the supervisor, and the report for the user.
 
 use drivebay_check::verdict::{Line, Outcome};
 use serde::{Deserialize, Serialize};
@@ -6,56 +6,56 @@ use serde_json::json;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The first check: it comes up.
+/// The first check: the plugin loads, inits and starts.
 pub(super) const LOADS: &str = "plugin::loads";
 
-/// What a child tells.
+/// An event from the child.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "event")]
 pub(super) enum Event {
-    /// A check begins.
+    /// A check starts.
     Begin {
-        /// Its name.
+        /// The name of the check.
         name: String,
     },
     /// A check has ended.
     End(Line),
-    /// A callback does not return; the child ends itself.
+    /// A callback does not return. The child exits by itself.
     Hang {
-        /// Which.
+        /// The callback.
         seen: String,
     },
     /// The child crashes.
     Crash {
-        /// What of the plugin runs.
+        /// The callback of the plugin that runs.
         seen: String,
     },
     /// The checks cannot run.
     Broken {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// All checks of one plugin.
+/// The results of all checks of one plugin.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Name of the plugin.
+    /// The name of the plugin.
     pub name: String,
-    /// Its version.
+    /// The version of the plugin.
     pub version: String,
-    /// Its kind.
+    /// The kind of the plugin.
     pub kind: String,
-    /// Where everything random began.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The checks in order.
     pub lines: Vec<Line>,
-    /// How long all of it took.
+    /// How long all checks took.
     pub took: Duration,
 }
 
 impl Report {
-    /// Checks that failed.
+    /// The number of checks that failed.
     #[must_use]
     pub fn failed(&self) -> usize {
         self.count(|outcome| matches!(outcome, Outcome::Failed { .. }))
@@ -70,13 +70,13 @@ impl Report {
         (passed, self.failed(), self.count(|outcome| matches!(outcome, Outcome::Skipped { .. })))
     }
 
-    /// The first line for people.
+    /// The first line of the text report.
     pub(super) fn opening(&self) -> String {
         let Self { name, version, kind, seed, .. } = self;
         format!("checking {name} {version} ({kind}), seed {seed}\n")
     }
 
-    /// The last lines for people.
+    /// The last lines of the text report.
     pub(super) fn closing(&self) -> String {
         let (passed, failed, skipped) = self.counts();
         let seconds = self.took.as_secs_f64();
@@ -88,7 +88,7 @@ impl Report {
         format!("\n{again}in {seconds:.1} s\n{passed} passed, {failed} failed, {skipped} skipped\n")
     }
 
-    /// For programs.
+    /// The report as JSON.
     pub(super) fn json(&self) -> String {
         let (passed, failed, skipped) = self.counts();
         let report = json!({
@@ -106,7 +106,7 @@ impl Report {
     }
 }
 
-/// One check for people.
+/// The result of one check, as text.
 pub(super) fn text(line: &Line) -> String {
     let mut text = String::new();
     let name = &line.name;

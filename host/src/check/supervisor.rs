@@ -1,5 +1,5 @@
-//! The supervisor: starts a child for every group of checks, reads what it tells, and takes its death
-//! for the failure of the check that it was at.
+//! The supervisor: it starts a child for each group of checks and reads the child's events. If a
+//! child dies, the check that it ran has failed.
 
 use super::report::{self, Event, LOADS, Report};
 use crate::cli::Check;
@@ -15,18 +15,18 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long one check may take, and one of `--long`.
+/// How long one check may take, without and with `--long`.
 const CHECK_MAX: Duration = Duration::from_secs(60);
 const LONG_CHECK_MAX: Duration = Duration::from_secs(3600);
-/// Lines of a dead child's stderr that are shown.
+/// The number of lines of a dead child's stderr that the report shows.
 const LAST_LINES: usize = 6;
-/// Longest of these, in characters.
+/// The longest of these lines, in characters.
 const LINE_MAX: usize = 300;
 
-/// Runs all checks; with people as readers, each line is written as it comes.
+/// Runs all checks. In a text report each line is written as soon as it is known.
 pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, String> {
     let inspection = inspect_to_load(&options.file).map_err(|not| not.to_string())?;
-    let manifest = inspection.manifest.ok_or("it has no manifest that can be read")?;
+    let manifest = inspection.manifest.ok_or("it has no readable manifest")?;
     let began = Instant::now();
     let mut report = Report {
         name: manifest.name,
@@ -46,11 +46,12 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
     if !options.json {
         let _ = out.write_all(report.opening().as_bytes());
     }
-    let folder = Folder::new().map_err(|error| format!("a folder for files: {error}"))?;
+    let folder =
+        Folder::new().map_err(|error| format!("cannot create a folder for files: {error}"))?;
     while !rest.is_empty() {
         let group = next_group(&rest);
         let mut told = |line: Line| {
-            // It loads in every child; once is enough to say so.
+            // The plugin loads in every child; one line about that is enough.
             if line.name == LOADS && line.outcome == Outcome::Ok && !report.lines.is_empty() {
                 return;
             }
@@ -70,7 +71,7 @@ pub(super) fn supervise(options: &Check, out: &mut dyn Write) -> Result<Report, 
     Ok(report)
 }
 
-/// What the next child runs: one check that must be alone, or all up to such a one.
+/// The checks for the next child: one that must run alone, or all up to the next such one.
 fn next_group(rest: &VecDeque<Planned>) -> Vec<String> {
     let is_alone = |planned: &&Planned| planned.check.is_alone;
     let alone = rest.front().filter(is_alone).map(|planned| vec![planned.name.clone()]);
@@ -78,7 +79,7 @@ fn next_group(rest: &VecDeque<Planned>) -> Vec<String> {
     alone.unwrap_or_else(|| together.map(|planned| planned.name.clone()).collect())
 }
 
-/// A folder for the files of the checks, gone with this.
+/// A folder for the files of the checks. It is removed on drop.
 struct Folder(std::path::PathBuf);
 
 impl Folder {
@@ -91,12 +92,13 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is in a folder for that.
+        // Files that cannot be removed stay in the folder for temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Runs one child. False: the plugin does not load, so there is no use in another.
+/// Runs one child. Returns false when the plugin does not load, because then no other child can
+/// run.
 fn run_group(
     options: &Check,
     group: &[String],
@@ -184,28 +186,28 @@ fn start(options: &Check, group: &[String], folder: &Path) -> Result<Child, Stri
     }
     command.env("DRIVEBAY_RUNTIME", folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().map_err(|error| format!("the child does not start: {error}"))
+    command.spawn().map_err(|error| format!("cannot start the child: {error}"))
 }
 
-/// What the child tells, until it closes its end.
+/// The events of the child, until it closes its end.
 fn events(child: &mut Child) -> Receiver<Event> {
     let (sender, events) = mpsc::channel();
     let Some(stdout) = child.stdout.take() else { return events };
     let read = move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            // A line that is none of ours was written by the plugin.
+            // A line that is not an event was written by the plugin.
             let Ok(event) = serde_json::from_str(&line) else { continue };
             if sender.send(event).is_err() {
                 return;
             }
         }
     };
-    // Without the thread the channel is closed, and the child counts as dead.
+    // If the thread cannot be created, the channel closes, and the child counts as dead.
     let _ = std::thread::Builder::new().name("events".into()).spawn(read);
     events
 }
 
-/// Reads the child's stderr to its end and keeps its last lines.
+/// Reads the child's stderr to its end, and keeps the last lines.
 fn last_lines(child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
     let stderr = child.stderr.take()?;
     let read = move || {
@@ -230,7 +232,7 @@ fn last_lines(child: &mut Child) -> Option<JoinHandle<Vec<String>>> {
     std::thread::Builder::new().name("stderr".into()).spawn(read).ok()
 }
 
-/// Ends the child, if it has not ended by itself.
+/// Kills the child if it has not exited by itself.
 fn end(mut child: Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + Duration::from_secs(1);
     while Instant::now() < deadline {
@@ -239,7 +241,7 @@ fn end(mut child: Child) -> Option<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    // Killed by us, so how it ended says nothing of it.
+    // We killed the child, so its exit status means nothing.
     let _ = child.kill();
     let _ = child.wait();
     None

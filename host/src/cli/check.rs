@@ -7,21 +7,22 @@ use std::path::PathBuf;
 /// Flags of `drivebay plugin check`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-exit code: 0 nothing failed, 1 something failed, 2 usage, or no plugin that can be checked
+exit code: 0 nothing failed, 1 something failed, 2 wrong usage, or the file is not a plugin that can be checked
 what each check asks: docs/plugin-guide/conformance.md")]
 pub struct Check {
-    /// The file
+    /// The file of the plugin
     pub file: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Run only checks whose name has TEXT in it
+    /// Run only checks whose name contains TEXT
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
-    /// Parameters of the method that makes a bdev, over those the check finds; null takes one away
+    /// Parameters of the method that creates a bdev; they override those that the check finds, null
+    /// removes one
     #[arg(long, value_name = "JSON", value_parser = object)]
     pub params: Option<Map<String, Value>>,
-    /// Where everything random begins
+    /// Seed of all random choices
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
     /// Run long: more I/O, more rounds
@@ -30,10 +31,10 @@ pub struct Check {
     /// Folder to search first for what the plugin requires; may be given several times
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
-    /// Run this check, in this process, and tell its supervisor.
+    /// Run this check in this process, and report to the supervisor.
     #[arg(long, value_name = "NAME", hide = true)]
     pub child: Vec<String>,
-    /// Where the child puts files.
+    /// The folder for the child's files.
     #[arg(long, value_name = "DIR", hide = true)]
     pub child_folder: Option<PathBuf>,
 }

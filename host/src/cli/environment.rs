@@ -1,17 +1,17 @@
-//! Flags of every command that starts a host: its plugins, its cores, its memory.
+//! The flags of every command that starts a host: plugins, cores and memory.
 
 use clap::{Args, ValueEnum};
 use drivebay_core::env::CpuSet;
 use drivebay_core::reactor;
 use std::path::PathBuf;
 
-/// What a host runs with. The default is that of the flags.
+/// What a host runs with. The defaults are those of the flags.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Environment {
     /// Folder to search for plugins first; may be given several times
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
-    /// What plugins may be loaded: names, signatures, permissions [default: no further rules]
+    /// Policy for plugins: names, signatures, permissions [default: no further rules]
     #[arg(long, value_name = "FILE")]
     pub plugin_policy: Option<PathBuf>,
     /// Plugin to load at start, by name or path; may be given several times
@@ -26,15 +26,15 @@ pub struct Environment {
     /// Limit of DMA memory, in MiB or with suffix K, M or G [default: none]
     #[arg(short = 's', long, value_name = "SIZE", value_parser = mem_size_bytes)]
     pub mem_size: Option<u64>,
-    /// Take disks in RAM that are larger than the machine's memory together
+    /// Allow disks in RAM that together exceed the machine's memory
     #[arg(long)]
     pub overcommit: bool,
-    /// Take DMA memory from ordinary pages even when there are hugepages
+    /// Use ordinary pages for DMA memory even if there are hugepages
     #[arg(long)]
     pub no_huge: bool,
 }
 
-/// How idle reactors wait.
+/// What idle reactors do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// They spin.

@@ -1,9 +1,9 @@
-//! Flags of the reference that mean nothing here: they are taken, so that scripts carry over.
+//! Flags of SPDK that have no effect here. They are accepted, so that scripts need no changes.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use std::collections::BTreeSet;
 
-/// Short and long name, and whether a value follows.
+/// The short and the long name of each flag, and whether a value follows.
 const FLAGS: [(Option<char>, &str, bool); 21] = [
     (Some('A'), "pci-allowed", true),
     (Some('B'), "pci-blocked", true),
@@ -28,10 +28,10 @@ const FLAGS: [(Option<char>, &str, bool); 21] = [
     (None, "vfio-vf-token", true),
 ];
 
-/// The long names of those that were given.
+/// The long names of the flags that were given.
 #[derive(Clone, Debug, Default)]
 pub struct Ignored {
-    /// Without dashes.
+    /// The names, without dashes.
     pub given: BTreeSet<String>,
 }
 
@@ -61,7 +61,7 @@ impl FromArgMatches for Ignored {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for (_, long, _) in FLAGS {
-            // A counted flag has the default 0.
+            // A flag that was not given has the default count 0, so check the source.
             if matches.value_source(long) == Some(clap::parser::ValueSource::CommandLine) {
                 self.given.insert(long.to_owned());
             }

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 /// Check and repair stores of logical volumes.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-exit code: 0 sound, 1 something is damaged or leaked, 2 usage, 3 the disk cannot be read or repaired
+exit code: 0 sound, 1 something is damaged or leaked, 2 wrong usage, 3 the disk cannot be read or repaired
 A file or device must not be in use by a server; a disk of a server is named by its bdev.")]
 pub enum Lvol {
-    /// Read a whole store and say what is wrong with it; writes nothing
+    /// Read a whole store and report what is wrong; writes nothing
     Check(Store),
-    /// Say what would be repaired, or with --write repair it: what has one right answer, and nothing else
+    /// Report what can be repaired, or repair it with --write; repairs only what has one right
+    /// answer
     Repair {
         /// The store
         #[command(flatten)]
@@ -26,7 +27,7 @@ pub enum Lvol {
 /// A store.
 #[derive(Args, Clone, Debug)]
 pub struct Store {
-    /// A file, a device, or a bdev of the server that runs
+    /// A file, a device, or a bdev of the running server
     pub disk: String,
     /// Print JSON
     #[arg(long)]

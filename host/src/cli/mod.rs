@@ -29,35 +29,36 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(name = "drivebay", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve disks until SIGTERM or SIGINT
     Serve(Box<Serve>),
-    /// Call one method of a server that runs
+    /// Call one method of a running server
     Rpc(Request),
-    /// Look at plugins, sign and verify them, begin new ones
+    /// List, check, sign and verify plugins, and start new ones
     #[command(subcommand)]
     Plugin(Plugin),
     /// Check and repair stores of logical volumes
     #[command(subcommand)]
     Lvol(Lvol),
-    /// Put load on disks and measure them
+    /// Measure disks under load
     Perf(Box<Perf>),
     /// Print a completion script
     Completions {
-        /// The shell
+        /// The name of the shell
         shell: Shell,
     },
 }
 
 impl Cli {
-    /// The command line for completion scripts: with `methods` as what `drivebay rpc` may call.
+    /// The command line for completion scripts. `methods` are the methods that `drivebay rpc`
+    /// completes.
     pub fn completed_with(methods: Vec<String>) -> clap::Command {
         let named = PossibleValuesParser::new(methods);
         Self::command()

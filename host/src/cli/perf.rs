@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Flags of `drivebay perf`. The short ones are those of the reference's generator.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Disks come from --rpc and -c; without BDEV all of them are used.
+--rpc and -c create the disks; without BDEV all of them are used.
 example: drivebay perf --rpc 'bdev_malloc_create {\"name\": \"m\", \"num_blocks\": 65536, \"block_size\": 512}'
 exit code: 0 done, 1 an I/O or comparison failed or the host did not start, 2 usage")]
 pub struct Perf {
@@ -31,10 +31,10 @@ pub struct Perf {
     #[arg(short = 'M', long, value_name = "PERCENT", default_value = "50",
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub rwmix: u8,
-    /// How long, in seconds
+    /// How long to run, in seconds
     #[arg(short = 't', long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub time: Duration,
-    /// End after this many I/O per disk and core instead
+    /// Stop after this many I/O per disk and core instead
     #[arg(short = 'n', long, value_name = "N", conflicts_with_all = ["time", "warm_up"],
           value_parser = clap::value_parser!(u64).range(1..))]
     pub ios: Option<u64>,
@@ -44,19 +44,21 @@ pub struct Perf {
     /// Compare what is read with what the run wrote
     #[arg(long)]
     pub verify: bool,
-    /// Leave the bus out: what is measured is the generator's own cost
+    /// Skip the bus, to measure the cost of the generator itself
     #[arg(long, conflicts_with = "verify")]
     pub null_loop: bool,
-    /// A copy to or from memory of the disk's size in place of the bus: what a RAM disk cannot beat
+    /// Copy to or from memory of the disk's size instead of using the bus: the limit for any RAM
+    /// disk
     #[arg(long, conflicts_with_all = ["verify", "null_loop"])]
     pub copy_loop: bool,
-    /// RPC socket to answer on meanwhile [default: none]
+    /// RPC socket to serve during the run [default: none]
     #[arg(short = 'r', long, value_name = "PATH")]
     pub rpc_socket: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A call to make first, such as 'bdev_null_create {"name": …}'; may be given several times
+    /// A call to make before the run, such as 'bdev_null_create {"name": …}'; may be given several
+    /// times
     #[arg(long, value_name = "CALL", value_parser = call)]
     pub rpc: Vec<(String, Value)>,
     /// Configuration to start with, as save_config prints it
@@ -67,30 +69,30 @@ pub struct Perf {
     pub environment: Environment,
 }
 
-/// What is done, and in which order.
+/// The kinds and the order of the I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pattern {
-    /// Reads in order.
+    /// Reads in sequential order.
     Read,
-    /// Writes in order.
+    /// Writes in sequential order.
     Write,
-    /// Both in order.
+    /// Reads and writes in sequential order.
     Rw,
-    /// Reads anywhere.
+    /// Reads at random places.
     #[value(name = "randread")]
     RandRead,
-    /// Writes anywhere.
+    /// Writes at random places.
     #[value(name = "randwrite")]
     RandWrite,
-    /// Both anywhere.
+    /// Reads and writes at random places.
     #[value(name = "randrw")]
     RandRw,
-    /// Writes in order, each read back and compared.
+    /// Writes in sequential order; each is read back and compared.
     Verify,
 }
 
 impl Perf {
-    /// The host that is needed for it.
+    /// The options of the host that the measurement needs.
     #[must_use]
     pub fn host(&self) -> Serve {
         let mut host = Serve::unreachable();
@@ -100,7 +102,7 @@ impl Perf {
         host
     }
 
-    /// The order of I/O.
+    /// The pattern for the load generator.
     #[must_use]
     pub fn load_pattern(&self) -> load::Pattern {
         match self.pattern {
@@ -114,14 +116,14 @@ impl Perf {
         }
     }
 
-    /// When it ends.
+    /// When the measurement stops.
     #[must_use]
     pub fn limit(&self) -> load::Limit {
         self.ios.map_or(load::Limit::Time(self.time), load::Limit::Ios)
     }
 }
 
-/// A method's name and the JSON object after it.
+/// Parses a method's name and the JSON object after it.
 fn call(text: &str) -> Result<(String, Value), String> {
     let text = text.trim();
     let (method, params) = text.split_once(char::is_whitespace).unwrap_or((text, "{}"));

@@ -4,12 +4,12 @@ use super::{Check, New};
 use clap::Subcommand;
 use std::path::PathBuf;
 
-/// Look at plugins, check, sign and verify them, begin new ones.
+/// List, check, sign and verify plugins, and start new ones.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-exit code: 0 done, 1 the file is no plugin, may not be loaded or is not well signed, 2 usage")]
+exit code: 0 done, 1 the file is not a plugin, may not be loaded or has no good signature, 2 wrong usage")]
 pub enum Plugin {
-    /// List the plugins on the search path; runs nothing of them
+    /// List the plugins on the search path; runs none of their code
     List {
         /// Folder to search first; may be given several times
         #[arg(long, value_name = "DIR")]
@@ -21,9 +21,9 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
-    /// Begin a plugin: write a project that builds outside of Drivebay's source
+    /// Start a new plugin: write a project that builds outside of Drivebay's source
     New(New),
-    /// Tell what a plugin's file says; runs nothing of it
+    /// Show what a plugin's file declares; runs none of its code
     Inspect {
         /// The file
         file: PathBuf,
@@ -31,11 +31,11 @@ pub enum Plugin {
         #[arg(long)]
         json: bool,
     },
-    /// Load a plugin in a child and hold it against what the ABI asks
+    /// Load a plugin in a child process and check it against the ABI
     Check(Box<Check>),
-    /// Make a key: FILE, to be kept secret, and FILE.pub, for the folder of trusted keys
+    /// Create a key: FILE, which you keep secret, and FILE.pub, for the folder of trusted keys
     Keygen {
-        /// Where the private key goes; must not be there yet
+        /// File for the private key; must not exist yet
         file: PathBuf,
     },
     /// Sign plugins: writes FILE.sig beside each
@@ -47,9 +47,9 @@ pub enum Plugin {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Tell whether trusted keys signed plugins
+    /// Report whether trusted keys signed plugins
     Verify {
-        /// Folder of trusted keys; those in its folder `revoked` are not
+        /// Folder of trusted keys; keys in its subfolder `revoked` are not trusted
         #[arg(long, value_name = "DIR")]
         keys: PathBuf,
         /// The plugins

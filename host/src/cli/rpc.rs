@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The command line.
+/// The flags and arguments of `drivebay rpc`.
 #[derive(Args, Clone, Debug)]
 #[command(
     disable_help_flag = true,
-    after_help = "exit code: 0 result, 1 error of the method, 2 usage, 3 no server"
+    after_help = "exit code: 0 result, 1 error of the method, 2 wrong usage, 3 no server"
 )]
 pub struct Request {
     /// Socket of the server [default: $DRIVEBAY_SOCKET, else drivebay.sock in the runtime folder]
@@ -22,13 +22,13 @@ pub struct Request {
     /// How long to wait for a server that is starting, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub wait: Option<Duration>,
-    /// Print this, or with a method what the server says of it
+    /// Print this help, or the help of the method
     #[arg(short = 'h', long)]
     pub help: bool,
     /// Name of the method
     #[arg(required_unless_present = "help")]
     pub method: Option<String>,
-    /// Its parameters: an object
+    /// The parameters of the method: an object
     #[arg(value_name = "JSON", value_parser = object)]
     pub params: Option<Value>,
 }

@@ -1,12 +1,13 @@
-//! Flags that confine a host.
+//! The flags that confine a host.
 
 use clap::Args;
 use std::path::PathBuf;
 
-/// What a host gives up at its start.
+/// The rights that a host gives up at its start.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Sandbox {
-    /// Touch no files but the system's, the host's own and those of --sandbox-path, and drop capabilities
+    /// Use only the system's files, the host's own and those of --sandbox-path, and drop
+    /// capabilities
     #[arg(long)]
     pub sandbox: bool,
     /// With --sandbox: file, device or folder that may be opened and changed; may be given several times

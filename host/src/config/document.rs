@@ -6,44 +6,44 @@ use serde_json::{Value, json};
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    /// Subsystems, in the order in which they are configured.
+    /// The subsystems, in the order in which they are configured.
     pub subsystems: Vec<Section>,
 }
 
 /// The configuration of one subsystem.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Section {
-    /// Name.
+    /// The name of the subsystem.
     pub subsystem: String,
-    /// Calls; the reference writes null when there are none, and may write arrays of calls.
+    /// The calls. SPDK writes null when there are none, and may write arrays of calls.
     pub config: Option<Vec<Value>>,
 }
 
 /// One call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Method.
+    /// The name of the method.
     pub method: String,
-    /// Parameters.
+    /// The parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Value>,
 }
 
 impl Document {
-    /// Reads a file's text.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// What is wrong, and at which line and column.
     pub fn parse(text: &str) -> Result<Self, String> {
         let document: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         document.entries()?;
         Ok(document)
     }
 
-    /// All calls with the name of their subsystem, in order.
+    /// All calls in their order, each with the name of its subsystem.
     ///
     /// # Errors
-    /// A call that is none.
+    /// Which element is not a call.
     pub fn entries(&self) -> Result<Vec<(String, Entry)>, String> {
         let mut entries = Vec::new();
         for Section { subsystem, config } in &self.subsystems {
@@ -56,14 +56,14 @@ impl Document {
         Ok(entries)
     }
 
-    /// The file's text.
+    /// The text of the file.
     pub fn to_text(&self) -> String {
-        // Objects of strings and values always encode.
+        // Objects of strings and values can always be encoded.
         format!("{:#}\n", json!(self))
     }
 }
 
-/// The calls of a batch, or the call itself.
+/// The calls of a batch, or the single call itself.
 fn members(call: &Value) -> &[Value] {
     call.as_array().map_or(std::slice::from_ref(call), Vec::as_slice)
 }

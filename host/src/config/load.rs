@@ -1,4 +1,4 @@
-//! Making the calls of a configuration at start.
+//! Makes the calls of a configuration when the host starts.
 
 use super::document::{Document, Entry};
 use super::order::put_clients_last;
@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-/// Why the start does not go on.
+/// Why the host does not start.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Halt {
-    /// A signal came.
+    /// A signal arrived.
     Stopped,
     /// A call failed; the text names it.
     Failed(String),
 }
 
-/// The calls of a configuration, before and after the initialisation.
+/// The calls of a configuration, for before and after the initialization.
 #[derive(Debug)]
 pub struct Load {
     entries: Vec<(String, Entry)>,
@@ -31,18 +31,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// The calls of `document`; none of them is made yet.
+    /// The calls of `document`. None of them has been made yet.
     pub fn new(document: Option<Document>, host: &Arc<Host>, ignores_errors: bool) -> Self {
-        // They were read when the document was.
+        // The entries were checked when the document was read.
         let entries = document.and_then(|document| document.entries().ok()).unwrap_or_default();
         Self { entries, host: Arc::clone(host), ignores_errors, ignored: Cell::new(0) }
     }
 
-    /// Loads the plugins that the calls need, says which calls nothing has, then makes those that are
-    /// for startup. Calls that let clients in move to the end.
+    /// Loads the plugins that the calls need, reports the calls of unknown methods, then makes the
+    /// startup calls. Calls that let clients in move to the end.
     ///
     /// # Errors
-    /// A method that nothing has, or a call that failed, unless errors are ignored.
+    /// An unknown method, or a call that failed, unless errors are ignored.
     pub fn startup(&mut self, events: &Receiver<Event>) -> Result<(), Halt> {
         let methods: BTreeSet<&str> =
             self.entries.iter().map(|(_, entry)| entry.method.as_str()).collect();
@@ -53,15 +53,15 @@ impl Load {
             .collect();
         self.leave_out_unknown(&refused)?;
         let manager = &self.host.manager;
-        // There is no answer when the host is shutting down; the next call reports that.
+        // There is no answer when the host is stopping; the next call reports that.
         put_clients_last(&mut self.entries, |method| {
             manager.is_provided(format!("rpc.last:{method}")).unwrap_or(false)
         });
         self.make(State::Startup, events)
     }
 
-    /// Takes out the calls of methods that nothing has, with one summary in the log: those without
-    /// effect here, and those whose configuration is lost. `refused` says why plugins were not loaded.
+    /// Removes the calls of unknown methods, and logs one summary: calls without effect here, and
+    /// calls whose configuration is lost. `refused` says why plugins were not loaded.
     fn leave_out_unknown(&mut self, refused: &[String]) -> Result<(), Halt> {
         let registry = Arc::clone(&self.host.registry);
         let all = std::mem::take(&mut self.entries);
@@ -74,7 +74,7 @@ impl Load {
             let calls = summary(&harmless);
             tracing::info!(
                 notice = true,
-                "configuration: nothing is lost by calls without effect here: {calls}"
+                "configuration: these calls have no effect here, and nothing is lost: {calls}"
             );
         }
         if lost.is_empty() {
@@ -83,31 +83,33 @@ impl Load {
         let calls = summary(&lost);
         if !self.ignores_errors {
             let why = match refused {
-                [] => "plugins that have such methods go on the plugin path".to_owned(),
+                [] => "put the plugins with these methods on the plugin path".to_owned(),
                 _ => refused.join("; "),
             };
             return Err(Halt::Failed(format!(
-                "configuration: no method does this, so it would be lost: {calls}; {why}, or \
-                 --json-ignore-init-errors starts without it"
+                "configuration: these methods do not exist, so their settings would be lost: {calls}; {why}, or \
+                 start without them: --json-ignore-init-errors"
             )));
         }
-        tracing::warn!("configuration: lost, as no method does it: {calls}");
+        tracing::warn!(
+            "configuration: these methods do not exist, so their settings are lost: {calls}"
+        );
         self.ignored.set(self.ignored.get() + lost.len());
         Ok(())
     }
 
-    /// Goes to run time and makes the other calls.
+    /// Ends the startup state and makes the remaining calls.
     ///
     /// # Errors
-    /// As [`Load::startup`].
+    /// As for [`Load::startup`].
     pub fn runtime(&self, events: &Receiver<Event>) -> Result<(), Halt> {
-        // Before any disk in RAM: without buffers most I/O would wait for ever.
+        // Before any disk in RAM: without buffers most I/O would wait forever.
         buf::reserve().map_err(|error| Halt::Failed(format!("--mem-size: {}", error.message())))?;
         self.host.registry.set_state(State::Runtime);
         self.make(State::Runtime, events)
     }
 
-    /// How many calls failed and were ignored.
+    /// The number of calls that failed and were ignored.
     pub fn ignored(&self) -> usize {
         self.ignored.get()
     }
@@ -133,7 +135,7 @@ impl Load {
     fn call(&self, entry: &Entry, events: &Receiver<Event>) -> Result<Outcome, Halt> {
         let answer = self.host.events.clone();
         let responder = Responder::new(move |outcome| {
-            // Nobody waits any more once the host ends.
+            // If the host is stopping, nobody waits for the answer.
             let _ = answer.send(Event::Answer(outcome));
         });
         self.host.registry.call(Call {
@@ -145,7 +147,8 @@ impl Load {
         loop {
             match events.recv() {
                 Ok(Event::Answer(outcome)) => return Ok(outcome),
-                // The state is run time already, so that it is refused there.
+                // `framework_start_init` is not allowed any more. Dropping the responder answers
+                // the call with an error.
                 Ok(Event::StartInit(responder)) => drop(responder),
                 Ok(Event::Stop) | Err(_) => return Err(Halt::Stopped),
             }
@@ -153,7 +156,7 @@ impl Load {
     }
 }
 
-/// The methods of calls and how often, by subsystem: `bdev: a, b (2 times); sock: c`.
+/// The methods of the calls with their counts, by subsystem: `bdev: a, b (2 times); sock: c`.
 fn summary(calls: &[(String, Entry)]) -> String {
     let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for (subsystem, entry) in calls {
@@ -170,8 +173,8 @@ fn summary(calls: &[(String, Entry)]) -> String {
     counts.into_iter().map(subsystem).collect::<Vec<_>>().join("; ")
 }
 
-/// When a method is called. What may be called at any time is called early, and an unknown one fails
-/// early.
+/// The state in which a method is called. A method that is allowed in every state is called early.
+/// An unknown method fails early.
 fn phase_of(registry: &Registry, method: &str) -> State {
     match registry.method(method) {
         Some(method) if !method.states.contains(&State::Startup) => State::Runtime,

@@ -1,8 +1,8 @@
-//! Configuration: calls kept in a file, in the form that SPDK's `save_config` prints.
+//! The configuration: calls in a file, in the format of SPDK's `save_config`.
 //!
-//! - [`Document`] is the file's content; [`Load`] makes its calls at start.
-//! - [`save`] asks the host and its plugins for the calls that make them again.
-//! - [`StateFile`] is the file of `--state`, rewritten after every change.
+//! - [`Document`] is the content of the file; [`Load`] makes its calls at start.
+//! - [`save`] asks the host and its plugins for the calls that restore the current state.
+//! - [`StateFile`] is the file of `--state`, which the host rewrites after every change.
 #![forbid(unsafe_code)]
 
 mod document;
@@ -18,10 +18,10 @@ pub use state::{KeptFile, StateFile};
 
 use std::path::Path;
 
-/// What the host starts with: the file of `-c`, or that of `--state` once it holds something.
+/// The configuration to start with: the file of `-c`, or that of `--state` once it has content.
 ///
 /// # Errors
-/// A line that names the flag and the file.
+/// A line with the flag and the file.
 pub fn starting_document(
     config: Option<&Path>,
     state: Option<&KeptFile>,
@@ -32,7 +32,7 @@ pub fn starting_document(
     };
     match (config, state.zip(kept)) {
         (Some(given), Some((state, _))) => Err(format!(
-            "--config {} and --state {}: the state file holds a configuration already; give one of the two",
+            "--config {} and --state {}: the state file already contains a configuration; give only one of the two",
             given.display(),
             state.path().display()
         )),
@@ -42,10 +42,10 @@ pub fn starting_document(
     }
 }
 
-/// Reads the file that `flag` names.
+/// Reads the file of the flag `flag`.
 ///
 /// # Errors
-/// A line that names the flag and the file.
+/// A line with the flag and the file.
 pub fn read(flag: &str, path: &Path) -> Result<Document, String> {
     let file =
         std::fs::read(path).map_err(|error| format!("{flag} {}: {error}", path.display()))?;
@@ -54,5 +54,5 @@ pub fn read(flag: &str, path: &Path) -> Result<Document, String> {
 
 fn parse(flag: &str, path: &Path, file: &[u8]) -> Result<Document, String> {
     let document = text::json_of(file).and_then(|text| Document::parse(&text));
-    document.map_err(|why| format!("{flag} {}: no JSON configuration: {why}", path.display()))
+    document.map_err(|why| format!("{flag} {}: not a JSON configuration: {why}", path.display()))
 }

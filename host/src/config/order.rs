@@ -1,16 +1,16 @@
-//! The order of a configuration's calls. Those that let clients in come last, because a client that connects before
-//! its disks exist may give up for good.
+//! The order of the calls in a configuration. Calls that let clients in come last, because a client
+//! that connects before its disks exist may give up for good.
 
 use super::document::Entry;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Calls that let clients in at once unless their parameter `wait` is true. With `wait`, the second call lets them in;
-/// both name the same `tag`.
+/// Calls that let clients in at once unless their parameter `wait` is true. With `wait`, the second
+/// call lets them in. Both calls have the same `tag`.
 const OPENING: [(&str, &str); 1] = [("iscsi_create_portal_group", "iscsi_start_portal_group")];
 
-/// Moves the calls of methods for which `lets_clients_in` holds to the end. A call that both creates and opens
-/// something becomes two.
+/// Moves the calls for which `lets_clients_in` returns true to the end. A call that both creates
+/// and opens something is split into two calls.
 pub(super) fn put_clients_last(
     entries: &mut Vec<(String, Entry)>,
     lets_clients_in: impl Fn(&str) -> bool,
@@ -33,7 +33,7 @@ pub(super) fn put_clients_last(
     entries.sort_by_cached_key(|(_, entry)| is_last(&entry.method));
 }
 
-/// Makes a call wait; its tag, or `None` when it waits already.
+/// Sets `wait` in a call. Returns its tag, or `None` when `wait` was already set.
 fn make_wait(entry: &mut Entry) -> Option<Value> {
     let params = entry.params.as_mut()?.as_object_mut()?;
     let tag = params.get("tag")?.clone();

@@ -1,4 +1,4 @@
-//! The calls that make the present state again.
+//! Generates the calls that restore the current state.
 
 use super::document::{Document, Section};
 use crate::host::Host;
@@ -12,15 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How often a configuration is started over because bdevs came or went while it was made. After that it is made
-/// in one go.
+/// How often the generation restarts because bdevs were added or removed meanwhile. After that it
+/// runs in one piece.
 const ATTEMPTS: u32 = 8;
 
-/// How many bdevs have come and gone.
+/// The number of bdevs that were added or removed so far.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
-/// Makes the whole configuration and passes it to `then`. The call that creates a bdev comes before the calls that use
-/// it, even when bdevs come or go meanwhile. App thread.
+/// Generates the whole configuration and passes it to `then`. The call that creates a bdev comes
+/// before the calls that use the bdev, even when bdevs are added or removed meanwhile. App thread.
 pub fn document(host: &Arc<Host>, then: impl FnOnce(Document) + Send + 'static) {
     attempt(Arc::clone(host), ATTEMPTS, Box::new(then));
 }
@@ -46,7 +46,8 @@ fn attempt(host: Arc<Host>, left: u32, then: Box<dyn FnOnce(Document) + Send>) {
     bdevs(at_once, made);
 }
 
-/// Makes the calls of one subsystem and passes them to `then`: `None` when no subsystem has that name. App thread.
+/// Generates the calls of one subsystem and passes them to `then`; `None` when no subsystem has
+/// that name. App thread.
 pub fn subsystem(
     host: &Arc<Host>,
     name: &str,
@@ -59,7 +60,7 @@ pub fn subsystem(
     bdevs(PER_MESSAGE, move |calls| then(Some(complete(&host, "bdev", calls))));
 }
 
-/// The host's own calls of a subsystem other than `bdev`.
+/// The host's own calls for a subsystem other than `bdev`.
 fn other(host: &Host, name: &str) -> Option<Vec<Value>> {
     match name {
         "iobuf" => Some(vec![iobuf::config()]),
@@ -70,7 +71,7 @@ fn other(host: &Host, name: &str) -> Option<Vec<Value>> {
     }
 }
 
-/// Adds what plugins write for the subsystem.
+/// Adds the calls that plugins write for the subsystem.
 fn complete(host: &Host, name: &str, mut calls: Vec<Value>) -> Vec<Value> {
     for text in host.subsystems.configs(name) {
         calls.extend(parse(&text, name));
@@ -81,7 +82,8 @@ fn complete(host: &Host, name: &str, mut calls: Vec<Value>) -> Vec<Value> {
     calls
 }
 
-/// Consecutive calls of one method as arrays. Their order among each other does not matter.
+/// Groups consecutive calls of one method into arrays, for which the order within the array does
+/// not matter.
 pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     let method = |call: &Value| call.get("method").cloned();
     let batch = |calls: &[Value]| match calls {
@@ -91,7 +93,7 @@ pub fn in_batches(calls: Vec<Value>) -> Vec<Value> {
     calls.chunk_by(|a, b| method(a) == method(b)).map(batch).collect()
 }
 
-/// Makes the calls for bdevs, `at_once` of them in one round, and passes them to `then`.
+/// Generates the calls for bdevs, `at_once` of them in one round, and passes them to `then`.
 fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
     let mut calls = vec![bdev_options::config()];
     for (owner, text) in examine::module_configs() {
@@ -104,15 +106,15 @@ fn bdevs(at_once: usize, then: impl FnOnce(Vec<Value>) + Send + 'static) {
     slices::fold(bases_first(bdev::all()), at_once, calls, add, then);
 }
 
-/// What plugins wrote last. A plugin that has panicked writes nothing any more, and its disks stay in the
-/// configuration until they are deleted.
+/// The configuration that plugins wrote last. A plugin that has panicked writes nothing any more,
+/// but its disks stay in the configuration until they are deleted.
 #[derive(Debug)]
 struct Kept {
-    /// By name.
+    /// By the name of the bdev.
     bdevs: BTreeMap<String, String>,
-    /// By owner.
+    /// By the owner of the module.
     modules: BTreeMap<usize, String>,
-    /// Owners that have panicked.
+    /// The owners that have panicked.
     panicked: BTreeSet<usize>,
 }
 
@@ -127,7 +129,7 @@ fn kept<T>(f: impl FnOnce(&mut Kept) -> T) -> T {
 }
 
 impl Kept {
-    /// A bdev is there, so what made it once makes it again.
+    /// The text for a bdev that exists: what its module wrote now, or else what it wrote last.
     fn of_bdev(&mut self, name: &str, text: Option<String>) -> String {
         match text {
             Some(text) => {
@@ -147,24 +149,24 @@ impl Kept {
     }
 }
 
-/// The plugin with this host table panicked. Any thread.
+/// Records that the plugin with the host table `owner` has panicked. Any thread.
 pub fn panicked(owner: usize) {
     kept(|kept| kept.panicked.insert(owner));
 }
 
-/// The method of the saved call that makes the bdev `name`. Any thread.
+/// The method of the saved call that creates the bdev `name`. Any thread.
 pub fn made_by(name: &str) -> Option<String> {
     let text = kept(|kept| kept.bdevs.get(name).cloned())?;
     let call: Value = serde_json::from_str(&text).ok()?;
     Some(call.get("method")?.as_str()?.to_owned())
 }
 
-/// A bdev has come or gone: `bdev_register` or `bdev_unregister`.
+/// Records that a bdev was added or removed: `bdev_register` or `bdev_unregister`.
 pub fn happened(kind: &str, name: &str) {
     CHANGES.fetch_add(1, Ordering::Relaxed);
     let name = name.to_owned();
     match kind {
-        // Soon, as its module is inside of the call that registers it.
+        // In a later message, because the module is still inside the call that registers the bdev.
         "bdev_register" => thread::send_app(move || {
             let Some(bdev) = bdev::find(&name) else { return };
             let text = bdev.config();
@@ -175,7 +177,7 @@ pub fn happened(kind: &str, name: &str) {
     }
 }
 
-/// A filter comes after its base; otherwise the order of names.
+/// Sorts bdevs by name, but each base before the filters on it.
 fn bases_first(bdevs: Vec<Arc<Bdev>>) -> Vec<Arc<Bdev>> {
     let names: Vec<(String, Option<String>)> =
         bdevs.iter().map(|bdev| (bdev.name.clone(), bdev.base.clone())).collect();
@@ -183,7 +185,7 @@ fn bases_first(bdevs: Vec<Arc<Bdev>>) -> Vec<Arc<Bdev>> {
     order.into_iter().filter_map(|place| bdevs.get(place).cloned()).collect()
 }
 
-/// Places of (name, base) such that a base comes before what stands on it.
+/// Sorts pairs (name, base) so that each base comes before what uses it. Returns their indexes.
 fn sort(names: &[(String, Option<String>)]) -> Vec<usize> {
     let mut order = Vec::new();
     let mut done = BTreeSet::new();
@@ -200,7 +202,8 @@ fn sort(names: &[(String, Option<String>)]) -> Vec<usize> {
             }
         }
         if order.len() == before {
-            // Bases in a circle: their order is of no use, but none is left out.
+            // The remaining bases form a circle. Their order has no meaning, but none may be left
+            // out.
             order.extend((0..names.len()).filter(|place| {
                 names.get(*place).is_some_and(|(name, _)| !done.contains(name.as_str()))
             }));
@@ -209,10 +212,13 @@ fn sort(names: &[(String, Option<String>)]) -> Vec<usize> {
     order
 }
 
-/// Reads JSON objects separated by commas, as a module writes them.
+/// Parses JSON objects separated by commas, as a module writes them.
 fn parse(text: &str, of: &str) -> Vec<Value> {
     serde_json::from_str(&format!("[{text}]")).unwrap_or_else(|error| {
-        tracing::error!(of, "its configuration is left out: {error}");
+        tracing::error!(
+            of,
+            "a module wrote invalid JSON, so its configuration is not saved: {error}"
+        );
         Vec::new()
     })
 }

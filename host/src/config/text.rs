@@ -1,9 +1,9 @@
-//! The text of a configuration file: JSON as SPDK reads it.
+//! The text of a configuration file: JSON in the form that SPDK reads.
 
 use std::borrow::Cow;
 
-/// The JSON of a file: without a byte order mark, with blanks in place of `/* */` and `//` comments,
-/// so that lines and columns in errors stay right.
+/// Returns the JSON of a file without the byte order mark. Blanks replace `/* */` and `//`
+/// comments, so that lines and columns in errors stay correct.
 ///
 /// # Errors
 /// The file is not UTF-8, or a comment does not end.
@@ -40,7 +40,7 @@ fn without_comments(text: &str) -> Result<String, String> {
     Ok(json)
 }
 
-/// Bytes of the string at the start of `text`, quotes included.
+/// The length in bytes of the string at the start of `text`, with its quotes.
 fn string_len(text: &str) -> usize {
     let mut is_escaped = false;
     for (place, byte) in text.bytes().enumerate().skip(1) {

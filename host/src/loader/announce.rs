@@ -1,4 +1,5 @@
-//! Methods that a call would load a plugin for: the registry lists them before their plugin is there.
+//! Methods of plugins that are not loaded yet: the registry lists them, and their first call loads
+//! the plugin.
 
 use super::search::Candidate;
 use crate::rpc::{Owner, Registry};
@@ -6,7 +7,7 @@ use drivebay_spec_jsonrpc::{Method, Role, State as RpcState};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// What the registry was told. App thread.
+/// The methods that the registry lists because of this. App thread.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     told: RefCell<BTreeSet<Announced>>,
@@ -21,7 +22,8 @@ struct Announced {
 }
 
 impl Announcements {
-    /// Tells the registry what these plugins, the best of each name, can be loaded for.
+    /// Announces the methods for which these plugins can be loaded. `plugins` has the best one of
+    /// each name.
     pub(super) fn update(&self, registry: &Registry, plugins: &[Candidate]) {
         let mut wanted = BTreeSet::new();
         for manifest in plugins.iter().filter_map(Candidate::usable) {
@@ -37,7 +39,8 @@ impl Announcements {
             registry.unregister(&Owner::new(&gone.plugin, 0), &gone.method);
         }
         for one in &wanted {
-            // Taken by another owner: that one answers it, and a load by name says so.
+            // Another owner has this name and answers its calls. A load by name reports the
+            // conflict.
             let _ = registry.announce(&Owner::new(&one.plugin, 0), one.declaration());
         }
         *told = wanted;
@@ -45,7 +48,7 @@ impl Announcements {
 }
 
 impl Announced {
-    /// What is known of the method before its plugin declares it.
+    /// The declaration of the method before its plugin declares it.
     fn declaration(&self) -> Method {
         let Self { plugin, method, is_for_startup } = self;
         let state = if *is_for_startup { RpcState::Startup } else { RpcState::Runtime };

@@ -1,4 +1,4 @@
-//! A value that belongs to the app thread, reachable from handles that do not.
+//! A value that belongs to the app thread, inside handles that other threads have, too.
 #![expect(unsafe_code, reason = "moves between OS threads what only the app thread touches")]
 
 use super::error::{Error, Result};
@@ -7,15 +7,16 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-/// Gives its value to the app thread only. Dropped elsewhere, the value is leaked.
+/// Gives access to its value only on the app thread. If it is dropped on another thread, it leaks
+/// the value.
 pub(super) struct AppOnly<T> {
     value: ManuallyDrop<T>,
     core: Arc<dyn Core>,
 }
 
-// SAFETY: `value` is touched by `get` and `drop` only, both on the app thread alone: one
-// lightweight thread, which the contract of `Core` promises, and whose moves from one reactor to
-// another are messages, so that its accesses never overlap.
+// SAFETY: only `get` and `drop` touch `value`, both only on the app thread. That is one lightweight
+// thread (contract of `Core`), and it moves from one reactor to another by messages, so its
+// accesses never overlap.
 unsafe impl<T> Send for AppOnly<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for AppOnly<T> {}
@@ -25,12 +26,12 @@ impl<T> AppOnly<T> {
         Self { value: ManuallyDrop::new(value), core }
     }
 
-    /// The core, for any thread.
+    /// The core, which any thread may use.
     pub(super) fn core(&self) -> &dyn Core {
         &*self.core
     }
 
-    /// The value.
+    /// Borrows the value.
     ///
     /// # Errors
     /// `EPERM` outside of the app thread.
@@ -38,14 +39,17 @@ impl<T> AppOnly<T> {
         if self.core.on_app_thread() {
             return Ok(&self.value);
         }
-        Err(Error::new(libc::EPERM, "called outside of the app thread; allowed only there"))
+        Err(Error::new(
+            libc::EPERM,
+            "called outside of the app thread; allowed: only on the app thread",
+        ))
     }
 }
 
 impl<T> Drop for AppOnly<T> {
     fn drop(&mut self) {
         if self.core.on_app_thread() {
-            // SAFETY: dropped once, here; nothing uses it afterwards.
+            // SAFETY: this is the only drop, and nothing uses the value afterwards.
             unsafe { ManuallyDrop::drop(&mut self.value) }
         }
     }

@@ -1,5 +1,5 @@
-//! The loader's own thread: whatever reads, copies, hashes, verifies or maps files runs here, one job
-//! after the other, so that no reactor waits for it.
+//! The loader's own thread. It reads, copies, hashes, verifies and maps files, one job after
+//! another, so that no reactor waits for them.
 
 use super::error::{Error, Result};
 use super::manager::Manager;
@@ -9,13 +9,13 @@ use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 
-/// Jobs that may wait. One more is refused.
+/// The most jobs that may wait. One more is refused.
 const JOBS_MAX: usize = 1024;
 
 /// Work for the loader's own thread. It may block.
 pub(super) type Job = Box<dyn FnOnce(&Manager) + Send>;
 
-/// The way to the thread, which ends after the job in hand when this value goes.
+/// The queue to the thread. When it is dropped, the thread ends after its current job.
 #[derive(Debug)]
 pub(super) struct Background {
     jobs: SyncSender<Job>,
@@ -27,10 +27,10 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    /// Starts it, for the jobs of a manager.
+    /// Starts the thread for the jobs of a manager.
     ///
     /// # Errors
-    /// When the system has no room for a thread.
+    /// The system's error when it cannot create a thread.
     pub(super) fn start(self, manager: Weak<Manager>) -> Result<()> {
         let run = move || run(&manager, &self.waiting);
         let started = Builder::new().name("loader".to_owned()).spawn(run);
@@ -41,22 +41,22 @@ impl Thread {
 }
 
 impl Background {
-    /// The way to a thread that is yet to be started.
+    /// Creates the queue to a thread that is not started yet.
     pub(super) fn new() -> (Self, Thread) {
         let (jobs, waiting) = sync_channel(JOBS_MAX);
         (Self { jobs }, Thread { waiting })
     }
 
-    /// Has the thread do something, when it has done what was asked before. Any thread; never waits.
+    /// Queues a job for the thread, after the earlier ones. Any thread; never waits.
     ///
     /// # Errors
-    /// `EBUSY` when too much is waiting.
+    /// `EBUSY` when too many jobs wait.
     pub(super) fn send(&self, job: Job) -> Result<()> {
         self.jobs.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => {
                 Error::new(libc::EBUSY, format!("{JOBS_MAX} plugin jobs are waiting; try later"))
             }
-            TrySendError::Disconnected(_) => Error::new(libc::ESHUTDOWN, "the host ends"),
+            TrySendError::Disconnected(_) => Error::new(libc::ESHUTDOWN, "the host is stopping"),
         })
     }
 }
@@ -69,13 +69,15 @@ fn run(manager: &Weak<Manager>, waiting: &Receiver<Job>) {
     }
 }
 
-/// The thread inherits the one core of its reactor, which may spin there: it may run on all others.
+/// The thread inherits the one core of its reactor, which may spin there. This lets it run on all
+/// other cores.
 fn leave_the_core() {
     let mut all = CpuSet::new();
     for core in 0..CpuSet::count() {
-        // It fails only for a core beyond the set.
+        // Fails only for a core number that the set cannot hold.
         let _ = all.set(core);
     }
-    // The kernel leaves out the cores that this process may not use; on failure it stays where it is.
+    // The kernel leaves out the cores that this process may not use. On failure the thread stays on
+    // its core.
     let _ = sched_setaffinity(Pid::from_raw(0), &all);
 }

@@ -1,7 +1,8 @@
-//! The broker: plugin meets plugin. One offers a table under an id, others take references to it.
+//! The broker between plugins: one plugin offers a table under an id, others acquire references to
+//! it.
 //!
-//! Lives on the app thread. Callbacks of plugins are run when nothing here is borrowed: they come
-//! back.
+//! It lives on the app thread. It calls plugins only while it has nothing borrowed, because they
+//! call it again.
 
 use super::error::{Error, Result};
 use std::cell::RefCell;
@@ -10,12 +11,12 @@ use std::ffi::c_void;
 use std::fmt;
 use std::rc::Rc;
 
-/// Offers, and references, that one instance may have.
+/// The most offers, and the most references, of one instance.
 const PER_OWNER_MAX: usize = 256;
 
-/// Tells a holder that the provider goes away.
+/// Tells the holder of a reference that the provider goes away.
 pub(super) type Revoked = Rc<dyn Fn()>;
-/// Tells a provider that the last reference is gone.
+/// Tells a provider that its last reference is gone.
 pub(super) type Withdrawn = Box<dyn FnOnce()>;
 
 /// All offers and references.
@@ -35,7 +36,7 @@ struct Offer {
     owner: u64,
     id: String,
     table: *const c_void,
-    /// Set once it is withdrawn: nobody finds it any more.
+    /// Set once the offer is withdrawn; then nobody can acquire it any more.
     withdrawn: Option<Withdrawn>,
     is_withdrawn: bool,
 }
@@ -47,14 +48,17 @@ struct Reference {
 }
 
 impl Broker {
-    /// Offers `table` and gives the offer's handle.
+    /// Offers `table` and returns the handle of the offer.
     pub(super) fn provide(&self, owner: u64, id: &str, table: *const c_void) -> Result<u64> {
         let mut inner = self.inner.borrow_mut();
         if inner.find(id).is_some() {
-            return Err(Error::new(libc::EEXIST, format!("{id} is provided already")));
+            return Err(Error::new(libc::EEXIST, format!("{id} is already provided")));
         }
         if inner.offers.values().filter(|o| o.owner == owner).count() >= PER_OWNER_MAX {
-            return Err(Error::new(libc::ENOSPC, format!("more than {PER_OWNER_MAX} interfaces")));
+            return Err(Error::new(
+                libc::ENOSPC,
+                format!("a plugin may provide at most {PER_OWNER_MAX} interfaces"),
+            ));
         }
         let offer = Offer { owner, id: id.to_owned(), table, withdrawn: None, is_withdrawn: false };
         let handle = inner.next();
@@ -62,18 +66,18 @@ impl Broker {
         Ok(handle)
     }
 
-    /// Whether somebody offers `id` now.
+    /// Whether any plugin offers `id` now.
     pub(super) fn is_provided(&self, id: &str) -> bool {
         self.inner.borrow().find(id).is_some()
     }
 
-    /// Whether it is this owner who offers `id` now.
+    /// Whether this owner offers `id` now.
     pub(super) fn is_provided_by(&self, owner: u64, id: &str) -> bool {
         let inner = self.inner.borrow();
         inner.offers.values().any(|offer| offer.owner == owner && offer.id == id)
     }
 
-    /// A table and the handle of the reference to it; `None` when nobody offers it.
+    /// Returns a table and the handle of the new reference to it; `None` when no plugin offers it.
     pub(super) fn acquire(
         &self,
         owner: u64,
@@ -83,14 +87,17 @@ impl Broker {
         let mut inner = self.inner.borrow_mut();
         let Some((offer, table)) = inner.find(id) else { return Ok(None) };
         if inner.references.values().filter(|r| r.owner == owner).count() >= PER_OWNER_MAX {
-            return Err(Error::new(libc::ENOSPC, format!("more than {PER_OWNER_MAX} references")));
+            return Err(Error::new(
+                libc::ENOSPC,
+                format!("a plugin may have at most {PER_OWNER_MAX} references"),
+            ));
         }
         let handle = inner.next();
         inner.references.insert(handle, Reference { owner, offer, revoked });
         Ok(Some((table, handle)))
     }
 
-    /// Gives a reference of `owner` back.
+    /// Releases a reference of `owner`.
     pub(super) fn release(&self, owner: u64, handle: u64) -> Result<()> {
         let offer = {
             let mut inner = self.inner.borrow_mut();
@@ -104,7 +111,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Withdraws an offer: holders are told, and `done` is called when the last has released it.
+    /// Withdraws an offer. Tells the holders of references, and calls `done` when the last one is
+    /// released.
     pub(super) fn withdraw(&self, owner: u64, handle: u64, done: Withdrawn) -> Result<()> {
         let holders = {
             let mut inner = self.inner.borrow_mut();
@@ -122,7 +130,7 @@ impl Broker {
         Ok(())
     }
 
-    /// References that others hold to what `owner` offers.
+    /// The number of references that others hold to the offers of `owner`.
     pub(super) fn references_to(&self, owner: u64) -> usize {
         let inner = self.inner.borrow();
         let is_of_owner = |reference: &&Reference| {
@@ -132,7 +140,7 @@ impl Broker {
         inner.references.values().filter(is_of_owner).count()
     }
 
-    /// Takes back everything of `owner`; holders of what it offered are told.
+    /// Removes everything of `owner`, and tells the holders of references to its offers.
     pub(super) fn take_back(&self, owner: u64) {
         let (released, revoked) = {
             let mut inner = self.inner.borrow_mut();
@@ -203,7 +211,7 @@ mod tests {
         let broker = Broker::default();
         let offer = broker.provide(1, TARGET, table()).unwrap();
         assert_eq!(broker.provide(2, TARGET, table()).unwrap_err().errno(), libc::EEXIST);
-        assert!(broker.withdraw(2, offer, Box::new(|| {})).is_err(), "it is not the other's");
+        assert!(broker.withdraw(2, offer, Box::new(|| {})).is_err(), "it belongs to another owner");
         broker.withdraw(1, offer, Box::new(|| {})).unwrap();
         assert!(!broker.is_provided(TARGET));
         broker.provide(2, TARGET, table()).unwrap();
@@ -223,7 +231,7 @@ mod tests {
         broker.withdraw(1, offer, Box::new(move || end.set(true))).unwrap();
         assert_eq!((told.get(), ended.get()), (1, false));
         assert!(broker.acquire(3, TARGET, None).unwrap().is_none());
-        assert!(broker.release(3, reference).is_err(), "it is not the other's");
+        assert!(broker.release(3, reference).is_err(), "it belongs to another owner");
         broker.release(2, reference).unwrap();
         assert!(ended.get());
     }

@@ -1,10 +1,10 @@
-//! RPC calls that plugins have in hand: each is answered once, by the plugin that got it.
+//! RPC calls that plugins are answering. The plugin that got a call answers it, exactly once.
 
 use crate::rpc::Responder;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Calls that one instance may have in hand.
+/// The most calls in flight for one instance.
 const CALLS_PER_OWNER_MAX: usize = 1024;
 
 /// The calls in flight of all plugins. Any thread.
@@ -20,7 +20,8 @@ struct Inner {
 }
 
 impl OpenCalls {
-    /// Takes a call for `owner` and gives its number; the responder back when there are too many.
+    /// Records a call for `owner` and returns its number. When there are too many calls, it returns
+    /// the responder instead.
     pub(super) fn open(&self, owner: u64, responder: Responder) -> Result<u64, Responder> {
         let mut inner = self.lock();
         if inner.open.values().filter(|(of, _)| *of == owner).count() >= CALLS_PER_OWNER_MAX {
@@ -32,7 +33,7 @@ impl OpenCalls {
         Ok(number)
     }
 
-    /// The responder of a call that `owner` has in hand.
+    /// Removes and returns the responder of a call that `owner` is answering.
     pub(super) fn take(&self, owner: u64, number: u64) -> Option<Responder> {
         let mut inner = self.lock();
         if inner.open.get(&number)?.0 != owner {
@@ -41,12 +42,13 @@ impl OpenCalls {
         inner.open.remove(&number).map(|(_, responder)| responder)
     }
 
-    /// How many calls `owner` has in hand.
+    /// The number of calls that `owner` is answering.
     pub(super) fn count(&self, owner: u64) -> usize {
         self.lock().open.values().filter(|(of, _)| *of == owner).count()
     }
 
-    /// Takes everything from `owner`; dropped, the responders answer with an internal error.
+    /// Removes and returns all calls of `owner`. Dropping the responders answers them with an
+    /// internal error.
     pub(super) fn take_all(&self, owner: u64) -> Vec<Responder> {
         let mut inner = self.lock();
         let numbers: Vec<u64> =

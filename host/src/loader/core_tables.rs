@@ -1,4 +1,4 @@
-//! The core's tables, as the loader asks for them.
+//! The core's tables, as the loader uses them.
 #![expect(unsafe_code, reason = "promises what `Core` asks: one app thread, tables that stay")]
 
 use super::error::Result;
@@ -12,12 +12,12 @@ use std::ffi::c_void;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessCore;
 
-// SAFETY: the app thread is one lightweight thread of the reactors, which never runs on two cores
-// at once and is handed over by messages; the tables are statics.
+// SAFETY: the app thread is one lightweight thread of the reactors. It never runs on two cores at
+// the same time, and it moves by messages. The tables are statics.
 unsafe impl Core for ProcessCore {
     fn on_app_thread(&self) -> bool {
         let current = thread::current_id();
-        // 0 is no thread, and no app thread yet.
+        // 0 means no thread, and also that there is no app thread yet.
         current != 0 && current == thread::app()
     }
 
@@ -59,7 +59,7 @@ unsafe impl Core for ProcessCore {
         state: *mut c_void,
         table: *const bay_bdev_module,
     ) {
-        // SAFETY: by this function's contract.
+        // SAFETY: the caller guarantees it.
         unsafe { drivebay_core::bdev::examine::add_module(owner as usize, state, table) };
     }
 }

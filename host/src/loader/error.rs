@@ -1,3 +1,3 @@
-//! Why the loader did not do what it was asked to.
+//! The errors of the loader.
 
 pub use drivebay_spec_errno::{Error, Result};

@@ -1,5 +1,6 @@
-//! A plugin that has panicked. Its library takes no further call, so the host answers its calls and deletes its disks. Until then
-//! the core serves the disks (`drivebay_core::bdev::failed`).
+//! A plugin that has panicked. The host makes no further call into its library, so the host answers
+//! its RPC calls and deletes its disks. Until then the core serves the disks
+//! (`drivebay_core::bdev::failed`).
 
 use super::Error;
 use super::services::{Grant, rpc_error_of};
@@ -8,7 +9,7 @@ use drivebay_spec_jsonrpc::RpcError;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Parameters of a method that deletes one bdev.
+/// The parameters of a method that deletes one bdev.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Delete {
@@ -22,7 +23,7 @@ impl Grant {
             return;
         }
         let plugin = self.name.as_str();
-        tracing::error!(plugin, "it has failed: its disks answer errors until they are deleted");
+        tracing::error!(plugin, "it has failed: its disks return errors until they are deleted");
         let events = &self.outside.events;
         events.panicked(self.number, self.host() as usize);
         events.notify("plugin_failed", &format!("{}: {place_and_message}", self.name));
@@ -36,7 +37,7 @@ impl Grant {
         }));
     }
 
-    /// Place and message of its first panic. Any thread.
+    /// The place and the message of its first panic. Any thread.
     pub(super) fn panic(&self) -> Option<&str> {
         self.panic.get().map(String::as_str)
     }
@@ -47,19 +48,20 @@ impl Grant {
         Some(match self.outside.core.quarantined(self.host()) {
             0 => format!("it panicked: {panic}"),
             many => format!(
-                "it panicked: {panic}; {many} I/O are quarantined, as a device may still touch their buffers"
+                "it panicked: {panic}; {many} I/O are quarantined, because a device may still access their buffers"
             ),
         })
     }
 
-    /// Answers a call of a method of a plugin that has panicked: deletes a disk, or refuses the call. App thread.
+    /// Answers an RPC call for a plugin that has panicked: deletes a disk, or refuses the call. App
+    /// thread.
     pub(super) fn answer_for_failed(&self, panic: &str, call: Call) {
         let Call { method, params, responder, .. } = call;
         let text = params.as_deref().map_or("", serde_json::value::RawValue::get);
         let Some(name) = self.deleted_by(&method, text) else {
             return responder.error(self.refusal(panic));
         };
-        // Kept with the other calls, so that it is answered if the plugin is unloaded first.
+        // Recorded with the other calls, so that it is answered if the plugin is unloaded first.
         let Ok(number) = self.calls.open(self.number, responder) else { return };
         let (calls, owner) = (Arc::clone(&self.calls), self.number);
         let done = Box::new(move |_| {
@@ -71,8 +73,8 @@ impl Grant {
         }
     }
 
-    /// The disk that a method deletes, if the method is the counterpart of the one that made the disk. Only the plugin knows what other
-    /// methods would do.
+    /// The disk that a method deletes, if the method is the counterpart of the one that created the
+    /// disk. Only the plugin knows what other methods do.
     fn deleted_by(&self, method: &str, params: &str) -> Option<String> {
         let kind = method.strip_suffix("_delete")?;
         let Delete { name } = serde_json::from_str(params).ok()?;

@@ -1,5 +1,5 @@
-//! The plugins' files: found, judged, copied, verified and mapped. All of it blocks for as long as the
-//! disks take, and none of it needs the app thread: see [`Background`](super::background).
+//! The files of plugins: find, judge, copy, verify and map them. All of it blocks for as long as
+//! the disks take, and none of it needs the app thread: see [`Background`](super::background).
 
 use super::error::{Error, Result};
 use super::listing::{Listing, on_path};
@@ -13,16 +13,16 @@ use semver::VersionReq;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Any thread.
+/// Any thread may use it.
 pub(super) struct Files {
     policy: Arc<Policy>,
     search: Mutex<Search>,
     stage: Stage,
-    /// What the last look at the path found.
+    /// The result of the last scan of the search path.
     latest: Mutex<Found>,
 }
 
-/// What lies on the search path.
+/// The plugins on the search path.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     /// The best plugin of each name.
@@ -31,7 +31,7 @@ pub(super) struct Found {
     pub(super) listing: Vec<Listing>,
 }
 
-/// A plugin whose library is mapped and checked; nothing of it was called yet.
+/// A plugin whose library is mapped and checked. None of its entry points was called yet.
 pub(super) struct Prepared {
     pub(super) manifest: Manifest,
     pub(super) path: PathBuf,
@@ -43,10 +43,10 @@ pub(super) struct Prepared {
 }
 
 impl Files {
-    /// Makes the staging folder.
+    /// Creates the staging folder.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The folder cannot be created.
     pub(super) fn new(settings: Settings) -> Result<Self> {
         let policy = Arc::new(settings.policy);
         Ok(Self {
@@ -57,7 +57,7 @@ impl Files {
         })
     }
 
-    /// Reads the search path again.
+    /// Scans the search path again.
     pub(super) fn scan(&self) -> Found {
         let mut search = self.search();
         let listing = on_path(&mut search);
@@ -66,7 +66,7 @@ impl Files {
         found
     }
 
-    /// What the last [`scan`](Self::scan) found.
+    /// The result of the last [`scan`](Self::scan).
     pub(super) fn known(&self) -> Found {
         self.latest().clone()
     }
@@ -74,7 +74,7 @@ impl Files {
     /// As [`Search::by_name`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Search::by_name`].
     pub(super) fn by_name(&self, name: &str, version: &VersionReq) -> Result<Candidate> {
         self.search().by_name(name, version)
     }
@@ -82,15 +82,15 @@ impl Files {
     /// As [`Search::by_provision`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Search::by_provision`].
     pub(super) fn by_provision(&self, provision: &str) -> Result<Option<Candidate>> {
         self.search().by_provision(provision)
     }
 
-    /// Whether the policy lets a plugin of this name and version be loaded.
+    /// Whether the policy lets a plugin of this name and version load.
     ///
     /// # Errors
-    /// `EPERM` naming the member that forbids it.
+    /// `EPERM` with the member of the policy that forbids it.
     pub(super) fn check_manifest(&self, manifest: &Manifest) -> Result<()> {
         self.policy.check_manifest(manifest)
     }
@@ -98,10 +98,10 @@ impl Files {
     /// Copies a plugin, checks the copy and maps it.
     ///
     /// # Errors
-    /// What forbids it: owner, mode, notes, signature; or what the dynamic loader says.
+    /// What forbids it (owner, mode, notes, signature), or the error of the dynamic loader.
     pub(super) fn prepare(&self, candidate: &Candidate) -> Result<Prepared> {
         let staged = self.stage.copy(&candidate.path)?;
-        // The copy may be of a newer file than the one that was looked at; it is what counts.
+        // The file may have been replaced since it was inspected. Only the copy counts.
         let manifest = staged.inspection.allowed()?.clone();
         if manifest.name != candidate.name() {
             return Err(Error::new(libc::EAGAIN, "its file was replaced by another plugin's"));
@@ -122,7 +122,7 @@ impl Files {
     }
 
     fn search(&self) -> MutexGuard<'_, Search> {
-        // What a panic left half read is read again when its file is looked at next.
+        // If a panic interrupted a scan, the next scan reads the unfinished files again.
         self.search.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,7 +1,8 @@
-//! Inspection: everything that can refuse a plugin is read from its file, and nothing of it runs.
+//! Inspection: reads everything that can refuse a plugin from its file. None of the plugin's code
+//! runs.
 //!
-//! A file without the manifest note and without the door is no plugin at all; a folder of build
-//! output is full of them, so they are told apart from plugins that are refused.
+//! A file with neither the manifest note nor the entry symbol is not a plugin at all. A folder of
+//! build output has many such files, so they are kept apart from plugins that are refused.
 
 use super::error::{Error, Result};
 use super::layout;
@@ -21,60 +22,61 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Symbol of the door; the ABI major is in its name.
+/// The entry symbol of a plugin (the door). Its name contains the ABI major.
 pub const DOOR: &str = "bay_plugin_v1";
-/// Every door of whatever major begins so.
+/// The prefix of the entry symbols of all ABI majors.
 const DOOR_PREFIX: &[u8] = b"bay_plugin_v";
-/// Owner of the notes.
+/// The owner name of the notes.
 const OWNER: &[u8] = b"BAY";
-/// Longest layout text, in bytes.
+/// The longest layout text, in bytes.
 const LAYOUT_LEN_MAX: usize = 1024 * 1024;
-/// Segments of a file.
+/// The most segments of a file.
 const SEGMENTS_MAX: u64 = 256;
-/// Sections of a file.
+/// The most sections of a file.
 const SECTIONS_MAX: usize = 4096;
-/// All notes of a file, in bytes.
+/// The most bytes of notes in a file.
 const NOTES_LEN_MAX: u64 = 8 << 20;
-/// Entries of the dynamic section, and dynamic symbols.
+/// The most entries of the dynamic section, and the most dynamic symbols.
 const ENTRIES_MAX: u64 = 200_000;
-/// All names of dynamic symbols, in bytes.
+/// The most bytes of names of dynamic symbols.
 const STRINGS_LEN_MAX: u64 = 64 << 20;
-/// Longest name that is kept, in bytes.
+/// The most bytes of a name that are kept.
 const NAME_LEN_MAX: usize = 4096;
-/// Bytes of a build id that are kept.
+/// The most bytes of a build id that are kept.
 const BUILD_ID_LEN_MAX: usize = 64;
-/// Entries of one list that are kept.
+/// The most entries of one list that are kept.
 const LIST_MAX: usize = 256;
 
-/// What a plugin's file says.
+/// What the inspection of a plugin's file found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Inspection {
-    /// The manifest, if it can be read.
+    /// The manifest, if it is readable.
     pub manifest: Option<Manifest>,
-    /// Libraries that the dynamic loader will load with it (`DT_NEEDED`).
+    /// The libraries that the dynamic loader loads with it (`DT_NEEDED`).
     pub needed: Vec<String>,
-    /// Where it looks for them (`DT_RUNPATH`, `DT_RPATH`).
+    /// Where the dynamic loader looks for them (`DT_RUNPATH`, `DT_RPATH`).
     pub runpath: Vec<String>,
-    /// It must never be unmapped (`DF_1_NODELETE`).
+    /// Whether it must never be unmapped (`DF_1_NODELETE`).
     pub nodelete: bool,
-    /// Symbols that keep it mapped for good (`STB_GNU_UNIQUE`).
+    /// The symbols that prevent unmapping (`STB_GNU_UNIQUE`).
     pub unique_symbols: Vec<String>,
-    /// What the linker calls this build (`.note.gnu.build-id`), in hexadecimal.
+    /// The linker's id of this build (`.note.gnu.build-id`), in hexadecimal.
     pub build_id: Option<String>,
-    /// Size of the door, in bytes, as the symbol table says; `None` = it exports none.
+    /// The size of the door in bytes, from the symbol table; `None` = the file exports no door.
     pub door_size: Option<u64>,
-    /// Why it may not be loaded, one readable line each; empty = it may.
+    /// Why it may not be loaded, one readable line each; empty = it may be loaded.
     pub refusals: Vec<String>,
 }
 
-/// Why a file does not claim to be a plugin.
+/// Why a file is not a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAPlugin {
-    /// It is sound, and something else: a folder of build output is full of such files.
+    /// It is a valid file of another kind, such as a library in a folder of build output.
     SomethingElse,
-    /// It is not understood or must not be read, and may have been one: why.
+    /// It cannot be understood or must not be read, and may have been a plugin. Contains the
+    /// reason.
     Unreadable(String),
-    /// The system did not read it, and may do so the next time: why.
+    /// The system could not read it, and the next attempt may succeed. Contains the reason.
     ReadFailed(String),
 }
 
@@ -90,10 +92,10 @@ impl fmt::Display for NotAPlugin {
 }
 
 impl Inspection {
-    /// The first reason against it.
+    /// Returns the manifest if there is no reason against the plugin.
     ///
     /// # Errors
-    /// `ENOEXEC` with that reason.
+    /// `ENOEXEC` with the first reason against it.
     pub fn allowed(&self) -> Result<&Manifest> {
         match (&self.manifest, self.refusals.as_slice()) {
             (Some(manifest), []) => Ok(manifest),
@@ -115,7 +117,7 @@ impl Inspection {
 /// Inspects an open file.
 ///
 /// # Errors
-/// What the file is, if it is no plugin.
+/// What the file is, if it is not a plugin.
 pub fn inspect_file(file: &File) -> std::result::Result<Inspection, NotAPlugin> {
     let failure = RefCell::new(None);
     let inspection = inspect(&ReadCache::new(Watched { file, failure: &failure }));
@@ -161,7 +163,7 @@ impl Seek for Watched<'_> {
 /// Inspects the file at `path`.
 ///
 /// # Errors
-/// What the file is, if it is no plugin or cannot be read.
+/// What the file is, if it is not a plugin or cannot be read.
 pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
     let file =
         trust::open(path).map_err(|e| NotAPlugin::ReadFailed(format!("cannot be opened: {e}")))?;
@@ -171,7 +173,7 @@ pub fn inspect_path(path: &Path) -> std::result::Result<Inspection, NotAPlugin> 
 /// Inspects the bytes of a file. Never panics, whatever they are.
 ///
 /// # Errors
-/// What the bytes are, if they are no plugin.
+/// What the bytes are, if they are not a plugin.
 pub fn inspect<'d, R: ReadRef<'d>>(data: R) -> std::result::Result<Inspection, NotAPlugin> {
     let no = |reason: &str| NotAPlugin::Unreadable(reason.to_owned());
     let header = elf::FileHeader64::<Endianness>::parse(data)
@@ -227,7 +229,7 @@ fn collect_notes<'d>(
     list: &mut NoteIterator<'d, elf::FileHeader64<Endianness>>,
     notes: &mut Notes<'d>,
 ) {
-    // Two of a type are one too many already; more are not worth keeping.
+    // Two notes of one type are already an error, so more are not kept.
     while let Ok(Some(note)) = list.next() {
         if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
             let id = note.desc().iter().take(BUILD_ID_LEN_MAX);
@@ -270,7 +272,7 @@ fn read_dynamic_part<'d, R: ReadRef<'d>>(
     }
 }
 
-/// The entries of a section and the bytes of the names that they refer to, if both are small enough.
+/// The entries of a section and the names that they refer to, if neither exceeds its limit.
 fn entries_of<'d, T: object::Pod, R: ReadRef<'d>>(
     endian: Endianness,
     sections: &SectionTable<'d, elf::FileHeader64<Endianness>, R>,
@@ -291,7 +293,7 @@ fn entries_of<'d, T: object::Pod, R: ReadRef<'d>>(
     Some((section.data_as_array(endian, data).ok()?, names.data(endian, data).ok()?))
 }
 
-/// The name at `offset`, cut at [`NAME_LEN_MAX`].
+/// The name at `offset`, at most [`NAME_LEN_MAX`] bytes.
 fn name_at(names: &[u8], offset: u32) -> &[u8] {
     let rest = names.get(offset as usize..).unwrap_or_default();
     let start = rest.get(..NAME_LEN_MAX).unwrap_or(rest);
@@ -362,8 +364,8 @@ fn check_kind_of_file(
     }
 }
 
-/// A copy that broke off still has its notes: they lie at the beginning. The section headers, by which the symbols are found, lie at
-/// the end.
+/// Refuses a file that was not copied completely. Such a file still has its notes, because they are
+/// at the beginning. The section headers, which lead to the symbols, are at the end.
 fn check_length<'d, R: ReadRef<'d>>(
     endian: Endianness,
     header: &elf::FileHeader64<Endianness>,
@@ -431,7 +433,7 @@ fn check_layout(notes: &[&[u8]], found: &mut Inspection) {
 }
 
 fn check_door(found: &mut Inspection) {
-    // `size` is the last of the words that the loader must be able to read.
+    // `size` is the last word that the loader must be able to read.
     const LEAST: u64 = 12;
     match found.door_size {
         None => found.refuse(format!("it does not export the door, a data symbol {DOOR}")),

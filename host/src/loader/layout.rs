@@ -1,6 +1,7 @@
-//! Layout texts: what the plugin's compiler saw of the ABI, compared with what the host's saw.
+//! Layout texts: the layout of the ABI as the plugin's compiler saw it, for comparison with the
+//! host's.
 //!
-//! One line for every struct and function type (`docs/abi.md`, "Notes"):
+//! A text has one line for each struct and function type (`docs/abi.md`, "Notes"):
 //!
 //! ```text
 //! bay_io:size=128,align=64,closed;op@0+2=u16;iovcnt@2+2=u16;…
@@ -8,57 +9,57 @@
 //! ```
 //!
 //! An open struct may be longer on one side; a closed one may not. A field `rsv…` is zero and may
-//! have got a meaning on the other side. Names of arguments are no part of a signature. What only
-//! one side knows is not compared: the other never uses it.
+//! have a meaning on the other side. Names of arguments are not part of a signature. What only one
+//! side knows is not compared, because the other side never uses it.
 
 use std::collections::BTreeMap;
 
-/// What every plugin's text must list, because every plugin uses it.
+/// What the text of every plugin must list, because every plugin uses it.
 const REQUIRED: [&str; 4] = ["bay_plugin", "bay_host", "bay_str", "bay_io"];
-/// Lines of one text.
+/// The most lines of one text.
 const LINES_MAX: usize = 4096;
 
 /// A parsed layout text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Structs by name.
+    /// The structs, by name.
     pub structs: BTreeMap<String, Struct>,
-    /// Function types by name.
+    /// The function types, by name.
     pub functions: BTreeMap<String, Function>,
 }
 
 /// One struct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Struct {
-    /// Size, in bytes.
+    /// The size in bytes.
     pub size: usize,
-    /// Alignment, in bytes.
+    /// The alignment in bytes.
     pub align: usize,
-    /// Grows at its end within an ABI major.
+    /// Whether fields may be added at its end within an ABI major.
     pub open: bool,
-    /// Fields in the order of their offsets.
+    /// The fields in the order of their offsets.
     pub fields: Vec<Field>,
 }
 
 /// One field of a struct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Name.
+    /// The name of the field.
     pub name: String,
-    /// Offset, in bytes.
+    /// The offset in bytes.
     pub offset: usize,
-    /// Size, in bytes.
+    /// The size in bytes.
     pub size: usize,
-    /// Type, as Rust writes it without blanks.
+    /// The type, written as in Rust, but without blanks.
     pub kind: String,
 }
 
 /// One function type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Names and types of the arguments.
+    /// The names and types of the arguments.
     pub arguments: Vec<(String, String)>,
-    /// Type of the result; `None` = nothing.
+    /// The type of the result; `None` = no result.
     pub result: Option<String>,
 }
 
@@ -86,7 +87,7 @@ impl Field {
 }
 
 impl Struct {
-    /// Whether every byte of `field` is reserved here.
+    /// Whether every byte of `field` is reserved in this struct.
     fn reserves(&self, field: &Field) -> bool {
         let mut at = field.offset;
         for own in self.fields.iter().filter(|f| f.is_reserved()) {
@@ -98,10 +99,10 @@ impl Struct {
     }
 }
 
-/// Reads a layout text.
+/// Parses a layout text.
 ///
 /// # Errors
-/// The first line that is not of the form above.
+/// The first line that does not have the form above.
 pub fn parse(text: &str) -> Result<Table, String> {
     let mut table = Table::default();
     for (number, line) in text.lines().enumerate() {
@@ -168,7 +169,7 @@ fn parse_field(part: &str) -> Option<Field> {
     })
 }
 
-/// Splits at `separator`, but not inside of `[u64;2]` or `fn(a,b)`.
+/// Splits at `separator`, but not inside `[u64;2]` or `fn(a,b)`.
 fn split_outside_brackets(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |c| {
@@ -181,8 +182,8 @@ fn split_outside_brackets(text: &str, separator: char) -> impl Iterator<Item = &
     })
 }
 
-/// Every difference that forbids a plugin built against `plugin` in a host built against `host`,
-/// one readable line each; empty = they fit.
+/// The differences that forbid a plugin built against `plugin` in a host built against `host`, one
+/// readable line each; empty = they fit.
 #[must_use]
 pub fn differences(host: &Table, plugin: &Table) -> Vec<String> {
     let mut found = Vec::new();
@@ -225,7 +226,7 @@ fn compare_structs(name: &str, ours: &Struct, theirs: &Struct, found: &mut Vec<S
              change within an ABI major"
         ));
     }
-    // The first differing field says it all; those behind it are only moved.
+    // Only the first differing field is reported, because it usually moves all later ones.
     if let Some(line) = first_difference(name, ours, theirs) {
         found.push(line);
     }
@@ -254,7 +255,8 @@ fn first_difference(name: &str, ours: &Struct, theirs: &Struct) -> Option<String
     Some(format!("struct {name}: the plugin has {theirs}; this host has {ours}"))
 }
 
-/// Every rule of ABI growth that `new` breaks against `old`, one line each; empty = it extends it.
+/// The rules of ABI growth that `new` breaks compared with `old`, one line each; empty = `new`
+/// extends `old`.
 #[must_use]
 pub fn broken_promises(old: &Table, new: &Table) -> Vec<String> {
     let mut found = differences(new, old);

@@ -1,7 +1,7 @@
-//! The life of plugins from their first call on: loaded → serving → quiescing → retired.
+//! The life of plugins from their first call: loaded → serving → quiescing → retired.
 //!
-//! Plugins are called on the app thread only, and they call back from inside: nothing is borrowed
-//! here while one of them runs.
+//! Plugins are called only on the app thread, and they call back from inside. So nothing here is
+//! borrowed while a plugin runs.
 
 use super::announce::Announcements;
 use super::broker::Broker;
@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-/// What belongs to the app thread: the plugins that were initialized.
+/// The state that belongs to the app thread: the plugins that were initialized.
 pub(super) struct Life {
     manager: Weak<Manager>,
     pub(super) outside: Outside,
@@ -30,12 +30,12 @@ pub(super) struct Life {
     pub(super) announcements: Announcements,
     calls: Arc<OpenCalls>,
     last_number: Cell<u64>,
-    /// By name; those that have ended too.
+    /// The plugins by name, including those that have stopped.
     plugins: RefCell<BTreeMap<String, Rc<Plugin>>>,
     failures: RefCell<BTreeMap<String, Failure>>,
-    /// Names of what is being initialized or started, the outermost first.
+    /// The names of the plugins that are being initialized or started, the outermost first.
     starting: RefCell<Vec<String>>,
-    /// What is to be done when the core has taken back what an instance left, by its number.
+    /// What to do when the core has removed what an instance left behind, by the instance's number.
     releases: RefCell<BTreeMap<u64, Box<dyn FnOnce()>>>,
 }
 
@@ -51,14 +51,14 @@ pub(super) struct Plugin {
     state: Cell<State>,
 }
 
-/// What the loader's own thread asks about a plugin that is there.
+/// What the loader's own thread needs to know about a plugin that is present.
 #[derive(Clone, Debug)]
 pub(super) struct Present {
     pub(super) version: semver::Version,
     pub(super) path: PathBuf,
     pub(super) stamp: Stamp,
     pub(super) sha256: String,
-    /// What keeps it from being unloaded.
+    /// The reasons why it cannot be unloaded.
     pub(super) uses: Vec<String>,
 }
 
@@ -89,11 +89,11 @@ impl Life {
     /// Initializes and starts a plugin whose library is mapped.
     ///
     /// # Errors
-    /// What `init` or `start` gives, or a claim of the manifest that is not kept.
+    /// The error of `init` or `start`, or a claim of the manifest that the plugin does not keep.
     pub(super) fn begin(&self, prepared: Prepared) -> Result<()> {
         let name = prepared.manifest.name.clone();
         if self.serving(&name).is_some() {
-            return Err(Error::new(libc::EEXIST, "it was loaded meanwhile"));
+            return Err(Error::new(libc::EEXIST, "another call has loaded it meanwhile"));
         }
         self.starting.borrow_mut().push(name);
         let result = self.initialize(prepared).and_then(|plugin| self.start(&plugin));
@@ -140,7 +140,8 @@ impl Life {
         Ok(())
     }
 
-    /// What the manifest promises must be there: calls and acquisitions load plugins by it.
+    /// Checks that the plugin provides what its manifest promises, because calls and acquisitions
+    /// load plugins by these promises.
     fn check_claims(&self, plugin: &Plugin) -> Result<()> {
         let owner = plugin.grant.owner();
         let is_kept = |claim: &str| match claim.split_once(':') {
@@ -148,7 +149,7 @@ impl Life {
                 self.outside.rpc.is_registered(&owner, method)
             }
             Some(_) => true,
-            // Names of other forms are understood by other plugins, not here.
+            // Names of other forms are for other plugins, not for the loader.
             None => !claim.starts_with("bay.") || self.broker.is_provided_by(owner.instance, claim),
         };
         let broken = plugin.manifest.provides.iter().find(|claim| !is_kept(claim));
@@ -158,7 +159,7 @@ impl Life {
         })
     }
 
-    /// Remembers why a file was not loaded, or that it was.
+    /// Records why a file was not loaded, or that it was loaded.
     pub(super) fn note(&self, candidate: Candidate, state: State, result: &Result<()>) {
         let name = candidate.name();
         let Err(error) = result else {
@@ -171,16 +172,16 @@ impl Life {
         self.failures.borrow_mut().insert(name, failure);
     }
 
-    /// Why this very file was not loaded before.
+    /// The error of the last attempt to load exactly this file.
     pub(super) fn failure_of(&self, candidate: &Candidate) -> Option<Error> {
         let failures = self.failures.borrow();
         let failure = failures.get(&candidate.name())?;
         (failure.candidate.stamp == candidate.stamp).then(|| failure.error.clone())
     }
 
-    // --- who is there ---
+    // --- the present plugins ---
 
-    /// Names of the plugins that are being initialized or started.
+    /// The names of the plugins that are being initialized or started.
     pub(super) fn starting(&self) -> Vec<String> {
         self.starting.borrow().clone()
     }
@@ -195,7 +196,7 @@ impl Life {
         plugins.get(name).filter(|p| p.is_there()).cloned()
     }
 
-    /// The plugin of that name, if it is there.
+    /// The plugin of that name, if it is present.
     pub(super) fn present(&self, name: &str) -> Option<Present> {
         let plugin = self.serving(name)?;
         Some(Present {
@@ -207,14 +208,14 @@ impl Life {
         })
     }
 
-    /// Whether a plugin that is there says it provides this.
+    /// Whether the manifest of a present plugin lists `provision`.
     pub(super) fn is_provided(&self, provision: &str) -> bool {
         let plugins = self.plugins.borrow();
         plugins.values().any(|p| p.is_there() && p.manifest.provides(provision))
     }
 
-    /// The listing of the files `on_path`, with what became of them, and of plugins that have no file any
-    /// more.
+    /// The listing of the files `on_path`, each with its present state, and of plugins whose file
+    /// is gone.
     pub(super) fn list(&self, on_path: Vec<Listing>) -> Vec<Listing> {
         let key = |plugin: &Listing| (plugin.name.clone(), plugin.path.clone());
         let mut list: BTreeMap<(String, PathBuf), Listing> =
@@ -239,7 +240,7 @@ impl Life {
     /// The plugin of that name, if nothing uses it.
     ///
     /// # Errors
-    /// `ENOENT`, or `EBUSY` with the first thing that must go.
+    /// `ENOENT` when it is not loaded; `EBUSY` with the first thing that uses it.
     pub(super) fn unloadable(&self, name: &str) -> Result<Rc<Plugin>> {
         let plugin = self.serving(name);
         let plugin =
@@ -250,7 +251,7 @@ impl Life {
         }
     }
 
-    /// What keeps a plugin from being unloaded, one line each.
+    /// The reasons why a plugin cannot be unloaded, one line each.
     fn uses(&self, plugin: &Plugin) -> Vec<String> {
         if plugin.state.get() != State::Serving {
             return vec!["is starting or stopping".to_owned()];
@@ -264,7 +265,7 @@ impl Life {
         }
         let number = plugin.grant.number;
         let host: *const bay_host = plugin.grant.host();
-        // The disks of a failed plugin only answer errors, so they do not keep it.
+        // The disks of a failed plugin only return errors, so they do not prevent the unload.
         let has_failed = plugin.grant.panic().is_some();
         let owned = if has_failed { 0 } else { self.outside.core.owned(host) };
         for (count, what) in [
@@ -279,9 +280,10 @@ impl Life {
         uses
     }
 
-    /// The plugin that ends next when the host ends: those that serve hosts first, then those whose bdevs
-    /// nobody else has open, so that a store still reaches its disk; of each kind the last loaded first, but
-    /// none that another one requires.
+    /// The plugin that stops next when the host stops. Plugins that serve hosts come first, then
+    /// plugins whose bdevs no other owner has open, so that a store can still reach its disk.
+    /// Within each group the last loaded one comes first. A plugin that another one requires must
+    /// wait.
     pub(super) fn next_to_end(&self) -> Option<Rc<Plugin>> {
         let live = self.live();
         let is_required =
@@ -294,7 +296,8 @@ impl Life {
         live.iter().max_by_key(turn).cloned()
     }
 
-    /// Ends a plugin: quiet first, then what it left is taken back, then `fini`.
+    /// Stops a plugin: it becomes quiet, then the host removes what it left behind, then `fini`
+    /// runs.
     pub(super) fn end(&self, plugin: &Rc<Plugin>, reason: u32, done: Box<dyn FnOnce(Result<()>)>) {
         plugin.state.set(State::Quiescing);
         let (manager, quiet) = (self.manager.clone(), Rc::clone(plugin));
@@ -326,7 +329,7 @@ impl Life {
         self.take_back(plugin.grant, finish);
     }
 
-    /// From here on nothing new reaches the plugin; `next` runs when nothing of it is left.
+    /// From here on no call reaches the plugin. `next` runs when nothing of the plugin is left.
     fn take_back(&self, grant: &'static Grant, next: Box<dyn FnOnce()>) {
         self.broker.take_back(grant.number);
         grant.end();
@@ -346,7 +349,7 @@ impl Life {
         if left == 0 {
             return instance.fini(reason);
         }
-        tracing::warn!(plugin = grant.name, left, "still in use, so it is not finalised");
+        tracing::warn!(plugin = grant.name, left, "still in use, so fini is not called");
     }
 }
 
@@ -359,12 +362,12 @@ impl Plugin {
         self.grant.number == other.grant.number
     }
 
-    /// Tells it that the log level is another one.
+    /// Tells the plugin that the log level has changed.
     pub(super) fn log_level_changed(&self) {
         self.instance.log_level_changed();
     }
 
-    /// Whether it named the other, or what the other provides, among what it requires.
+    /// Whether it requires the other plugin, by name or by something that the other one provides.
     fn needs(&self, other: &Self) -> bool {
         let requirements = self.manifest.requirements().unwrap_or_default();
         requirements.iter().any(|requirement| match requirement {
@@ -391,7 +394,7 @@ impl Plugin {
     }
 }
 
-/// A plugin that cannot stop stays, unless the host ends.
+/// A plugin that cannot stop keeps running, unless the host is stopping.
 fn check_quiet(plugin: &Plugin, reason: u32, status: i32) -> Result<()> {
     if status >= 0 || reason == BAY_FINI_SHUTDOWN {
         return Ok(());

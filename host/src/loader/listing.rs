@@ -1,67 +1,67 @@
-//! What `plugin_list` and `drivebay plugin list` show of a plugin.
+//! What `plugin_list` and `drivebay plugin list` report about a plugin.
 
 use super::manifest::Manifest;
 use super::search::{Candidate, Search, file_name};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// How far a plugin has come.
+/// The state of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Its file was found, and may not be loaded.
+    /// Its file was found, but it may not be loaded.
     Found,
     /// It may be loaded.
     Allowed,
     /// Its copy is checked.
     Staged,
-    /// It is mapped and was initialised.
+    /// It is mapped and initialized.
     Loaded,
-    /// It serves.
+    /// It is serving.
     Serving,
     /// It is stopping.
     Quiescing,
-    /// It did not come up, or panicked.
+    /// It could not start, or it panicked.
     Failed,
-    /// It has ended; its library stays mapped.
+    /// It has stopped; its library stays mapped.
     Retired,
 }
 
-/// One plugin, as `plugin_list` shows it.
+/// One plugin, as `plugin_list` reports it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listing {
-    /// Name.
+    /// The name.
     pub name: String,
-    /// Version, empty when it cannot be read.
+    /// The version; empty when it cannot be read.
     pub version: String,
-    /// Kind.
+    /// The kind.
     pub kind: String,
-    /// How far it has come.
+    /// The state.
     pub state: State,
-    /// Why it is not further.
+    /// Why it did not get further.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Its file.
+    /// The path of its file.
     pub path: PathBuf,
     /// What it can be loaded for.
     pub provides: Vec<String>,
-    /// What must be there before it.
+    /// What must be present before it is loaded.
     pub requires: Vec<String>,
-    /// SHA-256 of the copy that is mapped.
+    /// The SHA-256 of the copy that is mapped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Fingerprint of the trusted key that signed it, where the policy looks at signatures.
+    /// The fingerprint of the trusted key that signed it, if the policy checks signatures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
-    /// Permissions that it wants.
+    /// The permissions that it requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<String>,
-    /// Those that it has.
+    /// The permissions that it got.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub granted: Vec<String>,
 }
 
-/// All that lies on the search path and is a plugin, or may have been one and cannot be read.
+/// All files on the search path that are plugins, and unreadable files that may have been plugins.
 pub(super) fn on_path(search: &mut Search) -> Vec<Listing> {
     let plugins: Vec<Listing> = search.scan().iter().map(listing).collect();
     let unreadable = search.unreadable().map(|(path, why)| Listing {
@@ -71,7 +71,7 @@ pub(super) fn on_path(search: &mut Search) -> Vec<Listing> {
     plugins.into_iter().chain(unreadable).collect()
 }
 
-/// A candidate as it is listed before anybody loads it.
+/// The listing of a candidate that is not loaded.
 pub(super) fn listing(candidate: &Candidate) -> Listing {
     let manifest = candidate.inspection.manifest.as_ref();
     let listing = manifest.map_or_else(
@@ -86,7 +86,7 @@ pub(super) fn listing(candidate: &Candidate) -> Listing {
     }
 }
 
-/// A file whose manifest cannot be read.
+/// The listing of a file whose manifest cannot be read.
 fn unknown(name: String, path: &Path) -> Listing {
     Listing {
         name,

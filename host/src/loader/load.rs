@@ -1,11 +1,11 @@
-//! One load: what is required first, then the plugin itself.
+//! One load: first what the plugin requires, then the plugin itself.
 //!
 //! ```text
 //! found ─> required plugins loaded ─> prepared (files) ─> begun (app thread)
 //! ```
 //!
-//! It blocks, and so runs on the loader's own thread; a plugin that asks for another one from inside a
-//! call has it run on the app thread.
+//! A load blocks, so it runs on the loader's own thread. If a plugin requests another plugin from
+//! inside a call, the load runs on the app thread.
 
 use super::error::{Error, Result};
 use super::life::Present;
@@ -20,18 +20,18 @@ use std::path::Path;
 
 pub(super) struct Load<'m> {
     manager: &'m Manager,
-    /// Names of what is being loaded, the outermost first.
+    /// The names of the plugins that are being loaded, the outermost first.
     loading: Vec<String>,
 }
 
 impl<'m> Load<'m> {
     /// # Errors
-    /// When the host ends.
+    /// `ESHUTDOWN` when the host is stopping.
     pub(super) fn new(manager: &'m Manager) -> Result<Self> {
         Ok(Self { manager, loading: manager.on_app(|life| life.starting())? })
     }
 
-    /// Loads a plugin by name, or from a path (what holds a `/` or ends in `.so`).
+    /// Loads a plugin by name, or from a path (a text that contains `/` or ends in `.so`).
     ///
     /// # Errors
     /// What forbids it; `EEXIST` when another file of that plugin is loaded.
@@ -47,16 +47,16 @@ impl<'m> Load<'m> {
         let found = self.manager.files().by_name(name_or_path, &VersionReq::STAR);
         match (self.present(name_or_path)?, found) {
             (Some(present), Ok(candidate)) => check_same(&candidate, &present),
-            // It serves, and its file has gone or may not be loaded any more.
+            // The plugin is serving, although its file is gone or may not be loaded any more.
             (Some(_), Err(_)) => Ok(()),
             (None, found) => self.plugin(&found?),
         }
     }
 
-    /// Loads what provides something; whether there was anything to load.
+    /// Loads the plugin that provides something. Returns false when there was nothing to load.
     ///
     /// # Errors
-    /// Several provide it, or the load failed, now or before with the same file.
+    /// Several plugins provide it, or the load failed, now or earlier with the same file.
     pub(super) fn on_demand(mut self, provision: &str) -> Result<bool> {
         let wanted = provision.to_owned();
         if self.manager.on_app(move |life| life.is_provided(&wanted))? {
@@ -113,7 +113,7 @@ impl<'m> Load<'m> {
         Err(Error::new(libc::ELOOP, message))
     }
 
-    /// Sees to it that somebody provides what is required.
+    /// Loads a plugin that provides what is required, unless one is already present.
     fn provision(&mut self, provision: &str) -> Result<()> {
         let wanted = provision.to_owned();
         let is_there = self.manager.on_app(move |life| {
@@ -134,7 +134,7 @@ impl<'m> Load<'m> {
             .map_err(|e| Error::new(e.errno(), format!("it requires {provision}: {e}")))
     }
 
-    /// Sees to it that a required plugin is there.
+    /// Loads a required plugin, unless it is already present.
     fn required_plugin(&mut self, name: &str, version: &VersionReq) -> Result<()> {
         let requires =
             |e: Error| Error::new(e.errno(), format!("it requires {name} {version}: {e}"));
@@ -155,7 +155,7 @@ impl<'m> Load<'m> {
     }
 }
 
-/// A plugin that is loaded stays as it is: whoever put another file in its place must hear that.
+/// A loaded plugin is not replaced. An operator who replaced its file gets an error that says so.
 fn check_same(candidate: &Candidate, present: &Present) -> Result<()> {
     let is_same_file = candidate.path == present.path && candidate.stamp == present.stamp;
     if is_same_file || sha256_of(&candidate.path)? == present.sha256 {

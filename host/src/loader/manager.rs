@@ -1,10 +1,10 @@
-//! The plugins of a host: found → allowed → staged → loaded → serving → retired, or failed with the
+//! The plugins of a host: found → allowed → staged → loaded → serving → retired, or failed with a
 //! reason.
 //!
 //! | what | where |
 //! |---|---|
 //! | files: search, copy, hash, signature, `dlopen` | `files`, on the loader's own thread (`background`) |
-//! | what is loaded before what | `load`, on that thread too |
+//! | the order of loads | `load`, on that thread too |
 //! | calls of plugins: `init`, `start`, quiesce, `fini` | `life`, on the app thread |
 
 use super::app_only::AppOnly;
@@ -23,21 +23,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
 
-/// Where plugins come from and where their copies go.
+/// Where plugins come from, and where their copies go.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Folders that are searched, first come first; see
+    /// The folders to search, in this order; see
     /// [`Search::default_folders`](super::search::Search::default_folders).
     pub folders: Vec<PathBuf>,
     /// The host's runtime folder.
     pub runtime: PathBuf,
-    /// What the operator allows.
+    /// The operator's policy.
     pub policy: Policy,
 }
 
-/// The plugins of this host. A handle for any thread.
+/// The plugins of this host. Any thread may use it.
 ///
-/// What looks at files blocks: call it from a thread that may wait, or `in_background`.
+/// Methods that read files block: call them from a thread that may wait, or use `in_background`.
 pub struct Manager {
     this: Weak<Self>,
     files: Files,
@@ -46,10 +46,10 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Makes the staging folder and starts the loader's thread; loads nothing. App thread.
+    /// Creates the staging folder and starts the loader's thread. Loads nothing. App thread.
     ///
     /// # Errors
-    /// The staging folder cannot be made.
+    /// The staging folder cannot be created.
     pub fn new(settings: Settings, outside: Outside) -> Result<Arc<Self>> {
         let files = Files::new(settings)?;
         let (background, thread) = Background::new();
@@ -63,23 +63,25 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Loads a plugin by name, or from a path (what holds a `/` or ends in `.so`), after what it
-    /// requires. One that serves already, from the same file, is no error. Any thread; blocks.
+    /// Loads a plugin by name, or from a path (a text that contains `/` or ends in `.so`), after
+    /// what it requires. If it is already serving from the same file, nothing happens. Any thread;
+    /// blocks.
     ///
     /// # Errors
-    /// What forbids it, and what is required.
+    /// What forbids it, and what is allowed.
     pub fn load(&self, name_or_path: &str) -> Result<()> {
         let result = Load::new(self)?.by_name_or_path(name_or_path);
         self.announce()?;
         result
     }
 
-    /// Loads what provides `rpc:METHOD`, `nvmf.transport/TYPE` or an interface id. False when
-    /// nothing on the path does, or what does is loaded already. A file that failed is not tried
-    /// again until it changes or is loaded by name. Any thread; blocks.
+    /// Loads the plugin that provides `rpc:METHOD`, `nvmf.transport/TYPE` or an interface id.
+    /// Returns false when no plugin on the path provides it, or when its provider is already
+    /// loaded. A file that failed is not tried again until it changes or is loaded by name. Any
+    /// thread; blocks.
     ///
     /// # Errors
-    /// Several provide it, or the load failed.
+    /// Several plugins provide it, or the load failed.
     pub fn on_demand(&self, provision: &str) -> Result<bool> {
         let is_loaded = Load::new(self)?.on_demand(provision)?;
         if is_loaded {
@@ -88,52 +90,53 @@ impl Manager {
         Ok(is_loaded)
     }
 
-    /// Whether the manifest of a plugin that serves lists this. Any thread; blocks.
+    /// Whether the manifest of a serving plugin lists `provision`. Any thread; blocks.
     ///
     /// # Errors
-    /// When the host ends.
+    /// `ESHUTDOWN` when the host is stopping.
     pub fn is_provided(&self, provision: String) -> Result<bool> {
         self.on_app(move |life| life.is_provided(&provision))
     }
 
-    /// Every plugin that is on the path, serves, failed or has ended. Any thread; blocks.
+    /// Lists every plugin that is on the path, is serving, has failed or has stopped. Any thread;
+    /// blocks.
     ///
     /// # Errors
-    /// When the host ends.
+    /// `ESHUTDOWN` when the host is stopping.
     pub fn list(&self) -> Result<Vec<Listing>> {
         self.announce()?;
         let on_path = self.files.known().listing;
         self.on_app(move |life| life.list(on_path))
     }
 
-    /// As [`list`](Self::list), with the files that the last look at the path found. App thread.
+    /// As [`list`](Self::list), with the files that the last scan of the path found. App thread.
     ///
     /// # Errors
-    /// Outside of the app thread.
+    /// `EPERM` outside of the app thread.
     pub fn list_known(&self) -> Result<Vec<Listing>> {
         Ok(self.life()?.list(self.files.known().listing))
     }
 
-    /// Reads the search path again and tells the registry which methods can be had by loading. Any
-    /// thread; blocks.
+    /// Scans the search path again, and tells the registry which methods are available by loading a
+    /// plugin. Any thread; blocks.
     ///
     /// # Errors
-    /// When the host ends.
+    /// `ESHUTDOWN` when the host is stopping.
     pub fn announce(&self) -> Result<()> {
         let found = self.files.scan();
         self.on_app(move |life| life.announcements.update(&life.outside.rpc, &found.best))
     }
 
-    /// Has the loader's own thread do something that may block. Any thread.
+    /// Runs a job that may block on the loader's own thread. Any thread.
     ///
     /// # Errors
-    /// `EBUSY` when too much is waiting; `job` is dropped.
+    /// `EBUSY` when too many jobs wait; `job` is dropped.
     pub(super) fn in_background(&self, job: Job) -> Result<()> {
         self.background.send(job)
     }
 
-    /// Ends a plugin that nothing uses: `done` is called once it is quiet and has ended, or with
-    /// the reason why not. Its library stays mapped. App thread.
+    /// Stops a plugin that nothing uses. Calls `done` when it is quiet and has stopped, or with the
+    /// reason why not. Its library stays mapped. App thread.
     pub fn unload(&self, name: &str, done: Box<dyn FnOnce(Result<()>)>) {
         match self.life().and_then(|life| Ok((life, life.unloadable(name)?))) {
             Ok((life, plugin)) => life.end(&plugin, BAY_FINI_UNLOAD, done),
@@ -141,9 +144,11 @@ impl Manager {
         }
     }
 
-    /// Ends all plugins: first those that serve hosts from outside, then those whose bdevs nobody else has open, then the rest. Of
-    /// each kind the last loaded ends first, and none ends that another one requires. So a host sees the end of its connection,
-    /// after which it comes again, and not that of its disk, after which its I/O has failed for good. `done` is called when none is left. App thread.
+    /// Stops all plugins: first those that serve hosts from outside, then those whose bdevs no
+    /// other owner has open, then the rest. Within each group the last loaded one stops first, and
+    /// a plugin that another one requires must wait. So a host loses its connection and reconnects
+    /// later. If it lost the disk first, its I/O would fail for good. `done` is called when no
+    /// plugin is left. App thread.
     pub fn shutdown(&self, done: Box<dyn FnOnce()>) {
         let Ok(life) = self.life() else { return done() };
         let Some(next) = life.next_to_end() else { return done() };
@@ -155,18 +160,18 @@ impl Manager {
         life.end(&next, BAY_FINI_SHUTDOWN, ended);
     }
 
-    /// Tells every plugin that the log level is another one: they decide line by line, once for all
-    /// lines of a kind, what is written. App thread.
+    /// Tells every plugin that the log level has changed. Plugins decide once for all lines of a
+    /// kind whether they write them. App thread.
     ///
     /// # Errors
-    /// Outside of the app thread.
+    /// `EPERM` outside of the app thread.
     pub fn log_level_changed(&self) -> Result<()> {
         self.life()?.live().iter().for_each(|plugin| plugin.log_level_changed());
         Ok(())
     }
 
-    /// For plugins: another plugin's table. Loads its provider if nobody provides it yet; the caller
-    /// waits for its file then. App thread.
+    /// Returns another plugin's table, for plugins. If nobody provides the table yet, it loads the
+    /// provider, and the caller waits for its file. App thread.
     pub(super) fn acquire(
         &self,
         owner: u64,
@@ -187,18 +192,18 @@ impl Manager {
         &self.files
     }
 
-    /// What belongs to the app thread.
+    /// The state that belongs to the app thread.
     ///
     /// # Errors
-    /// `EPERM` outside of it.
+    /// `EPERM` outside of the app thread.
     pub(super) fn life(&self) -> Result<&Life> {
         self.life.get()
     }
 
-    /// Does `work` on the app thread and waits for it; at once when this is the app thread.
+    /// Runs `work` on the app thread and waits for it. On the app thread it runs at once.
     ///
     /// # Errors
-    /// `ESHUTDOWN` when the host ends meanwhile.
+    /// `ESHUTDOWN` when the host stops in the meantime.
     pub(super) fn on_app<R: Send + 'static>(
         &self,
         work: impl FnOnce(&Life) -> R + Send + 'static,
@@ -211,14 +216,14 @@ impl Manager {
         self.send_to_app(Box::new(move || {
             let Some(manager) = manager.upgrade() else { return };
             if let Ok(life) = manager.life() {
-                // Whoever waits has not gone.
+                // The receiver waits, so the send cannot fail.
                 let _ = sender.send(work(life));
             }
         }));
-        result.recv().map_err(|_| Error::new(libc::ESHUTDOWN, "the host ends"))
+        result.recv().map_err(|_| Error::new(libc::ESHUTDOWN, "the host is stopping"))
     }
 
-    /// Has the app thread do something soon. Any thread.
+    /// Sends a job to the app thread. Any thread.
     pub(super) fn send_to_app(&self, job: AppJob) {
         self.life.core().send_to_app(job);
     }

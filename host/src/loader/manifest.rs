@@ -1,56 +1,58 @@
-//! The manifest: what a plugin says of itself in its note, before anything of it runs.
+//! The manifest: the description of a plugin in its note, which is read before any of its code
+//! runs.
 
 use super::error::{Error, Result};
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 
-/// Longest manifest, in bytes.
+/// The longest manifest, in bytes.
 pub const MANIFEST_LEN_MAX: usize = 64 * 1024;
-/// Entries of one list of the manifest.
+/// The most entries of one list in the manifest.
 const LIST_MAX: usize = 1024;
-/// Longest name or entry of a list, in bytes.
+/// The longest name or entry of a list, in bytes.
 const NAME_LEN_MAX: usize = 128;
 
 /// A parsed manifest. Members that this host does not know are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Name: lower-case letters, digits, `-` and `_`.
+    /// The name: lower-case letters, digits, `-` and `_`.
     pub name: String,
-    /// Version of the plugin.
+    /// The version of the plugin.
     pub version: Version,
-    /// Kind, such as `bdev`, `filter`, `target` or `transport`.
+    /// The kind, such as `bdev`, `filter`, `target` or `transport`.
     #[serde(default)]
     pub kind: String,
-    /// ABI major and minor that it was compiled with.
+    /// The ABI major and minor that it was compiled with.
     pub abi: (u16, u16),
-    /// Oldest host minor it can run on.
+    /// The oldest ABI minor of a host that it can run on.
     #[serde(default)]
     pub needs_minor: u16,
     /// What a panic does in it: `unwind` or `abort`.
     #[serde(default)]
     pub panic: String,
-    /// Language.
+    /// The programming language.
     #[serde(default)]
     pub lang: String,
-    /// Who makes it, for people.
+    /// Who makes it, as text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
-    /// Under which licence it is, an SPDX expression where there is one.
+    /// Its license, as an SPDX expression if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub license: String,
-    /// Its bdev modules.
+    /// The names of its bdev modules.
     #[serde(default)]
     pub modules: Vec<String>,
-    /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id. With
-    /// `rpc.startup:METHOD` besides, the method is one that is called before the initialisation. With
-    /// `rpc.last:METHOD`, a configuration calls it after all others: it lets clients in.
+    /// What it can be loaded for: `rpc:METHOD`, `nvmf.transport/TCP`, an interface id.
+    /// `rpc.startup:METHOD` in addition means that the method is called before the initialization.
+    /// `rpc.last:METHOD` means that a configuration calls the method after all others, because it
+    /// lets clients in.
     #[serde(default)]
     pub provides: Vec<String>,
-    /// What must be there before it: an interface id, or a plugin's name with an optional version
-    /// requirement (`nvmf ^1.2`).
+    /// What must be present before it is loaded: an interface id, or a plugin's name with an
+    /// optional version requirement (`nvmf ^1.2`).
     #[serde(default)]
     pub requires: Vec<String>,
-    /// Permissions it asks for.
+    /// The permissions that it requests.
     #[serde(default)]
     pub permissions: Vec<String>,
 }
@@ -58,23 +60,23 @@ pub struct Manifest {
 /// One entry of `requires`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// Something provided: an interface id, `rpc:METHOD`, `nvmf.transport/TCP`.
+    /// Something that a plugin provides: an interface id, `rpc:METHOD`, `nvmf.transport/TCP`.
     Provision(String),
-    /// A plugin by name, of a version that fits.
+    /// A plugin by name, with a version that fits.
     Plugin(String, VersionReq),
 }
 
 impl Manifest {
-    /// Whether hosts reach disks by it from outside.
+    /// Whether hosts outside reach disks through it.
     #[must_use]
     pub fn serves_hosts(&self) -> bool {
         matches!(self.kind.as_str(), "target" | "transport")
     }
 
-    /// Reads the text of a manifest note.
+    /// Parses the text of a manifest note.
     ///
     /// # Errors
-    /// What is wrong with it, naming the member.
+    /// What is wrong, with the name of the member.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |message: String| Error::new(libc::EINVAL, format!("manifest: {message}"));
         if text.len() > MANIFEST_LEN_MAX {
@@ -119,21 +121,21 @@ impl Manifest {
         self.provides.iter().any(|p| p == provision)
     }
 
-    /// The RPC methods among what it provides.
+    /// The RPC methods that it provides.
     pub fn methods(&self) -> impl Iterator<Item = &str> {
         self.provides.iter().filter_map(|p| p.strip_prefix("rpc:"))
     }
 
-    /// Whether a method is called before the initialisation, not after it.
+    /// Whether a method is called before the initialization, not after it.
     #[must_use]
     pub fn is_for_startup(&self, method: &str) -> bool {
         self.provides.iter().any(|p| p.strip_prefix("rpc.startup:") == Some(method))
     }
 
-    /// `requires`, understood.
+    /// The parsed entries of `requires`.
     ///
     /// # Errors
-    /// The entry whose version requirement cannot be read.
+    /// The entry whose version requirement is not valid.
     pub fn requirements(&self) -> Result<Vec<Requirement>> {
         self.requires.iter().map(|entry| parse_requirement(entry)).collect()
     }
@@ -149,7 +151,7 @@ fn parse_requirement(entry: &str) -> Result<Requirement> {
     Ok(Requirement::Plugin(name.to_owned(), version))
 }
 
-/// Names of plugins become parts of file names, so they are strict.
+/// Names of plugins become parts of file names, so the rules are strict.
 fn is_plugin_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.bytes().all(allowed)

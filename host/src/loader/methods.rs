@@ -1,4 +1,4 @@
-//! The RPC methods of the loader, and loading on the first call of a method.
+//! The RPC methods of the loader, and the load of a plugin at the first call of its method.
 
 use super::manager::Manager;
 use super::report;
@@ -40,9 +40,9 @@ params! {
     }
 }
 
-/// Registers `plugin_load`, `plugin_unload`, `plugin_list`, `plugin_inspect` and `rpc_describe`, and
-/// has methods without a handler answered by the plugins whose manifests list them. After
-/// [`register_builtin`](crate::rpc::register_builtin), whose list of methods it completes.
+/// Registers `plugin_load`, `plugin_unload`, `plugin_list`, `plugin_inspect` and `rpc_describe`.
+/// Makes the registry ask for plugins when a method without a handler is called. Runs after
+/// [`register_builtin`](crate::rpc::register_builtin), because it extends the list of methods.
 ///
 /// # Errors
 /// Another owner has one of the names.
@@ -101,7 +101,8 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
     Ok(())
 }
 
-/// `rpc_get_methods` looks at the search path first, so that it lists what a call would load.
+/// Makes `rpc_get_methods` scan the search path first, so that it lists the methods that a call
+/// would load.
 fn list_what_can_be_loaded(
     manager: &Arc<Manager>,
     registry: &Arc<Registry>,
@@ -133,7 +134,8 @@ where
 {
     let manager = Arc::downgrade(manager);
     async_handler(move |params: P, responder| {
-        // Gone = the host ends; the responder says so by being dropped.
+        // The manager is gone when the host is stopping. The dropped responder answers with an
+        // error.
         let Some(manager) = manager.upgrade() else { return };
         later(&manager, responder, move |manager, responder| match method(manager, params) {
             Ok(result) => responder.ok(&result),
@@ -142,7 +144,7 @@ where
     })
 }
 
-/// Answers on the loader's own thread; at once with an error when too much waits there.
+/// Answers on the loader's own thread, or at once with an error when too many jobs wait there.
 fn later(
     manager: &Manager,
     responder: Responder,
@@ -183,7 +185,7 @@ fn unload(manager: &Arc<Manager>) -> Handler {
 fn describe(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Handler {
     let (manager, registry) = (Arc::downgrade(manager), Arc::downgrade(registry));
     Arc::new(move |call| {
-        // Gone = the host ends; the responder says so by being dropped.
+        // They are gone when the host is stopping. The dropped responder answers with an error.
         let (Some(manager), Some(registry)) = (manager.upgrade(), registry.upgrade()) else {
             return;
         };

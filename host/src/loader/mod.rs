@@ -1,14 +1,15 @@
-//! The loader: plugins are found, judged, staged, mapped and ended.
+//! The loader: it finds, judges, stages, maps and stops plugins.
 //!
 //! ```text
 //! search ─> inspect (manifest, layout) ─> trust ─> stage ─> open ─> init, start
 //!                                                             │
-//!            life: each plugin from there to its end          └─ services: what it is given
+//!            life: each plugin from there to its stop         └─ services: the tables that it gets
 //! ```
 //!
-//! - [`Manager`] is the whole of it for the program: load, unload, list, load on demand.
-//! - [`methods`] are its RPC methods; [`report`] its command lines.
-//! - Nothing of a plugin runs before [`inspect`] has read its notes and [`trust`] its owner.
+//! - [`Manager`] is the loader's interface for the program: load, unload, list, load on demand.
+//! - [`methods`] are its RPC methods; [`report`] prints for its command lines.
+//! - No code of a plugin runs before [`inspect`] has read its notes and [`trust`] has checked its
+//!   owner.
 //! - `open`, `services`, `app_only` and `core_tables` are the modules with unsafe code.
 
 mod announce;

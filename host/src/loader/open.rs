@@ -1,7 +1,7 @@
-//! The door: a staged library is mapped, its descriptor copied, its entry points called.
+//! The door of a plugin: maps a staged library, copies its descriptor, and calls its entry points.
 //!
-//! A library that was mapped stays mapped for the life of the process (retirement), so what it
-//! points at, its code included, never goes away.
+//! A mapped library stays mapped for the life of the process (retirement). So its code and
+//! everything that it points to stay valid.
 #![expect(unsafe_code, reason = "maps libraries and calls what they export")]
 
 use super::error::{Error, Result};
@@ -22,18 +22,18 @@ use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 
-/// Longest name or version behind the door, in bytes.
+/// The longest name or version in the descriptor, in bytes.
 const DOOR_TEXT_MAX: usize = 128;
 
-/// A mapped library whose door was checked against its manifest.
+/// A mapped library whose descriptor was checked against its manifest.
 pub(super) struct Door {
     plugin: bay_plugin,
-    /// Never closed.
+    /// The library is never closed.
     _library: ManuallyDrop<Library>,
 }
 
-// SAFETY: it holds addresses of the library, which stays mapped, and nothing is called by them before
-// `init` takes the value on the app thread.
+// SAFETY: it holds addresses in the library, which stays mapped. Nothing calls them before `init`
+// takes the value on the app thread.
 unsafe impl Send for Door {}
 
 /// A plugin between `init` and `fini`. App thread.
@@ -44,16 +44,16 @@ pub(super) struct Instance {
 }
 
 impl Door {
-    /// Maps a staged copy. The library's constructors, if it has any, run now, on this thread. Any
+    /// Maps a staged copy. If the library has constructors, they run now, on this thread. Any
     /// thread.
     ///
     /// # Errors
-    /// What the dynamic loader says, or where door and manifest differ.
+    /// The error of the dynamic loader, or how the descriptor differs from the manifest.
     pub(super) fn open(staged: &Staged) -> Result<Self> {
         let manifest = staged.inspection.allowed()?;
         let path = &staged.path;
-        // SAFETY: its owner and its notes were checked: it claims to keep the rules of the ABI,
-        // which allow constructors that touch only the library itself.
+        // SAFETY: the owner and the notes were checked, so the library claims to keep the rules of
+        // the ABI. They only allow constructors that touch the library itself.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
         let library = ManuallyDrop::new(library.map_err(|e| {
             Error::new(libc::ENOEXEC, format!("the dynamic loader refuses it: {}", root_of(&e)))
@@ -67,22 +67,24 @@ impl Door {
         Ok(Self { plugin, _library: library })
     }
 
-    /// Says that one of its functions is called until the result is dropped.
+    /// Records for the watchdog that one of its functions is being called, until the result is
+    /// dropped.
     fn watched(&self, function: &str) -> watch::Call {
         watch::call(format!("plugin {}: {function}", door_text(self.plugin.name)))
     }
 
-    /// Makes the instance.
+    /// Calls `init` and makes the instance.
     ///
     /// # Errors
-    /// The errno that `init` gives.
+    /// The errno that `init` returns.
     pub(super) fn init(self, grant: &'static Grant) -> Result<Instance> {
         let Some(init) = self.plugin.init else {
             return Err(Error::new(libc::ENOEXEC, "its door has no init"));
         };
         let mut state = ptr::null_mut();
         let _call = self.watched("init");
-        // SAFETY: `init` of a plugin of this ABI (checked by layout); `grant` lives for ever.
+        // SAFETY: this is `init` of a plugin with our ABI (the layout was compared), and `grant` is
+        // never freed.
         let status = unsafe { init(grant.host(), &raw mut state) };
         succeeded("init", status)?;
         Ok(Instance { door: self, state, has_ended: Cell::new(false) })
@@ -90,88 +92,90 @@ impl Door {
 }
 
 impl Instance {
-    /// Lets it begin to serve.
+    /// Calls `start`, after which the plugin serves.
     ///
     /// # Errors
-    /// The errno that `start` gives.
+    /// The errno that `start` returns.
     pub(super) fn start(&self) -> Result<()> {
         let Some(start) = self.door.plugin.start else { return Ok(()) };
         let _call = self.door.watched("start");
-        // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
+        // SAFETY: `state` came from `init` of the same plugin, and `fini` has not been called.
         let status = unsafe { start(self.state, BAY_START_FRESH) };
         succeeded("start", status)
     }
 
-    /// Asks it to become quiet and calls `done` with 0 or a negative errno when it is; at once
-    /// when it has nothing to stop.
+    /// Asks the plugin to become quiet. Calls `done` with 0 or a negative errno when it is quiet,
+    /// or at once when it has nothing to stop.
     pub(super) fn quiesce(&self, done: Box<dyn FnOnce(i32)>) {
         let Some(begin) = self.quiesce_table().and_then(|table| table.begin) else {
             return done(0);
         };
         let _call = self.door.watched("quiesce");
         let arg = Box::into_raw(Box::new(done));
-        // SAFETY: `state` is the plugin's; `arg` is taken back by `quiesced`, which is called once.
+        // SAFETY: `state` belongs to the plugin. `quiesced`, which is called once, takes `arg`
+        // back.
         unsafe { begin(self.state, Some(quiesced), arg.cast()) }
     }
 
-    /// Shows it the bdevs, if it wants to see them. Called once, after `start`.
+    /// Shows the plugin the bdevs if it has a bdev module. Called once, after `start`.
     pub(super) fn examine_bdevs(&self, core: &dyn Core, grant: &Grant) {
         let table = self.interface(id::BDEV_MODULE).cast::<bay_bdev_module>();
         if !table.is_null() {
-            // SAFETY: the table of that id is a `bay_bdev_module` of this plugin's state.
+            // SAFETY: the table with this id is a `bay_bdev_module` that belongs to this plugin's
+            // state.
             unsafe { core.add_bdev_module(grant.host(), self.state, table) };
         }
     }
 
-    /// Tells it that the log level is another one.
+    /// Tells the plugin that the log level has changed.
     pub(super) fn log_level_changed(&self) {
         let table = self.interface(id::LOG);
-        // SAFETY: the table of that id is a `bay_log_iface`, which begins with its size.
+        // SAFETY: the table with this id is a `bay_log_iface`, which begins with its size.
         let table = unsafe { copy_open(table.cast::<bay_log_iface>()) };
         if let Some(changed) = table.and_then(|table| table.changed) {
-            // SAFETY: `state` is what `init` of the same plugin gave; `fini` has not been called.
+            // SAFETY: `state` came from `init` of the same plugin, and `fini` has not been called.
             unsafe { changed(self.state) }
         }
     }
 
-    /// The plugin's table of an id, or null.
+    /// The plugin's table with this id, or null.
     fn interface(&self, id: &str) -> *const c_void {
         let Some(get) = self.door.plugin.get_iface else { return ptr::null() };
-        // SAFETY: `state` is what `init` of the same plugin gave; the id is borrowed for the call.
+        // SAFETY: `state` came from `init` of the same plugin, and the id is valid for the call.
         unsafe { get(self.state, bay_str::new(id), 0) }
     }
 
     fn quiesce_table(&self) -> Option<bay_quiesce> {
         let table = self.interface(id::QUIESCE);
-        // SAFETY: the table of that id is a `bay_quiesce`, which begins with its size.
+        // SAFETY: the table with this id is a `bay_quiesce`, which begins with its size.
         unsafe { copy_open(table.cast::<bay_quiesce>()) }
     }
 
-    /// Ends it, once; the library stays mapped.
+    /// Calls `fini`, once. The library stays mapped.
     pub(super) fn fini(&self, reason: u32) {
         let Some(fini) = self.door.plugin.fini else { return };
         if self.has_ended.replace(true) {
             return;
         }
         let _call = self.door.watched("fini");
-        // SAFETY: `state` is what `init` of the same plugin gave, and this is its last use.
+        // SAFETY: `state` came from `init` of the same plugin, and this is its last use.
         unsafe { fini(self.state, reason) }
     }
 }
 
 /// # Safety
-/// `arg` comes from `quiesce`, and is given once.
+/// `arg` comes from `quiesce`, and this is called once with it.
 unsafe extern "C" fn quiesced(arg: *mut c_void, status: i32) {
-    // SAFETY: by contract it is the box that `quiesce` gave away, and this is its only use.
+    // SAFETY: it is the box that `quiesce` gave away (contract), and this is its only use.
     let done = unsafe { Box::from_raw(arg.cast::<Box<dyn FnOnce(i32)>>()) };
     done(status);
 }
 
-/// Copies the descriptor: the smaller of both sizes, the rest zero.
+/// Copies the descriptor: as many bytes as both sides have, the rest zero.
 fn copy_door(symbol: *const u8, inspection: &Inspection) -> Result<bay_plugin> {
     const SIZE_AT: usize = std::mem::offset_of!(bay_plugin, size);
     let no = |message: String| Err(Error::new(libc::ENOEXEC, message));
-    // The symbol table's size was checked to hold at least both words; 0 would be "unknown".
+    // The symbol table's size was checked to cover both words; 0 would mean "unknown".
     let exported = usize::try_from(inspection.door_size.unwrap_or(0)).unwrap_or(0);
     // SAFETY: the symbol has at least 12 bytes.
     let magic = unsafe { symbol.cast::<u64>().read_unaligned() };
@@ -190,10 +194,10 @@ fn copy_door(symbol: *const u8, inspection: &Inspection) -> Result<bay_plugin> {
     }
     let mut plugin = MaybeUninit::<bay_plugin>::zeroed();
     let len = size.min(size_of::<bay_plugin>());
-    // SAFETY: `len` bytes lie in the symbol and in `plugin`, which do not overlap.
+    // SAFETY: `len` bytes are inside the symbol and inside `plugin`, which do not overlap.
     unsafe { ptr::copy_nonoverlapping(symbol, plugin.as_mut_ptr().cast::<u8>(), len) };
-    // SAFETY: integers, raw pointers and optional function pointers may all be zero, and what was
-    // copied is the plugin's, whose layout was compared with ours.
+    // SAFETY: integers, raw pointers and optional function pointers may all be zero. The copied
+    // part comes from the plugin, whose layout was compared with ours.
     Ok(unsafe { plugin.assume_init() })
 }
 
@@ -227,7 +231,7 @@ fn door_text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: by the ABI a NUL-terminated text of the library, which stays mapped.
+    // SAFETY: the ABI requires a NUL-terminated text in the library, which stays mapped.
     let text = unsafe { CStr::from_ptr(text) };
     String::from_utf8_lossy(text.to_bytes()).chars().take(DOOR_TEXT_MAX).collect()
 }
@@ -241,7 +245,7 @@ fn succeeded(what: &str, status: i32) -> Result<()> {
     Err(Error::new(errno, format!("{what} failed: {reason}")))
 }
 
-/// libloading's own message only says that it called `dlopen`.
+/// The dynamic loader's message. libloading's own message only says that `dlopen` failed.
 fn root_of(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

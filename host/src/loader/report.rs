@@ -1,4 +1,4 @@
-//! What `drivebay plugin` has to say: texts for people, JSON for programs.
+//! The output of `drivebay plugin`: text for people, JSON for programs.
 
 use super::error::{Error, Result as LoaderResult};
 use super::inspect::{Inspection, inspect_path};
@@ -12,14 +12,14 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The plugins on the search path, with `folders` before the default ones. Runs nothing of them.
+/// The plugins on the search path, with `folders` before the default ones. Runs none of their code.
 #[must_use]
 pub fn list(folders: &[PathBuf], policy: Policy) -> Vec<Listing> {
     let mut search = Search::new(Search::default_folders(folders), Arc::new(policy));
     on_path(&mut search)
 }
 
-/// A table of plugins, one a line.
+/// A table of plugins with one line for each.
 #[must_use]
 pub fn list_text(list: &[Listing]) -> String {
     let mut text = String::new();
@@ -29,7 +29,7 @@ pub fn list_text(list: &[Listing]) -> String {
         let (name, version) = (&plugin.name, &plugin.version);
         let (kind, path) = (&plugin.kind, plugin.path.display());
         let _ = writeln!(text, "{name:<16} {version:<10} {kind:<10} {state:<9} {path}");
-        // One line for a folder that others may write, not one for each of its files.
+        // One line for a folder that others may write to, not one for each of its files.
         if let Some(reason) = plugin.reason.as_ref().filter(|reason| last_reason != Some(*reason)) {
             let _ = writeln!(text, "    {reason}");
         }
@@ -38,14 +38,14 @@ pub fn list_text(list: &[Listing]) -> String {
     text
 }
 
-/// An inspection for programs.
+/// An inspection as JSON.
 #[must_use]
 pub fn inspection_json(inspection: &Inspection) -> Value {
-    // Strings and numbers always encode.
+    // Strings and numbers can always be encoded.
     serde_json::to_value(inspection).unwrap_or_else(|e| json!({ "error": e.to_string() }))
 }
 
-/// An inspection for people.
+/// An inspection as text.
 #[must_use]
 pub fn inspection_text(inspection: &Inspection) -> String {
     let mut text = String::new();
@@ -86,7 +86,7 @@ pub fn inspection_text(inspection: &Inspection) -> String {
     text
 }
 
-/// What to do with a new key.
+/// Tells the user what to do with a new key.
 #[must_use]
 pub fn keygen_text(file: &Path, fingerprint: &Fingerprint) -> String {
     let (private, public) = (file.display(), public_file(file));
@@ -97,10 +97,10 @@ pub fn keygen_text(file: &Path, fingerprint: &Fingerprint) -> String {
     )
 }
 
-/// Signs plugins, one line each.
+/// Signs plugins. Returns one line for each.
 ///
 /// # Errors
-/// The first file that is no plugin, cannot be read or cannot be signed.
+/// The first file that is not a plugin, cannot be read or cannot be signed.
 pub fn sign(files: &[PathBuf], key: &PrivateKey) -> LoaderResult<String> {
     let mut text = String::new();
     for file in files {
@@ -112,7 +112,8 @@ pub fn sign(files: &[PathBuf], key: &PrivateKey) -> LoaderResult<String> {
     Ok(text)
 }
 
-/// Tells of each plugin whether a trusted key signed it, and whether all are well signed.
+/// Reports for each plugin whether a trusted key signed it, and for all whether every signature is
+/// good.
 ///
 /// # Errors
 /// A file or the keys cannot be read.

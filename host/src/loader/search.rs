@@ -1,7 +1,7 @@
-//! The search path: which plugins there are now.
+//! The search path: which plugins are present now.
 //!
-//! The folders are read anew whenever somebody asks, so that a plugin copied into one is found
-//! without a word to the host. What was read of a file is kept as long as the file is the same.
+//! Every search scans the folders again, so the host finds a new plugin without being told. The
+//! host keeps what it read of a file as long as the file does not change.
 
 use super::error::{Error, Result};
 use super::inspect::{Inspection, NotAPlugin, inspect_file};
@@ -15,32 +15,32 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Environment variable with further folders, separated by colons.
+/// The environment variable with additional folders, separated by colons.
 pub const PATH_VARIABLE: &str = "DRIVEBAY_PLUGIN_PATH";
-/// Files of one folder that are looked at.
+/// The most files of one folder that are checked.
 const FILES_PER_FOLDER_MAX: usize = 4096;
 
 /// One file that claims to be a plugin.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Where it lies.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it says.
+    /// The content of the file.
     pub inspection: Inspection,
-    /// Why it may not be loaded; `None` = it may.
+    /// Why it may not be loaded; `None` = it may be loaded.
     pub refusal: Option<Error>,
-    /// Tells it from another file at the same place.
+    /// Distinguishes it from another file at the same path.
     pub stamp: Stamp,
 }
 
 impl Candidate {
-    /// The manifest of a plugin that may be loaded.
+    /// Returns the manifest of a plugin that may be loaded.
     #[must_use]
     pub fn usable(&self) -> Option<&Manifest> {
         self.refusal.is_none().then_some(self.inspection.manifest.as_ref()).flatten()
     }
 
-    /// Name in the manifest, or the file's.
+    /// The name in the manifest, or that of the file.
     #[must_use]
     pub fn name(&self) -> String {
         let manifest = self.inspection.manifest.as_ref();
@@ -59,7 +59,7 @@ pub struct Search {
     known: BTreeMap<PathBuf, (Stamp, Look)>,
 }
 
-/// Tells whether a file is still the one that was read.
+/// Shows whether a file is still the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     modified_ns: (i64, i64),
@@ -70,14 +70,14 @@ pub struct Stamp {
 }
 
 impl Search {
-    /// Looks in `folders`, first come first. What the policy does not allow is found, and refused.
+    /// Searches `folders` in this order. A plugin that the policy forbids is found, but refused.
     #[must_use]
     pub fn new(folders: Vec<PathBuf>, policy: Arc<Policy>) -> Self {
         Self { folders, policy, known: BTreeMap::new() }
     }
 
-    /// The folders given on the command line, then those of the environment, then those that
-    /// belong to the program: its own folder and `../lib/drivebay/plugins`.
+    /// The folders from the command line, then those from the environment, then those that belong
+    /// to the program: its own folder and `../lib/drivebay/plugins`.
     #[must_use]
     pub fn default_folders(given: &[PathBuf]) -> Vec<PathBuf> {
         let mut folders = given.to_vec();
@@ -99,7 +99,7 @@ impl Search {
         &self.folders
     }
 
-    /// Every plugin on the path now, those that may not be loaded included.
+    /// Every plugin on the path now, including those that may not be loaded.
     pub fn scan(&mut self) -> Vec<Candidate> {
         let mut seen = BTreeMap::new();
         let mut found = Vec::new();
@@ -118,7 +118,7 @@ impl Search {
         found
     }
 
-    /// The files that the last look at the path could not read, and may be plugins: which and why.
+    /// The files that the last scan could not read and that may be plugins, each with the reason.
     pub(super) fn unreadable(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.known.iter().filter_map(|(path, (_, look))| match look {
             Err(NotAPlugin::Unreadable(why) | NotAPlugin::ReadFailed(why)) => {
@@ -134,13 +134,13 @@ impl Search {
         let stamp = Stamp::of(&file, &folder);
         let known = self.known.get(path).filter(|(known, _)| *known == stamp);
         match known {
-            // A read may succeed the next time, though the file is the same.
+            // Another attempt to read may succeed, even though the file has not changed.
             Some((_, look)) if !matches!(look, Err(NotAPlugin::ReadFailed(_))) => {
                 Some((stamp, look.clone()))
             }
             _ => {
                 let look = look_into(path).map(|found| self.judge(found));
-                // Told once: what it would have provided, nobody can say any more.
+                // Logged once. Nobody can know what the file would have provided.
                 if known.is_none()
                     && let Err(NotAPlugin::Unreadable(why) | NotAPlugin::ReadFailed(why)) = &look
                 {
@@ -160,10 +160,11 @@ impl Search {
         candidate
     }
 
-    /// The best plugin of that name: the highest version that fits; among equals the first.
+    /// The best plugin of that name: the highest version that fits, and among equal versions the
+    /// first.
     ///
     /// # Errors
-    /// `ENOENT` when there is none; the refusal when there are only refused ones.
+    /// `ENOENT` when there is none; the refusal when all of them are refused.
     pub fn by_name(&mut self, name: &str, version: &semver::VersionReq) -> Result<Candidate> {
         let candidates: Vec<Candidate> =
             self.scan().into_iter().filter(|c| c.name() == name).collect();
@@ -187,7 +188,7 @@ impl Search {
         Err(Error::new(libc::ENOENT, message))
     }
 
-    /// The plugins that would be loaded by name: the highest usable version of each.
+    /// The plugins that a load by name would choose: the highest usable version of each name.
     pub fn best_of_each_name(&mut self) -> Vec<Candidate> {
         let mut names: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
         for candidate in self.scan().into_iter().filter(|c| c.usable().is_some()) {
@@ -196,11 +197,11 @@ impl Search {
         names.values().filter_map(|same_name| best(same_name.iter()).cloned()).collect()
     }
 
-    /// The plugin to load for `provision`; `None` when nobody on the path provides it.
+    /// The plugin to load for `provision`; `None` when no plugin on the path provides it.
     ///
     /// # Errors
-    /// `EEXIST` when plugins of different names provide it: the operator must choose. Why the one that
-    /// would may not be loaded, when there is no other.
+    /// `EEXIST` when plugins of different names provide it, because the operator must choose. If
+    /// the only provider may not be loaded, the reason for that.
     pub fn by_provision(&mut self, provision: &str) -> Result<Option<Candidate>> {
         let mut providers = self.best_of_each_name();
         providers.retain(|c| c.usable().is_some_and(|m| m.provides(provision)));
@@ -220,7 +221,8 @@ impl Search {
 }
 
 impl Search {
-    /// Names the files that are called so and are no plugins: cut short, or not to be read.
+    /// The error for an unknown plugin. It lists files of this name that are not plugins, because
+    /// they are incomplete or unreadable.
     fn not_found(&self, name: &str) -> Error {
         let folders: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
         let mut message = format!("plugin {name}: not found in {}", folders.join(", "));
@@ -239,7 +241,7 @@ impl Search {
         Error::new(libc::ENOENT, message)
     }
 
-    /// Why the plugin that says it provides this may not be loaded.
+    /// Why the plugin whose manifest lists `provision` may not be loaded.
     fn refused_provider(&self, provision: &str) -> Option<Error> {
         self.known.values().filter_map(|(_, look)| look.as_ref().ok()).find_map(|candidate| {
             let refusal = candidate.refusal.as_ref()?;
@@ -254,16 +256,16 @@ impl Search {
     }
 }
 
-/// What a plugin is called whose manifest cannot be read.
+/// The name of a plugin whose manifest cannot be read.
 pub(super) fn file_name(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Reads the plugin at `path`, wherever it lies. Nothing of a file of another user's is read: who may
-/// put files into a shared folder must not keep the host busy with them.
+/// Reads the plugin at `path`, in whatever folder. A file of another user is not read: a user who
+/// may put files into a shared folder must not be able to keep the host busy with them.
 ///
 /// # Errors
-/// What the file is, if it is no plugin or cannot be read.
+/// What the file is, if it is not a plugin or cannot be read.
 pub fn look_into(path: &Path) -> Look {
     let unreadable = |e: std::io::Error| NotAPlugin::ReadFailed(format!("cannot be read: {e}"));
     let file = trust::open(path).map_err(unreadable)?;
@@ -284,10 +286,11 @@ pub fn look_into(path: &Path) -> Look {
     Ok(Candidate { path: path.to_owned(), inspection, refusal, stamp })
 }
 
-/// What the file at `path` says, with what forbids to load it, owner and mode included.
+/// Reads the file at `path`, together with everything that forbids to load it, including owner and
+/// mode.
 ///
 /// # Errors
-/// What the file is, if it is no plugin or cannot be read.
+/// What the file is, if it is not a plugin or cannot be read.
 pub fn inspect_to_load(path: &Path) -> std::result::Result<Inspection, NotAPlugin> {
     let Candidate { mut inspection, refusal, .. } = look_into(path)?;
     if let Some(refusal) = refusal.filter(|_| inspection.refusals.is_empty()) {
@@ -307,7 +310,7 @@ fn best<'c>(candidates: impl Iterator<Item = &'c Candidate>) -> Option<&'c Candi
     candidates.reduce(|best, next| if newer(&best, &next) { next } else { best })
 }
 
-/// The `*.so` files of a folder, by name; none when it cannot be read.
+/// The `*.so` files of a folder, sorted by name; none when the folder cannot be read.
 fn shared_objects(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries
@@ -315,7 +318,7 @@ fn shared_objects(folder: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| path.extension() == Some(OsStr::new("so")))
         .take(FILES_PER_FOLDER_MAX)
-        // One file, one path, though folders may be given twice.
+        // Each file has one path, even if a folder is given twice.
         .filter_map(|path| path.canonicalize().ok())
         .collect();
     paths.sort();
@@ -326,7 +329,7 @@ impl Stamp {
     fn of(file: &Metadata, folder: &Metadata) -> Self {
         Self {
             modified_ns: (file.mtime(), file.mtime_nsec()),
-            // Owner and mode change with it.
+            // A change of owner or mode changes it, too.
             changed_ns: (file.ctime(), file.ctime_nsec()),
             len: file.len(),
             inode: file.ino(),
@@ -347,11 +350,11 @@ mod tests {
         let mut search =
             Search::new(vec![folder.path().to_owned(), "/nonexistent".into()], Arc::default());
         assert!(search.scan().is_empty());
-        assert_eq!(search.known.len(), 2, "both are remembered and not read again");
+        assert_eq!(search.known.len(), 2, "both files are remembered and not read again");
         let error = search.by_name("malloc", &semver::VersionReq::STAR).unwrap_err();
         assert_eq!(error.errno(), libc::ENOENT);
         assert!(error.message().starts_with("plugin malloc: not found in "), "{error}");
-        assert!(!error.message().contains("libtext"), "other files are nobody's business: {error}");
+        assert!(!error.message().contains("libtext"), "other files are not listed: {error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What one instance is given: its `bay_host`, and the tables that the loader itself implements
-//! (`bay.rpc/1`, `bay.broker/1`, `bay.notify/1`). All other tables are the core's.
+//! What one instance gets: its `bay_host`, and the tables that the loader itself implements
+//! (`bay.rpc/1`, `bay.broker/1`, `bay.notify/1`). All other tables belong to the core.
 //!
-//! Each thunk turns pointers into values, calls safe code and turns its result into a status.
+//! Each thunk converts pointers to values, calls safe code and converts the result to a status.
 #![expect(unsafe_code, reason = "plugins call in with raw pointers")]
 
 use super::app_only::AppOnly;
@@ -31,38 +31,39 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Longest name or id, in bytes.
+/// The longest name or id, in bytes.
 const NAME_MAX: usize = 128;
-/// Longest log line, event or error message, in bytes.
+/// The longest log line, event or error message, in bytes.
 const LINE_MAX: usize = 8 * 1024;
-/// Longest declaration of a method, and longest `data` of an error, in bytes.
+/// The longest declaration of a method, and the longest `data` of an error, in bytes.
 const SCHEMA_MAX: usize = 256 * 1024;
-/// Longest result of a call, and longest configuration of a subsystem, in bytes.
+/// The longest result of a call, and the longest configuration of a subsystem, in bytes.
 const RESULT_MAX: usize = 32 * 1024 * 1024;
-/// Methods that one instance may register.
+/// The most methods that one instance may register.
 const METHODS_MAX: usize = 1024;
 
-/// One instance's side of the host. It is never freed: a library that stays mapped may still have
-/// its address.
+/// One instance's side of the host. It is never freed, because a library that stays mapped may
+/// still have its address.
 #[repr(C)]
 pub(super) struct Grant {
     host: bay_host,
-    /// Number of the instance; no two have the same.
+    /// The number of the instance. No two instances have the same.
     pub(super) number: u64,
-    /// Name of the plugin.
+    /// The name of the plugin.
     pub(super) name: String,
-    /// What it may have beyond what everybody may.
+    /// The permissions that it got.
     pub(super) permissions: Vec<String>,
     pub(super) outside: Outside,
     pub(super) calls: Arc<OpenCalls>,
-    /// Between `init` and the end.
+    /// Whether the instance is between `init` and its end.
     is_alive: AtomicBool,
-    /// Place and message of the first panic in the plugin, after which its SDK does not enter it any more.
+    /// The place and the message of the first panic in the plugin. After it the SDK does not enter
+    /// the plugin any more.
     pub(super) panic: OnceLock<String>,
     own: AppOnly<Own>,
 }
 
-/// What only the app thread touches.
+/// The state that only the app thread touches.
 struct Own {
     manager: Weak<Manager>,
     last_method: Cell<u64>,
@@ -71,7 +72,7 @@ struct Own {
 }
 
 impl Grant {
-    /// The `bay_host` of a new instance. App thread.
+    /// Creates the `bay_host` of a new instance. App thread.
     pub(super) fn new(
         number: u64,
         name: &str,
@@ -105,42 +106,43 @@ impl Grant {
             panic: OnceLock::new(),
             own: AppOnly::new(own, Arc::clone(&outside.core)),
         }));
-        // SAFETY: just made, and nobody else has it yet.
+        // SAFETY: it was just allocated, and nobody else has it yet.
         unsafe { (*grant).host.ctx = grant.cast() };
-        // SAFETY: never freed, and from here on only shared.
+        // SAFETY: it is never freed, and from here on it is only shared.
         unsafe { &*grant }
     }
 
-    /// The pointer that the plugin gets, and by which the core knows the owner of things.
+    /// The pointer that the plugin gets. The core uses it as the owner of objects.
     pub(super) fn host(&self) -> *const bay_host {
         ptr::from_ref(self).cast()
     }
 
-    /// As the owner of RPC methods.
+    /// The owner of its RPC methods.
     pub(super) fn owner(&self) -> Owner {
         Owner::new(&self.name, self.number)
     }
 
-    /// What went wrong inside of the last refused call; for the reason of a failed start.
+    /// The error of the last refused call; it becomes part of the reason of a failed start.
     pub(super) fn take_trouble(&self) -> Option<String> {
         self.own.get().ok()?.trouble.take()
     }
 
-    /// From now on it gets no more calls, and those in hand are answered for it. App thread.
+    /// Ends the instance: it gets no more calls, and its open calls are answered with an error. App
+    /// thread.
     pub(super) fn end(&self) {
         self.is_alive.store(false, Ordering::Release);
         self.outside.rpc.unregister_all(&self.owner());
         self.outside.events.remove_subsystems(self.number);
-        // Answered outside of the lock: a responder may wake somebody who calls again.
+        // Answered outside of the lock, because a responder may wake a client that calls again.
         drop(self.calls.take_all(self.number));
     }
 
     fn manager(&self) -> Result<Arc<Manager>> {
-        let gone = || Error::new(libc::ESHUTDOWN, "the host ends");
+        let gone = || Error::new(libc::ESHUTDOWN, "the host is stopping");
         self.own.get()?.manager.upgrade().ok_or_else(gone)
     }
 
-    /// 0, or the negative errno of a refusal that is logged and remembered.
+    /// 0, or the negative errno of a refusal, which is also logged and kept.
     fn status(&self, what: &str, result: Result<()>) -> i32 {
         let Err(error) = result else { return 0 };
         tracing::warn!(plugin = self.name, "{what}: {error}");
@@ -152,18 +154,18 @@ impl Grant {
 }
 
 /// # Safety
-/// `host` is NULL or what `init` was given.
+/// `host` is NULL, or the pointer that `init` got.
 unsafe fn grant(host: *const bay_host) -> Option<&'static Grant> {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let host = unsafe { host.as_ref() }?;
-    // SAFETY: `ctx` was set by `Grant::new` to a grant, which is never freed.
+    // SAFETY: `Grant::new` set `ctx` to a grant, which is never freed.
     unsafe { host.ctx.cast::<Grant>().cast_const().as_ref() }
 }
 
 /// # Safety
 /// `text` is valid for the call.
 unsafe fn required<'a>(text: bay_str, what: &str, len_max: usize) -> Result<&'a str> {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let text = unsafe { text.borrow(len_max) };
     text.ok_or_else(|| invalid(format!("{what} must be UTF-8 of at most {len_max} bytes")))
 }
@@ -173,9 +175,9 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 /// # Safety
-/// `to` is NULL or may be written.
+/// `to` is NULL or may be written to.
 unsafe fn store(to: *mut u64, value: u64) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     if let Some(to) = unsafe { to.as_mut() } {
         *to = value;
     }
@@ -190,9 +192,9 @@ unsafe extern "C" fn get_iface(
     interface: bay_str,
     min_minor: u32,
 ) -> *const c_void {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return ptr::null() };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let Some(interface) = (unsafe { interface.borrow(NAME_MAX) }) else { return ptr::null() };
     if min_minor > u32::from(BAY_ABI_MINOR) {
         return ptr::null();
@@ -201,7 +203,11 @@ unsafe extern "C" fn get_iface(
         && !grant.permissions.iter().any(|granted| granted == permission)
     {
         let plugin = grant.name.as_str();
-        tracing::warn!(plugin, interface, "not given: it lacks the permission {permission}");
+        tracing::warn!(
+            plugin,
+            interface,
+            "the plugin did not get this interface, because it lacks the permission {permission}"
+        );
         return ptr::null();
     }
     match interface {
@@ -215,12 +221,12 @@ unsafe extern "C" fn get_iface(
 /// # Safety
 /// `bay_log_fn`. `[any thread]`
 unsafe extern "C" fn log(host: *const bay_host, level: u32, target: bay_str, line: bay_str) {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let target = unsafe { target.borrow(NAME_MAX) };
     let cut = bay_str { ptr: line.ptr, len: line.len.min(LINE_MAX) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let line = unsafe { lossy(cut) };
     match target {
         Some(LOG_TARGET_POISONED) => return grant.panicked(&line, true),
@@ -244,7 +250,7 @@ unsafe fn lossy<'a>(text: bay_str) -> Cow<'a, str> {
     if text.ptr.is_null() || text.len == 0 {
         return Cow::Borrowed("");
     }
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
     String::from_utf8_lossy(bytes)
 }
@@ -267,32 +273,35 @@ unsafe extern "C" fn rpc_register(
     method: *const bay_rpc_method,
     handle: *mut u64,
 ) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
-    // SAFETY: a struct of that kind, whose texts are valid for the call.
+    // SAFETY: it is a struct of that kind, and its texts are valid for the call.
     let result = unsafe { register(grant, method) };
     grant.status(
         "bay.rpc/1 register",
         result.map(|number| {
-            // SAFETY: NULL or the plugin's.
+            // SAFETY: NULL, or a valid pointer of the plugin.
             unsafe { store(handle, number) }
         }),
     )
 }
 
 /// # Safety
-/// `method` is NULL or a struct of that kind, whose texts are valid for the call.
+/// `method` is NULL, or a struct of that kind whose texts are valid for the call.
 unsafe fn register(grant: &'static Grant, method: *const bay_rpc_method) -> Result<u64> {
     let own = grant.own.get()?;
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let method = unsafe { copy_open(method) }.ok_or_else(|| invalid("method is NULL"))?;
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let name = unsafe { required(method.name, "name", NAME_MAX) }?;
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let schema = unsafe { required(method.schema, "schema", SCHEMA_MAX) }?;
     let function = method.call.ok_or_else(|| invalid(format!("{name}: call is NULL")))?;
     if own.methods.borrow().len() >= METHODS_MAX {
-        return Err(Error::new(libc::ENOSPC, format!("more than {METHODS_MAX} methods")));
+        return Err(Error::new(
+            libc::ENOSPC,
+            format!("a plugin may register at most {METHODS_MAX} methods"),
+        ));
     }
     let declared = declared_method(name, schema, method.states)?;
     let entry = PluginMethod { grant, function, ctx: method.ctx };
@@ -308,24 +317,26 @@ unsafe fn register(grant: &'static Grant, method: *const bay_rpc_method) -> Resu
     Ok(number)
 }
 
-/// The declaration in the schema, or the least that a name can stand for.
+/// The declaration in the schema, or a minimal one when there is only a name.
 fn declared_method(name: &str, schema: &str, states: u32) -> Result<Method> {
     let least = serde_json::json!({ "name": name, "role": Role::Operate }).to_string();
     let schema = if schema.is_empty() { least.as_str() } else { schema };
     let mut method = Method::parse(schema).map_err(|e| invalid(format!("{name}: schema: {e}")))?;
     if method.name != name {
-        return Err(invalid(format!("{name}: its schema is of {}", method.name)));
+        return Err(invalid(format!("{name}: its schema declares the method {}", method.name)));
     }
     let known = [(BAY_RPC_STARTUP, State::Startup), (BAY_RPC_RUNTIME, State::Runtime)];
     let listed = known.iter().filter(|(bit, _)| states & bit != 0);
     method.states = listed.map(|(_, state)| *state).collect();
     if method.states.is_empty() {
-        return Err(invalid(format!("{name}: states {states:#x} must have BAY_RPC_* bits")));
+        return Err(invalid(format!(
+            "{name}: states {states:#x} must contain at least one BAY_RPC_* bit, and no other bits"
+        )));
     }
     Ok(method)
 }
 
-/// A method of a plugin, as the registry holds it.
+/// A plugin's method in the registry.
 #[derive(Clone, Copy)]
 struct PluginMethod {
     grant: &'static Grant,
@@ -333,8 +344,8 @@ struct PluginMethod {
     ctx: *mut c_void,
 }
 
-// SAFETY: `ctx` is only handed to `function`, on the app thread, as both are declared; of `grant`,
-// the rest is constant or made for any thread.
+// SAFETY: `ctx` is only passed to `function`, on the app thread, as the ABI requires for both. The
+// other fields of `grant` are constant or made for any thread.
 unsafe impl Send for PluginMethod {}
 // SAFETY: as above.
 unsafe impl Sync for PluginMethod {}
@@ -348,7 +359,7 @@ impl PluginMethod {
     fn call(self, call: Call) {
         let Self { grant, function, ctx } = self;
         if !grant.is_alive.load(Ordering::Acquire) {
-            let why = format!("plugin {} has ended", grant.name);
+            let why = format!("plugin {} has stopped", grant.name);
             return call.responder.error(RpcError::method_not_found(&call.method, why));
         }
         if let Some(panic) = grant.panic() {
@@ -362,11 +373,13 @@ impl PluginMethod {
         match grant.calls.open(grant.number, call.responder) {
             Ok(number) => {
                 let _call = watch::call(format!("plugin {}: method {method}", grant.name));
-                // SAFETY: the plugin's own function and argument, on the app thread, before its end.
+                // SAFETY: these are the plugin's own function and argument, on the app thread,
+                // before its end.
                 unsafe { function(ctx, number, bay_str::new(&params)) }
             }
             Err(responder) => {
-                let message = format!("plugin {} has too many calls in hand", grant.name);
+                let message =
+                    format!("plugin {} has too many calls in flight; try again later", grant.name);
                 responder.error(rpc_error_of(&Error::new(libc::EBUSY, message)));
             }
         }
@@ -376,7 +389,7 @@ impl PluginMethod {
 /// # Safety
 /// `bay_rpc_unregister_fn`. `[app thread]`
 unsafe extern "C" fn rpc_unregister(host: *const bay_host, handle: u64) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
     let result = grant.own.get().and_then(|own| {
         let name = own.methods.borrow_mut().remove(&handle);
@@ -390,9 +403,9 @@ unsafe extern "C" fn rpc_unregister(host: *const bay_host, handle: u64) -> i32 {
 /// # Safety
 /// `bay_rpc_reply_fn`. `[any thread]`
 unsafe extern "C" fn rpc_reply(host: *const bay_host, call: u64, result: bay_str) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let result = unsafe { required(result, "result", RESULT_MAX) };
     let status = responder(grant, call).map(|responder| match result {
         Ok(result) => responder.ok_json(result.to_owned()),
@@ -410,12 +423,12 @@ unsafe extern "C" fn rpc_error(
     message: bay_str,
     data: bay_str,
 ) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
     let cut = bay_str { ptr: message.ptr, len: message.len.min(LINE_MAX) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let message = unsafe { lossy(cut) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let data = unsafe { data.borrow(SCHEMA_MAX) }.unwrap_or("");
     let status = responder(grant, call)
         .map(|responder| responder.error(plugin_error(i64::from(code), &message, data)));
@@ -427,12 +440,12 @@ fn responder(grant: &Grant, call: u64) -> Result<Responder> {
     grant.calls.take(grant.number, call).ok_or_else(unknown)
 }
 
-/// An error of the loader, as RPC answers it.
+/// Converts an error of the loader to an RPC error.
 pub(super) fn rpc_error_of(error: &Error) -> RpcError {
     RpcError::new(i64::from(-error.errno()), "plugin", error.message())
 }
 
-/// An error of a plugin; `data` is JSON text or empty.
+/// Makes an error of a plugin. `data` is JSON text or empty.
 fn plugin_error(code: i64, message: &str, data: &str) -> RpcError {
     RpcError { code, message: message.to_owned(), data: serde_json::from_str(data).ok() }
 }
@@ -456,16 +469,16 @@ unsafe extern "C" fn broker_provide(
     table: *const c_void,
     handle: *mut u64,
 ) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let interface = unsafe { required(interface, "id", NAME_MAX) };
     let result = grant.manager().and_then(|manager| {
         if table.is_null() {
             return Err(invalid("table is NULL"));
         }
         let number = manager.broker()?.provide(grant.number, interface?, table)?;
-        // SAFETY: NULL or the plugin's.
+        // SAFETY: NULL, or a valid pointer of the plugin.
         unsafe { store(handle, number) };
         Ok(())
     });
@@ -480,11 +493,11 @@ unsafe extern "C" fn broker_withdraw(
     done: Option<bay_cb_fn>,
     arg: *mut c_void,
 ) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
     let end = Box::new(move || {
         if let Some(done) = done {
-            // SAFETY: the plugin's own callback and argument, on the app thread.
+            // SAFETY: these are the plugin's own callback and argument, on the app thread.
             unsafe { done(arg, 0) }
         }
     });
@@ -502,12 +515,12 @@ unsafe extern "C" fn broker_acquire(
     arg: *mut c_void,
     reference: *mut u64,
 ) -> *const c_void {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return ptr::null() };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let interface = unsafe { required(interface, "id", NAME_MAX) };
     let on_revoked = revoked.map(|revoked| -> Revoked {
-        // SAFETY: the plugin's own callback and argument, on the app thread.
+        // SAFETY: these are the plugin's own callback and argument, on the app thread.
         Rc::new(move || unsafe { revoked(arg) })
     });
     let result = grant
@@ -515,7 +528,7 @@ unsafe extern "C" fn broker_acquire(
         .and_then(|manager| manager.acquire(grant.number, interface?, on_revoked))
         .map(|found| {
             let (table, handle) = found.unwrap_or((ptr::null(), 0));
-            // SAFETY: NULL or the plugin's.
+            // SAFETY: NULL, or a valid pointer of the plugin.
             unsafe { store(reference, handle) };
             table
         });
@@ -531,7 +544,7 @@ unsafe extern "C" fn broker_acquire(
 /// # Safety
 /// `bay_broker_release_fn`. `[app thread]`
 unsafe extern "C" fn broker_release(host: *const bay_host, reference: u64) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
     let result =
         grant.manager().and_then(|manager| manager.broker()?.release(grant.number, reference));
@@ -550,11 +563,11 @@ static NOTIFY: bay_notify_api = bay_notify_api {
 /// # Safety
 /// `bay_notify_fn`. `[any thread]`
 unsafe extern "C" fn notify(host: *const bay_host, kind: bay_str, context: bay_str) {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let kind = unsafe { required(kind, "kind", NAME_MAX) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let context = unsafe { required(context, "context", LINE_MAX) };
     if let (Ok(kind), Ok(context)) = (kind, context) {
         grant.outside.events.notify(kind, context);
@@ -569,9 +582,9 @@ unsafe extern "C" fn subsystem(
     config: Option<bay_subsystem_config_fn>,
     ctx: *mut c_void,
 ) -> i32 {
-    // SAFETY: the plugin gives its own pointer.
+    // SAFETY: the plugin passes its own pointer.
     let Some(grant) = (unsafe { grant(host) }) else { return -libc::EINVAL };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { required(name, "name", NAME_MAX) };
     let result = grant.own.get().and(name).map(|name| {
         let writer = config.map(|function| SubsystemConfig { grant, function, ctx });
@@ -589,8 +602,8 @@ struct SubsystemConfig {
     ctx: *mut c_void,
 }
 
-// SAFETY: `ctx` is only handed to `function`, and only on the app thread, which `write` checks; of
-// `grant`, the rest is constant or made for any thread.
+// SAFETY: `ctx` is only passed to `function`, and only on the app thread, which `write` checks. The
+// other fields of `grant` are constant or made for any thread.
 unsafe impl Send for SubsystemConfig {}
 // SAFETY: as above.
 unsafe impl Sync for SubsystemConfig {}
@@ -603,7 +616,8 @@ impl SubsystemConfig {
         }
         let mut text = Collected::new(RESULT_MAX);
         let sink = text.sink();
-        // SAFETY: the plugin's own function and argument, on the app thread, before its end.
+        // SAFETY: these are the plugin's own function and argument, on the app thread, before its
+        // end.
         unsafe { function(ctx, &raw const sink) };
         text.into_text()
     }

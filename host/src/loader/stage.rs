@@ -1,7 +1,7 @@
-//! Staging: a plugin is loaded from a copy of its own, under a name that no other load has.
+//! Staging: the host loads a plugin from its own copy of the file, whose name no other load uses.
 //!
-//! The copy is what was checked, whatever happens to the original; and the dynamic loader, which
-//! knows libraries by their file, never mistakes a new version for one that is mapped.
+//! The host checks the copy, so later changes to the original do not matter. The dynamic loader
+//! identifies libraries by their file, so it never mistakes a new version for one that is mapped.
 
 use super::error::{Error, Result};
 use super::inspect::{Inspection, NotAPlugin, inspect_file};
@@ -15,37 +15,39 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Marks a folder of staged copies, so that nothing else is ever removed.
+/// Marks a folder of staged copies. The host never removes a folder without the marker.
 const MARKER: &str = ".drivebay-staged";
-/// Largest plugin, in bytes.
+/// The largest plugin, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 30;
 
-/// The folder of this process's staged copies; it goes when this value goes.
+/// The folder of this process's staged copies. It is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Stage {
     folder: PathBuf,
-    /// Locked as long as the process lives, so that others know the folder from a stale one.
+    /// Locked as long as the process lives, so that other hosts do not take the folder for a stale
+    /// one.
     _lock: Flock<File>,
     copies: AtomicU64,
 }
 
-/// One staged copy, checked.
+/// One staged copy that was checked.
 #[derive(Clone, Debug)]
 pub struct Staged {
-    /// The copy.
+    /// The path of the copy.
     pub path: PathBuf,
-    /// SHA-256 of its bytes, in hexadecimal.
+    /// The SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
-    /// What its note says.
+    /// What the inspection of the copy found.
     pub inspection: Inspection,
 }
 
 impl Stage {
-    /// Makes `<runtime>/plugins/<pid>`, or a folder of the same kind for temporary files where
-    /// nothing may be executed from the runtime folder; removes the folders of processes that ended.
+    /// Creates `<runtime>/plugins/<pid>`. If the runtime folder is mounted `noexec`, it creates
+    /// such a folder among the temporary files instead. Removes the folders of processes that have
+    /// ended.
     ///
     /// # Errors
-    /// The folder that could not be made.
+    /// The folder that could not be created.
     pub fn new(runtime: &Path) -> Result<Self> {
         let parent = folder_for_code(runtime)?;
         remove_stale(&parent);
@@ -55,7 +57,7 @@ impl Stage {
             let lock = File::open(&folder).map_err(|e| Error::of_file("open", &folder, &e))?;
             let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
                 .map_err(|(_, e)| Error::of_file("lock", &folder, &e.into()))?;
-            // Another process may have taken it for stale between both steps.
+            // Another process may have removed it as stale between the two steps.
             if lock.metadata().is_ok_and(|m| m.nlink() > 0) {
                 let marker = folder.join(MARKER);
                 File::create(&marker).map_err(|e| Error::of_file("make", &marker, &e))?;
@@ -64,13 +66,13 @@ impl Stage {
         }
     }
 
-    /// Copies the plugin at `path`, hashes and inspects the copy. Any thread; blocks.
+    /// Copies the plugin at `path`, and hashes and inspects the copy. Any thread; blocks.
     ///
     /// # Errors
-    /// What forbids it: owner, mode, what its notes say, or a failed copy.
+    /// What forbids it (owner, mode, notes), or why the copy failed.
     pub fn copy(&self, path: &Path) -> Result<Staged> {
         let mut from = open_plugin(path)?;
-        // Its name goes with this value, unless the copy gets a name of its own.
+        // The temporary name is removed with this value, unless the copy gets its own name.
         let mut incoming = tempfile::Builder::new()
             .prefix("incoming-")
             .tempfile_in(&self.folder)
@@ -91,7 +93,7 @@ impl Stage {
     }
 }
 
-/// Opens a plugin whose owner, mode and length are as they must be.
+/// Opens a plugin if its owner, mode and length are allowed.
 fn open_plugin(path: &Path) -> Result<File> {
     let file = trust::open(path).map_err(|e| Error::of_file("open", path, &e))?;
     let metadata = file.metadata().map_err(|e| Error::of_file("read", path, &e))?;
@@ -105,10 +107,10 @@ fn open_plugin(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// SHA-256 of a plugin's file as it is now, in hexadecimal. Any thread; blocks.
+/// The SHA-256 of a plugin's file as it is now, in hexadecimal. Any thread; blocks.
 ///
 /// # Errors
-/// As [`Stage::copy`], but for what its notes say.
+/// As for [`Stage::copy`], except for the notes.
 pub fn sha256_of(path: &Path) -> Result<String> {
     let mut file = open_plugin(path)?;
     copy_and_hash(&mut file, &mut std::io::sink()).map_err(|e| Error::of_file("read", path, &e))
@@ -116,7 +118,7 @@ pub fn sha256_of(path: &Path) -> Result<String> {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // What is mapped stays mapped; only the names go.
+        // Mapped copies stay mapped; only their names are removed.
         remove_copies(&self.folder);
     }
 }
@@ -134,7 +136,7 @@ fn copy_and_hash(from: &mut File, to: &mut impl Write) -> std::io::Result<String
     Ok(hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// `/run` is often mounted `noexec`: then the copies go where temporary files go.
+/// `/run` is often mounted `noexec`. Then the copies are made among the temporary files.
 fn folder_for_code(runtime: &Path) -> Result<PathBuf> {
     let uid = nix::unistd::Uid::effective().as_raw();
     let temporary = std::env::temp_dir().join(format!("drivebay-plugins-{uid}"));
@@ -163,7 +165,7 @@ fn make_private(folder: &Path) -> Result<()> {
     Err(Error::new(libc::EPERM, message))
 }
 
-/// Removes the folders whose processes have ended, which nobody has locked.
+/// Removes the folders of processes that have ended. Nobody has locked these.
 fn remove_stale(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for folder in entries.flatten().map(|entry| entry.path()) {
@@ -178,8 +180,8 @@ fn remove_stale(parent: &Path) {
     }
 }
 
-/// Removes a folder of staged copies: its files and itself, and nothing where the marker is missing or that
-/// lies deeper.
+/// Removes a folder of staged copies: its files and the folder itself. It removes nothing if the
+/// marker is missing, and nothing in subfolders.
 fn remove_copies(folder: &Path) {
     let is_ours = fs::symlink_metadata(folder)
         .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::Uid::effective().as_raw());
@@ -190,7 +192,7 @@ fn remove_copies(folder: &Path) {
     for entry in entries.filter(|entry| entry.file_name() != MARKER) {
         let _ = fs::remove_file(entry.path());
     }
-    // The marker last: what could not be removed is still known as ours.
+    // The marker last, so that a folder that is only partly removed is still known as ours.
     let _ = fs::remove_file(folder.join(MARKER));
     let _ = fs::remove_dir(folder);
 }
@@ -217,9 +219,9 @@ mod tests {
         fs::write(stale.join("x.so"), "").unwrap();
         fs::write(somebodys.join("x.so"), "").unwrap();
         let stage = Stage::new(runtime.path()).unwrap();
-        assert!(!stale.exists(), "nobody holds it");
-        assert!(other.exists(), "not a run's folder");
-        assert!(somebodys.join("x.so").exists(), "not marked as ours");
+        assert!(!stale.exists(), "no process has locked it");
+        assert!(other.exists(), "its name is not a process id");
+        assert!(somebodys.join("x.so").exists(), "it has no marker");
         remove_stale(&parent);
         assert!(stage.folder.exists(), "it is locked");
         let folder = stage.folder.clone();

@@ -1,13 +1,14 @@
-//! How many lines a component may write: a flood, which any peer may cause, does not fill the disk.
+//! Limits how many log lines a component may write, so that a flood, which any peer may cause, does
+//! not fill the disk.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Lines that a component may write at once.
+/// The lines that a component may write in one burst.
 const BURST: f64 = 1000.0;
-/// Lines that it may write for every second after that.
+/// The lines that it may write for each second after that.
 const PER_SECOND: f64 = 20.0;
-/// Components that are counted; the rest share one count.
+/// The most components with their own count; the rest share one.
 const COMPONENTS_MAX: usize = 256;
 
 /// Counts the lines of each component.
@@ -18,26 +19,26 @@ pub(super) struct Limit {
 
 #[derive(Debug)]
 struct Count {
-    /// Lines that may be written now.
+    /// The number of lines that may be written now.
     left: f64,
     since: Instant,
     left_out: u64,
 }
 
-/// What becomes of a line.
+/// What happens to a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is written. So many lines before it were left out.
+    /// The line is written.
     Write {
-        /// Lines that were left out since the last one that was written.
+        /// The lines that were left out since the last one that was written.
         left_out: u64,
     },
-    /// It is left out.
+    /// The line is left out.
     LeaveOut,
 }
 
 impl Limit {
-    /// Judges a line of `component`.
+    /// Decides about a line of `component`.
     pub(super) fn judge(&mut self, component: &str, now: Instant) -> Verdict {
         let is_known = self.components.contains_key(component);
         let name = if is_known || self.components.len() < COMPONENTS_MAX { component } else { "" };

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 
-/// Longest message, in bytes. The rest is cut off.
+/// The longest message, in bytes. The rest is cut off.
 const MESSAGE_MAX: usize = 4096;
 
 /// The parts of a line.
@@ -12,7 +12,7 @@ const MESSAGE_MAX: usize = 4096;
 pub(super) struct Line {
     pub(super) plugin: String,
     pub(super) message: String,
-    /// The other fields, each behind a space.
+    /// All other fields, each after a space.
     pub(super) fields: String,
 }
 
@@ -43,7 +43,7 @@ impl Visit for Line {
     }
 }
 
-/// Keeps what is written on one line: a text from outside cannot look like a line of its own.
+/// Keeps a text on one line, so that a text from outside cannot look like a separate line.
 struct OneLine<'a>(&'a mut String);
 
 impl fmt::Write for OneLine<'_> {
@@ -62,7 +62,7 @@ impl fmt::Write for OneLine<'_> {
     }
 }
 
-/// UTC, as RFC 3339 writes it, with microseconds.
+/// The time in UTC, in the format of RFC 3339 with microseconds.
 pub(super) fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -72,9 +72,10 @@ pub(super) fn timestamp(now: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-/// Year, month and day of the Gregorian calendar, from days since 1970-01-01.
+/// The year, month and day of the Gregorian calendar, from the number of days since 1970-01-01.
 fn civil(days: u64) -> (u64, u64, u64) {
-    // Years begin in March here, so that the leap day is the last of its year; day 0 is 0000-03-01.
+    // Years begin in March here, so that the leap day is the last day of its year; day 0 is
+    // 0000-03-01.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =

@@ -1,14 +1,14 @@
-//! The host's log: lines on stderr or in a file, with levels and flags as SPDK's methods name them.
+//! The host's log: lines on stderr or in a file, with SPDK's levels and flags.
 //!
-//! A line is written when its level is at most the print level, or when the flag of its component is
-//! on. A component is a module of the host (`bdev`, `loader`, …) or a plugin by its name. INFO of
-//! `tracing` with the field `notice` is NOTICE.
+//! A line is written when its level is at or below the print level, or when the flag of its
+//! component is on. A component is a module of the host (`bdev`, `loader`, …) or a plugin's name. A
+//! `tracing` INFO event with the field `notice` is a NOTICE.
 //!
 //! ```text
 //! any thread ── Record ──> bounded queue ──> writer thread ──> limit, repeats ──> stderr or file
 //! ```
 //!
-//! The thread that logs never waits: with the queue full its line is dropped and counted.
+//! The thread that logs never waits. If the queue is full, its line is dropped and counted.
 
 mod limit;
 mod line;
@@ -26,13 +26,13 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Components of the host itself, which have a flag each.
+/// The components of the host itself. Each has a flag.
 pub const COMPONENTS: [&str; 8] =
     ["app", "bdev", "config", "env", "loader", "reactor", "rpc", "services"];
-/// The flag that stands for all others.
+/// The flag that means all components.
 pub const ALL: &str = "all";
 
-/// Names of SPDK's log flags, and the component or plugin here whose lines they stand for.
+/// The names of SPDK's log flags, and the component or plugin here that each one means.
 pub const OF_SPDK: [(&str, &str); 14] = [
     ("app_config", "config"),
     ("app_rpc", "app"),
@@ -50,7 +50,7 @@ pub const OF_SPDK: [(&str, &str); 14] = [
     ("vbdev_passthru", "passthru"),
 ];
 
-/// The component or plugin that a flag stands for.
+/// The component or plugin that a flag means.
 fn component_of_flag(flag: &str) -> &str {
     OF_SPDK.iter().find(|(name, _)| *name == flag).map_or(flag, |(_, component)| component)
 }
@@ -73,27 +73,27 @@ params! {
 
 const LEVELS: [Level; 5] = [Level::Error, Level::Warning, Level::Notice, Level::Info, Level::Debug];
 
-/// Up to which level lines are written.
+/// The level up to which lines are written.
 static PRINT: AtomicU32 = AtomicU32::new(Level::Notice as u32);
 /// The level of `log_set_level`; see [`set_level`].
 static LEVEL: AtomicU32 = AtomicU32::new(Level::Notice as u32);
-/// Up to which level plugins hand over their lines: all of them once a flag is on.
+/// The level up to which plugins send their lines. It is the highest once any flag is on.
 static PLUGINS: AtomicU32 = AtomicU32::new(Level::Notice as u32);
 static ANY_FLAG: AtomicBool = AtomicBool::new(false);
 static FLAGS: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
 
-/// Starts the writer, and has every event of `tracing` written to `target`. Only the first call
-/// counts.
+/// Starts the writer and sends every `tracing` event to `target`. Calls after the first one have no
+/// effect.
 ///
 /// # Errors
-/// The file cannot be opened, or the writer's thread not started.
+/// The file cannot be opened, or the writer's thread cannot be started.
 pub fn init(target: Target) -> std::io::Result<()> {
     writer::start(target)?;
     let _ = tracing::subscriber::set_global_default(ToWriter);
     Ok(())
 }
 
-/// Where plugins read up to which level lines are wanted.
+/// The level up to which plugins should send lines. Plugins read it directly.
 pub fn plugin_level() -> &'static AtomicU32 {
     &PLUGINS
 }
@@ -114,13 +114,14 @@ pub fn level() -> Level {
     level_of(LEVEL.load(Ordering::Relaxed))
 }
 
-/// Sets the level of the system's log. This host writes none, so the value is only kept.
+/// Sets the level of the system's log. This host does not write to that log, so it only keeps the
+/// value.
 pub fn set_level(level: Level) {
     LEVEL.store(level as u32, Ordering::Relaxed);
 }
 
-/// Turns the flag of a component, or [`ALL`], on or off, also by a name of [`OF_SPDK`]. The caller
-/// knows whether there is such a component.
+/// Turns the flag of a component, or [`ALL`], on or off. Names of [`OF_SPDK`] work, too. The caller
+/// checks that the component exists.
 pub fn set_flag(component: &str, on: bool) {
     let component = component_of_flag(component);
     let mut flags = FLAGS.write().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +147,7 @@ pub fn flag(component: &str) -> bool {
     flags.contains(component) || flags.contains(ALL)
 }
 
-/// Tells plugins and `tracing` what is wanted now.
+/// Updates the levels for plugins and for `tracing`.
 fn refresh() {
     let any_flag = ANY_FLAG.load(Ordering::Relaxed);
     let wanted = if any_flag { Level::Debug } else { print_level() };
@@ -159,7 +160,7 @@ fn level_of(number: u32) -> Level {
     known.unwrap_or(Level::Debug)
 }
 
-/// The subscriber. It knows no spans.
+/// The subscriber. It does not support spans.
 struct ToWriter;
 
 impl Subscriber for ToWriter {
@@ -184,7 +185,7 @@ impl Subscriber for ToWriter {
         &self,
         _metadata: &'static Metadata<'static>,
     ) -> tracing::subscriber::Interest {
-        // Levels change at run time.
+        // Always ask again, because levels change at run time.
         tracing::subscriber::Interest::sometimes()
     }
 
@@ -228,7 +229,7 @@ fn level_in(metadata: &Metadata<'_>) -> Level {
     }
 }
 
-/// `loader` of `drivebay::loader::manager`.
+/// `loader` from `drivebay::loader::manager`.
 fn component_of(target: &str) -> &str {
     target.split("::").nth(1).unwrap_or("app")
 }

@@ -1,4 +1,4 @@
-//! The thread that writes the log, and the queue before it.
+//! The thread that writes the log, and the queue in front of it.
 
 use super::Level;
 use super::limit::{Limit, Verdict};
@@ -12,42 +12,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Lines that may wait for the writer. With lines of at most 4 KiB, 16 MiB.
+/// The most lines that may wait for the writer: 16 MiB with lines of at most 4 KiB.
 const QUEUE_MAX: usize = 4096;
-/// After how long a line that is repeated is counted in the log.
+/// After how long the log reports how often a line was repeated.
 const REPEATS_AFTER: Duration = Duration::from_secs(5);
 
 /// Where the log goes.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Standard error. Lines are in journald's form when it is connected to the journal.
+    /// Standard error. If it is connected to the journal, lines have journald's format.
     Stderr,
-    /// A file, which [`reopen`] opens anew.
+    /// A file, which [`reopen`] opens again.
     File(PathBuf),
 }
 
-/// A line, not yet as text.
+/// A line before it is converted to text.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) level: Level,
     pub(super) component: String,
     pub(super) message: String,
     pub(super) time: SystemTime,
-    /// The operator asked for all lines of this component: they are not limited.
+    /// Whether the operator asked for all lines of this component. Then they are not limited.
     pub(super) is_asked_for: bool,
 }
 
 #[derive(Debug)]
 enum Message {
     Record(Record),
-    /// A line for people and scripts that wait for it.
+    /// A line for people, and for scripts that wait for it.
     Print(String),
     Reopen,
     Flush(Sender<()>),
 }
 
 static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
-/// Lines that found the queue full.
+/// The number of lines that were dropped because the queue was full.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn start(target: Target) -> io::Result<()> {
@@ -68,7 +68,7 @@ pub(super) fn send(record: Record) {
     queue(Message::Record(record));
 }
 
-/// Writes `text` as a line of its own to stderr, after the log lines before it. Any thread; does not
+/// Writes `text` as a separate line to stderr, after the log lines before it. Any thread; does not
 /// wait.
 pub fn print(text: String) {
     if QUEUE.get().is_none() {
@@ -78,12 +78,13 @@ pub fn print(text: String) {
     queue(Message::Print(text));
 }
 
-/// Opens the log file anew, as after a rotation. Any thread; does not wait.
+/// Opens the log file again, after a rotation. Any thread; does not wait.
 pub fn reopen() {
     queue(Message::Reopen);
 }
 
-/// Waits until the log is written, at most `limit`: what reads it may have stopped.
+/// Waits until the log is written, but at most `limit`, because the reader of stderr may have
+/// stopped.
 pub fn flush(limit: Duration) {
     let (sender, written) = mpsc::channel();
     queue(Message::Flush(sender));
@@ -98,7 +99,7 @@ fn queue(message: Message) {
     }
 }
 
-/// Where the writer's bytes go, and in which form.
+/// Where the writer's bytes go, and in which format.
 #[derive(Debug)]
 enum Output {
     Stderr { is_journal: bool },
@@ -126,8 +127,8 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
 }
 
-/// Whether stderr is connected to the journal: `JOURNAL_STREAM` (systemd.exec(5)) names its device
-/// and inode.
+/// Whether stderr is connected to the journal: `JOURNAL_STREAM` (systemd.exec(5)) contains its
+/// device and inode.
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = std::fs::metadata("/proc/self/fd/2");
@@ -137,7 +138,7 @@ fn is_journal() -> bool {
 struct Writer {
     output: Output,
     limit: Limit,
-    /// The last line, and how often it came again.
+    /// The last line, and how often it was repeated.
     last: Option<Last>,
 }
 
@@ -201,15 +202,16 @@ impl Writer {
         let Verdict::Write { left_out } = verdict else { return };
         self.tell_repeats();
         if left_out > 0 {
-            let message =
-                format!("{left_out} lines of {component} were left out: too many a second");
+            let message = format!(
+                "{left_out} lines of {component} were left out: it writes too many lines per second"
+            );
             self.write(Level::Warning, "app", &message, time);
         }
         self.write(level, &component, &message, time);
         self.last = Some(Last { level, component, message, repeats: 0, since: now });
     }
 
-    /// Writes how often the last line came again.
+    /// Writes how often the last line was repeated.
     fn tell_repeats(&mut self) {
         let Some(last) = &mut self.last else { return };
         let repeats = std::mem::take(&mut last.repeats);
@@ -218,19 +220,19 @@ impl Writer {
         }
         last.since = Instant::now();
         let (level, component) = (last.level, last.component.clone());
-        let message = format!("the line before came {repeats} more times");
+        let message = format!("the previous line was repeated {repeats} times");
         self.write(level, &component, &message, SystemTime::now());
     }
 
     fn write(&mut self, level: Level, component: &str, message: &str, time: SystemTime) {
         let text = match self.output {
-            // The journal has its own time; its level is the prefix (sd-daemon(3)).
+            // The journal adds the time itself. The level is a prefix (sd-daemon(3)).
             Output::Stderr { is_journal: true } => {
                 format!("<{}>{component}: {message}\n", priority(level))
             }
             _ => format!("[{}] {:<7} {component}: {message}\n", timestamp(time), level.as_str()),
         };
-        // Without a place to write to there is no log.
+        // If the output fails, there is no log.
         let _ = self.output.write(&text);
     }
 
@@ -285,7 +287,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> =
             text.lines().filter_map(|line| line.split_once(": ").map(|x| x.1)).collect();
-        assert_eq!(lines, ["a", "b", "the line before came 2 more times", "c"], "{text}");
+        assert_eq!(lines, ["a", "b", "the previous line was repeated 2 times", "c"], "{text}");
         assert!(text.starts_with("[1970-01-01T00:00:00.000000Z] WARNING bdev: a\n"), "{text}");
     }
 

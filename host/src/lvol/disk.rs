@@ -11,7 +11,7 @@ use std::path::Path;
 /// Zeros are written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A file or a device. The lock keeps out others that lock it too.
+/// A file or a device. The lock keeps out other programs that lock it, too.
 pub(super) struct FileDisk {
     file: File,
     size: u64,
@@ -77,7 +77,7 @@ impl Disk for FileDisk {
         Ok(())
     }
 
-    /// Does nothing: a range that nobody needs may keep its bytes.
+    /// Does nothing, because an unused range may keep its bytes.
     async fn unmap(&self, _offset: u64, _len: u64) -> Result<(), DiskError> {
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Disk for FileDisk {
         self.file.sync_data().map_err(|error| failed(&error))
     }
 
-    /// Fails: no repair reads a parent outside of the store.
+    /// Fails, because no repair reads a parent outside of the store.
     async fn read_external(&self, _: &[u8], _: u64, _: usize) -> Result<Vec<u8>, DiskError> {
         Err(DiskError(libc::ENODEV))
     }

@@ -1,4 +1,5 @@
-//! `drivebay lvol`: checks and repairs a store of logical volumes in a file, on a device, or on a bdev of a server.
+//! `drivebay lvol`: checks and repairs a store of logical volumes in a file, on a device, or on a
+//! bdev of a server.
 
 mod disk;
 
@@ -34,7 +35,7 @@ pub fn lvol(command: &Lvol, out: &mut dyn Write, err: &mut dyn Write) -> ExitCod
         }
     };
     let text = if store.json { format!("{:#}\n", json!(report)) } else { report.to_string() };
-    // If the reader has closed the pipe, the rest of the text is not wanted.
+    // If the reader has closed the pipe, the rest of the text is not needed.
     let _ = out.write_all(text.as_bytes());
     u8::from(!report.is_sound()).into()
 }
@@ -72,7 +73,7 @@ fn now<T>(
     let mut context = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut context) {
         Poll::Ready(result) => result,
-        // A file answers at once.
+        // A file always answers at once.
         Poll::Pending => {
             Err(drivebay_blobstore::Error::from(drivebay_blobstore::DiskError(libc::EIO)))
         }

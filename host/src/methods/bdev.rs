@@ -25,7 +25,7 @@ params! {
     }
 }
 
-/// Types of I/O as the reference lists them.
+/// The types of I/O that SPDK lists.
 const IO_TYPES: [&str; 19] = [
     "read",
     "write",
@@ -100,7 +100,7 @@ struct Wait {
     responder: Responder,
 }
 
-/// As many as the RPC server lets through.
+/// The calls that wait. The RPC server's limits bound their number.
 static WAITS: Mutex<Vec<Wait>> = Mutex::new(Vec::new());
 static WAKE: Condvar = Condvar::new();
 
@@ -108,9 +108,9 @@ fn waits() -> MutexGuard<'static, Vec<Wait>> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A bdev has come or gone: whoever waits for one is looked at. Any thread.
+/// A bdev was added or removed: checks the calls that wait for one. Any thread.
 pub fn appeared() {
-    // Taken, so that it does not fall between a look and a sleep.
+    // Locks the list, so that the change does not fall between a check and a sleep.
     if !waits().is_empty() {
         WAKE.notify_all();
     }
@@ -121,13 +121,13 @@ fn deadline(timeout_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST)
 }
 
-/// Hands a call to the thread that waits for all of them; it starts with the first.
+/// Gives a call to the thread that waits for all such calls. The first call starts the thread.
 fn wait_for(wait: Wait) {
     static THREAD: Once = Once::new();
     THREAD.call_once(|| {
         let thread = std::thread::Builder::new().name("bdev_wait".into());
         if let Err(error) = thread.spawn(wait_forever) {
-            tracing::error!("calls that wait for bdevs will not be answered: {error}");
+            tracing::error!("cannot start the thread for calls that wait for bdevs, so they will not be answered: {error}");
         }
     });
     waits().push(wait);
@@ -165,13 +165,13 @@ fn wait_forever() {
     }
 }
 
-/// One bdev, as the reference shows it. App thread.
+/// One bdev, in SPDK's format. App thread.
 fn row(bdev: &Bdev) -> Value {
     let record = &bdev.record;
     let mut io_types: serde_json::Map<String, Value> =
         IO_TYPES.into_iter().map(|name| (name.to_owned(), false.into())).collect();
     for (name, has) in bdev.io_types() {
-        // The reference has no name for some ops: they are shown where they are supported.
+        // SPDK has no name for some ops. They are listed when the bdev supports them.
         if has || io_types.contains_key(name) {
             io_types.insert(name.to_owned(), has.into());
         }
@@ -215,7 +215,7 @@ fn row(bdev: &Bdev) -> Value {
     row
 }
 
-/// The other names of a bdev. As in the reference, the UUID is one unless it is the name.
+/// The other names of a bdev. As in SPDK, the UUID is one of them unless it is the name.
 fn aliases(bdev: &Bdev) -> Vec<String> {
     let mut aliases = bdev.aliases();
     let uuid = bdev.uuid_text();
@@ -225,11 +225,11 @@ fn aliases(bdev: &Bdev) -> Vec<String> {
     aliases
 }
 
-/// What a module wrote about itself; an empty object when it wrote nothing or no JSON.
+/// The text that a module wrote about its bdev; an empty object when it wrote none or invalid JSON.
 pub(super) fn json_of(bdev: &str, text: Option<String>) -> Value {
     let Some(text) = text else { return json!({}) };
     serde_json::from_str(&text).unwrap_or_else(|error| {
-        tracing::error!(bdev, "its module wrote no JSON about it: {error}");
+        tracing::error!(bdev, "its module wrote invalid JSON about it: {error}");
         json!({})
     })
 }

@@ -23,7 +23,7 @@ params! {
     }
 }
 
-/// What is in force, with the reference's defaults.
+/// The present options. The defaults are SPDK's.
 static OPTIONS: Mutex<SetOptions> = Mutex::new(SetOptions {
     bdev_io_pool_size: Some(65_535),
     bdev_io_cache_size: Some(256),
@@ -61,7 +61,7 @@ fn set_options(given: SetOptions) -> Result<bool, RpcError> {
     Ok(true)
 }
 
-/// The call that sets the options in force.
+/// The call that sets the present options.
 pub fn config() -> Value {
     let options = OPTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     json!({"method": "bdev_set_options", "params": *options})

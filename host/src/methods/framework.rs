@@ -1,4 +1,4 @@
-//! `framework_*`: initialisation, subsystems and their configuration, reactors.
+//! `framework_*`: initialization, subsystems and their configuration, reactors.
 
 use super::{Entry, TICK_RATE, on_app, on_app_later};
 use crate::config::save;
@@ -48,7 +48,8 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             .states(&[State::Startup])
             .result("True once it is initialised."),
             on_app_later(move |NoParams {}, responder| {
-                // A failed send means that the host ends, which the dropped responder tells.
+                // A failed send means that the host is stopping. The dropped responder answers with
+                // an error.
                 let _ = initializing.events.send(Event::StartInit(responder));
             }),
         ),
@@ -112,16 +113,16 @@ fn get_config(host: &Arc<Host>, GetConfig { name, with_batches }: GetConfig, res
     });
 }
 
-/// Who waits for the initialisation.
+/// The calls that wait for the initialization.
 static WAITING: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
 
 fn wait_init(host: &Host, responder: Responder) {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    // Looked at under the lock, which `initialized` takes after the state has changed.
+    // Checked under the lock, which `initialized` takes after the state has changed.
     if host.is_initialized() { responder.ok(&true) } else { waiting.push(responder) }
 }
 
-/// Answers who waits for it.
+/// Answers the calls that wait for the initialization.
 pub fn initialized(host: &Host) {
     host.set_initialized();
     let waiting = std::mem::take(&mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));

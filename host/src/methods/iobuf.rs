@@ -55,7 +55,7 @@ fn set_options(given: SetOptions) -> Result<bool, RpcError> {
     Ok(true)
 }
 
-/// The call that sets the options in force.
+/// The call that sets the present options.
 pub fn config() -> Value {
     let options = buf::options();
     let params = SetOptions {
@@ -68,7 +68,8 @@ pub fn config() -> Value {
     json!({"method": "iobuf_set_options", "params": params})
 }
 
-/// All users share the pools, so there is one row. `main` counts the buffers that ever left the pool.
+/// All users share the pools, so there is one row. `main` counts the buffers that have ever left
+/// the pool.
 fn stats() -> Value {
     let ([small, large], [small_retries, large_retries]) = (buf::carved(), buf::retries());
     let pool = |main: u64, retry: u64| json!({"cache": 0, "main": main, "retry": retry});

@@ -119,7 +119,7 @@ struct Collected {
     channels: Vec<(u64, IoStat)>,
 }
 
-/// One bdev after the other. App thread.
+/// Collects the counters of one bdev after another. App thread.
 fn collect_each(
     mut rest: Vec<Arc<Bdev>>,
     mut done: Vec<Collected>,
@@ -201,7 +201,7 @@ fn counters(stat: &IoStat, block_size: u32) -> Value {
         "min_copy_latency_ticks": 0,
         "io_error": {},
     });
-    // Which status they had is not counted apart; the reference's word for any is this.
+    // The status of errors is not counted separately. SPDK's word for any error is this one.
     if *errors > 0
         && let Some(kinds) = row.get_mut("io_error").and_then(Value::as_object_mut)
     {

@@ -1,7 +1,7 @@
-//! The host's own methods, one file per subject.
+//! The host's own methods, one file for each subject.
 //!
-//! They run on the app thread; the RPC thread only decodes. What has to look at every thread goes
-//! through them by messages, so that nothing waits.
+//! They run on the app thread; the RPC thread only decodes. A method that needs every thread visits
+//! the threads by messages, so that nothing waits.
 #![forbid(unsafe_code)]
 
 pub mod bdev;
@@ -22,13 +22,13 @@ use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Ticks of all times that methods show: nanoseconds.
+/// The ticks of all times in results are nanoseconds.
 const TICK_RATE: u64 = 1_000_000_000;
 
-/// A method and what answers it.
+/// A method and its handler.
 type Entry = (Method, Handler);
 
-/// Registers all of them.
+/// Registers all methods of the host.
 ///
 /// # Errors
 /// Another owner has one of the names.
@@ -60,7 +60,7 @@ fn on_app<P: Params + Send + 'static, R: Serialize>(
     })
 }
 
-/// A method that begins on the app thread and answers when it can.
+/// A method that starts on the app thread and answers later.
 fn on_app_later<P: Params + Send + 'static>(
     method: impl Fn(P, Responder) + Send + Sync + 'static,
 ) -> Handler {
@@ -68,7 +68,7 @@ fn on_app_later<P: Params + Send + 'static>(
     async_handler(move |params, responder| {
         let method = Arc::clone(&method);
         thread::send_app(move || {
-            // The responder answers while it unwinds; the reactor goes on.
+            // A panic drops the responder, which answers with an error. The reactor continues.
             let call = AssertUnwindSafe(|| method(params, responder));
             if catch_unwind(call).is_err() {
                 tracing::error!("a method of the host panicked");
@@ -77,16 +77,16 @@ fn on_app_later<P: Params + Send + 'static>(
     })
 }
 
-/// An error of the core, as methods answer it.
+/// Converts an error of the core to an RPC error.
 fn refused(error: drivebay_core::Error) -> RpcError {
     error.into()
 }
 
-/// A value that is only accepted when it means "off".
+/// The error for a value that is only accepted when it means "off".
 fn unsupported(
     field: &str,
     given: impl std::fmt::Display,
     off: impl std::fmt::Display,
 ) -> RpcError {
-    RpcError::invalid_value(field, given, format!("{off}; more is not supported yet"))
+    RpcError::invalid_value(field, given, format!("{off}; other values are not supported yet"))
 }

@@ -37,13 +37,13 @@ pub(super) fn entries() -> Vec<Entry> {
     )
     .in_any_state()
     .result("True.");
-    // On the RPC thread: it must work when the app thread does not.
+    // On the RPC thread, because it must work even when the app thread is blocked.
     let handler = async_handler(|KillInstance { sig_name }, responder: crate::rpc::Responder| {
-        // Answered first: the end of the server sends what is answered already.
+        // Answered first, because a stopping server still sends answers that are ready.
         responder.ok(&true);
         if let Err(errno) = signal::kill(Pid::this(), signal_of(sig_name)) {
             let error = RpcError::internal(errno);
-            tracing::error!(signal = sig_name.as_str(), "not sent: {error}");
+            tracing::error!(signal = sig_name.as_str(), "cannot send the signal: {error}");
         }
     });
     vec![(method, handler)]

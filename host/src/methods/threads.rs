@@ -51,7 +51,7 @@ pub(super) fn entries() -> Vec<Entry> {
     ]
 }
 
-/// A method that shows something of every thread, by id.
+/// A method that reports something about every thread, sorted by id.
 fn of_each_thread(show: fn(&Info) -> Value) -> Handler {
     on_app_later(move |NoParams {}, responder| {
         thread::for_each(thread::info, move |threads| {
@@ -99,12 +99,12 @@ fn io_channels(thread: &Info) -> Value {
     json!({"name": thread.name, "io_channels": channels.collect::<Vec<Value>>()})
 }
 
-/// How the reference groups pollers.
+/// SPDK's groups of pollers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Run every round.
+    /// They run in every round.
     Active,
-    /// Run every so often.
+    /// They run once in a period.
     Timed,
     Paused,
 }

@@ -1,4 +1,4 @@
-//! The report of a measurement, for people and for programs.
+//! The report of a measurement, as text and as JSON.
 
 use crate::cli::Perf;
 use clap::ValueEnum;
@@ -6,7 +6,7 @@ use drivebay_core::load::{Failure, Histogram, Report, Results};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// One line of the report. Latencies in microseconds.
+/// One line of the report. Latencies are in microseconds.
 #[derive(Debug, Default)]
 struct Row {
     bdev: String,
@@ -14,7 +14,7 @@ struct Row {
     iops: f64,
     mib_per_s: f64,
     mean_us: f64,
-    /// p50, p99, p99.9 and the longest.
+    /// p50, p99, p99.9 and the longest latency.
     at_us: [f64; 4],
 }
 
@@ -50,7 +50,7 @@ fn row(report: &Report, results: &Results) -> Row {
     row.latencies(&report.latency, results.ns_per_tick)
 }
 
-/// Rates are added; latencies are those of all I/O together.
+/// The sum of all lines. Rates are added; latencies are those of all I/O together.
 fn total(results: &Results) -> Row {
     let all = Histogram::new();
     results.reports.iter().for_each(|report| all.add(&report.latency));
@@ -62,7 +62,7 @@ fn total(results: &Results) -> Row {
     total.latencies(&all, results.ns_per_tick)
 }
 
-/// A table with a line for each disk and core and one for all.
+/// A table with a line for each disk and core, and one for the total.
 pub(super) fn text(results: &Results) -> String {
     let rows: Vec<Row> = results.reports.iter().map(|report| row(report, results)).collect();
     let width = rows.iter().map(|row| row.bdev.len()).max().unwrap_or(0).max("total".len());
@@ -73,7 +73,7 @@ pub(super) fn text(results: &Results) -> String {
     for row in rows.iter().chain([&total(results)]) {
         let core = row.core.map(|core| core.to_string()).unwrap_or_default();
         let [p50, p99, p999, max] = row.at_us;
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "{:width$} {core:>4} {:>12.0} {:>10.1} {:>9.3} {p50:>9.3} {p99:>9.3} {p999:>9.3} {max:>10.3}",
@@ -87,7 +87,7 @@ pub(super) fn text(results: &Results) -> String {
     text
 }
 
-/// The same for programs, with what was asked for.
+/// The same as JSON, with the options of the run.
 pub(super) fn json(options: &Perf, results: &Results) -> Value {
     let of_one = |report: &Report| {
         let row = row(report, results);
@@ -122,7 +122,7 @@ pub(super) fn json(options: &Perf, results: &Results) -> Value {
     })
 }
 
-/// What went wrong, a line for each disk and core.
+/// What went wrong, one line for each disk and core.
 pub(super) fn failures(results: &Results) -> Vec<String> {
     let line = |report: &Report| {
         let why = match report.failure? {
@@ -139,7 +139,7 @@ pub(super) fn failures(results: &Results) -> Vec<String> {
                 at.lba, at.generation, at.offset_bytes, at.found, at.expected
             ),
             Failure::NotBegun(errno) => {
-                format!("it could not begin: {}", std::io::Error::from_raw_os_error(errno))
+                format!("it could not start: {}", std::io::Error::from_raw_os_error(errno))
             }
         };
         Some(format!("bdev {} on core {}: {why}", report.bdev, report.core))

@@ -1,4 +1,4 @@
-//! `drivebay plugin new`: begins a plugin's project outside of this repository.
+//! `drivebay plugin new`: starts a plugin's project outside of this repository.
 //!
 //! ```text
 //! name, kind, language ─> templates (inside the program) ─> files with their words filled in ─> folder
@@ -13,42 +13,43 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use templates::Template;
 
-/// Longest name of a project, in bytes: it becomes a part of names of methods.
+/// The longest name of a project, in bytes. The name becomes part of method names.
 const NAME_LEN_MAX: usize = 40;
 
-/// What a plugin is.
+/// What a plugin does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// Makes disks.
+    /// Creates disks.
     Bdev,
-    /// Makes disks over disks.
+    /// Creates disks on other disks.
     Filter,
-    /// Carries NVMe over Fabrics.
+    /// A transport of NVMe over Fabrics.
     Transport,
-    /// Serves disks by a protocol of its own.
+    /// Serves disks with its own protocol.
     Target,
 }
 
-/// What it is written in.
+/// The language of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lang {
-    /// Rust, over the SDK's crates.
+    /// Rust, with the SDK's crates.
     Rust,
-    /// C11, over the header alone.
+    /// C11, with only the header.
     C,
 }
 
-/// A project to begin.
+/// A project to write.
 #[derive(Clone, Debug)]
 pub struct Project {
-    /// Name of the plugin.
+    /// The name of the plugin.
     pub name: String,
-    /// What it is.
+    /// What the plugin does.
     pub kind: Kind,
-    /// What it is written in.
+    /// The language of the plugin.
     pub lang: Lang,
-    /// Where the SDK is: unpacked crates or a source tree; for C a folder with the headers. Without one, a project in Rust takes
-    /// the SDK that lies beside this program, and one in C brings the headers along.
+    /// The path of the SDK: unpacked crates or a source tree; for C a folder with the headers.
+    /// Without it, a Rust project uses the SDK beside this program, and a C project gets copies of
+    /// the headers.
     pub sdk: Option<PathBuf>,
 }
 
@@ -61,10 +62,11 @@ struct File {
 }
 
 impl Project {
-    /// Writes the project into a folder that is empty or not there yet. Nothing is written when a check fails.
+    /// Writes the project into a folder that is empty or does not exist yet. If a check fails, it
+    /// writes nothing.
     ///
     /// # Errors
-    /// What is not allowed, and what is; or what the system says, with the path.
+    /// What is not allowed and what is allowed, or the system's error with the path.
     pub fn write(&self, folder: &Path) -> Result<(), String> {
         let files = self.files()?;
         let at = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
@@ -121,7 +123,7 @@ impl Project {
         File { path: fill(template.path), text, is_executable: template.is_executable }
     }
 
-    /// The calls that make the disk `D0`, for a test of a plugin in C.
+    /// The calls that create the disk `D0`, for a test of a C plugin.
     fn calls(&self) -> String {
         let name = &self.name;
         match self.kind {
@@ -136,7 +138,7 @@ impl Project {
     }
 }
 
-/// A name is a word of C and of Rust, of a file, and of methods.
+/// A name must be valid in C and in Rust, in file names, and in method names.
 fn check_name(name: &str) -> Result<(), String> {
     let mut letters = name.bytes();
     let begins = letters.next().is_some_and(|first| first.is_ascii_lowercase());
@@ -146,12 +148,12 @@ fn check_name(name: &str) -> Result<(), String> {
     }
     Err(format!(
         "NAME: {name:?} is not allowed; allowed: a lower-case letter, then up to {} of a-z, 0-9 and _, \
-         and no word of Rust",
+         and not a word of Rust",
         NAME_LEN_MAX - 1
     ))
 }
 
-/// Words of Rust and its own crates, which no crate may be called.
+/// Words of Rust and names of its own crates, which a crate must not have.
 const NOT_NAMES: &[&str] = &[
     "abstract",
     "alloc",

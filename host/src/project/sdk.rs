@@ -1,9 +1,9 @@
-//! Where a project finds the SDK that `--sdk` names.
+//! Finds the SDK that `--sdk` means.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// The SDK's crates that every plugin needs, and where each is in a source tree.
+/// The SDK's crates that every plugin needs, and the place of each in a source tree.
 const CRATES: [(&str, &str); 4] = [
     ("drivebay-sdk", "sdk"),
     ("drivebay-plugin-api", "plugin-api"),
@@ -11,14 +11,15 @@ const CRATES: [(&str, &str); 4] = [
     ("drivebay-spec-jsonrpc", "sdk/spec/jsonrpc"),
 ];
 
-/// Folders above the program that are looked at: `<tree>/target/<profile>/deps/<test>` has the most.
+/// The most folders above the program that are searched: `<tree>/target/<profile>/deps/<test>`
+/// needs the most.
 const LEVELS_MAX: usize = 5;
 
-/// The part of a `Cargo.toml` that takes the SDK's crates from a folder: unpacked packages
-/// (`drivebay-sdk-0.1.0` …) or a source tree.
+/// The part of a `Cargo.toml` that takes the SDK's crates from a folder, which contains unpacked
+/// packages (`drivebay-sdk-0.1.0` …) or a source tree.
 ///
 /// # Errors
-/// What is not in the folder.
+/// What the folder lacks.
 pub(super) fn patch(folder: &Path) -> Result<String, String> {
     let folder = absolute(folder)?;
     let mut text = String::from("\n[patch.crates-io]\n");
@@ -30,16 +31,16 @@ pub(super) fn patch(folder: &Path) -> Result<String, String> {
             format!("--sdk: {folder} has neither {name}-{version}/Cargo.toml nor {in_tree}/Cargo.toml")
         })?;
         let path = toml_string(&found.to_string_lossy());
-        // Writing to a `String` does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(text, "{name} = {{ path = {path} }}");
     }
     Ok(text)
 }
 
-/// The SDK of the source tree or the installation that this program belongs to.
+/// The SDK in the source tree or the installation that this program belongs to.
 ///
 /// # Errors
-/// When there is none: the crates are on no registry, so a project without them could not be built.
+/// When there is none. The crates are in no registry, so a project could not be built without them.
 pub(super) fn beside_this_program() -> Result<PathBuf, String> {
     let program = std::env::current_exe().and_then(|program| program.canonicalize());
     let program = program.map_err(|error| format!("--sdk: where this program lies: {error}"))?;
@@ -53,16 +54,17 @@ fn beside(program: &Path) -> Result<PathBuf, String> {
     places.into_iter().find(|folder| patch(folder).is_ok()).ok_or_else(|| {
         format!(
             "--sdk: give the folder of the SDK's crates: a source tree of Drivebay, or unpacked packages; \
-             none lies beside {}, and no registry has them",
+             there are none beside {}, and no registry has them",
             program.display()
         )
     })
 }
 
-/// The folder with `bay_abi.h`: the given one, or the place of a source tree or of an installation.
+/// The text of `bay_abi.h`, from the given folder or from its place in a source tree or an
+/// installation.
 ///
 /// # Errors
-/// When it is in none of them.
+/// When none of these places has it.
 pub(super) fn headers(folder: &Path) -> Result<String, String> {
     let folder = absolute(folder)?;
     let places = ["", "sdk/c", "include/drivebay"].map(|place| folder.join(place));

@@ -1,8 +1,8 @@
-//! What `drivebay plugin new` copies: `templates/` and `sdk/c`, inside the program.
+//! The templates of `drivebay plugin new`: `templates/` and `sdk/c`, embedded in the program.
 
 use super::{Kind, Lang};
 
-/// One file of a template: where it goes, and its text with `{{words}}` in it.
+/// One file of a template: its path in the project, and its text with `{{words}}`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Template {
     pub(super) path: &'static str,
@@ -69,7 +69,7 @@ const C_FILTER: &[Template] = &[
     template!("README.md", "templates/c/filter/README.md"),
     template!("{{name}}.c", "templates/c/filter/plugin.c"),
 ];
-/// What a project in C includes, when no SDK is named.
+/// The headers of a C project when no SDK is given.
 pub(super) const C_HEADERS: &[Template] = &[
     template!("include/bay_abi.h", "sdk/c/bay_abi.h"),
     template!("include/bay_params.h", "sdk/c/bay_params.h"),
@@ -90,7 +90,7 @@ pub(super) fn of(kind: Kind, lang: Lang) -> Option<[&'static [Template]; 2]> {
     })
 }
 
-/// Crates that a kind needs beside the SDK, as lines of `[dependencies]`.
+/// The crates that a kind needs in addition to the SDK, as lines of `[dependencies]`.
 pub(super) fn dependencies(kind: Kind) -> &'static str {
     match kind {
         Kind::Bdev | Kind::Filter => "",

@@ -21,7 +21,7 @@ params! {
 /// # Errors
 /// Another owner has one of the names.
 pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
-    // Weak: the registry must not keep itself alive through its own method.
+    // A weak reference, because the registry must not keep itself alive through its own method.
     let methods = Arc::downgrade(registry);
     registry.register(
         &Owner::host(),
@@ -57,7 +57,7 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
     )
 }
 
-/// Clients compare `fields` with the release of SPDK that brought a method.
+/// Clients compare `fields` with the SPDK release that introduced a method.
 fn version() -> Value {
     let own = env!("CARGO_PKG_VERSION");
     json!({

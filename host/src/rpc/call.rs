@@ -7,60 +7,61 @@ use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What a call gives: JSON text or an error.
+/// The outcome of a call: JSON text or an error.
 pub type Outcome = Result<Box<RawValue>, RpcError>;
 
 /// Takes the calls that a [`Server`](super::Server) reads.
 pub trait Dispatcher: Send + Sync {
-    /// Takes one call. Runs on the RPC thread: hand on what takes long, and do not panic.
+    /// Takes one call. It runs on the RPC thread, so it must pass long work on, and must not panic.
     fn call(&self, call: Call);
 }
 
 /// One request.
 #[derive(Debug)]
 pub struct Call {
-    /// Name as it was called, possibly an alias.
+    /// The name as the client wrote it, possibly an alias.
     pub method: String,
-    /// Parameters as they were sent; `None` when there were none.
+    /// The parameters as the client sent them; `None` when there were none.
     pub params: Option<Box<RawValue>>,
-    /// Who calls.
+    /// The caller.
     pub peer: Peer,
-    /// Where the answer goes.
+    /// Takes the answer.
     pub responder: Responder,
 }
 
 impl Call {
-    /// The parameters as JSON text, empty when there are none.
+    /// The parameters as JSON text; empty when there are none.
     pub fn params_text(&self) -> &str {
         self.params.as_deref().map_or("", RawValue::get)
     }
 
-    /// The parameters decoded.
+    /// Decodes the parameters.
     ///
     /// # Errors
-    /// Code -32602 naming the parameter.
+    /// Code -32602 with the name of the parameter.
     pub fn decode<P: Params>(&self) -> Result<P, RpcError> {
         decode(self.params_text())
     }
 }
 
-/// The process at the other end, by the credentials it had when it connected.
+/// The process at the other end, with the credentials that it had when it connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Process id; 0 when it is in a PID namespace that this process cannot see.
+    /// The process id; 0 when the process is in a PID namespace that this process cannot see.
     pub pid: i32,
-    /// User id.
+    /// The user id.
     pub uid: u32,
-    /// Group id.
+    /// The group id.
     pub gid: u32,
-    /// What it may do; `None` is nothing.
+    /// What the peer may do; `None` = nothing.
     pub role: Option<Role>,
-    /// Whether the host itself calls, from its own configuration. `--rpcs-allowed` does not bind it.
+    /// Whether the call comes from the host's own configuration. `--rpcs-allowed` does not apply to
+    /// such calls.
     pub is_host: bool,
 }
 
 impl Peer {
-    /// This process itself: calls from its own configuration.
+    /// This process itself, for calls from its own configuration.
     pub fn local() -> Self {
         Self {
             pid: i32::try_from(std::process::id()).unwrap_or(0),
@@ -77,18 +78,18 @@ impl Peer {
     }
 }
 
-/// Roles by user and group. Root and the user of this process are always
-/// [`Role::Admin`]; whoever is not listed may call nothing.
+/// The roles of users and groups. Root and the user of this process are always [`Role::Admin`]. A
+/// user who is not listed may call nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoleTable {
-    /// Roles of users, by user id.
+    /// The roles of users, by user id.
     pub users: BTreeMap<u32, Role>,
-    /// Roles of groups, by the primary group id of the peer.
+    /// The roles of groups, by the primary group id of the peer.
     pub groups: BTreeMap<u32, Role>,
 }
 
 impl RoleTable {
-    /// The higher of the user's and the group's role.
+    /// The higher one of the user's and the group's role.
     pub fn role_of(&self, uid: u32, gid: u32) -> Option<Role> {
         if uid == 0 || uid == nix::unistd::Uid::effective().as_raw() {
             return Some(Role::Admin);
@@ -97,15 +98,14 @@ impl RoleTable {
     }
 }
 
-/// Answers one call, exactly once, from any thread. Dropped unanswered, it
-/// answers with an internal error. A notification is "answered" too; its
-/// answer is not sent.
+/// Answers one call exactly once, from any thread. If it is dropped without an answer, it answers
+/// with an internal error. A notification is "answered", too, but the answer is not sent.
 pub struct Responder {
     deliver: Option<Box<dyn FnOnce(Outcome) + Send>>,
 }
 
 impl Responder {
-    /// A responder that hands the outcome to `deliver`, on the answering thread.
+    /// A responder that passes the outcome to `deliver`, on the thread that answers.
     pub fn new(deliver: impl FnOnce(Outcome) + Send + 'static) -> Self {
         Self { deliver: Some(Box::new(deliver)) }
     }
@@ -120,20 +120,21 @@ impl Responder {
         self.answer(to_raw_value(result).map_err(RpcError::internal));
     }
 
-    /// Answers with a list that may be long: its text takes milliseconds then, and is made on a thread of its own.
+    /// Answers with a list that may be long. The encoding of a long list takes milliseconds, so it
+    /// runs on a separate thread.
     pub fn ok_long(self, list: Vec<Value>) {
-        /// Elements that are turned to text at once.
+        /// The longest list that is encoded at once.
         const SHORT: usize = 32;
         if list.len() <= SHORT {
             return self.ok(&list);
         }
-        // Without the thread the responder, dropped, answers with an error.
+        // If the thread cannot be created, the dropped responder answers with an error.
         let encode = std::thread::Builder::new().name("rpc_answer".into());
         let _ = encode.spawn(move || self.ok(&list));
     }
 
-    /// Answers with a result that is JSON text already, such as a plugin's. Text
-    /// that is no JSON becomes an internal error.
+    /// Answers with a result that is already JSON text, such as a plugin's. Invalid JSON becomes an
+    /// internal error.
     pub fn ok_json(self, result: String) {
         self.answer(RawValue::from_string(result).map_err(RpcError::internal));
     }

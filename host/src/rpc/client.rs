@@ -1,4 +1,4 @@
-//! The client's end: one call at a time over one connection.
+//! The client's side: one call at a time on one connection.
 
 use drivebay_spec_jsonrpc::{FrameLimits, Framer, RpcError};
 use serde::Deserialize;
@@ -9,19 +9,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What an answer may be: longer and deeper than a request.
+/// The limits of an answer, which may be longer and deeper than a request.
 const ANSWER: FrameLimits = FrameLimits { len_bytes: 33 * 1024 * 1024, depth: 120 };
 
-/// Why a call gave no result.
+/// Why a call returned no result.
 #[derive(Debug)]
 pub enum ClientError {
-    /// Nobody listens there.
+    /// Nobody listens at the socket.
     Connect(io::Error),
-    /// The connection broke.
+    /// The connection was lost.
     Io(io::Error),
-    /// No answer in time.
+    /// There was no answer in time.
     Timeout(Duration),
-    /// What came is no answer to this call.
+    /// The data that arrived is not an answer to this call.
     Protocol(String),
     /// The server answered with an error.
     Rpc(RpcError),
@@ -49,7 +49,8 @@ impl std::error::Error for ClientError {
     }
 }
 
-/// A connection to a server. After any error but [`ClientError::Rpc`] it is of no further use.
+/// A connection to a server. It cannot be used any more after any error except
+/// [`ClientError::Rpc`].
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
@@ -62,7 +63,7 @@ pub struct Client {
 struct Answer {
     #[serde(default)]
     id: Value,
-    /// A present null is a result too.
+    /// A `null` that is present is a result, too.
     #[serde(default, deserialize_with = "present")]
     result: Option<Value>,
     error: Option<RpcError>,
@@ -73,7 +74,7 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>, 
 }
 
 impl Client {
-    /// Connects to the socket at `path`; each call then takes at most `timeout`.
+    /// Connects to the socket at `path`. Each call may take at most `timeout`.
     ///
     /// # Errors
     /// [`ClientError::Connect`].
@@ -82,10 +83,10 @@ impl Client {
         Ok(Self { stream, framer: Framer::new(ANSWER), timeout, last_id: 0 })
     }
 
-    /// Calls `method` and waits for its result. Null `params` are left out.
+    /// Calls `method` and waits for its result. `params` that are null are not sent.
     ///
     /// # Errors
-    /// The server's, or why there is no answer.
+    /// The server's error, or why there is no answer.
     pub fn call(&mut self, method: &str, params: &Value) -> Result<Value, ClientError> {
         let deadline = Instant::now() + self.timeout;
         self.last_id += 1;
@@ -95,7 +96,8 @@ impl Client {
         }
         self.stream.set_write_timeout(Some(self.remaining(deadline)?)).map_err(ClientError::Io)?;
         let sent = self.stream.write_all(request.to_string().as_bytes());
-        // A server that refuses the request closes; its answer may still be read.
+        // A server that refuses the request closes the connection, but its answer may still be
+        // readable.
         sent.or_else(|error| match error.kind() {
             ErrorKind::BrokenPipe => Ok(()),
             _ => Err(self.failed(error)),
@@ -103,7 +105,7 @@ impl Client {
         let answer = self.receive(deadline)?;
         let is_ours = answer.id == self.last_id;
         match answer {
-            // An error with id null is about a request that could not be read.
+            // An error with a null id is about a request that the server could not read.
             Answer { error: Some(error), id, .. } if is_ours || id.is_null() => {
                 Err(ClientError::Rpc(error))
             }
@@ -133,7 +135,7 @@ impl Client {
         }
     }
 
-    /// Time until `deadline`; never zero, which a socket would take as forever.
+    /// The time until `deadline`. Never zero, because a socket would take zero as no limit.
     fn remaining(&self, deadline: Instant) -> Result<Duration, ClientError> {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() { Err(ClientError::Timeout(self.timeout)) } else { Ok(remaining) }

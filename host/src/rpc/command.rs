@@ -10,17 +10,18 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The methods of this version's host and plugins: an OpenRPC document, as `cargo xtask docs` writes it.
+/// The methods of this version's host and plugins: an OpenRPC document that `cargo xtask docs`
+/// writes.
 const METHODS: &str = include_str!("../../../docs/rpc/openrpc.json");
 
 /// How often `--wait` tries to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
-/// Exit codes of [`run`].
+/// The exit codes of [`run`].
 pub mod exit {
     /// The method answered with a result.
     pub const OK: u8 = 0;
-    /// The method answered with an error, which stands on stderr with its code.
+    /// The method answered with an error, which is printed on stderr with its code.
     pub const RPC_ERROR: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 2;
@@ -28,11 +29,11 @@ pub mod exit {
     pub const NO_SERVER: u8 = 3;
 }
 
-/// Calls the method and prints its result; gives the exit code.
+/// Calls the method and prints its result. Returns the exit code.
 pub fn run(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     match execute(request, out, err) {
         Ok(exit) => exit,
-        // Standard output is gone: a closed pipe is the reader's choice.
+        // The reader has closed the pipe.
         Err(_) => exit::OK,
     }
 }
@@ -82,12 +83,12 @@ fn execute(request: &Request, out: &mut dyn Write, err: &mut dyn Write) -> io::R
     }
 }
 
-/// Names of the methods of this version, for completion.
+/// The names of the methods of this version, for completion.
 pub fn method_names() -> Vec<String> {
     methods().into_iter().map(|method| method.name).collect()
 }
 
-/// The declaration of the request's method that this program carries, for help without a server.
+/// The declaration of the requested method in this program, for help without a server.
 fn declared(request: &Request) -> Option<Method> {
     let name = request.method.as_ref()?;
     methods().into_iter().find(|method| method.name == *name || method.aliases.contains(name))
@@ -100,7 +101,8 @@ fn methods() -> Vec<Method> {
     all.into_iter().flatten().filter_map(method_of).collect()
 }
 
-/// A method of the document. Kinds that it writes in another way than [`Method`] are any value.
+/// Reads a method of the document. A parameter kind that the document writes differently from
+/// [`Method`] becomes "any value".
 fn method_of(described: &Value) -> Option<Method> {
     let param = |described: &Value| {
         let schema = described.get("schema")?;
@@ -144,7 +146,7 @@ fn connect(socket: &Path, request: &Request) -> Result<Client, ClientError> {
     }
 }
 
-/// What `drivebay rpc --help` prints.
+/// The output of `drivebay rpc --help`.
 fn own_help() -> String {
     let mut cli = Cli::command();
     cli.build();

@@ -1,4 +1,4 @@
-//! One client: bytes in, requests out to the dispatcher, answers back.
+//! One client: it reads bytes, passes requests to the dispatcher, and writes answers.
 
 use super::call::{Call, Outcome, Peer, Responder};
 use super::server::{Answer, Config, Outbox};
@@ -11,10 +11,10 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Bytes read at once; one connection takes no more of the thread per round.
+/// The most bytes of one read. One connection takes no more of the thread in a round.
 const READ_BYTES: usize = 64 * 1024;
-/// How long what a refused client still sends is read and dropped, so that it
-/// can finish sending and read why.
+/// How long the server reads and drops what a refused client still sends, so that the client can
+/// finish sending and read the reason.
 const LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -24,32 +24,33 @@ pub(crate) struct Connection {
     peer: Peer,
     framer: Framer,
     phase: Phase,
-    /// What was asked and not yet fully answered.
+    /// Requests without a complete answer.
     exchanges: HashMap<u64, Exchange>,
     next_exchange: u64,
-    /// Calls not yet answered, over all exchanges.
+    /// The number of calls without an answer, in all exchanges.
     outstanding: usize,
-    /// Answers to write; of the first, `written_bytes` are written.
+    /// The answers to write. `written_bytes` of the first one are already written.
     answers: VecDeque<Vec<u8>>,
     written_bytes: usize,
     queued_bytes: usize,
-    /// When bytes last moved, or began to wait.
+    /// When bytes last moved, or started to wait.
     progress: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Requests are read.
+    /// The server reads requests.
     Open,
-    /// The client sends no more; it gets its answers, then the connection closes.
+    /// The client sends no more. It gets its answers, then the connection closes.
     InputEnded,
-    /// What the client sends is no JSON-RPC; it gets its answers and is read dry.
+    /// The client sent something that is not JSON-RPC. It gets its answers; further data is read
+    /// and dropped.
     Refused { since: Instant, shut: bool },
-    /// Nothing more to do.
+    /// The connection is finished.
     Closed,
 }
 
-/// One frame of the client's and the answers it has so far.
+/// One frame of the client, with the answers that it has so far.
 #[derive(Debug)]
 enum Exchange {
     Single,
@@ -74,7 +75,7 @@ impl Connection {
         }
     }
 
-    /// What to wait for on the socket.
+    /// The events to wait for on the socket.
     pub(crate) fn interest(&self, config: &Config) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::POLLIN, self.wants_read(config));
@@ -90,13 +91,13 @@ impl Connection {
         }
     }
 
-    /// Whether the client may have more requests in flight. One that does not
-    /// read its answers may not.
+    /// Whether the client may have more requests in flight. A client that does not read its answers
+    /// may not.
     fn may_ask(&self, config: &Config) -> bool {
         self.outstanding < config.max_outstanding && self.queued_bytes < READ_BYTES
     }
 
-    /// Whether something can be done without a further event on the socket.
+    /// Whether there is work that needs no further event on the socket.
     pub(crate) fn has_work(&self, config: &Config) -> bool {
         let ended = self.phase == Phase::InputEnded;
         (self.phase == Phase::Open || ended)
@@ -104,7 +105,7 @@ impl Connection {
             && (self.framer.has_unread() || ended && self.framer.is_partial())
     }
 
-    /// When the client is given up unless bytes move before.
+    /// When the server gives the client up, unless bytes move before that.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         match self.phase {
             Phase::Refused { since, shut: true } => Some(since + LINGER),
@@ -120,7 +121,7 @@ impl Connection {
         self.phase == Phase::Closed
     }
 
-    /// Since when nothing of this client is under way; `None` while something is.
+    /// Since when nothing of this client is in progress; `None` while something is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let is_idle = self.phase == Phase::Open
             && self.outstanding == 0
@@ -130,12 +131,12 @@ impl Connection {
         is_idle.then_some(self.progress)
     }
 
-    /// Whether root or the host's own user is at the other end.
+    /// Whether the peer is root or the host's own user.
     pub(crate) fn is_of_operator(&self) -> bool {
         self.peer.role == Some(Role::Admin)
     }
 
-    /// Closes at once; answers that come later are dropped.
+    /// Closes the connection at once. Later answers are dropped.
     pub(crate) fn close(&mut self) {
         self.phase = Phase::Closed;
     }
@@ -169,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// Hands on the requests that have arrived in full, as far as the limits allow.
+    /// Takes the requests that have arrived completely, as far as the limits allow.
     pub(crate) fn take_requests(&mut self, config: &Config, outbox: &Outbox) -> Vec<Call> {
         let mut calls = Vec::new();
         while matches!(self.phase, Phase::Open | Phase::InputEnded) && self.may_ask(config) {
@@ -197,7 +198,7 @@ impl Connection {
                 Err(error) => self.refuse(&error, config),
             }
         }
-        // A request cut off by the end of input can no longer be completed.
+        // The end of the input has cut off a request, which can never be completed.
         if self.phase == Phase::InputEnded && self.framer.is_partial() && self.may_ask(config) {
             self.refuse(&RpcError::parse("the request is incomplete"), config);
         }
@@ -211,7 +212,7 @@ impl Connection {
         number
     }
 
-    /// Makes a call of a request; what is no request is answered right away.
+    /// Starts the call of a request. If it is not a valid request, it is answered at once.
     fn start(
         &mut self,
         exchange: u64,
@@ -268,7 +269,7 @@ impl Connection {
         }
     }
 
-    /// Queues one answer; a client that leaves too many unread is dropped.
+    /// Queues one answer. A client that leaves too many answers unread is dropped.
     fn queue(&mut self, text: String, config: &Config) {
         let mut bytes = text.into_bytes();
         bytes.push(b'\n');
@@ -287,13 +288,13 @@ impl Connection {
         }
     }
 
-    /// Answers with id null and reads no further request.
+    /// Answers with a null id and reads no further request.
     fn refuse(&mut self, error: &RpcError, config: &Config) {
         self.phase = Phase::Refused { since: Instant::now(), shut: false };
         self.queue(encode_error(None, error), config);
     }
 
-    /// Writes what the socket takes, and closes what is finished.
+    /// Writes as much as the socket takes, and closes the connection when it is finished.
     pub(crate) fn write(&mut self, config: &Config) {
         while let Some(answer) = self.answers.front() {
             match self.stream.write(answer.get(self.written_bytes..).unwrap_or_default()) {
@@ -326,7 +327,7 @@ impl Connection {
     }
 }
 
-/// Where an answer belongs.
+/// The exchange and position to which an answer belongs.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     connection: u64,
@@ -368,7 +369,7 @@ fn encode(id: &Id, outcome: Outcome, max_bytes: usize) -> String {
     }
 }
 
-/// The answer itself while the batch stays within one answer's limit.
+/// The answer itself, or an error if the batch would exceed the limit of one answer.
 fn bound_batch(text: String, before_bytes: usize, config: &Config) -> String {
     if before_bytes + text.len() <= config.max_answer_bytes {
         return text;

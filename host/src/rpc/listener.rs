@@ -1,4 +1,4 @@
-//! The socket file: made with its mode, locked against a second server, gone at the end.
+//! The socket file: created with its mode, locked against a second server, and removed at the end.
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -14,20 +14,20 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Why the socket cannot be made.
+/// Why the socket cannot be created.
 #[derive(Debug)]
 pub enum ListenError {
-    /// Another server answers there.
+    /// Another server answers at this path.
     InUse(PathBuf),
-    /// Something other than a socket is there; it is left alone.
+    /// The path is not a socket. The file is not changed.
     NotASocket(PathBuf),
-    /// The system refused.
+    /// The system refused an operation.
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -57,25 +57,25 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// A listening socket, nonblocking, and the lock that makes its path ours.
+/// A listening, nonblocking socket, and the lock that reserves its path for this server.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) socket: UnixListener,
     path: PathBuf,
-    /// Device and inode of the socket file.
+    /// The device and the inode of the socket file.
     file: Option<(u64, u64)>,
     lock: Lock,
 }
 
 impl Listener {
-    /// Listens at `path`, replacing the socket of a server that is gone.
+    /// Listens at `path`. Replaces the socket of a server that is gone.
     pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
         let lock = Lock::take(path)?;
         remove_stale(path)?;
         let failed = |what| move |errno| io_error(what, path, errno);
         let socket = unix_socket().map_err(failed("make a socket"))?;
         let address = UnixAddr::new(path).map_err(failed("use the path"))?;
-        // Linux gives the file the mode of the socket: it is never open wider.
+        // Linux gives the file the mode of the socket, so it is never accessible to more users.
         fchmod(&socket, Mode::from_bits_truncate(mode)).map_err(failed("set its mode"))?;
         bind(socket.as_raw_fd(), &address).map_err(failed("bind"))?;
         listen(&socket, Backlog::MAXCONN).map_err(failed("listen"))?;
@@ -86,7 +86,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // What somebody else put there meanwhile stays.
+        // If another process has replaced the file, it is not removed.
         if identity(&self.path).is_some_and(|file| Some(file) == self.file) {
             let _ = fs::remove_file(&self.path);
         }
@@ -94,7 +94,7 @@ impl Drop for Listener {
     }
 }
 
-/// An advisory lock on `PATH.lock`, where SPDK has it too.
+/// An advisory lock on `PATH.lock`, the file that SPDK uses, too.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -124,7 +124,7 @@ impl Lock {
                 Err((_, Errno::EWOULDBLOCK)) => return Err(ListenError::InUse(socket.to_owned())),
                 Err((_, errno)) => return Err(io_error("lock its lock file", &path, errno)),
             };
-            // A server that ended between the two steps took the file away with it.
+            // A server that ended between the two steps has removed the file.
             let locked = file.metadata().ok().map(|file| (file.dev(), file.ino()));
             if locked.is_some() && locked == identity(&path) {
                 return Ok(Self { path, _file: file });
@@ -133,7 +133,7 @@ impl Lock {
     }
 }
 
-/// Removes a socket that nobody listens at.
+/// Removes a socket at which nobody listens.
 fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let Ok(file) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -141,7 +141,7 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     if !file.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
-    // A server that takes no lock shows by accepting, or by a full backlog.
+    // A server without a lock still shows itself: it accepts, or its backlog is full.
     let probe = unix_socket().map_err(|errno| io_error("make a socket", path, errno))?;
     let address = UnixAddr::new(path).map_err(|errno| io_error("use the path", path, errno))?;
     match connect(probe.as_raw_fd(), &address) {

@@ -1,14 +1,14 @@
 //! The control plane: SPDK's JSON-RPC 2.0 over a Unix socket.
 //!
 //! ```text
-//! client ── socket ──> Server (a thread of its own) ── Call ──> Registry ──> handler
+//! client ── socket ──> Server (on its own thread) ── Call ──> Registry ──> handler
 //!        <─────────── answers, woken by an eventfd <── Responder, from any thread
 //! ```
 //!
-//! - [`Server`] owns the socket and its connections; nothing of it runs on a reactor.
-//! - [`Registry`] knows the methods: who registered them, who may call them and when.
-//! - [`Call`] carries one request, and the [`Responder`] that answers it exactly once.
-//! - [`Client`] is the other end; [`command`] is `drivebay rpc`.
+//! - [`Server`] owns the socket and its connections. None of it runs on a reactor.
+//! - [`Registry`] has the methods: who registered them, who may call them, and when.
+//! - [`Call`] is one request, with the [`Responder`] that answers it exactly once.
+//! - [`Client`] is the other side; [`command`] is `drivebay rpc`.
 #![forbid(unsafe_code)]
 
 mod builtin;
@@ -32,11 +32,10 @@ pub use registry::{Handler, Owner, RegisterError, Registry, UnknownHook, async_h
 pub use server::{Config, Server};
 pub(crate) use unknown::has_no_effect;
 
-/// Where the server listens and clients connect unless told otherwise: `$DRIVEBAY_SOCKET`, else
-/// `drivebay.sock` in the runtime folder.
+/// The default path of the socket: `$DRIVEBAY_SOCKET`, else `drivebay.sock` in the runtime folder.
 ///
 /// # Errors
-/// There is no runtime folder.
+/// There is no usable runtime folder.
 pub fn default_socket() -> drivebay_core::Result<std::path::PathBuf> {
     match std::env::var_os("DRIVEBAY_SOCKET") {
         Some(path) => Ok(path.into()),

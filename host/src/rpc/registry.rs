@@ -9,25 +9,25 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Runs one call. On the RPC thread, or wherever a call was re-dispatched.
+/// Runs one call, on the RPC thread or on the thread that dispatched the call again.
 pub type Handler = Arc<dyn Fn(Call) + Send + Sync>;
 
-/// Asked about a method that has no handler: takes the call (`None`) and later
-/// passes it to [`Registry::redispatch`], or gives it back.
+/// Handles a method without a handler. It either takes the call (returns `None`) and later passes
+/// it to [`Registry::redispatch`], or returns the call.
 pub type UnknownHook = Arc<dyn Fn(Call) -> Option<Call> + Send + Sync>;
 
-/// Who registered a method: a plugin, or `host`. Two instances of one name are
-/// two versions of one plugin, of which the newer replaces the older's methods.
+/// Who registered a method: a plugin, or `host`. Two instances with one name are two versions of
+/// one plugin. The newer one replaces the methods of the older one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// Name of the plugin.
+    /// The name of the plugin.
     pub name: Arc<str>,
-    /// Which load of it.
+    /// The number of the load.
     pub instance: u64,
 }
 
 impl Owner {
-    /// Instance `instance` of the plugin `name`.
+    /// The instance `instance` of the plugin `name`.
     pub fn new(name: &str, instance: u64) -> Self {
         Self { name: name.into(), instance }
     }
@@ -43,9 +43,9 @@ impl Owner {
 pub enum RegisterError {
     /// The name or alias belongs to another owner.
     Taken {
-        /// The name.
+        /// The name or alias.
         name: String,
-        /// Whose it is.
+        /// The name of its owner.
         owner: String,
     },
 }
@@ -59,7 +59,7 @@ impl fmt::Display for RegisterError {
 
 impl std::error::Error for RegisterError {}
 
-/// All methods of the process, shared by the server and whoever registers.
+/// All methods of the process, shared by the server and all that register methods.
 pub struct Registry {
     inner: RwLock<Inner>,
 }
@@ -76,7 +76,7 @@ struct Inner {
 struct Entry {
     method: Arc<Method>,
     owner: Owner,
-    /// `None` while the method is announced and its plugin not loaded.
+    /// `None` while the method is announced and its plugin is not loaded.
     handler: Option<Handler>,
 }
 
@@ -87,7 +87,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// No methods, in [`State::Startup`].
+    /// A registry without methods, in [`State::Startup`].
     pub fn new() -> Self {
         Self {
             inner: RwLock::new(Inner {
@@ -102,7 +102,7 @@ impl Registry {
     /// Adds a method, or replaces one of the same plugin.
     ///
     /// # Errors
-    /// A name or alias that another owner has; then nothing is added.
+    /// A name or alias belongs to another owner; then nothing is added.
     pub fn register(
         &self,
         owner: &Owner,
@@ -116,11 +116,11 @@ impl Registry {
         })
     }
 
-    /// Lists a method of a plugin that is not loaded yet. A call of it goes to
-    /// the [`UnknownHook`]. One that is registered already stays as it is.
+    /// Lists a method of a plugin that is not loaded yet. Calls of it go to the [`UnknownHook`]. A
+    /// method that is already registered does not change.
     ///
     /// # Errors
-    /// A name or alias that another owner has; then nothing is added.
+    /// A name or alias belongs to another owner; then nothing is added.
     pub fn announce(&self, owner: &Owner, method: Method) -> Result<(), RegisterError> {
         self.insert(Entry { method: Arc::new(method), owner: owner.clone(), handler: None })
     }
@@ -149,25 +149,26 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes one method and its aliases, if `owner` has it.
+    /// Removes a method and its aliases if it belongs to `owner`.
     pub fn unregister(&self, owner: &Owner, name: &str) {
         self.write().entries.retain(|_, entry| entry.owner != *owner || entry.method.name != name);
     }
 
-    /// Removes every method of `owner`: of exactly this instance.
+    /// Removes every method of `owner`, which means of exactly this instance.
     pub fn unregister_all(&self, owner: &Owner) {
         self.write().entries.retain(|_, entry| entry.owner != *owner);
     }
 
-    /// Whether a method of this name or alias is this instance's, and has a handler.
+    /// Whether this instance has registered a method with this name or alias, and it has a handler.
     pub fn is_registered(&self, owner: &Owner, name: &str) -> bool {
         let inner = self.read();
         inner.entries.get(name).is_some_and(|e| e.owner == *owner && e.handler.is_some())
     }
 
-    /// Names, sorted: with `current` only those that may be called in the present
-    /// state (announced ones included), with `include_aliases` former names too. What is accepted
-    /// without effect is listed: SPDK's client loads no configuration with a method that is not.
+    /// The names, sorted. With `current`, only methods that may be called in the present state
+    /// (including announced ones). With `include_aliases`, former names, too. Methods that are
+    /// accepted without effect are listed, because SPDK's client refuses a configuration with
+    /// methods that are not listed.
     pub fn list(&self, current: bool, include_aliases: bool) -> Vec<String> {
         let inner = self.read();
         let is_listed = |name: &str, entry: &Entry| {
@@ -186,7 +187,7 @@ impl Registry {
         names
     }
 
-    /// The declarations of the allowed methods, by name. What is only announced has none yet.
+    /// The declarations of the allowed methods, sorted by name. Announced methods have none yet.
     pub fn declarations(&self) -> Vec<Arc<Method>> {
         let inner = self.read();
         let is_own_name = |name: &str, entry: &Entry| entry.method.name == name;
@@ -200,7 +201,7 @@ impl Registry {
         inner.entries.get(name).and_then(|entry| inner.declaration(name, entry))
     }
 
-    /// The descriptions of the methods that a plugin has registered itself.
+    /// The declarations of the methods that a plugin has registered itself.
     pub fn methods_of(&self, plugin: &str) -> Vec<Arc<Method>> {
         let inner = self.read();
         let own = inner.entries.iter().filter(|(name, entry)| {
@@ -209,7 +210,7 @@ impl Registry {
         own.map(|(_, entry)| Arc::clone(&entry.method)).collect()
     }
 
-    /// The description of a method, by name or alias.
+    /// The declaration of a method, by name or alias.
     pub fn method(&self, name: &str) -> Option<Arc<Method>> {
         self.read().entries.get(name).map(|entry| Arc::clone(&entry.method))
     }
@@ -219,23 +220,23 @@ impl Registry {
         self.read().state
     }
 
-    /// Goes to `state`.
+    /// Changes the state.
     pub fn set_state(&self, state: State) {
         self.write().state = state;
     }
 
-    /// Allows only `names`, as `--rpcs-allowed` says; `None` allows all.
+    /// Allows only the methods `names` (`--rpcs-allowed`); `None` allows all.
     pub fn allow_only(&self, names: Option<BTreeSet<String>>) {
         self.write().allowed = names;
     }
 
-    /// Sets who is asked about methods without a handler.
+    /// Sets the hook for methods without a handler.
     pub fn on_unknown(&self, hook: UnknownHook) {
         self.write().unknown = Some(hook);
     }
 
-    /// Looks a call up again that an [`UnknownHook`] took; without a handler it
-    /// is answered as unknown. Any thread.
+    /// Dispatches a call again that an [`UnknownHook`] took. If there still is no handler, it is
+    /// answered as unknown. Any thread.
     pub fn redispatch(&self, call: Call) {
         self.dispatch(call, false);
     }
@@ -248,7 +249,7 @@ impl Registry {
         if let Some(handler) = handler {
             return run(&handler, call);
         }
-        // Not under the lock: the hook may register methods.
+        // Not under the lock, because the hook may register methods.
         let hook = self.read().unknown.clone().filter(|_| may_ask_hook);
         let untaken = match hook {
             Some(hook) => hook(call),
@@ -259,7 +260,7 @@ impl Registry {
         }
     }
 
-    /// Answers a call of a method that nothing has.
+    /// Answers a call of an unknown method.
     fn answer_unknown(&self, call: Call) {
         let Call { method, responder, .. } = call;
         if unknown::has_no_effect(&method) {
@@ -270,7 +271,7 @@ impl Registry {
         responder.error(RpcError::method_not_found(&method, why));
     }
 
-    /// The handler of a call that is allowed; `None` when there is none yet.
+    /// The handler of a call, if the call is allowed; `None` when there is none yet.
     fn look_up(&self, name: &str, peer: &Peer) -> Result<Option<Handler>, RpcError> {
         let inner = self.read();
         let entry = inner.entries.get(name);
@@ -282,7 +283,7 @@ impl Registry {
             return Err(RpcError::method_not_found(name, "--rpcs-allowed does not list it"));
         }
         let Some(entry) = entry else {
-            // A peer that may only look does not make the host load plugins.
+            // A peer with only the role `read` may not make the host load plugins.
             if peer.may(Role::Operate) {
                 return Ok(None);
             }
@@ -293,7 +294,7 @@ impl Registry {
         if !peer.may(method.role) {
             return Err(permission_denied(method, peer));
         }
-        // What is only announced declares its states once it is loaded.
+        // An announced method declares its states only when its plugin is loaded.
         if entry.handler.is_some() && !method.states.contains(&inner.state) {
             return Err(invalid_state(inner.state));
         }
@@ -340,7 +341,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// A panic ends the call, which its responder answers while it unwinds, and not the thread.
+/// Runs a handler. A panic ends the call, not the thread: the responder answers when it is dropped.
 fn run(handler: &Handler, call: Call) {
     let method = call.method.clone();
     if catch_unwind(AssertUnwindSafe(|| handler(call))).is_err() {
@@ -348,7 +349,7 @@ fn run(handler: &Handler, call: Call) {
     }
 }
 
-/// A handler that answers on the spot.
+/// A handler that answers at once.
 pub fn handler<P: Params, R: Serialize>(
     method: impl Fn(P) -> Result<R, RpcError> + Send + Sync + 'static,
 ) -> Handler {
@@ -358,7 +359,7 @@ pub fn handler<P: Params, R: Serialize>(
     })
 }
 
-/// A handler that takes the responder along and answers when it can.
+/// A handler that keeps the responder and answers later.
 pub fn async_handler<P: Params>(method: impl Fn(P, Responder) + Send + Sync + 'static) -> Handler {
     Arc::new(move |call| match decode(call.params_text()) {
         Ok(params) => method(params, call.responder),
@@ -370,7 +371,7 @@ fn permission_denied(method: &Method, peer: &Peer) -> RpcError {
     let (name, uid) = (&method.name, peer.uid);
     let needed = format!("{:?}", method.role).to_lowercase();
     let message =
-        format!("Permission denied: {name} needs role {needed}, which user {uid} has not");
+        format!("Permission denied: {name} needs role {needed}, which user {uid} does not have");
     RpcError::about(code::PERMISSION_DENIED, "permission_denied", message, "role", Some(needed))
 }
 
@@ -419,7 +420,7 @@ mod tests {
         handler(move |NoParams {}| Ok(text))
     }
 
-    /// The names without those that are accepted without effect.
+    /// The names without the methods that are accepted without effect.
     fn own(names: &[String]) -> Vec<&str> {
         let all = names.iter().map(String::as_str);
         all.filter(|name| !unknown::has_no_effect(name)).collect()

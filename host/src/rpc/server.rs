@@ -1,8 +1,7 @@
-//! The RPC thread: one `poll(2)` loop over the listener, the clients and a wake-up.
+//! The RPC thread: one `poll(2)` loop for the listener, the clients and a wake-up.
 //!
-//! It sleeps while nothing happens. What bounds it is in [`Config`]: a client
-//! can neither hold the thread nor memory, whether it sends slowly, sends
-//! rubbish or never reads.
+//! It sleeps while nothing happens. [`Config`] contains its limits. A client that sends slowly,
+//! sends invalid data or never reads can neither block the thread nor use unlimited memory.
 
 use super::call::{Dispatcher, Peer, RoleTable};
 use super::connection::Connection;
@@ -24,40 +23,42 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A client that has just come or just been answered keeps its place so long: its next request may be on the way.
+/// How long a client that has just connected or got an answer keeps its place, because its next
+/// request may follow.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// How long accepting rests when the process is out of descriptors.
+/// How long the server waits before it accepts again when the process is out of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// The socket and its limits.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Path of the socket.
+    /// The path of the socket.
     pub path: PathBuf,
-    /// Mode of the socket file. Default 0600.
+    /// The mode of the socket file. Default 0600.
     pub mode: u32,
-    /// Who may do what.
+    /// The roles of users and groups.
     pub roles: RoleTable,
-    /// Connections at a time. One more takes the place of the client that has been idle longest; while
-    /// none is idle it waits in the backlog. The last place is for administrators. Default 64.
+    /// The most connections at a time. A new client replaces the client that has been idle longest.
+    /// If none is idle, the new client waits in the backlog. The last place is reserved for
+    /// administrators. Default 64.
     pub max_connections: usize,
-    /// Longest and deepest request. Default 256 KiB, 64 levels.
+    /// The longest and the deepest request. Default 256 KiB, 64 levels.
     pub request: FrameLimits,
-    /// Longest answer, in bytes. Default 32 MiB.
+    /// The longest answer, in bytes. Default 32 MiB.
     pub max_answer_bytes: usize,
-    /// Answers that wait for one client to read them, in bytes; a client
-    /// above it is dropped. Default 64 MiB.
+    /// The most bytes of answers that one client has not read yet. A client above this limit is
+    /// dropped. Default 64 MiB.
     pub max_queued_bytes: usize,
-    /// Unanswered calls of one client, beyond which it is not read; a batch is
-    /// started as a whole. Default 64.
+    /// The most unanswered calls of one client. Above this limit the server does not read from the
+    /// client. A batch is always started as a whole. Default 64.
     pub max_outstanding: usize,
-    /// How long a client may neither read a waiting answer nor go on with a
-    /// request it began. Default 60 s.
+    /// How long a client may stop reading a waiting answer, or stop in the middle of a request.
+    /// Default 60 s.
     pub stall_timeout: Duration,
 }
 
 impl Config {
-    /// The defaults at `path`.
+    /// The default configuration for `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -83,10 +84,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, and serves on a thread of its own.
+    /// Listens at the socket, and serves it on a separate thread.
     ///
     /// # Errors
-    /// A path that another server uses or that cannot be listened at.
+    /// Another server uses the path, or the server cannot listen at it.
     pub fn start(config: Config, dispatcher: Arc<dyn Dispatcher>) -> Result<Self, ListenError> {
         let listener = Listener::bind(&config.path, config.mode)?;
         let path = config.path.clone();
@@ -116,12 +117,12 @@ impl Server {
         Ok(Self { path, stopping, wake, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Sends what is answered already, closes every connection and removes the socket.
+    /// Sends the answers that are ready, closes every connection and removes the socket.
     pub fn stop(self) {
         drop(self);
     }
@@ -137,7 +138,7 @@ impl Drop for Server {
     }
 }
 
-/// The answer of one call, encoded; `text` is `None` for a notification.
+/// The encoded answer of one call. `text` is `None` for a notification.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) connection: u64,
@@ -146,7 +147,7 @@ pub(crate) struct Answer {
     pub(crate) text: Option<String>,
 }
 
-/// The way back to the RPC thread. It holds at most one answer per outstanding call.
+/// The queue of answers to the RPC thread. It has at most one answer for each outstanding call.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     answers: Sender<Answer>,
@@ -155,7 +156,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn send(&self, answer: Answer) {
-        // Fails only when the server has ended; then nobody waits for the answer.
+        // Fails only when the server has stopped; then nobody waits for the answer.
         if self.answers.send(answer).is_ok() {
             wake_up(&self.wake);
         }
@@ -169,11 +170,11 @@ impl fmt::Debug for Outbox {
 }
 
 fn wake_up(wake: &EventFd) {
-    // EAGAIN means that 2^64 - 2 wake-ups wait: the thread will wake.
+    // EAGAIN means that 2^64 - 2 wake-ups are pending, so the thread will wake.
     let _ = wake.write(1);
 }
 
-/// The thread's own state.
+/// The state of the thread.
 struct Loop {
     listener: Listener,
     dispatcher: Arc<dyn Dispatcher>,
@@ -181,7 +182,7 @@ struct Loop {
     answers: Receiver<Answer>,
     stopping: Arc<AtomicBool>,
     connections: BTreeMap<u64, Connection>,
-    /// A descriptor that is given up for a client when the process has no more.
+    /// A spare descriptor. It is closed for a new client when the process has no more descriptors.
     spare: Option<File>,
     next_connection: u64,
     accept_after: Option<Instant>,
@@ -244,7 +245,7 @@ impl Loop {
         }
         let mut found = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         if found.next().is_some_and(|wake| !wake.is_empty()) {
-            // Emptied before the answers are looked at, so that none is missed.
+            // Emptied before the answers are checked, so that none is missed.
             let _ = self.outbox.wake.read();
         }
         let accept = found.next().is_some_and(|listener| !listener.is_empty());
@@ -259,12 +260,12 @@ impl Loop {
         }
     }
 
-    /// Whether a client may come: there is a place, or one who is idle gives up his.
+    /// Whether a new client can get a place: one is free, or an idle client can be closed.
     fn has_place(&self) -> bool {
         self.connections.len() < self.config.max_connections || self.idlest().is_some()
     }
 
-    /// The client that has been idle longest, and long enough to give up its place.
+    /// The client that has been idle longest, if it has been idle long enough to be closed.
     fn idlest(&self) -> Option<u64> {
         let now = Instant::now();
         let idle = self.connections.iter();
@@ -272,7 +273,7 @@ impl Loop {
         idle.min().filter(|(since, _)| now.duration_since(*since) >= IDLE_MIN).map(|(_, id)| id)
     }
 
-    /// When a client will have been idle long enough.
+    /// When the next client will have been idle long enough.
     fn next_idle(&self) -> Option<Instant> {
         let idle = self.connections.values().filter_map(Connection::idle_since);
         idle.min().map(|since| since + IDLE_MIN)
@@ -307,7 +308,7 @@ impl Loop {
                 return tracing::warn!(
                     pid = peer.pid,
                     uid = peer.uid,
-                    "rpc client refused: all places are taken"
+                    "rpc client refused: too many connections"
                 );
             };
             tracing::debug!(connection = idlest, "an idle rpc client gives up its place");
@@ -324,20 +325,20 @@ impl Loop {
             if found.contains(PollFlags::POLLIN) {
                 connection.read();
             } else if found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
-                // Gone, with nothing left to read.
+                // The client is gone, and there is nothing left to read.
                 connection.close();
             }
         }
     }
 
-    /// Starts what has arrived and writes what is answered.
+    /// Starts the requests that have arrived, and writes the answers that are ready.
     fn advance(&mut self) {
         for connection in self.connections.values_mut() {
             for call in connection.take_requests(&self.config, &self.outbox) {
                 self.dispatcher.call(call);
             }
         }
-        // What was answered on the spot leaves in the same round.
+        // An answer that is ready at once leaves in the same round.
         self.deliver_answers();
         self.write();
     }
@@ -360,7 +361,7 @@ impl Loop {
     }
 }
 
-/// A descriptor of nothing.
+/// A descriptor that is only reserved.
 fn spare_descriptor() -> Option<File> {
     File::open("/dev/null").ok()
 }
@@ -376,7 +377,7 @@ fn peer_of(stream: &UnixStream, roles: &RoleTable) -> io::Result<Peer> {
     Ok(Peer { pid: credentials.pid(), uid, gid, role: roles.role_of(uid, gid), is_host: false })
 }
 
-/// Rounded up, so that the deadline has passed when `poll` returns.
+/// The time until `deadline`, rounded up, so that the deadline has passed when `poll` returns.
 fn until(deadline: Option<Instant>, now: Instant) -> PollTimeout {
     let Some(deadline) = deadline else {
         return PollTimeout::NONE;

@@ -1,4 +1,4 @@
-//! The server over its socket, as clients meet it.
+//! Tests of the server through its socket, as clients use it.
 
 use super::*;
 use drivebay_spec_jsonrpc::{FrameLimits, Method, NoParams, Params, Role, State, code, params};
@@ -32,9 +32,9 @@ struct Fixture {
     _dir: tempfile::TempDir,
     path: PathBuf,
     registry: Arc<Registry>,
-    /// Responders of `hold`, in the order of their calls.
+    /// The responders of `hold`, in the order of their calls.
     held: Receiver<Responder>,
-    /// Calls of `count`.
+    /// The number of calls of `count`.
     counted: Arc<AtomicUsize>,
     server: Option<Server>,
 }
@@ -84,7 +84,8 @@ impl Fixture {
         stream
     }
 
-    /// What the server sends until it closes, after the client has sent `bytes` and ended.
+    /// What the server sends until it closes the connection, after the client has sent `bytes` and
+    /// ended its side.
     fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes.as_ref()).unwrap();
@@ -212,7 +213,7 @@ fn broken_json_is_answered_and_the_connection_closed() {
     for broken in ["hello", "{]", "{\"method\":tru}", &"[".repeat(65)] {
         let mut stream = fixture.connect();
         stream.write_all(broken.as_bytes()).unwrap();
-        // Not ended by the client: the server closes.
+        // The client has not ended its side: the server closes.
         assert_eq!(code_of(&read_to_end(&mut stream)), code::PARSE_ERROR, "{broken}");
     }
     assert_eq!(code_of(&fixture.exchange("{\"method\":")), code::PARSE_ERROR);
@@ -269,7 +270,7 @@ fn a_client_that_never_reads_is_dropped_in_time_and_hinders_nobody() {
     let fixture = Fixture::with(|config| config.stall_timeout = Duration::from_millis(300));
     let mut stuck = fixture.connect();
     stuck.write_all(br#"{"method":"fill","params":{"len_bytes":8000000},"id":1}"#).unwrap();
-    // The answer is there and on its way; making it may take a busy machine a while.
+    // The answer is on its way. Its encoding may take a while on a busy machine.
     stuck.read_exact(&mut [0]).unwrap();
     let begun = Instant::now();
     let mut client = fixture.client();
@@ -290,7 +291,7 @@ fn a_client_that_asks_on_without_reading_is_held_back() {
     let mut sent = 0_usize;
     while greedy.write_all(request).is_ok() {
         sent += 1;
-        assert!(sent < 100_000, "requests are taken without end");
+        assert!(sent < 100_000, "the server must stop reading requests");
     }
     assert_eq!(fixture.client().call("echo", &json!({"text": "x"})).unwrap(), "x");
 }
@@ -412,7 +413,7 @@ fn built_in_methods_answer_as_clients_expect() {
         Method::new::<NoParams>("early", Role::Read, "x").states(&[State::Startup]).alias("dawn");
     fixture.registry.register(&Owner::host(), early, handler(|NoParams {}| Ok(()))).unwrap();
     let mut client = fixture.client();
-    // Without those that are accepted without effect.
+    // The list without methods that are accepted without effect.
     let mut list = |params: Value| -> Value {
         let names = client.call("rpc_get_methods", &params).unwrap();
         let names = names.as_array().unwrap().iter();

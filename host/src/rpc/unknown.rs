@@ -1,9 +1,9 @@
-//! Methods that have no handler: those that are accepted without effect, and what to tell the caller
-//! of any other.
+//! Methods without a handler: those that are accepted without effect, and the error text for all
+//! others.
 
-/// Option methods of SPDK subsystems that do not exist here. SPDK's `save_config` always writes them,
-/// so they are accepted, with any parameters, and have no effect. A plugin that has such a method
-/// takes precedence.
+/// Option methods of SPDK subsystems that do not exist here. SPDK's `save_config` always writes
+/// them, so they are accepted with any parameters, and have no effect. A plugin that registers such
+/// a method takes precedence.
 const WITHOUT_EFFECT: [&str; 12] = [
     "accel_assign_opc",
     "accel_set_options",
@@ -19,7 +19,7 @@ const WITHOUT_EFFECT: [&str; 12] = [
     "sock_set_default_impl",
 ];
 
-/// First words of method names, and the plugin that has such methods.
+/// Prefixes of method names, with the plugin that has such methods.
 const OF_PLUGINS: [(&str, &str); 16] = [
     ("bdev_aio_", "aio"),
     ("bdev_delay_", "delay"),
@@ -39,7 +39,7 @@ const OF_PLUGINS: [(&str, &str); 16] = [
     ("vhost_", "vhost"),
 ];
 
-/// First words of SPDK's methods that no plugin has yet.
+/// Prefixes of SPDK's methods that no plugin has yet.
 const NOT_YET: [&str; 24] = [
     "accel_",
     "bdev_compress_",
@@ -67,7 +67,7 @@ const NOT_YET: [&str; 24] = [
     "vfu_",
 ];
 
-/// Names that are listed as what was perhaps meant.
+/// The most names in a "did you mean" question.
 const NEAREST_MAX: usize = 3;
 
 /// The methods that are accepted without effect.
@@ -80,7 +80,7 @@ pub(crate) fn has_no_effect(method: &str) -> bool {
     WITHOUT_EFFECT.contains(&method)
 }
 
-/// Why there is no `method`, and what to do. `known` are the methods that can be called.
+/// Why `method` does not exist, and what to do. `known` are the methods that can be called.
 pub(crate) fn why(method: &str, known: &[String]) -> String {
     if let Some(meant) = meant(method, known, 1) {
         return meant;
@@ -89,7 +89,7 @@ pub(crate) fn why(method: &str, known: &[String]) -> String {
     match OF_PLUGINS.into_iter().find(|(prefix, _)| starts(prefix)) {
         Some((prefix, plugin)) if known.iter().any(|name| name.starts_with(prefix)) => {
             format!(
-                "plugin {plugin} does not have it; `drivebay rpc rpc_get_methods` lists what there is"
+                "plugin {plugin} does not have it; `drivebay rpc rpc_get_methods` lists all methods"
             )
         }
         Some((_, plugin)) => {
@@ -98,7 +98,7 @@ pub(crate) fn why(method: &str, known: &[String]) -> String {
             )
         }
         None if NOT_YET.into_iter().any(starts) => {
-            "it is one of SPDK's that is not implemented yet".to_owned()
+            "it is a method of SPDK that is not implemented yet".to_owned()
         }
         None => meant(method, known, 2).unwrap_or_else(|| {
             "no plugin on the plugin path has it (drivebay plugin list)".to_owned()
@@ -106,7 +106,7 @@ pub(crate) fn why(method: &str, known: &[String]) -> String {
     }
 }
 
-/// The names that differ from `method` by so many slips at most, as a question.
+/// The names that differ from `method` in at most `slips` characters, as a question.
 fn meant(method: &str, known: &[String], slips: usize) -> Option<String> {
     let mut close: Vec<(usize, &str)> = known
         .iter()

@@ -1,4 +1,4 @@
-//! The privileges of root that a host keeps.
+//! The root capabilities that a host keeps.
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -6,10 +6,10 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// For pinned memory of devices, and for ports below 1024.
 const KEPT: [Capability; 2] = [Capability::CAP_IPC_LOCK, Capability::CAP_NET_BIND_SERVICE];
 
-/// Drops all other capabilities of this thread and those that it starts.
+/// Drops all other capabilities of this thread and of the threads that it starts.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub(super) fn drop_most() -> Result<String, String> {
     let kept = reduce().map_err(|error| format!("--sandbox: capabilities: {error}"))?;
     let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
@@ -23,11 +23,11 @@ fn reduce() -> Result<CapsHashSet, CapsError> {
     let kept: CapsHashSet = KEPT.into_iter().filter(|one| before.contains(one)).collect();
     if before.contains(&Capability::CAP_SETPCAP) {
         for other in caps::all().into_iter().filter(|one| !KEPT.contains(one)) {
-            // One that this kernel does not know is not there to be dropped.
+            // A capability that this kernel does not know cannot be dropped.
             let _ = caps::drop(None, CapSet::Bounding, other);
         }
     }
-    // The ambient set first: it may hold only what the others do.
+    // The ambient set first, because it may only contain what the other sets contain.
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn none_but_the_kept_ones_are_left() {
-        // Capabilities are a thread's own.
+        // Capabilities belong to a thread.
         let confined = std::thread::spawn(|| {
             drop_most().unwrap();
             for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {

@@ -1,4 +1,4 @@
-//! The files that a host may touch, by the kernel's Landlock (Linux 5.13).
+//! The files that a host may use, enforced by the kernel's Landlock (Linux 5.13).
 
 use super::Places;
 use landlock::{
@@ -6,14 +6,15 @@ use landlock::{
     path_beneath_rules,
 };
 
-/// What is handled: rights of Linux 6.2, truncation included. An older kernel handles what it knows.
+/// The rights to control: those of Linux 6.2, including truncation. An older kernel controls those
+/// that it knows.
 const RIGHTS: ABI = ABI::V3;
 
-/// Leaves this thread, and those that it starts, the files below `places` only. What is not there is
-/// left out.
+/// Restricts this thread, and the threads that it starts, to the files below `places`. Places that
+/// do not exist are left out.
 ///
 /// # Errors
-/// When the kernel has no Landlock, or what it says.
+/// The kernel has no Landlock, or the kernel's error.
 pub(super) fn restrict(places: &Places) -> Result<String, String> {
     let status = enforce(places).map_err(|error| format!("--sandbox: Landlock: {error}"))?;
     if status == RulesetStatus::NotEnforced {
@@ -54,7 +55,7 @@ mod tests {
         }
         let places = Places { read: vec![path("read")], write: vec![path("write")] };
         let root = folder.path().to_owned();
-        // Landlock holds for the thread that asks for it.
+        // Landlock applies to the thread that requests it.
         let confined = std::thread::spawn(move || {
             restrict(&places).unwrap();
             let read = |name: &str| fs::read_to_string(root.join(name).join("file")).is_ok();

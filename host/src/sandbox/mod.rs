@@ -1,13 +1,13 @@
-//! What a running host gives up, so that whoever takes it over gains less.
+//! The rights that a running host gives up, so that an attacker who takes it over gains less.
 //!
-//! | what | when | told as |
+//! | right | when | log line |
 //! |---|---|---|
-//! | new privileges, and system calls that no host makes | always | `seccomp` |
+//! | new privileges, and system calls that no host needs | always | `seccomp` |
 //! | files beyond its own | `--sandbox` | `landlock` |
 //! | capabilities of root | `--sandbox` | `capabilities` |
 //!
-//! All of it holds for threads that are started later, so it comes first of all. `docs/security.md` says
-//! against whom it helps.
+//! Each of these also applies to threads that are started later, so this runs first.
+//! `docs/security.md` says which attackers it helps against.
 
 mod capabilities;
 mod landlock;
@@ -18,22 +18,23 @@ use crate::loader::search::Search;
 use drivebay_core::env::runtime;
 use std::path::{Path, PathBuf};
 
-/// Confines this process; one line for the log for each thing done. Call it before any thread is started.
+/// Confines this process. Returns one log line for each restriction. Must run before any thread is
+/// started.
 ///
 /// # Errors
-/// What `--sandbox` asks for and the system does not give.
+/// A restriction of `--sandbox` that the system does not provide.
 pub fn enter(options: &Serve) -> Result<Vec<String>, String> {
     let mut told = Vec::new();
     if options.sandbox.sandbox {
         told.push(landlock::restrict(&places(options)?)?);
         told.push(capabilities::drop_most()?);
     }
-    // Last, and of no harm where a container forbids it: then its own filter is in force.
-    told.push(seccomp::apply().unwrap_or_else(|why| format!("seccomp: not in force: {why}")));
+    // Last. If a container forbids it, the container's own filter applies.
+    told.push(seccomp::apply().unwrap_or_else(|why| format!("seccomp: not active: {why}")));
     Ok(told)
 }
 
-/// The files of a host.
+/// The files that a host uses.
 #[derive(Debug, Default)]
 struct Places {
     read: Vec<PathBuf>,
@@ -48,7 +49,8 @@ fn places(options: &Serve) -> Result<Places, String> {
         let why = |error| format!("--sandbox-path {}: {error}", path.display());
         places.write.push(found.map_err(why)?);
     }
-    // Files that are replaced whole, and sockets: their folders are written.
+    // These are files that are replaced as a whole, and sockets, so the host writes to their
+    // folders.
     let in_folders = [&options.state, &options.rpc_socket, &options.log_file];
     places.write.extend(in_folders.into_iter().flatten().map(|path| folder_of(path)));
     places.write.extend(options.socket_dir.clone());

@@ -1,11 +1,11 @@
-//! System calls that a storage server never makes. They change the kernel, other processes, or the
-//! machine's clock and swap space; nothing that a plugin loaded later may need is among them.
+//! System calls that a storage server never needs. They change the kernel, other processes, or the
+//! machine's clock and swap space. A plugin that is loaded later needs none of them, either.
 
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::collections::BTreeMap;
 
-/// They answer EPERM.
+/// These calls return EPERM.
 const DENIED: &[c_long] = &[
     libc::SYS_kexec_load,
     libc::SYS_kexec_file_load,
@@ -31,17 +31,17 @@ const DENIED: &[c_long] = &[
     libc::SYS_ioperm,
 ];
 
-/// Puts the filter in force for this thread and those that it starts, which also get no new privileges
-/// by programs that they execute.
+/// Activates the filter for this thread and the threads that it starts. They also get no new
+/// privileges from programs that they execute.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub(super) fn apply() -> Result<String, String> {
     let filter = filter().map_err(|error| error.to_string())?;
     seccompiler::apply_filter(&filter).map_err(|error| error.to_string())?;
     let count = DENIED.len();
     Ok(format!(
-        "seccomp: {count} system calls answer EPERM (kexec, modules, ptrace and the like); no new privileges"
+        "seccomp: {count} system calls return EPERM (kexec, modules, ptrace and others); no new privileges"
     ))
 }
 
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_is_denied_answers_eperm_and_the_rest_goes_on() {
-        // A filter holds for the thread that applies it.
+        // A filter applies to the thread that activates it.
         let confined = std::thread::spawn(|| {
             let told = apply().unwrap();
             assert!(told.starts_with("seccomp: "), "{told}");

@@ -1,4 +1,4 @@
-//! The state file on disk: locked against a second host, and replaced as a whole.
+//! The state file on disk. It is locked against a second host and always replaced as a whole.
 
 use drivebay_core::env::runtime;
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A state file and the lock that makes it this host's.
+/// A state file, and the lock that reserves it for this host.
 #[derive(Debug)]
 pub struct KeptFile {
     path: PathBuf,
@@ -17,11 +17,11 @@ pub struct KeptFile {
 }
 
 impl KeptFile {
-    /// Locks the file at `path`, which need not exist. A symbolic link of root's or of the host's user
-    /// is followed once, here.
+    /// Locks the file at `path`, which need not exist. Follows a symbolic link of root or of the
+    /// host's user, but only here.
     ///
     /// # Errors
-    /// Another host has it, or somebody else could write it or had it written elsewhere.
+    /// Another host uses the file, or another user could write it or redirect the writes.
     pub fn open(path: &Path) -> Result<Self, String> {
         let path = resolve(path)?;
         if let Some(file) = existing(&path)? {
@@ -31,47 +31,50 @@ impl KeptFile {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it holds; `None` when there is no file yet, or an empty one, as a container may bring.
+    /// The content; `None` when the file does not exist or is empty, as in a new container.
     ///
     /// # Errors
-    /// It cannot be read, or belongs to somebody else by now.
+    /// The file cannot be read, or another user owns it by now.
     pub fn read(&self) -> Result<Option<Vec<u8>>, String> {
         let Some(content) = read(&self.path)? else { return Ok(None) };
         if is_json(&content) {
             return Ok(Some(content));
         }
-        // A mount point is written in place; the copy is whole when that was cut short.
+        // A file that is a mount point is overwritten in place. If that was interrupted, the copy
+        // is complete.
         for copy in [Some(self.beside()), self.in_runtime_folder()].into_iter().flatten() {
             if let Some(whole) = read(&copy)?.filter(|copy| is_json(copy)) {
                 let (path, copy) = (self.path.display(), copy.display());
-                tracing::warn!("state file {path} was written in part; its copy {copy} is taken");
+                tracing::warn!("state file {path} is incomplete; the host uses its copy {copy}");
                 return Ok(Some(whole));
             }
         }
         Ok(Some(content).filter(|content| !content.is_empty()))
     }
 
-    /// Replaces the content: after a crash the file has the old text or the new one.
+    /// Replaces the content. After a crash the file has either the old or the new text.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn replace(&self, text: &str) -> io::Result<()> {
         let new = self.beside();
         let replaced = write_new(&new, text.as_bytes()).and_then(|()| fs::rename(&new, &self.path));
         match replaced {
             Ok(()) => sync_folder(&self.path),
-            // Neither can be replaced nor, in a container, its folder be written.
+            // A mount point cannot be replaced, and in a container its folder often cannot be
+            // written.
             Err(_) if is_mount_point(&self.path) => self.overwrite(text),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes the file in place, after a copy that [`read`](Self::read) finds when this is cut short.
+    /// Overwrites the file in place, after it made a copy. [`read`](Self::read) uses the copy if
+    /// the overwrite was interrupted.
     fn overwrite(&self, text: &str) -> io::Result<()> {
         let mut copy = self.beside();
         if let Err(error) = write_new(&copy, text.as_bytes()) {
@@ -86,10 +89,10 @@ impl KeptFile {
         fs::remove_file(&copy)
     }
 
-    /// Leaves a copy of what the file holds now beside it, as `FILE.before`; where.
+    /// Saves the current content beside the file, as `FILE.before`. Returns the path.
     ///
     /// # Errors
-    /// A line that names the file.
+    /// A line with the file.
     pub fn copy_as_before(&self) -> Result<PathBuf, String> {
         let before = with_suffix(&self.path, ".before");
         let content = read(&self.path)?.unwrap_or_default();
@@ -107,7 +110,7 @@ impl KeptFile {
     }
 }
 
-/// Where the file is, with links followed.
+/// The path of the file after symbolic links.
 fn resolve(path: &Path) -> Result<PathBuf, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     if let Ok(link) = fs::symlink_metadata(path)
@@ -132,9 +135,9 @@ fn is_own(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
-/// Opens without following a link.
+/// Opens a file without following a symbolic link.
 fn open_as(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Nonblocking: a FIFO is refused and not waited for.
+    // Nonblocking, so that a FIFO is refused instead of waited for.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     options.custom_flags(flags.bits()).open(path)
 }
@@ -147,7 +150,7 @@ fn existing(path: &Path) -> Result<Option<File>, String> {
     }
 }
 
-/// Refuses what somebody else could write, or what would be written elsewhere too.
+/// Refuses a file that another user could write, or that has another hard link.
 fn check(path: &Path, file: &File) -> Result<Metadata, String> {
     let path = path.display();
     let meta = file.metadata().map_err(|error| format!("{path}: {error}"))?;
@@ -175,8 +178,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     Ok(Some(content))
 }
 
-/// A lock on a file beside: the file itself is another one after each replacement. Where the folder
-/// cannot be written the file stays the same, and is locked itself.
+/// Locks a file beside the state file, because each replacement makes a new state file. If the
+/// folder cannot be written, the state file is never replaced, so it is locked itself.
 fn lock(path: &Path) -> Result<Flock<File>, String> {
     let beside = with_suffix(path, ".lock");
     let mut options = OpenOptions::new();
@@ -189,7 +192,7 @@ fn lock(path: &Path) -> Result<Flock<File>, String> {
         Err((_, Errno::EWOULDBLOCK)) => {
             Err(format!("{}: another host keeps its state there", path.display()))
         }
-        Err((_, errno)) => Err(format!("{}: cannot be locked: {errno}", beside.display())),
+        Err((_, errno)) => Err(format!("{}: cannot lock it: {errno}", beside.display())),
     }
 }
 
@@ -199,7 +202,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Writes a new file, durably. What is left of a host that was killed is removed first.
+/// Writes a new file and syncs it to disk. Removes what a killed host left first.
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -216,8 +219,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Whether `path`, which is canonical, is a mount point: proc_pid_mountinfo(5), field 5, where blanks
-/// and the like are octal.
+/// Whether `path`, which is canonical, is a mount point: proc_pid_mountinfo(5), field 5. The table
+/// writes blanks and similar characters in octal.
 fn is_mount_point(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let escaped = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
@@ -258,7 +261,7 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // The file, its lock and the link.
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "something was left behind");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no other file may remain");
     }
 
     #[test]
@@ -301,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let file = KeptFile::open(&path).unwrap();
-        file.overwrite("{}").unwrap_err(); // There is no file to write in place.
+        file.overwrite("{}").unwrap_err(); // There is no file to overwrite.
         assert_eq!(text(&dir.path().join("state.new")), "{}");
         file.replace("{\"a\": 1}").unwrap();
         write_new(&dir.path().join("state.new"), b"{\"b\": 22}").unwrap();

@@ -1,7 +1,8 @@
-//! The file of `--state`: the configuration as it is after the last accepted change.
+//! The file of `--state`: the configuration after the last accepted change.
 //!
-//! A thread of its own writes it. A call that changed something is answered when the file has it, so
-//! that what a client was told outlives the process. Changes that wait together are written at once.
+//! A separate thread writes the file. The answer to a call that changed something is sent when the
+//! file contains the change, so the change outlives the process. Changes that wait at the same time
+//! are written together.
 
 mod file;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-/// The writer. Dropping it writes what is still to be written and ends its thread.
+/// The writer. Dropping it writes the pending changes and ends its thread.
 #[derive(Debug)]
 pub struct StateFile {
     file: Arc<KeptFile>,
@@ -24,11 +25,11 @@ pub struct StateFile {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread gets. As many wait as calls are in hand.
+/// A message to the thread. At most as many wait as there are calls in flight.
 #[derive(Debug)]
 enum Message {
     Changed(Change),
-    /// Have the file written, and say how that went.
+    /// Write the file, and report the result.
     Write(Sender<Result<(), String>>),
     End,
 }
@@ -51,15 +52,18 @@ impl StateFile {
         Self { file, changes, thread }
     }
 
-    /// Writes the present configuration, as after the start. With `ignored` calls of the file that
-    /// failed, a copy of the file is left beside it first.
+    /// Writes the current configuration after the start. If `ignored` calls of the file failed, it
+    /// first saves a copy of the file beside it.
     ///
     /// # Errors
-    /// A line that names the file.
+    /// A line with the file.
     pub fn begin(&self, ignored: usize) -> Result<(), String> {
         if ignored > 0 {
             let copy = self.file.copy_as_before()?;
-            tracing::warn!("{ignored} calls were ignored; the state as it was: {}", copy.display());
+            tracing::warn!(
+                "{ignored} calls failed and were ignored; a copy of the previous state is in {}",
+                copy.display()
+            );
         }
         let (sender, written) = mpsc::channel();
         let ended = || format!("{}: its writer has ended", self.file.path().display());
@@ -67,7 +71,7 @@ impl StateFile {
         written.recv().map_err(|_| ended())?
     }
 
-    /// Passes calls on to `behind`; an answer to what changed something waits for the file.
+    /// Passes calls on to `behind`. The answer to a call that changed something waits for the file.
     pub fn record(
         &self,
         behind: Arc<dyn Dispatcher>,
@@ -99,7 +103,8 @@ impl Dispatcher for Recorder {
         let method = call.method.clone();
         let responder = call.responder;
         call.responder = Responder::new(move |outcome| {
-            // Asked now: the call may have loaded the plugin that declares the method.
+            // The role is read after the call, because the call may have loaded the plugin that
+            // declares the method.
             let role = registry.method(&method).map_or(Role::Admin, |method| method.role);
             if outcome.is_err() || role == Role::Read {
                 return responder.answer(outcome);
@@ -107,7 +112,7 @@ impl Dispatcher for Recorder {
             if let Err(unsent) = changes.send(Message::Changed(Change { responder, outcome }))
                 && let Message::Changed(change) = unsent.0
             {
-                // The writer has ended before the socket was closed: it failed to start.
+                // The writer ends before the socket closes only if it could not start.
                 change.responder.error(not_kept("its writer has ended"));
             }
         });
@@ -129,7 +134,7 @@ fn keep(file: &KeptFile, host: &Arc<Host>, received: &Receiver<Message>) {
         }
         if !(changes.is_empty() && asked.is_empty()) {
             let written = update(file, host, &mut last);
-            // One who does not wait any more needs no answer.
+            // A caller that does not wait any more needs no answer.
             asked.iter().for_each(|sender| drop(sender.send(written.clone())));
             answer(changes, &written);
         }
@@ -149,16 +154,16 @@ fn answer(changes: Vec<Change>, written: &Result<(), String>) {
 }
 
 fn not_kept(why: &str) -> RpcError {
-    let message = format!("the change was made, but the state file does not have it: {why}");
+    let message = format!("the change was made, but it is not in the state file: {why}");
     RpcError::new(i64::from(-libc::EIO), "not_kept", message)
 }
 
-/// Writes the file if it would differ.
+/// Writes the file if its content would change.
 fn update(file: &KeptFile, host: &Arc<Host>, last: &mut String) -> Result<(), String> {
     let host = Arc::clone(host);
     let (sender, document) = mpsc::channel();
     thread::send_app(move || {
-        // Nobody waits any more once the writer has ended.
+        // If the writer has ended, nobody waits any more.
         save::document(&host, move |document| drop(sender.send(document)));
     });
     let text = document.recv().map_err(|_| "the app thread has ended")?.to_text();

@@ -1,5 +1,5 @@
-//! Ed25519 keys (RFC 8032) in PEM files: private ones as PKCS #8 (RFC 8410, section 7), public ones as
-//! SubjectPublicKeyInfo (section 4). `openssl genpkey -algorithm ed25519` makes the same.
+//! Ed25519 keys (RFC 8032) in PEM files: private keys as PKCS #8 (RFC 8410, section 7), public keys
+//! as SubjectPublicKeyInfo (section 4). `openssl genpkey -algorithm ed25519` makes such files, too.
 
 use super::super::error::{Error, Result};
 use super::owner;
@@ -12,20 +12,22 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes before the 32 of a private key: version 0, algorithm 1.3.101.112, octet string in octet string.
+/// The bytes before the 32 bytes of a private key: version 0, algorithm 1.3.101.112, octet string
+/// in octet string.
 const PRIVATE_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-/// Bytes before the 32 of a public key: algorithm 1.3.101.112, bit string without unused bits.
+/// The bytes before the 32 bytes of a public key: algorithm 1.3.101.112, bit string without unused
+/// bits.
 const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 const KEY_LEN: usize = 32;
-/// Longest file of a key, in bytes.
+/// The longest key file, in bytes.
 const FILE_LEN_MAX: u64 = 4096;
-/// Keys of one folder.
+/// The most keys in one folder.
 const KEYS_MAX: usize = 256;
-/// Subfolder of keys that must not be trusted any more.
+/// The subfolder for keys that must not be trusted any more.
 const REVOKED: &str = "revoked";
 
-/// What identifies a public key: the SHA-256 of its 32 bytes, in hexadecimal.
+/// Identifies a public key: the SHA-256 of its 32 bytes, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fingerprint(String);
 
@@ -34,14 +36,17 @@ impl Fingerprint {
         Self(hex(digest(&SHA256, public).as_ref()))
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     ///
     /// # Errors
-    /// `EINVAL` with what is required.
+    /// `EINVAL` with the required form.
     pub fn parse(text: &str) -> Result<Self> {
         match from_hex::<32>(text) {
             Some(bytes) => Ok(Self(hex(&bytes))),
-            None => Err(Error::new(libc::EINVAL, "a key is named by 64 hexadecimal digits")),
+            None => Err(Error::new(
+                libc::EINVAL,
+                "a key is identified by its fingerprint, 64 hexadecimal digits",
+            )),
         }
     }
 }
@@ -56,15 +61,15 @@ impl fmt::Display for Fingerprint {
 pub struct PrivateKey(Ed25519KeyPair);
 
 impl PrivateKey {
-    /// Makes a new one: `file`, mode 0600, and the public key beside it, `<file>.pub`.
+    /// Generates a private key in `file`, with mode 0600, and the public key in `<file>.pub`.
     ///
     /// # Errors
-    /// One of the files is there already, or cannot be written.
+    /// One of the files already exists, or cannot be written.
     pub fn generate(file: &Path) -> Result<Self> {
         let mut seed = [0_u8; KEY_LEN];
         SystemRandom::new()
             .fill(&mut seed)
-            .map_err(|_| Error::new(libc::EIO, "the kernel gives no random bytes"))?;
+            .map_err(|_| Error::new(libc::EIO, "the kernel returned no random bytes"))?;
         let key = Self::of_seed(&seed)?;
         let private = encode("PRIVATE KEY", &PRIVATE_PREFIX, &seed);
         let public = encode("PUBLIC KEY", &PUBLIC_PREFIX, key.0.public_key().as_ref());
@@ -73,13 +78,14 @@ impl PrivateKey {
         Ok(key)
     }
 
-    /// Reads the private key of a PEM file.
+    /// Reads the private key from a PEM file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
+    /// The file cannot be read, or contains something else.
     pub fn read(file: &Path) -> Result<Self> {
         let der = pem(file, &read_text(file)?, "PRIVATE KEY")?;
-        // Later versions put attributes and the public key behind; the seed is at the same place.
+        // Later versions of the format add attributes and the public key at the end. The seed is at
+        // the same place.
         let seed = der.get(PRIVATE_PREFIX.len()..).and_then(|rest| rest.first_chunk::<KEY_LEN>());
         match (der.get(5..PRIVATE_PREFIX.len()), seed) {
             (Some(head), Some(seed)) if Some(head) == PRIVATE_PREFIX.get(5..) => {
@@ -95,18 +101,18 @@ impl PrivateKey {
             .map_err(|e| Error::new(libc::EINVAL, e.to_string()))
     }
 
-    /// Names its public key.
+    /// The fingerprint of its public key.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.0.public_key().as_ref())
     }
 
-    /// The 64 bytes of the signature over `message`.
+    /// Signs `message`. Returns the 64 bytes of the signature.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut bytes = [0; 64];
         let signature = self.0.sign(message);
-        // An Ed25519 signature has 64 bytes.
+        // An Ed25519 signature always has 64 bytes.
         if let Some(part) = signature.as_ref().first_chunk() {
             bytes = *part;
         }
@@ -120,30 +126,30 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A public key and the name of its file.
+/// A public key, with the name of its file.
 #[derive(Clone, Debug)]
 pub struct PublicKey {
     /// The file's name without `.pub`.
     pub name: String,
-    /// Names it.
+    /// The fingerprint of the key.
     pub fingerprint: Fingerprint,
     bytes: [u8; KEY_LEN],
 }
 
 impl PublicKey {
-    /// Reads the public key of a PEM file.
+    /// Reads the public key from a PEM file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
+    /// The file cannot be read, or contains something else.
     pub fn read(file: &Path) -> Result<Self> {
         let text = read_text(file)?;
         Self::parse(file, &text)
     }
 
-    /// Reads the text of a PEM file, which `file` names.
+    /// Parses the text of a PEM file. `file` is only for errors.
     ///
     /// # Errors
-    /// It holds something else.
+    /// The text contains something else.
     pub fn parse(file: &Path, text: &str) -> Result<Self> {
         let der = pem(file, text, "PUBLIC KEY")?;
         let bytes = der.strip_prefix(&PUBLIC_PREFIX).and_then(|rest| rest.try_into().ok());
@@ -152,38 +158,38 @@ impl PublicKey {
         Ok(Self { name, fingerprint: Fingerprint::of(&bytes), bytes })
     }
 
-    /// Whether it made `signature` over `message`.
+    /// Whether `signature` is this key's signature of `message`.
     #[must_use]
     pub fn made(&self, signature: &[u8; 64], message: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, &self.bytes).verify(message, signature).is_ok()
     }
 }
 
-/// What the operator says of a key.
+/// Whether the operator trusts a key.
 #[derive(Clone, Debug)]
 pub enum Standing {
-    /// It lies in the folder.
+    /// The key is in the folder.
     Trusted(PublicKey),
-    /// It lies in the folder `revoked` in it, wherever else it lies.
+    /// The key is in the subfolder `revoked`, even if it is in the folder, too.
     Revoked(PublicKey),
-    /// It lies in neither.
+    /// The key is in neither.
     Unknown,
 }
 
-/// The folder of trusted keys: `*.pub`, those that were revoked in `revoked/`. Read anew whenever it is
-/// asked, so that a key can be revoked without a word to the host.
+/// The folder of trusted keys: `*.pub`, with revoked keys in `revoked/`. It is read at each use, so
+/// an operator can revoke a key without telling the host.
 #[derive(Clone, Debug)]
 pub struct KeyFolder(pub PathBuf);
 
 impl KeyFolder {
-    /// What the operator says of the key with this fingerprint.
+    /// Whether the operator trusts the key with this fingerprint.
     ///
     /// # Errors
-    /// The folder or one of its keys cannot be read, or others may write them: a key that cannot be
-    /// read might be the revoked one.
+    /// The folder or one of its keys cannot be read, or other users may write them. A key that
+    /// cannot be read might be the revoked one.
     pub fn standing(&self, fingerprint: &Fingerprint) -> Result<Standing> {
         let revoked = self.0.join(REVOKED);
-        // A link that leads nowhere is an error: what it stood for may name this key.
+        // A dangling link is an error, because its target may be a revoked key.
         let is_there = match fs::symlink_metadata(&revoked) {
             Ok(_) => true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
@@ -202,7 +208,8 @@ fn find(folder: &Path, fingerprint: &Fingerprint) -> Result<Option<PublicKey>> {
     let files: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(is_key).take(KEYS_MAX + 1).collect();
     if files.len() > KEYS_MAX {
-        let message = format!("{}: more than {KEYS_MAX} keys", folder.display());
+        let message =
+            format!("{}: contains more than {KEYS_MAX} keys, the limit", folder.display());
         return Err(Error::new(libc::E2BIG, message));
     }
     let mut found = None;
@@ -218,7 +225,7 @@ fn find(folder: &Path, fingerprint: &Fingerprint) -> Result<Option<PublicKey>> {
     Ok(found)
 }
 
-/// Where [`PrivateKey::generate`] puts the public key.
+/// The path where [`PrivateKey::generate`] puts the public key.
 #[must_use]
 pub fn public_file(private: &Path) -> PathBuf {
     let mut name = private.as_os_str().to_owned();
@@ -240,7 +247,7 @@ fn read_text(file: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The bytes of the one block of a PEM file's text.
+/// The bytes of the single block in the text of a PEM file.
 fn pem(file: &Path, text: &str, label: &str) -> Result<Vec<u8>> {
     match pem::parse(text) {
         Ok(block) if block.tag() == label => Ok(block.into_contents()),
@@ -274,7 +281,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    // `from_str_radix` would take a sign for a digit.
+    // `from_str_radix` would accept a sign as a digit.
     if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -316,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_key_of_rfc_8032_is_read_and_signs_as_it_says() {
-        // Section 7.1, test 1, in the PEM form of RFC 8410.
+        // Section 7.1, test 1, in the PEM format of RFC 8410.
         let seed: [u8; 32] =
             from_hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60").unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
 //! Which files may become plugins: by owner and mode, by name, and by signature.
 //!
-//! - [`owner`]: root and the host's user may put a plugin before the host, nobody else.
-//! - [`key`]: Ed25519 keys, in the PEM files that other programs make and read too.
-//! - [`signature`]: `<plugin>.sig`, one signature over the bytes of the file.
-//! - [`policy`]: what the operator allows: names, signatures, permissions.
+//! - [`owner`]: only root and the host's user may install plugins.
+//! - [`key`]: Ed25519 keys in PEM files, which other programs can make and read, too.
+//! - [`signature`]: `<plugin>.sig`, one signature of all bytes of the file.
+//! - [`policy`]: the operator's rules for names, signatures and permissions.
 
 pub mod key;
 pub mod owner;

@@ -1,4 +1,4 @@
-//! Who may put a plugin before the host: root and the user it runs as, and nobody else.
+//! Who may install plugins: only root and the user that the host runs as.
 
 use super::super::error::{Error, Result};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -12,18 +12,19 @@ const GROUP_WRITABLE: u32 = 0o020;
 const WORLD_WRITABLE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Opens a file to read it. A pipe does not make the caller wait for its other end; that it is none is for the caller to check.
+/// Opens a file for reading. If the file is a pipe, the call does not wait for its other end; the
+/// caller must check the type of the file.
 ///
 /// # Errors
-/// Those of open(2).
+/// The errors of open(2).
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Checks owner and mode of a plugin's file.
+/// Checks the owner and the mode of a plugin's file.
 ///
 /// # Errors
-/// `EPERM`: who owns it or may write it, and what is required.
+/// `EPERM` with the owner or mode that was found, and what is required.
 pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
     if !file.is_file() {
         return Err(Error::new(libc::EINVAL, format!("{}: not a regular file", path.display())));
@@ -35,12 +36,12 @@ pub fn check_file(path: &Path, file: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Checks owner and mode of the folder that a file lies in, and of all folders above: whoever may
-/// rename one of them may put another in its place. Others may write into one only if it is sticky:
-/// then they cannot replace what is not theirs.
+/// Checks the owner and the mode of the folder of a file, and of all folders above it. A user who
+/// may rename one of these folders could replace it. Other users may write to a folder only if it
+/// is sticky, because then they cannot replace files that they do not own.
 ///
 /// # Errors
-/// `EPERM`: who owns which folder or may write it, and what is required.
+/// `EPERM` with the folder, its owner or mode, and what is required.
 pub fn check_folders(file: &Path) -> Result<()> {
     let file = file.canonicalize().map_err(|e| Error::of_file("find", file, &e))?;
     for folder in file.ancestors().skip(1) {
@@ -58,8 +59,9 @@ fn check_folder(path: &Path, folder: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Whether anybody but the owner may write it. The members of a group may, unless it is the owner's private
-/// one, as many systems make one for each user (with umask 002 all new files are writable by it).
+/// Whether any other user may write it. The members of a group may, unless it is the owner's
+/// private group. Many systems make a private group for each user, and with umask 002 the group may
+/// write all new files.
 fn is_writable_by_others(found: &Metadata) -> bool {
     let mode = found.mode();
     mode & WORLD_WRITABLE != 0
@@ -77,7 +79,7 @@ fn is_private_group(group: u32, user: u32) -> bool {
 /// Checks that root or the host's user owns a file.
 ///
 /// # Errors
-/// `EPERM`: who owns it, and who must.
+/// `EPERM` with the owner, and who must own it.
 pub fn check_owner(path: &Path, found: &Metadata) -> Result<()> {
     let own = nix::unistd::Uid::effective().as_raw();
     if found.uid() == 0 || found.uid() == own {
@@ -143,12 +145,15 @@ mod tests {
 
     #[test]
     fn the_group_of_a_user_alone_may_write_and_others_may_not() {
-        // Root's group is private nearly everywhere, and `daemon` is another user's.
+        // Root's group is private on nearly every system, and `daemon` belongs to another user.
         let root = Group::from_gid(Gid::from_raw(0)).unwrap().unwrap();
         let is_alone = root.name == "root" && root.mem.iter().all(|member| member == "root");
         assert_eq!(is_private_group(0, 0), is_alone);
         assert!(!is_private_group(1, 0));
         assert!(!is_private_group(0, 1));
-        assert!(!is_private_group(4_000_000_000, 4_000_000_000), "neither is known");
+        assert!(
+            !is_private_group(4_000_000_000, 4_000_000_000),
+            "neither the group nor the user exists"
+        );
     }
 }

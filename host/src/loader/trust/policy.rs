@@ -1,4 +1,4 @@
-//! The operator's policy on plugins, a JSON file given by `--plugin-policy`:
+//! The operator's policy for plugins, a JSON file (`--plugin-policy`):
 //!
 //! ```json
 //! {
@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! Every member may be left out. Without a policy every plugin that lies where only root and the
-//! host's user can write may be loaded, and gets the permissions that it wants.
+//! Every member may be left out. Without a policy, every plugin in a folder that only root and the
+//! host's user can write to may be loaded, and gets all permissions that it requests.
 
 use super::super::error::{Error, Result};
 use super::super::inspect::Inspection;
@@ -26,45 +26,45 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Longest policy file, in bytes.
+/// The longest policy file, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
-/// Permissions there are: each opens the interface `bay.<permission>/1`.
+/// The permissions. Each gives access to the interface `bay.<permission>/1`.
 pub const PERMISSIONS: [&str; 2] = ["pci", "key"];
 
-/// What is asked of a plugin's signature.
+/// What the policy requires of a plugin's signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signatures {
-    /// Nothing; it is not even looked at.
+    /// Nothing. Signatures are not read.
     #[default]
     Off,
-    /// A missing or unknown one is told in the log; a bad one forbids the load.
+    /// A missing or unknown signature is logged. A bad one forbids the load.
     Warn,
-    /// Only what a trusted key signed is loaded.
+    /// A plugin is only loaded if a trusted key signed it.
     Require,
 }
 
-/// The operator's policy. The default asks nothing beyond owner and mode.
+/// The operator's policy. The default has no rules beyond owner and mode.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// What is asked of signatures.
+    /// What is required of signatures.
     #[serde(default)]
     pub signatures: Signatures,
-    /// Folder of trusted keys; `keys` beside the policy's file when left out.
+    /// The folder of trusted keys; by default `keys` beside the policy file.
     #[serde(default)]
     pub keys: Option<PathBuf>,
-    /// The only plugins that may be loaded, by name.
+    /// The names of the only plugins that may be loaded.
     #[serde(default)]
     pub allow: Option<Vec<String>>,
-    /// Plugins that may not be loaded, by name, though `allow` has them.
+    /// The names of plugins that may not be loaded, even if `allow` contains them.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// Oldest versions that may be loaded, by name: a signature stays good when a fault is found in what
-    /// it signed.
+    /// The oldest versions that may be loaded, by plugin name. They exclude a version with a known
+    /// fault, whose signature is still good.
     #[serde(default)]
     pub least_versions: BTreeMap<String, Version>,
-    /// The only permissions that are given.
+    /// The only permissions that plugins get.
     #[serde(default)]
     pub grants: Option<Vec<GrantRule>>,
 }
@@ -73,12 +73,12 @@ pub struct Policy {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRule {
-    /// Its name.
+    /// The name of the plugin.
     plugin: String,
-    /// Fingerprint of the key that must have signed it; without it, any or none.
+    /// The fingerprint of the key that must have signed it; without it, any key or none.
     #[serde(default)]
     key: Option<String>,
-    /// What it gets, if it wants it.
+    /// The permissions that it gets if it requests them.
     permissions: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl Policy {
     /// Reads a policy file.
     ///
     /// # Errors
-    /// It cannot be read, others may write it, or a member is wrong.
+    /// The file cannot be read, other users may write it, or a member is wrong.
     pub fn read(file: &Path) -> Result<Self> {
         let told = |errno, why: String| Error::new(errno, format!("{}: {why}", file.display()));
         let io = |e: std::io::Error| Error::of_file("read", file, &e);
@@ -103,10 +103,10 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Reads the text of a policy file.
+    /// Parses the text of a policy file.
     ///
     /// # Errors
-    /// A member is wrong.
+    /// The member that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let mut policy: Self =
             serde_json::from_str(text).map_err(|e| Error::new(libc::EINVAL, e.to_string()))?;
@@ -114,7 +114,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Checks every member, and writes keys as they are compared.
+    /// Checks every member, and converts keys to the form in which they are compared.
     fn check(&mut self) -> Result<()> {
         for rule in self.grants.iter_mut().flatten() {
             if let Some(key) = &mut rule.key {
@@ -131,10 +131,10 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether a plugin of this name and version may be loaded at all.
+    /// Whether a plugin of this name and version may be loaded.
     ///
     /// # Errors
-    /// `EPERM` naming the member that forbids it.
+    /// `EPERM` with the member that forbids it.
     pub fn check_manifest(&self, manifest: &Manifest) -> Result<()> {
         self.check_name(&manifest.name)?;
         match self.least_versions.get(&manifest.name) {
@@ -149,10 +149,10 @@ impl Policy {
         }
     }
 
-    /// Whether the lists of names let a plugin of this name be loaded.
+    /// Whether the lists `allow` and `deny` let a plugin of this name be loaded.
     ///
     /// # Errors
-    /// `EPERM` naming the list that forbids it.
+    /// `EPERM` with the list that forbids it.
     pub fn check_name(&self, name: &str) -> Result<()> {
         if self.deny.iter().any(|denied| denied == name) {
             return Err(Error::new(libc::EPERM, "the plugin policy's list `deny` names it"));
@@ -163,8 +163,9 @@ impl Policy {
         Ok(())
     }
 
-    /// Judges where the dynamic loader looks for the libraries that a plugin needs. A signature says
-    /// nothing about them, so with `require` they come from the system's folders only.
+    /// Checks where the dynamic loader looks for the libraries that a plugin needs. A signature
+    /// does not cover these libraries, so with `require` they may only come from the system's
+    /// folders.
     ///
     /// # Errors
     /// `EPERM` with the folder or library that is not trusted.
@@ -176,7 +177,7 @@ impl Policy {
             && let Some(place) = folders.first().copied().or(by_path.map(String::as_str))
         {
             let message = format!(
-                "it has the dynamic loader look for libraries at {place}, which no signature covers; with `signatures: require` a plugin has neither DT_RUNPATH nor paths in DT_NEEDED"
+                "it makes the dynamic loader look for libraries at {place}, which no signature covers; with `signatures: require` a plugin must have neither DT_RUNPATH nor paths in DT_NEEDED"
             );
             return Err(Error::new(libc::EPERM, message));
         }
@@ -192,8 +193,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Judges the staged copy of the plugin at `path`; gives the key that signed it, if a trusted one
-    /// did.
+    /// Checks the signature of the staged copy of the plugin at `path`. Returns the key if a
+    /// trusted key signed it.
     ///
     /// # Errors
     /// `EPERM` with what is wrong with the signature, and what is required.
@@ -208,7 +209,7 @@ impl Policy {
             return Ok(Some(key.clone()));
         }
         if self.signatures == Signatures::Warn && !verdict.is_bad() {
-            tracing::warn!(path = %path.display(), "{verdict}; loaded nevertheless");
+            tracing::warn!(path = %path.display(), "{verdict}; the policy lets it load with this warning");
             return Ok(None);
         }
         let message =
@@ -216,7 +217,7 @@ impl Policy {
         Err(Error::new(libc::EPERM, message))
     }
 
-    /// The permissions that a plugin gets of those it wants.
+    /// The permissions that a plugin gets among those that it requests.
     #[must_use]
     pub fn granted(&self, manifest: &Manifest, signer: Option<&Fingerprint>) -> Vec<String> {
         let signer = signer.map(Fingerprint::to_string);
@@ -237,7 +238,7 @@ fn is_permission(text: &str) -> bool {
     PERMISSIONS.contains(&text)
 }
 
-/// The permission without which an interface is not given; `None` = everybody may have it.
+/// The permission that an interface requires; `None` = every plugin may use it.
 #[must_use]
 pub fn permission_for(interface: &str) -> Option<&'static str> {
     let name = interface.strip_prefix("bay.")?;
@@ -275,7 +276,7 @@ mod tests {
 
     #[test]
     fn permissions_are_those_wanted_and_granted() {
-        let key = "aB".repeat(32); // Digits of a key are the same in upper case.
+        let key = "aB".repeat(32); // The digits of a key are not case-sensitive.
         let text = format!(
             r#"{{"grants":[{{"plugin":"a","key":"{key}","permissions":["pci"]}},{{"plugin":"a","permissions":["key"]}}]}}"#
         );

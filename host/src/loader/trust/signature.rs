@@ -4,8 +4,8 @@
 //! {"format": "drivebay-signature-1", "key": "<fingerprint>", "signature": "<128 hexadecimal digits>"}
 //! ```
 //!
-//! The signature is Ed25519 over all bytes of the file. The key is named so that an unknown key can
-//! be told from a file that was changed.
+//! It is an Ed25519 signature of all bytes of the file. It contains the key's fingerprint, so that
+//! the host can distinguish an unknown key from a changed file.
 
 use super::super::error::{Error, Result};
 use super::key::{Fingerprint, KeyFolder, PrivateKey, Standing, from_hex, hex};
@@ -17,9 +17,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "drivebay-signature-1";
-/// Longest signature file, in bytes.
+/// The longest signature file, in bytes.
 const SIDECAR_LEN_MAX: u64 = 4096;
-/// Largest file that is signed, in bytes: it is read into memory for it.
+/// The largest file that can be signed, in bytes; it is read into memory.
 const FILE_LEN_MAX: u64 = 256 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,30 +30,30 @@ struct Sidecar {
     signature: String,
 }
 
-/// What a file's signature is worth.
+/// The result of the check of a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// A trusted key signed these bytes.
     Good {
-        /// Name of the key's file.
+        /// The name of the key's file.
         name: String,
-        /// The key.
+        /// The fingerprint of the key.
         key: Fingerprint,
     },
     /// There is no signature file.
     Missing,
-    /// A key signed that the operator does not know.
+    /// The key that signed is not trusted.
     UnknownKey(Fingerprint),
-    /// A key signed that was revoked.
+    /// The key that signed was revoked.
     RevokedKey(String),
-    /// The signature is not one of the named key over these bytes.
+    /// The signature is not one of the named key for these bytes.
     Wrong(String),
-    /// The signature file cannot be understood.
+    /// The signature file cannot be parsed.
     Malformed(String),
 }
 
 impl Verdict {
-    /// Whether something is wrong, beyond that nobody known has signed.
+    /// Whether something is wrong other than a missing signature or an unknown key.
     #[must_use]
     pub fn is_bad(&self) -> bool {
         matches!(self, Self::RevokedKey(_) | Self::Wrong(_) | Self::Malformed(_))
@@ -70,12 +70,12 @@ impl fmt::Display for Verdict {
             Self::Wrong(name) => {
                 write!(f, "its signature is not one of the key {name} over this file")
             }
-            Self::Malformed(why) => write!(f, "its signature file cannot be understood: {why}"),
+            Self::Malformed(why) => write!(f, "its signature file is malformed: {why}"),
         }
     }
 }
 
-/// Where the signature of a file lies.
+/// The path of a file's signature.
 #[must_use]
 pub fn sidecar_path(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -83,7 +83,7 @@ pub fn sidecar_path(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// Signs a file: writes or replaces its signature file, and tells where that is.
+/// Signs a file: writes or replaces its signature file. Returns the path of that.
 ///
 /// # Errors
 /// The file cannot be read, or the signature cannot be written.
@@ -98,8 +98,8 @@ pub fn sign(file: &Path, key: &PrivateKey) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Judges the bytes of `file` by the signature in `sidecar`. They are two paths because what is loaded
-/// is a copy of what was signed.
+/// Checks the bytes of `file` against the signature in `sidecar`. They are two paths because the
+/// host loads a copy of the file that was signed.
 ///
 /// # Errors
 /// The file or the keys cannot be read.
@@ -128,17 +128,18 @@ fn read_sidecar(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) => return Err(Error::of_file("open", path, &e)),
     };
     let mut text = Vec::new();
-    // One byte more than allowed, so that too long a file is not taken for a good one.
+    // Reads one byte more than allowed, so that a file that is too long is not taken for a good
+    // one.
     file.take(SIDECAR_LEN_MAX + 1)
         .read_to_end(&mut text)
         .map_err(|e| Error::of_file("read", path, &e))?;
     Ok(Some(text))
 }
 
-/// Key and signature of a signature file's bytes, whatever they are.
+/// Parses the bytes of a signature file. Returns the key and the signature.
 ///
 /// # Errors
-/// What is wrong with them.
+/// What is wrong with the bytes.
 pub fn parse(text: &[u8]) -> std::result::Result<(Fingerprint, [u8; 64]), String> {
     if text.len() as u64 > SIDECAR_LEN_MAX {
         return Err(format!("more than {SIDECAR_LEN_MAX} bytes"));
@@ -238,7 +239,7 @@ mod tests {
         let vendor = vendor();
         let revoked = vendor.keys.0.join("revoked");
         fs::remove_dir(&revoked).unwrap();
-        assert!(matches!(vendor.verdict(), Verdict::Good { .. }), "there need not be one");
+        assert!(matches!(vendor.verdict(), Verdict::Good { .. }), "the subfolder need not exist");
         std::os::unix::fs::symlink("/nonexistent/revoked", &revoked).unwrap();
         let error = verify(&vendor.file, &sidecar_path(&vendor.file), &vendor.keys).unwrap_err();
         assert!(error.message().contains("keys/revoked"), "{error}");
@@ -257,7 +258,7 @@ mod tests {
         fn any_signature_file_is_understood_or_malformed(
             bytes in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            prop_assert!(parse(&bytes).is_err(), "random bytes are no signature");
+            prop_assert!(parse(&bytes).is_err(), "random bytes are not a signature");
         }
 
         #[test]
