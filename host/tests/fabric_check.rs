@@ -1,5 +1,6 @@
-//! `drivebay plugin check` on NVMe over Fabrics: the host's own fabric and target with something wrong between them and the
-//! host, by `tests/conformance/plugins/fabric.c`. The good ones are there after `cargo build --workspace`.
+//! `drivebay plugin check` on NVMe over Fabrics: the plugin `tests/conformance/plugins/fabric.c`
+//! wraps the host's own transport or target and adds one fault. `cargo build --workspace` must have
+//! built the good ones.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use drivebay::loader::inspect::inspect_path;
@@ -18,18 +19,18 @@ fn plugins_of_ours() -> PathBuf {
     std::env::var_os("DRIVEBAY_PLUGIN_DIR").map_or_else(built, PathBuf::from)
 }
 
-/// A text as a macro of C.
+/// A text as a C macro.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\\\""))
 }
 
-/// What the good one's manifest lists, as the macro of the bad one's.
+/// The list in the good plugin's manifest, as a C macro for the bad plugin.
 fn list(names: &[String]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     quoted(&names.join(","))
 }
 
-/// The good plugin, wrong in one way.
+/// Builds the good plugin with one fault.
 fn build(good: &str, way: &str) -> (TempDir, PathBuf) {
     let good = plugins_of_ours().join(good);
     let manifest = inspect_path(&good).unwrap().manifest.unwrap();
@@ -58,7 +59,7 @@ fn build(good: &str, way: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-/// The checks named `only`, each with its outcome and what was seen.
+/// Runs the checks `only`. Returns each one's name, outcome, and what it saw.
 fn check(good: &str, way: &str, only: &str) -> Vec<(String, String, String)> {
     let (_folder, file) = build(good, way);
     let output = Command::new(env!("CARGO_BIN_EXE_drivebay"))

@@ -1,10 +1,11 @@
-//! Golden plugins with bytes changed, as a bad disk or a bad person would: the host reads them all and stays; those that it
-//! would load are loaded in children, which may die.
+//! Golden plugins with changed bytes, as from a bad disk or an attacker. The host must read all of
+//! them and survive. Files that it would load are loaded in child processes, which may die.
 //!
-//! 500 of them; with `DRIVEBAY_SOAK=1` 100,000. `DRIVEBAY_PART=K/N` takes every Nth of the same ones, from number K on, and loads
-//! them on core K: several at once do the whole. `K/N/FROM` goes on where one was cut off.
+//! It uses 500 files, or 100,000 with `DRIVEBAY_SOAK=1`. `DRIVEBAY_PART=K/N` selects every Nth of
+//! the same files, from number K on, and loads them on core K, so several processes can share the
+//! work. `K/N/FROM` continues a run that was interrupted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
-#![allow(clippy::print_stdout, reason = "how a child tells its parent")]
+#![allow(clippy::print_stdout, reason = "a child reports to its parent by its output")]
 
 use drivebay::loader::inspect::inspect;
 use drivebay::loader::trust::Policy;
@@ -23,15 +24,15 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// Tells a child where its files are.
+/// Tells a child the folder of its files.
 const FOLDER: &str = "DRIVEBAY_MUTATED_PLUGINS";
-/// And where it may write.
+/// Tells a child the folder that it may write to.
 const RUNTIME: &str = "DRIVEBAY_MUTATED_RUNTIME";
-/// Files that one child loads, one after the other, as long as it lives.
+/// The number of files that one child loads, one after another, as long as it lives.
 const BATCH: usize = 25;
-/// What a file may take to be loaded; then its child is hung.
+/// How long the load of a file may take. After that the child counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The same where it is no failure, but ends the child: some changed files run in a circle.
+/// The same for a case that is no failure but ends the child: some changed files loop forever.
 const PATIENCE_OF_PARENT: Duration = Duration::from_secs(10);
 
 struct NoEvents;
@@ -52,7 +53,8 @@ fn golden() -> Vec<PathBuf> {
     files
 }
 
-/// Where the target is that transports require: `cargo build --workspace` puts it beside the tests.
+/// The folder of the target that transports require. `cargo build --workspace` puts it beside the
+/// tests.
 fn plugins_of_ours() -> PathBuf {
     let built = || std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     std::env::var_os("DRIVEBAY_PLUGIN_DIR").map_or_else(built, PathBuf::from)
@@ -60,11 +62,11 @@ fn plugins_of_ours() -> PathBuf {
 
 // ---- the child ----------------------------------------------------------------------------------
 
-/// Loads a file in a host of its own, and ends it; what came of it.
+/// Loads a file in its own host and unloads it. Returns the result.
 fn load(file: &Path) -> String {
     static LOG_LEVEL: AtomicU32 = AtomicU32::new(0);
     let file = file.to_owned();
-    // A child may die: what it leaves behind is its parent's to remove, if there is one.
+    // A child may die. Then its parent, if there is one, removes what it left behind.
     let runtime =
         std::env::var_os(RUNTIME).map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap();
     let settings = Settings {
@@ -94,8 +96,8 @@ fn load(file: &Path) -> String {
     ended.recv_timeout(PATIENCE).unwrap_or_else(|_| "did not end".to_owned())
 }
 
-/// With the folder in the environment it is the child of the test below; without, the files are good ones, and all of
-/// them are loaded.
+/// With the folder in the environment, this runs as the child of the test below. Without it, it
+/// loads good files, which must all succeed.
 #[test]
 fn a_child_loads_what_it_is_given() {
     let core = CpuSet::parse(&format!("[{}]", part().0)).unwrap();
@@ -114,12 +116,13 @@ fn a_child_loads_what_it_is_given() {
         println!("\nsaid {}", load(&file).replace('\n', " "));
         fs::remove_file(file).unwrap();
     }
-    std::process::exit(0); // what a broken plugin left behind is not worth ending
+    std::process::exit(0); // a broken plugin may not stop in order
 }
 
 // ---- the parent ---------------------------------------------------------------------------------
 
-/// Which of the files are this process's: the first, how many there are until the next, and where to begin.
+/// The files of this process: the number of the first one, the distance to the next one, and where
+/// to start.
 fn part() -> (usize, usize, usize) {
     let Ok(part) = std::env::var("DRIVEBAY_PART") else { return (0, 1, 0) };
     let mut numbers =
@@ -176,7 +179,8 @@ fn whatever_became_of_a_file_the_host_lives() {
     assert!(tally.unread > 0 && tally.loaded > 0, "nothing was tried: {tally:?}");
 }
 
-/// Lets children load what is in the folder until nothing is; each removes what it has loaded, and its parent what killed it.
+/// Lets children load the files in the folder until none is left. A child removes each file that it
+/// has loaded; the parent removes a file that killed a child.
 fn load_in_children(folder: &Path, tally: &mut Tally) {
     while fs::read_dir(folder).unwrap().next().is_some() {
         let runtime = tempfile::tempdir().unwrap();
@@ -204,7 +208,7 @@ fn load_in_children(folder: &Path, tally: &mut Tally) {
                 if said == "loaded" { tally.loaded += 1 } else { tally.refused += 1 }
             }
         }
-        // Ended, or hung: it is ours to end.
+        // The child has ended, or it hangs and must be killed.
         let _ = child.kill();
         let status = child.wait().unwrap();
         reader.join().unwrap();
@@ -213,7 +217,8 @@ fn load_in_children(folder: &Path, tally: &mut Tally) {
                 tally.died += 1;
                 fs::remove_file(file).unwrap();
             }
-            // What it had loaded killed it later; it is counted already.
+            // A file that the child had loaded before killed it later. That file is already
+            // counted.
             None if !status.success() => {
                 let file = last.expect("a child died before it had a file");
                 let _ = fs::remove_file(file);
@@ -223,7 +228,8 @@ fn load_in_children(folder: &Path, tally: &mut Tally) {
     }
 }
 
-/// The file with some bytes changed, or cut off, or with a piece of itself elsewhere.
+/// A copy of the file with some bytes changed, or cut off, or with one part copied to another
+/// place.
 fn mutant(original: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = original.to_vec();
     match random.below(10) {
@@ -244,7 +250,7 @@ fn mutant(original: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Signs the first golden file; a folder that trusts the key.
+/// Signs the first golden file. Returns a folder that trusts the key.
 fn trusting(work: &Path, original: &[u8]) -> KeyFolder {
     let keys = work.join("keys");
     fs::create_dir(&keys).unwrap();

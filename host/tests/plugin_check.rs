@@ -1,4 +1,4 @@
-//! `drivebay plugin check` on a RAM disk in C that is right, and on each way in which it is wrong.
+//! `drivebay plugin check` on a correct RAM disk in C, and on one version for each kind of fault.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -31,7 +31,7 @@ fn build(way: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-/// Exit code and report.
+/// Runs the check. Returns the exit code and the report.
 fn check(file: &Path, args: &[&str]) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_drivebay"))
         .args(["plugin", "check", "--json"])
@@ -44,7 +44,7 @@ fn check(file: &Path, args: &[&str]) -> (i32, Value) {
     (output.status.code().unwrap(), report)
 }
 
-/// The check `only` must fail on the RAM disk that is wrong in this way, and tell what it saw.
+/// The check `only` must fail on the RAM disk with this fault, and report what it saw.
 fn is_caught(way: &str, only: &str, seen: &str) {
     let (_folder, file) = build(way);
     let (code, report) = check(&file, &["--only", only]);
@@ -67,7 +67,7 @@ macro_rules! ways {
 
 ways! {
     an_io_completed_twice: "BAD_TWICE", "completion::exactly_once", "was completed twice";
-    an_io_never_completed: "BAD_NEVER", "completion::exactly_once", "at the module still";
+    an_io_never_completed: "BAD_NEVER", "completion::exactly_once", "still at the module";
     a_completion_on_a_foreign_thread:
         "BAD_OTHER_THREAD", "completion::on_its_own_thread", "on another thread";
     a_request_touched_after_its_end: "BAD_TOUCHES", "completion::exactly_once", "written to";
@@ -102,7 +102,7 @@ fn a_plugin_that_is_right_leaves_nothing_though_no_other_check_came_before() {
 #[test]
 fn after_a_crash_the_other_checks_go_on_in_a_fresh_child() {
     let (_folder, file) = build("BAD_CRASH");
-    // It crashes in write_zeroes, which one of these makes and the other does not.
+    // It crashes in write_zeroes, which only one of these checks submits.
     let (_, report) = check(&file, &["--only", "data::"]);
     let outcome_of = |name: &str| {
         let checks = report["checks"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! A plugin in C on the real core: its bdev is on the bus, and keeps it from being unloaded.
+//! A C plugin on the real core: its bdev is on the bus and prevents the unload.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use drivebay::loader::trust::Policy;

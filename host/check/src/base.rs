@@ -1,8 +1,8 @@
-//! The disk below a filter that is checked: RAM, with faults by seed.
+//! The disk below a filter that is being checked: a RAM disk with faults from a seed.
 //!
-//! It ends I/O at once, late, or with an error, asks for a retry, or holds everything back until it
-//! is let go, as the check wants.
-#![expect(unsafe_code, reason = "is a bdev module of its own")]
+//! The check decides what the disk does: it completes I/O at once, late, or with an error, asks for
+//! a retry, or holds all I/O back until the check releases it.
+#![expect(unsafe_code, reason = "implements a bdev module")]
 
 use crate::client::{Lane, own_host};
 use crate::guard::core;
@@ -15,23 +15,23 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-/// Rounds of the thread that a late completion takes at most.
+/// The most rounds of the thread that a late completion takes.
 const LATE_ROUNDS: u64 = 16;
 
-/// How often what happens to an I/O, of 1,024.
+/// How often each fault happens to an I/O, out of 1,024 times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// It fails with `EIO`.
+    /// The I/O fails with `EIO`.
     pub io_error: u32,
-    /// It asks to be sent again.
+    /// The disk completes the I/O with "no resource", which asks for a retry.
     pub no_memory: u32,
-    /// It ends some rounds later.
+    /// The I/O completes some rounds later.
     pub late: u32,
 }
 
-/// A disk of the suite's own. Leaked: a plugin that is wrong may come back late.
+/// A disk of the suite itself. It is never freed, because a faulty plugin may use it late.
 pub struct Base {
-    /// Its name.
+    /// The name of the bdev.
     pub name: String,
     block_size: u32,
     data: Mutex<Vec<u8>>,
@@ -48,12 +48,12 @@ impl std::fmt::Debug for Base {
     }
 }
 
-/// One thread's part.
+/// One thread's part of the disk.
 struct Channel {
     base: &'static Base,
     random: RefCell<Random>,
     held: RefCell<Vec<*mut bay_io>>,
-    /// A message to this thread will look at `held` again.
+    /// Whether a message to this thread will check `held` again.
     is_looking: Cell<bool>,
 }
 
@@ -75,10 +75,10 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 const OPS_SIZE: u32 = size_of::<bay_bdev_ops>() as u32;
 
 impl Base {
-    /// Puts one on the bus.
+    /// Creates a disk and registers it on the bus.
     ///
     /// # Errors
-    /// What the bus says.
+    /// The bus's error.
     pub fn new(
         name: &str,
         block_size: u32,
@@ -99,13 +99,13 @@ impl Base {
         let added = Lane::app().run(move || base.register(num_blocks));
         match added {
             Ok(0) => Ok(base),
-            Ok(status) => Err(format!("the suite's own disk was refused: {status}")),
+            Ok(status) => Err(format!("the bus refused the suite's own disk: {status}")),
             Err(_) => Err("the suite's own disk was not registered in time".to_owned()),
         }
     }
 
     fn register(&'static self, num_blocks: u64) -> i32 {
-        // SAFETY: numbers, texts and pointers; zeroes are a value.
+        // SAFETY: it has only numbers, texts and pointers, for which zero is a valid value.
         let mut record: bay_bdev_reg = unsafe { std::mem::zeroed() };
         record.size = u32::try_from(size_of::<bay_bdev_reg>()).unwrap_or(0);
         record.ctx = ptr::from_ref(self).cast_mut().cast();
@@ -129,37 +129,39 @@ impl Base {
         .fold(0, |mask, op| mask | 1 << op);
         let mut handle = 0;
         let Some(register) = core::bdev().register else { return -libc::ENOSYS };
-        // SAFETY: the record and what it points at live through the call, the disk for ever.
+        // SAFETY: the record and what it points to are valid for the call, and the disk is never
+        // freed.
         let status = unsafe { register(own_host(), &raw const record, &raw mut handle) };
         self.handle.store(handle, Ordering::Release);
         status
     }
 
-    /// Takes it off the bus: a hot remove, seen from the filter above.
+    /// Removes the disk from the bus: a hot removal, as the filter above sees it.
     pub fn remove(&self) -> mpsc::Receiver<i32> {
         let handle = self.handle.load(Ordering::Acquire);
         let (sender, gone) = mpsc::channel();
         Lane::app().send(move || {
             let tell = Box::into_raw(Box::new(sender));
             if let Some(unregister) = core::bdev().unregister {
-                // SAFETY: a bdev of the suite's; the box is the bus's until it calls back.
+                // SAFETY: the bdev belongs to the suite, and the bus owns the box until it calls
+                // back.
                 unsafe { unregister(own_host(), handle, Some(removed), tell.cast()) };
             }
         });
         gone
     }
 
-    /// From now on.
+    /// Sets the faults for all later I/O.
     pub fn set_faults(&self, faults: Faults) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    /// Holds all I/O back from now on, or lets it go.
+    /// Starts to hold all I/O back, or releases it.
     pub fn hold(&self, is_holding: bool) {
         self.is_holding.store(is_holding, Ordering::Release);
     }
 
-    /// How many I/Os failed so far.
+    /// The number of I/Os that failed so far.
     pub fn errors(&self) -> u32 {
         self.errors.load(Ordering::Acquire)
     }
@@ -189,14 +191,14 @@ impl Base {
             let (part, after) = rest.split_at_mut((piece.len as usize).min(rest.len()));
             let addr = piece.addr.cast::<u8>();
             match io.op {
-                // SAFETY: the element is the request's until its end.
+                // SAFETY: the element belongs to the request until its completion.
                 BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(part.as_ptr(), addr, part.len()) },
                 BAY_OP_WRITE => {
-                    // SAFETY: the element is the request's until its end.
+                    // SAFETY: the element belongs to the request until its completion.
                     unsafe { ptr::copy_nonoverlapping(addr, part.as_mut_ptr(), part.len()) }
                 }
                 _ => {
-                    // SAFETY: the element is the request's until its end.
+                    // SAFETY: the element belongs to the request until its completion.
                     let theirs = unsafe { std::slice::from_raw_parts(addr, part.len()) };
                     if theirs != part {
                         return BAY_ST_MISCOMPARE;
@@ -213,7 +215,7 @@ fn pieces(io: &bay_io) -> &[bay_iov] {
     if io.iov.is_null() {
         return &[];
     }
-    // SAFETY: the list has so many elements and stays until the end of the request.
+    // SAFETY: the list has this many elements and stays valid until the completion of the request.
     unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) }
 }
 
@@ -246,14 +248,14 @@ impl Channel {
         later(rounds, ending);
     }
 
-    /// Looks at what is held in the next round.
+    /// Checks the held I/O again in the next round.
     fn look_again(&self) {
         if self.is_looking.replace(true) {
             return;
         }
         let address = ptr::from_ref(self) as usize;
         thread::send_boxed(thread::current_id(), move || {
-            // SAFETY: a channel lives while it has I/O, and what is held is I/O.
+            // SAFETY: a channel lives while it has I/O, and held I/O counts.
             let channel = unsafe { &*(address as *const Self) };
             channel.is_looking.set(false);
             if channel.base.is_holding.load(Ordering::Acquire) {
@@ -266,19 +268,19 @@ impl Channel {
     }
 }
 
-/// A request and how it will end.
+/// A request, and how it will complete.
 struct Ending {
     io: *mut bay_io,
     fails: bool,
     base: &'static Base,
 }
 
-// SAFETY: only sent to its own thread.
+// SAFETY: it is only sent to its own thread.
 unsafe impl Send for Ending {}
 
 impl Ending {
     fn end(self) {
-        // SAFETY: a request of this module's until its end.
+        // SAFETY: the request belongs to this module until its completion.
         let request = unsafe { &*self.io };
         let status = if self.fails { -libc::EIO } else { self.base.do_io(request) };
         end(self.io, status);
@@ -292,16 +294,16 @@ fn later(rounds: u64, ending: Ending) {
 }
 
 fn end(io: *mut bay_io, status: i32) {
-    // SAFETY: a request of this module's, ended once.
+    // SAFETY: the request belongs to this module, which completes it once.
     let done = unsafe { (*io).done };
     if let Some(done) = done {
-        // SAFETY: once for its submit, on its thread.
+        // SAFETY: called once for its submit, on its thread.
         unsafe { done(io, status) };
     }
 }
 
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
-    // SAFETY: what `chan_create` made.
+    // SAFETY: `chan_create` made this channel.
     unsafe { &*chan.cast_const().cast::<Channel>() }.submit(io);
 }
 
@@ -310,7 +312,7 @@ unsafe extern "C" fn chan_create(
     _args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
-    // SAFETY: the disk is leaked.
+    // SAFETY: the disk is never freed.
     let base: &'static Base = unsafe { &*bdev.cast_const().cast::<Base>() };
     let seed = base.seed.fetch_add(1, Ordering::Relaxed);
     let made = Box::new(Channel {
@@ -319,13 +321,13 @@ unsafe extern "C" fn chan_create(
         held: RefCell::default(),
         is_looking: Cell::new(false),
     });
-    // SAFETY: the bus's place for the result.
+    // SAFETY: the bus passes a valid pointer for the result.
     unsafe { chan.write(Box::into_raw(made).cast()) };
     0
 }
 
 unsafe extern "C" fn chan_destroy(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
-    // SAFETY: what `chan_create` made; nothing is in flight.
+    // SAFETY: `chan_create` made this channel, and nothing is in flight.
     drop(unsafe { Box::from_raw(chan.cast::<Channel>()) });
     0
 }
@@ -335,7 +337,7 @@ unsafe extern "C" fn destruct(_bdev: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn removed(arg: *mut c_void, status: i32) {
-    // SAFETY: the box of `remove`, given back once.
+    // SAFETY: the box comes from `remove` and is taken back once.
     let tell = unsafe { Box::from_raw(arg.cast::<mpsc::Sender<i32>>()) };
     let _ = tell.send(status);
 }

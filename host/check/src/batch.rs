@@ -1,6 +1,7 @@
-//! A list of I/O on one lightweight thread: so many at once, each one's end kept, all told at the
-//! end. The memory of the data is the batch's, so that an I/O which never ends harms nobody.
-#![expect(unsafe_code, reason = "lends its memory to requests")]
+//! A list of I/O on one lightweight thread: runs a limited number at a time, records how each one
+//! completed, and reports all of them at the end. The batch owns the memory of the data, so an I/O
+//! that never completes harms nobody.
+#![expect(unsafe_code, reason = "passes its memory to requests")]
 
 use crate::breach;
 use crate::client::own_host;
@@ -13,26 +14,27 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-/// Where pieces of data begin.
+/// The alignment of pieces of data.
 const PAGE: usize = 4096;
-/// Bytes behind each piece that nobody may write to.
+/// The number of bytes after each piece that nobody may write to.
 const FENCE: usize = 64;
 const FENCE_BYTE: u8 = 0xa5;
 
-/// One I/O to make.
+/// One I/O to submit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Io {
     /// `BAY_OP_*`.
     pub op: u16,
-    /// Must-understand and other flags.
+    /// The flags of the I/O.
     pub flags: u32,
-    /// First block.
+    /// The first block.
     pub lba: u64,
-    /// Number of blocks.
+    /// The number of blocks.
     pub nblocks: u64,
-    /// What is written or compared; where a read goes.
+    /// The data to write or to compare, or the memory for a read.
     pub data: Vec<u8>,
-    /// Lengths of the elements of the list, in bytes; together the data. Empty = one element.
+    /// The lengths of the elements of the list, in bytes. Together they cover the data. Empty = one
+    /// element.
     pub pieces: Vec<usize>,
 }
 
@@ -43,14 +45,14 @@ impl Io {
         Self { op, lba, nblocks, ..Self::default() }
     }
 
-    /// With so much data, or place for it.
+    /// Adds the data, or the memory for a read.
     #[must_use]
     pub fn with(mut self, data: Vec<u8>) -> Self {
         self.data = data;
         self
     }
 
-    /// With elements of these lengths.
+    /// Splits the data into elements of these lengths.
     #[must_use]
     pub fn in_pieces(mut self, pieces: Vec<usize>) -> Self {
         self.pieces = pieces;
@@ -66,37 +68,37 @@ impl Io {
     }
 }
 
-/// One I/O that ended.
+/// One I/O that has completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The I/O; a read's data is what was read.
+    /// The I/O. For a read, its data is what was read.
     pub io: Io,
-    /// How it ended.
+    /// The status of its completion.
     pub status: i32,
 }
 
-/// Where I/O goes.
+/// The receiver of I/O.
 #[derive(Clone, Copy)]
 pub(crate) enum Via {
-    /// Through the bus, on a channel of this thread.
+    /// The bus, on a channel of this thread.
     Bus(u64),
-    /// To a module, on its channel of this thread.
+    /// A module directly, on its channel of this thread.
     Module(*const ModuleChannel),
 }
 
-// SAFETY: only carried to the thread of the channel.
+// SAFETY: it is only carried to the thread of the channel.
 unsafe impl Send for Via {}
 
 type Done = Box<dyn FnOnce(Vec<Ended>)>;
 
-/// A list of I/O under way.
+/// A list of I/O in progress.
 pub(crate) struct Batch {
     via: Via,
     places: Vec<Place>,
     depth: usize,
     next: Cell<usize>,
     in_flight: Cell<usize>,
-    /// The stack has `go_on` already.
+    /// Whether `go_on` is already on the stack.
     is_going: Cell<bool>,
     memory: Memory,
     done: RefCell<Option<Done>>,
@@ -110,7 +112,7 @@ struct Place {
     status: Cell<Option<i32>>,
 }
 
-/// Memory of the host that devices can reach.
+/// DMA memory of the host.
 struct Memory(Option<NonNull<u8>>);
 
 impl Drop for Memory {
@@ -122,7 +124,7 @@ impl Drop for Memory {
 }
 
 impl Batch {
-    /// Begins the list on the current lightweight thread; `done` is called there.
+    /// Starts the list on the current lightweight thread. `done` is called on this thread.
     pub(crate) fn begin(
         via: Via,
         ios: Vec<Io>,
@@ -151,7 +153,8 @@ impl Batch {
         Self::end_if_over(address);
     }
 
-    /// Submits as much as may be in flight. I/O that ends inside of its submit is seen here.
+    /// Submits as many I/Os as may be in flight. I/O that completes inside its submit is handled
+    /// here.
     fn go_on(&self) {
         if self.is_going.replace(true) {
             return;
@@ -168,15 +171,15 @@ impl Batch {
             }
         }
         if sent && let Via::Module(channel) = self.via {
-            // SAFETY: the channel lives until after the batch.
+            // SAFETY: the channel lives longer than the batch.
             flush_module(unsafe { &*channel });
         }
         self.is_going.set(false);
     }
 
-    /// Tells the end, once, when nothing is left. The batch is gone then.
+    /// When nothing is left, reports the results, once, and frees the batch.
     fn end_if_over(this: *const Self) {
-        // SAFETY: leaked by `begin`, and freed below only.
+        // SAFETY: `begin` leaked it, and it is only freed below.
         let batch = unsafe { &*this };
         if batch.in_flight.get() > 0
             || batch.next.get() < batch.places.len()
@@ -185,7 +188,7 @@ impl Batch {
             return;
         }
         let Some(done) = batch.done.take() else { return };
-        // SAFETY: leaked by `begin`; nothing of it is in flight.
+        // SAFETY: `begin` leaked it, and none of its I/O is in flight.
         let batch = unsafe { Box::from_raw(this.cast_mut()) };
         let ended: Vec<Ended> = batch.places.into_iter().map(Place::ended).collect();
         drop(batch.memory);
@@ -193,7 +196,7 @@ impl Batch {
     }
 }
 
-/// Bytes that a piece takes, its fence included.
+/// The number of bytes that a piece takes, including its fence.
 fn room(len: usize) -> usize {
     (len + FENCE).next_multiple_of(PAGE)
 }
@@ -207,7 +210,7 @@ impl Place {
             let (data, after) = rest.split_at(len.min(rest.len()));
             // SAFETY: `begin` allocated room for every piece, and `at` goes through it in order.
             unsafe { ptr::copy_nonoverlapping(data.as_ptr(), addr, data.len()) };
-            // SAFETY: as above; the fence lies in the piece's room.
+            // SAFETY: as above; the fence is inside the piece's room.
             unsafe { addr.wrapping_add(len).write_bytes(FENCE_BYTE, FENCE) };
             let len_32 = u32::try_from(len).unwrap_or(u32::MAX);
             list.push(bay_iov { addr: addr.cast(), len: len_32, region });
@@ -232,14 +235,15 @@ impl Place {
     fn to_bus(&self, channel: u64) {
         let api = core::client();
         let (Some(get), Some(submit)) = (api.io_get, api.submit) else { return };
-        // SAFETY: a channel of this thread; nobody waits.
+        // SAFETY: it is a channel of this thread, and the call passes no waiter.
         let io = unsafe { get(own_host(), channel, ptr::null_mut()) };
         if io.is_null() {
             return self.end(-libc::ENOBUFS);
         }
-        // SAFETY: a fresh request of the bus's.
+        // SAFETY: it is a new request of the bus.
         self.fill(unsafe { &mut *io });
-        // SAFETY: filled; list, data and argument stay until the end.
+        // SAFETY: the request is filled. The list, the data and the argument stay valid until the
+        // completion.
         unsafe { submit(own_host(), io, Some(ended), self.arg()) };
     }
 
@@ -248,7 +252,7 @@ impl Place {
         let mut io: bay_io = unsafe { std::mem::zeroed() };
         self.fill(&mut io);
         io.id = ptr::from_ref(self) as u64;
-        // SAFETY: alive until after the batch.
+        // SAFETY: the channel lives longer than the batch.
         let channel = unsafe { &*channel };
         request::submit(channel, &io, Origin::Suite(ended, self.arg()));
     }
@@ -257,25 +261,26 @@ impl Place {
         let batch = self.batch.get();
         if self.status.replace(Some(status)).is_some() {
             return breach::record(
-                "the client's callback comes once",
-                format!("{} ended twice for its client", op_name(self.io.op)),
+                "the client's callback is called once",
+                format!("{} completed twice for its client", op_name(self.io.op)),
             );
         }
-        // SAFETY: a batch lives until all of its I/O has ended.
+        // SAFETY: a batch lives until all of its I/O has completed.
         let going = unsafe { &*batch };
         going.in_flight.set(going.in_flight.get() - 1);
         going.go_on();
         Batch::end_if_over(batch);
     }
 
-    /// What became of it.
+    /// The result of this I/O.
     fn ended(self) -> Ended {
         let mut io = self.io;
         let reads = io.op == BAY_OP_READ;
         let mut found = Vec::with_capacity(io.data.len());
         for piece in &self.list {
             let len = piece.len as usize;
-            // SAFETY: the piece and its fence lie in the batch's memory; nothing is in flight.
+            // SAFETY: the piece and its fence are inside the batch's memory, and nothing is in
+            // flight.
             let seen = unsafe { std::slice::from_raw_parts(piece.addr.cast::<u8>(), len + FENCE) };
             let (data, fence) = seen.split_at(len);
             found.extend_from_slice(data);
@@ -299,6 +304,6 @@ impl Place {
 }
 
 unsafe extern "C" fn ended(arg: *mut c_void, _io: *mut bay_io, status: i32) {
-    // SAFETY: the place that the I/O was submitted with, which lives until the batch is over.
+    // SAFETY: the I/O was submitted with this place, which lives until the batch has ended.
     unsafe { &*arg.cast_const().cast::<Place>() }.end(status);
 }

@@ -1,8 +1,8 @@
-//! Rules of the ABI that the plugin broke, as the guard saw it. Any thread.
+//! The rules of the ABI that the plugin broke, as seen by the guard. Any thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Breaches that are kept; more of them say nothing new.
+/// The most different breaches that are kept.
 const KEPT_MAX: usize = 32;
 
 static SEEN: Mutex<Vec<Breach>> = Mutex::new(Vec::new());
@@ -10,15 +10,15 @@ static SEEN: Mutex<Vec<Breach>> = Mutex::new(Vec::new());
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
-    /// What the ABI wants.
+    /// The rule of the ABI.
     pub rule: &'static str,
     /// What the plugin did.
     pub seen: String,
-    /// How often.
+    /// How often it did this.
     pub times: u64,
 }
 
-/// Notes that a rule was broken.
+/// Records that a rule was broken.
 pub fn record(rule: &'static str, seen: impl Into<String>) {
     let (mut all, seen) = (lock(), seen.into());
     let same = all.iter_mut().find(|breach| breach.rule == rule && breach.seen == seen);
@@ -29,7 +29,7 @@ pub fn record(rule: &'static str, seen: impl Into<String>) {
     }
 }
 
-/// Takes what was noted so far.
+/// Removes and returns all recorded breaches.
 #[must_use]
 pub fn take() -> Vec<Breach> {
     std::mem::take(&mut lock())

@@ -1,5 +1,5 @@
-//! Which entry point of the plugin runs on which OS thread, and since when: what a watchdog needs to
-//! name a callback that blocks, and a signal handler to name one that crashes.
+//! Which entry point of the plugin runs on which OS thread, and since when. The watchdog needs this
+//! to name a callback that blocks, and a signal handler to name one that crashes.
 
 use crate::breach;
 use drivebay_core::reactor::clock;
@@ -8,17 +8,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// OS threads that may run plugin code.
+/// The most OS threads that may run plugin code.
 const SLOTS: usize = 64;
-/// How often the watchdog looks.
+/// How often the watchdog checks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// From here on a callback whose thread sleeps is looked at, in nanoseconds.
+/// After this time the watchdog checks whether the thread of a callback sleeps, in nanoseconds.
 const SLEPT_NS: u64 = 10_000_000;
 /// The same for a thread that waits for a device (state D), in nanoseconds.
 const WAITED_NS: u64 = 500_000_000;
-/// A callback that computes for longer than this keeps all others from running, in nanoseconds.
+/// A callback that computes longer than this is a breach, because no other callback can run. In
+/// nanoseconds.
 const RAN_NS: u64 = 2_000_000_000;
-/// A callback that has not returned after this long never will, in nanoseconds.
+/// A callback that has not returned after this time counts as hanging, in nanoseconds.
 const HANG_NS: u64 = 15_000_000_000;
 
 const RULE: &str = "every callback returns at once and never blocks";
@@ -31,7 +32,7 @@ pub enum Call {
     None,
     /// `init` or `start`.
     Start,
-    /// A method, or what else runs on the app thread for the plugin.
+    /// An RPC method, or other code that runs on the app thread for the plugin.
     Method,
     /// `bay_bdev_ops.submit`.
     Submit,
@@ -106,7 +107,7 @@ thread_local! {
     static OWN: Cell<Option<&'static Slot>> = const { Cell::new(None) };
 }
 
-/// The slot of this OS thread; `None` when there are too many.
+/// The slot of this OS thread; `None` when there are too many threads.
 fn own() -> Option<&'static Slot> {
     if let Some(slot) = OWN.get() {
         return Some(slot);
@@ -119,19 +120,19 @@ fn own() -> Option<&'static Slot> {
     Some(slot)
 }
 
-#[expect(unsafe_code, reason = "libc's way to the kernel thread id")]
+#[expect(unsafe_code, reason = "calls libc for the kernel's thread id")]
 fn nix_tid() -> i32 {
-    // SAFETY: takes nothing and cannot fail.
+    // SAFETY: the call has no arguments and cannot fail.
     unsafe { libc::gettid() }
 }
 
-/// An entry point is being called, until this is dropped.
+/// A call of an entry point, in progress until this is dropped.
 #[derive(Debug)]
 pub struct Entered {
     before: u32,
 }
 
-/// The plugin is entered, on the current OS thread.
+/// Records that the plugin is entered on the current OS thread.
 #[must_use]
 pub fn enter(call: Call) -> Entered {
     let Some(slot) = own() else { return Entered { before: 0 } };
@@ -140,7 +141,8 @@ pub fn enter(call: Call) -> Entered {
     Entered { before }
 }
 
-/// The plugin calls the host, and what runs is not the plugin's, until this is dropped.
+/// Records that the plugin calls the host, so that the plugin's code does not run until this is
+/// dropped.
 #[must_use]
 pub fn leave() -> Entered {
     enter(Call::None)
@@ -164,23 +166,23 @@ pub(crate) fn name(call: u32) -> &'static str {
     usize::try_from(call).ok().and_then(|call| NAMES.get(call)).copied().unwrap_or("a callback")
 }
 
-/// The entry point that runs on an OS thread now. Safe inside of a signal handler.
+/// The entry point that runs on an OS thread now. Safe in a signal handler.
 #[must_use]
 pub fn running(tid: i32) -> &'static str {
     let slot = TABLE.iter().find(|slot| slot.tid.load(Ordering::Relaxed) == tid);
     slot.map_or("nothing of the plugin", |slot| name(slot.call.load(Ordering::Relaxed)))
 }
 
-/// The current kernel thread id, and what runs on it.
+/// The entry point that runs on the current OS thread now.
 #[must_use]
 pub fn running_here() -> &'static str {
     running(nix_tid())
 }
 
-/// What is to be done when a callback does not return at all.
+/// The function to call when a callback does not return at all.
 static ON_HANG: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Starts the watchdog, once per process. `on_hang` gets what was seen.
+/// Starts the watchdog, once in a process. `on_hang` gets a description of the callback that hangs.
 pub fn watch(on_hang: fn(&str)) {
     if ON_HANG.set(on_hang).is_err() {
         return;
@@ -195,11 +197,11 @@ pub fn watch(on_hang: fn(&str)) {
             }
         }
     };
-    // Without a watchdog the deadline of the whole check still counts.
+    // Without a watchdog the deadline of the whole check still applies.
     let _ = std::thread::Builder::new().name("watchdog".into()).spawn(look);
 }
 
-/// What the watchdog remembers of one call.
+/// What the watchdog remembers about one call.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     since_ns: u64,
@@ -228,7 +230,7 @@ impl Seen {
         if self.is_told || spent < SLEPT_NS {
             return;
         }
-        // The host's own work is in these: it reads files, and copies and hashes them.
+        // These calls include work of the host: it reads, copies and hashes files.
         let is_long = call == Call::Start as u32 || call == Call::Method as u32;
         match state(slot.tid.load(Ordering::Relaxed)) {
             Some('S') => self.times_asleep += 1,
@@ -238,13 +240,13 @@ impl Seen {
             _ if spent > RAN_NS && !is_long => self.tell(call, "ran", RAN_NS),
             _ => self.times_asleep = 0,
         }
-        // Twice in a row, and still the same call: no coincidence.
+        // Seen twice in a row in the same call, so this is no coincidence.
         if self.times_asleep >= 2 && slot.since_ns.load(Ordering::Acquire) == since {
             self.tell(call, "blocked: its thread slept", SLEPT_NS);
         }
     }
 
-    /// `least_ns` is a bound and no measure: the same breach twice reads the same.
+    /// `least_ns` is a lower bound, not a measurement, so that equal breaches have equal texts.
     fn tell(&mut self, call: u32, what: &str, least_ns: u64) {
         self.is_told = true;
         let ms = least_ns / 1_000_000;
@@ -252,7 +254,7 @@ impl Seen {
     }
 }
 
-/// The scheduler's state of a thread: R runs, S sleeps, D waits for a device.
+/// The scheduler's state of a thread: R = runs, S = sleeps, D = waits for a device.
 fn state(tid: i32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.trim_start().chars().next()

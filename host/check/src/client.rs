@@ -1,9 +1,9 @@
-//! The suite as a client of the bus: opens a bdev, gets channels on lightweight threads of its own,
-//! and runs lists of I/O on them, or on a module itself with no bus in between.
+//! The suite as a client of the bus. It opens a bdev, gets channels on its own lightweight threads,
+//! and runs lists of I/O on them, or directly on a module without the bus.
 //!
-//! Checks run on an ordinary OS thread and wait, with a deadline; what touches the bus is sent to
-//! the thread that owns it.
-#![expect(unsafe_code, reason = "speaks the ABI as a client does")]
+//! Checks run on an ordinary OS thread and wait with a deadline. Work on the bus is sent to the
+//! thread that owns it.
+#![expect(unsafe_code, reason = "uses the ABI as a client does")]
 
 use crate::batch::{Batch, Ended, Io, Via};
 use crate::guard::bdev::{Channel as ModuleChannel, OF_SUITE, close_channel, open_channel};
@@ -18,12 +18,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a check waits for what should take a moment.
+/// How long a check waits for something that should take a moment.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 struct Own(bay_host);
 
-// SAFETY: constant; only its address is used, as the owner of what the suite makes.
+// SAFETY: it is constant. Only its address is used, as the owner of what the suite creates.
 unsafe impl Sync for Own {}
 
 static OWN: Own = Own(bay_host {
@@ -36,16 +36,16 @@ static OWN: Own = Own(bay_host {
     log: None,
 });
 
-/// The suite, as an owner of bdevs and descriptors.
+/// The suite, as the owner of bdevs and descriptors.
 pub(crate) fn own_host() -> *const bay_host {
     &raw const OWN.0
 }
 
-/// What did not end in time.
+/// Something did not finish in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late;
 
-/// Waits for an answer of another thread.
+/// Waits for an answer from another thread.
 pub(crate) fn wait<T>(answer: &Receiver<T>, deadline: Duration) -> Result<T, Late> {
     match answer.recv_timeout(deadline) {
         Ok(answer) => Ok(answer),
@@ -58,10 +58,10 @@ pub(crate) fn wait<T>(answer: &Receiver<T>, deadline: Duration) -> Result<T, Lat
 pub struct Lane(u64);
 
 impl Lane {
-    /// Makes one on the reactor of `core`.
+    /// Creates one on the reactor of `core`.
     ///
     /// # Errors
-    /// What the core says.
+    /// The core's error.
     pub fn new(number: usize, core: usize) -> Result<Self, String> {
         let made = thread::create(&format!("check_{number}"), &CpuSet::one(core));
         made.map(Self).map_err(|error| error.message().to_owned())
@@ -73,35 +73,35 @@ impl Lane {
         Self(thread::app())
     }
 
-    /// Runs `work` there and waits for its result.
+    /// Runs `work` on this thread and waits for its result.
     ///
     /// # Errors
-    /// It did not end in time.
+    /// It did not finish in time.
     pub fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Late> {
         let (sender, answer) = mpsc::channel();
         thread::send_boxed(self.0, move || {
-            // Nobody waits any more after the deadline.
+            // After the deadline nobody waits any more.
             let _ = sender.send(work());
         });
         wait(&answer, DEADLINE)
     }
 
-    /// Has `work` done there some time.
+    /// Sends `work` to this thread without waiting.
     pub(crate) fn send(self, work: impl FnOnce() + Send + 'static) {
         thread::send_boxed(self.0, work);
     }
 }
 
-/// Cores that have a reactor.
+/// The cores that have a reactor.
 #[must_use]
 pub fn cores() -> Vec<usize> {
     reactor::all().iter().map(|reactor| reactor.core).collect()
 }
 
-/// What a descriptor's callback was told.
+/// The events that a descriptor's callback got.
 #[derive(Debug, Default)]
 pub struct Events {
     removes: AtomicU32,
@@ -109,7 +109,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// How often the bdev's end was told.
+    /// How often the removal of the bdev was reported.
     #[must_use]
     pub fn removes(&self) -> u32 {
         self.removes.load(Ordering::Acquire)
@@ -117,7 +117,7 @@ impl Events {
 }
 
 unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, _value: u64) {
-    // SAFETY: `open` keeps a count of the events for as long as the descriptor is open.
+    // SAFETY: `open` holds a count of the events as long as the descriptor is open.
     let events = unsafe { &*arg.cast_const().cast::<Events>() };
     match event {
         BAY_EVENT_REMOVE => events.removes.fetch_add(1, Ordering::AcqRel),
@@ -128,18 +128,18 @@ unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, _value: u64) {
 /// An open bdev.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// Its name.
+    /// The name of the bdev.
     pub name: String,
     desc: u64,
-    /// What was told of it.
+    /// The events of the bdev.
     pub events: Arc<Events>,
 }
 
 impl Disk {
-    /// Opens a bdev for writing, or for reading when it is read-only.
+    /// Opens a bdev: for writing if `is_writable`, otherwise read-only.
     ///
     /// # Errors
-    /// The host's errno, or that it took too long.
+    /// The host's errno, or a timeout.
     pub fn open(name: &str, is_writable: bool) -> Result<Self, String> {
         let events = Arc::new(Events::default());
         let (named, told) = (name.to_owned(), Arc::clone(&events));
@@ -148,9 +148,10 @@ impl Disk {
             let mut desc = 0;
             let flags = if is_writable { BAY_OPEN_WRITE } else { 0 };
             let text = bay_str::new(&named);
-            // Given back by `close`, after which no event comes.
+            // `close` takes it back; after that no event arrives.
             let arg = Arc::into_raw(told).cast_mut().cast();
-            // SAFETY: texts and places live through the call, the callback's argument for ever.
+            // SAFETY: the texts and the pointers are valid for the call, and the callback's
+            // argument stays valid until the close.
             let status =
                 unsafe { open(own_host(), text, flags, Some(on_event), arg, &raw mut desc) };
             if status == 0 { Ok(desc) } else { Err(status) }
@@ -162,19 +163,19 @@ impl Disk {
         }
     }
 
-    /// Closes it.
+    /// Closes the bdev.
     ///
     /// # Errors
-    /// The host's errno, or that it took too long.
+    /// The host's errno, or a timeout.
     pub fn close(self) -> Result<(), String> {
         let desc = self.desc;
         let closed = Lane::app().run(move || {
-            // SAFETY: a descriptor of the suite's.
+            // SAFETY: the descriptor belongs to the suite.
             core::client().close.map_or(0, |close| unsafe { close(own_host(), desc) })
         });
         match closed {
             Ok(0) => {
-                // SAFETY: the count that `open` made; a closed descriptor gets no event.
+                // SAFETY: `open` made this count, and a closed descriptor gets no event.
                 unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.events)) };
                 Ok(())
             }
@@ -186,13 +187,13 @@ impl Disk {
     /// Gets the channel of a lane.
     ///
     /// # Errors
-    /// The host's errno, or that it took too long.
+    /// The host's errno, or a timeout.
     pub fn channel(&self, lane: Lane) -> Result<Channel, String> {
         let desc = self.desc;
         let got = lane.run(move || {
             let get = core::client().chan_get.ok_or(-libc::ENOSYS)?;
             let mut chan = 0;
-            // SAFETY: a descriptor of the suite's, and its place for the result.
+            // SAFETY: the descriptor belongs to the suite, and the pointer for the result is valid.
             let status = unsafe { get(own_host(), desc, &raw mut chan) };
             if status == 0 { Ok(chan) } else { Err(status) }
         });
@@ -212,13 +213,13 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// The lane.
+    /// The lane of the channel.
     #[must_use]
     pub fn lane(&self) -> Lane {
         self.lane
     }
 
-    /// Begins a list of I/O, up to `depth` of it at once, and gives where its end is told.
+    /// Starts a list of I/O with up to `depth` in flight. The receiver gets the results.
     #[must_use]
     pub fn begin(&self, ios: Vec<Io>, depth: usize) -> Receiver<Vec<Ended>> {
         let (sender, answer) = mpsc::channel();
@@ -231,22 +232,22 @@ impl Channel {
         answer
     }
 
-    /// Runs a list of I/O, up to `depth` of it at once.
+    /// Runs a list of I/O with up to `depth` in flight.
     ///
     /// # Errors
-    /// Some did not end in time.
+    /// Some I/O did not complete in time.
     pub fn run(&self, ios: Vec<Io>, depth: usize) -> Result<Vec<Ended>, Late> {
         wait(&self.begin(ios, depth), DEADLINE)
     }
 
-    /// Gives it back.
+    /// Releases the channel.
     ///
     /// # Errors
-    /// The host's errno, or that it took too long.
+    /// The host's errno, or a timeout.
     pub fn close(self) -> Result<(), String> {
         let handle = self.handle;
         let put = self.lane.run(move || {
-            // SAFETY: a channel of this thread.
+            // SAFETY: it is a channel of this thread.
             core::client().chan_put.map_or(0, |put| unsafe { put(own_host(), handle) })
         });
         match put {
@@ -257,10 +258,10 @@ impl Channel {
     }
 }
 
-/// Runs I/O on a module itself: what the bus would not send.
+/// Runs I/O directly on a module, which the bus would not send.
 ///
 /// # Errors
-/// What the module says to a channel, or what did not end in time.
+/// The module's error for the channel, or what did not finish in time.
 pub fn run_at_module(bdev: &Arc<Guarded>, lane: Lane, ios: Vec<Io>) -> Result<Vec<Ended>, String> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let host_chan = OF_SUITE | NEXT.fetch_add(1, Ordering::Relaxed);
@@ -289,11 +290,11 @@ pub fn run_at_module(bdev: &Arc<Guarded>, lane: Lane, ios: Vec<Io>) -> Result<Ve
     });
     match wait(&answer, DEADLINE) {
         Ok(result) => result,
-        Err(Late) => Err(format!("not all I/O ended within {} s", DEADLINE.as_secs())),
+        Err(Late) => Err(format!("not all I/O completed within {} s", DEADLINE.as_secs())),
     }
 }
 
-/// What is to be run on a module's channel.
+/// The I/O to run on a module's channel.
 struct Job {
     ios: Vec<Io>,
     sender: mpsc::Sender<Result<Vec<Ended>, String>>,
@@ -301,7 +302,7 @@ struct Job {
 
 static PENDING: Mutex<Vec<(usize, Job)>> = Mutex::new(Vec::new());
 
-/// A pending `chan_create` has ended.
+/// A pending `chan_create` has finished.
 fn opened(channel: *const ModuleChannel, status: i32) {
     let mut jobs = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
     let at = jobs.iter().position(|(waits_for, _)| *waits_for == channel as usize);
@@ -317,7 +318,7 @@ impl Job {
         let address = channel as usize;
         let close = move |ended: Vec<Ended>| {
             let _ = sender.send(Ok(ended));
-            // Not from inside of a completion: the module may still hold the channel.
+            // Not from inside a completion, because the module may still use the channel.
             thread::send_boxed(thread::current_id(), move || {
                 close_channel(address as *const ModuleChannel);
             });
@@ -330,7 +331,7 @@ impl Job {
     }
 }
 
-/// A status for people.
+/// A status, as text for people.
 #[must_use]
 pub fn status_name(status: i32) -> String {
     let known = [

@@ -1,19 +1,20 @@
-//! How much a process has: what grows from round to round is not given back.
-#![expect(unsafe_code, reason = "asks the C library")]
+//! The resources of a process. If they grow from round to round, something is not freed.
+#![expect(unsafe_code, reason = "calls the C library")]
 
 use crate::guard::{Held, held};
 use crate::rig::until;
 use crate::verdict::{Verdict, failed};
 
-/// Bytes per round that are nobody's fault: tables that grow by doubling.
+/// The bytes for each round that may remain, because of tables that grow by doubling.
 const SLACK_BYTES_PER_ROUND: u64 = 16;
-/// Bytes by which two looks differ whatever was done: what is under way, or kept for the next time.
+/// The bytes by which two measurements may differ in any case, because of work in progress and
+/// caches.
 const NOISE_BYTES: u64 = 12 * 1024;
 
-/// What the process has.
+/// The resources of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Bytes of the heap in use.
+    /// The bytes of the heap in use.
     heap: u64,
     files: u64,
     os_threads: u64,
@@ -21,7 +22,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Now.
+    /// The resources now.
     #[must_use]
     pub fn now() -> Self {
         Self {
@@ -32,7 +33,7 @@ impl Footprint {
         }
     }
 
-    /// What there is more of than `rounds` rounds ago, in words.
+    /// What has grown since `rounds` rounds ago, as text; `None` when nothing has.
     #[must_use]
     pub fn grown_since(&self, before: &Self, rounds: u32) -> Option<String> {
         let rounds = u64::from(rounds.max(1));
@@ -56,37 +57,38 @@ impl Footprint {
     }
 }
 
-/// Looks at the same thing done again and again.
+/// Measures an operation that is repeated many times.
 #[derive(Debug)]
 pub struct Series {
     warm_up: u32,
     seen: Vec<Footprint>,
 }
 
-/// Rounds between two looks.
+/// The number of rounds between two measurements.
 const EVERY: u32 = 20;
 
 impl Series {
-    /// Of rounds of which the first ones do not count: pools and tables reach their size.
+    /// Starts a series. The first `warm_up` rounds do not count, because pools and tables reach
+    /// their size in them.
     #[must_use]
     pub fn new(warm_up: u32) -> Self {
         Self { warm_up, seen: Vec::new() }
     }
 
-    /// Before every round.
+    /// Call this before every round.
     pub fn look(&mut self, round: u32) {
         if round >= self.warm_up && round.is_multiple_of(EVERY) {
             self.seen.push(Footprint::now());
         }
     }
 
-    /// Whether what was seen has two halves.
+    /// Whether the measurements can be split into two equal halves.
     #[must_use]
     pub fn is_even(&self) -> bool {
         self.seen.len() % 2 == 1
     }
 
-    /// Whether it grew in both halves: a table that doubles does so in one.
+    /// Fails when something grew in both halves. A table that doubles grows only in one.
     ///
     /// # Errors
     /// What grew.
@@ -98,7 +100,7 @@ impl Series {
         let rounds = EVERY * u32::try_from(half).unwrap_or(1);
         let early = middle.grown_since(first, rounds);
         let mut late = None;
-        // What goes by messages may be on its way still.
+        // Messages may still be in flight.
         let is_level = until(|| {
             late = Footprint::now().grown_since(middle, rounds);
             early.is_none() || late.is_none()
@@ -116,7 +118,8 @@ fn entries(folder: &str) -> u64 {
 
 #[cfg(target_env = "gnu")]
 fn heap_in_use() -> u64 {
-    // SAFETY: takes nothing; reads the allocator's counters under its own locks.
+    // SAFETY: the call has no arguments and reads the allocator's counters under the allocator's
+    // locks.
     let info = unsafe { libc::mallinfo2() };
     (info.uordblks + info.hblkhd) as u64
 }

@@ -1,5 +1,5 @@
-//! The conformance suites of `drivebay plugin check`: a plugin, loaded into a real host, is held
-//! against what the ABI asks of it.
+//! The conformance suites of `drivebay plugin check`: they load a plugin into a real host and check
+//! it against the rules of the ABI.
 //!
 //! ```text
 //! suite ── rig ── client, batch ──▶ bus ──▶ guard ──▶ the plugin's module
@@ -7,12 +7,13 @@
 //!            └ base (the disk below a filter) ◀── bus ◀── guard ◀── the plugin
 //! ```
 //!
-//! The *guard* stands between plugin and host. It hands on what goes through, gives the module
-//! requests of its own, and notes every broken rule ([`breach`]): a second completion, one on another
-//! thread, a touch of a request that ended, a callback that blocks ([`calls`]). The *suite* makes I/O
-//! as a client, or straight at the module where the bus would refuse, and judges what comes back.
+//! The *guard* is between the plugin and the host. It forwards calls, gives the module its own
+//! requests, and records every broken rule ([`breach`]): a second completion, a completion on
+//! another thread, a request that is touched after its completion, a callback that blocks
+//! ([`calls`]). The *suite* submits I/O as a client, or directly to the module where the bus would
+//! refuse it, and checks the results.
 //!
-//! The program that uses this crate loads the plugin and answers [`Host`](rig::Host).
+//! The program that uses this crate loads the plugin and implements [`Host`](rig::Host).
 
 pub mod base;
 pub mod batch;

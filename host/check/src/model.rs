@@ -1,15 +1,15 @@
-//! What must be on a disk: each block's contents tell what wrote them, and what is read is held
-//! against what may be there.
+//! A model of a disk's content. The content of each block says which write made it, and a read is
+//! compared with what the block may contain.
 
 use crate::batch::Ended;
 use crate::random::Random;
 use drivebay_plugin_api::*;
 use std::ops::Range;
 
-/// Contents that a block may have.
+/// The content that a block may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Block {
-    /// Nobody knows: it was never written, or unmapped.
+    /// Unknown, because the block was never written, or was unmapped.
     Unknown,
     /// One of these versions; 0 = zeroes.
     OneOf(Vec<u64>),
@@ -26,7 +26,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Of the blocks `window`, of which nothing is known.
+    /// A model of the blocks `window`. Their content is unknown at first.
     #[must_use]
     pub fn new(seed: u64, block_size: u32, window: Range<u64>) -> Self {
         let len = usize::try_from(window.end - window.start).unwrap_or(0);
@@ -39,26 +39,26 @@ impl Model {
         }
     }
 
-    /// Blocks of the window.
+    /// The number of blocks in the window.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.blocks.len() as u64
     }
 
-    /// First block.
+    /// The first block of the window.
     #[must_use]
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// New contents for blocks, never seen before.
+    /// New content for blocks, which was never used before.
     pub fn fresh(&mut self, lba: u64, nblocks: u64) -> Vec<u8> {
         self.last_version += 1;
         let version = self.last_version;
         (lba..lba + nblocks).flat_map(|lba| self.contents(lba, version)).collect()
     }
 
-    /// What blocks hold, if that is known of all of them.
+    /// The content of blocks, if all of it is known.
     #[must_use]
     pub fn known(&self, lba: u64, nblocks: u64) -> Option<Vec<u8>> {
         let mut all = Vec::new();
@@ -73,10 +73,10 @@ impl Model {
         Some(all)
     }
 
-    /// Takes an I/O that ended into account; what is wrong with it, if anything is.
+    /// Updates the model with an I/O that has completed.
     ///
     /// # Errors
-    /// A read gave what cannot be there, or a compare ended wrongly.
+    /// A read returned data that cannot be there, or a compare had the wrong status.
     pub fn account(&mut self, ended: &Ended) -> Result<(), String> {
         let io = &ended.io;
         match (io.op, ended.status) {
@@ -116,7 +116,7 @@ impl Model {
         }
     }
 
-    /// Holds what was read from `lba` on against what may be there.
+    /// Compares the data that was read from `lba` on with what may be there.
     fn check(&self, lba: u64, data: &[u8]) -> Result<(), String> {
         for (lba, found) in (lba..).zip(data.chunks(self.block_size)) {
             let block = self.index(lba).and_then(|index| self.blocks.get(index));
@@ -140,9 +140,9 @@ impl Model {
             let at = same.iter().zip(found).position(|(wanted, seen)| wanted != seen);
             return match at {
                 Some(at) if at >= 16 => {
-                    format!("write {version} up to byte {at} and something else from there on")
+                    format!("write {version} up to byte {at} and other data from there on")
                 }
-                _ => "what this run never wrote".to_owned(),
+                _ => "data that this run never wrote".to_owned(),
             };
         }
         if of == lba {
@@ -156,7 +156,7 @@ impl Model {
         usize::try_from(lba.checked_sub(self.first)?).ok()
     }
 
-    /// Contents of a block: its LBA and version, then what follows from both.
+    /// The content of a block: its LBA and version, then words that are computed from both.
     fn contents(&self, lba: u64, version: u64) -> Vec<u8> {
         let mut all = vec![0; self.block_size];
         if version == 0 {

@@ -1,4 +1,4 @@
-//! The parameters with which a plugin's methods make disks.
+//! The parameters with which a plugin's methods create disks.
 
 use crate::rig::{BLOCK_SIZE, NUM_BLOCKS, Rig};
 use crate::verdict::Stop;
@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 impl Rig<'_> {
-    /// Parameters for a method: what its declaration needs, with what the user says over it.
+    /// The parameters for a method: the required ones of its declaration, overridden by those of
+    /// the user.
     pub(crate) fn params_of(&mut self, method: &Method) -> Result<Value, Stop> {
         let mut params = Map::new();
         let is_filter = self.is_filter(method);

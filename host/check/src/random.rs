@@ -1,11 +1,11 @@
-//! Random numbers by seed: the same run again, whatever the machine.
+//! Random numbers from a seed: the same sequence on every machine.
 
 /// A generator (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The generator of a seed.
+    /// Creates the generator for a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -25,7 +25,7 @@ impl Random {
         self.number().checked_rem(end).unwrap_or(0)
     }
 
-    /// Whether something happens that happens `times` of 1,024.
+    /// Returns true with a probability of `times` in 1,024.
     pub fn of_1024(&mut self, times: u32) -> bool {
         times > 0 && self.below(1024) < u64::from(times)
     }

@@ -1,4 +1,4 @@
-//! What a check stands on: the host with the plugin, threads to do I/O on, and disks of the plugin.
+//! What a check works with: the host with the plugin, threads for I/O, and disks of the plugin.
 
 use crate::base::Base;
 use crate::batch::{Ended, Io};
@@ -13,53 +13,53 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-/// The host, as the program gives it to the suite. Called on an ordinary OS thread.
+/// The host, as the program provides it to the suite. Called on an ordinary OS thread.
 pub trait Host {
-    /// Loads the plugin that is checked.
+    /// Loads the plugin that is being checked.
     ///
     /// # Errors
-    /// Why it does not come up.
+    /// Why it cannot be loaded.
     fn load(&self) -> Result<(), String>;
-    /// Ends it.
+    /// Unloads the plugin.
     ///
     /// # Errors
-    /// Why it does not end.
+    /// Why it cannot be unloaded.
     fn unload(&self) -> Result<(), String>;
-    /// Calls a method; its answer, or its error, comes over the channel.
+    /// Calls a method. The channel gets its result or its error.
     fn begin(&self, method: &str, params: &Value) -> Receiver<Result<Value, String>>;
-    /// The methods of the plugin that is checked.
+    /// The methods of the plugin that is being checked.
     fn methods(&self) -> Vec<Arc<Method>>;
     /// Whether the file's notes and layout fit this host.
     ///
     /// # Errors
-    /// How not.
+    /// What does not fit.
     fn layout(&self) -> Verdict;
-    /// What the manifest says that the plugin provides.
+    /// What the plugin provides according to its manifest.
     fn provides(&self) -> Vec<String>;
 }
 
-/// What the user wants.
+/// The settings of the user.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Parameters of the methods that make disks, over those that the suite finds itself.
+    /// Parameters of the methods that create disks. They override those that the suite chooses.
     pub params: Map<String, Value>,
-    /// Where everything random begins.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Take the time that it takes.
+    /// Whether checks may take as long as they need.
     pub is_long: bool,
     /// A folder for files.
     pub folder: PathBuf,
 }
 
-/// What a check stands on.
+/// What a check works with.
 pub struct Rig<'a> {
     /// The host.
     pub host: &'a dyn Host,
-    /// What the user wants.
+    /// The settings of the user.
     pub settings: &'a Settings,
-    /// Threads to do I/O on, on each reactor.
+    /// Threads for I/O, on each reactor.
     pub lanes: Vec<Lane>,
-    /// How disks are made, once the plugin serves.
+    /// How disks are created, once the plugin serves.
     pub maker: Option<Maker>,
     /// The disk below, for filters.
     pub base: Option<&'static Base>,
@@ -72,63 +72,63 @@ impl std::fmt::Debug for Rig<'_> {
     }
 }
 
-/// How disks of a plugin come to be.
+/// How a plugin's disks are created and deleted.
 #[derive(Clone, Debug)]
 pub struct Maker {
-    /// The method that makes one; `None`: the plugin makes them by itself.
+    /// The method that creates a disk; `None`: the plugin creates disks by itself.
     pub create: Option<Arc<Method>>,
-    /// The method that deletes one.
+    /// The method that deletes a disk.
     pub delete: Option<String>,
 }
 
-/// Blocks of the suite's disks, and of those that it has made.
+/// The number of blocks of the suite's disks, and of the plugin's disks that the suite creates.
 pub const NUM_BLOCKS: u64 = 32_768;
-/// Their size in bytes.
+/// The size of these blocks, in bytes.
 pub const BLOCK_SIZE: u32 = 512;
-/// Lightweight threads per reactor.
+/// The number of lightweight threads on each reactor.
 const LANES_PER_CORE: usize = 2;
 
-/// A disk of the plugin under check, open.
+/// An open disk of the plugin that is being checked.
 #[derive(Debug)]
 pub struct Made {
-    /// As its module registered it.
+    /// The bdev as its module registered it.
     pub bdev: Arc<Guarded>,
     /// The suite's descriptor.
     pub disk: Disk,
 }
 
 impl Made {
-    /// Bytes per block.
+    /// The number of bytes in a block.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         self.bdev.record.block_size
     }
 
-    /// Capacity in blocks.
+    /// The capacity in blocks.
     #[must_use]
     pub fn num_blocks(&self) -> u64 {
         self.bdev.record.num_blocks
     }
 
-    /// Whether what is written can be read.
+    /// Whether data that is written can be read.
     #[must_use]
     pub fn keeps_data(&self) -> bool {
         self.bdev.record.flags & BAY_BDEV_NO_DATA == 0
     }
 
-    /// Whether it can be written.
+    /// Whether the disk can be written.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.bdev.record.flags & BAY_BDEV_READ_ONLY == 0 && self.bdev.declares(BAY_OP_WRITE)
     }
 
-    /// Blocks that a write must be a multiple of.
+    /// The number of blocks that every write must be a multiple of.
     #[must_use]
     pub fn write_unit(&self) -> u64 {
         self.bdev.record.write_unit.max(1).into()
     }
 
-    /// An I/O with place or data for its blocks.
+    /// An I/O with memory for its blocks, filled with `byte`.
     #[must_use]
     pub fn io(&self, op: u16, lba: u64, nblocks: u64, byte: u8) -> Io {
         let len = usize::try_from(nblocks).unwrap_or(0) * self.block_size() as usize;
@@ -138,10 +138,10 @@ impl Made {
 }
 
 impl<'a> Rig<'a> {
-    /// Threads on every reactor; nothing of the plugin yet.
+    /// Creates the threads on every reactor. The plugin is not used yet.
     ///
     /// # Errors
-    /// What the core says.
+    /// The core's error.
     pub fn new(host: &'a dyn Host, settings: &'a Settings) -> Result<Self, String> {
         let numbers = 0..LANES_PER_CORE;
         let places = numbers.flat_map(|_| cores()).enumerate();
@@ -165,14 +165,14 @@ impl<'a> Rig<'a> {
     /// Calls a method and waits for its answer.
     ///
     /// # Errors
-    /// The answer's error, or that none came in time.
+    /// The method's error, or a timeout.
     pub fn call(&self, method: &str, params: &Value) -> Result<Value, String> {
         let answer = self.host.begin(method, params);
         let late = || format!("{method} did not answer within {} s", DEADLINE.as_secs());
         wait(&answer, DEADLINE).map_err(|_| late())?
     }
 
-    /// Makes a disk and opens it.
+    /// Creates a disk and opens it.
     ///
     /// # Errors
     /// What failed.
@@ -185,7 +185,7 @@ impl<'a> Rig<'a> {
         Ok(Made { bdev, disk })
     }
 
-    /// Makes a disk.
+    /// Creates a disk.
     ///
     /// # Errors
     /// What failed.
@@ -193,14 +193,15 @@ impl<'a> Rig<'a> {
         let maker = self.maker.clone().unwrap_or(Maker { create: None, delete: None });
         let Some(method) = maker.create else {
             let bdevs = guard::bdevs();
-            let why = "the plugin registers no method that makes a bdev, and makes none by itself";
+            let why =
+                "the plugin registers no method that creates a bdev, and creates none by itself";
             return bdevs.first().cloned().ok_or_else(|| Stop::Skipped(why.to_owned()));
         };
         let params = self.params_of(&method)?;
         let before = guard::bdevs().len();
         self.call(&method.name, &params).map_err(|why| {
             Stop::failed(
-                format!("{} makes a bdev", method.name),
+                format!("{} creates a bdev", method.name),
                 format!("{why}; called with {params} (--params changes them)"),
             )
         })?;
@@ -222,7 +223,7 @@ impl<'a> Rig<'a> {
         self.delete_by_name(&name)
     }
 
-    /// Deletes a disk, if disks can be.
+    /// Deletes a disk, if the plugin has a method for that.
     ///
     /// # Errors
     /// What failed.
@@ -232,7 +233,8 @@ impl<'a> Rig<'a> {
         };
         self.call(&delete, &json!({ "name": name }))
             .map_err(|why| Stop::failed(format!("{delete} deletes {name}"), why))?;
-        // The answer comes when the bus has let go; the guard forgets it in the same round.
+        // The answer arrives when the bus has released the bdev. The guard removes the bdev from
+        // its list in the same round.
         let is_there = || guard::bdevs().iter().any(|bdev| bdev.name == name);
         if until(|| !is_there()) { Ok(()) } else { failed("the bdev is destructed", "it is not") }
     }
@@ -245,10 +247,10 @@ impl<'a> Rig<'a> {
         self.lanes.iter().map(|lane| channel(made, *lane)).collect()
     }
 
-    /// Makes the disk below, once.
+    /// Creates the disk below, once.
     ///
     /// # Errors
-    /// What the bus says.
+    /// The bus's error.
     pub fn ensure_base(&mut self) -> Result<&'static Base, Stop> {
         if let Some(base) = self.base {
             return Ok(base);
@@ -256,13 +258,13 @@ impl<'a> Rig<'a> {
         self.bases_made += 1;
         let name = format!("check_base{}", self.bases_made);
         let base = Base::new(&name, BLOCK_SIZE, NUM_BLOCKS, self.settings.seed);
-        let base = base.map_err(|why| Stop::failed("the suite's own disk comes up", why))?;
+        let base = base.map_err(|why| Stop::failed("the suite can create its own disk", why))?;
         self.base = Some(base);
         Ok(base)
     }
 }
 
-/// Whether `is_so` within the deadline.
+/// Waits until `is_so` returns true. Returns false after the deadline.
 pub fn until(mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -284,7 +286,7 @@ pub fn channel(made: &Made, lane: Lane) -> Result<Channel, Stop> {
     made.disk.channel(lane).map_err(|why| Stop::failed("a channel is made", why))
 }
 
-/// Gives channels back.
+/// Releases channels.
 ///
 /// # Errors
 /// What failed.
@@ -295,30 +297,30 @@ pub fn close_all(channels: Vec<Channel>) -> Verdict {
     Ok(())
 }
 
-/// Runs I/O and wants all of it to end in time.
+/// Runs I/O. All of it must complete in time.
 ///
 /// # Errors
-/// Some did not end.
+/// Some I/O did not complete.
 pub fn run(channel: &Channel, ios: Vec<Io>, depth: usize) -> Result<Vec<Ended>, Stop> {
     let many = ios.len();
     let first = ios.first().map_or_else(String::new, describe);
     channel.run(ios, depth).map_err(|_| {
         let left = guard::at_module();
         Stop::failed(
-            format!("{many} I/O (the first: {first}) end within {} s", DEADLINE.as_secs()),
-            format!("{left} are at the module still"),
+            format!("{many} I/O (the first: {first}) complete within {} s", DEADLINE.as_secs()),
+            format!("{left} are still at the module"),
         )
     })
 }
 
-/// Runs one I/O and wants its status.
+/// Runs one I/O. It must complete with the status `wanted`.
 ///
 /// # Errors
-/// It did not end, or with another status.
+/// It did not complete, or it completed with another status.
 pub fn expect(channel: &Channel, io: Io, what: &str, wanted: Wanted) -> Result<Ended, Stop> {
     let named = describe(&io);
     let mut all = run(channel, vec![io], 1)?;
-    let Some(ended) = all.pop() else { return failed("one I/O ends once", "none ended") };
+    let Some(ended) = all.pop() else { return failed("one I/O completes once", "none completed") };
     match wanted.is(ended.status) {
         true => Ok(ended),
         false => failed(
@@ -328,12 +330,12 @@ pub fn expect(channel: &Channel, io: Io, what: &str, wanted: Wanted) -> Result<E
     }
 }
 
-/// A status that an I/O must end with.
+/// A status with which an I/O must complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// This one.
+    /// Exactly this status.
     Status(i32),
-    /// Any that is no success.
+    /// Any status except success.
     Error,
 }
 
@@ -341,7 +343,7 @@ impl Wanted {
     /// Success.
     pub const SUCCESS: Self = Self::Status(0);
 
-    /// Whether `status` is it.
+    /// Whether `status` fits.
     #[must_use]
     pub fn is(self, status: i32) -> bool {
         match self {
@@ -350,7 +352,7 @@ impl Wanted {
         }
     }
 
-    /// For people.
+    /// The expected status, as text for people.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -360,7 +362,7 @@ impl Wanted {
     }
 }
 
-/// An I/O for people.
+/// An I/O, as text for people.
 #[must_use]
 pub fn describe(io: &Io) -> String {
     format!("{} of {} blocks at lba {}", guard::op_name(io.op), io.nblocks, io.lba)

@@ -1,4 +1,4 @@
-//! Runs checks one after the other.
+//! Runs checks one after another.
 
 use crate::breach;
 use crate::rig::{Maker, Rig};
@@ -13,13 +13,13 @@ use std::time::Instant;
 pub struct Planned {
     /// Its name in the report.
     pub name: String,
-    /// What is checked.
+    /// The check.
     pub check: Check,
-    /// The method that makes the disks, if the manifest names one.
+    /// The method that creates the disks, if the manifest lists one.
     pub create: Option<String>,
 }
 
-/// The checks of a plugin: of its kind, once for every method that makes disks.
+/// The checks of a plugin: those of its kind, once for each method that creates disks.
 #[must_use]
 pub fn plan(manifest_kind: &str, provides: &[String]) -> Vec<Planned> {
     let kind = Kind::of(manifest_kind);
@@ -43,11 +43,11 @@ pub fn plan(manifest_kind: &str, provides: &[String]) -> Vec<Planned> {
     all
 }
 
-/// Runs one check and tells how it ended.
+/// Runs one check and returns its result.
 pub fn run(rig: &mut Rig<'_>, planned: &Planned) -> Line {
     let began = Instant::now();
     rig.maker = Some(maker(&rig.host.methods(), planned.create.as_deref()));
-    // What the plugin did before is no fault of this check's.
+    // Drops earlier breaches, which this check did not cause.
     let _ = breach::take();
     let verdict = (planned.check.run)(rig);
     crate::guard::look_at_ended();
@@ -62,7 +62,7 @@ fn maker(methods: &[Arc<Method>], create: Option<&str>) -> Maker {
     Maker { create: create.and_then(find), delete: delete.map(|method| method.name.clone()) }
 }
 
-/// A broken rule is a failure, whatever else was judged.
+/// A broken rule is a failure, whatever the check itself found.
 fn with_breaches(outcome: Outcome, breaches: &[breach::Breach]) -> Outcome {
     let told: Vec<String> = breaches
         .iter()

@@ -1,21 +1,21 @@
-//! How a check ends.
+//! The result of a check.
 
 use serde::{Deserialize, Serialize};
 
-/// What a check says: nothing, when all is well.
+/// The result of a check function: nothing when all is well.
 pub type Verdict = Result<(), Stop>;
 
-/// Why a check ended before its end.
+/// Why a check stopped early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The plugin is wrong.
     Failed {
-        /// What must be.
+        /// What the check expected.
         expected: String,
-        /// What was.
+        /// What the check saw.
         seen: String,
     },
-    /// It cannot be judged, and why.
+    /// The plugin cannot be checked; contains the reason.
     Skipped(String),
 }
 
@@ -26,7 +26,7 @@ impl Stop {
     }
 }
 
-/// Ends the check: the plugin is wrong.
+/// Stops the check: the plugin is wrong.
 ///
 /// # Errors
 /// Always.
@@ -34,7 +34,7 @@ pub fn failed<T>(expected: impl Into<String>, seen: impl Into<String>) -> Result
     Err(Stop::failed(expected, seen))
 }
 
-/// Ends the check: it cannot be judged.
+/// Stops the check: the plugin cannot be checked.
 ///
 /// # Errors
 /// Always.
@@ -42,7 +42,7 @@ pub fn skipped<T>(reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Skipped(reason.into()))
 }
 
-/// How one check ended.
+/// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "outcome")]
 pub enum Outcome {
@@ -50,14 +50,14 @@ pub enum Outcome {
     Ok,
     /// The plugin is wrong.
     Failed {
-        /// What must be.
+        /// What the check expected.
         expected: String,
-        /// What was.
+        /// What the check saw.
         seen: String,
     },
-    /// It was not judged.
+    /// The plugin was not checked.
     Skipped {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -75,9 +75,9 @@ impl From<Verdict> for Outcome {
 /// One line of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// Name of the check.
+    /// The name of the check.
     pub name: String,
-    /// How it ended.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// How long it took, in milliseconds.

@@ -1,5 +1,5 @@
-//! `bay.bdev/1` as a guarded plugin sees it: each bdev is registered with the guard's operations,
-//! which call the plugin's.
+//! `bay.bdev/1` for a guarded plugin: each bdev is registered with the guard's functions, which
+//! call the plugin's.
 
 use super::core;
 use super::request::{self, Origin};
@@ -18,22 +18,23 @@ pub(crate) const OF_SUITE: u64 = 1 << 63;
 
 /// A bdev of the guarded plugin.
 pub struct Guarded {
-    /// As it was registered; its texts and lists are gone.
+    /// The record of the registration. Its texts and lists are not valid any more.
     pub record: bay_bdev_reg,
-    /// Its name.
+    /// The name of the bdev.
     pub name: String,
     pub(crate) submit: bay_submit_fn,
     ops: bay_bdev_ops,
-    /// What the bus was given; lives as long as the bdev.
+    /// The functions that the bus got. They live as long as the bdev.
     shown: bay_bdev_ops,
 }
 
-// SAFETY: the plugin's context is only handed to its own functions, on the threads that the ABI names.
+// SAFETY: the plugin's context is only passed to its own functions, on the threads that the ABI
+// names.
 unsafe impl Send for Guarded {}
-// SAFETY: as above; all else is constant.
+// SAFETY: as above; all other fields are constant.
 unsafe impl Sync for Guarded {}
 
-/// Told the status of what was pending.
+/// Gets the status of a pending operation.
 type Told = fn(*const Channel, i32);
 
 /// One thread's part of a bdev.
@@ -43,11 +44,11 @@ pub(crate) struct Channel {
     pub(crate) outstanding: Cell<u32>,
     is_entered: Cell<bool>,
     host_chan: u64,
-    /// Told when a pending creation or end is over; for channels of the suite.
+    /// Called when a pending creation or destruction has finished, for channels of the suite.
     pub(crate) told: Cell<Option<Told>>,
 }
 
-/// The host is in one of a channel's functions, until this is dropped.
+/// The host is inside one of a channel's functions until this is dropped.
 pub(crate) struct Inside<'a> {
     channel: &'a Channel,
     is_nested: bool,
@@ -55,13 +56,14 @@ pub(crate) struct Inside<'a> {
 }
 
 impl Channel {
-    /// The host enters the channel. From inside of another of its functions it must not: modules rely on it.
+    /// Records that the host enters the channel. It must not do so from inside another function of
+    /// the channel, because modules rely on that.
     pub(crate) fn enter(&self, call: Call) -> Inside<'_> {
         let is_nested = self.is_entered.replace(true);
         if is_nested {
             breach::record(
                 "the host is in one of submit, flush and chan_destroy of a channel at a time",
-                format!("it called {} from inside of another", calls::name(call as u32)),
+                format!("it called {} from inside another one", calls::name(call as u32)),
             );
         }
         Inside { channel: self, is_nested, _entered: calls::enter(call) }
@@ -77,7 +79,7 @@ impl Drop for Inside<'_> {
 #[derive(Default)]
 struct Table {
     bdevs: BTreeMap<u64, Arc<Guarded>>,
-    /// Channels whose creation or end is pending, by thread and handle.
+    /// The channels whose creation or destruction is pending, by thread and handle.
     pending: BTreeMap<(u64, u64), usize>,
 }
 
@@ -109,7 +111,7 @@ impl Guarded {
         self.record.drv_ctx_size as usize
     }
 
-    /// Whether an op may be sent.
+    /// Whether the bdev declares the op.
     #[must_use]
     pub fn declares(&self, op: u16) -> bool {
         op < 64 && self.record.ops_mask & (1 << op) != 0
@@ -130,7 +132,7 @@ unsafe extern "C" fn register(
     let _host = calls::leave();
     // SAFETY: an open struct of the ABI, valid for the call.
     let Some(mut record) = (unsafe { copy_open(reg) }) else { return -libc::EINVAL };
-    // SAFETY: as above; the operations live as long as the bdev.
+    // SAFETY: as above; the functions live as long as the bdev.
     let Some(ops) = (unsafe { copy_open(record.ops) }) else { return -libc::EINVAL };
     let Some(submit) = ops.submit else { return -libc::EINVAL };
     check_record(&record);
@@ -142,16 +144,16 @@ unsafe extern "C" fn register(
     record.ctx = Arc::into_raw(Arc::clone(&bdev)).cast_mut().cast();
     let mut handle = 0;
     let Some(register) = core::bdev().register else { return -libc::ENOSYS };
-    // SAFETY: the record is a copy of the plugin's with the guard's operations.
+    // SAFETY: the record is a copy of the plugin's, with the guard's functions.
     let status = unsafe { register(host, &raw const record, &raw mut handle) };
     if status != 0 {
-        // SAFETY: a refused bdev is still ours.
+        // SAFETY: the bus refused the bdev, so it still belongs to us.
         drop(unsafe { Arc::from_raw(record.ctx.cast_const().cast::<Guarded>()) });
         return status;
     }
     with_all(|all| all.bdevs.insert(handle, bdev));
     if !id.is_null() {
-        // SAFETY: the plugin's place for the handle.
+        // SAFETY: the plugin passes a valid pointer for the handle.
         unsafe { id.write(handle) };
     }
     0
@@ -162,21 +164,21 @@ fn drivebay_size<T>() -> u32 {
 }
 
 fn check_record(record: &bay_bdev_reg) {
-    const RULE: &str = "what a bdev declares is what the ABI knows";
+    const RULE: &str = "a bdev only declares what the ABI defines";
     let known_ops = (1_u64 << (BAY_OP_COPY + 1)) - 2;
     if record.ops_mask & !known_ops != 0 {
-        breach::record(RULE, format!("ops_mask {:#x} has bits of no op", record.ops_mask));
+        breach::record(RULE, format!("ops_mask {:#x} has bits that are no op", record.ops_mask));
     }
     let known = BAY_BDEV_WRITE_CACHE | BAY_BDEV_READ_ONLY | BAY_BDEV_FILTER | BAY_BDEV_NO_DATA;
     if record.flags & !known != 0 {
-        breach::record(RULE, format!("flags {:#x} has bits of no BAY_BDEV_*", record.flags));
+        breach::record(RULE, format!("flags {:#x} has bits that are no BAY_BDEV_*", record.flags));
     }
     if record.must_flags & !BAY_IO_FUA != 0 {
         breach::record(RULE, format!("must_flags {:#x} has unknown bits", record.must_flags));
     }
 }
 
-/// The guard's operations: those that the plugin has.
+/// The guard's functions, for those that the plugin has.
 fn shown(ops: &bay_bdev_ops) -> bay_bdev_ops {
     bay_bdev_ops {
         size: drivebay_size::<bay_bdev_ops>(),
@@ -196,45 +198,45 @@ fn shown(ops: &bay_bdev_ops) -> bay_bdev_ops {
 /// # Safety
 /// `ctx` is what `register` gave the bus, and the bdev is not destructed.
 unsafe fn of<'a>(ctx: *mut c_void) -> &'a Guarded {
-    // SAFETY: by contract: the bus has a count of it.
+    // SAFETY: the bus holds a count of it (contract).
     unsafe { &*ctx.cast_const().cast::<Guarded>() }
 }
 
 /// # Safety
-/// As [`of`].
+/// As for [`of`].
 unsafe fn counted(ctx: *mut c_void) -> Arc<Guarded> {
     let bdev = ctx.cast_const().cast::<Guarded>();
-    // SAFETY: by contract: made by `Arc::into_raw`, and the bus has a count of it.
+    // SAFETY: `Arc::into_raw` made it, and the bus holds a count of it (contract).
     unsafe { Arc::increment_strong_count(bdev) };
-    // SAFETY: the count of the line before.
+    // SAFETY: this is the count of the line before.
     unsafe { Arc::from_raw(bdev) }
 }
 
-/// The bus's count goes.
+/// Releases the bus's count.
 fn forget(ctx: *mut c_void) {
-    // SAFETY: what `register` gave away, taken back once, after the destruction.
+    // SAFETY: `register` gave it away, and it is taken back once, after the destruction.
     let bdev = unsafe { Arc::from_raw(ctx.cast_const().cast::<Guarded>()) };
     with_all(|all| all.bdevs.retain(|_, other| !Arc::ptr_eq(other, &bdev)));
 }
 
 unsafe extern "C" fn submit(chan: *mut c_void, io: *mut bay_io) {
-    // SAFETY: a channel that `chan_create` made and the bus has not destroyed.
+    // SAFETY: `chan_create` made this channel, and the bus has not destroyed it.
     let channel = unsafe { &*chan.cast_const().cast::<Channel>() };
-    // SAFETY: the bus's request, which is the guard's until its `done`.
+    // SAFETY: it is the bus's request, which the guard owns until its `done`.
     let from = unsafe { &*io };
     request::submit(channel, from, Origin::Bus(io));
 }
 
 unsafe extern "C" fn flush(chan: *mut c_void) {
-    // SAFETY: a live channel.
+    // SAFETY: the channel is alive.
     flush_module(unsafe { &*chan.cast_const().cast::<Channel>() });
 }
 
-/// Tells the module that a burst has ended.
+/// Calls the module's `flush`: a burst has ended.
 pub(crate) fn flush_module(channel: &Channel) {
     if let Some(flush) = channel.bdev.ops.flush {
         let _inside = channel.enter(Call::Flush);
-        // SAFETY: the module's own function and channel, on its thread.
+        // SAFETY: these are the module's own function and channel, on its thread.
         unsafe { flush(channel.module.get()) };
     }
 }
@@ -244,17 +246,17 @@ unsafe extern "C" fn chan_create(
     args: *const bay_chan_args,
     chan: *mut *mut c_void,
 ) -> i32 {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is alive.
     let bdev = unsafe { counted(ctx) };
-    // SAFETY: the bus's arguments, valid for the call.
+    // SAFETY: the bus passes arguments that are valid for the call.
     let args = unsafe { &*args };
     let (status, channel) = open_channel(bdev, args);
-    // SAFETY: the bus's place for the result.
+    // SAFETY: the bus passes a valid pointer for the result.
     unsafe { chan.write(channel.cast_mut().cast()) };
     status
 }
 
-/// Has the module make a channel: 0, 1 for pending, or a negative errno with a null pointer.
+/// Makes the module create a channel: 0, 1 for pending, or a negative errno with a null pointer.
 pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *const Channel) {
     let Some(create) = bdev.ops.chan_create else { return (-libc::EINVAL, ptr::null()) };
     let ctx = bdev.record.ctx;
@@ -271,7 +273,7 @@ pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *c
     let mut module = ptr::null_mut();
     let status = {
         let _entered = calls::enter(Call::ChanCreate);
-        // SAFETY: the module's own function and context.
+        // SAFETY: these are the module's own function and context.
         unsafe { create(ctx, args, &raw mut module) }
     };
     if status == 1 {
@@ -279,7 +281,7 @@ pub(crate) fn open_channel(bdev: Arc<Guarded>, args: &bay_chan_args) -> (i32, *c
     }
     with_all(|all| all.pending.remove(&key));
     if status == 0 {
-        // SAFETY: made just now.
+        // SAFETY: it was just made.
         unsafe { (*channel).module.set(module) };
         return (0, channel);
     }
@@ -305,11 +307,11 @@ unsafe extern "C" fn chan_ready(
     }
     if let Some(ready) = core::bdev().chan_ready {
         let shown = if status == 0 { channel.cast_mut().cast() } else { ptr::null_mut() };
-        // SAFETY: forwards what the bus waits for, on its thread.
+        // SAFETY: forwards the answer that the bus waits for, on its thread.
         unsafe { ready(host, host_chan, shown, status) };
     }
     if status != 0 {
-        // SAFETY: the bus was given none.
+        // SAFETY: the bus got no channel.
         drop(unsafe { Box::from_raw(channel.cast_mut()) });
     }
 }
@@ -318,7 +320,7 @@ fn take_pending(host_chan: u64, what: &str) -> Option<*const Channel> {
     let found = with_all(|all| all.pending.remove(&(thread::current_id(), host_chan)));
     if found.is_none() {
         breach::record(
-            "what is pending is ended once, on its own thread",
+            "a pending operation finishes once, on its own thread",
             format!("{what} of a channel that is not pending on this thread"),
         );
     }
@@ -329,22 +331,24 @@ unsafe extern "C" fn chan_destroy(_ctx: *mut c_void, chan: *mut c_void) -> i32 {
     close_channel(chan.cast_const().cast())
 }
 
-/// Has the module end a channel: 0, or 1 for pending.
+/// Makes the module destroy a channel: 0, or 1 for pending.
 pub(crate) fn close_channel(channel: *const Channel) -> i32 {
-    // SAFETY: alive until the end of this function, or of the pending end.
+    // SAFETY: it is alive until the end of this function, or until the pending destruction
+    // finishes.
     let closing = unsafe { &*channel };
     let key = (thread::current_id(), closing.host_chan);
     with_all(|all| all.pending.insert(key, channel as usize));
     let status = closing.bdev.ops.chan_destroy.map_or(0, |destroy| {
         let _inside = closing.enter(Call::ChanDestroy);
-        // SAFETY: the module's own function and channel, which has no I/O and is not used again.
+        // SAFETY: these are the module's own function and channel, which has no I/O and is not used
+        // again.
         unsafe { destroy(closing.bdev.record.ctx, closing.module.get()) }
     });
     if status == 1 {
         return 1;
     }
     if with_all(|all| all.pending.remove(&key)).is_some() && !closing.is_entered.get() {
-        // SAFETY: made by `open_channel`; nobody uses it any more.
+        // SAFETY: `open_channel` made it, and nobody uses it any more.
         drop(unsafe { Box::from_raw(channel.cast_mut()) });
     }
     0
@@ -357,30 +361,30 @@ unsafe extern "C" fn chan_closed(host: *const bay_host, host_chan: u64) {
         // SAFETY: pending channels are alive.
         unsafe { (*channel).told.take() }.into_iter().for_each(|told| told(channel, 0));
     } else if let Some(closed) = core::bdev().chan_closed {
-        // SAFETY: forwards what the bus waits for, on its thread.
+        // SAFETY: forwards the answer that the bus waits for, on its thread.
         unsafe { closed(host, host_chan) };
     }
-    // SAFETY: made by `open_channel`; its end is over.
+    // SAFETY: `open_channel` made it, and its destruction has finished.
     drop(unsafe { Box::from_raw(channel.cast_mut()) });
 }
 
 unsafe extern "C" fn kick(host: *const bay_host, host_chan: u64) {
     let _host = calls::leave();
-    // The suite's own channels send nothing again by themselves.
+    // The suite's own channels do not submit anything again by themselves.
     if host_chan & OF_SUITE == 0
         && let Some(kick) = core::bdev().kick
     {
-        // SAFETY: forwards.
+        // SAFETY: forwards the call.
         unsafe { kick(host, host_chan) };
     }
 }
 
 unsafe extern "C" fn destruct(ctx: *mut c_void) -> i32 {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is alive.
     let bdev = unsafe { of(ctx) };
     let status = bdev.ops.destruct.map_or(0, |destruct| {
         let _entered = calls::enter(Call::Destruct);
-        // SAFETY: the module's own function and context, for the last time.
+        // SAFETY: these are the module's own function and context, for the last time.
         unsafe { destruct(bdev.record.ctx) }
     });
     if status != 1 {
@@ -395,7 +399,7 @@ unsafe extern "C" fn destruct_done(host: *const bay_host, id: u64, status: i32) 
         forget(Arc::as_ptr(&bdev).cast_mut().cast());
     }
     if let Some(done) = core::bdev().destruct_done {
-        // SAFETY: forwards.
+        // SAFETY: forwards the call.
         unsafe { done(host, id, status) };
     }
 }
@@ -409,63 +413,64 @@ unsafe extern "C" fn unregister(
     let _host = calls::leave();
     let Some(unregister) = core::bdev().unregister else { return -libc::ENOSYS };
     let waiting = Box::into_raw(Box::new((done, arg)));
-    // SAFETY: forwards, with the plugin's callback in a box of the guard's.
+    // SAFETY: forwards the call, with the plugin's callback in a box of the guard.
     let status = unsafe { unregister(host, id, Some(unregistered), waiting.cast()) };
     if status != 0 {
-        // SAFETY: a refused call does not keep it.
+        // SAFETY: a refused call does not keep the box.
         drop(unsafe { Box::from_raw(waiting) });
     }
     status
 }
 
 unsafe extern "C" fn unregistered(arg: *mut c_void, status: i32) {
-    // SAFETY: the box of `unregister`, given back once.
+    // SAFETY: the box comes from `unregister` and is taken back once.
     let (done, arg) = *unsafe { Box::from_raw(arg.cast::<(Option<bay_cb_fn>, *mut c_void)>()) };
     if let Some(done) = done {
         let _entered = calls::enter(Call::Done);
-        // SAFETY: function and argument of the plugin, once.
+        // SAFETY: these are the plugin's function and argument, called once.
         unsafe { done(arg, status) };
     }
 }
 
 unsafe extern "C" fn dump_info(ctx: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev and a sink for the call.
+    // SAFETY: the bdev is alive, and the sink is valid for the call.
     unsafe { dump(ctx, sink, Call::DumpInfo, |ops| ops.dump_info) };
 }
 
 unsafe extern "C" fn write_config(ctx: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev and a sink for the call.
+    // SAFETY: the bdev is alive, and the sink is valid for the call.
     unsafe { dump(ctx, sink, Call::WriteConfig, |ops| ops.write_config) };
 }
 
 unsafe extern "C" fn dump_stats(ctx: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev and a sink for the call.
+    // SAFETY: the bdev is alive, and the sink is valid for the call.
     unsafe { dump(ctx, sink, Call::DumpStats, |ops| ops.dump_stats) };
 }
 
 /// # Safety
-/// As [`of`]; `sink` is valid for the call.
+/// As for [`of`]; `sink` is valid for the call.
 unsafe fn dump(
     ctx: *mut c_void,
     sink: *const bay_sink,
     call: Call,
     which: fn(&bay_bdev_ops) -> Option<bay_dump_fn>,
 ) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     let bdev = unsafe { of(ctx) };
     if let Some(dump) = which(&bdev.ops) {
         let _entered = calls::enter(call);
-        // SAFETY: the module's own function and context; the sink is valid for the call.
+        // SAFETY: these are the module's own function and context, and the sink is valid for the
+        // call.
         unsafe { dump(bdev.record.ctx, sink) };
     }
 }
 
 unsafe extern "C" fn reset_stats(ctx: *mut c_void) {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is alive.
     let bdev = unsafe { of(ctx) };
     if let Some(reset) = bdev.ops.reset_stats {
         let _entered = calls::enter(Call::ResetStats);
-        // SAFETY: the module's own function and context.
+        // SAFETY: these are the module's own function and context.
         unsafe { reset(bdev.record.ctx) };
     }
 }

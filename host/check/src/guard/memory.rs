@@ -1,4 +1,4 @@
-//! `bay.mem/1` and `bay.buf/1` as a guarded plugin sees them: what it holds is counted.
+//! `bay.mem/1` and `bay.buf/1` for a guarded plugin: the guard counts what the plugin holds.
 
 use super::{bdev, core, poller, thread};
 use crate::calls;
@@ -12,14 +12,14 @@ static REGIONS: AtomicU64 = AtomicU64::new(0);
 static REGION_BYTES: AtomicU64 = AtomicU64::new(0);
 static BUFFERS: AtomicU64 = AtomicU64::new(0);
 
-/// What the plugin holds of the host.
+/// The objects of the host that the plugin holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Held {
     /// Bdevs on the bus.
     pub bdevs: u64,
     /// Regions of DMA memory.
     pub regions: u64,
-    /// Their length, in bytes.
+    /// The total length of these regions, in bytes.
     pub region_bytes: u64,
     /// Buffers of the host's pools.
     pub buffers: u64,
@@ -57,7 +57,7 @@ unsafe extern "C" fn alloc(
 ) -> *mut c_void {
     let _host = calls::leave();
     let Some(alloc) = core::mem().alloc else { return std::ptr::null_mut() };
-    // SAFETY: forwards.
+    // SAFETY: forwards the call.
     let addr = unsafe { alloc(host, len, align, numa, region) };
     if !addr.is_null() {
         REGIONS.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +73,7 @@ unsafe extern "C" fn free(host: *const bay_host, addr: *mut c_void, len: u64) {
         REGIONS.fetch_sub(1, Ordering::Relaxed);
         REGION_BYTES.fetch_sub(len, Ordering::Relaxed);
     }
-    // SAFETY: forwards.
+    // SAFETY: forwards the call.
     unsafe { free(host, addr, len) };
 }
 
@@ -85,7 +85,7 @@ unsafe extern "C" fn get(
 ) -> *mut c_void {
     let _host = calls::leave();
     let Some(get) = core::buf().get else { return std::ptr::null_mut() };
-    // SAFETY: forwards.
+    // SAFETY: forwards the call.
     let buf = unsafe { get(host, len, region, wait) };
     if !buf.is_null() {
         BUFFERS.fetch_add(1, Ordering::Relaxed);
@@ -97,6 +97,6 @@ unsafe extern "C" fn put(host: *const bay_host, buf: *mut c_void, len: u32) {
     let _host = calls::leave();
     let Some(put) = core::buf().put else { return };
     BUFFERS.fetch_sub(1, Ordering::Relaxed);
-    // SAFETY: forwards.
+    // SAFETY: forwards the call.
     unsafe { put(host, buf, len) };
 }

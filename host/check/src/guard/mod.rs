@@ -1,11 +1,11 @@
-//! Between plugin and host: the host's tables, as a plugin that is checked sees them. What goes
-//! through is looked at; a rule that is broken is noted in [`breach`](crate::breach).
+//! The guard between plugin and host: the host's tables for a plugin that is being checked. It
+//! checks all calls that go through, and records broken rules in [`breach`](crate::breach).
 //!
 //! ```text
 //! bus ── bdev, request ──▶ module        module ── client ──▶ bus
 //! reactor ── poller, message ──▶ plugin  plugin ── memory ──▶ host
 //! ```
-#![expect(unsafe_code, reason = "stands between two sides of a C ABI")]
+#![expect(unsafe_code, reason = "forwards calls of a C ABI")]
 
 pub(crate) mod bdev;
 mod client;
@@ -23,7 +23,7 @@ use drivebay_core::services;
 use drivebay_plugin_api::id;
 use std::ffi::c_void;
 
-/// The table of an interface for a guarded plugin, or `None` when it is not the core's.
+/// The table of an interface for a guarded plugin; `None` when the core has no such interface.
 #[must_use]
 pub fn table(interface: &str) -> Option<*const c_void> {
     match interface {
@@ -37,7 +37,7 @@ pub fn table(interface: &str) -> Option<*const c_void> {
     }
 }
 
-/// The core's own tables, which the guard's stand before.
+/// The core's own tables, to which the guard forwards.
 pub(crate) mod core {
     use drivebay_core::services;
     use drivebay_plugin_api::*;
@@ -46,8 +46,8 @@ pub(crate) mod core {
         ($($name:ident: $id:ident, $table:ty;)*) => { $(
             pub(crate) fn $name() -> &'static $table {
                 let table = services::table(id::$id).unwrap_or(std::ptr::null());
-                assert!(!table.is_null(), "the core has every table that it names");
-                // SAFETY: the core's table of that id: a static of that type.
+                assert!(!table.is_null(), "the core has a table for each of these ids");
+                // SAFETY: it is the core's table with this id, a static of this type.
                 unsafe { &*table.cast::<$table>() }
             }
         )* };

@@ -1,4 +1,4 @@
-//! `bay.poller/1` as a guarded plugin sees it: every entry of a poller is watched.
+//! `bay.poller/1` for a guarded plugin: every call of a poller is watched.
 
 use super::core;
 use crate::calls::{self, Call};
@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// Removed pollers that are kept: one may remove itself while it runs.
+/// The number of removed pollers that are kept, because a poller may remove itself while it runs.
 const KEPT: usize = 64;
 
-/// A poller of the plugin's.
+/// A poller of the plugin.
 #[derive(Clone, Copy)]
 struct Watched {
     ops: bay_poller_ops,
@@ -21,7 +21,8 @@ struct Watched {
 
 #[derive(Default)]
 struct All {
-    /// By thread and handle: address of the [`Watched`], and whether it keeps its reactor awake.
+    /// By thread and handle: the address of the [`Watched`], and whether it keeps its reactor
+    /// awake.
     live: BTreeMap<(u64, u64), (usize, bool)>,
     removed: VecDeque<usize>,
 }
@@ -33,14 +34,14 @@ fn with_all<T>(f: impl FnOnce(&mut All) -> T) -> T {
     f(all.get_or_insert_with(All::default))
 }
 
-/// Pollers of the plugin's that have neither a period nor `prepare_sleep`, so that a reactor which
-/// has one never sleeps.
+/// The number of the plugin's pollers that have neither a period nor `prepare_sleep`. A reactor
+/// with such a poller never sleeps.
 #[must_use]
 pub fn only_polled() -> usize {
     with_all(|all| all.live.values().filter(|(_, is_only_polled)| *is_only_polled).count())
 }
 
-/// Pollers of the plugin's.
+/// The number of pollers of the plugin.
 pub(super) fn live() -> u64 {
     with_all(|all| all.live.len() as u64)
 }
@@ -60,7 +61,7 @@ unsafe extern "C" fn register(
     poller: *mut u64,
 ) -> i32 {
     let _host = calls::leave();
-    // SAFETY: an open struct of the ABI.
+    // SAFETY: an open struct of the ABI, valid for the call.
     let Some(ops) = (unsafe { copy_open(ops) }) else { return -libc::EINVAL };
     // SAFETY: the text is valid for the call.
     tracing::debug!("poller {}", unsafe { string(name) });
@@ -74,16 +75,16 @@ unsafe extern "C" fn register(
         woke: ops.woke.map(|_| woke as bay_poller_woke_fn),
         next_ns: ops.next_ns.map(|_| next_ns as bay_poller_next_fn),
     };
-    // SAFETY: the guard's functions over the plugin's, which live until the poller is removed.
+    // SAFETY: the guard's functions call the plugin's, which live until the poller is removed.
     let status =
         unsafe { register(host, &raw const shown, watched.cast(), period_us, name, poller) };
     if status == 0 {
-        // SAFETY: the plugin's place, which the host has filled.
+        // SAFETY: the plugin passes a valid pointer, which the host has filled.
         let key = (thread::current_id(), unsafe { poller.read() });
         let is_only_polled = ops.prepare_sleep.is_none() && period_us == 0;
         with_all(|all| all.live.insert(key, (watched as usize, is_only_polled)));
     } else {
-        // SAFETY: a refused poller is still ours.
+        // SAFETY: the host refused the poller, so it still belongs to us.
         drop(unsafe { Box::from_raw(watched) });
     }
     status
@@ -101,7 +102,7 @@ unsafe extern "C" fn unregister(host: *const bay_host, poller: u64) -> i32 {
         if all.removed.len() > KEPT { all.removed.pop_front() } else { None }
     });
     if let Some(oldest) = oldest {
-        // SAFETY: removed long ago: it is no longer on any stack.
+        // SAFETY: it was removed long ago, so it is not on any stack any more.
         drop(unsafe { Box::from_raw(oldest as *mut Watched) });
     }
     status
@@ -110,20 +111,20 @@ unsafe extern "C" fn unregister(host: *const bay_host, poller: u64) -> i32 {
 /// # Safety
 /// `ctx` is what `register` gave the host.
 unsafe fn of(ctx: *mut c_void) -> Watched {
-    // SAFETY: by contract; kept for a while after the removal.
+    // SAFETY: the guard keeps it for a while after the removal (contract).
     unsafe { *ctx.cast::<Watched>() }
 }
 
 unsafe extern "C" fn run(ctx: *mut c_void) -> i32 {
-    // SAFETY: the host gives back the guard's context.
+    // SAFETY: the host passes the guard's context.
     let Watched { ops, ctx } = unsafe { of(ctx) };
     let _entered = calls::enter(Call::Poll);
-    // SAFETY: the plugin's own function and context, on the poller's thread.
+    // SAFETY: these are the plugin's own function and context, on the poller's thread.
     ops.run.map_or(0, |run| unsafe { run(ctx) })
 }
 
 unsafe extern "C" fn prepare_sleep(ctx: *mut c_void) -> i32 {
-    // SAFETY: the host gives back the guard's context.
+    // SAFETY: the host passes the guard's context.
     let Watched { ops, ctx } = unsafe { of(ctx) };
     let _entered = calls::enter(Call::PrepareSleep);
     // SAFETY: as in `run`.
@@ -131,7 +132,7 @@ unsafe extern "C" fn prepare_sleep(ctx: *mut c_void) -> i32 {
 }
 
 unsafe extern "C" fn woke(ctx: *mut c_void) {
-    // SAFETY: the host gives back the guard's context.
+    // SAFETY: the host passes the guard's context.
     let Watched { ops, ctx } = unsafe { of(ctx) };
     if let Some(woke) = ops.woke {
         let _entered = calls::enter(Call::Woke);
@@ -141,7 +142,7 @@ unsafe extern "C" fn woke(ctx: *mut c_void) {
 }
 
 unsafe extern "C" fn next_ns(ctx: *mut c_void) -> u64 {
-    // SAFETY: the host gives back the guard's context.
+    // SAFETY: the host passes the guard's context.
     let Watched { ops, ctx } = unsafe { of(ctx) };
     let _entered = calls::enter(Call::NextNs);
     // SAFETY: as in `run`.

@@ -1,11 +1,11 @@
-//! The request that a guarded module gets: not the bus's own, but one of the guard's that stands for
-//! it. So a request that is completed twice, elsewhere, or touched afterwards harms nobody and is
-//! seen.
+//! The request that a guarded module gets. It is not the bus's own request, but one of the guard
+//! that represents it. So the guard sees when a module completes a request twice or on another
+//! thread, or touches it after the completion, and this harms nobody.
 //!
 //! ```text
 //! bus's io ── submit ──▶ guard's io ── submit ──▶ module
 //!    ▲                      │ ▲                     │
-//!    └──── done ────────────┘ └──────── done ───────┘   then it rests, filled with a pattern
+//!    └──── done ────────────┘ └──────── done ───────┘   then it is kept, filled with a pattern
 //! ```
 
 use super::bdev::Channel;
@@ -19,39 +19,40 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Ended requests that are kept and watched before they are used again.
+/// The number of completed requests that are kept and watched before they are used again.
 pub(crate) const RESTING: usize = 1024;
-/// What an ended request is filled with.
+/// The pattern that fills a completed request.
 const PATTERN: u8 = 0xdb;
-/// Bytes of `drv_ctx` that are watched.
+/// The number of bytes of `drv_ctx` that are watched.
 const WATCHED_DRV: usize = 256;
 
 const ONCE: &str = "an I/O is completed exactly once";
 const THREAD: &str = "an I/O is completed on the thread that submitted it";
 const UNTOUCHED: &str = "a request is not touched after its completion";
-const UNCHANGED: &str = "a request is not changed, its detail and link aside";
+const UNCHANGED: &str = "a module changes only the detail and the link of a request";
 const STATUS: &str = "a status is 0, a negative errno, or a BAY_ST_* that the op may have";
 
 const WITH_MODULE: u32 = 1;
 const ENDED: u32 = 2;
 
-/// Who gets the end of a request.
+/// The receiver of a request's completion.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin {
-    /// The bus, whose request this is.
+    /// The bus, which owns this request.
     Bus(*mut bay_io),
-    /// The suite itself: no bus is in between.
+    /// The suite itself, without the bus.
     Suite(bay_io_cb_fn, *mut c_void),
 }
 
-/// One request. Allocated once and used again and again; never freed, so that a late touch is seen.
+/// One request. Requests are reused and never freed, so that the guard sees when a module touches
+/// one too late.
 #[repr(C)]
 pub(crate) struct Request {
     state: AtomicU32,
     thread: u64,
     origin: Origin,
     channel: *const Channel,
-    /// As it was submitted.
+    /// The request as it was submitted.
     given: bay_io,
     drv_ctx: *mut u8,
     drv_len: usize,
@@ -60,35 +61,36 @@ pub(crate) struct Request {
 
 struct Resting(VecDeque<*mut Request>);
 
-// SAFETY: requests are never freed; who takes one out of the queue has it alone.
+// SAFETY: requests are never freed, and whoever takes one out of the queue has it alone.
 unsafe impl Send for Resting {}
 
 static REST: Mutex<Resting> = Mutex::new(Resting(VecDeque::new()));
-/// Requests at modules now.
+/// The number of requests that are at modules now.
 static AT_MODULE: AtomicU64 = AtomicU64::new(0);
 
 fn resting() -> MutexGuard<'static, Resting> {
     REST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Requests that modules have now.
+/// The number of requests that are at modules now.
 #[must_use]
 pub fn at_module() -> u64 {
     AT_MODULE.load(Ordering::Acquire)
 }
 
-/// Looks whether any ended request was touched since.
+/// Checks whether any completed request was touched since its completion.
 pub fn look_at_ended() {
     for request in &resting().0 {
-        // SAFETY: never freed; nobody but a plugin that breaks the rules writes to it.
+        // SAFETY: it is never freed, and only a plugin that breaks the rules writes to it.
         check_untouched(unsafe { &**request });
     }
 }
 
-/// Gives `from` to the module as a request of the guard's. The caller is on the channel's thread.
+/// Gives `from` to the module as a request of the guard. The caller must be on the channel's
+/// thread.
 pub(crate) fn submit(channel: &Channel, from: &bay_io, origin: Origin) {
     let request = make(channel.bdev.drv_ctx_len());
-    // SAFETY: taken out of the queue or made just now: this is the only reference.
+    // SAFETY: it was just taken out of the queue or made, so this is the only reference.
     let fresh = unsafe { &mut *request };
     fresh.thread = thread::current_id();
     fresh.origin = origin;
@@ -101,24 +103,24 @@ pub(crate) fn submit(channel: &Channel, from: &bay_io, origin: Origin) {
     channel.outstanding.set(channel.outstanding.get() + 1);
     let io = &raw mut fresh.io;
     let _inside = channel.enter(Call::Submit);
-    // SAFETY: the module's own function and channel, which is alive; the request is the module's
-    // until it calls `done`.
+    // SAFETY: these are the module's own function and channel, which is alive. The module owns the
+    // request until it calls `done`.
     unsafe { (channel.bdev.submit)(channel.module.get(), io) };
 }
 
-/// The bus's request that stands behind a module's, if the bus sent it.
+/// The bus's request behind a module's request, if the bus sent it.
 ///
 /// # Safety
-/// `io` is a request that the module has.
+/// `io` is a request that the module owns.
 pub(crate) unsafe fn behind(io: *mut bay_io) -> Option<*mut bay_io> {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees it.
     match unsafe { &*of(io) }.origin {
         Origin::Bus(io) => Some(io),
         Origin::Suite(..) => None,
     }
 }
 
-/// The guard's request around the `bay_io` that a module holds.
+/// The guard's request around the `bay_io` of a module.
 fn of(io: *mut bay_io) -> *mut Request {
     io.cast::<u8>().wrapping_sub(offset_of!(Request, io)).cast()
 }
@@ -128,11 +130,11 @@ fn make(drv_len: usize) -> *mut Request {
     let at = if rest.0.len() < RESTING {
         None
     } else {
-        // SAFETY: in the queue, so not in use.
+        // SAFETY: it is in the queue, so it is not in use.
         rest.0.iter().position(|request| unsafe { (**request).drv_len } >= drv_len)
     };
     if let Some(request) = at.and_then(|at| rest.0.remove(at)) {
-        // SAFETY: out of the queue: ours alone.
+        // SAFETY: it was taken out of the queue, so only we have it.
         check_untouched(unsafe { &*request });
         return request;
     }
@@ -157,7 +159,7 @@ fn make(drv_len: usize) -> *mut Request {
 unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
     let _host = calls::leave();
     let at = of(io);
-    // SAFETY: a module has no other `bay_io` whose `done` is this; requests are never freed.
+    // SAFETY: modules get no other `bay_io` with this `done`, and requests are never freed.
     let request = unsafe { &*at };
     if request.state.swap(ENDED, Ordering::AcqRel) != WITH_MODULE {
         return breach::record(ONCE, format!("{} was completed twice", name_of(&request.given)));
@@ -175,7 +177,7 @@ unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
 /// A request on its way to its own thread.
 struct Carried(*mut Request);
 
-// SAFETY: only carried; it is used on its own thread.
+// SAFETY: it is only carried, and it is used on its own thread.
 unsafe impl Send for Carried {}
 
 impl Carried {
@@ -185,13 +187,13 @@ impl Carried {
 }
 
 fn finish(at: *mut Request, status: i32) {
-    // SAFETY: it has ended, so the module has it no more; never freed.
+    // SAFETY: it has completed, so the module does not own it any more; it is never freed.
     let request = unsafe { &mut *at };
     check_unchanged(request);
     check_status(request.given.op, status);
     let (detail, detail_kind) = (request.io.detail, request.io.detail_kind);
     if detail_kind > BAY_DETAIL_BLOCK {
-        breach::record(STATUS, format!("detail_kind {detail_kind} is none of BAY_DETAIL_*"));
+        breach::record(STATUS, format!("detail_kind {detail_kind} is not one of BAY_DETAIL_*"));
     }
     // SAFETY: a channel outlives its requests.
     let outstanding = unsafe { &(*request.channel).outstanding };
@@ -201,31 +203,33 @@ fn finish(at: *mut Request, status: i32) {
     lay_to_rest(at);
     match origin {
         Origin::Bus(io) => {
-            // SAFETY: the bus's request, which is the guard's until its `done`.
+            // SAFETY: it is the bus's request, which the guard owns until its `done`.
             let to = unsafe { &mut *io };
             to.detail = detail;
             to.detail_kind = detail_kind;
             if let Some(done) = to.done {
-                // SAFETY: once for its submit, on its thread.
+                // SAFETY: called once for its submit, on its thread.
                 unsafe { done(io, status) };
             }
         }
-        // SAFETY: function and argument of the suite, once, on the thread of the submit.
+        // SAFETY: these are the suite's function and argument, called once, on the thread of the
+        // submit.
         Origin::Suite(cb, arg) => unsafe { cb(arg, &raw mut ended, status) },
     }
 }
 
 /// Fills the request with the pattern and queues it.
 fn lay_to_rest(at: *mut Request) {
-    // SAFETY: it has ended and is in no queue: ours alone.
+    // SAFETY: it has completed and is in no queue, so only we have it.
     let request = unsafe { &mut *at };
     let io: *mut bay_io = &raw mut request.io;
-    // SAFETY: any bytes are a `bay_io` but for `done`, which is set below.
+    // SAFETY: any bytes are a valid `bay_io`, except for `done`, which is set below.
     unsafe { io.cast::<u8>().write_bytes(PATTERN, size_of::<bay_io>()) };
     let place = io.cast::<u8>().wrapping_add(offset_of!(bay_io, done));
-    // SAFETY: the place of that field; who completes once more still meets the guard.
+    // SAFETY: this is the address of that field. A module that completes the request again still
+    // calls the guard.
     unsafe { place.cast::<Option<bay_done_fn>>().write(Some(done)) };
-    // SAFETY: as long as it was made.
+    // SAFETY: the memory has this length.
     unsafe { request.drv_ctx.write_bytes(PATTERN, request.drv_len) };
     resting().0.push_back(at);
 }
@@ -235,7 +239,7 @@ fn check_untouched(request: &Request) {
         return;
     }
     let io = (&raw const request.io).cast::<u8>();
-    // SAFETY: the bytes of a `bay_io`.
+    // SAFETY: these are the bytes of a `bay_io`.
     let bytes = unsafe { std::slice::from_raw_parts(io, size_of::<bay_io>()) };
     let function = offset_of!(bay_io, done)..offset_of!(bay_io, done) + size_of::<usize>();
     let is_touched = |(at, byte): (usize, &u8)| !function.contains(&at) && *byte != PATTERN;
@@ -243,7 +247,7 @@ fn check_untouched(request: &Request) {
         breach::record(UNTOUCHED, format!("{} was written to", name_of(&request.given)));
     }
     let len = request.drv_len.min(WATCHED_DRV);
-    // SAFETY: as long as it was made.
+    // SAFETY: the memory has this length.
     let drv_ctx = unsafe { std::slice::from_raw_parts(request.drv_ctx, len) };
     if drv_ctx.iter().any(|byte| *byte != PATTERN) {
         let seen = format!("the drv_ctx of {} was written to", name_of(&request.given));
@@ -286,7 +290,7 @@ fn name_of(io: &bay_io) -> String {
     op_name(io.op)
 }
 
-/// An op for people.
+/// The name of an op, as text for people.
 #[must_use]
 pub fn op_name(op: u16) -> String {
     op_rules(op).map_or_else(|| format!("op {op}"), |rules| rules.name.to_owned())

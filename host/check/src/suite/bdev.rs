@@ -1,4 +1,4 @@
-//! What a bdev says of itself, and its ops.
+//! What a bdev declares, and its ops.
 
 use crate::batch::Io;
 use crate::client::{run_at_module, status_name};
@@ -9,14 +9,14 @@ use drivebay_plugin_api::*;
 use serde_json::Value;
 
 pub(super) fn declares(rig: &mut Rig<'_>) -> Verdict {
-    // The guard has looked at the record while the bdev was registered.
+    // The guard checked the record when the bdev was registered.
     let made = rig.make()?;
     if !made.bdev.declares(BAY_OP_READ) {
         return failed("a bdev can be read", format!("ops_mask {:#x}", made.bdev.record.ops_mask));
     }
     if made.num_blocks() < 64 {
         let seen = format!("{} blocks; --params changes its size", made.num_blocks());
-        return failed("the bdev has 64 blocks at least, to be checked", seen);
+        return failed("the bdev has at least 64 blocks, so that it can be checked", seen);
     }
     rig.delete(made)
 }
@@ -32,7 +32,12 @@ pub(super) fn texts(rig: &mut Rig<'_>) -> Verdict {
             ("dump_stats", bdev.dump_stats()),
         ])
     });
-    let late = |_| Stop::failed("the texts of a bdev are written at once", "they were not in time");
+    let late = |_| {
+        Stop::failed(
+            "the module writes the texts of a bdev at once",
+            "it did not write them in time",
+        )
+    };
     for (what, text) in texts.map_err(late)?.into_iter().flatten() {
         let Some(text) = text else { continue };
         let parsed: Result<Value, _> = serde_json::from_str(&text);
@@ -58,7 +63,7 @@ fn check_config(rig: &Rig<'_>, config: &serde_json::Map<String, Value>) -> Verdi
     }
 }
 
-/// Each declared op once, in an order in which data is there to be compared.
+/// Each declared op once, in an order in which a compare finds known data.
 pub(super) fn declared_ops(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -75,7 +80,7 @@ pub(super) fn declared_ops(rig: &mut Rig<'_>) -> Verdict {
     for op in order.into_iter().filter(|op| made.bdev.declares(*op)) {
         let has_range = !matches!(op, BAY_OP_FLUSH | BAY_OP_RESET);
         let io = if has_range { made.io(op, 0, unit, 0x5a) } else { Io::new(op, 0, 0) };
-        // Nothing is known of what a bdev without data compares.
+        // If a bdev keeps no data, the result of a compare is unknown.
         let wanted = if op == BAY_OP_COMPARE && !made.keeps_data() { None } else { Some(()) };
         if wanted.is_some() {
             expect(&channel, io, "a declared op", Wanted::SUCCESS)?;
@@ -92,7 +97,7 @@ pub(super) fn declared_ops(rig: &mut Rig<'_>) -> Verdict {
         let status = ended.first().map_or(0, |ended| ended.status);
         if status != 0 && status != -libc::ENOENT {
             return failed(
-                "abort of an I/O that is not there ends with success or -ENOENT",
+                "an abort of an unknown I/O completes with success or -ENOENT",
                 status_name(status),
             );
         }
@@ -101,7 +106,7 @@ pub(super) fn declared_ops(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// The bus answers for what is not declared, so the module is asked itself.
+/// The bus refuses undeclared ops itself, so this submits them directly to the module.
 pub(super) fn undeclared_ops(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -111,7 +116,7 @@ pub(super) fn undeclared_ops(rig: &mut Rig<'_>) -> Verdict {
     close_all(vec![channel])?;
     let ios: Vec<Io> = undeclared(&made).map(|op| made.io(op, 0, made.write_unit(), 0)).collect();
     let ended = run_at_module(&made.bdev, rig.lane(), ios)
-        .map_err(|why| Stop::failed("the module ends every I/O that it is given", why))?;
+        .map_err(|why| Stop::failed("the module completes every I/O", why))?;
     for ended in ended {
         if ended.status >= 0 {
             return failed(
@@ -123,8 +128,9 @@ pub(super) fn undeclared_ops(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// Ops that the bdev did not declare, unknown ones among them. Flush, reset and abort are left out:
-/// a module without them has nothing to do for them, and may say so by success.
+/// Ops that the bdev did not declare, including unknown ones. Flush, reset and abort are left out:
+/// a module that does not declare them has nothing to do for them, and may complete them with
+/// success.
 fn undeclared(made: &Made) -> impl Iterator<Item = u16> + '_ {
     let harmless = [BAY_OP_FLUSH, BAY_OP_RESET, BAY_OP_ABORT];
     let ops = (1..=BAY_OP_COPY + 1).chain([63, 64, u16::MAX]);

@@ -1,4 +1,4 @@
-//! Every I/O ends once, on its thread, at any depth.
+//! Every I/O completes once, on its thread, at any depth.
 
 use crate::batch::{Ended, Io};
 use crate::client::{DEADLINE, status_name, wait};
@@ -9,7 +9,7 @@ use crate::verdict::{Verdict, failed};
 use drivebay_plugin_api::*;
 use std::time::Duration;
 
-/// How long a second completion may take to come.
+/// How long to wait for a second completion.
 const LATE_MS: u64 = 30;
 
 /// Reads and writes at random places, one unit each.
@@ -24,21 +24,21 @@ pub(super) fn some(made: &Made, random: &mut Random, many: usize) -> Vec<Io> {
     (0..many).map(|_| one(random)).collect()
 }
 
-/// All of them succeeded.
+/// Checks that all I/O succeeded.
 ///
 /// # Errors
-/// The first that did not.
+/// The first one that did not.
 pub(super) fn all_succeeded(ended: &[Ended]) -> Verdict {
     match ended.iter().find(|ended| ended.status != 0) {
         None => Ok(()),
         Some(bad) => failed(
-            format!("{} ends with success", describe(&bad.io)),
+            format!("{} completes with success", describe(&bad.io)),
             format!("it ended with {}", status_name(bad.status)),
         ),
     }
 }
 
-/// The guard notes a second completion; here is the time for it to come.
+/// The guard detects a second completion; this check gives it time to arrive.
 pub(super) fn once(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -49,13 +49,13 @@ pub(super) fn once(rig: &mut Rig<'_>) -> Verdict {
     std::thread::sleep(Duration::from_millis(LATE_MS));
     guard::look_at_ended();
     if !until(|| guard::at_module() == 0) {
-        return failed("every I/O ended", format!("{} have not", guard::at_module()));
+        return failed("every I/O completed", format!("{} have not", guard::at_module()));
     }
     close_all(vec![channel])?;
     rig.delete(made)
 }
 
-/// Each thread in turn; the guard notes a completion elsewhere.
+/// Uses one thread after another. The guard detects a completion on another thread.
 pub(super) fn on_its_thread(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channels = rig.channels(&made)?;
@@ -95,8 +95,8 @@ pub(super) fn threads(rig: &mut Rig<'_>) -> Verdict {
             match wait(answer, DEADLINE) {
                 Ok(ended) => all_succeeded(&ended)?,
                 Err(_) => {
-                    let seen = format!("{} are at the module still", guard::at_module());
-                    return failed("I/O of all threads ends", seen);
+                    let seen = format!("{} are still at the module", guard::at_module());
+                    return failed("I/O of all threads completes", seen);
                 }
             }
         }

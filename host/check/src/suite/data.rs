@@ -1,4 +1,4 @@
-//! What was written is read, whatever else goes on.
+//! Data that was written can be read, whatever else happens.
 
 use crate::batch::{Ended, Io};
 use crate::client::{Channel, DEADLINE, status_name, wait};
@@ -10,14 +10,14 @@ use crate::verdict::{Stop, Verdict, failed, skipped};
 use drivebay_plugin_api::*;
 use std::ops::Range;
 
-/// Blocks that the mix works on.
+/// The number of blocks that the mix works on.
 const WINDOW: u64 = 2048;
-/// Most blocks of one I/O.
+/// The most blocks of one I/O.
 const BLOCKS_MAX: u64 = 16;
-/// I/O of one round, all of it in flight together.
+/// The number of I/Os in one round, all of them in flight together.
 const ROUND: usize = 64;
 
-/// Why the data of a disk cannot be judged, if it cannot.
+/// Why the data of a disk cannot be checked; `None` = it can.
 pub(super) fn unjudged(made: &Made) -> Option<&'static str> {
     if !made.keeps_data() {
         Some("the bdev keeps no data (BAY_BDEV_NO_DATA)")
@@ -42,7 +42,7 @@ pub(super) fn mix(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// What one thread wrote, others read.
+/// Data that one thread wrote is read on other threads.
 pub(super) fn across_threads(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     if let Some(reason) = unjudged(&made) {
@@ -58,7 +58,7 @@ pub(super) fn across_threads(rig: &mut Rig<'_>) -> Verdict {
         }
     }
     close_all(channels)?;
-    // And it is there after the last channel went and a new one came.
+    // The data is still there after the last channel was destroyed and a new one was created.
     let again = channel(&made, rig.lane())?;
     mix.read_all(&made, Some(&again))?;
     close_all(vec![again])?;
@@ -72,7 +72,7 @@ pub(super) enum Errors {
     Some,
 }
 
-/// A random mix and its model.
+/// A random mix of I/O, and its model.
 pub(super) struct Mix {
     model: Model,
     random: Random,
@@ -81,7 +81,7 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    /// For a disk.
+    /// The mix for a disk.
     pub(super) fn new(made: &Made, seed: u64) -> Self {
         let unit = made.write_unit();
         let window = 0..made.num_blocks().min(WINDOW) / unit * unit;
@@ -96,10 +96,11 @@ impl Mix {
         }
     }
 
-    /// Rounds of I/O on all channels at once. Within a round, writes touch what nothing else does.
+    /// Runs rounds of I/O on all channels at once. Within a round, no other I/O touches the blocks
+    /// of a write.
     ///
     /// # Errors
-    /// What was read and cannot be there; I/O that did not end.
+    /// Data that was read and cannot be there, or I/O that did not complete.
     pub(super) fn rounds(
         &mut self,
         made: &Made,
@@ -118,8 +119,8 @@ impl Mix {
                 .collect();
             for answer in &under_way {
                 let late = |_| {
-                    let seen = format!("{} are at the module still", guard::at_module());
-                    Stop::failed("I/O of the mix ends", seen)
+                    let seen = format!("{} are still at the module", guard::at_module());
+                    Stop::failed("I/O of the mix completes", seen)
                 };
                 let ended = wait(answer, DEADLINE).map_err(late)?;
                 let is_good = |ended: &&Ended| {
@@ -130,7 +131,7 @@ impl Mix {
                 };
                 if let (Errors::No, Some(bad)) = (errors, ended.iter().find(|e| !is_good(e))) {
                     let seen = format!("it ended with {}", status_name(bad.status));
-                    return failed(format!("{} ends with success", describe(&bad.io)), seen);
+                    return failed(format!("{} completes with success", describe(&bad.io)), seen);
                 }
                 self.account(&ended)?;
             }
@@ -138,7 +139,7 @@ impl Mix {
         Ok(())
     }
 
-    /// One I/O that does not meet a write of the same round.
+    /// One I/O that does not overlap with a write of the same round.
     fn one(&mut self, made: &Made, taken: &mut Vec<Range<u64>>) -> Option<Io> {
         let many = self.ops.len() as u64;
         let op = *self.ops.get(usize::try_from(self.random.below(many)).unwrap_or(0))?;
@@ -178,7 +179,7 @@ impl Mix {
         })
     }
 
-    /// One to three elements.
+    /// Splits a length into one to three elements.
     fn pieces(&mut self, len: usize) -> Vec<usize> {
         let mut cut = || usize::try_from(self.random.below(len as u64 / 4 + 1)).unwrap_or(0) * 4;
         let (one, two) = (cut(), cut());
@@ -187,7 +188,7 @@ impl Mix {
         all.into_iter().filter(|piece| *piece > 0).collect()
     }
 
-    /// Writes over the whole window.
+    /// Writes that cover the whole window.
     pub(super) fn writes_of_all(&mut self) -> Vec<Io> {
         let each = (BLOCKS_MAX / self.unit).max(1) * self.unit;
         let (first, end) = (self.model.first(), self.model.first() + self.model.num_blocks());
@@ -199,10 +200,10 @@ impl Mix {
         starts.map(one).collect()
     }
 
-    /// Reads the whole window and judges it.
+    /// Reads the whole window and checks it.
     ///
     /// # Errors
-    /// What cannot be there.
+    /// Data that cannot be there.
     pub(super) fn read_all(&mut self, made: &Made, channel: Option<&Channel>) -> Verdict {
         let Some(channel) = channel else { return Ok(()) };
         let (first, len) = (self.model.first(), self.model.num_blocks());
@@ -213,10 +214,10 @@ impl Mix {
         self.account(&ended)
     }
 
-    /// Holds what ended against the model.
+    /// Compares completed I/O with the model.
     ///
     /// # Errors
-    /// What cannot be there.
+    /// Data that cannot be there.
     pub(super) fn account(&mut self, ended: &[Ended]) -> Verdict {
         for ended in ended {
             if let Err(why) = self.model.account(ended) {

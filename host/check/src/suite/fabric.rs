@@ -1,8 +1,8 @@
-//! NVMe over Fabrics: a fabric (kind `transport`) with the target on the search path, or a target with
-//! a fabric, exports a disk of the suite's and is used by an initiator over loopback.
+//! NVMe over Fabrics: a transport (kind `transport`) with the target on the search path, or a
+//! target with a transport, exports a disk of the suite. An initiator uses it over loopback.
 //!
-//! What speaks another protocol than NVMe/TCP is registered and not more: there is no initiator for it. A
-//! target of a protocol of its own is not asked at all.
+//! A transport other than NVMe/TCP is only registered, because the suite has no initiator for it. A
+//! target with its own protocol is skipped.
 
 use crate::batch::{Ended, Io};
 use crate::client::DEADLINE;
@@ -18,36 +18,37 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 const NQN: &str = "nqn.2026-01.io.drivebay:check";
-/// Blocks that I/O works on.
+/// The number of blocks that I/O works on.
 const WINDOW: u64 = 2048;
-/// Blocks of one I/O at most.
+/// The most blocks of one I/O.
 const BLOCKS_MAX: u64 = 16;
-/// Entries of a queue.
+/// The number of entries of a queue.
 const ENTRIES: u16 = 128;
-/// Queues besides the admin queue.
+/// The number of queues besides the admin queue.
 const QUEUES: u16 = 3;
-/// Connections that come and go; of these, so many before growth is looked at.
+/// The number of connections that are opened and closed. The first `WARM_UP` of them do not count
+/// for growth.
 const CONNECTIONS: u32 = 300;
-/// The same in the long form, where a few bytes of each connection tell.
+/// The same for `--long`, where a few bytes of each connection are detectable.
 const CONNECTIONS_LONG: u32 = 3000;
 const WARM_UP: u32 = 40;
-/// Times that are enough when they take long.
+/// How many repetitions are enough when they take long.
 const ENOUGH: u32 = 100;
 const TIME: Duration = Duration::from_secs(2);
 
-/// The fabric's name: of the plugin, or the one that a target is checked with.
+/// The name of the transport: the plugin's, or the one with which a target is checked.
 fn fabric(rig: &Rig<'_>) -> String {
     let provides = rig.host.provides();
     let own = provides.iter().find_map(|name| name.strip_prefix("nvmf.transport/"));
     own.unwrap_or("TCP").to_owned()
 }
 
-/// Makes the transport, unless it is there.
+/// Creates the transport, unless it already exists.
 fn transport(rig: &Rig<'_>) -> Result<String, Stop> {
     let of_nvme = |name: &String| name.starts_with("nvmf.transport/") || name == id::NVMF_TARGET;
     if !rig.host.provides().iter().any(of_nvme) {
-        // What stands beside it on the search path would be judged in its place.
-        return skipped("the plugin is no part of NVMe over Fabrics, and its protocol is its own");
+        // Otherwise another plugin on the search path would be checked instead.
+        return skipped("the plugin is not part of NVMe over Fabrics: it has its own protocol");
     }
     let fabric = fabric(rig);
     let there = rig.call("nvmf_get_transports", &json!({ "trtype": fabric }));
@@ -59,9 +60,9 @@ fn transport(rig: &Rig<'_>) -> Result<String, Stop> {
     match rig.call("nvmf_create_transport", &Value::Object(params)) {
         Ok(_) => Ok(fabric),
         Err(why) if why.contains("-32601") => {
-            skipped("no target is on the search path: --plugin-dir says where it is")
+            skipped("no target is on the search path: give its folder with --plugin-dir")
         }
-        Err(why) => failed(format!("nvmf_create_transport makes {fabric}"), why),
+        Err(why) => failed(format!("nvmf_create_transport creates {fabric}"), why),
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) fn registers(rig: &mut Rig<'_>) -> Verdict {
     }
 }
 
-/// A disk of the suite's behind a listener, for as long as this is not given back.
+/// A disk of the suite behind a listener, until `end` is called.
 struct Export {
     address: SocketAddr,
     listen: Value,
@@ -88,7 +89,7 @@ fn export(rig: &mut Rig<'_>) -> Result<Export, Stop> {
         return skipped(format!("the suite has no initiator that speaks {fabric}"));
     }
     let base = rig.ensure_base()?.name.clone();
-    // Free a moment ago; should another take it meanwhile, the listener says so.
+    // The port is free now. If another process takes it in the meantime, the listener reports that.
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let address =
         free.map_err(|why| Stop::failed("a port of loopback is free", why.to_string()))?;
@@ -122,7 +123,7 @@ fn wrong(expected: &str, error: &Error) -> Stop {
     Stop::failed(expected, error.to_string())
 }
 
-/// Listeners that come and go, with and without somebody connected.
+/// Listeners are added and removed, with and without a connected initiator.
 pub(super) fn listens(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     for _ in 0..if rig.settings.is_long { 200 } else { 10 } {
@@ -134,7 +135,7 @@ pub(super) fn listens(rig: &mut Rig<'_>) -> Verdict {
         let mut options = Options::new(export.address, NQN);
         options.timeout = Duration::from_millis(500);
         if Controller::connect(options).is_ok() {
-            return failed("nobody connects where nobody listens", "the initiator connected");
+            return failed("nobody can connect without a listener", "the initiator connected");
         }
         let added = rig.call("nvmf_subsystem_add_listener", &export.listen);
         added.map_err(|why| Stop::failed("the listener is added again", why))?;
@@ -142,7 +143,7 @@ pub(super) fn listens(rig: &mut Rig<'_>) -> Verdict {
     export.end(rig)
 }
 
-/// What was written over one queue is read over another, at every depth.
+/// Data that was written on one queue is read on another, at every depth.
 pub(super) fn data(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let mut controller = export.connect()?;
@@ -174,7 +175,7 @@ pub(super) fn data(rig: &mut Rig<'_>) -> Verdict {
     export.end(rig)
 }
 
-/// A mix over one connection at a time, and its model.
+/// A mix of I/O on one connection at a time, and its model.
 struct Remote {
     model: Model,
     random: Random,
@@ -182,7 +183,7 @@ struct Remote {
 }
 
 impl Remote {
-    /// So many I/Os at once, none of which meets another.
+    /// Submits `depth` I/Os at once that do not overlap with each other.
     fn round(&mut self, queue: &mut Queue, depth: usize) -> Verdict {
         let mut sent = Vec::new();
         let place = WINDOW / depth.max(1) as u64;
@@ -205,7 +206,7 @@ impl Remote {
             let completed = queue.reap().map_err(|why| wrong("every command is answered", &why))?;
             let at = sent.iter().position(|(token, _)| *token == completed.token);
             let Some((_, io)) = at.map(|at| sent.swap_remove(at)) else {
-                return failed("each command is answered once", "another answer came");
+                return failed("each command is answered once", "a second answer arrived");
             };
             self.account(io, completed)?;
         }
@@ -222,7 +223,7 @@ impl Remote {
     }
 }
 
-/// Connections that are closed in order, and others that are just gone.
+/// Connections that are closed in order, and others that just disappear.
 pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
@@ -240,7 +241,7 @@ pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
             let queue = controller.io_queue(1, 32);
             let mut queue = queue.map_err(|why| wrong("an I/O queue connects", &why))?;
             for _ in 0..8 {
-                // The connection goes with these under way.
+                // The connection is closed while these are in flight.
                 let sent = namespace.read(0, 8).and_then(|read| queue.submit(read));
                 sent.map_err(|why| wrong("a command is sent", &why))?;
             }
@@ -249,11 +250,11 @@ pub(super) fn connections(rig: &mut Rig<'_>) -> Verdict {
             controller.shutdown().map_err(|why| wrong("the controller shuts down", &why))?;
         }
     }
-    series.verdict("connections, come and gone,")?;
+    series.verdict("connections, opened and closed,")?;
     export.end(rig)
 }
 
-/// With a listener and a connection that says nothing.
+/// With a listener and an idle connection.
 pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
     let export = export(rig)?;
     let controller = export.connect()?;
@@ -262,7 +263,7 @@ pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
     verdict.and(export.end(rig))
 }
 
-/// The subsystem goes while commands are under way: each is answered, or its connection ends.
+/// The subsystem is deleted while commands are in flight: each is answered, or its connection ends.
 pub(super) fn ends_under_load(rig: &mut Rig<'_>) -> Verdict {
     for _ in 0..if rig.settings.is_long { 50 } else { 3 } {
         let export = export(rig)?;
@@ -291,13 +292,16 @@ pub(super) fn ends_under_load(rig: &mut Rig<'_>) -> Verdict {
                 Ok(_) => {}
                 Err(Error::Timeout { .. }) => {
                     let seen = format!("{} commands are not answered", queue.outstanding());
-                    return failed("commands end when their subsystem goes", seen);
+                    return failed("commands complete when their subsystem is deleted", seen);
                 }
-                // The connection has ended, and with it all that was under way.
+                // The connection has ended, and with it all commands in flight.
                 Err(_) => break,
             }
             if began.elapsed() > DEADLINE {
-                return failed("commands end when their subsystem goes", "they go on");
+                return failed(
+                    "commands complete when their subsystem is deleted",
+                    "they continue",
+                );
             }
         }
         drop((queue, controller));

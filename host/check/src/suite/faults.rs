@@ -1,4 +1,4 @@
-//! Faults from below a filter, by seed.
+//! Faults of the disk below a filter, from a seed.
 
 use super::data::{Errors, Mix, unjudged};
 use crate::base::Faults;
@@ -7,7 +7,7 @@ use crate::rig::{Rig, close_all, run};
 use crate::verdict::{Stop, Verdict, failed, skipped};
 use drivebay_plugin_api::*;
 
-/// A filter may hide an error by another way to the data, but may not make data up.
+/// A filter may hide an error if it has another way to the data, but it must not invent data.
 pub(super) fn errors(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };
@@ -49,7 +49,7 @@ fn told_by(when: &str, stop: Stop) -> Stop {
     }
 }
 
-/// Late ends and refusals for want of memory are no errors.
+/// Late completions and refusals for lack of memory are not errors.
 pub(super) fn late(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };

@@ -1,4 +1,4 @@
-//! Reset, hot remove, and bdevs that come and go.
+//! Reset, hot removal, and bdevs that are created and deleted.
 
 use super::completion::{all_succeeded, some};
 use super::data::{Errors, Mix, unjudged};
@@ -13,13 +13,14 @@ use drivebay_plugin_api::*;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Times that a bdev is made and deleted.
+/// How often a bdev is created and deleted.
 const AGAIN: u32 = 1000;
-/// Of these, so many before it is measured: pools and tables reach their size.
+/// How many of these come before the measurement, because pools and tables reach their size in
+/// them.
 const WARM_UP: u32 = 100;
-/// Times that are enough when a bdev takes long to make, unless the run is a long one.
+/// How many are enough when a bdev takes long to create, unless the run is a long one.
 const ENOUGH: u32 = 200;
-/// What is long, for all of them.
+/// What counts as long, for all of them.
 const TIME: Duration = Duration::from_secs(2);
 
 pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
@@ -37,17 +38,17 @@ pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
         match status {
             Ok(0) => {}
             Ok(status) => return failed("a reset succeeds", status_name(status)),
-            Err(_) => return failed("a reset ends, with I/O in flight", "it did not"),
+            Err(_) => return failed("a reset completes, with I/O in flight", "it did not"),
         }
         for answer in &under_way {
-            // Aborted or not: they end.
+            // Aborted or not, the I/O must complete.
             if wait(answer, DEADLINE).is_err() {
-                let seen = format!("{} are at the module still", guard::at_module());
-                return failed("I/O that a reset met ends", seen);
+                let seen = format!("{} are still at the module", guard::at_module());
+                return failed("I/O that was in flight at a reset completes", seen);
             }
         }
     }
-    // And then it works as before.
+    // After the reset the disk works as before.
     if let (None, Some(channel)) = (unjudged(&made), channels.first()) {
         let mut mix = Mix::new(&made, rig.settings.seed);
         let writes = mix.writes_of_all();
@@ -60,7 +61,7 @@ pub(super) fn reset(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// The bdev goes while I/O is in flight on every thread.
+/// The bdev is removed while I/O is in flight on every thread.
 pub(super) fn remove(rig: &mut Rig<'_>) -> Verdict {
     let Some(delete) = rig.maker.as_ref().and_then(|maker| maker.delete.clone()) else {
         return skipped("the plugin has no method that deletes a bdev");
@@ -75,12 +76,15 @@ pub(super) fn remove(rig: &mut Rig<'_>) -> Verdict {
             .collect();
         let deleted = rig.host.begin(&delete, &json!({ "name": made.bdev.name }));
         if !until(|| made.disk.events.removes() > 0) {
-            return failed("who has the bdev open is told that it goes", "nothing was told");
+            return failed(
+                "a client that has the bdev open is told about its removal",
+                "it was not told",
+            );
         }
         for answer in &under_way {
             if wait(answer, DEADLINE).is_err() {
-                let seen = format!("{} are at the module still", guard::at_module());
-                return failed("I/O in flight ends when its bdev goes", seen);
+                let seen = format!("{} are still at the module", guard::at_module());
+                return failed("I/O in flight completes when its bdev is removed", seen);
             }
         }
         let_go(made, channels)?;
@@ -102,7 +106,7 @@ fn let_go(made: Made, channels: Vec<Channel>) -> Verdict {
     made.disk.close().map_err(|why| Stop::failed("the descriptor closes", why))
 }
 
-/// What is below the filter goes while I/O is there.
+/// The base below the filter is removed while I/O is in flight.
 pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let Some(base) = rig.base else { return skipped("the disk is not over the suite's") };
@@ -117,35 +121,32 @@ pub(super) fn remove_base(rig: &mut Rig<'_>) -> Verdict {
     base.hold(false);
     for answer in &under_way {
         if wait(answer, DEADLINE).is_err() {
-            let seen = format!("{} are at the module still", guard::at_module());
-            return failed("I/O in flight ends when the base goes", seen);
+            let seen = format!("{} are still at the module", guard::at_module());
+            return failed("I/O in flight completes when the base is removed", seen);
         }
     }
     if !until(|| made.disk.events.removes() > 0) {
-        return failed("the filter goes when its base goes", "its bdev stays on the bus");
+        return failed("the filter is removed with its base", "its bdev stays on the bus");
     }
     let_go(made, channels)?;
     if wait(&gone, DEADLINE).is_err() {
-        return failed(
-            "the filter lets go of its base",
-            "it keeps a channel or a descriptor of it",
-        );
+        return failed("the filter releases its base", "it still has a channel or a descriptor");
     }
     if !until(|| guard::bdevs().is_empty()) {
         return failed("the filter's bdev is destructed", "it is not");
     }
     rig.base = None;
-    // A filter may wait for its base to come back: it is told not to.
+    // A filter may wait for its base to come back, so the check deletes the filter.
     if let Some(delete) = rig.maker.as_ref().and_then(|maker| maker.delete.clone()) {
         let _ = rig.call(&delete, &json!({ "name": name }));
     }
     Ok(())
 }
 
-/// Made, used and deleted until anything that is not given back shows.
+/// Creates, uses and deletes bdevs until a leak of any resource shows.
 pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
     if rig.maker.as_ref().is_none_or(|maker| maker.create.is_none() || maker.delete.is_none()) {
-        return skipped("the plugin has no methods that make and delete a bdev");
+        return skipped("the plugin has no methods that create and delete a bdev");
     }
     fill_the_guard(rig)?;
     let (mut series, began) = (Series::new(WARM_UP), Instant::now());
@@ -161,11 +162,11 @@ pub(super) fn again(rig: &mut Rig<'_>) -> Verdict {
         close_all(vec![channel])?;
         rig.delete(made)?;
     }
-    series.verdict("bdevs, made and deleted,")
+    series.verdict("bdevs, created and deleted,")
 }
 
-/// As many I/O as the guard keeps ended requests: from then on it grows no more. Checks before this one may have
-/// done it, or not.
+/// Submits as many I/Os as the guard keeps completed requests, so that the guard does not grow any
+/// more. Earlier checks may or may not have done this.
 fn fill_the_guard(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -175,7 +176,7 @@ fn fill_the_guard(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// Every entry point, under the eyes of the watchdog.
+/// Calls every entry point while the watchdog checks.
 pub(super) fn deadline(rig: &mut Rig<'_>) -> Verdict {
     let mut random = Random::new(rig.settings.seed);
     for _ in 0..3 {
@@ -186,8 +187,9 @@ pub(super) fn deadline(rig: &mut Rig<'_>) -> Verdict {
             bdev.reset_module_stats();
             Some((bdev.dump_info(), bdev.config(), bdev.dump_stats()))
         });
-        texts
-            .map_err(|_| Stop::failed("the texts of a bdev are written at once", "they are not"))?;
+        texts.map_err(|_| {
+            Stop::failed("the module writes the texts of a bdev at once", "it does not")
+        })?;
         let channels = rig.channels(&made)?;
         for channel in &channels {
             all_succeeded(&run(channel, some(&made, &mut random, 16), 16)?)?;
@@ -196,7 +198,7 @@ pub(super) fn deadline(rig: &mut Rig<'_>) -> Verdict {
         close_all(channels)?;
         rig.delete(made)?;
     }
-    // The watchdog looks every few milliseconds.
+    // The watchdog checks every few milliseconds.
     std::thread::sleep(Duration::from_millis(20));
     Ok(())
 }

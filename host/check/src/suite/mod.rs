@@ -17,18 +17,18 @@ use crate::verdict::Verdict;
 /// A kind of plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Makes disks.
+    /// Creates disks.
     Bdev,
-    /// Makes disks over others.
+    /// Creates disks on other disks.
     Filter,
-    /// A fabric or a target of NVMe over Fabrics.
+    /// A transport or a target of NVMe over Fabrics.
     Fabric,
-    /// What the suite does not know.
+    /// A kind that the suite does not know.
     Other,
 }
 
 impl Kind {
-    /// As the manifest says.
+    /// The kind from the manifest.
     #[must_use]
     pub fn of(manifest: &str) -> Self {
         match manifest {
@@ -43,13 +43,14 @@ impl Kind {
 /// One check.
 #[derive(Clone, Copy)]
 pub struct Check {
-    /// What must be so, as a path.
+    /// The rule that is checked, as a path.
     pub name: &'static str,
-    /// For which kinds.
+    /// The kinds of plugins that it applies to.
     pub kinds: &'static [Kind],
-    /// Breaks a rule that the bus keeps, or the plugin for what follows: runs in a child of its own.
+    /// Whether it breaks a rule that the bus keeps, or spoils the plugin for later checks. Then it
+    /// runs in its own child.
     pub is_alone: bool,
-    /// Judges.
+    /// The function that checks.
     pub run: fn(&mut Rig<'_>) -> Verdict,
 }
 
@@ -72,7 +73,7 @@ macro_rules! checks {
     (@) => { false };
 }
 
-/// Every check. A failure ends the child it ran in, and the rest goes on in a fresh one.
+/// All checks. A failure ends the child that it ran in, and the remaining checks run in a new one.
 pub const CHECKS: &[Check] = checks! {
     ALL "plugin::layout" plugin::layout;
     ALL "plugin::serves_and_ends" plugin::serves_and_ends;

@@ -5,7 +5,8 @@ use crate::rig::Rig;
 use crate::verdict::{Stop, Verdict, failed};
 use serde_json::{Value, json};
 
-/// Every method answers whatever it is given, and none of that makes the plugin panic.
+/// Calls every method with bad parameters. Each call must be answered, and none may make the plugin
+/// panic.
 pub(super) fn methods_bear_anything(rig: &mut Rig<'_>) -> Verdict {
     let values = [
         json!(null),
@@ -27,10 +28,10 @@ pub(super) fn methods_bear_anything(rig: &mut Rig<'_>) -> Verdict {
             })
         });
         for params in named.chain([json!([]), json!({ "no such parameter": 1 })]) {
-            // An error is an answer.
+            // An error is an answer, too.
             let answer = rig.host.begin(&method.name, &params).recv_timeout(DEADLINE);
             if answer.is_err() {
-                let seen = format!("{} gave no answer to {params:.200}", method.name);
+                let seen = format!("{} did not answer a call with {params:.200}", method.name);
                 return failed("every call is answered", seen);
             }
         }
@@ -38,7 +39,7 @@ pub(super) fn methods_bear_anything(rig: &mut Rig<'_>) -> Verdict {
     none(rig)
 }
 
-/// The plugin has not panicked.
+/// Checks that the plugin has not panicked.
 fn none(rig: &Rig<'_>) -> Verdict {
     let why = |why| Stop::failed("plugin_list answers", why);
     let list = rig.call("plugin_list", &json!({})).map_err(why)?;

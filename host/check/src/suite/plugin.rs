@@ -1,4 +1,4 @@
-//! What is asked of every plugin.
+//! Checks for every plugin.
 
 use crate::guard;
 use crate::rig::{Rig, until};
@@ -9,19 +9,18 @@ pub(super) fn layout(rig: &mut Rig<'_>) -> Verdict {
 }
 
 pub(super) fn serves_and_ends(rig: &mut Rig<'_>) -> Verdict {
-    // It serves already: the runner has loaded it. Those that make bdevs by themselves keep them.
+    // The plugin is already serving, because the runner has loaded it. A plugin that creates bdevs
+    // by itself keeps them.
     if !guard::bdevs().is_empty() {
         return Ok(());
     }
-    rig.host
-        .unload()
-        .map_err(|why| Stop::failed("an unused plugin ends when it is told to", why))?;
+    rig.host.unload().map_err(|why| Stop::failed("an unused plugin can be unloaded", why))?;
     let is_clean = || {
         let held = guard::held();
         held.pollers == 0 && held.regions == 0 && held.buffers == 0 && held.threads == 0
     };
     if !until(is_clean) {
-        return failed("a plugin that has ended holds nothing", format!("{:?}", guard::held()));
+        return failed("a plugin that was unloaded holds nothing", format!("{:?}", guard::held()));
     }
     rig.host.load().map_err(|why| Stop::failed("it can be loaded again", why))
 }
@@ -34,7 +33,7 @@ pub(super) fn methods(rig: &mut Rig<'_>) -> Verdict {
         return failed("every method of the manifest is registered", format!("{missing} is not"));
     }
     match has.iter().find(|name| !said.contains(&name.as_str())) {
-        Some(more) => failed("the manifest names every method", format!("it does not name {more}")),
+        Some(more) => failed("the manifest lists every method", format!("it does not list {more}")),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Ranges at the edges and beyond, and lists of none and of many elements.
+//! Ranges at the edges and beyond, and lists with no elements and with many.
 
 use crate::batch::Io;
 use crate::client::{run_at_module, status_name};
@@ -6,7 +6,7 @@ use crate::rig::{Made, Rig, Wanted, channel, close_all, describe, expect, run};
 use crate::verdict::{Stop, Verdict, failed, skipped};
 use drivebay_plugin_api::*;
 
-/// Elements of a long list.
+/// The number of elements of a long list.
 const ELEMENTS: usize = 256;
 
 fn data_ops(made: &Made) -> impl Iterator<Item = u16> + '_ {
@@ -25,7 +25,8 @@ pub(super) fn edges(rig: &mut Rig<'_>) -> Verdict {
         }
     }
     if made.keeps_data() && made.is_writable() {
-        // The last block is not the first one, nor the one before it.
+        // The content of the last block differs from that of the first one and of the one before
+        // it.
         for (lba, byte) in [(0, 0x11), (end - 2 * unit, 0x22), (end - unit, 0x33)] {
             let write = made.io(BAY_OP_WRITE, lba, unit, byte);
             expect(&channel, write, "within the bdev", Wanted::SUCCESS)?;
@@ -51,7 +52,7 @@ fn beyond(made: &Made) -> [(u64, u64); 5] {
         (end - unit, 2 * unit),
         (end + 1_000_000 * unit, unit),
         (u64::MAX / unit * unit, unit),
-        // Its first byte would be 0 or just above, if the multiplication wrapped.
+        // If the multiplication wrapped around, its first byte would be at 0 or just above.
         ((u64::MAX / u64::from(made.block_size()) / unit + 1) * unit, unit),
     ]
 }
@@ -72,7 +73,7 @@ pub(super) fn past_the_end(rig: &mut Rig<'_>) -> Verdict {
 pub(super) fn past_the_end_at_module(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     if !made.keeps_data() {
-        let verdict = skipped("the bdev keeps no data (BAY_BDEV_NO_DATA), so it harms nobody's");
+        let verdict = skipped("the bdev keeps no data (BAY_BDEV_NO_DATA), so it cannot damage any");
         return rig.delete(made).and(verdict);
     }
     let ios: Vec<Io> = data_ops(&made)
@@ -80,7 +81,7 @@ pub(super) fn past_the_end_at_module(rig: &mut Rig<'_>) -> Verdict {
         .flat_map(|op| beyond(&made).map(|(lba, nblocks)| made.io(op, lba, nblocks, 1)))
         .collect();
     let ended = run_at_module(&made.bdev, rig.lane(), ios)
-        .map_err(|why| Stop::failed("the module ends every I/O that it is given", why))?;
+        .map_err(|why| Stop::failed("the module completes every I/O", why))?;
     for ended in ended {
         if ended.status >= 0 {
             return failed(
@@ -92,7 +93,7 @@ pub(super) fn past_the_end_at_module(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// A block per element, and elements of unlike lengths.
+/// One element for each block, and elements of different lengths.
 pub(super) fn many_elements(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -124,7 +125,7 @@ pub(super) fn many_elements(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// No block and no element are refused; elements of no length are not.
+/// I/O without blocks or without elements is refused. Elements of length 0 are allowed.
 pub(super) fn nothing(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channel = channel(&made, rig.lane())?;
@@ -141,12 +142,12 @@ pub(super) fn nothing(rig: &mut Rig<'_>) -> Verdict {
     rig.delete(made)
 }
 
-/// Ended once, in whatever way.
+/// The I/O must complete once, with any status.
 pub(super) fn nothing_at_module(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let nothing = vec![Io::new(BAY_OP_READ, 0, 0), Io::new(BAY_OP_WRITE, 0, 0)];
     let declared = nothing.into_iter().filter(|io| made.bdev.declares(io.op)).collect();
     run_at_module(&made.bdev, rig.lane(), declared)
-        .map_err(|why| Stop::failed("the module ends an I/O of no blocks once", why))?;
+        .map_err(|why| Stop::failed("the module completes an I/O without blocks once", why))?;
     rig.delete(made)
 }

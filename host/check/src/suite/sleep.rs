@@ -1,4 +1,4 @@
-//! An idle host sleeps, and what it waits for wakes it.
+//! An idle host sleeps, and the event that it waits for wakes it.
 
 use crate::client::wait;
 use crate::guard;
@@ -9,15 +9,15 @@ use drivebay_core::reactor;
 use drivebay_plugin_api::*;
 use std::time::Duration;
 
-/// How long it may take until all is quiet.
+/// How long to wait until nothing happens any more.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long the host is left alone.
+/// How long the host is left idle.
 const IDLE: Duration = Duration::from_millis(400);
-/// Of this, so much may be spent awake, in percent.
+/// How much of this time may be spent awake, in percent.
 const BUSY_PERCENT_MAX: u64 = 10;
-/// How long an I/O may take that is all alone.
+/// How long an I/O may take when nothing else happens.
 const ALONE: Duration = Duration::from_secs(2);
-/// The longest pause before it, in microseconds: the reactor spins for 50 before it sleeps.
+/// The longest pause before the I/O, in microseconds. The reactor spins for 50 before it sleeps.
 const PAUSE_US: u64 = 3000;
 
 pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
@@ -27,12 +27,13 @@ pub(super) fn idle(rig: &mut Rig<'_>) -> Verdict {
     verdict.and(close_all(channels)).and(rig.delete(made))
 }
 
-/// Leaves the host alone and looks what its reactors do.
+/// Leaves the host idle and measures what its reactors do.
 pub(super) fn sleeps() -> Verdict {
     let pollers = guard::only_polled();
     if pollers > 0 {
-        let reason =
-            format!("{pollers} pollers have no prepare_sleep: the plugin says that it is polled");
+        let reason = format!(
+            "{pollers} pollers have no prepare_sleep: the plugin declares that it is polled"
+        );
         return skipped(reason);
     }
     std::thread::sleep(SETTLE);
@@ -43,15 +44,15 @@ pub(super) fn sleeps() -> Verdict {
     let whole_ns = u64::try_from(IDLE.as_nanos()).unwrap_or(u64::MAX) * reactors;
     let percent = spent_ns * 100 / whole_ns;
     if percent > BUSY_PERCENT_MAX {
-        let expected = format!(
-            "reactors with nothing to do are awake {BUSY_PERCENT_MAX} % of the time at most"
-        );
-        return failed(expected, format!("they were {percent} %: a poller keeps them awake"));
+        let expected =
+            format!("reactors without work are awake at most {BUSY_PERCENT_MAX} % of the time");
+        return failed(expected, format!("they were awake {percent} %: a poller keeps them awake"));
     }
     Ok(())
 }
 
-/// Time that the reactors spent on cores, or waited for one, in nanoseconds: what is not sleep.
+/// The time in which the reactors used cores or waited for one, in nanoseconds. All other time is
+/// sleep.
 fn awake_ns() -> u64 {
     let of = |tid: u64| {
         let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).ok()?;
@@ -61,7 +62,8 @@ fn awake_ns() -> u64 {
     reactor::all().iter().filter_map(|reactor| of(reactor.tid())).sum()
 }
 
-/// One I/O at a time, each after a pause in which the reactor may have gone to sleep or be about to.
+/// One I/O at a time, each after a pause in which the reactor may have gone to sleep or may be
+/// about to.
 pub(super) fn wakes(rig: &mut Rig<'_>) -> Verdict {
     let made = rig.make()?;
     let channels = rig.channels(&made)?;
@@ -75,15 +77,15 @@ pub(super) fn wakes(rig: &mut Rig<'_>) -> Verdict {
         if wait(&answer, ALONE).is_ok() {
             continue;
         }
-        // A message wakes the thread, whatever it waited for.
+        // A message wakes the thread, whatever the thread waits for.
         let woken = channel.lane().run(|| ());
         let ended_then = woken.is_ok() && wait(&answer, Duration::from_millis(500)).is_ok();
         let seen = if ended_then {
-            "it ended only when something else woke its thread: a wake-up was lost"
+            "it completed only when something else woke its thread: a wake-up was lost"
         } else {
-            "it did not end"
+            "it did not complete"
         };
-        let expected = format!("an I/O that is all alone ends within {} s", ALONE.as_secs());
+        let expected = format!("a single I/O completes within {} s", ALONE.as_secs());
         return failed(expected, seen);
     }
     close_all(channels)?;
