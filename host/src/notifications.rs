@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The number of events that are kept; older ones are dropped.
 const KEPT_MAX: usize = 1024;
-/// The most kinds of events that are remembered.
+/// The maximum number of kinds of events that are remembered.
 const KINDS_MAX: usize = 256;
 
 /// The ring. Any thread may use it.

@@ -15,7 +15,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-/// The most rounds of the thread that a late completion takes.
+/// The maximum number of rounds of the thread that a late completion takes.
 const LATE_ROUNDS: u64 = 16;
 
 /// How often each fault happens to an I/O, out of 1,024 times.

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The most different breaches that are kept.
+/// The maximum number of different breaches that are kept.
 const KEPT_MAX: usize = 32;
 
 static SEEN: Mutex<Vec<Breach>> = Mutex::new(Vec::new());

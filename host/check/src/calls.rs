@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The most OS threads that may run plugin code.
+/// The maximum number of OS threads that may run plugin code.
 const SLOTS: usize = 64;
 /// How often the watchdog checks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -14,9 +14,9 @@ use drivebay_plugin_api::bay_job;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// The most worker threads.
+/// The maximum number of worker threads.
 const THREADS_MAX: usize = 4;
-/// The most jobs that wait, for all plugins together.
+/// The maximum number of jobs that wait, for all plugins together.
 pub const QUEUE_MAX: usize = 256;
 
 /// A job from its submission to its `done` message. The plugin owns its memory.

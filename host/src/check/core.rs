@@ -58,7 +58,7 @@ unsafe impl Core for GuardedCore {
         state: *mut c_void,
         table: *const bay_bdev_module,
     ) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees this.
         unsafe { ProcessCore.add_bdev_module(owner, state, table) };
     }
 }

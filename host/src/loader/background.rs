@@ -9,7 +9,7 @@ use std::sync::Weak;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 
-/// The most jobs that may wait. One more is refused.
+/// The maximum number of jobs that may wait. One more is refused.
 const JOBS_MAX: usize = 1024;
 
 /// Work for the loader's own thread. It may block.

@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::rc::Rc;
 
-/// The most offers, and the most references, of one instance.
+/// The maximum number of offers, and the maximum number of references, of one instance.
 const PER_OWNER_MAX: usize = 256;
 
 /// Tells the holder of a reference that the provider goes away.

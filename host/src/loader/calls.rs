@@ -4,7 +4,7 @@ use crate::rpc::Responder;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The most calls in flight for one instance.
+/// The maximum number of calls in flight for one instance.
 const CALLS_PER_OWNER_MAX: usize = 1024;
 
 /// The calls in flight of all plugins. Any thread.

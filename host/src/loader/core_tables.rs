@@ -59,7 +59,7 @@ unsafe impl Core for ProcessCore {
         state: *mut c_void,
         table: *const bay_bdev_module,
     ) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees this.
         unsafe { drivebay_core::bdev::examine::add_module(owner as usize, state, table) };
     }
 }

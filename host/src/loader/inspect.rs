@@ -30,21 +30,21 @@ const DOOR_PREFIX: &[u8] = b"bay_plugin_v";
 const OWNER: &[u8] = b"BAY";
 /// The longest layout text, in bytes.
 const LAYOUT_LEN_MAX: usize = 1024 * 1024;
-/// The most segments of a file.
+/// The maximum number of segments of a file.
 const SEGMENTS_MAX: u64 = 256;
-/// The most sections of a file.
+/// The maximum number of sections of a file.
 const SECTIONS_MAX: usize = 4096;
-/// The most bytes of notes in a file.
+/// The maximum number of bytes of notes in a file.
 const NOTES_LEN_MAX: u64 = 8 << 20;
-/// The most entries of the dynamic section, and the most dynamic symbols.
+/// The maximum number of entries of the dynamic section, and the maximum number of dynamic symbols.
 const ENTRIES_MAX: u64 = 200_000;
-/// The most bytes of names of dynamic symbols.
+/// The maximum number of bytes of names of dynamic symbols.
 const STRINGS_LEN_MAX: u64 = 64 << 20;
-/// The most bytes of a name that are kept.
+/// The maximum number of bytes of a name that are kept.
 const NAME_LEN_MAX: usize = 4096;
-/// The most bytes of a build id that are kept.
+/// The maximum number of bytes of a build id that are kept.
 const BUILD_ID_LEN_MAX: usize = 64;
-/// The most entries of one list that are kept.
+/// The maximum number of entries of one list that are kept.
 const LIST_MAX: usize = 256;
 
 /// What the inspection of a plugin's file found.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// What the text of every plugin must list, because every plugin uses it.
 const REQUIRED: [&str; 4] = ["bay_plugin", "bay_host", "bay_str", "bay_io"];
-/// The most lines of one text.
+/// The maximum number of lines of one text.
 const LINES_MAX: usize = 4096;
 
 /// A parsed layout text.

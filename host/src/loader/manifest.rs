@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The longest manifest, in bytes.
 pub const MANIFEST_LEN_MAX: usize = 64 * 1024;
-/// The most entries of one list in the manifest.
+/// The maximum number of entries of one list in the manifest.
 const LIST_MAX: usize = 1024;
 /// The longest name or entry of a list, in bytes.
 const NAME_LEN_MAX: usize = 128;

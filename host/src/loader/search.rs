@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// The environment variable with additional folders, separated by colons.
 pub const PATH_VARIABLE: &str = "DRIVEBAY_PLUGIN_PATH";
-/// The most files of one folder that are checked.
+/// The maximum number of files of one folder that are checked.
 const FILES_PER_FOLDER_MAX: usize = 4096;
 
 /// One file that claims to be a plugin.

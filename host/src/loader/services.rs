@@ -39,7 +39,7 @@ const LINE_MAX: usize = 8 * 1024;
 const SCHEMA_MAX: usize = 256 * 1024;
 /// The longest result of a call, and the longest configuration of a subsystem, in bytes.
 const RESULT_MAX: usize = 32 * 1024 * 1024;
-/// The most methods that one instance may register.
+/// The maximum number of methods that one instance may register.
 const METHODS_MAX: usize = 1024;
 
 /// One instance's side of the host. It is never freed, because a library that stays mapped may
@@ -156,7 +156,7 @@ impl Grant {
 /// # Safety
 /// `host` is NULL, or the pointer that `init` got.
 unsafe fn grant(host: *const bay_host) -> Option<&'static Grant> {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let host = unsafe { host.as_ref() }?;
     // SAFETY: `Grant::new` set `ctx` to a grant, which is never freed.
     unsafe { host.ctx.cast::<Grant>().cast_const().as_ref() }
@@ -165,7 +165,7 @@ unsafe fn grant(host: *const bay_host) -> Option<&'static Grant> {
 /// # Safety
 /// `text` is valid for the call.
 unsafe fn required<'a>(text: bay_str, what: &str, len_max: usize) -> Result<&'a str> {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let text = unsafe { text.borrow(len_max) };
     text.ok_or_else(|| invalid(format!("{what} must be UTF-8 of at most {len_max} bytes")))
 }
@@ -177,7 +177,7 @@ fn invalid(message: impl Into<String>) -> Error {
 /// # Safety
 /// `to` is NULL or may be written to.
 unsafe fn store(to: *mut u64, value: u64) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     if let Some(to) = unsafe { to.as_mut() } {
         *to = value;
     }
@@ -250,7 +250,7 @@ unsafe fn lossy<'a>(text: bay_str) -> Cow<'a, str> {
     if text.ptr.is_null() || text.len == 0 {
         return Cow::Borrowed("");
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
     String::from_utf8_lossy(bytes)
 }
@@ -290,11 +290,11 @@ unsafe extern "C" fn rpc_register(
 /// `method` is NULL, or a struct of that kind whose texts are valid for the call.
 unsafe fn register(grant: &'static Grant, method: *const bay_rpc_method) -> Result<u64> {
     let own = grant.own.get()?;
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let method = unsafe { copy_open(method) }.ok_or_else(|| invalid("method is NULL"))?;
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let name = unsafe { required(method.name, "name", NAME_MAX) }?;
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let schema = unsafe { required(method.schema, "schema", SCHEMA_MAX) }?;
     let function = method.call.ok_or_else(|| invalid(format!("{name}: call is NULL")))?;
     if own.methods.borrow().len() >= METHODS_MAX {

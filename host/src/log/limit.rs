@@ -8,7 +8,7 @@ use std::time::Instant;
 const BURST: f64 = 1000.0;
 /// The lines that it may write for each second after that.
 const PER_SECOND: f64 = 20.0;
-/// The most components with their own count; the rest share one.
+/// The maximum number of components with their own count; the rest share one.
 const COMPONENTS_MAX: usize = 256;
 
 /// Counts the lines of each component.

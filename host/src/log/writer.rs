@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The most lines that may wait for the writer: 16 MiB with lines of at most 4 KiB.
+/// The maximum number of lines that may wait for the writer: 16 MiB with lines of at most 4 KiB.
 const QUEUE_MAX: usize = 4096;
 /// After how long the log reports how often a line was repeated.
 const REPEATS_AFTER: Duration = Duration::from_secs(5);

@@ -11,8 +11,8 @@ const CRATES: [(&str, &str); 4] = [
     ("drivebay-spec-jsonrpc", "sdk/spec/jsonrpc"),
 ];
 
-/// The most folders above the program that are searched: `<tree>/target/<profile>/deps/<test>`
-/// needs the most.
+/// The maximum number of folders above the program that are searched:
+/// `<tree>/target/<profile>/deps/<test>` needs the most.
 const LEVELS_MAX: usize = 5;
 
 /// The part of a `Cargo.toml` that takes the SDK's crates from a folder, which contains unpacked

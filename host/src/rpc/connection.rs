@@ -11,7 +11,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// The most bytes of one read. One connection takes no more of the thread in a round.
+/// The maximum number of bytes of one read. One connection takes no more of the thread in a round.
 const READ_BYTES: usize = 64 * 1024;
 /// How long the server reads and drops what a refused client still sends, so that the client can
 /// finish sending and read the reason.

@@ -38,19 +38,19 @@ pub struct Config {
     pub mode: u32,
     /// The roles of users and groups.
     pub roles: RoleTable,
-    /// The most connections at a time. A new client replaces the client that has been idle longest.
-    /// If none is idle, the new client waits in the backlog. The last place is reserved for
-    /// administrators. Default 64.
+    /// The maximum number of connections at a time. A new client replaces the client that has been
+    /// idle longest. If none is idle, the new client waits in the backlog. The last place is
+    /// reserved for administrators. Default 64.
     pub max_connections: usize,
     /// The longest and the deepest request. Default 256 KiB, 64 levels.
     pub request: FrameLimits,
     /// The longest answer, in bytes. Default 32 MiB.
     pub max_answer_bytes: usize,
-    /// The most bytes of answers that one client has not read yet. A client above this limit is
-    /// dropped. Default 64 MiB.
+    /// The maximum number of bytes of answers that one client has not read yet. A client above this
+    /// limit is dropped. Default 64 MiB.
     pub max_queued_bytes: usize,
-    /// The most unanswered calls of one client. Above this limit the server does not read from the
-    /// client. A batch is always started as a whole. Default 64.
+    /// The maximum number of unanswered calls of one client. Above this limit the server does not
+    /// read from the client. A batch is always started as a whole. Default 64.
     pub max_outstanding: usize,
     /// How long a client may stop reading a waiting answer, or stop in the middle of a request.
     /// Default 60 s.

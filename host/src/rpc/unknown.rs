@@ -67,7 +67,7 @@ const NOT_YET: [&str; 24] = [
     "vfu_",
 ];
 
-/// The most names in a "did you mean" question.
+/// The maximum number of names in a "did you mean" question.
 const NEAREST_MAX: usize = 3;
 
 /// The methods that are accepted without effect.

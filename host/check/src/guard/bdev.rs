@@ -455,7 +455,7 @@ unsafe fn dump(
     call: Call,
     which: fn(&bay_bdev_ops) -> Option<bay_dump_fn>,
 ) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let bdev = unsafe { of(ctx) };
     if let Some(dump) = which(&bdev.ops) {
         let _entered = calls::enter(call);

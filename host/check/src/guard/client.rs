@@ -156,7 +156,7 @@ unsafe fn slice(whole: &bay_io, first: u64, nblocks: u64) -> &'static [bay_iov] 
     if whole.iov.is_null() {
         return &[];
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let pieces = unsafe { std::slice::from_raw_parts(whole.iov, whole.iovcnt.into()) };
     let block = pieces.iter().map(|piece| u64::from(piece.len)).sum::<u64>() / whole.nblocks.max(1);
     let (mut skip, mut left) = (first * block, nblocks * block);

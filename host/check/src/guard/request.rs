@@ -113,7 +113,7 @@ pub(crate) fn submit(channel: &Channel, from: &bay_io, origin: Origin) {
 /// # Safety
 /// `io` is a request that the module owns.
 pub(crate) unsafe fn behind(io: *mut bay_io) -> Option<*mut bay_io> {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     match unsafe { &*of(io) }.origin {
         Origin::Bus(io) => Some(io),
         Origin::Suite(..) => None,

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// The number of blocks that the mix works on.
 const WINDOW: u64 = 2048;
-/// The most blocks of one I/O.
+/// The maximum number of blocks of one I/O.
 const BLOCKS_MAX: u64 = 16;
 /// The number of I/Os in one round, all of them in flight together.
 const ROUND: usize = 64;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const NQN: &str = "nqn.2026-01.io.drivebay:check";
 /// The number of blocks that I/O works on.
 const WINDOW: u64 = 2048;
-/// The most blocks of one I/O.
+/// The maximum number of blocks of one I/O.
 const BLOCKS_MAX: u64 = 16;
 /// The number of entries of a queue.
 const ENTRIES: u16 = 128;

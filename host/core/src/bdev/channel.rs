@@ -29,7 +29,7 @@ pub(super) enum Phase {
     Closing,
 }
 
-/// The most I/O that the clients of one channel may have at a time.
+/// The maximum number of I/O that the clients of one channel may have at a time.
 static MOST_IO: AtomicU32 = AtomicU32::new(65_535);
 
 /// Sets how many I/O the clients of one channel may have at a time (`bdev_set_options`,
@@ -211,7 +211,7 @@ impl Channel {
     pub(super) unsafe fn io_get(&self, wait: *mut bay_wait) -> Option<Io> {
         match self.pool.get_free() {
             Some(io) => Some(io),
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees this.
             None => unsafe { self.io_get_new(wait) },
         }
     }
@@ -222,7 +222,7 @@ impl Channel {
     #[inline(never)]
     unsafe fn io_get_new(&self, wait: *mut bay_wait) -> Option<Io> {
         if self.pool.made() >= most_io() {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees this.
             unsafe { self.io_waiters.push(wait) };
             return None;
         }

@@ -31,7 +31,8 @@ pub struct Desc {
     media: Mutex<VecDeque<(u64, u64)>>,
 }
 
-/// The most ranges of lost blocks that a descriptor remembers; the oldest are dropped first.
+/// The maximum number of ranges of lost blocks that a descriptor remembers; the oldest are dropped
+/// first.
 const MEDIA_MAX: usize = 256;
 
 impl Desc {

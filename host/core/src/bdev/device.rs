@@ -108,8 +108,8 @@ pub(super) struct Limits {
 pub(super) struct Straight {
     /// Whether writes may take the straight path, as reads do.
     pub(super) writes: bool,
-    /// The most blocks that the module takes in one piece of memory; 0 = all I/O needs the full
-    /// checks.
+    /// The maximum number of blocks that the module takes in one piece of memory; 0 = all I/O needs
+    /// the full checks.
     pub(super) most_blocks: u64,
     /// A power of two, in blocks. No I/O on the straight path may cross a multiple of it.
     pub(super) boundary: u64,

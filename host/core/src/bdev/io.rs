@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The host's private part and the request. The module's `drv_ctx_size` bytes follow in memory.
 ///
 /// # Invariants
-/// A slot lives as long as the channel whose pool it came from; that is `channel` while `hops` is
-/// 0. Between `Pool::get` and `Pool::put` exactly one party owns the I/O: the client that fills it,
-/// the bus, or a module.
+/// A slot lives as long as the channel whose pool it came from. That is `channel` as long as no
+/// filter has passed the I/O on. Between `Pool::get` and `Pool::put` exactly one party owns the I/O:
+/// the client that fills it, the bus, or a module.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     // First cache line: fields that every I/O needs.
@@ -227,7 +227,7 @@ impl Io {
     /// # Safety
     /// `arg` came from [`Io::into_arg`] and the slot is alive.
     pub(super) unsafe fn from_arg(arg: *mut c_void) -> Self {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees this.
         Self(unsafe { NonNull::new_unchecked(arg.cast()) })
     }
 }
@@ -366,7 +366,7 @@ struct Chunk {
     count: usize,
 }
 
-/// The most I/O in one allocation.
+/// The maximum number of I/O in one allocation.
 const CHUNK: u32 = 32;
 
 impl Pool {

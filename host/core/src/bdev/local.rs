@@ -82,7 +82,7 @@ pub(super) fn with<T>(handle: u64, f: impl FnOnce(Way<'_>) -> T) -> Option<T> {
 /// `wait` is null or stays valid until its callback or [`io_abort`].
 pub(crate) unsafe fn io_get(handle: u64, wait: *mut bay_wait) -> Option<Io> {
     with(handle, |way| {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees this.
         let io = unsafe { way.channel.io_get(wait) }?;
         io.begin(way.writable, false);
         Some(io)

@@ -31,7 +31,7 @@ pub struct Options {
 pub const DEFAULTS: Options =
     Options { small_count: 8192, large_count: 1024, small_size: 8192, large_size: 135_168 };
 
-/// The most buffers of one size that an OS thread keeps in its cache.
+/// The maximum number of buffers of one size that an OS thread keeps in its cache.
 const CACHE: usize = 64;
 
 struct Waiter {
@@ -279,7 +279,7 @@ pub fn pool_for(len: usize) -> Option<(u32, u64)> {
     Some((u32::try_from(pool.size()).ok()?, count))
 }
 
-/// The most buffers that a thread keeps in its cache for a pool of `count` buffers.
+/// The maximum number of buffers that a thread keeps in its cache for a pool of `count` buffers.
 fn kept(count: u64) -> usize {
     usize::try_from(count / 64).unwrap_or(CACHE).min(CACHE)
 }

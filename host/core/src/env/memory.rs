@@ -83,8 +83,8 @@ pub fn set_overcommit(overcommit: Overcommit) {
     }
 }
 
-/// The most bytes of memory that this process may use: those of the machine, or the limit of its
-/// control group or of a group above it.
+/// The maximum number of bytes of memory that this process may use: those of the machine, or the
+/// limit of its control group or of a group above it.
 fn machine() -> u64 {
     static MACHINE: OnceLock<u64> = OnceLock::new();
     *MACHINE.get_or_init(|| {
@@ -209,7 +209,7 @@ pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
         // SAFETY: the caller's bytes.
         unsafe { addr.as_ptr().write_bytes(0, len) };
     } else {
-        // SAFETY: the caller guarantees it, and there are only ordinary pages.
+        // SAFETY: the caller guarantees this, and there are only ordinary pages.
         unsafe { zero_pages(addr, len) };
     }
 }

@@ -28,11 +28,11 @@ use drivebay_plugin_api::{
     bay_region,
 };
 
-/// The most regions at the same time. Number 0 means no region.
+/// The maximum number of regions at the same time. Number 0 means no region.
 pub const REGIONS_MAX: usize = 1 << 16;
 /// The size of an ordinary page, in bytes.
 const PAGE: u64 = 4096;
-/// The most watchers at the same time.
+/// The maximum number of watchers at the same time.
 const WATCHERS_MAX: usize = 64;
 
 /// One region, with the layout of [`bay_region`].

@@ -28,12 +28,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use worker::{Order, Outcome};
 
-/// The most I/O in flight for one worker.
+/// The maximum number of I/O in flight for one worker.
 pub const MAX_DEPTH: u32 = 32_768;
 /// The largest I/O, in bytes.
 pub const MAX_IO_SIZE: u32 = 64 << 20;
-/// The most units that one worker uses when the run verifies. It does not touch the rest of the
-/// bdev.
+/// The maximum number of units that one worker uses when the run verifies. It does not touch the
+/// rest of the bdev.
 const MAX_VERIFIED: u64 = 16 << 20;
 /// How long I/O in flight may take to complete after the end of the run.
 const DRAIN: Duration = Duration::from_secs(30);

@@ -22,9 +22,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most threads at a time.
+/// The maximum number of threads at a time.
 pub const MAX_THREADS: usize = 4096;
-/// The most messages that one round takes, so that pollers get their turn.
+/// The maximum number of messages that one round takes, so that pollers get their turn.
 pub(super) const MESSAGES_PER_ROUND: usize = 64;
 
 /// The part of a thread that other OS threads use.
@@ -197,11 +197,11 @@ pub unsafe fn send(thread: u64, msg: *mut bay_msg) -> Result<()> {
         .ok_or_else(|| Error::new(libc::ESRCH, format!("there is no thread {thread}")))?;
     if shared.is_here() {
         // Its reactor is awake, because it runs the sender.
-        // SAFETY: the caller guarantees it, and this is the OS thread of the receiver.
+        // SAFETY: the caller guarantees this, and this is the OS thread of the receiver.
         unsafe { shared.queue.push_here(msg) };
         return Ok(());
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     unsafe { shared.queue.push(msg) };
     // The other sides have a full fence, too: a sleeper between its announcement and its check of
     // the queue, a moving thread between the store of its new core and that check, an ending thread
@@ -562,7 +562,7 @@ impl Thread {
         period_us: u64,
     ) -> Result<u64> {
         let id = self.next_poller.replace(self.next_poller.get() + 1);
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees this.
         let poller = unsafe { Poller::new(id, name, owner, ops, ctx, period_us) }?;
         watch::poller_comes(self.shared.id, id, &poller.name);
         self.pollers.borrow_mut().push(Rc::new(poller));

@@ -78,7 +78,7 @@ pub unsafe fn string(text: bay_str) -> String {
     if text.ptr.is_null() || text.len == 0 {
         return String::new();
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees this.
     let bytes = unsafe { std::slice::from_raw_parts(text.ptr, text.len) };
     String::from_utf8_lossy(bytes).into_owned()
 }

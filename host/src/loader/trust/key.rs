@@ -22,7 +22,7 @@ const PUBLIC_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3,
 const KEY_LEN: usize = 32;
 /// The longest key file, in bytes.
 const FILE_LEN_MAX: u64 = 4096;
-/// The most keys in one folder.
+/// The maximum number of keys in one folder.
 const KEYS_MAX: usize = 256;
 /// The subfolder for keys that must not be trusted any more.
 const REVOKED: &str = "revoked";
