@@ -7,7 +7,7 @@ use drivebay_spec_jsonrpc::{Method, Role, State as RpcState};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-/// The methods that the registry lists because of this. App thread.
+/// The methods that the registry lists for plugins that are not loaded. App thread.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     told: RefCell<BTreeSet<Announced>>,
