@@ -128,7 +128,10 @@ impl Straight {
         let boundary = u64::from(record.optimal_boundary);
         let in_segment = limit(record.max_segment_size) / record.block_size;
         let most = limit(record.max_io_blocks).min(in_segment);
-        let is_simple = has(BAY_OP_READ) && (boundary == 0 || boundary.is_power_of_two());
+        // Separate metadata must be checked, so no I/O to such a bdev is straight.
+        let has_metadata = record.md_size != 0 && record.md_interleave == 0;
+        let is_simple =
+            has(BAY_OP_READ) && !has_metadata && (boundary == 0 || boundary.is_power_of_two());
         Self {
             writes: has(BAY_OP_WRITE) && !read_only && record.write_unit <= 1,
             most_blocks: if is_simple { most.into() } else { 0 },

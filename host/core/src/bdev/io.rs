@@ -175,7 +175,11 @@ impl Io {
     pub(super) fn begin(self, writable: bool, part: bool) {
         self.writable.set(writable);
         self.state.0.set(if part { State::PART } else { 0 });
-        self.change(|request| request.holds = 0);
+        self.change(|request| {
+            request.holds = 0;
+            // The last user's metadata is not this one's.
+            request.md = ptr::null_mut();
+        });
     }
 
     /// Borrows the request.

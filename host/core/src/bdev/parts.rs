@@ -127,8 +127,6 @@ fn part(parent: Io, op: u16, cb: bay_io_cb_fn) -> Io {
         request.nblocks = 0;
         request.ext = ext;
         request.prio = prio;
-        request.md = ptr::null_mut();
-        request.md_len = 0;
         request.arg = [0; 2];
         request.arg_len = 0;
     });
@@ -392,6 +390,9 @@ fn next_through_buffer(parent: Io, work: Work) {
         request.iov = iov;
         request.iovcnt = 1;
     });
+    if work == Work::Bounce {
+        slice_metadata(parent, child, begun, len);
+    }
     super::submit(child);
 }
 
@@ -508,8 +509,10 @@ fn next_zeroes(parent: Io) {
         return complete::finish(parent, parent.failure.get());
     }
     let Some((addr, region)) = zeroes() else { return complete::finish(parent, -libc::ENOMEM) };
-    let block = parent.channel().limits.block_size;
-    let most = in_units(parent.channel(), BAY_OP_WRITE, (ZEROES / block as usize) as u64);
+    let limits = &parent.channel().limits;
+    let (block, md_size) = (limits.block_size, u64::from(limits.md_size));
+    let most = ZEROES as u64 / u64::from(block).max(md_size);
+    let most = in_units(parent.channel(), BAY_OP_WRITE, most);
     let (lba, flags, len) =
         (request.lba + begun, request.flags, (request.nblocks - begun).min(most));
     let child = part(parent, BAY_OP_WRITE, zeroes_done);
@@ -525,6 +528,11 @@ fn next_zeroes(parent: Io) {
         request.nblocks = len;
         request.iov = iov;
         request.iovcnt = 1;
+        if md_size != 0 {
+            request.md = addr;
+            request.md_len = u32::try_from(len * md_size).unwrap_or(0);
+            request.md_region = region;
+        }
     });
     super::submit(child);
 }
@@ -556,6 +564,7 @@ fn write_first(parent: Io) {
         request.iov = iov;
         request.iovcnt = iovcnt;
     });
+    slice_metadata(parent, child, 0, nblocks);
     super::submit(child);
 }
 

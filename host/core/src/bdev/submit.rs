@@ -3,6 +3,7 @@
 //! work, else `dispatch`.
 
 use super::channel::Channel;
+use super::device::Limits;
 use super::io::Io;
 use super::{complete, dispatch, parts, reset, stats};
 use crate::reactor::clock;
@@ -92,7 +93,8 @@ fn check(channel: &Channel, io: Io) -> Result<(), i32> {
         return Err(-libc::EROFS);
     }
     check_extent(channel, rules, request)?;
-    check_data(io, rules, limits.block_size)
+    check_data(io, rules, limits.block_size)?;
+    check_metadata(request, rules, limits)
 }
 
 fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<(), i32> {
@@ -112,6 +114,23 @@ fn check_extent(channel: &Channel, rules: &OpRules, request: &bay_io) -> Result<
         Extent::Command => source != 0 && request.arg_len == NVME_COMMAND_LEN,
     };
     if is_good { Ok(()) } else { Err(-libc::EINVAL) }
+}
+
+/// Checks the metadata of I/O to a bdev with separate metadata. No module of another bdev looks at it.
+fn check_metadata(request: &bay_io, rules: &OpRules, limits: &Limits) -> Result<(), i32> {
+    if request.md.is_null() || limits.md_size == 0 {
+        return Ok(());
+    }
+    let is_whole = u64::from(request.md_len) == request.nblocks * u64::from(limits.md_size);
+    match rules.data {
+        Data::Blocks if !is_whole => Err(-libc::EINVAL),
+        // The bus compares data only.
+        Data::Blocks if rules.op == BAY_OP_COMPARE && !limits.declared(rules.op) => {
+            Err(-libc::ENOTSUP)
+        }
+        Data::Blocks => Ok(()),
+        Data::None | Data::Bytes | Data::TwiceBlocks => Err(-libc::ENOTSUP),
+    }
 }
 
 /// The length of an NVMe command, in bytes. NVM Express Base 2.0, section 3.3.3.1.

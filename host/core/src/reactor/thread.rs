@@ -139,8 +139,8 @@ pub fn create(name: &str, cpumask: &CpuSet) -> Result<u64> {
         .ok_or_else(|| {
             Error::new(libc::EINVAL, format!("thread {name}: no reactor runs in mask {cpumask:?}"))
         })?;
-    reactor.threads.fetch_add(1, Ordering::Relaxed);
     let shared = publish(name, reactor.core)?;
+    reactor.threads.fetch_add(1, Ordering::Relaxed);
     let thread = Rc::new(Thread {
         shared,
         cpumask: RefCell::new(cpumask.clone()),

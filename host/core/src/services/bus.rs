@@ -119,7 +119,9 @@ unsafe extern "C" fn quiesce(
     arg: *mut c_void,
 ) -> i32 {
     let callback = Callback::new(done, arg);
-    status(bdev::quiesce::quiesce(id, lba, nblocks, move |status| callback.run(status)))
+    status(on_app_thread().and_then(|()| {
+        bdev::quiesce::quiesce(id, lba, nblocks, move |status| callback.run(status))
+    }))
 }
 
 unsafe extern "C" fn unquiesce(
@@ -131,7 +133,9 @@ unsafe extern "C" fn unquiesce(
     arg: *mut c_void,
 ) -> i32 {
     let callback = Callback::new(done, arg);
-    status(bdev::quiesce::unquiesce(id, lba, nblocks, move |status| callback.run(status)))
+    status(on_app_thread().and_then(|()| {
+        bdev::quiesce::unquiesce(id, lba, nblocks, move |status| callback.run(status))
+    }))
 }
 
 unsafe extern "C" fn kick(_host: *const bay_host, host_chan: u64) {

@@ -102,6 +102,69 @@ fn memory_that_is_not_aligned_goes_through_a_buffer() {
     );
 }
 
+/// Writes 6 blocks with metadata from memory that begins `skew` bytes after a block, and reads them back.
+fn write_and_read_with_metadata(f: &Fixture, skew: usize, flags: u32) {
+    let mut backing = vec![0; 8 * BLOCK];
+    let start = backing.as_ptr().align_offset(512) + skew;
+    let memory = &mut backing[start..start + 6 * BLOCK];
+    memory.copy_from_slice(&pattern(6 * BLOCK));
+    let mut metadata = pattern(6 * METADATA);
+    let io = |op, flags, data: &mut [u8], metadata: &mut [u8]| {
+        let list = list(data);
+        let done = f.submit(|io| {
+            (io.op, io.flags, io.lba, io.nblocks) = (op, flags, 2, 6);
+            (io.iov, io.iovcnt) = (list.as_ptr(), 1);
+            io.md = metadata.as_mut_ptr().cast();
+            io.md_len = metadata.len() as u32;
+        });
+        done.get().unwrap().0
+    };
+    assert_eq!(io(BAY_OP_WRITE, flags, memory, &mut metadata), 0);
+    memory.fill(0);
+    metadata.fill(0);
+    assert_eq!(io(BAY_OP_READ, 0, memory, &mut metadata), 0);
+    assert!(memory == pattern(6 * BLOCK), "the data differ");
+    assert_eq!(metadata, pattern(6 * METADATA));
+    // Too short, and with a comparison that the bus would have to make.
+    assert_eq!(io(BAY_OP_READ, 0, memory, &mut [0; 5 * METADATA]), -libc::EINVAL);
+    assert_eq!(io(BAY_OP_COMPARE, 0, memory, &mut [0; 6 * METADATA]), -libc::ENOTSUP);
+    assert_eq!(f.range(BAY_OP_WRITE_ZEROES, 3, 2).get(), Some((0, 0)));
+    let stored = f.disk.metadata.borrow();
+    assert!(stored[3 * METADATA..5 * METADATA].iter().all(|byte| *byte == 0));
+    assert_eq!(stored[5 * METADATA..8 * METADATA], pattern(6 * METADATA)[3 * METADATA..]);
+}
+
+fn with_metadata(reg: &mut bay_bdev_reg) {
+    reg.md_size = METADATA as u32;
+}
+
+#[test]
+fn separate_metadata_goes_with_the_parts_of_a_split_io() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        with_metadata(reg);
+        reg.max_io_blocks = 4;
+    };
+    once("md-split", limits, |f| write_and_read_with_metadata(f, 0, 0));
+}
+
+#[test]
+fn separate_metadata_goes_with_data_through_a_buffer() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        with_metadata(reg);
+        reg.align = 512;
+    };
+    once("md-bounce", limits, |f| write_and_read_with_metadata(f, 3, 0));
+}
+
+#[test]
+fn separate_metadata_goes_with_a_write_through() {
+    let limits = |reg: &mut bay_bdev_reg| {
+        with_metadata(reg);
+        reg.flags = BAY_BDEV_WRITE_CACHE;
+    };
+    once("md-fua", limits, |f| write_and_read_with_metadata(f, 0, BAY_IO_FUA));
+}
+
 #[test]
 fn zeroes_and_compare_are_emulated_and_compare_says_where() {
     once(

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 pub(crate) const BLOCK: usize = 512;
+pub(crate) const METADATA: usize = 8;
 pub(crate) type Outcome = Rc<Cell<Option<(i32, u64)>>>;
 
 // ---- a module whose behavior the test chooses ----------------------------------------------------
@@ -29,6 +30,8 @@ pub(crate) struct Seen {
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) data: RefCell<Vec<u8>>,
+    /// Separate metadata, [`METADATA`] bytes for each block.
+    pub(crate) metadata: RefCell<Vec<u8>>,
     pub(crate) seen: RefCell<Vec<Seen>>,
     /// Whether the module keeps requests instead of completing them.
     pub(crate) hold: Cell<bool>,
@@ -122,6 +125,20 @@ pub(crate) fn transfer(disk: &Disk, request: &bay_io) {
         }
         at += len;
     }
+    if !request.md.is_null() {
+        let mut metadata = disk.metadata.borrow_mut();
+        let at = request.lba as usize * METADATA;
+        let stored = &mut metadata[at..at + request.nblocks as usize * METADATA];
+        assert_eq!(request.md_len as usize, stored.len());
+        let md = request.md.cast::<u8>();
+        match request.op {
+            BAY_OP_READ => unsafe { ptr::copy_nonoverlapping(stored.as_ptr(), md, stored.len()) },
+            BAY_OP_WRITE => unsafe {
+                ptr::copy_nonoverlapping(md, stored.as_mut_ptr(), stored.len());
+            },
+            _ => {}
+        }
+    }
 }
 
 pub(crate) const ALL_OPS: u64 =
@@ -172,6 +189,7 @@ impl Fixture {
     pub(crate) fn new(name: &str, edit: impl FnOnce(&mut bay_bdev_reg)) -> Self {
         let disk = Box::new(Disk::default());
         *disk.data.borrow_mut() = vec![0; 64 * BLOCK];
+        *disk.metadata.borrow_mut() = vec![0; 64 * METADATA];
         let mut reg: bay_bdev_reg = unsafe { std::mem::zeroed() };
         reg.size = size_of::<bay_bdev_reg>() as u32;
         reg.ctx = (&raw const *disk).cast_mut().cast();
