@@ -1,8 +1,8 @@
-//! Every struct of the ABI under one root, for abi_stable's comparison of layouts.
+//! All structs of the ABI under one root struct, so that abi_stable compares their layouts in one call.
 
 use crate::*;
 
-/// Contains each struct once. Nothing is ever made of it.
+/// Contains each struct of the ABI once. No code creates a value of this type.
 #[repr(C)]
 #[derive(abi_stable::StableAbi, Debug)]
 pub struct AbiRoot {

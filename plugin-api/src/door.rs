@@ -1,4 +1,4 @@
-//! The door: what a plugin exports, and the first thing it is given.
+//! The door: the struct a plugin exports, and the struct the host passes to it first.
 
 use crate::layout::{functions, structs};
 use core::ffi::{c_char, c_void};
@@ -10,63 +10,66 @@ pub const BAY_ABI_MAJOR: u16 = 1;
 /// The ABI minor of this header: one number for all tables.
 pub const BAY_ABI_MINOR: u16 = 0;
 
-/// Door flag: the library may be unmapped after `fini` once the sweep finds nothing of it left.
+/// Door flag: the host may unmap the library after `fini`, once its sweep finds nothing that the plugin left behind.
 pub const BAY_PF_UNLOADABLE: u32 = 1;
-/// Door flag: the plugin may be placed in a child process.
+/// Door flag: the host may run the plugin in a child process.
 pub const BAY_PF_OUT_OF_PROCESS_OK: u32 = 2;
-/// Door flag: at most one instance may be loaded.
+/// Door flag: the host loads at most one instance.
 pub const BAY_PF_SINGLETON: u32 = 4;
 
-/// `start`: the plugin begins with nothing.
+/// `start`: the plugin starts without state.
 pub const BAY_START_FRESH: u32 = 0;
-/// `start`: state is handed over by an older instance.
+/// `start`: the plugin takes over the state of an older instance.
 pub const BAY_START_UPGRADE: u32 = 1;
 
-/// `fini`: the plugin is unloaded by an operator.
+/// `fini`: an operator unloads the plugin.
 pub const BAY_FINI_UNLOAD: u32 = 0;
-/// `fini`: a newer instance has taken over; nothing that was handed over may be shut down.
+/// `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over.
 pub const BAY_FINI_UPGRADED: u32 = 1;
-/// `fini`: the host ends.
+/// `fini`: the host shuts down.
 pub const BAY_FINI_SHUTDOWN: u32 = 2;
 
-/// Log levels, as SPDK numbers them.
+/// Log level: an operation failed. The levels have SPDK's numbers.
 pub const BAY_LOG_ERROR: u32 = 0;
-/// Something is wrong and was dealt with.
+/// Log level: something is wrong, and the program has handled it.
 pub const BAY_LOG_WARN: u32 = 1;
-/// What an operator should know.
+/// Log level: an operator should know this.
 pub const BAY_LOG_NOTICE: u32 = 2;
-/// What explains an operation.
+/// Log level: explains how an operation proceeds.
 pub const BAY_LOG_INFO: u32 = 3;
-/// What only a developer reads.
+/// Log level: for developers only.
 pub const BAY_LOG_DEBUG: u32 = 4;
 
-/// `target` of a log line: the plugin panicked, and its library takes no further call. The line has the place and the message. From
-/// then on the plugin's code touches no request, so the host ends the requests that nobody holds (`bay_io.holds`).
+/// `target` of a log line: the plugin panicked, and its library refuses every further call. The line contains the
+/// place and the message. From then on the plugin's code touches no request, so the host completes the plugin's
+/// requests whose `bay_io.holds` is zero.
 pub const LOG_TARGET_POISONED: &str = "poisoned";
-/// As `LOG_TARGET_POISONED`, for a library that does not set `bay_io.holds`: the host ends none of its requests.
+/// As `LOG_TARGET_POISONED`, for a library that does not set `bay_io.holds`: the host completes none of its requests.
 pub const LOG_TARGET_PANIC: &str = "panic";
 
 functions! {
-    /// Writes one piece of a text into the receiver's sink. `[caller's thread]`
+    /// Appends a piece of text to the receiver's sink. `[caller's thread]`
     fn bay_sink_write_fn(ctx: *mut c_void, text: bay_str);
-    /// An asynchronous operation ended: `status` is 0 or a negative errno. `[thread of the call]`
+    /// An asynchronous operation has finished. `status` is 0 or a negative errno. `[thread of the call]`
     fn bay_cb_fn(arg: *mut c_void, status: i32);
-    /// Makes one instance and stores its state; may look up interfaces, registers nothing. 0 or a negative errno. `[app thread]`
+    /// Creates one instance and stores its state. It may look up interfaces but registers nothing. Returns 0 or a
+    /// negative errno. `[app thread]`
     fn bay_init_fn(host: *const bay_host, state: *mut *mut c_void) -> i32;
-    /// Begins to serve: registers modules and methods. `how` is `BAY_START_*`. `[app thread]`
+    /// Starts the instance, which registers its modules and methods. `how` is `BAY_START_*`. `[app thread]`
     fn bay_start_fn(state: *mut c_void, how: u32) -> i32;
-    /// Ends the instance; nothing of the plugin may run afterwards. `reason` is `BAY_FINI_*`. `[app thread]`
+    /// Ends the instance. No code of the plugin may run afterwards. `reason` is `BAY_FINI_*`. `[app thread]`
     fn bay_fini_fn(state: *mut c_void, reason: u32);
-    /// The plugin's table for an interface id, or NULL. The table lives as long as the instance. `[app thread]`
+    /// Returns the plugin's table for an interface id, or NULL. The table stays valid as long as the instance. `[app thread]`
     fn bay_plugin_get_iface_fn(state: *mut c_void, id: bay_str, min_minor: u32) -> *const c_void;
-    /// The host's table for an interface id; NULL when absent or not granted. Valid until `fini` returns. `[any thread]`
+    /// Returns the host's table for an interface id, or NULL when the host does not have it or does not grant it. Valid
+    /// until `fini` returns. `[any thread]`
     fn bay_host_get_iface_fn(host: *const bay_host, id: bay_str, min_minor: u32) -> *const c_void;
     /// Writes one line to the host's log. `[any thread]`
     fn bay_log_fn(host: *const bay_host, level: u32, target: bay_str, text: bay_str);
 }
 
 structs! {
-    /// Borrowed UTF-8 text, not NUL-terminated; valid for the call only.
+    /// Borrowed UTF-8 text without a terminating NUL; valid for the call only.
     closed struct bay_str {
         /// First byte; may be NULL when `len` is 0.
         ptr: *const u8,
@@ -74,11 +77,11 @@ structs! {
         len: usize,
     }
 
-    /// Where the callee writes a text of unknown length; valid for the call only.
+    /// Collects a text of unknown length from the callee; valid for the call only.
     closed struct bay_sink {
         /// First argument of `write`.
         ctx: *mut c_void,
-        /// Appends a piece.
+        /// Appends a piece of text.
         write: Option<bay_sink_write_fn>,
     }
 
@@ -88,31 +91,32 @@ structs! {
         magic: u64,
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
-        /// `BAY_ABI_MAJOR` of the header it was compiled with.
+        /// `BAY_ABI_MAJOR` of the header that the plugin was compiled with.
         abi_major: u16,
-        /// `BAY_ABI_MINOR` of the header it was compiled with.
+        /// `BAY_ABI_MINOR` of the header that the plugin was compiled with.
         abi_minor: u16,
-        /// Oldest host minor it can run on.
+        /// Oldest ABI minor of a host that can run the plugin.
         needs_minor: u16,
         /// Zero.
         rsv0: u16,
         /// `BAY_PF_*`.
         flags: u32,
-        /// NUL-terminated; equal to the manifest's.
+        /// Plugin name, NUL-terminated; must equal the manifest's.
         name: *const c_char,
-        /// NUL-terminated semantic version; equal to the manifest's.
+        /// Semantic version, NUL-terminated; must equal the manifest's.
         version: *const c_char,
-        /// Makes an instance.
+        /// Creates an instance.
         init: Option<bay_init_fn>,
-        /// Begins to serve.
+        /// Starts an instance.
         start: Option<bay_start_fn>,
-        /// Ends the instance.
+        /// Ends an instance.
         fini: Option<bay_fini_fn>,
-        /// Interfaces the plugin offers to the host; may be NULL.
+        /// Returns the interfaces that the plugin offers to the host; may be NULL.
         get_iface: Option<bay_plugin_get_iface_fn>,
     }
 
-    /// What a plugin is given: one per instance, first argument of every service, so that all it makes has an owner.
+    /// The host, as a plugin sees it. Each instance has its own. It is the first argument of every service, so the host
+    /// knows which plugin owns what the service creates.
     open struct bay_host {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
@@ -120,11 +124,11 @@ structs! {
         abi_major: u16,
         /// The host's ABI minor.
         abi_minor: u16,
-        /// The host's own.
+        /// The host's private pointer.
         ctx: *mut c_void,
         /// Looks up a service table by id.
         get_iface: Option<bay_host_get_iface_fn>,
-        /// The level up to which lines are wanted; read relaxed before formatting.
+        /// Log level: the plugin writes lines up to this level. Read it (relaxed) before you format a line.
         log_level: *const u32,
         /// Writes a log line.
         log: Option<bay_log_fn>,

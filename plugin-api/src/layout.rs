@@ -1,15 +1,15 @@
-//! One declaration per struct and function type gives the Rust type, its layout text and its
+//! One declaration of a struct or function type gives its Rust type, its layout text, and its
 //! documentation for the C header.
 //!
-//! The text is computed by the compiler that builds the plugin, travels in the plugin's note
-//! (`docs/abi.md`, "Notes") and is compared by the loader before anything of the plugin runs.
+//! The compiler that builds the plugin computes the text. The plugin carries it in its note
+//! (`docs/abi.md`, "Notes"). The loader compares it before any code of the plugin runs.
 
-/// A text under construction in a constant: counts when `N` is 0, writes when `N` is the count.
+/// Builds a text in a constant. With `N` = 0 it only counts the bytes; with `N` = that count it writes them.
 #[derive(Debug)]
 pub struct Text<const N: usize> {
     /// The bytes written so far.
     pub bytes: [u8; N],
-    /// How many bytes the whole text takes.
+    /// Length of the whole text, in bytes.
     pub len: usize,
 }
 
@@ -28,7 +28,7 @@ impl<const N: usize> Text<N> {
         self
     }
 
-    /// Appends `text` as it is.
+    /// Appends `text` unchanged.
     #[must_use]
     pub const fn raw(mut self, text: &str) -> Self {
         let bytes = text.as_bytes();
@@ -40,7 +40,7 @@ impl<const N: usize> Text<N> {
         self
     }
 
-    /// Appends `text` without its white space, so that no compiler's way of printing tokens shows.
+    /// Appends `text` without white space, because compilers differ in how they print the space between tokens.
     #[must_use]
     pub const fn tokens(mut self, text: &str) -> Self {
         let bytes = text.as_bytes();
@@ -75,17 +75,17 @@ impl<const N: usize> Default for Text<N> {
     }
 }
 
-/// What the header generator prints above a declaration.
+/// A comment that the header generator prints above a declaration.
 #[derive(Debug)]
 pub struct Doc {
     /// `struct`, `struct.field` or `fn`.
     pub item: &'static str,
-    /// The doc comment, one line after another.
+    /// The doc comment; lines are separated by newlines.
     pub text: &'static str,
 }
 
-/// Declares `#[repr(C)]` structs. `open` ones begin with their size and grow at the end; `closed`
-/// ones never change within an ABI major.
+/// Declares `#[repr(C)]` structs. `open` structs begin with their size and grow at the end. `closed`
+/// structs never change within an ABI major.
 macro_rules! structs {
     ($(
         $(#[doc = $doc:literal])*
@@ -138,12 +138,12 @@ pub(crate) use structs;
 
 /// Implements [`crate::Open`] for a struct that is declared `open`.
 macro_rules! open {
-    // The door begins with a magic number; the loader copies it by rules of its own.
+    // The door begins with a magic number, so `Open` does not fit; the loader has its own code to copy it.
     (open bay_plugin) => {};
     (open $name:ident) => {
-        // SAFETY: declared `open`: `size: u32` comes first, asserted here; fields are plain C, and
+        // SAFETY: the struct is declared `open`: `size: u32` comes first (asserted here), the fields are plain C, and
         // every function is an `Option`.
-        #[expect(unsafe_code, reason = "the macro checks what the trait asks")]
+        #[expect(unsafe_code, reason = "the macro checks what the trait requires")]
         unsafe impl $crate::Open for $name {}
         const _: () = assert!(core::mem::offset_of!($name, size) == 0);
     };
@@ -151,7 +151,7 @@ macro_rules! open {
 }
 pub(crate) use open;
 
-/// Declares the function types that stand in the tables, with their signatures as text.
+/// Declares the function types of the tables, and their signatures as text.
 macro_rules! functions {
     ($( $(#[doc = $doc:literal])* fn $name:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? ; )*) => {
         $( $(#[doc = $doc])* pub type $name = unsafe extern "C" fn($($arg: $type),*) $(-> $ret)?; )*

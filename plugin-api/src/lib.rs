@@ -1,13 +1,13 @@
 //! The Drivebay plugin ABI: the tables, their layout text and the notes.
 //!
-//! Everything here is plain C in Rust's words: `#[repr(C)]` structs of `extern "C"` function
-//! pointers, whose names are the names of the generated C header. Every function says in brackets
-//! on which thread it is called. *Open* structs begin with their size and only ever grow at the
-//! end; the receiver copies the smaller of both sizes into a zeroed struct of its own, which is why
+//! This crate declares plain C types in Rust: `#[repr(C)]` structs and `extern "C"` function
+//! pointers. They have the same names as in the generated C header. The comment of every function
+//! ends with the thread that calls it, in brackets. *Open* structs begin with their size and only
+//! grow at the end. The receiver copies the smaller of both sizes into a zeroed struct; therefore
 //! every function pointer is an `Option`. *Closed* structs never change within an ABI major.
-//! The rules are in `docs/abi.md`.
+//! `docs/abi.md` has the rules.
 #![no_std]
-#![expect(non_camel_case_types, reason = "one name for a type in Rust and in C")]
+#![expect(non_camel_case_types, reason = "a type has the same name in Rust and in C")]
 #![allow(clippy::indexing_slicing, reason = "const functions have no other way to read bytes")]
 
 extern crate alloc;
@@ -34,13 +34,13 @@ pub use services::*;
 pub use status::*;
 pub use text::Collected;
 
-/// Ids of the interfaces, as `get_iface` and the broker take them.
+/// Interface ids, for `get_iface` and the broker.
 pub mod id {
     /// [`crate::bay_bdev_api`]
     pub const BDEV: &str = "bay.bdev/1";
     /// [`crate::bay_bdev_client_api`]
     pub const BDEV_CLIENT: &str = "bay.bdev_client/1";
-    /// [`crate::bay_bdev_module`], offered by plugins.
+    /// [`crate::bay_bdev_module`]; plugins offer it to the host.
     pub const BDEV_MODULE: &str = "bay.bdev_module/1";
     /// [`crate::bay_thread_api`]
     pub const THREAD: &str = "bay.thread/1";
@@ -60,9 +60,9 @@ pub mod id {
     pub const NOTIFY: &str = "bay.notify/1";
     /// [`crate::bay_worker_api`]
     pub const WORKER: &str = "bay.draft.worker/1";
-    /// [`crate::bay_quiesce`], offered by plugins.
+    /// [`crate::bay_quiesce`]; plugins offer it to the host.
     pub const QUIESCE: &str = "bay.quiesce/1";
-    /// [`crate::bay_log_iface`], offered by plugins.
+    /// [`crate::bay_log_iface`]; plugins offer it to the host.
     pub const LOG: &str = "bay.log/1";
     /// [`crate::bay_pci_api`], for plugins with the permission `pci`.
     pub const PCI: &str = "bay.pci/1";
@@ -82,8 +82,8 @@ const fn write_layout<const N: usize>() -> layout::Text<N> {
 /// Length of [`LAYOUT`], in bytes.
 pub const LAYOUT_LEN: usize = write_layout::<0>().len;
 /// One line for every struct (`name:size=…,align=…,kind;field@offset+size=type;…`) and function
-/// type (`fn:name(argument:type,…)->type`), as the compiler of this copy sees them.
-#[expect(clippy::large_const_arrays, reason = "each plugin puts its own copy into its note, once")]
+/// type (`fn:name(argument:type,…)->type`), as the compiler of this crate lays them out.
+#[expect(clippy::large_const_arrays, reason = "each plugin stores its own copy in its note, once")]
 pub const LAYOUT: [u8; LAYOUT_LEN] = write_layout::<LAYOUT_LEN>().bytes;
 
 /// The documentation of every struct, field and function type, for the header generator.

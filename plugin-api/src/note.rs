@@ -1,17 +1,17 @@
-//! The ELF notes that a plugin carries: section `.note.bay`, owner `BAY`.
+//! The ELF notes of a plugin: section `.note.bay`, owner `BAY`.
 
-/// Note type: the manifest, JSON text.
+/// Note type: the manifest as JSON text.
 pub const BAY_NOTE_MANIFEST: u32 = 1;
 /// Note type: the layout text, [`crate::LAYOUT`].
 pub const BAY_NOTE_LAYOUT: u32 = 2;
 
-/// `n` rounded up to the alignment of notes.
+/// Rounds `n` up to a multiple of 4, the alignment of notes.
 #[must_use]
 pub const fn pad4(n: usize) -> usize {
     (n + 3) & !3
 }
 
-/// One note as it lies in the file. System V ABI, "Note Section"; the text is padded by blanks.
+/// One note, as in the file. System V ABI, "Note Section". Blanks fill the text up to `D` bytes.
 #[repr(C, align(4))]
 #[derive(Debug)]
 pub struct Note<const D: usize> {
@@ -23,7 +23,7 @@ pub struct Note<const D: usize> {
 }
 
 impl<const D: usize> Note<D> {
-    /// A note of `kind` with `text`, which is at most `D` bytes long.
+    /// Creates a note of type `kind`. `text` is at most `D` bytes long.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a note is far smaller than 4 GiB")]
     pub const fn new(kind: u32, text: &[u8]) -> Self {

@@ -1,43 +1,47 @@
-//! The ops of a request, and the one table of what each of them does.
+//! The ops of a request, and one table that says what each op does.
 //!
-//! The bus, the SDK and the tools all decide by [`OP_TABLE`]: an op that is not in it is refused
-//! everywhere, whatever a module declares.
+//! The bus, the SDK and the tools all use [`OP_TABLE`]. The bus refuses an op that is not in the table,
+//! whatever a module declares.
 
 /// Read `nblocks` at `lba` into `iov`.
 pub const BAY_OP_READ: u16 = 1;
 /// Write `nblocks` at `lba` from `iov`.
 pub const BAY_OP_WRITE: u16 = 2;
-/// Make everything written so far durable.
+/// Make all data written so far durable.
 pub const BAY_OP_FLUSH: u16 = 3;
-/// The blocks' contents are no longer needed.
+/// The client no longer needs the contents of the blocks.
 pub const BAY_OP_UNMAP: u16 = 4;
-/// The blocks read as zeroes afterwards.
+/// Write zeroes: later reads of the blocks return zeroes.
 pub const BAY_OP_WRITE_ZEROES: u16 = 5;
-/// Compare the blocks with `iov`; `BAY_ST_MISCOMPARE` when they differ.
+/// Compare the blocks with `iov`. The status is `BAY_ST_MISCOMPARE` when they differ.
 pub const BAY_OP_COMPARE: u16 = 6;
-/// Abort or finish everything in flight of the bdev.
+/// Abort or finish all I/O in flight of the bdev.
 pub const BAY_OP_RESET: u16 = 7;
-/// Abort the I/O whose id is `arg[0]`, if it still can be; always succeeds or `-ENOENT`.
+/// Abort the I/O whose id is `arg[0]`, if that is still possible. Completes with success or `-ENOENT`.
 pub const BAY_OP_ABORT: u16 = 8;
-/// Atomic compare with the first half of `iov`, then write of the second; `BAY_ST_MISCOMPARE` and no write when the blocks differ.
+/// Atomically compare the blocks with the first half of `iov`, then write the second half. If the blocks differ,
+/// write nothing; the status is `BAY_ST_MISCOMPARE`.
 pub const BAY_OP_COMPARE_AND_WRITE: u16 = 9;
 /// Copy `nblocks` from the block in `arg[0]` to `lba`. The two ranges do not overlap.
 pub const BAY_OP_COPY: u16 = 10;
-/// Reads of the blocks fail with a media error until they are written again.
+/// Later reads of the blocks fail with a media error, until the blocks are written again.
 pub const BAY_OP_WRITE_UNCORRECTABLE: u16 = 11;
-/// `detail` becomes the first allocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`).
+/// Store in `detail` the first allocated block at or after `lba`, or `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`).
 pub const BAY_OP_SEEK_DATA: u16 = 12;
-/// `detail` becomes the first unallocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`).
+/// Store in `detail` the first unallocated block at or after `lba`, or `UINT64_MAX` when there is none
+/// (`BAY_DETAIL_BLOCK`).
 pub const BAY_OP_SEEK_HOLE: u16 = 13;
-/// Fill `iov` with one `bay_zone` for each zone from the one at `lba` on, `arg[0]` zones at most; `detail` becomes their number (`BAY_DETAIL_BLOCK`).
+/// Fill `iov` with one `bay_zone` for each zone, starting with the zone at `lba`, at most `arg[0]` zones. Store their
+/// number in `detail` (`BAY_DETAIL_BLOCK`).
 pub const BAY_OP_ZONE_REPORT: u16 = 14;
-/// Do `arg[0]`, one of `BAY_ZONE_*`, to the zone that begins at `lba`.
+/// Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`.
 pub const BAY_OP_ZONE_MANAGE: u16 = 15;
-/// Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`; `detail` becomes the first block written (`BAY_DETAIL_BLOCK`).
+/// Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`. Store the first block written in
+/// `detail` (`BAY_DETAIL_BLOCK`).
 pub const BAY_OP_ZONE_APPEND: u16 = 16;
-/// Execute the NVMe admin command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data.
+/// Execute the NVMe admin command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data.
 pub const BAY_OP_NVME_ADMIN: u16 = 17;
-/// Execute the NVMe I/O command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data.
+/// Execute the NVMe I/O command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data.
 pub const BAY_OP_NVME_IO: u16 = 18;
 /// Reservation Register: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.3).
 pub const BAY_OP_RESERVATION_REGISTER: u16 = 19;
@@ -45,64 +49,64 @@ pub const BAY_OP_RESERVATION_REGISTER: u16 = 19;
 pub const BAY_OP_RESERVATION_ACQUIRE: u16 = 20;
 /// Reservation Release: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.4).
 pub const BAY_OP_RESERVATION_RELEASE: u16 = 21;
-/// Reservation Report: `arg[0]` is dword 11, `iov` gets the data of the NVMe command (NVM Express Base 2.0, section 7.5).
+/// Reservation Report: `arg[0]` is dword 11, `iov` receives the data of the NVMe command (NVM Express Base 2.0, section 7.5).
 pub const BAY_OP_RESERVATION_REPORT: u16 = 22;
 
 /// `BAY_OP_ZONE_MANAGE`: close the zone.
 pub const BAY_ZONE_CLOSE: u64 = 1;
-/// `BAY_OP_ZONE_MANAGE`: finish the zone; it is full afterwards.
+/// `BAY_OP_ZONE_MANAGE`: finish the zone. It is full afterwards.
 pub const BAY_ZONE_FINISH: u64 = 2;
 /// `BAY_OP_ZONE_MANAGE`: open the zone explicitly.
 pub const BAY_ZONE_OPEN: u64 = 3;
-/// `BAY_OP_ZONE_MANAGE`: reset the zone; it is empty afterwards.
+/// `BAY_OP_ZONE_MANAGE`: reset the zone. It is empty afterwards.
 pub const BAY_ZONE_RESET: u64 = 4;
 /// `BAY_OP_ZONE_MANAGE`: take the zone offline.
 pub const BAY_ZONE_OFFLINE: u64 = 5;
 
-/// Which fields of a request name blocks of the bdev.
+/// The fields of a request that refer to blocks of the bdev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// None: the op concerns the whole bdev, or another request.
+    /// None: the op refers to the whole bdev or to another request.
     None,
-    /// `nblocks` blocks from `lba` on.
+    /// `nblocks` blocks, starting at `lba`.
     Blocks,
-    /// `nblocks` blocks from `lba` on and as many from `arg[0]` on.
+    /// `nblocks` blocks starting at `lba`, and as many starting at `arg[0]`.
     TwoRanges,
     /// The block `lba`.
     Block,
-    /// The NVMe command names them, in a way that only the device knows.
+    /// The blocks are in the NVMe command, in a form that only the device understands.
     Command,
 }
 
-/// What `iov` holds.
+/// What `iov` contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Nothing: `iov` is ignored.
     None,
     /// Exactly the blocks of the range.
     Blocks,
-    /// The blocks of the range twice.
+    /// The data of the range twice.
     TwiceBlocks,
-    /// As many bytes as the op says.
+    /// The number of bytes depends on the op.
     Bytes,
 }
 
-/// What the bus must know of an op.
+/// The rules of one op, for the bus.
 #[derive(Clone, Copy, Debug)]
 pub struct OpRules {
     /// `BAY_OP_*`.
     pub op: u16,
-    /// Its name in `supported_io_types`.
+    /// The op's name in `supported_io_types`.
     pub name: &'static str,
-    /// It depends on what the blocks hold.
+    /// Whether the result depends on the contents of the blocks.
     pub reads: bool,
-    /// It changes the bdev: refused on a read-only descriptor and on a read-only bdev.
+    /// Whether the op changes the bdev. If so, the bus refuses it on a read-only descriptor or bdev.
     pub writes: bool,
-    /// The blocks it concerns; a filter that moves blocks moves these fields.
+    /// The blocks that the op refers to. A filter that remaps blocks changes these fields.
     pub extent: Extent,
-    /// Its scatter/gather list.
+    /// The contents of the scatter/gather list.
     pub data: Data,
-    /// `BAY_IO_FUA` may be set.
+    /// Whether `BAY_IO_FUA` may be set.
     pub may_be_fua: bool,
 }
 
@@ -124,7 +128,7 @@ impl OpRules {
     }
 }
 
-/// Every op there is, in the order of the numbers, which begin at 1.
+/// All ops, ordered by number. The numbers begin at 1.
 pub const OP_TABLE: [OpRules; 22] = [
     rules(BAY_OP_READ, "read", Extent::Blocks, Data::Blocks).reading().fua(),
     rules(BAY_OP_WRITE, "write", Extent::Blocks, Data::Blocks).writing().fua(),
@@ -153,7 +157,7 @@ pub const OP_TABLE: [OpRules; 22] = [
     rules(BAY_OP_RESERVATION_REPORT, "reservation_report", Extent::None, Data::Bytes).reading(),
 ];
 
-/// What is known of an op; `None` for a number that is none.
+/// Returns the rules of an op, or `None` for an unknown number.
 #[inline]
 #[must_use]
 pub const fn op_rules(op: u16) -> Option<&'static OpRules> {
@@ -165,7 +169,7 @@ pub const fn op_rules(op: u16) -> Option<&'static OpRules> {
     from.first()
 }
 
-/// The bits of `ops_mask` that stand for an op.
+/// The bits of `ops_mask` that belong to known ops.
 pub const KNOWN_OPS: u64 = ((1 << OP_TABLE.len()) - 1) << 1;
 
 #[cfg(test)]

@@ -5,164 +5,180 @@ use crate::door::{bay_cb_fn, bay_host, bay_sink, bay_str};
 use crate::layout::{functions, structs};
 use core::ffi::c_void;
 
-/// RPC state: may be called before `framework_start_init`.
+/// RPC state: the method may be called before `framework_start_init`.
 pub const BAY_RPC_STARTUP: u32 = 1;
-/// RPC state: may be called after it.
+/// RPC state: the method may be called after `framework_start_init`.
 pub const BAY_RPC_RUNTIME: u32 = 2;
 
-/// Region state: the memory is there.
+/// Region state: the memory is mapped.
 pub const BAY_REGION_LIVE: u32 = 1;
-/// Region state: imported, such as a guest's memory. Else it is the host's own DMA memory.
+/// Region state: the memory is imported, such as a guest's. Without this bit it is the host's own DMA memory.
 pub const BAY_REGION_IMPORTED: u32 = 2;
-/// Region state: it is being removed. Submit no I/O to it, and release what depends on it.
+/// Region state: the host is removing the region. Submit no I/O to it, and release everything that uses it.
 pub const BAY_REGION_LEAVING: u32 = 4;
-/// Region state: its owner took pages away. It reads as zeroes and what is written is lost.
+/// Region state: the owner of the memory took pages away. Reads return zeroes, and written data is lost.
 pub const BAY_REGION_BROKEN: u32 = 8;
 
 functions! {
-    /// A message. `[thread it was sent to]`
+    /// Handles a message. `[thread it was sent to]`
     fn bay_msg_fn(arg: *mut c_void);
-    /// One round of a poller: more than 0 when it did something. `[thread of the poller]`
+    /// Runs one round of a poller. Returns more than 0 when it did work. `[thread of the poller]`
     fn bay_poll_fn(ctx: *mut c_void) -> i32;
-    /// When the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = when woken. `[thread of the poller]`
+    /// Returns when the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = only when woken.
+    /// `[thread of the poller]`
     fn bay_poller_next_fn(ctx: *mut c_void) -> u64;
-    /// The thread sleeps no more. `[thread of the poller]`
+    /// The thread has woken up. `[thread of the poller]`
     fn bay_poller_woke_fn(ctx: *mut c_void);
 
-    /// The current lightweight thread, 0 outside of one. `[any thread]`
+    /// Returns the current lightweight thread, or 0 when the caller is not on one. `[any thread]`
     fn bay_thread_current_fn(host: *const bay_host) -> u64;
-    /// The thread on which the control plane runs. `[any thread]`
+    /// Returns the thread on which the control plane runs. `[any thread]`
     fn bay_thread_app_fn(host: *const bay_host) -> u64;
-    /// The first core after `after` that has a reactor (-1 begins), or -1. `[any thread]`
+    /// Returns the first core after `after` that has a reactor, or -1 when there is none. Start with -1. `[any thread]`
     fn bay_thread_next_core_fn(host: *const bay_host, after: i32) -> i32;
-    /// Makes a lightweight thread; `cpumask` as `0x3` or `[0,1]`, empty = any. `[any reactor]`
+    /// Creates a lightweight thread. `cpumask` as `0x3` or `[0,1]`; empty = any core. `[any reactor]`
     fn bay_thread_create_fn(host: *const bay_host, name: bay_str, cpumask: bay_str, thread: *mut u64) -> i32;
-    /// Ends the current thread once its pollers and channels are gone. `[thread itself]`
+    /// Ends the current thread once it has no poller and no channel left. `[thread itself]`
     fn bay_thread_exit_fn(host: *const bay_host, thread: u64) -> i32;
-    /// Moves a thread. `[any reactor]`
+    /// Moves a thread to a core of `cpumask`. `[any reactor]`
     fn bay_thread_set_cpumask_fn(host: *const bay_host, thread: u64, cpumask: bay_str) -> i32;
-    /// Sends an intrusive message; the memory is the receiver's until it is called. Cannot fail for a live thread. `[any thread]`
+    /// Sends an intrusive message. The host owns the memory until the receiver's `call` begins. Cannot fail while the
+    /// receiver exists. `[any thread]`
     fn bay_thread_send_fn(host: *const bay_host, thread: u64, msg: *mut bay_msg) -> i32;
-    /// The host's clock in nanoseconds, cached once a round on a reactor. `[any thread]`
+    /// Returns the host's clock in nanoseconds. A reactor reads the clock once a round. `[any thread]`
     fn bay_now_ns_fn(host: *const bay_host) -> u64;
 
-    /// Adds a poller to the current thread; `period_us` 0 = every round. Returns 0 and its handle. `[reactor]`
+    /// Adds a poller to the current thread and stores its handle. `period_us` 0 = every round. Returns 0 or a negative
+    /// errno. `[reactor]`
     fn bay_poller_register_fn(host: *const bay_host, ops: *const bay_poller_ops, ctx: *mut c_void, period_us: u64, name: bay_str, poller: *mut u64) -> i32;
-    /// Removes, pauses or resumes a poller, also from inside its own run. `[thread of the poller]`
+    /// Removes, pauses or resumes a poller. A poller may call it for itself. `[thread of the poller]`
     fn bay_poller_fn(host: *const bay_host, poller: u64) -> i32;
-    /// Adds (`events` as poll(2)'s) or removes (`events` 0) a file descriptor that ends the thread's sleep. `[thread of the poller]`
+    /// Adds a file descriptor that wakes the thread (`events` as in poll(2)), or removes it (`events` = 0).
+    /// `[thread of the poller]`
     fn bay_poller_wake_fd_fn(host: *const bay_host, poller: u64, fd: i32, events: u32) -> i32;
 
-    /// Makes one thread's state of an io_device in `ctx_size` zeroed bytes. `[reactor]`
+    /// Creates one thread's channel of an io_device in `ctx_size` zeroed bytes. `[reactor]`
     fn bay_io_device_create_fn(device: *mut c_void, chan: *mut c_void) -> i32;
-    /// Ends one thread's state. `[thread of the channel]`
+    /// Destroys one thread's channel. `[thread of the channel]`
     fn bay_io_device_destroy_fn(device: *mut c_void, chan: *mut c_void);
     /// Registers an io_device. `[app thread]`
     fn bay_io_device_register_fn(host: *const bay_host, ctx: *mut c_void, create: Option<bay_io_device_create_fn>, destroy: Option<bay_io_device_destroy_fn>, ctx_size: u32, name: bay_str, device: *mut u64) -> i32;
-    /// Unregisters it; `done` when the last channel has gone. `[app thread]`
+    /// Unregisters an io_device. The host calls `done` when the last channel is closed. `[app thread]`
     fn bay_io_device_unregister_fn(host: *const bay_host, device: u64, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
-    /// The current thread's channel, counted; NULL when `create` failed. `[reactor]`
+    /// Returns the current thread's channel and counts the reference; NULL when `create` failed. `[reactor]`
     fn bay_io_device_chan_get_fn(host: *const bay_host, device: u64, chan: *mut u64) -> *mut c_void;
-    /// Gives it back. `[thread of the get]`
+    /// Releases a channel. `[thread of the get]`
     fn bay_io_device_chan_put_fn(host: *const bay_host, chan: u64);
 
-    /// A buffer of at least `len` bytes, 4096-aligned, in a DMA region; NULL = none: `wait`, if not NULL, is queued. `[reactor]`
+    /// Returns a buffer of at least `len` bytes in a DMA region, 4096-aligned. Returns NULL when no buffer is free; then
+    /// the host queues `wait`, if it is not NULL. `[reactor]`
     fn bay_buf_get_fn(host: *const bay_host, len: u32, region: *mut u32, wait: *mut bay_wait) -> *mut c_void;
-    /// Gives a buffer back; `len` as asked for. `[reactor]`
+    /// Returns a buffer to its pool. `len` must be as requested. `[reactor]`
     fn bay_buf_put_fn(host: *const bay_host, buf: *mut c_void, len: u32);
-    /// Leaves the queue of waiters. `[thread of the wait]`
+    /// Removes a waiter from the queue. `[thread of the wait]`
     fn bay_buf_abort_fn(host: *const bay_host, wait: *mut bay_wait);
-    /// The pool that buffers of `len` bytes come from: stores the size of its buffers in bytes, and how many of them one thread can always get when nobody else holds any. -EINVAL: no pool has buffers of that size. `[any thread]`
+    /// Describes the pool of buffers for `len` bytes. Stores the size of its buffers in bytes, and how many of them one
+    /// thread can always get when no other thread holds any. -EINVAL: no pool has buffers of that size. `[any thread]`
     fn bay_buf_pool_fn(host: *const bay_host, len: u32, size: *mut u32, count: *mut u64) -> i32;
 
-    /// Zeroed memory that devices can reach; aligned to `align` (a power of two). NULL = none. `[control]`
+    /// Allocates zeroed memory that devices can access, aligned to `align` (a power of two). NULL when it fails. `[control]`
     fn bay_mem_alloc_fn(host: *const bay_host, len: u64, align: u64, numa: i32, region: *mut u32) -> *mut c_void;
-    /// Frees it. `[control]`
+    /// Frees memory that `alloc` returned. `[control]`
     fn bay_mem_free_fn(host: *const bay_host, addr: *mut c_void, len: u64);
-    /// Makes part of an allocation read as zeroes, and returns its whole pages to the system unless the host uses hugepages. The time grows with `len`: zero about 1 MiB a round. 0 or -EINVAL. `[any thread]`
+    /// Zeroes part of an allocation. Returns its whole pages to the system unless the host uses hugepages. The time grows
+    /// with `len`, so zero about 1 MiB a round. 0 or -EINVAL. `[any thread]`
     fn bay_mem_zero_fn(host: *const bay_host, addr: *mut c_void, len: u64) -> i32;
-    /// Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]`
+    /// Maps `len` bytes at `offset` of a shared file and stores the region's number. The caller keeps the file descriptor.
+    /// -EINVAL when the file does not have these bytes or when they are not whole pages. `[app thread]`
     fn bay_mem_region_import_fn(host: *const bay_host, fd: i32, offset: u64, len: u64, region: *mut u32) -> i32;
-    /// Removes an imported region: watchers are told, and when each has released it the memory is unmapped; then `done`. `[app thread]`
+    /// Removes an imported region. The host notifies the watchers, unmaps the memory when all have released it, then
+    /// calls `done`. `[app thread]`
     fn bay_mem_region_remove_fn(host: *const bay_host, region: u32, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
-    /// The region that holds all of `len` bytes at `addr`; 0 = plain memory. Takes a lock: not for the data path. `[any thread]`
+    /// Returns the region that contains all `len` bytes at `addr`; 0 = plain memory. Takes a lock: do not call it on the
+    /// data path. `[any thread]`
     fn bay_mem_region_of_fn(host: *const bay_host, addr: *const c_void, len: u64) -> u32;
-    /// An imported region came, or goes. `[app thread]`
+    /// An imported region was added, or is being removed. `[app thread]`
     fn bay_mem_region_changed_fn(ctx: *mut c_void, region: u32);
-    /// Watches imported regions; those that are there are told soon. A region that goes stays mapped until `region_release`. `[app thread]`
+    /// Watches imported regions. The host soon reports the existing ones as well. A region that is being removed stays
+    /// mapped until `region_release`. `[app thread]`
     fn bay_mem_watch_fn(host: *const bay_host, added: Option<bay_mem_region_changed_fn>, removing: Option<bay_mem_region_changed_fn>, ctx: *mut c_void, watch: *mut u64) -> i32;
-    /// Ends a watch; it has released every region. `[app thread]`
+    /// Ends a watch. The watcher has released every region before. `[app thread]`
     fn bay_mem_unwatch_fn(host: *const bay_host, watch: u64) -> i32;
-    /// The watcher has let go of a region that is being removed. `[any thread]`
+    /// The watcher releases a region that is being removed. `[any thread]`
     fn bay_mem_region_release_fn(host: *const bay_host, watch: u64, region: u32) -> i32;
 
-    /// A call: `params` is JSON text, valid for the call. Answered exactly once by `reply` or `error`. `[app thread]`
+    /// Handles a call. `params` is JSON text, valid for the call. The method answers exactly once, with `reply` or
+    /// `error`. `[app thread]`
     fn bay_rpc_call_fn(ctx: *mut c_void, req: u64, params: bay_str);
     /// Registers a method. -EEXIST when the name is taken. `[app thread]`
     fn bay_rpc_register_fn(host: *const bay_host, method: *const bay_rpc_method, id: *mut u64) -> i32;
-    /// Unregisters a method; calls in flight may still be answered. `[app thread]`
+    /// Unregisters a method. It may still answer calls in flight. `[app thread]`
     fn bay_rpc_unregister_fn(host: *const bay_host, id: u64) -> i32;
-    /// Answers with a result, as JSON text. `[any thread]`
+    /// Answers a call with a result, as JSON text. `[any thread]`
     fn bay_rpc_reply_fn(host: *const bay_host, req: u64, result: bay_str) -> i32;
-    /// Answers with an error; `data` is JSON text or empty. `[any thread]`
+    /// Answers a call with an error. `data` is JSON text or empty. `[any thread]`
     fn bay_rpc_error_fn(host: *const bay_host, req: u64, code: i32, message: bay_str, data: bay_str) -> i32;
 
-    /// A provider goes away: release the reference soon. `[app thread]`
+    /// The provider withdraws the table: release the reference soon. `[app thread]`
     fn bay_broker_revoked_fn(arg: *mut c_void);
-    /// Offers a table under an id such as `bay.nvmf_target/1`. `[app thread]`
+    /// Provides a table under an id such as `bay.nvmf_target/1`. `[app thread]`
     fn bay_broker_provide_fn(host: *const bay_host, id: bay_str, table: *const c_void, handle: *mut u64) -> i32;
-    /// Withdraws it; `done` when every reference was released. `[app thread]`
+    /// Withdraws a table. The host calls `done` when all references are released. `[app thread]`
     fn bay_broker_withdraw_fn(host: *const bay_host, handle: u64, done: Option<bay_cb_fn>, arg: *mut c_void) -> i32;
-    /// Another plugin's table, which stays valid until `release`; NULL when nobody provides it, though the host may have loaded what does. `[app thread]`
+    /// Returns another plugin's table, valid until `release`. NULL when no plugin provides it, even if the host has
+    /// loaded the plugin that will. `[app thread]`
     fn bay_broker_acquire_fn(host: *const bay_host, id: bay_str, revoked: Option<bay_broker_revoked_fn>, arg: *mut c_void, reference: *mut u64) -> *const c_void;
-    /// Gives a reference back. `[app thread]`
+    /// Releases a reference. `[app thread]`
     fn bay_broker_release_fn(host: *const bay_host, reference: u64) -> i32;
 
     /// Appends an event for `notify_get_notifications`. `[any thread]`
     fn bay_notify_fn(host: *const bay_host, kind: bay_str, context: bay_str);
-    /// Writes the plugin's part of the configuration of a subsystem: JSON objects, comma-separated. `[app thread]`
+    /// Writes the plugin's part of a subsystem's configuration, as comma-separated JSON objects. `[app thread]`
     fn bay_subsystem_config_fn(ctx: *mut c_void, sink: *const bay_sink);
-    /// Declares that this plugin is (part of) a subsystem of `framework_get_subsystems`. `[app thread]`
+    /// Declares that this plugin is a subsystem, or part of one, in `framework_get_subsystems`. `[app thread]`
     fn bay_subsystem_register_fn(host: *const bay_host, name: bay_str, config: Option<bay_subsystem_config_fn>, ctx: *mut c_void) -> i32;
-    /// Ends an asynchronous stop: everything of the plugin is quiet. `[app thread]`
+    /// Begins an asynchronous stop. The plugin calls `done` when it has no work left. `[app thread]`
     fn bay_quiesce_begin_fn(state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void);
     /// The log level changed. `[app thread]`
     fn bay_log_changed_fn(state: *mut c_void);
 
-    /// Work that may block. `[worker]`
+    /// Does work that may block. `[worker]`
     fn bay_job_fn(arg: *mut c_void);
-    /// Queues a job for a worker. The job is the host's until its `done` is received. -EAGAIN when too many wait. `[any lightweight thread]`
+    /// Queues a job for a worker. The host owns the job until the submitter receives `done`. -EAGAIN when too many jobs
+    /// wait. `[any lightweight thread]`
     fn bay_worker_submit_fn(host: *const bay_host, job: *mut bay_job) -> i32;
-    /// Takes a job back: 0 = it never runs and `done` is not sent, -EBUSY = it runs or has run. `[thread of the submit]`
+    /// Cancels a job. 0 = the job does not run and `done` is not sent; -EBUSY = it is running or has run.
+    /// `[thread of the submit]`
     fn bay_worker_cancel_fn(host: *const bay_host, job: *mut bay_job) -> i32;
 }
 
 structs! {
-    /// An intrusive message: the sender's memory until it is received.
+    /// An intrusive message. The memory belongs to the sender, and is in use until the message is received.
     closed struct bay_msg {
         /// Called on the receiving thread.
         call: Option<bay_msg_fn>,
-        /// Its argument.
+        /// Argument of `call`.
         arg: *mut c_void,
-        /// The host's while in flight.
+        /// For the host's use while the message is in flight.
         link: *mut c_void,
         /// Zero.
         rsv: u64,
     }
 
-    /// What a poller does.
+    /// The functions of a poller.
     open struct bay_poller_ops {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
         /// Zero.
         flags: u32,
-        /// One round. Required.
+        /// Runs one round. Required.
         run: Option<bay_poll_fn>,
-        /// Arm the wake-ups, then look again: 0 = may sleep, more = there is work. NULL = only polled, the reactor never sleeps.
+        /// Arms the wake-ups, then checks for work: 0 = the thread may sleep, more than 0 = there is work. If NULL, the
+        /// reactor never sleeps.
         prepare_sleep: Option<bay_poll_fn>,
-        /// The sleep is over; may be NULL.
+        /// The thread has woken up; may be NULL.
         woke: Option<bay_poller_woke_fn>,
-        /// The next deadline; may be NULL.
+        /// Returns the next deadline; may be NULL.
         next_ns: Option<bay_poller_next_fn>,
     }
 
@@ -172,21 +188,21 @@ structs! {
         size: u32,
         /// Zero.
         flags: u32,
-        /// Current thread.
+        /// Returns the current thread.
         current: Option<bay_thread_current_fn>,
-        /// App thread.
+        /// Returns the app thread.
         app_thread: Option<bay_thread_app_fn>,
         /// Walks the cores that have reactors.
         next_core: Option<bay_thread_next_core_fn>,
-        /// Makes a thread.
+        /// Creates a thread.
         create: Option<bay_thread_create_fn>,
-        /// Ends the current one.
+        /// Ends the current thread.
         exit: Option<bay_thread_exit_fn>,
-        /// Moves one.
+        /// Moves a thread.
         set_cpumask: Option<bay_thread_set_cpumask_fn>,
         /// Sends a message.
         send: Option<bay_thread_send_fn>,
-        /// The clock.
+        /// Returns the time.
         now_ns: Option<bay_now_ns_fn>,
     }
 
@@ -198,81 +214,81 @@ structs! {
         flags: u32,
         /// Adds a poller.
         register: Option<bay_poller_register_fn>,
-        /// Removes it.
+        /// Removes a poller.
         unregister: Option<bay_poller_fn>,
-        /// Pauses it.
+        /// Pauses a poller.
         pause: Option<bay_poller_fn>,
-        /// Resumes it.
+        /// Resumes a poller.
         resume: Option<bay_poller_fn>,
-        /// Its file descriptors.
+        /// Adds or removes a file descriptor that wakes the thread.
         wake_fd: Option<bay_poller_wake_fd_fn>,
     }
 
-    /// `bay.draft.io_device/1`: shared objects with one state per thread, apart from bdevs.
+    /// `bay.draft.io_device/1`: shared objects, other than bdevs, with one channel per thread.
     open struct bay_io_device_api {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
         /// Zero.
         flags: u32,
-        /// Registers.
+        /// Registers an io_device.
         register: Option<bay_io_device_register_fn>,
-        /// Unregisters.
+        /// Unregisters an io_device.
         unregister: Option<bay_io_device_unregister_fn>,
-        /// Gets a channel.
+        /// Gets the current thread's channel.
         chan_get: Option<bay_io_device_chan_get_fn>,
-        /// Puts it.
+        /// Releases a channel.
         chan_put: Option<bay_io_device_chan_put_fn>,
     }
 
-    /// `bay.buf/1`: buffers from the host's pools, with a place in the queue.
+    /// `bay.buf/1`: buffers from the host's pools. Callers wait in a queue when a pool is empty.
     open struct bay_buf_api {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
         /// Largest buffer, in bytes.
         max_len: u32,
-        /// Gets one.
+        /// Gets a buffer.
         get: Option<bay_buf_get_fn>,
-        /// Puts it.
+        /// Returns a buffer.
         put: Option<bay_buf_put_fn>,
-        /// Leaves the queue.
+        /// Removes a waiter from the queue.
         abort: Option<bay_buf_abort_fn>,
         /// Describes a pool.
         pool: Option<bay_buf_pool_fn>,
     }
 
-    /// `bay.mem/1`: memory that devices can reach.
+    /// `bay.mem/1`: memory that devices can access.
     open struct bay_mem_api {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
         /// Zero.
         flags: u32,
-        /// Allocates.
+        /// Allocates memory.
         alloc: Option<bay_mem_alloc_fn>,
-        /// Frees.
+        /// Frees memory.
         free: Option<bay_mem_free_fn>,
-        /// The regions: number `n` at index `n`. Read without a call, on any thread, for the regions of requests in hand.
+        /// The region table: region `n` is at index `n`. Any thread may read the entries of the requests it has, without a call.
         regions: *const bay_region,
-        /// Elements of `regions`.
+        /// Number of elements of `regions`.
         nregions: u32,
-        /// NUMA nodes of the machine; `alloc` takes -1 and every number below.
+        /// Number of NUMA nodes of the machine. `alloc` accepts -1 and every number below this one.
         numa_nodes: u32,
-        /// Maps a shared file.
+        /// Maps a shared file as a region.
         region_import: Option<bay_mem_region_import_fn>,
         /// Removes an imported region.
         region_remove: Option<bay_mem_region_remove_fn>,
-        /// Finds the region of an address.
+        /// Returns the region of an address.
         region_of: Option<bay_mem_region_of_fn>,
         /// Watches imported regions.
         watch: Option<bay_mem_watch_fn>,
         /// Ends a watch.
         unwatch: Option<bay_mem_unwatch_fn>,
-        /// Answers the removal of a region.
+        /// Releases a region that is being removed.
         region_release: Option<bay_mem_region_release_fn>,
         /// Zeroes part of an allocation.
         zero: Option<bay_mem_zero_fn>,
     }
 
-    /// One memory region, as requests name it by number.
+    /// One memory region. Requests refer to it by its number.
     closed struct bay_region {
         /// First byte.
         addr: *mut c_void,
@@ -286,19 +302,19 @@ structs! {
         rsv0: u32,
     }
 
-    /// One method of the control plane.
+    /// One RPC method.
     open struct bay_rpc_method {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
         /// `BAY_RPC_*`.
         states: u32,
-        /// Name.
+        /// Name of the method.
         name: bay_str,
         /// The declaration as JSON text: parameters, result, errors, aliases, role.
         schema: bay_str,
-        /// The method.
+        /// Handles a call.
         call: Option<bay_rpc_call_fn>,
-        /// Its first argument.
+        /// First argument of `call`.
         ctx: *mut c_void,
     }
 
@@ -310,27 +326,27 @@ structs! {
         flags: u32,
         /// Registers a method.
         register: Option<bay_rpc_register_fn>,
-        /// Unregisters it.
+        /// Unregisters a method.
         unregister: Option<bay_rpc_unregister_fn>,
-        /// Answers.
+        /// Answers a call with a result.
         reply: Option<bay_rpc_reply_fn>,
-        /// Refuses.
+        /// Answers a call with an error.
         error: Option<bay_rpc_error_fn>,
     }
 
-    /// `bay.broker/1`: plugin meets plugin.
+    /// `bay.broker/1`: plugins offer tables to other plugins.
     open struct bay_broker_api {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
         /// Zero.
         flags: u32,
-        /// Offers.
+        /// Provides a table.
         provide: Option<bay_broker_provide_fn>,
-        /// Withdraws.
+        /// Withdraws a table.
         withdraw: Option<bay_broker_withdraw_fn>,
-        /// Takes.
+        /// Returns another plugin's table.
         acquire: Option<bay_broker_acquire_fn>,
-        /// Gives back.
+        /// Releases a table.
         release: Option<bay_broker_release_fn>,
     }
 
@@ -346,7 +362,7 @@ structs! {
         subsystem: Option<bay_subsystem_register_fn>,
     }
 
-    /// `bay.quiesce/1`, offered by a plugin that has something to stop before `fini`.
+    /// `bay.quiesce/1`: offered by a plugin that must finish work before `fini`.
     open struct bay_quiesce {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
@@ -356,17 +372,18 @@ structs! {
         begin: Option<bay_quiesce_begin_fn>,
     }
 
-    /// Work that may block, for a thread of the host: the submitter's memory.
+    /// Work that may block, for a worker thread of the host. The memory belongs to the submitter.
     closed struct bay_job {
-        /// The work.
+        /// Does the work, on the worker.
         run: Option<bay_job_fn>,
-        /// Its argument.
+        /// Argument of `run`.
         arg: *mut c_void,
-        /// Sent to the submitting thread when `run` has returned.
+        /// The host sends this message to the submitting thread when `run` has returned.
         done: bay_msg,
     }
 
-    /// `bay.draft.worker/1`: a few threads of the host's for work that blocks. A plugin is finalised after the last of its jobs.
+    /// `bay.draft.worker/1`: a few threads of the host for work that blocks. The host calls `fini` of a plugin only after
+    /// all its jobs have finished.
     open struct bay_worker_api {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
@@ -374,23 +391,23 @@ structs! {
         flags: u32,
         /// Queues a job.
         submit: Option<bay_worker_submit_fn>,
-        /// Takes it back.
+        /// Cancels a job.
         cancel: Option<bay_worker_cancel_fn>,
     }
 
-    /// `bay.log/1`, offered by a plugin that caches the log level.
+    /// `bay.log/1`: offered by a plugin that caches the log level.
     open struct bay_log_iface {
         /// Size of this struct as the plugin was compiled, in bytes.
         size: u32,
         /// Zero.
         flags: u32,
-        /// The level changed.
+        /// The log level changed.
         changed: Option<bay_log_changed_fn>,
     }
 }
 
-#[expect(unsafe_code, reason = "the table names memory that is there as long as the host")]
-// SAFETY: the table never changes, and what `regions` points to is written with atomics.
+#[expect(unsafe_code, reason = "the table points to memory that lives as long as the host")]
+// SAFETY: the table never changes, and the host writes the entries of `regions` with atomics.
 unsafe impl Send for bay_mem_api {}
 #[expect(unsafe_code, reason = "as above")]
 // SAFETY: as above.

@@ -1,12 +1,12 @@
-//! Texts of the other side, and the sink that collects them.
-#![expect(unsafe_code, reason = "reads texts of the other side")]
+//! Texts that cross the ABI, and the sink that collects them.
+#![expect(unsafe_code, reason = "reads texts of the other side of the ABI")]
 
 use crate::door::{bay_sink, bay_str};
 use alloc::string::String;
 use core::ffi::c_void;
 
 impl bay_str {
-    /// Borrows `text` for as long as the caller keeps it.
+    /// Borrows `text`. The caller keeps `text` alive as long as the result is in use.
     #[must_use]
     pub const fn new(text: &str) -> Self {
         Self { ptr: text.as_ptr(), len: text.len() }
@@ -15,10 +15,10 @@ impl bay_str {
     /// The empty text.
     pub const EMPTY: Self = Self { ptr: core::ptr::null(), len: 0 };
 
-    /// The text; `None` when it is longer than `len_max` bytes or not UTF-8.
+    /// Returns the text, or `None` when it is longer than `len_max` bytes or not UTF-8.
     ///
     /// # Safety
-    /// `ptr` is NULL or points to `len` bytes that stay as they are for `'a`.
+    /// `ptr` is NULL or points to `len` bytes that stay valid and unchanged for `'a`.
     #[must_use]
     pub unsafe fn borrow<'a>(self, len_max: usize) -> Option<&'a str> {
         if self.len == 0 {
@@ -27,13 +27,13 @@ impl bay_str {
         if self.ptr.is_null() || self.len > len_max.min(isize::MAX as usize) {
             return None;
         }
-        // SAFETY: the caller's promise; not NULL, and the length was checked.
+        // SAFETY: the caller's promise; `ptr` is not NULL, and the length was checked.
         let bytes = unsafe { core::slice::from_raw_parts(self.ptr, self.len) };
         core::str::from_utf8(bytes).ok()
     }
 }
 
-/// A text that the other side writes piece by piece.
+/// Collects a text that the other side writes piece by piece.
 #[derive(Debug)]
 pub struct Collected {
     text: String,
@@ -41,18 +41,18 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// An empty text of at most `len_max` bytes. Pieces that do not fit, or are not UTF-8, are dropped.
+    /// Creates an empty text of at most `len_max` bytes. It drops pieces that do not fit or are not UTF-8.
     #[must_use]
     pub const fn new(len_max: usize) -> Self {
         Self { text: String::new(), len_max }
     }
 
-    /// Where the other side writes. Valid until `self` moves or is used again.
+    /// Returns a sink that writes into `self`. Valid until `self` moves or is used again.
     pub fn sink(&mut self) -> bay_sink {
         bay_sink { ctx: core::ptr::from_mut(self).cast(), write: Some(write) }
     }
 
-    /// What was written.
+    /// Returns the collected text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
@@ -60,7 +60,7 @@ impl Collected {
 }
 
 /// # Safety
-/// `ctx` is from [`Collected::sink`] and nobody else uses it now; `piece` is valid for the call.
+/// `ctx` is from [`Collected::sink`] and no one else uses it during the call; `piece` is valid for the call.
 unsafe extern "C" fn write(ctx: *mut c_void, piece: bay_str) {
     // SAFETY: by contract.
     let Some(collected) = (unsafe { ctx.cast::<Collected>().as_mut() }) else { return };
@@ -85,7 +85,7 @@ mod tests {
             (bay_str { ptr: core::ptr::null(), len: 1 }, 9, false),
             (bay_str { ptr: bytes.as_ptr(), len: 1 }, 9, false),
         ] {
-            // SAFETY: borrowed from constants and `bytes`.
+            // SAFETY: the texts borrow constants and `bytes`.
             assert_eq!(unsafe { text.borrow(len_max) }.is_some(), is_ok);
         }
     }
@@ -95,7 +95,7 @@ mod tests {
         let mut collected = Collected::new(4);
         let sink = collected.sink();
         for piece in ["abc", "de", "f"] {
-            // SAFETY: the sink's own context, and a constant.
+            // SAFETY: `ctx` is the sink's own, and the piece is a constant.
             unsafe { sink.write.unwrap()(sink.ctx, bay_str::new(piece)) };
         }
         assert_eq!(collected.into_text(), "abcf");
