@@ -1,5 +1,5 @@
-//! The app thread as a type: what may be called only there wants an [`App`].
-#![expect(unsafe_code, reason = "entries of the host state on which thread they run")]
+//! The app thread as a type: a function that is allowed only there takes an [`App`].
+#![expect(unsafe_code, reason = "each entry from the host states its thread")]
 
 use crate::error::{Error, Result, errno};
 use crate::thread;
@@ -7,21 +7,20 @@ use std::marker::PhantomData;
 
 /// Shows that this code runs on the app thread, where the control plane runs.
 ///
-/// The SDK lends it to `start`, `stop`, methods, `create`, events and examination. It cannot be sent
-/// to another thread, and it cannot be kept: it is only ever lent. What may be called only on the app
-/// thread takes it as an argument. The host checks the same at run time and answers `EPERM`.
+/// The SDK lends it to `start`, `stop`, methods, `create`, events and examination. A plugin cannot send it to
+/// another thread and cannot keep it. A function that is allowed only on the app thread takes it as an argument.
+/// The host checks the thread at run time as well, and answers `EPERM` on any other.
 #[derive(Debug)]
 pub struct App(PhantomData<*const ()>);
 
 impl App {
     /// # Safety
-    /// Only the app thread runs the code that gets the reference, and that code cannot keep it.
+    /// The caller is on the app thread, and the code that receives the reference cannot keep it.
     pub(crate) const unsafe fn assume<'a>() -> &'a Self {
         &Self(PhantomData)
     }
 
-    /// Runs `body` if this is the app thread: for code that another way has brought there, such as a
-    /// poller. `[any thread]`
+    /// Runs `body` if this is the app thread. For code that has no [`App`] at hand, such as a poller. `[any thread]`
     ///
     /// # Errors
     /// `EPERM` on any other thread.
@@ -30,7 +29,7 @@ impl App {
             let why = "called outside of the app thread; allowed: the app thread only";
             return Err(Error::new(errno::EPERM, why));
         }
-        // SAFETY: just checked; the closure cannot keep the reference.
+        // SAFETY: the thread was just checked; the closure cannot keep the reference.
         Ok(body(unsafe { Self::assume() }))
     }
 }

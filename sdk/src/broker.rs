@@ -1,5 +1,5 @@
-//! Plugin meets plugin: tables offered and taken under ids of plugin-api.
-#![expect(unsafe_code, reason = "tables cross the library's edge as pointers")]
+//! The broker: plugins provide tables to each other, under ids from plugin-api.
+#![expect(unsafe_code, reason = "tables cross the ABI as pointers")]
 
 use crate::app::App;
 use crate::entry::enter;
@@ -10,42 +10,42 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
 
-/// A table that plugins offer each other.
+/// A table that one plugin provides to others.
 ///
 /// # Safety
-/// `ID` names this type in plugin-api.
+/// `ID` is the id of this type in plugin-api.
 pub unsafe trait Interface: Open + 'static {
-    /// The id under which it is offered.
+    /// The table's id.
     const ID: &'static str;
 }
 
-// SAFETY: `bay.nvmf_target/1` is this table.
+// SAFETY: `bay.nvmf_target/1` is the id of this table.
 unsafe impl Interface for api::bay_nvmf_target_api {
     const ID: &'static str = api::id::NVMF_TARGET;
 }
 
-/// A table on offer; dropping it withdraws the offer. It stays on the app thread.
+/// A provided table. Dropping it withdraws the table. It stays on the app thread.
 #[derive(Debug)]
 pub struct Provided<T: Interface> {
     handle: u64,
     table: *mut T,
 }
 
-/// Offers `table` to other plugins. `[app thread]`
+/// Provides `table` to other plugins. `[app thread]`
 ///
 /// # Errors
-/// `EEXIST` when another plugin offers the id.
+/// `EEXIST` when another plugin provides the id.
 pub fn provide<T: Interface>(_app: &App, table: T) -> Result<Provided<T>> {
     let host = host();
     let table = Box::into_raw(Box::new(table));
     let mut handle = 0;
-    // SAFETY: the table lives until the withdrawal is done.
+    // SAFETY: the table lives until the host reports that it is withdrawn.
     let status = unsafe {
         let id = bay_str::new(T::ID);
         (host.broker.provide)(host.raw, id, table.cast_const().cast(), &raw mut handle)
     };
     if let Err(error) = check(status, T::ID) {
-        // SAFETY: a refused table is still ours.
+        // SAFETY: the host refused the table, so this function still owns it.
         drop(unsafe { Box::from_raw(table) });
         return Err(error);
     }
@@ -56,7 +56,7 @@ impl<T: Interface> Drop for Provided<T> {
     fn drop(&mut self) {
         let host = host();
         let arg = self.table.cast();
-        // SAFETY: the handle is ours; the table is freed when every reference is gone.
+        // SAFETY: `self` owns the handle; `withdrawn` frees the table when all references are released.
         let status =
             unsafe { (host.broker.withdraw)(host.raw, self.handle, Some(withdrawn::<T>), arg) };
         if status != 0 {
@@ -66,11 +66,11 @@ impl<T: Interface> Drop for Provided<T> {
 }
 
 unsafe extern "C" fn withdrawn<T>(arg: *mut c_void, _status: i32) {
-    // SAFETY: the box of `provide`; nobody refers to it any more.
+    // SAFETY: `arg` is the box from `provide`; no reference to the table is left.
     drop(unsafe { Box::from_raw(arg.cast::<T>()) });
 }
 
-/// Another plugin's table; dropping it gives it back. It stays on the app thread.
+/// A reference to another plugin's table. Dropping it releases the reference. It stays on the app thread.
 pub struct Reference<T: Interface> {
     reference: u64,
     table: T,
@@ -86,19 +86,19 @@ impl<T: Interface> std::fmt::Debug for Reference<T> {
 }
 
 impl<T: Interface> Reference<T> {
-    /// A copy of the table: what the provider does not have is `None`. What it names is valid while
-    /// the reference is.
+    /// A copy of the table. Functions that the provider lacks are `None`. Its pointers are valid as long as the
+    /// reference.
     #[must_use]
     pub fn table(&self) -> &T {
         &self.table
     }
 }
 
-/// Takes the table that another plugin offers as `T`. `revoked` is called when the provider goes away:
-/// drop the reference soon. `[app thread]`
+/// Acquires the table `T` of another plugin. The host calls `revoked` when the provider withdraws the table:
+/// drop the reference soon afterwards. `[app thread]`
 ///
 /// # Errors
-/// `ENOENT` when nobody offers it.
+/// `ENOENT` when no plugin provides it.
 pub fn acquire<T: Interface>(
     _app: &App,
     revoked: impl FnOnce(&App) + 'static,
@@ -108,18 +108,18 @@ pub fn acquire<T: Interface>(
     let revoked = Rc::into_raw(revoked);
     let arg = revoked.cast_mut().cast();
     let mut reference = 0;
-    // SAFETY: `arg` lives until the release; the result through the call.
+    // SAFETY: `arg` lives until the release, the result variable as long as the call.
     let table = unsafe {
         let id = bay_str::new(T::ID);
         (host.broker.acquire)(host.raw, id, Some(provider_goes), arg, &raw mut reference)
     };
-    // SAFETY: NULL, or the table that the id names.
+    // SAFETY: NULL, or the table with this id.
     let Some(table) = (unsafe { copy_open(table.cast::<T>()) }) else {
         if !table.is_null() {
-            // SAFETY: the reference just given.
+            // SAFETY: the host has just returned this reference.
             unsafe { (host.broker.release)(host.raw, reference) };
         }
-        // SAFETY: the host keeps nothing of a refused or released acquire.
+        // SAFETY: the host does not use `arg` after it refused the call or released the reference.
         drop(unsafe { Rc::from_raw(revoked) });
         return Err(Error::new(errno::ENOENT, format!("no plugin provides {}", T::ID)));
     };
@@ -128,11 +128,11 @@ pub fn acquire<T: Interface>(
 
 unsafe extern "C" fn provider_goes(arg: *mut c_void) {
     let revoked = arg.cast_const().cast::<Revoked>();
-    // SAFETY: the reference is not released yet.
+    // SAFETY: the reference is not released yet, so its count on `revoked` is still held.
     unsafe { Rc::increment_strong_count(revoked) };
-    // SAFETY: the count just taken: the callback may drop the reference.
+    // SAFETY: this code owns the count it has just added; the callback may drop the reference.
     let revoked = unsafe { Rc::from_raw(revoked) };
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     enter((), move || {
         if let Some(call) = revoked.take() {
@@ -145,9 +145,9 @@ unsafe extern "C" fn provider_goes(arg: *mut c_void) {
 impl<T: Interface> Drop for Reference<T> {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: `self` owns the reference.
         unsafe { (host.broker.release)(host.raw, self.reference) };
-        // SAFETY: released, so the host calls no more.
+        // SAFETY: the reference is released, so the host does not call `revoked` again.
         drop(unsafe { Rc::from_raw(self.revoked) });
     }
 }

@@ -1,35 +1,35 @@
-//! How a control operation fails, and how an I/O ends.
+//! Errors of control operations, and statuses of I/Os.
 
 use drivebay_plugin_api as api;
 use std::fmt;
 
 pub use drivebay_spec_errno::{Error, Result, errno};
 
-/// The error for a negative errno that the host gave for `what`.
+/// Makes the error for a negative errno that the host returned from `what`.
 pub(crate) fn from_host(status: i32, what: impl fmt::Display) -> Error {
     if status == -errno::ENODEV {
         return Error::no_such_device();
     }
     let why = std::io::Error::from_raw_os_error(status.saturating_abs()).to_string();
-    // The code goes beside the text.
+    // The error code is shown next to the text, so cut it off here.
     let why = why.split(" (os error").next().unwrap_or_default();
     Error::new(status, format!("{what}: {why}"))
 }
 
-/// `Ok` for 0, else the error for a negative errno of the host.
+/// Returns `Ok` for 0, or the error for a negative errno from the host.
 pub(crate) fn check(status: i32, what: impl fmt::Display) -> Result<()> {
     if status == 0 { Ok(()) } else { Err(from_host(status, what)) }
 }
 
-/// How an I/O ended: 0, a negative errno, or a `BAY_ST_*` of the ABI.
+/// The status of a completed I/O: 0, a negative errno, or a `BAY_ST_*` of the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Status(i32);
 
 impl Status {
-    /// Done.
+    /// The I/O succeeded.
     pub const SUCCESS: Self = Self(0);
-    /// Input or output failed.
+    /// The device failed to read or write.
     pub const IO_ERROR: Self = Self::errno(errno::EIO);
     /// The request is not allowed.
     pub const INVALID: Self = Self::errno(errno::EINVAL);
@@ -37,13 +37,13 @@ impl Status {
     pub const NOT_SUPPORTED: Self = Self::errno(errno::EOPNOTSUPP);
     /// The I/O to abort was not found.
     pub const NOT_FOUND: Self = Self::errno(errno::ENOENT);
-    /// No resource now: the bus submits the I/O again. Not allowed for a reset.
+    /// A resource is short: the bus submits the I/O again later. Not allowed for a reset.
     pub const NO_RESOURCE: Self = Self(api::BAY_ST_NOMEM);
-    /// Given back unstarted.
+    /// The module returned the I/O without starting it; the bus submits it again.
     pub const REQUEUE: Self = Self(api::BAY_ST_REQUEUE);
-    /// Aborted on request.
+    /// The I/O was aborted on request.
     pub const ABORTED: Self = Self(api::BAY_ST_ABORTED);
-    /// Compare found a difference.
+    /// A compare found a difference.
     pub const MISCOMPARE: Self = Self(api::BAY_ST_MISCOMPARE);
     /// The medium lost the data.
     pub const MEDIA: Self = Self(api::BAY_ST_MEDIA);
@@ -54,19 +54,19 @@ impl Status {
         Self(-errno)
     }
 
-    /// The status as it crosses the ABI.
+    /// Makes a status from its ABI value.
     #[must_use]
     pub const fn from_raw(raw: i32) -> Self {
         Self(raw)
     }
 
-    /// As it crosses the ABI.
+    /// The ABI value.
     #[must_use]
     pub const fn raw(self) -> i32 {
         self.0
     }
 
-    /// Whether the I/O did what it should.
+    /// Whether the I/O succeeded.
     #[must_use]
     pub const fn is_success(self) -> bool {
         self.0 == 0

@@ -1,4 +1,4 @@
-//! The host's tables, copied once when the library is initialised.
+//! The host's tables, copied once when the host initialises the library.
 #![expect(unsafe_code, reason = "reads the host's tables and shares them between threads")]
 
 use crate::error::{Error, Result, errno};
@@ -7,10 +7,10 @@ use drivebay_plugin_api as api;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-/// One library copy is one instance: it has one host.
+/// Each loaded copy of the library is one plugin instance and has one host.
 static HOST: OnceLock<Host> = OnceLock::new();
 
-/// What the host offers, every function known to be there.
+/// The host's required tables, with every function present.
 #[derive(Debug)]
 pub(crate) struct Host {
     /// First argument of every service.
@@ -26,19 +26,19 @@ pub(crate) struct Host {
     pub(crate) rpc: Rpc,
     pub(crate) broker: Broker,
     pub(crate) notify: Notify,
-    /// Of hosts that have it.
+    /// `None` on a host that lacks the interface.
     pub(crate) worker: Option<Worker>,
 }
 
-// SAFETY: the tables are constant from `init` to `fini`, and the host takes its own pointer on any thread.
+// SAFETY: the tables do not change between `init` and `fini`, and the host accepts its pointer on any thread.
 unsafe impl Send for Host {}
 // SAFETY: as above.
 unsafe impl Sync for Host {}
 
-/// The host's tables.
+/// Returns the host's tables.
 ///
 /// # Panics
-/// Before `init`: nothing of a plugin runs then.
+/// Before `init`. The host runs no code of a plugin then.
 #[inline]
 pub(crate) fn host() -> &'static Host {
     match HOST.get() {
@@ -47,7 +47,7 @@ pub(crate) fn host() -> &'static Host {
     }
 }
 
-/// The host's tables, if there are any yet.
+/// Returns the host's tables, or `None` before `init`.
 pub(crate) fn try_host() -> Option<&'static Host> {
     HOST.get()
 }
@@ -57,10 +57,10 @@ fn no_host() -> ! {
     panic!("the SDK is used before the host has called init")
 }
 
-/// Takes the host's tables. A second call of the same library keeps the first ones.
+/// Copies the host's tables. A second call in the same library keeps the first copies.
 ///
 /// # Errors
-/// `ENOSYS` naming what the host lacks.
+/// `ENOSYS`, naming the function that the host lacks.
 ///
 /// # Safety
 /// `raw` is the host's table, valid until `fini` returns.
@@ -68,7 +68,7 @@ pub(crate) unsafe fn adopt(raw: *const bay_host) -> Result<&'static Host> {
     // SAFETY: the caller's promise.
     let copied = unsafe { copy_open(raw) }
         .ok_or_else(|| Error::new(errno::EINVAL, "the host gave no table"))?;
-    // SAFETY: as above; the table and what it names stay valid.
+    // SAFETY: as above; the table and everything it points to stay valid.
     let host = unsafe { Host::read(raw, &copied) }?;
     Ok(HOST.get_or_init(|| host))
 }
@@ -84,15 +84,15 @@ macro_rules! tables {
 
         impl $Table {
             /// # Safety
-            /// `host` is the copy of the live host's table at `raw`.
+            /// `raw` is the live host's table, and `host` is a copy of it.
             unsafe fn read(raw: *const bay_host, host: &bay_host) -> Result<Self> {
                 let lacks = |what: &str| {
                     Error::new(errno::ENOSYS, format!("the host lacks {}{what}", $id))
                 };
                 let get = host.get_iface.ok_or_else(|| lacks(""))?;
-                // SAFETY: the host's own function on its own table.
+                // SAFETY: this is the host's function with its own table.
                 let table = unsafe { get(raw, bay_str::new($id), api::BAY_ABI_MINOR.into()) };
-                // SAFETY: the id says which table it is.
+                // SAFETY: the id determines the type of the table.
                 let table = unsafe { copy_open(table.cast::<api::$api>()) };
                 let table = table.ok_or_else(|| lacks(""))?;
                 Ok(Self { $(
@@ -198,7 +198,7 @@ tables! {
 
 impl Host {
     /// # Safety
-    /// `raw` is the live host's table and `host` its copy.
+    /// `raw` is the live host's table, and `host` is a copy of it.
     unsafe fn read(raw: *const bay_host, host: &bay_host) -> Result<Self> {
         let log = host.log.ok_or_else(|| Error::new(errno::ENOSYS, "the host lacks log"))?;
         if host.log_level.is_null() {
@@ -208,7 +208,7 @@ impl Host {
             raw,
             log_level: host.log_level,
             log,
-            // SAFETY: the caller's promise, here and below.
+            // SAFETY: the caller's promise; the same holds for all fields below.
             bdev: unsafe { Bdev::read(raw, host) }?,
             // SAFETY: as above.
             client: unsafe { Client::read(raw, host) }?,
@@ -232,17 +232,17 @@ impl Host {
     }
 }
 
-/// The memory interface with the functions that older hosts lack; `None` when the host does not offer it.
+/// The memory interface, with functions that older hosts lack; `None` when the host does not provide it.
 pub(crate) fn mem_table(host: &Host) -> Option<api::bay_mem_api> {
     let table = table(host, api::id::MEM)?;
-    // SAFETY: the table that the id names.
+    // SAFETY: the id determines the type of the table.
     unsafe { copy_open(table.cast::<api::bay_mem_api>()) }
 }
 
-/// The buffer interface with the functions that older hosts lack; `None` when the host does not offer it.
+/// The buffer interface, with functions that older hosts lack; `None` when the host does not provide it.
 pub(crate) fn buf_table(host: &Host) -> Option<api::bay_buf_api> {
     let table = table(host, api::id::BUF)?;
-    // SAFETY: the table that the id names.
+    // SAFETY: the id determines the type of the table.
     unsafe { copy_open(table.cast::<api::bay_buf_api>()) }
 }
 
@@ -258,35 +258,35 @@ fn table(host: &Host, id: &'static str) -> Option<*const c_void> {
     // SAFETY: the live host's table.
     let raw = unsafe { copy_open(host.raw) }?;
     let get = raw.get_iface?;
-    // SAFETY: the host's own function on its own table.
+    // SAFETY: this is the host's function with its own table.
     Some(unsafe { get(host.raw, bay_str::new(id), 0) })
 }
 
-/// The text that the host lends for one call; empty when it is not UTF-8.
+/// Reads a text that the host lends for one call. Returns an empty text when it is not UTF-8.
 ///
 /// # Safety
-/// `text` is readable for as long as the result is used.
+/// `text` is readable as long as the result is in use.
 pub(crate) unsafe fn text<'a>(text: bay_str) -> &'a str {
     // SAFETY: the caller's promise.
     unsafe { text.borrow(usize::MAX) }.unwrap_or_default()
 }
 
-/// Where a text of unknown length is written.
+/// Collects a text of unknown length for the host.
 #[derive(Debug)]
 pub struct Sink<'a>(&'a bay_sink);
 
 impl<'a> Sink<'a> {
     /// # Safety
-    /// `sink` is NULL or the host's, valid for `'a`.
+    /// `sink` is NULL, or a sink of the host that is valid for `'a`.
     pub(crate) unsafe fn new(sink: *const bay_sink) -> Option<Self> {
         // SAFETY: the caller's promise.
         unsafe { sink.as_ref() }.map(Self)
     }
 
-    /// Appends a piece.
+    /// Appends a piece of text.
     pub fn write(&self, text: &str) {
         if let Some(write) = self.0.write {
-            // SAFETY: the host's function with the host's context; the text lives through the call.
+            // SAFETY: the host's function with the host's context; the text outlives the call.
             unsafe { write(self.0.ctx, bay_str::new(text)) };
         }
     }

@@ -1,7 +1,7 @@
-//! What the author of a Drivebay plugin sees: safe traits over the ABI.
+//! The SDK for authors of Drivebay plugins: safe traits over the ABI.
 //!
-//! One library copy is one instance: the host's tables are taken once, in `init`, and the functions
-//! here use them. From outside inwards:
+//! Each loaded copy of the library is one plugin instance. `init` copies the host's tables once, and all
+//! functions here use them. The modules:
 //!
 //! - [`plugin!`] writes the door of the library; [`rpc`] its methods of the control plane.
 //! - [`bdev`] is for both sides of the bus: modules that make bdevs, and clients that use them.
@@ -10,7 +10,7 @@
 //! - [`thread`], [`poller`], [`buf`], [`mem`], [`notify`], [`broker`] are the host's services; [`pci`] is for those
 //!   to whom the operator grants it.
 //!
-//! Every entry of the host stops a panic. After the first one the library is not entered again.
+//! Every entry point catches panics. After the first panic the host cannot enter the library again.
 
 mod app;
 pub mod bdev;
@@ -42,7 +42,7 @@ pub use host::Sink;
 pub use plugin::Stopping;
 pub use {serde, serde_json, tracing};
 
-/// What most plugins name.
+/// The names that most plugins use.
 pub mod prelude {
     pub use crate::bdev::{
         Bdev, BdevIo, Buffers, Disk, Filter, Geometry, Info, IoFlags, IoQueue, IoResult, Op, OpSet,
@@ -57,7 +57,7 @@ pub mod prelude {
 
 #[doc(hidden)]
 pub mod private {
-    //! What the expansion of the macros names.
+    //! Names that the macros expand to.
     pub use crate::app::App;
     pub use crate::plugin::{Door, Library, Manifest, Plugin, Stopping, door, manifest};
     pub use drivebay_plugin_api as api;

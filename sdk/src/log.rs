@@ -1,6 +1,6 @@
-//! `tracing` events become lines of the host's log.
+//! Sends `tracing` events to the host's log.
 //!
-//! The host's levels are SPDK's: `error!` is error, `warn!` warning, `info!` notice, `debug!` info,
+//! The host's levels are SPDK's: `error!` becomes error, `warn!` warning, `info!` notice, `debug!` info,
 //! `trace!` debug.
 #![expect(unsafe_code, reason = "reads the host's log level and calls its log function")]
 
@@ -13,10 +13,10 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span, subscriber::Interest};
 
-/// Writes one line to the host's log; nothing without a host. `[any thread]`
+/// Writes one line to the host's log, or nothing when there is no host. `[any thread]`
 pub(crate) fn write(level: u32, target: &str, text: &str) {
     if let Some(host) = try_host() {
-        // SAFETY: the texts live through the call.
+        // SAFETY: the texts outlive the call.
         unsafe { (host.log)(host.raw, level, bay_str::new(target), bay_str::new(text)) };
     }
 }
@@ -28,7 +28,7 @@ thread_local! {
 
 /// Sends the library's `tracing` events and panics to the host.
 pub(crate) fn install() {
-    // Fails when the library was initialised before: then it stands already.
+    // This fails when the host initialises the library again: then the bridge is already installed.
     let _ = tracing::subscriber::set_global_default(Bridge);
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -50,7 +50,7 @@ pub(crate) fn poisoned() {
     write(api::BAY_LOG_ERROR, api::LOG_TARGET_POISONED, &last);
 }
 
-/// The host's level changed.
+/// Takes over a changed log level of the host.
 pub(crate) fn level_changed() {
     tracing::callsite::rebuild_interest_cache();
 }
@@ -69,7 +69,7 @@ fn host_level(level: Level) -> u32 {
 }
 
 fn wanted() -> u32 {
-    // SAFETY: the host's level stays readable until `fini`; it changes it atomically.
+    // SAFETY: the host's level stays readable until `fini`, and the host changes it atomically.
     let level = unsafe { AtomicU32::from_ptr(host().log_level.cast_mut()) };
     level.load(Ordering::Relaxed)
 }
@@ -108,7 +108,7 @@ impl Subscriber for Bridge {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The message, then ` field=value`.
+/// A log line: the message, then ` field=value` for each field.
 struct Line(String);
 
 impl Visit for Line {

@@ -1,5 +1,5 @@
-//! Memory that devices can reach.
-#![expect(unsafe_code, reason = "copies between shared memory and the buffers of I/O")]
+//! Memory that devices can access.
+#![expect(unsafe_code, reason = "copies between shared memory and I/O buffers")]
 
 use crate::bdev::{Buffers, Geometry, Range, Status};
 use crate::error::{Error, Result, errno};
@@ -10,39 +10,39 @@ use std::ptr::NonNull;
 
 /// Alignment of a region, in bytes.
 const ALIGN: u64 = 4096;
-/// The host zeroes ranges of at least this length, in bytes: it returns their memory to the system by a system call.
+/// Minimum length of a range that the host zeroes, in bytes. The host returns the memory to the system, by a system call.
 const GIVEN_BACK_MIN: usize = 64 << 10;
 
 /// Zeroed memory, addressed by blocks and shared by all threads.
 ///
-/// Overlapping accesses of two threads happen in no order, as those of two hosts to one disk do.
-/// The contents are only ever copied by raw pointers: no reference to them exists.
+/// Overlapping accesses of two threads have no defined order, like accesses of two hosts to one disk.
+/// The code copies the contents through raw pointers only and never creates a reference to them.
 #[derive(Debug)]
 pub struct DmaRegion {
     addr: NonNull<u8>,
     geometry: Geometry,
-    /// The host's function that zeroes memory; `None` on a host that is too old to have it.
+    /// The host's function that zeroes memory; `None` on a host that is too old.
     zero: Option<bay_mem_zero_fn>,
 }
 
-// SAFETY: owns its memory; the host frees it on any thread of the control plane.
+// SAFETY: the value owns its memory, and the host frees it on any thread of the control plane.
 unsafe impl Send for DmaRegion {}
-// SAFETY: no reference to the contents is made, only copies.
+// SAFETY: the code copies the contents and creates no reference to them.
 unsafe impl Sync for DmaRegion {}
 
 impl DmaRegion {
-    /// Memory for every block of `geometry`, on any NUMA node. `[control]`
+    /// Allocates memory for every block of `geometry`, on any NUMA node. `[control]`
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENOMEM` when the host has no memory left.
     pub fn alloc_zeroed(geometry: Geometry) -> Result<Self> {
         Self::alloc_zeroed_on(geometry, -1)
     }
 
-    /// Memory for every block of `geometry` on a NUMA node; -1 = any. `[control]`
+    /// Allocates memory for every block of `geometry` on a NUMA node; -1 = any. `[control]`
     ///
     /// # Errors
-    /// `EINVAL` for a node that the machine does not have, `ENOMEM`.
+    /// `EINVAL` for a node that the machine does not have, `ENOMEM` when the host has no memory left.
     pub fn alloc_zeroed_on(geometry: Geometry, numa: i32) -> Result<Self> {
         let nodes = region::numa_nodes();
         if numa < -1 || u32::try_from(numa).is_ok_and(|node| node >= nodes) {
@@ -51,7 +51,7 @@ impl DmaRegion {
         }
         let host = host();
         let (len, mut region) = (geometry.size_bytes(), 0);
-        // SAFETY: the result lives through the call.
+        // SAFETY: the result outlives the call.
         let addr = unsafe { (host.mem.alloc)(host.raw, len, ALIGN, numa, &raw mut region) };
         match NonNull::new(addr.cast()) {
             Some(addr) => {
@@ -64,7 +64,7 @@ impl DmaRegion {
         }
     }
 
-    /// Copies blocks of the region into the buffers; `EINVAL` when `range` is not within it.
+    /// Copies blocks of the region into the buffers. `EINVAL` when `range` is not within the region.
     #[must_use]
     pub fn read(&self, range: Range, buffers: Buffers<'_>) -> Status {
         let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
@@ -75,14 +75,14 @@ impl DmaRegion {
             let len = len.min(bytes.len() - done);
             // SAFETY: `done` is within `bytes`.
             let from = unsafe { from.add(done) };
-            // SAFETY: both are valid for `len` bytes; `copy` allows a client's buffer inside the region.
+            // SAFETY: both are valid for `len` bytes. They may overlap, because a client's buffer can be inside the region.
             unsafe { std::ptr::copy(from, addr, len) };
             done += len;
         }
         Status::SUCCESS
     }
 
-    /// Copies the buffers into blocks of the region; `EINVAL` when `range` is not within it.
+    /// Copies the buffers into blocks of the region. `EINVAL` when `range` is not within the region.
     #[must_use]
     pub fn write(&self, range: Range, buffers: Buffers<'_>) -> Status {
         let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
@@ -93,16 +93,15 @@ impl DmaRegion {
             let len = len.min(bytes.len() - done);
             // SAFETY: `done` is within `bytes`.
             let to = unsafe { to.add(done) };
-            // SAFETY: both are valid for `len` bytes; `copy` allows a client's buffer inside the region.
+            // SAFETY: both are valid for `len` bytes. They may overlap, because a client's buffer can be inside the region.
             unsafe { std::ptr::copy(addr, to, len) };
             done += len;
         }
         Status::SUCCESS
     }
 
-    /// Sets blocks to zero; `EINVAL` when `range` is not within the region. The memory of a range of 64 KiB or more
-    /// goes back to the system unless the host uses hugepages. The time grows with the length: zero about 1 MiB a
-    /// round.
+    /// Zeroes blocks. `EINVAL` when `range` is not within the region. For a range of 64 KiB or more, the host returns the
+    /// memory to the system unless it uses hugepages. The time grows with the length, so zero about 1 MiB a round.
     #[must_use]
     pub fn zero(&self, range: Range) -> Status {
         let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
@@ -115,15 +114,15 @@ impl DmaRegion {
             let status = unsafe { zero(host().raw, to.cast(), bytes.len() as u64) };
             return if status == 0 { Status::SUCCESS } else { Status::INVALID };
         }
-        // SAFETY: valid for as many bytes.
+        // SAFETY: `bytes` is within the region.
         unsafe { std::ptr::write_bytes(to, 0, bytes.len()) };
         Status::SUCCESS
     }
 
-    /// Compares blocks of the region with the buffers; `EINVAL` when `range` is not within it.
+    /// Compares blocks of the region with the buffers. `EINVAL` when `range` is not within the region.
     #[must_use]
     pub fn compare(&self, range: Range, buffers: Buffers<'_>) -> Status {
-        /// Bytes compared at a time, on copies: others may write meanwhile.
+        /// Bytes per step. Each step compares copies, because others may write to the memory at the same time.
         const CHUNK: usize = 512;
         let Some(bytes) = self.geometry.bytes(range) else { return Status::INVALID };
         let (mut ours, mut theirs) = ([0_u8; CHUNK], [0_u8; CHUNK]);
@@ -134,14 +133,14 @@ impl DmaRegion {
                 let n = len.min(CHUNK);
                 // SAFETY: `at` is within the region.
                 let from = unsafe { self.addr.as_ptr().add(at) };
-                // SAFETY: `n` bytes are left of the range, and fit a chunk.
+                // SAFETY: the range has `n` bytes left, and they fit into a chunk.
                 unsafe { std::ptr::copy_nonoverlapping(from, ours.as_mut_ptr(), n) };
-                // SAFETY: `n` bytes are left of the piece, and fit a chunk.
+                // SAFETY: the piece has `n` bytes left, and they fit into a chunk.
                 unsafe { std::ptr::copy_nonoverlapping(addr, theirs.as_mut_ptr(), n) };
                 if ours.get(..n) != theirs.get(..n) {
                     return Status::MISCOMPARE;
                 }
-                // SAFETY: `n` is at most what is left of the piece.
+                // SAFETY: `n` is at most the rest of the piece.
                 addr = unsafe { addr.add(n) };
                 (at, len) = (at + n, len - n);
             }
@@ -153,7 +152,7 @@ impl DmaRegion {
 impl Drop for DmaRegion {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: allocated with this length, freed once.
+        // SAFETY: the region was allocated with this length; this is its only free.
         unsafe { (host.mem.free)(host.raw, self.addr.as_ptr().cast(), self.geometry.size_bytes()) };
     }
 }

@@ -1,4 +1,4 @@
-//! Events, and the plugin's part of the configuration.
+//! Events for operators, and the plugin's part of the saved configuration.
 #![expect(unsafe_code, reason = "calls the host's notify interface")]
 
 use crate::app::App;
@@ -11,11 +11,11 @@ use std::ffi::c_void;
 /// Appends an event for `notify_get_notifications`. `[any thread]`
 pub fn notify(kind: &str, context: &str) {
     let host = host();
-    // SAFETY: the texts live through the call.
+    // SAFETY: the texts outlive the call.
     unsafe { (host.notify.notify)(host.raw, bay_str::new(kind), bay_str::new(context)) };
 }
 
-/// Writes JSON objects `{"method":…,"params":…}` with commas between them.
+/// Writes JSON objects `{"method":…,"params":…}`, separated by commas.
 #[derive(Debug)]
 pub struct Config<'a> {
     sink: Sink<'a>,
@@ -27,7 +27,7 @@ impl<'a> Config<'a> {
         Self { sink, is_first: true }
     }
 
-    /// Writes one call, that restores a part of what the plugin has.
+    /// Writes one RPC call. Loading the configuration runs the call again, which restores a part of the plugin's state.
     pub fn call(&mut self, method: &str, params: &impl serde::Serialize) {
         if !std::mem::take(&mut self.is_first) {
             self.sink.write(",");
@@ -45,24 +45,24 @@ fn write_call(sink: &Sink<'_>, method: &str, params: &impl serde::Serialize) {
     sink.write("}");
 }
 
-/// Declares that this plugin is (part of) a subsystem of `framework_get_subsystems`; `config` writes
+/// Declares that this plugin is a subsystem, or part of one, in `framework_get_subsystems`. `config` writes
 /// the plugin's part of its configuration. `[app thread]`
 ///
 /// # Errors
-/// What the host refuses.
+/// Those of the host.
 pub fn subsystem(_app: &App, name: &str, config: fn(&mut Config<'_>)) -> Result<()> {
     let host = host();
     let ctx = config as *mut c_void;
-    // SAFETY: the text lives through the call; `ctx` is a function.
+    // SAFETY: the text outlives the call; `ctx` is a function pointer.
     let status =
         unsafe { (host.notify.subsystem)(host.raw, bay_str::new(name), Some(write_config), ctx) };
     check(status, format_args!("subsystem {name}"))
 }
 
 unsafe extern "C" fn write_config(ctx: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: `ctx` is the function that `subsystem` was given.
+    // SAFETY: `ctx` is the function that `subsystem` passed to the host.
     let config: fn(&mut Config<'_>) = unsafe { std::mem::transmute(ctx) };
-    // SAFETY: valid for the call.
+    // SAFETY: the sink is valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || config(&mut Config::new(sink)));
     }

@@ -1,5 +1,5 @@
-//! The door: what a library exports, and its life from `init` to `fini`.
-#![expect(unsafe_code, reason = "the host enters the library here")]
+//! The door: what a library exports, and its life cycle from `init` to `fini`.
+#![expect(unsafe_code, reason = "the host calls into the library here")]
 
 use crate::app::App;
 use crate::entry::{enter, enter_with, guard, is_poisoned};
@@ -13,27 +13,27 @@ use drivebay_plugin_api as api;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-/// What `plugin!` says of the library. A table rather than a trait object: it lives in a static.
+/// The contents of `plugin!`. A table rather than a trait object, because it lives in a static.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Plugin {
-    /// Registers what the plugin offers. `[app thread]`
+    /// Registers the plugin's modules and methods. `[app thread]`
     pub start: fn(&App) -> Result<()>,
-    /// Ends what the plugin runs, then drops the token; bdevs and methods end by themselves. `[app thread]`
+    /// Ends the plugin's work, then drops the token. The SDK unregisters bdevs and methods. `[app thread]`
     pub stop: fn(&App, Stopping),
 }
 
-/// The type by which the door finds its [`Plugin`].
+/// Links the door to its [`Plugin`].
 #[doc(hidden)]
 pub trait Library {
-    /// What `plugin!` said.
+    /// The contents of `plugin!`.
     const PLUGIN: &'static Plugin;
 }
 
 static PLUGIN: OnceLock<&'static Plugin> = OnceLock::new();
 
-/// A stop that goes on until it is dropped, on the app thread. Then tasks that still run are dropped, and the library's bdevs are taken
-/// off the bus.
+/// A stop in progress. It ends when this token is dropped, on the app thread. The SDK then drops the tasks that still
+/// run and unregisters the library's bdevs.
 #[derive(Debug)]
 pub struct Stopping(Option<Done>);
 
@@ -41,25 +41,25 @@ impl Drop for Stopping {
     fn drop(&mut self) {
         let Some(done) = self.0.take() else { return };
         if is_poisoned() || std::thread::panicking() {
-            // The tasks are the author's code and do not run any more. The host removes the bdevs.
+            // The tasks are the author's code, so they do not run any more. The host removes the bdevs.
             return drop(done);
         }
         if !thread::app().is_current() {
             let rest = Self(Some(done));
-            // SAFETY: it belongs to the app thread and is not touched here any more. Without an app
-            // thread the host has ended.
+            // SAFETY: `rest` belongs to the app thread, and this thread does not touch it again. If there is no app
+            // thread, the host has ended.
             let _ = unsafe { thread::app().send_any(move || drop(rest)) };
             return;
         }
-        // Twice: an operation may use the library's own bdevs, and the end of a bdev may be an operation.
+        // Twice: a task may use the library's own bdevs, and the end of a bdev may run a task.
         task::end_all(false, move || {
-            // SAFETY: operations of the app thread end there.
+            // SAFETY: tasks of the app thread end on the app thread.
             bdev::unregister_all(unsafe { App::assume() }, Ended(Some(done)));
         });
     }
 }
 
-/// The library's bdevs are gone when it is dropped: ends what they left running, then tells the host.
+/// Dropped when the library's bdevs are gone. Its drop ends the tasks that they left running, then tells the host.
 struct Ended(Option<Done>);
 
 impl Drop for Ended {
@@ -80,7 +80,7 @@ struct Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if let Some(call) = self.call.take() {
-            // SAFETY: the host's callback with its argument, called once.
+            // SAFETY: the host's callback with its argument; this is the only call.
             unsafe { call(self.arg, 0) };
         }
     }
@@ -91,7 +91,7 @@ unsafe extern "C" fn init<L: Library>(raw: *const bay_host, _state: *mut *mut c_
         return -errno::EINVAL;
     }
     let adopt = || {
-        // SAFETY: the host calls `init` with its table.
+        // SAFETY: the host passes its table to `init`.
         let adopted = unsafe { host::adopt(raw) };
         match adopted {
             Ok(_) => {
@@ -109,22 +109,22 @@ unsafe extern "C" fn init<L: Library>(raw: *const bay_host, _state: *mut *mut c_
     guard(adopt).unwrap_or(-errno::EFAULT)
 }
 
-/// Says why `init` fails, if the host can log at all.
+/// Logs why `init` fails, if the host has a log function.
 ///
 /// # Safety
 /// `raw` is the host's table.
 unsafe fn refuse(raw: *const bay_host, why: &str) {
-    // SAFETY: the caller's promise; `log` is of the oldest minor.
+    // SAFETY: the caller's promise; even the oldest minor has `log`.
     if let Some(log) = unsafe { (*raw).log } {
         let (target, text) = (bay_str::new("init"), bay_str::new(why));
-        // SAFETY: the texts live through the call.
+        // SAFETY: the texts outlive the call.
         unsafe { log(raw, api::BAY_LOG_ERROR, target, text) };
     }
 }
 
 unsafe extern "C" fn start(_state: *mut c_void, _how: u32) -> i32 {
     let Some(plugin) = PLUGIN.get() else { return -errno::EINVAL };
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     enter(-errno::EFAULT, || match (plugin.start)(app) {
         Ok(()) => 0,
@@ -136,12 +136,12 @@ unsafe extern "C" fn start(_state: *mut c_void, _how: u32) -> i32 {
 }
 
 unsafe extern "C" fn fini(_state: *mut c_void, _reason: u32) {
-    // After a panic nothing of the author's is entered, nor dropped.
+    // After a panic the SDK neither runs nor drops the author's code.
     enter((), rpc::unregister_all);
 }
 
 unsafe extern "C" fn get_iface(_state: *mut c_void, id: bay_str, _min_minor: u32) -> *const c_void {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     match unsafe { host::text(id) } {
         api::id::LOG => (&raw const LOG).cast(),
         api::id::BDEV_MODULE => (&raw const BDEV_MODULE).cast(),
@@ -170,25 +170,25 @@ static BDEV_MODULE: bay_bdev_module = bay_bdev_module {
 };
 
 unsafe extern "C" fn examine_config(_state: *mut c_void, name: bay_str) {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { host::text(name) };
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     enter((), || bdev::examine_config(app, name));
 }
 
 unsafe extern "C" fn examine_disk(_state: *mut c_void, name: bay_str, token: u64) {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { host::text(name) };
-    // Not entered, it ends the examination as it is dropped.
+    // If the library is poisoned, `examine` is only dropped, which ends the examination.
     let examine = bdev::Examine::new(name, token);
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     enter_with(examine, |examine| bdev::examine(app, examine));
 }
 
 unsafe extern "C" fn write_config(_state: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: valid for the call.
+    // SAFETY: the sink is valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || bdev::save_config(&mut Config::new(sink)));
     }
@@ -199,14 +199,14 @@ static QUIESCE: bay_quiesce =
 
 unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: *mut c_void) {
     let stopping = Stopping(Some(Done { call: done, arg }));
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     if let Some(plugin) = PLUGIN.get() {
         enter_with(stopping, |stopping| (plugin.stop)(app, stopping));
     }
 }
 
-/// Writes the library's door and notes.
+/// Defines the library's door and notes.
 ///
 /// ```standalone_crate
 /// use drivebay_sdk::{App, Result, Stopping, plugin};
@@ -216,10 +216,10 @@ unsafe extern "C" fn quiesce(_state: *mut c_void, done: Option<bay_cb_fn>, arg: 
 ///     kind: "transport",
 ///     provides: ["nvmf.transport/TCP"],
 ///     requires: ["bay.nvmf_target/1"],
-///     methods: [],                        // of the control plane: `provides` "rpc:<name>" each
-///     permissions: ["pci"],               // what only the operator grants; may be left out
+///     methods: [],                        // RPC methods; each adds "rpc:<name>" to `provides`
+///     permissions: ["pci"],               // rights that only the operator grants; optional
 ///     start: start,
-///     stop: stop,                         // may be left out
+///     stop: stop,                         // optional
 /// }
 ///
 /// fn start(_app: &App) -> Result<()> {
@@ -259,9 +259,9 @@ macro_rules! plugin {
                 };
             }
 
-            /// The door.
+            /// The plugin's door.
             #[unsafe(no_mangle)]
-            #[allow(non_upper_case_globals, reason = "the symbol's name is the ABI's")]
+            #[allow(non_upper_case_globals, reason = "the ABI fixes the symbol's name")]
             pub static bay_plugin_v1: sdk::Door = sdk::door::<ThisLibrary>(
                 ::core::concat!($name, "\0"),
                 ::core::concat!(::core::env!("CARGO_PKG_VERSION"), "\0"),
@@ -296,8 +296,8 @@ macro_rules! plugin {
     };
 }
 
-/// The door of a library with one kind of bdev: methods `bdev_<name>_create` and `bdev_<name>_delete`,
-/// and what `methods` and `start` add.
+/// Defines the door of a library with one kind of bdev. It has the methods `bdev_<name>_create` and
+/// `bdev_<name>_delete`, and those that `methods` lists and `start` registers.
 ///
 /// ```standalone_crate
 /// use drivebay_sdk::prelude::*;
@@ -319,7 +319,7 @@ macro_rules! plugin {
 /// # }
 /// bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
 ///
-/// /// Registers the method that is not everybody's.
+/// /// Registers the method that only this module has.
 /// fn start(_app: &App) -> Result<()> {
 ///     // …
 ///     Ok(())
@@ -374,11 +374,11 @@ macro_rules! module {
 #[repr(transparent)]
 pub struct Door(api::bay_plugin);
 
-// SAFETY: constant; its pointers are to constants and functions.
+// SAFETY: constant; its pointers refer to constants and functions.
 unsafe impl Sync for Door {}
 
 impl Door {
-    /// What the host sees.
+    /// The struct that the host reads.
     #[must_use]
     pub fn raw(&self) -> &api::bay_plugin {
         &self.0
@@ -405,7 +405,7 @@ pub const fn door<L: Library>(name: &'static str, version: &'static str) -> Door
     })
 }
 
-/// What the manifest note says.
+/// The contents of the manifest note.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Manifest {
@@ -452,7 +452,7 @@ pub const fn manifest<const N: usize>(manifest: &Manifest) -> api::layout::Text<
     list(text.raw("],\"permissions\":["), "", manifest.permissions, "").raw("]}")
 }
 
-/// A text of Cargo.toml inside a JSON string; one that would have to be escaped does not compile.
+/// Checks that a text from Cargo.toml fits into a JSON string without escapes. Any other text fails to compile.
 const fn json(text: &'static str) -> &'static str {
     let mut rest = text.as_bytes();
     while let [byte, others @ ..] = rest {

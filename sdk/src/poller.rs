@@ -1,5 +1,5 @@
-//! Pollers: code that the current thread runs in every round, or every so often.
-#![expect(unsafe_code, reason = "the host calls back with a pointer to the poller")]
+//! Pollers: code that the current thread runs in every round, or periodically.
+#![expect(unsafe_code, reason = "the host passes a pointer to the poller")]
 
 use crate::entry::enter;
 use crate::error::{Result, check};
@@ -11,55 +11,55 @@ use std::ffi::c_void;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-/// What a poller does. All of it runs on the thread that registered it.
+/// The functions of a poller. All run on the thread that registered it.
 pub trait Poll: 'static {
-    /// Whether the thread may sleep: then [`prepare_sleep`](Self::prepare_sleep) must arm what wakes
-    /// it. A poller that cannot be woken keeps its reactor spinning.
+    /// Whether the thread may sleep. If so, [`prepare_sleep`](Self::prepare_sleep) must arm the wake-ups. A
+    /// poller that cannot wake its thread keeps the reactor spinning.
     const SLEEPS: bool = false;
 
-    /// One round; whether it did something.
+    /// Runs one round. Returns whether it did work.
     fn poll(&mut self) -> bool;
 
-    /// Arms the wake-ups, then looks again: whether there is work after all.
+    /// Arms the wake-ups, then checks for work again. Returns whether there is work, so the thread must not sleep.
     fn prepare_sleep(&mut self) -> bool {
         false
     }
 
-    /// The sleep is over.
+    /// The thread has woken up.
     fn woke(&mut self) {}
 
-    /// When it must run next, on the host's clock in nanoseconds; `u64::MAX` = when woken.
+    /// When the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = only when woken.
     fn next_ns(&mut self) -> u64 {
         u64::MAX
     }
 }
 
-/// A closure is a poller that never sleeps.
+/// A closure is a poller that never lets its thread sleep.
 impl<F: FnMut() -> bool + 'static> Poll for F {
     fn poll(&mut self) -> bool {
         self()
     }
 }
 
-/// A registered poller: dropping it unregisters it, also from inside its own run.
+/// A registered poller. Dropping it unregisters it, even while it runs.
 #[derive(Debug)]
 pub struct Poller {
     id: u64,
-    /// Keeps what the host points to.
+    /// Keeps the memory alive that the host points to.
     _cell: Rc<dyn Any>,
 }
 
 impl Poller {
-    /// Adds a poller to the current thread; `period_us` in microseconds, 0 = every round.
+    /// Adds a poller to the current thread. `period_us` in microseconds, 0 = every round. `[reactor]`
     ///
     /// # Errors
-    /// What the host refuses, such as outside of a thread.
+    /// Those of the host, such as when the caller is not on a lightweight thread.
     pub fn register<P: Poll>(name: &str, period_us: u64, poll: P) -> Result<Self> {
         let cell = Rc::new(RefCell::new(poll));
         let host = host();
         let mut id = 0;
         let ctx = Rc::as_ptr(&cell).cast_mut().cast();
-        // SAFETY: operations live for ever, `ctx` until it is unregistered.
+        // SAFETY: the functions are constants, and `ctx` lives until the poller is unregistered.
         let status = unsafe {
             (host.poller.register)(
                 host.raw,
@@ -74,28 +74,28 @@ impl Poller {
         Ok(Self { id, _cell: cell })
     }
 
-    /// Stops the rounds until [`resume`](Self::resume).
+    /// Stops the poller until [`resume`](Self::resume).
     pub fn pause(&self) {
         let host = host();
-        // SAFETY: the handle is ours, on its thread: a poller does not leave it.
+        // SAFETY: `self` owns the handle and is on the poller's thread, because it is not `Send`.
         unsafe { (host.poller.pause)(host.raw, self.id) };
     }
 
-    /// Runs again.
+    /// Starts a paused poller again.
     pub fn resume(&self) {
         let host = host();
         // SAFETY: as `pause`.
         unsafe { (host.poller.resume)(host.raw, self.id) };
     }
 
-    /// Lets a file descriptor end the thread's sleep; `events` as those of poll(2), 0 removes it.
-    /// The descriptor must be removed before it is closed.
+    /// Lets a file descriptor wake the thread. `events` as in poll(2); 0 removes the descriptor.
+    /// Remove the descriptor before you close it.
     ///
     /// # Errors
-    /// What the host refuses, such as a closed descriptor.
+    /// Those of the host, such as for a closed descriptor.
     pub fn wake_fd(&self, fd: RawFd, events: u32) -> Result<()> {
         let host = host();
-        // SAFETY: the handle is ours, on its thread.
+        // SAFETY: `self` owns the handle, and this is its thread.
         check(unsafe { (host.poller.wake_fd)(host.raw, self.id, fd, events) }, "wake fd")
     }
 }
@@ -103,7 +103,7 @@ impl Poller {
 impl Drop for Poller {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: the handle is ours, on its thread; its cell outlives the call.
+        // SAFETY: `self` owns the handle, and this is its thread; the cell outlives the call.
         unsafe { (host.poller.unregister)(host.raw, self.id) };
     }
 }
@@ -122,19 +122,19 @@ impl<P: Poll> Ops<P> {
     };
 }
 
-/// Enters the poller at `ctx`, kept alive meanwhile; `otherwise` when it is already running.
+/// Runs `body` on the poller at `ctx` and keeps the poller alive meanwhile. Returns `otherwise` when it is running already.
 ///
 /// # Safety
-/// `ctx` is what `register::<P>` gave the host, not unregistered before this call.
+/// `register::<P>` gave `ctx` to the host, and the poller was not unregistered before this call.
 #[inline]
 unsafe fn with<P: Poll, R>(ctx: *mut c_void, otherwise: R, body: impl FnOnce(&mut P) -> R) -> R
 where
     R: Copy,
 {
     let cell = ctx.cast_const().cast::<RefCell<P>>();
-    // SAFETY: `ctx` came from an `Rc` that a `Poller` holds.
+    // SAFETY: `ctx` came from an `Rc` that a `Poller` still holds.
     unsafe { Rc::increment_strong_count(cell) };
-    // SAFETY: the count just taken is owned here.
+    // SAFETY: this function owns the count that it has just added.
     let cell = unsafe { Rc::from_raw(cell) };
     enter(otherwise, move || match cell.try_borrow_mut() {
         Ok(mut poll) => body(&mut poll),
@@ -143,7 +143,7 @@ where
 }
 
 unsafe extern "C" fn run<P: Poll>(ctx: *mut c_void) -> i32 {
-    // SAFETY: the host gives back what it was given.
+    // SAFETY: the host passes the `ctx` of a registered poller.
     unsafe { with::<P, _>(ctx, 0, |poll| i32::from(poll.poll())) }
 }
 

@@ -1,13 +1,13 @@
-//! An I/O of the bus is a request of a ring: the kernel reads and writes its buffers in place.
-#![expect(unsafe_code, reason = "makes the promise about memory under I/O")]
+//! Lets the ring take an I/O of the bus as a request: the kernel reads and writes its buffers in place.
+#![expect(unsafe_code, reason = "implements the trait that promises valid memory during I/O")]
 
 use crate::bdev::{BdevIo, Op};
 use drivebay_ring::{IoBuffers, Segment};
 
-// SAFETY: a `BdevIo` owns its request from submit to `done`, and only `complete` or `drop`, which
-// consume it, call that. Until then the ABI lends the list and the memory it names: both stay where
-// they are, and the client leaves the memory of a read alone and does not change that of a write.
-// The buffers of a leaked I/O are lent for ever.
+// SAFETY: a `BdevIo` owns its request from submit to `done`. Only `complete` and `drop` call `done`, and both
+// consume the value. Until then the ABI lends the list and the memory it refers to: neither moves, and the
+// client does not touch the memory of a read or change the memory of a write. A leaked I/O keeps its buffers
+// for ever.
 unsafe impl IoBuffers for BdevIo {
     fn segments(&self) -> impl Iterator<Item = Segment> {
         self.hold_by_device();

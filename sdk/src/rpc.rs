@@ -1,5 +1,5 @@
-//! Methods of the control plane.
-#![expect(unsafe_code, reason = "the host calls a method with a pointer to it")]
+//! RPC methods.
+#![expect(unsafe_code, reason = "the host passes a pointer to the method")]
 
 use crate::app::App;
 use crate::entry::enter_with;
@@ -16,7 +16,7 @@ pub use drivebay_spec_jsonrpc::{
     Method as Description, NoParams, ParamType, Params, Role, RpcError, State, decode, params,
 };
 
-/// The methods of this library, for `fini`.
+/// The registered methods of this library, for `fini`.
 static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
 
 struct Registered {
@@ -24,12 +24,12 @@ struct Registered {
     method: *mut Method,
 }
 
-// SAFETY: `method` is a box that is freed by whoever takes the entry out, on the app thread.
+// SAFETY: `method` is a box; the code that removes the entry frees it, on the app thread.
 unsafe impl Send for Registered {}
 
 type Handler = Box<dyn Fn(&App, Call, &str)>;
 
-/// A method: its description, and what it does.
+/// An RPC method: its description and its function.
 pub struct Method {
     description: Description,
     call: Handler,
@@ -42,8 +42,8 @@ impl std::fmt::Debug for Method {
 }
 
 impl Method {
-    /// A method with parameters `P`, called at run time by operators. `doc`: what it does, the first
-    /// line as a summary. `[any thread]`
+    /// Creates a method with parameters `P`, which operators may call at run time. The first line of `doc` is the
+    /// summary. `[any thread]`
     pub fn new<P: Params>(name: &str, doc: &str, call: impl Fn(&App, Call, P) + 'static) -> Self {
         let description = Description::new::<P>(name, Role::Operate, doc);
         let call = move |app: &App, request: Call, params: &str| match decode::<P>(params) {
@@ -53,7 +53,7 @@ impl Method {
         Self { description, call: Box::new(call) }
     }
 
-    /// As [`new`](Self::new), with a method that answers at once.
+    /// As [`new`](Self::new), for a method that answers at once.
     pub fn immediate<P: Params, R: Serialize>(
         name: &str,
         doc: &str,
@@ -62,8 +62,8 @@ impl Method {
         Self::new(name, doc, move |app, request, params| request.answer(call(app, params)))
     }
 
-    /// As [`new`](Self::new), with a method that takes several steps. It runs as a task of the app thread
-    /// ([`runtime::task`](crate::runtime::task)) and answers when it has ended; `EAGAIN` when too many run.
+    /// As [`new`](Self::new), for a method of several steps. Each call runs as a task of the app thread
+    /// ([`runtime::task`](crate::runtime::task)) and is answered when the task ends. `EAGAIN` when too many tasks run.
     ///
     /// ```
     /// # use drivebay_sdk::rpc::{Method, NoParams};
@@ -125,10 +125,10 @@ impl Method {
             ctx: method.cast(),
         };
         let mut id = 0;
-        // SAFETY: texts live through the call, the method until it is unregistered.
+        // SAFETY: the texts outlive the call, and the method lives until it is unregistered.
         let status = unsafe { (host.rpc.register)(host.raw, &raw const record, &raw mut id) };
         if let Err(error) = check(status, format_args!("method {name}")) {
-            // SAFETY: a refused method is still ours.
+            // SAFETY: the host refused the method, so this function still owns it.
             drop(unsafe { Box::from_raw(method) });
             return Err(error);
         }
@@ -143,9 +143,9 @@ pub(crate) fn unregister_all() {
     let all = std::mem::take(&mut *REGISTERED.lock().unwrap_or_else(PoisonError::into_inner));
     for Registered { id, method } in all {
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: this function owns the handle.
         unsafe { (host.rpc.unregister)(host.raw, id) };
-        // SAFETY: the host calls it no more.
+        // SAFETY: the method is unregistered, so the host does not call it again.
         drop(unsafe { Box::from_raw(method) });
     }
 }
@@ -154,15 +154,15 @@ unsafe extern "C" fn called(ctx: *mut c_void, req: u64, params: bay_str) {
     // SAFETY: `ctx` is the registered method.
     let method = unsafe { &*ctx.cast_const().cast::<Method>() };
     let request = Call(req);
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let params = unsafe { host::text(params) };
-    // Unanswered, `request` answers for itself.
-    // SAFETY: the host calls it on the app thread.
+    // If the method does not answer, the drop of `request` does.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     enter_with(request, |request| (method.call)(app, request, params));
 }
 
-/// A call that waits for its answer. Dropping it unanswered answers an internal error.
+/// A call that waits for its answer. Dropping it without an answer sends an internal error.
 #[derive(Debug)]
 #[must_use = "a call must be answered"]
 pub struct Call(u64);
@@ -174,20 +174,20 @@ impl Call {
             Ok(text) => {
                 let host = host();
                 let req = std::mem::ManuallyDrop::new(self).0;
-                // SAFETY: answered once; the text lives through the call.
+                // SAFETY: `self` answers once; the text outlives the call.
                 unsafe { (host.rpc.reply)(host.raw, req, bay_str::new(&text)) };
             }
             Err(error) => self.fail(RpcError::internal(error)),
         }
     }
 
-    /// Refuses. `[any thread]`
+    /// Answers with an error. `[any thread]`
     pub fn fail(self, error: impl Into<RpcError>) {
         let req = std::mem::ManuallyDrop::new(self).0;
         send_error(req, &error.into());
     }
 
-    /// Answers with what came of it. `[any thread]`
+    /// Answers with a result or an error. `[any thread]`
     pub fn answer(self, result: Result<impl Serialize, impl Into<RpcError>>) {
         match result {
             Ok(result) => self.reply(result),
@@ -198,7 +198,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        send_error(self.0, &RpcError::internal("the method gave no answer"));
+        send_error(self.0, &RpcError::internal("the method did not answer"));
     }
 }
 
@@ -206,7 +206,7 @@ fn send_error(req: u64, error: &RpcError) {
     let host = host();
     let code = i32::try_from(error.code).unwrap_or(-errno::EIO);
     let data = error.data.as_ref().map(ToString::to_string).unwrap_or_default();
-    // SAFETY: answered once; the texts live through the call.
+    // SAFETY: the caller answers once; the texts outlive the call.
     unsafe {
         (host.rpc.error)(host.raw, req, code, bay_str::new(&error.message), bay_str::new(&data));
     }

@@ -1,11 +1,11 @@
-//! A small fake host, so that a plugin's own tests can load its door, call its methods and drive its
+//! A small fake host. With it a plugin's own tests load the door, call the methods, and do I/O to the
 //! bdevs through [`crate::bdev::open`].
 //!
-//! Each test thread has a fake host of its own. Its lightweight threads run one after the other in [`FakeHost::run`]; what a test
-//! itself calls runs on the app thread. The names of bdevs are shared by the tests of a library: give each test its own.
+//! Each test thread has its own fake host. [`FakeHost::run`] runs its lightweight threads one after the other; the
+//! test itself runs on the app thread. All tests of a library share the names of bdevs, so give each test its own names.
 //!
-//! It checks what a module may get wrong: an I/O that is completed twice, or never, panics.
-#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+//! The fake host checks for mistakes of a module: it panics when an I/O completes twice or never.
+#![expect(unsafe_code, reason = "implements the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 mod bus;
@@ -39,7 +39,7 @@ use workers::*;
 
 static FAKE: AtomicBool = AtomicBool::new(false);
 
-/// Whether the library is under a fake host.
+/// Whether the library runs under a fake host.
 pub(crate) fn is_fake() -> bool {
     FAKE.load(Ordering::Relaxed)
 }
@@ -66,7 +66,7 @@ struct Chan {
     thread: u64,
     raw: *mut c_void,
     outstanding: u32,
-    /// The module is being called. What comes for it meanwhile waits, as the ABI promises.
+    /// Whether the module is being called. Meanwhile its other calls are deferred, as the ABI promises.
     is_entered: bool,
     deferred: VecDeque<*mut bay_io>,
     flush_wanted: bool,
@@ -93,20 +93,20 @@ struct State {
     bdevs: HashMap<u64, Bdev>,
     descs: HashMap<u64, Desc>,
     chans: HashMap<u64, Chan>,
-    /// The bdevs of channels whose end is pending.
+    /// The bdevs of channels that are being closed.
     closing: HashMap<u64, u64>,
-    /// Bdevs whose destruct is pending.
+    /// Bdevs whose `destruct` is pending.
     destructing: HashMap<u64, Callback>,
     methods: Vec<Method>,
-    /// Tables that plugins offer each other: handle, id, table.
+    /// Tables that plugins provide: handle, id, table.
     offers: Vec<(u64, String, *const c_void)>,
     answers: HashMap<u64, Result<Value, RpcError>>,
     threads: Threads,
-    /// Jobs for workers that have not begun, with their threads.
+    /// Jobs that no worker has started yet, with their threads.
     jobs: VecDeque<(u64, *mut api::bay_job)>,
-    /// Cores that have a reactor.
+    /// Number of cores that have a reactor.
     cores: i32,
-    /// What waits for an I/O or a buffer, with its thread.
+    /// Waiters for an I/O or a buffer, with their threads.
     waiters: VecDeque<(u64, *mut api::bay_wait)>,
     pollers: BTreeMap<u64, Poller>,
     ios_in_use: usize,
@@ -121,7 +121,7 @@ thread_local! {
     static STATE: RefCell<State> = RefCell::new(State { ios_max: 64, bufs_max: usize::MAX, cores: 1, ..State::default() });
 }
 
-/// Never borrowed while the plugin is called.
+/// Runs `body` on the fake host's state. `body` must not call the plugin, which would borrow the state again.
 fn state<R>(body: impl FnOnce(&mut State) -> R) -> R {
     STATE.with_borrow_mut(body)
 }
@@ -144,24 +144,24 @@ impl Default for FakeHost {
 }
 
 impl FakeHost {
-    /// A host without a plugin: the services work.
+    /// Creates a host without a plugin. All services work.
     #[must_use]
     pub fn new() -> Self {
         FAKE.store(true, Ordering::Relaxed);
-        // SAFETY: the table is for ever.
+        // SAFETY: the table is a constant.
         unsafe { host::adopt(&raw const TABLE.0) }.expect("the fake host has every function");
         state(|state| state.threads.begin());
         Self(PhantomData)
     }
 
-    /// The app thread, which is the test's own.
+    /// The app thread; it is the test's own thread.
     #[must_use]
     pub fn app(&self) -> &App {
         // SAFETY: a fake host stays on the OS thread that is its app thread.
         unsafe { App::assume() }
     }
 
-    /// Initialises and starts a plugin by its door: `&bay_door::bay_plugin_v1`.
+    /// Initialises and starts a plugin from its door: `&bay_door::bay_plugin_v1`.
     #[must_use]
     pub fn load(door: &'static Door) -> Self {
         let this = Self::new();
@@ -170,7 +170,7 @@ impl FakeHost {
         let mut plugin = std::ptr::null_mut();
         // SAFETY: the door's function with the host's table.
         assert_eq!(unsafe { door.init.unwrap()(&raw const TABLE.0, &raw mut plugin) }, 0);
-        // SAFETY: initialised just now.
+        // SAFETY: the plugin was just initialised.
         assert_eq!(unsafe { door.start.unwrap()(plugin, api::BAY_START_FRESH) }, 0);
         this
     }
@@ -178,17 +178,17 @@ impl FakeHost {
     /// Calls a method and waits for its answer.
     ///
     /// # Errors
-    /// The method's.
+    /// Those of the method.
     ///
     /// # Panics
-    /// When there is no such method or no answer comes.
+    /// When there is no such method, or when the method does not answer.
     pub fn call(&self, method: &str, params: &Value) -> Result<Value, RpcError> {
         let record = state(|state| {
             state.methods.iter().find(|known| known.name == method).map(|known| known.record)
         });
         let record = record.unwrap_or_else(|| panic!("no method {method}"));
         let (id, text) = (new_id(), params.to_string());
-        // SAFETY: the registered function with its context; the text lives through the call.
+        // SAFETY: the registered function with its context; the text outlives the call.
         unsafe { record.call.unwrap()(record.ctx, id, bay_str::new(&text)) };
         for _ in 0..1000 {
             if let Some(answer) = state(|state| state.answers.remove(&id)) {
@@ -196,21 +196,21 @@ impl FakeHost {
             }
             self.run();
         }
-        panic!("{method} gave no answer");
+        panic!("{method} did not answer");
     }
 
-    /// One round: jobs of workers, what is due of messages and waiters, each poller once, and the end of the burst.
+    /// Runs one round: jobs of workers, messages and waiters that are due, each poller once, and the end of the burst.
     pub fn run(&self) {
         run_jobs();
         while let Some((thread, msg)) = state(|state| state.threads.next_message()) {
-            // SAFETY: a message that was sent, received once.
+            // SAFETY: the message was sent and is received once.
             let msg = unsafe { *msg };
             // SAFETY: as above.
             on_thread(thread, || unsafe { msg.call.unwrap()(msg.arg) });
         }
         let due = state(|state| std::mem::take(&mut state.waiters));
         for (thread, wait) in due {
-            // SAFETY: a queued waiter, called once.
+            // SAFETY: the waiter is queued and is called once.
             let wait = unsafe { *wait };
             // SAFETY: as above.
             on_thread(thread, || unsafe { wait.cb.unwrap()(wait.arg) });
@@ -220,7 +220,7 @@ impl FakeHost {
             let poller = state(|state| state.pollers.get(&id).copied());
             if let Some(Poller { thread, ops, ctx, is_paused: false }) = poller {
                 on_thread(thread, || {
-                    // SAFETY: a registered poller.
+                    // SAFETY: `ctx` belongs to a registered poller.
                     unsafe { ops.run.unwrap()(ctx) };
                 });
             }
@@ -228,15 +228,15 @@ impl FakeHost {
         let chans: Vec<_> =
             state(|state| state.chans.iter().map(|(id, c)| (*id, c.thread)).collect());
         for (chan, thread) in chans {
-            // SAFETY: a live channel, as it was not put by the flush of another.
+            // SAFETY: the channel is live, because the flush of another channel did not release it.
             on_thread(thread, || unsafe { flush(&raw const TABLE.0, chan) });
         }
     }
 
-    /// Does one I/O and waits for its end; `data` is what is written, or becomes what is read.
+    /// Does one I/O and waits for its completion. `data` is the data to write, or receives the data of a read.
     ///
     /// # Panics
-    /// When the I/O does not end.
+    /// When the I/O does not complete.
     pub fn io(&self, channel: &Channel, op: Op, flags: IoFlags, data: &mut Vec<u8>) -> IoResult {
         let ended = Rc::new(Cell::new(None));
         if data.is_empty() {
@@ -256,7 +256,7 @@ impl FakeHost {
         result
     }
 
-    /// Runs until `done` gives something.
+    /// Runs rounds until `done` returns a value.
     ///
     /// # Panics
     /// After ten seconds.
@@ -266,42 +266,42 @@ impl FakeHost {
             if let Some(done) = done() {
                 return done;
             }
-            assert!(begin.elapsed() < Duration::from_secs(10), "it never ended");
+            assert!(begin.elapsed() < Duration::from_secs(10), "the test waited for ten seconds in vain");
             self.run();
         }
     }
 
-    /// Lets only so many I/Os be in flight.
+    /// Limits the number of I/Os in flight.
     pub fn set_io_limit(&self, ios_max: usize) {
         state(|state| state.ios_max = ios_max);
     }
 
-    /// Lets only so many buffers of the pools be in use.
+    /// Limits the number of pool buffers in use.
     pub fn set_buf_limit(&self, bufs_max: usize) {
         state(|state| state.bufs_max = bufs_max);
     }
 
-    /// Sets the clock, which stands still otherwise; in nanoseconds.
+    /// Sets the clock, in nanoseconds. The clock does not run by itself.
     pub fn set_now_ns(&self, now_ns: u64) {
         state(|state| state.now_ns = now_ns);
     }
 
-    /// Moves the clock on, and runs a round.
+    /// Advances the clock and runs a round.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap();
         state(|state| state.now_ns += by);
         self.run();
     }
 
-    /// Says that cores `0..cores` have reactors; 1 otherwise.
+    /// Gives cores `0..cores` reactors. The default is 1.
     pub fn set_cores(&self, cores: i32) {
         state(|state| state.cores = cores);
     }
 
-    /// The calls that make the bdevs again, as JSON.
+    /// Returns the RPC calls that create the bdevs again.
     ///
     /// # Panics
-    /// When a bdev writes no JSON.
+    /// When the output of a bdev is not JSON.
     #[must_use]
     pub fn config(&self) -> Vec<Value> {
         let bdevs: Vec<_> =
@@ -309,20 +309,20 @@ impl FakeHost {
         let texts = bdevs.into_iter().map(|(ops, ctx)| {
             let mut text = api::Collected::new(1 << 20);
             let sink = text.sink();
-            // SAFETY: a registered bdev.
+            // SAFETY: `ctx` belongs to a registered bdev.
             unsafe { ops.write_config.unwrap()(ctx, &raw const sink) };
             serde_json::from_str(&text.into_text()).unwrap()
         });
         texts.collect()
     }
 
-    /// What the plugin logged.
+    /// Returns the lines that the plugin has logged.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         state(|state| state.log.clone())
     }
 
-    /// What the bus was told of a bdev.
+    /// Returns the registration of a bdev.
     #[must_use]
     pub fn registered(&self, name: &str) -> Option<bay_bdev_reg> {
         state(|state| state.bdevs.values().find(|bdev| bdev.name == name).map(|bdev| bdev.reg))
@@ -356,7 +356,7 @@ impl AsMut<Buf> for OneIo {
     }
 }
 
-/// A request; the module sees its first field.
+/// A request. The module gets a pointer to its first field.
 #[repr(C)]
 struct FakeIo {
     io: bay_io,
@@ -367,7 +367,7 @@ struct FakeIo {
 }
 
 struct Constant<T>(T);
-// SAFETY: constant tables.
+// SAFETY: the tables are constants.
 unsafe impl<T> Sync for Constant<T> {}
 
 static LEVEL: u32 = api::BAY_LOG_DEBUG;
@@ -384,7 +384,7 @@ static TABLE: Constant<bay_host> = Constant(bay_host {
 macro_rules! table {
     ($NAME:ident: $api:ident { $($function:ident: $value:expr),* $(,)? }) => {
         static $NAME: Constant<api::$api> = Constant({
-            // SAFETY: numbers and functions that may be null.
+            // SAFETY: all zero bytes are a valid table: its fields are numbers and functions that may be NULL.
             let mut table: api::$api = unsafe { std::mem::zeroed() };
             table.size = size_of_table::<api::$api>();
             $(table.$function = Some($value);)*
@@ -427,7 +427,7 @@ table!(NOTIFY: bay_notify_api { notify: notify, subsystem: subsystem });
 type H = *const bay_host;
 
 unsafe extern "C" fn get_iface(_: H, id: bay_str, _: u32) -> *const c_void {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     match unsafe { host::text(id) } {
         api::id::BDEV => (&raw const BDEV.0).cast(),
         api::id::BDEV_CLIENT => (&raw const CLIENT.0).cast(),
@@ -444,12 +444,12 @@ unsafe extern "C" fn get_iface(_: H, id: bay_str, _: u32) -> *const c_void {
 }
 
 unsafe extern "C" fn log(_: H, _: u32, target: bay_str, text: bay_str) {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let target = unsafe { host::text(target) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let text = unsafe { host::text(text) };
     if target == "panicked" {
-        eprintln!("{text}"); // What failed the test.
+        eprintln!("{text}"); // Shows up in the output of a failed test.
     }
     let _ = STATE.try_with(|state| {
         if let Ok(mut state) = state.try_borrow_mut() {

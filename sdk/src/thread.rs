@@ -1,7 +1,7 @@
 //! Lightweight threads, messages and the clock.
 //!
 //! A lightweight thread may move between reactors, and everything that lives on it moves along.
-//! So what is not `Send` may stay on one, but must not be kept in `thread_local!`s.
+//! Values that are not `Send` may stay on one thread, but do not keep them in `thread_local!`s.
 #![expect(unsafe_code, reason = "calls the host's thread interface; messages change owners")]
 
 use crate::entry::enter;
@@ -14,7 +14,7 @@ use std::ffi::c_void;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thread(u64);
 
-/// The lightweight thread that runs this code, if any.
+/// Returns the lightweight thread that runs this code, or `None` outside of one.
 #[must_use]
 pub fn current() -> Option<Thread> {
     let host = host();
@@ -23,7 +23,7 @@ pub fn current() -> Option<Thread> {
     (id != 0).then_some(Thread(id))
 }
 
-/// The thread on which the control plane runs.
+/// Returns the thread on which the control plane runs.
 #[must_use]
 pub fn app() -> Thread {
     let host = host();
@@ -42,14 +42,14 @@ pub fn cores() -> impl Iterator<Item = u32> {
     })
 }
 
-/// Makes a thread; `cpumask` as `0x3` or `[0,1]`, empty = any core.
+/// Creates a lightweight thread. `cpumask` as `0x3` or `[0,1]`; empty = any core.
 ///
 /// # Errors
-/// What the host refuses, such as a mask without a reactor.
+/// Those of the host, such as for a mask without a reactor.
 pub fn create(name: &str, cpumask: &str) -> Result<Thread> {
     let host = host();
     let mut id = 0;
-    // SAFETY: texts and result live through the call.
+    // SAFETY: the texts and the result outlive the call.
     let status = unsafe {
         (host.thread.create)(host.raw, bay_str::new(name), bay_str::new(cpumask), &raw mut id)
     };
@@ -57,7 +57,7 @@ pub fn create(name: &str, cpumask: &str) -> Result<Thread> {
     Ok(Thread(id))
 }
 
-/// The host's clock in nanoseconds, cached once a round on a reactor.
+/// Returns the host's clock in nanoseconds. A reactor reads the clock once a round.
 #[must_use]
 pub fn now_ns() -> u64 {
     let host = host();
@@ -72,7 +72,7 @@ impl Thread {
         self.0
     }
 
-    /// Whether this code runs on it.
+    /// Whether this code runs on the thread.
     #[must_use]
     pub fn is_current(self) -> bool {
         current() == Some(self)
@@ -81,18 +81,18 @@ impl Thread {
     /// Moves the thread to a core of `cpumask`.
     ///
     /// # Errors
-    /// What the host refuses.
+    /// Those of the host.
     pub fn set_cpumask(self, cpumask: &str) -> Result<()> {
         let host = host();
-        // SAFETY: the text lives through the call.
+        // SAFETY: the text outlives the call.
         let status = unsafe { (host.thread.set_cpumask)(host.raw, self.0, bay_str::new(cpumask)) };
         check(status, "cpumask")
     }
 
-    /// Ends the thread, which must be the current one, once its pollers and channels are gone. Its tasks are dropped at once.
+    /// Ends the thread once it has no poller and no channel left. It must be the current thread. Its tasks are dropped at once.
     ///
     /// # Errors
-    /// What the host refuses.
+    /// Those of the host.
     pub fn exit(self) -> Result<()> {
         if self.is_current() {
             crate::runtime::task::end_here();
@@ -102,23 +102,23 @@ impl Thread {
         check(unsafe { (host.thread.exit)(host.raw, self.0) }, "thread exit")
     }
 
-    /// Runs `call` on the thread. Allocates: for the control path; see [`Message`] for the other.
+    /// Runs `call` on the thread. Allocates memory: use it on the control path; [`Message`] is for the data path.
     ///
     /// # Errors
-    /// When there is no such thread any more; `call` is dropped then.
+    /// When the thread has ended; `call` is then dropped.
     pub fn send(self, call: impl FnOnce() + Send + 'static) -> Result<()> {
-        // SAFETY: `call` may be sent, and the current thread gives it away.
+        // SAFETY: `call` is `Send`, and the current thread gives it away.
         unsafe { self.give(call) }.map_err(|(error, refused)| {
             drop(refused);
             error
         })
     }
 
-    /// As [`send`](Self::send), for what goes back to where it belongs.
+    /// As [`send`](Self::send), for values that go back to their own thread.
     ///
     /// # Safety
-    /// What `call` holds is `Send`, or belongs to the thread and is not touched here any more. When
-    /// there is no such thread, `call` is leaked rather than dropped here.
+    /// The contents of `call` are `Send`, or they belong to the target thread and the current thread does not touch them
+    /// again. When the target thread has ended, this function leaks `call` instead of dropping it here.
     pub(crate) unsafe fn send_any<F: FnOnce() + 'static>(self, call: F) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.give(call) }.map_err(|(error, refused)| {
@@ -127,7 +127,7 @@ impl Thread {
         })
     }
 
-    /// Gives a call to the thread; what the host refuses comes back.
+    /// Sends a call to the thread. Returns the call when the host refuses it.
     ///
     /// # Safety
     /// As [`send_any`](Self::send_any).
@@ -141,13 +141,13 @@ impl Thread {
             },
             call,
         }));
-        // SAFETY: `message` is a live allocation of ours; `msg` is its first field.
+        // SAFETY: `message` is a live allocation of this function; `msg` is its first field.
         unsafe { (*message).msg.arg = message.cast() };
         let host = host();
-        // SAFETY: the message is the host's until `run`.
+        // SAFETY: the host owns the message until it calls `run`.
         let status = unsafe { (host.thread.send)(host.raw, self.0, message.cast()) };
         check(status, "message").map_err(|error| {
-            // SAFETY: a refused message is still ours.
+            // SAFETY: the host refused the message, so this function still owns it.
             (error, unsafe { Box::from_raw(message) })
         })
     }
@@ -160,14 +160,14 @@ struct Call<F> {
 }
 
 unsafe extern "C" fn run<F: FnOnce()>(arg: *mut c_void) {
-    // SAFETY: `arg` is the box that `send_any` made, received once.
+    // SAFETY: `arg` is the box from `give`; the message is received once.
     let call = unsafe { Box::from_raw(arg.cast::<Call<F>>()) };
     enter((), || (call.call)());
 }
 
-/// A message whose memory is made once and used over and over: for the data path.
+/// A message whose memory is allocated once and used again and again: for the data path.
 ///
-/// Who holds the message owns the value in it; sending gives both away.
+/// The owner of the message owns the value in it. Sending gives both away.
 #[derive(Debug)]
 pub struct Message<T: Send + 'static>(Box<Envelope<T>>);
 
@@ -179,36 +179,36 @@ struct Envelope<T: Send + 'static> {
     value: T,
 }
 
-// SAFETY: the pointers of `msg` are used by the host alone while it is in flight; the value is `Send`.
+// SAFETY: only the host uses the pointers of `msg` while it is in flight; the value is `Send`.
 unsafe impl<T: Send> Send for Message<T> {}
 
 impl<T: Send> Message<T> {
-    /// A message around `value`.
+    /// Allocates a message that contains `value`.
     pub fn new(value: T) -> Self {
         let msg =
             bay_msg { call: None, arg: std::ptr::null_mut(), link: std::ptr::null_mut(), rsv: 0 };
         Self(Box::new(Envelope { msg, receive: None, value }))
     }
 
-    /// Takes the value out.
+    /// Returns the value and frees the message.
     #[must_use]
     pub fn into_value(self) -> T {
         self.0.value
     }
 
-    /// Sends the message, which `receive` gets on the thread. Cannot fail while the thread lives;
-    /// with the thread gone the message is dropped.
+    /// Sends the message; `receive` gets it on `thread`. This cannot fail while the thread exists. If the thread has
+    /// ended, the message is dropped.
     pub fn send(mut self, thread: Thread, receive: fn(Self)) {
         self.0.receive = Some(receive);
         self.0.msg.call = Some(deliver::<T>);
         let envelope = Box::into_raw(self.0);
-        // SAFETY: a live allocation of ours; `msg` is its first field.
+        // SAFETY: `envelope` is a live allocation of this function; `msg` is its first field.
         unsafe { (*envelope).msg.arg = envelope.cast() };
         let host = host();
-        // SAFETY: the envelope is the host's until `deliver`.
+        // SAFETY: the host owns the envelope until it calls `deliver`.
         let status = unsafe { (host.thread.send)(host.raw, thread.0, envelope.cast()) };
         if status != 0 {
-            // SAFETY: a refused message is still ours.
+            // SAFETY: the host refused the message, so this function still owns it.
             drop(unsafe { Box::from_raw(envelope) });
         }
     }
@@ -228,7 +228,7 @@ impl<T: Send> std::ops::DerefMut for Message<T> {
 }
 
 unsafe extern "C" fn deliver<T: Send + 'static>(arg: *mut c_void) {
-    // SAFETY: `arg` is the box that `send` gave away, received once.
+    // SAFETY: `arg` is the box that `send` gave away; the message is received once.
     let envelope = unsafe { Box::from_raw(arg.cast::<Envelope<T>>()) };
     if let Some(receive) = envelope.receive {
         enter((), || receive(Message(envelope)));

@@ -1,34 +1,34 @@
-//! Keeps those log lines few that a peer can cause.
+//! Limits log lines that a peer can cause.
 
 use crate::thread;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lines of one kind in a second at most.
+/// Maximum number of lines of one kind per second.
 const LINES_PER_SECOND: u64 = 10;
 
-/// Lets a few lines of one kind through each second and counts the others. A `static` beside the line that it is for.
+/// Admits a few lines of one kind per second and counts the others. Keep a `static` next to each log line.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    /// The second, on the host's clock, in which a line came last.
+    /// The second, on the host's clock, in which a line last arrived.
     second: AtomicU64,
-    /// Lines that came in it.
+    /// Number of lines in that second.
     lines: AtomicU64,
     left_out: AtomicU64,
 }
 
 impl Throttle {
-    /// One that has let nothing through yet.
+    /// A throttle that has not admitted any line yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { second: AtomicU64::new(0), lines: AtomicU64::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// Whether the line is to be written: how many were left out since the last one that was. `[any thread of the host]`
+    /// If the line may be written, returns how many lines were left out since the last one. `[any thread of the host]`
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(thread::now_ns())
     }
 
-    /// Threads that come at once may let a line more or less through: that is as good.
+    /// When several threads call it at the same time, it may admit a line more or less. That is accurate enough.
     fn admit_at(&self, now_ns: u64) -> Option<u64> {
         let second = now_ns / 1_000_000_000;
         if self.second.swap(second, Ordering::Relaxed) != second {
