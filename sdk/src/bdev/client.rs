@@ -1,5 +1,5 @@
 //! I/O to an open bdev.
-#![expect(unsafe_code, reason = "lends memory to the host for the time of an I/O")]
+#![expect(unsafe_code, reason = "lends memory to the host for the duration of an I/O")]
 
 use super::io::{BdevIo, IoResult};
 use super::op::{IoFlags, Op};
@@ -14,30 +14,30 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// What an I/O owns while it is in flight: its memory, and whatever its owner keeps beside it. It is
-/// handed back when the I/O has ended. It fits in a pointer, so nothing is allocated for an I/O.
+/// What an I/O owns while it is in flight: its buffers and other values of its owner. The owner gets it
+/// back when the I/O has completed. It fits in a pointer, so an I/O allocates nothing.
 ///
 /// # Safety
-/// From `into_raw` to `from_raw`, the list given by `iov` and the memory it names stay where they
-/// are, valid for reads and writes, and untouched by anybody but the I/O.
+/// From `into_raw` to `from_raw`, the list that `iov` returns and the memory it refers to must not move.
+/// They must be valid for reads and writes, and only the I/O may access them.
 pub unsafe trait IoContext: Sized + 'static {
-    /// Gives the context away.
+    /// Turns the context into a raw pointer.
     fn into_raw(self) -> *mut c_void;
 
-    /// Takes it back.
+    /// Turns the raw pointer back into the context.
     ///
     /// # Safety
-    /// `raw` is from `into_raw`, taken back once.
+    /// `raw` is from `into_raw` and was not passed to `from_raw` before.
     unsafe fn from_raw(raw: *mut c_void) -> Self;
 
-    /// Its scatter/gather list.
+    /// The scatter/gather list.
     ///
     /// # Safety
-    /// `raw` is from `into_raw`, not taken back yet.
+    /// `raw` is from `into_raw` and was not passed to `from_raw` yet.
     unsafe fn iov(raw: *mut c_void) -> (*const bay_iov, u16);
 }
 
-/// No data: flush, unmap, reset.
+/// No data, for flush, unmap and reset.
 // SAFETY: there is no memory.
 unsafe impl IoContext for () {
     fn into_raw(self) -> *mut c_void {
@@ -49,9 +49,9 @@ unsafe impl IoContext for () {
     }
 }
 
-/// Any state of the author's with one buffer in it. The box is handed back, to be used again.
-// SAFETY: the box is not touched before `from_raw`, so neither it nor its buffer moves; `as_mut` shows
-// that nobody else refers to the buffer.
+/// Any state of the author with one buffer in it. The owner gets the box back and can use it again.
+// SAFETY: no code touches the box before `from_raw`, so neither the box nor its buffer moves; `as_mut`
+// proves that there is no other reference to the buffer.
 unsafe impl<T: AsMut<Buf> + 'static> IoContext for Box<T> {
     fn into_raw(self) -> *mut c_void {
         Self::into_raw(self).cast()
@@ -61,23 +61,23 @@ unsafe impl<T: AsMut<Buf> + 'static> IoContext for Box<T> {
         unsafe { Self::from_raw(raw.cast()) }
     }
     unsafe fn iov(raw: *mut c_void) -> (*const bay_iov, u16) {
-        // SAFETY: the box is ours until `from_raw`.
+        // SAFETY: this code owns the box until `from_raw`.
         let state = unsafe { &mut *raw.cast::<T>() };
         (state.as_mut().iov(), 1)
     }
 }
 
-/// One thread's way to a bdev. Dropping it gives it back; its I/O must have ended by then.
+/// One thread's channel of a bdev. Dropping it releases the channel; its I/O must have completed before.
 #[derive(Debug)]
 pub struct Channel(Rc<Inner>);
 
 struct Inner {
     handle: u64,
     block_size: u32,
-    /// Whether `wait` is queued at the host.
+    /// Whether `wait` is in the host's queue.
     is_waiting: Cell<bool>,
     wait: Cell<bay_wait>,
-    /// What waits for a request; empty unless `is_waiting`. Its owners' contexts bound it.
+    /// I/Os that wait for a request; empty unless `is_waiting`. The owners' contexts limit its length.
     backlog: RefCell<VecDeque<Waiting>>,
 }
 
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// An I/O that has no request yet.
+/// An I/O that waits for a request.
 #[derive(Clone, Copy)]
 struct Waiting {
     op: Op,
@@ -101,7 +101,7 @@ impl Channel {
     pub(super) fn get(desc: u64, block_size: u32) -> Result<Self> {
         let host = host();
         let mut handle = 0;
-        // SAFETY: the result lives through the call.
+        // SAFETY: the result outlives the call.
         let status = unsafe { (host.client.chan_get)(host.raw, desc, &raw mut handle) };
         check(status, "channel")?;
         Ok(Self(Rc::new(Inner {
@@ -118,11 +118,11 @@ impl Channel {
         })))
     }
 
-    /// Sends an I/O down. `done` gets the context back with the result, exactly once, on this thread,
-    /// from inside this call or later. When the host has no request left the I/O waits its turn.
+    /// Submits an I/O. `done` receives the context and the result, exactly once, on this thread, during
+    /// this call or later. If the host has no free request, the I/O waits.
     ///
-    /// `done` captures nothing (checked when compiled): what it needs travels in the context. The
-    /// data must be as long as the op's blocks, or the I/O ends with `EINVAL`.
+    /// `done` must not capture anything (checked at compile time): put what it needs into the context. The
+    /// data must be as long as the op's blocks, otherwise the I/O completes with `EINVAL`.
     #[inline]
     pub fn submit<C, F>(&self, op: Op, flags: IoFlags, context: C, done: F)
     where
@@ -132,12 +132,12 @@ impl Channel {
         const { assert!(size_of::<F>() == 0, "`done` may not capture: put it in the context") };
         let _ = done;
         let raw = context.into_raw();
-        // SAFETY: given away just now.
+        // SAFETY: `raw` was just made from the context.
         let iov = unsafe { C::iov(raw) };
         let io = Waiting { op, flags, raw, iov, ended: ended::<C, F> };
         // SAFETY: the list is valid from `into_raw` on.
         if op.has_data() && !unsafe { self.0.fits(op, iov) } {
-            // SAFETY: ends the I/O instead of submitting it.
+            // SAFETY: this completes the I/O, which is not submitted.
             unsafe { (io.ended)(raw, std::ptr::null_mut(), Status::INVALID.raw()) };
         } else if self.0.is_waiting.get() {
             self.0.backlog.borrow_mut().push_back(io);
@@ -150,23 +150,23 @@ impl Channel {
         self.0.handle
     }
 
-    /// A burst of submits has ended: the module rings its doorbell once.
+    /// Reports that a burst of submits has ended, so that the module rings its doorbell once.
     #[inline]
     pub fn flush(&self) {
         let host = host();
-        // SAFETY: the handle is ours, on its thread.
+        // SAFETY: `self` owns the handle, and this is its thread.
         unsafe { (host.client.flush)(host.raw, self.0.handle) };
     }
 
-    /// Passes a request on as it is and ends it as the other side does. For filters.
+    /// Passes a request on unchanged, and completes it with the result of the other bdev. For filters.
     #[inline]
     pub fn pass(&self, io: BdevIo) {
         let lba = io.lba();
         self.pass_at(io, lba);
     }
 
-    /// As [`pass`](Self::pass), with `lba` as its first block: for an I/O whose blocks lie together on
-    /// the other bdev, too.
+    /// As [`pass`](Self::pass), with `lba` as the first block. The blocks of the I/O must be contiguous on
+    /// the other bdev too.
     #[inline]
     pub fn pass_to(&self, io: BdevIo, lba: u64) {
         self.pass_at(io, lba);
@@ -183,13 +183,13 @@ impl Channel {
     fn pass_at(&self, io: BdevIo, lba: u64) {
         let host = host();
         let io = io.into_raw();
-        // SAFETY: the request was ours and is the host's from here on; the channel is this thread's.
+        // SAFETY: this function owns the request and gives it to the host; the channel belongs to this thread.
         unsafe { (host.client.pass)(host.raw, self.0.handle, io.as_ptr(), lba) };
     }
 }
 
 impl Inner {
-    /// Whether the list holds as many bytes as the op wants.
+    /// Whether the list has as many bytes as the op needs.
     ///
     /// # Safety
     /// The list is readable.
@@ -211,14 +211,14 @@ impl Inner {
         blocks.and_then(|blocks| blocks.checked_mul(self.block_size.into())) == Some(len)
     }
 
-    /// Submits, or queues when there is no request.
+    /// Submits the I/O, or queues it when there is no free request.
     #[inline]
     fn start(self: &Rc<Self>, io: Waiting) {
         let host = host();
-        // SAFETY: not queued; asked without waiting first, which needs no count.
+        // SAFETY: the call queues no waiter, so it needs no reference count.
         let free = unsafe { (host.client.io_get)(host.raw, self.handle, std::ptr::null_mut()) };
         match NonNull::new(free) {
-            // SAFETY: the request is ours.
+            // SAFETY: this function owns the request.
             Some(free) => unsafe { submit(free, &io) },
             None => self.wait(io),
         }
@@ -230,7 +230,7 @@ impl Inner {
         self.drain();
     }
 
-    /// Submits what waits until it must wait again.
+    /// Submits waiting I/Os until none is left or the host has no free request.
     fn drain(self: &Rc<Self>) {
         let host = host();
         self.is_waiting.set(true);
@@ -243,51 +243,51 @@ impl Inner {
             let given = Rc::into_raw(Rc::clone(self));
             // SAFETY: the waiter is not queued.
             unsafe { (*wait).arg = given.cast_mut().cast() };
-            // SAFETY: the count in `given` keeps the waiter's memory for the host.
+            // SAFETY: the reference count in `given` keeps the waiter's memory alive for the host.
             let free = unsafe { (host.client.io_get)(host.raw, self.handle, wait) };
             let Some(free) = NonNull::new(free) else { return };
-            // SAFETY: not queued, so the count is ours again.
+            // SAFETY: the host did not queue the waiter, so the count belongs to this function again.
             drop(unsafe { Rc::from_raw(given) });
             let first = self.backlog.borrow_mut().pop_front();
             if let Some(first) = first {
-                // SAFETY: the request is ours.
+                // SAFETY: this function owns the request.
                 unsafe { submit(free, &first) };
             }
         }
     }
 
-    /// Leaves the host's queue.
+    /// Removes the waiter from the host's queue.
     fn stop_waiting(&self, host: &Host) {
         if self.is_waiting.get() {
             let wait = self.wait.as_ptr();
-            // SAFETY: the handle is ours, on its thread.
+            // SAFETY: `self` owns the handle, and this is its thread.
             if unsafe { (host.client.io_abort)(host.raw, self.handle, wait) } == 0 {
-                // SAFETY: ours, and the host has let go of it.
+                // SAFETY: `self` owns `wait`, and the host no longer uses it.
                 let arg = unsafe { (*wait).arg }.cast_const();
-                // SAFETY: the count that `drain` gave the host.
+                // SAFETY: `arg` is the reference count that `drain` gave the host.
                 drop(unsafe { Rc::from_raw(arg.cast::<Self>()) });
             }
         }
     }
 
-    /// Ends what waits; the contexts go back to their owners.
+    /// Aborts the waiting I/Os. Their owners get the contexts back.
     #[cold]
     fn abandon(&self) {
         let waiting = self.backlog.take();
         for io in waiting {
-            // SAFETY: ends the I/O instead of submitting it.
+            // SAFETY: this completes the I/O, which is not submitted.
             unsafe { (io.ended)(io.raw, std::ptr::null_mut(), Status::ABORTED.raw()) };
         }
     }
 }
 
 /// # Safety
-/// `free` is a request got from the host and not submitted; `io` is not submitted yet.
+/// `free` is a request from the host that was not submitted; `io` is not submitted yet.
 #[inline]
 unsafe fn submit(free: NonNull<bay_io>, io: &Waiting) {
     let host = host();
     let (op, range, arg) = io.op.to_raw();
-    // SAFETY: ours until it is submitted.
+    // SAFETY: this function owns the request until it submits it.
     let request = unsafe { &mut *free.as_ptr() };
     request.op = op;
     request.flags = io.flags.bits();
@@ -295,31 +295,31 @@ unsafe fn submit(free: NonNull<bay_io>, io: &Waiting) {
     request.nblocks = range.nblocks;
     (request.iov, request.iovcnt) = io.iov;
     request.arg = [arg, 0];
-    // SAFETY: the context keeps the list valid until `ended` takes it back.
+    // SAFETY: the context keeps the list valid until `ended` turns it back.
     unsafe { (host.client.submit)(host.raw, free.as_ptr(), Some(io.ended), io.raw) };
 }
 
 unsafe extern "C" fn turn(arg: *mut c_void) {
-    // SAFETY: the count that `drain` gave the host.
+    // SAFETY: `arg` is the reference count that `drain` gave the host.
     let inner = unsafe { Rc::from_raw(arg.cast_const().cast::<Inner>()) };
-    enter((), move || inner.drain()); // does nothing when the channel is gone
+    enter((), move || inner.drain()); // does nothing when the channel is dropped
 }
 
-/// The host's end of an I/O: `io` is NULL when it was never submitted.
+/// Completes an I/O, on the host's call. `io` is NULL when the I/O was never submitted.
 unsafe extern "C" fn ended<C, F>(arg: *mut c_void, io: *mut bay_io, status: i32)
 where
     C: IoContext,
     F: Fn(C, IoResult) + Copy + 'static,
 {
-    // SAFETY: the host's for the time of the call.
+    // SAFETY: the host keeps `io` valid during the call.
     let result = match unsafe { io.as_ref() } {
         Some(io) => IoResult::read(status, io),
         None => IoResult::new(Status::from_raw(status)),
     };
-    // SAFETY: the I/O has ended, once.
+    // SAFETY: the I/O has completed, and this is the only call for it.
     let context = unsafe { C::from_raw(arg) };
     enter((), || {
-        // SAFETY: `F` has no size and `submit` was given a value of it to copy.
+        // SAFETY: `F` has no size, and `submit` received a value of it, which may be copied.
         let done = unsafe { NonNull::<F>::dangling().as_ref() };
         done(context, result);
     });
@@ -330,10 +330,12 @@ impl Drop for Channel {
         let host = host();
         self.0.stop_waiting(host);
         self.0.abandon();
-        // SAFETY: the handle is ours, on its thread.
+        // SAFETY: `self` owns the handle, and this is its thread.
         let status = unsafe { (host.client.chan_put)(host.raw, self.0.handle) };
         if status != 0 {
-            tracing::error!("a channel was given back with status {status}: its I/O has not ended");
+            tracing::error!(
+                "cannot release a channel, because its I/O has not completed: status {status}"
+            );
         }
     }
 }

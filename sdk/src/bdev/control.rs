@@ -1,4 +1,4 @@
-//! What a module tells of a bdev of its own that is on the bus: other names, blocks that are lost.
+//! What a module changes or reports on its own registered bdev: aliases, and blocks that lost their data.
 #![expect(unsafe_code, reason = "calls the host's bdev interface")]
 
 use super::module::Bdev;
@@ -10,7 +10,7 @@ use crate::host::host;
 use drivebay_plugin_api::bay_str;
 
 impl<B: Bdev> Registered<B> {
-    /// Gives the bdev another name, by which it is found, too. `[app thread]`
+    /// Adds an alias, under which clients find the bdev as well. `[app thread]`
     ///
     /// # Errors
     /// `EEXIST` when a bdev has that name.
@@ -18,7 +18,7 @@ impl<B: Bdev> Registered<B> {
         self.change_alias(alias, 1)
     }
 
-    /// Takes a name away that the registration or [`add_alias`](Self::add_alias) gave. `[app thread]`
+    /// Removes an alias from the registration or from [`add_alias`](Self::add_alias). `[app thread]`
     ///
     /// # Errors
     /// `ENOENT` when the bdev has no such alias.
@@ -28,18 +28,18 @@ impl<B: Bdev> Registered<B> {
 
     fn change_alias(&self, alias: &str, add: u32) -> Result<()> {
         let host = host();
-        // SAFETY: the handle is ours; the text lives through the call.
+        // SAFETY: `self` owns the handle; the text outlives the call.
         let status = unsafe { (host.bdev.alias)(host.raw, self.id(), bay_str::new(alias), add) };
         check(status, format_args!("alias {alias}"))
     }
 
-    /// Tells those who have the bdev open that these blocks lost their data. `[app thread]`
+    /// Notifies every client that has the bdev open that these blocks lost their data. `[app thread]`
     ///
     /// # Errors
     /// `EINVAL` for blocks that are not on the bdev.
     pub fn media_lost(&self, _app: &App, blocks: Range) -> Result<()> {
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: `self` owns the handle.
         let status = unsafe { (host.bdev.media)(host.raw, self.id(), blocks.lba, blocks.nblocks) };
         check(status, format_args!("{} blocks from {}", blocks.nblocks, blocks.lba))
     }

@@ -1,5 +1,8 @@
 //! Open bdevs.
-#![expect(unsafe_code, reason = "calls the host's client interface; events come with a pointer")]
+#![expect(
+    unsafe_code,
+    reason = "calls the host's client interface; the host passes a pointer with each event"
+)]
 
 use super::client::Channel;
 use super::op::{Geometry, OpSet, Range};
@@ -13,49 +16,49 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
 
-/// What happens to an open bdev.
+/// An event of an open bdev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It goes away: drop the descriptor as soon as its I/O has ended.
+    /// The bdev is being removed: drop the descriptor as soon as its I/O has completed.
     Remove,
-    /// It has another number of blocks.
+    /// The number of blocks has changed.
     Resize {
         /// The new number.
         num_blocks: u64,
     },
-    /// Blocks lost their data: [`Desc::next_media_event`] tells which.
+    /// Blocks lost their data. [`Desc::next_media_event`] returns which.
     Media,
 }
 
-/// How a descriptor excludes others.
+/// What a claim allows other descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// Only this descriptor may write.
     ExclusiveWrite,
-    /// Many may read, this one may write.
+    /// Many descriptors may read, only this one may write.
     ReadManyWriteOne,
-    /// Many may read, none may write.
+    /// Many descriptors may read, none may write.
     ReadManyWriteNone,
-    /// Holders of the same key may write.
+    /// Many descriptors may read, those that claimed with the same key may write.
     ReadManyWriteShared {
         /// The key.
         key: u64,
     },
 }
 
-/// An open bdev. Channels are got from it on any reactor. Dropping it on any thread closes it on the
-/// app thread; its channels must be gone by then.
+/// An open bdev. Any reactor can get a channel from it. Dropping it, on any thread, closes it on the
+/// app thread; its channels must be dropped before.
 #[derive(Debug)]
 pub struct Desc {
     id: u64,
     events: *const Events,
 }
 
-// SAFETY: `open` takes an `App`, so `events` was made on the app thread. The host calls `event`, and
-// `Drop` closes, there alone. The rest is a handle.
+// SAFETY: `open` takes an `App`, so it made `events` on the app thread. Only the app thread uses it: the
+// host calls `event` there, and `Drop` closes there. The rest is a handle.
 unsafe impl Send for Desc {}
-// SAFETY: as above; the host takes `info` and `chan_get` on any reactor.
+// SAFETY: as above; the host accepts `info` and `chan_get` on any reactor.
 unsafe impl Sync for Desc {}
 
 type Handler = Box<dyn FnMut(&App, Event)>;
@@ -63,11 +66,11 @@ type Handler = Box<dyn FnMut(&App, Event)>;
 /// Empty while the handler runs.
 struct Events(Cell<Option<Handler>>);
 
-/// Opens a bdev by name, alias or UUID, `write` for writing too. Events come on the app thread.
+/// Opens a bdev by name, alias or UUID; with `write`, also for writing. Events arrive on the app thread.
 /// `[app thread]`
 ///
 /// # Errors
-/// `ENODEV` when there is none, `EPERM` when it may not be written.
+/// `ENODEV` when there is no such bdev, `EPERM` when the bdev does not allow writing.
 pub fn open(
     _app: &App,
     name: &str,
@@ -90,7 +93,7 @@ pub fn open(
         )
     };
     if let Err(error) = check(status, format_args!("bdev {name}")) {
-        // SAFETY: a refused open does not keep it.
+        // SAFETY: the host does not use `events` after it refused the open.
         drop(unsafe { Rc::from_raw(events) });
         return Err(error);
     }
@@ -99,9 +102,9 @@ pub fn open(
 
 unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
     let events = arg.cast_const().cast::<Events>();
-    // SAFETY: `arg` is what `open` gave, and the descriptor is not closed.
+    // SAFETY: `arg` is the pointer that `open` gave the host, and the descriptor is still open.
     unsafe { Rc::increment_strong_count(events) };
-    // SAFETY: the count just taken: a handler may drop the descriptor.
+    // SAFETY: this code owns the count it has just added; the handler may drop the descriptor.
     let events = unsafe { Rc::from_raw(events) };
     let event = match event {
         api::BAY_EVENT_REMOVE => Event::Remove,
@@ -109,7 +112,7 @@ unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
         api::BAY_EVENT_MEDIA => Event::Media,
         _ => return,
     };
-    // SAFETY: the host sends events to the thread that opened: the app thread.
+    // SAFETY: the host sends events to the thread that opened the bdev, which is the app thread.
     let app = unsafe { App::assume() };
     enter((), move || {
         if let Some(mut handler) = events.0.take() {
@@ -121,28 +124,28 @@ unsafe extern "C" fn event(arg: *mut c_void, event: u32, value: u64) {
 }
 
 impl Desc {
-    /// What is known of the bdev now. `[any reactor]`
+    /// Describes the bdev as it is now. `[any reactor]`
     ///
     /// # Errors
-    /// What the host refuses, or a geometry that cannot be.
+    /// Those of the host, or `EINVAL` for an impossible geometry.
     pub fn info(&self) -> Result<Info> {
         let host = host();
-        // SAFETY: numbers and a text; zeroes are a value.
+        // SAFETY: the fields are numbers and a text, for which all zero bytes are valid.
         let mut raw: bay_bdev_info = unsafe { std::mem::zeroed() };
         raw.size = super::size_of_table::<bay_bdev_info>();
-        // SAFETY: `raw` lives through the call.
+        // SAFETY: `raw` outlives the call.
         check(unsafe { (host.client.info)(host.raw, self.id, &raw mut raw) }, "bdev info")?;
         // SAFETY: the name is valid while the descriptor is open.
         let name = unsafe { host::text(raw.name) }.to_owned();
         Ok(Info { name, geometry: Geometry::new_any(raw.block_size, raw.num_blocks)?, raw })
     }
 
-    /// Claims the bdev. A descriptor that was opened for reading may write then, if the claim lets its
-    /// holders write; channels follow soon. `[app thread]`
+    /// Claims the bdev. A descriptor opened for reading may then write, if the claim lets its holder write;
+    /// its channels learn of this soon. `[app thread]`
     ///
     /// # Errors
-    /// `EPERM` when another claim or another writer is in the way; `EINVAL` for a shared claim with key 0
-    /// and for a claim that nobody writes of a descriptor that may write.
+    /// `EPERM` when another claim or writer conflicts. `EINVAL` for a shared claim with key 0, and when a
+    /// descriptor opened for writing claims that no one writes.
     pub fn claim(&self, _app: &App, claim: Claim) -> Result<()> {
         let (kind, key) = match claim {
             Claim::ExclusiveWrite => (api::BAY_CLAIM_EXCL_WRITE, 0),
@@ -151,36 +154,36 @@ impl Desc {
             Claim::ReadManyWriteShared { key } => (api::BAY_CLAIM_READ_MANY_WRITE_SHARED, key),
         };
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: `self` owns the handle.
         check(unsafe { (host.client.claim)(host.raw, self.id, kind, key) }, "claim")
     }
 
-    /// Gives the claim back. `[app thread]`
+    /// Releases the claim. `[app thread]`
     ///
     /// # Errors
-    /// When there is none.
+    /// When the descriptor has no claim.
     pub fn unclaim(&self, _app: &App) -> Result<()> {
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: `self` owns the handle.
         check(unsafe { (host.client.unclaim)(host.raw, self.id) }, "unclaim")
     }
 
-    /// The oldest blocks that lost their data and that this descriptor was not told of yet: to be
-    /// asked until there are none after [`Event::Media`]. `[app thread]`
+    /// Returns the oldest range of lost blocks that this descriptor has not returned yet. After [`Event::Media`],
+    /// call it until it returns `None`. `[app thread]`
     #[must_use]
     pub fn next_media_event(&self, _app: &App) -> Option<Range> {
         let host = host();
         let (mut lba, mut nblocks) = (0, 0);
-        // SAFETY: the handle is ours; both results live through the call.
+        // SAFETY: `self` owns the handle; both results outlive the call.
         let status =
             unsafe { (host.client.media_next)(host.raw, self.id, &raw mut lba, &raw mut nblocks) };
         (status == 0).then_some(Range::new(lba, nblocks))
     }
 
-    /// The current thread's channel. `[reactor]`
+    /// Gets the current thread's channel. `[reactor]`
     ///
     /// # Errors
-    /// What the bdev's module answers.
+    /// Those of the bdev's module.
     pub fn channel(&self) -> Result<Channel> {
         let info = self.info()?;
         Channel::get(self.id, info.block_size())
@@ -193,8 +196,8 @@ impl Drop for Desc {
         if thread::app().is_current() {
             return closing.close();
         }
-        // SAFETY: `closing` belongs to the app thread and is not touched here any more. Without an
-        // app thread the host has ended.
+        // SAFETY: `closing` belongs to the app thread, and this thread does not touch it again. If there is no
+        // app thread, the host has ended.
         let _ = unsafe { thread::app().send_any(move || closing.close()) };
     }
 }
@@ -207,18 +210,18 @@ struct Closing {
 impl Closing {
     fn close(self) {
         let host = host();
-        // SAFETY: the handle is ours, on the app thread.
+        // SAFETY: `self` owns the handle, and this is the app thread.
         let status = unsafe { (host.client.close)(host.raw, self.id) };
         if status == 0 {
-            // SAFETY: the count that `open` gave the host, which calls no more.
+            // SAFETY: `self.events` is the reference count that `open` gave the host, and the host does not use it again.
             drop(unsafe { Rc::from_raw(self.events) });
         } else {
-            tracing::error!("a bdev was closed with status {status}: its channels are not gone");
+            tracing::error!("cannot close a bdev, because it still has channels: status {status}");
         }
     }
 }
 
-/// What a client may know of an open bdev.
+/// Describes an open bdev to its client.
 #[derive(Clone, Debug)]
 pub struct Info {
     name: String,
@@ -226,7 +229,7 @@ pub struct Info {
     raw: bay_bdev_info,
 }
 
-// SAFETY: the only pointer, `raw.name`, is not read again.
+// SAFETY: no code reads the only pointer, `raw.name`, again.
 unsafe impl Send for Info {}
 // SAFETY: as above.
 unsafe impl Sync for Info {}
@@ -244,7 +247,7 @@ impl Info {
         self.geometry
     }
 
-    /// Block size, in bytes, interleaved metadata included.
+    /// Block size in bytes, including interleaved metadata.
     #[must_use]
     pub fn block_size(&self) -> u32 {
         self.geometry.block_size()
@@ -262,32 +265,32 @@ impl Info {
         self.raw.uuid
     }
 
-    /// Ops that may be sent: declared ones and those the bus emulates.
+    /// Ops that a client may submit: those of the module and those that the bus emulates.
     #[must_use]
     pub fn ops(&self) -> OpSet {
         OpSet::from_bits(self.raw.ops_mask)
     }
 
-    /// Whether it has a volatile write cache.
+    /// Whether the bdev has a volatile write cache.
     #[must_use]
     pub fn has_write_cache(&self) -> bool {
         self.raw.flags & api::BAY_BDEV_WRITE_CACHE != 0
     }
 
-    /// Whether it cannot be written.
+    /// Whether the bdev refuses writes.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.raw.flags & api::BAY_BDEV_READ_ONLY != 0
     }
 
-    /// Whether a read leaves its buffers as they are, with what their last owner left in them: who
-    /// sends them on clears them first.
+    /// Whether the bdev discards written data, and a read does not change its buffers. A client that passes
+    /// read data on must clear the buffers before the read.
     #[must_use]
     pub fn keeps_no_data(&self) -> bool {
         self.raw.flags & api::BAY_BDEV_NO_DATA != 0
     }
 
-    /// Everything, as the ABI has it.
+    /// All fields, as in the ABI.
     #[must_use]
     pub fn raw(&self) -> &bay_bdev_info {
         &self.raw

@@ -1,5 +1,5 @@
-//! New bdevs that are shown to a module, which may read them.
-#![expect(unsafe_code, reason = "answers the host for an examination")]
+//! Examination: a module looks at new bdevs and may read them.
+#![expect(unsafe_code, reason = "tells the host that an examination has finished")]
 
 use crate::app::App;
 use crate::host::host;
@@ -9,16 +9,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Examiner = fn(&App, Examine);
 
-/// Who looks at new bdevs.
+/// The function that examines new bdevs.
 static EXAMINER: Mutex<Option<Examiner>> = Mutex::new(None);
 
-/// Has `call` look at every bdev that is there or comes. It may open and read the bdev, in several
-/// steps if need be. `[app thread]`
+/// Calls `call` for every bdev, existing and new. It may open and read the bdev, also asynchronously.
+/// `[app thread]`
 pub fn on_examine(_app: &App, call: Examiner) {
     *EXAMINER.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
 }
 
-/// Who wants the name of each new bdev, and who writes calls of no single bdev.
+/// The functions that get the name of each new bdev, and those that save configuration of no single bdev.
 static WANTED: Mutex<Wanted> = Mutex::new(Wanted { names: Vec::new(), saved: Vec::new() });
 
 #[derive(Clone)]
@@ -31,18 +31,18 @@ fn wanted() -> MutexGuard<'static, Wanted> {
     WANTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has `see` called with the name of each new bdev, at once and before any module reads it: it opens
-/// and claims what belongs to the module by name, without I/O. `[app thread]`
+/// Calls `see` with the name of each new bdev, before any module reads the bdev. `see` opens and claims
+/// the bdevs whose names the module knows, without I/O. `[app thread]`
 pub fn on_examine_config(_app: &App, see: fn(&App, &str)) {
     wanted().names.push(see);
 }
 
-/// Has `write` write calls that make again what belongs to no single bdev. `[app thread]`
+/// Calls `write` to save the RPC calls that belong to no single bdev. `[app thread]`
 pub fn on_save_config(_app: &App, write: fn(&mut Config<'_>)) {
     wanted().saved.push(write);
 }
 
-/// A bdev that is shown to the module. `bdev_wait_for_examine` waits until it is dropped, on the app
+/// A bdev under examination. `bdev_wait_for_examine` waits until this value is dropped, on the app
 /// thread.
 #[derive(Debug)]
 pub struct Examine {
@@ -66,12 +66,12 @@ impl Examine {
 impl Drop for Examine {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: ends the examination that the host began, once.
+        // SAFETY: this finishes the examination that the host began; it is the only call for it.
         unsafe { (host.bdev.examine_done)(host.raw, self.token) };
     }
 }
 
-/// Gives a bdev to who looks at new ones, if anybody does.
+/// Passes a bdev to the module's examiner, if there is one.
 pub(crate) fn examine(app: &App, examine: Examine) {
     let call = *EXAMINER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(call) = call {
@@ -79,7 +79,7 @@ pub(crate) fn examine(app: &App, examine: Examine) {
     }
 }
 
-/// A new bdev is shown by its name.
+/// Passes the name of a new bdev to the module.
 pub(crate) fn examine_config(app: &App, name: &str) {
     super::filter::base_appears(app, name);
     let Wanted { names, .. } = wanted().clone();

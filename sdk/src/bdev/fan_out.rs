@@ -1,6 +1,6 @@
-//! Children: what a module sends to other bdevs in place of an I/O that it was given. Their data are
-//! parts of the parent's own buffers, and no memory is allocated for them.
-#![expect(unsafe_code, reason = "a parent is the module's until its last child has ended")]
+//! Fan-out: a module replaces an I/O by child I/Os to other bdevs. The children's data are parts of the
+//! parent's own buffers, so no memory is allocated for them.
+#![expect(unsafe_code, reason = "the module owns a parent until its last child has completed")]
 
 use super::client::Channel;
 use super::home;
@@ -16,17 +16,17 @@ use std::ptr::{self, NonNull};
 #[cfg(test)]
 mod tests;
 
-/// An I/O whose module sends children in its place.
+/// An I/O that its module replaces by children.
 ///
-/// When this is dropped and every child has ended, the I/O goes back to its module through
-/// [`Bdev::joined`](super::Bdev::joined), or ends, with the first failure of a child or with success.
-/// It stays on its thread.
+/// When this value is dropped and every child has completed, the I/O returns to its module through
+/// [`Bdev::joined`](super::Bdev::joined). Without `joined`, it completes with the first failure of a child,
+/// or with success. It stays on its thread.
 #[derive(Debug)]
 #[must_use = "dropping it ends the fan-out"]
 pub struct FanOut(Parent);
 
 impl BdevIo {
-    /// Makes the I/O a parent; [`FanOut::send`] sends its children.
+    /// Turns the I/O into a parent. [`FanOut::send`] submits its children.
     #[inline]
     pub fn fan_out(self) -> FanOut {
         let home = self.home();
@@ -34,30 +34,30 @@ impl BdevIo {
         // SAFETY: the channel outlives its I/O.
         let joins = unsafe { home.as_ref() }.join.is_some();
         if joins {
-            // SAFETY: only kinds of bdev with a context join; `begin` was called by `submit`.
+            // SAFETY: only a bdev with a context has `joined`, and `submit` has called `begin`.
             unsafe { home::set_home(io, home) };
         }
         let parent = Parent { io, joins };
-        // The one is the `FanOut` itself, so that children that end at once do not end the parent.
+        // The `FanOut` itself counts as 1, so that children that complete at once do not complete the parent.
         parent.set_count(Count { pending: 1, failure: 0 });
         FanOut(parent)
     }
 }
 
 impl FanOut {
-    /// What the parent asks for.
+    /// The parent's op.
     #[must_use]
     pub fn op(&self) -> Op {
         Op::of(self.0.raw())
     }
 
-    /// The parent's flags. Children carry the same.
+    /// The parent's flags. Children have the same flags.
     #[must_use]
     pub fn flags(&self) -> IoFlags {
         IoFlags::from_bits(self.0.raw().flags)
     }
 
-    /// The parent's name for abort. An abort of it aborts children that wait on a bus, too.
+    /// The parent's id, for abort. Aborting the parent also aborts children that wait on a bus.
     #[must_use]
     pub fn id(&self) -> IoId {
         IoId(self.0.raw().id)
@@ -69,8 +69,8 @@ impl FanOut {
         Buffers::of(self.0.raw())
     }
 
-    /// Sends `op` to another bdev as a child. An op with data takes it from, or puts it into, the
-    /// parent's buffers, from the parent's block `first` on; both bdevs have blocks of one size.
+    /// Submits `op` to another bdev as a child. The data of the op is in the parent's buffers, starting at
+    /// the parent's block `first`. Both bdevs must have the same block size.
     ///
     /// The child fails with `EINVAL` when the parent does not have these blocks.
     #[inline]
@@ -78,7 +78,7 @@ impl FanOut {
         self.send_as(0, channel, op, first);
     }
 
-    /// As [`send`](Self::send), and gives the child a number. In [`Bdev::joined`](super::Bdev::joined),
+    /// As [`send`](Self::send), with a number for the child. In [`Bdev::joined`](super::Bdev::joined),
     /// [`BdevIo::first_failed`] returns the number of the child that failed first.
     #[inline]
     pub fn send_as(&mut self, number: u8, channel: &Channel, op: Op, first: u64) {
@@ -87,39 +87,39 @@ impl FanOut {
         let nblocks = if op.has_data() { range.nblocks } else { 0 };
         self.0.add();
         let (handle, parent) = (channel.handle(), self.0.io.as_ptr());
-        // SAFETY: the parent is the module's; the channel is this thread's.
+        // SAFETY: the module owns the parent; the channel belongs to this thread.
         let child =
             unsafe { (host.client.io_derive_part)(host.raw, handle, parent, first, nblocks) };
         let Some(child) = NonNull::new(child) else {
             return self.0.end_one(IoResult::new(Status::INVALID), number);
         };
-        // SAFETY: ours until it is submitted.
+        // SAFETY: this function owns the child until it submits it.
         let request = unsafe { &mut *child.as_ptr() };
         request.op = op_number;
         request.lba = range.lba;
         request.nblocks = range.nblocks;
-        // No op takes a second argument, so the child carries its number there.
+        // No op has a second argument, so the child's number is stored there.
         request.arg = [arg, number.into()];
         request.arg_len = 0;
         let ended: bay_io_cb_fn = if self.0.joins { joining_child_ended } else { child_ended };
         self.0.change_holds(1);
-        // SAFETY: the parent, and with it its data, is the module's until its last child has ended.
+        // SAFETY: the module owns the parent and its data until the last child has completed.
         unsafe { (host.client.submit)(host.raw, child.as_ptr(), Some(ended), parent.cast()) };
     }
 
-    /// A child of the author's own: an I/O with another buffer, a timer, work on another thread's
-    /// behalf. The parent waits for its end.
+    /// Adds a child that the author completes: an I/O with another buffer, a timer, or work for another
+    /// thread. The parent waits for it.
     pub fn child(&mut self) -> Child {
         self.child_as(0)
     }
 
-    /// As [`child`](Self::child), and gives the child a number as [`send_as`](Self::send_as) does.
+    /// As [`child`](Self::child), with a number for the child as in [`send_as`](Self::send_as).
     pub fn child_as(&mut self, number: u8) -> Child {
         self.0.add();
         Child(self.0, number)
     }
 
-    /// Notes a failure: the parent ends with it when its children have ended.
+    /// Records a failure. The parent completes with it when its children have completed.
     pub fn fail(&mut self, status: impl Into<Status>) {
         self.0.note(IoResult::new(status.into()), None);
     }
@@ -132,13 +132,13 @@ impl Drop for FanOut {
     }
 }
 
-/// A part of a parent that the author ends. Dropping it ends it with `EIO`. It stays on its thread.
+/// A child that the author completes. Dropping it completes it with `EIO`. It stays on its thread.
 #[derive(Debug)]
-#[must_use = "its parent waits for its end"]
+#[must_use = "the parent waits for its children"]
 pub struct Child(Parent, u8);
 
 impl Child {
-    /// Ends the child.
+    /// Completes the child.
     pub fn end(self, result: IoResult) {
         let child = ManuallyDrop::new(self);
         child.0.end_one(result, child.1);
@@ -151,15 +151,15 @@ impl Drop for Child {
     }
 }
 
-/// A request that the module has and whose children are counted in its `link`.
+/// A request of the module. Its `link` field counts its children.
 #[derive(Clone, Copy, Debug)]
 struct Parent {
     io: NonNull<bay_io>,
-    /// Whether it goes back to its module when its children have ended.
+    /// Whether the request returns to its module when its children have completed.
     joins: bool,
 }
 
-/// Children that have not ended, and the first failure.
+/// Number of children that have not completed, and the first failure.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     pending: u32,
@@ -168,13 +168,13 @@ struct Count {
 
 impl Parent {
     fn raw(&self) -> &bay_io {
-        // SAFETY: the module's until the last child has ended; only `link` and `detail` change.
+        // SAFETY: the module owns the request until the last child has completed; only `link` and `detail` change.
         unsafe { self.io.as_ref() }
     }
 
     #[inline]
     fn count(self) -> Count {
-        // SAFETY: the module's; its link is a number since `fan_out`.
+        // SAFETY: the module owns the request, and its link has been a number since `fan_out`.
         let word = unsafe { (*self.io.as_ptr()).link }.addr() as u64;
         let [.., a, b, c, d] = word.to_be_bytes();
         let [e, f, g, h, ..] = word.to_be_bytes();
@@ -188,14 +188,14 @@ impl Parent {
     fn set_count(self, count: Count) {
         let word = u64::from(count.failure.cast_unsigned()) << 32 | u64::from(count.pending);
         let word = usize::try_from(word).unwrap_or(0); // 64 bits on every target
-        // SAFETY: the module's while it has the request.
+        // SAFETY: the module owns the request.
         unsafe { (*self.io.as_ptr()).link = ptr::without_provenance_mut(word) };
     }
 
-    /// Counts the children that may touch the parent's buffers.
+    /// Counts the children that may access the parent's buffers.
     #[inline]
     fn change_holds(self, by: i16) {
-        // SAFETY: the module's until the last child has ended.
+        // SAFETY: the module owns the request until the last child has completed.
         let holds = unsafe { (*self.io.as_ptr()).holds };
         // SAFETY: as above.
         unsafe { (*self.io.as_ptr()).holds = holds.wrapping_add_signed(by) };
@@ -206,14 +206,14 @@ impl Parent {
         self.set_count(Count { pending: count.pending + 1, ..count });
     }
 
-    /// Keeps the first failure with its detail, or a success that has one.
+    /// Keeps the first failure with its detail, or a success with a detail.
     fn note(self, result: IoResult, number: Option<u8>) {
         let count = self.count();
         if count.failure == 0 && (!result.status.is_success() || result.has_detail()) {
             if self.joins
                 && let Some(number) = number.filter(|_| !result.status.is_success())
             {
-                // SAFETY: the module's, of a kind that joins; `begin` was called by `submit`.
+                // SAFETY: the module owns the request, and its bdev has `joined`; `submit` has called `begin`.
                 unsafe { home::set_failed(self.io, number) };
             }
             self.set_count(Count { failure: result.status.raw(), ..count });
@@ -240,11 +240,11 @@ impl Parent {
         }
         // SAFETY: `fan_out` has set it.
         let Some(home) = (unsafe { home::home_of(self.io) }) else { return };
-        // SAFETY: its children have ended, so it is the module's alone.
+        // SAFETY: the children have completed, so the module alone owns the request.
         let io = unsafe { BdevIo::new(self.io, home) };
         // SAFETY: the channel outlives its I/O.
         match unsafe { home.as_ref() }.join {
-            // SAFETY: the function belongs to the channel; this is its thread.
+            // SAFETY: the function belongs to the channel, and this is the channel's thread.
             Some(join) => unsafe { join(home, io, result) },
             None => io.complete_with(result),
         }
@@ -252,7 +252,7 @@ impl Parent {
 }
 
 unsafe extern "C" fn child_ended(parent: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `send` gave the parent, which waits for its children.
+    // SAFETY: `parent` is the pointer that `send` gave the host, and the parent waits for its children.
     unsafe { one_ended(parent, child, status, false) };
 }
 
@@ -262,11 +262,11 @@ unsafe extern "C" fn joining_child_ended(parent: *mut c_void, child: *mut bay_io
 }
 
 /// # Safety
-/// `parent` is the request that waits for `child`, which is the host's callback's.
+/// `parent` is the request that waits for `child`; `child` is valid during the host's callback.
 #[inline]
 unsafe fn one_ended(parent: *mut c_void, child: *mut bay_io, status: i32, joins: bool) {
     let Some(io) = NonNull::new(parent.cast::<bay_io>()) else { return };
-    // SAFETY: alive during the callback.
+    // SAFETY: `child` is valid during the callback.
     let child = unsafe { &*child };
     let [number, ..] = child.arg[1].to_le_bytes();
     let parent = Parent { io, joins };

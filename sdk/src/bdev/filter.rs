@@ -1,4 +1,4 @@
-//! Filters: bdevs over a base bdev.
+//! Filters: bdevs on top of a base bdev.
 
 use super::client::Channel;
 use super::desc::{Claim, Desc, Event, Info, open};
@@ -14,20 +14,20 @@ use crate::notify::Config;
 use crate::rpc::{Call, Params};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A bdev over a base. What it does not say is passed on: its geometry, ops and I/O are the base's.
+/// A bdev on top of a base. What it does not override comes from the base: geometry, ops and I/O.
 ///
-/// A filter that is made before its base appears waits for it, also after the base went away.
+/// A filter that is created before its base exists waits for it. It also waits when its base is removed.
 pub trait Filter: Sized + Send + Sync + 'static {
-    /// Parameters of the method that makes one.
+    /// Parameters of the method that creates a filter.
     type Params: Params;
 
     /// Product name, as `bdev_get_bdevs` shows it.
     const PRODUCT: &'static str;
 
-    /// Makes a filter from the parameters; its base may not be there yet. `[app thread]`
+    /// Creates a filter from the parameters. Its base may not exist yet. `[app thread]`
     ///
     /// # Errors
-    /// What goes back to the caller of the method.
+    /// The method's caller gets the error.
     fn create(app: &App, params: Self::Params) -> Result<Self>;
 
     /// Unique name.
@@ -36,15 +36,15 @@ pub trait Filter: Sized + Send + Sync + 'static {
     /// Name of the base.
     fn base_name(&self) -> &str;
 
-    /// Says in what the filter differs from its base. `[app thread]`
+    /// Changes the registration where the filter differs from its base. `[app thread]`
     fn describe(&self, _base: &Info, _registration: &mut Registration) {}
 
-    /// Takes one I/O: passes it on or completes it. `[reactor]`
+    /// Handles one I/O: passes it on or completes it. `[reactor]`
     fn submit(&self, base: &Channel, io: BdevIo) {
         base.pass(io);
     }
 
-    /// What `bdev_get_bdevs` shows under `driver_specific`, in a member named as the module.
+    /// What `bdev_get_bdevs` shows under `driver_specific`, in a member with the module's name.
     /// `[app thread]`
     fn driver_specific(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut members = serde_json::Map::new();
@@ -54,11 +54,11 @@ pub trait Filter: Sized + Send + Sync + 'static {
     }
 }
 
-/// A [`Filter`] that has a state on each thread. It may keep I/O, and sees the result of the base before an I/O ends.
+/// A [`Filter`] with a state on each thread. It may keep I/O, and sees the base's result before an I/O completes.
 pub trait StatefulFilter: Sized + Send + Sync + 'static {
-    /// Parameters of the method that makes one.
+    /// Parameters of the method that creates a filter.
     type Params: Params;
-    /// One thread's state, with the way to the base.
+    /// One thread's state. It contains the base's channel.
     type State: 'static;
 
     /// Product name, as `bdev_get_bdevs` shows it.
@@ -71,7 +71,7 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
     /// As [`Filter::create`].
     ///
     /// # Errors
-    /// What goes back to the caller of the method.
+    /// The method's caller gets the error.
     fn create(app: &App, params: Self::Params) -> Result<Self>;
 
     /// Unique name.
@@ -80,31 +80,31 @@ pub trait StatefulFilter: Sized + Send + Sync + 'static {
     /// Name of the base.
     fn base_name(&self) -> &str;
 
-    /// Says how the filter differs from its base. `[app thread]`
+    /// Changes the registration where the filter differs from its base. `[app thread]`
     fn describe(&self, _base: &Info, _registration: &mut Registration) {}
 
-    /// Makes one thread's state. `[reactor]`
+    /// Creates one thread's state. `[reactor]`
     ///
     /// # Errors
-    /// What the client that asked for a channel gets.
+    /// The client that requested the channel gets the error.
     fn open_channel(&self, base: Channel) -> Result<Self::State>;
 
-    /// Takes one I/O, as [`Bdev::submit`] does. `[reactor]`
+    /// Handles one I/O, as [`Bdev::submit`] does. `[reactor]`
     fn submit(&self, state: &mut Self::State, io: BdevIo);
 
-    /// The children of an I/O have ended, as [`Bdev::joined`] says. `[reactor]`
+    /// The children of an I/O have completed, as in [`Bdev::joined`]. `[reactor]`
     fn joined(&self, _state: &mut Self::State, io: BdevIo, result: IoResult) {
         io.complete_with(result);
     }
 
-    /// A burst of submits has ended: flushes the base. `[reactor]`
+    /// A burst of submits has ended. The filter flushes the base's channel. `[reactor]`
     fn flush(&self, state: &mut Self::State);
 
-    /// The filter is about to be removed, which waits until all of its I/O has ended. A filter that keeps I/O ends it, and keeps no more.
-    /// `[app thread]`
+    /// The filter will be removed as soon as all its I/O has completed. A filter that keeps I/O completes it now and
+    /// keeps no more. `[app thread]`
     fn removing(&self, _app: &App) {}
 
-    /// The parameters that make the filter again. `made_with`: those that made it. `[app thread]`
+    /// The parameters that create the filter again. `made_with` are those it was created with. `[app thread]`
     fn saved_params(&self, made_with: serde_json::Value) -> serde_json::Value {
         made_with
     }
@@ -153,7 +153,7 @@ impl<F: Filter> StatefulFilter for F {
     }
 }
 
-/// A filter with its base.
+/// A filter and its open base.
 struct OverBase<F> {
     filter: F,
     base: Desc,
@@ -218,27 +218,29 @@ impl<F: StatefulFilter> Bdev for OverBase<F> {
     }
 }
 
-/// Something happened to the base of the filter `name`.
+/// Handles an event of the base of the filter `name`.
 fn follow<F: StatefulFilter>(app: &App, name: &str, event: Event) {
     let Ok(filter) = find::<OverBase<F>>(name) else { return };
     match event {
         Event::Remove => {
             let params = filter.filter.saved_params(filter.saved_params());
             if let Err(error) = await_base(app, Waiting::of(&filter.filter, params)) {
-                tracing::error!("{name} does not wait for its base: {error}");
+                tracing::error!("filter {name} cannot wait for its base: {error}");
             }
             remove(app, filter, |_, _| {});
         }
         Event::Resize { num_blocks } => {
             if let Err(error) = filter.resize(app, num_blocks) {
-                tracing::warn!("{name} keeps its size: {error}");
+                tracing::warn!(
+                    "filter {name} keeps its old size after its base was resized: {error}"
+                );
             }
         }
         Event::Media => {}
     }
 }
 
-/// Takes a filter off the bus; `done` when it is gone. `[app thread]`
+/// Unregisters a filter and calls `done` when that has finished. `[app thread]`
 fn remove<F: StatefulFilter>(
     app: &App,
     filter: Registered<OverBase<F>>,
@@ -248,10 +250,10 @@ fn remove<F: StatefulFilter>(
     filter.unregister(app, done);
 }
 
-/// Filters whose base is not there. `[app thread]`
+/// Filters that wait because their base does not exist. `[app thread]`
 static WAITING: Mutex<Vec<Waiting>> = Mutex::new(Vec::new());
 
-/// Filters that may wait at once.
+/// Maximum number of waiting filters.
 const WAITING_MAX: usize = 4096;
 
 struct Waiting {
@@ -265,14 +267,14 @@ fn waiting() -> MutexGuard<'static, Vec<Waiting>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The module's name: one library has one filter module.
+/// The module's name. A library has one filter module.
 static MODULE: Mutex<String> = Mutex::new(String::new());
 
 fn module() -> String {
     MODULE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The name of the method that makes a filter.
+/// The name of the method that creates a filter.
 fn method() -> String {
     format!("bdev_{}_create", module())
 }
@@ -293,12 +295,15 @@ fn decode<P: Params>(params: &serde_json::Value) -> Result<P> {
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))
 }
 
-/// The filter waits; its name and UUID are kept for it.
+/// Lets the filter wait for its base. Reserves the filter's name and UUID.
 fn await_base(app: &App, filter: Waiting) -> Result<()> {
     let uuid = filter.params.get("uuid").and_then(serde_json::Value::as_str);
     let uuid = uuid.map(str::parse::<Uuid>).transpose()?.map_or([0; 16], |uuid| uuid.0);
     if waiting().len() >= WAITING_MAX {
-        return Err(Error::new(errno::ENOSPC, format!("{WAITING_MAX} filters wait already")));
+        return Err(Error::new(
+            errno::ENOSPC,
+            format!("{WAITING_MAX} filters wait for their base; no more are allowed"),
+        ));
     }
     reserve(app, &filter.name, uuid)?;
     let mut all = waiting();
@@ -307,28 +312,28 @@ fn await_base(app: &App, filter: Waiting) -> Result<()> {
     Ok(())
 }
 
-/// A bdev has come: makes the filters that wait for it. `[app thread]`
+/// Creates the filters that wait for the new bdev `base`. `[app thread]`
 pub(crate) fn base_appears(app: &App, base: &str) {
     let mut all = waiting();
     let (filters, others) =
         std::mem::take(&mut *all).into_iter().partition::<Vec<_>, _>(|filter| filter.base == base);
     *all = others;
-    drop(all); // a filter that is made asks for the list itself
+    drop(all); // creating a filter locks the list again
     for filter in filters {
         match (filter.make)(app, &filter.params) {
             Ok(name) => {
                 release(app, &name);
-                tracing::info!("{name} is over {base} now");
+                tracing::info!("filter {name} now uses base {base}");
             }
             Err(error) => {
-                tracing::warn!("{} cannot be over {base}: {error}", filter.name);
+                tracing::warn!("filter {} cannot use base {base}: {error}", filter.name);
                 waiting().push(filter);
             }
         }
     }
 }
 
-/// Writes the calls that make the filters that wait. `[app thread]`
+/// Writes the calls that create the waiting filters. `[app thread]`
 pub(crate) fn write_config(config: &mut Config<'_>) {
     for filter in waiting().iter() {
         config.call(&method(), &filter.params);
@@ -344,15 +349,15 @@ pub fn serve_filter<F: StatefulFilter>(app: &App, module: &str) -> Result<()> {
     serve_with(app, module, |app, _, params| make_filter::<F>(app, params), delete_filter::<F>)
 }
 
-/// Sets the module name of the library's filters, for a library that registers their methods itself. `[app thread]`
+/// Sets the module name of the library's filters. For a library that registers their methods itself. `[app thread]`
 pub fn name_filters(_app: &App, module: &str) {
     module.clone_into(&mut MODULE.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// Makes a filter, or lets it wait for its base. Returns its name. `[app thread]`
+/// Creates a filter, or lets it wait for its base. Returns its name. `[app thread]`
 ///
 /// # Errors
-/// `EEXIST` when the name is taken; what [`StatefulFilter::create`] gives.
+/// `EEXIST` when the name is taken, or the errors of [`StatefulFilter::create`].
 pub fn make_filter<F: StatefulFilter>(app: &App, params: F::Params) -> Result<String> {
     let saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
@@ -364,14 +369,14 @@ pub fn make_filter<F: StatefulFilter>(app: &App, params: F::Params) -> Result<St
     match create::<OverBase<F>>(app, &method(), params) {
         Err(error) if error.errno() == errno::ENODEV => {
             await_base(app, Waiting::of(&filter, saved))?;
-            tracing::info!("{name} waits for {}", filter.base_name());
+            tracing::info!("filter {name} waits for base {}", filter.base_name());
             Ok(name)
         }
         result => result,
     }
 }
 
-/// Deletes a filter, or a filter that waits for its base; answers the call when it is gone. `[app thread]`
+/// Deletes a filter, also one that waits for its base. Answers the call when the filter is gone. `[app thread]`
 pub fn delete_filter<F: StatefulFilter>(app: &App, name: &str, call: Call) {
     let waited = {
         let mut all = waiting();
@@ -389,10 +394,10 @@ pub fn delete_filter<F: StatefulFilter>(app: &App, name: &str, call: Call) {
     }
 }
 
-/// Calls `see` with the filter of that name. `[any thread]`
+/// Calls `see` with the filter `name`. `[any thread]`
 ///
 /// # Errors
-/// `ENODEV` when there is none, or when it waits for its base.
+/// `ENODEV` when there is no such filter, or when it waits for its base.
 pub fn with_filter<F: StatefulFilter, R>(name: &str, see: impl FnOnce(&F) -> R) -> Result<R> {
     let filter: Registered<OverBase<F>> = find(name)?;
     Ok(see(&filter.filter))

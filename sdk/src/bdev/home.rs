@@ -1,6 +1,6 @@
-//! What an I/O knows of the channel that it was submitted to, whatever kind of bdev that is of, and
-//! the memory that the bus keeps beside each I/O of that channel.
-#![expect(unsafe_code, reason = "reads and writes the bus's memory of an I/O")]
+//! What an I/O knows about its channel, for bdevs of any type, and the memory that the bus keeps with
+//! each I/O of that channel.
+#![expect(unsafe_code, reason = "accesses the bus's memory of an I/O")]
 
 use super::io::{BdevIo, IoResult};
 use super::module::Bdev;
@@ -11,13 +11,13 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// What every channel of this library begins with.
+/// The first field of every channel of this library.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Home {
-    /// Gives the module a parent whose children have ended; `None`: it ends as they did.
+    /// Returns a parent to the module when its children have completed. `None`: the parent completes with their result.
     pub(super) join: Option<unsafe fn(NonNull<Home>, BdevIo, IoResult)>,
-    /// Bytes for the author's state with each I/O.
+    /// Size of the author's state with each I/O, in bytes.
     state_len: usize,
 }
 
@@ -27,7 +27,7 @@ impl Home {
     }
 }
 
-/// The bus's name of a channel, for its module. Good on the channel's thread, as long as it lives.
+/// The bus's handle of a channel, for the channel's module. Valid on the channel's thread, as long as the channel.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelHandle {
     handle: u64,
@@ -39,44 +39,44 @@ impl ChannelHandle {
         Self { handle, stays_here: PhantomData }
     }
 
-    /// A resource came free: the bus submits again what waits because of [`Status::NO_RESOURCE`].
+    /// A resource is free again: the bus resubmits the I/Os that completed with [`Status::NO_RESOURCE`].
     /// `[thread of the channel]`
     ///
     /// [`Status::NO_RESOURCE`]: crate::Status::NO_RESOURCE
     pub fn kick(self) {
         let host = host();
-        // SAFETY: a handle that is none of this thread's is ignored.
+        // SAFETY: the host ignores a handle that does not belong to this thread.
         unsafe { (host.bdev.kick)(host.raw, self.handle) };
     }
 }
 
-/// The SDK's part of `drv_ctx`; the author's state lies behind it.
+/// The SDK's part of `drv_ctx`; the author's state follows it.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 struct Context {
-    /// Set by `fan_out`.
+    /// The channel. `fan_out` sets it.
     home: Option<NonNull<Home>>,
-    /// The type of the state; `None` = there is none.
+    /// The type of the state; `None` = no state.
     kind: Option<TypeId>,
-    /// The number of the child that failed first; `None` = none did.
+    /// The number of the child that failed first; `None` = no child failed.
     failed: Option<u8>,
 }
 
-/// Bytes of `drv_ctx` that a kind of bdev needs.
+/// How many bytes of `drv_ctx` a bdev of type `B` needs.
 pub(super) const fn drv_ctx_len<B: Bdev>() -> usize {
     if B::JOINS || B::IO_STATE_LEN > 0 { size_of::<Context>() + B::IO_STATE_LEN } else { 0 }
 }
 
-/// The context of an I/O of a bdev that asked for one.
+/// The context of an I/O, for a bdev that has requested one.
 ///
 /// # Safety
-/// `io` is a request that the module has, of a bdev whose `drv_ctx_len` is not 0.
+/// The module owns `io`, and the `drv_ctx_len` of the bdev is not 0.
 unsafe fn context(io: NonNull<bay_io>) -> *mut Context {
     // SAFETY: the caller's promise.
     unsafe { (*io.as_ptr()).drv_ctx.cast() }
 }
 
-/// Forgets what an earlier I/O left.
+/// Clears the context of an earlier I/O.
 ///
 /// # Safety
 /// As [`context`].
@@ -84,59 +84,59 @@ unsafe fn context(io: NonNull<bay_io>) -> *mut Context {
 pub(super) unsafe fn begin(io: NonNull<bay_io>) {
     // SAFETY: the caller's promise.
     let context = unsafe { context(io) };
-    // SAFETY: the bus gives as much memory as the record asks for, aligned to 64 bytes.
+    // SAFETY: the bus allocates as much memory as the registration requests, aligned to 64 bytes.
     unsafe { context.write(Context { home: None, kind: None, failed: None }) };
 }
 
-/// Notes who is to have the I/O back.
+/// Records the channel that the I/O returns to.
 ///
 /// # Safety
 /// As [`context`], after [`begin`].
 pub(super) unsafe fn set_home(io: NonNull<bay_io>, home: NonNull<Home>) {
     // SAFETY: the caller's promise.
     let context = unsafe { context(io) };
-    // SAFETY: `begin` has written it.
+    // SAFETY: `begin` has written the context.
     unsafe { (*context).home = Some(home) };
-    // SAFETY: as above. Children of an earlier fan-out do not count.
+    // SAFETY: as above. Failures of an earlier fan-out do not count.
     unsafe { (*context).failed = None };
 }
 
-/// Notes which child failed first.
+/// Records which child failed first.
 ///
 /// # Safety
 /// As [`context`], after [`begin`].
 pub(super) unsafe fn set_failed(io: NonNull<bay_io>, number: u8) {
     // SAFETY: the caller's promise.
     let context = unsafe { context(io) };
-    // SAFETY: `begin` has written it.
+    // SAFETY: `begin` has written the context.
     unsafe { (*context).failed = Some(number) };
 }
 
-/// Who is to have the I/O back.
+/// Returns the channel that the I/O returns to.
 ///
 /// # Safety
-/// As [`set_home`], which was called before.
+/// As [`set_home`], which must have been called.
 pub(super) unsafe fn home_of(io: NonNull<bay_io>) -> Option<NonNull<Home>> {
     // SAFETY: the caller's promise.
     let context = unsafe { context(io) };
-    // SAFETY: `begin` has written it.
+    // SAFETY: `begin` has written the context.
     unsafe { (*context).home }
 }
 
 impl BdevIo {
-    /// Keeps `state` with the I/O, in memory that the bus has for it. Replaces what was there.
+    /// Stores `state` with the I/O, in memory of the bus. Replaces an earlier state.
     ///
     /// # Panics
-    /// When the bdev's [`IO_STATE_LEN`](Bdev::IO_STATE_LEN) is less than the state's size.
+    /// When the bdev's [`IO_STATE_LEN`](Bdev::IO_STATE_LEN) is less than the size of the state.
     pub fn set_state<T: Copy + Send + 'static>(&mut self, state: T) {
         let (place, kind) = self.place_of_state::<T>();
-        // SAFETY: inside the memory that the bus keeps for the I/O, and aligned.
+        // SAFETY: the place is inside the memory that the bus keeps for the I/O, and aligned.
         unsafe { place.write(state) };
-        // SAFETY: the context lies in front of it.
+        // SAFETY: the context is in front of the state.
         unsafe { (*kind).kind = Some(TypeId::of::<T>()) };
     }
 
-    /// The state that was kept with the I/O, if it is of this type.
+    /// Returns the state stored with the I/O, if it has this type.
     ///
     /// # Panics
     /// As [`set_state`](Self::set_state).
@@ -145,20 +145,23 @@ impl BdevIo {
         let (place, kind) = self.place_of_state::<T>();
         // SAFETY: `begin` has written the context.
         let is_there = unsafe { (*kind).kind } == Some(TypeId::of::<T>());
-        // SAFETY: a `T` was written there, and nothing since.
+        // SAFETY: a `T` was written there, and nothing has been written there since.
         is_there.then(|| unsafe { place.read() })
     }
 
-    /// In [`Bdev::joined`], the number of the child that failed first
+    /// In [`Bdev::joined`], returns the number of the child that failed first
     /// ([`FanOut::send_as`](super::FanOut::send_as)).
     ///
     /// # Panics
-    /// When the bdev neither joins nor keeps state.
+    /// When the bdev neither has `joined` nor keeps state.
     #[must_use]
     pub fn first_failed(&self) -> Option<u8> {
         // SAFETY: the channel outlives its I/O.
         let home = unsafe { self.home().as_ref() };
-        assert!(home.join.is_some() || home.state_len > 0, "the bdev has no context");
+        assert!(
+            home.join.is_some() || home.state_len > 0,
+            "the bdev has no context: set JOINS or IO_STATE_LEN"
+        );
         let context: *mut Context = self.raw().drv_ctx.cast();
         // SAFETY: `begin` has written the context.
         unsafe { (*context).failed }

@@ -1,4 +1,4 @@
-//! One I/O in the hands of a module.
+//! One I/O that a module owns.
 #![expect(unsafe_code, reason = "owns a request of the host between submit and done")]
 
 use super::home::Home;
@@ -15,25 +15,25 @@ use std::ptr::NonNull;
 #[must_use = "an I/O must be completed"]
 pub struct BdevIo {
     io: NonNull<bay_io>,
-    /// The channel that it was submitted to, which outlives it.
+    /// The I/O's channel, which outlives it.
     home: NonNull<Home>,
 }
 
 impl BdevIo {
     /// # Safety
-    /// `io` was submitted to the channel of `home` and is not owned elsewhere.
+    /// `io` was submitted to the channel of `home` and has no other owner.
     #[inline]
     pub(super) const unsafe fn new(io: NonNull<bay_io>, home: NonNull<Home>) -> Self {
         Self { io, home }
     }
 
-    /// Gives the request up without completing it: it is completed by somebody else.
+    /// Gives the request away without completing it. The caller takes care that it is completed.
     #[inline]
     pub(super) fn into_raw(self) -> NonNull<bay_io> {
         std::mem::ManuallyDrop::new(self).io
     }
 
-    /// The channel that it was submitted to.
+    /// The I/O's channel.
     #[inline]
     pub(super) fn home(&self) -> NonNull<Home> {
         self.home
@@ -41,38 +41,38 @@ impl BdevIo {
 
     #[inline]
     pub(super) fn raw(&self) -> &bay_io {
-        // SAFETY: the request is ours, and nobody else changes it before `done`.
+        // SAFETY: `self` owns the request, and no one else changes it before `done`.
         unsafe { self.io.as_ref() }
     }
 
-    /// What is asked for.
+    /// The op and its operands.
     #[inline]
     #[must_use]
     pub fn op(&self) -> Op {
         Op::of(self.raw())
     }
 
-    /// First block, of an op that has blocks.
+    /// First block, for an op that has blocks.
     #[inline]
     pub(super) fn lba(&self) -> u64 {
         self.raw().lba
     }
 
-    /// Flags.
+    /// Flags of the I/O.
     #[inline]
     #[must_use]
     pub fn flags(&self) -> IoFlags {
         IoFlags::from_bits(self.raw().flags)
     }
 
-    /// Its name for abort.
+    /// The I/O's id, for abort.
     #[inline]
     #[must_use]
     pub fn id(&self) -> IoId {
         IoId(self.raw().id)
     }
 
-    /// The data: where a read goes, where a write comes from.
+    /// The data buffers: the destination of a read, the source of a write.
     #[inline]
     #[must_use]
     pub fn buffers(&self) -> Buffers<'_> {
@@ -83,35 +83,35 @@ impl BdevIo {
     #[inline]
     pub(crate) fn hold_by_device(&self) {
         let holds = self.raw().holds | api::BAY_HELD_BY_DEVICE;
-        // SAFETY: the request is ours, and nobody refers to it now.
+        // SAFETY: `self` owns the request, and there is no reference to it now.
         unsafe { (*self.io.as_ptr()).holds = holds };
     }
 
-    /// Ends the I/O.
+    /// Completes the I/O.
     #[inline]
     pub fn complete(self, status: impl Into<Status>) {
         finish(self.into_raw(), status.into());
     }
 
-    /// Ends the I/O with all that is known of the end.
+    /// Completes the I/O with a status and its detail.
     pub fn complete_with(self, result: IoResult) {
         finish_with(self.into_raw(), result);
     }
 }
 
-/// Ends a request that is ours with all that is known of the end.
+/// Completes a request that the module owns, with a status and its detail.
 pub(super) fn finish_with(io: NonNull<bay_io>, result: IoResult) {
     result.write_detail(io);
     finish(io, result.status);
 }
 
-/// Ends a request that is ours.
+/// Completes a request that the module owns.
 #[inline]
 pub(super) fn finish(io: NonNull<bay_io>, status: Status) {
-    // SAFETY: the request is ours.
+    // SAFETY: the module owns the request.
     let done = unsafe { (*io.as_ptr()).done };
     if let Some(done) = done {
-        // SAFETY: called once for the submit, on its thread; nothing touches the request afterwards.
+        // SAFETY: called once for the submit, on its thread; no code touches the request afterwards.
         unsafe { done(io.as_ptr(), status.raw()) };
     }
 }
@@ -124,19 +124,19 @@ impl Drop for BdevIo {
     }
 }
 
-/// The data of an I/O: pieces of memory in order. They may be written by others meanwhile, such as
-/// a guest, so they are copied and never referred to.
+/// The data of an I/O: pieces of memory in order. Others, such as a guest, may change them at any time, so
+/// the code copies them and never creates a reference to them.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers<'a>(&'a [bay_iov]);
 
 impl<'a> Buffers<'a> {
-    /// The buffers of a request that the module has.
+    /// The buffers of a request that the module owns.
     #[inline]
     pub(super) fn of(io: &'a bay_io) -> Self {
         if io.iov.is_null() {
             return Self(&[]);
         }
-        // SAFETY: the list has `iovcnt` elements and is unchanged until `done`.
+        // SAFETY: the list has `iovcnt` elements, and no one changes it before `done`.
         Self(unsafe { std::slice::from_raw_parts(io.iov, io.iovcnt.into()) })
     }
 
@@ -152,7 +152,7 @@ impl<'a> Buffers<'a> {
         self.0.iter().map(|piece| piece.len as usize).sum()
     }
 
-    /// Whether there is no data.
+    /// Whether the I/O has no data.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -164,51 +164,51 @@ impl<'a> Buffers<'a> {
         self.0.len()
     }
 
-    /// Address and length of each piece, in bytes. Valid until the I/O is completed.
+    /// Address and length in bytes of each piece. Valid until the I/O completes.
     #[inline]
     pub fn pieces(self) -> impl Iterator<Item = (*mut u8, usize)> {
         self.0.iter().map(|piece| (piece.addr.cast(), piece.len as usize))
     }
 
-    /// Fills the buffers from `data`, as far as both go; returns the number of bytes.
+    /// Copies `data` into the buffers, up to the shorter length. Returns the number of bytes.
     pub fn fill_from(&self, data: &[u8]) -> usize {
         let mut rest = data;
         for (addr, len) in self.pieces() {
             let (now, later) = rest.split_at(len.min(rest.len()));
-            // SAFETY: the piece is valid for `len` bytes, and `data` is another memory.
+            // SAFETY: the piece is valid for `len` bytes, and `data` does not overlap it.
             unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), addr, now.len()) };
             rest = later;
         }
         data.len() - rest.len()
     }
 
-    /// Copies the buffers into `data`, as far as both go; returns the number of bytes.
+    /// Copies the buffers into `data`, up to the shorter length. Returns the number of bytes.
     pub fn copy_to(&self, data: &mut [u8]) -> usize {
         let len_all = data.len();
         let mut rest = data;
         for (addr, len) in self.pieces() {
             let (now, later) = rest.split_at_mut(len.min(rest.len()));
-            // SAFETY: as `fill_from`.
+            // SAFETY: as in `fill_from`.
             unsafe { std::ptr::copy_nonoverlapping(addr, now.as_mut_ptr(), now.len()) };
             rest = later;
         }
         len_all - rest.len()
     }
 
-    /// Fills the buffers from `offset` on, in bytes, as far as both go.
+    /// Copies `data` into the buffers from byte `offset` on, up to the shorter length.
     pub fn fill_at(&self, offset: usize, data: &[u8]) {
         let (mut skip, mut rest) = (offset, data);
         for (addr, len) in self.pieces() {
             let from = skip.min(len);
             skip -= from;
             let (now, later) = rest.split_at((len - from).min(rest.len()));
-            // SAFETY: the piece is valid for `len` bytes, and `data` is another memory.
+            // SAFETY: the piece is valid for `len` bytes, and `data` does not overlap it.
             unsafe { addr.wrapping_add(from).copy_from_nonoverlapping(now.as_ptr(), now.len()) };
             rest = later;
         }
     }
 
-    /// Shows `see` copies of the bytes from `offset` on, `len` at most, in order.
+    /// Calls `see` with copies of the bytes from `offset` on, at most `len` bytes, in order.
     pub fn look_at(&self, offset: usize, len: usize, see: &mut dyn FnMut(&[u8])) {
         let mut copy = [0; 4096];
         let (mut skip, mut left) = (offset, len);
@@ -218,7 +218,7 @@ impl<'a> Buffers<'a> {
             while from < piece_len && left > 0 {
                 let now = (piece_len - from).min(left).min(copy.len());
                 let (place, _) = copy.split_at_mut(now);
-                // SAFETY: the piece is valid for `piece_len` bytes, and `copy` is another memory.
+                // SAFETY: the piece is valid for `piece_len` bytes, and `copy` does not overlap it.
                 unsafe { addr.wrapping_add(from).copy_to_nonoverlapping(place.as_mut_ptr(), now) };
                 see(place);
                 from += now;
@@ -227,7 +227,7 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Sets the buffers to zero.
+    /// Zeroes the buffers.
     pub fn zero(&self) {
         for (addr, len) in self.pieces() {
             // SAFETY: the piece is valid for `len` bytes.
@@ -236,7 +236,7 @@ impl<'a> Buffers<'a> {
     }
 }
 
-/// How an I/O ended, with all that is known of it.
+/// The status of a completed I/O and its detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoResult {
     /// The status.
@@ -253,13 +253,13 @@ impl IoResult {
         Self { status, detail_kind: api::BAY_DETAIL_NONE, detail: 0 }
     }
 
-    /// A status with an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd.
+    /// A status with an NVMe status as detail: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd.
     #[must_use]
     pub const fn with_nvme(status: Status, detail: u64) -> Self {
         Self { status, detail_kind: api::BAY_DETAIL_NVME, detail }
     }
 
-    /// A status with a SCSI status: byte 0 status, 1 sense key, 2 asc, 3 ascq.
+    /// A status with a SCSI status as detail: byte 0 status, 1 sense key, 2 asc, 3 ascq.
     #[must_use]
     pub const fn with_scsi(status: Status, detail: u64) -> Self {
         Self { status, detail_kind: api::BAY_DETAIL_SCSI, detail }
@@ -271,7 +271,7 @@ impl IoResult {
         Self { status: Status::MISCOMPARE, detail_kind: api::BAY_DETAIL_OFFSET, detail: offset }
     }
 
-    /// A success with the block that the op asked for: seek, zone append.
+    /// A success with the block that the op returns (seek, zone append).
     #[must_use]
     pub const fn with_block(block: u64) -> Self {
         Self { status: Status::SUCCESS, detail_kind: api::BAY_DETAIL_BLOCK, detail: block }
@@ -286,47 +286,47 @@ impl IoResult {
         self.detail_kind != api::BAY_DETAIL_NONE
     }
 
-    /// Writes the detail into a request that the module has.
+    /// Stores the detail in a request that the module owns.
     pub(super) fn write_detail(self, io: NonNull<bay_io>) {
-        // SAFETY: the module's until `done`.
+        // SAFETY: the module owns the request until `done`.
         unsafe { (*io.as_ptr()).detail = self.detail };
         // SAFETY: as above.
         unsafe { (*io.as_ptr()).detail_kind = self.detail_kind };
     }
 
-    /// The NVMe status, as in [`with_nvme`](Self::with_nvme), if the device gave one.
+    /// The NVMe status, as in [`with_nvme`](Self::with_nvme), if the device returned one.
     #[must_use]
     pub fn nvme(self) -> Option<u64> {
         (self.detail_kind == api::BAY_DETAIL_NVME).then_some(self.detail)
     }
 
-    /// The SCSI status, if the device gave one: byte 0 status, 1 sense key, 2 asc, 3 ascq.
+    /// The SCSI status, if the device returned one: byte 0 status, 1 sense key, 2 asc, 3 ascq.
     #[must_use]
     pub fn scsi(self) -> Option<u64> {
         (self.detail_kind == api::BAY_DETAIL_SCSI).then_some(self.detail)
     }
 
-    /// The block that a seek or a zone append found.
+    /// The block that a seek or a zone append returned.
     #[must_use]
     pub fn block(self) -> Option<u64> {
         (self.detail_kind == api::BAY_DETAIL_BLOCK).then_some(self.detail)
     }
 
-    /// Offset of the first difference in bytes, if a compare told it.
+    /// Byte offset of the first difference, if a compare returned it.
     #[must_use]
     pub fn offset(self) -> Option<u64> {
         (self.detail_kind == api::BAY_DETAIL_OFFSET).then_some(self.detail)
     }
 }
 
-/// I/Os of one channel in order, without memory of its own: for those that wait or are in flight.
+/// An ordered queue of I/Os of one channel, which wait or are in flight. It allocates no memory.
 ///
-/// Dropping it completes what is in it with [`Status::ABORTED`].
+/// Dropping it completes its I/Os with [`Status::ABORTED`].
 #[derive(Debug, Default)]
 pub struct IoQueue {
     head: Option<NonNull<bay_io>>,
     tail: Option<NonNull<bay_io>>,
-    /// The channel that all of them were submitted to.
+    /// The channel of all I/Os in the queue.
     home: Option<NonNull<Home>>,
     owns: PhantomData<BdevIo>,
 }
@@ -338,7 +338,7 @@ impl IoQueue {
         Self { head: None, tail: None, home: None, owns: PhantomData }
     }
 
-    /// Whether it is empty.
+    /// Whether the queue is empty.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -348,35 +348,35 @@ impl IoQueue {
     /// Appends an I/O.
     ///
     /// # Panics
-    /// When the queue holds I/O of another channel.
+    /// When the queue contains an I/O of another channel.
     pub fn push(&mut self, io: BdevIo) {
         let home = io.home();
         let others = self.home.replace(home).filter(|_| self.head.is_some());
         assert!(others.is_none_or(|other| other == home), "a queue is for I/O of one channel");
         let io = io.into_raw();
-        // SAFETY: the request is ours, its link the module's while in flight.
+        // SAFETY: the queue owns the request, and its link is for the module's use while in flight.
         unsafe { (*io.as_ptr()).link = std::ptr::null_mut() };
         match self.tail.replace(io) {
-            // SAFETY: as above, for the request before it.
+            // SAFETY: as above, for the last request of the queue.
             Some(tail) => unsafe { (*tail.as_ptr()).link = io.as_ptr().cast() },
             None => self.head = Some(io),
         }
     }
 
-    /// Takes the first I/O.
+    /// Removes and returns the first I/O.
     pub fn pop(&mut self) -> Option<BdevIo> {
         let io = self.head?;
-        // SAFETY: a queued request is ours.
+        // SAFETY: the queue owns its requests.
         self.head = NonNull::new(unsafe { (*io.as_ptr()).link }.cast());
         if self.head.is_none() {
             self.tail = None;
         }
         let home = self.home?;
-        // SAFETY: taken out of the queue, which owned it; all in it are of that channel.
+        // SAFETY: the request was just removed from the queue that owned it; all its requests are of that channel.
         Some(unsafe { BdevIo::new(io, home) })
     }
 
-    /// Takes the I/O named `id` out, if it is there. Walks the queue: for abort.
+    /// Removes and returns the I/O with this id, for abort. Searches the whole queue.
     pub fn remove(&mut self, id: IoId) -> Option<BdevIo> {
         let mut found = None;
         let mut rest = Self::new();

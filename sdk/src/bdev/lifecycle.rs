@@ -1,5 +1,5 @@
-//! What a module may answer later: the creation of a channel, its end, and the end of a bdev.
-#![expect(unsafe_code, reason = "answers the host for channels and bdevs")]
+//! Answers that a module may give later: a channel was created or destroyed, or a bdev was destructed.
+#![expect(unsafe_code, reason = "reports the answers to the host")]
 
 use super::module::Bdev;
 use super::vtable::{Channel, OnBus, make_channel};
@@ -12,16 +12,16 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Whether the host's call that asks is still on the stack, and what was answered meanwhile.
+/// Whether the host's call is still on the stack, and the answer given so far.
 #[derive(Debug)]
 enum Answer<T> {
     InCall,
     Given(T),
-    /// The host was told that the answer comes later.
+    /// The host's call has returned, so the answer comes later.
     Pending,
 }
 
-/// The host's side of an answer.
+/// The side that returns the answer to the host.
 struct Asked<T>(Rc<Cell<Answer<T>>>);
 
 impl<T> Asked<T> {
@@ -30,7 +30,7 @@ impl<T> Asked<T> {
         (Self(Rc::clone(&cell)), cell)
     }
 
-    /// The call ends: what was answered, or `None` when that comes later.
+    /// Called at the end of the host's call. Returns the answer, or `None` when it comes later.
     fn end_of_call(self) -> Option<T> {
         match self.0.replace(Answer::Pending) {
             Answer::Given(answer) => Some(answer),
@@ -39,7 +39,7 @@ impl<T> Asked<T> {
     }
 }
 
-/// Keeps the answer for the end of the call; gives it back when that is over.
+/// Stores the answer for the end of the host's call. Returns it when the call has already returned.
 fn answer<T>(cell: &Cell<Answer<T>>, given: T) -> Option<T> {
     match cell.replace(Answer::Pending) {
         Answer::InCall => {
@@ -52,7 +52,7 @@ fn answer<T>(cell: &Cell<Answer<T>>, given: T) -> Option<T> {
 
 type Made<B> = Result<NonNull<Channel<B>>>;
 
-/// A channel that a client asked for; it gets I/O once this was answered. It stays on its thread.
+/// A request for a channel. The channel gets I/O once this is answered. It stays on its thread.
 /// Dropping it refuses the channel with `EIO`.
 #[must_use = "a client waits for the channel"]
 pub struct Opening<B: Bdev> {
@@ -68,10 +68,10 @@ impl<B: Bdev> std::fmt::Debug for Opening<B> {
 }
 
 impl<B: Bdev> Opening<B> {
-    /// Asks the module for a channel: the channel, or `None` when it comes later.
+    /// Requests a channel from the module. Returns the channel, or `None` when it comes later.
     ///
     /// # Safety
-    /// `on_bus` is a live bdev, which outlives its channels.
+    /// `on_bus` is a live bdev that outlives its channels.
     pub(super) unsafe fn ask(on_bus: NonNull<OnBus<B>>, host_chan: u64) -> Option<Made<B>> {
         let (asked, cell) = Asked::new();
         // SAFETY: the caller's promise.
@@ -80,16 +80,16 @@ impl<B: Bdev> Opening<B> {
         asked.end_of_call()
     }
 
-    /// Gives the channel, or says why there is none. `[thread of the call that asked]`
+    /// Answers with a channel or an error. `[thread of the open_channel_later call]`
     pub fn answer(self, channel: Result<B::Channel>) {
         let mut this = std::mem::ManuallyDrop::new(self);
         this.give(channel);
-        // SAFETY: `give` is done with it, and nobody drops it again.
+        // SAFETY: `give` no longer uses the cell, and `ManuallyDrop` prevents a second drop.
         unsafe { ptr::drop_in_place(&raw mut this.cell) };
     }
 
     fn give(&mut self, channel: Result<B::Channel>) {
-        // SAFETY: the host keeps the bdev as long as a channel of it is being made.
+        // SAFETY: the host keeps the bdev while one of its channels is being created.
         let made = channel
             .and_then(|state| unsafe { make_channel::<B>(self.on_bus, self.host_chan, state) });
         let Some(made) = answer(&self.cell, made) else { return };
@@ -98,18 +98,18 @@ impl<B: Bdev> Opening<B> {
             Err(error) => (ptr::null_mut(), error.status()),
         };
         let host = host();
-        // SAFETY: ends the pending `chan_create`, on its thread.
+        // SAFETY: this finishes the pending `chan_create`, on its thread.
         unsafe { (host.bdev.chan_ready)(host.raw, self.host_chan, channel, status) };
     }
 }
 
 impl<B: Bdev> Drop for Opening<B> {
     fn drop(&mut self) {
-        self.give(Err(Error::new(errno::EIO, "the module gave no channel")));
+        self.give(Err(Error::new(errno::EIO, "the module did not create the channel")));
     }
 }
 
-/// A channel that ends: it has ended when this is dropped, on its thread.
+/// A channel that is being destroyed. Dropping this value, on the channel's thread, finishes that.
 pub struct Closing {
     host_chan: u64,
     cell: Rc<Cell<Answer<()>>>,
@@ -122,14 +122,14 @@ impl std::fmt::Debug for Closing {
 }
 
 impl Closing {
-    /// Runs `close`, the end of a channel, inside of the host's call; whether the end comes later.
+    /// Runs `close` inside the host's call. Returns whether the channel's destruction finishes later.
     pub(super) fn in_call(host_chan: u64, close: impl FnOnce(Self)) -> bool {
         let (asked, cell) = Asked::new();
         close(Self { host_chan, cell });
         asked.end_of_call().is_none()
     }
 
-    /// Of a channel whose end the host was told to wait for.
+    /// For a channel whose destruction is pending at the host.
     pub(super) fn later(host_chan: u64) -> Self {
         Self { host_chan, cell: Rc::new(Cell::new(Answer::Pending)) }
     }
@@ -139,14 +139,14 @@ impl Drop for Closing {
     fn drop(&mut self) {
         if answer(&self.cell, ()).is_some() {
             let host = host();
-            // SAFETY: ends the pending `chan_destroy`, on its thread.
+            // SAFETY: this finishes the pending `chan_destroy`, on its thread.
             unsafe { (host.bdev.chan_closed)(host.raw, self.host_chan) };
         }
     }
 }
 
-/// A bdev that is off the bus: it is gone, and its memory with it, when this is dropped, on the app
-/// thread.
+/// An unregistered bdev that is being destructed. Dropping this value, on the app thread, finishes that and
+/// frees the bdev.
 pub struct Ending {
     id: u64,
     cell: Rc<Cell<Answer<()>>>,
@@ -160,7 +160,7 @@ impl std::fmt::Debug for Ending {
 }
 
 impl Ending {
-    /// Lets the module end the bdev inside of the host's call; whether the end comes later.
+    /// Lets the module end the bdev inside the host's call. Returns whether the destruct finishes later.
     pub(super) fn in_call<B: Bdev>(on_bus: Arc<OnBus<B>>) -> bool {
         let (asked, cell) = Asked::new();
         let keep: Arc<dyn Any + Send + Sync> = on_bus.clone();
@@ -175,7 +175,7 @@ impl Drop for Ending {
         drop(self.on_bus.take());
         if answer(&self.cell, ()).is_some() {
             let host = host();
-            // SAFETY: ends the pending `destruct`, on the app thread.
+            // SAFETY: this finishes the pending `destruct`, on the app thread.
             unsafe { (host.bdev.destruct_done)(host.raw, self.id, 0) };
         }
     }

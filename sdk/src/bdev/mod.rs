@@ -1,4 +1,4 @@
-//! Block devices: those a plugin makes, and those it uses.
+//! Block devices: those that a plugin provides, and those that it uses.
 
 mod client;
 mod control;

@@ -1,10 +1,10 @@
-//! What an I/O asks for.
+//! Ops of an I/O and their operands.
 
 use crate::error::{Error, Result};
 use drivebay_plugin_api as api;
 use std::ops::Range as Bytes;
 
-/// Blocks: `nblocks` of them from `lba` on.
+/// `nblocks` blocks, starting at `lba`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// First block.
@@ -14,25 +14,25 @@ pub struct Range {
 }
 
 impl Range {
-    /// `nblocks` blocks from `lba` on.
+    /// `nblocks` blocks, starting at `lba`.
     #[must_use]
     pub const fn new(lba: u64, nblocks: u64) -> Self {
         Self { lba, nblocks }
     }
 }
 
-/// One op with its operands. Buffers belong to the I/O.
+/// One op with its operands. The buffers are part of the I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Read blocks into the buffers.
     Read(Range),
     /// Write blocks from the buffers.
     Write(Range),
-    /// Make what was written durable.
+    /// Make the written data durable.
     Flush,
-    /// The contents are no longer needed.
+    /// The contents of the blocks are no longer needed.
     Unmap(Range),
-    /// The blocks read as zeroes afterwards.
+    /// Write zeroes: later reads of the blocks return zeroes.
     WriteZeroes(Range),
     /// Compare blocks with the buffers.
     Compare(Range),
@@ -40,28 +40,28 @@ pub enum Op {
     CompareAndWrite(Range),
     /// Copy blocks within the bdev.
     Copy {
-        /// Where the blocks go.
+        /// Destination of the copy.
         to: Range,
         /// The first block to copy.
         from: u64,
     },
-    /// Make reads of the blocks fail until they are written again.
+    /// Make reads of the blocks fail, until the blocks are written again.
     WriteUncorrectable(Range),
     /// Find the first allocated block at or after this one.
     SeekData(u64),
     /// Find the first unallocated block at or after this one.
     SeekHole(u64),
-    /// Append to a zone: its first block, and the number of blocks.
+    /// Append to a zone: the range has the zone's first block and the number of blocks.
     ZoneAppend(Range),
-    /// Abort or finish everything in flight.
+    /// Abort or finish all I/O in flight.
     Reset,
     /// Abort one I/O.
     Abort(IoId),
-    /// Another op, by its number (`BAY_OP_*`); never sent to a bdev that did not declare it.
+    /// Another op, by its number (`BAY_OP_*`). The bus never submits it to a bdev that did not declare it.
     Other(u16),
 }
 
-/// Names an I/O for abort.
+/// Identifies an I/O, for abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IoId(pub(crate) u64);
 
@@ -89,7 +89,7 @@ impl Op {
         }
     }
 
-    /// The number of the op and its blocks, as the ABI has them.
+    /// The op's number, its blocks and its first argument, as in the ABI.
     #[inline]
     pub(crate) fn to_raw(self) -> (u16, Range, u64) {
         const NONE: Range = Range::new(0, 0);
@@ -112,19 +112,19 @@ impl Op {
         }
     }
 
-    /// What the op does, by the table that the bus checks it by.
+    /// The op's rules, from the table that the bus checks.
     #[inline]
     pub(crate) fn rules(self) -> Option<&'static api::OpRules> {
         api::op_rules(self.to_raw().0)
     }
 
-    /// Whether the op changes the bdev: it needs a descriptor that may write.
+    /// Whether the op changes the bdev. If so, it needs a descriptor opened for writing.
     #[must_use]
     pub fn writes(self) -> bool {
         self.rules().is_some_and(|rules| rules.writes)
     }
 
-    /// Whether the buffers hold data of the op.
+    /// Whether the op has data in the buffers.
     #[inline]
     #[must_use]
     pub fn has_data(self) -> bool {
@@ -164,67 +164,67 @@ impl OpSet {
     /// Abort.
     pub const ABORT: Self = Self(1 << api::BAY_OP_ABORT);
 
-    /// The set of an `ops_mask`.
+    /// Makes a set from an `ops_mask`.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// As an `ops_mask`.
+    /// The set as an `ops_mask`.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Both sets.
+    /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Without the other set.
+    /// The set without the ops of `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether all of `other` is in the set.
+    /// Whether the set contains all of `other`.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// Flags of an I/O: the low 16 bits are hints, the high 16 must be understood.
+/// Flags of an I/O. The low 16 bits are hints; a module that does not know one of the high 16 bits must refuse the I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoFlags(u32);
 
 impl IoFlags {
     /// No flags.
     pub const NONE: Self = Self(0);
-    /// Durable before completion.
+    /// The data is durable before the I/O completes.
     pub const FUA: Self = Self(api::BAY_IO_FUA);
 
-    /// The flags of a bit mask.
+    /// Makes flags from a bit mask.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
 
-    /// As a bit mask.
+    /// The flags as a bit mask.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// Whether all of `other` is set.
+    /// Whether all flags of `other` are set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// Block size and number of blocks; their product fits in memory addresses.
+/// Block size and number of blocks. Their product fits into a memory address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     block_size: u32,
@@ -232,10 +232,10 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// `num_blocks` blocks of `block_size` bytes, a multiple of 512.
+    /// `num_blocks` blocks of `block_size` bytes. `block_size` is a multiple of 512.
     ///
     /// # Errors
-    /// `EINVAL` naming the field.
+    /// `EINVAL`, naming the field.
     pub fn new(block_size: u32, num_blocks: u64) -> Result<Self> {
         if block_size == 0 || !block_size.is_multiple_of(512) {
             return Err(Error::invalid("block_size", block_size, "a multiple of 512"));
@@ -243,10 +243,10 @@ impl Geometry {
         Self::new_any(block_size, num_blocks)
     }
 
-    /// As [`new`](Self::new), but of any block size: bdevs with interleaved metadata.
+    /// As [`new`](Self::new), for any block size, such as that of a bdev with interleaved metadata.
     ///
     /// # Errors
-    /// `EINVAL` naming the field.
+    /// `EINVAL`, naming the field.
     pub fn new_any(block_size: u32, num_blocks: u64) -> Result<Self> {
         let num_blocks_max = i64::MAX.unsigned_abs() / u64::from(block_size.max(1));
         if block_size == 0 {
@@ -276,7 +276,7 @@ impl Geometry {
         self.num_blocks * self.block_size as u64
     }
 
-    /// Where blocks lie, in bytes; `None` when they are not all there.
+    /// The bytes of a range of blocks; `None` when the range is not within the geometry.
     #[inline]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "64-bit targets; the size is an i64")]

@@ -1,4 +1,4 @@
-//! What the methods that make disks have in common.
+//! Parameters that all methods creating disks share.
 
 use super::op::Geometry;
 use super::registration::Registration;
@@ -38,12 +38,12 @@ params! {
     }
 }
 
-/// Parameters of a method: those of every disk, then the method's `own`.
+/// Parameters of a method: first those of every disk, then those of this method.
 #[derive(Clone, Debug, PartialEq)]
 pub struct With<Own> {
-    /// Those of every disk.
+    /// Parameters of every disk.
     pub disk: DiskParams,
-    /// The method's own.
+    /// Parameters of this method only.
     pub own: Own,
 }
 
@@ -73,7 +73,7 @@ impl<Own: Params> Serialize for With<Own> {
 }
 
 impl<'de, Own: Params> Deserialize<'de> for With<Own> {
-    /// Each member goes to the part that describes it; the own part refuses what nobody knows.
+    /// Each member goes to the part that declares it. The `own` part refuses unknown members.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let of_disk = DiskParams::params();
         let all = Map::deserialize(deserializer)?;
@@ -87,7 +87,7 @@ impl<'de, Own: Params> Deserialize<'de> for With<Own> {
     }
 }
 
-/// A disk's common properties, checked.
+/// The checked common properties of a disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     name: String,
@@ -96,14 +96,14 @@ pub struct Disk {
     phys_block_size: u32,
 }
 
-/// Number of the next disk without a name.
+/// Number for the next disk without a name.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl DiskParams {
-    /// Checks the parameters; a disk without a name is numbered: `<prefix>0`. `[app thread]`
+    /// Checks the parameters. A disk without a name gets a numbered one: `<prefix>0`. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` naming the field.
+    /// `EINVAL`, naming the field.
     pub fn check(self, app: &App, prefix: &str) -> Result<Disk> {
         let geometry = Geometry::new(self.block_size, self.num_blocks)?;
         if !self.physical_block_size.is_multiple_of(512) {
@@ -123,7 +123,7 @@ impl DiskParams {
     }
 }
 
-/// The next name of a disk without one; names that are taken are passed over.
+/// Returns the next free name for a disk without a name. Skips names that are taken.
 fn free_name(app: &App, prefix: &str) -> Result<String> {
     loop {
         let name = format!("{prefix}{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -135,10 +135,10 @@ fn free_name(app: &App, prefix: &str) -> Result<String> {
     }
 }
 
-/// Refuses a value of a feature that is not supported yet, unless it means "off".
+/// Refuses a value other than `off` for a feature that is not supported yet.
 ///
 /// # Errors
-/// `EINVAL` naming the field.
+/// `EINVAL`, naming the field.
 pub fn only<T: PartialEq + std::fmt::Display>(field: &str, given: T, off: T) -> Result<()> {
     if given == off { Ok(()) } else { Err(Error::invalid(field, given, off)) }
 }
@@ -146,7 +146,7 @@ pub fn only<T: PartialEq + std::fmt::Display>(field: &str, given: T, off: T) -> 
 /// Checks the name of a new bdev.
 ///
 /// # Errors
-/// `EINVAL`.
+/// `EINVAL` when the name is empty or too long.
 pub fn check_name(name: String) -> Result<String> {
     if (1..=NAME_MAX_BYTES).contains(&name.len()) {
         Ok(name)
@@ -169,14 +169,14 @@ impl Disk {
         self.geometry
     }
 
-    /// Fills a registration.
+    /// Fills in a registration.
     pub fn describe(&self, registration: &mut Registration) {
         registration.uuid = self.uuid;
         registration.phys_block_size = self.phys_block_size;
     }
 }
 
-/// A UUID. On the wire 32 hexadecimal digits, with or without the usual dashes.
+/// A UUID. In JSON it has 32 hexadecimal digits, with or without the usual dashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uuid(pub [u8; 16]);
 

@@ -1,4 +1,4 @@
-//! A part of another bdev: some of its blocks as a bdev of their own, as partitions are.
+//! Parts: a range of another bdev's blocks as a separate bdev, such as a partition.
 
 use super::client::Channel;
 use super::desc::{Desc, Info};
@@ -13,16 +13,16 @@ use crate::rpc::NoParams;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Blocks of a base as a bdev. A module makes parts by code and gives them to
-/// [`register`](super::register); they share the base's descriptor. It also saves what makes them
-/// again ([`on_save_config`](super::on_save_config)): a part by itself saves nothing.
+/// A range of blocks of a base, as a bdev. A module creates parts in code and passes them to
+/// [`register`](super::register). They share the base's descriptor. A part saves no configuration: the module
+/// saves the calls that create it again ([`on_save_config`](super::on_save_config)).
 #[derive(Debug)]
 pub struct Part {
     /// Unique name.
     pub name: String,
     /// Product name, as `bdev_get_bdevs` shows it.
     pub product: &'static str,
-    /// All zero: the bus derives one from the name.
+    /// UUID. If all bytes are zero, the bus derives one from the name.
     pub uuid: [u8; 16],
     /// What `bdev_get_bdevs` shows under `driver_specific`.
     pub driver_specific: Map<String, Value>,
@@ -33,10 +33,10 @@ pub struct Part {
 }
 
 impl Part {
-    /// The part of an open base that is `blocks`.
+    /// Creates a part with the blocks `blocks` of an open base.
     ///
     /// # Errors
-    /// `EINVAL` when the blocks are not on the base, or do not begin and end with a write unit.
+    /// `EINVAL` when the blocks are not on the base, or are not whole write units.
     pub fn new(name: String, base: &Arc<Desc>, blocks: Range) -> Result<Self> {
         let info = base.info()?;
         let end = blocks.lba.checked_add(blocks.nblocks).filter(|end| *end <= info.num_blocks());
@@ -60,7 +60,7 @@ impl Part {
     }
 }
 
-/// What means the same on a part: an op whose answer names a block would name one of the base.
+/// Ops that work on a part unchanged. An op that returns a block is not among them: it would return a block of the base.
 const PASSED: OpSet = OpSet::READ_WRITE
     .with(OpSet::FLUSH)
     .with(OpSet::UNMAP)
@@ -80,7 +80,7 @@ impl Bdev for Part {
     const BURSTS: bool = true;
 
     fn create(_: &App, _: NoParams) -> Result<Self> {
-        Err(Error::new(errno::ENOSYS, "parts are made by their module"))
+        Err(Error::new(errno::ENOSYS, "no method creates parts; their module creates them"))
     }
 
     fn name(&self) -> &str {
@@ -98,7 +98,7 @@ impl Bdev for Part {
         registration.ops = OpSet::from_bits(registration.ops.bits() & PASSED.bits());
         let boundary = u64::from(registration.optimal_boundary.max(1));
         if !self.offset.is_multiple_of(boundary) {
-            registration.optimal_boundary = 0; // the base splits at its own
+            registration.optimal_boundary = 0; // the base splits at its own boundary
         }
     }
 

@@ -1,9 +1,9 @@
-//! What the bus is told of a new bdev.
+//! The description of a new bdev, for the bus.
 
 use super::desc::Info;
 use super::op::{Geometry, IoFlags, OpSet};
 
-/// What the bus must know of a bdev. It begins as the bdev's constants say; `describe` changes it.
+/// Describes a bdev to the bus. The defaults come from the bdev's constants; `describe` changes them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Registration {
@@ -11,62 +11,62 @@ pub struct Registration {
     pub name: String,
     /// Product name, as `bdev_get_bdevs` shows it.
     pub product: String,
-    /// Other names.
+    /// Aliases.
     pub aliases: Vec<String>,
     /// Block size and number of blocks.
     pub geometry: Geometry,
-    /// All zero: the bus derives one from the name.
+    /// UUID. If all bytes are zero, the bus derives one from the name.
     pub uuid: [u8; 16],
-    /// Ops that may be sent.
+    /// Ops that the module accepts.
     pub ops: OpSet,
-    /// Must-understand flags that may be sent.
+    /// Must-understand flags that the module accepts.
     pub must_flags: IoFlags,
-    /// The device has a volatile write cache: flush means something.
+    /// Whether the device has a volatile write cache, so a flush has an effect.
     pub has_write_cache: bool,
-    /// Nothing may be written.
+    /// Whether the bdev refuses every op that writes.
     pub is_read_only: bool,
-    /// What is written is not kept, and a read leaves its buffers as they are: who sends them on
-    /// clears them first.
+    /// Whether the bdev discards written data, and a read does not change its buffers. A client that passes
+    /// read data on must clear the buffers before the read.
     pub keeps_no_data: bool,
     /// Physical block size in bytes; 0 = the block size.
     pub phys_block_size: u32,
-    /// Blocks per write; 0 = 1.
+    /// Write unit in blocks: the length of a write must be a multiple of it. 0 = 1.
     pub write_unit: u32,
-    /// Blocks that are written all or not at all; 0 = 1.
+    /// Number of blocks that the device writes completely or not at all; 0 = 1.
     pub atomic_write_unit: u32,
-    /// Alignment of buffers in bytes, a power of two; 0 = 1.
+    /// Required alignment of buffers in bytes, a power of two; 0 = 1.
     pub align: u32,
-    /// I/O is split at multiples of this many blocks; 0 = never.
+    /// The bus splits I/O at multiples of this many blocks; 0 = never.
     pub optimal_boundary: u32,
-    /// Elements of a scatter/gather list; 0 = no limit.
+    /// Maximum number of elements of a scatter/gather list; 0 = no limit.
     pub max_segments: u32,
-    /// Bytes in one element; 0 = no limit.
+    /// Maximum bytes in one element; 0 = no limit.
     pub max_segment_size: u32,
-    /// Blocks of one read or write; 0 = no limit.
+    /// Maximum blocks of one read or write; 0 = no limit.
     pub max_io_blocks: u32,
-    /// Blocks of one unmap; 0 = no limit.
+    /// Maximum blocks of one unmap; 0 = no limit.
     pub max_unmap: u32,
-    /// Blocks of one write zeroes; 0 = no limit.
+    /// Maximum blocks of one write zeroes; 0 = no limit.
     pub max_write_zeroes: u32,
     /// Metadata bytes per block.
     pub md_size: u32,
-    /// Metadata lies behind each block's data.
+    /// Whether the metadata follows each block's data.
     pub md_interleave: bool,
     /// T10 DIF type 0 to 3.
     pub dif_type: u8,
-    /// The protection information comes first in the metadata.
+    /// Whether the protection information is at the start of the metadata.
     pub dif_is_head: bool,
     /// 0 = 16 bit guard, 1 = 32, 2 = 64.
     pub dif_pi_format: u8,
     /// NUMA node, -1 = any.
     pub numa: i32,
-    /// Namespace id of an NVMe bdev, else 0.
+    /// Namespace id of an NVMe bdev, 0 for any other.
     pub nsid: u32,
-    /// Buffers must be in the host's DMA regions.
+    /// Whether buffers must be in the host's DMA regions.
     pub needs_dma: bool,
-    /// Name of the base of a filter.
+    /// Filters: name of the base bdev.
     pub base: Option<String>,
-    /// Children that one I/O may have in flight at once (filters).
+    /// Filters: how many children of one I/O may be in flight at once.
     pub max_children: u32,
 }
 
@@ -106,7 +106,7 @@ impl Registration {
         }
     }
 
-    /// Takes over what a filter leaves as its base has it.
+    /// Copies the base's properties, for what a filter does not change.
     pub(super) fn inherit(&mut self, base: &Info) {
         let raw = base.raw();
         self.ops = base.ops();

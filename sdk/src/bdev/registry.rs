@@ -1,4 +1,4 @@
-//! The bdevs of this library: made, found and deleted by name.
+//! The bdevs of this library: creates, finds and deletes them by name.
 #![expect(unsafe_code, reason = "gives the bus pointers to bdevs")]
 
 use super::home::drv_ctx_len;
@@ -17,7 +17,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Every bdev of this library that is on the bus. Any thread may look a bdev up.
+/// Every registered bdev of this library. Any thread may search it.
 static ON_BUS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
 struct Entry {
@@ -30,7 +30,7 @@ fn on_bus() -> MutexGuard<'static, Vec<Entry>> {
     ON_BUS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A bdev of this library that is on the bus.
+/// A registered bdev of this library.
 #[derive(Debug)]
 pub struct Registered<B> {
     id: u64,
@@ -44,10 +44,10 @@ impl<B> std::ops::Deref for Registered<B> {
     }
 }
 
-/// The bdev of kind `B` with that name. `[any thread]`
+/// Finds the bdev of type `B` with that name. `[any thread]`
 ///
 /// # Errors
-/// `ENODEV`.
+/// `ENODEV` when there is no such bdev.
 pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
     let found = on_bus().iter().filter(|entry| entry.name == name).find_map(|entry| {
         let on_bus = entry.bdev.upgrade()?.downcast::<OnBus<B>>().ok()?;
@@ -56,27 +56,27 @@ pub fn find<B: Bdev>(name: &str) -> Result<Registered<B>> {
     found.ok_or_else(|| Error::no_device_named(name))
 }
 
-/// Keeps a name and a UUID for a bdev that is registered later, until [`release`]; all zeroes = the
-/// UUID that is derived from the name. `[app thread]`
+/// Reserves a name and a UUID for a bdev that is registered later, until [`release`]. All zeroes = the
+/// UUID derived from the name. `[app thread]`
 ///
 /// # Errors
 /// `EEXIST` when one of them is taken.
 pub(super) fn reserve(_app: &App, name: &str, uuid: [u8; 16]) -> Result<()> {
     let host = host();
-    // SAFETY: text and UUID live through the call.
+    // SAFETY: the text and the UUID outlive the call.
     let status = unsafe { (host.bdev.reserve)(host.raw, bay_str::new(name), uuid.as_ptr()) };
     check(status, format_args!("bdev {name}"))
 }
 
-/// Ends a reservation, if there is one. `[app thread]`
+/// Releases a reservation, if there is one. `[app thread]`
 pub(super) fn release(_app: &App, name: &str) {
     let host = host();
-    // SAFETY: the text lives through the call. Without a reservation nothing happens.
+    // SAFETY: the text outlives the call. If there is no reservation, the host does nothing.
     unsafe { (host.bdev.release)(host.raw, bay_str::new(name)) };
 }
 
-/// Puts a bdev on the bus. `method` with `params` makes it again; an empty one: the module does, without
-/// a configuration. `[app thread]`
+/// Registers a bdev. The call `method` with `params` creates it again. An empty `method` means that the
+/// module creates it again without a saved call. `[app thread]`
 ///
 /// # Errors
 /// `EEXIST` when the name is taken.
@@ -104,18 +104,18 @@ pub fn register<B: Bdev>(
     let drv_ctx_size = u32::try_from(drv_ctx_len::<B>()).unwrap_or(u32::MAX);
     let status = with_record(&registration, Ops::<B>::TABLE, ctx_of_host, drv_ctx_size, |record| {
         let host = host();
-        // SAFETY: `ctx` is a count that is the host's until `destruct`; the operations are for ever.
+        // SAFETY: `ctx` is a reference count that the host owns until `destruct`; the functions are constants.
         unsafe { (host.bdev.register)(host.raw, record, &raw mut id) }
     });
     if let Err(error) = check(status, format_args!("bdev {name}")) {
-        // SAFETY: a refused bdev is still ours.
+        // SAFETY: the host refused the bdev, so this function still owns the count.
         drop(unsafe { Arc::from_raw(ctx) });
         return Err(error);
     }
     on_bus_here.id.store(id, Ordering::Relaxed);
     drop(on_bus_here);
     let mut all = on_bus();
-    // Looked through only before the list would grow, so that many bdevs cost no more each.
+    // Search for dead entries only before the list grows, so that the cost per bdev stays constant.
     if all.len() == all.capacity() {
         all.retain(|entry| entry.bdev.strong_count() > 0);
     }
@@ -123,7 +123,7 @@ pub fn register<B: Bdev>(
     Ok(name)
 }
 
-/// Shows `call` the ABI's record of a registration, whose texts live through the call.
+/// Calls `call` with the ABI's form of a registration. Its texts are valid during the call.
 fn with_record<R>(
     from: &Registration,
     ops: *const api::bay_bdev_ops,
@@ -133,7 +133,7 @@ fn with_record<R>(
 ) -> R {
     let aliases: Vec<bay_str> = from.aliases.iter().map(|alias| bay_str::new(alias)).collect();
     let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
-    // SAFETY: numbers, texts and pointers; zeroes are a value.
+    // SAFETY: the fields are numbers, texts and pointers, for which all zero bytes are valid.
     let mut record: bay_bdev_reg = unsafe { std::mem::zeroed() };
     record.size = size_of_table::<bay_bdev_reg>();
     record.flags = flag(from.has_write_cache, api::BAY_BDEV_WRITE_CACHE)
@@ -176,15 +176,15 @@ fn with_record<R>(
 }
 
 impl<B: Bdev> Registered<B> {
-    /// Gives the bdev another number of blocks. `[app thread]`
+    /// Changes the number of blocks. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` for a size with which the bdev could not be made, `EBUSY` when it would shrink while it
-    /// is open.
+    /// `EINVAL` for a size that the bdev could not be created with, `EBUSY` when the bdev is open and would
+    /// shrink.
     pub fn resize(&self, _app: &App, num_blocks: u64) -> Result<()> {
         Geometry::new_any(self.on_bus.bdev.geometry().block_size(), num_blocks)?;
         let host = host();
-        // SAFETY: the handle is ours.
+        // SAFETY: `self` owns the handle.
         let status = unsafe { (host.bdev.resize)(host.raw, self.id, num_blocks) };
         check(status, format_args!("num_blocks {num_blocks}"))?;
         let mut params = self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,27 +194,27 @@ impl<B: Bdev> Registered<B> {
         Ok(())
     }
 
-    /// Takes the bdev off the bus; `done` when it is gone. `[app thread]`
+    /// Unregisters the bdev and calls `done` when that has finished. `[app thread]`
     pub fn unregister(self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) {
         let id = self.id;
-        // Nothing here may keep the bdev when the host lets go of it.
+        // Drop this reference now, so that the bdev is freed when the host releases its own.
         drop(self);
         unregister(app, id, done);
     }
 
-    /// Holds back the I/O of the bdev; `done` when nothing of it is at the module. Until
-    /// [`unquiesce`](Self::unquiesce) it keeps its order. `[app thread]`
+    /// Holds back the I/O of the bdev. Calls `done` when the module has no I/O left. Until
+    /// [`unquiesce`](Self::unquiesce) the host keeps the I/O in order. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when it is off the bus; `done` is not called then.
+    /// `ENODEV` when the bdev is unregistered; `done` is then not called.
     pub fn quiesce(&self, app: &App, done: impl FnOnce(&App, Result<()>) + 'static) -> Result<()> {
         self.quiesce_blocks(app, WHOLE, done)
     }
 
-    /// Lets the I/O that [`quiesce`](Self::quiesce) holds back go on. `[app thread]`
+    /// Continues the I/O that [`quiesce`](Self::quiesce) holds back. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` when none is held back.
+    /// `EINVAL` when no I/O is held back.
     pub fn unquiesce(&self, app: &App) -> Result<()> {
         self.unquiesce_blocks(app, WHOLE)
     }
@@ -222,7 +222,7 @@ impl<B: Bdev> Registered<B> {
     /// As [`quiesce`](Self::quiesce), for the I/O of some blocks. Ranges may overlap. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when it is off the bus; `done` is not called then.
+    /// `EINVAL` for blocks that are not on the bdev, `ENODEV` when the bdev is unregistered; `done` is then not called.
     pub fn quiesce_blocks(
         &self,
         _app: &App,
@@ -233,31 +233,31 @@ impl<B: Bdev> Registered<B> {
         let arg = Box::into_raw(done);
         let Range { lba, nblocks } = blocks;
         let host = host();
-        // SAFETY: `arg` is the host's until it calls back.
+        // SAFETY: the host owns `arg` until it calls back.
         let status = unsafe {
             (host.bdev.quiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
         };
         check(status, "quiesce").inspect_err(|_| {
-            // SAFETY: a refused call does not keep it.
+            // SAFETY: the host does not use `arg` after it refused the call.
             drop(unsafe { Box::from_raw(arg) });
         })
     }
 
-    /// Lets the I/O go on that [`quiesce_blocks`](Self::quiesce_blocks) of the same blocks holds back. `[app thread]`
+    /// Continues the I/O that [`quiesce_blocks`](Self::quiesce_blocks) of the same blocks holds back. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` when none is held back.
+    /// `EINVAL` when no I/O of these blocks is held back.
     pub fn unquiesce_blocks(&self, _app: &App, blocks: Range) -> Result<()> {
         let done: Box<Done> = Box::new(Box::new(|_, _| {}));
         let arg = Box::into_raw(done);
         let Range { lba, nblocks } = blocks;
         let host = host();
-        // SAFETY: `arg` is the host's until it calls back.
+        // SAFETY: the host owns `arg` until it calls back.
         let status = unsafe {
             (host.bdev.unquiesce)(host.raw, self.id, lba, nblocks, Some(ended), arg.cast())
         };
         check(status, "unquiesce").inspect_err(|_| {
-            // SAFETY: a refused call does not keep it.
+            // SAFETY: the host does not use `arg` after it refused the call.
             drop(unsafe { Box::from_raw(arg) });
         })
     }
@@ -267,13 +267,13 @@ impl<B: Bdev> Registered<B> {
         self.id
     }
 
-    /// The parameters that make it again.
+    /// The parameters that create the bdev again.
     pub(super) fn saved_params(&self) -> serde_json::Value {
         self.on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// All blocks of a bdev, whatever its size becomes.
+/// All blocks of a bdev, even if its size changes.
 const WHOLE: Range = Range::new(0, 0);
 
 type Done = Box<dyn FnOnce(&App, Result<()>)>;
@@ -282,24 +282,24 @@ fn unregister(app: &App, id: u64, done: impl FnOnce(&App, Result<()>) + 'static)
     let done: Box<Done> = Box::new(Box::new(done));
     let arg = Box::into_raw(done);
     let host = host();
-    // SAFETY: `arg` is the host's until it calls back.
+    // SAFETY: the host owns `arg` until it calls back.
     let status = unsafe { (host.bdev.unregister)(host.raw, id, Some(ended), arg.cast()) };
     if let Err(error) = check(status, "unregister") {
-        // SAFETY: a refused call does not keep it.
+        // SAFETY: the host does not use `arg` after it refused the call.
         let done = unsafe { Box::from_raw(arg) };
         done(app, Err(error));
     }
 }
 
 unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
-    // SAFETY: the box that the host was given, called once.
+    // SAFETY: `arg` is the box that the host was given; this is the only call for it.
     let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-    // SAFETY: the host calls it on the app thread.
+    // SAFETY: the host calls this function on the app thread.
     let app = unsafe { App::assume() };
     crate::entry::enter((), || done(app, check(status, "bdev")));
 }
 
-/// Takes every bdev of this library off the bus; `done` is dropped when all are gone. `[app thread]`
+/// Unregisters every bdev of this library. Drops `done` when all are gone. `[app thread]`
 pub(crate) fn unregister_all(app: &App, done: impl Sized + 'static) {
     let ids: Vec<u64> = on_bus()
         .drain(..)
@@ -313,7 +313,7 @@ pub(crate) fn unregister_all(app: &App, done: impl Sized + 'static) {
     }
 }
 
-/// Makes a bdev from the parameters of `method`. `[app thread]`
+/// Creates a bdev from the parameters of `method`. `[app thread]`
 pub(super) fn create<B: Bdev>(app: &App, method: &str, params: B::Params) -> Result<String> {
     let mut saved = serde_json::to_value(&params)
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;

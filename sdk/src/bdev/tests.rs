@@ -1,4 +1,4 @@
-//! Modules and clients against each other, on the fake host.
+//! Modules and clients together, on the fake host.
 
 use super::*;
 use crate::app::App;
@@ -54,7 +54,7 @@ impl Bdev for Disk {
             Does::Completes => io.complete(Status::SUCCESS),
             Does::Keeps => state.kept.push(io),
             Does::Drops => {
-                // As the unwinding of an author's panic drops it.
+                // When a panic of the author unwinds, it drops the I/O in the same way.
                 let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(io)));
                 assert!(dropped.is_err());
             }
@@ -82,7 +82,7 @@ fn disk(name: &'static str, does: Does) -> (FakeHost, Rc<Channel>, Desc) {
     (host, Rc::new(channel), desc)
 }
 
-/// A context that submits itself again so often.
+/// A context that submits itself again the given number of times.
 struct Again {
     buf: Buf,
     channel: Rc<Channel>,
@@ -214,7 +214,7 @@ fn a_channel_is_closed_from_inside_its_own_completion() {
     let other = Rc::clone(&channel);
     let context = Box::new(Last(buf::get(512).unwrap(), (channel, desc)));
     other.submit(READ, IoFlags::NONE, context, |last, _| drop(last.1));
-    // Now only the context holds channel and descriptor, and the poll that ends the I/O drops it.
+    // Now only the context holds the channel and the descriptor. The poll that completes the I/O drops the context.
     drop(other);
     find::<Disk>("closed").unwrap().unregister(host.app(), |_, _| {});
     assert!(host.registered("closed").is_some());

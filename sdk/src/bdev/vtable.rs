@@ -1,13 +1,14 @@
-//! Where the bus enters a module.
+//! The functions of a bdev that the bus calls.
 //!
-//! The author's code has `&mut` of a channel's state, so it must not be entered twice. Two keep it:
+//! The author's code gets `&mut` to a channel's state, so no two calls may use the state at once. Two rules
+//! ensure this:
 //!
-//! - The host, for calls of its own: it enters a channel by one of `submit`, `flush` and `chan_destroy`
-//!   at a time (`bay_bdev_ops`). What a client submits from inside a completion comes when `submit` has
-//!   returned, so nothing is marked there. Debug builds look whether the host keeps to it.
-//! - The busy section, for what runs by itself: a poller. Who completes there calls clients, whose I/O
-//!   the host passes on. That waits here and is run when the section ends.
-#![expect(unsafe_code, reason = "the host calls with pointers to the bdev and its channels")]
+//! - For its own calls, the host ensures it: it never calls `submit`, `flush` or `chan_destroy` of a channel while
+//!   another of the three runs (`bay_bdev_ops`). When a client submits from inside a completion, the host passes
+//!   that I/O on after `submit` has returned. So `submit` sets no mark; debug builds check that the host obeys.
+//! - For code that runs by itself, such as a poller, the *busy section* ensures it. A completion in the section
+//!   calls a client, and the host passes the client's new I/O on at once. That I/O waits here until the section ends.
+#![expect(unsafe_code, reason = "the host passes pointers to the bdev and its channels")]
 
 use super::home::{self, ChannelHandle, Home};
 use super::io::{BdevIo, IoQueue, IoResult};
@@ -30,14 +31,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// poll(2): there is data to read.
 const POLLIN: u32 = 1;
 
-/// A bdev on the bus: what the host's `ctx` points to.
+/// A registered bdev. The host's `ctx` points to it.
 #[derive(Debug)]
 pub(super) struct OnBus<B> {
     pub(super) bdev: B,
-    /// The method that makes it again, with its parameters.
+    /// The method that creates the bdev again; `params` are its parameters.
     pub(super) method: String,
     pub(super) params: Mutex<serde_json::Value>,
-    /// The host's handle; 0 until it is registered.
+    /// The host's handle; 0 until the bdev is registered.
     pub(super) id: AtomicU64,
 }
 
@@ -65,22 +66,22 @@ impl<B: Bdev> Ops<B> {
     };
 }
 
-/// One thread's state of a bdev.
+/// One thread's channel of a bdev.
 #[repr(C)]
 pub(super) struct Channel<B: Bdev> {
-    /// What each I/O points to. First, so that it is where the channel is.
+    /// Every I/O points to it. It comes first, so its address is the channel's.
     home: Home,
     on_bus: NonNull<OnBus<B>>,
-    /// Whether the author's code has `state`, outside of `submit`.
+    /// Whether the author's code uses `state` outside of `submit`.
     is_busy: Cell<bool>,
-    /// Whether `submit` runs.
+    /// Whether `submit` is running.
     #[cfg(debug_assertions)]
     is_entered: Cell<bool>,
-    /// Whether anything came while busy.
+    /// Whether calls were deferred because the channel was busy.
     has_more: Cell<bool>,
     state: UnsafeCell<B::Channel>,
     queue: RefCell<IoQueue>,
-    /// Parents whose children ended while the channel was busy.
+    /// Parents whose children completed while the channel was busy.
     joined: RefCell<VecDeque<(BdevIo, IoResult)>>,
     flush_wanted: Cell<bool>,
     close_wanted: Cell<bool>,
@@ -89,11 +90,11 @@ pub(super) struct Channel<B: Bdev> {
 }
 
 impl<B: Bdev> Channel<B> {
-    /// Runs `body` on the state in a busy section, then what came meanwhile; unless the channel is busy
-    /// already or the library poisoned.
+    /// Runs `body` on the state in a busy section, then the calls deferred meanwhile. Returns `otherwise` when the
+    /// channel is busy already or the library is poisoned.
     ///
     /// # Safety
-    /// `this` is a live channel on its thread, outside of its `submit`. It may be gone when this returns.
+    /// `this` is a live channel, this is its thread, and its `submit` is not running. It may be freed on return.
     #[inline]
     unsafe fn try_run<R>(
         this: NonNull<Self>,
@@ -112,7 +113,7 @@ impl<B: Bdev> Channel<B> {
         let state = unsafe { &mut *channel.state.get() };
         let result = guard(|| body(bdev, state));
         if channel.has_more.get() {
-            // SAFETY: `state` is not used any more.
+            // SAFETY: `state` is not used again.
             unsafe { Self::run_more(this) };
         } else {
             channel.is_busy.set(false);
@@ -120,10 +121,10 @@ impl<B: Bdev> Channel<B> {
         result.unwrap_or(otherwise)
     }
 
-    /// Runs what came while the channel was busy, and ends the busy section.
+    /// Runs the calls that were deferred while the channel was busy, and ends the busy section.
     ///
     /// # Safety
-    /// As `try_run`, with the channel busy and no reference to its state left.
+    /// As `try_run`, with the channel busy and no reference to its state.
     #[inline(never)]
     unsafe fn run_more(this: NonNull<Self>) {
         // SAFETY: the caller's promise.
@@ -164,73 +165,73 @@ impl<B: Bdev> Channel<B> {
         channel.is_busy.set(false);
         if channel.close_wanted.get() {
             let closing = Closing::later(channel.host_chan);
-            // SAFETY: closing, not busy: nobody has a reference.
+            // SAFETY: the channel is closing and not busy, so there is no reference to it.
             unsafe { free::<B>(this, closing) };
         }
     }
 }
 
 /// # Safety
-/// `channel` is a live channel that nobody refers to.
+/// `channel` is a live channel without references.
 unsafe fn free<B: Bdev>(channel: NonNull<Channel<B>>, closing: Closing) {
-    // SAFETY: made by `Box::leak` in `make_channel`.
+    // SAFETY: `make_channel` made it with `Box::leak`.
     let channel = unsafe { Box::from_raw(channel.as_ptr()) };
     drop(channel.poller.take());
     if is_poisoned() {
-        // Nothing of the author's runs, not even `drop`.
+        // Do not run the author's code, not even `drop`.
         let _ = Box::into_raw(channel);
         return;
     }
     let Channel { on_bus, state, .. } = *channel;
-    // SAFETY: the bdev outlives its channels, and this one until `closing` is dropped.
+    // SAFETY: the bdev outlives its channels; the host waits for this one until `closing` is dropped.
     let bdev = unsafe { &on_bus.as_ref().bdev };
     guard(move || bdev.close_channel(state.into_inner(), closing));
 }
 
 unsafe extern "C" fn submit<B: Bdev>(chan: *mut c_void, io: *mut bay_io) {
     debug_assert!(!chan.is_null() && !io.is_null());
-    // SAFETY: the host gives back the channel that `chan_create` made, with a request.
+    // SAFETY: the host passes the channel that `chan_create` made, and a request.
     let this = unsafe { NonNull::new_unchecked(chan.cast::<Channel<B>>()) };
     // SAFETY: as above.
     let io = unsafe { NonNull::new_unchecked(io) };
-    // SAFETY: a live channel.
+    // SAFETY: the channel is live.
     let channel = unsafe { this.as_ref() };
-    // Only these kinds have code that runs on a channel outside of `submit`, and completes there.
+    // Only these types have code that runs on a channel outside of `submit` and completes I/O there.
     let has_busy_sections = const { B::POLLS || B::BURSTS || B::JOINS };
     if is_poisoned() || has_busy_sections && channel.is_busy.get() {
         return keep_or_fail(channel, io);
     }
     if const { home::drv_ctx_len::<B>() > 0 } {
-        // SAFETY: submitted to this module just now, which asked for a context.
+        // SAFETY: the I/O was just submitted to this module, which has requested a context.
         unsafe { home::begin(io) };
     }
-    // SAFETY: submitted to this channel just now.
+    // SAFETY: the I/O was just submitted to this channel.
     let io = unsafe { BdevIo::new(io, this.cast()) };
     if const { B::JOINS } {
-        // A child may end inside of this call: its parent waits until the call has returned.
-        // SAFETY: a live channel on its thread, not busy.
+        // A child may complete inside this call; its parent then waits until the call has returned.
+        // SAFETY: the channel is live and not busy, and this is its thread.
         return unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.submit(state, io)) };
     }
     #[cfg(debug_assertions)]
     let _entered = Entered::new(&channel.is_entered);
-    // SAFETY: the bdev outlives its channels, and their calls.
+    // SAFETY: the bdev outlives its channels and their calls.
     let bdev = unsafe { &channel.on_bus.as_ref().bdev };
-    // SAFETY: not busy, and the host enters a channel by one call at a time: this is the only reference.
+    // SAFETY: the channel is not busy, and the host makes one call to a channel at a time: this is the only reference.
     let state = unsafe { &mut *channel.state.get() };
     guard(|| bdev.submit(state, io));
 }
 
-/// An I/O that cannot be taken now: the library is poisoned, or the channel busy.
+/// Handles an I/O that the module cannot take now, because the library is poisoned or the channel is busy.
 ///
-/// It does not unwind, so `submit` ends in a jump here and keeps no frame for it.
+/// `extern "C"` because it does not unwind: so `submit` ends with a jump to it and needs no stack frame.
 #[cold]
 #[inline(never)]
 extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
     if const { home::drv_ctx_len::<B>() > 0 } {
-        // SAFETY: `submit` was given it just now.
+        // SAFETY: `submit` has just received it.
         unsafe { home::begin(io) };
     }
-    // SAFETY: `submit` was given it just now.
+    // SAFETY: `submit` has just received it.
     let io = unsafe { BdevIo::new(io, NonNull::from(&channel.home)) };
     if is_poisoned() {
         return io.complete(Status::IO_ERROR);
@@ -239,10 +240,11 @@ extern "C" fn keep_or_fail<B: Bdev>(channel: &Channel<B>, io: NonNull<bay_io>) {
     channel.queue.borrow_mut().push(io);
 }
 
-/// The children of an I/O have ended, inside of the channel's own code or elsewhere on its thread.
+/// Handles a parent whose children have completed, inside of the channel's own code or elsewhere on its thread.
 ///
 /// # Safety
-/// `home` is that of a live channel of a `B`, on its thread; it had the I/O, which is alone again.
+/// `home` belongs to a live channel of a `B`, and this is its thread. The I/O was submitted to that channel and has
+/// no children in flight.
 unsafe fn join<B: Bdev>(home: NonNull<Home>, io: BdevIo, result: IoResult) {
     let this = home.cast::<Channel<B>>();
     // SAFETY: the caller's promise.
@@ -253,19 +255,19 @@ unsafe fn join<B: Bdev>(home: NonNull<Home>, io: BdevIo, result: IoResult) {
         channel.has_more.set(true);
         channel.joined.borrow_mut().push_back((io, result));
     } else {
-        // SAFETY: the caller's promise; not busy, and `submit` of a kind that joins is.
+        // SAFETY: the caller's promise; neither the channel nor the `submit` of a type with `joined` is busy.
         unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.joined(state, io, result)) };
     }
 }
 
-/// `submit` runs until this is dropped.
+/// `submit` is running until this value is dropped.
 #[cfg(debug_assertions)]
 struct Entered<'a>(&'a Cell<bool>);
 
 #[cfg(debug_assertions)]
 impl<'a> Entered<'a> {
     fn new(channel: &'a Cell<bool>) -> Self {
-        assert!(!channel.replace(true), "the host entered a channel from inside of its submit");
+        assert!(!channel.replace(true), "the host called submit of a channel while its submit was running");
         Self(channel)
     }
 }
@@ -279,13 +281,13 @@ impl Drop for Entered<'_> {
 
 unsafe extern "C" fn flush<B: Bdev>(chan: *mut c_void) {
     let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return };
-    // SAFETY: the host gives back the channel that `chan_create` made.
+    // SAFETY: the host passes the channel that `chan_create` made.
     let channel = unsafe { this.as_ref() };
     if channel.is_busy.get() {
         channel.has_more.set(true);
         channel.flush_wanted.set(true);
     } else {
-        // SAFETY: a live channel on its thread.
+        // SAFETY: the channel is live, and this is its thread.
         unsafe { Channel::try_run(this, (), |bdev: &B, state| bdev.flush(state)) };
     }
 }
@@ -296,18 +298,18 @@ unsafe extern "C" fn chan_create<B: Bdev>(
     chan: *mut *mut c_void,
 ) -> i32 {
     let Some(on_bus) = NonNull::new(bdev.cast::<OnBus<B>>()) else { return -errno::EINVAL };
-    // SAFETY: the field is of the oldest minor.
+    // SAFETY: even the oldest minor has the field.
     let host_chan = unsafe { (*args).host_chan };
     enter(-errno::EFAULT, || {
         // SAFETY: the bdev outlives its channels.
         match unsafe { Opening::ask(on_bus, host_chan) } {
             Some(Ok(channel)) => {
-                // SAFETY: the host's place for the result.
+                // SAFETY: `chan` is the host's place for the result.
                 unsafe { chan.write(channel.as_ptr().cast()) };
                 0
             }
             Some(Err(error)) => {
-                tracing::error!("{}: a channel was refused: {error}", B::PRODUCT);
+                tracing::error!("{}: cannot create a channel: {error}", B::PRODUCT);
                 error.status()
             }
             None => PENDING,
@@ -315,7 +317,7 @@ unsafe extern "C" fn chan_create<B: Bdev>(
     })
 }
 
-/// What a function of the ABI answers that will have ended later.
+/// What a function of the ABI returns when it finishes later.
 const PENDING: i32 = 1;
 
 /// # Safety
@@ -351,10 +353,10 @@ pub(super) unsafe fn make_channel<B: Bdev>(
             Ok(poller)
         });
         match poller {
-            // SAFETY: just made.
+            // SAFETY: the channel was just made.
             Ok(poller) => unsafe { this.as_ref() }.poller.set(Some(poller)),
             Err(error) => {
-                // SAFETY: leaked just now; its poller is gone.
+                // SAFETY: the channel was just leaked, and its poller is gone.
                 drop(unsafe { Box::from_raw(this.as_ptr()) });
                 return Err(error);
             }
@@ -365,41 +367,41 @@ pub(super) unsafe fn make_channel<B: Bdev>(
 
 unsafe extern "C" fn chan_destroy<B: Bdev>(_bdev: *mut c_void, chan: *mut c_void) -> i32 {
     let Some(this) = NonNull::new(chan.cast::<Channel<B>>()) else { return 0 };
-    // SAFETY: the host gives back the channel that `chan_create` made.
+    // SAFETY: the host passes the channel that `chan_create` made.
     let channel = unsafe { this.as_ref() };
     if channel.is_busy.get() {
-        // From inside the author's code: when that returns, `chan_closed`.
+        // This call comes from inside the author's code. When that returns, `run_more` calls `chan_closed`.
         channel.has_more.set(true);
         channel.close_wanted.set(true);
         return 1;
     }
     let is_pending = Closing::in_call(channel.host_chan, |closing| {
-        // SAFETY: the last call of the host for this channel, which is not busy.
+        // SAFETY: this is the last call of the host for this channel, and the channel is not busy.
         unsafe { free::<B>(this, closing) };
     });
     if is_pending { PENDING } else { 0 }
 }
 
 unsafe extern "C" fn destruct<B: Bdev>(bdev: *mut c_void) -> i32 {
-    // SAFETY: the count that `register` gave the host; its channels are gone.
+    // SAFETY: the reference count that `register` gave the host; all channels are gone.
     let on_bus = unsafe { Arc::from_raw(bdev.cast_const().cast::<OnBus<B>>()) };
     let is_pending = enter(false, move || Ending::in_call(on_bus));
     if is_pending { PENDING } else { 0 }
 }
 
 unsafe extern "C" fn dump_info<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is live.
     let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
-    // SAFETY: valid for the call.
+    // SAFETY: the sink is valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || sink.write_json(&on_bus.bdev.driver_specific()));
     }
 }
 
 unsafe extern "C" fn write_config<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is live.
     let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
-    // SAFETY: valid for the call.
+    // SAFETY: the sink is valid for the call.
     if let Some(sink) = unsafe { Sink::new(sink) } {
         enter((), || {
             let params = on_bus.params.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -411,9 +413,9 @@ unsafe extern "C" fn write_config<B: Bdev>(bdev: *mut c_void, sink: *const bay_s
 }
 
 unsafe extern "C" fn dump_stats<B: Bdev>(bdev: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is live.
     let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
-    // SAFETY: valid for the call.
+    // SAFETY: the sink is valid for the call.
     let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
     enter((), || {
         let counters = on_bus.bdev.statistics();
@@ -424,29 +426,29 @@ unsafe extern "C" fn dump_stats<B: Bdev>(bdev: *mut c_void, sink: *const bay_sin
 }
 
 unsafe extern "C" fn reset_stats<B: Bdev>(bdev: *mut c_void) {
-    // SAFETY: a live bdev.
+    // SAFETY: the bdev is live.
     let on_bus = unsafe { &*bdev.cast_const().cast::<OnBus<B>>() };
     enter((), || on_bus.bdev.reset_statistics());
 }
 
-/// The poller of a channel, which drops it before itself.
+/// The poller of a channel. The channel drops it before itself.
 struct ChannelPoll<B: Bdev>(NonNull<Channel<B>>);
 
 impl<B: Bdev> Poll for ChannelPoll<B> {
     const SLEEPS: bool = B::SLEEPS;
 
     fn poll(&mut self) -> bool {
-        // SAFETY: a live channel, on its thread.
+        // SAFETY: the channel is live, and this is its thread.
         unsafe { Channel::try_run(self.0, false, |bdev: &B, state| bdev.poll(state)) }
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        // SAFETY: a live channel, on its thread.
+        // SAFETY: the channel is live, and this is its thread.
         unsafe { Channel::try_run(self.0, true, |bdev: &B, state| bdev.prepare_sleep(state)) }
     }
 
     fn woke(&mut self) {
-        // SAFETY: a live channel, on its thread.
+        // SAFETY: the channel is live, and this is its thread.
         unsafe { Channel::try_run(self.0, (), |bdev: &B, state| bdev.woke(state)) }
     }
 }

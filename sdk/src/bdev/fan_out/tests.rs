@@ -1,4 +1,4 @@
-//! Two modules over two RAM disks: one whose disks lie end to end, one that mirrors.
+//! Two modules, each on two RAM disks: one concatenates its disks, the other mirrors them.
 
 use super::*;
 use crate::app::App;
@@ -52,7 +52,7 @@ impl Bdev for Ram {
     }
 }
 
-/// What the two modules have in common.
+/// What both modules share.
 struct Pair {
     name: String,
     disks: [Desc; 2],
@@ -105,7 +105,7 @@ impl Bdev for Ends {
 
 struct Mirror(Pair);
 
-/// Which leg a read was sent to.
+/// The leg that a read was sent to.
 #[derive(Clone, Copy)]
 struct Leg(usize);
 
@@ -136,7 +136,7 @@ impl Bdev for Mirror {
             let mut children = io.fan_out();
             legs.iter().for_each(|leg| children.send(leg, op, 0));
         } else {
-            assert!(io.state::<Leg>().is_none(), "a state of an earlier I/O");
+            assert!(io.state::<Leg>().is_none(), "the state belongs to an earlier I/O");
             io.set_state(Leg(0));
             io.fan_out().send(&legs[0], op, 0);
         }
@@ -155,7 +155,7 @@ impl Bdev for Mirror {
 
 type Data = Arc<Mutex<Vec<u8>>>;
 
-/// Two disks: what they hold, and whether they fail.
+/// Two disks: their contents, and whether they fail.
 fn disks(host: &FakeHost, name: &str) -> (Pair, [Data; 2], [Arc<AtomicBool>; 2]) {
     let data = [(); 2].map(|()| Arc::new(Mutex::new(vec![0; 8 * BLOCK])));
     let fails = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
@@ -238,7 +238,7 @@ fn a_parent_ends_when_the_last_of_its_children_has_and_with_the_first_failure() 
     assert_eq!(result.status, Status::NOT_FOUND);
 }
 
-/// Ends three children of its own, one a round: a success, a failure, a drop.
+/// Completes three children of its own, one per round: with success, with a failure, and by a drop.
 struct Slow(Pair);
 
 impl Bdev for Slow {
