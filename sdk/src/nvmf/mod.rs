@@ -1,4 +1,4 @@
-//! NVMe over Fabrics: both sides of the broker's table between the target and its fabrics.
+//! NVMe over Fabrics: both sides of the broker table between the target and its fabrics.
 
 pub mod protocol;
 pub mod transport;

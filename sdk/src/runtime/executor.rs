@@ -1,8 +1,8 @@
 //! The tasks of one lightweight thread.
 //!
-//! A wake-up puts the task's number into the thread's queue. The first one also sends the thread its message; there is one, used over
-//! and over. The message runs what is in the queue by then; tasks that are woken meanwhile have their turn with the next message, so
-//! that other messages and pollers come in between.
+//! A wake-up puts the task's number into the thread's queue. The first wake-up also sends the thread its message. There is only one
+//! message, which is used again and again. It runs the tasks in the queue. Tasks that are woken meanwhile wait for the next message,
+//! so that other messages and pollers run in between.
 
 use super::resident::Resident;
 use super::timer::Timers;
@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-/// Tasks of one lightweight thread at a time.
+/// Maximum number of tasks of one lightweight thread.
 pub(super) const TASKS_MAX: usize = 1024;
 
-/// The executors of this library, by thread.
+/// All executors of this library, by thread.
 static EXECUTORS: Mutex<BTreeMap<u64, Entry>> = Mutex::new(BTreeMap::new());
 
 struct Entry {
-    /// The app thread of its host. Tests have several hosts in one process.
+    /// The app thread of the executor's host. Tests have several hosts in one process.
     app: Thread,
     executor: Resident<Executor>,
 }
@@ -34,21 +34,21 @@ fn entries() -> MutexGuard<'static, BTreeMap<u64, Entry>> {
     EXECUTORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one lightweight thread has of the runtime. Dropped on that thread.
+/// The runtime's state of one lightweight thread. Dropped on that thread.
 pub(crate) struct Executor {
     next_id: Cell<u64>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     ready: Arc<Ready>,
     pub(super) timers: RefCell<Timers>,
-    /// What the host has of this thread's, such as I/O in flight.
+    /// Work of this thread that the host still has, such as I/O in flight.
     held: RefCell<BTreeMap<u64, Held>>,
-    /// Called when nothing is held any more.
+    /// Called when `held` becomes empty.
     on_idle: RefCell<Vec<Call>>,
 }
 
 type Call = Box<dyn FnOnce()>;
 
-/// Something that the host has, and since when, in nanoseconds.
+/// Work that the host has, and since when, in nanoseconds.
 struct Held {
     what: Box<dyn fmt::Display>,
     began_ns: u64,
@@ -57,12 +57,12 @@ struct Held {
 struct Task {
     name: Cow<'static, str>,
     began_ns: u64,
-    /// `None` while it runs.
+    /// `None` while the task is being polled.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     handle: Arc<Handle>,
 }
 
-/// A task from any thread: what its wakers refer to.
+/// A handle of a task, for any thread. The task's wakers refer to it.
 pub(super) struct Handle {
     id: u64,
     ready: Arc<Ready>,
@@ -71,7 +71,7 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Has the task dropped on its thread.
+    /// Drops the task, on its thread.
     pub(super) fn cancel(self: &Arc<Self>) {
         self.is_canceled.store(true, Ordering::Release);
         self.wake_by_ref();
@@ -90,7 +90,7 @@ impl Wake for Handle {
     }
 }
 
-/// The tasks that are to run.
+/// The tasks that are ready to run.
 struct Ready {
     thread: Thread,
     queue: Mutex<Queue>,
@@ -98,7 +98,7 @@ struct Ready {
 
 struct Queue {
     ids: VecDeque<u64>,
-    /// `None` while it is on its way.
+    /// `None` while the message is in flight.
     message: Option<Message<()>>,
 }
 
@@ -118,7 +118,7 @@ impl Ready {
     }
 }
 
-/// The thread's message: runs what is ready.
+/// Receives the thread's message: runs the ready tasks.
 fn run(message: Message<()>) {
     let Some(executor) = Executor::existing() else { return };
     let mut queue = executor.ready.queue();
@@ -140,7 +140,7 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
-    /// The current thread's executor, made when it is first asked for.
+    /// The current thread's executor. The first call on a thread creates it.
     pub(crate) fn here() -> Result<Rc<Self>> {
         if let Some(executor) = Self::existing() {
             return Ok(executor);
@@ -170,7 +170,7 @@ impl Executor {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// Whether one more task may be added; `EAGAIN` otherwise.
+    /// Checks that one more task may be added. `EAGAIN` otherwise.
     pub(crate) fn check_room(&self, name: &str) -> Result<()> {
         if self.tasks.borrow().len() < TASKS_MAX {
             return Ok(());
@@ -179,7 +179,7 @@ impl Executor {
         Err(Error::new(errno::EAGAIN, message))
     }
 
-    /// Adds a task, which first runs with the thread's next messages.
+    /// Adds a task. It first runs with the thread's next messages.
     pub(super) fn add(
         &self,
         name: Cow<'static, str>,
@@ -190,7 +190,7 @@ impl Executor {
         Ok(handle)
     }
 
-    /// Adds a task and runs it to its first wait. For messages: nothing of the author's is entered yet.
+    /// Adds a task and runs it to its first wait. Call it from a message only, because there none of the author's code is running.
     pub(super) fn start(
         &self,
         name: Cow<'static, str>,
@@ -230,7 +230,7 @@ impl Executor {
         let Some(mut future) = task.future.take() else { return };
         let handle = Arc::clone(&task.handle);
         drop(tasks);
-        // Before the poll: what wakes it from now on is news.
+        // Clear it before the poll: a wake-up during the poll must queue the task again.
         handle.is_queued.store(false, Ordering::Release);
         let waker = Waker::from(Arc::clone(&handle));
         let has_ended = handle.is_canceled.load(Ordering::Acquire)
@@ -243,25 +243,25 @@ impl Executor {
             return;
         }
         drop(tasks);
-        // A drop may run the author's code, which may spawn.
+        // The drop may run the author's code, which may spawn tasks.
         drop(future);
     }
 
-    /// Each task's name and when it began, in nanoseconds.
+    /// Returns each task's name and start time, in nanoseconds.
     pub(super) fn tasks(&self) -> Vec<(String, u64)> {
         self.tasks.borrow().values().map(|task| (task.name.to_string(), task.began_ns)).collect()
     }
 
-    /// What the host has, and since when, in nanoseconds.
+    /// Returns the work that the host has, and since when, in nanoseconds.
     pub(super) fn held(&self) -> Vec<(String, u64)> {
         self.held.borrow().values().map(|held| (held.what.to_string(), held.began_ns)).collect()
     }
 
-    /// Drops every task; `then` is called when nothing of them is at the host any more.
+    /// Drops every task. Calls `then` when the host has no work of theirs left.
     fn end_tasks(self: &Rc<Self>, then: impl FnOnce() + 'static) {
         let tasks = self.tasks.take();
         drop(tasks);
-        // With the poller, which the next timer makes again.
+        // This also drops the poller. The next timer creates a new one.
         let timers = self.timers.take();
         drop(timers);
         self.on_idle.borrow_mut().push(Box::new(then));
@@ -276,7 +276,7 @@ impl Executor {
     }
 }
 
-/// Keeps the end of the plugin waiting: the host has something of this thread's.
+/// Work of this thread that the host has. The stop of the plugin waits until it is dropped.
 pub(super) struct Hold {
     executor: Rc<Executor>,
     id: u64,
@@ -299,8 +299,8 @@ impl Drop for Hold {
     }
 }
 
-/// Drops every task of this host's threads, waits for their I/O and jobs, then calls `then`. `is_last`: nothing runs afterwards.
-/// `[app thread]`
+/// Drops every task of this host's threads, waits for their I/O and jobs, then calls `then`. With `is_last`, no task can
+/// run afterwards. `[app thread]`
 pub(crate) fn end_all(is_last: bool, then: impl FnOnce() + 'static) {
     let app = thread::app();
     let mut all = entries();
@@ -316,7 +316,7 @@ pub(crate) fn end_all(is_last: bool, then: impl FnOnce() + 'static) {
     let Ok(then) = Resident::here_with(Cell::new(Some(Box::new(then) as Call))) else {
         return;
     };
-    // The last count to go calls it, on the app thread.
+    // The last reference to be dropped calls `then`, on the app thread.
     let last = Arc::new(Last(then));
     for (_, executor) in ours {
         let last = Arc::clone(&last);
@@ -336,7 +336,7 @@ impl Drop for Last {
     }
 }
 
-/// The current thread ends: so do its tasks.
+/// Ends the tasks of the current thread, which is about to end.
 pub(crate) fn end_here() {
     if let Some(thread) = thread::current() {
         let entry = entries().remove(&thread.id());

@@ -1,4 +1,4 @@
-//! Poll groups: one value on each of several lightweight threads, and work spread over them.
+//! Poll groups: one value on each of several lightweight threads, for work that is spread over them.
 
 use super::resident::Resident;
 use super::task::{self, oneshot};
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Threads with a value on each. Dropping it ends values and threads; [`end`](Self::end) also waits for that.
+/// Several threads with one value on each. Dropping it ends the values and the threads; [`end`](Self::end) also waits for that.
 pub struct Group<T: 'static> {
     members: Vec<Member<T>>,
 }
@@ -20,7 +20,7 @@ struct Member<T: 'static> {
     load: Arc<AtomicUsize>,
 }
 
-/// One part of a member's load, such as a connection, until it is dropped. It may go to any thread.
+/// One part of a member's load, such as a connection. It counts until it is dropped, on any thread.
 #[derive(Debug)]
 #[must_use = "dropping it takes the load off the member"]
 pub struct Weight(Arc<AtomicUsize>);
@@ -45,8 +45,8 @@ impl<T> fmt::Debug for Group<T> {
 }
 
 impl<T: 'static> Group<T> {
-    /// Makes a thread `NAME_000`, `NAME_001` and so on for each core, and a value on each by its index. [`thread::cores`] are all that
-    /// have a reactor. `[any lightweight thread]`
+    /// Creates a thread `NAME_000`, `NAME_001` and so on for each core in `cores`, and a value on each thread, from its index.
+    /// [`thread::cores`] returns all cores that have a reactor. `[any lightweight thread]`
     ///
     /// # Errors
     /// `EINVAL` for a core without a reactor, `EAGAIN` when there are too many threads.
@@ -70,7 +70,7 @@ impl<T: 'static> Group<T> {
         self.members.iter().map(|member| &member.value)
     }
 
-    /// The member with the least load, which is its own until the weight is dropped; `None` of a group without members.
+    /// Returns the member with the least load and adds one weight to it. `None` when the group has no members.
     #[must_use]
     pub fn least_loaded(&self) -> Option<(&Resident<T>, Weight)> {
         let member =
@@ -83,24 +83,24 @@ impl<T: 'static> Group<T> {
         self.members.iter().map(|member| member.load.load(Ordering::Relaxed))
     }
 
-    /// Runs `call` on every member's thread, after what was sent there before, and waits for all; the results by index.
+    /// Runs `call` on every member's thread, after earlier messages, and waits for all. Returns the results by index.
     ///
     /// # Errors
-    /// `ECANCELED` when a member ended meanwhile.
+    /// `ECANCELED` when a member has ended meanwhile.
     pub async fn on_each<R: Send + 'static>(
         &self,
         call: impl AsyncFnOnce(Rc<T>) -> R + Send + Clone + 'static,
     ) -> Result<Vec<R>> {
-        // All are sent before the first is waited for.
+        // Send all calls before waiting for the first.
         let calls: Result<Vec<_>> = self.members().map(|value| value.call(call.clone())).collect();
         task::join_all(calls?).await.into_iter().collect()
     }
 
-    /// Drops the values and ends their threads, one after the other, each after what was sent to it before. A thread that still has
-    /// pollers or channels of others ends when these have gone.
+    /// Drops the values and ends their threads one after the other, each after its earlier messages. A thread that still has
+    /// other pollers or channels ends when these are gone.
     pub async fn end(mut self) {
         for member in std::mem::take(&mut self.members) {
-            // A member that is gone has ended.
+            // An error means that the member has already ended.
             let _ = member.end().await;
         }
     }
@@ -111,7 +111,7 @@ impl<T: 'static> Member<T> {
         let (sender, receiver) = oneshot::channel();
         self.value.end(move || {
             if let Err(error) = thread::current().map_or(Ok(()), Thread::exit) {
-                tracing::error!("a thread of a poll group does not end: {error}");
+                tracing::error!("cannot end a thread of a poll group: {error}");
             }
             let _ = sender.send(());
         });

@@ -1,8 +1,8 @@
 //! Metadata I/O: reads and writes of an open bdev as futures.
 //!
-//! For superblocks, tables and labels; each I/O allocates. A future that is dropped leaves its I/O in flight: the I/O keeps its buffer,
-//! the channel and the descriptor until the host is done with it, and the plugin's stop waits for it.
-#![expect(unsafe_code, reason = "lends buffers to the host for the time of an I/O")]
+//! For superblocks, tables and labels; each I/O allocates memory. Dropping a future leaves its I/O in flight. The I/O keeps its
+//! buffer, the channel and the descriptor until it completes, and the plugin's stop waits for it.
+#![expect(unsafe_code, reason = "lends buffers to the host for the duration of an I/O")]
 
 use super::executor::{Executor, Hold};
 use crate::bdev::{Channel, Desc, IoContext, IoFlags, IoResult, Op, Range};
@@ -18,14 +18,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-/// An open bdev on one lightweight thread. Clones share its channel; the channel goes with the last clone and the last I/O, before the
+/// An open bdev on one lightweight thread. Clones share its channel. The last clone or the last I/O drops the channel, then the
 /// descriptor.
 #[derive(Clone, Debug)]
 pub struct BlockIo(Rc<Open>);
 
 #[derive(Debug)]
 struct Open {
-    // Dropped in this order: a channel goes before its descriptor.
+    // Fields are dropped in this order: a channel before its descriptor.
     channel: Channel,
     desc: Arc<Desc>,
     name: Rc<str>,
@@ -37,7 +37,7 @@ impl BlockIo {
     /// Gets the current thread's channel of an open bdev. `[any lightweight thread]`
     ///
     /// # Errors
-    /// What the bdev's module answers.
+    /// Those of the bdev's module.
     pub fn new(desc: &Arc<Desc>) -> Result<Self> {
         let info = desc.info()?;
         Ok(Self(Rc::new(Open {
@@ -61,15 +61,15 @@ impl BlockIo {
         self.0.block_size
     }
 
-    /// Reads blocks into a buffer of their length.
+    /// Reads blocks into a new buffer of their length.
     ///
     /// # Errors
-    /// `ENOMEM`, `EINVAL` for more than 4 GiB, and how the I/O ended, naming bdev and blocks.
+    /// `ENOMEM`, `EINVAL` for more than 4 GiB, or the I/O's status; the text names the bdev and the blocks.
     pub async fn read(&self, range: Range) -> Result<Buf> {
         self.read_into(range, buf::alloc(self.len_of(range)?)?).await
     }
 
-    /// As [`read`](Self::read), into a buffer of the caller's, which must be as long as the blocks.
+    /// As [`read`](Self::read), into the caller's buffer, which must have the length of the blocks.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -77,39 +77,39 @@ impl BlockIo {
         self.with_data(Op::Read(range), range, buf).await
     }
 
-    /// Writes blocks from a buffer as long as they are, and gives it back.
+    /// Writes blocks from a buffer of their length, and returns the buffer.
     ///
     /// # Errors
-    /// `EINVAL` for another length, and how the I/O ended, naming bdev and blocks.
+    /// `EINVAL` for another length, or the I/O's status; the text names the bdev and the blocks.
     pub async fn write(&self, range: Range, buf: Buf) -> Result<Buf> {
         self.with_data(Op::Write(range), range, buf).await
     }
 
-    /// Has blocks read as zeroes.
+    /// Makes later reads of the blocks return zeroes.
     ///
     /// # Errors
-    /// How the I/O ended.
+    /// The I/O's status.
     pub async fn write_zeroes(&self, range: Range) -> Result<()> {
         self.run(Op::WriteZeroes(range), None).await.map(drop)
     }
 
-    /// Says that the contents of blocks are no longer needed.
+    /// Unmaps blocks: their contents are no longer needed.
     ///
     /// # Errors
-    /// How the I/O ended.
+    /// The I/O's status.
     pub async fn unmap(&self, range: Range) -> Result<()> {
         self.run(Op::Unmap(range), None).await.map(drop)
     }
 
-    /// Makes durable what was written before.
+    /// Makes earlier writes durable.
     ///
     /// # Errors
-    /// How the I/O ended.
+    /// The I/O's status.
     pub async fn flush(&self) -> Result<()> {
         self.run(Op::Flush, None).await.map(drop)
     }
 
-    /// A buffer for as many blocks; what is in it is undefined.
+    /// Returns a buffer for `nblocks` blocks, with undefined contents.
     ///
     /// # Errors
     /// `ENOMEM`, `EINVAL` for more than 4 GiB.
@@ -134,7 +134,7 @@ impl BlockIo {
             return Err(Error::invalid("the buffer's length", buf.len(), len));
         }
         let buf = self.run(op, Some(buf)).await?;
-        buf.ok_or_else(|| Error::new(errno::EIO, "an I/O lost its buffer"))
+        buf.ok_or_else(|| Error::new(errno::EIO, "the completed I/O has no buffer"))
     }
 
     async fn run(&self, op: Op, buf: Option<Buf>) -> Result<Option<Buf>> {
@@ -160,7 +160,7 @@ impl BlockIo {
     }
 }
 
-/// An I/O in flight, and all that must outlive it.
+/// An I/O in flight, and everything that must live until it completes.
 struct InFlight {
     buf: Option<Buf>,
     slot: Rc<Slot>,
@@ -168,7 +168,7 @@ struct InFlight {
     hold: Hold,
 }
 
-/// Where an I/O meets its future.
+/// Carries the result from an I/O to its future.
 #[derive(Default)]
 struct Slot {
     end: Cell<Option<(IoResult, Option<Buf>)>>,
@@ -177,7 +177,7 @@ struct Slot {
 
 struct Context(Box<InFlight>);
 
-// SAFETY: the box is not touched before `from_raw`, so neither it nor its buffer moves; the buffer is its own.
+// SAFETY: no code touches the box before `from_raw`, so neither it nor its buffer moves; the box owns the buffer.
 unsafe impl IoContext for Context {
     fn into_raw(self) -> *mut c_void {
         Box::into_raw(self.0).cast()
@@ -187,7 +187,7 @@ unsafe impl IoContext for Context {
         Self(unsafe { Box::from_raw(raw.cast()) })
     }
     unsafe fn iov(raw: *mut c_void) -> (*const bay_iov, u16) {
-        // SAFETY: the box is ours until `from_raw`.
+        // SAFETY: this code owns the box until `from_raw`.
         let in_flight = unsafe { &*raw.cast::<InFlight>() };
         in_flight.buf.as_ref().map_or((std::ptr::null(), 0), |buf| (buf.iov(), 1))
     }
@@ -200,16 +200,16 @@ fn ended(context: Context, result: IoResult) {
     if let Some(waker) = waker {
         waker.wake();
     }
-    // The channel may not go before its completion has returned.
+    // The channel must not be dropped before its completion callback has returned.
     if Rc::strong_count(&open) == 1
         && let Some(here) = thread::current()
     {
-        // SAFETY: both stay on this thread, and are not touched here any more.
+        // SAFETY: both values stay on this thread, and this function does not use them again.
         let _ = unsafe { here.send_any(move || drop((open, hold))) };
     }
 }
 
-/// An I/O, for lists and errors.
+/// Describes an I/O, for lists and errors.
 #[derive(Clone)]
 struct What {
     op: Op,

@@ -1,4 +1,4 @@
-//! Operation locks: one operation on an object at a time, in the order they came.
+//! Operation locks: an object has one operation at a time, in the order of the requests.
 
 use crate::error::{Error, Result, errno};
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Keeps operations on one object apart. It stays on its thread; clones are the same lock.
+/// Allows one operation on an object at a time. It stays on its thread. Clones are the same lock.
 #[derive(Clone, Debug, Default)]
 pub struct Lock(Rc<RefCell<State>>);
 
@@ -26,15 +26,15 @@ impl Lock {
         Self::default()
     }
 
-    /// Waits for its turn. `operation` is what [`holder`](Self::holder) says meanwhile, such as "resize".
+    /// Waits for the lock. While it is held, [`holder`](Self::holder) returns `operation`, such as "resize".
     pub fn lock(&self, operation: impl Into<Cow<'static, str>>) -> Locking {
         Locking { lock: self.clone(), operation: Some(operation.into()), place: None }
     }
 
-    /// Takes the lock now.
+    /// Takes the lock without waiting.
     ///
     /// # Errors
-    /// `EBUSY` naming `object` and the operation under way.
+    /// `EBUSY`, naming `object` and the operation under way.
     pub fn try_lock(&self, object: &str, operation: impl Into<Cow<'static, str>>) -> Result<Guard> {
         let mut state = self.0.borrow_mut();
         if let Some(holder) = &state.holder {
@@ -61,7 +61,7 @@ impl Lock {
         state.holder.is_none() && state.waiting.is_empty()
     }
 
-    /// Wakes the one whose turn it is, if the lock is free.
+    /// If the lock is free, wakes the first waiter.
     fn pass_on(&self) {
         let state = self.0.borrow();
         let next = state.waiting.front().filter(|_| state.holder.is_none());
@@ -86,7 +86,7 @@ impl Drop for Guard {
     }
 }
 
-/// Waits for a lock. Dropping it gives the place in the queue up.
+/// Waits for a lock. Dropping it leaves the queue.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Locking {
@@ -139,31 +139,31 @@ impl Drop for Locking {
     }
 }
 
-/// Locks by name, for objects that may not be there yet: a bdev to create, a subsystem to delete. They stay on their thread.
+/// Locks by name, for objects that may not exist yet: a bdev to create, a subsystem to delete. They stay on their thread.
 #[derive(Debug, Default)]
 pub struct Locks(RefCell<BTreeMap<String, Lock>>);
 
 impl Locks {
-    /// No lock is held.
+    /// Creates a set without locks.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Waits for its turn with the object.
+    /// Waits for the object's lock.
     pub fn lock(&self, object: &str, operation: impl Into<Cow<'static, str>>) -> Locking {
         self.of(object).lock(operation)
     }
 
-    /// Takes the object's lock now.
+    /// Takes the object's lock without waiting.
     ///
     /// # Errors
-    /// `EBUSY` naming the object and the operation under way.
+    /// `EBUSY`, naming the object and the operation under way.
     pub fn try_lock(&self, object: &str, operation: impl Into<Cow<'static, str>>) -> Result<Guard> {
         self.of(object).try_lock(object, operation)
     }
 
-    /// The objects with an operation under way, and that operation.
+    /// Returns each locked object and its operation.
     #[must_use]
     pub fn list(&self) -> Vec<(String, String)> {
         let locks = self.0.borrow();
@@ -175,7 +175,7 @@ impl Locks {
 
     fn of(&self, object: &str) -> Lock {
         let mut locks = self.0.borrow_mut();
-        // Those that nobody has or wants, not even a future that was never polled.
+        // Drop locks that no one holds or waits for. The count also covers futures that were never polled.
         locks.retain(|_, lock| !lock.is_free() || Rc::strong_count(&lock.0) > 1);
         locks.entry(object.to_owned()).or_default().clone()
     }

@@ -1,15 +1,15 @@
-//! What a plugin runs beside the data path: tasks, timers, locks, metadata I/O, poll groups, workers, sockets.
+//! The runtime for work outside the data path: tasks, timers, locks, metadata I/O, poll groups, workers, sockets.
 //!
 //! - [`task`] runs futures on lightweight threads: [`task::spawn`], [`task::sleep`], [`task::timeout`], [`task::join`].
-//! - [`lock`] keeps operations on one object apart and names the one under way; [`notify`] wakes what waits for a change.
-//! - [`io`] reads and writes an open bdev in futures: the metadata of a volume, a superblock.
-//! - [`resident`] holds a value on its thread; [`group`] spreads work over one thread per core.
-//! - [`worker`] runs what blocks on threads of the host; `net` is sockets (feature `net`).
+//! - [`lock`] allows one operation on an object at a time and names it; [`notify`] wakes tasks that wait for a change.
+//! - [`io`] reads and writes an open bdev with futures, for metadata such as a superblock.
+//! - [`resident`] keeps a value on its thread; [`group`] spreads work over one thread per core.
+//! - [`worker`] runs blocking work on threads of the host; `net` has sockets (feature `net`).
 //!
-//! All of it is for the control path. A task costs an allocation and a wake-up a lock; the data path has
+//! All of it is for the control path: a task costs an allocation, and a wake-up takes a lock. For the data path use
 //! [`Poll`](crate::poller::Poll), [`Message`](crate::thread::Message) and [`Channel::submit`](crate::bdev::Channel::submit).
 //!
-//! `docs/plugin-guide/runtime.md` shows each part at work.
+//! `docs/plugin-guide/runtime.md` has an example of each part.
 
 mod executor;
 pub mod group;

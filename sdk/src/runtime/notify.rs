@@ -1,4 +1,4 @@
-//! Waiting for a change.
+//! Wait for a change.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-/// Wakes the tasks that wait for a change. It may be shared by threads.
+/// Wakes the tasks that wait for a change. Threads may share it.
 #[derive(Default)]
 pub struct Notify(Mutex<Waiters>);
 
@@ -23,7 +23,7 @@ impl fmt::Debug for Notify {
 }
 
 impl Notify {
-    /// Nothing waits yet.
+    /// Creates a value without waiters.
     #[must_use]
     pub const fn new() -> Self {
         Self(Mutex::new(Waiters { last: 0, wakers: BTreeMap::new() }))
@@ -33,17 +33,17 @@ impl Notify {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something changed: whoever waits looks again. `[any thread]`
+    /// Reports a change: all waiters check their conditions again. `[any thread]`
     pub fn notify(&self) {
         let wakers = std::mem::take(&mut self.waiters().wakers);
         wakers.into_values().for_each(Waker::wake);
     }
 
-    /// Waits until `condition` holds. It is looked at now, and after each [`notify`](Self::notify).
+    /// Waits until `condition` returns true. It is called at once, and after each [`notify`](Self::notify).
     pub async fn until(&self, mut condition: impl FnMut() -> bool) {
         let mut waiting = Waiting { notify: self, id: None };
         poll_fn(|context| {
-            // First, so that a change from another thread between both is not missed.
+            // Enter before the check, so that a change by another thread in between is not missed.
             waiting.enter(context.waker());
             if condition() { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -51,7 +51,7 @@ impl Notify {
     }
 }
 
-/// A place among the waiters, given up when it is dropped.
+/// An entry in the list of waiters. Dropping it removes the entry.
 struct Waiting<'a> {
     notify: &'a Notify,
     id: Option<u64>,

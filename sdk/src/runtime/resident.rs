@@ -1,5 +1,5 @@
-//! A value that lives on one lightweight thread, and may be reached from others.
-#![expect(unsafe_code, reason = "a value that is not Send is known on other threads by a handle")]
+//! A value that lives on one lightweight thread, with handles for other threads.
+#![expect(unsafe_code, reason = "other threads have handles to a value that is not Send")]
 
 use crate::error::{Error, Result, errno};
 use crate::runtime::task::{self, JoinHandle};
@@ -9,17 +9,17 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A handle to a value that stays on one lightweight thread. Clones mean the same value, which is dropped there when the last handle
-/// is gone or [`end`](Self::end) was called.
+/// A handle to a value that stays on one lightweight thread. Clones refer to the same value. The value is dropped on its thread, after
+/// the last handle is dropped or [`end`](Self::end) is called.
 pub struct Resident<T: 'static>(Arc<Slot<T>>);
 
 struct Slot<T: 'static> {
     thread: Thread,
-    /// Touched on `thread` only, or by the last owner.
+    /// Accessed on `thread` only, or by the last owner.
     value: UnsafeCell<Option<Rc<T>>>,
 }
 
-// SAFETY: `value` is touched on its own thread only; where the last handle is dropped elsewhere it is sent there unseen.
+// SAFETY: `value` is accessed on its thread only. If another thread drops the last handle, it sends the value there without using it.
 unsafe impl<T> Send for Slot<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Slot<T> {}
@@ -37,16 +37,16 @@ impl<T> fmt::Debug for Resident<T> {
 }
 
 impl<T: 'static> Resident<T> {
-    /// Makes a value on the thread, before anything that is sent to it later.
+    /// Creates a value on the thread, before any later message to it runs.
     ///
     /// # Errors
-    /// When there is no such thread.
+    /// When the thread does not exist.
     pub fn new(thread: Thread, make: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
         let resident = Self(Arc::new(Slot { thread, value: UnsafeCell::new(None) }));
         let made = resident.clone();
         let fill = move || {
             let value = Rc::new(make());
-            // SAFETY: on the value's thread, and nobody refers to the place meanwhile.
+            // SAFETY: this is the value's thread, and there is no other reference to it.
             unsafe { *made.0.value.get() = Some(value) };
         };
         if thread.is_current() {
@@ -57,7 +57,7 @@ impl<T: 'static> Resident<T> {
         Ok(resident)
     }
 
-    /// A value of the current thread.
+    /// Creates a value on the current thread.
     ///
     /// # Errors
     /// `EPERM` outside of a lightweight thread.
@@ -71,27 +71,27 @@ impl<T: 'static> Resident<T> {
         Ok(Self(Arc::new(Slot { thread, value: UnsafeCell::new(Some(value)) })))
     }
 
-    /// Its thread.
+    /// The value's thread.
     pub fn thread(&self) -> Thread {
         self.0.thread
     }
 
-    /// The value, if this is its thread and it has not ended.
+    /// Returns the value if this is its thread and it has not ended.
     pub fn here(&self) -> Option<Rc<T>> {
         if !self.0.thread.is_current() {
             return None;
         }
-        // SAFETY: on the value's thread; the reference ends with this expression, which enters nobody's code.
+        // SAFETY: this is the value's thread; the reference ends with this expression, which runs no code of the author.
         unsafe { (*self.0.value.get()).clone() }
     }
 
-    /// Whether both handles mean the same value.
+    /// Whether both handles refer to the same value.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Runs `call` with the value, on its thread, after what was sent before. Dropped unrun when the value has ended.
+    /// Runs `call` with the value, on its thread, after earlier messages. Drops `call` when the value has ended.
     pub fn send(&self, call: impl FnOnce(&Rc<T>) + Send + 'static) {
         let resident = self.clone();
         let run = move || {
@@ -100,15 +100,15 @@ impl<T: 'static> Resident<T> {
             }
         };
         if let Err(error) = self.0.thread.send(run) {
-            tracing::debug!("a message was dropped: {error}");
+            tracing::debug!("a message to an ended thread was dropped: {error}");
         }
     }
 
-    /// Runs `call` with the value as a task of its thread, after what was sent before and up to its first wait before what is sent
-    /// later.
+    /// Runs `call` with the value as a task of its thread. It starts after earlier messages, and runs to its first wait before later
+    /// messages.
     ///
     /// # Errors
-    /// When there is no such thread any more. The handle gives `ECANCELED` when the value has ended.
+    /// When the thread does not exist any more. The handle returns `ECANCELED` when the value has ended.
     pub fn call<R: Send + 'static>(
         &self,
         call: impl AsyncFnOnce(Rc<T>) -> R + Send + 'static,
@@ -120,17 +120,17 @@ impl<T: 'static> Resident<T> {
         })
     }
 
-    /// Drops the value, after what was sent before; then runs `then` on its thread.
+    /// Drops the value, after earlier messages, then runs `then` on its thread.
     pub fn end(&self, then: impl FnOnce() + Send + 'static) {
         let resident = self.clone();
         let run = move || {
-            // SAFETY: on the value's thread; the reference ends with this expression.
+            // SAFETY: this is the value's thread; the reference ends with this expression.
             let value = unsafe { (*resident.0.value.get()).take() };
             drop(value);
             then();
         };
         if let Err(error) = self.0.thread.send(run) {
-            tracing::debug!("a message was dropped: {error}");
+            tracing::debug!("a message to an ended thread was dropped: {error}");
         }
     }
 }
@@ -141,13 +141,14 @@ impl<T> Drop for Slot<T> {
         if self.thread.is_current() {
             drop(value);
         } else {
-            // SAFETY: the value belongs to that thread and is not touched here any more. Without the thread it is leaked.
+            // SAFETY: the value belongs to that thread, and this thread does not use it again. If the thread has ended, the value
+            // is leaked.
             let _ = unsafe { self.thread.send_any(move || drop(value)) };
         }
     }
 }
 
-/// A static whose value stays on the app thread, such as all that a plugin knows.
+/// A static whose value stays on the app thread, such as the state of a plugin.
 ///
 /// ```
 /// use drivebay_sdk::runtime::OnApp;
@@ -176,18 +177,18 @@ impl<T> Default for OnApp<T> {
 }
 
 impl<T: 'static> OnApp<T> {
-    /// Without a value yet.
+    /// Creates a static without a value.
     #[must_use]
     pub const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
-    /// One for each host: tests have several in a process.
+    /// The values, one for each host: tests have several hosts in a process.
     fn residents(&self) -> MutexGuard<'_, Vec<Resident<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value, made now if there is none. `[app thread]`
+    /// Returns the value. Creates it if there is none. `[app thread]`
     ///
     /// # Errors
     /// `EPERM` on another thread.
@@ -196,7 +197,10 @@ impl<T: 'static> OnApp<T> {
             return Ok(value);
         }
         if !thread::app().is_current() {
-            return Err(Error::new(errno::EPERM, "the value is made on the app thread only"));
+            return Err(Error::new(
+                errno::EPERM,
+                "called outside of the app thread; allowed: the app thread only",
+            ));
         }
         let resident = Resident::here_with(make())?;
         let value = resident.here();
@@ -204,18 +208,18 @@ impl<T: 'static> OnApp<T> {
         value.ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
     }
 
-    /// The value, if this is the app thread and there is one.
+    /// Returns the value if this is the app thread and there is one.
     pub fn get(&self) -> Option<Rc<T>> {
         self.handle()?.here()
     }
 
-    /// A handle to the value. `[any lightweight thread]`
+    /// Returns a handle to the value. `[any lightweight thread]`
     pub fn handle(&self) -> Option<Resident<T>> {
         let app = thread::app();
         self.residents().iter().find(|resident| resident.thread() == app).cloned()
     }
 
-    /// Takes the value out: there is none until the next [`get_or_init`](Self::get_or_init). `[app thread]`
+    /// Removes and returns the value. The next [`get_or_init`](Self::get_or_init) creates a new one. `[app thread]`
     pub fn take(&self) -> Option<Rc<T>> {
         let app = thread::app();
         let mut residents = self.residents();
@@ -226,8 +230,8 @@ impl<T: 'static> OnApp<T> {
     }
 }
 
-/// A set of values, each of which stays on its own thread, such as the states of a bdev's channels. Any thread can reach all of them.
-/// Clones mean the same set.
+/// A set of values, each on its own thread, such as the states of a bdev's channels. Any thread can send calls to all of them.
+/// Clones refer to the same set.
 pub struct Residents<T: 'static>(Arc<Mutex<Vec<Resident<T>>>>);
 
 impl<T> Default for Residents<T> {
@@ -249,7 +253,7 @@ impl<T> fmt::Debug for Residents<T> {
 }
 
 impl<T: 'static> Residents<T> {
-    /// Adds a value of the current thread.
+    /// Adds a value on the current thread.
     ///
     /// # Errors
     /// `EPERM` outside of a lightweight thread.
@@ -260,8 +264,8 @@ impl<T: 'static> Residents<T> {
         Ok(Member { value, resident, set: self.clone() })
     }
 
-    /// Runs `call` with every value, on its thread; ends when all calls have ended. Values that are added or taken out meanwhile may
-    /// be missed. `[any lightweight thread]`
+    /// Runs `call` with every value, on its thread, and waits until all calls have ended. May miss values that are added or removed
+    /// meanwhile. `[any lightweight thread]`
     pub async fn on_all(&self, call: impl Fn(&Rc<T>) + Clone + Send + 'static) {
         let all = self.lock().clone();
         let begun: Vec<_> = all
@@ -271,13 +275,13 @@ impl<T: 'static> Residents<T> {
                 resident.call(async move |value: Rc<T>| call(&value))
             })
             .collect();
-        // A thread that has ended no longer has a value.
+        // If the thread has ended, the value has ended as well.
         for call in begun.into_iter().flatten() {
             let _ = call.await;
         }
     }
 
-    /// Sends `call` to every value, and does not wait until it has run. Values that are added later are missed. `[any thread]`
+    /// Sends `call` to every value and does not wait. Misses values that are added later. `[any thread]`
     pub fn send_all(&self, call: impl Fn(&Rc<T>) + Clone + Send + 'static) {
         let all = self.lock().clone();
         all.iter().for_each(|resident| resident.send(call.clone()));
@@ -288,7 +292,7 @@ impl<T: 'static> Residents<T> {
     }
 }
 
-/// A value of the current thread in [`Residents`]; dropping it takes the value out.
+/// A value of the current thread in [`Residents`]. Dropping it removes the value.
 pub struct Member<T: 'static> {
     value: Rc<T>,
     resident: Resident<T>,
@@ -311,7 +315,7 @@ impl<T> fmt::Debug for Member<T> {
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
         self.set.lock().retain(|other| !other.is(&self.resident));
-        // The value, such as a channel, is dropped now, even if a call on all values still holds the resident.
+        // Drop the value, such as a channel, now, even if a call on all values still holds the resident.
         // SAFETY: a member stays on the value's thread; the reference ends with this expression.
         let value = unsafe { (*self.resident.0.value.get()).take() };
         drop(value);

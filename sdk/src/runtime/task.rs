@@ -1,10 +1,10 @@
 //! Futures on lightweight threads: operations that take more than one step.
 //!
-//! A task runs on the thread it was spawned on, and nowhere else, so it may hold what is not `Send`. Nothing runs until its waker is
-//! called. When the plugin stops, tasks that still run are dropped before the host calls `fini`: every `.await` may be the last thing a
-//! task does. Long work therefore keeps a record of its steps on disk or in its object, never in the future alone.
+//! A task runs only on the thread that spawned it, so it may hold values that are not `Send`. After a wait it runs again when its waker
+//! is called. When the plugin stops, the SDK drops the running tasks before the host calls `fini`: every `.await` may be the last step
+//! of a task. So long work must record its progress on disk or in its object, never only in the future.
 
-#![expect(unsafe_code, reason = "tasks of the app thread state where they run")]
+#![expect(unsafe_code, reason = "tasks of the app thread state their thread")]
 
 use super::executor::Handle;
 pub(crate) use super::executor::{Executor, end_all, end_here};
@@ -22,11 +22,11 @@ use std::time::Duration;
 pub use super::timer::Sleep;
 pub use futures_channel::oneshot;
 
-/// Runs a future on the current lightweight thread, beginning with its next round of messages. `name` is what lists and errors say.
-/// `[any lightweight thread]`
+/// Runs a future on the current lightweight thread. It starts in the thread's next round of messages. `name` appears in lists and
+/// errors. `[any lightweight thread]`
 ///
 /// # Errors
-/// `EAGAIN` when 1024 tasks run on the thread, `EPERM` outside of one. The future is dropped then.
+/// `EAGAIN` when the thread has 1024 tasks, `EPERM` outside of a lightweight thread. The future is then dropped.
 pub fn spawn<T: 'static>(
     name: impl Into<Cow<'static, str>>,
     future: impl Future<Output = T> + 'static,
@@ -35,14 +35,14 @@ pub fn spawn<T: 'static>(
     let (sender, receiver) = channel::channel();
     let of_handle = name.clone();
     let run = async move {
-        // Nobody may want to know.
+        // This fails when the handle was dropped; then no one needs the result.
         drop(sender.send(future.await));
     };
     let handle = Executor::here()?.add(name, run)?;
     Ok(JoinHandle { name: of_handle, task: Task::Here(handle), receiver })
 }
 
-/// As [`spawn`], for a task that may do what belongs to the app thread: it is lent an [`App`] as long as it runs. `[app thread]`
+/// As [`spawn`], for a task that needs the app thread: it gets an [`App`] for as long as it runs. `[app thread]`
 ///
 /// # Errors
 /// As [`spawn`].
@@ -52,12 +52,12 @@ pub fn spawn_app<T: 'static>(
     operation: impl AsyncFnOnce(&App) -> T + 'static,
 ) -> Result<JoinHandle<T>> {
     spawn(name, async move {
-        // SAFETY: the task runs on the thread of this call, the app thread, and only there.
+        // SAFETY: the task runs only on the thread of this call, which is the app thread.
         operation(unsafe { App::assume() }).await
     })
 }
 
-/// As [`spawn_on`], on the app thread: the task is lent an [`App`] as long as it runs. `[any thread]`
+/// As [`spawn_on`], on the app thread. The task gets an [`App`] for as long as it runs. `[any thread]`
 ///
 /// # Errors
 /// As [`spawn_on`].
@@ -66,15 +66,16 @@ pub fn spawn_on_app<T: Send + 'static>(
     operation: impl AsyncFnOnce(&App) -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {
     spawn_on(thread::app(), name, async move || {
-        // SAFETY: the task runs on the app thread, and only there.
+        // SAFETY: the task runs only on the app thread.
         operation(unsafe { App::assume() }).await
     })
 }
 
-/// Makes a future on another lightweight thread and runs it there, up to its first wait before what is sent later. `[any thread]`
+/// Creates a future on another lightweight thread and runs it there. It runs to its first wait before later messages.
+/// `[any thread]`
 ///
 /// # Errors
-/// When there is no such thread. Where the thread runs too many tasks, the handle says so.
+/// When the thread does not exist. If the thread has too many tasks, the handle returns the error.
 pub fn spawn_on<T: Send + 'static>(
     thread: Thread,
     name: impl Into<Cow<'static, str>>,
@@ -83,7 +84,7 @@ pub fn spawn_on<T: Send + 'static>(
     spawn_some_on(thread, name.into(), move || Some(make()))
 }
 
-/// As [`spawn_on`]; where `make` gives no future the task is canceled.
+/// As [`spawn_on`]. If `make` returns no future, the task is canceled.
 pub(super) fn spawn_some_on<T: Send + 'static, F: Future<Output = T> + 'static>(
     thread: Thread,
     name: Cow<'static, str>,
@@ -95,7 +96,7 @@ pub(super) fn spawn_some_on<T: Send + 'static, F: Future<Output = T> + 'static>(
     thread.send(move || {
         let Some(future) = make() else { return };
         let run = async move {
-            // A handle that is dropped without a word detaches the task.
+            // Dropping the handle in any other way would detach the task.
             let canceled = async move {
                 if canceled.await.is_err() {
                     std::future::pending().await
@@ -113,8 +114,8 @@ pub(super) fn spawn_some_on<T: Send + 'static, F: Future<Output = T> + 'static>(
     Ok(JoinHandle { name: of_handle, task: Task::There(Some(cancel)), receiver })
 }
 
-/// The end of a task, as a future. Dropping it lets the task run on.
-#[must_use = "a task runs on without its handle; `detach` says that this is meant"]
+/// A future that waits for the end of a task. Dropping it detaches the task, which continues.
+#[must_use = "dropping the handle does not stop the task; `detach` says that this is intended"]
 pub struct JoinHandle<T> {
     name: Cow<'static, str>,
     task: Task,
@@ -133,7 +134,7 @@ impl<T> std::fmt::Debug for JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
-    /// Has the task dropped at its current `.await`, on its thread. What it has done by then stays done.
+    /// Drops the task at its current `.await`, on its thread. Its finished steps are not undone.
     pub fn cancel(&mut self) {
         match &mut self.task {
             Task::Here(handle) => handle.cancel(),
@@ -145,12 +146,12 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Lets the task run on by itself.
+    /// Detaches the task, which continues.
     pub fn detach(self) {}
 }
 
 impl<T> Future for JoinHandle<T> {
-    /// What the task returned, or `ECANCELED`.
+    /// The task's result, or `ECANCELED`.
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
@@ -160,22 +161,22 @@ impl<T> Future for JoinHandle<T> {
     }
 }
 
-/// Something under way, for lists.
+/// A task, an I/O or a job under way, for lists.
 #[derive(Clone, Debug)]
 pub struct Info {
-    /// What it is.
+    /// Description of the work.
     pub name: String,
-    /// For how long, in nanoseconds.
+    /// How long it has been running, in nanoseconds.
     pub running_ns: u64,
 }
 
-/// The tasks of the current thread, the oldest first. `[any lightweight thread]`
+/// The tasks of the current thread, oldest first. `[any lightweight thread]`
 #[must_use]
 pub fn list() -> Vec<Info> {
     info(Executor::tasks)
 }
 
-/// The I/O and jobs of the current thread that the host has, the oldest first; some may belong to tasks that are gone.
+/// The I/O and jobs of the current thread that the host has, oldest first. Some may belong to tasks that were dropped.
 /// `[any lightweight thread]`
 #[must_use]
 pub fn list_in_flight() -> Vec<Info> {
@@ -189,12 +190,12 @@ fn info(of: impl Fn(&Executor) -> Vec<(String, u64)>) -> Vec<Info> {
     all.into_iter().map(info).collect()
 }
 
-/// Waits for a while. It may take a millisecond longer on a reactor that sleeps. `[any lightweight thread]`
+/// Waits for the given time. On a reactor that sleeps it may take a millisecond longer. `[any lightweight thread]`
 pub fn sleep(time: Duration) -> Sleep {
     sleep_until(after(time))
 }
 
-/// Waits for a moment on the host's clock ([`thread::now_ns`]), in nanoseconds. `[any lightweight thread]`
+/// Waits until a time on the host's clock ([`thread::now_ns`]), in nanoseconds. `[any lightweight thread]`
 pub fn sleep_until(deadline_ns: u64) -> Sleep {
     Sleep::until(deadline_ns)
 }
@@ -203,7 +204,7 @@ fn after(time: Duration) -> u64 {
     thread::now_ns().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Drops `future` when it has not ended in time. `[any lightweight thread]`
+/// Drops `future` if it does not end within `limit`. `[any lightweight thread]`
 ///
 /// # Errors
 /// [`Elapsed`], which converts to `ETIMEDOUT`.
@@ -214,10 +215,10 @@ pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Res
     }
 }
 
-/// It did not end in time.
+/// The error of a future that did not end in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed {
-    /// How long it had.
+    /// The time limit.
     pub limit: Duration,
 }
 
@@ -235,7 +236,7 @@ impl From<Elapsed> for Error {
     }
 }
 
-/// Lets other tasks, messages and pollers have a turn. Call it in every loop that has no other `.await`.
+/// Lets other tasks, messages and pollers run. Call it in every loop that has no other `.await`.
 pub async fn yield_now() {
     let mut has_yielded = false;
     poll_fn(|context| {
@@ -248,7 +249,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Which of two ended first.
+/// The output of the future that ended first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Either<A, B> {
     /// The first.
@@ -257,7 +258,7 @@ pub enum Either<A, B> {
     Right(B),
 }
 
-/// Runs both until one has ended; the other is dropped. The first is asked first.
+/// Runs both futures until one has ended, and drops the other. Polls the first one first.
 pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
     let (mut a, mut b) = (pin!(a), pin!(b));
     poll_fn(|context| {
@@ -269,7 +270,7 @@ pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Ou
     .await
 }
 
-/// Runs both until both have ended.
+/// Runs both futures until both have ended.
 pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (mut of_a, mut of_b) = (None, None);
@@ -292,7 +293,7 @@ pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     .await
 }
 
-/// Runs all until all have ended; their outputs in the order of the futures.
+/// Runs all futures until all have ended. Returns their outputs in the order of the futures.
 pub async fn join_all<F: Future>(all: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> =
         all.into_iter().map(|future| (Some(Box::pin(future)), None)).collect();

@@ -1,4 +1,4 @@
-//! A toy store on the fake host: every part of the runtime in one operation, as a volume or a raid would use it.
+//! A toy store on the fake host. One operation uses every part of the runtime, as a volume or a raid would.
 #![allow(clippy::unwrap_used, reason = "for tests")]
 
 use super::io::BlockIo;
@@ -26,7 +26,7 @@ params! {
     }
 }
 
-/// What the plugin knows, on the app thread.
+/// The plugin's state, on the app thread.
 #[derive(Default)]
 struct Toy {
     locks: Locks,
@@ -35,7 +35,7 @@ struct Toy {
 
 static TOY: OnApp<Toy> = OnApp::new();
 
-/// Opens the base, checks that it is free, computes a checksum beside the reactors, writes the label and reads it back.
+/// Opens the base, checks that it has no label, computes a checksum on a worker, writes the label and reads it back.
 async fn create(app: &App, params: Create) -> Result<String> {
     let toy = TOY.get().ok_or_else(Error::no_such_device)?;
     let _guard = toy.locks.try_lock(&params.base, "create")?;
@@ -57,7 +57,7 @@ async fn create(app: &App, params: Create) -> Result<String> {
     for (to, from) in block.iter_mut().zip([sum].iter().chain(&label)) {
         *to = *from;
     }
-    // A disk that is slow to start.
+    // Simulates a disk that starts slowly.
     task::sleep(Duration::from_millis(10)).await;
     io.write(first, block).await?;
     io.flush().await?;
@@ -67,7 +67,7 @@ async fn create(app: &App, params: Create) -> Result<String> {
     Ok(String::from_utf8(text).unwrap_or_default())
 }
 
-/// Blocks of 512 bytes whose I/O ends at once.
+/// Blocks of 512 bytes. Each I/O completes at once.
 struct Base(DmaRegion);
 
 impl Bdev for Base {
@@ -128,7 +128,7 @@ fn an_operation_reads_works_waits_and_writes_while_others_are_told_that_it_runs(
     assert!(toy.locks.list().is_empty() && task::list_in_flight().is_empty());
 
     let claimed = host.call("toy_create", &params).unwrap_err();
-    assert_eq!(claimed.code, -1, "the store holds the base");
+    assert_eq!(claimed.code, -1, "the store has claimed the base");
     toy.stores.take();
     let labeled = host.call("toy_create", &params).unwrap_err();
     assert_eq!(labeled.message, "toy_base has a label");

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
-/// The timers that wait, and the poller that looks at them. It rests while there are none.
+/// The waiting timers, and the poller that checks them. The poller is paused while there are none.
 #[derive(Default)]
 pub(super) struct Timers {
-    /// By deadline in nanoseconds, then in the order of the calls.
+    /// Ordered by deadline in nanoseconds, then by the order of the calls.
     waiting: BTreeMap<(u64, u64), Waker>,
     last: u64,
     poller: Option<Poller>,
@@ -34,7 +34,7 @@ impl Round for Due {
     }
 }
 
-/// Wakes what is due; whether there was any.
+/// Wakes the timers that are due. Returns whether there were any.
 fn fire(executor: &Executor) -> bool {
     let now = thread::now_ns();
     let mut timers = executor.timers.borrow_mut();
@@ -51,7 +51,7 @@ fn fire(executor: &Executor) -> bool {
     is_busy
 }
 
-/// Waits for a moment on the host's clock.
+/// Waits until a time on the host's clock.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sleep {
     deadline_ns: u64,
@@ -92,7 +92,7 @@ impl Future for Sleep {
                 Poll::Pending
             }
             Err(error) => {
-                tracing::error!("a timer ends at once: {error}");
+                tracing::error!("cannot start a timer, so its wait ends at once: {error}");
                 Poll::Ready(())
             }
         }

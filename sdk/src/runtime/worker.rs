@@ -1,8 +1,8 @@
 //! Blocking work on threads of the host: files, name resolution, key derivation.
 //!
-//! The host has a few such threads for all plugins and a bounded queue before them. Work that has begun cannot be interrupted: give
-//! it a limit of its own where it has one. The plugin's stop waits for it.
-#![expect(unsafe_code, reason = "the host calls a job with a pointer to it")]
+//! The host has a few such threads for all plugins, with a bounded queue. Nothing can interrupt work that has started, so give it
+//! a time limit of its own if possible. The plugin's stop waits for it.
+#![expect(unsafe_code, reason = "the host passes a pointer to the job")]
 
 use super::executor::{Executor, Hold};
 use super::task::oneshot;
@@ -16,8 +16,8 @@ use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
 
-/// Runs `work` on a worker and waits for what it returns. `name` is for lists and errors. When the future is dropped, work that has not
-/// begun is taken back; work that has begun runs on and its result is dropped. `[any lightweight thread]`
+/// Runs `work` on a worker and waits for its result. `name` appears in lists and errors. Dropping the future cancels work that has
+/// not started; work that has started continues, and its result is dropped. `[any lightweight thread]`
 ///
 /// ```
 /// # async fn example() -> drivebay_sdk::Result<String> {
@@ -38,7 +38,7 @@ pub async fn run<T: Send + 'static>(
     let table = workers()?;
     let (sender, receiver) = oneshot::channel();
     let work = move || {
-        // Nobody may want to know.
+        // This fails when the future was dropped; then no one needs the result.
         let _ = sender.send(work());
     };
     let submitted = Submitted::new(table, &name, Box::new(work))?;
@@ -52,12 +52,12 @@ fn workers() -> Result<&'static Worker> {
     host().worker.as_ref().ok_or_else(lacking)
 }
 
-/// A job, the host's from its submit to its end.
+/// A job. The host owns it from its submit to its end.
 #[repr(C)]
 struct Job {
     job: bay_job,
     work: Option<Box<dyn FnOnce() + Send>>,
-    /// Touched on the submitting thread only.
+    /// Used on the submitting thread only.
     of_submitter: OfSubmitter,
 }
 
@@ -66,7 +66,7 @@ struct OfSubmitter {
     has_ended: Rc<Cell<bool>>,
 }
 
-/// A job that was submitted. Dropping it takes it back if it has not begun.
+/// A submitted job. Dropping it cancels the job if it has not started.
 struct Submitted {
     table: &'static Worker,
     job: *mut Job,
@@ -84,15 +84,15 @@ impl Submitted {
             work: Some(work),
             of_submitter: OfSubmitter { _hold: hold, has_ended: Rc::clone(&has_ended) },
         }));
-        // SAFETY: an allocation of ours that is not submitted yet.
+        // SAFETY: this function owns the allocation, which is not submitted yet.
         unsafe { (*job).job.arg = job.cast() };
         // SAFETY: as above.
         unsafe { (*job).job.done.arg = job.cast() };
         let host = host();
-        // SAFETY: the job is the host's until `ended`, or until it is taken back.
+        // SAFETY: the host owns the job until `ended`, or until it is canceled.
         let status = unsafe { (table.submit)(host.raw, job.cast()) };
         if status != 0 {
-            // SAFETY: a refused job is still ours.
+            // SAFETY: the host refused the job, so this function still owns it.
             drop(unsafe { Box::from_raw(job) });
         }
         check(status, name)?;
@@ -106,9 +106,9 @@ impl Drop for Submitted {
             return;
         }
         let host = host();
-        // SAFETY: the job has not ended, so its memory is there.
+        // SAFETY: the job has not ended, so its memory is valid.
         if unsafe { (self.table.cancel)(host.raw, self.job.cast()) } == 0 {
-            // SAFETY: it was taken back: neither `run_job` nor `ended` is called.
+            // SAFETY: the job was canceled, so the host calls neither `run_job` nor `ended`.
             drop(unsafe { Box::from_raw(self.job) });
         }
     }
@@ -116,7 +116,7 @@ impl Drop for Submitted {
 
 /// `[worker]`
 unsafe extern "C" fn run_job(arg: *mut c_void) {
-    // SAFETY: `arg` is the job, which is this worker's now; only the work is touched.
+    // SAFETY: `arg` is the job, which only this worker uses now; this code touches only `work`.
     let work = unsafe { &mut (*arg.cast::<Job>()).work };
     let work = work.take();
     enter((), || {
@@ -128,7 +128,7 @@ unsafe extern "C" fn run_job(arg: *mut c_void) {
 
 /// `[thread of the submit]`
 unsafe extern "C" fn ended(arg: *mut c_void) {
-    // SAFETY: `arg` is the job, given back once.
+    // SAFETY: `arg` is the job; the host returns it once.
     let job = unsafe { Box::from_raw(arg.cast::<Job>()) };
     job.of_submitter.has_ended.set(true);
     enter((), || drop(job));

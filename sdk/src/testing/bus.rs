@@ -1,21 +1,21 @@
-//! The bus that the fake host plays: bdevs, descriptors, channels and their I/O.
-#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+//! The fake host's bus: bdevs, descriptors, channels and their I/O.
+#![expect(unsafe_code, reason = "implements the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
 
 pub(super) unsafe extern "C" fn register(_: H, reg: *const bay_bdev_reg, id: *mut u64) -> i32 {
-    // SAFETY: the module's record, valid for the call.
+    // SAFETY: the module's registration, valid for the call.
     let reg = unsafe { *reg };
-    // SAFETY: lives as long as the bdev.
+    // SAFETY: the table lives as long as the bdev.
     let ops = unsafe { *reg.ops };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { host::text(reg.name) }.to_owned();
     if state(|state| state.bdevs.values().any(|bdev| bdev.name == name)) {
         return -crate::errno::EEXIST;
     }
     let handle = new_id();
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *id = handle };
     let shown = name.clone();
     state(|state| state.bdevs.insert(handle, Bdev { reg, ops, name, leaving: None }));
@@ -23,7 +23,7 @@ pub(super) unsafe extern "C" fn register(_: H, reg: *const bay_bdev_reg, id: *mu
     0
 }
 
-/// Nobody else makes bdevs here, so that names need not be kept.
+/// Does nothing, because no other plugin could take the name here.
 pub(super) unsafe extern "C" fn reserve_name(_: H, _: bay_str, _: *const u8) -> i32 {
     0
 }
@@ -35,11 +35,11 @@ pub(super) unsafe extern "C" fn release_name(_: H, _: bay_str) -> i32 {
 pub(super) fn examine(name: &str) {
     let Some(get) = state(|state| state.door).and_then(|door| door.get_iface) else { return };
     let id = bay_str::new(api::id::BDEV_MODULE);
-    // SAFETY: the plugin's function.
+    // SAFETY: the plugin's function; the fake host's plugins have no state.
     let table = unsafe { get(std::ptr::null_mut(), id, 0) }.cast::<api::bay_bdev_module>();
     // SAFETY: NULL or the plugin's table.
     if let Some(call) = unsafe { table.as_ref() }.and_then(|table| table.examine_config) {
-        // SAFETY: the text lives through the call.
+        // SAFETY: the text outlives the call.
         unsafe { call(std::ptr::null_mut(), bay_str::new(name)) };
     }
     // SAFETY: NULL or the plugin's table.
@@ -49,10 +49,10 @@ pub(super) fn examine(name: &str) {
     }
 }
 
-/// Nothing waits for examinations here.
+/// Does nothing, because nothing waits for examinations here.
 pub(super) unsafe extern "C" fn examine_done(_: H, _: u64) {}
 
-/// Nothing is held back: a test does one I/O after the other.
+/// Holds nothing back, because a test does one I/O after the other.
 pub(super) unsafe extern "C" fn quiesce(
     _: H,
     _: u64,
@@ -62,7 +62,7 @@ pub(super) unsafe extern "C" fn quiesce(
     arg: *mut c_void,
 ) -> i32 {
     if let Some(done) = done {
-        // SAFETY: the module's callback with its argument, called once.
+        // SAFETY: the module's callback with its argument; this is the only call.
         unsafe { done(arg, 0) };
     }
     0
@@ -109,13 +109,13 @@ pub(super) fn leave_if_unused(id: u64) {
     });
     if let Some(bdev) = gone {
         state(|state| state.destructing.extend(bdev.leaving.map(|leaving| (id, leaving))));
-        // SAFETY: nothing refers to the bdev any more.
+        // SAFETY: there is no reference to the bdev any more.
         let status = unsafe { bdev.ops.destruct.unwrap()(bdev.reg.ctx) };
         if status == 0 {
-            // SAFETY: as the plugin would.
+            // SAFETY: the same call as the plugin would make.
             unsafe { destruct_done(&raw const TABLE.0, id, 0) };
         } else {
-            assert_eq!(status, 1, "destruct ended with another status");
+            assert_eq!(status, 1, "destruct returned another status than 0 or 1");
         }
     }
 }
@@ -123,12 +123,12 @@ pub(super) fn leave_if_unused(id: u64) {
 pub(super) unsafe extern "C" fn destruct_done(_: H, id: u64, status: i32) {
     let leaving = state(|state| state.destructing.remove(&id)).expect("it is not being destructed");
     if let (Some(done), arg) = leaving {
-        // SAFETY: called once.
+        // SAFETY: this is the only call of the callback.
         unsafe { done(arg, status) };
     }
 }
 
-/// The pending creation of a channel has ended: what was submitted meanwhile goes on.
+/// A pending channel creation has finished. Submits the I/O that waited for it.
 pub(super) unsafe extern "C" fn chan_ready(_: H, handle: u64, raw: *mut c_void, status: i32) {
     let failed = state(|state| {
         let chan = state.chans.get_mut(&handle).unwrap();
@@ -136,7 +136,7 @@ pub(super) unsafe extern "C" fn chan_ready(_: H, handle: u64, raw: *mut c_void, 
         if status == 0 { VecDeque::new() } else { std::mem::take(&mut chan.deferred) }
     });
     for io in failed {
-        // SAFETY: in flight.
+        // SAFETY: the I/O is in flight.
         unsafe { done(io, status) };
     }
     leave(handle);
@@ -161,7 +161,7 @@ pub(super) unsafe extern "C" fn open(
     arg: *mut c_void,
     desc: *mut u64,
 ) -> i32 {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { host::text(name) };
     let found = state(|state| {
         let mut bdevs = state.bdevs.iter();
@@ -173,7 +173,7 @@ pub(super) unsafe extern "C" fn open(
     let handle = new_id();
     let opened = Desc { bdev, event, arg: arg.expose_provenance(), is_claimed: false };
     state(|state| state.descs.insert(handle, opened));
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *desc = handle };
     0
 }
@@ -185,7 +185,7 @@ pub(super) unsafe extern "C" fn close(_: H, desc: u64) -> i32 {
 }
 
 pub(super) unsafe extern "C" fn info(_: H, desc: u64, info: *mut api::bay_bdev_info) -> i32 {
-    // SAFETY: the caller's place, filled before.
+    // SAFETY: the caller's place for the result, which it has filled in before.
     let info = unsafe { &mut *info };
     state(|state| {
         let bdev = &state.bdevs[&state.descs[&desc].bdev];
@@ -233,7 +233,7 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
         handover: std::ptr::null(),
     };
     let mut raw = std::ptr::null_mut();
-    // SAFETY: a registered bdev.
+    // SAFETY: the bdev is registered.
     let status = unsafe { ops.chan_create.unwrap()(ctx, &raw const args, &raw mut raw) };
     if status == 0 || status == 1 {
         let made = Chan {
@@ -241,14 +241,14 @@ pub(super) unsafe extern "C" fn chan_get(_: H, desc: u64, chan: *mut u64) -> i32
             thread: args.thread,
             raw,
             outstanding: 0,
-            // A channel that is not there yet takes no I/O.
+            // A channel that is still being created takes no I/O.
             is_entered: status == 1,
             deferred: VecDeque::new(),
             flush_wanted: false,
             close_wanted: false,
         };
         state(|state| state.chans.insert(handle, made));
-        // SAFETY: the caller's place.
+        // SAFETY: the caller's place for the result.
         unsafe { *chan = handle };
         return 0;
     }
@@ -277,7 +277,7 @@ pub(super) fn close_chan(handle: u64) {
         let bdev = &state.bdevs[&chan.bdev];
         (chan.bdev, chan.raw, bdev.reg.ctx, bdev.ops)
     });
-    // SAFETY: no I/O is outstanding.
+    // SAFETY: the channel has no I/O outstanding.
     if unsafe { ops.chan_destroy.unwrap()(ctx, chan) } == 0 {
         state(|state| state.closing.remove(&handle));
         leave_if_unused(bdev);
@@ -300,7 +300,7 @@ pub(super) unsafe extern "C" fn io_get(_: H, chan: u64, wait: *mut api::bay_wait
 
 pub(super) fn new_io(chan: u64) -> *mut bay_io {
     let drv_ctx_len = state(|state| state.bdevs[&state.chans[&chan].bdev].reg.drv_ctx_size);
-    // SAFETY: numbers, pointers and functions that may be null.
+    // SAFETY: all zero bytes are valid: the fields are numbers, pointers and functions that may be NULL.
     let mut io: bay_io = unsafe { std::mem::zeroed() };
     io.id = new_id();
     io.done = Some(done);
@@ -313,11 +313,11 @@ pub(super) fn new_io(chan: u64) -> *mut bay_io {
 pub(super) unsafe extern "C" fn io_derive(_: H, chan: u64, parent: *mut bay_io) -> *mut bay_io {
     state(|state| state.ios_in_use += 1);
     let child = new_io(chan);
-    // SAFETY: a live request.
+    // SAFETY: the request is live.
     let parent = unsafe { *parent };
-    // SAFETY: made just now.
+    // SAFETY: the child was just made.
     let bay_io { id, drv_ctx, .. } = unsafe { *child };
-    // SAFETY: made just now.
+    // SAFETY: the child was just made.
     unsafe { *child = bay_io { id, drv_ctx, done: Some(done), ..parent } };
     child
 }
@@ -329,7 +329,7 @@ pub(super) unsafe extern "C" fn io_derive_part(
     first: u64,
     nblocks: u64,
 ) -> *mut bay_io {
-    // SAFETY: a live request.
+    // SAFETY: the request is live.
     let whole = unsafe { *parent };
     if first.checked_add(nblocks).is_none_or(|end| end > whole.nblocks) {
         return std::ptr::null_mut();
@@ -338,7 +338,7 @@ pub(super) unsafe extern "C" fn io_derive_part(
     let child = unsafe { io_derive(host, chan, parent) };
     let block_size = state(|state| {
         let fake = parent.cast::<FakeIo>();
-        // SAFETY: a request of `new_io`.
+        // SAFETY: `new_io` made the request.
         let bdev = state.chans[&unsafe { (*fake).chan }].bdev;
         u64::from(state.bdevs[&bdev].reg.block_size)
     });
@@ -347,7 +347,7 @@ pub(super) unsafe extern "C" fn io_derive_part(
     let pieces = if whole.iov.is_null() {
         &[]
     } else {
-        // SAFETY: the client's list is valid until the end of its I/O.
+        // SAFETY: the client's list is valid until its I/O completes.
         unsafe { std::slice::from_raw_parts(whole.iov, whole.iovcnt.into()) }
     };
     for piece in pieces {
@@ -361,7 +361,7 @@ pub(super) unsafe extern "C" fn io_derive_part(
             list.push(api::bay_iov { addr, len, region: piece.region });
         }
     }
-    // SAFETY: made just now. The list is never freed: it is a test.
+    // SAFETY: the child was just made. The list is never freed; this is acceptable in a test.
     unsafe { (*child).iovcnt = u16::try_from(list.len()).unwrap() };
     // SAFETY: as above.
     unsafe { (*child).iov = Vec::leak(list).as_ptr() };
@@ -370,7 +370,7 @@ pub(super) unsafe extern "C" fn io_derive_part(
 
 pub(super) unsafe extern "C" fn kick(_: H, _: u64) {}
 
-/// What a module has with an I/O, in pieces of its alignment.
+/// The module's memory of an I/O, in units with its alignment.
 #[derive(Clone)]
 #[repr(align(64))]
 struct DrvCtx(#[expect(dead_code, reason = "memory for a module")] [u8; 64]);
@@ -381,7 +381,7 @@ pub(super) unsafe extern "C" fn submit(
     cb: Option<api::bay_io_cb_fn>,
     arg: *mut c_void,
 ) {
-    // SAFETY: a request of `new_io`.
+    // SAFETY: `new_io` made the request.
     let fake = unsafe { &mut *io.cast::<FakeIo>() };
     (fake.cb, fake.arg, fake.is_in_flight) = (cb, arg, true);
     let (call, raw, takes) = state(|state| {
@@ -393,18 +393,18 @@ pub(super) unsafe extern "C" fn submit(
         (bdev.ops.submit.unwrap(), chan.raw, takes)
     });
     if !takes {
-        // SAFETY: in flight.
+        // SAFETY: the I/O is in flight.
         return unsafe { done(io, -crate::errno::EOPNOTSUPP) };
     }
     let handle = fake.chan;
     if enter(handle, |chan| chan.deferred.push_back(io)) {
-        // SAFETY: a live channel.
+        // SAFETY: the channel is live.
         unsafe { call(raw, io) };
         leave(handle);
     }
 }
 
-/// Whether the module may be called now; if not, `wait` notes what for.
+/// Returns whether the module may be called now. If not, `wait` records the call for later.
 pub(super) fn enter(handle: u64, wait: impl FnOnce(&mut Chan)) -> bool {
     state(|state| {
         let chan = state.chans.get_mut(&handle).unwrap();
@@ -416,7 +416,7 @@ pub(super) fn enter(handle: u64, wait: impl FnOnce(&mut Chan)) -> bool {
     })
 }
 
-/// The module has returned: what came meanwhile goes on, one after the other.
+/// The module has returned. Runs the deferred calls, one after the other.
 pub(super) fn leave(handle: u64) {
     loop {
         let (raw, ops, next, flushes, closes) = state(|state| {
@@ -427,9 +427,9 @@ pub(super) fn leave(handle: u64) {
             (chan.raw, state.bdevs[&chan.bdev].ops, next, flushes, chan.close_wanted)
         });
         match next {
-            // SAFETY: a live channel and an I/O that waited for it.
+            // SAFETY: the channel is live, and the I/O waited for it.
             Some(io) => unsafe { ops.submit.unwrap()(raw, io) },
-            // SAFETY: a live channel.
+            // SAFETY: the channel is live.
             None if flushes => unsafe { ops.flush.unwrap()(raw) },
             None if closes => return close_chan(handle),
             None => return,
@@ -438,14 +438,14 @@ pub(super) fn leave(handle: u64) {
 }
 
 pub(super) unsafe extern "C" fn done(io: *mut bay_io, status: i32) {
-    // SAFETY: a request of `new_io`.
+    // SAFETY: `new_io` made the request.
     let fake = unsafe { &mut *io.cast::<FakeIo>() };
     assert!(std::mem::take(&mut fake.is_in_flight), "an I/O was completed twice");
     state(|state| state.chans.get_mut(&fake.chan).unwrap().outstanding -= 1);
-    // SAFETY: the client's callback, called once.
+    // SAFETY: the client's callback; this is the only call.
     unsafe { fake.cb.unwrap()(fake.arg, io, status) };
     state(|state| state.ios_in_use -= 1);
-    // Never freed: a late touch or second completion is seen. It is a test.
+    // The request is never freed, so a late access or a second completion is detected. This is acceptable in a test.
 }
 
 pub(super) unsafe extern "C" fn complete_from(
@@ -454,26 +454,26 @@ pub(super) unsafe extern "C" fn complete_from(
     child: *mut bay_io,
     status: i32,
 ) {
-    // SAFETY: a live request.
+    // SAFETY: the request is live.
     let ended = unsafe { *child };
-    // SAFETY: another live request.
+    // SAFETY: this is another live request.
     let fields = unsafe { &mut *parent };
     (fields.detail, fields.detail_kind) = (ended.detail, ended.detail_kind);
-    // SAFETY: in flight.
+    // SAFETY: the parent is in flight.
     unsafe { done(parent, status) };
 }
 
 pub(super) unsafe extern "C" fn pass(host: H, chan: u64, io: *mut bay_io, lba: u64) {
-    // SAFETY: the module's request.
+    // SAFETY: the module owns the request.
     let child = unsafe { io_derive(host, chan, io) };
-    // SAFETY: made just now.
+    // SAFETY: the child was just made.
     unsafe { (*child).lba = lba };
-    // SAFETY: as above; the parent is in flight until its child has ended.
+    // SAFETY: as above; the parent is in flight until its child has completed.
     unsafe { submit(host, child, Some(passed), io.cast()) };
 }
 
 pub(super) unsafe extern "C" fn passed(parent: *mut c_void, child: *mut bay_io, status: i32) {
-    // SAFETY: `pass` gave the parent, which is in flight.
+    // SAFETY: `pass` passed the parent, which is in flight.
     unsafe { complete_from(&raw const TABLE.0, parent.cast(), child, status) };
 }
 
@@ -495,7 +495,7 @@ pub(super) unsafe extern "C" fn flush(_: H, chan: u64) {
     if let Some(call) = call
         && enter(chan, |chan| chan.flush_wanted = true)
     {
-        // SAFETY: a live channel.
+        // SAFETY: the channel is live.
         unsafe { call(raw) };
         leave(chan);
     }

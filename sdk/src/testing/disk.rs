@@ -1,4 +1,4 @@
-//! A disk for the tests of what uses one.
+//! A disk for tests.
 
 use super::FakeHost;
 use crate::app::App;
@@ -6,7 +6,7 @@ use crate::bdev::{self, Bdev, BdevIo, Geometry, OpSet, Registration};
 use crate::error::{Error, Result, Status};
 use crate::rpc::NoParams;
 
-/// 64 blocks of 512 bytes. It ends each I/O at once, and with success.
+/// 64 blocks of 512 bytes. It completes each I/O at once with success.
 #[derive(Debug)]
 pub struct FakeDisk {
     name: String,
@@ -15,7 +15,7 @@ pub struct FakeDisk {
 }
 
 impl FakeHost {
-    /// Puts a disk on the bus that takes `ops`. `serve` sees its name and each I/O, before that ends.
+    /// Registers a disk that accepts `ops`. It calls `serve` with its name and each I/O, before it completes the I/O.
     ///
     /// # Panics
     /// When the name is taken.
@@ -28,7 +28,7 @@ impl FakeHost {
 impl Bdev for FakeDisk {
     type Params = NoParams;
     type Channel = ();
-    /// `describe` says which ones it takes.
+    /// `describe` sets the ops.
     const OPS: OpSet = OpSet::from_bits(0);
     const PRODUCT: &'static str = "fake disk";
 

@@ -1,8 +1,5 @@
-//! What else the fake host offers: pollers, memory, RPC, the broker.
-//!
-//! The ABI's types make each function `unsafe`: callers keep what `plugin-api` says of their pointers. `buf_abort` and
-//! `mem_alloc` do not follow any.
-#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+//! The other services of the fake host: pollers, memory, RPC, the broker.
+#![expect(unsafe_code, reason = "implements the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
@@ -16,13 +13,13 @@ pub(super) unsafe extern "C" fn poller_register(
     poller: *mut u64,
 ) -> i32 {
     let handle = new_id();
-    // SAFETY: lives as long as the poller.
+    // SAFETY: the table lives as long as the poller.
     let ops = unsafe { *ops };
     state(|state| {
         let thread = state.threads.current();
         state.pollers.insert(handle, Poller { thread, ops, ctx, is_paused: false })
     });
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *poller = handle };
     0
 }
@@ -45,14 +42,14 @@ pub(super) unsafe extern "C" fn wake_fd(_: H, _: u64, _: i32, _: u32) -> i32 {
 pub(super) fn allocate(len: u64) -> *mut c_void {
     let len = usize::try_from(len).unwrap();
     let layout = std::alloc::Layout::from_size_align(len.max(1), 4096).unwrap();
-    // SAFETY: not empty.
+    // SAFETY: the layout is not empty.
     unsafe { std::alloc::alloc_zeroed(layout) }.cast()
 }
 
 pub(super) unsafe fn deallocate(addr: *mut c_void, len: u64) {
     let len = usize::try_from(len).unwrap();
     let layout = std::alloc::Layout::from_size_align(len.max(1), 4096).unwrap();
-    // SAFETY: of `allocate` with this length.
+    // SAFETY: `allocate` returned it for this length.
     unsafe { std::alloc::dealloc(addr.cast(), layout) };
 }
 
@@ -76,7 +73,7 @@ pub(super) unsafe extern "C" fn buf_get(
 }
 pub(super) unsafe extern "C" fn buf_put(_: H, addr: *mut c_void, len: u32) {
     state(|state| state.bufs_in_use -= 1);
-    // SAFETY: of `buf_get` with this length.
+    // SAFETY: `buf_get` returned it for this length.
     unsafe { deallocate(addr, len.into()) };
 }
 pub(super) unsafe extern "C" fn buf_abort(_: H, wait: *mut api::bay_wait) {
@@ -87,9 +84,9 @@ pub(super) unsafe extern "C" fn buf_pool(_: H, len: u32, size: *mut u32, count: 
     if len > pool_size {
         return -22;
     }
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *size = pool_size };
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *count = state(|state| state.bufs_max) as u64 };
     0
 }
@@ -103,12 +100,12 @@ pub(super) unsafe extern "C" fn mem_alloc(
     if len > 1 << 30 { std::ptr::null_mut() } else { allocate(len) }
 }
 pub(super) unsafe extern "C" fn mem_free(_: H, addr: *mut c_void, len: u64) {
-    // SAFETY: of `mem_alloc` with this length.
+    // SAFETY: `mem_alloc` returned it for this length.
     unsafe { deallocate(addr, len) };
 }
 pub(super) unsafe extern "C" fn mem_zero(_: H, addr: *mut c_void, len: u64) -> i32 {
     let Ok(len) = usize::try_from(len) else { return -22 };
-    // SAFETY: a part of what `mem_alloc` gave.
+    // SAFETY: the bytes are part of an allocation of `mem_alloc`.
     unsafe { addr.cast::<u8>().write_bytes(0, len) };
     0
 }
@@ -118,12 +115,12 @@ pub(super) unsafe extern "C" fn rpc_register(
     method: *const api::bay_rpc_method,
     id: *mut u64,
 ) -> i32 {
-    // SAFETY: valid for the call.
+    // SAFETY: the record is valid for the call.
     let record = unsafe { *method };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { host::text(record.name) }.to_owned();
     state(|state| state.methods.push(Method { record, name }));
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *id = new_id() };
     0
 }
@@ -131,7 +128,7 @@ pub(super) unsafe extern "C" fn rpc_unregister(_: H, _: u64) -> i32 {
     0
 }
 pub(super) unsafe extern "C" fn rpc_reply(_: H, req: u64, result: bay_str) -> i32 {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let result = serde_json::from_str(unsafe { host::text(result) }).unwrap();
     let before = state(|state| state.answers.insert(req, Ok(result)));
     assert!(before.is_none(), "a call was answered twice");
@@ -144,9 +141,9 @@ pub(super) unsafe extern "C" fn rpc_error(
     text: bay_str,
     data: bay_str,
 ) -> i32 {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let message = unsafe { host::text(text) }.to_owned();
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let data = serde_json::from_str(unsafe { host::text(data) }).ok();
     let error = RpcError { code: code.into(), message, data };
     let before = state(|state| state.answers.insert(req, Err(error)));
@@ -160,11 +157,11 @@ pub(super) unsafe extern "C" fn provide(
     table: *const c_void,
     handle: *mut u64,
 ) -> i32 {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let id = unsafe { host::text(id) }.to_owned();
     let number = new_id();
     state(|state| state.offers.push((number, id, table)));
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *handle = number };
     0
 }
@@ -186,10 +183,10 @@ pub(super) unsafe extern "C" fn acquire(
     _: *mut c_void,
     reference: *mut u64,
 ) -> *const c_void {
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let id = unsafe { host::text(id) };
     let offered = state(|state| state.offers.iter().find(|(_, of, _)| of == id).map(|o| o.2));
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *reference = new_id() };
     offered.unwrap_or(std::ptr::null())
 }

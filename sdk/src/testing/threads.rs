@@ -1,7 +1,7 @@
 //! The fake host's lightweight threads. They all run on the OS thread of their [`super::FakeHost`], one after the other.
 //!
-//! Their handles are unique in the process: tests that run side by side never take each other's threads for their own.
-#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+//! Their handles are unique in the process, so tests that run in parallel never mix up each other's threads.
+#![expect(unsafe_code, reason = "implements the host's side of the ABI")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The next handle of a thread.
+/// The handle for the next thread.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// Where other OS threads leave messages, by lightweight thread.
+/// Messages from other OS threads, by lightweight thread.
 static INBOXES: Mutex<BTreeMap<u64, Arc<Inbox>>> = Mutex::new(BTreeMap::new());
 
-/// What other OS threads sent to the threads of one fake host.
+/// Messages from other OS threads to the threads of one fake host.
 #[derive(Default)]
 struct Inbox(Mutex<Vec<(u64, Sent)>>);
 
 struct Sent(*mut api::bay_msg);
 
-// SAFETY: the sender gave the message away; its receiver is the only one that follows the pointer.
+// SAFETY: the sender has given the message away; only its receiver dereferences the pointer.
 unsafe impl Send for Sent {}
 
 /// The threads of one fake host. The first one is the app thread.
@@ -35,7 +35,7 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Makes the app thread, once.
+    /// Creates the app thread. Call it once.
     pub(super) fn begin(&mut self) {
         if self.app == 0 {
             self.app = self.create();
@@ -54,7 +54,7 @@ impl Threads {
         id
     }
 
-    /// The next message, with its thread.
+    /// Returns the next message and its thread.
     pub(super) fn next_message(&mut self) -> Option<(u64, *mut api::bay_msg)> {
         let mut came = self.inbox.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.messages.extend(came.drain(..).map(|(thread, Sent(msg))| (thread, msg)));
@@ -81,7 +81,7 @@ pub(super) fn on_thread(thread: u64, call: impl FnOnce()) {
 }
 
 pub(super) unsafe extern "C" fn current(_: H) -> u64 {
-    // At the end of an OS thread its fake host is gone.
+    // When an OS thread ends, its fake host may be dropped already.
     STATE.try_with(|state| state.borrow().threads.current).unwrap_or(0)
 }
 pub(super) unsafe extern "C" fn app_thread(_: H) -> u64 {
@@ -98,7 +98,7 @@ pub(super) unsafe extern "C" fn thread_create(
     thread: *mut u64,
 ) -> i32 {
     let id = state(|state| state.threads.create());
-    // SAFETY: the caller's place.
+    // SAFETY: the caller's place for the result.
     unsafe { *thread = id };
     0
 }
@@ -129,5 +129,5 @@ pub(super) unsafe extern "C" fn now_ns(_: H) -> u64 {
     state(|state| state.now_ns)
 }
 
-/// There is no such thread.
+/// Error for a thread that does not exist.
 const ESRCH: i32 = 3;

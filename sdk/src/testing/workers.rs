@@ -1,25 +1,25 @@
-//! The fake host's workers: a job runs in the next round, on an OS thread that the round waits for.
-#![expect(unsafe_code, reason = "plays the host's side of the ABI")]
+//! The fake host's workers. A job runs in the next round, on an OS thread, and the round waits for it.
+#![expect(unsafe_code, reason = "implements the host's side of the ABI")]
 
 use super::*;
 
 struct Job(*mut api::bay_job);
 
-// SAFETY: the submitter gave the job away, and the round waits for the thread that has it.
+// SAFETY: the submitter has given the job away, and the round waits for the thread that runs it.
 unsafe impl Sync for Job {}
 
 impl Job {
     fn run(&self) {
-        // SAFETY: a submitted job, run once.
+        // SAFETY: the job is submitted and runs once.
         let run = unsafe { (*self.0).run };
         // SAFETY: as above.
         let arg = unsafe { (*self.0).arg };
-        // SAFETY: as above, outside of lightweight threads.
+        // SAFETY: as above; this is not a lightweight thread.
         unsafe { run.unwrap()(arg) };
     }
 }
 
-/// Runs the jobs that were submitted before this round.
+/// Runs the jobs submitted before this round.
 pub(super) fn run_jobs() {
     for (thread, job) in state(|state| std::mem::take(&mut state.jobs)) {
         let job = Job(job);
@@ -27,7 +27,7 @@ pub(super) fn run_jobs() {
             let job = &job;
             scope.spawn(move || job.run());
         });
-        // SAFETY: it has run, and its message is sent once.
+        // SAFETY: the job has run, and its message is sent once.
         let done = unsafe { &raw mut (*job.0).done };
         // SAFETY: the fake host's own function.
         unsafe { send(&raw const TABLE.0, thread, done) };

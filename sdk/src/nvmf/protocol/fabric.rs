@@ -1,5 +1,5 @@
-//! Fabrics that have registered, and the transports made of them. App thread.
-#![expect(unsafe_code, reason = "calls the fabric's functions with its own pointers")]
+//! Registered fabrics and their transports. App thread.
+#![expect(unsafe_code, reason = "calls the fabric's functions with the fabric's pointers")]
 
 use super::server::Serving;
 use super::{Address, GroupRef, Target};
@@ -11,11 +11,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 
-/// A fabric's pointer, on its way between threads. Only the fabric knows what it points to.
+/// A fabric's pointer that may move between threads. Only the fabric knows what it points to.
 #[derive(Clone, Copy)]
 pub(super) struct Ptr(*mut c_void);
 
-// SAFETY: it is not followed here; the fabric's functions take it on the threads they name.
+// SAFETY: this code does not dereference it; the fabric's functions accept it on the threads they document.
 unsafe impl Send for Ptr {}
 // SAFETY: as above.
 unsafe impl Sync for Ptr {}
@@ -34,18 +34,18 @@ impl Ptr {
 
 macro_rules! ops {
     ($($function:ident: $type:ident),* $(,)?) => {
-        /// What a fabric does, every required function known to be there.
+        /// The functions of a fabric, with every required function present.
         #[derive(Clone, Copy)]
         pub(super) struct Ops {
             $(pub(super) $function: api::$type,)*
             pub(super) connected: Option<api::bay_nvmf_connected_fn>,
             pub(super) explain: Option<api::bay_nvmf_explain_fn>,
-            /// It sends zeroes without memory that holds them.
+            /// Whether the fabric can send zeroes without memory that contains them.
             pub(super) sends_zeroes: bool,
         }
 
         impl Ops {
-            /// The functions of a table, or the name of one that it lacks.
+            /// The functions of a table, or the name of a function that it lacks.
             pub(super) fn of(table: &bay_nvmf_transport_ops) -> Result<Self, &'static str> {
                 Ok(Self {
                     $($function: table.$function.ok_or(stringify!($function))?,)*
@@ -74,7 +74,7 @@ ops! {
     conn_addr: bay_nvmf_conn_addr_fn,
 }
 
-/// A fabric that goes away: end its transport, if there is one, then drop this. App thread.
+/// A fabric that unregisters. End its transport, if there is one, then drop this value. App thread.
 #[derive(Debug)]
 pub struct Leaving {
     pub(super) id: u64,
@@ -83,7 +83,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// The fabric, as [`Transport::id`].
+    /// Id of the fabric, as in [`Transport::id`].
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -93,15 +93,15 @@ impl Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
-            // SAFETY: the fabric's callback with its argument, called once.
+            // SAFETY: the fabric's callback with its argument; this is the only call.
             unsafe { done(self.arg, 0) };
         }
     }
 }
 
-/// A fabric that has registered. It stays on the app thread.
+/// A registered fabric. It stays on the app thread.
 pub struct Fabric<T: Target> {
-    /// Not `Send`.
+    /// Makes the type not `Send`.
     pub(super) _app: PhantomData<*const ()>,
     pub(super) serving: &'static Serving<T>,
     pub(super) id: u64,
@@ -116,13 +116,13 @@ impl<T: Target> fmt::Debug for Fabric<T> {
 }
 
 impl<T: Target> Fabric<T> {
-    /// Makes the transport; `options` is the JSON text of an object.
+    /// Creates the transport. `options` is the JSON text of an object.
     ///
     /// # Errors
-    /// What the fabric refuses, with its reason.
+    /// The fabric's refusal with its reason.
     pub fn create(self, options: &str) -> Result<Transport<T>> {
         let mut raw = ptr::null_mut();
-        // SAFETY: the fabric's function with its own context; text and result live through the call.
+        // SAFETY: the fabric's function with its own context; the text and the result outlive the call.
         let status =
             unsafe { (self.ops.create)(self.ctx.get(), bay_str::new(options), &raw mut raw) };
         self.check(status, "transport options")?;
@@ -131,21 +131,21 @@ impl<T: Target> Fabric<T> {
         Ok(Transport { fabric: self, raw })
     }
 
-    /// The fabric's status with its own words, or else with `what` was asked for.
+    /// Makes an error from the fabric's status. Its text is the fabric's own, or `what` if the fabric has none.
     fn check(&self, status: i32, what: impl fmt::Display) -> Result<()> {
         let (true, Some(explain)) = (status < 0, self.ops.explain) else {
             return check(status, what);
         };
         let mut text = Collected::new(TEXT_MAX);
         let sink = text.sink();
-        // SAFETY: the fabric's function with its own context; the sink lives through the call.
+        // SAFETY: the fabric's function with its own context; the sink outlives the call.
         unsafe { explain(self.ctx.get(), &raw const sink) };
         let text = text.into_text();
         if text.is_empty() { check(status, what) } else { Err(Error::new(-status, text)) }
     }
 }
 
-/// A transport. It stays on the app thread; end it with [`destroy`](Self::destroy).
+/// A transport. It stays on the app thread. End it with [`destroy`](Self::destroy).
 pub struct Transport<T: Target> {
     fabric: Fabric<T>,
     raw: Ptr,
@@ -158,53 +158,53 @@ impl<T: Target> fmt::Debug for Transport<T> {
 }
 
 impl<T: Target> Transport<T> {
-    /// Names the fabric, whatever comes and goes.
+    /// Id of the fabric. It is never used again for another fabric.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.fabric.id
     }
 
-    /// The options in force: the JSON text of one object.
+    /// The current options: the JSON text of one object.
     #[must_use]
     pub fn dump(&self) -> String {
         let mut text = Collected::new(TEXT_MAX);
         let sink = text.sink();
-        // SAFETY: the fabric's function with its own transport; the sink lives through the call.
+        // SAFETY: the fabric's function with its own transport; the sink outlives the call.
         unsafe { (self.fabric.ops.dump)(self.raw.get(), &raw const sink) };
         text.into_text()
     }
 
-    /// Begins to listen.
+    /// Starts listening on an address.
     ///
     /// # Errors
     /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EINVAL`.
     pub fn listen(&self, address: &Address) -> Result<()> {
         let raw = address.to_raw();
-        // SAFETY: as `dump`, with an address that lives through the call.
+        // SAFETY: as in `dump`; the address outlives the call.
         let status = unsafe { (self.fabric.ops.listen)(self.raw.get(), &raw const raw) };
         self.fabric.check(status, format_args!("listen at {}:{}", address.traddr, address.trsvcid))
     }
 
-    /// Listens there no more; connections stay.
+    /// Stops listening on an address. Existing connections stay.
     ///
     /// # Errors
-    /// `ENOENT` when it does not listen there.
+    /// `ENOENT` when the transport does not listen there.
     pub fn stop_listen(&self, address: &Address) -> Result<()> {
         let raw = address.to_raw();
-        // SAFETY: as `listen`.
+        // SAFETY: as in `listen`.
         let status = unsafe { (self.fabric.ops.stop_listen)(self.raw.get(), &raw const raw) };
         self.fabric
             .check(status, format_args!("stop listening at {}:{}", address.traddr, address.trsvcid))
     }
 
-    /// Gives a poll group its share; `done` is called on the group's thread.
+    /// Creates the transport's part in a poll group. Calls `done` on the group's thread.
     pub fn join(&self, group: &GroupRef<T>, done: impl FnOnce(Result<()>) + Send + 'static) {
         let (fabric, ops, transport) = (self.fabric.id, self.fabric.ops, self.raw);
-        // SAFETY: the transport is destroyed after its shares have left.
+        // SAFETY: the transport is destroyed after its parts have left.
         group.send(move |group| done(unsafe { group.join(fabric, ops, transport) }));
     }
 
-    /// Takes a poll group's share back, which must have no connection left; `done` is called on the group's thread.
+    /// Destroys the transport's part in a poll group. It must have no connection left. Calls `done` on the group's thread.
     pub fn leave(&self, group: &GroupRef<T>, done: impl FnOnce() + Send + 'static) {
         let fabric = self.fabric.id;
         group.send(move |group| {
@@ -213,16 +213,16 @@ impl<T: Target> Transport<T> {
         });
     }
 
-    /// Ends the transport, after all groups have left it and all listeners have ended.
+    /// Destroys the transport. All groups must have left it and all listeners must have ended.
     pub fn destroy(self) {
         self.fabric.serving.set_transport(self.fabric.id, Ptr::NULL);
-        // SAFETY: the fabric's own transport, ended once.
+        // SAFETY: the fabric's own transport; this is its only `destroy`.
         unsafe { (self.fabric.ops.destroy)(self.raw.get()) };
     }
 }
 
-/// Longest text of a fabric, in bytes.
+/// Maximum length of a text from a fabric, in bytes.
 const TEXT_MAX: usize = 1 << 20;
 
-/// What `register` answers for a type that is taken, as a negative errno.
+/// Result of `register` for a transport type that is taken, as a negative errno.
 pub(super) const TAKEN: i32 = -errno::EEXIST;

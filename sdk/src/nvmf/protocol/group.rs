@@ -1,5 +1,5 @@
-//! A poll group: one thread's share of the target.
-#![expect(unsafe_code, reason = "shares of transports are known by the fabric's pointers")]
+//! A poll group: one thread's part of the target.
+#![expect(unsafe_code, reason = "the fabric identifies a transport's part by its pointer")]
 
 use super::Target;
 use super::fabric::{Ops, Ptr};
@@ -18,10 +18,10 @@ pub struct Group<T: Target> {
     next_number: Cell<u64>,
 }
 
-/// A poll group from any thread.
+/// A handle to a poll group, for any thread.
 pub type GroupRef<T> = Resident<Group<T>>;
 
-/// A transport's part of a group.
+/// A transport's part in a group.
 #[derive(Clone, Copy)]
 struct Share {
     fabric: u64,
@@ -51,35 +51,35 @@ impl<T: Target> Group<T> {
         self.next_number.replace(self.next_number.get() + 1)
     }
 
-    /// Makes a transport's share.
+    /// Creates a transport's part.
     ///
     /// # Safety
-    /// `transport` is the fabric's, alive until its shares are gone. `[group's thread]`
+    /// `transport` is the fabric's pointer, valid until its parts are destroyed. `[group's thread]`
     pub(super) unsafe fn join(&self, fabric: u64, ops: Ops, transport: Ptr) -> Result<()> {
         let mut group = std::ptr::null_mut();
-        // SAFETY: the caller's promise; the result lives through the call.
+        // SAFETY: the caller's promise; the result outlives the call.
         let status = unsafe { (ops.group_create)(transport.get(), &raw mut group) };
         check(status, "poll group of the transport")?;
         self.shares.borrow_mut().push(Share { fabric, ops, group: Ptr::new(group) });
         Ok(())
     }
 
-    /// Ends a transport's share; it has no connection left. `[group's thread]`
+    /// Destroys a transport's part that has no connection left. `[group's thread]`
     pub(super) fn leave(&self, fabric: u64) {
         let mut shares = self.shares.borrow_mut();
         let place = shares.iter().position(|share| share.fabric == fabric);
         let share = place.map(|place| shares.swap_remove(place));
         drop(shares);
         if let Some(share) = share {
-            // SAFETY: the fabric's own share, ended once.
+            // SAFETY: the fabric's own part; this is its only `group_destroy`.
             unsafe { (share.ops.group_destroy)(share.group.get()) };
         }
     }
 
-    /// Serves a connection.
+    /// Adds a connection.
     ///
     /// # Safety
-    /// `conn` is the fabric's, given to no group before. `[group's thread]`
+    /// `conn` is the fabric's pointer and was not added to a group before. `[group's thread]`
     pub(super) unsafe fn add(
         self: &Rc<Self>,
         fabric: u64,
@@ -89,7 +89,7 @@ impl<T: Target> Group<T> {
         let shares = self.shares.borrow();
         let share = shares.iter().find(|share| share.fabric == fabric).copied();
         drop(shares);
-        let no_share = || Error::new(errno::ENODEV, "the transport has no share in the poll group");
+        let no_share = || Error::new(errno::ENODEV, "the transport is not part of the poll group");
         let share = share.ok_or_else(no_share)?;
         // SAFETY: the caller's promise.
         unsafe { Qpair::add(self, fabric, share.ops, share.group.get(), conn.get(), weight) };

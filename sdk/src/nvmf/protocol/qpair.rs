@@ -1,5 +1,5 @@
-//! A qpair: a connection that a poll group serves.
-#![expect(unsafe_code, reason = "a connection is known by the fabric's pointer, a qpair by ours")]
+//! A qpair: a connection in a poll group.
+#![expect(unsafe_code, reason = "the fabric's pointer identifies a connection, ours a qpair")]
 
 use super::fabric::Ops;
 use super::group::Group;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 /// A qpair. It stays on its poll group's thread.
 ///
 /// # Invariants
-/// The fabric holds one count of the `Rc` as its pointer, from `group_add` until the qpair is released; `conn` is valid as long.
+/// The fabric's pointer is one reference count of the `Rc`, from `group_add` until the release. `conn` is valid as long.
 pub struct Qpair<T: Target> {
     number: u64,
     fabric: u64,
@@ -25,11 +25,11 @@ pub struct Qpair<T: Target> {
     ops: Ops,
     group: Rc<Group<T>>,
     state: OnceCell<T::Qpair>,
-    /// Requests that are not completed, and entries of the fabric that go on.
+    /// Number of requests that are not completed, plus calls of the fabric that are still running.
     outstanding: Cell<u32>,
     is_gone: Cell<bool>,
     is_released: Cell<bool>,
-    /// Its part of the group's load; none of an admin queue.
+    /// Its part of the group's load; `None` for an admin queue.
     weight: Cell<Option<Weight>>,
 }
 
@@ -42,10 +42,10 @@ impl<T: Target> fmt::Debug for Qpair<T> {
 }
 
 impl<T: Target> Qpair<T> {
-    /// Gives a connection to the fabric's share of a group.
+    /// Adds a connection to the fabric's part of a group.
     ///
     /// # Safety
-    /// `share` and `conn` are the fabric's, `conn` not given to a group before. `[group's thread]`
+    /// `share` and `conn` are the fabric's pointers; `conn` was not added to a group before. `[group's thread]`
     pub(super) unsafe fn add(
         group: &Rc<Group<T>>,
         fabric: u64,
@@ -68,16 +68,16 @@ impl<T: Target> Qpair<T> {
         });
         qpair.state.get_or_init(|| T::qpair(group.state()));
         let given = Rc::into_raw(Rc::clone(&qpair));
-        // The fabric may lend a request from inside: the target must know the qpair by then.
+        // The fabric may lend a request during the call below, so the target must know the qpair before.
         T::joined(&qpair);
-        // SAFETY: the caller's promise; `given` is the fabric's count.
+        // SAFETY: the caller's promise; `given` is the reference count for the fabric.
         let status = unsafe { (ops.group_add)(share, conn, given.cast_mut().cast()) };
         if status != 0 {
-            tracing::warn!("a connection was not taken by its poll group: errno {}", -status);
+            tracing::warn!("a poll group did not accept a connection: errno {}", -status);
             qpair.is_gone.set(true);
             qpair.is_released.set(true);
             T::released(&qpair);
-            // SAFETY: refused, so the fabric does not keep the count.
+            // SAFETY: the fabric refused, so it does not use the count.
             drop(unsafe { Rc::from_raw(given) });
         }
     }
@@ -99,24 +99,24 @@ impl<T: Target> Qpair<T> {
         self.ops.sends_zeroes
     }
 
-    /// Its number in the poll group, never used twice.
+    /// The qpair's number in the poll group. It is never used again.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The fabric it came by, as [`Transport::id`](super::Transport::id).
+    /// Id of the connection's fabric, as in [`Transport::id`](super::Transport::id).
     pub fn transport_id(&self) -> u64 {
         self.fabric
     }
 
-    /// Whether the connection is gone.
+    /// Whether the connection is closed.
     pub fn is_gone(&self) -> bool {
         self.is_gone.get()
     }
 
-    /// Where the host connected to, and where it is. Empty when the connection is gone.
+    /// The local address and the peer's address. Both are empty when the connection is closed.
     pub fn addresses(&self) -> (Address, Address) {
-        // Texts of zeroes are empty texts.
+        // A text of zero bytes is empty.
         let empty = || bay_nvmf_addr {
             trtype: [0; 32],
             adrfam: [0; 32],
@@ -125,13 +125,13 @@ impl<T: Target> Qpair<T> {
         };
         let (mut local, mut peer) = (empty(), empty());
         if !self.is_released.get() {
-            // SAFETY: the connection is valid until the release; the results live through the call.
+            // SAFETY: the connection is valid until the release; the results outlive the call.
             unsafe { (self.ops.conn_addr)(self.conn, &raw mut local, &raw mut peer) };
         }
         (Address::from_raw(&local), Address::from_raw(&peer))
     }
 
-    /// Tells the fabric that the connection is a queue now; `entries` is its size.
+    /// Tells the fabric that the connection is now a queue with `entries` entries.
     pub fn connected(&self, qid: u16, entries: u16, has_flow_control: bool) {
         if qid == 0 {
             self.weight.set(None);
@@ -142,7 +142,7 @@ impl<T: Target> Qpair<T> {
         }
     }
 
-    /// Ends the connection once the responses given back are sent; [`Target::disconnected`] follows.
+    /// Closes the connection after the responses of completed requests are sent. [`Target::disconnected`] follows.
     pub fn close(&self) {
         if !self.is_gone.get() {
             // SAFETY: the connection is valid until the release.
@@ -150,44 +150,44 @@ impl<T: Target> Qpair<T> {
         }
     }
 
-    /// A request came.
+    /// Passes a request to the target.
     ///
     /// # Safety
-    /// `qpair` is the fabric's count, `request` lent for it. `[group's thread]`
+    /// `qpair` is the fabric's reference count, and the fabric lends `request` for it. `[group's thread]`
     #[inline]
     pub(super) unsafe fn exec(qpair: *const Self, request: NonNull<bay_nvmf_req>) {
-        // SAFETY: alive: the fabric holds a count.
+        // SAFETY: the qpair is alive, because the fabric owns a count.
         let this = unsafe { &*qpair };
-        // One for the request, one for this entry: the release must wait for both.
+        // One for the request, one for this call: the release must wait for both.
         this.outstanding.set(this.outstanding.get() + 2);
-        // SAFETY: lent just now, counted just now.
+        // SAFETY: the fabric has just lent the request, and it was just counted.
         let request = unsafe { Request::<T>::new(request, qpair) };
         enter_with(request, |request| T::exec(this, request));
-        // SAFETY: counted above; `this` is not used any more.
+        // SAFETY: this call was counted above; `this` is not used again.
         unsafe { Self::let_go(qpair) };
     }
 
-    /// The connection is gone.
+    /// Handles the end of the connection.
     ///
     /// # Safety
-    /// `qpair` is the fabric's count, told gone once. `[group's thread]`
+    /// `qpair` is the fabric's reference count; this is the only such call for it. `[group's thread]`
     pub(super) unsafe fn disconnected(qpair: *const Self) {
-        // SAFETY: alive: the fabric holds a count.
+        // SAFETY: the qpair is alive, because the fabric owns a count.
         let this = unsafe { &*qpair };
         this.outstanding.set(this.outstanding.get() + 1);
         this.is_gone.set(true);
         enter((), || T::disconnected(this));
-        // SAFETY: counted above; `this` is not used any more.
+        // SAFETY: this call was counted above; `this` is not used again.
         unsafe { Self::let_go(qpair) };
     }
 
-    /// Gives a request back to the fabric.
+    /// Returns a request to the fabric.
     ///
     /// # Safety
-    /// The request is one of this qpair's, counted, and nobody else's any more.
+    /// The request belongs to this qpair and is counted, and no one else uses it any more.
     #[inline]
     pub(super) unsafe fn completed(qpair: *const Self, request: NonNull<bay_nvmf_req>) {
-        // SAFETY: alive: it counts the request.
+        // SAFETY: the qpair is alive, because it counts the request.
         let this = unsafe { &*qpair };
         // SAFETY: the fabric's function with its own connection and request.
         unsafe { (this.ops.complete)(this.conn, request.as_ptr()) };
@@ -196,31 +196,31 @@ impl<T: Target> Qpair<T> {
     }
 
     /// # Safety
-    /// The qpair is alive and counted once for this; the caller does not use it afterwards.
+    /// The qpair is alive and has one count for this call; the caller does not use the qpair afterwards.
     #[inline]
     unsafe fn let_go(qpair: *const Self) {
-        // SAFETY: alive.
+        // SAFETY: the qpair is alive.
         let this = unsafe { &*qpair };
         let left = this.outstanding.get() - 1;
         this.outstanding.set(left);
         if left == 0 && this.is_gone.get() {
-            // SAFETY: gone, and nothing is left of it.
+            // SAFETY: the connection is closed, and no request or call is left.
             unsafe { Self::release(qpair) };
         }
     }
 
     #[cold]
     unsafe fn release(qpair: *const Self) {
-        // SAFETY: the count that the fabric held is ours now: it lends nothing more.
+        // SAFETY: this function now owns the fabric's count, because the fabric makes no more calls for the qpair.
         let this = unsafe { Rc::from_raw(qpair) };
         if this.is_released.replace(true) {
-            // Somebody else's release is under way, and the count is his.
+            // Another release has begun before, and it owns the count.
             let _ = Rc::into_raw(this);
             return;
         }
         this.weight.set(None);
         enter((), || T::released(&this));
-        // SAFETY: the fabric's function, called once for the connection.
+        // SAFETY: the fabric's function; this is its only call for the connection.
         unsafe { (this.ops.qpair_free)(this.conn) };
         enter((), move || drop(this));
     }

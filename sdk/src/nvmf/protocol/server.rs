@@ -1,5 +1,5 @@
-//! `bay.nvmf_target/1`: where fabrics register and bring their connections.
-#![expect(unsafe_code, reason = "fabrics enter here with pointers")]
+//! `bay.nvmf_target/1`: fabrics register here and report their connections.
+#![expect(unsafe_code, reason = "fabrics pass pointers")]
 
 use super::fabric::{Fabric, Leaving, Ops, Ptr, TAKEN};
 use super::group::Group;
@@ -25,17 +25,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type OnLeave = Box<dyn Fn(&App, Leaving)>;
 
-/// The target as fabrics reach it. One for the life of the library.
+/// The target, as fabrics see it. One for the life of the library.
 pub(super) struct Serving<T: Target> {
     groups: Mutex<Option<runtime::Group<Group<T>>>>,
     fabrics: Mutex<Fabrics>,
-    /// App thread only.
+    /// Used on the app thread only.
     on_leave: OnLeave,
-    /// App thread only.
+    /// Used on the app thread only.
     provided: RefCell<Option<Provided<bay_nvmf_target_api>>>,
 }
 
-// SAFETY: what is not `Send` in it is used on the app thread alone, by functions that say so.
+// SAFETY: only functions of the app thread use the fields that are not `Send`.
 unsafe impl<T: Target> Send for Serving<T> {}
 // SAFETY: as above.
 unsafe impl<T: Target> Sync for Serving<T> {}
@@ -51,7 +51,7 @@ struct Record {
     name: String,
     ops: Ops,
     ctx: Ptr,
-    /// NULL until it is made.
+    /// NULL until the transport is created.
     transport: Ptr,
 }
 
@@ -80,7 +80,7 @@ impl<T: Target> Serving<T> {
     }
 }
 
-/// Serves fabrics from now on. App thread.
+/// Access to the fabrics and poll groups of a served target. App thread.
 pub struct Server<T: Target>(&'static Serving<T>, PhantomData<*const ()>);
 
 impl<T: Target> fmt::Debug for Server<T> {
@@ -89,15 +89,15 @@ impl<T: Target> fmt::Debug for Server<T> {
     }
 }
 
-/// Offers the target to fabrics. `on_leave` is called when one goes away. App thread.
+/// Provides the target to fabrics. Calls `on_leave` when a fabric unregisters. App thread.
 ///
 /// # Errors
-/// `EEXIST` when another plugin serves them.
+/// `EEXIST` when another plugin provides the target.
 pub fn serve<T: Target>(
     app: &App,
     on_leave: impl Fn(&App, Leaving) + 'static,
 ) -> Result<Server<T>> {
-    // Connections may outlive the offer by their last callbacks: it is never freed.
+    // The last callbacks of connections may arrive after the target is withdrawn, so this is never freed.
     let serving: &'static Serving<T> = Box::leak(Box::new(Serving {
         groups: Mutex::default(),
         fabrics: Mutex::default(),
@@ -122,7 +122,7 @@ pub fn serve<T: Target>(
 }
 
 impl<T: Target> Server<T> {
-    /// Makes the poll groups, one on each core, on threads `NAME_000` and so on. Their states are made there, by index.
+    /// Creates the poll groups, one on each core, on threads `NAME_000` and so on. Each state is created on its thread, by index.
     ///
     /// # Errors
     /// `EINVAL` for a core without a reactor.
@@ -144,13 +144,13 @@ impl<T: Target> Server<T> {
         groups.iter().flat_map(runtime::Group::members).cloned().collect()
     }
 
-    /// Takes the poll groups off: connections that come are refused.
+    /// Removes the poll groups. New connections are refused afterwards.
     #[must_use]
     pub fn take_groups(&self) -> Option<runtime::Group<Group<T>>> {
         lock(&self.0.groups).take()
     }
 
-    /// The fabric of a transport type; where none has registered the host loads the plugin that provides it, if it finds one.
+    /// Returns the fabric of a transport type. If none is registered, the host loads the plugin that provides it, if there is one.
     #[must_use]
     pub fn fabric(&self, name: &str) -> Option<Fabric<T>> {
         self.0.find(name).or_else(|| {
@@ -159,30 +159,30 @@ impl<T: Target> Server<T> {
         })
     }
 
-    /// Serves no fabric any more.
+    /// Withdraws the target from fabrics.
     pub fn withdraw(&self) {
         self.0.provided.replace(None);
     }
 }
 
-/// Asks the broker for an id that stands for no table, so that the host loads the plugin that provides it.
+/// Asks the broker for an id without a table, so that the host loads the plugin that provides it.
 fn load_provider(id: &str) {
     let host = host();
     let mut reference = 0;
-    // SAFETY: text and result live through the call; without a callback there is no argument.
+    // SAFETY: the text and the result outlive the call; there is no callback, so no argument either.
     let table = unsafe {
         (host.broker.acquire)(host.raw, bay_str::new(id), None, ptr::null_mut(), &raw mut reference)
     };
     if !table.is_null() {
-        // SAFETY: the reference just given.
+        // SAFETY: the host has just returned this reference.
         unsafe { (host.broker.release)(host.raw, reference) };
     }
 }
 
 /// # Safety
-/// `target` is the pointer that `serve::<T>` offered.
+/// `target` is the pointer that `serve::<T>` provided.
 unsafe fn serving<T: Target>(target: *mut c_void) -> &'static Serving<T> {
-    // SAFETY: the caller's promise; it is never freed.
+    // SAFETY: the caller's promise; the value is never freed.
     unsafe { &*target.cast_const().cast() }
 }
 
@@ -193,9 +193,9 @@ unsafe extern "C" fn register<T: Target>(
     ctx: *mut c_void,
     handle: *mut u64,
 ) -> i32 {
-    // SAFETY: fabrics give back what they were given.
+    // SAFETY: fabrics pass the pointer from the table.
     let serving = unsafe { serving::<T>(target) };
-    // SAFETY: valid for the call.
+    // SAFETY: the text is valid for the call.
     let name = unsafe { text(name) }.to_owned();
     // SAFETY: the fabric's table, which begins with its size.
     let Some(table) = (unsafe { copy_open(ops) }) else { return -errno::EINVAL };
@@ -215,7 +215,7 @@ unsafe extern "C" fn register<T: Target>(
     });
     match id {
         Ok(id) => {
-            // SAFETY: the fabric's place for the result.
+            // SAFETY: `handle` is the fabric's place for the result.
             unsafe { handle.write(id) };
             0
         }
@@ -229,16 +229,16 @@ unsafe extern "C" fn unregister<T: Target>(
     done: Option<bay_cb_fn>,
     arg: *mut c_void,
 ) -> i32 {
-    // SAFETY: fabrics give back what they were given.
+    // SAFETY: fabrics pass the pointer from the table.
     let serving = unsafe { serving::<T>(target) };
-    // SAFETY: fabrics call it on the app thread.
+    // SAFETY: fabrics call this function on the app thread.
     let app = unsafe { App::assume() };
     enter(-errno::EFAULT, || {
         let mut fabrics = lock(&serving.fabrics);
         let Some(place) = fabrics.list.iter().position(|record| record.id == handle) else {
             return -errno::ENOENT;
         };
-        // No longer found by name; its record stays for connections on their way until the transport is gone.
+        // It is no longer found by name. Its record stays until the transport is destroyed, for connections on their way.
         if let Some(record) = fabrics.list.get_mut(place) {
             record.name.clear();
         }
@@ -253,7 +253,7 @@ unsafe extern "C" fn new_qpair<T: Target>(
     handle: u64,
     conn: *mut c_void,
 ) -> i32 {
-    // SAFETY: fabrics give back what they were given.
+    // SAFETY: fabrics pass the pointer from the table.
     let serving = unsafe { serving::<T>(target) };
     enter(-errno::EFAULT, || {
         let fabrics = lock(&serving.fabrics);
@@ -263,16 +263,16 @@ unsafe extern "C" fn new_qpair<T: Target>(
         };
         drop(fabrics);
         let groups = lock(&serving.groups);
-        // What a connection becomes is told by its Connect only. In turns, every second one of hosts that make an admin and an
-        // I/O queue each would be an admin queue: with two groups, one would have all the I/O.
+        // Only a connection's Connect says whether it is an admin or an I/O queue. If groups took turns and each host opened one
+        // queue of each type, then with two groups one of them would get all I/O queues. So pick the least loaded group.
         let Some((group, weight)) = groups.as_ref().and_then(runtime::Group::least_loaded) else {
             return -errno::ENODEV;
         };
         let conn = Ptr::new(conn);
         group.send(move |group| {
-            // SAFETY: the fabric gave the connection just now, and to this group alone.
+            // SAFETY: the fabric has just reported the connection, and it goes to this group only.
             if let Err(error) = unsafe { group.add(handle, conn, weight) } {
-                tracing::warn!("a connection is refused: {error}");
+                tracing::warn!("a connection was refused: {error}");
                 refuse(ops, transport, conn);
             }
         });
@@ -280,14 +280,14 @@ unsafe extern "C" fn new_qpair<T: Target>(
     })
 }
 
-/// Gives a connection that no group serves back to its fabric, on the app thread.
+/// Returns a connection that no group serves to its fabric, on the app thread.
 fn refuse(ops: Ops, transport: Ptr, conn: Ptr) {
     let call = move || {
-        // SAFETY: the fabric's function with its own pointers, on the thread it names.
+        // SAFETY: the fabric's function with its own pointers, on the thread that the ABI requires.
         unsafe { (ops.conn_refused)(transport.get(), conn.get()) };
     };
     if let Err(error) = thread::app().send(call) {
-        tracing::error!("a connection is lost: {error}");
+        tracing::error!("a refused connection cannot be returned to its fabric: {error}");
     }
 }
 
@@ -297,11 +297,11 @@ unsafe extern "C" fn exec<T: Target>(
     req: *mut bay_nvmf_req,
 ) {
     let Some(request) = NonNull::new(req) else { return };
-    // SAFETY: the fabric's count of the qpair, and a request lent for it.
+    // SAFETY: `qpair` is the fabric's reference count, and the request is lent for it.
     unsafe { Qpair::<T>::exec(qpair.cast_const().cast(), request) };
 }
 
 unsafe extern "C" fn disconnected<T: Target>(_target: *mut c_void, qpair: *mut c_void) {
-    // SAFETY: the fabric's count of the qpair, told gone once.
+    // SAFETY: `qpair` is the fabric's reference count; the fabric reports the end once.
     unsafe { Qpair::<T>::disconnected(qpair.cast_const().cast()) };
 }

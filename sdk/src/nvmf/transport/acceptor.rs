@@ -1,4 +1,4 @@
-//! New connections, on their way from the fabric's listeners to a group.
+//! New connections, on their way from the fabric's listeners to a poll group.
 #![expect(unsafe_code, reason = "connections cross the ABI as pointers")]
 
 use super::registration::Fabric;
@@ -9,7 +9,7 @@ use drivebay_plugin_api::bay_nvmf_addr;
 use std::marker::PhantomData;
 use std::ptr;
 
-/// Where a transport hands its new connections over. App thread.
+/// Passes a transport's new connections to the target. App thread.
 #[derive(Debug)]
 pub struct Acceptor<T> {
     pub(super) fabric: &'static Fabric,
@@ -17,10 +17,10 @@ pub struct Acceptor<T> {
 }
 
 impl<T: Transport> Acceptor<T> {
-    /// Gives a connection to the target, which picks a group for it.
+    /// Passes a connection to the target, which picks a poll group for it.
     ///
     /// # Errors
-    /// When the target takes none; the connection is dropped.
+    /// When the target accepts no connection. This drops the connection.
     pub fn hand_over(&self, incoming: T::Incoming, local: &Address, peer: &Address) -> Result<()> {
         let conn = Box::into_raw(Box::new(Conn::<T> {
             incoming: Some(incoming),
@@ -31,23 +31,23 @@ impl<T: Transport> Acceptor<T> {
         }));
         let fabric = self.fabric;
         let handle = fabric.handle.get().copied().unwrap_or(0);
-        // SAFETY: the target's function, on the app thread; the connection is the target's to pass around.
+        // SAFETY: the target's function, on the app thread; the target owns `conn` from here on.
         let status = unsafe { (fabric.new_qpair)(fabric.target, handle, conn.cast()) };
         if status < 0 {
-            // SAFETY: the target refused it and does not know it any more.
+            // SAFETY: the target refused the connection and does not use it.
             drop(unsafe { Box::from_raw(conn) });
         }
         check(status.min(0), "new connection")
     }
 }
 
-/// What the target holds of a connection.
+/// What the target's connection pointer points to.
 pub(super) struct Conn<T: Transport> {
-    /// Until a group takes it.
+    /// `Some` until a group takes it.
     pub(super) incoming: Option<T::Incoming>,
     pub(super) local: bay_nvmf_addr,
     pub(super) peer: bay_nvmf_addr,
-    /// The group that serves it; a group outlives its connections.
+    /// The connection's group, which outlives it.
     pub(super) group: *const GroupCell<T::Group>,
     pub(super) key: usize,
 }

@@ -9,14 +9,14 @@ pub struct Address {
     pub trtype: String,
     /// `IPv4`, `IPv6`, …
     pub adrfam: String,
-    /// Address.
+    /// Address, such as an IP address.
     pub traddr: String,
-    /// Service, such as a port.
+    /// Service, such as a port number.
     pub trsvcid: String,
 }
 
 impl Address {
-    /// Reads the NUL-padded texts; what is no UTF-8 is replaced.
+    /// Reads the NUL-padded texts. Replaces bytes that are not UTF-8.
     #[must_use]
     pub fn from_raw(raw: &bay_nvmf_addr) -> Self {
         Self {
@@ -27,7 +27,7 @@ impl Address {
         }
     }
 
-    /// The NUL-padded texts; what is too long is cut.
+    /// Writes the NUL-padded texts. Truncates texts that are too long.
     #[must_use]
     pub fn to_raw(&self) -> bay_nvmf_addr {
         bay_nvmf_addr {

@@ -1,5 +1,5 @@
-//! A target for the tests of fabrics: it keeps what it is lent.
-#![expect(unsafe_code, reason = "plays the target, which is known by pointers")]
+//! A target for the tests of fabrics. It keeps the requests that it is lent.
+#![expect(unsafe_code, reason = "acts as the target, which fabrics know by pointers")]
 
 use super::{Qpair, Request};
 use drivebay_plugin_api::bay_nvmf_req;
@@ -10,11 +10,11 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::rc::Rc;
 
-/// A target that keeps what it is lent, and counts connections that are gone.
+/// A target that keeps lent requests and counts closed connections.
 pub struct FakeTarget<B> {
-    /// What it was lent, oldest first.
+    /// The lent requests, oldest first.
     pub lent: RefCell<Vec<Request<B>>>,
-    /// Connections told gone.
+    /// Number of connections that were reported closed.
     pub gone: Cell<u32>,
 }
 
@@ -31,11 +31,11 @@ impl<B: 'static> FakeTarget<B> {
         Rc::new(Self { lent: RefCell::default(), gone: Cell::new(0) })
     }
 
-    /// A connection of it. Requests come back by the test's own call of [`Group::completed`](super::Group::completed).
+    /// A connection of this target. The test returns requests by calling [`Group::completed`](super::Group::completed).
     #[must_use]
     pub fn qpair(self: &Rc<Self>) -> Qpair<B> {
         Qpair {
-            // The count is never given back: it is a test.
+            // The reference count is never released; this is acceptable in a test.
             target: Rc::into_raw(Rc::clone(self)).cast_mut().cast(),
             exec: lend::<B>,
             disconnected: disconnected::<B>,
@@ -48,14 +48,14 @@ impl<B: 'static> FakeTarget<B> {
 }
 
 unsafe extern "C" fn lend<B>(target: *mut c_void, _qpair: *mut c_void, req: *mut bay_nvmf_req) {
-    // SAFETY: the count of `FakeTarget::qpair`.
+    // SAFETY: `target` is the reference count from `FakeTarget::qpair`.
     let target = unsafe { &*target.cast_const().cast::<FakeTarget<B>>() };
-    // SAFETY: lent just now, taken once.
+    // SAFETY: the request was just lent and is taken once.
     target.lent.borrow_mut().push(unsafe { Request::from_raw(req) });
 }
 
 unsafe extern "C" fn disconnected<B>(target: *mut c_void, _qpair: *mut c_void) {
-    // SAFETY: the count of `FakeTarget::qpair`.
+    // SAFETY: `target` is the reference count from `FakeTarget::qpair`.
     let target = unsafe { &*target.cast_const().cast::<FakeTarget<B>>() };
     target.gone.set(target.gone.get() + 1);
 }

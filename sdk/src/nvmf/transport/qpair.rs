@@ -1,4 +1,4 @@
-//! A connection as the fabric lends on it.
+//! A connection's link to the target, for lending requests.
 #![expect(unsafe_code, reason = "the target is known by its pointers")]
 
 use super::Request;
@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
-/// A connection as the target knows it.
+/// The target's handle of a connection.
 #[derive(Debug)]
 pub struct Qpair<B> {
     pub(super) target: *mut c_void,
@@ -20,20 +20,21 @@ pub struct Qpair<B> {
 }
 
 impl<B: 'static> Qpair<B> {
-    /// Lends a request; it comes back by [`Group::completed`](super::Group::completed), after this call. Dropped once the connection is told gone.
+    /// Lends a request. It returns through [`Group::completed`](super::Group::completed), after this call. Drops the request
+    /// if the connection was reported closed.
     pub fn exec(&self, request: Request<B>) {
         if self.is_gone.get() {
             return;
         }
         let raw = request.into_raw(self.conn);
-        // SAFETY: the target's function; the qpair lives until `free`, and the request is its until it comes back.
+        // SAFETY: the target's function; the qpair lives until `free`, and the target owns the request until it returns it.
         unsafe { (self.exec)(self.target, self.raw, raw) };
     }
 
-    /// Tells the target that the connection is gone; [`Group::free`](super::Group::free) follows once all requests came back.
+    /// Reports that the connection is closed. [`Group::free`](super::Group::free) follows once all requests have returned.
     pub fn disconnected(&self) {
         if !self.is_gone.replace(true) {
-            // SAFETY: as `exec`.
+            // SAFETY: as in `exec`.
             unsafe { (self.disconnected)(self.target, self.raw) };
         }
     }

@@ -14,7 +14,7 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// The target, as a registered fabric reaches it. One for the life of the library.
+/// The target, as a registered fabric sees it. One for the life of the library.
 #[derive(Debug)]
 pub(super) struct Fabric {
     pub(super) target: *mut c_void,
@@ -25,13 +25,13 @@ pub(super) struct Fabric {
     pub(super) handle: OnceLock<u64>,
 }
 
-// SAFETY: constant but for the handle; the target takes its pointer on the threads that its functions name, and
-// those who call them are on these threads.
+// SAFETY: only the handle changes. The target accepts its pointer on the threads that its functions document, and
+// the callers are on these threads.
 unsafe impl Send for Fabric {}
 // SAFETY: as above.
 unsafe impl Sync for Fabric {}
 
-/// The library's fabric while the target knows it.
+/// The library's fabric, while it is registered.
 static REGISTERED: OnApp<Registered> = OnApp::new();
 
 struct Registered {
@@ -43,16 +43,16 @@ struct Registered {
 /// Registers the library's fabric with the target. `[app thread]`
 ///
 /// # Errors
-/// `ENOENT` when there is no target, `EEXIST` when the library has registered one or the type is taken.
+/// `ENOENT` when there is no target, `EEXIST` when the library has already registered a fabric or the type is taken.
 pub fn register<T: Transport>(app: &App) -> Result<()> {
     if REGISTERED.get().is_some() {
-        return Err(Error::new(errno::EEXIST, "the library has registered a fabric already"));
+        return Err(Error::new(errno::EEXIST, "the library has already registered a fabric"));
     }
     let reference = broker::acquire::<bay_nvmf_target_api>(app, |app| unregister(app, |_, _| ()))?;
     let table = reference.table();
     let lacks = |what| Error::new(errno::ENOSYS, format!("bay.nvmf_target/1 lacks {what}"));
     let register = table.register.ok_or_else(|| lacks("register"))?;
-    // The last callbacks of connections may come after the end of the registration: it is never freed.
+    // The last callbacks of connections may arrive after the registration has ended, so this is never freed.
     let fabric: &'static Fabric = Box::leak(Box::new(Fabric {
         target: table.target,
         exec: table.exec.ok_or_else(|| lacks("exec"))?,
@@ -62,7 +62,7 @@ pub fn register<T: Transport>(app: &App) -> Result<()> {
         handle: OnceLock::new(),
     }));
     let mut handle = 0;
-    // SAFETY: operations and context live for ever.
+    // SAFETY: the functions and the context are never freed.
     let status = unsafe {
         register(
             fabric.target,
@@ -77,14 +77,14 @@ pub fn register<T: Transport>(app: &App) -> Result<()> {
     REGISTERED.get_or_init(|| Registered { fabric, _reference: reference }).map(drop)
 }
 
-/// Takes the fabric off: its connections are closed and its listeners end, then `done` gets 0 or a negative errno.
-/// Without a registration `done` is called at once. `[app thread]`
+/// Unregisters the fabric. The target closes its connections and ends its listeners; then `done` gets 0 or a negative
+/// errno. Calls `done` at once when there is no registration. `[app thread]`
 pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
     type Done = Box<dyn FnOnce(&App, i32)>;
     unsafe extern "C" fn ended(arg: *mut c_void, status: i32) {
-        // SAFETY: the box that was given below, called once.
+        // SAFETY: `arg` is the box passed below; this is the only call for it.
         let done = unsafe { Box::from_raw(arg.cast::<Done>()) };
-        // SAFETY: the target calls it on the app thread.
+        // SAFETY: the target calls this function on the app thread.
         let app = unsafe { App::assume() };
         enter((), || done(app, status));
     }
@@ -98,10 +98,10 @@ pub fn unregister(app: &App, done: impl FnOnce(&App, i32) + 'static) {
     });
     let arg = Box::into_raw(Box::new(done)).cast();
     let handle = fabric.handle.get().copied().unwrap_or(0);
-    // SAFETY: the target's function, on the app thread; `arg` is `ended`'s.
+    // SAFETY: the target's function, on the app thread; `ended` owns `arg` once the target accepts the call.
     let status = unsafe { (fabric.unregister)(fabric.target, handle, Some(ended), arg) };
     if status < 0 {
-        // SAFETY: refused: `ended` is not called, so the box is still ours.
+        // SAFETY: the target refused and does not call `ended`, so this function still owns the box.
         unsafe { ended(arg, status) };
     }
 }

@@ -1,4 +1,4 @@
-//! One request: the fabric's memory, lent to the target from `exec` to `complete`.
+//! A request: memory of the fabric, lent to the target from `exec` to `complete`.
 #![expect(unsafe_code, reason = "requests cross the ABI as pointers")]
 
 use crate::buf::{self, Buf};
@@ -8,40 +8,40 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
 
-/// What is sent for data that is zeroes: never written, so it is one page of the system's however large.
+/// The source for data that is zeroes. The program never writes it, so it takes only one page of memory.
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
-/// What a request's data is for.
+/// The direction of a request's data transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
-    /// There is none.
+    /// No data.
     None,
-    /// From the host, gathered before the request is lent.
+    /// From the host. The fabric has received it before it lends the request.
     FromHost,
-    /// To the host, sent after success.
+    /// To the host. The fabric sends it after success.
     ToHost,
 }
 
 /// One command with its data and its response, and the fabric's part `B`.
 ///
 /// # Invariants
-/// While a request is lent nobody but the target touches it; `Slot::pieces` and `Slot::iov` stay as they are, so
-/// the list and the memory that the target sees are valid until it gives the request back.
+/// While a request is lent, only the target uses it. `Slot::pieces` and `Slot::iov` do not change meanwhile, so the
+/// list and the memory that the target uses are valid until it returns the request.
 pub struct Request<B>(Box<Slot<B>>);
 
-/// `raw` comes first: the target's pointer to it is a pointer to the slot.
+/// `raw` comes first, so the target's pointer to it is also a pointer to the slot.
 #[repr(C)]
 struct Slot<B> {
     raw: bay_nvmf_req,
     pieces: Vec<Buf>,
     iov: Vec<bay_iov>,
-    /// Length of a piece, in bytes; the last one may be shorter.
+    /// Length of a piece, in bytes. The last piece may be shorter.
     piece_len: u32,
     body: B,
 }
 
 impl<B> Request<B> {
-    /// A request whose data is in pieces of `piece_len` bytes, at most `data_len_max` bytes in all.
+    /// Creates a request. Its data is in pieces of `piece_len` bytes, at most `data_len_max` bytes in total.
     pub fn new(body: B, piece_len: u32, data_len_max: u32) -> Self {
         let piece_len = piece_len.max(1);
         let pieces = data_len_max.div_ceil(piece_len) as usize;
@@ -76,7 +76,7 @@ impl<B> Request<B> {
         &mut self.0.body
     }
 
-    /// Sets the command, as it came, and forgets the last one's transfer and response.
+    /// Sets the received command, and clears the transfer and response of the previous one.
     pub fn begin(&mut self, command: &[u8; 64]) {
         let raw = &mut self.0.raw;
         for (word, bytes) in raw.cmd.iter_mut().zip(command.chunks_exact(8)) {
@@ -88,7 +88,7 @@ impl<B> Request<B> {
         raw.len = 0;
     }
 
-    /// Says what the data is for; `len` in bytes.
+    /// Sets the direction and the length of the data; `len` in bytes.
     pub fn set_transfer(&mut self, transfer: Transfer, len: u32) {
         self.0.raw.len = len;
         self.0.raw.xfer = match transfer {
@@ -98,7 +98,7 @@ impl<B> Request<B> {
         };
     }
 
-    /// Gets memory for `len` bytes of data from the host's pools, all or nothing; whether there was enough.
+    /// Gets memory for `len` bytes of data from the host's pools, all or nothing. Returns whether there was enough.
     #[inline]
     pub fn obtain(&mut self, len: u32) -> bool {
         let slot = &mut *self.0;
@@ -116,12 +116,12 @@ impl<B> Request<B> {
         true
     }
 
-    /// Gives the memory of the data back.
+    /// Releases the memory of the data.
     pub fn release(&mut self) {
         self.0.pieces.clear();
     }
 
-    /// The pieces of `len` bytes of data from `offset` on; zeroes, if the target said so.
+    /// The pieces of the data, `len` bytes from `offset` on. They are zeroes if the target asked for zeroes.
     #[inline]
     pub fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]> {
         let (mut skip, mut left) = (offset as usize, len as usize);
@@ -140,7 +140,7 @@ impl<B> Request<B> {
         )
     }
 
-    /// The data from `offset` to the end of its piece; empty behind the end.
+    /// The data from `offset` to the end of its piece; empty when `offset` is past the end.
     pub fn data_mut(&mut self, offset: u32) -> &mut [u8] {
         let slot = &mut *self.0;
         let (index, within) = (offset / slot.piece_len, offset % slot.piece_len);
@@ -159,20 +159,20 @@ impl<B> Request<B> {
         bytes
     }
 
-    /// Answers in the target's place, for tests: success, and `len` bytes of data.
+    /// Answers instead of the target, for tests: success, and `len` bytes of data.
     #[cfg(any(test, feature = "testing"))]
     pub fn succeed(&mut self, cid: u16, len: u32) {
         self.0.raw.rsp = [0, u64::from(cid) << 32];
         self.0.raw.rsp_len = len;
     }
 
-    /// How much data the target sends to the host, in bytes; at most the length of the transfer.
+    /// How much data the target sends to the host, in bytes, at most the length of the transfer.
     #[must_use]
     pub fn response_len(&self) -> u32 {
         self.0.raw.rsp_len.min(self.0.raw.len)
     }
 
-    /// Gives the request to whoever holds the pointer.
+    /// Turns the request into a pointer, which then owns it.
     pub(super) fn into_raw(mut self, conn: *mut c_void) -> *mut bay_nvmf_req {
         let slot = &mut *self.0;
         slot.iov.clear();
@@ -187,7 +187,7 @@ impl<B> Request<B> {
     }
 
     /// # Safety
-    /// `raw` came from `into_raw` of a `Request<B>` and is given back once.
+    /// `raw` came from `into_raw` of a `Request<B>` and is turned back once.
     pub(super) unsafe fn from_raw(raw: *mut bay_nvmf_req) -> Self {
         // SAFETY: the caller's promise; `raw` is the first field of the slot.
         Self(unsafe { Box::from_raw(raw.cast()) })

@@ -1,4 +1,4 @@
-//! A group's rounds: what it does, and what the target has said meanwhile.
+//! A group's rounds: the group's own work, and the calls that the target made meanwhile.
 
 use super::registration::Fabric;
 use super::{Group, Request};
@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// What the target holds of a group.
+/// What the target's group pointer points to.
 pub(super) struct GroupCell<G: Group> {
     pub(super) fabric: &'static Fabric,
     pub(super) group: RefCell<G>,
@@ -15,7 +15,7 @@ pub(super) struct GroupCell<G: Group> {
     pub(super) poller: RefCell<Option<Poller>>,
 }
 
-/// What the target has said and the group is still to hear.
+/// A call of the target that the group has not handled yet.
 pub(super) enum Said<B> {
     Completed(usize, Request<B>),
     Connected { key: usize, qid: u16, size: u16, sq_flow_control: bool },

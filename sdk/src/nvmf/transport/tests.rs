@@ -1,5 +1,5 @@
-//! A fabric in memory against a target that is none.
-#![expect(unsafe_code, reason = "plays the target, which calls by pointers")]
+//! A fabric in memory, with a fake target.
+#![expect(unsafe_code, reason = "acts as the target, which passes pointers")]
 
 use super::registration::Fabric;
 use super::round::{GroupCell, Round};
@@ -37,17 +37,17 @@ fn a_lent_request_comes_back_with_its_body_and_what_the_target_wrote() {
     request.begin(&[7; 64]);
     request.set_transfer(Transfer::ToHost, 512);
     let raw = request.into_raw(ptr::dangling_mut());
-    // SAFETY: the pointer just made; nobody else has it.
+    // SAFETY: the pointer was just made; there is no other reference.
     let lent = unsafe { &mut *raw };
     assert_eq!((lent.cmd, lent.len, lent.xfer), ([0x0707_0707_0707_0707; 8], 512, 2));
     assert!(lent.iov.is_null() && lent.iovcnt == 0);
     lent.rsp = [1, u64::from_le_bytes([2; 8])];
     lent.rsp_len = 4096;
-    // SAFETY: `lent` is not used any more.
+    // SAFETY: `lent` is not used again.
     let request = unsafe { Request::<String>::from_raw(raw) };
     assert_eq!(request.body(), "body");
     assert_eq!(request.response()[8..], [2; 8]);
-    assert_eq!(request.response_len(), 512, "never more than the transfer");
+    assert_eq!(request.response_len(), 512, "the response is at most as long as the transfer");
 }
 
 /// A fabric whose only connection lends one request as soon as it is added.
@@ -127,7 +127,7 @@ impl Group for LoopGroup {
 }
 
 thread_local! {
-    /// The connection that the fake target was given.
+    /// The connection that the fake target received.
     static CONN: Cell<*mut c_void> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -140,17 +140,17 @@ unsafe extern "C" fn refuse(_target: *mut c_void, _handle: u64, _conn: *mut c_vo
     -errno::ENOMEM
 }
 
-/// Accepts the queue and gives the request back before it returns.
+/// Accepts the queue and completes the request before it returns.
 unsafe extern "C" fn exec(_target: *mut c_void, _qpair: *mut c_void, req: *mut bay_nvmf_req) {
     let conn = CONN.get();
-    // SAFETY: the connection is served.
+    // SAFETY: a group serves the connection.
     unsafe { connected::<Loop>(conn, 1, 128, 0) };
-    // SAFETY: lent a moment ago.
+    // SAFETY: the request was just lent.
     unsafe { complete::<Loop>(conn, req) };
 }
 
 unsafe extern "C" fn gone(_target: *mut c_void, _qpair: *mut c_void) {
-    // SAFETY: the connection has no request lent.
+    // SAFETY: no request of the connection is lent.
     unsafe { qpair_free::<Loop>(CONN.get()) };
 }
 
@@ -186,13 +186,13 @@ fn what_the_target_says_inside_exec_is_heard_after_it_and_the_connection_is_free
     });
     let group = Rc::as_ptr(&cell).cast_mut().cast();
     acceptor.hand_over("peer", &Address::default(), &Address::default()).unwrap();
-    // SAFETY: the connection just handed over, and a live group.
+    // SAFETY: the connection was just handed over, and the group is live.
     assert_eq!(unsafe { group_add::<Loop>(group, CONN.get(), ptr::dangling_mut()) }, 0);
     let mut round = Round(Rc::clone(&cell));
     assert!(round.poll());
-    // SAFETY: the connection is served.
+    // SAFETY: a group serves the connection.
     unsafe { close::<Loop>(CONN.get()) };
-    assert!(round.prepare_sleep(), "what was said is work");
+    assert!(round.prepare_sleep(), "a queued call of the target is work");
     round.poll();
     let heard = &cell.group.borrow().heard;
     assert_eq!(
@@ -212,19 +212,19 @@ fn a_connection_that_the_target_refuses_is_dropped() {
 fn the_transports_errno_and_its_reason_reach_the_target_once() {
     let fabric = ptr::from_ref(fabric(keep)).cast_mut().cast();
     let mut transport = ptr::null_mut();
-    // SAFETY: a live fabric, text and place for the result.
+    // SAFETY: the fabric is live; the text and the place for the result are valid.
     let status = unsafe { create::<Loop>(fabric, bay_str::new("[]"), &raw mut transport) };
     assert_eq!(status, -errno::EINVAL);
     unsafe extern "C" fn append(ctx: *mut c_void, text: bay_str) {
-        // SAFETY: the text below.
+        // SAFETY: `ctx` is the text below.
         let whole = unsafe { &mut *ctx.cast::<Vec<String>>() };
-        // SAFETY: valid for the call.
+        // SAFETY: the text is valid for the call.
         whole.push(unsafe { crate::host::text(text) }.to_owned());
     }
     let mut said = Vec::<String>::new();
     let sink = bay_sink { ctx: (&raw mut said).cast(), write: Some(append) };
     for _ in 0..2 {
-        // SAFETY: a live fabric and sink.
+        // SAFETY: the fabric and the sink are live.
         unsafe { explain(fabric, &raw const sink) };
     }
     assert_eq!(said, ["options [] is not allowed; allowed: {}", ""]);
@@ -232,8 +232,8 @@ fn the_transports_errno_and_its_reason_reach_the_target_once() {
     let status = unsafe { create::<Loop>(fabric, bay_str::new("{}"), &raw mut transport) };
     assert_eq!(status, 0);
     let address = Address::default().to_raw();
-    // SAFETY: the transport just made.
+    // SAFETY: the transport was just created.
     assert_eq!(unsafe { listen::<Loop>(transport, &raw const address) }, -98);
-    // SAFETY: as above, for the last time.
+    // SAFETY: as above; this is the last call.
     unsafe { destroy::<Loop>(transport) };
 }

@@ -1,5 +1,5 @@
-//! The functions that the target calls, and what it holds of a transport.
-#![expect(unsafe_code, reason = "the target gives back the pointers that it was given")]
+//! The functions that the target calls, and the data behind the target's pointers.
+#![expect(unsafe_code, reason = "the target passes the pointers that it was given")]
 
 use super::acceptor::Conn;
 use super::registration::Fabric;
@@ -17,14 +17,14 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
-/// What the target holds of a transport. Groups' threads read `settings` and `fabric` only.
+/// What the target's transport pointer points to. Groups' threads read `settings` and `fabric` only.
 struct TransportCell<T: Transport> {
     fabric: &'static Fabric,
     settings: T::Settings,
     transport: RefCell<T>,
 }
 
-/// The functions that the target calls. Each pointer is what this module gave the target before.
+/// The functions that the target calls. Each pointer argument is one that this module gave the target before.
 pub(super) struct Thunks<T>(PhantomData<T>);
 
 impl<T: Transport> Thunks<T> {
@@ -50,10 +50,10 @@ impl<T: Transport> Thunks<T> {
     };
 }
 
-/// Why the fabric refused last, for [`explain`].
+/// The text of the fabric's last refusal, for [`explain`].
 static REFUSAL: Mutex<String> = Mutex::new(String::new());
 
-/// The errno of a failed control operation; its text waits for who asks.
+/// Returns the errno of a failed control operation, logs its text, and keeps the text for [`explain`].
 fn told(error: &Error) -> i32 {
     tracing::error!("{error}");
     error.message().clone_into(&mut REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
@@ -61,7 +61,7 @@ fn told(error: &Error) -> i32 {
 }
 
 pub(super) unsafe extern "C" fn explain(_ctx: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: the caller's sink, valid through the call.
+    // SAFETY: the caller's sink, valid for the call.
     let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
     let text = std::mem::take(&mut *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner));
     enter((), || sink.write(&text));
@@ -77,7 +77,7 @@ pub(super) unsafe extern "C" fn create<T: Transport>(
     let options = if options.len == 0 {
         &[][..]
     } else {
-        // SAFETY: the caller's text, valid through the call.
+        // SAFETY: the caller's text, valid for the call.
         unsafe { std::slice::from_raw_parts(options.ptr, options.len) }
     };
     let made = enter(Err(-errno::EFAULT), || {
@@ -88,7 +88,7 @@ pub(super) unsafe extern "C" fn create<T: Transport>(
     match made {
         Ok((made, settings)) => {
             let cell = TransportCell::<T> { fabric, settings, transport: RefCell::new(made) };
-            // SAFETY: the caller's place for the result.
+            // SAFETY: `transport` is the caller's place for the result.
             unsafe { transport.write(Box::into_raw(Box::new(cell)).cast()) };
             0
         }
@@ -97,15 +97,15 @@ pub(super) unsafe extern "C" fn create<T: Transport>(
 }
 
 pub(super) unsafe extern "C" fn destroy<T: Transport>(transport: *mut c_void) {
-    // SAFETY: the box that `create` made, ended once.
+    // SAFETY: the box that `create` made; this is its only `destroy`.
     let cell = unsafe { Box::from_raw(transport.cast::<TransportCell<T>>()) };
     enter((), || drop(cell));
 }
 
-/// Enters the transport. Called from inside itself, which no target has a reason to do, it is busy.
+/// Runs `body` on the transport. Fails with `EBUSY` if `body` of another call is still running, which no target should cause.
 ///
 /// # Safety
-/// `transport` is what `create::<T>` gave, on the app thread.
+/// `transport` is the pointer that `create::<T>` stored, and this is the app thread.
 unsafe fn with_transport<T: Transport>(
     transport: *mut c_void,
     body: impl FnOnce(&mut T) -> Result<()>,
@@ -119,9 +119,9 @@ unsafe fn with_transport<T: Transport>(
 }
 
 unsafe extern "C" fn dump<T: Transport>(transport: *mut c_void, sink: *const bay_sink) {
-    // SAFETY: the caller's sink, valid through the call.
+    // SAFETY: the caller's sink, valid for the call.
     let Some(sink) = (unsafe { Sink::new(sink) }) else { return };
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     unsafe {
         with_transport::<T>(transport, |transport| {
             transport.dump(&sink);
@@ -134,9 +134,9 @@ pub(super) unsafe extern "C" fn listen<T: Transport>(
     transport: *mut c_void,
     addr: *const bay_nvmf_addr,
 ) -> i32 {
-    // SAFETY: the caller's address, valid through the call.
+    // SAFETY: the caller's address, valid for the call.
     let address = Address::from_raw(unsafe { &*addr });
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     unsafe { with_transport::<T>(transport, |transport| transport.listen(&address)) }
 }
 
@@ -144,9 +144,9 @@ unsafe extern "C" fn stop_listen<T: Transport>(
     transport: *mut c_void,
     addr: *const bay_nvmf_addr,
 ) -> i32 {
-    // SAFETY: the caller's address, valid through the call.
+    // SAFETY: the caller's address, valid for the call.
     let address = Address::from_raw(unsafe { &*addr });
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     unsafe { with_transport::<T>(transport, |transport| transport.stop_listen(&address)) }
 }
 
@@ -155,7 +155,7 @@ unsafe extern "C" fn group_create<T: Transport>(
     group: *mut *mut c_void,
 ) -> i32 {
     let cell = transport.cast_const().cast::<TransportCell<T>>();
-    // SAFETY: the transport outlives its groups, and `settings` is shared between threads.
+    // SAFETY: the transport outlives its groups, and all threads may share `settings`.
     let settings = unsafe { &(*cell).settings };
     // SAFETY: as above.
     let fabric = unsafe { (*cell).fabric };
@@ -164,7 +164,7 @@ unsafe extern "C" fn group_create<T: Transport>(
     });
     match made {
         Ok(made) => {
-            // SAFETY: the caller's place for the result.
+            // SAFETY: `group` is the caller's place for the result.
             unsafe { group.write(Rc::into_raw(made).cast_mut().cast()) };
             0
         }
@@ -196,13 +196,13 @@ fn open_group<G: Group>(
 }
 
 unsafe extern "C" fn group_destroy<T: Transport>(group: *mut c_void) {
-    // SAFETY: the count that `group_create` gave away, taken back once.
+    // SAFETY: the reference count from `group_create`; this is its only `group_destroy`.
     let cell = unsafe { Rc::from_raw(group.cast_const().cast::<GroupCell<T::Group>>()) };
     enter((), || {
         if let Some(poller) = cell.poller.take()
             && let Ok(group) = cell.group.try_borrow()
         {
-            // The host forgets the descriptor with the poller if it does not now.
+            // If this fails, the host removes the descriptor together with the poller.
             let _ = poller.wake_fd(group.wake_fd(), 0);
         }
         drop(cell);
@@ -215,9 +215,9 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
     qpair: *mut c_void,
 ) -> i32 {
     let group = group.cast_const().cast::<GroupCell<T::Group>>();
-    // SAFETY: a live group, on its own thread.
+    // SAFETY: the group is live, and this is its thread.
     let cell = unsafe { &*group };
-    // SAFETY: the connection of `hand_over`; it is the group's from now on.
+    // SAFETY: the connection from `hand_over`; the group owns it from now on.
     let mut given = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
     let fabric = cell.fabric;
     let qpair = Qpair {
@@ -242,7 +242,7 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
     });
     if status == 0 {
         given.group = group;
-        // The same address as `conn`, the target's until `qpair_free`.
+        // It has the same address as `conn`; the target owns it until `qpair_free`.
         let _ = Box::into_raw(given);
     } else {
         enter((), move || drop(given));
@@ -251,15 +251,15 @@ pub(super) unsafe extern "C" fn group_add<T: Transport>(
 }
 
 unsafe extern "C" fn conn_refused<T: Transport>(_transport: *mut c_void, conn: *mut c_void) {
-    // SAFETY: the connection of `hand_over`, which no group has taken.
+    // SAFETY: the connection from `hand_over`, which no group has taken.
     let conn = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
     enter((), || drop(conn));
 }
 
-/// The group of a connection, and the connection's key.
+/// Returns a connection's group and key.
 ///
 /// # Safety
-/// `conn` was taken by `group_add::<T>` and is not freed yet, on the group's thread.
+/// `group_add::<T>` has taken `conn`, it is not freed yet, and this is the group's thread.
 unsafe fn served<'a, T: Transport>(conn: *mut c_void) -> (&'a GroupCell<T::Group>, usize) {
     // SAFETY: the caller's promise.
     let conn = unsafe { &*conn.cast_const().cast::<Conn<T>>() };
@@ -268,24 +268,24 @@ unsafe fn served<'a, T: Transport>(conn: *mut c_void) -> (&'a GroupCell<T::Group
 }
 
 pub(super) unsafe extern "C" fn complete<T: Transport>(conn: *mut c_void, req: *mut bay_nvmf_req) {
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
-    // SAFETY: lent by `Qpair::exec` of this group, given back once.
+    // SAFETY: `Qpair::exec` of this group has lent the request; it returns once.
     let request = unsafe { Request::from_raw(req) };
     enter((), || group.say(Said::Completed(key, request)));
 }
 
 pub(super) unsafe extern "C" fn close<T: Transport>(conn: *mut c_void) {
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
     enter((), || group.say(Said::Close(key)));
 }
 
 pub(super) unsafe extern "C" fn qpair_free<T: Transport>(conn: *mut c_void) {
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
     enter((), || group.say(Said::Free(key)));
-    // SAFETY: the connection of `hand_over`; the target has let go of it.
+    // SAFETY: the connection from `hand_over`; the target has released it.
     let conn = unsafe { Box::from_raw(conn.cast::<Conn<T>>()) };
     enter((), move || drop(conn));
 }
@@ -295,10 +295,10 @@ unsafe extern "C" fn conn_addr<T: Transport>(
     local: *mut bay_nvmf_addr,
     peer: *mut bay_nvmf_addr,
 ) -> i32 {
-    // SAFETY: the connection of `hand_over`, alive.
+    // SAFETY: the connection from `hand_over`, which is alive.
     let conn = unsafe { &*conn.cast_const().cast::<Conn<T>>() };
     if !local.is_null() {
-        // SAFETY: the caller's place for the result.
+        // SAFETY: `local` is the caller's place for the result.
         unsafe { local.write(conn.local) };
     }
     if !peer.is_null() {
@@ -314,7 +314,7 @@ pub(super) unsafe extern "C" fn connected<T: Transport>(
     sqsize: u16,
     sq_flow_control: u32,
 ) {
-    // SAFETY: the target gives back what it was given.
+    // SAFETY: the target passes the pointer that it was given.
     let (group, key) = unsafe { served::<T>(conn) };
     let sq_flow_control = sq_flow_control != 0;
     enter((), || group.say(Said::Connected { key, qid, size: sqsize, sq_flow_control }));

@@ -1,4 +1,4 @@
-//! Futures of I/O against a disk that may keep what it is given.
+//! I/O futures, with a disk that may keep its I/O in flight.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::*;
@@ -10,7 +10,7 @@ use crate::runtime::task;
 use crate::testing::FakeHost;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A disk of 64 blocks. Its I/O is done when it is polled while it is not held.
+/// A disk of 64 blocks. Its I/O completes in a poll, unless the test holds it.
 struct Memory(&'static str, DmaRegion, Arc<AtomicBool>);
 
 impl Bdev for Memory {
@@ -137,7 +137,7 @@ fn a_dropped_future_leaves_its_io_in_flight_and_the_stop_waits_for_it() {
     let to = Rc::clone(&has_ended);
     task::end_all(true, move || to.set(true));
     host.run();
-    assert!(!has_ended.get(), "its buffer is the host's");
+    assert!(!has_ended.get(), "the host still has its buffer");
     holds.store(false, Ordering::Relaxed);
     host.wait(|| has_ended.get().then_some(()));
     assert!(task::list_in_flight().is_empty());

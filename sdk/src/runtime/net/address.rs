@@ -1,4 +1,4 @@
-//! Where a socket is.
+//! Addresses of sockets.
 
 use crate::error::{Error, Result};
 use crate::runtime::worker;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-/// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) with its end.
+/// Maximum length of a Unix socket's path, in bytes: `sun_path` of unix(7) without the terminating NUL.
 const UNIX_PATH_MAX: usize = 107;
 
 /// The address of a socket.
@@ -14,12 +14,12 @@ const UNIX_PATH_MAX: usize = 107;
 pub enum Address {
     /// IPv4 or IPv6 with a port.
     Ip(SocketAddr),
-    /// The path of a Unix socket; empty for a peer that has none.
+    /// The path of a Unix socket; empty for a peer without a path.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Of an IP address in digits and a port. `field` names the address in errors.
+    /// Makes an address from a numeric IP address and a port. `field` is the field's name in errors.
     ///
     /// # Errors
     /// `EINVAL` naming the field.
@@ -31,7 +31,7 @@ impl Address {
         Ok(Self::Ip(SocketAddr::new(ip, port)))
     }
 
-    /// Of the path of a Unix socket. `field` names it in errors.
+    /// Makes an address from the path of a Unix socket. `field` is the field's name in errors.
     ///
     /// # Errors
     /// `EINVAL` for a path that is empty or too long.
@@ -45,10 +45,10 @@ impl Address {
         Err(Error::invalid(field, format!("of {len} bytes"), allowed))
     }
 
-    /// Looks a name up, on a worker. An address in digits is taken as it is. `[any lightweight thread]`
+    /// Resolves a host name, on a worker. Accepts a numeric address as well. `[any lightweight thread]`
     ///
     /// # Errors
-    /// `ENOENT` when the name has no address; what [`worker::run`] refuses.
+    /// `ENOENT` when the name has no address, or the errors of [`worker::run`].
     pub async fn resolve(host: &str, port: u16) -> Result<Vec<Self>> {
         if let Ok(address) = Self::ip("host", host, port) {
             return Ok(vec![address]);
@@ -62,7 +62,7 @@ impl Address {
         Ok(found.into_iter().map(Self::Ip).collect())
     }
 
-    /// The IP address and port, if it has them.
+    /// The IP address and port, or `None` for a Unix socket.
     #[must_use]
     pub fn as_ip(&self) -> Option<SocketAddr> {
         match self {
@@ -87,9 +87,9 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the system says of a socket's own or its peer's address.
+/// Converts an address that the system returned for a socket or its peer.
 pub(super) fn of_system(address: rustix::net::SocketAddrAny) -> Result<Address> {
-    let error = || Error::new(crate::errno::EINVAL, "a socket of an unknown family");
+    let error = || Error::new(crate::errno::EINVAL, "a socket is neither IPv4, IPv6 nor Unix");
     if let Ok(ip) = SocketAddr::try_from(address.clone()) {
         return Ok(Address::Ip(ip));
     }

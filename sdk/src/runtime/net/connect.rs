@@ -1,4 +1,4 @@
-//! Connections to others, without blocking.
+//! Outgoing connections, without blocking.
 
 use super::address::Address;
 use super::stream::{Options, Stream, pending_error};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Connects within `limit`. `[any lightweight thread]`
 ///
 /// # Errors
-/// `ETIMEDOUT`, `ECONNREFUSED` and what else connect(2) tells, naming the address.
+/// `ETIMEDOUT`, `ECONNREFUSED` and other errors of connect(2). The text names the address.
 pub async fn connect(address: &Address, options: &Options, limit: Duration) -> Result<Stream> {
     let named = |error: Error| {
         let message = format!("connecting to {address}: {}", error.message());
@@ -33,7 +33,7 @@ pub async fn connect(address: &Address, options: &Options, limit: Duration) -> R
     Ok(Stream::new(socket))
 }
 
-/// Begins to connect.
+/// Starts to connect.
 fn begin(address: &Address, options: &Options) -> Result<OwnedFd> {
     let family = match address {
         Address::Ip(ip) if ip.is_ipv4() => AddressFamily::INET,
@@ -59,12 +59,12 @@ fn begin(address: &Address, options: &Options) -> Result<OwnedFd> {
     begun().map_err(|error| Error::from(io::Error::from(error)))
 }
 
-/// Waits until the descriptor is ready, by a poller that is there as long.
+/// Waits until the descriptor is ready, with a poller that exists only for this wait.
 pub(super) async fn ready(fd: BorrowedFd<'_>, events: PollFlags) -> Result<()> {
     if is_ready(fd, events)? {
         return Ok(());
     }
-    // The poller refers to a copy, which lives as long as it does.
+    // The poller uses a copy of the descriptor, which it owns.
     let copy = fd.try_clone_to_owned()?;
     let waker = Rc::new(RefCell::new(None));
     let raw = copy.as_raw_fd();
@@ -79,7 +79,7 @@ pub(super) async fn ready(fd: BorrowedFd<'_>, events: PollFlags) -> Result<()> {
         ready => Poll::Ready(ready.map(drop)),
     })
     .await;
-    // Before the copy is closed.
+    // Drop the poller before its copy is closed.
     drop(poller);
     waited
 }

@@ -1,11 +1,11 @@
-//! What may stand between a socket and its user.
+//! Layers between a socket and its user, such as TLS.
 
 use rustix::net::{RecvFlags, SendFlags};
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A nonblocking socket without anything in between.
+/// A nonblocking socket without a layer.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
@@ -14,22 +14,23 @@ impl Socket {
         Self(fd)
     }
 
-    /// Receives what is there, into the pieces in order; 0 at the end of what the peer sends.
+    /// Receives the available data into the pieces in order. Returns 0 when the peer has ended its side.
     ///
     /// # Errors
-    /// As readv(2) tells them; `WouldBlock` when there is nothing.
+    /// Those of readv(2); `WouldBlock` when no data is available.
     pub fn read(&mut self, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match pieces {
-            // One piece costs the kernel less this way.
+            // For one piece, recv costs the kernel less than readv.
             [piece] => Ok(rustix::net::recv(&self.0, &mut **piece, RecvFlags::DONTWAIT)?.0),
             pieces => Ok(rustix::io::readv(&self.0, pieces)?),
         }
     }
 
-    /// Sends what the socket takes of the pieces in order. `has_more`: more follows at once, so that a packet may wait for it.
+    /// Sends the pieces in order, as far as the socket accepts them. `has_more`: the caller sends more at once, so the system may hold a
+    /// packet back.
     ///
     /// # Errors
-    /// As sendmsg(2) tells them; `WouldBlock` when it takes nothing.
+    /// Those of sendmsg(2); `WouldBlock` when the socket accepts nothing.
     pub fn write(&mut self, pieces: &[IoSlice<'_>], has_more: bool) -> io::Result<usize> {
         let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if has_more {
@@ -46,17 +47,17 @@ impl AsFd for Socket {
     }
 }
 
-/// A place for TLS: turns the bytes of the user into those of the wire and back. A stream calls it in place of its socket.
+/// A layer such as TLS: it converts between the user's bytes and those on the wire. A stream calls the layer instead of the socket.
 ///
-/// Both directions may read and write the socket, such as for a handshake. `WouldBlock` of the socket is passed on.
+/// Both directions may read and write the socket, for example during a handshake. The layer passes `WouldBlock` of the socket on.
 pub trait Layer: fmt::Debug + Send + 'static {
     /// As [`Socket::read`], for the user's bytes.
     ///
     /// # Errors
-    /// Those of the socket, and `InvalidData` for what breaks the layer's protocol: the connection ends.
+    /// Those of the socket. `InvalidData` when the peer violates the layer's protocol; the connection then ends.
     fn read(&mut self, socket: &mut Socket, pieces: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
-    /// As [`Socket::write`], for the user's bytes. What it has taken and not sent it sends with [`flush`](Self::flush).
+    /// As [`Socket::write`], for the user's bytes. [`flush`](Self::flush) sends bytes that the layer has accepted but not sent.
     ///
     /// # Errors
     /// As `read`.
@@ -67,20 +68,20 @@ pub trait Layer: fmt::Debug + Send + 'static {
         has_more: bool,
     ) -> io::Result<usize>;
 
-    /// Sends what it holds; whether nothing is left.
+    /// Sends the bytes that the layer has. Returns whether none are left.
     ///
     /// # Errors
-    /// As `read`, but for `WouldBlock`.
+    /// As `read`, except `WouldBlock`.
     fn flush(&mut self, socket: &mut Socket) -> io::Result<bool>;
 
-    /// Whether it holds bytes for the user that no descriptor tells of.
+    /// Whether the layer has bytes for the user. The descriptor does not report these.
     fn has_input(&self) -> bool;
 
-    /// Says goodbye in the layer's own way.
+    /// Ends the layer's protocol, such as with TLS's close_notify.
     fn end(&mut self, socket: &mut Socket);
 }
 
-/// Whether the call may be made again later.
+/// Whether the caller may try again later.
 pub(super) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,4 +1,4 @@
-//! Where connections come in.
+//! Listening sockets.
 
 use super::address::{Address, of_system};
 use super::stream::{Options, Stream, is_exhausted};
@@ -8,17 +8,17 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Connections accepted at once, so that a storm of them does not hold up the thread.
+/// Maximum number of connections per `accept`, so that a burst of them does not block the thread.
 const BURST: usize = 16;
-/// How long it rests when descriptors or memory have run out, in nanoseconds.
+/// How long the listener pauses when descriptors or memory run out, in nanoseconds.
 const REST_NS: u64 = 100_000_000;
 
-/// How a listener and what comes by it is set.
+/// Options of a listener and of its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenOptions {
-    /// Connections that the system holds until they are accepted.
+    /// How many connections the system queues until they are accepted.
     pub backlog: i32,
-    /// What accepted connections are set to.
+    /// Options of accepted connections.
     pub stream: Options,
 }
 
@@ -28,28 +28,28 @@ impl Default for ListenOptions {
     }
 }
 
-/// A listening socket. A Unix socket's path is removed when it is dropped.
+/// A listening socket. Dropping it removes the path of a Unix socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
     address: Address,
     options: ListenOptions,
-    /// It accepts nothing before, on the caller's clock.
+    /// The listener accepts nothing before this time, on the caller's clock.
     rests_until_ns: u64,
     is_exhausted: bool,
 }
 
 impl Listener {
-    /// Listens. IPv6 sockets take IPv6 only, so that both families may have the same port. Port 0 is one that the system chooses.
+    /// Starts listening. An IPv6 socket accepts IPv6 only, so both families can use the same port. With port 0 the system chooses a port.
     ///
     /// # Errors
-    /// `EADDRINUSE`, `EADDRNOTAVAIL` and what else bind(2) and listen(2) tell, naming the address.
+    /// `EADDRINUSE`, `EADDRNOTAVAIL` and other errors of bind(2) and listen(2). The text names the address.
     pub fn bind(address: &Address, options: &ListenOptions) -> Result<Self> {
         let socket = open(address, options).map_err(|error| {
             let why = io::Error::from(error);
             Error::new(error.raw_os_error(), format!("listening on {address}: {why}"))
         })?;
-        // The path is ours from here on.
+        // From here on `listener` owns the path and removes it when it is dropped.
         let mut listener = Self {
             socket,
             address: address.clone(),
@@ -64,14 +64,14 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// The listening address, with the port that the system chose.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Accepts the connections that wait, 16 at most. When descriptors or memory run out it says so once, rests for a tenth of a second
-    /// and then tries again. `now_ns`: [`thread::now_ns`](crate::thread::now_ns).
+    /// Accepts waiting connections, at most 16. When descriptors or memory run out, it logs this once, pauses for a tenth of a second
+    /// and then tries again. `now_ns` is [`thread::now_ns`](crate::thread::now_ns).
     pub fn accept(&mut self, now_ns: u64, accepted: &mut Vec<Stream>) {
         if now_ns < self.rests_until_ns {
             return;
@@ -91,19 +91,19 @@ impl Listener {
                     if !std::mem::replace(&mut self.is_exhausted, true) {
                         let address = &self.address;
                         tracing::error!(
-                            "accepting on {address}: {error}; connections wait until that is over, \
-                             see LimitNOFILE of the service"
+                            "accepting on {address}: {error}; connections wait until descriptors and \
+                             memory are free again, see LimitNOFILE of the service"
                         );
                     }
                     return;
                 }
-                // The peer has gone again, or an error of its network came instead of it: the next one may be good.
+                // The peer has closed the connection already, or the system reports its network error here: try the next one.
                 Err(error) => tracing::debug!("accepting on {}: {error}", self.address),
             }
         }
     }
 
-    /// When it must be asked again though no descriptor says so, on the host's clock in nanoseconds; `u64::MAX` = never.
+    /// When `accept` must be called again without an event of the descriptor, on the host's clock in nanoseconds; `u64::MAX` = never.
     #[must_use]
     pub fn next_ns(&self) -> u64 {
         if self.is_exhausted { self.rests_until_ns } else { u64::MAX }
@@ -117,7 +117,10 @@ impl Listener {
         match set {
             Ok(()) => Some(Stream::new(socket)),
             Err(error) => {
-                tracing::debug!("a connection to {} was lost as it came: {error}", self.address);
+                tracing::debug!(
+                    "cannot set the options of a new connection to {}: {error}",
+                    self.address
+                );
                 None
             }
         }
@@ -132,7 +135,7 @@ fn open(address: &Address, options: &ListenOptions) -> rustix::io::Result<OwnedF
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    // Accepted connections inherit the sizes; the window's scale is told before they are accepted.
+    // Accepted connections inherit the buffer sizes; the window scale is negotiated before they are accepted.
     options.stream.apply_buffers(&socket)?;
     match address {
         Address::Ip(ip) => {
@@ -157,7 +160,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Address::Unix(path) = &self.address {
-            // Gone already is as good.
+            // An error means that the path is gone already.
             let _ = std::fs::remove_file(path);
         }
     }

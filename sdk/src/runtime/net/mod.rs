@@ -1,11 +1,11 @@
 //! Stream sockets of lightweight threads: nonblocking, edge-triggered, over IPv4, IPv6 and Unix.
 //!
-//! - [`Listener`] accepts a burst of connections and rests when descriptors run out.
-//! - [`Stream`] reads and writes pieces, knows whether the socket may have more, and counts bytes.
-//! - [`Sockets`] is one thread's connections: which of them have something to do, and what ends the thread's sleep.
-//! - [`connect`] and [`Stream::read_exact`] are futures, for the first words of a connection.
+//! - [`Listener`] accepts a burst of connections and pauses when descriptors run out.
+//! - [`Stream`] reads and writes pieces, knows whether the socket may have more data, and counts bytes.
+//! - [`Sockets`] has one thread's connections: it finds those that have work, and wakes the thread for them.
+//! - [`connect`] and [`Stream::read_exact`] are futures, for the start of a connection.
 //!
-//! A server is a poller that calls [`Sockets::look`] once a round, then [`Sockets::round`] for those with something to do. See
+//! A server is a poller that calls [`Sockets::look`] once a round, then [`Sockets::round`] for the connections with work. See
 //! `docs/plugin-guide/runtime.md`.
 
 mod address;

@@ -2,7 +2,7 @@
 //!
 //! A piece is an address and a length. No Rust reference to the memory exists, so another program, such as a guest, may share
 //! it and change it at any time.
-#![expect(unsafe_code, reason = "hands the kernel memory by its address")]
+#![expect(unsafe_code, reason = "passes memory to the kernel by its address")]
 
 use crate::bdev::{BdevIo, Buffers, Op};
 use std::io::{IoSlice, IoSliceMut};
@@ -26,17 +26,17 @@ pub struct InPiece<'a> {
     lent: PhantomData<&'a mut ()>,
 }
 
-// `IoSlice` has the layout of `struct iovec` on Unix, as its documentation says: an address, then a length.
+// On Unix, `IoSlice` has the layout of `struct iovec`, as its documentation says: an address, then a length.
 const _: () = assert!(size_of::<OutPiece<'_>>() == size_of::<IoSlice<'_>>());
 const _: () = assert!(align_of::<OutPiece<'_>>() == align_of::<IoSlice<'_>>());
 const _: () = assert!(size_of::<InPiece<'_>>() == size_of::<IoSliceMut<'_>>());
 const _: () = assert!(align_of::<InPiece<'_>>() == align_of::<IoSliceMut<'_>>());
 
 impl<'a> OutPiece<'a> {
-    /// An empty piece, to fill a list with.
+    /// An empty piece, for initialising a list.
     pub const EMPTY: Self = Self { addr: std::ptr::null(), len: 0, lent: PhantomData };
 
-    /// Plain bytes.
+    /// Makes a piece from plain bytes.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { addr: bytes.as_ptr(), len: bytes.len(), lent: PhantomData }
@@ -44,24 +44,24 @@ impl<'a> OutPiece<'a> {
 
     /// Length, in bytes.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs is_empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// For a system call, which reads the memory and makes no reference of it.
+    /// For a system call that reads the memory and creates no reference to it.
     pub(super) fn as_slices<'b>(pieces: &'b [Self]) -> &'b [IoSlice<'a>] {
-        // SAFETY: the layouts are the same; whoever made a piece answers for its memory.
+        // SAFETY: the layouts are the same; the creator of a piece guarantees that its memory is valid.
         unsafe { std::slice::from_raw_parts(pieces.as_ptr().cast(), pieces.len()) }
     }
 
-    /// A copy, for a layer that has to see the bytes.
+    /// Copies the pieces, for a layer that needs the bytes.
     pub(super) fn copy(pieces: &[Self]) -> Vec<u8> {
         let mut bytes = vec![0u8; pieces.iter().map(|piece| piece.len).sum()];
         let mut rest = bytes.as_mut_slice();
         for piece in pieces.iter().filter(|piece| piece.len > 0) {
             let (now, later) = rest.split_at_mut(piece.len);
-            // SAFETY: readable for its length, and `bytes` is another memory.
+            // SAFETY: the piece is readable for its length, and `bytes` does not overlap it.
             unsafe { piece.addr.copy_to_nonoverlapping(now.as_mut_ptr(), piece.len) };
             rest = later;
         }
@@ -70,10 +70,10 @@ impl<'a> OutPiece<'a> {
 }
 
 impl<'a> InPiece<'a> {
-    /// An empty piece, to fill a list with.
+    /// An empty piece, for initialising a list.
     pub const EMPTY: Self = Self { addr: std::ptr::null_mut(), len: 0, lent: PhantomData };
 
-    /// Plain bytes.
+    /// Makes a piece from plain bytes.
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Self {
         Self { addr: bytes.as_mut_ptr(), len: bytes.len(), lent: PhantomData }
@@ -81,24 +81,24 @@ impl<'a> InPiece<'a> {
 
     /// Length, in bytes.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs is_empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// For a system call, which fills the memory and makes no reference of it.
+    /// For a system call that fills the memory and creates no reference to it.
     pub(super) fn as_slices<'b>(pieces: &'b mut [Self]) -> &'b mut [IoSliceMut<'a>] {
-        // SAFETY: the layouts are the same; whoever made a piece answers for its memory.
+        // SAFETY: the layouts are the same; the creator of a piece guarantees that its memory is valid.
         unsafe { std::slice::from_raw_parts_mut(pieces.as_mut_ptr().cast(), pieces.len()) }
     }
 
-    /// Fills the pieces in order.
+    /// Copies `bytes` into the pieces in order.
     pub(super) fn fill(pieces: &mut [Self], bytes: &[u8]) {
         let mut rest = bytes;
         for piece in pieces {
             let (now, later) = rest.split_at(piece.len.min(rest.len()));
             if !now.is_empty() {
-                // SAFETY: writable for its length, and `bytes` is another memory.
+                // SAFETY: the piece is writable for its length, and `bytes` does not overlap it.
                 unsafe { piece.addr.copy_from_nonoverlapping(now.as_ptr(), now.len()) };
             }
             rest = later;
@@ -106,7 +106,7 @@ impl<'a> InPiece<'a> {
     }
 }
 
-/// Address and length of the parts of `buffers` from `offset` on, `len` bytes in all at most.
+/// Address and length of each part of `buffers`, from byte `offset` on, at most `len` bytes in total.
 fn parts(
     buffers: Buffers<'_>,
     offset: usize,
@@ -123,9 +123,9 @@ fn parts(
 }
 
 impl BdevIo {
-    /// The I/O's memory from `offset` on, at most `len` bytes, to send it.
+    /// The I/O's memory from byte `offset` on, at most `len` bytes, to send from.
     pub fn out_pieces(&self, offset: usize, len: usize) -> impl Iterator<Item = OutPiece<'_>> {
-        // The memory is the I/O's until it ends, and the pieces borrow it.
+        // The I/O owns the memory until it completes, and the pieces borrow the I/O.
         parts(self.buffers(), offset, len).map(|(addr, len)| OutPiece {
             addr,
             len,
@@ -133,11 +133,11 @@ impl BdevIo {
         })
     }
 
-    /// The memory of a read from `offset` on, at most `len` bytes, to receive into it. Nothing for another op, whose memory is for
-    /// reading only.
+    /// The memory of a read from byte `offset` on, at most `len` bytes, to receive into. Empty for any other op, whose memory must not be
+    /// written.
     pub fn in_pieces(&self, offset: usize, len: usize) -> impl Iterator<Item = InPiece<'_>> {
         let len = if matches!(self.op(), Op::Read(_)) { len } else { 0 };
-        // The memory is the I/O's until it ends, and the pieces borrow it. Only the kernel writes it.
+        // The I/O owns the memory until it completes, and the pieces borrow the I/O. Only the kernel writes to it.
         parts(self.buffers(), offset, len).map(|(addr, len)| InPiece {
             addr,
             len,

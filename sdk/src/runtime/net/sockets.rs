@@ -8,11 +8,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Sockets that one look takes.
+/// Maximum number of events per `look`.
 const EVENTS: usize = 64;
 
-/// Connections with a value each, and which of them have something to do. They are watched edge-triggered: a look costs one system
-/// call, however many there are.
+/// Connections with a value each. It tracks which of them have work. It uses edge-triggered epoll, so `look` costs one system call for
+/// any number of connections.
 pub struct Sockets<T> {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
@@ -25,18 +25,18 @@ pub struct Sockets<T> {
 struct Slot<T> {
     stream: Stream,
     value: T,
-    /// It is in the list of those that have something to do.
+    /// Whether the connection is in the list of those with work.
     is_active: bool,
 }
 
-/// What a connection is after its turn.
+/// What a connection does after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It has something to do in the next round.
+    /// It has work in the next round.
     Work,
     /// It waits for the peer, or for [`Sockets::activate`].
     Wait,
-    /// It has ended: stream and value are dropped.
+    /// It has ended. The stream and the value are dropped.
     End,
 }
 
@@ -48,10 +48,10 @@ impl<T: fmt::Debug> fmt::Debug for Sockets<T> {
 }
 
 impl<T> Sockets<T> {
-    /// Room for `max` connections.
+    /// Creates a set for at most `max` connections.
     ///
     /// # Errors
-    /// When the system lacks descriptors or memory.
+    /// When the system is out of descriptors or memory.
     pub fn new(max: usize) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         Ok(Self {
@@ -64,31 +64,34 @@ impl<T> Sockets<T> {
         })
     }
 
-    /// What is readable when a socket has changed: for [`Poller::wake_fd`](crate::poller::Poller::wake_fd).
+    /// A descriptor that is readable when a socket has changed, for [`Poller::wake_fd`](crate::poller::Poller::wake_fd).
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 
-    /// How many there are.
+    /// Number of connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no connections.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds a connection, which has a turn in the next round; its key.
+    /// Adds a connection and returns its key. The connection gets a turn in the next round.
     ///
     /// # Errors
-    /// `EAGAIN` when there is no more room; what epoll_ctl(2) tells. The stream is closed then.
+    /// `EAGAIN` when the set is full, or the errors of epoll_ctl(2). The stream is then closed.
     pub fn add(&mut self, stream: Stream, value: T) -> Result<usize> {
         if self.len() >= self.max {
-            return Err(Error::new(errno::EAGAIN, format!("there are {} connections", self.max)));
+            return Err(Error::new(
+                errno::EAGAIN,
+                format!("all {} connections are in use", self.max),
+            ));
         }
         let key = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -107,13 +110,13 @@ impl<T> Sockets<T> {
         Ok(key)
     }
 
-    /// Takes a connection out.
+    /// Removes and returns a connection.
     pub fn remove(&mut self, key: usize) -> Option<(Stream, T)> {
         let slot = self.slots.get_mut(key)?.take()?;
         self.free.push(key);
-        // Its turn may be in the list: a later connection with this key is added to it only once more.
+        // Remove its entry in the list, so that a later connection with the same key is listed only once.
         self.active.retain(|active| *active != key);
-        // Fails when the system has forgotten the socket already, which is as good.
+        // An error means that the system has already removed the socket.
         let _ = epoll::delete(&self.epoll, &slot.stream);
         Some((slot.stream, slot.value))
     }
@@ -124,7 +127,7 @@ impl<T> Sockets<T> {
         Some((&mut slot.stream, &mut slot.value))
     }
 
-    /// Every connection, by key.
+    /// All connections, with their keys.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Stream, &mut T)> {
         self.slots.iter_mut().enumerate().filter_map(|(key, slot)| {
             let slot = slot.as_mut()?;
@@ -132,7 +135,7 @@ impl<T> Sockets<T> {
         })
     }
 
-    /// Has a connection do something in the next round, such as send an answer that has become ready.
+    /// Gives a connection a turn in the next round, for example to send an answer that is ready.
     pub fn activate(&mut self, key: usize) {
         if let Some(Some(slot)) = self.slots.get_mut(key)
             && !std::mem::replace(&mut slot.is_active, true)
@@ -141,7 +144,7 @@ impl<T> Sockets<T> {
         }
     }
 
-    /// Asks once which sockets have changed; whether any has.
+    /// Checks once which sockets have changed. Returns whether any has.
     pub fn look(&mut self) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.events.clear();
@@ -166,10 +169,10 @@ impl<T> Sockets<T> {
         !self.events.is_empty()
     }
 
-    /// Gives each connection that has something to do a turn. `turn` says what it is afterwards; a connection that has ended is closed
+    /// Gives each connection with work a turn. `turn` returns what the connection does next. A connection that has ended is closed
     /// and dropped.
     pub fn round(&mut self, mut turn: impl FnMut(usize, &mut Stream, &mut T) -> Next) {
-        // The list keeps its memory; what a turn would add is kept by `is_active`.
+        // Keep the list's memory for the next round. `is_active` records what a turn adds.
         let mut active = std::mem::take(&mut self.active);
         active.retain(|key| {
             let Some(place) = self.slots.get_mut(*key) else { return false };
@@ -181,7 +184,7 @@ impl<T> Sockets<T> {
                     false
                 }
                 Next::End => {
-                    // Fails when the system has forgotten the socket already, which is as good.
+                    // An error means that the system has already removed the socket.
                     let _ = epoll::delete(&self.epoll, &slot.stream);
                     *place = None;
                     self.free.push(*key);
@@ -192,7 +195,7 @@ impl<T> Sockets<T> {
         self.active = active;
     }
 
-    /// Whether a round has something to do though no descriptor says so: for
+    /// Whether a connection has work that no descriptor reports, for
     /// [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep).
     #[must_use]
     pub fn has_work(&self) -> bool {

@@ -11,18 +11,19 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What a connection is set to.
+/// Socket options of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Sends small pieces at once. TCP.
+    /// Sends small pieces without delay (`TCP_NODELAY`).
     pub no_delay: bool,
-    /// Asks a peer that is silent for so long, and then every so often three times, whether it is there; `None` = never. TCP.
+    /// TCP keep-alive: probes a peer that has been silent for the first duration, then three times at intervals of the second one; `None`
+    /// = never.
     pub keep_alive: Option<(Duration, Duration)>,
-    /// Ends the connection when the peer takes nothing of what is sent for so long; zero = as the system thinks fit. TCP.
+    /// Ends the connection when the peer has acknowledged no data for this long; zero = the system's default. TCP only.
     pub user_timeout: Duration,
-    /// Bytes that the kernel holds until they are read; `None` = as the system thinks fit. What the system does not permit is left out.
+    /// Size of the kernel's receive buffer in bytes; `None` = the system's default. Limited to what the system permits.
     pub receive_buffer: Option<usize>,
-    /// Bytes that the kernel holds until the peer has taken them; `None` = as the system thinks fit.
+    /// Size of the kernel's send buffer in bytes; `None` = the system's default.
     pub send_buffer: Option<usize>,
 }
 
@@ -39,7 +40,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Sets a socket of TCP.
+    /// Applies the options of a TCP socket.
     pub(super) fn apply_tcp(&self, socket: impl AsFd) -> rustix::io::Result<()> {
         let socket = socket.as_fd();
         sockopt::set_tcp_nodelay(socket, self.no_delay)?;
@@ -54,7 +55,7 @@ impl Options {
         Ok(())
     }
 
-    /// Sets the sizes of buffers, before the socket listens or connects: the peer learns the scale of the window then.
+    /// Sets the buffer sizes. Call it before the socket listens or connects, because the TCP handshake fixes the window scale.
     pub(super) fn apply_buffers(&self, socket: impl AsFd) -> rustix::io::Result<()> {
         if let Some(len) = self.receive_buffer.filter(|len| *len <= permitted("rmem_max")) {
             sockopt::set_socket_recv_buffer_size(socket.as_fd(), len)?;
@@ -66,20 +67,20 @@ impl Options {
     }
 }
 
-/// What the system permits. Asked for more, it would fix the size below what it goes up to by itself.
+/// The largest size that the system permits. If asked for more, the system would fix the size below its own automatic maximum.
 fn permitted(what: &str) -> usize {
     let text = std::fs::read_to_string(format!("/proc/sys/net/core/{what}")).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
-/// A nonblocking connection. It stays with one thread at a time and may be sent to another before it is watched there.
+/// A nonblocking connection. One thread uses it at a time. It may move to another thread before it is added to [`super::Sockets`].
 #[derive(Debug)]
 pub struct Stream {
     socket: Socket,
     layer: Option<Box<dyn Layer>>,
     is_readable: bool,
     is_writable: bool,
-    /// The peer has closed its side: only reading to the end tells.
+    /// The peer has closed its side, and the stream must be read to its end to find out.
     is_half_closed: bool,
     received: u64,
     sent: u64,
@@ -98,16 +99,16 @@ impl Stream {
         }
     }
 
-    /// Over one end of a socket pair, or another connected socket of this process.
+    /// Makes a stream from one end of a socket pair, or from another connected socket of this process.
     ///
     /// # Errors
-    /// When it cannot be set to not block.
+    /// When the socket cannot be set to nonblocking.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from)?;
         Ok(Self::new(fd))
     }
 
-    /// Puts a layer, such as TLS, between socket and user.
+    /// Puts a layer, such as TLS, between the socket and its user.
     pub fn set_layer(&mut self, layer: Box<dyn Layer>) {
         self.layer = Some(layer);
     }
@@ -115,7 +116,7 @@ impl Stream {
     /// The address at this end.
     ///
     /// # Errors
-    /// As getsockname(2) tells them.
+    /// Those of getsockname(2).
     pub fn local_address(&self) -> Result<Address> {
         of_system(rustix::net::getsockname(&self.socket).map_err(io::Error::from)?)
     }
@@ -123,33 +124,33 @@ impl Stream {
     /// The address at the other end.
     ///
     /// # Errors
-    /// `ENOTCONN` when the peer is gone already.
+    /// `ENOTCONN` when the peer has already disconnected.
     pub fn peer_address(&self) -> Result<Address> {
         let address = rustix::net::getpeername(&self.socket).map_err(io::Error::from)?;
         address.map_or_else(|| Ok(Address::Unix(Default::default())), of_system)
     }
 
-    /// Bytes received and sent, as the user counts them.
+    /// Number of bytes received and sent, as the user sees them.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
         (self.received, self.sent)
     }
 
-    /// Whether a read may find something.
+    /// Whether a read may return data.
     #[inline]
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.is_readable || self.layer.as_ref().is_some_and(|layer| layer.has_input())
     }
 
-    /// Whether a write may be taken.
+    /// Whether a write may accept data.
     #[inline]
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.is_writable
     }
 
-    /// The system says what has changed.
+    /// Records changes that the system has reported.
     #[inline]
     pub(super) fn changed(&mut self, readable: bool, writable: bool, closed: bool) {
         self.is_readable |= readable || closed;
@@ -157,7 +158,7 @@ impl Stream {
         self.is_half_closed |= closed;
     }
 
-    /// Reads what is there into the pieces in order: `Some(0)` at the end of what the peer sends, `None` when there is nothing now.
+    /// Reads available data into the pieces in order. `Some(0)` = the peer has ended its side, `None` = no data is available now.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -170,7 +171,7 @@ impl Stream {
         };
         match read {
             Ok(len) => {
-                // A short read has emptied the socket, and what comes later is told anew. A layer reads as it likes.
+                // A short read has emptied the socket, and the system reports later data again. A layer may read in any other way.
                 self.is_readable = len == room || self.is_half_closed || self.layer.is_some();
                 self.received += len as u64;
                 Ok(Some(len))
@@ -184,7 +185,8 @@ impl Stream {
         }
     }
 
-    /// Sends the pieces in order as far as the socket takes them; how many bytes it took. `has_more`: the user writes again at once.
+    /// Sends the pieces in order, as far as the socket accepts them. Returns the number of accepted bytes. `has_more`: the caller writes
+    /// again at once.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -208,7 +210,7 @@ impl Stream {
         }
     }
 
-    /// As [`read`](Self::read), into memory by its address. A [`Layer`] gets or gives copies.
+    /// As [`read`](Self::read), into memory given by address. A [`Layer`] works on copies.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -224,7 +226,7 @@ impl Stream {
         Ok(read)
     }
 
-    /// As [`write`](Self::write), from memory by its address. A [`Layer`] gets or gives copies.
+    /// As [`write`](Self::write), from memory given by address. A [`Layer`] works on copies.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -236,7 +238,7 @@ impl Stream {
         self.write(&[IoSlice::new(&OutPiece::copy(pieces))], has_more)
     }
 
-    /// Sends what a layer holds; whether nothing is left. Without a layer nothing ever is.
+    /// Sends the bytes that a layer has. Returns whether none are left, which is always so without a layer.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -247,17 +249,17 @@ impl Stream {
         }
     }
 
-    /// Sends nothing more: the peer reads to the end. What it sends can still be read.
+    /// Ends this side of the connection: the peer can read what was sent, then reaches the end. Reading remains possible.
     pub fn shutdown_write(&mut self) {
         self.end_layer();
-        // Fails when the peer was faster.
+        // An error means that the peer has already disconnected.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
-    /// Ends both directions. The descriptor is closed when the stream is dropped.
+    /// Ends both directions. Dropping the stream closes the descriptor.
     pub fn shutdown(&mut self) {
         self.end_layer();
-        // Fails when the peer was faster.
+        // An error means that the peer has already disconnected.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
@@ -267,10 +269,10 @@ impl Stream {
         }
     }
 
-    /// Fills `bytes`, for the first words of a connection; not on the data path. Not while the stream is in [`super::Sockets`].
+    /// Fills `bytes`, for the start of a connection. Do not use it on the data path, or while the stream is in [`super::Sockets`].
     ///
     /// # Errors
-    /// `EPIPE` when the peer ends before, and when the connection is lost.
+    /// `EPIPE` when the peer ends its side before, or an error when the connection is lost.
     pub async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -286,7 +288,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends all of `bytes`, for the first words of a connection; not on the data path. Not while the stream is in
+    /// Sends all of `bytes`, for the start of a connection. Do not use it on the data path, or while the stream is in
     /// [`super::Sockets`].
     ///
     /// # Errors
@@ -314,13 +316,13 @@ impl AsFd for Stream {
     }
 }
 
-/// Bytes that are read through a layer at once.
+/// Maximum number of bytes read through a layer at once.
 const LAYER_LEN: usize = 64 << 10;
 
-/// The peer reads no more.
+/// The peer has closed the connection.
 const EPIPE: i32 = 32;
 
-/// The connection's own error, such as of a connect that failed.
+/// Returns the socket's pending error, such as that of a failed connect.
 pub(super) fn pending_error(socket: impl AsFd) -> Result<()> {
     match sockopt::socket_error(socket.as_fd()) {
         Ok(Ok(())) => Ok(()),
@@ -330,7 +332,7 @@ pub(super) fn pending_error(socket: impl AsFd) -> Result<()> {
     }
 }
 
-/// Whether descriptors or memory have run out.
+/// Whether the system is out of descriptors or memory.
 pub(super) fn is_exhausted(error: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)

@@ -38,7 +38,7 @@ fn accept(host: &FakeHost, listener: &mut Listener) -> Stream {
     })
 }
 
-/// Both ends of a connection.
+/// Opens a connection and returns both ends.
 fn pair(host: &FakeHost) -> (Stream, TcpStream) {
     let mut listener = Listener::bind(&any_port(), &ListenOptions::default()).unwrap();
     let peer = TcpStream::connect(listener.address().as_ip().unwrap()).unwrap();
@@ -76,7 +76,7 @@ fn a_peer_that_does_not_read_stops_the_writer_until_it_does() {
     let (stream, ()) = sockets.get_mut(key).unwrap();
     while stream.is_writable() {
         sent += stream.write(&[IoSlice::new(&block)], false).unwrap();
-        assert!(sent < 1 << 30, "the kernel takes it all");
+        assert!(sent < 1 << 30, "the kernel accepts everything");
     }
     let reader = std::thread::spawn(move || {
         let mut all = vec![0; sent];
@@ -117,7 +117,7 @@ fn a_round_serves_those_that_have_something_to_do_and_drops_those_that_have_ende
     assert!(sockets.has_work());
     sockets.round(|_, _, turns| if *turns == 1 { Next::End } else { Next::Wait });
     assert_eq!((sockets.len(), sockets.has_work()), (1, false));
-    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "it was closed");
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "the connection was closed");
     sockets.activate(second);
     assert!(sockets.has_work());
     assert!(sockets.remove(second).is_some() && !sockets.has_work() && sockets.is_empty());
@@ -158,7 +158,7 @@ fn a_connect_ends_with_a_stream_or_with_why_not() {
 #[test]
 fn a_connect_that_nobody_answers_ends_in_time() {
     let host = FakeHost::new();
-    // A full queue of connections: the system answers no more.
+    // The queue of connections is full, so the system does not answer any more.
     let options = ListenOptions { backlog: 0, ..ListenOptions::default() };
     let listener = Listener::bind(&any_port(), &options).unwrap();
     let at = listener.address().as_ip().unwrap();
@@ -224,7 +224,7 @@ fn a_name_is_looked_up_on_a_worker() {
     assert!(none.is_err());
 }
 
-/// Turns every byte around, and sends nothing before it is flushed.
+/// Inverts the bits of every byte, and sends nothing before it is flushed.
 #[derive(Debug, Default)]
 struct Mirror {
     held: Vec<u8>,

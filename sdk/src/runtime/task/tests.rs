@@ -1,4 +1,4 @@
-//! Tasks in a fake host: its clock is the test's, and its rounds are the test's.
+//! Tasks on a fake host. The test controls the clock and the rounds.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "for tests")]
 
 use super::super::executor::TASKS_MAX;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Runs a task and its rounds until it has ended.
+/// Runs a task until it has ended.
 fn run<T: 'static>(host: &FakeHost, future: impl Future<Output = T> + 'static) -> T {
     let result = Rc::new(RefCell::new(None));
     let to = Rc::clone(&result);
