@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Parameters of RPC methods: a table says what a method takes, and the JSON of a call becomes a
- * struct. Nothing is allocated, the text is read once, and what the table does not allow is refused
- * with the name of the parameter.
+  * Parameters of RPC methods: a table declares the parameters of a method, and bay_params() turns the
+  * JSON of a call into a struct. It allocates nothing and reads the text once. It refuses what the
+  * table does not allow, and names the parameter.
  *
  *     struct create { char name[64]; uint64_t num_blocks; };
  *     static const struct bay_param create_params[] = {
@@ -10,44 +10,44 @@
  *         BAY_U64_PARAM(struct create, num_blocks, true, 1, UINT32_MAX, "Capacity, in blocks."),
  *     };
  *
- * Texts, numbers from 0 to 2^64 - 1 and booleans; at most 64 parameters. A parameter that may be
- * left out, or be null, keeps what the struct held before.
+  * Supports texts, numbers from 0 to 2^64 - 1 and booleans; at most 64 parameters. If an optional
+  * parameter is absent or null, its struct member keeps its value.
  */
 #ifndef BAY_PARAMS_H
 #define BAY_PARAMS_H
 
 #include "bay_text.h"
 
-/** Longest name of a parameter, with its NUL, in bytes. */
+/** Maximum length of a parameter's name with its NUL, in bytes. */
 #define BAY_PARAM_NAME_MAX 64
 
 enum bay_param_kind { BAY_PARAM_TEXT, BAY_PARAM_U32, BAY_PARAM_U64, BAY_PARAM_BOOL };
 
-/** One parameter and the member of the struct that takes it. */
+/** One parameter, and the struct member that stores it. */
 struct bay_param {
     const char *name, *doc;
     enum bay_param_kind kind;
     bool required;
     size_t offset, size;
-    uint64_t min, max; /* a number's value, a text's length in bytes */
+    uint64_t min, max; /* limits of a number's value, or of a text's length in bytes */
 };
 
 #define BAY_PARAM_(STRUCT, MEMBER, KIND, REQUIRED, MIN, MAX, DOC)                             \
     {#MEMBER, DOC, KIND, REQUIRED, offsetof(STRUCT, MEMBER), sizeof(((STRUCT *)0)->MEMBER), MIN, MAX}
-/** A text of at least one byte into an array of char; its length is the array's less the NUL. */
+/** A text of at least one byte, stored in an array of char with a terminating NUL. */
 #define BAY_TEXT_PARAM(STRUCT, MEMBER, REQUIRED, DOC)                                         \
     BAY_PARAM_(STRUCT, MEMBER, BAY_PARAM_TEXT, REQUIRED, 1, sizeof(((STRUCT *)0)->MEMBER) - 1, DOC)
-/** A number into a uint32_t. */
+/** A number, stored in a uint32_t. */
 #define BAY_U32_PARAM(STRUCT, MEMBER, REQUIRED, MIN, MAX, DOC)                                \
     BAY_PARAM_(STRUCT, MEMBER, BAY_PARAM_U32, REQUIRED, MIN, MAX, DOC)
-/** A number into a uint64_t. */
+/** A number, stored in a uint64_t. */
 #define BAY_U64_PARAM(STRUCT, MEMBER, REQUIRED, MIN, MAX, DOC)                                \
     BAY_PARAM_(STRUCT, MEMBER, BAY_PARAM_U64, REQUIRED, MIN, MAX, DOC)
-/** true or false into a bool. */
+/** true or false, stored in a bool. */
 #define BAY_BOOL_PARAM(STRUCT, MEMBER, REQUIRED, DOC)                                         \
     BAY_PARAM_(STRUCT, MEMBER, BAY_PARAM_BOOL, REQUIRED, 0, 1, DOC)
 
-/* What is left to read. */
+/* The rest of the text, which is still to be read. */
 struct bay_scan_ {
     const uint8_t *at, *end;
 };
@@ -73,7 +73,7 @@ static inline bool bay_word_(struct bay_scan_ *scan, const char *word) {
     return true;
 }
 
-/* Four hexadecimal digits; 0x10000 when there are none. */
+/* Reads four hexadecimal digits. Returns 0x10000 when there are none. */
 static inline uint32_t bay_hex4_(struct bay_scan_ *scan) {
     uint32_t value = 0;
     if (scan->end - scan->at < 4)
@@ -90,7 +90,7 @@ static inline uint32_t bay_hex4_(struct bay_scan_ *scan) {
     return value;
 }
 
-/* The character after a backslash as UTF-8; its length, 0 when it is none. */
+/* Reads the rest of an escape after its backslash, as UTF-8. Returns its length, or 0 when it is invalid. */
 static inline size_t bay_escape_(struct bay_scan_ *scan, char to[4]) {
     static const char from_to[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
     if (scan->at == scan->end)
@@ -119,7 +119,7 @@ static inline size_t bay_escape_(struct bay_scan_ *scan, char to[4]) {
     return len;
 }
 
-/* A string of JSON behind its opening quote, NUL-terminated; false when it is none or does not fit. */
+/* Reads the rest of a JSON string after its opening quote, and adds a NUL. False when it is invalid or too long. */
 static inline bool bay_string_(struct bay_scan_ *scan, char *to, size_t cap) {
     size_t len = 0;
     while (scan->at < scan->end && *scan->at != '"') {
@@ -139,7 +139,7 @@ static inline bool bay_string_(struct bay_scan_ *scan, char *to, size_t cap) {
     return bay_take_(scan, '"');
 }
 
-/* A number without sign, fraction and exponent. */
+/* Reads a number without sign, fraction and exponent. */
 static inline bool bay_number_(struct bay_scan_ *scan, uint64_t *number) {
     const uint8_t *first = scan->at;
     for (*number = 0; scan->at < scan->end && *scan->at >= '0' && *scan->at <= '9'; scan->at++) {
@@ -152,7 +152,7 @@ static inline bool bay_number_(struct bay_scan_ *scan, uint64_t *number) {
     return ends && scan->at > first && (*first != '0' || scan->at - first == 1);
 }
 
-/* One value into its member. */
+/* Reads one value into its member. */
 static inline bool bay_value_(struct bay_scan_ *scan, const struct bay_param *param, void *to) {
     uint64_t number = 0;
     uint32_t small;
@@ -191,8 +191,8 @@ static inline void bay_allowed_(const struct bay_param *param, struct bay_text *
         bay_text_add(why, " bytes");
 }
 
-/** Reads the parameters of a call into the struct `to`. False when they are refused: `why` says what
- *  is wrong and what is allowed, for an error with code BAY_INVALID_PARAMS. */
+/** Reads the parameters of a call into the struct `to`. Returns false when they are refused: `why` then
+ *  says what is wrong and what is allowed, for an error with code BAY_INVALID_PARAMS. */
 static inline bool bay_params(struct bay_str json, const struct bay_param *params, size_t count,
                               void *to, struct bay_text *why) {
     struct bay_scan_ scan = {json.ptr, json.ptr + json.len};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Methods of the control plane: registered with their description, and answered.
+  * RPC methods: describe, register and answer them.
  */
 #ifndef BAY_RPC_H
 #define BAY_RPC_H
@@ -11,11 +11,11 @@
 /** Code of an error about the parameters of a call. */
 #define BAY_INVALID_PARAMS (-32602)
 
-/** One entry of BAY_PLUGIN's PROVIDES: a method, so that calling it loads the plugin. */
+/** One entry of BAY_PLUGIN's PROVIDES, for a method. A call of the method then loads the plugin. */
 #define BAY_PROVIDES_RPC(METHOD) "\"rpc:" METHOD "\""
 
-/** The host's table of an interface, or NULL when it has none or an older one that lacks functions.
- *  `BAY_IFACE(host, bay_bdev_api, BAY_ID_BDEV)` */
+/** The host's table of an interface. NULL when the host does not have it, or when its table is older and
+ *  lacks functions. `BAY_IFACE(host, bay_bdev_api, BAY_ID_BDEV)` */
 #define BAY_IFACE(HOST, TABLE, ID)                                                            \
     ((const struct TABLE *)bay_iface_(HOST, BAY_STR(ID), sizeof(struct TABLE)))
 
@@ -24,7 +24,7 @@ static inline const void *bay_iface_(const struct bay_host *host, struct bay_str
     return table && *table >= size ? table : NULL;
 }
 
-/** Describes a method as JSON. */
+/** Writes the description of a method as JSON. */
 static inline void bay_describe(struct bay_text *text, const char *name, const char *doc,
                                 const struct bay_param *params, size_t count) {
     static const char *const kinds[] = {"string", "integer", "integer", "boolean"};
@@ -54,7 +54,7 @@ static inline void bay_describe(struct bay_text *text, const char *name, const c
     bay_text_add(text, "]}");
 }
 
-/** Registers a method that may be called at run time. 0, or a negative errno. `[app thread]` */
+/** Registers a method that may be called at run time. Returns 0 or a negative errno. `[app thread]` */
 static inline int32_t bay_method(const struct bay_host *host, const struct bay_rpc_api *rpc,
                                  const char *name, const char *doc, const struct bay_param *params,
                                  size_t count, bay_rpc_call_fn *call, void *ctx) {
@@ -71,13 +71,14 @@ static inline void bay_answer(const struct bay_host *host, const struct bay_rpc_
     rpc->reply(host, call, bay_text_str(result));
 }
 
-/** Answers a call with an error: BAY_INVALID_PARAMS or a negative errno, and what is wrong. `[any thread]` */
+/** Answers a call with an error: BAY_INVALID_PARAMS or a negative errno, and a text that says what is wrong.
+ *  `[any thread]` */
 static inline void bay_refuse(const struct bay_host *host, const struct bay_rpc_api *rpc, uint64_t call,
                               int32_t code, const char *message) {
     rpc->error(host, call, code, bay_str_of(message, strlen(message)), BAY_STR(""));
 }
 
-/** Reads the parameters of a call, or refuses it. */
+/** Reads the parameters of a call. Returns false after answering with an error. */
 static inline bool bay_params_or_refuse(const struct bay_host *host, const struct bay_rpc_api *rpc,
                                         uint64_t call, struct bay_str json,
                                         const struct bay_param *params, size_t count, void *to) {

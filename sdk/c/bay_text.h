@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * JSON text in a buffer of the caller's: answers, configuration, descriptions of methods.
+  * JSON text in a buffer of the caller, for answers, configuration and descriptions of methods.
  *
  *     BAY_TEXT(answer, 512);
  *     bay_text_quoted(&answer, disk->name);
  *     rpc->reply(host, call, bay_text_str(&answer));
  *
- * What does not fit is not added, and `cut` says so: half a JSON text is none.
+  * A piece that does not fit is not added, and `cut` is then set, because an incomplete JSON text is useless.
  */
 #ifndef BAY_TEXT_H
 #define BAY_TEXT_H
@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/** A text that grows up to the size of its buffer. */
+/** A text that can grow to the size of its buffer. */
 struct bay_text {
     char *bytes;
     size_t len, cap;
@@ -27,7 +27,7 @@ struct bay_text {
     char NAME##_bytes[CAP];                                                                   \
     struct bay_text NAME = {NAME##_bytes, 0, CAP, false}
 
-/** Appends bytes as they are. */
+/** Appends bytes unchanged. */
 static inline void bay_text_bytes(struct bay_text *text, const char *bytes, size_t len) {
     if (text->cut || len > text->cap - text->len) {
         text->cut = true;
@@ -37,12 +37,12 @@ static inline void bay_text_bytes(struct bay_text *text, const char *bytes, size
     text->len += len;
 }
 
-/** Appends a NUL-terminated text as it is. */
+/** Appends a NUL-terminated text unchanged. */
 static inline void bay_text_add(struct bay_text *text, const char *words) {
     bay_text_bytes(text, words, strlen(words));
 }
 
-/** Appends a number. */
+/** Appends a decimal number. */
 static inline void bay_text_number(struct bay_text *text, uint64_t number) {
     char digits[20];
     size_t at = sizeof(digits);
@@ -53,7 +53,7 @@ static inline void bay_text_number(struct bay_text *text, uint64_t number) {
     bay_text_bytes(text, digits + at, sizeof(digits) - at);
 }
 
-/** Appends a NUL-terminated UTF-8 text as a string of JSON. */
+/** Appends a NUL-terminated UTF-8 text as a JSON string. */
 static inline void bay_text_quoted(struct bay_text *text, const char *words) {
     static const char hex[] = "0123456789abcdef";
     bay_text_bytes(text, "\"", 1);
@@ -75,7 +75,7 @@ static inline struct bay_str bay_text_str(const struct bay_text *text) {
     return bay_str_of(text->bytes, text->cut ? 0 : text->len);
 }
 
-/** Gives the text to a sink. */
+/** Writes the text to a sink. */
 static inline void bay_text_write(const struct bay_text *text, const struct bay_sink *sink) {
     sink->write(sink->ctx, bay_text_str(text));
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ramdisk: disks in memory. The smallest bdev module in C, and the one to copy.
+  * ramdisk: disks in memory. The smallest bdev module in C. Copy it to start your own.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o ramdisk.so ramdisk.c
  *     drivebay rpc bdev_ramdisk_create '{"name":"R0","num_blocks":131072,"block_size":512}'
  *
- * From the bottom up: the door is the last line, `start` registers two methods, `create` puts a disk
- * on the bus, `submit` does its I/O. All but `submit` and the two functions of channels run on the
- * app thread, so the list of disks needs no lock.
+  * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
+  * disk and registers it, `submit` does its I/O. All code except `submit` and the two channel functions runs
+  * on the app thread, so the list of disks needs no lock.
  */
 #include "bay_rpc.h"
 #include <stdlib.h>
@@ -19,18 +19,18 @@ static const struct bay_rpc_api *rpc;
 
 struct disk {
     struct disk *next;
-    uint64_t id; /* handle on the bus */
+    uint64_t id; /* the bus's handle */
     char name[256];
-    uint8_t *bytes; /* memory that devices can reach */
+    uint8_t *bytes; /* memory that devices can access */
     uint64_t num_blocks;
     uint32_t block_size, region;
 };
 
-static struct disk *disks; /* app thread */
+static struct disk *disks; /* used on the app thread only */
 
 /* ---- I/O: on the reactor of the channel ------------------------------------------------------ */
 
-/* Copies between the list of an I/O and a place on the disk. */
+/* Copies between the list of an I/O and a position on the disk. */
 static int32_t copy(const struct bay_io *io, uint8_t *place, bool to_disk) {
     for (uint16_t i = 0; i < io->iovcnt; place += io->iov[i++].len)
         memcpy(to_disk ? place : io->iov[i].addr, to_disk ? io->iov[i].addr : place, io->iov[i].len);
@@ -39,8 +39,8 @@ static int32_t copy(const struct bay_io *io, uint8_t *place, bool to_disk) {
 
 static int32_t do_io(struct disk *disk, const struct bay_io *io) {
     if (io->op == BAY_OP_FLUSH || io->op == BAY_OP_RESET)
-        return 0; /* nothing is cached, nothing is in flight */
-    /* The bus has checked the range, and that the list is as long as the blocks. Memory looks again. */
+        return 0; /* there is no cache and no I/O in flight */
+    /* The bus has checked the range and the length of the list. A memory access must be safe, so check again. */
     if (io->lba > disk->num_blocks || io->nblocks > disk->num_blocks - io->lba)
         return -EINVAL;
     uint8_t *place = disk->bytes + io->lba * disk->block_size;
@@ -58,10 +58,10 @@ static int32_t do_io(struct disk *disk, const struct bay_io *io) {
 }
 
 static void submit(void *chan, struct bay_io *io) {
-    io->done(io, do_io((struct disk *)chan, io)); /* once; nothing of io is touched afterwards */
+    io->done(io, do_io((struct disk *)chan, io)); /* exactly once; do not touch io afterwards */
 }
 
-/* A channel is one thread's state. Here there is none: the disk itself serves as every channel. */
+/* A channel is one thread's state. This module has none, so the disk itself serves as every channel. */
 static int32_t chan_create(void *ctx, const struct bay_chan_args *args, void **chan) {
     (void)args;
     *chan = ctx;
@@ -75,7 +75,7 @@ static int32_t chan_destroy(void *ctx, void *chan) {
 
 /* ---- the disk: on the app thread ------------------------------------------------------------- */
 
-/* The bus has let go of the disk: no channel, no descriptor and no I/O is left. */
+/* The bus has released the disk: no channel, descriptor or I/O is left. */
 static int32_t destruct(void *ctx) {
     struct disk *disk = (struct disk *)ctx, **link = &disks;
     while (*link != disk)
@@ -86,7 +86,7 @@ static int32_t destruct(void *ctx) {
     return 0;
 }
 
-/* The call that makes the disk again, for save_config. */
+/* Writes the call that creates the disk again, for save_config. */
 static void write_config(void *ctx, const struct bay_sink *sink) {
     const struct disk *disk = (const struct disk *)ctx;
     BAY_TEXT(call, 2048);
@@ -121,7 +121,7 @@ static int32_t register_disk(struct disk *disk) {
         .numa = -1,
         .ops_mask = 1u << BAY_OP_READ | 1u << BAY_OP_WRITE | 1u << BAY_OP_FLUSH | 1u << BAY_OP_UNMAP |
                     1u << BAY_OP_WRITE_ZEROES | 1u << BAY_OP_RESET,
-        .must_flags = BAY_IO_FUA, /* RAM is as durable as it gets at once */
+        .must_flags = BAY_IO_FUA, /* nothing to do: written RAM cannot become more durable */
     };
     return bdev->register_(host, &reg, &disk->id);
 }
@@ -189,7 +189,7 @@ static const struct bay_param delete_params[] = {
     BAY_TEXT_PARAM(struct named, name, true, "Name of the bdev."),
 };
 
-/* `destruct` has run: the memory is back when the caller is told. */
+/* `destruct` has run, so the memory is free when the caller gets its answer. */
 static void deleted(void *call, int32_t status) {
     if (status == 0)
         rpc->reply(host, (uint64_t)(uintptr_t)call, BAY_STR("true"));
@@ -213,7 +213,7 @@ static void delete(void *ctx, uint64_t call, struct bay_str json) {
 /* ---- the plugin's life: on the app thread ---------------------------------------------------- */
 
 static int32_t init(const struct bay_host *given, void **state) {
-    *state = NULL; /* one library copy is one instance: statics will do */
+    *state = NULL; /* each copy of the library is one instance, so statics are enough */
     host = given;
     bdev = BAY_IFACE(host, bay_bdev_api, BAY_ID_BDEV);
     mem = BAY_IFACE(host, bay_mem_api, BAY_ID_MEM);

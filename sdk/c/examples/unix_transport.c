@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * unix: NVMe over Fabrics over Unix sockets. A transport of the target plugin `nvmf`.
+  * unix: NVMe over Fabrics over Unix sockets. A transport for the target plugin `nvmf`.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o unix.so unix_transport.c
  *     drivebay rpc nvmf_create_transport '{"trtype":"UNIX"}'
  *
- * What is said on a connection, all numbers little-endian:
+  * Format of the data on a connection, all numbers little-endian:
  *
  *     to the target:  u32 length of the data | u32 0 | 64-byte command  | data
  *     to the host:    u32 length of the data | u32 0 | 16-byte response | data
  *
- * The transport listens and accepts on the app thread and gives each connection to the target, which
- * gives it to a group: one on each poll group's thread. There a request is lent to the target by
- * `exec`, and comes back by `complete`, once, also from inside of `exec`.
+  * The transport listens and accepts on the app thread. It passes each connection to the target, which
+  * adds it to a group; each poll group's thread has one group. The group lends requests to the target with
+  * `exec`. The target returns each with `complete`, exactly once, possibly during `exec`.
  */
 #define _GNU_SOURCE /* accept4 */
 #include "bay_rpc.h"
@@ -24,9 +24,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define DATA_LEN_MAX (64u << 10) /* of one command; the target tells hosts so */
+#define DATA_LEN_MAX (64u << 10) /* per command; the target reports it to hosts */
 #define HEAD_LEN 72u
-#define DEPTH 64u /* commands of one connection that the target has */
+#define DEPTH 64u /* maximum number of commands of one connection that the target has */
 #define LISTENERS_MAX 16
 
 static const struct bay_host *host;
@@ -37,7 +37,7 @@ static const struct bay_nvmf_target_api *target;
 static uint64_t reference, handle;
 
 struct listener {
-    int fd; /* -1: this place is free */
+    int fd; /* -1: this entry is free */
     char path[sizeof(((struct bay_nvmf_addr *)0)->traddr)];
 };
 
@@ -48,7 +48,7 @@ struct transport {
 
 struct conn;
 
-/* What the target sees comes first: a pointer to it is a pointer to the whole. */
+/* The target's part comes first, so a pointer to it is also a pointer to the whole request. */
 struct request {
     struct bay_nvmf_req nvmf;
     struct bay_iov iov;
@@ -56,7 +56,7 @@ struct request {
 
 struct conn {
     struct conn *next;
-    int fd; /* -1: hung up */
+    int fd; /* -1: closed */
     void *qpair;
     char path[256];
     uint32_t lent;
@@ -67,7 +67,7 @@ struct conn {
 };
 
 struct group {
-    int epoll; /* readable when a connection has something */
+    int epoll; /* readable when a connection has an event */
     uint64_t poller;
     struct conn *conns;
 };
@@ -80,8 +80,8 @@ static uint32_t number(const uint8_t *bytes) {
     return value;
 }
 
-/* NVMe Base 2.0, section 3.3.3.1: the low two bits of the opcode, or of the Fabrics command type, say
- * which way the data goes; the SGL descriptor says how much. */
+/* NVMe Base 2.0, section 3.3.3.1: the low two bits of the opcode, or of the Fabrics command type, are the
+ * direction of the data; the SGL descriptor has its length. */
 static uint8_t transfer_of(const uint8_t *command, uint32_t *len) {
     uint8_t code = (command[0] == 0x7f ? command[4] : command[0]) & 3;
     *len = number(command + 32);
@@ -96,13 +96,13 @@ static void free_request(struct request *request) {
     free(request);
 }
 
-/* The target gives a request back: its response, and the data of a read, are to be sent. */
+/* The target returns a request: queue its response, and the data of a read, for sending. */
 static void complete(void *arg, struct bay_nvmf_req *nvmf) {
     struct conn *conn = (struct conn *)arg;
     struct request *request = (struct request *)nvmf;
     uint32_t head[2] = {nvmf->rsp_len < nvmf->len ? nvmf->rsp_len : nvmf->len, 0};
     size_t wanted = conn->out_len + sizeof(head) + sizeof(nvmf->rsp) + head[0];
-    if (wanted > conn->out_cap) { /* at most DEPTH answers */
+    if (wanted > conn->out_cap) { /* at most DEPTH responses */
         uint8_t *more = (uint8_t *)realloc(conn->out, wanted);
         conn->closing |= !more;
         conn->out = more ? more : conn->out;
@@ -120,7 +120,7 @@ static void complete(void *arg, struct bay_nvmf_req *nvmf) {
     free_request(request);
 }
 
-/* Lends one whole command; false when there is no memory for it now. */
+/* Lends one complete command. Returns false when there is no memory for it now. */
 static bool lend(struct conn *conn, const uint8_t *frame, uint8_t transfer, uint32_t len) {
     struct request *request = (struct request *)aligned_alloc(64, sizeof(*request));
     if (!request)
@@ -146,11 +146,11 @@ static bool lend(struct conn *conn, const uint8_t *frame, uint8_t transfer, uint
 
 /* ---- connections: on the group's thread ------------------------------------------------------ */
 
-/* The target gives back what it has of the connection, then calls `qpair_free`. */
+/* The target returns its requests of the connection, then calls `qpair_free`. */
 static void hang_up(struct conn *conn) {
     if (conn->fd < 0)
         return;
-    close(conn->fd); /* it leaves the epoll by that */
+    close(conn->fd); /* this also removes it from the epoll */
     conn->fd = -1;
     target->disconnected(target->target, conn->qpair);
 }
@@ -175,7 +175,7 @@ static void lend_all(struct conn *conn) {
         uint32_t len, sent = number(frame);
         uint8_t transfer = transfer_of(frame + 8, &len);
         if (len > DATA_LEN_MAX || sent != (transfer == BAY_NVMF_XFER_H2C ? len : 0)) {
-            hang_up(conn); /* it does not speak this protocol */
+            hang_up(conn); /* the peer does not speak this protocol */
             return;
         }
         if (conn->in_len - taken < HEAD_LEN + sent)
@@ -216,7 +216,7 @@ static void free_conn(struct conn *conn) {
     free(conn);
 }
 
-/* One round. The target calls back from inside of it; what it lets go of is freed at its end. */
+/* Runs one round. The target may call back during it. Connections that it released are freed at the end. */
 static int32_t group_poll(void *ctx) {
     struct group *group = (struct group *)ctx;
     bool did = false;
@@ -234,7 +234,7 @@ static int32_t group_poll(void *ctx) {
     return did;
 }
 
-/* The epoll is level-triggered: what is there already ends the sleep at once. */
+/* The epoll is level-triggered, so data that has already arrived ends the sleep at once. */
 static int32_t group_prepare_sleep(void *ctx) {
     for (struct conn *conn = ((struct group *)ctx)->conns; conn; conn = conn->next)
         if (conn->short_of_memory || conn->freed || (conn->fd >= 0 && (conn->closing || (conn->out_len && !conn->waits_for_room))))
@@ -264,7 +264,7 @@ static void group_destroy(void *arg) {
     struct group *group = (struct group *)arg;
     pollers->wake_fd(host, group->poller, group->epoll, 0);
     pollers->unregister(host, group->poller);
-    while (group->conns) { /* those that the target let go of since the last round */
+    while (group->conns) { /* connections that the target released since the last round */
         struct conn *conn = group->conns;
         group->conns = conn->next;
         free_conn(conn);
@@ -386,7 +386,7 @@ static int32_t create(void *ctx, struct bay_str options, void **made) {
     for (int i = 0; i < LISTENERS_MAX; i++)
         transport->listeners[i].fd = -1;
     *made = transport;
-    /* every millisecond while the reactor runs, at once when it was woken */
+    /* every millisecond while the reactor runs, and at once when it wakes up */
     return pollers->register_(host, &accept_poller, transport, 1000, BAY_STR("unix_accept"), &transport->poller);
 }
 
@@ -438,7 +438,7 @@ static int32_t init(const struct bay_host *given, void **state) {
     return broker && pollers && buf && buf->max_len >= DATA_LEN_MAX ? 0 : -ENOTSUP;
 }
 
-/* The host waits until `done` before it ends the plugin. */
+/* The host waits for `done` before it ends the plugin. */
 static struct {
     bay_cb_fn *done;
     void *arg;

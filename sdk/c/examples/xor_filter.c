@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * xor: a filter that hides what is on its base bdev behind a key. Obfuscation, no encryption.
+  * xor: a filter that masks the data of its base bdev with a key. This is obfuscation, not encryption.
  *
  *     cc -shared -fPIC -O2 $(pkg-config --cflags drivebay) -o xor.so xor_filter.c
  *     drivebay rpc bdev_xor_create '{"name":"X0","base_bdev_name":"R0","key":42}'
  *
- * A filter is a module and a client at once: it registers a bdev, opens its base, and for each I/O
- * (the parent) derives one to the base (the child). The parent ends in the child's callback.
+  * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
+  * parent) it submits one to the base (the child). The child's callback completes the parent.
  *
  *     client ─▶ submit(parent) ─▶ io_derive, submit(child) ─▶ base ─▶ ended(child) ─▶ complete_from(parent)
  */
@@ -27,27 +27,27 @@ struct params {
 struct filter {
     struct filter *next;
     struct params made_by;
-    uint64_t id, base; /* handles: of the bdev on the bus, of the open base */
+    uint64_t id, base; /* handles of this bdev and of the open base */
     uint32_t block_size;
 };
 
-/* One thread's state: the way to the base. */
+/* One thread's state: the channel of the base. */
 struct chan {
     const struct filter *filter;
     uint64_t base;
 };
 
-/* Beside each parent, in the memory that the bus keeps for the module. */
+/* The state of each parent, in the memory that the bus keeps for the module. */
 struct work {
     const struct filter *filter;
-    struct bay_iov masked; /* a write's data; addr NULL for other ops */
+    struct bay_iov masked; /* data of a write; addr is NULL for other ops */
 };
 
-/* Zeroes and comparison would meet masked data: the bus makes them from writes and reads. */
+/* Write zeroes and compare do not work on masked data. The bus emulates them with writes and reads. */
 #define OPS                                                                                   \
     (1u << BAY_OP_READ | 1u << BAY_OP_WRITE | 1u << BAY_OP_FLUSH | 1u << BAY_OP_UNMAP | 1u << BAY_OP_RESET)
 
-static struct filter *filters; /* app thread */
+static struct filter *filters; /* used on the app thread only */
 
 /* ---- I/O: on the reactor of the channel ------------------------------------------------------ */
 
@@ -58,19 +58,19 @@ static uint64_t pad(uint64_t key, uint64_t word) { /* SplitMix64 */
     return x ^ x >> 31;
 }
 
-/* Masks or unmasks bytes that stand at `at`, in bytes from the start of the disk. */
+/* Masks or unmasks bytes. `at` is their position on the disk, in bytes. */
 static void mask(uint64_t key, uint64_t at, uint8_t *bytes, size_t len) {
     while (len > 0) {
         size_t now = at % 8 == 0 && len >= 8 ? 8 : 1;
         uint64_t word = 0;
-        memcpy(&word, bytes, now); /* the low byte first: little-endian machines */
+        memcpy(&word, bytes, now); /* needs a little-endian machine: low byte first */
         word ^= pad(key, at / 8) >> at % 8 * 8;
         memcpy(bytes, &word, now);
         at += now, bytes += now, len -= now;
     }
 }
 
-/* The child has ended. */
+/* The child has completed. */
 static void ended(void *arg, struct bay_io *child, int32_t status) {
     struct bay_io *parent = (struct bay_io *)arg;
     struct work *work = (struct work *)parent->drv_ctx;
@@ -84,7 +84,7 @@ static void ended(void *arg, struct bay_io *child, int32_t status) {
     client->complete_from(host, parent, child, status);
 }
 
-/* A write's data is the client's and stays as it is: what goes down is a masked copy. */
+/* The data of a write belongs to the client and must not change, so the child writes a masked copy. */
 static bool copy_masked(const struct bay_io *io, struct work *work) {
     struct bay_iov *masked = &work->masked;
     masked->len = (uint32_t)(io->nblocks * work->filter->block_size); /* at most max_io_blocks */
@@ -148,7 +148,7 @@ static int32_t destruct(void *ctx) {
         link = &(*link)->next;
     if (*link)
         *link = filter->next;
-    client->close(host, filter->base); /* and with it the claim */
+    client->close(host, filter->base); /* also releases the claim */
     free(filter);
     return 0;
 }
@@ -176,11 +176,11 @@ static const struct bay_bdev_ops ops = {
     .write_config = write_config,
 };
 
-/* The base goes, or has another size. */
+/* The base is being removed, or its size has changed. */
 static void base_event(void *arg, uint32_t event, uint64_t num_blocks) {
     struct filter *filter = (struct filter *)arg;
     if (event == BAY_EVENT_REMOVE)
-        bdev->unregister(host, filter->id, NULL, NULL); /* -ENODEV: on its way out already */
+        bdev->unregister(host, filter->id, NULL, NULL); /* -ENODEV: it is being removed already */
     else if (event == BAY_EVENT_RESIZE)
         bdev->resize(host, filter->id, num_blocks);
 }
@@ -205,7 +205,7 @@ static int32_t register_filter(struct filter *filter) {
         .write_unit = base.write_unit,
         .optimal_boundary = base.optimal_boundary,
         .numa = base.numa,
-        .max_io_blocks = buf->max_len / base.block_size, /* one buffer holds a write */
+        .max_io_blocks = buf->max_len / base.block_size, /* a write must fit into one buffer */
         .max_children = 1,
         .drv_ctx_size = sizeof(struct work),
         .must_flags = base.must_flags,
@@ -214,7 +214,7 @@ static int32_t register_filter(struct filter *filter) {
     return bdev->register_(host, &reg, &filter->id);
 }
 
-/* Opens the base for itself alone, then goes on the bus. */
+/* Opens and claims the base, then registers the filter. */
 static int32_t make_filter(const struct params *params) {
     struct filter *filter = (struct filter *)calloc(1, sizeof(*filter));
     if (!filter)

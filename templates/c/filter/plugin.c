@@ -1,12 +1,12 @@
-/* {{name}}: a filter that passes everything on to its base, to be filled in.
+/* {{name}}: a filter that passes all I/O on to its base. Add your own code.
  *
- * A filter is a module and a client at once: it registers a bdev, opens its base, and for each I/O
- * (the parent) derives one to the base (the child). The parent ends in the child's callback.
+  * A filter is a module and a client at once: it registers a bdev and opens its base. For each I/O (the
+  * parent) it submits one to the base (the child). The child's callback completes the parent.
  *
  *     client ─▶ submit(parent) ─▶ io_derive, submit(child) ─▶ base ─▶ ended(child) ─▶ complete_from(parent)
  *
- * From the bottom up: the door is the last line, `start` registers two methods, `create` puts a filter
- * on the bus, `submit` does its I/O. All but the I/O runs on the app thread.
+  * Read it from the bottom up: the last line is the door, `start` registers two methods, `create` creates a
+  * filter and registers it, `submit` does its I/O. All code except the I/O runs on the app thread.
  */
 #include "bay_rpc.h"
 #include <stdlib.h>
@@ -23,26 +23,27 @@ struct params {
 struct filter {
     struct filter *next;
     struct params made_by;
-    uint64_t id, base; /* handles: of the bdev on the bus, of the open base */
+    uint64_t id, base; /* handles of this bdev and of the open base */
 };
 
-/* One thread's state: the way to the base. */
+/* One thread's state: the channel of the base. */
 struct chan {
     uint64_t base;
 };
 
-static struct filter *filters; /* app thread */
+static struct filter *filters; /* used on the app thread only */
 
 /* ---- I/O: on the reactor of the channel ------------------------------------------------------ */
 
-/* The child has ended, and so does its parent. Data that was read is in the parent's buffers now. */
+/* The child has completed; this completes the parent. The parent's buffers now have the data of a read. */
 static void ended(void *parent, struct bay_io *child, int32_t status) {
     client->complete_from(host, (struct bay_io *)parent, child, status);
 }
 
-/* The bus has checked op and range. The child has all that the parent has: the same blocks, the same
- * buffers. What is changed in it must stay valid until it has ended: `io->drv_ctx` is memory for that
- * (declare drv_ctx_size). A write's data belongs to the client: change a copy. */
+/* The bus has checked the op and the range. The child has the same fields as the parent: the same blocks and
+ * the same buffers. If you change its list or argument, the new one must stay valid until the child completes:
+ * `io->drv_ctx` is memory for that (declare drv_ctx_size). The data of a write belongs to the client: change a
+ * copy of it. */
 static void submit(void *arg, struct bay_io *io) {
     struct bay_io *child = client->io_derive(host, ((struct chan *)arg)->base, io);
     client->submit(host, child, ended, io);
@@ -78,7 +79,7 @@ static int32_t destruct(void *ctx) {
         link = &(*link)->next;
     if (*link)
         *link = filter->next;
-    client->close(host, filter->base); /* and with it the claim */
+    client->close(host, filter->base); /* also releases the claim */
     free(filter);
     return 0;
 }
@@ -104,11 +105,11 @@ static const struct bay_bdev_ops ops = {
     .write_config = write_config,
 };
 
-/* The base goes, or has another size. */
+/* The base is being removed, or its size has changed. */
 static void base_event(void *arg, uint32_t event, uint64_t num_blocks) {
     struct filter *filter = (struct filter *)arg;
     if (event == BAY_EVENT_REMOVE)
-        bdev->unregister(host, filter->id, NULL, NULL); /* -ENODEV: on its way out already */
+        bdev->unregister(host, filter->id, NULL, NULL); /* -ENODEV: it is being removed already */
     else if (event == BAY_EVENT_RESIZE)
         bdev->resize(host, filter->id, num_blocks);
 }
@@ -145,7 +146,7 @@ static int32_t register_filter(struct filter *filter) {
     return bdev->register_(host, &reg, &filter->id);
 }
 
-/* Opens the base for itself alone, then goes on the bus. */
+/* Opens and claims the base, then registers the filter. */
 static int32_t make_filter(const struct params *params) {
     struct filter *filter = (struct filter *)calloc(1, sizeof(*filter));
     if (!filter)

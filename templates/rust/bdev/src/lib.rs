@@ -1,4 +1,4 @@
-//! `{{name}}`: disks in memory, to be replaced by yours.
+//! `{{name}}`: disks in memory. Replace them with your device.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::prelude::*;
@@ -6,10 +6,10 @@ use drivebay_sdk::prelude::*;
 #[cfg(test)]
 mod tests;
 
-// The door of the library, and the methods `bdev_{{name}}_create` and `bdev_{{name}}_delete`.
+// Defines the door of the library, and the methods `bdev_{{name}}_create` and `bdev_{{name}}_delete`.
 bdev_module!("{{name}}", RamDisk);
 
-/// One disk; every reactor shares it.
+/// One disk. All reactors share it.
 #[derive(Debug)]
 pub struct RamDisk {
     disk: Disk,
@@ -28,10 +28,10 @@ params! {
 
 impl Bdev for RamDisk {
     type Params = With<Own>;
-    /// One thread's state. Every I/O here ends inside `submit`, so there is none.
+    /// One thread's state. It is empty, because every I/O completes inside `submit`.
     type Channel = ();
     const PRODUCT: &'static str = "{{name}} disk";
-    // What `submit` takes. Of the rest the bus makes what it can: compare from read, write zeroes from write.
+    // The ops that `submit` accepts. The bus emulates others if it can: compare with reads, write zeroes with writes.
     const OPS: OpSet = OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET);
 
     fn create(app: &App, params: Self::Params) -> Result<Self> {
@@ -51,7 +51,7 @@ impl Bdev for RamDisk {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.optimal_boundary = self.boundary;
-        registration.must_flags = IoFlags::FUA; // RAM is as durable as it gets at once.
+        registration.must_flags = IoFlags::FUA; // Nothing to do: written RAM cannot become more durable.
     }
 
     fn open_channel(&self) -> Result<()> {
@@ -63,7 +63,7 @@ impl Bdev for RamDisk {
         let status = match io.op() {
             Op::Read(range) => self.memory.read(range, io.buffers()),
             Op::Write(range) => self.memory.write(range, io.buffers()),
-            Op::Flush | Op::Reset => Status::SUCCESS, // No cache below, nothing in flight.
+            Op::Flush | Op::Reset => Status::SUCCESS, // There is no cache and no I/O in flight.
             _ => Status::NOT_SUPPORTED,
         };
         io.complete(status);

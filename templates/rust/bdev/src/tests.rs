@@ -1,4 +1,4 @@
-//! The plugin in a fake host: no root, no network, no other plugin.
+//! Tests the plugin in a fake host, without root, network or other plugins.
 
 use super::*;
 use drivebay_sdk::serde_json::json;
@@ -8,7 +8,7 @@ fn host() -> FakeHost {
     FakeHost::load(&bay_door::bay_plugin_v1)
 }
 
-// The tests of a library share the names of bdevs: each has its own.
+// The tests of a library share the names of bdevs, so each test has its own names.
 fn create(host: &FakeHost, name: &str) {
     let params = json!({"name": name, "num_blocks": 16, "block_size": 512});
     assert_eq!(host.call("bdev_{{name}}_create", &params).unwrap(), name);

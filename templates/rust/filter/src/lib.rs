@@ -1,4 +1,4 @@
-//! `{{name}}`: a filter that passes everything on to its base, to be filled in.
+//! `{{name}}`: a filter that passes all I/O on to its base. Add your own code.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::bdev::{Channel, check_name};
@@ -7,7 +7,7 @@ use drivebay_sdk::prelude::*;
 #[cfg(test)]
 mod tests;
 
-// The door of the library, and the methods `bdev_{{name}}_create` and `bdev_{{name}}_delete`.
+// Defines the door of the library, and the methods `bdev_{{name}}_create` and `bdev_{{name}}_delete`.
 filter_module!("{{name}}", Over);
 
 params! {
@@ -37,10 +37,10 @@ impl Filter for Over {
         &self.base_bdev_name
     }
 
-    // In what the filter differs from its base. What is not said here is the base's.
+    // Change the registration where the filter differs from its base. The rest stays as the base's.
     fn describe(&self, _base: &Info, _registration: &mut Registration) {}
 
-    // One I/O: pass it on, complete it, or send others down in its place.
+    // Handle one I/O: pass it on, complete it, or submit others to the base instead.
     fn submit(&self, base: &Channel, io: BdevIo) {
         base.pass(io);
     }

@@ -1,4 +1,4 @@
-//! The plugin in a fake host, over a base of the test's own.
+//! Tests the plugin in a fake host, with a base from this file.
 
 use super::*;
 use drivebay_sdk::bdev::register;
@@ -6,7 +6,7 @@ use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 
-/// A base that reads as sevens.
+/// A base whose blocks all read as the byte 7.
 struct Sevens(String);
 
 impl Bdev for Sevens {
@@ -39,7 +39,7 @@ fn host() -> FakeHost {
     FakeHost::load(&bay_door::bay_plugin_v1)
 }
 
-// The tests of a library share the names of bdevs: each has its own.
+// The tests of a library share the names of bdevs, so each test has its own names.
 fn create(host: &FakeHost, name: &str, base: &str) {
     let params = json!({"name": name, "base_bdev_name": base});
     assert_eq!(host.call("bdev_{{name}}_create", &params).unwrap(), name);

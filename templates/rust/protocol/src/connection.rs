@@ -1,4 +1,4 @@
-//! One connection: reads requests, sends them to the bdev, writes what comes back.
+//! One connection: receives requests, submits them to the bdev, and sends the responses.
 
 use crate::wire::{self, DATA_LEN_MAX, HEAD_LEN};
 use drivebay_sdk::bdev::Channel;
@@ -11,34 +11,34 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-/// Requests of one connection in flight.
+/// Maximum number of requests in flight per connection.
 const DEPTH: usize = 32;
-/// What is read at once, in bytes.
+/// Maximum length of one read, in bytes.
 const READ_LEN: usize = 16 << 10;
-/// What is received and not yet begun at most, in bytes.
+/// Maximum length of received requests that have not started, in bytes.
 const INBOX_MAX: usize = HEAD_LEN + DATA_LEN_MAX;
-/// What waits to be sent at most before no more is begun, in bytes.
+/// When this many bytes wait to be sent, no further request starts.
 const OUTBOX_MAX: usize = 4 << 20;
 
-/// One connection. Dropping its socket is how it ends; then it waits for its I/O.
+/// One connection. It ends by dropping its socket; the connection is then kept until its I/O has completed.
 #[derive(Debug)]
 pub struct Connection {
     stream: Option<UnixStream>,
     inbox: Vec<u8>,
     shared: Rc<RefCell<Shared>>,
     waits_for_room: bool,
-    /// A request waits for memory.
+    /// Whether a request waits for memory.
     is_short: bool,
 }
 
-/// What the I/O in flight also holds.
+/// The part of a connection that its I/O in flight also uses.
 #[derive(Debug, Default)]
 struct Shared {
     outbox: Vec<u8>,
     in_flight: usize,
 }
 
-/// One I/O in flight: its memory, and where its answer goes.
+/// One I/O in flight: its memory, and the connection that gets the response.
 struct InFlight {
     buf: Buf,
     tag: u32,
@@ -52,7 +52,7 @@ impl AsMut<Buf> for InFlight {
     }
 }
 
-/// The I/O has ended.
+/// The I/O has completed.
 fn ended(io: Box<InFlight>, result: IoResult) {
     let mut shared = io.shared.borrow_mut();
     let is_answered_with_data = io.is_read && result.status.is_success();
@@ -62,10 +62,10 @@ fn ended(io: Box<InFlight>, result: IoResult) {
 }
 
 impl Connection {
-    /// A connection that was accepted.
+    /// Makes a connection from an accepted socket.
     ///
     /// # Errors
-    /// When the system lacks something.
+    /// When the system is out of a resource.
     pub fn new(stream: UnixStream, epoll: &OwnedFd) -> Result<Self> {
         stream.set_nonblocking(true)?;
         epoll::add(epoll, &stream, EventData::new_u64(0), EventFlags::IN)
@@ -75,7 +75,7 @@ impl Connection {
         Ok(Self { stream: Some(stream), inbox, shared, waits_for_room: false, is_short: false })
     }
 
-    /// Receives, begins what is whole, and sends; whether it did something.
+    /// Receives, starts the complete requests, and sends responses. Returns whether it did work.
     pub fn round(&mut self, channel: &Channel, block_size: u32, epoll: &OwnedFd) -> bool {
         let received = self.receive();
         self.begin(channel, block_size);
@@ -83,17 +83,17 @@ impl Connection {
         received || sent
     }
 
-    /// Closes the socket; a closed descriptor leaves the epoll by itself.
+    /// Closes the socket. The system then removes it from the epoll.
     pub fn hang_up(&mut self) {
         self.stream = None;
     }
 
-    /// Whether it is closed and nothing of it is in flight.
+    /// Whether the socket is closed and no I/O is in flight.
     pub fn has_ended(&self) -> bool {
         self.stream.is_none() && self.shared.borrow().in_flight == 0
     }
 
-    /// Whether a round is needed though no descriptor will say so.
+    /// Whether the connection needs a round that no descriptor will report.
     pub fn has_work(&self) -> bool {
         self.is_short || (!self.waits_for_room && !self.shared.borrow().outbox.is_empty())
     }
@@ -113,7 +113,7 @@ impl Connection {
         false
     }
 
-    /// Sends whole requests to the bdev, as many as limits and memory allow.
+    /// Submits the complete requests to the bdev, as many as the limits and the memory allow.
     fn begin(&mut self, channel: &Channel, block_size: u32) {
         let mut taken = 0;
         self.is_short = false;
@@ -123,12 +123,12 @@ impl Connection {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
                 Err(wire::Malformed) => {
-                    warn!("a connection was closed: it sent what is no request");
+                    warn!("a connection was closed, because it sent an invalid request");
                     self.stream = None;
                     break;
                 }
             };
-            // Every context has a buffer; for a flush it is not used.
+            // Every context has a buffer. A flush does not use it.
             let Some(mut buf) = buf::get(request.len.max(512)) else {
                 self.is_short = true;
                 break;
@@ -150,7 +150,7 @@ impl Connection {
         shared.in_flight < DEPTH && shared.outbox.len() < OUTBOX_MAX
     }
 
-    /// Sends what the socket takes, and asks to be woken when it takes more.
+    /// Sends what the socket accepts. If data is left, asks the epoll to report when the socket accepts more.
     fn send(&mut self, epoll: &OwnedFd) -> bool {
         let mut shared = self.shared.borrow_mut();
         let Some(stream) = &mut self.stream else { return false };

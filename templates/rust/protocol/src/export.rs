@@ -1,4 +1,4 @@
-//! One bdev on one socket.
+//! An export: one bdev on one socket.
 
 use crate::connection::Connection;
 use drivebay_sdk::bdev::{self, Channel, Claim, Desc, Event};
@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Connections of one export.
+/// Maximum number of connections per export.
 const CONNECTIONS_MAX: usize = 64;
 
 /// One bdev on one socket, and the poller that serves it.
@@ -23,15 +23,15 @@ pub struct Export {
     serving: Rc<RefCell<Serving>>,
 }
 
-/// What the poller works on.
+/// The state that the poller uses.
 struct Serving {
-    /// What is done when nothing is in flight any more; `None` while it serves.
+    /// Called when no I/O is in flight any more; `None` while the export serves.
     ending: Option<Box<dyn FnOnce()>>,
-    /// Readable when a socket has something; what the thread sleeps on.
+    /// Readable when a socket has an event. The thread sleeps on it.
     epoll: OwnedFd,
     listener: UnixListener,
     connections: Vec<Connection>,
-    // Dropped in this order: a channel goes before its descriptor.
+    // Fields are dropped in this order: a channel before its descriptor.
     channel: Channel,
     desc: Desc,
 }
@@ -43,10 +43,10 @@ impl std::fmt::Debug for Serving {
 }
 
 impl Export {
-    /// Opens the bdev and listens.
+    /// Opens the bdev and starts listening.
     ///
     /// # Errors
-    /// When there is no such bdev, another has claimed it, or the path is taken.
+    /// When there is no such bdev, another claim conflicts, or the path is taken.
     pub fn open(app: &App, bdev_name: &str, path: String) -> Result<Self> {
         let of_path = path.clone();
         let desc = bdev::open(app, bdev_name, true, move |_, event| {
@@ -70,23 +70,23 @@ impl Export {
         Ok(Self { path, poller, serving })
     }
 
-    /// Where it listens.
+    /// Path of the socket.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Ends it: connections are closed, and `then` is called when the I/O in flight has ended.
+    /// Ends the export: closes the connections, and calls `then` when the I/O in flight has completed.
     pub fn end(self, then: impl FnOnce() + 'static) {
         let Self { path, poller, serving } = self;
-        let _ = std::fs::remove_file(path); // gone already is as good
+        let _ = std::fs::remove_file(path); // an error means that it is gone already
         let mut now = serving.borrow_mut();
         for connection in &mut now.connections {
             connection.hang_up();
         }
         let kept = Rc::clone(&serving);
         now.ending = Some(Box::new(move || {
-            drop(poller); // from inside its own round, which may
-            drop(kept); // the channel, the descriptor, and with it the claim
+            drop(poller); // a poller may drop itself while it runs
+            drop(kept); // drops the channel and the descriptor, which releases the claim
             then();
         }));
     }
@@ -110,7 +110,7 @@ impl Poll for Round {
         did
     }
 
-    // The epoll is level-triggered: what is there already ends the sleep at once.
+    // The epoll is level-triggered, so data that has already arrived ends the sleep at once.
     fn prepare_sleep(&mut self) -> bool {
         let serving = self.0.borrow();
         let is_ending = serving.ending.is_some();

@@ -1,8 +1,8 @@
-//! `{{name}}`: a target that serves bdevs over Unix sockets, to be replaced by your protocol.
+//! `{{name}}`: a target that serves bdevs over Unix sockets. Replace this with your protocol.
 //!
-//! Everything here runs on the app thread: `{{name}}_export` opens a bdev and listens, one poller serves its connections
-//! (`export.rs`), what is said on them is `wire.rs`. A target for many cores makes threads by `drivebay_sdk::thread::create`,
-//! gives each its share of the connections, and gets a channel of the bdev on each.
+//! All code runs on the app thread. `{{name}}_export` opens a bdev and listens, and one poller serves its connections
+//! (`export.rs`). `wire.rs` has the format of requests and responses. A target for many cores creates threads with
+//! `drivebay_sdk::thread::create`, gives each a part of the connections, and gets a channel of the bdev on each.
 #![forbid(unsafe_code)]
 
 mod connection;
@@ -29,7 +29,7 @@ plugin! {
     stop: stop,
 }
 
-/// What is exported. It stays on the app thread.
+/// All exports. They stay on the app thread.
 static EXPORTS: OnApp<Exports> = OnApp::new();
 
 type Exports = RefCell<Vec<Export>>;
@@ -70,7 +70,7 @@ fn unexport(_: &App, call: Call, UnexportParams { path }: UnexportParams) {
     }
 }
 
-/// Takes an export out of the list.
+/// Removes an export from the list.
 fn take(wanted: impl Fn(&Export) -> bool) -> Option<Export> {
     let exports = EXPORTS.get()?;
     let mut exports = exports.borrow_mut();
@@ -78,15 +78,15 @@ fn take(wanted: impl Fn(&Export) -> bool) -> Option<Export> {
     Some(exports.swap_remove(place))
 }
 
-/// The bdev of an export goes away.
+/// The bdev of an export is being removed.
 fn base_goes(path: &str) {
     if let Some(export) = take(|export| export.path() == path) {
-        warn!("{path} is served no more: its bdev goes");
+        warn!("the export at {path} ends, because its bdev is being removed");
         export.end(|| {});
     }
 }
 
-/// The plugin is stopped: the host waits until the token is dropped.
+/// The plugin stops. The host waits until the token is dropped.
 fn stop(_: &App, stopping: Stopping) {
     end_all(stopping);
 }

@@ -1,4 +1,4 @@
-//! The plugin in a fake host, over a disk of the test's own.
+//! Tests the plugin in a fake host, with a disk from this file.
 
 use super::*;
 use drivebay_sdk::bdev::register;
@@ -8,7 +8,7 @@ use drivebay_sdk::testing::FakeHost;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// A disk that reads as sevens.
+/// A disk whose blocks all read as the byte 7.
 struct Sevens;
 
 impl Bdev for Sevens {

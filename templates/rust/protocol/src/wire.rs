@@ -1,4 +1,4 @@
-//! What is said on a connection. All numbers are little-endian.
+//! The format of requests and responses. All numbers are little-endian.
 //!
 //! ```text
 //! request:   u32 op (1 read, 2 write, 3 flush) | u32 tag | u64 lba | u32 blocks | u32 0 | data of a write
@@ -7,29 +7,29 @@
 
 use drivebay_sdk::prelude::*;
 
-/// Longest data of one request, in bytes.
+/// Maximum length of the data of one request, in bytes.
 pub const DATA_LEN_MAX: usize = 128 << 10;
-/// Length of what stands before the data of a request, in bytes.
+/// Length of a request in front of its data, in bytes.
 pub const HEAD_LEN: usize = 24;
 
 /// One request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Comes back with the response.
+    /// The response has the same tag.
     pub tag: u32,
-    /// What is asked for; the range is not checked yet.
+    /// The op. Its range is not checked yet.
     pub op: Op,
-    /// Length of the data that is read or written, in bytes.
+    /// Length of the data to read or write, in bytes.
     pub len: u32,
     /// The data of a write.
     pub data: &'a [u8],
 }
 
-/// The peer does not speak this protocol.
+/// The error for a peer that does not speak this protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The first request of `bytes`, and what is behind it; `None` until it is whole.
+/// Parses the first request of `bytes`. Returns it and the rest, or `None` when it is not complete yet.
 ///
 /// # Errors
 /// An unknown op, or more data than one request may have.

@@ -1,4 +1,4 @@
-//! What is said on a connection. All numbers are little-endian.
+//! The format of commands and responses. All numbers are little-endian.
 //!
 //! ```text
 //! to the target:  u32 length of the data | u32 0 | 64-byte command  | data
@@ -7,32 +7,32 @@
 
 use drivebay_sdk::nvmf::transport::Transfer;
 
-/// Longest data of one command, in bytes. Also what the target tells hosts (MDTS).
+/// Maximum length of the data of one command, in bytes. The target reports it to hosts (MDTS).
 pub const DATA_LEN_MAX: u32 = 128 << 10;
-/// Length of what stands before the data of a command, in bytes.
+/// Length of a frame in front of its data, in bytes.
 pub const HEAD_LEN: usize = 72;
 
-/// One command as it came.
+/// One received command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// The command.
     pub command: &'a [u8; 64],
-    /// Which way its data goes.
+    /// Direction of the data.
     pub transfer: Transfer,
-    /// Length of its data, in bytes.
+    /// Length of the data, in bytes.
     pub len: u32,
     /// The data of a write.
     pub data: &'a [u8],
 }
 
-/// The peer does not speak this protocol.
+/// The error for a peer that does not speak this protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The first frame of `bytes`, and what is behind it; `None` until it is whole.
+/// Parses the first frame of `bytes`. Returns it and the rest, or `None` when it is not complete yet.
 ///
 /// # Errors
-/// A length that is too long, or not the one that the command says.
+/// The length is too long, or differs from the length in the command.
 pub fn first(bytes: &[u8]) -> Result<Option<(Frame<'_>, &[u8])>, Malformed> {
     let Some((head, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
     let sent = number(head.first_chunk());
@@ -50,7 +50,7 @@ pub fn first(bytes: &[u8]) -> Result<Option<(Frame<'_>, &[u8])>, Malformed> {
 }
 
 /// Direction and length of a command's data. NVMe Base 2.0, section 3.3.3.1: the low two bits of the opcode, or of the
-/// Fabrics command type; the length stands in the SGL descriptor.
+/// Fabrics command type, are the direction; the SGL descriptor has the length.
 fn transfer_of(command: &[u8; 64]) -> (Transfer, u32) {
     const FABRICS: u8 = 0x7f;
     let [opcode, _, _, _, fctype, ..] = *command;

@@ -1,7 +1,7 @@
 //! One thread's connections.
 //!
-//! Every round reads from each of them, which is good for a few; `nvmf-tcp` shows how thousands are served. A round ends with
-//! `flush`, after the target has said what came back.
+//! Every round reads from each connection. This works for a few connections; `nvmf-tcp` shows how to serve thousands. A
+//! round ends with `flush`, after the target has returned its completed requests.
 
 use crate::Unix;
 use crate::frame::{self, DATA_LEN_MAX, HEAD_LEN};
@@ -12,38 +12,38 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Commands of one connection that the target has at most.
+/// Maximum number of commands of one connection that the target has.
 pub const DEPTH: usize = 128;
 /// Length of one piece of data, in bytes.
 const PIECE_LEN: u32 = 64 << 10;
-/// What is read at once, in bytes.
+/// Maximum length of one read, in bytes.
 const READ_LEN: usize = 64 << 10;
-/// What is received and not yet lent at most, in bytes: one whole frame, and what one read brings.
+/// Maximum length of received data that was not lent yet, in bytes: one complete frame.
 const INBOX_MAX: usize = HEAD_LEN + DATA_LEN_MAX as usize;
 
-/// One thread's share of the transport.
+/// One thread's part of the transport.
 #[derive(Debug)]
 pub struct Lanes {
-    /// Readable when one of the connections has something; what the thread sleeps on.
+    /// Readable when a connection has an event. The thread sleeps on it.
     epoll: OwnedFd,
     lanes: Vec<Option<Lane>>,
     scratch: Vec<u8>,
-    /// Some command waits for memory.
+    /// Whether a command waits for memory.
     is_short: bool,
 }
 
-/// One connection. Its key is its place.
+/// One connection. Its key is its index.
 #[derive(Debug)]
 struct Lane {
-    /// `None` once it has hung up.
+    /// `None` once the connection is closed.
     stream: Option<UnixStream>,
     qpair: Qpair<()>,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    /// Requests that the target has not; they are used again.
+    /// Requests that are free for the next commands.
     free: Vec<Request<()>>,
     lent: usize,
-    /// Hangs up when what is in the outbox is sent.
+    /// Whether to close the connection when the outbox is sent.
     is_closing: bool,
     waits_for_room: bool,
 }
@@ -102,7 +102,7 @@ impl Group for Lanes {
         for piece in request.data(0, len) {
             lane.outbox.extend_from_slice(piece);
         }
-        request.release(); // the memory; the request itself is kept
+        request.release(); // frees the memory; the request is used again
         lane.free.push(request);
         lane.lent -= 1;
     }
@@ -133,7 +133,7 @@ impl Group for Lanes {
         did
     }
 
-    // The epoll is level-triggered: what is there already ends the sleep at once.
+    // The epoll is level-triggered, so data that has already arrived ends the sleep at once.
     fn prepare_sleep(&mut self) -> bool {
         self.is_short
     }
@@ -143,7 +143,7 @@ impl Group for Lanes {
     }
 }
 
-/// The peer has gone, or says what nobody understands.
+/// The peer has disconnected, or does not speak this protocol.
 struct Ended;
 
 impl Lane {
@@ -162,7 +162,7 @@ impl Lane {
         }
     }
 
-    /// Lends what is whole to the target; whether a command waits for memory.
+    /// Lends the complete commands to the target. Returns whether a command waits for memory.
     fn lend(&mut self, epoll: &OwnedFd) -> bool {
         let mut taken = 0;
         let mut is_short = false;
@@ -172,7 +172,7 @@ impl Lane {
                 Ok(Some(found)) => found,
                 Ok(None) => break,
                 Err(frame::Malformed) => {
-                    warn!("a connection was closed: it sent what is no frame");
+                    warn!("a connection was closed, because it sent an invalid frame");
                     return self.fail(epoll);
                 }
             };
@@ -199,7 +199,7 @@ impl Lane {
         false
     }
 
-    /// Sends what the socket takes, and asks to be woken when it takes more.
+    /// Sends what the socket accepts. If data is left, asks the epoll to report when the socket accepts more.
     fn send(&mut self, epoll: &OwnedFd, key: usize) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let sent = match self.outbox.is_empty() {
@@ -222,7 +222,7 @@ impl Lane {
         sent > 0
     }
 
-    /// Closes the socket and tells the target, which calls `free` once it has given everything back.
+    /// Closes the socket and tells the target, which calls `free` once it has returned all requests.
     fn hang_up(&mut self, epoll: &OwnedFd) {
         if let Some(stream) = self.stream.take() {
             let _ = epoll::delete(epoll, &stream);
@@ -232,14 +232,14 @@ impl Lane {
     }
 }
 
-/// Puts the data of a write into the request's memory.
+/// Copies the data of a write into the request's memory.
 fn fill(request: &mut Request<()>, data: &[u8]) {
     let mut done = 0;
     while done < data.len() {
         let place = request.data_mut(u32::try_from(done).unwrap_or(u32::MAX));
         let now = place.len().min(data.len() - done);
         if now == 0 {
-            return; // the memory is as long as the frame: it was obtained for it
+            return; // never reached: the memory was obtained for this length
         }
         place[..now].copy_from_slice(&data[done..done + now]);
         done += now;

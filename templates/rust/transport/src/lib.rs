@@ -1,7 +1,7 @@
-//! `{{name}}`: NVMe over Fabrics over Unix sockets, to be replaced by your fabric.
+//! `{{name}}`: NVMe over Fabrics over Unix sockets. Replace this with your fabric.
 //!
-//! `listen` and the acceptor run on the app thread and hand connections to the target, which gives each to a group: `group.rs`,
-//! one on each poll group's thread. What is said on a connection is `frame.rs`.
+//! `listen` and the acceptor run on the app thread. They pass connections to the target, which adds each to a group
+//! (`group.rs`). Each poll group's thread has one group. `frame.rs` has the format of commands and responses.
 #![forbid(unsafe_code)]
 
 mod frame;
@@ -20,8 +20,8 @@ use std::rc::Rc;
 plugin! {
     name: "{{name}}",
     kind: "transport",
-    provides: ["nvmf.transport/{{NAME}}"],  // nvmf_create_transport loads it
-    requires: ["bay.nvmf_target/1"],        // the target, which the host loads before
+    provides: ["nvmf.transport/{{NAME}}"],  // so nvmf_create_transport loads this plugin
+    requires: ["bay.nvmf_target/1"],        // the target; the host loads it first
     methods: [],
     start: transport::register::<Unix>,
     stop: stop,
@@ -31,12 +31,12 @@ fn stop(app: &App, stopping: Stopping) {
     transport::unregister(app, move |_, _| drop(stopping));
 }
 
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
-/// Connections accepted in one round, so that a storm of them does not hold up the app thread.
+/// Maximum number of connections accepted per round, so that a burst of them does not block the app thread.
 const BURST: usize = 16;
 
-/// What listens.
+/// The transport: its listening sockets.
 #[derive(Debug)]
 pub struct Unix {
     listeners: Listeners,
@@ -60,7 +60,7 @@ impl Transport for Unix {
         Ok((Self { listeners, poller }, ()))
     }
 
-    // The target takes its limits from here.
+    // The target reads its limits from these options.
     fn dump(&self, sink: &Sink<'_>) {
         let (max_io_size, max_queue_depth) = (frame::DATA_LEN_MAX, group::DEPTH);
         sink.write(&format!(
@@ -82,7 +82,7 @@ impl Transport for Unix {
             return Err(Error::new(errno::ENOENT, format!("not listening on {}", address.traddr)));
         };
         let (path, listener) = listeners.swap_remove(place);
-        let _ = std::fs::remove_file(path); // gone already is as good
+        let _ = std::fs::remove_file(path); // an error means that it is gone already
         self.poller.wake_fd(listener.as_raw_fd(), 0)
     }
 }
@@ -96,7 +96,7 @@ impl Drop for Unix {
     }
 }
 
-/// Looks for new connections: every millisecond while the reactor runs, at once when it was woken.
+/// Accepts new connections: every millisecond while the reactor runs, and at once when it wakes up.
 struct Accepting {
     listeners: Listeners,
     acceptor: Acceptor<Unix>,
@@ -131,7 +131,7 @@ impl Poll for Accepting {
         self.accept()
     }
 
-    // The descriptors are armed: what comes from here on ends the sleep.
+    // The descriptors are armed: a connection that arrives from here on ends the sleep.
     fn prepare_sleep(&mut self) -> bool {
         self.accept()
     }
