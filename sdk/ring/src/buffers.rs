@@ -1,9 +1,12 @@
-//! The promise about memory that makes the ring's face safe.
-#![expect(unsafe_code, reason = "declares the unsafe trait, and that a segment may change threads")]
+//! The contract for memory under I/O, which makes the ring's interface safe.
+#![expect(
+    unsafe_code,
+    reason = "declares the unsafe trait, and that a segment may move between threads"
+)]
 
 use std::mem::{align_of, offset_of, size_of};
 
-/// A contiguous piece of memory under I/O. The same layout as `struct iovec`.
+/// A contiguous piece of memory under I/O. It has the layout of `struct iovec`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Segment {
@@ -13,32 +16,33 @@ pub struct Segment {
     pub len: usize,
 }
 
-// Segments are handed to the kernel as `struct iovec`.
+// The ring passes segments to the kernel as `struct iovec`.
 const _: () = assert!(size_of::<Segment>() == size_of::<libc::iovec>());
 const _: () = assert!(align_of::<Segment>() == align_of::<libc::iovec>());
 const _: () = assert!(offset_of!(Segment, ptr) == offset_of!(libc::iovec, iov_base));
 const _: () = assert!(offset_of!(Segment, len) == offset_of!(libc::iovec, iov_len));
 
-// SAFETY: a segment only names memory; whoever uses it answers for the use.
+// SAFETY: a segment is only an address and a length; the code that accesses the memory must ensure that this is valid.
 unsafe impl Send for Segment {}
 
-/// A request that owns, or otherwise keeps alive, the memory its I/O goes to or comes from.
+/// A request that owns the memory of its I/O, or keeps it alive in another way.
 ///
 /// Operations without data (sync, punch hole) use a request without segments.
 ///
 /// # Safety
 ///
-/// From the call of [`segments`](Self::segments) until the value is dropped, wherever it is moved
-/// meanwhile and even if it is leaked, each segment returned must be
-/// - valid for reads of `len` bytes, and for writes too if [`writable`](Self::writable) is true;
-/// - left alone: nobody in this program writes it, or reads it if it is writable, and no reference
-///   to it is in use. (Another program that shares the memory, such as a guest, cannot be bound.)
+/// From the call of [`segments`](Self::segments) until the value is dropped, even if it moves or is
+/// leaked, each returned segment must be
+/// - valid for reads of `len` bytes, and also for writes if [`writable`](Self::writable) is true;
+/// - used by the kernel only: this program does not write to it, does not read it if it is writable,
+///   and uses no reference to it. (Another program that shares the memory, such as a guest, may still
+///   access it.)
 pub unsafe trait IoBuffers: 'static {
-    /// The memory, in the order of the file's bytes. At most 1,024 segments and `u32::MAX` bytes,
-    /// or the request completes with `EINVAL`.
+    /// The memory, in the order of the file's bytes. At most 1,024 segments and `u32::MAX` bytes in total,
+    /// otherwise the request completes with `EINVAL`.
     fn segments(&self) -> impl Iterator<Item = Segment>;
 
-    /// Whether the kernel may write to the memory: a read into a request where this is false
-    /// completes with `EFAULT`.
+    /// Whether the kernel may write to the memory. If this is false, a read into the request completes with
+    /// `EFAULT`.
     fn writable(&self) -> bool;
 }

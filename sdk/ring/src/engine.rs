@@ -1,5 +1,5 @@
-//! The two engines behind one face.
-#![expect(unsafe_code, reason = "passes on the engines' contract about memory in flight")]
+//! Both engines behind one interface.
+#![expect(unsafe_code, reason = "passes the engines' contract about memory in flight on")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -9,24 +9,25 @@ use crate::transfer::Transfer;
 use crate::uring::Uring;
 use crate::{BackingFile, Errno};
 
-/// How I/O reaches the kernel.
+/// How I/O gets to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Engine {
-    /// io_uring, Linux 5.8 or later; every operation is asynchronous.
+    /// io_uring, Linux 5.8 or later. Every operation is asynchronous.
     IoUring,
-    /// Linux native AIO, which itself is asynchronous only for `O_DIRECT` files, and not always for
-    /// them: a thread of the ring submits, so that `flush` never waits for a disk.
+    /// Linux native AIO. It is asynchronous only for `O_DIRECT` files, and not always for these. Therefore a
+    /// thread of the ring submits, so that `flush` never waits for a disk.
     Libaio,
 }
 
 impl Engine {
-    /// Whether this kernel has the engine, with all the operations a ring needs; the error says
-    /// why not. Opens a small queue and closes it again: for start-up, not for the I/O path.
+    /// Checks whether this kernel has the engine with all operations that a ring needs. The error says
+    /// what is missing. This opens a small queue and closes it again, so call it at start-up, not on the
+    /// I/O path.
     ///
     /// # Errors
     ///
-    /// `ENOSYS` or `EINVAL` from a kernel without it; `EPERM` where it is forbidden
-    /// (`kernel.io_uring_disabled`, seccomp); `EAGAIN` where `fs.aio-max-nr` is used up.
+    /// `ENOSYS` or `EINVAL` when the kernel does not have the engine; `EPERM` when it is forbidden
+    /// (`kernel.io_uring_disabled`, seccomp); `EAGAIN` when `fs.aio-max-nr` is exhausted.
     pub fn probe(self) -> io::Result<()> {
         match self {
             Self::IoUring => Uring::probe(),
@@ -35,7 +36,7 @@ impl Engine {
     }
 }
 
-/// A result from the kernel: the token of the operation, and bytes or a negative error number.
+/// A result from the kernel: the operation's token, and the number of bytes or a negative errno.
 pub(crate) type Event = (u32, i32);
 
 /// An open queue of either engine.
@@ -53,7 +54,7 @@ impl Queue {
         })
     }
 
-    /// Makes `file` known at `index` of the file table.
+    /// Adds `file` to the file table at `index`.
     pub(crate) fn attach(&mut self, index: usize, file: &BackingFile) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.update_file(index, file.as_fd().as_raw_fd()),
@@ -61,7 +62,7 @@ impl Queue {
         }
     }
 
-    /// Forgets the file at `index`.
+    /// Removes the file at `index`.
     pub(crate) fn detach(&mut self, index: usize) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.update_file(index, -1),
@@ -69,13 +70,13 @@ impl Queue {
         }
     }
 
-    /// Queues the rest of `transfer`; the kernel sees it at the next `flush`.
+    /// Queues the rest of `transfer`. The kernel gets it at the next `flush`.
     ///
     /// # Safety
     ///
-    /// Until the event of `token` has come out of `next` or `wait`, or the queue is dropped after
-    /// `wait` has returned `None`: the memory of `transfer.rest()` and the list itself must stay
-    /// where they are, and keep the promise of [`crate::IoBuffers`]; `file` must stay open.
+    /// Until `next` or `wait` has returned the event of `token`, or the queue is dropped after `wait`
+    /// has returned `None`: the memory of `transfer.rest()` and the list itself must not move and must
+    /// obey the contract of [`crate::IoBuffers`], and `file` must stay open.
     pub(crate) unsafe fn push(
         &mut self,
         token: u32,
@@ -90,7 +91,7 @@ impl Queue {
         }
     }
 
-    /// Shows the kernel what was pushed. What it has no room for now stays queued.
+    /// Submits the queued operations to the kernel. Those that the kernel has no room for stay queued.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Uring(uring) => uring.flush(),
@@ -98,7 +99,7 @@ impl Queue {
         }
     }
 
-    /// Whether something was pushed that the kernel has not taken yet.
+    /// Whether there are queued operations that the kernel does not have yet.
     pub(crate) fn has_unflushed(&mut self) -> bool {
         match self {
             Self::Uring(uring) => uring.has_unflushed(),
@@ -106,7 +107,7 @@ impl Queue {
         }
     }
 
-    /// The next event, if one is there.
+    /// Returns the next event, if there is one.
     pub(crate) fn next(&mut self) -> Option<Event> {
         match self {
             Self::Uring(uring) => uring.next(),
@@ -114,7 +115,7 @@ impl Queue {
         }
     }
 
-    /// Whether `next` would find an event.
+    /// Whether `next` would return an event.
     pub(crate) fn has_events(&mut self) -> bool {
         match self {
             Self::Uring(uring) => uring.has_events(),
@@ -122,15 +123,15 @@ impl Queue {
         }
     }
 
-    /// Asks the kernel to give up what it has, as far as it can.
+    /// Asks the kernel to cancel its operations, as far as it can.
     pub(crate) fn cancel(&mut self) {
         match self {
             Self::Uring(uring) => uring.cancel(),
-            Self::Libaio(_) => {} // No file or block device supports io_cancel.
+            Self::Libaio(_) => {} // io_cancel works on neither files nor block devices.
         }
     }
 
-    /// The next event, waiting for it while the kernel has anything; `None` when it has nothing.
+    /// Returns the next event. Waits while the kernel has operations; `None` when it has none.
     pub(crate) fn wait(&mut self) -> io::Result<Option<Event>> {
         match self {
             Self::Uring(uring) => uring.wait(),
@@ -145,7 +146,7 @@ impl Queue {
         }
     }
 
-    /// Turns the eventfd on, and forgets earlier wake-ups.
+    /// Enables the eventfd's signals and discards earlier ones.
     pub(crate) fn arm(&mut self) {
         match self {
             Self::Uring(uring) => uring.arm(),
@@ -156,7 +157,7 @@ impl Queue {
     pub(crate) fn disarm(&mut self) {
         match self {
             Self::Uring(uring) => uring.disarm(),
-            Self::Libaio(_) => {} // Decided at submission, for each operation.
+            Self::Libaio(_) => {} // libaio sets signals per operation, at submission.
         }
     }
 }

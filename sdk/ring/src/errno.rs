@@ -7,17 +7,17 @@ use std::{fmt, io};
 pub struct Errno(i32);
 
 impl Errno {
-    /// The file was not open for this, or is not attached to the ring.
+    /// The file was not opened for this operation, or is not attached to the ring.
     pub const BAD_FILE: Self = Self(libc::EBADF);
-    /// The ring was closed before the request was carried out.
+    /// The ring was closed before the request was executed.
     pub const CANCELED: Self = Self(libc::ECANCELED);
-    /// The request's memory must not be written to, but a read was asked for.
+    /// The request is a read, but its memory is not writable.
     pub const FAULT: Self = Self(libc::EFAULT);
-    /// An argument is out of its range.
+    /// An argument is out of range.
     pub const INVALID: Self = Self(libc::EINVAL);
-    /// The engine or the file cannot do this operation; the caller may do it another way.
+    /// The engine or the file does not support the operation; the caller may use another way.
     pub const NOT_SUPPORTED: Self = Self(libc::EOPNOTSUPP);
-    /// The file took only part of a write, and would not take the rest.
+    /// The file accepted only part of a write.
     pub const SHORT_WRITE: Self = Self(libc::EIO);
 
     /// Wraps an error number; `None` unless it is positive.
@@ -25,22 +25,22 @@ impl Errno {
         if number > 0 { Some(Self(number)) } else { None }
     }
 
-    /// The positive error number.
+    /// The error number, which is positive.
     pub const fn number(self) -> i32 {
         self.0
     }
 
-    /// What a system call's negative result says.
+    /// Converts the negative result of a system call.
     pub(crate) const fn from_result(result: i32) -> Self {
         Self(result.saturating_neg())
     }
 
-    /// The number inside `error`, or `EIO` where it has none.
+    /// The error number in `error`, or `EIO` if it has none.
     pub(crate) fn of(error: &io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// The calling thread's `errno`, straight after a failed system call.
+    /// The calling thread's `errno`. Call it directly after a failed system call.
     pub(crate) fn last() -> Self {
         Self::of(&io::Error::last_os_error())
     }

@@ -1,4 +1,4 @@
-//! The eventfd by which a ring wakes its owner.
+//! The eventfd with which a ring wakes its owner.
 #![expect(unsafe_code, reason = "eventfd(2) and poll(2) have no safe wrapper in std")]
 
 use std::fs::File;
@@ -11,32 +11,32 @@ pub(crate) struct EventFd(File);
 
 impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: takes two integers.
+        // SAFETY: the call takes two integers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call above just made it, and nobody else knows it.
+        // SAFETY: the call above has just created the descriptor, and it has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self(fd.into()))
     }
 
-    /// Takes the wake-ups that have arrived, so that only a later one makes the fd readable.
+    /// Discards the signals received so far, so that only a later one makes the fd readable.
     pub(crate) fn drain(&self) {
-        // The only failure is "nothing arrived".
+        // The only possible error means that there is no signal.
         let _ = (&self.0).read(&mut [0; 8]);
     }
 
-    /// Makes the fd readable. Any thread.
+    /// Makes the fd readable. Callable on any thread.
     pub(crate) fn signal(&self) {
-        // Any number will do. The only failure is a counter that is full: it is readable already.
+        // Any number works. The only possible error means that the counter is full, so the fd is readable already.
         let _ = (&self.0).write(&[1; 8]);
     }
 
-    /// Waits until the fd is readable, then takes the wake-ups.
+    /// Waits until the fd is readable, then discards the signals.
     pub(crate) fn wait(&self) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, valid for the call.
+        // SAFETY: there is one entry, which is valid for the call.
         let result = unsafe { libc::poll(&raw mut poll, 1, -1) };
         let error = io::Error::last_os_error();
         if result < 0 && error.raw_os_error() != Some(libc::EINTR) {

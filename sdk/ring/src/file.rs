@@ -1,4 +1,4 @@
-//! The file or block device behind the I/O: opening and geometry.
+//! The file or block device of the I/O: opening it, and its geometry.
 #![expect(unsafe_code, reason = "ioctl(2) and statx(2) have no safe wrapper in std")]
 
 use std::borrow::Cow;
@@ -13,14 +13,14 @@ use std::{error, fmt, ptr};
 
 use crate::Errno;
 
-/// Block size assumed where nothing says another, in bytes.
+/// Block size if the system does not report one, in bytes.
 const DEFAULT_BLOCK_SIZE: u32 = 512;
 
-/// `STATX_DIOALIGN` of linux/stat.h, Linux 6.1.
+/// `STATX_DIOALIGN` of linux/stat.h, since Linux 6.1.
 const STATX_DIOALIGN: u32 = 0x2000;
 
-/// A regular file or block device, open for I/O at byte offsets. It may be shared by any number of
-/// rings.
+/// An open regular file or block device, for I/O at byte offsets. Any number of rings may share
+/// it.
 #[derive(Debug)]
 pub struct BackingFile {
     file: File,
@@ -33,7 +33,7 @@ pub struct BackingFile {
     memory_alignment: u32,
 }
 
-/// A file that could not be used: which, why, and what the kernel said.
+/// Why a file cannot be used: its path, what failed, and the kernel's error.
 #[derive(Debug)]
 pub struct FileError {
     path: PathBuf,
@@ -46,7 +46,7 @@ impl FileError {
         Self { path: path.to_owned(), what: what.into(), source }
     }
 
-    /// The kernel's error number, or the nearest to it.
+    /// The kernel's error number, or the closest one.
     pub fn errno(&self) -> Errno {
         Errno::of(&self.source)
     }
@@ -64,14 +64,14 @@ impl error::Error for FileError {
     }
 }
 
-/// Opens an existing regular file or block device. `direct` bypasses the page cache (`O_DIRECT`):
-/// offsets and lengths must then be multiples of the logical block size, and memory aligned to
+/// Opens an existing regular file or block device. `direct` bypasses the page cache (`O_DIRECT`).
+/// Offsets and lengths must then be multiples of the logical block size, and memory must be aligned to
 /// [`BackingFile::memory_alignment`].
 ///
 /// # Errors
 ///
-/// When it does not exist, may not be opened so, is something else, or is on a file system
-/// without direct I/O.
+/// When the path does not exist, cannot be opened in this mode, is another kind of file, or is on a file
+/// system without direct I/O.
 pub fn open_file(
     path: impl AsRef<Path>,
     read_only: bool,
@@ -88,16 +88,16 @@ pub fn open_file(
         .open(path)
         .map_err(|source| match source.raw_os_error() {
             Some(libc::EINVAL) if direct => {
-                refused("its file system does not offer direct I/O; open it without")(source)
+                refused("its file system lacks direct I/O; open the file without it")(source)
             }
             _ if read_only => refused("cannot be opened for reading")(source),
             _ => refused("cannot be opened for reading and writing")(source),
         })?;
-    let metadata = file.metadata().map_err(refused("has no metadata"))?;
+    let metadata = file.metadata().map_err(refused("cannot be examined (fstat)"))?;
     require_storage(&metadata).map_err(refused("must be a regular file or a block device"))?;
 
     let is_block_device = metadata.file_type().is_block_device();
-    let align = Alignment::of(&file, &metadata).map_err(refused("does not tell its block size"))?;
+    let align = Alignment::of(&file, &metadata).map_err(refused("has an unknown block size"))?;
     Ok(BackingFile {
         file,
         path: path.to_owned(),
@@ -111,54 +111,54 @@ pub fn open_file(
 }
 
 impl BackingFile {
-    /// The path it was opened by.
+    /// The path used to open the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it was opened for reading only.
+    /// Whether the file was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// Whether it was opened with `O_DIRECT`.
+    /// Whether the file was opened with `O_DIRECT`.
     pub fn is_direct(&self) -> bool {
         self.direct
     }
 
-    /// Whether it is a block device, rather than a regular file.
+    /// Whether it is a block device; otherwise it is a regular file.
     pub fn is_block_device(&self) -> bool {
         self.is_block_device
     }
 
-    /// Its size now, in bytes; it may be resized while open.
+    /// The current size, in bytes. The file may be resized while it is open.
     ///
     /// # Errors
     ///
-    /// What `lseek(2)` says, such as of a device that is gone.
+    /// Those of `lseek(2)`, such as for a device that was removed.
     pub fn size_bytes(&self) -> io::Result<u64> {
-        // The one way that answers for files and devices alike. The position is used by nothing.
+        // This is the only way that works for both files and devices. No other code uses the position.
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    /// The smallest unit of I/O, in bytes: of a block device its logical block, of a regular file
-    /// what direct I/O must be aligned to (512 where unknown).
+    /// The smallest unit of I/O, in bytes: the logical block of a block device, or for a regular file the
+    /// alignment that direct I/O requires (512 if unknown).
     pub fn logical_block_size(&self) -> u32 {
         self.logical_block_size
     }
 
-    /// The unit that is written without reading first, in bytes: of a block device its physical
-    /// block, of a regular file the file system's block. At least the logical block size.
+    /// The unit that can be written without reading first, in bytes: the physical block of a block device, or
+    /// the file system's block for a regular file. At least the logical block size.
     pub fn physical_block_size(&self) -> u32 {
         self.physical_block_size
     }
 
-    /// What the address of every segment must be a multiple of, in bytes; 1 without direct I/O.
+    /// Required alignment of each segment's address, in bytes; 1 without direct I/O.
     pub fn memory_alignment(&self) -> u32 {
         self.memory_alignment
     }
 
-    /// What a transfer must have moved a multiple of to be continued, in bytes.
+    /// A short transfer can continue only after a multiple of this many bytes.
     pub(crate) fn progress_unit(&self) -> u32 {
         if self.direct { self.logical_block_size } else { 1 }
     }
@@ -170,11 +170,11 @@ impl AsFd for BackingFile {
     }
 }
 
-/// Looks at a path before it is opened: opening a FIFO would block, and opening a tape rewinds it.
+/// Checks a path before it is opened, because opening a FIFO would block, and opening a tape would rewind it.
 ///
 /// # Errors
 ///
-/// When nothing is there, or neither a regular file nor a block device.
+/// When the path does not exist, or is neither a regular file nor a block device.
 pub(crate) fn metadata_of_storage(path: &Path) -> Result<Metadata, FileError> {
     let found = std::fs::metadata(path)
         .map_err(|source| FileError::new(path, "cannot be found", source))?;
@@ -184,7 +184,7 @@ pub(crate) fn metadata_of_storage(path: &Path) -> Result<Metadata, FileError> {
     Ok(found)
 }
 
-/// Accepts regular files and block devices.
+/// Accepts regular files and block devices only.
 fn require_storage(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() || metadata.file_type().is_block_device() {
         Ok(())
@@ -195,7 +195,7 @@ fn require_storage(metadata: &Metadata) -> io::Result<()> {
     }
 }
 
-/// The units of a file, in bytes.
+/// The alignments and units of a file, in bytes.
 struct Alignment {
     logical: u32,
     physical: u32,
@@ -217,9 +217,9 @@ impl Alignment {
     }
 }
 
-/// What direct I/O needs: alignment of memory and of offsets, where the kernel tells.
+/// The alignment of memory and of offsets that direct I/O needs, if the kernel reports it.
 fn direct_alignment(file: &File) -> Option<(u32, u32)> {
-    // SAFETY: integers only, for which zero is a value.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut answer: libc::statx = unsafe { zeroed() };
     let (fd, flags) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: the path is a C string and `answer` is writable.
@@ -230,10 +230,10 @@ fn direct_alignment(file: &File) -> Option<(u32, u32)> {
     (told && memory > 0 && offset > 0).then_some((memory, offset))
 }
 
-/// One of the ioctls that tell a block size in an int.
+/// Calls an ioctl that returns a block size in an int.
 fn block_ioctl(file: &File, request: libc::Ioctl) -> io::Result<u32> {
     let mut size: c_int = 0;
-    // SAFETY: both requests write one int (BLKPBSZGET an unsigned one).
+    // SAFETY: both requests write one int (BLKPBSZGET an unsigned one), and `size` has room for it.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, ptr::from_mut(&mut size)) };
     if result != 0 {
         return Err(io::Error::last_os_error());

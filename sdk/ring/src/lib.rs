@@ -1,21 +1,21 @@
-//! Asynchronous file I/O with a safe face, over io_uring or Linux native AIO ("libaio").
+//! Asynchronous file I/O with a safe interface, over io_uring or Linux native AIO ("libaio").
 //!
-//! A [`Ring`] belongs to one io_channel. A request is *moved* into the ring with its buffers and
-//! handed back when the kernel is done with them, so that memory under I/O can be neither freed
-//! nor reused by safe code:
+//! A [`Ring`] belongs to one io_channel. A request *moves* into the ring with its buffers, and the ring
+//! returns it when the kernel no longer uses them. So safe code can neither free nor reuse memory under
+//! I/O:
 //!
 //! ```text
 //! push(op, file, request) ─► slot ─► flush() ─► kernel ─► reap(|completion| …) ─► request
-//!        └─ Full(request)                         └─ short: the rest goes round again
+//!        └─ Full(request)                         └─ short: resubmit the rest
 //! ```
 //!
-//! Files of the crate, top down: [`Ring`] (`ring`), what can be asked (`op`), the slots of what is
-//! in flight (`slots`, `transfer`), the two engines (`uring`, `libaio`), the promise about memory
-//! (`buffers`), the file behind it all (`file`) and its lock (`lock`).
+//! Files of the crate, top down: [`Ring`] (`ring`), its operations (`op`), the requests in flight
+//! (`slots`, `transfer`), the two engines (`uring`, `libaio`), the contract for memory (`buffers`), the
+//! file (`file`) and its lock (`lock`).
 //!
-//! The ring itself has one owner at a time and may move between threads. On Linux an io_uring request
-//! ends with `ECANCELED` when the thread that flushed it *exits*; moving on from a thread that
-//! lives is harmless.
+//! A ring has one owner at a time and may move between threads. On Linux an io_uring request ends with
+//! `ECANCELED` when the thread that flushed it *exits*. Moving the ring away from a thread that continues
+//! to run is harmless.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("drivebay-ring needs a 64-bit target");

@@ -1,14 +1,14 @@
-//! The libaio engine: the kernel's native AIO by raw system calls.
+//! The libaio engine: the kernel's native AIO through raw system calls.
 //!
-//! `libaio.so` itself is not needed. Events are read from the kernel's ring in user memory, as
-//! that library and fio do, and by `io_getevents` where the ring is not the layout we know. Calls
-//! that can wait for the disk are made by a thread of the ring's own:
+//! It does not need `libaio.so`. It reads events from the kernel's ring in user memory, as that library
+//! and fio do, or with `io_getevents` if the ring has an unknown layout. A thread of the ring makes the
+//! calls that can wait for the disk:
 //!
 //! ```text
 //! push ─► unflushed ─► flush ─► submitter (thread) ─► io_submit ─► kernel ─► events ─► next
 //!                                     └─ fallocate, refused ─► results ───────────────► next
 //! ```
-#![expect(unsafe_code, reason = "the kernel reads and writes the memory named in control blocks")]
+#![expect(unsafe_code, reason = "the kernel accesses the memory that control blocks point to")]
 
 mod context;
 mod submitter;
@@ -35,17 +35,17 @@ const IOCB_CMD_PREADV: u16 = 7;
 const IOCB_CMD_PWRITEV: u16 = 8;
 const IOCB_FLAG_RESFD: u32 = 1;
 
-/// An AIO context and the thread that fills it.
+/// An AIO context, and the thread that submits to it.
 #[derive(Debug)]
 pub(crate) struct Libaio {
     submitter: Submitter,
     from_kernel: Events,
-    /// Pushed and not yet given to the submitter.
+    /// Operations that were pushed but not yet passed to the submitter.
     unflushed: Vec<Job>,
-    /// An event that was looked at and not taken yet.
+    /// An event that `has_events` found, for `next` to return.
     seen: Option<Event>,
     pub(crate) events: Arc<EventFd>,
-    /// Operations that the submitter or the kernel has.
+    /// Number of operations that the submitter or the kernel has.
     in_flight: usize,
 }
 
@@ -69,7 +69,7 @@ impl Libaio {
 
     /// # Safety
     ///
-    /// As [`Queue::push`](crate::engine::Queue::push), `fd` being the file.
+    /// As [`Queue::push`](crate::engine::Queue::push), with `fd` as the file.
     pub(crate) unsafe fn push(
         &mut self,
         token: u32,
@@ -87,7 +87,7 @@ impl Libaio {
                 return Ok(());
             }
         };
-        // SAFETY: integers only, for which zero is a value.
+        // SAFETY: all fields are integers, for which zero is valid.
         let mut block: iocb = unsafe { zeroed() };
         block.aio_data = u64::from(token);
         block.aio_lio_opcode = opcode;
@@ -107,10 +107,10 @@ impl Libaio {
         Ok(())
     }
 
-    /// Gives what was pushed to the submitter.
+    /// Passes the pushed operations to the submitter.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         for job in self.unflushed.drain(..) {
-            // SAFETY: the caller of `push` keeps what the job names until the event.
+            // SAFETY: the caller of `push` keeps the job's memory and file valid until the event.
             unsafe { self.submitter.send(job) }?;
             self.in_flight += 1;
         }
@@ -158,9 +158,9 @@ impl Libaio {
     }
 }
 
-/// Token and result of an event of the kernel's.
+/// Token and result of a kernel event.
 fn event_of(event: IoEvent) -> Event {
-    // `data` is the token that `push` put there; `res` is at most one call's bytes (2 GiB).
+    // `data` is the token from `push`; `res` is at most the bytes of one call (2 GiB).
     let token = u32::try_from(event.data).unwrap_or(u32::MAX);
     (token, i32::try_from(event.res).unwrap_or(-libc::EIO))
 }
@@ -178,7 +178,7 @@ mod tests {
     fn a_look_at_the_events_takes_nothing_from_them() {
         let file = tempfile::tempfile().unwrap();
         let mut aio = Libaio::new(4).unwrap();
-        // SAFETY: a transfer without data names no memory; `file` outlives the waiting.
+        // SAFETY: a transfer without data refers to no memory; `file` outlives the operation.
         unsafe { aio.push(1, file.as_raw_fd(), &Transfer::idle()) }.unwrap();
         aio.flush().unwrap();
         while !aio.has_events() {}
@@ -190,7 +190,7 @@ mod tests {
 
     struct Bytes([u8; 4]);
 
-    // SAFETY: the memory of the test outlives its operation.
+    // SAFETY: the test's memory outlives its operation.
     unsafe impl IoBuffers for Bytes {
         fn segments(&self) -> impl Iterator<Item = Segment> {
             std::iter::once(Segment { ptr: self.0.as_ptr().cast_mut(), len: 4 })
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_owner_goes_on_while_a_submission_hangs() {
-        // A read from an empty pipe keeps `io_submit` waiting, as a frozen file system does.
+        // A read from an empty pipe makes `io_submit` wait, as a frozen file system does.
         let (reader, mut writer) = io::pipe().unwrap();
         let mut rescue_writer = writer.try_clone().unwrap();
         let (flushed, is_flushed) = channel();
@@ -215,7 +215,7 @@ mod tests {
         let mut aio = Libaio::new(4).unwrap();
         let (bytes, mut transfer) = (Box::new(Bytes([0; 4])), Transfer::idle());
         transfer.start(Op::Read { offset: 0 }, 0, 1, &*bytes).unwrap();
-        // SAFETY: `bytes`, `transfer` and `reader` outlive the waiting below.
+        // SAFETY: `bytes`, `transfer` and `reader` outlive the operation.
         unsafe { aio.push(2, reader.as_raw_fd(), &transfer) }.unwrap();
         aio.flush().unwrap();
         flushed.send(()).unwrap();

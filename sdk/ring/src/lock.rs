@@ -1,4 +1,4 @@
-//! The lock that keeps the users of a file apart, and who holds a file that is in use.
+//! The lock of a file, and the search for the holder of a file that is in use.
 #![expect(unsafe_code, reason = "open file description locks have no safe wrapper in std")]
 
 use std::fmt::Write;
@@ -13,29 +13,29 @@ use std::ptr;
 use crate::FileError;
 use crate::file::metadata_of_storage;
 
-/// Open descriptors of other processes that the search for a holder looks at.
+/// Maximum number of other processes' descriptors that the search for a holder examines.
 const DESCRIPTORS_MAX: usize = 20_000;
-/// Holders that an error names.
+/// Maximum number of holders that an error names.
 const NAMED_MAX: usize = 3;
 
-/// A locked file or block device; dropping it, or the end of the process, releases the lock.
+/// A locked file or block device. Dropping it, or the end of the process, releases the lock.
 ///
-/// It has a descriptor of its own that no I/O uses: io_uring releases its files only some time
+/// It has its own descriptor, which no I/O uses, because io_uring releases its files only some time
 /// after a ring was closed or the process was killed.
 #[derive(Debug)]
 pub struct FileLock {
     _file: File,
 }
 
-/// Locks a whole file with an "open file description" lock, as QEMU does: a writer against
-/// everybody else who asks for this lock, a reader against writers. The writer of a block device
-/// also claims it from the kernel (`O_EXCL`), which fails while it or one of its partitions is
-/// mounted, or belongs to a volume group, an array or the swap space.
+/// Locks a whole file with an "open file description" lock, as QEMU does. A writer excludes everyone
+/// else who takes this lock; a reader excludes writers. The writer of a block device also claims it
+/// from the kernel (`O_EXCL`). That fails while the device or one of its partitions is mounted, or
+/// belongs to a volume group, an array or the swap space.
 ///
 /// # Errors
 ///
-/// When it does not exist, may not be opened, or is in use: then the error says by whom, as far as
-/// that can be seen.
+/// When the file does not exist, cannot be opened, or is in use. In the last case the error names the
+/// holders, as far as this process can see them.
 pub fn lock_file(path: impl AsRef<Path>, read_only: bool) -> Result<FileLock, FileError> {
     let path = path.as_ref();
     let metadata = metadata_of_storage(path)?;
@@ -64,9 +64,9 @@ pub fn lock_file(path: impl AsRef<Path>, read_only: bool) -> Result<FileLock, Fi
 
 fn set_lock(file: &File, read_only: bool) -> io::Result<()> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    // SAFETY: integers only, for which zero is a value.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut whole: libc::flock = unsafe { zeroed() };
-    // Start 0 and length 0: the whole file, however long it becomes.
+    // Start 0 and length 0 mean the whole file, even if it grows.
     whole.l_type = i16::try_from(kind).unwrap_or(i16::MAX);
     whole.l_whence = i16::try_from(libc::SEEK_SET).unwrap_or(i16::MAX);
     // SAFETY: the descriptor is open and the lock valid for the call.
@@ -74,13 +74,13 @@ fn set_lock(file: &File, read_only: bool) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The error of a file that somebody else uses; `own` is our descriptor of it.
+/// Makes the error for a file that is in use. `own` is this process's new descriptor of it.
 fn in_use(path: &Path, own: Option<&File>, source: io::Error) -> FileError {
     let mut holders = fs::metadata(path).map(|file| holders(&Identity::of(&file), own));
     let holders = holders.as_mut().map(std::mem::take).unwrap_or_default();
     let mut what = "in use".to_owned();
     if holders.is_empty() {
-        what.push_str(": another has it open and locked, who cannot be seen from here");
+        what.push_str(": another process has locked it, but it is not visible from here");
     }
     for (n, holder) in holders.iter().take(NAMED_MAX).enumerate() {
         // Writing to a `String` does not fail.
@@ -92,10 +92,10 @@ fn in_use(path: &Path, own: Option<&File>, source: io::Error) -> FileError {
     FileError::new(path, what, source)
 }
 
-/// What tells a file, or the device behind a device file, from another.
+/// Identifies a file, or the device behind a device file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Identity {
-    /// Device number of the file system, and inode.
+    /// Device number of the file system, and inode number.
     File(u64, u64),
     /// Device number.
     Device(u64),
@@ -111,7 +111,7 @@ impl Identity {
     }
 }
 
-/// Who has the file: the kernel for a mount, a volume or the swap space, and processes.
+/// Returns who uses the file: the kernel (for a mount, a volume or the swap space), and processes.
 fn holders(file: &Identity, own: Option<&File>) -> Vec<String> {
     let mut holders = Vec::new();
     if let Identity::Device(number) = *file {
@@ -126,7 +126,7 @@ fn holders(file: &Identity, own: Option<&File>) -> Vec<String> {
             let (front, back) = line.split_once(" - ").unwrap_or((line, ""));
             let device = front.split(' ').nth(2).and_then(device_number);
             let (place, source) = (front.split(' ').nth(4), back.split(' ').nth(1));
-            // Some file systems have a device number of their own.
+            // Some file systems have their own device numbers, so compare the source as well.
             if device.is_some_and(|device| parts.contains(&device)) || source.is_some_and(is_ours) {
                 holders.push(format!("mounted on {}", place.unwrap_or("?")));
             }
@@ -144,7 +144,7 @@ fn holders(file: &Identity, own: Option<&File>) -> Vec<String> {
     holders
 }
 
-/// The device number of a block device and those of its partitions.
+/// Returns the device number of a block device and those of its partitions.
 fn partitions(number: u64) -> Vec<u64> {
     let inside = entries(&sysfs(number)).filter(|path| path.join("partition").exists());
     let number_of = |path: PathBuf| {
@@ -157,13 +157,13 @@ fn sysfs(number: u64) -> PathBuf {
     format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number)).into()
 }
 
-/// Reads `MAJOR:MINOR`.
+/// Parses `MAJOR:MINOR`.
 fn device_number(text: &str) -> Option<u64> {
     let (major, minor) = text.split_once(':')?;
     Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The processes that have the file open, as far as this user may look.
+/// Returns the processes that have the file open, as far as this user may see them.
 fn processes(file: &Identity, own: Option<&File>) -> Vec<String> {
     let own_fd = own.map(|own| own.as_raw_fd().to_string());
     let mut looked_at = 0;
@@ -220,14 +220,14 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_mounted_device_is_its_mount() {
-        // Any block device that this machine has mounted.
+        // Use any mounted block device of this machine.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mounted = mounts.lines().find_map(|line| {
             let device = line.split(' ').nth(2).and_then(device_number)?;
             sysfs(device).exists().then(|| (device, line.split(' ').nth(4).unwrap_or_default()))
         });
         let Some((device, place)) = mounted else {
-            // A machine without a disk: the guest's test of mounted disks has one.
+            // A machine without a disk cannot run this test; the guest tests cover mounted disks.
             return;
         };
         let holders = holders(&Identity::Device(device), None);

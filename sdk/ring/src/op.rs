@@ -1,42 +1,43 @@
-//! What a ring can be asked to do.
+//! The operations of a ring.
 
-/// One operation on a file. Offsets and lengths are in bytes; an operation that would reach past
+/// One operation on a file. Offsets and lengths are in bytes. An operation that would reach past
 /// `i64::MAX` completes with `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Reads into the request's segments. Completes with fewer bytes only at the end of the file.
     Read {
-        /// Where in the file.
+        /// Byte offset in the file.
         offset: u64,
     },
-    /// Writes the request's segments, all of them or an error.
+    /// Writes all of the request's segments, or fails.
     Write {
-        /// Where in the file.
+        /// Byte offset in the file.
         offset: u64,
-        /// On stable storage before it completes (`RWF_DSYNC`), as a forced unit access is.
+        /// Whether the data is on stable storage before completion (`RWF_DSYNC`), as for a forced unit access.
         durable: bool,
     },
-    /// Brings what was written to stable storage (`fdatasync`, which includes the file's size).
+    /// Makes written data durable (`fdatasync`, which includes the file's size).
     ///
-    /// By libaio on a kernel before 4.18 it completes with [`NOT_SUPPORTED`]: the caller must sync
+    /// With libaio on a kernel before 4.18 it completes with [`NOT_SUPPORTED`]; the caller must then sync
     /// in another way, such as on a worker thread.
     ///
     /// [`NOT_SUPPORTED`]: crate::Errno::NOT_SUPPORTED
     Fdatasync,
-    /// As [`Fdatasync`](Self::Fdatasync), and the file's other metadata (`fsync`).
+    /// As [`Fdatasync`](Self::Fdatasync), and also makes the file's other metadata durable (`fsync`).
     Fsync,
-    /// Gives the range back to the file system or device; it then reads as zeroes. The size stays.
+    /// Deallocates the range in the file system or device. The range then reads as zeroes. The size does not
+    /// change.
     ///
-    /// libaio has no such operation: the ring's thread makes the call, and what is flushed later
-    /// reaches the kernel after it.
+    /// libaio has no such operation. The ring's thread makes the call, and later flushed operations reach the
+    /// kernel after it.
     PunchHole {
         /// First byte.
         offset: u64,
         /// Length of the range; not 0.
         len: u64,
     },
-    /// Makes the range read as zeroes without giving it back. The size stays. By libaio as
-    /// [`PunchHole`](Self::PunchHole).
+    /// Makes the range read as zeroes without deallocating it. The size does not change. With libaio it works
+    /// as [`PunchHole`](Self::PunchHole).
     ZeroRange {
         /// First byte.
         offset: u64,
@@ -46,7 +47,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// First byte and, where the operation itself has one, length of the range it touches.
+    /// First byte, and length of the range if the operation has one.
     pub(crate) fn range(self) -> (u64, u64) {
         match self {
             Self::Read { offset } | Self::Write { offset, .. } => (offset, 0),
@@ -55,12 +56,12 @@ impl Op {
         }
     }
 
-    /// Whether bytes move between the file and the request's segments.
+    /// Whether the operation transfers data between the file and the request's segments.
     pub(crate) fn moves_data(self) -> bool {
         matches!(self, Self::Read { .. } | Self::Write { .. })
     }
 
-    /// The mode of `fallocate(2)` for an operation on a range, 0 for any other.
+    /// The mode of `fallocate(2)` for an operation on a range; 0 for any other.
     pub(crate) fn fallocate_mode(self) -> i32 {
         match self {
             Self::PunchHole { .. } => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,

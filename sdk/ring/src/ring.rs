@@ -1,5 +1,5 @@
-//! The ring: requests in, completions out.
-#![expect(unsafe_code, reason = "hands the engine memory that the slots keep valid")]
+//! The ring: takes requests and returns completions.
+#![expect(unsafe_code, reason = "passes memory to the engine that the slots keep valid")]
 
 use std::collections::VecDeque;
 use std::mem::{self, ManuallyDrop};
@@ -12,56 +12,56 @@ use crate::slots::Slots;
 use crate::transfer::Next;
 use crate::{BackingFile, Engine, Errno, IoBuffers, Op};
 
-/// The largest depth of a ring, in requests.
+/// Maximum depth of a ring, in requests.
 pub const MAX_DEPTH: u32 = 4096;
 
-/// The most files that one ring can have attached at a time.
+/// Maximum number of files attached to one ring.
 pub const MAX_FILES: usize = 64;
 
 /// One thread's queue of file I/O.
 ///
-/// A request is in one of four states; `push` and `reap` are the doors:
+/// A request is in one of four states. `push` puts it into the ring, `reap` takes it out:
 ///
 /// ```text
-/// pushed ──flush──► in the kernel ──event──► settled ──reap──► handed back
+/// pushed ──flush──► in the kernel ──event──► settled ──reap──► returned
 ///                         ▲                     │
 ///                         └── short: the rest ──┘
 /// ```
 ///
-/// Dropping a ring cancels what can be cancelled, waits for the rest, and only then drops the
-/// requests. [`close`](Self::close) does the same and hands them back.
-// Invariant: what the kernel may touch for a token is named by the slot of that token, whose
-// request and segment list stay there, unchanged, until the queue has given the event. The file
-// stays in `files` as long (`detach` refuses).
+/// Dropping a ring cancels the operations that can be canceled, waits for the rest, and then drops the
+/// requests. [`close`](Self::close) does the same but returns the requests.
+// Invariant: the slot of a token has the request and the segment list that the kernel may access for
+// it. Both stay there unchanged until the queue has returned the event. The file stays in `files` as
+// long (`detach` refuses).
 #[derive(Debug)]
 pub struct Ring<T: IoBuffers> {
     queue: Queue,
     slots: Slots<T>,
     files: Vec<Option<Arc<BackingFile>>>,
-    /// Results whose requests are still to be handed back.
+    /// Results whose requests were not returned yet.
     settled: VecDeque<(u32, Result<u32, Errno>)>,
 }
 
-/// A file's place in a ring, from [`Ring::attach`]. It means nothing to another ring.
+/// Index of a file in a ring, from [`Ring::attach`]. It is not valid in another ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIndex(usize);
 
-/// A request that is done, and what became of it.
+/// A completed request and its result.
 #[derive(Debug)]
 pub struct Completion<T> {
-    /// The request, handed back.
+    /// The request, which the caller owns again.
     pub request: T,
-    /// Bytes read or written (0 for operations without data), or the kernel's error.
+    /// Number of bytes read or written (0 for operations without data), or the kernel's error.
     pub result: Result<u32, Errno>,
 }
 
-/// The ring had `depth` requests in flight: the request is handed back, untouched.
+/// The ring already has `depth` requests in flight. The caller gets its request back.
 #[derive(Debug)]
 pub struct Full<T>(pub T);
 
 impl<T> fmt::Display for Full<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ring is full: as many requests are in flight as it is deep")
+        f.write_str("the ring is full: it has as many requests in flight as its depth")
     }
 }
 
@@ -69,11 +69,11 @@ impl<T: fmt::Debug> std::error::Error for Full<T> {}
 
 /// Whether the owner of a ring may sleep on its eventfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "sleeping when work is waiting loses its wake-up"]
+#[must_use = "sleeping while there is work would miss the wake-up"]
 pub enum Armed {
     /// The next completion will make the eventfd readable.
     MaySleep,
-    /// Something is to be reaped or flushed already.
+    /// There is already something to reap or flush.
     WorkWaiting,
 }
 
@@ -82,8 +82,8 @@ impl<T: IoBuffers> Ring<T> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for another depth; else as [`Engine::probe`], and `ENOMEM` where the memory
-    /// for the queue cannot be locked.
+    /// `InvalidInput` for another depth; otherwise as [`Engine::probe`], and `ENOMEM` when the memory for
+    /// the queue cannot be locked.
     pub fn new(engine: Engine, depth: u32) -> io::Result<Self> {
         if !(1..=MAX_DEPTH).contains(&depth) {
             let text = format!("depth {depth} must be 1 to {MAX_DEPTH}");
@@ -97,11 +97,11 @@ impl<T: IoBuffers> Ring<T> {
         })
     }
 
-    /// Makes a file usable in this ring, which keeps it open until [`detach`](Self::detach).
+    /// Adds a file to this ring, which keeps it open until [`detach`](Self::detach).
     ///
     /// # Errors
     ///
-    /// `EMFILE` when [`MAX_FILES`] are attached; `EBADF` for a file io_uring cannot take.
+    /// `EMFILE` when [`MAX_FILES`] files are attached; `EBADF` for a file that io_uring does not accept.
     pub fn attach(&mut self, file: Arc<BackingFile>) -> io::Result<FileIndex> {
         let free = self.files.iter().position(Option::is_none).unwrap_or(self.files.len());
         if free >= MAX_FILES {
@@ -115,7 +115,7 @@ impl<T: IoBuffers> Ring<T> {
         Ok(FileIndex(free))
     }
 
-    /// Lets go of a file.
+    /// Removes a file from this ring.
     ///
     /// # Errors
     ///
@@ -131,14 +131,14 @@ impl<T: IoBuffers> Ring<T> {
         Ok(())
     }
 
-    /// Queues one operation on a file. The kernel sees it at the next [`flush`](Self::flush).
+    /// Queues one operation on a file. The kernel gets it at the next [`flush`](Self::flush).
     ///
-    /// A request that cannot be carried out (a file that is not attached, a range past `i64::MAX`,
-    /// more segments than the kernel takes) is accepted, too, and completes with that error.
+    /// The ring also accepts a request that cannot be executed (a file that is not attached, a range past
+    /// `i64::MAX`, more segments than the kernel allows). It completes with the error.
     ///
     /// # Errors
     ///
-    /// [`Full`] hands the request back when `depth` requests are in flight.
+    /// [`Full`] returns the request when `depth` requests are in flight.
     pub fn push(&mut self, op: Op, file: FileIndex, request: T) -> Result<(), Full<T>> {
         let (token, slot) = self.slots.insert(request).map_err(Full)?;
         let started = match (self.files.get(file.0), slot.request_and_transfer()) {
@@ -154,20 +154,20 @@ impl<T: IoBuffers> Ring<T> {
         Ok(())
     }
 
-    /// Shows the kernel everything pushed since the last time, in one system call; none if there
-    /// is nothing. What the kernel has no room for now is kept for the next `flush`.
+    /// Submits all queued operations to the kernel with one system call, or with none if there are none.
+    /// Operations that the kernel has no room for stay queued for the next `flush`.
     ///
     /// # Errors
     ///
-    /// Only what is wrong with the queue itself. What is wrong with a request is its completion's.
+    /// Those of the queue itself. The error of a request is in its completion.
     pub fn flush(&mut self) -> io::Result<()> {
         self.queue.flush()
     }
 
-    /// Hands every completion that is there to `done`, and returns how many there were.
+    /// Passes every available completion to `done`. Returns their number.
     ///
-    /// Looks at the queue in memory shared with the kernel; makes a system call only for the rest
-    /// of a short transfer, and where io_uring has marked that it waits for one.
+    /// Reads the queue in memory shared with the kernel. Makes a system call only for the rest of a short
+    /// transfer, and when io_uring has marked that it needs one.
     pub fn reap(&mut self, mut done: impl FnMut(Completion<T>)) -> usize {
         let mut count = 0;
         while let Some(completion) = self.next_completion() {
@@ -177,7 +177,7 @@ impl<T: IoBuffers> Ring<T> {
         count
     }
 
-    /// One completion, if there is one: for owners that push while they reap.
+    /// Returns one completion, if there is one. For owners that push while they reap.
     pub fn next_completion(&mut self) -> Option<Completion<T>> {
         loop {
             if let Some((token, result)) = self.settled.pop_front() {
@@ -191,18 +191,18 @@ impl<T: IoBuffers> Ring<T> {
         }
     }
 
-    /// Requests pushed and not yet handed back.
+    /// Number of requests that were pushed and not returned yet.
     pub fn in_flight(&self) -> usize {
         self.slots.in_flight()
     }
 
-    /// The eventfd that becomes readable when something completes, once the ring is armed.
+    /// The eventfd that becomes readable when a request completes, once the ring is armed.
     pub fn event_fd(&self) -> BorrowedFd<'_> {
         self.queue.event_fd()
     }
 
-    /// Prepares for sleep on [`event_fd`](Self::event_fd): flushes, turns its signals on, forgets
-    /// those that came earlier, and then looks again. Sleep only if the answer is `MaySleep`.
+    /// Prepares for sleep on [`event_fd`](Self::event_fd): flushes, enables the signals, discards earlier
+    /// ones, and then checks again for work. Sleep only if the result is `MaySleep`.
     ///
     /// # Errors
     ///
@@ -215,19 +215,19 @@ impl<T: IoBuffers> Ring<T> {
         Ok(if waiting { Armed::WorkWaiting } else { Armed::MaySleep })
     }
 
-    /// Turns the eventfd's signals off, for polling. libaio decides at submission, and always for
-    /// signals; there it does nothing.
+    /// Disables the eventfd's signals, for polling. Does nothing for libaio, which enables them for every
+    /// operation at submission.
     pub fn disarm(&mut self) {
         self.queue.disarm();
     }
 
-    /// Cancels what can be cancelled, waits for the rest and hands every request back. What was
-    /// not carried out, or only in part, completes with [`Errno::CANCELED`].
+    /// Cancels the operations that can be canceled, waits for the rest, and returns every request. A
+    /// request that was not executed, or only in part, completes with [`Errno::CANCELED`].
     ///
-    /// Blocks; how long is up to the device.
+    /// Blocks for as long as the device needs.
     pub fn close(mut self, mut done: impl FnMut(Completion<T>)) {
         if self.quiesce().is_err() {
-            return; // Dropping the ring keeps what the kernel may still use.
+            return; // Dropping the ring keeps the memory that the kernel may still use.
         }
         while let Some((token, result)) = self.settled.pop_front() {
             if let Some(request) = self.slots.remove(token) {
@@ -236,7 +236,7 @@ impl<T: IoBuffers> Ring<T> {
         }
     }
 
-    /// Takes an event in: settles the request, or has the rest of it done.
+    /// Handles an event: settles the request, or submits the rest of it.
     fn take_event(&mut self, token: u32, result: i32) {
         let Some(slot) = self.slots.occupied(token) else {
             debug_assert!(false, "an event for token {token}, which is not in flight");
@@ -246,21 +246,21 @@ impl<T: IoBuffers> Ring<T> {
             Next::Done(result) => self.settle(token, result),
             Next::Again => {
                 self.enqueue(token);
-                // What is wrong with the queue is for the owner's next flush to report.
+                // The owner's next flush reports errors of the queue.
                 let _ = self.queue.flush();
             }
         }
     }
 
-    /// Gives the rest of an operation to the engine.
+    /// Queues the rest of an operation in the engine.
     fn enqueue(&mut self, token: u32) {
         let Some(slot) = self.slots.occupied(token) else { return };
         let pushed = match self.files.get(slot.transfer.file) {
-            // SAFETY: the slot keeps the request, whose type promises that its memory stays valid
-            // until it is dropped, and the segment list, which is changed only after the event
-            // (`take_event`) or by `start` after the request was handed back. Requests are handed
-            // back or dropped only after their event, or when `quiesce` has seen the kernel done;
-            // `detach` keeps the file until then.
+            // SAFETY: the slot keeps the request and the segment list. The request's type promises that
+            // its memory stays valid until it is dropped. The list changes only after the event
+            // (`take_event`), or by `start` after the request was returned. A request is returned or
+            // dropped only after its event, or when `quiesce` has seen that the kernel has no operation
+            // left; `detach` keeps the file until then.
             Some(Some(file)) => unsafe { self.queue.push(token, file, &slot.transfer) },
             _ => Err(Errno::BAD_FILE),
         };
@@ -276,8 +276,8 @@ impl<T: IoBuffers> Ring<T> {
         }
     }
 
-    /// Waits until the kernel has nothing of ours, and settles every request. Nothing may be
-    /// flushed after that: the queue may still hold entries of requests that are gone.
+    /// Waits until the kernel has no operation of this ring, and settles every request. Do not flush
+    /// afterwards: the queue may still have entries of requests that are gone.
     fn quiesce(&mut self) -> io::Result<()> {
         self.queue.cancel();
         while let Some((token, result)) = self.queue.wait()? {
@@ -299,7 +299,7 @@ impl<T: IoBuffers> Ring<T> {
 impl<T: IoBuffers> Drop for Ring<T> {
     fn drop(&mut self) {
         if self.quiesce().is_err() {
-            // The kernel may still use the memory and cannot be asked: leaking it is all we can do.
+            // The kernel may still use the memory, and there is no way to find out, so leak it.
             let _leaked = ManuallyDrop::new(mem::take(&mut self.slots));
         }
     }

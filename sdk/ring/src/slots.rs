@@ -1,17 +1,17 @@
-//! The requests that are in flight, each in a slot of its own.
+//! The requests in flight, each in its own slot.
 
 use crate::transfer::Transfer;
 
-/// Where a request waits while the kernel has its memory.
+/// Keeps a request while the kernel uses its memory.
 #[derive(Debug)]
 pub(crate) struct Slot<T> {
     request: Option<T>,
     pub(crate) transfer: Transfer,
-    /// The kernel does not have it (any more): its result waits to be delivered.
+    /// The kernel does not have the request (any more), and its result waits to be returned.
     pub(crate) settled: bool,
 }
 
-/// A fixed number of slots. Slots never move, and no memory is allocated after the first rounds.
+/// A fixed number of slots. Slots never move, and after the first rounds no memory is allocated.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     slots: Box<[Slot<T>]>,
@@ -24,7 +24,7 @@ impl<T> Slots<T> {
         Self { slots: (0..depth).map(slot).collect(), free: (0..depth).rev().collect() }
     }
 
-    /// Puts a request into a free slot, or hands it back when there is none.
+    /// Puts a request into a free slot. Returns the request when there is none.
     pub(crate) fn insert(&mut self, request: T) -> Result<(u32, &mut Slot<T>), T> {
         let Some(&token) = self.free.last() else { return Err(request) };
         let Some(slot) = self.slots.get_mut(token as usize) else { return Err(request) };
@@ -34,12 +34,12 @@ impl<T> Slots<T> {
         Ok((token, slot))
     }
 
-    /// The slot, if it holds a request.
+    /// Returns the slot if it has a request.
     pub(crate) fn occupied(&mut self, token: u32) -> Option<&mut Slot<T>> {
         self.slots.get_mut(token as usize).filter(|slot| slot.request.is_some())
     }
 
-    /// Takes the request out and frees its slot.
+    /// Removes and returns the request, and frees its slot.
     pub(crate) fn remove(&mut self, token: u32) -> Option<T> {
         let request = self.slots.get_mut(token as usize)?.request.take()?;
         self.free.push(token);
@@ -50,7 +50,7 @@ impl<T> Slots<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// All slots that hold a request, with their tokens.
+    /// All slots that have a request, with their tokens.
     pub(crate) fn iter_occupied(&mut self) -> impl Iterator<Item = (u32, &mut Slot<T>)> {
         (0..).zip(self.slots.iter_mut()).filter(|(_, slot)| slot.request.is_some())
     }
@@ -63,7 +63,7 @@ impl<T> Slot<T> {
     }
 }
 
-/// No slots at all: what is left when they were taken away.
+/// No slots: what remains after the slots were taken away.
 impl<T> Default for Slots<T> {
     fn default() -> Self {
         Self { slots: Box::default(), free: Vec::new() }

@@ -1,5 +1,5 @@
-//! Both engines on real files: ext4 (or whatever the temporary directory is on) and tmpfs.
-#![expect(unsafe_code, reason = "test memory outside of any Rust reference, and poll(2)")]
+//! Tests both engines with real files: on ext4 (or the file system of the temporary directory) and tmpfs.
+#![expect(unsafe_code, reason = "test memory without Rust references, and poll(2)")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs;
@@ -18,21 +18,21 @@ use crate::{Armed, Completion, Engine, Errno, FileIndex, IoBuffers, Op, Ring, Se
 
 const BLOCK: usize = 4096;
 
-/// Memory for I/O, aligned to a page and cut into segments.
+/// Page-aligned memory for I/O, divided into segments.
 #[derive(Debug)]
 struct Request {
     memory: NonNull<u8>,
     layout: Layout,
     cuts: Vec<usize>,
-    /// How often the segments are listed: each time the same memory.
+    /// How often `segments` lists the memory. Each time it is the same memory.
     listed: usize,
     drops: Arc<AtomicUsize>,
 }
 
-// SAFETY: it owns its memory.
+// SAFETY: the value owns its memory.
 unsafe impl Send for Request {}
 
-// SAFETY: the memory is this value's own until it is dropped, and `contents` needs the value back.
+// SAFETY: the value owns the memory until it is dropped, and `contents` needs the value itself.
 unsafe impl IoBuffers for Request {
     fn segments(&self) -> impl Iterator<Item = Segment> {
         let once = move || {
@@ -57,7 +57,7 @@ impl Request {
         let layout = Layout::from_size_align(len, BLOCK).unwrap();
         // SAFETY: the layout is not empty.
         let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
-        // SAFETY: just allocated, `len` bytes.
+        // SAFETY: the memory was just allocated and has `len` bytes.
         unsafe { memory.as_ptr().write_bytes(fill, len) };
         Self { memory, layout, cuts: cuts.to_vec(), listed: 1, drops: Arc::default() }
     }
@@ -76,7 +76,7 @@ impl Request {
     }
 
     fn contents(&self) -> &[u8] {
-        // SAFETY: initialised, and not in a ring: that would own the value.
+        // SAFETY: the memory is initialised, and no ring has the request, because the ring would own the value.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.cuts.iter().sum()) }
     }
 }
@@ -84,12 +84,12 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         self.drops.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: allocated by `alloc_aligned` with this layout.
+        // SAFETY: `alloc_aligned` allocated the memory with this layout.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) };
     }
 }
 
-/// A ring with one file of `blocks` blocks of 0xee.
+/// A ring with one file, whose `blocks` blocks have all bytes 0xee.
 struct Bench {
     ring: Ring<Request>,
     file: FileIndex,
@@ -110,7 +110,7 @@ impl Bench {
         let path = dir.path().join("disk");
         fs::write(&path, vec![0xee; blocks * BLOCK]).unwrap();
         let mut ring = Ring::new(engine, depth).unwrap();
-        // Where the file system has no direct I/O, the tests that would like it run without.
+        // If the file system has no direct I/O, run the test without it.
         let file = open_file(&path, false, direct).or_else(|_| open_file(&path, false, false));
         let file = ring.attach(Arc::new(file.unwrap())).unwrap();
         Self { ring, file, dir }
@@ -132,7 +132,7 @@ impl Bench {
     }
 }
 
-/// Polls until nothing is in flight.
+/// Polls until no request is in flight.
 fn finish(ring: &mut Ring<Request>) -> Vec<Completion<Request>> {
     let mut all = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -152,10 +152,10 @@ fn is_signalled(ring: &Ring<Request>, timeout_ms: i32) -> bool {
     let deadline = Instant::now() + Duration::from_millis(u64::try_from(timeout_ms).unwrap());
     loop {
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid entry.
+        // SAFETY: there is one valid entry.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 10) };
         if ready == 1 || Instant::now() >= deadline {
-            return ready == 1; // A negative result is an interruption by the ring's own work.
+            return ready == 1; // A negative result means that the ring's own work interrupted the call.
         }
     }
 }
@@ -168,7 +168,7 @@ const fn read(block: u64) -> Op {
     Op::Read { offset: block * BLOCK as u64 }
 }
 
-/// Each test as one of `io_uring` and one of `libaio`.
+/// Makes each test twice, for `io_uring` and for `libaio`.
 macro_rules! on_both_engines {
     ($($name:ident)*) => {
         mod io_uring { $(#[test] fn $name() { super::$name(crate::Engine::IoUring) })* }
@@ -307,7 +307,7 @@ fn a_direct_read_across_an_end_inside_a_block_is_short(engine: Engine) {
 
 fn a_transfer_larger_than_one_kernel_call_is_carried_out_whole(engine: Engine) {
     let mut bench = Bench::on(engine, 8, 1, Path::new("/dev/shm"), false);
-    // The kernel moves at most 2 GiB less a page at a time. A sparse file of tmpfs costs nothing.
+    // The kernel transfers at most 2 GiB minus a page per call. A sparse file on tmpfs takes no memory.
     let (segment, count) = (4 << 20, 520);
     let file = fs::OpenOptions::new().write(true).open(bench.path()).unwrap();
     file.set_len(1 << 32).unwrap();
@@ -388,7 +388,7 @@ fn dropping_the_ring_drops_each_request_once(engine: Engine) {
     let drops = Arc::new(AtomicUsize::new(0));
     for block in 0..32 {
         if block == 24 {
-            bench.ring.flush().unwrap(); // The last eight are never flushed.
+            bench.ring.flush().unwrap(); // The last eight requests are never flushed.
         }
         bench.push(write(block), Request::block(1).counting(&drops));
     }
@@ -413,9 +413,9 @@ fn closing_hands_back_what_was_in_flight_and_what_was_never_flushed(engine: Engi
     let canceled = done.iter().filter(|&&result| result == Err(Errno::CANCELED)).count();
     let written = done.iter().filter(|&&result| result == Ok(4096)).count();
     assert_eq!(canceled + written, 16);
-    assert!(canceled >= 8, "the eight that were never flushed cannot have been written");
+    assert!(canceled >= 8, "the eight requests that were not flushed cannot have been written");
     if engine == Engine::Libaio {
-        assert_eq!(written, 8, "nothing in the kernel can be cancelled, so it is waited for");
+        assert_eq!(written, 8, "the kernel cannot cancel its requests, so the ring waits for them");
     }
     assert!(fs::read(path).unwrap()[8 * BLOCK..].iter().all(|&byte| byte == 0xee));
 }
@@ -436,7 +436,7 @@ fn an_armed_ring_signals_a_completion(engine: Engine) {
         bench.ring.disarm();
         bench.push(Op::Fsync, Request::none());
         finish(&mut bench.ring);
-        assert!(!is_signalled(&bench.ring, 0), "polling must not pay for signals");
+        assert!(!is_signalled(&bench.ring, 0), "polling must not cause signals");
     }
 }
 
@@ -445,10 +445,10 @@ fn arming_sees_what_has_already_completed(engine: Engine) {
     bench.push(Op::Read { offset: u64::MAX }, Request::none());
     assert_eq!(bench.ring.arm().unwrap(), Armed::WorkWaiting, "refused without the kernel");
     finish(&mut bench.ring);
-    bench.push(read(0), Request::block(0)); // From the page cache: done within the flush.
+    bench.push(read(0), Request::block(0)); // The data is in the page cache, so the flush completes it.
     if engine == Engine::Libaio {
         bench.ring.flush().unwrap();
-        assert!(is_signalled(&bench.ring, 5000)); // Its own thread flushes. Arming forgets the signal.
+        assert!(is_signalled(&bench.ring, 5000)); // libaio's thread submits it. Arming discarded the earlier signal.
     }
     assert_eq!(bench.ring.arm().unwrap(), Armed::WorkWaiting);
     assert_eq!(finish(&mut bench.ring).len(), 1);
@@ -467,7 +467,7 @@ fn a_ring_moves_between_threads_with_requests_in_flight(engine: Engine) {
         done
     });
     while !elsewhere.is_finished() {
-        std::hint::spin_loop(); // The thread that submitted lives on, as a reactor does.
+        std::hint::spin_loop(); // The thread that submitted continues to run, as a reactor does.
     }
     let done = elsewhere.join().unwrap();
     assert_eq!(done.len(), 16);

@@ -1,34 +1,34 @@
-//! How far one operation has come.
+//! The progress of one operation.
 
 use crate::{Errno, IoBuffers, Op, Segment};
 
-/// The kernel's limit of one vectored call (`UIO_MAXIOV`).
+/// Maximum number of segments of one vectored call (the kernel's `UIO_MAXIOV`).
 const MAX_SEGMENTS: usize = 1024;
 
-/// How often one operation is handed to the kernel again after `EINTR` or `EAGAIN`.
+/// How often one operation is submitted again after `EINTR` or `EAGAIN`.
 const MAX_RETRIES: u8 = 16;
 
-/// One operation, and the part of it that is still to do.
+/// One operation, and the part of it that is not done yet.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     op: Op,
-    /// Place of the file in the ring's table.
+    /// Index of the file in the ring's table.
     pub(crate) file: usize,
-    /// Progress must be a multiple of this to be continued, in bytes: block size of O_DIRECT.
+    /// The operation can continue only after a multiple of this many bytes: the block size of O_DIRECT.
     alignment: u32,
     segments: Vec<Segment>,
-    /// First segment that is not used up; it has been shortened by what is.
+    /// First segment that is not used up. It is already shortened by the bytes done.
     first: usize,
     done_bytes: u32,
     retries: u8,
 }
 
-/// What follows from a result of the kernel's.
+/// What to do after a result from the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Complete with this.
+    /// Complete with this result.
     Done(Result<u32, Errno>),
-    /// Hand it to the kernel again.
+    /// Submit the rest to the kernel.
     Again,
 }
 
@@ -45,9 +45,9 @@ impl Transfer {
         }
     }
 
-    /// Takes on a new operation, keeping the segment list's memory.
+    /// Starts a new operation. Reuses the segment list's memory.
     ///
-    /// Fails if the request is not one the kernel could carry out.
+    /// Fails if the kernel could not execute the request.
     pub(crate) fn start<T: IoBuffers>(
         &mut self,
         op: Op,
@@ -84,17 +84,17 @@ impl Transfer {
         self.op
     }
 
-    /// Where the rest of the data begins in the file.
+    /// Byte offset in the file of the rest of the data.
     pub(crate) fn offset(&self) -> u64 {
         self.op.range().0 + u64::from(self.done_bytes)
     }
 
-    /// The memory that is still to be read or written.
+    /// The memory that is not read or written yet.
     pub(crate) fn rest(&self) -> &[Segment] {
         self.segments.get(self.first..).unwrap_or_default()
     }
 
-    /// Takes in a result of the kernel's: bytes moved, or a negative error number.
+    /// Handles a result from the kernel: the number of bytes, or a negative errno.
     pub(crate) fn advance(&mut self, result: i32) -> Next {
         let Ok(moved) = u32::try_from(result) else {
             let again = matches!(-result, libc::EINTR | libc::EAGAIN) && self.retries < MAX_RETRIES;
@@ -107,8 +107,8 @@ impl Transfer {
         self.done_bytes = self.done_bytes.saturating_add(moved);
         self.consume(moved as usize);
         let finished = self.rest().is_empty();
-        // No progress: the end of the file. Inside a block it is the end of the file, too, and
-        // O_DIRECT could not go on from there.
+        // No progress means the end of the file. An end inside a block is also the end of the file, and
+        // O_DIRECT could not continue from there.
         let at_end = moved == 0 || !self.done_bytes.is_multiple_of(self.alignment);
         match self.op {
             _ if finished => Next::Done(Ok(self.done_bytes)),
@@ -118,7 +118,7 @@ impl Transfer {
         }
     }
 
-    /// Drops `bytes` from the front of the segments.
+    /// Removes `bytes` from the front of the segments.
     fn consume(&mut self, mut bytes: usize) {
         while let Some(segment) = self.segments.get_mut(self.first) {
             if bytes < segment.len {
@@ -139,8 +139,8 @@ mod tests {
 
     struct Memory(Vec<Segment>, bool);
 
-    // SAFETY: nothing in these tests goes to a kernel.
-    #[expect(unsafe_code, reason = "a request that describes no real memory")]
+    // SAFETY: these tests submit nothing to the kernel.
+    #[expect(unsafe_code, reason = "a request without real memory")]
     unsafe impl IoBuffers for Memory {
         fn segments(&self) -> impl Iterator<Item = Segment> {
             self.0.iter().copied()

@@ -1,9 +1,9 @@
 //! The io_uring engine.
 //!
-//! No `SINGLE_ISSUER`, since an io_channel may move to another reactor. `COOP_TASKRUN` spares the
-//! interrupt to the submitting CPU; the kernel then marks the ring when there is work to run, and
-//! only then does `next` make a system call.
-#![expect(unsafe_code, reason = "the kernel reads and writes the memory named in its entries")]
+//! It does not use `SINGLE_ISSUER`, because an io_channel may move to another reactor. `COOP_TASKRUN`
+//! avoids interrupts of the submitting CPU. Instead the kernel marks the ring when it has work to run,
+//! and only then does `next` make a system call.
+#![expect(unsafe_code, reason = "the kernel accesses the memory that its entries point to")]
 
 use std::io;
 use std::os::fd::RawFd;
@@ -19,14 +19,14 @@ use crate::ring::MAX_FILES;
 use crate::transfer::Transfer;
 use crate::{Errno, Segment};
 
-/// `IORING_ENTER_GETEVENTS`: run what is due, and wait for as many events as asked.
+/// `IORING_ENTER_GETEVENTS`: run work that is due, and wait for the requested number of events.
 const GETEVENTS: u32 = 1;
 
 /// An io_uring with a table of registered files.
 pub(crate) struct Uring {
     ring: IoUring,
     pub(crate) events: EventFd,
-    /// Operations the kernel has taken and not completed.
+    /// Number of operations that the kernel has accepted and not completed.
     in_kernel: usize,
 }
 
@@ -51,7 +51,7 @@ impl Uring {
     }
 
     pub(crate) fn new(depth: u32) -> io::Result<Self> {
-        // The completion queue has twice the entries, so `depth` operations cannot overflow it.
+        // The completion queue has twice as many entries, so `depth` operations cannot overflow it.
         let mut ring = build(depth)?;
         let events = EventFd::new()?;
         ring.submitter().register_files(&[-1; MAX_FILES])?;
@@ -71,7 +71,7 @@ impl Uring {
     pub(crate) unsafe fn push(&mut self, token: u32, transfer: &Transfer) -> Result<(), Errno> {
         let entry = entry(transfer)?.user_data(u64::from(token));
         let mut submission = self.ring.submission();
-        // SAFETY: what the entry points to stays valid until its event (the caller's promise).
+        // SAFETY: the memory that the entry points to stays valid until its event (the caller's promise).
         let pushed = unsafe { submission.push(&entry) };
         pushed.map_err(|_full| Errno::from_result(-libc::EBUSY))
     }
@@ -109,7 +109,7 @@ impl Uring {
 
     pub(crate) fn cancel(&mut self) {
         if self.in_kernel > 0 {
-            // Only a hurry-up, and new in Linux 6.0: what is not cancelled is waited for.
+            // This only saves time, and it needs Linux 6.0. The ring waits for what is not canceled.
             let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
         }
     }
@@ -132,7 +132,7 @@ impl Uring {
     pub(crate) fn arm(&mut self) {
         self.ring.completion().enable_eventfd();
         self.events.drain();
-        // The kernel must see the flag before we look at its queue.
+        // The kernel must see the flag before this thread reads the queue.
         fence(Ordering::SeqCst);
     }
 
@@ -144,21 +144,21 @@ impl Uring {
     fn pop(&mut self) -> Option<Event> {
         let event = self.ring.completion().next()?;
         self.in_kernel = self.in_kernel.saturating_sub(1);
-        // Every entry is pushed with a 32-bit token.
+        // `push` gives every entry a 32-bit token.
         u32::try_from(event.user_data()).ok().map(|token| (token, event.result()))
     }
 
-    /// Lets the kernel finish what it has marked as due on this thread.
+    /// Lets the kernel run the work that it has marked as due on this thread.
     fn run_due_work(&mut self) {
         if self.ring.submission().taskrun() {
-            // Interrupted or not: what is still due stays marked.
+            // Even if the call is interrupted, the remaining work stays marked.
             let _ = self.enter(0);
         }
     }
 
-    /// Waits for `events`, submitting nothing.
+    /// Waits for `events` events without submitting anything.
     fn enter(&self, events: u32) -> io::Result<usize> {
-        // SAFETY: submits no entry and passes no argument, so the kernel reads no memory of ours.
+        // SAFETY: the call submits no entry and passes no argument, so the kernel reads no memory of this process.
         unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, events, GETEVENTS, None) }
     }
 }
@@ -169,7 +169,7 @@ impl std::fmt::Debug for Uring {
     }
 }
 
-/// Sets up a ring, without the newer flags where the kernel does not know them.
+/// Sets up a ring. Leaves out newer flags that the kernel does not know.
 fn build(entries: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.dontfork();
@@ -181,13 +181,13 @@ fn build(entries: u32) -> io::Result<IoUring> {
     }
 }
 
-/// The submission queue entry for the rest of `transfer`.
+/// Makes the submission queue entry for the rest of `transfer`.
 fn entry(transfer: &Transfer) -> Result<squeue::Entry, Errno> {
     let file = Fixed(u32::try_from(transfer.file).map_err(|_| Errno::BAD_FILE)?);
     let at = transfer.offset();
     let segments = transfer.rest();
     let iovecs = segments.as_ptr().cast::<libc::iovec>();
-    // `Transfer::start` has refused more segments and bytes than these types hold.
+    // `Transfer::start` has limited segments and bytes to the range of these types.
     let count = u32::try_from(segments.len()).map_err(|_| Errno::INVALID)?;
     let single = match *segments {
         [Segment { ptr, len }] => Some((ptr, u32::try_from(len).map_err(|_| Errno::INVALID)?)),
@@ -228,7 +228,7 @@ mod tests {
         let mut uring = Uring::new(8).unwrap();
         uring.update_file(0, file.as_raw_fd()).unwrap();
         for token in 0..8 {
-            // SAFETY: a transfer without data (sync) names no memory.
+            // SAFETY: a transfer without data (sync) refers to no memory.
             unsafe { uring.push(token, &Transfer::idle()) }.unwrap();
         }
         assert!(uring.wait().unwrap().is_none(), "nothing was flushed");

@@ -1,5 +1,5 @@
-//! The kernel's context of libaio: handing operations in, taking events out.
-#![expect(unsafe_code, reason = "raw system calls, and a ring that the kernel writes")]
+//! The kernel's context of libaio: submits operations and reads events.
+#![expect(unsafe_code, reason = "raw system calls, and a ring that the kernel writes to")]
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -23,7 +23,7 @@ pub(super) struct IoEvent {
 const _: () = assert!(size_of::<IoEvent>() == 32);
 
 /// Header of the event ring that `io_setup` maps: `struct aio_ring` of the kernel's fs/aio.c.
-/// The context's id is its address. `nr` events of [`IoEvent`] follow it.
+/// The context's id is the header's address. `nr` events ([`IoEvent`]) follow it.
 #[repr(C)]
 struct RingHeader {
     id: u32,
@@ -41,30 +41,30 @@ const _: () = assert!(offset_of!(RingHeader, magic) == 16);
 /// `AIO_RING_MAGIC`: the ring has the layout above.
 const RING_MAGIC: u32 = 0xa10a_10a1;
 
-/// What `io_setup` made; destroyed when dropped.
+/// The context from `io_setup`. Dropping it destroys the context.
 #[derive(Debug)]
 pub(super) struct Context {
     ring: NonNull<RingHeader>,
 }
 
-// SAFETY: of the ring, only `Events` touches what changes, and there is one of it for a context; the
-// kernel takes system calls on a context from any thread.
+// SAFETY: only `Events` accesses the changing fields of the ring, and a context has one `Events`. The
+// kernel accepts system calls on a context from any thread.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
-/// The one reader of a context's events.
+/// The only reader of a context's events.
 #[derive(Debug)]
 pub(super) struct Events(Arc<Context>);
 
 impl Context {
-    /// A context for `depth` operations at a time.
+    /// Creates a context for at most `depth` operations at a time.
     ///
     /// # Errors
-    /// `EAGAIN` when `fs.aio-max-nr` is used up.
+    /// `EAGAIN` when `fs.aio-max-nr` is exhausted.
     pub(super) fn new(depth: u32) -> io::Result<(Arc<Self>, Events)> {
         let mut id: c_ulong = 0;
-        // SAFETY: `id` is zero, as it must be, and written by the call.
+        // SAFETY: `id` is zero, as the call requires, and the call writes it.
         let result = unsafe {
             libc::syscall(libc::SYS_io_setup, c_ulong::from(depth), ptr::from_mut(&mut id))
         };
@@ -81,14 +81,14 @@ impl Context {
         self.ring.as_ptr().expose_provenance() as c_ulong
     }
 
-    /// Hands blocks to the kernel; returns how many it has taken, from the front. Blocks as long as
-    /// the file system or device makes the caller wait.
+    /// Submits blocks to the kernel. Returns how many the kernel has accepted, counted from the front. Waits
+    /// as long as the file system or device makes the caller wait.
     ///
     /// # Safety
     ///
-    /// The blocks must be valid, and what they name must stay so until their events.
+    /// The blocks must be valid, and their memory and files must stay valid until their events.
     pub(super) unsafe fn submit(&self, blocks: &mut [*mut iocb]) -> io::Result<usize> {
-        // SAFETY: the caller's promise; the list itself is only read during the call.
+        // SAFETY: the caller's promise; the kernel reads the list itself only during the call.
         let result = unsafe {
             libc::syscall(libc::SYS_io_submit, self.id(), blocks.len(), blocks.as_mut_ptr())
         };
@@ -98,18 +98,18 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: the id is live until here and `ring` is not used after. The kernel waits for
-        // what is still in flight.
+        // SAFETY: the id is valid until here, and `ring` is not used afterwards. The kernel waits for the
+        // operations that are still in flight.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.id()) };
     }
 }
 
 impl Events {
-    /// Takes the next event from the ring in user memory: `Some(None)` when there is none, and
-    /// `None` when the ring has a layout we do not know.
+    /// Takes the next event from the ring in user memory. `Some(None)` when there is none, `None` when the
+    /// ring has an unknown layout.
     pub(super) fn pop(&mut self) -> Option<Option<IoEvent>> {
-        // SAFETY: the kernel keeps the ring mapped here until `io_destroy`; the fields that it
-        // changes are atomics. `&mut self`: no other reader moves `head`.
+        // SAFETY: the kernel keeps the ring mapped here until `io_destroy`; the fields that it changes are
+        // atomics. Because of `&mut self`, no other reader moves `head`.
         let header = unsafe { self.0.ring.as_ref() };
         let known = header.magic == RING_MAGIC
             && header.incompat_features == 0
@@ -118,25 +118,25 @@ impl Events {
             return None;
         }
         let head = header.head.load(Ordering::Relaxed);
-        // Acquire: the event must be read after the tail that announces it.
+        // Acquire: read the event after the tail that announces it.
         if head == header.tail.load(Ordering::Acquire) || head >= header.nr {
             return Some(None);
         }
         let slots = self.0.ring.as_ptr().wrapping_add(1).cast::<IoEvent>();
-        // SAFETY: `head` is below `nr`, the number of events mapped behind the header, and the
-        // kernel does not write this one again before `head` has moved on.
+        // SAFETY: `head` is below `nr`, the number of events mapped behind the header. The kernel does not
+        // overwrite this event before `head` has moved on.
         let event = unsafe { slots.wrapping_add(head as usize).read() };
         let next = if head + 1 == header.nr { 0 } else { head + 1 };
-        // Release: the event has been read before the kernel may write it again.
+        // Release: finish reading the event before the kernel may overwrite it.
         header.head.store(next, Ordering::Release);
         Some(Some(event))
     }
 
-    /// One event by system call, if there is one.
+    /// Takes one event with a system call, if there is one.
     pub(super) fn getevents(&mut self) -> io::Result<Option<IoEvent>> {
         let mut event = IoEvent::default();
         let mut at_once = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: room for one event, asked for at most one; the timeout is valid for the call.
+        // SAFETY: there is room for the one event that is requested; the timeout is valid for the call.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_getevents,

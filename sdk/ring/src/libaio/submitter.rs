@@ -1,7 +1,7 @@
-//! The thread that makes a ring's blocking calls: `io_submit` waits while a file system is frozen or
-//! a disk takes no more requests, and `fallocate` has no asynchronous form in libaio. The owner of
-//! the ring never waits for either.
-#![expect(unsafe_code, reason = "hands control blocks and descriptors to system calls")]
+//! The thread that makes a ring's blocking calls, so that the owner of the ring never waits for them.
+//! `io_submit` waits while a file system is frozen or a disk accepts no more requests. libaio has no
+//! asynchronous `fallocate`.
+#![expect(unsafe_code, reason = "passes control blocks and descriptors to system calls")]
 
 use std::io;
 use std::mem::zeroed;
@@ -21,37 +21,37 @@ use crate::engine::Event;
 use crate::event::EventFd;
 use crate::op::Op;
 
-/// Operations that one `io_submit` takes at most.
+/// Maximum number of operations per `io_submit`.
 const BATCH_MAX: usize = 64;
-/// How long the thread rests when the kernel has no room for an operation.
+/// How long the thread pauses when the kernel has no room for an operation.
 const REST: Duration = Duration::from_millis(1);
-/// Stack of the thread, in bytes: it calls the kernel and nothing else.
+/// Stack size of the thread, in bytes. The thread only calls the kernel.
 const STACK_BYTES: usize = 128 << 10;
 
 /// One operation for the thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Job {
-    /// For `io_submit`; the token is in the block's `aio_data`.
+    /// An operation for `io_submit`. Its token is in the block's `aio_data`.
     Queue(iocb),
-    /// A punch or a zeroing.
+    /// A punch-hole or zero-range operation.
     Fallocate { token: u32, fd: RawFd, op: Op },
 }
 
-/// The thread of one ring. Dropping it waits until the thread has made its last call.
+/// The thread of one ring. Dropping it waits until the thread has finished its last call.
 #[derive(Debug)]
 pub(super) struct Submitter {
-    /// `None` only while it is being dropped. Has room for every operation of the ring.
+    /// `None` only during the drop. Has room for every operation of the ring.
     jobs: Option<SyncSender<Job>>,
-    /// What ended without the kernel's queue.
+    /// Results of operations that did not go through the kernel's queue.
     pub(super) results: Receiver<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Submitter {
-    /// Starts the thread; it signals `events` for every result that it gives itself.
+    /// Starts the thread. It signals `events` for every result that it produces itself.
     ///
     /// # Errors
-    /// When the system has no room for a thread.
+    /// When the system cannot create a thread.
     pub(super) fn start(
         context: Arc<Context>,
         events: Arc<EventFd>,
@@ -67,11 +67,11 @@ impl Submitter {
         Ok(Self { jobs: Some(jobs), results, thread: Some(thread) })
     }
 
-    /// Gives the thread an operation. Never waits.
+    /// Passes an operation to the thread. Never waits.
     ///
     /// # Safety
     ///
-    /// What the job names must stay valid, and its file open, until its event.
+    /// The job's memory must stay valid, and its file open, until its event.
     ///
     /// # Errors
     /// When the thread has ended, or the ring has more operations in flight than its depth.
@@ -85,7 +85,7 @@ impl Drop for Submitter {
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            // It has no panic to tell of.
+            // The thread does not panic, so there is no error to report.
             let _ = thread.join();
         }
     }
@@ -120,15 +120,15 @@ impl Worker {
         }
     }
 
-    /// Hands all of `blocks` to the kernel, or ends those that it refuses.
+    /// Submits all of `blocks` to the kernel, and completes those that it refuses.
     fn submit(&self, blocks: &mut Vec<iocb>) {
         let mut addresses: Vec<*mut iocb> = blocks.iter_mut().map(ptr::from_mut).collect();
         let mut rest = addresses.as_mut_slice();
         while let Some(first) = rest.first() {
-            // SAFETY: it points into `blocks`, which nothing else uses meanwhile.
+            // SAFETY: the address is inside `blocks`, which no other code uses meanwhile.
             let block = unsafe { first.read() };
-            // SAFETY: the addresses are those of `blocks`; what the blocks name stays valid by the
-            // promise of `send`.
+            // SAFETY: the addresses point into `blocks`; by the promise of `send`, the memory and files of the
+            // blocks stay valid.
             let taken = match unsafe { self.context.submit(rest) } {
                 Ok(taken) => taken,
                 Err(error) => match error.raw_os_error() {
@@ -137,7 +137,7 @@ impl Worker {
                         std::thread::sleep(REST);
                         0
                     }
-                    // The kernel speaks of the first block, and has taken none.
+                    // The error is about the first block, and the kernel has accepted none.
                     number => {
                         self.refuse(&block, number.unwrap_or(libc::EIO));
                         1
@@ -151,39 +151,39 @@ impl Worker {
 
     fn refuse(&self, block: &iocb, number: i32) {
         let is_sync = matches!(block.aio_lio_opcode, IOCB_CMD_FSYNC | IOCB_CMD_FDSYNC);
-        // A kernel before 4.18.
+        // A kernel before 4.18 does not have asynchronous sync.
         let unknown_sync = is_sync && number == libc::EINVAL;
         let number = if unknown_sync { Errno::NOT_SUPPORTED.number() } else { number };
         self.end(u32::try_from(block.aio_data).unwrap_or(u32::MAX), -number);
     }
 
     fn end(&self, token: u32, result: i32) {
-        // There is room: no more operations are in flight than the ring is deep.
+        // There is always room, because at most `depth` operations are in flight.
         let _ = self.results.try_send((token, result));
         self.events.signal();
     }
 }
 
-/// The thread inherits the one core of its reactor, which may spin there: it may run on all others.
+/// Lets the thread run on all cores. It inherits the one core of its reactor, which may be spinning there.
 fn leave_the_core() {
-    // SAFETY: a set of bits, for which zero is a value.
+    // SAFETY: the struct is a set of bits, for which zero is valid.
     let mut all: libc::cpu_set_t = unsafe { zeroed() };
     for core in 0..usize::try_from(libc::CPU_SETSIZE).unwrap_or(0) {
         // SAFETY: `core` is below the number of bits of the set.
         unsafe { libc::CPU_SET(core, &mut all) };
     }
-    // The kernel leaves out the cores that this process may not use; on failure it stays where it is.
+    // The kernel ignores the cores that this process may not use. If the call fails, the thread stays on its core.
     // SAFETY: the set is valid for the call; 0 is the calling thread.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const all) };
 }
 
-/// Carries out an operation on a range; the result is as the kernel's queue gives it.
+/// Executes an operation on a range. Returns the result in the form of the kernel's queue.
 fn fallocate(fd: RawFd, op: Op) -> i32 {
     let (offset, len) = op.range();
     let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
         return -libc::EINVAL;
     };
-    // SAFETY: takes integers; a bad descriptor is an error.
+    // SAFETY: the call takes integers; a bad descriptor only gives an error.
     let result = unsafe { libc::fallocate(fd, op.fallocate_mode(), offset, len) };
     if result == 0 { 0 } else { -Errno::last().number() }
 }
