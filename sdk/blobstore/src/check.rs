@@ -1,4 +1,4 @@
-//! Checks a store on a disk without changing it, and makes the repairs that are certain.
+//! Checks a store on a disk without changing it. Makes those repairs that are certainly right.
 
 use crate::disk::Disk;
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub enum Severity {
     Damage,
     /// Space is marked as used, but no volume owns it.
     Leak,
-    /// Opening the store takes care of it.
+    /// Opening the store fixes it.
     Note,
 }
 
@@ -35,25 +35,25 @@ impl fmt::Display for Severity {
     }
 }
 
-/// How a finding is repaired.
+/// How to repair a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Repair {
     /// Opening and closing the store repairs it.
     Reopen,
     /// Finish a deletion: erase the volume's first page.
     Erase(BlobId),
-    /// Remove a clone's entries that name its ancestor's clusters.
+    /// Remove a clone's entries for clusters that belong to its ancestor.
     Return(BlobId, Vec<u32>),
 }
 
 /// One finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What it is, for people.
+    /// A text for people.
     pub what: String,
-    /// Whether [`repair`] repairs it. It does so only when one repair is certainly right.
+    /// Whether [`repair`] repairs it. It does so only if exactly one repair is right.
     pub can_be_repaired: bool,
     #[serde(skip)]
     repair: Option<Repair>,
@@ -72,7 +72,7 @@ pub struct Report {
     pub name: Option<String>,
     /// Its UUID as text, if it has one.
     pub uuid: Option<String>,
-    /// Whether the store was closed in order. If not, its masks are not valid.
+    /// Whether the store was closed properly. If not, its masks are not valid.
     pub is_clean: bool,
     /// Number of volumes.
     pub num_volumes: usize,
@@ -87,7 +87,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing is damaged or leaked.
+    /// Whether there is no damage and no leak.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity == Severity::Note)
@@ -111,10 +111,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Reads a whole store and says what is wrong with it. Nothing is written.
+/// Reads a whole store and reports what is wrong. Writes nothing.
 ///
 /// # Errors
-/// `EILSEQ` when the disk holds no store or its super block is damaged, or the disk's error.
+/// `EILSEQ` when the disk has no store or its super block is damaged, or the disk's error.
 pub async fn check<D: Disk>(disk: &D) -> Result<Report> {
     let (block, model) = Store::read_all(disk).await?;
     let mut findings = Vec::new();
@@ -138,14 +138,15 @@ pub async fn check<D: Disk>(disk: &D) -> Result<Report> {
     })
 }
 
-/// Makes the repairs that are certain and closes the store in order. Nobody else may have the disk open for writing.
+/// Makes those repairs that are certainly right, and closes the store properly. No one else may have the disk open for
+/// writing.
 ///
 /// # Errors
-/// As [`check`], or the disk's error. After that error, some repairs may be done, and the store is not closed in order.
+/// As [`check`], or the disk's error. After an error, some repairs may be done, and the store is not closed properly.
 pub async fn repair<D: Disk>(disk: D) -> Result<D> {
     let findings = check(&disk).await?.findings;
     let (block, model) = Store::read_all(&disk).await?;
-    // This makes the masks invalid. Loading the store then finishes interrupted operations.
+    // This makes the masks invalid, so loading the store rebuilds them. It also finishes interrupted operations.
     let open = SuperBlock { clean: false, ..block.clone() };
     write(&disk, 0, open.encode().to_vec()).await?;
     for repair in findings.into_iter().filter_map(|finding| finding.repair) {
@@ -241,7 +242,7 @@ fn of_volumes(model: &Model, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The clusters of a volume that other volumes name too, in order.
+/// The clusters of a volume that other volumes also use, in order.
 fn shared_clusters(volume: &Volume) -> BTreeMap<BlobId, Vec<u32>> {
     let mut shared: BTreeMap<BlobId, BTreeSet<u32>> = BTreeMap::new();
     for fault in &volume.faults {
@@ -252,14 +253,14 @@ fn shared_clusters(volume: &Volume) -> BTreeMap<BlobId, Vec<u32>> {
     shared.into_iter().map(|(other, clusters)| (other, Vec::from_iter(clusters))).collect()
 }
 
-/// Whether a deletion was cut off in the middle, so that only the volume's first page is left.
+/// Whether a deletion was interrupted when only the volume's first page was left.
 fn is_all_that_is_left(model: &Model, id: BlobId, volume: &Volume) -> bool {
     let has_stray = model.strays.values().any(|stray| *stray == Stray::Of(id));
     volume.pages.len() == 1 && volume.blob.map.allocated() == 0 && !has_stray
 }
 
-/// Finds the repair of a clone that names clusters of its ancestor at the same places. The clone reads the same
-/// without them.
+/// Finds the repair of a clone whose entries refer to its ancestor's clusters at the same indices. The clone reads the
+/// same data without these entries.
 fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Repair> {
     let shared = shared_clusters(volume);
     if shared.is_empty() || !volume.blob.uses_table {
@@ -283,7 +284,7 @@ fn returned_to_ancestor(model: &Model, id: BlobId, volume: &Volume) -> Option<Re
     is_all.then_some(Repair::Return(id, places))
 }
 
-/// Finds the nearest ancestor with a cluster at this place. Returns the ancestor and the cluster.
+/// Finds the nearest ancestor with a cluster at this index. Returns the ancestor and the cluster.
 fn nearest_below(model: &Model, volume: &Volume, place: u32) -> Option<(BlobId, u32)> {
     let mut seen = BTreeSet::new();
     let mut next = volume.blob.parent();
@@ -297,7 +298,7 @@ fn nearest_below(model: &Model, volume: &Volume, place: u32) -> Option<(BlobId, 
     None
 }
 
-/// Finds missing names, and names and UUIDs that two blobs share.
+/// Finds missing names, and names or UUIDs that two blobs share.
 fn of_names(block: &SuperBlock, model: &Model, findings: &mut Vec<Finding>) {
     let damage = |what: String| Finding::new(Severity::Damage, what, None);
     let named = block.super_blob.and_then(|id| Names::of(&model.volumes.get(&id)?.blob));
@@ -322,7 +323,7 @@ fn of_names(block: &SuperBlock, model: &Model, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Finds pages that hold something and belong to no volume.
+/// Finds pages with contents that belong to no volume.
 fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
     let mut leftovers = Vec::new();
     for (page, stray) in &model.strays {
@@ -344,7 +345,7 @@ fn of_strays(model: &Model, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Compares the masks with what volumes own.
+/// Compares the masks with what the volumes own.
 async fn of_masks<D: Disk>(
     disk: &D,
     block: &SuperBlock,
@@ -379,7 +380,7 @@ async fn of_masks<D: Disk>(
                 Some(Repair::Reopen),
             ));
         }
-        // With a damaged volume nothing is sure: it may own them.
+        // A damaged volume may own them, so report no leak.
         if !masked_only.is_empty() && !has_faults {
             findings.push(Finding::new(
                 Severity::Leak,
@@ -408,8 +409,8 @@ fn ranges(numbers: &[u32]) -> String {
 }
 
 impl<D: Disk> Store<D> {
-    /// Checks an open store, as [`check`] does. Changes of the store wait meanwhile. A store that takes no more changes
-    /// after a failed write is checked too, and a finding says why it takes none.
+    /// Checks an open store, as [`check`] does. Changes of the store wait meanwhile. It also works after a failed write,
+    /// when the store accepts no more changes; a finding then gives the reason.
     ///
     /// # Errors
     /// As [`check`].

@@ -1,4 +1,4 @@
-//! Clusters: where one is, allocation with the rule for its contents, giving back, resize, inflate.
+//! Clusters: finding, allocating, filling and releasing them; resize and inflate.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
@@ -9,24 +9,24 @@ use crate::volume::size_in_clusters;
 use drivebay_spec_blobstore::{Blob, BlobId, CLUSTERS_PER_PAGE, Descriptor, Flags, Page};
 use std::collections::BTreeSet;
 
-/// Clusters are copied in pieces of this many bytes.
+/// Size of the pieces in which clusters are copied, in bytes.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// Where a cluster of a volume is read.
+/// Where the data of a volume's cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In a cluster of its own, which may be written.
+    /// In the volume's own cluster, which may be written.
     Own(u32),
-    /// In a cluster of an ancestor, which may not.
+    /// In a cluster of an ancestor, which must not be written.
     Inherited(u32),
-    /// On the disk outside of the store that this blob, the volume or an ancestor, has as parent.
+    /// On a disk outside of the store. It is the parent of this blob, which is the volume or an ancestor.
     External(BlobId),
-    /// Nowhere: it reads as zeros.
+    /// Nowhere: the cluster reads as zeros.
     Zero,
 }
 
-/// Clusters that no volume owns any more. Earlier I/O may still reach them, so the store does not allocate
-/// them before [`Store::recycle`].
+/// Clusters that no volume owns any more. Earlier I/O may still access them, so the store does not allocate
+/// them again before [`Store::recycle`].
 #[derive(Debug)]
 #[must_use = "the clusters stay in use until they are recycled"]
 pub struct Unused {
@@ -34,16 +34,16 @@ pub struct Unused {
     method: ClearMethod,
 }
 
-/// The clusters that a volume has given back.
+/// The clusters that a volume has released.
 #[derive(Debug)]
 pub struct Released {
     /// Indices of the clusters in the volume, in order.
     pub indices: Vec<u32>,
-    /// The clusters that were there.
+    /// The clusters on the disk.
     pub unused: Unused,
 }
 
-/// Clusters that an operation has taken; what stays in the list is given back.
+/// Clusters reserved for an operation. Dropping it frees the clusters that are still in the list.
 pub(crate) struct ClaimedClusters<'a, D> {
     store: &'a Store<D>,
     pub(crate) list: Vec<u32>,
@@ -58,7 +58,7 @@ impl<D> Drop for ClaimedClusters<'_, D> {
     }
 }
 
-/// How a blob's clusters are cleared when they are given back.
+/// How to clear a blob's clusters when they are freed.
 fn clear_method(blob: &Blob) -> ClearMethod {
     match blob.flags.md_read_only & Flags::CLEAR_METHOD {
         1 => ClearMethod::None,
@@ -68,7 +68,7 @@ fn clear_method(blob: &Blob) -> ClearMethod {
 }
 
 impl<D: Disk> Store<D> {
-    /// Where cluster `index` of a volume is read. Past the end of an ancestor it is zeros.
+    /// Where the data of cluster `index` of a volume is. Past the end of an ancestor it is zeros.
     #[must_use]
     pub fn place(&self, id: BlobId, index: u32) -> Place {
         let own =
@@ -76,7 +76,7 @@ impl<D: Disk> Store<D> {
         own.map_or_else(|| self.place_below(id, index), Place::Own)
     }
 
-    /// Where cluster `index` of a volume is read if the volume does not own one.
+    /// Where the data of cluster `index` of a volume is, if the volume does not own the cluster.
     fn place_below(&self, id: BlobId, index: u32) -> Place {
         let state = self.state.borrow();
         let mut next = Some(id);
@@ -103,11 +103,11 @@ impl<D: Disk> Store<D> {
         self.state.borrow().block.cluster_offset(cluster)
     }
 
-    /// Gives a volume clusters of its own at `indices`, with what it read there before. What has one
-    /// already is left alone.
+    /// Allocates clusters for a volume at `indices` and fills them with the data that the volume reads there.
+    /// Skips indices where the volume already has a cluster.
     ///
     /// # Errors
-    /// `ENOSPC`, or the disk's error: then nothing has changed.
+    /// `ENOSPC`, or the disk's error. After an error nothing has changed.
     pub async fn allocate(&self, id: BlobId, indices: &[u32]) -> Result<()> {
         let _writer = self.writer.lock().await;
         self.allocate_held(id, indices).await
@@ -125,7 +125,7 @@ impl<D: Disk> Store<D> {
         for (index, cluster) in indices.iter().zip(claimed.list.clone()) {
             self.fill(cluster, id, *index).await?;
         }
-        // What a cluster holds is on disk before anything names it.
+        // The contents of a cluster must be on disk before metadata refers to it.
         self.flush().await?;
         let mut entries = indices.iter().copied().zip(claimed.list.clone()).peekable();
         while let Some((index, _)) = entries.peek().copied() {
@@ -141,7 +141,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Writes entries of one extent page, in place if there is one.
+    /// Writes entries of one extent page, in place if the page exists.
     async fn set_entries(&self, id: BlobId, slot: u32, entries: &[(u32, u32)]) -> Result<()> {
         self.mark_dirty().await?;
         let first = slot * CLUSTERS_PER_PAGE;
@@ -178,7 +178,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Takes free clusters.
+    /// Reserves free clusters.
     pub(crate) fn claim_clusters(&self, count: u32) -> Result<ClaimedClusters<'_, D>> {
         let mut state = self.state.borrow_mut();
         let free = state.block.total_clusters() - state.used_clusters.count();
@@ -199,7 +199,7 @@ impl<D: Disk> Store<D> {
         Ok(ClaimedClusters { store: self, list })
     }
 
-    /// Gives a new cluster the contents that the volume reads at `index`.
+    /// Fills a new cluster with the data that the volume reads at `index`.
     async fn fill(&self, cluster: u32, id: BlobId, index: u32) -> Result<()> {
         let (offset, size) = {
             let block = &self.state.borrow().block;
@@ -232,7 +232,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// The name of the disk outside of the store that a blob is a clone of.
+    /// The name of the disk outside of the store that is the blob's parent.
     #[must_use]
     pub fn external_name(&self, id: BlobId) -> Option<Vec<u8>> {
         match Parent::of(&self.blob(id).ok()?) {
@@ -241,7 +241,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Zeroes clusters, neighbors in one request.
+    /// Zeroes clusters. Adjacent clusters take one request.
     pub(crate) async fn zero_clusters(&self, clusters: &[u32]) -> Result<()> {
         for (start, len) in neighbors(clusters) {
             let (offset, bytes) = self.range(start, len);
@@ -253,10 +253,10 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Clears clusters that no volume owns any more and makes them free. Free clusters may hold anything, so an
+    /// Clears clusters that no volume owns any more, and frees them. Free clusters may have any contents, so an
     /// error of the disk does no harm.
     ///
-    /// No I/O to these clusters may be in flight.
+    /// There must be no I/O to these clusters in flight.
     pub async fn recycle(&self, unused: Unused) {
         for (start, len) in neighbors(&unused.clusters) {
             let (offset, bytes) = self.range(start, len);
@@ -273,7 +273,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Notes that no volume owns these former clusters of `blob` any more.
+    /// Records that no volume owns these former clusters of `blob` any more.
     pub(crate) fn unused(&self, blob: &Blob, clusters: Vec<u32>) -> Unused {
         self.state.borrow_mut().unused_clusters.extend(&clusters);
         Unused { clusters, method: clear_method(blob) }
@@ -284,12 +284,12 @@ impl<D: Disk> Store<D> {
         (block.cluster_offset(start), u64::from(len) * u64::from(block.cluster_size))
     }
 
-    /// Takes clusters away from a thin volume where it reads zeros without them. Where an ancestor has data, the
-    /// volume keeps its cluster. Before the store writes anything, it calls `begins` with the indices. From then
-    /// on nobody may write to these clusters.
+    /// Releases clusters of a thin volume at indices where the volume reads zeros without them. If an ancestor has
+    /// data there, the volume keeps its cluster. Before the store writes anything, it calls `begins` with the
+    /// indices. From then on no one may write to these clusters.
     ///
     /// # Errors
-    /// The disk's: then nothing has changed.
+    /// The disk's error; then nothing has changed.
     pub async fn release(
         &self,
         id: BlobId,
@@ -298,7 +298,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<Released> {
         let _writer = self.writer.lock().await;
         let mut blob = self.blob(id)?;
-        // Operations such as inflate rely on allocated clusters, and clones on those of their parent.
+        // Operations such as inflate rely on allocated clusters, and clones rely on those of their parent.
         let is_kept = !blob.is_thin() || self.is_busy(id) || blob.flags.is_data_read_only();
         let may_go = |index: &&u32| {
             blob.map.get(**index).is_some() && self.place_below(id, **index) == Place::Zero
@@ -321,7 +321,7 @@ impl<D: Disk> Store<D> {
 
     /// Changes the size of a volume.
     ///
-    /// Returns the clusters that are cut off. When the volume shrinks, no I/O past the new end may be in flight.
+    /// Returns the removed clusters. When the volume shrinks, there must be no I/O past the new end in flight.
     ///
     /// # Errors
     /// `EPERM` for a read-only volume, `ENOSPC`, `EBUSY`, or the disk's error.
@@ -344,17 +344,17 @@ impl<D: Disk> Store<D> {
             blob.map.set(index, Some(cluster));
         }
         self.zero_clusters(&claimed.list).await?;
-        // The page that the old or new end lies in has another length now.
+        // The extent pages with the old and the new end now have another length.
         let edges = [old, new].map(|end| end.saturating_sub(1) / CLUSTERS_PER_PAGE);
         self.persist(blob.clone(), &BTreeSet::from(edges), &BTreeSet::new()).await?;
         claimed.list.clear();
         Ok(self.unused(&blob, cut))
     }
 
-    /// Gives a volume all clusters that it reads, so that it needs no parent and is thick.
+    /// Allocates all clusters that a volume reads from elsewhere, so that it becomes thick and needs no parent.
     ///
     /// # Errors
-    /// `ENOSPC`, `EBUSY`, or the disk's error. What has been copied by then stays.
+    /// `ENOSPC`, `EBUSY`, or the disk's error. Clusters copied before the error stay.
     pub async fn inflate(&self, id: BlobId) -> Result<()> {
         let _busy = self.begin(id, "inflate")?;
         let blob = self.blob(id)?;
@@ -367,7 +367,7 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// Gives a volume what its parent has, so that the parent's parent becomes its own.
+    /// Copies the data of a volume's parent into the volume, and makes the parent's parent its new parent.
     ///
     /// # Errors
     /// `EINVAL` when it has no parent, `ENOSPC`, `EBUSY`, or the disk's error.
@@ -390,8 +390,8 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// Allocates one cluster after the other, so that others get their turn. What is needed is there
-    /// before the first one is copied.
+    /// Allocates one cluster at a time, so that other operations can run in between. Checks before the first
+    /// copy that enough clusters are free.
     async fn copy_up(&self, id: BlobId, indices: impl Iterator<Item = u32>) -> Result<()> {
         let indices: Vec<u32> = indices.collect();
         drop(self.claim_clusters(u32::try_from(indices.len()).unwrap_or(u32::MAX))?);
@@ -402,7 +402,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// Clusters one after the other as ranges.
+/// Combines adjacent clusters into ranges.
 fn neighbors(clusters: &[u32]) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for cluster in clusters {

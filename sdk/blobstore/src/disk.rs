@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-/// An I/O of the disk failed.
+/// A failed I/O of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskError(
     /// The errno, positive.
@@ -18,8 +18,8 @@ impl fmt::Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
-/// A disk. Offsets and lengths are bytes and multiples of [`block_size`](Self::block_size). A write that
-/// is done may be lost by a power cut until a flush that began after it is done.
+/// A disk. Offsets and lengths are in bytes and multiples of [`block_size`](Self::block_size). A power cut may
+/// undo a completed write, unless a flush that started after the completion has completed as well.
 pub trait Disk {
     /// Size in bytes.
     fn size_bytes(&self) -> u64;
@@ -27,7 +27,7 @@ pub trait Disk {
     /// Block size in bytes.
     fn block_size(&self) -> u32;
 
-    /// Whether writes need a flush to be kept.
+    /// Whether completed writes need a flush to become durable.
     fn has_write_cache(&self) -> bool {
         true
     }
@@ -41,14 +41,14 @@ pub trait Disk {
     /// Makes a range read as zeros.
     fn write_zeroes(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), DiskError>>;
 
-    /// Says that a range is not needed. What it reads as afterwards is not known.
+    /// Unmaps a range. Its contents are undefined afterwards.
     fn unmap(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), DiskError>>;
 
-    /// Keeps all writes that are done.
+    /// Makes all completed writes durable.
     fn flush(&self) -> impl Future<Output = Result<(), DiskError>>;
 
-    /// Reads from a disk outside of the store, which a volume has as its parent under `name`. Past the end
-    /// it reads zeros.
+    /// Reads from the disk `name` outside of the store, which is a volume's parent. Past the end of that disk
+    /// it returns zeros.
     fn read_external(
         &self,
         name: &[u8],

@@ -1,4 +1,4 @@
-//! Why an operation is refused or failed.
+//! Errors of operations: why one is refused, or why it failed.
 
 use crate::disk::DiskError;
 use drivebay_spec_blobstore::{BlobError, SuperError};
@@ -10,19 +10,19 @@ pub mod errno {
     pub const EPERM: i32 = 1;
     /// No such volume.
     pub const ENOENT: i32 = 2;
-    /// The disk failed.
+    /// The disk failed to read or write.
     pub const EIO: i32 = 5;
-    /// Another operation holds the volume.
+    /// Another operation uses the volume.
     pub const EBUSY: i32 = 16;
     /// The name is taken.
     pub const EEXIST: i32 = 17;
     /// No such disk.
     pub const ENODEV: i32 = 19;
-    /// Not allowed.
+    /// A value or operation is not allowed.
     pub const EINVAL: i32 = 22;
     /// No cluster or metadata page is left.
     pub const ENOSPC: i32 = 28;
-    /// Not a store, or one that is damaged.
+    /// The disk has no store, or a damaged one.
     pub const EILSEQ: i32 = 84;
 }
 
@@ -31,7 +31,7 @@ pub mod errno {
 pub struct Error {
     /// The errno, positive.
     pub errno: i32,
-    /// What happened.
+    /// A text for people.
     pub message: String,
 }
 

@@ -1,16 +1,16 @@
 //! A blobstore on a disk: the store behind logical volumes.
 //!
 //! One [`Store`] belongs to one thread, its metadata thread. Every operation is a future that reads and
-//! writes through a [`Disk`], so the same code runs over a host's bdev and over a simulated disk.
-//! The data path does not come here: it asks [`Store::place`] once and keeps the answer.
+//! writes through a [`Disk`], so the same code runs on a bdev of the host and on a simulated disk.
+//! The data path does not use this crate for each I/O: it calls [`Store::place`] once and keeps the result.
 //!
-//! - `load` opens, makes, grows and closes stores; `persist` has the write order of
-//!   `docs/formats/lvstore.md`, and is the only place that writes metadata.
-//! - `volume` makes, renames and deletes volumes; `snapshot` does what changes parents; `clusters`
-//!   allocates, gives back, resizes and inflates. `check` checks and repairs stores.
+//! - `load` opens, creates, grows and closes stores. `persist` implements the write order of
+//!   `docs/formats/lvstore.md`; no other module writes metadata.
+//! - `volume` creates, renames and deletes volumes. `snapshot` has the operations that change parents.
+//!   `clusters` allocates, releases, resizes and inflates. `check` checks and repairs stores.
 //!
-//! A failed operation leaves everything as it was, in memory and on disk. When even that cannot be
-//! written, the store takes no more changes until it is loaded again.
+//! A failed operation leaves everything unchanged, in memory and on disk. If the store cannot write the old
+//! state back, it accepts no more changes until it is loaded again.
 #![forbid(unsafe_code)]
 
 mod check;

@@ -1,4 +1,4 @@
-//! Opening, making, growing and closing a store.
+//! Opening, creating, growing and closing a store.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
@@ -12,45 +12,45 @@ use drivebay_spec_blobstore::{
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Metadata is read in pieces of this many bytes.
+/// Size of the pieces in which metadata is read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
-/// Unused pages between used ones that are read along rather than skipped.
+/// Gaps of up to this many unused pages are read too, so that one request reads the used pages around them.
 const GAP_PAGES: u32 = 32;
 
-/// How clusters are cleared.
+/// How to clear clusters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClearMethod {
-    /// They are unmapped.
+    /// Unmap them.
     #[default]
     Unmap,
-    /// Zeros are written.
+    /// Write zeros.
     WriteZeroes,
-    /// They are not.
+    /// Do not clear them.
     None,
 }
 
-/// What a new store is made with.
+/// Options of a new store.
 #[derive(Clone, Debug)]
 pub struct NewStoreOptions {
-    /// Its name: 1 to 63 bytes.
+    /// Name: 1 to 63 bytes.
     pub name: String,
-    /// Its UUID as text.
+    /// UUID as text.
     pub uuid: String,
-    /// Unit of allocation in bytes: a multiple of 4096.
+    /// Cluster size, the unit of allocation, in bytes: a multiple of 4096.
     pub cluster_size: u32,
-    /// Metadata pages; `None`: one per cluster.
+    /// Number of metadata pages; `None` = one per cluster.
     pub num_md_pages: Option<u32>,
     /// Size of a metadata page in bytes.
     pub md_page_size: u32,
-    /// What happens to all clusters.
+    /// How to clear all clusters.
     pub clear_method: ClearMethod,
 }
 
 impl<D: Disk> Store<D> {
-    /// Makes a store. Whatever the disk held is lost.
+    /// Creates a store. The old contents of the disk are lost.
     ///
     /// # Errors
-    /// A size or name that is not allowed, or the disk's error: then the disk holds no store.
+    /// A size or name that is not allowed, or the disk's error. After an error the disk has no store.
     pub async fn create(disk: D, options: &NewStoreOptions) -> Result<Self> {
         check_name(&options.name)?;
         let block = SuperBlock::plan(NewStore {
@@ -81,8 +81,8 @@ impl<D: Disk> Store<D> {
         Ok(store)
     }
 
-    /// The blob that names the store, then the super block that names the blob: before that the disk
-    /// holds no store.
+    /// Writes the blob with the store's name, then the super block that refers to it. Before that the disk
+    /// has no store.
     async fn name_new_store(&self, options: &NewStoreOptions) -> Result<()> {
         let claimed: ClaimedId<'_, D> = self.claim_id()?;
         let mut blob = Blob::new(claimed.id);
@@ -113,10 +113,10 @@ impl<D: Disk> Store<D> {
         Self { disk, state: RefCell::new(state), writer: Lock::default() }
     }
 
-    /// Opens the store on a disk, and ends what an interrupted operation left.
+    /// Opens the store on a disk, and finishes interrupted operations.
     ///
     /// # Errors
-    /// `EILSEQ` when the disk holds no store of logical volumes, or the disk's error.
+    /// `EILSEQ` when the disk has no store of logical volumes, or the disk's error.
     pub async fn load(disk: D) -> Result<Self> {
         let (block, model) = Self::read(&disk).await?;
         let mut store = Self::over(disk, block, BTreeMap::new());
@@ -150,13 +150,13 @@ impl<D: Disk> Store<D> {
         Self::read_pages(disk, block, pages).await
     }
 
-    /// As [`read`](Self::read), but reads the pages that the masks call free too.
+    /// As [`read`](Self::read), but also reads the pages that the masks mark as free.
     pub(crate) async fn read_all(disk: &D) -> Result<(SuperBlock, Model)> {
         let block = Self::read_super(disk).await?;
         Self::read_pages(disk, block, None).await
     }
 
-    /// Reads these metadata pages, or all.
+    /// Reads the given metadata pages, or all.
     async fn read_pages(
         disk: &D,
         block: SuperBlock,
@@ -184,7 +184,7 @@ impl<D: Disk> Store<D> {
         Ok((block, model))
     }
 
-    /// The mask of used pages, if it holds.
+    /// The mask of used pages, if it is valid.
     async fn used_pages(disk: &D, block: &SuperBlock) -> Result<Option<Bits>> {
         if !block.clean || block.used_blobs.len == 0 {
             return Ok(None);
@@ -193,7 +193,7 @@ impl<D: Disk> Store<D> {
         Ok(Bits::parse(&region, MaskKind::Pages, block.metadata.len).ok())
     }
 
-    /// With a quarantined volume more may be in use than the pages tell.
+    /// Adds the bits of the masks on disk. A quarantined volume may use more than its pages show.
     async fn keep_what_the_masks_say(disk: &D, block: &SuperBlock, model: &mut Model) {
         for (region, kind, bits) in [
             (block.used_pages, MaskKind::Pages, &mut model.used_pages),
@@ -233,7 +233,7 @@ impl<D: Disk> Store<D> {
             self.write_page(id.page(), Vec::new()).await?;
             self.flush().await?;
             let rest = pages.iter().filter(|page| **page != id.page()).copied();
-            // Pages that a volume has by now are not erased.
+            // Do not erase pages that a volume uses now.
             let rest: Vec<u32> = rest.filter(|page| !model.used_pages.get(*page)).collect();
             self.erase(&rest).await;
         }
@@ -245,10 +245,10 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Closes the store in order: masks, flush, super block with its mark.
+    /// Closes the store properly: writes the masks, flushes, and writes the super block with the mark "clean".
     ///
     /// # Errors
-    /// The disk's. The store is not clean then, which costs time when it is loaded.
+    /// The disk's error. The store is then not clean, and the next load takes longer.
     pub async fn close(&self) -> Result<()> {
         let _writer = self.writer.lock().await;
         if self.super_block().clean {
@@ -286,10 +286,10 @@ impl<D: Disk> Store<D> {
         self.write_super(block).await
     }
 
-    /// Grows the store over a disk that became larger.
+    /// Grows the store after its disk has become larger.
     ///
     /// # Errors
-    /// `ENOSPC` when the disk became smaller or the mask of clusters has no room.
+    /// `ENOSPC` when the disk has become smaller, or when the mask of clusters has no room.
     pub async fn grow(&self) -> Result<()> {
         let _writer = self.writer.lock().await;
         self.mark_dirty().await?;
@@ -302,15 +302,15 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Destroys the store: the super block becomes zeros.
+    /// Destroys the store: overwrites the super block with zeros.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub async fn destroy(&self) -> Result<()> {
         let _writer = self.writer.lock().await;
         self.disk.write_zeroes(0, PAGE_BYTES as u64).await?;
         self.flush().await?;
-        self.state.borrow_mut().failed = Some("it is destroyed".into());
+        self.state.borrow_mut().failed = Some("the store was destroyed".into());
         Ok(())
     }
 
@@ -338,7 +338,7 @@ pub(crate) async fn read_region<D: Disk>(
     Ok(disk.read(block.page_offset(region.start.into()), len).await?)
 }
 
-/// Bits that are set as runs, over gaps up to `gap`, none longer than `max`.
+/// Ranges of set bits. A range may include gaps of up to `gap` bits and is at most `max` bits long.
 fn runs(bits: &Bits, gap: u32, max: u64) -> Vec<Region> {
     let mut runs: Vec<Region> = Vec::new();
     for bit in bits.iter() {
@@ -355,7 +355,7 @@ fn runs(bits: &Bits, gap: u32, max: u64) -> Vec<Region> {
     runs
 }
 
-/// A name of a store or a volume.
+/// Checks a name of a store or a volume.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let allowed = 1..lvol::NAME_BYTES;
     if allowed.contains(&name.len()) && !name.contains('\0') {
@@ -365,14 +365,14 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(Error::new(errno::EINVAL, message))
 }
 
-/// The names of a new volume as xattrs.
+/// Stores the names of a new volume as xattrs.
 pub(crate) fn set_names(blob: &mut Blob, name: &str, uuid: &str) {
     for (key, value) in Names::values(name, uuid) {
         blob.set_xattr(key, Some(value));
     }
 }
 
-/// The flag word of a clear method.
+/// The flag bits of a clear method.
 pub(crate) fn clear_flags(method: ClearMethod) -> u64 {
     (match method {
         ClearMethod::None => 1,

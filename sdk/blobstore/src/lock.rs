@@ -1,4 +1,4 @@
-//! A lock for futures of one thread: whoever writes metadata holds it.
+//! A lock for futures of one thread. A future that writes metadata must hold it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ impl Lock {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.is_held.set(false);
-        // All of them: a waiter may have been dropped meanwhile.
+        // Wake all of them, because the first waiter may have been dropped meanwhile.
         for waker in self.0.waiting.take() {
             waker.wake();
         }

@@ -1,6 +1,6 @@
-//! The write order: the only place that writes metadata.
+//! The write order. No other module writes metadata.
 //!
-//! New pages in unused places, flush, first page in place, flush; only then is anything given back.
+//! Write new pages to unused places; flush; write the first page in place; flush. Only then free old pages.
 
 use crate::disk::{Disk, DiskError};
 use crate::error::{Error, Result, errno};
@@ -8,7 +8,7 @@ use crate::store::{Store, Volume};
 use drivebay_spec_blobstore::{Blob, BlobId, Page};
 use std::collections::BTreeSet;
 
-/// Pages that a change has taken; what it does not keep is given back.
+/// Pages reserved for a change. Dropping it frees them, unless `keep` was called.
 struct Claim<'a, D> {
     store: &'a Store<D>,
     pages: Vec<u32>,
@@ -41,8 +41,8 @@ impl<D> Drop for Claim<'_, D> {
 }
 
 impl<D: Disk> Store<D> {
-    /// Makes `blob` the metadata of its volume, on disk and then in memory. `dirty`: extent pages whose
-    /// entries changed. `moved`: extent pages of the old metadata that another volume has now.
+    /// Writes `blob` as the metadata of its volume, then stores it in memory. `dirty`: extent pages whose
+    /// entries changed. `moved`: extent pages of the old metadata that now belong to another volume.
     pub(crate) async fn persist(
         &self,
         mut blob: Blob,
@@ -72,7 +72,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Puts the extent pages that must be written in new places.
+    /// Finds new places for the extent pages that must be written.
     fn place_extents(
         &self,
         blob: &mut Blob,
@@ -100,7 +100,7 @@ impl<D: Disk> Store<D> {
         Ok(writes)
     }
 
-    /// Replaces the metadata in memory; returns the pages that it had and has no more.
+    /// Replaces the metadata in memory. Returns the pages that the volume no longer uses.
     fn commit(&self, blob: Blob, pages: Vec<u32>) -> Vec<u32> {
         let mut state = self.state.borrow_mut();
         let id = blob.id;
@@ -113,7 +113,7 @@ impl<D: Disk> Store<D> {
         had.filter(|page| *page != 0 && !kept.contains(page)).collect()
     }
 
-    /// The bytes of a volume's first page as it is on disk; zeros for a volume that is not there yet.
+    /// The bytes of a volume's first page as on disk; zeros for a volume that is not on disk yet.
     fn first_page(&self, id: BlobId) -> Vec<u8> {
         let state = self.state.borrow();
         let Some(volume) = state.volumes.get(&id) else {
@@ -127,7 +127,7 @@ impl<D: Disk> Store<D> {
         first.encode().to_vec()
     }
 
-    /// Writes a page in place and flushes. When that fails the old bytes are written again.
+    /// Writes a page in place and flushes. If that fails, writes the old bytes again.
     pub(crate) async fn replace(&self, page: u32, new: Vec<u8>, undo: Vec<u8>) -> Result<()> {
         let result = match self.write_page(page, new).await {
             Ok(()) => self.flush().await,
@@ -146,8 +146,8 @@ impl<D: Disk> Store<D> {
         Err(error.into())
     }
 
-    /// Deletes a volume: first page, flush, the rest. Returns its metadata. `moved`: extent pages that
-    /// another volume has now.
+    /// Deletes a volume: erases its first page, flushes, and erases the other pages. Returns its metadata. `moved`:
+    /// extent pages that now belong to another volume.
     pub(crate) async fn erase_volume(&self, id: BlobId, moved: &BTreeSet<u32>) -> Result<Blob> {
         self.mark_dirty().await?;
         let undo = self.first_page(id);
@@ -163,8 +163,8 @@ impl<D: Disk> Store<D> {
         Ok(volume.blob)
     }
 
-    /// Zeroes pages that nothing names any more and gives them back. A page that cannot be zeroed stays
-    /// taken until the next load.
+    /// Zeroes pages that no metadata refers to any more, and frees them. A page that cannot be zeroed stays
+    /// in use until the next load.
     pub(crate) async fn erase(&self, pages: &[u32]) {
         for page in pages {
             if self.write_page(*page, Vec::new()).await.is_ok() {
@@ -173,8 +173,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Makes sure that the super block says that the store is open. Nothing else of the metadata is
-    /// written before.
+    /// Ensures that the super block on disk marks the store as open. This must happen before any other write of
+    /// metadata.
     pub(crate) async fn mark_dirty(&self) -> Result<()> {
         let block = {
             let state = self.state.borrow();
@@ -191,7 +191,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Writes the super block and flushes; in memory it changes when that is done.
+    /// Writes the super block and flushes, then changes it in memory.
     pub(crate) async fn write_super(
         &self,
         block: drivebay_spec_blobstore::SuperBlock,
@@ -212,7 +212,7 @@ impl<D: Disk> Store<D> {
         self.disk.write(offset, bytes).await
     }
 
-    /// Takes a metadata page for a new volume.
+    /// Reserves a metadata page for a new volume.
     pub(crate) fn claim_id(&self) -> Result<ClaimedId<'_, D>> {
         let mut claim = Claim { store: self, pages: Vec::new() };
         let id = BlobId::of_page(claim.page()?);
@@ -224,7 +224,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// The id of a volume that is being made.
+/// The id of a volume that is being created.
 pub(crate) struct ClaimedId<'a, D> {
     pub(crate) id: BlobId,
     claim: Claim<'a, D>,
@@ -237,7 +237,7 @@ impl<D> ClaimedId<'_, D> {
     }
 }
 
-/// Links the chain's pages: the first one in its place, the others in unused ones.
+/// Links the pages of the chain. The first page stays in its place; the others go to unused places.
 fn place_chain<D>(blob: &Blob, claim: &mut Claim<'_, D>) -> Result<(Vec<u32>, Vec<Page>)> {
     let mut chain = blob.to_chain()?;
     let mut places = vec![blob.id.page()];

@@ -1,4 +1,4 @@
-//! What changes parents: snapshots, clones, deletion under a clone, set parent.
+//! Operations that change parents: snapshots, clones, deletion under a clone, set parent.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
@@ -24,7 +24,7 @@ impl Parent {
         }
     }
 
-    /// Gives a volume this parent: the only function that changes one.
+    /// Sets the parent of a volume. No other function changes it.
     pub(crate) fn set(&self, blob: &mut Blob) {
         blob.set_internal(lvol::PARENT, None);
         blob.set_internal(lvol::EXTERNAL_SNAPSHOT, None);
@@ -44,9 +44,9 @@ impl Parent {
 }
 
 impl<D: Disk> Store<D> {
-    /// Makes a snapshot: it takes the volume's clusters over and becomes its parent.
+    /// Creates a snapshot. It takes over the volume's clusters and becomes its parent.
     ///
-    /// No write of the volume may be in flight.
+    /// There must be no write of the volume in flight.
     ///
     /// # Errors
     /// `EINVAL` for a read-only volume, `EEXIST`, `ENOSPC`, `EBUSY`, or the disk's error.
@@ -55,7 +55,7 @@ impl<D: Disk> Store<D> {
         let _busy = self.begin(id, "snapshot")?;
         let origin = self.blob(id)?;
         if origin.flags.is_md_read_only() {
-            return Err(Error::new(errno::EINVAL, "a read-only volume takes no snapshot"));
+            return Err(Error::new(errno::EINVAL, "a read-only volume cannot have a snapshot"));
         }
         self.check_new_name(name)?;
         let claimed = self.claim_id()?;
@@ -90,8 +90,8 @@ impl<D: Disk> Store<D> {
         Ok(claimed.keep())
     }
 
-    /// Takes a snapshot back that could not be finished: the origin gets its clusters back, if they are
-    /// gone, and the snapshot is erased without them.
+    /// Undoes an unfinished snapshot: gives the origin its clusters back, if they were moved, and erases the
+    /// snapshot without freeing them.
     async fn undo_snapshot(
         &self,
         claimed: ClaimedId<'_, D>,
@@ -110,14 +110,14 @@ impl<D: Disk> Store<D> {
         };
         if erased.is_err() {
             claimed.keep();
-            self.fail(format!("a snapshot was neither finished nor taken back: {error}"));
+            self.fail(format!("a snapshot could be neither finished nor undone: {error}"));
         }
     }
 
-    /// Makes a clone of a snapshot.
+    /// Creates a clone of a snapshot.
     ///
     /// # Errors
-    /// `EINVAL` when it is not read-only, `EEXIST`, `ENOSPC`, `EBUSY`, or the disk's error.
+    /// `EINVAL` when the volume is not read-only, `EEXIST`, `ENOSPC`, `EBUSY`, or the disk's error.
     pub async fn clone_snapshot(&self, id: BlobId, name: &str, uuid: &str) -> Result<BlobId> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "clone")?;
@@ -135,8 +135,8 @@ impl<D: Disk> Store<D> {
         Ok(claimed.keep())
     }
 
-    /// Deletes a snapshot that has one clone, which takes over what it has not written itself. Returns the
-    /// snapshot with the clusters that nobody has now.
+    /// Deletes a snapshot that has one clone. The clone takes over the clusters at the indices where it has none.
+    /// Returns the snapshot with the clusters that no volume owns now.
     pub(crate) async fn delete_under_clone(&self, mut snapshot: Blob, id: BlobId) -> Result<Blob> {
         let _busy = self.begin(id, "delete of its parent")?;
         let mut clone = self.blob(id)?;
@@ -150,7 +150,7 @@ impl<D: Disk> Store<D> {
         Parent::of(&snapshot).set(&mut clone);
         if let Err(error) = self.persist(clone.clone(), &moved.dirty, &none).await {
             if self.persist(unmarked, &none, &none).await.is_err() {
-                self.fail(format!("the mark of a deletion could not be taken back: {error}"));
+                self.fail(format!("the mark of a deletion could not be removed: {error}"));
             }
             return Err(error);
         }
@@ -162,7 +162,7 @@ impl<D: Disk> Store<D> {
                     failed => failed,
                 };
                 if restored.is_err() {
-                    self.fail(format!("a deletion was neither finished nor taken back: {error}"));
+                    self.fail(format!("a deletion could be neither finished nor undone: {error}"));
                 }
                 return Err(error);
             }
@@ -175,13 +175,14 @@ impl<D: Disk> Store<D> {
         Ok(left)
     }
 
-    /// Gives a volume another snapshot as parent. What it has not written itself reads as the new parent.
+    /// Sets another snapshot as the parent of a volume. Where the volume has no own cluster, it then reads the new
+    /// parent's data.
     ///
-    /// No I/O of the volume may be in flight.
+    /// There must be no I/O of the volume in flight.
     ///
     /// # Errors
-    /// `EINVAL` when the parent is no snapshot, is the volume itself or another size, `EEXIST` when it is the parent
-    /// already, `EBUSY`, or the disk's error.
+    /// `EINVAL` when the parent is not a snapshot, is the volume itself, or has another size; `EEXIST` when it is
+    /// already the parent; `EBUSY`; or the disk's error.
     pub async fn set_parent(&self, id: BlobId, parent: BlobId) -> Result<()> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "set parent")?;
@@ -193,7 +194,7 @@ impl<D: Disk> Store<D> {
         let mut blob = self.blob(id)?;
         let snapshot = self.blob(parent)?;
         if blob.parent() == Some(parent) {
-            return Err(Error::new(errno::EEXIST, "it is the parent already"));
+            return Err(Error::new(errno::EEXIST, "it is already the volume's parent"));
         }
         if !snapshot.flags.is_data_read_only() {
             return invalid("the parent must be a snapshot");
@@ -208,17 +209,17 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// Gives a volume a disk outside of the store as parent.
+    /// Sets a disk outside of the store as the parent of a volume.
     ///
     /// # Errors
-    /// `EEXIST` when it is the parent already, `EBUSY`, or the disk's error.
+    /// `EEXIST` when it is already the parent, `EBUSY`, or the disk's error.
     pub async fn set_external_parent(&self, id: BlobId, name: &[u8]) -> Result<()> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "set parent")?;
         let mut blob = self.blob(id)?;
         let parent = Parent::External(name.to_vec());
         if Parent::of(&blob) == parent {
-            return Err(Error::new(errno::EEXIST, "it is the parent already"));
+            return Err(Error::new(errno::EEXIST, "it is already the volume's parent"));
         }
         parent.set(&mut blob);
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
@@ -242,13 +243,13 @@ fn extents(blob: &Blob) -> BTreeSet<u32> {
 }
 
 struct Moved {
-    /// Extent pages of the snapshot that the clone has now.
+    /// Extent pages of the snapshot that now belong to the clone.
     pages: BTreeSet<u32>,
     /// Extent pages of the clone that change.
     dirty: BTreeSet<u32>,
 }
 
-/// Gives a clone what its snapshot has and it has not.
+/// Moves the snapshot's clusters to the clone, where the clone has none.
 fn take_over(clone: &mut Blob, snapshot: &Blob) -> Moved {
     let mut moved = Moved { pages: BTreeSet::new(), dirty: BTreeSet::new() };
     for slot in 0..clone.map.num_pages().min(snapshot.map.num_pages()) {

@@ -1,4 +1,4 @@
-//! The store: what it holds in memory, who may change what, and what it tells.
+//! The store: its state in memory, exclusive access to volumes, and information about it.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result, errno};
@@ -13,22 +13,22 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Store<D> {
     pub(crate) disk: D,
     pub(crate) state: RefCell<State>,
-    /// Held by whoever changes metadata, so that there is one writer.
+    /// A task holds it while it changes metadata, so that there is one writer.
     pub(crate) writer: Lock,
 }
 
 #[derive(Debug)]
 pub(crate) struct State {
-    /// As on disk.
+    /// The super block as on disk.
     pub(crate) block: SuperBlock,
     pub(crate) volumes: BTreeMap<BlobId, Volume>,
     pub(crate) used_pages: Bits,
     /// Includes clusters that no volume owns any more, until they are recycled.
     pub(crate) used_clusters: Bits,
     pub(crate) unused_clusters: BTreeSet<u32>,
-    /// Volumes that an operation holds, with its name.
+    /// Volumes in use by an operation, with the operation's name.
     pub(crate) busy: BTreeMap<BlobId, &'static str>,
-    /// Why no more changes are taken.
+    /// Why the store accepts no more changes; `None` if it does.
     pub(crate) failed: Option<String>,
     pub(crate) notes: Vec<Note>,
 }
@@ -36,12 +36,12 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub(crate) struct Volume {
     pub(crate) blob: Blob,
-    /// Its chain of metadata pages, the first one first.
+    /// The chain of metadata pages, in order.
     pub(crate) pages: Vec<u32>,
     pub(crate) faults: Vec<Fault>,
 }
 
-/// What is known of a volume.
+/// Describes a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Its id in the store.
@@ -52,38 +52,38 @@ pub struct Info {
     pub uuid: Option<String>,
     /// Its size in clusters.
     pub num_clusters: u32,
-    /// Clusters of its own.
+    /// Number of clusters that the volume owns.
     pub num_allocated_clusters: u32,
-    /// Whether clusters are allocated when they are written.
+    /// Whether a write allocates clusters.
     pub is_thin: bool,
-    /// Whether its data may not be written.
+    /// Whether its data must not be written.
     pub is_read_only: bool,
     /// Its parent in the store.
     pub parent: Option<BlobId>,
     /// The name of its parent outside of the store.
     pub external_parent: Option<Vec<u8>>,
-    /// Volumes that have it as parent.
+    /// The volumes whose parent it is.
     pub clones: Vec<BlobId>,
-    /// Why it is not served, if so.
+    /// Why it is not served; empty if it is.
     pub faults: Vec<Fault>,
 }
 
-/// What is known of a store.
+/// Describes a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreInfo {
     /// Its name.
     pub name: String,
     /// Its UUID as text.
     pub uuid: String,
-    /// Clusters for data.
+    /// Number of clusters for data.
     pub total_data_clusters: u32,
-    /// Clusters that are free.
+    /// Number of free clusters.
     pub free_clusters: u32,
     /// Block size of its volumes in bytes.
     pub block_size: u32,
-    /// Unit of allocation in bytes.
+    /// Cluster size, the unit of allocation, in bytes.
     pub cluster_size: u32,
-    /// Bytes that it can grow to.
+    /// Maximum size that the store can grow to, in bytes.
     pub max_growable_size: u64,
 }
 
@@ -93,7 +93,7 @@ impl<D: Disk> Store<D> {
         &self.disk
     }
 
-    /// Takes the disk back.
+    /// Returns the disk and drops the store.
     pub fn into_disk(self) -> D {
         self.disk
     }
@@ -104,13 +104,13 @@ impl<D: Disk> Store<D> {
         self.state.borrow().block.clone()
     }
 
-    /// How interrupted operations ended when the store was loaded.
+    /// How interrupted operations were finished when the store was loaded.
     #[must_use]
     pub fn notes(&self) -> Vec<Note> {
         self.state.borrow().notes.clone()
     }
 
-    /// What is known of the store; `None` when no blob names it.
+    /// Describes the store; `None` when no blob has its name.
     #[must_use]
     pub fn info(&self) -> Option<StoreInfo> {
         let state = self.state.borrow();
@@ -127,7 +127,7 @@ impl<D: Disk> Store<D> {
         })
     }
 
-    /// All volumes in the order of their ids, quarantined ones included.
+    /// Describes all volumes, ordered by id, including quarantined ones.
     #[must_use]
     pub fn volumes(&self) -> Vec<Info> {
         let state = self.state.borrow();
@@ -142,20 +142,20 @@ impl<D: Disk> Store<D> {
         ids.filter_map(|id| state.info_with(*id, clones.remove(id).unwrap_or_default())).collect()
     }
 
-    /// What is known of one volume.
+    /// Describes one volume.
     ///
     /// # Errors
-    /// `ENOENT` when there is none.
+    /// `ENOENT` when there is no such volume.
     pub fn volume(&self, id: BlobId) -> Result<Info> {
         self.state.borrow().info(id).ok_or_else(|| no_volume(id))
     }
 
-    /// The name of the parent outside of the store of a volume or of one of its ancestors.
+    /// The name of the parent outside of the store, of a volume or of one of its ancestors.
     #[must_use]
     pub fn external_ancestor(&self, id: BlobId) -> Option<Vec<u8>> {
         let state = self.state.borrow();
         let mut next = id;
-        // Damaged volumes may be their own ancestors.
+        // The number of steps is limited, because damaged volumes may be their own ancestors.
         for _ in 0..state.volumes.len() {
             let blob = &state.volumes.get(&next)?.blob;
             if blob.is_external_clone() {
@@ -174,7 +174,7 @@ impl<D: Disk> Store<D> {
         let mut family = vec![id];
         let mut next = 0;
         while let Some(parent) = family.get(next) {
-            // A cycle of damaged volumes ends when it comes round.
+            // Skip volumes that are already in the list, because damaged volumes may form a cycle.
             let clones = state.clones(*parent);
             let new = clones.into_iter().filter(|clone| !family.contains(clone));
             let new = Vec::from_iter(new);
@@ -194,11 +194,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Gives an operation a volume for itself, until the guard is dropped. A reader of the whole volume, such as a copy,
-    /// keeps the volume as it is in this way.
+    /// Reserves a volume for one operation, until the guard is dropped. A reader of the whole volume, such as a copy,
+    /// also uses this to keep the volume unchanged.
     ///
     /// # Errors
-    /// `EBUSY` with the name of the operation that has the volume.
+    /// `EBUSY`, naming the operation that uses the volume.
     pub fn begin(&self, id: BlobId, operation: &'static str) -> Result<Busy<'_, D>> {
         let mut state = self.state.borrow_mut();
         if let Some(holder) = state.busy.get(&id) {
@@ -210,7 +210,7 @@ impl<D: Disk> Store<D> {
         Ok(Busy { store: self, id })
     }
 
-    /// No more changes: memory and disk may differ.
+    /// Makes the store refuse further changes, because memory and disk may differ.
     pub(crate) fn fail(&self, why: String) {
         self.state.borrow_mut().failed.get_or_insert(why);
     }
@@ -220,7 +220,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// A volume that an operation holds.
+/// A volume that is reserved for an operation.
 #[derive(Debug)]
 #[must_use = "the operation ends when this is dropped"]
 pub struct Busy<'a, D> {

@@ -1,4 +1,4 @@
-//! Making, renaming and deleting volumes.
+//! Creating, renaming and deleting volumes.
 
 use crate::clusters::Unused;
 use crate::disk::Disk;
@@ -8,7 +8,7 @@ use crate::store::Store;
 use drivebay_spec_blobstore::{Blob, BlobId, CLUSTERS_MAX, Flags, lvol};
 use std::collections::BTreeSet;
 
-/// What a new volume is made with.
+/// Options of a new volume.
 #[derive(Clone, Debug)]
 pub struct NewVolume {
     /// Its name, unique in the store.
@@ -17,16 +17,16 @@ pub struct NewVolume {
     pub uuid: String,
     /// Its size in clusters.
     pub num_clusters: u64,
-    /// Whether clusters are allocated when they are written.
+    /// Whether a write allocates clusters.
     pub thin: bool,
-    /// What happens to its clusters when they are given back; `None`: they are unmapped.
+    /// How to clear its clusters when they are freed; `None` = unmap them.
     pub clear_method: Option<ClearMethod>,
-    /// Name of a disk outside of the store that it is a clone of; makes it thin.
+    /// Name of a disk outside of the store that becomes its parent; this makes the volume thin.
     pub external_parent: Option<Vec<u8>>,
 }
 
 impl<D: Disk> Store<D> {
-    /// Makes a volume. A thick one is filled with zeros before it is there.
+    /// Creates a volume. Fills a thick volume with zeros before the volume exists.
     ///
     /// # Errors
     /// `EEXIST`, `EINVAL` or `ENOSPC`, or the disk's error.
@@ -71,7 +71,7 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// Marks a volume as read-only for good.
+    /// Makes a volume read-only permanently.
     ///
     /// # Errors
     /// `EBUSY`, or the disk's error.
@@ -83,10 +83,10 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// Sets a named value of a volume, or removes it. `name` and `uuid` are the store's own.
+    /// Sets or removes a named value of a volume. `name` and `uuid` belong to the store.
     ///
     /// # Errors
-    /// `EPERM` for those, `EINVAL` for a value larger than a metadata page, or the disk's error.
+    /// `EPERM` for these two, `EINVAL` for a value larger than a metadata page, or the disk's error.
     pub async fn set_xattr(&self, id: BlobId, name: &str, value: Option<Vec<u8>>) -> Result<()> {
         let _writer = self.writer.lock().await;
         let _busy = self.begin(id, "set xattr")?;
@@ -98,7 +98,7 @@ impl<D: Disk> Store<D> {
         self.persist(blob, &BTreeSet::new(), &BTreeSet::new()).await
     }
 
-    /// A named value of a volume.
+    /// Returns a named value of a volume.
     ///
     /// # Errors
     /// `ENOENT` when there is no such volume.
@@ -106,10 +106,10 @@ impl<D: Disk> Store<D> {
         Ok(self.blob(id)?.xattr(name.as_bytes()).map(<[u8]>::to_vec))
     }
 
-    /// Deletes a volume. A snapshot with one clone leaves its clusters to the clone. Returns the clusters that no
+    /// Deletes a volume. If a snapshot has one clone, the clone takes over its clusters. Returns the clusters that no
     /// volume owns any more.
     ///
-    /// No I/O of the volume may be in flight. I/O of its clone may go on.
+    /// There must be no I/O of the volume in flight. I/O of its clone may continue.
     ///
     /// # Errors
     /// `EPERM` for a snapshot with several clones, `EBUSY`, or the disk's error.

@@ -1,4 +1,4 @@
-//! One volume's metadata.
+//! The metadata of one volume.
 
 use crate::descriptor::{Descriptor, Flags, Run, Slots};
 use crate::lvol;
@@ -15,61 +15,61 @@ pub struct Xattr {
     pub value: Vec<u8>,
 }
 
-/// The metadata of a blob, without places on disk but those of its clusters and pages of extents.
+/// The metadata of a blob. Of its places on disk it has only those of clusters and extent pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
-    /// Its name; also the place of its first page.
+    /// Id of the blob; it also says where its first page is.
     pub id: BlobId,
-    /// What a reader must understand.
+    /// Features that a reader must support.
     pub flags: Flags,
-    /// Named values of its user.
+    /// Named values of the user.
     pub xattrs: Vec<Xattr>,
     /// Named values of the store.
     pub internal: Vec<Xattr>,
-    /// Entries of unknown types, kept as they are.
+    /// Entries of unknown types, kept unchanged.
     pub other: Vec<(u8, Vec<u8>)>,
-    /// Whether clusters are in pages of extents.
+    /// Whether the clusters are in extent pages.
     pub uses_table: bool,
-    /// Its clusters.
+    /// The clusters.
     pub map: ClusterMap,
-    /// Place of each page of extents; 0: none.
+    /// The place of each extent page; 0 = none.
     pub extent_pages: Vec<u32>,
 }
 
 /// Why a blob is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobError {
-    /// Flags that are not known.
+    /// It has unknown flags.
     Flags(u64),
-    /// Both ways of naming clusters, or one of them twice in contradiction.
+    /// It lists its clusters in both ways, or twice with different contents.
     TwoLayouts,
-    /// It has more clusters than are allowed.
+    /// It has more clusters than allowed.
     TooLarge(u64),
-    /// A cluster or page is missing though the blob is not thin.
+    /// It is not thin, but a cluster or page is missing.
     NotThin,
-    /// Table and number of clusters contradict each other.
+    /// The table does not fit the number of clusters.
     Table {
         /// Pages in the table.
         pages: u64,
-        /// Clusters that it says.
+        /// Number of clusters according to the table.
         clusters: u64,
     },
-    /// An internal xattr that names a blob has another length than 8.
+    /// An internal xattr with a blob id does not have a length of 8.
     Parent,
-    /// A page of extents is of another place, or holds too many clusters.
+    /// An extent page belongs to another slot, or has too many clusters.
     ExtentPage {
-        /// Its place in the table.
+        /// Its slot in the table.
         slot: u32,
     },
-    /// One entry does not fit in a page.
+    /// An entry does not fit into a page.
     NoRoom,
 }
 
 impl fmt::Display for BlobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flags(bits) => write!(f, "it needs features that are not known ({bits:#x})"),
-            Self::TwoLayouts => f.write_str("its clusters are named in two ways"),
+            Self::Flags(bits) => write!(f, "it needs unknown features ({bits:#x})"),
+            Self::TwoLayouts => f.write_str("it lists its clusters in two ways"),
             Self::TooLarge(clusters) => {
                 write!(f, "it has {clusters} clusters; at most {CLUSTERS_MAX} are allowed")
             }
@@ -78,7 +78,7 @@ impl fmt::Display for BlobError {
                 write!(f, "its table has {pages} pages for {clusters} clusters")
             }
             Self::Parent => f.write_str("the blob id in an xattr is not 8 bytes long"),
-            Self::ExtentPage { slot } => write!(f, "extent page {slot} is of another place"),
+            Self::ExtentPage { slot } => write!(f, "extent page {slot} belongs to another slot"),
             Self::NoRoom => f.write_str("an xattr does not fit in a metadata page"),
         }
     }
@@ -102,11 +102,11 @@ impl Blob {
         }
     }
 
-    /// Builds a blob from its chain. Its pages of extents come after, by
+    /// Builds a blob from its chain. The caller adds its extent pages afterwards with
     /// [`add_extent_page`](Self::add_extent_page).
     ///
     /// # Errors
-    /// When the chain contradicts itself or is not understood.
+    /// When the chain contradicts itself or has unknown features.
     pub fn from_chain<'a>(
         id: BlobId,
         chain: impl Iterator<Item = &'a Page>,
@@ -170,7 +170,7 @@ impl Blob {
     fn take_table(&mut self, clusters: u64, slots: &[Slots]) -> Result<(), BlobError> {
         let pages: u64 = slots.iter().map(|slot| u64::from(slot.len)).sum();
         let wrong = BlobError::Table { pages, clusters };
-        // An empty blob's table may have one slot without a page.
+        // The table of an empty blob may have one slot without a page.
         if pages.saturating_sub(1) * u64::from(CLUSTERS_PER_PAGE) > clusters
             || pages * u64::from(CLUSTERS_PER_PAGE) < clusters
         {
@@ -197,11 +197,11 @@ impl Blob {
         Ok(())
     }
 
-    /// Takes the clusters of the page of extents in `slot` of the table. A page that is short, or
-    /// longer than the blob, is what an interrupted resize leaves: the blob ends with the shorter.
+    /// Adds the clusters of the extent page in `slot` of the table. An interrupted resize leaves a page that is too
+    /// short, or longer than the blob. The shorter of the two then determines the length of the blob.
     ///
     /// # Errors
-    /// When the page is of another place, or has gaps though the blob is not thin.
+    /// When the page belongs to another slot, or the blob is not thin and the page has gaps.
     pub fn add_extent_page(&mut self, slot: u32, page: &Page) -> Result<(), BlobError> {
         let wrong = BlobError::ExtentPage { slot };
         let [Descriptor::ExtentPage { start, clusters }] = page.descriptors.as_slice() else {
@@ -227,7 +227,7 @@ impl Blob {
         Ok(())
     }
 
-    /// The page of extents for `slot` of the table.
+    /// The extent page for `slot` of the table.
     #[must_use]
     pub fn extent_page(&self, slot: u32) -> Page {
         let start = slot.saturating_mul(CLUSTERS_PER_PAGE);
@@ -241,7 +241,7 @@ impl Blob {
     /// The pages of the chain, in order, not linked yet.
     ///
     /// # Errors
-    /// When one xattr is larger than a page.
+    /// When an xattr is larger than a page.
     pub fn to_chain(&self) -> Result<Vec<Page>, BlobError> {
         let mut chain = Chain { id: self.id, pages: vec![Page::new(self.id, 0)] };
         chain.push(Descriptor::Flags(self.flags))?;
@@ -287,44 +287,44 @@ impl Blob {
         self.flags.invalid & Flags::THIN != 0
     }
 
-    /// A value of its user.
+    /// Returns a named value of the user.
     #[must_use]
     pub fn xattr(&self, name: &[u8]) -> Option<&[u8]> {
         value(&self.xattrs, name)
     }
 
-    /// A value of the store.
+    /// Returns a named value of the store.
     #[must_use]
     pub fn internal_xattr(&self, name: &[u8]) -> Option<&[u8]> {
         value(&self.internal, name)
     }
 
-    /// The blob that an internal xattr names.
+    /// Returns the blob id in an internal xattr.
     #[must_use]
     pub fn internal_blob(&self, name: &[u8]) -> Option<BlobId> {
         let value = self.internal_xattr(name)?.try_into().ok()?;
         BlobId::from_raw(u64::from_le_bytes(value))
     }
 
-    /// Its parent in the store. A thick blob and a clone of something outside have none.
+    /// The parent in the store. A thick blob and a clone of an external disk have none.
     #[must_use]
     pub fn parent(&self) -> Option<BlobId> {
         let has_parent = self.is_thin() && !self.is_external_clone();
         has_parent.then(|| self.internal_blob(lvol::PARENT)).flatten()
     }
 
-    /// Whether its parent is outside of the store.
+    /// Whether the parent is outside of the store.
     #[must_use]
     pub fn is_external_clone(&self) -> bool {
         self.flags.invalid & Flags::EXTERNAL_SNAPSHOT != 0
     }
 
-    /// Sets a value of its user, or removes it.
+    /// Sets or removes a named value of the user.
     pub fn set_xattr(&mut self, name: &[u8], value: Option<Vec<u8>>) {
         set_value(&mut self.xattrs, name, value);
     }
 
-    /// Sets a value of the store, or removes it, and keeps the flag that says whether there are any.
+    /// Sets or removes a named value of the store, and updates the flag that says whether there are any.
     pub fn set_internal(&mut self, name: &[u8], value: Option<Vec<u8>>) {
         set_value(&mut self.internal, name, value);
         if self.internal.is_empty() {
@@ -334,7 +334,7 @@ impl Blob {
         }
     }
 
-    /// Sets a value of the store that names a blob.
+    /// Sets a named value of the store to a blob id.
     pub fn set_internal_blob(&mut self, name: &[u8], id: BlobId) {
         self.set_internal(name, Some(BlobId::to_raw(Some(id)).to_le_bytes().to_vec()));
     }
@@ -352,7 +352,7 @@ fn set_value(list: &mut Vec<Xattr>, name: &[u8], value: Option<Vec<u8>>) {
     }
 }
 
-/// Pages with the same number of slots in fewer entries: empty ones one after the other are one entry.
+/// Groups the pages of the table into entries. Consecutive slots without a page share one entry.
 fn slots(pages: &[u32]) -> Vec<Slots> {
     let mut slots: Vec<Slots> = Vec::new();
     for page in pages {
@@ -384,7 +384,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Splits entries of 8 bytes over descriptors that take `head` bytes without any.
+    /// Splits 8-byte entries into descriptors. A descriptor without entries takes `head` bytes.
     fn push_parts<T>(
         &mut self,
         entries: &[T],

@@ -2,17 +2,17 @@
 
 use crate::bytes::Reader;
 
-/// Type and length before every entry.
+/// Length of the type and length fields in front of every entry, in bytes.
 const HEADER: usize = 5;
-/// What a reader must understand, in three words: without them the blob may not be opened, not be
-/// written, or its metadata not be changed.
+/// Features that a reader must support, in three words. A reader that does not know a bit must not open the
+/// blob, not write it, or not change its metadata, depending on the word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// An unknown bit: the blob may not be opened.
+    /// An unknown bit here: the reader must not open the blob.
     pub invalid: u64,
-    /// An unknown bit: neither data nor metadata may be written.
+    /// An unknown bit here: the reader must write neither data nor metadata.
     pub data_read_only: u64,
-    /// An unknown bit: metadata may not be written.
+    /// An unknown bit here: the reader must not write metadata.
     pub md_read_only: u64,
 }
 
@@ -21,7 +21,7 @@ impl Flags {
     pub const THIN: u64 = 1;
     /// `invalid`: there are internal xattrs.
     pub const INTERNAL_XATTR: u64 = 1 << 1;
-    /// `invalid`: clusters are in pages of extents, which a table names.
+    /// `invalid`: clusters are in extent pages, which a table lists.
     pub const EXTENT_TABLE: u64 = 1 << 2;
     /// `invalid`: the parent is outside of the store.
     pub const EXTERNAL_SNAPSHOT: u64 = 1 << 3;
@@ -30,32 +30,32 @@ impl Flags {
 
     /// `data_read_only`: the blob is read-only.
     pub const READ_ONLY: u64 = 1;
-    /// `md_read_only`: two bits that say how clusters are cleared when they are given back.
+    /// `md_read_only`: two bits that say how to clear clusters when they are freed.
     pub const CLEAR_METHOD: u64 = 3;
 
-    /// The bits of `invalid` that are not known.
+    /// The unknown bits of `invalid`.
     #[must_use]
     pub fn unknown_invalid(self) -> u64 {
         self.invalid & !Self::KNOWN_INVALID
     }
 
-    /// Whether data may not be written.
+    /// Whether data must not be written.
     #[must_use]
     pub fn is_data_read_only(self) -> bool {
         self.data_read_only != 0
     }
 
-    /// Whether metadata may not be written by a reader that honors the words.
+    /// Whether a reader that obeys the words must not write metadata.
     #[must_use]
     pub fn is_md_read_only(self) -> bool {
         self.is_data_read_only() || self.md_read_only & !Self::CLEAR_METHOD != 0
     }
 }
 
-/// Clusters one after the other, or unallocated ones.
+/// Consecutive clusters, or unallocated ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// First cluster; 0: unallocated.
+    /// First cluster; 0 = unallocated.
     pub cluster: u32,
     /// Number of clusters.
     pub len: u32,
@@ -64,20 +64,20 @@ pub struct Run {
 /// Slots of an extent table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slots {
-    /// Metadata page; 0: none.
+    /// Metadata page; 0 = none.
     pub page: u32,
-    /// Number of slots; 1 when there is a page.
+    /// Number of slots; 1 if there is a page.
     pub len: u32,
 }
 
 /// An entry of a metadata page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Descriptor {
-    /// The three words of flags.
+    /// The three flag words.
     Flags(Flags),
-    /// A named value; internal ones are the store's own.
+    /// A named value. Internal ones belong to the store.
     Xattr {
-        /// Whether it is the store's own.
+        /// Whether it belongs to the store.
         internal: bool,
         /// Its name.
         name: Vec<u8>,
@@ -86,21 +86,21 @@ pub enum Descriptor {
     },
     /// All clusters of a blob without an extent table.
     ExtentRle(Vec<Run>),
-    /// Where the pages of extents are.
+    /// The list of extent pages.
     ExtentTable {
-        /// Clusters of the blob.
+        /// Number of clusters of the blob.
         num_clusters: u64,
         /// The pages, in order.
         slots: Vec<Slots>,
     },
     /// Up to 512 clusters.
     ExtentPage {
-        /// The first one's place in the blob.
+        /// Index of the first cluster in the blob.
         start: u32,
-        /// The clusters; 0: unallocated.
+        /// The clusters; 0 = unallocated.
         clusters: Vec<u32>,
     },
-    /// Of a type that is not known: skipped, and kept.
+    /// An entry of an unknown type. Readers skip it and keep it.
     Other {
         /// Its type.
         kind: u8,
@@ -118,7 +118,7 @@ const EXTENT_TABLE: u8 = 5;
 const EXTENT_PAGE: u8 = 6;
 
 impl Descriptor {
-    /// All entries of a page; the error is the type and place of a malformed one.
+    /// Parses all entries of a page. The error is the type and the position of a malformed entry.
     pub(crate) fn parse_all(page: &[u8]) -> Result<Vec<Self>, (u8, usize)> {
         let mut rest = Reader(page);
         let mut found = Vec::new();
@@ -181,7 +181,7 @@ impl Descriptor {
         })
     }
 
-    /// Bytes that it takes in a page.
+    /// Length of the entry in a page, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         HEADER

@@ -1,16 +1,16 @@
-//! The blobstore format, versions 1 to 3, and the logical volume store in it. Bytes to values and
-//! back; no I/O. `docs/formats/lvstore.md` has the byte tables and the write order.
+//! The blobstore format, versions 1 to 3, and the logical volume store in it. Converts between bytes and
+//! values; does no I/O. `docs/formats/lvstore.md` has the byte tables and the write order.
 //!
 //! - [`SuperBlock`] is page 0: geometry, and whether the store was closed cleanly.
 //! - [`Page`] is one metadata page, [`Descriptor`] one entry in it, [`Bits`] a mask of the store.
-//! - [`Blob`] is one volume's metadata: it is built from its pages and gives pages back.
-//! - [`Replay`] takes every metadata page once and gives a [`Model`]: the masks, each blob with a
-//!   verdict, and what an interrupted operation left to finish.
+//! - [`Blob`] is the metadata of one volume. It is built from pages and converted back to pages.
+//! - [`Replay`] reads every metadata page once and returns a [`Model`]: the masks, each blob with its
+//!   faults, and how to finish interrupted operations.
 //! - [`lvol`] has the names that a logical volume store keeps in blobs.
 //!
-//! Everything here comes from a disk that somebody else may have written. A wrong value is an error
-//! that names the place; nothing panics on it, and no count from the disk sizes an allocation
-//! before it is checked.
+//! All input comes from a disk that others may have written. A wrong value gives an error that names
+//! the place and never a panic. A count from the disk is checked before it determines the size of an
+//! allocation.
 #![forbid(unsafe_code)]
 
 mod blob;
@@ -31,7 +31,7 @@ pub use page::{BlobId, PAGE_BYTES, Page, PageError, is_zero, seal};
 pub use replay::{Fault, Model, Note, Replay, Stray, Volume};
 pub use super_block::{NewStore, Region, SuperBlock, SuperError};
 
-/// CRC of a super block or a metadata page: CRC-32C over all bytes but the last four.
+/// CRC of a super block or a metadata page: CRC-32C over all bytes except the last four.
 #[must_use]
 pub(crate) fn checksum(page: &[u8]) -> u32 {
     crc32c::crc32c(page.get(..page.len().saturating_sub(4)).unwrap_or_default())

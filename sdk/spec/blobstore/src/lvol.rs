@@ -1,21 +1,21 @@
-//! Logical volumes: what a store of them keeps in blobs.
+//! Logical volumes: the names and values that a volume store keeps in blobs.
 
 use crate::blob::Blob;
 
-/// The type of such a store in the super block.
+/// The type of a volume store in the super block.
 pub const BSTYPE: [u8; 16] = *b"LVOLSTORE\0\0\0\0\0\0\0";
-/// Bytes of a name on disk, the zero at its end included.
+/// Maximum length of a name on disk with its terminating zero, in bytes.
 pub const NAME_BYTES: usize = 64;
-/// A UUID as text with the zero at its end.
+/// Length of a UUID as text with its terminating zero, in bytes.
 pub const UUID_BYTES: usize = 37;
 /// Xattr of store and volume: the name.
 pub const NAME: &[u8] = b"name";
 /// Xattr of store and volume: the UUID.
 pub const UUID: &[u8] = b"uuid";
 
-/// Internal xattr: the parent, a snapshot of the store (8 bytes).
+/// Internal xattr: the parent, a snapshot in the store (8 bytes).
 pub const PARENT: &[u8] = b"SNAP";
-/// Internal xattr of a snapshot that is being made: its origin (8 bytes).
+/// Internal xattr of a snapshot that is being created: its origin (8 bytes).
 pub const SNAPSHOT_IN_PROGRESS: &[u8] = b"SNAPTMP";
 /// Internal xattr of a snapshot that is being deleted: its clone (8 bytes).
 pub const SNAPSHOT_PENDING_REMOVAL: &[u8] = b"SNAPRM";
@@ -32,7 +32,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names in a blob; `None` without a usable name.
+    /// Reads the names in a blob; `None` when there is no usable name.
     #[must_use]
     pub fn of(blob: &Blob) -> Option<Self> {
         let name = text(blob.xattr(NAME)?)?;
@@ -54,7 +54,7 @@ fn padded(text: &str, bytes: usize) -> Vec<u8> {
     value
 }
 
-/// Text up to the first zero.
+/// The text up to the first zero.
 fn text(value: &[u8]) -> Option<String> {
     let text = value.split(|byte| *byte == 0).next()?;
     String::from_utf8(text.to_vec()).ok()

@@ -1,14 +1,14 @@
-//! Which cluster of the disk holds which cluster of a blob.
+//! The mapping of a blob's clusters to clusters of the disk.
 
-/// Clusters that one page of extents holds.
+/// Number of clusters in one extent page.
 pub const CLUSTERS_PER_PAGE: u32 = 512;
-/// Clusters that a blob may have: what is more is refused, so that a count from a disk cannot ask for
-/// all memory.
+/// Maximum number of clusters of a blob. The limit prevents a count from the disk from allocating all
+/// memory.
 pub const CLUSTERS_MAX: u32 = 1 << 27;
 
 type Chunk = Option<Box<[u32; CLUSTERS_PER_PAGE as usize]>>;
 
-/// The clusters of a blob, in pieces of [`CLUSTERS_PER_PAGE`]; a piece without clusters takes no memory.
+/// The clusters of a blob, in pieces of [`CLUSTERS_PER_PAGE`]. A piece without clusters takes no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterMap {
     chunks: Vec<Chunk>,
@@ -29,25 +29,25 @@ impl ClusterMap {
         map
     }
 
-    /// Clusters of the blob.
+    /// Number of clusters of the blob.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether the blob has no clusters at all.
+    /// Whether the blob has no clusters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Allocated clusters.
+    /// Number of allocated clusters.
     #[must_use]
     pub fn allocated(&self) -> u32 {
         self.allocated
     }
 
-    /// The cluster on disk; `None`: unallocated, or past the end.
+    /// The cluster on disk; `None` if it is unallocated or past the end.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<u32> {
         let (chunk, place) = split(index);
@@ -55,7 +55,7 @@ impl ClusterMap {
         (cluster != 0).then_some(cluster)
     }
 
-    /// Sets or clears an entry; past the end nothing happens. Returns what was there.
+    /// Sets or clears an entry and returns the old one. Does nothing past the end.
     pub fn set(&mut self, index: u32, cluster: Option<u32>) -> Option<u32> {
         if index >= self.len {
             return None;
@@ -78,7 +78,7 @@ impl ClusterMap {
         was
     }
 
-    /// Changes the length; what is cut off is forgotten, what is new is unallocated.
+    /// Changes the length. Removed entries are dropped, new ones are unallocated.
     pub fn resize(&mut self, len: u32) {
         for index in len..self.len {
             self.set(index, None);
@@ -87,13 +87,13 @@ impl ClusterMap {
         self.len = len;
     }
 
-    /// Pages of extents that the map is in.
+    /// Number of extent pages that the map takes.
     #[must_use]
     pub fn num_pages(&self) -> u32 {
         self.len.div_ceil(CLUSTERS_PER_PAGE)
     }
 
-    /// The entries of one page of extents, as on disk.
+    /// The entries of one extent page, as on disk.
     #[must_use]
     pub fn page(&self, page: u32) -> Vec<u32> {
         let start = page.saturating_mul(CLUSTERS_PER_PAGE);
@@ -101,14 +101,14 @@ impl ClusterMap {
         (start..end).map(|index| self.get(index).unwrap_or(0)).collect()
     }
 
-    /// Whether a page of extents has an allocated cluster.
+    /// Whether an extent page has no allocated cluster.
     #[must_use]
     pub fn page_is_empty(&self, page: u32) -> bool {
         let chunk = self.chunks.get(page as usize).and_then(Option::as_ref);
         chunk.is_none_or(|chunk| chunk.iter().all(|cluster| *cluster == 0))
     }
 
-    /// Place and cluster of what is allocated, in order.
+    /// Index and cluster of each allocated entry, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.chunks.iter().zip(0_u32..).flat_map(|(chunk, number)| {
             let entries = chunk.as_ref().map(|chunk| chunk.iter()).into_iter().flatten();

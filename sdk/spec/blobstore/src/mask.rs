@@ -3,10 +3,10 @@
 use crate::bytes::Reader;
 use std::fmt;
 
-/// Type (1) and number of bits (4) before the mask.
+/// Length of the type (1) and the number of bits (4) in front of the mask, in bytes.
 pub(crate) const HEADER_BYTES: usize = 5;
 
-/// Which mask it is, as its first byte says.
+/// The kind of a mask, from its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum MaskKind {
@@ -21,13 +21,13 @@ pub enum MaskKind {
 /// Why a mask is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskError {
-    /// Its first byte is another kind's.
+    /// Its first byte is that of another kind.
     Kind(u8),
     /// It has fewer bits than the store.
     Short {
         /// Its number of bits.
         bits: u32,
-        /// The bits that are needed.
+        /// The number of bits that the store needs.
         needed: u32,
     },
 }
@@ -51,7 +51,7 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// `len` bits, none set.
+    /// Makes a set of `len` bits, all clear.
     #[must_use]
     pub fn new(len: u32) -> Self {
         Self { words: vec![0; len.div_ceil(64) as usize], len }
@@ -63,19 +63,19 @@ impl Bits {
         self.len
     }
 
-    /// Whether it has no bits at all.
+    /// Whether the set has no bits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the bit is set; past the end none is.
+    /// Whether the bit is set. False past the end.
     #[must_use]
     pub fn get(&self, bit: u32) -> bool {
         self.words.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1)
     }
 
-    /// Sets a bit; returns whether it was clear. Past the end nothing happens.
+    /// Sets a bit. Returns whether it was clear. Does nothing past the end.
     pub fn set(&mut self, bit: u32) -> bool {
         if bit >= self.len {
             return false;
@@ -87,7 +87,7 @@ impl Bits {
         !was
     }
 
-    /// Clears a bit; returns whether it was set.
+    /// Clears a bit. Returns whether it was set.
     pub fn clear(&mut self, bit: u32) -> bool {
         let was = self.get(bit);
         if let Some(word) = self.words.get_mut((bit / 64) as usize) {
@@ -119,21 +119,21 @@ impl Bits {
         None
     }
 
-    /// The bits that are set, in order.
+    /// The set bits, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().zip(0_u32..).flat_map(|(&word, number)| {
             (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| number * 64 + bit)
         })
     }
 
-    /// Sets what is set in `other`.
+    /// Also sets the bits that are set in `other`.
     pub fn union(&mut self, other: &Self) {
         other.iter().for_each(|bit| {
             self.set(bit);
         });
     }
 
-    /// Changes the number of bits; new ones are clear.
+    /// Changes the number of bits. New bits are clear.
     pub fn resize(&mut self, len: u32) {
         self.words.resize(len.div_ceil(64) as usize, 0);
         if let (Some(last), 1..) = (self.words.last_mut(), len % 64) {
@@ -142,8 +142,8 @@ impl Bits {
         self.len = len;
     }
 
-    /// The bytes of a mask region of `bytes` bytes. What does not fit is left out, which
-    /// [`SuperBlock`](crate::SuperBlock) rules out.
+    /// Makes a mask region of `bytes` bytes. Bits that do not fit are left out;
+    /// [`SuperBlock`](crate::SuperBlock) ensures that all fit.
     #[must_use]
     pub fn encode(&self, kind: MaskKind, bytes: usize) -> Vec<u8> {
         let mut region = Vec::with_capacity(bytes);
@@ -159,7 +159,7 @@ impl Bits {
     /// Reads the first `len` bits of a mask region.
     ///
     /// # Errors
-    /// When it is another mask, or has fewer bits.
+    /// When it is another kind of mask, or has too few bits.
     pub fn parse(region: &[u8], kind: MaskKind, len: u32) -> Result<Self, MaskError> {
         let mut fields = Reader(region);
         let short = |bits| MaskError::Short { bits, needed: len };

@@ -1,41 +1,41 @@
-//! A metadata page: owner, place in its chain, entries, checksum.
+//! A metadata page: its owner, its position in the chain, its entries, and its checksum.
 
 use crate::bytes::Reader;
 use crate::descriptor::Descriptor;
 use std::fmt;
 
-/// Bytes of a page that mean something; the rest of a larger metadata page is padding.
+/// Length of the used part of a metadata page, in bytes. The rest of a larger page is padding.
 pub const PAGE_BYTES: usize = 4096;
-/// Bytes for descriptors in a page.
+/// Length of the descriptors in a page, in bytes.
 pub(crate) const DESCRIPTOR_BYTES: usize = 4072;
 const NO_PAGE: u32 = u32::MAX;
 
-/// Name of a blob: the page it starts at, with a mark above.
+/// Id of a blob: the number of its first page, with a mark in the high bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId(u64);
 
 impl BlobId {
     const HIGH_BIT: u64 = 1 << 32;
 
-    /// The blob that starts at metadata page `page`.
+    /// The id of the blob whose first page is metadata page `page`.
     #[must_use]
     pub fn of_page(page: u32) -> Self {
         Self(Self::HIGH_BIT | u64::from(page))
     }
 
-    /// The metadata page that it starts at.
+    /// The blob's first metadata page.
     #[must_use]
     pub fn page(self) -> u32 {
         u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or(u32::MAX)
     }
 
-    /// As on disk; all ones is no blob.
+    /// Converts an id from disk; all ones means no blob.
     #[must_use]
     pub fn from_raw(raw: u64) -> Option<Self> {
         (raw != u64::MAX).then_some(Self(raw))
     }
 
-    /// As on disk.
+    /// The id as on disk.
     #[must_use]
     pub fn to_raw(id: Option<Self>) -> u64 {
         id.map_or(u64::MAX, |id| id.0)
@@ -51,9 +51,9 @@ impl fmt::Display for BlobId {
 /// A metadata page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The blob that wrote it. A page of extents keeps its writer's id when another blob takes it over.
+    /// The blob that wrote the page. An extent page keeps this id when another blob takes it over.
     pub id: BlobId,
-    /// Place in the chain; 0 for the first page, and for pages of extents.
+    /// Position in the chain; 0 for the first page, and for extent pages.
     pub sequence: u32,
     /// Next page of the chain.
     pub next: Option<u32>,
@@ -64,13 +64,13 @@ pub struct Page {
 /// Why a page is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageError {
-    /// The checksum is wrong: the page holds nothing.
+    /// The checksum is wrong, so the page has no valid contents.
     Crc,
-    /// An entry does not fit or contradicts itself.
+    /// An entry does not fit, or contradicts itself.
     Descriptor {
         /// Its type.
         kind: u8,
-        /// Where it starts, in bytes from the start of the page.
+        /// Its offset in the page, in bytes.
         at: usize,
     },
 }
@@ -89,13 +89,13 @@ impl fmt::Display for PageError {
 impl std::error::Error for PageError {}
 
 impl Page {
-    /// A page without entries.
+    /// Makes a page without entries.
     #[must_use]
     pub fn new(id: BlobId, sequence: u32) -> Self {
         Self { id, sequence, next: None, descriptors: Vec::new() }
     }
 
-    /// Reads a page.
+    /// Parses a page.
     ///
     /// # Errors
     /// When the checksum is wrong or an entry is malformed.
@@ -123,14 +123,14 @@ impl Page {
         })
     }
 
-    /// Bytes left for entries.
+    /// Free space for entries, in bytes.
     #[must_use]
     pub fn room(&self) -> usize {
         let used: usize = self.descriptors.iter().map(Descriptor::bytes).sum();
         DESCRIPTOR_BYTES.saturating_sub(used)
     }
 
-    /// The page's bytes, with its checksum. What has no [`room`](Self::room) is left out.
+    /// The page's bytes, with its checksum. Entries beyond the [`room`](Self::room) are left out.
     #[must_use]
     pub fn encode(&self) -> Box<[u8; PAGE_BYTES]> {
         let mut fields = Vec::with_capacity(PAGE_BYTES);
@@ -158,12 +158,12 @@ pub(crate) fn set_checksum(page: &mut [u8; PAGE_BYTES]) {
     }
 }
 
-/// Gives a page of bytes its checksum: for tools and tests that change pages by hand.
+/// Writes the checksum into a page, for tools and tests that change pages by hand.
 pub fn seal(page: &mut [u8; PAGE_BYTES]) {
     set_checksum(page);
 }
 
-/// Whether all bytes are zero, as a page is that nobody wrote.
+/// Whether all bytes are zero, as in a page that was never written.
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();

@@ -1,7 +1,7 @@
-//! From all metadata pages to volumes with a verdict each, and the masks.
+//! Builds the volumes, their faults, and the masks from all metadata pages.
 //!
-//! The masks on disk hold only after a clean close, so they are rebuilt from the pages every time. A
-//! volume with a fault keeps what is known to be its own, so that nothing overwrites it.
+//! The masks on disk are valid only after a clean close, so they are rebuilt from the pages every time. A
+//! volume with a fault keeps everything that it is known to own, so that nothing overwrites it.
 
 use crate::blob::{Blob, BlobError};
 use crate::descriptor::{Descriptor, Flags};
@@ -12,40 +12,40 @@ use crate::super_block::SuperBlock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What is wrong with a volume.
+/// A fault of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A metadata page of it cannot be used.
+    /// One of its metadata pages cannot be used.
     Page {
         /// Number of the page.
         page: u32,
         /// Why.
         why: &'static str,
     },
-    /// The pages do not make a blob.
+    /// The pages do not form a valid blob.
     Blob(BlobError),
-    /// It names a cluster that no volume can have.
+    /// It refers to a cluster that no volume can have.
     ClusterRange {
-        /// Place in the volume.
+        /// Index in the volume.
         index: u32,
         /// The cluster.
         cluster: u32,
     },
-    /// Another volume has the same cluster, or it has it twice.
+    /// Another volume uses the same cluster, or this one uses it twice.
     ClusterShared {
         /// The cluster.
         cluster: u32,
         /// The other volume.
         other: BlobId,
     },
-    /// Another volume has the same metadata page.
+    /// Another volume uses the same metadata page.
     PageShared {
         /// The page.
         page: u32,
         /// The other volume.
         other: BlobId,
     },
-    /// Its parent, or the volume that an interrupted operation names, is not there.
+    /// Its parent, or the volume in the record of an interrupted operation, does not exist.
     Missing(BlobId),
     /// Its parent has a fault.
     Parent(BlobId),
@@ -67,19 +67,19 @@ impl fmt::Display for Fault {
             Self::PageShared { page, other } => {
                 write!(f, "metadata page {page} belongs to blob {other} too")
             }
-            Self::Missing(blob) => write!(f, "it names blob {blob}, which is not there"),
+            Self::Missing(blob) => write!(f, "it refers to blob {blob}, which does not exist"),
             Self::Parent(blob) => write!(f, "its parent, blob {blob}, has a fault"),
             Self::Cycle => f.write_str("it is its own ancestor"),
         }
     }
 }
 
-/// How an interrupted operation ends.
+/// How an interrupted operation is finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The snapshot stays: its clone needs it.
+    /// The snapshot stays, because its clone needs it.
     SnapshotKept(BlobId),
-    /// The snapshot goes: its clone has, or still has, all of it.
+    /// The snapshot is dropped, because the other volume has all of its clusters.
     SnapshotDropped(BlobId),
 }
 
@@ -102,18 +102,18 @@ impl fmt::Display for Note {
     }
 }
 
-/// A blob with where its metadata is, and what is wrong with it.
+/// A blob, the places of its metadata, and its faults.
 #[derive(Clone, Debug)]
 pub struct Volume {
-    /// Its metadata; with a fault, as much of it as could be read.
+    /// Its metadata. If there is a fault, as much of it as could be read.
     pub blob: Blob,
-    /// Its chain, first page first.
+    /// Its chain of pages, in order.
     pub pages: Vec<u32>,
-    /// What is wrong; nothing: it may be used.
+    /// Its faults. If there are none, it may be used.
     pub faults: Vec<Fault>,
 }
 
-/// A metadata page that holds something and that no volume names.
+/// A metadata page with contents that belongs to no volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stray {
     /// A blob wrote it.
@@ -122,22 +122,22 @@ pub enum Stray {
     Unreadable(&'static str),
 }
 
-/// A whole store's metadata.
+/// The metadata of a whole store.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// All blobs, the super blob included.
+    /// All blobs, including the super blob.
     pub volumes: BTreeMap<BlobId, Volume>,
     /// Metadata pages in use.
     pub used_pages: Bits,
-    /// Clusters in use, those of the metadata included.
+    /// Clusters in use, including those of the metadata.
     pub used_clusters: Bits,
-    /// How interrupted operations end.
+    /// How interrupted operations are finished.
     pub notes: Vec<Note>,
-    /// Blobs whose metadata must be written again to end an interrupted operation.
+    /// Blobs whose metadata must be written again to finish an interrupted operation.
     pub changed: BTreeSet<BlobId>,
-    /// Chains to be erased to end an interrupted operation; the first page first.
+    /// Chains that must be erased to finish an interrupted operation; the first page comes first.
     pub dropped: BTreeMap<BlobId, Vec<u32>>,
-    /// Pages that hold something and that no volume names, as far as they were read.
+    /// Pages with contents that belong to no volume, among those that were read.
     pub strays: BTreeMap<u32, Stray>,
 }
 
@@ -153,7 +153,7 @@ impl Model {
     }
 }
 
-/// Takes every metadata page once, in any order.
+/// Collects every metadata page once, in any order.
 #[derive(Debug)]
 pub struct Replay {
     md_len: u32,
@@ -164,7 +164,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A store without pages.
+    /// Starts without pages.
     #[must_use]
     pub fn new(block: &SuperBlock) -> Self {
         Self {
@@ -176,7 +176,7 @@ impl Replay {
         }
     }
 
-    /// Takes metadata page `index`.
+    /// Adds metadata page `index`.
     pub fn page(&mut self, index: u32, bytes: &[u8]) {
         match Page::parse(bytes) {
             Ok(page) => {
@@ -192,7 +192,7 @@ impl Replay {
         }
     }
 
-    /// Judges the store.
+    /// Evaluates the pages.
     #[must_use]
     pub fn finish(self) -> Model {
         let mut volumes: BTreeMap<_, _> = self
@@ -236,12 +236,12 @@ impl Replay {
         Volume { blob, pages, faults }
     }
 
-    /// The chain of pages after `first`, as far as it goes, and what ended it early.
+    /// Returns the chain of pages after `first`, as far as it is valid, and the fault that ended it early.
     fn chain<'a>(&'a self, first: &'a Page) -> (Vec<&'a Page>, Vec<u32>, Option<Fault>) {
         let mut chain = vec![first];
         let mut places = vec![first.id.page()];
         let mut next = first.next;
-        // Every page has one sequence number, so a cycle ends at its second visit.
+        // Every page has one sequence number, so a cycle ends when it visits a page again.
         while let Some(page) = next {
             let fault = |why| Some(Fault::Page { page, why });
             let sequence = u32::try_from(chain.len()).unwrap_or(u32::MAX);
@@ -306,7 +306,7 @@ impl Replay {
             fault(&mut model.volumes, one, Fault::PageShared { page, other });
             fault(&mut model.volumes, other, Fault::PageShared { page, other: one });
         }
-        // Pages that a broken volume wrote and that nobody else has are kept for repair.
+        // Keep pages that a broken volume wrote and no other volume uses, so that they can be repaired.
         for (place, page) in &self.pages {
             let broken =
                 model.volumes.get(&page.id).is_some_and(|volume| !volume.faults.is_empty());
@@ -349,7 +349,7 @@ fn fault(volumes: &mut BTreeMap<BlobId, Volume>, id: BlobId, fault: Fault) {
     }
 }
 
-/// Gives each owner of a cluster that has several a fault that names another one.
+/// Adds a fault to each owner of a shared cluster. The fault names another owner.
 fn name_owners(volumes: &mut BTreeMap<BlobId, Volume>, mut shared: BTreeMap<u32, Option<BlobId>>) {
     let mut faults = Vec::new();
     for (id, volume) in &*volumes {
@@ -366,9 +366,9 @@ fn name_owners(volumes: &mut BTreeMap<BlobId, Volume>, mut shared: BTreeMap<u32,
     }
 }
 
-/// Ends what a stop in the middle of a snapshot or of its deletion left, as the format's first
-/// implementation does: if the other volume names the snapshot as its parent the snapshot stays, or else
-/// it goes without its clusters.
+/// Finishes an interrupted snapshot or an interrupted deletion of one, in the same way as the format's first
+/// implementation. If the other volume has the snapshot as its parent, the snapshot stays. Otherwise the
+/// snapshot is dropped without freeing its clusters.
 fn end_interrupted(volumes: &mut BTreeMap<BlobId, Volume>, model: &mut Model) {
     let marked: Vec<_> = volumes
         .iter()
@@ -395,7 +395,7 @@ fn end_interrupted(volumes: &mut BTreeMap<BlobId, Volume>, model: &mut Model) {
     }
 }
 
-/// The snapshot stays: what its clone was given of it already goes back.
+/// Keeps the snapshot. Removes the snapshot's clusters that its clone had already taken over from the clone.
 fn keep(volumes: &mut BTreeMap<BlobId, Volume>, id: BlobId, other: BlobId, model: &mut Model) {
     let Some(snapshot) = volumes.get_mut(&id) else { return };
     snapshot.blob.set_internal(lvol::SNAPSHOT_PENDING_REMOVAL, None);
@@ -412,7 +412,7 @@ fn keep(volumes: &mut BTreeMap<BlobId, Volume>, id: BlobId, other: BlobId, model
     }
 }
 
-/// Marks volumes whose ancestors are missing, broken, or themselves.
+/// Marks volumes whose ancestors are missing or broken, and volumes that are their own ancestors.
 fn judge_parents(volumes: &mut BTreeMap<BlobId, Volume>) {
     let mut faults = Vec::new();
     for (id, volume) in &*volumes {

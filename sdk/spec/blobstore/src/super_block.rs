@@ -6,13 +6,13 @@ use crate::page::{BlobId, PAGE_BYTES};
 use std::fmt;
 
 const SIGNATURE: &[u8; 8] = b"SPDKBLOB";
-/// The version that is written; 1 and 2 are read.
+/// The version that is written. Versions 1 and 2 can be read.
 const VERSION: u32 = 3;
 const CRC_AT: usize = PAGE_BYTES - 4;
-/// The largest metadata page, in bytes.
+/// Maximum size of a metadata page, in bytes.
 const MD_PAGE_BYTES_MAX: u32 = 1 << 20;
 
-/// A run of metadata-sized pages from the start of the disk.
+/// A range of pages of metadata size, counted from the start of the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Region {
     /// First page.
@@ -30,23 +30,23 @@ impl Region {
 /// The super block. Offsets of its fields: `docs/formats/lvstore.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuperBlock {
-    /// 1 to 3.
+    /// Version, 1 to 3.
     pub version: u32,
-    /// Whether the store was closed in order: only then do the masks hold.
+    /// Whether the store was closed properly. Only then are the masks valid.
     pub clean: bool,
-    /// The blob that names the store.
+    /// The blob with the store's name.
     pub super_blob: Option<BlobId>,
-    /// Unit of allocation, in bytes.
+    /// Cluster size, the unit of allocation, in bytes.
     pub cluster_size: u32,
     /// Mask of metadata pages in use.
     pub used_pages: Region,
     /// Mask of clusters in use.
     pub used_clusters: Region,
-    /// Mask of blob ids in use; of no length before version 3.
+    /// Mask of blob ids in use. Its length is 0 before version 3.
     pub used_blobs: Region,
     /// The metadata pages.
     pub metadata: Region,
-    /// What the store is for: "LVOLSTORE", zero padded.
+    /// The type of the store: "LVOLSTORE", padded with zeros.
     pub bstype: [u8; 16],
     /// Size of the store in bytes.
     pub size: u64,
@@ -59,19 +59,19 @@ pub struct SuperBlock {
 /// Why a super block is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuperError {
-    /// No signature: the disk holds no store.
+    /// There is no signature, so the disk has no store.
     NoStore,
-    /// Written by a later version.
+    /// A later version wrote the store.
     Version(u32),
     /// The checksum is wrong.
     Crc,
-    /// A field is out of its range.
+    /// The value of a field is not allowed.
     Field {
         /// Its name.
         name: &'static str,
-        /// What it says.
+        /// Its value.
         given: u64,
-        /// What it may say at most, or what it must be a multiple of.
+        /// The maximum, the minimum, or the number that it must be a multiple of.
         bound: u64,
     },
 }
@@ -81,11 +81,14 @@ impl fmt::Display for SuperError {
         match self {
             Self::NoStore => f.write_str("the disk holds no blobstore"),
             Self::Version(version) => {
-                write!(f, "the blobstore has version {version}; 1 to {VERSION} are known")
+                write!(
+                    f,
+                    "the blobstore has version {version}; versions 1 to {VERSION} are supported"
+                )
             }
             Self::Crc => f.write_str("the super block has a wrong checksum"),
             Self::Field { name, given, bound } => {
-                write!(f, "the super block's {name} is {given}, which does not go with {bound}")
+                write!(f, "the super block's {name} is {given}; that is not allowed with {bound}")
             }
         }
     }
@@ -93,28 +96,28 @@ impl fmt::Display for SuperError {
 
 impl std::error::Error for SuperError {}
 
-/// What a new store is made of.
+/// Parameters of a new store.
 #[derive(Clone, Copy, Debug)]
 pub struct NewStore {
     /// Size of the disk in bytes.
     pub disk_bytes: u64,
     /// Block size of the disk in bytes.
     pub block_size: u32,
-    /// Unit of allocation in bytes.
+    /// Cluster size, the unit of allocation, in bytes.
     pub cluster_size: u32,
-    /// Number of metadata pages; `None`: one per cluster.
+    /// Number of metadata pages; `None` = one per cluster.
     pub num_md_pages: Option<u32>,
     /// Size of a metadata page in bytes; 4096 for most disks.
     pub md_page_size: u32,
-    /// What the store is for.
+    /// The type of the store.
     pub bstype: [u8; 16],
 }
 
 impl SuperBlock {
-    /// Reads a super block from a disk of `disk_bytes`.
+    /// Parses a super block from a disk of `disk_bytes`.
     ///
     /// # Errors
-    /// When the disk holds no store, or one that does not fit on it.
+    /// When the disk has no store, or a store that does not fit on it.
     pub fn parse(page: &[u8; PAGE_BYTES], disk_bytes: u64) -> Result<Self, SuperError> {
         let (signature, fields) = page.split_first_chunk().ok_or(SuperError::NoStore)?;
         if signature != SIGNATURE {
@@ -164,7 +167,7 @@ impl SuperBlock {
         })
     }
 
-    /// Fills in what older versions left zero.
+    /// Fills in fields that older versions left at zero.
     fn with_defaults(mut self, disk_bytes: u64) -> Self {
         if self.size == 0 {
             self.size = disk_bytes;
@@ -232,10 +235,10 @@ impl SuperBlock {
         Ok(self)
     }
 
-    /// Lays out a new store, not clean and without a super blob. [`SuperBlock`] for what it decides.
+    /// Plans a new store that is not clean and has no super blob. The result's fields say where everything is.
     ///
     /// # Errors
-    /// When a size is not allowed, or the metadata leaves no cluster.
+    /// When a size is not allowed, or when the metadata leaves no room for clusters.
     pub fn plan(new: NewStore) -> Result<Self, SuperError> {
         let field = |name, given: u64, bound: u64| Err(SuperError::Field { name, given, bound });
         if new.cluster_size == 0 || !new.cluster_size.is_multiple_of(4096) {
@@ -252,7 +255,7 @@ impl SuperBlock {
         };
         let used_pages = Region { start: 1, len: mask_len(md_len) };
         let used_clusters = Region { start: 1 + used_pages.len, len: mask_len(total_clusters) };
-        // The mask of clusters may grow as far as there are metadata pages.
+        // The mask of clusters may grow up to the size of a mask with one bit per metadata page.
         let reserved = used_clusters.len.max(mask_len(md_len));
         let used_blobs = Region { start: used_clusters.start + reserved, len: mask_len(md_len) };
         let metadata = Region { start: used_blobs.start + used_blobs.len, len: md_len };
@@ -273,7 +276,7 @@ impl SuperBlock {
         block.checked(new.disk_bytes)
     }
 
-    /// The page that [`parse`](Self::parse) reads.
+    /// Encodes the page that [`parse`](Self::parse) reads.
     #[must_use]
     pub fn encode(&self) -> Box<[u8; PAGE_BYTES]> {
         let mut fields = Vec::with_capacity(PAGE_BYTES);
@@ -299,13 +302,13 @@ impl SuperBlock {
         page
     }
 
-    /// Clusters of the store, those of the metadata included.
+    /// Number of clusters of the store, including those of the metadata.
     #[must_use]
     pub fn total_clusters(&self) -> u32 {
         u32::try_from(self.size / u64::from(self.cluster_size)).unwrap_or(u32::MAX)
     }
 
-    /// Clusters at the start that the metadata takes.
+    /// Number of clusters at the start that the metadata uses.
     #[must_use]
     pub fn md_clusters(&self) -> u32 {
         let pages_per_cluster = u64::from(self.cluster_size / self.md_page_size).max(1);
@@ -330,7 +333,7 @@ impl SuperBlock {
         u64::from(cluster) * u64::from(self.cluster_size)
     }
 
-    /// Blocks in a cluster.
+    /// Number of blocks in a cluster.
     #[must_use]
     pub fn blocks_per_cluster(&self) -> u64 {
         u64::from(self.cluster_size / self.io_unit_size.max(1))
@@ -341,7 +344,7 @@ impl SuperBlock {
         bytes.saturating_sub(HEADER_BYTES as u64).saturating_mul(8)
     }
 
-    /// Clusters that the store can grow to: what its mask of clusters has room for.
+    /// Maximum number of clusters that the store can grow to: the capacity of its mask of clusters.
     #[must_use]
     pub fn clusters_max(&self) -> u64 {
         let end =
@@ -350,8 +353,8 @@ impl SuperBlock {
         self.mask_bits(Region { start: 0, len }).min(u32::MAX.into())
     }
 
-    /// The super block of the store grown over a disk of `disk_bytes`; `None` when it has that size
-    /// already.
+    /// The super block after the store has grown to a disk of `disk_bytes`; `None` if it already has that
+    /// size.
     ///
     /// # Errors
     /// When the disk has become smaller, or the mask of clusters has no room.

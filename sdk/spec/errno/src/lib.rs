@@ -1,6 +1,6 @@
-//! How a control operation fails: an errno for programs and a text for people.
+//! The error of a control operation: an errno for programs and a text for people.
 //!
-//! Host, SDK and plugins use this one type. Values are those of Linux,
+//! The host, the SDK and plugins all use this type. The values are those of Linux,
 //! `include/uapi/asm-generic/errno-base.h` and `errno.h`.
 #![forbid(unsafe_code)]
 
@@ -9,61 +9,61 @@ use std::path::Path;
 
 /// Errno values that the SDK and plugins use.
 pub mod errno {
-    /// Not permitted, such as a bdev that somebody else has claimed, or a call off the app thread.
+    /// Not permitted, such as for a bdev that another client has claimed, or a call outside of the app thread.
     pub const EPERM: i32 = 1;
-    /// No such thing.
+    /// The object does not exist.
     pub const ENOENT: i32 = 2;
-    /// Input or output failed.
+    /// A read or write failed.
     pub const EIO: i32 = 5;
-    /// Would block.
+    /// A resource is used up for now; try again.
     pub const EAGAIN: i32 = 11;
     /// No memory.
     pub const ENOMEM: i32 = 12;
-    /// A fault in the callee.
+    /// The callee failed, such as by a panic.
     pub const EFAULT: i32 = 14;
-    /// In use.
+    /// The object is in use.
     pub const EBUSY: i32 = 16;
-    /// Exists already.
+    /// The object exists already.
     pub const EEXIST: i32 = 17;
     /// No such device.
     pub const ENODEV: i32 = 19;
-    /// A value that is not allowed.
+    /// A value is not allowed.
     pub const EINVAL: i32 = 22;
-    /// No space.
+    /// No space left.
     pub const ENOSPC: i32 = 28;
-    /// Read-only.
+    /// The object is read-only.
     pub const EROFS: i32 = 30;
-    /// Function not implemented.
+    /// The function is not implemented.
     pub const ENOSYS: i32 = 38;
-    /// Not supported.
+    /// The operation is not supported.
     pub const EOPNOTSUPP: i32 = 95;
-    /// Not done in time.
+    /// The operation did not finish in time.
     pub const ETIMEDOUT: i32 = 110;
-    /// Canceled.
+    /// The operation was canceled.
     pub const ECANCELED: i32 = 125;
 }
 
 /// The result of a control operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a control operation failed: an errno and a text that names the field and what is allowed.
+/// Why a control operation failed: an errno, and a text that names the field and the allowed values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     errno: i32,
     message: String,
-    /// The field at fault and what it allows.
+    /// The field with a wrong value, and its allowed values.
     about: Option<Box<(String, String)>>,
-    /// The device that does not exist.
+    /// The name of a device that does not exist.
     device: Option<Box<str>>,
 }
 
 impl Error {
-    /// An error with an errno and a text. A negative errno is taken as its positive.
+    /// Makes an error from an errno and a text. Takes the absolute value of a negative errno.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
         Self { errno: errno.saturating_abs(), message: message.into(), about: None, device: None }
     }
 
-    /// A value that is not allowed: names the field, what was given and what is allowed.
+    /// Makes an error for a wrong value. The text names the field, the given value and the allowed values.
     pub fn invalid(field: &str, given: impl fmt::Display, allowed: impl fmt::Display) -> Self {
         let allowed = allowed.to_string();
         let message = format!("{field} {given} is not allowed; allowed: {allowed}");
@@ -71,51 +71,51 @@ impl Error {
         Self { errno: errno::EINVAL, message, about, device: None }
     }
 
-    /// The named device does not exist. Clients test code and text.
+    /// Makes the error for a device that does not exist. Clients check the code and the text.
     #[must_use]
     pub fn no_such_device() -> Self {
         Self::new(errno::ENODEV, "No such device")
     }
 
-    /// The device `name` does not exist. The text is that of
-    /// [`no_such_device`](Self::no_such_device); the RPC error's `data` carries the name.
+    /// Makes the error for the device `name`, which does not exist. The text is that of
+    /// [`no_such_device`](Self::no_such_device); the RPC error has the name in its `data`.
     #[must_use]
     pub fn no_device_named(name: &str) -> Self {
         Self { device: Some(name.into()), ..Self::no_such_device() }
     }
 
-    /// A failed call on a file or folder: `cannot <verb> <path>: <why>`.
+    /// Makes the error for a failed call on a file or folder: `cannot <verb> <path>: <why>`.
     #[must_use]
     pub fn of_file(verb: &str, path: &Path, why: &std::io::Error) -> Self {
         let errno = why.raw_os_error().unwrap_or(errno::EIO);
         Self::new(errno, format!("cannot {verb} {}: {why}", path.display()))
     }
 
-    /// The positive errno.
+    /// The errno, positive.
     #[must_use]
     pub fn errno(&self) -> i32 {
         self.errno
     }
 
-    /// For people: what was given and what is allowed.
+    /// A text for people.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The field at fault and what it allows, of a value that is not allowed.
+    /// The field with a wrong value and its allowed values, if the error is about a value.
     #[must_use]
     pub fn about(&self) -> Option<(&str, &str)> {
         self.about.as_deref().map(|(field, allowed)| (field.as_str(), allowed.as_str()))
     }
 
-    /// The device that does not exist, if the error names one.
+    /// The name of the device that does not exist, if the error has it.
     #[must_use]
     pub fn device(&self) -> Option<&str> {
         self.device.as_deref()
     }
 
-    /// What crosses the ABI and goes on the wire: the negative errno, never 0.
+    /// The value for the ABI and the wire: the negative errno, never 0.
     #[must_use]
     pub fn status(&self) -> i32 {
         if self.errno == 0 { -errno::EIO } else { -self.errno }

@@ -3,11 +3,11 @@
 use crate::{Kind, Param, RpcError};
 use serde_json::{Map, Value};
 
-/// Longest piece of what was given that an error text repeats, in characters.
+/// Maximum length of a given value in an error text, in characters.
 const GIVEN_MAX_CHARS: usize = 64;
 
 /// Refuses unknown, missing, mistyped and out-of-range parameters. A null
-/// member is an absent one.
+/// member counts as absent.
 pub(crate) fn check_object(
     fields: &[Param],
     given: &Map<String, Value>,

@@ -1,10 +1,10 @@
-//! Texts made from method descriptions: `--help`, Markdown, OpenRPC.
+//! Creates `--help`, Markdown and OpenRPC from method descriptions.
 
 use crate::{Choice, Kind, Method, Param, Role, State};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// Help for one method, for a terminal.
+/// Help for one method, for terminals.
 pub fn help_text(method: &Method) -> String {
     let mut text = format!("{}\n\n{}\n\n{}\n", method.name, method.doc, call_line(method));
     if !method.params.is_empty() {
@@ -33,8 +33,8 @@ pub fn help_text(method: &Method) -> String {
     text
 }
 
-/// The section of one method in the reference, as Markdown. `example`: Markdown that follows what the
-/// method takes and gives.
+/// The section of one method in the RPC reference, as Markdown. `example` is Markdown that follows the
+/// parameters and the result.
 pub fn markdown(method: &Method, example: &str) -> String {
     let mut text = format!("## {}\n\n{}\n", method.name, method.doc);
     let _ = write!(text, "\nRole: {}; {}.", role_name(method.role), when(method));
@@ -79,16 +79,16 @@ pub fn openrpc<'a>(methods: impl IntoIterator<Item = &'a Method>, version: &str)
 
 /// A parameter, or a member of one.
 struct Row<'a> {
-    /// `namespace.nsid`, `hosts[].nqn`.
+    /// Path, such as `namespace.nsid` or `hosts[].nqn`.
     path: String,
     kind: String,
     presence: String,
     doc: String,
-    /// The words of an enumeration that say what they mean.
+    /// The words of an enumeration that have a description.
     choices: Vec<&'a Choice>,
 }
 
-/// Every parameter, each followed by its members.
+/// All parameters, each followed by its members.
 fn rows(params: &[Param]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     add_rows(params, "", &mut rows);
@@ -122,7 +122,7 @@ fn add_rows<'a>(params: &'a [Param], within: &str, rows: &mut Vec<Row<'a>>) {
     }
 }
 
-/// How a shell calls it, with what it must have.
+/// A shell command that calls the method with its required parameters.
 fn call_line(method: &Method) -> String {
     let name = &method.name;
     let needed: Vec<String> = method
@@ -212,7 +212,7 @@ fn when(method: &Method) -> &'static str {
     }
 }
 
-/// Text that stays inside one cell of a Markdown table.
+/// Escapes text for one cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }

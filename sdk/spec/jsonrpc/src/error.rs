@@ -1,41 +1,41 @@
-//! What a failed call answers: a code, a text, and data that a program can act on.
+//! The answer to a failed call: a code, a text, and data for programs.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Codes on the wire. JSON-RPC 2.0, section 5.1, and SPDK's own; any other
+/// Error codes on the wire, from JSON-RPC 2.0, section 5.1, and from SPDK. Any other
 /// negative code is a negated errno.
 pub mod code {
-    /// Not JSON.
+    /// The text is not JSON.
     pub const PARSE_ERROR: i64 = -32700;
-    /// JSON, but no request.
+    /// The JSON is not a request.
     pub const INVALID_REQUEST: i64 = -32600;
-    /// No such method, or none that this server allows.
+    /// There is no such method, or this server does not allow it.
     pub const METHOD_NOT_FOUND: i64 = -32601;
     /// A parameter is missing, unknown, of the wrong type or out of range.
     pub const INVALID_PARAMS: i64 = -32602;
-    /// The server's fault.
+    /// The server failed.
     pub const INTERNAL_ERROR: i64 = -32603;
     /// The method may not be called in this state.
     pub const INVALID_STATE: i64 = -1;
-    /// EACCES: the peer's role does not allow the method.
+    /// EACCES: the caller's role does not allow the method.
     pub const PERMISSION_DENIED: i64 = -13;
-    /// ENODEV: clients test for it.
+    /// ENODEV: the device does not exist. Clients check for this code.
     pub const NO_SUCH_DEVICE: i64 = -19;
-    /// EINVAL: well-formed, but not allowed.
+    /// EINVAL: the value is well-formed, but not allowed.
     pub const INVALID_VALUE: i64 = -22;
 }
 
 /// The `error` member of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RpcError {
-    /// One of [`code`], or a negated errno.
+    /// A constant from [`code`], or a negated errno.
     pub code: i64,
-    /// For people: names the field, what was given and what is allowed.
+    /// A text for people, with the field, the given value and the allowed values.
     pub message: String,
-    /// For programs: an [`ErrorData`] wherever this project makes the error.
+    /// Data for programs. It is an [`ErrorData`] in every error that this project creates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<Value>,
 }
@@ -43,18 +43,18 @@ pub struct RpcError {
 /// The `data` member of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorData {
-    /// Stable name of the error; never changes once released.
+    /// Name of the error. It never changes after a release.
     pub name: Cow<'static, str>,
-    /// Path of the parameter at fault, such as `listen_address.trtype`.
+    /// Path of the wrong parameter, such as `listen_address.trtype`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// What the field allows.
+    /// The allowed values of the field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<String>,
 }
 
 impl RpcError {
-    /// An error with a stable `name` and no field.
+    /// Makes an error with a stable `name` and no field.
     pub fn new(code: i64, name: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }.with_data(ErrorData {
             name: Cow::Borrowed(name),
@@ -63,7 +63,7 @@ impl RpcError {
         })
     }
 
-    /// The same error about one field.
+    /// Adds a field to the error.
     pub fn about(
         code: i64,
         name: &'static str,
@@ -83,22 +83,22 @@ impl RpcError {
         self
     }
 
-    /// What failed with an errno of Linux: its negative is the code.
+    /// Makes the error for an errno of Linux. The code is the negated errno.
     pub fn of_errno(errno: i32, message: impl Into<String>) -> Self {
         Self::new(-i64::from(errno), errno_name(errno), message)
     }
 
-    /// Not JSON. The connection closes after it.
+    /// The text is not JSON. The connection closes after this error.
     pub fn parse(why: impl fmt::Display) -> Self {
         Self::new(code::PARSE_ERROR, "parse_error", format!("Parse error: {why}"))
     }
 
-    /// JSON, but no request.
+    /// The JSON is not a request.
     pub fn invalid_request(why: impl fmt::Display) -> Self {
         Self::new(code::INVALID_REQUEST, "invalid_request", format!("Invalid request: {why}"))
     }
 
-    /// No such method; `why` says what the caller can do about it. Clients look for the first words.
+    /// There is no such method. `why` says what the caller can do. Clients look for the first words of the text.
     pub fn method_not_found(method: &str, why: impl fmt::Display) -> Self {
         let message = format!("Method not found: {method}: {why}");
         Self::about(code::METHOD_NOT_FOUND, "method_not_found", message, method, None)
@@ -113,7 +113,7 @@ impl RpcError {
         Self::about(code::INVALID_PARAMS, "invalid_params", message, field, allowed)
     }
 
-    /// A parameter is well-formed, but its value cannot be taken.
+    /// A parameter is well-formed, but its value is not allowed.
     pub fn invalid_value(
         field: &str,
         given: impl fmt::Display,
@@ -124,7 +124,7 @@ impl RpcError {
         Self::about(code::INVALID_VALUE, "invalid_value", message, field, Some(allowed))
     }
 
-    /// The device `name` does not exist. Clients test code and text, so `data` carries the name.
+    /// The device `name` does not exist. Clients check the code and the text, so the name is in `data`.
     pub fn no_such_device(name: &str) -> Self {
         let mut error = Self::new(code::NO_SUCH_DEVICE, "no_such_device", "No such device");
         if let Some(data) = error.data.as_mut().and_then(Value::as_object_mut) {
@@ -133,13 +133,13 @@ impl RpcError {
         error
     }
 
-    /// The server's fault.
+    /// The server failed.
     pub fn internal(why: impl fmt::Display) -> Self {
         Self::new(code::INTERNAL_ERROR, "internal_error", format!("Internal error: {why}"))
     }
 }
 
-/// On the wire the code is the negative errno.
+/// The code on the wire is the negated errno.
 impl From<drivebay_spec_errno::Error> for RpcError {
     fn from(error: drivebay_spec_errno::Error) -> Self {
         if let Some((field, allowed)) = error.about() {

@@ -1,44 +1,44 @@
-//! Framing: SPDK's clients send bare JSON, without a length or a newline, so
-//! a request ends where its last bracket closes.
+//! Framing. SPDK's clients send bare JSON, without a length or a newline, so
+//! a request ends with its last closing bracket.
 //!
-//! [`Framer`] looks at each byte once, however the bytes arrive. It follows the
-//! structure (brackets, commas, colons, strings) and leaves the spelling of
-//! numbers, literals and escapes to the JSON parser that reads the frame next.
+//! [`Framer`] reads each byte once, in pieces of any size. It checks the
+//! structure (brackets, commas, colons, strings). The JSON parser that reads
+//! the frame afterwards checks numbers, literals and escapes.
 
 use std::fmt;
 
-/// What one frame may be.
+/// Limits of one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLimits {
-    /// Longest frame, in bytes.
+    /// Maximum length of a frame, in bytes.
     pub len_bytes: usize,
-    /// Deepest nesting of objects and arrays.
+    /// Maximum nesting depth of objects and arrays.
     pub depth: usize,
 }
 
 impl Default for FrameLimits {
-    /// Those of a request: 256 KiB, 64 levels.
+    /// The limits for a request: 256 KiB, 64 levels.
     fn default() -> Self {
         Self { len_bytes: 256 * 1024, depth: 64 }
     }
 }
 
-/// Why a byte stream cannot be cut further. The stream is lost after it.
+/// Why a byte stream cannot be split. The rest of the stream is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
-    /// A byte that cannot stand where it stands, counted from the frame's start.
+    /// A byte that is not allowed at its position.
     Unexpected {
         /// The byte.
         byte: u8,
-        /// Its offset in the frame, in bytes.
+        /// Its offset from the start of the frame, in bytes.
         offset: usize,
     },
-    /// Longer than [`FrameLimits::len_bytes`].
+    /// The frame is longer than [`FrameLimits::len_bytes`].
     TooLong {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// Nested deeper than [`FrameLimits::depth`].
+    /// The frame is nested deeper than [`FrameLimits::depth`].
     TooDeep {
         /// The limit, in levels.
         limit: usize,
@@ -59,14 +59,14 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// Cuts a byte stream into complete top-level objects and arrays.
+/// Splits a byte stream into complete top-level objects and arrays.
 #[derive(Debug)]
 pub struct Framer {
     limits: FrameLimits,
     buffer: Vec<u8>,
-    /// Where the current frame begins in `buffer`.
+    /// Start of the current frame in `buffer`.
     start: usize,
-    /// First byte of `buffer` not looked at.
+    /// First byte of `buffer` that was not scanned yet.
     scanned: usize,
     /// The containers that are open, outermost first.
     open: Vec<Container>,
@@ -80,7 +80,7 @@ enum Container {
     Array,
 }
 
-/// What may come next inside the innermost open container.
+/// What is allowed next inside the innermost open container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
     Value,
@@ -106,7 +106,7 @@ impl Default for Framer {
 }
 
 impl Framer {
-    /// An empty stream under `limits`.
+    /// Makes a framer with `limits` and no bytes.
     pub fn new(limits: FrameLimits) -> Self {
         Self {
             limits,
@@ -119,23 +119,23 @@ impl Framer {
         }
     }
 
-    /// Takes the next bytes of the stream. Take every frame out before feeding
-    /// again: what is fed is kept, whatever its length.
+    /// Adds bytes of the stream. Take all frames out before you call this again, because the buffer keeps
+    /// all bytes without a limit.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.scanned -= self.start;
         self.start = 0;
         if self.buffer.is_empty() {
-            // A client that once sent a long request does not keep its memory.
+            // Do not keep the memory of one long request for ever.
             self.buffer.shrink_to(16 * 1024);
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete value, or `None` until more bytes are fed.
+    /// Returns the next complete value, or `None` when more bytes are needed.
     ///
     /// # Errors
-    /// A stream that is not JSON or exceeds a limit; the same error ever after.
+    /// The stream is not JSON or exceeds a limit. Later calls return the same error.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -159,12 +159,12 @@ impl Framer {
         Ok(None)
     }
 
-    /// Whether the stream stands inside a value.
+    /// Whether the stream ends inside a value.
     pub fn is_partial(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether bytes were fed that no frame has been looked for in.
+    /// Whether there are bytes that `next_frame` has not scanned yet.
     pub fn has_unread(&self) -> bool {
         self.scanned < self.buffer.len()
     }
@@ -174,7 +174,7 @@ impl Framer {
         if self.scanned - self.start > limit { Err(FrameError::TooLong { limit }) } else { Ok(()) }
     }
 
-    /// Advances over one byte. The frame is complete when nothing is open.
+    /// Handles one byte. The frame is complete when no container is open.
     fn step(&mut self, byte: u8) -> Result<(), FrameError> {
         match self.expect {
             Expect::InString { then, escaped: false } if byte == b'"' => {
@@ -198,7 +198,7 @@ impl Framer {
         }
     }
 
-    /// A byte outside strings and scalars.
+    /// Handles a byte outside of strings and scalars.
     fn step_between(&mut self, byte: u8) -> Result<(), FrameError> {
         use Container::{Array, Object};
         if is_whitespace(byte) {

@@ -1,4 +1,4 @@
-//! The description of a parameter: name, type, range, default, text.
+//! The description of a parameter: name, type, range, default, and text.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,16 +10,16 @@ use std::ops::RangeInclusive;
 pub struct Param {
     /// Name on the wire.
     pub name: String,
-    /// What it means; the first sentence serves as its summary.
+    /// Description. Its first sentence is the summary.
     #[serde(default)]
     pub doc: String,
-    /// What it may be.
+    /// Type and range.
     #[serde(rename = "schema")]
     pub kind: Kind,
-    /// Whether a call without it is refused.
+    /// Whether a call without the parameter is refused.
     #[serde(default)]
     pub required: bool,
-    /// What it is when absent; `None` when the method decides.
+    /// Default value; `None` when the method decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<Value>,
 }
@@ -32,44 +32,44 @@ pub enum Kind {
     Boolean,
     /// A whole number.
     Integer {
-        /// Smallest allowed.
+        /// Minimum.
         #[serde(default = "min_i64")]
         minimum: i64,
-        /// Largest allowed.
+        /// Maximum.
         #[serde(default = "max_u64")]
         maximum: u64,
     },
     /// Text.
     String {
-        /// Fewest characters.
+        /// Minimum length, in characters.
         #[serde(default)]
         min_len: u64,
-        /// Most characters.
+        /// Maximum length, in characters.
         #[serde(default = "max_u64")]
         max_len: u64,
     },
-    /// One of a few words.
+    /// One of several words.
     Enum {
         /// The words.
         values: Vec<Choice>,
     },
-    /// Several of one kind.
+    /// A list of values of one kind.
     Array {
-        /// What each is.
+        /// The kind of each item.
         items: Box<Kind>,
-        /// Fewest items.
+        /// Minimum number of items.
         #[serde(default)]
         min_len: u64,
-        /// Most items.
+        /// Maximum number of items.
         #[serde(default = "max_u64")]
         max_len: u64,
     },
-    /// Named members.
+    /// An object with named members.
     Object {
         /// The members.
         fields: Vec<Param>,
     },
-    /// Any JSON; the method checks it. Also what a kind of a later version reads as.
+    /// Any JSON value; the method checks it. Kinds of later versions are read as this one.
     #[serde(other)]
     Any,
 }
@@ -82,7 +82,7 @@ pub struct Choice {
     /// Other spellings that are accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// What it means.
+    /// Description of the word.
     #[serde(default)]
     pub doc: String,
 }
@@ -91,8 +91,8 @@ impl Kind {
     /// Any string.
     pub const TEXT: Self = Self::String { min_len: 0, max_len: u64::MAX };
 
-    /// Narrows the range: of values for numbers, of lengths for strings and arrays.
-    /// What has no range stays as it is.
+    /// Narrows the range: of the value for numbers, of the length for strings and arrays.
+    /// Kinds without a range stay unchanged.
     #[must_use]
     pub fn within(mut self, range: RangeInclusive<i128>) -> Self {
         let (low, high) = (*range.start(), *range.end());
@@ -175,13 +175,13 @@ fn object_schema(fields: &[Param]) -> Value {
 }
 
 impl Choice {
-    /// The word, then its other spellings.
+    /// The word and its other spellings.
     pub fn spellings(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.name.as_str()).chain(self.aliases.iter().map(String::as_str))
     }
 }
 
-/// What is allowed, for error texts and help: `integer, 0 to 255`.
+/// The allowed values, for error texts and help: `integer, 0 to 255`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -211,7 +211,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The ends of 64 bits say nothing to a reader.
+/// Leaves out the limits of 64-bit types, which tell a reader nothing.
 fn write_range(f: &mut fmt::Formatter<'_>, low: i64, high: u64) -> fmt::Result {
     const NO_END: [u64; 2] = [u64::MAX, i64::MAX.unsigned_abs()];
     match (low, high) {

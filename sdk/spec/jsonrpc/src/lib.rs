@@ -1,10 +1,10 @@
-//! JSON-RPC 2.0 as SPDK speaks it: framing, messages, method declarations.
+//! JSON-RPC 2.0 as SPDK uses it: framing, messages, method declarations.
 //!
-//! Bytes and values only, no I/O. From the wire inwards:
+//! Converts between bytes and values; does no I/O. The modules, starting from the wire:
 //!
-//! - [`frame`] cuts a byte stream into top-level JSON values, as they arrive.
+//! - [`frame`] splits a byte stream into top-level JSON values.
 //! - [`message`] reads requests and batches and writes answers.
-//! - [`params!`] declares the parameters of a method once; from that come the
+//! - [`params!`] declares the parameters of a method once. It creates the
 //!   decoder ([`decode`]) and the description ([`Param`], [`Kind`]).
 //! - [`Method`] describes a whole method; its JSON text crosses the plugin ABI.
 //! - [`doc`] writes help, Markdown and an OpenRPC document from [`Method`]s.
@@ -29,7 +29,7 @@ pub use params::{NoParams, ParamType, Params, decode};
 
 #[doc(hidden)]
 pub mod private {
-    //! What the expansion of [`params!`](crate::params!) names.
+    //! Names that [`params!`](crate::params!) expands to.
     pub use crate::params::{join_doc, plain_name};
     pub use serde;
     pub use serde_json;

@@ -1,15 +1,15 @@
-//! Messages: what a frame means, and how an answer is written.
+//! Messages: reads requests from frames, and writes answers.
 
 use crate::RpcError;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Longest string id, in characters.
+/// Maximum length of a string id, in characters.
 pub const ID_MAX_CHARS: usize = 128;
-/// Most requests in one batch.
+/// Maximum number of requests in one batch.
 pub const BATCH_MAX: usize = 1024;
 
-/// The id of a request, a number or a string, kept as it was spelled.
+/// The id of a request, a number or a string, spelled as received.
 #[derive(Debug, Clone)]
 pub struct Id(Box<RawValue>);
 
@@ -23,20 +23,20 @@ impl Id {
 /// One call.
 #[derive(Debug)]
 pub struct Request {
-    /// `None` in a notification, which is executed and not answered.
+    /// `None` in a notification, which is executed without an answer.
     pub id: Option<Id>,
     /// Name of the method.
     pub method: String,
-    /// An object or an array, as it was sent; `None` when absent or null.
+    /// An object or an array, as received; `None` when absent or null.
     pub params: Option<Box<RawValue>>,
 }
 
-/// What one frame held.
+/// The contents of one frame.
 #[derive(Debug)]
 pub enum Incoming {
-    /// One request, or why it is none. The error is answered with id null.
+    /// One request, or the error why it is not a request. The answer to an error has a null id.
     Single(Result<Request, RpcError>),
-    /// Several, never none. They are answered by one array.
+    /// Several requests, at least one. Their answers go into one array.
     Batch(Vec<Result<Request, RpcError>>),
 }
 
@@ -44,7 +44,7 @@ impl Incoming {
     /// Reads one frame.
     ///
     /// # Errors
-    /// Only a frame that is not JSON: a parse error, after which the connection closes.
+    /// The frame is not JSON: a parse error, after which the connection closes.
     pub fn parse(frame: &[u8]) -> Result<Self, RpcError> {
         let frame: &RawValue = serde_json::from_slice(frame).map_err(RpcError::parse)?;
         if !frame.get().starts_with('[') {
@@ -74,7 +74,7 @@ struct Members<'a> {
 
 impl Request {
     fn parse(text: &RawValue) -> Result<Self, RpcError> {
-        // A JSON array would also do for the derived decoder.
+        // Without this check the derived decoder would also accept a JSON array.
         if !text.get().starts_with('{') {
             return Err(RpcError::invalid_request("a request must be an object"));
         }
@@ -119,20 +119,20 @@ fn string(text: &RawValue) -> Option<String> {
     serde_json::from_str(text.get()).ok()
 }
 
-/// The answer of a call that succeeded. `result` is JSON text.
+/// Writes the answer to a successful call. `result` is JSON text.
 pub fn encode_result(id: &Id, result: &RawValue) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#, id.as_json(), result.get())
 }
 
-/// The answer of a call that failed; `id` is `None` when the request had no readable one.
+/// Writes the answer to a failed call. `id` is `None` when the request had no readable id.
 pub fn encode_error(id: Option<&Id>, error: &RpcError) -> String {
     let id = id.map_or("null", Id::as_json);
-    // A struct of an integer, a string and a `Value` always encodes.
+    // A struct of an integer, a string and a `Value` can always be encoded.
     let error = serde_json::to_string(error).unwrap_or_else(|_| r#"{"code":-32603}"#.into());
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
 }
 
-/// The answer of a batch; `None` when it held notifications only.
+/// Writes the answer to a batch; `None` when it had notifications only.
 pub fn encode_batch(answers: &[String]) -> Option<String> {
     (!answers.is_empty()).then(|| format!("[{}]", answers.join(",")))
 }
@@ -145,7 +145,7 @@ mod tests {
     fn single(frame: &str) -> Result<Request, RpcError> {
         match Incoming::parse(frame.as_bytes()).unwrap() {
             Incoming::Single(request) => request,
-            Incoming::Batch(_) => panic!("{frame} is no batch"),
+            Incoming::Batch(_) => panic!("{frame} is a batch"),
         }
     }
 

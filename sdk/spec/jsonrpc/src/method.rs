@@ -1,12 +1,12 @@
-//! The description of a whole method, as text where it crosses the plugin ABI.
+//! The description of a whole method, as text for the plugin ABI.
 
 use crate::{Param, Params};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Longest text of a method that is read, in bytes.
+/// Maximum length of a method's description, in bytes.
 const TEXT_MAX_BYTES: usize = 256 * 1024;
-/// Longest name of a method, in bytes.
+/// Maximum length of a method's name, in bytes.
 const NAME_MAX_BYTES: usize = 128;
 
 /// When a method may be called.
@@ -15,23 +15,23 @@ const NAME_MAX_BYTES: usize = 128;
 pub enum State {
     /// Before `framework_start_init`.
     Startup,
-    /// After it.
+    /// After `framework_start_init`.
     Runtime,
 }
 
-/// Who may call a method; each role may do what those before it may.
+/// Who may call a method. Each role includes the rights of the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Looks.
+    /// Reads the state.
     Read,
-    /// Makes and changes disks and targets.
+    /// Creates and changes disks and targets.
     Operate,
-    /// Changes the process: options, plugins, keys, its end.
+    /// Changes the process: options, plugins, keys, shutdown.
     Admin,
 }
 
-/// One method: what it takes, gives, and who may call it when.
+/// One method: its parameters, its result, and who may call it when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Method {
     /// Name on the wire.
@@ -42,24 +42,24 @@ pub struct Method {
     /// When it may be called.
     #[serde(default = "runtime_only")]
     pub states: Vec<State>,
-    /// Least role of the caller; the safest when the text has none.
+    /// Lowest role that may call it. If the text has none, the most restricted one.
     #[serde(default = "admin")]
     pub role: Role,
-    /// What it does; the first line serves as its summary.
+    /// Description. Its first line is the summary.
     #[serde(default)]
     pub doc: String,
-    /// What it takes.
+    /// Parameters.
     #[serde(default)]
     pub params: Vec<Param>,
-    /// What it gives, in words.
+    /// Description of the result.
     #[serde(default)]
     pub result: String,
-    /// How it fails, besides the errors that every method shares.
+    /// Its errors, besides those that all methods share.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ErrorDoc>,
 }
 
-/// One way in which a method fails.
+/// One error of a method.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDoc {
     /// The code on the wire.
@@ -71,14 +71,14 @@ pub struct ErrorDoc {
     pub doc: String,
 }
 
-/// Why a text is no description of a method.
+/// Why a text is not a description of a method.
 #[derive(Debug)]
 pub enum MethodTextError {
-    /// Longer than is read.
+    /// The text is too long.
     TooLong,
-    /// Not the JSON that it should be.
+    /// The JSON is malformed or has the wrong members.
     Json(serde_json::Error),
-    /// A name of a method that cannot be one.
+    /// The name is not allowed for a method.
     Name(String),
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for MethodTextError {
 impl std::error::Error for MethodTextError {}
 
 impl Method {
-    /// A method with parameters `P`, called at run time.
+    /// Describes a method with parameters `P` that may be called at run time.
     pub fn new<P: Params>(name: impl Into<String>, role: Role, doc: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -126,20 +126,20 @@ impl Method {
         self
     }
 
-    /// May be called before and after `framework_start_init`.
+    /// Allows the method before and after `framework_start_init`.
     #[must_use]
     pub fn in_any_state(self) -> Self {
         self.states(&[State::Startup, State::Runtime])
     }
 
-    /// Says what it gives.
+    /// Sets the description of the result.
     #[must_use]
     pub fn result(mut self, result: impl Into<String>) -> Self {
         self.result = result.into();
         self
     }
 
-    /// Adds a way in which it fails.
+    /// Adds an error.
     #[must_use]
     pub fn error(mut self, code: i64, name: impl Into<String>, doc: impl Into<String>) -> Self {
         self.errors.push(ErrorDoc { code, name: name.into(), doc: doc.into() });
@@ -148,15 +148,15 @@ impl Method {
 
     /// The description as JSON text.
     pub fn to_text(&self) -> String {
-        // Structs of strings, numbers and `Value`s always encode.
+        // Structs of strings, numbers and `Value`s can always be encoded.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a description, as a plugin gives it. Members unknown here are of a
-    /// later version and ignored.
+    /// Parses a description from a plugin. Ignores unknown members, which may come
+    /// from a later version.
     ///
     /// # Errors
-    /// A text that is too long, no such JSON, or names no method.
+    /// The text is too long, is not such a JSON object, or has no valid name.
     pub fn parse(text: &str) -> Result<Self, MethodTextError> {
         if text.len() > TEXT_MAX_BYTES {
             return Err(MethodTextError::TooLong);

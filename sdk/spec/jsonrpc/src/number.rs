@@ -1,15 +1,15 @@
-//! Whole numbers that are written with a fraction or an exponent, such as `1.024e3`.
+//! Whole numbers written with a fraction or an exponent, such as `1.024e3`.
 //!
-//! JSON (RFC 8259, section 6) has one kind of number, so a client may send 1024 as `1024.0`. SPDK
-//! takes such numbers wherever it wants an integer.
+//! JSON (RFC 8259, section 6) has one number type, so a client may send 1024 as `1024.0`. SPDK
+//! accepts such numbers for integers.
 
 use std::borrow::Cow;
 
-/// Digits of the longest number that is rewritten. `u64::MAX` has 20.
+/// Maximum number of digits of a rewritten number. `u64::MAX` has 20.
 const DIGITS_MAX: usize = 20;
 
-/// Rewrites every whole number in `json` as plain digits. Other numbers and all strings stay as they
-/// are.
+/// Rewrites every whole number in `json` as plain digits. Leaves other numbers and all strings
+/// unchanged.
 pub(crate) fn whole_numbers(json: &str) -> Cow<'_, str> {
     if !json.contains(['.', 'e', 'E']) {
         return Cow::Borrowed(json);
@@ -38,7 +38,7 @@ fn is_number_char(c: char) -> bool {
     c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E')
 }
 
-/// Bytes of the string at the start of `text`, quotes included.
+/// Length of the string at the start of `text` with its quotes, in bytes.
 fn string_len(text: &str) -> usize {
     let mut is_escaped = false;
     for (place, byte) in text.bytes().enumerate().skip(1) {

@@ -1,4 +1,4 @@
-//! Declares the parameters of a method once, and decodes a call by it.
+//! Declares the parameters of a method once, and decodes calls with that declaration.
 
 use crate::check::check_object;
 use crate::number::whole_numbers;
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 /// A type that a parameter can have.
 pub trait ParamType: DeserializeOwned + Serialize {
-    /// What the wire allows.
+    /// The values that are allowed on the wire.
     fn kind() -> Kind;
 
-    /// The value of an absent parameter without default; `None` makes it required.
+    /// The value of an absent parameter without default. `None` = the parameter is required.
     fn absent() -> Option<Self> {
         None
     }
@@ -25,15 +25,15 @@ pub trait ParamType: DeserializeOwned + Serialize {
 
 /// The parameters of a method, declared by [`params!`](crate::params!).
 pub trait Params: ParamType {
-    /// Their description, in the order of the declaration.
+    /// Descriptions of the parameters, in the order of the declaration.
     fn params() -> Vec<Param>;
 }
 
-/// Decodes the parameters of a call. `json` is the text of an object; empty
-/// text or null mean that none were sent.
+/// Decodes the parameters of a call. `json` is the text of an object; an empty
+/// text or null means that there are none.
 ///
 /// # Errors
-/// Code -32602 with the parameter, what was given and what is allowed.
+/// Code -32602, with the parameter, the given value and the allowed values.
 pub fn decode<P: Params>(json: &str) -> Result<P, RpcError> {
     let json = if matches!(json.trim(), "" | "null") { "{}" } else { json };
     let json = &*whole_numbers(json);
@@ -44,7 +44,7 @@ pub fn decode<P: Params>(json: &str) -> Result<P, RpcError> {
     };
     let description = P::params();
     check_object(&description, &given, "")?;
-    // From the text, not from `value`: this also refuses a member given twice.
+    // Decode the text, not `value`, so that a member given twice is refused too.
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json)).map_err(
         |error: serde_path_to_error::Error<serde_json::Error>| {
             let path = error.path().to_string();
@@ -60,10 +60,10 @@ pub fn decode<P: Params>(json: &str) -> Result<P, RpcError> {
 
 /// Declares parameters: structs for methods and objects, enums for words.
 ///
-/// A field without default is required unless it is an `Option`. Absent and
-/// null are the same. `#[range(…)]` limits numbers by value, strings by
-/// characters and arrays by items. Serialising leaves `None` out, so a value
-/// can be written back as the call that makes it.
+/// A field without default is required unless it is an `Option`. Null means
+/// absent. `#[range(…)]` limits numbers by value, strings by characters and
+/// arrays by items. Serializing leaves `None` out, so that a value can be
+/// written as a call that recreates it.
 ///
 /// ```
 /// drivebay_spec_jsonrpc::params! {
@@ -74,7 +74,7 @@ pub fn decode<P: Params>(json: &str) -> Result<P, RpcError> {
 ///         pub name: Option<String>,
 ///         /// Capacity, in blocks.
 ///         pub num_blocks: u64,
-///         /// Who clears the blocks first.
+///         /// How the blocks are cleared first.
 ///         pub clear_method: ClearMethod = ClearMethod::Unmap,
 ///     }
 ///     /// How blocks are cleared.
@@ -170,7 +170,7 @@ macro_rules! params {
                         self,
                         mut map: A,
                     ) -> ::std::result::Result<$Name, A::Error> {
-                        // Outer `None`: not seen. Inner `None`: null.
+                        // Outer `None`: not seen yet. Inner `None`: null.
                         $(let mut $field: ::std::option::Option<::std::option::Option<$ty>> =
                             ::std::option::Option::None;)*
                         while let ::std::option::Option::Some(key) =
@@ -343,7 +343,7 @@ impl<T: ParamType> ParamType for Vec<T> {
     }
 }
 
-/// The name of a field without the mark of a raw identifier: `r#type` is `type`.
+/// The name of a field without the prefix of a raw identifier: `r#type` becomes `type`.
 #[doc(hidden)]
 pub const fn plain_name(identifier: &'static str) -> &'static str {
     match identifier.as_bytes() {
@@ -355,7 +355,7 @@ pub const fn plain_name(identifier: &'static str) -> &'static str {
     }
 }
 
-/// The lines of a doc comment as one text.
+/// Joins the lines of a doc comment into one text.
 #[doc(hidden)]
 pub fn join_doc(lines: &[&str]) -> String {
     let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();

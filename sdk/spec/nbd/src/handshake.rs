@@ -4,9 +4,9 @@ use crate::{Malformed, Reader};
 
 /// The TCP port of NBD servers.
 pub const PORT: u16 = 10809;
-/// Longest string, such as the name of an export, in bytes. "Conventions".
+/// Maximum length of a string, such as an export's name, in bytes. "Conventions".
 pub const NAME_LEN_MAX: usize = 4096;
-/// The only metadata context known here. It says which blocks are allocated.
+/// The only metadata context of this crate. It says which blocks are allocated.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 /// Length of the client's flags, in bytes.
 pub const CLIENT_FLAGS_LEN: usize = 4;
@@ -27,41 +27,41 @@ pub struct ClientFlags {
 }
 
 impl ClientFlags {
-    /// Parses them.
+    /// Parses the flags.
     ///
     /// # Errors
     /// The client does not speak fixed newstyle, or it sets flags that were not offered.
     pub fn parse(bytes: [u8; CLIENT_FLAGS_LEN]) -> Result<Self, Malformed> {
         match u32::from_be_bytes(bytes) {
             flags @ (1 | 3) => Ok(Self { no_zeroes: flags & 2 != 0 }),
-            _ => Err(Malformed("client flags that were not offered")),
+            _ => Err(Malformed("the client sets flags that the server did not offer")),
         }
     }
 }
 
-/// The header before the data of an option.
+/// The header in front of an option's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionHeader {
-    /// Its number.
+    /// Number of the option.
     pub option: u32,
-    /// Length of its data, in bytes. Not checked.
+    /// Length of the data, in bytes. Not checked.
     pub len: u32,
 }
 
 impl OptionHeader {
-    /// Parses it.
+    /// Parses a header.
     ///
     /// # Errors
-    /// A wrong magic.
+    /// The magic is wrong.
     pub fn parse(bytes: [u8; OPTION_HEADER_LEN]) -> Result<Self, Malformed> {
         let mut reader = Reader(&bytes);
         match (reader.u64(), reader.u32(), reader.u32()) {
             (Some(OPTION_MAGIC), Some(option), Some(len)) => Ok(Self { option, len }),
-            _ => Err(Malformed("an option without its magic")),
+            _ => Err(Malformed("an option has a wrong magic")),
         }
     }
 
-    /// As bytes.
+    /// The header as bytes.
     #[must_use]
     pub fn to_bytes(self) -> [u8; OPTION_HEADER_LEN] {
         let mut bytes = [0; OPTION_HEADER_LEN];
@@ -75,40 +75,40 @@ impl OptionHeader {
 /// An option of the client. "Option types".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Enter transmission; the connection ends if there is no such export.
+    /// Start transmission. The connection ends if the export does not exist.
     ExportName(&'a str),
     /// End the connection.
     Abort,
     /// List the exports.
     List,
-    /// Begin TLS.
+    /// Start TLS.
     StartTls,
     /// Describe an export.
     Info(Wanted<'a>),
-    /// Describe an export and enter transmission.
+    /// Describe an export and start transmission.
     Go(Wanted<'a>),
     /// Use structured replies.
     StructuredReply,
-    /// List the metadata contexts that match.
+    /// List the matching metadata contexts.
     ListMetaContext(Contexts<'a>),
     /// Select metadata contexts.
     SetMetaContext(Contexts<'a>),
     /// Use extended headers, with 64-bit lengths.
     ExtendedHeaders,
-    /// Something else.
+    /// An unknown option.
     Unknown,
 }
 
-/// The export that INFO or GO asks for.
+/// The export in an INFO or GO option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted<'a> {
     /// Its name; empty for the default export.
     pub name: &'a str,
-    /// Which information the client asks for, as numbers of `info`.
+    /// The requested information, as numbers from `info`.
     pub infos: Vec<u16>,
 }
 
-/// The metadata contexts that a client asks for.
+/// The metadata contexts in an option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contexts<'a> {
     /// Name of the export.
@@ -118,7 +118,7 @@ pub struct Contexts<'a> {
 }
 
 /// Numbers of options.
-#[expect(missing_docs, reason = "the variants of `Request` say what they are")]
+#[expect(missing_docs, reason = "the variants of `Request` document them")]
 pub mod option {
     pub const EXPORT_NAME: u32 = 1;
     pub const ABORT: u32 = 2;
@@ -133,7 +133,7 @@ pub mod option {
 }
 
 /// Kinds of information about an export.
-#[expect(missing_docs, reason = "the functions of `reply` that make them say what they are")]
+#[expect(missing_docs, reason = "the functions of `reply` that write them document them")]
 pub mod info {
     pub const EXPORT: u16 = 0;
     pub const NAME: u16 = 1;
@@ -145,7 +145,7 @@ impl<'a> Request<'a> {
     /// Parses an option and its data.
     ///
     /// # Errors
-    /// The data does not fit the option. The server replies [`reply::ERR_INVALID`].
+    /// The data does not match the option. The server replies [`reply::ERR_INVALID`].
     pub fn parse(option: u32, data: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(data);
         let request = match option {
@@ -153,7 +153,7 @@ impl<'a> Request<'a> {
                 let len = u32::try_from(data.len()).ok();
                 Self::ExportName(name(&mut reader, len)?)
             }
-            option::ABORT => return Ok(Self::Abort), // with any data
+            option::ABORT => return Ok(Self::Abort), // ABORT allows any data
             option::LIST => Self::List,
             option::STARTTLS => Self::StartTls,
             option::INFO => Self::Info(wanted(&mut reader)?),
@@ -167,24 +167,24 @@ impl<'a> Request<'a> {
         if reader.0.is_empty() {
             Ok(request)
         } else {
-            Err(Malformed("more data than the option has"))
+            Err(Malformed("an option has more data than allowed"))
         }
     }
 }
 
 fn name<'a>(reader: &mut Reader<'a>, len: Option<u32>) -> Result<&'a str, Malformed> {
-    let bytes = len.and_then(|len| reader.bytes(len)).ok_or(Malformed("a name that is cut off"))?;
+    let bytes = len.and_then(|len| reader.bytes(len)).ok_or(Malformed("a name is cut off"))?;
     if bytes.len() > NAME_LEN_MAX {
-        return Err(Malformed("a name of more than 4096 bytes"));
+        return Err(Malformed("a name is longer than 4096 bytes"));
     }
-    let name = std::str::from_utf8(bytes).map_err(|_| Malformed("a name that is not UTF-8"))?;
-    if name.contains('\0') { Err(Malformed("a name with a zero byte")) } else { Ok(name) }
+    let name = std::str::from_utf8(bytes).map_err(|_| Malformed("a name is not UTF-8"))?;
+    if name.contains('\0') { Err(Malformed("a name has a zero byte")) } else { Ok(name) }
 }
 
 fn wanted<'a>(reader: &mut Reader<'a>) -> Result<Wanted<'a>, Malformed> {
     let len = reader.u32();
     let name = name(reader, len)?;
-    let count = reader.u16().ok_or(Malformed("no number of information requests"))?;
+    let count = reader.u16().ok_or(Malformed("the number of information requests is missing"))?;
     let infos: Option<Vec<u16>> = (0..count).map(|_| reader.u16()).collect();
     Ok(Wanted { name, infos: infos.ok_or(Malformed("fewer information requests than announced"))? })
 }
@@ -192,10 +192,10 @@ fn wanted<'a>(reader: &mut Reader<'a>) -> Result<Wanted<'a>, Malformed> {
 fn contexts<'a>(reader: &mut Reader<'a>) -> Result<Contexts<'a>, Malformed> {
     let len = reader.u32();
     let export = name(reader, len)?;
-    let count = reader.u32().ok_or(Malformed("no number of queries"))?;
+    let count = reader.u32().ok_or(Malformed("the number of queries is missing"))?;
     let mut queries = Vec::new();
     for _ in 0..count {
-        // Each query takes at least four bytes, so the length of the data limits their number.
+        // Each query takes at least four bytes, so the length of the data limits the number of queries.
         let len = reader.u32();
         queries.push(name(reader, len)?);
     }
@@ -206,25 +206,25 @@ fn contexts<'a>(reader: &mut Reader<'a>) -> Result<Contexts<'a>, Malformed> {
 pub mod reply {
     use super::{REPLY_MAGIC, info};
 
-    /// Done.
+    /// Success.
     pub const ACK: u32 = 1;
     const SERVER: u32 = 2;
     const INFO: u32 = 3;
     const META_CONTEXT: u32 = 4;
-    /// The option is not known.
+    /// The option is unknown.
     pub const ERR_UNSUP: u32 = 1 << 31 | 1;
     /// The server's policy forbids it.
     pub const ERR_POLICY: u32 = 1 << 31 | 2;
-    /// The data does not fit the option.
+    /// The data does not match the option.
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
-    /// The server stops.
+    /// The server is shutting down.
     pub const ERR_SHUTDOWN: u32 = 1 << 31 | 7;
-    /// The data is longer than the server takes.
+    /// The data is longer than the server accepts.
     pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
 
-    /// A reply with data.
+    /// Appends a reply with data.
     pub fn put(out: &mut Vec<u8>, option: u32, kind: u32, parts: &[&[u8]]) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         out.extend(REPLY_MAGIC.to_be_bytes());
@@ -234,36 +234,36 @@ pub mod reply {
         parts.iter().for_each(|part| out.extend_from_slice(part));
     }
 
-    /// An export in a list.
+    /// Appends an export of a list.
     pub fn server(out: &mut Vec<u8>, option: u32, name: &str, description: &str) {
         let len = u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes();
         put(out, option, SERVER, &[&len, name.as_bytes(), description.as_bytes()]);
     }
 
-    /// Size in bytes and transmission flags of an export.
+    /// Appends the size in bytes and the transmission flags of an export.
     pub fn export(out: &mut Vec<u8>, option: u32, size: u64, flags: u16) {
         let parts: [&[u8]; 3] =
             [&info::EXPORT.to_be_bytes(), &size.to_be_bytes(), &flags.to_be_bytes()];
         put(out, option, INFO, &parts);
     }
 
-    /// A text about an export: its name or its description.
+    /// Appends a text about an export: its name or its description.
     pub fn text(out: &mut Vec<u8>, option: u32, kind: u16, text: &str) {
         put(out, option, INFO, &[&kind.to_be_bytes(), text.as_bytes()]);
     }
 
-    /// Smallest, preferred and largest length of a request, in bytes.
+    /// Appends the minimum, preferred and maximum length of a request, in bytes.
     pub fn block_size(out: &mut Vec<u8>, option: u32, sizes: [u32; 3]) {
         let [least, preferred, most] = sizes.map(u32::to_be_bytes);
         put(out, option, INFO, &[&info::BLOCK_SIZE.to_be_bytes(), &least, &preferred, &most]);
     }
 
-    /// A metadata context and its number.
+    /// Appends a metadata context and its number.
     pub fn meta_context(out: &mut Vec<u8>, option: u32, id: u32, name: &str) {
         put(out, option, META_CONTEXT, &[&id.to_be_bytes(), name.as_bytes()]);
     }
 
-    /// The reply to EXPORT_NAME, which has no header.
+    /// Appends the reply to EXPORT_NAME, which has no header.
     pub fn export_name(out: &mut Vec<u8>, size: u64, flags: u16, no_zeroes: bool) {
         out.extend(size.to_be_bytes());
         out.extend(flags.to_be_bytes());

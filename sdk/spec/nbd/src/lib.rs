@@ -1,7 +1,7 @@
-//! What an NBD server and its client say to each other.
+//! The messages between an NBD server and its client.
 //!
-//! Pure values, no I/O. Source: "The NBD protocol" (`doc/proto.md` of the nbd project), fixed newstyle negotiation
-//! with structured replies and extended headers. All numbers are big-endian.
+//! Converts between bytes and values; does no I/O. Source: "The NBD protocol" (`doc/proto.md` of the nbd project), fixed
+//! newstyle negotiation with structured replies and extended headers. All numbers are big-endian.
 //!
 //! ```text
 //! greeting ─▶ client flags ─▶ options (handshake) ─▶ GO or EXPORT_NAME ─▶ requests and replies (transmission)
@@ -14,7 +14,7 @@ pub mod transmission;
 #[cfg(test)]
 mod tests;
 
-/// The peer does not speak the protocol; the connection ends.
+/// The peer violates the protocol. The connection ends. The text says what was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
@@ -26,7 +26,7 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// Takes numbers off the front of bytes.
+/// Reads numbers from the start of the bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

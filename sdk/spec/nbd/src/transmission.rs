@@ -15,7 +15,7 @@ const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Transmission flags of an export.
 pub mod export_flag {
-    /// The flags are valid; always set.
+    /// The flags are valid; this bit is always set.
     pub const HAS_FLAGS: u16 = 1 << 0;
     /// Clients cannot write to the export.
     pub const READ_ONLY: u16 = 1 << 1;
@@ -27,7 +27,7 @@ pub mod export_flag {
     pub const SEND_TRIM: u16 = 1 << 5;
     /// WRITE_ZEROES is supported.
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
-    /// A flush on one connection covers the writes that ended on all.
+    /// A flush on one connection covers completed writes of all connections.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
     /// CACHE is supported.
     pub const SEND_CACHE: u16 = 1 << 10;
@@ -41,12 +41,12 @@ pub mod command_flag {
     pub const NO_HOLE: u16 = 1 << 1;
     /// BLOCK_STATUS returns one extent only.
     pub const REQ_ONE: u16 = 1 << 3;
-    /// The length is that of data that follows. Extended headers only.
+    /// The length is that of the payload that follows. Extended headers only.
     pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
-/// Errors of replies. The protocol uses Linux's numbers. "Error values".
-#[expect(missing_docs, reason = "names of errno(3)")]
+/// Error numbers in replies. The protocol uses Linux's numbers. "Error values".
+#[expect(missing_docs, reason = "the names are those of errno(3)")]
 pub mod error {
     pub const EPERM: u32 = 1;
     pub const EIO: u32 = 5;
@@ -58,7 +58,7 @@ pub mod error {
     pub const ESHUTDOWN: u32 = 108;
 }
 
-/// What a request asks for. "Request types".
+/// The command of a request. "Request types".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Read.
@@ -69,13 +69,13 @@ pub enum Command {
     Disconnect,
     /// Make earlier writes durable.
     Flush,
-    /// The contents are no longer needed.
+    /// The contents of the bytes are no longer needed.
     Trim,
     /// The client will read this soon.
     Cache,
-    /// The bytes read as zeroes afterwards.
+    /// Write zeroes: later reads return zeroes.
     WriteZeroes,
-    /// Which blocks are allocated.
+    /// Return which blocks are allocated.
     BlockStatus,
     /// An unknown command. A server refuses it.
     Unknown(u16),
@@ -96,7 +96,7 @@ impl Command {
         }
     }
 
-    /// Its number.
+    /// The command's number.
     #[must_use]
     pub fn bits(self) -> u16 {
         match self {
@@ -113,10 +113,10 @@ impl Command {
     }
 }
 
-/// How requests and replies are framed, as the client negotiated it.
+/// The framing of requests and replies that the client has negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
-    /// A reply is one header, and the data of a read.
+    /// A reply is one header, and for a read its data.
     #[default]
     Simple,
     /// A reply is one or more chunks.
@@ -133,33 +133,33 @@ impl Framing {
     }
 }
 
-/// A request. Its range is not checked.
+/// A request. Its range is not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Bits of [`command_flag`].
     pub flags: u16,
-    /// What it asks for.
+    /// The command.
     pub command: Command,
-    /// The reply carries it back.
+    /// The reply has the same cookie.
     pub cookie: u64,
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
     /// Number of bytes.
     pub len: u64,
 }
 
 impl Request {
-    /// Parses the first request of `bytes`. `None` while it is not complete.
+    /// Parses the first request of `bytes`. Returns `None` when it is not complete.
     ///
     /// # Errors
-    /// A wrong magic.
+    /// The magic is wrong.
     pub fn parse(framing: Framing, bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let Some(bytes) = bytes.get(..framing.request_len()) else { return Ok(None) };
         let mut reader = Reader(bytes);
         let wanted =
             if framing == Framing::Extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
         if reader.u32() != Some(wanted) {
-            return Err(Malformed("a request without its magic"));
+            return Err(Malformed("a request has a wrong magic"));
         }
         let head = (reader.u16(), reader.u16(), reader.u64(), reader.u64());
         let len = match framing {
@@ -173,7 +173,7 @@ impl Request {
         Ok(Some(Self { flags, command: Command::from_bits(command), cookie, offset, len }))
     }
 
-    /// As bytes. A length beyond 32 bits needs [`Framing::Extended`].
+    /// The request as bytes. A length of more than 32 bits needs [`Framing::Extended`].
     #[must_use]
     pub fn to_bytes(self, framing: Framing) -> Vec<u8> {
         let is_extended = framing == Framing::Extended;
@@ -202,7 +202,7 @@ impl Request {
     }
 }
 
-/// Blocks in one state: data, or a hole that reads as zeroes.
+/// A range in one state: data, or a hole that reads as zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Number of bytes.
@@ -211,10 +211,10 @@ pub struct Extent {
     pub is_hole: bool,
 }
 
-/// State bits of `base:allocation`: a hole, and reads as zeroes.
+/// State bits of `base:allocation`: the range is a hole and reads as zeroes.
 const HOLE_AND_ZERO: u32 = 3;
 
-/// The head of a reply: what goes before its data. It needs no allocation.
+/// The head of a reply, which precedes its data. It allocates no memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     bytes: [u8; Self::LEN_MAX],
@@ -247,19 +247,19 @@ mod chunk {
     pub(super) const ERROR: u16 = 1 << 15 | 1;
 }
 
-/// Replies to one request.
+/// Makes the replies to one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
-    /// How they are framed.
+    /// Framing of the reply.
     pub framing: Framing,
-    /// The request's.
+    /// Cookie of the request.
     pub cookie: u64,
-    /// The request's.
+    /// Offset of the request, in bytes.
     pub offset: u64,
 }
 
 impl Reply {
-    /// The request is done; no data.
+    /// Makes the reply of a successful request without data.
     #[must_use]
     pub fn done(self) -> Head {
         match self.framing {
@@ -268,7 +268,7 @@ impl Reply {
         }
     }
 
-    /// The request has failed with a number of [`error`].
+    /// Makes the reply of a failed request, with a number from [`error`].
     #[must_use]
     pub fn failed(self, error: u32) -> Head {
         match self.framing {
@@ -276,13 +276,13 @@ impl Reply {
             Framing::Structured | Framing::Extended => {
                 let mut head = self.chunk(chunk::ERROR, true, 6);
                 head.put(&error.to_be_bytes());
-                head.put(&0_u16.to_be_bytes()); // no text
+                head.put(&0_u16.to_be_bytes()); // length of the text
                 head
             }
         }
     }
 
-    /// The head for `len` bytes of a read from `offset` on. A simple reply carries all of the read.
+    /// Makes the head for `len` bytes of a read from `offset` on. A simple reply has the whole data of the read.
     #[must_use]
     pub fn data(self, offset: u64, len: u32, is_last: bool) -> Head {
         match self.framing {
@@ -295,7 +295,7 @@ impl Reply {
         }
     }
 
-    /// Block status: the head, and the bytes that follow it. Not for [`Framing::Simple`].
+    /// Makes a block status: the head, and the bytes that follow it. Not for [`Framing::Simple`].
     #[must_use]
     pub fn block_status(self, context: u32, extents: &[Extent]) -> (Head, Vec<u8>) {
         let mut bytes = context.to_be_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! Stores made page by page, and what is made of them.
+//! Builds stores page by page, and checks how they are evaluated.
 
 use super::*;
 use crate::super_block::NewStore;
@@ -22,7 +22,7 @@ fn block() -> SuperBlock {
 struct Store(BTreeMap<u32, Box<[u8; PAGE_BYTES]>>);
 
 impl Store {
-    /// A thin blob at `page` with these clusters, its page of extents at `page + 20`.
+    /// Adds a thin blob at `page` with these clusters. Its extent page is at `page + 20`.
     fn add(&mut self, page: u32, clusters: &[u32], change: impl Fn(&mut Blob)) -> BlobId {
         let mut blob = Blob::new(BlobId::of_page(page));
         blob.flags.invalid |= Flags::THIN;
@@ -152,7 +152,7 @@ fn clusters_of_the_metadata_or_past_the_end_are_refused() {
     let model = store.replay();
     assert!(matches!(faults(&model, outside), [Fault::ClusterRange { index: 0, .. }]));
     assert_eq!(faults(&model, zero), []);
-    // Cluster 0 on disk means unallocated, so metadata of one cluster cannot be named at all.
+    // Cluster 0 on disk means unallocated, so if the metadata has only one cluster, no entry can refer to it.
     assert_eq!(model.volumes[&inside].blob.map.allocated() == 0, block().md_clusters() == 1);
 }
 
@@ -184,7 +184,7 @@ proptest! {
         let mut owned = Bits::new(block().total_clusters());
         for volume in model.volumes.values().filter(|volume| volume.faults.is_empty()) {
             for (_, cluster) in volume.blob.map.iter() {
-                prop_assert!(owned.set(cluster), "cluster {cluster} has two owners that serve");
+                prop_assert!(owned.set(cluster), "two volumes without faults own cluster {cluster}");
             }
         }
     }
