@@ -3,7 +3,7 @@
 use crate::frame::{Alignment, Digests, Placement};
 use crate::header::{PduType, put, take};
 
-/// Command capsule; in-capsule data may follow.
+/// Command capsule. In-capsule data may follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CapsuleCmd {
     /// The command.
@@ -14,14 +14,14 @@ impl CapsuleCmd {
     /// Encoded length, in bytes.
     pub const LEN: usize = 72;
 
-    /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
+    /// Parses the PDU. [`crate::Frame::parse`] has accepted its common header.
     #[must_use]
     #[inline]
     pub const fn parse(bytes: &[u8; 72]) -> Self {
         Self { sqe: take::<8, 64, 72>(bytes) }
     }
 
-    /// Writes the header of a capsule with `data_len` bytes of in-capsule data, and says where they go.
+    /// Writes the header of a capsule with `data_len` bytes of in-capsule data. Returns where the data goes.
     #[inline]
     pub const fn encode(
         &self,
@@ -48,14 +48,14 @@ impl CapsuleResp {
     /// Encoded length, in bytes.
     pub const LEN: usize = 24;
 
-    /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
+    /// Parses the PDU. [`crate::Frame::parse`] has accepted its common header.
     #[must_use]
     #[inline]
     pub const fn parse(bytes: &[u8; 24]) -> Self {
         Self { cqe: take::<8, 16, 24>(bytes) }
     }
 
-    /// Writes the PDU; the placement says whether a header digest follows.
+    /// Writes the PDU. The placement says whether a header digest follows.
     #[inline]
     pub const fn encode(&self, digests: Digests, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::CapsuleResp, 0, digests, Alignment::DWORD);

@@ -4,10 +4,10 @@ use crate::frame::{Alignment, Digests, Frame, Placement};
 use crate::header::{PduType, flags, put, take};
 use crate::{CommonHeader, ProtocolError};
 
-/// Data from host to controller, as an R2T asked for.
+/// Data from host to controller, in response to an R2T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct H2cData {
-    /// Command.
+    /// Command identifier.
     pub cccid: u16,
     /// Transfer tag of the R2T.
     pub ttag: u16,
@@ -15,31 +15,31 @@ pub struct H2cData {
     pub datao: u32,
     /// Length of the data, in bytes.
     pub datal: u32,
-    /// The last one of its R2T.
+    /// Whether it is the last PDU for its R2T.
     pub last: bool,
 }
 
 /// Data from controller to host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct C2hData {
-    /// Command.
+    /// Command identifier.
     pub cccid: u16,
     /// Offset of the data in the command's buffer, in bytes.
     pub datao: u32,
     /// Length of the data, in bytes.
     pub datal: u32,
-    /// The last one of its command.
+    /// Whether it is the last PDU for its command.
     pub last: bool,
-    /// The command succeeded and no response capsule follows; only with `last`.
+    /// Whether the command succeeded and no response capsule follows; only with `last`.
     pub success: bool,
 }
 
-/// Ready to transfer: the controller asks for data.
+/// Ready to transfer: the controller requests data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct R2t {
-    /// Command.
+    /// Command identifier.
     pub cccid: u16,
-    /// Transfer tag, to be given back with the data.
+    /// Transfer tag. The host returns it with the data.
     pub ttag: u16,
     /// Offset of the data in the command's buffer, in bytes.
     pub r2to: u32,
@@ -77,7 +77,7 @@ impl H2cData {
     /// Encoded length, in bytes.
     pub const LEN: usize = 24;
 
-    /// Reads the header of a PDU that has this frame.
+    /// Parses the header of the PDU with this frame.
     ///
     /// # Errors
     /// DATAL is not the length of the data in the PDU.
@@ -90,7 +90,7 @@ impl H2cData {
         Ok(Self { cccid, ttag, datao, datal, last: frame.flags & flags::LAST_PDU != 0 })
     }
 
-    /// Writes the header, and says where the data goes.
+    /// Writes the header. Returns where the data goes.
     #[inline]
     pub fn encode(&self, digests: Digests, alignment: Alignment, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::H2cData, self.datal, digests, alignment);
@@ -105,10 +105,10 @@ impl C2hData {
     /// Encoded length, in bytes.
     pub const LEN: usize = 24;
 
-    /// Reads the header of a PDU that has this frame.
+    /// Parses the header of the PDU with this frame.
     ///
     /// # Errors
-    /// DATAL is not the length of the data in the PDU, or success is said before the last PDU.
+    /// DATAL is not the length of the data in the PDU, or a PDU before the last one reports success.
     #[inline]
     pub fn parse(bytes: &[u8; 24], frame: &Frame) -> Result<Self, ProtocolError> {
         let ([cccid, _], [datao, datal]) = parse(bytes);
@@ -123,7 +123,7 @@ impl C2hData {
         Ok(Self { cccid, datao, datal, last, success })
     }
 
-    /// Writes the header, and says where the data goes.
+    /// Writes the header. Returns where the data goes.
     #[inline]
     pub fn encode(&self, digests: Digests, alignment: Alignment, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::C2hData, self.datal, digests, alignment);
@@ -139,10 +139,10 @@ impl R2t {
     /// Encoded length, in bytes.
     pub const LEN: usize = 24;
 
-    /// Reads the PDU, whose common header [`Frame::parse`] has accepted.
+    /// Parses the PDU. [`Frame::parse`] has accepted its common header.
     ///
     /// # Errors
-    /// It asks for no data.
+    /// It requests no data.
     #[inline]
     pub fn parse(bytes: &[u8; 24]) -> Result<Self, ProtocolError> {
         let ([cccid, ttag], [r2to, r2tl]) = parse(bytes);
@@ -152,7 +152,7 @@ impl R2t {
         Ok(Self { cccid, ttag, r2to, r2tl })
     }
 
-    /// Writes the PDU; the placement says whether a header digest follows.
+    /// Writes the PDU. The placement says whether a header digest follows.
     #[inline]
     pub fn encode(&self, digests: Digests, out: &mut [u8; 24]) -> Placement {
         let placement = Placement::new(PduType::R2t, 0, digests, Alignment::DWORD);

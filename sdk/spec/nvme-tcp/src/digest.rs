@@ -2,38 +2,38 @@
 
 use crate::DIGEST_LEN;
 
-/// A digest over bytes that need not be in one piece.
+/// Computes a digest over bytes that arrive in pieces.
 ///
-/// Uses the processor's CRC32C instruction where there is one.
+/// Uses the processor's CRC32C instruction if it has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Crc32c(u32);
 
 impl Crc32c {
-    /// The digest of nothing.
+    /// The digest of zero bytes.
     #[must_use]
     pub const fn new() -> Self {
         Self(0)
     }
 
-    /// Takes in more bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0 = crc32c::crc32c_append(self.0, bytes);
     }
 
-    /// The digest, as it goes on the wire.
+    /// The digest in wire format.
     #[must_use]
     pub const fn bytes(self) -> [u8; DIGEST_LEN] {
         self.0.to_le_bytes()
     }
 }
 
-/// The digest of `bytes`, as it goes on the wire.
+/// The digest of `bytes` in wire format.
 #[must_use]
 pub fn of(bytes: &[u8]) -> [u8; DIGEST_LEN] {
     crc32c::crc32c(bytes).to_le_bytes()
 }
 
-/// The digest of the bytes of all `slices`, as it goes on the wire.
+/// The digest of the bytes of all `slices` in wire format.
 #[must_use]
 pub fn of_slices<'a>(slices: impl IntoIterator<Item = &'a [u8]>) -> [u8; DIGEST_LEN] {
     let mut crc = Crc32c::new();

@@ -1,4 +1,4 @@
-//! What can be wrong with a PDU.
+//! Errors in PDUs.
 
 use core::fmt;
 
@@ -6,17 +6,17 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Fes {
-    /// A field of the header is not valid; FEI is its offset.
+    /// A header field is not valid. FEI is its offset.
     InvalidHeaderField = 1,
-    /// Not the PDU that may come now.
+    /// The PDU is not allowed at this point.
     SequenceError = 2,
     /// The header digest does not match.
     HeaderDigest = 3,
-    /// The data lies outside what was asked for.
+    /// The data is outside of the requested range.
     DataOutOfRange = 4,
-    /// More data, or more R2Ts, than was agreed.
+    /// There is more data, or there are more R2Ts, than agreed.
     LimitExceeded = 5,
-    /// A parameter is not supported; FEI is its offset.
+    /// A parameter is not supported. FEI is its offset.
     UnsupportedParameter = 6,
 }
 
@@ -42,10 +42,10 @@ impl Fes {
     }
 }
 
-/// A fatal error of a connection, as a terminate connection request reports it.
+/// A fatal error of a connection, as in a terminate connection request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolError {
-    /// What is wrong.
+    /// Fatal error status.
     pub fes: Fes,
     /// FEI: for [`Fes::InvalidHeaderField`] and [`Fes::UnsupportedParameter`] the offset of the field from the start of the PDU,
     /// in bytes; otherwise 0.
@@ -78,7 +78,7 @@ impl fmt::Display for ProtocolError {
             Fes::InvalidHeaderField => write!(f, "invalid PDU header field at byte {}", self.fei),
             Fes::SequenceError => f.write_str("PDU out of sequence"),
             Fes::HeaderDigest => f.write_str("header digest error"),
-            Fes::DataOutOfRange => f.write_str("data outside the range asked for"),
+            Fes::DataOutOfRange => f.write_str("data outside the requested range"),
             Fes::LimitExceeded => f.write_str("data or R2T limit exceeded"),
             Fes::UnsupportedParameter => write!(f, "unsupported parameter at byte {}", self.fei),
         }

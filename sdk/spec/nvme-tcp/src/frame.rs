@@ -1,9 +1,9 @@
-//! Where the parts of a PDU are: header, header digest, padding, data, data digest. NVMe/TCP 1.0, section 3.3.
+//! The positions of a PDU's parts: header, header digest, padding, data, data digest. NVMe/TCP 1.0, section 3.3.
 
 use crate::header::{CommonHeader, PduType, flags};
 use crate::{DIGEST_LEN, ProtocolError};
 
-/// Which end of a connection.
+/// One of the two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Host (initiator).
@@ -12,24 +12,24 @@ pub enum Role {
     Controller,
 }
 
-/// The digests agreed on by ICReq and ICResp.
+/// The digests that ICReq and ICResp have agreed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
-    /// Headers have one.
+    /// Whether headers have a digest.
     pub header: bool,
-    /// Data has one.
+    /// Whether data has a digest.
     pub data: bool,
 }
 
-/// Alignment of data in a PDU: HPDA for what the host receives, CPDA for what the controller receives.
+/// Alignment of data in a PDU: HPDA for data to the host, CPDA for data to the controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alignment(u8);
 
 impl Alignment {
-    /// Dwords, the least.
+    /// Alignment to dwords, the minimum.
     pub const DWORD: Self = Self(0);
 
-    /// The alignment with this zero-based number of dwords; `None` above 31.
+    /// Converts a zero-based number of dwords; `None` above 31.
     #[must_use]
     pub const fn from_bits(pda: u8) -> Option<Self> {
         if pda > 31 { None } else { Some(Self(pda)) }
@@ -41,7 +41,7 @@ impl Alignment {
         self.0
     }
 
-    /// The alignment, 4 to 128 bytes.
+    /// The alignment in bytes, 4 to 128.
     #[must_use]
     #[inline]
     pub const fn bytes(self) -> u8 {
@@ -49,26 +49,26 @@ impl Alignment {
     }
 }
 
-/// Where the parts of a PDU to be sent are.
+/// The positions of the parts of a PDU that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Length of the header without digest, in bytes.
     pub header_len: u8,
-    /// A header digest follows the header.
+    /// Whether a header digest follows the header.
     pub header_digest: bool,
     /// Length of the padding after header and header digest, in bytes.
     pub pad_len: u8,
     /// Length of the data, in bytes.
     pub data_len: u32,
-    /// A data digest follows the data.
+    /// Whether a data digest follows the data.
     pub data_digest: bool,
 }
 
 impl Placement {
-    /// Longest data of one PDU, in bytes: PLEN has 32 bits.
+    /// Maximum length of the data of one PDU, in bytes: PLEN has 32 bits.
     pub const MAX_DATA_LEN: u32 = u32::MAX - 256;
 
-    /// Places `data_len` bytes (at most [`Self::MAX_DATA_LEN`], more is cut) after a header of this type.
+    /// Places `data_len` bytes after a header of this type. Limits `data_len` to [`Self::MAX_DATA_LEN`].
     #[must_use]
     #[inline]
     pub const fn new(
@@ -104,7 +104,7 @@ impl Placement {
         self.header_len + if self.header_digest { 4 } else { 0 }
     }
 
-    /// Offset of the data from the start of the PDU, in bytes; 0 without data.
+    /// Offset of the data from the start of the PDU, in bytes; 0 if there is no data.
     #[must_use]
     #[inline]
     pub const fn pdo(&self) -> u8 {
@@ -121,7 +121,7 @@ impl Placement {
             + if self.data_digest { 4 } else { 0 }
     }
 
-    /// The common header, with `more_flags` beside the digest flags.
+    /// Makes the common header. FLAGS has the digest flags and `more_flags`.
     #[inline]
     pub(crate) const fn common(&self, pdu_type: PduType, more_flags: u8) -> CommonHeader {
         let hdgstf = if self.header_digest { flags::HDGSTF } else { 0 };
@@ -139,20 +139,20 @@ impl Placement {
 /// What one end of a connection accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Receiver {
-    /// Which end it is.
+    /// The end.
     pub role: Role,
-    /// Digests agreed on; none before ICResp.
+    /// The agreed digests; none before ICResp.
     pub digests: Digests,
-    /// Alignment it asked for.
+    /// The alignment that this end has requested.
     pub alignment: Alignment,
-    /// Longest data of a command capsule, in bytes.
+    /// Maximum length of the data of a command capsule, in bytes.
     pub max_in_capsule_len: u32,
-    /// Longest data of an H2CData, in bytes: MAXH2CDATA.
+    /// Maximum length of the data of an H2CData, in bytes: MAXH2CDATA.
     pub max_h2c_data_len: u32,
 }
 
 impl Receiver {
-    /// What an end accepts before the connection is initialized: its type of IC PDU without any limit of its own yet.
+    /// The state before the connection is initialized: no digests, minimum alignment, default maximum lengths.
     #[must_use]
     #[inline]
     pub const fn new(role: Role) -> Self {
@@ -166,22 +166,22 @@ impl Receiver {
     }
 }
 
-/// Where the parts of a received PDU are. All lengths agree with each other and with PLEN.
+/// The positions of the parts of a received PDU. All lengths agree with each other and with PLEN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// Type of the PDU.
     pub pdu_type: PduType,
     /// FLAGS.
     pub flags: u8,
     /// Length of the header without digest, in bytes.
     pub header_len: usize,
-    /// A header digest follows the header.
+    /// Whether a header digest follows the header.
     pub header_digest: bool,
-    /// Offset of the data from the start of the PDU; where there is none, the end of header and digest.
+    /// Offset of the data from the start of the PDU. Without data, the end of the header and its digest.
     pub data_offset: usize,
-    /// Length of the data, in bytes; of a terminate request, of the header it complains about.
+    /// Length of the data, in bytes. In a terminate request it is the length of the header in error.
     pub data_len: u32,
-    /// A data digest follows the data.
+    /// Whether a data digest follows the data.
     pub data_digest: bool,
     /// Length of the whole PDU, in bytes.
     pub plen: u32,
@@ -191,8 +191,8 @@ impl Frame {
     /// Checks a common header against what `receiver` accepts.
     ///
     /// # Errors
-    /// The first field that is wrong, in the order type, HLEN, FLAGS, PLEN, PDO; [`crate::Fes::LimitExceeded`] if H2CData carries
-    /// more than agreed. Whether the PDU may come now is for the caller.
+    /// The first wrong field, in the order type, HLEN, FLAGS, PLEN, PDO; [`crate::Fes::LimitExceeded`] if an H2CData has
+    /// more data than agreed. The caller checks whether the PDU is allowed at this point.
     #[inline]
     pub const fn parse(header: &CommonHeader, receiver: &Receiver) -> Result<Self, ProtocolError> {
         let pdu_type = match PduType::from_bits(header.pdu_type) {
@@ -252,7 +252,7 @@ impl Frame {
         }
         let data_digest_len = if data_digest { 4 } else { 0 };
         let header_end = self.data_offset as u64;
-        // At least one byte of data.
+        // There must be at least one byte of data.
         if (header.plen as u64) < header_end + data_digest_len as u64 + 1 {
             return Err(ProtocolError::field(CommonHeader::PLEN_OFFSET));
         }
@@ -413,7 +413,7 @@ mod tests {
                 alignment: Alignment::from_bits(pda).unwrap(),
                 ..controller()
             };
-            // A random type and length would hardly ever be accepted.
+            // Start from a valid header, because a random type and length would rarely be accepted.
             let mut header = CommonHeader::parse(&bytes);
             header.pdu_type %= 10;
             header.hlen = PduType::from_bits(header.pdu_type).map_or(24, PduType::header_len);

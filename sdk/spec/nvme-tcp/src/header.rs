@@ -1,8 +1,8 @@
-//! The common header every PDU starts with. NVMe/TCP 1.0, section 3.3.
+//! The common header of every PDU. NVMe/TCP 1.0, section 3.3.
 
 use crate::frame::Role;
 
-/// What a PDU is.
+/// Type of a PDU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PduType {
@@ -45,7 +45,7 @@ impl PduType {
         })
     }
 
-    /// Length of its header without digest, in bytes: the value of HLEN.
+    /// Length of the header without digest, in bytes: the value of HLEN.
     #[must_use]
     #[inline]
     pub const fn header_len(self) -> u8 {
@@ -56,7 +56,7 @@ impl PduType {
         }
     }
 
-    /// Who receives it.
+    /// The end that receives this type.
     #[must_use]
     #[inline]
     pub const fn receiver(self) -> Role {
@@ -68,14 +68,14 @@ impl PduType {
         }
     }
 
-    /// Whether it has a header digest once that is agreed on.
+    /// Whether PDUs of this type have digests once the ends have agreed on them.
     #[must_use]
     #[inline]
     pub const fn may_have_digests(self) -> bool {
         !matches!(self, Self::IcReq | Self::IcResp | Self::H2cTermReq | Self::C2hTermReq)
     }
 
-    /// Whether data may follow the header. (What follows a terminate request is the header it complains about, not data.)
+    /// Whether data may follow the header. (A terminate request is followed by the header in error, which is not data.)
     #[must_use]
     #[inline]
     pub const fn may_have_data(self) -> bool {
@@ -91,7 +91,7 @@ pub mod flags {
     pub const DDGSTF: u8 = 1 << 1;
     /// The last data PDU of a command or R2T.
     pub const LAST_PDU: u8 = 1 << 2;
-    /// C2HData: the command succeeded, no response capsule follows.
+    /// C2HData: the command succeeded, and no response capsule follows.
     pub const SUCCESS: u8 = 1 << 3;
 }
 
@@ -125,7 +125,7 @@ impl CommonHeader {
     /// Byte offset of PLEN.
     pub const PLEN_OFFSET: u32 = 4;
 
-    /// Reads a header; any content is accepted.
+    /// Parses a header. Accepts any content.
     #[must_use]
     #[inline]
     pub const fn parse(bytes: &[u8; 8]) -> Self {
@@ -142,7 +142,7 @@ impl CommonHeader {
     }
 }
 
-/// Copies `value` to `out` at `OFFSET`; the compiler refuses what does not fit.
+/// Copies `value` to `out` at `OFFSET`. A value that does not fit is a compile error.
 #[inline]
 pub(crate) const fn put<const OFFSET: usize, const LEN: usize, const N: usize>(
     out: &mut [u8; N],
@@ -155,7 +155,7 @@ pub(crate) const fn put<const OFFSET: usize, const LEN: usize, const N: usize>(
     }
 }
 
-/// The `LEN` bytes at `OFFSET`; the compiler refuses what is not there.
+/// The `LEN` bytes at `OFFSET`. A range past the end is a compile error.
 #[inline]
 pub(crate) const fn take<const OFFSET: usize, const LEN: usize, const N: usize>(
     bytes: &[u8; N],

@@ -1,4 +1,4 @@
-//! ICReq and ICResp: what both ends agree on. NVMe/TCP 1.0, sections 3.6.2.1 and 3.6.2.2.
+//! ICReq and ICResp: the parameters that both ends agree on. NVMe/TCP 1.0, sections 3.6.2.1 and 3.6.2.2.
 
 use crate::frame::{Alignment, Digests, Placement};
 use crate::header::{PduType, put, take};
@@ -9,11 +9,11 @@ use crate::{CommonHeader, ProtocolError};
 pub struct IcReq {
     /// PDU format version: 0.
     pub pfv: u16,
-    /// Alignment of the data the host receives.
+    /// Alignment of the data to the host.
     pub hpda: Alignment,
-    /// Digests the host wants.
+    /// Digests that the host requests.
     pub digests: Digests,
-    /// R2Ts the host takes at once for a command, less one.
+    /// Maximum number of outstanding R2Ts per command, minus one.
     pub maxr2t: u32,
 }
 
@@ -22,11 +22,11 @@ pub struct IcReq {
 pub struct IcResp {
     /// PDU format version: 0.
     pub pfv: u16,
-    /// Alignment of the data the controller receives.
+    /// Alignment of the data to the controller.
     pub cpda: Alignment,
-    /// Digests in use from now on.
+    /// Digests used from now on.
     pub digests: Digests,
-    /// Longest data of an H2CData, in bytes: at least 4096, a multiple of 4.
+    /// Maximum length of the data of an H2CData, in bytes: at least 4096, a multiple of 4.
     pub maxh2cdata: u32,
 }
 
@@ -64,7 +64,7 @@ impl IcReq {
     /// Encoded length, in bytes.
     pub const LEN: usize = 128;
 
-    /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
+    /// Parses the PDU. [`crate::Frame::parse`] has accepted its common header.
     ///
     /// # Errors
     /// A PDU format version other than 0 (unsupported parameter), or an alignment above 31.
@@ -82,14 +82,14 @@ impl IcReq {
 impl IcResp {
     /// Encoded length, in bytes.
     pub const LEN: usize = 128;
-    /// Smallest [`Self::maxh2cdata`], in bytes.
+    /// Minimum of [`Self::maxh2cdata`], in bytes.
     pub const MIN_MAXH2CDATA: u32 = 4096;
 
-    /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
+    /// Parses the PDU. [`crate::Frame::parse`] has accepted its common header.
     ///
     /// # Errors
     /// A PDU format version other than 0 (unsupported parameter), an alignment above 31, a MAXH2CDATA below 4096 or not a
-    /// multiple of 4, or a digest the host did not ask for.
+    /// multiple of 4, or a digest that the host did not request.
     pub fn parse(bytes: &[u8; 128], asked_for: Digests) -> Result<Self, ProtocolError> {
         let (pfv, cpda, digests, maxh2cdata) = parse(bytes)?;
         if digests.header && !asked_for.header || digests.data && !asked_for.data {

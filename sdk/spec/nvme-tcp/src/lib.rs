@@ -1,11 +1,11 @@
-//! NVMe/TCP PDUs: bytes to values and back, no I/O.
+//! NVMe/TCP PDUs. Converts between bytes and values; does no I/O.
 //!
-//! A receiver reads the first [`CommonHeader::LEN`] bytes and gives them to [`Frame::parse`], which says what the PDU is and where
-//! its header digest, padding, data and data digest are. It then reads the header, checks the digest ([`digest`]) and gives the
-//! header to the `parse` of its type. A sender calls `encode` of a type, which fills a fixed-size header and returns the
-//! [`Placement`] of what must follow. Nothing allocates, nothing panics on bytes from outside.
+//! A receiver reads the first [`CommonHeader::LEN`] bytes and passes them to [`Frame::parse`]. The result has the type of the PDU
+//! and the positions of its header digest, padding, data and data digest. The receiver then reads the header, checks the digest
+//! ([`digest`]) and passes the header to the `parse` of its type. A sender calls `encode` of a type. It fills a fixed-size header
+//! and returns the [`Placement`] of the parts that follow. No function allocates memory, and no bytes from outside cause a panic.
 //!
-//! What is wrong with a PDU is a [`ProtocolError`]: exactly what a terminate connection request reports.
+//! Errors in a PDU are [`ProtocolError`]s. They have exactly the information of a terminate connection request.
 //!
 //! Source: NVMe/TCP Transport Specification 1.0. All numbers on the wire are little-endian.
 

@@ -1,12 +1,12 @@
-//! Terminate connection requests, both ways. NVMe/TCP 1.0, sections 3.6.2.3 and 3.6.2.4.
+//! Terminate connection requests, in both directions. NVMe/TCP 1.0, sections 3.6.2.3 and 3.6.2.4.
 
 use crate::header::{CommonHeader, PduType, put, take};
 use crate::{Fes, ProtocolError, Role};
 
-/// Why the sender ends the connection. The header of the PDU it complains about follows.
+/// Why the sender ends the connection. The header of the PDU in error follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TermReq {
-    /// Who sends it.
+    /// The sender.
     pub sender: Role,
     /// Fatal error status; a number of [`Fes`] if known.
     pub fes: u16,
@@ -17,9 +17,9 @@ pub struct TermReq {
 impl TermReq {
     /// Encoded length without the header that follows, in bytes.
     pub const LEN: usize = 24;
-    /// Longest header that may follow, in bytes.
+    /// Maximum length of the header that may follow, in bytes.
     pub const MAX_DATA_LEN: usize = 128;
-    /// Longest PDU, in bytes.
+    /// Maximum length of the PDU, in bytes.
     pub const MAX_PLEN: u32 = 152;
 
     /// The request that reports `error`.
@@ -28,13 +28,13 @@ impl TermReq {
         Self { sender, fes: error.fes.bits(), fei: error.fei }
     }
 
-    /// The error it reports; `None` if its status is not known.
+    /// The reported error; `None` if its status is unknown.
     #[must_use]
     pub fn error(&self) -> Option<ProtocolError> {
         Fes::from_bits(self.fes).map(|fes| ProtocolError { fes, fei: self.fei })
     }
 
-    /// Reads the PDU, whose common header [`crate::Frame::parse`] has accepted.
+    /// Parses the PDU. [`crate::Frame::parse`] has accepted its common header.
     #[must_use]
     pub const fn parse(bytes: &[u8; 24], sender: Role) -> Self {
         Self {
@@ -44,8 +44,8 @@ impl TermReq {
         }
     }
 
-    /// Writes the PDU, to be followed by the first `data_len` bytes (at most [`Self::MAX_DATA_LEN`], more is cut) of the PDU in
-    /// error.
+    /// Writes the PDU. The first `data_len` bytes of the PDU in error must follow. Limits `data_len` to
+    /// [`Self::MAX_DATA_LEN`].
     pub fn encode(&self, data_len: u8, out: &mut [u8; 24]) {
         let pdu_type = match self.sender {
             Role::Host => PduType::H2cTermReq,

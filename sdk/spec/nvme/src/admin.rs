@@ -9,11 +9,11 @@ use crate::opcode::admin;
 pub struct Identify {
     /// Namespace, or where a list starts.
     pub nsid: u32,
-    /// What is asked for, one of [`crate::identify::cns`].
+    /// Requested structure, one of [`crate::identify::cns`].
     pub cns: u8,
-    /// Controller, where the structure wants one.
+    /// Controller, if the structure needs one.
     pub cntid: u16,
-    /// Identifier specific to the structure.
+    /// Identifier specific to the requested structure.
     pub cnssid: u16,
     /// I/O command set, one of [`crate::identify::csi`].
     pub csi: u8,
@@ -45,21 +45,21 @@ impl Identify {
 /// Get Log Page. NVMe Base 2.0, section 5.16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GetLogPage {
-    /// Namespace; 0 or all for the controller.
+    /// Namespace; 0 or [`crate::NSID_ALL`] for the controller.
     pub nsid: u32,
     /// Log page, one of [`crate::log::lid`].
     pub lid: u8,
     /// Specific to the page; 7 bits.
     pub lsp: u8,
-    /// Retain the asynchronous event: do not clear it by this read.
+    /// Retain the asynchronous event: this read does not clear it.
     pub rae: bool,
-    /// Length wanted, in dwords, less one.
+    /// Requested length, in dwords, minus one.
     pub numd: u32,
     /// Identifier specific to the page.
     pub lsi: u16,
-    /// Where to start, in bytes (a multiple of 4), or an index if `offset_type` is set.
+    /// Start offset, in bytes (a multiple of 4), or an index if `offset_type` is set.
     pub offset: u64,
-    /// The offset is an index of the page's entries.
+    /// Whether the offset is an index of the page's entries.
     pub offset_type: bool,
     /// I/O command set.
     pub csi: u8,
@@ -96,7 +96,7 @@ impl GetLogPage {
         command
     }
 
-    /// Length wanted, in bytes: 4 to 16 GiB.
+    /// Requested length, in bytes: 4 to 16 GiB.
     #[must_use]
     pub const fn length_bytes(&self) -> u64 {
         (self.numd as u64 + 1) * 4
@@ -145,7 +145,7 @@ pub struct SetFeatures {
     pub nsid: u32,
     /// Feature, one of [`crate::feature::fid`].
     pub fid: u8,
-    /// Save across power cycles.
+    /// Whether to save the value across power cycles.
     pub save: bool,
     /// The value, or specific to the feature.
     pub cdw11: u32,

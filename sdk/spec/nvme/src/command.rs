@@ -3,9 +3,9 @@
 use crate::layout::Field;
 use crate::sgl::SglDescriptor;
 
-/// One command: sixteen dwords, in host order.
+/// One command: sixteen dwords, in host byte order.
 ///
-/// Cheap to copy; the typed views of a command ([`crate::admin`], [`crate::nvm`], [`crate::fabrics`]) read from it and turn into it.
+/// Cheap to copy. The typed forms of a command ([`crate::admin`], [`crate::nvm`], [`crate::fabrics`]) convert from it and to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Command {
     /// CDW0 to CDW15.
@@ -15,26 +15,26 @@ pub struct Command {
 /// Whether the command is half of a fused pair. NVMe Base 2.0, figure 86.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fuse {
-    /// On its own.
+    /// Not fused.
     Normal,
-    /// First of a pair.
+    /// First command of a pair.
     First,
-    /// Second of a pair.
+    /// Second command of a pair.
     Second,
-    /// 11b.
+    /// Reserved (11b).
     Reserved,
 }
 
-/// How the data is described. NVMe Base 2.0, figure 86. Over fabrics only [`Psdt::Sgl`] is allowed.
+/// The form of the data pointer. NVMe Base 2.0, figure 86. Over fabrics only [`Psdt::Sgl`] is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Psdt {
     /// PRPs.
     Prp,
-    /// SGL; metadata by address.
+    /// SGL, with metadata at an address.
     Sgl,
-    /// SGL; metadata by SGL segment.
+    /// SGL, with metadata described by an SGL segment.
     SglMetadataSgl,
-    /// 11b.
+    /// Reserved (11b).
     Reserved,
 }
 
@@ -42,7 +42,7 @@ impl Command {
     /// Encoded length, in bytes.
     pub const LEN: usize = 64;
 
-    /// A command with this opcode, SGLs as the data pointer (the only kind over fabrics) and everything else zero.
+    /// Makes a command with this opcode. The data pointer is an SGL (the only form over fabrics); all else is zero.
     #[must_use]
     pub const fn new(opcode: u8) -> Self {
         let mut dw = [0; 16];
@@ -50,7 +50,7 @@ impl Command {
         Self { dw }
     }
 
-    /// Reads a command; any content is accepted.
+    /// Parses a command. Accepts any content.
     #[must_use]
     #[inline]
     pub fn parse(bytes: &[u8; 64]) -> Self {
@@ -77,7 +77,7 @@ impl Command {
         (self.dw[0] & 0xff) as u8
     }
 
-    /// Half of a fused pair?
+    /// Whether the command is half of a fused pair.
     #[must_use]
     #[inline]
     pub const fn fuse(&self) -> Fuse {
@@ -101,7 +101,7 @@ impl Command {
         }
     }
 
-    /// Command identifier: unique among the commands outstanding on a queue.
+    /// Command identifier, unique among the outstanding commands of a queue.
     #[must_use]
     #[inline]
     pub const fn cid(&self) -> u16 {
@@ -115,7 +115,7 @@ impl Command {
         self
     }
 
-    /// Namespace identifier; in a Fabrics command this dword holds other fields.
+    /// Namespace identifier. In a Fabrics command this dword has other fields.
     #[must_use]
     #[inline]
     pub const fn nsid(&self) -> u32 {
@@ -129,7 +129,7 @@ impl Command {
         self
     }
 
-    /// Fabrics command type (byte 4). Only meaningful where the opcode is [`crate::opcode::FABRICS`].
+    /// Fabrics command type (byte 4). Only meaningful if the opcode is [`crate::opcode::FABRICS`].
     #[must_use]
     #[inline]
     pub const fn fctype(&self) -> u8 {
@@ -142,7 +142,7 @@ impl Command {
         join(self.dw[4], self.dw[5])
     }
 
-    /// SGL1: what the data pointer says.
+    /// SGL1, the data pointer.
     #[must_use]
     #[inline]
     pub const fn sgl1(&self) -> SglDescriptor {
@@ -193,13 +193,13 @@ impl Command {
     }
 }
 
-/// One u64 of two dwords.
+/// Joins two dwords to a u64.
 #[inline]
 pub(crate) const fn join(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
-/// The two dwords of a u64, low first.
+/// Splits a u64 into two dwords, low dword first.
 #[inline]
 pub(crate) const fn split(value: u64) -> (u32, u32) {
     ((value & 0xffff_ffff) as u32, (value >> 32) as u32)

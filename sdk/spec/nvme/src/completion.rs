@@ -8,15 +8,15 @@ use crate::command::{join, split};
 pub struct Completion {
     /// Command specific result: DW0 in its low half, DW1 in its high half.
     pub result: u64,
-    /// Submission queue head pointer, in entries; over fabrics the flow control credit.
+    /// Submission queue head pointer, in entries. Over fabrics it is used for flow control.
     pub sqhd: u16,
     /// Submission queue identifier; reserved (zero) over fabrics.
     pub sqid: u16,
-    /// Identifier of the command completed.
+    /// Identifier of the completed command.
     pub cid: u16,
     /// Phase tag; reserved (false) over fabrics.
     pub phase: bool,
-    /// How it went.
+    /// Status of the command.
     pub status: Status,
 }
 
@@ -24,7 +24,7 @@ impl Completion {
     /// Encoded length, in bytes.
     pub const LEN: usize = 16;
 
-    /// The completion of command `cid` with this status and no result.
+    /// Makes the completion of command `cid` with this status and no result.
     #[must_use]
     #[inline]
     pub const fn new(cid: u16, status: Status) -> Self {
@@ -44,7 +44,7 @@ impl Completion {
         split(self.result).0
     }
 
-    /// Reads a completion; any content is accepted.
+    /// Parses a completion. Accepts any content.
     #[must_use]
     #[inline]
     pub const fn parse(bytes: &[u8; 16]) -> Self {

@@ -1,18 +1,18 @@
 //! The result of an Asynchronous Event Request. NVMe Base 2.0, section 5.2.
 
-/// DW0 of the completion: what happened, and the log page that tells more.
+/// DW0 of the completion: the event, and the log page with more information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AsyncEvent {
     /// Type; 3 bits.
     pub kind: u8,
-    /// Which event of the type.
+    /// Event of this type.
     pub info: u8,
     /// Log page to read, one of [`crate::log::lid`].
     pub lid: u8,
 }
 
 impl AsyncEvent {
-    /// Notice: a namespace appeared, went or changed; the changed namespace list says which.
+    /// Notice: a namespace was added, removed or changed. The changed namespace list says which.
     pub const NAMESPACE_ATTRIBUTE_CHANGED: Self = Self { kind: 2, info: 0x00, lid: 0x04 };
     /// Notice: an ANA state changed.
     pub const ANA_CHANGE: Self = Self { kind: 2, info: 0x03, lid: 0x0c };

@@ -12,7 +12,7 @@ use crate::{Command, Status};
 pub const CNTLID_DYNAMIC: u16 = 0xffff;
 /// Controller identifier in Connect: any controller (static model).
 pub const CNTLID_STATIC: u16 = 0xfffe;
-/// Smallest admin queue of a Fabrics controller, in entries.
+/// Minimum size of the admin queue of a Fabrics controller, in entries.
 pub const MIN_ADMIN_QUEUE_ENTRIES: u16 = 32;
 
 const fn command(fctype: u8) -> Command {
@@ -24,15 +24,15 @@ const fn command(fctype: u8) -> Command {
 /// The Connect command. NVMe over Fabrics 1.1, section 3.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connect {
-    /// Record format; 0 is the only one.
+    /// Record format; only 0 is defined.
     pub recfmt: u16,
     /// Queue: 0 is the admin queue.
     pub qid: u16,
-    /// Submission queue size, in entries, less one.
+    /// Submission queue size, in entries, minus one.
     pub sqsize: u16,
     /// Connect attributes, bits of [`cattr`].
     pub cattr: u8,
-    /// Keep alive timeout, in milliseconds; 0 is none. Only for the admin queue.
+    /// Keep alive timeout, in milliseconds; 0 = none. Only for the admin queue.
     pub kato_ms: u32,
 }
 
@@ -42,7 +42,7 @@ pub mod cattr {
     pub const PRIORITY_MASK: u8 = 3;
     /// No submission queue flow control.
     pub const DISABLE_SQ_FLOW_CONTROL: u8 = 1 << 2;
-    /// Individual I/O queue deletion (Disconnect) may be used.
+    /// Individual I/O queues may be deleted (Disconnect).
     pub const INDIVIDUAL_IO_QUEUE_DELETION: u8 = 1 << 3;
 }
 
@@ -59,7 +59,7 @@ impl Connect {
         }
     }
 
-    /// The command; its [`ConnectData`] goes in the capsule.
+    /// Makes the command. Its [`ConnectData`] goes into the capsule.
     #[must_use]
     pub const fn to_command(self) -> Command {
         let sgl = SglDescriptor::InCapsule { offset: 0, length: 1024 };
@@ -87,11 +87,11 @@ layout! {
     pub struct ConnectData[1024] {
         /// Host identifier, a UUID in network order.
         0 => hostid: [u8; 16],
-        /// Controller wanted: [`CNTLID_DYNAMIC`], [`CNTLID_STATIC`], or for I/O queues the one the admin queue got.
+        /// Requested controller: [`CNTLID_DYNAMIC`], [`CNTLID_STATIC`], or for I/O queues the controller of the admin queue.
         16 => cntlid: u16,
-        /// Subsystem.
+        /// NQN of the subsystem.
         256 => subnqn: NulText<{ nqn::FIELD_LEN }>,
-        /// Host.
+        /// NQN of the host.
         512 => hostnqn: NulText<{ nqn::FIELD_LEN }>,
     }
 }
@@ -112,7 +112,7 @@ impl ConnectData {
 pub struct ConnectResult {
     /// The controller allocated.
     pub cntlid: u16,
-    /// Authentication requirements: bit 1 ATR (authenticate), bit 2 ASCR (and make a secure channel).
+    /// Authentication requirements: bit 1 ATR (authenticate), bit 2 ASCR (authenticate and create a secure channel).
     pub authreq: u16,
 }
 
@@ -130,10 +130,10 @@ impl ConnectResult {
     }
 }
 
-/// DW0 of a Connect that failed with [`Status::CONNECT_INVALID_PARAMETERS`]: which field.
+/// DW0 of a Connect that failed with [`Status::CONNECT_INVALID_PARAMETERS`]: the wrong field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidParameter {
-    /// Whether the field is in the data, not in the command.
+    /// Whether the field is in the data; otherwise it is in the command.
     pub in_data: bool,
     /// Byte offset of the field.
     pub offset: u16,
@@ -165,10 +165,10 @@ impl InvalidParameter {
     }
 }
 
-/// Property Get. NVMe over Fabrics 1.1, section 3.4. The value comes back in the completion's result.
+/// Property Get. NVMe over Fabrics 1.1, section 3.4. The value is in the completion's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PropertyGet {
-    /// Size: 8 bytes if true, else 4.
+    /// Size: 8 bytes if true, otherwise 4.
     pub wide: bool,
     /// Offset, one of [`crate::property::offset`].
     pub offset: u32,
@@ -177,15 +177,15 @@ pub struct PropertyGet {
 /// Property Set. NVMe over Fabrics 1.1, section 3.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PropertySet {
-    /// Size: 8 bytes if true, else 4.
+    /// Size: 8 bytes if true, otherwise 4.
     pub wide: bool,
     /// Offset, one of [`crate::property::offset`].
     pub offset: u32,
-    /// The value; where the size is 4 bytes, its low half.
+    /// The value. If the size is 4 bytes, only its low half counts.
     pub value: u64,
 }
 
-/// ATTRIB: 0 is 4 bytes, 1 is 8 bytes, all else reserved.
+/// Reads ATTRIB: 0 is 4 bytes, 1 is 8 bytes, all other values are reserved.
 const fn wide(command: &Command) -> Result<bool, Status> {
     match command.dw[10] & 7 {
         0 => Ok(false),
@@ -242,7 +242,7 @@ impl PropertySet {
     }
 }
 
-/// The Disconnect command: deletes the I/O queue it is sent on. NVMe over Fabrics 1.1, section 3.6.
+/// The Disconnect command. It deletes the I/O queue that it is sent on. NVMe over Fabrics 1.1, section 3.6.
 #[must_use]
 pub const fn disconnect() -> Command {
     command(fabrics::DISCONNECT)

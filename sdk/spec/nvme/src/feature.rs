@@ -42,19 +42,19 @@ pub mod fid {
     pub const NAMESPACE_WRITE_PROTECTION: u8 = 0x84;
 }
 
-/// Which value Get Features wants.
+/// The value that Get Features requests.
 pub mod sel {
-    /// The value in force.
+    /// The current value.
     pub const CURRENT: u8 = 0;
     /// The value after reset.
     pub const DEFAULT: u8 = 1;
-    /// The value saved.
+    /// The saved value.
     pub const SAVED: u8 = 2;
-    /// Bit 0 saveable, 1 namespace specific, 2 changeable.
+    /// The capabilities: bit 0 saveable, 1 namespace specific, 2 changeable.
     pub const SUPPORTED: u8 = 3;
 }
 
-/// Bits of Asynchronous Event Configuration; those from 8 up are also the bits of Identify Controller's OAES.
+/// Bits of Asynchronous Event Configuration. Bits from 8 up are also the bits of OAES in Identify Controller.
 pub mod async_event {
     /// All critical warnings of the health log.
     pub const CRITICAL_WARNINGS: u32 = 0xff;
@@ -68,12 +68,12 @@ pub mod async_event {
     pub const DISCOVERY_LOG_CHANGE: u32 = 1 << 31;
 }
 
-/// Number of Queues, as CDW11 of Set Features and DW0 of the answer.
+/// Number of Queues: CDW11 of Set Features and DW0 of the completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumberOfQueues {
-    /// I/O submission queues, less one. 65535 is not allowed.
+    /// Number of I/O submission queues, minus one. 65535 is not allowed.
     pub nsq: u16,
-    /// I/O completion queues, less one. 65535 is not allowed.
+    /// Number of I/O completion queues, minus one. 65535 is not allowed.
     pub ncq: u16,
 }
 

@@ -1,19 +1,19 @@
-//! Fixed structures declared by their byte offsets, as the specifications' figures are.
+//! Fixed structures, declared by their byte offsets as in the specifications' figures.
 //!
-//! [`layout!`] makes a struct with public fields, a `parse` that accepts any content and an `encode` that leaves every byte not named
-//! at zero. The compiler refuses a field that overlaps the one before it or ends past the structure.
+//! [`layout!`] makes a struct with public fields, a `parse` that accepts any content, and an `encode` that leaves all other bytes
+//! zero. A field that overlaps the one before it or ends past the structure is a compile error.
 
 /// A value with a fixed little-endian encoding.
 pub(crate) trait Field: Sized {
     /// Encoded length, in bytes.
     const LEN: usize;
-    /// Reads the value at `offset`; what lies past the end of `bytes` reads as zero.
+    /// Reads the value at `offset`. Bytes past the end of `bytes` count as zero.
     fn take(bytes: &[u8], offset: usize) -> Self;
-    /// Writes the value at `offset`; nothing is written where it does not fit.
+    /// Writes the value at `offset`. Does nothing if it does not fit.
     fn put(&self, bytes: &mut [u8], offset: usize);
 }
 
-/// The `N` bytes at `offset`; zeros where they are not all there.
+/// Returns the `N` bytes at `offset`, or zeros if the range is past the end.
 #[inline]
 pub(crate) fn chunk<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
@@ -84,13 +84,13 @@ macro_rules! layout {
             /// Encoded length, in bytes.
             pub const LEN: usize = $size;
 
-            /// Reads the structure; any content is accepted, bytes that belong to no field are ignored.
+            /// Parses the structure. Accepts any content, and ignores bytes that belong to no field.
             #[must_use]
             pub fn parse(bytes: &[u8; $size]) -> Self {
                 <Self as $crate::layout::Field>::take(bytes, 0)
             }
 
-            /// Writes the structure; bytes that belong to no field are zero.
+            /// Encodes the structure. Bytes that belong to no field are zero.
             #[must_use]
             pub fn encode(&self) -> [u8; $size] {
                 let mut bytes = [0; $size];
@@ -100,7 +100,7 @@ macro_rules! layout {
         }
 
         impl Default for $name {
-            /// All zero: nothing supported, nothing reported.
+            /// All zero: nothing is supported or reported.
             fn default() -> Self {
                 Self::parse(&[0; $size])
             }

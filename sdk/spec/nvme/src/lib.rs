@@ -1,13 +1,13 @@
-//! NVMe structures: bytes to values and back, no I/O.
+//! NVMe structures. Converts between bytes and values; does no I/O.
 //!
-//! What a host and a controller say to each other, whatever carries it: commands ([`command`]), completions ([`completion`], [`status`]),
-//! the Fabrics commands and properties ([`fabrics`], [`property`]), and the data of Identify ([`identify`]), Get Log Page
-//! ([`log`]) and the features ([`feature`]). Read [`command::Command`] first: everything else hangs on it.
+//! This crate covers what a host and a controller exchange over any transport: commands ([`command`]), completions ([`completion`],
+//! [`status`]), the Fabrics commands and properties ([`fabrics`], [`property`]), and the data of Identify ([`identify`]), Get Log
+//! Page ([`log`]) and the features ([`feature`]). Read [`command::Command`] first: all other modules build on it.
 //!
 //! Sources: NVM Express Base Specification 2.0, NVM Command Set Specification 1.0, NVMe over Fabrics 1.1 (its text is part of Base
-//! 2.0). Names of fields are the specifications' own. All numbers on the wire are little-endian.
+//! 2.0). Field names are those of the specifications. All numbers on the wire are little-endian.
 //!
-//! Nothing here panics on bytes from outside: fixed-size structures accept any content, and what has a variable length is bounded.
+//! No bytes from outside cause a panic: fixed-size structures accept any content, and structures of variable length are bounded.
 
 #![forbid(unsafe_code)]
 

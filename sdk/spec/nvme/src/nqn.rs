@@ -2,31 +2,31 @@
 
 use core::fmt;
 
-/// Longest NQN, in bytes, without its NUL.
+/// Maximum length of an NQN without its NUL, in bytes.
 pub const MAX_LEN: usize = 223;
 /// Size of an NQN field, in bytes.
 pub const FIELD_LEN: usize = 256;
 /// The well-known name of every discovery subsystem.
 pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
-/// What an NQN made from a UUID starts with.
+/// Prefix of an NQN that is made from a UUID.
 pub const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
 
-/// Why a text is not an NQN.
+/// Why a text is not a valid NQN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NqnError {
-    /// Longer than [`MAX_LEN`] bytes.
+    /// It is longer than [`MAX_LEN`] bytes.
     TooLong,
-    /// Nothing.
+    /// It is empty.
     Empty,
-    /// A control character.
+    /// It has a control character.
     Control,
-    /// Does not start with `nqn.yyyy-mm.`.
+    /// It does not start with `nqn.yyyy-mm.`.
     Prefix,
-    /// Nothing, or an empty or over-long label, where a reverse domain name must be.
+    /// Its reverse domain name is missing, or has a label that is empty or too long.
     Domain,
-    /// Nothing after the `:`.
+    /// Nothing follows the `:`.
     Suffix,
-    /// A name with [`UUID_PREFIX`] that does not go on with one UUID.
+    /// It has [`UUID_PREFIX`], but not exactly one UUID after it.
     Uuid,
 }
 
@@ -71,7 +71,7 @@ pub fn check(text: &str) -> Result<(), NqnError> {
     if !domain.split('.').all(is_label) {
         return Err(NqnError::Domain);
     }
-    // The discovery NQN is the one name without a ":".
+    // Only the discovery NQN has no ":".
     match suffix {
         Some("") => Err(NqnError::Suffix),
         None if text != DISCOVERY => Err(NqnError::Suffix),
@@ -79,8 +79,8 @@ pub fn check(text: &str) -> Result<(), NqnError> {
     }
 }
 
-/// Checks the name of a host. Hosts of the field send names without a domain, without a `:`, with a UUID without dashes, or without
-/// `nqn.`, and a target that refuses them is of no use to them.
+/// Checks the name of a host. Hosts in the field send names without a domain, without a `:`, with a UUID without dashes, or without
+/// `nqn.`. A target must accept these, because it is useless to such hosts otherwise.
 ///
 /// # Errors
 /// The first rule that `text` breaks.

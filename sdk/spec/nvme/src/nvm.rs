@@ -12,15 +12,16 @@ pub struct BlockCommand {
     pub nsid: u32,
     /// First logical block.
     pub slba: u64,
-    /// Number of logical blocks, less one.
+    /// Number of logical blocks, minus one.
     pub nlb: u16,
-    /// Force unit access: on media before it completes.
+    /// Force unit access: the data is on the media before the command completes.
     pub fua: bool,
     /// Limited retry.
     pub limited_retry: bool,
     /// Write Zeroes: deallocate.
     pub deac: bool,
-    /// Protection information action and checks; 4 bits: PRACT is bit 3, checks guard 2, application tag 1, reference tag 0.
+    /// Protection information action and checks, 4 bits: bit 3 PRACT, bit 2 guard check, bit 1 application tag check, bit 0
+    /// reference tag check.
     pub prinfo: u8,
 }
 
@@ -41,7 +42,7 @@ impl BlockCommand {
         }
     }
 
-    /// The command with this opcode of [`crate::opcode::nvm`].
+    /// Makes the command with this opcode of [`crate::opcode::nvm`].
     #[must_use]
     pub const fn to_command(self, opcode: u8) -> Command {
         let mut command = Command::new(opcode).with_nsid(self.nsid);
@@ -61,7 +62,7 @@ impl BlockCommand {
         self.nlb as u32 + 1
     }
 
-    /// Whether the whole range lies in a namespace of `nsze` blocks.
+    /// Whether the whole range is within a namespace of `nsze` blocks.
     #[must_use]
     #[inline]
     pub const fn fits(&self, nsze: u64) -> bool {
@@ -77,7 +78,7 @@ impl BlockCommand {
 pub struct DatasetManagement {
     /// Namespace.
     pub nsid: u32,
-    /// Number of ranges, less one.
+    /// Number of ranges, minus one.
     pub nr: u8,
     /// Integral dataset for read.
     pub integral_read: bool,
@@ -88,7 +89,7 @@ pub struct DatasetManagement {
 }
 
 impl DatasetManagement {
-    /// Most ranges of one command.
+    /// Maximum number of ranges of one command.
     pub const MAX_RANGES: usize = 256;
 
     /// Reads the command's fields.
@@ -127,7 +128,7 @@ layout! {
     pub struct DsmRange[16] {
         /// Context attributes: hints.
         0 => cattr: u32,
-        /// Length, in logical blocks; 0 means an empty range.
+        /// Length, in logical blocks; 0 = an empty range.
         4 => nlb: u32,
         /// First logical block.
         8 => slba: u64,
@@ -135,7 +136,7 @@ layout! {
 }
 
 impl DsmRange {
-    /// The ranges in `data`; a rest shorter than a range is left out.
+    /// Returns the ranges in `data`. Ignores trailing bytes that are shorter than a range.
     pub fn iter(data: &[u8]) -> impl ExactSizeIterator<Item = Self> {
         data.chunks_exact(Self::LEN).map(|range| Self::take(range, 0))
     }

@@ -1,9 +1,9 @@
 //! Opcodes. Constants rather than an enum: a controller must answer every byte.
 
-/// Every Fabrics command; the type is in byte 4 (see [`fabrics`]).
+/// The opcode of every Fabrics command. Byte 4 has the type (see [`fabrics`]).
 pub const FABRICS: u8 = 0x7f;
 
-/// Where a command's data goes: bits 1:0 of its opcode or Fabrics type. NVMe Base 2.0, figure 86.
+/// Direction of a command's data: bits 1:0 of its opcode or Fabrics type. NVMe Base 2.0, figure 86.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// No data.
@@ -12,12 +12,12 @@ pub enum Transfer {
     HostToController,
     /// Controller to host.
     ControllerToHost,
-    /// Both ways; no command of these sets does.
+    /// Both directions. No command of these command sets uses it.
     Bidirectional,
 }
 
 impl Transfer {
-    /// The direction an opcode says; for a Fabrics command give its Fabrics type.
+    /// The direction of an opcode. For a Fabrics command, pass its Fabrics type.
     #[must_use]
     pub const fn of(opcode: u8) -> Self {
         match opcode & 3 {

@@ -1,8 +1,8 @@
-//! Controller properties (the registers of PCIe). NVMe Base 2.0, section 3.1.3.
+//! Controller properties (registers on PCIe). NVMe Base 2.0, section 3.1.3.
 
 use core::fmt;
 
-/// Offsets of the properties a Fabrics controller has, in bytes.
+/// Offsets of the properties of a Fabrics controller, in bytes.
 pub mod offset {
     /// Controller Capabilities, 8 bytes.
     pub const CAP: u32 = 0x00;
@@ -20,7 +20,7 @@ pub mod offset {
 pub mod css {
     /// CAP: the NVM command set.
     pub const CAP_NVM: u8 = 1;
-    /// CAP: one or more I/O command sets, chosen by CSI.
+    /// CAP: one or more I/O command sets, selected by CSI.
     pub const CAP_IOCS: u8 = 1 << 6;
     /// CAP: no I/O command set.
     pub const CAP_NO_IO: u8 = 1 << 7;
@@ -44,13 +44,13 @@ macro_rules! register {
         pub struct $name { $( $(#[$field_meta])* pub $field: $ty, )* }
 
         impl $name {
-            /// Reads the property; reserved bits are ignored.
+            /// Parses the property. Ignores reserved bits.
             #[must_use]
             pub const fn from_bits(raw: $raw) -> Self {
                 Self { $( $field: register!(@get $ty, raw >> $shift & ((1 << $bits) - 1)), )* }
             }
 
-            /// The property's value; reserved bits are zero, values too wide for their field are cut.
+            /// The property's value. Reserved bits are zero; values too large for their field are truncated.
             #[must_use]
             pub const fn bits(self) -> $raw {
                 0 $( | (self.$field as $raw & ((1 << $bits) - 1)) << $shift )*
@@ -65,13 +65,13 @@ macro_rules! register {
 register! {
     /// Controller Capabilities (CAP). NVMe Base 2.0, section 3.1.3.1.
     pub struct Cap(u64) {
-        /// Largest queue, in entries, less one.
+        /// Maximum queue size, in entries, minus one.
         0, 16 => mqes: u16,
         /// Queues must be contiguous; always set over fabrics.
         16, 1 => cqr: bool,
-        /// Arbitration mechanisms beyond round robin.
+        /// Arbitration mechanisms in addition to round robin.
         17, 2 => ams: u8,
-        /// Longest time to become ready, in 500 ms.
+        /// Maximum time to become ready, in 500 ms.
         24, 8 => to: u8,
         /// Doorbell stride; 0 over fabrics.
         32, 4 => dstrd: u8,
@@ -79,13 +79,13 @@ register! {
         36, 1 => nssrs: bool,
         /// Command sets supported, bits of [`css`].
         37, 8 => css: u8,
-        /// Smallest memory page: 2 ^ (12 + mpsmin) bytes.
+        /// Minimum memory page size: 2 ^ (12 + mpsmin) bytes.
         48, 4 => mpsmin: u8,
-        /// Largest memory page: 2 ^ (12 + mpsmax) bytes.
+        /// Maximum memory page size: 2 ^ (12 + mpsmax) bytes.
         52, 4 => mpsmax: u8,
-        /// Ready with media supported.
+        /// The ready mode "with media" is supported.
         59, 1 => crwms: bool,
-        /// Ready independent of media supported.
+        /// The ready mode "independent of media" is supported.
         60, 1 => crims: bool,
     }
 }
@@ -95,7 +95,7 @@ register! {
     pub struct Cc(u32) {
         /// Enable.
         0, 1 => en: bool,
-        /// I/O command set selected, one of [`css`].
+        /// Selected I/O command set, one of [`css`].
         4, 3 => css: u8,
         /// Memory page size: 2 ^ (12 + mps) bytes.
         7, 4 => mps: u8,
@@ -107,7 +107,7 @@ register! {
         16, 4 => iosqes: u8,
         /// I/O completion queue entry size, a power of two: 4.
         20, 4 => iocqes: u8,
-        /// Ready independent of media.
+        /// Whether the ready mode "independent of media" is enabled.
         24, 1 => crime: bool,
     }
 }
@@ -123,7 +123,7 @@ register! {
         2, 2 => shst: u8,
         /// An NVM subsystem reset occurred.
         4, 1 => nssro: bool,
-        /// Processing paused.
+        /// Command processing is paused.
         5, 1 => pp: bool,
     }
 }
@@ -169,9 +169,9 @@ pub mod shn {
 pub mod shst {
     /// Normal operation.
     pub const NORMAL: u8 = 0;
-    /// Shutting down.
+    /// The shutdown is in progress.
     pub const OCCURRING: u8 = 1;
-    /// Shut down.
+    /// The shutdown is complete.
     pub const COMPLETE: u8 = 2;
 }
 

@@ -3,12 +3,12 @@
 use crate::Status;
 use crate::command::{join, split};
 
-/// One 16-byte SGL descriptor, by what it means.
+/// One 16-byte SGL descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SglDescriptor {
-    /// Data block at a memory address (type 0h, subtype 0h): PCIe.
+    /// Data block at a memory address (type 0h, subtype 0h), on PCIe.
     Address {
-        /// Where.
+        /// Address.
         address: u64,
         /// Length, in bytes.
         length: u32,
@@ -20,12 +20,12 @@ pub enum SglDescriptor {
         /// Length, in bytes.
         length: u32,
     },
-    /// Transport data block (type 5h, subtype Ah): the transport moves the data; over TCP by R2T or C2HData.
+    /// Transport data block (type 5h, subtype Ah). The transport transfers the data; TCP uses R2T or C2HData.
     Transport {
         /// Length, in bytes.
         length: u32,
     },
-    /// Keyed data block (type 4h): RDMA.
+    /// Keyed data block (type 4h), on RDMA.
     Keyed {
         /// Remote address.
         address: u64,
@@ -33,17 +33,17 @@ pub enum SglDescriptor {
         length: u32,
         /// Remote key.
         key: u32,
-        /// The key is to be invalidated with the completion (subtype Fh).
+        /// Whether to invalidate the key with the completion (subtype Fh).
         invalidate: bool,
     },
     /// Any other type or subtype.
     Other {
-        /// The four dwords as they came.
+        /// The four dwords, as received.
         dwords: [u32; 4],
     },
 }
 
-/// Where the data of a command capsule is, for a message-based transport.
+/// The place of a command's data, for a message-based transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapsuleData {
     /// In the capsule itself.
@@ -53,7 +53,7 @@ pub enum CapsuleData {
         /// Length, in bytes.
         length: u32,
     },
-    /// To be moved by the transport.
+    /// The transport transfers it.
     Transport {
         /// Length, in bytes.
         length: u32,
@@ -75,7 +75,7 @@ impl SglDescriptor {
     /// Encoded length, in bytes.
     pub const LEN: usize = 16;
 
-    /// Reads the four dwords of a descriptor; any content is accepted.
+    /// Parses the four dwords of a descriptor. Accepts any content.
     #[must_use]
     #[inline]
     pub const fn from_dwords(dwords: [u32; 4]) -> Self {
@@ -94,7 +94,7 @@ impl SglDescriptor {
         }
     }
 
-    /// The four dwords of the descriptor. Bits of a `Keyed` length above the 24th are dropped.
+    /// The four dwords of the descriptor. Truncates the length of `Keyed` to 24 bits.
     #[must_use]
     pub const fn to_dwords(self) -> [u32; 4] {
         match self {
@@ -116,10 +116,10 @@ impl SglDescriptor {
         }
     }
 
-    /// Where the data is, for a transport that carries capsules and takes neither addresses nor keys (TCP).
+    /// The place of the data, for a transport such as TCP that transfers capsules and supports neither addresses nor keys.
     ///
     /// # Errors
-    /// [`Status::SGL_DESCRIPTOR_TYPE_INVALID`] for every other descriptor, keyed ones included.
+    /// [`Status::SGL_DESCRIPTOR_TYPE_INVALID`] for any other descriptor, including keyed ones.
     #[inline]
     pub const fn capsule_data(self) -> Result<CapsuleData, Status> {
         match self {

@@ -10,7 +10,7 @@ pub struct Status(u16);
 pub mod sct {
     /// Generic command status.
     pub const GENERIC: u8 = 0;
-    /// Command specific status; the Fabrics commands' are here too.
+    /// Command specific status, including that of Fabrics commands.
     pub const COMMAND_SPECIFIC: u8 = 1;
     /// Media and data integrity errors.
     pub const MEDIA: u8 = 2;
@@ -24,13 +24,13 @@ const DNR: u16 = 1 << 14;
 const MORE: u16 = 1 << 13;
 
 impl Status {
-    /// A status by its type (3 bits) and code, with neither More nor Do Not Retry.
+    /// Makes a status from its type (3 bits) and code, without More and Do Not Retry.
     #[must_use]
     pub const fn new(sct: u8, sc: u8) -> Self {
         Self((sct as u16 & 7) << 8 | sc as u16)
     }
 
-    /// The status with these 15 bits; bit 15 is dropped.
+    /// Makes a status from these 15 bits. Ignores bit 15.
     #[must_use]
     pub const fn from_bits(bits: u16) -> Self {
         Self(bits & 0x7fff)
@@ -54,13 +54,13 @@ impl Status {
         (self.0 & 0xff) as u8
     }
 
-    /// Command retry delay: 0 for none, otherwise the index of the CRDT field.
+    /// Command retry delay: 0 = none, otherwise the index of the CRDT field.
     #[must_use]
     pub const fn crd(self) -> u8 {
         (self.0 >> 11 & 3) as u8
     }
 
-    /// More about it is in the error information log.
+    /// Whether the error information log has more information.
     #[must_use]
     pub const fn more(self) -> bool {
         self.0 & MORE != 0
@@ -90,19 +90,19 @@ impl Status {
         Self(self.0 & !(3 << 11) | (crd as u16 & 3) << 11)
     }
 
-    /// Only type and code: what the constants are compared with.
+    /// Only the type and the code, for comparison with the constants.
     #[must_use]
     pub const fn code(self) -> Self {
         Self(self.0 & 0x7ff)
     }
 
-    /// Whether type and code say success.
+    /// Whether the type and the code mean success.
     #[must_use]
     pub const fn is_success(self) -> bool {
         self.0 & 0x7ff == 0
     }
 
-    /// Names of the type and code: none if unknown, several where a code depends on the command.
+    /// Names of the type and code. None if unknown; several if the code depends on the command.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.iter().filter(move |(status, _)| *status == self.code()).map(|(_, name)| *name)
     }
@@ -138,15 +138,15 @@ macro_rules! statuses {
 
 statuses! {
     GENERIC {
-        /// Done without error.
+        /// The command succeeded.
         0x00 SUCCESS,
         /// The opcode is not supported on this queue.
         0x01 INVALID_OPCODE,
         /// A field has a value that is not allowed.
         0x02 INVALID_FIELD,
-        /// The identifier is in use by another command of the queue.
+        /// Another command of the queue uses the identifier.
         0x03 COMMAND_ID_CONFLICT,
-        /// Moving data or metadata failed.
+        /// The transfer of data or metadata failed.
         0x04 DATA_TRANSFER_ERROR,
         /// Aborted because power is about to be lost.
         0x05 ABORTED_POWER_LOSS,
@@ -160,13 +160,13 @@ statuses! {
         0x09 ABORTED_FAILED_FUSED,
         /// The other command of the fused pair is missing.
         0x0a ABORTED_MISSING_FUSED,
-        /// No such namespace, or its format is not valid.
+        /// The namespace does not exist, or its format is not valid.
         0x0b INVALID_NAMESPACE_OR_FORMAT,
-        /// Not allowed now: a command that must come before it has not.
+        /// Not allowed now, because a required earlier command is missing.
         0x0c COMMAND_SEQUENCE_ERROR,
         /// An SGL segment descriptor is not valid.
         0x0d INVALID_SGL_SEGMENT_DESCRIPTOR,
-        /// Too many or too few SGL descriptors.
+        /// There are too many or too few SGL descriptors.
         0x0e INVALID_NUMBER_OF_SGL_DESCRIPTORS,
         /// The SGL's data length does not fit the command.
         0x0f DATA_SGL_LENGTH_INVALID,
@@ -174,19 +174,19 @@ statuses! {
         0x10 METADATA_SGL_LENGTH_INVALID,
         /// The type of an SGL descriptor is not supported.
         0x11 SGL_DESCRIPTOR_TYPE_INVALID,
-        /// The controller memory buffer may not be used so.
+        /// This use of the controller memory buffer is not allowed.
         0x12 INVALID_USE_OF_CMB,
         /// The offset of a PRP entry is not valid.
         0x13 PRP_OFFSET_INVALID,
-        /// Longer than the atomic write unit.
+        /// The command exceeds the atomic write unit.
         0x14 ATOMIC_WRITE_UNIT_EXCEEDED,
-        /// Denied for lack of access rights.
+        /// The host has no access rights.
         0x15 OPERATION_DENIED,
         /// The offset of an SGL descriptor is not valid: past the in-capsule data.
         0x16 SGL_OFFSET_INVALID,
-        /// The subsystem saw host identifiers of both formats.
+        /// The subsystem has received host identifiers of both formats.
         0x18 HOST_ID_INCONSISTENT_FORMAT,
-        /// The keep alive timer ran out.
+        /// The keep alive timer has expired.
         0x19 KEEP_ALIVE_EXPIRED,
         /// The keep alive timeout is not valid.
         0x1a KEEP_ALIVE_TIMEOUT_INVALID,
@@ -198,25 +198,25 @@ statuses! {
         0x1d SANITIZE_IN_PROGRESS,
         /// The length or address of a data block has the wrong granularity.
         0x1e SGL_DATA_BLOCK_GRANULARITY_INVALID,
-        /// The command may not be in the controller memory buffer.
+        /// The command must not be in the controller memory buffer.
         0x1f COMMAND_NOT_SUPPORTED_IN_CMB,
         /// The namespace is write protected.
         0x20 NAMESPACE_WRITE_PROTECTED,
-        /// Interrupted; may be retried.
+        /// The command was interrupted and may be retried.
         0x21 COMMAND_INTERRUPTED,
-        /// A transient transport error was seen.
+        /// A transient transport error occurred.
         0x22 TRANSIENT_TRANSPORT_ERROR,
-        /// Prohibited by command and feature lockdown.
+        /// Command and feature lockdown prohibits the command.
         0x23 PROHIBITED_BY_LOCKDOWN,
-        /// The media an admin command needs is not ready.
+        /// The media that an admin command needs is not ready.
         0x24 ADMIN_COMMAND_MEDIA_NOT_READY,
-        /// A logical block past the end of the namespace.
+        /// A logical block is past the end of the namespace.
         0x80 LBA_OUT_OF_RANGE,
-        /// The namespace's capacity would be exceeded.
+        /// The command would exceed the namespace's capacity.
         0x81 CAPACITY_EXCEEDED,
-        /// The namespace is not ready; Do Not Retry says whether to try again.
+        /// The namespace is not ready. Do Not Retry says whether to try again.
         0x82 NAMESPACE_NOT_READY,
-        /// A reservation of another host is in the way.
+        /// The command conflicts with a reservation of another host.
         0x83 RESERVATION_CONFLICT,
         /// The namespace is being formatted.
         0x84 FORMAT_IN_PROGRESS,
@@ -228,17 +228,17 @@ statuses! {
         0x01 INVALID_QUEUE_IDENTIFIER,
         /// The queue size is not valid.
         0x02 INVALID_QUEUE_SIZE,
-        /// Too many Abort commands at once.
+        /// There are too many concurrent Abort commands.
         0x03 ABORT_COMMAND_LIMIT_EXCEEDED,
-        /// Too many Asynchronous Event Requests at once.
+        /// There are too many outstanding Asynchronous Event Requests.
         0x05 ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED,
-        /// No such firmware slot, or it is read-only.
+        /// The firmware slot does not exist, or it is read-only.
         0x06 INVALID_FIRMWARE_SLOT,
         /// The firmware image is not valid.
         0x07 INVALID_FIRMWARE_IMAGE,
         /// The interrupt vector is not valid.
         0x08 INVALID_INTERRUPT_VECTOR,
-        /// The log page is not supported, or not now.
+        /// The log page is not supported, or not at present.
         0x09 INVALID_LOG_PAGE,
         /// The LBA format is not supported.
         0x0a INVALID_FORMAT,
@@ -260,19 +260,19 @@ statuses! {
         0x12 FIRMWARE_NEEDS_MAX_TIME_VIOLATION,
         /// The firmware may not be activated.
         0x13 FIRMWARE_ACTIVATION_PROHIBITED,
-        /// Ranges overlap.
+        /// The ranges overlap.
         0x14 OVERLAPPING_RANGE,
-        /// Not enough capacity for the namespace.
+        /// There is not enough capacity for the namespace.
         0x15 NAMESPACE_INSUFFICIENT_CAPACITY,
-        /// No more namespace identifiers.
+        /// No namespace identifier is left.
         0x16 NAMESPACE_IDENTIFIER_UNAVAILABLE,
-        /// Already attached.
+        /// The namespace is already attached.
         0x18 NAMESPACE_ALREADY_ATTACHED,
-        /// Private, and attached elsewhere.
+        /// The namespace is private and attached to another controller.
         0x19 NAMESPACE_IS_PRIVATE,
-        /// Not attached.
+        /// The namespace is not attached.
         0x1a NAMESPACE_NOT_ATTACHED,
-        /// No thin provisioning.
+        /// Thin provisioning is not supported.
         0x1b THIN_PROVISIONING_NOT_SUPPORTED,
         /// The controller list is not valid.
         0x1c CONTROLLER_LIST_INVALID,
@@ -288,17 +288,17 @@ statuses! {
         0x21 INVALID_NUMBER_OF_CONTROLLER_RESOURCES,
         /// The resource identifier is not valid.
         0x22 INVALID_RESOURCE_IDENTIFIER,
-        /// Sanitize is prohibited while the persistent memory region is on.
+        /// Sanitize is prohibited while the persistent memory region is enabled.
         0x23 SANITIZE_PROHIBITED,
         /// The ANA group identifier is not valid.
         0x24 ANA_GROUP_IDENTIFIER_INVALID,
         /// Attaching failed because of the ANA state.
         0x25 ANA_ATTACH_FAILED,
-        /// Not enough capacity.
+        /// There is not enough capacity.
         0x26 INSUFFICIENT_CAPACITY,
-        /// Too many namespaces attached.
+        /// Too many namespaces are attached.
         0x27 NAMESPACE_ATTACHMENT_LIMIT_EXCEEDED,
-        /// The command may not be prohibited.
+        /// The command cannot be prohibited.
         0x28 PROHIBITION_NOT_SUPPORTED,
         /// The I/O command set is not supported.
         0x29 IO_COMMAND_SET_NOT_SUPPORTED,
@@ -308,13 +308,13 @@ statuses! {
         0x2b IO_COMMAND_SET_COMBINATION_REJECTED,
         /// The I/O command set is not valid.
         0x2c INVALID_IO_COMMAND_SET,
-        /// No more identifiers.
+        /// No identifier is left.
         0x2d IDENTIFIER_UNAVAILABLE,
         /// Dataset Management and others: attributes conflict.
         0x80 CONFLICTING_ATTRIBUTES,
-        /// The protection information settings do not fit the namespace's format.
+        /// The protection information settings do not match the namespace's format.
         0x81 INVALID_PROTECTION_INFORMATION,
-        /// Write to a read-only range.
+        /// The command writes to a read-only range.
         0x82 WRITE_TO_READ_ONLY_RANGE,
         /// The command exceeds a size limit.
         0x83 COMMAND_SIZE_LIMIT_EXCEEDED,
@@ -322,7 +322,7 @@ statuses! {
         0x80 CONNECT_INCOMPATIBLE_FORMAT,
         /// Connect: the controller is in use.
         0x81 CONNECT_CONTROLLER_BUSY,
-        /// Connect: a parameter is not valid; the result says which (see [`crate::fabrics::InvalidParameter`]).
+        /// Connect: a parameter is not valid. The result says which (see [`crate::fabrics::InvalidParameter`]).
         0x82 CONNECT_INVALID_PARAMETERS,
         /// Connect: the host must discover again.
         0x83 CONNECT_RESTART_DISCOVERY,
@@ -330,7 +330,7 @@ statuses! {
         0x84 CONNECT_INVALID_HOST,
         /// Disconnect: the queue's type is not valid.
         0x85 INVALID_QUEUE_TYPE,
-        /// Get Log Page: the discovery log changed while it was read.
+        /// Get Log Page: the discovery log changed during the read.
         0x90 DISCOVER_RESTART,
         /// The queue must authenticate first.
         0x91 AUTHENTICATION_REQUIRED,
@@ -350,7 +350,7 @@ statuses! {
         0x85 COMPARE_FAILURE,
         /// Access denied.
         0x86 ACCESS_DENIED,
-        /// Read of a block that was deallocated or never written, where the host asked for an error.
+        /// The command reads a block that was deallocated or never written, and the host has requested an error for this.
         0x87 DEALLOCATED_OR_UNWRITTEN_BLOCK,
         /// End-to-end storage tag check failed.
         0x88 STORAGE_TAG_CHECK_ERROR,
@@ -358,17 +358,17 @@ statuses! {
     PATH {
         /// Internal path error.
         0x00 INTERNAL_PATH_ERROR,
-        /// ANA state persistent loss.
+        /// The ANA state is persistent loss.
         0x01 ANA_PERSISTENT_LOSS,
-        /// ANA state inaccessible.
+        /// The ANA state is inaccessible.
         0x02 ANA_INACCESSIBLE,
-        /// ANA state change.
+        /// The ANA state is changing.
         0x03 ANA_TRANSITION,
-        /// The controller found the path broken.
+        /// The controller detected a path error.
         0x60 CONTROLLER_PATHING_ERROR,
-        /// The host found the path broken.
+        /// The host detected a path error.
         0x70 HOST_PATHING_ERROR,
-        /// The host aborted the command itself.
+        /// The host aborted the command without the controller.
         0x71 ABORTED_BY_HOST,
     }
 }

@@ -1,4 +1,4 @@
-//! Fixed-width text fields: padded with spaces (most), or ended by a NUL (NQNs).
+//! Fixed-width text fields. Most are padded with spaces; NQNs end with a NUL.
 
 use crate::layout::{Field, chunk, put_chunk};
 use core::fmt;
@@ -8,7 +8,7 @@ use core::fmt;
 pub struct SpaceText<const N: usize>([u8; N]);
 
 impl<const N: usize> SpaceText<N> {
-    /// The field holding `text`, cut at `N` bytes; bytes that are not printable ASCII become `?`.
+    /// Makes a field with `text`, truncated to `N` bytes. Bytes that are not printable ASCII become `?`.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut bytes = [b' '; N];
@@ -18,25 +18,25 @@ impl<const N: usize> SpaceText<N> {
         Self(bytes)
     }
 
-    /// The bytes of the field, padding included.
+    /// All bytes of the field, including the padding.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; N] {
         &self.0
     }
 
-    /// The text without padding (spaces, and the NULs some controllers use); `None` if it is not UTF-8.
+    /// The text without padding (spaces, and NULs from some controllers); `None` if it is not UTF-8.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         core::str::from_utf8(&self.0).ok().map(|text| text.trim_end_matches([' ', '\0']))
     }
 }
 
-/// Text of at most `N - 1` bytes, ended by a NUL. NVMe Base 2.0, section 4.5 (NQNs).
+/// Text of at most `N - 1` bytes with a terminating NUL. NVMe Base 2.0, section 4.5 (NQNs).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NulText<const N: usize>([u8; N]);
 
 impl<const N: usize> NulText<N> {
-    /// The field holding `text`; `None` if it is `N` bytes or longer or contains a NUL.
+    /// Makes a field with `text`; `None` if the text has `N` or more bytes or contains a NUL.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; N];
@@ -47,7 +47,7 @@ impl<const N: usize> NulText<N> {
         Some(Self(bytes))
     }
 
-    /// The bytes of the field, padding included.
+    /// All bytes of the field, including the padding.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; N] {
         &self.0

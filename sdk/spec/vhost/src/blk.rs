@@ -1,16 +1,16 @@
-//! The block device. virtio 1.3, section 5.2.
+//! The virtio block device. virtio 1.3, section 5.2.
 
 use crate::bytes::Reader;
 
-/// Sectors of the protocol are 512 bytes, whatever the disk's blocks are.
+/// Sector size of the protocol, in bytes. It does not depend on the disk's block size.
 pub const SECTOR: u64 = 512;
 /// Length of a request's header, in bytes.
 pub const HEADER_LEN: usize = 16;
-/// Length of the serial number that `GET_ID` answers with, in bytes.
+/// Length of the serial number that `GET_ID` returns, in bytes.
 pub const ID_LEN: usize = 20;
 /// Length of one segment of a discard or write zeroes, in bytes.
 pub const SEGMENT_LEN: usize = 16;
-/// Length of the configuration space up to and with write zeroes, in bytes.
+/// Length of the configuration space up to and including write zeroes, in bytes.
 pub const CONFIG_LEN: usize = 60;
 
 /// Feature bits of the device, as masks.
@@ -19,11 +19,11 @@ pub mod feature {
     pub const SIZE_MAX: u64 = 1 << 1;
     /// `seg_max` is valid.
     pub const SEG_MAX: u64 = 1 << 2;
-    /// The disk may not be written.
+    /// The disk is read-only.
     pub const RO: u64 = 1 << 5;
     /// `blk_size` is valid.
     pub const BLK_SIZE: u64 = 1 << 6;
-    /// The driver flushes. Without it every write must be durable when it ends.
+    /// The driver flushes. Without this feature every write must be durable before it completes.
     pub const FLUSH: u64 = 1 << 9;
     /// The topology is valid.
     pub const TOPOLOGY: u64 = 1 << 10;
@@ -37,52 +37,52 @@ pub mod feature {
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// How a request ends: the last byte that the device writes.
+/// Status of a request: the last byte that the device writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// Done.
+    /// Success.
     Ok = 0,
-    /// Failed.
+    /// I/O error.
     IoErr = 1,
-    /// The device does not know it.
+    /// The device does not support the request.
     Unsupported = 2,
 }
 
-/// What a request asks for.
+/// Type of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Read.
     In,
     /// Write.
     Out,
-    /// Make what was written durable.
+    /// Make the written data durable.
     Flush,
-    /// The serial number.
+    /// Return the serial number.
     GetId,
-    /// The contents of segments are no longer needed.
+    /// Unmap: the contents of the segments are no longer needed.
     Discard,
-    /// Segments read as zeroes afterwards.
+    /// Write zeroes: later reads of the segments return zeroes.
     WriteZeroes,
-    /// Something that is not served, by its number.
+    /// An unsupported type, by its number.
     Other(u32),
 }
 
 /// A request's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What is asked for.
+    /// Type of the request.
     pub kind: Kind,
     /// First sector of a read or write.
     pub sector: u64,
 }
 
 impl Header {
-    /// Reads a header: type, a reserved word, sector.
+    /// Parses a header: type, a reserved word, sector.
     #[must_use]
     pub const fn parse(bytes: [u8; HEADER_LEN]) -> Self {
         let word = u128::from_le_bytes(bytes);
-        #[expect(clippy::cast_possible_truncation, reason = "each part is cut out")]
+        #[expect(clippy::cast_possible_truncation, reason = "the casts cut out parts of the word")]
         let (kind, sector) = (word as u32, (word >> 64) as u64);
         let kind = match kind {
             0 => Kind::In,
@@ -104,12 +104,12 @@ pub struct Segment {
     pub sector: u64,
     /// Number of sectors.
     pub num_sectors: u32,
-    /// Write zeroes: the blocks may be deallocated.
+    /// Write zeroes: whether the blocks may be deallocated.
     pub may_unmap: bool,
 }
 
 impl Segment {
-    /// Reads a segment. `None` when it is cut off or has a flag that is not allowed: `unmap` is for write zeroes only.
+    /// Parses a segment. `None` when it is incomplete or has a flag that is not allowed (`unmap` outside of write zeroes).
     #[must_use]
     pub fn parse(bytes: &[u8], kind: Kind) -> Option<Self> {
         let mut r = Reader(bytes);
@@ -119,46 +119,46 @@ impl Segment {
     }
 }
 
-/// The configuration space: what the driver learns of the disk.
+/// The configuration space, which describes the disk to the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Size of the disk, in sectors.
     pub capacity: u64,
-    /// Longest segment of a request, in bytes.
+    /// Maximum length of a segment of a request, in bytes.
     pub size_max: u32,
-    /// Most segments of a request, header and status not counted.
+    /// Maximum number of segments of a request, without header and status.
     pub seg_max: u32,
     /// Block size of the disk, in bytes.
     pub blk_size: u32,
-    /// Blocks of a physical block, as a power of two.
+    /// Number of blocks per physical block, as a power of two.
     pub physical_block_exp: u8,
-    /// Smallest I/O without a penalty, in blocks.
+    /// Minimum I/O size without a performance penalty, in blocks.
     pub min_io_size: u16,
-    /// Best I/O size, in blocks; 0 = none.
+    /// Optimal I/O size, in blocks; 0 = none.
     pub opt_io_size: u32,
     /// 1 = the disk has a write cache.
     pub writeback: u8,
     /// Number of queues.
     pub num_queues: u16,
-    /// Sectors of one discard segment at most.
+    /// Maximum number of sectors of one discard segment.
     pub max_discard_sectors: u32,
-    /// Segments of one discard at most.
+    /// Maximum number of segments of one discard.
     pub max_discard_seg: u32,
     /// Discards should begin and end at multiples of this many sectors.
     pub discard_sector_alignment: u32,
-    /// Sectors of one write zeroes segment at most.
+    /// Maximum number of sectors of one write zeroes segment.
     pub max_write_zeroes_sectors: u32,
-    /// Segments of one write zeroes at most.
+    /// Maximum number of segments of one write zeroes.
     pub max_write_zeroes_seg: u32,
     /// 1 = write zeroes may deallocate.
     pub write_zeroes_may_unmap: u8,
 }
 
 impl Config {
-    /// Offset of `writeback`, the one byte that a driver may write.
+    /// Offset of `writeback`, the only byte that a driver may write.
     pub const WRITEBACK: usize = 32;
 
-    /// The bytes. There is no geometry: it is for disks of the past.
+    /// Encodes the space. It leaves out the geometry, which only very old drivers use.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; CONFIG_LEN] {
         let mut bytes = [0; CONFIG_LEN];
@@ -188,7 +188,7 @@ impl Config {
         bytes
     }
 
-    /// Reads what a device says. `None` when it is cut off.
+    /// Parses the space. `None` when it is incomplete.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);

@@ -1,6 +1,6 @@
-//! Little-endian numbers out of and into bytes.
+//! Reads and writes little-endian numbers.
 
-/// Takes numbers from the front of bytes.
+/// Reads numbers from the start of the bytes.
 #[derive(Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

@@ -1,13 +1,13 @@
-//! The shared area that says which requests are in flight. vhost-user protocol, "Inflight I/O tracking".
+//! The shared area that records requests in flight. vhost-user protocol, "Inflight I/O tracking".
 //!
-//! Each ring has a part of its own: a header, then one entry for each descriptor. Offsets are in bytes.
+//! Each ring has its own part: a header, then one entry for each descriptor. Offsets are in bytes.
 
 /// Version of the format. An area of version 0 is new.
 pub const VERSION: u16 = 1;
-/// Parts begin at multiples of this.
+/// Each part begins at a multiple of this, in bytes.
 const ALIGN: usize = 64;
 
-/// Split rings: an entry for each head descriptor.
+/// Split rings: one entry for each head descriptor.
 pub mod split {
     /// Length of the header.
     pub const HEADER_LEN: usize = 16;
@@ -15,22 +15,22 @@ pub mod split {
     pub const VERSION: usize = 8;
     /// `u16` in the header: number of entries.
     pub const NUM: usize = 10;
-    /// `u16` in the header: the head that was given back last.
+    /// `u16` in the header: the head that was completed last.
     pub const LAST_BATCH_HEAD: usize = 12;
-    /// `u16` in the header: index of the used ring when the last batch was complete.
+    /// `u16` in the header: index of the used ring after the last complete batch.
     pub const USED_INDEX: usize = 14;
     /// Length of an entry.
     pub const ENTRY_LEN: usize = 16;
     /// `u8` in an entry: 1 = in flight.
     pub const INFLIGHT: usize = 0;
-    /// `u16` in an entry: the head that was given back before this one.
+    /// `u16` in an entry: the head that was completed before this one.
     pub const NEXT: usize = 6;
-    /// `u64` in an entry: the order in which requests were taken.
+    /// `u64` in an entry: position in the order in which the device took the requests.
     pub const COUNTER: usize = 8;
 }
 
-/// Packed rings: an entry for each descriptor, since the device overwrites those in the ring. Entries that are not in
-/// use form a list; its end is the number of entries.
+/// Packed rings: one entry for each descriptor, because the device overwrites the descriptors in the ring. Unused entries
+/// form a list; the number of entries marks its end.
 pub mod packed {
     /// Length of the header.
     pub const HEADER_LEN: usize = 32;
@@ -40,12 +40,12 @@ pub mod packed {
     pub const NUM: usize = 10;
     /// `u16` in the header: first free entry.
     pub const FREE_HEAD: usize = 12;
-    /// `u16` in the header: first free entry when the last batch was complete.
+    /// `u16` in the header: first free entry after the last complete batch.
     pub const OLD_FREE_HEAD: usize = 14;
-    /// `u16` in the header: place in the ring of the next descriptor to give back. This and the three fields behind it
+    /// `u16` in the header: position in the ring of the next descriptor to complete. This and the three fields after it
     /// are in one aligned word of 8 bytes.
     pub const USED_INDEX: usize = 16;
-    /// `u16` in the header: the same when the last batch was complete.
+    /// `u16` in the header: `USED_INDEX` after the last complete batch.
     pub const OLD_USED_INDEX: usize = 18;
     /// `u8` in the header: wrap counter of `USED_INDEX`.
     pub const USED_WRAP: usize = 20;
@@ -55,13 +55,13 @@ pub mod packed {
     pub const ENTRY_LEN: usize = 32;
     /// `u8` in a chain's first entry: 1 = in flight.
     pub const INFLIGHT: usize = 0;
-    /// `u16` in an entry: the next one of the chain, or of the free list.
+    /// `u16` in an entry: the next entry of the chain or of the free list.
     pub const NEXT: usize = 2;
-    /// `u16` in a chain's first entry: its last entry.
+    /// `u16` in a chain's first entry: index of its last entry.
     pub const LAST: usize = 4;
-    /// `u16` in a chain's first entry: its number of entries.
+    /// `u16` in a chain's first entry: the number of its entries.
     pub const NUM_ENTRIES: usize = 6;
-    /// `u64` in a chain's first entry: the order in which requests were taken.
+    /// `u64` in a chain's first entry: position in the order in which the device took the requests.
     pub const COUNTER: usize = 8;
     /// `u16` in an entry: buffer id of the descriptor.
     pub const ID: usize = 16;

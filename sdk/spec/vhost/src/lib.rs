@@ -1,11 +1,11 @@
-//! What a vhost-user back end and its front end (a VMM) say to each other, and what virtio block and SCSI devices and
-//! their drivers do.
+//! The messages between a vhost-user back end and its front end (a VMM), and the structures of virtio block and SCSI devices
+//! and their drivers.
 //!
-//! Pure values, no I/O. Sources: the vhost-user protocol of QEMU 10 (`docs/interop/vhost-user.rst`) and Virtual
-//! I/O Device 1.3, "virtio".
+//! Converts between bytes and values; does no I/O. Sources: the vhost-user protocol of QEMU 10
+//! (`docs/interop/vhost-user.rst`) and Virtual I/O Device 1.3, "virtio".
 //!
 //! ```text
-//! 12 bytes ─▶ Header::parse ─▶ as many bytes as it says ─▶ Request::parse ─▶ one typed request
+//! 12 bytes ─▶ Header::parse ─▶ payload of the announced length ─▶ Request::parse ─▶ one typed request
 //! ```
 
 pub mod blk;

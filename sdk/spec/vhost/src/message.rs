@@ -1,49 +1,49 @@
-//! vhost-user messages, as a back end receives and answers them.
+//! vhost-user messages, for the back end.
 //!
-//! A message is a header of 12 bytes and a payload. Descriptors travel beside it (`SCM_RIGHTS`); the session
-//! checks their number, since only it has them.
+//! A message is a header of 12 bytes and a payload. Descriptors travel next to it (`SCM_RIGHTS`). Only the session has
+//! them, so it checks their number.
 
 use crate::bytes::Reader;
 use std::fmt;
 
 /// Length of a header, in bytes.
 pub const HEADER_LEN: usize = 12;
-/// Longest payload that is taken, in bytes: the largest memory table and the largest configuration fit.
+/// Maximum accepted length of a payload, in bytes. The largest memory table and the largest configuration fit.
 pub const PAYLOAD_MAX: usize = 4096;
-/// Memory regions of one table.
+/// Maximum number of memory regions of one table.
 pub const REGIONS_MAX: usize = 8;
-/// Memory slots offered by `GET_MAX_MEM_SLOTS`.
+/// Number of memory slots that `GET_MAX_MEM_SLOTS` returns.
 pub const MEM_SLOTS: u64 = 32;
-/// Descriptors that may travel with one message.
+/// Maximum number of descriptors per message.
 pub const FDS_MAX: usize = REGIONS_MAX;
-/// Configuration space that a message may carry, in bytes.
+/// Maximum length of configuration space in a message, in bytes.
 pub const CONFIG_MAX: usize = 256;
 
 /// Protocol features (`GET_PROTOCOL_FEATURES`), as masks.
 pub mod protocol {
     /// Several queues: `GET_QUEUE_NUM`.
     pub const MQ: u64 = 1 << 0;
-    /// The log of dirty pages is a descriptor.
+    /// The log of dirty pages is passed as a descriptor.
     pub const LOG_SHMFD: u64 = 1 << 1;
-    /// A front end may ask for an answer to any message.
+    /// A front end may request an answer to any message.
     pub const REPLY_ACK: u64 = 1 << 3;
-    /// The back end has a channel of its own to the front end.
+    /// The back end has its own channel to the front end.
     pub const BACKEND_REQ: u64 = 1 << 5;
     /// Configuration space: `GET_CONFIG`, `SET_CONFIG`.
     pub const CONFIG: u64 = 1 << 9;
     /// Descriptors may travel on the back end's channel.
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
-    /// A shared area says which requests are in flight.
+    /// A shared area records requests in flight.
     pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// `RESET_DEVICE`.
     pub const RESET_DEVICE: u64 = 1 << 13;
-    /// Memory regions come and go one at a time.
+    /// Memory regions are added and removed one at a time.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     /// `SET_STATUS`, `GET_STATUS`.
     pub const STATUS: u64 = 1 << 16;
 }
 
-/// Feature bit of virtio that says the front end knows protocol features.
+/// Feature bit of virtio: the front end supports protocol features.
 pub const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Feature bit of vhost: dirty pages are logged.
 pub const F_LOG_ALL: u64 = 1 << 26;
@@ -60,7 +60,7 @@ const FLAG_NEED_REPLY: u32 = 8;
 pub struct Header {
     /// Number of the request.
     pub request: u32,
-    /// Whether the sender wants an answer that it would not get otherwise.
+    /// Whether the sender requests an answer to a message that has none of its own.
     pub needs_reply: bool,
     /// Whether this is an answer.
     pub is_reply: bool,
@@ -68,24 +68,24 @@ pub struct Header {
     pub len: u32,
 }
 
-/// Why a message cannot be taken. The session ends: the stream is not to be trusted any more.
+/// Why a message is refused. The session must end, because the rest of the stream is unreliable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageError {
-    /// A protocol version other than 1.
+    /// The protocol version is not 1.
     Version(u32),
-    /// A payload that is too long.
+    /// The payload is too long.
     TooLong {
         /// Number of the request.
         request: u32,
-        /// Bytes that it announces.
+        /// Announced length, in bytes.
         len: u32,
     },
-    /// A payload of the wrong length, or a number in it that cannot be.
+    /// The payload has a wrong length, or contains an impossible number.
     Payload {
         /// Number of the request.
         request: u32,
     },
-    /// A request that this back end does not know.
+    /// This back end does not support the request.
     Unknown(u32),
 }
 
@@ -97,9 +97,9 @@ impl fmt::Display for MessageError {
                 write!(f, "{} announces {len} bytes, more than {PAYLOAD_MAX}", name(*request))
             }
             Self::Payload { request } => {
-                write!(f, "{} has a payload that cannot be", name(*request))
+                write!(f, "{} has an invalid payload", name(*request))
             }
-            Self::Unknown(request) => write!(f, "request {request} is not known"),
+            Self::Unknown(request) => write!(f, "request {request} is not supported"),
         }
     }
 }
@@ -107,10 +107,10 @@ impl fmt::Display for MessageError {
 impl std::error::Error for MessageError {}
 
 impl Header {
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
-    /// A wrong version, or a payload that is too long.
+    /// The version is wrong, or the payload is too long.
     pub fn parse(bytes: [u8; HEADER_LEN]) -> Result<Self, MessageError> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         let request = u32::from_le_bytes([a, b, c, d]);
@@ -126,7 +126,7 @@ impl Header {
         Ok(Self { request, needs_reply, is_reply: flags & FLAG_REPLY != 0, len })
     }
 
-    /// The bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut flags = VERSION;
@@ -144,50 +144,50 @@ impl Header {
     }
 }
 
-/// A piece of the guest's memory.
+/// A region of the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRegion {
-    /// First address, as the guest sees it.
+    /// First address in the guest's address space.
     pub guest_addr: u64,
     /// Length, in bytes.
     pub len: u64,
-    /// First address in the front end's own space: ring addresses are given in these.
+    /// First address in the front end's address space. Ring addresses use this space.
     pub user_addr: u64,
-    /// Where it begins in its descriptor, in bytes.
+    /// Offset of the region in its descriptor, in bytes.
     pub mmap_offset: u64,
 }
 
-/// The addresses of a ring, in the front end's own space.
+/// The addresses of a ring, in the front end's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
     /// Index of the ring.
     pub index: u32,
     /// `VRING_F_LOG`.
     pub flags: u32,
-    /// Descriptor table; the ring itself when packed.
+    /// Descriptor table; for packed rings, the ring itself.
     pub descriptors: u64,
-    /// Used ring; device event area when packed.
+    /// Used ring; for packed rings, the device event area.
     pub used: u64,
-    /// Available ring; driver event area when packed.
+    /// Available ring; for packed rings, the driver event area.
     pub available: u64,
-    /// Guest address at which writes to the used ring are logged.
+    /// Guest address for logging writes to the used ring.
     pub log: u64,
 }
 
-/// The shared area that says what is in flight.
+/// The shared area that records requests in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inflight {
     /// Length of the area, in bytes.
     pub mmap_size: u64,
-    /// Where it begins in its descriptor, in bytes.
+    /// Offset of the area in its descriptor, in bytes.
     pub mmap_offset: u64,
-    /// Rings it has room for.
+    /// Number of rings.
     pub num_queues: u16,
-    /// Entries of each.
+    /// Number of entries per ring.
     pub queue_size: u16,
 }
 
-/// A ring and a number: a size, or a place in it.
+/// A ring and a number: its size, or a position in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingState {
     /// Index of the ring.
@@ -196,12 +196,12 @@ pub struct RingState {
     pub num: u32,
 }
 
-/// A ring whose descriptor (kick, call, error) comes with the message, or not.
+/// A ring whose descriptor (kick, call, error) may come with the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFd {
     /// Index of the ring.
     pub index: u8,
-    /// Whether a descriptor must come with the message; without one the ring is polled.
+    /// Whether a descriptor must come with the message. Without one, the ring is polled.
     pub has_fd: bool,
 }
 
@@ -210,13 +210,13 @@ pub struct RingFd {
 pub struct Config {
     /// First byte.
     pub offset: u32,
-    /// Flags: 0 = the driver writes, 1 = migration.
+    /// Flags: 0 = the driver's write, 1 = migration.
     pub flags: u32,
-    /// The bytes; in a question, as many as are wanted.
+    /// The bytes. In a request to read, the length is the requested number of bytes.
     pub bytes: Vec<u8>,
 }
 
-/// What a front end asks of a back end.
+/// A front end's request to a back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the protocol's")]
 pub enum Request {
@@ -225,7 +225,7 @@ pub enum Request {
     SetOwner,
     ResetOwner,
     SetMemTable(Vec<MemoryRegion>),
-    /// Length and offset of the log in its descriptor.
+    /// Length of the log, and its offset in the descriptor.
     SetLogBase(u64, u64),
     SetLogFd,
     SetVringNum(RingState),
@@ -253,10 +253,10 @@ pub enum Request {
 }
 
 impl Request {
-    /// Reads the payload of a request.
+    /// Parses the payload of a request.
     ///
     /// # Errors
-    /// A request that is not known, or a payload that does not fit it.
+    /// The request is not supported, or the payload does not match it.
     pub fn parse(request: u32, payload: &[u8]) -> Result<Self, MessageError> {
         let mut reader = Reader(payload);
         let parsed = Self::read(request, &mut reader).ok_or(MessageError::Payload { request });
@@ -267,7 +267,7 @@ impl Request {
         }
     }
 
-    /// `None` when the payload is too short or wrong, `Some(None)` when the request is not known.
+    /// `None` when the payload is too short or wrong, `Some(None)` when the request is not supported.
     fn read(request: u32, r: &mut Reader<'_>) -> Option<Option<Self>> {
         Some(Some(match request {
             1 => Self::GetFeatures,
@@ -303,7 +303,7 @@ impl Request {
         }))
     }
 
-    /// How many descriptors must come with it: the fewest and the most.
+    /// The minimum and maximum number of descriptors that must come with the request.
     #[must_use]
     pub fn fds(&self) -> (usize, usize) {
         match self {
@@ -313,14 +313,14 @@ impl Request {
             Self::SetVringKick(ring) | Self::SetVringCall(ring) | Self::SetVringErr(ring) => {
                 (ring.has_fd.into(), ring.has_fd.into())
             }
-            // QEMU sends the descriptor of the region that goes; it is not needed.
+            // QEMU sends the descriptor of the removed region. It is not needed.
             Self::RemMemReg(_) => (0, 1),
             _ => (0, 0),
         }
     }
 
-    /// Whether the protocol has an answer of its own for it. Others are answered only when the front end wants it
-    /// (`REPLY_ACK`).
+    /// Whether the protocol defines an answer to the request. Other requests are answered only when the front end requests
+    /// it (`REPLY_ACK`).
     #[must_use]
     pub fn has_reply(&self) -> bool {
         matches!(
@@ -407,23 +407,23 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     Some(Config { offset, flags, bytes })
 }
 
-/// The bytes of an answer's payload.
+/// Payloads of answers.
 pub mod reply {
     use super::{Config, Inflight, RingState};
 
-    /// A number: features, numbers of queues, slots, a status, or the result that `REPLY_ACK` wants (0 = done).
+    /// A number: features, number of queues, slots, a status, or the result for `REPLY_ACK` (0 = success).
     #[must_use]
     pub fn number(number: u64) -> Vec<u8> {
         number.to_le_bytes().to_vec()
     }
 
-    /// The place at which a ring stopped.
+    /// The position at which a ring stopped.
     #[must_use]
     pub fn ring_state(state: RingState) -> Vec<u8> {
         [state.index.to_le_bytes(), state.num.to_le_bytes()].concat()
     }
 
-    /// Configuration space. No bytes mean that the question was wrong.
+    /// Configuration space. Empty when the request was wrong.
     #[must_use]
     pub fn config(config: &Config) -> Vec<u8> {
         let len = u32::try_from(config.bytes.len()).unwrap_or(0);
@@ -432,7 +432,7 @@ pub mod reply {
         bytes
     }
 
-    /// The area for requests in flight; its descriptor travels beside.
+    /// The area for requests in flight. Its descriptor travels next to the message.
     #[must_use]
     pub fn inflight(inflight: &Inflight) -> Vec<u8> {
         let mut bytes = [inflight.mmap_size, inflight.mmap_offset].map(u64::to_le_bytes).concat();
@@ -443,10 +443,10 @@ pub mod reply {
     }
 }
 
-/// Number of the back end's request that says "the configuration space has changed".
+/// Number of the back end's request that reports a change of the configuration space.
 pub const BACKEND_CONFIG_CHANGE: u32 = 2;
 
-/// The protocol's name of a request, for people.
+/// The protocol's name of a request, as text for people.
 #[must_use]
 pub fn name(request: u32) -> &'static str {
     const NAMES: [&str; 41] = [

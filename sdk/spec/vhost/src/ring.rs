@@ -1,34 +1,34 @@
-//! Virtqueues as they lie in the guest's memory. virtio 1.3, sections 2.7 (split) and 2.8 (packed).
+//! The layout of virtqueues in the guest's memory. virtio 1.3, sections 2.7 (split) and 2.8 (packed).
 
-/// Entries of a queue: a power of two for split rings, and never more than this.
+/// Maximum number of entries of a queue. The size of a split ring must also be a power of two.
 pub const SIZE_MAX: u16 = 1 << 15;
 
 /// Feature bits that change the rings, as masks.
 pub mod feature {
     /// Indirect descriptor tables.
     pub const INDIRECT_DESC: u64 = 1 << 28;
-    /// Notifications at a chosen entry (`used_event`, `avail_event`; event areas when packed).
+    /// Notifications at a chosen entry (`used_event`, `avail_event`; for packed rings, event areas).
     pub const EVENT_IDX: u64 = 1 << 29;
-    /// Virtio 1.x: little endian, whatever the guest.
+    /// Virtio 1.x: little-endian for any guest.
     pub const VERSION_1: u64 = 1 << 32;
     /// Packed rings.
     pub const RING_PACKED: u64 = 1 << 34;
 }
 
-/// Descriptor flag: the chain goes on.
+/// Descriptor flag: the chain continues.
 pub const F_NEXT: u16 = 1;
 /// Descriptor flag: the device writes this buffer.
 pub const F_WRITE: u16 = 2;
-/// Descriptor flag: the buffer is a table of descriptors.
+/// Descriptor flag: the buffer contains a table of descriptors.
 pub const F_INDIRECT: u16 = 4;
-/// Packed descriptor flag: available, in the driver's lap.
+/// Packed descriptor flag: available, compared with the driver's wrap counter.
 pub const F_AVAIL: u16 = 1 << 7;
-/// Packed descriptor flag: used, in the device's lap.
+/// Packed descriptor flag: used, compared with the device's wrap counter.
 pub const F_USED: u16 = 1 << 15;
 
-/// Flag of an available ring: the driver wants no interrupts.
+/// Flag of an available ring: the driver does not need interrupts.
 pub const AVAIL_NO_INTERRUPT: u16 = 1;
-/// Flag of a used ring: the device wants no kicks.
+/// Flag of a used ring: the device does not need kicks.
 pub const USED_NO_NOTIFY: u16 = 1;
 
 /// Packed event area: notify always.
@@ -41,7 +41,7 @@ pub const EVENT_DESC: u16 = 2;
 /// Length of a descriptor, in bytes.
 pub const DESCRIPTOR_LEN: usize = 16;
 
-/// A descriptor of either kind of ring. Split rings have `id` in the place of `next`, and flags before it.
+/// A descriptor of a split or packed ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Guest address of the buffer.
@@ -55,14 +55,14 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Reads a descriptor of a split ring: address, length, flags, next.
+    /// Parses a descriptor of a split ring: address, length, flags, next.
     #[must_use]
     pub const fn split(bytes: [u8; DESCRIPTOR_LEN]) -> Self {
         let (addr, len, first, second) = Self::parts(bytes);
         Self { addr, len, flags: first, link: second }
     }
 
-    /// Reads a descriptor of a packed ring: address, length, id, flags.
+    /// Parses a descriptor of a packed ring: address, length, id, flags.
     #[must_use]
     pub const fn packed(bytes: [u8; DESCRIPTOR_LEN]) -> Self {
         let (addr, len, first, second) = Self::parts(bytes);
@@ -71,19 +71,19 @@ impl Descriptor {
 
     const fn parts(bytes: [u8; DESCRIPTOR_LEN]) -> (u64, u32, u16, u16) {
         let word = u128::from_le_bytes(bytes);
-        #[expect(clippy::cast_possible_truncation, reason = "each part is cut out")]
+        #[expect(clippy::cast_possible_truncation, reason = "the casts cut out parts of the word")]
         (word as u64, (word >> 64) as u32, (word >> 96) as u16, (word >> 112) as u16)
     }
 }
 
-/// Whether a device that moved its used index from `old` to `new` must notify a driver that asked to be told at `event`.
-/// All wrap at 2^16. virtio 1.3, section 2.7.7.2.
+/// Whether a device that moved its used index from `old` to `new` must notify a driver that requested a notification at
+/// `event`. All indices wrap at 2^16. virtio 1.3, section 2.7.7.2.
 #[must_use]
 pub const fn passes(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-/// Bytes of a split ring's descriptor table, available ring and used ring.
+/// Lengths of a split ring's descriptor table, available ring and used ring, in bytes.
 #[must_use]
 pub const fn split_len(size: u16) -> (usize, usize, usize) {
     let size = size as usize;

@@ -1,74 +1,74 @@
-//! The SCSI host device. virtio 1.3, section 5.6.
+//! The virtio SCSI host device. virtio 1.3, section 5.6.
 
 use crate::bytes::Reader;
 
-/// Length of a request's header, in bytes; its data for the device follow.
+/// Length of a request's header, in bytes. The data for the device follows it.
 pub const REQUEST_LEN: usize = 8 + 8 + 3 + CDB_LEN;
-/// Length of a response, in bytes; the data of the device follow.
+/// Length of a response, in bytes. The data from the device follows it.
 pub const RESPONSE_LEN: usize = 12 + SENSE_LEN;
-/// Length of a CDB's place, in bytes.
+/// Length of the CDB field, in bytes.
 pub const CDB_LEN: usize = 32;
-/// Length of the place for sense data, in bytes.
+/// Length of the field for sense data, in bytes.
 pub const SENSE_LEN: usize = 96;
-/// Longest request of the control queue, in bytes.
+/// Maximum length of a request of the control queue, in bytes.
 pub const CONTROL_LEN: usize = 24;
 /// Length of an event, in bytes.
 pub const EVENT_LEN: usize = 16;
 
 /// Number of the control queue.
 pub const CONTROL_QUEUE: usize = 0;
-/// Number of the event queue. Queues behind it carry requests.
+/// Number of the event queue. The queues after it carry requests.
 pub const EVENT_QUEUE: usize = 1;
 
 /// Feature bits of the device, as masks.
 pub mod feature {
     /// A request may have data in both directions.
     pub const INOUT: u64 = 1 << 0;
-    /// Events tell that a target comes or goes.
+    /// Events report that a target was added or removed.
     pub const HOTPLUG: u64 = 1 << 1;
-    /// Events tell that a unit's parameters change.
+    /// Events report that a unit's parameters changed.
     pub const CHANGE: u64 = 1 << 2;
 }
 
-/// What became of a request or of a function.
+/// Result of a request or of a task management function.
 pub mod response {
-    /// A status is there.
+    /// The request completed, and the SCSI status is valid.
     pub const OK: u8 = 0;
     /// The request has more data than its buffers.
     pub const OVERRUN: u8 = 1;
     /// A task management function ended it.
     pub const ABORTED: u8 = 2;
-    /// There is no such target.
+    /// The target does not exist.
     pub const BAD_TARGET: u8 = 3;
-    /// Something else went wrong.
+    /// Any other failure.
     pub const FAILURE: u8 = 9;
-    /// The function has found what it asks for.
+    /// The function succeeded.
     pub const FUNCTION_SUCCEEDED: u8 = 10;
-    /// The function is not known.
+    /// The function is not supported.
     pub const FUNCTION_REJECTED: u8 = 11;
-    /// There is no such unit.
+    /// The unit does not exist.
     pub const INCORRECT_LUN: u8 = 12;
 }
 
 /// Events and their reasons.
 pub mod event {
-    /// Events were lost: a flag beside the event.
+    /// Flag in the event number: events were lost.
     pub const MISSED: u32 = 1 << 31;
     /// No event.
     pub const NONE: u32 = 0;
-    /// A target comes or goes.
+    /// A target was added or removed.
     pub const TRANSPORT_RESET: u32 = 1;
-    /// A unit's parameters change; the reason is its additional sense code, the code in the low byte.
+    /// A unit's parameters changed. The reason is the additional sense code, with the code in the low byte.
     pub const PARAMETER_CHANGE: u32 = 3;
-    /// Reason of a transport reset: a target has come.
+    /// Reason of a transport reset: a target was added.
     pub const RESCAN: u32 = 1;
-    /// Reason of a transport reset: the target has gone.
+    /// Reason of a transport reset: the target was removed.
     pub const REMOVED: u32 = 2;
-    /// Reason of a parameter change: the capacity.
+    /// Reason of a parameter change: the capacity changed.
     pub const CAPACITY: u32 = 0x092a;
 }
 
-/// A unit as requests and events name it.
+/// The address of a unit, in requests and events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The target.
@@ -78,14 +78,14 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads 8 bytes: 1, the target, a LUN of one level. `None` when they are something else.
+    /// Parses 8 bytes: 1, the target, a one-level LUN. `None` for any other form.
     #[must_use]
     pub const fn parse(bytes: [u8; 8]) -> Option<Self> {
         let [1, target, high, low, 0, 0, 0, 0] = bytes else { return None };
         Some(Self { target, lun: (high as u64) << 56 | (low as u64) << 48 })
     }
 
-    /// The bytes of unit 0 of a target in an event. Linux takes bytes 2 and 3 for the number of the unit, so they have no
+    /// The address of unit 0 of a target in an event. Linux reads bytes 2 and 3 as the number of the unit, so they have no
     /// address method.
     #[must_use]
     pub const fn of_target(target: u8) -> [u8; 8] {
@@ -96,16 +96,16 @@ impl Address {
 /// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The unit. `None`: the bytes do not name one.
+    /// The unit; `None` when the bytes are not a valid address.
     pub address: Option<Address>,
-    /// The driver's name for the request.
+    /// The driver's tag of the request.
     pub tag: u64,
-    /// The command. What a CDB of at most 16 bytes does not need is cut off.
+    /// The command: the first 16 bytes of the CDB field.
     pub cdb: [u8; 16],
 }
 
 impl Request {
-    /// Reads a header.
+    /// Parses a header.
     #[must_use]
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Option<Self> {
         let mut r = Reader(bytes);
@@ -115,21 +115,21 @@ impl Request {
     }
 }
 
-/// How a request ended.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Response<'a> {
     /// One of [`response`].
     pub response: u8,
     /// SCSI status.
     pub status: u8,
-    /// Bytes of the buffers that were not moved.
+    /// Number of bytes of the buffers that were not transferred.
     pub residual: u32,
-    /// Sense data; cut at [`SENSE_LEN`].
+    /// Sense data, truncated to [`SENSE_LEN`].
     pub sense: &'a [u8],
 }
 
 impl Response<'_> {
-    /// The bytes.
+    /// Encodes the response.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; RESPONSE_LEN] {
         let mut bytes = [0; RESPONSE_LEN];
@@ -143,19 +143,19 @@ impl Response<'_> {
     }
 }
 
-/// What the control queue asks for.
+/// A request of the control queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// A task management function.
     Manage {
-        /// The function; `None` = one that is not known.
+        /// The function; `None` = unknown.
         function: Option<Function>,
         /// The unit.
         address: Option<Address>,
-        /// The task that is meant.
+        /// Tag of the task that the function is for.
         tag: u64,
     },
-    /// Which asynchronous notifications there are, or a subscription to them.
+    /// A query of asynchronous notifications, or a subscription to them.
     Notifications,
 }
 
@@ -173,7 +173,7 @@ pub enum Function {
 }
 
 impl Control {
-    /// Reads a request of the control queue. `None` when it is cut off or not known.
+    /// Parses a request of the control queue. `None` when it is incomplete or unknown.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);
@@ -198,7 +198,7 @@ impl Control {
     }
 }
 
-/// The bytes of an event.
+/// Encodes an event.
 #[must_use]
 pub fn event_bytes(event: u32, target: u8, reason: u32) -> [u8; EVENT_LEN] {
     let mut bytes = [0; EVENT_LEN];
@@ -210,7 +210,7 @@ pub fn event_bytes(event: u32, target: u8, reason: u32) -> [u8; EVENT_LEN] {
     bytes
 }
 
-/// The configuration space.
+/// Encodes the configuration space.
 #[must_use]
 pub fn config_bytes(num_queues: u32, targets: u16) -> Vec<u8> {
     let event_len = u32::try_from(EVENT_LEN).unwrap_or(0);
@@ -231,13 +231,13 @@ pub fn config_bytes(num_queues: u32, targets: u16) -> Vec<u8> {
     bytes
 }
 
-/// Segments of a request, header and response not counted.
+/// Maximum number of segments of a request, without header and response.
 const SEGMENTS_MAX: u32 = 126;
-/// Longest request, in sectors of 512 bytes: 64 MiB.
+/// Maximum length of a request, in sectors of 512 bytes: 64 MiB.
 const SECTORS_MAX: u32 = 1 << 17;
-/// Commands of a unit at the same time.
+/// Maximum number of concurrent commands of a unit.
 const COMMANDS_MAX: u32 = 128;
-/// Highest LUN. Drivers stop looking for units there.
+/// Highest LUN. Drivers search for units up to it.
 const LUN_MAX: u32 = 16383;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::nqn;
 use crate::text::{NulText, SpaceText};
 
 layout! {
-    /// Identify Controller. Fields that end in "less one" count from zero.
+    /// Identify Controller. Fields marked "less one" contain the number minus one.
     pub struct Controller[4096] {
         /// PCI vendor.
         0 => vid: u16,
@@ -23,11 +23,11 @@ layout! {
         73 => ieee: [u8; 3],
         /// Multi-path and sharing, bits of [`cmic`].
         76 => cmic: u8,
-        /// Largest transfer: 2 ^ mdts memory pages of CAP.MPSMIN; 0 is no limit.
+        /// Maximum data transfer: 2 ^ mdts memory pages of CAP.MPSMIN; 0 = no limit.
         77 => mdts: u8,
         /// Controller identifier.
         78 => cntlid: u16,
-        /// Version, as [`crate::property::Version`] has it.
+        /// Version, in the format of [`crate::property::Version`].
         80 => ver: u32,
         /// RTD3 resume latency, in microseconds.
         84 => rtd3r: u32,
@@ -53,9 +53,9 @@ layout! {
         255 => mec: u8,
         /// Optional admin commands, bits of [`oacs`].
         256 => oacs: u16,
-        /// Abort commands at once, less one.
+        /// Maximum number of concurrent Abort commands, less one.
         258 => acl: u8,
-        /// Asynchronous Event Requests at once, less one.
+        /// Maximum number of outstanding Asynchronous Event Requests, less one.
         259 => aerl: u8,
         /// Firmware updates.
         260 => frmw: u8,
@@ -73,7 +73,7 @@ layout! {
         266 => wctemp: u16,
         /// Critical temperature, in kelvins.
         268 => cctemp: u16,
-        /// Longest firmware activation, in 100 ms.
+        /// Maximum time of a firmware activation, in 100 ms.
         270 => mtfa: u16,
         /// Host memory buffer preferred, in 4 KiB.
         272 => hmpre: u32,
@@ -91,19 +91,19 @@ layout! {
         318 => dsto: u8,
         /// Firmware update granularity, in 4 KiB.
         319 => fwug: u8,
-        /// Keep alive granularity, in 100 ms; 0 is no keep alive.
+        /// Keep alive granularity, in 100 ms; 0 = no keep alive.
         320 => kas: u16,
         /// Host controlled thermal management.
         322 => hctma: u16,
-        /// Lowest thermal management temperature, in kelvins.
+        /// Minimum thermal management temperature, in kelvins.
         324 => mntmt: u16,
-        /// Highest thermal management temperature, in kelvins.
+        /// Maximum thermal management temperature, in kelvins.
         326 => mxtmt: u16,
         /// Sanitize capabilities.
         328 => sanicap: u32,
-        /// Host memory buffer smallest descriptor, in 4 KiB.
+        /// Host memory buffer: minimum descriptor size, in 4 KiB.
         332 => hmminds: u32,
-        /// Host memory buffer most descriptors.
+        /// Host memory buffer: maximum number of descriptors.
         336 => hmmaxd: u16,
         /// Largest NVM set identifier.
         338 => nsetidmax: u16,
@@ -123,11 +123,11 @@ layout! {
         356 => domain: u16,
         /// Largest endurance group capacity, in bytes.
         368 => megcap: u128,
-        /// Submission queue entry size, powers of two: required in bits 3:0, largest in 7:4. 66h.
+        /// Submission queue entry size, as powers of two: required in bits 3:0, maximum in 7:4. 66h = 64 bytes.
         512 => sqes: u8,
-        /// Completion queue entry size, powers of two: required in bits 3:0, largest in 7:4. 44h.
+        /// Completion queue entry size, as powers of two: required in bits 3:0, maximum in 7:4. 44h = 16 bytes.
         513 => cqes: u8,
-        /// Most commands outstanding on a queue; mandatory over fabrics.
+        /// Maximum number of outstanding commands per queue; mandatory over fabrics.
         514 => maxcmd: u16,
         /// Largest namespace identifier.
         516 => nn: u32,
@@ -153,23 +153,23 @@ layout! {
         534 => ocfs: u16,
         /// SGL support, bits of [`sgls`].
         536 => sgls: u32,
-        /// Most namespaces; 0 is `nn`.
+        /// Maximum number of namespaces; 0 = as `nn`.
         540 => mnan: u32,
-        /// Most domain namespace attachments.
+        /// Maximum number of domain namespace attachments.
         544 => maxdna: u128,
-        /// Most I/O controller namespace attachments.
+        /// Maximum number of namespace attachments of an I/O controller.
         560 => maxcna: u32,
-        /// Name of the subsystem.
+        /// NQN of the subsystem.
         768 => subnqn: NulText<{ nqn::FIELD_LEN }>,
-        /// I/O queue command capsule, in 16 bytes: 4, and 1 more for each 16 bytes of in-capsule data.
+        /// I/O queue command capsule size, in 16 bytes: 4, plus 1 for each 16 bytes of in-capsule data.
         1792 => ioccsz: u32,
-        /// I/O queue response capsule, in 16 bytes: 1.
+        /// I/O queue response capsule size, in 16 bytes: 1.
         1796 => iorcsz: u32,
         /// In-capsule data offset, in 16 bytes from the end of the command.
         1800 => icdoff: u16,
         /// Fabrics attributes: bit 0 is the static controller model.
         1802 => fcatt: u8,
-        /// Most SGL data blocks; 0 is no limit.
+        /// Maximum number of SGL data blocks; 0 = no limit.
         1803 => msdbd: u8,
         /// Optional Fabrics commands, bits of [`ofcs`].
         1804 => ofcs: u16,
@@ -181,7 +181,7 @@ layout! {
 layout! {
     /// A power state descriptor. NVMe Base 2.0, figure 276.
     pub struct PowerState[32] {
-        /// Most power, in 10 mW (or 0.1 mW if bit 0 of `flags` is set).
+        /// Maximum power, in 10 mW (or 0.1 mW if bit 0 of `flags` is set).
         0 => mp: u16,
         /// Bit 0: scale of `mp`. Bit 1: not operational.
         3 => flags: u8,
@@ -195,17 +195,17 @@ layout! {
 layout! {
     /// Identify Controller for the NVM command set (CNS 06h, CSI 00h). NVM Command Set 1.0, figure 102.
     pub struct NvmController[4096] {
-        /// Verify size limit, a power of two of memory pages; 0 is none.
+        /// Verify size limit, as a power of two of memory pages; 0 = no limit.
         0 => vsl: u8,
-        /// Write Zeroes size limit, likewise.
+        /// Write Zeroes size limit, in the same format.
         1 => wzsl: u8,
-        /// Write Uncorrectable size limit, likewise.
+        /// Write Uncorrectable size limit, in the same format.
         2 => wusl: u8,
-        /// Most ranges of one Dataset Management; 0 is none.
+        /// Maximum number of ranges of one Dataset Management; 0 = no limit.
         3 => dmrl: u8,
-        /// Most blocks of one range of Dataset Management; 0 is none.
+        /// Maximum number of blocks of one range of Dataset Management; 0 = no limit.
         4 => dmrsl: u32,
-        /// Most blocks of one Dataset Management; 0 is none.
+        /// Maximum number of blocks of one Dataset Management; 0 = no limit.
         8 => dmsl: u64,
     }
 }

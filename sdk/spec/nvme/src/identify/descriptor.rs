@@ -32,7 +32,7 @@ impl NamespaceId {
     }
 }
 
-/// The descriptor list; what does not fit is left out.
+/// Makes the descriptor list. Identifiers that do not fit are left out.
 #[must_use]
 pub fn namespace_id_descriptors(ids: &[NamespaceId]) -> [u8; LEN] {
     let mut data = [0; LEN];
@@ -45,7 +45,7 @@ pub fn namespace_id_descriptors(ids: &[NamespaceId]) -> [u8; LEN] {
     data
 }
 
-/// The identifiers of a descriptor list, up to its end or its first malformed descriptor; types not known are skipped.
+/// Returns the identifiers of a descriptor list, up to its end or its first malformed descriptor. Skips unknown types.
 #[must_use]
 pub fn parse_namespace_id_descriptors(data: &[u8; LEN]) -> Vec<NamespaceId> {
     let mut ids = Vec::new();

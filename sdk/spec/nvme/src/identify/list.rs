@@ -3,7 +3,7 @@
 use super::LEN;
 use crate::layout::Field;
 
-/// A namespace list: the first 1024 of `nsids` that are greater than `after`. `nsids` must be in increasing order.
+/// Makes a namespace list: the first 1024 of `nsids` that are greater than `after`. `nsids` must be in increasing order.
 #[must_use]
 pub fn namespace_list(nsids: impl IntoIterator<Item = u32>, after: u32) -> [u8; LEN] {
     let mut data = [0; LEN];
@@ -14,12 +14,12 @@ pub fn namespace_list(nsids: impl IntoIterator<Item = u32>, after: u32) -> [u8; 
     data
 }
 
-/// The identifiers of a namespace list, up to its first zero.
+/// Returns the identifiers of a namespace list, up to its first zero.
 pub fn parse_namespace_list(data: &[u8; LEN]) -> impl Iterator<Item = u32> {
     (0..LEN).step_by(4).map(|offset| u32::take(data, offset)).take_while(|&nsid| nsid != 0)
 }
 
-/// A controller list: the first 2047 of `cntlids` that are `from` or greater. `cntlids` must be in increasing order.
+/// Makes a controller list: the first 2047 of `cntlids` that are at least `from`. `cntlids` must be in increasing order.
 #[must_use]
 pub fn controller_list(cntlids: impl IntoIterator<Item = u16>, from: u16) -> [u8; LEN] {
     let mut data = [0; LEN];
@@ -33,7 +33,7 @@ pub fn controller_list(cntlids: impl IntoIterator<Item = u16>, from: u16) -> [u8
     data
 }
 
-/// The identifiers of a controller list; a count past the end of the list is cut.
+/// Returns the identifiers of a controller list. Limits a count that is past the end of the list.
 pub fn parse_controller_list(data: &[u8; LEN]) -> impl Iterator<Item = u16> {
     let count = u16::take(data, 0);
     (2..LEN).step_by(2).map(|offset| u16::take(data, offset)).take(count.into())

@@ -15,10 +15,10 @@ pub use namespace::{
     IndependentNamespace, LbaFormat, Namespace, NvmNamespace, dlfeat, nmic, nsfeat,
 };
 
-/// Length of every structure of Identify, in bytes.
+/// Length of every Identify structure, in bytes.
 pub const LEN: usize = 4096;
 
-/// What is asked for.
+/// The requested structure.
 pub mod cns {
     /// [`super::Namespace`].
     pub const NAMESPACE: u8 = 0x00;
@@ -38,11 +38,11 @@ pub mod cns {
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
     /// [`super::namespace_list`] of allocated namespaces.
     pub const ALLOCATED_NAMESPACES: u8 = 0x10;
-    /// [`super::Namespace`], of an allocated one.
+    /// [`super::Namespace`], of an allocated namespace.
     pub const ALLOCATED_NAMESPACE: u8 = 0x11;
-    /// [`super::controller_list`] of a namespace.
+    /// [`super::controller_list`] of the controllers of a namespace.
     pub const NAMESPACE_CONTROLLERS: u8 = 0x12;
-    /// [`super::controller_list`] of the subsystem.
+    /// [`super::controller_list`] of the controllers of the subsystem.
     pub const CONTROLLERS: u8 = 0x13;
     /// I/O command sets; see [`super::io_command_sets`].
     pub const IO_COMMAND_SETS: u8 = 0x1c;

@@ -4,7 +4,7 @@ use super::controller::bits;
 use crate::layout::layout;
 
 layout! {
-    /// Identify Namespace. Lengths in logical blocks; "less one" counts from zero.
+    /// Identify Namespace. Lengths are in logical blocks. Fields marked "less one" contain the number minus one.
     pub struct Namespace[4096] {
         /// Size, in blocks.
         0 => nsze: u64,
@@ -16,7 +16,7 @@ layout! {
         24 => nsfeat: u8,
         /// LBA formats, less one.
         25 => nlbaf: u8,
-        /// Format in use: index bits 3:0 and 6:5; bit 4 is metadata after the data.
+        /// Format in use: its index in bits 3:0 and 6:5; bit 4 = the metadata follows the data.
         26 => flbas: u8,
         /// Metadata capabilities.
         27 => mc: u8,
@@ -44,7 +44,7 @@ layout! {
         42 => nabo: u16,
         /// Atomic boundary size at power fail, less one.
         44 => nabspf: u16,
-        /// Optimal I/O boundary; 0 is none.
+        /// Optimal I/O boundary; 0 = none.
         46 => noiob: u16,
         /// Capacity, in bytes.
         48 => nvmcap: u128,
@@ -58,15 +58,15 @@ layout! {
         70 => npda: u16,
         /// Optimal write size, less one.
         72 => nows: u16,
-        /// Copy: longest source range.
+        /// Copy: maximum length of a source range.
         74 => mssrl: u16,
-        /// Copy: longest in all.
+        /// Copy: maximum total length.
         76 => mcl: u32,
-        /// Copy: most source ranges, less one.
+        /// Copy: maximum number of source ranges, less one.
         80 => msrc: u8,
         /// ANA group.
         92 => anagrpid: u32,
-        /// Attributes: bit 0 is write protected.
+        /// Attributes: bit 0 = write protected.
         99 => nsattr: u8,
         /// NVM set.
         100 => nvmsetid: u16,
@@ -86,9 +86,9 @@ layout! {
     pub struct LbaFormat[4] {
         /// Metadata size, in bytes.
         0 => ms: u16,
-        /// Data size: 2 ^ lbads bytes; 0 is a format not available.
+        /// Data size: 2 ^ lbads bytes; 0 = the format is not available.
         2 => lbads: u8,
-        /// Relative performance; 2 bits, 0 is best.
+        /// Relative performance; 2 bits, 0 = best.
         3 => rp: u8,
     }
 }
@@ -101,7 +101,7 @@ impl Namespace {
         if self.nlbaf < 16 { low } else { low | ((self.flbas >> 5 & 3) as usize) << 4 }
     }
 
-    /// Size of a block's data, in bytes; `None` if the format in use is not available.
+    /// Data size of a block, in bytes; `None` if the format in use is not available.
     #[must_use]
     pub fn block_size(&self) -> Option<u32> {
         let format = self.lbaf.get(self.format_index())?;
@@ -122,7 +122,7 @@ layout! {
 }
 
 layout! {
-    /// What every namespace has, whatever its I/O command set (CNS 08h). NVMe Base 2.0, figure 280.
+    /// Properties of namespaces of any I/O command set (CNS 08h). NVMe Base 2.0, figure 280.
     pub struct IndependentNamespace[4096] {
         /// Features.
         0 => nsfeat: u8,
@@ -134,13 +134,13 @@ layout! {
         3 => fpi: u8,
         /// ANA group.
         4 => anagrpid: u32,
-        /// Attributes: bit 0 is write protected.
+        /// Attributes: bit 0 = write protected.
         8 => nsattr: u8,
         /// NVM set.
         10 => nvmsetid: u16,
         /// Endurance group.
         12 => endgid: u16,
-        /// Status: bit 0 is ready.
+        /// Status: bit 0 = ready.
         14 => nstat: u8,
     }
 }

@@ -3,7 +3,7 @@
 use crate::layout::layout;
 
 layout! {
-    /// What the log starts with; the groups follow.
+    /// The start of the log. The groups follow it.
     pub struct AnaHeader[16] {
         /// Change count; 0 if not reported.
         0 => change_count: u64,
@@ -13,7 +13,7 @@ layout! {
 }
 
 layout! {
-    /// One group; `num_nsids` namespace identifiers of 4 bytes follow it.
+    /// One group. `num_nsids` namespace identifiers of 4 bytes follow it.
     pub struct AnaGroup[32] {
         /// Group.
         0 => group_id: u32,
@@ -26,19 +26,19 @@ layout! {
     }
 }
 
-/// How a group may be reached by this controller.
+/// The access state of a group through this controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AnaState {
-    /// Best.
+    /// Accessible with the best performance.
     Optimized = 1,
-    /// Works, but slower.
+    /// Accessible, but slower.
     NonOptimized = 2,
-    /// Not now.
+    /// Not accessible now.
     Inaccessible = 3,
-    /// Never again.
+    /// Lost permanently.
     PersistentLoss = 4,
-    /// Changing.
+    /// Changing to another state.
     Change = 15,
 }
 

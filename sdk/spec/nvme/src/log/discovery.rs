@@ -5,9 +5,9 @@ use crate::nqn;
 use crate::text::{NulText, SpaceText};
 
 layout! {
-    /// What the discovery log starts with; [`DiscoveryEntry`] `numrec` times follows.
+    /// The start of the discovery log. `numrec` entries ([`DiscoveryEntry`]) follow it.
     pub struct DiscoveryHeader[1024] {
-        /// Generation: changes whenever the log does.
+        /// Generation counter. It changes whenever the log changes.
         0 => genctr: u64,
         /// Number of entries.
         8 => numrec: u64,
@@ -17,31 +17,31 @@ layout! {
 }
 
 layout! {
-    /// One way to a subsystem.
+    /// One path to a subsystem.
     pub struct DiscoveryEntry[1024] {
         /// Transport, one of [`trtype`].
         0 => trtype: u8,
         /// Address family, one of [`adrfam`].
         1 => adrfam: u8,
-        /// What is there, one of [`subtype`].
+        /// Type of the subsystem, one of [`subtype`].
         2 => subtype: u8,
         /// Requirements, bits of [`treq`].
         3 => treq: u8,
         /// Port.
         4 => portid: u16,
-        /// Controller: FFFFh for dynamic, FFFEh for static, or one.
+        /// Controller: FFFFh for dynamic, FFFEh for static, or a certain controller.
         6 => cntlid: u16,
-        /// Largest admin queue, in entries: at least 32.
+        /// Maximum size of the admin queue, in entries: at least 32.
         8 => asqsz: u16,
         /// Flags: bit 0 duplicate information, bit 1 explicit persistent connections.
         10 => eflags: u16,
         /// Service: the TCP port, as decimal text.
         32 => trsvcid: SpaceText<32>,
-        /// Subsystem.
+        /// NQN of the subsystem.
         256 => subnqn: NulText<{ nqn::FIELD_LEN }>,
         /// Address, as text.
         512 => traddr: SpaceText<256>,
-        /// Transport specific; for TCP byte 0 is the security: 0 none, 1 TLS 1.2, 2 TLS 1.3.
+        /// Transport specific. For TCP, byte 0 is the security: 0 none, 1 TLS 1.2, 2 TLS 1.3.
         768 => tsas: [u8; 256],
     }
 }
@@ -72,13 +72,13 @@ pub mod adrfam {
     pub const INTRA_HOST: u8 = 254;
 }
 
-/// What an entry leads to.
+/// Type of the subsystem of an entry.
 pub mod subtype {
     /// Another discovery service.
     pub const REFERRAL: u8 = 1;
     /// A subsystem with namespaces.
     pub const NVM: u8 = 2;
-    /// The discovery service that answers.
+    /// The discovery service that returned the log.
     pub const CURRENT_DISCOVERY: u8 = 3;
 }
 

@@ -1,13 +1,13 @@
-//! What is supported: commands (LID 05h) and log pages (LID 00h). NVMe Base 2.0, sections 5.16.1.1 and 5.16.1.6.
+//! Supported commands (LID 05h) and log pages (LID 00h). NVMe Base 2.0, sections 5.16.1.1 and 5.16.1.6.
 
 use crate::layout::layout;
 
-/// What a command does, as bits of its dword.
+/// The effects of a command, as bits of its dword.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandEffects(pub u32);
 
 impl CommandEffects {
-    /// Supported; changes nothing.
+    /// Supported; has no effect on blocks or capabilities.
     pub const SUPPORTED: Self = Self(1);
     /// Supported; changes the content of logical blocks.
     pub const CHANGES_BLOCKS: Self = Self(1 | 1 << 1);
@@ -28,7 +28,7 @@ layout! {
 }
 
 impl CommandsSupported {
-    /// The page for these admin and I/O opcodes.
+    /// Makes the page for these admin and I/O opcodes.
     #[must_use]
     pub fn new(admin: &[(u8, CommandEffects)], io: &[(u8, CommandEffects)]) -> Self {
         let mut page = Self::default();
@@ -43,7 +43,7 @@ impl CommandsSupported {
     }
 }
 
-/// Supported log pages: one dword for each identifier, bit 0 set for those in `lids`.
+/// Makes the page of supported log pages: one dword per identifier, with bit 0 set for those in `lids`.
 #[must_use]
 pub fn supported_log_pages(lids: &[u8]) -> [u8; 1024] {
     let mut data = [0; 1024];

@@ -7,7 +7,7 @@ use crate::text::SpaceText;
 layout! {
     /// One entry of the error information log.
     pub struct ErrorEntry[64] {
-        /// Errors since the controller was made; 0 is an entry not used.
+        /// Number of errors over the controller's life; 0 = the entry is not used.
         0 => error_count: u64,
         /// Queue.
         8 => sqid: u16,
@@ -15,7 +15,7 @@ layout! {
         10 => cid: u16,
         /// Status field of the completion, phase in bit 0: [`crate::Status::bits`] shifted left by one.
         12 => status: u16,
-        /// Field that was wrong: byte in bits 7:0, bit in 10:8; FFFFh if no one field.
+        /// Position of the wrong field: byte in bits 7:0, bit in 10:8; FFFFh if the error is not about one field.
         14 => parameter_error_location: u16,
         /// First block.
         16 => lba: u64,
@@ -39,21 +39,21 @@ layout! {
         0 => critical_warning: u8,
         /// Temperature, in kelvins.
         1 => temperature: u16,
-        /// Spare left, in percent.
+        /// Remaining spare capacity, in percent.
         3 => available_spare: u8,
-        /// Spare below which to warn, in percent.
+        /// Spare capacity below which the controller warns, in percent.
         4 => available_spare_threshold: u8,
-        /// Life used, in percent.
+        /// Used part of the expected life, in percent.
         5 => percentage_used: u8,
-        /// Data read, in 1000 times 512 bytes, rounded up.
+        /// Data read, in units of 1000 times 512 bytes, rounded up.
         32 => data_units_read: u128,
-        /// Data written, in 1000 times 512 bytes, rounded up.
+        /// Data written, in units of 1000 times 512 bytes, rounded up.
         48 => data_units_written: u128,
         /// Read commands.
         64 => host_read_commands: u128,
         /// Write commands.
         80 => host_write_commands: u128,
-        /// Time busy, in minutes.
+        /// Busy time, in minutes.
         96 => controller_busy_time: u128,
         /// Power cycles.
         112 => power_cycles: u128,
@@ -63,11 +63,11 @@ layout! {
         144 => unsafe_shutdowns: u128,
         /// Media errors.
         160 => media_errors: u128,
-        /// Entries of the error log ever made.
+        /// Number of error log entries over the controller's life.
         176 => error_log_entries: u128,
-        /// Minutes above the warning temperature.
+        /// Time above the warning temperature, in minutes.
         192 => warning_temperature_time: u32,
-        /// Minutes above the critical temperature.
+        /// Time above the critical temperature, in minutes.
         196 => critical_temperature_time: u32,
         /// Sensors, in kelvins.
         200 => temperature_sensors: [u16; 8],
@@ -84,7 +84,7 @@ layout! {
     }
 }
 
-/// The changed namespace list: `nsids` in increasing order, or only FFFFFFFFh if there are more than 1024.
+/// Makes the changed namespace list: `nsids` in increasing order, or only FFFFFFFFh if there are more than 1024.
 #[must_use]
 pub fn changed_namespaces(nsids: &[u32]) -> [u8; identify::LEN] {
     if nsids.len() > 1024 {
