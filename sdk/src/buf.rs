@@ -179,7 +179,7 @@ impl Buf {
         self.iov.len
     }
 
-    /// Uses only the first `len` bytes from now on, at most the requested length.
+    /// Changes the length to `len` bytes, at most the requested length.
     pub fn set_len(&mut self, len: u32) {
         self.iov.len = len.min(self.asked);
     }

@@ -249,7 +249,7 @@ struct Moved {
     dirty: BTreeSet<u32>,
 }
 
-/// Moves the snapshot's clusters to the clone, where the clone has none.
+/// Adds the snapshot's clusters to the clone, where the clone has none.
 fn take_over(clone: &mut Blob, snapshot: &Blob) -> Moved {
     let mut moved = Moved { pages: BTreeSet::new(), dirty: BTreeSet::new() };
     for slot in 0..clone.map.num_pages().min(snapshot.map.num_pages()) {

@@ -144,8 +144,8 @@ impl Desc {
     /// its channels learn of this soon. `[app thread]`
     ///
     /// # Errors
-    /// `EPERM` when another claim or writer conflicts. `EINVAL` for a shared claim with key 0, and when a
-    /// descriptor opened for writing claims that no one writes.
+    /// `EPERM` when another claim or writer conflicts. `EINVAL` for a shared claim with key 0, and for
+    /// [`Claim::ReadManyWriteNone`] with a descriptor opened for writing.
     pub fn claim(&self, _app: &App, claim: Claim) -> Result<()> {
         let (kind, key) = match claim {
             Claim::ExclusiveWrite => (api::BAY_CLAIM_EXCL_WRITE, 0),

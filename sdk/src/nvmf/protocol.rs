@@ -39,7 +39,8 @@ pub trait Target: Sized + 'static {
     /// Creates the state of a qpair, when a poll group gets a connection. `[poll group's thread]`
     fn qpair(group: &Self::Group) -> Self::Qpair;
 
-    /// The fabric has accepted the group for the connection; requests may follow. `[poll group's thread]`
+    /// The SDK is about to give the connection to the fabric's part of the group; requests may arrive from now on. If the fabric
+    /// refuses it, [`released`](Self::released) follows. `[poll group's thread]`
     fn joined(qpair: &Rc<Qpair<Self>>);
 
     /// Handles a request. `[poll group's thread]`

@@ -201,7 +201,7 @@ impl Blob {
     /// short, or longer than the blob. The shorter of the two then determines the length of the blob.
     ///
     /// # Errors
-    /// When the page belongs to another slot, or the blob is not thin and the page has gaps.
+    /// When the page belongs to another slot, is too short but not the last, or has gaps although the blob is not thin.
     pub fn add_extent_page(&mut self, slot: u32, page: &Page) -> Result<(), BlobError> {
         let wrong = BlobError::ExtentPage { slot };
         let [Descriptor::ExtentPage { start, clusters }] = page.descriptors.as_slice() else {

@@ -395,7 +395,7 @@ fn end_interrupted(volumes: &mut BTreeMap<BlobId, Volume>, model: &mut Model) {
     }
 }
 
-/// Keeps the snapshot. Removes the snapshot's clusters that its clone had already taken over from the clone.
+/// Keeps the snapshot. The clone may have taken over some of the snapshot's clusters; removes these from the clone.
 fn keep(volumes: &mut BTreeMap<BlobId, Volume>, id: BlobId, other: BlobId, model: &mut Model) {
     let Some(snapshot) = volumes.get_mut(&id) else { return };
     snapshot.blob.set_internal(lvol::SNAPSHOT_PENDING_REMOVAL, None);

@@ -42,7 +42,7 @@ pub mod response {
     pub const BAD_TARGET: u8 = 3;
     /// Any other failure.
     pub const FAILURE: u8 = 9;
-    /// The function succeeded.
+    /// The function succeeded, for example a query has found its task.
     pub const FUNCTION_SUCCEEDED: u8 = 10;
     /// The function is not supported.
     pub const FUNCTION_REJECTED: u8 = 11;
