@@ -1,8 +1,5 @@
 //! The contract for memory under I/O, which makes the ring's interface safe.
-#![expect(
-    unsafe_code,
-    reason = "declares the unsafe trait, and that a segment may move between threads"
-)]
+#![expect(unsafe_code, reason = "declares the unsafe trait, and that segments are Send")]
 
 use std::mem::{align_of, offset_of, size_of};
 

@@ -1,8 +1,5 @@
 //! Open bdevs.
-#![expect(
-    unsafe_code,
-    reason = "calls the host's client interface; the host passes a pointer with each event"
-)]
+#![expect(unsafe_code, reason = "calls the host's client interface; events carry a pointer")]
 
 use super::client::Channel;
 use super::op::{Geometry, OpSet, Range};

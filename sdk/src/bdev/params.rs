@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Longest name of a bdev, in bytes.
+/// Maximum length of a bdev's name, in bytes.
 const NAME_MAX_BYTES: usize = 255;
 
 params! {
-    /// What every method that makes a disk takes.
+    /// Parameters of every method that creates a disk.
     pub struct DiskParams {
         /// Name of the new bdev; numbered when absent.
         pub name: Option<String>,
