@@ -267,7 +267,7 @@ struct Entered<'a>(&'a Cell<bool>);
 #[cfg(debug_assertions)]
 impl<'a> Entered<'a> {
     fn new(channel: &'a Cell<bool>) -> Self {
-        assert!(!channel.replace(true), "the host called a channel's submit from inside its submit");
+        assert!(!channel.replace(true), "the host called submit of a channel in its submit");
         Self(channel)
     }
 }
