@@ -266,7 +266,10 @@ impl FakeHost {
             if let Some(done) = done() {
                 return done;
             }
-            assert!(begin.elapsed() < Duration::from_secs(10), "the test waited for ten seconds in vain");
+            assert!(
+                begin.elapsed() < Duration::from_secs(10),
+                "the test waited for ten seconds in vain"
+            );
             self.run();
         }
     }
