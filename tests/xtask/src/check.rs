@@ -1,5 +1,5 @@
-//! The demo's check: writes a disk over NVMe/TCP with our own initiator, deep and out of order, reads
-//! it back and compares every byte.
+//! The demo's check: it writes a disk over NVMe/TCP with our own initiator, with many commands in
+//! flight, reads the disk back and compares every byte.
 
 use drivebay_nvme_driver::{Controller, Namespace, Options, Queue};
 use std::net::SocketAddr;
@@ -53,13 +53,13 @@ fn read_back(
         let completed = queue.wait(token).map_err(|error| error.to_string())?;
         let data = completed.ok().map_err(|error| error.to_string())?;
         if data != content(slba) {
-            return Err(format!("what was read at block {slba} is not what was written"));
+            return Err(format!("block {slba}: the data read is not the data written"));
         }
     }
     Ok(())
 }
 
-/// What stands at a place: different at every place, the same in every run.
+/// The content of a block: different for every block, and the same in every run.
 fn content(slba: u64) -> Vec<u8> {
     let mut state = slba.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut data = Vec::with_capacity(IO_LEN);

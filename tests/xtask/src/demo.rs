@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: two disks on NVMe/TCP from one command, checked, and served until Ctrl-C.
+//! `cargo xtask demo`: one command exports two disks over NVMe/TCP, checks them, and serves them
+//! until Ctrl-C.
 
 use std::path::Path;
 use std::time::Instant;
@@ -7,13 +8,13 @@ use crate::host::Host;
 use crate::prepare::{self, Need};
 use crate::{Failure, Outcome, check, run};
 
-/// The port of NVMe/TCP's I/O controllers; the next free one is taken when it is in use.
+/// The first port to try. If it is in use, the demo takes the next free one.
 const PORT: u16 = 4420;
-/// How much of each disk is written and verified, in bytes.
+/// How much of each disk the demo writes and verifies, in bytes.
 const CHECKED: u64 = 32 << 20;
 const ADDRESS: &str = "127.0.0.1";
 
-/// A disk of the demo: its bdev, made by an RPC call, and the subsystem that exports it.
+/// A disk of the demo: its bdev, which an RPC call creates, and the subsystem that exports it.
 struct Disk {
     bdev: &'static str,
     nqn: &'static str,
@@ -69,7 +70,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     host.wait()
 }
 
-/// Makes a subsystem with a disk and a listener.
+/// Creates a subsystem with a disk and a listener.
 fn export(host: &Host, disk: &Disk, port: u16) -> Result<(), String> {
     let Disk { bdev, nqn, serial } = disk;
     host.rpc(

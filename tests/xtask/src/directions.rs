@@ -1,5 +1,5 @@
-//! Who may know whom (DESIGN, "Where things are"): every dependency between our crates is looked up
-//! in one table of folders, whatever its kind (normal, build or for tests).
+//! Which crates may depend on which. One table of folders has the rules for every dependency
+//! between our crates, of any kind (normal, build or for tests).
 //!
 //! `plugin-api` ← `sdk` ← `plugins`; `plugin-api`, `sdk/spec/*`, `sdk/testing` ← `host`.
 
@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::run::top;
 
-/// A folder, and the folders whose crates its crates may depend on. The longest match counts.
+/// A folder, and the folders whose crates its crates may depend on. The rule of the longest
+/// matching folder counts.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("plugin-api", &[]),
     ("sdk/spec", &[]),
@@ -18,14 +19,15 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sdk", &["plugin-api", "sdk"]),
     ("plugins", &["sdk"]),
     ("host/core", &["plugin-api", "sdk/spec", "sdk/testing"]),
-    // The suite judges fabrics with the initiator, as a user of the host would.
+    // The suite tests fabrics with the initiator, as a client of the host does.
     ("host/check", &["plugin-api", "sdk/spec", "sdk/testing", "sdk/nvme", "host/core"]),
-    // `drivebay lvol` judges a file with the store's own rules, which know no host.
+    // `drivebay lvol` checks a file with the store's own rules, which do not use the host.
     (
         "host",
         &["plugin-api", "sdk/spec", "sdk/testing", "sdk/blobstore", "host/core", "host/check"],
     ),
-    // Tests and tasks stand outside: they may use what a user may use, and nothing may use them.
+    // Tests and tasks stand outside: they may use whatever a user may use, and no other crate may
+    // use them.
     ("tests/abi", &["plugin-api", "sdk", "host", "tests"]),
     ("tests/fuzz", &["sdk/spec", "sdk/nvme", "sdk/virtio", "host", "plugins/protocol/nvmf"]),
     ("tests/sim", &["plugin-api", "host/core"]),
@@ -124,7 +126,7 @@ fn unsafe_code_must_be_forbidden_before_the_first_item() {
 }
 
 impl Package {
-    /// The folders of our crates that it depends on, for whatever.
+    /// The folders of our crates that this crate depends on, with any kind of dependency.
     fn own_dependencies(&self) -> Vec<PathBuf> {
         let all = self.manifest["dependencies"].as_array().unwrap();
         let paths = all.iter().filter_map(|dependency| dependency["path"].as_str());
@@ -136,7 +138,7 @@ fn is_allowed(from: &Path, to: &Path) -> bool {
     allowed_for(from).is_some_and(|allowed| allowed.iter().any(|folder| to.starts_with(folder)))
 }
 
-/// The rule of the longest folder that this one lies in.
+/// The rule of the longest folder that contains this one.
 fn allowed_for(folder: &Path) -> Option<&'static [&'static str]> {
     let rules = MAY_KNOW.iter().filter(|(prefix, _)| folder.starts_with(prefix));
     rules.max_by_key(|(prefix, _)| prefix.len()).map(|(_, allowed)| *allowed)
@@ -149,7 +151,7 @@ fn forbids_unsafe_code(source: &str) -> bool {
     first.is_some_and(|line| line == "#![forbid(unsafe_code)]")
 }
 
-/// Folders below that hold a crate.
+/// The folders below this one that hold a crate.
 fn plugin_folders(below: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(below) else { return Vec::new() };
     let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());

@@ -1,8 +1,8 @@
-//! `cargo xtask docs`: docs/rpc, from the declarations of the methods.
+//! `cargo xtask docs`: generates docs/rpc from the declarations of the methods.
 //!
-//! A host is started with all plugins of this tree. It tells its methods, and every example of the
-//! reference is called, so that none can be wrong; one that needs more than a host says so instead.
-//! [`examples`] makes the calls, [`pages`] the text.
+//! The task starts a host with all plugins of this tree and asks it for its methods. It calls every
+//! example of the reference, so no example can be wrong. An example that needs more than a host is
+//! not called, and its page says so. [`examples`] makes the calls, [`pages`] the text.
 
 mod examples;
 mod pages;
@@ -18,7 +18,7 @@ use crate::host::Host;
 use crate::tally::Tally;
 use crate::{Failure, Outcome, run};
 
-/// Text of files, by name.
+/// The text of each file, by file name.
 type Files = BTreeMap<String, String>;
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
@@ -47,7 +47,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Compares what is generated with what is committed; each file is a test.
+/// Compares the generated files with the committed ones. Each file counts as one test.
 pub(crate) fn check(built: &Path) -> Result<Tally, String> {
     let (mut wanted, committed) = (generate(built)?, committed(&folder()));
     for name in committed.keys() {

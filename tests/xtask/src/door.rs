@@ -1,17 +1,18 @@
-//! `cargo xtask door`: instructions per I/O through the function table of a plugin, against a direct call that is not inlined.
+//! `cargo xtask door`: counts instructions per I/O through the function table of a plugin, and through a direct call
+//! that is not inlined.
 //!
-//! Both loops are in one program, `tests/abi/door/door.c`, and counted by callgrind in one run.
+//! One program, `tests/abi/door/door.c`, has both loops, and callgrind counts them in one run.
 
 use crate::{Failure, Outcome, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the door may cost an I/O, in instructions.
+/// The most that the door may add to an I/O, in instructions.
 const ALLOWED: f64 = 10.0;
-/// I/O of each loop.
+/// Number of I/O in each loop.
 const IOS: u64 = 100_000;
 
-/// A plugin: its file, the call that makes a bdev, and the op that it ends at once.
+/// A plugin: its file, the call that creates a bdev, and an op that it completes at once.
 struct Case {
     name: &'static str,
     plugin: PathBuf,
@@ -21,17 +22,17 @@ struct Case {
     direct: Direct,
 }
 
-/// What the direct call does: as the author of the plugin wrote it, without the door.
+/// The code of the direct call: the plugin's own code, without the door.
 #[derive(Clone, Copy)]
 enum Direct {
-    /// Ends the I/O with a status by op.
+    /// Completes the I/O with a status that depends on the op.
     Null,
-    /// Counts it in the channel, too.
+    /// The same, and it counts the I/O in the channel.
     Counted,
 }
 
 impl Direct {
-    /// As the program calls it, and the name of its loop.
+    /// The name that the program expects, and the name of its loop.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Null => ("null", "call_directly"),

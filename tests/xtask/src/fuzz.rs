@@ -1,9 +1,10 @@
-//! `cargo xtask fuzz`: libFuzzer over each target of `tests/fuzz`, from its committed corpus on.
+//! `cargo xtask fuzz`: runs libFuzzer on each target of `tests/fuzz`, starting with its committed corpus.
 //!
-//! It needs no other toolchain: rustc's own options put the coverage counters in. The code under test is
-//! safe Rust, so a panic is all that can be found, and no sanitizer is needed to see one.
+//! It needs no other toolchain: options of rustc insert the coverage counters. The code under test is safe Rust, so a
+//! panic is the only fault to find, and no sanitizer is needed.
 //!
-//! [`target`] runs one of them for a minute at most, in turn, until each has had its time; [`merge`] takes what was found into the corpora.
+//! [`target`] runs each target in turn, a minute at a time, until each has had its share. [`merge`] copies new inputs
+//! into the corpora.
 
 mod merge;
 mod target;
@@ -19,25 +20,25 @@ use crate::{Failure, Outcome, run};
 use target::{Clock, Run};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
-/// Counters on every edge and a look at every comparison, none of which is folded into another.
+/// Counters on every edge and a hook at every comparison. Neither may be merged with another.
 const COUNTERS: &str = "-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 const ALLOWED: &str = "--seconds N, --wall, --jobs N, --only TARGET, --merge";
-/// Seconds for each target where nothing else is said.
+/// Seconds for each target if no `--seconds` is given.
 const SAMPLED: u64 = 10;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
-    /// For each target.
+    /// The share of each target, in seconds.
     seconds: u64,
-    /// What these are seconds of.
+    /// Which clock counts these seconds.
     clock: Clock,
-    /// Targets that run at once.
+    /// Number of targets that run at once.
     jobs: usize,
     only: Option<String>,
-    /// Nothing is run; what was found is taken into the corpora.
+    /// Runs nothing, and copies new inputs into the corpora.
     merge: bool,
 }
 
@@ -48,7 +49,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     if tally.failed == 0 { Ok(()) } else { Err(Failure::Counted) }
 }
 
-/// The short form that `cargo xtask test` runs: two at once, by the clock on the wall.
+/// The short form that `cargo xtask test` runs: two targets at once, by the clock.
 pub(crate) fn sample() -> Result<Tally, String> {
     fuzz(&Options { seconds: SAMPLED, clock: Clock::Wall, jobs: 2, only: None, merge: false })
 }
@@ -112,14 +113,14 @@ fn tell(run: &Run, ended: Result<bool, String>) -> Tally {
         Err(why) => {
             let target = &run.target;
             println!(
-                "{target}: {why}; what it found becomes a test as a file in tests/fuzz/corpus/{target}"
+                "{target}: {why}; to make the input a test, copy its file to tests/fuzz/corpus/{target}"
             );
             Tally::BROKEN
         }
     }
 }
 
-/// Builds the program with counters; where it is.
+/// Builds the program with counters and returns its path.
 fn build() -> Result<PathBuf, String> {
     run::must(
         run::cargo(&["build", "--quiet", "--release", "--target", HOST])
@@ -130,7 +131,7 @@ fn build() -> Result<PathBuf, String> {
     Ok(folder().join(HOST).join("release/drivebay-libfuzzer"))
 }
 
-/// What is built, found and logged.
+/// The folder for the build, new inputs and logs.
 fn folder() -> PathBuf {
     run::target().join("fuzz")
 }
@@ -147,7 +148,7 @@ fn chosen(options: &Options) -> Result<Vec<String>, String> {
     Ok(targets)
 }
 
-/// The folders of the corpora are named by the targets.
+/// The names of the targets: those of the corpora's folders.
 fn targets() -> Result<Vec<String>, String> {
     let folder = corpora();
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -163,7 +164,7 @@ fn corpora() -> PathBuf {
     run::top().join("tests/fuzz/corpus")
 }
 
-/// What libFuzzer cannot be built without.
+/// The part that libFuzzer needs and this machine lacks.
 fn missing() -> Option<String> {
     let has = run::succeeds(&mut run::command("c++", &["--version"]));
     (!has).then(|| "there is no C++ compiler for libFuzzer".to_owned())

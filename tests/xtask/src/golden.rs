@@ -1,6 +1,8 @@
-//! `cargo xtask golden`: the plugin binaries that every later build must load, built as a vendor builds them.
+//! `cargo xtask golden`: builds the golden plugins, which every later host must load, as a vendor builds
+//! plugins.
 //!
-//! Rust from the templates, C from the SDK's examples; small, stripped, and without a path of this machine.
+//! The Rust ones come from the templates, the C ones from the SDK's examples. They are small, stripped, and
+//! contain no path of this machine.
 
 use crate::{Failure, Outcome, run};
 use std::fs;
@@ -14,7 +16,7 @@ const IN_C: [(&str, &str); 3] = [
 ];
 /// Kinds of templates; the plugins are called `golden_<kind>`.
 const IN_RUST: [&str; 3] = ["bdev", "filter", "transport"];
-/// Length of all of them at most, in bytes.
+/// The most bytes of all files together.
 const LEN_MAX: u64 = 2 << 20;
 
 pub(crate) fn main(args: &[&str]) -> Outcome {
@@ -83,15 +85,15 @@ fn in_rust(to: &Path, kind: &str) -> Result<(), String> {
     fs::copy(&library, to).map(|_| ()).map_err(|error| format!("{}: {error}", library.display()))
 }
 
-/// Names for the folders of this machine.
+/// This machine's folders and the names that replace them in the files.
 fn folders() -> Vec<(PathBuf, &'static str)> {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     let cargo = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    // The last that fits counts: from the outer to the inner.
+    // The last match counts, so outer folders come first.
     vec![(home, "/home"), (cargo, "/cargo"), (run::top(), "/drivebay"), (run::target(), "/build")]
 }
 
-/// The same for all projects, so that they share what they depend on.
+/// The compiler options for [`folders`]. All projects use the same, so that they share built dependencies.
 fn remap() -> String {
     let folders = folders();
     let flags =
@@ -99,7 +101,7 @@ fn remap() -> String {
     flags.collect::<Vec<String>>().join(" ")
 }
 
-/// Refuses a file that tells where it was built.
+/// Fails if the file contains a path of this machine.
 fn check(file: &str, bytes: &[u8]) -> Result<(), String> {
     for (folder, _) in folders() {
         let folder = folder.to_string_lossy().into_owned() + "/";

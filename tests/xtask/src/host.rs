@@ -11,7 +11,7 @@ use crate::{Outcome, run};
 /// How long the host may take to answer its first call, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The host, with a folder of its own that goes with it.
+/// The host and its own folder. Dropping it removes both.
 pub(crate) struct Host {
     child: Child,
     program: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Starts the program of a folder of build output, with the plugins there, and waits until it
+    /// Starts the program in a folder of build output, with the plugins there, and waits until it
     /// answers.
     pub(crate) fn start(built: &Path, task: &str, flags: &[&str]) -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("drivebay-{task}-{}", std::process::id()));
@@ -56,12 +56,12 @@ impl Host {
         command
     }
 
-    /// Makes a call and shows it with what it prints.
+    /// Makes a call, and prints the call and its answer.
     pub(crate) fn rpc(&self, method: &str, params: &str) -> Result<(), String> {
         run::must(&mut self.call(method, params))
     }
 
-    /// What a call answers.
+    /// Makes a call and returns its answer.
     pub(crate) fn answer(&self, method: &str, params: &Value) -> Result<Value, String> {
         let failed = |why: String| format!("{method} {params}: {why}");
         let mut command = self.call(method, &params.to_string());
@@ -79,7 +79,7 @@ impl Host {
         self.wait_for_its_end()
     }
 
-    /// Waits for the end of a host that has been asked to.
+    /// Waits until the host ends. The caller has asked it to end.
     pub(crate) fn wait_for_its_end(&mut self) -> Result<(), String> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -102,7 +102,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // No effect on a host that has ended; otherwise an error left it running.
+        // This does nothing if the host has ended. It ends a host that an error left running.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);

@@ -1,6 +1,6 @@
-//! The tasks of the project: `cargo xtask TASK`. One file a task.
+//! The tasks of the project: `cargo xtask TASK`. Each task has its own file.
 //!
-//! What the tasks need beyond Rust is in [`prepare`]; how they start other programs is in [`run`].
+//! [`prepare`] lists what the tasks need beyond Rust. [`run`] starts other programs.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command line program: its output is what it is for")]
 
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Some((&"demo", rest)) => demo::main(rest),
         Some((&"test", rest)) => test::main(rest),
         Some((&"bench", rest)) => bench::main(rest),
-        // Not for people: parts of `bench` start them.
+        // These are not for users: parts of `bench` start them.
         Some((&bench::echo::TASK, rest)) => bench::echo::main(rest).map_err(Failure::Task),
         Some((&bench::crowd::TASK, rest)) => bench::crowd::main(rest).map_err(Failure::Task),
         Some((&"soak", rest)) => soak::main(rest),
@@ -86,13 +86,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why a task did not succeed.
+/// Why a task failed.
 enum Failure {
     /// The command line is wrong: what is wrong with it.
     Usage(String),
     /// The task could not do its work: what went wrong.
     Task(String),
-    /// Tests failed; the closing line has told so.
+    /// Tests failed. The closing line has reported them.
     Counted,
 }
 
@@ -108,5 +108,5 @@ impl From<String> for Failure {
     }
 }
 
-/// What a task answers.
+/// The result of a task.
 type Outcome = Result<(), Failure>;

@@ -1,12 +1,12 @@
-//! What the tests and the demo need beyond Rust: as root on Debian or Ubuntu it is installed (and
-//! told), otherwise it is listed with what is skipped for want of it.
+//! What the tests and the demo need beyond Rust. As root on Debian or Ubuntu, `prepare` installs it and
+//! says so. Otherwise it lists what is missing, and what is skipped because of that.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Outcome, run};
 
-/// What something is needed for.
+/// What a package is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Building, and the unit tests.
@@ -17,7 +17,7 @@ pub(crate) enum Need {
     Guest,
 }
 
-/// How to see that a package is there.
+/// How to see that a package is installed.
 enum Sign {
     /// A program on the search path.
     Program(&'static str),
@@ -55,13 +55,13 @@ const PACKAGES: &[(&str, Sign, Need)] = &[
     ("mount", Sign::Program("losetup"), Need::Guest),
 ];
 
-/// What is not there after [`prepare`] did what it could.
+/// What is still missing after [`prepare`].
 #[derive(Debug, Default)]
 pub(crate) struct Missing(Vec<(String, Need)>);
 
 impl Missing {
-    /// Why tests of this kind cannot run, if so. What a build lacks, every test lacks; what an
-    /// end-to-end test lacks, a guest test lacks too.
+    /// Why tests of this kind cannot run, if they cannot. What the build lacks, all tests lack. What
+    /// end-to-end tests lack, guest tests lack, too.
     pub(crate) fn reason(&self, need: Need) -> Option<String> {
         let weight = |need| match need {
             Need::Build => 0,
@@ -90,7 +90,7 @@ pub(crate) fn main() -> Outcome {
     }
 }
 
-/// Installs what is missing for these needs where that is possible, and tells what still is.
+/// Installs what is missing for these needs, if that is possible. Reports what is still missing.
 pub(crate) fn prepare(needs: &[Need]) -> Missing {
     let wanted = |need: &Need| needs.contains(need);
     let mut missing = Missing::default();
@@ -131,7 +131,7 @@ fn is_there(sign: &Sign) -> bool {
     }
 }
 
-/// Programs of the administrator count, although their folders are seldom on a user's path.
+/// Looks in the administrator's folders, too, because a user's path rarely has them.
 fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path);
@@ -144,8 +144,9 @@ fn is_root() -> bool {
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// By apt-get where it is there and may be used. What it could not do shows in the next look. It removes
-/// nothing: where Debian's own versions would replace newer ones, those of backports are taken.
+/// Installs packages by apt-get, if it exists and may be used. A later check shows what is still
+/// missing. apt-get may remove no package: if Debian's own versions would replace newer ones, those of
+/// backports are installed.
 fn install(packages: &[&str]) {
     if !is_on_path("apt-get") || !is_root() {
         println!(
@@ -181,7 +182,7 @@ fn install(packages: &[&str]) {
     println!(
         "prepare: not installed: {}; by hand: apt-get install {}",
         if would_go.is_empty() {
-            "apt-get does not find them".to_owned()
+            "apt-get cannot find them".to_owned()
         } else {
             format!("apt-get would remove {}", would_go.join(", "))
         },
@@ -196,7 +197,7 @@ fn removed(simulation: &[u8]) -> Vec<String> {
     lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Debian's name of the newer packages for this release.
+/// The suite of this release that has newer packages: `CODENAME-backports`.
 fn backports() -> String {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
@@ -208,7 +209,7 @@ pub(crate) fn venv() -> PathBuf {
     run::target().join("spdk-client")
 }
 
-/// Makes the Python environment unless it is there.
+/// Creates the Python environment if it does not exist.
 fn client_venv() -> bool {
     let venv = venv();
     let client = venv.join("bin/spdk-rpc");
@@ -236,13 +237,14 @@ fn guest_cache() -> PathBuf {
         .map_or_else(|| Path::new(&home).join(".cache/guest-kernels"), PathBuf::from)
 }
 
-/// Unpacks the guest's kernel into its cache unless it is there.
+/// Unpacks the guest's kernel into its cache if it is not there.
 fn guest_kernel() -> bool {
     guest_cache().join("current/.complete").exists()
         || fetch("a Debian kernel for the guest (107 MB)", "tests/guest/fetch-kernel.sh")
 }
 
-/// Unpacks a busybox that needs no libraries into the cache, unless it or the machine has one.
+/// Unpacks a busybox that needs no libraries into the cache, if neither the cache nor the machine has
+/// one.
 fn static_busybox() -> bool {
     let find = ["-c", "import guest; guest.find_busybox(guest.CACHE)"];
     let mut find = run::command("python3", &find);
@@ -250,7 +252,7 @@ fn static_busybox() -> bool {
         || fetch("Debian's static busybox for the guest", "tests/guest/fetch-busybox.sh")
 }
 
-/// Unpacks the guest's iSCSI initiator into the cache unless it is there.
+/// Unpacks the guest's iSCSI initiator into the cache if it is not there.
 fn open_iscsi() -> bool {
     guest_cache().join("open-iscsi").exists()
         || fetch("open-iscsi for the guest", "tests/guest/fetch-open-iscsi.sh")
@@ -259,7 +261,7 @@ fn open_iscsi() -> bool {
 fn fetch(what: &str, script: &str) -> bool {
     println!("prepare: downloading {what}; it is unpacked, not installed");
     if is_root() && is_on_path("apt-get") {
-        // Without package lists nothing is found.
+        // apt-get finds nothing without package lists.
         let _ = run::must(&mut run::command("apt-get", &["-q", "update"]));
     }
     match run::must(&mut run::command(script, &[])) {

@@ -1,4 +1,4 @@
-//! Starting other programs, and where the work tree and what it built are.
+//! Starts other programs, and knows the paths of the work tree and of its build output.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -38,14 +38,14 @@ pub(crate) fn must(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// Whether a command starts and succeeds; its output is dropped.
+/// Whether a command starts and succeeds. Its output is dropped.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())
 }
 
-/// Runs a test runner, shows its output as it comes and adds up the counts in it. A runner that
-/// ends badly without a failed test in its counts is [`Tally::BROKEN`] beside them.
+/// Runs a test runner, shows its output as it comes, and adds up the counts in it. If the runner
+/// fails although no count shows a failed test, [`Tally::BROKEN`] is added.
 pub(crate) fn counted(command: &Command) -> Result<Tally, String> {
     let line = line_of(command);
     println!("\n$ {line}");
@@ -70,7 +70,7 @@ pub(crate) fn counted(command: &Command) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// The same command with both its outputs in one pipe, in the order of writing.
+/// The same command with stdout and stderr in one pipe, in the order of writing.
 fn with_one_output(command: &Command) -> Command {
     let mut one = Command::new("sh");
     one.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(command.get_program());

@@ -1,6 +1,8 @@
-//! `cargo xtask soak`: what `cargo xtask test` only samples, whole, and one closing line that counts it all.
+//! `cargo xtask soak`: runs completely what `cargo xtask test` only samples, and prints one closing line with all
+//! counts.
 //!
-//! One entry of [`PARTS`] a kind of test. The tests themselves know their longer form; the environment tells them to take it.
+//! [`PARTS`] has one entry for each kind of test. The tests contain their longer form; an environment variable selects
+//! it.
 
 use std::process::Command;
 use std::time::Instant;
@@ -9,16 +11,16 @@ use crate::tally::Tally;
 use crate::test::tell_where;
 use crate::{Failure, Outcome, prepare, run};
 
-/// Set for tests that are to run whole.
+/// The environment variable that selects the longer form of the tests.
 pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
 
-/// Part of the names of the tests that cut a guest's power.
+/// A part of the names of the tests that cut a guest's power.
 const POWER_CUTS: &str = "power_cut";
 
-/// Something that has a longer form.
+/// A kind of test with a longer form.
 struct Part {
     name: &'static str,
-    /// What it does that `cargo xtask test` does not, for the closing lines.
+    /// What it does beyond `cargo xtask test`, for the closing lines.
     what: &'static str,
     command: fn() -> Command,
 }
@@ -96,7 +98,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     if total.failed == 0 && total.passed > 0 { Ok(()) } else { Err(Failure::Counted) }
 }
 
-/// The parts with the given names; all without any.
+/// The parts with the given names, or all parts if no name is given.
 fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
         let allowed: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
@@ -106,7 +108,7 @@ fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-/// One after the other: each of them loads the machine.
+/// Runs one test after the other, because each loads the machine.
 fn nvme() -> Command {
     let args =
         ["test", "--package", "drivebay-nvme-tests", "--test", "nvme", "--no-fail-fast", "--"];
@@ -142,16 +144,12 @@ fn lvol() -> Command {
     python(&["--only", "killed_again", "tests/e2e"])
 }
 
-fn raid() -> Command {
-    run::cargo(&["test", "--package", "drivebay-raid", "power_cut", "--", "--nocapture"])
-}
-
-/// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.
+/// Needs the kernel, which `cargo xtask prepare` or `cargo xtask test` fetches.
 fn power() -> Command {
     python(&["--only", POWER_CUTS, "tests/guest/tests"])
 }
 
-/// The kernel must be there, as for [`power`], which runs the tests that are left out here.
+/// Needs the kernel, like [`power`]. [`power`] runs the tests that are left out here.
 fn guests() -> Command {
     python(&["--but", POWER_CUTS, "tests/guest/tests"])
 }
@@ -186,7 +184,7 @@ mod tests {
     fn the_page_on_testing_names_every_part() {
         let page = include_str!("../../../docs/testing.md");
         for Part { name, .. } in PARTS {
-            assert!(page.contains(&format!("cargo xtask soak {name}")), "it does not name {name}");
+            assert!(page.contains(&format!("cargo xtask soak {name}")), "the page does not name {name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Counts of tests, read from what the test runners print and added up for the closing line.
+//! Counts of tests, read from the output of the test runners and added up for the closing line.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,11 +12,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A runner that ended badly without saying what failed counts as one failure.
+    /// A runner that failed without naming a failed test counts as one failure.
     pub(crate) const BROKEN: Self = Self { passed: 0, failed: 1, skipped: 0 };
 
-    /// The closing line of cargo-nextest, of one libtest binary, or of our own Python runner. What nextest shows of a test
-    /// that failed is indented, and no count: it has that test in its own.
+    /// Reads the closing line of cargo-nextest, of one libtest binary, or of our own Python runner. nextest indents the
+    /// output of a failed test. Such lines do not count, because nextest's own closing line has that test.
     pub(crate) fn from_line(line: &str) -> Option<Self> {
         let summary = line.trim_start().strip_prefix("Summary [");
         if let Some((_, counts)) = summary.and_then(|rest| rest.split_once(" run: ")) {
@@ -33,13 +33,13 @@ impl Tally {
         ours.then(|| Self::from_counts(line))
     }
 
-    /// `5 passed (1 slow), 1 failed, 2 ignored`: what is not known by name is no count.
+    /// Reads a text such as `5 passed (1 slow), 1 failed, 2 ignored`. Unknown words do not count.
     fn from_counts(text: &str) -> Self {
         let mut tally = Self::default();
         for count in text.split([',', ';']) {
             let mut words = count.split_whitespace();
             let number = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-            // nextest says `1 exec failed` and `1 timed out` beside `1 failed`.
+            // nextest prints `1 exec failed` and `1 timed out` beside `1 failed`.
             match words.next() {
                 Some("passed") => tally.passed += number,
                 Some("failed" | "timed" | "exec") => tally.failed += number,

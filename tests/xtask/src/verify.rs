@@ -1,4 +1,4 @@
-//! `cargo xtask verify`: our own initiator against a disk that is served over NVMe/TCP.
+//! `cargo xtask verify`: checks a disk that a host serves over NVMe/TCP, with our own initiator.
 
 use crate::{Failure, Outcome, check};
 

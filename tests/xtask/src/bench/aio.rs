@@ -1,5 +1,5 @@
-//! The aio plugin on a file with O_DIRECT and the reference's aio on the same file, both polled, and fio's
-//! io_uring engine with registered buffers and files.
+//! The aio plugin and the reference's aio on the same file with O_DIRECT, both polled, and fio's io_uring engine with
+//! registered buffers and files.
 
 use super::rates::{bdevperf, perf};
 use super::samples::{Samples, ratio};
@@ -84,7 +84,7 @@ fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, 
         "--fixedbufs",
         "--registerfiles",
         "--direct=1",
-        // The other two write zeroes as well, which a disk that compresses would notice.
+        // The other two write zeroes as well. It matters on a disk that compresses.
         "--zero_buffers",
     ]);
     fio.args(["--bs=4k", "--time_based", "--cpus_allowed=0", "--output-format=json"]);
@@ -94,11 +94,11 @@ fn of_fio(bench: &Bench, file: &Path, pattern: &str, depth: u32) -> Result<f64, 
         .map_err(|error| format!("the report of fio: {error}"))?;
     let kind = if pattern == "randread" { "read" } else { "write" };
     let iops = report.pointer(&format!("/jobs/0/{kind}/iops")).and_then(Value::as_f64);
-    iops.ok_or_else(|| "fio told no rate".to_owned())
+    iops.ok_or_else(|| "fio printed no rate".to_owned())
 }
 
-/// A file whose blocks are all there, in the folder that was told, else beside what is built: a folder for short-lived
-/// files may not be on a disk.
+/// A file with all blocks allocated. It lies in the given folder, by default beside the build output, because a folder
+/// for temporary files may not be on a disk.
 struct BackingFile(PathBuf);
 
 impl BackingFile {

@@ -1,9 +1,9 @@
-//! A core that the system may not halt while this is held, whoever sleeps on it.
+//! Keeps a core from halting while a value lives.
 
 use std::fs;
 use std::path::PathBuf;
 
-/// The latency that a core's sleep may add, for Linux's `cpuidle`; what was asked before comes back with the end.
+/// The wake-up latency that Linux's `cpuidle` may add on a core. Dropping the value restores the earlier setting.
 pub(super) struct Awake {
     file: PathBuf,
     before: String,
@@ -18,7 +18,7 @@ impl Awake {
         ));
         let told = |error| format!("{}: {error}", file.display());
         let before = fs::read_to_string(&file).map_err(told)?;
-        // None at all; `0` would be any.
+        // `n/a` allows no latency. `0` would allow any.
         fs::write(&file, "n/a").map_err(told)?;
         Ok(Self { file, before })
     }

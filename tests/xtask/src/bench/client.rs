@@ -1,4 +1,4 @@
-//! JSON-RPC over a socket, of either side.
+//! JSON-RPC over a socket, to either side.
 
 use serde_json::{Deserializer, Value, json};
 use std::io::{Read, Write};
@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a call may take: 10,000 disks are made in one.
+/// The longest time of a call: one call may create 10,000 disks.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection for one call after the other.
+/// A connection that makes one call at a time.
 pub(super) struct Client {
     stream: UnixStream,
     input: Vec<u8>,
@@ -23,7 +23,7 @@ impl Client {
         Ok(Self { stream, input: Vec::new() })
     }
 
-    /// The method's result.
+    /// Makes a call and returns its result.
     pub(super) fn call(&mut self, method: &str, params: &Value) -> Result<Value, String> {
         let told = |error: std::io::Error| format!("{method}: {error}");
         let mut request = json!({"jsonrpc": "2.0", "id": 1, "method": method});
@@ -39,13 +39,13 @@ impl Client {
             let mut bytes = [0; 65536];
             let len = self.stream.read(&mut bytes).map_err(told)?;
             if len == 0 {
-                return Err(format!("{method}: the connection has ended"));
+                return Err(format!("{method}: the server closed the connection"));
             }
             self.input.extend(bytes.iter().take(len));
         }
     }
 
-    /// The answer if all of it has come.
+    /// The answer, once all of it has arrived.
     fn answer(&mut self) -> Option<Value> {
         let mut values = Deserializer::from_slice(&self.input).into_iter::<Value>();
         let answer = values.next()?.ok()?;

@@ -1,4 +1,4 @@
-//! One reactor and two, each with a generator of its own on the same disk.
+//! One reactor, then two, each with its own generator on the same disk.
 
 use super::rates::{bdevperf, perf};
 use super::samples::{Samples, ratio};

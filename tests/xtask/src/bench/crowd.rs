@@ -1,5 +1,5 @@
-//! What round trips over many connections cost on this machine whoever answers: a program that asks one epoll,
-//! receives and sends, in the place of a target. The floor of `growth`.
+//! The cost of round trips over many connections that any server on this machine has. In place of a target, a program
+//! asks one epoll, receives and sends. This is the floor of `growth`.
 
 use super::echo::{CORES, READ, line, read};
 use super::process::Running;
@@ -10,14 +10,14 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Sockets looked at in one round, as many as the TCP transport looks at.
+/// Sockets checked in one round, as many as the TCP transport checks.
 const EVENTS: usize = 64;
 
-/// The name under which this program starts itself again for [`per_second`].
+/// The task name with which this program starts itself again for [`per_second`].
 pub(crate) const TASK: &str = "bench-crowd";
 
-/// Round trips of a read's length a second, one outstanding on each of so many connections. Both sides poll; the program
-/// that answers runs on the first core, the one that asks on the second, as target and initiator do.
+/// Round trips per second with the length of a read, one outstanding on each of so many connections. Both sides poll.
+/// The answering program runs on the first core and the asking program on the second, like target and initiator.
 pub(super) fn per_second(connections: u32, seconds: u32) -> Result<f64, String> {
     let itself = std::env::current_exe().map_err(|error| format!("crowd: {error}"))?;
     let on = |core, port: &str| {
@@ -32,7 +32,7 @@ pub(super) fn per_second(connections: u32, seconds: u32) -> Result<f64, String> 
     line(&mut client)?.parse().map_err(|error| format!("crowd: {error}"))
 }
 
-/// Answers so many connections; with a port, asks.
+/// Answers so many connections. If the port is not 0, it asks instead.
 pub(crate) fn main(args: &[&str]) -> Result<(), String> {
     let numbers: Vec<u32> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
     let &[port, connections, seconds] = &numbers[..] else {
@@ -45,7 +45,7 @@ pub(crate) fn main(args: &[&str]) -> Result<(), String> {
     ended.map_err(|error| format!("crowd: {error}"))
 }
 
-/// Until the first of them closes.
+/// Answers until the first connection closes.
 fn answer_all(connections: usize) -> io::Result<()> {
     const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -69,7 +69,7 @@ fn answer_all(connections: usize) -> io::Result<()> {
             let Some(stream) = streams.get_mut(place) else { continue };
             match stream.read(&mut request) {
                 Ok(0) => return Ok(()),
-                // So small a request comes as a whole.
+                // A request this small arrives in one piece.
                 Ok(_) => stream.write_all(&answer)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -78,7 +78,7 @@ fn answer_all(connections: usize) -> io::Result<()> {
     }
 }
 
-/// Each connection in turn: waits for its answer and asks again.
+/// Serves the connections one after the other: waits for the answer, then asks again.
 fn ask(port: u16, connections: u32, time: Duration) -> io::Result<()> {
     let (request, mut answer) = ([0; READ.request], [0; READ.answer]);
     let mut streams = Vec::new();

@@ -1,5 +1,5 @@
-//! What a round trip costs on this machine whoever answers: a program that only reads and answers, in the
-//! place of a server. Its times are the floor of `idle`, `saturated` and, at depth 1, of `nvmf`.
+//! The cost of a round trip that any server on this machine has. In place of a server, a program only reads and
+//! answers. Its times are the floor of `idle`, `saturated` and, at depth 1, of `nvmf`.
 
 use super::process::Running;
 use super::samples::at;
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// One round trip over TCP, in bytes.
+/// The lengths of one round trip over TCP, in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Talk {
     pub(super) request: usize,
@@ -21,7 +21,7 @@ pub(super) const READ: Talk = Talk { request: 72, answer: 24 + 4096 + 24 };
 /// A write of 4 KiB: the command with its data, and the answer.
 pub(super) const WRITE: Talk = Talk { request: 72 + 4096, answer: 24 };
 
-/// What the one that answers does while nothing comes.
+/// What the answering program does while no request arrives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Sleeps,
@@ -30,7 +30,8 @@ pub(super) enum Mode {
 
 pub(super) const CORES: [&str; 2] = ["0", "1"];
 
-/// Calls over a socket of this process while a loop of a shell keeps each core busy, sorted, in milliseconds.
+/// Makes calls over a socket of this process, while a shell loop keeps each core busy. Returns the times, sorted, in
+/// milliseconds.
 pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, String> {
     let spin = |core| {
         Running::start(Command::new("taskset").args([
@@ -44,7 +45,7 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     let _loops = CORES.map(spin).into_iter().collect::<Result<Vec<_>, _>>()?;
     let told = |error: io::Error| format!("echo: {error}");
     let (mut near, mut far) = UnixStream::pair().map_err(told)?;
-    // It ends with the socket.
+    // The thread ends when the socket closes.
     std::thread::spawn(move || {
         let mut byte = [0];
         while far.read_exact(&mut byte).and_then(|()| far.write_all(&byte)).is_ok() {}
@@ -61,10 +62,10 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     Ok(times_ms)
 }
 
-/// Median of so many round trips with a pause before each, in microseconds. The one that answers sleeps or polls, as `mode` says, and
-/// the one that asks polls for the answer.
+/// Median of so many round trips with a pause before each, in microseconds. The answering program sleeps or polls, as
+/// `mode` says. The asking program polls for the answer.
 ///
-/// The program that answers runs on the first core, the one that asks on the second, as target and initiator do.
+/// The answering program runs on the first core and the asking program on the second, like target and initiator.
 pub(super) fn round_trip_us(
     talk: Talk,
     mode: Mode,
@@ -86,10 +87,10 @@ pub(super) fn round_trip_us(
     line(&mut client)?.parse().map_err(|error| format!("echo: {error}"))
 }
 
-/// The name under which this program starts itself again for [`round_trip_us`].
+/// The task name with which this program starts itself again for [`round_trip_us`].
 pub(crate) const TASK: &str = "bench-echo";
 
-/// Answers the first who connects; with a port, asks.
+/// Answers the first client. If the port is not 0, it asks instead.
 pub(crate) fn main(args: &[&str]) -> Result<(), String> {
     let numbers: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
     let &[port, request, answer, round_trips, pause_ms, polls] = &numbers[..] else {
@@ -135,7 +136,7 @@ fn ask(port: u16, talk: Talk, round_trips: usize, pause: Duration) -> io::Result
     Ok(())
 }
 
-/// Reads until `bytes` are full, however often it must ask.
+/// Reads until `bytes` is full, with as many reads as needed.
 pub(super) fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
     let mut come = 0;
     while let Some(rest) = bytes.get_mut(come..).filter(|rest| !rest.is_empty()) {
@@ -149,7 +150,7 @@ pub(super) fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The next line that a program says.
+/// The next line that a program prints.
 pub(super) fn line(program: &mut Running) -> Result<String, String> {
     let output = program.child.stdout.as_mut().ok_or("echo: no output")?;
     let mut line = String::new();

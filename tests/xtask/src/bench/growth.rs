@@ -1,4 +1,4 @@
-//! Whether an I/O costs the same however many bdevs, connections and namespaces there are.
+//! Checks that an I/O costs the same with any number of bdevs, connections and namespaces.
 
 use super::nvmf::loaded;
 use super::rates::{bdevperf, config, perf};
@@ -73,7 +73,7 @@ fn of_reference(bench: &Bench, count: usize) -> Result<f64, String> {
     bdevperf(bench, &calls(count), &["-w", "randread", "-m", "0x1", "-T", &last], 128)
 }
 
-/// What a target's I/O costs it.
+/// The target's costs of an I/O.
 #[derive(Clone, Default)]
 struct Cost {
     iops: Samples,
@@ -140,7 +140,7 @@ fn plan(nsid: u32) -> load::Plan {
     }
 }
 
-/// A side that cannot do it is told so in its line.
+/// Prints a row. If a side cannot run the case, its row says why.
 fn cost_row(count: &str, side: &str, cost: Result<Cost, String>, first: &mut Option<Cost>) {
     match cost {
         Ok(cost) => {
@@ -182,13 +182,14 @@ fn cost(bench: &Bench, side: Side, namespaces: u32, load: &load::Plan) -> Result
     Ok(cost)
 }
 
-/// What only epoll, receive and send cost over so many connections, one round trip outstanding on each.
+/// The cost of epoll, receive and send alone over so many connections, with one round trip outstanding
+/// on each.
 fn bare(bench: &Bench, connections: u32) -> Result<Cost, String> {
     let mut cost = Cost::default();
     for _ in 0..bench.rounds {
         let iops = crowd::per_second(connections, bench.seconds)?;
         cost.iops.push(iops);
-        // It polls, so all of the core is its.
+        // The program polls, so it uses the whole core.
         cost.cpu_us.push(1e6 / iops);
     }
     Ok(cost)

@@ -1,4 +1,4 @@
-//! What a target costs that has nothing to do, and what its first I/O then waits for.
+//! The cost of a target without work, and the latency of its next I/O.
 
 use super::awake::Awake;
 use super::samples::{Samples, ratio};
@@ -8,9 +8,9 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 const NQN: &str = "nqn.2026-01.io.drivebay:bench-idle";
-/// How long idleness is watched.
+/// How long the bench watches an idle target.
 const WATCHED: Duration = Duration::from_millis(1500);
-/// I/O after a second of idleness each.
+/// Number of I/Os, each after a second of idleness.
 const IOS: usize = 5;
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,8 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
             }
             server.call("framework_set_reactor_mode", &json!({"mode": "polled"}))?;
             first[1].push(first_io_us(&server)?);
-            // The bare program has the core to itself: it halts when that sleeps.
+            // The server ends first, because the bare program needs the core to itself: the core
+            // must halt when that program sleeps.
             drop(server);
             for (samples, mode) in bare.iter_mut().zip([echo::Mode::Sleeps, echo::Mode::Polls]) {
                 samples.push(echo::round_trip_us(echo::READ, mode, IOS, PAUSE)?);
@@ -85,7 +86,7 @@ fn exported(bench: &Bench, side: Side) -> Result<Server, String> {
     Ok(server)
 }
 
-/// Percent of a core with a connection held.
+/// Processor time in percent of a core while a connection is open.
 fn idle_share(server: &Server) -> Result<f64, String> {
     let _held = load::hold(server.port, NQN, 1)?;
     std::thread::sleep(Duration::from_millis(500));
@@ -94,18 +95,18 @@ fn idle_share(server: &Server) -> Result<f64, String> {
     Ok((server.cpu_seconds()? - before) * 100.0 / began.elapsed().as_secs_f64())
 }
 
-/// Of the malloc namespace.
+/// The load on the malloc namespace.
 fn plan(depth: u32, write: bool) -> load::Plan {
     let nqn = NQN.to_owned();
     load::Plan { nqn, nsid: 2, connections: 1, idle: 0, depth, io_size: 4096, write }
 }
 
-/// So that no page of the disk is touched for the first time later.
+/// Writes the whole disk, so that no page is touched for the first time during a measurement.
 fn write_all(bench: &Bench, server: &Server) -> Result<(), String> {
     load::ours(bench, server.port, &plan(32, true)).map(drop)
 }
 
-/// Median of a few.
+/// Median of a few first I/Os, in microseconds.
 fn first_io_us(server: &Server) -> Result<f64, String> {
     let (pause_ms, ios) = (PAUSE.as_millis().to_string(), IOS.to_string());
     let told = load::run(server.port, &plan(1, false), &["--pause-ms", &pause_ms, "--ios", &ios])?;

@@ -168,7 +168,7 @@ fn perf(bench: &Bench, port: u16, lun: u8, load: &Load) -> Result<load::Told, St
     }
     command.arg(format!("iscsi://{ADDRESS}:{port}/{TARGET}/{lun}"));
     let text = case::output(&mut command)?;
-    let iops = average(&text).ok_or_else(|| format!("iscsi-perf told no rate: {text}"))?;
+    let iops = average(&text).ok_or_else(|| format!("iscsi-perf printed no rate: {text}"))?;
     Ok(load::Told { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
 }
 

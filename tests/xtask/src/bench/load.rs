@@ -5,20 +5,20 @@ use super::{Bench, case, nvmf};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdout, Command};
 
-/// What is asked of an initiator.
+/// The load that an initiator has to make.
 pub(super) struct Plan {
     pub(super) nqn: String,
     pub(super) nsid: u32,
     pub(super) connections: u32,
-    /// Connections beside those, without I/O.
+    /// Further connections without I/O.
     pub(super) idle: u32,
-    /// Of each connection.
+    /// Depth of each connection.
     pub(super) depth: u32,
     pub(super) io_size: u32,
     pub(super) write: bool,
 }
 
-/// What an initiator tells.
+/// The figures that an initiator reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Told {
     pub(super) iops: f64,
@@ -32,19 +32,19 @@ pub(super) fn ours(bench: &Bench, port: u16, plan: &Plan) -> Result<Told, String
     run(port, plan, &["--seconds", &bench.seconds.to_string()])
 }
 
-/// As [`ours`], until its own end.
+/// The same as [`ours`], but the load decides when it ends.
 pub(super) fn run(port: u16, plan: &Plan, more: &[&str]) -> Result<Told, String> {
     Connected::new(port, plan, more)?.run()
 }
 
-/// An initiator that is connected and waits for the word.
+/// An initiator that is connected and waits for the start signal.
 pub(super) struct Connected {
     process: Running,
     output: BufReader<ChildStdout>,
 }
 
 impl Connected {
-    /// `more`: when it ends.
+    /// `more`: arguments that say when it ends.
     pub(super) fn new(port: u16, plan: &Plan, more: &[&str]) -> Result<Self, String> {
         Self::start(command(port, plan).arg("--wait").args(more))
     }
@@ -65,13 +65,13 @@ impl Connected {
         Ok(line.trim().to_owned())
     }
 
-    /// Lets it do its I/O. It is still connected when the answer is there.
+    /// Starts the I/O and waits for the figures. The initiator stays connected until then.
     pub(super) fn run(&mut self) -> Result<Told, String> {
         let input = self.process.child.stdin.as_mut().ok_or("nvme-load: no input")?;
         input.write_all(b"\n").map_err(|error| format!("nvme-load: {error}"))?;
         let text = self.line()?;
         let told = serde_json::from_str(&text).ok().as_ref().and_then(nvmf::of_json);
-        told.ok_or_else(|| format!("nvme-load told no rate: {text}"))
+        told.ok_or_else(|| format!("nvme-load printed no rate: {text}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! When and on what it was measured.
+//! The time and the machine of the measurement.
 
 use super::{Bench, report};
 use crate::run;

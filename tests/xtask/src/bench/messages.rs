@@ -1,11 +1,12 @@
-//! Messages to and fro between two lightweight threads, through the plugin ABI (`tests/perf/probe`).
+//! Messages back and forth between two lightweight threads, through the plugin ABI
+//! (`tests/perf/probe`).
 
 use super::samples::{Samples, ratio};
 use super::server::Server;
 use super::{Bench, Side, case, table};
 use serde_json::{Value, json};
 
-/// Core of the second thread, messages at once, round trips of each message.
+/// Name, core of the second thread, number of messages at once, round trips of each message.
 const CASES: [(&str, u32, u32, u64); 4] = [
     ("same reactor, 1 at once", 0, 1, 5_000_000),
     ("same reactor, 32 at once", 0, 32, 300_000),

@@ -1,7 +1,7 @@
-//! The NVMe/TCP target: both sides on the first core, the same initiator on the second.
+//! The NVMe/TCP targets: both on the first core, the same initiator on the second.
 //!
-//! The initiator is the reference's where a build of it is at hand, else our own; ours also where the
-//! reference's cannot begin. Both servers run all the time; the one that is not measured is held, since
+//! The initiator is the reference's if a build of it is given, else our own. Ours also replaces the reference's
+//! where that cannot start. Both servers run all the time. SIGSTOP holds the one that is not measured, because
 //! the reference's spins.
 
 use super::reference::Reference;
@@ -11,16 +11,16 @@ use super::{Bench, Side, echo, load, table};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Tries of the reference's initiator, beyond the first, where it could not begin.
+/// How often the bench tries again when the reference's initiator cannot start.
 const TRIES: u32 = 4;
 /// Round trips of one run of the bare echo.
 const ECHOES: usize = 100_000;
 
-/// What is measured of one kind of load.
+/// The measurements for one kind of load.
 struct Load {
     write: bool,
     io_size: u32,
-    /// Of each connection.
+    /// Depth of each connection.
     depth: u32,
 }
 
@@ -41,17 +41,17 @@ const LOADS: [Load; 7] = [
     Load { write: false, io_size: 131_072, depth: 16 },
 ];
 
-/// Without one the reference's initiator sends an empty name.
+/// The host's name. Without it the reference's initiator sends an empty name.
 const HOST_NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:d71eba1e-5e2a-4c0a-9d00-647269766531";
 const CONNECTIONS: [u32; 2] = [1, 8];
 const DISKS: [&str; 2] = ["null", "malloc"];
 
-/// One run.
+/// The figures of one run.
 pub(super) struct Measured {
     pub(super) iops: f64,
     pub(super) p99_us: f64,
     pub(super) p99_9_us: f64,
-    /// Time of the reactors in rounds with work, and of the process, for each I/O.
+    /// Time per I/O: of the reactors' rounds with work, and of the process.
     pub(super) busy_us: f64,
     pub(super) cpu_us: f64,
 }
@@ -118,7 +118,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     echoes(bench)
 }
 
-/// What depth 1 cannot exceed: the same bytes there and back, and nothing done with them.
+/// The limit at depth 1: the same bytes back and forth, without any work on them.
 fn echoes(bench: &Bench) -> Result<(), String> {
     table::begin(
         "Bare echo over TCP, one at a time, both sides polled",
@@ -151,7 +151,7 @@ fn started(bench: &Bench, side: Side) -> Result<Server, String> {
     Ok(server)
 }
 
-/// One row, both sides loaded by `initiator`, or by our own.
+/// Prints one row. `initiator` loads both sides, or our own if it is `None`.
 fn line(
     bench: &Bench,
     servers: &mut [Server],
@@ -218,7 +218,7 @@ fn measure(
     })
 }
 
-/// Runs a load against a server and adds what that cost the server.
+/// Runs a load against a server and adds what the load cost the server.
 pub(super) fn loaded(
     server: &mut Server,
     bench: &Bench,
@@ -230,7 +230,7 @@ pub(super) fn loaded(
     let elapsed = began.elapsed().as_secs_f64();
     let (busy, cpu) = (server.busy_seconds()? - busy, server.cpu_seconds()? - cpu);
     let ios = told.iops * f64::from(bench.seconds);
-    // A side that spins does so while the initiator starts, too; that is not the I/O's.
+    // A server that spins also does so while the initiator starts. That time does not belong to the I/O.
     let share = match server.side {
         Side::Ours => 1.0,
         Side::Reference => f64::from(bench.seconds) / elapsed,
@@ -244,7 +244,7 @@ pub(super) fn loaded(
     })
 }
 
-/// By the reference's initiator.
+/// Runs the reference's initiator.
 fn reference_load(
     bench: &Bench,
     reference: &Reference,
@@ -260,7 +260,7 @@ fn reference_load(
     command.args(["-r", &address, "-q", &depth.to_string(), "-o", &plan.io_size.to_string()]);
     command.args(["-w", if plan.write { "randwrite" } else { "randread" }]);
     command.args(["-t", &bench.seconds.to_string(), "-P", &plan.connections.to_string()]);
-    // It spreads the depth over its queues as they answer, and now and then has no request left on one of them.
+    // It distributes the depth over its queues as they answer. Sometimes one queue then has no request left.
     let mut tried = super::case::output(&mut command);
     for _ in 0..TRIES {
         if tried.is_ok() {
@@ -269,10 +269,10 @@ fn reference_load(
         tried = super::case::output(&mut command);
     }
     let text = tried?;
-    of_text(&text).ok_or_else(|| format!("spdk_nvme_perf told no rate: {text}"))
+    of_text(&text).ok_or_else(|| format!("spdk_nvme_perf printed no rate: {text}"))
 }
 
-/// Rate and latencies in what the reference's initiator prints.
+/// Reads rate and latencies from the output of the reference's initiator.
 fn of_text(text: &str) -> Option<load::Told> {
     let total = text.lines().find_map(|line| line.trim().strip_prefix("Total"))?;
     let iops = total.split(':').nth(1)?.split_whitespace().next()?.parse().ok()?;
@@ -288,7 +288,7 @@ fn of_text(text: &str) -> Option<load::Told> {
     })
 }
 
-/// What our initiator prints.
+/// Reads the output of our initiator.
 pub(super) fn of_json(told: &Value) -> Option<load::Told> {
     let number = |pointer: &str| told.pointer(pointer).and_then(Value::as_f64);
     Some(load::Told {

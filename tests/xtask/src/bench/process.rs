@@ -1,15 +1,15 @@
-//! What the system knows of a process, and processes that end with their value.
+//! What the system reports about a process, and processes that end when their value is dropped.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A process that is ended when this is dropped.
+/// A process. Dropping the value ends it.
 pub(super) struct Running {
     pub(super) child: Child,
 }
 
 impl Running {
-    /// Starts it; what it says on standard output can be read, what it says on stderr is dropped.
+    /// Starts it. The caller can read its standard output. Its stderr is dropped.
     pub(super) fn start(command: &mut Command) -> Result<Self, String> {
         let program = command.get_program().to_string_lossy().into_owned();
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -21,7 +21,8 @@ impl Running {
         self.child.id()
     }
 
-    /// Holds it, or lets it go on: what spins beside a measurement would be in it.
+    /// Sends a signal. SIGSTOP holds a server that would otherwise spin during a measurement,
+    /// SIGCONT lets it continue.
     pub(super) fn signal(&self, name: &str) -> Result<(), String> {
         signal(self.id(), name)
     }
@@ -30,12 +31,12 @@ impl Running {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Asks it to end and waits for that.
+    /// Asks it to end and waits until it has ended.
     pub(super) fn end(&mut self) {
         if self.has_ended() {
             return;
         }
-        // A process that is held hears nothing else.
+        // A stopped process ignores SIGTERM until SIGCONT.
         let asked = self.signal("CONT").and_then(|()| self.signal("TERM"));
         for _ in 0..500 {
             if asked.is_err() || self.has_ended() {
@@ -64,7 +65,7 @@ fn signal(pid: u32, name: &str) -> Result<(), String> {
     }
 }
 
-/// Processor time of all its threads until now, in seconds.
+/// Processor time of all its threads so far, in seconds.
 pub(super) fn cpu_seconds(pid: u32) -> Result<f64, String> {
     let folder = format!("/proc/{pid}/task");
     let tasks = std::fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))?;
@@ -75,7 +76,7 @@ pub(super) fn cpu_seconds(pid: u32) -> Result<f64, String> {
     Ok(ns / 1e9)
 }
 
-/// Resident memory in KiB, hugepages not counted.
+/// Resident memory in KiB, without hugepages.
 pub(super) fn resident_kib(pid: u32) -> Result<f64, String> {
     let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;

@@ -1,17 +1,17 @@
-//! What callgrind writes: costs by source file, and calls by function.
+//! Reads callgrind's output: costs by source file, and calls by function.
 //!
-//! Only what the file's own code cost is taken, not what it called. Code of Rust's library that was
-//! inlined counts for the function that it was inlined into.
+//! Only the cost of a file's own code counts, not that of the code it calls. Code of Rust's library
+//! that was inlined counts for the function that contains it.
 
 use std::collections::BTreeMap;
 
 /// Event counts by name, such as `Ir` (instructions), `Ge` (locked instructions), `sysCount`.
 pub(super) type Events = BTreeMap<String, f64>;
 
-/// A run, or the difference of two.
+/// One run, or the difference of two runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Profile {
-    /// By source file, or by the shared object where there is none.
+    /// Costs by source file, or by shared object if there is no source file.
     pub(super) files: BTreeMap<String, Events>,
     /// Calls by function.
     pub(super) calls: BTreeMap<String, f64>,
@@ -22,7 +22,7 @@ impl Profile {
         Parser::default().parse(text)
     }
 
-    /// What this run had more of than the shorter one, for each of so many I/O.
+    /// The difference to a shorter run, divided by the number of I/Os.
     pub(super) fn per_io(&self, shorter: &Self, ios: f64) -> Self {
         let mut result = Self::default();
         for (file, events) in &self.files {
@@ -40,7 +40,7 @@ impl Profile {
         result
     }
 
-    /// All of an event.
+    /// The total of an event.
     pub(super) fn total(&self, event: &str) -> f64 {
         self.files.values().filter_map(|events| events.get(event)).sum()
     }
@@ -57,14 +57,14 @@ impl Profile {
 #[derive(Default)]
 struct Parser {
     events: Vec<String>,
-    /// Names by the numbers that stand for them: of objects, files and functions.
+    /// The names of objects, files and functions, by the numbers that stand for them.
     names: [BTreeMap<String, String>; 3],
     object: String,
-    /// File of the function, and of the code that was inlined into it.
+    /// The file of the function, and the file of the code inlined into it.
     file: String,
     inlined: String,
     callee: String,
-    /// The next line of costs is that of a call.
+    /// Whether the next line of costs belongs to a call.
     is_call: bool,
     profile: Profile,
 }
@@ -105,7 +105,7 @@ impl Parser {
         }
     }
 
-    /// `(3) name` says what 3 is, `(3)` says it again.
+    /// `(3) name` defines the name of 3, `(3)` uses it.
     fn name(&mut self, kind: usize, value: &str) -> String {
         let (number, name) = value.split_once(' ').unwrap_or((value, ""));
         let Some(names) = self.names.get_mut(kind) else { return value.to_owned() };
@@ -118,7 +118,7 @@ impl Parser {
         names.get(number).cloned().unwrap_or_default()
     }
 
-    /// A position and its costs; costs at the end may be missing.
+    /// A line has a position and its costs. Costs at its end may be missing.
     fn costs(&mut self, line: &str) {
         if !line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
             return;

@@ -1,12 +1,13 @@
-//! A built work tree of the reference.
+//! A built source tree of SPDK, the reference.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Free hugepages of 2 MiB from which on both sides take them; below, both use ordinary pages.
+/// If at least so many hugepages of 2 MiB are free, both sides use them. Otherwise both use
+/// ordinary pages.
 const HUGEPAGES_MIN: u64 = 700;
 
-/// Its programs.
+/// Paths of its programs.
 #[derive(Clone, Debug)]
 pub(super) struct Reference {
     top: PathBuf,
@@ -24,14 +25,14 @@ impl Reference {
         Ok(reference)
     }
 
-    /// A tree of which only the generator is used, and under callgrind: built without AVX-512.
+    /// A tree built without AVX-512. Only its generator is used, under callgrind.
     pub(super) fn counted(top: &Path) -> Result<Self, String> {
         let found = top.join(BDEVPERF).is_file();
         let missing = || format!("--counted {}: there is no {BDEVPERF}", top.display());
         found.then(|| Self { top: top.to_owned(), huge: false }).ok_or_else(missing)
     }
 
-    /// The same with ordinary pages.
+    /// The same tree, but its programs use ordinary pages.
     pub(super) fn without_hugepages(&self) -> Self {
         Self { huge: false, ..self.clone() }
     }
@@ -46,7 +47,7 @@ impl Reference {
         self.app(TARGET)
     }
 
-    /// Its load generator for NVMe, the initiator for both sides, on the second core.
+    /// Its load generator for NVMe, on the second core. It is the initiator for both sides.
     pub(super) fn nvme_perf(&self) -> Command {
         let mut command = Command::new(self.top.join(NVME_PERF));
         command.args(["-c", "0x2", "-L"]);
@@ -56,8 +57,9 @@ impl Reference {
         command
     }
 
-    /// A program that its tree has not: messages between two threads. `-C CORE` of the second
-    /// thread, `-q` at once, `-t` seconds; prints JSON with `ns`, the time of a round trip.
+    /// A program for messages between two threads, which SPDK's own tree does not have. Its
+    /// options: `-C` core of the second thread, `-q` messages at once, `-t` seconds. It prints JSON
+    /// with `ns`, the time of a round trip.
     pub(super) fn message_perf(&self) -> Option<Command> {
         let program = "test/thread/message_perf/message_perf";
         self.top.join(program).is_file().then(|| self.app(program))
@@ -65,7 +67,7 @@ impl Reference {
 
     fn app(&self, program: &str) -> Command {
         let mut command = Command::new(self.top.join(program));
-        // Beside the server that is held.
+        // The held server has locked the same core.
         command.arg("--disable-cpumask-locks");
         if !self.huge {
             command.args(["--no-huge", "-s", "1024"]);
@@ -78,7 +80,7 @@ const BDEVPERF: &str = "build/examples/bdevperf";
 const TARGET: &str = "build/bin/spdk_tgt";
 const NVME_PERF: &str = "build/bin/spdk_nvme_perf";
 
-/// Whether there are hugepages enough for both sides.
+/// Whether there are enough free hugepages for both sides.
 pub(super) fn hugepages_are_there() -> bool {
     let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
     let free = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());

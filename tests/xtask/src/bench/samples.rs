@@ -1,6 +1,6 @@
-//! Figures of rounds in turn, and how they are told.
+//! Figures of rounds in turn, and their text in tables.
 
-/// The same figure from every round.
+/// The same figure from each round.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples(Vec<f64>);
 
@@ -10,12 +10,12 @@ impl Samples {
         self.0.insert(place, value);
     }
 
-    /// The middle one; `None` without any.
+    /// The middle figure. `None` if there are no figures.
     pub(super) fn median(&self) -> Option<f64> {
         self.0.get(self.0.len() / 2).copied()
     }
 
-    /// The median with the lowest and the highest behind it, or a dash.
+    /// The median, then the lowest and the highest in brackets. A dash if there are no figures.
     pub(super) fn told(&self) -> String {
         match (self.0.first(), self.median(), self.0.last()) {
             (Some(low), Some(median), Some(high)) if self.0.len() > 1 => {
@@ -27,16 +27,16 @@ impl Samples {
     }
 }
 
-/// Of sorted values, the smallest that so many percent do not exceed.
+/// The percentile of sorted values: the smallest value that so many percent do not exceed.
 pub(super) fn at(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// What stands where nothing was measured.
+/// The text for a missing figure.
 pub(super) const NOTHING: &str = "–";
 
-/// How much more `of` is than `to`, or a dash.
+/// The ratio of two medians, or a dash.
 pub(super) fn ratio(of: &Samples, to: &Samples) -> String {
     match (of.median(), to.median()) {
         (Some(of), Some(to)) if to > 0.0 => format!("{:.2}", of / to),
@@ -44,7 +44,7 @@ pub(super) fn ratio(of: &Samples, to: &Samples) -> String {
     }
 }
 
-/// Three digits or more: `1.68 M`, `83.0 k`, `815`, `0.42`.
+/// Rounds to three digits or more: `1.68 M`, `83.0 k`, `815`, `0.42`.
 pub(super) fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 1e6 => format!("{:.2} M", value / 1e6),

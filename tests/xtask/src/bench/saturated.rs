@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Calls of a round, ten of which may be beyond its p99, and the pause between them.
+/// Calls of a round, so that ten may exceed its p99, and the pause between them.
 const CALLS: usize = 1000;
-/// Calls before those.
+/// Calls before the measured ones.
 const WARM_UP: usize = 50;
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long a generator may take until it answers.
+/// How long a generator may take to answer its first call.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Of the rounds of one side.
+/// Times of the rounds of one side.
 #[derive(Default)]
 struct Times {
     p50_ms: Samples,
@@ -53,7 +53,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// How long each call took, sorted.
+/// Measures how long each call takes. Returns the times, sorted, in milliseconds.
 fn times_ms(bench: &Bench, side: Side) -> Result<Vec<f64>, String> {
     let folder = Folder::new()?;
     let socket = folder.0.join("rpc.sock");
@@ -80,7 +80,7 @@ fn connected(generator: &mut Running, socket: &Path) -> Result<Client, String> {
         });
         match answered {
             Ok((client, bdevs)) if bdevs.as_array().is_some_and(|bdevs| !bdevs.is_empty()) => {
-                // Until the I/O is under way.
+                // Wait until the I/O is running.
                 std::thread::sleep(Duration::from_millis(300));
                 return Ok(client);
             }
@@ -91,7 +91,7 @@ fn connected(generator: &mut Running, socket: &Path) -> Result<Client, String> {
     }
 }
 
-/// A generator on both cores that runs until it is ended.
+/// A generator on both cores that runs until the bench ends it.
 fn generator(bench: &Bench, side: Side, folder: &Path, socket: &Path) -> Result<Running, String> {
     let calls =
         [("bdev_null_create", json!({"name": "base", "num_blocks": 65536, "block_size": 512}))];

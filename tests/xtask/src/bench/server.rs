@@ -1,4 +1,4 @@
-//! A running server of either side, on the first core unless told otherwise.
+//! A running server of either side, by default on the first core.
 
 use super::client::Client;
 use super::process::{self, Running};
@@ -10,23 +10,24 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a server may take until it answers.
+/// How long a server may take to answer its first call.
 const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const ADDRESS: &str = "127.0.0.1";
 
-/// The server, its socket and a folder for it. All of it ends with the value.
+/// The server, its socket and its folder. Dropping the value ends the server and removes the
+/// folder.
 pub(super) struct Server {
     pub(super) side: Side,
     pub(super) process: Running,
     pub(super) port: u16,
     pub(super) client: Client,
-    /// From its start to the first answer.
+    /// The time from its start to its first answer.
     pub(super) started_in: Duration,
     folder: Folder,
 }
 
 impl Server {
-    /// Starts it and waits until it answers. `cpumask`: `0x1` or `0x3`.
+    /// Starts the server and waits until it answers. `cpumask` is `0x1` or `0x3`.
     pub(super) fn start(bench: &Bench, side: Side, cpumask: &str) -> Result<Self, String> {
         let folder = Folder::new()?;
         let command = match side {
@@ -36,7 +37,7 @@ impl Server {
         Self::run(command, side, cpumask, folder)
     }
 
-    /// Starts ours under callgrind, which writes to `out` at its end.
+    /// Starts our server under callgrind, which writes to `out` at the end.
     pub(super) fn start_counted(bench: &Bench, out: &Path) -> Result<Self, String> {
         let folder = Folder::new()?;
         let server = ours(bench, &folder);
@@ -61,7 +62,7 @@ impl Server {
         let mut client = loop {
             match Client::connect(&socket) {
                 Ok(client) => break client,
-                Err(_) if process.has_ended() => return Err(format!("{side:?}: it has ended")),
+                Err(_) if process.has_ended() => return Err(format!("{side:?}: the server ended")),
                 Err(why) if began.elapsed() > PATIENCE => return Err(why),
                 Err(_) => std::thread::sleep(Duration::from_micros(200)),
             }
@@ -75,12 +76,12 @@ impl Server {
         self.client.call(method, params)
     }
 
-    /// A folder of its own for files.
+    /// The server's own folder for files.
     pub(super) fn folder(&self) -> &Path {
         &self.folder.0
     }
 
-    /// The TCP transport with its defaults.
+    /// Creates the TCP transport with its defaults.
     pub(super) fn create_transport(&mut self) -> Result<(), String> {
         self.call("nvmf_create_transport", &json!({"trtype": "TCP"})).map(drop)
     }
@@ -99,12 +100,12 @@ impl Server {
         self.call("nvmf_subsystem_add_listener", &listener).map(drop)
     }
 
-    /// Processor time until now, in seconds.
+    /// Processor time so far, in seconds.
     pub(super) fn cpu_seconds(&self) -> Result<f64, String> {
         process::cpu_seconds(self.process.id())
     }
 
-    /// Time that its reactors found work in, in seconds.
+    /// Time of its reactors' rounds with work, in seconds.
     pub(super) fn busy_seconds(&mut self) -> Result<f64, String> {
         let told = self.call("framework_get_reactors", &Value::Null)?;
         let rate = told.get("tick_rate").and_then(Value::as_f64);
@@ -127,7 +128,7 @@ fn ours(bench: &Bench, folder: &Folder) -> Command {
     command
 }
 
-/// A folder that goes with the value.
+/// A folder. Dropping the value removes it.
 pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! From the start to the first answer, and memory with connections.
+//! The time from the start to the first answer, and memory with connections.
 
 use super::samples::{Samples, ratio};
 use super::server::Server;
@@ -6,7 +6,7 @@ use super::{Bench, Side, load, process, table};
 use serde_json::json;
 
 const NQN: &str = "nqn.2026-01.io.drivebay:bench-memory";
-/// I/O queues: with the admin queue these are 16 connections, and 100 more.
+/// I/O queues. With the admin queue these make 16 connections; the other case has 100 more.
 const FEW: u32 = 15;
 const MORE: u32 = 63;
 

@@ -1,4 +1,4 @@
-//! Tables in Markdown, which grow line by line.
+//! Prints tables in Markdown, line by line.
 
 use super::report;
 

@@ -1,5 +1,5 @@
-//! What an I/O over NVMe/TCP costs the target: its instructions, by callgrind, and its system calls,
-//! by perf at full speed. The initiator is ours, on the null disk.
+//! The target's cost of an I/O over NVMe/TCP: its instructions by callgrind, and its system calls by
+//! perf at full speed. The initiator is ours, the disk is null.
 
 use super::instructions::{ALLOCATORS, by_stage};
 use super::load::{self, Connected, Plan};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 const NQN: &str = "nqn.2026-01.io.drivebay:bench-target";
-/// I/O of the two runs whose difference counts.
+/// The lengths of the two runs, in I/Os.
 const SHORT: u64 = 500;
 const LONG: u64 = 5_500;
 
@@ -84,16 +84,16 @@ fn system_calls(bench: &Bench, server: &Server, plan: &Plan) -> Result<f64, Stri
     let text =
         std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let calls = counted(&text).zip(ios).map(|(calls, ios)| calls / ios);
-    calls.ok_or_else(|| format!("perf told no count: {text}"))
+    calls.ok_or_else(|| format!("perf printed no count: {text}"))
 }
 
-/// The number in `123,,raw_syscalls:sys_enter,…`.
+/// Reads the number in `123,,raw_syscalls:sys_enter,…`.
 fn counted(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.contains("raw_syscalls"))?;
     line.split(',').next()?.parse().ok()
 }
 
-/// A server's whole life under callgrind, with so many I/O in it.
+/// Runs a server under callgrind from start to end, with so many I/Os.
 fn profile(bench: &Bench, plan: &Plan, ios: u64) -> Result<Profile, String> {
     let folder = Folder::new()?;
     let out = folder.0.join("callgrind.out");
@@ -108,7 +108,7 @@ fn profile(bench: &Bench, plan: &Plan, ios: u64) -> Result<Profile, String> {
     Ok(Profile::parse(&text))
 }
 
-/// Where the instructions are.
+/// Prints the instructions by part of the code.
 fn stages(profiles: &[((bool, u32, u32), Profile)]) {
     let mut columns = vec!["part of the code".to_owned()];
     columns.extend(profiles.iter().map(|(load, _)| format!("{}, depth {}", name(*load), load.2)));

@@ -1,6 +1,6 @@
-//! The examples of the reference: calls that build on each other, made on a host in this order.
+//! The examples of the RPC reference: calls that build on each other, made on a host in this order.
 //!
-//! An entry with `needs` is not called: it needs something that not every machine has.
+//! An entry with `needs` is not called, because not every machine has what it needs.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,16 +11,16 @@ use serde_json::{Map, Value, json};
 
 use crate::host::Host;
 
-/// A call and what it answered.
+/// A call and its answer.
 pub(super) struct Example {
     pub(super) params: Map<String, Value>,
-    /// `None` where the answer differs from run to run, and where the call was not made.
+    /// The answer. `None` if it differs from run to run, or if the call was not made.
     pub(super) answer: Option<Value>,
-    /// Why the call was not made: something that it needs and not every machine has.
+    /// What the call needs that not every machine has. Then the call was not made.
     pub(super) needs: Option<String>,
 }
 
-/// Paths and ports of the examples that are other ones when they are called here.
+/// Paths and ports in the examples, and those that replace them in the real calls.
 struct Places(Vec<(&'static str, String)>);
 
 impl Places {
@@ -55,7 +55,7 @@ fn replaced(text: String) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))
 }
 
-/// Makes all calls; the last one ends the host.
+/// Makes all calls. The last one ends the host.
 pub(super) fn call_all(host: &Host, built: &Path) -> Result<BTreeMap<String, Example>, String> {
     let list: Vec<Value> = serde_json::from_str(include_str!("examples.json"))
         .map_err(|error| format!("examples.json: {error}"))?;

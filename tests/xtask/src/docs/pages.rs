@@ -1,4 +1,4 @@
-//! The pages: one per group of methods, an index, and the OpenRPC document.
+//! Writes the pages: one for each group of methods, an index, and the OpenRPC document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Files;
 use super::examples::Example;
 
-/// Lines of an answer that are shown.
+/// The most lines of an answer on a page.
 const ANSWER_LINES_MAX: usize = 60;
 
 pub(super) fn make(
@@ -45,7 +45,8 @@ pub(super) fn make(
     Ok(files)
 }
 
-/// `bdev` of `bdev_malloc_create`; what is about the process stands on one page.
+/// The group of a method: `bdev` for `bdev_malloc_create`. All methods about the process share one
+/// page.
 fn group(method: &str) -> &str {
     match method.split(['_', '.']).next().unwrap_or(method) {
         "rpc" | "spdk" => "framework",

@@ -1,4 +1,4 @@
-//! What was found, taken into the committed corpora as far as it reaches more, and small.
+//! Copies new inputs into the committed corpora if they reach new code and are small.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::{build, corpora, folder};
 use crate::run;
 use crate::tally::Tally;
 
-/// Files of one corpus at most, and their bytes.
+/// The most files in one corpus, and the most bytes.
 const FILES: usize = 150;
 const BYTES: u64 = 100 << 10;
 
@@ -21,8 +21,8 @@ pub(super) fn all(targets: &[String]) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// What is in the corpus stays. Of the rest libFuzzer chooses what together reaches the most; of that, short and long ones are
-/// taken alike, as far as there is room.
+/// Files in the corpus stay. Of the new inputs, libFuzzer chooses a set that together reaches the most. From that set,
+/// short and long inputs are taken alternately, as long as there is room.
 fn merge(program: &Path, target: &str) -> Result<(), String> {
     let (corpus, found) = (corpora().join(target), folder().join("corpus").join(target));
     let chosen = folder().join("chosen").join(target);

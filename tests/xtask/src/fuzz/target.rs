@@ -1,5 +1,5 @@
-//! One target for its time, in pieces of a minute: the time that counts is what the processor has spent on it, so that
-//! half an hour is half an hour on a busy machine too, and at the lowest priority.
+//! Runs one target for its share of time, a minute at a time. The clock is the target's processor time, so half an hour
+//! means the same on a busy machine. The target has the lowest priority.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,27 +9,27 @@ use std::process::{Command, Stdio};
 use super::folder;
 use crate::run;
 
-/// Seconds that one run of libFuzzer takes at most.
+/// The longest run of libFuzzer, in seconds.
 const PIECE: u64 = 60;
-/// Processor seconds after which a word is said.
+/// Processor seconds between two progress lines.
 const WORD: u64 = 60;
-/// Seconds that an input may take: on the wall as libFuzzer counts them, and then alone, of the processor.
+/// Seconds that an input may take: first by libFuzzer's wall clock, then, alone, of processor time.
 const TIMEOUT: u64 = 10;
-/// How libFuzzer ends over one that took longer.
+/// libFuzzer's exit code when an input took longer.
 const TIMED_OUT: i32 = 70;
-/// Lines of libFuzzer's that are shown where it has found something.
+/// Lines of libFuzzer's output to show when it has found something.
 const LINES: usize = 60;
 
 /// Which seconds count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clock {
-    /// Those that the processor spent on the target.
+    /// The processor time of the target.
     Cpu,
-    /// Those on the wall.
+    /// Wall-clock time.
     Wall,
 }
 
-/// One target, and what it has done so far.
+/// One target and its results so far.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     pub(super) target: String,
@@ -38,9 +38,9 @@ pub(super) struct Run {
     /// Processor time, in seconds.
     cpu: f64,
     executions: u64,
-    /// Edges and features that were reached, as libFuzzer counts them.
+    /// Edges and features reached, as libFuzzer counts them.
     coverage: (u64, u64),
-    /// Inputs that are kept beside those of the committed corpus.
+    /// Number of new inputs beside the committed corpus.
     found: usize,
 }
 
@@ -61,7 +61,7 @@ impl Run {
         Self { target, ..Self::default() }
     }
 
-    /// Goes on from the committed corpus and what was found before; whether time is left then.
+    /// Continues from the committed corpus and the earlier new inputs. Returns whether the target has time left.
     pub(super) fn go_on(
         &mut self,
         program: &Path,
@@ -80,7 +80,7 @@ impl Run {
         Ok(is_left)
     }
 
-    /// Runs libFuzzer for so many seconds; how long the processor was busy with it.
+    /// Runs libFuzzer for so many seconds. Returns the processor time that it used, in seconds.
     fn piece(&mut self, program: &Path, seconds: u64) -> Result<f64, String> {
         let target = &self.target;
         let [found, artifacts, logs] =
@@ -91,7 +91,7 @@ impl Run {
         }
         let log = logs.join(target);
         let in_log = |error: std::io::Error| format!("{}: {error}", log.display());
-        // The shell tells what its child has taken of the processor.
+        // The shell prints the processor time of its child.
         let mut command = Command::new("sh");
         command.args(["-c", r#""$0" "$@"; ended=$?; times; exit $ended"#]).arg(program);
         command
@@ -114,22 +114,22 @@ impl Run {
             let lines: Vec<&str> = told.lines().collect();
             let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
             println!("{}", last.join("\n"));
-            return Err(format!("{}; all it said is in {}", output.status, log.display()));
+            return Err(format!("{}; its whole output is in {}", output.status, log.display()));
         }
         self.found = fs::read_dir(&found).map_or(0, Iterator::count);
         self.read(&told)?;
         let times = String::from_utf8_lossy(&output.stdout);
-        child_seconds(&times).ok_or_else(|| "sh does not tell the time".to_owned())
+        child_seconds(&times).ok_or_else(|| "sh printed no times".to_owned())
     }
 
-    /// Adds what libFuzzer said at the end of one run. Without coverage nothing was found out.
+    /// Adds the figures that libFuzzer printed at the end of one run. Fails if there was no coverage.
     fn read(&mut self, told: &str) -> Result<(), String> {
         let number = |line: &str, key: &str| -> Option<u64> {
             line.split_once(key)?.1.split_whitespace().next()?.parse().ok()
         };
         let executions = |line| number(line, "stat::number_of_executed_units:");
         self.executions +=
-            told.lines().find_map(executions).ok_or("libFuzzer told no executions")?;
+            told.lines().find_map(executions).ok_or("libFuzzer printed no executions")?;
         let coverage = |line| Some((number(line, " cov: ")?, number(line, " ft: ")?));
         match told.lines().rev().find_map(coverage) {
             Some(coverage @ (1.., 1..)) => self.coverage = coverage,
@@ -144,8 +144,8 @@ fn artifact(told: &str) -> Option<&str> {
     told.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, file)| file)
 }
 
-/// Whether an input that took long on the wall only waited for the processor, as at the lowest priority: alone it ends within
-/// [`TIMEOUT`] seconds of it. Then its file goes.
+/// Whether a slow input only waited for the processor, which is likely at the lowest priority. Alone it must end within
+/// [`TIMEOUT`] seconds of processor time. If it does, its file is removed.
 fn is_quick(program: &Path, target: &str, input: &Path) -> bool {
     let mut alone = Command::new("sh");
     alone.args(["-c", &format!(r#"ulimit -t {TIMEOUT} && exec "$0" -timeout=0 "$1""#)]);
