@@ -184,7 +184,7 @@ mod tests {
     fn the_page_on_testing_names_every_part() {
         let page = include_str!("../../../docs/testing.md");
         for Part { name, .. } in PARTS {
-            assert!(page.contains(&format!("cargo xtask soak {name}")), "the page does not name {name}");
+            assert!(page.contains(&format!("cargo xtask soak {name}")), "the page lacks {name}");
         }
     }
 }
