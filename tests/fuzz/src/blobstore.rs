@@ -1,11 +1,11 @@
-//! What is on a disk with a blobstore.
+//! The metadata of a blobstore on a disk.
 
 use crate::look;
 use drivebay_spec_blobstore::{Bits, NewStore, PAGE_BYTES, Page, Replay, SuperBlock, lvol, seal};
 
 const DISK_BYTES: u64 = 64 << 20;
 
-/// A super block: the bytes from its signature on, with a right checksum.
+/// A super block: the bytes after its signature. The target adds a right checksum.
 pub(crate) fn super_block(data: &[u8]) {
     let page = sealed(data, 0);
     let Ok(block) = SuperBlock::parse(&page, DISK_BYTES) else { return };
@@ -14,8 +14,8 @@ pub(crate) fn super_block(data: &[u8]) {
     look((block.clusters_max(), block.grown(DISK_BYTES * 2)));
 }
 
-/// Metadata pages: two bytes of place and length, then the bytes of the page. Whatever they say, no
-/// cluster has two owners that serve.
+/// Metadata pages: for each, two bytes of place and length, then its bytes. For any input, no
+/// cluster has two owners that are served.
 pub(crate) fn pages(mut data: &[u8]) {
     let new = NewStore {
         disk_bytes: DISK_BYTES,

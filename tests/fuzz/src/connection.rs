@@ -1,9 +1,9 @@
-//! A whole NVMe/TCP connection: whatever a host says, in whatever order and pieces, with a target behind it that
-//! answers when it likes and has little memory. The state machine has no sockets in it, so its own files are compiled
-//! here.
+//! A whole NVMe/TCP connection. The host may send anything, in any order and in any pieces. The target behind the
+//! connection answers at any time and has little memory. The connection's state machine has no sockets, so this crate
+//! compiles the plugin's own files.
 //!
-//! The bytes are a script of [`Wire::step`]: what is well-formed has digests and lengths that fit, so that what lies
-//! behind them is reached too.
+//! The input is a script of [`Wire::step`]. A well-formed PDU gets right digests and lengths, so that the fuzzer also
+//! reaches the code behind their checks.
 
 mod request;
 
@@ -31,10 +31,10 @@ const LIMITS: Limits = Limits {
     c2h_success: true,
 };
 
-/// PDUs that come at once are fewer.
+/// A burst has fewer PDUs than this.
 const BURST: usize = 16;
 
-/// Things done to one connection.
+/// Most steps on one connection.
 const STEPS: usize = 400;
 
 pub(crate) fn script(data: &[u8]) {
@@ -54,16 +54,16 @@ struct Wire {
     connection: Connection<Piecewise>,
     keeper: Keeper,
     inbox: Inbox,
-    /// What ICReq asked for last.
+    /// The digests that the last ICReq requested.
     digests: Digests,
     alignment: Alignment,
-    /// Bytes that the connection has sent and the host has not understood.
+    /// Bytes that the connection has sent and the host has not parsed yet.
     received: Vec<u8>,
     /// The PDU that was sent last.
     last: Vec<u8>,
-    /// Whether ICResp has come.
+    /// Whether the host has received ICResp.
     is_agreed: bool,
-    /// Data that is asked for.
+    /// R2Ts whose data the host has not sent yet.
     r2ts: VecDeque<R2t>,
 }
 
@@ -82,7 +82,7 @@ impl Wire {
         }
     }
 
-    /// The next thing of the script; `false` at its end and at the connection's.
+    /// Does the next step of the script. Returns `false` at the end of the script or of the connection.
     fn step(&mut self, script: &mut Script<'_>) -> bool {
         let Some(what) = script.byte() else { return false };
         match what % 13 {
@@ -125,7 +125,7 @@ impl Wire {
         let mut bytes = [0; IcReq::LEN];
         IcReq { pfv: 0, hpda, digests, maxr2t: maxr2t.into() }.encode(&mut bytes);
         self.send(&bytes);
-        // Before Connect little is possible: half of the connections are a queue at once.
+        // Before Connect few commands are possible, so half of the connections are a queue at once.
         if maxr2t & 1 == 0 {
             self.connection.connected(1, LIMITS.depth, true);
         }
@@ -152,7 +152,8 @@ impl Wire {
         self.assembled(&header, placement, &data, wrong);
     }
 
-    /// The last PDU so many times, all at once but for `behind` bytes, which come after the others.
+    /// Sends the last PDU so many times. All bytes arrive at once but for `behind` bytes, which come after the
+    /// others.
     fn burst(&mut self, times: usize, behind: usize) {
         let bytes = self.last.repeat(times % BURST);
         let (first, rest) = bytes.split_at(bytes.len().saturating_sub(behind * 31));
@@ -160,14 +161,14 @@ impl Wire {
         self.send(rest);
     }
 
-    /// The data of an R2T, or of none.
+    /// Sends the data of an R2T, or data that no R2T requested.
     fn data(&mut self, script: &mut Script<'_>) {
         let [which, part, wrong] = std::array::from_fn(|_| script.number());
         let none = R2t { cccid: which.into(), ttag: part.into(), r2to: 0, r2tl: 64 };
         let at = usize::from(which) % self.r2ts.len().max(1);
         let place = self.r2ts.get_mut(at);
         let r2t = place.as_deref().copied().unwrap_or(none);
-        // A part of it, and the rest is sent another time.
+        // Sends a part now and the rest later.
         let len = (r2t.r2tl.saturating_mul(u32::from(part) + 1) / 256).max(1);
         let last = len >= r2t.r2tl;
         match place {
@@ -186,7 +187,7 @@ impl Wire {
         self.assembled(&header, placement, &vec![which; len as usize], wrong);
     }
 
-    /// Sends a PDU; one bit of it turned when `wrong` is odd.
+    /// Sends a PDU. If `wrong` is odd, one bit of it is flipped.
     fn assembled(&mut self, header: &[u8], placement: Placement, data: &[u8], wrong: u8) {
         let mut bytes = header.to_vec();
         if placement.header_digest {
@@ -205,7 +206,7 @@ impl Wire {
         self.last = bytes;
     }
 
-    /// As the socket does it, until the connection has no room.
+    /// Sends bytes like the socket does, until the connection has no room.
     fn send(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.connection.begin_turn(&mut self.inbox);
@@ -225,7 +226,7 @@ impl Wire {
                 self.connection.received(n, &mut self.keeper);
             }
             self.connection.end_turn(&mut self.inbox);
-            assert_eq!(n > 0, has_room, "room is told where there is some, and only there");
+            assert_eq!(n > 0, has_room, "`has_room` must agree with the room");
             bytes = &bytes[n..];
             while self.connection.is_paused() {
                 self.resume();
@@ -253,7 +254,7 @@ impl Wire {
                 .flat_map(|slice| slice.iter().copied())
                 .take(left)
                 .collect();
-            assert!(!bytes.is_empty(), "what is to be sent can be sent");
+            assert!(!bytes.is_empty(), "the output must not be empty");
             self.connection.sent(bytes.len());
             self.received.extend_from_slice(&bytes);
             left -= bytes.len();
@@ -261,7 +262,7 @@ impl Wire {
         self.understand();
     }
 
-    /// What the connection says is in order, whatever was said to it.
+    /// Checks that the connection's output is in order, whatever the host sent.
     fn understand(&mut self) {
         let mut rest = &self.received[..];
         while let Some(common) = rest.first_chunk() {
@@ -288,9 +289,9 @@ impl Wire {
                     let told = C2hData::parse(header.first_chunk().unwrap(), &frame).unwrap();
                     assert!(told.last && told.datal <= LIMITS.io_len);
                 }
-                PduType::C2hTermReq => assert!(more.is_empty(), "it is the last that is said"),
+                PduType::C2hTermReq => assert!(more.is_empty(), "C2HTermReq must be the last PDU"),
                 PduType::CapsuleResp => assert!(self.is_agreed, "an answer before ICResp"),
-                other => panic!("{other:?} goes the other way"),
+                other => panic!("{other:?} is a PDU of the host"),
             }
             rest = more;
         }
@@ -301,7 +302,7 @@ impl Wire {
         assert!(self.keeper.made() <= usize::from(LIMITS.depth), "more requests than slots");
     }
 
-    /// The connection drops; then every command comes back, and all memory is where it was.
+    /// Drops the connection. Then every command comes back, and all memory is in the pool.
     fn end(&mut self) {
         self.take(usize::MAX);
         self.connection.end();
@@ -310,6 +311,6 @@ impl Wire {
         }
         assert_eq!(self.connection.phase(), Phase::Ended);
         assert!(!self.connection.has_output() && !self.connection.can_receive());
-        assert_eq!(self.keeper.free(), POOL, "memory is back");
+        assert_eq!(self.keeper.free(), POOL, "all memory must be back");
     }
 }

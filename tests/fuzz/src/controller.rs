@@ -1,5 +1,6 @@
-//! The NVMe-oF target's decisions: hosts that connect, enable, ask, reset and go, in any order and with any fields. All of
-//! it is without I/O. Requests that wait for an event come back once each, and answers fit what was asked for.
+//! The decisions of the NVMe-oF target. Hosts connect, enable, send commands, reset and leave, in any order and with
+//! any fields. There is no I/O. Each request that waits for an event must come back once, and each answer must fit its
+//! command.
 
 use crate::look;
 use crate::script::Script;
@@ -22,7 +23,7 @@ use drivebay_spec_nvme::{Command, nqn};
 
 const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
 const HOST: &str = "nqn.2016-06.io.spdk:host1";
-/// What enables a controller.
+/// The value of CC that enables a controller.
 const ENABLE: u32 = 0x0046_0001;
 const MAX_LEN: u32 = 131_072;
 const ADMIN: [u8; 8] = [
@@ -69,7 +70,7 @@ fn bytes<const N: usize>(script: &mut Script<'_>) -> [u8; N] {
 
 struct Target {
     model: Model,
-    /// Controllers by their subsystem and identifier.
+    /// Controllers by subsystem and identifier.
     controllers: Vec<(&'static str, u16)>,
     waiting: Vec<Ticket>,
     /// Number of the next ticket.
@@ -154,7 +155,7 @@ impl Target {
         self.execute(script, &set.to_command());
     }
 
-    /// One of the controllers.
+    /// Chooses one of the controllers.
     fn chosen(&self, script: &mut Script<'_>) -> Option<(&'static str, u16)> {
         let which = usize::from(script.number());
         self.controllers.get(which % self.controllers.len().max(1)).copied()
@@ -184,10 +185,10 @@ impl Target {
             }
         }
         let its = self.waiting.iter().filter(|waiting| waiting.queue == queue);
-        assert!(its.count() <= REQUESTS_MAX, "more wait than may");
+        assert!(its.count() <= REQUESTS_MAX, "more requests wait than allowed");
     }
 
-    /// Something changes in the target.
+    /// Changes something in the target.
     fn change(&mut self, script: &mut Script<'_>) {
         let [what, nsid] = bytes(script);
         match what % 3 {
@@ -207,7 +208,7 @@ impl Target {
         }
     }
 
-    /// A host goes.
+    /// Lets a host leave.
     fn leave(&mut self, script: &mut Script<'_>) {
         let Some((nqn, cntlid)) = self.chosen(script) else { return };
         let subsystem = self.model.subsystems.get_mut(nqn).unwrap();
@@ -259,7 +260,7 @@ fn geometry(bits: u8) -> Geometry {
     }
 }
 
-/// What a command asks of a disk lies on it, and is as long as its data.
+/// Checks that the disk request of a command lies on the disk and is as long as its data.
 fn plan_io(script: &mut Script<'_>) {
     let [opcode, bits, kind, slba, nlb, len] = bytes(script);
     let geometry = geometry(bits);
@@ -289,7 +290,7 @@ fn plan_io(script: &mut Script<'_>) {
         }
         Ok(Plan::WriteZeroes(range, _)) => assert!(on_disk(range.lba, range.nblocks)),
         Ok(Plan::Deallocate(count)) => {
-            // What is behind the ranges is not looked at.
+            // The target ignores bytes behind the ranges.
             assert!(count * 16 <= len as usize);
             let blocks_max = u32::from(script.number()).saturating_mul(8);
             if let Ok(ranges) = deallocate(script.bytes(count * 16), &geometry, blocks_max) {

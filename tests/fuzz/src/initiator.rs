@@ -1,4 +1,4 @@
-//! The initiator's queue pair against what a target sends.
+//! The initiator's queue pair with any input from a target.
 //!
 //! A script says which digests are on, then has steps. A step submits a read or a write, sends, or receives the bytes that follow.
 //! The queue pair must return each request once, and must touch the request's memory only within its length.
@@ -68,14 +68,14 @@ pub(crate) fn script(bytes: &[u8]) {
                 let bytes = script.bytes(len);
                 qpair.inbox()[..bytes.len()].copy_from_slice(bytes);
                 let result = qpair.received(bytes.len());
-                assert!(!is_over || result.is_err(), "a connection that is over goes on");
+                assert!(!is_over || result.is_err(), "a closed connection accepted more");
                 is_over |= result.is_err();
             }
         }
         while let Some(done) = qpair.completed() {
             assert!(done.received as usize <= done.request.bytes.len());
             let was_out = std::mem::replace(&mut out[done.request.name], true);
-            assert!(!was_out, "a request was handed out twice");
+            assert!(!was_out, "a request came back twice");
         }
     }
     let outstanding = qpair.outstanding();

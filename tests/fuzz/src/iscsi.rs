@@ -1,4 +1,4 @@
-//! What comes over iSCSI connections.
+//! Input from iSCSI connections.
 
 use crate::look;
 use drivebay_spec_iscsi::negotiation::{Agreed, Offer, negotiate};
@@ -30,7 +30,7 @@ pub(crate) fn pdu(data: &[u8]) {
     }
 }
 
-/// A byte of what this end wants, then text.
+/// A byte with this end's wishes, then the text.
 pub(crate) fn text(data: &[u8]) {
     let Some((&wants, rest)) = data.split_first() else { return };
     let Ok(pairs) = text::parse(rest) else { return };

@@ -1,10 +1,10 @@
-//! What comes over the RPC socket.
+//! Input from the RPC socket.
 
 use crate::look;
 use drivebay_spec_jsonrpc::{FrameLimits, Framer, Incoming, Method, decode, params};
 
-/// A stream, cut into frames however it arrives, and each frame read. The first byte says how long the
-/// pieces are.
+/// A stream that arrives in pieces. It is cut into frames, and each frame is parsed. The first byte is
+/// the length of the pieces.
 pub(crate) fn frame(data: &[u8]) {
     let Some((&first, stream)) = data.split_first() else { return };
     let limits = FrameLimits { len_bytes: 4096, depth: 16 };
@@ -34,23 +34,23 @@ fn frames(stream: &[u8], piece: usize, limits: FrameLimits) -> (Vec<Vec<u8>>, bo
 }
 
 params! {
-    /// One of each kind.
+    /// One parameter of each kind.
     struct Everything {
         /// A text.
         name: String,
         /// A number with a range.
         #[range(1..=100)]
         count: u32 = 5,
-        /// A number.
+        /// An optional number.
         size: Option<u64>,
-        /// A truth.
+        /// A flag.
         flag: bool = false,
         /// A list.
         names: Option<Vec<String>>,
     }
 }
 
-/// Parameters and the description of a method.
+/// The parameters and the description of a method.
 pub(crate) fn params(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(read) = decode::<Everything>(text) {

@@ -1,15 +1,15 @@
-//! What reads bytes from outside, one function each. Whatever the bytes are, it must not panic, and what
-//! it accepts must mean the same when it is written and read again.
+//! One function for each parser of bytes from outside. For any bytes, a parser must not panic. If it
+//! accepts them, writing and parsing the result again must give the same value.
 //!
-//! `cargo xtask fuzz` gives them to libFuzzer; `tests/corpora.rs` runs them over the committed corpora,
-//! where a found crash is added as a file.
+//! `cargo xtask fuzz` runs them under libFuzzer. `tests/corpora.rs` runs them on the committed corpora.
+//! To keep a crash as a test, add its file there.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
-    reason = "what is wrong panics"
+    reason = "a failed check panics"
 )]
 
 mod blobstore;
@@ -26,21 +26,21 @@ mod script;
 mod scsi;
 mod vhost;
 
-/// Looks at what was read: what nobody looks at the compiler leaves out.
+/// Uses a parsed value. Otherwise the compiler would remove the parser.
 fn look<T>(read: T) {
     drop(std::hint::black_box(read));
 }
 
-/// Something that reads bytes.
+/// A parser of bytes.
 #[derive(Debug)]
 pub struct Target {
-    /// Also the folder of its corpus.
+    /// The name. The corpus has a folder of the same name.
     pub name: &'static str,
-    /// Reads them.
+    /// Parses the bytes.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "blobstore_super", run: blobstore::super_block },
     Target { name: "blobstore_pages", run: blobstore::pages },

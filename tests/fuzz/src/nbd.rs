@@ -1,4 +1,4 @@
-//! What an NBD client sends.
+//! Input from an NBD client.
 
 use crate::look;
 use drivebay_spec_nbd::handshake::{
@@ -24,7 +24,7 @@ pub(crate) fn option(data: &[u8]) {
     }
 }
 
-/// The kind of framing, then a request.
+/// A byte that selects the framing, then a request.
 pub(crate) fn request(data: &[u8]) {
     let Some((&framing, bytes)) = data.split_first() else { return };
     let framing =

@@ -1,4 +1,4 @@
-//! What comes over NVMe/TCP connections.
+//! Input from NVMe/TCP connections.
 
 use crate::look;
 use drivebay_spec_nvme::command::Command;
@@ -9,7 +9,7 @@ use drivebay_spec_nvme_tcp::{
     IcResp, PduType, R2t, Receiver, Role, TermReq, digest,
 };
 
-/// A PDU as either end receives it: two bytes of what was agreed, then the PDU.
+/// A PDU as either end receives it: two bytes with the negotiated options, then the PDU.
 pub(crate) fn pdu(data: &[u8]) {
     let Some((&[agreed, alignment], bytes)) = data.split_first_chunk::<2>() else { return };
     let Some(&header) = bytes.first_chunk::<8>() else { return };
@@ -21,13 +21,13 @@ pub(crate) fn pdu(data: &[u8]) {
     assert_eq!(CommonHeader::parse(&header.encode()), header);
     let Ok(frame) = Frame::parse(&header, &receiver) else { return };
 
-    assert!(frame.header_end() <= frame.data_offset, "data inside of the header");
-    // An alignment is any number of dwords up to 32, and more padding than it asks for is allowed.
-    assert!(frame.data_offset <= 255, "data further back than PDO can tell");
+    assert!(frame.header_end() <= frame.data_offset, "the data begins inside of the header");
+    // The alignment is up to 32 dwords, and a sender may add more padding than the alignment needs.
+    assert!(frame.data_offset <= 255, "the data begins beyond the range of PDO");
     let end = frame.data_offset as u64
         + u64::from(frame.data_len)
         + if frame.data_digest { 4 } else { 0 };
-    assert!(end <= u64::from(frame.plen), "data over the end of the PDU");
+    assert!(end <= u64::from(frame.plen), "the data ends beyond the PDU");
     assert_eq!(frame.data_offset - frame.header_end(), frame.pad_len());
     read_header(&frame, bytes, receiver.digests);
     look(digest::of(bytes));
@@ -74,7 +74,7 @@ fn read_header(frame: &Frame, bytes: &[u8], digests: Digests) {
     }
 }
 
-/// The fields of a command capsule's command.
+/// The fields of the command in a command capsule.
 pub(crate) fn command(data: &[u8]) {
     let Some(bytes) = data.first_chunk::<64>() else { return };
     let command = Command::parse(bytes);
@@ -94,7 +94,7 @@ pub(crate) fn command(data: &[u8]) {
     look(admin::Abort::from_command(&command));
 }
 
-/// A fabrics command, and behind it the data of a Connect.
+/// A Fabrics command, then the data of a Connect.
 pub(crate) fn fabrics(data: &[u8]) {
     let Some((bytes, rest)) = data.split_first_chunk::<64>() else { return };
     let command = Command::parse(bytes);

@@ -1,4 +1,4 @@
-//! What a plugin's file brings, before anything of it runs.
+//! The parts of a plugin's file that the host reads before any of its code runs.
 
 use crate::look;
 use drivebay::loader::trust::{key, policy, signature};
@@ -18,12 +18,12 @@ pub(crate) fn file(data: &[u8]) {
     }
 }
 
-/// The layout table. Two of them, apart by a zero byte, are compared.
+/// The layout table. If there is a zero byte, the two tables around it are compared.
 pub(crate) fn layout(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (one, other) = text.split_once('\0').unwrap_or((text, text));
     if let (Ok(one), Ok(other)) = (layout::parse(one), layout::parse(other)) {
-        // What a table must list it may lack; besides that, it is like itself.
+        // A table compared with itself may only lack required entries.
         let differences = layout::differences(&one, &one);
         assert!(differences.iter().all(|line| line.contains("does not list")), "{differences:?}");
         look(layout::differences(&one, &other));
@@ -31,7 +31,8 @@ pub(crate) fn layout(data: &[u8]) {
     }
 }
 
-/// What lies beside a plugin: its signature, keys, the operator's policy. The first byte says which.
+/// The files beside a plugin: its signature, keys, the operator's policy. The first byte selects
+/// one.
 pub(crate) fn trust(data: &[u8]) {
     let Some((&which, data)) = data.split_first() else { return };
     let text = std::str::from_utf8(data).ok();

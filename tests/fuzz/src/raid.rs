@@ -1,4 +1,4 @@
-//! What is on the members of a RAID array.
+//! The superblock on the members of a RAID array.
 
 use drivebay_spec_raid::{Layout, Superblock, seal};
 

@@ -1,6 +1,6 @@
-//! Bytes that are taken off one after the other.
+//! A script: the input, read byte by byte.
 
-/// What is left of a script. Behind its end all numbers are 0.
+/// The rest of a script. Beyond its end all numbers are 0.
 pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Script<'a> {
@@ -14,7 +14,7 @@ impl<'a> Script<'a> {
         self.byte().unwrap_or(0)
     }
 
-    /// Up to `len` of them.
+    /// Takes up to `len` bytes.
     pub(crate) fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;

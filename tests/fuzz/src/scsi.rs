@@ -5,7 +5,7 @@ use drivebay_spec_scsi::copy::{Limits, Parameters};
 use drivebay_spec_scsi::reservation::{self, OutAction, OutParameters};
 use drivebay_spec_scsi::{Command, Sense, lun, mode, unmap};
 
-/// A CDB, and behind it a LUN.
+/// A CDB, then a LUN.
 pub(crate) fn command(data: &[u8]) {
     let Some((cdb, rest)) = data.split_first_chunk::<16>() else { return };
     if let Err(sense) = Command::parse(cdb) {
@@ -18,7 +18,7 @@ pub(crate) fn command(data: &[u8]) {
     }
 }
 
-/// A byte that says of what, then a parameter list, or sense data.
+/// A byte that selects the command, then a parameter list or sense data.
 pub(crate) fn parameters(data: &[u8]) {
     let Some((&kind, list)) = data.split_first() else { return };
     match kind % 12 {

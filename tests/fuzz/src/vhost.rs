@@ -1,4 +1,4 @@
-//! What a VMM sends, and the rings that its guest fills.
+//! Input from a VMM, and the rings that its guest fills.
 
 use crate::look;
 use drivebay_spec_vhost::message::{self, FDS_MAX, HEADER_LEN, Header, Request, reply};
@@ -7,7 +7,7 @@ use drivebay_virtio::{Chain, Features, GuestMemory, InflightArea, PIECES_MAX, Qu
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A header and a payload; the payload also as the header of a block or SCSI request.
+/// A header and a payload. The payload is also parsed as the header of a block or SCSI request.
 pub(crate) fn message(data: &[u8]) {
     let Some((head, payload)) = data.split_first_chunk::<HEADER_LEN>() else { return };
     if let Ok(header) = Header::parse(*head) {

@@ -1,11 +1,11 @@
-//! The committed corpora, and many small changes of each of their files, on stable Rust. A crash that
-//! the fuzzer found is added to the corpus and so becomes a test.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is wrong panics")]
+//! Runs the targets on the committed corpora, and on many small changes of each file, on stable Rust.
+//! To keep a crash that the fuzzer found as a test, add it to the corpus.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed check panics")]
 
 use drivebay_fuzz::TARGETS;
 use std::path::Path;
 
-/// Changed forms of the files of a target.
+/// Number of changed inputs for each target.
 const FORMS: usize = 20_000;
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {

@@ -1,4 +1,4 @@
-//! The queue of messages, the sleep and the end of a thread under loom: the host's own `message.rs` and
+//! The message queue, the sleep and the end of a thread under loom: the host's own `message.rs` and
 //! `announce.rs`, compiled over loom's atomics, in every interleaving that the C11 model allows.
 #![expect(unsafe_code, reason = "messages are raw pointers")]
 #![allow(
@@ -12,7 +12,7 @@
     reason = "a model; the files under test are the host's"
 )]
 
-/// In the place of the host's `reactor/sync.rs`.
+/// Replaces the host's `reactor/sync.rs`.
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 
@@ -53,8 +53,8 @@ use message::Queue;
 use std::ptr;
 use sync::{Message, Ordering, fence};
 
-/// Tries them all, up to so many switches away from a thread that could go on: what is wrong here shows
-/// with two.
+/// Tries all orders with at most so many switches away from a thread that could continue. Two switches
+/// are enough to show the known kinds of mistakes.
 fn every_order(model: impl Fn() + Send + Sync + 'static) {
     let mut all = loom::model::Builder::new();
     all.preemption_bound = Some(if std::env::var_os("DRIVEBAY_SOAK").is_some() { 4 } else { 2 });
@@ -92,7 +92,7 @@ pub fn the_queue_loses_nothing_and_keeps_each_senders_order() {
     });
 }
 
-/// As `thread::send` on the receiver's reactor, which a sender may come to.
+/// Like `thread::send` on the receiver's reactor. A sender may move to that reactor.
 pub fn what_is_sent_here_comes_behind_what_its_sender_sent_from_elsewhere() {
     every_order(|| {
         let queue = Arc::new(Queue::new());
@@ -113,7 +113,7 @@ pub fn what_is_sent_here_comes_behind_what_its_sender_sent_from_elsewhere() {
     });
 }
 
-/// An eventfd: what was signalled before the wait ends it.
+/// An eventfd. A signal before the wait ends the wait.
 #[derive(Default)]
 struct Event {
     count: Mutex<u32>,
@@ -135,7 +135,7 @@ impl Event {
     }
 }
 
-/// As `thread::send`: the message, a full fence, a look for the sleeper.
+/// Like `thread::send`: it pushes the message, does a full fence, and checks for a sleeper.
 fn send_and_wake(queue: &Queue, asleep: &Announcement, event: &Event, value: usize) {
     send(queue, value);
     fence(Ordering::SeqCst);
@@ -169,7 +169,8 @@ pub fn no_sleep_is_missed_by_a_sender() {
     });
 }
 
-/// As `thread::send` and the end of a thread: whoever comes last takes what is left.
+/// Like `thread::send` during the end of a thread: whichever of the two comes last takes the remaining
+/// messages.
 pub fn a_message_that_meets_the_end_of_its_thread_is_taken_once() {
     every_order(|| {
         let queue = Arc::new(Queue::new());

@@ -1,4 +1,4 @@
-//! One test a model; see the library.
+//! One test for each model of the library.
 
 use drivebay_loom as model;
 

@@ -1,19 +1,19 @@
-//! The disk: an image in memory, a log of what was done to it, and errors on demand.
+//! The simulated disk: an image in memory, a log of its writes and flushes, and errors on demand.
 
 use crate::Random;
 use drivebay_blobstore::{Disk, DiskError};
 use std::cell::{Cell, RefCell};
 
-/// What was done to the disk.
+/// An event in the log of the disk.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A write.
     Write(u64, Vec<u8>),
     /// A range became zeros.
     Zero(u64, u64),
-    /// A range was given up: it may hold anything.
+    /// A range was unmapped: it may hold anything.
     Unmap(u64, u64),
-    /// What was done before is kept.
+    /// All earlier events are durable.
     Flush,
 }
 
@@ -22,18 +22,18 @@ pub enum Event {
 pub struct SimDisk {
     image: RefCell<Vec<u8>>,
     log: RefCell<Vec<Event>>,
-    /// Writes and flushes until one fails.
+    /// Number of writes and flushes until one fails.
     fails_in: Cell<Option<usize>>,
-    /// Whether all fail after the first that did.
+    /// Whether all later writes and flushes fail, too.
     stays_broken: Cell<bool>,
     has_write_cache: Cell<bool>,
     external: Vec<u8>,
 }
 
 const EIO: i32 = 5;
-/// Size of the disk outside of the store: more than a cluster, and no multiple of one.
+/// Size of the disk outside of the store, in bytes: more than a cluster, and not a multiple of one.
 pub(crate) const EXTERNAL_BYTES: usize = 40_000;
-/// What memory that nobody wrote holds.
+/// The content of memory that nobody wrote.
 pub(crate) const GARBAGE: u8 = 0xa5;
 
 impl SimDisk {
@@ -50,37 +50,38 @@ impl SimDisk {
         }
     }
 
-    /// With another disk outside of the store.
+    /// Adds another disk, outside of the store.
     #[must_use]
     pub fn with_external(self, external: Vec<u8>) -> Self {
         Self { external, ..self }
     }
 
-    /// A disk full of something.
+    /// A disk full of garbage.
     #[must_use]
     pub fn garbage(bytes: usize) -> Self {
         Self::new(vec![GARBAGE; bytes])
     }
 
-    /// A copy of its bytes.
+    /// A copy of the disk's bytes.
     #[must_use]
     pub fn image(&self) -> Vec<u8> {
         self.image.borrow().clone()
     }
 
-    /// Takes the log.
+    /// Takes the log, and leaves it empty.
     #[must_use]
     pub fn take_log(&self) -> Vec<Event> {
         self.log.take()
     }
 
-    /// The write or flush after `count` more fails; with `stays_broken` all after it as well.
+    /// After `count` more writes and flushes, the next one fails. With `stays_broken`, all later ones
+    /// fail, too.
     pub fn fail_in(&self, count: Option<usize>, stays_broken: bool) {
         self.fails_in.set(count);
         self.stays_broken.set(stays_broken);
     }
 
-    /// Says that writes need no flush, which is not true of this disk.
+    /// Claims that writes need no flush. That is false for this disk.
     pub fn deny_write_cache(&self) {
         self.has_write_cache.set(false);
     }
@@ -111,8 +112,8 @@ fn apply(image: &mut [u8], event: &Event) {
     }
 }
 
-/// The disk after a power cut behind the first `events` of the log: what was flushed is there, of the rest
-/// any part.
+/// The disk after a power cut behind the first `events` of the log. Flushed data is there; any part of the
+/// rest may be there.
 #[must_use]
 pub fn image_after(before: &[u8], log: &[Event], events: usize, random: &mut Random) -> Vec<u8> {
     let mut image = before.to_vec();

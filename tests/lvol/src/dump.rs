@@ -1,4 +1,4 @@
-//! What a store holds, as its users see it.
+//! The contents of a store, as its users see them.
 
 use crate::disk::EXTERNAL_BYTES;
 use crate::{SimDisk, run};
@@ -9,15 +9,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeDump {
-    /// Hash of each cluster as it is read.
+    /// Hash of the data of each cluster, as a read returns it.
     pub clusters: Vec<u64>,
     /// Whether it is read-only.
     pub read_only: bool,
-    /// Values of its xattrs that the tests set.
+    /// Values of the xattrs that the tests set.
     pub xattrs: Vec<Option<Vec<u8>>>,
 }
 
-/// Volumes by UUID, with their name.
+/// Name and content of each volume, by UUID.
 pub type Dump = BTreeMap<String, (String, VolumeDump)>;
 
 fn hash(data: &[u8]) -> u64 {
@@ -54,7 +54,8 @@ pub fn dump(store: &Store<SimDisk>) -> Dump {
     volumes.collect()
 }
 
-/// Reads a store's image again: `check` finds nothing wrong, and volumes own all clusters in use.
+/// Opens a store's image again, and expects that `check` finds no damage and that volumes own all
+/// clusters in use.
 pub fn check(image: Vec<u8>) {
     let disk = SimDisk::new(image);
     let report = run(drivebay_blobstore::check(&disk)).unwrap();
@@ -64,5 +65,5 @@ pub fn check(image: Vec<u8>) {
     let (block, model) = run(Store::read(&disk)).unwrap();
     let owned: u32 = model.volumes.values().map(|volume| volume.blob.map.allocated()).sum();
     let data = model.used_clusters.count() - block.md_clusters();
-    assert_eq!(owned, data, "clusters are used that nobody has");
+    assert_eq!(owned, data, "clusters are in use that no volume owns");
 }

@@ -1,4 +1,5 @@
-//! A simulated disk that logs writes and flushes, and what a store on it holds.
+//! A simulated disk that logs writes and flushes, and functions that compare the contents of a
+//! store on it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -6,7 +7,7 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::missing_panics_doc,
-    reason = "what is wrong panics"
+    reason = "a failed check panics"
 )]
 
 mod disk;
@@ -23,7 +24,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// Runs a future that never waits for anything but the simulated disk, which answers at once.
+/// Runs a future that waits only for the simulated disk, which answers at once.
 pub fn run<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
@@ -32,5 +33,5 @@ pub fn run<F: Future>(future: F) -> F::Output {
             return output;
         }
     }
-    panic!("the future waits for something that does not happen");
+    panic!("the future waits for something else than the disk");
 }

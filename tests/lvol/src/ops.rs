@@ -5,9 +5,9 @@ use drivebay_blobstore::{
     BlobId, ClearMethod, Disk, Info, NewStoreOptions, NewVolume, Place, Result, Store,
 };
 
-/// Size of the disk, 4 MiB: small, since it is copied for every power cut.
+/// Size of the disk, 4 MiB. It is small because every power cut copies it.
 pub const DISK_BYTES: usize = 4 << 20;
-/// Size of a cluster.
+/// Size of a cluster, in bytes.
 pub const CLUSTER_BYTES: u32 = 32 << 10;
 
 /// A new store on a disk full of garbage.
@@ -28,48 +28,48 @@ fn uuid(number: u64) -> String {
     format!("00000000-0000-4000-8000-{number:012x}")
 }
 
-/// An operation with all that it needs, so that it can be done again on a copy of the store.
+/// An operation with all its parameters, so that it can run again on a copy of the store.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// A new volume.
+    /// Creates a volume.
     Create(NewVolume),
-    /// A snapshot, its name and UUID.
+    /// Takes a snapshot with this name and UUID.
     Snapshot(BlobId, String, String),
-    /// A clone, its name and UUID.
+    /// Creates a clone with this name and UUID.
     Clone(BlobId, String, String),
-    /// A deletion.
+    /// Deletes a volume.
     Delete(BlobId),
-    /// A new size in clusters.
+    /// Resizes a volume to so many clusters.
     Resize(BlobId, u64),
-    /// A new name.
+    /// Renames a volume.
     Rename(BlobId, String),
-    /// Read-only for good.
+    /// Makes a volume read-only.
     ReadOnly(BlobId),
-    /// A value, or none.
+    /// Sets an xattr, or removes it.
     Xattr(BlobId, &'static str, Option<Vec<u8>>),
-    /// A parent inside.
+    /// Sets a parent in the store.
     SetParent(BlobId, BlobId),
-    /// A parent outside.
+    /// Sets a parent outside of the store.
     SetExternal(BlobId),
-    /// Everything copied.
+    /// Allocates all clusters and copies the parents' data.
     Inflate(BlobId),
-    /// The parent's copied.
+    /// Copies the data of the next parent only.
     Decouple(BlobId),
-    /// Clusters before they are written.
+    /// Allocates clusters before they are written.
     Allocate(BlobId, Vec<u32>),
-    /// Clusters given back.
+    /// Releases clusters.
     Release(BlobId, Vec<u32>),
-    /// The store's name.
+    /// Renames the store.
     RenameStore(String),
-    /// The end of a session.
+    /// Closes the store.
     Close,
 }
 
 impl Op {
-    /// How many kinds there are.
+    /// The number of kinds.
     pub const KINDS: usize = 18;
 
-    /// Which one it is.
+    /// The name of the kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -94,16 +94,17 @@ impl Op {
         }
     }
 
-    /// Whether it may change what a volume reads as: then a power cut in it may leave either.
+    /// Whether the operation may change the data of a volume. If so, a power cut during it may
+    /// leave the old or the new data.
     #[must_use]
     pub fn changes_data(&self) -> bool {
         matches!(self, Self::SetParent(..) | Self::SetExternal(_) | Self::Release(..))
     }
 
-    /// Does it.
+    /// Runs the operation.
     ///
     /// # Errors
-    /// The store's.
+    /// The errors of the store.
     pub fn apply(&self, store: &Store<SimDisk>) -> Result<()> {
         match self {
             Self::Create(new) => run(store.create_volume(new)).map(drop),
@@ -134,19 +135,19 @@ impl Op {
 /// A run of random operations.
 #[derive(Debug)]
 pub struct Scenario {
-    /// The numbers it is made from.
+    /// The source of all choices.
     pub random: Random,
     names: u64,
 }
 
 impl Scenario {
-    /// From a seed.
+    /// Starts a run from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { random: Random::new(seed), names: 0 }
     }
 
-    /// The next operation for a store.
+    /// Chooses the next operation for a store.
     pub fn choose(&mut self, store: &Store<SimDisk>) -> Op {
         let volumes = store.volumes();
         if volumes.len() < 3 {
@@ -190,7 +191,7 @@ impl Scenario {
         }
     }
 
-    /// Fills some clusters that a volume has, and flushes.
+    /// Writes some clusters that a volume owns, and flushes.
     pub fn write(&mut self, store: &Store<SimDisk>) {
         for volume in store.volumes().iter().filter(|volume| !volume.is_read_only) {
             for index in self.indices(volume) {
@@ -237,7 +238,7 @@ impl Scenario {
         Op::Resize(volume.id, self.random.below(largest) as u64)
     }
 
-    /// Up to four places where a volume has a cluster of its own.
+    /// Up to four places where a volume owns a cluster.
     fn owned(&mut self, store: &Store<SimDisk>, volume: &Info) -> Vec<u32> {
         let is_own = |index: &u32| matches!(store.place(volume.id, *index), Place::Own(_));
         let owned: Vec<u32> = (0..volume.num_clusters).filter(is_own).collect();

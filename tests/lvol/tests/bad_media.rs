@@ -1,5 +1,5 @@
-//! Metadata with any numbers and right checksums: nothing crashes, nothing is written outside of the disk, and no cluster
-//! of a volume that is served gets a second owner.
+//! Metadata with any numbers and right checksums: the store does not crash, does not write outside of the disk, and
+//! gives no cluster of a served volume a second owner.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,7 +14,7 @@ use drivebay_lvol_tests::{Random, Scenario, SimDisk, new_store, run};
 const PAGE: usize = 4096;
 const IMAGES: u64 = 150;
 
-/// A store after some operations, closed or not.
+/// A store after some operations, closed or open.
 fn store(seed: u64) -> (Scenario, Store<SimDisk>) {
     let mut scenario = Scenario::new(seed);
     let store = new_store();
@@ -27,7 +27,7 @@ fn store(seed: u64) -> (Scenario, Store<SimDisk>) {
     (scenario, store)
 }
 
-/// Changes bytes of a page in use and makes its checksum right again.
+/// Changes bytes of a page in use and corrects its checksum.
 fn damage(image: &mut [u8], block: &SuperBlock, random: &mut Random) {
     let pages: Vec<usize> = (0..block.metadata.len)
         .map(|page| block.md_page_offset(page) as usize)
@@ -51,7 +51,7 @@ fn damage(image: &mut [u8], block: &SuperBlock, random: &mut Random) {
     seal(page);
 }
 
-/// The clusters of all volumes that are served have one owner each, and are clusters of the disk.
+/// Each cluster of a served volume has one owner and lies on the disk.
 fn assert_owners(store: &Store<SimDisk>, what: &str) {
     let block = store.super_block();
     let mut owned = Bits::new(block.total_clusters());
@@ -96,7 +96,7 @@ fn a_super_block_with_numbers_that_cannot_be_is_refused() {
     let (_, store) = store(1);
     let image = store.disk().image();
     let mut refused = 0;
-    // Each number of the super block in turn: its largest value, and one past what the disk holds.
+    // Sets each number of the super block in turn to its largest value, then to one more than the disk holds.
     for (at, len) in [
         (8, 4),
         (12, 4),

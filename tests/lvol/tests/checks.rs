@@ -1,4 +1,4 @@
-//! What `check` finds on damaged stores, and what `repair` does about it.
+//! What `check` finds on damaged stores, and what `repair` does then.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

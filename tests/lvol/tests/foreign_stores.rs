@@ -1,10 +1,11 @@
-//! Stores that SPDK wrote: found, read, changed, and sound afterwards.
+//! Opens, reads and changes stores that SPDK wrote, and expects them to be sound afterwards.
 //!
-//! `tests/stores/` holds images of its own target, at a development version after 26.05. `clean` was closed in order,
-//! `killed` and `changed` were killed with SIGKILL. In `changed` volumes were inflated, decoupled, grown, cut off, given
-//! another parent, and deleted. `*.volumes` has size and SHA-256 of each volume as that target read them. An image
-//! (`*.blocks`) is its size (8 bytes) and a record for each 4 KiB block that is not zero: number (4), kind and length
-//! (2), bytes. Kind 0x8000: the bytes are repeated; 0x4000: the last eight end the block; else zeros follow.
+//! `tests/stores/` holds images that SPDK's target wrote, a development version after 26.05. `clean` was closed
+//! cleanly. The target was killed with SIGKILL while `killed` and `changed` were open. In `changed`, volumes were
+//! inflated, decoupled, grown, shrunk, given another parent, and deleted. `*.volumes` has the size and the SHA-256 of
+//! each volume as that target read it. An image (`*.blocks`) has its size (8 bytes) and a record for each 4 KiB block
+//! that is not zero: number (4), kind and length (2), bytes. Kind 0x8000: the bytes repeat. Kind 0x4000: the last eight
+//! bytes end the block. Any other kind: zeros follow.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use drivebay_blobstore::{Disk, NewVolume, Place, Store};
@@ -88,7 +89,7 @@ fn a_store_that_was_closed_and_one_that_was_killed_read_as_their_writer_read_the
         assert_eq!(store.info().unwrap().name, of_store);
         assert_eq!(contents(&store), expected(name), "{name}");
         check(store.disk().image());
-        // Nothing is written before something changes.
+        // Opening writes nothing before something changes.
         assert!(store.disk().image() == image, "{name}: opening it wrote");
     }
 }

@@ -13,17 +13,18 @@ use drivebay_lvol_tests::{
 };
 use std::collections::BTreeMap;
 
-/// Power cuts that a run of the tests makes; `LVOL_CUTS` for more.
+/// The number of power cuts in a run of the tests. `LVOL_CUTS` sets another number.
 fn cuts_wanted() -> usize {
     std::env::var("LVOL_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
 const OPS_PER_SEED: usize = 40;
 const CUTS_PER_OP: usize = 6;
-/// Operations of one kind are tried until so many writes have failed. All writes of each of them fail in turn.
+/// For each kind, the test tries operations until so many writes have failed. In each operation, every write
+/// fails in turn.
 const FAILURES_PER_KIND: usize = 60;
 
-/// A store after some operations, again and again, with the operation that comes next.
+/// Calls `visit` again and again with a store after some operations, and with the next operation.
 fn every_op(seed: u64, mut visit: impl FnMut(&mut Random, &Op, Vec<u8>, &Dump)) {
     let mut scenario = Scenario::new(seed);
     let mut store = new_store();
@@ -43,7 +44,7 @@ fn every_op(seed: u64, mut visit: impl FnMut(&mut Random, &Op, Vec<u8>, &Dump)) 
     }
 }
 
-/// Each volume is as it was before or as it is after, and the set of volumes is either set.
+/// Each volume is as before or as after the operation, and the set of volumes is one of the two sets.
 fn assert_either(found: &Dump, before: &Dump, after: &Dump, what: &str) {
     let names = |dump: &Dump| dump.keys().cloned().collect::<Vec<_>>();
     let is_either = names(found) == names(before) || names(found) == names(after);
@@ -54,10 +55,10 @@ fn assert_either(found: &Dump, before: &Dump, after: &Dump, what: &str) {
     }
 }
 
-/// Does `op` on the store of `image`, cuts it at a few places and looks at what is left of the store.
+/// Runs `op` on the store of `image`, cuts power at a few places, and checks the remaining store.
 fn cut(op: &Op, image: &[u8], before: &Dump, random: &mut Random, denies_cache: bool) -> usize {
     let store = run(Store::load(SimDisk::new(image.to_vec()))).unwrap();
-    // What the load wrote is there when the operation begins.
+    // The load has flushed its writes when the operation begins.
     let base = store.disk().image();
     _ = store.disk().take_log();
     if denies_cache {
@@ -94,7 +95,7 @@ fn after_a_power_cut_in_any_operation_each_volume_is_as_before_or_as_after() {
     assert!(cuts.len() >= 17, "not every operation was cut: {cuts:?}");
 }
 
-/// One volume gives clusters back and another one takes them, cut at every write.
+/// One volume releases clusters and another one takes them. Power is cut at every write.
 #[test]
 fn clusters_that_are_given_back_have_never_two_owners() {
     let store = new_store();
@@ -114,7 +115,7 @@ fn clusters_that_are_given_back_have_never_two_owners() {
     run(store.allocate(one, &all[..15])).unwrap();
     let base = store.disk().image();
     _ = store.disk().take_log();
-    // The snapshot has data below each of them, so they stay.
+    // The snapshot has data below each of these clusters, so they stay allocated.
     let released = run(store.release(one, &all, |_| panic!("nothing may go"))).unwrap();
     assert_eq!(released.indices, []);
     run(store.allocate(other, &all)).unwrap();
@@ -144,7 +145,7 @@ fn a_store_that_does_not_flush_is_noticed() {
     assert!(noticed > 0, "the order of writes makes no difference to these tests");
 }
 
-/// Each write and flush of each operation fails: once, or with all that follow.
+/// Each write and flush of each operation fails: once, or with all later ones.
 #[test]
 fn an_operation_whose_nth_write_fails_leaves_everything_as_it_was() {
     let mut failures: BTreeMap<&str, usize> = BTreeMap::new();

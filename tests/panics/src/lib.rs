@@ -1,6 +1,6 @@
-//! `panics`: disks that panic where they are told to, with a mutex locked, and from then on in every `Drop`.
+//! `panics`: disks that panic at a given place, with a mutex locked. From then on they panic in every `Drop`, too.
 //!
-//! For `tests/e2e/test_panics.py`, which shows that the host and its other disks go on.
+//! `tests/e2e/test_panics.py` uses it to show that the host and its other disks continue.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::Stopping;
@@ -43,11 +43,11 @@ params! {
     }
 }
 
-/// Held in each panic, so that a `Drop` finds it poisoned.
+/// Locked during each panic, so that a `Drop` finds it poisoned.
 static STATE: Mutex<u64> = Mutex::new(0);
-/// I/O that disks have kept.
+/// Number of I/Os that disks hold.
 static HELD: AtomicU64 = AtomicU64::new(0);
-/// Where the plugin itself panics when it comes to that.
+/// The place where the plugin itself panics, once it gets there.
 static ARMED: Mutex<String> = Mutex::new(String::new());
 
 fn panic_at(place: &str) {
@@ -105,7 +105,7 @@ struct Panics {
     base: Option<Desc>,
 }
 
-/// Panics a second time, unless the thread panics already: that would end the process.
+/// Panics a second time, unless the thread is panicking already. That would end the process.
 struct Dropped;
 
 impl Drop for Dropped {
@@ -164,7 +164,7 @@ impl Bdev for Panics {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry::new_any(512, 2048).unwrap_or_else(|_| unreachable!("a size that can be"))
+        Geometry::new_any(512, 2048).unwrap_or_else(|_| unreachable!("the size is valid"))
     }
 
     fn open_channel(&self) -> Result<State> {

@@ -1,10 +1,10 @@
-//! The tables of the host, as a plugin has them.
+//! The host's tables, as a plugin sees them.
 
 use drivebay_core::services;
 use drivebay_plugin_api::*;
 use std::ptr;
 
-/// The plugin that everything here belongs to.
+/// The host handle of the plugin that owns everything here.
 pub(crate) fn host() -> *const bay_host {
     ptr::without_provenance(0x51a0)
 }
@@ -25,7 +25,7 @@ pub(crate) fn size<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// Ends a request of the bus.
+/// Completes a request of the bus.
 pub(crate) fn end(io: *mut bay_io, status: i32) {
     unsafe { (*io).done.unwrap()(io, status) };
 }

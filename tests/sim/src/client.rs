@@ -1,4 +1,4 @@
-//! A client: one lightweight thread's use of a bdev, checked against the model.
+//! A client: it uses a bdev on one lightweight thread and checks the results against the model.
 
 use crate::abi::{client, get_chan, host, put_chan};
 use crate::memory::Memory;
@@ -20,16 +20,17 @@ pub(crate) struct Client {
     in_flight: RefCell<Vec<*mut Request>>,
     wait: RefCell<bay_wait>,
     waits: Cell<bool>,
-    /// It lets go of its channel: the bdev goes away, the life ends, or the channel failed.
+    /// Whether the client has to release its channel, because the bdev is removed, the life ends,
+    /// or the channel failed.
     leaves: Cell<bool>,
     pub(crate) closed: Cell<bool>,
 }
 
-/// What is expected of the end.
+/// The expected result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     Success,
-    /// The request is wrong.
+    /// The request is invalid.
     Invalid,
     /// The contents differ at this byte.
     Miscompare(u64),
@@ -77,7 +78,7 @@ impl Client {
         unsafe { &*self.top }
     }
 
-    /// Does something. On the client's thread.
+    /// Does one step. Call it on the client's thread.
     pub(crate) fn step(&self) {
         let sim = sim();
         if self.closed.get() {
@@ -112,7 +113,8 @@ impl Client {
         unsafe { client().flush.unwrap()(host(), self.chan.get()) };
     }
 
-    /// Lets go of the channel as soon as nothing is in flight; then, if it must, of the descriptor.
+    /// Releases the channel when no request is in flight. Then, if it must, it closes the
+    /// descriptor.
     fn leave(&self) {
         if !self.in_flight.borrow().is_empty() || self.waits.get() {
             return;
@@ -162,14 +164,14 @@ impl Client {
         }
         if request.expect == Expect::Invalid {
             match sim().rng.below(3) {
-                0 => io.lba = crate::disk::MOST_BLOCKS, // its size now may not be known here yet
+                0 => io.lba = crate::disk::MOST_BLOCKS, // the client may not know the current size yet
                 1 => io.nblocks = u64::MAX - io.lba / 2,
                 _ => io.nblocks = 0,
             }
         }
     }
 
-    /// The next request that does not race with one in flight.
+    /// Chooses the next request, one that does not race with a request in flight.
     fn choose(&self) -> Option<Request> {
         let (sim, top) = (sim(), self.top());
         let rng = &sim.rng;
@@ -231,7 +233,7 @@ impl Client {
         Some(request)
     }
 
-    /// Memory and contents.
+    /// Prepares the memory and its contents.
     fn prepare(&self, request: &mut Request) -> Option<()> {
         let (sim, top) = (sim(), self.top());
         let block = top.block_size as usize;
@@ -310,7 +312,7 @@ impl Client {
             }
         }
         if let Some(memory) = &request.memory {
-            assert!(memory.is_guarded(), "memory beside the list was written");
+            assert!(memory.is_guarded(), "memory outside of the list was written");
         }
     }
 
@@ -338,11 +340,11 @@ impl Client {
             request.op, request.lba, request.nblocks, request.expect
         );
         if status == -libc::ENOMEM || (status != 0 && sim.rng.chance(2)) {
-            self.leaves.set(true); // its channel could not be made: another one may be
+            self.leaves.set(true); // the channel could not be created, another may succeed
         }
     }
 
-    /// For the message when nothing goes on.
+    /// The client's state, for the message when the simulation is stuck.
     pub(crate) fn state(&self) -> String {
         let in_flight: Vec<String> = (self.in_flight.borrow().iter())
             .map(|&request| unsafe { &*request })
@@ -371,10 +373,10 @@ unsafe extern "C" fn ended(arg: *mut c_void, io: *mut bay_io, status: i32) {
         && !client.waits.get()
         && !client.top().removed.get()
     {
-        client.submit_one(); // from inside of the callback
+        client.submit_one(); // from inside the callback
     }
     if sim().rng.chance(5) && !client.leaves.get() && client.chan.get() != 0 {
-        client.end_burst(); // as well
+        client.end_burst(); // also from inside the callback
     }
 }
 

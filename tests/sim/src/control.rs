@@ -1,4 +1,4 @@
-//! What the control plane does meanwhile, on the app thread: removal, resize, quiesce.
+//! Operations of the control plane during I/O, on the app thread: removal, resize, quiesce.
 
 use crate::abi::{bus, host};
 use crate::sim::{Sim, sim};
@@ -111,7 +111,7 @@ impl Sim {
     }
 }
 
-/// The place of a quiesce in its argument.
+/// The place of a quiesce, decoded from the callback's argument.
 fn quiesce_of(arg: *mut c_void) -> (usize, (u64, u64)) {
     let arg = arg as u64;
     ((arg >> 32) as usize, (arg >> 16 & 0xffff, arg & 0xffff))

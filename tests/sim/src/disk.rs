@@ -1,5 +1,5 @@
-//! A RAM disk that is late, short of resources and faulty as its traits and the seed say, and that
-//! checks everything a module may rely on.
+//! A RAM disk that is late, short of resources or faulty, as its traits and the seed say. It checks
+//! everything that a module may rely on.
 
 use crate::abi::{bus, end, host, size};
 use crate::promises::{Entered, first_difference, gather};
@@ -10,21 +10,21 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 
-/// How a disk behaves. Percentages of its I/O.
+/// How a disk behaves. The unnamed units are percentages of its I/O.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Traits {
     pub(crate) inline: u64,
     pub(crate) no_memory: u64,
     pub(crate) requeue: u64,
     pub(crate) io_error: u64,
-    /// I/O it has room for per channel; 0 = any number.
+    /// Most I/O that a channel has room for; 0 = no limit.
     pub(crate) depth: usize,
     pub(crate) latency_ns: u64,
-    /// Completions after which it says that resources came free.
+    /// The disk calls `kick` after so many completions.
     pub(crate) kick: u64,
-    /// Starts I/O at the end of a burst only.
+    /// Starts I/O only at the end of a burst.
     pub(crate) doorbell: bool,
-    /// Channels that are made or ended later, or cannot be made.
+    /// Percentage of channels that are created or destroyed later.
     pub(crate) chan_later: u64,
     pub(crate) chan_fails: u64,
     pub(crate) destruct_later: bool,
@@ -37,11 +37,11 @@ pub(crate) struct Disk {
     pub(crate) traits: Traits,
     pub(crate) blocks: Cell<u64>,
     data: RefCell<Vec<u8>>,
-    /// What is there after a power cut; only of a disk with a cache.
+    /// The contents after a power cut. Only a disk with a cache uses it.
     stable: RefCell<Vec<u8>>,
     dirty: RefCell<Vec<u64>>,
     chans: RefCell<Vec<*mut Chan>>,
-    /// Channels to be made: thread and host's handle.
+    /// Channels to create: thread and the host's handle.
     opening: RefCell<Vec<(u64, u64)>>,
     closing: RefCell<Vec<(u64, u64)>>,
     destructing: Cell<bool>,
@@ -53,14 +53,14 @@ pub(crate) struct Disk {
 pub(crate) struct Chan {
     disk: *const Disk,
     pub(crate) thread: u64,
-    /// The host is in one of the channel's functions.
+    /// Whether the host is inside one of the channel's functions.
     entered: Cell<bool>,
     host_chan: u64,
     staged: RefCell<Vec<*mut bay_io>>,
     pending: RefCell<Vec<(*mut bay_io, u64)>>,
 }
 
-/// Blocks that memory is kept for, so that a disk can grow.
+/// Number of blocks that have memory, so that a disk can grow.
 pub(crate) const MOST_BLOCKS: u64 = 256;
 
 static OPS: bay_bdev_ops = bay_bdev_ops {
@@ -78,7 +78,7 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 };
 
 impl Disk {
-    /// Makes it and puts it on the bus. App thread.
+    /// Creates the disk and registers it with the bus. App thread.
     pub(crate) fn register(name: String, mut reg: bay_bdev_reg, traits: Traits) -> Box<Self> {
         let len = (MOST_BLOCKS * u64::from(reg.block_size)) as usize;
         let cached = reg.flags & BAY_BDEV_WRITE_CACHE != 0;
@@ -110,7 +110,7 @@ impl Disk {
         disk
     }
 
-    /// What a power cut would leave of a block.
+    /// Copies the content of a block after a power cut.
     pub(crate) fn stable(&self, lba: u64, into: &mut [u8]) {
         let from = lba as usize * self.reg.block_size as usize;
         let cached = self.reg.flags & BAY_BDEV_WRITE_CACHE != 0;
@@ -118,7 +118,7 @@ impl Disk {
         into.copy_from_slice(&memory[from..from + into.len()]);
     }
 
-    /// Threads for which it has something to do, one of them for each thing.
+    /// Adds the threads for which the disk has work, once for each piece of work.
     pub(crate) fn work(&self, threads: &mut Vec<u64>) {
         let busy = self.chans.borrow().iter().map(|&chan| unsafe { &*chan }).find_map(|chan| {
             (!chan.pending.borrow().is_empty() && sim().rng.chance(50)).then_some(chan.thread)
@@ -131,7 +131,7 @@ impl Disk {
         }
     }
 
-    /// Does something that it has to do on this thread.
+    /// Does one piece of its work on this thread.
     pub(crate) fn act(&self) {
         let here = thread::current_id();
         if here == thread::app() && self.destructing.take() {
@@ -163,7 +163,7 @@ impl Disk {
         self.complete_some(unsafe { &*chan });
     }
 
-    /// For the message when nothing goes on.
+    /// The disk's state, for the message when the simulation is stuck.
     pub(crate) fn state(&self) -> String {
         let chans: Vec<String> = (self.chans.borrow().iter())
             .map(|&chan| unsafe { &*chan })
@@ -202,7 +202,7 @@ impl Disk {
         }
     }
 
-    /// A reset ends when nothing else of the disk is left.
+    /// Whether a reset may complete: no other I/O of the disk is left.
     fn may_end(&self, io: *mut bay_io) -> bool {
         let count = |chan: &*mut Chan| unsafe {
             (**chan).pending.borrow().len() + (**chan).staged.borrow().len()
@@ -246,7 +246,7 @@ impl Disk {
         chan
     }
 
-    /// Does it, in part or not at all, and says how it ended.
+    /// Does the I/O completely, in part or not at all, and returns its status.
     fn outcome(&self, io: *mut bay_io) -> i32 {
         let request = unsafe { &*io };
         let (rng, traits) = (&sim().rng, &self.traits);
@@ -331,7 +331,7 @@ impl Disk {
         let request = unsafe { &*io };
         let rng = &sim().rng;
         if request.op == BAY_OP_FLUSH {
-            self.flush_cache(); // what was written until now, not what follows
+            self.flush_cache(); // covers earlier writes, not later ones
         }
         if request.op != BAY_OP_RESET && rng.chance(self.traits.inline) {
             return end(io, self.outcome(io));
@@ -419,7 +419,7 @@ unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
     let chan = unsafe { Box::from_raw(gone) };
     assert!(chan.pending.borrow().is_empty(), "a channel with I/O was destroyed");
     assert!(chan.staged.borrow().is_empty(), "a channel with I/O was destroyed");
-    assert!(!chan.entered.get(), "a channel that is being called was destroyed");
+    assert!(!chan.entered.get(), "a channel was destroyed inside one of its calls");
     assert_eq!(chan.thread, thread::current_id());
     if sim().rng.chance(disk.traits.chan_later) {
         disk.closing.borrow_mut().push((chan.thread, chan.host_chan));
@@ -432,7 +432,7 @@ unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
     let disk = disk(bdev);
     let open =
         disk.chans.borrow().len() + disk.opening.borrow().len() + disk.closing.borrow().len();
-    assert_eq!(open, 0, "destructed with channels");
+    assert_eq!(open, 0, "destructed with open channels");
     assert_eq!(thread::current_id(), thread::app());
     assert!(!disk.destructed.get() && !disk.destructing.get(), "destructed twice");
     if disk.traits.destruct_later {

@@ -1,4 +1,4 @@
-//! Filters as a plugin writes them: pass on, a slice of the base, two bases striped, pass on later.
+//! Filters as a plugin writes them: pass on, a slice of the base, two striped bases, pass on later.
 
 use crate::abi::{bus, client, close, end, get_chan, host, open, put_chan, size};
 use crate::promises::Entered;
@@ -11,11 +11,11 @@ use std::ffi::c_void;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Pass,
-    /// From this block of the base on.
+    /// The base from this block on.
     Slice(u64),
-    /// Chunks of this many blocks, from two bases in turn.
+    /// Chunks of this many blocks, alternating between two bases.
     Stripe(u64),
-    /// Passes on when the scheduler says so.
+    /// Passes on when the scheduler decides.
     Later,
 }
 
@@ -38,11 +38,11 @@ struct Chan {
     bases: Vec<u64>,
     kept: RefCell<Vec<*mut bay_io>>,
     in_flight: Cell<u32>,
-    /// The host is in one of the channel's functions.
+    /// Whether the host is inside one of the channel's functions.
     entered: Cell<bool>,
 }
 
-/// In `drv_ctx` of a request that goes to several bases.
+/// State in `drv_ctx` of a request that goes to several bases.
 struct Several {
     pending: Cell<u32>,
     status: Cell<i32>,
@@ -63,7 +63,7 @@ static OPS: bay_bdev_ops = bay_bdev_ops {
 };
 
 impl Filter {
-    /// Makes it over bases that are open. App thread.
+    /// Creates the filter over open bases. App thread.
     pub(crate) fn register(
         name: String,
         kind: Kind,
@@ -101,7 +101,7 @@ impl Filter {
         filter
     }
 
-    /// Where a block lies: which base, and there.
+    /// The base and the block there for a block of the filter.
     pub(crate) fn place(&self, lba: u64) -> (usize, u64) {
         match self.kind {
             Kind::Pass | Kind::Later => (0, lba),
@@ -113,14 +113,14 @@ impl Filter {
         }
     }
 
-    /// Threads for which it has something to do.
+    /// Adds the threads for which the filter has work.
     pub(crate) fn work(&self, threads: &mut Vec<u64>) {
         let chans = self.chans.borrow();
         let busy = chans.iter().map(|&chan| unsafe { &*chan });
         threads.extend(busy.filter(|chan| !chan.kept.borrow().is_empty()).map(|chan| chan.thread));
     }
 
-    /// Passes on something that it kept on this thread.
+    /// Passes on an I/O that it kept on this thread.
     pub(crate) fn act(&self) {
         let here = thread::current_id();
         let chans = self.chans.borrow().clone();
@@ -192,7 +192,7 @@ unsafe extern "C" fn one_of_several_ended(arg: *mut c_void, _child: *mut bay_io,
     }
 }
 
-/// The parent, which leaves its channel now.
+/// Takes the parent back from its channel.
 fn left(arg: *mut c_void) -> *mut bay_io {
     let io = arg.cast::<bay_io>();
     let chan = unsafe { &*(*io).link.cast::<Chan>() };
@@ -256,7 +256,7 @@ unsafe extern "C" fn chan_destroy(bdev: *mut c_void, chan: *mut c_void) -> i32 {
 
 unsafe extern "C" fn destruct(bdev: *mut c_void) -> i32 {
     let filter = unsafe { &*bdev.cast::<Filter>() };
-    assert!(filter.chans.borrow().is_empty(), "destructed with channels");
+    assert!(filter.chans.borrow().is_empty(), "destructed with open channels");
     assert!(!filter.destructed.replace(true), "destructed twice");
     filter.bases.take().into_iter().for_each(close);
     0
@@ -274,7 +274,7 @@ unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
 }
 
 impl Filter {
-    /// Takes it off the bus, once. App thread.
+    /// Unregisters the filter, once. App thread.
     pub(crate) fn unregister(&self) {
         if !self.unregistered.replace(true) {
             sim().unregister(self.id.get());

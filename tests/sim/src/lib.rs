@@ -1,10 +1,11 @@
 //! The bus on a virtual clock.
 //!
-//! A seed decides everything: which stack of faulty disks and filters there is, what the clients ask,
-//! which thread runs next and how many messages it takes, when something is removed, reset, resized or
-//! quiesced, and what time it is. One OS thread runs it all, so the same seed does the same again.
-//! What must hold: the right data, also after a power cut; one completion for each I/O, on its thread;
-//! nobody waits for ever; nothing is left. See `docs/testing.md`.
+//! A seed decides everything: the stack of faulty disks and filters, the requests of the clients,
+//! which thread runs next and how many messages it takes, what is removed, reset, resized or quiesced
+//! and when, and the time of the clock. One OS thread runs everything, so the same seed always repeats
+//! the same run. The simulation checks that the data is right, also after a power cut; that each I/O
+//! completes once, on its thread; that no request waits forever; and that nothing is left at the end.
+//! See `docs/testing.md`.
 #![expect(unsafe_code, reason = "the tables of the ABI are C functions over raw pointers")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
@@ -15,7 +16,7 @@
     clippy::cast_possible_truncation,
     clippy::missing_panics_doc,
     clippy::vec_box,
-    reason = "a foreign plugin and its clients as a fixture: what is wrong panics"
+    reason = "a fixture with a foreign plugin and its clients: a failed check panics"
 )]
 
 mod abi;
@@ -38,7 +39,7 @@ use drivebay_core::reactor::stepped::Stepped;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The reactor of this process, with one buffer in each pool. Once per process.
+/// Starts the reactor of this process, with one buffer in each pool. Call it once in a process.
 #[must_use]
 pub fn reactor() -> Stepped {
     env::memory::configure(env::memory::Options { no_huge: true, ..Default::default() });
@@ -46,24 +47,24 @@ pub fn reactor() -> Stepped {
     buf::configure(one).expect("the pools are not in use yet");
     let reactor = Stepped::start().expect("the first reactor of the process");
     for len in [1, buf::max_len()] {
-        // SAFETY: no waiter.
+        // SAFETY: the call passes no waiter.
         let (buffer, _) = unsafe { buf::get(len, std::ptr::null_mut()) }.expect("the only buffer");
-        buf::put(buffer, len); // the pools have their memory now
+        buf::put(buffer, len); // now the pools have their memory
     }
     reactor
 }
 
-/// Runs seeds one after the other; what fails names the command that runs it again.
+/// Runs the seeds one after the other. A failure prints the command that repeats its seed.
 pub fn run_all(seeds: impl Iterator<Item = u64>, ios: u64) -> u64 {
     let mut reactor = reactor();
     let running = Arc::new(AtomicU64::new(0));
     let seed = Arc::clone(&running);
     let usual = std::panic::take_hook();
-    // A hook, because a panic below the ABI's C functions ends the process.
+    // This is a hook because a panic inside the ABI's C functions ends the process.
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
         let seed = seed.load(Ordering::Relaxed);
-        eprintln!("again: cargo run -p drivebay-sim -- --seed {seed} --ios {ios}");
+        eprintln!("to repeat it: cargo run -p drivebay-sim -- --seed {seed} --ios {ios}");
     }));
     let one = |seed| {
         running.store(seed, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! `drivebay-sim --seed N [--seeds COUNT] [--ios N]`: the simulation of seeds, from N on.
+//! `drivebay-sim --seed N [--seeds COUNT] [--ios N]`: simulates seeds, starting with N.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command line program: its output is what it is for")]
 

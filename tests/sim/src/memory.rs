@@ -6,7 +6,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 
-/// Bytes of one buffer: the largest I/O with its gaps.
+/// Bytes of one buffer: the largest I/O with the gaps in its list.
 const SIZE: usize = 96 << 10;
 const GUARD: u8 = 0xee;
 
@@ -14,17 +14,17 @@ fn layout() -> Layout {
     Layout::from_size_align(SIZE, 4096).unwrap()
 }
 
-/// Memory with a list over it.
+/// Memory with a buffer list over it.
 pub(crate) struct Memory {
     base: NonNull<u8>,
     pub(crate) list: Vec<bay_iov>,
-    /// Bytes of `base` in use, gaps included.
+    /// Bytes of `base` in use, with the gaps.
     used: usize,
 }
 
 thread_local! {
-    /// Kept from seed to seed: were it freed, the queues of ended threads, which stay, would settle there, and
-    /// each seed would need new pages.
+    /// Freed memory is kept for the next seed. Otherwise the queues of ended threads, which are never freed,
+    /// would occupy it, and each seed would need new pages.
     static FREE: RefCell<Vec<Memory>> = RefCell::default();
 }
 
@@ -72,7 +72,7 @@ impl Memory {
         assert!(at <= SIZE, "the list does not fit its memory");
     }
 
-    /// Fills everything with guard bytes.
+    /// Fills all memory with guard bytes.
     pub(crate) fn guard(&mut self) {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.used) }.fill(GUARD);
     }
@@ -97,7 +97,7 @@ impl Memory {
         }
     }
 
-    /// Whether nobody wrote beside the pieces.
+    /// Whether the guard bytes around the pieces are intact.
     pub(crate) fn is_guarded(&self) -> bool {
         let mut at = 0;
         let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.used) };

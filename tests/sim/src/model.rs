@@ -1,4 +1,4 @@
-//! What a bdev must hold: for every block the contents that it may have.
+//! The model of a bdev: the contents that each block may have.
 
 use crate::rng::mix;
 use std::cell::RefCell;
@@ -8,11 +8,11 @@ pub(crate) type Tag = u64;
 
 #[derive(Clone, Debug, Default)]
 struct Block {
-    /// Last write that is known to have ended well, then those that may have happened or not.
+    /// The last successful write, then the writes that may have happened or not.
     possible: Vec<Tag>,
     readers: u32,
     writers: u32,
-    /// Sequence number of the last change that was begun, and of the last one that ended.
+    /// Sequence numbers of the last change that began and of the last change that completed.
     begun: u64,
     ended: u64,
 }
@@ -48,7 +48,7 @@ impl Model {
         self.blocks.borrow_mut().resize(nblocks as usize, fresh);
     }
 
-    /// Whether nothing in flight makes the outcome depend on the order.
+    /// Whether no I/O in flight makes the result depend on the order.
     pub(crate) fn is_free(&self, lba: u64, nblocks: u64, how: Use) -> bool {
         let blocks = self.blocks.borrow();
         blocks[range(lba, nblocks)]
@@ -74,7 +74,7 @@ impl Model {
             .for_each(|block| block.readers -= 1);
     }
 
-    /// A change ended: with success the block holds it, else it may.
+    /// A change completed. After success the blocks hold it, otherwise they may hold it.
     pub(crate) fn write_ended(
         &self,
         lba: u64,
@@ -94,7 +94,7 @@ impl Model {
         }
     }
 
-    /// Checks what was read and remembers it.
+    /// Checks the data of a read and remembers it.
     pub(crate) fn check_read(&self, lba: u64, data: &[u8]) -> Result<(), String> {
         let mut blocks = self.blocks.borrow_mut();
         for (index, bytes) in data.chunks_exact(self.block_size).enumerate() {
@@ -113,7 +113,7 @@ impl Model {
         Ok(())
     }
 
-    /// The contents, where they are known.
+    /// The contents, if the model knows them.
     pub(crate) fn known(&self, lba: u64, nblocks: u64) -> Option<Vec<Tag>> {
         let blocks = self.blocks.borrow();
         let known = blocks[range(lba, nblocks)].iter().map(|block| match block.possible[..] {
@@ -123,7 +123,7 @@ impl Model {
         known.collect()
     }
 
-    /// Checks what a power cut would leave of the blocks that were not changed since `sequence`.
+    /// Checks the contents after a power cut, for the blocks that did not change since `sequence`.
     pub(crate) fn check_stable(
         &self,
         lba: u64,
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(model.known(1, 1), None);
         assert!(model.check_read(1, &block(9)).is_err());
         assert!(model.check_read(1, &block(7)).is_ok());
-        assert!(model.check_read(1, &block(0)).is_err(), "it was seen to be 7");
+        assert!(model.check_read(1, &block(0)).is_err(), "an earlier read saw 7");
     }
 
     #[test]

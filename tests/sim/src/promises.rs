@@ -1,16 +1,16 @@
-//! What a module may rely on, looked at in every request.
+//! The rules that a module may rely on, checked for every request.
 
 use crate::disk::{Chan, Disk};
 use drivebay_core::reactor::thread;
 use drivebay_plugin_api::*;
 use std::cell::Cell;
 
-/// The host is in one function of a channel, as long as this lives.
+/// Marks that the host is inside a function of a channel, for as long as the value lives.
 pub(crate) struct Entered<'a>(&'a Cell<bool>);
 
 impl<'a> Entered<'a> {
     pub(crate) fn new(channel: &'a Cell<bool>) -> Self {
-        assert!(!channel.replace(true), "a channel was entered from inside of its own call");
+        assert!(!channel.replace(true), "the host called a channel from inside another call of it");
         Self(channel)
     }
 }
@@ -22,7 +22,7 @@ impl Drop for Entered<'_> {
 }
 
 impl Disk {
-    /// What the bus promises of every request.
+    /// Checks the promises of the bus for a request.
     pub(crate) fn check(&self, chan: &Chan, request: &bay_io) {
         let reg = &self.reg;
         let op = request.op;
@@ -74,7 +74,7 @@ impl Disk {
         assert_eq!(total, request.nblocks * u64::from(reg.block_size), "list and range differ");
     }
 
-    /// The driver's context is this request's alone.
+    /// Checks that no other request wrote this request's driver context.
     pub(crate) fn mark_ctx(&self, request: &bay_io) {
         if self.reg.drv_ctx_size >= 8 {
             assert_eq!(request.drv_ctx as usize % 64, 0, "drv_ctx is not aligned");
@@ -97,7 +97,8 @@ fn list(request: &bay_io) -> &[bay_iov] {
     unsafe { std::slice::from_raw_parts(request.iov, request.iovcnt.into()) }
 }
 
-/// Walks the first `len` bytes of the list until `visit` says no; returns where that was.
+/// Walks the first `len` bytes of the list until `visit` returns false. Returns the place where it
+/// stopped.
 pub(crate) fn gather(
     request: &bay_io,
     len: usize,

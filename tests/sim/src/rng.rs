@@ -10,7 +10,7 @@ impl Rng {
     /// The stream of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        // Neighbouring seeds begin far apart, and none at 0.
+        // Mixing puts neighboring seeds far apart. The state must not be 0.
         Self(Cell::new(mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) | 1))
     }
 
@@ -50,7 +50,7 @@ impl Rng {
     }
 }
 
-/// A number that looks like none of its neighbours.
+/// Mixes a number, so that neighbors get unrelated results.
 #[must_use]
 pub fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -20,7 +20,7 @@ thread_local! {
     static SIM: Cell<*const Sim> = const { Cell::new(ptr::null()) };
 }
 
-/// The seed that runs on this OS thread.
+/// The simulation that runs on this OS thread.
 pub(crate) fn sim() -> &'static Sim {
     unsafe { &*SIM.get() }
 }
@@ -29,16 +29,16 @@ pub(crate) struct Sim {
     pub(crate) rng: Rng,
     pub(crate) weights: Weights,
     pub(crate) now: Cell<u64>,
-    /// I/O that this life may still submit.
+    /// Number of I/Os that this life may still submit.
     pub(crate) budget: Cell<u64>,
     pub(crate) submitted: Cell<u64>,
     completed: Cell<u64>,
     sequence: Cell<u64>,
     tag: Cell<Tag>,
     trace: Cell<u64>,
-    /// The life's end: clients let go.
+    /// Whether the life ends. Then clients release their channels.
     pub(crate) ending: Cell<bool>,
-    /// Whether something was removed, aborted, in this life.
+    /// Whether this life has removed or aborted something.
     pub(crate) removing: Cell<bool>,
     pub(crate) aborts: Cell<bool>,
     pub(crate) nodes: RefCell<Vec<Node>>,
@@ -47,31 +47,31 @@ pub(crate) struct Sim {
     requests: RefCell<Vec<Box<Request>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) quiesces: RefCell<Vec<Quiesce>>,
-    /// Control operations whose end was not told yet.
+    /// Control operations that have not reported their end yet.
     pub(crate) open_ends: Cell<u64>,
     built: Cell<bool>,
     pub(crate) removed: RefCell<Vec<bool>>,
     threads: RefCell<Vec<u64>>,
 }
 
-/// What a seed did.
+/// The results of a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// I/O of clients.
+    /// Number of I/Os of clients.
     pub ios: u64,
-    /// Of everything that was seen, in its order: the same for the same seed.
+    /// A hash of all events in their order. The same seed has the same hash.
     pub trace: u64,
-    /// What it did most.
+    /// The mood of the seed.
     pub mood: &'static str,
 }
 
-/// Turns without a completion after which something is lost.
+/// Number of turns without a completion after which the simulation counts as stuck.
 const PATIENCE: u64 = 400_000;
 
-/// Runs `ios` I/O of a seed.
+/// Runs a seed with `ios` I/Os.
 ///
 /// # Panics
-/// When the bus broke a promise.
+/// When the bus breaks a promise.
 pub fn run(reactor: &mut Stepped, seed: u64, ios: u64) -> Report {
     let rng = Rng::new(seed);
     let weights = Weights::draw(&rng);
@@ -108,7 +108,7 @@ pub fn run(reactor: &mut Stepped, seed: u64, ios: u64) -> Report {
         sim.live(reactor, left.min(ios / weights.lives + 1));
     }
     sim.end_threads(reactor);
-    // The bus's buffer of zeroes is made when it is needed first, and kept.
+    // The bus allocates its buffer of zeroes at the first use, and keeps it.
     let more = memory::used() - used;
     assert!(more == 0 || (used == reactor_memory() && more == 1 << 20), "{more} bytes are left");
     SIM.set(ptr::null());
@@ -141,7 +141,7 @@ impl Sim {
         }
     }
 
-    /// Builds a stack, uses it, takes it away, and looks whether anything is left.
+    /// Builds a stack, uses it, removes it, and checks that nothing is left.
     fn live(&self, reactor: &mut Stepped, ios: u64) {
         self.budget.set(ios);
         self.built.set(false);
@@ -164,7 +164,7 @@ impl Sim {
             if self.budget.get() == 0 || self.tops.borrow().iter().all(|top| top.removed.get()) {
                 self.ending.set(self.built.get());
             }
-            assert!(quiet < PATIENCE, "nothing goes on any more: {}", self.state());
+            assert!(quiet < PATIENCE, "the simulation is stuck: {}", self.state());
         }
         self.check_clean(reactor);
     }
@@ -179,7 +179,7 @@ impl Sim {
         }
     }
 
-    /// One decision and one round of one thread.
+    /// Makes one decision and runs one round of one thread.
     fn turn(&self, reactor: &mut Stepped) {
         self.decide();
         let rng = &self.rng;
@@ -213,7 +213,7 @@ impl Sim {
             nodes[place].work(&mut threads);
             for id in threads {
                 thread::send_boxed(id, move || {
-                    // The pointer stays good: nodes are in boxes until the life's end.
+                    // The pointer stays valid: nodes are boxed until the life's end.
                     let node: *const Node = &raw const sim().nodes.borrow()[place];
                     unsafe { &*node }.act();
                 });
@@ -261,7 +261,7 @@ impl Sim {
         let threads: Vec<u64> = reactor.threads().collect();
         for id in threads {
             for _ in 0..20 {
-                reactor.round(id, 64); // what is on its way still, for example a client's last step
+                reactor.round(id, 64); // runs pending work, for example a client's last step
             }
             thread::send_boxed(id, || {
                 let left = thread::info().unwrap().channels;
@@ -319,12 +319,12 @@ impl Sim {
         if let Some(memory) = memory {
             memory.give_back();
         }
-        // Kept, so that a second completion is seen for what it is.
+        // The request is kept, so that a second completion is recognized.
         self.requests.borrow_mut().push(request);
     }
 }
 
-/// What the pools take.
+/// Memory of the pools, in bytes.
 fn reactor_memory() -> u64 {
     buf::options().small_size as u64 + buf::options().large_size as u64
 }

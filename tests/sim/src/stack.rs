@@ -13,7 +13,7 @@ use std::ffi::c_void;
 /// A bdev of the stack.
 pub(crate) enum Node {
     Disk(Box<Disk>),
-    /// With the places of its bases in the stack.
+    /// A filter, and the places of its bases in the stack.
     Filter(Box<Filter>, Vec<usize>),
 }
 
@@ -26,12 +26,12 @@ pub(crate) struct Top {
     pub(crate) write_unit: u32,
     pub(crate) ops: u64,
     pub(crate) removed: Cell<bool>,
-    /// Whether disks under it fail, or make channels that fail.
+    /// Whether disks below fail I/O or channel creation.
     pub(crate) errors: bool,
     pub(crate) chan_fails: bool,
 }
 
-/// What may be under a bdev.
+/// A bdev that may become the base of another.
 #[derive(Clone)]
 struct Under {
     node: usize,
@@ -92,7 +92,7 @@ impl Node {
 }
 
 impl Top {
-    /// What a power cut would leave of a block.
+    /// The content of a block after a power cut.
     pub(crate) fn stable(&self, mut lba: u64, bytes: &mut [u8]) {
         let nodes = sim().nodes.borrow();
         let mut node = self.node;
@@ -117,7 +117,7 @@ unsafe extern "C" fn on_event(arg: *mut c_void, event: u32, value: u64) {
     }
 }
 
-/// Makes the stack of a life. App thread.
+/// Builds the stack of a life. App thread.
 pub(crate) fn build() {
     let (sim, rng) = (sim(), &sim().rng);
     let block_size = rng.pick(&[8, 16, 16, 32, 64, 512]);
@@ -168,7 +168,7 @@ pub(crate) fn build() {
     }
 }
 
-/// A client's handle of a bdev. App thread.
+/// Opens a client's descriptor of a bdev. App thread.
 pub(crate) fn open_top(top: &Top) -> Result<u64, i32> {
     open(&top.name, on_event, (&raw const *top).cast_mut().cast())
 }

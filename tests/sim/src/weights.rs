@@ -1,30 +1,30 @@
-//! What a seed does most: each seed draws a mood, so that rare things come in storms.
+//! The frequencies of events. Each seed draws a mood, so that rare events come in storms.
 
 use crate::rng::Rng;
 use drivebay_plugin_api::*;
 
-/// How often what happens.
+/// How often each event happens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
     pub(crate) mood: &'static str,
     /// Percentage of disks with each fault.
     pub(crate) faulty: u64,
     pub(crate) slowest_ns: u64,
-    /// Of 1000 requests.
+    /// Resets per 1000 requests.
     reset: u64,
     pub(crate) wrong: u64,
-    /// Of 100 writes.
+    /// Durable writes per 100 writes.
     pub(crate) durable: u64,
-    /// Of 1000 steps of a client: it gives its channel back and gets another.
+    /// Steps per 1000 in which a client releases its channel and gets another.
     pub(crate) leave: u64,
-    /// Of 10,000 turns of the scheduler.
+    /// Removals per 10,000 turns of the scheduler.
     pub(crate) remove: u64,
     pub(crate) quiesce: u64,
     pub(crate) resize: u64,
     pub(crate) churn: u64,
-    /// Lives of a seed: stacks that are built and taken away.
+    /// Lives of a seed: how many stacks it builds and removes.
     pub(crate) lives: u64,
-    /// I/O of one channel.
+    /// Most I/O of one channel.
     pub(crate) most_io: u32,
 }
 

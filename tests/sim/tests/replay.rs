@@ -1,4 +1,4 @@
-//! The same seed does the same again.
+//! The same seed repeats the same run.
 
 #[test]
 fn a_seed_does_the_same_again_whatever_ran_before() {

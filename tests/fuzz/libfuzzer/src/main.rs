@@ -1,4 +1,4 @@
-//! libFuzzer over the target that `DRIVEBAY_FUZZ` names; `cargo xtask fuzz` builds and runs it.
+//! Runs libFuzzer on the target that `DRIVEBAY_FUZZ` names. `cargo xtask fuzz` builds and runs it.
 #![no_main]
 
 use drivebay_fuzz::Target;

@@ -1,15 +1,16 @@
-//! Requests with memory in pieces from a pool that is counted, and a target that keeps them until it is told to answer.
+//! Requests whose memory comes in pieces from a counted pool, and a target that keeps them until the script says to
+//! answer.
 
 use super::machine::{Carrier, Target};
 use drivebay_spec_nvme::{Command, Completion, Status};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Pieces that there are.
+/// Number of pieces in the pool.
 pub(super) const POOL: usize = 64;
 const PIECE_LEN: usize = 4096;
 
-/// The pieces that are free, and how many of them must stay so.
+/// The number of free pieces, and how many of them must stay free.
 #[derive(Debug)]
 struct Pool {
     free: Cell<usize>,
@@ -24,7 +25,7 @@ pub(super) struct Piecewise {
     response_len: u32,
     from_host: bool,
     len: u32,
-    /// From a command until its memory goes back.
+    /// From the command until its memory goes back.
     is_begun: bool,
     pieces: Vec<Vec<u8>>,
     pool: Rc<Pool>,
@@ -130,7 +131,7 @@ impl Target<Piecewise> for Keeper {
 }
 
 impl Keeper {
-    /// One of the requests that the target has, answered; a read's data are the command's bytes.
+    /// Answers one of the requests that the target has. The data of a read is the command's bytes.
     pub(super) fn answered(&mut self, which: u8, how: u8) -> Option<Piecewise> {
         if self.lent.is_empty() {
             return None;
@@ -153,7 +154,7 @@ impl Keeper {
         Some(request)
     }
 
-    /// From now on so many pieces cannot be had.
+    /// From now on the pool keeps back so many pieces.
     pub(super) fn set_limit(&self, kept: u8) {
         self.pool.kept.set(usize::from(kept) % (POOL + 1));
     }

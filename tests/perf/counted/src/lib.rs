@@ -1,12 +1,12 @@
-//! `counted`: a null disk whose channels count their I/O. `cargo xtask door` measures what a channel that
-//! holds something costs; `sdk/src/bdev/vtable.rs` is what it pays for.
+//! `counted`: a null disk whose channels count their I/O. `cargo xtask door` measures the cost of a
+//! channel with state. That cost is in `sdk/src/bdev/vtable.rs`.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::prelude::*;
 
 bdev_module!("counted", Counted);
 
-/// A disk that keeps nothing but counts.
+/// A disk that keeps no data and counts its I/O.
 #[derive(Debug)]
 pub struct Counted {
     disk: Disk,
@@ -20,7 +20,7 @@ pub struct Counts {
 }
 
 params! {
-    /// Parameters of `bdev_counted_create`, besides those of every disk.
+    /// Parameters of `bdev_counted_create`, beyond those of every disk.
     pub struct Own {}
 }
 

@@ -1,14 +1,15 @@
-//! Keeps the I/O in flight: a thread for each core that it may use, each with its share of the connections, polled.
+//! Keeps I/O in flight. Each core that the program may use has one polling thread with its share of the
+//! connections.
 //!
-//! A thread takes its connections in turn: it waits for one completion of a connection, submits the
-//! next I/O there and goes on, so all of them have their depth in flight.
+//! A thread serves its connections in turn. It waits for one completion of a connection, submits the next I/O
+//! there, and continues with the next connection. So all connections have their full depth in flight.
 
 use crate::plan::Plan;
 use crate::report::Report;
 use drivebay_nvme_driver::{Error, Namespace, Queue, Request, Token};
 use std::time::{Duration, Instant};
 
-/// A connection and when its I/O began.
+/// A connection, and the start times of its I/O.
 struct Lane {
     queue: Queue,
     began: Vec<(Token, Instant)>,
@@ -16,7 +17,7 @@ struct Lane {
 }
 
 pub(crate) fn run(plan: &Plan, queues: Vec<Queue>, namespace: Namespace) -> Result<Report, String> {
-    // More would take turns on a core for milliseconds each, while what comes for the others waits.
+    // More threads than cores would take turns of milliseconds while completions for the others wait.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = queues.len().div_ceil(threads).max(1);
     let mut lanes = queues.into_iter().map(|queue| Lane {
@@ -65,7 +66,7 @@ impl<'a> Driver<'a> {
         Self { plan, namespace, blocks, random, end, latencies_ns: Vec::new() }
     }
 
-    /// Until all of it is done: the latencies in nanoseconds.
+    /// Runs until all I/O is done. Returns the latencies in nanoseconds.
     fn drive(mut self, mut lanes: Vec<Lane>) -> Result<Vec<u32>, Error> {
         for lane in &mut lanes {
             lane.queue.set_polled(true)?;
@@ -82,7 +83,7 @@ impl<'a> Driver<'a> {
         Ok(self.latencies_ns)
     }
 
-    /// What is done of a connection, one at least, and as many anew.
+    /// Takes the completed I/O of a connection, at least one, and submits as many new ones.
     fn turn(&mut self, lane: &mut Lane) -> Result<(), Error> {
         let first = lane.queue.reap()?;
         let mut next = Some(first);
@@ -117,7 +118,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// One I/O somewhere in the namespace.
+    /// Makes an I/O at a random place in the namespace.
     fn request(&mut self) -> Result<Request, Error> {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,4 +1,4 @@
-//! The connections: controllers, and the I/O queues that are shared out among them.
+//! The connections: controllers, and the I/O queues distributed over them.
 
 use crate::plan::Plan;
 use drivebay_nvme_driver::{Controller, Error, Namespace, Options, Queue};
@@ -6,13 +6,13 @@ use drivebay_nvme_driver::{Controller, Error, Namespace, Options, Queue};
 /// I/O queues of one controller.
 const QUEUES_MAX: usize = 64;
 
-/// What is connected. Each controller's admin queue is one connection more.
+/// All connections. Each controller also has a connection for its admin queue.
 pub(crate) struct Links {
-    /// Kept for as long as their queues are in use.
+    /// The controllers live as long as their queues are in use.
     _controllers: Vec<Controller>,
     queues: Vec<Queue>,
     pub(crate) namespace: Namespace,
-    /// I/O in flight on each: what was asked for, if the queues hold as many.
+    /// I/O in flight on each queue: the requested depth, or less if the queues are smaller.
     pub(crate) depth: u16,
 }
 
@@ -30,7 +30,7 @@ impl Links {
             let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
             let granted = controller.set_queues(wanted).map_err(told)?.min(wanted);
             if granted == 0 {
-                return Err(format!("{}: it grants no I/O queue", plan.nqn));
+                return Err(format!("{}: the target grants no I/O queue", plan.nqn));
             }
             // One entry of a queue always stays empty.
             depth = depth.min(controller.cap().mqes);
@@ -42,11 +42,12 @@ impl Links {
             }
             controllers.push(controller);
         }
-        let namespace = namespace.ok_or("no connection is asked for")?;
+        let namespace = namespace.ok_or("no connection was requested")?;
         Ok(Self { _controllers: controllers, queues, namespace, depth })
     }
 
-    /// Takes out the queues that get I/O: the last ones, so that the target meets the idle ones first.
+    /// Takes out the queues that get I/O: the last ones, so that the target serves the idle ones
+    /// first.
     pub(crate) fn busy(&mut self, plan: &Plan) -> Result<Vec<Queue>, String> {
         let idle = self.queues.len().saturating_sub(plan.connections);
         let blocks = plan.io_size / self.namespace.block_size;

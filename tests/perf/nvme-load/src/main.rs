@@ -1,4 +1,4 @@
-//! `nvme-load`: I/O over NVMe/TCP with our own initiator, and connections that do nothing.
+//! `nvme-load`: I/O over NVMe/TCP with our own initiator, and idle connections.
 //!
 //! ```text
 //! plan ─> links (controllers and their queues) ─> one driver a thread ─> report on standard output
@@ -33,7 +33,7 @@ fn run(plan: &Plan) -> Result<String, String> {
     let mut links = Links::open(plan)?;
     tell("connected");
     if plan.hold || plan.wait {
-        // Until whoever started this says so, or closes it.
+        // Wait until the parent process sends a byte or closes the pipe.
         let _ = std::io::stdin().read(&mut [0]);
     }
     if plan.hold {

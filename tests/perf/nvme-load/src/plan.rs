@@ -15,7 +15,7 @@ const USAGE: &str = "usage: nvme-load --address A:P --nqn NQN [--nsid N] [--conn
 
 \"connected\" is printed first, then the report.";
 
-/// What is asked for.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
@@ -86,7 +86,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Connections with I/O and without.
+    /// Number of connections, with and without I/O.
     pub(crate) const fn all_connections(&self) -> usize {
         if self.hold { self.connections } else { self.connections + self.idle }
     }

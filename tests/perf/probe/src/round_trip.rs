@@ -1,4 +1,4 @@
-//! Messages that go to and fro between two lightweight threads.
+//! Messages that go back and forth between two lightweight threads.
 
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::rpc::Call;
@@ -22,15 +22,15 @@ params! {
     }
 }
 
-/// What all messages of a run share. Only touched at its beginning and end.
+/// State that all messages of a run share. Code touches it only when a run begins and ends.
 #[derive(Debug)]
 struct Run {
     near: Thread,
     far: Thread,
     depth: u32,
-    /// Messages that are still under way.
+    /// Number of messages that still have round trips to make.
     left: AtomicU32,
-    /// Of each message.
+    /// Round trips of each message.
     round_trips: u64,
     began: Instant,
     call: Mutex<Option<Call>>,
@@ -111,15 +111,15 @@ impl Run {
     }
 }
 
-/// Ends a thread from wherever this is.
+/// Ends a thread. Any thread may call this.
 fn end(thread: Thread) {
     let ended = thread.send(move || {
         if let Err(error) = thread.exit() {
-            warn!("a thread of the probe: {error}");
+            warn!("probe: cannot end a thread: {error}");
         }
     });
     if let Err(error) = ended {
-        warn!("a thread of the probe: {error}");
+        warn!("probe: cannot end a thread: {error}");
     }
 }
 
