@@ -2,7 +2,7 @@
  *
  *     door PLUGIN METHOD PARAMS OP IOS null|counted
  *
- * The plugin is loaded by a host that has every function and does nothing in most of them. */
+ * This program is the plugin's host. It has every function, and most of them do nothing. */
 #include "bay_abi.h"
 #include <dlfcn.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@ static __attribute__((noinline)) void done(struct bay_io *io, int32_t status) {
     completed += status == 0;
 }
 
-/* What the author of the null disk wrote: a status by op, and the end of the I/O if it can be ended. */
+/* The code of the null disk: a status that depends on the op, and the completion of the I/O. */
 static __attribute__((noinline, noclone)) void submit_directly(void *chan, struct bay_io *io) {
     static const int32_t status_of[8] = {0, 0, 0, 0, 0, -95, 0, -2};
     (void)chan;
@@ -26,7 +26,7 @@ static __attribute__((noinline, noclone)) void submit_directly(void *chan, struc
         io->done(io, status);
 }
 
-/* What the author of the counted disk wrote. */
+/* The code of the counted disk. */
 static struct counts {
     uint64_t ios, last_lba;
 } counts;
@@ -162,13 +162,13 @@ int main(int argc, char **argv) {
     const struct bay_plugin *plugin = library ? dlsym(library, "bay_plugin_v1") : NULL;
     void *state = NULL, *chan = NULL;
     if (!plugin || plugin->init(&host, &state) != 0 || plugin->start(state, BAY_START_FRESH) != 0)
-        return fprintf(stderr, "door: it does not start: %s\n", argc == 7 ? dlerror() : "usage"), 1;
+        return fprintf(stderr, "door: cannot start the plugin: %s\n", argc == 7 ? dlerror() : "usage"), 1;
     for (size_t i = 0; i < num_methods; i++)
         if (strcmp(methods[i].name, argv[2]) == 0)
             methods[i].call(methods[i].ctx, 1, bay_str_of(argv[3], strlen(argv[3])));
     struct bay_chan_args args = {.size = sizeof(args), .numa = -1, .thread = 1, .host_chan = 1};
     if (!bdev.ops || bdev.ops->chan_create(bdev.ctx, &args, &chan) != 0)
-        return fprintf(stderr, "door: no bdev was made\n"), 1;
+        return fprintf(stderr, "door: the plugin created no bdev\n"), 1;
 
     static struct bay_io io;
     io.done = done;

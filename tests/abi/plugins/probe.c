@@ -1,4 +1,4 @@
-/* A plugin that does what the loader's tests tell it to, by macros of the compiler's command line. */
+/* A plugin for the loader's tests. Macros on the compiler's command line select what it does. */
 #include "bay_abi.h"
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,7 @@
 #define START_STATUS 0
 #endif
 
-/* Where the tests see what became of it. */
+/* Notifies the tests of each step. */
 #define NOTE(kind) notify->notify(host, BAY_STR(kind), BAY_STR(NAME))
 
 static const struct bay_host *host;

@@ -1,10 +1,10 @@
 //! Types of the layout text, as C writes them.
 
-/// Words that are names in the ABI and keywords in C or C++.
+/// Names in the ABI that are keywords in C or C++.
 const KEYWORDS: [&str; 8] =
     ["register", "delete", "new", "class", "export", "operator", "private", "this"];
 
-/// A name of the ABI as C may have it: keywords get an underscore behind them.
+/// The C name of an ABI name: keywords get an underscore at the end.
 pub(crate) fn name(name: &str) -> String {
     if KEYWORDS.contains(&name) { format!("{name}_") } else { name.to_owned() }
 }

@@ -1,4 +1,4 @@
-//! The constants of the ABI, read from its sources: they stand in no table.
+//! The constants of the ABI, read from its sources, because no table has them.
 
 use drivebay_plugin_api::BAY_MAGIC;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const HEAD: &str = include_str!("head.h");
 const TAIL: &str = include_str!("tail.h");
 
-/// Where the header is committed.
+/// The path of the committed header.
 #[must_use]
 pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/c/bay_abi.h")
@@ -20,7 +20,7 @@ pub fn path() -> PathBuf {
 /// The text of the header.
 ///
 /// # Errors
-/// Something in plugin-api that C cannot say, or this generator does not know.
+/// plugin-api has something that C cannot express, or that this generator does not know.
 pub fn generate() -> Result<String, String> {
     let layout = std::str::from_utf8(&LAYOUT).map_err(|e| e.to_string())?;
     let table = parse(layout)?;
@@ -33,7 +33,8 @@ pub fn generate() -> Result<String, String> {
     out.push_str("\n/* Ids of interfaces */\n\n");
     ids().iter().for_each(|constant| define(&mut out, constant));
 
-    // The order of the text is the order of the sources, in which what is contained comes first.
+    // The layout text has the order of the sources, where a struct comes after the structs that it
+    // contains.
     let structs = in_order(layout, &table.structs, |line| line.split(':').next());
     let functions = in_order(layout, &table.functions, |line| {
         line.strip_prefix("fn:").and_then(|rest| rest.split('(').next())
@@ -97,7 +98,7 @@ fn write_struct(
     let kind = if structure.open { "Open: grows at its end." } else { "Closed: never changes." };
     out.push('\n');
     comment(out, "", &format!("{}\n{kind}", docs.get(name).copied().unwrap_or("").trim_end()));
-    // More than what its fields ask for must be said.
+    // An alignment above that of the fields must be explicit.
     let aligned = if structure.align > 8 {
         format!("BAY_ALIGNED({}) ", structure.align)
     } else {
@@ -154,7 +155,7 @@ fn put(out: &mut String, line: &str) {
     out.push('\n');
 }
 
-/// The table of this build, for the gates.
+/// The layout table of this build, for the gates.
 ///
 /// # Errors
 /// The layout text cannot be read.

@@ -1,4 +1,4 @@
-//! The ABI's gates: the C header and its generator, and what the tests of this crate need.
+//! The ABI's gates: the C header with its generator, and helpers for the tests of this crate.
 #![forbid(unsafe_code)]
 
 mod c_type;

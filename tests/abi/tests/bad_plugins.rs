@@ -1,4 +1,4 @@
-//! Files that must not be loaded, and the one line that says why.
+//! Files that the host must not load, and the line that says why.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -23,7 +23,7 @@ fn a_plugin_in_c_is_inspected_without_running_it() {
     assert_eq!(manifest.requires, ["bay.bdev/1"]);
     assert!(inspection.needed.iter().any(|library| library.starts_with("libc.so")));
     assert!(!inspection.nodelete && inspection.unique_symbols.is_empty());
-    // What a stripped build ships is inspected as well.
+    // Inspection must also work on stripped files, which vendors ship.
     let status = std::process::Command::new("strip").arg(&path).status().unwrap();
     assert!(status.success());
     inspect_path(&path).unwrap().allowed().unwrap();
@@ -117,7 +117,7 @@ fn no_flipped_byte_of_a_plugin_makes_the_inspection_panic() {
     let folder = tempfile::tempdir().unwrap();
     let path = build("probe", folder.path(), "p.so", &[]);
     let mut bytes = fs::read(&path).unwrap();
-    // Headers, notes and the layout text lie in front; section headers at the end.
+    // Headers, notes and the layout text are at the front, section headers at the end.
     let tail = bytes.len().saturating_sub(3000);
     for at in (0..600).chain((600..tail).step_by(211)).chain((tail..bytes.len()).step_by(3)) {
         bytes[at] ^= 0xff;

@@ -1,4 +1,4 @@
-//! The committed header is the generated one, and every compiler takes it.
+//! The committed header is the generated one, and every compiler accepts it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use drivebay_abi_tests::header;
@@ -30,12 +30,12 @@ fn the_header_compiles_as_c11_and_as_cpp17_without_a_warning() {
         fs::write(&source, text).unwrap();
         let [required, other] = compilers;
         assert!(compiles(required, standard, &source).unwrap(), "{required} {standard}");
-        // The other family, where it is installed.
+        // Also try the other compiler, if it is installed.
         assert_ne!(compiles(other, standard, &source), Some(false), "{other} {standard}");
     }
 }
 
-/// `None` when there is no such compiler.
+/// Returns `None` if the compiler does not exist.
 fn compiles(compiler: &str, standard: &str, source: &std::path::Path) -> Option<bool> {
     let flags = ["-Wall", "-Wextra", "-Werror", "-fPIC", "-c", "-o", "/dev/null", "-I", INCLUDE];
     let status = Command::new(compiler).arg(standard).args(flags).arg(source).status();

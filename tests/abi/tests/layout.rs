@@ -13,7 +13,7 @@ fn the_present_layout_extends_the_committed_one() {
     assert_eq!(broken, Vec::<String>::new(), "plugins that were built before would break");
 }
 
-/// What is new joins the committed text with its release: nothing is unguarded.
+/// New lines must be in the committed text with their release, so that all of the layout is guarded.
 #[test]
 fn the_committed_layout_lists_all_there_is() {
     let (committed, present) = (parse(COMMITTED).unwrap(), present_layout().unwrap());
@@ -34,7 +34,8 @@ mod second_belt {
     use abi_stable::type_layout::TypeLayout;
     use drivebay_plugin_api::AbiRoot;
 
-    /// What the layout text is judged by, at each load, is what somebody else's macro says of the same structs.
+    /// Each load compares layout texts of our own macro. This test compares the text with abi_stable's view of
+    /// the same structs.
     #[test]
     fn abi_stable_sees_what_the_layout_text_says() {
         let present = present_layout().unwrap();

@@ -45,7 +45,7 @@ fn a_method_loads_its_plugin_when_it_is_called() {
     assert_eq!(host.call("ping", "{}").unwrap_err().0, -32601);
     let macros = [("METHOD", &*text("ping")), ("PROVIDES", &*text(r#""rpc:ping""#))];
     host.probe("p.so", &macros);
-    assert!(lists_ping(&host), "though nobody told that the file is there");
+    assert!(lists_ping(&host), "the search must find the file by itself");
     assert_eq!(host.call("ping", "{}").unwrap(), "probe 1.0.0");
     assert_eq!(host.state("probe").unwrap().0, "serving");
 }
@@ -66,7 +66,7 @@ fn the_folder_may_be_emptied_and_filled_at_run_time() {
     assert!(!lists_ping(&host));
     assert_eq!(host.call("ping", "{}").unwrap_err().0, -32601);
     host.probe("p.so", &macros);
-    // Nobody was told: the call itself finds it.
+    // No call announced the file: the call itself finds it.
     assert_eq!(host.call("ping", "{}").unwrap(), "probe 1.0.0");
     fs::remove_file(&path).unwrap();
     assert_eq!(host.call("ping", "{}").unwrap(), "probe 1.0.0", "it runs from its own copy");
@@ -217,7 +217,7 @@ fn a_plugin_in_use_is_not_unloaded_and_one_that_is_not_ends_and_may_come_again()
     assert_eq!(code, i64::from(-libc::EBUSY));
     assert!(message.contains("has 1 RPC calls in hand"), "{message}");
 
-    // It answers the held call twice, of which the first counts, and then this one.
+    // The plugin answers the held call twice. The first answer counts. Then it answers this call.
     let error = host.call("let_go", "{}").unwrap_err();
     assert_eq!(error, (-5, "no luck".to_owned()));
     assert_eq!(held.try_recv().unwrap().unwrap().get(), "true");
@@ -321,7 +321,7 @@ fn a_replaced_file_is_not_taken_for_the_plugin_that_serves_until_that_one_has_go
     let file = host.probe("p.so", &[("VERSION", &text("1.0.0")), ("METHOD", &text("ping"))]);
     let load = || host.call("plugin_load", r#"{"name":"probe"}"#);
     load().unwrap();
-    // Written again with the same bytes, it is the same plugin.
+    // A file with the same bytes is the same plugin.
     let bytes = std::fs::read(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! What the operator's policy does to plugins, in the real loader.
+//! Effects of the operator's policy on plugins, in the real loader.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -43,11 +43,11 @@ fn probe(host: &TestHost, file: &str, version: &str) -> PathBuf {
     host.probe(file, &[("VERSION", &text(version)), ("METHOD", &text("ping"))])
 }
 
-/// Loads the probe, which must be refused for a reason that has `part`.
+/// Loads the probe. The load must fail with a reason that contains `part`.
 fn refused(host: &TestHost, part: &str) {
     let error = host.manager.load("probe").unwrap_err();
     assert!(error.message().contains(part), "{error}");
-    assert!(host.seen().is_empty(), "nothing of it ran");
+    assert!(host.seen().is_empty(), "none of its code ran");
     assert!(host.call("ping", "{}").is_err());
 }
 
@@ -98,7 +98,8 @@ fn the_copy_that_is_loaded_is_the_one_that_was_verified() {
     let host = operator.strict_host();
     let good = probe(&host, "good.so", "1.0.0");
     signature::sign(&good, &operator.key).unwrap();
-    // Found and read by the search; then another file is put in its place, with the old signature.
+    // The search has found and read the file. Then another file replaces it, with the old
+    // signature.
     assert_eq!(host.state("probe").unwrap().0, "allowed");
     let evil = tempfile::tempdir().unwrap();
     let other = common::build("probe", evil.path(), "e.so", &[("VERSION", &text("6.6.6"))]);
@@ -123,7 +124,7 @@ fn a_swapped_symlink_changes_nothing() {
     assert_eq!(host.state("probe").unwrap().0, "allowed");
     point_to(&evil);
     refused(&host, "not signed");
-    // By path too, where the link itself is named.
+    // The check also works by path, when the path is that of the link.
     fs::copy(signature::sidecar_path(&good), signature::sidecar_path(&link)).unwrap();
     let error = host.manager.load(link.to_str().unwrap()).unwrap_err();
     assert!(error.message().contains("not one of the key acme"), "{error}");

@@ -1,10 +1,10 @@
-/* A fabric, or a target, of NVMe over Fabrics that is wrong in one way: the good one of the host, GOOD, with this between
- * it and the host. `drivebay plugin check` must see each way (host/tests/plugin_check.rs).
+/* A fabric, or a target, of NVMe over Fabrics that is wrong in one way. It is the host's good library, GOOD, with this code
+ * between that library and the host. `drivebay plugin check` must find each fault (host/tests/plugin_check.rs).
  *
- * NAME, KIND, PROVIDES and REQUIRES are the good one's; the version is higher, so that it is taken.
+ * NAME, KIND, PROVIDES and REQUIRES are those of the good library. The version is higher, so that the host takes this one.
  *
- * The good library's own functions get the host's own table, in which only `get_iface` is another: so it offers and
- * takes what is changed here. That is bad enough for a test; a plugin never writes to the host's tables. */
+ * The good library's own functions get the host's own table, with only `get_iface` replaced. So the library offers and
+ * takes what is changed here. That is acceptable only in a test: a plugin must never write to the host's tables. */
 #include "bay_abi.h"
 #include <dlfcn.h>
 #include <stdbool.h>
@@ -25,10 +25,10 @@ static struct bay_nvmf_transport_ops ops;
 
 static bool is(struct bay_str id, const char *text) { return id.len == strlen(text) && memcmp(id.ptr, text, id.len) == 0; }
 
-/* Every so many times. */
+/* True every 40th time. */
 static inline bool now_and_then(unsigned *count) { return ++*count % 40 == 0; }
 
-/* Of a command of an I/O queue: one that carries blocks. */
+/* Whether it is a command of an I/O queue that carries blocks. */
 static inline bool is_io(const struct bay_nvmf_req *req, unsigned opcode) {
     return (req->cmd[0] & 0xff) == opcode && req->len >= 512 && req->len % 512 == 0 && req->iovcnt > 0;
 }

@@ -1,6 +1,6 @@
-/* A RAM disk in C that is right, or wrong in one way: -DBAD_<way>. Each way is what one check is for.
+/* A RAM disk in C that is right, or wrong in one way: -DBAD_<way>. Each way is for one check.
  *
- * I/O ends inside of submit, but for the ways that need another thread or a later moment. */
+ * I/O completes inside submit, except in the ways that need another thread or a later moment. */
 #include "bay_abi.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -147,7 +147,7 @@ static int32_t run(void *ctx) {
     return 1;
 }
 
-/* Nothing wakes the thread when the worker is ready. */
+/* Nothing wakes the thread when the worker has finished. */
 static int32_t prepare_sleep(void *ctx) { return (void)ctx, 0; }
 #elif defined(BAD_AWAKE)
 static int32_t run(void *ctx) { return (void)ctx, 0; }

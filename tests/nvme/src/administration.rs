@@ -45,7 +45,7 @@ fn a_controller_tells_who_it_is() {
     assert_eq!((data.sqes, data.cqes, data.maxcmd), (0x66, 0x44, 128));
     assert_eq!(first.version().unwrap(), Version::V1_4);
     assert_eq!(first.cap().mqes, 127);
-    // Both identifiers are taken; a third host is to come again.
+    // Both identifiers are in use. The target tells a third host to try again.
     let second = Controller::connect(options.clone()).unwrap();
     assert_eq!(second.cntlid(), 8);
     let busy = status(Controller::connect(options.clone()));
@@ -82,7 +82,8 @@ fn namespaces_are_listed_and_identified() {
             NamespaceId::Csi(csi::NVM),
         ]
     );
-    // A number without a namespace is all zero; one that cannot have any is refused.
+    // Identify of an unused namespace number is all zero. A number that no namespace can have is
+    // refused.
     assert_eq!(controller.identify_namespace(5).unwrap().nsze, 0);
     let missing = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
     for nsid in [0, 33, NSID_ALL] {
@@ -249,7 +250,7 @@ fn a_host_that_is_silent_too_long_loses_its_controller_and_others_do_not() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(target.controllers().len(), 2);
-    // I/O is no sign of life without TBKAS; silence on the admin queue is what counts.
+    // Without TBKAS, I/O is no sign of life: the host must send admin commands.
     its_queue.run(namespace.read(0, 1).unwrap()).unwrap().ok().unwrap();
     let begun = Instant::now();
     eventually("the silent controller has ended", || {

@@ -1,4 +1,4 @@
-//! What changes while hosts are connected, and what they are told.
+//! Changes while hosts are connected, and what the hosts see of them.
 
 use crate::host::eventually;
 use crate::target::{BLOCK, NQN, Target, listen_address, pattern};
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What a round of a client beside the change may take on a busy machine.
+/// The longest round that the uninvolved client may have on a busy machine.
 const LONGEST: Duration = Duration::from_secs(5);
 
 fn changed_namespaces(controller: &mut Controller) -> Vec<u32> {
@@ -22,7 +22,7 @@ fn changed_namespaces(controller: &mut Controller) -> Vec<u32> {
     nsids.take_while(|nsid| *nsid != 0).collect()
 }
 
-/// One change after the other, each told and listed.
+/// Makes a change, and expects that the host gets the event and that the log page lists the change.
 fn assert_told(controller: &mut Controller, nsid: u32, change: impl FnOnce()) {
     controller.request_event().unwrap();
     change();
@@ -51,7 +51,7 @@ fn namespaces_that_come_go_and_grow_are_told_and_listed() {
         target.call("nvmf_subsystem_remove_ns", json!({"nqn": NQN, "nsid": 3}));
     });
     assert_eq!(controller.namespaces().unwrap(), [1, 2]);
-    // A bdev that goes takes its namespace with it.
+    // When a bdev is removed, its namespace is removed, too.
     assert_told(&mut controller, 2, || {
         target.call("bdev_malloc_delete", json!({"name": "m2"}));
     });
@@ -88,7 +88,8 @@ fn an_event_that_nobody_waits_for_is_kept() {
     assert_eq!(changed_namespaces(&mut controller), [3]);
 }
 
-/// A second subsystem at the same address with a disk of its own, for what must not notice.
+/// A second subsystem at the same address with its own disk. Its client must not notice the
+/// changes.
 fn neighbour(target: &Target) -> Options {
     let nqn = "nqn.2026-01.io.drivebay:neighbour";
     target.add_subsystem(nqn);
@@ -98,7 +99,7 @@ fn neighbour(target: &Target) -> Options {
     Options::new(address, nqn)
 }
 
-/// The connection was closed in order, or reset because something was on its way when it was.
+/// The connection was closed cleanly, or reset because data was in flight.
 fn assert_closed(error: &Error) {
     let Error::Io(error) = error else { panic!("{error}") };
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
@@ -117,7 +118,7 @@ fn a_subsystem_is_deleted_under_load() {
             assert_closed(&load.ended_by());
         }
         assert!(Controller::connect(target.options()).is_err());
-        // The bdevs are free again, and the name too.
+        // The bdevs and the name are free again.
         target.add_subsystem(NQN);
         for name in ["m1", "m2"] {
             target.add_namespace(NQN, name);
@@ -133,7 +134,7 @@ fn a_subsystem_is_deleted_under_load() {
 fn a_listener_is_removed_under_load() {
     let target = Target::start();
     let second = target.listen(NQN, Ipv4Addr::LOCALHOST.into());
-    // The same subsystem by another listener does not notice.
+    // A client of the same subsystem at the other listener does not notice.
     let witness = Witness::start(Options::new(second, NQN), 2);
     let listen = json!({"nqn": NQN, "listen_address": listen_address(target.address)});
     for _ in 0..3 {
@@ -158,7 +159,7 @@ fn a_bdev_is_removed_under_load_and_its_connections_stay() {
         let refused = queue.run(namespace.read(0, 1).unwrap()).unwrap().completion.status;
         assert_eq!(refused, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
         assert_eq!(controller.namespaces().unwrap(), [2]);
-        // It comes back under its number, and the old queue reaches it.
+        // The namespace returns with its number, and the old queue can use it.
         target.add_disk("m1");
         assert_eq!(target.add_namespace(NQN, "m1"), 1);
         let data = pattern(0, generation, 8);

@@ -63,7 +63,7 @@ fn zeroes_are_written_where_they_are_to_be_and_nowhere_else() {
         expected[5 * BLOCK..25 * BLOCK].fill(0);
         assert!(read(&mut queue, &namespace, 0, 64) == expected);
     }
-    // No data goes over the wire, so MDTS is no limit.
+    // The command transfers no data, so MDTS does not limit it.
     run(&mut queue, namespace.write_zeroes(0, u32::try_from(BLOCKS).unwrap(), false).unwrap())
         .unwrap();
     let beyond = namespace.write_zeroes(BLOCKS - 1, 2, false).unwrap();
@@ -101,7 +101,7 @@ fn deallocation_gives_memory_back_and_takes_none_for_what_was_never_written() {
     let (mut controller, mut queue, _) = target.connect_io();
     let large = controller.namespace(nsid).unwrap();
     let whole = [(0, DISK_BLOCKS)];
-    // The first write allocates buffers, which are not measured.
+    // The first write allocates buffers. They must not count.
     run(&mut queue, large.write(0, pattern(0, 1, 256)).unwrap()).unwrap();
 
     let begin_kib = target.footprint().resident_kib;
@@ -128,10 +128,10 @@ fn data_behind_the_ranges_of_a_deallocation_is_not_looked_at() {
     let (_controller, mut queue, namespace) = target.connect_io();
     let data = pattern(0, 1, 4);
     run(&mut queue, namespace.write(0, data.clone()).unwrap()).unwrap();
-    // As Linux sends it: always a page. What is behind the range would be one, too.
+    // Linux always sends a whole page. The bytes behind the ranges could be read as a range, too.
     let mut request = namespace.deallocate(&[(0, 1), (2, 1)]).unwrap();
     request.command.dw[10] = 0;
-    let Data::Out(page) = &mut request.data else { panic!("a deallocation has data") };
+    let Data::Out(page) = &mut request.data else { panic!("a deallocation must have data") };
     page.resize(4096, 0xff);
     run(&mut queue, request).unwrap();
     let rest = read(&mut queue, &namespace, 0, 4);
@@ -181,7 +181,8 @@ fn a_thin_volume_gives_back_the_clusters_that_a_deallocation_covers_whatever_the
         };
         assert_eq!(kept(), [true; 10]);
 
-        // From the middle of cluster 0 to the middle of cluster 3, and cluster 4 but for its last block.
+        // From the middle of cluster 0 to the middle of cluster 3, then cluster 4 without its last
+        // block.
         let length = u32::try_from(blocks).unwrap();
         let ranges = [(blocks / 2, 3 * length), (4 * blocks, length - 1)];
         let mut other = controller.io_queue(2, 8).unwrap();
@@ -190,7 +191,7 @@ fn a_thin_volume_gives_back_the_clusters_that_a_deallocation_covers_whatever_the
         let mut expected = [true, false, false, false, false, false, false, true, false, true];
         assert_eq!(kept(), expected, "{mib} MiB");
 
-        // Two halves of cluster 0, in one command.
+        // Two halves of cluster 0 in one command.
         let halves = [(blocks / 2, length / 2), (0, length / 2)];
         run(&mut other, namespace.deallocate(&halves).unwrap()).unwrap();
         assert_eq!(allocated(), 2, "{mib} MiB");
@@ -213,7 +214,7 @@ fn what_was_read_and_written_is_counted_by_the_health_log() {
     let page = controller.log_page(lid::HEALTH, 0, 512).unwrap();
     let health = Health::parse(page.first_chunk().unwrap());
     assert_eq!((health.host_write_commands, health.host_read_commands), (10, 25));
-    // In thousands of 512 bytes, rounded up.
+    // The unit is thousands of 512 bytes, rounded up.
     assert_eq!((health.data_units_written, health.data_units_read), (2, 3));
 }
 

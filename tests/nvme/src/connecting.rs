@@ -1,4 +1,5 @@
-//! Connect: who gets in, and what the others are told. NVMe over Fabrics 1.1, section 3.3.
+//! Connect: which hosts are accepted, and what the others are told. NVMe over Fabrics 1.1, section
+//! 3.3.
 
 use crate::host::eventually;
 use crate::raw::{NO_DIGESTS, Raw, connect_data, icreq};
@@ -23,7 +24,7 @@ fn invalid(parameter: InvalidParameter) -> (Status, u32) {
     (Status::CONNECT_INVALID_PARAMETERS.with_dnr(), parameter.to_dw0())
 }
 
-/// The same where time may heal it: the host is to try again.
+/// The same status without Do Not Retry, because the cause may go away.
 fn for_now((status, dw0): (Status, u32)) -> (Status, u32) {
     (status.code(), dw0)
 }
@@ -74,7 +75,7 @@ fn each_wrong_field_of_an_admin_connect_is_told_and_the_connection_may_try_again
             in_data(ConnectData::HOSTNQN_OFFSET),
         ),
         (ADMIN, ConnectData { cntlid: 1, ..good.clone() }, in_data(ConnectData::CNTLID_OFFSET)),
-        // An I/O queue of a controller that is not there.
+        // An I/O queue of a controller that does not exist.
         (
             IO,
             ConnectData { cntlid: 77, ..good.clone() },
@@ -126,7 +127,7 @@ fn each_wrong_field_of_an_io_connect_is_told() {
         assert_eq!((completion.status, completion.dw0()), (status, dw0), "{connect:?}");
     }
     assert!(raw.connect(IO, &good).status.is_success());
-    // The queue is there now: not a second time, neither here nor on another connection.
+    // The queue exists now. A second Connect fails, on this and on another connection.
     let twice = raw.connect(IO, &good);
     assert_eq!(twice.status, Status::COMMAND_SEQUENCE_ERROR.with_dnr());
     let mut other = Raw::open(target.address, icreq(NO_DIGESTS));
@@ -141,7 +142,7 @@ fn an_io_queue_needs_a_controller_that_is_enabled_and_not_shut_down() {
     let mut admin = Raw::admin_queue(target.address, icreq(NO_DIGESTS));
     let early = Raw::open(target.address, icreq(NO_DIGESTS)).connect(IO, &connect_data(NQN, 1));
     assert_eq!((early.status, early.dw0()), for_now(in_command(Connect::QID_OFFSET)));
-    // Neither does an admin command have anything to say before.
+    // An admin command before Connect fails, too.
     let keep_alive = Command::new(opcode::admin::KEEP_ALIVE);
     admin.send(&admin.capsule(keep_alive, &[]));
     assert_eq!(admin.completion().status, Status::COMMAND_SEQUENCE_ERROR.with_dnr());

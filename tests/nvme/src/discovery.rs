@@ -1,4 +1,4 @@
-//! The discovery service: its log, referrals, and what it tells by itself.
+//! The discovery service: its log, referrals, and the events that it sends.
 
 use crate::target::{NQN, Target, listen_address};
 use drivebay_nvme_driver::spec::event::AsyncEvent;
@@ -18,7 +18,7 @@ fn discover(address: SocketAddr) -> Vec<DiscoveryEntry> {
     entries
 }
 
-/// NQN and port of the entries of a kind, in their order.
+/// NQN and port of the entries of one kind, in order.
 fn found(entries: &[DiscoveryEntry], kind: u8) -> Vec<(String, String)> {
     let kept = entries.iter().filter(|entry| entry.subtype == kind);
     kept.map(|entry| {
@@ -28,7 +28,7 @@ fn found(entries: &[DiscoveryEntry], kind: u8) -> Vec<(String, String)> {
     .collect()
 }
 
-/// The discovery subsystem listens beside the one of the test.
+/// A target whose discovery subsystem also listens.
 fn with_discovery() -> (Target, SocketAddr) {
     let target = Target::start();
     let address = target.listen(DISCOVERY, Ipv4Addr::LOCALHOST.into());
@@ -141,7 +141,7 @@ fn a_change_of_the_log_is_told_once_until_it_is_read() {
     controller.request_event().unwrap();
     target.add_subsystem("nqn.2026-01.io.drivebay:y");
     assert!(controller.event(20 * SECOND).unwrap().is_some());
-    // Not read: the next change is no news.
+    // The host has not read the log, so the next change sends no event.
     controller.request_event().unwrap();
     target.add_subsystem("nqn.2026-01.io.drivebay:z");
     assert_eq!(controller.event(SECOND / 5).unwrap(), None);

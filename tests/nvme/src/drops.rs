@@ -1,4 +1,5 @@
-//! Connections that break: in every state, at once or after long silence. Nobody else notices, and all memory comes back.
+//! Connections that break: in every state, at once or after a long silence. No other client notices, and all memory is
+//! returned.
 
 use crate::host::{Footprint, eventually};
 use crate::raw::{BOTH_DIGESTS, NO_DIGESTS, Raw, connect_data, icreq, read, write};
@@ -32,7 +33,7 @@ fn connect_bytes(raw: &Raw) -> Vec<u8> {
     raw.capsule(connect.to_command(), &connect_data(NQN, CNTLID_DYNAMIC).encode())
 }
 
-/// An I/O queue with a write of 128 KiB whose data was asked for, and the PDU that would answer.
+/// An I/O queue with a write of 128 KiB for which the target has sent an R2T, and the PDU that answers it.
 fn asked(address: SocketAddr, cntlid: u16) -> (Raw, Vec<u8>) {
     let mut raw = Raw::io_queue(address, cntlid, icreq(BOTH_DIGESTS));
     raw.send(&raw.capsule(write(1, 0, 256), &[]));
@@ -41,7 +42,7 @@ fn asked(address: SocketAddr, cntlid: u16) -> (Raw, Vec<u8>) {
     (raw, answer)
 }
 
-/// The states in which a connection is dropped. Each is given where to connect and a controller to join.
+/// The states in which a connection is dropped. Each function gets the address and the id of the controller to join.
 const STATES: [(&str, Break); 15] = [
     ("nothing sent", |address, _| drop(Raw::silent(address))),
     ("half an ICReq", |address, _| Raw::silent(address).send(&icreq_bytes()[..60])),
@@ -95,7 +96,7 @@ const STATES: [(&str, Break); 15] = [
     }),
 ];
 
-/// A host that asks for 15 MiB and reads one answer.
+/// A host that reads 15 MiB but receives only one answer.
 fn unread(address: SocketAddr, cntlid: u16) -> Raw {
     let mut raw = Raw::io_queue(address, cntlid, icreq(BOTH_DIGESTS));
     let reads: Vec<u8> = (0..120).flat_map(|cid| raw.capsule(read(cid, 0, 256), &[])).collect();
@@ -104,8 +105,8 @@ fn unread(address: SocketAddr, cntlid: u16) -> Raw {
     raw
 }
 
-/// The footprint after six such hosts at once. Of buffers only the most that were in use is told, which is so much more
-/// than the other states need that what they lose adds to it.
+/// The footprint after six such hosts at once. For buffers it has only the highest use. These hosts use far more
+/// buffers than the other states need, so buffers that the other states lose add to it.
 fn most_at_once(target: &Target) -> Footprint {
     let greedy: Vec<(Raw, Controller)> = (0..6)
         .map(|_| target.connect())
@@ -152,7 +153,7 @@ fn connecting_and_disconnecting_again_and_again_leaves_nothing_behind() {
         queue.run(namespace.write(0, pattern(0, 1, 16)).unwrap()).unwrap().ok().unwrap();
         queue.run(namespace.read(0, 256).unwrap()).unwrap().ok().unwrap();
         drop(queue);
-        // In order, or without a word.
+        // Half of them end cleanly, the others just close.
         if i % 4 < 2 {
             controller.shutdown().unwrap();
         }
@@ -180,10 +181,10 @@ fn sockets_that_say_nothing_keep_nobody_out() {
     queue.run(namespace.read(0, 8).unwrap()).unwrap().ok().unwrap();
     let now = target.footprint();
     assert!(now.files >= before.files + 300);
-    // 64 KiB of each is its receive buffer, whose pages come with use.
+    // Each has a receive buffer of 64 KiB. Its pages become resident when they are used.
     assert!(now.resident_kib < before.resident_kib + 300 * 80, "{before:?} {now:?}");
     if crate::times(0, 1) == 1 {
-        // Those who have not connected within 30 s are closed.
+        // The target closes connections that have not connected within 30 s.
         let begun = Instant::now();
         for half in &mut halves {
             half.wire.set_timeout(Duration::from_secs(60));
@@ -249,7 +250,7 @@ fn a_peer_that_stops_reading_holds_no_more_than_its_queue_and_may_go_on() {
         raw.connect(connect, &data).status.is_success().then_some(raw)
     });
     let before = target.footprint();
-    // It asks for 64 MiB, of which at most 16 MiB are in hand at once, and reads nothing.
+    // The peer requests 64 MiB and reads nothing. At most 16 MiB of that may be in memory at once.
     let count = 512;
     let reads: Vec<u8> = (0..count)
         .flat_map(|cid| raw.capsule(read(cid, u64::from(cid % 8) * 256, 256), &[]))
@@ -259,7 +260,7 @@ fn a_peer_that_stops_reading_holds_no_more_than_its_queue_and_may_go_on() {
     let now = target.footprint();
     assert!(now.buffers[1] <= before.buffers[1] + 160, "{before:?} {now:?}");
     assert!(now.resident_kib < before.resident_kib + (24 << 10), "{before:?} {now:?}");
-    // The RPC is not held up either.
+    // RPC calls continue, too.
     assert_eq!(target.controllers().len(), 2);
     for _ in 0..count {
         let (pdu, data) = raw.c2h_data();
@@ -301,11 +302,11 @@ fn peers_that_do_not_read_lose_their_connection_and_all_buffers_with_it() {
     for (controller, _) in &mut stuck {
         controller.keep_alive().unwrap();
     }
-    // It did notice, but it waited no longer than the others were given.
+    // The witness did notice, but it waited no longer than the time limit of the other peers.
     witness.finish(Duration::from_secs(15));
 }
 
-/// The host's processor time, in nanoseconds, for each of `count` discovery controllers when all of them end at once.
+/// The host's processor time, in nanoseconds, for each of `count` discovery controllers that all end at once.
 fn cost_of_ends(count: u32) -> u64 {
     let target = Target::start();
     let at = target.listen(DISCOVERY, Ipv4Addr::LOCALHOST.into());
@@ -327,7 +328,7 @@ fn cost_of_ends(count: u32) -> u64 {
     let begin_ns = target.processor_ns();
     target.signal(Signal::CONT);
     eventually("all have ended", || (queues() == 0).then_some(()));
-    queues(); // The app thread answers this call after all messages that the ends have sent to it.
+    queues(); // The app thread answers this call after it has handled all messages about the ends.
     (target.processor_ns() - begin_ns) / u64::from(count)
 }
 
@@ -345,11 +346,11 @@ fn a_host_that_vanishes_without_a_word_is_ended_by_its_keep_alive() {
     let target = Target::with(&[], json!({"kas": 1, "min_kato": 100}));
     let witness = Witness::start(target.options(), 2);
     let options = Options { keep_alive_ms: 500, ..target.options() };
-    // Kept open, as a host is whose machine has lost its power.
+    // They stay open, like the connections of a host that lost power.
     let gone: Vec<Controller> =
         (0..8).map(|_| Controller::connect(options.clone()).unwrap()).collect();
     assert_eq!(target.controllers().len(), 9);
-    eventually("they are ended", || (target.controllers().len() == 1).then_some(()));
+    eventually("the others are ended", || (target.controllers().len() == 1).then_some(()));
     drop(gone);
     witness.finish(LONGEST);
 }

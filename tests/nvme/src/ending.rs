@@ -1,4 +1,4 @@
-//! The end of the host while initiators are at work.
+//! The host stops while initiators are at work.
 
 use crate::raw::{NO_DIGESTS, Raw, icreq, read, write};
 use crate::target::{NQN, Target};
@@ -9,7 +9,7 @@ use serde_json::json;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-/// What ending may take: far below the bound after which the host ends without its plugins.
+/// The longest time of a stop. It is far below the bound after which the host exits without waiting for its plugins.
 const LONGEST: Duration = Duration::from_secs(5);
 
 #[test]
@@ -21,12 +21,12 @@ fn sigterm_under_load_drains_and_ends_every_connection_in_order() {
     let took = target.host.stop();
     assert!(took < LONGEST, "{took:?}");
     for load in loads {
-        // Data that was on its way to the host when it closed makes a reset of the end.
-        let Error::Io(error) = load.ended_by() else { panic!("no other error is in order") };
+        // Data that was in flight to the host when it closed the connection turns the end into a reset.
+        let Error::Io(error) = load.ended_by() else { panic!("any other error is wrong") };
         let kind = error.kind();
         assert!(matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
     }
-    // Who waits for something sees the end of the stream and nothing before it.
+    // A client that waits sees the end of the stream, and nothing before it.
     for error in [idle.event(LONGEST).unwrap_err(), queue.reap().unwrap_err()] {
         let Error::Io(error) = error else { panic!("{error}") };
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
@@ -42,7 +42,7 @@ fn sigterm_does_not_wait_for_peers_in_the_middle_of_something() {
     let mut silent = Raw::silent(target.address);
     silent.send(&[0; 4]);
     let queue = |cntlid| Raw::io_queue(target.address, cntlid, icreq(NO_DIGESTS));
-    // One that does not read what it asked for, one that does not send what was asked for, one that sends half a command.
+    // One peer does not read its data, one does not send the requested data, and one sends half a command.
     let mut reads = queue(stuck.cntlid());
     let many: Vec<u8> = (0..100).flat_map(|cid| reads.capsule(read(cid, 0, 256), &[])).collect();
     reads.send(&many);
@@ -54,7 +54,7 @@ fn sigterm_does_not_wait_for_peers_in_the_middle_of_something() {
     target.host.signal(Signal::TERM);
     let (status, took) = target.host.wait_end();
     assert!(status.success(), "{status}");
-    // The peer that does not read has 5 s to take its last bytes.
+    // The peer that does not read has 5 s to read its last bytes.
     assert!(took < LONGEST + Duration::from_secs(5), "{took:?}");
     drop(controller);
 }

@@ -8,11 +8,11 @@ use drivebay_nvme_driver::spec::sgl::SglDescriptor;
 use drivebay_nvme_driver::spec::{Command, Status};
 use serde_json::json;
 
-/// The status of each command, in order, and SQHD of each.
+/// The status and the SQHD of each command, in order.
 fn heads(raw: &mut Raw, count: u16) -> Vec<u16> {
     (0..count)
         .map(|cid| {
-            // Every third is refused by the fabric itself, which the head must count as well.
+            // The fabric itself refuses every third command. The head must count these, too.
             let command = if cid % 3 == 2 {
                 write(0, 0, 1).with_sgl1(SglDescriptor::Address { address: 0, length: 512 })
             } else {
@@ -52,7 +52,7 @@ fn without_flow_control_connect_says_so_and_a_read_needs_no_response() {
         let (pdu, _) = raw.c2h_data();
         assert_eq!((pdu.cccid, pdu.last, pdu.success), (cid, true, true));
     }
-    // One that fails has a response all the same.
+    // A failed command always has a response.
     raw.send(&raw.capsule(read(3, BLOCKS, 1), &[]));
     assert_eq!(raw.completion().status, Status::LBA_OUT_OF_RANGE.with_dnr());
 }

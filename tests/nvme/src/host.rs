@@ -11,20 +11,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long the host may take to answer for the first time, to answer a call, and to end. A busy machine is allowed for.
+/// The time limits for the host's first answer, for a call, and for the end. They allow for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the allocator and a few more buffers in use at once may come to, in KiB. It does not grow with the number of rounds; the 64 KiB of
-/// one receive buffer lost each time would.
+/// The growth that the allocator and a few more buffers in use may cause, in KiB. It does not depend on the number of
+/// rounds. If each round lost one receive buffer of 64 KiB, the growth would be more.
 const GROWTH_MAX_KIB: u64 = 4096;
 
-/// Lines of the log that are printed when a test has failed.
+/// Number of log lines to print after a failed test.
 const LOG_LINES: usize = 40;
 
-/// A host with a runtime folder of its own. When it is dropped it is asked to end and must do so in order, or it is killed and its
-/// log printed where the test has failed.
+/// A host with its own runtime folder. Dropping it asks the host to stop, which must succeed. After a failed test, the
+/// host is killed and its log printed instead.
 #[derive(Debug)]
 pub(crate) struct Host {
     process: Child,
@@ -32,21 +32,21 @@ pub(crate) struct Host {
     has_ended: bool,
 }
 
-/// An error that the host answered.
+/// An error answer of the host.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     pub(crate) code: i64,
     pub(crate) message: String,
 }
 
-/// What a host holds of the system.
+/// The system's resources that a host uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footprint {
     /// Resident memory, in KiB.
     pub(crate) resident_kib: u64,
     pub(crate) files: usize,
     pub(crate) threads: usize,
-    /// Small and large buffers of the pools that were in use at once at most.
+    /// The highest number of small and of large buffers in use at once.
     pub(crate) buffers: [u64; 2],
 }
 
@@ -54,12 +54,12 @@ impl Host {
     pub(crate) fn start(flags: &[&str]) -> Self {
         let plugins = plugin_folder();
         let plugins = plugins.to_str().unwrap();
-        // Ordinary pages are counted as resident memory, and nobody else on the machine waits for them.
+        // Ordinary pages count as resident memory, and their use does not delay other programs.
         let common = ["--no-huge", "--plugin-dir", plugins];
         Self::start_program(&program(), &[&common, flags].concat())
     }
 
-    /// Starts this program with these flags and no others.
+    /// Starts this program with only these flags.
     pub(crate) fn start_program(program: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("drivebay-test.").tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
@@ -96,17 +96,17 @@ impl Host {
         String::from_utf8_lossy(&fs::read(self.folder.path().join("log")).unwrap()).into_owned()
     }
 
-    /// A call that must succeed.
+    /// Makes a call that must succeed.
     pub(crate) fn call(&self, method: &str, params: Value) -> Value {
         self.try_call(method, params)
             .unwrap_or_else(|Refused { code, message }| panic!("{method}: {code} {message}"))
     }
 
-    /// A call that must not succeed.
+    /// Makes a call that must fail.
     pub(crate) fn refused(&self, method: &str, params: Value) -> Refused {
         match self.try_call(method, params) {
             Err(refused) => refused,
-            Ok(result) => panic!("{method} was to be refused and answered {result}"),
+            Ok(result) => panic!("{method} must be refused, but answered {result}"),
         }
     }
 
@@ -141,7 +141,7 @@ impl Host {
         }
     }
 
-    /// Processor time that the host has used so far, in nanoseconds.
+    /// Processor time of the host so far, in nanoseconds.
     pub(crate) fn processor_ns(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let used = |thread: PathBuf| -> Option<u64> {
@@ -150,17 +150,17 @@ impl Host {
         threads.filter_map(|thread| used(thread.unwrap().path())).sum()
     }
 
-    /// The footprint once it stays the same: files of connections that have ended are closed a moment later.
+    /// The footprint once it is stable. The host closes the files of ended connections a moment later.
     pub(crate) fn settled_footprint(&self) -> Footprint {
         let mut last = self.footprint();
-        eventually("the host closes what has ended", || {
+        eventually("the host closes ended connections", || {
             thread::sleep(Duration::from_millis(50));
             let before = std::mem::replace(&mut last, self.footprint());
             (before.files == last.files && before.buffers == last.buffers).then_some(last)
         })
     }
 
-    /// Waits until the host holds no more files than `before`; its footprint then.
+    /// Waits until the host has at most as many open files as in `before`. Returns its footprint then.
     pub(crate) fn footprint_like(&self, before: &Footprint) -> Footprint {
         eventually("files of ended connections are closed", || {
             let now = self.footprint();
@@ -168,14 +168,14 @@ impl Host {
         })
     }
 
-    /// All that was held since `before` has come back, after the same was done `rounds` times. The most that is in use at once
-    /// varies by a few buffers; what is lost once a round comes to `rounds`.
+    /// Expects that everything allocated since `before` was released after `rounds` repetitions. The highest use of
+    /// buffers varies by a few. If each round lost one buffer, it would grow by `rounds`.
     pub(crate) fn assert_footprint(&self, before: &Footprint, rounds: usize) {
         let now = self.footprint_like(before);
         eprintln!("footprint: {before:?}, then {now:?}");
         assert_eq!(now.threads, before.threads);
         for (now, before) in now.buffers.into_iter().zip(before.buffers) {
-            assert!(now < before + rounds as u64, "of {before} buffers more are lost: {now}");
+            assert!(now < before + rounds as u64, "buffers are lost: {before} before, {now} after");
         }
         let grown_kib = now.resident_kib.saturating_sub(before.resident_kib);
         assert!(grown_kib <= GROWTH_MAX_KIB, "{before:?} has become {now:?}");
@@ -185,7 +185,7 @@ impl Host {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    /// Waits until it has ended by itself; how long that took.
+    /// Waits until the host ends by itself. Returns its status and the time it took.
     pub(crate) fn wait_end(&mut self) -> (ExitStatus, Duration) {
         let begun = Instant::now();
         loop {
@@ -198,7 +198,7 @@ impl Host {
         }
     }
 
-    /// Asks it to end, which must go well.
+    /// Asks the host to stop, which must succeed. Returns the time it took.
     pub(crate) fn stop(&mut self) -> Duration {
         self.signal(Signal::TERM);
         let (status, took) = self.wait_end();
@@ -227,7 +227,7 @@ impl Drop for Host {
     }
 }
 
-/// Waits until `look` finds what it looks for.
+/// Waits until `look` returns a value.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + CALL_LIMIT;
     loop {
@@ -244,7 +244,7 @@ pub(crate) fn program() -> PathBuf {
     std::env::var_os("DRIVEBAY_BIN").map_or_else(|| built().join("drivebay"), PathBuf::from)
 }
 
-/// The folder with the plugins that were built.
+/// The folder with the built plugins.
 pub(crate) fn plugin_folder() -> PathBuf {
     std::env::var_os("DRIVEBAY_PLUGIN_DIR").map_or_else(built, PathBuf::from)
 }

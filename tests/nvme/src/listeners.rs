@@ -1,4 +1,4 @@
-//! Where the target can be reached.
+//! The addresses at which the target listens.
 
 use crate::host::eventually;
 use crate::target::{NQN, Target, free_port, listen_address};
@@ -59,7 +59,7 @@ fn a_port_in_use_is_said_so_and_nothing_is_left_behind() {
     drop(taken);
     target.call("nvmf_subsystem_add_listener", params.clone());
     connect(address).unwrap();
-    // The same once more is another mistake than a port that others use.
+    // The same listener a second time is another error than a port that another program uses.
     let refused = target.refused("nvmf_subsystem_add_listener", params);
     assert!(refused.message.contains("already"), "{refused:?}");
 }
@@ -126,7 +126,7 @@ fn two_subsystems_share_a_listener_and_the_last_to_go_closes_it() {
     let other = "nqn.2026-01.io.drivebay:other";
     target.add_subsystem(other);
     let listen = |nqn| json!({"nqn": nqn, "listen_address": listen_address(target.address)});
-    // Listened at by the first alone, the second is not found there.
+    // Only the first subsystem listens here, so the second one cannot be reached.
     assert!(Controller::connect(Options::new(target.address, other)).is_err());
     target.call("nvmf_subsystem_add_listener", listen(other));
     Controller::connect(Options::new(target.address, other)).unwrap();

@@ -1,11 +1,12 @@
-//! The NVMe/TCP target as initiators meet it.
+//! Tests of the NVMe/TCP target with real initiators.
 //!
-//! Every test starts a `drivebay serve` of its own ([`host`]), makes what it needs by RPC ([`target`]), and talks to it over loopback: with
-//! our initiator (`sdk/nvme`), or byte by byte where the initiator is too well-behaved ([`raw`]). A [`witness`] on another connection
-//! verifies its data meanwhile. The program and its plugins are found in `DRIVEBAY_BIN` and `DRIVEBAY_PLUGIN_DIR`, else beside this
-//! test's own folder; `cargo build --workspace` makes them.
+//! Every test starts its own `drivebay serve` ([`host`]), creates what it needs by RPC ([`target`]), and connects over
+//! loopback. It uses our initiator (`sdk/nvme`), or sends single PDUs where the initiator is too well-behaved
+//! ([`raw`]). A [`witness`] on another connection verifies its data meanwhile. `DRIVEBAY_BIN` and `DRIVEBAY_PLUGIN_DIR`
+//! name the program and its plugins; by default they lie beside the folder of this test. `cargo build --workspace`
+//! builds them.
 //!
-//! With `DRIVEBAY_SOAK` set, what is only sampled otherwise runs whole.
+//! With `DRIVEBAY_SOAK` set, tests run completely that otherwise only sample.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -28,7 +29,7 @@ mod target;
 mod transfer;
 mod witness;
 
-/// How often something is repeated: `sampled`, or `whole` in `cargo xtask soak`.
+/// The number of repetitions: `sampled`, or `whole` in `cargo xtask soak`.
 fn times(sampled: usize, whole: usize) -> usize {
     if std::env::var_os("DRIVEBAY_SOAK").is_some() { whole } else { sampled }
 }

@@ -1,4 +1,4 @@
-//! PDUs that must not be: the connection ends as the specification says, and nobody else notices.
+//! Malformed PDUs: the connection ends as the specification says, and no other client notices.
 //! NVMe/TCP Transport 1.0, sections 3.3, 3.5 and 3.6.2.4.
 
 use crate::raw::{
@@ -15,16 +15,16 @@ use drivebay_nvme_driver::tcp::{
 };
 use std::time::{Duration, Instant};
 
-/// Where a connection is when the PDU comes.
+/// The state of the connection when the PDU arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing was said yet.
+    /// The host has sent nothing.
     New,
-    /// Initialized, but no queue.
+    /// Initialized, but not a queue.
     Initialized,
     /// An I/O queue.
     Queue,
-    /// An I/O queue with a write of 256 blocks, whose data was asked for.
+    /// An I/O queue with a write of 256 blocks for which the target has sent an R2T.
     Asked,
 }
 
@@ -32,7 +32,7 @@ struct Case {
     what: &'static str,
     state: State,
     digests: Digests,
-    /// What is sent, and where in it the PDU in error begins.
+    /// The bytes to send, and the offset of the PDU in error.
     bytes: fn(&Raw, R2t) -> (Vec<u8>, usize),
     expected: ProtocolError,
 }
@@ -75,7 +75,7 @@ fn with_plen(mut pdu: Vec<u8>, plen: u32) -> (Vec<u8>, usize) {
     (pdu, 0)
 }
 
-/// A bare header of this type and length, and as many zeroes as it says, 4 KiB at most.
+/// A header of this type and length with the zeroes that its PLEN promises, at most 4 KiB.
 fn bare(pdu_type: u8, hlen: u8, plen: u32) -> (Vec<u8>, usize) {
     let header = CommonHeader { pdu_type, flags: 0, hlen, pdo: 0, plen };
     let mut pdu = header.encode().to_vec();
@@ -95,7 +95,7 @@ fn piece(raw: &Raw, r2t: R2t, change: fn(&mut H2cData)) -> Vec<u8> {
     raw.h2c(pdu, &vec![0; usize::try_from(pdu.datal).unwrap()])
 }
 
-/// An R2T that nobody has sent.
+/// An R2T that the target has not sent.
 const NO_R2T: R2t = R2t { cccid: 1, ttag: 0, r2to: 0, r2tl: 131_072 };
 
 #[rustfmt::skip]
@@ -153,7 +153,7 @@ const CASES: &[Case] = &[
     case("capsule: no header digest", State::Queue, HEADER, field(1), |raw, _| with(raw.capsule(read(1, 0, 1), &[]), 1, 0)),
     case("capsule: no data digest", State::Queue, DATA, field(1), |raw, _| with(in_capsule_write(raw, 512), 1, 0)),
     case("H2CData: header digest", State::Asked, BOTH_DIGESTS, of(Fes::HeaderDigest), |raw, r2t| with(piece(raw, r2t, |_| ()), 24, 0xee)),
-    // Data that was asked for.
+    // The data of an R2T.
     case("another tag", State::Asked, NO_DIGESTS, field(10), |raw, r2t| (piece(raw, r2t, |pdu| pdu.ttag ^= 1), 0)),
     case("a tag of another command", State::Asked, NO_DIGESTS, field(10), |raw, r2t| (piece(raw, r2t, |pdu| pdu.ttag ^= 0x40), 0)),
     case("another command", State::Asked, NO_DIGESTS, field(8), |raw, r2t| (piece(raw, r2t, |pdu| pdu.cccid ^= 1), 0)),
@@ -181,10 +181,10 @@ const CASES: &[Case] = &[
     case("a bad type while data is awaited", State::Asked, BOTH_DIGESTS, field(0), |_, _| bare(11, 24, 24)),
 ];
 
-/// Brings a connection to where the case wants it, sends the PDU and sees how it ends.
+/// Brings a connection into the case's state, sends the PDU and checks how the connection ends.
 fn suffer(target: &Target, case: &Case) {
     let asked = icreq(case.digests);
-    // Held until the end: it is to outlive its queue.
+    // Kept until the end: the controller must outlive its queue.
     let mut controller = None;
     let mut raw = match case.state {
         State::New => Raw::silent(target.address),
@@ -238,7 +238,7 @@ fn a_data_digest_that_does_not_match_fails_the_command_alone() {
     };
     raw.send(&raw.capsule(in_capsule(1), &before));
     assert_eq!(raw.completion().status, Status::SUCCESS);
-    // The last byte of the PDU is the last of the data's digest.
+    // The last byte of the PDU belongs to the data digest.
     let mut broken = raw.capsule(in_capsule(2), &pattern(0, 2, 8));
     *broken.last_mut().unwrap() ^= 1;
     raw.send(&broken);
@@ -273,7 +273,7 @@ fn a_host_that_ends_the_connection_is_not_answered() {
         raw.send(&bytes);
         let begun = Instant::now();
         assert!(raw.wire.read_pdu().is_err(), "{state:?}");
-        assert!(begun.elapsed() < Duration::from_secs(4), "{state:?}: it was not closed");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{state:?}: the target did not close it");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The folder of plugins while the host serves: emptied, filled, and with what should not be in it.
+//! The plugin folder while the host serves: emptied, filled, and with files that do not belong there.
 
 use crate::host::{Host, Refused, plugin_folder, program};
 use crate::target::{BLOCK, NQN};
@@ -16,11 +16,11 @@ use tempfile::TempDir;
 
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A host beside which no plugins lie, and a folder for them.
+/// A host without plugins beside it, and a folder for plugins.
 struct Bench {
     host: Host,
     folder: TempDir,
-    /// Keeps the program alone, away from the plugins that were built with it.
+    /// Keeps the program in its own folder, away from the plugins that were built with it.
     _program: TempDir,
 }
 
@@ -38,7 +38,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Puts plugins into the folder.
+    /// Copies plugins into the folder.
     fn fill(&self, names: &[&str]) {
         for name in names {
             fs::copy(built(name), self.path(&file_name(name))).unwrap();
@@ -51,7 +51,7 @@ impl Bench {
         }
     }
 
-    /// State and reason, as listed.
+    /// State and reason in the list of plugins.
     fn listed(&self, name: &str) -> Option<(String, String)> {
         let list = self.host.call("plugin_list", json!({}));
         let entry = list.as_array().unwrap().iter().find(|entry| entry["name"] == name)?;
@@ -73,7 +73,7 @@ fn built(name: &str) -> PathBuf {
     plugin_folder().join(file_name(name))
 }
 
-/// A copy of a plugin in which one text is another of the same length.
+/// Copies a plugin and replaces one text by another of the same length.
 fn patched(name: &str, to: &Path, old: &str, new: &str) {
     assert_eq!(old.len(), new.len());
     let mut bytes = fs::read(built(name)).unwrap();
@@ -96,10 +96,10 @@ fn what_is_loaded_serves_from_an_empty_folder_and_the_rest_comes_when_it_is_fill
 
     bench.empty();
     witness.wait_for(100);
-    // Loaded already: as before.
+    // This plugin is loaded, so it works as before.
     host.add_disk("m2");
     assert_eq!(host.add_namespace(NQN, "m2"), 2);
-    // Not loaded: said so, and by its name what is missing where.
+    // This plugin is not loaded. The error says so, and a load by name says what is missing and where.
     assert_eq!(bench.null("n1").unwrap_err().code, -32601);
     let missing = host.refused("plugin_load", json!({"name": "null"}));
     let expected = format!("plugin null: not found in {}", bench.folder.path().display());
@@ -166,7 +166,7 @@ fn a_folder_full_of_other_things_is_a_folder_of_plugins() {
     symlink("nowhere", other("dangling.so")).unwrap();
     symlink("loop.so", other("loop.so")).unwrap();
     symlink("/dev/zero", other("endless.so")).unwrap();
-    // Opening it waits for a writer that never comes.
+    // To open the pipe, one would wait for a writer that never comes.
     mknodat(CWD, other("pipe.so"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     bench.fill(&["null", "malloc"]);
     bench.null("n1").unwrap();
@@ -177,7 +177,8 @@ fn a_folder_full_of_other_things_is_a_folder_of_plugins() {
         entries.map(|entry| entry["name"].as_str().unwrap()).collect()
     };
     assert_eq!(in_state("serving"), ["malloc", "null"]);
-    // A program is sound and something else; these may have been plugins. The link to /dev/zero has its name.
+    // A program is a valid ELF file but not a plugin. The other files could have been plugins. The link to
+    // /dev/zero has the name `zero`.
     assert_eq!(in_state("found"), ["empty", "folder", "pipe", "text", "zero"]);
     assert_eq!(list.as_array().unwrap().len(), 7);
     for (name, expected) in [
@@ -242,7 +243,7 @@ fn two_plugins_with_one_method_are_not_guessed_between() {
         refused.message.contains("is provided by null and nuls; load one of them by name"),
         "{refused:?}"
     );
-    // The manifest and the door of the patched one disagree: nothing of it stays.
+    // The manifest and the door of the patched plugin disagree, so nothing of it stays loaded.
     let refused = bench.host.refused("plugin_load", json!({"name": "nuls"}));
     assert!(refused.message.contains("its door says name null"), "{refused:?}");
     bench.host.call("plugin_load", json!({"name": "null"}));

@@ -1,4 +1,4 @@
-//! Connections without manners: any PDU at any time.
+//! Raw connections: any PDU at any time.
 
 use crate::target::NQN;
 use drivebay_nvme_driver::spec::command::Command;
@@ -15,13 +15,13 @@ use drivebay_nvme_driver::{Host, RawConnection, RawPdu};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long anything may take.
+/// The longest time for any step.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const NO_DIGESTS: Digests = Digests { header: false, data: false };
 pub(crate) const BOTH_DIGESTS: Digests = Digests { header: true, data: true };
 
-/// What a host asks for, apart from digests.
+/// An ICReq with these digests.
 pub(crate) fn icreq(digests: Digests) -> IcReq {
     IcReq { pfv: 0, hpda: Alignment::DWORD, digests, maxr2t: 0 }
 }
@@ -35,7 +35,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// A connection on which nothing was said.
+    /// A connection without ICReq.
     pub(crate) fn silent(address: SocketAddr) -> Self {
         let wire = RawConnection::connect(address, PATIENCE).unwrap();
         let agreed = IcResp {
@@ -53,7 +53,7 @@ impl Raw {
         Self { wire, agreed, alignment: request.hpda }
     }
 
-    /// I/O queue 1 of a controller that is there and enabled.
+    /// I/O queue 1 of an existing, enabled controller.
     pub(crate) fn io_queue(address: SocketAddr, cntlid: u16, request: IcReq) -> Self {
         let mut raw = Self::open(address, request);
         let connect = Connect { qid: 1, sqsize: 127, ..Connect::default() };
@@ -95,7 +95,7 @@ impl Raw {
         assemble(placement, &header, data)
     }
 
-    /// The whole answer to an R2T, as one PDU.
+    /// The complete data for an R2T in one PDU.
     pub(crate) fn answer(&self, r2t: &R2t, data: &[u8]) -> Vec<u8> {
         let [from, len] = [r2t.r2to, r2t.r2tl].map(|value| usize::try_from(value).unwrap());
         self.h2c(piece_of(r2t), &data[from..from + len])
@@ -117,7 +117,7 @@ impl Raw {
         R2t::parse(pdu.bytes.first_chunk().unwrap()).unwrap()
     }
 
-    /// A C2HData, and its data after its digest was checked.
+    /// Receives a C2HData. Returns it with its data, after checking the digest.
     pub(crate) fn c2h_data(&mut self) -> (C2hData, Vec<u8>) {
         let pdu = self.read();
         let digests = self.agreed.digests;
@@ -134,7 +134,8 @@ impl Raw {
         (data, bytes)
     }
 
-    /// The controller ends the connection: FES, FEI and the bytes of the PDU it complains about. What comes before that is dropped.
+    /// Expects that the controller ends the connection. Returns FES, FEI and the bytes of the PDU in error. PDUs before
+    /// it are dropped.
     pub(crate) fn terminated(&mut self) -> (u16, u32, Vec<u8>) {
         loop {
             let pdu = self.read();
@@ -144,7 +145,7 @@ impl Raw {
         }
     }
 
-    /// A flush that is answered: the connection lives, and what was sent before was understood.
+    /// Sends a flush and expects its answer: the connection works, and earlier PDUs were parsed correctly.
     pub(crate) fn assert_alive(&mut self) {
         let flush = Command::new(opcode::nvm::FLUSH).with_nsid(1).with_cid(0xfff0);
         self.send(&self.capsule(flush, &[]));
@@ -153,7 +154,7 @@ impl Raw {
     }
 }
 
-/// Header, its digest, padding, data, its digest.
+/// Builds a PDU: header, its digest, padding, data, its digest.
 pub(crate) fn assemble(placement: Placement, header: &[u8], data: &[u8]) -> Vec<u8> {
     let mut pdu = header.to_vec();
     if placement.header_digest {
@@ -167,7 +168,7 @@ pub(crate) fn assemble(placement: Placement, header: &[u8], data: &[u8]) -> Vec<
     pdu
 }
 
-/// What answers an R2T whole.
+/// The H2CData that answers an R2T completely.
 pub(crate) fn piece_of(r2t: &R2t) -> H2cData {
     H2cData { cccid: r2t.cccid, ttag: r2t.ttag, datao: r2t.r2to, datal: r2t.r2tl, last: true }
 }
@@ -178,7 +179,7 @@ pub(crate) fn connect_data(subnqn: &str, cntlid: u16) -> ConnectData {
     ConnectData { hostid: id, cntlid, subnqn: name(subnqn), hostnqn: name(&nqn) }
 }
 
-/// A write of `blocks` to namespace 1 whose data the controller is to ask for.
+/// A write of `blocks` to namespace 1. The controller has to request its data.
 pub(crate) fn write(cid: u16, slba: u64, blocks: u16) -> Command {
     blocks_command(opcode::nvm::WRITE, cid, slba, blocks)
 }

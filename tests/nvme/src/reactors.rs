@@ -1,4 +1,4 @@
-//! Two reactors: connections on both, and a disk that both reach.
+//! Two reactors: connections on both, and a disk that both use.
 
 use crate::target::{Target, pattern};
 use crate::witness::Witness;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const CORES: [&str; 2] = ["-m", "0x3"];
 
-/// Whether this machine has cores 0 and 1; says so where it has not.
+/// Whether this machine has cores 0 and 1. If not, it prints that.
 fn has_two_cores() -> bool {
     let has = thread::available_parallelism().is_ok_and(|count| count.get() >= 2);
     if !has {
@@ -39,7 +39,7 @@ fn each_core_has_a_poll_group_and_connections_are_spread() {
         *threads.entry(qpair["thread"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     assert_eq!(threads.into_values().collect::<Vec<_>>(), [8, 8]);
-    // What one queue has written the next one reads, be it on the other core.
+    // Each queue reads what the previous one has written, even from another core.
     let mut written = pattern(0, 0, 64);
     for (generation, (_, queue, namespace)) in (1..).zip(&mut hosts) {
         let read = queue.run(namespace.read(0, 64).unwrap()).unwrap().ok().unwrap();

@@ -1,4 +1,4 @@
-//! The RPC socket of a host that serves: what clients do wrong is told to them and to nobody else.
+//! The RPC socket of a serving host: only the client that makes a mistake notices it.
 
 use crate::host::Host;
 use crate::target::{NQN, Target};
@@ -71,7 +71,7 @@ fn a_wrong_or_unknown_parameter_is_named_by_plugins_and_host_alike() {
 fn clients_without_manners_are_noticed_by_nobody_else() {
     let target = Target::start();
     let witness = Witness::start(target.options(), 1);
-    // Those who never read what they have asked for.
+    // Clients that never read their answers.
     let greedy: Vec<UnixStream> = (0..20)
         .map(|_| {
             let mut stream = socket(&target);
@@ -85,7 +85,7 @@ fn clients_without_manners_are_noticed_by_nobody_else() {
             stream
         })
         .collect();
-    // Those who stop in the middle of a request.
+    // Clients that stop in the middle of a request.
     let halves: Vec<UnixStream> = (0..20)
         .map(|_| {
             let mut stream = socket(&target);
@@ -93,13 +93,13 @@ fn clients_without_manners_are_noticed_by_nobody_else() {
             stream
         })
         .collect();
-    // Those who send what is none.
+    // Clients that send invalid requests.
     let deep = "[".repeat(100_000);
     let long = format!(r#"{{"method":"{}"#, "x".repeat(1 << 20));
     let broken = [b"\xff\xfe\x00".as_slice(), b"{]", b"}", deep.as_bytes(), long.as_bytes()];
     for bytes in broken {
         let mut stream = socket(&target);
-        // The host may close before all of it is sent.
+        // The host may close the connection before everything is sent.
         let _ = stream.write_all(bytes);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = String::new();
@@ -152,7 +152,7 @@ fn calls_that_contradict_each_other_at_once_leave_a_whole_configuration() {
         for client in 0..16 {
             let host = &target.host;
             scope.spawn(move || {
-                // Each may succeed or be refused, as the others were quicker or not.
+                // Each call may succeed or fail, depending on which client was faster.
                 for round in 0..20 {
                     let nsid = json!({"nqn": NQN, "nsid": 1});
                     let namespace = json!({"bdev_name": "m1", "nsid": 1});

@@ -1,4 +1,4 @@
-//! What most tests set up: a host with a subsystem behind a listener on loopback.
+//! The setup of most tests: a host with a subsystem and a listener on loopback.
 
 use crate::host::Host;
 use drivebay_nvme_driver::{Controller, Error, Namespace, Options, Queue};
@@ -32,7 +32,7 @@ impl Target {
         Self::with(&[], json!({}))
     }
 
-    /// With these flags of the host and options of the transport.
+    /// Starts the host with these flags and options of the transport.
     pub(crate) fn with(flags: &[&str], mut transport: Value) -> Self {
         let host = Host::start(flags);
         transport["trtype"] = "TCP".into();
@@ -69,7 +69,7 @@ impl Target {
         Ok((controller, queue, namespace))
     }
 
-    /// Names of the hosts' controllers.
+    /// The host names of all controllers.
     pub(crate) fn controllers(&self) -> Vec<Value> {
         let found = self.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
         found.as_array().unwrap().clone()
@@ -86,14 +86,14 @@ impl Host {
         self.call("nvmf_create_subsystem", json!({"nqn": nqn, "allow_any_host": true}));
     }
 
-    /// Adds a bdev as a namespace; its number.
+    /// Adds a bdev as a namespace. Returns its number.
     pub(crate) fn add_namespace(&self, nqn: &str, bdev: &str) -> u32 {
         let params = json!({"nqn": nqn, "namespace": {"bdev_name": bdev}});
         let nsid = self.call("nvmf_subsystem_add_ns", params).as_u64().unwrap();
         u32::try_from(nsid).unwrap()
     }
 
-    /// Listens at a port that was free a moment ago.
+    /// Adds a listener at a free port.
     pub(crate) fn listen(&self, nqn: &str, ip: IpAddr) -> SocketAddr {
         for _ in 0..20 {
             let address = free_port(ip);
@@ -108,7 +108,7 @@ impl Host {
     }
 }
 
-/// A port that nobody listens at now.
+/// A port without a listener at the moment.
 pub(crate) fn free_port(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
@@ -122,7 +122,7 @@ pub(crate) fn listen_address(address: SocketAddr) -> Value {
     })
 }
 
-/// Data that tells where it belongs and when it was written: no two places or generations have the same.
+/// Data that depends on place and generation: no two places or generations have the same data.
 pub(crate) fn pattern(slba: u64, generation: u64, blocks: usize) -> Vec<u8> {
     let mut data = vec![0; blocks * BLOCK];
     let mut state = slba.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ generation.rotate_left(32) ^ 1;

@@ -1,4 +1,4 @@
-//! Data on its way: in the capsule and by R2T, of every size, with and without digests.
+//! Data transfer: in the capsule and by R2T, of every size, with and without digests.
 
 use crate::raw::{
     BOTH_DIGESTS, NO_DIGESTS, PATIENCE, Raw, connect_data, icreq, piece_of, read, write,
@@ -18,7 +18,7 @@ const ALL_DIGESTS: [Digests; 4] = [
     BOTH_DIGESTS,
 ];
 
-/// Lengths in blocks around what matters: the capsule (8), a piece of memory, MDTS (256).
+/// Lengths in blocks around the important limits: the capsule (8), a piece of memory, MDTS (256).
 const LENGTHS: [usize; 14] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 100, 127, 128, 255, 256];
 
 #[test]
@@ -38,7 +38,7 @@ fn writes_of_every_length_are_read_back_with_every_kind_of_digest() {
             assert!(read.ok().unwrap() == data, "{blocks} blocks, {digests:?}");
             slba += blocks as u64;
         }
-        // All at once, and nothing of it has touched its neighbours.
+        // Writes all of them at once, and checks that no write has changed its neighbors.
         let mut slba = 3;
         let mut reads = Vec::new();
         for blocks in LENGTHS {
@@ -72,7 +72,7 @@ fn large_commands_ask_for_their_data_in_several_pieces_at_once() {
         assert!(raw.wire.read_pdu().is_err(), "more R2Ts than {at_once} are outstanding");
         raw.wire.set_timeout(PATIENCE);
         let mut come = 0;
-        // The last asked for comes first: R2Ts are answered in any order.
+        // The last R2T is answered first: any order is allowed.
         while let Some(r2t) = asked.pop() {
             raw.send(&raw.answer(&r2t, &data));
             come += r2t.r2tl;
@@ -134,7 +134,7 @@ fn data_comes_at_the_alignment_that_the_host_asked_for() {
         let (_controller, mut queue, namespace) = target.connect_io_with(options).unwrap();
         let data = pattern(40, bits.into(), 20);
         queue.run(namespace.write(40, data.clone()).unwrap()).unwrap().ok().unwrap();
-        // The initiator ends the connection where the alignment is not kept.
+        // The initiator ends the connection if the alignment is wrong.
         let read = queue.run(namespace.read(40, 20).unwrap()).unwrap().ok().unwrap();
         assert!(read == data);
     }
@@ -169,7 +169,7 @@ fn an_sgl_that_disagrees_with_the_command_or_the_capsule_fails_the_command_alone
         ),
         ("SGL shorter than the blocks", write_with(in_capsule(0, 256)), &block[..], too_short),
         ("SGL longer than the blocks", write_with(in_capsule(0, length)), &[7; 2 * BLOCK][..], {
-            // More in the capsule than is described is no error of the command.
+            // More data in the capsule than the SGL describes is not an error.
             Status::SUCCESS
         }),
         ("offset behind the capsule", write_with(in_capsule(513, length)), &block[..], {
@@ -340,10 +340,11 @@ fn long_bursts_of_equal_writes_keep_their_data_apart_whatever_breaks_them() {
         random ^= random << 17;
         random % below
     };
-    // Blocks and generation of what lies in each place of 16 blocks.
+    // Blocks and generation of the data in each place of 16 blocks.
     let mut places = vec![None; 64];
     for generation in 0..400 {
-        // The capsule takes 8 blocks; other lengths come otherwise than the target foresees.
+        // A write of 8 blocks fits into the capsule. Other lengths differ from what the target
+        // predicts.
         for _ in 0..next(100) {
             let place = usize::try_from(next(64)).unwrap();
             let slba = place as u64 * 16;
@@ -356,7 +357,7 @@ fn long_bursts_of_equal_writes_keep_their_data_apart_whatever_breaks_them() {
                         3 => 16,
                         _ => 8,
                     };
-                    // Two writes of a place in one burst might be done in any order.
+                    // Two writes to a place in one burst may execute in any order.
                     if places[place].is_some_and(|(_, written)| written == generation) {
                         continue;
                     }

@@ -1,4 +1,4 @@
-//! Clients that run beside a test: one that verifies and must not notice anything, and one that goes on until it is ended.
+//! Clients beside a test: one verifies its data and must notice nothing, the other runs until it is ended.
 
 use crate::target::{BLOCK, BLOCKS, pattern};
 use drivebay_nvme_driver::{Controller, Error, Options};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 /// I/Os outstanding.
 const DEPTH: u64 = 8;
-/// Blocks of an I/O at most.
+/// The most blocks of an I/O.
 const BLOCKS_MAX: u64 = 64;
-/// Blocks that are one client's alone.
+/// The number of blocks that only one client uses.
 const REGION: u64 = DEPTH * BLOCKS_MAX;
 
-/// Clients that were started, each with the next region.
+/// The number of clients so far. Each gets the next region.
 static STARTED: AtomicU64 = AtomicU64::new(0);
 
-/// A client on a thread of its own that writes to a namespace, reads back and compares, on and on.
+/// A client on its own thread. It writes to a namespace, reads back and compares, again and again.
 #[derive(Debug)]
 pub(crate) struct Witness {
     shared: Arc<Shared>,
@@ -41,7 +41,7 @@ impl Witness {
         witness
     }
 
-    /// I/Os that were verified.
+    /// The number of verified I/Os.
     pub(crate) fn ios(&self) -> u64 {
         self.shared.ios.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Witness {
         }
     }
 
-    /// Ends it. It must have noticed nothing: no error, no wrong data, no round longer than `longest`.
+    /// Stops the client. It must have noticed nothing: no error, no wrong data, no round longer than `longest`.
     pub(crate) fn finish(self, longest: Duration) {
         self.wait_for(2 * DEPTH);
         self.shared.is_to_stop.store(true, Ordering::Relaxed);
@@ -66,10 +66,10 @@ impl Witness {
         assert!(took < longest, "a round of the client beside the test took {took:?}");
     }
 
-    /// Waits until it is ended by something else; by what.
+    /// Waits until something else ends the client. Returns the cause.
     pub(crate) fn ended_by(self) -> Error {
         let ended = self.thread.join().expect("the client beside the test found wrong data");
-        ended.expect_err("it goes on until it is ended")
+        ended.expect_err("an error must end it")
     }
 }
 
@@ -106,7 +106,7 @@ fn run(options: Options, nsid: u32, shared: &Shared) -> Result<(), Error> {
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap();
         shared.longest_us.fetch_max(took_us, Ordering::Relaxed);
         shared.ios.fetch_add(2 * DEPTH, Ordering::Relaxed);
-        // It is to see what others suffer, not to be the load.
+        // The client only observes. It must not load the target.
         thread::sleep(Duration::from_micros(500));
     }
     drop(queue);

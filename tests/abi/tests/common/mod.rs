@@ -1,4 +1,4 @@
-//! C plugins built on the spot, and a host around the loader that has no core.
+//! Builds plugins in C, and provides a host around the loader, without a core.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(unsafe_code, reason = "promises what the loader asks of a core")]
@@ -41,7 +41,7 @@ pub fn build(source: &str, folder: &Path, file: &str, macros: &[(&str, &str)]) -
     to
 }
 
-/// How long a call may take on a busy machine.
+/// The longest time of a call on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A string literal of C for a macro's value.
@@ -49,7 +49,7 @@ pub fn text(value: &str) -> String {
     serde_json::to_string(value).unwrap()
 }
 
-/// Replaces the one place of `from` in a file by as many bytes.
+/// Replaces the only occurrence of `from` in a file by a text of the same length.
 pub fn patch(file: &Path, from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let mut bytes = fs::read(file).unwrap();
@@ -58,8 +58,8 @@ pub fn patch(file: &Path, from: &str, to: &str) {
     fs::write(file, bytes).unwrap();
 }
 
-/// The loader without a core: this thread is the app thread. Work for it is done at once, or, when another
-/// thread asks, while this one waits for an answer.
+/// The loader without a core. This thread is the app thread. It does work for the app thread at once, or,
+/// if another thread asks, while it waits for an answer.
 pub struct TestHost {
     pub plugins: TempDir,
     pub manager: Arc<Manager>,
@@ -94,7 +94,7 @@ pub fn bdevs_registered() -> usize {
     BDEVS_REGISTERED.load(Ordering::Relaxed)
 }
 
-// SAFETY: the app thread is the thread that made it; the only table is leaked.
+// SAFETY: the thread that made it is the app thread; the only table is leaked.
 unsafe impl Core for TestCore {
     fn on_app_thread(&self) -> bool {
         thread::current().id() == self.app
@@ -106,7 +106,8 @@ unsafe impl Core for TestCore {
         self.jobs.lock().unwrap().push_back(job);
     }
     fn table(&self, wanted: &str) -> Option<*const c_void> {
-        // No table of the core is behind a permission yet; any will do for the one that is asked for.
+        // No permission guards a table of the core yet. Any table will do for the id that a plugin asks
+        // for.
         let known = [id::BDEV, "bay.pci/1"].contains(&wanted);
         known.then_some(std::ptr::from_ref(self.bdev_api).cast())
     }
@@ -126,7 +127,7 @@ unsafe impl Core for TestCore {
         _: *mut c_void,
         _: *const drivebay_plugin_api::bay_bdev_module,
     ) {
-        // No plugin of these tests offers one.
+        // No plugin of these tests offers a bdev module.
         panic!("a bdev module was offered");
     }
 }
@@ -151,7 +152,7 @@ impl TestHost {
     }
 
     pub fn with_policy(policy: Policy) -> Self {
-        // SAFETY: integers and optional function pointers may be zero.
+        // SAFETY: all fields are integers and optional function pointers, which may be zero.
         let empty: bay_bdev_api = unsafe { std::mem::zeroed() };
         let size = u32::try_from(size_of::<bay_bdev_api>()).unwrap();
         let bdev_api =
@@ -188,7 +189,7 @@ impl TestHost {
         build("probe", self.plugins.path(), file, macros)
     }
 
-    /// Calls a method; the outcome when it was answered already.
+    /// Starts a call. The receiver gets its outcome, perhaps at once.
     pub fn start_call(&self, method: &str, params: &str) -> mpsc::Receiver<Outcome> {
         let (sender, outcome) = mpsc::channel();
         self.registry.call(Call {
@@ -200,7 +201,7 @@ impl TestHost {
         outcome
     }
 
-    /// Waits for an answer, and does meanwhile what other threads ask of the app thread.
+    /// Waits for an answer. Meanwhile it does what other threads ask of the app thread.
     pub fn wait<T>(&self, outcome: &mpsc::Receiver<T>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -209,7 +210,7 @@ impl TestHost {
             }
             match outcome.recv_timeout(Duration::from_millis(1)) {
                 Ok(outcome) => return outcome,
-                Err(_) => assert!(Instant::now() < end, "it was not answered"),
+                Err(_) => assert!(Instant::now() < end, "the call was not answered"),
             }
         }
     }
@@ -222,7 +223,7 @@ impl TestHost {
         }
     }
 
-    /// State and reason of a plugin, as listed.
+    /// State and reason of a plugin in the list.
     pub fn state(&self, name: &str) -> Option<(String, String)> {
         let list = self.call("plugin_list", "{}").unwrap();
         let entry = list.as_array().unwrap().iter().find(|p| p["name"] == name)?;

@@ -1,4 +1,4 @@
-//! RPC traffic beside the I/O.
+//! RPC calls beside the I/O.
 
 use crate::counts::add;
 use crate::scene::Scene;

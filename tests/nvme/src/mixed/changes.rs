@@ -1,4 +1,4 @@
-//! Namespaces and disks that come and go, once a second, while they are used.
+//! Namespaces and disks that are added and removed once a second, while clients use them.
 
 use crate::counts::add;
 use crate::host::eventually;
@@ -12,18 +12,19 @@ use drivebay_nvme_driver::spec::log::lid;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// The namespace that is removed and added, though its disk stays.
+/// The namespace that is removed and added again. Its disk stays.
 pub(crate) const COMES: Disk = Disk { nsid: 6, keeps: true, refusals: &[GONE] };
-/// The namespace whose disks are made and deleted.
+/// The namespace whose disks are created and deleted.
 const SHORT: Disk = Disk { nsid: 7, keeps: true, refusals: &[GONE, GOING] };
 const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
-/// What was with the bus already when its disk went; a host tries it again, and hears that it is gone.
+/// The status of an I/O that was on the bus when its disk was deleted. A host retries it and then
+/// learns that the namespace is gone.
 const GOING: Status = Status::NAMESPACE_NOT_READY;
 const EVERY: Duration = Duration::from_secs(1);
-/// How long the namespace is away.
+/// How long the namespace is removed.
 const AWAY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Lanes of the short-lived disk, and blocks of each.
+/// Lanes of the short-lived disk, and blocks of each lane.
 const LANES: (usize, usize) = (8, 128);
 
 pub(crate) fn run(scene: &Scene) -> Result<(), String> {
@@ -40,7 +41,7 @@ pub(crate) fn run(scene: &Scene) -> Result<(), String> {
     controller.shutdown().map_err(|error| error.to_string())
 }
 
-/// Both changes are told to hosts that ask for events.
+/// Hosts that ask for events learn of both changes.
 fn remove_and_add(scene: &Scene, controller: &mut Controller) -> Result<(), String> {
     let mut told = |change: &dyn Fn()| {
         controller.request_event()?;
@@ -62,7 +63,7 @@ fn remove_and_add(scene: &Scene, controller: &mut Controller) -> Result<(), Stri
     Ok(())
 }
 
-/// A disk, with one on top of it every other time, is used and deleted under that.
+/// Creates a disk, every other time with another one on top, uses it, and deletes it under I/O.
 fn make_and_delete(scene: &Scene, round: usize) -> Result<(), String> {
     let host = &scene.host;
     let bdev = if round.is_multiple_of(2) { "short" } else { "past_short" };
@@ -94,7 +95,8 @@ fn make_and_delete(scene: &Scene, round: usize) -> Result<(), String> {
     drop(queue);
     controller.shutdown().map_err(failed)?;
     if bdev == "past_short" {
-        // It goes with its base, or a moment later, and is not to come back with the next.
+        // The disk on top goes with its base, or a moment later. It must not return with the next
+        // base.
         eventually("the disk on top is gone", || {
             host.try_call("bdev_get_bdevs", json!({"name": bdev})).err()
         });

@@ -1,4 +1,4 @@
-//! Clients: one a disk that stays, and visitors, who leave in one of several ways.
+//! Clients: one for each disk that stays, and visitors, which leave in one of several ways.
 
 use crate::counts::add;
 use crate::host::eventually;
@@ -11,16 +11,16 @@ use drivebay_nvme_driver::{Controller, Error};
 use serde_json::json;
 use std::time::Duration;
 
-/// Lanes of a client that stays, and blocks of each.
+/// Lanes of a client that stays, and blocks of each lane.
 const STAYING: (usize, usize) = (16, 512);
-/// Lanes of a visitor, and blocks of each.
+/// Lanes of a visitor, and blocks of each lane.
 const VISITING: (usize, usize) = (4, 256);
-/// Where visitors' lanes begin, behind all of those that stay.
+/// The first block of the visitors' lanes, behind the lanes of the clients that stay.
 const VISITED: u64 = (STAYING.0 * STAYING.1) as u64;
-/// Places that a visitor uses in turn.
+/// Places that a visitor uses one after the other.
 const PLACES: usize = 4;
 const PLACE_LEN: u64 = (VISITING.0 * VISITING.1) as u64;
-/// Answers that a visitor stays for, at most.
+/// The most answers that a visitor stays for.
 const ANSWERS: usize = 300;
 const BETWEEN_VISITS: Duration = Duration::from_millis(100);
 
@@ -28,11 +28,11 @@ fn told(what: &'static str) -> impl Fn(Error) -> String {
     move |error| format!("{what}: {error}")
 }
 
-/// Until it is over, then in order.
+/// Runs until the time is over, then disconnects cleanly.
 pub(crate) fn stay(scene: &Scene, disk: Disk, turn: usize) -> Result<(), String> {
     let mut controller = Controller::connect(scene.options(turn)).map_err(told("connect"))?;
     add(&scene.counts.connections, 1);
-    // It is there in the beginning, and comes back under the same number.
+    // The namespace exists at the beginning, and returns with the same number.
     let namespace = eventually("the namespace is there", || controller.namespace(disk.nsid).ok());
     let mut queue = controller.io_queue(1, 32).map_err(told("I/O queue"))?;
     let mut lanes = Lanes::new(disk, namespace, 0, STAYING, disk.nsid.into(), &scene.counts);
@@ -42,7 +42,7 @@ pub(crate) fn stay(scene: &Scene, disk: Disk, turn: usize) -> Result<(), String>
     controller.shutdown().map_err(told("shutdown"))
 }
 
-/// Visit after visit.
+/// Makes one visit after the other.
 pub(crate) fn come_and_go(scene: &Scene, visitor: usize) -> Result<(), String> {
     let mut random = Random::new(visitor as u64);
     let mut visits = 0;
@@ -70,7 +70,7 @@ fn visit(scene: &Scene, visitor: usize, number: usize, random: &mut Random) -> R
             let cntlid = controller.cntlid();
             drop((queue, controller));
             add(&scene.counts.drops, 1);
-            // Only then is none of its writes on the way any more.
+            // Only then none of its writes is in flight any more.
             eventually("a controller that was dropped is gone", || {
                 let found = scene.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
                 found

@@ -1,9 +1,9 @@
-//! What all clients together have done.
+//! The totals of all clients.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Declares the counters, each with the word it is printed with.
+/// Declares the counters, each with the text to print.
 macro_rules! counts {
     ($($name:ident: $word:literal,)*) => {
         #[derive(Debug, Default)]

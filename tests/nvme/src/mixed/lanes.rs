@@ -1,4 +1,5 @@
-//! One queue's load: lanes of blocks that nobody else writes, one command outstanding in each, every answer verified.
+//! The load on one queue: lanes of blocks that no other client writes. Each lane has one command outstanding, and
+//! every answer is verified.
 
 use crate::counts::{Counts, add};
 use crate::random::Random;
@@ -11,24 +12,24 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
-/// Blocks of the longest command: 128 KiB.
+/// The most blocks of a command: 128 KiB.
 const LEN_MAX: usize = 256;
-/// How long to wait for an answer before the time is looked at.
+/// How long to wait for an answer between two checks of the time.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// Between two commands of a lane whose namespace is away.
+/// The pause between two commands of a lane whose namespace is removed.
 const AWAY: Duration = Duration::from_millis(1);
 
-/// Which disk, and what it does.
+/// A disk, and how it behaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk {
     pub(crate) nsid: u32,
-    /// It keeps what is written; otherwise it reads as zeroes.
+    /// Whether it keeps written data. Otherwise it reads as zeroes.
     pub(crate) keeps: bool,
-    /// What commands may be refused with, because the namespace goes away.
+    /// The statuses with which it may refuse commands because the namespace is being removed.
     pub(crate) refusals: &'static [Status],
 }
 
-/// The load.
+/// The load on a queue.
 #[derive(Debug)]
 pub(crate) struct Lanes<'a> {
     disk: Disk,
@@ -41,7 +42,7 @@ pub(crate) struct Lanes<'a> {
 
 #[derive(Debug)]
 struct Lane {
-    /// Its first block.
+    /// The first block of the lanes.
     base: u64,
     held: Vec<Held>,
     doing: Option<(Token, Doing)>,
@@ -53,13 +54,13 @@ enum Doing {
     Write(Range<usize>, u64),
     Zero(Range<usize>),
     Unmap(Range<usize>),
-    /// With data that is right, or not.
+    /// With data that matches, or not.
     Compare(Range<usize>, bool),
     Flush,
 }
 
 impl<'a> Lanes<'a> {
-    /// `count` lanes of `len` blocks each, from block `base` on.
+    /// Makes `count` lanes of `len` blocks each, from block `base` on.
     pub(crate) fn new(
         disk: Disk,
         namespace: Namespace,
@@ -74,7 +75,7 @@ impl<'a> Lanes<'a> {
             doing: None,
         };
         let lanes = (0..count).map(lane).collect();
-        // Generations of two loads that come one after the other to the same place are apart.
+        // Two loads that use the same place one after the other have different generations.
         let generation = seed << 32;
         Self { disk, namespace, lanes, random: Random::new(seed), generation, counts }
     }
@@ -94,7 +95,7 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    /// Goes on until `is_over`, then waits for what is outstanding.
+    /// Runs until `is_over`, then waits for the outstanding commands.
     pub(crate) fn run(
         &mut self,
         queue: &mut Queue,
@@ -108,7 +109,7 @@ impl<'a> Lanes<'a> {
         Ok(())
     }
 
-    /// Goes on until `is_over`, which is told how many commands were answered; some are outstanding then.
+    /// Runs until `is_over`, which gets the number of answered commands. Leaves commands outstanding.
     pub(crate) fn run_and_leave(
         &mut self,
         queue: &mut Queue,
@@ -153,7 +154,7 @@ impl<'a> Lanes<'a> {
         Doing::Write(range, self.generation)
     }
 
-    /// Some blocks of a lane: one, a few, or many.
+    /// Chooses some blocks of a lane: one, a few, or many.
     fn range(&mut self, lane: usize) -> Range<usize> {
         let whole = self.lanes[lane].held.len();
         let most = [1, 8, 8, 32, LEN_MAX][self.random.below(5)].min(whole);
@@ -184,7 +185,7 @@ impl<'a> Lanes<'a> {
             Doing::Read(range) => self.namespace.read(at(range), len(range)),
             Doing::Write(range, generation) => {
                 let data = bytes(range, &|_| *generation);
-                // One of eight with force unit access.
+                // One write in eight has force unit access.
                 let write =
                     if generation % 8 == 0 { Namespace::write_fua } else { Namespace::write };
                 write(&self.namespace, at(range), data)
@@ -206,11 +207,11 @@ impl<'a> Lanes<'a> {
     fn completed(&mut self, completed: Completed) -> Result<(), String> {
         let is_its =
             |lane: &Lane| lane.doing.as_ref().is_some_and(|(token, _)| *token == completed.token);
-        let lane = self.lanes.iter().position(is_its).ok_or("an answer to no command")?;
+        let lane = self.lanes.iter().position(is_its).ok_or("an answer without a command")?;
         let (_, doing) = self.lanes[lane].doing.take().unwrap();
         let status = completed.completion.status;
         if self.disk.refusals.contains(&status) {
-            // Whether it was executed is not known.
+            // The command may or may not have been executed.
             if let Doing::Write(range, _) | Doing::Zero(range) | Doing::Unmap(range) = doing {
                 self.lanes[lane].held[range].fill(Held::Any);
             }

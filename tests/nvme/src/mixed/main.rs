@@ -1,10 +1,13 @@
-//! Everything at once, for long: a host that is used, changed and asked while its data is verified, and whose memory stays flat.
+//! A long run of everything at once: a host that clients use and change while they verify its data, and whose memory
+//! must not grow.
 //!
-//! [`scene`] has the disks, the threads that do something to the host for as long as it runs, and the end. What they do:
-//! [`clients`] read and write ([`lanes`], [`stamp`]) on connections that stay, and on ones that come and go; [`changes`] adds and
-//! removes namespaces and disks; [`plugins`] loads and unloads; [`calls`] asks by RPC. [`memory`] is looked at meanwhile.
+//! [`scene`] has the disks, the threads that work during the whole run, and the end. The threads: [`clients`] read and
+//! write ([`lanes`], [`stamp`]) on connections that stay, and on connections that come and go; [`changes`] adds and
+//! removes namespaces and disks; [`plugins`] loads and unloads plugins; [`calls`] makes RPC calls. [`memory`] samples
+//! the host's memory meanwhile.
 //!
-//! Ten seconds of it; with `DRIVEBAY_SOAK` set half an hour, or as many seconds as `DRIVEBAY_MIXED_SECONDS` says.
+//! The run takes ten seconds, with `DRIVEBAY_SOAK` set half an hour, or as many seconds as `DRIVEBAY_MIXED_SECONDS`
+//! says.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -44,7 +47,7 @@ fn a_mixed_load_meets_no_error_and_leaves_memory_flat() {
     scene.end();
 }
 
-/// The test above can fail: what changes in the file of a disk, behind everybody's back, is found within seconds.
+/// Shows that the test above can fail: it finds within seconds that the file of a disk was changed.
 #[test]
 fn a_block_that_changes_behind_the_disk_is_noticed() {
     let mut scene = Scene::start();
@@ -54,12 +57,12 @@ fn a_block_that_changes_behind_the_disk_is_noticed() {
         }
     });
     let noticed = noticed.unwrap_err();
-    // By whoever looks at it first: a read, or a compare. What was written meanwhile may be gone, too.
+    // A read or a compare finds it first. Recent writes may be lost, too.
     let signs = ["of namespace 2 holds", "namespace 2: Compare("];
     assert!(signs.iter().any(|sign| noticed.contains(sign)), "{noticed}");
 }
 
-/// Past the page cache, as the disk itself: pages of it under writes that go past it are an error of the file's.
+/// Writes past the page cache, like the disk. Cached pages under direct writes would be an error of the file.
 fn change_every_block(path: &Path) {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed());

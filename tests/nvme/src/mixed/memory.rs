@@ -1,21 +1,22 @@
-//! The host's resident memory over the time.
+//! The host's resident memory over time.
 
 use crate::host::Host;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The part of the time in which plugins are loaded and everything is used for the first time; behind it memory is to be flat.
+/// The part of the run in which plugins are loaded and everything is used for the first time. After that, memory must
+/// not grow.
 pub(crate) const LOADS_UNTIL: f64 = 0.3;
-/// How often it is looked at.
+/// The number of samples.
 const LOOKS: u32 = 180;
-/// What the last third may have more at most than the second, in KiB and in hundredths.
+/// How much more the last third may have than the second third, in KiB and in percent.
 const MORE_KIB: u64 = 1024;
 const MORE_PERCENT: u64 = 2;
-/// A shorter run is still filling its disks at its end: only this much is not passed, in KiB.
+/// A run shorter than this still fills its disks at its end. Then only this bound counts, in KiB.
 const SHORT: Duration = Duration::from_secs(60);
 const SHORT_MAX_KIB: u64 = 128 << 10;
 
-/// What was seen.
+/// The samples so far.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(Mutex<Vec<Sample>>);
 
@@ -26,7 +27,7 @@ struct Sample {
 }
 
 impl Memory {
-    /// Looks, if it is time to.
+    /// Takes a sample if it is time to.
     pub(crate) fn look(&self, host: &Host, at: Duration, length: Duration) {
         let mut samples = self.0.lock().unwrap();
         let due = samples.last().map_or(Duration::ZERO, |last| last.at + length / LOOKS);
@@ -39,7 +40,7 @@ impl Memory {
         }
     }
 
-    /// Tells what was seen, and whether it grew.
+    /// Prints the figures and checks that memory did not grow.
     pub(crate) fn check_flat(&self, length: Duration) -> Result<(), String> {
         let samples = self.0.lock().unwrap();
         let third = |n: u32| {
@@ -74,7 +75,7 @@ impl Memory {
     }
 }
 
-/// Of the line nearest to the samples, in KiB a minute.
+/// The slope of the regression line through the samples, in KiB a minute.
 fn slope<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     let points = samples.map(|sample| (sample.at.as_secs_f64() / 60.0, sample.resident_kib as f64));

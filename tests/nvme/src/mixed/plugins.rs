@@ -1,8 +1,8 @@
-//! Plugins that are loaded into the host while it serves, and unloaded.
+//! Loads and unloads plugins while the host serves.
 //!
-//! A library that was loaded stays mapped until the host ends, also when its plugin was unloaded: every new load of it costs the
-//! memory that it touches. So loads are for the first third of the time, and the rest of it has what changes nothing: what is loaded
-//! already, what is used, what does not exist.
+//! A loaded library stays mapped until the host ends, even after its plugin was unloaded. So every new load costs the
+//! memory that it touches. New loads therefore happen only in the first third of the run. Later calls change nothing:
+//! they name plugins that are loaded already, are in use, or do not exist.
 
 use crate::counts::add;
 use crate::memory::LOADS_UNTIL;
@@ -10,9 +10,9 @@ use crate::scene::Scene;
 use serde_json::json;
 use std::time::Duration;
 
-/// A plugin that serves no disk of ours.
+/// A plugin that serves none of our disks.
 const PLUGIN: &str = "probe";
-/// Pauses between two of them, of the time that all takes.
+/// The number of pauses into which the run is divided.
 const PARTS: u32 = 180;
 
 pub(crate) fn run(scene: &Scene) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Numbers of a seed.
+//! Random numbers from a seed.
 
 /// xorshift64.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ impl Random {
         Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// From 0 to `end`, which is not among them.
+    /// From 0 to `end - 1`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

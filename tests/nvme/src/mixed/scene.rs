@@ -1,4 +1,4 @@
-//! The host with its disks, everybody who does something to it, and the end.
+//! The host with its disks, the threads that use and change it, and the end.
 
 use crate::counts::Counts;
 use crate::host::{Host, eventually};
@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 /// Blocks of each disk: 8 MiB.
 pub(crate) const DISK_BLOCKS: u64 = 16_384;
-/// How many clients there are that stay, one a disk, and that come and go.
+/// Number of visitors, which come and go.
 const VISITORS: usize = 2;
 
-/// The disks that stay: a RAM disk, a file, nothing, and what passes on to another RAM disk and another file.
+/// The disks that stay: a RAM disk, a file, a null disk, and passthru over another RAM disk and over another file.
 pub(crate) const DISKS: [Disk; 5] =
     [disk(1, true), disk(2, true), disk(3, false), disk(4, true), disk(5, true)];
 const BDEVS: [&str; 5] = ["ram", "file", "nothing", "past_ram", "past_file"];
@@ -32,10 +32,10 @@ const fn disk(nsid: u32, keeps: bool) -> Disk {
     Disk { nsid, keeps, refusals: &[] }
 }
 
-/// Something that is done for as long as the scene is played.
+/// The work of one thread for the whole run.
 type Part<'a> = Box<dyn FnOnce() -> Result<(), String> + Send + 'a>;
 
-/// All of them, with their names.
+/// The work of all threads, with names.
 fn parts(scene: &Scene) -> Vec<(String, Part<'_>)> {
     let mut parts: Vec<(String, Part<'_>)> = vec![
         ("changes".into(), Box::new(|| changes::run(scene))),
@@ -63,7 +63,7 @@ pub(crate) struct Scene {
     is_over: AtomicBool,
     length: Duration,
     begun: Instant,
-    /// What went wrong first.
+    /// The first failure.
     noticed: Mutex<Option<String>>,
     memory: Memory,
 }
@@ -125,10 +125,10 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    /// How to connect: the digests take turns.
+    /// Options to connect. `turn` selects the digests.
     pub(crate) fn options(&self, turn: usize) -> Options {
         let digests = Digests { header: turn & 1 != 0, data: turn & 2 != 0 };
-        // A machine that is busy with something else is allowed for.
+        // The timeout allows for a busy machine.
         Options { digests, timeout: Duration::from_secs(60), ..Options::new(self.address, NQN) }
     }
 
@@ -140,12 +140,12 @@ impl Scene {
         self.length
     }
 
-    /// How much of the time has passed, from 0 to 1.
+    /// The part of the time that has passed, from 0 to 1.
     pub(crate) fn passed(&self) -> f64 {
         self.begun.elapsed().as_secs_f64() / self.length.as_secs_f64()
     }
 
-    /// Waits so long, or until it is over.
+    /// Waits so long, or until the run is over.
     pub(crate) fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_over() {
@@ -153,7 +153,8 @@ impl Scene {
         }
     }
 
-    /// Everything at once for so long, or until the first thing goes wrong, which is told. `meanwhile` is called now and then.
+    /// Runs everything at once for the given time, or until the first failure, which it returns. It calls `meanwhile`
+    /// regularly.
     pub(crate) fn play(
         &mut self,
         length: Duration,
@@ -177,7 +178,7 @@ impl Scene {
     }
 
     fn take_part(&self, what: &str, run: Part<'_>) {
-        // A panic is as bad as an error.
+        // A panic counts as an error.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         let told = ended.unwrap_or_else(|_| Err("it panicked".to_owned()));
         if let Err(why) = told {
@@ -186,7 +187,8 @@ impl Scene {
         }
     }
 
-    /// Nothing is left of the clients, memory was flat, and the host ends in order without a word of complaint.
+    /// Checks that no controller is left and that memory did not grow, and stops the host. Its log must have no
+    /// warning.
     pub(crate) fn end(mut self) {
         eventually("the controllers are gone", || {
             let left = self.host.call("nvmf_subsystem_get_controllers", json!({"nqn": NQN}));
@@ -197,7 +199,7 @@ impl Scene {
         eprintln!("the host ended in {} ms", took.as_millis());
         let log = self.host.log();
         let is_bad = |line: &&str| line.contains(" ERROR ") || line.contains(" WARNING ");
-        // What a file system cannot do is told when its disk is made.
+        // The host logs once, when a disk is created, what the file system does not support.
         let bad: Vec<&str> =
             log.lines().filter(is_bad).filter(|line| !line.contains("aio")).collect();
         assert!(bad.is_empty(), "{}", bad.join("\n"));

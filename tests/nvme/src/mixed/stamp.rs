@@ -1,27 +1,27 @@
-//! What blocks hold. Every block tells where it belongs and when it was written, in every eighth of a byte of it: one that is
-//! wrong, stale, or torn is noticed, and says what it is.
+//! The content of blocks. The first word of a block is its place, the second its generation, and all others depend on
+//! both. So a wrong, stale or torn block is found and identified.
 
 use crate::target::BLOCK;
 use std::fmt;
 
-/// What a block holds, as far as its only writer knows.
+/// The content of a block, as far as its only writer knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
-    /// Nothing is known of it.
+    /// Unknown.
     Any,
-    /// What was written as this generation; 0 is zeroes.
+    /// The data of this generation; 0 means zeroes.
     One(u64),
-    /// That, or zeroes.
+    /// The data of this generation, or zeroes.
     OrZeroes(u64),
 }
 
 impl Held {
-    /// The generation it holds, if there is only one that it may.
+    /// The generation, if only one is possible.
     pub(crate) fn generation(self) -> Option<u64> {
         if let Self::One(generation) = self { Some(generation) } else { None }
     }
 
-    /// Whether the bytes of block `lba` of disk `disk` are what it holds.
+    /// Whether the bytes of block `lba` of disk `disk` have this content.
     pub(crate) fn check(self, disk: u32, lba: u64, bytes: &[u8]) -> Result<(), Wrong> {
         let is = |generation| bytes == block(disk, lba, generation);
         let is_right = match self {
@@ -60,7 +60,7 @@ pub(crate) fn block(disk: u32, lba: u64, generation: u64) -> [u8; BLOCK] {
     bytes
 }
 
-/// A block that is not what it must be.
+/// A block with wrong content.
 #[derive(Debug)]
 pub(crate) struct Wrong {
     disk: u32,
@@ -76,7 +76,7 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// What a wrong block is, by its first words.
+/// The kind of a wrong block, found from its first words.
 #[derive(Debug)]
 #[expect(dead_code, reason = "for its Debug")]
 enum Found {
@@ -87,7 +87,7 @@ enum Found {
         lba: u64,
         generation: u64,
     },
-    /// Begins as that block does, and goes on otherwise from this byte on.
+    /// It begins like that block, and differs from this byte on.
     Torn {
         disk: u64,
         lba: u64,
