@@ -1,5 +1,5 @@
-"""An NVMe host for fabrics over Unix sockets, as the transport of the templates and of sdk/c/examples speaks them:
-a u32 length of the data, a u32 0, the command or response, the data."""
+"""An NVMe host for fabrics over Unix sockets, with the framing that the transports of the templates and of
+sdk/c/examples use: a u32 with the length of the data, a u32 0, the command or response, the data."""
 
 import socket
 import struct
@@ -74,7 +74,7 @@ class Namespace:
         return struct.pack("<QI", lba, length // self.block_size - 1)
 
     def verify(self, size, step=32 << 10, depth=16):
-        """Writes pieces, many at once, reads them back in another order, and compares."""
+        """Writes pieces with many in flight, reads them back in another order, and compares."""
         places = range(0, size, step)
         content = {at: bytes((at // step * 7 + i // 512) & 0xFF for i in range(step)) for at in places}
         for opcode, order in ((WRITE, list(places)), (READ, list(reversed(places)))):

@@ -1,10 +1,10 @@
-"""The documents of docs/plugin-guide as scripts: what they tell is run as it stands, and prints what they tell.
+"""Runs the documents of docs/plugin-guide as scripts, and compares their output with the documents.
 
-    ```sh run             one script a document, in a folder of its own, with `set -eu`
+    ```sh run             the blocks of a document form one script, which runs in its own folder with `set -eu`
     ```sh kernel          runs on a machine with a Linux initiator: in a guest, where there is one (tests/guest);
-                          otherwise it is left out, and what follows of `text expect` with it
+                          otherwise it is left out, together with the `text expect` block that follows
     ```rust file=PATH     is written to PATH, below the script's folder at that place
-    ```text expect        each line must stand in the output, in any place; `…` stands for anything
+    ```text expect        the output must contain each line, in any place; `…` matches anything
 """
 
 import os
@@ -19,14 +19,14 @@ import vendor
 
 FOLDER = f"{vendor.ROOT}/docs/plugin-guide"
 BLOCK = re.compile(r"^```(\w+) (run|kernel|expect|file=(\S+))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Seconds; building is most of it.
+# Seconds. Most of it is for building.
 LIMIT = 900
-# Asks for what is left out here, and waits until it has been done.
+# Asks the guest to run the block that is left out here, and waits for it.
 KERNEL = 'touch "$KERNEL/ask{0}"; until [ -e "$KERNEL/said{0}" ]; do sleep 0.05; done'
 
 
 class Document:
-    """A document's script, what its kernel is to run, and what both are to print."""
+    """A document's script, the commands for its kernel, and the expected output of both."""
 
     def __init__(self, name, with_kernel=False):
         with open(f"{FOLDER}/{name}", encoding="utf-8") as f:
@@ -37,7 +37,8 @@ class Document:
         for _, what, path, text in blocks:
             if what == "run":
                 expected = self.expected
-                # What a new project would take from a registry is what we are locked to.
+                # A new project would fetch new versions from a registry. It gets our lock file
+                # instead.
                 self.script.append(re.sub(r"^cd (\w+)$", r'cd \1; [ ! -e Cargo.toml ] || cp "$LOCK" .', text,
                                           flags=re.MULTILINE))
             elif what == "kernel":
@@ -52,7 +53,7 @@ class Document:
         assert self.expected, "the document expects nothing"
 
     def run(self, port, attend=lambda: None, **env):
-        """Runs the script in a folder of its own; what it printed. `attend` is called while it runs."""
+        """Runs the script in its own folder and returns its output. It calls `attend` while the script runs."""
         folder = tempfile.mkdtemp(prefix="drivebay-test.")
         try:
             return self.run_in(folder, attend, {"PORT": str(port), **env})

@@ -1,9 +1,9 @@
-"""The host under test: `drivebay serve` in a folder of its own, and RPC calls to it in plain Python.
+"""The host under test: `drivebay serve` in its own folder, and RPC calls to it in plain Python.
 
     with Host() as host:
         host.call("bdev_malloc_create", name="m0", num_blocks=8, block_size=512)
 
-The environment tells where the program and its plugins are: DRIVEBAY_BIN, DRIVEBAY_PLUGIN_DIR.
+The environment names the program and its plugins: DRIVEBAY_BIN, DRIVEBAY_PLUGIN_DIR.
 """
 
 import json
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-# Seconds. A host that takes longer has failed the test; a busy machine is allowed for.
+# Seconds. A host that takes longer fails the test. The limit allows for a busy machine.
 START_LIMIT = 20
 CALL_LIMIT = 30
 STOP_LIMIT = 20
@@ -32,7 +32,7 @@ class RpcError(Exception):
 
 
 class Host:
-    """One runtime folder; in it at most one running host. Used with `with`, nothing is left behind."""
+    """One runtime folder with at most one running host. `with` removes everything at the end."""
 
     def __init__(self, *flags, plugin_dir=None):
         self.folder = tempfile.mkdtemp(prefix="drivebay-test.")
@@ -67,9 +67,8 @@ class Host:
     # ---- the process --------------------------------------------------------------------------
 
     def start(self, *flags, log=None, environment=None, before=None, within=()):
-        """Starts it and waits until it answers. What is given here is for this start only: flags, a
-        descriptor for its log, further environment, a function that its process calls first, a command that
-        runs it."""
+        """Starts the host and waits until it answers. The parameters are for this start only: flags, a descriptor for
+        its log, further environment, a function that its process calls first, a command that runs it."""
         assert self.process is None, "the host runs already"
         command = [*within, os.environ["DRIVEBAY_BIN"], "serve", "-r", self.socket,
                    "--plugin-dir", self.plugin_dir, *self.flags, *flags]
@@ -92,7 +91,7 @@ class Host:
                 time.sleep(0.02)
 
     def stop(self, number=signal.SIGTERM):
-        """Asks it to end (SIGTERM) and demands a clean end within STOP_LIMIT."""
+        """Asks the host to stop (SIGTERM) and expects a clean end within STOP_LIMIT."""
         process, self.process = self.process, None
         process.send_signal(number)
         try:
@@ -104,14 +103,15 @@ class Host:
         assert status == 0, f"the host ended with status {status}:\n{self.log()}"
 
     def kill(self):
-        """SIGKILL: no chance to write or to say goodbye."""
+        """Sends SIGKILL, so the host cannot write anything or close connections."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def log(self, lines=60):
-        """The end of the log. A thread of the host's own writes it, so it is read when it has been still."""
+        """The last lines of the log. A separate thread of the host writes it, so this waits until the log stops
+        growing."""
         size = -1
         for _ in range(40):
             if size == (size := os.path.getsize(self.log_path)):
@@ -123,7 +123,8 @@ class Host:
     # ---- RPC ----------------------------------------------------------------------------------
 
     def call(self, method, /, **params):
-        """The result of one call, on a connection of its own; RpcError if the host refuses."""
+        """Makes one call on its own connection and returns the result. Raises RpcError if the host answers with an
+        error."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method}
         if params:
             request["params"] = params
@@ -138,17 +139,17 @@ class Host:
         return answer["result"]
 
     def refused(self, method, /, **params):
-        """The RpcError of a call that must not succeed."""
+        """Makes a call that must fail and returns its RpcError."""
         try:
             result = self.call(method, **params)
         except RpcError as error:
             return error
-        raise AssertionError(f"{method} was to be refused and answered {result}")
+        raise AssertionError(f"{method} must be refused, but answered {result}")
 
     # ---- what many tests set up ---------------------------------------------------------------
 
     def export(self, bdev, nqn="nqn.2026-01.io.drivebay:test", port=None, serial="TEST"):
-        """A subsystem with one namespace behind a listener on loopback. Returns (nqn, port)."""
+        """Exports a subsystem with one namespace at a listener on loopback. Returns (nqn, port)."""
         if not self.call("nvmf_get_transports"):
             self.call("nvmf_create_transport", trtype="TCP")
         port = port or free_port()
@@ -165,14 +166,14 @@ def address(port, traddr="127.0.0.1"):
 
 
 def free_port():
-    """A TCP port nobody listens on now."""
+    """A TCP port without a listener at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def read_value(connection, method):
-    """Reads until one JSON value is complete: the protocol has no other framing."""
+    """Reads until one JSON value is complete, because the protocol has no other framing."""
     text = b""
     while True:
         more = connection.recv(1 << 16)

@@ -25,14 +25,14 @@ class ReservationConflict(Exception):
 
 
 class Session(Stream):
-    """A session of one connection, in full feature phase."""
+    """A session with one connection, in full feature phase."""
 
     def __init__(self, port, target, initiator="iqn.2001-04.com.example:host1", isid=1, **keys):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         self.cmd_sn = 1
         keys = {"InitiatorName": initiator, "SessionType": "Normal", "TargetName": target, **keys}
         text = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()
-        # From operational negotiation to full feature phase in one step.
+        # One step from operational negotiation to full feature phase.
         isid = struct.pack(">BxxxxB", 0x80, isid)
         header = struct.pack(">BBxxI6sHIxxxxII16x", LOGIN, 0x87, len(text), isid, 0, 1, self.cmd_sn, 0)
         self.socket.sendall(header + text + bytes(-len(text) % 4))

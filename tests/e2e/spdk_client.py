@@ -1,6 +1,6 @@
-"""PyPI's `spdk` client, unmodified: its program `spdk-rpc`, driven line by line in its server mode.
+"""PyPI's `spdk` client, unmodified. It runs its program `spdk-rpc` in server mode and sends it one line for each call.
 
-The environment's SPDK_RPC is the program's path.
+The environment variable SPDK_RPC has the program's path.
 """
 
 import json
@@ -8,16 +8,16 @@ import os
 import subprocess
 import threading
 
-# Seconds an answer may take.
+# Seconds that an answer may take.
 LIMIT = 30
 
 
 class Refused(AssertionError):
-    """The host, or the client itself, refused a call; the text is what the client printed."""
+    """The host or the client refused a call. The text is what the client printed."""
 
 
 class Client:
-    """One client process. A call is a line as a person would type it after `spdk-rpc`."""
+    """One client process. A call is the line that a user would type after `spdk-rpc`."""
 
     def __init__(self, socket):
         self.socket = socket
@@ -35,7 +35,7 @@ class Client:
         self.process.stdout.close()
 
     def call(self, line):
-        """What the client printed: parsed if it is JSON, else the text. Refused if it says so."""
+        """Returns the client's output: parsed if it is JSON, else as text. Raises Refused if it reports an error."""
         watchdog = threading.Timer(LIMIT, self.process.kill)
         watchdog.start()
         try:
@@ -60,7 +60,7 @@ class Client:
 
 
 def run(socket, *args, stdin=None):
-    """One run of the program by itself, as save_config and load_config are used. Returns its output."""
+    """Runs the program once, as for save_config and load_config. Returns its output."""
     done = subprocess.run([os.environ["SPDK_RPC"], "-s", socket, *args], input=stdin or "", text=True,
                           capture_output=True, timeout=60)
     if done.returncode != 0:

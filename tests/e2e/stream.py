@@ -1,4 +1,4 @@
-"""What clients over stream sockets share."""
+"""The common part of clients over stream sockets."""
 
 
 class Stream:

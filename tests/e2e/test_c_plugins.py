@@ -1,4 +1,4 @@
-"""The examples of sdk/c: built with a C compiler alone, loaded by their methods, used, unloaded."""
+"""The examples of sdk/c: built with only a C compiler, loaded by their methods, used, unloaded."""
 
 import os
 import random
@@ -98,13 +98,14 @@ class CPlugins(unittest.TestCase):
             host.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address={"trtype": "UNIX", "traddr": path})
             namespace = fabric_client.Namespace(path, NQN)
             namespace.verify(1 * MIB)
-            # A fabric that sends what is in its memory has it cleared for a disk that reads nothing into it.
+            # A disk without data does not fill the buffers. A fabric that sends its own memory must get it
+            # cleared for such a disk.
             host.call("bdev_null_create", name="N0", num_blocks=1024, block_size=512)
             nsid = host.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "N0"})
             _, data = namespace.io.command(
                 fabric_client.READ, nsid=nsid, tail=namespace.place(0, 32 << 10), want=32 << 10)
             self.assertEqual(data, bytes(32 << 10))
-            # A peer that says nonsense is closed, the others stay.
+            # The fabric closes a peer that sends nonsense. The others stay connected.
             stranger = fabric_client.socket.socket(fabric_client.socket.AF_UNIX)
             stranger.connect(path)
             stranger.sendall(b"\xff" * 4096)
@@ -145,7 +146,7 @@ class CPlugins(unittest.TestCase):
 
 
 class Parameters(unittest.TestCase):
-    """bay_params.h reads what comes from outside: mutated texts under the sanitizers."""
+    """bay_params.h parses outside input, so it gets mutated texts under the sanitizers."""
 
     HARNESS = r"""
 #include "bay_rpc.h"

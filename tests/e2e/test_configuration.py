@@ -1,4 +1,4 @@
-"""Configuration that outlives the process: saved by the client, kept by --state, or saved by SPDK."""
+"""Configuration that survives a restart: saved by the client, kept by --state, or saved by SPDK."""
 
 import json
 import os
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def set_up(host):
-    """Disks of every kind and a target with some of everything."""
+    """Creates disks of every kind and a target that uses most features."""
     path = f"{host.folder}/disk.img"
     with open(path, "wb") as f:
         f.truncate(8 * MIB)
@@ -30,17 +30,17 @@ def set_up(host):
     host.call("nvmf_create_subsystem", nqn=f"{NQN}0", max_namespaces=4)
     host.call("nvmf_subsystem_add_host", nqn=f"{NQN}0", host="nqn.2014-08.org.example:host")
     host.call("nvmf_discovery_add_referral", address=address(port))
-    # What was taken back must not come back.
+    # Deleted objects must not return.
     host.call("nvmf_create_subsystem", nqn=f"{NQN}gone")
     host.call("nvmf_delete_subsystem", nqn=f"{NQN}gone")
     host.call("bdev_malloc_delete", name="Gone")
 
 
 def state_of(host):
-    """All that an operator could tell two hosts apart by."""
+    """Everything by which an operator could tell two hosts apart."""
     state = {method: host.call(method) for method in (
         "bdev_get_bdevs", "nvmf_get_transports", "nvmf_get_subsystems", "nvmf_discovery_get_referrals")}
-    # Disks that were made at the same time may be listed in any order.
+    # Disks created at the same time may be listed in any order.
     state["bdev_get_bdevs"].sort(key=lambda bdev: bdev["name"])
     names = [bdev["name"] for bdev in state["bdev_get_bdevs"]]
     assert names == ["Aio0", "Malloc0", "Null0", "Pass0"], f"the state to compare is not there: {names}"
@@ -88,7 +88,7 @@ class Restart(unittest.TestCase):
         end()
         host.start(*flags)
         self.assertEqual(state_of(host), before)
-        # A second time, now from what the first restart kept.
+        # Restart again, now from the file that the first restart wrote.
         end()
         host.start(*flags)
         self.assertEqual(state_of(host), before)
@@ -143,7 +143,7 @@ class Restart(unittest.TestCase):
 
 
 class SavedBySpdk(unittest.TestCase):
-    """A configuration in the form that SPDK's save_config prints, with entries of modules we do not have."""
+    """A configuration in the form of SPDK's save_config, with entries for modules that do not exist here."""
 
     def write_config(self, host):
         with open(f"{HERE}/spdk-config.json") as f:
@@ -210,7 +210,7 @@ class SavedBySpdk(unittest.TestCase):
 
 
 class Forms(unittest.TestCase):
-    """What SPDK takes in a configuration file besides plain JSON."""
+    """The extensions of JSON that SPDK accepts in a configuration file."""
 
     CALL = '{"method": "bdev_null_create", "params": {"name": "n0", "num_blocks": 1.024e3, "block_size": 512}}'
 
@@ -264,7 +264,7 @@ class StateFile(unittest.TestCase):
             for path in (real, mounted):
                 open(path, "w").close()
                 os.chmod(path, 0o600)
-            # In a mount namespace of its own, which goes with the shell.
+            # The bind mount is in its own mount namespace, which ends with the shell.
             script = f'mount --make-rprivate / && mount --bind {real} {mounted} && exec "$@"'
             host.start("--state", mounted, within=["unshare", "-m", "sh", "-c", script, "sh"])
             host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)

@@ -1,4 +1,4 @@
-"""What the documents tell to type does what they say."""
+"""The commands in the documents work as written."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def drivebay(*args, **kwargs):
 
 
 def end_group(shell):
-    """Ends what the shell started in the background and did not end."""
+    """Ends background processes that the shell left running."""
     try:
         os.killpg(shell.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -27,10 +27,10 @@ def end_group(shell):
 
 
 class Readme(unittest.TestCase):
-    """The block of shell under "Five minutes", line by line as it stands there, but for what is built
-    already, a free port instead of 4420, and the initiator, which needs a kernel and root."""
+    """Runs the shell block under "Five minutes" line by line as printed. It leaves out the build, uses a free port
+    instead of 4420, and leaves out the initiator, which needs a kernel and root."""
 
-    # What stands there, and what is run instead; each must be found.
+    # The printed text, and the text to run instead. Each must be in the document.
     INSTEAD = [
         ("cargo build --release --workspace\n", ""),
         ("$PWD/target/release:$PATH", "$(dirname $DRIVEBAY_BIN):$PATH"),

@@ -1,4 +1,4 @@
-"""`error`, `delay` and `gpt`, through every method of theirs by PyPI's `spdk` client, with I/O over NBD."""
+"""`error`, `delay` and `gpt`: PyPI's `spdk` client calls every method, with I/O over NBD."""
 
 import binascii
 import struct
@@ -104,7 +104,7 @@ class Filters(unittest.TestCase):
         self.client.call("bdev_error_inject_error EE_Base read pending")
         disk.request(READ, 0, 4096)
         disk.request(READ, 0, BLOCK)
-        # The first one is kept, so the answer is of the second, and nothing comes behind it.
+        # The first read is held, so the reply belongs to the second one. No other reply follows.
         self.assertEqual(disk.reply(BLOCK)[0], 0)
         disk.socket.settimeout(0.2)
         self.assertRaises(TimeoutError, disk.take, 1)
@@ -112,7 +112,7 @@ class Filters(unittest.TestCase):
         self.assertIn(self.client.call("bdev_error_resume_pending EE_Base"), ("", True))
         self.assertEqual(disk.reply(4096)[0], 0)
 
-        # I/O that is kept does not keep the bdev.
+        # Held I/O does not prevent the deletion of the bdev.
         self.client.call("bdev_error_inject_error EE_Base read pending")
         disk.request(READ, 0, 4096)
         disk.request(READ, 0, BLOCK)
@@ -171,7 +171,7 @@ class Filters(unittest.TestCase):
         self.host.stop()
 
     def again(self, name):
-        """The disk is there again after a restart from the state file."""
+        """The disk exists again after a restart from the state file."""
         self.host.stop()
         self.start()
         self.assertEqual(len(self.client.call(f"bdev_get_bdevs -b {name}")), 1)

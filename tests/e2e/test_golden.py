@@ -1,4 +1,4 @@
-"""Plugin binaries that were built before: every later host loads them and they work. See tests/abi/golden."""
+"""Old plugin binaries: every later host loads them, and they work. See tests/abi/golden."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ class Golden(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         cls.plugins = vendor.plugin_dir(cls.folder)
         for name in FILES:
-            # A checkout may have made it writable by the group.
+            # A checkout may have made the file group-writable.
             os.chmod(shutil.copy(f"{GOLDEN}/{name}", f"{cls.plugins}/{name}"), 0o755)
 
     def host(self):

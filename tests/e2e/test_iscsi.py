@@ -1,4 +1,4 @@
-"""The iSCSI target, as Debian's libiscsi-bin sees it."""
+"""The iSCSI target, tested with Debian's libiscsi-bin."""
 
 import base64
 import os
@@ -16,7 +16,8 @@ from iscsi_client import Session
 
 TARGET = "iqn.2016-06.io.spdk:disk1"
 INITIATOR = "iqn.2001-04.com.example:host1"
-# What iscsi-test-cu 1.19 finds: docs/spec-coverage/iscsi.md has each that fails or is skipped, with its clause.
+# The results of iscsi-test-cu 1.19. docs/spec-coverage/iscsi.md has each failed or skipped test, with its
+# clause.
 FAILS = {("CompareAndWrite", "Simple"), ("CompareAndWrite", "Miscompare")}
 TESTS, PASSES = 230, 228
 SKIPS = {
@@ -41,7 +42,7 @@ def run(*command, limit=120):
 
 
 def serve(host, **target):
-    """A target with two units behind a portal on loopback; returns the port."""
+    """Creates a target with two units behind a portal on loopback. Returns the port."""
     port = free_port()
     for name in ("m0", "m1"):
         host.call("bdev_malloc_create", name=name, num_blocks=131072, block_size=512)
@@ -89,7 +90,7 @@ class Iscsi(unittest.TestCase):
             told = "no connection can be accepted"
             end = time.monotonic() + 20
             while told not in host.log(1000):
-                self.assertLess(time.monotonic(), end, "it is not told")
+                self.assertLess(time.monotonic(), end, "the log does not report it")
                 time.sleep(0.05)
 
             def processor_seconds():
@@ -139,7 +140,7 @@ class Iscsi(unittest.TestCase):
             port, second = serve(host), free_port()
             host.call("iscsi_create_portal_group", tag=3, portals=[{"host": "127.0.0.1", "port": str(second)}])
             host.call("iscsi_target_node_add_pg_ig_maps", name=TARGET, pg_ig_maps=[{"pg_tag": 3, "ig_tag": 2}])
-            # Two portals of one unit: the suite's tests of several paths run too.
+            # The unit has two portals, so the suite's tests of several paths run, too.
             urls = [f"iscsi://127.0.0.1:{one}/{TARGET}/0" for one in (port, second)]
             _, text = run("iscsi-test-cu", "-d", "-n", "-V", "-t", "ALL", *urls, limit=600)
         failed = set(re.findall(r"Suite (\S+), Test (\S+) had failures", text))

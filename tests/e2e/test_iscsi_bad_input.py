@@ -1,4 +1,5 @@
-"""Initiators that the iSCSI target must outlive: they come in crowds, stop reading, corrupt digests, log in twice."""
+"""Bad initiators that the iSCSI target must survive: crowds, initiators that stop reading, corrupt digests, or log in
+twice."""
 
 import unittest
 
@@ -7,7 +8,7 @@ from host import Host
 from iscsi_client import NOP_IN, SCSI_DATA_IN, Session
 from test_iscsi import TARGET, run, serve
 
-# KiB that memory may differ by: what the allocator keeps for itself.
+# Allowed difference of memory in KiB, for the allocator's own caches.
 SLACK = 2048
 
 

@@ -11,7 +11,7 @@ TARGET = "iqn.2016-06.io.spdk:disk"
 
 
 class SavedBySpdk(unittest.TestCase):
-    """What save_config of SPDK's iscsi_tgt printed: two targets that share a bdev, one of them with CHAP."""
+    """A configuration that save_config of SPDK's iscsi_tgt printed: two targets share a bdev, one of them uses CHAP."""
 
     def test_it_loads_and_serves(self):
         with open(f"{HERE}/spdk-iscsi-config.json") as f:

@@ -1,4 +1,4 @@
-"""What happens at the host's limits: memory, descriptors, places of the RPC server, time."""
+"""The behavior at the host's limits: memory, descriptors, connections of the RPC server, time."""
 
 import json
 import os
@@ -19,7 +19,7 @@ class Memory(unittest.TestCase):
             state = ("--state", f"{host.folder}/state.json")
             error = host.refused("bdev_malloc_create", **huge)
             self.assertEqual(error.code, -12)
-            host.stop()  # every line is in the log then
+            host.stop()  # then the log is complete
             self.assertIn("--overcommit", host.log(1000))
             host.start(*state, "--overcommit")
             host.call("bdev_malloc_create", **huge)
@@ -49,7 +49,7 @@ class Places(unittest.TestCase):
             for client in idle:
                 self.ask(client)
             host.call("spdk_get_version")
-            # The one that was idle longest gave up its place.
+            # The client that was idle longest has lost its place.
             self.assertEqual(idle[0].recv(1), b"")
             self.ask(idle[-1])
             for client in idle:
@@ -63,7 +63,7 @@ class Places(unittest.TestCase):
             idle = [self.connect(host) for _ in range(PLACES - 1)]
             for client in idle:
                 self.ask(client)
-            # The waiting one is the oldest, and one that is idle gives up its place.
+            # The client with a waiting call is the oldest, but an idle one loses its place.
             host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)
             self.assertEqual(read_value(waiting, "bdev_get_bdevs")["result"][0]["name"], "n0")
             for client in [waiting, *idle]:

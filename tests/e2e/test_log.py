@@ -1,4 +1,4 @@
-"""The log never stops the host, and can be rotated."""
+"""The log never blocks the host, and can be rotated."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ class Log(unittest.TestCase):
             host.stop()
             host.start(log=writer)
             os.close(writer)
-            # Far more than a pipe and the queue before it hold.
+            # This is far more than the pipe and the queue before it can hold.
             for number in range(3000):
                 host.call("log_get_level")
             host.call("bdev_null_create", name="n0", num_blocks=8, block_size=512)
-            # Once it is read again, it tells how many lines are missing.
+            # When somebody reads the log again, it reports how many lines are missing.
             os.set_blocking(reader, False)
             text = b""
 
@@ -40,7 +40,7 @@ class Log(unittest.TestCase):
                 except BlockingIOError:
                     pass
                 return b" log lines were dropped: " in text
-            until("dropped lines were not told", is_told)
+            until("the log does not report dropped lines", is_told)
             pid = host.process
             host.process.send_signal(signal.SIGTERM)
             self.assertEqual(pid.wait(20), 0)
@@ -56,9 +56,9 @@ class Log(unittest.TestCase):
             until("nothing was logged", lambda: os.path.getsize(path) > 0)
             os.rename(path, old)
             host.process.send_signal(signal.SIGHUP)
-            until("the file was not made anew", lambda: os.path.exists(path))
+            until("the file was not created again", lambda: os.path.exists(path))
             host.call("log_get_level")
-            until("nothing is logged any more", lambda: os.path.getsize(path) > 0)
+            until("nothing is logged after SIGHUP", lambda: os.path.getsize(path) > 0)
             self.assertIsNone(host.process.poll(), "SIGHUP ended the host")
 
     def test_lines_in_the_journal_carry_their_priority_and_no_time(self):

@@ -1,4 +1,4 @@
-"""Logical volumes under verified load: kills, operations, a disk that is pulled out, stacks."""
+"""Logical volumes under verified load: kills, operations, removal of the disk, stacks."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from host import Host, free_port
 from test_nvme import NQN, PLUGINS, PROGRAM, Load, wait
 
 MIB = 1 << 20
-# Kills of one run; many more with `cargo xtask soak lvol`.
+# Kills in one run. `cargo xtask soak lvol` makes many more.
 KILLS = 60 if os.environ.get("DRIVEBAY_SOAK") else 5
 
 
 class Store:
-    """A store `store` on a file, with a host that serves volumes of it over NVMe/TCP."""
+    """A store `store` on a file, and a host that serves its volumes over NVMe/TCP."""
 
     def __init__(self, host, mib=256, block_size=512):
         self.host, self.port, self.block_size = host, free_port(), block_size
@@ -74,7 +74,7 @@ class Kills(unittest.TestCase):
             store.export("volume", "clone")
             load = self.load(store)
             for number in range(KILLS):
-                if load.process.poll() is not None:  # It has run its time and compared what it read.
+                if load.process.poll() is not None:  # Its time is over, and it has compared all data.
                     load.report()
                     load = self.load(store)
                 before = self.written(host)
@@ -95,7 +95,7 @@ class Kills(unittest.TestCase):
 
     @staticmethod
     def load(store):
-        """Load on volume and clone. It goes on when the host is back."""
+        """Load on volume and clone. It continues when the host is back."""
         return Load(store.port, "-w", "randrw", "-q", "8", "-t", "40", "Nvme0n2", ctrlr_loss_timeout_sec=120,
                     reconnect_delay_sec=1)
 
@@ -109,7 +109,7 @@ class Kills(unittest.TestCase):
 
     @staticmethod
     def operate(store, number):
-        """Takes a snapshot of volume and clone, and deletes earlier ones."""
+        """Takes snapshots of volume and clone, and deletes earlier ones."""
         for volume in ("volume", "clone"):
             store.snapshot(volume, f"s-{volume}-{number}")
             if number > 1:
@@ -160,7 +160,7 @@ class Operations(unittest.TestCase):
             self.assertEqual((told["state"], told["total_clusters"]), ("in progress", 32))
             wait(lambda: host.call("bdev_lvol_check_deep_copy", **copy)["state"] == "complete")
             self.assertEqual(host.refused("bdev_lvol_check_deep_copy", **copy).code, -19)
-            # A snapshot of a volume whose parent is the copy reads what the copy has.
+            # A snapshot of a volume whose parent is the copy reads the data of the copy.
             host.call("bdev_lvol_clone_bdev", bdev="other", lvs_name="store", clone_name="outside")
             store.snapshot("outside", "same")
             self.assertEqual(store.checksum("same"), store.checksum("snapshot"))
@@ -200,7 +200,8 @@ class PulledOut(unittest.TestCase):
 
 
 class Stacks(unittest.TestCase):
-    """`drivebay perf` compares what it reads with what it wrote, in one process with the volumes."""
+    """Runs `drivebay perf` with the volumes in its process. It compares the data that it reads with the data that it
+    wrote."""
 
     def verify(self, *calls):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,5 @@
-"""What `cargo xtask bench` measures with, once and short: that it runs, not how fast anything is."""
+"""The programs that `cargo xtask bench` measures with, each once and short. The test checks that they run, not how
+fast."""
 
 import json
 import os
@@ -58,7 +59,7 @@ class Measuring(unittest.TestCase):
             told = host.call("probe_round_trips", near=0, far=0, depth=4, round_trips=1000)
             self.assertEqual(told["round_trips"], 4000)
             self.assertGreater(told["ns"], 0)
-            # Its threads have ended.
+            # The threads of the run have ended.
             names = [thread["name"] for thread in host.call("thread_get_stats")["threads"]]
             self.assertFalse([name for name in names if name.startswith("probe")])
 

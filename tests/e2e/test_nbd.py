@@ -1,4 +1,4 @@
-"""NBD exports, as Debian's libnbd-bin and qemu-utils see them, and as a client that breaks the rules sees them."""
+"""NBD exports, tested with Debian's libnbd-bin and qemu-utils, and with a client that breaks the rules."""
 
 import json
 import os
@@ -61,7 +61,7 @@ class Client:
             return True
 
     def option(self, number, data=b""):
-        """Sends an option; the kinds of its replies."""
+        """Sends an option and returns the kinds of its replies."""
         self.send(b"IHAVEOPT" + struct.pack(">II", number, len(data)) + data)
         kinds = []
         while True:
@@ -104,7 +104,7 @@ class Client:
 
 class Nbd(unittest.TestCase):
     def serve(self, host, **export):
-        """A server with one export of a malloc disk; its path."""
+        """Starts a server with one export of a malloc disk. Returns its path."""
         path = f"{host.folder}/nbd.sock"
         host.call("bdev_malloc_create", name="m0", num_blocks=NUM_BLOCKS, block_size=512)
         host.call("nbd_create_server", name="s0", path=path)
@@ -179,7 +179,7 @@ class Nbd(unittest.TestCase):
                 client.request(command, 0, 0 if command == FLUSH else 4096)
                 self.assertEqual(client.chunks(), [(0, b"")], command)
             client.request(WRITE, 0, 512, b"", flags=0)
-            self.assertEqual(client.chunks()[0][0], 1 << 15 | 1, "a write without the flag for its data")
+            self.assertEqual(client.chunks()[0][0], 1 << 15 | 1, "a write without the payload flag must fail")
 
     def test_requests_that_are_not_allowed_fail_and_the_connection_goes_on(self):
         with Host() as host, Client(self.serve(host)) as client:

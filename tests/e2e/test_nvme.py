@@ -1,4 +1,5 @@
-"""The NVMe plugin against our own target: in the same process, in another, and one that dies under load."""
+"""The NVMe plugin against our own target: in the same process, in another, and in a process that is killed under
+load."""
 
 import json
 import os
@@ -29,7 +30,8 @@ def wait(what, limit=30):
 
 
 class Load:
-    """`drivebay perf` on a namespace, in a process of its own; it compares what it reads with what it wrote."""
+    """`drivebay perf` on a namespace, in its own process. It compares the data that it reads with the data that it
+    wrote."""
 
     def __init__(self, port, *flags, bdevs=("Nvme0n1",), options=None, more_paths=(), **more):
         self.folder = tempfile.TemporaryDirectory()
@@ -41,13 +43,13 @@ class Load:
                                         env={**os.environ, "DRIVEBAY_RUNTIME": self.folder.name})
 
     def end(self, limit=120):
-        """What it wrote: its output, and its errors."""
+        """Waits for its end. Returns its output and its errors."""
         out, errors = self.process.communicate(timeout=limit)
         self.folder.cleanup()
         return out, errors
 
     def report(self, limit=120):
-        """What it did, after it ended without an error; `log` is what the plugin said."""
+        """Waits for its end without an error. Returns its report; `log` has the lines of the plugin."""
         out, errors = self.end(limit)
         assert self.process.returncode == 0, f"status {self.process.returncode}:\n{out}\n{errors}"
         return {**json.loads(out)["reports"][0], "log": errors}

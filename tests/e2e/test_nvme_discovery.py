@@ -34,7 +34,7 @@ class Follow(unittest.TestCase):
         wait(lambda: "Disk2n1" in self.bdevs())
         self.target.call("nvmf_delete_subsystem", nqn=f"{PREFIX}0")
         wait(lambda: self.bdevs() == {"Disk1n1", "Disk2n1"})
-        # Another address of a subsystem is another path to the same bdev.
+        # A second address of a subsystem is a second path to the same bdev.
         second = free_port()
         self.target.call("nvmf_subsystem_add_listener", nqn=f"{PREFIX}1", listen_address=address(second))
         paths = lambda: self.host.call("bdev_get_bdevs", name="Disk1n1")[0]["driver_specific"]["nvme"]
@@ -48,7 +48,7 @@ class Follow(unittest.TestCase):
         service = self.client.call("bdev_nvme_get_discovery_info")[0]
         self.assertEqual((service["name"], service["trid"]["trsvcid"]), ("Disk", str(self.port)))
         self.assertEqual([one["trid"]["traddr"] for one in service["referrals"]], ["192.0.2.7"])
-        # The controllers are not saved: the service names them again.
+        # The configuration does not have the controllers, because the service reports them again.
         saved = [call["method"] for call in self.host.call("framework_get_config", name="bdev")]
         self.assertIn("bdev_nvme_start_discovery", saved)
         self.assertNotIn("bdev_nvme_attach_controller", saved)

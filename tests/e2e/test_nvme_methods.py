@@ -14,7 +14,7 @@ IDENTIFY, WRITE, READ, KEEP_ALIVE = 0x06, 0x01, 0x02, 0x18
 
 
 def command(opcode, nsid=0, **dwords):
-    """A submission queue entry in the client's base64."""
+    """A submission queue entry, base64-encoded for the client."""
     entry = [opcode, nsid] + [0] * 14
     for name, value in dwords.items():
         entry[int(name.removeprefix("dw"))] = value
@@ -32,7 +32,7 @@ def status(answer):
 
 
 class Attached(unittest.TestCase):
-    """A host whose Nvme0n1 is a namespace of its own."""
+    """A host whose Nvme0n1 is a namespace of the same host."""
 
     def setUp(self):
         self.host = self.enterContext(Host())
@@ -58,7 +58,7 @@ class Attached(unittest.TestCase):
         self.client.call("bdev_nvme_reset_controller Nvme0")
         self.assertEqual(self.state(), "enabled")
         self.assertEqual(self.host.refused("bdev_nvme_disable_controller", name="Nvme9").code, -19)
-        # One that is disabled can be detached.
+        # A disabled controller can be detached.
         self.client.call("bdev_nvme_disable_controller Nvme0")
         self.client.call("bdev_nvme_detach_controller Nvme0")
 
@@ -79,12 +79,13 @@ class Attached(unittest.TestCase):
         self.assertEqual(status(written), (0, 0))
         read = self.send("io", "c2h", command(READ, 1, dw10=5), "-D 512")
         self.assertEqual(base64.urlsafe_b64decode(read["data"]), block)
-        # A command that fails is an answer: here, a block behind the end.
+        # A failed command has an answer, too. This one reads a block past the end.
         self.assertEqual(status(self.send("io", "c2h", command(READ, 1, dw10=1 << 20), "-D 512")), (0, 0x80))
         self.assertEqual(status(self.send("admin", "h2c", command(KEEP_ALIVE))), (0, 0))
         with self.assertRaises(Refused):
             self.send("admin", "h2c", "AAAA")
-        # Against the direction of the opcode, the target would break the protocol.
+        # The plugin refuses a direction that contradicts the opcode, because the target's answer
+        # would break the protocol.
         error = self.host.refused("bdev_nvme_send_cmd", name="Nvme0", cmd_type="admin", data_direction="h2c",
                                   cmdbuf=command(IDENTIFY, dw10=1), data_len=4096)
         self.assertEqual(error.code, -32602)

@@ -1,4 +1,4 @@
-"""Bdevs of the NVMe plugin with two paths: two targets that relay to one disk behind them, as two nodes of a cluster do."""
+"""Bdevs of the NVMe plugin with two paths: two targets, like two nodes of a cluster, relay to one disk behind them."""
 
 import time
 import unittest
@@ -23,7 +23,7 @@ class TwoPaths(unittest.TestCase):
             self.serve(index)
 
     def serve(self, index):
-        """Has a target export the disk; its controllers have other identifiers than the other target's."""
+        """Exports the disk from a target. Its controller identifiers differ from those of the other target."""
         target = self.targets[index]
         target.call("bdev_nvme_attach_controller", **{**where(self.behind), "name": "Back"})
         target.call("nvmf_create_transport", trtype="TCP")
@@ -35,7 +35,7 @@ class TwoPaths(unittest.TestCase):
         target.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address)
 
     def load(self, *flags, **options):
-        """`drivebay perf` on a bdev with both paths."""
+        """Runs `drivebay perf` on a bdev with both paths."""
         return Load(self.ports[0], *flags, more_paths=[where(self.ports[1], **LIMITS)], options=options, **LIMITS)
 
     def io_queues(self, index):
@@ -82,7 +82,7 @@ class TwoPaths(unittest.TestCase):
         disk = host.call("bdev_get_bdevs", name="Nvme0n1")[0]
         self.assertEqual((disk["uuid"], len(disk["driver_specific"]["nvme"])), (UUID, 2))
 
-        # Another bdev of this host keeps a channel open, so that there are paths to show.
+        # Another bdev of this host keeps a channel open. Otherwise there would be no paths to show.
         host.export("Nvme0n1", nqn="nqn.2026-01.io.drivebay:relay")
         def current():
             shown = client.call("bdev_nvme_get_io_paths -n Nvme0n1")["poll_groups"]

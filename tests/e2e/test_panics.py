@@ -1,4 +1,4 @@
-"""A plugin that panics, at every place where the host calls it: the plugin has failed, and nothing else has. See tests/panics."""
+"""A plugin that panics at every place where the host calls it: only that plugin fails. See tests/panics."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from host import Host
 from test_nbd import READ, WRITE, Client
 
 LIMIT = 30
-# Where a disk panics, and what brings it there. I/O comes over NBD.
+# Places where a disk panics, and the calls that reach them. The I/O comes over NBD.
 OF_DISKS = ("create", "open_channel", "submit", "held", "joined", "flush", "poll", "end", "write_config", "driver_specific",
             "drop")
-# Where the plugin itself does.
+# Places where the plugin itself panics.
 OF_PLUGIN = ("method", "message", "task", "timer", "later", "worker", "examine", "save_config")
 
 
@@ -24,7 +24,7 @@ def until(what, condition):
 
 
 class Load(threading.Thread):
-    """Writes and reads back another disk, all the time."""
+    """Writes to another disk and reads back, again and again."""
 
     def __init__(self, path, name):
         super().__init__(daemon=True)
@@ -41,15 +41,15 @@ class Load(threading.Thread):
                     client.request(WRITE, place, len(data), data)
                     assert client.reply() == (0, b""), "a write failed"
                     client.request(READ, place, len(data))
-                    assert client.reply(len(data)) == (0, data), "other data were read than were written"
+                    assert client.reply(len(data)) == (0, data), "the data read is not the data written"
                     self.rounds += 1
-        except Exception as error:  # told by `check`
+        except Exception as error:  # `check` reports it
             self.error = error
 
     def check(self):
-        """It goes on."""
+        """Checks that the other disk continues."""
         before = self.rounds
-        until("the other disk stands still", lambda: self.error or self.rounds > before + 1)
+        until("the other disk does not continue", lambda: self.error or self.rounds > before + 1)
         assert self.error is None, self.error
 
 
@@ -68,7 +68,7 @@ class Panics(unittest.TestCase):
         self.load.start()
 
     def plugin(self):
-        """The plugin as it is listed, without its earlier instances."""
+        """The plugin's entry in the list, without those of its earlier instances."""
         [plugin] = [plugin for plugin in self.host.call("plugin_list") if plugin["name"] == "panics"]
         return plugin
 
@@ -78,7 +78,7 @@ class Panics(unittest.TestCase):
         self.load.check()
 
     def check_disk_has_failed(self, place):
-        """The disk answers errors, and is deleted by the plugin's own method."""
+        """The disk answers with errors, and the plugin's own method deletes it."""
         self.assertIn("Bad", [bdev["name"] for bdev in self.host.call("bdev_get_bdevs")])
         error = self.host.refused("bdev_panics_create", name="Another", at="nowhere")
         self.assertEqual(error.code, -5)
@@ -89,13 +89,13 @@ class Panics(unittest.TestCase):
         self.assertNotIn("Bad", [bdev["name"] for bdev in self.host.call("bdev_get_bdevs")])
 
     def again(self):
-        """Ends the plugin and loads it again."""
+        """Unloads the plugin and loads it again."""
         self.assertTrue(self.host.call("plugin_unload", name="panics"))
         self.host.call("plugin_load", name="panics")
         self.assertEqual(self.plugin()["state"], "serving")
 
     def read(self, name):
-        """The NBD error of a read; it is answered in time."""
+        """Reads from the disk and returns the NBD error. The answer must arrive in time."""
         try:
             with Client(self.path) as client:
                 client.go(name)
@@ -105,7 +105,7 @@ class Panics(unittest.TestCase):
             return -1
 
     def bring_to(self, place):
-        """Makes a disk that panics at a place, and does what brings it there."""
+        """Creates a disk that panics at a place, and does what reaches that place."""
         if place == "create":
             self.host.refused("bdev_panics_create", name="Bad", at=place)
             return
@@ -118,7 +118,7 @@ class Panics(unittest.TestCase):
             reader = threading.Thread(target=lambda: self.answers.append(self.read("Bad")))
             self.answers = []
             reader.start()
-            until("the read is not at the disk", lambda: self.held() == 1)
+            until("the read has not reached the disk", lambda: self.held() == 1)
             self.host.refused("panics_run", at="method")
             reader.join(LIMIT)
             self.assertEqual(len(self.answers), 1, "the I/O that the plugin held did not end")
@@ -179,7 +179,7 @@ class Panics(unittest.TestCase):
         self.host.call("bdev_panics_create", name="Bad", at="nowhere")
         self.host.refused("panics_run", at="method")
         self.check_failed("method")
-        # Another change, which has the state written.
+        # Another change makes the host write the state.
         self.host.call("bdev_malloc_create", name="Later", num_blocks=4096, block_size=512)
         self.finish()
         self.host.start("--state", self.state)

@@ -1,4 +1,4 @@
-"""`drivebay plugin check`: every plugin of ours passes its suite."""
+"""`drivebay plugin check`: every plugin of this repository passes its suite."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import unittest
 
-# Seconds, for one plugin. It takes a few; a busy machine is allowed for.
+# Seconds for one plugin. It takes a few; the limit allows for a busy machine.
 LIMIT = 240
 
 
@@ -28,7 +28,7 @@ class PluginCheck(unittest.TestCase):
         self.assertIsInstance(report, dict, report)
         failed = [one for one in report["checks"] if one["outcome"] == "failed"]
         self.assertEqual((code, failed), (0, []))
-        # What is skipped is known: a check must not stop to judge unseen.
+        # The skipped checks are known, so no check can stop working unnoticed.
         names = {one["name"] for one in report["checks"] if one["outcome"] == "skipped"}
         self.assertEqual(names, set(skipped))
 

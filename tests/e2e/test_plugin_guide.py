@@ -1,4 +1,4 @@
-"""docs/plugin-guide does what it says. What it does with a Linux kernel is in tests/guest/tests/test_plugin_guide.py."""
+"""docs/plugin-guide works as written. tests/guest/tests/test_vendor_filter.py runs the parts with a Linux kernel."""
 
 import unittest
 

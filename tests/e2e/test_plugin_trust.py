@@ -1,4 +1,4 @@
-"""What an operator is told about plugins that may not be loaded, and about keys and policies that are wrong."""
+"""Messages for the operator about plugins that may not be loaded, and about wrong keys and policies."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class PluginTrust(unittest.TestCase):
         return path
 
     def run_program(self, *arguments):
-        """Exit code, output and errors."""
+        """Runs the program. Returns its exit code, output and errors."""
         run = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120,
                              env={**os.environ, "DRIVEBAY_RUNTIME": self.folder})
         return run.returncode, run.stdout, run.stderr
@@ -84,7 +84,7 @@ class PluginTrust(unittest.TestCase):
         self.assertIn(f"{open_to_all}: has mode 0777", caught.exception.message)
 
     def test_group_writable_files_are_fine_in_the_private_group_of_their_owner(self):
-        """umask 002 makes such files. `list`, `inspect`, `check` and loading agree."""
+        """umask 002 creates such files. `list`, `inspect`, `check` and loading agree about them."""
         folder = f"{self.folder}/plugins"
         os.mkdir(folder)
         os.chmod(folder, 0o775)
@@ -99,7 +99,7 @@ class PluginTrust(unittest.TestCase):
                 wrong = f"{folder}: has mode 0775"
                 code, told, _ = self.run_program("plugin", "list", "--plugin-dir", folder)
                 self.assertEqual(code, 0)
-                self.assertEqual(told.count(wrong), 0 if is_allowed else 1, "one line for the folder, not one a file")
+                self.assertEqual(told.count(wrong), 0 if is_allowed else 1, "one line for the folder, not one for each file")
                 self.assertEqual(told.count("has mode"), told.count(wrong))
                 _, told, _ = self.run_program("plugin", "inspect", file)
                 self.assertEqual("may be loaded" in told, is_allowed, told)
@@ -149,7 +149,8 @@ class PluginTrust(unittest.TestCase):
         hidden = shutil.copy(MALLOC, self.folder)
         os.chmod(hidden, 0)
         os.chmod(self.folder, 0o755)
-        # Root reads everything: then as another user, who may not reach the program where it was built.
+        # Root can read everything. So this runs as another user, who may not be able to reach the
+        # program in the build folder.
         program = shutil.copy(PROGRAM, self.folder)
         user = {"user": 65534} if os.getuid() == 0 else {}
         run = subprocess.run([program, "plugin", "list", "--plugin-dir", self.folder], capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""Whatever calls a host has accepted, it starts again from its state file with the same disks and targets."""
+"""After any sequence of accepted calls, the host starts again from its state file with the same disks and targets."""
 
 import os
 import random
@@ -16,7 +16,7 @@ LARGEST_MIB = (1 << 43) - 1
 
 
 def some_call(rng, folder):
-    """A method with parameters, of which many are refused."""
+    """A random method with parameters. The host refuses many of these."""
     name, base = rng.choice(NAMES), rng.choice(NAMES)
     file = f"{folder}/{rng.choice('xy')}.img"
     uuid = {"uuid": rng.choice(UUIDS)} if rng.random() < 0.3 else {}
@@ -72,7 +72,7 @@ class Restart(unittest.TestCase):
                 done.append((method, params))
             except RpcError:
                 pass
-        # The size of a file is taken over by a rescan or a restart.
+        # A rescan or a restart takes over the size of a file.
         for bdev in host.call("bdev_get_bdevs"):
             if "aio" in bdev["driver_specific"]:
                 host.call("bdev_aio_rescan", name=bdev["name"])
@@ -97,7 +97,7 @@ class Restart(unittest.TestCase):
             self.assertEqual(host.refused("bdev_passthru_create", name="X", base_bdev_name="B").code, -17)
             host.call("bdev_null_create", name="A", **disk)
             self.assertEqual(host.call("bdev_get_bdevs", name="X")[0]["uuid"], UUIDS[0])
-            # The base goes, and the name stays taken.
+            # The base is deleted, but the filter's name stays taken.
             host.call("bdev_null_delete", name="A")
             self.assertEqual(host.refused("bdev_null_create", name="X", **disk).code, -17)
             host.stop()

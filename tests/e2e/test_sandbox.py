@@ -1,4 +1,4 @@
-"""What a running host has given up: privileges and system calls always, files and capabilities with --sandbox."""
+"""What a running host has given up: always privileges and system calls; with --sandbox also files and capabilities."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ def statuses(host):
 class Sandbox(unittest.TestCase):
     def test_every_thread_is_filtered_and_gets_no_new_privileges(self):
         with Host() as host:
-            # A plugin that comes later finds the same.
+            # A plugin that is loaded later has the same limits.
             host.call("bdev_malloc_create", name="m", num_blocks=8, block_size=512)
             for status in statuses(host):
                 self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"), status["Name"])

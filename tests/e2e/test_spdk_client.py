@@ -1,7 +1,7 @@
 """PyPI's `spdk` client, unmodified, calls every method that the host promises.
 
-A row of a table is a call as a person types it, and a check of what it printed. The rows build on each
-other: what one makes the next ones find. `{folder}`, `{port}` and `{thread}` are filled in.
+A row of a table is a call as a user types it, and a check of its output. The rows build on each
+other: later rows use what earlier ones created. `{folder}`, `{port}` and `{thread}` are filled in.
 """
 
 import os
@@ -43,10 +43,10 @@ METHODS = set("""
 """.split())
 
 
-# ---- checks: what a call must have printed ------------------------------------------------------
+# ---- checks of a call's output ------------------------------------------------------------------
 
 def accepted(result):
-    """The client prints nothing, or true, for what has no result of its own."""
+    """For a call without a result the client prints nothing, or true."""
     assert result in ("", True), result
 
 
@@ -70,7 +70,7 @@ def lacks(name):
 
 
 def has(**expected):
-    """An object, or the only one of an array, with these members."""
+    """Expects an object, or an array with one object, with these members."""
     def check(result):
         if isinstance(result, list):
             assert len(result) == 1, f"one entry expected: {result}"
@@ -82,7 +82,7 @@ def has(**expected):
 
 
 def listed(key, value, /, **expected):
-    """An array of objects, one of which has `value` under `key` and these members."""
+    """Expects an array of objects, one of which has `value` under `key` and these members."""
     def check(result):
         found = [entry for entry in result if entry.get(key) == value]
         assert found, f"no {value} in {result}"
@@ -91,7 +91,7 @@ def listed(key, value, /, **expected):
 
 
 def objects_with(*names, under=None):
-    """An array, not empty, of objects with these members; with `under` it is a member of the result."""
+    """Expects an array, not empty, of objects with these members. With `under` it is a member of the result."""
     def check(result):
         entries = result[under] if under else result
         assert entries, f"nothing in {result}"
@@ -107,7 +107,7 @@ def log_flags(value):
 
 
 def config_of(method, name):
-    """A saved configuration in which `method` makes `name`."""
+    """Expects a saved configuration in which `method` creates `name`."""
     def check(result):
         found = [entry for entry in result if entry["method"] == method and entry["params"]["name"] == name]
         assert len(found) == 1, f"no {method} of {name} in {result}"
@@ -137,7 +137,7 @@ BEFORE_INIT = [
     ("nvmf_set_crdt -t1 10 -t2 20 -t3 30", accepted),
     ("framework_start_init", accepted),
     ("framework_wait_init", accepted),
-    # What was set before is in the configuration.
+    # The configuration has the options that an earlier call set.
     ("framework_get_config iobuf", listed("method", "iobuf_set_options")),
     ("framework_get_config bdev", listed("method", "bdev_set_options")),
     ("framework_get_config nvmf", listed("method", "nvmf_set_max_subsystems", params={"max_subsystems": 64})),
@@ -275,7 +275,7 @@ class EveryMethod(unittest.TestCase):
                 check(client.call(line))
 
     def assert_ended(self, host):
-        """The call to end was accepted; the process must follow it."""
+        """The host has accepted the call to stop, and its process must end."""
         process, host.process = host.process, None
         try:
             self.assertEqual(process.wait(20), 0)
@@ -312,7 +312,7 @@ class EveryMethod(unittest.TestCase):
 
 
 class Refusals(unittest.TestCase):
-    """What clients test for: the code, and a text that names the field."""
+    """Errors that clients test for: the code, and a text that names the field."""
 
     def refused(self, host, code, word, method, **params):
         with self.subTest(f"{method} {params}"):
@@ -335,13 +335,13 @@ class Refusals(unittest.TestCase):
             self.refused(host, -19, "No such device", "bdev_get_bdevs", name="m9")
             self.refused(host, -19, "No such device", "bdev_malloc_delete", name="m9")
             self.refused(host, -1, "--wait-for-rpc", "bdev_set_options", bdev_io_pool_size=8191)
-            # The text is the same for all devices; the name is in the data.
+            # The text is the same for all devices. The data has the name.
             for method in ("bdev_get_bdevs", "bdev_malloc_delete", "bdev_examine"):
                 self.assertEqual(host.refused(method, name="m9").data["device"], "m9")
 
 
 class Shapes(unittest.TestCase):
-    """What programs written for SPDK look for in results."""
+    """Results that programs for SPDK use."""
 
     def test_of_a_disk_and_a_filter(self):
         with Host() as host:

@@ -1,4 +1,4 @@
-"""The program itself: start, refusal to start, end."""
+"""The program itself: start, refusal to start, stop."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Plugins that do not return and do not let go: they are named, and the host ends all the same."""
+"""Plugins that do not return or do not release a disk: the log names them, and the host still ends."""
 
 import shutil
 import signal
@@ -27,7 +27,7 @@ class StuckPlugins(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def host(self, good, bad):
-        """A host with the example's RAM disk, in whose source `good` became `bad`."""
+        """A host with the example's RAM disk, after replacing `good` by `bad` in its source."""
         with open(f"{vendor.EXAMPLES}/ramdisk.c") as f:
             source = f.read()
         assert good in source

@@ -1,4 +1,5 @@
-"""What `drivebay plugin new` writes builds outside of this repository, passes its own check, and works in a host."""
+"""Projects that `drivebay plugin new` writes build outside of this repository, pass their own check, and work in a
+host."""
 
 import os
 import shutil
@@ -21,7 +22,7 @@ class Templates(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def built(self, kind, lang):
-        """A host with the plugin that the template became, unchanged, once the whole suite of its kind has passed."""
+        """A host with the unchanged template's plugin, after the plugin has passed the whole suite of its kind."""
         name = f"t{lang[0]}_{kind}"
         plugin, text = vendor.check(vendor.new(self.folder, name, kind, lang), name, lang)
         self.assertIn("may be loaded", text)

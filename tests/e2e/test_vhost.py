@@ -1,4 +1,4 @@
-"""vhost-user disks, as a front end without a virtual machine sees them."""
+"""vhost-user disks, tested by a front end without a virtual machine."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from vhost_client import (GET_VRING_BASE, GUEST, IOERR, OK, P_BACKEND_REQ, READ,
 BLOCK = 4096
 SECTORS = BLOCK // 512
 SIZE = 16 << 20
-# Kills of one run; more by `cargo xtask soak`.
+# Kills in one run. `cargo xtask soak` makes more.
 KILLS = 50 if os.environ.get("DRIVEBAY_SOAK") else 5
 
 
@@ -29,8 +29,8 @@ class VhostTest(unittest.TestCase):
 
 
 class Load:
-    """Verified reads and writes with as many requests in flight as the front end has slots. No two of them are for the
-    same block, so what a block must hold is always known."""
+    """Verified reads and writes with as many requests in flight as the front end has slots. No two of them use the same
+    block, so the content of a block is always known."""
 
     BLOCKS = 256
 
@@ -54,7 +54,7 @@ class Load:
             self.disk.submit(slot, READ, block * SECTORS, length=BLOCK)
 
     def finish(self):
-        """Takes the end of one request: its slot."""
+        """Takes the completion of one request and returns its slot."""
         slot, status, data = self.disk.wait()
         block = next(block for block, (other, _) in self.busy.items() if other == slot)
         _, version = self.busy.pop(block)
@@ -82,7 +82,7 @@ class Restart(VhostTest):
         host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="a0", packed_ring=packed)
 
     def executed(self, host):
-        """Reads and writes that the bdev has begun or done."""
+        """The number of reads and writes that the bdev has begun or completed."""
         stat = host.call("bdev_get_iostat", name="a0")["bdevs"][0]
         return stat["num_read_ops"] + stat["num_write_ops"]
 
@@ -113,7 +113,7 @@ class Restart(VhostTest):
                 disk.connect()
                 while load.busy:
                     idle.append(load.finish())
-                self.assertEqual(self.executed(host), left, "what was given back is not done again")
+                self.assertEqual(self.executed(host), left, "the device must not repeat completed requests")
             load.check_all()
 
     def test_a_killed_host_goes_on_with_what_is_in_flight_on_split_rings_and_repeats_nothing(self):
@@ -157,14 +157,14 @@ class Resize(VhostTest):
                 self.assertEqual(ours.recv(12), struct.pack("<III", 2, 1, 0))
                 self.assertEqual(disk.capacity(), 8192)
                 self.assertEqual(disk.run(READ, 2048, length=BLOCK)[0], OK)
-                # One that does not listen is no obstacle.
+                # A front end that does not read its messages does not disturb the host.
                 for size in range(5, 40):
                     host.call("bdev_null_resize", name="n0", new_size=size)
                 self.assertEqual(disk.capacity(), 39 * 2048)
 
 
 class BadFrontEnds(VhostTest):
-    """Whatever a front end does, the host lives and serves the next one."""
+    """Whatever a front end does, the host survives and serves the next one."""
 
     def serve(self, host):
         host.call("bdev_malloc_create", name="m0", num_blocks=SIZE // 512, block_size=512)
@@ -172,7 +172,7 @@ class BadFrontEnds(VhostTest):
         return f"{host.folder}/disk.sock"
 
     def lowest_free(self, host):
-        """The lowest free descriptor of a host that has closed the connections of earlier calls."""
+        """The lowest free descriptor of a host, after it has closed the connections of earlier calls."""
         seen = []
         while len(seen) < 10 or any(one != seen[-1] for one in seen[-10:]):
             seen.append({int(fd) for fd in os.listdir(f"/proc/{host.process.pid}/fd")})
@@ -180,7 +180,7 @@ class BadFrontEnds(VhostTest):
         return next(fd for fd in range(len(seen[-1]) + 1) if fd not in seen[-1])
 
     def check(self, path):
-        """A front end that keeps the rules is served."""
+        """Checks that the host serves a front end that keeps the rules."""
         with FrontEnd(path) as disk:
             disk.connect()
             self.assertEqual(disk.run(WRITE, 8, b"x" * BLOCK)[0], OK)
@@ -205,7 +205,7 @@ class BadFrontEnds(VhostTest):
                         disk.connect()
                         break
                     except Closed:
-                        # And then a part of one more.
+                        # Then send a part of another message.
                         disk.socket.sendall(struct.pack("<III", 5, 1, 40)[:messages % 13])
                 messages += 1
             self.assertGreater(messages, 12)
@@ -240,7 +240,7 @@ class BadFrontEnds(VhostTest):
                             disk.submit(slot, READ, slot * 128, length=65536, ring=ring)
                     disk.send(GET_VRING_BASE, struct.pack("<II", 1, 0))
             self.check(path)
-            # Nothing holds the bdev any more.
+            # Now nothing uses the bdev any more.
             host.call("vhost_delete_controller", ctrlr="disk.sock")
             host.call("bdev_aio_delete", name="a0")
 
@@ -258,7 +258,7 @@ class BadFrontEnds(VhostTest):
                 disk.open()
                 end = time.monotonic() + 20
                 while told not in host.log(1000):
-                    self.assertLess(time.monotonic(), end, "it is not told")
+                    self.assertLess(time.monotonic(), end, "the log does not report it")
                 begin = processor_seconds(host)
                 time.sleep(2)
                 self.assertLess(processor_seconds(host) - begin, 1, "it spins")
@@ -273,7 +273,7 @@ class BadFrontEnds(VhostTest):
             path = self.serve(host)
             for number in range(150):
                 with FrontEnd(path, tracked=number % 2 == 0) as disk:
-                    # From nothing to a running ring.
+                    # Prepares only a part of the session: from a bare connection to a running ring.
                     prepare = [disk.open, disk.agree, disk.share_memory, disk.rings[0].start][:number % 4 + 1]
                     for step in prepare:
                         step()
@@ -288,14 +288,14 @@ class BadFrontEnds(VhostTest):
 
 
 class VanishingMemory:
-    """A second part of a front end's memory, of which the front end takes the pages away."""
+    """A second part of a front end's memory. The front end takes its pages away."""
 
     LENGTH = 1 << 20
 
     def __init__(self, disk):
         self.fd = os.memfd_create("vanishing")
         self.grow()
-        # Behind the first part, as offsets from the guest's first address.
+        # It lies behind the first part, in offsets from the guest's first address.
         self.offset = disk.length
         region = struct.pack("<QQQQ", GUEST + self.offset, self.LENGTH, USER + self.offset, 0)
         disk.tell(SET_MEM_TABLE, struct.pack("<II", 2, 0) + disk.region() + region, [disk.fd, self.fd])

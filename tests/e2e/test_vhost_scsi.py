@@ -1,4 +1,4 @@
-"""vhost-user-scsi, as a front end without a virtual machine sees it, and the methods as PyPI's client calls them."""
+"""vhost-user-scsi, tested by a front end without a virtual machine, and its methods, called by PyPI's client."""
 
 import os
 import struct
@@ -41,7 +41,7 @@ class Commands(ScsiTest):
     def test_a_target_is_found_written_read_and_compared(self):
         with self.host() as host, self.serve(host) as scsi:
             scsi.connect()
-            # The device is new to this nexus: nothing to tell.
+            # The device is new to this nexus, so it has no unit attention to report.
             self.assertEqual(scsi.execute([TEST_UNIT_READY])[:2], [SCSI_OK, GOOD])
             response, status, residual, _, data = scsi.execute([INQUIRY, 0, 0, 0, 96, 0], length=96)
             self.assertEqual((response, status, data[8:16], data[16:18]), (SCSI_OK, GOOD, b"Drivebay", b"m0"))
@@ -63,10 +63,10 @@ class Commands(ScsiTest):
             self.assertEqual((response, status, sense[2] & 15, sense[12]), (SCSI_OK, CHECK, 5, 0x25))
             response, status, _, sense, _ = scsi.execute(rw(READ, BLOCKS, 1), length=512)
             self.assertEqual((response, status, sense[2] & 15, sense[12]), (SCSI_OK, CHECK, 5, 0x21))
-            # Less room than the command needs: what fits is read, no more.
+            # The buffer is shorter than the command's data. The device reads only what fits.
             response, status, _, _, _ = scsi.execute(rw(READ, 0, 8), length=512)
             self.assertIn((response, status), [(SCSI_OK, GOOD), (OVERRUN, CHECK)])
-            # A header that is cut off, and a chain without room for a response.
+            # A header that is cut off, then a chain without room for a response.
             place = scsi.place(1, REQUESTS)
             scsi.rings[REQUESTS].offer(1, [(place, 20, 0), (place + 0x100, 108, WRITABLE)])
             self.assertEqual(scsi.wait(REQUESTS)[0], 1)
@@ -136,7 +136,8 @@ class Hotplug(ScsiTest):
             scsi.connect()
             scsi.disconnect()
             scsi.give_event_buffers(1)
-            # What a device leaves that dies with the first buffer: the record of the ring says that it is in flight.
+            # A device that dies with the first buffer leaves this: the ring's record says that the request is in
+            # flight.
             part = -(-(16 + 16 * scsi.slots * PARTS) // 64) * 64
             os.pwrite(scsi.inflight[0], b"\1", EVENTS * part + 16)
             scsi.connect()

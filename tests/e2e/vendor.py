@@ -1,4 +1,4 @@
-"""What a vendor and an operator do with a plugin: build it by `cc` or cargo, load it, put load on it."""
+"""The steps of a vendor and an operator with a plugin: build it by `cc` or cargo, load it, run I/O on it."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
 def run(*command, **options):
-    """What a command prints; AssertionError with all of it when it fails."""
+    """Runs a command and returns its output. If it fails, AssertionError has the whole output."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, **options)
     assert done.returncode == 0, f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}"
@@ -25,13 +25,13 @@ def drivebay(*args, **options):
 
 
 def compile_c(source, to, *flags, compiler="cc"):
-    """A plugin from one C file; returns where it is."""
+    """Builds a plugin from one C file and returns its path."""
     run(compiler, "-shared", "-fPIC", "-O2", *STRICT, *(flags or ("-I", SDK_C)), "-o", to, source)
     return to
 
 
 def plugin_dir(folder, *files):
-    """A plugin folder with the host's own plugins and these files."""
+    """Makes a plugin folder with the host's own plugins and these files."""
     made = f"{folder}/plugins"
     os.makedirs(made, exist_ok=True)
     own = os.environ["DRIVEBAY_PLUGIN_DIR"]
@@ -44,14 +44,15 @@ def plugin_dir(folder, *files):
 
 
 def verify_over_tcp(port, nqn, size):
-    """Writes and reads back a served disk with our own initiator."""
+    """Writes a served disk with our own initiator and reads it back."""
     tasks = os.path.join(os.path.dirname(os.environ["DRIVEBAY_BIN"]), "drivebay-xtask")
     text = run(tasks, "verify", f"127.0.0.1:{port}", nqn, str(size))
     assert f"{size} bytes written" in text, text
 
 
 def sdk():
-    """The SDK as it is packaged for others, unpacked; made once a run, and kept while it is the same."""
+    """The SDK as it is packaged for others, unpacked. It is made once in a run, and reused as long as it is
+    unchanged."""
     made, packages = f"{TARGET}/sdk", f"{TARGET}/build/package"
     if not sdk.is_made:
         shutil.rmtree(packages, ignore_errors=True)
@@ -64,7 +65,8 @@ def sdk():
             shutil.rmtree(made, ignore_errors=True)
             os.makedirs(made)
             for crate in files:
-                # Packages hold one fixed time; cargo tells by the time whether to build again.
+                # Files in a package have one fixed time. cargo decides by the time whether to build
+                # again.
                 run("tar", "--touch", "-xf", crate, "-C", made)
             with open(f"{made}/digest", "w") as f:
                 f.write(digest)
@@ -76,13 +78,13 @@ sdk.is_made = False
 
 
 def cargo_env():
-    """One target folder for all projects, apart from this repository's; nothing is fetched."""
+    """One target folder for all projects, apart from this repository's. Nothing is fetched."""
     return {**os.environ, "CARGO_TARGET_DIR": f"{TARGET}/build", "CARGO_NET_OFFLINE": "true", "CARGO_INCREMENTAL": "0",
             "CARGO_PROFILE_DEV_DEBUG": "0", "DRIVEBAY": os.environ["DRIVEBAY_BIN"]}
 
 
 def new(folder, name, kind, lang):
-    """A project by `drivebay plugin new`; returns its folder. What was locked for us is what it builds with."""
+    """Makes a project by `drivebay plugin new` and returns its folder. The project uses our lock file."""
     project = f"{folder}/{name}"
     drivebay("plugin", "new", name, "--kind", kind, "--lang", lang, "--dir", project,
              *(("--sdk", sdk()) if lang == "rust" else ()))
@@ -92,6 +94,6 @@ def new(folder, name, kind, lang):
 
 
 def check(project, name, lang, *flags):
-    """Runs the project's own `check`; returns the plugin that it built, and what was printed."""
+    """Runs the project's own `check`. Returns the built plugin and the output."""
     text = run("./check", *(("--debug",) if lang == "rust" else ()), *flags, cwd=project, env=cargo_env())
     return (f"{TARGET}/build/debug/lib{name}.so" if lang == "rust" else f"{project}/{name}.so"), text

@@ -1,4 +1,4 @@
-"""A vhost-user front end without a virtual machine: shares memory, fills the rings, and breaks the rules when told to.
+"""A vhost-user front end without a virtual machine. It shares memory and fills the rings, and can also break the rules.
 
     disk = FrontEnd(path)
     disk.connect()
@@ -28,14 +28,14 @@ NEXT, WRITABLE, AVAIL, USED = 1, 2, 1 << 7, 1 << 15
 READ, WRITE, FLUSH, GET_ID, DISCARD, ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
 
-# Where the guest sees its memory, and where the front end does.
+# The address of the memory for the guest, and its address for the front end.
 GUEST, USER = 0x100000, 0x7000_0000_0000
-# Bytes of a request in the memory: header and status in front, then the data.
+# Layout of a request in the memory, in bytes: header and status first, then the data.
 SLOT, DATA = 0x11000, 0x1000
 RINGS_LEN = 1 << 20
-# Descriptors set aside for a request of a split ring.
+# Number of descriptors reserved for each request of a split ring.
 PARTS = 4
-# After so many seconds without an answer a device has failed.
+# A device has failed if it does not answer for so many seconds.
 LIMIT = 60
 
 
@@ -54,7 +54,7 @@ class FrontEnd:
         self.fd = os.memfd_create("guest")
         os.ftruncate(self.fd, self.length)
         self.memory = mmap.mmap(self.fd, self.length)
-        # A store through this view is one machine store. struct stores byte by byte.
+        # A store through this view is one machine store. struct would store byte by byte.
         self.u16 = memoryview(self.memory).cast("H")
         self.rings = [Ring(self, index) for index in range(queues)]
         self.inflight = None
@@ -114,7 +114,8 @@ class FrontEnd:
     # ---- sessions -----------------------------------------------------------------------------
 
     def connect(self):
-        """Sets everything up and starts the rings; the area for requests in flight is kept from session to session."""
+        """Connects, sets everything up and starts the rings. The area for requests in flight is kept from session to
+        session."""
         self.open()
         self.agree()
         self.share_memory()
@@ -183,7 +184,7 @@ class FrontEnd:
         return RINGS_LEN + (ring * self.slots + slot) * SLOT
 
     def submit(self, slot, kind, sector=0, data=b"", length=0, ring=0):
-        """Makes a request: `data` goes to the device, `length` bytes come from it."""
+        """Submits a request: `data` goes to the device, `length` bytes come from it."""
         place = self.place(slot, ring)
         self.memory[place:place + 17] = struct.pack("<IIQB", kind, 0, sector, 0xff)
         self.memory[place + DATA:place + DATA + len(data)] = data
@@ -194,11 +195,11 @@ class FrontEnd:
         self.rings[ring].offer(slot, buffers, length)
 
     def wait(self, ring=0):
-        """The next request that the device ends: its slot, status and data."""
+        """Waits for the next completed request. Returns its slot, status and data."""
         return self.rings[ring].wait(self)
 
     def run(self, kind, sector=0, data=b"", length=0, ring=0):
-        """One request, alone: its status and data."""
+        """Submits one request alone. Returns its status and data."""
         self.submit(0, kind, sector, data, length, ring)
         slot, status, read = self.wait(ring)
         assert slot == 0
@@ -222,7 +223,7 @@ class Ring:
         self.outstanding = {}
 
     def start(self, base=None):
-        """Starts the ring where a killed device stopped, unless a base is given."""
+        """Starts the ring. Without a base it continues where a killed device stopped."""
         front, number = self.front, self.index
         if base is None:
             # A VMM can read the used index of a split ring, but knows nothing about a packed ring of a killed device.
@@ -236,7 +237,7 @@ class Ring:
         front.tell(SET_VRING_ENABLE, struct.pack("<II", number, 1))
 
     def stop(self):
-        """Stops the ring: its base."""
+        """Stops the ring and returns its base."""
         return struct.unpack("<II", self.front.ask(GET_VRING_BASE, struct.pack("<II", self.index, 0)))[1]
 
     def offer(self, slot, buffers, length=0):
@@ -273,14 +274,14 @@ class Ring:
             self.next_available += 1
             if self.next_available == self.size:
                 self.next_available, self.wraps[0] = 0, 1 - self.wraps[0]
-        # The device sees the chain whole.
+        # The device must see the whole chain at once.
         front.u16[(first[0] + 14) // 2] = first[1]
 
     def take(self):
-        """Slots of the requests that the device has given back."""
+        """Slots of the requests that the device has completed."""
         slots = []
         while (slot := self.take_packed() if self.front.packed else self.take_split()) is not None:
-            assert slot in self.outstanding, f"slot {slot} was given back twice"
+            assert slot in self.outstanding, f"slot {slot} was completed twice"
             slots.append(slot)
         return slots
 
@@ -304,12 +305,12 @@ class Ring:
         return slot
 
     def has_ended(self):
-        """Whether the device has given back a request that nobody has taken."""
+        """Whether the device has completed a request that nobody has taken yet."""
         self.ended += self.take()
         return bool(self.ended)
 
     def wait(self, front):
-        """The next request that the device ends."""
+        """Waits for the next request that the device completes."""
         while not self.has_ended():
             ready, _, _ = select.select([self.call], [], [], LIMIT)
             assert ready, f"ring {self.index}: no call within {LIMIT} s, outstanding {sorted(self.outstanding)}"
@@ -337,7 +338,7 @@ class ScsiFrontEnd(FrontEnd):
         return struct.pack(">BBHI", 1, target, 0x4000 | lun, 0)
 
     def command(self, slot, cdb, data=b"", length=0, target=0, lun=0, tag=0):
-        """Begins a command: `data` goes to the device, `length` bytes may come from it."""
+        """Submits a command: `data` goes to the device, `length` bytes may come from it."""
         place = self.place(slot, REQUESTS)
         header = self.lun(target, lun) + struct.pack("<QBBB", tag, 0, 0, 0) + bytes(cdb).ljust(32, b"\0")
         self.memory[place:place + HEADER] = header
@@ -352,21 +353,21 @@ class ScsiFrontEnd(FrontEnd):
         self.rings[REQUESTS].offer(slot, buffers, length)
 
     def ended(self):
-        """The next command that ends: slot, response, status, residual, sense data and data."""
+        """Waits for the next completed command. Returns slot, response, status, residual, sense data and data."""
         slot, _, data = self.wait(REQUESTS)
         place = self.place(slot, REQUESTS) + 0x100
         length, residual, _, status, response = struct.unpack("<IIHBB", self.memory[place:place + 12])
         return slot, response, status, residual, self.memory[place + 12:place + 12 + length], data
 
     def execute(self, cdb, data=b"", length=0, target=0, lun=0):
-        """One command, alone: response, status, residual, sense data and data."""
+        """Submits one command alone. Returns response, status, residual, sense data and data."""
         self.command(0, cdb, data, length, target, lun)
         slot, *rest = self.ended()
         assert slot == 0
         return rest
 
     def manage(self, function, target=0, lun=0, tag=0):
-        """A task management function: its response."""
+        """Sends a task management function and returns its response."""
         place = self.place(0, CONTROL)
         self.memory[place:place + 24] = struct.pack("<II", 0, function) + self.lun(target, lun) + struct.pack("<Q", tag)
         self.memory[place + 32] = 0xff
@@ -379,10 +380,10 @@ class ScsiFrontEnd(FrontEnd):
             self.rings[EVENTS].offer(slot, [(self.place(slot, EVENTS), 16, WRITABLE)])
 
     def event(self):
-        """The next event: its number, target and reason. The device gets the event's buffer back."""
+        """Waits for the next event. Returns its number, target and reason. The device gets the event's buffer back."""
         slot, _, _ = self.wait(EVENTS)
         place = self.place(slot, EVENTS)
         event, one, target, unit, _, reason = struct.unpack("<IBBHII", self.memory[place:place + 16])
-        assert (one, unit) == (1, 0), "Linux takes the number of the unit as it is"
+        assert (one, unit) == (1, 0), "Linux uses the number of the unit unchanged"
         self.rings[EVENTS].offer(slot, [(place, 16, WRITABLE)])
         return event, target, reason
