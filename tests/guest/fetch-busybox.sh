@@ -1,6 +1,6 @@
 #!/bin/bash
-# Downloads Debian's static busybox (it is not installed, only unpacked: its package conflicts with the usual
-# dynamic one) into the cache of the guest's kernels.
+# Downloads Debian's static busybox into the cache of the guest's kernels. It is unpacked, not installed,
+# because its package conflicts with the usual dynamic one.
 #
 # Result: $GUEST_CACHE/busybox. GUEST_CACHE is ~/.cache/guest-kernels unless set. Needs apt-get, dpkg-deb.
 set -euo pipefail
@@ -15,5 +15,5 @@ mkdir -p "$cache"
 for path in "$work/x/usr/bin/busybox" "$work/x/bin/busybox"; do
     [ ! -f "$path" ] || install "$path" "$cache/busybox.$$"
 done
-mv "$cache/busybox.$$" "$cache/busybox"     # whole, whoever else fetches it now
+mv "$cache/busybox.$$" "$cache/busybox"     # atomic, in case another run fetches it now
 echo "$cache/busybox"

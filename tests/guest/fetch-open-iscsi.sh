@@ -1,6 +1,6 @@
 #!/bin/bash
-# Downloads Debian's open-iscsi and the libraries that only it uses (they are unpacked, not installed: the package
-# depends on udev) into the cache of the guest's kernels.
+# Downloads Debian's open-iscsi and the libraries that only it uses into the cache of the guest's kernels. They
+# are unpacked, not installed, because the package depends on udev.
 #
 # Result: $GUEST_CACHE/open-iscsi. GUEST_CACHE is ~/.cache/guest-kernels unless set. Needs apt-get, dpkg-deb.
 set -euo pipefail

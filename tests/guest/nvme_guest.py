@@ -1,4 +1,5 @@
-"""What the tests with a kernel NVMe/TCP initiator share: a script in a guest, told where the target is."""
+"""The base class of tests with a kernel NVMe/TCP initiator: it runs a script in a guest and gives it the target's
+address."""
 
 import json
 import os
@@ -9,12 +10,12 @@ from guest import DIED, HERE, HOST_ADDRESS, Guest
 
 NQN = "nqn.2026-01.io.drivebay:test"
 
-# Seconds a guest may take; the longest script needs about 40 on an idle machine.
+# Seconds that a guest may take. The longest script needs about 40 on an idle machine.
 LIMIT = 240
 
 
 class NvmeGuestTest(unittest.TestCase):
-    """Every test has a run directory, in which the guest's script leaves what it found."""
+    """Every test has a run directory, where the guest's script leaves its results."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="drivebay-guest.")
@@ -28,7 +29,8 @@ class NvmeGuestTest(unittest.TestCase):
         self.addCleanup(self.output.close)
         guest = Guest(f"bash {HERE}/scripts/{script}", env=env, rundir=self.rundir, output=self.output, **options)
         guest.start()
-        # Nothing is left running, whatever the test does; of no effect when it has ended.
+        # Whatever the test does, no guest is left running. This does nothing if the guest has
+        # ended.
         self.addCleanup(guest.power_cut)
         return guest
 
@@ -40,10 +42,10 @@ class NvmeGuestTest(unittest.TestCase):
         if status != 0:
             console = guest.console() if status == DIED else ""
             self.fail(f"the guest's script ended with {status}:\n{output}\n{console}{self.log_of_a_host()}")
-        self.assertTrue(output.rstrip().endswith("done"), f"the script did not come to its end:\n{output}")
+        self.assertTrue(output.rstrip().endswith("done"), f"the script did not reach its end:\n{output}")
 
     def log_of_a_host(self):
-        """The end of the log of a host that ran inside of the guest."""
+        """The last log lines of a host that ran inside the guest."""
         try:
             with open(f"{self.rundir}/host.log", errors="replace") as f:
                 return "-- the log of the guest's host:\n" + "".join(f.readlines()[-40:])
@@ -51,17 +53,17 @@ class NvmeGuestTest(unittest.TestCase):
             return ""
 
     def run_script(self, script, port=None, **options):
-        """A whole run. One that the emulator itself broke (a panic in the guest's kernel, which two
-        emulated CPUs see now and then) is repeated once, told on the output."""
+        """Runs a script to its end. If the emulator itself broke the run (a panic in the guest's kernel, which two
+        emulated CPUs sometimes cause), the run is repeated once, and the output says so."""
         guest = self.begin(script, port, **options)
         if options.get("smp", 1) > 1 and guest.wait(LIMIT) == DIED:
-            print(f"-- the guest died, once more:\n{guest.console()}", flush=True)
+            print(f"-- the guest died, repeating the run:\n{guest.console()}", flush=True)
             for name in os.listdir(self.rundir):
                 os.unlink(f"{self.rundir}/{name}")
             guest = self.begin(script, port, **options)
         self.end(guest)
 
     def found(self, name):
-        """What the script left in the run directory: parsed if it is JSON."""
+        """A result that the script left in the run directory: parsed if it is JSON."""
         with open(f"{self.rundir}/{name}") as f:
             return json.load(f) if name.endswith(".json") else f.read().strip()

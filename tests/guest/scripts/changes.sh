@@ -1,4 +1,5 @@
-# While fio verifies on namespace 1, namespace 2 comes and goes, and namespace 1 grows to $GROWN bytes.
+# While fio verifies on namespace 1, namespace 2 is added and removed, and namespace 1 grows to $GROWN
+# bytes.
 . "$(dirname "$0")/nvme.sh"
 
 connect
@@ -23,7 +24,7 @@ has_grown() { [ "$(blockdev --getsize64 "$disk")" = "$GROWN" ]; }
 until_true 30 "the disk to grow" has_grown
 mark "namespace 1 has grown"
 fio_runs
-# The new end is a part of the disk.
+# The guest can write to the new end of the disk.
 dd if=/dev/urandom of="$disk" bs=4k count=1 seek=$((GROWN / 4096 - 1)) oflag=direct status=none
 
 wait $fio || { cat /run/fio; exit 1; }

@@ -1,5 +1,5 @@
-# Runs what a document of docs/plugin-guide does with a Linux kernel, block by block as the document's script comes
-# to it: one shell, so that later blocks know what earlier ones set.
+# Runs the Linux parts of a document of docs/plugin-guide, block by block, when the document's script asks for
+# them. All blocks run in one shell, so later blocks see the variables of earlier ones.
 set -eu
 cd /run/guest
 modprobe nvme-tcp

@@ -1,4 +1,5 @@
-# What nvme-cli shows of the controller and its namespace: JSON into the run directory, for the test to judge.
+# Writes what nvme-cli shows of the controller and its namespace to the run directory as JSON, for the test to
+# check.
 . "$(dirname "$0")/nvme.sh"
 
 connect
@@ -14,10 +15,10 @@ show list-ns list-ns "$controller"
 show list-subsys list-subsys
 show smart-log smart-log "$controller"
 show error-log error-log "$controller"
-# The namespace's identifiers, as the kernel took them from the identification descriptors.
+# The namespace's identifiers, as the kernel read them from the identification descriptors.
 cat "/sys/block/$(basename "$disk")/wwid" >/run/guest/wwid
 nvme flush "$disk" -n 1
-# An error must be reported, and the controller must serve on: a read past the end.
+# A read past the end must fail, and the controller must continue to work.
 blocks=$(blockdev --getsz "$disk")
 if nvme read "$disk" -s "$blocks" -c 0 -z 512 >/run/guest/past-the-end 2>&1; then
     mark "a read past the end was not refused"

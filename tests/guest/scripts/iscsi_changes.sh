@@ -1,4 +1,4 @@
-# While fio verifies on unit 0, unit 1 comes and goes, and unit 0 grows to $GROWN bytes.
+# While fio verifies on unit 0, unit 1 is added and removed, and unit 0 grows to $GROWN bytes.
 . "$(dirname "$0")/iscsi.sh"
 
 rescan() { iscsiadm -m session --rescan >/dev/null; }

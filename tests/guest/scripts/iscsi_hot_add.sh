@@ -1,5 +1,5 @@
-# While fio verifies on a disk of the host's over NVMe/TCP ($NQN at $NVME_PORT), the iSCSI target is loaded into the host
-# and serves a file system.
+# While fio verifies on a disk of the host over NVMe/TCP ($NQN at $NVME_PORT), the host loads the iSCSI target, which
+# then serves a file system.
 . "$(dirname "$0")/iscsi.sh"
 
 other=$(TPORT=$NVME_PORT && . "$(dirname "$0")/nvme.sh" && connect >/dev/null && wait_disk 1)

@@ -1,10 +1,10 @@
-# One unit by two portals, $TPORT and $SECOND_PORT, under dm-multipath. The test takes away one of them, then
-# the other. fio does not notice.
+# One unit by two portals, $TPORT and $SECOND_PORT, under dm-multipath. The test removes one of them, later
+# the other. fio must not notice.
 . "$(dirname "$0")/iscsi.sh"
 modprobe -a dm-multipath dm-round-robin
 
 for port in "$TPORT" "$SECOND_PORT"; do
-    # I/O of a path that is gone fails after 1 s, and then takes the other path.
+    # I/O on a lost path fails after 1 s, and then uses the other path.
     login "$TADDR:$port" node.session.timeo.replacement_timeout=1
 done
 path() { # SESSION
@@ -16,7 +16,7 @@ wwid() { cat "/sys/block/${1#/dev/}/device/wwid"; } # DISK
 [ -n "$(wwid "$one")" ] && [ "$(wwid "$one")" = "$(wwid "$other")" ]
 
 number() { cat "/sys/block/${1#/dev/}/dev"; } # DISK
-# The script does what multipathd would do: it makes the map, and reinstates a path.
+# The script does the work of multipathd: it makes the map, and reinstates a path.
 dmsetup --noudevsync create --table "0 $(blockdev --getsz "$one") multipath 1 queue_if_no_path 0 1 1 \
     round-robin 0 2 1 $(number "$one") 1 $(number "$other") 1" both
 path_is() { dmsetup status both | grep -q " $(number "$1") $2 "; } # DISK A|F

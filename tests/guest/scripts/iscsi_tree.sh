@@ -1,4 +1,5 @@
-# File systems of two kinds on two units, each with a tree of files that is the same after another login.
+# File systems of two kinds on two units, each with a tree of files. After another login the trees must
+# be the same.
 . "$(dirname "$0")/iscsi.sh"
 
 iscsiadm -m discovery -t sendtargets -p "$TADDR:$TPORT" -o nonpersistent >/run/guest/discovery || true

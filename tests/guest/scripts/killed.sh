@@ -1,5 +1,5 @@
-# Files are written and fsynced while the test kills the target and starts it again. What was synced is
-# there afterwards, and the file system is whole.
+# Writes and fsyncs files while the test kills the target and starts it again. Afterwards the synced
+# files must exist, and the file system must be sound.
 . "$(dirname "$0")/${INITIATOR_KIND:-nvme}.sh"
 
 write_files() { # FROM TO
@@ -21,7 +21,7 @@ fio --name=load --filename="$folder/load" --rw=randwrite --bs=4k --size=12M --di
     --ioengine=libaio --verify=crc32c --verify_fatal=1 --runtime=15 --time_based --output-format=terse >/run/fio 2>&1 &
 fio=$!
 write_files 1 10
-tell loaded                 # from here on the target may be killed at any moment
+tell loaded                 # from here on the test may kill the target at any moment
 write_files 11 60
 mark "60 files synced"
 wait_for restarted
@@ -32,7 +32,7 @@ dmesg | grep -iE '(nvme|connection).*(reconnect|error)' | tail -5
 
 umount "$folder"
 e2fsck -fn "$disk"
-# From the disk, not from a cache.
+# Read from the disk, not from a cache.
 echo 3 >/proc/sys/vm/drop_caches
 mount -o ro "$disk" "$folder"
 [ "$(wc -l </run/synced.sums)" -eq 70 ]

@@ -1,12 +1,13 @@
-# Sourced by nvme.sh and iscsi.sh: what the scripts in the guest share, whatever the initiator. Those two
-# define `connect`, `disconnect`, and `disk NUMBER`, which prints the path of a disk of the target.
+# Sourced by nvme.sh and iscsi.sh: the common part of the scripts in the guest, for any initiator. Those
+# two define `connect`, `disconnect`, and `disk NUMBER`, which prints the path of a disk of the target.
 set -euo pipefail
 folder=/mnt/disk
 mkdir -p "$folder"
 
 mark() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
 
-# Tells the test on the host something, or waits until it has told: files in the run directory.
+# Reports a step to the test outside of the guest, or waits until the test has reported one. Both use
+# files in the run directory.
 tell() { touch "/run/guest/$1"; }
 wait_for() { # NAME
     until_true 90 "the test's word: $1" test -e "/run/guest/$1"
@@ -28,7 +29,8 @@ wait_disk() { # NUMBER
     disk "$1"
 }
 
-# A tree of files of many sizes, fsynced; its checksums go where the test's disk is not.
+# Makes a tree of files of many sizes and fsyncs them. Their checksums go to another disk than the tested
+# one.
 write_tree() { # [FILES]
     local i files=${1:-80}
     for i in $(seq 0 $((files - 1))); do

@@ -1,5 +1,5 @@
-# A host in the guest over local disks: one that is mounted, one whose host is killed, and a file on a file
-# system that is frozen.
+# A host in the guest over local disks: a mounted disk, a disk whose host is killed, and a file on a frozen
+# file system.
 TADDR=127.0.0.1 TPORT=4420
 . "$(dirname "$0")/nvme.sh"
 modprobe -a virtio_blk ext4
@@ -14,7 +14,7 @@ serve() {
 }
 rpc() { "$DRIVEBAY_BIN" rpc -r $DRIVEBAY_RUNTIME/rpc.sock "$@" >/run/answer 2>&1; }
 rpc_or_show() { rpc "$@" || { cat /run/answer; exit 1; }; }
-refused() { # PART COMMAND...: the call fails, and says PART
+refused() { # PART COMMAND...: the call must fail with an error that has PART
     local part=$1
     shift
     if rpc "$@"; then mark "taken: $*"; exit 1; fi
@@ -24,7 +24,7 @@ aio() { echo "{\"name\":\"$1\",\"filename\":\"$2\",\"block_size\":512${3:-}}"; }
 
 # --- a disk with a mounted partition ---
 serve
-# One partition of 48 MiB from the first one on: type 83h, start and length in blocks, signature.
+# One partition of 48 MiB in the first entry: type 83h, start and length in blocks, signature.
 printf '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\x80\x01\0' | dd of=/dev/vda bs=1 seek=446 conv=notrunc status=none
 printf '\x55\xaa' | dd of=/dev/vda bs=1 seek=510 conv=notrunc status=none
 blockdev --rereadpt /dev/vda
@@ -43,7 +43,7 @@ umount "$folder"
 rpc_or_show bdev_aio_create "$(aio D0 /dev/vda)"
 if mount /dev/vda1 "$folder" 2>/dev/null; then mark "mounted under the host"; exit 1; fi
 
-# --- a host that is killed under I/O, and started at once ---
+# --- a host that is killed under I/O, and restarted at once ---
 rpc_or_show nvmf_create_transport '{"trtype":"TCP"}'
 export_disk() { # NAME
     rpc_or_show nvmf_create_subsystem "{\"nqn\":\"$NQN\",\"allow_any_host\":true}"
@@ -68,7 +68,7 @@ wait $writer || true
 kill $host
 wait $host || true
 
-# --- a file on a file system that is frozen, by libaio ---
+# --- a file on a frozen file system, with libaio ---
 echo 2 >/proc/sys/kernel/io_uring_disabled
 mkfs.ext4 -q /dev/vdb
 mount /dev/vdb "$folder"

@@ -13,7 +13,7 @@ check_system() { # DISK
     esac >/run/fsck 2>&1 || { cat /run/fsck; exit 1; }
 }
 
-# Few files: each process takes long on an emulated CPU. check_tree compares them.
+# The files are few, because each process takes long on an emulated CPU. check_tree compares them.
 write_files() {
     local number
     for number in 1 2 3 4 5 6 7 8; do
@@ -41,7 +41,7 @@ tell written
 wait_for cloned
 clone=$(wait_disk 2)
 mount "$disk" "$folder"
-# The clone has the UUID of the volume's file system.
+# The clone's file system has the UUID of the volume's.
 [ "$SYSTEM" = xfs ] && options=(-o nouuid) || options=()
 mount "${options[@]}" "$clone" "$clone_folder"
 mark "volume and clone are mounted"

@@ -1,5 +1,6 @@
 # Sourced by the scripts that run in the guest: an initiator of the subsystem $NQN at $TADDR:$TPORT.
-# With TARGET=kernel the target is the guest's own kernel, to try a script against a target that is known to be good.
+# With TARGET=kernel the target is the guest's own kernel. So a script can run against a target that is known to be
+# good.
 . "$(dirname "$0")/lib.sh"
 first=1             # the number of the first disk
 
@@ -19,7 +20,8 @@ subsystem() {
     return 1
 }
 controller() { name_in_sysfs '^nvme[0-9]+$' "$(subsystem)"/nvme*; }
-# The number in a disk's name is not its namespace's: Linux scans namespaces at once and numbers them as they come.
+# The number in a disk's name is not the namespace's: Linux scans namespaces in parallel and numbers them in the
+# order of arrival.
 disk() { # NSID
     local subsystem path name
     subsystem=$(subsystem) || return 1
@@ -31,7 +33,7 @@ disk() { # NSID
     done
     return 1
 }
-name_in_sysfs() { # PATTERN PATH...: the first path whose last part the pattern fits
+name_in_sysfs() { # PATTERN PATH...: the first path whose last part matches the pattern
     local pattern=$1 path
     shift
     for path in "$@"; do
@@ -40,7 +42,7 @@ name_in_sysfs() { # PATTERN PATH...: the first path whose last part the pattern 
     return 1
 }
 
-# The kernel's target on a RAM disk.
+# The kernel's own target on a RAM disk.
 kernel_target() {
     TADDR=127.0.0.1 TPORT=4420
     modprobe -a loop nvmet-tcp

@@ -1,5 +1,5 @@
-# A disk with a write cache is added under a connected host; the subsystem is made anew under it; the target is started again with many
-# subsystems. The host stays connected, or comes back by itself.
+# The test adds a disk with a write cache under a connected host, creates the subsystem again, and restarts the target
+# with many subsystems. The host must stay connected, or reconnect by itself.
 . "$(dirname "$0")/nvme.sh"
 
 connect

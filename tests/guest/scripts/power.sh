@@ -1,5 +1,6 @@
-# The host runs in the guest, on a disk whose writes QEMU logs; the guest's kernel is its initiator. Files
-# are replaced and fsynced one after the other, and the test is told of each: see power_writer.py.
+# The host runs in the guest, on a disk whose writes QEMU logs. The guest's kernel is its initiator. Files
+# are replaced and fsynced one after the other, and the script reports each to the test: see
+# power_writer.py.
 TADDR=127.0.0.1 TPORT=4420
 . "$(dirname "$0")/nvme.sh"
 modprobe virtio_blk

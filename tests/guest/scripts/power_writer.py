@@ -1,7 +1,7 @@
 """Replaces files of a folder and fsyncs each, in the order that `versions` gives: power_writer.py FOLDER ROUNDS
 
-After each round it tells the test, through the run directory, and waits for its answer, so that the test
-knows how long the log of the disk's writes was at a moment at which the round was durable.
+After each round it reports to the test, through the run directory, and waits for the answer. So the test
+knows the length of the log of the disk's writes at a moment when the round was durable.
 """
 
 import hashlib
@@ -40,13 +40,14 @@ def tell(number):
     with open("/run/guest/synced.new", "w") as f:
         f.write(str(number))
     os.rename("/run/guest/synced.new", "/run/guest/synced")
-    # A file of its own for each round: what the guest knows of a file that was replaced may be old.
+    # Each round has its own file, because the guest may have old attributes of a replaced file in
+    # its cache.
     while not os.path.exists(f"/run/guest/noted-{number}"):
         time.sleep(0.005)
 
 
 def write_unflushed(folder):
-    """Writes past every cache but the disk's own, never flushed by itself: what a cut may take."""
+    """Writes past all caches except that of the disk, and never flushes. A power cut may lose these writes."""
     file = os.open(f"{folder}/noise", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     os.posix_fallocate(file, 0, 4 << 20)
     os.fsync(file)

@@ -1,5 +1,5 @@
-# A file system on the disk, a tree of files in it, and the same tree after everything was taken apart and
-# put together again. CONNECT has further arguments of `nvme connect`.
+# Makes a file system on the disk and a tree of files in it, disconnects and connects again, and compares
+# the tree. CONNECT has further arguments of `nvme connect`.
 . "$(dirname "$0")/nvme.sh"
 
 mark discover
@@ -34,7 +34,7 @@ umount "$folder"
 e2fsck -fn "$disk"
 
 mark "raw writes, verified"
-# Depth and sizes that make in-capsule data, R2T and several of them at a time.
+# Depth and sizes that cause in-capsule data, R2T, and several R2Ts at a time.
 fio --name=verify --filename="$disk" --rw=randwrite --bsrange=4k-256k --size=16M --direct=1 --iodepth=16 \
     --ioengine=libaio --verify=crc32c --verify_fatal=1 --output-format=terse >/run/fio || { cat /run/fio; exit 1; }
 disconnect

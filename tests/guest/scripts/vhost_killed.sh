@@ -8,7 +8,7 @@ for round in $(seq 0 $((KILLS - 1))); do
         --verify=crc32c --verify_fatal=1 --loops=1000 --runtime=8 --time_based >/run/guest/fio 2>&1 &
     fio=$!
     sleep 2
-    touch "/run/guest/loaded$round" # from here on the host may be killed at any moment
+    touch "/run/guest/loaded$round" # from here on the test may kill the host at any moment
     for _ in $(seq 600); do [ -e "/run/guest/restarted$round" ] && break; sleep 0.1; done
     wait $fio || { cat /run/guest/fio; dmesg | tail -5; exit 1; }
 done

@@ -1,6 +1,7 @@
-# In the guest: a file system and verified I/O on a vhost-user-scsi disk; another one comes and goes.
+# In the guest: a file system and verified I/O on a vhost-user-scsi disk, while another disk is added
+# and removed.
 set -euo pipefail
-wait_for() { # COMMAND...: until it succeeds
+wait_for() { # COMMAND...: waits until it succeeds
     for _ in $(seq 900); do "$@" && return; sleep 0.1; done
     echo "waited in vain for: $*"
     dmesg | tail -20
@@ -20,14 +21,14 @@ mount /dev/sda /mnt/t
 dd if=/dev/urandom of=/mnt/t/data bs=1M count=8 conv=fsync status=none
 sum=$(sha256sum </mnt/t/data)
 touch /run/guest/ready
-wait_for [ -b /dev/sdb ] # another disk comes while this one is in use
+wait_for [ -b /dev/sdb ] # another disk is added while this one is in use
 readlink -f /sys/block/sdb/device | grep ':0:3:0$' # target 3, unit 0
 fio --name=v --filename=/dev/sdb --rw=randrw --bsrange=512-256k --size=8M --direct=1 --iodepth=8 --ioengine=libaio \
     --verify=crc32c --verify_fatal=1 >/run/guest/fio || { cat /run/guest/fio; exit 1; }
 touch /run/guest/verified
 wait_for gone /dev/sdb
 
-fstrim /mnt/t || true # where the disk takes it
+fstrim /mnt/t || true # if the disk supports it
 umount /mnt/t
 echo 3 >/proc/sys/vm/drop_caches
 mount /dev/sda /mnt/t

@@ -1,4 +1,4 @@
-"""The guest's scripts against the kernel's own target: what fails here is the harness, not the host."""
+"""The guest's scripts against the kernel's own target. A failure here is a fault of the harness, not of the host."""
 
 from nvme_guest import NQN, NvmeGuestTest
 
@@ -11,5 +11,5 @@ class AgainstTheKernelsTarget(NvmeGuestTest):
 
     def test_a_script_that_fails_is_noticed(self):
         with self.assertRaisesRegex(AssertionError, "ended with"):
-            # Nobody listens on the discard port of the guest itself.
+            # The guest itself has no listener at the discard port.
             self.run_script("tree.sh", port=9, env={"TADDR": "127.0.0.1"})

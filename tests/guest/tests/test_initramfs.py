@@ -1,4 +1,4 @@
-"""What the guest starts from, on machines whose busybox is the usual dynamic one. Starts no guest."""
+"""The contents of the initramfs, on machines whose busybox is the usual dynamic one. No guest starts here."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ class Initramfs(unittest.TestCase):
         with open(f"{self.cache}/busybox", "wb") as f:
             f.write(other)
         self.assertNotEqual(guest.initramfs(kernel, self.cache), first)
-        self.assertTrue(os.path.exists(first), "runs that have begun go on with theirs")
+        self.assertTrue(os.path.exists(first), "earlier runs still need their initramfs")
 
 
 if __name__ == "__main__":

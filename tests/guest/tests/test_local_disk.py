@@ -1,4 +1,4 @@
-"""Disks of the machine that the host runs on: mounted, left by a killed host, frozen."""
+"""Local disks of the host's machine: mounted, left by a killed host, frozen."""
 
 import os
 

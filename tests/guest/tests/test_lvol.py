@@ -10,7 +10,7 @@ from nvme_guest import NQN, NvmeGuestTest
 
 MIB = 1 << 20
 SNAPSHOTS = 4
-# The guest writes as much and deletes it again.
+# The guest writes so much and deletes it again.
 FILLING_MIB = 32
 
 
@@ -57,13 +57,13 @@ class LogicalVolumes(NvmeGuestTest):
         host.call("bdev_lvol_snapshot", lvol_name=f"store/{volume}", snapshot_name=name)
 
     def take_and_delete_snapshots(self, host):
-        """Takes snapshots of volume and clone while they are written, and deletes all but the last one of each."""
+        """Takes snapshots of volume and clone under load, and deletes all but the last one of each."""
         for number in range(SNAPSHOTS):
             for volume in ("volume", "clone"):
                 self.snapshot(host, volume, f"{volume}-{number}")
                 if number > 0:
                     host.call("bdev_lvol_delete", name=f"store/{volume}-{number - 1}")
-            time.sleep(0.5)  # The guest writes in between; nothing depends on how much.
+            time.sleep(0.5)  # The guest writes meanwhile. The amount does not matter.
 
     @staticmethod
     def allocated(host, name):

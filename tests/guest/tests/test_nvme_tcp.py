@@ -55,7 +55,7 @@ class FileSystem(NvmeGuestTest):
     def test_with_two_io_and_two_write_queues(self):
         env = {"CONNECT": "-i 2 -W 2", "QUEUES": "1"}
         self.check_tree(ram_disk, env=env, smp=2)
-        # Two for reading, two for writing, and the admin queue.
+        # Two queues for reading, two for writing, and the admin queue.
         self.assertEqual(self.found("queue_count"), "5")
 
     @soak_only
@@ -107,7 +107,7 @@ class Restart(NvmeGuestTest):
             guest.wait_for("loaded")
             host.kill()
             progress = self.found("progress")
-            # Long enough for the initiator to try in vain.
+            # The initiator must fail to connect at least once.
             time.sleep(2.5)
             self.assertLess(int(self.found("progress")) - int(progress), 10, "writes went on without a target")
             host.start()
@@ -122,7 +122,8 @@ class Outliving(NvmeGuestTest):
     SUBSYSTEMS = 400
 
     def configuration(self, port):
-        """Many subsystems, each with its listener; the test's is the last. A host may come while they are made."""
+        """Creates many subsystems, each with its listener. The test's subsystem is the last. A host may connect
+        meanwhile."""
         disk = {"name": "Ram0", "block_size": 512, "num_blocks": DISK_SIZE // 512, "uuid": self.UUID}
         calls = [("nvmf_create_transport", {"trtype": "TCP"})]
         for number in range(1, self.SUBSYSTEMS):
@@ -157,7 +158,8 @@ class Outliving(NvmeGuestTest):
                 self.assertEqual(written.read(len(data)), data)
 
             host.call("nvmf_delete_subsystem", nqn=NQN)
-            # Long enough for the initiator to be refused: others listen at the port.
+            # The initiator must be refused at least once, because other subsystems listen at the
+            # port.
             time.sleep(2.5)
             for method, params in self.subsystem(port):
                 host.call(method, **params)

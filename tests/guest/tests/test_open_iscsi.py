@@ -10,7 +10,7 @@ from test_nvme_tcp import DISK_SIZE, MIB, file_disk, ram_disk
 
 IQN = "iqn.2026-01.io.drivebay:test"
 INITIATOR = "iqn.2026-01.io.drivebay:guest"
-# The smallest that mkfs.xfs takes.
+# The smallest size that mkfs.xfs accepts.
 XFS_SIZE = 300 * MIB
 
 
@@ -63,7 +63,7 @@ class IscsiGuestTest(NvmeGuestTest):
             guest.wait_for("loaded")
             host.kill()
             progress = self.found("progress")
-            # Long enough for the initiator to try in vain.
+            # The initiator must fail to connect at least once.
             time.sleep(2.5)
             self.assertLess(int(self.found("progress")) - int(progress), 10, "writes went on without a target")
             host.start()
@@ -117,6 +117,6 @@ class IscsiGuestTest(NvmeGuestTest):
             self.end(guest)
 
     def close_portal(self, host, tag):
-        """Nobody comes in by it, and those that came are asked to leave."""
+        """No new session can use it, and existing sessions are asked to log out."""
         host.call("iscsi_delete_portal_group", tag=tag)
         host.call("iscsi_target_node_request_logout", name=IQN, pg_tag=tag)

@@ -1,8 +1,8 @@
-"""Power cuts: what was fsynced on a file system over NVMe/TCP is there, whatever a disk may lose.
+"""Power cuts: files that were fsynced on a file system over NVMe/TCP survive, whatever the disk may lose.
 
-The host runs inside the guest, its aio bdev on a disk whose writes QEMU logs. From the log come images of
-the disk as a cut may leave it, at many points; e2fsck replays each one's journal and debugfs takes its
-files out, without mounting anything here.
+The host runs inside the guest. Its aio bdev is on a disk whose writes QEMU logs. From the log, the test makes
+images of the disk as a power cut may leave it, at many points. e2fsck replays the journal of each image, and
+debugfs extracts the files, without mounting anything here.
 """
 
 import os
@@ -15,7 +15,7 @@ from nvme_guest import LIMIT, NvmeGuestTest
 from scripts import power_writer
 
 SIZE = 64 << 20
-# In the long form 100 points and more rounds.
+# The long form has 100 points and more rounds.
 SOAK = os.environ.get("DRIVEBAY_SOAK") == "1"
 ROUNDS, CUTS = (150, 100) if SOAK else (40, 12)
 
@@ -31,7 +31,7 @@ class PowerCut(NvmeGuestTest):
         rng = random.Random(7)
         lost_writes = 0
         for cut in range(CUTS):
-            # Every other one where a round has just become durable: the sharpest place to look.
+            # Every other cut is where a round has just become durable. That is the strictest check.
             limit = rng.choice(noted) if cut % 2 else rng.randint(noted[0], entries)
             keep = rng.choice([0.0, 0.0, 0.5, 0.9])
             with self.subTest(limit=limit, keep=keep, seed=cut):
@@ -41,12 +41,12 @@ class PowerCut(NvmeGuestTest):
         self.assertGreater(lost_writes, 0, "no cut lost a write: nothing was tested")
         print(f"   {CUTS} cut points, {entries} log entries, {lost_writes} unflushed writes dropped", flush=True)
 
-        # The same check on a disk that forgets what it was told to flush.
+        # The same check on a disk that ignores flushes.
         logreplay.replay(self.log, self.image, SIZE, noted[-1], keep=0.0, flushes=False)
         self.assertNotEqual(self.problems(noted, noted[-1]), [], "a disk that ignores flushes is not noticed")
 
     def write_under_log(self):
-        """Runs the load; returns how long the log was when each round was known to be durable."""
+        """Runs the load. Returns the length of the log when each round was known to be durable."""
         disk, self.log = f"{self.rundir}/disk", f"{self.rundir}/log"
         self.image, self.out = f"{self.rundir}/image", f"{self.rundir}/out"
         with open(disk, "wb") as f:
@@ -74,7 +74,7 @@ class PowerCut(NvmeGuestTest):
         return noted
 
     def problems(self, noted, limit):
-        """What is wrong with the file system in the image: nothing, if it holds what was durable."""
+        """Lists what is wrong with the file system in the image: nothing, if it has all durable content."""
         subprocess.run(["e2fsck", "-fy", "-E", "journal_only", self.image], capture_output=True)
         checked = subprocess.run(["e2fsck", "-fn", self.image], capture_output=True, text=True)
         if checked.returncode != 0:
@@ -86,7 +86,7 @@ class PowerCut(NvmeGuestTest):
         found = []
         for slot in range(power_writer.SLOTS):
             of_slot = [(number, content) for number, at, content in self.files if at == slot]
-            # The newest durable one, or the one that was being put in its place.
+            # The newest durable content, or the content that was replacing it.
             allowed = [content for number, content in of_slot if number <= durable][-1:]
             missing_allowed = not allowed
             allowed += [content for number, content in of_slot if number == durable + 1]

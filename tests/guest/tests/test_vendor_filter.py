@@ -1,6 +1,6 @@
-"""A filter of docs/plugin-guide the whole way, in Rust and in C: from `plugin new` over a signature and the policy
-`require` to a Linux kernel's file system over NVMe/TCP, and what then stands on the base. Commands and output are
-the document's."""
+"""The filter of docs/plugin-guide from start to end, in Rust and in C: `plugin new`, signature, the policy `require`, a
+Linux kernel's file system over NVMe/TCP, and then the content of the base. Commands and output are those of the
+document."""
 
 import os
 import unittest
@@ -23,11 +23,11 @@ class VendorFilter(NvmeGuestTest):
         self.guest = None
 
         def attend():
-            # It boots when it is asked for: before that, the vendor builds.
+            # The guest boots when the script first asks for it. Before that, the vendor builds.
             if self.guest is None and os.path.exists(f"{self.rundir}/ask1"):
                 env = {"BLOCKS": " ".join(numbers), "HOST": HOST_ADDRESS, "PORT": str(port)}
                 self.guest = self.begin("guide.sh", env=env)
-            # Ended without having said that it came to its end: `end` tells why.
+            # The guest ended and has not reported the end of its script: `end` says why.
             if self.guest is not None and self.guest.process.poll() is not None:
                 self.end(self.guest)
 

@@ -10,7 +10,7 @@ from test_nvme_tcp import DISK_SIZE, file_disk, ram_disk
 
 # The device maps the guest's memory.
 MEMORY = "-machine memory-backend=mem -object memory-backend-memfd,id=mem,size=1G,share=on"
-# Kills of one guest's host; more by `cargo xtask soak`.
+# Kills of the host in one guest. `cargo xtask soak` makes more.
 KILLS = 10 if os.environ.get("DRIVEBAY_SOAK") else 1
 
 
@@ -24,7 +24,7 @@ class VhostGuest(NvmeGuestTest):
 
 class VhostBlock(VhostGuest):
     def controller(self, host, bdev, **params):
-        """Makes a controller and returns QEMU's arguments for a disk on it."""
+        """Creates a controller. Returns QEMU's arguments for a disk on it."""
         self.serve(host, bdev, **params)
         packed = "on" if params.get("packed_ring") else "off"
         return [
