@@ -1,4 +1,4 @@
-//! One thread's ring for a disk: I/O of the bus in, operations on the file out, and back.
+//! One thread's ring for a disk: it turns I/O of the bus into operations on the file, and completes it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,14 +10,14 @@ use drivebay_sdk::prelude::*;
 
 use crate::disk::{FileDisk, Zeroing};
 
-/// I/Os in flight of one channel. The bus keeps what is more.
+/// The most I/Os of one channel in flight. The bus keeps further I/O.
 const DEPTH: u32 = 256;
 
-/// Refuses a disk by libaio when the system has no room for one more channel: a channel that is opened
-/// later can only fail. `[app thread]`
+/// Refuses a libaio disk if the system has no room for one more channel. Otherwise channels that open later would
+/// fail. `[app thread]`
 ///
 /// # Errors
-/// `EAGAIN`, which names the limit.
+/// `EAGAIN`; the text names the limit.
 pub fn check_room(engine: Engine) -> Result<()> {
     match aio_room() {
         Some(room) if engine == Engine::Libaio && is_full(room) => {
@@ -31,7 +31,7 @@ fn is_full((used, max): (u64, u64)) -> bool {
     used + u64::from(DEPTH) > max
 }
 
-/// Operations that all programs have reserved of libaio, and how many there may be.
+/// The number of operations that all programs have reserved with libaio, and the limit.
 fn aio_room() -> Option<(u64, u64)> {
     let read = |name| {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}")).ok()?;
@@ -57,7 +57,7 @@ fn no_ring(disk: &FileDisk, error: &io::Error) -> Error {
     Error::new(errno, why)
 }
 
-/// I/Os of a burst that one system call submits: the kernel lets the disk begin when it returns.
+/// Number of I/Os of a burst that one system call submits. The kernel lets the disk begin when the call returns.
 const AT_ONCE: usize = 4;
 
 /// One thread's state.
@@ -66,11 +66,11 @@ pub struct Channel {
     disk: Arc<FileDisk>,
     ring: Ring<BdevIo>,
     file: FileIndex,
-    /// Zeroed ranges that are being made durable.
+    /// Zeroed ranges that still have to be made durable.
     syncing: Vec<IoId>,
-    /// Whether a failure was logged: the first one is.
+    /// Whether a failure was logged. Only the first one is.
     has_warned: bool,
-    /// Pushed since the last flush.
+    /// I/Os pushed since the last flush.
     unflushed: usize,
 }
 
@@ -78,14 +78,14 @@ impl Channel {
     /// Opens a ring on the disk's file. `[reactor]`
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's error.
     pub fn open(disk: Arc<FileDisk>) -> Result<Self> {
         let mut ring = Ring::new(disk.engine(), DEPTH).map_err(|error| no_ring(&disk, &error))?;
         let file = ring.attach(Arc::clone(disk.file()))?;
         Ok(Self { disk, ring, file, syncing: Vec::new(), has_warned: false, unflushed: 0 })
     }
 
-    /// Queues an I/O; the kernel sees it with a few others, or at the end of the burst.
+    /// Queues an I/O. The kernel gets it with a few others, or at the end of the burst.
     pub fn submit(&mut self, io: BdevIo) {
         let op = io.op();
         if let Some(refusal) = self.refusal(op) {
@@ -97,8 +97,8 @@ impl Channel {
         }
     }
 
-    /// Why the op cannot be carried out, if part of it lies behind the end of the file, where a
-    /// write would lengthen it: no such block, or a file that was made shorter.
+    /// Why the op cannot be done, if a part of it lies past the end of the file, where a write would lengthen the
+    /// file: the block does not exist, or the file was made shorter.
     fn refusal(&self, op: Op) -> Option<Status> {
         let (Op::Read(range) | Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range)) = op
         else {
@@ -111,10 +111,10 @@ impl Channel {
         }
     }
 
-    /// What an op of the bus is on the file.
+    /// The file operation for an op of the bus.
     fn on_file(&self, op: Op, flags: IoFlags) -> Option<ring::Op> {
         let block_size = u64::from(self.disk.block_size());
-        // It is within the file, so nothing overflows.
+        // The range is within the file, so nothing overflows.
         let (offset_of, len_of) =
             (|range: Range| range.lba * block_size, |range: Range| range.nblocks * block_size);
         let hole = |range| ring::Op::PunchHole { offset: offset_of(range), len: len_of(range) };
@@ -145,14 +145,14 @@ impl Channel {
         }
     }
 
-    /// One system call for all that was pushed: the burst has ended, or is so long that the disk should begin with it.
+    /// Submits all pushed I/Os in one system call: the burst has ended, or is so long that the disk should begin.
     pub fn flush(&mut self) {
         self.unflushed = 0;
         let flushed = self.ring.flush();
         self.note(flushed);
     }
 
-    /// Completes what has ended; whether there was any.
+    /// Completes the I/Os that the kernel has ended. Returns whether there were any.
     pub fn poll(&mut self) -> bool {
         let mut count = 0;
         while count < DEPTH {
@@ -161,7 +161,7 @@ impl Channel {
             count += 1;
         }
         if count > 0 {
-            self.flush(); // Syncs that `complete` asked for, and what the kernel had no room for.
+            self.flush(); // Submits syncs that `complete` pushed, and I/Os that had no room before.
         }
         count > 0
     }
@@ -174,14 +174,14 @@ impl Channel {
         }
         let status = status_of(op, self.disk.block_size(), result);
         if matches!((op, result), (Op::Read(_), Ok(_))) && !status.is_success() {
-            // Where the end is now holds for the I/O that follows; an error is that I/O's own.
+            // The following I/O uses the new end of the file. That I/O reports the error itself.
             let _ = self.disk.measure();
         }
         if !status.is_success() && !std::mem::replace(&mut self.has_warned, true) {
             let (name, what) = (self.disk.name(), described(op));
             match result {
                 Ok(moved) => warn!(
-                    "{name}: {what} moved {moved} bytes only, as the file ends there; further failures are not logged"
+                    "{name}: {what} moved only {moved} bytes, because the file ends there; further failures are not logged"
                 ),
                 Err(error) => warn!("{name}: {what}: {error}; further failures are not logged"),
             }
@@ -189,8 +189,8 @@ impl Channel {
         io.complete(status);
     }
 
-    /// Whether a range was zeroed that must be durable, and is not yet: only writes can be that
-    /// at once.
+    /// Whether the zeroed range must be durable and is not yet, so that a sync must follow. Only a write can be made
+    /// durable directly.
     fn must_sync(&mut self, op: Op, io: &BdevIo, result: Result<u32, Errno>) -> bool {
         if !matches!(op, Op::Unmap(_) | Op::WriteZeroes(_)) || !io.flags().contains(IoFlags::FUA) {
             return false;
@@ -204,7 +204,7 @@ impl Channel {
         }
     }
 
-    /// Arms the eventfd; whether there is work after all.
+    /// Arms the eventfd. Returns whether there is work after all.
     pub fn prepare_sleep(&mut self) -> bool {
         match self.ring.arm() {
             Ok(armed) => armed == Armed::WorkWaiting,
@@ -215,12 +215,12 @@ impl Channel {
         }
     }
 
-    /// Polls again: no more signals.
+    /// The reactor polls again, so the eventfd gives no more signals.
     pub fn woke(&mut self) {
         self.ring.disarm();
     }
 
-    /// Readable when something completes.
+    /// Becomes readable when an I/O completes.
     pub fn wake_fd(&self) -> RawFd {
         self.ring.event_fd().as_raw_fd()
     }
@@ -235,7 +235,7 @@ impl Channel {
     }
 }
 
-/// An op for people.
+/// Describes an op for the log.
 fn described(op: Op) -> String {
     let of = |what: &str, Range { lba, nblocks }: Range| {
         format!("{what} of {nblocks} blocks at block {lba}")
@@ -250,22 +250,22 @@ fn described(op: Op) -> String {
     }
 }
 
-/// How an I/O of the bus ended.
+/// The status of an I/O for the bus.
 fn status_of(op: Op, block_size: u32, result: Result<u32, Errno>) -> Status {
     match (op, result) {
         (Op::Read(range) | Op::Write(range), Ok(moved_bytes)) => {
-            // Less only where the file has become shorter than the bdev.
+            // Fewer bytes were moved only if the file became shorter than the bdev.
             let is_whole = u64::from(moved_bytes) == range.nblocks * u64::from(block_size);
             if is_whole { Status::SUCCESS } else { Status::IO_ERROR }
         }
         (_, Ok(_)) => Status::SUCCESS,
-        // Unmap is a hint: a device that does not take it has done no harm.
+        // Unmap is a hint, so a device that does not support it does no harm.
         (Op::Unmap(_), Err(Errno::NOT_SUPPORTED)) => Status::SUCCESS,
         (_, Err(error)) => status_of_errno(error.number()),
     }
 }
 
-/// The errors that say more than "input or output failed".
+/// The statuses for errors that have one of their own. All others are an I/O error.
 fn status_of_errno(number: i32) -> Status {
     match number {
         libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Status::errno(errno::ENOSPC),

@@ -1,4 +1,4 @@
-//! The file or block device: opened, locked, measured; what it can do.
+//! Opens, locks and measures the file or block device, and finds out what it supports.
 
 use std::fs;
 use std::path::Path;
@@ -15,33 +15,33 @@ use crate::channel::check_room;
 
 /// Smallest block size, in bytes.
 const BLOCK_SIZE_MIN: u32 = 512;
-/// Largest block size, in bytes: what one I/O moves at most.
+/// Largest block size, in bytes: the most that one I/O moves.
 const BLOCK_SIZE_MAX: u32 = IO_BYTES_MAX;
-/// Longest read or write, in bytes: below what the kernel moves in one call.
+/// Longest read or write, in bytes. It is less than the kernel moves in one call.
 const IO_BYTES_MAX: u32 = 1 << 30;
 /// Longest scatter/gather list, `UIO_MAXIOV`.
 const SEGMENTS_MAX: u32 = 1024;
 
-/// What a disk is to be.
+/// The parameters of a disk.
 #[derive(Debug)]
 pub struct Wanted {
     /// Name of the bdev.
     pub name: String,
     /// Path of the file, as given.
     pub filename: String,
-    /// Block size in bytes; `None` or 0 = that of the file.
+    /// Block size in bytes. `None` or 0: that of the file.
     pub block_size: Option<u32>,
-    /// Whether it is opened for reading only.
+    /// Whether the disk is opened only for reading.
     pub is_read_only: bool,
     /// Whether holes may be punched into a regular file.
     pub fallocate: bool,
-    /// `None` = by the path.
+    /// `None`: derived from the path.
     pub uuid: Option<Uuid>,
     /// How I/O reaches the kernel.
     pub engine: Engine,
 }
 
-/// A file or block device that is open and locked.
+/// An open and locked file or block device.
 #[derive(Debug)]
 pub struct FileDisk {
     name: String,
@@ -49,10 +49,11 @@ pub struct FileDisk {
     file: Arc<BackingFile>,
     geometry: Geometry,
     is_block_size_given: bool,
-    /// As the bus knows it: a rescan changes it.
+    /// The capacity that the bus knows. A rescan changes it.
     num_blocks: AtomicU64,
-    /// Blocks that the file was last seen to have: fewer than `num_blocks` after it was made
-    /// shorter. No I/O goes beyond, since a write there would lengthen the file again.
+    /// Number of blocks that the file had when it was last measured. It is less than `num_blocks`
+    /// after the file was made shorter. No I/O goes further, because a write there would lengthen
+    /// the file again.
     blocks_there: AtomicU64,
     fallocate: bool,
     zeroing: Option<Zeroing>,
@@ -61,7 +62,7 @@ pub struct FileDisk {
     _lock: FileLock,
 }
 
-/// How a range is made to read as zeroes.
+/// How the plugin makes a range read as zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zeroing {
     /// The blocks stay allocated.
@@ -74,8 +75,8 @@ impl FileDisk {
     /// Opens and locks the file.
     ///
     /// # Errors
-    /// What is wrong with the file or a parameter, by name; `EBUSY` when another has it locked, or
-    /// the kernel has the block device mounted.
+    /// An error that names what is wrong with the file or a parameter. `EBUSY` if another process
+    /// has locked the file, or the kernel has mounted the block device.
     pub fn open(wanted: Wanted) -> Result<Self> {
         let name = check_name(wanted.name)?;
         let given = wanted.block_size.filter(|size| *size != 0);
@@ -110,7 +111,7 @@ impl FileDisk {
         })
     }
 
-    /// Fills what the bus must know.
+    /// Fills the registration for the bus.
     pub fn describe(&self, registration: &mut Registration) {
         if !self.is_read_only() {
             registration.ops = registration.ops.with(OpSet::WRITE);
@@ -128,28 +129,28 @@ impl FileDisk {
         registration.align = self.align();
     }
 
-    /// Alignment of each piece of memory, address and length, in bytes.
+    /// Alignment of the address and the length of each piece of memory, in bytes.
     fn align(&self) -> u32 {
         if !self.file.is_direct() {
             return 1;
         }
-        // Direct I/O wants each piece to have whole blocks of the device.
+        // Direct I/O needs whole blocks of the device in each piece.
         let align = self.file.memory_alignment().max(self.file.logical_block_size());
         align.checked_next_power_of_two().unwrap_or(align)
     }
 
-    /// Looks at the file's size. From now on I/O goes as far as the file does, in whole blocks,
-    /// which are returned. Any thread.
+    /// Measures the file. From now on I/O may use all of the file's whole blocks. Returns their
+    /// number. Any thread.
     ///
     /// # Errors
-    /// When the file does not tell its size, or has not even one block.
+    /// If the file does not report its size, or has less than one block.
     pub fn measure(&self) -> Result<u64> {
         let found = measure(&self.file, self.block_size())?;
         self.blocks_there.store(found, Ordering::Relaxed);
         at_least_one(&self.file, self.block_size(), found)
     }
 
-    /// How many blocks the file was last seen to have.
+    /// Number of blocks when the file was last measured.
     pub fn blocks_there(&self) -> u64 {
         self.blocks_there.load(Ordering::Relaxed)
     }
@@ -179,7 +180,7 @@ impl FileDisk {
         self.geometry.block_size()
     }
 
-    /// Whether the block size was given, rather than the file's.
+    /// Whether the operator gave the block size. Otherwise it is the file's.
     pub fn is_block_size_given(&self) -> bool {
         self.is_block_size_given
     }
@@ -189,27 +190,27 @@ impl FileDisk {
         self.num_blocks.load(Ordering::Relaxed)
     }
 
-    /// The bus knows another capacity now.
+    /// Sets the capacity that the bus knows.
     pub fn set_num_blocks(&self, num_blocks: u64) {
         self.num_blocks.store(num_blocks, Ordering::Relaxed);
     }
 
-    /// Block size and number of blocks when it was opened.
+    /// Block size and number of blocks at the time of opening.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Whether nothing may be written.
+    /// Whether the disk is read-only.
     pub fn is_read_only(&self) -> bool {
         self.file.is_read_only()
     }
 
-    /// Whether it was asked for that holes may be punched.
+    /// Whether the operator allowed punching holes.
     pub fn fallocate(&self) -> bool {
         self.fallocate
     }
 
-    /// How ranges are zeroed; `None` = not at all.
+    /// How ranges are zeroed. `None`: not supported.
     pub fn zeroing(&self) -> Option<Zeroing> {
         self.zeroing
     }
@@ -220,7 +221,7 @@ impl FileDisk {
     }
 }
 
-/// Refuses a block size that is no power of two, too small or too large.
+/// Refuses a block size that is too small, too large, or not a power of two.
 fn check_block_size(block_size: u32) -> Result<()> {
     let range = BLOCK_SIZE_MIN..=BLOCK_SIZE_MAX;
     if block_size.is_power_of_two() && range.contains(&block_size) {
@@ -230,7 +231,7 @@ fn check_block_size(block_size: u32) -> Result<()> {
     Err(Error::invalid("block_size", block_size, allowed))
 }
 
-/// Opens the file past the page cache, or says in the log why that cannot be.
+/// Opens the file past the page cache. If that is not possible, the log says why.
 fn open_direct_if_possible(
     filename: &str,
     is_read_only: bool,

@@ -25,18 +25,18 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// `EINVAL` naming a parameter that is not supported.
     fn wanted(params: Self::Params) -> Result<Wanted>;
 
-    /// The parameters that make the disk again, with the same identity.
+    /// The parameters that create the disk again with the same identity.
     fn saved(disk: &FileDisk) -> Self::Params;
 
-    /// What `bdev_get_bdevs` shows under `driver_specific`.
+    /// The `driver_specific` part of `bdev_get_bdevs`.
     fn driver_specific(disk: &FileDisk) -> Map<String, Value>;
 }
 
-/// `bdev_aio_*`: by io_uring where the kernel has it, else by libaio.
+/// `bdev_aio_*`: with io_uring if the kernel has it, else with libaio.
 #[derive(Debug)]
 pub struct Aio;
 
-/// `bdev_uring_*`: by io_uring only.
+/// `bdev_uring_*`: only with io_uring.
 #[derive(Debug)]
 pub struct Uring;
 
@@ -115,12 +115,12 @@ impl Kind for Aio {
     }
 }
 
-/// io_uring where the kernel has it, else libaio.
+/// Returns io_uring if the kernel has it, else libaio.
 fn pick_engine() -> Engine {
     match Engine::IoUring.probe() {
         Ok(()) => Engine::IoUring,
         Err(error) => {
-            info!("io_uring is not available ({error}): libaio instead");
+            info!("io_uring is not available ({error}): using libaio");
             Engine::Libaio
         }
     }

@@ -1,7 +1,7 @@
 //! `aio`: a file or a block device as a bdev, by io_uring or libaio.
 //!
-//! From the call to the kernel: [`methods`] registers what can be called, a [`Kind`] says what the
-//! two families of methods differ in, [`disk`] opens the file, [`channel`] is one thread's ring.
+//! [`methods`] registers the methods. A [`Kind`] has the differences between their two families.
+//! [`disk`] opens the file, and [`channel`] is one thread's ring.
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -38,7 +38,7 @@ plugin! {
     },
 }
 
-/// A file or block device on the bus, made by the methods of kind `K`.
+/// A file or block device on the bus, created by the methods of kind `K`.
 #[derive(Debug)]
 pub struct FileBdev<K> {
     disk: Arc<FileDisk>,
@@ -49,8 +49,8 @@ impl<K: Kind> Bdev for FileBdev<K> {
     type Params = K::Params;
     type Channel = Channel;
     const PRODUCT: &'static str = K::PRODUCT;
-    /// `describe` adds what the file can do besides. Reset is the bus's: it waits for what is in
-    /// flight, and the kernel has nothing better.
+    /// `describe` adds what the file supports. The bus does resets: it waits for the I/O in flight,
+    /// and the kernel offers nothing better.
     const OPS: OpSet = OpSet::READ.with(OpSet::FLUSH);
     const BURSTS: bool = true;
     const POLLS: bool = true;

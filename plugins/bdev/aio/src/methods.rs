@@ -19,7 +19,7 @@ params! {
 /// Registers the methods of kind `K`. `[app thread]`
 ///
 /// # Errors
-/// `EEXIST` when a method's name is taken.
+/// `EEXIST` if a method's name is taken.
 pub fn register<K: Kind>(app: &App) -> Result<()> {
     let module = K::MODULE;
     Method::immediate(
@@ -62,7 +62,8 @@ pub fn register<K: Kind>(app: &App) -> Result<()> {
 
 fn create<K: Kind>(app: &App, params: K::Params) -> Result<String> {
     let bdev = FileBdev::<K>::create(app, params)?;
-    // With the UUID: who moves the file and says so in the configuration keeps the disk's identity.
+    // The UUID is saved, so the disk keeps its identity when the operator moves the file and
+    // changes its path in the configuration.
     let saved = serde_json::to_value(K::saved(&bdev.disk))
         .map_err(|error| Error::new(errno::EINVAL, error.to_string()))?;
     bdev::register(app, bdev, &format!("bdev_{}_create", K::MODULE), saved)

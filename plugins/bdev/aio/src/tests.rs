@@ -1,4 +1,4 @@
-//! The plugin under a fake host, on real files.
+//! The plugin on a fake host, with real files.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,7 @@ fn host() -> FakeHost {
     FakeHost::load(&bay_door::bay_plugin_v1)
 }
 
-/// A file of `len` bytes in a folder that goes away with the test.
+/// A file of `len` bytes in a temporary folder.
 fn file(len: u64) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
@@ -205,12 +205,12 @@ fn a_write_behind_the_end_fails_once_the_shortening_was_seen_and_the_file_stays_
         host.io(&channel, op, IoFlags::NONE, &mut vec![0; 512]).status
     };
 
-    // Seen by a read.
+    // A read notices the new size.
     shorten(32 * KIB);
     assert_eq!(read(64), Status::IO_ERROR);
     assert_eq!((write(64), write(127)), (Status::IO_ERROR, Status::IO_ERROR));
     assert_eq!(write(63), Status::SUCCESS);
-    // Seen by a rescan.
+    // A rescan notices the new size.
     shorten(16 * KIB);
     rescan().unwrap();
     assert!(!write(32).is_success());
@@ -219,7 +219,7 @@ fn a_write_behind_the_end_fails_once_the_shortening_was_seen_and_the_file_stays_
     assert_eq!(rescan().unwrap_err().code, -22);
     assert!(!write(0).is_success());
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
-    // What has grown again is used again.
+    // Blocks that exist again can be used again.
     shorten(64 * KIB);
     assert_eq!(rescan().unwrap(), true);
     assert_eq!((write(127), read(127)), (Status::SUCCESS, Status::SUCCESS));

@@ -27,9 +27,9 @@ type Wanted = BTreeMap<u32, Vec<Resident<ThreadState>>>;
 /// What a channel waits for at one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// The end of the change that is under way.
+    /// The end of a change in progress.
     Settled,
-    /// A cluster that the volume owns.
+    /// The allocation of the cluster to the volume.
     Cluster,
 }
 

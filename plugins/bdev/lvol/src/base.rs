@@ -36,7 +36,8 @@ impl BaseDisk {
         })
     }
 
-    /// The bdev that is named as a parent, opened when it is first needed; `None` while there is none.
+    /// The bdev with this name, for a parent outside of the store. It is opened when it is first
+    /// needed. `None` if it does not exist.
     pub(crate) fn external(&self, name: &[u8]) -> Option<Arc<Desc>> {
         if let Some(io) = self.externals.borrow().get(name) {
             return Some(Arc::clone(io.desc()));

@@ -1,4 +1,4 @@
-//! Bdevs that come and go. They may hold a store, or be the parent of volumes.
+//! Bdevs that are added and removed. They may hold a store, or be the parent of volumes.
 
 use crate::stores::{all, load};
 use drivebay_sdk::bdev::Examine;
@@ -104,7 +104,7 @@ pub(crate) async fn settled() {
 }
 
 /// Takes the volumes of a store off the bus, because the store's base is leaving it. The bus already refuses I/O to the
-/// base, so the plugin cannot close the store in order. `[app thread]`
+/// base, so the plugin cannot close the store cleanly. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
         // The bdev may come back before the task below begins.

@@ -4,8 +4,8 @@
 //! Entries change on the app thread only. An operation that changes many entries at once, such as a resize,
 //! puts a new map in place. Channels notice it by its generation.
 //!
-//! An entry for a cluster that the volume owns carries the epoch of the map that set it. A snapshot takes over
-//! all clusters of its volume. A map of the next epoch over the same entries shows that at once.
+//! An entry for a cluster that the volume owns carries the epoch of the map that set it. To give all clusters to
+//! a snapshot, a map of the next epoch takes over the same entries.
 
 use drivebay_blobstore::Place;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ const CHANGING: u32 = 3;
 /// Values from here on are epochs: the one in which the volume came to own the cluster.
 const FIRST_EPOCH: u32 = 16;
 
-/// Where a cluster is read, as the data path needs it.
+/// Where to read a cluster, as the data path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// It may be read and written there.
@@ -57,7 +57,7 @@ impl Map {
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Entry {
         let entry = usize::try_from(index).ok().and_then(|index| self.entries.get(index));
-        // Acquire: what the store wrote to a new cluster is older than its entry.
+        // Acquire: the store wrote the data of a new cluster before its entry.
         let entry = entry.map_or(0, |entry| entry.load(Ordering::Acquire));
         let (kind, cluster) = ((entry >> 32) as u32, entry & u64::from(u32::MAX));
         match kind {
@@ -118,7 +118,7 @@ fn encode(place: Place, epoch: u32) -> u64 {
     u64::from(kind) << 32 | u64::from(cluster)
 }
 
-/// The map of a volume that its channels look at.
+/// The current map of a volume, for its channels.
 #[derive(Debug)]
 pub(crate) struct Shared {
     generation: AtomicU32,
@@ -130,18 +130,18 @@ impl Shared {
         Self { generation: AtomicU32::new(0), map: Mutex::new(Arc::new(map)) }
     }
 
-    /// The map now.
+    /// The current map.
     pub(crate) fn map(&self) -> Arc<Map> {
         Arc::clone(&self.map.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes when there is another map.
+    /// Changes whenever the map is replaced.
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Puts another map in place. `[app thread]`
+    /// Replaces the map. `[app thread]`
     pub(crate) fn replace(&self, map: Map) {
         *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
         self.generation.fetch_add(1, Ordering::Release);

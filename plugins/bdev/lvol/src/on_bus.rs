@@ -26,7 +26,8 @@ impl LvStore {
         }
     }
 
-    /// Tries again to put the degraded volumes on the bus: their parent outside of the store may be there now.
+    /// Tries again to put the degraded volumes on the bus, because their parent outside of the store may exist
+    /// now.
     pub(crate) fn publish_degraded(self: &Rc<Self>) {
         for (id, known) in self.degraded.take() {
             let is_good = self.store.volume(id).is_ok_and(|info| info.faults.is_empty());
@@ -51,7 +52,7 @@ impl LvStore {
         let external = match self.store.external_ancestor(id) {
             Some(parent) => match self.store.disk().external(&parent) {
                 Some(desc) => Some(desc),
-                // Degraded until the parent comes.
+                // The volume is degraded until the parent exists.
                 None => {
                     self.degraded.borrow_mut().insert(id, String::new());
                     return Ok(name);
@@ -96,7 +97,7 @@ impl LvStore {
         }
     }
 
-    /// Tells the bus the size that the volume has now.
+    /// Tells the bus the new size of the volume.
     pub(crate) fn resized(&self, id: BlobId) -> Result<()> {
         let info = self.store.volume(id).map_err(error)?;
         let blocks = u64::from(info.num_clusters) * self.store.super_block().blocks_per_cluster();
@@ -173,7 +174,7 @@ impl LvStore {
         };
         let (done, gone) = oneshot::channel();
         App::here(|app| bdev.unregister(app, move |_, status| drop(done.send(status))))?;
-        gone.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))??;
+        gone.await.map_err(|_| Error::new(errno::ECANCELED, "the host is shutting down"))??;
         self.on_bus.borrow_mut().remove(&id);
         self.maps.borrow_mut().remove(&id);
         Ok(())
@@ -229,10 +230,10 @@ pub(crate) const ALL_BLOCKS: Range = Range::new(0, 0);
 async fn quiesce(bdev: &Registered<LvolBdev>, blocks: Range) -> Result<()> {
     let (done, quiet) = oneshot::channel();
     App::here(|app| bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status))))??;
-    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus ends"))?
+    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the host is shutting down"))?
 }
 
-/// What `bdev_get_bdevs` shows of a volume. `[app thread]`
+/// The `driver_specific` part of `bdev_get_bdevs` for a volume. `[app thread]`
 pub(crate) fn driver_specific(store: &str, id: BlobId) -> Members<String, Value> {
     let mut members = Members::new();
     let Some(store) = all().into_iter().find(|other| other.uuid == store) else {

@@ -1,4 +1,4 @@
-//! The stores that are open. They live on the app thread, which is the metadata thread of all of them.
+//! The open stores. They live on the app thread, which is the metadata thread of all of them.
 
 use crate::asks::Asked;
 use crate::base::BaseDisk;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub(crate) static STORES: OnApp<RefCell<Vec<Rc<LvStore>>>> = OnApp::new();
 
-/// A store that is open, with its volumes.
+/// An open store with its volumes.
 #[derive(Debug)]
 pub(crate) struct LvStore {
     pub(crate) store: Store<BaseDisk>,
@@ -32,7 +32,7 @@ pub(crate) struct LvStore {
     /// Volumes that could not be put on the bus, with the last error. It is empty if only their parent outside of the
     /// store is missing.
     pub(crate) degraded: RefCell<BTreeMap<BlobId, String>>,
-    /// What the channels of each volume ask for.
+    /// The open requests of each volume's channels.
     pub(crate) asked: RefCell<BTreeMap<BlobId, Asked>>,
     /// Clusters that the store is taking away from a volume.
     pub(crate) releasing: RefCell<BTreeMap<BlobId, Vec<u32>>>,
@@ -55,7 +55,7 @@ pub(crate) fn all() -> Vec<Rc<LvStore>> {
     STORES.get().map(|stores| stores.borrow().clone()).unwrap_or_default()
 }
 
-/// An error of the store as one of the control plane.
+/// Turns an error of the store into one of the control plane.
 pub(crate) fn error(error: StoreError) -> Error {
     Error::new(error.errno, error.message)
 }
@@ -178,7 +178,7 @@ fn add(store: Store<BaseDisk>, desc: Arc<Desc>) -> Result<Rc<LvStore>> {
     Ok(store)
 }
 
-/// Closes all stores in order, then lets the plugin end. A store on a volume of another one was opened later, so it is
+/// Closes all stores cleanly, then lets the plugin end. A store on a volume of another store was opened later, so it is
 /// closed first.
 pub(crate) fn close_all(stopping: Stopping) {
     let close = async move {
@@ -197,15 +197,15 @@ fn newest() -> Option<Rc<LvStore>> {
 }
 
 impl LvStore {
-    /// What is known of the store.
+    /// The store's identity and size.
     ///
     /// # Errors
-    /// `ENODEV` when it has lost its name.
+    /// `ENODEV` if it has lost its name.
     pub(crate) fn info(&self) -> Result<StoreInfo> {
         self.store.info().ok_or_else(Error::no_such_device)
     }
 
-    /// A volume's name on the bus: its UUID, or what stands for it in old stores.
+    /// A volume's name on the bus: its UUID, or the substitute for it in old stores.
     pub(crate) fn bdev_name(&self, info: &Info) -> String {
         let raw = drivebay_blobstore::spec::BlobId::to_raw(Some(info.id));
         info.uuid.clone().unwrap_or_else(|| format!("{}_{raw}", self.uuid))
@@ -246,7 +246,7 @@ impl LvStore {
         }
     }
 
-    /// Takes all volumes off the bus and closes the store in order.
+    /// Takes all volumes off the bus and closes the store cleanly.
     pub(crate) async fn close(&self) {
         self.end().await;
         if let Err(error) = self.store.close().await {
@@ -258,7 +258,7 @@ impl LvStore {
 /// A new UUID from the kernel.
 ///
 /// # Errors
-/// When the kernel gives none.
+/// If the kernel returns none.
 pub(crate) fn new_uuid() -> Result<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(text.trim().parse::<Uuid>()?.to_string())

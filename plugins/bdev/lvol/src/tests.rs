@@ -1,4 +1,4 @@
-//! Stores and volumes through the methods, on the fake host.
+//! Stores and volumes through the methods, on a fake host.
 
 mod content;
 
@@ -355,7 +355,7 @@ fn a_volume_that_cannot_get_on_the_bus_is_logged_once() {
     let uuid = setup.create("s26", "v", 4, true);
     let add = |ram: Ram| {
         register(setup.host.app(), ram, "none", Value::Null).unwrap();
-        // The answer comes after the examination.
+        // The answer comes only after the examination.
         setup.call("bdev_lvol_get_lvstores", json!({}))
     };
     let other =

@@ -1,6 +1,6 @@
 //! One volume on the bus: the data path.
 //!
-//! The bus splits I/O at clusters, so an I/O looks its cluster up once and goes on to the base as it is.
+//! The bus splits I/O at clusters. So an I/O looks up one cluster and goes on to the base unchanged.
 
 use crate::asks::{self, Ask};
 use crate::map::{Entry, Map, Shared};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub struct LvolBdev {
     pub(crate) id: BlobId,
     pub(crate) store_uuid: String,
-    /// Its UUID, or what stands for it: also its name on the bus.
+    /// Its UUID, or the substitute for it in old stores. It is also the name on the bus.
     name: String,
     alias: String,
     geometry: Geometry,
@@ -34,7 +34,7 @@ pub struct LvolBdev {
     shared: Arc<Shared>,
 }
 
-/// What a volume is made of.
+/// The parts of a volume on the bus.
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) info: &'a Info,
@@ -143,11 +143,11 @@ impl Bdev for LvolBdev {
     }
 }
 
-/// One thread's way to a volume. `[reactor]`
+/// One thread's channel of a volume. `[reactor]`
 #[derive(Debug)]
 pub struct LvolChannel {
     state: Rc<ThreadState>,
-    /// By which the app thread says that a cluster is there.
+    /// With this the app thread reports that a cluster is allocated.
     resident: Resident<ThreadState>,
 }
 
@@ -159,7 +159,7 @@ impl Drop for LvolChannel {
     }
 }
 
-/// What a channel works with.
+/// The state of a channel.
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) id: BlobId,
@@ -220,7 +220,7 @@ impl ThreadState {
         map.1.get(index)
     }
 
-    /// The map of the volume now.
+    /// The current map of the volume.
     pub(crate) fn map(&self) -> Arc<Map> {
         self.shared.map()
     }
@@ -250,7 +250,8 @@ impl ThreadState {
         } else if range.lba + range.nblocks <= self.external_blocks {
             external.pass(io);
         } else {
-            // The read goes past the parent's end: the store copies the cluster and fills it up with zeros.
+            // The read goes past the parent's end. The store copies the cluster and fills the rest with
+            // zeros.
             self.wait(own, index, Ask::Cluster, |waiting| waiting.ios.push(io));
         }
     }
@@ -264,7 +265,7 @@ impl ThreadState {
         ask: Ask,
         add: impl FnOnce(&mut Waiting),
     ) {
-        // A volume has no more clusters than that.
+        // No volume has more clusters.
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let mut waiting = self.waiting.borrow_mut();
         let is_first = !waiting.contains_key(&index);

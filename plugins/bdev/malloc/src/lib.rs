@@ -36,7 +36,7 @@ params! {
 
 impl Bdev for Malloc {
     type Params = With<Own>;
-    /// Long unmaps and write zeroes, which `submit` does not finish.
+    /// Long unmaps and write zeroes, which do not complete inside `submit`.
     type Channel = Zeroing;
     const PRODUCT: &'static str = "Malloc disk";
     const OPS: OpSet = OpSet::READ_WRITE
@@ -64,7 +64,7 @@ impl Bdev for Malloc {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.optimal_boundary = self.boundary;
-        registration.must_flags = IoFlags::FUA; // RAM is as durable as it gets at once.
+        registration.must_flags = IoFlags::FUA; // A write to RAM is at once as durable as it can be.
     }
 
     fn open_channel(&self) -> Result<Zeroing> {
@@ -82,7 +82,7 @@ impl Bdev for Malloc {
                 self.memory.zero(range)
             }
             Op::Compare(range) => self.memory.compare(range, io.buffers()),
-            Op::Flush => Status::SUCCESS, // No cache below.
+            Op::Flush => Status::SUCCESS, // RAM has no cache below it.
             Op::Abort(target) => zeroing.abort(target),
             _ => Status::NOT_SUPPORTED,
         };

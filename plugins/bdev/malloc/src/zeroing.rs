@@ -1,4 +1,5 @@
-//! Long ranges are zeroed one piece a round, so that zeroing a whole disk does not stop other I/O.
+//! Zeroes long ranges piece by piece, one piece in each round, so that other I/O continues while a whole disk
+//! is zeroed.
 
 use drivebay_sdk::bdev::IoId;
 use drivebay_sdk::poller::{Poll, Poller};
@@ -97,7 +98,7 @@ impl Queue {
         *left = Range::new(left.lba + piece.nblocks, left.nblocks - piece.nblocks);
         let has_ended = left.nblocks == 0 || !status.is_success();
         let ended = if has_ended { waiting.pop_front() } else { None };
-        // The client may submit again, which may queue here.
+        // The client may submit again, and that may add to this queue.
         drop(waiting);
         if let Some((io, _)) = ended {
             io.complete(status);

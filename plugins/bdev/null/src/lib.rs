@@ -1,4 +1,4 @@
-//! `null`: a disk that keeps nothing. Every I/O succeeds at once: for measuring and for tests.
+//! `null`: a disk that keeps no data. Every I/O succeeds at once. It is for measurements and tests.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::bdev::find;
@@ -13,7 +13,7 @@ bdev_module!("null", Null, methods: ["bdev_null_resize"], start: start);
 /// Bytes in a mebibyte, the unit of `bdev_null_resize`.
 const MIB: u64 = 1 << 20;
 
-/// A disk that keeps nothing.
+/// A disk that keeps no data.
 #[derive(Debug)]
 pub struct Null {
     disk: Disk,
@@ -69,14 +69,14 @@ impl Bdev for Null {
     fn describe(&self, registration: &mut Registration) {
         self.disk.describe(registration);
         registration.keeps_no_data = true;
-        registration.must_flags = IoFlags::FUA; // Nothing is kept, and that at once.
+        registration.must_flags = IoFlags::FUA; // Without data, every write is durable at once.
     }
 
     fn open_channel(&self) -> Result<()> {
         Ok(())
     }
 
-    // A read leaves the buffers as they are (`keeps_no_data`), which is what makes it cheap.
+    // A read leaves the buffers unchanged (`keeps_no_data`), which makes it cheap.
     fn submit(&self, _channel: &mut (), io: BdevIo) {
         let status = match io.op() {
             Op::Read(_) | Op::Write(_) | Op::Flush | Op::Reset => Status::SUCCESS,

@@ -1,4 +1,4 @@
-//! `delay`: answers reads and writes some time after its base.
+//! `delay`: completes reads and writes some time after its base.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -68,7 +68,7 @@ params! {
     }
 }
 
-/// JSON-RPC 2.0, section 5.1. The reference answers with this code when there is no such delay bdev.
+/// JSON-RPC 2.0, section 5.1. SPDK answers with this code if there is no such delay bdev.
 const INVALID_PARAMS: i64 = -32602;
 /// Names of the four latencies, by `LatencyType`.
 const LATENCIES: [&str; 4] =
@@ -102,18 +102,18 @@ struct Delay {
     asked: Create,
     /// In microseconds, by `LatencyType`.
     latencies: [AtomicU64; 4],
-    /// It is being removed: I/O is no longer delayed.
+    /// Whether the bdev is being removed. If so, I/O is no longer delayed.
     is_removing: AtomicBool,
     lanes: Residents<Lane>,
 }
 
-/// One thread's part.
+/// One thread's state.
 struct Lane {
     base: Channel,
-    /// I/O that the base has ended, by the time when it ends here and the order of its arrival.
+    /// I/O that the base has completed, by the time when this filter completes it and by the order of arrival.
     delayed: RefCell<BTreeMap<(u64, u64), (BdevIo, IoResult)>>,
     last: Cell<u64>,
-    /// When the timers that are armed run out.
+    /// The times of the armed timers.
     timers: RefCell<BTreeSet<u64>>,
     random: Cell<u64>,
 }
@@ -125,7 +125,7 @@ impl Lane {
         self.arm();
     }
 
-    /// Arms a timer for the I/O that ends next.
+    /// Arms a timer for the next I/O to complete.
     fn arm(self: &Rc<Self>) {
         let Some(next) = self.delayed.borrow().keys().next().map(|(until, _)| *until) else {
             return;
@@ -143,7 +143,7 @@ impl Lane {
             lane.arm();
         };
         if let Err(error) = task::spawn("delay", ring).map(task::JoinHandle::detach) {
-            warn!("I/O is not delayed: {error}");
+            warn!("cannot start a timer, so I/O is not delayed: {error}");
             self.timers.borrow_mut().remove(&next);
             self.end_until(u64::MAX);
         }
@@ -161,7 +161,7 @@ impl Lane {
         }
     }
 
-    /// Aborts all, or one.
+    /// Aborts one I/O, or all of them.
     fn abort(&self, id: Option<IoId>) -> bool {
         let all = self.delayed.take();
         let (aborted, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -178,7 +178,7 @@ impl Delay {
         self.latencies.get(place).map_or(0, |latency| latency.load(Ordering::Relaxed))
     }
 
-    /// When an I/O that the base has just ended is to end; `None` = at once.
+    /// When to complete an I/O that the base has just completed. `None`: at once.
     fn until_ns(&self, lane: &Lane, op: Op) -> Option<u64> {
         if self.is_removing.load(Ordering::Relaxed) {
             return None;
@@ -195,7 +195,7 @@ impl Delay {
     }
 }
 
-/// The parameters with other latencies. `latency`: the one at a place of [`LATENCIES`].
+/// Replaces the latencies in the parameters. `latency` returns the value for a place of [`LATENCIES`].
 fn with_latencies(mut params: Value, latency: impl Fn(usize) -> u64) -> Value {
     for (place, name) in LATENCIES.iter().enumerate() {
         if let Some(param) = params.get_mut(*name) {

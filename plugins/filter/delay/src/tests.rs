@@ -12,7 +12,7 @@ fn params(name: &str, read: [u64; 2], write: [u64; 2]) -> Value {
     })
 }
 
-/// Puts a base on the bus that answers at once.
+/// Registers a base that completes I/O at once.
 fn add_base(host: &FakeHost, name: &str) {
     host.add_disk(name, OpSet::READ_WRITE.with(OpSet::FLUSH), |_, _| {});
 }

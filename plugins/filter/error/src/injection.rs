@@ -1,4 +1,4 @@
-//! Which I/O is spoiled, and how.
+//! The injections: which I/O they spoil, and how.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,7 +91,7 @@ impl Inject {
         range.lba < end && range.lba.saturating_add(range.nblocks) > self.lba
     }
 
-    /// How an I/O ends with the NVMe status.
+    /// The result with the NVMe status.
     pub(crate) fn nvme_status(&self) -> IoResult {
         let detail = u64::from(self.nvme_sct) << 32 | u64::from(self.nvme_sc) << 40;
         IoResult::with_nvme(Status::IO_ERROR, detail)
@@ -102,7 +102,8 @@ impl Inject {
 #[derive(Default)]
 pub(crate) struct Injections {
     is_any: AtomicBool,
-    /// The bdev is being removed, so it takes no more injections. Changed under the lock of `by_kind`.
+    /// Whether the bdev is being removed, so that it accepts no more injections. It changes under the
+    /// lock of `by_kind`.
     is_closed: AtomicBool,
     by_kind: Mutex<[Option<Inject>; 4]>,
 }
@@ -112,10 +113,10 @@ impl Injections {
         self.by_kind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets what becomes of the next I/O.
+    /// Sets an injection for the next I/O.
     ///
     /// # Errors
-    /// `ENODEV` when the bdev is being removed.
+    /// `ENODEV` if the bdev is being removed.
     pub(crate) fn set(&self, inject: &Inject) -> Result<()> {
         let kinds = match inject.io_type {
             IoType::Read => 0..1,
@@ -138,7 +139,7 @@ impl Injections {
         Ok(())
     }
 
-    /// Clears all injections, and takes no more.
+    /// Clears all injections, and accepts no more.
     pub(crate) fn close(&self) {
         let mut by_kind = self.lock();
         by_kind.fill(None);

@@ -1,4 +1,4 @@
-//! `error`: passes I/O on to its base, except the I/O that an operator wants spoiled.
+//! `error`: passes I/O on to its base, except the I/O that the operator wants to spoil.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -115,11 +115,11 @@ struct Faulty {
     lanes: Residents<Lane>,
 }
 
-/// One thread's part.
+/// One thread's state.
 struct Lane {
     base: Channel,
     injections: Arc<Injections>,
-    /// I/O at the base.
+    /// Number of I/Os at the base.
     in_flight: Cell<u64>,
     pending: RefCell<IoQueue>,
 }

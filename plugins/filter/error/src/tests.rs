@@ -3,7 +3,7 @@ use drivebay_sdk::bdev::find;
 use drivebay_sdk::testing::{FakeDisk, FakeHost};
 use std::sync::{Mutex, PoisonError};
 
-/// What was written to a base last, by its name.
+/// The data that was last written to each base, with the base's name.
 static WRITTEN: Mutex<Vec<(String, Vec<u8>)>> = Mutex::new(Vec::new());
 
 /// Serves a base that reads as sevens.

@@ -24,7 +24,7 @@ plugin! {
     start: start,
 }
 
-/// Partitions on the bus: the base's name and their own. `[app thread]`
+/// Partitions on the bus: the base's name and the partition's own. `[app thread]`
 static PARTS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 fn start(app: &App) -> Result<()> {
@@ -43,7 +43,7 @@ fn start(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Makes a disk of each partition that has one of our types.
+/// Creates a disk for each partition of our types.
 async fn look_at(app: &App, examine: &Examine) -> Result<()> {
     let base = examine.name().to_owned();
     let to_read = Arc::new(bdev::open(app, &base, false, |_, _| {})?);
@@ -96,7 +96,7 @@ fn register(
     bdev::register(app, part, "", Value::Null)
 }
 
-/// The partition table: the primary one, or the backup when the primary is broken; `None` when the disk has no such table.
+/// The primary partition table, or the backup if the primary is broken. `None` if the disk has no such table.
 async fn read_table(base: &str, desc: &Arc<bdev::Desc>) -> Result<Option<Table>> {
     let info = desc.info()?;
     let (size, num_blocks) = (u64::from(info.block_size()), info.num_blocks());

@@ -10,14 +10,14 @@ const PROTECTIVE: u8 = 0xee;
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_LEN: usize = 92;
 const ENTRY_LEN: usize = 128;
-/// Most entries that are read. Tools write this many.
+/// The most entries to read. Tools write this many.
 const ENTRIES_MAX: u32 = 128;
-/// Type of the reference's partitions.
+/// SPDK's type of partitions.
 const TYPE: u128 = 0x6527994e_2c5a_4eec_9613_8f5944074e8b;
-/// Type of the reference's old partitions. Their disks are one block shorter than the entries say, and stay so.
+/// SPDK's old type of partitions. Their disks are one block shorter than the entries say, and must stay so.
 const TYPE_OLD: u128 = 0x7c5222bd_8f5d_4087_9c00_bf9843c7b58c;
 
-/// A GUID as a number, whose digits are those of its text.
+/// A GUID as a number with the digits of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Guid(u128);
 
@@ -40,7 +40,7 @@ impl fmt::Display for Guid {
     }
 }
 
-/// The fields of a header that are used.
+/// The fields of a header that this plugin uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     disk: Guid,
@@ -51,7 +51,7 @@ pub(crate) struct Header {
     entries_crc: u32,
 }
 
-/// A whole table.
+/// A complete table.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) disk: Guid,
@@ -71,7 +71,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// Whether its type is one of those that become disks.
+    /// Whether its type is one of the two that become disks.
     pub(crate) fn is_ours(&self) -> bool {
         self.kind == Guid(TYPE) || self.kind == Guid(TYPE_OLD)
     }
@@ -82,7 +82,7 @@ impl Partition {
     }
 }
 
-/// Bytes `at..at + N`; zeroes beyond the end.
+/// Bytes `at..at + N`, or zeroes past the end.
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(|rest| rest.first_chunk().copied()).unwrap_or([0; N])
 }
@@ -112,20 +112,20 @@ fn broken(what: &str) -> Error {
 }
 
 impl Header {
-    /// Section 5.3.2, of the block `lba`.
+    /// Parses the header in block `lba`. Section 5.3.2.
     pub(crate) fn parse(block: &[u8], lba: u64, num_blocks: u64) -> Result<Self> {
         let len = usize::try_from(u32_at(block, 12)).unwrap_or(0);
         if field(block, 0) != *SIGNATURE {
             return Err(broken("no signature"));
         }
         let Some(header) = block.get(..len).filter(|_| len >= HEADER_LEN) else {
-            return Err(broken("the header's length is not that of a header"));
+            return Err(broken("the header has a wrong length"));
         };
         let (crc, without_crc) = (16..20, header.iter().enumerate());
         let without_crc: Vec<u8> =
             without_crc.map(|(at, byte)| if crc.contains(&at) { 0 } else { *byte }).collect();
         if crc32(&without_crc) != u32_at(header, 16) || u64_at(header, 24) != lba {
-            return Err(broken("the header's CRC or place is wrong"));
+            return Err(broken("the header has a wrong CRC or block number"));
         }
         let found = Self {
             disk: Guid::read(field(header, 56)),
@@ -139,24 +139,24 @@ impl Header {
             && found.last_usable < num_blocks
             && !(found.first_usable < 1 && found.last_usable > 1);
         if !is_usable {
-            return Err(broken("its usable blocks are not on the disk"));
+            return Err(broken("the usable blocks are not on the disk"));
         }
         if found.entries > ENTRIES_MAX || u32_at(header, 84) as usize != ENTRY_LEN {
-            return Err(broken("more than 128 entries, or not of 128 bytes"));
+            return Err(broken("more than 128 entries, or entries of another length than 128 bytes"));
         }
         Ok(found)
     }
 
-    /// Bytes of all entries.
+    /// Length of all entries, in bytes.
     pub(crate) fn entries_len(&self) -> u64 {
         u64::from(self.entries) * ENTRY_LEN as u64
     }
 
-    /// Section 5.3.3: the table with these entries.
+    /// Section 5.3.3: makes the table from these entries.
     pub(crate) fn table(&self, entries: &[u8]) -> Result<Table> {
         let entries = usize::try_from(self.entries_len()).ok().and_then(|len| entries.get(..len));
         let Some(entries) = entries.filter(|entries| crc32(entries) == self.entries_crc) else {
-            return Err(broken("the CRC of its entries is wrong"));
+            return Err(broken("the entries have a wrong CRC"));
         };
         let all = entries.chunks_exact(ENTRY_LEN).zip(1..);
         let partitions = all.filter_map(|(entry, number)| self.partition(entry, number)).collect();

@@ -10,7 +10,7 @@ const NEW: u128 = 0x6527994e_2c5a_4eec_9613_8f5944074e8b;
 const OLD: u128 = 0x7c5222bd_8f5d_4087_9c00_bf9843c7b58c;
 const LINUX: u128 = 0x0fc63daf_8483_4772_8e79_3d69d8477de4;
 
-/// A disk with bytes of its own, which is only read.
+/// A disk with its own bytes. The tests only read it.
 struct Image(String, u32, Mutex<Vec<u8>>);
 
 impl Bdev for Image {
@@ -41,7 +41,7 @@ impl Bdev for Image {
     }
 }
 
-/// A GUID as it is stored.
+/// A GUID in the byte order of the disk.
 fn stored(guid: u128) -> [u8; 16] {
     let [a, b, c, d, e, f, g, h, rest @ ..] = guid.to_be_bytes();
     let mut bytes = [d, c, b, a, f, e, h, g, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -89,7 +89,7 @@ fn image(size: usize, parts: &[(u128, u64, u64)]) -> Vec<u8> {
     disk
 }
 
-/// A host that was shown the disk.
+/// A host that has examined the disk.
 fn shown(name: &str, size: u32, disk: Vec<u8>) -> FakeHost {
     let host = FakeHost::load(&bay_door::bay_plugin_v1);
     bdev::register(host.app(), Image(name.into(), size, Mutex::new(disk)), "none", Value::Null)

@@ -1,4 +1,4 @@
-//! `passthru`: a filter that passes everything on to its base. The one to copy.
+//! `passthru`: a filter that passes everything on to its base. Copy it to write your own filter.
 #![forbid(unsafe_code)]
 
 use drivebay_sdk::bdev::check_name;

@@ -4,7 +4,7 @@ use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
 
-/// A base that reads as sevens, and fails at its last block.
+/// A base that reads as sevens, and fails I/O to its last block.
 struct Sevens(String);
 
 impl Bdev for Sevens {

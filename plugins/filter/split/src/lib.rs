@@ -1,4 +1,4 @@
-//! `split`: one disk as several of equal size.
+//! `split`: one disk as several disks of equal size.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
@@ -41,17 +41,17 @@ params! {
     }
 }
 
-/// JSON-RPC 2.0, section 5.1: the reference refuses so, whatever the reason.
+/// JSON-RPC 2.0, section 5.1. SPDK refuses with this code, whatever the reason.
 const INVALID_PARAMS: i64 = -32602;
 
-/// A base that is split, or will be when it comes.
+/// A base that is split, or will be when it exists.
 struct Split {
     asked: Create,
-    /// Names of the parts that are on the bus.
+    /// Names of the parts on the bus.
     parts: Vec<String>,
 }
 
-/// By the order of the calls. `[app thread]`
+/// The bases, in the order of the calls. `[app thread]`
 static SPLITS: Mutex<Vec<Split>> = Mutex::new(Vec::new());
 
 fn splits() -> MutexGuard<'static, Vec<Split>> {
@@ -97,7 +97,7 @@ fn create(app: &App, call: Call, asked: Create) {
     }
 }
 
-/// Makes the parts of a base that is to be split; their names.
+/// Creates the parts of a base. Returns their names.
 fn divide(app: &App, base: &str) -> Result<Vec<String>> {
     let found = splits().iter().find(|split| split.asked.base_bdev == base).map(|split| {
         let Create { split_count, split_size_mb, .. } = split.asked;
@@ -135,7 +135,7 @@ fn divide(app: &App, base: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Blocks of one part.
+/// Length of one part, in blocks.
 fn part_len(info: &Info, count: u32, size_mb: u64) -> Result<u64> {
     let bytes = size_mb.checked_mul(1 << 20).filter(|len| len % u64::from(info.block_size()) == 0);
     let Some(bytes) = bytes else {
@@ -153,7 +153,7 @@ fn part_len(info: &Info, count: u32, size_mb: u64) -> Result<u64> {
     Ok(nblocks)
 }
 
-/// Something happened to a base. Without it the parts go, and come back when it does.
+/// Follows an event of a base. When the base goes away, its parts go, too. They return with it.
 fn follow(app: &App, base: &str, event: Event) {
     if event == Event::Remove {
         let mut all = splits();
@@ -164,7 +164,7 @@ fn follow(app: &App, base: &str, event: Event) {
     }
 }
 
-/// Takes parts off the bus; `done` is dropped when they are gone.
+/// Takes parts off the bus. `done` is dropped when they are gone.
 fn take_away<D: 'static>(app: &App, parts: Vec<String>, done: Rc<D>) {
     for part in parts.iter().filter_map(|name| bdev::find::<Part>(name).ok()) {
         let done = Rc::clone(&done);

@@ -2,7 +2,7 @@ use super::*;
 use drivebay_sdk::rpc::NoParams;
 use drivebay_sdk::testing::FakeHost;
 
-/// A base of which every block holds its own number.
+/// A base whose blocks each hold their own number.
 struct Numbered(String, u64);
 
 impl Bdev for Numbered {

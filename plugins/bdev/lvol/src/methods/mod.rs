@@ -14,13 +14,13 @@ use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde::Serialize;
 use std::rc::Rc;
 
-/// What clients get from an operation that was begun and failed, whatever its errno.
+/// The code for an operation that began and failed, whatever its errno.
 const INVALID_PARAMS: i64 = -32602;
 
-/// Registers all of them. `[app thread]`
+/// Registers all methods. `[app thread]`
 ///
 /// # Errors
-/// `EEXIST` when a method's name is taken.
+/// `EEXIST` if a method's name is taken.
 pub fn register(app: &App) -> Result<()> {
     store::register(app)?;
     volume::register(app)?;
@@ -44,7 +44,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
             examine::settled().await;
             request.answer(call(params).await);
         };
-        // A task that is refused drops the request, which answers for itself.
+        // A refused task drops the request, and the dropped request answers itself.
         if let Ok(task) = task::spawn(name, run) {
             task.detach();
         }
@@ -58,7 +58,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     .register(app)
 }
 
-/// A failure of an operation that was begun: the reference answers all of them with one code.
+/// The error of an operation that began and failed. SPDK uses one code for all of these.
 fn failed(error: &Error) -> RpcError {
     failed_with(INVALID_PARAMS, error)
 }

@@ -168,13 +168,13 @@ pub(super) fn register(app: &App) -> Result<()> {
     )
 }
 
-/// The data path looks at the store's map again; I/O that began with the old one has ended then.
+/// Gives the data path a new map. On return, I/O that began with the old map has ended.
 async fn settle(store: &LvStore, id: drivebay_blobstore::BlobId) -> Result<(), RpcError> {
     store.watch_fill();
     store.quiesced(id, async { Ok(()) }).await.map_err(|error| failed(&error))
 }
 
-/// Clusters for a size in MiB.
+/// The number of clusters for a size in MiB.
 fn clusters(store: &LvStore, size_in_mib: u64) -> Result<u64, RpcError> {
     let bytes = size_in_mib.checked_mul(MIB);
     let bytes =
@@ -210,7 +210,7 @@ async fn create(params: Create) -> Result<String, RpcError> {
     };
     let created = store.store.create_volume(&new).await;
     let id = created.map_err(|error| match error.errno {
-        // Refused before anything was begun.
+        // These were refused before the operation began.
         errno::EEXIST | errno::EINVAL => stores::error(error).into(),
         _ => store_failed(error),
     })?;
@@ -284,7 +284,7 @@ async fn clone(params: Clone) -> Result<String, RpcError> {
     publish(&store, id.map_err(store_failed)?)
 }
 
-/// UUID and size in bytes of a bdev that is to be a parent.
+/// UUID and size in bytes of a bdev that becomes a parent.
 fn external(name: &str) -> Result<(String, u64)> {
     let info = App::here(|app| drivebay_sdk::bdev::open(app, name, false, |_, _| {}))??.info()?;
     let bytes = info.num_blocks().saturating_mul(info.block_size().into());
@@ -323,7 +323,7 @@ async fn clone_bdev(params: CloneBdev) -> Result<String, RpcError> {
     publish(&store, id)
 }
 
-/// Both volumes of a change of parents.
+/// The two volumes of a change of parents.
 fn pair(params: &SetParent) -> Result<(Rc<LvStore>, Info, Info)> {
     let (store, info) = stores::find(&params.lvol_name)?;
     let (other, parent) = stores::find(&params.parent_name)?;
@@ -344,7 +344,8 @@ async fn set_parent_bdev(params: SetParent) -> Result<bool, RpcError> {
     let (store, info) = stores::find(&params.lvol_name)?;
     let (parent, _) = check_external(&store, &params.parent_name)?;
     let name = [parent.as_bytes(), b"\0"].concat();
-    // Channels get their way to the parent when they are opened, so the volume goes and comes.
+    // Channels open their channel of the parent when they are created, so the volume leaves the bus
+    // and returns.
     store.unpublish(info.id).await.map_err(|error| failed(&error))?;
     let done = store.store.set_external_parent(info.id, &name).await.map_err(store_failed);
     publish(&store, info.id)?;

@@ -114,7 +114,7 @@ fn what_reads_the_same_has_the_same_checksum() {
     assert_eq!(sum("s22/same", 0, 0), sum(&snapshot, 0, 0));
     assert_ne!(sum("s22/old", 0, 0), sum(&snapshot, 0, 0));
     assert_eq!(sum("s22/old", MIB, 2 * MIB), sum(&snapshot, MIB, 2 * MIB));
-    // Of 1 MiB of zeros.
+    // The checksum of 1 MiB of zeros.
     let zeros = "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58";
     assert_eq!(sum(&snapshot, 4 * MIB, MIB), zeros);
     for (params, text) in [
@@ -134,7 +134,7 @@ fn the_map_of_fragments_has_a_bit_for_each_cluster_of_the_volume_itself() {
     let snapshot = history(&setup, "s23");
     let map = |params: Value| setup.call("bdev_lvol_get_fragmap", params);
     let whole = map(json!({"name": snapshot}));
-    // Clusters 0 and 3: 0b1001.
+    // The volume owns clusters 0 and 3: 0b1001.
     assert_eq!((&whole["fragmap"], &whole["num_clusters"]), (&json!("CQ=="), &json!(6)));
     let part = map(json!({"name": snapshot, "offset": 3 * MIB, "size": 2 * MIB}));
     assert_eq!((&part["fragmap"], &part["num_allocated_clusters"]), (&json!("AQ=="), &json!(1)));
