@@ -142,7 +142,7 @@ impl Header {
             return Err(broken("the usable blocks are not on the disk"));
         }
         if found.entries > ENTRIES_MAX || u32_at(header, 84) as usize != ENTRY_LEN {
-            return Err(broken("more than 128 entries, or entries of another length than 128 bytes"));
+            return Err(broken("more than 128 entries, or entries not of 128 bytes"));
         }
         Ok(found)
     }

@@ -1,7 +1,7 @@
-//! One thread's connections: one epoll, one round of receiving and sending.
+//! One thread's connections: one epoll, and one round of receiving and sending.
 //!
-//! A round looks at the sockets once (edge-triggered, without waiting), receives from those that are readable,
-//! and, after the target had its say, sends everything that is ready with one system call a connection.
+//! A round checks the sockets once (edge-triggered, without waiting) and receives from those that are readable.
+//! After the target has answered, it sends everything that is ready, with one system call for each connection.
 
 use crate::Tcp;
 use crate::connection::{Carrier, Connection, Inbox, Phase, Target};
@@ -26,27 +26,28 @@ use std::rc::Rc;
 #[cfg(test)]
 mod tests;
 
-/// Sockets looked at in one round.
+/// The most sockets that one round checks.
 const EVENTS: usize = 64;
-/// How long a connection may take until the target has accepted it as a queue, in nanoseconds.
+/// How long the target may take to accept a connection as a queue, in nanoseconds.
 const HANDSHAKE_WAIT_NS: u64 = 30_000_000_000;
 /// How long a peer may take to read the last bytes and to close, in nanoseconds.
 const END_WAIT_NS: u64 = 5_000_000_000;
 
-/// How long a command that needs several pieces of memory waits when there is one, but not enough, in nanoseconds.
+/// How long a command waits that needs several pieces of memory when not enough are free, in nanoseconds.
 const PIECES_WAIT_NS: u64 = 1_000_000;
 
-/// How often connections are looked at that wait for data from their hosts, in nanoseconds.
+/// How often the group checks connections that wait for data from their hosts, in nanoseconds.
 const DATA_PERIOD_NS: u64 = 1_000_000_000;
-/// Sockets closed in one round.
+/// The most sockets closed in one round.
 const CLOSED_AT_ONCE: usize = 32;
-/// Connections that have not sent their first PDU, by group, at most: the oldest goes for the next one.
+/// The most connections of a group that have not sent their first PDU. Beyond this, the oldest is closed for the
+/// next one.
 const SILENT_MAX: usize = 4096;
 
-/// A request of TCP.
+/// A request of this transport.
 pub(crate) type Lent = Request<Held>;
 
-/// What a request of TCP is besides: its slot, and the memory that it holds of its peer's share.
+/// The private part of a request: its slot, and the memory that it holds of its peer's share.
 #[derive(Debug)]
 pub(crate) struct Held {
     slot: u16,
@@ -115,7 +116,7 @@ impl Carrier for Lent {
     }
 }
 
-/// The target, as one connection reaches it.
+/// The target, as one connection uses it.
 struct Lender<'a> {
     qpair: &'a Qpair<Held>,
     share: &'a Share,
@@ -133,23 +134,23 @@ impl Target<Lent> for Lender<'_> {
     }
 }
 
-/// A connection and what the target calls it.
+/// A connection and the target's handle for it.
 #[derive(Debug)]
 struct Served {
     socket: Socket<Lent>,
     qpair: Qpair<Held>,
     peer: Option<SocketAddr>,
     share: Share,
-    /// Given back when the connection ends.
+    /// The place is given back when the connection ends.
     place: Option<Place>,
-    /// Which of the connections that were ever here.
+    /// The number of the connection, counted over all connections of the group.
     number: u64,
-    /// In the list of those that have something to do.
+    /// Whether it is in the list of connections with work.
     is_active: bool,
-    /// The last bytes are on their way.
+    /// Whether it only sends its last bytes.
     is_ending: bool,
     deadline_ns: u64,
-    /// Its place in the queue for memory, while commands wait for some.
+    /// Its entry in the queue for memory, while commands wait for memory.
     waits: Option<Wait>,
 }
 
@@ -158,25 +159,25 @@ pub(crate) struct TcpGroup {
     epoll: OwnedFd,
     settings: Settings,
     events: Vec<epoll::Event>,
-    /// Where all connections receive, one after the other.
+    /// The buffer in which all connections receive, one after the other.
     inbox: Inbox,
     served: Vec<Option<Box<Served>>>,
     free: Vec<usize>,
-    /// Connections so far.
+    /// Number of connections so far.
     count: u64,
-    /// Those that had not sent their first PDU, with their numbers, the oldest first.
+    /// Connections that have not sent their first PDU, with their numbers, the oldest first.
     silent: VecDeque<(usize, u64)>,
     shares: Shares,
     active: Vec<usize>,
-    /// Sockets that are to be closed: that takes long, and many may end at once.
+    /// Sockets to close. Closing takes long, and many connections may end at once.
     closing: Vec<TcpStream>,
-    /// Those whose turn for memory has come.
+    /// Connections whose turn for memory has come.
     fed: Rc<RefCell<Vec<usize>>>,
-    /// When to look again for memory of several pieces; `u64::MAX` = never.
+    /// When to check again for memory in several pieces. `u64::MAX`: never.
     pieces_ns: u64,
-    /// The earliest deadline, or an earlier time.
+    /// The earliest deadline, or a time before it.
     deadline_ns: u64,
-    /// When to look again for data that hosts owe; `u64::MAX` = never.
+    /// When to check again for data that hosts owe. `u64::MAX`: never.
     data_ns: u64,
 }
 
@@ -328,7 +329,7 @@ impl Group for TcpGroup {
             }
             served.is_active
         });
-        // Nobody was added meanwhile; the list keeps its memory.
+        // No connection was added meanwhile. The list keeps its memory.
         self.active = still;
         if self.deadline_ns != u64::MAX && thread::now_ns() >= self.deadline_ns {
             self.end_overdue(thread::now_ns());
@@ -349,19 +350,19 @@ impl Group for TcpGroup {
 }
 
 impl TcpGroup {
-    /// Closes a few of the sockets that are to be closed; whether there were any.
+    /// Closes a few of the sockets to close. Returns whether there were any.
     fn close_some(&mut self) -> bool {
         let begin = self.closing.len().saturating_sub(CLOSED_AT_ONCE);
         let mut did = false;
         for stream in self.closing.drain(begin..) {
             did = true;
-            // Fails when the peer was faster.
+            // This fails if the peer closed first.
             let _ = stream.shutdown(Shutdown::Both);
         }
         did
     }
 
-    /// Asks which sockets have changed: all of them, so that nothing that has arrived is left for a later round.
+    /// Gets the changes of all sockets, so that nothing that has arrived waits for a later round.
     fn look(&mut self) -> bool {
         let mut did = false;
         for _ in 0..=self.served.len() / EVENTS {
@@ -398,7 +399,7 @@ impl TcpGroup {
         !self.events.is_empty()
     }
 
-    /// Lets those go on whose turn for memory has come; whether there are any.
+    /// Continues connections whose turn for memory has come. Returns whether there are any.
     fn feed(&mut self) -> bool {
         if self.pieces_ns != u64::MAX && thread::now_ns() >= self.pieces_ns {
             self.pieces_ns = u64::MAX;
@@ -418,7 +419,7 @@ impl TcpGroup {
         }
     }
 
-    /// Lets `change` change a connection, which has something to do then.
+    /// Calls `change` with a connection, which then counts as having work.
     fn with(&mut self, key: usize, change: impl FnOnce(&mut Served)) {
         if let Some(Some(served)) = self.served.get_mut(key) {
             change(served);
@@ -429,7 +430,7 @@ impl TcpGroup {
         }
     }
 
-    /// Ends the oldest connections that have said nothing, while there are too many.
+    /// Ends the oldest connections that have sent nothing, while there are too many of them.
     fn end_too_silent(&mut self) {
         while self.silent.len() > SILENT_MAX {
             let Some((key, number)) = self.silent.pop_front() else { return };
@@ -441,13 +442,13 @@ impl TcpGroup {
                 served.end(
                     &self.epoll,
                     &mut self.closing,
-                    "it has said nothing, and too many others have neither",
+                    "it has sent nothing, and too many connections have sent nothing",
                 );
             }
         }
     }
 
-    /// Ends the connections whose hosts have not sent the data that they announced or were asked for.
+    /// Ends connections whose hosts have not sent data that they announced or that an R2T requested.
     fn end_those_who_owe_data(&mut self, now_ns: u64) {
         self.data_ns = u64::MAX;
         for served in self.served.iter_mut().flatten().filter(|served| served.socket.is_open()) {
@@ -464,7 +465,7 @@ impl TcpGroup {
         }
     }
 
-    /// Ends the connections whose time is over.
+    /// Ends connections whose time is over.
     fn end_overdue(&mut self, now_ns: u64) {
         self.deadline_ns = u64::MAX;
         for served in self.served.iter_mut().flatten().filter(|served| served.socket.is_open()) {
@@ -478,7 +479,7 @@ impl TcpGroup {
 }
 
 impl Served {
-    /// Whether nothing is left to be said on the wire.
+    /// Whether nothing is left to send.
     fn has_ended(&self) -> bool {
         match self.socket.connection.phase() {
             Phase::Ended => true,
@@ -492,13 +493,14 @@ impl Served {
         matches!(phase, Phase::Closing | Phase::Terminating) && !self.is_ending
     }
 
-    /// Queues for memory for the first command that has none; `false` when there is a piece, but it needs several.
+    /// Queues for memory for the first command without memory. Returns `false` if a piece is free, but the command
+    /// needs several.
     fn wait(&mut self, key: usize, fed: &Rc<RefCell<Vec<usize>>>, settings: Settings) -> bool {
         let len = self.socket.connection.needs().clamp(1, settings.piece_len);
         let (fed, is_now) = (Rc::clone(fed), Rc::new(Cell::new(true)));
         let asked = Rc::clone(&is_now);
         self.waits = Some(buf::get_or_wait(len, move |_piece| {
-            // The piece goes back: commands get all they need at once, or nothing.
+            // The piece goes back, because a command gets either all the memory that it needs or none.
             if !asked.replace(false) {
                 fed.borrow_mut().push(key);
             }
@@ -510,7 +512,7 @@ impl Served {
         waits
     }
 
-    /// Logs what the host did wrong, once.
+    /// Logs the host's violation of the protocol, once.
     fn report_fault(&mut self) {
         static FAULTS: Throttle = Throttle::new();
         if let Some(fault) = self.socket.connection.take_fault()
@@ -536,11 +538,11 @@ impl Served {
         self.hang_up(epoll, closing);
     }
 
-    /// Gives all memory back and tells the target; the socket is closed in one of the next rounds.
+    /// Gives all memory back and tells the target. One of the next rounds closes the socket.
     fn hang_up(&mut self, epoll: &OwnedFd, closing: &mut Vec<TcpStream>) {
         self.place = None;
         let Some(stream) = self.socket.close() else { return };
-        // Fails when the system has forgotten the socket already, which is as good.
+        // This fails if the system has forgotten the socket already, which has the same effect.
         let _ = epoll::delete(epoll, &stream);
         closing.push(stream);
         self.deadline_ns = u64::MAX;

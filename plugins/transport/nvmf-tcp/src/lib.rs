@@ -1,8 +1,9 @@
 //! NVMe/TCP 1.0 for the NVMe over Fabrics target.
 //!
 //! `listen.rs` accepts connections on the app thread and hands them to the target, which gives each to a group
-//! (`group.rs`: rounds over its sockets, each a `socket.rs`). What is said on a connection is `connection/`, which knows no sockets;
-//! `options.rs` is what `nvmf_create_transport` sets. `docs/nvmf-tcp.md` has the words and the way of an I/O.
+//! (`group.rs`: rounds over its sockets, each a `socket.rs`). `connection/` is the protocol of a connection, without
+//! sockets. `options.rs` has the options of `nvmf_create_transport`. `docs/nvmf-tcp.md` explains the words and the path
+//! of an I/O.
 #![forbid(unsafe_code)]
 
 mod connection;
@@ -40,22 +41,22 @@ fn stop(app: &App, stopping: Stopping) {
     transport::unregister(app, move |_, _| drop(stopping));
 }
 
-/// Readable, as poll(2) says it.
+/// Readable, as in poll(2).
 const POLLIN: u32 = 1;
 
-/// How long nothing is accepted after descriptors or memory have run out, in nanoseconds.
+/// How long the transport accepts nothing after descriptors or memory have run out, in nanoseconds.
 const REST_NS: u64 = 250_000_000;
-/// How often that is logged, in nanoseconds.
+/// How often it logs that, in nanoseconds.
 const SAY_EVERY_NS: u64 = 60_000_000_000;
 
-/// The TCP transport: what listens.
+/// The TCP transport: its listeners.
 #[derive(Debug)]
 pub(crate) struct Tcp {
     options: Options,
     listening: Rc<Listening>,
 }
 
-/// The listeners, and the poller that they wake.
+/// The listeners, and the poller that they wake up.
 #[derive(Debug, Default)]
 struct Listening {
     listeners: RefCell<Vec<Listener>>,
@@ -63,7 +64,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// Lets new connections wake the thread, or not.
+    /// Sets whether new connections wake the thread.
     fn wake_by(&self, listener: &Listener, is_on: bool) -> Result<()> {
         let Some(poller) = self.poller.get() else { return Ok(()) };
         poller.wake_fd(listener.socket.as_raw_fd(), if is_on { POLLIN } else { 0 })
@@ -100,7 +101,7 @@ impl Transport for Tcp {
             said_ns: None,
         };
         let poller = Poller::register("nvmf_tcp_accept", 0, accepting)?;
-        // Empty until now.
+        // It was empty until now.
         let _ = listening.poller.set(poller);
         Ok((Self { options, listening }, settings))
     }
@@ -132,12 +133,12 @@ impl Transport for Tcp {
 
 impl Drop for Tcp {
     fn drop(&mut self) {
-        // The poller goes next, and takes with it what is left.
+        // The poller is dropped next, and with it the rest.
         self.listening.wake_by_all(false);
     }
 }
 
-/// Looks for new connections: every so often while the reactor runs, and before it sleeps.
+/// Checks for new connections: at intervals while the reactor runs, and before it sleeps.
 #[derive(Debug)]
 struct Accepting {
     listening: Weak<Listening>,
@@ -146,9 +147,9 @@ struct Accepting {
     accepted: Vec<Arrived>,
     interval_ns: u64,
     next_ns: u64,
-    /// Until when nothing is accepted, since something had run out.
+    /// The time until which nothing is accepted, because a resource has run out.
     rests_until_ns: Option<u64>,
-    /// When it was logged last that something had.
+    /// The time of the last log line about that.
     said_ns: Option<u64>,
 }
 
@@ -173,7 +174,7 @@ impl Accepting {
         }
         let did = !self.accepted.is_empty();
         for arrived in self.accepted.drain(..) {
-            // A peer that is gone already has no address.
+            // The peer has closed already, so it has no address.
             let (Ok(local), Some(peer)) = (arrived.stream.local_addr(), arrived.peer) else {
                 continue;
             };
@@ -188,7 +189,8 @@ impl Accepting {
         did
     }
 
-    /// Accepts nothing for a while. The listeners stay readable: they must not wake the thread again and again meanwhile.
+    /// Accepts nothing for a while. The listeners stay readable, so they must not wake the thread again and again
+    /// meanwhile.
     fn rest(&mut self, listening: &Listening, Exhausted(error): Exhausted, now_ns: u64) {
         self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
         listening.wake_by_all(false);
@@ -222,8 +224,8 @@ impl Poll for Accepting {
         self.rests_until_ns.unwrap_or(u64::MAX)
     }
 
-    /// What wakes the reactor is I/O more often than a connection: that goes first. A connection alone is
-    /// found a moment later, before the next sleep.
+    /// A wake-up is for I/O more often than for a connection, so I/O goes first. A connection is found a moment later,
+    /// before the next sleep.
     fn woke(&mut self) {
         self.next_ns = thread::now_ns().saturating_add(self.interval_ns);
     }

@@ -12,20 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// Connections accepted at once, so that a storm of them does not hold up the app thread.
+/// The most connections accepted at once, so that a storm of them does not delay the app thread.
 const BURST: usize = 16;
 
-/// Room for what has come and was not received yet, in bytes: a whole queue of writes with data in their capsules, so that
-/// the host never waits for the window to open.
+/// Receive buffer, in bytes: room for a whole queue of writes with data in their capsules, so that the host never waits
+/// for the window to open.
 const RECEIVE_ROOM: usize = 2 << 20;
-/// The same for a connection that is not an I/O queue: it has no more to receive than a Connect and commands without data.
+/// Receive buffer of a connection that is not an I/O queue. It receives only a Connect and commands without data.
 const SMALL_RECEIVE_ROOM: usize = 128 << 10;
-/// A peer that is silent for so long is asked whether it is still there, and so often: one that has vanished without a word is noticed
-/// though nothing is sent to it.
+/// After this time of silence a peer gets keep-alive probes, at the interval and up to the count below. So the
+/// transport notices a peer that vanished, even when nothing is sent to it.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_COUNT: u32 = 3;
-/// The way of sending that local connections have: it waits for acknowledgements only. Every Linux has it, for everybody.
+/// The congestion control of local connections: it waits only for acknowledgements. Every Linux has it, and every user
+/// may select it.
 const UNPACED: &str = "reno";
 
 /// A listening socket.
@@ -33,27 +34,27 @@ const UNPACED: &str = "reno";
 pub(crate) struct Listener {
     address: SocketAddr,
     pub(crate) socket: TcpListener,
-    /// Connections that came by it.
+    /// Number of its connections.
     count: Arc<AtomicU32>,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) stream: TcpStream,
-    /// `None` when the peer is gone already.
+    /// `None` if the peer has closed already.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) place: Option<Place>,
 }
 
-/// No connection can be accepted for a while: something has run out.
+/// No connection can be accepted for a while, because a resource has run out.
 #[derive(Debug)]
 pub(crate) struct Exhausted(pub(crate) std::io::Error);
 
-/// The socket address of a transport address.
+/// Returns the socket address of a transport address.
 ///
 /// # Errors
-/// `EINVAL` naming the part that is none.
+/// `EINVAL` naming the invalid part.
 pub(crate) fn parse(address: &Address) -> Result<SocketAddr> {
     let invalid =
         |field, given: &str, allowed: &str| Error::invalid(field, format!("'{given}'"), allowed);
@@ -70,7 +71,7 @@ pub(crate) fn parse(address: &Address) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The transport address of a socket address.
+/// Returns the transport address of a socket address.
 pub(crate) fn describe(address: SocketAddr) -> Address {
     Address {
         trtype: "TCP".into(),
@@ -81,11 +82,11 @@ pub(crate) fn describe(address: SocketAddr) -> Address {
 }
 
 impl Listener {
-    /// Listens on `address`. IPv6 sockets take IPv6 only, so that both families may have the same port. A connection whose peer
-    /// takes nothing of what is sent for `patience_ms` ends; 0 is as long as the system thinks fit.
+    /// Listens on `address`. IPv6 sockets accept only IPv6, so that both families can use the same port. A connection
+    /// ends if its peer acknowledges nothing of the sent data for `patience_ms`; 0 leaves that time to the system.
     ///
     /// # Errors
-    /// `EADDRINUSE` and `EADDRNOTAVAIL` among others, as bind(2) and listen(2) tell them.
+    /// Those of bind(2) and listen(2), such as `EADDRINUSE` and `EADDRNOTAVAIL`.
     pub(crate) fn bind(address: SocketAddr, backlog: i32, patience_ms: u32) -> Result<Self> {
         let bound = || -> rustix::io::Result<_> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -95,8 +96,8 @@ impl Listener {
             if address.is_ipv6() {
                 sockopt::set_ipv6_v6only(&socket, true)?;
             }
-            // What is accepted inherits all of these. The room is for the scale of the window, which the system settles before
-            // it asks us; `prepare` takes it away again.
+            // Accepted sockets inherit all of these. The buffer size is set for the scale of the window, which the
+            // system fixes before the connection is accepted. `prepare` makes the buffer smaller again.
             sockopt::set_tcp_user_timeout(&socket, patience_ms)?;
             sockopt::set_socket_keepalive(&socket, true)?;
             sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE_IDLE)?;
@@ -119,10 +120,10 @@ impl Listener {
         self.address
     }
 
-    /// The connections that wait, a burst at most. Those without a place are closed.
+    /// Accepts waiting connections, a burst at most. Closes those without a place.
     ///
     /// # Errors
-    /// When descriptors or memory have run out: what was accepted before is in `accepted`.
+    /// When descriptors or memory have run out. `accepted` has the connections that were accepted before.
     pub(crate) fn accept(
         &self,
         places: &Arc<Places>,
@@ -132,7 +133,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok((stream, peer)) => accepted.extend(self.take_in(stream, peer, places)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                // The peer has gone again, or an error of its network came instead of it: the next one may be good.
+                // The peer has closed again, or its network had an error. The next connection may be good.
                 Err(error) if !is_exhausted(&error) => {
                     tracing::debug!("accepting on {}: {error}", self.address);
                 }
@@ -162,21 +163,21 @@ impl Listener {
             }
         };
         if let Err(error) = prepare(&stream) {
-            tracing::debug!("connection lost as it came: {error}");
+            tracing::debug!("a connection was lost before it was accepted: {error}");
             return None;
         }
         Some(Arrived { stream, peer: Some(peer), place: Some(place) })
     }
 }
 
-/// Whether accepting failed for want of descriptors or memory.
+/// Whether descriptors or memory have run out.
 fn is_exhausted(error: &std::io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
 }
 
-/// [`RECEIVE_ROOM`] where the system permits that much. Where it does not, it had better be left to the system, which goes beyond
-/// what it permits by and by.
+/// [`RECEIVE_ROOM`], if the system permits that much. Otherwise `None`: then the system chooses the size, and may in
+/// time exceed what it permits us.
 pub(crate) fn receive_room() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
     let permitted: usize = text.trim().parse().unwrap_or(0);
@@ -191,9 +192,9 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     }
     let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
     if is_local && let Err(error) = sockopt::set_tcp_congestion(stream, UNPACED) {
-        // There is no network that could be congested, but where the system paces (BBR), it sets a timer for every few
-        // packets: a third of the time that a large read takes.
-        tracing::debug!("a local connection is paced as others are: {error}");
+        // A local connection has no network that could be congested. But where the system paces (BBR), it sets a timer
+        // for every few packets, which takes a third of the time of a large read.
+        tracing::debug!("cannot select reno, so a local connection may be paced: {error}");
     }
     Ok(())
 }

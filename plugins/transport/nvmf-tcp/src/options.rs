@@ -1,4 +1,4 @@
-//! Options of `nvmf_create_transport -t TCP`, by the reference's names.
+//! Options of `nvmf_create_transport -t TCP`, with SPDK's names.
 
 use crate::connection::{Limits, SLOTS_MAX};
 use crate::places::Places;
@@ -11,18 +11,18 @@ use std::sync::Arc;
 /// Longest data of one H2CData PDU that a host may send, in bytes.
 const H2C_DATA_LEN: u32 = 128 << 10;
 
-/// How long a peer may take nothing of what is sent before its connection ends, in milliseconds. Until then it may hold buffers that
-/// others wait for.
+/// How long a peer may acknowledge nothing of the sent data before its connection ends, in milliseconds. Until then the
+/// peer may hold buffers that others wait for.
 const PATIENCE_MS: u32 = 30_000;
 
-/// Connections from an address, by a listener and of a host at most, unless said otherwise: far more than one large host has, with
-/// 128 queues for each of several hundred controllers.
+/// The default limit of connections: for an address, a listener and a host. It is far more than one large host needs,
+/// with 128 queues for each of several hundred controllers.
 const CONNECTIONS_MAX: u32 = 65_536;
 
-/// Pieces of one command's data at most.
+/// The most pieces of one command's data.
 const PIECES_MAX: u32 = 128;
 
-/// What is in force. Serialised as `nvmf_get_transports` shows it.
+/// The options in force. They are serialized as `nvmf_get_transports` shows them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
@@ -39,29 +39,29 @@ pub(crate) struct Options {
     iobuf_large_cache_size: u32,
     dif_insert_or_strip: bool,
     zcopy: bool,
-    /// Reads succeed without a response capsule where the host permits it.
+    /// Whether reads succeed without a response capsule, if the host permits it.
     c2h_success: bool,
     sock_priority: u32,
     abort_timeout_sec: u32,
-    /// How long a peer may take nothing of what is sent, in milliseconds; 0 is [`PATIENCE_MS`].
+    /// How long a peer may acknowledge nothing of the sent data, in milliseconds. 0 means [`PATIENCE_MS`].
     ack_timeout: u32,
     data_wr_pool_size: u32,
     disable_command_passthru: bool,
     kas: u16,
     min_kato: u32,
-    /// Connections from one address at most.
+    /// The most connections from one address.
     max_connections_per_address: u32,
-    /// Connections by one listener at most.
+    /// The most connections of one listener.
     max_connections_per_listener: u32,
-    /// Queues of one host, by its name, at most: the target counts them.
+    /// The most queues of one host, by its name. The target counts them.
     max_connections_per_host: u32,
     /// Length of one piece of data, in bytes.
     #[serde(skip_serializing)]
     io_unit_size: u32,
-    /// Interval in which new connections are looked for while the reactor does not sleep, in microseconds.
+    /// How often to check for new connections while the reactor does not sleep, in microseconds.
     #[serde(skip_serializing)]
     acceptor_poll_rate: u32,
-    /// Connections that wait to be accepted.
+    /// The most connections that wait to be accepted.
     #[serde(skip_serializing)]
     acceptor_backlog: i32,
 }
@@ -97,7 +97,7 @@ impl Default for Options {
     }
 }
 
-/// Options of other fabrics, of the target, or of the host's pools, which TCP has no use for.
+/// Options of other fabrics, of the target, or of the host's pools. TCP does not use them.
 const NOT_OURS: &[&str] = &[
     "tgt_name",
     "num_shared_buffers",
@@ -163,8 +163,8 @@ impl Options {
         Ok(())
     }
 
-    /// Refuses sizes for which the host's pools can never have enough buffers, because such a command would wait forever. `pool_for`
-    /// describes the pool of a buffer length.
+    /// Refuses sizes for which the host's pools can never have enough buffers, because such a command would wait
+    /// forever. `pool_for` returns the pool for a buffer length.
     ///
     /// # Errors
     /// `EINVAL` naming the option, and what to change.
@@ -204,7 +204,7 @@ impl Options {
         u64::from(self.acceptor_poll_rate) * 1000
     }
 
-    /// What a group needs to know.
+    /// The options that a group needs.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             limits: Limits {
@@ -220,13 +220,13 @@ impl Options {
     }
 }
 
-/// What a group needs to know of the options.
+/// The options that a group needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// Length of one piece of data, in bytes.
     pub(crate) piece_len: u32,
-    /// Room for what an I/O queue has received, in bytes; `None` leaves it to the system.
+    /// Receive buffer of an I/O queue, in bytes. `None` leaves the size to the system.
     pub(crate) receive_room: Option<usize>,
 }
 

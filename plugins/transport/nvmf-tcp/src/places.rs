@@ -1,11 +1,11 @@
-//! How many connections there may be: from one address, and by one listener.
+//! Limits of the number of connections: from one address, and at one listener.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Why a connection has no place.
+/// Why a connection gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoPlace {
     Address,
@@ -13,7 +13,7 @@ pub(crate) enum NoPlace {
 }
 
 impl NoPlace {
-    /// Name of the option that says how many there are.
+    /// The name of the option with the limit.
     pub(crate) fn option(self) -> &'static str {
         match self {
             Self::Address => "max_connections_per_address",
@@ -22,7 +22,7 @@ impl NoPlace {
     }
 }
 
-/// The places of a transport.
+/// The limits of a transport, and the connections so far.
 #[derive(Debug)]
 pub(crate) struct Places {
     per_address: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Places {
     by_address: Mutex<BTreeMap<IpAddr, u32>>,
 }
 
-/// A connection's place, given back when it is dropped, on any thread.
+/// A connection's place. Dropping it, on any thread, gives the place back.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
@@ -43,7 +43,8 @@ impl Places {
         Arc::new(Self { per_address, per_listener, by_address: Mutex::default() })
     }
 
-    /// A place for a connection from `address` by the listener that has `listener` connections.
+    /// Takes a place for a connection from `address` at the listener that has `listener`
+    /// connections.
     pub(crate) fn take(
         self: &Arc<Self>,
         address: IpAddr,

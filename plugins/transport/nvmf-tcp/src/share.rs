@@ -1,8 +1,9 @@
-//! How much of the pools one peer may hold.
+//! Limits how much of the pools one peer may hold.
 //!
-//! A peer that asks for memory and then neither sends its data nor reads holds what others need. So the connections of one address
-//! together hold at most as much as is free besides: one peer has half of the pools at most, two have a third each, and whoever
-//! comes next finds memory. Admin queues may use twice as much, so that a host's own I/O does not block its admin commands.
+//! A peer that takes memory and then neither sends its data nor reads holds memory that others need. So all connections
+//! of one address together may hold at most as much as is still free. One peer gets at most half of the pools, two get
+//! a third each, and the next peer still finds memory. Admin queues may use twice as much, so that a host's own I/O
+//! does not block its admin commands.
 
 use drivebay_sdk::buf::{self, Pool};
 use std::cell::Cell;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// What a group may use of the host's pools.
+/// A group's part of the host's pools.
 #[derive(Debug)]
 struct Free {
     /// Length of a small buffer, in bytes.
@@ -26,7 +27,7 @@ pub(crate) fn pools() -> [Pool; 2] {
     [small, buf::pool_for(small.size.saturating_add(1)).unwrap_or(none)]
 }
 
-/// What the connections of one group hold.
+/// The memory that the connections of one group hold.
 #[derive(Debug)]
 pub(crate) struct Shares {
     free: Rc<Free>,
@@ -38,11 +39,11 @@ pub(crate) struct Shares {
 pub(crate) struct Share {
     free: Rc<Free>,
     held: Rc<[Cell<u32>; 2]>,
-    /// How many times what is free the address may hold.
+    /// The address may hold so many times the free memory.
     factor: Rc<Cell<u32>>,
 }
 
-/// Buffers that were taken: of which pool, and how many.
+/// The buffers that were taken: the pool and their number.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Taken {
     is_large: bool,
@@ -50,7 +51,7 @@ pub(crate) struct Taken {
 }
 
 impl Shares {
-    /// Those of one of `groups` groups, which have the pools in common.
+    /// The shares of one of `groups` groups, which use the same pools.
     pub(crate) fn new(groups: u32, pools: [Pool; 2]) -> Self {
         let part = |pool: Pool| {
             let count = u32::try_from(pool.count).unwrap_or(u32::MAX);
@@ -62,23 +63,24 @@ impl Shares {
 
     /// The share of a new connection from `address`.
     pub(crate) fn of(&mut self, address: IpAddr) -> Share {
-        // Now and then, so that many addresses cost no more than few.
+        // Cleans up only at powers of two, so that many addresses cost no more per connection than few.
         if self.by_address.len().is_power_of_two() {
             self.by_address.retain(|_, held| Rc::strong_count(held) > 1);
         }
         let held = Rc::clone(self.by_address.entry(address).or_default());
-        // A connection is as good as an admin queue until it is an I/O queue.
+        // Until a connection is an I/O queue, it counts as an admin queue.
         Share { free: Rc::clone(&self.free), held, factor: Rc::new(Cell::new(2)) }
     }
 }
 
 impl Share {
-    /// The connection is an I/O queue.
+    /// The connection has become an I/O queue.
     pub(crate) fn is_for_io(&self) {
         self.factor.set(1);
     }
 
-    /// Takes buffers for `len` bytes in pieces of `piece_len`; `None` when the address holds too much. One that holds nothing
+    /// Takes buffers for `len` bytes in pieces of `piece_len`. `None` if the address holds too much. An address that
+    /// holds nothing may always take.
     /// may always take.
     #[inline]
     pub(crate) fn take(&self, len: u32, piece_len: u32) -> Option<Taken> {
@@ -96,7 +98,7 @@ impl Share {
         Some(taken)
     }
 
-    /// Gives back what was taken.
+    /// Gives back buffers that were taken.
     #[inline]
     pub(crate) fn give_back(&self, taken: Taken) {
         let (free, held) = self.of_pool(taken);

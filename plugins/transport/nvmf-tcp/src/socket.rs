@@ -1,4 +1,4 @@
-//! A connection's socket: what it gives at once, and as much as it takes within limits.
+//! A connection's socket: receives what has arrived, and sends as much as the socket takes, within limits.
 
 use crate::connection::{Carrier, Connection, Inbox, PLACES, SLICES, Target};
 use rustix::net::sockopt;
@@ -6,36 +6,36 @@ use std::cmp::Ordering;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpStream;
 
-/// Writes of one connection in one round.
+/// The most writes of one connection in a round.
 const WRITES: usize = 16;
 
-/// A host that sends nothing for so long has paused.
+/// A host that has sent nothing for so long has paused.
 const PAUSE_NS: u64 = 1_000_000;
 
-/// Bytes sent for each command from which on it is copying that takes the time.
+/// From this many sent bytes for each command on, copying takes most of the time.
 const LARGE: usize = 16 << 10;
 
-/// A host with fewer commands under way waits for each of them.
+/// A host with fewer commands in flight waits for each of them.
 const DEEP: usize = 8;
 
-/// The longest rest.
+/// The longest pause.
 const REST_MAX_NS: u64 = 100_000;
 
 /// A nonblocking socket that is watched edge-triggered, and its connection.
 #[derive(Debug)]
 pub(crate) struct Socket<R> {
-    /// `None` once it is closed; the target may still have requests then.
+    /// `None` once it is closed. The target may still have requests then.
     stream: Option<TcpStream>,
     pub(crate) connection: Connection<R>,
     readable: bool,
     writable: bool,
-    /// The peer has closed its side.
+    /// Whether the peer has closed its side.
     half_closed: bool,
-    /// When something came last.
+    /// The time of the last received bytes.
     received_ns: u64,
-    /// It is not looked at before.
+    /// The socket is not checked before this time.
     look_ns: u64,
-    /// How long it is let alone after a burst.
+    /// How long it is left alone after a burst.
     rest_ns: u64,
 }
 
@@ -53,7 +53,7 @@ impl<R: Carrier> Socket<R> {
         }
     }
 
-    /// Gives the queue room for what it has received: a peer that has not connected yet has little.
+    /// Makes the receive buffer larger, because the peer has connected. Before that it is small.
     pub(crate) fn widen(&self, room: Option<usize>) {
         if let (Some(stream), Some(room)) = (&self.stream, room)
             && let Err(error) = sockopt::set_socket_recv_buffer_size(stream, room)
@@ -66,15 +66,15 @@ impl<R: Carrier> Socket<R> {
         self.stream.is_some()
     }
 
-    /// The system says that the socket became readable or writable, or that the peer closes.
+    /// Notes that the socket became readable or writable, or that the peer closed.
     pub(crate) fn changed(&mut self, readable: bool, writable: bool, closed: bool) {
         self.readable |= readable || closed;
         self.writable |= writable;
         self.half_closed |= closed;
     }
 
-    /// Goes on with what has come, then receives once, so that what it brought is answered before more is looked at;
-    /// whether something came or was waiting.
+    /// Continues with the received bytes, then receives once, so that these bytes are answered before the next receive.
+    /// Returns whether bytes arrived or were waiting.
     pub(crate) fn receive(
         &mut self,
         inbox: &mut Inbox,
@@ -90,8 +90,8 @@ impl<R: Carrier> Socket<R> {
 
     fn turn(&mut self, now_ns: u64, target: &mut impl Target<R>) -> bool {
         if self.half_closed && self.is_open() {
-            // The host waits for nothing any more, and may send again by another connection what it sent here: what was not read
-            // yet must not execute. docs/sending-again.md.
+            // The host does not wait for answers any more, and may send these commands again on another connection. So
+            // unread commands must not execute: docs/sending-again.md.
             self.connection.end();
             return true;
         }
@@ -117,7 +117,7 @@ impl<R: Carrier> Socket<R> {
         match read {
             Ok(0) => self.connection.end(),
             Ok(n) => {
-                // A short read has emptied the socket, and what comes later is told anew.
+                // A short read has emptied the socket. epoll reports later data again.
                 self.readable = n == room;
                 if now_ns.saturating_sub(self.received_ns) > PAUSE_NS {
                     self.connection.host_paused();
@@ -140,7 +140,7 @@ impl<R: Carrier> Socket<R> {
         true
     }
 
-    /// Sends what is ready, as far as the socket takes it; whether it took some.
+    /// Sends as much of the output as the socket takes. Returns whether it took any.
     pub(crate) fn send(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         let (mut did, mut sent) = (false, 0);
@@ -170,8 +170,9 @@ impl<R: Carrier> Socket<R> {
         did
     }
 
-    /// Lets the host alone for a while when all that it had asked for has left, `sent` bytes, and was much: it is busy with that,
-    /// and half of its commands at once need fewer packets and system calls than one after the other.
+    /// Leaves the host alone for a while when all requested data was sent (`sent` bytes), and that was much. The host
+    /// is busy with this data, and half of its commands at once need fewer packets and system calls than one after the
+    /// other.
     fn rest(&mut self, sent: usize) {
         let Some((taken, depth)) = self.connection.burst_over() else { return self.rest_ns = 0 };
         if taken == 0 || sent < taken * LARGE || depth < DEEP {
@@ -185,7 +186,7 @@ impl<R: Carrier> Socket<R> {
         self.look_ns = self.received_ns + self.rest_ns;
     }
 
-    /// Whether the next round has something to do without being told. `sent`: this round has sent something.
+    /// Whether the next round has work without an event. `sent`: this round has sent something.
     pub(crate) fn has_work(&self, sent: bool) -> bool {
         self.is_open()
             && (self.readable && self.connection.can_receive()
@@ -194,7 +195,8 @@ impl<R: Carrier> Socket<R> {
                 || sent && self.connection.is_stalled())
     }
 
-    /// Gives all memory back. The socket is closed when what is returned is shut down and dropped; `None` when it was closed before.
+    /// Gives all memory back. To close the socket, shut down and drop the returned stream. `None` if the socket was
+    /// closed before.
     pub(crate) fn close(&mut self) -> Option<TcpStream> {
         let stream = self.stream.take()?;
         self.connection.end();
@@ -212,7 +214,7 @@ mod tests {
     use std::net::{Shutdown, TcpListener};
     use std::time::{Duration, Instant};
 
-    /// A target's socket and the host's end of it.
+    /// A target's socket, and the host's end of it.
     fn pair() -> (Socket<Memo>, Keeper, TcpStream) {
         pair_with(LIMITS)
     }
@@ -228,7 +230,7 @@ mod tests {
         (Socket::new(stream, connection), Keeper::new(), host)
     }
 
-    /// Rounds until `done`, as a group makes them.
+    /// Runs rounds until `done`, like a group.
     fn rounds(
         socket: &mut Socket<Memo>,
         keeper: &mut Keeper,
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_stops_reading_stops_the_answers_until_it_reads_again() {
-        // More than the system holds for a peer: 26 MB.
+        // This is more than the system buffers for a peer: 26 MB.
         const READS: usize = 400;
         let (mut socket, mut keeper, mut host) = pair();
         let say = Host { digests: Digests::default() };
@@ -328,7 +330,7 @@ mod tests {
         rounds(&mut socket, &mut keeper, |connection, _| !connection.has_output());
         let (mut ask, mut ask_in) = (host.try_clone().unwrap(), host.try_clone().unwrap());
         let reader = std::thread::spawn(move || std::io::copy(&mut host, &mut std::io::sink()));
-        // How many commands are taken and answered in a round, `count` more having been sent before it.
+        // Sends `count` more commands, then returns how many commands a round answers.
         let mut round = |now_ns: u64, count: usize| {
             ask.write_all(&say.read(1, LEN).repeat(count)).unwrap();
             std::thread::sleep(Duration::from_millis(20));
@@ -349,7 +351,7 @@ mod tests {
         assert_eq!([round(20_002, 5), round(21_000, 0), round(21_001, 0)], [0, 0, 5]);
         assert_eq!([round(21_700, 1), round(21_750, 0), round(21_751, 0)], [0, 0, 1], "less again");
         assert_eq!([round(5_000_000, 1), round(5_000_001, 1)], [1, 1], "it had paused");
-        // Data in a capsule is as long as many commands, and is one.
+        // A capsule with data is as long as many commands, but it is one command.
         ask_in.write_all(&say.capsule(in_capsule(2, 0, 4096), &pattern(4096))).unwrap();
         assert_eq!([5_000_002, 5_000_003, 5_000_004].map(|now_ns| round(now_ns, 1)), [2, 1, 1]);
         drop(socket.close());

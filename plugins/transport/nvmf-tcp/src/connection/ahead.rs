@@ -1,10 +1,10 @@
-//! Data of capsules, received where it stays.
+//! Receives the data of capsules directly into its final place.
 //!
-//! A host that writes sends one capsule after the other, each with as much data as the last. So memory is got for about as
-//! many as came with the last receive, and the next one is scattered: a header to the inbox, its data to the memory of
-//! a request, the next header behind the first, and so on; what is left goes to the inbox. Data that comes as it was
-//! foreseen is not copied again. What comes otherwise is put into the inbox, in line, as if it had been received there, and
-//! for a while nothing is foreseen.
+//! A host that writes sends one capsule after the other, each with as much data as the last one. So the connection gets
+//! memory for about as many capsules as the last receive brought. The next receive is scattered: a header goes to the
+//! inbox, its data to the memory of a request, the next header behind the first, and so on. The rest goes to the inbox.
+//! Data of predicted capsules is not copied again. If something else arrives, all of it is put into the inbox in order,
+//! as if it had been received there, and for a while nothing is predicted.
 //!
 //! Requests are here only from [`Connection::receive_slices`] until [`Connection::received`] has returned.
 
@@ -14,27 +14,27 @@ use super::{Carrier, Connection, Phase, Target};
 use drivebay_spec_nvme_tcp::{CapsuleCmd, Frame};
 use std::collections::VecDeque;
 
-/// Capsules that are foreseen at most: as many with 4 KiB as the inbox holds.
+/// The most capsules to predict: as many with 4 KiB as the inbox holds.
 pub(super) const CAPSULES: usize = 38;
-/// Shorter data is not worth the pieces that it makes of a receive, in bytes.
+/// Shorter data is not worth the extra pieces of a receive, in bytes.
 const SHORT: u32 = 2048;
-/// Fewer capsules are not either: their data is still in the cache when it is copied again.
+/// Fewer capsules are not worth them either: their data is still in the cache when it is copied.
 const FEW: usize = 4;
-/// Receives after one that came otherwise for which nothing is foreseen.
+/// Number of receives without a prediction after a wrong one.
 const PAUSE: u32 = 64;
 
-/// What is foreseen.
+/// The prediction.
 #[derive(Debug)]
 pub(super) struct Ahead<R> {
     /// Length of the data of the last capsule, in bytes.
     len: u32,
-    /// How many such came one after the other with the last receive, up to its end.
+    /// How many such capsules came one after the other at the end of the last receive.
     came: usize,
-    /// Receives for which nothing is foreseen.
+    /// Remaining receives without a prediction.
     pause: u32,
-    /// With memory for the data of the next capsules, in their order.
+    /// Requests with memory for the data of the next capsules, in order.
     requests: VecDeque<R>,
-    /// Data that lies in them, in bytes: all but the last that has some are full.
+    /// Bytes of data in these requests. All are full except the last one that has data.
     bytes: usize,
 }
 
@@ -45,14 +45,14 @@ impl<R> Default for Ahead<R> {
 }
 
 impl<R: Carrier> Ahead<R> {
-    /// A capsule with `len` bytes of data has come.
+    /// Notes a capsule with `len` bytes of data.
     #[inline]
     pub(super) fn saw(&mut self, len: u32) {
         self.came = if len == self.len { self.came + 1 } else { usize::from(len > 0) };
         self.len = len;
     }
 
-    /// How many capsules to foresee.
+    /// The number of capsules to predict.
     fn wanted(&mut self) -> usize {
         let came = std::mem::take(&mut self.came);
         if self.len < SHORT || came < FEW {
@@ -63,17 +63,18 @@ impl<R: Carrier> Ahead<R> {
             return 0;
         }
         let each = CapsuleCmd::LEN + self.len as usize;
-        // One in four more, since bursts grow.
+        // Predicts a quarter more, because bursts grow.
         (came + came / 4).min(CAPSULES).min(inbox::LEN / each - 1)
     }
 
-    /// Length of the capsules that are foreseen, in bytes.
+    /// Length of each predicted capsule, in bytes.
     #[inline]
     pub(super) fn capsules_len(&self) -> usize {
         self.requests.len() * (CapsuleCmd::LEN + self.len as usize)
     }
 
-    /// Where their headers, to `space` whose first `begun` bytes came before, and their data go; what is left of `space`.
+    /// Fills the places of a receive: headers go to `space`, which already has the first `begun` bytes of a header, and
+    /// data goes to the requests. Returns the rest of `space`.
     pub(super) fn scatter<'a>(
         &'a mut self,
         mut space: &'a mut [u8],
@@ -90,7 +91,8 @@ impl<R: Carrier> Ahead<R> {
         space
     }
 
-    /// `n` bytes came, the first of them behind the `begun` first ones of a header; how many of them are in the inbox.
+    /// Accounts for `n` received bytes, which continue a header with `begun` bytes. Returns how many of them are in the
+    /// inbox.
     #[inline]
     pub(super) fn came(&mut self, n: usize, begun: usize) -> usize {
         let (mut left, mut header_len) = (n, CapsuleCmd::LEN.saturating_sub(begun));
@@ -105,14 +107,14 @@ impl<R: Carrier> Ahead<R> {
         n - self.bytes
     }
 
-    /// Whether a capsule is foreseen, with this `frame` or another.
+    /// Whether a capsule is predicted, with this `frame` or another.
     #[inline]
     pub(super) fn foresees(&self, frame: &Frame) -> Option<bool> {
         let is_this = frame.data_len == self.len && frame.data_offset == CapsuleCmd::LEN;
         (!self.requests.is_empty()).then_some(is_this)
     }
 
-    /// The request of the next capsule, and how much of its data has come.
+    /// The request of the next capsule, and how much of its data has arrived.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(R, u32)> {
         let request = self.requests.pop_front()?;
@@ -121,7 +123,7 @@ impl<R: Carrier> Ahead<R> {
         Some((request, u32::try_from(come).unwrap_or(0)))
     }
 
-    /// Puts the data into the inbox, each behind its header.
+    /// Moves the data into the inbox, each behind its header.
     fn line_up(&mut self, inbox: &mut Inbox) {
         if self.bytes == 0 {
             return;
@@ -139,7 +141,7 @@ impl<R: Carrier> Ahead<R> {
 }
 
 impl<R: Carrier> Connection<R> {
-    /// Gets memory for the capsules that are foreseen, as far as there is some.
+    /// Gets memory for the predicted capsules, as much as there is.
     pub(super) fn look_ahead(&mut self, target: &mut impl Target<R>) {
         let wanted = self.ahead.wanted();
         if wanted == 0 || !self.is_between_capsules() {
@@ -159,7 +161,8 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Whether the next byte that comes, or the one behind the data that goes to its command, is of a capsule's header.
+    /// Whether the next byte belongs to the header of a capsule: either the next byte to arrive, or the one behind the
+    /// data that goes to its command.
     fn is_between_capsules(&mut self) -> bool {
         let is_next = match &self.stage {
             Stage::Header => self.inbox.filled().len() < CapsuleCmd::LEN,
@@ -179,7 +182,7 @@ impl<R: Carrier> Connection<R> {
             && !self.accepts.digests.data
     }
 
-    /// It came otherwise: what lies in requests goes to the inbox, and the requests go back.
+    /// The prediction was wrong: moves data from requests to the inbox, and gives the requests back.
     pub(super) fn line_up(&mut self) {
         if !self.ahead.requests.is_empty() {
             self.ahead.line_up(&mut self.inbox);
@@ -188,14 +191,14 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// What was received is taken as far as it can be now: what is left is lined up.
+    /// All received bytes that can be processed now were processed. Moves the rest to the inbox.
     #[inline]
     pub(super) fn end_ahead(&mut self) {
         self.ahead.line_up(&mut self.inbox);
         self.nothing_came();
     }
 
-    /// Requests for which nothing came go back.
+    /// Gives requests back for which no data arrived.
     #[inline]
     pub(crate) fn nothing_came(&mut self) {
         self.ahead.bytes = 0;

@@ -1,4 +1,4 @@
-//! What is sent for a command: R2Ts for its data, then data and response.
+//! The PDUs for a command: R2Ts for its data, then data and response.
 
 use super::command::{Grant, R2TS, State};
 use super::outbox::Outbox;
@@ -20,7 +20,8 @@ pub(super) fn untag(tag: u16) -> (u16, usize) {
 }
 
 impl<R: Carrier> Connection<R> {
-    /// The data of the command, if any, is here: the target has its turn, or the command has failed.
+    /// All data of the command, if it has any, has arrived. Lends the command to the target, or
+    /// answers it if it has failed.
     pub(super) fn ready(&mut self, slot: u16, target: &mut impl Target<R>) {
         let Some(command) = self.commands.get_mut(slot) else { return };
         if let Some(status) = command.failed {
@@ -32,7 +33,8 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Gets memory for the data of a command that is not in its capsule, now or when its turn comes.
+    /// Gets memory for data that is not in the command's capsule, now or when it is this command's
+    /// turn.
     pub(super) fn await_memory(&mut self, slot: u16, target: &mut impl Target<R>) {
         if let Some(command) = self.commands.get_mut(slot) {
             command.state = State::Memory;
@@ -42,7 +44,7 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Serves those who wait for memory, as far as it goes.
+    /// Serves the commands that wait for memory, as far as the memory goes.
     pub(super) fn serve_waiting(&mut self, target: &mut impl Target<R>) {
         while let Some(slot) = self.waiting.front().copied() {
             if !self.obtain(slot, target) {
@@ -89,7 +91,7 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// `come` bytes of data have come as R2T `index` of the command asked for it.
+    /// Accounts for `come` bytes of data that arrived for R2T `index` of the command.
     pub(super) fn piece_came(
         &mut self,
         slot: u16,
@@ -118,7 +120,7 @@ impl<R: Carrier> Connection<R> {
         let Some(command) = self.commands.get(slot) else { return };
         let mut completion = Completion::new(command.cid, status);
         let size = self.queue.map_or(u16::MAX, |queue| queue.size.max(1));
-        // What comes before Connect is not counted: the queue begins with it.
+        // Commands before Connect do not count: the queue begins with the Connect.
         if self.queue.is_some() {
             self.answered_here = (self.answered_here + 1) % size;
         }
@@ -127,7 +129,7 @@ impl<R: Carrier> Connection<R> {
         self.commands.release(slot);
     }
 
-    /// The target gives a request back.
+    /// Takes a request back from the target.
     pub(crate) fn complete(&mut self, request: R) {
         let (slot, response) = (request.slot(), request.response());
         let len = request.response_len();
@@ -157,7 +159,7 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Section 3.3.2.2: all data in one PDU; the slot comes free when it is sent.
+    /// Section 3.3.2.2: all data in one PDU. The slot becomes free when the data is sent.
     fn send_data(&mut self, slot: u16, cccid: u16, len: u32, success: bool) {
         let data = C2hData { cccid, datao: 0, datal: len, last: true, success };
         let mut header = [0; C2hData::LEN];
@@ -180,13 +182,15 @@ impl<R: Carrier> Connection<R> {
         let mut header = [0; CapsuleResp::LEN];
         let placement = CapsuleResp { cqe: *cqe }.encode(self.accepts.digests, &mut header);
         self.outbox.respond(&header, placement.header_digest.then(|| digest::of(&header)));
-        // Half of what the host has under way: it works on that while the other half is served.
+        // A burst ends at half of the host's commands in flight. The host works on these while the
+        // target serves the other half.
         if self.outbox.burst_is_long(self.depth_seen / 2) {
             self.outbox.end_burst();
         }
     }
 
-    /// The submission queue head: the target's, and what was answered without it.
+    /// The submission queue head: the target's, plus the commands that were answered without the
+    /// target.
     fn head_with_own(&self, head: u16) -> u16 {
         match self.queue {
             Some(queue) if queue.flow_control && queue.size > 0 && self.answered_here > 0 => {
@@ -198,7 +202,7 @@ impl<R: Carrier> Connection<R> {
     }
 }
 
-/// Appends a header, its digest and the padding behind it.
+/// Appends a header, its digest, and the padding after it.
 #[inline]
 fn put_header(outbox: &mut Outbox, header: &[u8; 24], placement: &Placement) {
     outbox.write(header);

@@ -1,33 +1,34 @@
-//! The commands of one connection: a slot each, from the capsule's arrival until its answer is out.
+//! The commands of one connection. Each has a slot from the arrival of its capsule until its answer is
+//! sent.
 
 use super::Carrier;
 use drivebay_spec_nvme::Status;
 
-/// R2Ts of one command that are outstanding at most, whatever the host permits.
+/// The most outstanding R2Ts of one command, even if the host permits more.
 pub(crate) const R2TS: usize = 4;
 
-/// Slots of one connection at most: a slot and the number of an R2T make a 16-bit tag.
+/// The most slots of a connection: a slot and the number of an R2T make a 16-bit tag.
 pub(crate) const SLOTS_MAX: u16 = 1 << 14;
 
-/// Data that was asked for.
+/// Data that an R2T has requested.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
-    /// Offset of the next byte that is to come, in the command's data.
+    /// Offset of the next expected byte, in the command's data.
     pub(crate) next: u32,
-    /// Offset behind the last.
+    /// Offset behind the last requested byte.
     pub(crate) end: u32,
 }
 
-/// Where a command stands.
+/// The state of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The slot is free.
     Free,
-    /// Waits for memory: a read, or a write whose data is to be asked for.
+    /// Waits for memory: a read, or a write that needs R2Ts.
     Memory,
     /// Its data arrives in the capsule.
     Capsule,
-    /// Its data was asked for.
+    /// R2Ts have requested its data.
     Data,
     /// The target has it.
     Lent,
@@ -46,16 +47,16 @@ pub(crate) struct Command<R> {
     pub(crate) len: u32,
     /// Whether the data comes from the host.
     pub(crate) from_host: bool,
-    /// How much of the data was asked for, in bytes.
+    /// How much of its data R2Ts have requested, in bytes.
     pub(crate) asked: u32,
     pub(crate) grants: [Option<Grant>; R2TS],
-    /// Since when its data is to come, on the host's clock in nanoseconds.
+    /// The time from which its data is awaited, on the host's clock in nanoseconds.
     pub(crate) since_ns: u64,
-    /// The command is answered with this as soon as its data is through, and not executed.
+    /// The command is not executed. It gets this status when all its data has arrived.
     pub(crate) failed: Option<Status>,
 }
 
-/// All slots; they are made as they are needed, and stay.
+/// All slots. They are created when needed, and stay.
 #[derive(Debug)]
 pub(crate) struct Commands<R> {
     slots: Vec<Command<R>>,
@@ -68,7 +69,7 @@ impl<R: Carrier> Commands<R> {
         Self { slots: Vec::new(), free: Vec::new(), limit: limit.min(SLOTS_MAX) }
     }
 
-    /// Takes a free slot, or makes one with `make`; `None` at the limit.
+    /// Takes a free slot, or creates one with `make`. `None` at the limit.
     #[inline]
     pub(crate) fn take(&mut self, make: impl FnOnce(u16) -> R) -> Option<u16> {
         if let Some(slot) = self.free.pop() {
@@ -89,14 +90,14 @@ impl<R: Carrier> Commands<R> {
         Some(slot)
     }
 
-    /// As [`Commands::take`]; the request is taken out of its slot.
+    /// Like [`Commands::take`], but also takes the request out of its slot.
     #[inline]
     pub(crate) fn take_out(&mut self, make: impl FnOnce(u16) -> R) -> Option<R> {
         let slot = self.take(make)?;
         self.get_mut(slot)?.request.take()
     }
 
-    /// A request that was taken out is in its slot again, which goes on.
+    /// Puts a request back into its slot, which continues.
     #[inline]
     pub(crate) fn put_in(&mut self, request: R) -> u16 {
         let slot = request.slot();
@@ -106,7 +107,7 @@ impl<R: Carrier> Commands<R> {
         slot
     }
 
-    /// A request that was taken out and not used is in its slot again, which is free.
+    /// Puts an unused request back into its slot, which becomes free.
     #[inline]
     pub(crate) fn put_back(&mut self, request: R) {
         let slot = self.put_in(request);
@@ -128,7 +129,7 @@ impl<R: Carrier> Commands<R> {
         self.get(slot)?.request.as_ref()
     }
 
-    /// Gives a slot back, and its data to the pools.
+    /// Frees a slot, and gives its memory back to the pools.
     #[inline]
     pub(crate) fn release(&mut self, slot: u16) {
         let Some(command) = self.get_mut(slot) else { return };
@@ -146,7 +147,8 @@ impl<R: Carrier> Commands<R> {
         self.free.push(slot);
     }
 
-    /// Gives back every slot that the target has not, those whose data is being sent only with `sending`.
+    /// Frees every slot whose request is not at the target. Frees slots with data in transmission only if
+    /// `sending` is true.
     pub(crate) fn release_all(&mut self, sending: bool) {
         for slot in 0..u16::try_from(self.slots.len()).unwrap_or(u16::MAX) {
             let Some(state) = self.get(slot).map(|command| command.state) else { return };
@@ -156,17 +158,17 @@ impl<R: Carrier> Commands<R> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether all slots are free.
     pub(crate) fn are_free(&self) -> bool {
         self.free.len() == self.slots.len()
     }
 
-    /// Whether some command is such a one.
+    /// Whether `is_one` is true for any command.
     pub(crate) fn any(&self, is_one: impl Fn(&Command<R>) -> bool) -> bool {
         self.slots.iter().any(is_one)
     }
 
-    /// How many the target has.
+    /// The number of requests at the target.
     #[cfg(test)]
     pub(crate) fn lent(&self) -> usize {
         self.slots.iter().filter(|command| command.state == State::Lent).count()

@@ -1,4 +1,4 @@
-//! A host and a target for tests.
+//! A host and a target as test doubles.
 
 use super::{Carrier, Limits, Target};
 use drivebay_spec_nvme::sgl::SglDescriptor;
@@ -16,7 +16,7 @@ pub(crate) const FLUSH: u8 = 0;
 pub(crate) const LIMITS: Limits =
     Limits { depth: 4, in_capsule_len: 4096, io_len: 65536, h2c_data_len: 8192, c2h_success: true };
 
-/// Pieces of memory that there are.
+/// Number of pieces of memory.
 pub(crate) const POOL: usize = 64;
 
 /// A request whose memory is counted, in pieces of 4096 bytes.
@@ -28,7 +28,7 @@ pub(crate) struct Memo {
     response_len: u32,
     from_host: bool,
     len: u32,
-    /// From a command until its memory goes back.
+    /// From the command until its memory goes back.
     is_begun: bool,
     pieces: Vec<Vec<u8>>,
     pool: Rc<Cell<usize>>,
@@ -97,7 +97,7 @@ impl Carrier for Memo {
     }
 }
 
-/// A target that keeps what it is lent.
+/// A target that keeps the requests it gets.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) pool: Rc<Cell<usize>>,
@@ -132,7 +132,7 @@ impl Keeper {
         self.answered_at(status, 0)
     }
 
-    /// The oldest command, answered; a read's data is the pattern.
+    /// The oldest command with its answer. The data of a read is the pattern.
     pub(crate) fn answered_at(&mut self, status: Status, sqhd: u16) -> Memo {
         let mut request = self.lent.remove(0);
         let cid = Command::parse(&request.command).cid();
@@ -149,7 +149,7 @@ impl Keeper {
     }
 }
 
-/// What a host says.
+/// Builds what a host sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Host {
     pub(crate) digests: Digests,
@@ -186,7 +186,7 @@ impl Host {
         assemble(&header, placement, data)
     }
 
-    /// The data that an R2T asks for, and its length.
+    /// The PDU with the data for an R2T, and the length of the data.
     pub(crate) fn answer_r2t(self, r2t: &[u8], data: &[u8]) -> (Vec<u8>, usize) {
         let r2t = R2t::parse(r2t.first_chunk().unwrap()).unwrap();
         let bytes = &data[r2t.r2to as usize..][..r2t.r2tl as usize];
@@ -234,7 +234,7 @@ pub(crate) fn len(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap()
 }
 
-/// What the data has at offset `i`.
+/// The byte of the pattern at offset `i`.
 pub(crate) fn at(i: usize) -> u8 {
     u8::try_from(i % 251).unwrap()
 }

@@ -1,23 +1,23 @@
-//! The receive buffer: one for all connections of a group, which have it in turn.
+//! The receive buffer: one buffer for all connections of a group, which use it in turn.
 //!
-//! So it stays in the processor's cache however many connections there are, and an idle connection has none. What a
-//! connection has not understood when its turn ends, mostly a part of a header, it keeps.
+//! So the buffer stays in the processor's cache for any number of connections, and an idle connection has no buffer. At
+//! the end of its turn, a connection keeps the bytes that it has not processed, mostly a part of a header.
 
 use drivebay_spec_nvme_tcp::CapsuleCmd;
 
-/// Length of the buffer, in bytes: two thousand commands, or 39 with 4 KiB of data each.
+/// Length of the buffer, in bytes: room for two thousand commands, or for 39 with 4 KiB of data each.
 pub(crate) const LEN: usize = 160 << 10;
 
 /// Length of the header of a capsule, in bytes.
 const HEADER: usize = CapsuleCmd::LEN;
 
-/// Memory for kept bytes that a connection holds on to, in bytes: a whole queue of commands without data.
+/// The most memory for kept bytes that a connection holds, in bytes: a whole queue of commands without data.
 const KEPT_HOLD: usize = 16 << 10;
 
-/// Bytes received and not yet understood.
+/// Bytes that were received and not yet processed.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    /// Empty while it is not this one's turn.
+    /// Empty while it is another connection's turn.
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -28,7 +28,7 @@ impl Inbox {
         Self { bytes: vec![0; LEN].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// Takes the buffer of `shared` over, and puts what was kept in front.
+    /// Takes the buffer of `shared` and puts the kept bytes in front.
     #[inline]
     pub(crate) fn begin_turn(&mut self, shared: &mut Self, kept: &mut Vec<u8>) {
         std::mem::swap(self, shared);
@@ -46,7 +46,7 @@ impl Inbox {
         kept.clear();
     }
 
-    /// Gives the buffer back and keeps what it holds.
+    /// Gives the buffer back and keeps its bytes.
     #[inline]
     pub(crate) fn end_turn(&mut self, shared: &mut Self, kept: &mut Vec<u8>) {
         kept.extend_from_slice(self.filled());
@@ -64,7 +64,8 @@ impl Inbox {
         self.start == self.end
     }
 
-    /// Where the next bytes go; empty when the buffer is full. When less than a header is in it, all else is room.
+    /// The place for the next bytes. It is empty when the buffer is full. If the buffer has less than a header, all the
+    /// rest is free.
     #[inline]
     pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
@@ -76,15 +77,15 @@ impl Inbox {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Makes room for each of `data` behind a header of `header_len` bytes, the first of which is at the front, and puts it there.
-    /// What follows the last of these headers follows its data then.
+    /// Makes room for each of `data` behind a header of `header_len` bytes, and copies it there. The first header is at
+    /// the front. Bytes that follow the last of these headers move behind its data.
     pub(crate) fn spread(&mut self, header_len: usize, data: &[&[u8]]) {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         let mut from = self.end;
         self.end += data.iter().map(|data| data.len()).sum::<usize>();
         let mut to = self.end;
-        // From the last to the first: nothing is put where something is still to be taken from.
+        // Goes from the last to the first, so it overwrites nothing that still has to be moved.
         for (i, data) in data.iter().enumerate().rev() {
             let behind = (i + 1) * header_len;
             to -= from - behind;
@@ -97,13 +98,13 @@ impl Inbox {
         }
     }
 
-    /// `n` bytes were put where [`Inbox::space`] said.
+    /// Accounts for `n` bytes that were written to [`Inbox::space`].
     #[inline]
     pub(crate) fn put(&mut self, n: usize) {
         self.end = (self.end + n).min(self.bytes.len());
     }
 
-    /// The first `n` bytes are understood.
+    /// Removes the first `n` bytes, which were processed.
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {
         self.start = (self.start + n).min(self.end);

@@ -1,8 +1,8 @@
-//! The state of one NVMe/TCP connection: bytes in, requests out; responses in, bytes out. No sockets here.
+//! The state of one NVMe/TCP connection: bytes in, requests out; responses in, bytes out. It uses no sockets.
 //!
-//! Read in this order: this file (states, what the driver of the socket calls), `receive.rs` (PDUs as they come),
-//! `transfer.rs` (what data a command moves), `command.rs` (the slots), `answer.rs` (responses, data, R2Ts),
-//! `outbox.rs` (what is still to be sent). Sections are those of the NVMe/TCP Transport Specification 1.0.
+//! Read in this order: this file (states, and the functions that the socket's code calls), `receive.rs` (incoming
+//! PDUs), `transfer.rs` (the data of a command), `command.rs` (the slots), `answer.rs` (responses, data, R2Ts),
+//! `outbox.rs` (the send queue). Sections are those of the NVMe/TCP Transport Specification 1.0.
 //!
 //! ```text
 //!               ICReq                    C2HTermReq queued, or close()
@@ -37,39 +37,39 @@ use std::io::{IoSlice, IoSliceMut};
 /// Longest in-capsule data of admin and Fabrics commands, in bytes. Section 3.3.2.
 pub(crate) const ADMIN_CAPSULE_DATA: u32 = 8192;
 
-/// Commands without data in their capsule that are taken in one round: more wait for the next one, so that the first
-/// answers are on their way, and their memory is used again while it is in the cache, before the last command of a burst
-/// was looked at. Data in capsules is bounded by the inbox.
+/// The most commands without in-capsule data to process in one round. The others wait for the next round. So the first
+/// answers leave, and their memory is used again while it is in the cache, before the last command of a burst is
+/// processed. The inbox bounds data in capsules.
 const BURST: u32 = 32;
 
-/// Pieces of one receive: the data of the current PDU, header and data of each capsule that is foreseen, the inbox.
+/// The most pieces of one receive: the data of the current PDU, header and data of each predicted capsule, the inbox.
 pub(crate) const PLACES: usize = 2 + 2 * ahead::CAPSULES;
 
-/// How much is received beyond the data of an R2T, in bytes: the next header, and commands, but little data, which would
-/// have to be copied once more.
+/// How many bytes to receive beyond the data of an R2T: room for the next header and for commands, but little for data,
+/// because that data would be copied again.
 const AHEAD: usize = 8 << 10;
 
-/// How long a host may take to send the data of a command after it announced it or was asked for it, in nanoseconds. Hosts themselves
-/// give a command up after 30 s.
+/// How long a host may take to send the data of a command after it announced the data or an R2T requested it, in
+/// nanoseconds. Hosts themselves give up a command after 30 s.
 const DATA_WAIT_NS: u64 = 30_000_000_000;
 
 /// Memory of one command: the request that is lent to the target, and its data.
 pub(crate) trait Carrier {
-    /// The slot it was made for.
+    /// The slot that it was created for.
     fn slot(&self) -> u16;
-    /// Begins a new life with this command and no data.
+    /// Starts over with this command and no data.
     fn begin(&mut self, command: &[u8; 64]);
-    /// Gets memory for `len` bytes of data; `false` when there is none now.
+    /// Gets memory for `len` bytes of data. Returns `false` if there is none now.
     fn obtain(&mut self, len: u32) -> bool;
-    /// Says what the data is for, before the request is lent.
+    /// Sets the direction and length of the data, before the request is lent.
     fn set_transfer(&mut self, from_host: bool, len: u32);
     /// Gives the memory back.
     fn release(&mut self);
     /// The pieces of `len` bytes of data at `offset`.
     fn data(&self, offset: u32, len: u32) -> impl Iterator<Item = &[u8]>;
-    /// The data at `offset`, up to the end of its piece; empty behind the end.
+    /// The data from `offset` to the end of its piece. Empty past the end.
     fn data_mut(&mut self, offset: u32) -> &mut [u8];
-    /// The response, filled by the target.
+    /// The response that the target has filled in.
     fn response(&self) -> [u8; 16];
     /// Length of the data that the target sends, in bytes.
     fn response_len(&self) -> u32;
@@ -77,16 +77,16 @@ pub(crate) trait Carrier {
 
 /// Where the requests of a connection go.
 pub(crate) trait Target<R> {
-    /// Makes the request of a slot; each slot's is made once.
+    /// Creates the request of a slot. Each slot's request is created once.
     fn make(&mut self, slot: u16) -> R;
-    /// Lends a request; it comes back by [`Connection::complete`], not from inside this call.
+    /// Lends a request. It comes back by [`Connection::complete`], but not inside this call.
     fn exec(&mut self, request: R);
 }
 
-/// What a connection may use, from the transport's options.
+/// The limits of a connection, from the transport's options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Commands outstanding.
+    /// The most commands outstanding.
     pub(crate) depth: u16,
     /// Longest in-capsule data of an I/O command, in bytes.
     pub(crate) in_capsule_len: u32,
@@ -94,26 +94,26 @@ pub(crate) struct Limits {
     pub(crate) io_len: u32,
     /// Longest data of an H2CData PDU and of one R2T, in bytes.
     pub(crate) h2c_data_len: u32,
-    /// Reads may succeed without a response capsule.
+    /// Whether reads may succeed without a response capsule.
     pub(crate) c2h_success: bool,
 }
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing came yet: ICReq is awaited.
+    /// Nothing has arrived: the connection waits for ICReq.
     Handshake,
-    /// Commands come.
+    /// The host may send commands.
     Open,
-    /// A C2HTermReq is the last that is sent; the peer is to close.
+    /// C2HTermReq is the last PDU to send. Then the peer has to close.
     Terminating,
-    /// The target ends the connection: what is queued is sent, then it is closed.
+    /// The target ends the connection. It sends the queued PDUs, then closes.
     Closing,
-    /// Nothing is to be sent or received any more.
+    /// Nothing is sent or received any more.
     Ended,
 }
 
-/// What the target told of the queue.
+/// The target's description of the queue.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     qid: u16,
@@ -127,42 +127,42 @@ struct Queue {
 pub(crate) struct Connection<R> {
     limits: Limits,
     phase: Phase,
-    /// What may come, digests included.
+    /// The PDUs that are allowed now, and their digests.
     accepts: Receiver,
-    /// Alignment of data that is sent.
+    /// Alignment of the data to send.
     host_alignment: Alignment,
-    /// R2Ts of one command that may be outstanding.
+    /// The most outstanding R2Ts of one command.
     r2ts: usize,
     queue: Option<Queue>,
-    /// Commands that were answered without the target, which therefore did not count them.
+    /// Number of commands that were answered without the target, so the target did not count them.
     answered_here: u16,
-    /// The queue head that the target told last.
+    /// The queue head in the target's last response.
     head: u16,
-    /// The group's, while it is this connection's turn to receive.
+    /// The group's inbox, while it is this connection's turn to receive.
     inbox: Inbox,
-    /// What was in it when the last turn ended.
+    /// The unprocessed bytes from the end of the last turn.
     kept: Vec<u8>,
     stage: Stage,
     ahead: Ahead<R>,
-    /// Data that R2Ts have asked for and that has not come, in bytes.
+    /// Bytes of data that R2Ts have requested and that have not arrived.
     awaited: u64,
-    /// Commands without data in their capsule taken in this round.
+    /// Number of commands without in-capsule data that this round has processed.
     taken: u32,
-    /// Commands that came with the last receive, as far as they were taken.
+    /// Number of commands of the last receive that were processed.
     came_at_once: usize,
-    /// The most that did since the host last paused: how many it has under way, as far as can be seen.
+    /// The highest such number since the host last paused: an estimate of how many commands the host has in flight.
     depth_seen: usize,
-    /// Received bytes wait for the next round.
+    /// Whether received bytes wait for the next round.
     paused: bool,
-    /// Received bytes wait for a slot, for memory or for the peer to read.
+    /// Whether received bytes wait for a slot, for memory, or for the peer to read.
     stalled: bool,
     commands: Commands<R>,
-    /// Commands that wait for memory, first come first served.
+    /// Commands that wait for memory, in order of arrival.
     waiting: VecDeque<u16>,
     outbox: Outbox,
-    /// The host's clock when its turn began last, in nanoseconds.
+    /// The host's clock at the beginning of its last turn, in nanoseconds.
     now_ns: u64,
-    /// What the host did wrong, until it is logged.
+    /// The host's violation of the protocol, until it is logged.
     fault: Option<String>,
 }
 
@@ -203,14 +203,14 @@ impl<R: Carrier> Connection<R> {
         self.phase
     }
 
-    /// The target accepted the connection as queue `qid` of `size` entries.
+    /// Notes that the target accepted the connection as queue `qid` with `size` entries.
     pub(crate) fn connected(&mut self, qid: u16, size: u16, flow_control: bool) {
         self.queue = Some(Queue { qid, size, flow_control });
     }
 
-    /// Fills `places` with where the next bytes go: the data of the current PDU where it belongs, capsules that are foreseen, and the
-    /// receive buffer; returns how many it filled, none when nothing may be received now. [`Connection::received`] or
-    /// [`Connection::nothing_came`] must follow.
+    /// Fills `places` with the places for the next bytes: the memory for the data of the current PDU, the predicted
+    /// capsules, and the receive buffer. Returns the number of places, or 0 if nothing may be received now. The caller
+    /// must then call [`Connection::received`] or [`Connection::nothing_came`].
     pub(crate) fn receive_slices<'a>(
         &'a mut self,
         target: &mut impl Target<R>,
@@ -252,25 +252,25 @@ impl<R: Carrier> Connection<R> {
             && !(self.stalled && self.outbox.is_full())
     }
 
-    /// It is this connection's turn to receive, with the group's buffer, and to take a burst of commands.
+    /// Begins the connection's turn to receive, with the group's buffer, and to process a burst of commands.
     #[inline]
     pub(crate) fn begin_turn(&mut self, shared: &mut Inbox) {
         self.inbox.begin_turn(shared, &mut self.kept);
         self.taken = 0;
     }
 
-    /// Its turn is at this time, on the host's clock in nanoseconds.
+    /// Sets the time of its turn, on the host's clock in nanoseconds.
     #[inline]
     pub(crate) fn set_time(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
 
-    /// What the host did wrong, for the log.
+    /// Takes the host's violation of the protocol, for the log.
     pub(crate) fn take_fault(&mut self) -> Option<String> {
         self.fault.take()
     }
 
-    /// Whether memory is held for data that the host is to send.
+    /// Whether the connection holds memory for data that the host still has to send.
     #[inline]
     pub(crate) fn awaits_data(&self) -> bool {
         self.awaited > 0 || self.is_within_capsule()
@@ -286,7 +286,7 @@ impl<R: Carrier> Connection<R> {
         })
     }
 
-    /// Whether the data of a capsule is on its way, and has its memory.
+    /// Whether the data of a capsule is arriving, and has its memory.
     fn is_within_capsule(&self) -> bool {
         match &self.stage {
             Stage::Header => false,
@@ -295,29 +295,30 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Whether the rest of a Connect is to come first: before it is there, it is given no memory.
+    /// Whether the rest of a Connect must arrive first. Until then the Connect gets no memory.
     fn waits_for_rest(&self, data: &Data) -> bool {
         let come = self.inbox.filled().len() + self.kept.len();
         self.queue.is_none() && !data.has_memory && come < data.left()
     }
 
-    /// The host has sent nothing for a while: it may go on with more or fewer commands at once.
+    /// The host has sent nothing for a while. It may continue with more or fewer commands at once.
     pub(crate) fn host_paused(&mut self) {
         self.depth_seen = 0;
     }
 
-    /// The commands that were taken in this round, and how many the host seems to have under way; `None` while some are still here.
+    /// The number of commands of this round, and of the host's commands in flight as estimated. `None` while the
+    /// connection still has some of them.
     pub(crate) fn burst_over(&self) -> Option<(usize, usize)> {
         self.commands.are_free().then_some((self.taken as usize, self.depth_seen))
     }
 
-    /// The turn is over.
+    /// Ends the turn.
     #[inline]
     pub(crate) fn end_turn(&mut self, shared: &mut Inbox) {
         self.inbox.end_turn(shared, &mut self.kept);
     }
 
-    /// The stream ended, orderly or not: nothing more is sent.
+    /// The stream has ended, cleanly or not: sends nothing more.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
         self.outbox.clear();
@@ -325,7 +326,7 @@ impl<R: Carrier> Connection<R> {
         self.commands.release_all(true);
     }
 
-    /// The target ends the connection: answers that were given back are still sent.
+    /// The target ends the connection. Answers that it has given back are still sent.
     pub(crate) fn close(&mut self) {
         if matches!(self.phase, Phase::Handshake | Phase::Open) {
             self.phase = Phase::Closing;
@@ -348,7 +349,7 @@ impl<R: Carrier> Connection<R> {
         self.paused
     }
 
-    /// Length of the data that the first of them waits for, in bytes; 0 when none waits.
+    /// Length of the data that the first waiting command needs, in bytes. 0 if none waits.
     pub(crate) fn needs(&self) -> u32 {
         let slot = self.waiting.front().copied().or(match &self.stage {
             Stage::Data(data) if !data.has_memory => data.slot,
@@ -357,7 +358,7 @@ impl<R: Carrier> Connection<R> {
         slot.and_then(|slot| self.commands.get(slot)).map_or(0, |command| command.len)
     }
 
-    /// Whether something is to be sent.
+    /// Whether there are bytes to send.
     pub(crate) fn has_output(&self) -> bool {
         !self.outbox.is_empty()
     }
@@ -367,19 +368,19 @@ impl<R: Carrier> Connection<R> {
         self.stalled
     }
 
-    /// How many requests the target has.
+    /// The number of requests at the target.
     #[cfg(test)]
     pub(crate) fn lent(&self) -> usize {
         self.commands.lent()
     }
 
-    /// Fills `slices` with what is to be sent next; returns how many it filled.
+    /// Fills `slices` with the next bytes to send. Returns the number of slices.
     pub(crate) fn send_slices<'a>(&'a mut self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
         self.outbox.end_burst();
         self.outbox.fill(&self.commands, slices)
     }
 
-    /// The first `n` bytes of [`Connection::send_slices`] were sent.
+    /// Accounts for `n` sent bytes of [`Connection::send_slices`].
     pub(crate) fn sent(&mut self, n: usize) {
         let Self { outbox, commands, .. } = self;
         outbox.sent(n, |slot| commands.release(slot));
@@ -389,7 +390,7 @@ impl<R: Carrier> Connection<R> {
         matches!(self.phase, Phase::Handshake | Phase::Open)
     }
 
-    /// Nothing that comes from now on counts; memory goes back except what is being sent.
+    /// Ignores all further input. Memory goes back, except that of data in transmission.
     fn stop_receiving(&mut self) {
         self.forget_received();
         self.commands.release_all(false);

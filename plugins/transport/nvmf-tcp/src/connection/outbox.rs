@@ -1,8 +1,8 @@
-//! What is still to be sent: PDU headers in one run of bytes, data where it lies.
+//! The send queue: PDU headers in one run of bytes, data in its own place.
 //!
-//! Small PDUs that follow each other become one slice, so that a burst of responses is one system
-//! call with one element. Responses come behind the data of their burst: a host that polls has them all at once then,
-//! and sends its next commands in one piece instead of a few at a time.
+//! Small PDUs that follow each other form one slice, so a burst of responses is one system call with one element.
+//! Responses are sent behind the data of their burst. So a polling host gets them all at once, and sends its next
+//! commands in one piece instead of a few at a time.
 
 use super::Carrier;
 use super::command::Commands;
@@ -12,20 +12,21 @@ use std::io::IoSlice;
 /// Slices of one send.
 pub(crate) const SLICES: usize = 128;
 
-/// Headers that wait while the peer does not read: beyond this nothing more is received, in bytes.
+/// The most bytes of headers that wait while the peer does not read. Above this, the connection receives nothing
+/// more.
 const BYTES_MAX: usize = 64 << 10;
 
-/// Responses of one burst.
+/// The most responses of one burst.
 const RESPONSES_MAX: usize = 32;
 
-/// Data of one burst, in bytes.
+/// The most data of one burst, in bytes.
 const BURST_DATA_MAX: u32 = 128 << 10;
 
-/// Data of a command, and the bytes of the run that go before it.
+/// The data of a command, and the number of bytes of the run before it.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     bytes: usize,
-    /// The slot comes free with the last byte.
+    /// The slot that becomes free when the last byte is sent.
     slot: u16,
     offset: u32,
     len: u32,
@@ -35,14 +36,14 @@ struct Piece {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     bytes: Vec<u8>,
-    /// Bytes of the run that were sent.
+    /// Number of sent bytes of the run.
     done: usize,
     pieces: VecDeque<Piece>,
-    /// Bytes of the run behind the last piece.
+    /// Number of bytes of the run behind the last piece of data.
     tail: usize,
-    /// Responses of the burst, still to be put behind its data.
+    /// Responses of the burst that still have to follow its data.
     responses: Vec<u8>,
-    /// How many.
+    /// Number of these responses.
     responded: usize,
     /// Bytes of data of the burst.
     burst_data: u32,
@@ -54,7 +55,7 @@ impl Outbox {
         self.tail == 0 && self.pieces.is_empty() && self.responses.is_empty()
     }
 
-    /// Whether the peer must read before it is listened to again.
+    /// Whether the peer must read before the connection receives again.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() - self.done + self.responses.len() >= BYTES_MAX
@@ -67,7 +68,7 @@ impl Outbox {
         self.tail += bytes.len();
     }
 
-    /// Appends a response, behind what else comes before [`Outbox::end_burst`].
+    /// Appends a response. It follows everything else that is appended before [`Outbox::end_burst`].
     #[inline]
     pub(crate) fn respond(&mut self, header: &[u8; 24], digest: Option<[u8; 4]>) {
         self.responses.extend_from_slice(header);
@@ -75,13 +76,13 @@ impl Outbox {
         self.responded += 1;
     }
 
-    /// Whether so many responses wait behind the data before them that the host would have to wait for them.
+    /// Whether so many responses wait behind their data that the host would have to wait for them.
     #[inline]
     pub(crate) fn burst_is_long(&self, responses_max: usize) -> bool {
         self.responded >= responses_max.min(RESPONSES_MAX) || self.burst_data >= BURST_DATA_MAX
     }
 
-    /// Appends the responses.
+    /// Appends the responses of the burst.
     #[inline]
     pub(crate) fn end_burst(&mut self) {
         self.bytes.extend_from_slice(&self.responses);
@@ -104,7 +105,7 @@ impl Outbox {
         self.burst_data = self.burst_data.saturating_add(len);
     }
 
-    /// Fills `slices` with what comes next; returns how many it filled.
+    /// Fills `slices` with the next bytes. Returns the number of slices.
     pub(crate) fn fill<'a, R: Carrier>(
         &'a self,
         commands: &'a Commands<R>,
@@ -133,12 +134,12 @@ impl Outbox {
             }
             Some(())
         })();
-        // What did not fit comes next time.
+        // The next call sends what did not fit.
         let _ = filling;
         filled
     }
 
-    /// `sent` bytes have left; `release` is told each slot whose data is out.
+    /// Removes `sent` bytes. Calls `release` with each slot whose data is sent.
     pub(crate) fn sent(&mut self, mut sent: usize, mut release: impl FnMut(u16)) {
         while let Some(first) = self.pieces.front_mut() {
             let bytes = sent.min(first.bytes);
@@ -168,7 +169,7 @@ impl Outbox {
         }
     }
 
-    /// Forgets what was not sent.
+    /// Drops everything that was not sent.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.pieces.clear();

@@ -1,4 +1,4 @@
-//! PDUs as they come: header, data, data digest, one after the other.
+//! Processes incoming PDUs: header, data, data digest, one after the other.
 
 use super::command::{Commands, Grant, State};
 use super::transfer::{FABRICS, Transfer, transfer};
@@ -12,19 +12,19 @@ use drivebay_spec_nvme_tcp::{
     ProtocolError, Role, TermReq,
 };
 
-/// What the next bytes are.
+/// The kind of the next bytes.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// A header.
     Header,
-    /// Data of the PDU whose header was read.
+    /// The data of the PDU whose header was read.
     Data(Data),
-    /// Its digest.
+    /// The digest of that data.
     Digest(Data),
 }
 
 impl Stage {
-    /// The command's memory for the next bytes, up to the end of its piece; empty when they do not go there.
+    /// The command's memory for the next bytes, up to the end of its piece. Empty if the bytes do not go there.
     pub(super) fn direct<'a, R: Carrier>(&self, commands: &'a mut Commands<R>) -> &'a mut [u8] {
         let Self::Data(data) = self else { return &mut [] };
         let request = data.slot.and_then(|slot| commands.get_mut(slot));
@@ -40,33 +40,33 @@ impl Stage {
 /// The data of one PDU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Data {
-    /// The command it belongs to; `None`: it is dropped.
+    /// The command that owns the data. `None`: the data is dropped.
     pub(super) slot: Option<u16>,
-    /// Whether the command has memory for it.
+    /// Whether the command has memory for the data.
     pub(super) has_memory: bool,
     /// Length of the data, in bytes.
     len: u32,
-    /// How much of it has come, in bytes.
+    /// How much of the data has arrived, in bytes.
     come: u32,
-    /// The part that is kept, in bytes from the start of the PDU's data.
+    /// The part to keep, in bytes from the start of the PDU's data.
     keep: (u32, u32),
-    /// Where the kept part begins in the command's data.
+    /// The offset of the kept part in the command's data.
     base: u32,
     digest: Option<Crc32c>,
     then: Then,
 }
 
-/// What follows the data.
+/// What the end of the data completes.
 #[derive(Clone, Copy, Debug)]
 enum Then {
-    /// The command of the capsule is complete.
+    /// The capsule of this command.
     Capsule(u16),
-    /// A piece of what grant `grant` of the command in `slot` asked for.
+    /// A piece of grant `grant` of the command in `slot`.
     Piece { slot: u16, grant: usize, len: u32 },
 }
 
 impl Data {
-    /// Bytes that can go straight to the command's data.
+    /// The number of bytes that can go directly to the command's data.
     fn direct_len(&self) -> usize {
         let kept = self.come >= self.keep.0 && self.come < self.keep.1;
         if kept && self.has_memory && self.slot.is_some() {
@@ -76,17 +76,17 @@ impl Data {
         }
     }
 
-    /// How much is still to come, in bytes.
+    /// The number of bytes that have not arrived yet.
     pub(super) fn left(&self) -> usize {
         (self.len - self.come) as usize
     }
 
-    /// Where the next byte belongs in the command's data.
+    /// The offset of the next byte in the command's data.
     fn place(&self) -> u32 {
         self.base + self.come.saturating_sub(self.keep.0)
     }
 
-    /// How many of the next bytes have the same fate: kept, or not.
+    /// The number of next bytes that are all kept, or all dropped.
     fn run_len(&self) -> usize {
         let end = match self.come {
             come if come < self.keep.0 => self.keep.0,
@@ -98,20 +98,20 @@ impl Data {
 }
 
 enum Step {
-    /// Look at what follows.
+    /// Process what follows.
     On,
-    /// Look at the same header again.
+    /// Process the same header again.
     Again,
     /// More bytes are needed.
     Need,
     /// A slot, memory, or room to answer is needed.
     Stall,
-    /// The next round is to go on.
+    /// Continue in the next round.
     Pause,
 }
 
 impl<R: Carrier> Connection<R> {
-    /// `n` bytes came into [`Connection::receive_slices`].
+    /// Accounts for `n` bytes that arrived in the places of [`Connection::receive_slices`].
     pub(crate) fn received(&mut self, n: usize, target: &mut impl Target<R>) {
         let mut rest = n;
         if self.inbox.is_empty() {
@@ -132,7 +132,7 @@ impl<R: Carrier> Connection<R> {
         self.end_ahead();
     }
 
-    /// Goes on with what has come; called again when slots, memory or room came free.
+    /// Continues with the received bytes. Call this again when slots, memory or room become free.
     pub(crate) fn resume(&mut self, target: &mut impl Target<R>) {
         (self.stalled, self.paused) = (false, false);
         self.serve_waiting(target);
@@ -194,7 +194,7 @@ impl<R: Carrier> Connection<R> {
                 Step::On
             }
             _ => {
-                // H2CTermReq: the host has told why and waits for the end of the connection.
+                // H2CTermReq: the host has reported its reason and waits for the end of the connection.
                 let request = TermReq::parse(&chunk(header), Role::Host);
                 let TermReq { fes, fei, .. } = request;
                 self.fault = Some(format!(
@@ -210,7 +210,7 @@ impl<R: Carrier> Connection<R> {
         Ok(step)
     }
 
-    /// Whether this PDU may come now, and where its parts are.
+    /// Checks that this PDU is allowed now, and finds its parts.
     fn check(&self, common: &CommonHeader) -> Result<Frame, ProtocolError> {
         let frame = Frame::parse(common, &self.accepts)?;
         let in_sequence = match frame.pdu_type {
@@ -221,7 +221,7 @@ impl<R: Carrier> Connection<R> {
         if in_sequence { Ok(frame) } else { Err(ProtocolError::of(Fes::SequenceError)) }
     }
 
-    /// Section 3.6.2.2: what the host asks for is granted.
+    /// Section 3.6.2.2: grants what the host asks for.
     fn handshake(&mut self, request: &IcReq) {
         let response = IcResp {
             pfv: 0,
@@ -274,7 +274,8 @@ impl<R: Carrier> Connection<R> {
         } else if let Some(slot) = self.commands.take(|slot| target.make(slot)) {
             (slot, None)
         } else {
-            // Waiting for a slot would wait for ever if the data of a command lies behind this capsule.
+            // The connection must not wait for a slot if the data of a command lies behind this capsule. It would wait
+            // forever.
             let overrun = self.commands.any(|command| command.state == State::Data);
             return if overrun {
                 Err(ProtocolError::of(Fes::SequenceError))
@@ -329,7 +330,7 @@ impl<R: Carrier> Connection<R> {
         Ok(Step::On)
     }
 
-    /// Section 3.3.2.1: data comes as it was asked for, in order and not beyond the R2T.
+    /// Section 3.3.2.1: data must be what the R2T requested, in order, and not beyond the R2T.
     fn piece(&mut self, piece: &H2cData, frame: &Frame) -> Result<(), ProtocolError> {
         const CCCID_OFFSET: u32 = 8;
         const TTAG_OFFSET: u32 = 10;
@@ -351,7 +352,7 @@ impl<R: Carrier> Connection<R> {
         if piece.datao != grant.next || piece.datal > grant.end - grant.next {
             return Err(ProtocolError::of(Fes::DataOutOfRange));
         }
-        // The last PDU of an R2T must be told as such, and no other.
+        // The last PDU of an R2T must be marked as the last, and no other.
         if piece.last != (piece.datao + piece.datal == grant.end) {
             return Err(ProtocolError::field(CommonHeader::FLAGS_OFFSET));
         }
@@ -401,7 +402,7 @@ impl<R: Carrier> Connection<R> {
                     }
                 }
                 if n == 0 {
-                    // Memory is always as long as was asked for: without this a loop would not end.
+                    // Memory always has the requested length. This check only guards against an endless loop.
                     self.terminate(ProtocolError::of(Fes::DataOutOfRange));
                     return Step::On;
                 }
@@ -429,7 +430,7 @@ impl<R: Carrier> Connection<R> {
         self.inbox.consume(DIGEST_LEN);
         let (Then::Capsule(slot) | Then::Piece { slot, .. }) = data.then;
         if let Some(command) = self.commands.get_mut(slot).filter(|_| !matches) {
-            // Section 3.4.1.2: not fatal; the command fails and may be tried again.
+            // Section 3.4.1.2: this is not fatal. The command fails, and the host may retry it.
             command.failed.get_or_insert(Status::TRANSIENT_TRANSPORT_ERROR);
         }
         self.stage = Stage::Header;
@@ -444,9 +445,9 @@ impl<R: Carrier> Connection<R> {
         }
     }
 
-    /// Tells the host what it did wrong; from now on only its end of the connection is awaited.
+    /// Reports the violation to the host. From now on the connection only waits for the host to close.
     fn terminate(&mut self, error: ProtocolError) {
-        self.fault = Some(format!("terminated, since the host broke the protocol: {error}"));
+        self.fault = Some(format!("terminated, because the host violated the protocol: {error}"));
         self.line_up();
         let header = self.inbox.filled();
         let len = header.get(2).copied().unwrap_or(0).clamp(8, 128);
@@ -462,8 +463,8 @@ impl<R: Carrier> Connection<R> {
     }
 }
 
-/// What data a command moves before the connection is a queue: Connect alone moves some, and all else is out of sequence. So a peer
-/// that never connects is given no memory.
+/// The data of a command before the connection is a queue. Only Connect has data, and any other command is out of
+/// sequence. So a peer that never connects gets no memory.
 fn before_connect(command: &Command, in_capsule: u32) -> Result<Transfer, Status> {
     let is_connect = command.opcode() == FABRICS && command.fctype() == fabrics::CONNECT;
     if !is_connect {

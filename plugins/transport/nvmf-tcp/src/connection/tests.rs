@@ -1,4 +1,4 @@
-//! A host in memory against the connection: what is said, and what comes back.
+//! Tests of the connection with a host in memory: what it sends, and what comes back.
 
 use super::doubles::{
     FLUSH, Host, Keeper, LIMITS, Memo, POOL, READ, WRITE, at, command, ic_req, in_capsule, pattern,
@@ -44,7 +44,7 @@ struct Wire {
     keeper: Keeper,
     inbox: Inbox,
     digests: Digests,
-    /// Bytes given to the connection at once.
+    /// Number of bytes to give to the connection at once.
     chunk: usize,
 }
 
@@ -107,7 +107,7 @@ impl Wire {
         }
     }
 
-    /// How long each place of the next receive is, in bytes.
+    /// The length of each place of the next receive, in bytes.
     fn place_lens(&mut self) -> Vec<usize> {
         self.connection.begin_turn(&mut self.inbox);
         let mut places = no_places();
@@ -124,7 +124,7 @@ impl Wire {
         self.connection.end_turn(&mut self.inbox);
     }
 
-    /// Everything that is to be sent, 1000 bytes at a time.
+    /// Takes all output, 1000 bytes at a time.
     fn take(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
@@ -177,7 +177,7 @@ impl Wire {
         Host { digests: self.digests }.h2c(r2t, datao, data, last)
     }
 
-    /// The target answers the oldest command it has.
+    /// The target answers its oldest command.
     fn answer(&mut self, status: Status, sqhd: u16) {
         let request = self.keeper.answered_at(status, sqhd);
         self.connection.complete(request);
@@ -190,7 +190,7 @@ impl Wire {
         error
     }
 
-    /// The connection drops; then every command comes back and all memory is where it was.
+    /// Drops the connection. Then every command comes back, and all memory is in the pool.
     fn end(&mut self) {
         self.connection.end();
         while !self.keeper.lent.is_empty() {
@@ -238,7 +238,7 @@ fn a_command_before_icreq_and_a_second_icreq_are_out_of_sequence() {
 
 #[test]
 fn wrong_fields_of_the_common_header_are_told_by_their_offset() {
-    // A long PLEN means data, which begins nowhere.
+    // A long PLEN means that there is data, but PDO is 0.
     for (byte, value, fei) in
         [(0, 5, 0), (0, 0x0a, 0), (1, 1, 1), (2, 71, 2), (4, 71, 4), (7, 1, 3)]
     {
@@ -468,7 +468,7 @@ fn responses_come_behind_the_data_of_half_of_what_the_host_has_under_way() {
     assert_eq!(kinds(&mut wire, 0..1, 512), "dr");
     assert_eq!(kinds(&mut wire, 0..8, 512), "ddddrrrrddddrrrr");
     assert_eq!(kinds(&mut wire, 0..3, 512), "dddrrr", "fewer than half: no more are awaited");
-    // 128 KiB of data are as much as any number of responses.
+    // 128 KiB of data end a burst like any number of responses.
     assert_eq!(kinds(&mut wire, 0..4, 65536), "ddrrddrr");
     wire.connection.host_paused();
     assert_eq!(kinds(&mut wire, 0..4, 512), "ddrrddrr", "it went on with less");
@@ -689,9 +689,9 @@ fn a_terminated_connection_takes_nothing_more_but_keeps_reading() {
     wire.end();
 }
 
-// Data of capsules that was foreseen.
+// Predicted data of capsules.
 
-/// One command of a burst, with its data; `Some` if that lies in the capsule.
+/// One command of a burst, with its data. `Some` if the capsule has the data.
 fn spoken(kind: u8, cid: u16) -> (Command, Vec<u8>, Vec<u8>) {
     let data = |len| (0..len).map(|i| at(i + 7 * usize::from(cid))).collect::<Vec<u8>>();
     match kind {
@@ -725,13 +725,13 @@ fn as_many_capsules_as_came_are_foreseen_and_one_in_four_more() {
     };
     wire.send(&capsules(&wire, &[9; 4]));
     assert_eq!(wire.place_lens(), foreseen(5));
-    // A header and some data of the next have come.
+    // A header and some data of the next capsule have arrived.
     wire.send(&capsules(&wire, &[9; 9]));
     wire.send(&capsules(&wire, &[9; 8])[..7 * EACH + 100]);
     let lens = wire.place_lens();
     assert_eq!(lens[..5], [4096 - 28, 72, 4096, 72, 4096]);
     wire.send(&capsules(&wire, &[9; 8])[7 * EACH + 100..]);
-    // Half of a header has come.
+    // Half of a header has arrived.
     wire.send(&capsules(&wire, &[9; 5])[..4 * EACH + 30]);
     let mut lens = foreseen(5);
     (lens[0], lens[10]) = (42, lens[10] - 30);
@@ -740,7 +740,7 @@ fn as_many_capsules_as_came_are_foreseen_and_one_in_four_more() {
     assert_eq!(wire.place_lens(), [INBOX], "few came");
     wire.send(&capsules(&wire, &[9, 9, 9, 9, 0]));
     assert_eq!(wire.place_lens(), [INBOX], "it went on with something else");
-    // What is foreseen and does not come is not foreseen again at once.
+    // After a wrong prediction, the next receive has none.
     wire.send(&capsules(&wire, &[9, 9, 9, 9]));
     wire.send(&capsules(&wire, &[3, 9, 9, 9, 9]));
     assert_eq!(wire.place_lens(), [INBOX], "it came otherwise");
@@ -780,7 +780,7 @@ proptest! {
                 wire.resume();
             }
         }
-        // A read waits for memory while what came behind it does not.
+        // A read waits for memory while later commands do not.
         got.sort_by_key(|(cid, _)| *cid);
         prop_assert_eq!(got, sent);
         wire.keeper.pool.set(wire.keeper.pool.get() + POOL - pool);

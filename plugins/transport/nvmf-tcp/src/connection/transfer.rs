@@ -1,4 +1,4 @@
-//! What data a command moves, and how, by its opcode and its SGL. NVMe/TCP Transport 1.0, section 3.3.2.
+//! Finds the data of a command from its opcode and its SGL. NVMe/TCP Transport 1.0, section 3.3.2.
 
 use drivebay_spec_nvme::command::Psdt;
 use drivebay_spec_nvme::sgl::CapsuleData;
@@ -20,13 +20,13 @@ pub(crate) enum Transfer {
     ToHost { len: u32 },
 }
 
-/// Reads the SGL of `command`, whose capsule holds `in_capsule` bytes of data. Nothing longer than `len_max` is moved.
+/// Reads the SGL of `command`, whose capsule has `in_capsule` bytes of data. Data longer than `len_max` is refused.
 pub(crate) fn transfer(
     command: &Command,
     in_capsule: u32,
     len_max: u32,
 ) -> Result<Transfer, Status> {
-    // Opcode bits 1:0 tell the direction; of a Fabrics command those of its type.
+    // Opcode bits 1:0 have the direction. For a Fabrics command, the bits of its type have it.
     let code = if command.opcode() == FABRICS {
         command.nsid().to_le_bytes()[0]
     } else {

@@ -1,4 +1,4 @@
-//! A group on a fake host: what it does as time passes and memory runs out.
+//! A group on a fake host: how it behaves as time passes and memory runs out.
 
 use super::{DATA_PERIOD_NS, END_WAIT_NS, HANDSHAKE_WAIT_NS, Held, PIECES_WAIT_NS, TcpGroup};
 use crate::connection::doubles::{FLUSH, Host, command};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const SAY: Host = Host { digests: Digests { header: false, data: false } };
 
-/// A group with one connection, and both of its ends.
+/// A group with one connection, and both ends of that connection.
 struct Scene {
     fake: FakeHost,
     group: TcpGroup,
@@ -39,7 +39,7 @@ impl Scene {
         Self { fake, group, target, host, key }
     }
 
-    /// As above, past the handshake.
+    /// The same, after the handshake.
     fn open(options: &str) -> Self {
         let mut scene = Self::new(options);
         scene.host.write_all(&SAY.ic_req(0)).unwrap();
@@ -84,7 +84,7 @@ impl Scene {
         }
     }
 
-    /// Nothing happens just before `at_ns`, then the connection ends.
+    /// Expects that nothing happens just before `at_ns`, and that the connection then ends.
     fn ends_at(&mut self, at_ns: u64) {
         assert!(self.group.next_ns() <= at_ns, "nothing would wake the thread");
         self.fake.set_now_ns(at_ns - 1);
