@@ -35,7 +35,7 @@ SLOT, DATA = 0x11000, 0x1000
 RINGS_LEN = 1 << 20
 # Number of descriptors reserved for each request of a split ring.
 PARTS = 4
-# A device has failed if it does not answer for so many seconds.
+# A device that does not answer for this many seconds has failed.
 LIMIT = 60
 
 

@@ -152,7 +152,7 @@ impl Wire {
         self.assembled(&header, placement, &data, wrong);
     }
 
-    /// Sends the last PDU so many times. All bytes arrive at once but for `behind` bytes, which come after the
+    /// Sends the last PDU `times` times. All bytes arrive at once but for `behind` bytes, which come after the
     /// others.
     fn burst(&mut self, times: usize, behind: usize) {
         let bytes = self.last.repeat(times % BURST);

@@ -10,7 +10,7 @@ from nvme_guest import NQN, NvmeGuestTest
 
 MIB = 1 << 20
 SNAPSHOTS = 4
-# The guest writes so much and deletes it again.
+# The guest writes this much and deletes it again.
 FILLING_MIB = 32
 
 

@@ -53,7 +53,7 @@ use message::Queue;
 use std::ptr;
 use sync::{Message, Ordering, fence};
 
-/// Tries all orders with at most so many switches away from a thread that could continue. Two switches
+/// Tries all orders with a limited number of switches away from a thread that could continue. Two switches
 /// are enough to show the known kinds of mistakes.
 fn every_order(model: impl Fn() + Send + Sync + 'static) {
     let mut all = loom::model::Builder::new();

@@ -39,7 +39,7 @@ pub enum Op {
     Clone(BlobId, String, String),
     /// Deletes a volume.
     Delete(BlobId),
-    /// Resizes a volume to so many clusters.
+    /// Resizes a volume to this many clusters.
     Resize(BlobId, u64),
     /// Renames a volume.
     Rename(BlobId, String),

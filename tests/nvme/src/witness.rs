@@ -46,7 +46,7 @@ impl Witness {
         self.shared.ios.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more I/Os were verified, or the client has ended.
+    /// Waits until `more` I/Os more were verified, or the client has ended.
     pub(crate) fn wait_for(&self, more: u64) {
         let wanted = self.ios() + more;
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -20,7 +20,7 @@ pub(crate) struct Traits {
     /// Most I/O that a channel has room for; 0 = no limit.
     pub(crate) depth: usize,
     pub(crate) latency_ns: u64,
-    /// The disk calls `kick` after so many completions.
+    /// The disk calls `kick` after this many completions.
     pub(crate) kick: u64,
     /// Starts I/O only at the end of a burst.
     pub(crate) doorbell: bool,

@@ -145,7 +145,8 @@ impl Channel {
         }
     }
 
-    /// Submits all pushed I/Os in one system call: the burst has ended, or is so long that the disk should begin.
+    /// Submits all pushed I/Os in one system call. The caller does this when the burst has ended, or when it is long
+    /// enough for the disk to begin.
     pub fn flush(&mut self) {
         self.unflushed = 0;
         let flushed = self.ring.flush();

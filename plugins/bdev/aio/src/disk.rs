@@ -267,7 +267,7 @@ fn refused(error: FileError) -> Error {
 fn measure(file: &BackingFile, block_size: u32) -> Result<u64> {
     let size_bytes = file.size_bytes().map_err(|error| {
         let (path, errno) = (file.path().display(), error.raw_os_error().unwrap_or(errno::EIO));
-        Error::new(errno, format!("filename {path}: it does not tell its size: {error}"))
+        Error::new(errno, format!("filename {path}: its size cannot be read: {error}"))
     })?;
     let rest = size_bytes % u64::from(block_size);
     if rest != 0 {
@@ -289,10 +289,11 @@ fn at_least_one(file: &BackingFile, block_size: u32, num_blocks: u64) -> Result<
 /// How the file zeroes ranges, if it can.
 fn zeroing_of(file: &BackingFile) -> Option<Zeroing> {
     if file.is_block_device() {
-        return Some(Zeroing::ZeroRange); // By writing zeroes, where the device has no command.
+        return Some(Zeroing::ZeroRange); // The kernel writes zeroes if the device has no command.
     }
     let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
-    // Tried behind the end, where there is nothing; the punch undoes what the other has allocated.
+    // The test runs past the end of the file, where there is no data. The punch frees the blocks
+    // that the other call may have allocated.
     let can_zero = can_fallocate(file, FallocateFlags::FALLOC_FL_ZERO_RANGE);
     match (can_fallocate(file, punch), can_zero) {
         (true, true) => Some(Zeroing::ZeroRange),

@@ -19,7 +19,7 @@ pub trait Kind: fmt::Debug + Send + Sync + 'static {
     /// Product name, as `bdev_get_bdevs` shows it.
     const PRODUCT: &'static str;
 
-    /// What the parameters ask for.
+    /// The disk that the parameters describe.
     ///
     /// # Errors
     /// `EINVAL` naming a parameter that is not supported.

@@ -283,8 +283,9 @@ impl LvStore {
             while let Some((id, blocks, unused)) = this.next_unused() {
                 match this.drain_all(id, blocks).await {
                     Ok(()) => this.free(unused).await,
-                    // Older I/O may still reach the clusters: nobody gets them before the store is opened again.
-                    Err(error) => warn!("store {}: clusters stay taken: {error}", this.uuid),
+                    // Older I/O may still reach the clusters, so they stay allocated until the store is opened
+                    // again.
+                    Err(error) => warn!("store {}: clusters stay allocated: {error}", this.uuid),
                 }
             }
             this.is_recycling.set(false);

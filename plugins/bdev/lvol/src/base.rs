@@ -60,7 +60,7 @@ impl BaseDisk {
         Some(desc)
     }
 
-    /// Closes the descriptor of a parent that goes away.
+    /// Closes the descriptor of a parent that is removed.
     pub(crate) fn forget_external(&self, name: &[u8]) {
         self.externals.borrow_mut().remove(name);
     }

@@ -42,7 +42,7 @@ pub(crate) fn examine(_: &App, examine: Examine) {
 }
 
 async fn look(name: &str) {
-    // A bdev that was removed may come back before its old store has left the bus.
+    // A removed bdev may return before its old store has left the bus.
     let is_leaving = || all().iter().any(|store| store.base_name == name && store.is_ending.get());
     let left = async {
         while is_leaving() {
@@ -50,7 +50,7 @@ async fn look(name: &str) {
         }
     };
     _ = task::timeout(SETTLE_LIMIT, left).await;
-    // The bus shows a bdev twice if it comes while the plugin starts.
+    // If a bdev is created while the plugin starts, the bus shows the bdev twice.
     if !all().iter().any(|store| store.base_name == name) {
         match load(name).await {
             Ok(Some(store)) => info!("bdev {name} holds store {}", store.uuid),
@@ -107,7 +107,7 @@ pub(crate) async fn settled() {
 /// base, so the plugin cannot close the store cleanly. `[app thread]`
 pub(crate) fn base_is_gone(base: &str) {
     for store in all().into_iter().filter(|store| store.base_name == base) {
-        // The bdev may come back before the task below begins.
+        // The bdev may return before the task below begins.
         store.is_ending.set(true);
         let gone = async move {
             warn!(

@@ -7,7 +7,7 @@
 //!   is the disk that [`drivebay_blobstore`] writes through.
 //! - [`methods`] are the calls of the control plane.
 //!
-//! `docs/lvol.md` has who owns what and what excludes what.
+//! `docs/lvol.md` says who owns what, and which operations exclude each other.
 #![forbid(unsafe_code)]
 
 mod asks;

@@ -1,4 +1,4 @@
-//! Where the clusters of a volume are, for the data path.
+//! The places of a volume's clusters, for the data path.
 //!
 //! One load is enough for any depth of clones: an entry says where to read the cluster, whichever volume owns it.
 //! Entries change on the app thread only. An operation that changes many entries at once, such as a resize,
@@ -53,7 +53,7 @@ impl Map {
         self.is_thin
     }
 
-    /// The entry of a cluster; what is not in the map reads as zeros.
+    /// The entry of a cluster. A cluster past the end of the map reads as zeros.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Entry {
         let entry = usize::try_from(index).ok().and_then(|index| self.entries.get(index));

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 impl LvStore {
-    /// Puts every sound volume on the bus that is not there yet.
+    /// Puts every volume without faults on the bus, unless it is there already.
     pub(crate) fn publish_all(self: &Rc<Self>) {
         for info in self.store.volumes() {
             if let Some(fault) = info.faults.first() {
@@ -33,7 +33,7 @@ impl LvStore {
             let is_good = self.store.volume(id).is_ok_and(|info| info.faults.is_empty());
             if is_good && let Err(error) = self.publish(id) {
                 let why = error.to_string();
-                // Each new bdev comes here, so the same error is logged only once.
+                // Each new bdev leads here, so the same error is logged only once.
                 if why != known {
                     warn!("blob {id} of store {}: {why}", self.uuid);
                 }

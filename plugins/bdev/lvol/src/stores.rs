@@ -115,7 +115,7 @@ async fn holds_store(desc: &Arc<Desc>) -> bool {
         return false;
     };
     let first = drivebay_blobstore::Disk::read(&disk, 0, 4096).await.unwrap_or_default();
-    // The type lies where `docs/formats/lvstore.md` says.
+    // `docs/formats/lvstore.md` has the place of the type.
     first.starts_with(b"SPDKBLOB") && first.get(56..72) == Some(&lvol::BSTYPE[..])
 }
 

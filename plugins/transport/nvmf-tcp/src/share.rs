@@ -39,7 +39,7 @@ pub(crate) struct Shares {
 pub(crate) struct Share {
     free: Rc<Free>,
     held: Rc<[Cell<u32>; 2]>,
-    /// The address may hold so many times the free memory.
+    /// How many times the free memory the address may hold.
     factor: Rc<Cell<u32>>,
 }
 

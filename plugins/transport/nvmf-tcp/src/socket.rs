@@ -9,7 +9,7 @@ use std::net::TcpStream;
 /// The most writes of one connection in a round.
 const WRITES: usize = 16;
 
-/// A host that has sent nothing for so long has paused.
+/// A host that has sent nothing for this long has paused.
 const PAUSE_NS: u64 = 1_000_000;
 
 /// From this many sent bytes for each command on, copying takes most of the time.

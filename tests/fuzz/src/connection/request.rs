@@ -154,7 +154,7 @@ impl Keeper {
         Some(request)
     }
 
-    /// From now on the pool keeps back so many pieces.
+    /// From now on the pool keeps back this many pieces.
     pub(super) fn set_limit(&self, kept: u8) {
         self.pool.kept.set(usize::from(kept) % (POOL + 1));
     }

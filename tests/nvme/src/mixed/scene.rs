@@ -145,7 +145,7 @@ impl Scene {
         self.begun.elapsed().as_secs_f64() / self.length.as_secs_f64()
     }
 
-    /// Waits so long, or until the run is over.
+    /// Waits for `time`, or until the run is over.
     pub(crate) fn pause(&self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_over() {

@@ -15,7 +15,7 @@ impl Report {
         Self { latencies_ns, elapsed }
     }
 
-    /// In microseconds: the smallest latency that so many of 1,000 do not exceed.
+    /// The latency, in microseconds, that `thousandths` of 1,000 I/Os do not exceed.
     fn quantile_us(&self, thousandths: usize) -> f64 {
         let rank = (self.latencies_ns.len() * thousandths).div_ceil(1000);
         let ns = self.latencies_ns.get(rank.saturating_sub(1)).copied();

@@ -21,9 +21,9 @@ pub(super) enum Disk {
     Copy,
     Null,
     Malloc,
-    /// A stack of so many passthru on a malloc.
+    /// A stack of this many passthru on a malloc.
     Passthru(usize),
-    /// A logical volume on a malloc, with so many snapshots behind it.
+    /// A logical volume on a malloc, with this many snapshots behind it.
     Volume {
         thin: bool,
         snapshots: usize,

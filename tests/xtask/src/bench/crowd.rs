@@ -16,7 +16,7 @@ const EVENTS: usize = 64;
 /// The task name with which this program starts itself again for [`per_second`].
 pub(crate) const TASK: &str = "bench-crowd";
 
-/// Round trips per second with the length of a read, one outstanding on each of so many connections. Both sides poll.
+/// Round trips per second with the length of a read, one outstanding on each connection. Both sides poll.
 /// The answering program runs on the first core and the asking program on the second, like target and initiator.
 pub(super) fn per_second(connections: u32, seconds: u32) -> Result<f64, String> {
     let itself = std::env::current_exe().map_err(|error| format!("crowd: {error}"))?;
@@ -32,7 +32,7 @@ pub(super) fn per_second(connections: u32, seconds: u32) -> Result<f64, String> 
     line(&mut client)?.parse().map_err(|error| format!("crowd: {error}"))
 }
 
-/// Answers so many connections. If the port is not 0, it asks instead.
+/// Answers the given number of connections. If the port is not 0, it asks instead.
 pub(crate) fn main(args: &[&str]) -> Result<(), String> {
     let numbers: Vec<u32> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
     let &[port, connections, seconds] = &numbers[..] else {

@@ -62,7 +62,7 @@ pub(super) fn beside_loops(calls: usize, pause: Duration) -> Result<Vec<f64>, St
     Ok(times_ms)
 }
 
-/// Median of so many round trips with a pause before each, in microseconds. The answering program sleeps or polls, as
+/// Median of the round trips with a pause before each, in microseconds. The answering program sleeps or polls, as
 /// `mode` says. The asking program polls for the answer.
 ///
 /// The answering program runs on the first core and the asking program on the second, like target and initiator.

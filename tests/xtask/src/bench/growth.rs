@@ -182,7 +182,7 @@ fn cost(bench: &Bench, side: Side, namespaces: u32, load: &load::Plan) -> Result
     Ok(cost)
 }
 
-/// The cost of epoll, receive and send alone over so many connections, with one round trip outstanding
+/// The cost of epoll, receive and send alone over that many connections, with one round trip outstanding
 /// on each.
 fn bare(bench: &Bench, connections: u32) -> Result<Cost, String> {
     let mut cost = Cost::default();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// If at least so many hugepages of 2 MiB are free, both sides use them. Otherwise both use
+/// If at least this many hugepages of 2 MiB are free, both sides use them. Otherwise both use
 /// ordinary pages.
 const HUGEPAGES_MIN: u64 = 700;
 

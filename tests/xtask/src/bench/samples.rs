@@ -27,7 +27,7 @@ impl Samples {
     }
 }
 
-/// The percentile of sorted values: the smallest value that so many percent do not exceed.
+/// The percentile of sorted values: the smallest value that `percent` of them do not exceed.
 pub(super) fn at(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()

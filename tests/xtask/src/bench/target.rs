@@ -93,7 +93,7 @@ fn counted(text: &str) -> Option<f64> {
     line.split(',').next()?.parse().ok()
 }
 
-/// Runs a server under callgrind from start to end, with so many I/Os.
+/// Runs a server under callgrind from start to end, with `ios` I/Os.
 fn profile(bench: &Bench, plan: &Plan, ios: u64) -> Result<Profile, String> {
     let folder = Folder::new()?;
     let out = folder.0.join("callgrind.out");

@@ -80,7 +80,7 @@ impl Run {
         Ok(is_left)
     }
 
-    /// Runs libFuzzer for so many seconds. Returns the processor time that it used, in seconds.
+    /// Runs libFuzzer for `seconds` seconds. Returns the processor time that it used, in seconds.
     fn piece(&mut self, program: &Path, seconds: u64) -> Result<f64, String> {
         let target = &self.target;
         let [found, artifacts, logs] =

@@ -1,4 +1,4 @@
-//! Methods that say what is in a volume: xattrs, the map of its own clusters, checksums.
+//! Methods that report the content of a volume: xattrs, the map of its own clusters, checksums.
 
 use super::{failed, method, store_failed};
 use crate::source::Source;

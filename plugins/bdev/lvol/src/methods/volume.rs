@@ -257,7 +257,7 @@ async fn resize(params: Resize) -> Result<bool, RpcError> {
     let (store, info) = stores::find(&params.name)?;
     let size = clusters(&store, params.size_in_mib)?;
     if size < u64::from(info.num_clusters) {
-        // The bus says no when somebody has it open.
+        // The bus refuses this if a client has the volume open.
         let blocks = size * store.store.super_block().blocks_per_cluster();
         store.set_size_on_bus(info.id, blocks).map_err(|error| failed(&error))?;
     }
