@@ -33,53 +33,53 @@ extern "C" {
 #define BAY_ABI_MAJOR 1u
 /** The ABI minor of this header: one number for all tables. */
 #define BAY_ABI_MINOR 0u
-/** Door flag: the library may be unmapped after `fini` once the sweep finds nothing of it left. */
+/** Door flag: the host may unmap the library after `fini`, once its sweep finds nothing that the plugin left behind. */
 #define BAY_PF_UNLOADABLE 1u
-/** Door flag: the plugin may be placed in a child process. */
+/** Door flag: the host may run the plugin in a child process. */
 #define BAY_PF_OUT_OF_PROCESS_OK 2u
-/** Door flag: at most one instance may be loaded. */
+/** Door flag: the host loads at most one instance. */
 #define BAY_PF_SINGLETON 4u
-/** `start`: the plugin begins with nothing. */
+/** `start`: the plugin starts without state. */
 #define BAY_START_FRESH 0u
-/** `start`: state is handed over by an older instance. */
+/** `start`: the plugin takes over the state of an older instance. */
 #define BAY_START_UPGRADE 1u
-/** `fini`: the plugin is unloaded by an operator. */
+/** `fini`: an operator unloads the plugin. */
 #define BAY_FINI_UNLOAD 0u
-/** `fini`: a newer instance has taken over; nothing that was handed over may be shut down. */
+/** `fini`: a newer instance has taken over. The plugin must not shut down anything that it handed over. */
 #define BAY_FINI_UPGRADED 1u
-/** `fini`: the host ends. */
+/** `fini`: the host shuts down. */
 #define BAY_FINI_SHUTDOWN 2u
-/** Log levels, as SPDK numbers them. */
+/** Log level: an operation failed. The levels have SPDK's numbers. */
 #define BAY_LOG_ERROR 0u
-/** Something is wrong and was dealt with. */
+/** Log level: something is wrong, and the program has handled it. */
 #define BAY_LOG_WARN 1u
-/** What an operator should know. */
+/** Log level: an operator should know this. */
 #define BAY_LOG_NOTICE 2u
-/** What explains an operation. */
+/** Log level: explains how an operation proceeds. */
 #define BAY_LOG_INFO 3u
-/** What only a developer reads. */
+/** Log level: for developers only. */
 #define BAY_LOG_DEBUG 4u
-/** Note type: the manifest, JSON text. */
+/** Note type: the manifest as JSON text. */
 #define BAY_NOTE_MANIFEST 1u
 /** Note type: the layout text, [`crate::LAYOUT`]. */
 #define BAY_NOTE_LAYOUT 2u
-/** No resource now: the bus queues the I/O and submits it again after `kick`, or by a timer when nothing of the channel is outstanding. Not allowed for a reset. */
+/** A resource is short: the bus queues the I/O and submits it again after `kick`, or by a timer when the channel has no I/O outstanding. Not allowed for a reset. */
 #define BAY_ST_NOMEM (-4096)
-/** The module gave the I/O back unstarted (an upgrade): the bus submits it again. */
+/** The module returned the I/O without starting it (during an upgrade): the bus submits it again. */
 #define BAY_ST_REQUEUE (-4097)
 /** The I/O was aborted on request. */
 #define BAY_ST_ABORTED (-4112)
-/** Compare found a difference. */
+/** A compare found a difference. */
 #define BAY_ST_MISCOMPARE (-4128)
 /** The other half of a fused pair failed. */
 #define BAY_ST_FUSED_FAILED (-4129)
-/** Protection information: guard check failed. */
+/** Protection information: the guard check failed. */
 #define BAY_ST_PI_GUARD (-4144)
-/** Protection information: application tag check failed. */
+/** Protection information: the application tag check failed. */
 #define BAY_ST_PI_APP (-4145)
-/** Protection information: reference tag check failed. */
+/** Protection information: the reference tag check failed. */
 #define BAY_ST_PI_REF (-4146)
-/** Conflict with a reservation. */
+/** The I/O conflicts with a reservation. */
 #define BAY_ST_RESERVATION (-4160)
 /** The medium lost the data. */
 #define BAY_ST_MEDIA (-4176)
@@ -87,37 +87,37 @@ extern "C" {
 #define BAY_OP_READ 1u
 /** Write `nblocks` at `lba` from `iov`. */
 #define BAY_OP_WRITE 2u
-/** Make everything written so far durable. */
+/** Make all data written so far durable. */
 #define BAY_OP_FLUSH 3u
-/** The blocks' contents are no longer needed. */
+/** The client no longer needs the contents of the blocks. */
 #define BAY_OP_UNMAP 4u
-/** The blocks read as zeroes afterwards. */
+/** Write zeroes: later reads of the blocks return zeroes. */
 #define BAY_OP_WRITE_ZEROES 5u
-/** Compare the blocks with `iov`; `BAY_ST_MISCOMPARE` when they differ. */
+/** Compare the blocks with `iov`. The status is `BAY_ST_MISCOMPARE` when they differ. */
 #define BAY_OP_COMPARE 6u
-/** Abort or finish everything in flight of the bdev. */
+/** Abort or finish all I/O in flight of the bdev. */
 #define BAY_OP_RESET 7u
-/** Abort the I/O whose id is `arg[0]`, if it still can be; always succeeds or `-ENOENT`. */
+/** Abort the I/O whose id is `arg[0]`, if that is still possible. Completes with success or `-ENOENT`. */
 #define BAY_OP_ABORT 8u
-/** Atomic compare with the first half of `iov`, then write of the second; `BAY_ST_MISCOMPARE` and no write when the blocks differ. */
+/** Atomically compare the blocks with the first half of `iov`, then write the second half. If the blocks differ, write nothing; the status is `BAY_ST_MISCOMPARE`. */
 #define BAY_OP_COMPARE_AND_WRITE 9u
 /** Copy `nblocks` from the block in `arg[0]` to `lba`. The two ranges do not overlap. */
 #define BAY_OP_COPY 10u
-/** Reads of the blocks fail with a media error until they are written again. */
+/** Later reads of the blocks fail with a media error, until the blocks are written again. */
 #define BAY_OP_WRITE_UNCORRECTABLE 11u
-/** `detail` becomes the first allocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
+/** Store in `detail` the first allocated block at or after `lba`, or `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
 #define BAY_OP_SEEK_DATA 12u
-/** `detail` becomes the first unallocated block at or after `lba`, `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
+/** Store in `detail` the first unallocated block at or after `lba`, or `UINT64_MAX` when there is none (`BAY_DETAIL_BLOCK`). */
 #define BAY_OP_SEEK_HOLE 13u
-/** Fill `iov` with one `bay_zone` for each zone from the one at `lba` on, `arg[0]` zones at most; `detail` becomes their number (`BAY_DETAIL_BLOCK`). */
+/** Fill `iov` with one `bay_zone` for each zone, starting with the zone at `lba`, at most `arg[0]` zones. Store their number in `detail` (`BAY_DETAIL_BLOCK`). */
 #define BAY_OP_ZONE_REPORT 14u
-/** Do `arg[0]`, one of `BAY_ZONE_*`, to the zone that begins at `lba`. */
+/** Apply the action `arg[0]` (`BAY_ZONE_*`) to the zone that begins at `lba`. */
 #define BAY_OP_ZONE_MANAGE 15u
-/** Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`; `detail` becomes the first block written (`BAY_DETAIL_BLOCK`). */
+/** Write `nblocks` from `iov` at the write pointer of the zone that begins at `lba`. Store the first block written in `detail` (`BAY_DETAIL_BLOCK`). */
 #define BAY_OP_ZONE_APPEND 16u
-/** Execute the NVMe admin command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data. */
+/** Execute the NVMe admin command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data. */
 #define BAY_OP_NVME_ADMIN 17u
-/** Execute the NVMe I/O command at `arg[0]`, `arg_len` = 64 bytes, with `iov` as its data. */
+/** Execute the NVMe I/O command that `arg[0]` points to (`arg_len` = 64 bytes), with `iov` as its data. */
 #define BAY_OP_NVME_IO 18u
 /** Reservation Register: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.3). */
 #define BAY_OP_RESERVATION_REGISTER 19u
@@ -125,77 +125,77 @@ extern "C" {
 #define BAY_OP_RESERVATION_ACQUIRE 20u
 /** Reservation Release: `arg[0]` is dword 10, `iov` the data of the NVMe command (NVM Express Base 2.0, section 7.4). */
 #define BAY_OP_RESERVATION_RELEASE 21u
-/** Reservation Report: `arg[0]` is dword 11, `iov` gets the data of the NVMe command (NVM Express Base 2.0, section 7.5). */
+/** Reservation Report: `arg[0]` is dword 11, `iov` receives the data of the NVMe command (NVM Express Base 2.0, section 7.5). */
 #define BAY_OP_RESERVATION_REPORT 22u
 /** `BAY_OP_ZONE_MANAGE`: close the zone. */
 #define BAY_ZONE_CLOSE UINT64_C(1)
-/** `BAY_OP_ZONE_MANAGE`: finish the zone; it is full afterwards. */
+/** `BAY_OP_ZONE_MANAGE`: finish the zone. It is full afterwards. */
 #define BAY_ZONE_FINISH UINT64_C(2)
 /** `BAY_OP_ZONE_MANAGE`: open the zone explicitly. */
 #define BAY_ZONE_OPEN UINT64_C(3)
-/** `BAY_OP_ZONE_MANAGE`: reset the zone; it is empty afterwards. */
+/** `BAY_OP_ZONE_MANAGE`: reset the zone. It is empty afterwards. */
 #define BAY_ZONE_RESET UINT64_C(4)
 /** `BAY_OP_ZONE_MANAGE`: take the zone offline. */
 #define BAY_ZONE_OFFLINE UINT64_C(5)
-/** Must-understand flag: durable before completion (force unit access). */
+/** Must-understand flag: the data is durable before the I/O completes (force unit access). */
 #define BAY_IO_FUA 65536u
-/** In `holds`: a device or the kernel may touch the buffers. */
+/** In `holds`: a device or the kernel may still access the buffers. */
 #define BAY_HELD_BY_DEVICE 32768u
-/** `detail_kind`: nothing in `detail`. */
+/** `detail_kind`: `detail` is unused. */
 #define BAY_DETAIL_NONE 0u
 /** `detail` is an NVMe status: bits 0-31 cdw0, 32-34 sct, 40-47 sc, 48 dnr, 49 more, 50-51 crd. */
 #define BAY_DETAIL_NVME 1u
 /** `detail` is a SCSI status: byte 0 status, 1 sense key, 2 asc, 3 ascq. */
 #define BAY_DETAIL_SCSI 2u
-/** `detail` is the offset in bytes of the first difference. */
+/** `detail` is the byte offset of the first difference. */
 #define BAY_DETAIL_OFFSET 3u
-/** `detail` is a block, or a number of zones, as the op says. */
+/** `detail` is a block number or a number of zones, depending on the op. */
 #define BAY_DETAIL_BLOCK 4u
-/** Registration flag: the device has a volatile write cache, flush means something. */
+/** Registration flag: the device has a volatile write cache, so a flush has an effect. */
 #define BAY_BDEV_WRITE_CACHE 1u
-/** Registration flag: nothing may be written. */
+/** Registration flag: the bdev refuses every op that writes. */
 #define BAY_BDEV_READ_ONLY 2u
 /** Registration flag: the bdev is a filter over `base`. */
 #define BAY_BDEV_FILTER 4u
-/** Registration flag: what is written is not kept, and a read leaves its buffers as they are: who sends on what was read clears them first. */
+/** Registration flag: the bdev discards written data, and a read does not change its buffers. A client that passes read data on must clear the buffers before the read. */
 #define BAY_BDEV_NO_DATA 8u
 /** `open`: writes are allowed. */
 #define BAY_OPEN_WRITE 1u
-/** Event: the bdev goes away; close the descriptor as soon as its I/O has ended. */
+/** Event: the bdev is being removed. Close the descriptor as soon as its I/O has completed. */
 #define BAY_EVENT_REMOVE 0u
-/** Event: the size changed; `value` is the new number of blocks. */
+/** Event: the size changed. `value` is the new number of blocks. */
 #define BAY_EVENT_RESIZE 1u
-/** Event: blocks lost their data; `value` is the number of ranges that `media_next` has. */
+/** Event: some blocks lost their data. `value` is the number of ranges that `media_next` will return. */
 #define BAY_EVENT_MEDIA 2u
 /** Claim: only this descriptor may write. */
 #define BAY_CLAIM_EXCL_WRITE 1u
-/** Claim: many may read, this one may write. */
+/** Claim: many descriptors may read, only this one may write. */
 #define BAY_CLAIM_READ_MANY_WRITE_ONE 2u
-/** Claim: many may read, none may write. */
+/** Claim: many descriptors may read, none may write. */
 #define BAY_CLAIM_READ_MANY_WRITE_NONE 3u
-/** Claim: holders of the same key may write. */
+/** Claim: many descriptors may read, those that claimed with the same key may write. */
 #define BAY_CLAIM_READ_MANY_WRITE_SHARED 4u
-/** RPC state: may be called before `framework_start_init`. */
+/** RPC state: the method may be called before `framework_start_init`. */
 #define BAY_RPC_STARTUP 1u
-/** RPC state: may be called after it. */
+/** RPC state: the method may be called after `framework_start_init`. */
 #define BAY_RPC_RUNTIME 2u
-/** Region state: the memory is there. */
+/** Region state: the memory is mapped. */
 #define BAY_REGION_LIVE 1u
-/** Region state: imported, such as a guest's memory. Else it is the host's own DMA memory. */
+/** Region state: the memory is imported, such as a guest's. Without this bit it is the host's own DMA memory. */
 #define BAY_REGION_IMPORTED 2u
-/** Region state: it is being removed. Submit no I/O to it, and release what depends on it. */
+/** Region state: the host is removing the region. Submit no I/O to it, and release everything that uses it. */
 #define BAY_REGION_LEAVING 4u
-/** Region state: its owner took pages away. It reads as zeroes and what is written is lost. */
+/** Region state: the owner of the memory took pages away. Reads return zeroes, and written data is lost. */
 #define BAY_REGION_BROKEN 8u
 /** No data. */
 #define BAY_NVMF_XFER_NONE 0u
-/** Data from the host to the controller, gathered before `exec`. */
+/** Data from the host to the controller. The fabric has received it before `exec`. */
 #define BAY_NVMF_XFER_H2C 1u
-/** Data from the controller to the host, sent after `complete` with success. */
+/** Data from the controller to the host. The fabric sends it after `complete` with success. */
 #define BAY_NVMF_XFER_C2H 2u
-/** As `BAY_NVMF_XFER_C2H`, but what is sent is zeroes, whatever `iov`'s memory holds. The target sets it in place of `BAY_NVMF_XFER_C2H`, before `complete`, for a fabric with `BAY_NVMF_TRANSPORT_ZEROES`. */
+/** As `BAY_NVMF_XFER_C2H`, but the fabric sends zeroes, whatever the memory of `iov` contains. The target replaces `BAY_NVMF_XFER_C2H` with this value before `complete` if the fabric has `BAY_NVMF_TRANSPORT_ZEROES`. */
 #define BAY_NVMF_XFER_ZEROES 3u
-/** Flag of `bay_nvmf_transport_ops`: the fabric knows `BAY_NVMF_XFER_ZEROES`. */
+/** Flag of `bay_nvmf_transport_ops`: the fabric supports `BAY_NVMF_XFER_ZEROES`. */
 #define BAY_NVMF_TRANSPORT_ZEROES 1u
 /** Region state: devices reach the region at its `iova`. */
 #define BAY_REGION_DMA 16u
@@ -206,7 +206,7 @@ extern "C" {
 #define BAY_ID_BDEV "bay.bdev/1"
 /** struct bay_bdev_client_api */
 #define BAY_ID_BDEV_CLIENT "bay.bdev_client/1"
-/** struct bay_bdev_module, offered by plugins. */
+/** struct bay_bdev_module; plugins offer it to the host. */
 #define BAY_ID_BDEV_MODULE "bay.bdev_module/1"
 /** struct bay_thread_api */
 #define BAY_ID_THREAD "bay.thread/1"
@@ -226,9 +226,9 @@ extern "C" {
 #define BAY_ID_NOTIFY "bay.notify/1"
 /** struct bay_worker_api */
 #define BAY_ID_WORKER "bay.draft.worker/1"
-/** struct bay_quiesce, offered by plugins. */
+/** struct bay_quiesce; plugins offer it to the host. */
 #define BAY_ID_QUIESCE "bay.quiesce/1"
-/** struct bay_log_iface, offered by plugins. */
+/** struct bay_log_iface; plugins offer it to the host. */
 #define BAY_ID_LOG "bay.log/1"
 /** struct bay_pci_api, for plugins with the permission `pci`. */
 #define BAY_ID_PCI "bay.pci/1"
@@ -278,383 +278,451 @@ struct bay_pci_api;
 
 /* Function types */
 
-/** Writes one piece of a text into the receiver's sink. `[caller's thread]` */
+/** Appends a piece of text to the receiver's sink. `[caller's thread]` */
 typedef void bay_sink_write_fn(void *ctx, struct bay_str text);
 
-/** An asynchronous operation ended: `status` is 0 or a negative errno. `[thread of the call]` */
+/** An asynchronous operation has finished. `status` is 0 or a negative errno. `[thread of the call]` */
 typedef void bay_cb_fn(void *arg, int32_t status);
 
-/** Makes one instance and stores its state; may look up interfaces, registers nothing. 0 or a negative errno. `[app thread]` */
+/** Creates one instance and stores its state. It may look up interfaces but registers nothing. Returns 0 or a
+ *  negative errno. `[app thread]`
+ */
 typedef int32_t bay_init_fn(const struct bay_host *host, void **state);
 
-/** Begins to serve: registers modules and methods. `how` is `BAY_START_*`. `[app thread]` */
+/** Starts the instance, which registers its modules and methods. `how` is `BAY_START_*`. `[app thread]` */
 typedef int32_t bay_start_fn(void *state, uint32_t how);
 
-/** Ends the instance; nothing of the plugin may run afterwards. `reason` is `BAY_FINI_*`. `[app thread]` */
+/** Ends the instance. No code of the plugin may run afterwards. `reason` is `BAY_FINI_*`. `[app thread]` */
 typedef void bay_fini_fn(void *state, uint32_t reason);
 
-/** The plugin's table for an interface id, or NULL. The table lives as long as the instance. `[app thread]` */
+/** Returns the plugin's table for an interface id, or NULL. The table stays valid as long as the instance. `[app thread]` */
 typedef const void *bay_plugin_get_iface_fn(void *state, struct bay_str id, uint32_t min_minor);
 
-/** The host's table for an interface id; NULL when absent or not granted. Valid until `fini` returns. `[any thread]` */
+/** Returns the host's table for an interface id, or NULL when the host does not have it or does not grant it. Valid
+ *  until `fini` returns. `[any thread]`
+ */
 typedef const void *bay_host_get_iface_fn(const struct bay_host *host, struct bay_str id, uint32_t min_minor);
 
 /** Writes one line to the host's log. `[any thread]` */
 typedef void bay_log_fn(const struct bay_host *host, uint32_t level, struct bay_str target, struct bay_str text);
 
-/** Ends one I/O, exactly once; nothing of `io` may be touched afterwards. `[thread of the submit]` */
+/** Completes one I/O, exactly once. The module must not touch `io` afterwards. `[thread of the submit]` */
 typedef void bay_done_fn(struct bay_io *io, int32_t status);
 
-/** Starts one I/O and returns at once; `io` is the module's until `io->done`. `[reactor]` */
+/** Starts one I/O and returns at once. The module owns `io` until it calls `io->done`. `[reactor]` */
 typedef void bay_submit_fn(void *chan, struct bay_io *io);
 
-/** A burst of submits has ended: ring the doorbell once. `[reactor]` */
+/** A burst of submits has ended. The module rings its doorbell here, once for the burst. `[reactor]` */
 typedef void bay_flush_fn(void *chan);
 
-/** Makes one thread's state for the bdev: 0, a negative errno, or 1 for "pending" (`chan_ready` later). `[reactor]` */
+/** Creates the channel of one thread. Returns 0, a negative errno, or 1 for "pending"; if pending, the module
+ *  calls `chan_ready` later. `[reactor]`
+ */
 typedef int32_t bay_chan_create_fn(void *bdev, const struct bay_chan_args *args, void **chan);
 
-/** Ends a channel that has no I/O outstanding: 0, or 1 for "pending" (`chan_closed` later). `[reactor]` */
+/** Destroys a channel that has no I/O outstanding. Returns 0, or 1 for "pending"; if pending, the module calls
+ *  `chan_closed` later. `[reactor]`
+ */
 typedef int32_t bay_chan_destroy_fn(void *bdev, void *chan);
 
-/** The bdev is unregistered and no descriptor or channel is left: free it. 0, or 1 for "pending" (`destruct_done` later). `[thread of the registration]` */
+/** Frees a bdev. It is unregistered, and all its descriptors and channels are closed. Returns 0, or 1 for
+ *  "pending"; if pending, the module calls `destruct_done` later. `[thread of the registration]`
+ */
 typedef int32_t bay_destruct_fn(void *bdev);
 
 /** Writes the bdev's part of a JSON text into the sink. `[thread of the registration]` */
 typedef void bay_dump_fn(void *bdev, const struct bay_sink *sink);
 
-/** Sets the module's own counters to zero. `[thread of the registration]` */
+/** Resets the module's own counters to zero. `[thread of the registration]` */
 typedef void bay_reset_stats_fn(void *bdev);
 
-/** Puts a bdev on the bus and stores its handle. 0 or a negative errno. `[app thread]` */
+/** Registers a bdev on the bus and stores its handle. Returns 0 or a negative errno. `[app thread]` */
 typedef int32_t bay_bdev_register_fn(const struct bay_host *host, const struct bay_bdev_reg *reg, uint64_t *id);
 
-/** Takes a bdev off the bus: clients are told, its I/O ends, then `destruct`, then `done`. `[app thread]` */
+/** Unregisters a bdev. The host notifies its clients, waits for its I/O, calls `destruct`, then `done`. `[app thread]` */
 typedef int32_t bay_bdev_unregister_fn(const struct bay_host *host, uint64_t id, bay_cb_fn *done, void *arg);
 
-/** A pending `destruct` has ended. `[app thread]` */
+/** Reports that a pending `destruct` has finished. `[app thread]` */
 typedef void bay_bdev_destruct_done_fn(const struct bay_host *host, uint64_t id, int32_t status);
 
-/** A pending `chan_create` has ended. `[thread of the channel]` */
+/** Reports that a pending `chan_create` has finished. `[thread of the channel]` */
 typedef void bay_bdev_chan_ready_fn(const struct bay_host *host, uint64_t host_chan, void *chan, int32_t status);
 
-/** A pending `chan_destroy` has ended. `[thread of the channel]` */
+/** Reports that a pending `chan_destroy` has finished. `[thread of the channel]` */
 typedef void bay_bdev_chan_closed_fn(const struct bay_host *host, uint64_t host_chan);
 
 /** Reserves `name` and a UUID for a bdev that this plugin registers later, such as a filter that
- *  waits for its base: until `release`, or the end of the plugin, nobody else gets them. `uuid`: 16
- *  bytes; all zeroes or null = the UUID that the host derives from the name. -EEXIST when the name or
- *  the UUID is taken. `[app thread]`
+ *  waits for its base. No other plugin can use them until `release` or the end of this plugin. `uuid`
+ *  points to 16 bytes; if it is NULL or all bytes are zero, the host reserves the UUID that it derives
+ *  from the name. -EEXIST when the name or the UUID is taken. `[app thread]`
  */
 typedef int32_t bay_bdev_reserve_fn(const struct bay_host *host, struct bay_str name, const uint8_t *uuid);
 
-/** Ends the reservation of `name`. -ENOENT when there is none. `[app thread]` */
+/** Releases the reservation of `name`. -ENOENT when there is no such reservation. `[app thread]` */
 typedef int32_t bay_bdev_release_fn(const struct bay_host *host, struct bay_str name);
 
-/** The bdev's size changed. -EBUSY when it would shrink while it is open. `[app thread]` */
+/** Changes the size of the bdev. -EBUSY when the bdev is open and would shrink. `[app thread]` */
 typedef int32_t bay_bdev_resize_fn(const struct bay_host *host, uint64_t id, uint64_t num_blocks);
 
-/** A resource came free: submit again what waits on the channel. `[thread of the channel]` */
+/** A resource is free again: the host resubmits the I/O that waits on this channel. `[thread of the channel]` */
 typedef void bay_bdev_kick_fn(const struct bay_host *host, uint64_t host_chan);
 
-/** Holds back (`quiesce`) or lets go (`unquiesce`) the I/O of a range, of the whole bdev for 0 and 0; `done` when nothing of it is at the module, or when it goes on. `[app thread]` */
+/** `quiesce` holds back the I/O of a range of blocks, `unquiesce` releases it. 0 and 0 mean the whole bdev.
+ *  The host calls `done` when the module has no I/O of the range (`quiesce`), or when that I/O continues
+ *  (`unquiesce`). `[app thread]`
+ */
 typedef int32_t bay_bdev_quiesce_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks, bay_cb_fn *done, void *arg);
 
-/** Gives a bdev another name (`add` = 1) or takes one away (0). -EEXIST when the name is taken, -ENOENT when the bdev does not have it. `[app thread]` */
+/** Adds an alias to a bdev (`add` = 1) or removes one (0). -EEXIST when the name is taken, -ENOENT when the bdev
+ *  does not have it. `[app thread]`
+ */
 typedef int32_t bay_bdev_alias_fn(const struct bay_host *host, uint64_t id, struct bay_str alias, uint32_t add);
 
-/** Tells those who have the bdev open that these blocks lost their data (`BAY_EVENT_MEDIA`). `[app thread]` */
+/** Notifies every client that has the bdev open that these blocks lost their data (`BAY_EVENT_MEDIA`). `[app thread]` */
 typedef int32_t bay_bdev_media_fn(const struct bay_host *host, uint64_t id, uint64_t lba, uint64_t nblocks);
 
-/** Something happened to an open bdev: `event` is `BAY_EVENT_*`. `[thread of the open]` */
+/** Reports an event of an open bdev. `event` is `BAY_EVENT_*`. `[thread of the open]` */
 typedef void bay_bdev_event_fn(void *arg, uint32_t event, uint64_t value);
 
-/** The client's end of one I/O. `io` is the host's again when it returns. `[thread of the submit]` */
+/** Tells the client that one I/O has completed. When the callback returns, the host owns `io` again. `[thread of the submit]` */
 typedef void bay_io_cb_fn(void *arg, struct bay_io *io, int32_t status);
 
-/** A waiter's turn has come. `[thread of the wait]` */
+/** The resource that the waiter queued for is available. `[thread of the wait]` */
 typedef void bay_wait_fn(void *arg);
 
 /** Opens a bdev by name, alias or UUID. `[app thread]` */
 typedef int32_t bay_client_open_fn(const struct bay_host *host, struct bay_str name, uint32_t flags, bay_bdev_event_fn *event, void *arg, uint64_t *desc);
 
-/** Closes a descriptor; its channels must have been put. `[thread of the open]` */
+/** Closes a descriptor. The caller has released its channels before. `[thread of the open]` */
 typedef int32_t bay_client_close_fn(const struct bay_host *host, uint64_t desc);
 
-/** Fills `info`, whose `size` the caller has set. `[any reactor]` */
+/** Fills `info`. The caller sets `info->size` before. `[any reactor]` */
 typedef int32_t bay_client_info_fn(const struct bay_host *host, uint64_t desc, struct bay_bdev_info *info);
 
-/** Claims the bdev for a descriptor: `kind` is `BAY_CLAIM_*`. -EPERM when another holds it. `[app thread]` */
+/** Claims the bdev for a descriptor. `kind` is `BAY_CLAIM_*`. -EPERM when another claim conflicts. `[app thread]` */
 typedef int32_t bay_client_claim_fn(const struct bay_host *host, uint64_t desc, uint32_t kind, uint64_t key);
 
-/** Gives a claim back. `[app thread]` */
+/** Releases the claim of a descriptor. `[app thread]` */
 typedef int32_t bay_client_unclaim_fn(const struct bay_host *host, uint64_t desc);
 
-/** Gets the current thread's channel of the bdev, counted. `[reactor]` */
+/** Gets the current thread's channel of the bdev and counts the reference. `[reactor]` */
 typedef int32_t bay_client_chan_get_fn(const struct bay_host *host, uint64_t desc, uint64_t *chan);
 
-/** Gives a channel back; its I/O must have ended. `[thread of the get]` */
+/** Releases a channel. Its I/O must have completed. `[thread of the get]` */
 typedef int32_t bay_client_chan_put_fn(const struct bay_host *host, uint64_t chan);
 
-/** An I/O to fill and submit, or NULL when the limit is reached: then `wait`, if not NULL, is queued. `[thread of the channel]` */
+/** Returns an I/O to fill and submit. Returns NULL when the limit is reached; then the host queues `wait`, if it
+ *  is not NULL. `[thread of the channel]`
+ */
 typedef struct bay_io *bay_client_io_get_fn(const struct bay_host *host, uint64_t chan, struct bay_wait *wait);
 
-/** Gives back an I/O that was not submitted. `[thread of the channel]` */
+/** Returns an I/O that was not submitted to the host. `[thread of the channel]` */
 typedef void bay_client_io_put_fn(const struct bay_host *host, struct bay_io *io);
 
-/** A child of `parent` on another channel, all its fields copied; never NULL for a declared number of children. `[thread of the channel]` */
+/** Returns a child of `parent` on another channel, with all fields copied. Never NULL while the number of
+ *  children stays within the declared `max_children`. `[thread of the channel]`
+ */
 typedef struct bay_io *bay_client_io_derive_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent);
 
-/** As `io_derive`, with the data and metadata of `nblocks` blocks of the parent from its block `first` on. NULL also when the parent does not have these. `[thread of the channel]` */
+/** As `io_derive`, but the child has only the data and metadata of `nblocks` blocks of the parent, from its block
+ *  `first` on. Also NULL when the parent does not have these blocks. `[thread of the channel]`
+ */
 typedef struct bay_io *bay_client_io_derive_part_fn(const struct bay_host *host, uint64_t chan, struct bay_io *parent, uint64_t first, uint64_t nblocks);
 
-/** Sends an I/O down; `cb` exactly once, from inside or later. `iov` stays valid until then. `[thread of the channel]` */
+/** Submits an I/O. The host calls `cb` exactly once, during the call or later. `iov` must stay valid until then.
+ *  `[thread of the channel]`
+ */
 typedef void bay_client_submit_fn(const struct bay_host *host, struct bay_io *io, bay_io_cb_fn *cb, void *arg);
 
-/** Takes the oldest range of blocks that lost their data and that this descriptor was not told: 0, or -ENOENT. `[thread of the open]` */
+/** Removes and returns the oldest range of lost blocks that this descriptor has not been told of yet. 0, or
+ *  -ENOENT when there is none. `[thread of the open]`
+ */
 typedef int32_t bay_client_media_fn(const struct bay_host *host, uint64_t desc, uint64_t *lba, uint64_t *nblocks);
 
-/** Ends `parent` with a child's status and detail; called from the child's callback. `[thread of the submit]` */
+/** Completes `parent` with a child's status and detail. Call it from the child's callback. `[thread of the submit]` */
 typedef void bay_client_complete_from_fn(const struct bay_host *host, struct bay_io *parent, struct bay_io *child, int32_t status);
 
-/** Tells the module below that a burst of submits has ended. `[thread of the channel]` */
+/** Tells the module of the bdev that a burst of submits has ended. `[thread of the channel]` */
 typedef void bay_client_flush_fn(const struct bay_host *host, uint64_t chan);
 
-/** Sends a request that the caller's module was given on to another bdev, unchanged but for its first block, and ends it as that one does. It is the host's from here on. `[thread of the channel]` */
+/** Passes an I/O that the host submitted to the caller's module on to another bdev. Only its first block changes,
+ *  to `lba`. The host owns `io` from here on and completes it with the other bdev's status.
+ *  `[thread of the channel]`
+ */
 typedef void bay_client_pass_fn(const struct bay_host *host, uint64_t chan, struct bay_io *io, uint64_t lba);
 
-/** Takes a waiter out of the queue of `io_get`: 0, or -ENOENT when it is not there. `[thread of the channel]` */
+/** Removes a waiter from the queue of `io_get`. 0, or -ENOENT when it is not queued. `[thread of the channel]` */
 typedef int32_t bay_client_io_abort_fn(const struct bay_host *host, uint64_t chan, struct bay_wait *wait);
 
-/** A new bdev is shown: the module may open and claim it, without I/O. `[app thread]` */
+/** Announces a new bdev. The module may open and claim it here, but must not do I/O. `[app thread]` */
 typedef void bay_examine_config_fn(void *state, struct bay_str name);
 
-/** A new bdev is shown: the module may read it, then answers `examine_done(token)`. `[app thread]` */
+/** Announces a new bdev. The module may read it, and calls `examine_done(token)` when finished. `[app thread]` */
 typedef void bay_examine_disk_fn(void *state, struct bay_str name, uint64_t token);
 
-/** Writes the module's configuration: JSON objects `{"method":…,"params":…}`, comma-separated. `[app thread]` */
+/** Writes the module's configuration as comma-separated JSON objects `{"method":…,"params":…}`. `[app thread]` */
 typedef void bay_module_config_fn(void *state, const struct bay_sink *sink);
 
-/** The host ends: let go of other bdevs. `[app thread]` */
+/** The host shuts down: the module closes the bdevs it has opened. `[app thread]` */
 typedef void bay_module_fini_start_fn(void *state);
 
-/** An `examine_disk` has ended. `[app thread]` */
+/** Reports that an `examine_disk` has finished. `[app thread]` */
 typedef void bay_examine_done_fn(const struct bay_host *host, uint64_t token);
 
-/** A message. `[thread it was sent to]` */
+/** Handles a message. `[thread it was sent to]` */
 typedef void bay_msg_fn(void *arg);
 
-/** One round of a poller: more than 0 when it did something. `[thread of the poller]` */
+/** Runs one round of a poller. Returns more than 0 when it did work. `[thread of the poller]` */
 typedef int32_t bay_poll_fn(void *ctx);
 
-/** When the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = when woken. `[thread of the poller]` */
+/** Returns when the poller must run next, on the host's clock in nanoseconds; `u64::MAX` = only when woken.
+ *  `[thread of the poller]`
+ */
 typedef uint64_t bay_poller_next_fn(void *ctx);
 
-/** The thread sleeps no more. `[thread of the poller]` */
+/** The thread has woken up. `[thread of the poller]` */
 typedef void bay_poller_woke_fn(void *ctx);
 
-/** The current lightweight thread, 0 outside of one. `[any thread]` */
+/** Returns the current lightweight thread, or 0 when the caller is not on one. `[any thread]` */
 typedef uint64_t bay_thread_current_fn(const struct bay_host *host);
 
-/** The thread on which the control plane runs. `[any thread]` */
+/** Returns the thread on which the control plane runs. `[any thread]` */
 typedef uint64_t bay_thread_app_fn(const struct bay_host *host);
 
-/** The first core after `after` that has a reactor (-1 begins), or -1. `[any thread]` */
+/** Returns the first core after `after` that has a reactor, or -1 when there is none. Start with -1. `[any thread]` */
 typedef int32_t bay_thread_next_core_fn(const struct bay_host *host, int32_t after);
 
-/** Makes a lightweight thread; `cpumask` as `0x3` or `[0,1]`, empty = any. `[any reactor]` */
+/** Creates a lightweight thread. `cpumask` as `0x3` or `[0,1]`; empty = any core. `[any reactor]` */
 typedef int32_t bay_thread_create_fn(const struct bay_host *host, struct bay_str name, struct bay_str cpumask, uint64_t *thread);
 
-/** Ends the current thread once its pollers and channels are gone. `[thread itself]` */
+/** Ends the current thread once it has no poller and no channel left. `[thread itself]` */
 typedef int32_t bay_thread_exit_fn(const struct bay_host *host, uint64_t thread);
 
-/** Moves a thread. `[any reactor]` */
+/** Moves a thread to a core of `cpumask`. `[any reactor]` */
 typedef int32_t bay_thread_set_cpumask_fn(const struct bay_host *host, uint64_t thread, struct bay_str cpumask);
 
-/** Sends an intrusive message; the memory is the receiver's until it is called. Cannot fail for a live thread. `[any thread]` */
+/** Sends an intrusive message. The host owns the memory until the receiver's `call` begins. Cannot fail while the
+ *  receiver exists. `[any thread]`
+ */
 typedef int32_t bay_thread_send_fn(const struct bay_host *host, uint64_t thread, struct bay_msg *msg);
 
-/** The host's clock in nanoseconds, cached once a round on a reactor. `[any thread]` */
+/** Returns the host's clock in nanoseconds. A reactor reads the clock once a round. `[any thread]` */
 typedef uint64_t bay_now_ns_fn(const struct bay_host *host);
 
-/** Adds a poller to the current thread; `period_us` 0 = every round. Returns 0 and its handle. `[reactor]` */
+/** Adds a poller to the current thread and stores its handle. `period_us` 0 = every round. Returns 0 or a negative
+ *  errno. `[reactor]`
+ */
 typedef int32_t bay_poller_register_fn(const struct bay_host *host, const struct bay_poller_ops *ops, void *ctx, uint64_t period_us, struct bay_str name, uint64_t *poller);
 
-/** Removes, pauses or resumes a poller, also from inside its own run. `[thread of the poller]` */
+/** Removes, pauses or resumes a poller. A poller may call it for itself. `[thread of the poller]` */
 typedef int32_t bay_poller_fn(const struct bay_host *host, uint64_t poller);
 
-/** Adds (`events` as poll(2)'s) or removes (`events` 0) a file descriptor that ends the thread's sleep. `[thread of the poller]` */
+/** Adds a file descriptor that wakes the thread (`events` as in poll(2)), or removes it (`events` = 0).
+ *  `[thread of the poller]`
+ */
 typedef int32_t bay_poller_wake_fd_fn(const struct bay_host *host, uint64_t poller, int32_t fd, uint32_t events);
 
-/** Makes one thread's state of an io_device in `ctx_size` zeroed bytes. `[reactor]` */
+/** Creates one thread's channel of an io_device in `ctx_size` zeroed bytes. `[reactor]` */
 typedef int32_t bay_io_device_create_fn(void *device, void *chan);
 
-/** Ends one thread's state. `[thread of the channel]` */
+/** Destroys one thread's channel. `[thread of the channel]` */
 typedef void bay_io_device_destroy_fn(void *device, void *chan);
 
 /** Registers an io_device. `[app thread]` */
 typedef int32_t bay_io_device_register_fn(const struct bay_host *host, void *ctx, bay_io_device_create_fn *create, bay_io_device_destroy_fn *destroy, uint32_t ctx_size, struct bay_str name, uint64_t *device);
 
-/** Unregisters it; `done` when the last channel has gone. `[app thread]` */
+/** Unregisters an io_device. The host calls `done` when the last channel is closed. `[app thread]` */
 typedef int32_t bay_io_device_unregister_fn(const struct bay_host *host, uint64_t device, bay_cb_fn *done, void *arg);
 
-/** The current thread's channel, counted; NULL when `create` failed. `[reactor]` */
+/** Returns the current thread's channel and counts the reference; NULL when `create` failed. `[reactor]` */
 typedef void *bay_io_device_chan_get_fn(const struct bay_host *host, uint64_t device, uint64_t *chan);
 
-/** Gives it back. `[thread of the get]` */
+/** Releases a channel. `[thread of the get]` */
 typedef void bay_io_device_chan_put_fn(const struct bay_host *host, uint64_t chan);
 
-/** A buffer of at least `len` bytes, 4096-aligned, in a DMA region; NULL = none: `wait`, if not NULL, is queued. `[reactor]` */
+/** Returns a buffer of at least `len` bytes in a DMA region, 4096-aligned. Returns NULL when no buffer is free; then
+ *  the host queues `wait`, if it is not NULL. `[reactor]`
+ */
 typedef void *bay_buf_get_fn(const struct bay_host *host, uint32_t len, uint32_t *region, struct bay_wait *wait);
 
-/** Gives a buffer back; `len` as asked for. `[reactor]` */
+/** Returns a buffer to its pool. `len` must be as requested. `[reactor]` */
 typedef void bay_buf_put_fn(const struct bay_host *host, void *buf, uint32_t len);
 
-/** Leaves the queue of waiters. `[thread of the wait]` */
+/** Removes a waiter from the queue. `[thread of the wait]` */
 typedef void bay_buf_abort_fn(const struct bay_host *host, struct bay_wait *wait);
 
-/** The pool that buffers of `len` bytes come from: stores the size of its buffers in bytes, and how many of them one thread can always get when nobody else holds any. -EINVAL: no pool has buffers of that size. `[any thread]` */
+/** Describes the pool of buffers for `len` bytes. Stores the size of its buffers in bytes, and how many of them one
+ *  thread can always get when no other thread holds any. -EINVAL: no pool has buffers of that size. `[any thread]`
+ */
 typedef int32_t bay_buf_pool_fn(const struct bay_host *host, uint32_t len, uint32_t *size, uint64_t *count);
 
-/** Zeroed memory that devices can reach; aligned to `align` (a power of two). NULL = none. `[control]` */
+/** Allocates zeroed memory that devices can access, aligned to `align` (a power of two). NULL when it fails. `[control]` */
 typedef void *bay_mem_alloc_fn(const struct bay_host *host, uint64_t len, uint64_t align, int32_t numa, uint32_t *region);
 
-/** Frees it. `[control]` */
+/** Frees memory that `alloc` returned. `[control]` */
 typedef void bay_mem_free_fn(const struct bay_host *host, void *addr, uint64_t len);
 
-/** Makes part of an allocation read as zeroes, and returns its whole pages to the system unless the host uses hugepages. The time grows with `len`: zero about 1 MiB a round. 0 or -EINVAL. `[any thread]` */
+/** Zeroes part of an allocation. Returns its whole pages to the system unless the host uses hugepages. The time grows
+ *  with `len`, so zero about 1 MiB a round. 0 or -EINVAL. `[any thread]`
+ */
 typedef int32_t bay_mem_zero_fn(const struct bay_host *host, void *addr, uint64_t len);
 
-/** Maps `len` bytes at `offset` of a shared file and stores the region's number. The file descriptor stays the caller's. -EINVAL when the file does not have these bytes or they are not whole pages. `[app thread]` */
+/** Maps `len` bytes at `offset` of a shared file and stores the region's number. The caller keeps the file descriptor.
+ *  -EINVAL when the file does not have these bytes or when they are not whole pages. `[app thread]`
+ */
 typedef int32_t bay_mem_region_import_fn(const struct bay_host *host, int32_t fd, uint64_t offset, uint64_t len, uint32_t *region);
 
-/** Removes an imported region: watchers are told, and when each has released it the memory is unmapped; then `done`. `[app thread]` */
+/** Removes an imported region. The host notifies the watchers, unmaps the memory when all have released it, then
+ *  calls `done`. `[app thread]`
+ */
 typedef int32_t bay_mem_region_remove_fn(const struct bay_host *host, uint32_t region, bay_cb_fn *done, void *arg);
 
-/** The region that holds all of `len` bytes at `addr`; 0 = plain memory. Takes a lock: not for the data path. `[any thread]` */
+/** Returns the region that contains all `len` bytes at `addr`; 0 = plain memory. Takes a lock: do not call it on the
+ *  data path. `[any thread]`
+ */
 typedef uint32_t bay_mem_region_of_fn(const struct bay_host *host, const void *addr, uint64_t len);
 
-/** An imported region came, or goes. `[app thread]` */
+/** An imported region was added, or is being removed. `[app thread]` */
 typedef void bay_mem_region_changed_fn(void *ctx, uint32_t region);
 
-/** Watches imported regions; those that are there are told soon. A region that goes stays mapped until `region_release`. `[app thread]` */
+/** Watches imported regions. The host soon reports the existing ones as well. A region that is being removed stays
+ *  mapped until `region_release`. `[app thread]`
+ */
 typedef int32_t bay_mem_watch_fn(const struct bay_host *host, bay_mem_region_changed_fn *added, bay_mem_region_changed_fn *removing, void *ctx, uint64_t *watch);
 
-/** Ends a watch; it has released every region. `[app thread]` */
+/** Ends a watch. The watcher has released every region before. `[app thread]` */
 typedef int32_t bay_mem_unwatch_fn(const struct bay_host *host, uint64_t watch);
 
-/** The watcher has let go of a region that is being removed. `[any thread]` */
+/** The watcher releases a region that is being removed. `[any thread]` */
 typedef int32_t bay_mem_region_release_fn(const struct bay_host *host, uint64_t watch, uint32_t region);
 
-/** A call: `params` is JSON text, valid for the call. Answered exactly once by `reply` or `error`. `[app thread]` */
+/** Handles a call. `params` is JSON text, valid for the call. The method answers exactly once, with `reply` or
+ *  `error`. `[app thread]`
+ */
 typedef void bay_rpc_call_fn(void *ctx, uint64_t req, struct bay_str params);
 
 /** Registers a method. -EEXIST when the name is taken. `[app thread]` */
 typedef int32_t bay_rpc_register_fn(const struct bay_host *host, const struct bay_rpc_method *method, uint64_t *id);
 
-/** Unregisters a method; calls in flight may still be answered. `[app thread]` */
+/** Unregisters a method. It may still answer calls in flight. `[app thread]` */
 typedef int32_t bay_rpc_unregister_fn(const struct bay_host *host, uint64_t id);
 
-/** Answers with a result, as JSON text. `[any thread]` */
+/** Answers a call with a result, as JSON text. `[any thread]` */
 typedef int32_t bay_rpc_reply_fn(const struct bay_host *host, uint64_t req, struct bay_str result);
 
-/** Answers with an error; `data` is JSON text or empty. `[any thread]` */
+/** Answers a call with an error. `data` is JSON text or empty. `[any thread]` */
 typedef int32_t bay_rpc_error_fn(const struct bay_host *host, uint64_t req, int32_t code, struct bay_str message, struct bay_str data);
 
-/** A provider goes away: release the reference soon. `[app thread]` */
+/** The provider withdraws the table: release the reference soon. `[app thread]` */
 typedef void bay_broker_revoked_fn(void *arg);
 
-/** Offers a table under an id such as `bay.nvmf_target/1`. `[app thread]` */
+/** Provides a table under an id such as `bay.nvmf_target/1`. `[app thread]` */
 typedef int32_t bay_broker_provide_fn(const struct bay_host *host, struct bay_str id, const void *table, uint64_t *handle);
 
-/** Withdraws it; `done` when every reference was released. `[app thread]` */
+/** Withdraws a table. The host calls `done` when all references are released. `[app thread]` */
 typedef int32_t bay_broker_withdraw_fn(const struct bay_host *host, uint64_t handle, bay_cb_fn *done, void *arg);
 
-/** Another plugin's table, which stays valid until `release`; NULL when nobody provides it, though the host may have loaded what does. `[app thread]` */
+/** Returns another plugin's table, valid until `release`. NULL when no plugin provides it, even if the host has
+ *  loaded the plugin that will. `[app thread]`
+ */
 typedef const void *bay_broker_acquire_fn(const struct bay_host *host, struct bay_str id, bay_broker_revoked_fn *revoked, void *arg, uint64_t *reference);
 
-/** Gives a reference back. `[app thread]` */
+/** Releases a reference. `[app thread]` */
 typedef int32_t bay_broker_release_fn(const struct bay_host *host, uint64_t reference);
 
 /** Appends an event for `notify_get_notifications`. `[any thread]` */
 typedef void bay_notify_fn(const struct bay_host *host, struct bay_str kind, struct bay_str context);
 
-/** Writes the plugin's part of the configuration of a subsystem: JSON objects, comma-separated. `[app thread]` */
+/** Writes the plugin's part of a subsystem's configuration, as comma-separated JSON objects. `[app thread]` */
 typedef void bay_subsystem_config_fn(void *ctx, const struct bay_sink *sink);
 
-/** Declares that this plugin is (part of) a subsystem of `framework_get_subsystems`. `[app thread]` */
+/** Declares that this plugin is a subsystem, or part of one, in `framework_get_subsystems`. `[app thread]` */
 typedef int32_t bay_subsystem_register_fn(const struct bay_host *host, struct bay_str name, bay_subsystem_config_fn *config, void *ctx);
 
-/** Ends an asynchronous stop: everything of the plugin is quiet. `[app thread]` */
+/** Begins an asynchronous stop. The plugin calls `done` when it has no work left. `[app thread]` */
 typedef void bay_quiesce_begin_fn(void *state, bay_cb_fn *done, void *arg);
 
 /** The log level changed. `[app thread]` */
 typedef void bay_log_changed_fn(void *state);
 
-/** Work that may block. `[worker]` */
+/** Does work that may block. `[worker]` */
 typedef void bay_job_fn(void *arg);
 
-/** Queues a job for a worker. The job is the host's until its `done` is received. -EAGAIN when too many wait. `[any lightweight thread]` */
+/** Queues a job for a worker. The host owns the job until the submitter receives `done`. -EAGAIN when too many jobs
+ *  wait. `[any lightweight thread]`
+ */
 typedef int32_t bay_worker_submit_fn(const struct bay_host *host, struct bay_job *job);
 
-/** Takes a job back: 0 = it never runs and `done` is not sent, -EBUSY = it runs or has run. `[thread of the submit]` */
+/** Cancels a job. 0 = the job does not run and `done` is not sent; -EBUSY = it is running or has run.
+ *  `[thread of the submit]`
+ */
 typedef int32_t bay_worker_cancel_fn(const struct bay_host *host, struct bay_job *job);
 
-/** Registers a fabric under its transport type, such as `TCP`. 0 and a handle, or a negative errno. `[app thread]` */
+/** Registers a fabric under its transport type, such as `TCP`. Returns 0 and a handle, or a negative errno. `[app thread]` */
 typedef int32_t bay_nvmf_register_fn(void *target, struct bay_str name, const struct bay_nvmf_transport_ops *ops, void *ctx, uint64_t *handle);
 
-/** Takes a fabric off: its qpairs are closed and its listeners end, then `done`. `[app thread]` */
+/** Unregisters a fabric. The target closes its qpairs, ends its listeners, then calls `done`. `[app thread]` */
 typedef int32_t bay_nvmf_unregister_fn(void *target, uint64_t handle, bay_cb_fn *done, void *arg);
 
-/** A new connection: the target picks a poll group and calls `group_add` on its thread. `[app thread or poll group's thread]` */
+/** Reports a new connection. The target picks a poll group and calls `group_add` on its thread.
+ *  `[app thread or poll group's thread]`
+ */
 typedef int32_t bay_nvmf_new_qpair_fn(void *target, uint64_t handle, void *conn);
 
-/** Lends a request whose command, and data of a write, have arrived. `[poll group's thread]` */
+/** Lends a request to the target. Its command has arrived, and for a write also its data. `[poll group's thread]` */
 typedef void bay_nvmf_exec_fn(void *target, void *qpair, struct bay_nvmf_req *req);
 
-/** The connection is gone: the target lets go of the qpair once its requests came back, then calls `qpair_free`. `[poll group's thread]` */
+/** Reports that the connection is closed. The target releases the qpair when all its requests are back, then calls
+ *  `qpair_free`. `[poll group's thread]`
+ */
 typedef void bay_nvmf_disconnected_fn(void *target, void *qpair);
 
-/** Makes the transport from its options, JSON text of `nvmf_create_transport`. `[app thread]` */
+/** Creates the transport from its options, the JSON parameters of `nvmf_create_transport`. `[app thread]` */
 typedef int32_t bay_nvmf_create_fn(void *ctx, struct bay_str options, void **transport);
 
-/** Ends the transport; no group or listener is left. `[app thread]` */
+/** Destroys the transport. All its groups and listeners have ended. `[app thread]` */
 typedef void bay_nvmf_destroy_fn(void *transport);
 
-/** Writes the options in force as one JSON object. `[app thread]` */
+/** Writes the current options as one JSON object. `[app thread]` */
 typedef void bay_nvmf_dump_fn(void *transport, const struct bay_sink *sink);
 
-/** Writes why the fabric refused last (`create`, `listen`, `stop_listen`), as text that names the field and what is allowed; nothing when it does not know. `ctx` as given to `register`. `[app thread]` */
+/** Writes why the fabric last refused a call (`create`, `listen`, `stop_listen`): a text that names the field and
+ *  the allowed values, or nothing when the reason is not known. `ctx` as given to `register`. `[app thread]`
+ */
 typedef void bay_nvmf_explain_fn(void *ctx, const struct bay_sink *sink);
 
-/** Begins or ends listening; an address may be shared by several subsystems, the target counts. 0 or a negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]` */
+/** Starts or stops listening. Several subsystems may share an address; the target counts them. Returns 0 or a
+ *  negative errno (-EADDRINUSE, -EADDRNOTAVAIL). `[app thread]`
+ */
 typedef int32_t bay_nvmf_listen_fn(void *transport, const struct bay_nvmf_addr *addr);
 
-/** Makes or ends one thread's share of the transport. `[poll group's thread]` */
+/** Creates one thread's part of the transport. `[poll group's thread]` */
 typedef int32_t bay_nvmf_group_create_fn(void *transport, void **group);
 
-/** Ends it; it has no connection left. `[poll group's thread]` */
+/** Destroys a group that has no connection left. `[poll group's thread]` */
 typedef void bay_nvmf_group_destroy_fn(void *group);
 
-/** The connection given to `new_qpair` now belongs to this group and is served as `qpair`. `[poll group's thread]` */
+/** Adds a connection given to `new_qpair` to this group. `qpair` is the target's handle of it. `[poll group's thread]` */
 typedef int32_t bay_nvmf_group_add_fn(void *group, void *conn, void *qpair);
 
-/** The target has no poll group for a connection given to `new_qpair`: close and free it. `[app thread]` */
+/** Refuses a connection given to `new_qpair`, because the target has no poll group: close and free it. `[app thread]` */
 typedef void bay_nvmf_conn_refused_fn(void *transport, void *conn);
 
-/** Gives a request back: the response is filled. `[poll group's thread]` */
+/** Returns a request to the fabric with its response filled in. `[poll group's thread]` */
 typedef void bay_nvmf_complete_fn(void *conn, struct bay_nvmf_req *req);
 
-/** Ends a connection after the responses that were given back are sent; `disconnected` follows. `[poll group's thread]` */
+/** Closes a connection after the fabric has sent the responses that it already has. The fabric then calls
+ *  `disconnected`. `[poll group's thread]`
+ */
 typedef void bay_nvmf_close_fn(void *conn);
 
-/** The target has let go of the qpair: free the connection. `[poll group's thread]` */
+/** Frees the connection. The target has released the qpair. `[poll group's thread]` */
 typedef void bay_nvmf_qpair_free_fn(void *conn);
 
 /** Fills the addresses of a connection. `[poll group's thread]` */
 typedef int32_t bay_nvmf_conn_addr_fn(void *conn, struct bay_nvmf_addr *local, struct bay_nvmf_addr *peer);
 
-/** The connection was accepted by the target: queue size (entries) and whether it is the admin queue. `[poll group's thread]` */
+/** The target accepted the connection as a queue: `sqsize` in entries, `qid` 0 = the admin queue. `[poll group's thread]` */
 typedef void bay_nvmf_connected_fn(void *conn, uint16_t qid, uint16_t sqsize, uint32_t sq_flow_control);
 
 /** One device of a list. The texts in `info` are valid for the call. `[thread of the list]` */
@@ -695,7 +763,7 @@ typedef int32_t bay_pci_share_fn(const struct bay_host *host, uint32_t region, c
 
 /* Tables and requests */
 
-/** Borrowed UTF-8 text, not NUL-terminated; valid for the call only.
+/** Borrowed UTF-8 text without a terminating NUL; valid for the call only.
  *  Closed: never changes.
  */
 struct bay_str {
@@ -705,13 +773,13 @@ struct bay_str {
     size_t len;
 };
 
-/** Where the callee writes a text of unknown length; valid for the call only.
+/** Collects a text of unknown length from the callee; valid for the call only.
  *  Closed: never changes.
  */
 struct bay_sink {
     /** First argument of `write`. */
     void *ctx;
-    /** Appends a piece. */
+    /** Appends a piece of text. */
     bay_sink_write_fn *write;
 };
 
@@ -723,31 +791,32 @@ struct bay_plugin {
     uint64_t magic;
     /** Size of this struct as the plugin was compiled, in bytes. */
     uint32_t size;
-    /** `BAY_ABI_MAJOR` of the header it was compiled with. */
+    /** `BAY_ABI_MAJOR` of the header that the plugin was compiled with. */
     uint16_t abi_major;
-    /** `BAY_ABI_MINOR` of the header it was compiled with. */
+    /** `BAY_ABI_MINOR` of the header that the plugin was compiled with. */
     uint16_t abi_minor;
-    /** Oldest host minor it can run on. */
+    /** Oldest ABI minor of a host that can run the plugin. */
     uint16_t needs_minor;
     /** Zero. */
     uint16_t rsv0;
     /** `BAY_PF_*`. */
     uint32_t flags;
-    /** NUL-terminated; equal to the manifest's. */
+    /** Plugin name, NUL-terminated; must equal the manifest's. */
     const char *name;
-    /** NUL-terminated semantic version; equal to the manifest's. */
+    /** Semantic version, NUL-terminated; must equal the manifest's. */
     const char *version;
-    /** Makes an instance. */
+    /** Creates an instance. */
     bay_init_fn *init;
-    /** Begins to serve. */
+    /** Starts an instance. */
     bay_start_fn *start;
-    /** Ends the instance. */
+    /** Ends an instance. */
     bay_fini_fn *fini;
-    /** Interfaces the plugin offers to the host; may be NULL. */
+    /** Returns the interfaces that the plugin offers to the host; may be NULL. */
     bay_plugin_get_iface_fn *get_iface;
 };
 
-/** What a plugin is given: one per instance, first argument of every service, so that all it makes has an owner.
+/** The host, as a plugin sees it. Each instance has its own. It is the first argument of every service, so the host
+ *  knows which plugin owns what the service creates.
  *  Open: grows at its end.
  */
 struct bay_host {
@@ -757,11 +826,11 @@ struct bay_host {
     uint16_t abi_major;
     /** The host's ABI minor. */
     uint16_t abi_minor;
-    /** The host's own. */
+    /** The host's private pointer. */
     void *ctx;
     /** Looks up a service table by id. */
     bay_host_get_iface_fn *get_iface;
-    /** The level up to which lines are wanted; read relaxed before formatting. */
+    /** Log level: the plugin writes lines up to this level. Read it (relaxed) before you format a line. */
     const uint32_t *log_level;
     /** Writes a log line. */
     bay_log_fn *log;
@@ -775,11 +844,12 @@ struct bay_iov {
     void *addr;
     /** Length in bytes. */
     uint32_t len;
-    /** Memory region of the host that holds it; 0 = plain memory. */
+    /** Memory region of the host that contains this piece; 0 = plain memory. */
     uint32_t region;
 };
 
-/** One request: the host's, lent to the module from submit to `done`. The host's private part lies before it.
+/** One I/O request. The host owns it and lends it to the module from submit to `done`. The host keeps private data
+ *  in front of it.
  *  Closed: never changes.
  */
 struct BAY_ALIGNED(64) bay_io {
@@ -787,21 +857,21 @@ struct BAY_ALIGNED(64) bay_io {
     uint16_t op;
     /** Number of elements of `iov`. */
     uint16_t iovcnt;
-    /** Low 16 bits are hints; high 16 bits must be understood. */
+    /** The low 16 bits are hints. A module that does not know one of the high 16 bits must refuse the request. */
     uint32_t flags;
     /** First block. */
     uint64_t lba;
     /** Number of blocks. */
     uint64_t nblocks;
-    /** Scatter/gather list; unchanged until `done`. */
+    /** Scatter/gather list. The host does not change it before `done`. */
     const struct bay_iov *iov;
-    /** Ends the request; always the host's. */
+    /** Completes the request. The host sets it. */
     bay_done_fn *done;
-    /** The module's while in flight: `drv_ctx_size` bytes, aligned to 64, contents undefined at submit. */
+    /** `drv_ctx_size` bytes for the module while the request is in flight, aligned to 64. Undefined contents at submit. */
     void *drv_ctx;
-    /** The module's while in flight. */
+    /** For the module's use while the request is in flight. */
     void *link;
-    /** NULL = none. */
+    /** Rare fields of the request, or NULL. */
     const struct bay_io_ext *ext;
     /** Separate metadata buffer, or NULL. */
     void *md;
@@ -809,22 +879,22 @@ struct BAY_ALIGNED(64) bay_io {
     uint32_t md_len;
     /** Memory region of `md`. */
     uint32_t md_region;
-    /** What else is known of the end; by `detail_kind`. */
+    /** More about the result. `detail_kind` says what it contains. */
     uint64_t detail;
     /** `BAY_DETAIL_*`. */
     uint8_t detail_kind;
     /** Priority, 0 = none. */
     uint8_t prio;
-    /** How many others than the module's code may touch the buffers until `done`: children, and a device or the kernel
-     *  (`BAY_HELD_BY_DEVICE`). Zero at submit; the module's while in flight. The host ends the requests of a module that has
-     *  failed, but none with a number here.
+    /** How many others besides the module's code may access the buffers until `done`: child I/Os, and a device or the
+     *  kernel (`BAY_HELD_BY_DEVICE`). Zero at submit; the module updates it while the request is in flight. When a module
+     *  has failed, the host completes its requests, except those where this number is not zero.
      */
     uint16_t holds;
-    /** Length of what `arg` points at, in bytes. */
+    /** Length of the bytes that `arg` points to, if the op uses it as a pointer. */
     uint32_t arg_len;
-    /** By op. */
+    /** Arguments of the op; see `BAY_OP_*`. */
     uint64_t arg[2];
-    /** Slot and generation: names the request for abort. */
+    /** Identifies the request for an abort (slot and generation). */
     uint64_t id;
     /** Zero. */
     uint64_t rsv1;
@@ -836,49 +906,49 @@ struct BAY_ALIGNED(64) bay_io {
 struct bay_zone {
     /** First block. */
     uint64_t lba;
-    /** Blocks that can be written. */
+    /** Number of blocks that can be written. */
     uint64_t capacity;
-    /** The block that is written next. */
+    /** The next block to write. */
     uint64_t write_pointer;
-    /** State, by the numbers of the Zone Descriptor (`ZS`) of the NVM Express Zoned Namespace Command Set 1.1. */
+    /** State, numbered as `ZS` in the Zone Descriptor of the NVM Express Zoned Namespace Command Set 1.1. */
     uint8_t state;
-    /** Type, by the numbers of the same structure (`ZT`). */
+    /** Type, numbered as `ZT` in the same structure. */
     uint8_t kind;
     /** Zero. */
     uint8_t rsv[6];
 };
 
-/** Rare parts of a request. Draft: nothing is valid yet.
+/** Rarely used fields of a request. Draft: no field is valid yet.
  *  Open: grows at its end.
  */
 struct bay_io_ext {
     /** Size of this struct, in bytes. */
     uint32_t size;
-    /** Which fields are set. */
+    /** Bit mask of the fields that are set. */
     uint32_t valid;
     /** Trace id. */
     uint64_t trace_id;
 };
 
-/** What a new channel is told.
+/** What `chan_create` receives.
  *  Open: grows at its end.
  */
 struct bay_chan_args {
     /** Size of this struct, in bytes. */
     uint32_t size;
-    /** NUMA node, -1 = any. */
+    /** NUMA node of the thread, -1 = any. */
     int32_t numa;
-    /** The lightweight thread. */
+    /** The lightweight thread that owns the channel. */
     uint64_t thread;
-    /** The host's handle, for `kick`, `chan_ready` and `chan_closed`. */
+    /** The host's handle of the channel, for `kick`, `chan_ready` and `chan_closed`. */
     uint64_t host_chan;
     /** State handed over by an older instance, or NULL. */
     const void *handover;
 };
 
-/** What a bdev does. One channel is called by its thread, and by one of `submit`, `flush` and
- *  `chan_destroy` at a time: the host calls none of them from inside of another. From inside of what
- *  the module calls itself elsewhere, such as `done` from a poller, it may call any.
+/** The functions of a bdev. The host calls a channel only on the channel's thread. It never calls `submit`, `flush`
+ *  or `chan_destroy` of a channel while another of the three is running. It may call them while the module itself is
+ *  calling the host from elsewhere, such as `done` from a poller.
  *  Open: grows at its end.
  */
 struct bay_bdev_ops {
@@ -888,25 +958,25 @@ struct bay_bdev_ops {
     uint32_t flags;
     /** Starts an I/O. Required. */
     bay_submit_fn *submit;
-    /** End of a burst; may be NULL. */
+    /** Ends a burst; may be NULL. */
     bay_flush_fn *flush;
-    /** Required. */
+    /** Creates a thread's channel. Required. */
     bay_chan_create_fn *chan_create;
-    /** Required. */
+    /** Destroys a channel. Required. */
     bay_chan_destroy_fn *chan_destroy;
-    /** Required. */
+    /** Frees the bdev. Required. */
     bay_destruct_fn *destruct;
-    /** Members of `driver_specific` in `bdev_get_bdevs`, as one JSON object; may be NULL. */
+    /** Writes the members of `driver_specific` in `bdev_get_bdevs`, as one JSON object; may be NULL. */
     bay_dump_fn *dump_info;
-    /** The RPC that makes this bdev again, as `{"method":…,"params":…}`; may be NULL. */
+    /** Writes the RPC call that creates this bdev again, as `{"method":…,"params":…}`; may be NULL. */
     bay_dump_fn *write_config;
-    /** The module's own counters as one JSON object; may be NULL. */
+    /** Writes the module's own counters as one JSON object; may be NULL. */
     bay_dump_fn *dump_stats;
-    /** May be NULL. */
+    /** Resets the module's own counters; may be NULL. */
     bay_reset_stats_fn *reset_stats;
 };
 
-/** What the bus must know of a bdev. Texts and lists are copied by `register`.
+/** Describes a bdev to the bus. `register` copies texts and lists.
  *  Open: grows at its end.
  */
 struct bay_bdev_reg {
@@ -914,71 +984,71 @@ struct bay_bdev_reg {
     uint32_t size;
     /** `BAY_BDEV_*`. */
     uint32_t flags;
-    /** First argument of the operations. */
+    /** First argument of `destruct` and of the other functions that get a bdev. */
     void *ctx;
-    /** What the bdev does; lives as long as the bdev. */
+    /** The bdev's functions. The table must stay valid until the bdev is destructed. */
     const struct bay_bdev_ops *ops;
-    /** Unique name. */
+    /** Name, unique on the bus. */
     struct bay_str name;
     /** Product name, as `bdev_get_bdevs` shows it. */
     struct bay_str product;
-    /** Other names. */
+    /** Aliases, or NULL. */
     const struct bay_str *aliases;
     /** Number of aliases. */
     uint32_t naliases;
-    /** Block size in bytes, metadata included when interleaved. */
+    /** Block size in bytes. Includes the metadata if it is interleaved. */
     uint32_t block_size;
     /** Capacity in blocks. */
     uint64_t num_blocks;
-    /** All zero: the bus derives one from the name. */
+    /** UUID. If all bytes are zero, the bus derives one from the name. */
     uint8_t uuid[16];
     /** Physical block size in bytes; 0 = `block_size`. */
     uint32_t phys_block_size;
-    /** Blocks per write; a write must be a multiple. 0 = 1. */
+    /** Write unit in blocks: the length of a write must be a multiple of it. 0 = 1. */
     uint32_t write_unit;
-    /** Blocks that are written all or not at all; 0 = 1. */
+    /** Number of blocks that the device writes completely or not at all; 0 = 1. */
     uint32_t atomic_write_unit;
-    /** Alignment of buffers in bytes, a power of two; 0 = 1. The bus bounces what is not aligned. */
+    /** Required alignment of buffers in bytes, a power of two; 0 = 1. The bus copies unaligned data into a bounce buffer. */
     uint32_t align;
-    /** I/O is split at multiples of this many blocks; 0 = never. */
+    /** The bus splits I/O at multiples of this many blocks; 0 = never. */
     uint32_t optimal_boundary;
-    /** Elements of a scatter/gather list; 0 = no limit. The bus splits. */
+    /** Maximum number of elements of a scatter/gather list; 0 = no limit. The bus splits longer I/O. */
     uint32_t max_segments;
-    /** Bytes in one element; 0 = no limit. */
+    /** Maximum bytes in one element; 0 = no limit. */
     uint32_t max_segment_size;
-    /** Blocks of one read or write; 0 = no limit. */
+    /** Maximum blocks of one read or write; 0 = no limit. */
     uint32_t max_io_blocks;
-    /** Blocks of one unmap; 0 = no limit. */
+    /** Maximum blocks of one unmap; 0 = no limit. */
     uint32_t max_unmap;
-    /** Blocks of one write zeroes; 0 = no limit. */
+    /** Maximum blocks of one write zeroes; 0 = no limit. */
     uint32_t max_write_zeroes;
-    /** Blocks of one copy; 0 = no limit. */
+    /** Maximum blocks of one copy; 0 = no limit. */
     uint32_t max_copy;
     /** Metadata bytes per block. */
     uint32_t md_size;
-    /** 1 = metadata lies behind each block's data. */
+    /** 1 = the metadata follows each block's data, 0 = it is in a separate buffer. */
     uint8_t md_interleave;
     /** T10 DIF type 0 to 3. */
     uint8_t dif_type;
-    /** 1 = the protection information comes first in the metadata. */
+    /** 1 = the protection information is at the start of the metadata, 0 = at its end. */
     uint8_t dif_is_head;
     /** 0 = 16 bit guard, 1 = 32, 2 = 64. */
     uint8_t dif_pi_format;
-    /** Bits of what is checked. */
+    /** Bit mask of the protection information checks. */
     uint32_t dif_check_flags;
     /** NUMA node, -1 = any. */
     int32_t numa;
-    /** Namespace id of an NVMe bdev, else 0. */
+    /** Namespace id of an NVMe bdev, 0 for any other. */
     uint32_t nsid;
-    /** How long a reset waits for I/O in flight before it reaches the module, in milliseconds. */
+    /** How long the bus waits for I/O in flight before it submits a reset to the module, in milliseconds. */
     uint32_t reset_drain_ms;
-    /** 1 = buffers must be in the host's DMA regions; the bus bounces others. */
+    /** 1 = buffers must be in the host's DMA regions. The bus copies other data into a bounce buffer. */
     uint32_t needs_dma;
-    /** Bit `1 << BAY_OP_*` for each op that may be sent. */
+    /** Bit `1 << BAY_OP_*` for each op that the module accepts. */
     uint64_t ops_mask;
-    /** Must-understand flags that may be sent. */
+    /** Must-understand flags that the module accepts. */
     uint32_t must_flags;
-    /** Children that one I/O may have in flight at once (filters). */
+    /** Filters: how many children of one I/O may be in flight at once. */
     uint32_t max_children;
     /** Size of `drv_ctx`, in bytes. */
     uint32_t drv_ctx_size;
@@ -988,13 +1058,13 @@ struct bay_bdev_reg {
     struct bay_str base;
     /** Blocks per zone; 0 = not zoned. Draft. */
     uint64_t zone_size;
-    /** Zones that may be open. Draft. */
+    /** Maximum number of open zones. Draft. */
     uint32_t max_open_zones;
-    /** Zones that may be active. Draft. */
+    /** Maximum number of active zones. Draft. */
     uint32_t max_active_zones;
 };
 
-/** What a client may know of an open bdev.
+/** What the bus tells a client about an open bdev.
  *  Open: grows at its end.
  */
 struct bay_bdev_info {
@@ -1008,51 +1078,51 @@ struct bay_bdev_info {
     uint32_t block_size;
     /** Physical block size in bytes. */
     uint32_t phys_block_size;
-    /** Ops that a client may send: declared ones and those the bus emulates. */
+    /** Ops that a client may submit: those of the module and those that the bus emulates. */
     uint64_t ops_mask;
     /** UUID. */
     uint8_t uuid[16];
-    /** Blocks per write. */
+    /** Write unit in blocks. */
     uint32_t write_unit;
-    /** Blocks written all or not at all. */
+    /** Number of blocks that the device writes completely or not at all. */
     uint32_t atomic_write_unit;
-    /** Alignment of buffers in bytes. */
+    /** Required alignment of buffers in bytes. */
     uint32_t align;
-    /** I/O is split at multiples of this many blocks; 0 = never. */
+    /** The bus splits I/O at multiples of this many blocks; 0 = never. */
     uint32_t optimal_boundary;
     /** Metadata bytes per block. */
     uint32_t md_size;
-    /** 1 = metadata lies behind each block's data. */
+    /** 1 = the metadata follows each block's data, 0 = it is in a separate buffer. */
     uint8_t md_interleave;
     /** T10 DIF type 0 to 3. */
     uint8_t dif_type;
-    /** 1 = the protection information comes first. */
+    /** 1 = the protection information is at the start of the metadata, 0 = at its end. */
     uint8_t dif_is_head;
     /** 0 = 16 bit guard, 1 = 32, 2 = 64. */
     uint8_t dif_pi_format;
     /** NUMA node, -1 = any. */
     int32_t numa;
-    /** Must-understand flags that may be sent, emulated ones included. */
+    /** Must-understand flags that a client may set, including those that the bus emulates. */
     uint32_t must_flags;
-    /** Name on the bus; valid while the descriptor is open. */
+    /** Name of the bdev; valid while the descriptor is open. */
     struct bay_str name;
 };
 
-/** A place in a queue of waiters: the waiter's memory, linked by the host until the callback.
+/** An entry of a wait queue. The memory belongs to the waiter; the host links it until it calls `cb`.
  *  Closed: never changes.
  */
 struct bay_wait {
-    /** Called when the resource may be had. */
+    /** Called when the resource is available. */
     bay_wait_fn *cb;
-    /** Its argument. */
+    /** Argument of `cb`. */
     void *arg;
-    /** The host's while queued. */
+    /** For the host's use while the entry is queued. */
     void *link;
     /** Zero. */
     uint64_t rsv;
 };
 
-/** `bay.bdev/1`: what the bus offers to modules.
+/** `bay.bdev/1`: the functions of the bus for modules.
  *  Open: grows at its end.
  */
 struct bay_bdev_api {
@@ -1060,37 +1130,37 @@ struct bay_bdev_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** Puts a bdev on the bus. */
+    /** Registers a bdev. */
     bay_bdev_register_fn *register_;
-    /** Takes it off. */
+    /** Unregisters a bdev. */
     bay_bdev_unregister_fn *unregister;
-    /** Ends a pending destruct. */
+    /** Finishes a pending `destruct`. */
     bay_bdev_destruct_done_fn *destruct_done;
-    /** Ends a pending channel creation. */
+    /** Finishes a pending `chan_create`. */
     bay_bdev_chan_ready_fn *chan_ready;
-    /** Ends a pending channel destruction. */
+    /** Finishes a pending `chan_destroy`. */
     bay_bdev_chan_closed_fn *chan_closed;
-    /** Tells a new size. */
+    /** Changes the size of a bdev. */
     bay_bdev_resize_fn *resize;
-    /** Wakes what waits for resources. */
+    /** Resubmits the I/O that waits for a resource of the module. */
     bay_bdev_kick_fn *kick;
-    /** Holds back I/O. */
+    /** Holds back the I/O of a range. */
     bay_bdev_quiesce_fn *quiesce;
-    /** Lets it go: the range of one `quiesce`. */
+    /** Releases the I/O that one `quiesce` holds back; the range must be the same. */
     bay_bdev_quiesce_fn *unquiesce;
-    /** Ends an `examine_disk`. */
+    /** Finishes an `examine_disk`. */
     bay_examine_done_fn *examine_done;
-    /** Reserves a name. */
+    /** Reserves a name and a UUID. */
     bay_bdev_reserve_fn *reserve;
-    /** Ends a reservation. */
+    /** Releases a reservation. */
     bay_bdev_release_fn *release;
-    /** Changes the other names. */
+    /** Adds or removes an alias. */
     bay_bdev_alias_fn *alias;
-    /** Tells of blocks that lost their data. */
+    /** Reports blocks that lost their data. */
     bay_bdev_media_fn *media;
 };
 
-/** `bay.bdev_client/1`: what the bus offers to those who do I/O.
+/** `bay.bdev_client/1`: the functions of the bus for clients that do I/O.
  *  Open: grows at its end.
  */
 struct bay_bdev_client_api {
@@ -1100,41 +1170,41 @@ struct bay_bdev_client_api {
     uint32_t flags;
     /** Opens a bdev. */
     bay_client_open_fn *open;
-    /** Closes it. */
+    /** Closes a descriptor. */
     bay_client_close_fn *close;
-    /** What is known of it. */
+    /** Describes an open bdev. */
     bay_client_info_fn *info;
-    /** Claims it. */
+    /** Claims an open bdev. */
     bay_client_claim_fn *claim;
-    /** Gives the claim back. */
+    /** Releases a claim. */
     bay_client_unclaim_fn *unclaim;
-    /** Gets a channel. */
+    /** Gets the current thread's channel. */
     bay_client_chan_get_fn *chan_get;
-    /** Puts it. */
+    /** Releases a channel. */
     bay_client_chan_put_fn *chan_put;
-    /** Gets an I/O. */
+    /** Gets an I/O to fill and submit. */
     bay_client_io_get_fn *io_get;
-    /** Puts an unsubmitted one. */
+    /** Returns an I/O that was not submitted. */
     bay_client_io_put_fn *io_put;
-    /** Derives a child. */
+    /** Derives a child I/O from a parent. */
     bay_client_io_derive_fn *io_derive;
-    /** Submits. */
+    /** Submits an I/O. */
     bay_client_submit_fn *submit;
-    /** Ends a parent from its child. */
+    /** Completes a parent with its child's status. */
     bay_client_complete_from_fn *complete_from;
-    /** Ends a burst. */
+    /** Ends a burst of submits. */
     bay_client_flush_fn *flush;
-    /** Passes on. */
+    /** Passes an I/O on to another bdev. */
     bay_client_pass_fn *pass;
-    /** Waits for an I/O no longer. */
+    /** Removes a waiter from the queue of `io_get`. */
     bay_client_io_abort_fn *io_abort;
-    /** Derives a child with a part of the data. */
+    /** Derives a child I/O with a part of the parent's data. */
     bay_client_io_derive_part_fn *io_derive_part;
-    /** Which blocks lost their data. */
+    /** Returns a range of blocks that lost their data. */
     bay_client_media_fn *media_next;
 };
 
-/** `bay.bdev_module/1`: what a plugin with bdev modules may offer to the host; every function may be NULL.
+/** `bay.bdev_module/1`: a plugin with bdev modules may offer this table to the host. Every function may be NULL.
  *  Open: grows at its end.
  */
 struct bay_bdev_module {
@@ -1142,31 +1212,31 @@ struct bay_bdev_module {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** A bdev was registered. */
+    /** A bdev was registered; no I/O allowed. */
     bay_examine_config_fn *examine_config;
-    /** The same, with I/O. */
+    /** A bdev was registered; I/O allowed. */
     bay_examine_disk_fn *examine_disk;
-    /** Configuration that belongs to no single bdev. */
+    /** Writes the configuration that belongs to no single bdev. */
     bay_module_config_fn *write_config;
-    /** The host ends. */
+    /** The host shuts down. */
     bay_module_fini_start_fn *fini_start;
 };
 
-/** An intrusive message: the sender's memory until it is received.
+/** An intrusive message. The memory belongs to the sender, and is in use until the message is received.
  *  Closed: never changes.
  */
 struct bay_msg {
     /** Called on the receiving thread. */
     bay_msg_fn *call;
-    /** Its argument. */
+    /** Argument of `call`. */
     void *arg;
-    /** The host's while in flight. */
+    /** For the host's use while the message is in flight. */
     void *link;
     /** Zero. */
     uint64_t rsv;
 };
 
-/** What a poller does.
+/** The functions of a poller.
  *  Open: grows at its end.
  */
 struct bay_poller_ops {
@@ -1174,13 +1244,15 @@ struct bay_poller_ops {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** One round. Required. */
+    /** Runs one round. Required. */
     bay_poll_fn *run;
-    /** Arm the wake-ups, then look again: 0 = may sleep, more = there is work. NULL = only polled, the reactor never sleeps. */
+    /** Arms the wake-ups, then checks for work: 0 = the thread may sleep, more than 0 = there is work. If NULL, the
+     *  reactor never sleeps.
+     */
     bay_poll_fn *prepare_sleep;
-    /** The sleep is over; may be NULL. */
+    /** The thread has woken up; may be NULL. */
     bay_poller_woke_fn *woke;
-    /** The next deadline; may be NULL. */
+    /** Returns the next deadline; may be NULL. */
     bay_poller_next_fn *next_ns;
 };
 
@@ -1192,21 +1264,21 @@ struct bay_thread_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** Current thread. */
+    /** Returns the current thread. */
     bay_thread_current_fn *current;
-    /** App thread. */
+    /** Returns the app thread. */
     bay_thread_app_fn *app_thread;
     /** Walks the cores that have reactors. */
     bay_thread_next_core_fn *next_core;
-    /** Makes a thread. */
+    /** Creates a thread. */
     bay_thread_create_fn *create;
-    /** Ends the current one. */
+    /** Ends the current thread. */
     bay_thread_exit_fn *exit;
-    /** Moves one. */
+    /** Moves a thread. */
     bay_thread_set_cpumask_fn *set_cpumask;
     /** Sends a message. */
     bay_thread_send_fn *send;
-    /** The clock. */
+    /** Returns the time. */
     bay_now_ns_fn *now_ns;
 };
 
@@ -1220,17 +1292,17 @@ struct bay_poller_api {
     uint32_t flags;
     /** Adds a poller. */
     bay_poller_register_fn *register_;
-    /** Removes it. */
+    /** Removes a poller. */
     bay_poller_fn *unregister;
-    /** Pauses it. */
+    /** Pauses a poller. */
     bay_poller_fn *pause;
-    /** Resumes it. */
+    /** Resumes a poller. */
     bay_poller_fn *resume;
-    /** Its file descriptors. */
+    /** Adds or removes a file descriptor that wakes the thread. */
     bay_poller_wake_fd_fn *wake_fd;
 };
 
-/** `bay.draft.io_device/1`: shared objects with one state per thread, apart from bdevs.
+/** `bay.draft.io_device/1`: shared objects, other than bdevs, with one channel per thread.
  *  Open: grows at its end.
  */
 struct bay_io_device_api {
@@ -1238,17 +1310,17 @@ struct bay_io_device_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** Registers. */
+    /** Registers an io_device. */
     bay_io_device_register_fn *register_;
-    /** Unregisters. */
+    /** Unregisters an io_device. */
     bay_io_device_unregister_fn *unregister;
-    /** Gets a channel. */
+    /** Gets the current thread's channel. */
     bay_io_device_chan_get_fn *chan_get;
-    /** Puts it. */
+    /** Releases a channel. */
     bay_io_device_chan_put_fn *chan_put;
 };
 
-/** `bay.buf/1`: buffers from the host's pools, with a place in the queue.
+/** `bay.buf/1`: buffers from the host's pools. Callers wait in a queue when a pool is empty.
  *  Open: grows at its end.
  */
 struct bay_buf_api {
@@ -1256,17 +1328,17 @@ struct bay_buf_api {
     uint32_t size;
     /** Largest buffer, in bytes. */
     uint32_t max_len;
-    /** Gets one. */
+    /** Gets a buffer. */
     bay_buf_get_fn *get;
-    /** Puts it. */
+    /** Returns a buffer. */
     bay_buf_put_fn *put;
-    /** Leaves the queue. */
+    /** Removes a waiter from the queue. */
     bay_buf_abort_fn *abort;
     /** Describes a pool. */
     bay_buf_pool_fn *pool;
 };
 
-/** `bay.mem/1`: memory that devices can reach.
+/** `bay.mem/1`: memory that devices can access.
  *  Open: grows at its end.
  */
 struct bay_mem_api {
@@ -1274,33 +1346,33 @@ struct bay_mem_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** Allocates. */
+    /** Allocates memory. */
     bay_mem_alloc_fn *alloc;
-    /** Frees. */
+    /** Frees memory. */
     bay_mem_free_fn *free;
-    /** The regions: number `n` at index `n`. Read without a call, on any thread, for the regions of requests in hand. */
+    /** The region table: region `n` is at index `n`. Any thread may read the entries of the requests it has, without a call. */
     const struct bay_region *regions;
-    /** Elements of `regions`. */
+    /** Number of elements of `regions`. */
     uint32_t nregions;
-    /** NUMA nodes of the machine; `alloc` takes -1 and every number below. */
+    /** Number of NUMA nodes of the machine. `alloc` accepts -1 and every number below this one. */
     uint32_t numa_nodes;
-    /** Maps a shared file. */
+    /** Maps a shared file as a region. */
     bay_mem_region_import_fn *region_import;
     /** Removes an imported region. */
     bay_mem_region_remove_fn *region_remove;
-    /** Finds the region of an address. */
+    /** Returns the region of an address. */
     bay_mem_region_of_fn *region_of;
     /** Watches imported regions. */
     bay_mem_watch_fn *watch;
     /** Ends a watch. */
     bay_mem_unwatch_fn *unwatch;
-    /** Answers the removal of a region. */
+    /** Releases a region that is being removed. */
     bay_mem_region_release_fn *region_release;
     /** Zeroes part of an allocation. */
     bay_mem_zero_fn *zero;
 };
 
-/** One memory region, as requests name it by number.
+/** One memory region. Requests refer to it by its number.
  *  Closed: never changes.
  */
 struct bay_region {
@@ -1316,7 +1388,7 @@ struct bay_region {
     uint32_t rsv0;
 };
 
-/** One method of the control plane.
+/** One RPC method.
  *  Open: grows at its end.
  */
 struct bay_rpc_method {
@@ -1324,13 +1396,13 @@ struct bay_rpc_method {
     uint32_t size;
     /** `BAY_RPC_*`. */
     uint32_t states;
-    /** Name. */
+    /** Name of the method. */
     struct bay_str name;
     /** The declaration as JSON text: parameters, result, errors, aliases, role. */
     struct bay_str schema;
-    /** The method. */
+    /** Handles a call. */
     bay_rpc_call_fn *call;
-    /** Its first argument. */
+    /** First argument of `call`. */
     void *ctx;
 };
 
@@ -1344,15 +1416,15 @@ struct bay_rpc_api {
     uint32_t flags;
     /** Registers a method. */
     bay_rpc_register_fn *register_;
-    /** Unregisters it. */
+    /** Unregisters a method. */
     bay_rpc_unregister_fn *unregister;
-    /** Answers. */
+    /** Answers a call with a result. */
     bay_rpc_reply_fn *reply;
-    /** Refuses. */
+    /** Answers a call with an error. */
     bay_rpc_error_fn *error;
 };
 
-/** `bay.broker/1`: plugin meets plugin.
+/** `bay.broker/1`: plugins offer tables to other plugins.
  *  Open: grows at its end.
  */
 struct bay_broker_api {
@@ -1360,13 +1432,13 @@ struct bay_broker_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** Offers. */
+    /** Provides a table. */
     bay_broker_provide_fn *provide;
-    /** Withdraws. */
+    /** Withdraws a table. */
     bay_broker_withdraw_fn *withdraw;
-    /** Takes. */
+    /** Returns another plugin's table. */
     bay_broker_acquire_fn *acquire;
-    /** Gives back. */
+    /** Releases a table. */
     bay_broker_release_fn *release;
 };
 
@@ -1384,7 +1456,7 @@ struct bay_notify_api {
     bay_subsystem_register_fn *subsystem;
 };
 
-/** `bay.quiesce/1`, offered by a plugin that has something to stop before `fini`.
+/** `bay.quiesce/1`: offered by a plugin that must finish work before `fini`.
  *  Open: grows at its end.
  */
 struct bay_quiesce {
@@ -1396,19 +1468,20 @@ struct bay_quiesce {
     bay_quiesce_begin_fn *begin;
 };
 
-/** Work that may block, for a thread of the host: the submitter's memory.
+/** Work that may block, for a worker thread of the host. The memory belongs to the submitter.
  *  Closed: never changes.
  */
 struct bay_job {
-    /** The work. */
+    /** Does the work, on the worker. */
     bay_job_fn *run;
-    /** Its argument. */
+    /** Argument of `run`. */
     void *arg;
-    /** Sent to the submitting thread when `run` has returned. */
+    /** The host sends this message to the submitting thread when `run` has returned. */
     struct bay_msg done;
 };
 
-/** `bay.draft.worker/1`: a few threads of the host's for work that blocks. A plugin is finalised after the last of its jobs.
+/** `bay.draft.worker/1`: a few threads of the host for work that blocks. The host calls `fini` of a plugin only after
+ *  all its jobs have finished.
  *  Open: grows at its end.
  */
 struct bay_worker_api {
@@ -1418,11 +1491,11 @@ struct bay_worker_api {
     uint32_t flags;
     /** Queues a job. */
     bay_worker_submit_fn *submit;
-    /** Takes it back. */
+    /** Cancels a job. */
     bay_worker_cancel_fn *cancel;
 };
 
-/** `bay.log/1`, offered by a plugin that caches the log level.
+/** `bay.log/1`: offered by a plugin that caches the log level.
  *  Open: grows at its end.
  */
 struct bay_log_iface {
@@ -1430,11 +1503,11 @@ struct bay_log_iface {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** The level changed. */
+    /** The log level changed. */
     bay_log_changed_fn *changed;
 };
 
-/** A transport address as text, NUL-padded.
+/** A transport address as text. NUL bytes fill the rest of each field.
  *  Closed: never changes.
  */
 struct bay_nvmf_addr {
@@ -1442,25 +1515,25 @@ struct bay_nvmf_addr {
     uint8_t trtype[32];
     /** `IPv4`, `IPv6`, … */
     uint8_t adrfam[32];
-    /** Address. */
+    /** Address, such as an IP address. */
     uint8_t traddr[256];
-    /** Service, such as a port. */
+    /** Service, such as a port number. */
     uint8_t trsvcid[32];
 };
 
-/** One request of a qpair. The fabric's part lies behind it.
+/** One request of a qpair. The fabric's private part follows it in memory.
  *  Closed: never changes.
  */
 struct BAY_ALIGNED(64) bay_nvmf_req {
-    /** The 64-byte command; the fabric has not changed it. */
+    /** The 64-byte command, as received. */
     uint64_t cmd[8];
-    /** The 16-byte response: dword 0, dword 1, then SQHD, SQID (the target's), command id and status. */
+    /** The 16-byte response: dword 0, dword 1, then SQHD, SQID (both set by the target), command id and status. */
     uint64_t rsp[2];
-    /** Data; NULL when `xfer` is none. */
+    /** Data buffers; NULL when `xfer` is `BAY_NVMF_XFER_NONE`. */
     struct bay_iov *iov;
     /** Elements of `iov`. */
     uint32_t iovcnt;
-    /** Length of the data, in bytes, as the command's SGL says. */
+    /** Length of the data in bytes, from the command's SGL. */
     uint32_t len;
     /** `BAY_NVMF_XFER_*`. */
     uint8_t xfer;
@@ -1468,15 +1541,15 @@ struct BAY_ALIGNED(64) bay_nvmf_req {
     uint8_t rsv0;
     /** Zero. */
     uint16_t rsv1;
-    /** Length that is to be sent back, in bytes; set by the target, at most `len`. */
+    /** Length of the data to send back, in bytes. The target sets it, at most to `len`. */
     uint32_t rsp_len;
     /** The fabric's connection. */
     void *conn;
-    /** The target's while it has the request. */
+    /** For the target's use while it has the request. */
     uint64_t tgt[8];
 };
 
-/** What a fabric does.
+/** The functions of a fabric.
  *  Open: grows at its end.
  */
 struct bay_nvmf_transport_ops {
@@ -1484,39 +1557,39 @@ struct bay_nvmf_transport_ops {
     uint32_t size;
     /** `BAY_NVMF_TRANSPORT_*`. */
     uint32_t flags;
-    /** Makes the transport. */
+    /** Creates the transport. */
     bay_nvmf_create_fn *create;
-    /** Ends it. */
+    /** Destroys the transport. */
     bay_nvmf_destroy_fn *destroy;
-    /** Options in force. */
+    /** Writes the current options. */
     bay_nvmf_dump_fn *dump;
-    /** Listens. */
+    /** Starts listening on an address. */
     bay_nvmf_listen_fn *listen;
-    /** Listens no more; connections stay. */
+    /** Stops listening on an address. Existing connections stay. */
     bay_nvmf_listen_fn *stop_listen;
-    /** A thread's share. */
+    /** Creates a thread's part of the transport. */
     bay_nvmf_group_create_fn *group_create;
-    /** Its end. */
+    /** Destroys a thread's part of the transport. */
     bay_nvmf_group_destroy_fn *group_destroy;
-    /** A connection for a group. */
+    /** Adds a connection to a group. */
     bay_nvmf_group_add_fn *group_add;
-    /** A connection that no group takes. */
+    /** Refuses a connection that no group takes. */
     bay_nvmf_conn_refused_fn *conn_refused;
-    /** A request comes back. */
+    /** Returns a completed request. */
     bay_nvmf_complete_fn *complete;
-    /** A connection is to end. */
+    /** Closes a connection. */
     bay_nvmf_close_fn *close;
-    /** A connection's end. */
+    /** Frees a connection. */
     bay_nvmf_qpair_free_fn *qpair_free;
-    /** A connection's addresses. */
+    /** Fills the addresses of a connection. */
     bay_nvmf_conn_addr_fn *conn_addr;
-    /** A connection is a queue now; may be NULL. */
+    /** The connection is now a queue; may be NULL. */
     bay_nvmf_connected_fn *connected;
-    /** Why it refused; may be NULL. */
+    /** Writes why the fabric refused a call; may be NULL. */
     bay_nvmf_explain_fn *explain;
 };
 
-/** `bay.nvmf_target/1`: what the target offers to fabrics.
+/** `bay.nvmf_target/1`: the functions of the target for fabrics.
  *  Open: grows at its end.
  */
 struct bay_nvmf_target_api {
@@ -1524,17 +1597,17 @@ struct bay_nvmf_target_api {
     uint32_t size;
     /** Zero. */
     uint32_t flags;
-    /** First argument of all. */
+    /** First argument of every function. */
     void *target;
     /** Registers a fabric. */
     bay_nvmf_register_fn *register_;
-    /** Takes it off. */
+    /** Unregisters a fabric. */
     bay_nvmf_unregister_fn *unregister;
-    /** A connection came. */
+    /** Reports a new connection. */
     bay_nvmf_new_qpair_fn *new_qpair;
-    /** A request came. */
+    /** Submits a request. */
     bay_nvmf_exec_fn *exec;
-    /** A connection went. */
+    /** Reports that a connection is closed. */
     bay_nvmf_disconnected_fn *disconnected;
 };
 
