@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measures our speed, and SPDK's ("the reference") if a build of it is given. It
-//! prints tables in Markdown. `docs/performance.md` says what the figures mean.
+//! `cargo xtask bench`: how fast it is, as tables in Markdown, and beside it the reference when a
+//! build of it is at hand. `docs/performance.md` says what the figures mean.
 //!
 //! ```text
 //! bench ─> parts, one file and one or two tables each ─> rounds in turn: ours, reference, ours, …
@@ -11,8 +11,8 @@
 //!            messages, start, saturated    servers and calls
 //! ```
 //!
-//! Instruction counts do not depend on the machine's other load. Times do, so they are medians of
-//! rounds in turn, with their spread. No test depends on a figure.
+//! Instructions do not depend on what else the machine does; times do, so those are medians of
+//! rounds in turn with their spread, and nothing here decides a test.
 
 mod aio;
 mod awake;
@@ -51,8 +51,8 @@ use std::process::Command;
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
     and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi";
 
-/// The packages that the bench builds.
-const PACKAGES: [&str; 11] = [
+/// What is built for it.
+const PACKAGES: [&str; 12] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
@@ -69,8 +69,8 @@ const PACKAGES: [&str; 11] = [
 
 type Part = fn(&Bench) -> Result<(), String>;
 
-/// The parts by name, in the order of their run.
-const PARTS: [(&str, Part); 13] = [
+/// The parts by name, in their order.
+const PARTS: [(&str, Part); 14] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
@@ -87,7 +87,7 @@ const PARTS: [(&str, Part); 13] = [
     ("iscsi", iscsi::print),
 ];
 
-/// The side that a figure belongs to.
+/// Whose figure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Ours,
@@ -95,7 +95,7 @@ enum Side {
 }
 
 impl Side {
-    /// The name in tables.
+    /// As tables call it.
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -104,25 +104,25 @@ impl Side {
     }
 }
 
-/// The options of one run.
+/// What is asked for.
 struct Bench {
     reference: Option<Reference>,
-    /// A build of the reference that callgrind can run.
+    /// A build of it that callgrind can run.
     counted: Option<Reference>,
     rounds: usize,
     /// Also measures the rows that take long.
     long: bool,
     /// Also writes the tables to a file in `docs/measurements`.
     save: bool,
-    /// Also measures with the first core kept from halting, which changes a setting of the machine.
+    /// Also with the first core kept from halting, which is a setting of the machine.
     awake: bool,
-    /// Length of one run, in seconds.
+    /// Of one run.
     seconds: u32,
-    /// The folder for the files of `aio` and `lvol`.
+    /// Where the files of `aio` and `lvol` lie.
     folder: Option<PathBuf>,
     /// Both sides take their memory from hugepages.
     huge: bool,
-    /// Names of the parts to run.
+    /// Names of the parts.
     parts: Vec<String>,
 }
 
@@ -146,23 +146,22 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
 }
 
 impl Bench {
-    /// The sides that take turns.
+    /// Who takes turns.
     fn sides(&self) -> Vec<Side> {
         let theirs = self.reference.is_some().then_some(Side::Reference);
         [Side::Ours].into_iter().chain(theirs).collect()
     }
 
-    /// The sides to measure as numbers grow. The reference takes part only with `--long`, because
-    /// these tables check our own scaling.
+    /// Who is measured as numbers grow: the reference only with `--long`, since the question is of us.
     fn growing(&self) -> Vec<Side> {
         if self.long { self.sides() } else { vec![Side::Ours] }
     }
 
     fn reference(&self) -> Result<&Reference, String> {
-        self.reference.as_ref().ok_or_else(|| "there is no --reference DIR".to_owned())
+        self.reference.as_ref().ok_or_else(|| "no --reference is given".to_owned())
     }
 
-    /// Our generator for the bus. Its memory comes from the same kind of pages as the reference's.
+    /// Our generator for the bus, with memory from where the reference has it.
     fn perf(&self, arguments: &[String]) -> Command {
         let mut perf = Command::new(case::program());
         perf.args(arguments);

@@ -1,8 +1,6 @@
-//! `cargo xtask soak`: runs completely what `cargo xtask test` only samples, and prints one closing line with all
-//! counts.
+//! `cargo xtask soak`: what `cargo xtask test` only samples, whole, and one closing line that counts it all.
 //!
-//! [`PARTS`] has one entry for each kind of test. The tests contain their longer form; an environment variable selects
-//! it.
+//! One entry of [`PARTS`] a kind of test. The tests themselves know their longer form; the environment tells them to take it.
 
 use std::process::Command;
 use std::time::Instant;
@@ -11,16 +9,16 @@ use crate::tally::Tally;
 use crate::test::tell_where;
 use crate::{Failure, Outcome, prepare, run};
 
-/// The environment variable that selects the longer form of the tests.
+/// Set for tests that are to run whole.
 pub(crate) const WHOLE: &str = "DRIVEBAY_SOAK";
 
-/// A part of the names of the tests that cut a guest's power.
+/// Part of the names of the tests that cut a guest's power.
 const POWER_CUTS: &str = "power_cut";
 
-/// A kind of test with a longer form.
+/// Something that has a longer form.
 struct Part {
     name: &'static str,
-    /// What it does beyond `cargo xtask test`, for the closing lines.
+    /// What it does that `cargo xtask test` does not, for the closing lines.
     what: &'static str,
     command: fn() -> Command,
 }
@@ -98,7 +96,7 @@ pub(crate) fn main(args: &[&str]) -> Outcome {
     if total.failed == 0 && total.passed > 0 { Ok(()) } else { Err(Failure::Counted) }
 }
 
-/// The parts with the given names, or all parts if no name is given.
+/// The parts with the given names; all without any.
 fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
         let allowed: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
@@ -108,7 +106,7 @@ fn chosen(names: &[&str]) -> Result<Vec<&'static Part>, Failure> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-/// Runs one test after the other, because each loads the machine.
+/// One after the other: each of them loads the machine.
 fn nvme() -> Command {
     let args =
         ["test", "--package", "drivebay-nvme-tests", "--test", "nvme", "--no-fail-fast", "--"];
@@ -144,12 +142,16 @@ fn lvol() -> Command {
     python(&["--only", "killed_again", "tests/e2e"])
 }
 
-/// Needs the kernel, which `cargo xtask prepare` or `cargo xtask test` fetches.
+fn raid() -> Command {
+    run::cargo(&["test", "--package", "drivebay-raid", "power_cut", "--", "--nocapture"])
+}
+
+/// The kernel must be there: `cargo xtask prepare`, or a run of `cargo xtask test`.
 fn power() -> Command {
     python(&["--only", POWER_CUTS, "tests/guest/tests"])
 }
 
-/// Needs the kernel, like [`power`]. [`power`] runs the tests that are left out here.
+/// The kernel must be there, as for [`power`], which runs the tests that are left out here.
 fn guests() -> Command {
     python(&["--but", POWER_CUTS, "tests/guest/tests"])
 }
@@ -184,7 +186,7 @@ mod tests {
     fn the_page_on_testing_names_every_part() {
         let page = include_str!("../../../docs/testing.md");
         for Part { name, .. } in PARTS {
-            assert!(page.contains(&format!("cargo xtask soak {name}")), "the page lacks {name}");
+            assert!(page.contains(&format!("cargo xtask soak {name}")), "it does not name {name}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The cases to measure.
+//! What is measured.
 
 use crate::run;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A disk and an I/O pattern.
+/// A disk under a pattern.
 #[derive(Clone, Copy)]
 pub(super) struct Case {
     pub(super) name: &'static str,
@@ -15,13 +15,13 @@ pub(super) struct Case {
 
 #[derive(Clone, Copy)]
 pub(super) enum Disk {
-    /// Only the generator.
+    /// The generator alone.
     Nothing,
     /// The generator with a copy in place of the bus.
     Copy,
     Null,
     Malloc,
-    /// A stack of this many passthru on a malloc.
+    /// This many passthru on a malloc.
     Passthru(usize),
     /// A logical volume on a malloc, with this many snapshots behind it.
     Volume {
@@ -46,30 +46,29 @@ pub(super) const CASES: [Case; 7] = [
 ];
 
 impl Case {
-    /// Whether the reference can run this case, too.
+    /// Whether the reference can do it too.
     pub(super) fn is_of_both(&self) -> bool {
         !matches!(self.disk, Disk::Nothing | Disk::Copy)
     }
 
-    /// The depths to measure. The rate of a RAM disk depends on where its buffers are, so it has more
-    /// than one.
+    /// Depths at which its rate is worth a look: what a RAM disk does depends on where its buffers are.
     pub(super) fn depths(&self) -> &'static [u32] {
         match self.disk {
             Disk::Malloc | Disk::Volume { .. } | Disk::Array { .. } => &[1, 32, 128],
             Disk::Null => &[1, 128],
             Disk::Nothing | Disk::Passthru(_) => &[128],
-            // It is a column of each RAM disk's row: see `copy`.
+            // Beside each of a RAM disk: see `copy`.
             Disk::Copy => &[],
         }
     }
 
-    /// The limit of a RAM disk: a copy over the same addresses.
+    /// What a RAM disk cannot beat: a copy over the same addresses.
     pub(super) fn copy(&self) -> Option<Self> {
         matches!(self.disk, Disk::Malloc).then_some(Self { disk: Disk::Copy, ..*self })
     }
 
-    /// The measured bdev and the calls that create it, the same for the reference. It has 32 MiB, more
-    /// than the caches near the core hold.
+    /// The measured bdev and the calls that make it, the same for the reference: 32 MiB, which no
+    /// cache near the core holds.
     pub(super) fn calls(&self) -> (String, Vec<(&'static str, Value)>) {
         let base = json!({"name": "base", "num_blocks": 65536, "block_size": 512});
         match self.disk {
@@ -113,7 +112,7 @@ impl Case {
         }
     }
 
-    /// The arguments of `drivebay perf` for this case. The caller adds when the run ends.
+    /// The arguments of `drivebay perf` for it. The caller adds when the run ends.
     pub(super) fn arguments(&self, depth: u32) -> Vec<String> {
         let (bdev, calls) = self.calls();
         let mut arguments = perf_arguments(self.pattern, depth, &bdev, &calls);
@@ -130,8 +129,24 @@ impl Case {
     }
 }
 
-/// The arguments of `drivebay perf` for a bdev that these calls create. The caller adds when the run
-/// ends.
+/// The calls that make `array` of `member0`, `member1`, …: two for raid1, four for raid0, five for raid5f, whose stripes have
+/// 128 KiB. Each has `mib` MiB.
+pub(super) fn array_calls(level: &str, mib: u64) -> Vec<(&'static str, Value)> {
+    let (count, strip_size_kb) = match level {
+        "raid1" => (2, 0),
+        "raid0" => (4, 64),
+        _ => (5, 32),
+    };
+    let names: Vec<String> = (0..count).map(|number| format!("member{number}")).collect();
+    let member = |name: &String| {
+        let params = json!({"name": name, "num_blocks": mib << 11, "block_size": 512});
+        ("bdev_malloc_create", params)
+    };
+    let array = json!({"name": "array", "raid_level": level, "strip_size_kb": strip_size_kb, "base_bdevs": names});
+    names.iter().map(member).chain([("bdev_raid_create", array)]).collect()
+}
+
+/// The arguments of `drivebay perf` for a bdev that these calls make. The caller adds when the run ends.
 pub(super) fn perf_arguments(
     pattern: &str,
     depth: u32,
@@ -148,7 +163,7 @@ pub(super) fn perf_arguments(
     arguments
 }
 
-/// The folder of the built program and plugins.
+/// Where the program and the plugins were built.
 pub(super) fn folder() -> PathBuf {
     run::target().join("release")
 }
@@ -157,7 +172,7 @@ pub(super) fn program() -> PathBuf {
     folder().join("drivebay")
 }
 
-/// Returns a command's standard output. If it fails, the error has the first line of its stderr.
+/// A command's standard output; the first line that it said on stderr is the error.
 pub(super) fn output(command: &mut Command) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;

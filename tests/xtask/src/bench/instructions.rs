@@ -1,7 +1,7 @@
-//! Instructions per I/O by callgrind, and other counts of such a run: instructions by source file,
+//! Instructions per I/O, by callgrind, and what else a run under it tells: where they are,
 //! allocations, system calls, atomic read-modify-writes.
 //!
-//! Each figure is the difference of two runs of different length, so the cost of start and stop
+//! All of it is the difference of two runs of different length, so what starting and stopping costs
 //! drops out.
 
 use super::case::{self, CASES, Case};
@@ -14,10 +14,10 @@ use crate::run;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// The lengths of the two runs, in I/Os.
+/// I/O of the two runs whose difference counts.
 const SHORT: u64 = 5_000;
 const LONG: u64 = 55_000;
-/// The same for system calls, which strace counts at full speed.
+/// The same for system calls, which are counted at full speed.
 const STRACED: (u64, u64) = (100_000, 2_100_000);
 const DEPTHS: [u32; 2] = [1, 128];
 /// Functions that allocate or free.
@@ -68,7 +68,7 @@ pub(super) fn print(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// Prints the instructions by part of the code.
+/// Where the instructions are.
 fn stages(deepest: &[(&Case, Profile)]) {
     let mut columns = vec!["part of the code"];
     columns.extend(deepest.iter().map(|(case, _)| case.name));
@@ -136,7 +136,7 @@ fn per_io(bench: &Bench, case: &Case, depth: u32) -> Result<Profile, String> {
     Ok(long.per_io(&short, (LONG - SHORT) as f64))
 }
 
-/// Runs `ios` I/Os under callgrind.
+/// A run of `ios` I/O.
 fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, String> {
     let folder = Folder::new()?;
     let out = folder.0.join("callgrind.out");
@@ -151,8 +151,7 @@ fn count(bench: &Bench, case: &Case, depth: u32, ios: u64) -> Result<Profile, St
     Ok(Profile::parse(&text))
 }
 
-/// The same for the reference's generator. Only time ends its run, so there are two runs of
-/// different length.
+/// By the reference's generator, which ends by time alone: two runs of different length.
 fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f64>, String> {
     let mut runs = [(0.0, 0.0); 2];
     for (run, seconds) in runs.iter_mut().zip(["1", "3"]) {
@@ -177,13 +176,13 @@ fn of_reference(counted: &Reference, case: &Case, depth: u32) -> Result<Option<f
     Ok(Some((long.1 - short.1) / (long.0 - short.0)))
 }
 
-/// Reads the number in `==1== Collected : 123`.
+/// The number in `==1== Collected : 123`.
 fn collected(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.contains("Collected :"))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// Counts system calls by strace. `None` if strace is not installed.
+/// By strace; `None` where it is not installed.
 fn system_calls_per_io(bench: &Bench, case: &Case) -> Result<Option<f64>, String> {
     if !run::succeeds(Command::new("strace").arg("--version")) {
         return Ok(None);
@@ -205,7 +204,7 @@ fn system_calls(bench: &Bench, case: &Case, ios: u64) -> Result<f64, String> {
         std::fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let total = text.lines().find_map(|line| line.trim().strip_suffix("total"));
     let calls = total.and_then(|line| line.trim().parse().ok());
-    calls.ok_or_else(|| format!("strace printed no total: {text}"))
+    calls.ok_or_else(|| format!("strace told no total: {text}"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const VOLUMES: [usize; 3] = [1, 100, 1000];
-/// Number of volumes in the store to open, and the size of its disk in MiB. The store has one metadata page per MiB.
+/// Volumes of the store that is opened, and the size of its disk in MiB. The store has one metadata page per MiB.
 const OPENED: (usize, u64) = (1000, 100_000);
 /// How many snapshots one run takes.
 const SNAPSHOTS: usize = 20;
@@ -75,30 +75,7 @@ fn rates(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// Measures both sides in turn and prints a row of their rates. `row` has the first cells.
-fn in_turn(
-    bench: &Bench,
-    row: impl IntoIterator<Item = String>,
-    ours: &[String],
-    calls: &[(&str, Value)],
-    theirs: &[&str],
-    depth: u32,
-) -> Result<(), String> {
-    let [mut of_ours, mut of_theirs] = [(); 2].map(|()| Samples::default());
-    for _ in 0..bench.rounds {
-        for side in bench.sides() {
-            match side {
-                Side::Ours => of_ours.push(perf(bench, ours)?),
-                Side::Reference => of_theirs.push(bdevperf(bench, calls, theirs, depth)?),
-            }
-        }
-    }
-    let figures = [of_ours.told(), of_theirs.told(), ratio(&of_ours, &of_theirs)];
-    table::row(row.into_iter().chain(figures));
-    Ok(())
-}
-
-/// The volume has more clusters than a run writes to, so most writes are the first to their cluster.
+/// There are more clusters than a run writes to, so most writes are the first ones to their cluster.
 fn first_writes(bench: &Bench) -> Result<(), String> {
     table::begin(
         "First writes: 4 KiB at random on a thin volume of 512 MiB with clusters of 8 KiB, depth 1",
@@ -178,7 +155,7 @@ fn longest_of(bench: &Bench, snapshots: usize) -> Result<f64, String> {
     command.args(["-t", "2", "--warm-up", "0.5", "-r"]).arg(&socket);
     command.env("DRIVEBAY_RUNTIME", &folder.0).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = command.spawn().map_err(|error| format!("drivebay perf: {error}"))?;
-    // The load begins after the calls that create the volume.
+    // The load begins after the calls that make the volume.
     std::thread::sleep(Duration::from_millis(800));
     if let Err(why) = take_snapshots(&socket, snapshots) {
         let _ = running.kill();
@@ -188,7 +165,7 @@ fn longest_of(bench: &Bench, snapshots: usize) -> Result<f64, String> {
     let output = running.wait_with_output().map_err(|error| format!("drivebay perf: {error}"))?;
     let report = report(&String::from_utf8_lossy(&output.stdout))?;
     let longest = report.pointer("/total/latency_us/max").and_then(Value::as_f64);
-    longest.ok_or_else(|| "drivebay perf printed no longest I/O".to_owned())
+    longest.ok_or_else(|| "drivebay perf told no longest I/O".to_owned())
 }
 
 fn take_snapshots(socket: &Path, count: usize) -> Result<(), String> {
@@ -252,7 +229,7 @@ fn killed_store(bench: &Bench, path: &Path, volumes: usize, mib: u64) -> Result<
 
 fn open_ms(bench: &Bench, side: Side, path: &Path, volumes: usize) -> Result<f64, String> {
     let mut server = Server::start(bench, side, "0x1")?;
-    // These calls load our two plugins before the clock starts. The second call fails because the bdev does not exist.
+    // These calls load our two plugins before the clock starts. The second one fails: there is no such bdev.
     server.call("bdev_lvol_get_lvstores", &Value::Null)?;
     _ = server.call("bdev_aio_delete", &json!({"name": "none"}));
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! I/O per second over the bus on one core. Generator and disk are on the same reactor.
+//! I/O per second over the bus on one core, generator and disk on the same reactor.
 
 use super::case::{self, CASES, Case};
 use super::samples::{Samples, ratio};
@@ -83,10 +83,10 @@ pub(super) fn perf(bench: &Bench, arguments: &[String]) -> Result<f64, String> {
     perf.args(["-t", &bench.seconds.to_string(), "--warm-up", "0.1"]);
     let report = report(&case::output(&mut perf)?)?;
     let iops = report.pointer("/total/iops").and_then(Value::as_f64);
-    iops.ok_or_else(|| "drivebay perf printed no rate".to_owned())
+    iops.ok_or_else(|| "drivebay perf told no rate".to_owned())
 }
 
-/// Parses the report of `drivebay perf`.
+/// What `drivebay perf` printed.
 pub(super) fn report(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("the report of drivebay perf: {error}"))
 }
@@ -111,23 +111,23 @@ pub(super) fn bdevperf(
     command.args(["-q", &depth.to_string(), "-o", "4096", "-t", &bench.seconds.to_string()]);
     command.args(arguments).arg("-c").arg(&path);
     let text = case::output(&mut command)?;
-    total(&text).ok_or_else(|| format!("bdevperf printed no total: {text}"))
+    total(&text).ok_or_else(|| format!("bdevperf told no total: {text}"))
 }
 
-/// A configuration that creates bdevs, for either side.
+/// A configuration that makes bdevs, for either side.
 pub(super) fn config(calls: &[(&str, Value)]) -> Value {
     let calls: Vec<Value> =
         calls.iter().map(|(method, params)| json!({"method": method, "params": params})).collect();
     json!({"subsystems": [{"subsystem": "bdev", "config": calls}]})
 }
 
-/// Reads the rate in `Total : 123.00 …`.
+/// The rate in `Total : 123.00 …`.
 fn total(text: &str) -> Option<f64> {
     let line = text.lines().rev().find(|line| line.contains("Total"))?;
     line.split(':').nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// The number of I/Os: the rate times the seconds in the job's line.
+/// How many I/O there were: the rate times the seconds that the job's line tells.
 pub(super) fn ios(text: &str) -> Option<f64> {
     let job = text.lines().skip_while(|line| !line.starts_with("Job: ")).nth(1)?;
     let mut numbers = job.split(':').nth(1)?.split_whitespace();
