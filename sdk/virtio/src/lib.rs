@@ -1,4 +1,4 @@
-//! The device's side of virtqueues, over memory that a guest shares and may spoil at any time.
+//! Virtqueues: the device's side, over memory that a guest shares and may spoil at any time, and in [`driver`] the driver's.
 //!
 //! ```text
 //! memory tables (vhost-user) ─▶ GuestMemory ─┐
@@ -12,6 +12,7 @@
 //! All of a queue happens on one lightweight thread.
 
 mod chain;
+pub mod driver;
 mod inflight;
 mod memory;
 mod packed;

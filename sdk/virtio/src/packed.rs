@@ -23,21 +23,29 @@ pub(crate) struct Place {
 
 impl Place {
     /// Index in the low 15 bits, wrap counter in the highest.
-    fn from_bits(bits: u16) -> Self {
+    pub(crate) fn from_bits(bits: u16) -> Self {
         Self { index: bits & 0x7fff, wrap: bits & 0x8000 != 0 }
     }
 
-    fn bits(self) -> u16 {
+    pub(crate) fn bits(self) -> u16 {
         self.index | (u16::from(self.wrap) << 15)
     }
 
-    fn advance(&mut self, entries: u16, size: u16) {
+    pub(crate) fn advance(&mut self, entries: u16, size: u16) {
         // Both are at most 2^15, so the sum fits.
         self.index += entries;
         if self.index >= size {
             self.index -= size;
             self.wrap = !self.wrap;
         }
+    }
+
+    /// Whether going from `old` to `new` passes this place. All are brought onto one line of two laps.
+    pub(crate) fn is_passed(self, old: Self, new: Self, size: u16) -> bool {
+        let on_line = |place: Self| {
+            if place.wrap == new.wrap { place.index } else { place.index.wrapping_sub(size) }
+        };
+        passes(on_line(self), new.index, on_line(old))
     }
 }
 
@@ -248,19 +256,10 @@ impl PackedRing {
         match u16::from_le_bytes([c, d]) {
             EVENT_ENABLE => true,
             EVENT_DESC if self.features.event_idx => {
-                self.passes(Place::from_bits(u16::from_le_bytes([a, b])), old, new)
+                Place::from_bits(u16::from_le_bytes([a, b])).is_passed(old, new, self.size)
             }
             _ => false,
         }
-    }
-
-    /// Whether going from `old` to `new` passes `event`. All are brought onto one line of two laps.
-    fn passes(&self, event: Place, old: Place, new: Place) -> bool {
-        let size = self.size;
-        let event =
-            if event.wrap == new.wrap { event.index } else { event.index.wrapping_sub(size) };
-        let old = if old.wrap == new.wrap { old.index } else { old.index.wrapping_sub(size) };
-        passes(event, new.index, old)
     }
 
     pub(crate) fn arm(&mut self) -> bool {

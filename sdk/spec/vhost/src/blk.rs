@@ -95,6 +95,21 @@ impl Header {
         };
         Self { kind, sector }
     }
+
+    /// The bytes of a header.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let kind: u32 = match self.kind {
+            Kind::In => 0,
+            Kind::Out => 1,
+            Kind::Flush => 4,
+            Kind::GetId => 8,
+            Kind::Discard => 11,
+            Kind::WriteZeroes => 13,
+            Kind::Other(other) => other,
+        };
+        (u128::from(kind) | u128::from(self.sector) << 64).to_le_bytes()
+    }
 }
 
 /// A range of a discard or write zeroes.
@@ -116,6 +131,13 @@ impl Segment {
         let (sector, num_sectors, flags) = (r.u64()?, r.u32()?, r.u32()?);
         let allowed = u32::from(kind == Kind::WriteZeroes);
         (flags & !allowed == 0).then_some(Self { sector, num_sectors, may_unmap: flags & 1 != 0 })
+    }
+
+    /// The bytes of a segment.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; SEGMENT_LEN] {
+        let second = u64::from(self.num_sectors) | u64::from(self.may_unmap) << 32;
+        (u128::from(self.sector) | u128::from(second) << 64).to_le_bytes()
     }
 }
 
@@ -259,6 +281,7 @@ mod tests {
         bytes[0] = 1;
         bytes[8] = 9;
         assert_eq!(Header::parse(bytes), Header { kind: Kind::Out, sector: 9 });
+        assert_eq!(Header { kind: Kind::Out, sector: 9 }.to_bytes(), bytes);
         bytes[0] = 14;
         assert_eq!(Header::parse(bytes).kind, Kind::Other(14));
     }
@@ -271,6 +294,7 @@ mod tests {
         bytes[12] = 1;
         let segment = Segment { sector: 8, num_sectors: 16, may_unmap: true };
         assert_eq!(Segment::parse(&bytes, Kind::WriteZeroes), Some(segment));
+        assert_eq!(segment.to_bytes(), bytes);
         assert_eq!(Segment::parse(&bytes, Kind::Discard), None);
         bytes[12] = 2;
         assert_eq!(Segment::parse(&bytes, Kind::WriteZeroes), None);

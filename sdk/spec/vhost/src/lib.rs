@@ -10,6 +10,7 @@
 
 pub mod blk;
 mod bytes;
+pub mod front;
 pub mod inflight;
 pub mod message;
 pub mod ring;
