@@ -8,6 +8,7 @@
 //!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
 //!            iscsi                         servers, iscsi-perf                 (iSCSI)
+//!            vhost                         servers, drivebay perf              (vhost-user)
 //!            messages, start, saturated    servers and calls
 //! ```
 //!
@@ -42,6 +43,7 @@ mod server;
 mod start;
 mod table;
 mod target;
+mod vhost;
 
 use crate::{Failure, Outcome, run};
 use reference::Reference;
@@ -49,10 +51,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi";
+    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi, vhost";
 
 /// What is built for it.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 14] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
@@ -63,6 +65,8 @@ const PACKAGES: [&str; 12] = [
     "drivebay-nvmf",
     "drivebay-nvmf-tcp",
     "drivebay-iscsi",
+    "drivebay-vhost",
+    "drivebay-bdev-virtio",
     "drivebay-probe",
     "drivebay-nvme-load",
 ];
@@ -70,7 +74,7 @@ const PACKAGES: [&str; 12] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 14] = [
+const PARTS: [(&str, Part); 15] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
@@ -85,6 +89,7 @@ const PARTS: [(&str, Part); 14] = [
     ("saturated", saturated::print),
     ("growth", growth::print),
     ("iscsi", iscsi::print),
+    ("vhost", vhost::print),
 ];
 
 /// Whose figure it is.

@@ -219,6 +219,12 @@ impl DriverQueue {
         }
     }
 
+    /// Requests at once.
+    #[must_use]
+    pub fn num_slots(&self) -> u16 {
+        self.layout.num_slots()
+    }
+
     /// Whether a request can be put in.
     #[inline]
     #[must_use]

@@ -57,6 +57,8 @@ impl Server {
     ) -> Result<Self, String> {
         let socket = folder.0.join("rpc.sock");
         command.args(["-m", cpumask, "-r"]).arg(&socket);
+        // The folder of vhost sockets.
+        command.arg("-S").arg(&folder.0);
         let began = Instant::now();
         let mut process = Running::start(&mut command)?;
         let mut client = loop {

@@ -1,0 +1,201 @@
+//! One thread's queue: I/O of the bus in, requests out, and back.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use drivebay_sdk::bdev::IoQueue;
+use drivebay_sdk::prelude::*;
+use drivebay_virtio::driver::{DriverQueue, Used};
+
+use crate::blk::Dialect;
+use crate::link::{Link, Phase, Seat, clear, signal};
+
+/// Requests that one round takes back.
+const ROUND: usize = 128;
+
+/// One thread's state.
+#[derive(Debug)]
+pub struct Channel {
+    dialect: Dialect,
+    link: Arc<Link>,
+    seat: usize,
+    generation: u64,
+    phase: Phase,
+    /// `None` before the first session, and when I/O fails.
+    queue: Option<DriverQueue>,
+    /// The I/O in each slot of the queue.
+    at_device: Vec<Option<BdevIo>>,
+    /// I/O that found no free slot.
+    waiting: IoQueue,
+    /// The device broke a rule, which the controller knows.
+    is_broken: bool,
+}
+
+impl Channel {
+    /// Takes a queue. `[reactor]`
+    ///
+    /// # Errors
+    /// `EBUSY` when the controller has no more.
+    pub(crate) fn open(dialect: Dialect, link: Arc<Link>) -> Result<Self> {
+        let seat = link.sit()?;
+        let mut channel = Self {
+            dialect,
+            link,
+            seat,
+            generation: 0,
+            phase: Phase::Waiting,
+            queue: None,
+            at_device: Vec::new(),
+            waiting: IoQueue::new(),
+            is_broken: false,
+        };
+        channel.look();
+        Ok(channel)
+    }
+
+    /// Queues an I/O; the device sees it at the end of the burst.
+    pub(crate) fn submit(&mut self, io: BdevIo) {
+        if self.phase == Phase::Failing {
+            return io.complete(Status::IO_ERROR);
+        }
+        // What waits longer goes first.
+        match &mut self.queue {
+            Some(queue) if self.waiting.is_empty() && queue.has_room() => self.put(io),
+            _ => self.waiting.push(io),
+        }
+    }
+
+    /// Puts an I/O into the queue, which has room.
+    #[inline]
+    fn put(&mut self, io: BdevIo) {
+        let Some(queue) = &mut self.queue else { return io.complete(Status::IO_ERROR) };
+        match self.dialect.submit(queue, &io) {
+            Some(slot) => {
+                if let Some(place) = self.at_device.get_mut(usize::from(slot)) {
+                    *place = Some(io);
+                }
+            }
+            None => io.complete(Status::NOT_SUPPORTED),
+        }
+    }
+
+    /// Shows the device what was queued.
+    pub(crate) fn flush(&mut self) {
+        if let Some(queue) = &mut self.queue
+            && queue.publish()
+            && let Some(seat) = self.link.seats().get(self.seat)
+        {
+            signal(&seat.kick);
+        }
+    }
+
+    /// Completes what has ended; whether there was any.
+    pub(crate) fn poll(&mut self) -> bool {
+        let mut did = self.complete_some();
+        if self.link.generation() != self.generation {
+            self.look();
+            did = true;
+        }
+        if did {
+            self.refill();
+        }
+        did
+    }
+
+    fn complete_some(&mut self) -> bool {
+        for count in 0..ROUND {
+            let Some(queue) = &mut self.queue else { return count > 0 };
+            match queue.next_used() {
+                Ok(Some(used)) => self.complete(used),
+                Ok(None) => return count > 0,
+                Err(broken) => {
+                    if !std::mem::replace(&mut self.is_broken, true) {
+                        self.link.report(self.generation, broken.to_string());
+                    }
+                    return count > 0;
+                }
+            }
+        }
+        true
+    }
+
+    #[inline]
+    fn complete(&mut self, used: Used) {
+        let Some(queue) = &mut self.queue else { return };
+        // A slot that the device had has an I/O.
+        let place = self.at_device.get_mut(usize::from(used.slot));
+        let Some(io) = place.and_then(Option::take) else { return };
+        let status = self.dialect.finish(queue, used.slot, &io);
+        queue.release(used.slot);
+        io.complete(status);
+    }
+
+    /// Puts I/O that waits into the slots that are free, and shows the device all of it.
+    fn refill(&mut self) {
+        while self.queue.as_ref().is_some_and(DriverQueue::has_room)
+            && let Some(io) = self.waiting.pop()
+        {
+            self.put(io);
+        }
+        self.flush();
+    }
+
+    /// Takes the queue of the present session. What the last one had goes into it, or fails.
+    #[cold]
+    fn look(&mut self) {
+        let found = self.link.look(self.seat);
+        (self.generation, self.phase, self.is_broken) = (found.generation, found.phase, false);
+        self.queue = found.queue;
+        let slots = self.queue.as_ref().map_or(0, DriverQueue::num_slots);
+        let before = std::mem::take(&mut self.at_device);
+        self.at_device.resize_with(slots.into(), || None);
+        let mut rest = std::mem::take(&mut self.waiting);
+        let mut all = IoQueue::new();
+        before.into_iter().flatten().for_each(|io| all.push(io));
+        while let Some(io) = rest.pop() {
+            all.push(io);
+        }
+        if self.phase == Phase::Failing {
+            while let Some(io) = all.pop() {
+                io.complete(Status::IO_ERROR);
+            }
+        }
+        self.waiting = all;
+        self.refill();
+    }
+
+    /// Arms the eventfd; whether there is work after all.
+    pub(crate) fn prepare_sleep(&mut self) -> bool {
+        // The controller counts, then signals the eventfd: a change that this does not see wakes the thread.
+        let has_work = self.queue.as_mut().is_some_and(|queue| !self.is_broken && queue.arm());
+        has_work || self.link.generation() != self.generation
+    }
+
+    /// Polls again: no more signals.
+    pub(crate) fn woke(&mut self) {
+        if let Some(seat) = self.own_seat() {
+            clear(&seat.call);
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.disarm();
+        }
+    }
+
+    fn own_seat(&self) -> Option<&Seat> {
+        self.link.seats().get(self.seat)
+    }
+
+    /// Readable when something completes or changes.
+    pub(crate) fn wake_fd(&self) -> Option<RawFd> {
+        self.own_seat().map(|seat| seat.call.as_raw_fd())
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // The bus closes a channel that has no I/O, so the queue is as good as new.
+        let is_idle = self.at_device.iter().all(Option::is_none);
+        let queue = self.queue.take().filter(|_| is_idle && !self.is_broken);
+        self.link.leave(self.seat, queue, self.generation);
+    }
+}

@@ -1,0 +1,270 @@
+//! The conversation with a back end while a session is set up. It blocks, so it happens on a worker.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use drivebay_sdk::{Error, Result, errno};
+use drivebay_spec_vhost::blk;
+use drivebay_spec_vhost::front::answer;
+use drivebay_spec_vhost::message::{
+    self, Config, F_PROTOCOL_FEATURES, HEADER_LEN, Header, MemoryRegion, Request, RingAddresses,
+    RingFd, RingState, protocol,
+};
+use drivebay_spec_vhost::ring::feature;
+use drivebay_virtio::Rings;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+use crate::link::Seat;
+
+/// How long a back end may take for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Protocol features that this front end uses.
+const PROTOCOL: u64 = protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::BACKEND_REQ;
+
+/// A connected back end. Nothing runs yet.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
+    path: String,
+    /// Protocol features of both sides.
+    protocol: u64,
+}
+
+/// What a back end offers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    pub(crate) features: u64,
+    pub(crate) queues_max: u64,
+    pub(crate) config: blk::Config,
+}
+
+/// The memory and the rings of a session.
+pub(crate) struct Setup<'a> {
+    pub(crate) features: u64,
+    pub(crate) part: MemoryRegion,
+    pub(crate) fd: BorrowedFd<'a>,
+    pub(crate) rings: &'a [Rings],
+    /// One for each ring.
+    pub(crate) seats: &'a [Seat],
+}
+
+impl Connection {
+    /// Connects and asks what there is.
+    ///
+    /// # Errors
+    /// `EIO` with the reason.
+    pub(crate) fn open(path: &str) -> Result<(Self, Offer)> {
+        let socket = connect(path).map_err(|error| failed(path, format!("connect: {error}")))?;
+        let mut connection = Self { socket, path: path.to_owned(), protocol: 0 };
+        let offer = connection.learn()?;
+        Ok((connection, offer))
+    }
+
+    fn learn(&mut self) -> Result<Offer> {
+        let features = self.ask_number(&Request::GetFeatures)?;
+        if features & feature::VERSION_1 == 0 {
+            return Err(self.failed("the device is older than virtio 1.0"));
+        }
+        let offered = match features & F_PROTOCOL_FEATURES {
+            0 => 0,
+            _ => self.ask_number(&Request::GetProtocolFeatures)?,
+        };
+        if offered & protocol::CONFIG == 0 {
+            return Err(self.failed("the back end does not tell the size of its disk (CONFIG)"));
+        }
+        self.protocol = offered & PROTOCOL;
+        self.tell(&Request::SetProtocolFeatures(self.protocol), &[])?;
+        let has_queues = self.protocol & protocol::MQ != 0;
+        let queues_max = if has_queues { self.ask_number(&Request::GetQueueNum)? } else { 1 };
+        self.tell(&Request::SetOwner, &[])?;
+        let bytes = self.ask(&get_config())?;
+        let config = parse_config(&bytes)
+            .ok_or_else(|| self.failed("its configuration space is cut off"))?;
+        Ok(Offer { features, queues_max, config })
+    }
+
+    /// Hands memory and rings over, and starts the rings. The result is the back end's own channel, if it has one.
+    ///
+    /// # Errors
+    /// `EIO` with the reason.
+    pub(crate) fn start(&self, setup: &Setup<'_>) -> Result<Option<OwnedFd>> {
+        self.tell(&Request::SetFeatures(setup.features), &[])?;
+        let mut channel = None;
+        if self.protocol & protocol::BACKEND_REQ != 0 {
+            let (ours, theirs) = socket_pair().map_err(|error| self.failed(error.to_string()))?;
+            self.tell(&Request::SetBackendReqFd, &[theirs.as_fd()])?;
+            channel = Some(ours);
+        }
+        self.tell(&Request::SetMemTable(vec![setup.part]), &[setup.fd])?;
+        let is_packed = setup.features & feature::RING_PACKED != 0;
+        for ((index, rings), seat) in (0_u8..).zip(setup.rings).zip(setup.seats) {
+            self.start_ring(index, rings, is_packed, seat)?;
+        }
+        for index in (0..).take(setup.rings.len()) {
+            self.tell(&Request::SetVringEnable(RingState { index, num: 1 }), &[])?;
+        }
+        Ok(channel)
+    }
+
+    fn start_ring(&self, number: u8, rings: &Rings, is_packed: bool, seat: &Seat) -> Result<()> {
+        let index = number.into();
+        let fd = RingFd { index: number, has_fd: true };
+        let size = RingState { index, num: rings.size.into() };
+        // A packed ring begins in the first lap of either side, whose wrap counters are 1. virtio 1.3, section 2.8.1.
+        let base = if is_packed { 0x8000_8000 } else { 0 };
+        let addresses = RingAddresses {
+            index,
+            flags: 0,
+            descriptors: rings.descriptors,
+            used: rings.used,
+            available: rings.available,
+            log: 0,
+        };
+        self.tell(&Request::SetVringNum(size), &[])?;
+        self.tell(&Request::SetVringBase(RingState { index, num: base }), &[])?;
+        self.tell(&Request::SetVringAddr(addresses), &[])?;
+        self.tell(&Request::SetVringCall(fd), &[seat.call.as_fd()])?;
+        self.tell(&Request::SetVringKick(fd), &[seat.kick.as_fd()])
+    }
+
+    /// The socket, for the time when the session runs.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+
+    /// Sends a request that has no answer of its own, and waits until it is done where the back end can say so.
+    fn tell(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        // The answer to the first SET_PROTOCOL_FEATURES is not agreed on yet.
+        let is_early = matches!(request, Request::SetProtocolFeatures(_));
+        let needs_reply = self.protocol & protocol::REPLY_ACK != 0 && !is_early;
+        let number = self.send(request, needs_reply, fds)?;
+        if needs_reply {
+            let refused = self.receive(number)?;
+            if answer::number(&refused) != Some(0) {
+                return Err(self.failed(format!("it refuses {}", message::name(number))));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, request: &Request) -> Result<Vec<u8>> {
+        let number = self.send(request, false, &[])?;
+        self.receive(number)
+    }
+
+    fn ask_number(&self, request: &Request) -> Result<u64> {
+        let number = self.send(request, false, &[])?;
+        let payload = self.receive(number)?;
+        answer::number(&payload).ok_or_else(|| {
+            self.failed(format!("its answer to {} is not a number", message::name(number)))
+        })
+    }
+
+    fn send(&self, request: &Request, needs_reply: bool, fds: &[BorrowedFd<'_>]) -> Result<u32> {
+        let bytes = to_message(request, needs_reply);
+        let (number, _) = request.to_bytes();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let sent = rustix::net::sendmsg(
+            &self.socket,
+            &[IoSlice::new(&bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        );
+        match sent {
+            Ok(len) if len == bytes.len() => Ok(number),
+            Ok(_) => Err(self.failed("it does not read its messages")),
+            Err(error) => {
+                Err(self.failed(format!("{} was not sent: {error}", message::name(number))))
+            }
+        }
+    }
+
+    fn receive(&self, number: u32) -> Result<Vec<u8>> {
+        let mut header = [0; HEADER_LEN];
+        self.receive_exact(number, &mut header)?;
+        let header = Header::parse(header).map_err(|error| self.failed(error.to_string()))?;
+        if header.request != number || !header.is_reply {
+            let (got, wanted) = (message::name(header.request), message::name(number));
+            return Err(self.failed(format!("it sent {got} instead of the answer to {wanted}")));
+        }
+        let mut payload = vec![0; header.len as usize];
+        self.receive_exact(number, &mut payload)?;
+        Ok(payload)
+    }
+
+    fn receive_exact(&self, number: u32, bytes: &mut [u8]) -> Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let name = message::name(number);
+            match rustix::net::recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(rest)],
+                &mut rustix::net::RecvAncillaryBuffer::default(),
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Ok(received) if received.bytes == 0 => {
+                    return Err(self.failed(format!("it closed the connection at {name}")));
+                }
+                Ok(received) => rest = rest.get_mut(received.bytes..).unwrap_or_default(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    let sec = ANSWER_LIMIT.as_secs();
+                    return Err(self.failed(format!("no answer to {name} in {sec} s")));
+                }
+                Err(error) => return Err(self.failed(format!("{name}: {error}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, why: impl Into<String>) -> Error {
+        failed(&self.path, why)
+    }
+}
+
+/// A request as it goes over the socket.
+pub(crate) fn to_message(request: &Request, needs_reply: bool) -> Vec<u8> {
+    let (number, payload) = request.to_bytes();
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let header = Header { request: number, needs_reply, is_reply: false, len };
+    [&header.to_bytes()[..], &payload].concat()
+}
+
+/// The question for the configuration space.
+pub(crate) fn get_config() -> Request {
+    Request::GetConfig(Config { offset: 0, flags: 0, bytes: vec![0; blk::CONFIG_LEN] })
+}
+
+/// The configuration space, out of the payload of its answer.
+pub(crate) fn parse_config(payload: &[u8]) -> Option<blk::Config> {
+    blk::Config::parse(&answer::config(payload)?)
+}
+
+fn failed(path: &str, why: impl Into<String>) -> Error {
+    Error::new(errno::EIO, format!("back end {path}: {}", why.into()))
+}
+
+fn connect(path: &str) -> std::io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Send, Timeout::Recv] {
+        sockopt::set_socket_timeout(&socket, timeout, Some(ANSWER_LIMIT))?;
+    }
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+fn socket_pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    Ok(rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)?)
+}

@@ -1,0 +1,54 @@
+//! `virtio`: disks of vhost-user back ends as bdevs.
+//!
+//! - [`rpc`] has the methods. `app` is what the plugin knows on the app thread.
+//! - `controller` connects a back end, watches it and connects it again. `connection` is the conversation while both sides
+//!   set up, on a worker.
+//! - `link` is what the controller shares with the channels: the queues of the present session.
+//! - `channel` is one thread's queue. [`blk`] turns I/O into requests of a block device.
+//!
+//! `docs/virtio.md` has the words and says what happens when a back end goes away.
+#![forbid(unsafe_code)]
+
+mod app;
+pub mod blk;
+mod channel;
+mod connection;
+mod controller;
+mod link;
+pub mod rpc;
+
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
+use drivebay_sdk::{Stopping, bdev as bus};
+
+plugin! {
+    name: "virtio",
+    kind: "bdev",
+    provides: [],
+    requires: [],
+    methods: [
+        "bdev_virtio_attach_controller", "bdev_virtio_detach_controller",
+        "bdev_virtio_scsi_get_devices", "bdev_virtio_blk_set_hotplug",
+    ],
+    start: start,
+    stop: stop,
+}
+
+fn start(app: &App) -> Result<()> {
+    app::init()?;
+    bus::on_save_config(app, rpc::save_config);
+    rpc::register(app)
+}
+
+fn stop(_: &App, stopping: Stopping) {
+    let detach = async move {
+        if let Ok(app) = app::get() {
+            app.detach_all().await;
+        }
+        drop(stopping);
+    };
+    match task::spawn("virtio stop", detach) {
+        Ok(task) => task.detach(),
+        Err(error) => error!("stop: {error}"),
+    }
+}

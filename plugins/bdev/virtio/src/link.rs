@@ -1,0 +1,230 @@
+//! What a controller shares with the channels of its bdev: the queues of the present session.
+//!
+//! A session has memory and queues of its own, so a back end that was replaced can spoil nothing. The generation counts
+//! changes: a channel compares it in each round, and takes its queue anew when it differs.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use drivebay_sdk::runtime::notify::Notify;
+use drivebay_sdk::{Error, Result, errno};
+use drivebay_virtio::driver::DriverQueue;
+use rustix::event::{EventfdFlags, eventfd};
+
+/// The descriptors of a queue. They outlive sessions.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Tells the device of requests.
+    pub(crate) kick: OwnedFd,
+    /// Wakes the channel: the device has given something back, or the session has changed.
+    pub(crate) call: OwnedFd,
+}
+
+/// How the session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The queues are served.
+    Up,
+    /// There is no back end, and I/O waits for it.
+    Waiting,
+    /// There was no back end for so long that I/O fails.
+    Failing,
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    generation: AtomicU64,
+    seats: Box<[Seat]>,
+    state: Mutex<State>,
+    /// Notified when a channel finds a broken device.
+    pub(crate) broken: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// The queue of each seat that no channel has.
+    queues: Vec<Option<DriverQueue>>,
+    is_taken: Vec<bool>,
+    /// What a channel found, in this generation.
+    broken: Option<(u64, String)>,
+}
+
+/// What a channel finds when the generation has changed.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) generation: u64,
+    pub(crate) phase: Phase,
+    pub(crate) queue: Option<DriverQueue>,
+}
+
+impl Link {
+    /// Without a session yet.
+    ///
+    /// # Errors
+    /// `EMFILE` when descriptors run out.
+    pub(crate) fn new(num_queues: u16) -> Result<Self> {
+        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let seat = || {
+            let failed = |error: rustix::io::Errno| {
+                Error::new(error.raw_os_error(), format!("eventfd: {error}"))
+            };
+            Ok(Seat { kick: new().map_err(failed)?, call: new().map_err(failed)? })
+        };
+        let seats = (0..num_queues).map(|_| seat()).collect::<Result<_>>()?;
+        let state = State {
+            phase: Phase::Waiting,
+            queues: (0..num_queues).map(|_| None).collect(),
+            is_taken: vec![false; num_queues.into()],
+            broken: None,
+        };
+        let (generation, state) = (AtomicU64::new(1), Mutex::new(state));
+        Ok(Self { generation, seats, state, broken: Notify::new() })
+    }
+
+    pub(crate) fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.state().phase
+    }
+
+    /// A session runs on these queues. I/O in flight goes there. `[app thread]`
+    pub(crate) fn up(&self, queues: Vec<DriverQueue>) {
+        self.change(Phase::Up, queues.into_iter().map(Some).collect());
+    }
+
+    /// The session is gone. I/O stays where it is and waits. `[app thread]`
+    pub(crate) fn down(&self) {
+        self.state().phase = Phase::Waiting;
+    }
+
+    /// I/O fails from now on, and so does what is in flight. `[app thread]`
+    pub(crate) fn fail(&self) {
+        self.change(Phase::Failing, self.seats.iter().map(|_| None).collect());
+    }
+
+    fn change(&self, phase: Phase, queues: Vec<Option<DriverQueue>>) {
+        let mut state = self.state();
+        (state.phase, state.queues, state.broken) = (phase, queues, None);
+        self.generation.fetch_add(1, Ordering::Release);
+        for seat in
+            self.seats.iter().zip(&state.is_taken).filter_map(|(seat, taken)| taken.then_some(seat))
+        {
+            signal(&seat.call);
+        }
+    }
+
+    /// Why the device is broken, if a channel found it so. `[app thread]`
+    pub(crate) fn why_broken(&self) -> Option<String> {
+        self.state().broken.as_ref().map(|(_, why)| why.clone())
+    }
+
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes a seat for a channel. `[reactor]`
+    ///
+    /// # Errors
+    /// `EBUSY` when all are taken.
+    pub(crate) fn sit(&self) -> Result<usize> {
+        let mut state = self.state();
+        let free = state.is_taken.iter().position(|is_taken| !is_taken);
+        let seat = free.ok_or_else(|| {
+            let count = state.is_taken.len();
+            let why = format!(
+                "all {count} queues are taken, one by each thread that uses the bdev; attach with a larger vq_count"
+            );
+            Error::new(errno::EBUSY, why)
+        })?;
+        if let Some(is_taken) = state.is_taken.get_mut(seat) {
+            *is_taken = true;
+        }
+        Ok(seat)
+    }
+
+    /// How things stand now, with the seat's queue. `[reactor]`
+    pub(crate) fn look(&self, seat: usize) -> Found {
+        let mut state = self.state();
+        let queue = state.queues.get_mut(seat).and_then(Option::take);
+        Found { generation: self.generation(), phase: state.phase, queue }
+    }
+
+    /// A channel gives its seat back, with the queue of its generation. `[reactor]`
+    pub(crate) fn leave(&self, seat: usize, queue: Option<DriverQueue>, generation: u64) {
+        let mut state = self.state();
+        if self.generation() == generation
+            && let Some(place) = state.queues.get_mut(seat)
+        {
+            *place = queue;
+        }
+        if let Some(is_taken) = state.is_taken.get_mut(seat) {
+            *is_taken = false;
+        }
+    }
+
+    /// A channel has found that the device broke a rule. `[reactor]`
+    pub(crate) fn report(&self, generation: u64, why: String) {
+        let mut state = self.state();
+        if self.generation() == generation && state.broken.is_none() {
+            state.broken = Some((generation, why));
+        }
+        drop(state);
+        self.broken.notify();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds one to an eventfd. A full one wakes its reader anyway.
+pub(crate) fn signal(fd: &OwnedFd) {
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd takes a number of this machine")]
+    let one = 1_u64.to_ne_bytes();
+    let _ = rustix::io::write(fd, &one);
+}
+
+/// Empties an eventfd.
+pub(crate) fn clear(fd: &OwnedFd) {
+    let _ = rustix::io::read(fd, &mut [0; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_channel_has_a_queue_of_its_own_and_the_error_names_the_parameter_when_there_is_none() {
+        let link = Link::new(2).unwrap();
+        assert_eq!((link.sit().unwrap(), link.sit().unwrap()), (0, 1));
+        let error = link.sit().unwrap_err();
+        assert_eq!(error.errno(), errno::EBUSY);
+        assert!(error.message().contains("vq_count"), "{error}");
+        link.leave(0, None, link.generation());
+        assert_eq!(link.sit().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_change_wakes_the_channels_and_forgets_what_was_found_before() {
+        let link = Link::new(2).unwrap();
+        let seat = link.sit().unwrap();
+        let before = link.look(seat);
+        assert_eq!(before.phase, Phase::Waiting);
+        link.report(before.generation, "a jump".to_owned());
+        assert_eq!(link.why_broken().as_deref(), Some("a jump"));
+        link.fail();
+        assert_eq!(link.why_broken(), None);
+        link.report(before.generation, "too late".to_owned());
+        assert_eq!(link.why_broken(), None);
+        let now = link.look(seat);
+        assert_eq!((now.phase, now.generation), (Phase::Failing, before.generation + 1));
+        let mut count = [0; 8];
+        assert_eq!(rustix::io::read(&link.seats()[0].call, &mut count).unwrap(), 8);
+        assert!(rustix::io::read(&link.seats()[1].call, &mut count).is_err(), "nobody sits there");
+    }
+}

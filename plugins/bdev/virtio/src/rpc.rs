@@ -1,0 +1,161 @@
+//! The methods.
+
+use drivebay_sdk::notify::Config;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::rpc::{Method, NoParams};
+use drivebay_sdk::serde_json::{self, Value};
+
+use crate::app;
+use crate::controller::Controller;
+
+params! {
+    /// Parameters of `bdev_virtio_attach_controller`.
+    pub struct Attach {
+        /// Name of the controller, and of its bdev.
+        pub name: String,
+        /// Transport. Only `user` (vhost-user) is supported.
+        pub trtype: Transport,
+        /// Path of the back end's Unix socket.
+        pub traddr: String,
+        /// Kind of device. Only `blk` is supported.
+        pub dev_type: Kind,
+        /// Queues; each thread that uses the bdev takes one. When absent or 0: one for each reactor and one for the app
+        /// thread, or as many as the device has.
+        #[range(0..=1024)]
+        pub vq_count: Option<u32>,
+        /// Entries of each queue, a power of two; 512 when absent or 0. A request takes three entries.
+        #[range(0..=32_768)]
+        pub vq_size: Option<u32>,
+    }
+
+    /// How a device is reached.
+    pub enum Transport {
+        /// A PCI device; not supported.
+        Pci = "pci",
+        /// A vhost-user back end, by its Unix socket.
+        User = "user",
+        /// A vfio-user device; not supported.
+        VfioUser = "vfio-user",
+    }
+
+    /// What kind of device it is.
+    pub enum Kind {
+        /// A block device.
+        Blk = "blk",
+        /// A SCSI host; not supported yet.
+        Scsi = "scsi",
+    }
+
+    /// Parameters of `bdev_virtio_detach_controller`.
+    pub struct Detach {
+        /// Name of the controller.
+        pub name: String,
+    }
+
+    /// Parameters of `bdev_virtio_blk_set_hotplug`.
+    pub struct SetHotplug {
+        /// Whether to look for PCI devices.
+        pub enable: bool,
+        /// How often to look, in microseconds.
+        pub period_us: u64 = 0,
+    }
+}
+
+/// Registers the methods. `[app thread]`
+pub(crate) fn register(app: &App) -> Result<()> {
+    Method::task(
+        "bdev_virtio_attach_controller",
+        "Connects a vhost-user back end and makes a bdev of its disk.\n\n\
+         Answers when the bdev exists.",
+        attach,
+    )
+    .describe(|method| {
+        method
+            .result("Names of the bdevs.")
+            .error(-5, "io", "The back end could not be connected; the message says why.")
+            .error(-17, "exists", "A controller or bdev has that name.")
+            .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
+            .error(-95, "not_supported", "The transport or kind of device is not supported.")
+    })
+    .register(app)?;
+    Method::task(
+        "bdev_virtio_detach_controller",
+        "Removes a controller with its bdev.\n\nAnswers when the bdev is gone and the back end is disconnected.",
+        async |_: &App, params: Detach| detach(params).await,
+    )
+    .describe(|method| {
+        method.result("true").error(-19, "no_such_device", "No controller has that name.")
+    })
+    .register(app)?;
+    Method::immediate(
+        "bdev_virtio_scsi_get_devices",
+        "Lists the SCSI controllers. There are none yet.",
+        |_, _: NoParams| Ok(Vec::<Value>::new()),
+    )
+    .describe(|method| method.result("The controllers."))
+    .register(app)?;
+    Method::immediate(
+        "bdev_virtio_blk_set_hotplug",
+        "Sets whether to look for PCI devices. The values are kept, but have no effect yet.",
+        |_, params: SetHotplug| {
+            app::get()?.hotplug.replace(params);
+            Ok(true)
+        },
+    )
+    .describe(|method| method.result("true"))
+    .register(app)
+}
+
+async fn attach(_: &App, params: Attach) -> Result<Vec<String>> {
+    let app = app::get()?;
+    let _guard = app.locks.lock(&params.name, "attach").await;
+    bdev_name(&params.name)?;
+    match params.trtype {
+        Transport::User => {}
+        Transport::Pci => return Err(not_supported("trtype", "pci", "user")),
+        Transport::VfioUser => return Err(not_supported("trtype", "vfio-user", "user")),
+    }
+    if matches!(params.dev_type, Kind::Scsi) {
+        return Err(not_supported("dev_type", "scsi", "blk"));
+    }
+    if app.find(&params.name).is_some() {
+        let why = format!("name '{}': a virtio controller has that name", params.name);
+        return Err(Error::new(errno::EEXIST, why));
+    }
+    let name = params.name.clone();
+    let controller = Controller::attach(params).await?;
+    app.controllers.borrow_mut().insert(name.clone(), controller);
+    Ok(vec![name])
+}
+
+async fn detach(params: Detach) -> Result<bool> {
+    let app = app::get()?;
+    let _guard = app.locks.lock(&params.name, "detach").await;
+    let controller = app.controllers.borrow_mut().remove(&params.name);
+    let controller = controller.ok_or_else(|| {
+        let why = format!("name '{}': no virtio controller has that name", params.name);
+        Error::new(errno::ENODEV, why)
+    })?;
+    controller.detach().await;
+    Ok(true)
+}
+
+fn bdev_name(name: &str) -> Result<()> {
+    drivebay_sdk::bdev::check_name(name.to_owned()).map(drop)
+}
+
+fn not_supported(field: &str, given: &str, allowed: &str) -> Error {
+    let why = format!("{field} '{given}' is not supported yet; allowed: {allowed}");
+    Error::new(errno::EOPNOTSUPP, why)
+}
+
+/// Writes the calls that make the controllers again. `[app thread]`
+pub(crate) fn save_config(config: &mut Config<'_>) {
+    let Ok(app) = app::get() else { return };
+    for controller in app.controllers.borrow().values() {
+        match serde_json::to_value(controller.params()) {
+            Ok(params) => config.call("bdev_virtio_attach_controller", &params),
+            Err(error) => error!("{}: not saved: {error}", controller.params().name),
+        }
+    }
+}

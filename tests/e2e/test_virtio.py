@@ -1,0 +1,184 @@
+"""The virtio plugin: disks of vhost-user back ends, ours and QEMU's, and back ends that die under load."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+import unittest
+
+from host import Host
+from spdk_client import Client, Refused
+
+PROGRAM = os.environ["DRIVEBAY_BIN"]
+PLUGINS = os.environ["DRIVEBAY_PLUGIN_DIR"]
+SIZE = 32 << 20
+
+
+def wait(what, limit=30):
+    end = time.monotonic() + limit
+    while not (found := what()):
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
+    return found
+
+
+def where(socket, **more):
+    return {"name": "V0", "trtype": "user", "traddr": socket, "dev_type": "blk", **more}
+
+
+def back_end():
+    """A host whose vhost sockets are in its own folder."""
+    host = Host()
+    host.flags = ("-S", host.folder)
+    return host
+
+
+def serve(host, packed=False, block_size=512):
+    """Serves a file, which outlives the host: the path of the socket."""
+    with open(f"{host.folder}/disk", "ab") as disk:
+        disk.truncate(SIZE)
+    host.call("bdev_aio_create", name="a0", filename=f"{host.folder}/disk", block_size=block_size, fallocate=True)
+    host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="a0", packed_ring=packed)
+    return f"{host.folder}/disk.sock"
+
+
+class Load:
+    """`drivebay perf` on the disk of a socket, in a process of its own; it compares what it reads with what it wrote."""
+
+    def __init__(self, socket, *flags, **more):
+        self.folder = tempfile.TemporaryDirectory()
+        attach = f"bdev_virtio_attach_controller {json.dumps(where(socket, **more))}"
+        command = [PROGRAM, "perf", "--json", "--plugin-dir", PLUGINS, "--rpc", attach, "--verify", *flags, "V0"]
+        self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env={**os.environ, "DRIVEBAY_RUNTIME": self.folder.name})
+
+    def report(self, limit=120):
+        """What it did, after it ended without an error; `log` is what the plugin said."""
+        out, errors = self.process.communicate(timeout=limit)
+        self.folder.cleanup()
+        assert self.process.returncode == 0, f"status {self.process.returncode}:\n{out}\n{errors}"
+        return {**json.loads(out)["reports"][0], "log": errors}
+
+
+class Controllers(unittest.TestCase):
+    def test_a_disk_becomes_a_bdev_is_saved_and_goes_with_its_controller(self):
+        with back_end() as served, Host() as host:
+            socket = serve(served, block_size=4096)
+            self.assertEqual(host.call("bdev_virtio_attach_controller", **where(socket, vq_count=2)), ["V0"])
+            disk = host.call("bdev_get_bdevs", name="V0")[0]
+            self.assertEqual((disk["num_blocks"], disk["block_size"]), (SIZE // 4096, 4096))
+            self.assertEqual(disk["product_name"], "VirtioBlk Disk")
+            supported = disk["supported_io_types"]
+            self.assertTrue(supported["flush"] and supported["write_zeroes"] and supported["unmap"])
+            virtio = disk["driver_specific"]["virtio"]
+            self.assertEqual({**virtio, "state": None},
+                             {"vq_count": 2, "vq_size": 512, "packed_ring": False, "type": "user", "socket": socket,
+                              "state": None})
+            saved = [call for call in host.call("framework_get_config", name="bdev")
+                     if call["method"] == "bdev_virtio_attach_controller"]
+            self.assertEqual([call["params"]["traddr"] for call in saved], [socket])
+            self.assertEqual(host.refused("bdev_virtio_attach_controller", **where(socket)).code, -17)
+            self.assertTrue(host.call("bdev_virtio_detach_controller", name="V0"))
+            self.assertEqual(host.refused("bdev_get_bdevs", name="V0").code, -19)
+            self.assertEqual(host.refused("bdev_virtio_detach_controller", name="V0").code, -19)
+            # The back end has forgotten the first session: another one gets the disk.
+            self.assertEqual(host.call("bdev_virtio_attach_controller", **where(socket)), ["V0"])
+
+    def test_what_is_not_supported_or_not_there_is_refused_and_the_error_says_why(self):
+        with back_end() as served, Host() as host:
+            socket = serve(served)
+            for more, code, word in [
+                ({"trtype": "pci", "traddr": "0000:00:01.0"}, -95, "allowed: user"),
+                ({"trtype": "vfio-user"}, -95, "allowed: user"),
+                ({"dev_type": "scsi"}, -95, "allowed: blk"),
+                ({"vq_size": 100}, -22, "a power of two"),
+                ({"vq_count": 1000}, -22, "the queues of the device"),
+                ({"traddr": f"{socket}.none"}, -5, "connect"),
+            ]:
+                error = host.refused("bdev_virtio_attach_controller", **{**where(socket), **more})
+                self.assertEqual(error.code, code, error)
+                self.assertIn(word, error.message)
+
+    def test_another_size_is_taken_over_while_the_disk_is_in_use(self):
+        with back_end() as served, Host() as host:
+            served.call("bdev_null_create", name="n0", num_blocks=32 << 11, block_size=512)
+            served.call("vhost_create_blk_controller", ctrlr="null.sock", dev_name="n0")
+            host.call("bdev_virtio_attach_controller", **where(f"{served.folder}/null.sock"))
+            served.call("bdev_null_resize", name="n0", new_size=64)
+            wait(lambda: host.call("bdev_get_bdevs", name="V0")[0]["num_blocks"] == 64 << 11)
+
+    def test_a_controller_whose_back_end_is_gone_can_be_detached(self):
+        with back_end() as served, Host() as host:
+            host.call("bdev_virtio_attach_controller", **where(serve(served)))
+            served.kill()
+            wait(lambda: host.call("bdev_get_bdevs", name="V0")[0]["driver_specific"]["virtio"]["state"] == "waiting")
+            self.assertTrue(host.call("bdev_virtio_detach_controller", name="V0"))
+
+    def test_the_reference_client_calls_every_method(self):
+        with back_end() as served, Host() as host, Client(host.socket) as client:
+            socket = serve(served)
+            call = client.call
+            self.assertEqual(call(f"bdev_virtio_attach_controller --trtype user --traddr {socket} --dev-type blk "
+                                  "--vq-count 1 --vq-size 128 V0"), "V0")
+            self.assertEqual(call("bdev_virtio_scsi_get_devices"), [])
+            self.assertIn(call("bdev_virtio_blk_set_hotplug --hotplug -r 100000"), (True, ""))
+            self.assertIn(call("bdev_virtio_detach_controller V0"), (True, ""))
+            with self.assertRaises(Refused):
+                call("bdev_virtio_detach_controller V0")
+
+
+class Verified(unittest.TestCase):
+    def test_what_is_written_is_read_in_every_size_and_depth(self):
+        for packed in (False, True):
+            with back_end() as served:
+                socket = serve(served, packed)
+                for size, depth, queue in [(512, 1, 512), (4096, 32, 512), (131072, 16, 16), (262144, 50, 64)]:
+                    with self.subTest(packed=packed, size=size, depth=depth, queue=queue):
+                        load = Load(socket, "-w", "randrw", "-o", str(size), "-q", str(depth), "-n", "400", vq_size=queue)
+                        report = load.report()
+                        self.assertGreater(report["reads"] + report["writes"], 399)
+
+    def test_nothing_is_lost_when_the_back_end_is_killed_and_restarted_under_load(self):
+        for packed in (False, True):
+            with self.subTest(packed=packed), back_end() as served:
+                socket = serve(served, packed)
+                load = Load(socket, "-w", "randrw", "-q", "16", "-t", "8")
+                for _ in range(3):
+                    time.sleep(1.5)
+                    self.assertIsNone(load.process.poll())
+                    served.kill()
+                    served.start()
+                    serve(served, packed)
+                report = load.report()
+                self.assertGreater(report["reads"] + report["writes"], 100)
+                self.assertIn("the back end is gone", report["log"])
+
+    @contextlib.contextmanager
+    def storage_daemon(self, folder):
+        """QEMU's back end over a file of zeroes: the path of its socket."""
+        with open(f"{folder}/disk", "wb") as disk:
+            disk.truncate(SIZE)
+        socket = f"{folder}/qsd.sock"
+        process = subprocess.Popen(
+            ["qemu-storage-daemon", "--blockdev", f"driver=file,node-name=f,filename={folder}/disk,discard=unmap",
+             "--export", f"type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={socket},writable=on,num-queues=4"])
+        try:
+            wait(lambda: os.path.exists(socket))
+            yield socket
+        finally:
+            process.kill()
+            process.wait()
+
+    def test_the_back_end_of_qemu_serves_the_same_load(self):
+        with tempfile.TemporaryDirectory() as folder, self.storage_daemon(folder) as socket:
+            report = Load(socket, "-w", "randrw", "-q", "16", "-n", "2000", vq_size=128).report()
+            self.assertGreater(report["reads"] + report["writes"], 1999)
+            with Host() as host:
+                host.call("bdev_virtio_attach_controller", **where(socket, vq_size=128))
+                self.assertEqual(host.call("bdev_get_bdevs", name="V0")[0]["num_blocks"], SIZE // 512)
+
+
+if __name__ == "__main__":
+    unittest.main()
