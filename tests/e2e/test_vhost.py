@@ -10,8 +10,8 @@ import time
 import unittest
 
 from host import Host
-from vhost_client import (GET_VRING_BASE, GUEST, IOERR, OK, P_BACKEND_REQ, READ, SET_BACKEND_REQ_FD, SET_MEM_TABLE, USER,
-                          WRITABLE, WRITE, Closed, FrontEnd)
+from vhost_client import (DATA, GET_VRING_BASE, GUEST, IOERR, LOG_ALL, OK, P_BACKEND_REQ, P_LOG_SHMFD, READ, SET_BACKEND_REQ_FD,
+                          SET_FEATURES, SET_LOG_BASE, SET_MEM_TABLE, SET_VRING_ADDR, USER, WRITABLE, WRITE, Closed, FrontEnd)
 
 BLOCK = 4096
 SECTORS = BLOCK // 512
@@ -74,6 +74,82 @@ class Load:
             status, data = self.disk.run(READ, block * SECTORS, length=BLOCK)
             assert status == OK
             self.check(block, data)
+
+
+class DirtyLog:
+    """The log of a migration: one bit for each page of the guest's memory."""
+
+    def __init__(self, front):
+        self.front = front
+        # It ends within a page, as QEMU's does.
+        self.length = (GUEST + front.length) // 4096 // 8 + 8
+        self.fd = os.memfd_create("log")
+        os.ftruncate(self.fd, self.length)
+
+    def begin(self):
+        assert self.front.ask(SET_LOG_BASE, struct.pack("<QQ", self.length, 0), [self.fd]) == bytes(8)
+        self.agree(self.front.features | LOG_ALL, flags=1)
+
+    def end(self):
+        self.agree(self.front.features, flags=0)
+
+    def agree(self, features, flags):
+        front = self.front
+        front.tell(SET_FEATURES, struct.pack("<Q", features))
+        for ring in front.rings:
+            front.tell(SET_VRING_ADDR, struct.pack("<IIQQQQ", ring.index, flags, USER + ring.descriptors, USER + ring.used,
+                                                   USER + ring.available, GUEST + ring.used))
+
+    def take(self):
+        """Pages that were written since the last look, as places in the front end's memory."""
+        bits = os.pread(self.fd, self.length, 0)
+        os.pwrite(self.fd, bytes(self.length), 0)
+        pages = [8 * index + bit for index, byte in enumerate(bits) for bit in range(8) if byte >> bit & 1]
+        return {page * 4096 - GUEST for page in pages}
+
+
+class Migration(VhostTest):
+    def test_the_log_names_the_pages_that_the_device_has_written_and_no_others(self):
+        for packed in (False, True):
+            with self.subTest(packed=packed), self.host() as host:
+                host.call("bdev_malloc_create", name="m0", num_blocks=SIZE // 512, block_size=512)
+                host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0", packed_ring=packed)
+                with FrontEnd(f"{host.folder}/disk.sock", packed=packed, protocol=P_LOG_SHMFD) as disk:
+                    disk.connect()
+                    ring, log = disk.rings[0], DirtyLog(disk)
+                    # The page of the used ring (split), or of the descriptors and the device's event area (packed).
+                    of_ring = {ring.descriptors, ring.used} if packed else {ring.used}
+                    self.assertEqual(disk.run(READ, 0, length=BLOCK)[0], OK)
+                    self.assertEqual(log.take(), set())
+                    log.begin()
+                    log.take()
+                    place = disk.place(0)
+                    self.assertEqual(disk.run(WRITE, 0, b"a" * BLOCK)[0], OK)
+                    self.assertEqual(log.take(), of_ring | {place})
+                    self.assertEqual(disk.run(READ, 0, length=2 * BLOCK)[0], OK)
+                    self.assertEqual(log.take(), of_ring | {place, place + DATA, place + DATA + 4096})
+                    log.end()
+                    log.take()
+                    self.assertEqual(disk.run(READ, 0, length=BLOCK), (OK, b"a" * BLOCK))
+                    self.assertEqual(log.take(), set())
+
+    def test_a_migration_begins_and_ends_under_load_and_nothing_is_lost(self):
+        with self.host() as host:
+            host.call("bdev_malloc_create", name="m0", num_blocks=SIZE // 512, block_size=512)
+            host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0")
+            with FrontEnd(f"{host.folder}/disk.sock", protocol=P_LOG_SHMFD) as disk:
+                disk.connect()
+                load, log = Load(disk, 11), DirtyLog(disk)
+                for slot in range(disk.slots):
+                    load.submit(slot)
+                for _ in range(20):
+                    for change in (log.begin, log.end):
+                        for _ in range(50):
+                            load.submit(load.finish())
+                        change()
+                while load.busy:
+                    load.finish()
+                load.check_all()
 
 
 class Restart(VhostTest):

@@ -14,6 +14,7 @@
 mod chain;
 pub mod driver;
 mod inflight;
+mod log;
 mod memory;
 mod packed;
 mod queue;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use chain::{Chain, PIECES_MAX, Piece};
 pub use inflight::{Inflight, InflightArea};
+pub use log::DirtyLog;
 pub use memory::GuestMemory;
-pub use queue::{Broken, Features, Queue, Rings};
+pub use queue::{Broken, Features, Log, Queue, Rings};
 pub use request::Request;

@@ -135,6 +135,14 @@ impl GuestMemory {
         })
     }
 
+    /// The guest's address of a byte of its memory in the host's address space.
+    pub(crate) fn guest_addr_of(&self, addr: NonNull<u8>) -> Option<u64> {
+        self.parts.iter().find_map(|part| {
+            let offset = (addr.as_ptr() as u64).checked_sub(part.base.as_ptr() as u64)?;
+            (offset < part.len).then_some(part.guest_addr + offset)
+        })
+    }
+
     /// The longest span at a guest address, at most `len` bytes. `None` when the address is not the guest's.
     #[inline]
     pub(crate) fn span(&self, guest_addr: u64, len: u64) -> Option<Span> {

@@ -2,9 +2,11 @@
 
 use crate::chain::Chain;
 use crate::inflight::Inflight;
+use crate::log::DirtyLog;
 use crate::memory::GuestMemory;
 use crate::packed::PackedRing;
 use crate::split::SplitRing;
+use drivebay_spec_vhost::ring::{DESCRIPTOR_LEN, split_len};
 use std::fmt;
 use std::sync::Arc;
 
@@ -82,6 +84,18 @@ impl std::error::Error for Broken {}
 pub struct Queue {
     ring: Ring,
     memory: Arc<GuestMemory>,
+    /// Where the parts of the ring lie, to log them.
+    rings: Rings,
+    log: Option<Log>,
+}
+
+/// Where a queue logs what it writes.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The log of the whole device.
+    pub pages: Arc<DirtyLog>,
+    /// Whether the ring's own pages are logged, too.
+    pub with_ring: bool,
 }
 
 #[derive(Debug)]
@@ -110,7 +124,12 @@ impl Queue {
         } else {
             Ring::Split(SplitRing::new(&memory, rings, base, features, inflight)?)
         };
-        Ok(Self { ring, memory })
+        Ok(Self { ring, memory, rings: *rings, log: None })
+    }
+
+    /// Logs which pages of the guest's memory are written from now on.
+    pub fn set_log(&mut self, log: Log) {
+        self.log = Some(log);
     }
 
     /// Takes the next request: whether there was one.
@@ -128,6 +147,9 @@ impl Queue {
     /// Gives a request back; `written` bytes were written to it. The driver sees it after [`publish`](Self::publish).
     #[inline]
     pub fn push(&mut self, chain: &Chain, written: u32) {
+        if self.log.is_some() {
+            self.log_chain(chain);
+        }
         match &mut self.ring {
             Ring::Split(ring) => ring.push(chain.id, written),
             Ring::Packed(ring) => ring.push(chain, written),
@@ -138,19 +160,27 @@ impl Queue {
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
-        match &mut self.ring {
+        let wants_call = match &mut self.ring {
             Ring::Split(ring) => ring.publish(),
             Ring::Packed(ring) => ring.publish(),
+        };
+        if self.log.is_some() {
+            self.log_ring();
         }
+        wants_call
     }
 
     /// Asks for a kick at the next request, then looks again: whether there is one already.
     #[must_use]
     pub fn arm(&mut self) -> bool {
-        match &mut self.ring {
+        let has_work = match &mut self.ring {
             Ring::Split(ring) => ring.arm(),
             Ring::Packed(ring) => ring.arm(),
+        };
+        if self.log.is_some() {
+            self.log_ring();
         }
+        has_work
     }
 
     /// Wants no kicks: the device looks by itself.
@@ -158,6 +188,35 @@ impl Queue {
         match &mut self.ring {
             Ring::Split(ring) => ring.disarm(),
             Ring::Packed(ring) => ring.disarm(),
+        }
+        if self.log.is_some() {
+            self.log_ring();
+        }
+    }
+
+    /// Logs what the device wrote into a chain. A page is logged after it was written: whoever reads the log and then the page
+    /// misses nothing.
+    #[cold]
+    fn log_chain(&self, chain: &Chain) {
+        let Some(log) = &self.log else { return };
+        for piece in chain.writable() {
+            // Pieces lie in the guest's memory.
+            if let Some(addr) = self.memory.guest_addr_of(piece.addr) {
+                log.pages.mark(addr, piece.len.into());
+            }
+        }
+    }
+
+    #[cold]
+    fn log_ring(&self) {
+        let Some(log) = self.log.as_ref().filter(|log| log.with_ring) else { return };
+        let Rings { size, descriptors, used, .. } = self.rings;
+        match &self.ring {
+            Ring::Split(_) => log.pages.mark(used, split_len(size).2 as u64),
+            Ring::Packed(_) => {
+                log.pages.mark(descriptors, u64::from(size) * DESCRIPTOR_LEN as u64);
+                log.pages.mark(used, 4);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::blk;
 use crate::controllers;
 use crate::device::{Device, Service};
+use crate::listener::{bind, is_exhausted};
 use crate::personality::Personality;
 use crate::session::{Answer, Outcome, Session};
 use crate::socket::{End, Message, Socket};
@@ -12,7 +13,6 @@ use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread, tracing};
 use drivebay_spec_vhost::message::{Request, reply};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +23,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Sessions of one controller: a VMM has one, and another while it comes back.
 const SESSIONS_MAX: usize = 8;
@@ -66,6 +67,8 @@ struct Open {
     controller: String,
     socket: Socket,
     session: Session,
+    /// Requests in flight.
+    in_flight: Arc<AtomicU32>,
     /// A message that waits for rings to stop.
     waiting: Option<(Message, Request)>,
     /// Rings that are stopping.
@@ -74,6 +77,19 @@ struct Open {
     /// It is not read yet: an earlier session of the controller waits for its I/O, and the same requests must not be sent
     /// again before that has ended.
     is_held: bool,
+}
+
+/// A session in a list.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionInfo {
+    /// Its number, which no other session of this host has.
+    pub key: u64,
+    /// Whether a ring runs.
+    pub is_started: bool,
+    /// Rings that the VMM has set up.
+    pub num_rings: usize,
+    /// Requests in flight.
+    pub in_flight: u32,
 }
 
 /// What is called when a target has left all sessions.
@@ -244,6 +260,22 @@ impl Control {
         self.entries.borrow().values().filter(|entry| matches!(entry, Entry::Session(_))).count()
     }
 
+    /// The sessions of a controller, for lists.
+    pub fn list_sessions(&self, controller: &str) -> Vec<SessionInfo> {
+        let entries = self.entries.borrow();
+        let sessions = entries.iter().filter_map(|(&key, entry)| match entry {
+            Entry::Session(open) if open.controller == controller => Some((key, &**open)),
+            _ => None,
+        });
+        let info = |(key, open): (u64, &Open)| SessionInfo {
+            key,
+            is_started: !open.session.running().is_empty(),
+            num_rings: open.session.num_rings(),
+            in_flight: open.in_flight.load(Ordering::Relaxed),
+        };
+        sessions.map(info).collect()
+    }
+
     /// Whether a controller has sessions, including those that only wait for their I/O.
     pub fn has_sessions(&self, controller: &str) -> bool {
         !self.sessions_of(controller).is_empty()
@@ -359,7 +391,11 @@ impl Control {
         let (personality, service) = (controller.personality()?, controller.service()?);
         let socket = Socket::new(stream)?;
         let device_thread = thread::create(&format!("vhost.{name}"), &controller.config.cpumask)?;
-        let device = Resident::new(device_thread, move || Device::new(service()))?;
+        let coalescing = controller.config.coalescing;
+        let in_flight = Arc::new(AtomicU32::new(0));
+        let of_device = Arc::clone(&in_flight);
+        let device =
+            Resident::new(device_thread, move || Device::new(service(), coalescing, of_device))?;
         let key = self.key();
         let is_held = self.waits_for_io(name);
         if !is_held {
@@ -370,6 +406,7 @@ impl Control {
             controller: name.to_owned(),
             socket,
             session: Session::new(personality, device),
+            in_flight,
             waiting: None,
             stopping: 0,
             is_closing: false,
@@ -546,12 +583,6 @@ impl Control {
     }
 }
 
-/// Whether descriptors or memory have run out.
-fn is_exhausted(error: &std::io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
-}
-
 /// What a look at a session's socket gave.
 enum Next {
     Nothing,
@@ -583,28 +614,5 @@ impl Open {
             Some(payload) => self.socket.answer(message.header.request, &payload, fd),
             None => Ok(()),
         }
-    }
-}
-
-/// Binds a socket; one that a host left behind, which nobody listens on, is replaced.
-fn bind(path: &Path) -> Result<UnixListener> {
-    let refuse = |error: std::io::Error| {
-        Error::new(
-            error.raw_os_error().unwrap_or(errno::EIO),
-            format!("{}: {error}", path.display()),
-        )
-    };
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(Error::new(
-                    errno::EBUSY,
-                    format!("{}: another process listens", path.display()),
-                ));
-            }
-            std::fs::remove_file(path).map_err(refuse)?;
-            UnixListener::bind(path).map_err(refuse)
-        }
-        bound => bound.map_err(refuse),
     }
 }

@@ -3,6 +3,7 @@
 use crate::blk::{self, Disk};
 use crate::control::Control;
 use crate::device::Service;
+use crate::pace::Coalescing;
 use crate::personality::Personality;
 use crate::scsi::{self, TARGETS_MAX, TargetDisk};
 use drivebay_sdk::bdev::{self, Desc, Event};
@@ -50,10 +51,8 @@ pub struct ControllerConfig {
     pub name: String,
     /// Cores that serve it; empty = any.
     pub cpumask: String,
-    /// Least time between interrupts, in microseconds. Kept for `vhost_get_controllers`.
-    pub delay_base_us: u32,
-    /// Requests a second from which interrupts are delayed.
-    pub iops_threshold: u32,
+    /// How interrupts are gathered.
+    pub coalescing: Coalescing,
 }
 
 /// What is behind a controller.
@@ -318,14 +317,16 @@ impl Controllers {
         self.by_name.borrow().values().cloned().collect()
     }
 
-    /// Changes how a controller is made.
+    /// Sets how the interrupts of a controller are gathered.
     ///
     /// # Errors
     /// `ENODEV`.
-    pub fn change(&self, name: &str, change: impl FnOnce(&mut ControllerConfig)) -> Result<()> {
+    pub fn set_coalescing(&self, name: &str, coalescing: Coalescing) -> Result<()> {
         let mut all = self.by_name.borrow_mut();
         let controller = all.get_mut(name).ok_or_else(|| no_controller(name))?;
-        change(&mut controller.config);
+        controller.config.coalescing = coalescing;
+        drop(all);
+        self.control.for_each_device(name, move |device| device.set_coalescing(coalescing));
         Ok(())
     }
 }

@@ -3,14 +3,16 @@
 //! A round of the poller: hand back what has ended, take new requests, ring the doorbells of bdevs. Completions are gathered
 //! in a list first, so one look at the driver's wish and one call serve a whole burst.
 
+use crate::pace::{Coalescing, Pace};
 use crate::{blk, scsi};
 use drivebay_sdk::poller::{Poll, Poller};
-use drivebay_sdk::tracing;
+use drivebay_sdk::{thread, tracing};
 use drivebay_virtio::{Queue, Request};
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Requests that one ring takes in a round, so that no guest holds the thread.
 const BURST: usize = 64;
@@ -41,6 +43,9 @@ pub struct Device {
 struct Inner {
     rings: RefCell<Vec<Rc<Running>>>,
     service: Service,
+    coalescing: Cell<Coalescing>,
+    /// Requests in flight, for lists.
+    in_flight: Arc<AtomicU32>,
 }
 
 /// What serves the requests.
@@ -72,6 +77,7 @@ type Stopped = Box<dyn FnOnce(u32) + Send>;
 struct State {
     queue: Queue,
     call: Option<OwnedFd>,
+    pace: Pace,
     /// Requests to be used again.
     #[expect(clippy::vec_box, reason = "a request is lent to the bus by its address")]
     free: Vec<Box<Request<Owner>>>,
@@ -103,10 +109,11 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// A device without rings, on this thread.
+    /// A device without rings, on this thread. It keeps `in_flight` at the number of requests in flight.
     #[must_use]
-    pub fn new(service: Service) -> Self {
-        let inner = Rc::new(Inner { rings: RefCell::default(), service });
+    pub fn new(service: Service, coalescing: Coalescing, in_flight: Arc<AtomicU32>) -> Self {
+        let coalescing = Cell::new(coalescing);
+        let inner = Rc::new(Inner { rings: RefCell::default(), service, coalescing, in_flight });
         let poller = Poller::register("vhost", 0, Round(Rc::clone(&inner)));
         let poller = poller.inspect_err(|error| tracing::error!("vhost: no poller: {error}")).ok();
         Self { inner, poller }
@@ -116,6 +123,14 @@ impl Device {
     #[must_use]
     pub fn service(&self) -> &Service {
         &self.inner.service
+    }
+
+    /// Calls drivers as `coalescing` says from now on.
+    pub fn set_coalescing(&self, coalescing: Coalescing) {
+        self.inner.coalescing.set(coalescing);
+        for ring in self.inner.rings.borrow().iter() {
+            ring.state.borrow_mut().pace.set(coalescing);
+        }
     }
 
     /// Runs a ring.
@@ -128,9 +143,11 @@ impl Device {
         }
         // The driver may have missed the last device's call, or that of a ring which stopped meanwhile.
         notify(call.as_ref());
+        let mut pace = Pace::default();
+        pace.set(self.inner.coalescing.get());
         let running = Running {
             index,
-            state: RefCell::new(State { queue, call, free: Vec::new() }),
+            state: RefCell::new(State { queue, call, pace, free: Vec::new() }),
             ended: RefCell::default(),
             in_flight: Cell::new(0),
             writes_through,
@@ -227,14 +244,21 @@ impl Poll for Round {
             did |= ring.hand_back();
             did |= ring.take(&self.0);
             did |= ring.hand_back();
+            ring.call_if_due();
             let has_ended = self.0.end_if_stopped(&ring);
             did |= has_ended;
             place += usize::from(!has_ended);
         }
         if did {
             self.0.service.flush();
+            self.0.count();
         }
         did
+    }
+
+    fn next_ns(&mut self) -> u64 {
+        let rings = self.0.rings.borrow();
+        rings.iter().map(|ring| ring.state.borrow().pace.next_ns()).min().unwrap_or(u64::MAX)
     }
 
     fn prepare_sleep(&mut self) -> bool {
@@ -260,6 +284,13 @@ impl Poll for Round {
 }
 
 impl Inner {
+    /// Tells how many requests are in flight.
+    fn count(&self) {
+        let rings = self.rings.borrow();
+        let count: usize = rings.iter().map(|ring| ring.in_flight.get()).sum();
+        self.in_flight.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
     fn ring_at(&self, place: usize) -> Option<Rc<Running>> {
         self.rings.borrow().get(place).cloned()
     }
@@ -271,7 +302,12 @@ impl Inner {
         }
         let Some(stopped) = ring.stopping.borrow_mut().take() else { return false };
         self.rings.borrow_mut().retain(|other| !Rc::ptr_eq(other, ring));
-        ring.state.borrow_mut().free.clear();
+        let mut state = ring.state.borrow_mut();
+        state.free.clear();
+        if state.pace.end() {
+            notify(state.call.as_ref());
+        }
+        drop(state);
         if let Service::Scsi(scsi) = &self.service {
             scsi.rest();
         }
@@ -338,11 +374,12 @@ impl Running {
     /// Hands what has ended back to the driver, and calls it if it wants to be called.
     fn hand_back(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        let State { queue, call, free } = &mut *state;
+        let State { queue, call, pace, free } = &mut *state;
         let mut ended = self.ended.borrow_mut();
         if ended.is_empty() {
             return false;
         }
+        let count = ended.len() as u64;
         for mut request in ended.drain(..) {
             let written = u32::try_from(request.state.written).unwrap_or(u32::MAX);
             queue.push(&request.chain, written);
@@ -350,10 +387,20 @@ impl Running {
             free.push(request);
             self.in_flight.set(self.in_flight.get() - 1);
         }
-        if queue.publish() {
+        let is_wanted = queue.publish();
+        if pace.handed_back(count, is_wanted, thread::now_ns) {
             notify(call.as_ref());
         }
         true
+    }
+
+    /// Makes a call that was put off, if its time has come.
+    #[inline]
+    fn call_if_due(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.pace.is_due(thread::now_ns) {
+            notify(state.call.as_ref());
+        }
     }
 
     /// Takes the kicks that have come: the rings are looked at in every round anyway.

@@ -10,6 +10,8 @@ pub mod blk;
 pub mod control;
 pub mod controllers;
 pub mod device;
+mod listener;
+pub mod pace;
 pub mod personality;
 pub mod rpc;
 pub mod scsi;

@@ -1,6 +1,9 @@
 //! The methods, with the reference's names, parameters, results and codes: it answers nearly every mistake with -32602.
 
-use crate::controllers::{self, Backing, Blk, BlkConfig, Controller, ControllerConfig, Target};
+use crate::controllers::{
+    self, Backing, Blk, BlkConfig, Controller, ControllerConfig, Controllers, Target,
+};
+use crate::pace::Coalescing;
 use drivebay_sdk::errno;
 use drivebay_sdk::notify::Config;
 use drivebay_sdk::prelude::*;
@@ -66,12 +69,12 @@ params! {
     }
 
     /// Parameters of `vhost_controller_set_coalescing`.
-    pub struct Coalescing {
+    pub struct SetCoalescing {
         /// Name of the controller.
         ctrlr: String,
-        /// Least time between interrupts, in microseconds; 0 = off.
+        /// Base of the pause between two interrupts, in microseconds; 0 = off. At most a second.
         delay_base_us: u32,
-        /// Requests a second from which interrupts are delayed.
+        /// Requests a second from which interrupts are gathered; at least 100.
         iops_threshold: u32,
     }
 
@@ -90,8 +93,12 @@ params! {
 
 /// The one transport.
 const TRANSPORT: &str = "vhost_user_blk";
-/// Interrupts are delayed from so many requests a second on, unless somebody says otherwise.
-const IOPS_THRESHOLD: u32 = 60_000;
+/// Interrupts of a new controller are not gathered.
+const UNCHANGED: Coalescing = Coalescing { delay_base_us: 0, iops_threshold: 60_000 };
+/// Longest base of the pause between two interrupts, in microseconds.
+const DELAY_BASE_US_MAX: u32 = 1_000_000;
+/// Fewest requests a second from which interrupts can be gathered: one in each interval of 10 ms.
+const IOPS_THRESHOLD_MIN: u32 = 100;
 
 /// Codes of the reference.
 const INVALID_PARAMS: i64 = -32602;
@@ -182,7 +189,7 @@ fn create_scsi(_app: &App, params: CreateScsi) -> Result<bool> {
 
 fn config(name: String, cpumask: Option<String>) -> ControllerConfig {
     let cpumask = cpumask.unwrap_or_default();
-    ControllerConfig { name, cpumask, delay_base_us: 0, iops_threshold: IOPS_THRESHOLD }
+    ControllerConfig { name, cpumask, coalescing: UNCHANGED }
 }
 
 fn start_scsi(_app: &App, params: Named) -> Result<bool> {
@@ -212,17 +219,24 @@ fn delete(_app: &App, call: Call, params: Named) {
 
 fn list(_app: &App, call: Call, params: Get) {
     let listed = controllers::all().and_then(|all| match params.name {
-        Some(name) => Ok(vec![view(&all.get(&name)?)]),
-        None => Ok(all.list().iter().map(view).collect()),
+        Some(name) => Ok(vec![view(&all, &all.get(&name)?)]),
+        None => Ok(all.list().iter().map(|controller| view(&all, controller)).collect()),
     });
     call.answer(listed.map_err(|error| RpcError { code: INTERNAL_ERROR, ..error.into() }));
 }
 
-fn coalesce(_app: &App, params: Coalescing) -> Result<bool> {
-    controllers::all()?.change(&params.ctrlr, |config| {
-        config.delay_base_us = params.delay_base_us;
-        config.iops_threshold = params.iops_threshold;
-    })?;
+fn coalesce(_app: &App, params: SetCoalescing) -> Result<bool> {
+    let SetCoalescing { ctrlr, delay_base_us, iops_threshold } = params;
+    if delay_base_us > DELAY_BASE_US_MAX {
+        let allowed = format!("0 to {DELAY_BASE_US_MAX}");
+        return Err(Error::invalid("delay_base_us", delay_base_us, allowed));
+    }
+    if iops_threshold < IOPS_THRESHOLD_MIN {
+        let allowed = format!("at least {IOPS_THRESHOLD_MIN}");
+        return Err(Error::invalid("iops_threshold", iops_threshold, allowed));
+    }
+    let coalescing = Coalescing { delay_base_us, iops_threshold };
+    controllers::all()?.set_coalescing(&ctrlr, coalescing)?;
     Ok(true)
 }
 
@@ -248,14 +262,26 @@ fn check_transport(name: &str) -> Result<()> {
     if allowed { Ok(()) } else { Err(Error::invalid("transport", name, TRANSPORT)) }
 }
 
-fn view(controller: &Controller) -> Value {
+fn view(all: &Controllers, controller: &Controller) -> Value {
     let config = &controller.config;
+    let sessions = all.control.list_sessions(&config.name);
+    let sessions = sessions.iter().enumerate().map(|(id, session)| {
+        json!({
+            "vid": session.key,
+            "id": id,
+            "name": format!("{}s{}", config.name, session.key),
+            "started": session.is_started,
+            "max_queues": session.num_rings,
+            "inflight_task_cnt": session.in_flight,
+        })
+    });
     json!({
         "ctrlr": config.name,
         "cpumask": config.cpumask,
-        "delay_base_us": config.delay_base_us,
-        "iops_threshold": config.iops_threshold,
+        "delay_base_us": config.coalescing.delay_base_us,
+        "iops_threshold": config.coalescing.iops_threshold,
         "socket": controller.path,
+        "sessions": sessions.collect::<Vec<_>>(),
         "backend_specific": match &controller.backing {
             Backing::Blk(blk) => json!({"block": view_of_blk(blk)}),
             Backing::Scsi(targets) => {
@@ -331,13 +357,14 @@ pub fn write_scsi_config(config: &mut Config<'_>) {
 }
 
 fn write_coalescing(config: &mut Config<'_>, made: &ControllerConfig) {
-    if (made.delay_base_us, made.iops_threshold) == (0, IOPS_THRESHOLD) {
+    let Coalescing { delay_base_us, iops_threshold } = made.coalescing;
+    if made.coalescing == UNCHANGED {
         return;
     }
     let coalescing = json!({
         "ctrlr": made.name,
-        "delay_base_us": made.delay_base_us,
-        "iops_threshold": made.iops_threshold,
+        "delay_base_us": delay_base_us,
+        "iops_threshold": iops_threshold,
     });
     config.call("vhost_controller_set_coalescing", &coalescing);
 }

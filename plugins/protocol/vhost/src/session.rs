@@ -14,11 +14,11 @@ use crate::personality::Personality;
 use crate::socket::{self, End, Message};
 use drivebay_sdk::runtime::resident::Resident;
 use drivebay_spec_vhost::message::{
-    self, Config, F_PROTOCOL_FEATURES, Inflight, MEM_SLOTS, MemoryRegion, Request, RingAddresses,
-    RingState, protocol, reply,
+    self, Config, F_LOG_ALL, F_PROTOCOL_FEATURES, Inflight, MEM_SLOTS, MemoryRegion, Request,
+    RingAddresses, RingState, VRING_F_LOG, protocol, reply,
 };
 use drivebay_spec_vhost::ring::feature;
-use drivebay_virtio::{Features, GuestMemory, InflightArea, Queue, Rings};
+use drivebay_virtio::{DirtyLog, Features, GuestMemory, InflightArea, Log, Queue, Rings};
 use rustix::fs::MemfdFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -33,6 +33,7 @@ const PROTOCOL: u64 = protocol::MQ
     | protocol::CONFIG
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::INFLIGHT_SHMFD
+    | protocol::LOG_SHMFD
     | protocol::RESET_DEVICE;
 
 /// A ring as the VMM set it up.
@@ -61,6 +62,8 @@ pub struct Session {
     parts: Vec<(MemoryRegion, OwnedFd)>,
     rings: Vec<Setup>,
     tracking: Option<Tracking>,
+    /// Which pages the device writes, while the guest migrates.
+    log: Option<Arc<DirtyLog>>,
     /// The device's own channel to the VMM.
     channel: Option<OwnedFd>,
 }
@@ -97,15 +100,37 @@ impl Session {
     pub fn new(personality: Personality, device: Resident<Device>) -> Self {
         let rings = Vec::new();
         let memory = Arc::default();
-        let (parts, tracking, channel) = (Vec::new(), None, None);
+        let (parts, tracking, log, channel) = (Vec::new(), None, None, None);
         let (features, protocol) = (0, 0);
-        Self { personality, device, features, protocol, memory, parts, rings, tracking, channel }
+        Self {
+            personality,
+            device,
+            features,
+            protocol,
+            memory,
+            parts,
+            rings,
+            tracking,
+            log,
+            channel,
+        }
+    }
+
+    /// Features that are offered.
+    fn offered(&self) -> u64 {
+        self.personality.features() | F_LOG_ALL
     }
 
     /// The device.
     #[must_use]
     pub fn device(&self) -> &Resident<Device> {
         &self.device
+    }
+
+    /// Rings that the VMM has set up.
+    #[must_use]
+    pub fn num_rings(&self) -> usize {
+        self.rings.len()
     }
 
     /// Rings that run.
@@ -144,6 +169,14 @@ impl Session {
             }
             Request::ResetDevice | Request::ResetOwner => self.running(),
             Request::SetVringEnable(RingState { index, num: 0 }) => self.running_one(*index),
+            // A migration begins or ends: rings log what they write, or do not any more, from where they stopped.
+            Request::SetFeatures(features) if features ^ self.features == F_LOG_ALL => {
+                self.running()
+            }
+            Request::SetLogBase(..) => self.running(),
+            Request::SetVringAddr(addresses) if self.differs_in_log(addresses) => {
+                self.running_one(addresses.index)
+            }
             _ => Vec::new(),
         };
         if !stop.is_empty() {
@@ -171,7 +204,7 @@ impl Session {
         let payload = |payload| Ok(Answer { payload: Some(payload), fd: None });
         let number = |number| payload(reply::number(number));
         match request {
-            Request::GetFeatures => return number(self.personality.features()),
+            Request::GetFeatures => return number(self.offered()),
             Request::SetFeatures(features) => self.set_features(*features)?,
             Request::GetProtocolFeatures => return number(PROTOCOL),
             Request::SetProtocolFeatures(features) => {
@@ -248,9 +281,16 @@ impl Session {
             Request::SetOwner | Request::SetStatus(_) => {}
             Request::GetStatus => return number(0),
             Request::SetBackendReqFd => self.channel = fds.pop(),
-            Request::SetLogBase(..) | Request::SetLogFd => {
-                return Err(failed("a request of a feature that was not offered".into()));
+            Request::SetLogBase(len, offset) => {
+                let Some(fd) = fds.pop() else { return number(1) }; // the message has one: its number was checked
+                let log = DirtyLog::map(*len, *offset, fd.as_fd())
+                    .map_err(|error| failed(error.to_string()))?;
+                self.log = Some(Arc::new(log));
+                self.start_rings()?;
+                return number(0);
             }
+            // The VMM looks at the log by itself and needs no call.
+            Request::SetLogFd => fds.clear(),
         }
         self.start_rings()?;
         Ok(Answer::default())
@@ -290,7 +330,7 @@ impl Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), End> {
-        let offered = self.personality.features();
+        let offered = self.offered();
         if features & !offered != 0 {
             return Err(failed(format!("features {:#x} were not offered", features & !offered)));
         }
@@ -357,8 +397,14 @@ impl Session {
                 None => None,
             };
             let memory = Arc::clone(&self.memory);
-            let queue = Queue::new(memory, &rings, ring.base, features, inflight)
+            let mut queue = Queue::new(memory, &rings, ring.base, features, inflight)
                 .map_err(|broken| failed(format!("ring {index}: {broken}")))?;
+            if self.features & F_LOG_ALL != 0
+                && let Some(pages) = &self.log
+            {
+                let with_ring = addresses.flags & VRING_F_LOG != 0;
+                queue.set_log(Log { pages: Arc::clone(pages), with_ring });
+            }
             let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
             let no_fd = |error: std::io::Error| failed(format!("ring {index}: {error}"));
             let (kick, call) =
@@ -369,6 +415,16 @@ impl Session {
             ring.is_running = true;
         }
         Ok(())
+    }
+
+    /// Whether a ring stays where it is, and only its log changes.
+    fn differs_in_log(&self, addresses: &RingAddresses) -> bool {
+        let index = usize::try_from(addresses.index).unwrap_or(usize::MAX);
+        let before = self.rings.get(index).and_then(|ring| ring.addresses);
+        before.is_some_and(|before| {
+            let RingAddresses { flags, log, .. } = before;
+            before != *addresses && RingAddresses { flags, log, ..*addresses } == before
+        })
     }
 
     fn running_one(&self, index: u32) -> Vec<usize> {

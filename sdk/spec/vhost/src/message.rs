@@ -326,6 +326,7 @@ impl Request {
         matches!(
             self,
             Self::GetFeatures
+                | Self::SetLogBase(..)
                 | Self::GetVringBase(_)
                 | Self::GetProtocolFeatures
                 | Self::GetQueueNum
