@@ -8,7 +8,7 @@ use drivebay_nvmf::controller::admin::{Answer, Outcome, Received, execute};
 use drivebay_nvmf::controller::connect::{Attempt, connect};
 use drivebay_nvmf::controller::events::REQUESTS_MAX;
 use drivebay_nvmf::controller::{QueueId, Ticket};
-use drivebay_nvmf::io::{Plan, deallocate, plan};
+use drivebay_nvmf::io::{Plan, copy, deallocate, plan};
 use drivebay_nvmf::model::reservation::Reservations;
 use drivebay_nvmf::model::{
     AnaState, ControllerKind, Geometry, Model, Namespace, Ops, Options, Subsystem, TransportLimits,
@@ -36,8 +36,15 @@ const ADMIN: [u8; 8] = [
     admin::KEEP_ALIVE,
     drivebay_spec_nvme::opcode::FABRICS,
 ];
-const NVM: [u8; 6] =
-    [nvm::READ, nvm::WRITE, nvm::FLUSH, nvm::COMPARE, nvm::WRITE_ZEROES, nvm::DATASET_MANAGEMENT];
+const NVM: [u8; 7] = [
+    nvm::READ,
+    nvm::WRITE,
+    nvm::FLUSH,
+    nvm::COMPARE,
+    nvm::WRITE_ZEROES,
+    nvm::DATASET_MANAGEMENT,
+    nvm::COPY,
+];
 
 pub(crate) fn script(data: &[u8]) {
     let mut script = Script(data);
@@ -295,6 +302,14 @@ fn plan_io(script: &mut Script<'_>) {
             let blocks_max = u32::from(script.number()).saturating_mul(8);
             if let Ok(ranges) = deallocate(script.bytes(count * 16), &geometry, blocks_max) {
                 assert!(ranges.iter().all(|range| on_disk(range.lba, range.nblocks)));
+            }
+        }
+        Ok(Plan::Copy(command)) => {
+            let data = script.bytes(command.num_ranges() * 32);
+            assert!(command.num_ranges() * 32 <= len as usize);
+            if let Ok(plan) = copy(command, data, &geometry) {
+                assert!(plan.sources.iter().all(|range| on_disk(range.lba, range.nblocks)));
+                assert!(on_disk(plan.to, plan.sources.iter().map(|range| range.nblocks).sum()));
             }
         }
         Ok(Plan::Flush | Plan::Nothing) => {}

@@ -142,6 +142,68 @@ impl DsmRange {
     }
 }
 
+/// Copy. NVM Command Set 1.0, section 3.2.2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyCommand {
+    /// Namespace of the destination.
+    pub nsid: u32,
+    /// First logical block of the destination.
+    pub sdlba: u64,
+    /// Number of source ranges, less one.
+    pub nr: u8,
+    /// Descriptor format of the source ranges; 4 bits.
+    pub format: u8,
+    /// Force unit access: on media before it completes.
+    pub fua: bool,
+}
+
+impl CopyCommand {
+    /// Reads the command's fields.
+    #[must_use]
+    pub const fn from_command(command: &Command) -> Self {
+        let cdw12 = command.dw[12];
+        Self {
+            nsid: command.nsid(),
+            sdlba: join(command.dw[10], command.dw[11]),
+            nr: (cdw12 & 0xff) as u8,
+            format: (cdw12 >> 8 & 0xf) as u8,
+            fua: cdw12 >> 30 & 1 == 1,
+        }
+    }
+
+    /// The command.
+    #[must_use]
+    pub const fn to_command(self) -> Command {
+        let mut command = Command::new(nvm::COPY).with_nsid(self.nsid);
+        (command.dw[10], command.dw[11]) = split(self.sdlba);
+        command.dw[12] = self.nr as u32 | (self.format as u32 & 0xf) << 8 | (self.fua as u32) << 30;
+        command
+    }
+
+    /// Number of source ranges, 1 to 256.
+    #[must_use]
+    pub const fn num_ranges(&self) -> usize {
+        self.nr as usize + 1
+    }
+}
+
+layout! {
+    /// One source range of Copy, descriptor format 0. NVM Command Set 1.0, figure 33.
+    pub struct CopyRange[32] {
+        /// First logical block.
+        8 => slba: u64,
+        /// Length, in logical blocks, less one.
+        16 => nlb: u16,
+    }
+}
+
+impl CopyRange {
+    /// The ranges in `data`; a rest shorter than a range is left out.
+    pub fn iter(data: &[u8]) -> impl ExactSizeIterator<Item = Self> {
+        data.chunks_exact(Self::LEN).map(|range| Self::take(range, 0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +247,15 @@ mod tests {
         let dsm = DatasetManagement { nsid: 1, nr: 255, deallocate: true, ..Default::default() };
         assert_eq!(dsm.to_command().dw[10..12], [255, 4]);
         assert_eq!(dsm.num_ranges(), DatasetManagement::MAX_RANGES);
+    }
+
+    #[test]
+    fn a_copy_has_its_destination_and_format_where_the_specification_has_them() {
+        let copy = CopyCommand { nsid: 1, sdlba: 0x1_0000_0002, nr: 3, format: 0, fua: true };
+        let command = copy.to_command();
+        assert_eq!(command.dw[10..13], [2, 1, 0x4000_0003]);
+        assert_eq!(CopyCommand::from_command(&command), copy);
+        let range = CopyRange { slba: 9, nlb: 7 }.encode();
+        assert_eq!((range[8], range[16]), (9, 7));
     }
 }

@@ -1,6 +1,7 @@
 //! Identify: what a controller says of itself and of its namespaces. NVMe Base 2.0, section 5.17.
 
 use super::{Controller, error_log, events, property};
+use crate::io::{COPY_RANGES_MAX, copy_blocks, copy_range_blocks};
 use crate::model::{AnaState, ControllerKind, Namespace, Subsystem};
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::admin::Identify;
@@ -149,6 +150,7 @@ fn io_controller_data(
         nn: subsystem.max_namespaces(),
         mnan: subsystem.max_namespaces(),
         oncs: optional_commands(subsystem),
+        ocfs: 1, // format 0
         // Always present: hosts read it when they connect only, and a disk with a cache may be added afterwards. Without it they
         // would never flush that disk.
         vwc: vwc::FLUSH_ALL_NOT_SUPPORTED | vwc::PRESENT,
@@ -195,6 +197,9 @@ fn optional_commands(subsystem: &Subsystem) -> u16 {
     }
     if all(|ns| ns.geometry.ops.write_zeroes) {
         commands |= oncs::WRITE_ZEROES;
+    }
+    if all(|ns| copy_range_blocks(ns.geometry.block_size) > 0) {
+        commands |= oncs::COPY;
     }
     commands
 }
@@ -255,6 +260,9 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
         npda: granularity,
         nows: granularity,
         nsattr: geometry.is_read_only.into(),
+        mssrl: copy_range_blocks(geometry.block_size),
+        mcl: copy_blocks(geometry.block_size),
+        msrc: u8::try_from(COPY_RANGES_MAX - 1).unwrap_or(u8::MAX),
         nguid: namespace.nguid,
         eui64: namespace.eui64,
         lbaf,
@@ -328,8 +336,8 @@ mod tests {
         assert_eq!(data.crdt, [1, 2, 3]);
         assert_eq!(data.vwc & vwc::PRESENT, 1);
         assert_eq!(data.cntrltype, cntrltype::IO);
-        let offered = oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES;
-        assert_eq!(data.oncs, offered | oncs::RESERVATIONS);
+        let offered = oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::COPY;
+        assert_eq!((data.oncs, data.ocfs), (offered | oncs::RESERVATIONS, 1));
     }
 
     #[test]
@@ -368,7 +376,7 @@ mod tests {
         let mut subsystem = subsystem();
         let namespace = subsystem.namespaces.get_mut(&1).unwrap();
         namespace.geometry.ops.unmap = false;
-        let offered = oncs::COMPARE | oncs::WRITE_ZEROES | oncs::RESERVATIONS;
+        let offered = oncs::COMPARE | oncs::WRITE_ZEROES | oncs::COPY | oncs::RESERVATIONS;
         assert_eq!(optional_commands(&subsystem), offered);
     }
 
@@ -390,6 +398,7 @@ mod tests {
         let data = NamespaceData::parse(&ask(cns::NAMESPACE, 1).unwrap());
         assert_eq!((data.nsze, data.block_size()), (1024, Some(512)));
         assert_eq!((data.nguid, data.npwg), ([3; 16], 7));
+        assert_eq!((data.mssrl, data.mcl, data.msrc), (256, 256 * 128, 127));
         let ids = parse_namespace_id_descriptors(&ask(cns::NAMESPACE_ID_DESCRIPTORS, 1).unwrap());
         let expected =
             [NamespaceId::Nguid([3; 16]), NamespaceId::Uuid([3; 16]), NamespaceId::Csi(0)];

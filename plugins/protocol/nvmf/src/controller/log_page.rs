@@ -164,6 +164,7 @@ fn commands_supported() -> CommandsSupported {
             (nvm::RESERVATION_REPORT, CommandEffects::SUPPORTED),
             (nvm::RESERVATION_ACQUIRE, CommandEffects::SUPPORTED),
             (nvm::RESERVATION_RELEASE, CommandEffects::SUPPORTED),
+            (nvm::COPY, CommandEffects::CHANGES_BLOCKS),
         ],
     )
 }

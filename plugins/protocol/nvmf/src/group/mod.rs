@@ -4,6 +4,7 @@
 //! same queue. It reads nothing that another thread writes. Admin and Connect commands are parked and go to the app thread as messages;
 //! so do news of queues. What the app thread changes comes as messages too ([`Group::add_namespace`] …).
 
+mod copy;
 mod namespace;
 mod path;
 mod pieces;

@@ -1,19 +1,17 @@
 //! One thread's copy of a subsystem's namespaces, with its channels.
 
+use super::copy::{self, Copies};
 use super::pieces::{self, LongCommands};
 use super::reservation::Guard;
 use crate::model::{Access, CommandLimits, Geometry, Namespace, refusal};
 use crate::ops::Reply;
-use drivebay_sdk::bdev::{Channel, IoFlags, IoResult, Op};
-use drivebay_sdk::nvmf::protocol::Request;
+use drivebay_sdk::bdev::{Channel, IoContext, IoFlags, IoResult, Op};
 use drivebay_sdk::poller::Poll;
 use drivebay_spec_nvme::Status;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-
-use super::Nvmf;
 
 /// A subsystem, as one thread knows it.
 #[derive(Debug, Default)]
@@ -169,18 +167,19 @@ impl LocalNamespace {
         self.is_ending.get()
     }
 
-    /// Sends an I/O down, with the request's data. `done` as in [`Channel::submit`]; it calls [`leave`](Self::leave).
+    /// Sends an I/O down, with the context's data. `done` as in [`Channel::submit`]; it calls [`leave`](Self::leave).
     #[inline]
-    pub fn submit<F>(self: &Rc<Self>, op: Op, flags: IoFlags, request: Request<Nvmf>, done: F)
+    pub fn submit<C, F>(self: &Rc<Self>, op: Op, flags: IoFlags, context: C, done: F)
     where
-        F: Fn(Request<Nvmf>, IoResult) + Copy + 'static,
+        C: IoContext,
+        F: Fn(C, IoResult) + Copy + 'static,
     {
         self.in_flight.set(self.in_flight.get() + 1);
         if !self.is_dirty.replace(true) {
             self.chores.dirty.borrow_mut().push(Rc::clone(self));
         }
         if let Some(channel) = &*self.channel.borrow() {
-            channel.submit(op, flags, request, done);
+            channel.submit(op, flags, context, done);
         }
     }
 
@@ -223,6 +222,8 @@ pub struct Chores {
     drained: RefCell<Vec<Rc<LocalNamespace>>>,
     /// Commands that go down in pieces.
     pub(super) long: RefCell<LongCommands>,
+    /// Copy commands.
+    pub(super) copies: RefCell<Copies>,
 }
 
 impl Chores {
@@ -238,6 +239,7 @@ impl Chores {
         self.dirty.borrow().is_empty()
             && self.drained.borrow().is_empty()
             && self.long.borrow().is_idle()
+            && self.copies.borrow().is_idle()
     }
 }
 
@@ -249,7 +251,7 @@ impl Poll for DoChores {
     const SLEEPS: bool = true;
 
     fn poll(&mut self) -> bool {
-        let mut did = pieces::submit_round(&self.0);
+        let mut did = pieces::submit_round(&self.0) | copy::step(&self.0);
         while let Some(namespace) = self.0.next_dirty() {
             did = true;
             namespace.is_dirty.set(false);

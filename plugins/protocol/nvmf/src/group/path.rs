@@ -2,7 +2,7 @@
 
 use super::pieces::{Kind, SHORT_BYTES};
 use super::reservation;
-use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, finish};
+use super::{ConnectRequest, LocalNamespace, Nvmf, Phase, copy, finish};
 use crate::io::{self, Plan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
 use drivebay_sdk::nvmf::protocol::{Qpair, Request, Transfer};
@@ -129,6 +129,7 @@ fn start(
         }
         Ok(Plan::Flush) => (Op::Flush, IoFlags::NONE),
         Ok(Plan::Deallocate(ranges)) => return deallocate(namespace, request, ranges),
+        Ok(Plan::Copy(command)) => return begin_copy(namespace, request, command),
         Ok(Plan::Nothing) => return finish(request, Status::SUCCESS, 0),
         Ok(Plan::Reservation) => return reservation::forward(qpair, request, command),
         Err(status) => return finish(request, status, 0),
@@ -153,6 +154,15 @@ fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, num_ranges
     let geometry = namespace.geometry.get();
     match io::deallocate(&data, &geometry, namespace.limits.unmap_blocks) {
         Ok(ranges) => begin_long(request, namespace, Kind::Unmap, ranges),
+        Err(status) => finish(request, status, 0),
+    }
+}
+
+/// Copies the ranges of a Copy, one after the other.
+fn begin_copy(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: nvm::CopyCommand) {
+    let data = request.read_data(command.num_ranges() * nvm::CopyRange::LEN);
+    match io::copy(command, &data, &namespace.geometry.get()) {
+        Ok(plan) => copy::begin(request, namespace, plan),
         Err(status) => finish(request, status, 0),
     }
 }

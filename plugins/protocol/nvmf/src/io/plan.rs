@@ -3,7 +3,7 @@
 use crate::model::Geometry;
 use drivebay_sdk::bdev::Range;
 use drivebay_spec_nvme::command::Fuse;
-use drivebay_spec_nvme::nvm::{BlockCommand, DatasetManagement, DsmRange};
+use drivebay_spec_nvme::nvm::{BlockCommand, CopyCommand, CopyRange, DatasetManagement, DsmRange};
 use drivebay_spec_nvme::opcode::nvm;
 use drivebay_spec_nvme::{Command, Status};
 
@@ -22,6 +22,8 @@ pub enum Plan {
     Flush,
     /// Deallocate this many ranges, which the request's data lists; see [`deallocate`].
     Deallocate(usize),
+    /// Copy the ranges that the request's data lists; see [`super::copy()`].
+    Copy(CopyCommand),
     /// Nothing: it is done.
     Nothing,
     /// It concerns reservations, which the app thread has.
@@ -67,6 +69,9 @@ pub fn plan(
         | nvm::RESERVATION_REPORT
         | nvm::RESERVATION_ACQUIRE
         | nvm::RESERVATION_RELEASE => Ok(Plan::Reservation),
+        nvm::COPY if super::copy_range_blocks(geometry.block_size) > 0 => {
+            copy(CopyCommand::from_command(command), geometry, len)
+        }
         _ => Err(Status::INVALID_OPCODE.with_dnr()),
     }
 }
@@ -125,6 +130,21 @@ fn dataset_management(
     }
     check_writable(geometry)?;
     Ok(Plan::Deallocate(command.num_ranges()))
+}
+
+/// Source ranges of descriptor format 0 only, as OCFS says: within one namespace.
+fn copy(command: CopyCommand, geometry: &Geometry, len: u32) -> Result<Plan, Status> {
+    if command.format != 0 {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    if command.num_ranges() > super::COPY_RANGES_MAX as usize {
+        return Err(Status::COMMAND_SIZE_LIMIT_EXCEEDED.with_dnr());
+    }
+    if (len as usize) < command.num_ranges() * CopyRange::LEN {
+        return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+    }
+    check_writable(geometry)?;
+    Ok(Plan::Copy(command))
 }
 
 /// The ranges to unmap that `data` lists, in order, with none empty and no block twice. `blocks_max`: the most blocks of a range that

@@ -10,7 +10,7 @@ use drivebay_spec_nvme::admin::Identify;
 use drivebay_spec_nvme::fabrics::{
     self, CNTLID_DYNAMIC, Connect, ConnectData, ConnectResult, PropertySet,
 };
-use drivebay_spec_nvme::nvm::{BlockCommand, DatasetManagement, DsmRange};
+use drivebay_spec_nvme::nvm::{BlockCommand, CopyCommand, CopyRange, DatasetManagement, DsmRange};
 use drivebay_spec_nvme::opcode::{admin, nvm};
 use drivebay_spec_nvme::property::offset;
 use drivebay_spec_nvme::text::NulText;
@@ -170,6 +170,63 @@ fn ranges_are_unmapped_one_after_the_other() {
     io.write(&dsm.to_command(), &data);
     assert_eq!(target.status(&io), Status::SUCCESS);
     assert_eq!(disk::ops(), [Op::Unmap(Range::new(0, 8)), Op::Unmap(Range::new(56, 8))]);
+}
+
+fn copy_of(sdlba: u64, ranges: &[(u64, u16)]) -> (Command, Vec<u8>) {
+    let nr = u8::try_from(ranges.len() - 1).unwrap();
+    let command = CopyCommand { nsid: 1, sdlba, nr, ..CopyCommand::default() };
+    let range = |(slba, nlb): &(u64, u16)| CopyRange { slba: *slba, nlb: *nlb }.encode();
+    (command.to_command(), ranges.iter().flat_map(range).collect())
+}
+
+#[test]
+fn the_ranges_of_a_copy_are_read_and_written_one_after_the_other() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    let (command, data) = copy_of(40, &[(0, 7), (20, 0)]);
+    io.write(&command, &data);
+    assert_eq!(target.status(&io), Status::SUCCESS);
+    let expected = [
+        Op::Read(Range::new(0, 8)),
+        Op::Write(Range::new(40, 8)),
+        Op::Read(Range::new(20, 1)),
+        Op::Write(Range::new(48, 1)),
+    ];
+    assert_eq!(disk::ops(), expected);
+    for (wrong, status) in [
+        (copy_of(60, &[(0, 7)]), Status::LBA_OUT_OF_RANGE),
+        (copy_of(0, &[(0, 7), (60, 7)]), Status::LBA_OUT_OF_RANGE),
+        (copy_of(0, &[(0, 300)]), Status::COMMAND_SIZE_LIMIT_EXCEEDED),
+    ] {
+        let (command, data) = wrong;
+        io.write(&command, &data);
+        assert_eq!(target.status(&io), status.with_dnr());
+    }
+    assert_eq!(disk::ops(), []);
+}
+
+#[test]
+fn copies_wait_for_each_other_and_end_with_their_namespace() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    disk::hold(true);
+    for (cid, (command, data)) in [(1, copy_of(40, &[(0, 0), (1, 0)])), (2, copy_of(50, &[(2, 0)]))]
+    {
+        io.write(&command.with_cid(cid), &data);
+    }
+    target.run();
+    assert_eq!(disk::ops(), [Op::Read(Range::new(0, 1))]);
+    let app = crate::app::app().unwrap();
+    let removing = std::rc::Rc::clone(&app);
+    app.tasks.spawn(async move { crate::ops::remove_namespace(&removing, NQN, 1).await.unwrap() });
+    target.run();
+    disk::hold(false);
+    disk::let_go();
+    target.run();
+    let ends: Vec<_> = io.ends().received.iter().map(|(c, _)| (c.cid, c.status)).collect();
+    let gone = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+    assert_eq!(ends, [(1, gone), (2, gone)]);
+    assert_eq!(disk::ops(), [Op::Write(Range::new(40, 1))], "the range that had begun");
 }
 
 #[test]
