@@ -7,6 +7,7 @@
 //!            instructions                  callgrind                           (bus)
 //!            target                        callgrind, perf                     (NVMe/TCP)
 //!            nvmf, idle, growth            servers and initiators              (NVMe/TCP)
+//!            initiator                     drivebay perf, bdevperf, servers     (NVMe/TCP)
 //!            iscsi                         servers, iscsi-perf                 (iSCSI)
 //!            vhost                         servers, drivebay perf              (vhost-user)
 //!            messages, start, saturated    servers and calls
@@ -24,6 +25,7 @@ pub(crate) mod crowd;
 pub(crate) mod echo;
 mod growth;
 mod idle;
+mod initiator;
 mod instructions;
 mod iscsi;
 mod load;
@@ -51,10 +53,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const ALLOWED: &str = "--reference DIR, --counted DIR, --rounds N, --seconds N, --folder DIR, --all, --long, --awake, --save, --only PART[,PART], \
-    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, start, idle, saturated, growth, iscsi, vhost";
+    and parts: instructions, rates, lvol, raid, aio, cores, messages, target, nvmf, initiator, start, idle, saturated, growth, iscsi, vhost";
 
 /// What is built for it.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "drivebay",
     "drivebay-null",
     "drivebay-malloc",
@@ -62,6 +64,7 @@ const PACKAGES: [&str; 14] = [
     "drivebay-aio",
     "drivebay-lvol",
     "drivebay-raid",
+    "drivebay-nvme",
     "drivebay-nvmf",
     "drivebay-nvmf-tcp",
     "drivebay-iscsi",
@@ -84,6 +87,7 @@ const PARTS: [(&str, Part); 15] = [
     ("messages", messages::print),
     ("target", target::print),
     ("nvmf", nvmf::print),
+    ("initiator", initiator::print),
     ("start", start::print),
     ("idle", idle::print),
     ("saturated", saturated::print),
