@@ -17,6 +17,7 @@ pub mod app;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod external;
 pub mod host;
 pub mod loader;
 pub mod log;

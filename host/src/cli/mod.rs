@@ -24,6 +24,7 @@ pub use serve::Serve;
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use std::ffi::OsString;
 
 /// The Drivebay storage server.
 #[derive(Debug, Parser)]
@@ -49,6 +50,9 @@ pub enum Command {
     Lvol(Lvol),
     /// Measure disks under load
     Perf(Box<Perf>),
+    /// Any other: the program `drivebay-NAME`
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
     /// Print a completion script
     Completions {
         /// The name of the shell
