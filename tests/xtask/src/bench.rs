@@ -77,7 +77,7 @@ const PACKAGES: [&str; 15] = [
 type Part = fn(&Bench) -> Result<(), String>;
 
 /// The parts by name, in their order.
-const PARTS: [(&str, Part); 15] = [
+const PARTS: [(&str, Part); 16] = [
     ("instructions", instructions::print),
     ("rates", rates::print),
     ("lvol", lvol::print),
