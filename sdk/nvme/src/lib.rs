@@ -2,7 +2,7 @@
 //!
 //! It has three parts:
 //!
-//! - [`pcie`] is NVMe over PCIe without a device: registers and memory are traits.
+//! - [`pcie`] is NVMe over PCIe without a device: registers and memory are traits. The plugin `nvme` gives it those of real controllers.
 //! - [`handshake`] and [`qpair`] are NVMe/TCP without I/O: bytes in, bytes out. The plugin `nvme` puts them on the sockets of its threads.
 //! - Tests and tools use a client on the caller's thread, without a runtime: [`Controller::connect`] makes an admin queue and
 //!   enables a controller, [`Controller::io_queue`] adds I/O queues. A [`Queue`] takes [`Request`]s up to its depth and gives

@@ -2,24 +2,10 @@
 # file system.
 TADDR=127.0.0.1 TPORT=4420
 . "$(dirname "$0")/nvme.sh"
+. "$(dirname "$0")/host.sh"
 modprobe -a virtio_blk ext4
 until_true 10 "the disks" test -b /dev/vdb
 
-export DRIVEBAY_RUNTIME=/run/drivebay
-mkdir -p $DRIVEBAY_RUNTIME
-serve() {
-    "$DRIVEBAY_BIN" serve -r $DRIVEBAY_RUNTIME/rpc.sock --plugin-dir "$DRIVEBAY_PLUGIN_DIR" >>/run/guest/host.log 2>&1 &
-    host=$!
-    until_true 30 "the host" rpc spdk_get_version
-}
-rpc() { "$DRIVEBAY_BIN" rpc -r $DRIVEBAY_RUNTIME/rpc.sock "$@" >/run/answer 2>&1; }
-rpc_or_show() { rpc "$@" || { cat /run/answer; exit 1; }; }
-refused() { # PART COMMAND...: the call must fail with an error that has PART
-    local part=$1
-    shift
-    if rpc "$@"; then mark "taken: $*"; exit 1; fi
-    grep -q "$part" /run/answer || { cat /run/answer; exit 1; }
-}
 aio() { echo "{\"name\":\"$1\",\"filename\":\"$2\",\"block_size\":512${3:-}}"; }
 
 # --- a disk with a mounted partition ---
@@ -45,14 +31,6 @@ if mount /dev/vda1 "$folder" 2>/dev/null; then mark "mounted under the host"; ex
 
 # --- a host that is killed under I/O, and restarted at once ---
 rpc_or_show nvmf_create_transport '{"trtype":"TCP"}'
-export_disk() { # NAME
-    rpc_or_show nvmf_create_subsystem "{\"nqn\":\"$NQN\",\"allow_any_host\":true}"
-    local name
-    for name in "$@"; do
-        rpc_or_show nvmf_subsystem_add_ns "{\"nqn\":\"$NQN\",\"namespace\":{\"bdev_name\":\"$name\"}}"
-    done
-    rpc_or_show nvmf_subsystem_add_listener "{\"nqn\":\"$NQN\",\"listen_address\":{\"trtype\":\"TCP\",\"adrfam\":\"IPv4\",\"traddr\":\"$TADDR\",\"trsvcid\":\"$TPORT\"}}"
-}
 export_disk D0
 connect
 dd if=/dev/zero of="$(wait_disk 1)" bs=64k oflag=direct status=none 2>/dev/null &

@@ -1,21 +1,22 @@
 //! An admin queue, or any other queue, with commands as futures. It stays on the app thread, where it was made.
 
 use std::cell::{OnceCell, RefCell};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drivebay_nvme_driver::qpair::{Completed, Payload, Qpair, Transfer};
+use drivebay_nvme_driver::qpair::{Agreed, Completed, Payload, Qpair, Transfer};
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::net::{Next, OutPiece, Sockets};
+use drivebay_sdk::runtime::net::{Next, OutPiece, Sockets, Stream};
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task::{self, oneshot};
 
-use crate::dial::Dialed;
 use crate::link::{self, InList, OutList, Wire};
 use crate::options::{TimeoutAction, Timeouts};
 use crate::path::Path;
+use crate::pci::admin::AdminRing;
 
 /// poll(2): there is something to read.
 const POLLIN: u32 = 1;
@@ -28,6 +29,8 @@ pub(crate) enum Data {
     In(u32),
     /// These bytes to the controller, less than 4 GiB.
     Out(Vec<u8>),
+    /// The memory of a queue that the command makes: where the controller sees it. PCIe only.
+    Queue(u64),
 }
 
 /// How an admin command ended.
@@ -104,22 +107,37 @@ pub(crate) struct Admin {
 
 #[derive(Debug)]
 struct Served {
-    sockets: RefCell<Sockets<Qpair<Request>>>,
-    key: usize,
+    link: RefCell<Link>,
     lost: RefCell<Option<String>>,
     changed: Notify,
     timeouts: Timeouts,
 }
 
+/// What the queue is on.
+#[derive(Debug)]
+enum Link {
+    Socket { sockets: Sockets<Qpair<Request>>, key: usize },
+    Ring(AdminRing),
+}
+
 impl Admin {
     /// Serves a queue that is connected.
-    pub(crate) fn new(dialed: Dialed, timeouts: Timeouts) -> Result<Self> {
+    pub(crate) fn new(stream: Stream, agreed: Agreed, timeouts: Timeouts) -> Result<Self> {
         let mut sockets = Sockets::new(1)?;
         let wake_fd = sockets.wake_fd();
-        let key = sockets.add(dialed.stream, Qpair::new(dialed.agreed))?;
+        let key = sockets.add(stream, Qpair::new(agreed))?;
+        Self::serve(Link::Socket { sockets, key }, wake_fd, timeouts)
+    }
+
+    /// Serves the queue of a controller on PCIe.
+    pub(crate) fn on_ring(ring: AdminRing, timeouts: Timeouts) -> Result<Self> {
+        let wake_fd = ring.interrupts.wake_fd();
+        Self::serve(Link::Ring(ring), wake_fd, timeouts)
+    }
+
+    fn serve(link: Link, wake_fd: RawFd, timeouts: Timeouts) -> Result<Self> {
         let served = Rc::new(Served {
-            sockets: RefCell::new(sockets),
-            key,
+            link: RefCell::new(link),
             lost: RefCell::new(None),
             changed: Notify::new(),
             timeouts,
@@ -170,19 +188,27 @@ impl Admin {
 
     fn begin(&self, what: &str, command: Command, data: Data) -> Result<oneshot::Receiver<Answer>> {
         let (sender, receiver) = oneshot::channel();
+        if self.is_lost() {
+            return Err(self.why(what));
+        }
+        let mut link = self.served.link.borrow_mut();
+        let (sockets, key) = match &mut *link {
+            Link::Socket { sockets, key } => (sockets, *key),
+            Link::Ring(ring) => {
+                ring.submit(what, &command, data, sender)?;
+                return Ok(receiver);
+            }
+        };
         let (transfer, data) = match data {
-            Data::None => (Transfer::None, Vec::new()),
+            Data::None | Data::Queue(_) => (Transfer::None, Vec::new()),
             Data::In(len) => (Transfer::In(len), vec![0; len as usize]),
             Data::Out(data) => (Transfer::Out(u32::try_from(data.len()).unwrap_or(0)), data),
         };
-        let mut sockets = self.served.sockets.borrow_mut();
-        let Some((_, qpair)) = sockets.get_mut(self.served.key) else {
-            return Err(self.why(what));
-        };
+        let Some((_, qpair)) = sockets.get_mut(key) else { return Err(self.why(what)) };
         if qpair.submit(&command, transfer, Request { data, answer: sender }).is_err() {
             return Err(Error::new(errno::EAGAIN, format!("{what}: the admin queue is full")));
         }
-        sockets.activate(self.served.key);
+        sockets.activate(key);
         Ok(receiver)
     }
 
@@ -205,10 +231,18 @@ impl Admin {
 
     /// Ends the connection, for example when the controller did not answer a keep alive.
     pub(crate) fn give_up(&self, why: String) {
-        let taken = self.served.sockets.borrow_mut().remove(self.served.key);
-        drop(taken);
-        self.served.lost.borrow_mut().get_or_insert(why);
-        self.served.changed.notify();
+        if let Link::Socket { sockets, key } = &mut *self.served.link.borrow_mut() {
+            drop(sockets.remove(*key));
+        }
+        self.served.end(why);
+    }
+}
+
+impl Served {
+    /// The connection is lost.
+    fn end(&self, why: String) {
+        self.lost.borrow_mut().get_or_insert(why);
+        self.changed.notify();
     }
 }
 
@@ -220,7 +254,19 @@ impl Poll for Serve {
 
     fn poll(&mut self) -> bool {
         let served = &self.0;
-        let mut sockets = served.sockets.borrow_mut();
+        let mut link = served.link.borrow_mut();
+        let sockets = match &mut *link {
+            Link::Socket { sockets, .. } => sockets,
+            Link::Ring(_) if served.lost.borrow().is_some() => return false,
+            Link::Ring(ring) => match ring.serve() {
+                Ok(is_busy) => return is_busy,
+                Err(error) => {
+                    drop(link);
+                    served.end(error.message().to_owned());
+                    return true;
+                }
+            },
+        };
         let has_come = sockets.look();
         let (mut done, mut lost) = (Vec::new(), None);
         sockets.round(|_, stream, qpair| {
@@ -238,7 +284,7 @@ impl Poll for Serve {
                 }
             }
         });
-        drop(sockets);
+        drop(link);
         let is_busy = has_come || !done.is_empty();
         for Completed { request, completion, received } in done {
             let mut data = request.data;
@@ -247,13 +293,18 @@ impl Poll for Serve {
             let _ = request.answer.send(Answer { completion, data });
         }
         if let Some(why) = lost {
-            *served.lost.borrow_mut() = Some(why);
-            served.changed.notify();
+            served.end(why);
         }
         is_busy
     }
 
     fn prepare_sleep(&mut self) -> bool {
-        self.0.sockets.borrow().has_work()
+        match &*self.0.link.borrow() {
+            Link::Socket { sockets, .. } => sockets.has_work(),
+            Link::Ring(ring) => {
+                let has_come = ring.prepare_sleep();
+                has_come && self.0.lost.borrow().is_none()
+            }
+        }
     }
 }

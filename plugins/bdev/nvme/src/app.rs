@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use drivebay_nvme_driver::spec::nqn;
 use drivebay_sdk::prelude::*;
@@ -12,10 +12,12 @@ use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Map, Value};
 
+use crate::admin::Admin;
 use crate::controller::Controller;
 use crate::discovery::Discovery;
 use crate::group::Group;
 use crate::options::SetOptions;
+use crate::pci::Function;
 use crate::rpc::SetHotplug;
 
 static APP: OnApp<Known> = OnApp::new();
@@ -28,6 +30,8 @@ pub(crate) struct Known {
     pub(crate) groups: RefCell<BTreeMap<String, Rc<Group>>>,
     /// The discovery services that are followed, by name.
     pub(crate) discoveries: RefCell<BTreeMap<String, Rc<Discovery>>>,
+    /// The admin queues of controllers on PCIe, by the number of the function.
+    admins: RefCell<BTreeMap<u64, Weak<Admin>>>,
     /// One call at a time for each name.
     pub(crate) locks: Locks,
     /// Notified when a controller has ended.
@@ -48,6 +52,7 @@ pub(crate) fn init() -> Result<()> {
         hotplug: RefCell::new(SetHotplug { enable: false, period_us: 100_000 }),
         groups: RefCell::default(),
         discoveries: RefCell::default(),
+        admins: RefCell::default(),
         locks: Locks::new(),
         ended: Notify::new(),
         hostnqn: format!("{}{uuid}", nqn::UUID_PREFIX),
@@ -87,6 +92,18 @@ impl Known {
     pub(crate) fn host_id(&self, hostnqn: &str) -> [u8; 16] {
         let uuid = hostnqn.strip_prefix(nqn::UUID_PREFIX).and_then(|uuid| uuid.parse().ok());
         uuid.map_or(self.host_id, |uuid: Uuid| uuid.0)
+    }
+
+    /// Remembers the admin queue that makes and deletes the I/O queues of a function.
+    pub(crate) fn remember_admin(&self, function: &Function, admin: &Rc<Admin>) {
+        let mut admins = self.admins.borrow_mut();
+        admins.retain(|_, admin| admin.strong_count() > 0);
+        admins.insert(function.number, Rc::downgrade(admin));
+    }
+
+    /// The admin queue of a function, while it is connected.
+    pub(crate) fn admin_of(&self, function: &Function) -> Option<Rc<Admin>> {
+        self.admins.borrow().get(&function.number)?.upgrade()
     }
 
     /// Keeps a controller until it ends.

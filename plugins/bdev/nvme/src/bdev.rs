@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) enable_flush: bool,
     /// How long a command may take; `None` = forever.
     pub(crate) timeout: Option<Duration>,
+    /// Whether its controllers are on PCIe.
+    pub(crate) is_pci: bool,
     /// Whether I/O is counted for each path.
     pub(crate) counts_paths: bool,
 }
@@ -207,6 +209,7 @@ impl Bdev for NvmeBdev {
         let namespace = channel::Namespace {
             nsid: self.namespace.nsid,
             block_size: self.namespace.identity.block_size,
+            is_pci: self.shared.is_pci,
             flushes: self.has_write_cache() || self.shared.enable_flush,
             retry_count: self.shared.retry_count,
             crdt: self.shared.controller.crdt,

@@ -6,19 +6,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivebay_nvme_driver::qpair::{Agreed, Completed, Qpair};
+use drivebay_nvme_driver::qpair::{Completed, Qpair};
 use drivebay_nvme_driver::spec::{Completion, Status as NvmeStatus};
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::net::{Next, Sockets, Stream};
+use drivebay_sdk::runtime::net::{Next, Sockets};
 use drivebay_sdk::runtime::task::{self, JoinHandle};
 use drivebay_sdk::thread;
 
 use crate::io::{Request, Verdict, judge, no_path, result};
-use crate::leg::{Absent, Change, Leg, News, Queue};
+use crate::leg::{Absent, Change, Key, Leg, News, Queue};
 use crate::legs::Legs;
 use crate::link::{self, Lost};
 use crate::path::{Access, Overdue, Ticket};
 use crate::paths::{PATHS_MAX, Paths};
+use crate::pci::rings::Rings;
+use crate::reach::Opened;
 use crate::view::View;
 
 /// How long a channel waits before it sends a command again that ended with a path error, in nanoseconds. The connection may be up
@@ -27,6 +29,8 @@ const PATH_DELAY_NS: u64 = 100_000_000;
 /// How long a write waits before it is sent again, after its target has closed the connection. Commands that still execute in the
 /// target have this long to end.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
+/// How long a command waits before it asks for a buffer of the pools again, in nanoseconds.
+const BUFFER_DELAY_NS: u64 = 200_000;
 /// How often a channel looks for commands that take too long.
 const WATCH_MIN: Duration = Duration::from_millis(1);
 const WATCH_MAX: Duration = Duration::from_secs(1);
@@ -36,6 +40,8 @@ const WATCH_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) block_size: u32,
+    /// Whether its controllers are on PCIe.
+    pub(crate) is_pci: bool,
     /// Whether flushes are sent to the device.
     pub(crate) flushes: bool,
     /// How many times an I/O is retried after a status that allows it; -1 = without limit.
@@ -59,6 +65,8 @@ pub struct Channel {
     /// Names the next leg.
     next_leg: u64,
     sockets: Sockets<Queue>,
+    /// The queues of controllers on PCIe, if its controllers are such.
+    rings: Option<Rings>,
     news: Rc<News>,
     /// The task that follows the list of paths, and the one that has the channel look for commands that take too long.
     tasks: Vec<JoinHandle<()>>,
@@ -109,6 +117,7 @@ impl Channel {
             legs: Legs::new(listed.spread),
             next_leg: 0,
             sockets: Sockets::new(PATHS_MAX)?,
+            rings: if namespace.is_pci { Some(Rings::new()?) } else { None },
             news,
             tasks,
             waiting: VecDeque::new(),
@@ -142,29 +151,46 @@ impl Channel {
     /// # Errors
     /// Returns the request when it has to wait.
     fn send(&mut self, mut request: Request) -> Result<(), Request> {
-        let Self { legs, sockets, .. } = self;
-        let outstanding =
-            |key| sockets.get_mut(key).map_or(0, |(_, queue)| queue.qpair.outstanding());
-        let Some(key) = legs.pick(outstanding) else { return self.no_leg_is_open(request) };
-        let Some((_, queue)) = self.sockets.get_mut(key) else { return Err(request) };
+        let Self { legs, sockets, rings, .. } = self;
+        let Some(key) = legs.pick(|key| outstanding(sockets, rings.as_ref(), key)) else {
+            return self.no_leg_is_open(request);
+        };
         let Namespace { nsid, block_size, .. } = self.namespace;
         let Some((command, transfer)) = request.command(nsid, block_size) else {
             request.io.complete(Status::NOT_SUPPORTED);
             return Ok(());
         };
-        let injections = &queue.ticket.path().io_injections;
-        if let Some((status, delay)) = injections.instead(command.opcode()) {
-            let leg = queue.leg;
+        let found = match key {
+            Key::Socket(key) => sockets.get_mut(key).map(|(_, queue)| (queue.leg, &queue.ticket)),
+            Key::Ring(key) => rings.as_ref().and_then(|rings| rings.ticket(key)),
+        };
+        let Some((leg, ticket)) = found else { return Err(request) };
+        if let Some((status, delay)) = ticket.path().io_injections.instead(command.opcode()) {
             return self.end_later(leg, request, status, delay);
         }
         if self.namespace.timeout.is_some() || self.namespace.counts_paths {
             request.sent_ns = thread::now_ns();
             request.overdue.set(0);
         }
-        queue.qpair.submit(&command, transfer, request)?;
-        self.sockets.activate(key);
         self.view.counts.submitted_requests.add(1);
-        Ok(())
+        match key {
+            Key::Socket(key) => {
+                let Some((_, queue)) = self.sockets.get_mut(key) else { return Err(request) };
+                queue.qpair.submit(&command, transfer, request)?;
+                self.sockets.activate(key);
+                Ok(())
+            }
+            Key::Ring(key) => {
+                let Some(rings) = &mut self.rings else { return Err(request) };
+                match rings.submit(key, &command, request) {
+                    Err((request, true)) => {
+                        self.later(request, BUFFER_DELAY_NS);
+                        Ok(())
+                    }
+                    sent => sent.map_err(|(request, _)| request),
+                }
+            }
+        }
     }
 
     /// Has a request end with a status although it was not sent, after a delay.
@@ -208,34 +234,42 @@ impl Channel {
     /// Does one round; true when it did something.
     pub(crate) fn poll(&mut self) -> bool {
         let has_news = self.hear();
-        let has_come = self.sockets.look();
+        let has_come = !self.sockets.is_empty() && self.sockets.look();
         let has_work = self.sockets.has_work();
         let counts = &self.view.counts;
         counts.polls.add(1);
         counts.idle_polls.add((!has_come && !has_work).into());
         counts.socket_completions.add(has_come.into());
-        self.round(true);
+        let has_completions = self.round(true);
         self.settle();
         self.part();
+        if has_completions {
+            // Tells the controllers about the I/O that waited for room.
+            self.round(false);
+        }
         if self.sockets.has_work() {
             // Sends the I/O that waited for room, and the data that R2Ts asked for.
             self.round(false);
             self.part();
         }
-        has_news || has_come || has_work
+        has_news || has_come || has_work || has_completions
     }
 
     pub(crate) fn prepare_sleep(&self) -> bool {
-        self.news.has_any() || self.sockets.has_work()
+        let has_completions = self.rings.as_ref().is_some_and(Rings::prepare_sleep);
+        has_completions || self.news.has_any() || self.sockets.has_work()
     }
 
     pub(crate) fn wake_fd(&self) -> RawFd {
-        self.sockets.wake_fd()
+        self.rings.as_ref().map_or_else(|| self.sockets.wake_fd(), Rings::wake_fd)
     }
 
-    /// Sends, and receives what has arrived.
-    fn round(&mut self, receives: bool) {
-        let Self { sockets, done, lost, .. } = self;
+    /// Sends, and receives what has arrived; true when a ring had completions.
+    fn round(&mut self, receives: bool) -> bool {
+        let Self { sockets, rings, done, lost, waiting, .. } = self;
+        // A controller that is stopped executes nothing any more, so its commands may be sent again at once.
+        let has_completions =
+            rings.as_mut().is_some_and(|rings| rings.round(receives, done, waiting));
         sockets.round(|key, stream, queue| {
             let Queue { leg, qpair, ticket } = queue;
             let injections = &ticket.path().io_injections;
@@ -261,6 +295,7 @@ impl Channel {
                 }
             }
         });
+        has_completions
     }
 
     /// Completes the I/O that is done, and sends the I/O that waits.
@@ -404,9 +439,7 @@ impl Channel {
         let news = Rc::clone(&self.news);
         while let Some((leg, change)) = news.next() {
             match change {
-                Change::Connected(stream, agreed, ticket) => {
-                    self.connected(leg, stream, agreed, ticket);
-                }
+                Change::Connected(opened) => self.connected(leg, opened),
                 Change::Access(access) => {
                     if let Some(leg) = self.legs.by_id(leg) {
                         leg.access = access;
@@ -463,17 +496,21 @@ impl Channel {
         if !self.legs.iter().any(|leg| leg.is_leaving) {
             return;
         }
-        let sockets = &mut self.sockets;
+        let Self { sockets, rings, .. } = self;
         let mut is_over = |leg: &Leg| {
-            let queue = leg.key.and_then(|key| sockets.get_mut(key));
-            leg.is_leaving && queue.is_none_or(|(_, queue)| queue.qpair.outstanding() == 0)
+            let left = leg.key.map_or(0, |key| outstanding(sockets, rings.as_ref(), key));
+            leg.is_leaving && left == 0
         };
         let mut over = Vec::new();
         while let Some(leg) = self.legs.take(&mut is_over) {
             over.push(leg);
         }
         for leg in over {
-            drop(leg.key.and_then(|key| self.sockets.remove(key)));
+            match leg.key {
+                Some(Key::Socket(key)) => drop(self.sockets.remove(key)),
+                Some(Key::Ring(key)) => self.abandon(key),
+                None => {}
+            }
             self.fail_unprovable(leg.id);
         }
         self.choose();
@@ -494,11 +531,8 @@ impl Channel {
         let Some(timeout) = self.namespace.timeout else { return };
         let now = thread::now_ns();
         for leg in self.legs.iter() {
-            let Some((_, queue)) = leg.key.and_then(|key| self.sockets.get_mut(key)) else {
-                continue;
-            };
-            let (generation, qid) = (queue.ticket.live().generation, queue.ticket.qid);
-            for (cid, request) in queue.qpair.iter() {
+            let report = |ticket: &Ticket, (cid, request): (u16, &Request)| {
+                let (generation, qid) = (ticket.live().generation, ticket.qid);
                 let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
                 let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
                 if times > request.overdue.get()
@@ -506,6 +540,18 @@ impl Channel {
                 {
                     request.overdue.set(times);
                 }
+            };
+            match leg.key {
+                Some(Key::Socket(key)) => {
+                    let Some((_, queue)) = self.sockets.get_mut(key) else { continue };
+                    queue.qpair.iter().for_each(|command| report(&queue.ticket, command));
+                }
+                Some(Key::Ring(key)) => {
+                    let queue = self.rings.as_ref().and_then(|rings| rings.iter(key));
+                    let Some((ticket, commands)) = queue else { continue };
+                    commands.for_each(|command| report(ticket, command));
+                }
+                None => {}
             }
         }
     }
@@ -516,13 +562,26 @@ impl Channel {
         self.view.set(self.legs.views());
     }
 
-    fn connected(&mut self, id: u64, stream: Stream, agreed: Agreed, ticket: Ticket) {
+    fn connected(&mut self, id: u64, opened: Opened) {
         self.disconnect(id, None);
         let Some(leg) = self.legs.by_id(id) else { return };
+        let (stream, agreed, ticket) = match opened {
+            Opened::Socket(stream, agreed, ticket) => (stream, agreed, ticket),
+            Opened::Ring(queue) => {
+                match self.rings.as_mut().map(|rings| rings.add(id, queue)) {
+                    Some(Ok(key)) => leg.key = Some(Key::Ring(key)),
+                    Some(Err(error)) => warn!("{}", error.message()),
+                    // The members of a group are all on PCIe, or none of them is.
+                    None => {}
+                }
+                leg.absent = Absent::Wait;
+                return;
+            }
+        };
         let live = ticket.live();
         let (generation, quiet_ns) = (live.generation, live.quiet_ns);
         match self.sockets.add(stream, Queue { leg: id, qpair: Qpair::new(agreed), ticket }) {
-            Ok(key) => leg.key = Some(key),
+            Ok(key) => leg.key = Some(Key::Socket(key)),
             Err(error) => leg.path.report_lost(generation, error.to_string()),
         }
         leg.absent = Absent::Wait;
@@ -555,13 +614,23 @@ impl Channel {
         }
     }
 
+    /// Gives up a ring, and takes its commands back if its controller is stopped.
+    fn abandon(&mut self, key: usize) {
+        if let Some(rings) = &mut self.rings {
+            rings.abandon(key);
+            rings.round(false, &mut self.done, &mut self.waiting);
+        }
+    }
+
     /// Closes a leg's connection, if there is one. The I/O outstanding waits for another leg, or for the next connection.
     fn disconnect(&mut self, id: u64, why: Option<&Lost>) {
         let Some(leg) = self.legs.by_id(id) else { return };
-        let Some((mut stream, queue)) = leg.key.take().and_then(|key| self.sockets.remove(key))
-        else {
-            return;
+        let socket = match leg.key.take() {
+            Some(Key::Socket(key)) => self.sockets.remove(key),
+            Some(Key::Ring(key)) => return self.abandon(key),
+            None => None,
         };
+        let Some((mut stream, queue)) = socket else { return };
         let Queue { mut qpair, ticket, .. } = queue;
         // Takes what has arrived, and learns whether the target has closed the connection.
         let end = link::receive(&mut stream, &mut qpair).err();
@@ -597,6 +666,14 @@ impl Channel {
         for request in all {
             request.io.complete_with(no_path());
         }
+    }
+}
+
+/// How many commands a queue has outstanding.
+fn outstanding(sockets: &mut Sockets<Queue>, rings: Option<&Rings>, key: Key) -> usize {
+    match key {
+        Key::Socket(key) => sockets.get_mut(key).map_or(0, |(_, queue)| queue.qpair.outstanding()),
+        Key::Ring(key) => rings.map_or(0, |rings| rings.outstanding(key)),
     }
 }
 

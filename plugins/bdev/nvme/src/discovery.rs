@@ -20,6 +20,7 @@ use crate::controller::Controller;
 use crate::controller::bring_up::enable;
 use crate::dial::Target;
 use crate::options::Timeouts;
+use crate::reach::Reach;
 use crate::rpc::{self, Attach, StartDiscovery};
 
 /// Most entries of a log.
@@ -127,7 +128,8 @@ impl Discovery {
 
     /// Connects, and follows the log as long as the connection lasts.
     async fn serve(&self, app: &Rc<Known>) -> Result<std::convert::Infallible> {
-        let enabled = enable(&self.target, self.keep_alive_ms, 0, self.timeouts).await?;
+        let enabled =
+            enable(&Reach::Tcp(self.target.clone()), self.keep_alive_ms, 0, self.timeouts).await?;
         let admin = &enabled.admin;
         loop {
             let entries = read_log(admin).await?;

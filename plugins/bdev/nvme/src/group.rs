@@ -65,6 +65,10 @@ impl Group {
     pub(crate) fn check(&self, controller: &Controller) -> Result<()> {
         let cntlid = controller.cntlid.get();
         for other in self.members.borrow().iter() {
+            if other.is_pci() != controller.is_pci() {
+                let why = "the paths of a subsystem are all on PCIe, or none of them is";
+                return Err(Error::new(errno::EINVAL, why));
+            }
             // The target may have given this controller the identifier that a disconnected one had.
             if other.admin().is_some() && other.cntlid.get() == cntlid {
                 let why = format!("controller identifier {cntlid} is in use on another path");
@@ -138,6 +142,7 @@ impl Group {
             retry_count: controller.settings.retry_count,
             enable_flush: controller.settings.enable_flush,
             timeout: controller.settings.timeouts.io,
+            is_pci: controller.is_pci(),
             counts_paths: controller.settings.counts_paths,
         };
         let disk = || NvmeBdev::new(name.clone(), namespace.clone(), shared.clone());

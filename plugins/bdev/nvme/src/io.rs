@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 
+use drivebay_nvme_driver::pcie;
 use drivebay_nvme_driver::qpair::{Payload, Transfer};
 use drivebay_nvme_driver::spec::nvm::{BlockCommand, DatasetManagement, DsmRange};
 use drivebay_nvme_driver::spec::opcode::nvm;
 use drivebay_nvme_driver::spec::status::sct;
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
+use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::prelude::*;
 
 use crate::link::{InList, OutList, Wire};
@@ -29,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) overdue: Cell<u8>,
     /// The data of an unmap.
     range: [u8; DsmRange::LEN],
+    /// A copy of the data, when a PCIe controller does not reach the data itself.
+    copy: Option<Buf>,
 }
 
 impl Request {
@@ -40,6 +44,36 @@ impl Request {
             sent_ns: 0,
             overdue: Cell::new(0),
             range: [0; DsmRange::LEN],
+            copy: None,
+        }
+    }
+
+    /// Whether the command has data, in the I/O or beside it.
+    fn has_data(&self) -> bool {
+        matches!(self.io.op(), Op::Read(_) | Op::Write(_) | Op::Compare(_) | Op::Unmap(_))
+    }
+
+    /// Takes a buffer that PCIe controllers reach, and copies the data into it; false when there is no buffer now.
+    pub(crate) fn copy_for_device(&mut self) -> bool {
+        let is_unmap = matches!(self.io.op(), Op::Unmap(_));
+        let len = if is_unmap { RANGE_LEN as usize } else { self.io.buffers().len() };
+        let Some(mut copy) = u32::try_from(len).ok().and_then(buf::get) else { return false };
+        match self.io.op() {
+            Op::Unmap(_) => copy.copy_from_slice(&self.range),
+            Op::Read(_) => {}
+            _ => {
+                self.io.buffers().copy_to(&mut copy);
+            }
+        }
+        self.copy = Some(copy);
+        true
+    }
+
+    /// The command has ended: the data of a read is copied to where it belongs.
+    pub(crate) fn take_from_device(&mut self, is_success: bool) {
+        let copy = self.copy.take();
+        if let Some(copy) = copy.filter(|_| is_success && matches!(self.io.op(), Op::Read(_))) {
+            self.io.buffers().fill_from(&copy);
         }
     }
 
@@ -105,6 +139,19 @@ impl Payload for Request {
         } else {
             self.io.buffers().look_at(offset as usize, len as usize, see);
         }
+    }
+}
+
+impl pcie::Payload for Request {
+    #[inline]
+    fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
+        let copy = self.copy.as_ref().map(|copy| Some((copy.for_device()?, copy.len())));
+        // The range of an unmap is in memory that no device reaches.
+        let is_unmap = matches!(self.io.op(), Op::Unmap(_));
+        let unreached = (is_unmap && copy.is_none()).then_some(None);
+        let is_direct = self.has_data() && !is_unmap && copy.is_none();
+        let direct = is_direct.then(|| self.io.buffers().for_device());
+        copy.into_iter().chain(unreached).chain(direct.into_iter().flatten())
     }
 }
 

@@ -6,15 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivebay_nvme_driver::qpair::{Agreed, Qpair};
+use drivebay_nvme_driver::qpair::Qpair;
 use drivebay_sdk::prelude::*;
-use drivebay_sdk::runtime::net::Stream;
 use drivebay_sdk::runtime::task::{self, Either, JoinHandle};
 use drivebay_sdk::thread;
 
-use crate::dial::Dialed;
 use crate::io::Request;
 use crate::path::{Access, Live, Path, State, Ticket};
+use crate::reach::Opened;
 use crate::stats::LegCounts;
 
 /// How long a leg waits before it tries again when the controller is connected but refuses the I/O queue.
@@ -25,8 +24,8 @@ pub(crate) struct Leg {
     /// Names the leg in its channel.
     pub(crate) id: u64,
     pub(crate) path: Arc<Path>,
-    /// The queue's place among the channel's sockets, while there is one.
-    pub(crate) key: Option<usize>,
+    /// The queue, while there is one.
+    pub(crate) key: Option<Key>,
     /// Whether the controller serves the namespace on this path, and how well.
     pub(crate) access: Access,
     /// What happens to I/O while there is no queue.
@@ -36,6 +35,15 @@ pub(crate) struct Leg {
     /// Its I/O, where `io_path_stat` asks for it.
     pub(crate) counts: Option<Arc<LegCounts>>,
     follower: JoinHandle<()>,
+}
+
+/// The place of a leg's queue in its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// Among the sockets.
+    Socket(usize),
+    /// Among the rings of PCIe.
+    Ring(usize),
 }
 
 /// A queue on its connection. The ticket comes last: it is dropped after the socket is closed.
@@ -66,7 +74,7 @@ pub(crate) struct News {
 
 /// A change of a leg.
 pub(crate) enum Change {
-    Connected(Stream, Agreed, Ticket),
+    Connected(Opened),
     /// The controller serves the namespace better or worse than before.
     Access(Access),
     /// The queue, if there is one, can no longer be used.
@@ -173,7 +181,7 @@ async fn follow(path: Arc<Path>, nsid: u32, leg: u64, news: Rc<News>) {
                     connected = None;
                     let now = thread::now_ns();
                     if refused_ns.is_none() {
-                        warn!("{}: no I/O queue: {}", live.target.address, error.message());
+                        warn!("{}: no I/O queue: {}", live.way, error.message());
                     }
                     let without = now - *refused_ns.get_or_insert(now);
                     let is_over = path.limits.fails_io_after(Duration::from_nanos(without));
@@ -196,7 +204,6 @@ async fn follow(path: Arc<Path>, nsid: u32, leg: u64, news: Rc<News>) {
 /// `EAGAIN` when the controller has no queue left; or the queue could not be connected.
 async fn connect(path: &Arc<Path>, live: &Arc<Live>, leg: u64, news: &News) -> Result<()> {
     let ticket = Ticket::take(path, live)?;
-    let Dialed { stream, agreed, .. } = ticket.dial().await?;
-    news.say(leg, Change::Connected(stream, agreed, ticket));
+    news.say(leg, Change::Connected(ticket.open().await?));
     Ok(())
 }

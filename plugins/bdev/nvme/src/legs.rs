@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::leg::Leg;
+use crate::leg::{Key, Leg};
 use crate::options::{Policy, Selector};
 use crate::path::{Access, Path};
 use crate::paths::Spread;
@@ -24,7 +24,7 @@ impl Legs {
     }
 
     /// The queue for the next command, by its key; `None` when no leg is open. `outstanding`: how many commands a queue has.
-    pub(crate) fn pick(&mut self, mut outstanding: impl FnMut(usize) -> usize) -> Option<usize> {
+    pub(crate) fn pick(&mut self, mut outstanding: impl FnMut(Key) -> usize) -> Option<Key> {
         match (self.spread.policy, self.spread.selector) {
             (Policy::ActivePassive, _) => {}
             (Policy::ActiveActive, Selector::RoundRobin) => {

@@ -1,8 +1,9 @@
-//! `nvme`: namespaces of NVMe controllers as bdevs, over NVMe/TCP.
+//! `nvme`: namespaces of NVMe controllers as bdevs, over NVMe/TCP and PCIe.
 //!
 //! - [`bdev`] is a namespace on the bus. `channel` is one thread's way to it, with a `leg` on each path; `legs` chooses one for each
 //!   command. `io` turns I/O into commands and judges their completions. `link` runs a queue pair on its socket. The protocol itself
 //!   is [`drivebay_nvme_driver::qpair`].
+//! - `pci` is the same for controllers on PCIe, with [`drivebay_nvme_driver::pcie`]; `reach` is how a controller is reached.
 //! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
 //!   controllers of one name and their bdevs.
 //! - `discovery` follows discovery services.
@@ -28,6 +29,8 @@ mod link;
 mod options;
 mod path;
 mod paths;
+mod pci;
+mod reach;
 pub mod rpc;
 mod stats;
 mod view;
@@ -49,6 +52,7 @@ plugin! {
         "bdev_nvme_get_path_iostat", "bdev_nvme_get_transport_statistics", "bdev_nvme_add_error_injection",
         "bdev_nvme_remove_error_injection", "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
+    permissions: ["pci"],
     start: start,
     stop: stop,
 }

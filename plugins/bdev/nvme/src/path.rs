@@ -13,9 +13,11 @@ use drivebay_nvme_driver::spec::fabrics::Connect;
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 
-use crate::dial::{Dialed, Target};
+use crate::dial::Dialed;
 use crate::inject::Injections;
 use crate::options::Limits;
+use crate::pci::queue;
+use crate::reach::{Opened, Way};
 
 /// A controller, as channels see it.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) generation: u64,
-    pub(crate) target: Target,
+    pub(crate) way: Way,
     pub(crate) cntlid: u16,
     /// Entries in an I/O queue.
     pub(crate) entries: u16,
@@ -68,7 +70,7 @@ impl Live {
     #[expect(clippy::too_many_arguments, reason = "the same steps find all of them")]
     pub(crate) fn new(
         generation: u64,
-        target: Target,
+        way: Way,
         cntlid: u16,
         entries: u16,
         in_capsule_len: u32,
@@ -81,7 +83,7 @@ impl Live {
         let namespaces = Mutex::new(namespaces);
         Self {
             generation,
-            target,
+            way,
             cntlid,
             entries,
             in_capsule_len,
@@ -293,14 +295,26 @@ impl Ticket {
         &self.live
     }
 
-    /// Connects the queue.
-    pub(crate) async fn dial(&self) -> Result<Dialed> {
-        let live = &self.live;
+    /// Reports that the queue is lost. `[any lightweight thread]`
+    pub(crate) fn report_lost(&self, why: String) {
+        self.path.report_lost(self.live.generation, why);
+    }
+
+    /// Opens the queue.
+    pub(crate) async fn open(self) -> Result<Opened> {
+        let live = Arc::clone(&self.live);
+        let target = match &live.way {
+            Way::Tcp(target) => target,
+            Way::Pci(function) => {
+                let opening = queue::open(self, Arc::clone(function), live.entries);
+                return opening.await.map(Opened::Ring);
+            }
+        };
         let sqsize = live.entries.saturating_sub(1).max(1);
         let connect = Connect { qid: self.qid, sqsize, ..Connect::default() };
-        let dialed = live.target.dial(connect, live.cntlid).await?;
-        let agreed = Agreed { in_capsule_len: live.in_capsule_len, ..dialed.agreed };
-        Ok(Dialed { agreed, ..dialed })
+        let Dialed { stream, agreed, .. } = target.dial(connect, live.cntlid).await?;
+        let agreed = Agreed { in_capsule_len: live.in_capsule_len, ..agreed };
+        Ok(Opened::Socket(stream, agreed, self))
     }
 }
 

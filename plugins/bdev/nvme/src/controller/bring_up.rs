@@ -14,8 +14,10 @@ use drivebay_sdk::runtime::task;
 
 use super::keep_alive::KeepAlive;
 use crate::admin::{Admin, Data};
-use crate::dial::Target;
+use crate::app;
 use crate::options::Timeouts;
+use crate::pci;
+use crate::reach::{Reach, Way};
 
 /// Entries in an admin queue: the fewest that NVMe over Fabrics allows.
 const ADMIN_ENTRIES: u16 = 32;
@@ -29,6 +31,7 @@ const NAMESPACES_MAX: usize = 4096;
 pub(crate) struct Enabled {
     pub(crate) admin: Rc<Admin>,
     pub(crate) keep_alive: KeepAlive,
+    pub(crate) way: Way,
     pub(crate) cntlid: u16,
     pub(crate) cap: Cap,
     pub(crate) data: identify::Controller,
@@ -38,29 +41,39 @@ pub(crate) struct Enabled {
 
 /// Connects and enables a controller. `keep_alive_ms`: its keep alive timeout; 0 is none. `num_queues`: how many I/O queues to ask for.
 pub(crate) async fn enable(
-    target: &Target,
+    reach: &Reach,
     keep_alive_ms: u32,
     num_queues: u16,
     timeouts: Timeouts,
 ) -> Result<Enabled> {
-    let sqsize = ADMIN_ENTRIES - 1;
-    let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
-    let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
-    let cntlid = dialed.cntlid;
-    let admin = Rc::new(Admin::new(dialed, timeouts)?);
-
-    let cap = Cap::from_bits(admin.property(offset::CAP, true).await?);
-    let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };
-    let cc = Cc { en: true, css, iosqes: 6, iocqes: 4, ..Cc::default() };
-    admin.set_property(offset::CC, cc.bits()).await?;
-    let patience = Duration::from_millis(500) * u32::from(cap.to).max(1);
-    admin.wait_until(patience, "CSTS.RDY", |csts| csts.rdy).await?;
+    let (admin, way, cap, cntlid) = match reach {
+        Reach::Tcp(target) => {
+            let sqsize = ADMIN_ENTRIES - 1;
+            let connect = Connect { sqsize, kato_ms: keep_alive_ms, ..Connect::default() };
+            let dialed = target.dial(connect, CNTLID_DYNAMIC).await?;
+            let cntlid = Some(dialed.cntlid);
+            let admin = Rc::new(Admin::new(dialed.stream, dialed.agreed, timeouts)?);
+            let cap = admin.enable().await?;
+            (admin, Way::Tcp(target.clone()), cap, cntlid)
+        }
+        Reach::Pci(address) => {
+            let (admin, function) = pci::admin::connect(address, timeouts).await?;
+            app::get()?.remember_admin(&function, &admin);
+            let cap = function.cap();
+            (admin, Way::Pci(function), cap, None)
+        }
+    };
     // Keep alives begin before any step that may take long, such as identifying many namespaces.
     let keep_alive = KeepAlive::start(&admin, keep_alive_ms)?;
 
     let asked = Identify { cns: cns::CONTROLLER, ..Identify::default() };
     let data = identify::Controller::parse(&admin.identify(asked).await?);
+    let cntlid = cntlid.unwrap_or(data.cntlid);
     let num_queues = if num_queues > 0 { admin.set_queues(num_queues).await? } else { 0 };
+    let num_queues = match &way {
+        Way::Tcp(_) => num_queues,
+        Way::Pci(function) => num_queues.min(function.qid_max()),
+    };
     let mut events = 0;
     for event in [
         async_event::NAMESPACE_ATTRIBUTE,
@@ -72,10 +85,21 @@ pub(crate) async fn enable(
     if events != 0 {
         admin.set_feature(fid::ASYNC_EVENT_CONFIGURATION, events).await?;
     }
-    Ok(Enabled { admin, keep_alive, cntlid, cap, data, num_queues })
+    Ok(Enabled { admin, keep_alive, way, cntlid, cap, data, num_queues })
 }
 
 impl Admin {
+    /// Enables a controller over fabrics, and returns its capabilities.
+    async fn enable(&self) -> Result<Cap> {
+        let cap = Cap::from_bits(self.property(offset::CAP, true).await?);
+        let css = if cap.css & css::CAP_IOCS != 0 { css::IOCS } else { css::NVM };
+        let cc = Cc { en: true, css, iosqes: 6, iocqes: 4, ..Cc::default() };
+        self.set_property(offset::CC, cc.bits()).await?;
+        let patience = Duration::from_millis(500) * u32::from(cap.to).max(1);
+        self.wait_until(patience, "CSTS.RDY", |csts| csts.rdy).await?;
+        Ok(cap)
+    }
+
     async fn property(&self, offset: u32, wide: bool) -> Result<u64> {
         let command = PropertyGet { wide, offset }.to_command();
         let answer = self.run("Property Get", command, Data::None).await?.ok("Property Get")?;
@@ -197,7 +221,7 @@ impl Admin {
         self.run("Keep Alive", command, Data::None).await?.ok("Keep Alive").map(drop)
     }
 
-    /// Shuts the controller down and waits until it has done so.
+    /// Shuts a controller over fabrics down and waits until it has done so.
     pub(crate) async fn shut_down(&self) -> Result<()> {
         let bits = self.property(offset::CC, false).await?;
         let cc = Cc::from_bits(u32::try_from(bits).unwrap_or(0));

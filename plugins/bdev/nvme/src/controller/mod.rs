@@ -28,11 +28,12 @@ use drivebay_sdk::thread;
 
 use crate::admin::{Admin, Data};
 use crate::channel::QUIET;
-use crate::dial::Target;
 use crate::group::Group;
 use crate::options::{Limits, Timeouts};
 use crate::path::{Live, Path, State};
 use crate::paths::Spread;
+use crate::pci::Function;
+use crate::reach::{Reach, Way};
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
 use keep_alive::{KeepAlive, notices_after};
@@ -41,6 +42,8 @@ pub(crate) use trids::{Removed, Trid, Trids};
 
 /// Most entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
+/// Longest data of a command on PCIe, in bytes: what a buffer of the pools holds, since data may have to be copied.
+const PCI_LEN_MAX: u64 = 128 << 10;
 /// How long to wait between two tries to connect when the operator gives no time.
 const DELAY: Duration = Duration::from_secs(1);
 /// How long the outstanding commands of a controller that is detached may take.
@@ -98,6 +101,7 @@ pub(crate) struct Controller {
 struct Connection {
     admin: Rc<Admin>,
     keep_alive: KeepAlive,
+    way: Way,
 }
 
 /// What a controller is doing.
@@ -152,12 +156,12 @@ impl Controller {
     pub(crate) async fn attach(
         group: Rc<Group>,
         settings: Settings,
-        target: Target,
+        reach: Reach,
     ) -> Result<Rc<Self>> {
         let path = Path::new(settings.limits);
         let controller = Rc::new(Self {
             name: settings.attach.name.clone(),
-            trids: Trids::new(Trid::new(settings.attach.clone(), target)),
+            trids: Trids::new(Trid::new(settings.attach.clone(), reach)),
             settings,
             path,
             connection: RefCell::new(None),
@@ -195,8 +199,7 @@ impl Controller {
         }
         let known = self.data();
         if (data.subnqn, data.sn) != (known.subnqn, known.sn) {
-            let why =
-                format!("{} is another subsystem than that of {}", trid.target.address, self.name);
+            let why = format!("{} is another subsystem than that of {}", trid.target, self.name);
             return Err(Error::new(errno::EINVAL, why));
         }
         self.trids.add(trid);
@@ -279,6 +282,11 @@ impl Controller {
             }
         }
         match next {
+            Next::Lost(why)
+                if self.function().is_some_and(|function| function.is_wanted_back()) =>
+            {
+                Next::GivenUp(Error::new(errno::ENODEV, why))
+            }
             Next::Lost(why) if why.is_empty() => Next::Lost(of_queue.unwrap_or_default()),
             next => next,
         }
@@ -288,7 +296,11 @@ impl Controller {
     /// for new ones.
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
-        if let (_, State::Live(live)) = self.path.state() {
+        // Channels take their commands back only from a controller that accesses no memory any more.
+        if let Some(function) = self.function() {
+            function.stop().await;
+            self.trids.left(0);
+        } else if let (_, State::Live(live)) = self.path.state() {
             let notices = live.notices_after.map(|time| thread::now_ns() + nanos(time + QUIET));
             self.trids.left(notices.unwrap_or(u64::MAX));
         }
@@ -399,14 +411,18 @@ impl Controller {
         let Settings { keep_alive_ms, num_queues, timeouts, .. } = self.settings;
         // A call may remove the address meanwhile.
         let target = self.trids.current().target.clone();
-        let Enabled { admin, keep_alive, cntlid, cap, data, num_queues } =
+        let Enabled { admin, keep_alive, way, cntlid, cap, data, num_queues } =
             enable(&target, keep_alive_ms, num_queues, timeouts).await?;
         admin.inject(&self.path);
         let entries = cap.mqes.saturating_add(1).min(IO_ENTRIES);
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
         let in_capsule_len = if data.icdoff == 0 { capsule } else { 0 };
         let page = 4096u64 << cap.mpsmin;
-        self.max_transfer_len.set((data.mdts > 0).then(|| page << data.mdts.min(16)));
+        let max_len = (data.mdts > 0).then(|| page << data.mdts.min(16));
+        self.max_transfer_len.set(match &way {
+            Way::Tcp(_) => max_len,
+            Way::Pci(_) => Some(max_len.unwrap_or(PCI_LEN_MAX).min(PCI_LEN_MAX)),
+        });
         let notices_after = notices_after(keep_alive_ms, &data);
         *self.data.borrow_mut() = Arc::new(data);
         self.cntlid.set(cntlid);
@@ -417,7 +433,7 @@ impl Controller {
         self.generation.set(generation);
         let live = Arc::new(Live::new(
             generation,
-            target,
+            way.clone(),
             cntlid,
             entries,
             in_capsule_len,
@@ -426,7 +442,7 @@ impl Controller {
             self.usable(&found),
             num_queues,
         ));
-        self.connection.replace(Some(Connection { admin, keep_alive }));
+        self.connection.replace(Some(Connection { admin, keep_alive, way }));
         self.path.set(State::Live(live));
         self.phase.set(Phase::Enabled);
         Ok(found)
@@ -435,6 +451,19 @@ impl Controller {
     /// The admin queue, while the controller is connected.
     pub(crate) fn admin(&self) -> Option<Rc<Admin>> {
         self.connection.borrow().as_ref().map(|connection| Rc::clone(&connection.admin))
+    }
+
+    /// Whether it is on PCIe.
+    pub(crate) fn is_pci(&self) -> bool {
+        self.settings.attach.is_pci()
+    }
+
+    /// The function of a controller on PCIe, while it is open.
+    fn function(&self) -> Option<Arc<Function>> {
+        match &self.connection.borrow().as_ref()?.way {
+            Way::Tcp(_) => None,
+            Way::Pci(function) => Some(Arc::clone(function)),
+        }
     }
 
     /// Identify Controller, as of the last connection.
@@ -528,6 +557,11 @@ impl Controller {
 
     /// Removes the bdevs that have no other path, then shuts the controller down.
     async fn end(&self) {
+        if let Some(function) = self.function().filter(|function| function.is_wanted_back()) {
+            // Its commands end nowhere but here. Channels take them back from a controller that accesses no memory any more.
+            function.stop().await;
+            self.path.set(State::Failing);
+        }
         // I/O that waits must not keep the bdevs.
         match self.path.state() {
             (_, State::Live(live)) => {
@@ -542,16 +576,27 @@ impl Controller {
             self.path.all_closed().await;
         });
         let is_drained = task::timeout(DRAIN, drained.as_mut()).await.is_ok();
+        if let Some(function) = self.function().filter(|_| !is_drained) {
+            function.stop().await;
+        }
         self.path.set(State::Gone);
         if !is_drained {
             warn!("{}: its last commands took longer than {DRAIN:?} and are given up", self.name);
             drained.await;
         }
         self.path.all_closed().await;
-        let connection = self.connection.take();
-        if let Some(connection) = connection
-            && let Err(error) = connection.admin.shut_down().await
-        {
+        let Some(Connection { admin, way, .. }) = self.connection.take() else { return };
+        let shut_down = match &way {
+            Way::Tcp(_) => admin.shut_down().await,
+            Way::Pci(function) if function.is_stopped() => Ok(()),
+            Way::Pci(function) => {
+                let rtd3e = Duration::from_micros(self.data().rtd3e.into());
+                let shut_down = function.shut_down(rtd3e).await;
+                function.stop().await;
+                shut_down
+            }
+        };
+        if let Err(error) = shut_down {
             info!("{}: {}", self.name, error.message());
         }
     }

@@ -4,14 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::dial::Target;
+use crate::reach::Reach;
 use crate::rpc::Attach;
 
 /// One address, with the call that gave it.
 #[derive(Debug)]
 pub(crate) struct Trid {
     pub(crate) attach: Attach,
-    pub(crate) target: Target,
+    pub(crate) target: Reach,
     /// Until then commands that were sent to this address may still execute, on the host's clock in nanoseconds.
     executes_until_ns: Cell<u64>,
 }
@@ -38,7 +38,7 @@ pub(crate) enum Removed {
 }
 
 impl Trid {
-    pub(crate) fn new(attach: Attach, target: Target) -> Self {
+    pub(crate) fn new(attach: Attach, target: Reach) -> Self {
         Self { attach, target, executes_until_ns: Cell::new(0) }
     }
 }
@@ -129,6 +129,7 @@ impl Trids {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dial::Target;
     use drivebay_nvme_driver::tcp::Digests;
     use drivebay_sdk::runtime::net::{self, Address};
     use std::time::Duration;
@@ -143,7 +144,7 @@ mod tests {
             digests: Digests { header: false, data: false },
             limit: Duration::from_secs(1),
         };
-        Trid::new(Attach::tcp("Nvme0".into(), traddr.into()).unwrap(), target)
+        Trid::new(Attach::tcp("Nvme0".into(), traddr.into()).unwrap(), Reach::Tcp(target))
     }
 
     fn three() -> Trids {

@@ -16,6 +16,7 @@ use crate::admin::{Admin, Answer, Data};
 use crate::app;
 use crate::controller::Controller;
 use crate::path::{State, Ticket};
+use crate::reach::Opened;
 
 /// Most data of a command, in bytes.
 const DATA_LEN_MAX: u32 = 1 << 20;
@@ -161,7 +162,15 @@ async fn on_own_queue(controller: &Controller, command: Command, data: Data) -> 
     let (_, State::Live(live)) = path.state() else { return Err(Controller::is_away()) };
     let ticket = Ticket::take(path, &live)?;
     let run = async {
-        let queue = Admin::new(ticket.dial().await?, controller.settings.timeouts)?;
+        // The ticket goes after the socket.
+        let (stream, agreed, _ticket) = match ticket.open().await? {
+            Opened::Socket(stream, agreed, ticket) => (stream, agreed, ticket),
+            Opened::Ring(_) => {
+                let why = "I/O commands of a caller's own are not supported on PCIe yet";
+                return Err(Error::new(errno::EOPNOTSUPP, why));
+            }
+        };
+        let queue = Admin::new(stream, agreed, controller.settings.timeouts)?;
         queue.send("command", command, data).await
     };
     match task::select(run, path.generation_is_over(live.generation)).await {

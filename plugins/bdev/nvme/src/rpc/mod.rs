@@ -28,6 +28,7 @@ use crate::dial::Target;
 use crate::group::Group;
 use crate::options::{Limits, SetOptions};
 use crate::paths::Spread;
+use crate::reach::Reach;
 pub(crate) use discovery::StartDiscovery;
 pub(crate) use params::{Attach, Control, Detach, GetControllers, MultipathMode, SetHotplug};
 
@@ -47,7 +48,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     Method::task(
         "bdev_nvme_attach_controller",
         "Connects an NVMe controller and makes a bdev of each of its namespaces.\n\n\
-         Answers when the bdevs exist. NVMe/TCP is the only transport so far.",
+         Answers when the bdevs exist. The transports are `TCP` and `PCIe`.",
         attach,
     )
     .describe(|method| {
@@ -149,20 +150,24 @@ pub(crate) async fn attach_path(
     is_discovered: bool,
 ) -> Result<Rc<Controller>> {
     let _guard = app.locks.lock(&params.name, "attach").await;
-    let (settings, target) = prepare(app, params)?;
+    let (settings, reach) = prepare_any(app, params)?;
     let settings = Settings { is_discovered, ..settings };
     if let Some(group) = app.find(&settings.attach.name) {
         check_another_path(&group, &settings.attach)?;
         if settings.attach.multipath == MultipathMode::Failover
             && let Some(controller) = group.members().into_iter().next()
         {
-            controller.add_trid(Trid::new(settings.attach, target)).await.map_err(as_io_error)?;
+            if settings.attach.is_pci() || controller.is_pci() {
+                let why = "multipath or disable: a controller on PCIe has one address";
+                return Err(Error::invalid("multipath", "failover", why));
+            }
+            controller.add_trid(Trid::new(settings.attach, reach)).await.map_err(as_io_error)?;
             return Ok(controller);
         }
     }
     let name = settings.attach.name.clone();
     let group = app.find(&name).unwrap_or_else(|| Group::new(name));
-    let controller = Controller::attach(group, settings, target).await;
+    let controller = Controller::attach(group, settings, reach).await;
     let controller = controller.map_err(as_io_error)?;
     app.follow(Rc::clone(&controller))?;
     Ok(controller)
@@ -176,28 +181,23 @@ fn as_io_error(error: Error) -> Error {
     }
 }
 
-/// Checks the parameters of an attach, and turns them into settings and a target.
+/// Checks the parameters of an attach, and turns them into settings and the place of the controller.
+fn prepare_any(app: &Known, mut params: Attach) -> Result<(Settings, Reach)> {
+    if !params.is_pci() {
+        return prepare(app, params).map(|(settings, target)| (settings, Reach::Tcp(target)));
+    }
+    params.check_pci()?;
+    let address = params.traddr.clone();
+    let settings = settings(app, params, 0)?;
+    Ok((settings, Reach::Pci(address)))
+}
+
+/// Checks the parameters of an attach over TCP, and turns them into settings and a target.
 fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
-    if !(1..=NAME_LEN_MAX).contains(&params.name.len()) {
-        let given = format!("of {} bytes", params.name.len());
-        return Err(Error::invalid("name", given, format!("1 to {NAME_LEN_MAX} bytes")));
-    }
     if !params.trtype.eq_ignore_ascii_case("tcp") {
-        return Err(Error::invalid("trtype", &params.trtype, "TCP"));
+        return Err(Error::invalid("trtype", &params.trtype, "TCP or PCIe"));
     }
-    params.refuse_what_is_not_there_yet()?;
     let options = app.options.borrow();
-    let defaults = options.limits();
-    let limits = Limits {
-        loss_sec: params.ctrlr_loss_timeout_sec.unwrap_or(defaults.loss_sec),
-        delay_sec: params.reconnect_delay_sec.unwrap_or(defaults.delay_sec),
-        fast_fail_sec: params.fast_io_fail_timeout_sec.unwrap_or(defaults.fast_fail_sec),
-    };
-    let limits = limits.check()?;
-    // The saved configuration has the values in use, not the defaults of some later time.
-    params.ctrlr_loss_timeout_sec = Some(limits.loss_sec);
-    params.reconnect_delay_sec = Some(limits.delay_sec);
-    params.fast_io_fail_timeout_sec = Some(limits.fast_fail_sec);
     let hostnqn = params.hostnqn.clone().unwrap_or_else(|| app.hostnqn.clone());
     params.hostnqn = Some(hostnqn.clone());
     params.subnqn.get_or_insert_with(|| nqn::DISCOVERY.to_owned());
@@ -230,13 +230,36 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         digests: Digests { header: params.hdgst, data: params.ddgst },
         limit,
     };
+    let settings = settings(app, params, options.keep_alive_timeout_ms)?;
+    Ok((settings, target))
+}
+
+/// Checks what every transport has, and completes the parameters with the options in use.
+fn settings(app: &Known, mut params: Attach, keep_alive_ms: u32) -> Result<Settings> {
+    if !(1..=NAME_LEN_MAX).contains(&params.name.len()) {
+        let given = format!("of {} bytes", params.name.len());
+        return Err(Error::invalid("name", given, format!("1 to {NAME_LEN_MAX} bytes")));
+    }
+    params.refuse_what_is_not_there_yet()?;
+    let options = app.options.borrow();
+    let defaults = options.limits();
+    let limits = Limits {
+        loss_sec: params.ctrlr_loss_timeout_sec.unwrap_or(defaults.loss_sec),
+        delay_sec: params.reconnect_delay_sec.unwrap_or(defaults.delay_sec),
+        fast_fail_sec: params.fast_io_fail_timeout_sec.unwrap_or(defaults.fast_fail_sec),
+    };
+    let limits = limits.check()?;
+    // The saved configuration has the values in use, not the defaults of some later time.
+    params.ctrlr_loss_timeout_sec = Some(limits.loss_sec);
+    params.reconnect_delay_sec = Some(limits.delay_sec);
+    params.fast_io_fail_timeout_sec = Some(limits.fast_fail_sec);
     let multipath = match &params.multipath_opts {
         Some(given) => given.clone(),
         None => options.spread()?,
     };
-    let settings = Settings {
+    Ok(Settings {
         limits,
-        keep_alive_ms: options.keep_alive_timeout_ms,
+        keep_alive_ms,
         num_queues: u16::try_from(params.num_io_queues.unwrap_or(128)).unwrap_or(u16::MAX),
         retry_count: options.bdev_retry_count,
         enable_flush: options.enable_flush,
@@ -245,8 +268,7 @@ fn prepare(app: &Known, mut params: Attach) -> Result<(Settings, Target)> {
         is_discovered: false,
         spread: Spread::new(&multipath, options.disable_auto_failback),
         attach: params,
-    };
-    Ok((settings, target))
+    })
 }
 
 /// Checks that a path may be added to the controllers that have the name already.
@@ -329,7 +351,7 @@ fn show_controller(controller: &Rc<Controller>) -> Value {
         "trid": attach.trid(),
         "cntlid": controller.cntlid.get(),
         "host": {
-            "nqn": current.target.hostnqn,
+            "nqn": current.target.hostnqn(),
             "addr": attach.hostaddr.as_deref().unwrap_or_default(),
             "svcid": attach.hostsvcid.as_deref().unwrap_or_default(),
             "no_shn_notification": false,

@@ -12,9 +12,9 @@ params! {
     pub struct Attach {
         /// Name of the controller; its bdevs are `<name>n<nsid>`.
         pub name: String,
-        /// Transport. Only `TCP` is supported yet.
+        /// Transport: `TCP` or `PCIe`.
         pub trtype: String,
-        /// Address of the controller, an IPv4 or IPv6 address in digits.
+        /// Address of the controller: an IPv4 or IPv6 address in digits, or the PCI address of a device that is bound to vfio-pci.
         pub traddr: String,
         /// Address family, `IPv4` or `IPv6`; the one of `traddr` when absent.
         pub adrfam: Option<String>,
@@ -161,13 +161,34 @@ impl Attach {
             .map_err(|error| Error::new(errno::EINVAL, error.message))
     }
 
-    /// The family of the address.
+    /// Whether the controller is on PCIe.
+    pub(crate) fn is_pci(&self) -> bool {
+        self.trtype.eq_ignore_ascii_case("pcie")
+    }
+
+    /// Checks the parameters of a controller on PCIe, which has no more of an address than `traddr`.
+    pub(crate) fn check_pci(&mut self) -> Result<()> {
+        for (field, given) in
+            [("adrfam", &self.adrfam), ("trsvcid", &self.trsvcid), ("subnqn", &self.subnqn)]
+        {
+            if let Some(given) = given {
+                return Err(Error::invalid(field, given, "absent with trtype PCIe"));
+            }
+        }
+        self.trtype = "PCIe".into();
+        Ok(())
+    }
+
+    /// The family of the address; empty on PCIe.
     pub(crate) fn family(&self) -> &'static str {
-        family(&self.traddr)
+        if self.is_pci() { "" } else { family(&self.traddr) }
     }
 
     /// The transport identifier, in the reference's format.
     pub(crate) fn trid(&self) -> Value {
+        if self.is_pci() {
+            return json!({ "trtype": "PCIe", "traddr": self.traddr });
+        }
         json!({
             "trtype": "TCP",
             "adrfam": self.family(),
@@ -184,10 +205,11 @@ impl Detach {
         let is = |wanted: &Option<String>, given: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(given))
         };
-        is(&self.trtype, "TCP")
+        let port = if path.is_pci() { "" } else { "4420" };
+        is(&self.trtype, &path.trtype)
             && is(&self.traddr, &path.traddr)
             && is(&self.adrfam, path.family())
-            && is(&self.trsvcid, path.trsvcid.as_deref().unwrap_or("4420"))
+            && is(&self.trsvcid, path.trsvcid.as_deref().unwrap_or(port))
             && is(&self.subnqn, path.subnqn.as_deref().unwrap_or_default())
             && is(&self.hostaddr, path.hostaddr.as_deref().unwrap_or_default())
             && is(&self.hostsvcid, path.hostsvcid.as_deref().unwrap_or_default())

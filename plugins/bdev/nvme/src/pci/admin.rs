@@ -1,0 +1,173 @@
+//! The admin queue of a controller on PCIe. It stays on the app thread.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drivebay_nvme_driver::pcie::{AdminQueue, Memory as _, Payload, Refused, Ring};
+use drivebay_nvme_driver::spec::{Command, Completion};
+use drivebay_sdk::buf::{self, Buf};
+use drivebay_sdk::pci::Interrupts;
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task::oneshot;
+use drivebay_sdk::runtime::worker;
+
+use super::{Function, Memory};
+use crate::admin::{Admin, Answer, Data};
+use crate::options::Timeouts;
+
+/// How many rounds of a reactor that does not sleep go by before it looks for a removal.
+const ROUNDS: u32 = 1 << 16;
+/// Entries of the admin queue.
+const ENTRIES: u16 = 64;
+
+/// A command that is outstanding. It owns its memory, so a caller may stop waiting at any time.
+#[derive(Debug)]
+struct Request {
+    data: Option<Buf>,
+    /// How much data comes from the controller, in bytes.
+    in_len: usize,
+    /// The memory of a queue that the command makes.
+    queue: Option<u64>,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Payload for Request {
+    fn pieces(&self) -> impl Iterator<Item = Option<(u64, u32)>> {
+        let data = self.data.as_ref().map(|data| Some((data.for_device()?, data.len())));
+        let queue = self.queue.map(|iova| Some((iova, 4)));
+        data.into_iter().chain(queue)
+    }
+}
+
+/// The queue. The controller is stopped before its memory goes.
+#[derive(Debug)]
+pub(crate) struct AdminRing {
+    ring: Ring<Memory, Request>,
+    pub(crate) interrupts: Interrupts,
+    pub(crate) function: Arc<Function>,
+    /// Counts the rounds.
+    rounds: u32,
+}
+
+impl Drop for AdminRing {
+    fn drop(&mut self) {
+        if !self.function.is_stopped() {
+            self.function.cut_off();
+        }
+    }
+}
+
+/// Opens and enables a controller. `[app thread]`
+pub(crate) async fn connect(
+    address: &str,
+    timeouts: Timeouts,
+) -> Result<(Rc<Admin>, Arc<Function>)> {
+    let function = Function::open(address).await?;
+    let of_function = Arc::clone(&function);
+    let memory = worker::run("nvme admin queue", move || of_function.memory(0, ENTRIES)).await??;
+    let at = AdminQueue {
+        sq_iova: memory.sq.iova(),
+        cq_iova: memory.cq.iova(),
+        entries: memory.entries,
+    };
+    let interrupts = Interrupts::new()?;
+    if let Some((_, vector)) = function.vector(0) {
+        interrupts.add(vector)?;
+    }
+    if let Some(removal) = &function.removal {
+        interrupts.add(removal)?;
+    }
+    let ring = AdminRing {
+        ring: Ring::new(memory),
+        interrupts,
+        function: Arc::clone(&function),
+        rounds: 0,
+    };
+    // From here on the end of `ring` stops the controller.
+    function.start(at).await?;
+    Ok((Rc::new(Admin::on_ring(ring, timeouts)?), function))
+}
+
+impl AdminRing {
+    /// Sends a command.
+    pub(crate) fn submit(
+        &mut self,
+        what: &str,
+        command: &Command,
+        data: Data,
+        answer: oneshot::Sender<Answer>,
+    ) -> Result<()> {
+        let (mut request, len) = match &data {
+            Data::None => (Request { data: None, in_len: 0, queue: None, answer }, 0),
+            Data::Queue(iova) => (Request { data: None, in_len: 0, queue: Some(*iova), answer }, 0),
+            Data::In(len) => {
+                (Request { data: None, in_len: *len as usize, queue: None, answer }, *len)
+            }
+            Data::Out(bytes) => {
+                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                (Request { data: None, in_len: 0, queue: None, answer }, len)
+            }
+        };
+        if len > 0 {
+            let mut buf = buf::alloc(len)?;
+            buf.share_with_devices()?;
+            match &data {
+                Data::Out(bytes) => buf.copy_from_slice(bytes),
+                // A controller that sends less than it should does not show what was there before.
+                _ => buf.fill(0),
+            }
+            request.data = Some(buf);
+        }
+        match self.ring.submit(command, request) {
+            Ok(_) => {
+                self.ring.ring(&self.function.controller);
+                Ok(())
+            }
+            Err(Refused::Full(_)) => {
+                Err(Error::new(errno::EAGAIN, format!("{what}: the admin queue is full")))
+            }
+            Err(Refused::Data(_)) => {
+                Err(Error::new(errno::EINVAL, format!("{what}: {len} bytes are too many")))
+            }
+        }
+    }
+
+    /// Answers the commands that are done; whether there were any.
+    ///
+    /// # Errors
+    /// The controller is at fault.
+    pub(crate) fn serve(&mut self) -> Result<bool> {
+        self.rounds = self.rounds.wrapping_add(1);
+        // A reactor that never sleeps looks now and then.
+        let is_time = self.rounds.is_multiple_of(ROUNDS);
+        if self.function.is_wanted_back() || is_time && self.function.look_for_removal() {
+            return Err(Error::new(
+                errno::ENODEV,
+                "the kernel wants the device back: it is pulled out or unbound",
+            ));
+        }
+        let answered = self.ring.reap(|request, completion| {
+            let data = match &request.data {
+                Some(data) if completion.status.is_success() => {
+                    data.get(..request.in_len).unwrap_or_default().to_vec()
+                }
+                _ => Vec::new(),
+            };
+            send(request, completion, data);
+        });
+        let answered = answered.map_err(|fault| super::at_fault(self.function.address(), fault))?;
+        self.ring.ring(&self.function.controller);
+        Ok(answered > 0)
+    }
+
+    /// Arms the interrupt, and looks again whether something has come.
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.interrupts.clear();
+        self.function.look_for_removal() || self.ring.has_completions()
+    }
+}
+
+fn send(request: Request, completion: Completion, data: Vec<u8>) {
+    // The caller may have stopped waiting.
+    let _ = request.answer.send(Answer { completion, data });
+}

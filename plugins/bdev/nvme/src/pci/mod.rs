@@ -1,0 +1,244 @@
+//! NVMe over PCIe: a controller's function, its memory, and its queues.
+//!
+//! - [`Function`] is an opened controller. Whoever ends a connection stops the controller first, and only then takes back the memory
+//!   that the controller could access.
+//! - [`admin`] is the admin queue, [`queue`] an I/O queue and [`rings`] those of one channel.
+
+pub(crate) mod admin;
+pub(crate) mod queue;
+pub(crate) mod rings;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use drivebay_nvme_driver::pcie::{self, AdminQueue, Controller, Wait};
+use drivebay_sdk::pci::{Bar, Device, DmaMemory, Vector};
+use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::{task, worker};
+use drivebay_sdk::thread;
+
+/// How often the status is read while a controller is enabled, disabled or shut down.
+const LOOK: Duration = Duration::from_millis(2);
+/// Most interrupt vectors that are taken. Queues beyond them share vectors.
+const VECTORS_MAX: u32 = 33;
+
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// The registers of a controller.
+#[derive(Debug)]
+struct Registers(Bar);
+
+impl pcie::Registers for Registers {
+    fn len_bytes(&self) -> usize {
+        self.0.len_bytes()
+    }
+
+    #[inline]
+    fn read32(&self, at: usize) -> u32 {
+        self.0.read32(at)
+    }
+
+    #[inline]
+    fn write32(&self, at: usize, value: u32) {
+        self.0.write32(at, value);
+    }
+}
+
+/// Memory of a queue.
+#[derive(Debug)]
+pub(crate) struct Memory(DmaMemory);
+
+impl pcie::Memory for Memory {
+    fn iova(&self) -> u64 {
+        self.0.iova()
+    }
+
+    fn words(&self) -> usize {
+        self.0.words()
+    }
+
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        self.0.load(index)
+    }
+
+    #[inline]
+    fn store(&self, index: usize, value: u64) {
+        self.0.store(index, value);
+    }
+}
+
+/// An opened controller. Every connection opens it anew, which also resets it.
+#[derive(Debug)]
+pub(crate) struct Function {
+    /// No two have the same.
+    pub(crate) number: u64,
+    controller: Controller<Registers>,
+    vectors: Vec<Vector>,
+    removal: Option<Vector>,
+    is_wanted_back: AtomicBool,
+    /// The controller accesses no memory any more, and never will.
+    is_stopped: AtomicBool,
+    /// Queues that could not be deleted. Their memory is free when the controller is stopped.
+    lost: Mutex<Vec<pcie::Queue<Memory>>>,
+    device: Arc<Device>,
+}
+
+impl Function {
+    /// Opens the controller at a PCI address.
+    pub(crate) async fn open(address: &str) -> Result<Arc<Self>> {
+        let address = address.to_owned();
+        worker::run("nvme open", move || Self::open_here(&address)).await?
+    }
+
+    fn open_here(address: &str) -> Result<Arc<Self>> {
+        let device = Device::open(address)?;
+        let controller = Controller::new(Registers(device.bar(0)?));
+        let controller = controller.map_err(|fault| at_fault(address, fault))?;
+        let count = device.num_vectors().min(VECTORS_MAX);
+        if count == 0 {
+            let why = format!("{address}: it has no MSI-X interrupts, which this driver needs");
+            return Err(Error::new(errno::EOPNOTSUPP, why));
+        }
+        let vectors = device.take_vectors(count)?;
+        // A kernel that does not tell leaves it to the registers, which then read as all ones.
+        let removal = device.removal().ok();
+        Ok(Arc::new(Self {
+            number: LAST.fetch_add(1, Ordering::Relaxed),
+            controller,
+            vectors,
+            removal,
+            is_wanted_back: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            lost: Mutex::default(),
+            device,
+        }))
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.device.address()
+    }
+
+    pub(crate) fn cap(&self) -> drivebay_nvme_driver::spec::property::Cap {
+        self.controller.cap()
+    }
+
+    /// The largest identifier that an I/O queue may have.
+    pub(crate) fn qid_max(&self) -> u16 {
+        self.controller.qid_max()
+    }
+
+    /// The interrupt of a queue, and its number.
+    pub(crate) fn vector(&self, qid: u16) -> Option<(u16, &Vector)> {
+        // The admin queue has the first one, unless there is only one.
+        let of_io = self.vectors.len().saturating_sub(1);
+        let index = match (usize::from(qid), of_io) {
+            (0, _) | (_, 0) => 0,
+            (qid, of_io) => 1 + (qid - 1) % of_io,
+        };
+        Some((u16::try_from(index).ok()?, self.vectors.get(index)?))
+    }
+
+    /// Memory for a queue. It locks memory. `[worker]`
+    pub(crate) fn memory(&self, qid: u16, entries: u16) -> Result<pcie::Queue<Memory>> {
+        let alloc = |len: u32| DmaMemory::alloc(&self.device, u32::from(entries) * len).map(Memory);
+        let (sq, cq, lists) = (alloc(64)?, alloc(16)?, alloc(pcie::PAGE)?);
+        Ok(pcie::Queue { qid, entries, sq, cq, lists })
+    }
+
+    /// Enables the controller with this admin queue.
+    pub(crate) async fn start(&self, admin: AdminQueue) -> Result<()> {
+        self.controller.disable();
+        self.wait(Wait::for_ready(&self.controller, false, thread::now_ns())).await?;
+        self.device.set_master(true)?;
+        self.controller.enable(admin);
+        self.wait(Wait::for_ready(&self.controller, true, thread::now_ns())).await
+    }
+
+    /// Has the controller write its caches and prepare for a loss of power. `patience`: how long it says that it needs.
+    pub(crate) async fn shut_down(&self, patience: Duration) -> Result<()> {
+        self.controller.shut_down();
+        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        self.wait(Wait::for_shutdown(patience_ns, thread::now_ns())).await
+    }
+
+    /// Stops the controller: it accesses no memory afterwards, however it answers.
+    pub(crate) async fn stop(&self) {
+        if self.is_stopped() {
+            return;
+        }
+        self.controller.disable();
+        let waiting = self.wait(Wait::for_ready(&self.controller, false, thread::now_ns()));
+        if let Err(error) = waiting.await {
+            info!("{}: {}", self.address(), error.message());
+        }
+        self.cut_off();
+    }
+
+    /// Takes the bus away from the controller at once.
+    pub(crate) fn cut_off(&self) {
+        if let Err(error) = self.device.set_master(false) {
+            // Without configuration space there is no device either.
+            debug!("{}: {}", self.address(), error.message());
+        }
+        self.is_stopped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Rings the doorbells of a queue.
+    #[inline]
+    fn ring<P: pcie::Payload>(&self, ring: &mut pcie::Ring<Memory, P>) {
+        ring.ring(&self.controller);
+    }
+
+    /// Looks whether the kernel wants the device back. It is a system call: not for the data path.
+    pub(crate) fn look_for_removal(&self) -> bool {
+        if self.removal.as_ref().is_some_and(Vector::has_come) {
+            self.is_wanted_back.store(true, Ordering::Release);
+        }
+        self.is_wanted_back()
+    }
+
+    /// Whether the kernel wants the device back, because it is pulled out or unbound.
+    pub(crate) fn is_wanted_back(&self) -> bool {
+        self.is_wanted_back.load(Ordering::Acquire)
+    }
+
+    /// Keeps the memory of a queue until the controller is stopped.
+    fn keep(&self, queue: pcie::Queue<Memory>) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+    }
+
+    async fn wait(&self, wait: Wait) -> Result<()> {
+        loop {
+            let is_over = wait.is_over(&self.controller, thread::now_ns());
+            if is_over.map_err(|fault| at_fault(self.address(), fault))? {
+                return Ok(());
+            }
+            task::sleep(LOOK).await;
+        }
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        if !self.is_stopped() {
+            self.cut_off();
+        }
+    }
+}
+
+/// The error of a controller at fault.
+pub(crate) fn at_fault(address: &str, fault: pcie::Fault) -> Error {
+    let errno = match fault {
+        pcie::Fault::Gone => errno::ENODEV,
+        pcie::Fault::Late(_) => errno::ETIMEDOUT,
+        pcie::Fault::Unsupported(_) => errno::EOPNOTSUPP,
+        _ => errno::EIO,
+    };
+    Error::new(errno, format!("{address}: {fault}"))
+}

@@ -1,0 +1,192 @@
+//! The queues of one channel to controllers on PCIe.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+
+use drivebay_nvme_driver::pcie::{Refused, Ring};
+use drivebay_nvme_driver::qpair::Completed;
+use drivebay_nvme_driver::spec::Command;
+use drivebay_sdk::pci::Interrupts;
+use drivebay_sdk::prelude::*;
+
+use super::Memory;
+use super::queue::{IoQueue, RingGuard};
+use crate::io::Request;
+use crate::path::Ticket;
+
+/// The queues. One whose leg has no use for it stays until its commands have ended, or its controller is stopped.
+#[derive(Debug)]
+pub(crate) struct Rings {
+    all: Vec<Option<IoRing>>,
+    interrupts: Interrupts,
+}
+
+#[derive(Debug)]
+struct IoRing {
+    leg: u64,
+    ring: Ring<Memory, Request>,
+    guard: RingGuard,
+    /// Its leg has no use for it any more.
+    is_orphan: bool,
+    /// Its controller is at fault, which was reported.
+    is_lost: bool,
+}
+
+impl Rings {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { all: Vec::new(), interrupts: Interrupts::new()? })
+    }
+
+    /// Adds a queue; its key.
+    pub(crate) fn add(&mut self, leg: u64, queue: IoQueue) -> Result<usize> {
+        let (ring, guard) = queue.into_ring().ok_or_else(Error::no_such_device)?;
+        if let Some((_, vector)) = guard.function.vector(guard.ticket.qid) {
+            self.interrupts.add(vector)?;
+        }
+        let ring = IoRing { leg, ring, guard, is_orphan: false, is_lost: false };
+        let key = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
+        self.all.resize_with(self.all.len().max(key + 1), || None);
+        if let Some(free) = self.all.get_mut(key) {
+            *free = Some(ring);
+        }
+        Ok(key)
+    }
+
+    fn get(&self, key: usize) -> Option<&IoRing> {
+        self.all.get(key)?.as_ref()
+    }
+
+    /// A queue's leg and ticket.
+    pub(crate) fn ticket(&self, key: usize) -> Option<(u64, &Ticket)> {
+        self.get(key).map(|ring| (ring.leg, &ring.guard.ticket))
+    }
+
+    /// How many commands a queue has outstanding.
+    pub(crate) fn outstanding(&self, key: usize) -> usize {
+        self.get(key).map_or(0, |ring| ring.ring.outstanding())
+    }
+
+    /// A queue's ticket, and the commands outstanding.
+    pub(crate) fn iter(
+        &self,
+        key: usize,
+    ) -> Option<(&Ticket, impl Iterator<Item = (u16, &Request)>)> {
+        let ring = self.get(key)?;
+        Some((&ring.guard.ticket, ring.ring.iter()))
+    }
+
+    /// Puts a command into a queue. Data that the controller does not reach where it is goes through a buffer of the pools.
+    ///
+    /// # Errors
+    /// Returns the request when it has to wait: for room (`false`), or for a buffer (`true`).
+    #[inline]
+    pub(crate) fn submit(
+        &mut self,
+        key: usize,
+        command: &Command,
+        request: Request,
+    ) -> Result<(), (Request, bool)> {
+        let ring = self.all.get_mut(key).and_then(Option::as_mut).filter(|ring| !ring.is_orphan);
+        let Some(IoRing { ring, .. }) = ring else { return Err((request, false)) };
+        if !ring.has_room() {
+            return Err((request, false));
+        }
+        request.io.lend_to_device();
+        let refused = match ring.submit(command, request) {
+            Ok(_) => None,
+            Err(Refused::Full(request)) => return Err((request, false)),
+            Err(Refused::Data(request)) => Some(request),
+        };
+        if let Some(mut request) = refused {
+            if !request.copy_for_device() {
+                return Err((request, true));
+            }
+            match ring.submit(command, request) {
+                Ok(_) => {}
+                Err(Refused::Full(request)) => return Err((request, false)),
+                Err(Refused::Data(request)) => {
+                    warn!("{} bytes do not fit a command", request.io.buffers().len());
+                    request.io.complete(Status::IO_ERROR);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes completions and tells the controllers what is new. Commands that are done go to `done` with their legs; those of a controller
+    /// that was stopped before they ended go to `back`. Returns whether there was anything.
+    #[inline]
+    pub(crate) fn round(
+        &mut self,
+        receives: bool,
+        done: &mut Vec<(u64, Completed<Request>)>,
+        back: &mut VecDeque<Request>,
+    ) -> bool {
+        let mut count = 0;
+        for place in &mut self.all {
+            let Some(IoRing { leg, ring, guard, is_orphan, is_lost }) = place else { continue };
+            if receives && !*is_lost {
+                let injections = &guard.ticket.path().io_injections;
+                let reaped = ring.reap(|mut request, mut completion| {
+                    if let Some(status) = injections.after(request.opcode()) {
+                        completion.status = status;
+                    }
+                    request.take_from_device(completion.status.is_success());
+                    let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
+                    done.push((*leg, Completed { request, completion, received }));
+                    count += 1;
+                });
+                if let Err(fault) = reaped {
+                    *is_lost = true;
+                    guard.ticket.report_lost(fault.to_string());
+                }
+            }
+            guard.function.ring(ring);
+            if *is_orphan && (ring.outstanding() == 0 || guard.function.is_stopped()) {
+                let Some(IoRing { ring, guard, .. }) = place.take() else { continue };
+                let (memory, requests) = ring.into_parts();
+                count += requests.len();
+                back.extend(requests);
+                guard.discard(memory);
+            }
+        }
+        count > 0
+    }
+
+    /// The leg has no use for the queue any more.
+    pub(crate) fn abandon(&mut self, key: usize) {
+        if let Some(Some(ring)) = self.all.get_mut(key) {
+            ring.is_orphan = true;
+        }
+    }
+
+    /// Arms the interrupts, and looks again whether something has come.
+    pub(crate) fn prepare_sleep(&self) -> bool {
+        self.interrupts.clear();
+        self.all.iter().flatten().any(|ring| {
+            let has_ended = ring.is_orphan
+                && (ring.ring.outstanding() == 0 || ring.guard.function.is_stopped());
+            has_ended || ring.ring.has_completions()
+        })
+    }
+
+    pub(crate) fn wake_fd(&self) -> RawFd {
+        self.interrupts.wake_fd()
+    }
+}
+
+impl Drop for Rings {
+    /// The channel has ended, so no command is outstanding, unless its plugin is in trouble.
+    fn drop(&mut self) {
+        for ring in self.all.drain(..).flatten() {
+            if ring.ring.outstanding() > 0 && !ring.guard.function.is_stopped() {
+                ring.guard.function.cut_off();
+                ring.guard.ticket.report_lost("a channel ended with commands outstanding".into());
+            }
+            let (memory, requests) = ring.ring.into_parts();
+            requests.into_iter().for_each(|request| request.io.complete(Status::IO_ERROR));
+            ring.guard.discard(memory);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+# A host in the guest over the NVMe controllers of its PCI bus, behind an IOMMU: bound to vfio-pci, attached, exported over NVMe/TCP to
+# the guest's own kernel, reset under load, detached, and given back to the kernel.
+TADDR=127.0.0.1 TPORT=4420
+. "$(dirname "$0")/nvme.sh"
+. "$(dirname "$0")/host.sh"
+modprobe -a vfio-pci vfio_iommu_type1
+
+controllers=()
+for path in /sys/bus/pci/devices/*; do
+    if [ "$(cat "$path/class")" = 0x010802 ]; then controllers+=("${path##*/}"); fi
+done
+[ ${#controllers[@]} -eq 1 ] || { echo "controllers: ${controllers[*]}"; exit 1; }
+address=${controllers[0]}
+give_to() { # DRIVER
+    local path=/sys/bus/pci/devices/$address
+    if [ -e "$path/driver" ]; then echo "$address" >"$path/driver/unbind"; fi
+    echo "$1" >"$path/driver_override"
+    echo "$address" >/sys/bus/pci/drivers_probe
+    [ "$(basename "$(readlink "$path/driver")")" = "$1" ]
+}
+attach() { rpc_or_show bdev_nvme_attach_controller "{\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"; }
+
+serve
+refused "must be bound to vfio-pci" bdev_nvme_attach_controller "{\"name\":\"P0\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"
+refused "there is no PCI device" bdev_nvme_attach_controller '{"name":"P0","trtype":"PCIe","traddr":"0000:77:00.0"}'
+give_to vfio-pci
+attach
+grep -q P0n1 /run/answer && grep -q P0n2 /run/answer || { cat /run/answer; exit 1; }
+refused "open already" bdev_nvme_attach_controller "{\"name\":\"P1\",\"trtype\":\"PCIe\",\"traddr\":\"$address\"}"
+rpc_or_show bdev_nvme_get_controllers
+cp /run/answer /run/guest/controllers.json
+mark "attached"
+
+rpc_or_show nvmf_create_transport '{"trtype":"TCP"}'
+export_disk P0n1 P0n2
+connect
+one=$(wait_disk 1) two=$(wait_disk 2)
+verify() { # DISK FIO-OPTION...
+    local disk=$1
+    shift
+    fio --name="${disk##*/}" --filename="$disk" --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 \
+        --output=/run/fio."${disk##*/}" "$@" || { cat /run/fio."${disk##*/}"; exit 1; }
+}
+verify "$one" --rw=randwrite --bs=4k --iodepth=32 --size=8M &
+first=$!
+verify "$two" --rw=randwrite --bsrange=512-160k --bs_unaligned=0 --blockalign=512 --iodepth=8 --size=24M
+wait $first
+mark "verified"
+
+# The kernel flushes, discards and writes zeroes.
+mkfs.ext4 -q "$one"
+mount -o discard "$one" "$folder"
+write_tree 40
+umount "$folder"
+mark "a tree is written"
+
+verify "$two" --rw=randwrite --bs=8k --iodepth=16 --size=24M --time_based --runtime=4 &
+load=$!
+for _ in 1 2; do
+    sleep 1
+    rpc_or_show bdev_nvme_reset_controller '{"name":"P0"}'
+done
+wait $load
+mark "reset under load"
+
+disconnect
+rpc_or_show bdev_nvme_detach_controller '{"name":"P0"}'
+rpc_or_show bdev_get_bdevs
+if grep -q P0n /run/answer; then cat /run/answer; exit 1; fi
+attach
+mark "detached and attached again"
+kill $host
+wait $host || { echo "the host ended with $?"; exit 1; }
+
+# The kernel finds what was written over vfio-pci.
+modprobe nvme
+give_to nvme
+by_kernel() { # the kernel's name of namespace 1
+    local path
+    for path in /sys/bus/pci/devices/"$address"/nvme/nvme*/nvme*n*; do
+        if [ "$(cat "$path/nsid" 2>/dev/null)" = 1 ]; then echo "${path##*/}"; return; fi
+    done
+    return 1
+}
+until_true 10 "the kernel's disk" by_kernel
+until_true 10 "its node" test -b "/dev/$(by_kernel)"
+mount -o ro "/dev/$(by_kernel)" "$folder"
+check_tree
+umount "$folder"
+mark done
