@@ -1,4 +1,4 @@
-"""A raid1 of a local disk and a disk of a second host process, over NVMe/TCP. The second host may be killed and come back."""
+"""A raid1 of a local disk and a disk of a second host process, over NVMe/TCP. Tests kill the second host and start it again."""
 
 import os
 import time
@@ -7,12 +7,12 @@ from host import free_port
 
 MIB = 1 << 20
 NQN = "nqn.2026-01.io.drivebay:replica"
-# Seconds that a busy machine may take to notice a loss, or to copy some MiB.
+# Seconds that a busy machine may take to notice the loss of a disk, or to copy some MiB.
 LIMIT = 180
 
 
 class Mirror:
-    """The array `mirror` of `host`. Its members are `local`, and `remote` of `target`; their files are `size` bytes and a MiB long."""
+    """The array `mirror` of `host`: `local`, and `remote`, which `target` serves. Each file has `size` bytes plus a MiB."""
 
     def __init__(self, host, target, size):
         self.host, self.target, self.size = host, target, size
@@ -49,14 +49,14 @@ class Mirror:
         wait(lambda: self.show()["num_base_bdevs_discovered"] == 1)
 
     def bring_back_replica(self):
-        """The second host starts again, and its disk is attached again."""
+        """Starts the second host again and attaches its disk again."""
         wait(lambda: self.host.call("bdev_nvme_get_controllers") == [])
         self.target.start()
         self.serve()
         self.attach()
 
     def bring_back_and_kill_in_resync(self):
-        """The resync has begun when the second host is killed."""
+        """Kills the second host again when the resync has begun."""
         self.host.call("bdev_raid_set_options", process_window_size_kb=256, process_max_bandwidth_mb_sec=2)
         self.bring_back_replica()
         wait(lambda: self.show().get("process", {"progress": {"blocks": 0}})["progress"]["blocks"] > 0)
@@ -64,7 +64,7 @@ class Mirror:
         self.host.call("bdev_raid_set_options", process_max_bandwidth_mb_sec=0)
 
     def wait_until_rebuilt(self):
-        """Returns how many bytes the rebuild copied."""
+        """Waits for the end of the rebuild. Returns how many bytes it copied."""
         def is_whole():
             shown = self.show()
             return "process" not in shown and shown["num_base_bdevs_discovered"] == 2
@@ -75,5 +75,5 @@ class Mirror:
 def wait(condition):
     end = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, f"not after {LIMIT} s"
         time.sleep(0.05)

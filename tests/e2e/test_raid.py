@@ -1,4 +1,4 @@
-"""RAID: PyPI's `spdk` client calls every method; arrays come back after a kill."""
+"""RAID: PyPI's `spdk` client calls the methods; arrays start again after a kill."""
 
 import subprocess
 import time
@@ -10,7 +10,7 @@ from spdk_client import Client, Refused
 
 KIB = 1 << 10
 MIB = 1 << 20
-# Seconds a rebuild of a few MiB may take.
+# Seconds that a rebuild of a few MiB may take.
 LIMIT = 30
 
 
@@ -31,7 +31,7 @@ class EveryMethod(unittest.TestCase):
             self.assertEqual((shown["num_base_bdevs_operational"], shown["base_bdevs_list"][1]["name"]), (1, None))
             call("bdev_raid_add_base_bdev mirror c")
             wait_until_rebuilt(host, "mirror")
-            # b still has the mirror's superblock.
+            # Bdev b still has the superblock of the mirror.
             with self.assertRaisesRegex(Refused, "Superblock of a different raid bdev"):
                 call("bdev_raid_create -n strips -r 0 -z 64 -b b")
             call("bdev_raid_create -n strips -r 0 -z 64 -b d")

@@ -50,7 +50,7 @@ class StuckPlugins(unittest.TestCase):
                 self.assertRegex(host.log(1000), rf"did not end within 15 s and exits: {named}")
 
     def test_io_that_is_completed_on_a_foreign_thread_is_named_once_and_goes_on(self):
-        good = "static void submit(void *chan, struct bay_io *io) {\n    io->done(io, do_io((struct disk *)chan, io)); /* once; nothing of io is touched afterwards */\n}"
+        good = "static void submit(void *chan, struct bay_io *io) {\n    io->done(io, do_io((struct disk *)chan, io)); /* exactly once; do not touch io afterwards */\n}"
         bad = """
             #include <pthread.h>
             struct job { struct disk *disk; struct bay_io *io; };

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 params! {
     /// Parameters of `plugin_load`.
     pub(crate) struct PluginLoad {
-        /// Name of a plugin on the search path, or path of its file.
+        /// Name of a plugin on the search path, or the path of a plugin file.
         #[range(1..=4096)]
         name: String,
     }
@@ -34,7 +34,7 @@ params! {
     }
     /// Parameters of `plugin_inspect`.
     pub(crate) struct PluginInspect {
-        /// Path of a file.
+        /// Path of the plugin file.
         #[range(1..=4096)]
         path: String,
     }
@@ -52,12 +52,12 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
             .register(&Owner::host(), method.in_any_state(), handler)
             .map_err(|e: RegisterError| Error::new(libc::EEXIST, e.to_string()))
     };
-    let method = "Loads a plugin, after what it requires. Nothing happens when it is loaded already, from the same file.";
+    let method = "Loads a plugin and those that it requires. If it is already loaded from the same file, nothing happens.";
     add(
         Method::new::<PluginLoad>("plugin_load", Role::Admin, method).result("True.").error(
             i64::from(-libc::EEXIST),
             "plugin",
-            "Another file of that plugin is loaded; the message says what must go first.",
+            "The plugin is loaded from another file. The message says what must be removed first.",
         ),
         in_background(manager, |manager, PluginLoad { name }| manager.load(&name).map(|()| true)),
     )?;
@@ -65,35 +65,37 @@ pub fn register(manager: &Arc<Manager>, registry: &Arc<Registry>) -> Result<()> 
         Method::new::<PluginUnload>(
             "plugin_unload",
             Role::Admin,
-            "Ends a plugin that nothing uses.",
+            "Unloads a plugin that is not in use.",
         )
-        .result("True once it has ended; its library stays mapped.")
-        .error(i64::from(-libc::EBUSY), "plugin", "Something uses it."),
+        .result("True, once the plugin has ended. Its library stays mapped.")
+        .error(i64::from(-libc::EBUSY), "plugin", "The plugin is in use."),
         unload(manager),
     )?;
-    let method = "Lists the plugins that are on the search path, loaded, or failed, and files there that cannot be read.";
+    let method = "Lists plugins on the search path, loaded plugins, failed plugins, and files on the search path that cannot be read.";
     add(
         Method::new::<NoParams>("plugin_list", Role::Read, method).result(
-            "Array of objects of name, version, kind, state, reason, path, provides, requires.",
+            "Array of objects with the members name, version, kind, state, reason, path, provides and requires.",
         ),
         in_background(manager, |manager, NoParams {}| manager.list()),
     )?;
-    let method = "Reads what a plugin's file says, without running anything of it.";
+    let method =
+        "Reads the manifest and the dependencies of a plugin file without running its code.";
     add(
-        Method::new::<PluginInspect>("plugin_inspect", Role::Admin, method)
-            .result("Object of manifest, needed, runpath, nodelete, door_size and refusals."),
+        Method::new::<PluginInspect>("plugin_inspect", Role::Admin, method).result(
+            "Object with the members manifest, needed, runpath, nodelete, door_size and refusals.",
+        ),
         in_background(manager, |_, PluginInspect { path }| {
             inspect_to_load(Path::new(&path))
                 .map(|inspection| report::inspection_json(&inspection))
                 .map_err(|e| Error::new(libc::ENOEXEC, format!("{path}: {e}")))
         }),
     )?;
-    let method =
-        "Describes one method.\n\nLoads the plugin that has it, unless the caller may only look.";
+    let method = "Describes one method.\n\n\
+         If its plugin is not loaded, the host loads the plugin, unless the caller has only the role read.";
     add(
         Method::new::<Describe>("rpc_describe", Role::Read, method)
-            .result("The method's declaration: an object of name, doc, params, result, errors, states, role.")
-            .error(i64::from(-libc::EINVAL), "invalid_value", "There is no such method, or only the manifest of a plugin that is not loaded names it."),
+            .result("Declaration of the method: an object with the members name, doc, params, result, errors, states and role.")
+            .error(i64::from(-libc::EINVAL), "invalid_value", "There is no such method, or its plugin is not loaded."),
         describe(manager, registry),
     )?;
     list_what_can_be_loaded(manager, registry, add)?;

@@ -58,15 +58,15 @@ fn component_of_flag(flag: &str) -> &str {
 params! {
     /// Levels, the most important first, numbered as `BAY_LOG_*`.
     pub enum Level {
-        /// Something failed.
+        /// An operation failed.
         Error = "ERROR",
-        /// Something is not as it should be.
+        /// A condition that the operator should check.
         Warning = "WARNING",
-        /// What an operator wants to know.
+        /// Normal events that an operator needs to know.
         Notice = "NOTICE",
-        /// What helps to understand.
+        /// Details that help to understand what the host does.
         Info = "INFO",
-        /// What helps to find faults.
+        /// Details that help to find faults.
         Debug = "DEBUG",
     }
 }

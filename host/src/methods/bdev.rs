@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 params! {
     /// Parameters of `bdev_get_bdevs`.
     pub(crate) struct GetBdevs {
-        /// Name, alias or UUID of one bdev; all when absent.
+        /// Name, alias or UUID of one bdev. If absent, the answer lists all bdevs.
         name: Option<String>,
-        /// How long to wait for the bdev to appear, in milliseconds.
+        /// Maximum time to wait for the bdev to appear, in milliseconds.
         timeout: u64 = 0,
     }
     /// Parameters of `bdev_examine`.
@@ -51,15 +51,23 @@ const IO_TYPES: [&str; 19] = [
 pub(super) fn entries() -> Vec<Entry> {
     vec![
         (
-            Method::new::<GetBdevs>("bdev_get_bdevs", Role::Read, "Tells what bdevs there are.")
-                .result("Array of objects, one per bdev.")
+            Method::new::<GetBdevs>("bdev_get_bdevs", Role::Read, "Describes all bdevs, or one.")
+                .result("Array of objects, one for each bdev.")
                 .error(i64::from(-libc::ENODEV), "no_such_device", "No bdev has this name."),
             on_app_later(get_bdevs),
         ),
         (
-            Method::new::<Examine>("bdev_examine", Role::Operate, "Shows a bdev to all modules.")
-                .result("True.")
-                .error(i64::from(-libc::ENODEV), "no_such_device", "No bdev has this name."),
+            Method::new::<Examine>(
+                "bdev_examine",
+                Role::Operate,
+                "Asks all modules to examine a bdev.",
+            )
+            .result("True.")
+            .error(
+                i64::from(-libc::ENODEV),
+                "no_such_device",
+                "No bdev has this name.",
+            ),
             on_app(|Examine { name }| match examine::examine(&name) {
                 Ok(()) => Ok(true),
                 Err(_) => Err(RpcError::no_such_device(&name)),
@@ -69,7 +77,7 @@ pub(super) fn entries() -> Vec<Entry> {
             Method::new::<NoParams>(
                 "bdev_wait_for_examine",
                 Role::Read,
-                "Waits until every bdev has been shown to every module.",
+                "Waits until all modules have examined all bdevs.",
             )
             .result("True."),
             on_app_later(|NoParams {}, responder| examine::wait(move || responder.ok(&true))),

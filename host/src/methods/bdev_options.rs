@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 
 params! {
-    /// Parameters of `bdev_set_options`. Absent ones stay as they are.
+    /// Parameters of `bdev_set_options`. An option that is absent keeps its value.
     pub(crate) struct SetOptions {
-        /// Most I/O that the clients of one thread have of one bdev at a time.
+        /// Maximum number of I/O that clients on one thread may have in flight to one bdev.
         bdev_io_pool_size: Option<u32>,
-        /// I/O structures that a thread keeps; kept for clients.
+        /// I/O structures that each thread caches in SPDK. Drivebay only stores the value.
         bdev_io_cache_size: Option<u32>,
-        /// Whether modules are shown new bdevs by themselves.
+        /// If true, the host shows each new bdev to all modules. If false, only `bdev_examine` does.
         bdev_auto_examine: Option<bool>,
-        /// Small buffers that a thread keeps; kept for clients.
+        /// Small buffers that each thread caches in SPDK. Drivebay only stores the value.
         iobuf_small_cache_size: Option<u32>,
-        /// Large buffers that a thread keeps; kept for clients.
+        /// Large buffers that each thread caches in SPDK. Drivebay only stores the value.
         iobuf_large_cache_size: Option<u32>,
     }
 }
@@ -33,10 +33,13 @@ static OPTIONS: Mutex<SetOptions> = Mutex::new(SetOptions {
 });
 
 pub(super) fn entries() -> Vec<Entry> {
-    let method =
-        Method::new::<SetOptions>("bdev_set_options", Role::Admin, "Sets options of all bdevs.")
-            .states(&[State::Startup])
-            .result("True.");
+    let method = Method::new::<SetOptions>(
+        "bdev_set_options",
+        Role::Admin,
+        "Sets options that apply to all bdevs.",
+    )
+    .states(&[State::Startup])
+    .result("True.");
     vec![(method, on_app(set_options))]
 }
 

@@ -14,23 +14,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 params! {
     /// Parameters of `framework_get_config`.
     pub(crate) struct GetConfig {
-        /// Name of a subsystem, as framework_get_subsystems lists it.
+        /// Name of a subsystem, as listed by `framework_get_subsystems`.
         name: String,
-        /// Show consecutive calls of one method as an array, which a client sends as one batch.
+        /// If true, consecutive calls of one method form an array, so that a client can send them as one batch.
         with_batches: bool = false,
     }
     /// Parameters of `framework_set_reactor_mode`.
     pub(crate) struct SetReactorMode {
         /// How idle reactors wait.
         mode: ReactorMode,
-        /// Core of one reactor; all when absent.
+        /// Core of one reactor. If absent, the mode applies to all reactors.
         lcore: Option<u32>,
     }
     /// How idle reactors wait.
     pub(crate) enum ReactorMode {
-        /// They spin.
+        /// They never sleep.
         Polled = "polled",
-        /// They spin for a short while, then sleep.
+        /// They spin for a short time, then sleep.
         Adaptive = "adaptive",
     }
 }
@@ -43,10 +43,10 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             Method::new::<NoParams>(
                 "framework_start_init",
                 Role::Admin,
-                "Ends the startup and initialises the host.",
+                "Ends the startup state and initializes the host.",
             )
             .states(&[State::Startup])
-            .result("True once it is initialised."),
+            .result("True, once the host is initialized."),
             on_app_later(move |NoParams {}, responder| {
                 // A failed send means that the host is stopping. The dropped responder answers with
                 // an error.
@@ -57,7 +57,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             Method::new::<NoParams>(
                 "framework_wait_init",
                 Role::Read,
-                "Waits until the host is initialised.",
+                "Waits until the host is initialized.",
             )
             .in_any_state()
             .result("True."),
@@ -69,21 +69,21 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
                 Role::Read,
                 "Lists the subsystems.",
             )
-            .result("Array of objects of subsystem and depends_on, an array of names."),
+            .result("Array of objects with the members subsystem and depends_on (array of names)."),
             on_app(move |NoParams {}| Ok(subsystems(&of_subsystems))),
         ),
         (
             Method::new::<GetConfig>(
                 "framework_get_config",
                 Role::Read,
-                "Tells the calls that configure a subsystem as it is.",
+                "Returns the calls that restore the current configuration of a subsystem.",
             )
-            .result("Array of objects of method and params."),
+            .result("Array of objects with the members method and params."),
             on_app_later(move |call, responder| get_config(&of_config, call, responder)),
         ),
         (
             Method::new::<NoParams>("framework_get_reactors", Role::Read, "Lists the reactors.")
-                .result("Object of tick_rate, pid and reactors, with their threads."),
+                .result("Object with tick_rate, pid and reactors. Each reactor lists its threads."),
             on_app_later(|NoParams {}, responder| {
                 thread::for_each(thread::info, move |threads| {
                     let threads: Vec<_> = threads.into_iter().flatten().collect();
@@ -95,7 +95,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             Method::new::<SetReactorMode>(
                 "framework_set_reactor_mode",
                 Role::Admin,
-                "Sets how idle reactors wait. A method of Drivebay's own.",
+                "Sets how idle reactors wait. SPDK does not have this method.",
             )
             .in_any_state()
             .result("True."),

@@ -16,7 +16,7 @@ params! {
         small_bufsize: u32 = DEFAULTS.small_size,
         /// Size of a large buffer, in bytes.
         large_bufsize: u32 = DEFAULTS.large_size,
-        /// Pools per NUMA node; not supported yet.
+        /// Separate pools for each NUMA node. Only false is supported yet.
         enable_numa: bool = false,
     }
 }
@@ -27,15 +27,19 @@ pub(super) fn entries() -> Vec<Entry> {
             Method::new::<SetOptions>(
                 "iobuf_set_options",
                 Role::Admin,
-                "Sets number and size of the buffers that bdevs and transports share.",
+                "Sets the number and the size of the buffers that bdevs and transports share.",
             )
             .states(&[State::Startup])
             .result("True."),
             on_app(set_options),
         ),
         (
-            Method::new::<NoParams>("iobuf_get_stats", Role::Read, "Tells how buffers are used.")
-                .result("Array of objects of module, small_pool and large_pool."),
+            Method::new::<NoParams>(
+                "iobuf_get_stats",
+                Role::Read,
+                "Returns the statistics of the buffer pools.",
+            )
+            .result("Array of objects with the members module, small_pool and large_pool."),
             on_app(|NoParams {}| Ok(stats())),
         ),
     ]

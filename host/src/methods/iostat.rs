@@ -13,32 +13,32 @@ use std::sync::Arc;
 params! {
     /// Parameters of `bdev_get_iostat`.
     pub(crate) struct GetIostat {
-        /// Names of bdevs; all when absent.
+        /// Names of bdevs. If absent, the answer covers all bdevs.
         #[range(0..=65536)]
         names: Option<Vec<String>>,
-        /// Name of one bdev: the name that SPDK 25.05 and earlier give this parameter.
+        /// Name of one bdev. Clients of SPDK 25.05 and earlier send this parameter instead of `names`.
         name: Option<String>,
-        /// Show the channels of one bdev instead of their sum.
+        /// If true, the answer has the counters of each channel instead of their sum. Needs exactly one bdev name.
         per_channel: bool = false,
-        /// What is set to zero afterwards.
+        /// Which counters to set to zero after they are read.
         reset_mode: ResetMode = ResetMode::None,
     }
     /// Parameters of `bdev_reset_iostat`.
     pub(crate) struct ResetIostat {
-        /// Name of a bdev; all when absent.
+        /// Name of a bdev. If absent, the counters of all bdevs are reset.
         name: Option<String>,
-        /// What is set to zero.
+        /// Which counters to set to zero.
         mode: ResetMode = ResetMode::All,
     }
     /// Which counters are set to zero.
     pub(crate) enum ResetMode {
-        /// All of them.
+        /// All counters.
         All = "all",
-        /// Longest and shortest latencies.
+        /// The longest and shortest latencies.
         Maxmin = "maxmin",
-        /// Errors.
+        /// The error counters.
         Error = "error",
-        /// None.
+        /// No counters.
         None = "none",
     }
 }
@@ -50,8 +50,12 @@ pub(super) fn entries() -> Vec<Entry> {
     vec![
         (
             no_device(
-                Method::new::<GetIostat>("bdev_get_iostat", Role::Read, "Tells what bdevs did.")
-                    .result("Object of tick_rate, ticks and bdevs, or name and channels."),
+                Method::new::<GetIostat>(
+                    "bdev_get_iostat",
+                    Role::Read,
+                    "Returns I/O counters of bdevs.",
+                )
+                .result("Object with tick_rate, ticks and bdevs, or with name and channels."),
             ),
             on_app_later(get_iostat),
         ),
@@ -60,7 +64,7 @@ pub(super) fn entries() -> Vec<Entry> {
                 Method::new::<ResetIostat>(
                     "bdev_reset_iostat",
                     Role::Operate,
-                    "Sets counters of bdevs to zero, for everybody who reads them.",
+                    "Sets counters of bdevs to zero. This affects all clients that read them.",
                 )
                 .result("True."),
             ),

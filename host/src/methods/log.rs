@@ -11,12 +11,12 @@ use std::sync::Arc;
 params! {
     /// Parameters of `log_set_level` and `log_set_print_level`.
     pub(crate) struct SetLevel {
-        /// The least important level that is still wanted.
+        /// The level. Lines of this level and of more important levels are logged.
         level: Level,
     }
     /// Parameters of `log_set_flag` and `log_clear_flag`.
     pub(crate) struct Flag {
-        /// A component of the host, a plugin, one of SPDK's names for them, or `all`.
+        /// Name of a component of the host, name of a plugin, one of SPDK's flag names, or `all`.
         #[range(1..=64)]
         flag: String,
     }
@@ -37,7 +37,7 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
         (
             set(
                 "log_set_level",
-                "Sets the level of the system's log, of which this host writes none.",
+                "Sets the level of the system log. Drivebay does not write to the system log and only stores the value.",
             ),
             handler(|SetLevel { level }| {
                 log::set_level(level);
@@ -45,32 +45,38 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
             }),
         ),
         (
-            get("log_get_level", "Tells the level of the system's log."),
+            get("log_get_level", "Returns the level that `log_set_level` has set."),
             handler(|NoParams {}| Ok(log::level().as_str())),
         ),
         (
-            set("log_set_print_level", "Sets the level up to which lines are written to stderr."),
+            set("log_set_print_level", "Sets the level up to which the host writes log lines."),
             on_app(move |SetLevel { level }| {
                 log::set_print_level(level);
                 tell_plugins(&printing)
             }),
         ),
         (
-            get("log_get_print_level", "Tells the level up to which lines are written to stderr."),
+            get("log_get_print_level", "Returns the level up to which the host writes log lines."),
             handler(|NoParams {}| Ok(log::print_level().as_str())),
         ),
         (
-            flag("log_set_flag", "Has all lines of a component or plugin written."),
+            flag(
+                "log_set_flag",
+                "Turns a flag on: the host writes all log lines of this component or plugin.",
+            ),
             on_app(move |Flag { flag }| change(&setting, &flag, true)),
         ),
         (
-            flag("log_clear_flag", "Has lines of a component or plugin written by level only."),
+            flag(
+                "log_clear_flag",
+                "Turns a flag off: the print level applies to this component or plugin again.",
+            ),
             on_app(move |Flag { flag }| change(&clearing, &flag, false)),
         ),
         (
-            Method::new::<NoParams>("log_get_flags", Role::Read, "Lists the flags.")
+            Method::new::<NoParams>("log_get_flags", Role::Read, "Lists the log flags.")
                 .in_any_state()
-                .result("Object of the flags and whether they are on."),
+                .result("Object with one member for each flag: true if the flag is on."),
             on_app(move |NoParams {}| {
                 let flags: BTreeMap<String, bool> = known(&listing)
                     .into_iter()

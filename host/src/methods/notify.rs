@@ -9,9 +9,9 @@ use std::sync::Arc;
 params! {
     /// Parameters of `notify_get_notifications`.
     pub(crate) struct GetNotifications {
-        /// Number of the first event that is wanted; the oldest that is kept when it is gone.
+        /// ID of the first event to return. If the host no longer has it, the answer starts with the oldest event that it has.
         id: u64 = 0,
-        /// How many events at most; all when absent.
+        /// Maximum number of events to return. If absent, there is no limit.
         max: Option<u64>,
     }
 }
@@ -20,17 +20,17 @@ pub(super) fn entries(host: &Arc<Host>) -> Vec<Entry> {
     let (kinds, events) = (Arc::clone(&host.notifications), Arc::clone(&host.notifications));
     vec![
         (
-            Method::new::<NoParams>("notify_get_types", Role::Read, "Lists the kinds of events.")
-                .result("Array of names."),
+            Method::new::<NoParams>("notify_get_types", Role::Read, "Lists the types of events.")
+                .result("Array of type names."),
             handler(move |NoParams {}| Ok(kinds.kinds())),
         ),
         (
             Method::new::<GetNotifications>(
                 "notify_get_notifications",
                 Role::Read,
-                "Tells events. The last 1024 are kept.",
+                "Returns events. The host keeps the last 1024.",
             )
-            .result("Array of objects of type, ctx and id."),
+            .result("Array of objects with the members type, ctx and id."),
             handler(move |GetNotifications { id, max }| {
                 let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
                 Ok(events.from(id, max))

@@ -9,22 +9,22 @@ use nix::unistd::Pid;
 params! {
     /// Parameters of `spdk_kill_instance`.
     pub(crate) struct KillInstance {
-        /// Signal that this process gets.
+        /// The signal to send to the host process.
         sig_name: SignalName,
     }
     /// Signals that this process may be sent.
     pub(crate) enum SignalName {
-        /// As Ctrl-C: ends in order.
+        /// Like Ctrl-C: the host shuts down in order.
         Int = "SIGINT" | "2",
-        /// Ends in order.
+        /// The host shuts down in order.
         Term = "SIGTERM" | "15",
-        /// Ends at once, with a core dump.
+        /// The host ends at once, with a core dump.
         Quit = "SIGQUIT" | "3",
-        /// Opens the log file anew.
+        /// The host reopens its log file.
         Hup = "SIGHUP" | "1",
-        /// Ends at once.
+        /// The host ends at once.
         Kill = "SIGKILL" | "9",
-        /// Ends at once.
+        /// The host ends at once.
         Usr1 = "SIGUSR1" | "10",
     }
 }
@@ -33,7 +33,7 @@ pub(super) fn entries() -> Vec<Entry> {
     let method = Method::new::<KillInstance>(
         "spdk_kill_instance",
         Role::Admin,
-        "Sends a signal to the host.",
+        "Sends a signal to the host process.",
     )
     .in_any_state()
     .result("True.");

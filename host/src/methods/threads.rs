@@ -14,7 +14,7 @@ params! {
     pub(crate) struct SetCpumask {
         /// Id of the thread.
         id: u64,
-        /// Cores that it may run on: a mask such as 0x3 or a list such as [0,2-3].
+        /// Cores that the thread may run on: a mask such as 0x3, or a list such as [0,2-3].
         #[range(1..=4096)]
         cpumask: String,
     }
@@ -24,25 +24,25 @@ pub(super) fn entries() -> Vec<Entry> {
     let list = |name, doc| Method::new::<NoParams>(name, Role::Read, doc);
     vec![
         (
-            list("thread_get_stats", "Tells the time that threads spent.")
-                .result("Object of tick_rate and threads."),
+            list("thread_get_stats", "Returns how long each thread was busy and idle.")
+                .result("Object with the members tick_rate and threads."),
             of_each_thread(stats),
         ),
         (
             list("thread_get_pollers", "Lists the pollers of each thread.")
-                .result("Object of tick_rate and threads."),
+                .result("Object with the members tick_rate and threads."),
             of_each_thread(pollers),
         ),
         (
             list("thread_get_io_channels", "Lists the io_channels of each thread.")
-                .result("Object of tick_rate and threads."),
+                .result("Object with the members tick_rate and threads."),
             of_each_thread(io_channels),
         ),
         (
             Method::new::<SetCpumask>(
                 "thread_set_cpumask",
                 Role::Admin,
-                "Sets on which cores a thread may run, and moves it there.",
+                "Sets the cores that a thread may run on, and moves the thread to one of them if needed.",
             )
             .result("True.")
             .error(i64::from(-libc::ESRCH), "no_such_thread", "No thread has this id."),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 params! {
     /// Parameters of `rpc_get_methods`.
     pub(crate) struct GetMethods {
-        /// Only methods that may be called in the present state.
+        /// If true, the list has only methods that may be called in the current state of the host.
         pub(crate) current: bool = false,
-        /// Former names too.
+        /// If true, the list also has former names of methods.
         pub(crate) include_aliases: bool = false,
     }
 }
@@ -27,7 +27,7 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         &Owner::host(),
         Method::new::<GetMethods>("rpc_get_methods", Role::Read, "Lists the methods.")
             .in_any_state()
-            .result("Array of names, sorted."),
+            .result("Sorted array of names."),
         handler(move |GetMethods { current, include_aliases }| {
             let registry = methods.upgrade();
             Ok(registry.map(|methods| methods.list(current, include_aliases)).unwrap_or_default())
@@ -39,7 +39,7 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
         Method::new::<NoParams>(
             "rpc.discover",
             Role::Read,
-            "Describes the methods of the host and of the plugins that are loaded.",
+            "Describes the methods of the host and of the loaded plugins.",
         )
         .in_any_state()
         .result("An OpenRPC document."),
@@ -50,9 +50,9 @@ pub fn register_builtin(registry: &Arc<Registry>) -> Result<(), RegisterError> {
     )?;
     registry.register(
         &Owner::host(),
-        Method::new::<NoParams>("spdk_get_version", Role::Read, "Tells the version.")
+        Method::new::<NoParams>("spdk_get_version", Role::Read, "Returns the version of the host.")
             .in_any_state()
-            .result("Object of `version`, a text, and `fields`: the SPDK release whose methods these are."),
+            .result("Object with `version`, a text, and `fields`, the SPDK release that the methods follow."),
         handler(|NoParams {}| Ok(version())),
     )
 }

@@ -223,7 +223,7 @@ static int32_t init(const struct bay_host *given, void **state) {
 
 static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
-    int32_t status = bay_method(host, rpc, "bdev_ramdisk_create", "Makes a RAM disk.", create_params,
+    int32_t status = bay_method(host, rpc, "bdev_ramdisk_create", "Creates a RAM disk.", create_params,
                                 NUM_CREATE_PARAMS, create, NULL);
     if (status == 0)
         status = bay_method(host, rpc, "bdev_ramdisk_delete", "Deletes a RAM disk.", delete_params, 1,

@@ -244,7 +244,7 @@ static int32_t make_filter(const struct params *params) {
 static const struct bay_param create_params[] = {
     BAY_TEXT_PARAM(struct params, name, true, "Name of the new bdev."),
     BAY_TEXT_PARAM(struct params, base_bdev_name, true, "Name of the base bdev."),
-    BAY_U64_PARAM(struct params, key, true, 1, UINT64_MAX, "What the data is masked with."),
+    BAY_U64_PARAM(struct params, key, true, 1, UINT64_MAX, "Key that masks the data."),
 };
 
 static void create(void *ctx, uint64_t call, struct bay_str json) {
@@ -300,10 +300,10 @@ static int32_t init(const struct bay_host *given, void **state) {
 
 static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
-    int32_t status = bay_method(host, rpc, "bdev_xor_create", "Puts a mask over a bdev.", create_params, 3,
+    int32_t status = bay_method(host, rpc, "bdev_xor_create", "Creates a masking filter on a bdev.", create_params, 3,
                                 create, NULL);
     if (status == 0)
-        status = bay_method(host, rpc, "bdev_xor_delete", "Takes the mask away; the data stays masked.",
+        status = bay_method(host, rpc, "bdev_xor_delete", "Deletes the filter. The data on the base stays masked.",
                             delete_params, 1, delete, NULL);
     return status;
 }

@@ -17,21 +17,21 @@ const NAME_MAX_BYTES: usize = 255;
 params! {
     /// Parameters of every method that creates a disk.
     pub struct DiskParams {
-        /// Name of the new bdev; numbered when absent.
+        /// Name of the new bdev. If absent, the bdev gets the name of its module with a number, such as `Malloc0`.
         pub name: Option<String>,
         /// Capacity, in blocks.
         pub num_blocks: u64,
         /// Block size, in bytes: a multiple of 512.
         pub block_size: u32,
-        /// UUID; derived from the name when absent.
+        /// UUID. If absent, it is derived from the name.
         pub uuid: Option<Uuid>,
-        /// Physical block size, in bytes: a multiple of 512; 0 = the block size.
+        /// Physical block size, in bytes: a multiple of 512. 0 = the block size.
         pub physical_block_size: u32 = 0,
-        /// Metadata bytes per block. Only 0 is supported yet.
+        /// Metadata per block, in bytes. Only 0 is supported yet.
         pub md_size: u32 = 0,
-        /// T10 DIF type. Only 0, no protection, is supported yet.
+        /// T10 DIF type. Only 0 (no protection) is supported yet.
         pub dif_type: i32 = 0,
-        /// Whether the protection information comes first in the metadata. Only false is supported yet.
+        /// If true, the protection information is at the start of the metadata. Only false is supported yet.
         pub dif_is_head_of_md: bool = false,
         /// Format of the protection information. Only 0 is supported yet.
         pub dif_pi_format: u32 = 0,

@@ -354,7 +354,7 @@ pub(super) fn serve_with<P: crate::rpc::Params + 'static>(
     let method = format!("bdev_{module}_create");
     Method::immediate(
         &method.clone(),
-        &format!("Makes a {module} bdev."),
+        &format!("Creates a {module} bdev."),
         move |app, params: P| create(app, &method, params),
     )
     .describe(|method| {
@@ -363,11 +363,11 @@ pub(super) fn serve_with<P: crate::rpc::Params + 'static>(
     .register(app)?;
     Method::new(
         &format!("bdev_{module}_delete"),
-        &format!("Deletes a {module} bdev.\n\nAnswers when its I/O has ended and it is gone."),
+        &format!("Deletes a {module} bdev.\n\nThe answer comes when its I/O has completed and the bdev is gone."),
         move |app, call, params: Delete| delete(app, &params.name, call),
     )
     .describe(|method| {
-        method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
+        method.result("true").error(-19, "no_such_device", "No bdev of this module has that name.")
     })
     .register(app)
 }

@@ -230,10 +230,10 @@ static int32_t init(const struct bay_host *given, void **state) {
 
 static int32_t start(void *state, uint32_t how) {
     (void)state, (void)how;
-    int32_t status = bay_method(host, rpc, "bdev_{{name}}_create", "Puts a filter over a bdev.", create_params, 2,
+    int32_t status = bay_method(host, rpc, "bdev_{{name}}_create", "Creates a filter on a bdev.", create_params, 2,
                                 create, NULL);
     if (status == 0)
-        status = bay_method(host, rpc, "bdev_{{name}}_delete", "Takes the filter away.",
+        status = bay_method(host, rpc, "bdev_{{name}}_delete", "Deletes the filter.",
                             delete_params, 1, delete, NULL);
     return status;
 }

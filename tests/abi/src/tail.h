@@ -1,10 +1,10 @@
 
 /* The door */
 
-/** What the host looks for; defined by BAY_PLUGIN. */
+/** The symbol that the host looks up in a plugin. BAY_PLUGIN defines it. */
 extern __attribute__((visibility("default"))) const struct bay_plugin bay_plugin_v1;
 
-/** Borrows a string literal. */
+/** Makes a bay_str that points to a string literal. It copies nothing. */
 #define BAY_STR(literal) bay_str_of(literal, sizeof(literal) - 1)
 
 static inline struct bay_str bay_str_of(const char *text, size_t len) {
@@ -21,8 +21,8 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
     } variable __attribute__((section(".note.bay"), used, aligned(4))) = {                    \
         4, (uint32_t)BAY_PAD4_(sizeof(text)), type, "BAY", text}
 
-/** What the manifest says besides; define them before the header is included. BAY_PERMISSIONS is a
- *  list in JSON without its brackets.
+/** More fields of the manifest. Define them before you include this header. BAY_PERMISSIONS is a
+ *  JSON list without its brackets.
  */
 #ifndef BAY_VENDOR
 #define BAY_VENDOR ""
@@ -34,10 +34,10 @@ static inline struct bay_str bay_str_of(const char *text, size_t len) {
 #define BAY_PERMISSIONS ""
 #endif
 
-/** Writes the door and both notes; once in a plugin, at file scope, followed by a semicolon.
- *  NAME, VERSION (semantic) and KIND are string literals. PROVIDES and REQUIRES are lists in JSON
- *  without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are BAY_PF_*. START, FINI and
- *  GET_IFACE may be NULL.
+/** Defines the door (the plugin's entry points) and both notes. Use it once in a plugin, at file
+ *  scope, with a semicolon after it. NAME, VERSION (semantic) and KIND are string literals. PROVIDES
+ *  and REQUIRES are JSON lists without their brackets, such as "\"rpc:acme_ping\"", or "". FLAGS are
+ *  BAY_PF_*. START, FINI and GET_IFACE may be NULL.
  */
 #define BAY_PLUGIN(NAME, VERSION, KIND, PROVIDES, REQUIRES, FLAGS, INIT, START, FINI, GET_IFACE) \
     BAY_NOTE_(bay_note_manifest_, BAY_NOTE_MANIFEST,                                          \

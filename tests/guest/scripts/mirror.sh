@@ -1,5 +1,5 @@
-# ext4 on a mirror under verified load, while the test kills one of the mirror's hosts and brings it back. Each time that the
-# test asks for it, more files are written and synced.
+# ext4 on a mirror under verified load, while the test kills one of the mirror's hosts and starts it again. This script writes and
+# syncs more files whenever the test asks for it.
 . "$(dirname "$0")/nvme.sh"
 
 load() {
@@ -42,7 +42,7 @@ wait $load || { cat /run/fio; exit 1; }
 mark "fio verified"
 umount "$folder"
 e2fsck -fn "$disk"
-# From the disk, not from a cache.
+# Read from the disk, not from a cache.
 echo 3 >/proc/sys/vm/drop_caches
 mount -o ro "$disk" "$folder"
 [ "$(wc -l </run/synced.sums)" -eq $((turn * 5)) ]

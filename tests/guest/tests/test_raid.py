@@ -1,4 +1,4 @@
-"""A file system on a mirror whose second disk is in another host process, over NVMe/TCP."""
+"""A file system on a mirror. The second disk is in another host process, over NVMe/TCP."""
 
 from guest import soak_only
 from host import Host
@@ -38,7 +38,7 @@ class Replica(NvmeGuestTest):
             self.assertLess(copied, SIZE // 2)
             print(f"-- second resync: {copied} of {SIZE} bytes", flush=True)
 
-            # The replica alone has everything.
+            # The replica alone must hold all data.
             host.call("bdev_raid_remove_base_bdev", name="local")
             guest.tell("enough")
             self.end(guest, 4 * LIMIT)

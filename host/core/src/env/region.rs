@@ -212,7 +212,8 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     let page = page_len(&file)?;
     let refuse = |why: String| Error::new(libc::EINVAL, format!("memory region: {why}"));
     let size = metadata.size();
-    if offset.checked_add(len).is_none_or(|end| end > size) {
+    // A file may end within its last page. The page is there, and it reads as zeroes behind the end.
+    if offset.checked_add(len).is_none_or(|end| end > size.next_multiple_of(page)) {
         return Err(refuse(format!(
             "{len} bytes at {offset} are not all in the file of {size} bytes"
         )));

@@ -48,15 +48,15 @@ params! {
         /// Path of a regular file or block device.
         #[range(1..=4095)]
         pub filename: String,
-        /// Block size, in bytes: a power of two, at least 512; 0 or absent = that of the file or device.
+        /// Block size, in bytes: a power of two, at least 512. If 0 or absent, the block size of the file or device is used.
         pub block_size: Option<u32>,
-        /// Whether nothing may be written.
+        /// If true, the bdev is read-only.
         pub readonly: bool = false,
-        /// Whether a regular file takes unmap (by punching holes) and write zeroes. Block devices always do.
+        /// If true, a bdev on a regular file supports unmap (by punching holes) and write zeroes. Block devices always support them.
         pub fallocate: bool = false,
-        /// UUID; derived from the canonical path when absent.
+        /// UUID. If absent, it is derived from the canonical path.
         pub uuid: Option<Uuid>,
-        /// Whether to refuse I/O that would block. Only false is supported.
+        /// If true, I/O that would block fails. Only false is supported.
         pub nowait: bool = false,
     }
     /// Parameters of `bdev_uring_create`.
@@ -66,9 +66,9 @@ params! {
         pub filename: String,
         /// Name of the new bdev.
         pub name: String,
-        /// Block size, in bytes: a power of two, at least 512; 0 or absent = that of the file or device.
+        /// Block size, in bytes: a power of two, at least 512. If 0 or absent, the block size of the file or device is used.
         pub block_size: Option<u32>,
-        /// UUID; derived from the canonical path when absent.
+        /// UUID. If absent, it is derived from the canonical path.
         pub uuid: Option<Uuid>,
     }
 }

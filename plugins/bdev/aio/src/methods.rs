@@ -9,7 +9,7 @@ use crate::FileBdev;
 use crate::kind::Kind;
 
 params! {
-    /// Parameters of the methods that look at a file's size again.
+    /// Parameters of `bdev_aio_rescan` and `bdev_uring_rescan`.
     pub struct Rescan {
         /// Name of the bdev.
         pub name: String,
@@ -24,38 +24,42 @@ pub fn register<K: Kind>(app: &App) -> Result<()> {
     let module = K::MODULE;
     Method::immediate(
         &format!("bdev_{module}_create"),
-        &format!("Makes a bdev of a file or block device ({module})."),
+        &format!("Creates a bdev from a file or block device ({module})."),
         create::<K>,
     )
     .describe(|method| {
         method
             .result("Name of the new bdev.")
-            .error(-16, "busy", "Another has the file open and locked, or the device is mounted.")
+            .error(
+                -16,
+                "busy",
+                "Another program or bdev has locked the file, or the device is mounted.",
+            )
             .error(-17, "exists", "A bdev has that name.")
             .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
     })
     .register(app)?;
     Method::immediate(
         &format!("bdev_{module}_rescan"),
-        "Takes over the size that the file or block device has now.\n\n\
-         A bdev does not shrink while it is open; I/O behind the end of its file then fails.",
+        "Sets the size of the bdev to the present size of its file or block device.\n\n\
+         A bdev cannot shrink while it is open. If its file has become shorter, I/O beyond the end of the file fails.",
         rescan::<K>,
     )
     .describe(|method| {
-        method.result("true").error(-16, "busy", "It would shrink while it is open.").error(
+        method.result("true").error(-16, "busy", "The bdev would shrink, and it is open.").error(
             -19,
             "no_such_device",
-            "No bdev of this kind has that name.",
+            "No bdev of this module has that name.",
         )
     })
     .register(app)?;
     Method::new(
         &format!("bdev_{module}_delete"),
-        "Deletes the bdev; the file stays.\n\nAnswers when its I/O has ended and it is gone.",
+        "Deletes the bdev. The file remains.\n\nThe answer comes when its I/O has completed and the bdev is gone.",
         delete::<K>,
     )
     .describe(|method| {
-        method.result("true").error(-19, "no_such_device", "No bdev of this kind has that name.")
+        method.result("true").error(-19, "no_such_device", "No bdev of this module has that name.")
     })
     .register(app)
 }

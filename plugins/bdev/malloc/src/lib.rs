@@ -25,11 +25,11 @@ pub struct Malloc {
 params! {
     /// Parameters of `bdev_malloc_create`, besides those of every disk.
     pub struct Own {
-        /// I/O is split at multiples of this many blocks; 0 = never.
+        /// The host splits I/O at multiples of this many blocks. 0 = no splitting.
         optimal_io_boundary: u32 = 0,
-        /// Whether metadata lies behind each block's data. Only false is supported yet.
+        /// If true, the metadata of a block follows its data. Only false is supported yet.
         md_interleave: bool = false,
-        /// NUMA node of the memory; -1 = any.
+        /// NUMA node of the memory. -1 = any node.
         numa_id: i32 = -1,
     }
 }

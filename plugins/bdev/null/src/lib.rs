@@ -22,15 +22,15 @@ pub struct Null {
 params! {
     /// Parameters of `bdev_null_create`, besides those of every disk.
     pub struct Own {
-        /// Smallest good write, in blocks; 0 = 1. A hint.
+        /// Writes are fastest in multiples of this many blocks. Saved, but without effect yet.
         preferred_write_granularity: u32 = 0,
-        /// Alignment of good writes, in blocks; 0 = 1. A hint.
+        /// Writes are fastest when they start at a multiple of this many blocks. Saved, but without effect yet.
         preferred_write_alignment: u32 = 0,
-        /// Best length of a write, in blocks; 0 = unknown. A hint.
+        /// Best length of a write, in blocks. Saved, but without effect yet.
         optimal_write_size: u32 = 0,
-        /// Smallest good unmap, in blocks; 0 = 1. A hint.
+        /// Unmaps are fastest in multiples of this many blocks. Saved, but without effect yet.
         preferred_unmap_granularity: u32 = 0,
-        /// Alignment of good unmaps, in blocks; 0 = 1. A hint.
+        /// Unmaps are fastest when they start at a multiple of this many blocks. Saved, but without effect yet.
         preferred_unmap_alignment: u32 = 0,
     }
     /// Parameters of `bdev_null_resize`.
@@ -89,7 +89,7 @@ impl Bdev for Null {
 }
 
 fn start(app: &App) -> Result<()> {
-    let doc = "Gives a null bdev another capacity.\n\nIt does not shrink while it is open.";
+    let doc = "Changes the capacity of a null bdev.\n\nThe bdev cannot shrink while it is open.";
     Method::immediate("bdev_null_resize", doc, resize)
         .describe(|method| method.result("true"))
         .register(app)

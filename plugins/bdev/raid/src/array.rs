@@ -23,14 +23,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Whether an array is on the bus.
+/// The state of an array, and whether it is on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The array is on the bus.
     Online,
     /// The array waits for members.
     Configuring,
-    /// The array was on the bus. It lost too many members, or it is being deleted.
+    /// The array left the bus: it lost too many members, or a call deletes it.
     Offline,
 }
 
@@ -48,19 +48,19 @@ impl State {
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     pub(crate) name: Option<String>,
-    /// UUID of the slot's member, or of the one that the slot waits for; all zero = neither.
+    /// UUID of the slot's member, or of the member that the slot waits for; all zero = neither.
     pub(crate) uuid: [u8; 16],
     /// First block of the array's data on the member.
     pub(crate) data_offset: u64,
     /// Blocks of the array's data on the member; 0 = not known yet.
     pub(crate) data_size: u64,
     pub(crate) member: Option<Rc<Member>>,
-    /// Whether the member is being rebuilt.
+    /// Whether the array is rebuilding the member.
     pub(crate) is_target: bool,
 }
 
 impl Slot {
-    /// Whether the slot neither has a member nor waits for a certain one.
+    /// Whether the slot neither has a member nor waits for a certain member.
     pub(crate) fn is_empty(&self) -> bool {
         self.member.is_none() && self.name.is_none() && self.uuid == [0; 16]
     }
@@ -84,9 +84,9 @@ pub(crate) struct Array {
     pub(crate) has_superblock: bool,
     pub(crate) state: Cell<State>,
     pub(crate) slots: RefCell<Vec<Slot>>,
-    /// The superblock on the members; `None` when they have none, or when it is not known yet.
+    /// The superblock on the members; `None` when they have none, or before the first start.
     pub(crate) superblock: RefCell<Option<Superblock>>,
-    /// The write-intent record, if the array has one and is online. `intent_lock` is held while it is written.
+    /// The write-intent record, if the array has one and is online. Whoever writes it holds `intent_lock`.
     pub(crate) intent: RefCell<Option<Intent>>,
     pub(crate) intent_lock: Lock,
     /// Whoever changes the members holds it.
@@ -95,14 +95,16 @@ pub(crate) struct Array {
     pub(crate) shared: RefCell<Option<Arc<Shared>>>,
     pub(crate) profile: RefCell<Option<Profile>>,
     pub(crate) rebuild: RefCell<Option<Rc<Rebuild>>>,
-    /// UUIDs of members that left the array, came back, and wait for their rebuild.
+    /// UUIDs of members that left the array, returned, and wait for their rebuild.
     pub(crate) returning: RefCell<Vec<[u8; 16]>>,
-    /// The scrub that is under way, or the last one.
+    /// The running scrub, or the last one.
     pub(crate) scrub: RefCell<Option<Rc<Scrub>>>,
     pub(crate) is_ending: Cell<bool>,
-    /// The last rebuild that ended well: its member, and the bytes that it copied.
+    /// The last rebuild that succeeded: its member, and the bytes that it copied.
     pub(crate) last_rebuild: RefCell<Option<(String, u64)>>,
     pub(crate) mending: Cell<Mending>,
+    /// Whether a task clears marks of the write-intent record.
+    pub(crate) is_clearing: Cell<bool>,
 }
 
 impl Array {
@@ -134,6 +136,7 @@ impl Array {
             is_ending: Cell::new(false),
             last_rebuild: RefCell::default(),
             mending: Cell::default(),
+            is_clearing: Cell::new(false),
         }
     }
 
@@ -161,8 +164,8 @@ impl Array {
     /// The open members and their slots.
     pub(crate) fn members(&self) -> Slots {
         let slots = self.slots.borrow();
-        let members = (0_u8..).zip(slots.iter());
-        members.filter_map(|(number, slot)| Some((number, slot.member.clone()?))).collect()
+        let members = slots.iter().zip(0_u8..);
+        members.filter_map(|(slot, number)| Some((number, slot.member.clone()?))).collect()
     }
 
     /// The slot of the member with this serial number.
@@ -171,7 +174,7 @@ impl Array {
         members.iter().find(|(_, member)| member.serial == serial).map(|(slot, _)| *slot)
     }
 
-    /// Before the start: how many members the array needs to start. After that: how many it has.
+    /// Before the start: how many members the array needs to start. After the start: how many it has.
     pub(crate) fn num_operational(&self) -> usize {
         match (self.state.get(), &*self.superblock.borrow()) {
             (State::Configuring, Some(superblock)) => {
@@ -200,7 +203,7 @@ impl Array {
     /// [`put`](Self::put). `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV`; `EPERM` when it is in use; `EINVAL` when it does not fit.
+    /// `ENODEV`; `EPERM` when the bdev is in use; `EINVAL` when it does not fit.
     pub(crate) fn open_member(&self, app: &App, number: u8, name: &str) -> Result<Candidate> {
         let member = Member::open(app, name)?;
         let info = &member.info;
@@ -258,10 +261,10 @@ impl Array {
         }
     }
 
-    /// Puts the array on the bus if all members that it waits for are there. `[app thread]`
+    /// Puts the array on the bus if it waits for no more members. The caller holds `lock`. `[app thread]`
     ///
     /// # Errors
-    /// Why the array cannot start. It stays as it is.
+    /// Why the array cannot start. It keeps its state, and a new array removes its superblocks from the members.
     pub(crate) async fn start_if_complete(self: &Rc<Self>, app: &App) -> Result<()> {
         let members = self.members();
         let is_complete = members.len() == self.num_operational();
@@ -283,6 +286,10 @@ impl Array {
         if let Some(superblock) = self.superblock_to_start(first, &layout)? {
             let failed = superblock::write(&members, &superblock).await;
             if !failed.is_empty() {
+                if found.is_none() {
+                    // The array is new: no bdev may stay behind as its member.
+                    superblock::clear(&members, &superblock).await;
+                }
                 let message = format!(
                     "array {}: the superblock cannot be written to every member",
                     self.name
@@ -292,7 +299,15 @@ impl Array {
             self.superblock.replace(Some(superblock));
         }
         let (marks, failed) = intent::start(self, &members, &layout, found).await.unzip();
-        self.register(app, layout, &members, marks)?;
+        if let Err(error) = self.register(app, layout, &members, marks) {
+            if found.is_none()
+                && let Some(superblock) = self.superblock.take()
+            {
+                superblock::clear(&members, &superblock).await;
+                intent::erase(self).await;
+            }
+            return Err(error);
+        }
         self.state.set(State::Online);
         info!("array {} is online with {} members", self.name, members.len());
         if let (Some(shared), Some(failed)) = (&*self.shared.borrow(), failed) {
@@ -322,7 +337,7 @@ impl Array {
         Ok(layout)
     }
 
-    /// The superblock to write before the array starts. `None` for an array that has none.
+    /// The superblock to write before the array starts. `None` for an array without superblocks.
     fn superblock_to_start(&self, member: &Member, layout: &Layout) -> Result<Option<Superblock>> {
         if !self.has_superblock {
             return Ok(None);
@@ -377,7 +392,7 @@ impl Array {
         let profile = Profile::new(&self.name, self.uuid, &layout, &opened)?;
         let slots = self.slots.borrow();
         let offset = |slot: u8| slots.get(usize::from(slot)).map_or(0, |slot| slot.data_offset);
-        // `save` and the superblocks make the array again, so the bus saves no method.
+        // `save` and the superblocks create the array again, so the bus saves no method.
         if self.level.may_lose(layout.members()) == 0 {
             let members =
                 members.iter().map(|(slot, member)| (Arc::clone(&member.desc), offset(*slot)));
@@ -400,17 +415,24 @@ impl Array {
     }
 
     /// The array on the bus, of a level that can lose members.
+    ///
+    /// # Errors
+    /// `ENODEV` when the array is not online. Another bdev may have its name then.
     pub(crate) fn on_bus(&self) -> Result<Registered<Redundant>> {
+        if self.state.get() != State::Online {
+            let message = format!("array {} is not online", self.name);
+            return Err(Error::new(errno::ENODEV, message));
+        }
         bdev::find(&self.name)
     }
 
-    /// Takes the array off the bus and waits until it is gone. `[app thread]`
+    /// Unregisters the array from the bus and waits for the end of that. The caller holds `lock`. `[app thread]`
     pub(crate) async fn take_off(&self, app: &App) {
         if self.state.get() != State::Online {
             return;
         }
         self.state.set(State::Offline);
-        // Before the rebuild: its window may wait for I/O that a lane holds.
+        // This comes before the end of the rebuild, whose window may wait for I/O that a lane holds.
         let shared = self.shared.take();
         if let Some(shared) = &shared {
             shared.go_offline();
@@ -426,7 +448,7 @@ impl Array {
             return;
         }
         if !matches!(gone.await, Ok(Ok(()))) {
-            warn!("array {} was taken off the bus with an error", self.name);
+            warn!("array {} left the bus with an error", self.name);
         }
         if let Some(shared) = &shared {
             intent::close(self, shared).await;
@@ -441,7 +463,7 @@ impl Array {
         }
     }
 
-    /// The rebuild, also one that is about to begin: no client may take its member for current.
+    /// The rebuild, including one that is about to begin, so that no client takes its member for current.
     fn show_process(&self) -> Option<Value> {
         if let Some(rebuild) = &*self.rebuild.borrow() {
             return Some(rebuild.show());

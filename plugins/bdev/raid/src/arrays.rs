@@ -19,13 +19,13 @@ static OPTIONS: OnApp<Cell<Options>> = OnApp::new();
 /// Options of rebuilds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// KiB of the array that a rebuild copies at a time. I/O to them waits meanwhile.
+    /// KiB of the array that a rebuild copies at a time. I/O to these blocks waits meanwhile.
     pub(crate) window_kb: u32,
-    /// MiB a second that a rebuild may copy; 0 = no limit.
+    /// MiB per second that a rebuild may copy; 0 = no limit.
     pub(crate) bandwidth_mb: u32,
 }
 
-/// Longest window of a rebuild, in KiB.
+/// Size of the largest window of a rebuild, in KiB.
 const WINDOW_KB_MAX: u32 = 64 << 10;
 
 /// The current options. `[app thread]`
@@ -36,7 +36,7 @@ pub(crate) fn options() -> Options {
 /// Sets the options of all rebuilds that begin from now on.
 ///
 /// # Errors
-/// `EINVAL` for a window of 0, or one that would hold back more than 64 MiB of the array.
+/// `EINVAL` for a window of 0 or of more than 64 MiB: I/O to the window waits.
 pub(crate) fn set_options(options: Options) -> Result<()> {
     if !(1..=WINDOW_KB_MAX).contains(&options.window_kb) {
         let allowed = format!("1 to {WINDOW_KB_MAX}");
@@ -61,7 +61,7 @@ pub(crate) fn by_uuid(uuid: [u8; 16]) -> Option<Rc<Array>> {
     all().into_iter().find(|array| array.uuid == uuid)
 }
 
-/// The array whose channels share this.
+/// The array whose channels share `shared`, while it is online.
 pub(crate) fn of_shared(shared: &Arc<Shared>) -> Option<Rc<Array>> {
     by_uuid(shared.uuid)
         .filter(|array| array.shared.borrow().as_ref().is_some_and(|it| Arc::ptr_eq(it, shared)))
@@ -89,7 +89,7 @@ pub(crate) fn forget(array: &Rc<Array>) {
     array.slots.borrow_mut().clear();
 }
 
-/// What a new array is made of.
+/// Parameters of a new array.
 #[derive(Debug)]
 pub(crate) struct NewArray {
     pub(crate) name: String,
@@ -134,11 +134,11 @@ fn name_of_empty(slot: usize) -> String {
     format!("removed_base_bdev_{slot}")
 }
 
-/// Makes an array. It goes online as soon as all of its members are there. `[app thread]`
+/// Creates an array. It goes online as soon as all of its members are there. `[app thread]`
 ///
 /// # Errors
 /// `EINVAL`; `EEXIST` for a name or UUID in use, and for a bdev with the superblock of an array; `EPERM` for a bdev
-/// in use; or how writing a superblock failed. The array does not exist then.
+/// in use; or why a superblock could not be written. Then there is no array.
 pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
     new.check()?;
     let uuid = new.uuid.map_or_else(new_uuid, Ok)?;
@@ -149,7 +149,7 @@ pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
         ));
     }
     let slots = (0..).zip(&new.base_bdevs).map(|(number, name)| {
-        // A superblock tells by itself which members are gone.
+        // An array with superblocks does not need this name: they list the missing members.
         let is_empty = !new.has_superblock && *name == name_of_empty(number);
         Slot { name: (!is_empty).then(|| name.clone()), ..Slot::default() }
     });
@@ -165,7 +165,7 @@ pub(crate) async fn create(app: &App, new: NewArray) -> Result<()> {
     made
 }
 
-/// Opens the members that are on the bus, and starts the array if that is all of them.
+/// Opens the members that are on the bus, and starts the array if all of them are.
 async fn fill(app: &App, array: &Rc<Array>, names: &[String]) -> Result<()> {
     for (name, number) in names.iter().zip(0_u8..) {
         if array.slots.borrow().get(usize::from(number)).is_some_and(Slot::is_empty) {
@@ -182,6 +182,9 @@ async fn fill(app: &App, array: &Rc<Array>, names: &[String]) -> Result<()> {
         {
             let message = format!("Superblock of a different raid bdev found on bdev {name}");
             return Err(Error::new(errno::EEXIST, message));
+        }
+        if member.is_gone() {
+            continue;
         }
         array.put(number, candidate, false);
     }
@@ -208,7 +211,7 @@ pub(crate) async fn delete(app: &App, array: &Rc<Array>, clears_superblock: bool
     Ok(())
 }
 
-/// Saves the options, and the arrays without a superblock. The others are found on their members.
+/// Saves the options, and the arrays without a superblock. `assemble` finds the others by their superblocks.
 pub(crate) fn save(config: &mut Config<'_>) {
     let Options { window_kb, bandwidth_mb } = options();
     config.call(
@@ -239,10 +242,11 @@ pub(crate) fn driver_specific(name: &str) -> Map<String, Value> {
     shown.into_iter().collect()
 }
 
-/// Takes all arrays off the bus. The plugin ends after that.
+/// Unregisters all arrays from the bus. The plugin ends after that.
 pub(crate) fn close_all(app: &App, stopping: Stopping) {
     let close = async move |app: &App| {
-        for array in all() {
+        // The newest first: an array may be a member of a newer one, which must not record that as the loss of a member.
+        for array in all().into_iter().rev() {
             array.is_ending.set(true);
             let _guard = array.lock.lock("stop").await;
             array.take_off(app).await;

@@ -1,6 +1,6 @@
-//! Looks at new bdevs: a superblock says which array a bdev belongs to; an array without one waits for names.
+//! Examines new bdevs: a superblock says which array a bdev belongs to; an array without superblocks waits for names.
 //!
-//! The plugin looks at one bdev at a time, in any order. The superblock with the largest sequence number is the
+//! The plugin examines one bdev at a time, in any order. The superblock with the largest sequence number is the
 //! truth. An array starts when all members that this superblock calls configured are there.
 
 use crate::array::{Array, Slot, State};
@@ -16,10 +16,10 @@ use drivebay_spec_raid::{Level, Member, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Held while a bdev is looked at.
+/// Held during an examination.
 static ONE_AT_A_TIME: OnApp<Lock> = OnApp::new();
 
-/// Looks at a new bdev. `[app thread]`
+/// Examines a new bdev in a task. `[app thread]`
 pub(crate) fn examine(app: &App, examine: Examine) {
     let look = async move |app: &App| {
         let lock = ONE_AT_A_TIME.get_or_init(Lock::new);
@@ -74,7 +74,7 @@ async fn find(app: &App, name: &str) -> Result<Option<(Superblock, Info)>> {
     Ok(Some((superblock, info)))
 }
 
-/// Adds a bdev with a superblock to its array. Makes the array if this is its first member.
+/// Adds a bdev with a superblock to its array. Creates the array for its first member.
 async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     let array = match arrays::by_uuid(found.uuid) {
         None => arrays::add(Array::from_superblock(found))?,
@@ -136,13 +136,13 @@ async fn join(app: &App, found: Superblock, info: &Info) -> Result<()> {
     }
 }
 
-/// Replaces an array that is not online by the one that a newer superblock describes. Of the bdevs that were found so far,
-/// those that the newer superblock calls configured are its members. They may have been out of date before: the end of a
-/// rebuild is recorded on one member first.
+/// Replaces an array that is not online by the array that a newer superblock describes. Members of the new array are the bdevs
+/// found so far that the newer superblock calls configured. The older superblock may have called them out of date: at the end of
+/// a rebuild, one member gets the new superblock first.
 async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<Array>> {
     if array.state.get() != State::Configuring {
         let message = format!(
-            "array {} already started with an older superblock; arrays that were written separately are not merged",
+            "array {} already started with an older superblock; the plugin does not merge arrays that were written separately",
             array.name
         );
         return Err(Error::new(errno::EBUSY, message));
@@ -150,7 +150,6 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
     let mut names: Vec<String> =
         array.members().iter().map(|(_, member)| member.name().to_owned()).collect();
     names.extend(array.returning.take().into_iter().map(|uuid| Uuid(uuid).to_string()));
-    let uuid = found.uuid;
     let guard = array.lock.lock("assemble").await;
     array.is_ending.set(true);
     arrays::forget(array);
@@ -167,11 +166,13 @@ async fn replace(app: &App, array: &Rc<Array>, found: Superblock) -> Result<Rc<A
             array.returning.borrow_mut().push(info.uuid());
         }
         if let Some(entry) = entry.filter(is_current) {
-            let candidate = array.open_member(app, entry.slot, info.name())?;
-            array.put(entry.slot, candidate, false);
+            match array.open_member(app, entry.slot, info.name()) {
+                Ok(candidate) => array.put(entry.slot, candidate, false),
+                // The others may still join.
+                Err(error) => warn!("bdev {} joins no array: {error}", info.name()),
+            }
         }
     }
-    debug_assert_eq!(array.uuid, uuid, "the array is the one of the superblock");
     Ok(array)
 }
 
@@ -192,20 +193,21 @@ async fn join_torn(app: &App, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Adds the members that an array waits for and whose superblocks a power cut has torn. A superblock of five or more members has
-/// several blocks. Such a member is current if its write-intent record is not newer than the superblock of the others: the record
-/// follows each change of the superblock, so the torn one had not taken effect, and no write was acknowledged after it.
+/// Adds members that an array waits for and whose superblocks a power cut has torn. The superblock of an array of five or more
+/// members has several blocks. Such a member is current if its write-intent record is not newer than the superblock of the other
+/// members: the record follows each change of the superblock, so the torn superblock was not in effect, and the array acknowledged
+/// no write after it.
 async fn take_torn(app: &App, array: &Rc<Array>) -> Result<()> {
     let known = array.superblock.borrow().as_ref().map(|known| known.sequence);
     let Some(known) = known.filter(|_| array.state.get() == State::Configuring) else {
         return Ok(());
     };
-    let waits = |(number, slot): (u8, &Slot)| {
+    let waits = |(slot, number): (&Slot, u8)| {
         (slot.member.is_none() && slot.uuid != [0; 16]).then_some((number, slot.uuid))
     };
-    let waited: Vec<_> = (0..).zip(array.slots.borrow().iter()).filter_map(waits).collect();
+    let waited: Vec<_> = array.slots.borrow().iter().zip(0..).filter_map(waits).collect();
     for (number, uuid) in waited {
-        // Most of them are not there yet.
+        // Most of these bdevs are not on the bus yet.
         let Ok(candidate) = array.open_member(app, number, &Uuid(uuid).to_string()) else {
             continue;
         };
@@ -214,13 +216,17 @@ async fn take_torn(app: &App, array: &Rc<Array>) -> Result<()> {
             continue;
         }
         let name = member.name().to_owned();
-        match intent::newest_on(member, array.uuid).await {
+        let record = intent::newest_on(member, array.uuid).await;
+        if member.is_gone() {
+            continue;
+        }
+        match record {
             Some(record) if record.sequence <= known => {
                 info!("array {}: the torn superblock of bdev {name} is replaced", array.name);
                 array.put(number, candidate, false);
             }
             _ => warn!(
-                "array {}: the superblock of bdev {name} is torn, and nothing tells that its data are current",
+                "array {}: the superblock of bdev {name} is torn, and no record shows that its data are current",
                 array.name
             ),
         }

@@ -24,16 +24,22 @@ pub(crate) async fn with_held<T>(
     let bdev = array.on_bus()?;
     let (done, quiet) = oneshot::channel();
     bdev.quiesce_blocks(app, blocks, move |_, status| drop(done.send(status)))?;
-    quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))??;
-    let result = operation().await;
-    bdev.unquiesce_blocks(app, blocks)?;
-    result
+    let quiet = quiet.await.map_err(|_| Error::new(errno::ECANCELED, "the bus is stopping"))?;
+    let result = match quiet {
+        Ok(()) => operation().await,
+        // The bus holds back the I/O nevertheless.
+        Err(error) => Err(error),
+    };
+    let released = bdev.unquiesce_blocks(app, blocks);
+    let result = result?;
+    released?;
+    Ok(result)
 }
 
-/// Limits copies to the bandwidth that `bdev_raid_set_options` had set when they began.
+/// Limits copies to the bandwidth of `bdev_raid_set_options`. A change of the options affects later copies only.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Bytes a second; 0 = no limit.
+    /// Bytes per second; 0 = no limit.
     bandwidth: u64,
     next_ns: u64,
 }
@@ -57,8 +63,8 @@ impl Pace {
     }
 }
 
-/// Copies blocks of the array from the other members to a member. A failed write takes the member out; a failed read
-/// takes no member out. `spare` keeps a buffer for the next call.
+/// Copies blocks of the array from the other members to a member. If the write fails, the array removes the member; if a read
+/// fails, it removes none. `spare` keeps a buffer for the next call.
 ///
 /// # Errors
 /// Why the blocks cannot be copied.
@@ -83,8 +89,8 @@ pub(crate) async fn to_member(
     Ok(())
 }
 
-/// Makes all copies of blocks equal: writes one that can be read to all members. A failed write takes the
-/// member out.
+/// Makes all copies of blocks equal: reads one copy and writes it to all members. If a write fails, the array removes the
+/// member.
 ///
 /// # Errors
 /// Why the copies may still differ.
@@ -101,7 +107,7 @@ pub(crate) async fn make_equal(array: &Array, blocks: Range) -> Result<()> {
             continue;
         }
         let mut buf = read_one(array, &places, &run, None).await?;
-        // The member that was read gets its own data again.
+        // The member that supplied the data gets it again.
         for to in &places {
             buf = write_one(array, *to, run.end - run.start, buf).await?;
         }
@@ -186,7 +192,7 @@ async fn read_one<'a>(
     Err(Error::new(errno::EIO, message))
 }
 
-/// Writes blocks to a member. If that fails, the member is taken out.
+/// Writes blocks to a member. If that fails, the array removes the member.
 pub(crate) async fn write_one(array: &Array, to: Place, nblocks: u64, buf: Buf) -> Result<Buf> {
     let (member, offset) = member_of(array, to.member).ok_or_else(gone)?;
     let written = member.write(Range::new(offset + to.lba, nblocks), buf).await;
@@ -210,7 +216,7 @@ pub(crate) fn member_of(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> 
     Some((slot.member.clone()?, slot.data_offset))
 }
 
-/// As [`member_of`], if the member may be read.
+/// As [`member_of`], unless the array is rebuilding the member.
 pub(crate) fn source(array: &Array, number: u8) -> Option<(Rc<Member>, u64)> {
     let is_target =
         array.slots.borrow().get(usize::from(number)).is_some_and(|slot| slot.is_target);

@@ -1,7 +1,7 @@
-//! The write-intent record on the app thread: when it is written, and how it is used.
+//! The write-intent record on the app thread: when the array writes it, and how it uses it.
 //!
-//! A write waits in its lane until the mark of its region is durable on the members. Marks are cleared only while all
-//! members are current, after a flush. So a member that comes back lacks no more than the regions with a mark, and
+//! A write waits in its lane until the mark of its region is durable on the members. The array clears marks only while all
+//! members are current, after a flush. So a member that returns lacks no more than the regions with a mark, and
 //! after a crash copies differ in no other region.
 
 use crate::array::{Array, Candidate, State};
@@ -25,12 +25,12 @@ use std::time::Duration;
 
 /// Bytes of the smallest region.
 const REGION_LEN_MIN: u64 = 1 << 20;
-/// How often the marks of regions that were not written in between are cleared.
+/// How often the array clears the marks of regions that no client wrote meanwhile.
 const CLEAR_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads the record of an array that starts from its current members, and writes it again. The members have the new
-/// superblock already; `found` is the sequence number of the one that was there before. Returns the marks for the channels,
-/// and the slots of members that do not take the record. These do not keep the array from starting.
+/// superblock already; `found` is the sequence number of the superblock before it. Returns the marks for the channels,
+/// and the slots of members that fail to write the record. The array starts nevertheless.
 pub(crate) async fn start(
     array: &Array,
     members: &Slots,
@@ -43,7 +43,7 @@ pub(crate) async fn start(
     }
     if !has_room(array, first) {
         warn!(
-            "array {}: its data begin below 1 MiB, so there is no room for a write-intent record",
+            "array {}: its data begin below 1 MiB, so it has no room for a write-intent record",
             array.name
         );
         return None;
@@ -73,8 +73,8 @@ pub(crate) async fn start(
         away: Vec::new(),
         regions: Regions::default(),
     });
-    // Another program has started the array since and set no marks, or a newer record cannot be read. So nobody knows what
-    // members that are away lack.
+    // Another program has started the array since then and set no marks, or a newer record cannot be read. So nobody knows
+    // what members that are away lack.
     let is_of_another = found.is_some_and(|found| is_new || found != intent.sequence);
     if is_of_another || is_unreadable {
         intent.away.clear();
@@ -83,7 +83,7 @@ pub(crate) async fn start(
     let mut torn = if ended_in_order { Regions::default() } else { intent.regions.clone() };
     if is_of_another && has_copies(layout, members) {
         info!(
-            "array {}: another program has used it and leaves no sign of an orderly end, so all copies are made equal",
+            "array {}: another program has used it and does not record a clean stop, so all copies will be made equal",
             array.name
         );
         let last = layout.num_blocks().saturating_sub(1) >> region_shift;
@@ -94,7 +94,7 @@ pub(crate) async fn start(
     intent.was_used_by_another &= !torn.is_empty();
     let marks = Marks::new(layout.num_blocks(), &intent, &torn);
     array.intent.replace(Some(intent));
-    // Both copies may be left over from an older array with the same UUID.
+    // Both places may still have the record of an older array with the same UUID.
     let copies = if is_new { 2 } else { 1 };
     let mut failed = Vec::new();
     for _ in 0..copies {
@@ -103,22 +103,22 @@ pub(crate) async fn start(
     Some((marks, failed))
 }
 
-/// Whether the members that are there hold copies of each other. An array with parity has none while a member is missing.
+/// Whether the present members hold copies of each other. An array with parity has none while a member is missing.
 fn has_copies(layout: &Layout, members: &Slots) -> bool {
     let needed = if layout.level().parities() > 0 { usize::from(layout.members()) } else { 2 };
     members.len() >= needed
 }
 
-/// Whether the data of all members begin behind the record. The numbers of a superblock may be wrong.
+/// Whether the data of all members begin behind the record. A superblock may have wrong numbers.
 fn has_room(array: &Array, member: &Member) -> bool {
     let least = DATA_OFFSET_MIN.div_ceil(member.data_block_size().max(1).into());
     let slots = array.slots.borrow();
-    // An empty slot may have no offset yet. Its next member gets one that is large enough.
+    // An empty slot may have no offset yet. Its next member gets an offset that is large enough.
     slots.iter().all(|slot| slot.data_offset == 0 || slot.data_offset >= least)
 }
 
-/// Changes the record and writes it to these members, if the array has one. Returns the slots on which that failed, and
-/// the lock of the record.
+/// Changes the record and writes it to these members, if the array has a record. Returns the slots on which the write failed,
+/// and the lock of the record.
 pub(crate) async fn update(
     array: &Array,
     members: &Slots,
@@ -171,7 +171,7 @@ async fn read(member: &Member) -> Vec<Result<Option<Intent>>> {
     found
 }
 
-/// The block of the array below which a bdev lacks only regions with a mark; 0 if the bdev must be rebuilt as a whole.
+/// The block of the array below which a bdev lacks only regions with a mark; 0 if the array must rebuild the whole bdev.
 /// `found` is the bdev's own superblock.
 pub(crate) fn current_below(
     array: &Array,
@@ -185,7 +185,7 @@ pub(crate) fn current_below(
     let (Some(away), Some(own)) = (intent.away(slot), found.member(slot)) else { return 0 };
     let is_listed = known.member(slot).is_some_and(|entry| entry.uuid == info_uuid);
     let is_configured = own.state == MemberState::Configured;
-    // It left with this superblock, or during its rebuild. With any other one, it was in use without the array.
+    // It left with this superblock, or during its rebuild. With any other superblock, something else has used it.
     let is_as_left = if is_configured {
         found.sequence == away.left_at
     } else {
@@ -196,8 +196,8 @@ pub(crate) fn current_below(
     if is_listed && is_as_left && is_same { away.current_below } else { 0 }
 }
 
-/// Notes that members leave. They were current until the superblock with the sequence number `left_at`. A member that
-/// was being rebuilt stays on record as it is.
+/// Notes that members leave. They were current until the superblock with the sequence number `left_at`. The record of a
+/// member whose rebuild has not ended stays as it is.
 pub(crate) fn note_left(intent: &mut Intent, slots: &[u8], left_at: u64) {
     for slot in slots {
         if intent.away(*slot).is_none() {
@@ -206,7 +206,7 @@ pub(crate) fn note_left(intent: &mut Intent, slots: &[u8], left_at: u64) {
     }
 }
 
-/// Sets the marks that channels wait for, until none waits.
+/// Sets the marks that channels wait for, until no channel waits.
 pub(crate) async fn record_wanted(shared: &Arc<Shared>) {
     let Some(marks) = &shared.marks else { return };
     loop {
@@ -223,40 +223,54 @@ pub(crate) async fn record_wanted(shared: &Arc<Shared>) {
     }
 }
 
-/// Sets marks. Returns whether they are durable. A member that does not take the record is taken out.
+/// Sets marks. Returns whether they are durable. The array removes members that fail to write the record.
 async fn record(shared: &Arc<Shared>, marks: &Marks, regions: &Regions) -> bool {
-    let Some(array) = arrays::of_shared(shared) else { return false };
-    let members = array.members();
-    let insert = |intent: &mut Intent| regions.iter().for_each(|r| _ = intent.regions.insert(r));
-    let (failed, guard) = update(&array, &members, insert).await;
-    report_failures(shared, &members, &failed);
-    if !failed.is_empty() {
-        // The writes must not go to a member that hangs and is being taken out.
-        drop(guard);
-        drop(array.lock.lock("write intent").await);
+    loop {
+        let Some(array) = arrays::of_shared(shared) else { return false };
+        let members = array.members();
+        let insert =
+            |intent: &mut Intent| regions.iter().for_each(|r| _ = intent.regions.insert(r));
+        let (failed, guard) = update(&array, &members, insert).await;
+        report_failures(shared, &members, &failed);
+        if !failed.is_empty() {
+            // A member that hangs must leave the lanes before the writes continue.
+            drop(guard);
+            drop(array.lock.lock("write intent").await);
+            // Meanwhile, `clear_idle` may have cleared marks that no channel uses yet.
+            let is_on_record = array
+                .intent
+                .borrow()
+                .as_ref()
+                .is_some_and(|intent| regions.iter().all(|r| intent.regions.contains(r)));
+            if !is_on_record {
+                continue;
+            }
+        }
+        let is_current = |slot: u8| {
+            array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target)
+        };
+        // An array starts only with all of its current members, so it finds the newest record.
+        let is_durable =
+            members.iter().any(|(slot, _)| !failed.contains(slot) && is_current(*slot));
+        if is_durable {
+            regions.iter().for_each(|region| marks.set_recorded(region, true));
+        }
+        return is_durable;
     }
-    let is_current =
-        |slot: u8| array.slots.borrow().get(usize::from(slot)).is_some_and(|slot| !slot.is_target);
-    // An array starts only with all of its current members, so it finds the newest record.
-    let is_durable = members.iter().any(|(slot, _)| !failed.contains(slot) && is_current(*slot));
-    if is_durable {
-        regions.iter().for_each(|region| marks.set_recorded(region, true));
-    }
-    is_durable
 }
 
-/// Takes out the members that do not take the record.
+/// Removes the members that failed to write the record.
 pub(crate) fn report_failures(shared: &Arc<Shared>, members: &Slots, failed: &[u8]) {
     for (_, member) in members.iter().filter(|(slot, _)| failed.contains(slot)) {
         members::report_failure(shared, member.serial, Status::IO_ERROR);
     }
 }
 
-/// Whether the task runs that looks after the marks of all arrays.
+/// Whether the task for the marks of all arrays runs.
 static IS_LOOKED_AFTER: OnApp<Cell<bool>> = OnApp::new();
 
-/// Looks after the marks of an array that has started: makes copies equal that may differ, and clears marks. One task clears the
-/// marks of all arrays. `[app thread]`
+/// Begins the upkeep of the marks of an array that has started: makes copies equal that may differ, and clears marks. One task
+/// starts this for all arrays again and again. `[app thread]`
 pub(crate) fn look_after(app: &App, array: &Rc<Array>) {
     if marks_of(array).is_none() {
         return;
@@ -270,7 +284,7 @@ pub(crate) fn look_after(app: &App, array: &Rc<Array>) {
         Ok(task) => task.detach(),
         Err(error) => {
             is_running.set(false);
-            warn!("the marks of the arrays' write intent stay until another array starts: {error}");
+            warn!("no write-intent marks are cleared until another array starts: {error}");
         }
     }
 }
@@ -286,13 +300,33 @@ async fn look_after_all(app: &App) {
         }
         for (array, shared) in marked {
             mend_soon(app, array);
-            if let Err(error) = clear_idle(array, &shared).await {
-                warn!("array {}: the marks of its write intent stay: {error}", array.name);
-            }
+            clear_soon(app, array, shared);
+            // A burst of tasks would leave no room for others.
+            task::yield_now().await;
         }
     }
     if let Some(is_running) = IS_LOOKED_AFTER.get() {
         is_running.set(false);
+    }
+}
+
+/// Clears idle marks in a task of the array, because a member may hang: other arrays must not wait for it.
+fn clear_soon(app: &App, array: &Rc<Array>, shared: Arc<Shared>) {
+    let has_marks = shared.marks.as_ref().is_some_and(Marks::has_recorded);
+    if !has_marks || array.is_clearing.replace(true) {
+        return;
+    }
+    let cleared = Rc::clone(array);
+    let run = async move |_: &App| {
+        if let Err(error) = clear_idle(&cleared, &shared).await {
+            warn!("array {}: its write-intent marks are not cleared: {error}", cleared.name);
+        }
+        cleared.is_clearing.set(false);
+    };
+    match task::spawn_app(app, "raid clear marks", run) {
+        Ok(task) => task.detach(),
+        // The next round tries again.
+        Err(_) => array.is_clearing.set(false),
     }
 }
 
@@ -301,7 +335,7 @@ fn marks_of(array: &Array) -> Option<Arc<Shared>> {
     array.shared.borrow().clone().filter(|shared| shared.marks.is_some())
 }
 
-/// Whether a task makes copies of an array equal, and when that was tried last.
+/// Whether a task makes copies of an array equal, and the state of the array at the last attempt.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mending {
     is_running: bool,
@@ -309,8 +343,8 @@ pub(crate) struct Mending {
     tried: Option<(Option<u64>, u64)>,
 }
 
-/// Makes the copies of torn regions equal in a task. Regions that could not be mended are tried again when the members change or
-/// another region is torn.
+/// Makes the copies of torn regions equal in a task. After a failure, the next attempt comes when the members change or another
+/// region is torn.
 fn mend_soon(app: &App, array: &Rc<Array>) {
     let Some(shared) = marks_of(array) else { return };
     let Some(marks) = shared.marks.as_ref().filter(|marks| marks.has_torn()) else { return };
@@ -342,14 +376,14 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
         // Nothing can be compared. A rebuild computes the blocks of the missing member.
         if !marks.may_compute_all() {
             warn!(
-                "array {}: writes to {} regions were cut off, and a member is missing; its blocks there cannot be read",
+                "array {}: a crash interrupted writes in {} regions, and a member is missing; its blocks there cannot be read",
                 array.name,
                 torn.len()
             );
         }
         return;
     }
-    info!("array {}: copies in {} regions may differ and are made equal", array.name, torn.len());
+    info!("array {}: copies in {} regions may differ; making them equal", array.name, torn.len());
     let mut pace = copy::Pace::new();
     for region in torn {
         let tears = marks.tears();
@@ -358,9 +392,8 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
             return;
         }
         match mended {
-            Ok(()) if tears == marks.tears() => marks.set_mended(region),
-            // Meanwhile, a failure may have torn blocks that were equal already. The next round makes them equal.
-            Ok(()) => {}
+            // If a failure tears blocks meanwhile, the region stays torn, and the next round makes its copies equal.
+            Ok(()) => marks.set_mended(region, tears),
             Err(error) => {
                 warn!("array {}: copies in region {region} may differ: {error}", array.name);
             }
@@ -379,7 +412,7 @@ async fn mend(app: &App, array: &Rc<Array>, shared: &Arc<Shared>, marks: &Marks)
     }
 }
 
-/// Makes the copies of the region equal that begins at block `first`.
+/// Makes the copies of a region equal. The region begins at block `first`.
 ///
 /// # Errors
 /// Why they may still differ.
@@ -403,14 +436,14 @@ async fn mend_region(
     Ok(())
 }
 
-/// Clears the marks of regions that were not written since the last call, if all members are current.
+/// Clears the marks of regions that no client wrote since the last call, if all members are current.
 ///
 /// # Errors
-/// Why they stay.
+/// Why the marks stay.
 pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()> {
     let changes_wait = array.lock.lock("clear write intent").await;
     let Some(marks) = &shared.marks else { return Ok(()) };
-    // Copies differ where a write that failed waits to be sent again, or where a repair has not ended.
+    // Copies may differ where a write failed and a lane has not sent it again yet, or where a repair has not ended.
     if marks.take_failure() || shared.repairs.is_busy() {
         return Ok(());
     }
@@ -424,7 +457,7 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()
         shared.switch(|_| {}).await?;
         drop(changes_wait);
         if !shared.drain().await {
-            // A member hangs, or did so before it was taken out.
+            // A member hangs, or hung before its removal.
             return Err(Error::new(errno::EBUSY, "I/O that began earlier has not ended"));
         }
         let changes_wait = array.lock.lock("clear write intent").await;
@@ -432,7 +465,7 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()
         Ok(changes_wait)
     };
     let flushed = quiet.await;
-    // The marks come back if a write failed or a member left meanwhile.
+    // If a write failed or a member left meanwhile, the marks stay.
     if flushed.is_err() || marks.take_failure() || !is_whole(array) {
         idle.iter().for_each(|region| marks.set_recorded(*region, true));
         return flushed.map(drop);
@@ -447,12 +480,12 @@ pub(crate) async fn clear_idle(array: &Array, shared: &Arc<Shared>) -> Result<()
     Ok(())
 }
 
-/// Records that an array has left the bus in order. Clears all marks but those of torn regions if all members are current.
+/// Records that an array has stopped cleanly. If all members are current, clears all marks except those of torn regions.
 pub(crate) async fn close(array: &Array, shared: &Shared) {
     let Some(marks) = &shared.marks else { return };
     let members = array.members();
     let is_whole = is_whole(array);
-    // A write that failed at the end was not sent again, or its repair did not run. Without one of its members, an array
+    // No lane sent a write again that failed at the end, or its repair did not run. Without one of its members, an array
     // with parity has nothing to make equal, and the client knows that the write failed.
     let has_copies = is_whole || shared.layout.level().parities() == 0;
     let may_differ = has_copies && (marks.take_failure() || shared.repairs.is_busy());
@@ -469,8 +502,7 @@ pub(crate) async fn close(array: &Array, shared: &Shared) {
     let _ = update(array, &members, end).await;
 }
 
-/// Overwrites the record of an array that was deleted with its superblock, so that no later array with the same UUID uses
-/// it.
+/// Overwrites the record of an array whose superblocks were cleared, so that no later array with the same UUID uses it.
 pub(crate) async fn erase(array: &Array) {
     if array.intent.take().is_none() {
         return;

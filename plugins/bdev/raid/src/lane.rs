@@ -5,7 +5,7 @@ use crate::members;
 use crate::repair::{self, Fault};
 use crate::shared::{Shared, View, Views};
 use crate::strips::{Strips, SumId};
-use drivebay_sdk::bdev::{Channel, Desc};
+use drivebay_sdk::bdev::{Channel, Desc, IoId};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task;
@@ -22,20 +22,23 @@ pub(crate) struct Lane {
     pub(crate) bases: RefCell<Vec<Option<Base>>>,
     /// By slot: how many blocks are being read from the member.
     pub(crate) reading: Vec<Cell<u64>>,
-    /// The counter of I/O that begins now. A change of the members takes another one that is 0.
+    /// The index of the counter for I/O that begins now. A change of the members takes another counter that is 0.
     generation: Cell<u8>,
+    /// Whether I/O of the current generation may have begun before the last change of the members, because no generation
+    /// was free.
+    is_mixed: Cell<bool>,
     /// How many I/Os of each generation have not ended.
     in_flight: Box<[Cell<u32>]>,
     drained: Notify,
-    /// Channels of former members. They stay until all I/O has ended that was begun with former members.
+    /// Channels of former members. They stay until all I/O that began with former members has ended.
     left: RefCell<Vec<Base>>,
     /// Buffers of a level with parity.
     pub(crate) strips: Option<Strips>,
-    /// I/O that failed on a member. It waits here until the failure is on record.
+    /// I/O that failed on a member. It waits here until the app thread has recorded the failure.
     held: RefCell<IoQueue>,
     /// Writes that wait until the marks of their regions are durable.
     unrecorded: RefCell<IoQueue>,
-    /// Serial numbers of the members whose failure was reported since the last change of the members.
+    /// Serial numbers of the members whose failure this lane has reported since the last change of the members.
     reported: RefCell<Vec<u64>>,
 }
 
@@ -66,20 +69,20 @@ impl Base {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Begun {
     pub(crate) generation: u8,
-    /// How often the I/O was begun before.
+    /// How often the lane has sent the I/O before.
     pub(crate) tries: u8,
-    /// The slot that a read was sent to.
+    /// The slot whose member got the read.
     pub(crate) slot: u8,
     /// The sum that a read of a level with parity waits for.
     pub(crate) sum: SumId,
 }
 
-/// How often an I/O is sent again after a temporary failure.
+/// How often a lane sends an I/O again after a temporary failure.
 const TRIES_MAX: u8 = 8;
 
-/// Generations of I/O that may be in flight at once. Each former member that hangs keeps one.
+/// Generations of I/O that may be in flight at once. I/O that hangs keeps its generation.
 const GENERATIONS: usize = 256;
-/// How long a change of the members waits for I/O that was begun before.
+/// How long a change of the members waits for I/O that began before it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether a member refused a command because of what the client asked, so that the member is not at fault.
@@ -96,6 +99,7 @@ impl Lane {
             bases: RefCell::new(bases.collect::<Result<_>>()?),
             reading: views.iter().map(|_| Cell::new(0)).collect(),
             generation: Cell::new(0),
+            is_mixed: Cell::new(false),
             in_flight: (0..GENERATIONS).map(|_| Cell::new(0)).collect(),
             drained: Notify::new(),
             left: RefCell::default(),
@@ -117,7 +121,7 @@ impl Lane {
         io.set_state(Begun { generation, ..begun });
     }
 
-    /// Counts an I/O as ended: all of its children have.
+    /// Counts an I/O as ended: all of its children have ended.
     #[inline]
     pub(crate) fn end(self: &Rc<Self>, begun: Begun) {
         let Some(count) = self.in_flight.get(usize::from(begun.generation)) else { return };
@@ -130,7 +134,7 @@ impl Lane {
     #[cold]
     fn generation_ended(self: &Rc<Self>) {
         self.drained.notify();
-        // The drain may have been given up, and a channel cannot be closed in the end of its I/O.
+        // The drain may have given up. A completion cannot close the channel of its own I/O, so a task does it.
         if self.is_quiet() && !self.left.borrow().is_empty() {
             let lane = Rc::clone(self);
             let release = async move { lane.release() };
@@ -140,11 +144,12 @@ impl Lane {
         }
     }
 
-    /// Whether all I/O has ended that was begun with former members.
+    /// Whether all I/O that began with former members has ended.
     fn is_quiet(&self) -> bool {
         let current = usize::from(self.generation.get());
+        let is_new = |generation: usize| generation == current && !self.is_mixed.get();
         let mut counts = self.in_flight.iter().enumerate();
-        counts.all(|(generation, count)| generation == current || count.get() == 0)
+        counts.all(|(generation, count)| is_new(generation) || count.get() == 0)
     }
 
     /// Closes the channels of former members if no I/O uses them.
@@ -154,9 +159,9 @@ impl Lane {
         }
     }
 
-    /// Handles a write, unmap or flush that failed on a member. If the member is at fault, the I/O waits until the
-    /// failure is on record. Then the lane sends it again to the members that remain, and only then it is
-    /// acknowledged.
+    /// Handles a write, unmap or flush that failed on a member. If the member is at fault, the I/O waits until the app
+    /// thread has recorded the failure. Then the lane sends it again to the members that remain. Its success is the
+    /// acknowledgement.
     #[cold]
     pub(crate) fn failed(self: &Rc<Self>, io: BdevIo, begun: Begun, result: IoResult) {
         if let Some(marks) = &self.shared.marks {
@@ -165,8 +170,12 @@ impl Lane {
         let Some(slot) = io.first_failed() else { return io.complete_with(result) };
         let is_temporary = matches!(result.status, Status::ABORTED | Status::NO_RESOURCE);
         if is_temporary && begun.tries < TRIES_MAX {
-            // Maybe only some members have the data. Sending it again makes them agree.
+            // Only some members may have the data. Sending the I/O again makes the copies equal.
             return self.submit(io, begun.tries + 1);
+        }
+        if begun.generation != self.generation.get() {
+            // A former member may be at fault. Its slot may have another member now, which is not.
+            return self.submit(io, begun.tries);
         }
         if is_refusal(result.status) && self.repairs_torn(&io) {
             return io.complete_with(result);
@@ -177,6 +186,10 @@ impl Lane {
         };
         let Some(serial) = serial else { return self.submit(io, begun.tries) };
         if !self.can_lose(slot) || self.shared.is_offline() {
+            if self.strips.is_none() {
+                // A member that is being rebuilt may have the data that the others lack.
+                self.note_torn(&io);
+            }
             return io.complete_with(result);
         }
         self.held.borrow_mut().push(io);
@@ -208,7 +221,7 @@ impl Lane {
         self.shared.layout.survives(|other| other == slot || !is_readable(other))
     }
 
-    /// Changes to new members. I/O that was begun with the old ones goes on; [`drain`](Self::drain) waits for it.
+    /// Changes to new members. I/O that began with the old ones goes on; [`drain`](Self::drain) waits for it.
     pub(crate) fn adopt(self: &Rc<Self>, views: &Views) -> Result<()> {
         let left = self.replace(views)?;
         self.left.borrow_mut().extend(left);
@@ -217,14 +230,15 @@ impl Lane {
             let count = self.in_flight.get(usize::from(*generation));
             *generation != current && count.is_some_and(|count| count.get() == 0)
         };
-        // Each array has fewer members than there are generations, so one is free.
-        self.generation.set((0..=u8::MAX).find(is_free).unwrap_or(current));
+        let free = (0..=u8::MAX).find(is_free);
+        self.is_mixed.set(free.is_none());
+        self.generation.set(free.unwrap_or(current));
         self.reported.borrow_mut().clear();
         self.send_held();
         Ok(())
     }
 
-    /// Waits until all I/O has ended that was begun with former members. Returns whether it has: a member may hang.
+    /// Waits until all I/O that began with former members has ended. Returns `false` after [`DRAIN_LIMIT`]: a member may hang.
     pub(crate) async fn drain(&self) -> bool {
         let quiet = self.drained.until(|| self.is_quiet());
         let is_quiet = task::timeout(DRAIN_LIMIT, quiet).await.is_ok();
@@ -232,13 +246,13 @@ impl Lane {
         is_quiet
     }
 
-    /// Puts the new members in place and returns the old ones that are no longer used.
+    /// Puts the new members in place and returns the channels of those that left.
     fn replace(&self, views: &Views) -> Result<Vec<Base>> {
         let mut bases = self.bases.borrow_mut();
         let is_there = |base: &Option<Base>, view: &View| {
             base.as_ref().is_some_and(|base| base.serial == view.serial)
         };
-        // All channels are opened first, so that a failure changes nothing.
+        // Open all channels first, so that a failure changes nothing.
         let mut opened = Vec::new();
         for (base, view) in bases.iter().zip(views) {
             opened.push(match view {
@@ -306,22 +320,40 @@ impl Lane {
         self.fail(&self.unrecorded);
     }
 
-    /// Fails the I/O that waits for the record of a failure. It has changed some copies, so their regions keep their
-    /// marks. The next I/O that fails is reported again.
+    /// Fails the I/O that waits for the record of a failure. This I/O has changed some copies, so their regions keep their
+    /// marks. The lane reports the next failure again.
     pub(crate) fn fail_held(&self) {
         self.reported.borrow_mut().clear();
         let mut held = self.held.take();
         while let Some(io) = held.pop() {
-            if let Some(marks) = &self.shared.marks {
-                match io.op() {
-                    Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => {
-                        marks.set_torn(range);
-                    }
-                    _ => marks.note_failure(),
-                }
-            }
+            self.note_torn(&io);
             io.complete(Status::IO_ERROR);
         }
+    }
+
+    /// Notes that copies may differ in the blocks of an I/O that failed on a member and is not sent again.
+    fn note_torn(&self, io: &BdevIo) {
+        let Some(marks) = &self.shared.marks else { return };
+        match io.op() {
+            Op::Write(range) | Op::Unmap(range) | Op::WriteZeroes(range) => marks.set_torn(range),
+            _ => marks.note_failure(),
+        }
+    }
+
+    /// Aborts an I/O that waits in this lane. I/O that members have goes on, because an abort could leave copies that differ.
+    #[cold]
+    pub(crate) fn abort(&self, id: IoId) -> Status {
+        let held = self.held.borrow_mut().remove(id);
+        if let Some(io) = held {
+            self.note_torn(&io);
+            io.complete(Status::ABORTED);
+            return Status::SUCCESS;
+        }
+        let unrecorded = self.unrecorded.borrow_mut().remove(id);
+        let waiting = unrecorded.or_else(|| self.strips.as_ref()?.stop_waiting(id));
+        let Some(io) = waiting else { return Status::NOT_FOUND };
+        io.complete(Status::ABORTED);
+        Status::SUCCESS
     }
 
     fn fail(&self, queue: &RefCell<IoQueue>) {
@@ -335,7 +367,7 @@ impl Lane {
         self.bases.borrow().iter().flatten().for_each(|base| base.channel.flush());
     }
 
-    /// Closes the channels now: a change of the members may keep the lane itself alive a little longer.
+    /// Closes the channels now, because a change of the members may keep the lane itself a little longer.
     pub(crate) fn close(&self) {
         self.shared.leave(self);
         self.bases.borrow_mut().clear();

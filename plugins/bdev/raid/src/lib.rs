@@ -1,10 +1,10 @@
-//! `raid`: several base bdevs as one.
+//! `raid`: joins several base bdevs into one array.
 //!
 //! - Data path: `striped` (raid0, concat) passes each I/O unchanged to one member. `redundant` (raid1, raid10)
 //!   and `parity` (raid5f) send children; each thread has its own `lane`.
-//! - App thread: each [`mod@array`] is here. `assemble` finds arrays by their superblocks, `members` adds and removes
-//!   members, `rebuild` copies data to new members, `repair` mends blocks, `scrub` looks for bad ones. They use `copy`. `intent` records
-//!   which regions are being written; `marks` shows that to the channels.
+//! - App thread: owns each [`mod@array`]. `assemble` finds arrays by their superblocks, `members` adds and removes
+//!   members, `rebuild` copies data to new members, `repair` mends blocks, `scrub` looks for bad ones. They use `copy`.
+//!   `intent` records which regions clients write to; `marks` shows these records to the channels.
 //! - Control plane: [`methods`].
 //!
 //! `docs/raid.md` says who owns what, what fails, and in which order superblocks are written.

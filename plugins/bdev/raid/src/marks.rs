@@ -1,4 +1,4 @@
-//! The write-intent record as the channels see it: which regions have a durable mark, so that channels may write to them.
+//! The channels' view of the write-intent record: channels may write to regions that have a durable mark.
 
 use crate::intent;
 use crate::shared::Shared;
@@ -17,18 +17,18 @@ pub(crate) struct Marks {
     pub(crate) region_shift: u8,
     /// Regions whose marks are durable.
     recorded: Box<[AtomicU64]>,
-    /// Regions that were written since the app thread last looked.
+    /// Regions that channels wrote since the last [`take_idle`](Self::take_idle).
     written: Box<[AtomicU64]>,
     wanted: Mutex<Wanted>,
-    /// Regions whose copies may differ although no write to them is in flight.
+    /// Regions whose copies may differ although no write to these regions is in flight.
     torn: Box<[AtomicU64]>,
     /// How many regions are torn.
     num_torn: AtomicU64,
-    /// How often a region was torn since the array started.
-    tears: AtomicU64,
-    /// Whether every region is torn because another program used the array. No write of this array was cut off then.
+    /// How often blocks were torn since the array started. It is locked while regions are torn or mended.
+    tears: Mutex<u64>,
+    /// Whether every region is torn because another program used the array. This is no evidence of an interrupted write.
     was_used_by_another: AtomicBool,
-    /// Whether a write or flush has failed on a member since the app thread last looked.
+    /// Whether a write or flush has failed on a member since the last [`take_failure`](Self::take_failure).
     has_failed: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ struct Wanted {
 }
 
 impl Marks {
-    /// Marks of an array with this many blocks; those of `intent` are durable. The copies of `torn` may differ.
+    /// Marks of an array with `num_blocks` blocks. The marks of `intent` are durable. The copies of `torn` may differ.
     pub(crate) fn new(num_blocks: u64, intent: &Intent, torn: &Regions) -> Self {
         let region_shift = intent.region_shift;
         let words = usize::try_from((num_blocks >> region_shift) / 64 + 1).unwrap_or(0);
@@ -53,7 +53,7 @@ impl Marks {
             wanted: Mutex::default(),
             torn: zeroes(),
             num_torn: AtomicU64::new(0),
-            tears: AtomicU64::new(0),
+            tears: Mutex::new(0),
             was_used_by_another: AtomicBool::new(intent.was_used_by_another),
             has_failed: AtomicBool::new(false),
         };
@@ -88,11 +88,13 @@ impl Marks {
         torn
     }
 
-    /// Notes that copies of these blocks may differ and that nothing is under way to make them equal. Their marks stay
-    /// until they are equal. `[any thread]`
+    /// Notes that copies of these blocks may differ and that no I/O or repair makes them equal. Their marks stay until
+    /// they are equal. `[any thread]`
     pub(crate) fn set_torn(&self, blocks: Range) {
+        let mut tears = self.lock_tears();
+        *tears += 1;
         self.regions(blocks).for_each(|region| self.set_region_torn(region));
-        self.tears.fetch_add(1, Ordering::AcqRel);
+        drop(tears);
         self.note_failure();
     }
 
@@ -103,9 +105,11 @@ impl Marks {
         }
     }
 
-    /// Notes that all copies of a region are equal. `[app thread]`
-    pub(crate) fn set_mended(&self, region: u64) {
-        let Some(word) = at(&self.torn, region) else { return };
+    /// Notes that all copies of a region are equal, unless blocks were torn since [`tears`](Self::tears) returned `tears`:
+    /// they may be blocks of this region that were equal before. `[app thread]`
+    pub(crate) fn set_mended(&self, region: u64, tears: u64) {
+        let now = self.lock_tears();
+        let Some(word) = at(&self.torn, region).filter(|_| *now == tears) else { return };
         if word.fetch_and(!bit(region), Ordering::AcqRel) & bit(region) != 0 {
             self.num_torn.fetch_sub(1, Ordering::AcqRel);
         }
@@ -113,11 +117,15 @@ impl Marks {
 
     /// How often [`set_torn`](Self::set_torn) was called.
     pub(crate) fn tears(&self) -> u64 {
-        self.tears.load(Ordering::Acquire)
+        *self.lock_tears()
     }
 
-    /// Whether blocks may be computed from the other strips of their rows. They may not while a write to them was cut
-    /// off: parity and data do not belong together then.
+    fn lock_tears(&self) -> MutexGuard<'_, u64> {
+        self.tears.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether blocks may be computed from the other strips of their rows. After an interrupted write they may not, because
+    /// parity and data do not agree then.
     #[inline]
     pub(crate) fn may_compute(&self, blocks: Range) -> bool {
         !self.is_torn(blocks) || self.was_used_by_another.load(Ordering::Relaxed)
@@ -133,7 +141,7 @@ impl Marks {
         self.was_used_by_another.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes that a write or flush failed on a member, so that copies may differ until it is tried again. `[reactor]`
+    /// Notes that a write or flush failed on a member, so that copies may differ until a lane sends it again. `[reactor]`
     pub(crate) fn note_failure(&self) {
         self.has_failed.store(true, Ordering::Release);
     }
@@ -149,7 +157,7 @@ impl Marks {
         blocks.lba >> self.region_shift..=last >> self.region_shift
     }
 
-    /// Whether blocks may be written. Notes that they are. `[reactor]`
+    /// Whether a channel may write blocks. Notes that it does. `[reactor]`
     #[inline]
     pub(crate) fn may_write(&self, blocks: Range) -> bool {
         self.regions(blocks).all(|region| {
@@ -171,7 +179,7 @@ impl Marks {
             .is_some_and(|word| word.load(Ordering::Acquire) & bit(region) != 0)
     }
 
-    /// Says whether channels may write to a region. `[app thread]`
+    /// Sets whether channels may write to a region. `[app thread]`
     pub(crate) fn set_recorded(&self, region: u64, may_write: bool) {
         let Some(word) = at(&self.recorded, region) else { return };
         if may_write {
@@ -181,7 +189,7 @@ impl Marks {
         }
     }
 
-    /// The regions with a mark that are not torn and were not written since the last call. `[app thread]`
+    /// The regions with a mark that are not torn and that no channel wrote since the last call. `[app thread]`
     pub(crate) fn take_idle(&self) -> Vec<u64> {
         let mut idle = Vec::new();
         let words = self.recorded.iter().zip(&self.written).zip(&self.torn);
@@ -191,6 +199,11 @@ impl Marks {
             idle.extend((0..64).filter(|bit| rest >> bit & 1 != 0).map(|bit| number * 64 + bit));
         }
         idle
+    }
+
+    /// Whether any region has a mark. `[app thread]`
+    pub(crate) fn has_recorded(&self) -> bool {
+        self.recorded.iter().any(|word| word.load(Ordering::Acquire) != 0)
     }
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
@@ -206,7 +219,8 @@ impl Marks {
     }
 }
 
-/// Asks the app thread to record that blocks are about to be written. Returns whether it will. `[reactor]`
+/// Asks the app thread to record that a channel will write blocks. Returns whether the app thread got the request.
+/// `[reactor]`
 pub(crate) fn want(shared: &Arc<Shared>, marks: &Marks, blocks: Range) -> bool {
     {
         let mut wanted = marks.wanted();
@@ -228,7 +242,7 @@ pub(crate) fn want(shared: &Arc<Shared>, marks: &Marks, blocks: Range) -> bool {
     }
 }
 
-/// The task that records marks. If it is dropped before it has ended, because the app thread runs too many tasks or has
+/// The task that records marks. If it is dropped before its end, because the app thread runs too many tasks or has
 /// ended, the writes that wait for it fail.
 struct Recording {
     shared: Arc<Shared>,

@@ -9,13 +9,14 @@ use drivebay_sdk::runtime::io::BlockIo;
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::runtime::task::{self, Either};
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Serial number of the next member of any array. A late report about an old member never hits its successor.
+/// Serial number of the next member of any array. It keeps a late report about an old member away from its successor.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
-/// An open base bdev. The claim and the descriptor end when this and the channels' copies are dropped.
+/// An open base bdev. The claim and the descriptor end with the last of this value, the channels' copies and the I/O.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) serial: u64,
@@ -24,9 +25,11 @@ pub(crate) struct Member {
     /// The app thread's channel, for superblocks and rebuilds. I/O of a member goes through [`read`](Self::read),
     /// [`write`](Self::write) and [`flush`](Self::flush).
     pub(crate) io: BlockIo,
-    /// Whether the member is being taken out.
+    /// Whether the array is removing the member.
     is_leaving: Cell<bool>,
     leaves: Notify,
+    /// Whether the bdev is leaving the bus.
+    is_gone: Rc<Cell<bool>>,
 }
 
 impl Member {
@@ -36,21 +39,33 @@ impl Member {
     /// `ENODEV`; `EPERM` when another user has claimed the bdev.
     pub(crate) fn open(app: &App, name: &str) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let is_gone = Rc::new(Cell::new(false));
+        let (gone, named) = (Rc::clone(&is_gone), name.to_owned());
         let desc = open(app, name, true, move |app, event| match event {
-            Event::Remove => members::base_is_gone(app, serial),
+            Event::Remove => {
+                gone.set(true);
+                members::base_is_gone(app, serial);
+            }
             Event::Resize { .. } => {
-                info!("a member of an array was resized; the array keeps its size")
+                info!("bdev {named} was resized; its array keeps its size");
             }
             _ => {}
         })?;
         desc.claim(app, Claim::ExclusiveWrite)?;
         let desc = Arc::new(desc);
         let (info, io) = (desc.info()?, BlockIo::new(&desc)?);
-        Ok(Self { serial, info, desc, io, is_leaving: Cell::new(false), leaves: Notify::new() })
+        let (is_leaving, leaves) = (Cell::new(false), Notify::new());
+        Ok(Self { serial, info, desc, io, is_leaving, leaves, is_gone })
     }
 
-    /// Ends all waiting for the member's I/O on the app thread, because the member is being taken out and may hang. `false` =
-    /// the member stays nevertheless.
+    /// Whether the bdev is leaving the bus. Until the member has a slot, no array learns that. So a task that waits after
+    /// [`open`](Self::open) must ask before it gives the member a slot.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// With `true`, the app thread stops waiting for the member's I/O, because the array removes the member, which may hang.
+    /// With `false`, the member stays.
     pub(crate) fn set_leaving(&self, is_leaving: bool) {
         self.is_leaving.set(is_leaving);
         self.leaves.notify();
@@ -59,7 +74,7 @@ impl Member {
     /// Reads blocks into a buffer of their length. `[app thread]`
     ///
     /// # Errors
-    /// How the I/O ended; `ENODEV` when the member is taken out first. The I/O keeps its buffer until it ends.
+    /// Why the I/O failed; `ENODEV` when the array removes the member first. The I/O keeps its buffer until it ends.
     pub(crate) async fn read_into(&self, range: Range, buf: Buf) -> Result<Buf> {
         self.unless_it_leaves(self.io.read_into(range, buf)).await
     }
@@ -80,7 +95,7 @@ impl Member {
         self.unless_it_leaves(self.io.write(range, buf)).await
     }
 
-    /// Makes durable what was written before. `[app thread]`
+    /// Makes earlier writes durable. `[app thread]`
     ///
     /// # Errors
     /// As [`read_into`](Self::read_into).
@@ -92,7 +107,7 @@ impl Member {
         match task::select(io, self.leaves.until(|| self.is_leaving.get())).await {
             Either::Left(result) => result,
             Either::Right(()) => {
-                let message = format!("bdev {} is taken out of its array", self.name());
+                let message = format!("its array is removing bdev {}", self.name());
                 Err(Error::new(errno::ENODEV, message))
             }
         }

@@ -1,7 +1,7 @@
-//! Changes of the members: they fail, leave, are added and come back.
+//! Changes of the members: an array adds them, removes them, and takes them back.
 //!
 //! A write that failed on a member waits in its lane. [`retire`] records the failure in the superblocks of the
-//! remaining members and flushes them. Only then the channels go on without the member.
+//! remaining members and flushes them. Only then do the channels go on without the member.
 
 use crate::array::{self, Array, Candidate, Slot, State};
 use crate::intent;
@@ -18,16 +18,16 @@ use drivebay_spec_raid::{Away, Intent, MemberState, Superblock};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Takes out a member on which a write, flush or unmap failed. `[any thread]`
+/// Removes a member on which a write, flush or unmap failed. `[any thread]`
 pub(crate) fn report_failure(shared: &Arc<Shared>, serial: u64, status: Status) {
     let report = Report { shared: Arc::clone(shared), serial, status, has_ended: false };
     let retire = async move |app: &App| report.run(app).await;
-    // A report that is refused fails the I/O that waits for it.
+    // If the thread refuses the task, the drop of the report fails the I/O that waits for it.
     _ = task::spawn_on_app("raid member failed", retire).map(task::JoinHandle::detach);
 }
 
-/// The task that takes out a member that failed. If it is dropped before it has ended, because the app thread runs too
-/// many tasks or has ended, the I/O that waits for it fails. The member stays, and the next failure is reported again.
+/// The task that removes a member that failed. If it is dropped before its end, because the app thread runs too many
+/// tasks or has ended, the I/O that waits for it fails. The member stays, and a lane reports its next failure again.
 struct Report {
     shared: Arc<Shared>,
     serial: u64,
@@ -52,7 +52,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         if !self.has_ended {
             warn!(
-                "a failed member of array {} stays for now, because no task can take it out",
+                "a failed member of array {} stays for now, because no task can remove it",
                 Uuid(self.shared.uuid)
             );
             self.shared.fail_held();
@@ -74,7 +74,7 @@ pub(crate) fn base_is_gone(app: &App, serial: u64) {
     }
 }
 
-/// Takes a member out: records that first, then changes the data path. An array that needs the member goes offline.
+/// Removes a member: records that first, then changes the data path. An array that needs the member goes offline.
 /// `[app thread]`
 ///
 /// # Errors
@@ -85,7 +85,7 @@ pub(crate) async fn retire(
     serial: u64,
     as_state: MemberState,
 ) -> Result<()> {
-    // Whoever has the lock may wait for I/O of this member, which may hang.
+    // The holder of the lock may wait for I/O of this member, which may hang.
     let member = array.members().into_iter().find(|(_, member)| member.serial == serial);
     let Some((number, member)) = member else { return Ok(()) };
     member.set_leaving(as_state == MemberState::Missing || array.survives_without(&[number]));
@@ -97,7 +97,7 @@ pub(crate) async fn retire(
     }
     let mut gone = vec![number];
     if !array.survives_without(&gone) && as_state == MemberState::Failed {
-        // Another member failed at the same time. The I/O that waits is sent again and ends with its own error.
+        // Another member failed at the same time. The lanes send the I/O that waits again, and it ends with its own error.
         member.set_leaving(false);
         let shared = array.shared.borrow().clone();
         return match shared {
@@ -111,7 +111,7 @@ pub(crate) async fn retire(
         empty(array, number, false);
         return Ok(());
     }
-    info!("array {}: the member of slot {number} is taken out", array.name);
+    info!("array {}: removing the member of slot {number}", array.name);
     if let Err(error) = record(array, &mut gone, as_state).await {
         array.take_off(app).await;
         empty(array, number, false);
@@ -126,7 +126,7 @@ pub(crate) async fn retire(
         drop(guard);
         if !shared.drain().await {
             warn!(
-                "array {}: I/O of members that were taken out has not ended; it keeps its bdevs and its clients' buffers until it does",
+                "array {}: removed members still have I/O, which keeps their bdevs and the clients' buffers until it ends",
                 array.name
             );
         }
@@ -140,7 +140,7 @@ fn empty(array: &Array, number: u8, waits: bool) {
         let mut slots = array.slots.borrow_mut();
         let Some(slot) = slots.get_mut(usize::from(number)) else { return };
         slot.is_target = false;
-        // A member that a superblock lists is known by its UUID.
+        // The UUID identifies a member that a superblock lists.
         if !waits || array.has_superblock {
             slot.name = None;
         }
@@ -159,8 +159,10 @@ fn empty(array: &Array, number: u8, waits: bool) {
     drop(member);
 }
 
-/// Records on the other members that the members of `gone` are out. Adds to `gone` each member on which that
-/// fails.
+/// Records on the other members that the members of `gone` left. Adds to `gone` each member that cannot be written.
+///
+/// # Errors
+/// `EIO` when the array cannot go on with the members that can be written.
 async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Result<()> {
     loop {
         let known = array.superblock.borrow().clone();
@@ -192,8 +194,8 @@ async fn record(array: &Array, gone: &mut Vec<u8>, as_state: MemberState) -> Res
     }
 }
 
-/// Adds a bdev to an array. An array that is not online yet takes it only if it waits for it; an online one rebuilds
-/// it. A bdev that is refused leaves no mark on the array. `[app thread]`
+/// Adds a bdev to an array. An array that is not online yet takes only a bdev that it waits for; an online array rebuilds
+/// the bdev. A failure leaves the array, its slot and the superblocks as before. `[app thread]`
 ///
 /// # Errors
 /// `EPERM` during the rebuild of another member, or when the bdev is in use; `EINVAL` when no slot is free or the bdev
@@ -222,9 +224,15 @@ pub(crate) async fn add(app: &App, array: &Rc<Array>, name: &str) -> Result<()> 
         }
         current_below = intent::current_below(array, number, &candidate, &found);
     }
+    if candidate.member.is_gone() {
+        return Err(Error::new(errno::ENODEV, format!("bdev {name} is leaving the bus")));
+    }
     if array.state.get() == State::Configuring {
         array.put(number, candidate, false);
-        return array.start_if_complete(app).await;
+        let started = array.start_if_complete(app).await;
+        // Members that are out of date may have waited for the start.
+        take_back_soon(app, array);
+        return started;
     }
     let begun = begin_rebuild(app, array, number, candidate, current_below).await;
     drop(guard);
@@ -237,14 +245,14 @@ fn free_slot(array: &Array, info: &Info) -> Option<u8> {
     let superblock = array.superblock.borrow();
     let place = match array.state.get() {
         State::Offline => None,
-        // The array starts without a rebuild, so it takes only the members that it waits for.
+        // The array starts without a rebuild, so it takes only members that it waits for.
         State::Configuring => slots.iter().position(|slot| {
             let is_named = superblock.is_none() && slot.name.as_deref() == Some(info.name());
             let is_it = slot.uuid != [0; 16] && slot.uuid == info.uuid();
             slot.member.is_none() && (is_named || is_it)
         }),
         State::Online => {
-            // A member that comes back gets the slot that the superblock still lists it for.
+            // A member that returns gets its slot of the superblock.
             let entry = superblock.as_ref().and_then(|known| known.member_by_uuid(info.uuid()));
             let own = entry.map(|entry| usize::from(entry.slot));
             let own = own.filter(|own| slots.get(*own).is_some_and(Slot::is_empty));
@@ -255,7 +263,7 @@ fn free_slot(array: &Array, info: &Info) -> Option<u8> {
 }
 
 /// Puts a member that is not current into a slot of an online array, and starts the rebuild. Below the block
-/// `current_below`, it lacks only regions with a mark.
+/// `current_below`, the member lacks only regions with a mark.
 async fn begin_rebuild(
     app: &App,
     array: &Rc<Array>,
@@ -273,7 +281,7 @@ async fn begin_rebuild(
     };
     let before = array.superblock.borrow().clone();
     let left = array.intent.borrow().as_ref().and_then(|intent| intent.away(number).copied());
-    // The superblock lists the member as missing, so that it is found and rebuilt after a restart.
+    // The superblock lists the member as missing, so that the array finds and rebuilds it after a restart.
     let update = before.as_ref().map(|known| {
         let mut update = array::next(known);
         for entry in update.members.iter_mut().filter(|entry| entry.slot == number) {
@@ -295,7 +303,7 @@ async fn begin_rebuild(
         start_rebuild(app, array, &shared, &member, current_below)
     };
     let Err(error) = begun.await else { return Ok(()) };
-    // No mark of the member stays: neither in the lanes nor in its slot nor in the superblocks.
+    // Undo all changes: in the lanes, the slot and the superblocks.
     shared.switch(|views| set_view(views, number, None)).await?;
     empty(array, number, false);
     let entry = before.as_ref().and_then(|before| before.member(number).copied());
@@ -325,12 +333,12 @@ fn start_rebuild(
 ) -> Result<()> {
     if !may_compute(array) {
         warn!(
-            "array {}: writes to stripes were cut off; their blocks on bdev {} may hold neither old nor new data after the rebuild",
+            "array {}: a crash interrupted writes of stripes; their blocks on bdev {} may hold neither old nor new data after the rebuild",
             array.name,
             member.name()
         );
     }
-    // Every write from here on goes to the member, too, so no later mark matters.
+    // From here on, the member gets every write, so later marks do not matter.
     let regions = array.intent.borrow().as_ref().map(|intent| intent.regions.clone());
     let lacks = Lacks {
         num_blocks: shared.layout.num_blocks(),
@@ -371,7 +379,7 @@ pub(crate) async fn write_all(
     Err(Error::new(errno::EIO, message))
 }
 
-/// Rebuilds a member that left and came back. [`rebuild::run`] calls this again for the next one.
+/// Rebuilds a member that left and returned. [`rebuild::run`] calls this again for the next member.
 pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
     while array.state.get() == State::Online
         && !array.is_ending.get()
@@ -402,7 +410,7 @@ pub(crate) async fn take_back(app: &App, array: &Rc<Array>) {
     }
 }
 
-/// Whether everything that a member lacks can be computed or copied from the others.
+/// Whether the others have all data that a member lacks, or parity to compute it.
 fn may_compute(array: &Array) -> bool {
     let shared = array.shared.borrow();
     let with_parity = shared.as_ref().filter(|shared| shared.layout.level().parities() > 0);

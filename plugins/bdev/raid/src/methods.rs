@@ -20,18 +20,18 @@ params! {
         name: String,
         /// Strip size in KiB, a power of two; 0 for raid1.
         strip_size_kb: u32 = 0,
-        /// Level.
+        /// RAID level.
         raid_level: RaidLevel,
-        /// Names of the members. The array waits for those that are not there yet.
+        /// Names of the member bdevs. The array waits for members that do not exist yet.
         #[range(1..=255)]
         base_bdevs: Vec<String>,
-        /// UUID; chosen when absent.
+        /// UUID of the array. The default is a random UUID.
         uuid: Option<Uuid>,
-        /// Whether every member carries a superblock by which the array is found.
+        /// Whether to write a superblock to every member, so that the array is found after a restart.
         superblock: bool = false,
     }
 
-    /// Levels.
+    /// RAID levels.
     pub enum RaidLevel {
         /// Strips in turn over all members, no redundancy.
         Raid0 = "raid0" | "0",
@@ -39,7 +39,7 @@ params! {
         Raid1 = "raid1" | "1",
         /// Strips in two copies each, on neighboring members.
         Raid10 = "raid10" | "10",
-        /// One parity strip in each row. Only whole rows of strips can be written.
+        /// One parity strip in each row. Clients must write whole rows.
         Raid5f = "raid5f" | "5f",
         /// One member after the other.
         Concat = "concat",
@@ -49,13 +49,13 @@ params! {
     pub struct Delete {
         /// Name of the array.
         name: String,
-        /// Whether the superblocks on the members are overwritten with zeros.
+        /// Whether to overwrite the superblocks on the members with zeros.
         clear_sb: bool = false,
     }
 
     /// Parameters of `bdev_raid_get_bdevs`.
     pub struct Get {
-        /// Which arrays are listed.
+        /// Which arrays to list.
         category: Category,
     }
 
@@ -67,7 +67,7 @@ params! {
         Online = "online",
         /// Waiting for members.
         Configuring = "configuring",
-        /// Off the bus, since too many members are gone.
+        /// Off the bus, because too many members are missing.
         Offline = "offline",
     }
 
@@ -81,7 +81,7 @@ params! {
 
     /// Parameters of `bdev_raid_remove_base_bdev`.
     pub struct Remove {
-        /// Name of the member.
+        /// Name of the member bdev.
         name: String,
     }
 
@@ -89,7 +89,7 @@ params! {
     pub struct StartScrub {
         /// Name of the array.
         name: String,
-        /// Whether differing and unreadable blocks are written again.
+        /// Whether to write blocks again that differ or cannot be read.
         repair: bool = false,
     }
 
@@ -101,9 +101,9 @@ params! {
 
     /// Parameters of `bdev_raid_set_options`.
     pub struct SetOptions {
-        /// KiB of an array that are held back and rebuilt at a time; 1024 at first.
+        /// KiB of an array to rebuild at a time, 1 to 65536. I/O to these blocks waits meanwhile. The initial value is 1024.
         process_window_size_kb: Option<u32>,
-        /// MiB a second that a rebuild may copy; 0 = no limit, which it is at first.
+        /// MiB per second that a rebuild or scrub may process; 0 means no limit. The initial value is 0.
         process_max_bandwidth_mb_sec: Option<u32>,
     }
 }
@@ -119,13 +119,13 @@ pub fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_raid_create",
-        "Makes an array of bdevs. It comes online when all of its members are there.",
+        "Creates an array of bdevs. The array goes online when all of its members exist.",
         create,
     )?;
-    method(app, "bdev_raid_delete", "Deletes an array. Its members are free again.", delete)?;
+    method(app, "bdev_raid_delete", "Deletes an array and releases its members.", delete)?;
     Method::immediate(
         "bdev_raid_get_bdevs",
-        "Lists arrays with their members and what is under way.",
+        "Lists arrays with their members, rebuilds and scrubs.",
         |_, params: Get| Ok(get(&params)),
     )
     .describe(|method| method.result("The arrays."))
@@ -133,18 +133,18 @@ pub fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_raid_add_base_bdev",
-        "Adds a member to an array. An online array rebuilds it; answers when that has begun.",
+        "Adds a member to an array. An online array rebuilds the member; the method answers when the rebuild has begun.",
         add,
     )?;
     method(
         app,
         "bdev_raid_remove_base_bdev",
-        "Takes a member out of its array. An array that cannot be without it goes offline.",
+        "Removes a member from its array. An array that needs the member goes offline.",
         remove,
     )?;
     Method::immediate(
         "bdev_raid_start_scrub",
-        "Starts to compare all copies of an array, or its data with its parity. A scrub that was stopped goes on. \
+        "Starts a scrub: compares all copies of an array, or its data with its parity. Continues a stopped scrub. \
          bdev_raid_get_bdevs shows progress and result.",
         |app, params: StartScrub| {
             scrub::start(app, &by_name(&params.name)?, params.repair)?;
@@ -156,7 +156,7 @@ pub fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_raid_stop_scrub",
-        "Stops the scrub of an array. Answers when it has stopped.",
+        "Stops the scrub of an array and waits until it has stopped.",
         async |_: &App, params: StopScrub| {
             let array = by_name(&params.name)?;
             scrub::stop(&array).await?;
@@ -165,7 +165,7 @@ pub fn register(app: &App) -> Result<()> {
     )?;
     Method::immediate(
         "bdev_raid_set_options",
-        "Sets how members are rebuilt from the next rebuild on.",
+        "Sets the options of all rebuilds and scrubs that start later.",
         |_, params: SetOptions| {
             let now = arrays::options();
             arrays::set_options(Options {
@@ -190,7 +190,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     Method::new(name, doc, move |app, request, params| {
         let call = Rc::clone(&call);
         let run = async move |app: &App| request.answer(call(app, params).await);
-        // If no task can be spawned, the request is dropped, which answers it with an error.
+        // If the thread has no room for the task, dropping the request answers it with an error.
         if let Ok(task) = task::spawn_app(app, name, run) {
             task.detach();
         }
@@ -201,7 +201,7 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     .register(app)
 }
 
-/// The error with the reference's words in front. The code stays.
+/// Puts the reference's words in front of an error. Its code stays.
 fn because(what: &str, error: &Error) -> Error {
     let text = std::io::Error::from_raw_os_error(error.errno()).to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

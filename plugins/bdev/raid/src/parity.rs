@@ -1,5 +1,5 @@
-//! raid5f on its channels. A write is a whole stripe; its parity is computed and sent with it. What cannot be read is
-//! computed from the other strips of its row.
+//! raid5f on its channels. A write is a whole stripe; the lane computes the parity and sends it with the data. If a strip cannot
+//! be read, the lane computes it from the other strips of its row.
 
 use crate::lane::{Begun, Lane};
 use crate::repair::{self, Fault};
@@ -9,7 +9,7 @@ use drivebay_sdk::prelude::*;
 use drivebay_spec_raid::xor_into;
 use std::rc::Rc;
 
-/// Bytes of parity that are computed at a time: they stay in the first-level cache.
+/// Bytes of parity to compute at a time: they stay in the first-level cache.
 const PARITY_STEP: usize = 16 << 10;
 
 impl Lane {
@@ -36,7 +36,7 @@ impl Lane {
             Range::new(offset + number * layout.strip_blocks(), layout.strip_blocks())
         };
         let mut fan = io.fan_out();
-        // The parity first: a client must not see its buffers read again after the data were sent.
+        // The parity comes first: the lane must not read the client's buffers after it has sent the data.
         if let Some(base) = base_of(row.p())
             && let Some(mut strip) = strips.take()
         {
@@ -54,7 +54,7 @@ impl Lane {
         }
     }
 
-    /// Reads blocks of one stripe. Those on `avoid`, or on a member that cannot be read, are computed.
+    /// Reads blocks of one stripe. Computes the blocks of the slot `avoid`, and those of a missing member or of a rebuild target.
     pub(crate) fn read_stripe(
         self: &Rc<Self>,
         mut io: BdevIo,
@@ -81,7 +81,7 @@ impl Lane {
             Some(_) if !layout.survives(|slot| base_of(slot).is_none()) => {
                 return io.complete(Status::IO_ERROR);
             }
-            // A write to these blocks was cut off, so their sum may be neither the old nor the new data.
+            // A crash interrupted a write of these blocks, so their sum may be neither the old nor the new data.
             Some(_) if !self.shared.may_compute(range) => return io.complete(Status::MEDIA),
             Some(_) if !strips.has_room() => return strips.wait(io),
             Some(run) => strips.begin_sum(run.start - range.lba),
@@ -108,7 +108,7 @@ impl Lane {
         }
     }
 
-    /// Ends a read whose children have ended, or computes the blocks that a member could not read.
+    /// Completes a read whose children have ended, or sends it again to compute the blocks that a member could not read.
     pub(crate) fn stripe_read(
         self: &Rc<Self>,
         io: BdevIo,
@@ -145,7 +145,7 @@ impl Lane {
     }
 }
 
-/// Takes back the buffer of a strip whose read or write has ended.
+/// Returns the buffer of a strip to its lane after a read or write.
 fn strip_ended(mut strip: Box<Strip>, result: IoResult) {
     let Some(Flight { child, lane, sum }) = strip.flight.take() else { return };
     if let Some(strips) = &lane.strips {

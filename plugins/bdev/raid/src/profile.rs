@@ -1,4 +1,4 @@
-//! The properties that an array has as a bdev: those that all of its members have.
+//! The properties of an array as a bdev, from the properties of its members.
 
 use crate::member::Member;
 use drivebay_sdk::bdev::Info;
@@ -22,7 +22,7 @@ pub(crate) struct Profile {
     format: Info,
 }
 
-/// Ops of every array. Unmap is added when every member supports it.
+/// Ops of arrays without parity. Unmap comes with members that all support it.
 const OPS: OpSet =
     OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET).with(OpSet::WRITE_ZEROES);
 
@@ -46,7 +46,7 @@ impl Profile {
         let stripe = stripe_blocks(name, layout, format.block_size())?;
         let ops = match stripe {
             0 => OPS,
-            // Parity can only be computed from data.
+            // The parity needs the data of a write.
             _ => OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::RESET),
         };
         let largest = |of: fn(&Info) -> u32| members.iter().map(|m| of(&m.info)).max().unwrap_or(0);
@@ -64,7 +64,7 @@ impl Profile {
             write_unit: stripe,
             phys_block_size: largest(|info| info.raw().phys_block_size),
             align: largest(|info| info.raw().align),
-            // A degraded read of a stripe has up to two for a member.
+            // A degraded read of a stripe sends up to two children to a member.
             max_children: 2 * u32::from(layout.members()),
             format,
         })
@@ -108,7 +108,7 @@ impl Profile {
     }
 }
 
-/// Bytes of the longest stripe: the bus has write units up to this length.
+/// Bytes of the longest stripe: the largest write unit of the bus.
 const STRIPE_LEN_MAX: u64 = 1 << 20;
 
 /// Blocks of a stripe of a level with parity, else 0.

@@ -14,23 +14,23 @@ use drivebay_spec_raid::{Away, Intent, MemberState, Regions};
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// A rebuild that is under way.
+/// A running rebuild.
 #[derive(Debug)]
 pub(crate) struct Rebuild {
     /// The member that gets the data.
     pub(crate) serial: u64,
     target: String,
     lacks: Lacks,
-    /// Blocks that were copied.
+    /// Blocks that the rebuild has copied.
     copied: Cell<u64>,
-    /// All blocks of the array below this one are copied.
+    /// The rebuild has done all blocks of the array below this one.
     position: Cell<u64>,
     is_stopping: Cell<bool>,
     has_ended: Cell<bool>,
-    ended: Notify,
+    changed: Notify,
 }
 
-/// What a member lacks: the regions, and everything from `current_below` on.
+/// What a member lacks: `regions`, and everything from the block `current_below` on.
 #[derive(Debug)]
 pub(crate) struct Lacks {
     pub(crate) num_blocks: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Lacks {
 }
 
 impl Lacks {
-    /// The next blocks from `lba` on.
+    /// The next blocks that the member lacks, from `lba` on.
     fn next(&self, lba: u64) -> Option<Range> {
         let below = self.current_below.min(self.num_blocks);
         let blocks = |first: u64, end: u64| (first < end).then(|| Range::new(first, end - first));
@@ -64,18 +64,19 @@ impl Rebuild {
             position: Cell::new(0),
             is_stopping: Cell::new(false),
             has_ended: Cell::new(false),
-            ended: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
     pub(crate) fn ask_to_stop(&self) {
         self.is_stopping.set(true);
+        self.changed.notify();
     }
 
     /// Asks the rebuild to stop, and waits until it has stopped.
     pub(crate) async fn stop(&self) {
         self.ask_to_stop();
-        self.ended.until(|| self.has_ended.get()).await;
+        self.changed.until(|| self.has_ended.get()).await;
     }
 
     pub(crate) fn show(&self) -> Value {
@@ -85,7 +86,7 @@ impl Rebuild {
     }
 }
 
-/// The fields that the reference shows of a process.
+/// The fields that the reference shows for a process.
 pub(crate) fn show(target: &str, blocks: u64, percent: u64) -> Value {
     json!({
         "type": "rebuild",
@@ -97,15 +98,15 @@ pub(crate) fn show(target: &str, blocks: u64, percent: u64) -> Value {
 /// Copies all data to the member, then lets it serve reads. `[app thread]`
 pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
     let copied = copy_all(app, array, rebuild).await;
-    // Whoever takes the array off the bus holds the lock and waits for this.
+    // `Array::take_off` waits for this and holds the lock, for which `finish` waits.
     rebuild.has_ended.set(true);
-    rebuild.ended.notify();
+    rebuild.changed.notify();
     let done = match copied {
         Ok(()) if array.is_ending.get() => Ok(()),
         Ok(()) => finish(array, rebuild).await,
         Err(error) => Err(error),
     };
-    // The array is taken off the bus: what was copied is not on record, and the next start begins again.
+    // If the array ends, this rebuild has recorded no end, and the next start rebuilds the member.
     let is_ending = array.is_ending.get();
     let is_this = array.rebuild.borrow().as_ref().is_some_and(|other| Rc::ptr_eq(other, rebuild));
     if is_this {
@@ -123,7 +124,7 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
             {
                 error!("array {}: {error}", array.name);
             }
-            // It may have come back already.
+            // The member may have returned already.
             members::take_back_soon(app, array);
         }
     }
@@ -132,7 +133,7 @@ pub(crate) async fn run(app: &App, array: &Rc<Array>, rebuild: &Rc<Rebuild>) {
 async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     let block_size = array.members().first().map_or(512, |(_, member)| member.info.block_size());
     let window = (u64::from(arrays::options().window_kb) * 1024 / u64::from(block_size)).max(1);
-    // Whole rows of a level with parity.
+    // Windows are whole rows of a level with parity.
     let row = array.shared.borrow().as_ref().map_or(0, |shared| shared.layout.row_blocks()).max(1);
     let window = window.next_multiple_of(row);
     let mut spare = None;
@@ -140,10 +141,13 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     let mut windows = 0_u64;
     while let Some(lacks) = rebuild.lacks.next(rebuild.position.get()) {
         let blocks = Range::new(lacks.lba, window.min(lacks.nblocks));
-        pace.wait_for(array, blocks).await;
+        let stop = rebuild.changed.until(|| rebuild.is_stopping.get());
+        if let task::Either::Left(()) = task::select(stop, pace.wait_for(array, blocks)).await {
+            return Err(was_stopped());
+        }
         let copied = copy::with_held(app, array, blocks, async || {
             if rebuild.is_stopping.get() {
-                return Err(Error::new(errno::ECANCELED, "the rebuild was stopped"));
+                return Err(was_stopped());
             }
             copy::to_member(array, rebuild.serial, blocks, &mut spare).await
         });
@@ -160,10 +164,14 @@ async fn copy_all(app: &App, array: &Rc<Array>, rebuild: &Rebuild) -> Result<()>
     Ok(())
 }
 
-/// After how many windows the position of a rebuild goes on record.
+fn was_stopped() -> Error {
+    Error::new(errno::ECANCELED, "the rebuild was stopped")
+}
+
+/// Windows between two records of the position.
 const WINDOWS_A_RECORD: u64 = 64;
 
-/// Records how far the member is current, so that the rebuild goes on from there after a restart.
+/// Records how far the member is current, so that the rebuild continues there after a restart.
 async fn note_position(array: &Array, rebuild: &Rebuild) -> Result<()> {
     let position = rebuild.position.get();
     if position <= rebuild.lacks.current_below || array.intent.borrow().is_none() {
@@ -216,6 +224,6 @@ async fn finish(array: &Rc<Array>, rebuild: &Rebuild) -> Result<()> {
     }
     let bytes = rebuild.copied.get() * u64::from(member.info.block_size());
     array.last_rebuild.replace(Some((rebuild.target.clone(), bytes)));
-    info!("array {}: bdev {} is rebuilt, {bytes} bytes were copied", array.name, rebuild.target);
+    info!("array {}: bdev {} is rebuilt; copied {bytes} bytes", array.name, rebuild.target);
     Ok(())
 }

@@ -48,6 +48,8 @@ impl Bdev for Redundant {
 
     fn describe(&self, registration: &mut Registration) {
         self.profile.describe(registration);
+        // I/O that waits in a lane can be aborted.
+        registration.ops = registration.ops.with(OpSet::ABORT);
     }
 
     fn open_channel(&self) -> Result<RedundantChannel> {
@@ -98,6 +100,7 @@ impl Lane {
             Op::Unmap(range) => self.send_runs(io, range, tries, Op::Unmap),
             Op::WriteZeroes(range) => self.send_runs(io, range, tries, Op::WriteZeroes),
             Op::Flush | Op::Reset => self.send_all(io, tries),
+            Op::Abort(id) => io.complete(self.abort(id)),
             _ => io.complete(Status::NOT_SUPPORTED),
         }
     }
@@ -112,7 +115,7 @@ impl Lane {
         let mut there = copies.filter(|place| base_of(place.member).is_some());
         let is_torn = self.shared.marks.as_ref().is_some_and(|marks| marks.is_torn(range));
         let chosen = match after {
-            // Copies that may differ are read from one place only.
+            // While copies may differ, all reads go to the same copy.
             None if is_torn => there.next(),
             None => there.min_by_key(|place| self.reading_of(place.member)),
             Some(slot) => there.min_by_key(|place| (place.member <= slot, place.member)),
@@ -135,7 +138,7 @@ impl Lane {
         }
     }
 
-    /// Writes every copy, including that of a member that is being rebuilt.
+    /// Writes every copy, including the copy of a member that the array is rebuilding.
     fn write(&self, mut io: BdevIo, range: Range, tries: u8) {
         let bases = self.bases.borrow();
         self.begin(&mut io, Begun { tries, ..Begun::default() });
@@ -157,7 +160,7 @@ impl Lane {
         }
     }
 
-    /// Sends an op without data to every member that holds blocks of the range. The blocks are one run there.
+    /// Sends an op without data to every member that holds blocks of the range. On each member, the blocks are one run.
     fn send_runs(&self, mut io: BdevIo, range: Range, tries: u8, op: fn(Range) -> Op) {
         let bases = self.bases.borrow();
         self.begin(&mut io, Begun { tries, ..Begun::default() });
@@ -195,7 +198,7 @@ impl Lane {
         }
     }
 
-    /// Ends an I/O whose children have ended, or tries it again.
+    /// Completes an I/O whose children have ended, or sends it again.
     pub(crate) fn joined(self: &Rc<Self>, io: BdevIo, result: IoResult) {
         let begun: Begun = io.state().unwrap_or_default();
         self.end(begun);

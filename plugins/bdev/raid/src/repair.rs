@@ -1,4 +1,4 @@
-//! Repairs of blocks of an online array: a queue with a limit, and one task that works on it.
+//! Repairs of blocks of an online array: a queue with a limit, and one task that does its repairs.
 
 use crate::shared::Shared;
 use crate::{arrays, copy};
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What is wrong with blocks of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The member with this serial number cannot read them.
+    /// The member with this serial number cannot read the blocks.
     Unreadable(u64),
-    /// A member refused to change them, and other members may have changed them.
+    /// A member refused to change the blocks, and other members may have changed them.
     Torn,
 }
 
-/// Most repairs of an array that wait.
+/// The largest number of repairs of an array that wait.
 const WAITING_MAX: usize = 64;
 
 /// The repairs of an array that wait.
@@ -27,7 +27,7 @@ pub(crate) struct Repairs(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<(Fault, Range)>,
-    /// Whether a task works on the queue.
+    /// Whether a task does the repairs of the queue.
     is_running: bool,
 }
 
@@ -36,7 +36,7 @@ impl Repairs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a repair waits or is under way.
+    /// Whether a repair waits or runs.
     pub(crate) fn is_busy(&self) -> bool {
         self.queue().is_running
     }
@@ -49,7 +49,7 @@ impl Repairs {
     }
 }
 
-/// Asks for a repair of blocks. Returns whether there was room for it. `[any thread]`
+/// Asks for a repair of blocks. Returns whether the queue has room for it. `[any thread]`
 pub(crate) fn ask(shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
     {
         let mut queue = shared.repairs.queue();
@@ -74,11 +74,11 @@ pub(crate) fn ask(shared: &Arc<Shared>, fault: Fault, blocks: Range) -> bool {
     }
 }
 
-/// The task that works on the queue. If it is dropped before the queue is empty, because the app thread runs too many
-/// tasks or has ended, the repairs are given up.
+/// The task that does the repairs of the queue. If it is dropped before the queue is empty, because the app thread runs too
+/// many tasks or has ended, it gives the repairs up.
 struct Worker {
     shared: Arc<Shared>,
-    /// The repair that is under way.
+    /// The running repair.
     current: Option<(Fault, Range)>,
     has_ended: bool,
 }
@@ -99,7 +99,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // After the end, another worker may have the queue.
+        // After its end, the queue may belong to another worker.
         if !self.has_ended {
             let queue = std::mem::take(&mut *self.shared.repairs.queue());
             let given_up = self.current.take().into_iter().chain(queue.waiting);
@@ -114,7 +114,7 @@ async fn repair(app: &App, shared: &Arc<Shared>, fault: Fault, blocks: Range) ->
     let has_parity = shared.layout.level().parities() > 0;
     let repaired = copy::with_held(app, &array, blocks, async || match fault {
         Fault::Unreadable(_) if has_parity && !shared.may_compute(blocks) => {
-            Err(Error::new(errno::EIO, "a write to their stripes was cut off"))
+            Err(Error::new(errno::EIO, "a crash interrupted a write of their stripes"))
         }
         Fault::Unreadable(serial) => copy::to_member(&array, serial, blocks, &mut None).await,
         Fault::Torn => copy::make_equal(&array, blocks).await,
@@ -130,7 +130,7 @@ async fn repair(app: &App, shared: &Arc<Shared>, fault: Fault, blocks: Range) ->
     true
 }
 
-/// Gives a repair up. Blocks whose copies may differ keep their marks, so that they are made equal later.
+/// Gives a repair up. Blocks whose copies may differ keep their marks, so that `intent` makes them equal later.
 fn give_up(shared: &Shared, fault: Fault, blocks: Range) {
     if let (Fault::Torn, Some(marks)) = (fault, &shared.marks) {
         marks.set_torn(blocks);

@@ -1,6 +1,6 @@
-//! Scrubs: read all copies of all blocks, report where they differ or cannot be read, and repair that if asked.
+//! Scrubs: read all copies of all blocks, report which differ or cannot be read, and repair them if the operator asks.
 //!
-//! I/O to a window waits while the window is checked. The first copy, or the data of a row with parity, counts as right.
+//! I/O to a window waits during its check. The first copy, or the data of a row with parity, counts as right.
 
 use crate::array::{Array, State};
 use crate::copy::{self, member_of, rows, source};
@@ -15,16 +15,19 @@ use drivebay_spec_raid::{Layout, Place, xor_into};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Bytes of the array that are checked at a time. A scrub stops between two windows.
+/// Bytes of the array that a scrub checks at a time. It stops between two windows.
 const WINDOW: u64 = 256 << 10;
+/// How long a stop waits for the end of the window.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// A scrub of an array: it runs, was stopped, or has ended.
+/// A scrub of an array: running, stopped or done.
 #[derive(Debug)]
 pub(crate) struct Scrub {
     repairs: bool,
     num_blocks: u64,
-    /// All blocks of the array below this one are checked.
+    /// The scrub has checked all blocks of the array below this one.
     position: Cell<u64>,
     found: Cell<Found>,
     is_running: Cell<bool>,
@@ -32,7 +35,7 @@ pub(crate) struct Scrub {
     changed: Notify,
 }
 
-/// What a scrub found. All numbers are blocks of the array.
+/// What a scrub found, in blocks of members.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     differing: u64,
@@ -61,11 +64,11 @@ impl Scrub {
     }
 }
 
-/// Starts a scrub. One that was stopped goes on where it was. `[app thread]`
+/// Starts a scrub, or continues a stopped one. `[app thread]`
 ///
 /// # Errors
-/// `EINVAL` for an array without copies; `EBUSY` while it is scrubbed; `ENODEV` when it is not online, or has parity and lacks
-/// a member.
+/// `EINVAL` for an array without copies; `EBUSY` while a scrub runs; `ENODEV` when the array is not online, or has parity and
+/// lacks a member.
 pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
     let refuse = |code, why: &str| Err(Error::new(code, format!("array {} {why}", array.name)));
     if array.state.get() != State::Online {
@@ -73,7 +76,7 @@ pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
     }
     let shared = array.shared.borrow().clone();
     let Some(shared) = shared else {
-        return refuse(errno::EINVAL, "has no copies that could be compared");
+        return refuse(errno::EINVAL, "has no copies to compare");
     };
     if !may_compare(array, &shared.layout) {
         return refuse(errno::ENODEV, "lacks a member, so its parity cannot be checked");
@@ -100,10 +103,10 @@ pub(crate) fn start(app: &App, array: &Rc<Array>, repairs: bool) -> Result<()> {
     Ok(())
 }
 
-/// Stops the scrub of an array and waits until it has stopped. `[app thread]`
+/// Stops the scrub of an array and waits until it has stopped, but at most [`STOP_LIMIT`]. `[app thread]`
 ///
 /// # Errors
-/// `ENODEV` when the array is not being scrubbed.
+/// `ENODEV` when the array is not being scrubbed; `EBUSY` when the scrub waits for I/O of a member, after which it stops.
 pub(crate) async fn stop(array: &Array) -> Result<()> {
     let scrub = array.scrub.borrow().clone().filter(|scrub| scrub.is_running.get());
     let Some(scrub) = scrub else {
@@ -112,11 +115,17 @@ pub(crate) async fn stop(array: &Array) -> Result<()> {
     };
     scrub.is_stopping.set(true);
     scrub.changed.notify();
-    scrub.changed.until(|| !scrub.is_running.get()).await;
-    Ok(())
+    let stopped = scrub.changed.until(|| !scrub.is_running.get());
+    task::timeout(STOP_LIMIT, stopped).await.map_err(|_| {
+        let message = format!(
+            "the scrub of array {} stops when I/O that it waits for has ended; a member may hang, and bdev_raid_remove_base_bdev removes it",
+            array.name
+        );
+        Error::new(errno::EBUSY, message)
+    })
 }
 
-/// Whether there is something to compare: with parity, all members are needed.
+/// Whether a scrub can compare anything: with parity, it needs all members.
 fn may_compare(array: &Array, layout: &Layout) -> bool {
     layout.level().parities() == 0
         || (0..layout.members()).all(|slot| source(array, slot).is_some())
@@ -128,7 +137,7 @@ async fn run(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub) {
     let name = &array.name;
     match ended {
         Ok(()) => info!(
-            "array {name}: scrubbed below block {}: {differing} blocks differ, {unreadable} cannot be read, {repaired} were repaired",
+            "array {name}: scrubbed the blocks below {}: {differing} blocks differ, {unreadable} cannot be read, {repaired} were repaired",
             scrub.position.get()
         ),
         Err(error) => warn!("array {name}: the scrub has stopped: {error}"),
@@ -152,7 +161,7 @@ async fn check_all(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub
         if !may_compare(array, layout) {
             return Err(Error::new(errno::ENODEV, "a member is missing"));
         }
-        // Copies of torn regions may differ, and are made equal anyway.
+        // Copies of torn regions may differ; `intent` makes them equal.
         let is_torn = shared.marks.as_ref().is_some_and(|marks| marks.is_torn(blocks));
         if !is_torn {
             let found = copy::with_held(app, array, blocks, async || {
@@ -175,7 +184,7 @@ async fn check_all(app: &App, array: &Array, shared: &Arc<Shared>, scrub: &Scrub
     Ok(())
 }
 
-/// Compares all copies of blocks with the first one that can be read.
+/// Compares all copies of blocks with the first readable copy.
 async fn check_copies(
     array: &Array,
     layout: &Layout,
@@ -200,6 +209,8 @@ async fn check_copies(
                     found.differing += differing;
                     differing
                 }
+                // The array is removing the member.
+                Err(error) if error.errno() == errno::ENODEV => 0,
                 Err(_) => {
                     found.unreadable += nblocks;
                     nblocks
@@ -222,8 +233,13 @@ async fn check_rows(array: &Array, layout: &Layout, blocks: Range, repairs: bool
         let place = |member| Place { member, lba: row * nblocks };
         let reads = (0..layout.members()).map(|slot| read(array, place(slot), nblocks));
         let strips = task::join_all(reads).await;
-        let unreadable: Vec<u8> =
-            (0..).zip(&strips).filter(|(_, strip)| strip.is_err()).map(|(slot, _)| slot).collect();
+        let is_gone =
+            |strip: &Result<Buf>| strip.as_ref().is_err_and(|error| error.errno() == errno::ENODEV);
+        if strips.iter().any(is_gone) {
+            return Err(copy::gone());
+        }
+        let unreadable = strips.iter().zip(0..).filter(|(strip, _)| strip.is_err());
+        let unreadable: Vec<u8> = unreadable.map(|(_, slot)| slot).collect();
         let parity = layout.row(row).p();
         let (target, wrong) = match *unreadable.as_slice() {
             [] => {

@@ -1,7 +1,7 @@
-//! The members of a redundant array, as its channels see them.
+//! The channels' view of the members of a redundant array.
 //!
-//! The app thread changes them with [`Shared::switch`]. It returns when every channel uses the new members. A channel that
-//! opens meanwhile starts with the new ones. [`Shared::drain`] waits for I/O that was begun with the old ones.
+//! The app thread changes the members with [`Shared::switch`], which returns when every channel uses the new ones. A channel
+//! that opens meanwhile starts with the new members. [`Shared::drain`] waits for I/O that began with the old ones.
 
 use crate::lane::Lane;
 use crate::marks::Marks;
@@ -22,14 +22,14 @@ pub(crate) struct View {
     pub(crate) desc: Arc<Desc>,
     /// First block of the array's data on the member.
     pub(crate) offset: u64,
-    /// Whether all of its data is current. A member that is being rebuilt gets writes, but no reads.
+    /// Whether all of its data is current. During its rebuild, a member gets writes, but no reads.
     pub(crate) is_readable: bool,
 }
 
 /// The members by slot.
 pub(crate) type Views = Vec<Option<View>>;
 
-/// What the app thread and the channels of an array share.
+/// State that the app thread and the channels of an array share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) uuid: [u8; 16],
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) repairs: Repairs,
     /// The write-intent record, if the array has one.
     pub(crate) marks: Option<Marks>,
-    /// Whether the array leaves the bus. No I/O waits for a record of its failure then.
+    /// Whether the array leaves the bus. Then no I/O waits for the record of a failure.
     is_offline: AtomicBool,
     table: Mutex<Table>,
 }
@@ -64,8 +64,8 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the state of a new channel from the current members. Later changes reach it by
-    /// [`switch`](Self::switch). `[reactor]`
+    /// Makes the state of a new channel from the current members. [`switch`](Self::switch) brings it later changes.
+    /// `[reactor]`
     pub(crate) fn enter(
         &self,
         make: impl FnOnce(&Views) -> Result<Resident<Lane>>,
@@ -89,7 +89,7 @@ impl Shared {
         self.table().lanes.clone()
     }
 
-    /// Fails the I/O that waits in the channels, and lets none wait from now on. `[app thread]`
+    /// Fails the I/O that waits in the channels. From now on, no I/O waits. `[app thread]`
     pub(crate) fn go_offline(&self) {
         self.is_offline.store(true, Ordering::Release);
         for lane in self.lanes() {
@@ -97,7 +97,7 @@ impl Shared {
         }
     }
 
-    /// Fails the I/O that waits for the record of a failure, because it cannot be made. `[any thread]`
+    /// Fails the I/O that waits for the record of a failure, because no task can write the record. `[any thread]`
     pub(crate) fn fail_held(&self) {
         for lane in self.lanes() {
             lane.send(|lane: &Rc<Lane>| lane.fail_held());
@@ -110,7 +110,7 @@ impl Shared {
         self.marks.as_ref().is_none_or(|marks| marks.may_compute(blocks))
     }
 
-    /// Sends I/O again that waits for a mark, or fails it. `[any thread]`
+    /// Sends the I/O that waits for marks, or fails it if `is_good` is false. `[any thread]`
     pub(crate) fn resume_unrecorded(&self, is_good: bool) {
         for lane in self.lanes() {
             lane.send(move |lane: &Rc<Lane>| lane.resume_unrecorded(is_good));
@@ -122,7 +122,7 @@ impl Shared {
         self.is_offline.load(Ordering::Acquire)
     }
 
-    /// Changes the members on all channels. I/O that was begun with the old ones may go on; [`drain`](Self::drain) waits for
+    /// Changes the members on all channels. I/O that began with the old ones may go on; [`drain`](Self::drain) waits for
     /// it. The caller makes one change at a time. `[app thread]`
     ///
     /// # Errors
@@ -137,8 +137,8 @@ impl Shared {
         self.on_each(lanes, adopt).await.into_iter().collect()
     }
 
-    /// Waits for I/O that was begun before the last change of the members, but not without limit: a member may hang. Returns
-    /// whether it has ended. `[app thread]`
+    /// Waits for I/O that began before the last change of the members, but at most 5 seconds, because a member may hang.
+    /// Returns whether the I/O has ended. `[app thread]`
     pub(crate) async fn drain(&self) -> bool {
         let drain = async |lane: Rc<Lane>| lane.drain().await;
         self.on_each(self.lanes(), drain).await.into_iter().all(|is_quiet| is_quiet)

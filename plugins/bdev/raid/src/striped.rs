@@ -1,4 +1,4 @@
-//! raid0 and concat on the bus. The bus splits reads and writes at strips, so one member gets each of them unchanged.
+//! raid0 and concat on the bus. The bus splits reads and writes at strips, so each part goes unchanged to one member.
 
 use crate::arrays;
 use crate::profile::Profile;
@@ -84,7 +84,7 @@ impl Bdev for Striped {
 }
 
 impl StripedChannel {
-    /// Sends one child to each member that holds blocks of the range. The blocks are one run there.
+    /// Sends one child to each member that holds blocks of the range. On each member, the blocks are one run.
     fn send_runs(&self, io: BdevIo, range: Range, op: fn(Range) -> Op) {
         let mut fan = io.fan_out();
         for ((base, offset), member) in self.bases.iter().zip(0_u8..) {

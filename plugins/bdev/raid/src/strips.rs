@@ -1,28 +1,28 @@
-//! The memory of a raid5f channel: buffers of one strip each, with a limit. I/O waits here until there are enough.
+//! The memory of a raid5f channel: buffers of one strip each, with a limit. I/O waits here until enough of them are free.
 
 use crate::lane::Lane;
-use drivebay_sdk::bdev::{Child, IoQueue};
+use drivebay_sdk::bdev::{Child, IoId, IoQueue};
 use drivebay_sdk::buf::{self, Buf};
 use drivebay_sdk::prelude::*;
 use drivebay_spec_raid::{Layout, xor_into};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// Bytes of buffers that a channel makes at most, if that is enough for two I/Os and not more than for 32.
+/// Bytes of a channel's buffers at most. The number of buffers stays between those of 2 and of 32 I/Os.
 const BYTES_MAX: usize = 8 << 20;
 
-/// The buffers of a channel. They are made when they are first needed, and kept until the channel closes.
+/// The buffers of a channel. It allocates them when it first needs them, and keeps them until it closes.
 #[derive(Debug)]
 pub(crate) struct Strips {
     block_size: usize,
     strip_len: u32,
-    /// Buffers that any one I/O needs at most.
+    /// The largest number of buffers of one I/O.
     per_io: usize,
     most: usize,
     made: Cell<usize>,
     #[expect(clippy::vec_box, reason = "an I/O takes the box as its context")]
     free: RefCell<Vec<Box<Strip>>>,
-    /// Sums of strips that are being read, by number.
+    /// Sums of strips for reads in flight, by number.
     sums: RefCell<Vec<Option<Sum>>>,
     waiting: RefCell<IoQueue>,
     is_resuming: Cell<bool>,
@@ -36,19 +36,19 @@ pub(crate) struct Strip {
     pub(crate) flight: Option<Flight>,
 }
 
-/// What ends with the I/O of a strip.
+/// What the end of a strip's I/O needs.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) child: Child,
     pub(crate) lane: Rc<Lane>,
-    /// The sum that the strip is added to when it was read.
+    /// The sum that gets the strip after a read.
     pub(crate) sum: SumId,
 }
 
 /// Number of a sum, from 1; 0 = none.
-pub(crate) type SumId = u8;
+pub(crate) type SumId = u16;
 
-/// Blocks that are computed from other strips for a read.
+/// Blocks of a read that the lane computes from other strips.
 #[derive(Debug)]
 struct Sum {
     /// Where the blocks go in the buffers of the read, in bytes.
@@ -82,7 +82,7 @@ impl Strips {
         }
     }
 
-    /// Whether an I/O may begin: there are buffers for it, and none waits longer.
+    /// Whether an I/O may begin: enough buffers are free, and no I/O has waited longer.
     pub(crate) fn has_room(&self) -> bool {
         let is_first = self.waiting.borrow().is_empty() || self.is_resuming.get();
         let mut free = self.free.borrow_mut();
@@ -99,10 +99,16 @@ impl Strips {
     pub(crate) fn wait(&self, io: BdevIo) {
         let is_first = self.waiting.borrow().is_empty();
         if is_first && self.free.borrow().len() == self.made.get() {
-            // No I/O has buffers that it could give back.
+            // No I/O holds buffers whose return this one could wait for.
             return io.complete(Status::NO_RESOURCE);
         }
         self.waiting.borrow_mut().push(io);
+    }
+
+    /// Removes an I/O that waits, for abort.
+    #[cold]
+    pub(crate) fn stop_waiting(&self, id: IoId) -> Option<BdevIo> {
+        self.waiting.borrow_mut().remove(id)
     }
 
     /// Takes a buffer. There is one after [`has_room`](Self::has_room).
@@ -110,7 +116,7 @@ impl Strips {
         self.free.borrow_mut().pop()
     }
 
-    /// Bytes of blocks that are no more than a strip.
+    /// Bytes of at most a strip of blocks.
     pub(crate) fn len_of(&self, nblocks: u64) -> u32 {
         let len = usize::try_from(nblocks).unwrap_or(usize::MAX).saturating_mul(self.block_size);
         u32::try_from(len).unwrap_or(u32::MAX)
@@ -121,7 +127,7 @@ impl Strips {
         self.free.borrow_mut().push(strip);
     }
 
-    /// Begins a sum of strips for a read of which block `first` is the first that must be computed.
+    /// Begins a sum of strips for a read. `first` is the first block to compute, from the start of the read.
     pub(crate) fn begin_sum(&self, first: u64) -> SumId {
         let at = usize::try_from(first).unwrap_or(usize::MAX).saturating_mul(self.block_size);
         let mut sums = self.sums.borrow_mut();
@@ -132,11 +138,11 @@ impl Strips {
         if let Some(sum) = sums.get_mut(free) {
             *sum = Some(Sum { at, strip: None });
         }
-        // There are at most 32: each has the buffers of an I/O.
-        u8::try_from(free + 1).unwrap_or(0)
+        // Each sum has at least one buffer, and a channel has at most 32 * 254 buffers.
+        SumId::try_from(free + 1).unwrap_or(0)
     }
 
-    /// Takes a strip back. If it was read well, it is added to its sum.
+    /// Takes a strip back. After a successful read, adds it to its sum.
     pub(crate) fn came_back(&self, strip: Box<Strip>, sum: SumId, is_good: bool) {
         let mut sums = self.sums.borrow_mut();
         let sum = usize::from(sum).checked_sub(1).and_then(|place| sums.get_mut(place)?.as_mut());
@@ -151,7 +157,7 @@ impl Strips {
         self.give(strip);
     }
 
-    /// Ends a sum. If all of its strips were read, the read gets the result.
+    /// Ends a sum. If all of its strips could be read, copies the result to the buffers of the read.
     pub(crate) fn end_sum(&self, sum: SumId, io: &BdevIo, is_good: bool) {
         let Some(place) = usize::from(sum).checked_sub(1) else { return };
         let ended = self.sums.borrow_mut().get_mut(place).and_then(Option::take);
@@ -170,14 +176,14 @@ impl Strips {
         self.waiting.borrow_mut().pop()
     }
 
-    /// Frees the memory, since the channel closes: its I/O has ended.
+    /// Frees the buffers when the channel closes. Its I/O has ended.
     pub(crate) fn close(&self) {
         self.free.borrow_mut().clear();
     }
 }
 
 impl Lane {
-    /// Begins the I/O that waits for buffers, as far as there are enough.
+    /// Begins I/O that waits for buffers, as long as enough of them are free.
     pub(crate) fn resume(self: &Rc<Self>) {
         let Some(strips) = &self.strips else { return };
         // An I/O that begins here may end at once and come here again.

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Slot numbers and their members.
 pub(crate) type Slots = Vec<(u8, Rc<Member>)>;
 
-/// Whether the bdev can hold a superblock: its blocks have no interleaved metadata and no protection information.
+/// Whether the bdev can hold a superblock: its blocks have neither interleaved metadata nor protection information.
 pub(crate) fn is_possible(info: &Info) -> bool {
     info.raw().md_interleave == 0 && info.raw().dif_type == 0
 }
@@ -55,7 +55,7 @@ async fn read_start(io: &BlockIo, info: &Info, len: usize) -> Result<Vec<u8>> {
     Ok(task::timeout(READ_LIMIT, io.read(Range::new(0, nblocks))).await??.to_vec())
 }
 
-/// How long the read of a superblock may take. Other bdevs, and other changes of the array, wait for it.
+/// Time limit for the read of a superblock. Other examinations, and other changes of the array, wait for the read.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes and flushes the superblock. Returns the slots on which that failed.

@@ -7,10 +7,10 @@ use drivebay_sdk::prelude::*;
 params! {
     /// A point of a distribution.
     pub(crate) struct Percentile {
-        /// Of so many I/O in a hundred the latency is at most this one.
+        /// Percentage of I/O that have at most this delay.
         #[range(1..=100)]
         pub(crate) percentile: u32,
-        /// Latency, in microseconds.
+        /// Delay, in microseconds.
         pub(crate) latency: u64,
     }
 }

@@ -23,25 +23,25 @@ use latency::{Percentile, draw};
 filter_module!("delay", Delay, methods: ["bdev_delay_update_latency"], start: start);
 
 params! {
-    /// Parameters of `bdev_delay_create`. Latencies are in microseconds, and come on top of the base's own.
+    /// Parameters of `bdev_delay_create`. Latencies are in microseconds and are added to the latency of the base.
     pub struct Create {
         /// Name of the new bdev.
         name: String,
-        /// Name of the base bdev; when there is none yet, the filter waits for it.
+        /// Name of the base bdev. If there is no such bdev yet, the filter waits for it.
         base_bdev_name: String,
-        /// Latency of reads, in microseconds.
+        /// Delay of reads, in microseconds.
         avg_read_latency: u64,
-        /// Latency of one read in a hundred, in microseconds.
+        /// Delay of one read in a hundred, in microseconds.
         p99_read_latency: u64,
-        /// Latency of writes, in microseconds.
+        /// Delay of writes, in microseconds.
         avg_write_latency: u64,
-        /// Latency of one write in a hundred, in microseconds.
+        /// Delay of one write in a hundred, in microseconds.
         p99_write_latency: u64,
-        /// UUID; derived from the name when absent.
+        /// UUID. If absent, it is derived from the name.
         uuid: Option<Uuid>,
-        /// Whether latencies are random, from 0 to twice the average. One I/O in a hundred still has the latency of p99.
+        /// If true, delays are random, from 0 to twice the average. One I/O in a hundred still has the p99 delay.
         random: bool = false,
-        /// Latencies of reads and writes by their percentiles, in ascending order, in place of the four. Empty = none.
+        /// Delays of reads and writes by percentile, in ascending order. If not empty, they replace the four delays.
         percentiles: Vec<Percentile> = Vec::new(),
     }
 
@@ -49,21 +49,21 @@ params! {
     pub struct Update {
         /// Name of a delay bdev.
         delay_bdev_name: String,
-        /// Which latency.
+        /// The delay to change.
         latency_type: LatencyType,
-        /// The new latency, in microseconds.
+        /// New delay, in microseconds.
         latency_us: u64,
     }
 
     /// One of the four latencies.
     pub enum LatencyType {
-        /// Of reads.
+        /// The delay of reads.
         AvgRead = "avg_read",
-        /// Of one read in a hundred.
+        /// The delay of one read in a hundred.
         P99Read = "p99_read",
-        /// Of writes.
+        /// The delay of writes.
         AvgWrite = "avg_write",
-        /// Of one write in a hundred.
+        /// The delay of one write in a hundred.
         P99Write = "p99_write",
     }
 }
@@ -75,9 +75,13 @@ const LATENCIES: [&str; 4] =
     ["avg_read_latency", "p99_read_latency", "avg_write_latency", "p99_write_latency"];
 
 fn start(app: &App) -> Result<()> {
-    Method::new("bdev_delay_update_latency", "Changes a latency of a delay bdev.", update)
+    Method::new("bdev_delay_update_latency", "Changes one of the delays of a delay bdev.", update)
         .describe(|method| {
-            method.result("true").error(INVALID_PARAMS, "invalid_params", "There is no such bdev.")
+            method.result("true").error(
+                INVALID_PARAMS,
+                "invalid_params",
+                "No delay bdev has that name.",
+            )
         })
         .register(app)
 }

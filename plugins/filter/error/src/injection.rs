@@ -10,33 +10,33 @@ params! {
     pub(crate) struct Inject {
         /// Name of an error bdev.
         pub(crate) name: String,
-        /// Which I/O; each kind has an injection of its own, and a later one takes its place.
+        /// Kind of I/O. Each kind has one injection; a new injection replaces the previous one.
         pub(crate) io_type: IoType,
-        /// What becomes of it.
+        /// What happens to the I/O.
         pub(crate) error_type: ErrorType,
-        /// Status code type (SCT) of `nvme_failure`.
+        /// NVMe status code type (SCT) for `nvme_failure`, 0 to 7.
         nvme_sct: u32 = 0,
-        /// Status code (SC) of `nvme_failure`.
+        /// NVMe status code (SC) for `nvme_failure`, 0 to 255.
         nvme_sc: u32 = 0,
-        /// How many I/O.
+        /// Number of I/O to spoil.
         num: u32 = 1,
-        /// Only while so many I/O or more of the thread are at the base.
+        /// Spoils I/O only while the thread has at least this many I/O in flight to the base.
         queue_depth: u64 = 0,
-        /// Offset of the byte that `corrupt_data` changes, in bytes; beyond the data nothing is changed.
+        /// Byte that `corrupt_data` changes, counted from the start of the data of the I/O. Beyond the data, nothing changes.
         pub(crate) corrupt_offset: u64 = 0,
-        /// What the byte is XORed with.
+        /// Value that the byte is XORed with. For `corrupt_data`, 1 to 255.
         pub(crate) corrupt_value: u8 = 0,
-        /// Only I/O that touches the blocks from here on.
+        /// First block of a range. Reads, writes and unmaps outside the range are not spoiled.
         lba: u64 = 0,
-        /// Number of these blocks; 0 = to the end.
+        /// Length of the range, in blocks. 0 = to the end of the bdev.
         num_blocks: u64 = 0,
-        /// How many such I/O pass before.
+        /// Number of matching I/O that pass before the first one is spoiled.
         skip: u64 = 0,
     }
 
     /// A kind of I/O.
     pub(crate) enum IoType {
-        /// Takes all injections away.
+        /// Removes all injections.
         Clear = "clear",
         /// Reads.
         Read = "read",
@@ -46,21 +46,21 @@ params! {
         Unmap = "unmap",
         /// Flushes.
         Flush = "flush",
-        /// All of these.
+        /// All four kinds.
         All = "all",
     }
 
-    /// What becomes of an I/O.
+    /// What happens to an I/O.
     pub(crate) enum ErrorType {
-        /// It fails.
+        /// The I/O fails.
         Failure = "failure",
-        /// It is kept until `bdev_error_resume_pending`, a reset or an abort.
+        /// The I/O waits until `bdev_error_resume_pending`, a reset or an abort.
         Pending = "pending",
-        /// One byte is changed; a write writes a changed copy.
+        /// One byte of the data is changed. A write writes a changed copy.
         CorruptData = "corrupt_data",
-        /// It finds no resource, so the bus sends it again.
+        /// The I/O reports a lack of resources, so the bus retries it.
         Nomem = "nomem",
-        /// It fails with an NVMe status.
+        /// The I/O fails with the given NVMe status.
         NvmeFailure = "nvme_failure",
     }
 }

@@ -39,9 +39,9 @@ plugin! {
 params! {
     /// Parameters of `bdev_error_create`.
     pub struct Create {
-        /// Name of the base bdev; when there is none yet, the filter waits for it.
+        /// Name of the base bdev. If there is no such bdev yet, the filter waits for it.
         base_name: String,
-        /// UUID; derived from the name when absent.
+        /// UUID. If absent, it is derived from the name.
         uuid: Option<Uuid>,
     }
 
@@ -56,21 +56,21 @@ fn start(app: &App) -> Result<()> {
     name_filters(app, "error");
     Method::immediate(
         "bdev_error_create",
-        "Makes a bdev that passes I/O to its base, and fails I/O as `bdev_error_inject_error` says. Its name is EE_ and the name of its base.",
+        "Creates a bdev that can spoil the I/O to its base (`bdev_error_inject_error`). Its name is EE_ and the name of the base.",
         |app, params: Create| make_filter::<Faulty>(app, params).map(|_| true),
     )
-    .describe(|method| method.result("true").error(-17, "exists", "The base has one already."))
+    .describe(|method| method.result("true").error(-17, "exists", "The base already has an error bdev."))
     .register(app)?;
     Method::new(
         "bdev_error_delete",
-        "Deletes an error bdev.\n\nAnswers when its I/O has ended and it is gone.",
+        "Deletes an error bdev.\n\nThe answer comes when its I/O has completed and the bdev is gone.",
         |app, call, params: Delete| delete_filter::<Faulty>(app, &params.name, call),
     )
     .describe(|method| method.result("true").error(-19, "no_such_device", NONE))
     .register(app)?;
     Method::immediate(
         "bdev_error_inject_error",
-        "Makes the next I/O of a kind fail.",
+        "Makes the next I/O of a kind fail, wait, or carry changed data.",
         |_, inject: Inject| {
             inject.check()?;
             with_filter::<Faulty, _>(&inject.name, |bdev| bdev.injections.set(&inject))??;
@@ -81,7 +81,7 @@ fn start(app: &App) -> Result<()> {
     .register(app)?;
     Method::new(
         "bdev_error_resume_pending",
-        "Sends on the I/O that an error bdev keeps because of `pending`, and stops keeping I/O.",
+        "Passes on all I/O that waits because of `pending`, and removes the injections of `pending`.",
         resume,
     )
     .describe(|method| method.result("true").error(-19, "no_such_device", NONE))

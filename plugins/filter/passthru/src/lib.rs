@@ -14,9 +14,9 @@ params! {
     pub struct Passthru {
         /// Name of the new bdev.
         name: String,
-        /// Name of the base bdev; when there is none yet, the filter waits for it.
+        /// Name of the base bdev. If there is no such bdev yet, the filter waits for it.
         base_bdev_name: String,
-        /// UUID; derived from the name when absent.
+        /// UUID. If absent, it is derived from the name.
         uuid: Option<Uuid>,
     }
 }

@@ -25,12 +25,12 @@ plugin! {
 params! {
     /// Parameters of `bdev_split_create`.
     pub struct Create {
-        /// Name of the base bdev; when there is none yet, it is split when it comes.
+        /// Name of the base bdev. If there is no such bdev yet, it is split when it appears.
         base_bdev: String,
-        /// Number of parts; fewer are made when the base has not room for all.
+        /// Number of parts. If the base has no room for all of them, fewer are created.
         #[range(1..=4294967295)]
         split_count: u32,
-        /// Size of a part, in MiB; 0 = the base divided by their number.
+        /// Size of a part, in MiB. 0 = the size of the base divided by `split_count`.
         split_size_mb: u64 = 0,
     }
 
@@ -65,11 +65,13 @@ fn start(app: &App) -> Result<()> {
         }
     });
     bdev::on_save_config(app, save);
-    Method::new("bdev_split_create", "Makes several bdevs of equal size of one.", create)
-        .describe(|method| method.result("Names of the parts; none while the base is not there."))
+    Method::new("bdev_split_create", "Splits a bdev into several bdevs of equal size.", create)
+        .describe(|method| {
+            method.result("Names of the parts. The array is empty if the base does not exist yet.")
+        })
         .register(app)?;
-    Method::new("bdev_split_delete", "Takes the parts of a bdev away.", delete)
-        .describe(|method| method.result("true, when they are gone"))
+    Method::new("bdev_split_delete", "Deletes the parts of a bdev.", delete)
+        .describe(|method| method.result("true, once the parts are gone"))
         .register(app)
 }
 

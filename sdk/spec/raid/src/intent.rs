@@ -1,7 +1,7 @@
 //! The write-intent record: which regions of an array may differ between its members.
 //!
-//! A format of our own, in the unused space between the superblock and the data of every member. The reference neither
-//! reads nor writes it. Little-endian:
+//! The format is Drivebay's own. The record is in the unused space between the superblock and the data of every member. The
+//! reference neither reads nor writes it. Little-endian:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -16,14 +16,13 @@
 //! | 56 | members that are away, 24 each, up to 8: slot (1), zero (7), left at (8), current below (8) |
 //! | 248 | one bit for each region: bit `r % 8` of byte `r / 8` |
 //!
-//! Flags: bit 0, the array ended in order; bit 1, every region got a mark because another program had used the array.
+//! Flags: bit 0, the array stopped cleanly; bit 1, every region got a mark because another program had used the array.
 
 use crate::superblock::{array_at, put, u16_at, u32_at, u64_at};
 
 /// Length of a record, in bytes.
 pub const INTENT_LEN: usize = 4096;
-/// Where the two copies of the record are on a member, in bytes. Records are written to them in turn, so one is whole
-/// whatever a power cut tears.
+/// Byte offsets of the two copies of the record on a member. An array writes them in turn, so a power cut tears at most one.
 pub const INTENT_OFFSETS: [u64; 2] = [512 << 10, 768 << 10];
 
 const SIGNATURE: [u8; 8] = *b"DRVBINTN";
@@ -38,7 +37,7 @@ const BITS_AT: usize = AWAY_AT + AWAY_MAX * AWAY_LEN;
 /// Most regions of an array.
 pub const REGIONS_MAX: u64 = (INTENT_LEN - BITS_AT) as u64 * 8;
 
-/// Which regions may differ, and what members that are away have.
+/// The record: which regions may differ, and how far members that are away are current.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// UUID of the array.
@@ -49,9 +48,9 @@ pub struct Intent {
     pub generation: u64,
     /// Sequence number of the superblock that the record belongs to.
     pub sequence: u64,
-    /// Whether the array ended in order: no write was cut off, so no region differs between the current members.
+    /// Whether the array stopped cleanly: no write was interrupted, so no region differs between the current members.
     pub has_ended_in_order: bool,
-    /// Whether every region got a mark because another program had used the array, and some still have it.
+    /// Whether every region got a mark because another program had used the array, and some regions still have it.
     pub was_used_by_another: bool,
     /// Members that are not current.
     pub away: Vec<Away>,
@@ -59,12 +58,12 @@ pub struct Intent {
     pub regions: Regions,
 }
 
-/// A member that is not current. It lacks the regions of the record, and everything from `current_below` on.
+/// A member that is not current. It lacks the regions of the record, and everything from the block `current_below` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Away {
     /// The member's slot.
     pub slot: u8,
-    /// Sequence number of the last superblock that the member got as a current member, or when its rebuild began.
+    /// Sequence number of the superblock before the member left, or before its rebuild began.
     pub left_at: u64,
     /// Blocks of the array below this one were current on the member then.
     pub current_below: u64,
@@ -87,7 +86,7 @@ impl Regions {
         is_new
     }
 
-    /// Takes a region out.
+    /// Removes a region.
     pub fn remove(&mut self, region: u64) {
         let (word, bit) = split(region);
         if let Some(word) = self.0.get_mut(word) {
@@ -109,20 +108,20 @@ impl Regions {
         })
     }
 
-    /// How many there are.
+    /// The number of regions.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Whether there is none.
+    /// Whether the set has no region.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
 }
 
-/// Word and bit of a region. Numbers that no record has fall together in a word that is never reached.
+/// Word and bit of a region. Numbers above [`REGIONS_MAX`] count as this number, which no record has.
 fn split(region: u64) -> (usize, u64) {
     let region = region.min(REGIONS_MAX);
     (usize::try_from(region / 64).unwrap_or(usize::MAX), 1 << (region % 64))
@@ -145,7 +144,7 @@ impl Intent {
         self.away.iter().find(|away| away.slot == slot)
     }
 
-    /// Sets what a member that is away has. Without room, the member is not listed.
+    /// Lists a member as away, or changes its entry. A full list stays as it is, and the member counts as lacking everything.
     pub fn set_away(&mut self, away: Away) {
         self.away.retain(|other| other.slot != away.slot);
         if self.away.len() < AWAY_MAX {
@@ -153,7 +152,7 @@ impl Intent {
         }
     }
 
-    /// Reads a record. `None` when there is none, it is damaged, or it is of another version.
+    /// Reads a record. `None` when the bytes are no record, or it is damaged or of another major version.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let record = bytes.first_chunk::<INTENT_LEN>()?;

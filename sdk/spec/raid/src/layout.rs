@@ -1,4 +1,4 @@
-//! Which member holds which block.
+//! The layout of an array: which member holds which block.
 //!
 //! ```text
 //! raid0   strip s        ─▶ member s mod n, row s / n
@@ -17,7 +17,7 @@ use crate::superblock::MEMBERS_MAX;
 use std::fmt;
 use std::ops::Range;
 
-/// Where the blocks of one array lie.
+/// The layout of one array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     level: Level,
@@ -60,7 +60,7 @@ pub enum RowRole {
     Q,
 }
 
-/// One row of strips of a level with parity: who holds what.
+/// One row of strips of a level with parity: the role of each member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     members: u8,
@@ -155,7 +155,7 @@ impl Layout {
             .collect();
         let mut starts = Vec::with_capacity(given);
         let mut sum = 0_u64;
-        for (member, &blocks) in (0_u8..).zip(&used) {
+        for (&blocks, member) in used.iter().zip(0_u8..) {
             starts.push(sum);
             sum = match sum.checked_add(blocks) {
                 Some(sum) if blocks > 0 && sum < NUM_BLOCKS_MAX => sum,
@@ -212,7 +212,7 @@ impl Layout {
         }
     }
 
-    /// How many of `nblocks` blocks from `lba` on lie one behind the other on the same members.
+    /// How many of `nblocks` blocks from `lba` on are consecutive on the same members.
     #[must_use]
     #[inline]
     pub fn run(&self, lba: u64, nblocks: u64) -> u64 {
@@ -231,7 +231,7 @@ impl Layout {
         }
     }
 
-    /// The pieces of `nblocks` blocks from `lba` on that lie one behind the other on the same members.
+    /// Splits `nblocks` blocks from `lba` on into ranges that are consecutive on the same members.
     pub fn runs(&self, lba: u64, nblocks: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let end = lba + nblocks;
         let mut next = lba;
@@ -271,7 +271,7 @@ impl Layout {
         (strip / data, narrow(strip % data), offset)
     }
 
-    /// Who holds what in a row of a level with parity.
+    /// The roles of the members in a row of a level with parity.
     #[must_use]
     #[inline]
     pub fn row(&self, row: u64) -> Row {
@@ -318,8 +318,8 @@ impl Layout {
 
     /// How many blocks of a member hold blocks of the array below `lba`. For levels without parity.
     ///
-    /// The blocks of an I/O that lie on a member are one run there. It goes from the result for the first block of the
-    /// I/O to the result for its end.
+    /// The blocks of an I/O on a member are consecutive. They go from the result for the first block of the I/O to the
+    /// result for its end.
     #[must_use]
     pub fn blocks_before(&self, member: u8, lba: u64) -> u64 {
         let number = u64::from(member);
@@ -332,7 +332,7 @@ impl Layout {
             Level::Raid10 => 2,
             Level::Raid0 | Level::Raid5f | Level::Raid6 => 1,
         };
-        // Strips are dealt out in turn, each as often as it has copies.
+        // Members get the copies of all strips in turn.
         let (strip, offset) = self.strip_of(lba);
         let first = strip * copies;
         let dealt = |deals: u64| (deals + self.members - 1 - number) / self.members;
@@ -550,6 +550,15 @@ mod tests {
         assert_eq!(error(Level::Raid0, 8, &[8, 7]), LayoutError::Size { member: 0, given: 0 });
         let huge = [u64::MAX; 3];
         assert!(matches!(error(Level::Concat, 8, &huge), LayoutError::Size { .. }));
+    }
+
+    #[test]
+    fn an_array_may_have_255_members() {
+        let array = layout(Level::Raid0, 1, &[2; MEMBERS_MAX]);
+        assert_eq!((array.members(), array.num_blocks()), (255, 510));
+        assert_eq!(array.place(254), place(254, 0));
+        let error = Layout::new(Level::Raid0, 1, &[2; MEMBERS_MAX + 1]).unwrap_err();
+        assert_eq!(error, LayoutError::Members { level: Level::Raid0, given: 256 });
     }
 
     prop_compose! {

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// How an array spreads its blocks over its members.
+/// A RAID level: how an array distributes its blocks over its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
     /// Strips in turn over all members, no redundancy.
     Raid0,
     /// Every member holds everything.
     Raid1,
-    /// Strips in two copies each, dealt out over all members in turn.
+    /// Strips in two copies each, in turn over all members.
     Raid10,
     /// One parity strip in each row, rotating. The reference writes whole rows only ("full stripe").
     Raid5f,

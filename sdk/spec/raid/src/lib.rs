@@ -1,7 +1,7 @@
-//! RAID on disk: the superblock that every member carries, and where each level puts its blocks.
+//! RAID on disk: the superblock and the write-intent record of every member, and the layout of the blocks of each level.
 //!
-//! Pure values, no I/O. [`Superblock`] turns bytes into checked values and back. [`Layout`] is the one place that
-//! knows which member holds a block: reads, writes, rebuild, scrub and repair all ask it, so they cannot disagree.
+//! The crate does no I/O. [`Superblock`] and [`Intent`] turn bytes into checked values and back. Only [`Layout`] knows which
+//! member holds a block: reads, writes, rebuilds, scrubs and repairs all ask it, so they cannot disagree.
 //!
 //! ```text
 //! bytes ─▶ Superblock::parse ─▶ Level, strip, members ─▶ Layout::new ─▶ place, copies, stripe, and back

@@ -18,7 +18,7 @@
 //! | 116..120 | level |
 //! | 120..124 | strip size, in blocks; 0 for raid1 |
 //! | 124..128 | state, never written by the reference |
-//! | 128..136 | sequence number: each update adds one, and the largest is the truth |
+//! | 128..136 | sequence number: each update adds one, and the largest is the newest |
 //! | 136 | number of members |
 //! | 137..255 | zero |
 //! | 255 | number of entries that follow |
@@ -43,23 +43,23 @@ pub const ENTRY_LEN: usize = 64;
 pub const NAME_LEN: usize = 64;
 /// Most members of an array.
 pub const MEMBERS_MAX: usize = 255;
-/// Members with a superblock keep at least this many bytes in front of their data.
+/// Members with a superblock have at least this many bytes before their data.
 pub const DATA_OFFSET_MIN: u64 = 1 << 20;
 /// Longest superblock, in bytes.
 const LEN_MAX: usize = HEADER_LEN + MEMBERS_MAX * ENTRY_LEN;
-/// The version that is written, and the only major version that is read.
+/// The version to write. Only its major version can be read.
 const VERSION: (u16, u16) = (1, 0);
 
-/// What an array knows of one of its members.
+/// The state of a member in a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
     /// The slot is empty.
     Missing,
-    /// It holds its part of the data.
+    /// The member holds its part of the data.
     Configured,
-    /// It failed and was taken out.
+    /// The member failed, and the array removed it.
     Failed,
-    /// It waits to replace another.
+    /// The member waits to replace another one.
     Spare,
 }
 
@@ -116,7 +116,7 @@ pub struct Superblock {
     pub strip_blocks: u32,
     /// Kept as it was read.
     pub state: u32,
-    /// The larger is the newer.
+    /// Sequence number. The superblock with the larger number is newer.
     pub sequence: u64,
     /// Number of slots.
     pub num_members: u8,
@@ -127,7 +127,7 @@ pub struct Superblock {
 /// Why bytes are not a superblock that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SuperblockError {
-    /// The signature is missing: this is no member of an array.
+    /// The signature is missing: the bytes are not of a member of an array.
     NoSignature,
     /// The superblock is longer than the bytes: read this many and try again.
     TooShort {
@@ -334,7 +334,9 @@ impl Superblock {
 fn name(bytes: &[u8]) -> Result<String, SuperblockError> {
     let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     match std::str::from_utf8(&bytes[..len]) {
-        Ok(name) if !name.is_empty() && !name.chars().any(char::is_control) => Ok(name.to_owned()),
+        Ok(name) if (1..NAME_LEN).contains(&len) && !name.chars().any(char::is_control) => {
+            Ok(name.to_owned())
+        }
         _ => Err(field("name", len as u64, "1 to 63 bytes of printable UTF-8")),
     }
 }
@@ -509,6 +511,7 @@ mod tests {
         assert_eq!(refused(&changed(136, &[0])), "num_base_bdevs");
         assert_eq!(refused(&changed(136, &[3])), "base_bdevs_size");
         assert_eq!(refused(&changed(40, &[0; 64])), "name");
+        assert_eq!(refused(&changed(40, &[b'a'; 64])), "name");
         assert_eq!(refused(&changed(256 + 32, &[9, 0, 0, 0])), "base_bdev state");
         assert_eq!(refused(&changed(256 + 40, &[2])), "slot");
         assert_eq!(refused(&changed(256 + 40, &[1])), "slot");

@@ -1,6 +1,6 @@
 //! Parity of levels with one parity strip: the XOR of the data strips.
 
-/// Adds `from` to `to` by XOR, as far as both go. Adding the same bytes again takes them away.
+/// Adds `from` to `to` by XOR, up to the length of the shorter one. A second call with the same bytes removes them.
 ///
 /// The loop has no branch, so the compiler makes it use the widest registers that the target has.
 #[inline]

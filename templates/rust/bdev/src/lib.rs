@@ -20,7 +20,7 @@ pub struct RamDisk {
 params! {
     /// Parameters of `bdev_{{name}}_create`, besides those of every disk (`name`, `num_blocks`, `block_size`, `uuid` …).
     pub struct Own {
-        /// I/O is split at multiples of this many blocks; 0 = never.
+        /// The host splits I/O at multiples of this many blocks. 0 = no splitting.
         #[range(0..=65536)]
         boundary: u32 = 0,
     }

@@ -15,7 +15,7 @@ params! {
     pub struct Over {
         /// Name of the new bdev.
         name: String,
-        /// Name of the base bdev; when there is none yet, the filter waits for it.
+        /// Name of the base bdev. If there is no such bdev yet, the filter waits for it.
         base_bdev_name: String,
     }
 }

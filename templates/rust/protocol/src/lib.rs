@@ -37,7 +37,7 @@ type Exports = RefCell<Vec<Export>>;
 params! {
     /// Parameters of `{{name}}_export`.
     pub struct ExportParams {
-        /// Name of the bdev.
+        /// Name of the bdev to serve.
         bdev_name: String,
         /// Path of the socket.
         path: String,
@@ -53,7 +53,7 @@ params! {
 fn start(app: &App) -> Result<()> {
     EXPORTS.get_or_init(Exports::default)?;
     Method::immediate("{{name}}_export", "Serves a bdev on a Unix socket.", add).register(app)?;
-    Method::new("{{name}}_unexport", "Serves it no more.", unexport).register(app)
+    Method::new("{{name}}_unexport", "Stops serving the bdev of a socket.", unexport).register(app)
 }
 
 fn add(app: &App, params: ExportParams) -> Result<bool> {

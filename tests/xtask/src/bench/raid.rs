@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Whose instructions are counted, besides those of the other parts.
+/// The cases of RAID whose instructions the benchmark counts.
 pub(super) const COUNTED: [Case; 2] = [RAID0, RAID1];
 
 const RAID0: Case = array("raid0, read", "raid0", false, "randread");
@@ -28,7 +28,7 @@ const CASES: [(Case, &str); 8] = [
 ];
 /// MiB of a member that is rebuilt.
 const REBUILT: u64 = 32;
-/// MiB of a member that is rebuilt within a run of two seconds.
+/// MiB of a member that is rebuilt within the two seconds of a run.
 const SMALL: u64 = 16;
 /// How long a rebuild may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ fn rates(bench: &Bench) {
             arguments.extend(["-o".to_owned(), (*bytes).to_owned()]);
             let theirs = ["-o", bytes, "-w", case.pattern, "-m", "0x1", "-T", &name];
             let row = [case.name, bytes, &depth.to_string()].map(str::to_owned);
-            // A build of the reference may be without a level.
+            // A build of the reference may lack a level.
             if let Err(why) = in_turn(bench, row, &arguments, &calls, &theirs, depth) {
                 report::line(&format!("\n{}: not measured: {why}", case.name));
             }
@@ -77,11 +77,7 @@ fn rebuilds(bench: &Bench) -> Result<(), String> {
     for _ in 0..bench.rounds {
         for side in bench.sides() {
             let place = usize::from(side == Side::Reference);
-            let mut server = Server::start(bench, side, "0x1")?;
-            for (method, params) in array_calls("raid1", REBUILT) {
-                server.call(method, &params)?;
-            }
-            push(&mut idle, place, rebuild(&mut server.client, REBUILT)?);
+            push(&mut idle, place, rebuild_without_load(bench, side)?);
             let mut load = Load::start(bench, side)?;
             push(&mut loaded, place, rebuild(&mut load.client, REBUILT)?);
         }
@@ -92,13 +88,22 @@ fn rebuilds(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
+/// The server ends with this function: it must not share its core with the next measurement.
+fn rebuild_without_load(bench: &Bench, side: Side) -> Result<f64, String> {
+    let mut server = Server::start(bench, side, "0x1")?;
+    for (method, params) in array_calls("raid1", REBUILT) {
+        server.call(method, &params)?;
+    }
+    rebuild(&mut server.client, REBUILT)
+}
+
 fn push(of_sides: &mut [Samples; 2], place: usize, value: f64) {
     if let Some(samples) = of_sides.get_mut(place) {
         samples.push(value);
     }
 }
 
-/// Removes a member of `mib` MiB and adds another bdev in its place. Returns how fast the data were copied, in MiB per second.
+/// Replaces a member of `mib` MiB with another bdev. Returns the speed of the rebuild, in MiB per second.
 fn rebuild(client: &mut Client, mib: u64) -> Result<f64, String> {
     let spare = json!({"name": "spare", "num_blocks": mib << 11, "block_size": 512});
     client.call("bdev_malloc_create", &spare)?;
@@ -125,7 +130,7 @@ fn rebuild(client: &mut Client, mib: u64) -> Result<f64, String> {
     Err("the rebuild did not end".to_owned())
 }
 
-/// A generator with the array under 4 KiB random reads. It takes calls meanwhile.
+/// A load generator that makes 4 KiB random reads of the array and serves RPC calls.
 struct Load {
     client: Client,
     process: Running,
@@ -157,7 +162,9 @@ impl Load {
         let client = loop {
             match Client::connect(&socket) {
                 Ok(client) => break client,
-                Err(_) if process.has_ended() => return Err(format!("{side:?}: it has ended")),
+                Err(_) if process.has_ended() => {
+                    return Err(format!("{side:?}: the load generator has ended"));
+                }
                 Err(why) if began.elapsed() > PATIENCE => return Err(why),
                 Err(_) => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -177,7 +184,7 @@ impl Load {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Err("the load has no array".to_owned())
+        Err("the load generator has no array".to_owned())
     }
 }
 
@@ -231,5 +238,5 @@ fn longest_of(bench: &Bench, event: Event) -> Result<f64, String> {
     let output = running.wait_with_output().map_err(|error| format!("drivebay perf: {error}"))?;
     let report = super::rates::report(&String::from_utf8_lossy(&output.stdout))?;
     let longest = report.pointer("/total/latency_us/max").and_then(Value::as_f64);
-    longest.ok_or_else(|| "drivebay perf told no longest I/O".to_owned())
+    longest.ok_or_else(|| "drivebay perf reported no longest I/O".to_owned())
 }

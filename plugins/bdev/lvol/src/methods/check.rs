@@ -18,7 +18,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 params! {
     /// Parameters of `bdev_lvol_check_lvstore`.
     pub struct Check {
-        /// Bdev that holds the store, whether it is open or not.
+        /// Bdev that holds the store. The store may be open or closed.
         bdev_name: String,
     }
 
@@ -26,7 +26,7 @@ params! {
     pub struct Repair {
         /// Bdev that holds the store.
         bdev_name: String,
-        /// Whether to write the repairs. The volumes of a store that is open leave the bus and come back.
+        /// If false, nothing is written. If true, the volumes of an open store are removed, and return after the repair.
         write: bool = false,
     }
 }
@@ -35,15 +35,15 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_check_lvstore",
-        "Reads all metadata of a store and says what is wrong with it. Nothing is written.",
-        "What was found, each with its severity and whether it can be repaired.",
+        "Reads all metadata of a store and reports its faults. Nothing is written.",
+        "The faults, each with its severity and whether it can be repaired.",
         async |params: Check| look(&params.bdev_name).await,
     )?;
     method(
         app,
         "bdev_lvol_repair_lvstore",
-        "Repairs what has one right answer, and leaves the rest as it is.",
-        "What is left, as bdev_lvol_check_lvstore says it.",
+        "Repairs the faults of a store that have only one correct repair. Other faults remain.",
+        "The remaining faults, in the form of `bdev_lvol_check_lvstore`.",
         async |params: Repair| {
             if params.write {
                 mend(&params.bdev_name).await?;

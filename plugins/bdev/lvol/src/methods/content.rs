@@ -31,9 +31,9 @@ params! {
     pub struct SetXattr {
         /// UUID or alias of the volume, which must not be read-only.
         name: String,
-        /// Name of the xattr; `name` and `uuid` are the store's own.
+        /// Name of the xattr. `name` and `uuid` are reserved for the store.
         xattr_name: String,
-        /// Value that it gets; without one the xattr is removed.
+        /// New value. If absent, the xattr is removed.
         xattr_value: Option<String>,
     }
 
@@ -41,9 +41,9 @@ params! {
     pub struct Part {
         /// UUID or alias of the volume.
         name: String,
-        /// First byte of the part.
+        /// Start of the part, in bytes.
         offset: u64 = 0,
-        /// Bytes of the part; 0: to the end of the volume.
+        /// Length of the part, in bytes. 0 = to the end of the volume.
         size: u64 = 0,
     }
 }
@@ -53,7 +53,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         app,
         "bdev_lvol_get_xattr",
         "Returns the value of an xattr of a volume.",
-        "The value.",
+        "Value of the xattr.",
         async |params: GetXattr| {
             let (store, info) = stores::find(&params.name)?;
             let value = store.store.xattr(info.id, &params.xattr_name).map_err(store_failed)?;
@@ -77,15 +77,15 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_get_fragmap",
-        "Says which clusters of a volume are its own, and not its parent's or unallocated.",
-        "A map in base64, one bit for each cluster from `offset` on, the lowest bit first.",
+        "Returns which clusters a volume has allocated itself. Other clusters are its parent's or unallocated.",
+        "A bit map in base64, with one bit for each cluster, starting at `offset`. The lowest bit of a byte comes first.",
         async |params: Part| fragmap(&params).await,
     )?;
     method(
         app,
         "bdev_lvol_get_snapshot_checksum",
         "Reads a part of a read-only volume and returns its SHA-256. Volumes with the same data have the same SHA-256.",
-        "The checksum in hexadecimal digits, and what it covers.",
+        "The checksum in hexadecimal digits, and the part that it covers.",
         async |params: Part| checksum(params).await.map_err(|error| failed(&error)),
     )
 }

@@ -48,25 +48,25 @@ enum Kind {
 params! {
     /// Parameters of `bdev_lvol_start_shallow_copy`.
     pub struct Shallow {
-        /// UUID or alias of the volume, which must be read-only.
+        /// UUID or alias of the volume. It must be read-only.
         src_lvol_name: String,
-        /// Bdev that is written: at least as large as the volume.
+        /// Bdev to write to. It must be at least as large as the volume.
         dst_bdev_name: String,
     }
 
     /// Parameters of `bdev_lvol_start_deep_copy`.
     pub struct Deep {
-        /// UUID or alias of the volume, which must be read-only, such as a snapshot.
+        /// UUID or alias of the volume. It must be read-only, such as a snapshot.
         src_lvol_name: String,
-        /// Bdev that is written: at least as large as the volume.
+        /// Bdev to write to. It must be at least as large as the volume.
         dst_bdev_name: String,
-        /// Most MiB per second that are copied; 0: no limit.
+        /// Maximum speed of the copy, in MiB per second. 0 = no limit.
         max_bandwidth_mb_sec: u64 = 0,
     }
 
     /// Parameters of the methods that say how far a copy is.
     pub struct Check {
-        /// What the start answered.
+        /// ID that the start of the copy returned.
         operation_id: u32,
     }
 }
@@ -75,8 +75,8 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_start_shallow_copy",
-        "Starts to copy the clusters that a volume has itself to a bdev.",
-        "The id of the operation.",
+        "Starts a copy of the clusters that a volume has allocated itself to a bdev.",
+        "ID of the copy.",
         async |params: Shallow| {
             start(&params.src_lvol_name, &params.dst_bdev_name, Kind::Shallow, 0)
         },
@@ -85,14 +85,14 @@ pub(super) fn register(app: &App) -> Result<()> {
         app,
         "bdev_lvol_check_shallow_copy",
         "Returns the progress of a shallow copy. When the copy has ended, the host forgets it after this answer.",
-        "Progress and state.",
+        "Progress and state of the copy.",
         async |params: Check| check(params.operation_id),
     )?;
     method(
         app,
         "bdev_lvol_start_deep_copy",
-        "Starts to copy all that a volume reads to a bdev, which may be a volume of another store.",
-        "The id of the operation.",
+        "Starts a copy of all data of a volume, including its parents' data, to a bdev. The bdev may be a volume of another store.",
+        "ID of the copy.",
         async |params: Deep| {
             let rate = params.max_bandwidth_mb_sec;
             start(&params.src_lvol_name, &params.dst_bdev_name, Kind::Deep, rate)
@@ -102,7 +102,7 @@ pub(super) fn register(app: &App) -> Result<()> {
         app,
         "bdev_lvol_check_deep_copy",
         "Returns the progress of a deep copy. When the copy has ended, the host forgets it after this answer.",
-        "Progress and state.",
+        "Progress and state of the copy.",
         async |params: Check| check(params.operation_id),
     )
 }

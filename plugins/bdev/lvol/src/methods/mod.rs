@@ -52,8 +52,12 @@ fn method<P: Params + 'static, R: Serialize + 'static>(
     .describe(|method| {
         method
             .result(result)
-            .error(-19, "no_such_device", "There is no such volume, store or bdev.")
-            .error(INVALID_PARAMS, "operation_failed", "The operation was refused or failed.")
+            .error(-19, "no_such_device", "No volume, store or bdev has that name or UUID.")
+            .error(
+                INVALID_PARAMS,
+                "operation_failed",
+                "The operation is not allowed here, or it failed.",
+            )
     })
     .register(app)
 }

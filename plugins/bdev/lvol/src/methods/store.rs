@@ -14,17 +14,17 @@ const FAULTS_MAX: usize = 16;
 params! {
     /// Parameters of `bdev_lvol_create_lvstore`.
     pub struct Create {
-        /// Bdev on which to make the store. What it holds is lost.
+        /// Bdev that holds the store. Its present data is lost.
         bdev_name: String,
         /// Name of the store.
         lvs_name: String,
-        /// Unit of allocation in bytes: a multiple of 4096.
+        /// Cluster size, in bytes: a multiple of 4096. A store allocates whole clusters.
         cluster_sz: u32 = 4_194_304,
-        /// What happens to all clusters: `none`, `unmap` or `write_zeroes`.
+        /// How to clear all clusters now: `none`, `unmap` or `write_zeroes`.
         clear_method: String = "unmap".to_owned(),
-        /// Metadata pages per cluster, in percent. The store can grow as far as there are pages.
+        /// Metadata pages per cluster, in percent. Their number limits how far the store can grow.
         num_md_pages_per_cluster_ratio: u32 = 100,
-        /// Size of a metadata page in bytes: a power of two; 0 = as the bdev needs it, at least 4096.
+        /// Size of a metadata page, in bytes: a power of two. 0 = the size that the bdev needs, at least 4096.
         md_page_size: u32 = 0,
     }
 
@@ -38,17 +38,17 @@ params! {
 
     /// Parameters of `bdev_lvol_rename_lvstore`.
     pub struct Rename {
-        /// Name that the store has.
+        /// Present name of the store.
         old_name: String,
-        /// Name that it gets.
+        /// New name.
         new_name: String,
     }
 
     /// Parameters of `bdev_lvol_get_lvols`.
     pub struct OfStore {
-        /// Only volumes of the store with this UUID.
+        /// UUID of a store. The answer has only its volumes.
         lvs_uuid: Option<String>,
-        /// Only volumes of the store with this name.
+        /// Name of a store. The answer has only its volumes.
         lvs_name: Option<String>,
     }
 }
@@ -57,14 +57,14 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_create_lvstore",
-        "Makes a store of logical volumes on a bdev.",
+        "Creates a store of logical volumes on a bdev.",
         "UUID of the store.",
         create,
     )?;
     method(
         app,
         "bdev_lvol_delete_lvstore",
-        "Destroys a store with all its volumes.",
+        "Destroys a store and all its volumes.",
         "true",
         async |params: Named| delete(by_name(params.uuid, params.lvs_name)?).await,
     )?;
@@ -72,7 +72,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_grow_lvstore",
-        "Grows a store over a bdev that became larger.",
+        "Grows a store to the size of its bdev, which has become larger.",
         "true",
         async |params: Named| {
             let store = by_name(params.uuid, params.lvs_name)?;
@@ -82,8 +82,8 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_get_lvstores",
-        "Lists the stores, or one.",
-        "The stores.",
+        "Lists the stores, or describes one.",
+        "Array of objects, one for each store.",
         async |params: Named| {
             let stores = if params.uuid.is_none() && params.lvs_name.is_none() {
                 stores::all()
@@ -96,8 +96,8 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_get_lvols",
-        "Lists the volumes, also those that are not served, of all stores or one.",
-        "The volumes.",
+        "Lists the volumes of all stores or of one store, including volumes that have no bdev.",
+        "Array of objects, one for each volume.",
         async |params: OfStore| {
             let stores = if params.lvs_uuid.is_none() && params.lvs_name.is_none() {
                 stores::all()

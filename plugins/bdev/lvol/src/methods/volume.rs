@@ -15,17 +15,17 @@ const INTERNAL_ERROR: i64 = -32603;
 params! {
     /// Parameters of `bdev_lvol_create`.
     pub struct Create {
-        /// Name of the volume, unique in its store.
+        /// Name of the new volume, unique in its store.
         lvol_name: String,
-        /// Size in MiB, rounded up to whole clusters.
+        /// Size in MiB. The store rounds it up to whole clusters.
         size_in_mib: u64,
-        /// Whether clusters are allocated when they are written.
+        /// If true, a cluster is allocated at its first write. If false, all clusters are allocated now.
         thin_provision: bool = false,
-        /// UUID of the store.
+        /// UUID of the store. Give either this or `lvs_name`.
         uuid: Option<String>,
-        /// Name of the store.
+        /// Name of the store. Give either this or `uuid`.
         lvs_name: Option<String>,
-        /// What happens to a cluster that is given back: `none`, `unmap` or `write_zeroes`.
+        /// How to clear a cluster that the volume releases: `none`, `unmap` or `write_zeroes`.
         clear_method: Option<String>,
     }
 
@@ -39,7 +39,7 @@ params! {
     pub struct Rename {
         /// UUID or alias of the volume.
         old_name: String,
-        /// Name that it gets.
+        /// New name.
         new_name: String,
     }
 
@@ -47,7 +47,7 @@ params! {
     pub struct Resize {
         /// UUID or alias of the volume.
         name: String,
-        /// New size in MiB, rounded up to whole clusters.
+        /// New size in MiB. The store rounds it up to whole clusters.
         size_in_mib: u64,
     }
 
@@ -55,7 +55,7 @@ params! {
     pub struct Snapshot {
         /// UUID or alias of the volume.
         lvol_name: String,
-        /// Name of the snapshot.
+        /// Name of the new snapshot.
         snapshot_name: String,
     }
 
@@ -63,17 +63,17 @@ params! {
     pub struct Clone {
         /// UUID or alias of the snapshot.
         snapshot_name: String,
-        /// Name of the clone.
+        /// Name of the new clone.
         clone_name: String,
     }
 
     /// Parameters of `bdev_lvol_clone_bdev`.
     pub struct CloneBdev {
-        /// Name or UUID of the bdev. Nobody may write it as long as it has clones.
+        /// Name or UUID of the bdev. While it has clones, nothing can write to it.
         bdev: String,
         /// Name of the store.
         lvs_name: String,
-        /// Name of the clone.
+        /// Name of the new clone.
         clone_name: String,
     }
 
@@ -87,11 +87,11 @@ params! {
 }
 
 pub(super) fn register(app: &App) -> Result<()> {
-    method(app, "bdev_lvol_create", "Makes a volume.", "UUID of the volume.", create)?;
+    method(app, "bdev_lvol_create", "Creates a volume.", "UUID of the volume.", create)?;
     method(
         app,
         "bdev_lvol_delete",
-        "Deletes a volume. A snapshot with one clone leaves its clusters to it.",
+        "Deletes a volume. If it is a snapshot with one clone, the clone gets its clusters.",
         "true",
         delete,
     )?;
@@ -105,7 +105,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_set_read_only",
-        "Marks a volume as read-only, from the next time that its store is opened.",
+        "Marks a volume as read-only. The mark takes effect when its store is opened the next time.",
         "true",
         async |params: Volume| {
             let (store, info) = stores::find(&params.name)?;
@@ -116,22 +116,22 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_snapshot",
-        "Makes a snapshot of a volume.",
+        "Creates a snapshot of a volume.",
         "UUID of the snapshot.",
         snapshot,
     )?;
-    method(app, "bdev_lvol_clone", "Makes a clone of a snapshot.", "UUID of the clone.", clone)?;
+    method(app, "bdev_lvol_clone", "Creates a clone of a snapshot.", "UUID of the clone.", clone)?;
     method(
         app,
         "bdev_lvol_clone_bdev",
-        "Makes a volume that is a clone of a bdev outside of the store.",
+        "Creates a volume that is a clone of a bdev outside the store.",
         "UUID of the clone.",
         clone_bdev,
     )?;
     method(
         app,
         "bdev_lvol_inflate",
-        "Gives a volume all its clusters, so that it needs no parent and is thick.",
+        "Allocates all clusters of a volume and copies the data of its parent. The volume is then thick and has no parent.",
         "true",
         async |params: Volume| {
             let (store, info) = stores::find(&params.name)?;
@@ -143,7 +143,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_decouple_parent",
-        "Gives a volume the clusters of its parent, whose parent becomes its own.",
+        "Copies the clusters of the parent to a volume. The parent of that parent becomes the parent of the volume.",
         "true",
         async |params: Volume| {
             let (store, info) = stores::find(&params.name)?;
@@ -155,14 +155,14 @@ pub(super) fn register(app: &App) -> Result<()> {
     method(
         app,
         "bdev_lvol_set_parent",
-        "Makes a volume a clone of another snapshot of the same size.",
+        "Makes a snapshot of the same size the new parent of a volume.",
         "true",
         set_parent,
     )?;
     method(
         app,
         "bdev_lvol_set_parent_bdev",
-        "Makes a volume a clone of a bdev outside of the store.",
+        "Makes a bdev outside the store the new parent of a volume.",
         "true",
         set_parent_bdev,
     )

@@ -1,4 +1,4 @@
-//! Members that fail, leave and come back; arrays that are found by their superblocks.
+//! Members that fail, leave and return; arrays that the plugin finds by their superblocks.
 
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
@@ -18,7 +18,7 @@ fn disks<const N: usize>(host: &FakeHost, names: [&str; N]) -> [Ram; N] {
     names.map(|name| Ram::plug(host, name, NUM_BLOCKS))
 }
 
-/// Deletes an array but leaves its superblocks, as the end of the process does.
+/// Deletes an array but keeps its superblocks, as the end of the process does.
 fn forgotten(host: &FakeHost, name: &str) {
     host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
 }
@@ -294,6 +294,41 @@ fn a_refused_bdev_leaves_no_mark_on_the_array() {
     }
     assert_eq!(a.durable_superblock().unwrap().member(1).copied(), entry);
     deleted(&host, "k0-raid1", opened);
+}
+
+#[test]
+fn an_array_that_cannot_be_made_leaves_no_superblock() {
+    let host = load();
+    let [a, b, _taken] = disks(&host, ["j0", "j1", "j2"]);
+    let create = |name: &str| {
+        let names = json!(["j0", "j1"]);
+        let params =
+            json!({"name": name, "raid_level": "raid1", "base_bdevs": names, "superblock": true});
+        host.call("bdev_raid_create", &params)
+    };
+    b.fail_writes(true);
+    assert_eq!(create("j").unwrap_err().code, -5);
+    b.fail_writes(false);
+    assert_eq!(create("j2").unwrap_err().code, -17, "a bdev has this name");
+    assert_eq!([&a, &b].map(Ram::durable_superblock), [None, None]);
+    create("j").unwrap();
+    deleted(&host, "j", host.open("j"));
+}
+
+#[test]
+fn an_array_ends_while_its_rebuild_waits_for_its_bandwidth() {
+    let host = load();
+    let [a, b, _c] = disks(&host, ["l0", "l1", "l2"]);
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "l1"})).unwrap();
+    // The clock stands still, so the rebuild waits after its first window.
+    let slow = json!({"process_window_size_kb": 16, "process_max_bandwidth_mb_sec": 1});
+    host.call("bdev_raid_set_options", &slow).unwrap();
+    let add = json!({"raid_bdev": "l0-raid1", "base_bdev": "l2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    let copied = || show(&host, "l0-raid1")["process"]["progress"]["blocks"].clone();
+    host.wait(|| (copied() == 32).then_some(()));
+    deleted(&host, "l0-raid1", opened);
 }
 
 #[test]

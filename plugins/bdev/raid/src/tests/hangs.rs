@@ -1,4 +1,4 @@
-//! Members that hang, bad blocks under the write-intent record, and the task that looks after it.
+//! Members that hang, bad blocks under the write-intent record, and the task that clears its marks.
 
 use super::ram::Ram;
 use super::{array, deleted, load, read, show, write};
@@ -18,10 +18,10 @@ use std::time::Duration;
 
 const REGION: u64 = 2048;
 const NUM_BLOCKS: usize = 2048 + 4 * REGION as usize;
-/// Where the two copies of the record are.
+/// First blocks of the two copies of the record.
 const RECORDS: [u64; 2] = [1024, 1536];
 
-/// Begins a write of one block. The cell gets its end.
+/// Begins a write of one block. At its end, the cell gets whether it succeeded.
 fn begin_write(desc: &Arc<Desc>, lba: u64, fill: u8) -> Rc<Cell<Option<bool>>> {
     let io = BlockIo::new(desc).unwrap();
     let ended = Rc::new(Cell::new(None));
@@ -35,7 +35,7 @@ fn begin_write(desc: &Arc<Desc>, lba: u64, fill: u8) -> Rc<Cell<Option<bool>>> {
     ended
 }
 
-/// Begins to take a member out. The cell is set when that has ended.
+/// Begins to remove a member. The cell becomes true when the removal has ended.
 fn begin_removal(name: &'static str, slot: u8) -> Rc<Cell<bool>> {
     let done = Rc::new(Cell::new(false));
     let (sender, receiver) = task::oneshot::channel();
@@ -67,7 +67,7 @@ fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
     let desc = Arc::new(desc);
     b.hang();
     let stuck = begin_write(&desc, 1, 2);
-    // The record of this region waits for the member, too.
+    // The write of this region's record waits for the member, too.
     let to_idle_region = begin_write(&desc, REGION, 3);
     rounds(&host);
     assert_eq!((stuck.get(), to_idle_region.get()), (None, None));
@@ -80,7 +80,7 @@ fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
     host.advance(Duration::from_secs(6));
     rounds(&host);
     assert!(removed.get(), "it gave up");
-    // More changes of the members go on, while the member still has the write.
+    // The members change again while the former member still has the write.
     let c = Ram::plug(&host, "ha2", NUM_BLOCKS);
     assert_eq!(stuck.get(), None);
     b.answer();
@@ -90,11 +90,65 @@ fn a_member_that_hangs_is_taken_out_and_keeps_only_the_io_that_it_has() {
     host.call("bdev_raid_add_base_bdev", &add).unwrap();
     host.wait(|| show(&host, name)["process"].is_null().then_some(()));
     assert_eq!([1, REGION, 2 * REGION].map(|lba| c.block(2048 + lba as usize)), [2, 3, 4]);
-    // Nothing keeps the bdev.
+    // Nothing keeps the bdev open.
     b.unplug(&host);
     drop(channel);
     drop(desc);
     host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+}
+
+#[test]
+fn io_that_a_former_member_fails_late_does_not_take_out_the_member_that_has_its_slot_now() {
+    let host = load();
+    let [a, b, c] = ["hh0", "hh1", "hh2"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let name = "hh0-raid1";
+    let (channel, desc) = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &channel, 0, 1, 1), Status::SUCCESS);
+    let desc = Arc::new(desc);
+    b.hang();
+    let stuck = begin_write(&desc, 1, 2);
+    rounds(&host);
+    let removed = begin_removal(name, 1);
+    rounds(&host);
+    host.advance(Duration::from_secs(6));
+    rounds(&host);
+    assert!(removed.get());
+    let add = json!({"raid_bdev": name, "base_bdev": "hh2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    host.wait(|| show(&host, name)["process"].is_null().then_some(()));
+    assert_eq!(stuck.get(), None);
+    b.fail_writes(true);
+    b.answer();
+    rounds(&host);
+    assert_eq!(stuck.get(), Some(true));
+    assert_eq!(show(&host, name)["num_base_bdevs_discovered"], 2);
+    assert_eq!((a.block(2048 + 1), c.block(2048 + 1)), (2, 2));
+    drop(channel);
+    drop(desc);
+    host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
+}
+
+#[test]
+fn an_array_with_a_member_that_hangs_does_not_keep_the_marks_of_others() {
+    let host = load();
+    let [a, b, c, d] = ["hi0", "hi1", "hj0", "hj1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let (stuck_channel, stuck_desc) = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    let opened = array(&host, "raid1", &[&c, &d], json!({"superblock": true}));
+    assert_eq!(write(&host, &stuck_channel, 0, 1, 1), Status::SUCCESS);
+    assert_eq!(write(&host, &opened.0, 0, 1, 1), Status::SUCCESS);
+    let marks = |disk: &Ram| disk.durable_intent().unwrap().regions.len();
+    // No I/O of clients is in flight, so the first array waits for the flush of its member.
+    b.hang();
+    for _ in 0..3 {
+        host.advance(Duration::from_secs(6));
+        rounds(&host);
+    }
+    assert_eq!((marks(&a), marks(&c)), (1, 0));
+    b.answer();
+    rounds(&host);
+    drop((stuck_channel, stuck_desc));
+    deleted(&host, "hi0-raid1", host.open("hi0-raid1"));
+    deleted(&host, "hj0-raid1", opened);
 }
 
 #[test]
@@ -168,7 +222,7 @@ fn one_task_looks_after_the_marks_of_all_arrays_and_ends_with_the_last_one() {
     host.advance(Duration::from_secs(6));
     rounds(&host);
     assert_eq!(tasks(), 0);
-    // The next array starts it again.
+    // The next array starts the task again.
     let disks = ["hg0", "hg1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
     let opened = array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}));
     rounds(&host);

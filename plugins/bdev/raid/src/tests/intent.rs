@@ -1,4 +1,4 @@
-//! The write-intent record: marks before writes, and what it saves when a member comes back or after a crash.
+//! The write-intent record: marks before writes, and its use when a member returns and after a crash.
 
 use super::ram::Ram;
 use super::{array, load, read, show, write};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Blocks of a region.
 const REGION: u64 = 2048;
 const NUM_REGIONS: u64 = 8;
-/// 1 MiB for the superblock and the record, and the regions.
+/// 1 MiB for the superblock and the record, then the regions.
 const NUM_BLOCKS: usize = 2048 + (NUM_REGIONS * REGION) as usize;
 const WHOLE: u64 = NUM_REGIONS * REGION * 512;
 
@@ -35,7 +35,7 @@ fn marked(disk: &Ram) -> Vec<u64> {
     disk.durable_intent().map(|intent| intent.regions.iter().collect()).unwrap_or_default()
 }
 
-/// Clears the marks of regions that were not written since the last call.
+/// Clears the marks of regions that no client wrote since the last call.
 fn clear_idle(host: &FakeHost, name: &'static str) {
     let clear = async move |_: &App| {
         let array = arrays::by_name(name).unwrap();
@@ -51,7 +51,7 @@ fn same_data(a: &Ram, b: &Ram) -> bool {
     a[2048 * 512..] == b[2048 * 512..]
 }
 
-/// Takes an array and its disks off the bus, as the end of the process does.
+/// Unregisters an array and its disks, as the end of the process does.
 fn ended(host: &FakeHost, name: &str, disks: &[&Ram]) {
     host.call("bdev_raid_delete", &json!({"name": name})).unwrap();
     disks
@@ -126,7 +126,7 @@ fn a_member_that_something_else_may_have_changed_is_rebuilt_as_a_whole() {
     b.plug_in(&host);
     wait_until_rebuilt(&host, name);
     assert_eq!(show(&host, name)["last_rebuild"]["copied_bytes"], WHOLE);
-    // Another program started the array meanwhile: it raises the sequence number and sets no marks.
+    // Another program started the array meanwhile: it increments the sequence number and sets no marks.
     b.unplug(&host);
     drop(opened);
     ended(&host, name, &[&a]);
@@ -220,6 +220,36 @@ fn a_region_whose_repair_failed_keeps_its_mark_until_its_copies_are_equal() {
 }
 
 #[test]
+fn copies_become_equal_after_the_only_current_member_fails_a_write_that_a_new_member_took() {
+    let host = load();
+    let [a, b] = disks(&host, "ij");
+    let name = "ij0-raid1";
+    let opened = array(&host, "raid1", &[&a, &b], json!({"superblock": true}));
+    assert_eq!(write(&host, &opened.0, 3, 1, 1), Status::SUCCESS);
+    host.call("bdev_raid_remove_base_bdev", &json!({"name": "ij1"})).unwrap();
+    let c = Ram::plug(&host, "ij2", NUM_BLOCKS);
+    // The clock stands still, so the rebuild waits after its first window.
+    let slow = json!({"process_window_size_kb": 1024, "process_max_bandwidth_mb_sec": 1});
+    host.call("bdev_raid_set_options", &slow).unwrap();
+    let add = json!({"raid_bdev": name, "base_bdev": "ij2"});
+    host.call("bdev_raid_add_base_bdev", &add).unwrap();
+    let copied = || show(&host, name)["process"]["progress"]["blocks"].clone();
+    host.wait(|| (copied() == REGION).then_some(()));
+    a.fail_writes(true);
+    assert_eq!(write(&host, &opened.0, 3, 2, 1), Status::IO_ERROR);
+    a.fail_writes(false);
+    assert_eq!((a.block(2048 + 3), c.block(2048 + 3)), (1, 2));
+    for _ in 0..2 * NUM_REGIONS {
+        host.advance(Duration::from_secs(1));
+        (0..50).for_each(|_| host.run());
+    }
+    wait_until_rebuilt(&host, name);
+    assert!(same_data(&a, &c));
+    drop(opened);
+    ended(&host, name, &[&a, &c]);
+}
+
+#[test]
 fn marks_of_regions_that_are_no_longer_written_are_cleared_while_all_members_are_there() {
     let host = load();
     let [a, b] = disks(&host, "ie");
@@ -267,7 +297,7 @@ fn a_rebuild_goes_on_where_it_was_when_its_member_left() {
     let add = json!({"raid_bdev": "if0-raid1", "base_bdev": "if2"});
     host.call("bdev_raid_add_base_bdev", &add).unwrap();
     let done = || show(&host, "if0-raid1")["process"]["progress"]["blocks"].as_u64();
-    // The clock stands still but for this.
+    // Only this advances the clock.
     let mut now_ns = 0;
     let mut tick = || {
         now_ns += 10_000_000;

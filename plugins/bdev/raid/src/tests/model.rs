@@ -1,4 +1,4 @@
-//! Compares an array with a model of its data, while members fail, leave and come back at random.
+//! Compares an array with a model of its data, while members fail, leave and return at random.
 
 use super::ram::Ram;
 use super::{Random, array, load, read, show, write_each};
@@ -72,7 +72,7 @@ fn run(level: &str, seed: u64, has_superblock: bool) {
                 disks[pick].unplug(&host);
             }
             _ => {
-                // A missing member comes back. With a superblock, the array takes it back; else the call does.
+                // A missing member returns. An array with a superblock takes it back automatically, another one by the call.
                 if host.registered(&names[pick]).is_none() {
                     disks[pick].plug_in(&host);
                 }

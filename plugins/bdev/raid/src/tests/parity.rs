@@ -60,7 +60,7 @@ fn any_member_may_be_lost_and_rebuilt() {
     fill(&host, &opened.0, 4);
     for lost in 0..3 {
         host.call("bdev_raid_remove_base_bdev", &json!({"name": format!("pb{lost}")})).unwrap();
-        // Some stripes are written without the member.
+        // Write all stripes without the member.
         fill(&host, &opened.0, 4);
         let mut data = vec![0; 4 * 512];
         let whole = Op::Read(Range::new(8, 4));
@@ -114,7 +114,7 @@ fn strips_of_a_missing_member_are_not_computed_where_a_write_was_cut_off() {
         let lost = (0..12).filter(|lba| is_unreadable(&opened.0, *lba)).collect::<Vec<_>>();
         assert_eq!(lost, if has_crashed { vec![6, 7, 10, 11] } else { vec![] });
     }
-    // Only the operator's word rebuilds what may be neither old nor new data.
+    // The blocks may be neither old nor new data, so only the operator's call rebuilds them.
     disks[2].plug_in(&host);
     let is_seen = |what: &str| host.log().iter().any(|line| line.contains(what));
     host.wait(|| is_seen("came back but is not rebuilt").then_some(()));

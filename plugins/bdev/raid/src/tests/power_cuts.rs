@@ -1,8 +1,8 @@
-//! Power cuts at every point of everything that changes an array.
+//! Power cuts at every point of every change of an array.
 //!
-//! An act runs once on disks that log what is done to them. Then each prefix of the log becomes images of all disks: what a disk
-//! flushed is there, and any part of the rest, block by block. The array is assembled from them. What clients flushed must read
-//! back, all copies must become equal, and nothing else on the disks may change.
+//! An act runs once on disks that log their writes and flushes. Then each prefix of the log becomes images of all disks: they have
+//! everything that a disk flushed, and any blocks of the rest. The test assembles the array from the images. Data that clients
+//! flushed must read back, all copies must become equal, and nothing else on the disks may change.
 
 use super::ram::{Block, Event, Log, Ram};
 use super::{Random, load, show, write_each};
@@ -20,30 +20,30 @@ use std::time::Duration;
 
 /// Blocks before the data: the superblock and the record are there.
 const DATA: usize = 2048;
-/// Where the superblock and both copies of the record are.
+/// Blocks of the superblock and of both copies of the record.
 const METADATA: [std::ops::Range<usize>; 3] = [0..2, 1024..1032, 1536..1544];
 
-/// Power cuts of a test: as many as it says, and in the long form 25 times as many. All tests together make 2,000 and 50,000.
+/// The number of power cuts of a test: `cuts`, or 25 times as many in the long form. All tests together make 2,000 or 50,000.
 fn scaled(cuts: usize) -> usize {
     if std::env::var_os("DRIVEBAY_SOAK").is_some() { 25 * cuts } else { cuts }
 }
 
-/// What is done to an array.
+/// A change of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Create,
     Write,
-    /// Writes fail on a member, which is taken out.
+    /// Writes fail on a member, which the array removes.
     Degrade,
-    /// A member leaves and comes back.
+    /// A member leaves and returns.
     Return,
-    /// A member is removed and added again while clients write.
+    /// The operator removes a member and adds it again while clients write.
     Rebuild,
     /// Another bdev takes the place of a member.
     Replace,
-    /// Marks are set and cleared.
+    /// The array sets and clears marks.
     Idle,
-    /// The array ends in order.
+    /// The array stops cleanly.
     End,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         self.log.lock().unwrap().len()
     }
 
-    /// Blocks that one write has: the fake bus splits nothing.
+    /// Blocks of one write: the fake bus splits nothing.
     fn unit(&self) -> usize {
         match self.level {
             Level::Raid1 => 3,
@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Clears the marks of regions that were not written since the last call.
+    /// Clears the marks of regions that no client wrote since the last call.
     fn clear_idle(&self) {
         let name = self.name.clone();
         let clear = async move |_: &App| {
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         (0..40).for_each(|_| self.host.run());
     }
 
-    /// Does `act`. Returns the images that the log begins with.
+    /// Does `act`. Returns the images of the disks at the start of the log.
     fn act(&mut self, act: Act) -> Vec<Vec<u8>> {
         if act != Act::Create {
             self.create();
@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
         }
         let before = self.disks.iter().map(Ram::contents).collect();
         self.disks.iter().enumerate().for_each(|(number, disk)| disk.log_to(number, &self.log));
-        // What clients wrote until now is in the images.
+        // The images have everything that clients wrote until now.
         for did in &mut self.history {
             if let Did::Write { begin, .. } = did {
                 *begin = 0;
@@ -251,7 +251,7 @@ impl<'a> Run<'a> {
             .for_each(|disk| disk.unplug(self.host));
     }
 
-    /// The values that each block may have after a cut behind `events` of the log: the one that was flushed, or a newer one.
+    /// The values that each block may have after a power cut behind `events` of the log: the last flushed value, or a newer one.
     fn legal(&self, events: usize) -> Vec<Vec<u8>> {
         let mut legal = vec![vec![0]; self.num_blocks()];
         for did in &self.history {
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
         legal
     }
 
-    /// The disks after a cut behind `events` of the log.
+    /// Images of the disks after a power cut behind `log`.
     fn images(&mut self, before: &[Vec<u8>], log: &[(usize, Event)]) -> Vec<Vec<u8>> {
         let mut images = before.to_vec();
         let mut flushed = vec![0; images.len()];
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
         for (at, (disk, event)) in log.iter().enumerate() {
             let Event::Write(lba, blocks) = event else { continue };
             let is_kept = at < flushed[*disk];
-            // A write is there, or it is not, or it is torn.
+            // The disk has all blocks of a write, none, or some.
             let fate = self.random.below(3);
             for (number, block) in blocks.iter().enumerate() {
                 let is_there = is_kept || fate == 0 || fate == 1 && self.random.below(2) == 0;
@@ -299,7 +299,7 @@ fn put(image: &mut [u8], lba: usize, block: &Block) {
     image[lba * 512..][..512].copy_from_slice(block);
 }
 
-/// An array that is assembled from images.
+/// An array that the plugin assembles from images.
 struct After<'a> {
     run: &'a Run<'a>,
     disks: Vec<Ram>,
@@ -307,7 +307,7 @@ struct After<'a> {
 }
 
 impl After<'_> {
-    /// Reads the blocks for which `is_wanted` holds for one of their unit: the first byte of each, or why they cannot be read.
+    /// Reads each unit of blocks in which `is_wanted` holds for a block. Returns the first byte of each block, or its error.
     fn read(
         &self,
         channel: &Channel,
@@ -336,7 +336,7 @@ impl After<'_> {
             let legal = &legal[*lba];
             match found {
                 Ok(byte) => {
-                    // A stripe whose write was cut off without a member has no defined data there.
+                    // Without a member, a stripe whose write was interrupted has no defined data.
                     let is_lost = may_be_lost && legal.len() > 1;
                     let is_legal = legal.contains(byte) || is_lost;
                     assert!(is_legal, "{}: block {lba}: {byte}, not {legal:?}", self.what);
@@ -350,7 +350,7 @@ impl After<'_> {
                 }
             }
         }
-        // Whatever was read, it stays.
+        // A second read returns the same data.
         let again = self.read(channel, |lba| legal[lba].len() > 1);
         let is_same = again.iter().all(|(lba, found)| first[lba] == *found);
         assert!(is_same, "{}: it reads different data again", self.what);
@@ -401,7 +401,7 @@ impl After<'_> {
         }
     }
 
-    /// Nothing but metadata and data is written to.
+    /// The array writes to no other blocks than those of metadata and data.
     fn check_the_rest(&self) {
         for disk in &self.disks {
             let contents = disk.contents();
@@ -434,12 +434,12 @@ fn cut(run: &mut Run<'_>, act: Act, before: &[Vec<u8>], log: &[(usize, Event)]) 
     if is_online {
         let legal = run.legal(log.len());
         let opened = run.host.open(&run.name);
-        // A write of a stripe was cut off without a member: its data there are lost until the operator's word.
+        // A write of a stripe was interrupted without a member: its data there are lost until the operator adds the member.
         let may_be_lost =
             run.level == Level::Raid5f && shown["num_base_bdevs_discovered"] != run.members;
         after.check(&legal, &opened.0, may_be_lost);
         if may_be_lost {
-            // Members refuse to be added again.
+            // The array refuses bdevs that are members already.
             let mut disks = after.disks.iter();
             let is_added = disks.any(|disk| {
                 let add = json!({"raid_bdev": run.name, "base_bdev": disk.name()});
@@ -458,7 +458,7 @@ fn cut(run: &mut Run<'_>, act: Act, before: &[Vec<u8>], log: &[(usize, Event)]) 
         after.check(&legal, &opened.0, may_be_lost);
         after.check_copies();
     } else {
-        // Only an array that is being made may be incomplete.
+        // Only an interrupted creation may leave an incomplete array.
         assert!(act == Act::Create, "{}: {shown}\n{:#?}", after.what, run.host.log());
     }
     after.check_the_rest();
@@ -484,7 +484,7 @@ fn cut_all(level: Level, members: usize, cuts_wanted: usize) {
             let before = run.act(*act);
             let log = run.log.lock().unwrap().clone();
             run.end();
-            // Logs differ in length, and each act gets its share.
+            // Logs differ in length, but each act gets the same share of the cuts.
             let share = cuts_wanted / acts.len() / 2;
             let step = log.len().div_ceil(share).max(1);
             let first = run.random.below(step as u64) as usize;

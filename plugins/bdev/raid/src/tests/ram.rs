@@ -16,13 +16,13 @@ pub(super) const BLOCK: u32 = 512;
 
 pub(super) type Block = [u8; BLOCK as usize];
 
-/// What was done to the disks that share a log, in order. The number is the disk's.
+/// The writes and flushes of the disks that share a log, in order, each with the number of its disk.
 pub(super) type Log = Arc<Mutex<Vec<(usize, Event)>>>;
 
-/// What was done to a disk.
+/// A write or flush of a disk.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// Blocks were written from this one on.
+    /// First block, and the new contents from there on.
     Write(usize, Vec<Block>),
     Flush,
 }
@@ -32,7 +32,7 @@ struct State {
     blocks: Vec<Block>,
     /// The data that a power cut leaves: the blocks at the last flush.
     durable: Vec<Block>,
-    /// Blocks that were written since the last flush.
+    /// Blocks written since the last flush.
     dirty: BTreeSet<usize>,
     log: Option<(usize, Log)>,
     flushes: u32,
@@ -68,7 +68,7 @@ impl Ram {
         Self::plug_as(host, name, name, nblocks)
     }
 
-    /// A disk whose UUID is made of another text than its name.
+    /// As [`plug`](Self::plug), with a UUID made from the text `uuid_of`.
     pub(super) fn plug_as(host: &FakeHost, name: &str, uuid_of: &str, nblocks: usize) -> Self {
         let mut uuid = [0; 16];
         uuid.iter_mut().zip(uuid_of.bytes()).for_each(|(to, from)| *to = from);
@@ -79,7 +79,7 @@ impl Ram {
         ram
     }
 
-    /// A disk with these bytes. It is not plugged in.
+    /// A disk with these bytes, not plugged in.
     pub(super) fn with_contents(name: &str, uuid: [u8; 16], bytes: &[u8]) -> Self {
         let blocks = bytes.as_chunks().0.to_vec();
         let state = State { durable: blocks.clone(), blocks, ..State::default() };
@@ -133,12 +133,12 @@ impl Ram {
         self.state().bad = blocks.to_vec();
     }
 
-    /// Lets all I/O wait from now on.
+    /// From now on, all I/O waits for [`answer`](Self::answer).
     pub(super) fn hang(&self) {
         self.state().hangs = true;
     }
 
-    /// Does the I/O that waits.
+    /// Executes the I/O that waits.
     pub(super) fn answer(&self) {
         self.state().hangs = false;
         let held = HELD.take();
@@ -159,7 +159,7 @@ impl Ram {
         self.state().fails_reads_at = lba;
     }
 
-    /// The newest write-intent record as it would be found after a power cut.
+    /// The newest write-intent record that a power cut would leave.
     pub(super) fn durable_intent(&self) -> Option<drivebay_spec_raid::Intent> {
         let state = self.state();
         let copies = [1024, 1536].map(|at| {
@@ -195,12 +195,12 @@ impl Ram {
         state.dirty.clear();
     }
 
-    /// Logs what is done from now on, as the disk with this number.
+    /// Logs writes and flushes from now on, with this number for the disk.
     pub(super) fn log_to(&self, number: usize, log: &Log) {
         self.state().log = Some((number, Arc::clone(log)));
     }
 
-    /// The superblock as it would be found after a power cut.
+    /// The superblock that a power cut would leave.
     pub(super) fn durable_superblock(&self) -> Option<drivebay_spec_raid::Superblock> {
         let state = self.state();
         let bytes: Vec<u8> = state.durable.iter().take(40).flatten().copied().collect();

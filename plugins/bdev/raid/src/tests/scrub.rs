@@ -2,16 +2,22 @@
 
 use super::ram::Ram;
 use super::{array, deleted, load, show, write_each};
+use crate::arrays;
+use drivebay_sdk::App;
 use drivebay_sdk::bdev::Channel;
 use drivebay_sdk::prelude::*;
+use drivebay_sdk::runtime::task;
 use drivebay_sdk::serde_json::{Value, json};
 use drivebay_sdk::testing::FakeHost;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
 
 /// 1 MiB for the superblock, and the data.
 const NUM_BLOCKS: usize = 2048 + 2048;
 
 fn fill(host: &FakeHost, channel: &Channel, lba: u64) {
-    // A stripe of raid5f; the same for the others in strips.
+    // Four blocks, in two strips.
     for strip in [0, 2] {
         let fills = [lba as u8 + strip as u8 + 1; 2];
         assert_eq!(write_each(host, channel, lba + strip, &fills), Status::SUCCESS);
@@ -104,12 +110,41 @@ fn a_scrub_that_was_stopped_goes_on_where_it_was() {
     let at = blocks();
     assert_eq!((&show(&host, name)["scrub"]["state"], &at), (&json!("stopped"), &json!(512)));
     assert_eq!(host.call("bdev_raid_stop_scrub", &json!({"name": name})).unwrap_err().code, -19);
-    // What was checked is not checked again.
+    // The scrub does not check blocks again that it has checked before the stop.
     disks[1].overwrite(2048 + 3, &[9; 512]);
     disks[1].overwrite(2048 + 700, &[9; 512]);
     host.call("bdev_raid_set_options", &json!({"process_max_bandwidth_mb_sec": 0})).unwrap();
     assert_eq!(scrub(&host, name, false)["differing_blocks"], 1);
     assert_eq!(scrub(&host, name, false)["differing_blocks"], 2, "a new scrub checks all");
+    deleted(&host, name, opened);
+}
+
+#[test]
+fn a_stop_does_not_wait_without_limit_for_a_member_that_hangs() {
+    let host = load();
+    let disks = ["sf0", "sf1"].map(|name| Ram::plug(&host, name, NUM_BLOCKS));
+    let opened = array(&host, "raid1", &disks.each_ref(), json!({"superblock": true}));
+    let name = "sf0-raid1";
+    disks[1].hang();
+    host.call("bdev_raid_start_scrub", &json!({"name": name})).unwrap();
+    let (sender, receiver) = task::oneshot::channel();
+    let stop = async move |_: &App| {
+        let array = arrays::by_name(name).unwrap();
+        let refused = crate::scrub::stop(&array).await.unwrap_err();
+        let _ = sender.send(refused.errno());
+    };
+    task::spawn_on_app("test stop", stop).unwrap().detach();
+    let code = Rc::new(Cell::new(None));
+    let end = Rc::clone(&code);
+    task::spawn("test stop ended", async move { end.set(receiver.await.ok()) }).unwrap().detach();
+    let rounds = || (0..50).for_each(|_| host.run());
+    rounds();
+    assert_eq!(code.get(), None);
+    host.advance(Duration::from_secs(6));
+    rounds();
+    assert_eq!(code.get(), Some(errno::EBUSY));
+    disks[1].answer();
+    host.wait(|| (show(&host, name)["scrub"]["state"] == "stopped").then_some(()));
     deleted(&host, name, opened);
 }
 
