@@ -8,34 +8,34 @@ use core::ffi::c_void;
 pub const BAY_REGION_DMA: u32 = 16;
 
 functions! {
-    /// One device of a list. The texts in `info` are valid for the call. `[thread of the list]`
+    /// Gets one device of a list. The texts in `info` are valid for the call. `[thread of the list]`
     fn bay_pci_found_fn(ctx: *mut c_void, info: *const bay_pci_info);
-    /// Lists the PCI devices of the machine, in the order of their addresses. It reads files: not for the data path. `[any thread]`
+    /// Lists the PCI devices of the machine, in the order of their addresses. It reads files, so it is not for the data path. `[any thread]`
     fn bay_pci_list_fn(host: *const bay_host, found: Option<bay_pci_found_fn>, ctx: *mut c_void) -> i32;
-    /// Opens a device that is bound to vfio-pci, and stores its handle. The device is reset, and bus mastering is off. When it fails, `why` (may be NULL) gets a text for the operator. The device belongs to the plugin until `close` or its end. May take 100 ms and more: for a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]`
+    /// Opens a device that is bound to vfio-pci, and stores its handle. The kernel resets the device, and bus mastering is off. When the call fails, `why` (may be NULL) gets a text for the operator. The plugin has the device until it calls `close` or ends. The call may take 100 ms and more, so call it on a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]`
     fn bay_pci_open_fn(host: *const bay_host, address: bay_str, why: *const bay_sink, device: *mut u64) -> i32;
-    /// Closes a device: bus mastering is switched off first, and its BARs are unmapped. `[any thread]`
+    /// Closes a device. The host switches bus mastering off first, then unmaps the BARs. `[any thread]`
     fn bay_pci_close_fn(host: *const bay_host, device: u64) -> i32;
     /// Reads or writes `len` bytes (1, 2 or 4) of configuration space at `offset`. -EINVAL: beyond its end, -EIO: the device is gone. `[any thread]`
     fn bay_pci_config_fn(host: *const bay_host, device: u64, offset: u32, value: *mut u32, len: u32) -> i32;
-    /// Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone give all ones. -EINVAL: it has no such memory. `[any thread]`
+    /// Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone return all ones. -EINVAL: the device has no such memory. `[any thread]`
     fn bay_pci_bar_fn(host: *const bay_host, device: u64, index: u32, addr: *mut *mut c_void, len: *mut u64) -> i32;
-    /// Lets the device read and write memory (`on` 1), or stops it (0): once it returns, the device has no access. `[any thread]`
+    /// Lets the device read and write memory (`on` 1), or stops it (`on` 0): when the call returns, the device has no access. -EIO: the device is gone. `[any thread]`
     fn bay_pci_set_master_fn(host: *const bay_host, device: u64, on: u32) -> i32;
-    /// Resets the device. -EOPNOTSUPP: it has no function level reset. May take 100 ms: for a worker. `[any thread]`
+    /// Resets the device and switches bus mastering off. The call may take 100 ms, so call it on a worker. -EOPNOTSUPP: the kernel cannot reset it, -EIO: the device is gone. `[any thread]`
     fn bay_pci_reset_fn(host: *const bay_host, device: u64) -> i32;
-    /// Number of MSI-X vectors of the device, 0 = none. `[any thread]`
+    /// Stores the number of MSI-X vectors of the device; 0 = none. `[any thread]`
     fn bay_pci_vectors_fn(host: *const bay_host, device: u64, count: *mut u32) -> i32;
-    /// Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. They are the host's, open until `close`. Once for each device. `[any thread]`
+    /// Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. The host owns them, and keeps them open until `close`. A plugin may call this once for each device. `[any thread]`
     fn bay_pci_interrupts_fn(host: *const bay_host, device: u64, count: u32, fds: *mut i32) -> i32;
-    /// Stores an eventfd that becomes readable when the kernel asks for the device, because somebody pulls it out or unbinds it. The owner then ends its I/O and closes the device soon: the kernel waits for that. The eventfd is the host's, open until `close`. -EOPNOTSUPP: the kernel does not tell. `[any thread]`
+    /// Stores an eventfd that becomes readable when the kernel wants the device back, because somebody pulls it out or unbinds it. The plugin then ends its I/O and closes the device soon, because the kernel waits for that. The host owns the eventfd, and keeps it open until `close`. -EOPNOTSUPP: the kernel does not report that. `[any thread]`
     fn bay_pci_removal_fd_fn(host: *const bay_host, device: u64, fd: *mut i32) -> i32;
-    /// Lets devices reach a DMA region of the host, from now on until it is freed: `BAY_REGION_DMA` is set, and `iova` is valid. Buffers of the pools are reachable whenever a device is open. The memory is locked: it may take long, so not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]`
+    /// Lets devices reach a DMA region of the host until the region is freed. While a device is open, the region has `BAY_REGION_DMA` set, and its `iova` is valid. Devices reach the buffers of the pools without this call. The call locks the memory, which may take long, so it is not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]`
     fn bay_pci_share_fn(host: *const bay_host, region: u32, why: *const bay_sink) -> i32;
 }
 
 structs! {
-    /// What is known of a PCI device without opening it.
+    /// What sysfs says about a PCI device.
     open struct bay_pci_info {
         /// Size of this struct as the host was compiled, in bytes.
         size: u32,
@@ -69,27 +69,27 @@ structs! {
         flags: u32,
         /// Lists devices.
         list: Option<bay_pci_list_fn>,
-        /// Opens one.
+        /// Opens a device.
         open: Option<bay_pci_open_fn>,
-        /// Closes it.
+        /// Closes a device.
         close: Option<bay_pci_close_fn>,
         /// Reads configuration space.
         config_read: Option<bay_pci_config_fn>,
-        /// Writes configuration space. The bit for bus mastering is changed by `set_master` only.
+        /// Writes configuration space. Only `set_master` changes the bit for bus mastering; this call leaves it as it is.
         config_write: Option<bay_pci_config_fn>,
         /// Maps a BAR.
         bar: Option<bay_pci_bar_fn>,
-        /// Switches bus mastering.
+        /// Switches bus mastering on or off.
         set_master: Option<bay_pci_set_master_fn>,
-        /// Resets it.
+        /// Resets a device.
         reset: Option<bay_pci_reset_fn>,
-        /// Counts its interrupt vectors.
+        /// Counts the MSI-X vectors of a device.
         vectors: Option<bay_pci_vectors_fn>,
-        /// Gives them.
+        /// Makes eventfds for MSI-X vectors.
         interrupts: Option<bay_pci_interrupts_fn>,
-        /// Gives the descriptor that tells when the device has to be closed.
+        /// Makes the eventfd that says when the kernel wants the device back.
         removal_fd: Option<bay_pci_removal_fd_fn>,
-        /// Lets devices reach a region.
+        /// Lets devices reach a memory region.
         share: Option<bay_pci_share_fn>,
     }
 }

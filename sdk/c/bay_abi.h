@@ -725,40 +725,40 @@ typedef int32_t bay_nvmf_conn_addr_fn(void *conn, struct bay_nvmf_addr *local, s
 /** The target accepted the connection as a queue: `sqsize` in entries, `qid` 0 = the admin queue. `[poll group's thread]` */
 typedef void bay_nvmf_connected_fn(void *conn, uint16_t qid, uint16_t sqsize, uint32_t sq_flow_control);
 
-/** One device of a list. The texts in `info` are valid for the call. `[thread of the list]` */
+/** Gets one device of a list. The texts in `info` are valid for the call. `[thread of the list]` */
 typedef void bay_pci_found_fn(void *ctx, const struct bay_pci_info *info);
 
-/** Lists the PCI devices of the machine, in the order of their addresses. It reads files: not for the data path. `[any thread]` */
+/** Lists the PCI devices of the machine, in the order of their addresses. It reads files, so it is not for the data path. `[any thread]` */
 typedef int32_t bay_pci_list_fn(const struct bay_host *host, bay_pci_found_fn *found, void *ctx);
 
-/** Opens a device that is bound to vfio-pci, and stores its handle. The device is reset, and bus mastering is off. When it fails, `why` (may be NULL) gets a text for the operator. The device belongs to the plugin until `close` or its end. May take 100 ms and more: for a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]` */
+/** Opens a device that is bound to vfio-pci, and stores its handle. The kernel resets the device, and bus mastering is off. When the call fails, `why` (may be NULL) gets a text for the operator. The plugin has the device until it calls `close` or ends. The call may take 100 ms and more, so call it on a worker. -EINVAL: not an address, -ENODEV: no such device, -ENXIO: not bound to vfio-pci, or no IOMMU, -EBUSY: in use, -EACCES: no permission, -ENOMEM: no memory to lock. `[any thread]` */
 typedef int32_t bay_pci_open_fn(const struct bay_host *host, struct bay_str address, const struct bay_sink *why, uint64_t *device);
 
-/** Closes a device: bus mastering is switched off first, and its BARs are unmapped. `[any thread]` */
+/** Closes a device. The host switches bus mastering off first, then unmaps the BARs. `[any thread]` */
 typedef int32_t bay_pci_close_fn(const struct bay_host *host, uint64_t device);
 
 /** Reads or writes `len` bytes (1, 2 or 4) of configuration space at `offset`. -EINVAL: beyond its end, -EIO: the device is gone. `[any thread]` */
 typedef int32_t bay_pci_config_fn(const struct bay_host *host, uint64_t device, uint32_t offset, uint32_t *value, uint32_t len);
 
-/** Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone give all ones. -EINVAL: it has no such memory. `[any thread]` */
+/** Maps a base address register (0 to 5). The mapping stays until `close`. Reads of a device that is gone return all ones. -EINVAL: the device has no such memory. `[any thread]` */
 typedef int32_t bay_pci_bar_fn(const struct bay_host *host, uint64_t device, uint32_t index, void **addr, uint64_t *len);
 
-/** Lets the device read and write memory (`on` 1), or stops it (0): once it returns, the device has no access. `[any thread]` */
+/** Lets the device read and write memory (`on` 1), or stops it (`on` 0): when the call returns, the device has no access. -EIO: the device is gone. `[any thread]` */
 typedef int32_t bay_pci_set_master_fn(const struct bay_host *host, uint64_t device, uint32_t on);
 
-/** Resets the device. -EOPNOTSUPP: it has no function level reset. May take 100 ms: for a worker. `[any thread]` */
+/** Resets the device and switches bus mastering off. The call may take 100 ms, so call it on a worker. -EOPNOTSUPP: the kernel cannot reset it, -EIO: the device is gone. `[any thread]` */
 typedef int32_t bay_pci_reset_fn(const struct bay_host *host, uint64_t device);
 
-/** Number of MSI-X vectors of the device, 0 = none. `[any thread]` */
+/** Stores the number of MSI-X vectors of the device; 0 = none. `[any thread]` */
 typedef int32_t bay_pci_vectors_fn(const struct bay_host *host, uint64_t device, uint32_t *count);
 
-/** Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. They are the host's, open until `close`. Once for each device. `[any thread]` */
+/** Makes an eventfd for each of the first `count` MSI-X vectors and stores them in `fds`. The host owns them, and keeps them open until `close`. A plugin may call this once for each device. `[any thread]` */
 typedef int32_t bay_pci_interrupts_fn(const struct bay_host *host, uint64_t device, uint32_t count, int32_t *fds);
 
-/** Stores an eventfd that becomes readable when the kernel asks for the device, because somebody pulls it out or unbinds it. The owner then ends its I/O and closes the device soon: the kernel waits for that. The eventfd is the host's, open until `close`. -EOPNOTSUPP: the kernel does not tell. `[any thread]` */
+/** Stores an eventfd that becomes readable when the kernel wants the device back, because somebody pulls it out or unbinds it. The plugin then ends its I/O and closes the device soon, because the kernel waits for that. The host owns the eventfd, and keeps it open until `close`. -EOPNOTSUPP: the kernel does not report that. `[any thread]` */
 typedef int32_t bay_pci_removal_fd_fn(const struct bay_host *host, uint64_t device, int32_t *fd);
 
-/** Lets devices reach a DMA region of the host, from now on until it is freed: `BAY_REGION_DMA` is set, and `iova` is valid. Buffers of the pools are reachable whenever a device is open. The memory is locked: it may take long, so not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]` */
+/** Lets devices reach a DMA region of the host until the region is freed. While a device is open, the region has `BAY_REGION_DMA` set, and its `iova` is valid. Devices reach the buffers of the pools without this call. The call locks the memory, which may take long, so it is not for the data path. -EINVAL: not a DMA region of the host, -ENOMEM: more than may be locked. `[any thread]` */
 typedef int32_t bay_pci_share_fn(const struct bay_host *host, uint32_t region, const struct bay_sink *why);
 
 /* Tables and requests */
@@ -1611,7 +1611,7 @@ struct bay_nvmf_target_api {
     bay_nvmf_disconnected_fn *disconnected;
 };
 
-/** What is known of a PCI device without opening it.
+/** What sysfs says about a PCI device.
  *  Open: grows at its end.
  */
 struct bay_pci_info {
@@ -1649,27 +1649,27 @@ struct bay_pci_api {
     uint32_t flags;
     /** Lists devices. */
     bay_pci_list_fn *list;
-    /** Opens one. */
+    /** Opens a device. */
     bay_pci_open_fn *open;
-    /** Closes it. */
+    /** Closes a device. */
     bay_pci_close_fn *close;
     /** Reads configuration space. */
     bay_pci_config_fn *config_read;
-    /** Writes configuration space. The bit for bus mastering is changed by `set_master` only. */
+    /** Writes configuration space. Only `set_master` changes the bit for bus mastering; this call leaves it as it is. */
     bay_pci_config_fn *config_write;
     /** Maps a BAR. */
     bay_pci_bar_fn *bar;
-    /** Switches bus mastering. */
+    /** Switches bus mastering on or off. */
     bay_pci_set_master_fn *set_master;
-    /** Resets it. */
+    /** Resets a device. */
     bay_pci_reset_fn *reset;
-    /** Counts its interrupt vectors. */
+    /** Counts the MSI-X vectors of a device. */
     bay_pci_vectors_fn *vectors;
-    /** Gives them. */
+    /** Makes eventfds for MSI-X vectors. */
     bay_pci_interrupts_fn *interrupts;
-    /** Gives the descriptor that tells when the device has to be closed. */
+    /** Makes the eventfd that says when the kernel wants the device back. */
     bay_pci_removal_fd_fn *removal_fd;
-    /** Lets devices reach a region. */
+    /** Lets devices reach a memory region. */
     bay_pci_share_fn *share;
 };
 

@@ -1,4 +1,4 @@
-"""`drivebay nvme`: a tool of its own that looks at NVMe/TCP controllers and measures them."""
+"""The tool `drivebay nvme`, which shows NVMe/TCP controllers and measures them without a server of its own."""
 
 import json
 import os

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 impl Vector {
-    /// Whether it has come since the last look. It is a system call: not for the data path.
+    /// Whether the vector was signaled since the last call. This is a system call, so it is not for the data path.
     #[must_use]
     pub fn has_come(&self) -> bool {
         let mut count = [0; 8];
@@ -18,8 +18,8 @@ impl Vector {
     }
 }
 
-/// Vectors that one thread waits for. They are watched edge-triggered, so an eventfd is never read, and several threads may wait for the
-/// same vector.
+/// Vectors that one thread waits for. epoll watches them edge-triggered, so nobody has to read an eventfd, and several threads may wait for
+/// the same vector.
 #[derive(Debug)]
 pub struct Interrupts(OwnedFd);
 
@@ -27,32 +27,32 @@ impl Interrupts {
     /// None yet.
     ///
     /// # Errors
-    /// When the system lacks descriptors.
+    /// When the process or the system has no more descriptors.
     pub fn new() -> Result<Self> {
         Ok(Self(epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?))
     }
 
-    /// What is readable after an interrupt: for [`Poller::wake_fd`](crate::poller::Poller::wake_fd).
+    /// A descriptor that is readable after an interrupt, for [`Poller::wake_fd`](crate::poller::Poller::wake_fd).
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// Waits for a vector, too.
+    /// Adds a vector.
     ///
     /// # Errors
-    /// What epoll_ctl(2) tells.
+    /// The errors of epoll_ctl(2).
     pub fn add(&self, vector: &Vector) -> Result<()> {
         // SAFETY: the vector keeps its descriptor open.
         self.watch(unsafe { BorrowedFd::borrow_raw(vector.fd()) })
     }
 
-    /// Waits for a descriptor, too, such as the one of a set of sockets. It must be removed or closed before it is used for another file.
+    /// Adds a descriptor, such as the one of a set of sockets. The caller must close it before its number names another file.
     ///
     /// # Errors
-    /// What epoll_ctl(2) tells.
+    /// The errors of epoll_ctl(2).
     pub fn add_fd(&self, fd: RawFd) -> Result<()> {
-        // SAFETY: the call only names the descriptor; one that is not open is an error.
+        // SAFETY: the call only passes the number on, and the kernel refuses a number that is not open.
         self.watch(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
@@ -65,16 +65,16 @@ impl Interrupts {
         }
     }
 
-    /// Waits no longer for a vector.
+    /// Removes a vector.
     pub fn remove(&self, vector: &Vector) {
         // SAFETY: the vector keeps its descriptor open.
         let fd = unsafe { BorrowedFd::borrow_raw(vector.fd()) };
-        // Fails when it was never added, which is as good.
+        // This fails when the vector was never added, which does no harm.
         let _ = epoll::delete(&self.0, fd);
     }
 
-    /// Forgets the interrupts that have come: for [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep), which looks at the queues
-    /// afterwards. An interrupt that comes later wakes the thread.
+    /// Clears the interrupts that have arrived, for [`Poll::prepare_sleep`](crate::poller::Poll::prepare_sleep), which checks the queues
+    /// afterwards. A later interrupt wakes the thread.
     pub fn clear(&self) {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut events: Vec<epoll::Event> = Vec::with_capacity(8);

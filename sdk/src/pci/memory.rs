@@ -11,34 +11,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Alignment, in bytes.
 const ALIGN: u64 = 4096;
 
-/// Zeroed memory in words of 8 bytes. A device may change it at any time, so it is only ever loaded and stored, never referred to.
+/// Zeroed memory in words of 8 bytes. A device may change it at any time, so this code only loads and stores words, and never makes a
+/// reference to the contents.
 #[derive(Debug)]
 pub struct DmaMemory {
     addr: NonNull<AtomicU64>,
     words: usize,
     iova: u64,
-    /// Devices see the memory while this one is open.
+    /// Devices reach the memory only while a device is open.
     _device: Arc<Device>,
 }
 
-// SAFETY: owns its memory, which the host frees on any thread.
+// SAFETY: the value owns its memory, and the host frees memory on any thread.
 unsafe impl Send for DmaMemory {}
-// SAFETY: it is accessed by atomic loads and stores.
+// SAFETY: all accesses are atomic loads and stores.
 unsafe impl Sync for DmaMemory {}
 
 impl DmaMemory {
-    /// At least `len` bytes, aligned to 4096, for the devices that are open. It locks memory: not for the data path. `[any thread]`
+    /// Allocates at least `len` bytes, aligned to 4096, for the devices that are open. It locks memory, so it is not for the data path.
+    /// `[any thread]`
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENOMEM` when there is no memory, or no more memory may be locked.
     pub fn alloc(device: &Arc<Device>, len: u32) -> Result<Self> {
-        let len = len.max(1).next_multiple_of(4096);
+        let none =
+            || Error::new(errno::ENOMEM, format!("no memory for {len} bytes that a device shares"));
+        let len = len.max(1).checked_next_multiple_of(4096).ok_or_else(none)?;
         let host = host();
         let mut region = 0;
         // SAFETY: the result lives through the call.
         let addr = unsafe { (host.mem.alloc)(host.raw, len.into(), ALIGN, -1, &raw mut region) };
-        let none =
-            || Error::new(errno::ENOMEM, format!("no memory for {len} bytes that a device shares"));
         let addr = NonNull::new(addr.cast()).ok_or_else(none)?;
         let mut memory =
             Self { addr, words: len as usize / 8, iova: 0, _device: Arc::clone(device) };
@@ -50,7 +52,7 @@ impl DmaMemory {
         Ok(memory)
     }
 
-    /// Where devices see it.
+    /// The address that devices use for it.
     #[must_use]
     pub fn iova(&self) -> u64 {
         self.iova
@@ -67,13 +69,13 @@ impl DmaMemory {
         if index >= self.words {
             return None;
         }
-        // SAFETY: the index is inside.
+        // SAFETY: the index is within the allocation.
         let word = unsafe { self.addr.add(index) };
-        // SAFETY: aligned and initialized memory of ours, accessed by atomics only.
+        // SAFETY: aligned and initialized memory of this value, which is accessed by atomics only.
         Some(unsafe { word.as_ref() })
     }
 
-    /// Loads a word; 0 beyond the end. What the device wrote before it wrote the word is there.
+    /// Loads a word; 0 beyond the end. The caller also sees everything that the device wrote before this word.
     #[inline]
     #[must_use]
     pub fn load(&self, index: usize) -> u64 {
@@ -92,7 +94,7 @@ impl DmaMemory {
 impl Drop for DmaMemory {
     fn drop(&mut self) {
         let host = host();
-        // SAFETY: allocated with this length, freed once. The host unmaps it from devices first.
+        // SAFETY: the memory was allocated with this length and is freed once. The host unmaps it from devices first.
         unsafe { (host.mem.free)(host.raw, self.addr.as_ptr().cast(), self.words as u64 * 8) };
     }
 }

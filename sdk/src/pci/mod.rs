@@ -1,12 +1,12 @@
 //! PCI devices: for plugins with the permission `pci`.
 //!
-//! - [`list`] shows what devices there are, [`Device::open`] opens one that is bound to vfio-pci.
-//! - [`Bar`] is its registers, [`Interrupts`] wakes a thread by its interrupts.
-//! - [`DmaMemory`] is memory for rings and lists. The data of I/O is used where it is when devices reach it ([`Buffers::for_device`]),
-//!   and else copied through a [`Buf`].
+//! - [`list`] lists the devices, [`Device::open`] opens one that is bound to vfio-pci.
+//! - [`Bar`] is a device's registers, [`Interrupts`] wakes a thread when the device interrupts.
+//! - [`DmaMemory`] is memory for rings and lists. A device uses the data of an I/O where it is if devices reach it
+//!   ([`Buffers::for_device`]). Otherwise the plugin copies the data through a [`Buf`].
 //!
-//! The host holds the device. Nothing but memory that was handed out for devices is ever mapped for one, so a device that lies can
-//! overwrite its own plugin's data and no more.
+//! The host owns the device. It maps only memory that it handed out for devices, so a device that misbehaves can overwrite such memory and
+//! nothing else.
 #![expect(
     unsafe_code,
     reason = "calls the host's interface, and reads and writes registers and memory that a device shares"
@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 pub use interrupts::Interrupts;
 pub use memory::DmaMemory;
 
-/// What is known of a device without opening it.
+/// What sysfs says about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Address, `DDDD:BB:DD.F`.
@@ -56,7 +56,7 @@ pub struct Found {
     pub driver: String,
 }
 
-/// The PCI devices of the machine, by address. It reads files, so not for the data path. `[any thread]`
+/// Lists the PCI devices of the machine, by address. It reads files, so it is not for the data path. `[any thread]`
 ///
 /// # Errors
 /// `EPERM` when the plugin does not have the permission `pci`.
@@ -71,7 +71,7 @@ pub fn list() -> Result<Vec<Found>> {
 unsafe extern "C" fn found(ctx: *mut c_void, info: *const bay_pci_info) {
     // SAFETY: the host's struct, valid for the call.
     let Some(info) = (unsafe { copy_open(info) }) else { return };
-    // SAFETY: the list that `list` gave.
+    // SAFETY: `list` passed this list, which it does not use meanwhile.
     let Some(all) = (unsafe { ctx.cast::<Vec<Found>>().as_mut() }) else { return };
     // SAFETY: valid for the call.
     let address = unsafe { text(info.address) };
@@ -90,7 +90,7 @@ unsafe extern "C" fn found(ctx: *mut c_void, info: *const bay_pci_info) {
     });
 }
 
-/// An opened device. It is closed when it is dropped, after everything that was made of it.
+/// An open device. It is closed when its last user is dropped: BARs, vectors and memory keep it open.
 #[derive(Debug)]
 pub struct Device {
     handle: u64,
@@ -98,13 +98,13 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens a device that is bound to vfio-pci. It has been reset, and reaches no memory before [`Self::set_master`]. It may take
-    /// 100 ms and more: for a worker. `[any thread]`
+    /// Opens a device that is bound to vfio-pci. The kernel resets the device, which reaches no memory before [`Self::set_master`]. The
+    /// call may take 100 ms and more, so make it on a worker. `[any thread]`
     ///
     /// # Errors
-    /// Says what the operator can do: `EINVAL` not an address, `ENODEV` no such device, `ENXIO` another driver or no IOMMU, `EBUSY` in
-    /// use, `EACCES` no permission on a file, `ENOMEM` the limit of locked memory; `EPERM` when the plugin does not have the permission
-    /// `pci`.
+    /// The text says what the operator can do. `EINVAL`: not an address, `ENODEV`: no such device, `ENXIO`: another driver or no IOMMU,
+    /// `EBUSY`: in use, `EACCES`: no permission on a file, `ENOMEM`: the limit of locked memory, `EPERM`: the plugin does not have the
+    /// permission `pci`.
     pub fn open(address: &str) -> Result<Arc<Self>> {
         let open = table()?.open.ok_or_else(lacking)?;
         let mut handle = 0;
@@ -115,17 +115,17 @@ impl Device {
         Ok(Arc::new(Self { handle, address: address.to_owned() }))
     }
 
-    /// Its address, as it was opened.
+    /// The address that it was opened with.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Lets it read and write the memory that was handed out for devices, or stops it: once the call returns, it has no access.
-    /// `[any thread]`
+    /// Lets the device read and write the memory that was handed out for devices, or stops it: when the call returns, the device has no
+    /// access. `[any thread]`
     ///
     /// # Errors
-    /// `EIO` when it is gone.
+    /// `EIO` when the device is gone.
     pub fn set_master(&self, is_on: bool) -> Result<()> {
         let set = table()?.set_master.ok_or_else(lacking)?;
         // SAFETY: the handle is ours.
@@ -133,10 +133,10 @@ impl Device {
         check(status, format_args!("bus mastering of {}", self.address))
     }
 
-    /// Resets it. It may take 100 ms: for a worker. `[any thread]`
+    /// Resets the device and switches bus mastering off. The call may take 100 ms, so make it on a worker. `[any thread]`
     ///
     /// # Errors
-    /// `EIO` when it is gone.
+    /// `EOPNOTSUPP` when the kernel cannot reset it, `EIO` when it is gone.
     pub fn reset(&self) -> Result<()> {
         let reset = table()?.reset.ok_or_else(lacking)?;
         // SAFETY: the handle is ours.
@@ -146,7 +146,7 @@ impl Device {
     /// Maps a BAR, 0 to 5. `[any thread]`
     ///
     /// # Errors
-    /// `EINVAL` when it has no such memory.
+    /// `EINVAL` when the device has no such memory.
     pub fn bar(self: &Arc<Self>, index: u32) -> Result<Bar> {
         let bar = table()?.bar.ok_or_else(lacking)?;
         let (mut addr, mut len) = (std::ptr::null_mut(), 0);
@@ -170,10 +170,10 @@ impl Device {
         count
     }
 
-    /// Takes the first `count` vectors: each wakes those who wait for its descriptor. Once for each device. `[any thread]`
+    /// Takes the first `count` vectors, once for each device. An interrupt makes the vector's descriptor readable. `[any thread]`
     ///
     /// # Errors
-    /// `EINVAL` for more than there are, `EBUSY` when they were taken before.
+    /// `EINVAL` for more vectors than the device has, `EBUSY` when they were taken before.
     pub fn take_vectors(self: &Arc<Self>, count: u32) -> Result<Vec<Vector>> {
         let interrupts = table()?.interrupts.ok_or_else(lacking)?;
         let mut fds = vec![-1; count as usize];
@@ -183,10 +183,11 @@ impl Device {
         Ok(fds.into_iter().map(|fd| Vector { fd, _device: Arc::clone(self) }).collect())
     }
 
-    /// What becomes readable when the kernel wants the device back: end its I/O and drop it. `[any thread]`
+    /// An eventfd that becomes readable when the kernel wants the device back. The plugin then ends its I/O and drops the device.
+    /// `[any thread]`
     ///
     /// # Errors
-    /// `EOPNOTSUPP` when the kernel does not tell.
+    /// `EOPNOTSUPP` when the kernel does not report that.
     pub fn removal(self: &Arc<Self>) -> Result<Vector> {
         let removal_fd = table()?.removal_fd.ok_or_else(lacking)?;
         let mut fd = -1;
@@ -200,7 +201,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         if let Ok(Some(close)) = table().map(|table| table.close) {
-            // SAFETY: the handle is ours and used no more: BARs and vectors hold the device.
+            // SAFETY: the handle is ours, and nobody uses it any more, because BARs, vectors and memory hold the device.
             unsafe { close(host().raw, self.handle) };
         }
     }
@@ -221,7 +222,8 @@ impl Vector {
     }
 }
 
-/// Registers of a device. Those of a device that is gone, and those beyond the end, read as all ones; what is written is lost.
+/// Registers of a device. Registers beyond the end, and all registers of a device that is gone, read as all ones, and writes to them are
+/// lost.
 #[derive(Clone, Debug)]
 pub struct Bar {
     addr: NonNull<u8>,
@@ -229,7 +231,7 @@ pub struct Bar {
     _device: Arc<Device>,
 }
 
-// SAFETY: the mapping lives as long as the device, and is accessed as registers only.
+// SAFETY: the mapping lives as long as the device, which this value holds, and any thread may access registers.
 unsafe impl Send for Bar {}
 // SAFETY: as above; a register access is one instruction.
 unsafe impl Sync for Bar {}
@@ -241,7 +243,7 @@ impl Bar {
         self.len
     }
 
-    /// Where a register is, if all of it is inside.
+    /// The address of a register; `None` unless all of it is inside the BAR and it is aligned.
     fn register<T>(&self, at: usize) -> Option<*mut T> {
         let end = at.checked_add(size_of::<T>())?;
         let is_inside = end <= self.len && at.is_multiple_of(size_of::<T>());
@@ -257,7 +259,7 @@ impl Bar {
             .map_or(u32::MAX, |place| u32::from_le(unsafe { place.read_volatile() }))
     }
 
-    /// Writes 4 bytes at an offset that is a multiple of 4. What was stored to memory before is there when the device looks.
+    /// Writes 4 bytes at an offset that is a multiple of 4. The device sees earlier stores to memory before it sees the write.
     #[inline]
     pub fn write32(&self, at: usize, value: u32) {
         if let Some(place) = self.register::<u32>(at) {
@@ -269,7 +271,7 @@ impl Bar {
 }
 
 impl<'a> Buffers<'a> {
-    /// The data as a device sees it, piece by piece: address and length in bytes; `None` for a piece that devices do not reach. Valid
+    /// The data piece by piece: the address that devices use, and the length in bytes; `None` for a piece that devices do not reach. Valid
     /// until the I/O is completed, while the device is open.
     pub fn for_device(self) -> impl Iterator<Item = Option<(u64, u32)>> + use<'a> {
         self.iovs().iter().map(|iov| Some((iova(iov)?, iov.len)))
@@ -277,8 +279,8 @@ impl<'a> Buffers<'a> {
 }
 
 impl BdevIo {
-    /// From now on a device may touch the buffers until the I/O is completed: the host does not reuse them before, whatever happens to
-    /// the plugin.
+    /// Tells the host that a device may access the buffers until the I/O is completed. The host does not reuse them before that, whatever
+    /// happens to the plugin.
     #[inline]
     pub fn lend_to_device(&self) {
         self.hold_by_device();
@@ -286,14 +288,14 @@ impl BdevIo {
 }
 
 impl Buf {
-    /// Where devices see the buffer; `None` when they do not reach it.
+    /// The address that devices use for the buffer; `None` when they do not reach it.
     #[must_use]
     pub fn for_device(&self) -> Option<u64> {
         // SAFETY: the buffer's own element.
         iova(unsafe { &*self.iov() })
     }
 
-    /// Lets devices reach the memory of a buffer that is not of the pools. It locks memory: not for the data path. `[any thread]`
+    /// Lets devices reach a buffer that is not from the pools. It locks memory, so it is not for the data path. `[any thread]`
     ///
     /// # Errors
     /// `ENOMEM` when it cannot be locked.
@@ -305,7 +307,7 @@ impl Buf {
     }
 }
 
-/// Where devices see a piece of memory.
+/// The address that devices use for a piece of memory; `None` when they do not reach all of it.
 #[inline]
 fn iova(iov: &bay_iov) -> Option<u64> {
     if iov.region == 0 {
@@ -326,7 +328,7 @@ fn share(region: u32) -> Result<()> {
     })
 }
 
-/// Makes a call that explains its error.
+/// Makes a call that writes the text of its error into a sink.
 fn explained(call: impl FnOnce(*const bay_sink) -> i32) -> Result<()> {
     let mut why = String::new();
     let sink = bay_sink { ctx: (&raw mut why).cast(), write: Some(append) };
@@ -339,7 +341,7 @@ fn explained(call: impl FnOnce(*const bay_sink) -> i32) -> Result<()> {
 }
 
 unsafe extern "C" fn append(ctx: *mut c_void, piece: bay_str) {
-    // SAFETY: the text that `explained` gave.
+    // SAFETY: `explained` passed this text, which it does not use meanwhile.
     let Some(why) = (unsafe { ctx.cast::<String>().as_mut() }) else { return };
     // SAFETY: valid for the call.
     why.push_str(unsafe { text(piece) });

@@ -4,7 +4,7 @@
 const PARTS: u32 = 16;
 const BUCKETS: usize = 64 * PARTS as usize;
 
-/// How often each time occurred, in nanoseconds.
+/// The number of times that each latency occurred, in nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -41,7 +41,7 @@ impl Histogram {
         self.max_ns as f64 / 1000.0
     }
 
-    /// The time that so many millionths of all do not exceed, up to the width of a bucket.
+    /// The time that `millionths` of all times do not exceed, rounded up to the end of its bucket, in microseconds.
     pub(crate) fn at_us(&self, millionths: u64) -> f64 {
         let rank = self.count.saturating_mul(millionths).div_ceil(1_000_000);
         let mut seen = 0;

@@ -52,7 +52,7 @@ fn to_json(one: &Listed) -> Value {
     })
 }
 
-/// The subsystem that is asked for, or those that the discovery service knows at addresses of TCP, each once.
+/// The requested subsystem, or else each subsystem that the discovery service knows at a TCP address, once.
 fn subsystems(at: &At, nqn: Option<&str>) -> Result<Vec<(SocketAddr, String)>, Error> {
     if let Some(nqn) = nqn {
         return Ok(vec![(at.address, nqn.to_owned())]);
@@ -92,7 +92,7 @@ fn namespaces(at: &At, nqn: &str) -> Result<Vec<Listed>, Error> {
     Ok(all)
 }
 
-/// A size in the largest unit of 1024 that leaves at least one of it.
+/// A size in the largest unit of which it has at least one. Units are powers of 1024.
 fn readable(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;

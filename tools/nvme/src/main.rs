@@ -28,38 +28,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List what a discovery service knows
+    /// List the subsystems that a discovery service knows
     Discover(At),
-    /// List the namespaces of a subsystem, or of all that the discovery service knows
+    /// List the namespaces of a subsystem, or of all subsystems that the discovery service knows
     List {
         #[command(flatten)]
         at: At,
-        /// The subsystem; all without it
+        /// NQN of the subsystem; all subsystems when absent
         #[arg(long, short)]
         nqn: Option<String>,
     },
-    /// Show what a controller says about itself, or about a namespace
+    /// Show the Identify data of a controller or of a namespace
     Identify {
         #[command(flatten)]
         at: At,
-        /// The subsystem
+        /// NQN of the subsystem
         #[arg(long, short)]
         nqn: String,
-        /// The namespace; the controller without it
+        /// Namespace identifier; shows the controller when absent
         #[arg(long, short = 'i')]
         nsid: Option<u32>,
     },
-    /// Read or write a namespace and tell how fast that is. Writes destroy data
+    /// Read or write a namespace and show how fast that is. Writes destroy its data
     Perf(perf::Perf),
 }
 
-/// Where to connect, and as whom.
+/// The controller to connect to, and the host to connect as.
 #[derive(Args, Clone, Debug)]
 struct At {
-    /// Address of the controller, with its port
+    /// Address of the controller; port 4420 when absent
     #[arg(value_name = "ADDRESS[:PORT]", value_parser = address)]
     address: SocketAddr,
-    /// Name of this host
+    /// NQN of this host
     #[arg(long, value_name = "NQN")]
     hostnqn: Option<String>,
     /// Ask for header digests
@@ -110,7 +110,7 @@ impl At {
     }
 }
 
-/// What a command found: as text and as JSON.
+/// The result of a command, as text and as JSON.
 struct Found {
     text: String,
     json: Value,
@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     match found {
         Ok(found) => {
             let text = if json { format!("{:#}\n", found.json) } else { found.text };
-            // A closed pipe is the reader's choice.
+            // A reader may close the pipe early; that is no error.
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
@@ -158,7 +158,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Text of a fixed field, without the padding.
+/// The text of a field of fixed length, without its padding.
 fn trimmed(text: Option<&str>) -> String {
     text.unwrap_or_default().trim().to_owned()
 }

@@ -14,22 +14,22 @@ use std::time::{Duration, Instant};
 pub(crate) struct Perf {
     #[command(flatten)]
     pub(crate) at: At,
-    /// The subsystem
+    /// NQN of the subsystem
     #[arg(long, short)]
     nqn: String,
-    /// The namespace
+    /// Namespace identifier
     #[arg(long, short = 'i', default_value_t = 1)]
     nsid: u32,
-    /// Commands outstanding
+    /// Number of commands outstanding
     #[arg(long, short = 'q', default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     depth: u16,
-    /// Bytes of a command, a multiple of the block size
+    /// Data of a command, in bytes: a multiple of the block size
     #[arg(long, short = 'o', default_value_t = 4096)]
     io_size: u32,
-    /// What to do
+    /// Access pattern
     #[arg(long, short = 'w', value_enum, default_value_t = Pattern::Randread)]
     pattern: Pattern,
-    /// How long, in seconds
+    /// Duration, in seconds
     #[arg(long, short = 't', default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86400))]
     time: u64,
 }
@@ -42,12 +42,12 @@ enum Pattern {
     Randwrite,
 }
 
-/// Where the next command goes.
+/// The places in the namespace that commands access, one after the other.
 struct Places {
     namespace: Namespace,
     pattern: Pattern,
     blocks: u32,
-    /// How many places there are.
+    /// The number of places.
     count: u64,
     next: u64,
     random: Random,

@@ -1,4 +1,4 @@
-//! Places at random: SplitMix64, which is good enough to spread I/O.
+//! Random places: SplitMix64, which is good enough to spread I/O.
 
 /// A stream of numbers that a seed decides.
 #[derive(Clone, Debug)]

@@ -184,8 +184,9 @@ pub fn alloc_on(len: usize, align: usize, numa: i32) -> Result<(NonNull<u8>, u32
 
 /// Frees an allocation, named by its first byte. Unknown addresses are ignored.
 pub fn free(addr: *mut u8) {
-    if let Some(number) = region::of(addr as usize, 1) {
-        // The devices let go of it before it is anybody else's.
+    let begins = |number: &u32| region::own(*number).is_some_and(|(base, _)| base == addr as usize);
+    if let Some(number) = region::of(addr as usize, 1).filter(begins) {
+        // Devices must not reach the memory when it belongs to somebody else.
         pci::ledger::unshare(number);
     }
     let mut state = state().lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,21 +197,21 @@ pub fn free(addr: *mut u8) {
     unsafe { libc::munmap(addr.cast(), len) };
 }
 
-/// Makes part of an allocation read as zeroes. Its whole pages go back to the system unless the host uses hugepages, since
-/// a hugepage that was given back may be gone when it is needed again, or unless devices reach them: those would keep the old pages.
+/// Makes part of an allocation read as zeroes. Whole pages go back to the system, with two exceptions:
+/// hugepages, because a page that was given back may be gone when it is needed again, and pages that
+/// devices reach, because the devices would keep the old pages.
 ///
 /// # Safety
 /// `len` bytes at `addr` belong to an allocation of the caller's.
 pub unsafe fn zero(addr: NonNull<u8>, len: usize) {
-    let is_kept = || {
-        region::of(addr.as_ptr() as usize, len).is_some_and(|number| region::iova(number).is_some())
-    };
-    if HAS_HUGE.load(Ordering::Relaxed) || is_kept() {
-        // SAFETY: the caller's bytes.
-        unsafe { addr.as_ptr().write_bytes(0, len) };
-    } else {
-        // SAFETY: the caller guarantees this, and there are only ordinary pages.
+    let give_back = || {
+        // SAFETY: the caller guarantees this, and there are only ordinary pages when this runs.
         unsafe { zero_pages(addr, len) };
+    };
+    let number = || region::of(addr.as_ptr() as usize, len);
+    if HAS_HUGE.load(Ordering::Relaxed) || !pci::ledger::unless_mapped(number(), give_back) {
+        // SAFETY: the bytes belong to the caller.
+        unsafe { addr.as_ptr().write_bytes(0, len) };
     }
 }
 

@@ -54,10 +54,13 @@ pub fn release_owner(host: *const bay_host, done: impl FnOnce() + Send + 'static
         let _ = bdev::device::unregister(device.id, |_| {});
     }
     crate::worker::end_owner(owner, move || {
-        device::release_owner(owner);
         thread::for_each(
             move || thread::with_current(|thread| thread.drop_pollers_of(owner)),
-            move |_| done(),
+            move |_| {
+                // After the pollers, because they use the registers of the plugin's devices.
+                device::release_owner(owner);
+                done();
+            },
         );
     });
 }

@@ -61,7 +61,7 @@ unsafe extern "C" fn open(
     if handle.is_null() {
         return -libc::EINVAL;
     }
-    // SAFETY: valid for the call.
+    // SAFETY: the caller's text is valid for the call.
     let address = unsafe { string(address) };
     let opened = device::open(host as usize, &address).map(|opened| {
         // SAFETY: the caller's place for the handle.
@@ -141,7 +141,7 @@ unsafe extern "C" fn interrupts(
     }
     status(device::interrupts(host as usize, handle, count).map(|given| {
         for (index, fd) in given.into_iter().enumerate() {
-            // SAFETY: the caller's list has `count` elements, and no more than that were given.
+            // SAFETY: the caller's list has `count` elements, and `interrupts` returned `count` descriptors.
             let place = unsafe { fds.add(index) };
             // SAFETY: as above.
             unsafe { place.write(fd) };
@@ -159,10 +159,10 @@ unsafe extern "C" fn share(_host: *const bay_host, region: u32, why: *const bay_
     unsafe { told(ledger::share(region), why) }
 }
 
-/// Stores a result.
+/// Stores a result, and returns its status. `EINVAL` when `place` is NULL.
 ///
 /// # Safety
-/// `place` is NULL or may be written.
+/// `place` is NULL, or may be written.
 unsafe fn store<T>(result: Result<T>, place: *mut T) -> i32 {
     if place.is_null() {
         return -libc::EINVAL;
@@ -173,7 +173,7 @@ unsafe fn store<T>(result: Result<T>, place: *mut T) -> i32 {
     }))
 }
 
-/// The status of a result, whose error is also written into the sink.
+/// The status of a result. An error's text also goes to the sink.
 ///
 /// # Safety
 /// `why` is NULL or a sink that is valid for the call.

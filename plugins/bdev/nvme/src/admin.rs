@@ -6,18 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use drivebay_nvme_driver::qpair::{Agreed, Completed, Payload, Qpair, Transfer};
+use drivebay_nvme_driver::spec::opcode::admin;
 use drivebay_nvme_driver::spec::{Command, Completion, Status as NvmeStatus};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::net::{Next, OutPiece, Sockets, Stream};
 use drivebay_sdk::runtime::notify::Notify;
-use drivebay_sdk::runtime::task::{self, oneshot};
+use drivebay_sdk::runtime::task::{self, Either, oneshot};
 
 use crate::link::{self, InList, OutList, Wire};
 use crate::options::{TimeoutAction, Timeouts};
 use crate::path::Path;
 use crate::pci::admin::AdminRing;
 
+/// Commands that create and delete I/O queues. Operators cannot inject errors into them, because the answers say whether the controller
+/// may still access the memory of a queue.
+const OF_QUEUES: [u8; 4] =
+    [admin::CREATE_IO_CQ, admin::CREATE_IO_SQ, admin::DELETE_IO_SQ, admin::DELETE_IO_CQ];
 /// poll(2): there is something to read.
 const POLLIN: u32 = 1;
 
@@ -172,14 +177,17 @@ impl Admin {
 
     /// Runs a command without a time limit, such as a request for events.
     pub(crate) async fn send(&self, what: &str, command: Command, data: Data) -> Result<Answer> {
-        let injections = self.path.get().map(|path| &path.admin_injections);
         let opcode = command.opcode();
+        let path = self.path.get().filter(|_| !OF_QUEUES.contains(&opcode));
+        let injections = path.map(|path| &path.admin_injections);
         if let Some((status, delay)) = injections.and_then(|errors| errors.instead(opcode)) {
-            task::sleep(delay).await;
+            // The end of the connection ends the delay, too.
+            task::select(task::sleep(delay), self.lost()).await;
             return Ok(Answer { completion: Completion::new(0, status), data: Vec::new() });
         }
-        let answer = self.begin(what, command, data)?.await;
-        let mut answer = answer.map_err(|_| self.why(what))?;
+        // A ring keeps its commands after it is lost, so their callers do not wait for answers.
+        let answer = task::select(self.begin(what, command, data)?, self.lost()).await;
+        let Either::Left(Ok(mut answer)) = answer else { return Err(self.why(what)) };
         if let Some(status) = injections.and_then(|errors| errors.after(opcode)) {
             answer.completion.status = status;
         }

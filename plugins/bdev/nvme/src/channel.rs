@@ -29,7 +29,7 @@ const PATH_DELAY_NS: u64 = 100_000_000;
 /// How long a write waits before it is sent again, after its target has closed the connection. Commands that still execute in the
 /// target have this long to end.
 pub(crate) const QUIET: Duration = Duration::from_secs(2);
-/// How long a command waits before it asks for a buffer of the pools again, in nanoseconds.
+/// How long a command waits before it tries again to get a buffer of the pools, in nanoseconds.
 const BUFFER_DELAY_NS: u64 = 200_000;
 /// How often a channel looks for commands that take too long.
 const WATCH_MIN: Duration = Duration::from_millis(1);
@@ -65,7 +65,7 @@ pub struct Channel {
     /// Names the next leg.
     next_leg: u64,
     sockets: Sockets<Queue>,
-    /// The queues of controllers on PCIe, if its controllers are such.
+    /// The queues of controllers on PCIe; `None` when the controllers are on TCP.
     rings: Option<Rings>,
     news: Rc<News>,
     /// The task that follows the list of paths, and the one that has the channel look for commands that take too long.
@@ -75,7 +75,7 @@ pub struct Channel {
     unproven: Vec<Unproven>,
     /// I/O to send again later, and when.
     delayed: Vec<(u64, Request)>,
-    /// I/O that an injected error keeps from being sent: when it ends, its leg, and how.
+    /// I/O that an injected error keeps from being sent: when it ends, its leg, and the status that it ends with.
     injected: Vec<(u64, u64, Request, NvmeStatus)>,
     /// Commands that are done, and their legs.
     done: Vec<(u64, Completed<Request>)>,
@@ -112,7 +112,7 @@ impl Channel {
         }
         let mut channel = Self {
             namespace,
-            view: View::new(Arc::clone(&paths)),
+            view: View::new(Arc::clone(&paths), namespace.is_pci),
             paths,
             legs: Legs::new(listed.spread),
             next_leg: 0,
@@ -165,12 +165,12 @@ impl Channel {
             Key::Ring(key) => rings.as_ref().and_then(|rings| rings.ticket(key)),
         };
         let Some((leg, ticket)) = found else { return Err(request) };
-        if let Some((status, delay)) = ticket.path().io_injections.instead(command.opcode()) {
-            return self.end_later(leg, request, status, delay);
-        }
         if self.namespace.timeout.is_some() || self.namespace.counts_paths {
             request.sent_ns = thread::now_ns();
             request.overdue.set(0);
+        }
+        if let Some((status, delay)) = ticket.path().io_injections.instead(command.opcode()) {
+            return self.end_later(leg, request, status, delay);
         }
         self.view.counts.submitted_requests.add(1);
         match key {
@@ -193,7 +193,7 @@ impl Channel {
         }
     }
 
-    /// Has a request end with a status although it was not sent, after a delay.
+    /// Ends a request with a status after a delay, without sending it.
     #[cold]
     fn end_later(
         &mut self,
@@ -236,11 +236,11 @@ impl Channel {
         let has_news = self.hear();
         let has_come = !self.sockets.is_empty() && self.sockets.look();
         let has_work = self.sockets.has_work();
+        let has_completions = self.round(true);
         let counts = &self.view.counts;
         counts.polls.add(1);
-        counts.idle_polls.add((!has_come && !has_work).into());
+        counts.idle_polls.add((!has_come && !has_work && !has_completions).into());
         counts.socket_completions.add(has_come.into());
-        let has_completions = self.round(true);
         self.settle();
         self.part();
         if has_completions {
@@ -267,7 +267,7 @@ impl Channel {
     /// Sends, and receives what has arrived; true when a ring had completions.
     fn round(&mut self, receives: bool) -> bool {
         let Self { sockets, rings, done, lost, waiting, .. } = self;
-        // A controller that is stopped executes nothing any more, so its commands may be sent again at once.
+        // A stopped controller executes nothing, so the commands that it did not complete may be sent again at once.
         let has_completions =
             rings.as_mut().is_some_and(|rings| rings.round(receives, done, waiting));
         sockets.round(|key, stream, queue| {
@@ -330,7 +330,7 @@ impl Channel {
         self.end_leaving();
     }
 
-    /// Ends the requests that injected errors have kept, when their time has come.
+    /// Ends the requests that injected errors delay and whose time has come.
     fn take_injected(&mut self) {
         if self.injected.is_empty() {
             return;
@@ -338,7 +338,7 @@ impl Channel {
         let now = thread::now_ns();
         for (_, leg, request, status) in self.injected.extract_if(.., |(due_ns, ..)| *due_ns <= now)
         {
-            // The length of what a read received: the status of one that succeeds is not judged by it.
+            // All of the data, so that the length does not change how a read with this status is judged.
             let received = u32::try_from(request.io.buffers().len()).unwrap_or(u32::MAX);
             let completion = Completion::new(0, status);
             self.done.push((leg, Completed { request, completion, received }));
@@ -530,30 +530,24 @@ impl Channel {
     fn report_overdue(&mut self) {
         let Some(timeout) = self.namespace.timeout else { return };
         let now = thread::now_ns();
-        for leg in self.legs.iter() {
-            let report = |ticket: &Ticket, (cid, request): (u16, &Request)| {
-                let (generation, qid) = (ticket.live().generation, ticket.qid);
-                let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
-                let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
-                if times > request.overdue.get()
-                    && leg.path.report_overdue(Overdue { generation, qid, cid, times })
-                {
-                    request.overdue.set(times);
-                }
-            };
-            match leg.key {
-                Some(Key::Socket(key)) => {
-                    let Some((_, queue)) = self.sockets.get_mut(key) else { continue };
-                    queue.qpair.iter().for_each(|command| report(&queue.ticket, command));
-                }
-                Some(Key::Ring(key)) => {
-                    let queue = self.rings.as_ref().and_then(|rings| rings.iter(key));
-                    let Some((ticket, commands)) = queue else { continue };
-                    commands.for_each(|command| report(ticket, command));
-                }
-                None => {}
+        let report = |ticket: &Ticket, cid: u16, request: &Request| {
+            let (generation, qid) = (ticket.live().generation, ticket.qid);
+            let age = Duration::from_nanos(now.saturating_sub(request.sent_ns));
+            let times = u8::from(age >= timeout) + u8::from(age >= timeout * 2);
+            if times > request.overdue.get()
+                && ticket.path().report_overdue(Overdue { generation, qid, cid, times })
+            {
+                request.overdue.set(times);
             }
+        };
+        for leg in self.legs.iter() {
+            let Some(Key::Socket(key)) = leg.key else { continue };
+            let Some((_, queue)) = self.sockets.get_mut(key) else { continue };
+            queue.qpair.iter().for_each(|(cid, request)| report(&queue.ticket, cid, request));
         }
+        // A ring that its leg no longer uses may have commands, too.
+        let commands = self.rings.iter().flat_map(Rings::commands);
+        commands.for_each(|(ticket, cid, request)| report(ticket, cid, request));
     }
 
     /// Chooses the leg for the next command again, after a change of a leg.
@@ -624,6 +618,10 @@ impl Channel {
 
     /// Closes a leg's connection, if there is one. The I/O outstanding waits for another leg, or for the next connection.
     fn disconnect(&mut self, id: u64, why: Option<&Lost>) {
+        // The end of a connection also ends the requests that an injected error delays.
+        for (due_ns, ..) in self.injected.iter_mut().filter(|(_, leg, ..)| *leg == id) {
+            *due_ns = 0;
+        }
         let Some(leg) = self.legs.by_id(id) else { return };
         let socket = match leg.key.take() {
             Some(Key::Socket(key)) => self.sockets.remove(key),

@@ -1,4 +1,4 @@
-//! Errors that an operator has a controller's commands end with, for tests: `bdev_nvme_add_error_injection`.
+//! Errors that an operator injects into a controller's commands, for tests: `bdev_nvme_add_error_injection`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,11 +10,12 @@ use drivebay_nvme_driver::spec::Status as NvmeStatus;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Injection {
     pub(crate) opcode: u8,
-    /// How the commands end.
+    /// The status that the commands end with.
     pub(crate) status: NvmeStatus,
-    /// How many more commands end so.
+    /// How many more commands end with it.
     pub(crate) count: u32,
-    /// `Some`: they are not sent, and end after this time. `None`: they are sent, and the answer gets the status.
+    /// `Some`: the plugin does not send the commands, and ends them after this time. `None`: it sends them, and replaces the status of
+    /// the answer.
     pub(crate) instead: Option<Duration>,
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct Injections {
 }
 
 impl Injections {
-    /// Adds an injection, in the place of the one that the opcode had. `[app thread]`
+    /// Adds an injection. It replaces the one that the opcode had. `[app thread]`
     pub(crate) fn add(&self, injection: Injection) {
         let mut list = self.lock();
         list.retain(|other| other.opcode != injection.opcode);
@@ -41,13 +42,13 @@ impl Injections {
         self.has_any.store(!list.is_empty(), Ordering::Relaxed);
     }
 
-    /// How a command ends that is not to be sent, and after what time; `None`: it is sent. `[any thread]`
+    /// The status that a command ends with without being sent, and after what time; `None`: the command is sent. `[any thread]`
     pub(crate) fn instead(&self, opcode: u8) -> Option<(NvmeStatus, Duration)> {
         let injection = self.take(opcode, |injection| injection.instead.is_some())?;
         Some((injection.status, injection.instead?))
     }
 
-    /// The status for a command that was sent, in the place of its own. `[any thread]`
+    /// The status that replaces the one of a command that was sent; `None`: it keeps its own. `[any thread]`
     pub(crate) fn after(&self, opcode: u8) -> Option<NvmeStatus> {
         self.take(opcode, |injection| injection.instead.is_none()).map(|injection| injection.status)
     }

@@ -53,11 +53,17 @@ impl Request {
         matches!(self.io.op(), Op::Read(_) | Op::Write(_) | Op::Compare(_) | Op::Unmap(_))
     }
 
+    /// Length of the command's data, in bytes.
+    pub(crate) fn data_len(&self) -> u32 {
+        match self.io.op() {
+            Op::Unmap(_) => RANGE_LEN,
+            _ => u32::try_from(self.io.buffers().len()).unwrap_or(u32::MAX),
+        }
+    }
+
     /// Takes a buffer that PCIe controllers reach, and copies the data into it; false when there is no buffer now.
     pub(crate) fn copy_for_device(&mut self) -> bool {
-        let is_unmap = matches!(self.io.op(), Op::Unmap(_));
-        let len = if is_unmap { RANGE_LEN as usize } else { self.io.buffers().len() };
-        let Some(mut copy) = u32::try_from(len).ok().and_then(buf::get) else { return false };
+        let Some(mut copy) = buf::get(self.data_len()) else { return false };
         match self.io.op() {
             Op::Unmap(_) => copy.copy_from_slice(&self.range),
             Op::Read(_) => {}

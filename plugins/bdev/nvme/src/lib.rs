@@ -3,11 +3,11 @@
 //! - [`bdev`] is a namespace on the bus. `channel` is one thread's way to it, with a `leg` on each path; `legs` chooses one for each
 //!   command. `io` turns I/O into commands and judges their completions. `link` runs a queue pair on its socket. The protocol itself
 //!   is [`drivebay_nvme_driver::qpair`].
-//! - `pci` is the same for controllers on PCIe, with [`drivebay_nvme_driver::pcie`]; `reach` is how a controller is reached.
+//! - `pci` runs the queues of controllers on PCIe, with [`drivebay_nvme_driver::pcie`]. `reach` says how to reach a controller.
 //! - `controller` connects a controller, watches it, and reconnects it, on the app thread. `admin` is its admin queue. `group` is the
 //!   controllers of one name and their bdevs.
 //! - `discovery` follows discovery services.
-//! - `path` is what both sides share of a controller, `paths` what they share of a bdev.
+//! - `path` is what the app thread and the channels share about a controller, `paths` what they share about a bdev.
 //! - [`rpc`] has the RPC methods.
 //!
 //! `docs/nvme.md` says who owns what, and what can fail.
@@ -50,7 +50,8 @@ plugin! {
         "bdev_nvme_get_controller_health_info", "bdev_nvme_send_cmd", "bdev_nvme_apply_firmware", "bdev_nvme_get_io_paths",
         "bdev_nvme_start_discovery", "bdev_nvme_stop_discovery", "bdev_nvme_get_discovery_info",
         "bdev_nvme_get_path_iostat", "bdev_nvme_get_transport_statistics", "bdev_nvme_add_error_injection",
-        "bdev_nvme_remove_error_injection", "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy", "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
+        "bdev_nvme_remove_error_injection", "bdev_nvme_set_preferred_path", "bdev_nvme_set_multipath_policy",
+        "bdev_nvme_set_options", "bdev_nvme_set_hotplug",
     ],
     permissions: ["pci"],
     start: start,

@@ -1,4 +1,4 @@
-//! How a controller is reached.
+//! How to reach a controller: over TCP or on PCIe.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::path::Ticket;
 use crate::pci::Function;
 use crate::pci::queue::IoQueue;
 
-/// Where a controller is, before anything of it is open.
+/// The address of a controller.
 #[derive(Clone, Debug)]
 pub(crate) enum Reach {
     Tcp(Target),
@@ -19,7 +19,7 @@ pub(crate) enum Reach {
     Pci(String),
 }
 
-/// How the I/O queues of a connected controller are opened.
+/// How to open the I/O queues of a connected controller.
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
     Tcp(Target),
@@ -33,7 +33,7 @@ pub(crate) enum Opened {
 }
 
 impl Reach {
-    /// The NQN of this host that a controller is told; PCIe has none.
+    /// The NQN of this host that the controller gets; empty on PCIe.
     pub(crate) fn hostnqn(&self) -> &str {
         match self {
             Self::Tcp(target) => &target.hostnqn,

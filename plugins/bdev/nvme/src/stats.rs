@@ -1,4 +1,4 @@
-//! Counters of channels and their legs. One thread writes each of them, and the app thread reads them all.
+//! Counters of channels and their legs. One thread writes each counter, and the app thread reads them all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ impl Count {
     }
 }
 
-/// What `bdev_nvme_get_transport_statistics` tells about a channel.
+/// The counters of a channel that `bdev_nvme_get_transport_statistics` shows.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelCounts {
     pub(crate) polls: Count,
@@ -53,7 +53,7 @@ struct KindCounts {
     min_ns: Count,
 }
 
-/// What `bdev_nvme_get_path_iostat` tells about a leg.
+/// The counters of a leg that `bdev_nvme_get_path_iostat` shows.
 #[derive(Debug, Default)]
 pub(crate) struct LegCounts {
     read: KindCounts,
@@ -89,7 +89,7 @@ impl LegCounts {
     }
 }
 
-/// The counters of one kind of I/O of a leg; `None` for one that is not counted.
+/// The counters of one kind of I/O of a leg; `None` for a kind that is not counted.
 type OfLeg = fn(&LegCounts) -> Option<&KindCounts>;
 
 /// The counters of all legs of a bdev, by path.
@@ -97,7 +97,8 @@ type OfLeg = fn(&LegCounts) -> Option<&KindCounts>;
 pub(crate) struct PathStats(Mutex<Vec<(Arc<Path>, Arc<LegCounts>)>>);
 
 impl PathStats {
-    /// Counters for a new leg: those of a leg that has ended, if there are any, so that nothing is forgotten. `[any thread]`
+    /// Counters for a new leg. It continues the counters of a leg that has ended, if there is one, so that their values are kept.
+    /// `[any thread]`
     pub(crate) fn open(&self, path: &Arc<Path>) -> Arc<LegCounts> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = |(other, counts): &&(Arc<Path>, Arc<LegCounts>)| {
@@ -117,7 +118,7 @@ impl PathStats {
         all.retain(|(other, _)| !Arc::ptr_eq(other, path));
     }
 
-    /// What was counted on a path, in the reference's format. Ticks are nanoseconds.
+    /// The counters of a path, in the reference's format. Ticks are nanoseconds.
     pub(crate) fn show(&self, path: &Arc<Path>) -> Value {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let legs: Vec<&LegCounts> = all

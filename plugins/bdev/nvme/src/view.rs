@@ -15,6 +15,8 @@ pub(crate) struct View {
     pub(crate) thread: String,
     /// The paths of its bdev.
     pub(crate) paths: Arc<Paths>,
+    /// Whether the controllers are on PCIe.
+    pub(crate) is_pci: bool,
     pub(crate) counts: ChannelCounts,
     legs: Mutex<Vec<LegView>>,
 }
@@ -32,11 +34,12 @@ pub(crate) struct LegView {
 
 impl View {
     /// The view of a new channel. `[any lightweight thread]`
-    pub(crate) fn new(paths: Arc<Paths>) -> Arc<Self> {
+    pub(crate) fn new(paths: Arc<Paths>, is_pci: bool) -> Arc<Self> {
         let thread = std::thread::current().name().unwrap_or("reactor").to_owned();
         let view = Arc::new(Self {
             thread,
             paths,
+            is_pci,
             counts: ChannelCounts::default(),
             legs: Mutex::default(),
         });

@@ -1,9 +1,9 @@
-//! A controller's registers: enabled, disabled, shut down. NVMe Base 2.0, sections 3.1.3, 3.5 and 3.6.
+//! A controller by its registers: enable it, disable it, shut it down. NVMe Base 2.0, sections 3.1.3, 3.5 and 3.6.
 
 use super::{Fault, PAGE, Registers};
 use drivebay_spec_nvme::property::{Cap, Cc, Csts, css, offset, shn, shst};
 
-/// Registers that only PCIe has.
+/// Offsets of registers that only PCIe has.
 const AQA: usize = 0x24;
 const ASQ: usize = 0x28;
 const ACQ: usize = 0x30;
@@ -11,15 +11,15 @@ const ACQ: usize = 0x30;
 const DOORBELLS: usize = 0x1000;
 /// Unit of CAP.TO, in nanoseconds.
 const TIMEOUT_UNIT_NS: u64 = 500_000_000;
-/// How long a controller that names no time may take to shut down, in nanoseconds.
+/// The least time that a controller gets to shut down, in nanoseconds.
 const SHUTDOWN_NS: u64 = 10_000_000_000;
 
 /// Where the admin queues are.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminQueue {
-    /// Where the controller sees the submission queue.
+    /// The address that the controller uses for the submission queue.
     pub sq_iova: u64,
-    /// Where it sees the completion queue.
+    /// The address that it uses for the completion queue.
     pub cq_iova: u64,
     /// Entries of each, 2 to 4096.
     pub entries: u16,
@@ -33,10 +33,10 @@ pub struct Controller<R> {
 }
 
 impl<R: Registers> Controller<R> {
-    /// Looks at a controller's capabilities.
+    /// Reads a controller's capabilities.
     ///
     /// # Errors
-    /// It is gone, or not supported.
+    /// The controller is gone or is not supported.
     pub fn new(registers: R) -> Result<Self, Fault> {
         let low = read(&registers, offset::CAP);
         let high = registers.read32(offset::CAP as usize + 4);
@@ -47,6 +47,9 @@ impl<R: Registers> Controller<R> {
         let this = Self { registers, cap };
         if cap.mpsmin > 0 {
             return Err(Fault::Unsupported("its memory pages are larger than 4096 bytes"));
+        }
+        if cap.mqes == 0 {
+            return Err(Fault::Unsupported("its queues have fewer than two entries (CAP.MQES)"));
         }
         if cap.css & (css::CAP_NVM | css::CAP_IOCS) == 0 {
             return Err(Fault::Unsupported("it has no I/O command set"));
@@ -72,7 +75,7 @@ impl<R: Registers> Controller<R> {
     /// Its status.
     ///
     /// # Errors
-    /// It is gone, or has a fatal error.
+    /// The controller is gone or has a fatal error.
     pub fn status(&self) -> Result<Csts, Fault> {
         let bits = read(&self.registers, offset::CSTS);
         if bits == u32::MAX {
@@ -82,7 +85,7 @@ impl<R: Registers> Controller<R> {
         if csts.cfs { Err(Fault::Fatal) } else { Ok(csts) }
     }
 
-    /// Begins to disable it. It is disabled when [`Wait::for_ready`] with `false` is over; then it accesses memory no more.
+    /// Begins to disable the controller. It is disabled when [`Wait::for_ready`] with `false` is over. From then on it accesses no memory.
     pub fn disable(&self) {
         let cc = Cc::from_bits(read(&self.registers, offset::CC));
         self.set_cc(Cc { en: false, shn: shn::NONE, ..cc });
@@ -146,7 +149,7 @@ enum Until {
 }
 
 impl Wait {
-    /// Waits until the controller is ready, or no longer ready, as long as it may take by its capabilities.
+    /// Waits until the controller is ready, or no longer ready, for at most the time in its capabilities (CAP.TO).
     pub fn for_ready<R: Registers>(
         controller: &Controller<R>,
         is_ready: bool,
@@ -156,14 +159,14 @@ impl Wait {
         Self { what: Until::Ready(is_ready), deadline_ns: now_ns.saturating_add(patience) }
     }
 
-    /// Waits until the controller is shut down. `patience_ns`: how long it may take, as it says in RTD3E; 0 when it does not say.
+    /// Waits until the controller is shut down. `patience_ns`: the time that it names in RTD3E, or 0 when it names none.
     #[must_use]
     pub fn for_shutdown(patience_ns: u64, now_ns: u64) -> Self {
         let patience = patience_ns.max(SHUTDOWN_NS);
         Self { what: Until::ShutDown, deadline_ns: now_ns.saturating_add(patience) }
     }
 
-    /// Whether the change has come.
+    /// Whether the status has changed.
     ///
     /// # Errors
     /// The controller is gone, has a fatal error, or the deadline has passed.

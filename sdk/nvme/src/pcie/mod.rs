@@ -3,11 +3,11 @@
 //! - [`Registers`] are a controller's registers, [`Memory`] is memory that it shares.
 //! - [`Controller`] enables, disables and shuts a controller down. The owner waits between the steps, with [`Wait`] as its limit.
 //! - [`commands`] make and delete I/O queues.
-//! - [`Ring`] is a queue pair: commands in, completions out. It is polled, and rings the doorbells once a round.
+//! - [`Ring`] is a queue pair: commands in, completions out. Its owner polls it, and rings the doorbells once a round.
 //!
-//! Whatever a controller does, a ring returns a request once, touches no memory but its own, and has no more requests than its depth. The
-//! first [`Fault`] ends it: then the owner stops the controller, and only then takes the requests that were outstanding, because the
-//! controller may access their memory until it is stopped.
+//! Whatever a controller does, a ring returns each request once, touches only its own memory, and never has more requests than its depth.
+//! The first [`Fault`] ends the ring. The owner then stops the controller, and only after that takes the requests that were outstanding,
+//! because the controller may access their memory until it is stopped.
 //!
 //! ```
 //! use drivebay_nvme_driver::pcie::{Controller, Fault, Registers, Wait};
@@ -53,9 +53,9 @@ pub trait Registers {
     fn write32(&self, at: usize, value: u32);
 }
 
-/// Memory that a controller shares, in words of 8 bytes, aligned to a page. It is zero at first.
+/// Memory that the driver and a controller share, in words of 8 bytes, aligned to a page. It is zero at first.
 pub trait Memory {
-    /// Where the controller sees it.
+    /// The address that the controller uses for it.
     fn iova(&self) -> u64;
 
     /// Length in words of 8 bytes.
@@ -89,15 +89,15 @@ pub enum Fault {
     Gone,
     /// CSTS.CFS is set.
     Fatal,
-    /// It did not become ready, or not ready, or shut down, in time. Names the field.
+    /// The field of its status that is named did not change in time.
     Late(&'static str),
-    /// It needs what this driver does not have. Says what.
+    /// This driver does not support it. The text says why.
     Unsupported(&'static str),
-    /// It completed a command that is not outstanding.
+    /// It completed a command that is not outstanding, or that it was not told about yet.
     UnknownCommand(u16),
     /// A completion names another submission queue.
     WrongQueue(u16),
-    /// A completion names a place outside of the submission queue.
+    /// A completion names an entry that the submission queue does not have.
     WrongHead(u16),
 }
 
@@ -117,7 +117,7 @@ impl fmt::Display for Fault {
             Self::WrongHead(head) => {
                 write!(
                     f,
-                    "the controller says that it has read entry {head}, which the queue does not have"
+                    "a completion names submission queue entry {head}, which the queue does not have"
                 )
             }
         }

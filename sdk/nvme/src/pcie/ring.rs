@@ -20,16 +20,16 @@ pub trait Payload {
 /// Why a ring refuses a request, and the request.
 #[derive(Debug)]
 pub enum Refused<P> {
-    /// It has no room, or its controller is at fault.
+    /// The ring has no room, or its controller is at fault.
     Full(P),
-    /// Its data cannot be described to the controller where it is: copy it.
+    /// A page list cannot describe its data where it is: copy the data.
     Data(P),
 }
 
 /// The memory and the name of a queue pair.
 #[derive(Debug)]
 pub struct Queue<M> {
-    /// Its identifier; 0 = the admin queue.
+    /// The identifier; 0 is the admin queue.
     pub qid: u16,
     /// Entries of each queue, 2 to 4096.
     pub entries: u16,
@@ -41,6 +41,14 @@ pub struct Queue<M> {
     pub lists: M,
 }
 
+/// A command that is outstanding.
+#[derive(Debug)]
+struct Slot<P> {
+    request: P,
+    /// How many commands were submitted before it.
+    place: u64,
+}
+
 /// A queue pair.
 ///
 /// Round by round, the owner submits commands, calls [`Self::reap`], and then rings the doorbells with [`Self::ring`].
@@ -48,15 +56,18 @@ pub struct Queue<M> {
 pub struct Ring<M, P> {
     queue: Queue<M>,
     /// Requests outstanding, by command identifier.
-    slots: Vec<Option<P>>,
+    slots: Vec<Option<Slot<P>>>,
     free: Vec<u16>,
-    /// Where the next command goes, and what the controller was told.
+    /// How many commands were submitted, and how many of them the controller was told about.
+    submitted: u64,
+    told: u64,
+    /// Where the next command goes, and the last place that the controller was told.
     tail: u16,
     tail_told: u16,
-    /// Where the next completion comes, and what the controller was told.
+    /// Where the next completion comes, and the last place that the controller was told.
     head: u16,
     head_told: u16,
-    /// Phase of completions that are new.
+    /// The phase bit of a new completion.
     phase: bool,
     fault: Option<Fault>,
 }
@@ -78,6 +89,8 @@ impl<M: Memory, P: Payload> Ring<M, P> {
             queue,
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
+            submitted: 0,
+            told: 0,
             tail: 0,
             tail_told: 0,
             head: 0,
@@ -145,8 +158,9 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         }
         self.tail = self.next(self.tail);
         if let Some(slot) = self.slots.get_mut(usize::from(cid)) {
-            *slot = Some(request);
+            *slot = Some(Slot { request, place: self.submitted });
         }
+        self.submitted += 1;
         Ok(cid)
     }
 
@@ -167,7 +181,7 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         self.fault.is_none() && self.fresh().is_some()
     }
 
-    /// Gives `done` the requests that are done; returns how many. There are no more than the queue has entries.
+    /// Calls `done` with each request that has ended, and returns how many did: at most as many as the queue has entries.
     ///
     /// # Errors
     /// The controller is at fault. Requests stay outstanding until [`Self::into_parts`].
@@ -183,17 +197,22 @@ impl<M: Memory, P: Payload> Ring<M, P> {
             let result = self.queue.cq.load(usize::from(self.head) * CQE_WORDS);
             let part = |shift: u32| u16::try_from(word >> shift & 0xffff).unwrap_or(0);
             let [sqhd, sqid, cid, status] = [part(0), part(16), part(32), part(48)];
-            let slot = self.slots.get_mut(usize::from(cid)).and_then(Option::take);
+            let told = self.told;
+            let slot = self.slots.get_mut(usize::from(cid));
+            // A command that the controller was not told about yet cannot have ended.
+            let slot = slot.and_then(|slot| slot.take_if(|slot| slot.place < told));
             let request = match slot {
                 _ if sqid != self.queue.qid => Err((slot, Fault::WrongQueue(sqid))),
                 _ if sqhd >= self.queue.entries => Err((slot, Fault::WrongHead(sqhd))),
                 None => Err((None, Fault::UnknownCommand(cid))),
-                Some(request) => Ok(request),
+                Some(slot) => Ok(slot.request),
             };
             let request = match request {
                 Ok(request) => request,
                 Err((slot, fault)) => {
-                    if let Some(place) = self.slots.get_mut(usize::from(cid)) {
+                    if let Some(place) = self.slots.get_mut(usize::from(cid))
+                        && slot.is_some()
+                    {
                         *place = slot;
                     }
                     self.fault = Some(fault);
@@ -210,29 +229,31 @@ impl<M: Memory, P: Payload> Ring<M, P> {
         Ok(count)
     }
 
-    /// Tells the controller about new commands, and about completions that were taken: at most one write for each.
+    /// Tells the controller about completions that were taken, and about new commands: at most one write for each. The completions come
+    /// first, so that the controller has room for those of the new commands.
     #[inline]
     pub fn ring<R: Registers>(&mut self, controller: &Controller<R>) {
         let qid = self.queue.qid;
-        if self.tail != self.tail_told {
-            self.tail_told = self.tail;
-            controller.registers().write32(controller.doorbell(qid, false), self.tail.into());
-        }
         if self.head != self.head_told {
             self.head_told = self.head;
             controller.registers().write32(controller.doorbell(qid, true), self.head.into());
+        }
+        if self.tail != self.tail_told {
+            self.tail_told = self.tail;
+            self.told = self.submitted;
+            controller.registers().write32(controller.doorbell(qid, false), self.tail.into());
         }
     }
 
     /// The requests outstanding, with their command identifiers.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &P)> {
-        (0..).zip(&self.slots).filter_map(|(cid, slot)| Some((cid, slot.as_ref()?)))
+        (0..).zip(&self.slots).filter_map(|(cid, slot)| Some((cid, &slot.as_ref()?.request)))
     }
 
-    /// Takes the ring apart into its memory and the requests outstanding. The controller must be stopped, or the queue deleted: until then
-    /// the controller may access the memory of both.
+    /// Takes the ring apart into its memory and the requests outstanding. The caller frees neither before the controller is stopped or the
+    /// queue is deleted, because the controller may access the memory of both until then.
     #[must_use]
     pub fn into_parts(self) -> (Queue<M>, Vec<P>) {
-        (self.queue, self.slots.into_iter().flatten().collect())
+        (self.queue, self.slots.into_iter().flatten().map(|slot| slot.request).collect())
     }
 }

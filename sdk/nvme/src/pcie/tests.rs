@@ -71,7 +71,10 @@ fn a_controller_that_is_gone_or_not_supported_is_refused() {
     registers.is_gone.set(true);
     assert_eq!(Controller::new(Rc::clone(&registers)).err(), Some(Fault::Gone));
     registers.is_gone.set(false);
-    let high = registers.get(4);
+    let (low, high) = (registers.get(0), registers.get(4));
+    registers.set(0, low & !0xffff);
+    assert!(matches!(Controller::new(Rc::clone(&registers)), Err(Fault::Unsupported(_))));
+    registers.set(0, low);
     registers.set(4, high | 1 << 16);
     assert!(matches!(Controller::new(Rc::clone(&registers)), Err(Fault::Unsupported(_))));
     registers.set(4, 0);
@@ -179,6 +182,23 @@ fn a_controller_that_lies_ends_the_queue() {
     );
     assert_eq!(lie(|model| model.post(of(0, 2, 0))), Fault::WrongQueue(2));
     assert_eq!(lie(|model| model.post(of(0, 3, 8))), Fault::WrongHead(8));
+}
+
+#[test]
+fn a_completion_of_a_command_that_the_controller_was_not_told_about_ends_the_queue() {
+    let (mut ring, controller, mut model) = pair(8);
+    let (command, request) = read(0);
+    let first = ring.submit(&command, request).unwrap();
+    ring.ring(&controller);
+    model.fetch();
+    model.complete(first);
+    assert_eq!(ring.reap(|_, _| {}), Ok(1));
+    // The next command gets the same identifier, and the controller repeats its completion.
+    let (command, request) = read(1);
+    assert_eq!(ring.submit(&command, request).unwrap(), first);
+    model.complete(first);
+    assert_eq!(ring.reap(|_, _| {}), Err(Fault::UnknownCommand(first)));
+    assert_eq!(ring.into_parts().1, [Request(1, vec![(0x5000, 4096)])]);
 }
 
 #[test]

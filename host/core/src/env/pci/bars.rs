@@ -1,13 +1,13 @@
-//! BARs that are mapped, for the SIGBUS handler: a read of a device that is gone gives all ones, as the bus itself would.
-#![expect(unsafe_code, reason = "a mapping is replaced under whoever uses it")]
+//! Mapped BARs, for the SIGBUS handler: a read of a device that is gone returns all ones, as the bus itself would return.
+#![expect(unsafe_code, reason = "replaces a mapping while threads use it")]
 
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Most BARs that are mapped at once.
-const MAX: usize = 1024;
+/// The maximum number of BARs that are mapped at once.
+pub(super) const MAX: usize = 1024;
 
-/// One mapping. `addr` is 0 while the place is free, and is written last.
+/// One mapping. `addr` is 0 while the place is free, and is stored last.
 struct Mapped {
     addr: AtomicUsize,
     len: AtomicUsize,
@@ -18,7 +18,7 @@ static MAPPED: [Mapped; MAX] =
 /// Marks a place that is being filled.
 const TAKEN: usize = 1;
 
-/// Adds a mapping; false when there are too many.
+/// Adds a mapping; false when there are [`MAX`] already.
 pub(super) fn add(addr: usize, len: usize) -> bool {
     let free = MAPPED.iter().find(|place| {
         place.addr.compare_exchange(0, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -36,7 +36,7 @@ pub(super) fn remove(addr: usize) {
     }
 }
 
-/// Called by the SIGBUS handler: if `addr` is in a BAR, its page becomes one of all ones. Async-signal-safe.
+/// Called by the SIGBUS handler: if `addr` is in a BAR, its page becomes a page of all ones. Async-signal-safe.
 pub(in crate::env) fn gone(addr: usize) -> bool {
     const PAGE: usize = 4096;
     let is_in = |place: &&Mapped| {
@@ -47,24 +47,28 @@ pub(in crate::env) fn gone(addr: usize) -> bool {
     if !MAPPED.iter().any(|place| is_in(&place)) {
         return false;
     }
-    let page = (addr & !(PAGE - 1)) as *mut libc::c_void;
-    // SAFETY: the page belongs to a mapping of the host's own, which nobody refers to but by volatile access.
-    let mapped = unsafe {
+    // SAFETY: a new anonymous mapping at an address that the kernel chooses.
+    let ones = unsafe {
         libc::mmap(
-            page,
+            ptr::null_mut(),
             PAGE,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
             -1,
             0,
         )
     };
-    if mapped == libc::MAP_FAILED {
+    if ones == libc::MAP_FAILED {
         return false;
     }
-    // SAFETY: the page just mapped.
-    unsafe { ptr::write_bytes(page.cast::<u8>(), 0xff, PAGE) };
-    true
+    // SAFETY: the page just mapped, which only this thread knows.
+    unsafe { ptr::write_bytes(ones.cast::<u8>(), 0xff, PAGE) };
+    let page = (addr & !(PAGE - 1)) as *mut libc::c_void;
+    // The page is complete before other threads see it.
+    // SAFETY: the page at `page` belongs to a mapping of the host, which code accesses only by volatile reads and writes.
+    let moved =
+        unsafe { libc::mremap(ones, PAGE, PAGE, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, page) };
+    moved != libc::MAP_FAILED
 }
 
 #[cfg(test)]

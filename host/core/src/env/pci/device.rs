@@ -1,10 +1,14 @@
-//! An opened PCI device, by its handle. The host holds everything of it: group, descriptor, mapped BARs, eventfds.
-#![expect(unsafe_code, reason = "BARs are mapped, and the device's descriptor is borrowed")]
+//! Open PCI devices, by their handles. The host owns everything of a device: group, descriptor, mapped BARs, eventfds.
+#![expect(
+    unsafe_code,
+    reason = "maps BARs, resets the device by a system call, and borrows its descriptor"
+)]
 
 use super::{Address, bars, ledger, refusal, sysfs};
 use crate::env::sigbus;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
@@ -26,21 +30,25 @@ const CAN_MMAP: u32 = 1 << 2;
 const COMMAND: u32 = 4;
 const MEMORY_SPACE: u32 = 1 << 1;
 const BUS_MASTER: u32 = 1 << 2;
-/// Length of configuration space, in bytes.
-const CONFIG_LEN: u32 = 4096;
-/// Most interrupt vectors that are taken.
+/// `VFIO_DEVICE_RESET`. Linux, include/uapi/linux/vfio.h.
+const RESET: libc::Ioctl = 0x3b6f;
+/// The maximum number of interrupt vectors of one device.
 const VECTORS_MAX: u32 = 256;
 
 static DEVICES: Mutex<BTreeMap<u64, Arc<Device>>> = Mutex::new(BTreeMap::new());
 static LAST: AtomicU64 = AtomicU64::new(0);
+/// Held while a device is opened or closed. That may take long, and `DEVICES` stays free meanwhile for calls about other devices.
+static CHANGING: Mutex<()> = Mutex::new(());
 
 struct Device {
     address: Address,
     owner: usize,
-    /// The descriptor again, for reads and writes that say whether they worked.
+    /// A copy of the device's descriptor, for reads and writes that report their errors.
     file: Option<File>,
     vfio: Option<VfioDevice>,
     state: Mutex<State>,
+    /// Held while the command register is changed, so that no write of an old value switches bus mastering on again.
+    command: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -51,15 +59,15 @@ struct State {
     removal: Option<EventFd>,
 }
 
-/// Opens a device for a plugin. It is reset by the kernel, and bus mastering is off. `[any thread]`
+/// Opens a device for a plugin. The kernel resets the device, and bus mastering is off. `[any thread]`
 ///
 /// # Errors
-/// Says what the operator can do; see `bay_pci_open_fn` for the codes.
+/// The text says what the operator can do. `bay_pci_open_fn` lists the codes.
 pub fn open(owner: usize, address: &str) -> Result<u64> {
     let root = Path::new(sysfs::ROOT);
     let address: Address = address.parse()?;
-    let mut devices = devices();
-    if devices.values().any(|device| device.address == address) {
+    let _changing = lock(&CHANGING);
+    if devices().values().any(|device| device.address == address) {
         return Err(Error::new(libc::EBUSY, format!("PCI device {address} is open already")));
     }
     let (_, group) = refusal::check(root, address)?;
@@ -72,26 +80,32 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
     let vfio = match opened {
         Ok(vfio) => vfio,
         Err(error) => {
-            end_of_last(&devices);
+            end_of_last();
             return Err(error);
         }
     };
     // SAFETY: the device owns the descriptor and outlives the borrow.
     let borrowed = unsafe { BorrowedFd::borrow_raw(vfio.as_raw_fd()) };
     let file = borrowed.try_clone_to_owned().map(File::from);
-    let mut device =
-        Device { address, owner, file: None, vfio: Some(vfio), state: Mutex::default() };
+    let mut device = Device {
+        address,
+        owner,
+        file: None,
+        vfio: Some(vfio),
+        state: Mutex::default(),
+        command: Mutex::new(()),
+    };
     let ready = file.map_err(Error::from).and_then(|file| {
         device.file = Some(file);
         device.set_command(MEMORY_SPACE, BUS_MASTER)
     });
     if let Err(error) = ready {
         drop(device);
-        end_of_last(&devices);
+        end_of_last();
         return Err(error);
     }
     let handle = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    devices.insert(handle, Arc::new(device));
+    devices().insert(handle, Arc::new(device));
     tracing::info!("PCI device {address} is open");
     Ok(handle)
 }
@@ -101,20 +115,27 @@ pub fn open(owner: usize, address: &str) -> Result<u64> {
 /// # Errors
 /// `ENOENT` when there is no such device.
 pub fn close(owner: usize, handle: u64) -> Result<()> {
-    let mut devices = devices();
-    if devices.get(&handle).is_none_or(|device| device.owner != owner) {
-        return Err(no_device());
-    }
-    drop(devices.remove(&handle));
-    end_of_last(&devices);
+    let _changing = lock(&CHANGING);
+    let device = find(owner, handle)?;
+    devices().remove(&handle);
+    drop(device);
+    end_of_last();
     Ok(())
 }
 
-/// Closes what a plugin left open. `[any thread]`
+/// Closes the devices that a plugin left open. `[any thread]`
 pub(crate) fn release_owner(owner: usize) {
-    let mut devices = devices();
-    devices.retain(|_, device| device.owner != owner);
-    end_of_last(&devices);
+    let _changing = lock(&CHANGING);
+    let mut left = Vec::new();
+    devices().retain(|_, device| {
+        let is_left = device.owner == owner;
+        if is_left {
+            left.push(Arc::clone(device));
+        }
+        !is_left
+    });
+    drop(left);
+    end_of_last();
 }
 
 /// Reads 1, 2 or 4 bytes of configuration space. `[any thread]`
@@ -131,6 +152,7 @@ pub fn config_read(owner: usize, handle: u64, offset: u32, len: u32) -> Result<u
 /// As [`config_read`].
 pub fn config_write(owner: usize, handle: u64, offset: u32, value: u32, len: u32) -> Result<()> {
     let device = find(owner, handle)?;
+    let _command = lock(&device.command);
     if offset <= COMMAND && COMMAND < offset.saturating_add(len) {
         let shift = (COMMAND - offset) * 8;
         let master = (device.config_read(COMMAND, 2)? & BUS_MASTER) << shift;
@@ -139,10 +161,10 @@ pub fn config_write(owner: usize, handle: u64, offset: u32, value: u32, len: u32
     device.config_write(offset, value, len)
 }
 
-/// Maps a BAR; its address and length in bytes. `[any thread]`
+/// Maps a BAR, and returns its address and its length in bytes. `[any thread]`
 ///
 /// # Errors
-/// `EINVAL` when the device has no such memory; what mmap(2) tells.
+/// `EINVAL` when the device has no such memory; the errors of mmap(2).
 pub fn bar(owner: usize, handle: u64, index: u32) -> Result<(usize, usize)> {
     find(owner, handle)?.bar(index)
 }
@@ -159,12 +181,10 @@ pub fn set_master(owner: usize, handle: u64, is_on: bool) -> Result<()> {
 /// Resets the device. `[any thread]`
 ///
 /// # Errors
-/// `ENOENT` when there is no such device.
+/// `ENOENT` when there is no such device, `EOPNOTSUPP` when it cannot be reset, `EIO` when it is gone; or the kernel's error.
 pub fn reset(owner: usize, handle: u64) -> Result<()> {
     let device = find(owner, handle)?;
-    if let Some(vfio) = &device.vfio {
-        vfio.reset();
-    }
+    device.reset()?;
     device.set_command(MEMORY_SPACE, BUS_MASTER)
 }
 
@@ -179,15 +199,15 @@ pub fn vectors(owner: usize, handle: u64) -> Result<u32> {
 /// An eventfd for each of the first `count` vectors. `[any thread]`
 ///
 /// # Errors
-/// `EINVAL` for more than there are, `EBUSY` when they were given before; what the kernel tells.
+/// `EINVAL` for more vectors than the device has, `EBUSY` when a plugin has the vectors already; the kernel's errors.
 pub fn interrupts(owner: usize, handle: u64, count: u32) -> Result<Vec<RawFd>> {
     find(owner, handle)?.interrupts(count)
 }
 
-/// An eventfd that tells when the kernel wants the device back. `[any thread]`
+/// An eventfd that becomes readable when the kernel wants the device back. `[any thread]`
 ///
 /// # Errors
-/// `EOPNOTSUPP` when the kernel does not tell.
+/// `EOPNOTSUPP` when the kernel does not report that.
 pub fn removal_fd(owner: usize, handle: u64) -> Result<RawFd> {
     find(owner, handle)?.removal_fd()
 }
@@ -198,14 +218,14 @@ impl Device {
     }
 
     fn config_at(&self, offset: u32, len: u32) -> Result<u64> {
-        let is_inside = offset.checked_add(len).is_some_and(|end| end <= CONFIG_LEN);
-        let Some(vfio) = self.vfio.as_ref().filter(|_| is_inside && matches!(len, 1 | 2 | 4))
-        else {
+        let vfio = self.vfio.as_ref().ok_or_else(no_device)?;
+        let config_len = vfio.get_region_size(CONFIG_REGION);
+        if !matches!(len, 1 | 2 | 4) || u64::from(offset) + u64::from(len) > config_len {
             let why = format!(
-                "{len} bytes of configuration space at {offset}; allowed: 1, 2 or 4 below {CONFIG_LEN}"
+                "{len} bytes of configuration space at {offset}; allowed: 1, 2 or 4 below {config_len}"
             );
             return Err(Error::new(libc::EINVAL, why));
-        };
+        }
         Ok(vfio.get_region_offset(CONFIG_REGION) + u64::from(offset))
     }
 
@@ -224,14 +244,33 @@ impl Device {
         self.file()?.write_all_at(bytes, at).map_err(|error| self.is_gone(&error))
     }
 
-    fn is_gone(&self, error: &std::io::Error) -> Error {
-        let why = format!("configuration space of PCI device {}: {error}", self.address);
+    fn is_gone(&self, why: &dyn fmt::Display) -> Error {
+        let why = format!("configuration space of PCI device {}: {why}", self.address);
         Error::new(libc::EIO, why)
     }
 
     fn set_command(&self, set: u32, clear: u32) -> Result<()> {
+        let _command = lock(&self.command);
         let now = self.config_read(COMMAND, 2)?;
+        if now == u32::from(u16::MAX) {
+            return Err(self.is_gone(&"it reads as all ones, so the device is gone"));
+        }
         self.config_write(COMMAND, now & !clear | set, 2)
+    }
+
+    fn reset(&self) -> Result<()> {
+        let fd = self.file()?.as_raw_fd();
+        // SAFETY: the descriptor is open, and the call has no argument.
+        if unsafe { libc::ioctl(fd, RESET) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        let errno = match error.raw_os_error() {
+            // The kernel has no way to reset the device.
+            Some(libc::EINVAL) => libc::EOPNOTSUPP,
+            errno => errno.unwrap_or(libc::EIO),
+        };
+        Err(Error::new(errno, format!("reset of PCI device {}: {error}", self.address)))
     }
 
     fn bar(&self, index: u32) -> Result<(usize, usize)> {
@@ -268,7 +307,8 @@ impl Device {
         state.bars.insert(index, (addr as usize, len));
         if !bars::add(addr as usize, len) {
             tracing::warn!(
-                "too many BARs are mapped: the loss of PCI device {} would end the host",
+                "more than {} BARs are mapped: if PCI device {} is pulled out, the host ends with SIGBUS",
+                bars::MAX,
                 self.address
             );
         }
@@ -316,9 +356,9 @@ impl Device {
 }
 
 impl Drop for Device {
-    /// The order matters: the device stops reaching memory, then everything that holds it open goes, and its group at last.
+    /// The order matters: first the device stops reaching memory, then everything that holds it open is closed, and its group last.
     fn drop(&mut self) {
-        // Fails when the device is gone, which is as good.
+        // This fails when the device is gone, and then it reaches no memory either.
         let _ = self.set_command(0, BUS_MASTER);
         for (addr, len) in std::mem::take(&mut lock(&self.state).bars).into_values() {
             bars::remove(addr);
@@ -327,7 +367,7 @@ impl Drop for Device {
         }
         self.file = None;
         let vfio = self.vfio.take();
-        // The library looks up the group in sysfs, and panics when the device is being pulled out and sysfs has forgotten it.
+        // The library looks up the group in sysfs. It panics when sysfs no longer has the device because it was pulled out.
         if catch_unwind(AssertUnwindSafe(|| drop(vfio))).is_err() {
             tracing::debug!("PCI device {} was gone when it was closed", self.address);
         }
@@ -339,9 +379,9 @@ fn eventfd() -> Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::from)
 }
 
-/// Without a device there is no address space.
-fn end_of_last(devices: &BTreeMap<u64, Arc<Device>>) {
-    if devices.is_empty() {
+/// Closes the container if no device is left.
+fn end_of_last() {
+    if devices().is_empty() {
         ledger::end();
     }
 }

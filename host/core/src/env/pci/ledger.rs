@@ -1,13 +1,14 @@
-//! The ledger of DMA maps: which of the host's memory devices reach, and where.
+//! The ledger of DMA maps: which of the host's memory devices reach, and at which addresses.
 //!
 //! All devices share one container, and so one address space. A region is in the ledger from [`share`] until it is freed. It is mapped
-//! while a device is open: the container is made for the first device and dropped with the last. Nothing else is ever mapped, so a
-//! device reaches nothing but memory that was handed out for it.
+//! while a device is open: the host makes the container for the first device and drops it with the last. It maps nothing else, so a device
+//! reaches only memory that was handed out for devices.
 #![expect(unsafe_code, reason = "memory is mapped for devices by its address")]
 
 use crate::env::region;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_ioctls::{VfioContainer, VfioError};
 
@@ -18,7 +19,10 @@ const END_IOVA: u64 = 1 << 39;
 /// Alignment of a region's address in bytes, so that the IOMMU can use large pages.
 const ALIGN: u64 = 2 << 20;
 
-/// Where memory is mapped for devices.
+/// How many threads are giving pages back to the system now.
+static GIVING_BACK: AtomicUsize = AtomicUsize::new(0);
+
+/// The address space of devices.
 trait Maps {
     fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError>;
     fn unmap(&self, iova: u64, len: usize) -> Result<(), VfioError>;
@@ -27,7 +31,7 @@ trait Maps {
 impl Maps for VfioContainer {
     fn map(&self, iova: u64, addr: usize, len: usize) -> Result<(), VfioError> {
         // SAFETY: a region of the host's own shared memory, which stays mapped in this process until `unmap`. No reference to its
-        // contents exists while a device may write them: plugins copy, or own the buffer that a device has just written.
+        // contents exists while a device may write them: plugins copy the contents, or own the buffer that a device has just written.
         unsafe { self.vfio_dma_map(iova, len, addr as *mut u8) }
     }
 
@@ -40,7 +44,7 @@ struct Ledger<C> {
     container: Option<Arc<C>>,
     /// Regions that devices may reach.
     shared: BTreeSet<u32>,
-    /// Regions that are mapped: address that devices see, by number. Empty without a container.
+    /// The mapped regions by number. Empty without a container.
     mapped: BTreeMap<u32, Map>,
 }
 
@@ -65,16 +69,30 @@ pub fn share(number: u32) -> Result<()> {
     ledger().share(number)
 }
 
-/// A region is freed: no device reaches it any more. `[any thread]`
+/// Stops devices from reaching a region that is being freed. `[any thread]`
 pub(in crate::env) fn unshare(number: u32) {
     ledger().unshare(number);
 }
 
-/// The container, for the group of a device that is opened. Every shared region is mapped once `attach` has put the first group into
-/// it: an empty container has no address space. `[any thread]`
+/// Runs `give_back`, which replaces pages of a region, unless devices reach the region: they would keep the old pages. Returns whether it
+/// ran. No region is mapped while it runs. `[any thread]`
+pub(in crate::env) fn unless_mapped(number: Option<u32>, give_back: impl FnOnce()) -> bool {
+    GIVING_BACK.fetch_add(1, Ordering::SeqCst);
+    // Either this thread sees that the region is about to be mapped, or `Ledger::map` sees this thread and waits.
+    fence(Ordering::SeqCst);
+    let is_mapped = number.is_some_and(|number| region::iova(number).is_some());
+    if !is_mapped {
+        give_back();
+    }
+    GIVING_BACK.fetch_sub(1, Ordering::SeqCst);
+    !is_mapped
+}
+
+/// Passes the container to `attach`, which puts the group of a device into it. When that is the first group, this maps every shared
+/// region, because an empty container has no address space. `[any thread]`
 ///
 /// # Errors
-/// What `attach` tells; a region cannot be mapped.
+/// The error of `attach`, or a region cannot be mapped.
 pub(super) fn with_container<T>(
     attach: impl FnOnce(Arc<VfioContainer>) -> Result<T, VfioError>,
     explain: impl Fn(&VfioError) -> Error,
@@ -91,7 +109,7 @@ pub(super) fn with_container<T>(
     Ok(attached)
 }
 
-/// The last device is closed: nothing is mapped any more, and the container is closed. `[any thread]`
+/// Unmaps every region and closes the container, after the last device is closed. `[any thread]`
 pub(super) fn end() {
     ledger().end();
 }
@@ -114,7 +132,7 @@ impl<C: Maps> Ledger<C> {
         self.unmap(number);
     }
 
-    /// Takes a container into use; on an error nothing is mapped.
+    /// Maps every shared region in a new container. After an error nothing is mapped.
     fn begin(&mut self, container: Arc<C>) -> Result<()> {
         self.container = Some(container);
         let all: Vec<u32> = self.shared.iter().copied().collect();
@@ -136,9 +154,16 @@ impl<C: Maps> Ledger<C> {
             let why = format!("no address that devices see is left for {len} bytes");
             Error::new(libc::ENOMEM, why)
         })?;
-        container.map(iova, addr, len).map_err(|error| refused(len, &error))?;
-        self.mapped.insert(number, Map { iova, len });
         region::set_iova(number, Some(iova));
+        fence(Ordering::SeqCst);
+        while GIVING_BACK.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
+        if let Err(error) = container.map(iova, addr, len) {
+            region::set_iova(number, None);
+            return Err(refused(len, &error));
+        }
+        self.mapped.insert(number, Map { iova, len });
         Ok(())
     }
 
@@ -147,7 +172,7 @@ impl<C: Maps> Ledger<C> {
         region::set_iova(number, None);
         let result = self.container.as_ref().map_or(Ok(()), |container| container.unmap(iova, len));
         if let Err(error) = result {
-            // The kernel keeps the pages, so a device can do no harm to others; but the ledger was wrong.
+            // The kernel keeps the pages, so a device cannot reach memory of others. But the ledger was wrong.
             tracing::error!("memory region {number} could not be unmapped from devices: {error}");
         }
     }
@@ -167,7 +192,7 @@ impl<C: Maps> Ledger<C> {
     }
 }
 
-/// What an error of a map means.
+/// The error for the operator when memory cannot be mapped.
 fn refused(len: usize, error: &VfioError) -> Error {
     let mib = len.div_ceil(1 << 20);
     match error {
@@ -190,7 +215,7 @@ fn refused(len: usize, error: &VfioError) -> Error {
     }
 }
 
-/// How much this process may lock, in words.
+/// The limit of locked memory of this process, as text.
 fn locked_max() -> String {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"));
@@ -205,7 +230,7 @@ mod tests {
     use crate::env::memory;
     use vmm_sys_util::errno::Error as SysError;
 
-    /// An IOMMU that knows its maps, and has room for so many bytes.
+    /// An IOMMU that records its maps and refuses more than `room` bytes.
     #[derive(Default)]
     struct Iommu {
         maps: Mutex<BTreeMap<u64, (usize, usize)>>,
@@ -258,7 +283,7 @@ mod tests {
         assert_eq!(region::iova(third), None);
         ledger.unshare(first);
         assert_eq!(region::iova(first), None);
-        // The gap is used again.
+        // The ledger uses the gap again.
         ledger.share(third).unwrap();
         assert_eq!(region::iova(third), Some(FIRST_IOVA));
         ledger.end();
@@ -283,6 +308,21 @@ mod tests {
         for (addr, _) in regions {
             memory::free(addr.as_ptr());
         }
+    }
+
+    #[test]
+    fn pages_that_devices_reach_are_not_given_back() {
+        let (addr, number) = memory::alloc(LEN, 4096).unwrap();
+        let mut ledger = empty();
+        ledger.share(number).unwrap();
+        let mut runs = 0;
+        assert!(unless_mapped(Some(number), || runs += 1));
+        ledger.begin(iommu(usize::MAX)).unwrap();
+        assert!(!unless_mapped(Some(number), || panic!("devices reach the pages")));
+        ledger.end();
+        assert!(unless_mapped(Some(number), || runs += 1));
+        assert_eq!(runs, 2);
+        memory::free(addr.as_ptr());
     }
 
     #[test]

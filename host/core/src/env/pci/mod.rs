@@ -1,9 +1,9 @@
 //! PCI devices behind an IOMMU, for the plugins that the operator grants them (`bay.pci/1`).
 //!
 //! ```text
-//! sysfs    what devices there are: read, never changed
-//! device   an opened device: BARs, configuration space, bus mastering, interrupts
-//! ledger   which of the host's memory devices reach, and where
+//! sysfs    lists the devices of the machine; changes nothing
+//! device   an open device: BARs, configuration space, bus mastering, interrupts
+//! ledger   which of the host's memory devices reach, and at which addresses
 //! refusal  why a device cannot be opened, and what the operator can do
 //! ```
 //!
@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 pub(super) use bars::gone as bar_is_gone;
 
-/// Where a device is: domain, bus, device and function.
+/// The address of a device: domain, bus, device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
     domain: u32,

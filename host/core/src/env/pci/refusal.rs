@@ -7,10 +7,10 @@ use std::io;
 use std::path::Path;
 use vfio_ioctls::VfioError;
 
-/// The only kernel driver that gives a device to a process.
+/// The only kernel driver that lets a process use a device.
 const VFIO_PCI: &str = "vfio-pci";
 
-/// Looks, before anything is opened, whether a device can be opened at all; returns it with its IOMMU group.
+/// Checks whether a device can be opened, before the host opens anything. Returns the device and its IOMMU group.
 ///
 /// # Errors
 /// `ENODEV` when there is no such device, `ENXIO` when it has no IOMMU group or another driver, `EBUSY` when another device of its
@@ -34,7 +34,7 @@ pub(super) fn check(root: &Path, address: Address) -> Result<(Found, u32)> {
         return refuse(libc::ENXIO, format!("has {now}; it must be bound to {VFIO_PCI}"));
     }
     let is_foreign = |other: &&Found| {
-        // Bridges stay with their own driver.
+        // The kernel permits bridges to keep their own driver.
         let is_bridge = other.class >> 16 == 0x06;
         let driver = other.driver.as_deref();
         !is_bridge && driver.is_some_and(|driver| driver != VFIO_PCI)
@@ -52,7 +52,7 @@ pub(super) fn check(root: &Path, address: Address) -> Result<(Found, u32)> {
     Ok((found, group))
 }
 
-/// What an error of VFIO means.
+/// The error for the operator when VFIO refuses a device.
 pub(super) fn explain(address: Address, group: u32, error: &VfioError) -> Error {
     let (errno, why) = match error {
         VfioError::OpenContainer(error) => of_file("/dev/vfio/vfio", error),

@@ -1,4 +1,4 @@
-//! What PCI devices there are, from sysfs. Everything there is text of the kernel's; a device may go while it is read.
+//! Lists PCI devices from sysfs, which has them as text. A device may disappear while this code reads its files.
 
 use super::Address;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The kernel's list of devices.
 pub const ROOT: &str = "/sys/bus/pci/devices";
 
-/// What is known of a device without opening it.
+/// What sysfs says about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Vendor identifier.
     pub vendor: u16,
@@ -24,9 +24,9 @@ pub struct Found {
     pub class: u32,
     /// NUMA node, if the kernel knows it.
     pub numa: Option<u32>,
-    /// IOMMU group; without an IOMMU there is none.
+    /// IOMMU group; `None` without an IOMMU.
     pub iommu_group: Option<u32>,
-    /// Name of its kernel driver.
+    /// Name of its kernel driver; `None` when it has no driver.
     pub driver: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub fn list(root: &Path) -> Vec<Found> {
     all
 }
 
-/// One device; `None` when there is none, or it has just gone.
+/// One device; `None` when it does not exist or has just disappeared.
 #[must_use]
 pub fn find(root: &Path, address: Address) -> Option<Found> {
     let folder = folder(root, address);
@@ -65,7 +65,7 @@ pub fn find(root: &Path, address: Address) -> Option<Found> {
     })
 }
 
-/// The devices that share an IOMMU group with this one, and itself.
+/// All devices of an IOMMU group.
 #[must_use]
 pub fn in_group(root: &Path, group: u32) -> Vec<Found> {
     list(root).into_iter().filter(|found| found.iommu_group == Some(group)).collect()
@@ -77,7 +77,7 @@ pub fn folder(root: &Path, address: Address) -> PathBuf {
     root.join(address.to_string())
 }
 
-/// The last part of what a link names.
+/// The last part of a link's target.
 fn linked(link: &Path) -> Option<String> {
     fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
 }
@@ -122,7 +122,7 @@ pub(super) mod tests {
     fn devices_are_listed_by_address_with_driver_and_group() {
         let root = tree(&[("0000:5e:00.0", "vfio-pci", Some(7)), ("0000:03:00.0", "", None)]);
         fs::create_dir(root.path().join("not a device")).unwrap();
-        // A device that goes while it is read has lost its files.
+        // A device that disappears while it is read has no files.
         fs::create_dir(root.path().join("0000:04:00.0")).unwrap();
         let all = list(root.path());
         let shown: Vec<String> = all.iter().map(|found| found.address.to_string()).collect();

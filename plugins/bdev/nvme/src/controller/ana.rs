@@ -18,7 +18,7 @@ use crate::path::{Access, State};
 const HEADER_LEN: u32 = 16;
 const GROUP_LEN: u32 = 32;
 const _: () = assert!(HEADER_LEN as usize == AnaHeader::LEN && GROUP_LEN as usize == AnaGroup::LEN);
-/// Longest log that is read, in bytes.
+/// The maximum length of the log that is read, in bytes.
 const LOG_LEN_MAX: u32 = 1 << 20;
 /// Most namespaces in the log. The length of the log that is read depends on it.
 const NAMESPACES_MAX: u32 = 4096;

@@ -1,4 +1,4 @@
-//! Connects a controller's admin queue, enables the controller and asks what it is. `[app thread]`
+//! Connects a controller's admin queue, enables the controller and identifies it. `[app thread]`
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::reach::{Reach, Way};
 const ADMIN_ENTRIES: u16 = 32;
 /// How often the status is read while a controller is enabled or shut down.
 const LOOK: Duration = Duration::from_millis(10);
-/// Most namespaces of one controller that are looked at.
+/// The maximum number of namespaces of one controller. More are ignored.
 const NAMESPACES_MAX: usize = 4096;
 
 /// A controller that is enabled.
@@ -35,7 +35,7 @@ pub(crate) struct Enabled {
     pub(crate) cntlid: u16,
     pub(crate) cap: Cap,
     pub(crate) data: identify::Controller,
-    /// How many I/O queues the controller gives.
+    /// How many I/O queues the controller allows.
     pub(crate) num_queues: u16,
 }
 
@@ -192,7 +192,7 @@ impl Admin {
         Ok(answer.completion.dw0())
     }
 
-    /// Asks for this many I/O queues, and returns how many the controller gives.
+    /// Asks for this many I/O queues, and returns how many the controller allows.
     async fn set_queues(&self, count: u16) -> Result<u16> {
         let n = count.saturating_sub(1);
         let asked = NumberOfQueues { nsq: n, ncq: n }.to_dword();

@@ -1,7 +1,7 @@
-//! A controller: connected, watched, and reconnected when its connection is lost. `[app thread]`
+//! A controller: connects it, watches it, and connects it again when the connection is lost. `[app thread]`
 //!
-//! One task follows it from its first connection to its end ([`Controller::follow`]). A caller that wants something, such as a
-//! reset, leaves a [`Wish`] and wakes that task, so no two things ever happen to a controller at once.
+//! One task follows a controller from its first connection to its end ([`Controller::follow`]). A caller that wants something, such as a
+//! reset, leaves a [`Wish`] and wakes that task. So no two things happen to a controller at the same time.
 
 mod ana;
 pub(crate) mod bring_up;
@@ -32,7 +32,7 @@ use crate::group::Group;
 use crate::options::{Limits, Timeouts};
 use crate::path::{Live, Path, State};
 use crate::paths::Spread;
-use crate::pci::Function;
+use crate::pci::{self, Function};
 use crate::reach::{Reach, Way};
 use crate::rpc::Attach;
 use bring_up::{Enabled, enable};
@@ -40,11 +40,9 @@ use keep_alive::{KeepAlive, notices_after};
 pub(crate) use namespaces::Found;
 pub(crate) use trids::{Removed, Trid, Trids};
 
-/// Most entries in an I/O queue; fewer when the controller allows fewer.
+/// The maximum number of entries in an I/O queue; fewer when the controller allows fewer.
 const IO_ENTRIES: u16 = 257;
-/// Longest data of a command on PCIe, in bytes: what a buffer of the pools holds, since data may have to be copied.
-const PCI_LEN_MAX: u64 = 128 << 10;
-/// How long to wait between two tries to connect when the operator gives no time.
+/// How long to wait between two tries to connect when `reconnect_delay_sec` is 0.
 const DELAY: Duration = Duration::from_secs(1);
 /// How long the outstanding commands of a controller that is detached may take.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -67,7 +65,7 @@ pub(crate) struct Settings {
     pub(crate) counts_paths: bool,
     /// How the bdevs use their paths.
     pub(crate) spread: Spread,
-    /// A discovery service named it.
+    /// Whether a discovery service listed it.
     pub(crate) is_discovered: bool,
 }
 
@@ -76,7 +74,7 @@ pub(crate) struct Controller {
     /// Its name. The names of its bdevs begin with it.
     pub(crate) name: String,
     pub(crate) settings: Settings,
-    /// Where it can be reached.
+    /// Its addresses.
     pub(crate) trids: Trids,
     pub(crate) path: Arc<Path>,
     connection: RefCell<Option<Connection>>,
@@ -102,6 +100,8 @@ struct Connection {
     admin: Rc<Admin>,
     keep_alive: KeepAlive,
     way: Way,
+    /// The address that it is connected to. A call may have removed it since.
+    trid: Rc<Trid>,
 }
 
 /// What a controller is doing.
@@ -138,13 +138,13 @@ pub(crate) enum Wish {
     Detach,
 }
 
-/// What happened last, which decides what comes next.
+/// What happened last. It decides what [`Controller::follow`] does next.
 enum Next {
     Connected,
     /// The connection is lost, and why.
     Lost(String),
     Wish(Wish),
-    /// The controller stayed away for too long.
+    /// The controller stayed away for too long, or the kernel wants its device back.
     GivenUp(Error),
 }
 
@@ -187,10 +187,10 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Adds an address for when those that it has fail.
+    /// Adds an address, which is used when the others fail.
     ///
     /// # Errors
-    /// `EINVAL` when another subsystem is there; or it could not be connected.
+    /// `EINVAL` when another subsystem is there, `ENODEV` when the controller is being removed; or it could not be connected.
     pub(crate) async fn add_trid(&self, trid: Trid) -> Result<()> {
         let Enabled { admin, data, .. } =
             enable(&trid.target, 0, 0, self.settings.timeouts).await?;
@@ -201,6 +201,9 @@ impl Controller {
         if (data.subnqn, data.sn) != (known.subnqn, known.sn) {
             let why = format!("{} is another subsystem than that of {}", trid.target, self.name);
             return Err(Error::new(errno::EINVAL, why));
+        }
+        if self.phase.get() == Phase::Deleting {
+            return Err(detached());
         }
         self.trids.add(trid);
         Ok(())
@@ -292,17 +295,16 @@ impl Controller {
         }
     }
 
-    /// Makes every channel close its connection, then closes the admin queue. The target sees all of them end before it is asked
-    /// for new ones.
+    /// Makes every channel close its connection, then closes the admin queue. The target sees the end of all old connections before it gets
+    /// a request for a new one.
     async fn leave(&self) {
         self.phase.set(Phase::Resetting);
-        // Channels take their commands back only from a controller that accesses no memory any more.
-        if let Some(function) = self.function() {
-            function.stop().await;
-            self.trids.left(0);
-        } else if let (_, State::Live(live)) = self.path.state() {
+        if !self.stop_function("the controller is reset").await
+            && let (_, State::Live(live)) = self.path.state()
+            && let Some(connection) = &*self.connection.borrow()
+        {
             let notices = live.notices_after.map(|time| thread::now_ns() + nanos(time + QUIET));
-            self.trids.left(notices.unwrap_or(u64::MAX));
+            self.trids.left(&connection.trid, notices.unwrap_or(u64::MAX));
         }
         if let Some(connection) = &mut *self.connection.borrow_mut() {
             // The target may take its time to notice that this host is gone. That time begins now.
@@ -313,6 +315,17 @@ impl Controller {
         if let Some(connection) = self.connection.take() {
             connection.admin.give_up("the controller is reset".into());
         }
+    }
+
+    /// Stops the controller if it is on PCIe, and returns whether it is. Channels take their commands back only from a controller that no
+    /// longer accesses memory. No command is answered any more, so the calls that wait for one on the admin queue end with `why`.
+    async fn stop_function(&self, why: &str) -> bool {
+        let Some(function) = self.function() else { return false };
+        function.stop().await;
+        if let Some(admin) = self.admin() {
+            admin.give_up(why.to_owned());
+        }
+        true
     }
 
     /// Connects again within the limits, unless a caller wants something else first. The connections are closed.
@@ -410,9 +423,9 @@ impl Controller {
     async fn connect(self: &Rc<Self>, quiet_ns: u64) -> Result<Found> {
         let Settings { keep_alive_ms, num_queues, timeouts, .. } = self.settings;
         // A call may remove the address meanwhile.
-        let target = self.trids.current().target.clone();
+        let trid = self.trids.current();
         let Enabled { admin, keep_alive, way, cntlid, cap, data, num_queues } =
-            enable(&target, keep_alive_ms, num_queues, timeouts).await?;
+            enable(&trid.target, keep_alive_ms, num_queues, timeouts).await?;
         admin.inject(&self.path);
         let entries = cap.mqes.saturating_add(1).min(IO_ENTRIES);
         let capsule = data.ioccsz.saturating_mul(16).saturating_sub(64).min(64 << 10);
@@ -421,7 +434,7 @@ impl Controller {
         let max_len = (data.mdts > 0).then(|| page << data.mdts.min(16));
         self.max_transfer_len.set(match &way {
             Way::Tcp(_) => max_len,
-            Way::Pci(_) => Some(max_len.unwrap_or(PCI_LEN_MAX).min(PCI_LEN_MAX)),
+            Way::Pci(_) => Some(max_len.unwrap_or(u64::MAX).min(pci::len_max())),
         });
         let notices_after = notices_after(keep_alive_ms, &data);
         *self.data.borrow_mut() = Arc::new(data);
@@ -429,6 +442,10 @@ impl Controller {
 
         let found = self.look_at_namespaces(&admin).await?;
         self.read_ana(&admin).await?;
+        if !self.trids.has(&trid) {
+            let why = format!("{} was removed while it was connected", trid.target);
+            return Err(Error::new(errno::ENODEV, why));
+        }
         let generation = self.generation.get() + 1;
         self.generation.set(generation);
         let live = Arc::new(Live::new(
@@ -442,7 +459,7 @@ impl Controller {
             self.usable(&found),
             num_queues,
         ));
-        self.connection.replace(Some(Connection { admin, keep_alive, way }));
+        self.connection.replace(Some(Connection { admin, keep_alive, way, trid }));
         self.path.set(State::Live(live));
         self.phase.set(Phase::Enabled);
         Ok(found)
@@ -557,9 +574,9 @@ impl Controller {
 
     /// Removes the bdevs that have no other path, then shuts the controller down.
     async fn end(&self) {
-        if let Some(function) = self.function().filter(|function| function.is_wanted_back()) {
-            // Its commands end nowhere but here. Channels take them back from a controller that accesses no memory any more.
-            function.stop().await;
+        if self.function().is_some_and(|function| function.is_wanted_back()) {
+            // The kernel waits for the device, so its commands do not get the time to end.
+            self.stop_function("the kernel wants the device back").await;
             self.path.set(State::Failing);
         }
         // I/O that waits must not keep the bdevs.
@@ -576,8 +593,8 @@ impl Controller {
             self.path.all_closed().await;
         });
         let is_drained = task::timeout(DRAIN, drained.as_mut()).await.is_ok();
-        if let Some(function) = self.function().filter(|_| !is_drained) {
-            function.stop().await;
+        if !is_drained {
+            self.stop_function("the controller was detached").await;
         }
         self.path.set(State::Gone);
         if !is_drained {
@@ -599,6 +616,8 @@ impl Controller {
         if let Err(error) = shut_down {
             info!("{}: {}", self.name, error.message());
         }
+        // Calls that still wait for an answer must not keep the connection.
+        admin.give_up("the controller was detached".into());
     }
 }
 

@@ -1,5 +1,4 @@
-//! Where a controller can be reached: one address is in use, the others are there for when it fails (`multipath`: `failover`).
-//! `[app thread]`
+//! The addresses of a controller: one is in use, and the others replace it when it fails (`multipath`: `failover`). `[app thread]`
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,12 +6,12 @@ use std::rc::Rc;
 use crate::reach::Reach;
 use crate::rpc::Attach;
 
-/// One address, with the call that gave it.
+/// One address, with the parameters of the call that gave it.
 #[derive(Debug)]
 pub(crate) struct Trid {
     pub(crate) attach: Attach,
     pub(crate) target: Reach,
-    /// Until then commands that were sent to this address may still execute, on the host's clock in nanoseconds.
+    /// Commands that were sent to this address may execute until this time, on the host's clock in nanoseconds.
     executes_until_ns: Cell<u64>,
 }
 
@@ -22,7 +21,7 @@ pub(crate) struct Trids {
     all: RefCell<Vec<Rc<Trid>>>,
     /// The one in use.
     current: RefCell<Rc<Trid>>,
-    /// As `executes_until_ns`, for addresses that were removed.
+    /// The latest `executes_until_ns` of the addresses that were removed.
     removed_until_ns: Cell<u64>,
 }
 
@@ -31,9 +30,9 @@ pub(crate) struct Trids {
 pub(crate) enum Removed {
     None,
     Others,
-    /// The address in use is removed, and another one is in its place.
+    /// The address in use was removed, and another one has replaced it.
     Current,
-    /// All were meant: they are left, and the controller is to end.
+    /// The call names all addresses. None was removed: the caller ends the controller.
     All,
 }
 
@@ -71,6 +70,10 @@ impl Trids {
         all
     }
 
+    pub(crate) fn has(&self, trid: &Rc<Trid>) -> bool {
+        self.all.borrow().iter().any(|other| Rc::ptr_eq(other, trid))
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.all.borrow().len()
     }
@@ -88,7 +91,7 @@ impl Trids {
         }
     }
 
-    /// Removes the addresses that `is_meant` accepts, unless it accepts all.
+    /// Removes the addresses that `is_meant` accepts, unless it accepts all of them.
     pub(crate) fn remove(&self, is_meant: impl Fn(&Trid) -> bool) -> Removed {
         let is_current_meant = is_meant(&self.current());
         let mut all = self.all.borrow_mut();
@@ -112,13 +115,16 @@ impl Trids {
         }
     }
 
-    /// The connection to the address in use is over; its target may execute commands of it until `until_ns`.
-    pub(crate) fn left(&self, until_ns: u64) {
-        self.current().executes_until_ns.set(until_ns);
+    /// The connection to an address, which may have been removed, is over. Its target may execute commands until `until_ns`.
+    pub(crate) fn left(&self, trid: &Rc<Trid>, until_ns: u64) {
+        trid.executes_until_ns.set(until_ns);
+        if !self.has(trid) {
+            self.removed_until_ns.set(self.removed_until_ns.get().max(until_ns));
+        }
     }
 
-    /// When the commands of earlier connections can no longer execute, once the address in use is connected again. Its target has
-    /// closed the connections that it had by then, and `quiet_ns` is enough for them; the targets at other addresses may not have.
+    /// From when on no command of an earlier connection can execute, once the address in use is connected again. Its target has then closed
+    /// its old connections, so `quiet_ns` is late enough for them. The targets at other addresses may not have closed theirs.
     pub(crate) fn quiet_ns(&self, quiet_ns: u64) -> u64 {
         let others = self.alternates();
         let others = others.iter().map(|trid| trid.executes_until_ns.get());
@@ -190,12 +196,22 @@ mod tests {
     #[test]
     fn commands_at_another_address_are_waited_for_and_those_at_the_same_address_are_not() {
         let trids = three();
-        trids.left(900);
+        trids.left(&trids.current(), 900);
         assert_eq!(trids.quiet_ns(100), 100, "its target closed them when it was connected again");
         trids.advance();
         assert_eq!(trids.quiet_ns(100), 900);
         remove(&trids, "127.0.0.1");
         assert_eq!(trids.quiet_ns(100), 900, "it may still execute");
         assert_eq!(trids.quiet_ns(1000), 1000);
+    }
+
+    #[test]
+    fn commands_at_the_address_in_use_are_waited_for_when_a_call_removes_it() {
+        let trids = three();
+        let connected = trids.current();
+        assert_eq!(remove(&trids, "127.0.0.1"), Removed::Current);
+        assert!(!trids.has(&connected));
+        trids.left(&connected, 900);
+        assert_eq!(trids.quiet_ns(100), 900);
     }
 }

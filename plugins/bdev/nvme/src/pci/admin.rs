@@ -15,7 +15,7 @@ use super::{Function, Memory};
 use crate::admin::{Admin, Answer, Data};
 use crate::options::Timeouts;
 
-/// How many rounds of a reactor that does not sleep go by before it looks for a removal.
+/// A reactor that never sleeps looks for a removal once in this many rounds.
 const ROUNDS: u32 = 1 << 16;
 /// Entries of the admin queue.
 const ENTRIES: u16 = 64;
@@ -39,13 +39,13 @@ impl Payload for Request {
     }
 }
 
-/// The queue. The controller is stopped before its memory goes.
+/// The queue. Dropping it stops the controller before the memory is freed.
 #[derive(Debug)]
 pub(crate) struct AdminRing {
     ring: Ring<Memory, Request>,
     pub(crate) interrupts: Interrupts,
     pub(crate) function: Arc<Function>,
-    /// Counts the rounds.
+    /// The number of rounds so far, modulo 2^32.
     rounds: u32,
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn connect(
         function: Arc::clone(&function),
         rounds: 0,
     };
-    // From here on the end of `ring` stops the controller.
+    // From here on, dropping `ring` stops the controller.
     function.start(at).await?;
     Ok((Rc::new(Admin::on_ring(ring, timeouts)?), function))
 }
@@ -113,7 +113,7 @@ impl AdminRing {
             buf.share_with_devices()?;
             match &data {
                 Data::Out(bytes) => buf.copy_from_slice(bytes),
-                // A controller that sends less than it should does not show what was there before.
+                // When the controller sends less than it should, the caller must not see what was in the buffer before.
                 _ => buf.fill(0),
             }
             request.data = Some(buf);
@@ -132,18 +132,17 @@ impl AdminRing {
         }
     }
 
-    /// Answers the commands that are done; whether there were any.
+    /// Answers the commands that have ended, and returns whether there were any.
     ///
     /// # Errors
     /// The controller is at fault.
     pub(crate) fn serve(&mut self) -> Result<bool> {
         self.rounds = self.rounds.wrapping_add(1);
-        // A reactor that never sleeps looks now and then.
         let is_time = self.rounds.is_multiple_of(ROUNDS);
         if self.function.is_wanted_back() || is_time && self.function.look_for_removal() {
             return Err(Error::new(
                 errno::ENODEV,
-                "the kernel wants the device back: it is pulled out or unbound",
+                "the kernel wants the device back, because it was pulled out or unbound",
             ));
         }
         let answered = self.ring.reap(|request, completion| {
@@ -160,7 +159,7 @@ impl AdminRing {
         Ok(answered > 0)
     }
 
-    /// Arms the interrupt, and looks again whether something has come.
+    /// Clears the interrupt, then checks whether there is something to do.
     pub(crate) fn prepare_sleep(&self) -> bool {
         self.interrupts.clear();
         self.function.look_for_removal() || self.ring.has_completions()

@@ -1,8 +1,8 @@
-//! NVMe over PCIe: a controller's function, its memory, and its queues.
+//! NVMe over PCIe: a controller's PCI function, its memory, and its queues.
 //!
-//! - [`Function`] is an opened controller. Whoever ends a connection stops the controller first, and only then takes back the memory
-//!   that the controller could access.
-//! - [`admin`] is the admin queue, [`queue`] an I/O queue and [`rings`] those of one channel.
+//! - [`Function`] is an open controller. Code that ends a connection stops the controller first, and only then frees the memory that the
+//!   controller could access.
+//! - [`admin`] is the admin queue, [`queue`] an I/O queue, and [`rings`] has the I/O queues of one channel.
 
 pub(crate) mod admin;
 pub(crate) mod queue;
@@ -13,17 +13,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drivebay_nvme_driver::pcie::{self, AdminQueue, Controller, Wait};
+use drivebay_sdk::buf;
 use drivebay_sdk::pci::{Bar, Device, DmaMemory, Vector};
 use drivebay_sdk::prelude::*;
 use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::thread;
 
+/// Longest data of a command, in bytes.
+const LEN_MAX: u32 = 128 << 10;
+/// How many times to try to open a device that is in use, and the time between two tries.
+const OPEN_TRIES: u32 = 20;
+const OPEN_DELAY: Duration = Duration::from_millis(50);
 /// How often the status is read while a controller is enabled, disabled or shut down.
 const LOOK: Duration = Duration::from_millis(2);
-/// Most interrupt vectors that are taken. Queues beyond them share vectors.
+/// The maximum number of interrupt vectors. More queues than vectors share them.
 const VECTORS_MAX: u32 = 33;
 
 static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// Longest data of a command, in bytes: data may have to be copied, and a copy is one buffer of the pools.
+pub(crate) fn len_max() -> u64 {
+    let mut len = LEN_MAX;
+    while len > pcie::PAGE && buf::pool_for(len).is_none() {
+        len /= 2;
+    }
+    len.into()
+}
 
 /// The registers of a controller.
 #[derive(Debug)]
@@ -69,18 +84,18 @@ impl pcie::Memory for Memory {
     }
 }
 
-/// An opened controller. Every connection opens it anew, which also resets it.
+/// An open controller. Every connection opens the device anew, which also resets it.
 #[derive(Debug)]
 pub(crate) struct Function {
-    /// No two have the same.
+    /// Unique in this process.
     pub(crate) number: u64,
     controller: Controller<Registers>,
     vectors: Vec<Vector>,
     removal: Option<Vector>,
     is_wanted_back: AtomicBool,
-    /// The controller accesses no memory any more, and never will.
+    /// The controller no longer accesses memory, and is never started again.
     is_stopped: AtomicBool,
-    /// Queues that could not be deleted. Their memory is free when the controller is stopped.
+    /// The memory of queues that could not be deleted. It is freed with this value, after the controller is stopped.
     lost: Mutex<Vec<pcie::Queue<Memory>>>,
     device: Arc<Device>,
 }
@@ -88,8 +103,17 @@ pub(crate) struct Function {
 impl Function {
     /// Opens the controller at a PCI address.
     pub(crate) async fn open(address: &str) -> Result<Arc<Self>> {
-        let address = address.to_owned();
-        worker::run("nvme open", move || Self::open_here(&address)).await?
+        let mut tries = 1;
+        loop {
+            let of_try = address.to_owned();
+            let opened = worker::run("nvme open", move || Self::open_here(&of_try)).await?;
+            match opened {
+                // Other threads may need a moment to let go of the last connection to the device.
+                Err(error) if error.errno() == errno::EBUSY && tries < OPEN_TRIES => tries += 1,
+                opened => return opened,
+            }
+            task::sleep(OPEN_DELAY).await;
+        }
     }
 
     fn open_here(address: &str) -> Result<Arc<Self>> {
@@ -102,7 +126,7 @@ impl Function {
             return Err(Error::new(errno::EOPNOTSUPP, why));
         }
         let vectors = device.take_vectors(count)?;
-        // A kernel that does not tell leaves it to the registers, which then read as all ones.
+        // Without it, the registers show a removal: they read as all ones.
         let removal = device.removal().ok();
         Ok(Arc::new(Self {
             number: LAST.fetch_add(1, Ordering::Relaxed),
@@ -140,7 +164,7 @@ impl Function {
         Some((u16::try_from(index).ok()?, self.vectors.get(index)?))
     }
 
-    /// Memory for a queue. It locks memory. `[worker]`
+    /// Allocates the memory of a queue. It locks memory, so it is for a worker. `[worker]`
     pub(crate) fn memory(&self, qid: u16, entries: u16) -> Result<pcie::Queue<Memory>> {
         let alloc = |len: u32| DmaMemory::alloc(&self.device, u32::from(entries) * len).map(Memory);
         let (sq, cq, lists) = (alloc(64)?, alloc(16)?, alloc(pcie::PAGE)?);
@@ -156,14 +180,14 @@ impl Function {
         self.wait(Wait::for_ready(&self.controller, true, thread::now_ns())).await
     }
 
-    /// Has the controller write its caches and prepare for a loss of power. `patience`: how long it says that it needs.
+    /// Has the controller write its caches and prepare for a loss of power. `patience`: the time that the controller says it needs.
     pub(crate) async fn shut_down(&self, patience: Duration) -> Result<()> {
         self.controller.shut_down();
         let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         self.wait(Wait::for_shutdown(patience_ns, thread::now_ns())).await
     }
 
-    /// Stops the controller: it accesses no memory afterwards, however it answers.
+    /// Stops the controller: it accesses no memory afterwards, whether it confirms that or not.
     pub(crate) async fn stop(&self) {
         if self.is_stopped() {
             return;
@@ -179,7 +203,7 @@ impl Function {
     /// Takes the bus away from the controller at once.
     pub(crate) fn cut_off(&self) {
         if let Err(error) = self.device.set_master(false) {
-            // Without configuration space there is no device either.
+            // A device without configuration space is gone, so it accesses no memory either.
             debug!("{}: {}", self.address(), error.message());
         }
         self.is_stopped.store(true, Ordering::Release);
@@ -195,7 +219,7 @@ impl Function {
         ring.ring(&self.controller);
     }
 
-    /// Looks whether the kernel wants the device back. It is a system call: not for the data path.
+    /// Checks whether the kernel wants the device back. This is a system call, so it is not for the data path.
     pub(crate) fn look_for_removal(&self) -> bool {
         if self.removal.as_ref().is_some_and(Vector::has_come) {
             self.is_wanted_back.store(true, Ordering::Release);

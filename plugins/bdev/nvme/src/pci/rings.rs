@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use drivebay_nvme_driver::pcie::{Refused, Ring};
 use drivebay_nvme_driver::qpair::Completed;
 use drivebay_nvme_driver::spec::Command;
+use drivebay_sdk::buf;
 use drivebay_sdk::pci::Interrupts;
 use drivebay_sdk::prelude::*;
 
@@ -14,7 +15,7 @@ use super::queue::{IoQueue, RingGuard};
 use crate::io::Request;
 use crate::path::Ticket;
 
-/// The queues. One whose leg has no use for it stays until its commands have ended, or its controller is stopped.
+/// The queues. A queue whose leg no longer uses it stays until its commands have ended or its controller is stopped.
 #[derive(Debug)]
 pub(crate) struct Rings {
     all: Vec<Option<IoRing>>,
@@ -24,11 +25,12 @@ pub(crate) struct Rings {
 #[derive(Debug)]
 struct IoRing {
     leg: u64,
-    ring: Ring<Memory, Request>,
+    /// It comes before the ring: dropping it stops a controller that still knows the ring's memory.
     guard: RingGuard,
-    /// Its leg has no use for it any more.
+    ring: Ring<Memory, Request>,
+    /// Its leg no longer uses it.
     is_orphan: bool,
-    /// Its controller is at fault, which was reported.
+    /// Its controller is at fault, which the channel has reported.
     is_lost: bool,
 }
 
@@ -37,13 +39,20 @@ impl Rings {
         Ok(Self { all: Vec::new(), interrupts: Interrupts::new()? })
     }
 
-    /// Adds a queue; its key.
+    /// Adds a queue, and returns its key.
+    ///
+    /// # Errors
+    /// The thread cannot wait for the queue's interrupt. The queue is deleted and reported as lost.
     pub(crate) fn add(&mut self, leg: u64, queue: IoQueue) -> Result<usize> {
         let (ring, guard) = queue.into_ring().ok_or_else(Error::no_such_device)?;
-        if let Some((_, vector)) = guard.function.vector(guard.ticket.qid) {
-            self.interrupts.add(vector)?;
+        let vector = guard.function.vector(guard.ticket.qid);
+        if let Some(Err(error)) = vector.map(|(_, vector)| self.interrupts.add(vector)) {
+            guard.ticket.report_lost(format!("interrupt of an I/O queue: {}", error.message()));
+            let (memory, _) = ring.into_parts();
+            guard.discard(memory);
+            return Err(error);
         }
-        let ring = IoRing { leg, ring, guard, is_orphan: false, is_lost: false };
+        let ring = IoRing { leg, guard, ring, is_orphan: false, is_lost: false };
         let key = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         self.all.resize_with(self.all.len().max(key + 1), || None);
         if let Some(free) = self.all.get_mut(key) {
@@ -66,19 +75,18 @@ impl Rings {
         self.get(key).map_or(0, |ring| ring.ring.outstanding())
     }
 
-    /// A queue's ticket, and the commands outstanding.
-    pub(crate) fn iter(
-        &self,
-        key: usize,
-    ) -> Option<(&Ticket, impl Iterator<Item = (u16, &Request)>)> {
-        let ring = self.get(key)?;
-        Some((&ring.guard.ticket, ring.ring.iter()))
+    /// The commands outstanding on every queue, with the queue's ticket and their identifiers.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (&Ticket, u16, &Request)> {
+        self.all.iter().flatten().flat_map(|ring| {
+            ring.ring.iter().map(move |(cid, request)| (&ring.guard.ticket, cid, request))
+        })
     }
 
-    /// Puts a command into a queue. Data that the controller does not reach where it is goes through a buffer of the pools.
+    /// Puts a command into a queue. If the controller does not reach the data where it is, this copies the data through a buffer of the
+    /// pools.
     ///
     /// # Errors
-    /// Returns the request when it has to wait: for room (`false`), or for a buffer (`true`).
+    /// Returns the request when it has to wait for room in the queue (`false`) or for a buffer (`true`).
     #[inline]
     pub(crate) fn submit(
         &mut self,
@@ -99,7 +107,13 @@ impl Rings {
         };
         if let Some(mut request) = refused {
             if !request.copy_for_device() {
-                return Err((request, true));
+                let len = request.data_len();
+                if buf::pool_for(len).is_some() {
+                    return Err((request, true));
+                }
+                warn!("no pool has buffers of {len} bytes for data that a device does not reach");
+                request.io.complete(Status::errno(errno::ENOMEM));
+                return Ok(());
             }
             match ring.submit(command, request) {
                 Ok(_) => {}
@@ -114,8 +128,8 @@ impl Rings {
         Ok(())
     }
 
-    /// Takes completions and tells the controllers what is new. Commands that are done go to `done` with their legs; those of a controller
-    /// that was stopped before they ended go to `back`. Returns whether there was anything.
+    /// Takes completions if `receives` is true, and rings the doorbells. Commands that have ended go to `done` with their legs. Commands
+    /// that a stopped controller has not completed go to `back`. Returns whether there were any of either.
     #[inline]
     pub(crate) fn round(
         &mut self,
@@ -154,14 +168,14 @@ impl Rings {
         count > 0
     }
 
-    /// The leg has no use for the queue any more.
+    /// The leg no longer uses the queue.
     pub(crate) fn abandon(&mut self, key: usize) {
         if let Some(Some(ring)) = self.all.get_mut(key) {
             ring.is_orphan = true;
         }
     }
 
-    /// Arms the interrupts, and looks again whether something has come.
+    /// Clears the interrupts, then checks whether there is something to do.
     pub(crate) fn prepare_sleep(&self) -> bool {
         self.interrupts.clear();
         self.all.iter().flatten().any(|ring| {
@@ -177,7 +191,7 @@ impl Rings {
 }
 
 impl Drop for Rings {
-    /// The channel has ended, so no command is outstanding, unless its plugin is in trouble.
+    /// The channel has ended, so no command should be outstanding. If one is, the controller is stopped before its memory is freed.
     fn drop(&mut self) {
         for ring in self.all.drain(..).flatten() {
             if ring.ring.outstanding() > 0 && !ring.guard.function.is_stopped() {

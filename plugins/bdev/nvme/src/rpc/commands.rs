@@ -158,6 +158,13 @@ fn prepare(params: &SendCmd) -> Result<(Command, Data)> {
 
 /// Sends a command on an I/O queue that exists only for it.
 async fn on_own_queue(controller: &Controller, command: Command, data: Data) -> Result<Answer> {
+    let unsupported = || {
+        let why = "cmd_type io is not supported yet for controllers on PCIe";
+        Error::new(errno::EOPNOTSUPP, why)
+    };
+    if controller.is_pci() {
+        return Err(unsupported());
+    }
     let path = &controller.path;
     let (_, State::Live(live)) = path.state() else { return Err(Controller::is_away()) };
     let ticket = Ticket::take(path, &live)?;
@@ -165,10 +172,7 @@ async fn on_own_queue(controller: &Controller, command: Command, data: Data) -> 
         // The ticket goes after the socket.
         let (stream, agreed, _ticket) = match ticket.open().await? {
             Opened::Socket(stream, agreed, ticket) => (stream, agreed, ticket),
-            Opened::Ring(_) => {
-                let why = "I/O commands of a caller's own are not supported on PCIe yet";
-                return Err(Error::new(errno::EOPNOTSUPP, why));
-            }
+            Opened::Ring(_) => return Err(unsupported()),
         };
         let queue = Admin::new(stream, agreed, controller.settings.timeouts)?;
         queue.send("command", command, data).await

@@ -18,32 +18,32 @@ params! {
     pub struct StartDiscovery {
         /// Prefix of the controllers' names; a number follows it.
         pub name: String,
-        /// Transport. Only `TCP` is supported yet.
+        /// Transport: `TCP`, which is the only one so far.
         pub trtype: String,
         /// Address of the service, an IPv4 or IPv6 address in digits.
         pub traddr: String,
-        /// Address family, `IPv4` or `IPv6`; the one of `traddr` when absent.
+        /// Address family, `IPv4` or `IPv6`; the family of `traddr` when absent.
         pub adrfam: Option<String>,
         /// Port; 8009 when absent.
         pub trsvcid: Option<String>,
         /// NQN of this host; one that this process generates when absent.
         #[range(1..=223)]
         pub hostnqn: Option<String>,
-        /// Whether to answer only when the subsystems of the log are attached.
+        /// Whether to answer only after the subsystems of the log are attached.
         pub wait_for_attach: bool = false,
-        /// How long that may take, in milliseconds; 0 = forever. Any other value implies `wait_for_attach`.
+        /// How long attaching them may take, in milliseconds; 0 = forever. Any other value implies `wait_for_attach`.
         pub attach_timeout_ms: u64 = 0,
-        /// As of `bdev_nvme_attach_controller`, for all controllers.
+        /// As in `bdev_nvme_attach_controller`, for all controllers.
         pub ctrlr_loss_timeout_sec: Option<i32>,
-        /// As of `bdev_nvme_attach_controller`, for all controllers.
+        /// As in `bdev_nvme_attach_controller`, for all controllers.
         pub reconnect_delay_sec: Option<u32>,
-        /// As of `bdev_nvme_attach_controller`, for all controllers.
+        /// As in `bdev_nvme_attach_controller`, for all controllers.
         pub fast_io_fail_timeout_sec: Option<u32>,
     }
 
     /// Parameters of `bdev_nvme_stop_discovery`.
     pub struct StopDiscovery {
-        /// The prefix that it was started with.
+        /// The prefix that the service was started with.
         pub name: String,
     }
 }
@@ -74,15 +74,18 @@ pub(super) fn register(app: &App) -> Result<()> {
         method.result("true").error(-2, "not_found", "No service is followed with that name.")
     })
     .register(app)?;
-    Method::immediate("bdev_nvme_get_discovery_info", "Lists the services.", |_, _: NoParams| {
-        let app = app::get()?;
-        let all = app.discoveries.borrow();
-        Ok(all.values().map(|discovery| show(discovery)).collect::<Vec<_>>())
-    })
+    Method::immediate(
+        "bdev_nvme_get_discovery_info",
+        "Lists the discovery services that are followed.",
+        |_, _: NoParams| {
+            let app = app::get()?;
+            let all = app.discoveries.borrow();
+            Ok(all.values().map(|discovery| show(discovery)).collect::<Vec<_>>())
+        },
+    )
     .describe(|mut method| {
         method.role = Role::Read;
-        method
-            .result("For each service its name, its address, and the other services that it names.")
+        method.result("For each service its name, its address, and the services that it refers to.")
     })
     .register(app)
 }

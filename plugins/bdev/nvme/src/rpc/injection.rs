@@ -1,4 +1,4 @@
-//! The methods that have a controller's commands fail, for tests.
+//! The methods that inject errors into a controller's commands, for tests.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ params! {
         pub opc: u8,
         /// Whether the commands are not sent to the controller.
         pub do_not_submit: bool = false,
-        /// How long a command waits before it ends, in microseconds. Only with `do_not_submit`.
+        /// How long a command waits before it ends, in microseconds; a reset of the controller ends it earlier. Only with `do_not_submit`.
         pub timeout_in_us: u64 = 0,
         /// How many commands fail.
         #[range(1..=4_294_967_295)]
@@ -48,15 +48,15 @@ params! {
 pub(super) fn register(app: &App) -> Result<()> {
     Method::immediate(
         "bdev_nvme_add_error_injection",
-        "Has the next commands with an opcode end with a status, for tests.\n\n\
-         `err_count` holds for each path of the controller. A second call for the opcode takes the place of the first.",
+        "Makes the next commands with an opcode end with a status, for tests.\n\n\
+         `err_count` applies to each path of the controller. A second call for the opcode replaces the first.",
         |_, params: AddErrorInjection| add(&params),
     )
     .describe(changes)
     .register(app)?;
     Method::immediate(
         "bdev_nvme_remove_error_injection",
-        "Ends what `bdev_nvme_add_error_injection` began.",
+        "Removes the error that `bdev_nvme_add_error_injection` injected into the commands with an opcode.",
         |_, params: RemoveErrorInjection| {
             each(&params.name, params.cmd_type, |injections| injections.remove(params.opc))
         },

@@ -103,7 +103,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
                     .error(
                         i64::from(-EALREADY),
                         "already",
-                        "The controller is, or is not, disabled.",
+                        "The controller is already in the state that the call asks for, or is disabled.",
                     )
             })
             .register(app)?;
@@ -117,7 +117,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     injection::register(app)?;
     Method::immediate(
         "bdev_nvme_set_options",
-        "Sets the options for all controllers. Allowed until the first one is attached.",
+        "Sets the options for all controllers. Allowed until the first controller is attached.",
         set_options,
     )
     .describe(|mut method| {
@@ -128,7 +128,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_nvme_set_hotplug",
-        "Sets whether to look for PCIe controllers. The values are kept, but have no effect yet.",
+        "Sets whether to look for PCIe controllers. The plugin keeps the values, but they have no effect yet.",
         |_, params: SetHotplug| {
             app::get()?.hotplug.replace(params);
             Ok(true)
@@ -158,7 +158,7 @@ pub(crate) async fn attach_path(
             && let Some(controller) = group.members().into_iter().next()
         {
             if settings.attach.is_pci() || controller.is_pci() {
-                let why = "multipath or disable: a controller on PCIe has one address";
+                let why = "multipath or disable, because a controller on PCIe has only one address";
                 return Err(Error::invalid("multipath", "failover", why));
             }
             controller.add_trid(Trid::new(settings.attach, reach)).await.map_err(as_io_error)?;

@@ -58,7 +58,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     let no_bdev = "There is no such bdev, or it has no path over that controller.";
     Method::immediate(
         "bdev_nvme_set_preferred_path",
-        "Puts a path of a bdev first. With `active_passive` I/O goes there while its ANA state is as good as any.",
+        "Puts a path of a bdev first. With `active_passive`, I/O uses it while no other path has a better ANA state.",
         |_, params: SetPreferredPath| prefer(&params),
     )
     .describe(|method| method.result("true").error(-19, "no_such_device", no_bdev))
@@ -137,17 +137,22 @@ fn list(params: &GetIoPaths) -> Result<Value> {
 
 fn show(bdev: &str, leg: &LegView, controller: &Controller) -> Value {
     let attach = &controller.trids.current().attach;
+    let transport = if attach.is_pci() {
+        json!({ "trtype": "PCIe", "traddr": attach.traddr })
+    } else {
+        json!({
+            "trtype": "TCP",
+            "traddr": attach.traddr,
+            "trsvcid": attach.trsvcid.as_deref().unwrap_or("4420"),
+            "adrfam": attach.family(),
+        })
+    };
     json!({
         "bdev_name": bdev,
         "cntlid": controller.cntlid.get(),
         "current": leg.is_current,
         "connected": leg.is_connected,
         "accessible": leg.is_accessible,
-        "transport": {
-            "trtype": "TCP",
-            "traddr": attach.traddr,
-            "trsvcid": attach.trsvcid.as_deref().unwrap_or("4420"),
-            "adrfam": attach.family(),
-        },
+        "transport": transport,
     })
 }

@@ -1,5 +1,5 @@
-//! The parameters of the methods: every one that the reference has. A parameter that is not supported yet is accepted only at the
-//! value that means "off".
+//! The parameters of the methods: all that the reference has. For a parameter that is not supported yet, the plugin accepts only the value
+//! that means "off".
 
 use drivebay_sdk::bdev::only;
 use drivebay_sdk::prelude::*;
@@ -16,21 +16,21 @@ params! {
         pub trtype: String,
         /// Address of the controller: an IPv4 or IPv6 address in digits, or the PCI address of a device that is bound to vfio-pci.
         pub traddr: String,
-        /// Address family, `IPv4` or `IPv6`; the one of `traddr` when absent.
+        /// Address family, `IPv4` or `IPv6`; the family of `traddr` when absent. Must be absent on PCIe.
         pub adrfam: Option<String>,
-        /// Port; 4420 when absent.
+        /// Port; 4420 when absent. Must be absent on PCIe.
         pub trsvcid: Option<String>,
         /// Priority of the connection; has no effect.
         pub priority: Option<String>,
-        /// NQN of the subsystem; the discovery NQN when absent.
+        /// NQN of the subsystem; the discovery NQN when absent. Must be absent on PCIe.
         #[range(1..=223)]
         pub subnqn: Option<String>,
         /// NQN of this host; one that this process generates when absent.
         #[range(1..=223)]
         pub hostnqn: Option<String>,
-        /// Address at this end. Must be absent: not supported yet.
+        /// Address of this host. Must be absent: not supported yet.
         pub hostaddr: Option<String>,
-        /// Port at this end. Must be absent: not supported yet.
+        /// Port of this host. Must be absent: not supported yet.
         pub hostsvcid: Option<String>,
         /// Whether to check reference tags. Must be false: not supported yet.
         pub prchk_reftag: bool = false,
@@ -57,7 +57,7 @@ params! {
         pub fast_io_fail_timeout_sec: Option<u32>,
         /// Name of a key for TLS. Must be absent: not supported yet.
         pub psk: Option<String>,
-        /// Most bdevs to make.
+        /// Maximum number of bdevs to make.
         #[range(1..=4096)]
         pub max_bdevs: u32 = 128,
         /// Name of a key for DH-HMAC-CHAP. Must be absent: not supported yet.
@@ -76,7 +76,7 @@ params! {
     pub enum MultipathMode {
         /// The controller gets another address, which is connected only when the one in use fails.
         Failover = "failover",
-        /// The bdevs get another path.
+        /// The controller becomes another path of the bdevs.
         Multipath = "multipath",
         /// The call fails.
         Disable = "disable",
@@ -96,9 +96,9 @@ params! {
         pub trsvcid: Option<String>,
         /// NQN of the subsystem.
         pub subnqn: Option<String>,
-        /// Address at this end.
+        /// Address of this host.
         pub hostaddr: Option<String>,
-        /// Port at this end.
+        /// Port of this host.
         pub hostsvcid: Option<String>,
     }
 
@@ -166,7 +166,7 @@ impl Attach {
         self.trtype.eq_ignore_ascii_case("pcie")
     }
 
-    /// Checks the parameters of a controller on PCIe, which has no more of an address than `traddr`.
+    /// Checks the parameters of a controller on PCIe, whose only address is `traddr`.
     pub(crate) fn check_pci(&mut self) -> Result<()> {
         for (field, given) in
             [("adrfam", &self.adrfam), ("trsvcid", &self.trsvcid), ("subnqn", &self.subnqn)]
@@ -200,7 +200,7 @@ impl Attach {
 }
 
 impl Detach {
-    /// Whether the call means this path. A parameter that is absent matches any path.
+    /// Whether the call names this path. An absent parameter matches any path.
     pub(crate) fn names(&self, path: &Attach) -> bool {
         let is = |wanted: &Option<String>, given: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(given))

@@ -1,4 +1,4 @@
-//! The methods that tell what the channels have counted.
+//! The methods that show the counters of the channels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use drivebay_sdk::rpc::{Method, NoParams, Role};
 use drivebay_sdk::serde_json::{Value, json};
 
 use crate::app;
-use crate::stats::ChannelCounts;
+use crate::stats::{ChannelCounts, Count};
 use crate::view;
 
 params! {
@@ -22,8 +22,8 @@ params! {
 pub(super) fn register(app: &App) -> Result<()> {
     Method::immediate(
         "bdev_nvme_get_path_iostat",
-        "Tells the I/O of a bdev on each of its paths.\n\n\
-         The I/O is counted when `io_path_stat` of `bdev_nvme_set_options` was true when the controller was attached.",
+        "Shows how much I/O a bdev has done on each of its paths.\n\n\
+         The plugin counts I/O only if `io_path_stat` of `bdev_nvme_set_options` was true when the controller was attached.",
         |_, params: GetPathIostat| path_iostat(&params.name),
     )
     .describe(|mut method| {
@@ -36,7 +36,7 @@ pub(super) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_nvme_get_transport_statistics",
-        "Tells what each thread has done on its connections.",
+        "Shows what each thread has done on its connections to controllers.",
         |_, NoParams {}| transport_statistics(),
     )
     .describe(|mut method| {
@@ -68,22 +68,55 @@ fn path_iostat(name: &str) -> Result<Value> {
 
 fn transport_statistics() -> Result<Value> {
     let views = view::all();
-    let mut threads: BTreeMap<&str, Vec<&ChannelCounts>> = BTreeMap::new();
+    let mut threads: BTreeMap<&str, BTreeMap<bool, Vec<&ChannelCounts>>> = BTreeMap::new();
     for view in &views {
-        threads.entry(&view.thread).or_default().push(&view.counts);
+        let transports = threads.entry(&view.thread).or_default();
+        transports.entry(view.is_pci).or_default().push(&view.counts);
     }
-    let groups = threads.into_iter().map(|(thread, channels)| {
-        let sum = |count: fn(&ChannelCounts) -> u64| channels.iter().map(|c| count(c)).sum::<u64>();
-        let tcp = json!({
-            "trname": "TCP",
-            "polls": sum(|counts| counts.polls.get()),
-            "idle_polls": sum(|counts| counts.idle_polls.get()),
-            "socket_completions": sum(|counts| counts.socket_completions.get()),
-            "nvme_completions": sum(|counts| counts.nvme_completions.get()),
-            "queued_requests": sum(|counts| counts.queued_requests.get()),
-            "submitted_requests": sum(|counts| counts.submitted_requests.get()),
-        });
-        json!({ "thread": thread, "transports": [tcp] })
+    let groups = threads.into_iter().map(|(thread, transports)| {
+        let transports = transports.iter().map(|(is_pci, channels)| transport(*is_pci, channels));
+        json!({ "thread": thread, "transports": transports.collect::<Vec<_>>() })
     });
     Ok(json!({ "poll_groups": groups.collect::<Vec<_>>() }))
+}
+
+/// The counters of one thread's channels of one transport, in the reference's format. Writes of doorbells are not counted.
+fn transport(is_pci: bool, channels: &[&ChannelCounts]) -> Value {
+    let sum = |count: fn(&ChannelCounts) -> &Count| -> u64 {
+        channels.iter().map(|counts| count(counts).get()).sum()
+    };
+    if is_pci {
+        return json!({
+            "trname": "PCIe",
+            "polls": sum(|counts| &counts.polls),
+            "idle_polls": sum(|counts| &counts.idle_polls),
+            "completions": sum(|counts| &counts.nvme_completions),
+            "queued_requests": sum(|counts| &counts.queued_requests),
+            "submitted_requests": sum(|counts| &counts.submitted_requests),
+        });
+    }
+    json!({
+        "trname": "TCP",
+        "polls": sum(|counts| &counts.polls),
+        "idle_polls": sum(|counts| &counts.idle_polls),
+        "socket_completions": sum(|counts| &counts.socket_completions),
+        "nvme_completions": sum(|counts| &counts.nvme_completions),
+        "queued_requests": sum(|counts| &counts.queued_requests),
+        "submitted_requests": sum(|counts| &counts.submitted_requests),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_transport_has_the_counters_of_its_own_channels() {
+        let counts = [ChannelCounts::default(), ChannelCounts::default()];
+        counts.iter().for_each(|counts| counts.nvme_completions.add(2));
+        let channels: Vec<&ChannelCounts> = counts.iter().collect();
+        let (pci, tcp) = (transport(true, &channels), transport(false, &channels));
+        assert_eq!((&pci["trname"], &pci["completions"]), (&json!("PCIe"), &json!(4)));
+        assert_eq!((&tcp["trname"], &tcp["nvme_completions"]), (&json!("TCP"), &json!(4)));
+    }
 }
