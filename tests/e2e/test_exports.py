@@ -1,4 +1,4 @@
-"""One bdev behind several protocols at once, and protocols that come to a host that serves already."""
+"""One bdev with exports of several protocols, and a protocol plugin that is loaded while the host serves I/O."""
 
 import os
 import unittest
@@ -13,7 +13,7 @@ LENGTH = 64 << 10
 
 
 def serve_iscsi(host, bdev):
-    """A target with one unit on loopback; its port."""
+    """Creates a target with one unit on loopback. Returns its port."""
     port = free_port()
     host.call("iscsi_create_portal_group", tag=1, portals=[{"host": "127.0.0.1", "port": str(port)}])
     host.call("iscsi_create_initiator_group", tag=2, initiators=["ANY"], netmasks=["127.0.0.0/8"])
@@ -23,7 +23,7 @@ def serve_iscsi(host, bdev):
 
 
 class Nvme:
-    """The namespace of another host, read and written through NVMe/TCP by qemu-io."""
+    """The namespace of another host. qemu-io reads and writes it through NVMe/TCP."""
 
     def __init__(self, host, port):
         self.host, self.path = host, f"{host.folder}/nbd.sock"

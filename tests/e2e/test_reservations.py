@@ -1,4 +1,4 @@
-"""Reservations: they outlast the process when an initiator asks for it, and nobody gets around them by another protocol."""
+"""Reservations: they outlast the process if an initiator asks for it, and no other protocol can get around them."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ SECOND = "iqn.2001-04.com.example:host2"
 
 class Scsi(unittest.TestCase):
     def serve(self, host, **lun):
-        """A target over a file, as the configuration of a host that starts again would make it."""
+        """Creates a target with a file as its disk, as the saved configuration does after a restart. Returns its port."""
         path, port = f"{host.folder}/disk", free_port()
         if not os.path.exists(path):
             with open(path, "wb") as file:
@@ -106,7 +106,7 @@ SUCCESS, INVALID_FIELD, CONFLICT = 0, 0x02, 0x83
 
 
 class Initiator:
-    """A host of its own that connected to the subsystem, and sends any command."""
+    """An NVMe host with its own name, connected to the subsystem. It can send any command."""
 
     def __init__(self, host, port, number):
         self.host = host
@@ -114,7 +114,7 @@ class Initiator:
         host.call("bdev_nvme_attach_controller", hostnqn=f"nqn.2026-01.io.drivebay:host{number}", **where(port, **limits))
 
     def send(self, opcode, cdw10=0, cdw11=0, keys=None, data=b"", want=0, queue="io"):
-        """Status and data of a command to namespace 1."""
+        """Sends a command to namespace 1. Returns its status and data."""
         if keys is not None:
             data = struct.pack("<QQ", *keys)
         command = struct.pack("<BBHI32xIIIIII", opcode, 0, 0, 1, cdw10, cdw11, 0, 0, 0, 0)
@@ -133,7 +133,7 @@ class Initiator:
         return self.send(WRITE, data=b"w" * 512)[0]
 
     def registrants(self):
-        """Type of the reservation, and (key, holds) of each registrant."""
+        """Returns the type of the reservation, and (key, holds) of each registrant."""
         _, data = self.send(REPORT, cdw10=1023, cdw11=1, want=4096)
         count = struct.unpack_from("<H", data, 5)[0]
         entries = [data[at:at + 64] for at in range(64, 64 + 64 * count, 64)]

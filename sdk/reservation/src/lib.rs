@@ -1,17 +1,17 @@
-//! Who may read and write a disk: hosts that registered a key, and at most one reservation among them.
+//! Persistent reservations, which say who may read and write a disk. Hosts register keys, and at most one reservation exists.
 //!
-//! SCSI's persistent reservations (SPC-4, section 5.12) and NVMe's reservations (NVMe Base 2.0, section 8.19) mean the same. So both
-//! protocols keep their reservations in a [`Table`]; what differs between them (how a host is named, what a field may hold, how a
-//! command is answered) stays with the protocol. `W` names a host: an initiator port, or a host identifier.
+//! Reservations have the same meaning in SCSI (SPC-4, section 5.12) and in NVMe (NVMe Base 2.0, section 8.19). So both protocols keep them
+//! in a [`Table`]. Each protocol handles the differences itself: names of hosts, fields of commands, statuses. `W` names a host: an
+//! initiator port, or a host identifier.
 //!
 //! | kind | holder | registrants | others |
 //! |---|---|---|---|
 //! | write exclusive | reads, writes | read | read |
 //! | exclusive access | reads, writes | nothing | nothing |
 //! | … registrants only | reads, writes | read, write | read (write exclusive) or nothing |
-//! | … all registrants | is every registrant | read, write | read (write exclusive) or nothing |
+//! | … all registrants | every registrant is a holder | read, write | read (write exclusive) or nothing |
 //!
-//! A table lives on one thread. It neither waits nor stores: its owner does, with [`file`].
+//! A table belongs to one thread. It does no I/O. Its owner stores it, with [`file`].
 
 pub mod file;
 mod table;
@@ -20,23 +20,23 @@ mod tests;
 
 pub use table::Table;
 
-/// Most registrants of a table.
+/// Most registrants in a table.
 pub const REGISTRANTS_MAX: usize = 256;
 
-/// What a reservation lets its holder, the registrants and others do.
+/// What a reservation allows its holder, the registrants and others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The holder writes, all read.
+    /// Only the holder writes; everybody reads.
     WriteExclusive,
-    /// The holder writes and reads.
+    /// Only the holder writes and reads.
     ExclusiveAccess,
-    /// Registrants write, all read.
+    /// Only registrants write; everybody reads.
     WriteExclusiveRegistrants,
-    /// Registrants write and read.
+    /// Only registrants write and read.
     ExclusiveAccessRegistrants,
-    /// Registrants are holders and write, all read.
+    /// Every registrant is a holder. Only registrants write; everybody reads.
     WriteExclusiveAll,
-    /// Registrants are holders, write and read.
+    /// Every registrant is a holder. Only registrants write and read.
     ExclusiveAccessAll,
 }
 
@@ -47,13 +47,13 @@ impl Kind {
         matches!(self, Self::WriteExclusiveAll | Self::ExclusiveAccessAll)
     }
 
-    /// Whether registrants that do not hold it have access.
+    /// Whether registrants that are not the holder may write and read.
     #[must_use]
     pub const fn admits_registrants(self) -> bool {
         !matches!(self, Self::WriteExclusive | Self::ExclusiveAccess)
     }
 
-    /// Whether those without access may still read.
+    /// Whether everybody may read.
     #[must_use]
     pub const fn admits_readers(self) -> bool {
         matches!(
@@ -63,7 +63,7 @@ impl Kind {
     }
 }
 
-/// What a command does with the disk.
+/// How a command uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// It only reads.
@@ -72,7 +72,7 @@ pub enum Access {
     Write,
 }
 
-/// A host that registered.
+/// A registered host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registrant<W> {
     /// The host.
@@ -86,27 +86,27 @@ pub struct Registrant<W> {
 pub struct Held<W> {
     /// Its kind.
     pub kind: Kind,
-    /// Its holder; `None`: every registrant is.
+    /// Its holder; `None` when every registrant is a holder.
     pub holder: Option<W>,
 }
 
-/// What a host has to hear when another one changed the table.
+/// A notice to a host, because another host changed the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Its registration was preempted.
+    /// The host's registration was preempted.
     RegistrationPreempted,
-    /// A reservation that registrants shared was released.
+    /// A reservation that gave registrants access was released.
     ReservationReleased,
     /// The reservation and all registrations were cleared.
     ReservationPreempted,
 }
 
-/// What a change means for other hosts.
+/// The consequences of a change for other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told<W> {
-    /// What they have to hear.
+    /// The notices to send.
     pub notices: Vec<(W, Notice)>,
-    /// Hosts whose registrations were preempted. With "preempt and abort" their commands are aborted.
+    /// Hosts whose registrations were preempted. "Preempt and abort" also aborts their commands.
     pub preempted: Vec<W>,
 }
 
@@ -116,15 +116,15 @@ impl<W> Default for Told<W> {
     }
 }
 
-/// Why a change is refused. The table stays as it was.
+/// The reason why a change is refused. A refused change leaves the table unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Another host's reservation or key is in the way.
+    /// Another host holds the reservation, or no registrant has the key.
     Conflict,
-    /// [`REGISTRANTS_MAX`] is reached.
+    /// The table has [`REGISTRANTS_MAX`] registrants.
     Full,
-    /// The holder releases a reservation of another kind than the table has.
+    /// The holder tried to release a reservation of another kind.
     WrongKind,
-    /// Key 0 preempts only a reservation of all registrants.
+    /// Key 0 can preempt only a reservation of all registrants.
     KeyZero,
 }

@@ -1,8 +1,8 @@
-//! The table, and the changes that both protocols know.
+//! The table, and the changes that both protocols have.
 
 use crate::{Access, Held, Kind, Notice, REGISTRANTS_MAX, Refusal, Registrant, Told};
 
-/// Registrants and the reservation of a disk.
+/// The registrants and the reservation of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table<W> {
     generation: u32,
@@ -17,8 +17,8 @@ impl<W> Default for Table<W> {
 }
 
 impl<W: Clone + PartialEq> Table<W> {
-    /// A table as it was stored. `None` when the parts do not fit together: a holder that is no registrant, a key 0, a host
-    /// that registered twice, too many registrants.
+    /// Builds a table from stored parts. `None` when they contradict each other: a holder that is not registered, a key 0, a host that is
+    /// registered twice, too many registrants.
     #[must_use]
     pub fn restore(registrants: Vec<Registrant<W>>, held: Option<Held<W>>) -> Option<Self> {
         let mut table = Self::default();
@@ -36,7 +36,7 @@ impl<W: Clone + PartialEq> Table<W> {
         fits.then_some(table)
     }
 
-    /// Counts the changes of registrations.
+    /// The number of changes of registrations; wraps around.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -48,13 +48,13 @@ impl<W: Clone + PartialEq> Table<W> {
         &self.registrants
     }
 
-    /// The reservation.
+    /// The reservation, if there is one.
     #[must_use]
     pub fn held(&self) -> Option<&Held<W>> {
         self.held.as_ref()
     }
 
-    /// The key of a host; `None` when it did not register.
+    /// The key of a host; `None` when it is not registered.
     #[must_use]
     pub fn key_of(&self, who: &W) -> Option<u64> {
         self.registrants.iter().find(|one| one.who == *who).map(|one| one.key)
@@ -70,7 +70,7 @@ impl<W: Clone + PartialEq> Table<W> {
         }
     }
 
-    /// Whether a host may access the disk; `None` is a host without a name, which is never a registrant.
+    /// Whether a host may access the disk. `None` is a host without a name, which cannot be registered.
     #[must_use]
     pub fn allows(&self, who: Option<&W>, access: Access) -> bool {
         let Some(Held { kind, .. }) = &self.held else { return true };
@@ -80,7 +80,7 @@ impl<W: Clone + PartialEq> Table<W> {
             || access == Access::Read && kind.admits_readers()
     }
 
-    /// Registers hosts that are not registrants yet; those that are keep their keys. All or none.
+    /// Registers all of the hosts, or none of them. Hosts that are already registered keep their keys.
     ///
     /// # Errors
     /// [`Refusal::Full`].
@@ -90,8 +90,7 @@ impl<W: Clone + PartialEq> Table<W> {
         Ok(())
     }
 
-    /// Gives hosts a key, whether they are registrants yet or not. A reservation stays with its holder: it belongs to the host,
-    /// not to the key.
+    /// Gives hosts a key, whether they are registered or not. A reservation belongs to the host, not to the key, so the holder keeps it.
     ///
     /// # Errors
     /// [`Refusal::Full`].
@@ -104,7 +103,8 @@ impl<W: Clone + PartialEq> Table<W> {
         Ok(())
     }
 
-    /// Forgets registrants. What one of them held alone is released; what all registrants hold stays until the last one goes.
+    /// Unregisters hosts. A reservation that one of them held alone is released. A reservation of all registrants stays until the last
+    /// one has gone.
     pub fn unregister(&mut self, hosts: &[W]) -> Told<W> {
         self.changed();
         let mut told = Told::default();
@@ -121,7 +121,7 @@ impl<W: Clone + PartialEq> Table<W> {
         told
     }
 
-    /// Takes the reservation. A holder may take it again.
+    /// Takes the reservation. The holder may take it again.
     ///
     /// # Errors
     /// [`Refusal::Conflict`].
@@ -136,7 +136,7 @@ impl<W: Clone + PartialEq> Table<W> {
         }
     }
 
-    /// Releases the reservation; without effect for a host that does not hold it.
+    /// Releases the reservation. Has no effect for a host that does not hold it.
     ///
     /// # Errors
     /// [`Refusal::WrongKind`].
@@ -163,7 +163,7 @@ impl<W: Clone + PartialEq> Table<W> {
         Told { notices, ..Told::default() }
     }
 
-    /// Whether preempting this key takes the reservation, and does not only remove registrations.
+    /// Whether preempting this key takes the reservation, instead of only removing registrations.
     #[must_use]
     pub fn takes(&self, key: u64) -> bool {
         match &self.held {
@@ -173,8 +173,8 @@ impl<W: Clone + PartialEq> Table<W> {
         }
     }
 
-    /// Removes the registrations with a key, and takes the reservation if the key is its holder's. Key 0 means all other
-    /// registrants, if all of them hold the reservation. SPC-4, section 5.12.11.2.4; NVMe Base 2.0, section 8.19.7.
+    /// Removes the registrations with a key. Takes the reservation if the key is its holder's. If all registrants hold the reservation,
+    /// key 0 means all other registrants, and the host takes the reservation. SPC-4, section 5.12.11.2.4; NVMe Base 2.0, section 8.19.7.
     ///
     /// # Errors
     /// [`Refusal::Conflict`] when no registrant has the key, [`Refusal::KeyZero`].
@@ -190,8 +190,12 @@ impl<W: Clone + PartialEq> Table<W> {
         let others = self.registrants.iter().filter(|one| is_meant(one) && one.who != *who);
         let preempted: Vec<W> = others.map(|one| one.who.clone()).collect();
         if !takes && preempted.is_empty() {
-            // Its own key, and it is no holder: as if it unregistered, others have nothing to hear.
+            // The key is the host's own, and the host does not hold the reservation alone: it unregisters. Nobody gets a notice. A
+            // reservation of all registrants ends with the last of them.
             self.registrants.retain(|one| one.who != *who);
+            if self.registrants.is_empty() {
+                self.held = None;
+            }
         }
         self.registrants.retain(|one| !preempted.contains(&one.who));
         self.changed();
@@ -207,10 +211,11 @@ impl<W: Clone + PartialEq> Table<W> {
         Ok(Told { notices, preempted })
     }
 
-    /// The holder registers another host and gives it the reservation; with `leaves` it unregisters. SPC-4, section 5.12.8.
+    /// The holder registers another host, which must not be the holder itself, and gives it the reservation. With `leaves` the holder
+    /// unregisters. SPC-4, section 5.12.8.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when it does not hold the reservation alone, [`Refusal::Full`].
+    /// [`Refusal::Conflict`] when `who` does not hold the reservation alone, [`Refusal::Full`].
     pub fn move_to(&mut self, who: &W, to: &W, key: u64, leaves: bool) -> Result<(), Refusal> {
         match &self.held {
             Some(Held { holder: Some(holder), .. }) if holder == who => {}
@@ -237,7 +242,7 @@ impl<W: Clone + PartialEq> Table<W> {
         self.held = Some(Held { kind, holder });
     }
 
-    /// A reservation of this kind is released: if registrants shared it, they hear of it.
+    /// The notices when a reservation of this kind is released: other registrants get one if the reservation gave them access.
     fn released(&self, by: &W, kind: Kind) -> Vec<(W, Notice)> {
         if !kind.admits_registrants() {
             return Vec::new();

@@ -83,6 +83,17 @@ fn key_zero_preempts_all_other_registrants_that_share_a_reservation() {
 }
 
 #[test]
+fn the_last_of_all_registrants_that_preempts_its_own_key_ends_the_reservation() {
+    let mut table = registered(2);
+    table.reserve(&1, Kind::ExclusiveAccessAll).unwrap();
+    table.preempt(&2, Kind::ExclusiveAccessAll, 2).unwrap();
+    assert!(table.held().is_some() && table.holds(&1), "another registrant is left");
+    table.preempt(&1, Kind::ExclusiveAccessAll, 1).unwrap();
+    assert_eq!((table.registrants().len(), table.held()), (0, None));
+    assert!(table.allows(Some(&9), Access::Write));
+}
+
+#[test]
 fn a_refused_change_leaves_the_table_as_it_was() {
     let max = u64::try_from(REGISTRANTS_MAX).unwrap();
     let mut table = registered(max);

@@ -1,11 +1,11 @@
 //! Exports: bdevs that a protocol serves to its clients (NVMe namespaces, SCSI units, vhost and NBD disks).
 //!
-//! One rule for all of them: **exports share a bdev with each other, and with nobody else.** Every writable export holds the same shared
-//! claim. So a bdev can be a namespace and a LUN at once, while a bdev that belongs to a RAID array, an lvol store or a filter
-//! cannot be exported, and an exported bdev cannot be taken by one of those. A read-only export claims nothing.
+//! One rule applies to all of them: **exports share a bdev with each other, and with nobody else.** Every writable export holds the same
+//! shared claim. So a bdev can be a namespace and a LUN at the same time. But a bdev that a RAID array, an lvol store or a filter has
+//! claimed cannot be exported, and they cannot claim an exported bdev. A read-only export claims nothing.
 //!
-//! **A bdev with registered initiators or hosts has one export.** Another protocol, or another target, would not keep to a persistent
-//! reservation. So an export makes its claim exclusive while somebody is registered: [`own_export`], [`share_export`].
+//! **A bdev with registered initiators or hosts has one export.** Another protocol or another target would not enforce the persistent
+//! reservation. So an export makes its claim exclusive while an initiator or a host is registered: [`own_export`], [`share_export`].
 
 use super::desc::{Claim, Desc, Event, Info, open};
 use crate::app::App;
@@ -14,11 +14,11 @@ use crate::error::{Error, Result, errno};
 /// The key of the claim that all exports share.
 const EXPORT_KEY: u64 = u64::from_be_bytes(*b"dbexport");
 
-/// Opens a bdev to serve it to clients, and claims it if they may write: `is_writable`, and the bdev itself can be written.
+/// Opens a bdev to serve it to clients. Claims it if `is_writable` is true and the bdev is not read-only.
 /// `[app thread]`
 ///
 /// # Errors
-/// `ENODEV` when there is no such bdev, `EPERM` when something that is no export writes it.
+/// `ENODEV` when the bdev does not exist, `EPERM` when something other than an export writes to it.
 pub fn open_export(
     app: &App,
     name: &str,
@@ -39,10 +39,10 @@ pub fn open_export(
     Ok((desc, info))
 }
 
-/// Makes a writable export the only one of its bdev. `[app thread]`
+/// Makes a writable export the only export of its bdev. `[app thread]`
 ///
 /// # Errors
-/// `EPERM` when there are others.
+/// `EPERM` when the bdev has other exports.
 pub fn own_export(app: &App, desc: &Desc) -> Result<()> {
     desc.claim(app, Claim::ExclusiveWrite)
 }
@@ -50,7 +50,7 @@ pub fn own_export(app: &App, desc: &Desc) -> Result<()> {
 /// Lets other exports share the bdev again. `[app thread]`
 ///
 /// # Errors
-/// `EPERM` when something that is no export writes it.
+/// `EPERM` when something other than an export writes to it.
 pub fn share_export(app: &App, desc: &Desc) -> Result<()> {
     desc.claim(app, Claim::ReadManyWriteShared { key: EXPORT_KEY })
 }

@@ -36,7 +36,7 @@ const ADMIN: [u8; 8] = [
     admin::KEEP_ALIVE,
     drivebay_spec_nvme::opcode::FABRICS,
 ];
-const NVM: [u8; 7] = [
+const NVM: [u8; 10] = [
     nvm::READ,
     nvm::WRITE,
     nvm::FLUSH,
@@ -44,7 +44,12 @@ const NVM: [u8; 7] = [
     nvm::WRITE_ZEROES,
     nvm::DATASET_MANAGEMENT,
     nvm::COPY,
+    nvm::RESERVATION_REGISTER,
+    nvm::RESERVATION_ACQUIRE,
+    nvm::RESERVATION_RELEASE,
 ];
+const RESERVATIONS: [u8; 3] =
+    [nvm::RESERVATION_REGISTER, nvm::RESERVATION_ACQUIRE, nvm::RESERVATION_RELEASE];
 
 pub(crate) fn script(data: &[u8]) {
     let mut script = Script(data);
@@ -313,15 +318,25 @@ fn plan_io(script: &mut Script<'_>) {
             }
         }
         Ok(Plan::Flush | Plan::Nothing) => {}
-        Ok(Plan::Reservation) => {
-            let mut reservations = Reservations::default();
-            for host in 0..3 {
-                let data = script.bytes(16).to_vec();
-                if let Ok(change) = reservations.change([host; 16], &command, &data, true) {
-                    reservations = change.after;
-                }
-            }
-        }
+        Ok(Plan::Reservation) => reserve(script, command),
         Err(status) => assert!(!status.is_success()),
+    }
+}
+
+/// Three hosts change the reservations of a namespace. A reservation must not outlive the last registrant, because then nobody could
+/// release it.
+fn reserve(script: &mut Script<'_>, mut command: Command) {
+    let mut reservations = Reservations::default();
+    for _ in 0..8 {
+        let [host, key, other_key, action, kind, opcode] = bytes(script);
+        let keys = [u64::from(key % 4), u64::from(other_key % 4)];
+        let data: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        if let Ok(change) = reservations.change([host % 3; 16], &command, &data, true) {
+            reservations = change.after;
+        }
+        let table = &reservations.table;
+        assert!(table.held().is_none() || !table.registrants().is_empty(), "nobody can release it");
+        command = Command::new(RESERVATIONS[usize::from(opcode) % RESERVATIONS.len()]);
+        command.dw[10] = u32::from(action) | u32::from(kind % 8) << 8;
     }
 }

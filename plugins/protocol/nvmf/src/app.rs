@@ -1,7 +1,7 @@
-//! The app thread's side: everything that is configured, every controller, and what becomes of admin commands.
+//! The app thread's side: the configuration, the controllers, and the execution of admin commands.
 //!
-//! Poll groups send what they cannot answer alone (`App::connect`, `App::admin`) and news of their queues; RPCs run [`crate::ops`].
-//! Nothing here is touched by another thread.
+//! Poll groups send commands that they cannot answer themselves (`App::connect`, `App::admin`, `App::reservation`), and report changes of
+//! their queues. RPCs run [`crate::ops`]. Only the app thread uses this state.
 
 mod admission;
 mod hosts;
@@ -32,79 +32,79 @@ use rounds::Rounds;
 
 static APP: OnApp<App> = OnApp::new();
 
-/// How often keep alive timeouts and Connects that wait are looked at, in microseconds.
+/// Time between two checks of keep alive timeouts and of waiting Connects, in microseconds.
 const TIME_PERIOD_US: u64 = 1_000_000;
 
 /// The app thread's state.
 #[derive(Debug)]
 pub struct App {
-    /// What is configured, and the controllers.
+    /// The configuration, and the controllers.
     pub model: RefCell<Model>,
     /// Transports by type.
     pub transports: RefCell<BTreeMap<String, Rc<TransportEntry>>>,
-    /// Every connection.
+    /// All connections.
     pub queues: RefCell<BTreeMap<QueueId, Connection>>,
     /// The bdevs of namespaces, by subsystem and number.
     pub bdevs: RefCell<BTreeMap<(String, u32), Arc<Desc>>>,
-    /// How many listeners share an address.
+    /// The addresses where transports listen, each with its number of listeners.
     pub listening: RefCell<Vec<(Address, usize)>>,
-    /// What `nvmf_set_config` said.
+    /// The parameters of `nvmf_set_config`.
     pub config: RefCell<Option<crate::rpc::SetConfig>>,
-    /// Operations under way.
+    /// Operations in progress.
     pub tasks: Tasks,
-    /// Subsystems and transports with an operation under way.
+    /// Subsystems and transports that an operation has locked.
     pub(crate) busy: RefCell<BTreeSet<String>>,
-    /// Answers of poll groups that operations wait for.
+    /// The answers of poll groups that operations wait for.
     pub(crate) waits: RefCell<BTreeMap<u64, crate::ops::Wait>>,
     pub(crate) last_wait: Cell<u64>,
     /// Counters that poll groups have sent, by operation.
     pub(crate) stats: RefCell<BTreeMap<u64, Vec<Stats>>>,
-    /// The queues of each host, and the Connects that wait for those that have ended.
+    /// The queues of each host, and the Connects that wait for ended queues to drain.
     hosts: RefCell<Hosts<Waiting>>,
-    /// What waits until poll groups have looked at their sockets.
+    /// Work that waits until poll groups have checked their sockets.
     rounds: RefCell<Rounds>,
     server: OnceCell<Server<Nvmf>>,
     time: RefCell<Option<Poller>>,
 }
 
-/// A transport that was made.
+/// A transport that exists.
 #[derive(Debug)]
 pub struct TransportEntry {
     /// The transport.
     pub transport: Transport<Nvmf>,
-    /// Its options, as far as the target keeps to them.
+    /// The options that the target itself enforces.
     pub limits: TransportLimits,
 }
 
 /// A connection, as the app thread knows it.
 #[derive(Debug)]
 pub struct Connection {
-    /// The transport it came by.
+    /// The transport of the connection.
     pub transport_id: u64,
-    /// Where it belongs, once it is a queue.
+    /// The queue, once the connection is one.
     pub queue: Option<ConnectedQueue>,
-    /// It ends.
+    /// Whether it is ending.
     pub is_ending: bool,
-    /// It is gone, and its controller knows.
+    /// Whether it has ended and its controller has been updated.
     is_gone: bool,
 }
 
 /// A queue of a controller.
 #[derive(Clone, Debug)]
 pub struct ConnectedQueue {
-    /// The subsystem.
+    /// Name of the subsystem.
     pub nqn: String,
-    /// The controller.
+    /// Identifier of the controller.
     pub cntlid: u16,
-    /// The queue.
+    /// Identifier of the queue.
     pub qid: u16,
-    /// The host.
+    /// Name of the host.
     pub hostnqn: String,
     /// The host's identifier.
     pub hostid: [u8; 16],
-    /// Where the host connected to.
+    /// The address that the host connected to.
     pub local: Address,
-    /// Where the host is.
+    /// The address of the host.
     pub peer: Address,
 }
 
@@ -113,13 +113,13 @@ pub fn app() -> Option<Rc<App>> {
     APP.get()
 }
 
-/// The handle by which other threads reach the app's state.
+/// The handle with which other threads send messages to the app's state.
 pub fn app_handle() -> Option<Resident<App>> {
     APP.handle()
 }
 
 impl App {
-    /// Makes the app's state; `server` is set by [`serve_with`](Self::serve_with).
+    /// Creates the app's state. [`serve_with`](Self::serve_with) sets `server` later.
     ///
     /// # Errors
     /// `EPERM` on another thread than the app thread.
@@ -143,24 +143,24 @@ impl App {
         })
     }
 
-    /// Sets what serves the fabrics, once.
+    /// Sets the server of the fabrics. Only the first call has an effect.
     pub fn serve_with(&self, server: Server<Nvmf>) {
         if self.server.set(server).is_err() {
             tracing::error!("the target was started twice");
         }
     }
 
-    /// What serves the fabrics.
+    /// The server of the fabrics.
     pub fn server(&self) -> Option<&Server<Nvmf>> {
         self.server.get()
     }
 
-    /// The poll groups; none before they are started.
+    /// The poll groups; none before they have started.
     pub fn groups(&self) -> Vec<GroupRef<Nvmf>> {
         self.server().map(Server::groups).unwrap_or_default()
     }
 
-    /// Runs `call` in a queue's poll group.
+    /// Runs `call` on a poll group's thread.
     fn in_group(&self, index: usize, call: impl FnOnce(&Group) + Send + 'static) {
         if let Some(group) = self.groups().get(index) {
             group.send(move |group| call(group.state()));
@@ -180,7 +180,7 @@ impl App {
         self.in_group(queue.group, move |group| group.close(queue.number));
     }
 
-    /// Ends every connection of which `is_one` holds; how many there are.
+    /// Ends every connection for which `is_one` returns true. Returns their number.
     pub fn close_all(&self, is_one: impl Fn(&Connection) -> bool) -> usize {
         let queues = self.queues.borrow();
         let ids: Vec<QueueId> =
@@ -192,12 +192,12 @@ impl App {
         ids.len()
     }
 
-    /// Whether a connection of which `is_one` holds is left.
+    /// Whether there is a connection for which `is_one` returns true.
     pub fn has_connection(&self, is_one: impl Fn(&Connection) -> bool) -> bool {
         self.queues.borrow().values().any(is_one)
     }
 
-    /// A connection came to a poll group.
+    /// A poll group has a new connection.
     pub(crate) fn queue_came(&self, id: QueueId, transport_id: u64) {
         let connection = Connection { transport_id, queue: None, is_ending: false, is_gone: false };
         self.queues.borrow_mut().insert(id, connection);
@@ -208,7 +208,7 @@ impl App {
         }
     }
 
-    /// A connection is gone: its controller loses the queue, and ends with its admin queue.
+    /// A connection has ended. Its controller loses the queue; if that was the admin queue, the controller ends.
     pub(crate) fn queue_disconnected(&self, id: QueueId) {
         self.hosts.borrow_mut().drain(id);
         let queue = self.queues.borrow_mut().get_mut(&id).and_then(|connection| {
@@ -239,7 +239,7 @@ impl App {
         }
     }
 
-    /// Nothing is left of a connection.
+    /// A connection has completed its last request and is freed.
     pub(crate) fn queue_went(&self, id: QueueId) {
         self.queue_disconnected(id);
         self.queues.borrow_mut().remove(&id);
@@ -248,7 +248,7 @@ impl App {
         self.tasks.run();
     }
 
-    /// A command of an admin queue came.
+    /// Executes a command of an admin queue and answers it.
     pub(crate) fn admin(&self, ticket: Ticket, command: &Command, len: u32, data: &[u8]) {
         let queue = self.queues.borrow().get(&ticket.queue).and_then(|c| c.queue.clone());
         let Some(queue) = queue else {
@@ -285,20 +285,20 @@ impl App {
         }
     }
 
-    /// Answers requests that waited for an event.
+    /// Completes Asynchronous Event Requests with their events.
     pub fn tell(&self, events: impl IntoIterator<Item = (Ticket, AsyncEvent)>) {
         for (ticket, event) in events {
             self.answer(ticket, Answer::dw0(event.to_dw0()));
         }
     }
 
-    /// The discovery log changed.
+    /// Notifies hosts that the discovery log has changed.
     pub fn discovery_changed(&self) {
         let events = self.model.borrow_mut().discovery_changed();
         self.tell(events);
     }
 
-    /// A namespace appeared, went or changed.
+    /// Notifies hosts that a namespace was added, removed or changed.
     pub fn namespace_changed(&self, nqn: &str, nsid: u32) {
         let mut model = self.model.borrow_mut();
         let Some(subsystem) = model.subsystems.get_mut(nqn) else { return };
@@ -308,7 +308,7 @@ impl App {
         self.tell(events);
     }
 
-    /// The ANA log of the controllers of a listener changed, or of all listeners.
+    /// Notifies hosts that the ANA log of a listener has changed; `None` means every listener.
     pub fn ana_changed(&self, nqn: &str, portid: Option<u16>) {
         let mut model = self.model.borrow_mut();
         let Some(subsystem) = model.subsystems.get_mut(nqn) else { return };
@@ -326,7 +326,7 @@ impl App {
         self.tell(events);
     }
 
-    /// Looks at the time while there are controllers, or Connects that wait.
+    /// Runs the timer while there are controllers or waiting Connects.
     fn watch_time(&self) {
         let is_needed = {
             let model = self.model.borrow();
@@ -345,8 +345,8 @@ impl App {
         }
     }
 
-    /// Ends the controllers whose hosts were silent too long, once what the hosts have sent meanwhile was heard: this process may
-    /// have been stopped for a while.
+    /// Ends the controllers whose hosts were silent too long. First the poll groups receive what the hosts have sent, because this process
+    /// may have been paused.
     fn end_silent_controllers(&self, now_ns: u64) -> bool {
         let mut groups = BTreeSet::new();
         for subsystem in self.model.borrow_mut().subsystems.values_mut() {
@@ -365,7 +365,7 @@ impl App {
         is_suspicious
     }
 
-    /// Ends those of the suspects that were silent until `now_ns`.
+    /// Ends the suspected controllers whose hosts were silent until `now_ns`.
     fn end_suspects(&self, now_ns: u64) {
         static SILENT: Throttle = Throttle::new();
         let mut silent = Vec::new();
@@ -407,7 +407,7 @@ impl Poll for Time {
         self.next_ns = now_ns + TIME_PERIOD_US * 1000;
         app().is_some_and(|app| {
             let did = app.end_silent_controllers(now_ns) | app.refuse_overdue(now_ns);
-            // An operation may wait for a moment.
+            // An operation may wait for a certain time.
             app.tasks.run();
             did
         })

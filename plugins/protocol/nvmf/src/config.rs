@@ -1,4 +1,4 @@
-//! `save_config`: the calls that make the target again, in an order that can be replayed.
+//! `save_config`: the calls that create the target again, in an order that can be replayed.
 
 use crate::app::{App, app};
 use crate::model::{Model, Subsystem, hex, uuid_text};
@@ -35,7 +35,8 @@ fn of_target(model: &Model) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Referrals; then every subsystem before what belongs to one; listeners last, so that no host sees half of it.
+/// The calls for referrals; then for each subsystem before its hosts and namespaces; then for listeners, so that no host sees a part of a
+/// subsystem.
 fn of_subsystems(model: &Model) -> Vec<(&'static str, Value)> {
     let mut calls: Vec<_> = model
         .referrals
@@ -58,7 +59,7 @@ fn of_subsystems(model: &Model) -> Vec<(&'static str, Value)> {
     calls
 }
 
-/// What makes the discovery subsystem, which is there from the start, as it is now.
+/// The call that changes the discovery subsystem, which exists from the start, to its present state; `None` when it is unchanged.
 fn discovery(model: &Model) -> Option<(&'static str, Value)> {
     let name = nqn::DISCOVERY;
     match model.subsystems.get(name) {

@@ -1,8 +1,8 @@
 //! `nvmf`: the NVMe over Fabrics target, apart from its fabrics.
 //!
-//! [`model`] is what is configured; [`controller`] what hosts are told; [`io`] what I/O commands ask of bdevs. These three only decide.
-//! [`app`] owns the first two on the app thread, [`ops`] changes them by operations ([`tasks`]) that [`rpc`] begins; [`group`] carries
-//! I/O, on each poll group's thread, by its own copy of the namespaces. `docs/nvmf.md` has the words, the states and the ways.
+//! [`model`] is the configuration. [`controller`] has the state that hosts see. [`io`] turns I/O commands into bdev operations. These three
+//! only decide. [`app`] owns the first two on the app thread. [`ops`] changes them with operations ([`tasks`]) that [`rpc`] starts.
+//! [`group`] does the I/O on each poll group's thread, with the group's own copy of the namespaces. `docs/nvmf.md` explains words, states and paths.
 #![forbid(unsafe_code)]
 
 pub mod app;

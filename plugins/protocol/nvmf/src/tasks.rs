@@ -1,7 +1,7 @@
-//! Control operations that take more than one step, as futures on the app thread.
+//! Control operations of several steps, as futures on the app thread.
 //!
-//! What they wait for is state of the app thread, and all of it changes there. So whoever changes something lets the tasks look
-//! again; there are few of them, and no wakers.
+//! They wait for state of the app thread, which only the app thread changes. So the code that changes something calls [`Tasks::run`],
+//! which polls every operation again. There are few operations, and no wakers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,12 +10,12 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Operations that may be under way at once.
+/// Most operations in progress at the same time.
 const TASKS_MAX: usize = 256;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The operations under way, in the order they were begun.
+/// The operations in progress, in the order in which they started.
 #[derive(Default)]
 pub struct Tasks {
     list: RefCell<VecDeque<Task>>,
@@ -30,18 +30,23 @@ impl fmt::Debug for Tasks {
 }
 
 impl Tasks {
-    /// Whether one more would be too many.
+    /// Whether the limit is reached.
     pub fn is_full(&self) -> bool {
         self.list.borrow().len() >= TASKS_MAX
     }
 
-    /// Begins an operation.
+    /// Whether half of the limit is reached. Commands of hosts get no more, so that hosts cannot keep operators out.
+    pub fn is_half_full(&self) -> bool {
+        self.list.borrow().len() >= TASKS_MAX / 2
+    }
+
+    /// Starts an operation.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.list.borrow_mut().push_back(Box::pin(task));
         self.run();
     }
 
-    /// Something changed: lets every operation go on as far as it can.
+    /// Polls every operation, because something changed.
     pub fn run(&self) {
         self.again.set(true);
         if self.is_running.replace(true) {
@@ -53,7 +58,7 @@ impl Tasks {
                 let Some(mut task) = self.next() else { break };
                 match task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Pending => self.list.borrow_mut().push_back(task),
-                    // What it held may be free now.
+                    // It may have released a lock that another one waits for.
                     Poll::Ready(()) => self.again.set(true),
                 }
             }
@@ -66,7 +71,7 @@ impl Tasks {
     }
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` is true.
 pub async fn until(condition: impl Fn() -> bool) {
     poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
 }

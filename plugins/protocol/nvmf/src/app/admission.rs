@@ -1,4 +1,4 @@
-//! What becomes of a Connect: it is heard, may wait for what its host left behind, and is admitted or refused.
+//! Connect commands. A Connect may wait until earlier requests of its host have ended; then it is admitted or refused.
 
 use super::hosts::Owner;
 use super::{App, ConnectedQueue};
@@ -11,18 +11,17 @@ use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::fabrics::{Connect, ConnectData};
 use std::sync::Arc;
 
-/// How long a Connect waits for the requests of its host's ended queues, in nanoseconds: far below the 60 s after which Linux gives a
-/// Connect up.
+/// How long a Connect waits for requests of its host's ended queues, in nanoseconds. Linux gives a Connect up after 60 s.
 const DRAIN_WAIT_NS: u64 = 15_000_000_000;
 
-/// A Connect that waits.
+/// A waiting Connect.
 #[derive(Debug)]
 pub(super) struct Waiting {
     request: ConnectRequest,
     deadline_ns: u64,
 }
 
-/// What a Connect says of its host and the queue.
+/// The fields of a Connect.
 struct Claims {
     connect: Connect,
     data: ConnectData,
@@ -45,7 +44,7 @@ impl Claims {
         self.data.hostnqn.as_str().unwrap_or_default()
     }
 
-    /// Whose requests must not execute any more.
+    /// The owners of requests that must have ended before the Connect is admitted.
     fn owners(&self) -> Vec<Owner> {
         match self.connect.qid {
             0 => vec![Owner::Name(self.hostnqn().to_owned()), Owner::Id(self.data.hostid)],
@@ -55,13 +54,13 @@ impl Claims {
 }
 
 impl App {
-    /// A Connect command came.
+    /// Handles a Connect command.
     pub(crate) fn connect(&self, request: ConnectRequest) {
         let claims = match Claims::parse(&request) {
             Ok(claims) => claims,
             Err(refused) => return self.refuse(&request, refused),
         };
-        // The host may have closed the connections of its last controller a moment ago: that must have been seen.
+        // The host may just have closed the connections of its last controller. The poll groups must see that first.
         let groups = match claims.connect.qid {
             0 => self.hosts.borrow().live_groups(claims.subnqn(), &claims.owners()),
             _ => Vec::new(),
@@ -70,7 +69,7 @@ impl App {
         self.after_rounds(&groups, move |app| app.admit(Waiting { request, deadline_ns }));
     }
 
-    /// Admits a queue whose host has been heard, unless the host has left requests behind that may execute.
+    /// Admits a queue, or lets its Connect wait while requests of the host's ended queues may still execute.
     pub(super) fn admit(&self, waiting: Waiting) {
         let request = &waiting.request;
         let outcome = Claims::parse(request).and_then(|claims| {
@@ -161,7 +160,7 @@ impl App {
         self.watch_time();
     }
 
-    /// Where a queue that was admitted counts what it does.
+    /// The counters of an admitted queue.
     fn counts_of(&self, admitted: &Admitted) -> Arc<IoCounts> {
         let mut model = self.model.borrow_mut();
         let subsystem = model.subsystems.get_mut(&admitted.nqn);
@@ -174,7 +173,7 @@ impl App {
         let Refused { status, dw0, why } = refused;
         if let Some(left_out) = REFUSED.admit() {
             let claims = Claims::parse(request).ok();
-            // Peers choose the names: what is no text is shown as such.
+            // Peers choose the names, so control characters are escaped.
             let shown = |name: fn(&Claims) -> &str| {
                 let name = claims.as_ref().map(name).unwrap_or_default();
                 name.escape_debug().to_string()
@@ -190,7 +189,7 @@ impl App {
         self.in_group(ticket.queue.group, move |group| group.refuse(ticket, status, dw0));
     }
 
-    /// Connects that waited for a queue go on.
+    /// Continues Connects that waited for a queue to drain.
     pub(super) fn admit_freed(&self, freed: Vec<Waiting>) {
         for waiting in freed {
             self.admit(waiting);

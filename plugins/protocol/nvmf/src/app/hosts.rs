@@ -1,14 +1,14 @@
-//! Which host has which queues, and whose requests may still execute after their queue has ended.
+//! The queues of each host, and the ended queues whose requests may still execute.
 //!
-//! A host whose controller has ended connects anew and sends again what it had no answer for. That must not happen while the first
-//! copies can still execute: one that executes late would overwrite what the host wrote meanwhile. So a Connect waits here until the
-//! ended I/O queues of the same host and subsystem are drained (`docs/sending-again.md`).
+//! A host whose controller has ended connects again and sends the unanswered commands again. The first copies must not execute after
+//! that, because a late one would overwrite newer data of the host. So a Connect waits here until the ended I/O queues of the same host
+//! and subsystem are drained (`docs/sending-again.md`).
 
 use super::ConnectedQueue;
 use crate::controller::QueueId;
 use std::collections::BTreeMap;
 
-/// Whom queues belong to, within a subsystem. A host counts as the same by its name or its identifier.
+/// The owner of queues within a subsystem. Two queues are of the same host if the name or the identifier is the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     /// The host with this name.
@@ -21,21 +21,21 @@ pub(super) enum Owner {
 
 type Key = (String, Owner);
 
-/// The queues of all hosts; `W` is a Connect that waits.
+/// The queues of all hosts. `W` is a waiting Connect.
 #[derive(Debug)]
 pub(super) struct Hosts<W> {
     owners: BTreeMap<Key, Queues<W>>,
     queues: BTreeMap<QueueId, Registered>,
-    /// Queues by the host's name, in all subsystems.
+    /// Number of queues of each host name, in all subsystems.
     counts: BTreeMap<String, usize>,
 }
 
 /// The queues of one owner.
 #[derive(Debug)]
 struct Queues<W> {
-    /// I/O queues that live, by poll group.
+    /// Live I/O queues, by poll group.
     live: BTreeMap<usize, usize>,
-    /// I/O queues that have ended and are not drained.
+    /// I/O queues that have ended but are not drained.
     draining: usize,
     waiting: Vec<W>,
 }
@@ -43,7 +43,7 @@ struct Queues<W> {
 #[derive(Debug)]
 struct Registered {
     hostnqn: String,
-    /// None of an admin queue, whose commands change no data.
+    /// Empty for an admin queue, because its commands change no data.
     owners: Vec<Key>,
     is_draining: bool,
 }
@@ -61,7 +61,7 @@ impl<W> Default for Queues<W> {
 }
 
 impl<W> Hosts<W> {
-    /// A queue was admitted.
+    /// Adds an admitted queue.
     pub(super) fn add(&mut self, id: QueueId, queue: &ConnectedQueue) {
         let owners: Vec<Key> = match queue.qid {
             0 => Vec::new(),
@@ -82,7 +82,7 @@ impl<W> Hosts<W> {
         self.queues.insert(id, Registered { hostnqn, owners, is_draining: false });
     }
 
-    /// A queue ends: no command of it begins any more once its poll group knows, but some may be on their way.
+    /// Marks a queue as ended. Its commands in progress may still execute.
     pub(super) fn drain(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if std::mem::replace(&mut queue.is_draining, true) {
@@ -96,7 +96,7 @@ impl<W> Hosts<W> {
         }
     }
 
-    /// Nothing is left of a queue: the Connects that need not wait any more.
+    /// Removes a queue that has no request left. Returns the Connects that need not wait any more.
     pub(super) fn remove(&mut self, id: QueueId) -> Vec<W> {
         let Some(queue) = self.queues.remove(&id) else { return Vec::new() };
         if let Some(count) = self.counts.get_mut(&queue.hostnqn) {
@@ -122,7 +122,7 @@ impl<W> Hosts<W> {
         freed
     }
 
-    /// The first of `owners` that has an I/O queue which is not drained.
+    /// The first of `owners` that has an ended I/O queue that is not drained.
     pub(super) fn find_draining(&self, nqn: &str, owners: &[Owner]) -> Option<Owner> {
         let mut owners = owners.iter();
         let is_draining = |owner: &&Owner| {
@@ -137,7 +137,7 @@ impl<W> Hosts<W> {
         self.owners.entry((nqn.to_owned(), owner)).or_default().waiting.push(waiting);
     }
 
-    /// The poll groups where one of `owners` has I/O queues that live.
+    /// The poll groups where one of `owners` has live I/O queues.
     pub(super) fn live_groups(&self, nqn: &str, owners: &[Owner]) -> Vec<usize> {
         let queues = owners.iter().filter_map(|o| self.owners.get(&(nqn.to_owned(), o.clone())));
         let mut groups: Vec<usize> =
@@ -147,12 +147,12 @@ impl<W> Hosts<W> {
         groups
     }
 
-    /// Queues of the host with this name.
+    /// Number of queues of the host with this name.
     pub(super) fn count(&self, hostnqn: &str) -> usize {
         self.counts.get(hostnqn).copied().unwrap_or(0)
     }
 
-    /// Takes out the waiting Connects of which `is_overdue` holds.
+    /// Removes and returns the waiting Connects for which `is_overdue` returns true.
     pub(super) fn take_overdue(&mut self, is_overdue: impl Fn(&W) -> bool) -> Vec<W> {
         let owners = self.owners.values_mut();
         owners.flat_map(|queues| queues.waiting.extract_if(.., |w| is_overdue(w))).collect()

@@ -1,5 +1,5 @@
-//! Reservation commands on the app thread: the namespace's table is changed, the change is made to stick, the poll groups get it, and
-//! other hosts hear of it. Then the command is answered.
+//! Reservation commands on the app thread. The app thread changes the namespace's table, claims the bdev and writes `ptpl_file`, sends the
+//! table to the poll groups, notifies other hosts, and then answers the command.
 
 use super::{App, ConnectedQueue, app};
 use crate::controller::Ticket;
@@ -9,7 +9,7 @@ use crate::model::{Namespace, reservation_file};
 use crate::ops::{lock, on_groups};
 use crate::tasks::until;
 use drivebay_reservation::{Notice, Table, Told, file};
-use drivebay_sdk::bdev::{self, Desc};
+use drivebay_sdk::bdev::{self, Desc, Info};
 use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::{Error, Result as SdkResult, errno, thread};
 use drivebay_spec_nvme::opcode::nvm;
@@ -19,13 +19,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// How long Preempt and Abort waits for the I/O of preempted hosts, in nanoseconds.
+/// How long Preempt and Abort waits for I/O in flight, in nanoseconds.
 const DRAIN_NS: u64 = 5_000_000_000;
-/// The host has no controller now. NVMe Base 2.0, figure 444.
+/// Controller identifier of a host that has no controller now. NVMe Base 2.0, figure 444.
 const NO_CONTROLLER: u16 = 0xffff;
 
 impl App {
-    /// A reservation command came on an I/O queue. `len`: length of its data, in bytes.
+    /// Executes a reservation command of an I/O queue and answers it. `len`: length of its data, in bytes.
     pub(crate) fn reservation(&self, ticket: Ticket, command: &Command, len: u32, data: Vec<u8>) {
         let queue = self.queues.borrow().get(&ticket.queue).and_then(|c| c.queue.clone());
         let (Some(queue), Some(app)) = (queue, app()) else {
@@ -35,12 +35,16 @@ impl App {
             let answer = self.report(&queue, command, len).unwrap_or_else(Answer::from);
             return self.answer(ticket, answer);
         }
-        if self.tasks.is_full() {
+        // All hosts without an identifier would count as one host.
+        if queue.hostid == [0; 16] {
+            return self.answer(ticket, Status::OPERATION_DENIED.with_dnr().into());
+        }
+        if self.tasks.is_half_full() {
             return self.answer(ticket, Status::NAMESPACE_NOT_READY.into());
         }
         let command = *command;
         self.tasks.spawn(async move {
-            let changed = change(&app, &queue, &command, &data).await;
+            let changed = change(&app, ticket, &queue, &command, &data).await;
             app.answer(ticket, changed.err().unwrap_or(Status::SUCCESS).into());
         });
     }
@@ -82,7 +86,7 @@ impl App {
         Ok(Answer::data(data))
     }
 
-    /// Tells hosts what a change means for them.
+    /// Notifies other hosts of a change.
     fn notify(&self, nqn: &str, nsid: u32, told: &Told<HostId>) {
         let mut model = self.model.borrow_mut();
         let Some(subsystem) = model.subsystems.get_mut(nqn) else { return };
@@ -103,12 +107,17 @@ impl App {
 
 async fn change(
     app: &Rc<App>,
+    ticket: Ticket,
     queue: &ConnectedQueue,
     command: &Command,
     data: &[u8],
 ) -> Result<(), Status> {
     let (nqn, nsid) = (&queue.nqn, command.nsid());
     let _guard = lock(app, nqn).await;
+    // Another operation may have deleted the subsystem, and another one created it again.
+    if !app.queues.borrow().contains_key(&ticket.queue) {
+        return Err(admin::GONE);
+    }
     let missing = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
     let namespace = {
         let model = app.model.borrow();
@@ -119,7 +128,7 @@ async fn change(
     let Change { after, told, aborts } =
         namespace.reservations.change(queue.hostid, command, data, can_persist)?;
     let desc = app.bdevs.borrow().get(&(nqn.clone(), nsid)).cloned().ok_or(missing)?;
-    make_stick(app, &namespace, &desc, &after).await?;
+    claim_and_store(app, &namespace, &desc, &after).await?;
     let shared = shared(&after);
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn)
         && let Some(namespace) = subsystem.namespaces.get_mut(&nsid)
@@ -139,50 +148,59 @@ async fn change(
     Ok(())
 }
 
-/// What poll groups look at: the table, if something is reserved.
+/// The copy for poll groups: the table while there is a reservation, else `None`.
 pub fn shared(reservations: &Reservations) -> Option<Arc<Table<HostId>>> {
     let table = &reservations.table;
     table.held().map(|_| Arc::new(table.clone()))
 }
 
-/// Makes the bdev the namespace's alone while a host is registered, and stores what outlasts a loss of power.
-async fn make_stick(
+/// Makes the namespace the only export of its bdev while a host is registered, and stores what must outlast a loss of power.
+async fn claim_and_store(
     app: &Rc<App>,
     namespace: &Namespace,
     desc: &Desc,
     after: &Reservations,
 ) -> Result<(), Status> {
     let before = &namespace.reservations;
-    let conflict = Status::RESERVATION_CONFLICT.with_dnr();
-    let (was_owned, is_owned) = (before.is_registered(), after.is_registered());
-    if was_owned != is_owned && !namespace.geometry.is_read_only {
-        own(desc, is_owned).map_err(|_| conflict)?;
+    let has_claim = !namespace.geometry.is_read_only;
+    let is_first = has_claim && !before.is_registered() && after.is_registered();
+    let was_last = has_claim && before.is_registered() && !after.is_registered();
+    if is_first {
+        own(desc, true).map_err(|_| Status::RESERVATION_CONFLICT.with_dnr())?;
     }
-    let Some(path) = namespace.ptpl_file.clone() else { return Ok(()) };
-    if !before.is_persistent && !after.is_persistent {
-        return Ok(());
+    let stored = match &namespace.ptpl_file {
+        Some(path) if before.is_persistent || after.is_persistent => {
+            store(app, path.clone(), desc, after).await
+        }
+        _ => Ok(()),
+    };
+    // Other exports come back only when the file has no registrant either.
+    let shares = if stored.is_ok() { was_last } else { is_first };
+    if shares && let Err(error) = own(desc, false) {
+        let bdev = &namespace.bdev_name;
+        tracing::error!("bdev {bdev} cannot be shared with other exports again: {error}");
     }
-    let uuid = desc.info().map_err(|_| Status::INTERNAL_ERROR)?.uuid();
-    let text = reservation_file::to_text(&uuid, after);
-    let stored = store(app, path, text).await;
     stored.map_err(|error| {
         tracing::error!(%error, "reservations cannot be stored");
-        if was_owned != is_owned && own(desc, was_owned).is_err() {
-            tracing::error!("the bdev of a namespace keeps its claim");
-        }
         Status::INTERNAL_ERROR.with_dnr()
     })
 }
 
-/// Makes a bdev this export's alone, or shares it again.
+/// Makes this export the only one of its bdev, or lets other exports share the bdev again.
 fn own(desc: &Desc, is_owned: bool) -> SdkResult<()> {
     drivebay_sdk::App::here(|here| {
         if is_owned { bdev::own_export(here, desc) } else { bdev::share_export(here, desc) }
     })?
 }
 
-/// Writes a file on a worker: a disk may take its time, and the app thread has none.
-async fn store(app: &Rc<App>, path: String, text: String) -> SdkResult<()> {
+/// Writes a `ptpl_file` on a worker, because the disk may be slow and the app thread must not block.
+async fn store(
+    app: &Rc<App>,
+    path: String,
+    desc: &Desc,
+    reservations: &Reservations,
+) -> SdkResult<()> {
+    let text = reservation_file::to_text(&desc.info()?.uuid(), reservations);
     let (number, replies) = app.expect(1)?;
     let write = async move {
         let write = move || {
@@ -194,12 +212,13 @@ async fn store(app: &Rc<App>, path: String, text: String) -> SdkResult<()> {
     };
     match task::spawn("nvmf reservations", write) {
         Ok(task) => task.detach(),
-        Err(error) => tracing::error!(%error, "no task can be made"),
+        Err(error) => tracing::error!(%error, "no task can be started"),
     }
     app.replies(number).await
 }
 
-/// Waits until no I/O that began before is in flight, but not for ever: the bus cannot call it back.
+/// Waits until the namespace has no I/O in flight for a moment, so that all I/O that began before has ended. Gives up after [`DRAIN_NS`],
+/// because the bus cannot abort the I/O.
 async fn drain(app: &Rc<App>, nqn: &str, nsid: u32) {
     let groups = app.groups();
     let Ok((number, replies)) = app.expect(groups.len()) else { return };
@@ -210,20 +229,27 @@ async fn drain(app: &Rc<App>, nqn: &str, nsid: u32) {
     let deadline_ns = thread::now_ns().saturating_add(DRAIN_NS);
     let is_drained = || app.waits.borrow().get(&number).is_none_or(|wait| wait.is_over());
     until(|| is_drained() || thread::now_ns() > deadline_ns).await;
+    if !is_drained() {
+        tracing::warn!(
+            "{nqn}: nsid {nsid} was busy for 5 s after Preempt and Abort; I/O of preempted hosts may still be in flight"
+        );
+    }
     app.waits.borrow_mut().remove(&number);
 }
 
-/// The reservations that a namespace's file keeps. The bdev is its alone from now on, if there are some.
+/// Reads the reservations of a new namespace from its `ptpl_file`. If a host is registered, the namespace becomes the only export of its
+/// bdev.
 ///
 /// # Errors
-/// What the file says; `EPERM` when hosts are registered, and the bdev has other exports.
-pub fn restore(path: Option<&str>, desc: &Desc, uuid: &[u8; 16]) -> SdkResult<Reservations> {
+/// `EINVAL` when the file cannot be used; `EPERM` when a host is registered and the bdev has other exports.
+pub fn restore(path: Option<&str>, desc: &Desc, info: &Info) -> SdkResult<Reservations> {
     let Some(path) = path else { return Ok(Reservations::default()) };
-    let reservations = reservation_file::read(Path::new(path), uuid)?;
-    if reservations.is_registered() {
+    let reservations = reservation_file::read(Path::new(path), &info.uuid())?;
+    // A read-only export has no claim.
+    if reservations.is_registered() && !info.is_read_only() {
         own(desc, true).map_err(|_| {
-            let why = "hosts are registered with it, and it has other exports";
-            Error::new(errno::EPERM, format!("the bdev is in use: {why}"))
+            let why = "ptpl_file has registered hosts, and the bdev has other exports; remove those first";
+            Error::new(errno::EPERM, format!("bdev {} is in use: {why}", info.name()))
         })?;
     }
     Ok(reservations)

@@ -1,7 +1,7 @@
-//! What had arrived before is heard before something is judged.
+//! Work that waits until poll groups have checked their sockets, so that a decision knows everything that had arrived before.
 //!
-//! A poll group looks at all of its sockets in each round of its thread. After a message to it has been answered twice it has had a
-//! whole round, and whatever its sockets held at the first message, commands and the ends of connections, has come to the app thread.
+//! A poll group checks all of its sockets in each round of its thread. When it has answered two messages, one after the other, it has had a
+//! whole round. Then the commands and ends of connections that were in its sockets at the first message have come to the app thread.
 
 use super::App;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::fmt;
 
 type Then = Box<dyn FnOnce(&App)>;
 
-/// What waits for poll groups.
+/// The work that waits for poll groups.
 #[derive(Default)]
 pub(super) struct Rounds {
     waiting: BTreeMap<u64, Waiting>,
@@ -17,7 +17,7 @@ pub(super) struct Rounds {
 }
 
 struct Waiting {
-    /// Answers that are still to come.
+    /// Number of missing answers.
     left: usize,
     then: Then,
 }
@@ -29,7 +29,7 @@ impl fmt::Debug for Rounds {
 }
 
 impl App {
-    /// Runs `then` once these poll groups have looked at their sockets; at once when there are none.
+    /// Runs `then` when these poll groups have checked their sockets; immediately when there are none.
     pub(super) fn after_rounds(&self, groups: &[usize], then: impl FnOnce(&Self) + 'static) {
         if groups.is_empty() {
             return then(self);
@@ -48,7 +48,7 @@ impl App {
         }
     }
 
-    /// A group has answered for the first time: its round begins.
+    /// A group has given its first answer. Its whole round begins now.
     fn is_heard(&self, number: u64, group: usize) {
         self.in_group(group, move |state| state.tell_app(move |app| app.round_is_over(number)));
     }

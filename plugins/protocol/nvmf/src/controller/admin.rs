@@ -10,12 +10,12 @@ use drivebay_spec_nvme::feature::fid;
 use drivebay_spec_nvme::identify::LEN;
 use drivebay_spec_nvme::log::lid;
 use drivebay_spec_nvme::opcode::{self, admin, fabrics};
-use drivebay_spec_nvme::{Command, Status};
+use drivebay_spec_nvme::{Command, NSID_ALL, Status};
 
-/// The controller has ended. A host that connects anew finds another one, so that it may try again.
+/// The status when the controller has ended. The host may connect again and then retry, so Do Not Retry is not set.
 pub const GONE: Status = Status::COMMAND_SEQUENCE_ERROR;
 
-/// How a command ends.
+/// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Status.
@@ -26,35 +26,35 @@ pub struct Answer {
     pub data: Vec<u8>,
 }
 
-/// What becomes of a command.
+/// The outcome of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It ends.
+    /// It completes.
     Answer(Answer),
     /// It waits for an event.
     Waits,
-    /// It ends, and so do the controller's I/O queues and these requests.
+    /// It completes. The controller's I/O queues end, and these requests are aborted.
     AndReset(Answer, Vec<Ticket>),
-    /// It ends, and this other request is aborted.
+    /// It completes, and this other request is aborted.
     AndAbort(Answer, Ticket),
 }
 
-/// A command as it came on an admin queue.
+/// A command of an admin queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// The subsystem.
+    /// Name of the subsystem.
     pub nqn: &'a str,
-    /// The controller.
+    /// Identifier of the controller.
     pub cntlid: u16,
     /// Names the request.
     pub ticket: Ticket,
     /// The command.
     pub command: &'a Command,
-    /// Length of its data, in bytes, as its SGL says.
+    /// Length of its data in its SGL, in bytes.
     pub len: u32,
-    /// What the host sent with it, as far as a command here reads it.
+    /// The data that the host sent, as far as commands read it.
     pub data: &'a [u8],
-    /// The host's clock, in nanoseconds.
+    /// The time, in nanoseconds.
     pub now_ns: u64,
 }
 
@@ -82,7 +82,7 @@ impl From<Status> for Outcome {
     }
 }
 
-/// Executes a command of an admin queue. Failures go to the controller's error log.
+/// Executes a command of an admin queue. Adds failures to the controller's error log.
 pub fn execute(model: &mut Model, received: Received<'_>) -> Outcome {
     let outcome = dispatch(model, received).unwrap_or_else(Outcome::from);
     if let Outcome::Answer(answer) = &outcome
@@ -120,6 +120,7 @@ fn dispatch(model: &mut Model, received: Received<'_>) -> Result<Outcome, Status
         admin::GET_LOG_PAGE => log_page_data(model, received)?,
         admin::GET_FEATURES if is_persistence(command) => persistence(model, received)?,
         admin::GET_FEATURES => feature(controller, received)?,
+        admin::SET_FEATURES if is_mask(command) => set_mask(model, received)?,
         admin::SET_FEATURES => {
             let set = SetFeatures::from_command(command);
             Answer::dw0(features::set(controller, set, received.data)?)
@@ -160,7 +161,7 @@ fn of_fabrics(controller: &mut Controller, command: &Command) -> Result<Outcome,
             };
             Ok(Outcome::AndReset(Answer::dw0(0), ends))
         }
-        // A second Connect, or a Disconnect, which is for I/O queues.
+        // A second Connect is out of sequence. Disconnect is only for I/O queues.
         fabrics::CONNECT => Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
         fabrics::DISCONNECT => Err(Status::INVALID_QUEUE_TYPE.with_dnr()),
         _ => Err(Status::INVALID_OPCODE.with_dnr()),
@@ -217,12 +218,28 @@ fn is_persistence(command: &Command) -> bool {
     GetFeatures::from_command(command).fid == fid::RESERVATION_PERSISTENCE
 }
 
-/// Whether a namespace's reservations outlast a loss of power.
+/// The feature Reservation Persistence: whether a namespace's reservations outlast a loss of power.
 fn persistence(model: &Model, received: Received<'_>) -> Result<Answer, Status> {
     let (subsystem, _) = parts(model, received)?;
     let missing = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
     let namespace = subsystem.namespaces.get(&received.command.nsid()).ok_or(missing)?;
     Ok(Answer::dw0(namespace.reservations.is_persistent.into()))
+}
+
+fn is_mask(command: &Command) -> bool {
+    SetFeatures::from_command(command).fid == fid::RESERVATION_NOTIFICATION_MASK
+}
+
+/// Sets the mask of reservation notifications, for a namespace or for all of them. A host must not make the target keep masks of
+/// namespaces that do not exist.
+fn set_mask(model: &mut Model, received: Received<'_>) -> Result<Answer, Status> {
+    let set = SetFeatures::from_command(received.command);
+    let (subsystem, _) = parts(model, received)?;
+    if set.nsid != NSID_ALL && !subsystem.namespaces.contains_key(&set.nsid) {
+        return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+    }
+    let controller = controller_of(model, received).ok_or(GONE)?;
+    Ok(Answer::dw0(features::set(controller, set, received.data)?))
 }
 
 fn async_event_request(controller: &mut Controller, ticket: Ticket) -> Result<Outcome, Status> {
@@ -233,8 +250,7 @@ fn async_event_request(controller: &mut Controller, ticket: Ticket) -> Result<Ou
     }
 }
 
-/// Aborts a request that waits for an event. An I/O is not aborted: it is on its way through the bus and ends by itself,
-/// which bit 0 of DW0 says.
+/// Aborts a waiting Asynchronous Event Request. Other commands are not aborted, because the bus cannot abort them; bit 0 of DW0 says so.
 fn abort(controller: &mut Controller, abort: Abort) -> Outcome {
     const NOT_ABORTED: u32 = 1;
     let waiting = (abort.sqid == 0)
@@ -317,6 +333,23 @@ mod tests {
         let enable = PropertySet { wide: false, offset: offset::CC, value: 0x0046_0001 };
         assert_eq!(status(run(&mut model, &enable.to_command(), 0)), Status::SUCCESS);
         assert_eq!(status(run(&mut model, &keep_alive, 0)), Status::SUCCESS);
+    }
+
+    #[test]
+    fn reservation_notifications_are_masked_for_namespaces_that_exist_only() {
+        let mut model = model_with(ready());
+        let mask = |nsid| {
+            let fid = fid::RESERVATION_NOTIFICATION_MASK;
+            SetFeatures { nsid, fid, save: false, cdw11: 2 }.to_command()
+        };
+        for (nsid, expected) in [
+            (1, Status::SUCCESS),
+            (2, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+            (0, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+            (NSID_ALL, Status::SUCCESS),
+        ] {
+            assert_eq!(status(run(&mut model, &mask(nsid), 0)), expected, "{nsid:#x}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Connect: who may have which queue. NVMe over Fabrics 1.1, section 3.3.
+//! Connect: checks which host may connect which queue. NVMe over Fabrics 1.1, section 3.3.
 
 use super::{Controller, QueueId, error_log, events, features, notification};
 use crate::model::{ControllerKind, Model, Subsystem, TransportLimits};
@@ -10,53 +10,53 @@ use drivebay_spec_nvme::property::{Cc, Csts};
 use drivebay_spec_nvme::{Status, nqn};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a discovery host that asks for no keep alive may be silent, in milliseconds: the reference's figure.
+/// How long a discovery host without a keep alive timeout may be silent, in milliseconds. The value is the reference's.
 const DISCOVERY_TIMEOUT_MS: u32 = 120_000;
 
-/// A Connect as it came.
+/// A Connect.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     /// The command's fields.
     pub connect: Connect,
     /// Its data.
     pub data: &'a ConnectData,
-    /// The qpair it came on.
+    /// The qpair of the Connect.
     pub queue: QueueId,
-    /// Where the host connected to.
+    /// The address that the host connected to.
     pub local: &'a Address,
-    /// What the transport allows.
+    /// The limits of the transport.
     pub limits: &'a TransportLimits,
-    /// The host's clock, in nanoseconds.
+    /// The time, in nanoseconds.
     pub now_ns: u64,
 }
 
-/// A queue was admitted.
+/// An admitted queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admitted {
     /// The subsystem's name.
     pub nqn: String,
-    /// The number of the listener, where the subsystem reports ANA.
+    /// The number of the listener; `None` when the subsystem does not report ANA.
     pub portid: Option<u16>,
-    /// The controller.
+    /// Identifier of the controller.
     pub cntlid: u16,
-    /// The queue.
+    /// Identifier of the queue.
     pub qid: u16,
     /// Its size, in entries.
     pub entries: u16,
-    /// Whether the host keeps to the submission queue head.
+    /// Whether the host uses the submission queue head (flow control).
     pub has_flow_control: bool,
     /// The host's identifier.
     pub hostid: [u8; 16],
 }
 
-/// Why a queue was not admitted.
+/// The reason why a queue was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// How the command ends.
+    /// Status of the completion.
     pub status: Status,
-    /// DW0 of the completion: which field was wrong.
+    /// DW0 of the completion: the place of the wrong field.
     pub dw0: u32,
-    /// For the log.
+    /// The reason, for the log.
     pub why: &'static str,
 }
 
@@ -68,23 +68,22 @@ impl Admitted {
 }
 
 impl Refused {
-    /// Refused for now: an operator or time may change that, so that the host is to try again. A host that reads Do Not Retry gives
-    /// up for good, whatever happens to the target afterwards.
+    /// Refused for now. An operator or time may change that, so the host should try again. With Do Not Retry it would give up for good.
     pub const fn for_now(status: Status, why: &'static str) -> Self {
         Self { status, dw0: 0, why }
     }
 
-    /// Refused for good: the same Connect would fail again.
+    /// Refused for good, because the same Connect would fail again.
     const fn for_good(status: Status, why: &'static str) -> Self {
         Self { status: status.with_dnr(), dw0: 0, why }
     }
 
-    /// Names the field of the command's data at fault, by its offset.
+    /// Adds the offset of the wrong field in the command's data.
     fn in_data(self, offset: u16) -> Self {
         Self { dw0: InvalidParameter::data(offset).to_dw0(), ..self }
     }
 
-    /// Names the field of the command at fault, by its offset.
+    /// Adds the offset of the wrong field in the command.
     fn in_command(self, offset: u16) -> Self {
         Self { dw0: InvalidParameter::command(offset).to_dw0(), ..self }
     }
@@ -92,10 +91,10 @@ impl Refused {
 
 const INVALID: Status = Status::CONNECT_INVALID_PARAMETERS;
 
-/// Admits a queue: makes the controller for an admin queue, adds an I/O queue to its own.
+/// Admits a queue. An admin queue gets a new controller; an I/O queue is added to its controller.
 ///
 /// # Errors
-/// What was wrong, as the completion is to say it.
+/// The reason, with the status and DW0 of the completion.
 pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Refused> {
     let Attempt { connect, data, limits, .. } = attempt;
     if connect.recfmt != 0 {
@@ -107,7 +106,7 @@ pub fn connect(model: &mut Model, attempt: &Attempt<'_>) -> Result<Admitted, Ref
     let missing = Refused::for_now(INVALID, "there is no such subsystem");
     let subsystem = model.subsystems.get_mut(subnqn);
     let subsystem = subsystem.ok_or(missing.in_data(ConnectData::SUBNQN_OFFSET))?;
-    // SPDK's initiator gives no name unless it is told one: where any host may connect, it may.
+    // SPDK's initiator sends no name unless it is configured. It may connect where any host may.
     let nameless = subsystem.allow_any_host;
     let is_name = |name: &&str| nqn::check_host(name).is_ok() || (nameless && name.is_empty());
     let no_name = Refused::for_good(INVALID, "the name of the host is empty or not a text");
@@ -190,11 +189,11 @@ fn admit_io(
 ) -> Result<u16, Refused> {
     let (data, qid) = (attempt.data, attempt.connect.qid);
     let admin_queue = subsystem.controllers.get(&data.cntlid);
-    // The ANA log of a controller is that of one listener.
+    // The ANA log of a controller is about one listener.
     let is_elsewhere = admin_queue.is_some_and(|admin| {
         subsystem.ana_port(&admin.listener) != subsystem.ana_port(attempt.local)
     });
-    // Another controller, or none, may have the identifier of one that has ended: its host is to connect anew, not to give up.
+    // The controller may have ended, and another one may have its identifier. Then the host should connect again, not give up.
     let no_controller = Refused::for_now(INVALID, "the host has no such controller");
     let controller = subsystem.controllers.get_mut(&data.cntlid);
     let controller = controller.ok_or(no_controller.in_data(ConnectData::CNTLID_OFFSET))?;
@@ -205,7 +204,7 @@ fn admit_io(
         return Err(no_controller.in_data(ConnectData::HOSTID_OFFSET));
     }
     if is_elsewhere {
-        let elsewhere = Refused::for_good(INVALID, "its controller came by another listener");
+        let elsewhere = Refused::for_good(INVALID, "its controller uses another listener");
         return Err(elsewhere.in_data(ConnectData::CNTLID_OFFSET));
     }
     if controller.kind != ControllerKind::Io || qid > controller.limits.max_io_qpairs_per_ctrlr {

@@ -4,12 +4,12 @@ use drivebay_spec_nvme::log::ErrorEntry;
 use drivebay_spec_nvme::{Command, Status};
 use std::collections::VecDeque;
 
-/// Entries that are kept; the oldest goes first.
+/// Most entries. More push out the oldest ones.
 pub const ENTRIES_MAX: usize = 64;
-/// "No one field was wrong".
+/// Parameter error location that means: no single field was wrong.
 const NO_LOCATION: u16 = 0xffff;
 
-/// Commands that failed, the newest first.
+/// The failed commands, the newest first.
 #[derive(Debug, Default)]
 pub struct ErrorLog {
     entries: VecDeque<ErrorEntry>,
@@ -17,7 +17,7 @@ pub struct ErrorLog {
 }
 
 impl ErrorLog {
-    /// Notes a failed admin command.
+    /// Adds a failed admin command.
     pub fn add(&mut self, sqid: u16, command: &Command, status: Status) {
         self.count += 1;
         self.entries.truncate(ENTRIES_MAX - 1);
@@ -32,12 +32,12 @@ impl ErrorLog {
         });
     }
 
-    /// Errors since the controller was made.
+    /// Number of errors since the controller was created.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The page: [`ENTRIES_MAX`] entries.
+    /// The log page, with [`ENTRIES_MAX`] entries.
     pub fn page(&self) -> Vec<u8> {
         let mut page: Vec<u8> = self.entries.iter().flat_map(ErrorEntry::encode).collect();
         page.resize(ENTRIES_MAX * ErrorEntry::LEN, 0);

@@ -1,16 +1,16 @@
-//! Asynchronous events: requests that wait, events that wait, and what is masked. NVMe Base 2.0, section 5.2.
+//! Asynchronous events: waiting requests, waiting events, and the mask of events. NVMe Base 2.0, section 5.2.
 
 use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::feature::async_event;
 use std::collections::VecDeque;
 
-/// Asynchronous Event Requests that may wait at once.
+/// Most Asynchronous Event Requests that may wait at the same time.
 pub const REQUESTS_MAX: usize = 4;
 
-/// What a controller tells its host by itself.
+/// The events of a controller.
 ///
-/// `R` names a request that waits. After an event of a log page was sent, further ones of that page are held back until the host
-/// has read it; they are then no news, since the host has just read the state they tell of.
+/// `R` names a waiting request. After an event of a log page was sent, the controller drops further events of that page until the host has
+/// read the page. The host then reads the newest state anyway.
 #[derive(Debug)]
 pub struct Events<R> {
     waiting: VecDeque<R>,
@@ -20,14 +20,14 @@ pub struct Events<R> {
     pub configuration: u32,
 }
 
-/// What becomes of an Asynchronous Event Request.
+/// The outcome of an Asynchronous Event Request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It waits for an event.
     Waits,
     /// This event was waiting for it.
     Event(AsyncEvent),
-    /// [`REQUESTS_MAX`] wait already.
+    /// [`REQUESTS_MAX`] requests already wait.
     TooMany,
 }
 
@@ -45,7 +45,7 @@ impl<R> Default for Events<R> {
 }
 
 impl<R: Copy + PartialEq> Events<R> {
-    /// A request came. The host keeps `request` where it waits.
+    /// Handles a new request. The caller keeps the request of [`Answer::Waits`].
     pub fn request(&mut self, request: R) -> Answer {
         if !self.pending.is_empty() {
             let event = self.pending.remove(0);
@@ -59,7 +59,7 @@ impl<R: Copy + PartialEq> Events<R> {
         Answer::Waits
     }
 
-    /// Something happened: the request to answer with it, if the host wants to know and one waits.
+    /// Records an event. Returns the request to complete with it, if one waits and the host has not masked the event.
     pub fn notify(&mut self, event: AsyncEvent) -> Option<R> {
         // Reservation notifications have a mask of their own.
         let is_wanted = event == AsyncEvent::RESERVATION_LOG_AVAILABLE
@@ -79,19 +79,19 @@ impl<R: Copy + PartialEq> Events<R> {
         }
     }
 
-    /// The host has read a log page: its event may be sent again.
+    /// Records that the host has read a log page, so that the page's event may be sent again.
     pub fn log_was_read(&mut self, lid: u8) {
         self.sent.retain(|event| event.lid != lid);
         self.pending.retain(|event| event.lid != lid);
     }
 
-    /// Takes a waiting request out, to abort it.
+    /// Removes a waiting request, to abort it.
     pub fn take(&mut self, is_it: impl Fn(&R) -> bool) -> Option<R> {
         let place = self.waiting.iter().position(is_it)?;
         self.waiting.remove(place)
     }
 
-    /// A controller reset: nothing is pending or masked. The requests that waited are returned, to be aborted.
+    /// Resets everything for a controller reset. Returns the waiting requests, to abort them.
     pub fn reset(&mut self) -> Vec<R> {
         let waiting = self.waiting.drain(..).collect();
         *self = Self::default();

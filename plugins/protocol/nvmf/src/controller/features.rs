@@ -18,7 +18,7 @@ pub struct Features {
     host_behavior: HostBehavior,
 }
 
-/// What a host says it can deal with: the bytes of Host Behavior Support. NVMe Base 2.0, section 5.27.1.18.
+/// Host Behavior Support: the features that the host supports. NVMe Base 2.0, section 5.27.1.18.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct HostBehavior {
     /// Advanced Command Retry Enable.
@@ -27,7 +27,7 @@ struct HostBehavior {
     lbafee: u8,
 }
 
-/// What Get Features gives: DW0, and data for some.
+/// The result of Get Features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     /// DW0 of the completion.
@@ -36,18 +36,18 @@ pub struct Value {
     pub data: Vec<u8>,
 }
 
-/// Events that can be switched on.
+/// Events that the host can enable.
 const EVENTS: u32 = async_event::CRITICAL_WARNINGS
     | async_event::NAMESPACE_ATTRIBUTE
     | async_event::DISCOVERY_LOG_CHANGE
     | async_event::ANA_CHANGE;
-/// Threshold type select: "under" is its bit.
+/// Bit of CDW11 that selects the threshold for low temperatures.
 const UNDER_TEMPERATURE: u32 = 1 << 20;
 /// Threshold: temperature in bits 15:0, sensor in 19:16, "under" in 21:20.
 const TEMPERATURE_BITS: u32 = 0xffff;
 /// Deallocated or Unwritten Logical Block Error Enable, of Error Recovery.
 const DULBE: u32 = 1 << 16;
-/// Reservation notifications that a host can mask.
+/// Bits of the reservation notifications that a host can mask.
 const MASKABLE: u32 = 0b1110;
 /// Volatile Write Cache Enable.
 const WCE: u32 = 1;
@@ -75,7 +75,7 @@ impl HostBehavior {
 }
 
 impl Features {
-    /// Values after a reset.
+    /// The values after a reset.
     pub fn new(kato_ms: u32) -> Self {
         Self {
             kato_ms,
@@ -92,7 +92,7 @@ impl Features {
 /// Get Features.
 ///
 /// # Errors
-/// INVALID_FIELD for a feature that is not there.
+/// INVALID_FIELD for a feature that is not supported.
 pub fn get(controller: &Controller, get: GetFeatures) -> Result<Value, Status> {
     let features = &controller.features;
     let dw0 = match get.fid {
@@ -119,10 +119,10 @@ pub fn get(controller: &Controller, get: GetFeatures) -> Result<Value, Status> {
     Ok(Value { dw0, data: Vec::new() })
 }
 
-/// Set Features: DW0 of the completion. `data`: what the host sent with it.
+/// Set Features. Returns DW0 of the completion. `data`: the data of the command.
 ///
 /// # Errors
-/// FEATURE_NOT_SAVEABLE, FEATURE_NOT_CHANGEABLE, COMMAND_SEQUENCE_ERROR and INVALID_FIELD, by what was wrong.
+/// FEATURE_NOT_SAVEABLE, FEATURE_NOT_CHANGEABLE, KEEP_ALIVE_TIMEOUT_INVALID, COMMAND_SEQUENCE_ERROR or INVALID_FIELD.
 pub fn set(controller: &mut Controller, set: SetFeatures, data: &[u8]) -> Result<u32, Status> {
     if set.save {
         return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
@@ -140,7 +140,7 @@ pub fn set(controller: &mut Controller, set: SetFeatures, data: &[u8]) -> Result
         fid::ERROR_RECOVERY if set.cdw11 & DULBE == 0 => {
             features.error_recovery = set.cdw11 & 0xffff
         }
-        // Nothing below can be told to write through: a host that asks for it must hear that it has to flush.
+        // The bus cannot write through. A host that disables the cache must learn that it still has to flush.
         fid::VOLATILE_WRITE_CACHE if set.cdw11 & WCE == 0 => {
             return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
         }
@@ -185,7 +185,7 @@ fn set_number_of_queues(controller: &Controller, wanted: u32) -> Result<u32, Sta
     if controller.num_io_queues() > 0 {
         return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
     }
-    // The number is not the host's wish but what the transport allows, which the host may use or not.
+    // The answer is the number that the transport allows, whatever the host wants. The host may use fewer.
     Ok(number_of_queues(controller).to_dword())
 }
 
@@ -194,7 +194,7 @@ fn number_of_queues(controller: &Controller) -> NumberOfQueues {
     NumberOfQueues { nsq: less_one, ncq: less_one }
 }
 
-/// Bit 0 of CDW11 asks for the extended form; over fabrics there is no other.
+/// Bit 0 of CDW11 requests the extended form, the only one over fabrics.
 fn host_identifier(controller: &Controller, cdw11: u32) -> Result<Value, Status> {
     if cdw11 & 1 == 0 {
         return Err(Status::INVALID_FIELD.with_dnr());

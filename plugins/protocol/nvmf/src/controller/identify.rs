@@ -1,4 +1,4 @@
-//! Identify: what a controller says of itself and of its namespaces. NVMe Base 2.0, section 5.17.
+//! Identify: the data about a controller and its namespaces. NVMe Base 2.0, section 5.17.
 
 use super::{Controller, error_log, events, property};
 use crate::io::{COPY_RANGES_MAX, copy_blocks, copy_range_blocks};
@@ -13,28 +13,28 @@ use drivebay_spec_nvme::identify::{
 };
 use drivebay_spec_nvme::text::{NulText, SpaceText};
 
-/// Firmware revision: the target's version.
+/// Firmware revision: the version of the target.
 pub const FIRMWARE: &str = env!("CARGO_PKG_VERSION");
-/// IEEE OUI for those that have none.
+/// The IEEE OUI that is reported. The target has none of its own.
 const IEEE: [u8; 3] = [0xe4, 0xd2, 0x5c];
 /// Bytes of a command in a capsule, and of a response, in units of 16.
 const COMMAND_UNITS: u32 = 4;
 const RESPONSE_UNITS: u32 = 1;
-/// Sizes of queue entries, required and largest alike, as powers of two.
+/// Required and largest sizes of queue entries, as powers of two.
 const SQES: u8 = 0x66;
 const CQES: u8 = 0x44;
-/// Aborts at once.
+/// Most Abort commands at the same time.
 const ABORTS_MAX: u8 = 4;
-/// Warning and critical temperature, in kelvins: no sensor, so what never comes.
+/// Warning and critical temperature, in kelvins. There is no sensor, so they are never reached.
 const WARNING_TEMPERATURE: u16 = 0x0157;
 const CRITICAL_TEMPERATURE: u16 = 0x0175;
-/// How long a host may wait for an ANA group that is in the change state, in seconds: the reference's figure.
+/// How long a host waits for an ANA group in the state "change", in seconds. The value is the reference's.
 const ANA_TRANSITION_SECONDS: u8 = 10;
 
-/// The 4096 bytes that an Identify asks for.
+/// Returns the data of an Identify command.
 ///
 /// # Errors
-/// INVALID_NAMESPACE_OR_FORMAT where the namespace is not there, INVALID_FIELD for what is not supported.
+/// INVALID_NAMESPACE_OR_FORMAT for a missing namespace, INVALID_FIELD for an unsupported structure.
 pub fn identify(
     subsystem: &Subsystem,
     controller: &Controller,
@@ -151,7 +151,7 @@ fn io_controller_data(
         mnan: subsystem.max_namespaces(),
         oncs: optional_commands(subsystem),
         ocfs: 1, // format 0
-        // Always present: hosts read it when they connect only, and a disk with a cache may be added afterwards. Without it they
+        // Always present. Hosts read this field only when they connect, and a disk with a cache may be added later. Without this bit they
         // would never flush that disk.
         vwc: vwc::FLUSH_ALL_NOT_SUPPORTED | vwc::PRESENT,
         ioccsz: COMMAND_UNITS + in_capsule_units,
@@ -162,8 +162,8 @@ fn io_controller_data(
     }
 }
 
-/// Adds the fields of asymmetric namespace access. NVMe Base 2.0, section 8.1. A namespace may change its group while hosts use it,
-/// so that ANACAP does not say that groups are constant.
+/// Adds the fields of asymmetric namespace access. NVMe Base 2.0, section 8.1. A namespace may move to another group while hosts use it,
+/// so ANACAP does not report constant groups.
 fn with_ana(subsystem: &Subsystem, common: Data) -> Data {
     Data {
         cmic: cmic::ANA,
@@ -180,12 +180,12 @@ fn with_ana(subsystem: &Subsystem, common: Data) -> Data {
     }
 }
 
-/// The ANA group that hosts are told; 0: none.
+/// The ANA group to report; 0 when the subsystem does not report ANA.
 fn told_group(subsystem: &Subsystem, namespace: &Namespace) -> u32 {
     if subsystem.options.ana_reporting { namespace.anagrpid } else { 0 }
 }
 
-/// What every namespace can do. Without namespaces everything, since those to come may.
+/// The optional commands that every namespace supports; all of them without namespaces, because later ones may support them.
 fn optional_commands(subsystem: &Subsystem) -> u16 {
     let all = |can: fn(&Namespace) -> bool| subsystem.namespaces.values().all(can);
     let mut commands = oncs::RESERVATIONS;
@@ -209,7 +209,7 @@ fn existing(subsystem: &Subsystem, nsid: u32) -> Result<&Namespace, Status> {
     subsystem.namespaces.get(&nsid).ok_or(missing)
 }
 
-/// A number that is valid but has no namespace gives zeroes; any other an error.
+/// A valid number without a namespace gives zeroes; a number out of range gives an error.
 fn namespace_data(
     subsystem: &Subsystem,
     controller: &Controller,
@@ -219,7 +219,7 @@ fn namespace_data(
         Some(namespace) => {
             let fields = namespace_fields(namespace);
             let anagrpid = told_group(subsystem, namespace);
-            // What is in use is not known where the namespace cannot be reached. NVMe Base 2.0, section 8.1.3.
+            // NUSE is 0 in a state without access. NVMe Base 2.0, section 8.1.3.
             let nuse = match subsystem.ana_state(&controller.listener, namespace.anagrpid) {
                 AnaState::Inaccessible | AnaState::PersistentLoss => 0,
                 _ => fields.nuse,
@@ -270,7 +270,7 @@ fn namespace_fields(namespace: &Namespace) -> NamespaceData {
     }
 }
 
-/// RESCAP: all types, keys that are ignored as NVMe 1.3 says, and persistence with a file.
+/// RESCAP: all types, IEKEY as in NVMe 1.3, and persistence if there is a `ptpl_file`.
 fn reservation_capabilities(namespace: &Namespace) -> u8 {
     0xfe | u8::from(namespace.ptpl_file.is_some())
 }
@@ -287,7 +287,7 @@ fn independent(subsystem: &Subsystem, namespace: &Namespace) -> IndependentNames
 }
 
 fn namespace_list(subsystem: &Subsystem, after: u32) -> Result<[u8; LEN], Status> {
-    // The two highest numbers have no follower. NVMe Base 2.0, section 5.17.2.2.
+    // No number follows the two highest ones. NVMe Base 2.0, section 5.17.2.2.
     if after >= 0xffff_fffe {
         return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
     }

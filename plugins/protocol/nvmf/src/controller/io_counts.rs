@@ -1,8 +1,8 @@
-//! What a queue has read and written, for the health log.
+//! Counters of reads and writes, for the health log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of one queue: its poll group's thread alone writes them, so that an addition is a load and a store; the app thread reads.
+/// The counters of one queue. Only its poll group's thread writes them, so an addition is a load and a store. The app thread reads them.
 #[derive(Debug, Default)]
 pub struct IoCounts {
     reads: AtomicU64,
@@ -11,7 +11,7 @@ pub struct IoCounts {
     bytes_written: AtomicU64,
 }
 
-/// The sums over a controller's queues.
+/// The sums of a controller's queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoSums {
     /// Read commands.
@@ -30,14 +30,14 @@ fn add(counter: &AtomicU64, value: u64) {
 }
 
 impl IoCounts {
-    /// A read of so many bytes has ended well. `[queue's thread]`
+    /// Counts a successful read of this many bytes. `[queue's thread]`
     #[inline]
     pub fn count_read(&self, len_bytes: u32) {
         add(&self.reads, 1);
         add(&self.bytes_read, len_bytes.into());
     }
 
-    /// A write of so many bytes has ended well. `[queue's thread]`
+    /// Counts a successful write of this many bytes. `[queue's thread]`
     #[inline]
     pub fn count_write(&self, len_bytes: u32) {
         add(&self.writes, 1);
@@ -46,7 +46,7 @@ impl IoCounts {
 }
 
 impl IoSums {
-    /// The sums over these queues. `[any thread]`
+    /// Sums these counters. `[any thread]`
     pub fn of<'a>(queues: impl IntoIterator<Item = &'a IoCounts>) -> Self {
         queues.into_iter().fold(Self::default(), |sums, queue| Self {
             reads: sums.reads + queue.reads.load(Ordering::Relaxed),
@@ -57,7 +57,7 @@ impl IoSums {
     }
 }
 
-/// Bytes as data units of the health log: 1000 times 512 bytes, rounded up.
+/// Converts bytes to data units of the health log: 1000 times 512 bytes, rounded up.
 pub fn data_units(bytes: u64) -> u128 {
     u128::from(bytes).div_ceil(512_000)
 }

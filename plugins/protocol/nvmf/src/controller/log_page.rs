@@ -15,17 +15,17 @@ use drivebay_spec_nvme::text::{NulText, SpaceText};
 use drivebay_spec_nvme::{NSID_ALL, Status, fabrics, nqn};
 use std::collections::BTreeMap;
 
-/// Longest piece of a log page that one command reads, in bytes; the transport's limit is far lower.
+/// Most bytes of a log page that one command may read. The transport's limit is far lower.
 const LENGTH_MAX: u64 = 1 << 20;
-/// Temperature that is told where nothing measures one, in kelvins.
+/// The temperature that is reported, in kelvins. There is no sensor.
 const TEMPERATURE: u16 = 300;
-/// Log Specific Field of the ANA log: groups without their namespaces.
+/// Bit of the Log Specific Field that requests the ANA groups without their namespaces.
 const GROUPS_ONLY: u8 = 1;
 
-/// The piece of a log page that a command asks for: as long as it says, zeroes past the end.
+/// Returns the piece of a log page that a command requests: its whole length, with zeroes past the end of the page.
 ///
 /// # Errors
-/// INVALID_LOG_PAGE for one that is not there; INVALID_FIELD for an offset past its end or not a multiple of 4.
+/// INVALID_LOG_PAGE for a missing page; INVALID_FIELD for an offset past its end or not a multiple of 4.
 pub fn get(
     model: &Model,
     subsystem: &Subsystem,
@@ -47,7 +47,7 @@ pub fn get(
     }
 }
 
-/// The piece of a page of `length` bytes of which `part` begins at `begin` and has what is asked for.
+/// Cuts the requested piece out of `part`, which begins at byte `begin` of a page of `length` bytes and covers the piece.
 fn piece_from(
     part: &[u8],
     begin: usize,
@@ -90,7 +90,7 @@ fn io_controller_page(
         lid::HEALTH if matches!(command.nsid, 0 | NSID_ALL) => {
             Ok(health(controller).encode().to_vec())
         }
-        // Health is the controller's, as LPA says.
+        // The health log is only for the controller, as LPA reports.
         lid::HEALTH => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
         lid::FIRMWARE_SLOTS => Ok(firmware_slots().encode().to_vec()),
         lid::CHANGED_NAMESPACES => {
@@ -169,7 +169,7 @@ fn commands_supported() -> CommandsSupported {
     )
 }
 
-/// How the listener by which a host came serves the groups that have namespaces. NVMe Base 2.0, section 5.16.1.13.
+/// The ANA log: the states of the groups with namespaces at the host's listener. NVMe Base 2.0, section 5.16.1.13.
 fn ana(subsystem: &Subsystem, controller: &Controller, is_groups_only: bool) -> Vec<u8> {
     let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for namespace in subsystem.namespaces.values() {
@@ -188,7 +188,7 @@ fn ana(subsystem: &Subsystem, controller: &Controller, is_groups_only: bool) -> 
             group_id,
             num_nsids: u32::try_from(nsids.len()).unwrap_or(u32::MAX),
             change_count: group.map_or(0, |group| group.change_count),
-            // The listener of a controller that is about to end may be gone.
+            // The controller's listener may have been removed. Then the controller will end soon.
             state: group.map_or(AnaState::Inaccessible, |group| group.state) as u8,
         };
         page.extend(group.encode());
@@ -197,8 +197,8 @@ fn ana(subsystem: &Subsystem, controller: &Controller, is_groups_only: bool) -> 
     page
 }
 
-/// The piece of the discovery log for one host that a command asks for: what the host may connect to, at the address by which it came
-/// where a listener is at any. Only the entries that are asked for are made: hosts read the log in many small pieces.
+/// The requested piece of the discovery log of a host: the subsystems that the host may use. A listener at any address appears with the
+/// address that the host connected to. Builds only the requested entries, because hosts read the log in many small pieces.
 fn discovery(
     model: &Model,
     controller: &Controller,
@@ -231,7 +231,7 @@ fn discovery(
         asqsz: u16::try_from(controller.limits.max_aq_depth).unwrap_or(u16::MAX),
         ..entry(&address, &subsystem.nqn)
     });
-    // The header has the place of entry 0.
+    // The header is entry 0.
     let skipped = first.saturating_sub(1);
     let taken = last.saturating_sub(first.max(1));
     let all = listed.chain(model.referrals.iter().map(referral));
@@ -239,7 +239,7 @@ fn discovery(
     piece_from(&page, first * DiscoveryEntry::LEN, length, command)
 }
 
-/// Which entries, the header being the first, hold the bytes that are asked for: from one, up to another.
+/// The first entry of the requested bytes, and the end of the last one. The header is entry 0.
 fn wanted_entries(command: GetLogPage, length: usize) -> Result<(usize, usize), Status> {
     let past_the_end = Status::INVALID_FIELD.with_dnr();
     let offset = usize::try_from(command.offset).map_err(|_| past_the_end)?;
@@ -251,8 +251,7 @@ fn wanted_entries(command: GetLogPage, length: usize) -> Result<(usize, usize), 
     Ok((offset / DiscoveryEntry::LEN, end.div_ceil(DiscoveryEntry::LEN)))
 }
 
-/// The address of a listener as the host at `local` can reach it; `None` where a listener at any address is of another family than
-/// the host came by.
+/// The address of a listener for a host that connected to `local`; `None` when a listener at any address has another address family.
 fn as_seen(listener: &Address, local: &Address) -> Option<Address> {
     if !is_any(listener) || listener.trtype != local.trtype {
         return Some(listener.clone());

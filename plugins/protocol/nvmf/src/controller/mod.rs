@@ -1,8 +1,8 @@
-//! A controller: what one host's association with a subsystem is made of. NVMe Base 2.0, section 3.1.
+//! A controller: the association of one host with a subsystem. NVMe Base 2.0, section 3.1.
 //!
-//! Everything here is state and decisions, without I/O: [`connect`] admits a queue, [`property`] enables and resets, [`admin`]
-//! answers admin commands by way of [`identify`], [`features`], [`log_page`] and [`events`]. A controller lives on the app thread;
-//! the poll groups know only whose a queue is.
+//! Only state and decisions, without I/O. [`connect`] admits a queue. [`property`] enables and resets. [`admin`] answers admin commands
+//! with [`identify`], [`features`], [`log_page`] and [`events`]. The app thread owns all controllers. A poll group knows only the host and the
+//! subsystem of a queue.
 
 pub mod admin;
 pub mod connect;
@@ -28,15 +28,15 @@ use std::sync::Arc;
 pub struct Controller {
     /// Identifier within the subsystem.
     pub cntlid: u16,
-    /// What it serves.
+    /// Namespaces, or the discovery log.
     pub kind: ControllerKind,
     /// The host's name.
     pub hostnqn: String,
     /// The host's identifier.
     pub hostid: [u8; 16],
-    /// Where the host connected to.
+    /// The address that the host connected to.
     pub listener: Address,
-    /// What its transport allows.
+    /// The limits of its transport.
     pub limits: TransportLimits,
     /// Configuration.
     pub cc: Cc,
@@ -44,21 +44,21 @@ pub struct Controller {
     pub csts: Csts,
     /// Queues, by their identifier; the admin queue is 0.
     pub queues: BTreeMap<u16, QueueId>,
-    /// What its I/O queues have read and written, also those that are gone.
+    /// The counters of its I/O queues, including ended ones.
     pub io_counts: BTreeMap<u16, Arc<io_counts::IoCounts>>,
     /// Values of features.
     pub features: features::Features,
     /// Asynchronous events.
     pub events: events::Events<Ticket>,
-    /// Commands that failed.
+    /// The log of failed commands.
     pub errors: error_log::ErrorLog,
-    /// Namespaces that changed since the host last read the list.
+    /// Namespaces that have changed since the host last read the list.
     pub changed_namespaces: BTreeSet<u32>,
     /// Reservation notifications for the host.
     pub notifications: notification::Notifications,
-    /// When the host last gave a sign of life, on the host's clock in nanoseconds.
+    /// Time of the host's last admin command, in nanoseconds.
     pub heard_ns: u64,
-    /// Its host seems to have been silent too long, and is listened to once more.
+    /// Whether its host seems to have been silent too long. The target checks the sockets once more before it ends the controller.
     pub is_suspect: bool,
 }
 
@@ -67,14 +67,14 @@ pub struct Controller {
 pub struct QueueId {
     /// Index of the poll group.
     pub group: usize,
-    /// Number, never used twice.
+    /// Number of the qpair, never used twice.
     pub number: u64,
 }
 
-/// A request that waits for its answer in its poll group.
+/// The name of a request that is parked in its poll group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// The queue it came on.
+    /// The queue of the request.
     pub queue: QueueId,
     /// Number in the poll group, never used twice.
     pub number: u64,
@@ -83,7 +83,7 @@ pub struct Ticket {
 }
 
 impl Controller {
-    /// Number of I/O queues that are connected.
+    /// Number of connected I/O queues.
     pub fn num_io_queues(&self) -> usize {
         self.queues.keys().filter(|qid| **qid != 0).count()
     }
@@ -98,7 +98,7 @@ impl Controller {
         self.queues.iter().filter(|(qid, _)| **qid != 0).map(|(_, queue)| *queue)
     }
 
-    /// A namespace appeared, went or changed: the request to answer, if one waits.
+    /// Records that a namespace was added, removed or changed. Returns the request to answer, if one waits.
     pub fn namespace_changed(&mut self, nsid: u32) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Io {
             return None;
@@ -108,7 +108,7 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
-    /// The ANA log changed: the request to answer, if one waits.
+    /// Records that the ANA log has changed. Returns the request to answer, if one waits.
     pub fn ana_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Io {
             return None;
@@ -117,7 +117,7 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
-    /// Something happened to a reservation of a namespace: the request to answer, if one waits.
+    /// Records a notification about the reservation of a namespace. Returns the request to answer, if one waits.
     pub fn reservation_changed(
         &mut self,
         notification: Notification,
@@ -130,7 +130,7 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
-    /// The discovery log changed: the request to answer, if one waits.
+    /// Records that the discovery log has changed. Returns the request to answer, if one waits.
     pub fn discovery_changed(&mut self) -> Option<(Ticket, AsyncEvent)> {
         if !self.csts.rdy || self.kind != ControllerKind::Discovery {
             return None;
@@ -139,7 +139,7 @@ impl Controller {
         self.events.notify(event).map(|request| (request, event))
     }
 
-    /// A controller reset: features and events as new. The requests to abort.
+    /// Resets features and events for a controller reset. Returns the requests to abort.
     pub fn reset(&mut self) -> Vec<Ticket> {
         self.features = features::Features::new(self.features.kato_ms);
         self.changed_namespaces.clear();

@@ -4,26 +4,26 @@ use drivebay_spec_nvme::NSID_ALL;
 use drivebay_spec_nvme::reservation::{Notification, notification_page};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Notifications that wait for the host at once; the oldest ones go.
+/// Most notifications that wait for the host. More push out the oldest ones.
 const WAITING_MAX: usize = 64;
 
 /// The notifications of a controller.
 #[derive(Debug, Default)]
 pub struct Notifications {
-    /// With the count of the log page, and the namespace.
+    /// The log page count, the notification, and the namespace.
     waiting: VecDeque<(u64, Notification, u32)>,
     count: u64,
-    /// Bits of what a host does not want to hear, by namespace.
+    /// The masked notifications, as bits, by namespace.
     masks: BTreeMap<u32, u32>,
 }
 
 impl Notifications {
-    /// Something happened to a reservation; whether the host wants to hear of it.
+    /// Adds a notification. Returns `false` if the host has masked it.
     pub fn add(&mut self, notification: Notification, nsid: u32) -> bool {
         if self.mask(nsid) & notification.mask_bit() != 0 {
             return false;
         }
-        // 0 means that there is no page.
+        // A count of 0 means an empty page.
         self.count = self.count.wrapping_add(1).max(1);
         if self.waiting.len() == WAITING_MAX {
             self.waiting.pop_front();
@@ -32,7 +32,7 @@ impl Notifications {
         true
     }
 
-    /// The log page: the oldest notification.
+    /// The log page, with the oldest notification.
     pub fn page(&self) -> [u8; 64] {
         match self.waiting.front() {
             Some((count, notification, nsid)) => {
@@ -42,17 +42,17 @@ impl Notifications {
         }
     }
 
-    /// The host has read the page: the next one follows.
+    /// Removes the notification that the host has read.
     pub fn was_read(&mut self) {
         self.waiting.pop_front();
     }
 
-    /// What a host does not want to hear of a namespace.
+    /// The mask of a namespace.
     pub fn mask(&self, nsid: u32) -> u32 {
         self.masks.get(&nsid).or_else(|| self.masks.get(&NSID_ALL)).copied().unwrap_or(0)
     }
 
-    /// Sets that, for a namespace or for all of them.
+    /// Sets the mask of a namespace, or of all namespaces.
     pub fn set_mask(&mut self, nsid: u32, mask: u32) {
         if nsid == NSID_ALL {
             self.masks.clear();

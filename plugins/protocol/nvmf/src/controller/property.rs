@@ -6,28 +6,28 @@ use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::fabrics::{PropertyGet, PropertySet};
 use drivebay_spec_nvme::property::{Cap, Cc, Csts, Version, css, offset, shn, shst};
 
-/// The version this controller keeps to.
+/// The NVMe version of the controller.
 pub const VERSION: Version = Version::V1_4;
-/// Longest time to become ready, in 500 ms: 15 s.
+/// CAP.TO: longest time to become ready, in units of 500 ms.
 const TIMEOUT: u8 = 30;
 /// Sizes of queue entries, as powers of two.
 const IOSQES: u8 = 6;
 const IOCQES: u8 = 4;
 
-/// What a write to a property did.
+/// The effect of a write to a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing beyond the value.
+    /// Only the value changes.
     None,
-    /// The controller is ready now.
+    /// The controller is ready.
     Enabled,
-    /// A controller reset: its I/O queues go, its admin state is as new.
+    /// The controller is reset: its I/O queues end, and its admin state is new.
     Reset,
-    /// The controller is shut down: its I/O queues go.
+    /// The controller is shut down: its I/O queues end.
     ShutDown,
 }
 
-/// Reads a property: its value, or why not.
+/// Reads a property. The error is the status of the command.
 pub fn get(controller: &Controller, get: PropertyGet) -> Result<u64, Status> {
     match (get.offset, get.wide) {
         (offset::CAP, true) => Ok(capabilities(controller).bits()),
@@ -38,7 +38,7 @@ pub fn get(controller: &Controller, get: PropertyGet) -> Result<u64, Status> {
     }
 }
 
-/// Writes a property; only CC can be written.
+/// Writes a property. Only CC can be written. The error is the status of the command.
 pub fn set(controller: &mut Controller, set: PropertySet) -> Result<Effect, Status> {
     if (set.offset, set.wide) != (offset::CC, false) {
         return Err(Status::INVALID_FIELD.with_dnr());

@@ -1,11 +1,11 @@
-//! Copy: source ranges are read into a buffer and written to their destination, range after range. NVM Command Set 1.0, section 3.2.2.
+//! Copy: reads each source range into a buffer and writes it to its destination. NVM Command Set 1.0, section 3.2.2.
 //!
-//! A poll group has one buffer and executes one Copy at a time; the others wait in their order. The next range begins in a later round, so
-//! a long Copy holds up nobody.
+//! A poll group has one buffer and executes one Copy at a time; other Copies wait in order. Each range begins in a later round than the
+//! range before, so a long Copy does not delay other commands.
 
 use super::namespace::Chores;
-use super::path::{GONE, end};
-use super::{LocalNamespace, Nvmf, Phase, finish};
+use super::path::{end, stop_status};
+use super::{LocalNamespace, Nvmf, finish, reservation};
 use crate::io::{self, CopyPlan};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
 use drivebay_sdk::buf::{self, Buf};
@@ -18,10 +18,11 @@ use std::rc::Rc;
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     waiting: VecDeque<Waiting>,
-    /// The one that executes, between two of its ranges.
+    /// The Copy that executes, while it is between two ranges.
     ready: Option<Box<Job>>,
+    /// Whether a Copy executes.
     is_busy: bool,
-    /// Kept from one Copy to the next.
+    /// The buffer, while no Copy has it.
     buf: Option<Buf>,
 }
 
@@ -37,10 +38,10 @@ struct Waiting {
 struct Job {
     buf: Buf,
     request: Request<Nvmf>,
-    /// As in [`super::pieces`], it stays with the namespace that it began on.
+    /// The namespace where the Copy began. See [`super::pieces`].
     namespace: Rc<LocalNamespace>,
     sources: VecDeque<Range>,
-    /// Where the next source goes.
+    /// First block of the next source's destination.
     to: u64,
     flags: IoFlags,
 }
@@ -51,24 +52,47 @@ impl AsMut<Buf> for Job {
     }
 }
 
-impl Copies {
-    pub(super) fn is_idle(&self) -> bool {
-        self.ready.is_none() && (self.is_busy || self.waiting.is_empty())
+impl Waiting {
+    fn stop_status(&self) -> Option<Status> {
+        stop_status(&self.request, &self.namespace)
     }
 }
 
-/// Begins a Copy, or has it wait for its turn.
+impl Copies {
+    /// Whether [`step`] has nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ready.is_none()
+            && (self.is_busy || self.waiting.is_empty())
+            && self.waiting.iter().all(|one| one.stop_status().is_none())
+    }
+
+    /// Removes a Copy that must not begin any more, with its status. It may wait behind a Copy whose bdev never answers, so its turn
+    /// may never come.
+    fn take_stopped(&mut self) -> Option<(Request<Nvmf>, Status)> {
+        let mut waiting = self.waiting.iter().enumerate();
+        let (place, status) = waiting.find_map(|(place, one)| Some((place, one.stop_status()?)))?;
+        let Waiting { request, .. } = self.waiting.remove(place)?;
+        Some((request, status))
+    }
+}
+
+/// Queues a Copy.
 pub(super) fn begin(request: Request<Nvmf>, namespace: &Rc<LocalNamespace>, plan: CopyPlan) {
     let chores = Rc::clone(&request.qpair().group().chores);
     let namespace = Rc::clone(namespace);
     chores.copies.borrow_mut().waiting.push_back(Waiting { request, namespace, plan });
 }
 
-/// Does one step of a round; whether there was one.
+/// Does the step of a round. Returns whether there was one.
 pub(super) fn step(chores: &Rc<Chores>) -> bool {
     let ready = chores.copies.borrow_mut().ready.take();
     if let Some(job) = ready {
         next_range(job);
+        return true;
+    }
+    let stopped = chores.copies.borrow_mut().take_stopped();
+    if let Some((request, status)) = stopped {
+        finish(request, status, 0);
         return true;
     }
     let mut copies = chores.copies.borrow_mut();
@@ -94,7 +118,7 @@ pub(super) fn step(chores: &Rc<Chores>) -> bool {
                 flags,
             }));
         }
-        // No memory now: the host may try again.
+        // There is no memory now. The host may try again.
         Err(_) => finish(request, Status::NAMESPACE_NOT_READY, 0),
     }
     true
@@ -105,11 +129,8 @@ fn next_range(mut job: Box<Job>) {
     let Some(source) = job.sources.front().copied() else {
         return over(*job, |request| end(request, IoResult::new(drivebay_sdk::Status::SUCCESS)));
     };
-    if job.request.qpair().state().phase.get() == Phase::Ended {
-        return over(*job, |request| finish(request, Status::ABORTED_SQ_DELETION, 0));
-    }
-    if job.namespace.is_ending() {
-        return over(*job, |request| finish(request, GONE, 0));
+    if let Some(status) = stop_status(&job.request, &job.namespace) {
+        return over(*job, |request| finish(request, status, 0));
     }
     let namespace = Rc::clone(&job.namespace);
     let block_size = u64::from(namespace.geometry.get().block_size);
@@ -118,21 +139,25 @@ fn next_range(mut job: Box<Job>) {
     namespace.submit(Op::Read(source), IoFlags::NONE, job, was_read);
 }
 
-/// A source is in the buffer.
+/// Writes the source that is in the buffer now.
 fn was_read(job: Box<Job>, result: IoResult) {
     let (namespace, flags) = (Rc::clone(&job.namespace), job.flags);
     match job.sources.front().copied() {
+        Some(_) if result.status.is_success() && reservation::forbids(&namespace, &job.request) => {
+            let conflict = Status::RESERVATION_CONFLICT.with_dnr();
+            over(*job, |request| finish(request, conflict, 0));
+        }
         Some(source) if result.status.is_success() => {
             let to = Range::new(job.to, source.nblocks);
             namespace.submit(Op::Write(to), flags, job, was_written);
         }
         _ => over(*job, |request| end(request, result)),
     }
-    // Only now: a namespace that ends gives its channel back when nothing is in flight.
+    // Only after the write is submitted, because an ending namespace puts its channel when no I/O is in flight.
     namespace.leave();
 }
 
-/// A source is where it belongs.
+/// A source has been written. The next one follows in a later round.
 fn was_written(mut job: Box<Job>, result: IoResult) {
     job.namespace.leave();
     if !result.status.is_success() {
@@ -145,7 +170,7 @@ fn was_written(mut job: Box<Job>, result: IoResult) {
     chores.copies.borrow_mut().ready = Some(job);
 }
 
-/// Ends a Copy: the next one may begin.
+/// Ends a Copy, so that the next one may begin.
 fn over(job: Job, end: impl FnOnce(Request<Nvmf>)) {
     let Job { buf, request, .. } = job;
     let chores = Rc::clone(&request.qpair().group().chores);

@@ -1,8 +1,8 @@
 //! A poll group: the queues of one thread, and its copy of the namespaces.
 //!
-//! The I/O path stays here: a command is planned by [`crate::io`], goes down by this thread's channel of the bdev, and comes back to the
-//! same queue. It reads nothing that another thread writes. Admin and Connect commands are parked and go to the app thread as messages;
-//! so do news of queues. What the app thread changes comes as messages too ([`Group::add_namespace`] …).
+//! An I/O stays on this thread. [`crate::io`] plans the command, the thread's channel of the bdev executes it, and the queue gets the
+//! answer. The I/O path reads nothing that another thread writes. Admin, Connect and reservation commands are parked, and go to the app thread as
+//! messages. The app thread sends its changes as messages, too ([`Group::add_namespace`] …).
 
 mod copy;
 mod namespace;
@@ -33,11 +33,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The target, as the SDK knows it.
+/// The target's type for the SDK.
 #[derive(Debug)]
 pub struct Nvmf;
 
-/// One poll group's state.
+/// The state of one poll group.
 #[derive(Debug)]
 pub struct Group {
     index: usize,
@@ -50,7 +50,7 @@ pub struct Group {
     counters: Counters,
 }
 
-/// What `nvmf_get_stats` tells of a poll group.
+/// The counters of a poll group for `nvmf_get_stats`.
 #[derive(Debug, Default)]
 pub struct Counters {
     admin_qpairs: Cell<u32>,
@@ -63,23 +63,23 @@ pub struct Counters {
 pub struct Stats {
     /// Index of the group.
     pub index: usize,
-    /// Admin queues ever.
+    /// Admin queues since the start.
     pub admin_qpairs: u32,
-    /// I/O queues ever.
+    /// I/O queues since the start.
     pub io_qpairs: u32,
     /// Admin queues now.
     pub current_admin_qpairs: u32,
     /// I/O queues now.
     pub current_io_qpairs: u32,
-    /// Connections that are no queues yet.
+    /// Connections that are not queues yet.
     pub current_unassociated_qpairs: u32,
     /// I/Os in the bdevs.
     pub pending_bdev_io: u64,
-    /// I/Os that were completed.
+    /// Completed I/Os.
     pub completed_nvme_io: u64,
 }
 
-/// A Connect on its way to the app thread.
+/// A Connect that a poll group sends to the app thread.
 #[derive(Debug)]
 pub struct ConnectRequest {
     /// Names the request.
@@ -88,11 +88,11 @@ pub struct ConnectRequest {
     pub command: Command,
     /// Its data.
     pub data: Vec<u8>,
-    /// The transport it came by.
+    /// The transport of the connection.
     pub transport_id: u64,
-    /// Where the host connected to.
+    /// The address that the host connected to.
     pub local: Address,
-    /// Where the host is.
+    /// The address of the host.
     pub peer: Address,
 }
 
@@ -135,7 +135,7 @@ impl Target for Nvmf {
 }
 
 impl Group {
-    /// A group without queues. `[group's thread]`
+    /// Creates a group without queues. `[group's thread]`
     pub fn new(index: usize, app: Resident<App>) -> Self {
         let chores = Rc::new(Chores::default());
         let poller = Poller::register("nvmf_chores", 0, DoChores(Rc::clone(&chores)));
@@ -163,7 +163,7 @@ impl Group {
         QueueId { group: self.index, number: qpair.number() }
     }
 
-    /// Keeps a request until its answer comes.
+    /// Parks a request until the app thread answers it.
     fn park(&self, qpair: &Qpair<Nvmf>, request: Request<Nvmf>) -> Ticket {
         let number = self.next_ticket.replace(self.next_ticket.get() + 1);
         let cid = Command::parse(request.command()).cid();
@@ -176,7 +176,7 @@ impl Group {
         qpair.state().unpark(ticket.number)
     }
 
-    /// The answer to a parked request; none if its queue has ended meanwhile.
+    /// Completes a parked request. Does nothing if its queue has ended.
     pub fn answer(&self, ticket: Ticket, answer: &Answer) {
         let Some(mut request) = self.unpark(ticket) else { return };
         if request.transfer() == Transfer::ToHost {
@@ -185,7 +185,7 @@ impl Group {
         finish(request, answer.status, answer.result);
     }
 
-    /// A Connect was accepted: the connection is a queue from now on.
+    /// Completes a Connect and makes the connection a queue.
     pub fn admit(
         &self,
         ticket: Ticket,
@@ -205,14 +205,14 @@ impl Group {
         if admitted.has_flow_control {
             finish(request, Status::SUCCESS, admitted.dw0().into());
         } else {
-            // FFFFh here and only here says that there is no flow control. NVMe over Fabrics 1.1, section 3.3.
+            // FFFFh in this completion, and only here, means no flow control. NVMe over Fabrics 1.1, section 3.3.
             let completion =
                 Completion { sqhd: 0xffff, ..Completion::new(ticket.cid, Status::SUCCESS) };
             request.complete(completion.with_dw0(admitted.dw0()).encode());
         }
     }
 
-    /// A Connect was refused: the connection may try again.
+    /// Refuses a Connect. The connection may try again.
     pub fn refuse(&self, ticket: Ticket, status: Status, dw0: u32) {
         let Some(request) = self.unpark(ticket) else { return };
         request.qpair().state().phase.set(Phase::New);
@@ -232,7 +232,7 @@ impl Group {
         Rc::clone(subsystems.entry(nqn.to_owned()).or_default())
     }
 
-    /// Forgets a subsystem that has no queue and no namespace left.
+    /// Removes a subsystem without queues and namespaces.
     pub fn forget_subsystem(&self, nqn: &str) {
         self.subsystems.borrow_mut().remove(nqn);
     }
@@ -240,7 +240,7 @@ impl Group {
     /// Adds a namespace, with this thread's channel of its bdev.
     ///
     /// # Errors
-    /// What the bdev's module answers.
+    /// The error of the bdev's module.
     pub fn add_namespace(
         &self,
         nqn: &str,
@@ -261,12 +261,12 @@ impl Group {
         }
     }
 
-    /// Sets how a listener serves the ANA groups, or forgets a listener that is gone.
+    /// Sets how a listener serves the ANA groups; `None` removes the listener.
     pub fn set_access(&self, nqn: &str, portid: u16, access: Option<Access>) {
         self.subsystem(nqn).set_access(portid, access);
     }
 
-    /// Takes a namespace away: no I/O begins any more; `reply` once those in flight have ended and the channel is put.
+    /// Removes a namespace. No further I/O begins. Sends `reply` when no I/O is in flight and the channel is put.
     pub fn remove_namespace(&self, nqn: &str, nsid: u32, reply: Reply) {
         let subsystem = self.subsystem(nqn);
         match subsystem.find(nsid) {
@@ -278,7 +278,7 @@ impl Group {
         }
     }
 
-    /// A namespace has another size.
+    /// Changes the size of a namespace.
     pub fn resize_namespace(&self, nqn: &str, nsid: u32, geometry: Geometry) {
         if let Some(namespace) = self.subsystem(nqn).find(nsid) {
             namespace.geometry.set(geometry);
@@ -306,7 +306,7 @@ impl Group {
     }
 }
 
-/// Completes a request; `result` is DW0 and DW1.
+/// Completes a request. `result` is DW0 and DW1.
 #[inline]
 pub fn finish(request: Request<Nvmf>, status: Status, result: u64) {
     let [_, _, cid_low, cid_high, ..] = *request.command();

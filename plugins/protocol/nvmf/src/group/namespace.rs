@@ -1,4 +1,4 @@
-//! One thread's copy of a subsystem's namespaces, with its channels.
+//! A thread's copy of a subsystem's namespaces, with its channels.
 
 use super::copy::{self, Copies};
 use super::pieces::{self, LongCommands};
@@ -13,37 +13,37 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-/// A subsystem, as one thread knows it.
+/// A thread's copy of a subsystem.
 #[derive(Debug, Default)]
 pub struct LocalSubsystem {
     /// By number.
     namespaces: RefCell<Vec<Option<Rc<LocalNamespace>>>>,
-    /// How the listeners serve the ANA groups, by the listener's number.
+    /// How each listener serves the ANA groups, by the listener's number.
     access: RefCell<BTreeMap<u16, Rc<LocalAccess>>>,
 }
 
-/// How a listener serves the ANA groups, as one thread knows it.
+/// A thread's copy of how a listener serves the ANA groups.
 #[derive(Debug)]
 pub struct LocalAccess {
-    /// There is a group whose I/O is refused. While there is none, an I/O looks at nothing else.
+    /// Whether the listener refuses the I/O of any group. If not, an I/O reads only this flag.
     refuses_any: Cell<bool>,
     access: RefCell<Access>,
 }
 
-/// A namespace, as one thread knows it: Serving → Ending (no I/O begins) → gone, once nothing is in flight.
+/// A thread's copy of a namespace. Its states: serving → ending (no I/O begins) → gone (no I/O is in flight).
 pub struct LocalNamespace {
-    /// What I/O is checked against.
+    /// I/O is checked against this.
     pub geometry: Cell<Geometry>,
     /// ANA group.
     pub anagrpid: Cell<u32>,
-    /// What long commands are checked against.
+    /// Long commands are checked against these.
     pub limits: CommandLimits,
-    /// Whom its reservation keeps out.
+    /// Its reservation.
     pub guard: Guard,
     channel: RefCell<Option<Channel>>,
     in_flight: Cell<u64>,
     is_ending: Cell<bool>,
-    /// Somebody waits until no I/O is in flight.
+    /// Whether an operation waits until no I/O is in flight.
     is_watched: Cell<bool>,
     draining: RefCell<Vec<Reply>>,
     is_dirty: Cell<bool>,
@@ -60,14 +60,14 @@ impl fmt::Debug for LocalNamespace {
 }
 
 impl LocalSubsystem {
-    /// Runs `body` with a namespace, be it ending; `None` when there is none.
+    /// Runs `body` with a namespace, even an ending one; `None` when it does not exist.
     #[inline]
     pub fn with<V>(&self, nsid: u32, body: impl FnOnce(&Rc<LocalNamespace>) -> V) -> Option<V> {
-        // Shared for the time of a submit: the table changes between rounds only.
+        // Borrowed during a submit. The table changes only between rounds.
         self.namespaces.borrow().get(nsid as usize)?.as_ref().map(body)
     }
 
-    /// The namespace, be it ending.
+    /// The namespace, even an ending one.
     pub fn find(&self, nsid: u32) -> Option<Rc<LocalNamespace>> {
         self.with(nsid, Rc::clone)
     }
@@ -84,7 +84,7 @@ impl LocalSubsystem {
         }
     }
 
-    /// Removes one that has ended.
+    /// Removes a namespace that has ended.
     pub fn remove(&self, nsid: u32) {
         if let Some(place) = self.namespaces.borrow_mut().get_mut(nsid as usize) {
             *place = None;
@@ -97,12 +97,12 @@ impl LocalSubsystem {
         namespaces.iter().flatten().map(|namespace| namespace.in_flight.get()).sum()
     }
 
-    /// How a listener serves the ANA groups; `None` when it serves all of them.
+    /// How a listener serves the ANA groups; `None` for an unknown listener.
     pub fn access(&self, portid: u16) -> Option<Rc<LocalAccess>> {
         self.access.borrow().get(&portid).cloned()
     }
 
-    /// Sets how a listener serves the ANA groups, or forgets a listener that is gone.
+    /// Sets how a listener serves the ANA groups; `None` removes the listener.
     pub fn set_access(&self, portid: u16, access: Option<Access>) {
         let mut all = self.access.borrow_mut();
         match access {
@@ -125,7 +125,7 @@ impl LocalAccess {
         self.access.replace(access);
     }
 
-    /// How the I/O of a namespace ends without being done; `None` when it is served.
+    /// The status with which the I/O of a namespace is refused; `None` when it is served.
     #[inline]
     pub fn refusal(&self, namespace: &LocalNamespace) -> Option<Status> {
         if self.refuses_any.get() { self.refusal_of(namespace.anagrpid.get()) } else { None }
@@ -138,7 +138,7 @@ impl LocalAccess {
 }
 
 impl LocalNamespace {
-    /// A namespace that serves.
+    /// Creates a namespace that serves.
     pub fn new(
         namespace: &Namespace,
         limits: CommandLimits,
@@ -161,13 +161,13 @@ impl LocalNamespace {
         })
     }
 
-    /// Whether no I/O begins any more.
+    /// Whether further I/O is refused.
     #[inline]
     pub fn is_ending(&self) -> bool {
         self.is_ending.get()
     }
 
-    /// Sends an I/O down, with the context's data. `done` as in [`Channel::submit`]; it calls [`leave`](Self::leave).
+    /// Submits an I/O with the data of the context. `done` as in [`Channel::submit`]; it must call [`leave`](Self::leave).
     #[inline]
     pub fn submit<C, F>(self: &Rc<Self>, op: Op, flags: IoFlags, context: C, done: F)
     where
@@ -183,7 +183,7 @@ impl LocalNamespace {
         }
     }
 
-    /// An I/O has ended.
+    /// Counts an I/O as ended.
     #[inline]
     pub fn leave(self: &Rc<Self>) {
         self.in_flight.set(self.in_flight.get() - 1);
@@ -192,7 +192,7 @@ impl LocalNamespace {
         }
     }
 
-    /// Answers when no I/O is in flight, if only for a moment.
+    /// Sends `reply` when no I/O is in flight, even if only for a moment.
     pub fn drain(self: &Rc<Self>, reply: Reply) {
         self.draining.borrow_mut().push(reply);
         self.watch();
@@ -205,7 +205,7 @@ impl LocalNamespace {
         }
     }
 
-    /// Lets no I/O begin any more; `ended` once those in flight have ended and the channel is put.
+    /// Refuses further I/O. Calls `ended` when no I/O is in flight and the channel is put.
     pub fn end(self: &Rc<Self>, ended: impl FnOnce() + 'static) {
         self.is_ending.set(true);
         self.ended.replace(Some(Box::new(ended)));
@@ -213,14 +213,14 @@ impl LocalNamespace {
     }
 }
 
-/// What a group does between rounds, when nothing of it is on the stack: a completion is no place to put a channel.
+/// Work that a group does between rounds, outside of completions: a completion must not put a channel.
 #[derive(Debug, Default)]
 pub struct Chores {
-    /// Namespaces that had a burst of submits.
+    /// Namespaces with submits since the last round.
     dirty: RefCell<Vec<Rc<LocalNamespace>>>,
     /// Namespaces whose last I/O has ended.
     drained: RefCell<Vec<Rc<LocalNamespace>>>,
-    /// Commands that go down in pieces.
+    /// Commands that are done in pieces.
     pub(super) long: RefCell<LongCommands>,
     /// Copy commands.
     pub(super) copies: RefCell<Copies>,
@@ -243,7 +243,7 @@ impl Chores {
     }
 }
 
-/// The poller that does them.
+/// The poller that does this work.
 #[derive(Debug)]
 pub(super) struct DoChores(pub(super) Rc<Chores>);
 

@@ -1,4 +1,4 @@
-//! The way of a command: from the fabric to the bdev and back, or to the app thread.
+//! The path of a command: from the fabric to the bdev and back, or to the app thread.
 
 use super::pieces::{Kind, SHORT_BYTES};
 use super::reservation;
@@ -12,12 +12,12 @@ use drivebay_spec_nvme::{Command, Status, nvm};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// The longest data that an admin command of ours reads, in bytes: a feature's.
+/// Most bytes of data that an admin command reads: those of a feature.
 const ADMIN_DATA_MAX: usize = 4096;
-/// Answers a command for a namespace that does not exist or is being removed.
-pub(super) const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+/// The status for a namespace that does not exist or is being removed.
+const GONE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
-/// A request came on a queue.
+/// Executes a request of a queue.
 #[inline]
 pub(super) fn exec(qpair: &Qpair<Nvmf>, request: Request<Nvmf>) {
     let queue = qpair.state();
@@ -51,7 +51,7 @@ fn connect(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
     group.app.send(move |app| app.connect(connect));
 }
 
-/// An admin command: the app thread has what it is about.
+/// Sends an admin command to the app thread, which owns the controllers.
 fn forward(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: Command) {
     let (group, len) = (qpair.group(), request.len());
     let data = match request.transfer() {
@@ -79,7 +79,7 @@ fn io(qpair: &Qpair<Nvmf>, request: Request<Nvmf>, command: &Command) {
     let mut request = Some(request);
     if let Some(subsystem) = queue.subsystem() {
         subsystem.with(command.nsid(), |namespace| {
-            // One that ends leaves the request where it is.
+            // An ending namespace leaves the request here, for GONE below.
             if namespace.is_ending() {
                 return;
             }
@@ -107,9 +107,7 @@ fn start(
     command: &Command,
 ) {
     let queue = qpair.state();
-    if namespace.guard.is_reserved()
-        && !namespace.guard.admits(&queue.hostid.get(), command.opcode())
-    {
+    if reservation::forbids(namespace, &request) {
         return finish(request, Status::RESERVATION_CONFLICT.with_dnr(), 0);
     }
     let max_len = queue.max_io_size.get();
@@ -118,7 +116,7 @@ fn start(
     let (op, flags) = match io::plan(command, &geometry, request.len(), max_len) {
         Ok(Plan::Read(range)) => {
             if geometry.keeps_no_data {
-                request.send_zeroes(); // The memory holds what its last owner left, and the bdev lets it be.
+                request.send_zeroes(); // The memory holds data of its last owner, and the bdev does not fill it.
             }
             (Op::Read(range), IoFlags::NONE)
         }
@@ -137,7 +135,7 @@ fn start(
     namespace.submit(op, flags, request, ended);
 }
 
-/// The bdev has done what a command asked for.
+/// The bdev has executed a command.
 #[inline]
 fn ended(mut request: Request<Nvmf>, result: IoResult) {
     leave(&request, LocalNamespace::leave);
@@ -148,7 +146,7 @@ fn ended(mut request: Request<Nvmf>, result: IoResult) {
     end(request, result);
 }
 
-/// Unmaps the ranges of a Dataset Management, piece after piece.
+/// Unmaps the ranges of a Dataset Management piece by piece.
 fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, num_ranges: usize) {
     let data = request.read_data(num_ranges * nvm::DsmRange::LEN);
     let geometry = namespace.geometry.get();
@@ -158,7 +156,7 @@ fn deallocate(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, num_ranges
     }
 }
 
-/// Copies the ranges of a Copy, one after the other.
+/// Checks the ranges of a Copy and starts it.
 fn begin_copy(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: nvm::CopyCommand) {
     let data = request.read_data(command.num_ranges() * nvm::CopyRange::LEN);
     match io::copy(command, &data, &namespace.geometry.get()) {
@@ -167,7 +165,7 @@ fn begin_copy(namespace: &Rc<LocalNamespace>, request: Request<Nvmf>, command: n
     }
 }
 
-/// Zeroes blocks: a long command piece after piece.
+/// Writes zeroes. A long command is done piece by piece.
 fn write_zeroes(
     namespace: &Rc<LocalNamespace>,
     request: Request<Nvmf>,
@@ -195,7 +193,19 @@ fn begin_long(
     chores.long.borrow_mut().begin(request, namespace, kind, ranges);
 }
 
-/// Lets `leave` count an I/O as ended at its namespace.
+/// How a command of several steps ends when its next step must not begin: its queue or its namespace has ended, or a reservation forbids
+/// it since it began. `None` when the step may begin.
+pub(super) fn stop_status(request: &Request<Nvmf>, namespace: &LocalNamespace) -> Option<Status> {
+    if request.qpair().state().phase.get() == Phase::Ended {
+        return Some(Status::ABORTED_SQ_DELETION);
+    }
+    if namespace.is_ending() {
+        return Some(GONE);
+    }
+    reservation::forbids(namespace, request).then_some(Status::RESERVATION_CONFLICT.with_dnr())
+}
+
+/// Runs `leave`, which counts an I/O as ended, with the namespace of a request.
 #[inline]
 pub(super) fn leave<V>(
     request: &Request<Nvmf>,

@@ -1,27 +1,27 @@
-//! Long commands go down in pieces: deallocation and zeroes of any length are one command, and a bdev in memory would keep the thread
-//! from everything else until it has ended.
+//! Long commands are done in pieces. One command can deallocate or zero blocks of any length, and a bdev in memory would block the thread
+//! until the whole command has ended.
 //!
-//! A command's next piece goes down in a later round than the piece before, after all that other queues have brought meanwhile, and
-//! a round submits no more once it has submitted [`ROUND_BYTES`].
+//! The next piece of a command is submitted in a later round than the piece before, after new commands of other queues. A round stops
+//! when it has submitted [`ROUND_BYTES`].
 
 use super::namespace::Chores;
-use super::path::{GONE, end, leave};
-use super::{LocalNamespace, Nvmf, Phase, finish};
+use super::path::{end, leave, stop_status};
+use super::{LocalNamespace, Nvmf, finish};
 use drivebay_sdk::bdev::{IoFlags, IoResult, Op, Range};
 use drivebay_sdk::nvmf::protocol::Request;
 use drivebay_spec_nvme::Status;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Length of a piece at most, in bytes, and pieces end at multiples of it. Only an unmap of a whole unit between two of the bdev's
-/// optimal boundaries is longer: a thin volume gives back a cluster only when one unmap covers it.
+/// Most bytes of a piece; pieces end at multiples of this. Only an unmap of a whole unit between two optimal boundaries of the bdev is
+/// longer, because a thin volume frees a cluster only when one unmap covers it.
 const PIECE_BYTES: u64 = 4 << 20;
 /// Bytes after which a round ends.
 const ROUND_BYTES: u64 = PIECE_BYTES;
-/// A command that is no longer goes down as it is.
+/// A command up to this length is submitted as one I/O.
 pub(super) const SHORT_BYTES: u64 = 128 << 10;
 
-/// What the pieces do.
+/// The operation of the pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Unmap,
@@ -39,34 +39,33 @@ struct Piece {
 /// A long command.
 #[derive(Debug)]
 struct LongCommand {
-    /// Between two pieces the namespace may be removed and its number given to another bdev. The command stays with the
-    /// namespace that it began on.
+    /// The namespace where the command began. Between two pieces it may be removed, and another bdev may get its number.
     namespace: Rc<LocalNamespace>,
     kind: Kind,
     left: Pieces,
 }
 
-/// The ranges that are left of a long command.
+/// The remaining ranges of a long command.
 #[derive(Debug)]
 struct Pieces {
     ranges: VecDeque<Range>,
     blocks_per_piece: u64,
-    /// Blocks of as many units as fit a piece, at least one; 0: there is none.
+    /// Blocks of as many units as fit into a piece, at least one; 0 without units.
     blocks_per_unit: u64,
 }
 
 /// The long commands of a poll group.
 #[derive(Debug, Default)]
 pub(super) struct LongCommands {
-    /// Those whose next piece may go down.
+    /// The commands whose next piece may be submitted.
     ready: VecDeque<Request<Nvmf>>,
-    /// By the word of their request.
+    /// All commands, by the word of their request.
     commands: BTreeMap<u64, LongCommand>,
     last: u64,
 }
 
 impl Pieces {
-    /// `boundary`: blocks of a unit that goes down whole; 0: there is none.
+    /// `boundary`: blocks of a unit that is submitted whole; 0 without units.
     fn new(ranges: VecDeque<Range>, block_size: u32, boundary: u32) -> Self {
         let blocks_per_piece = (PIECE_BYTES / u64::from(block_size.max(1))).max(1);
         let boundary = u64::from(boundary);
@@ -86,7 +85,7 @@ impl Pieces {
     }
 }
 
-/// Blocks of the piece with which `left` begins.
+/// Number of blocks of the first piece of `left`.
 fn piece_len(left: Range, per_piece: u64, per_unit: u64) -> u64 {
     let to_piece_end = left.nblocks.min(per_piece - left.lba % per_piece);
     if per_unit == 0 {
@@ -98,7 +97,7 @@ fn piece_len(left: Range, per_piece: u64, per_unit: u64) -> u64 {
 }
 
 impl LongCommands {
-    /// Begins a command: its first piece goes down in this round or a later one.
+    /// Starts a command. Its first piece is submitted in this round or a later one.
     pub(super) fn begin(
         &mut self,
         mut request: Request<Nvmf>,
@@ -120,7 +119,7 @@ impl LongCommands {
         self.ready.is_empty()
     }
 
-    /// The next command, and its next piece, if it has one.
+    /// Returns the next command, and its next piece if it has one.
     fn next(&mut self) -> Option<(Request<Nvmf>, Option<Piece>)> {
         let request = self.ready.pop_front()?;
         let piece = self.commands.get_mut(&request.word()).and_then(|command| {
@@ -132,7 +131,7 @@ impl LongCommands {
     }
 }
 
-/// Submits the pieces of a round; whether there were any.
+/// Submits the pieces of a round. Returns whether there were any.
 pub(super) fn submit_round(chores: &Rc<Chores>) -> bool {
     let (mut did, mut bytes) = (false, 0);
     while bytes < ROUND_BYTES {
@@ -146,14 +145,10 @@ pub(super) fn submit_round(chores: &Rc<Chores>) -> bool {
     did
 }
 
-/// Submits a piece, or ends the command where nothing may begin any more; the bytes that went down.
+/// Submits a piece, or ends the command when the piece must not begin. Returns the submitted bytes.
 fn submit(request: Request<Nvmf>, Piece { namespace, kind, range }: &Piece) -> u64 {
-    if request.qpair().state().phase.get() == Phase::Ended {
-        finish_between(request, Status::ABORTED_SQ_DELETION);
-        return 0;
-    }
-    if namespace.is_ending() {
-        finish_between(request, GONE);
+    if let Some(status) = stop_status(&request, namespace) {
+        finish_between(request, status);
         return 0;
     }
     let (op, flags) = match *kind {
@@ -178,7 +173,7 @@ fn piece_ended(request: Request<Nvmf>, result: IoResult) {
     end(request, result);
 }
 
-/// Ends a command with none of its pieces in the bdev.
+/// Ends a command while no piece of it is in the bdev.
 fn finish_between(request: Request<Nvmf>, status: Status) {
     forget(&request);
     finish(request, status, 0);

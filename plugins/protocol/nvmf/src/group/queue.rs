@@ -1,4 +1,4 @@
-//! What the target keeps of a qpair.
+//! The target's state of a qpair.
 
 use super::Nvmf;
 use super::namespace::{LocalAccess, LocalSubsystem};
@@ -9,30 +9,30 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Where a queue is in its life: New → Connecting → Admin or Io → Ended.
+/// The state of a queue: New → Connecting → Admin or Io → Ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// Only Connect is taken.
+    /// It accepts only Connect.
     #[default]
     New,
-    /// Connect is on its way.
+    /// Its Connect waits for the answer of the app thread.
     Connecting,
     /// The admin queue of a controller.
     Admin,
     /// An I/O queue.
     Io,
-    /// The connection is gone.
+    /// The connection has ended.
     Ended,
 }
 
 /// A queue's state, on its poll group's thread.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// Where it is in its life.
+    /// Its state.
     pub phase: Cell<Phase>,
     /// Most bytes of data of one command.
     pub max_io_size: Cell<u32>,
-    /// The host.
+    /// Identifier of the host.
     pub hostid: Cell<[u8; 16]>,
     entries: Cell<u16>,
     head: Cell<u16>,
@@ -40,12 +40,12 @@ pub struct Queue {
     subsystem: OnceCell<Rc<LocalSubsystem>>,
     access: OnceCell<Rc<LocalAccess>>,
     counts: OnceCell<Arc<IoCounts>>,
-    /// Requests that wait for an answer of the app thread, by their number: no more than the queue has entries.
+    /// Requests that wait for an answer of the app thread, with their numbers. At most as many as the queue has entries.
     parked: RefCell<Vec<(u64, Request<Nvmf>)>>,
 }
 
 impl Queue {
-    /// Makes the connection the queue that was admitted.
+    /// Makes the connection a queue.
     pub fn admit(
         &self,
         admitted: &Admitted,
@@ -58,7 +58,7 @@ impl Queue {
         self.has_flow_control.set(admitted.has_flow_control);
         self.max_io_size.set(max_io_size);
         self.hostid.set(admitted.hostid);
-        // A queue is admitted once: Connect is taken by New alone, which comes back by a refusal only.
+        // A queue is admitted once: only the state New accepts a Connect, and only a refusal leads back to New.
         if let Some(access) = admitted.portid.and_then(|portid| subsystem.access(portid)) {
             let _ = self.access.set(access);
         }
@@ -72,13 +72,13 @@ impl Queue {
         self.subsystem.get()
     }
 
-    /// How the listener by which the host came serves the ANA groups; `None` where hosts are not told.
+    /// How the queue's listener serves the ANA groups; `None` when the subsystem does not report ANA.
     #[inline]
     pub fn access(&self) -> Option<&LocalAccess> {
         self.access.get().map(AsRef::as_ref)
     }
 
-    /// What it has read and written, once it is admitted.
+    /// The counters of its reads and writes, once the queue is admitted.
     #[inline]
     pub fn counts(&self) -> Option<&IoCounts> {
         self.counts.get().map(AsRef::as_ref)
@@ -89,19 +89,19 @@ impl Queue {
         self.parked.borrow_mut().push((number, request));
     }
 
-    /// Takes a request out to answer it; `None` when the queue has ended meanwhile.
+    /// Removes a request to answer it; `None` when the queue has ended.
     pub(super) fn unpark(&self, number: u64) -> Option<Request<Nvmf>> {
         let mut parked = self.parked.borrow_mut();
         let place = parked.iter().position(|(parked, _)| *parked == number)?;
         Some(parked.swap_remove(place).1)
     }
 
-    /// Takes out all requests that wait for an answer.
+    /// Removes all requests that wait for an answer.
     pub(super) fn take_parked(&self) -> impl Iterator<Item = Request<Nvmf>> + use<> {
         self.parked.take().into_iter().map(|(_, request)| request)
     }
 
-    /// The submission queue head after one more command; 0 where there is no flow control.
+    /// Returns the submission queue head after one more command; 0 without flow control.
     #[inline]
     pub fn advance(&self) -> u16 {
         if !self.has_flow_control.get() {

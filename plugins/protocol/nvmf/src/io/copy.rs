@@ -1,41 +1,41 @@
-//! What Copy asks of a bdev. NVM Command Set 1.0, section 3.2.2.
+//! Checks the Copy command and its ranges. NVM Command Set 1.0, section 3.2.2.
 
 use crate::model::Geometry;
 use drivebay_sdk::bdev::Range;
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::nvm::{CopyCommand, CopyRange};
 
-/// Longest source range, in bytes: that of a poll group's buffer.
+/// Most bytes of a source range: the length of a poll group's buffer.
 pub const COPY_RANGE_BYTES: u32 = 128 << 10;
 
-/// Most source ranges of one Copy: their list is 4 KiB long.
+/// Most source ranges of one Copy. Their list is 4 KiB long.
 pub const COPY_RANGES_MAX: u32 = 128;
 
-/// A Copy whose ranges lie in the namespace.
+/// A checked Copy: all of its ranges are in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyPlan {
-    /// What to read.
+    /// The ranges to read, in order.
     pub sources: Vec<Range>,
     /// The first block to write.
     pub to: u64,
-    /// Whether it must be durable before it completes.
+    /// Whether the data must be durable before the Copy completes.
     pub is_durable: bool,
 }
 
-/// Most blocks of one source range, as Identify reports them (MSSRL); 0 where blocks are too long to be copied.
+/// Most blocks of one source range, which Identify reports as MSSRL; 0 when a block is longer than the buffer.
 pub fn copy_range_blocks(block_size: u32) -> u16 {
     u16::try_from(COPY_RANGE_BYTES / block_size.max(1)).unwrap_or(u16::MAX)
 }
 
-/// Most blocks of one Copy (MCL): as many as its ranges can have.
+/// Most blocks of one Copy, which Identify reports as MCL: as many as its ranges can have.
 pub fn copy_blocks(block_size: u32) -> u32 {
     u32::from(copy_range_blocks(block_size)) * COPY_RANGES_MAX
 }
 
-/// What a Copy asks for; `data` lists its source ranges.
+/// Checks a Copy. `data` lists its source ranges.
 ///
 /// # Errors
-/// COMMAND_SIZE_LIMIT_EXCEEDED for a range that is longer than MSSRL; LBA_OUT_OF_RANGE for one that is not in the namespace. Nothing is copied then.
+/// COMMAND_SIZE_LIMIT_EXCEEDED for a range that is longer than MSSRL; LBA_OUT_OF_RANGE for a range outside the namespace.
 pub fn copy(command: CopyCommand, data: &[u8], geometry: &Geometry) -> Result<CopyPlan, Status> {
     let out = Status::LBA_OUT_OF_RANGE.with_dnr();
     let inside = |lba: u64, nblocks: u64| {

@@ -1,6 +1,6 @@
-//! I/O commands: what they ask of a bdev, and how its answers are told to the host.
+//! I/O commands: turns them into bdev operations, and the results of the bdev into NVMe statuses.
 //!
-//! Decisions only; [`crate::group`] carries them out on the thread of the queue.
+//! Only decisions; [`crate::group`] executes them on the thread of the queue.
 
 mod copy;
 mod plan;

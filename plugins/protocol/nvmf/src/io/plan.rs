@@ -7,30 +7,30 @@ use drivebay_spec_nvme::nvm::{BlockCommand, CopyCommand, CopyRange, DatasetManag
 use drivebay_spec_nvme::opcode::nvm;
 use drivebay_spec_nvme::{Command, Status};
 
-/// What a command asks of the bdev.
+/// The operation of the bdev for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Read blocks into the request's data.
     Read(Range),
-    /// Write blocks from it; durable before it completes, or not.
+    /// Write blocks from the request's data; `true`: durable before the command completes.
     Write(Range, bool),
-    /// Compare blocks with it.
+    /// Compare blocks with the request's data.
     Compare(Range),
-    /// Zero blocks; durable before it completes, or not.
+    /// Zero blocks; `true`: durable before the command completes.
     WriteZeroes(Range, bool),
-    /// Make durable what was written.
+    /// Make all written data durable.
     Flush,
     /// Deallocate this many ranges, which the request's data lists; see [`deallocate`].
     Deallocate(usize),
     /// Copy the ranges that the request's data lists; see [`super::copy()`].
     Copy(CopyCommand),
-    /// Nothing: it is done.
+    /// Nothing. The command completes immediately.
     Nothing,
-    /// It concerns reservations, which the app thread has.
+    /// Send the reservation command to the app thread.
     Reservation,
 }
 
-/// What a command asks of a bdev of this geometry. `len`: length of the command's data, in bytes; `max_len`: the most the
+/// Decides what a bdev of this geometry does for a command. `len`: length of the command's data, in bytes; `max_len`: most bytes that the
 /// transport allows.
 ///
 /// # Errors
@@ -96,7 +96,7 @@ fn range(blocks: &BlockCommand, geometry: &Geometry) -> Result<Range, Status> {
     Ok(Range::new(blocks.slba, blocks.num_blocks().into()))
 }
 
-/// The range of a command that moves data. The data must be as long as the blocks: SGLS does not say that it may be longer.
+/// The range of a command with data. The data must be exactly as long as the blocks, because SGLS does not report that it may be longer.
 #[inline]
 fn data_range(
     blocks: &BlockCommand,
@@ -124,7 +124,7 @@ fn dataset_management(
     if (len as usize) < command.num_ranges() * DsmRange::LEN {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
-    // The rest are hints, and deallocation is one too for a bdev that has none.
+    // The other attributes are hints, and so is deallocation for a bdev without unmap.
     if !command.deallocate || !geometry.ops.unmap {
         return Ok(Plan::Nothing);
     }
@@ -132,7 +132,7 @@ fn dataset_management(
     Ok(Plan::Deallocate(command.num_ranges()))
 }
 
-/// Source ranges of descriptor format 0 only, as OCFS says: within one namespace.
+/// Accepts only source ranges of descriptor format 0, as OCFS reports: within one namespace.
 fn copy(command: CopyCommand, geometry: &Geometry, len: u32) -> Result<Plan, Status> {
     if command.format != 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
@@ -147,11 +147,11 @@ fn copy(command: CopyCommand, geometry: &Geometry, len: u32) -> Result<Plan, Sta
     Ok(Plan::Copy(command))
 }
 
-/// The ranges to unmap that `data` lists, in order, with none empty and no block twice. `blocks_max`: the most blocks of a range that
-/// Identify permits.
+/// Reads the ranges to unmap from `data`. The result is in order, without empty ranges, and has no block twice. `blocks_max`: most blocks
+/// of a range, as Identify reports.
 ///
 /// # Errors
-/// LBA_OUT_OF_RANGE when one of them does not lie in the namespace, INVALID_FIELD when one is too long: then nothing is unmapped.
+/// LBA_OUT_OF_RANGE when a range is not in the namespace, INVALID_FIELD when a range is too long. Then nothing is unmapped.
 pub fn deallocate(data: &[u8], geometry: &Geometry, blocks_max: u32) -> Result<Vec<Range>, Status> {
     let ranges = DsmRange::iter(data).filter(|range| range.nlb > 0);
     let checked: Result<Vec<Range>, Status> = ranges
@@ -171,7 +171,7 @@ pub fn deallocate(data: &[u8], geometry: &Geometry, blocks_max: u32) -> Result<V
     checked.map(merged)
 }
 
-/// The blocks of these ranges, which overlap or touch no more.
+/// Merges ranges that overlap or touch.
 fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
     ranges.sort_unstable_by_key(|range| range.lba);
     let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());

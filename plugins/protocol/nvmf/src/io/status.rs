@@ -1,11 +1,11 @@
-//! How a bdev's answer is told to the host.
+//! Converts the result of a bdev to an NVMe status.
 
 use drivebay_sdk::bdev::IoResult;
 use drivebay_sdk::{Status as BdevStatus, errno};
 use drivebay_spec_nvme::Status;
 use drivebay_spec_nvme::opcode::nvm;
 
-/// The status for the result of the bdev. Do Not Retry is set where the same command would fail again.
+/// The status for the result of the bdev, with Do Not Retry if the same command would fail again.
 #[inline]
 pub fn nvme_status(opcode: u8, result: IoResult) -> Status {
     if result.status.is_success() {
@@ -17,7 +17,7 @@ pub fn nvme_status(opcode: u8, result: IoResult) -> Status {
     }
 }
 
-/// The device's own status, as it was.
+/// The device's own status, unchanged.
 fn of_device(detail: u64) -> Status {
     let byte = |shift: u32| u8::try_from(detail >> shift & 0xff).unwrap_or(0);
     let status = Status::new(byte(32) & 7, byte(40)).with_crd(byte(50) & 3);
@@ -27,7 +27,7 @@ fn of_device(detail: u64) -> Status {
 
 #[cold]
 fn of_bdev(opcode: u8, status: BdevStatus) -> Status {
-    /// A status of the ABI that the SDK has no name for.
+    /// A status of the ABI without a name in the SDK.
     const fn raw(value: i32) -> BdevStatus {
         BdevStatus::from_raw(value)
     }

@@ -7,30 +7,30 @@ use std::collections::BTreeMap;
 /// How a listener serves the ANA groups of its subsystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// For the groups that `groups` does not name.
+    /// Applies to the groups that are not in `groups`.
     default: Group,
     groups: BTreeMap<u32, Group>,
-    /// How often the ANA log of the listener's controllers has changed.
+    /// Number of changes of the ANA log of the listener's controllers.
     change_count: u64,
 }
 
 /// How a listener serves one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its state.
+    /// State of the group.
     pub state: AnaState,
-    /// The change count of the log when this group changed last; 0: never.
+    /// The log's change count at the group's last change; 0 when it never changed.
     pub change_count: u64,
 }
 
 impl Access {
-    /// All groups in one state.
+    /// Puts all groups into one state.
     pub fn new(state: AnaState) -> Self {
         let default = Group { state, change_count: 0 };
         Self { default, groups: BTreeMap::new(), change_count: 0 }
     }
 
-    /// One group.
+    /// How the listener serves one group.
     pub fn group(&self, group: u32) -> Group {
         self.groups.get(&group).copied().unwrap_or(self.default)
     }
@@ -40,23 +40,23 @@ impl Access {
         self.group(group).state
     }
 
-    /// The state of all groups but those that [`exceptions`](Self::exceptions) lists.
+    /// The state of all groups that are not in [`exceptions`](Self::exceptions).
     pub fn default_state(&self) -> AnaState {
         self.default.state
     }
 
-    /// The groups in another state than most.
+    /// The groups whose state is not [`default_state`](Self::default_state).
     pub fn exceptions(&self) -> impl Iterator<Item = (u32, AnaState)> + '_ {
         let groups = self.groups.iter().map(|(group, access)| (*group, access.state));
         groups.filter(|(_, state)| *state != self.default.state)
     }
 
-    /// How often the log has changed.
+    /// Number of changes of the log.
     pub fn change_count(&self) -> u64 {
         self.change_count
     }
 
-    /// Sets the state of one group, or of all; whether anything is different now.
+    /// Sets the state of one group, or of all groups. Returns whether this changes anything.
     pub fn set(&mut self, group: Option<u32>, state: AnaState) -> bool {
         let is_same = match group {
             Some(group) => self.state(group) == state,
@@ -77,21 +77,21 @@ impl Access {
         true
     }
 
-    /// A namespace has joined or left a group.
+    /// Counts a change of the log, because a namespace has joined or left a group.
     pub fn namespaces_changed(&mut self, group: u32) {
         self.change_count += 1;
         let state = self.state(group);
         self.groups.insert(group, Group { state, change_count: self.change_count });
     }
 
-    /// Whether there is a group whose I/O is refused.
+    /// Whether the listener refuses the I/O of any group.
     pub fn refuses_any(&self) -> bool {
         let states = self.groups.values().chain([&self.default]).map(|group| group.state);
         states.into_iter().any(|state| refusal(state).is_some())
     }
 }
 
-/// How the I/O of a group in this state ends; `None` when it is served.
+/// The status for I/O of a group in this state; `None` when the I/O is served.
 pub fn refusal(state: AnaState) -> Option<Status> {
     match state {
         AnaState::Optimized | AnaState::NonOptimized => None,

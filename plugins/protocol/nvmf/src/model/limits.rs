@@ -1,26 +1,26 @@
-//! What a transport allows.
+//! The limits of a transport.
 
 use serde::Deserialize;
 
-/// The options of a transport that the target itself keeps to.
+/// The options of a transport that the target itself enforces.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TransportLimits {
-    /// Entries of an I/O queue.
+    /// Most entries of an I/O queue.
     pub max_queue_depth: u16,
-    /// I/O queues of a controller.
+    /// Most I/O queues of a controller.
     pub max_io_qpairs_per_ctrlr: u16,
-    /// Bytes of data in a command capsule.
+    /// Most bytes of data in a command capsule.
     pub in_capsule_data_size: u32,
-    /// Bytes of data of one command.
+    /// Most bytes of data of one command.
     pub max_io_size: u32,
-    /// Entries of an admin queue.
+    /// Most entries of an admin queue.
     pub max_aq_depth: u32,
     /// Granularity of the keep alive timeout, in 100 ms.
     pub kas: u16,
     /// Shortest keep alive timeout, in milliseconds.
     pub min_kato: u32,
-    /// Queues of one host, by its name.
+    /// Most queues of one host, by its name.
     pub max_connections_per_host: u32,
 }
 
@@ -40,12 +40,12 @@ impl Default for TransportLimits {
 }
 
 impl TransportLimits {
-    /// Largest transfer as a power of two of 4 KiB pages, for MDTS.
+    /// MDTS: the longest transfer, as a power of two of 4 KiB pages.
     pub fn mdts(&self) -> u8 {
         u8::try_from((self.max_io_size / 4096).max(1).ilog2()).unwrap_or(0)
     }
 
-    /// A keep alive timeout as it is in force: none, or at least the minimum and a multiple of the granularity.
+    /// Rounds a keep alive timeout up to a multiple of the granularity, at least the minimum. 0, no timeout, stays 0.
     pub fn keep_alive_ms(&self, wanted_ms: u32) -> u32 {
         if wanted_ms == 0 {
             return 0;

@@ -1,6 +1,6 @@
-//! What a target is made of: subsystems with namespaces, hosts and listeners; referrals; limits.
+//! The configuration of a target: subsystems with namespaces, hosts and listeners; referrals; limits.
 //!
-//! Plain values without I/O. All of it is owned by the app thread.
+//! Plain values without I/O. The app thread owns all of them.
 
 mod ana;
 mod limits;
@@ -29,7 +29,7 @@ pub enum ControllerKind {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    //! What the tests of other modules start from.
+    //! Values for the tests of other modules.
     pub(crate) use super::namespace::tests::{geometry, namespace};
     pub(crate) use super::subsystem::tests::subsystem;
     pub(crate) use super::target::tests::model;

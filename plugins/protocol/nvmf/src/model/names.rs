@@ -1,11 +1,11 @@
-//! Addresses and identifiers as texts.
+//! Addresses and identifiers as text.
 
 use drivebay_sdk::nvmf::protocol::Address;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// The address that an RPC gives, in the one form that it has here: the transport type in capitals, an IP address and a port as the
-/// system writes them, the address family found out where it is absent. So two addresses are the same when they are equal.
+/// Converts the address of an RPC to its only form here: the transport type in capitals, the IP address and the port as the system writes
+/// them, the address family taken from the address when absent. So two addresses are the same when they are equal.
 pub fn address_of(trtype: &str, adrfam: Option<&str>, traddr: &str, trsvcid: &str) -> Address {
     let ip: Option<IpAddr> = traddr.parse().ok();
     let adrfam = match (adrfam.map(str::to_ascii_lowercase).as_deref(), ip) {
@@ -25,24 +25,24 @@ pub fn address_of(trtype: &str, adrfam: Option<&str>, traddr: &str, trsvcid: &st
     Address { trtype, adrfam, traddr, trsvcid }
 }
 
-/// Whether a connection that came in at `local` came in by `listener`. A listener at every address takes those of its own family.
+/// Whether a connection to `local` belongs to `listener`. A listener at any address accepts connections of its own address family.
 pub fn matches(listener: &Address, local: &Address) -> bool {
     listener.trtype == local.trtype
         && listener.trsvcid == local.trsvcid
         && (listener.traddr == local.traddr || is_any(listener) && listener.adrfam == local.adrfam)
 }
 
-/// Whether every address of the machine is meant.
+/// Whether it means every address of the machine, such as 0.0.0.0.
 pub fn is_any(address: &Address) -> bool {
     address.traddr.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
 }
 
-/// Whether `text` may be a serial or model number: printable ASCII of at most `max` characters.
+/// Whether `text` can be a serial or model number: printable ASCII, at most `max` characters.
 pub fn check_text(text: &str, max: usize) -> bool {
     text.len() <= max && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-/// `bytes` as hexadecimal digits.
+/// Writes `bytes` as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a `String` does not fail.
@@ -51,7 +51,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// `N` bytes from hexadecimal digits; dashes are passed over.
+/// Reads `N` bytes from hexadecimal digits and ignores dashes.
 pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits: Vec<char> = text.chars().filter(|c| *c != '-').collect();
     if digits.len() != N * 2 {
@@ -66,7 +66,7 @@ pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A UUID in its usual form.
+/// Writes a UUID in its usual form.
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = hex(uuid).to_ascii_lowercase();
     let part = |range| digits.get(range).unwrap_or_default();

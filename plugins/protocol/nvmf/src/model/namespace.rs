@@ -1,4 +1,4 @@
-//! A namespace: a bdev under a number, with its identity.
+//! A namespace: a bdev with a number and an identity.
 
 use crate::model::MAX_NAMESPACES;
 use crate::model::reservation::Reservations;
@@ -10,23 +10,23 @@ pub struct Namespace {
     pub nsid: u32,
     /// Name of the bdev.
     pub bdev_name: String,
-    /// Identity: the bdev's unless given.
+    /// UUID: that of the bdev, unless the operator gave one.
     pub uuid: [u8; 16],
-    /// The UUID unless given.
+    /// NGUID: the UUID, unless the operator gave one.
     pub nguid: [u8; 16],
-    /// All zero: none.
+    /// EUI64; all zero when there is none.
     pub eui64: [u8; 8],
     /// ANA group.
     pub anagrpid: u32,
-    /// What it offers.
+    /// Size, block size and operations of the bdev.
     pub geometry: Geometry,
-    /// File that keeps reservations through a loss of power.
+    /// File that keeps reservations across a loss of power.
     pub ptpl_file: Option<String>,
     /// Its reservations.
     pub reservations: Reservations,
 }
 
-/// What an I/O needs to know of a namespace's bdev.
+/// The properties of a namespace's bdev that I/O needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Size, in blocks.
@@ -35,30 +35,30 @@ pub struct Geometry {
     pub block_size: u32,
     /// Physical block size, in bytes.
     pub phys_block_size: u32,
-    /// Blocks that are best not crossed by one I/O; 0 = none.
+    /// Optimal I/O boundary, in blocks: an I/O should not cross a multiple of it; 0 means none.
     pub optimal_boundary: u32,
-    /// Blocks written all or not at all.
+    /// Number of blocks that are written atomically.
     pub atomic_write_unit: u32,
-    /// There is a volatile write cache.
+    /// Whether there is a volatile write cache.
     pub has_write_cache: bool,
-    /// Nothing may be written.
+    /// Whether writes are refused.
     pub is_read_only: bool,
-    /// A read leaves the data as they are.
+    /// Whether a read leaves the memory for its data unchanged.
     pub keeps_no_data: bool,
-    /// What may be sent.
+    /// Optional operations.
     pub ops: Ops,
 }
 
 /// Limits of commands that move no data, as Identify reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandLimits {
-    /// Blocks of one range of Dataset Management.
+    /// Most blocks of one range of Dataset Management.
     pub unmap_blocks: u32,
-    /// Length of Write Zeroes, in bytes.
+    /// Longest Write Zeroes, in bytes.
     pub zeroes_bytes: u64,
 }
 
-/// Optional operations of a bdev, its own or the bus's.
+/// Optional operations of a bdev. The bdev has them or the bus emulates them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ops {
     /// Flush.
@@ -69,15 +69,15 @@ pub struct Ops {
     pub write_zeroes: bool,
     /// Compare.
     pub compare: bool,
-    /// Writes may ask to be durable before they complete.
+    /// Writes with force unit access: durable before they complete.
     pub fua: bool,
 }
 
 impl Geometry {
-    /// Why a bdev of this geometry cannot be a namespace.
+    /// Checks that a bdev of this geometry can be a namespace.
     ///
     /// # Errors
-    /// The field and what is allowed.
+    /// A text with the field and what is allowed.
     pub fn check(&self) -> Result<(), String> {
         if !self.block_size.is_power_of_two() || self.block_size < 512 {
             return Err(format!(
@@ -93,7 +93,7 @@ impl Geometry {
 }
 
 impl Namespace {
-    /// The lowest number that is free beside `used`, which are in order, and at most `max_namespaces`; 0 means the default limit.
+    /// Returns the lowest free number, at most `max_namespaces`; 0 means the default limit. `used`: the other numbers, ascending.
     pub fn free_nsid(used: impl IntoIterator<Item = u32>, max_namespaces: u32) -> Option<u32> {
         let max = if max_namespaces == 0 { MAX_NAMESPACES } else { max_namespaces };
         let mut free = 1;

@@ -1,6 +1,6 @@
-//! Reservations of a namespace: what each command changes. NVMe Base 2.0, section 8.19.
+//! Reservations of a namespace, and how each command changes them. NVMe Base 2.0, section 8.19.
 //!
-//! Nothing here waits: a change gives the state after it, which the app thread makes stick and gives to the poll groups.
+//! Nothing here waits. A change returns the new state; the app thread stores it and sends it to the poll groups.
 
 use drivebay_reservation::{Kind, Refusal, Table, Told};
 use drivebay_spec_nvme::opcode::nvm;
@@ -20,33 +20,33 @@ const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 pub struct Reservations {
     /// Registrants and the reservation.
     pub table: Table<HostId>,
-    /// They outlast a loss of power (PTPL).
+    /// Whether they outlast a loss of power (PTPL).
     pub is_persistent: bool,
 }
 
-/// What a command changes.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Change {
-    /// The reservations after it.
+    /// The reservations after the command.
     pub after: Reservations,
-    /// What it means for other hosts.
+    /// The consequences for other hosts.
     pub told: Told<HostId>,
-    /// Commands of the hosts that it preempts are aborted.
+    /// Whether the commands of preempted hosts are aborted.
     pub aborts: bool,
 }
 
 impl Reservations {
-    /// Whether some host is registered.
+    /// Whether a host is registered.
     pub fn is_registered(&self) -> bool {
         !self.table.registrants().is_empty()
     }
 
-    /// The type of the reservation.
+    /// The type of the reservation; `None` without one.
     pub fn kind(&self) -> Option<Type> {
         self.table.held().map(|held| type_of(held.kind))
     }
 
-    /// What Reservation Register, Acquire or Release of a host changes. `can_persist`: there is a file for them.
+    /// Executes Reservation Register, Acquire or Release of a host. `can_persist`: the namespace has a `ptpl_file`.
     ///
     /// # Errors
     /// The status that the command ends with.
@@ -123,7 +123,7 @@ fn change_registration(
             Some(_) => return Err(CONFLICT),
         },
         RegisterAction::Unregister if is_right_key => return Ok(table.unregister(&[who])),
-        // A host that ignores the key may register by it.
+        // With IEKEY, a host that is not registered may register by Replace.
         RegisterAction::Replace if is_right_key || current.is_none() && ignores_key => {
             table.replace(vec![who], new_key).map_err(status_of)?;
         }
@@ -132,7 +132,7 @@ fn change_registration(
     Ok(Told::default())
 }
 
-/// A command of a registrant names its key.
+/// Checks that the host is registered with this key.
 fn check_key(table: &Table<HostId>, who: HostId, key: u64) -> Result<(), Status> {
     if table.key_of(&who) == Some(key) { Ok(()) } else { Err(CONFLICT) }
 }
@@ -145,7 +145,7 @@ fn status_of(refusal: Refusal) -> Status {
     }
 }
 
-/// The kind of an NVMe type.
+/// Converts an NVMe type.
 pub fn kind_of(of: Type) -> Kind {
     match of {
         Type::WriteExclusive => Kind::WriteExclusive,
@@ -157,7 +157,7 @@ pub fn kind_of(of: Type) -> Kind {
     }
 }
 
-/// The NVMe type of a kind.
+/// Converts a kind to the NVMe type.
 pub fn type_of(kind: Kind) -> Type {
     match kind {
         Kind::WriteExclusive => Type::WriteExclusive,

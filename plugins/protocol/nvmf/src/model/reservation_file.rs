@@ -1,4 +1,4 @@
-//! The file that keeps a namespace's reservations through a loss of power, in the reference's form.
+//! The file that keeps a namespace's reservations across a loss of power. Its format is the reference's.
 
 use super::reservation::{HostId, Reservations, kind_of, type_of};
 use drivebay_reservation::{Held, Registrant, Table, file};
@@ -12,15 +12,15 @@ use std::path::Path;
 struct Kept {
     #[serde(default)]
     ptpl: bool,
-    /// 0: nothing is reserved.
+    /// Type of the reservation; 0 without one.
     #[serde(default)]
     rtype: u8,
-    /// The holder's key, or one of the registrants' when all of them hold the reservation.
+    /// The holder's key. When all registrants hold the reservation, the key of one of them.
     #[serde(default)]
     crkey: u64,
     #[serde(default)]
     bdev_uuid: String,
-    /// Empty when all registrants hold the reservation.
+    /// Empty without a holder, and when all registrants hold the reservation.
     #[serde(default)]
     holder_uuid: String,
     registrants: Vec<KeptRegistrant>,
@@ -32,7 +32,7 @@ struct KeptRegistrant {
     host_uuid: String,
 }
 
-/// The text of a file.
+/// Writes reservations as the text of a file.
 pub fn to_text(uuid: &[u8; 16], reservations: &Reservations) -> String {
     let table = &reservations.table;
     let held = table.held().filter(|_| reservations.is_persistent);
@@ -56,10 +56,11 @@ pub fn to_text(uuid: &[u8; 16], reservations: &Reservations) -> String {
     serde_json::to_string_pretty(&kept).unwrap_or_default()
 }
 
-/// The reservations that a file keeps; none without a file, or in an empty one.
+/// Reads the reservations from a file. A file that is missing or empty has none. Blocks.
 ///
 /// # Errors
-/// A file that cannot be read, that is no such file, or that belongs to another bdev: the operator decides what becomes of it.
+/// `EINVAL` when the file cannot be read, has another format, or belongs to another bdev. The operator has to remove the file or choose
+/// another one.
 pub fn read(path: &Path, uuid: &[u8; 16]) -> Result<Reservations> {
     let wrong =
         |why: &str| Error::new(errno::EINVAL, format!("ptpl_file {}: {why}", path.display()));
@@ -74,7 +75,7 @@ pub fn read(path: &Path, uuid: &[u8; 16]) -> Result<Reservations> {
     if kept.bdev_uuid.parse::<Uuid>().ok() != Some(Uuid(*uuid)) {
         return Err(wrong("it belongs to another bdev; remove it, or give another file"));
     }
-    let table = restored(&kept).ok_or_else(|| wrong("its parts do not fit together"))?;
+    let table = restored(&kept).ok_or_else(|| wrong("its registrants and reservation contradict each other; remove it, or give another file"))?;
     Ok(Reservations { table, is_persistent: true })
 }
 

@@ -1,4 +1,4 @@
-//! A subsystem: namespaces, and who may reach them where.
+//! A subsystem: namespaces, the hosts that may use them, and the addresses where it listens.
 
 use super::{Access, AnaState, CommandLimits, ControllerKind, Namespace, matches};
 use crate::controller::Controller;
@@ -7,38 +7,38 @@ use drivebay_spec_nvme::nqn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-/// Namespaces of a subsystem where `max_namespaces` is not given.
+/// Most namespaces of a subsystem when `max_namespaces` is not given.
 pub const MAX_NAMESPACES: u32 = 32;
 
-/// What a subsystem is made with.
+/// The options of a new subsystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Serial number.
     pub serial_number: String,
     /// Model number.
     pub model_number: String,
-    /// What an administrator calls it.
+    /// A label for administrators.
     pub admin_label: String,
-    /// Most namespaces.
+    /// Most namespaces; 0 means [`MAX_NAMESPACES`].
     pub max_namespaces: u32,
-    /// Controller identifiers that are given out.
+    /// The controller identifiers that the target assigns.
     pub cntlids: RangeInclusive<u16>,
-    /// Most blocks of one range of Dataset Management, as told to the host; 0 = no limit.
+    /// Most blocks of one range of Dataset Management; 0 means no limit.
     pub dmrsl: u32,
-    /// Largest Write Zeroes, as told to the host, as a power of two of 4 KiB; 0 = no limit.
+    /// Longest Write Zeroes, as a power of two of 4 KiB; 0 means no limit.
     pub wzsl: u8,
-    /// Hosts are told how well each listener serves each ANA group.
+    /// Whether hosts get reports of how well each listener serves each ANA group.
     pub ana_reporting: bool,
 }
 
-/// A subsystem listens here.
+/// An address where a subsystem listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where.
+    /// The address.
     pub address: Address,
     /// Number in the discovery log.
     pub portid: u16,
-    /// How well it serves the ANA groups.
+    /// How well the listener serves each ANA group.
     pub access: Access,
 }
 
@@ -49,13 +49,13 @@ pub struct Subsystem {
     pub nqn: String,
     /// What its controllers serve.
     pub kind: ControllerKind,
-    /// What it was made with.
+    /// The options from its creation.
     pub options: Options,
-    /// Hosts that are not listed may connect too.
+    /// Whether hosts may connect that are not listed.
     pub allow_any_host: bool,
-    /// Hosts that may connect.
+    /// The listed hosts.
     pub hosts: BTreeSet<String>,
-    /// Where it listens.
+    /// The addresses where it listens.
     pub listeners: Vec<Listener>,
     /// Namespaces by number.
     pub namespaces: BTreeMap<u32, Namespace>,
@@ -81,7 +81,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The limits of commands: none where it is 0.
+    /// Converts the limits of commands; 0 becomes the highest number.
     pub fn command_limits(&self) -> CommandLimits {
         let zeroes = 1u64.checked_shl(u32::from(self.wzsl) + 12).filter(|_| self.wzsl > 0);
         CommandLimits {
@@ -92,7 +92,7 @@ impl Options {
 }
 
 impl Subsystem {
-    /// A subsystem that nobody may reach yet.
+    /// Creates a subsystem without listeners, hosts and namespaces.
     pub fn new(nqn: &str, options: Options) -> Self {
         let is_discovery = nqn == nqn::DISCOVERY;
         Self {
@@ -114,19 +114,19 @@ impl Subsystem {
         self.allow_any_host || self.hosts.contains(hostnqn)
     }
 
-    /// Whether connections to `local` are for this subsystem. The discovery subsystem listens wherever another does.
+    /// Whether this subsystem listens at `local`. The discovery subsystem listens wherever another one does.
     pub fn listens_at(&self, local: &Address) -> bool {
         self.kind == ControllerKind::Discovery || self.listener_of(local).is_some()
     }
 
-    /// The listener by which a connection to `local` came in.
+    /// The listener of a connection to `local`.
     pub fn listener_of(&self, local: &Address) -> Option<&Listener> {
         let mut listeners = self.listeners.iter();
         let exact = self.listeners.iter().find(|listener| listener.address == *local);
         exact.or_else(|| listeners.find(|listener| matches(&listener.address, local)))
     }
 
-    /// A listener that is yet to be added, with all ANA groups in one state. Its number is free.
+    /// Creates a listener with a free number and all ANA groups in one state. The caller adds it to `listeners`.
     pub fn new_listener(&mut self, address: Address, state: AnaState) -> Listener {
         while self.listeners.iter().any(|listener| listener.portid == self.next_portid) {
             self.next_portid = self.next_portid.wrapping_add(1);
@@ -136,19 +136,19 @@ impl Subsystem {
         Listener { address, portid, access: Access::new(state) }
     }
 
-    /// The number of the listener by which a connection to `local` came in, where hosts are told of ANA.
+    /// The number of the listener of a connection to `local`; `None` when the subsystem does not report ANA.
     pub fn ana_port(&self, local: &Address) -> Option<u16> {
         let listener = self.listener_of(local).filter(|_| self.options.ana_reporting);
         listener.map(|listener| listener.portid)
     }
 
-    /// How a host that came to `local` is served an ANA group.
+    /// The state of an ANA group for a host that connected to `local`.
     pub fn ana_state(&self, local: &Address, group: u32) -> AnaState {
         let listener = self.listener_of(local).filter(|_| self.options.ana_reporting);
         listener.map_or(AnaState::Optimized, |listener| listener.access.state(group))
     }
 
-    /// A namespace has joined or left an ANA group, which the ANA log of all controllers tells.
+    /// Counts a change of the ANA log of every listener, because a namespace has joined or left a group.
     pub fn ana_group_changed(&mut self, group: u32) {
         for listener in &mut self.listeners {
             listener.access.namespaces_changed(group);
@@ -163,7 +163,7 @@ impl Subsystem {
         }
     }
 
-    /// The next controller identifier that is free, going round; `None` when all are in use.
+    /// Returns the next free controller identifier, and starts again after the last one; `None` when all are in use.
     pub fn next_cntlid(&mut self) -> Option<u16> {
         let range = self.options.cntlids.clone();
         let mut round = (self.next_cntlid..=*range.end()).chain(range.clone());

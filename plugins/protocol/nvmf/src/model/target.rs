@@ -7,21 +7,21 @@ use drivebay_spec_nvme::event::AsyncEvent;
 use drivebay_spec_nvme::nqn;
 use std::collections::BTreeMap;
 
-/// Subsystems where `nvmf_set_max_subsystems` says nothing else.
+/// Most subsystems unless `nvmf_set_max_subsystems` changes it.
 const MAX_SUBSYSTEMS: u32 = 1024;
 
-/// Another discovery service or subsystem that the discovery log points to.
+/// A discovery service or subsystem elsewhere that the discovery log points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referral {
-    /// Where.
+    /// Its address.
     pub address: Address,
-    /// Its name.
+    /// Name of the subsystem there.
     pub subnqn: String,
-    /// Needs a secure channel.
+    /// Whether it needs a secure channel.
     pub secure_channel: bool,
 }
 
-/// What a listener must share with the connection by which a host reads the discovery log, for the log to have it.
+/// What a listener must have in common with the connection that reads the discovery log, to be in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiscoveryFilter {
     /// Transport type.
@@ -33,7 +33,7 @@ pub struct DiscoveryFilter {
 }
 
 impl DiscoveryFilter {
-    /// Adds a filter by its name; whether there is one.
+    /// Adds a filter by its name. Returns whether the name is known.
     pub fn add(&mut self, name: &str) -> bool {
         match name {
             "transport" => self.transport = true,
@@ -44,7 +44,7 @@ impl DiscoveryFilter {
         true
     }
 
-    /// Whether a listener is told to a host that came to `local`.
+    /// Whether a host that connected to `local` finds a listener in the log.
     pub fn lets_through(self, listener: &Address, local: &Address) -> bool {
         (!self.transport || listener.trtype == local.trtype)
             && (!self.address || listener.traddr == local.traddr)
@@ -55,22 +55,22 @@ impl DiscoveryFilter {
 /// Everything the RPCs configure.
 #[derive(Debug)]
 pub struct Model {
-    /// Subsystems by name; the discovery subsystem is always there.
+    /// Subsystems by name. The discovery subsystem exists from the start, but can be deleted.
     pub subsystems: BTreeMap<String, Subsystem>,
-    /// Referrals, in the order they were added.
+    /// Referrals, in the order in which they were added.
     pub referrals: Vec<Referral>,
     /// Most subsystems.
     pub max_subsystems: u32,
-    /// What the discovery log leaves out.
+    /// Filter for listeners in the discovery log.
     pub discovery_filter: DiscoveryFilter,
     /// Command retry delays, in 100 ms.
     pub crdt: [u16; 3],
-    /// Changes whenever the discovery log does.
+    /// Generation counter of the discovery log.
     pub genctr: u64,
 }
 
 impl Default for Model {
-    /// A target with the discovery subsystem alone.
+    /// A target with only the discovery subsystem.
     fn default() -> Self {
         let discovery = Subsystem::new(nqn::DISCOVERY, Options::default());
         Self {
@@ -90,7 +90,7 @@ impl Model {
         self.subsystems.len()
     }
 
-    /// The discovery log changed: the requests to answer.
+    /// Counts a change of the discovery log. Returns the requests to answer.
     pub fn discovery_changed(&mut self) -> Vec<(Ticket, AsyncEvent)> {
         self.genctr += 1;
         let discovery =

@@ -1,6 +1,6 @@
-//! Asymmetric namespace access: which namespace is in which group, and how each listener serves the groups.
+//! Asymmetric namespace access: the ANA groups of namespaces, and the states of the groups at each listener.
 //!
-//! Hosts get the event after every poll group knows: a host that reads the log then finds its I/O treated as the log says.
+//! Every poll group gets a change before hosts get the event. So I/O already follows the new state when a host reads the log.
 
 use super::listener::publish_access;
 use super::namespace::check_ana_group;
@@ -11,11 +11,10 @@ use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 
-/// Sets how a listener serves one ANA group, or all of them. I/O that is in progress goes on; every later one finds the new state.
+/// Sets the state of one ANA group at a listener, or of all groups. I/O in progress continues; later I/O gets the new state.
 ///
 /// # Errors
-/// `ENODEV` without the subsystem, `ENOENT` without the listener, `EINVAL` where the subsystem does not report ANA or `group` is too
-/// high.
+/// `ENODEV` without the subsystem, `ENOENT` without the listener, `EINVAL` when the subsystem does not report ANA or `group` is too high.
 pub async fn set_ana_state(
     app: &Rc<App>,
     nqn: &str,

@@ -1,4 +1,4 @@
-//! Poll groups: starting them, and having all of them do something.
+//! Poll groups: starts them, and sends work to all of them.
 
 use crate::app::{App, app_handle};
 use crate::group::{Group, Stats};
@@ -7,7 +7,7 @@ use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::{Error, Result, errno, thread};
 use std::rc::Rc;
 
-/// What is still to come of an operation of all groups.
+/// The missing answers of an operation of all groups.
 #[derive(Debug)]
 pub struct Wait {
     left: usize,
@@ -15,13 +15,13 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Whether all have answered.
+    /// Whether all groups have answered.
     pub fn is_over(&self) -> bool {
         self.left == 0
     }
 }
 
-/// A group's answer to the operation that waits for it. Dropping it unsent is an answer too.
+/// A group's answer to the operation that waits for it. Dropping it unsent answers with an error.
 #[derive(Debug)]
 pub struct Reply {
     app: Resident<App>,
@@ -61,7 +61,7 @@ impl App {
         self.tasks.run();
     }
 
-    /// Replies that an operation waits for, and the operation's number.
+    /// Creates `count` replies. Returns the operation's number for [`replies`](Self::replies), and the replies.
     pub(crate) fn expect(&self, count: usize) -> Result<(u64, Vec<Reply>)> {
         let number = self.last_wait.get() + 1;
         self.last_wait.set(number);
@@ -71,17 +71,17 @@ impl App {
         Ok((number, (0..count).map(|_| reply()).collect()))
     }
 
-    /// Waits for them: the first error, if there is one.
+    /// Waits for the replies. Returns the first error, if there is one.
     pub(crate) async fn replies(&self, number: u64) -> Result<()> {
         until(|| self.waits.borrow().get(&number).is_none_or(|wait| wait.left == 0)).await;
         self.waits.borrow_mut().remove(&number).map_or(Ok(()), |wait| wait.result)
     }
 }
 
-/// Has every poll group do something, and waits for all of them.
+/// Runs `each` in every poll group and waits for all answers.
 ///
 /// # Errors
-/// The first one that a group answers.
+/// The first error of a group.
 pub async fn on_groups(
     app: &Rc<App>,
     each: impl Fn(&Group, Reply) + Send + Clone + 'static,
@@ -95,7 +95,7 @@ pub async fn on_groups(
     app.replies(number).await
 }
 
-/// The counters of every poll group.
+/// Returns the counters of every poll group.
 ///
 /// # Errors
 /// When a group gives no answer.
@@ -117,10 +117,10 @@ pub async fn collect_stats(app: &Rc<App>) -> Result<Vec<Stats>> {
     result.map(|()| stats)
 }
 
-/// Starts the poll groups, one on each core of `poll_groups_mask`, where that has not been done.
+/// Starts the poll groups, one on each core of `poll_groups_mask`. Does nothing when they already run.
 ///
 /// # Errors
-/// A mask without a reactor, or what the host refuses.
+/// `EINVAL` for a mask without a reactor's core, or the error of the host.
 pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
     let server = app.server().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
     if !server.groups().is_empty() {
@@ -131,14 +131,14 @@ pub fn ensure_groups(app: &Rc<App>) -> Result<()> {
     let cores: Vec<u32> = thread::cores().filter(|core| is_chosen(*core)).collect();
     if cores.is_empty() {
         let mask = mask.unwrap_or_default();
-        return Err(Error::invalid("poll_groups_mask", mask, "a mask with a core of the host"));
+        return Err(Error::invalid("poll_groups_mask", mask, "a mask with a core of a reactor"));
     }
     let handle = app_handle().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))?;
     let make = move |index| Group::new(index, handle.clone());
     server.start_groups("nvmf_tgt_poll_group", cores, make)
 }
 
-/// Whether a core is in a mask as `0x3` or `[0,2-3]`. What is neither has no core.
+/// Whether a core is in a mask such as `0x3` or `[0,2-3]`. Other text has no core.
 fn is_in_mask(mask: &str, core: u32) -> bool {
     if let Some(list) = mask.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return list.split(',').any(|part| is_in_range(part.trim(), core));

@@ -1,4 +1,4 @@
-//! Listeners: an address may be shared by several subsystems.
+//! Listeners. Several subsystems may share an address.
 
 use super::ana::no_listener;
 use super::{lock_subsystem, on_groups};
@@ -9,7 +9,7 @@ use drivebay_sdk::nvmf::protocol::Address;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 
-/// Lets a subsystem be reached at an address, with all ANA groups in one state.
+/// Adds a listener to a subsystem, with all ANA groups in one state.
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `EINVAL` without the transport, `EEXIST`, `EADDRINUSE`, `EADDRNOTAVAIL`.
@@ -29,7 +29,7 @@ pub async fn add_listener(
         let Address { traddr, trsvcid, .. } = address;
         return Err(Error::new(
             errno::EEXIST,
-            format!("{nqn} listens at {traddr}:{trsvcid} already"),
+            format!("{nqn} already listens at {traddr}:{trsvcid}"),
         ));
     }
     begin_listening(app, &address)?;
@@ -38,8 +38,12 @@ pub async fn add_listener(
         let subsystem = model.subsystems.get_mut(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
         subsystem.new_listener(address, state)
     };
-    // Before a host can connect.
-    publish_access(app, nqn, listener.portid, Some(listener.access.clone())).await?;
+    // Poll groups need the states before a host can connect.
+    let access = Some(listener.access.clone());
+    if let Err(error) = publish_access(app, nqn, listener.portid, access).await {
+        end_listening(app, &listener.address);
+        return Err(error);
+    }
     if let Some(subsystem) = app.model.borrow_mut().subsystems.get_mut(nqn) {
         subsystem.listeners.push(listener);
     }
@@ -47,7 +51,7 @@ pub async fn add_listener(
     Ok(())
 }
 
-/// Tells every poll group how a listener serves the ANA groups, or that the listener is gone.
+/// Sends to every poll group how a listener serves the ANA groups; `None` removes the listener.
 pub(super) async fn publish_access(
     app: &Rc<App>,
     nqn: &str,
@@ -72,7 +76,7 @@ fn begin_listening(app: &App, address: &Address) -> Result<()> {
     let entry = transports.get(&address.trtype).ok_or_else(|| {
         let made: Vec<&str> = transports.keys().map(String::as_str).collect();
         let made = if made.is_empty() {
-            "none; nvmf_create_transport makes one".to_owned()
+            "none; create one with nvmf_create_transport".to_owned()
         } else {
             made.join(", ")
         };
@@ -83,7 +87,7 @@ fn begin_listening(app: &App, address: &Address) -> Result<()> {
     Ok(())
 }
 
-/// Lets a subsystem be reached at an address no more; queues that came there end.
+/// Removes a listener from a subsystem and ends the queues that came there.
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` without the listener.
@@ -92,7 +96,7 @@ pub async fn remove_listener(app: &Rc<App>, nqn: &str, address: &Address) -> Res
     remove_locked(app, nqn, address).await
 }
 
-/// As [`remove_listener`], by an operation that has the subsystem's lock.
+/// Like [`remove_listener`]. The caller has locked the subsystem.
 pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, address: &Address) -> Result<()> {
     let place = {
         let model = app.model.borrow();

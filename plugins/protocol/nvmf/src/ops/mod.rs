@@ -1,7 +1,7 @@
 //! Operations of the control plane, each a future on the app thread.
 //!
-//! One subsystem has one operation at a time, in the order they came ([`lock`]). What poll groups are to do is sent to all of them and
-//! awaited ([`on_groups`]).
+//! Each subsystem has one operation at a time, in the order of the calls ([`lock`]). [`on_groups`] sends work to all poll groups and
+//! waits for their answers.
 
 mod ana;
 mod groups;
@@ -24,7 +24,7 @@ use crate::tasks::until;
 use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 
-/// Keeps other operations of the same name waiting until it is dropped.
+/// A lock. Other operations with the same name wait until it is dropped.
 #[derive(Debug)]
 pub struct Guard {
     app: Rc<App>,
@@ -38,28 +38,28 @@ impl Drop for Guard {
     }
 }
 
-/// Waits until no other operation of this name is under way.
+/// Locks a name. Waits while another operation has locked it.
 pub async fn lock(app: &Rc<App>, name: &str) -> Guard {
     until(|| !app.busy.borrow().contains(name)).await;
     app.busy.borrow_mut().insert(name.to_owned());
     Guard { app: Rc::clone(app), name: name.to_owned() }
 }
 
-/// As [`lock`], for a subsystem that there is.
+/// Like [`lock`], for a subsystem that must exist.
 ///
 /// # Errors
-/// `ENODEV` when there is none by then.
+/// `ENODEV` when it does not exist once the lock is taken.
 pub async fn lock_subsystem(app: &Rc<App>, nqn: &str) -> Result<Guard> {
     let guard = lock(app, nqn).await;
     if app.model.borrow().subsystems.contains_key(nqn) { Ok(guard) } else { Err(no_subsystem(nqn)) }
 }
 
-/// There is no such subsystem.
+/// The error for a missing subsystem.
 pub fn no_subsystem(nqn: &str) -> Error {
     Error::new(errno::ENODEV, format!("nqn {nqn}: no such subsystem"))
 }
 
-/// A parameter that is known but has no effect here.
+/// The error for a parameter that is not supported.
 pub fn not_supported(field: &str, given: impl std::fmt::Display, allowed: &str) -> Error {
     Error::invalid(field, given, allowed)
 }

@@ -1,7 +1,7 @@
-//! Namespaces: bdevs that come, change and go.
+//! Adds, changes and removes namespaces.
 //!
-//! A namespace is added to every poll group before any host hears of it, and taken from every group, with its I/O ended and its
-//! channels put, before its bdev is closed.
+//! A new namespace is in every poll group before hosts get the event. A removed namespace has left every poll group, without I/O in flight
+//! and without channels, before its bdev is closed.
 
 use super::{lock, lock_subsystem, on_groups};
 use crate::app::{App, app, reservation};
@@ -11,10 +11,10 @@ use drivebay_sdk::{Error, Result, errno};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What `nvmf_subsystem_add_ns` gives. Absent values follow from the bdev.
+/// The parameters of `nvmf_subsystem_add_ns`. The bdev supplies absent values.
 #[derive(Clone, Debug, Default)]
 pub struct NewNamespace {
-    /// Number; 0 = the lowest free one.
+    /// Number; 0 means the lowest free one.
     pub nsid: u32,
     /// Name of the bdev.
     pub bdev_name: String,
@@ -26,14 +26,14 @@ pub struct NewNamespace {
     pub uuid: Option<[u8; 16]>,
     /// ANA group.
     pub anagrpid: Option<u32>,
-    /// File that keeps reservations through a loss of power.
+    /// File that keeps reservations across a loss of power.
     pub ptpl_file: Option<String>,
 }
 
-/// Adds a namespace; its number.
+/// Adds a namespace and returns its number.
 ///
 /// # Errors
-/// `ENODEV` without the subsystem or bdev, `EPERM` when the bdev is claimed, `EEXIST`, `ENOSPC`, `EINVAL` naming what is wrong.
+/// `ENODEV` without the subsystem or bdev, `EPERM` when the bdev is claimed, `EEXIST`, `ENOSPC`, `EINVAL` with the name of the wrong field.
 pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Result<u32> {
     let _guard = lock_subsystem(app, nqn).await?;
     super::ensure_groups(app)?;
@@ -45,6 +45,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
     if info.raw().md_size != 0 {
         return Err(Error::invalid("md_size", info.raw().md_size, "0: no metadata yet"));
     }
+    check_ptpl_file(app, new.ptpl_file.as_deref())?;
     let uuid = new.uuid.filter(|uuid| *uuid != [0; 16]).unwrap_or_else(|| info.uuid());
     let namespace = Namespace {
         nsid,
@@ -54,7 +55,7 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         eui64: new.eui64.unwrap_or_default(),
         anagrpid: check_ana_group(app, nqn, new.anagrpid.filter(|g| *g != 0).unwrap_or(nsid))?,
         geometry,
-        reservations: reservation::restore(new.ptpl_file.as_deref(), &desc, &info.uuid())?,
+        reservations: reservation::restore(new.ptpl_file.as_deref(), &desc, &info)?,
         ptpl_file: new.ptpl_file,
     };
     check_identity(app, nqn, &namespace)?;
@@ -85,12 +86,18 @@ pub async fn add_namespace(app: &Rc<App>, nqn: &str, new: NewNamespace) -> Resul
         subsystem.ana_group_changed(namespace.anagrpid);
         subsystem.namespaces.insert(nsid, namespace);
     }
+    let num_blocks = desc.info().map_or(geometry.num_blocks, |info| info.num_blocks());
     app.bdevs.borrow_mut().insert((nqn.to_owned(), nsid), desc);
-    app.namespace_changed(nqn, nsid);
+    if num_blocks == geometry.num_blocks {
+        app.namespace_changed(nqn, nsid);
+    } else {
+        // The bdev was resized while the poll groups opened their channels. The event found no namespace.
+        resized(app, nqn, nsid, num_blocks);
+    }
     Ok(nsid)
 }
 
-/// No ANA group may have a number above that of every namespace that the subsystem may have.
+/// Checks that the number of an ANA group is at most `max_namespaces`.
 pub(super) fn check_ana_group(app: &App, nqn: &str, group: u32) -> Result<u32> {
     let model = app.model.borrow();
     let subsystem = model.subsystems.get(nqn).ok_or_else(|| super::no_subsystem(nqn))?;
@@ -101,7 +108,7 @@ pub(super) fn check_ana_group(app: &App, nqn: &str, group: u32) -> Result<u32> {
     Err(Error::invalid("anagrpid", group, format!("1 to {max}, the max_namespaces of {nqn}")))
 }
 
-/// No transport may be unable to move a block.
+/// Checks that every transport can transfer a block.
 fn check_block_fits(app: &App, block_size: u32) -> Result<()> {
     let transports = app.transports.borrow();
     let least = transports.values().map(|entry| entry.limits.max_io_size).min();
@@ -114,7 +121,24 @@ fn check_block_fits(app: &App, block_size: u32) -> Result<()> {
     }
 }
 
-/// No two namespaces of a subsystem are the same: hosts drop the second one, or write to the wrong disk.
+/// Two namespaces must not share a file: each would overwrite the reservations of the other.
+fn check_ptpl_file(app: &App, path: Option<&str>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let model = app.model.borrow();
+    let mut all =
+        model.subsystems.values().flat_map(|s| s.namespaces.values().map(move |n| (s, n)));
+    match all.find(|(_, namespace)| namespace.ptpl_file.as_deref() == Some(path)) {
+        Some((subsystem, namespace)) => {
+            let (nqn, nsid) = (&subsystem.nqn, namespace.nsid);
+            let allowed =
+                format!("a file that no other namespace uses: nsid {nsid} of {nqn} uses it");
+            Err(Error::invalid("namespace.ptpl_file", path, allowed))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks that no other namespace of the subsystem has the same identity: hosts would drop one of them, or write to the wrong disk.
 fn check_identity(app: &App, nqn: &str, new: &Namespace) -> Result<()> {
     let model = app.model.borrow();
     let Some(subsystem) = model.subsystems.get(nqn) else { return Ok(()) };
@@ -199,7 +223,7 @@ fn geometry_of(info: &Info) -> Geometry {
     }
 }
 
-/// Something happened to a namespace's bdev. `[app thread]`
+/// Handles an event of a namespace's bdev. `[app thread]`
 fn happened(nqn: &str, nsid: u32, event: Event) {
     let Some(app) = app() else { return };
     match event {
@@ -207,7 +231,7 @@ fn happened(nqn: &str, nsid: u32, event: Event) {
             let (nqn, task) = (nqn.to_owned(), Rc::clone(&app));
             app.tasks.spawn(async move {
                 let _guard = lock(&task, &nqn).await;
-                // An operation that came first may have removed it, or not have added it yet.
+                // An earlier operation may have removed the namespace, or failed to add it.
                 if let Err(error) = remove_locked(&task, &nqn, nsid).await {
                     tracing::debug!("{nqn}: {error}");
                 }
@@ -241,7 +265,7 @@ pub async fn remove_namespace(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()>
     remove_locked(app, nqn, nsid).await
 }
 
-/// As [`remove_namespace`], by an operation that has the subsystem's lock.
+/// Like [`remove_namespace`]. The caller has locked the subsystem.
 pub(super) async fn remove_locked(app: &Rc<App>, nqn: &str, nsid: u32) -> Result<()> {
     let removed = {
         let mut model = app.model.borrow_mut();

@@ -1,4 +1,4 @@
-//! The end of the target: everything it serves ends first.
+//! The end of the target.
 
 use super::transport::end_transport;
 use super::{delete_subsystem, lock};
@@ -8,7 +8,7 @@ use drivebay_sdk::runtime::task;
 use drivebay_spec_nvme::nqn;
 use std::rc::Rc;
 
-/// Ends subsystems, transports and poll groups, then drops the token.
+/// Ends subsystems, transports and poll groups, in this order. Then drops the token.
 pub async fn stop(app: &Rc<App>, stopping: Stopping) {
     let names: Vec<String> = app.model.borrow().subsystems.keys().cloned().collect();
     for name in names.iter().filter(|name| *name != nqn::DISCOVERY) {

@@ -1,4 +1,4 @@
-//! Subsystems, and the hosts that may reach them.
+//! Creates and deletes subsystems, and removes hosts from them.
 
 use super::listener::remove_locked as remove_listener_locked;
 use super::namespace::remove_locked as remove_namespace_locked;
@@ -13,10 +13,10 @@ use std::rc::Rc;
 const SERIAL_NUMBER_MAX: usize = 20;
 const MODEL_NUMBER_MAX: usize = 40;
 
-/// Makes a subsystem.
+/// Creates a subsystem.
 ///
 /// # Errors
-/// `EEXIST`; `EINVAL` naming the field; `ENOSPC` beyond the limit.
+/// `EEXIST`; `EINVAL` with the name of the field; `ENOSPC` when `max_subsystems` is reached.
 pub fn create_subsystem(
     app: &App,
     name: &str,
@@ -57,16 +57,16 @@ pub fn create_subsystem(
     Ok(())
 }
 
-/// Ends a subsystem: its listeners, controllers and namespaces.
+/// Deletes a subsystem with its listeners, controllers and namespaces.
 ///
 /// # Errors
-/// `ENODEV` when there is none.
+/// `ENODEV` when it does not exist.
 pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
     let _guard = lock_subsystem(app, name).await?;
     let (listeners, nsids) = {
         let mut model = app.model.borrow_mut();
         let subsystem = model.subsystems.get_mut(name).ok_or_else(|| super::no_subsystem(name))?;
-        // Nobody connects any more.
+        // From now on no host can connect.
         subsystem.allow_any_host = false;
         subsystem.hosts.clear();
         let listeners: Vec<_> = subsystem.listeners.iter().map(|l| l.address.clone()).collect();
@@ -91,13 +91,13 @@ pub async fn delete_subsystem(app: &Rc<App>, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends connections and waits until they are gone.
+/// Ends connections and waits until they have ended.
 async fn disconnect(app: &Rc<App>, is_one: impl Fn(&Connection) -> bool + Copy) {
     app.close_all(is_one);
     until(|| !app.has_connection(is_one)).await;
 }
 
-/// Forbids a host to connect, and ends its controllers.
+/// Removes a host from the list of a subsystem, and ends its connections.
 ///
 /// # Errors
 /// `ENODEV` without the subsystem, `ENOENT` when the host is not listed.

@@ -1,4 +1,4 @@
-//! Transports: made of fabrics, which the host may have to load first.
+//! Creates and ends transports. The host may have to load the fabric's plugin first.
 
 use super::{ensure_groups, lock, remove_listener};
 use crate::app::{App, TransportEntry};
@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use crate::group::Nvmf;
 
-/// Makes a transport of `trtype` with `options`, the JSON text of the parameters.
+/// Creates a transport of type `trtype`. `options` is the JSON text of the parameters.
 ///
 /// # Errors
-/// `EEXIST`, `EINVAL` when no plugin has the type, and what the fabric refuses.
+/// `EEXIST`; `EINVAL` when no plugin has the type; errors of the fabric.
 pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Result<()> {
     let _guard = lock(app, trtype).await;
     if app.transports.borrow().contains_key(trtype) {
@@ -41,7 +41,7 @@ pub async fn create_transport(app: &Rc<App>, trtype: &str, options: &str) -> Res
     Ok(())
 }
 
-/// The blocks of every namespace must fit into one command.
+/// Checks that a block of every namespace fits into one command.
 fn check_blocks_fit(app: &App, limits: &TransportLimits) -> Result<()> {
     let model = app.model.borrow();
     let namespaces = model.subsystems.values().flat_map(|subsystem| subsystem.namespaces.values());
@@ -85,7 +85,7 @@ async fn leave_groups(app: &Rc<App>, transport: &Transport<Nvmf>) -> Result<()> 
     app.replies(number).await
 }
 
-/// Ends a transport: its listeners, its connections, its shares of the groups.
+/// Ends a transport with its listeners, its connections and its parts of the poll groups.
 pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
     let _guard = lock(app, trtype).await;
     let listeners: Vec<_> = {
@@ -101,7 +101,7 @@ pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
             tracing::warn!("{error}");
         }
     }
-    // No connection comes any more: those on their way are refused once the entry is gone.
+    // There are no listeners any more. `queue_came` closes late connections once the entry is removed.
     let Some(entry) = app.transports.borrow_mut().remove(trtype) else { return Ok(()) };
     let id = entry.transport.id();
     app.close_all(|connection| connection.transport_id == id);
@@ -113,7 +113,7 @@ pub(super) async fn end_transport(app: &Rc<App>, trtype: &str) -> Result<()> {
     Ok(())
 }
 
-/// A fabric's plugin goes away: so does its transport.
+/// Ends the transport of a fabric whose plugin is unloaded.
 pub async fn fabric_leaves(app: &Rc<App>, leaving: Leaving) {
     let trtype = {
         let transports = app.transports.borrow();

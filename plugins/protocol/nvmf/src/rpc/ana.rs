@@ -1,4 +1,4 @@
-//! The reference's words for ANA states, and two that it does not take.
+//! The names of ANA states: the reference's, and two that the reference does not accept.
 
 use super::params::AnaState as Word;
 use crate::model::AnaState;
@@ -15,7 +15,7 @@ impl From<Word> for AnaState {
     }
 }
 
-/// The word for a state.
+/// The name of a state.
 pub(crate) fn ana_word(state: AnaState) -> &'static str {
     let word = match state {
         AnaState::Optimized => Word::Optimized,

@@ -1,4 +1,4 @@
-//! Values that are known and have no effect here: taken when they mean "off", else refused by name.
+//! Parameters that are not supported. A value that means "off" is accepted; the error for any other value names the parameter.
 
 use super::params::{
     AddHost, AddListener, CreateSubsystem, DupHostPolicy, NamespaceParams, SetConfig,
@@ -8,7 +8,7 @@ use drivebay_sdk::{Error, Result};
 use serde_json::Value;
 use std::fmt::Display;
 
-/// Name of the one target.
+/// Name of the only target.
 pub(super) const TARGET: &str = "nvmf_tgt";
 
 fn only(field: &str, given: impl Display, allowed: &str, is_allowed: bool) -> Result<()> {
@@ -28,7 +28,7 @@ fn only_absent(field: &str, given: Option<&str>) -> Result<()> {
     )
 }
 
-/// The target that a call names.
+/// Checks the name of the target in a call.
 pub(super) fn target(tgt_name: Option<&str>) -> Result<()> {
     let given = tgt_name.unwrap_or(TARGET);
     only("tgt_name", given, TARGET, given == TARGET || given.is_empty())
@@ -44,7 +44,7 @@ pub(super) fn add_listener(params: &AddListener) -> Result<()> {
     let sockets = params.sock_impl.as_deref().unwrap_or("posix");
     only("sock_impl", sockets, "posix", matches!(sockets, "posix" | ""))?;
     let node = params.numa_id.unwrap_or(-1);
-    only("numa_id", node, "-1, any", node == -1)
+    only("numa_id", node, "-1, which means any", node == -1)
 }
 
 pub(super) fn namespace(params: &NamespaceParams) -> Result<()> {
@@ -79,7 +79,7 @@ pub(super) fn set_config(params: &SetConfig) -> Result<()> {
     only("dup_host_policy", policy.as_str(), "allow", policy == DupHostPolicy::Allow)
 }
 
-/// The filter that both parameters say.
+/// The filter from both parameters.
 pub(super) fn discovery_filter(params: &SetConfig) -> Result<DiscoveryFilter> {
     const ALLOWED: &str = "match_any, or transport, address, svcid";
     let mut filter = DiscoveryFilter::default();

@@ -1,34 +1,34 @@
-//! How methods fail: the reference's codes, since its clients test for them, with the errno's name in the error's data.
+//! Errors of the methods. The codes are the reference's, because its clients test for them; the error's data has the name of the errno.
 
 use drivebay_sdk::rpc::RpcError;
 use drivebay_sdk::{Error, errno};
 
-/// The caller asked for what cannot be had.
+/// The request was wrong.
 const INVALID_PARAMS: i64 = -32602;
-/// The target could not do it.
+/// The target could not execute the request.
 const INTERNAL_ERROR: i64 = -32603;
 
-/// A way in which methods fail: code, name, when.
+/// An error of a method: code, name, cause.
 pub(super) type Failure = (i64, &'static str, &'static str);
 
 pub(super) const IN_USE: Failure =
-    (INVALID_PARAMS, "not_permitted", "Something else writes the bdev.");
+    (INVALID_PARAMS, "not_permitted", "Something else has claimed the bdev.");
 pub(super) const NO_SUBSYSTEM: Failure =
     (INVALID_PARAMS, "no_such_device", "There is no such subsystem or bdev.");
 pub(super) const MISSING: Failure =
-    (INVALID_PARAMS, "not_found", "There is no such thing to remove.");
+    (INVALID_PARAMS, "not_found", "The subsystem has no such listener or namespace.");
 pub(super) const HOST_OR_REFERRAL_MISSING: Failure =
-    (INTERNAL_ERROR, "not_found", "There is no such thing to remove.");
-pub(super) const EXISTS: Failure = (INTERNAL_ERROR, "exists", "It is there already.");
+    (INTERNAL_ERROR, "not_found", "There is no such host or referral.");
+pub(super) const EXISTS: Failure = (INTERNAL_ERROR, "exists", "It already exists.");
 pub(super) const IN_SUBSYSTEM: Failure =
-    (INVALID_PARAMS, "exists", "The subsystem has it already.");
+    (INVALID_PARAMS, "exists", "The subsystem already has it.");
 pub(super) const FULL: Failure = (INTERNAL_ERROR, "no_space", "Its limit is reached.");
 pub(super) const NO_NUMBER_LEFT: Failure =
-    (INVALID_PARAMS, "no_space", "The subsystem has all the namespaces that it may have.");
+    (INVALID_PARAMS, "no_space", "The subsystem has as many namespaces as allowed.");
 pub(super) const NO_TRANSPORT: Failure =
     (-(errno::ENODEV as i64), "no_such_device", "There is no such transport.");
 pub(super) const ADDRESS_IN_USE: Failure =
-    (INVALID_PARAMS, "address_in_use", "Another listens there.");
+    (INVALID_PARAMS, "address_in_use", "Another process listens at this address.");
 pub(super) const NO_ADDRESS: Failure =
     (INVALID_PARAMS, "address_not_available", "This machine has no such address.");
 

@@ -1,15 +1,15 @@
-//! Parameters of earlier releases of SPDK whose values are counted in other units today.
+//! Parameters of earlier SPDK releases. Today they have other names and units.
 
 use drivebay_sdk::{Error, Result};
 
-/// `dmrsl` for `max_discard_size_kib`, which counted blocks of 512 bytes.
+/// Converts `max_discard_size_kib`, with blocks of 512 bytes, to `dmrsl`.
 pub(super) fn dmrsl(kib: u64) -> Result<u32> {
     let blocks = kib.checked_mul(2).and_then(|blocks| u32::try_from(blocks).ok());
     let allowed = format!("0 to {}", u32::MAX / 2);
     blocks.ok_or_else(|| Error::invalid("max_discard_size_kib", kib, allowed))
 }
 
-/// `wzsl` for `max_write_zeroes_size_kib`: a power of two of 4 KiB.
+/// Converts `max_write_zeroes_size_kib` to `wzsl`, a power of two of 4 KiB.
 pub(super) fn wzsl(kib: u64) -> Result<u8> {
     let pages = kib / 4;
     let power = match pages {
@@ -18,7 +18,7 @@ pub(super) fn wzsl(kib: u64) -> Result<u8> {
         _ if kib.is_power_of_two() => u8::try_from(pages.trailing_zeros()).ok(),
         _ => None,
     };
-    let allowed = "0, or a power of two from 8 on";
+    let allowed = "0, or a power of two of at least 8";
     power.ok_or_else(|| Error::invalid("max_write_zeroes_size_kib", kib, allowed))
 }
 

@@ -1,4 +1,4 @@
-//! The methods: names, parameters and results of the reference.
+//! The methods, with the names, parameters and results of the reference.
 
 mod ana;
 mod check;
@@ -41,18 +41,18 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
     let methods = [
         later(
             "nvmf_create_transport",
-            "Makes a transport, loading its plugin where it is not loaded.",
+            "Creates a transport. Loads the plugin of its type if necessary.",
             create_transport,
         )
         .describe(gives(DONE, &[EXISTS])),
         at_once("nvmf_get_transports", "Lists the transports with their options.", get_transports)
             .describe(gives("Array of objects: trtype and the options in force.", &[NO_TRANSPORT]))
             .describe(reads),
-        at_once("nvmf_create_subsystem", "Makes a subsystem.", create_subsystem)
+        at_once("nvmf_create_subsystem", "Creates a subsystem.", create_subsystem)
             .describe(gives(DONE, &[EXISTS, FULL])),
         later(
             "nvmf_delete_subsystem",
-            "Ends a subsystem, its controllers and its listeners.",
+            "Deletes a subsystem with its listeners and namespaces, and ends its controllers.",
             delete_subsystem,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM])),
@@ -64,13 +64,13 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
             .describe(reads),
         later(
             "nvmf_subsystem_add_listener",
-            "Lets a subsystem be reached at an address.",
+            "Lets a subsystem listen at an address.",
             add_listener,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, IN_SUBSYSTEM, ADDRESS_IN_USE, NO_ADDRESS])),
         later(
             "nvmf_subsystem_remove_listener",
-            "Lets a subsystem be reached at an address no more.",
+            "Stops listening at an address, and ends the connections that came there.",
             remove_listener,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
@@ -86,7 +86,7 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
         .describe(reads),
         later(
             "nvmf_subsystem_listener_set_ana_state",
-            "Sets how a listener serves one ANA group, or all.",
+            "Sets how a listener serves one ANA group, or all groups.",
             set_ana_state,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
@@ -96,7 +96,7 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
             set_ns_ana_group,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, MISSING])),
-        later("nvmf_subsystem_add_ns", "Adds a bdev as a namespace; its number.", add_ns).describe(
+        later("nvmf_subsystem_add_ns", "Adds a bdev to a subsystem as a namespace.", add_ns).describe(
             gives(
                 "Number of the namespace.",
                 &[NO_SUBSYSTEM, IN_USE, IN_SUBSYSTEM, NO_NUMBER_LEFT],
@@ -108,13 +108,13 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
             .describe(gives(DONE, &[NO_SUBSYSTEM, EXISTS])),
         later(
             "nvmf_subsystem_remove_host",
-            "Forbids a host to connect and ends its controllers.",
+            "Forbids a host to connect, and ends its controllers.",
             remove_host,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM, HOST_OR_REFERRAL_MISSING])),
         at_once(
             "nvmf_subsystem_allow_any_host",
-            "Allows hosts that are not listed, or not.",
+            "Sets whether hosts may connect that are not listed.",
             allow_any_host,
         )
         .describe(gives(DONE, &[NO_SUBSYSTEM])),
@@ -134,19 +134,19 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
                 &[NO_SUBSYSTEM],
             ))
             .describe(reads),
-        later("nvmf_get_stats", "Counts queues and I/O by poll group.", get_stats)
+        later("nvmf_get_stats", "Returns counters of queues and I/O for each poll group.", get_stats)
             .describe(gives(
                 "Object of tick_rate and poll_groups: queues and I/O of each, by transport.",
                 &[],
             ))
             .describe(reads),
-        at_once("nvmf_get_targets", "Lists the targets: there is one.", get_targets)
-            .describe(gives("Array of the targets' names.", &[]))
+        at_once("nvmf_get_targets", "Lists the targets. There is always one.", get_targets)
+            .describe(gives("Array of the names of the targets.", &[]))
             .describe(reads),
-        at_once("nvmf_set_config", "Sets what holds for the whole target.", set_config)
+        at_once("nvmf_set_config", "Sets options of the whole target.", set_config)
             .describe(gives(DONE, &[]))
             .describe(at_any_time),
-        at_once("nvmf_set_max_subsystems", "Sets the most subsystems.", set_max_subsystems)
+        at_once("nvmf_set_max_subsystems", "Sets the maximum number of subsystems.", set_max_subsystems)
             .describe(gives(DONE, &[]))
             .describe(at_any_time),
         at_once("nvmf_set_crdt", "Sets the command retry delays.", set_crdt)
@@ -158,9 +158,9 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
             add_referral,
         )
         .describe(gives(DONE, &[EXISTS])),
-        at_once("nvmf_discovery_remove_referral", "Removes a referral.", remove_referral)
+        at_once("nvmf_discovery_remove_referral", "Removes a referral from the discovery log.", remove_referral)
             .describe(gives(DONE, &[HOST_OR_REFERRAL_MISSING])),
-        at_once("nvmf_discovery_get_referrals", "Lists the referrals.", get_referrals)
+        at_once("nvmf_discovery_get_referrals", "Lists the referrals of the discovery log.", get_referrals)
             .describe(gives("Array of objects: address, secure_channel, subnqn.", &[]))
             .describe(reads),
     ];
@@ -169,7 +169,7 @@ pub fn register(here: &drivebay_sdk::App) -> Result<()> {
 
 type Description = drivebay_sdk::rpc::Description;
 
-/// The result of a method that has none of its own.
+/// The result of a method that returns nothing else.
 const DONE: &str = "True.";
 
 fn gives(
@@ -188,7 +188,7 @@ fn reads(mut description: Description) -> Description {
     description
 }
 
-/// The reference takes these before its start only; here the plugin may be loaded long after it.
+/// The reference accepts these methods only before it has started. Here the plugin may be loaded long after that.
 fn at_any_time(description: Description) -> Description {
     description.states(&[State::Startup, State::Runtime])
 }
@@ -197,7 +197,7 @@ fn this() -> Result<Rc<App>> {
     app().ok_or_else(|| Error::new(errno::EIO, "the target has ended"))
 }
 
-/// A method that answers at once.
+/// A method that answers immediately.
 fn at_once<P: Params + 'static, V: Serialize + 'static>(
     name: &str,
     doc: &str,
@@ -210,7 +210,7 @@ fn at_once<P: Params + 'static, V: Serialize + 'static>(
     })
 }
 
-/// A method that answers when its operation has ended.
+/// A method that answers when its operation is complete.
 fn later<P, V, F>(name: &str, doc: &str, run: fn(Rc<App>, P) -> F) -> Method
 where
     P: Params + 'static,
@@ -220,7 +220,7 @@ where
     let method: Rc<str> = name.into();
     Method::new(name, doc, move |_, call: Call, params: P| match this() {
         Ok(app) if app.tasks.is_full() => {
-            let busy = Error::new(errno::EAGAIN, "too many operations are under way");
+            let busy = Error::new(errno::EAGAIN, "too many operations are in progress; try again");
             call.fail(failure::of(&method, busy));
         }
         Ok(app) => {
@@ -262,7 +262,7 @@ fn get_transports(app: &App, params: GetTransports) -> Result<Vec<Value>> {
     Ok(listed.map(|(trtype, entry)| transport_options(trtype, &entry.transport.dump())).collect())
 }
 
-/// The fabric's options, with the type in front.
+/// The options of a fabric, with its type first.
 pub(crate) fn transport_options(trtype: &str, dumped: &str) -> Value {
     let mut view = serde_json::Map::new();
     view.insert("trtype".into(), trtype.into());
@@ -361,7 +361,7 @@ async fn add_ns(app: Rc<App>, params: AddNs) -> Result<u32> {
         uuid: identifier("namespace.uuid", given.uuid.as_deref())?,
         anagrpid: given.anagrpid,
         bdev_name: given.bdev_name,
-        ptpl_file: given.ptpl_file,
+        ptpl_file: given.ptpl_file.filter(|path| !path.is_empty()),
     };
     ops::add_namespace(&app, &params.nqn, new).await
 }
@@ -387,7 +387,7 @@ fn add_host(app: &App, params: AddHost) -> Result<bool> {
         if subsystem.hosts.insert(host.clone()) {
             return Ok(true);
         }
-        Err(Error::new(errno::EEXIST, format!("host {host} is listed in {name} already")))
+        Err(Error::new(errno::EEXIST, format!("host {host} is already listed in {name}")))
     })?;
     app.discovery_changed();
     Ok(true)
@@ -446,7 +446,7 @@ fn set_config(app: &App, params: SetConfig) -> Result<bool> {
     let is_same = mask(Some(&params)) == mask(app.config.borrow().as_ref());
     if !is_same && !app.groups().is_empty() {
         let given = mask(Some(&params)).unwrap_or_default();
-        let allowed = "what it was, once there are poll groups";
+        let allowed = "the present value, because the poll groups are already running";
         return Err(Error::invalid("poll_groups_mask", given, allowed));
     }
     app.model.borrow_mut().discovery_filter = filter;
@@ -459,7 +459,7 @@ fn set_max_subsystems(app: &App, params: SetMaxSubsystems) -> Result<bool> {
     let mut model = app.model.borrow_mut();
     let have = model.subsystems.len();
     if (params.max_subsystems as usize) < have {
-        let allowed = format!("at least {have}, the subsystems there are");
+        let allowed = format!("at least {have}, the number of subsystems now");
         return Err(Error::invalid("max_subsystems", params.max_subsystems, allowed));
     }
     model.max_subsystems = params.max_subsystems;
@@ -479,7 +479,7 @@ fn add_referral(app: &App, params: AddReferral) -> Result<bool> {
     let address = address(&params.address);
     let mut model = app.model.borrow_mut();
     if model.referrals.iter().any(|r| r.address == address && r.subnqn == subnqn) {
-        return Err(Error::new(errno::EEXIST, "the referral exists already"));
+        return Err(Error::new(errno::EEXIST, "the referral already exists"));
     }
     model.referrals.push(Referral { address, subnqn, secure_channel: params.secure_channel });
     drop(model);
@@ -494,7 +494,7 @@ fn remove_referral(app: &App, params: RemoveReferral) -> Result<bool> {
     let address = address(&params.address);
     let mut model = app.model.borrow_mut();
     let place = model.referrals.iter().position(|r| r.address == address && r.subnqn == subnqn);
-    let place = place.ok_or_else(|| Error::new(errno::ENOENT, "there is no such referral"))?;
+    let place = place.ok_or_else(|| Error::new(errno::ENOENT, "no such referral"))?;
     model.referrals.remove(place);
     drop(model);
     app.discovery_changed();

@@ -1,5 +1,5 @@
-//! The parameters of the methods: every one that the reference has. What has no effect here is taken at the value that means "off"
-//! and otherwise refused.
+//! The parameters of the methods: all that the reference has. A parameter that is not supported here accepts only the value that means
+//! "off".
 
 use drivebay_sdk::rpc::params;
 use serde_json::Value;
@@ -10,99 +10,99 @@ params! {
         /// Transport type, such as `TCP`.
         #[range(1..=31)]
         pub trtype: String,
-        /// Address family, `ipv4` or `ipv6`; found out when absent.
+        /// Address family, `ipv4` or `ipv6`; taken from the address when absent.
         #[range(0..=31)]
         pub adrfam: Option<String>,
-        /// Address.
+        /// Address, such as an IP address.
         #[range(1..=255)]
         pub traddr: String,
-        /// Service, such as a port.
+        /// Service identifier, such as a TCP port.
         #[range(0..=31)]
         pub trsvcid: Option<String>,
     }
 
-    /// Parameters of `nvmf_create_transport`. All but the first two are the fabric's, which has the defaults.
+    /// Parameters of `nvmf_create_transport`. The fabric handles all but the first two, and has their defaults.
     pub struct CreateTransport {
         /// Transport type, such as `TCP`.
         #[range(1..=31)]
         pub trtype: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Entries of an I/O queue.
+        /// Most entries of an I/O queue.
         pub max_queue_depth: Option<u16>,
-        /// I/O queues of a controller.
+        /// Most I/O queues of a controller.
         pub max_io_qpairs_per_ctrlr: Option<u16>,
-        /// Bytes of data in a command capsule.
+        /// Most bytes of data in a command capsule.
         pub in_capsule_data_size: Option<u32>,
-        /// Bytes of data of one command.
+        /// Most bytes of data of one command.
         pub max_io_size: Option<u32>,
-        /// Bytes of a buffer; has no effect.
+        /// Most bytes of one buffer for data.
         pub io_unit_size: Option<u32>,
-        /// Entries of an admin queue.
+        /// Most entries of an admin queue.
         pub max_aq_depth: Option<u32>,
         /// Shared buffers; has no effect.
         pub num_shared_buffers: Option<u32>,
-        /// Buffers cached by a thread; has no effect.
+        /// Buffers that each thread caches; has no effect.
         pub buf_cache_size: Option<u32>,
-        /// Small buffers cached by a thread.
+        /// Small buffers that each thread caches.
         pub iobuf_small_cache_size: Option<u32>,
-        /// Large buffers cached by a thread.
+        /// Large buffers that each thread caches.
         pub iobuf_large_cache_size: Option<u32>,
-        /// Zero copy; has no effect, since data is not copied where that can be helped.
+        /// Zero copy; has no effect, because the target avoids copies anyway.
         pub zcopy: Option<bool>,
-        /// Completion queue entries; RDMA.
+        /// Entries of a completion queue; RDMA only.
         pub num_cqe: Option<i32>,
-        /// Entries of a shared receive queue; RDMA.
+        /// Entries of a shared receive queue; RDMA only.
         pub max_srq_depth: Option<u32>,
-        /// No shared receive queue; RDMA.
+        /// Use no shared receive queue; RDMA only.
         pub no_srq: Option<bool>,
-        /// Success without a response capsule; TCP.
+        /// Report the success of a read in its last data PDU, without a response capsule; TCP only.
         pub c2h_success: Option<bool>,
-        /// Protection information is made and checked here.
+        /// Insert and strip protection information in the transport.
         pub dif_insert_or_strip: Option<bool>,
-        /// Priority of sockets; TCP.
+        /// Priority of the sockets; TCP only.
         pub sock_priority: Option<u32>,
-        /// Connections that wait to be accepted.
+        /// Most connections that wait to be accepted.
         pub acceptor_backlog: Option<i32>,
-        /// How long an abort waits, in seconds.
+        /// How long an abort may wait, in seconds.
         pub abort_timeout_sec: Option<u32>,
-        /// No batches of work requests; RDMA.
+        /// Do not batch work requests; RDMA only.
         pub no_wr_batching: Option<bool>,
-        /// Control messages per group; TCP.
+        /// Control messages of each poll group; TCP only.
         pub control_msg_num: Option<u16>,
-        /// BAR0 is not mapped; vfio-user.
+        /// Do not let the client map BAR0; vfio-user only.
         pub disable_mappable_bar0: Option<bool>,
-        /// Interrupts are not adapted; vfio-user.
+        /// Do not adapt the rate of interrupts; vfio-user only.
         pub disable_adaptive_irq: Option<bool>,
-        /// No shadow doorbells; vfio-user.
+        /// Use no shadow doorbells; vfio-user only.
         pub disable_shadow_doorbells: Option<bool>,
-        /// How often connections are accepted, in microseconds.
+        /// Time between two looks for new connections, in microseconds.
         pub acceptor_poll_rate: Option<u32>,
-        /// How long an acknowledgement may take, in milliseconds.
+        /// How long a peer may take to acknowledge data, in milliseconds.
         pub ack_timeout: Option<u32>,
-        /// Work requests for data; RDMA.
+        /// Work requests for data; RDMA only.
         pub data_wr_pool_size: Option<u32>,
-        /// Vendor commands are not passed through.
+        /// Do not pass vendor specific commands through.
         pub disable_command_passthru: Option<bool>,
         /// Granularity of the keep alive timeout, in 100 ms.
         pub kas: Option<u16>,
         /// Shortest keep alive timeout, in milliseconds.
         pub min_kato: Option<u32>,
-        /// Connections from one address at most.
+        /// Most connections from one address.
         pub max_connections_per_address: Option<u32>,
-        /// Connections by one listener at most.
+        /// Most connections to one listener.
         pub max_connections_per_listener: Option<u32>,
-        /// Queues of one host, by its name, in all subsystems at most.
+        /// Most queues of one host, by its name, in all subsystems together.
         pub max_connections_per_host: Option<u32>,
-        /// Optional commands that are not offered.
+        /// Optional commands that the target does not offer.
         pub masked_oncs: Option<Value>,
-        /// Fused operations that are not offered.
+        /// Fused operations that the target does not offer.
         pub masked_fuses: Option<Value>,
     }
 
     /// Parameters of `nvmf_get_transports`.
     pub struct GetTransports {
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
         /// Transport type; all when absent.
         pub trtype: Option<String>,
@@ -110,40 +110,40 @@ params! {
 
     /// Parameters of `nvmf_create_subsystem`.
     pub struct CreateSubsystem {
-        /// Name.
+        /// Name (NQN) of the subsystem.
         #[range(1..=223)]
         pub nqn: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
         /// Serial number.
         pub serial_number: Option<String>,
         /// Model number.
         pub model_number: Option<String>,
-        /// What an administrator calls it.
+        /// A label for administrators.
         #[range(0..=255)]
         pub admin_label: Option<String>,
-        /// Most namespaces; 0 = 32.
+        /// Most namespaces; 0 means 32.
         #[range(0..=65536)]
         pub max_namespaces: Option<u32>,
-        /// Hosts that are not listed may connect.
+        /// Let hosts connect that are not listed.
         pub allow_any_host: bool = false,
-        /// Hosts are told how well each listener serves each ANA group.
+        /// Report to hosts how well each listener serves each ANA group.
         pub ana_reporting: bool = false,
         /// Lowest controller identifier.
         pub min_cntlid: u16 = 1,
         /// Highest controller identifier.
         pub max_cntlid: u16 = 0xffef,
-        /// Most blocks of one range of Dataset Management, as told to hosts; 0 = no limit.
+        /// Most blocks of one range of Dataset Management; 0 means no limit.
         pub dmrsl: u32 = 0,
-        /// Largest Write Zeroes as told to hosts, a power of two of 4 KiB; 0 = no limit.
+        /// Longest Write Zeroes: 4 KiB times two to this power; 0 means no limit.
         pub wzsl: u8 = 0,
-        /// SPDK 26.05 and earlier's name of dmrsl, in KiB: blocks of 512 bytes.
+        /// Name of dmrsl in SPDK 26.05 and earlier, in KiB with blocks of 512 bytes.
         pub max_discard_size_kib: Option<u64>,
-        /// SPDK 26.05 and earlier's name of wzsl, in KiB: 0, or a power of two from 8 on.
+        /// Name of wzsl in SPDK 26.05 and earlier, in KiB: 0, or a power of two of at least 8.
         pub max_write_zeroes_size_kib: Option<u64>,
-        /// Commands go to the NVMe device below; only false.
+        /// Pass commands through to the NVMe device; only false.
         pub passthrough: bool = false,
-        /// A host may reset the subsystem; only false.
+        /// Let a host reset the subsystem; only false.
         pub enable_nssr: bool = false,
     }
 
@@ -151,7 +151,7 @@ params! {
     pub struct OneSubsystem {
         /// Name of the subsystem.
         pub nqn: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
@@ -159,7 +159,7 @@ params! {
     pub struct GetSubsystems {
         /// Name of one subsystem; all when absent.
         pub nqn: Option<String>,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
@@ -167,31 +167,31 @@ params! {
     pub struct AddListener {
         /// Name of the subsystem.
         pub nqn: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
         /// Where to listen.
         pub listen_address: ListenAddress,
-        /// TLS; only false.
+        /// Require TLS; only false.
         pub secure_channel: bool = false,
         /// State of all ANA groups at this listener; optimized when absent.
         pub ana_state: Option<AnaState>,
-        /// Kind of sockets; only posix.
+        /// Socket implementation; only posix.
         pub sock_impl: Option<String>,
-        /// NUMA node; only -1, any.
+        /// NUMA node; only -1, which means any.
         pub numa_id: Option<i32>,
     }
 
     /// How a listener serves an ANA group.
     pub enum AnaState {
-        /// Best.
+        /// The best path.
         Optimized = "optimized",
-        /// Works, but slower.
+        /// A slower path.
         NonOptimized = "non_optimized",
-        /// Not now: I/O is refused.
+        /// I/O is refused for now.
         Inaccessible = "inaccessible",
-        /// Not until the namespace is added again: I/O is refused.
+        /// I/O is refused until the namespace is added again.
         PersistentLoss = "persistent_loss",
-        /// It will soon have another state: I/O is refused.
+        /// I/O is refused until the group has another state, which will be soon.
         Change = "change",
     }
 
@@ -199,13 +199,13 @@ params! {
     pub struct SetAnaState {
         /// Name of the subsystem.
         pub nqn: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Where it listens.
+        /// Address of the listener.
         pub listen_address: ListenAddress,
         /// The state.
         pub ana_state: AnaState,
-        /// The ANA group; all when absent or 0.
+        /// The ANA group; all groups when absent or 0.
         pub anagrpid: Option<u32>,
     }
 
@@ -215,9 +215,9 @@ params! {
         pub nqn: String,
         /// Number of the namespace.
         pub nsid: u32,
-        /// The ANA group, from 1 to the most namespaces that the subsystem may have.
+        /// The ANA group, from 1 to the max_namespaces of the subsystem.
         pub anagrpid: u32,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
@@ -225,9 +225,9 @@ params! {
     pub struct RemoveListener {
         /// Name of the subsystem.
         pub nqn: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Where it listens.
+        /// Address of the listener.
         pub listen_address: ListenAddress,
     }
 
@@ -237,19 +237,19 @@ params! {
         pub nsid: Option<u32>,
         /// Name of the bdev.
         pub bdev_name: String,
-        /// Globally unique identifier, 32 hexadecimal digits; the UUID when absent.
+        /// Globally unique identifier (NGUID), 32 hexadecimal digits; the UUID when absent.
         pub nguid: Option<String>,
-        /// Extended unique identifier, 16 hexadecimal digits.
+        /// Extended unique identifier (EUI64), 16 hexadecimal digits.
         pub eui64: Option<String>,
-        /// UUID; the bdev's when absent.
+        /// UUID; that of the bdev when absent.
         pub uuid: Option<String>,
-        /// File that keeps reservations through a loss of power; without it they end with the process.
+        /// File that keeps reservations across a loss of power. Without it they end with the process. Each namespace needs its own file.
         pub ptpl_file: Option<String>,
         /// ANA group; the number of the namespace when absent.
         pub anagrpid: Option<u32>,
-        /// Hosts see it when they are told to only; only false.
+        /// Hide the namespace from hosts until it is made visible; only false.
         pub no_auto_visible: bool = false,
-        /// Metadata is not shown; only false.
+        /// Hide metadata from hosts; only false.
         pub hide_metadata: bool = false,
     }
 
@@ -259,7 +259,7 @@ params! {
         pub nqn: String,
         /// The namespace.
         pub namespace: NamespaceParams,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
@@ -269,7 +269,7 @@ params! {
         pub nqn: String,
         /// Number of the namespace.
         pub nsid: u32,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
@@ -279,13 +279,13 @@ params! {
         pub nqn: String,
         /// Name of the host.
         pub host: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Key for TLS; only absent.
+        /// Key for TLS; must be absent.
         pub psk: Option<String>,
-        /// Key by which the host shows who it is; only absent.
+        /// Key with which the host authenticates; must be absent.
         pub dhchap_key: Option<String>,
-        /// Key by which the target shows who it is; only absent.
+        /// Key with which the target authenticates; must be absent.
         pub dhchap_ctrlr_key: Option<String>,
     }
 
@@ -295,9 +295,9 @@ params! {
         pub nqn: String,
         /// Name of the host.
         pub host: String,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// How long to wait for its connections to end, in milliseconds; the transports bound it.
+        /// How long to wait for the end of its connections, in milliseconds; has no effect, because the transports limit this time.
         pub timeout_ms: Option<u64>,
     }
 
@@ -305,19 +305,19 @@ params! {
     pub struct AllowAnyHost {
         /// Name of the subsystem.
         pub nqn: String,
-        /// Hosts that are not listed may connect.
+        /// Whether hosts may connect that are not listed.
         pub allow_any_host: bool,
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
     /// Parameters that name the target.
     pub struct OneTarget {
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
     }
 
-    /// What of admin commands goes to the NVMe device below.
+    /// Admin commands that the target passes through to the NVMe device.
     pub struct AdminCmdPassthru {
         /// Only false.
         pub identify_ctrlr: bool = false,
@@ -339,29 +339,29 @@ params! {
         pub vendor_specific: bool = false,
     }
 
-    /// What of the same host on several connections.
+    /// How many connections of the same host are allowed.
     pub enum DupHostPolicy {
-        /// Anything.
+        /// Any number.
         Allow = "allow",
-        /// One connection per listener.
+        /// One for each listener.
         RestrictPerListener = "restrict_per_listener",
     }
 
     /// Parameters of `nvmf_set_config`.
     pub struct SetConfig {
-        /// Admin commands that go to the device below; none.
+        /// Admin commands that the target passes through; none.
         pub admin_cmd_passthru: Option<AdminCmdPassthru>,
-        /// Cores that have poll groups, as `0x3` or `[0,1]`; all when absent.
+        /// Cores that get poll groups, such as `0x3` or `[0,1]`; all when absent.
         pub poll_groups_mask: Option<String>,
-        /// Former form of `discovery_filters`: `match_any`, or names with commas between them.
+        /// Older form of `discovery_filters`: `match_any`, or names separated by commas.
         pub discovery_filter: Option<String>,
-        /// What a listener must share with the connection that reads the discovery log: `transport`, `address`, `svcid`.
+        /// What listeners in the discovery log must have in common with the connection that reads it: `transport`, `address`, `svcid`.
         pub discovery_filters: Option<Value>,
-        /// Digests for authentication, which is not there yet; any.
+        /// Digests for authentication; has no effect yet.
         pub dhchap_digests: Option<Value>,
-        /// Groups for authentication, which is not there yet; any.
+        /// Diffie-Hellman groups for authentication; has no effect yet.
         pub dhchap_dhgroups: Option<Value>,
-        /// What of the same host on several connections; only allow.
+        /// How many connections of the same host are allowed; only allow.
         pub dup_host_policy: Option<DupHostPolicy>,
     }
 
@@ -384,23 +384,23 @@ params! {
 
     /// Parameters of `nvmf_discovery_add_referral`.
     pub struct AddReferral {
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Where.
+        /// Address that the referral points to.
         pub address: ListenAddress,
-        /// It needs a secure channel.
+        /// Whether it needs a secure channel.
         pub secure_channel: bool = false,
-        /// Its name; the discovery subsystem when absent.
+        /// Name of the subsystem there; the discovery subsystem when absent.
         pub subnqn: Option<String>,
     }
 
     /// Parameters of `nvmf_discovery_remove_referral`.
     pub struct RemoveReferral {
-        /// Target; there is one.
+        /// Name of the target; only `nvmf_tgt`.
         pub tgt_name: Option<String>,
-        /// Where.
+        /// Address that the referral points to.
         pub address: ListenAddress,
-        /// Its name; the discovery subsystem when absent.
+        /// Name of the subsystem there; the discovery subsystem when absent.
         pub subnqn: Option<String>,
     }
 }

@@ -1,4 +1,4 @@
-//! What the methods answer with, in the reference's shapes.
+//! The results of the methods, with the members that the reference has.
 
 use super::ana_word;
 use crate::app::ConnectedQueue;
@@ -8,7 +8,7 @@ use crate::model::{ControllerKind, Listener, Namespace, Referral, Subsystem, hex
 use drivebay_sdk::nvmf::protocol::Address;
 use serde_json::{Map, Value, json};
 
-/// Nanoseconds of the host's clock in a second.
+/// Ticks per second of the host's clock, which counts nanoseconds.
 const TICK_RATE: u64 = 1_000_000_000;
 
 pub(crate) fn address(address: &Address) -> Value {
@@ -103,7 +103,7 @@ pub(super) fn qpair(queue: &ConnectedQueue, group: usize, is_ending: bool) -> Va
     })
 }
 
-/// Name of a poll group's thread.
+/// The name of a poll group's thread.
 pub(crate) fn group_name(index: usize) -> String {
     format!("nvmf_tgt_poll_group_{index:03}")
 }

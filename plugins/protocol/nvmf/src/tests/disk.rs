@@ -1,4 +1,4 @@
-//! A disk whose I/O ends when the test lets it.
+//! A disk that can hold its I/O until the test releases it.
 
 use drivebay_sdk::bdev::{self, Bdev, BdevIo, Geometry, IoQueue, Op, OpSet, Registration};
 use drivebay_sdk::rpc::NoParams;
@@ -11,19 +11,19 @@ thread_local! {
     static OPS: RefCell<Vec<Op>> = const { RefCell::new(Vec::new()) };
 }
 
-/// 64 blocks of 512 bytes that read as 7s, or as nothing.
+/// 64 blocks of 512 bytes. A read returns sevens, or leaves the memory unchanged.
 #[derive(Debug)]
 pub(super) struct HeldDisk {
     name: String,
     keeps_no_data: bool,
 }
 
-/// Puts one on the bus.
+/// Registers a disk.
 pub(super) fn make(name: &str) {
     register(name, false);
 }
 
-/// Puts one on the bus whose reads leave the data as they are.
+/// Registers a disk whose reads leave the memory unchanged.
 pub(super) fn make_empty(name: &str) {
     register(name, true);
 }
@@ -35,19 +35,19 @@ fn register(name: &str, keeps_no_data: bool) {
         .unwrap();
 }
 
-/// Whether I/O waits for [`let_go`].
+/// Sets whether I/O waits for [`let_go`].
 pub(super) fn hold(holds: bool) {
     HOLDS.set(holds);
 }
 
-/// Ends what waits.
+/// Completes all held I/O.
 pub(super) fn let_go() {
     while let Some(io) = HELD.with_borrow_mut(IoQueue::pop) {
         end(io);
     }
 }
 
-/// What the disk was asked for.
+/// Takes the list of operations that were submitted.
 pub(super) fn ops() -> Vec<Op> {
     OPS.take()
 }

@@ -1,4 +1,4 @@
-//! A fabric without a network: a test puts commands on a [`Wire`] and finds the responses there.
+//! A fabric without a network. A test sends commands on a [`Wire`] and receives the responses there.
 
 use drivebay_sdk::nvmf::transport::{
     Acceptor, Address, Group, Qpair, Request, Transfer, Transport,
@@ -10,22 +10,22 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// One connection, from the host's end.
+/// The host's end of a connection.
 #[derive(Clone, Default)]
 pub(super) struct Wire(Arc<Mutex<Ends>>);
 
 #[derive(Default)]
 pub(super) struct Ends {
     sent: VecDeque<Sent>,
-    /// What came back, with the data.
+    /// The responses with their data.
     pub(super) received: Vec<(Completion, Vec<u8>)>,
-    /// The host has gone.
+    /// Whether the host closes the connection.
     hangs_up: bool,
-    /// The target has ended the connection.
+    /// Whether the target has closed the connection.
     pub(super) is_closed: bool,
-    /// The target has let go of it.
+    /// Whether the target has freed the connection.
     pub(super) is_free: bool,
-    /// Queue, size and flow control, once it is a queue.
+    /// Identifier, size and flow control, once the connection is a queue.
     pub(super) connected: Option<(u16, u16, bool)>,
 }
 
@@ -56,12 +56,12 @@ impl Wire {
         self.send(command, Transfer::FromHost, data.len(), data);
     }
 
-    /// Sends a command that asks for `len` bytes.
+    /// Sends a command that reads `len` bytes.
     pub(super) fn read(&self, command: &Command, len: usize) {
         self.send(command, Transfer::ToHost, len, &[]);
     }
 
-    /// Sends a command that asks for as many bytes, into memory that holds `stale`.
+    /// Sends a command that reads as many bytes as `stale` has, into memory that contains `stale`.
     pub(super) fn read_over(&self, command: &Command, stale: &[u8]) {
         self.send(command, Transfer::ToHost, stale.len(), stale);
     }
@@ -75,7 +75,7 @@ thread_local! {
     static ACCEPTOR: RefCell<Option<Acceptor<Fake>>> = const { RefCell::new(None) };
 }
 
-/// Brings a connection that came to `trsvcid`.
+/// Connects to `trsvcid`.
 pub(super) fn connect(trsvcid: &str) -> Wire {
     let at = |traddr: &str, trsvcid: &str| Address {
         trtype: "FAKE".into(),

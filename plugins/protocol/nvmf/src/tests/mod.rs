@@ -1,4 +1,4 @@
-//! The plugin through its door: a fabric without a network on one side, a disk that holds its I/O on the other.
+//! Tests of the whole plugin, between a fabric without a network and a disk that can hold its I/O.
 
 mod disk;
 mod fabric;
@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 
 const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
 const HOST: &str = "nqn.2016-06.io.spdk:host1";
+/// A host whose identifier is zero.
+const ANONYMOUS: &str = "nqn.2016-06.io.spdk:anonymous";
 
 /// A host that serves [`NQN`] with namespace 1.
 struct Target {
@@ -54,7 +56,7 @@ impl Target {
         }
     }
 
-    /// The response to the last command that was sent.
+    /// Waits for the next response.
     fn response(&self, wire: &Wire) -> (Completion, Vec<u8>) {
         self.host.wait(|| wire.ends().received.pop())
     }
@@ -70,7 +72,7 @@ impl Target {
         (wire, completion)
     }
 
-    /// Sends the Connect of a host, and lets the target do what it can do now.
+    /// Sends the Connect of a host and runs the target.
     fn begin_connect(&self, host: &str, qid: u16, cntlid: u16) -> Wire {
         self.begin_connect_at("1", host, qid, cntlid)
     }
@@ -79,7 +81,11 @@ impl Target {
         let wire = fabric::connect(port);
         let connect = Connect { qid, sqsize: 3, kato_ms: 10_000, ..Connect::default() };
         let data = ConnectData {
-            hostid: [if host == HOST { 7 } else { 8 }; 16],
+            hostid: match host {
+                HOST => [7; 16],
+                ANONYMOUS => [0; 16],
+                _ => [8; 16],
+            },
             cntlid,
             subnqn: NulText::new(NQN).unwrap(),
             hostnqn: NulText::new(host).unwrap(),
@@ -89,15 +95,20 @@ impl Target {
         wire
     }
 
-    /// An enabled controller: its admin queue and one I/O queue.
+    /// Connects and enables a controller. Returns its admin queue and one I/O queue.
     fn controller(&self) -> (Wire, Wire) {
-        let (admin, connected) = self.connect(0, CNTLID_DYNAMIC);
+        self.controller_of(HOST)
+    }
+
+    fn controller_of(&self, host: &str) -> (Wire, Wire) {
+        let admin = self.begin_connect(host, 0, CNTLID_DYNAMIC);
+        let (connected, _) = self.response(&admin);
         let cntlid = ConnectResult::from_dw0(connected.dw0()).cntlid;
         let enable = PropertySet { wide: false, offset: offset::CC, value: 0x0046_0001 };
         admin.command(&enable.to_command());
         assert_eq!(self.status(&admin), Status::SUCCESS);
-        let (io, connected) = self.connect(1, cntlid);
-        assert_eq!(connected.status, Status::SUCCESS);
+        let io = self.begin_connect(host, 1, cntlid);
+        assert_eq!(self.status(&io), Status::SUCCESS);
         (admin, io)
     }
 }
@@ -225,8 +236,95 @@ fn copies_wait_for_each_other_and_end_with_their_namespace() {
     target.run();
     let ends: Vec<_> = io.ends().received.iter().map(|(c, _)| (c.cid, c.status)).collect();
     let gone = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
-    assert_eq!(ends, [(1, gone), (2, gone)]);
+    assert_eq!(ends, [(2, gone), (1, gone)], "the one that waits ends at once");
     assert_eq!(disk::ops(), [Op::Write(Range::new(40, 1))], "the range that had begun");
+}
+
+#[test]
+fn a_copy_that_waits_ends_with_its_queue_and_does_not_wait_for_the_disk() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    let (other, connected) = target.connect(2, 1);
+    assert_eq!(connected.status, Status::SUCCESS);
+    disk::hold(true);
+    let (command, data) = copy_of(40, &[(0, 0)]);
+    io.write(&command, &data);
+    target.run();
+    other.write(&command, &data);
+    target.run();
+    other.hang_up();
+    target.run();
+    assert!(other.ends().is_free, "the Copy of the first queue is in the bdev");
+    disk::hold(false);
+    disk::let_go();
+    assert_eq!(target.status(&io), Status::SUCCESS);
+}
+
+/// Reserves namespace 1 for a host that is not connected, as its Preempt would.
+fn preempt() {
+    let other = [8; 16];
+    let mut table = drivebay_reservation::Table::default();
+    table.register(vec![other], 1).unwrap();
+    table.reserve(&other, drivebay_reservation::Kind::WriteExclusive).unwrap();
+    let table = std::sync::Arc::new(table);
+    for group in crate::app::app().unwrap().groups() {
+        let table = std::sync::Arc::clone(&table);
+        group.send(move |group| group.state().set_reservation(NQN, 1, Some(table)));
+    }
+}
+
+#[test]
+fn a_command_of_several_steps_goes_no_further_once_its_host_is_preempted() {
+    let target = Target::start();
+    let (_admin, io) = target.controller();
+    disk::hold(true);
+    let (copy, sources) = copy_of(40, &[(0, 0), (1, 0)]);
+    io.write(&copy.with_cid(1), &sources);
+    let range = |slba| DsmRange { cattr: 0, nlb: 8, slba }.encode();
+    let dsm = DatasetManagement { nsid: 1, nr: 1, deallocate: true, ..Default::default() };
+    io.write(&dsm.to_command().with_cid(2), &[range(0), range(16)].concat());
+    target.run();
+    preempt();
+    target.run();
+    disk::hold(false);
+    disk::let_go();
+    target.run();
+    let mut ends: Vec<_> = io.ends().received.iter().map(|(c, _)| (c.cid, c.status)).collect();
+    ends.sort_by_key(|(cid, _)| *cid);
+    let conflict = Status::RESERVATION_CONFLICT.with_dnr();
+    assert_eq!(ends, [(1, conflict), (2, conflict)]);
+    let ops = disk::ops();
+    assert!(ops.contains(&Op::Read(Range::new(0, 1))), "{ops:?}");
+    assert!(ops.contains(&Op::Unmap(Range::new(0, 8))), "{ops:?}");
+    assert_eq!(ops.len(), 2, "nothing is written or unmapped afterwards: {ops:?}");
+}
+
+#[test]
+fn a_host_without_an_identifier_cannot_register() {
+    let target = Target::start();
+    let (_admin, io) = target.controller_of(ANONYMOUS);
+    io.write(&Command::new(nvm::RESERVATION_REGISTER).with_nsid(1), &[1; 16]);
+    assert_eq!(target.status(&io), Status::OPERATION_DENIED.with_dnr());
+}
+
+#[test]
+fn two_namespaces_do_not_share_a_file_for_reservations() {
+    let target = Target::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kept");
+    for (bdev, is_first) in [("one", true), ("two", false)] {
+        disk::make_empty(bdev);
+        // The disks of these tests have the same UUID.
+        let uuid = format!("00000000-0000-0000-0000-00000000000{}", if is_first { 1 } else { 2 });
+        let namespace = json!({"bdev_name": bdev, "uuid": uuid, "ptpl_file": file});
+        let params = json!({"nqn": NQN, "namespace": namespace});
+        match target.host.call("nvmf_subsystem_add_ns", &params) {
+            Ok(_) => assert!(is_first),
+            Err(error) => {
+                assert!(!is_first && error.message.contains("nsid 2"), "{error}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -293,7 +391,7 @@ fn an_event_tells_of_a_namespace() {
     assert_eq!((completion.cid, completion.dw0()), (4, 0x0004_0002));
 }
 
-/// A host with ANA at ports 1 and 2, with namespace 1 in group 1.
+/// A target that reports ANA and listens at ports 1 and 2. Namespace 1 is in group 1.
 fn target_with_ana() -> Target {
     let target = Target::start();
     target.call("nvmf_delete_subsystem", json!({"nqn": NQN}));
@@ -333,6 +431,9 @@ fn io_by_a_listener_that_does_not_serve_the_group_ends_with_the_path_status_and_
         io.write(&blocks(0, 0).to_command(nvm::WRITE), &[1; 512]);
         assert_eq!(target.status(&io), status, "{state}");
         io.command(&Command::new(nvm::FLUSH).with_nsid(1));
+        assert_eq!(target.status(&io), status, "{state}");
+        let (copy, sources) = copy_of(40, &[(0, 0)]);
+        io.write(&copy, &sources);
         assert_eq!(target.status(&io), status, "{state}");
     }
     assert_eq!(disk::ops(), []);
