@@ -119,6 +119,41 @@ class Iscsi(unittest.TestCase):
             status, text = run("iscsi-inq", f"iscsi://127.0.0.1:{port}/{TARGET}/0")
             self.assertEqual(status, 0, text)
 
+    def test_a_configuration_that_is_saved_after_its_groups_were_deleted_names_none_of_them(self):
+        with Host() as host:
+            serve(host)
+            host.call("iscsi_create_portal_group", tag=3, portals=[{"host": "127.0.0.1", "port": str(free_port())}])
+            host.call("iscsi_target_node_set_redirect", name=TARGET, pg_tag=3, redirect_host="127.0.0.1",
+                      redirect_port="3260")
+            host.call("iscsi_delete_portal_group", tag=3)
+
+            def saved():
+                return [call["method"] for call in host.call("framework_get_config", name="iscsi")]
+            self.assertIn("iscsi_create_target_node", saved())
+            self.assertNotIn("iscsi_target_node_set_redirect", saved())
+            # Without maps, iscsi_create_target_node would refuse the target.
+            host.call("iscsi_delete_initiator_group", tag=2)
+            self.assertNotIn("iscsi_create_target_node", saved())
+
+    def test_a_target_whose_bdev_does_not_open_leaves_nothing_behind(self):
+        with Host() as host:
+            port = serve(host)
+            node = {"name": "disk2", "alias_name": "", "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}], "queue_depth": 64}
+            luns = [[{"bdev_name": name, "lun_id": 0}] for name in ("nowhere", "m0")]
+            for _ in range(10):
+                host.refused("iscsi_create_target_node", luns=luns[0], **node)
+                host.call("iscsi_create_target_node", luns=luns[1], **node)
+                Session(port, TARGET.replace("disk1", "disk2")).close()
+                host.call("iscsi_delete_target_node", name="disk2")
+
+    def test_two_luns_do_not_share_a_reservation_file(self):
+        with Host() as host:
+            serve(host)
+            lun = {"name": TARGET, "ptpl_file": f"{host.folder}/kept"}
+            host.call("iscsi_target_node_add_lun", bdev_name="m0", lun_id=2, **lun)
+            error = host.refused("iscsi_target_node_add_lun", bdev_name="m1", lun_id=3, **lun)
+            self.assertIn("its own file", error.message)
+
     def test_latencies_are_counted_while_that_is_enabled(self):
         with Host() as host:
             session = Session(serve(host), TARGET)

@@ -57,6 +57,8 @@ METHODS = [
     ("framework_get_config iscsi", listed("method", "iscsi_target_node_set_redirect")),
     (f"iscsi_target_node_set_redirect {DISK} 1", accepted),
     (f"iscsi_target_node_request_logout {DISK} -t 1", accepted),
+    (f"iscsi_enable_histogram {DISK} --histogram", accepted),
+    (f"iscsi_get_histogram {DISK}", has(granularity=7, min_range=0)),
     ("scsi_get_devices", listed("device_name", DISK, id=0)),
     ("iscsi_get_connections", equals([])),
     ("iscsi_get_stats", has(invalid=0, running=0, exiting=0, exited=0)),

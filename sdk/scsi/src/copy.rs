@@ -15,31 +15,31 @@ use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 use std::collections::VecDeque;
 
-/// What a unit accepts in one command, as RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page report it.
+/// The limits of one command, as RECEIVE COPY OPERATING PARAMETERS and the Third-party Copy page report them.
 pub(crate) const LIMITS: Limits =
     Limits { devices: 8, segments: 64, segment_len: 512 << 20, copies: 64 };
 
-/// Blocks on their way from one unit to another one, or within a unit.
+/// A copy of blocks from one unit to another, or within a unit.
 #[derive(Debug)]
 pub(crate) struct Copy {
     left: VecDeque<Run>,
     step: Step,
-    /// What was read and is not written yet.
+    /// Data that was read and is not written yet.
     held: Vec<u8>,
 }
 
 /// The rest of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    /// Unit and first block that it is copied from.
+    /// Source: unit and first block.
     from: (u16, u64),
-    /// Unit and first block that it is copied to.
+    /// Destination: unit and first block.
     to: (u16, u64),
     blocks: u64,
 }
 
 impl Run {
-    /// Whether it is copied from its end to its start, so that no block of an overlap is written before it was read.
+    /// Whether the copy runs from the end to the start, so that it writes no block of an overlap before it has read it.
     fn is_backward(&self) -> bool {
         self.from.0 == self.to.0 && self.from.1 < self.to.1
     }
@@ -74,13 +74,13 @@ impl Copy {
         self.left.is_empty()
     }
 
-    /// Whether reservations admit the next I/O: others may have reserved a unit since the copy began.
+    /// Whether reservations admit the next I/O. Another nexus may have reserved a unit since the copy began.
     pub(crate) fn may_go_on(&self, device: &Device, nexus: NexusId) -> bool {
         let has_next = matches!(self.step, Step::Read | Step::Write);
         !has_next || self.left.front().is_none_or(|run| run.is_allowed(device, nexus))
     }
 
-    /// The next I/O, of at most `piece_blocks` of `block_len` bytes; none while one is in flight.
+    /// The next I/O, of at most `piece_blocks` blocks of `block_len` bytes; `None` while one is in flight.
     pub(crate) fn next(&mut self, piece_blocks: u32, block_len: u32) -> Option<Io> {
         let run = self.left.front()?;
         let blocks = run.blocks.min(piece_blocks.into());
@@ -95,7 +95,7 @@ impl Copy {
         Some(Io { unit, op, flags: IoFlags::NONE, data: Data::Own, len, verify: false })
     }
 
-    /// Takes back the I/O that [`next`](Self::next) gave.
+    /// Takes back the I/O that [`next`](Self::next) returned.
     pub(crate) fn put_back(&mut self) {
         self.step = match self.step {
             Step::Reading | Step::Read => Step::Read,
@@ -110,7 +110,7 @@ impl Copy {
         }
     }
 
-    /// An I/O has succeeded. A write gives the number of blocks that it has copied, and whether they end their segment.
+    /// Handles the success of an I/O. For a write, returns the number of copied blocks, and whether they end their segment.
     pub(crate) fn ended(&mut self, io: &Io, memory: &[u8]) -> Option<(u64, bool)> {
         if let Op::Read(_) = io.op {
             self.held.clear();
@@ -134,7 +134,7 @@ impl Copy {
     }
 }
 
-/// The copies of a unit that their initiators may ask about.
+/// The copies of a unit whose status their initiators can request.
 #[derive(Debug, Default)]
 pub(crate) struct Copies(Vec<Tracked>);
 
@@ -146,17 +146,17 @@ struct Tracked {
     done: Done,
 }
 
-/// What a copy has done.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Done {
-    /// The list identifier by which the initiator asks about it.
+    /// The list identifier for status requests.
     list: Option<u8>,
     segments: u16,
     len: u64,
 }
 
 impl Done {
-    /// Counts blocks of `len` bytes in all that were copied.
+    /// Counts `len` bytes that were copied.
     pub(crate) fn add(&mut self, len: u64, ends_segment: bool) {
         self.len += len;
         self.segments += u16::from(ends_segment);
@@ -172,7 +172,7 @@ impl Copies {
             self.0.remove(at);
         }
         if self.0.len() >= usize::from(LIMITS.copies) {
-            // The oldest one that nobody has asked about makes room.
+            // The oldest ended copy makes room.
             let ended = self.0.iter().position(|copy| copy.progress != Progress::InProgress);
             self.0.remove(ended.ok_or_else(|| Outcome::of(Status::TaskSetFull))?);
         }
@@ -181,7 +181,7 @@ impl Copies {
         Ok(())
     }
 
-    /// A copy has ended.
+    /// Records the end of a copy.
     pub(crate) fn end(&mut self, nexus: NexusId, done: Done, is_good: bool) {
         let found = done.list.and_then(|list| self.find(nexus, list));
         if let Some(copy) = found.and_then(|at| self.0.get_mut(at)) {
@@ -190,7 +190,7 @@ impl Copies {
         }
     }
 
-    /// The data of RECEIVE COPY STATUS. A copy in progress counts as nothing copied yet. One that has ended is forgotten with this.
+    /// The data of RECEIVE COPY STATUS. A copy in progress reports no blocks. The status of an ended copy is removed.
     pub(crate) fn status(&mut self, nexus: NexusId, list: u8) -> Result<Vec<u8>, Sense> {
         let at = self.find(nexus, list).ok_or(Sense::invalid_cdb(2, None))?;
         let missing = Sense::invalid_cdb(2, None);
@@ -202,7 +202,7 @@ impl Copies {
         Ok(status)
     }
 
-    /// A nexus is gone.
+    /// Removes the copies of a nexus that has ended.
     pub(crate) fn forget(&mut self, nexus: NexusId) {
         self.0.retain(|copy| copy.nexus != nexus);
     }
@@ -212,7 +212,7 @@ impl Copies {
     }
 }
 
-/// An EXTENDED COPY, with its parameter list.
+/// Begins an EXTENDED COPY whose parameter list has arrived.
 pub(crate) fn receive(device: &mut Device, task: &mut Task, list: &[u8]) -> Result<Begun, Sense> {
     let Parameters { list, devices, segments } = Parameters::parse(list, &LIMITS)?;
     let units: Vec<Option<u16>> = devices.iter().map(|named| find(device, named)).collect();
@@ -227,7 +227,7 @@ pub(crate) fn receive(device: &mut Device, task: &mut Task, list: &[u8]) -> Resu
         return Ok(Begun::Ended(Outcome::good()));
     };
     if left.iter().any(|run| run.to.0 != to) {
-        // A task passes one gate, so a copy has one destination.
+        // A task passes one gate, so a copy has one destination unit.
         return Err(Sense::invalid_parameter(8, None));
     }
     if !left.iter().all(|run| run.is_allowed(device, task.nexus)) {

@@ -1,4 +1,4 @@
-//! A target device: its units, who is logged in, and the beginning and end of every command.
+//! A target device: its units, its nexuses, and the beginning and end of every command.
 
 use crate::disk::Disk;
 use crate::gate::{Pass, TaskKey};
@@ -30,7 +30,7 @@ pub struct Port {
     pub name: String,
 }
 
-/// What the initiator expects to move, in bytes.
+/// The data lengths that the initiator expects, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offered {
     /// From the initiator.
@@ -48,13 +48,13 @@ pub struct Device {
     pub(crate) units: BTreeMap<u16, Unit>,
     pub(crate) nexuses: BTreeMap<NexusId, Identity>,
     last_nexus: u32,
-    /// Tasks of these nexuses are to be aborted: another one preempted them.
+    /// The transport must abort the tasks of these nexuses to these units: a PREEMPT AND ABORT removed their registrations.
     pub(crate) preempted: Vec<(NexusId, u16)>,
-    /// Whether units can be reserved.
+    /// Whether initiators can reserve units.
     can_reserve: bool,
-    /// Whether the transport makes changes of reservations stick.
+    /// Whether the transport confirms changes of reservations.
     pub(crate) settles: bool,
-    /// A change that the transport is to make stick.
+    /// A change that the transport must confirm.
     pub(crate) change: Option<Change>,
 }
 
@@ -93,24 +93,25 @@ impl Device {
         self.ports = ports;
     }
 
-    /// Refuses RESERVE, RELEASE, and PERSISTENT RESERVE IN and OUT from now on. For a device that does not see all initiators of
-    /// its bdevs: a reservation would not keep out the others.
+    /// Makes the device refuse RESERVE, RELEASE, and PERSISTENT RESERVE IN and OUT. A device that does not see all initiators of its
+    /// bdevs needs this: a reservation would not keep out the others.
     pub fn refuse_reservations(&mut self) {
         self.can_reserve = false;
     }
 
-    /// From now on the transport makes changes of reservations stick: it looks at [`take_change`](Self::take_change) after each
-    /// task that has ended, and answers the task after [`settle`](Self::settle).
+    /// Makes the transport responsible for changes of reservations: it calls [`take_change`](Self::take_change) after each task that
+    /// has ended. If there is a change, it answers the task after [`settle`](Self::settle).
     pub fn settle_reservations(&mut self) {
         self.settles = true;
     }
 
-    /// The change of reservations that the task which has just ended made, if it is to stick.
+    /// Takes the change of reservations by the task that has just ended, if the transport must confirm it.
     pub fn take_change(&mut self) -> Option<Change> {
         self.change.take()
     }
 
-    /// Lets a unit's reservations outlast a loss of power: the transport stores them. `stored`: those of before, if there were some.
+    /// Lets a unit's reservations survive a loss of power: the transport stores them. `stored`: the reservations that it read, if
+    /// any.
     pub fn keep_reservations(&mut self, unit: u16, stored: Option<Table<Identity>>) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.keeps_reservations = true;
@@ -131,19 +132,19 @@ impl Device {
         self.units.keys().copied().collect()
     }
 
-    /// Adds a unit; every nexus hears that the list has changed.
+    /// Adds a unit. Every nexus gets a unit attention that the list of LUNs has changed.
     pub fn add_unit(&mut self, unit: u16, disk: Disk) {
         self.luns_changed();
         self.units.insert(unit, Unit::new(unit, disk));
     }
 
-    /// Removes a unit; every nexus hears that the list has changed. Its tasks are the transport's to end.
+    /// Removes a unit. Every nexus gets a unit attention that the list of LUNs has changed. The transport ends the unit's tasks.
     pub fn remove_unit(&mut self, unit: u16) {
         self.units.remove(&unit);
         self.luns_changed();
     }
 
-    /// A unit's bdev has another number of blocks; every nexus hears of it.
+    /// Sets the number of blocks of a unit. Every nexus gets a unit attention.
     pub fn resize_unit(&mut self, unit: u16, blocks: u64) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.disk.blocks = blocks;
@@ -160,7 +161,7 @@ impl Device {
         }
     }
 
-    /// An initiator port has logged in.
+    /// Adds a nexus for an initiator port that has logged in.
     pub fn attach(&mut self, identity: Identity) -> NexusId {
         self.last_nexus += 1;
         let nexus = NexusId(self.last_nexus);
@@ -168,7 +169,7 @@ impl Device {
         nexus
     }
 
-    /// An initiator port has left; only what was its own is touched.
+    /// Removes a nexus. This affects no other nexus.
     pub fn detach(&mut self, nexus: NexusId) {
         self.nexuses.remove(&nexus);
         for unit in self.units.values_mut() {
@@ -176,8 +177,8 @@ impl Device {
         }
     }
 
-    /// Resets a unit: ends what was reserved by RESERVE, sets mode parameters back, and tells every nexus, including the
-    /// one that asked for it (SAM-5, section 6.3.3). The transport aborts the unit's tasks.
+    /// Resets a unit: ends a reservation by RESERVE and resets the mode parameters. Every nexus gets a unit attention, including the
+    /// one that requested the reset (SAM-5, section 6.3.3). The transport aborts the unit's tasks.
     pub fn reset_unit(&mut self, unit: u16) {
         let Some(found) = self.units.get_mut(&unit) else { return };
         found.modes = crate::modes::Modes::default();
@@ -187,20 +188,20 @@ impl Device {
         }
     }
 
-    /// Another nexus cleared a nexus' tasks of a unit: it hears of it.
+    /// Raises the unit attention that another nexus cleared the tasks of this nexus.
     pub fn tasks_cleared(&mut self, unit: u16, nexus: NexusId) {
         if let Some(found) = self.units.get_mut(&unit) {
             found.attend(nexus, asc::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR);
         }
     }
 
-    /// Whether [`take_preempted`](Self::take_preempted) has something.
+    /// Whether [`take_preempted`](Self::take_preempted) returns anything.
     #[must_use]
     pub fn has_preempted(&self) -> bool {
         !self.preempted.is_empty()
     }
 
-    /// Nexuses and units whose tasks PREEMPT AND ABORT has ended: the transport aborts them.
+    /// Takes the nexuses and units whose tasks the transport must abort after a PREEMPT AND ABORT.
     pub fn take_preempted(&mut self) -> Vec<(NexusId, u16)> {
         std::mem::take(&mut self.preempted)
     }
@@ -230,7 +231,7 @@ impl Device {
             Ok(Begun::Ended(outcome)) => return task.ended_with(outcome),
             Ok(Begun::List(command, len)) => {
                 task.wanted = len.into();
-                // What the initiator does not send is missing in the list, which then says so.
+                // If the initiator offers less, the list is short, and its parser reports that.
                 task.state = State::List(command, len.min(offered.out_len));
             }
             Ok(Begun::Work(work, wanted)) => {
@@ -243,12 +244,12 @@ impl Device {
         task
     }
 
-    /// The parameter list that [`Next::Receive`](crate::Next::Receive) asked for has come.
+    /// Continues a task with the parameter list that [`Next::Receive`](crate::Next::Receive) asked for.
     pub fn received(&mut self, task: &mut Task, list: &[u8]) {
         let State::List(command, _) = task.state else { return };
         let given = match command {
             Command::ExtendedCopy { .. } => copy::receive(self, task, list),
-            _ => parameters::receive(self, task.nexus, task.unit, command, list),
+            _ => parameters::receive(self, task, command, list),
         };
         task.state = match given {
             Ok(Begun::Ended(outcome)) => State::Ended(outcome),
@@ -261,7 +262,8 @@ impl Device {
         };
     }
 
-    /// A task has ended or is given up: lets go of what it held. Tasks of which the turn has come are told by [`turn`](Self::turn).
+    /// Releases the resources of a task that has ended or is aborted. Then [`turn`](Self::turn) returns the tasks whose turn has
+    /// come.
     pub fn finish(&mut self, task: &mut Task) {
         if let Some(done) = task.copied.take()
             && let Some(unit) = self.units.get_mut(&task.unit)
@@ -278,12 +280,12 @@ impl Device {
         }
     }
 
-    /// The next task of a unit whose turn has come; [`admitted`](Self::admitted) must follow.
+    /// The next task whose turn at a unit's gate has come. The transport must call [`admitted`](Self::admitted) for it.
     pub fn turn(&mut self, unit: u16) -> Option<TaskKey> {
         self.units.get_mut(&unit)?.gate.next()
     }
 
-    /// The turn of a task has come.
+    /// Lets a task pass the gate, after [`turn`](Self::turn) returned it.
     pub fn admitted(task: &mut Task) {
         if let Some((_, is_inside)) = &mut task.pass {
             *is_inside = true;
@@ -295,7 +297,8 @@ impl Device {
         task.pass = Some((pass, unit.gate.enter(task.key, pass)));
     }
 
-    /// Unit attentions and reservations: who is stopped here, and how. SAM-5, section 5.14; SPC-4, section 5.12.
+    /// Checks unit attentions and reservations. Returns the outcome of a command that they stop. SAM-5, section 5.14; SPC-4,
+    /// section 5.12.
     fn admit(
         &mut self,
         nexus: NexusId,
@@ -379,7 +382,7 @@ impl Device {
         }
     }
 
-    /// What a command to a LUN without a unit gets. SPC-4, section 6.6.1; SAM-5, section 5.11.
+    /// The outcome of a command to a LUN without a unit. SPC-4, section 6.6.1; SAM-5, section 5.11.
     fn without_unit(&self, command: Result<Command, Sense>) -> Outcome {
         let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
         let given = match command {
@@ -416,14 +419,14 @@ impl Device {
     }
 }
 
-/// What becomes of a command at its beginning.
+/// The result of beginning a command.
 #[derive(Debug)]
 pub(crate) enum Begun {
     /// It has ended.
     Ended(Outcome),
     /// It needs a parameter list of this many bytes.
     List(Command, u32),
-    /// It works on blocks; with the bytes that it means.
+    /// It works on blocks. The number is the length of its data in bytes.
     Work(crate::task::Work, u64),
 }
 

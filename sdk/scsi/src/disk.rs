@@ -1,18 +1,18 @@
-//! What a unit knows of its bdev.
+//! The properties of a bdev that a unit needs.
 
 use drivebay_sdk::bdev::{Info, OpSet};
 
 /// Longest transfer of one command, in bytes.
 const TRANSFER_LEN_MAX: u64 = 64 << 20;
-/// Most bytes that one WRITE SAME or UNMAP covers.
+/// Most bytes of one WRITE SAME or UNMAP.
 const COVER_LEN_MAX: u64 = 512 << 20;
 
-/// A bdev, as far as commands depend on it.
+/// The properties of a bdev that commands depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Name on the bus.
     pub name: String,
-    /// UUID: the unit's identity is made of it.
+    /// UUID, from which the unit's identifiers are derived.
     pub uuid: [u8; 16],
     /// Length of a block, in bytes.
     pub block_len: u32,
@@ -20,9 +20,9 @@ pub struct Disk {
     pub blocks: u64,
     /// UNMAP is supported.
     pub can_unmap: bool,
-    /// There is a volatile write cache.
+    /// The bdev has a volatile write cache.
     pub write_cache: bool,
-    /// It cannot be written.
+    /// The bdev is read-only.
     pub read_only: bool,
 }
 
@@ -60,7 +60,7 @@ impl Disk {
         u8::try_from(blocks).unwrap_or(u8::MAX)
     }
 
-    /// Blocks of one piece of a transfer, 1 at least.
+    /// Blocks of one piece of a transfer, at least 1.
     #[must_use]
     pub fn piece_blocks(&self) -> u32 {
         (crate::PIECE_LEN / self.block_len).max(1)

@@ -1,17 +1,17 @@
-//! COMPARE AND WRITE is atomic: it waits until no command writes to the unit, and those that come meanwhile wait behind it.
+//! The gate makes COMPARE AND WRITE atomic: it waits until no command writes to the unit, and later write commands wait for it.
 //!
-//! Nobody waits here for anything that waits behind it: what has passed needs no second pass.
+//! A task inside the gate never waits for a task behind it, because it never enters a second time.
 
 use std::collections::VecDeque;
 
-/// How a transport names a task of its own.
+/// The transport's identifier of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskKey(pub u64);
 
 /// How a command passes the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// Beside other writers.
+    /// Together with other writers.
     Shared,
     /// Alone.
     Alone,
@@ -26,7 +26,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether the task is inside now; else it waits its turn.
+    /// Returns whether the task is inside now. Otherwise it waits for its turn.
     pub(crate) fn enter(&mut self, key: TaskKey, pass: Pass) -> bool {
         if self.waiting.is_empty() && self.admit(pass) {
             return true;
@@ -35,7 +35,7 @@ impl Gate {
         false
     }
 
-    /// A task that was inside has left.
+    /// Removes a task that was inside.
     pub(crate) fn leave(&mut self, pass: Pass) {
         match pass {
             Pass::Shared => self.shared = self.shared.saturating_sub(1),
@@ -43,12 +43,12 @@ impl Gate {
         }
     }
 
-    /// A task gives up waiting.
+    /// Removes a task that waits.
     pub(crate) fn forget(&mut self, key: TaskKey) {
         self.waiting.retain(|(other, _)| *other != key);
     }
 
-    /// The next task whose turn has come; it is inside now.
+    /// Lets the next task in, if its turn has come.
     pub(crate) fn next(&mut self) -> Option<TaskKey> {
         let (key, pass) = *self.waiting.front()?;
         if !self.admit(pass) {

@@ -1,4 +1,4 @@
-//! What INQUIRY says of a unit.
+//! The INQUIRY data of a unit.
 
 use crate::device::Device;
 use crate::parameters::UNMAP_DESCRIPTORS_MAX;

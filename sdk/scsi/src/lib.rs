@@ -1,11 +1,11 @@
-//! What a SCSI target device does with commands, whatever carries them: iSCSI, vhost-scsi.
+//! A SCSI target device, independent of its transport: iSCSI or vhost-scsi.
 //!
-//! A [`Device`] has [units](unit::Unit) (LUNs over bdevs) and nexuses (who is logged in). A transport asks it to
-//! [begin](Device::begin) a command and gets a [`Task`], which it then serves: [`Task::step`] says what to do (receive a parameter
-//! list, submit one I/O of a piece of the data, wait, or end), [`Task::ended`] tells how an I/O went. Nothing here touches a
-//! socket, a channel or memory of the host, so a device can be driven by a test, a fuzzer or guest memory as well.
+//! A [`Device`] has [units](unit::Unit) (LUNs over bdevs) and nexuses (initiator ports that are logged in). A transport
+//! [begins](Device::begin) a command and gets a [`Task`]. [`Task::step`] says what the transport must do: receive a parameter list,
+//! submit one I/O, wait, or end the command. The transport reports the end of an I/O with [`Task::ended`]. Nothing here uses a socket,
+//! a channel or memory of the host, so a test or a fuzzer can drive a device just as a transport does.
 //!
-//! A device and all that belongs to it lives on one lightweight thread. `docs/scsi.md` has the words, the states and the ways.
+//! A device and everything that belongs to it lives on one lightweight thread. `docs/scsi.md` explains the terms and the states.
 
 mod copy;
 mod data;
@@ -33,5 +33,5 @@ pub use reserve::{Identity, kind_of, type_of};
 pub use reserve_out::{Change, Settled};
 pub use task::{Data, Io, Next, Task};
 
-/// Most bytes of one piece of a transfer: what a transport has to hold at once for an I/O.
+/// Most bytes of one piece of a transfer: the memory of one I/O.
 pub const PIECE_LEN: u32 = 128 << 10;

@@ -6,7 +6,7 @@ use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::mode::{self, Control, ControlFlags, page};
 use drivebay_spec_scsi::sense::{Sense, asc};
 
-/// What MODE SELECT can change.
+/// The parameters that MODE SELECT can change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Modes {
     /// D_SENSE.
@@ -70,7 +70,7 @@ pub(crate) fn sense(unit: &Unit, command: Command) -> Result<Begun, Sense> {
     Ok(Begun::data(sensed.encode(), allocation))
 }
 
-/// MODE SELECT: whether something has changed.
+/// MODE SELECT. Returns whether a parameter has changed.
 pub(crate) fn select(unit: &mut Unit, list: &[u8], is_ten: bool) -> Result<bool, Sense> {
     let mut modes = unit.modes;
     for selected in mode::parse_select(list, is_ten)? {

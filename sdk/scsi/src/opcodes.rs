@@ -1,4 +1,4 @@
-//! The commands that units support, as REPORT SUPPORTED OPERATION CODES tells them.
+//! The commands that units support, as REPORT SUPPORTED OPERATION CODES reports them.
 
 use drivebay_spec_scsi::command::Reporting;
 use drivebay_spec_scsi::copy::{in_action, out_action};
@@ -13,7 +13,7 @@ const fn with_action(opcode: u8, action: u16, usage: &'static [u8]) -> Supported
     Supported { opcode, action: Some(action), usage }
 }
 
-/// NACA is evaluated everywhere.
+/// The device evaluates NACA in every command.
 const C: u8 = 0x04;
 /// WRPROTECT, DPO, FUA.
 const B: u8 = 0xf8;

@@ -1,4 +1,4 @@
-//! How a command ends.
+//! The outcome of a command.
 
 use drivebay_sdk::Status as IoStatus;
 use drivebay_sdk::bdev::IoResult;
@@ -6,12 +6,12 @@ use drivebay_sdk::errno;
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The status.
     pub status: Status,
-    /// Sense data, encoded; empty without.
+    /// Encoded sense data; empty if there is none.
     pub sense: Vec<u8>,
     /// Data for the initiator of a command that moves no blocks, cut to the allocation length.
     pub data: Vec<u8>,
@@ -44,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// What the end of an I/O means: `None` when it succeeded.
+/// The sense data for the result of an I/O; `None` if it succeeded.
 pub(crate) fn sense_of(result: IoResult, is_read: bool) -> Option<Sense> {
     let sense = match result.status {
         status if status.is_success() => return None,

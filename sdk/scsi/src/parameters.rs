@@ -1,28 +1,28 @@
-//! What a parameter list, once it has come, means.
+//! Commands with a parameter list, once the list has arrived.
 
 use crate::device::{Begun, Device};
 use crate::outcome::Outcome;
-use crate::task::{Kind, Swap};
-use crate::{NexusId, data, modes, plan, reserve_out};
+use crate::task::{Kind, Swap, Task};
+use crate::{data, modes, plan, reserve_out};
 use drivebay_sdk::bdev::Range;
 use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::sense::{Sense, asc};
 use drivebay_spec_scsi::unmap;
 use std::collections::VecDeque;
 
-/// Most descriptors of one UNMAP, told in the Block Limits page.
+/// Most descriptors of one UNMAP, as the Block Limits page reports it.
 pub(crate) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 
 pub(crate) fn receive(
     device: &mut Device,
-    nexus: NexusId,
-    unit: u16,
+    task: &Task,
     command: Command,
     list: &[u8],
 ) -> Result<Begun, Sense> {
     if let Command::ReserveOut { .. } = command {
-        return reserve_out::receive(device, nexus, unit, command, list);
+        return reserve_out::receive(device, task, command, list);
     }
+    let (nexus, unit) = (task.nexus, task.unit);
     let Device { units, nexuses, .. } = device;
     let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
     let found = units.get_mut(&unit).ok_or(missing)?;

@@ -1,4 +1,4 @@
-//! From a command to what is done with blocks. SBC-3, section 5.
+//! Translates a command to work on blocks. SBC-3, section 5.
 
 use crate::PIECE_LEN;
 use crate::copy::LIMITS;
@@ -16,7 +16,7 @@ use drivebay_spec_scsi::reservation::OUT_LEN_MAX;
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 
-/// How work passes the unit's gate; `None`: it changes nothing.
+/// How work passes the unit's gate; `None` for work that writes nothing.
 pub(crate) fn pass_of(kind: &Kind) -> Option<Pass> {
     match kind {
         Kind::Write { .. } | Kind::Fill(_) | Kind::Zero | Kind::Unmap(_) | Kind::Copy(_) => {
@@ -27,12 +27,12 @@ pub(crate) fn pass_of(kind: &Kind) -> Option<Pass> {
     }
 }
 
-/// What a command asks of a unit.
+/// Checks a command and plans its work.
 pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Result<Begun, Sense> {
     match command {
         Command::TestUnitReady | Command::PreventRemoval => Ok(Begun::Ended(Outcome::good())),
         Command::StartStop { power_condition, load_eject, .. } => {
-            // The unit is always ready; what does not apply to it has no effect.
+            // The unit is always ready, so power conditions have no effect.
             match (power_condition, load_eject) {
                 (0 | 1 | 2 | 3 | 7 | 0xa | 0xb, false) => Ok(Begun::Ended(Outcome::good())),
                 (_, true) => Err(Sense::invalid_cdb(4, Some(1))),
@@ -107,7 +107,7 @@ pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Resul
         Command::ReceiveCopyResults {
             action: in_action::OPERATING_PARAMETERS, allocation, ..
         } => Ok(Begun::data(LIMITS.encode_operating_parameters(), allocation)),
-        // Another service action. SPC-4, section 4.2.5.1.
+        // Unsupported service actions. SPC-4, section 4.2.5.1.
         Command::ExtendedCopy { .. } | Command::ReceiveCopyResults { .. } => {
             Err(Sense::invalid_cdb(1, Some(4)))
         }
@@ -118,7 +118,7 @@ pub(crate) fn plan(unit: &mut Unit, command: Command, offered: Offered) -> Resul
     }
 }
 
-/// A command that needs a parameter list; an empty one is no error and needs nothing.
+/// Asks for a parameter list. An empty list is no error and ends the command.
 fn list_of(command: Command, len: u32) -> Result<Begun, Sense> {
     match len {
         0 => Ok(Begun::Ended(Outcome::good())),
@@ -154,12 +154,12 @@ fn check_writable(unit: &Unit) -> Result<(), Sense> {
 
 fn check_range(unit: &Unit, blocks: &Blocks) -> Result<(), Sense> {
     let end = blocks.lba.checked_add(blocks.count.into());
-    // A first block past the end is wrong even where no blocks follow.
+    // A first block past the end is an error even if the count is 0.
     let is_inside = end.is_some_and(|end| end <= unit.disk.blocks) && blocks.lba < unit.disk.blocks;
     if is_inside { Ok(()) } else { Err(Sense::illegal(asc::LBA_OUT_OF_RANGE)) }
 }
 
-/// A command that moves blocks. Of what the initiator offers less for, only whole blocks are moved; the rest is the residual.
+/// Plans a transfer of blocks. If the initiator offers less, the command moves only whole blocks; the rest is the residual.
 fn transfer(unit: &Unit, blocks: Blocks, kind: Kind, offered: u32) -> Result<Begun, Sense> {
     check_protect(&blocks)?;
     check_range(unit, &blocks)?;
@@ -176,7 +176,7 @@ fn transfer(unit: &Unit, blocks: Blocks, kind: Kind, offered: u32) -> Result<Beg
     Ok(Begun::Work(work(unit, kind, range, blocks.fua), wanted))
 }
 
-/// Where the length stands. Only the longer commands can name more than the limit.
+/// The byte of the CDB with the length, for the field pointer: 10 in a CDB with a 64-bit LBA, else that of a 10-byte CDB.
 fn count_byte(blocks: &Blocks) -> u16 {
     if blocks.lba > u64::from(u32::MAX) { 10 } else { 7 }
 }
@@ -211,7 +211,7 @@ fn verify(
 
 fn write_same(unit: &Unit, command: Command, same: WriteSame) -> Result<Begun, Sense> {
     check_protect(&same.blocks)?;
-    // WSNZ: 0 would be "to the end", without a limit. SBC-3, section 6.6.3.
+    // WSNZ: a count of 0 would mean "to the end", without a limit. SBC-3, section 6.6.3.
     if same.blocks.count == 0 || same.blocks.count > unit.disk.cover_max() {
         return Err(Sense::invalid_cdb(count_byte(&same.blocks), None));
     }
@@ -244,7 +244,7 @@ fn lba_status(unit: &Unit, lba: u64, allocation: u32) -> Result<Begun, Sense> {
     if !unit.disk.can_unmap {
         return Err(Sense::invalid_cdb(1, Some(4)));
     }
-    // The bus does not say which blocks are mapped.
+    // The bus cannot report which blocks are mapped.
     let left = u32::try_from(unit.disk.blocks - lba).unwrap_or(u32::MAX);
     Ok(Begun::data(encode_lba_status(lba, left, Provisioning::Mapped).to_vec(), allocation))
 }

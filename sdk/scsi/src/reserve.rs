@@ -1,7 +1,7 @@
 //! Reservations of a unit: persistent ones (SPC-4, section 5.12) and those of RESERVE (SPC-2, section 5.5).
 //!
-//! Who holds what and who may do what is a [`Table`], which NVMe shares. This file has what is SCSI's own; PERSISTENT RESERVE OUT is in
-//! `reserve_out.rs`.
+//! A [`Table`], which NVMe uses too, holds the registrants and the persistent reservation. This file adds the rules of SCSI. PERSISTENT
+//! RESERVE OUT is in `reserve_out.rs`.
 
 use crate::NexusId;
 use drivebay_reservation::{Access as Needed, Held, Kind, Table};
@@ -9,7 +9,7 @@ use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::reservation::{self, FullStatus, InAction, Type};
 use drivebay_spec_scsi::status::Status;
 
-/// Who an initiator is, from one login to the next: what registrations belong to.
+/// The identity of an initiator across logins. Registrations belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The initiator port's TransportID.
@@ -18,16 +18,16 @@ pub struct Identity {
     pub port: u16,
 }
 
-/// What a command needs of a reservation. SPC-4, table 64; SBC-3, table 15.
+/// The access that a command needs. SPC-4, table 64; SBC-3, table 15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// It passes any reservation.
+    /// The command passes any reservation.
     Any,
-    /// It passes a persistent reservation, not one of RESERVE.
+    /// The command passes a persistent reservation, but not a RESERVE of another nexus.
     Persistent,
-    /// It reads.
+    /// The command reads.
     Read,
-    /// It writes, or changes the unit.
+    /// The command writes, or changes the unit.
     Write,
 }
 
@@ -64,24 +64,24 @@ impl Access {
 pub(crate) struct Reservations {
     /// Registrants and the persistent reservation.
     pub(crate) table: Table<Identity>,
-    /// Whether they outlast a loss of power: APTPL of the last registration.
+    /// Whether they survive a loss of power: APTPL of the last registration.
     pub(crate) aptpl: bool,
-    /// Who has reserved the unit by RESERVE.
+    /// The nexus that has reserved the unit by RESERVE.
     legacy: Option<NexusId>,
 }
 
 impl Reservations {
-    /// As they were stored.
+    /// Restores stored reservations.
     pub(crate) fn restored(table: Table<Identity>) -> Self {
         Self { table, aptpl: true, legacy: None }
     }
 
-    /// Whether nothing is reserved: every command passes.
+    /// Whether the unit is not reserved, so that every command passes.
     pub(crate) fn is_free(&self) -> bool {
         self.table.held().is_none() && self.legacy.is_none()
     }
 
-    /// Whether a command of a nexus passes.
+    /// Whether a nexus has this access.
     pub(crate) fn allows(
         &self,
         nexus: NexusId,
@@ -98,7 +98,8 @@ impl Reservations {
         }
     }
 
-    /// RESERVE: good without effect for a registrant, a conflict for others (SPC-4, section 5.12.3, "CRH").
+    /// RESERVE. While initiators are registered, it is GOOD without effect for them and a conflict for others (SPC-4, section
+    /// 5.12.3, "CRH").
     pub(crate) fn reserve_6(&mut self, nexus: NexusId, identity: Option<&Identity>) -> Status {
         if !self.table.registrants().is_empty() {
             let key = identity.and_then(|identity| self.table.key_of(identity));
@@ -108,24 +109,24 @@ impl Reservations {
         Status::Good
     }
 
-    /// RELEASE, without effect for those that have reserved nothing.
+    /// RELEASE. It has no effect for a nexus that has not reserved the unit.
     pub(crate) fn release_6(&mut self, nexus: NexusId) {
         if self.legacy == Some(nexus) {
             self.legacy = None;
         }
     }
 
-    /// A nexus is lost: persistent reservations stay.
+    /// Ends the RESERVE of a nexus that has ended. Persistent reservations stay.
     pub(crate) fn nexus_lost(&mut self, nexus: NexusId) {
         self.release_6(nexus);
     }
 
-    /// The unit is reset: persistent reservations stay.
+    /// Ends a RESERVE, because the unit is reset. Persistent reservations stay.
     pub(crate) fn reset(&mut self) {
         self.legacy = None;
     }
 
-    /// PERSISTENT RESERVE IN. `can_keep`: they can outlast a loss of power.
+    /// The data of PERSISTENT RESERVE IN. `can_keep`: reservations can survive a loss of power.
     pub(crate) fn report(&self, action: InAction, can_keep: bool) -> Vec<u8> {
         let Self { table, .. } = self;
         let keys = table.registrants().iter().map(|registrant| registrant.key);

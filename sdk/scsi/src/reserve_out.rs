@@ -1,43 +1,46 @@
 //! PERSISTENT RESERVE OUT. SPC-4, section 6.16.
 //!
-//! A change takes effect at once, unless the transport has to make it stick first (see [`Change`]). Until it did, the unit refuses
-//! further changes with BUSY, and nobody hears of this one. If it cannot, the change is undone.
+//! The table changes at once. If the transport has to confirm the change (see [`Change`]), the unit refuses further changes with BUSY
+//! until then, and other initiators get no unit attention before. If the transport reports a failure, the unit restores the old table.
 
-use crate::NexusId;
 use crate::device::{Begun, Device};
+use crate::gate::TaskKey;
 use crate::outcome::Outcome;
 use crate::reserve::{Identity, Reservations, kind_of};
+use crate::task::Task;
 use drivebay_reservation::{Notice, REGISTRANTS_MAX, Refusal, Table, Told};
 use drivebay_spec_scsi::command::Command;
 use drivebay_spec_scsi::reservation::{OutAction, OutParameters, Type, split_transport_id};
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 
-/// A change of a unit's reservations that the transport has to make stick; [`Device::settle`] must follow.
+/// A change of a unit's reservations that the transport has to confirm with [`Device::settle`].
 #[derive(Debug)]
 pub struct Change {
     /// The unit.
     pub unit: u16,
-    /// Whether some initiator is registered now: the bdev must then have no other exports, which would not keep to the reservation.
+    /// Whether an initiator is registered now. If so, the bdev must have no other exports: they would not obey the reservation.
     pub is_registered: bool,
-    /// What must outlast a loss of power; `None`: nothing does, and what was stored must go.
+    /// The table that must survive a loss of power. `None`: no reservation survives it, and the transport removes the stored table.
     pub stored: Option<Table<Identity>>,
 }
 
-/// How the transport ended a [`Change`].
+/// The transport's verdict on a [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It sticks.
+    /// The change is in force.
     Kept,
-    /// The bdev has other exports.
+    /// The bdev has other exports, so the change is undone.
     InUse,
-    /// It could not be stored.
+    /// The transport cannot store the table, so the change is undone.
     NotStored,
 }
 
-/// A change that is not settled yet.
+/// A change that the transport has not confirmed yet.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
+    /// The task of the command that made the change.
+    by: TaskKey,
     before: Reservations,
     told: Told<Identity>,
     aborts: bool,
@@ -65,14 +68,14 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// The command, with its parameter list.
+/// Runs the command of a task, whose parameter list has arrived.
 pub(crate) fn receive(
     device: &mut Device,
-    nexus: NexusId,
-    unit: u16,
+    task: &Task,
     command: Command,
     list: &[u8],
 ) -> Result<Begun, Sense> {
+    let (nexus, unit, by) = (task.nexus, task.unit, task.key);
     let missing = Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED);
     let Command::ReserveOut { action, scope, kind, .. } = command else { return Err(missing) };
     let who = device.nexuses.get(&nexus).cloned().ok_or(missing)?;
@@ -112,22 +115,24 @@ pub(crate) fn receive(
     let is_registered = !found.reservations.table.registrants().is_empty();
     let must_settle = before.aptpl || found.reservations.aptpl || was_registered != is_registered;
     let aborts = action == OutAction::PreemptAndAbort;
-    found.unsettled = Some(Unsettled { before, told, aborts });
+    found.unsettled = Some(Unsettled { by, before, told, aborts });
     if settles && must_settle {
         let reservations = &found.reservations;
         let stored = reservations.aptpl.then(|| reservations.table.clone());
         device.change = Some(Change { unit, is_registered, stored });
     } else {
-        device.settle(unit, Settled::Kept);
+        device.settle(unit, by, Settled::Kept);
     }
     Ok(Begun::Ended(Outcome::good()))
 }
 
 impl Device {
-    /// Ends a change: it sticks, or it is undone. The outcome of its command, if that is not GOOD.
-    pub fn settle(&mut self, unit: u16, settled: Settled) -> Option<Outcome> {
+    /// Confirms or undoes the change that a task made. Returns the outcome of its command if that is not GOOD. Does nothing for a
+    /// change of an earlier unit with the same number.
+    pub fn settle(&mut self, unit: u16, by: TaskKey, settled: Settled) -> Option<Outcome> {
         let found = self.units.get_mut(&unit)?;
-        let Unsettled { before, told, aborts } = found.unsettled.take()?;
+        let change = found.unsettled.take_if(|change| change.by == by)?;
+        let Unsettled { before, told, aborts, .. } = change;
         let descriptor = found.modes.descriptor_sense;
         match settled {
             Settled::Kept => {
@@ -145,7 +150,7 @@ impl Device {
         })
     }
 
-    /// Tells nexuses of a unit what a change of reservations means for them.
+    /// Raises the unit attentions of a change, and notes the nexuses whose commands it aborts.
     fn tell(&mut self, unit: u16, told: Told<Identity>, aborts: bool) {
         let Self { units, nexuses, preempted, .. } = self;
         let Some(found) = units.get_mut(&unit) else { return };
@@ -166,7 +171,7 @@ impl Device {
     }
 }
 
-/// Changes the table. `elsewhere`: the same initiator port at the other target ports when ALL_TG_PT is set.
+/// Changes the table. `elsewhere`: the same initiator port at the other target ports if ALL_TG_PT is set, else empty.
 fn change(
     table: &mut Table<Identity>,
     who: &Identity,
@@ -197,7 +202,7 @@ fn change(
         OutAction::Release => return Ok(table.release(who, kind)?),
         OutAction::Clear => return Ok(table.clear(who)),
         OutAction::Preempt | OutAction::PreemptAndAbort => {
-            // A preemption that takes no reservation does not look at the type.
+            // A preemption that takes no reservation ignores the type.
             let kind = if table.takes(other_key) { kind.ok_or(no_kind)? } else { NOT_LOOKED_AT };
             return Ok(table.preempt(who, kind, other_key)?);
         }
@@ -209,7 +214,8 @@ fn change(
 
 const NOT_LOOKED_AT: drivebay_reservation::Kind = drivebay_reservation::Kind::WriteExclusive;
 
-/// REGISTER, and REGISTER AND IGNORE EXISTING KEY. The initiator ports that SPEC_I_PT names are registered at the other target ports, too.
+/// REGISTER, and REGISTER AND IGNORE EXISTING KEY. With ALL_TG_PT, the initiator ports that SPEC_I_PT names are registered at every
+/// target port, too.
 fn register(
     table: &mut Table<Identity>,
     who: &Identity,
@@ -265,7 +271,7 @@ fn register_and_move(
     Ok(table.move_to(who, to, out.service_action_key, out.unregister)?)
 }
 
-/// The initiator ports that TransportIDs name, at a target port.
+/// The identities of the initiator ports that a list of TransportIDs names, at one target port.
 fn transport_ids(list: &[u8], port: u16) -> Result<Vec<Identity>, Sense> {
     let mut all = Vec::new();
     let mut rest = list;

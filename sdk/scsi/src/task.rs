@@ -1,4 +1,4 @@
-//! A command under way: a small machine that says what its transport does next.
+//! A command in progress: a state machine that tells its transport what to do next.
 
 use crate::copy::{Copy, Done};
 use crate::device::Device;
@@ -11,33 +11,33 @@ use drivebay_spec_scsi::sense::{Key, Sense, asc};
 use drivebay_spec_scsi::status::Status;
 use std::collections::VecDeque;
 
-/// What a transport does next for a task.
+/// What the transport must do next for a task.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Receive the first `len` bytes of data from the initiator, and give them to [`Device::received`](crate::Device::received).
+    /// Receive the first `len` bytes of data from the initiator, and pass them to [`Device::received`](crate::Device::received).
     Receive(u32),
-    /// Submit an I/O; [`Task::ended`] afterwards. Ask again at once, as far as there is memory.
+    /// Submit an I/O, and call [`Task::ended`] when it has ended. If there is memory, ask again at once.
     Io(Io),
-    /// Ask again when an I/O has ended, or when [`Device::turn`](crate::Device::turn) gave the task.
+    /// Ask again when an I/O has ended, or when [`Device::turn`](crate::Device::turn) returned the task.
     Wait,
-    /// End the command: [`Device::finish`](crate::Device::finish), then answer.
+    /// End the command: call [`Device::finish`](crate::Device::finish), then answer.
     End,
 }
 
 /// One I/O to a bdev of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
-    /// The unit: the task's own, but for EXTENDED COPY.
+    /// The unit. Only EXTENDED COPY uses other units than the task's own.
     pub unit: u16,
     /// The op with its blocks.
     pub op: Op,
     /// Flags.
     pub flags: IoFlags,
-    /// Where its data are.
+    /// The place of its data.
     pub data: Data,
     /// Length of the data, in bytes.
     pub len: u32,
-    /// Once it has been written, the same data are compared with the medium before it counts as ended.
+    /// After the write, the transport compares the same data with the medium. Only then the I/O has ended.
     pub verify: bool,
 }
 
@@ -46,53 +46,53 @@ pub struct Io {
 pub enum Data {
     /// None.
     None,
-    /// Goes to the initiator, at this offset of the command's data. Ios come in the order of their offsets.
+    /// Data for the initiator, at this offset of the command's data. I/Os come in the order of their offsets.
     In(u32),
-    /// Comes from the initiator, from this offset of the command's data on.
+    /// Data from the initiator, from this offset of the command's data on.
     Out(u32),
-    /// Memory of the task's own: [`Task::prepare`] fills it before the I/O, [`Task::ended`] looks at it afterwards.
+    /// The task's own memory: [`Task::prepare`] fills it before the I/O, [`Task::ended`] reads it afterwards.
     Own,
 }
 
-/// A command under way. Made by [`Device::begin`](crate::Device::begin).
+/// A command in progress. [`Device::begin`](crate::Device::begin) creates it.
 #[derive(Debug)]
 pub struct Task {
     /// The unit.
     pub(crate) unit: u16,
     pub(crate) nexus: NexusId,
     pub(crate) key: TaskKey,
-    /// The unit whose gate it passes: its own, but for EXTENDED COPY.
+    /// The unit whose gate it passes: the destination for EXTENDED COPY, else its own.
     pub(crate) gate_unit: u16,
-    /// How it holds that gate, or waits there.
+    /// How it passes that gate, and whether it is inside (`true`) or waits.
     pub(crate) pass: Option<(Pass, bool)>,
     pub(crate) state: State,
     pub(crate) descriptor_sense: bool,
-    /// Length of the data that the command means, in bytes, whatever the initiator expects.
+    /// Length of the command's data in bytes, independent of the initiator's expectation.
     pub(crate) wanted: u64,
     in_flight: u32,
     sense: Option<Sense>,
-    /// What an EXTENDED COPY has done.
+    /// The progress of an EXTENDED COPY.
     pub(crate) copied: Option<Done>,
 }
 
 #[derive(Debug)]
 pub(crate) enum State {
-    /// A parameter list is on its way.
+    /// The task waits for a parameter list of this many bytes.
     List(Command, u32),
-    /// Blocks are moved or looked at.
+    /// The task works on blocks.
     Work(Work),
-    /// Nothing is left to do.
+    /// The task has ended.
     Ended(Outcome),
 }
 
-/// What is left to do with blocks.
+/// The work on blocks that is left.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) unit: u16,
     pub(crate) kind: Kind,
     pub(crate) block_len: u32,
     pub(crate) piece_blocks: u32,
-    /// The blocks that no I/O was made for yet.
+    /// The blocks without an I/O so far.
     pub(crate) left: Range,
     /// Offset in the command's data, in bytes.
     pub(crate) offset: u32,
@@ -105,18 +105,18 @@ pub(crate) enum Kind {
     Write {
         verify: bool,
     },
-    /// The initiator's data are compared with the blocks.
+    /// Compare the initiator's data with the blocks.
     Compare,
-    /// The blocks are read, and compared with one block if there is one.
+    /// Read the blocks, and compare each with this block if there is one.
     Look(Option<Vec<u8>>),
-    /// The blocks become copies of one block.
+    /// Fill the blocks with copies of this block.
     Fill(Vec<u8>),
     Zero,
     Unmap(VecDeque<Range>),
     Flush,
     /// EXTENDED COPY.
     Copy(Copy),
-    /// COMPARE AND WRITE: what must be there and what comes in its place.
+    /// COMPARE AND WRITE: the expected data and the new data.
     Swap {
         expected: Vec<u8>,
         new: Vec<u8>,
@@ -154,7 +154,7 @@ impl Task {
         self
     }
 
-    /// The unit it goes to.
+    /// The unit that the command addresses.
     #[must_use]
     pub fn unit(&self) -> u16 {
         self.unit
@@ -166,7 +166,7 @@ impl Task {
         self.gate_unit
     }
 
-    /// Whether it needs a unit: its own, or one that it copies from or to.
+    /// Whether the task needs a unit: its own, or one that it copies from or to.
     #[must_use]
     pub fn touches(&self, unit: u16) -> bool {
         let copies = match &self.state {
@@ -176,25 +176,25 @@ impl Task {
         self.unit == unit || copies
     }
 
-    /// Length of the data that the command means, in bytes: residuals are counted from it.
+    /// Length of the command's data in bytes, from which residuals are computed.
     #[must_use]
     pub fn wanted(&self) -> u64 {
         self.wanted
     }
 
-    /// I/Os that have not ended.
+    /// Number of I/Os that have not ended.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// Whether its I/Os may be submitted. A write's data may be collected before, so that no data of another task waits behind it.
+    /// Whether its I/Os may be submitted. The transport collects a write's data earlier, so that it blocks no other task's data.
     #[must_use]
     pub fn is_admitted(&self) -> bool {
         !matches!(self.pass, Some((_, false)))
     }
 
-    /// What comes next. An I/O that is returned counts as in flight. `device`: the one that the task began on.
+    /// Returns the next step. A returned I/O counts as in flight. `device`: the device of the task.
     pub fn step(&mut self, device: &Device) -> Next {
         let is_admitted = self.is_admitted();
         let work = match &mut self.state {
@@ -228,7 +228,7 @@ impl Task {
         }
     }
 
-    /// An I/O that [`step`](Self::step) gave cannot be made now: gives it back, to be asked for again. Only the last one given.
+    /// Takes back the last I/O that [`step`](Self::step) returned, because there is no memory for it. `step` returns it again.
     pub fn put_back(&mut self, io: &Io) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let State::Work(work) = &mut self.state {
@@ -236,7 +236,7 @@ impl Task {
         }
     }
 
-    /// Whether every I/O was made and has ended well: nothing but the status is left.
+    /// Whether all I/Os have succeeded, so that only the status is left.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let has_none_left = match &self.state {
@@ -248,7 +248,7 @@ impl Task {
         has_none_left && self.in_flight == 0 && self.sense.is_none()
     }
 
-    /// An I/O that [`step`](Self::step) gave is never submitted: the task has failed meanwhile.
+    /// Drops an I/O that [`step`](Self::step) returned and that is never submitted, because the task has failed.
     pub fn forget_io(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
@@ -264,7 +264,7 @@ impl Task {
         }
     }
 
-    /// An I/O has ended. `memory`: the task's own, if it had some.
+    /// Handles the end of an I/O. `memory`: the memory of a [`Data::Own`] I/O.
     pub fn ended(&mut self, io: &Io, result: IoResult, memory: Option<&[u8]>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         let is_read = matches!(io.op, Op::Read(_));
@@ -272,11 +272,11 @@ impl Task {
         if self.copied.is_some() && failed.is_some() {
             failed = Some(Sense::new(Key::CopyAborted, asc::THIRD_PARTY_DEVICE_FAILURE));
         }
-        // The first failure is told.
+        // The task reports the first failure.
         self.sense = self.sense.or(failed);
     }
 
-    /// Ends the task early: with the sense data as soon as its I/Os have ended. What it has not begun is not begun.
+    /// Fails the task. It ends with the sense data as soon as its I/Os have ended, and begins no others.
     pub fn fail(&mut self, sense: Sense) {
         self.sense = self.sense.or(Some(sense));
         if self.in_flight == 0 {
@@ -285,7 +285,7 @@ impl Task {
         }
     }
 
-    /// The task has ended, but otherwise than it seemed: its change of reservations does not stick.
+    /// Replaces the outcome of a task whose change of reservations was undone.
     pub fn end_with(&mut self, outcome: Outcome) {
         self.state = State::Ended(outcome);
     }
@@ -303,7 +303,7 @@ impl Task {
         }
     }
 
-    /// Looks at what was read into the task's own memory.
+    /// Checks the data that was read into the task's own memory.
     fn look(&mut self, io: &Io, memory: &[u8]) -> Option<Sense> {
         let State::Work(work) = &mut self.state else { return None };
         let miscompare = |at: usize| {
@@ -332,7 +332,7 @@ impl Task {
 }
 
 impl Work {
-    /// The next I/O; none when all were made, or the next one needs the end of this one.
+    /// The next I/O; `None` if all were returned, or if the next one must wait for the current one.
     fn next(&mut self) -> Option<Io> {
         if let Kind::Unmap(ranges) = &mut self.kind {
             let range = ranges.pop_front()?;
@@ -367,7 +367,7 @@ impl Work {
             Kind::Zero => Some(self.without_data(Op::WriteZeroes(range))),
             Kind::Flush => Some(self.without_data(Op::Flush)),
             Kind::Swap { step: Swap::Read, .. } => {
-                // The blocks stay: the write comes when the read has ended.
+                // `left` keeps the blocks, because the write follows the read.
                 return self.swap_read(range, len);
             }
             Kind::Swap { step: Swap::Write, .. } => with(Op::Write(range), Data::Own),
@@ -378,7 +378,7 @@ impl Work {
         io
     }
 
-    /// The read of COMPARE AND WRITE, once: `offset` tells that it was made.
+    /// Returns the read of COMPARE AND WRITE once. `offset` shows whether it was returned.
     fn swap_read(&mut self, range: Range, len: u32) -> Option<Io> {
         if self.offset > 0 {
             return None;

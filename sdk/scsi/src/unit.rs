@@ -9,7 +9,8 @@ use crate::reserve::Reservations;
 use crate::reserve_out::Unsettled;
 use std::collections::BTreeMap;
 
-/// Most unit attentions that wait for one nexus; what comes on top is dropped, since those that wait already make it look again.
+/// Most unit attentions that wait for one nexus. Further ones are dropped: those that wait already make the initiator check the
+/// unit.
 const ATTENTIONS_MAX: usize = 8;
 
 /// A logical unit.
@@ -19,13 +20,13 @@ pub struct Unit {
     pub(crate) disk: Disk,
     pub(crate) modes: Modes,
     pub(crate) reservations: Reservations,
-    /// Whether reservations can outlast a loss of power.
+    /// Whether reservations can survive a loss of power.
     pub(crate) keeps_reservations: bool,
-    /// A change of reservations that the transport makes stick.
+    /// A change of reservations that the transport has not confirmed yet.
     pub(crate) unsettled: Option<Unsettled>,
     pub(crate) gate: Gate,
     pub(crate) copies: Copies,
-    /// Unit attentions to tell, by nexus, as additional sense codes; no entry without one.
+    /// Waiting unit attentions by nexus, as additional sense codes. No list is empty.
     attentions: BTreeMap<NexusId, Vec<u16>>,
 }
 
@@ -50,7 +51,7 @@ impl Unit {
         &self.disk
     }
 
-    /// Lets a nexus know of something with its next command.
+    /// Raises a unit attention for a nexus.
     pub(crate) fn attend(&mut self, nexus: NexusId, code: u16) {
         let waiting = self.attentions.entry(nexus).or_default();
         if !waiting.contains(&code) && waiting.len() < ATTENTIONS_MAX {
@@ -58,7 +59,7 @@ impl Unit {
         }
     }
 
-    /// The next unit attention for a nexus.
+    /// Takes the next unit attention of a nexus.
     pub(crate) fn take_attention(&mut self, nexus: NexusId) -> Option<u16> {
         if self.attentions.is_empty() {
             return None;
@@ -71,7 +72,7 @@ impl Unit {
         code
     }
 
-    /// REPORT LUNS tells a nexus what has changed among the units.
+    /// Clears a unit attention of a nexus, because REPORT LUNS reported the change.
     pub(crate) fn forget_attention(&mut self, nexus: NexusId, code: u16) {
         if let Some(waiting) = self.attentions.get_mut(&nexus) {
             waiting.retain(|other| *other != code);
@@ -81,14 +82,14 @@ impl Unit {
         }
     }
 
-    /// A nexus is gone.
+    /// Removes the state of a nexus that has ended.
     pub(crate) fn forget(&mut self, nexus: NexusId) {
         self.attentions.remove(&nexus);
         self.copies.forget(nexus);
         self.reservations.nexus_lost(nexus);
     }
 
-    /// Whether blocks may not be written now.
+    /// Whether the unit is write protected now.
     pub(crate) fn is_protected(&self) -> bool {
         self.disk.read_only || self.modes.write_protect
     }

@@ -1,4 +1,5 @@
-//! `save_config`: the calls that make the target again, in the reference's order but for authentication groups, which come before those that name them.
+//! `save_config`: the calls that restore the configuration. The order is the reference's, except that authentication groups come before
+//! the targets that name them.
 
 use crate::app::app;
 use crate::rpc::view;
@@ -13,7 +14,7 @@ pub(crate) fn write(config: &mut Config<'_>) {
         config.call("iscsi_set_options", &view::options(&model.options));
     }
     for (tag, group) in &model.portal_groups {
-        // Initiators that log in before their target is there may give up for good.
+        // With `wait`: an initiator that logs in before its target exists may give up for good.
         let mut params = view::portal_group(*tag, group);
         if let Some(params) = params.as_object_mut() {
             params.insert("wait".to_owned(), true.into());
@@ -38,6 +39,14 @@ pub(crate) fn write(config: &mut Config<'_>) {
         config.call("iscsi_create_auth_group", &view::auth_group(*tag, group, true));
     }
     for target in model.targets.values() {
+        if target.luns.is_empty() || target.maps.is_empty() {
+            // iscsi_create_target_node would refuse it, and with it the whole configuration.
+            tracing::warn!(
+                node = target.name,
+                "the saved configuration leaves out a target without LUNs or pg_ig_maps"
+            );
+            continue;
+        }
         config.call("iscsi_create_target_node", &view::target(target));
         if target.has_histogram {
             config.call("iscsi_enable_histogram", &json!({"name": target.name, "enable": true}));

@@ -1,8 +1,8 @@
 //! `iscsi`: the iSCSI target.
 //!
-//! [`model`] is what is configured, [`login`] decides who may come, [`node`] is a target in full feature phase: these three only decide, without
-//! sockets. [`app`] owns the first two on the app thread, accepts connections and lets them log in; then a connection moves to the [`group`]
-//! whose thread has its target. [`rpc`] has the methods. `docs/iscsi.md` has the words, the states and the ways.
+//! [`model`] is the configuration, [`login`] decides who may connect, [`node`] is a target in full feature phase. These three use no
+//! sockets. [`app`] owns the configuration and the logins on the app thread. After its login, a connection moves to the [`group`] whose
+//! thread has its target. [`rpc`] has the methods. `docs/iscsi.md` explains the terms and the states.
 #![forbid(unsafe_code)]
 
 pub mod app;
@@ -52,6 +52,8 @@ plugin! {
         "iscsi_target_node_add_lun",
         "iscsi_target_node_set_redirect",
         "iscsi_target_node_request_logout",
+        "iscsi_enable_histogram",
+        "iscsi_get_histogram",
     ],
     start: start,
     stop: stop,

@@ -1,6 +1,6 @@
-//! Whatever initiators send: logins with any text, and a node in full feature phase that gets commands, data and nonsense in
-//! any order while I/Os end late, fail or hang, units go and connections are lost. Nothing panics, all memory comes back,
-//! and nothing is left when the connections have gone. Every string of bytes is a script.
+//! Arbitrary input: logins with any text, and a node in full feature phase that gets commands, data and nonsense in any order while
+//! I/Os end late, fail or hang, units are removed and connections are lost. Nothing panics, all memory is released, and nothing is left
+//! when the connections have ended. Every string of bytes is a script.
 
 #![allow(
     clippy::unwrap_used,
@@ -76,7 +76,7 @@ fn pair() -> impl Strategy<Value = String> {
     prop_oneof![4 => proptest::sample::select(KNOWN).prop_map(str::to_owned), 1 => "[ -~]{0,40}"]
 }
 
-/// Logs in to a target that demands what `bits` say: PDUs of flags and keys.
+/// Logs in with PDUs of flags and keys. `bits` selects the requirements of the target.
 fn login(bits: u8, pdus: &[(u8, Vec<String>)]) {
     let model = model(bits);
     let mut registry = Registry::default();
@@ -164,7 +164,7 @@ fn session(data: &[u8]) {
     bench.end();
 }
 
-/// What is left of a script. Behind its end all numbers are 0.
+/// The rest of a script. After its end, all numbers are 0.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -186,7 +186,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Memory of an I/O; the pool counts what is not back.
+/// Memory of an I/O. The pool counts the memory in use.
 #[derive(Debug)]
 struct Memory(Vec<u8>, Rc<Cell<usize>>);
 
@@ -244,7 +244,7 @@ impl Backend for Disks {
     }
 }
 
-/// Blocks of a disk, and of one that has shrunk.
+/// Blocks of a disk.
 const BLOCKS: u64 = 4096;
 
 struct Bench {
@@ -380,7 +380,7 @@ impl Bench {
         }
     }
 
-    /// Time passes, a connection is lost or comes again, a unit goes or comes.
+    /// Lets time pass, or ends or restarts a connection, or removes or adds a unit.
     fn change(&mut self, script: &mut Script<'_>) {
         let [what, which] = bytes(script);
         let (unit, which) = (u16::from(which & 1), usize::from(which & 1));
@@ -399,8 +399,8 @@ impl Bench {
             }
             4 if self.node.device_mut().unit(unit).is_some() => self.node.remove_unit(unit),
             4 => {
-                // As the host does: the bdev comes back when the one before has left.
-                if self.node.backend().waiting.iter().all(|(of, ..)| *of != unit) {
+                // As the poll group does: a new unit waits until the unit before it has left.
+                if !self.node.is_leaving(unit) {
                     self.node.add_unit(unit, disk(unit));
                 }
             }
@@ -429,7 +429,7 @@ impl Bench {
         }
     }
 
-    /// Everybody goes; what hangs at the disks ends last.
+    /// Ends the connections, then the I/Os that hang.
     fn end(mut self) {
         for (link, _) in self.links {
             self.node.lost(link);

@@ -5,23 +5,23 @@ use sha2::Sha256;
 
 /// Longest challenge and response, in bytes.
 pub const BINARY_LEN_MAX: usize = 1024;
-/// Length of the challenges that are made here, in bytes.
+/// Length of a generated challenge, in bytes.
 pub const CHALLENGE_LEN: usize = 32;
 /// Shortest secret that the standard allows without IPsec, in bytes (96 bits).
 pub const SECRET_LEN_MIN: usize = 12;
 
-/// How responses are computed, by its number (CHAP_A).
+/// The algorithm of a response, by its number (CHAP_A).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Algorithm {
-    /// MD5, which every end has.
+    /// MD5, which every peer supports.
     Md5 = 5,
     /// SHA-256. IANA, PPP authentication algorithms.
     Sha256 = 7,
 }
 
 impl Algorithm {
-    /// The first algorithm of a list that is known here.
+    /// Returns the first supported algorithm of a list.
     #[must_use]
     pub fn choose(list: &str) -> Option<Self> {
         list.split(',').find_map(|item| match item {
@@ -45,14 +45,14 @@ impl Algorithm {
     }
 }
 
-/// Whether both are the same, in a time that does not tell where they differ.
+/// Whether both are equal. The duration does not depend on where they differ.
 #[must_use]
 pub fn is_same(a: &[u8], b: &[u8]) -> bool {
     let difference = a.iter().zip(b).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
     a.len() == b.len() && difference == 0
 }
 
-/// Binary as text: hexadecimal.
+/// Encodes bytes as hexadecimal text.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or('0');
@@ -60,7 +60,7 @@ pub fn encode(bytes: &[u8]) -> String {
     ['0', 'x'].into_iter().chain(digits).collect()
 }
 
-/// Binary from text: hexadecimal after `0x`, Base64 after `0b`. RFC 7143, section 6.1.
+/// Decodes text: hexadecimal after `0x`, Base64 after `0b`. RFC 7143, section 6.1.
 ///
 /// `None` for other text, an odd number of digits, nothing, or more than [`BINARY_LEN_MAX`] bytes.
 #[must_use]

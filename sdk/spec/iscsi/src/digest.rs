@@ -2,7 +2,7 @@
 
 use crate::DIGEST_LEN;
 
-/// A digest over bytes that need not be in one piece. It uses the processor's instruction where there is one.
+/// A digest over bytes in any number of pieces. It uses the processor's instruction if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Crc32c(u32);
 
@@ -18,14 +18,14 @@ impl Crc32c {
         self.0 = crc32c::crc32c_append(self.0, bytes);
     }
 
-    /// The digest, as it goes on the wire.
+    /// The digest in wire format.
     #[must_use]
     pub const fn bytes(self) -> [u8; DIGEST_LEN] {
         self.0.to_le_bytes()
     }
 }
 
-/// The digest of `bytes`, as it goes on the wire.
+/// The digest of `bytes` in wire format.
 #[must_use]
 pub fn of(bytes: &[u8]) -> [u8; DIGEST_LEN] {
     crc32c::crc32c(bytes).to_le_bytes()

@@ -1,10 +1,10 @@
-//! What all PDUs begin with. RFC 7143, section 11.2.
+//! The header fields that all PDUs share. RFC 7143, section 11.2.
 
 use crate::BHS_LEN;
 
 macro_rules! opcodes {
     ($($(#[$meta:meta])* $name:ident = $code:literal,)*) => {
-        /// What a PDU is. RFC 7143, section 11.2.1.2.
+        /// The type of a PDU. RFC 7143, section 11.2.1.2.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Opcode {
@@ -57,18 +57,18 @@ opcodes! {
     LogoutResponse = 0x26,
     /// Ready to transfer: asks for data of a write.
     R2t = 0x31,
-    /// Something happened.
+    /// Asynchronous message: an event at the target.
     AsyncMessage = 0x32,
-    /// A PDU was not understood.
+    /// The target rejects a PDU.
     Reject = 0x3f,
 }
 
 /// The common part of a basic header segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The opcode as it came, 6 bits.
+    /// The opcode as received, 6 bits.
     pub opcode: u8,
-    /// I: delivered at once, without a place in the order of commands.
+    /// I: immediate delivery, outside of the order of commands.
     pub immediate: bool,
     /// Length of the additional header segments, in bytes, 0 to 1020.
     pub ahs_len: u16,
@@ -77,7 +77,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the common part; any content is accepted.
+    /// Parses the common part. Any content is accepted.
     #[must_use]
     pub const fn parse(bhs: &[u8; BHS_LEN]) -> Self {
         let [first, _, _, _, ahs, high, middle, low, ..] = *bhs;

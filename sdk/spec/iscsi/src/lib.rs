@@ -1,10 +1,10 @@
 //! iSCSI's PDUs, login text and CHAP: bytes to values and back, no I/O. RFC 7143.
 //!
-//! Every PDU begins with a basic header segment of 48 bytes ([`header::Header`] reads what all have in common, [`pdu`] the rest); then
-//! come additional header segments, a header digest, the data padded to 4 bytes, and a data digest ([`digest`]). The data of Login and
-//! Text PDUs is text ([`text`]), whose keys are negotiated ([`negotiation`]); [`chap`] is how the two ends prove who they are.
+//! Every PDU begins with a basic header segment of 48 bytes: [`header::Header`] parses the common fields, [`pdu`] the rest. Additional
+//! header segments, a header digest, the data padded to 4 bytes, and a data digest ([`digest`]) follow. The data of Login and Text PDUs
+//! is text ([`text`]), with which the ends negotiate keys ([`negotiation`]). With [`chap`], the ends authenticate each other.
 //!
-//! All numbers are big-endian, but the digests. Nothing here panics on bytes from outside, and every length has a bound.
+//! All numbers are big-endian, except the digests. Nothing here panics on bytes from outside, and every length has a bound.
 
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@ pub const LEN_MAX: usize = 223;
 /// Whether `name` is an iSCSI name of type iqn, eui or naa.
 ///
 /// # Errors
-/// What a name must be.
+/// The allowed form of a name, for error messages.
 pub fn check(name: &str) -> Result<(), &'static str> {
     if name.len() > LEN_MAX {
         return Err("at most 223 bytes");

@@ -1,10 +1,11 @@
-//! What the ends of a connection agree on: the operational keys. RFC 7143, section 13.
+//! Negotiation of the operational keys of a connection. RFC 7143, section 13.
 //!
-//! [`Agreed`] is what holds; [`Offer`] is what this end wants. [`negotiate`] reads one key of the peer's and gives the answer.
+//! [`Agreed`] has the negotiated values, and [`Offer`] those that this end wants. [`negotiate`] handles one key of the peer and
+//! returns the answer.
 
 use crate::text;
 
-/// What an end agrees to.
+/// The negotiated values of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// HeaderDigest is CRC32C.
@@ -34,7 +35,7 @@ pub struct Agreed {
 }
 
 impl Default for Agreed {
-    /// What holds while nothing was said (section 13, defaults).
+    /// The values before any negotiation (section 13, defaults).
     fn default() -> Self {
         Self {
             header_digest: false,
@@ -53,14 +54,14 @@ impl Default for Agreed {
     }
 }
 
-/// What this end wants.
+/// The values that this end wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// The values this end would agree to at best.
+    /// The best values that this end accepts.
     pub wanted: Agreed,
-    /// Connections without CRC32C header digests are not taken.
+    /// This end refuses connections without CRC32C header digests.
     pub require_header_digest: bool,
-    /// Connections without CRC32C data digests are not taken.
+    /// This end refuses connections without CRC32C data digests.
     pub require_data_digest: bool,
 }
 
@@ -75,7 +76,7 @@ pub enum Answer {
     NotUnderstood,
     /// `Irrelevant`.
     Irrelevant,
-    /// `Reject`: the value is not one of the key's.
+    /// `Reject`: the key does not allow the value.
     Reject,
 }
 
@@ -96,9 +97,9 @@ impl Answer {
 /// Smallest and largest length of a segment or burst, in bytes.
 const SEGMENT: std::ops::RangeInclusive<u64> = 512..=0xff_ffff;
 
-/// Reads an operational key of the peer's, changes what is agreed, and gives the answer.
+/// Handles an operational key of the peer: updates the negotiated values, and returns the answer.
 ///
-/// `is_discovery`: in a discovery session, where some keys mean nothing.
+/// `is_discovery`: the session is a discovery session, in which some keys are irrelevant.
 pub fn negotiate(
     key: &str,
     value: &str,
@@ -162,9 +163,9 @@ pub fn negotiate(
         "MaxOutstandingR2T" => {
             smaller(value, 1..=65535, wanted.max_outstanding_r2t, &mut agreed.max_outstanding_r2t)
         }
-        // Data comes in order here, whatever the peer could take.
+        // This end sends data in order, even if the peer accepts another order.
         "DataPDUInOrder" | "DataSequenceInOrder" => boolean(value, |_| true, &mut true),
-        // Markers are gone since RFC 7143, appendix A of RFC 3720 has them.
+        // RFC 7143 has no markers; appendix A of RFC 3720 defines them.
         "IFMarker" | "OFMarker" => boolean(value, |_| false, &mut false),
         "IFMarkInt" | "OFMarkInt" => Answer::Irrelevant,
         "TaskReporting" => match value.split(',').find(|item| *item == "RFC3720") {
@@ -179,7 +180,7 @@ pub fn negotiate(
     }
 }
 
-/// Picks the first of the peer's list that this end takes.
+/// Picks the first value of the peer's list that this end accepts.
 fn digest(value: &str, wants: bool, requires: bool, agreed: &mut bool) -> Answer {
     for item in value.split(',') {
         let is_crc = match item {

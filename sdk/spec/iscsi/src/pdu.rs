@@ -1,6 +1,6 @@
 //! The basic header segments, one structure each, declared by their byte offsets as the figures of RFC 7143, section 11 are.
 //!
-//! Any content is accepted when a segment is read; what the values mean is for the ends to judge.
+//! The parser accepts any content; its callers judge the values.
 
 use crate::BHS_LEN;
 use crate::header::Opcode;
@@ -57,7 +57,7 @@ macro_rules! pdu {
         };
 
         impl $name {
-            /// Reads the segment.
+            /// Parses the segment.
             #[must_use]
             pub fn parse(bhs: &[u8; BHS_LEN]) -> Self {
                 Self { $( $field: Field::take(bhs, $at), )* }
@@ -145,9 +145,9 @@ pdu! {
     }
 }
 
-/// O: the initiator expected less than there was. In the flags of [`ScsiResponse`] and [`DataIn`].
+/// O: the initiator expected less data than the command has. In the flags of [`ScsiResponse`] and [`DataIn`].
 pub const OVERFLOW: u8 = 0x04;
-/// U: the initiator expected more than there was.
+/// U: the initiator expected more data than the command has.
 pub const UNDERFLOW: u8 = 0x02;
 
 pdu! {
@@ -185,7 +185,7 @@ pub mod function {
     pub const TASK_REASSIGN: u8 = 8;
 }
 
-/// How a task management function ended. Section 11.6.1.
+/// The result of a task management function. Section 11.6.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the standard's")]
 #[repr(u8)]
@@ -334,7 +334,7 @@ pdu! {
         8 => lun: u64,
         /// Initiator task tag.
         16 => itt: u32,
-        /// Target transfer tag of the answer that this goes on from.
+        /// Target transfer tag of the response that this request continues.
         20 => ttt: u32,
         /// CmdSN.
         24 => cmd_sn: u32,
@@ -419,7 +419,7 @@ impl Login {
         Stage::from_bits(self.flags >> 2)
     }
 
-    /// The next stage, if the initiator wants to go on (T).
+    /// The next stage, if the initiator wants to enter it (T).
     #[must_use]
     pub const fn next(&self) -> Option<Stage> {
         if self.flags & FINAL == 0 { None } else { Stage::from_bits(self.flags) }
@@ -452,7 +452,7 @@ pdu! {
     }
 }
 
-/// How a login went: class and detail. Section 11.13.5.
+/// The status of a login: class and detail. Section 11.13.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the standard's")]
 #[repr(u16)]

@@ -1,6 +1,6 @@
-//! Text of Login and Text PDUs: `key=value` pairs, each ended by a NUL. RFC 7143, section 6.1.
+//! Text of Login and Text PDUs: `key=value` pairs, each with a NUL at its end. RFC 7143, section 6.1.
 
-/// Longest text of one exchange that is taken, in bytes, over all PDUs that carry it.
+/// Longest accepted text of one exchange, in bytes, over all its PDUs.
 pub const LEN_MAX: usize = 64 << 10;
 /// Most pairs in one text.
 pub const PAIRS_MAX: usize = 256;
@@ -13,10 +13,11 @@ pub const VALUE_LEN_MAX: usize = 8 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The pairs of a text. Empty strings between NULs are padding.
+/// Parses the pairs of a text. Empty strings between NULs are padding.
 ///
 /// # Errors
-/// A pair without `=`, a key that is empty, too long or of other characters, a value that is too long or no UTF-8, too many pairs.
+/// A pair without `=`; a key that is empty, too long, or has invalid characters; a value that is too long or no UTF-8; too many
+/// pairs.
 pub fn parse(text: &[u8]) -> Result<Vec<(&str, &str)>, Malformed> {
     if text.len() > LEN_MAX {
         return Err(Malformed);
@@ -43,7 +44,7 @@ pub fn push(text: &mut Vec<u8>, key: &str, value: &str) {
     text.push(0);
 }
 
-/// A number: decimal, or hexadecimal after `0x`. RFC 7143, section 6.1 ("numerical-value").
+/// Parses a number: decimal, or hexadecimal after `0x`. RFC 7143, section 6.1 ("numerical-value").
 #[must_use]
 pub fn number(value: &str) -> Option<u64> {
     let hexadecimal = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X"));
@@ -54,7 +55,7 @@ pub fn number(value: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// `Yes` or `No`.
+/// Parses `Yes` or `No`.
 #[must_use]
 pub fn boolean(value: &str) -> Option<bool> {
     match value {
@@ -75,7 +76,7 @@ mod tests {
         let pairs = [("InitiatorName", "iqn.a"), ("SessionType", "Normal"), ("X-a.b", "")];
         assert_eq!(parse(text).unwrap(), pairs);
         assert_eq!(parse(b"").unwrap(), []);
-        // The last NUL may be missing: some initiators do so.
+        // The last NUL may be missing: some initiators omit it.
         assert_eq!(parse(b"A=b=c").unwrap(), [("A", "b=c")]);
     }
 

@@ -1,4 +1,4 @@
-//! Big-endian numbers in byte strings. What lies past the end reads as zero and is not written.
+//! Big-endian numbers in byte strings. Bytes past the end read as zero, and writes to them are ignored.
 
 pub(crate) fn chunk<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])

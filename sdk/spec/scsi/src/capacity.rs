@@ -2,7 +2,7 @@
 
 use crate::bytes::{len32, put, u8_at, u16_at, u32_at, u64_at};
 
-/// What READ CAPACITY (16) says.
+/// The capacity of a unit, as READ CAPACITY (16) reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// The last block.
@@ -49,7 +49,7 @@ impl Capacity {
         }
     }
 
-    /// The data of READ CAPACITY (10). A unit that is too large for it says so by a last block of all ones.
+    /// The data of READ CAPACITY (10). A last block of all ones says that the unit is too large for this command.
     #[must_use]
     pub fn encode_10(&self) -> [u8; 8] {
         let mut bytes = [0; 8];
@@ -64,7 +64,7 @@ impl Capacity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Provisioning {
-    /// Mapped, or not known.
+    /// Mapped, or unknown.
     Mapped = 0,
     /// Deallocated.
     Deallocated = 1,

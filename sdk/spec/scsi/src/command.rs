@@ -1,4 +1,4 @@
-//! Commands: a CDB read whole, with every reserved bit that matters looked at.
+//! Commands, parsed from CDBs. The parser checks every reserved bit that matters.
 
 use crate::CDB_LEN;
 use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
@@ -12,9 +12,9 @@ use crate::sense::{Sense, asc};
 pub struct Blocks {
     /// The first block.
     pub lba: u64,
-    /// How many.
+    /// The number of blocks.
     pub count: u32,
-    /// FUA: on the medium before it ends.
+    /// FUA: the data is on the medium before the command ends.
     pub fua: bool,
     /// RDPROTECT, WRPROTECT or VRPROTECT, 3 bits.
     pub protect: u8,
@@ -38,11 +38,11 @@ pub struct WriteSame {
 pub enum Reporting {
     /// All.
     All,
-    /// One that has no service actions.
+    /// One operation code without service actions.
     Opcode(u8),
-    /// One with a service action.
+    /// One operation code with this service action.
     Action(u8, u16),
-    /// One, whether or not it has service actions.
+    /// One operation code, with this service action if it has several.
     Either(u8, u16),
 }
 
@@ -74,7 +74,7 @@ pub enum Command {
     Read(Blocks),
     Write(Blocks),
     WriteAndVerify(Blocks),
-    /// `compare`: with data to compare; else the medium is looked at alone.
+    /// `compare`: compares the blocks with data; otherwise the unit only reads them.
     Verify {
         blocks: Blocks,
         compare: bool,
@@ -142,10 +142,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads a CDB.
+    /// Parses a CDB.
     ///
     /// # Errors
-    /// An operation code or service action that is not known here, or a field at fault.
+    /// An unknown operation code or service action, or an invalid field.
     pub fn parse(cdb: &[u8; CDB_LEN]) -> Result<Self, Sense> {
         let code = u8_at(cdb, 0);
         let Some(len) = opcode::cdb_len(code) else { return Err(unknown()) };
@@ -155,7 +155,7 @@ impl Command {
             12 => parse_12(cdb)?,
             _ => parse_16(cdb)?,
         };
-        // NACA: no ACA condition is ever established. SAM-5, section 5.2.
+        // NACA: units never establish an ACA condition. SAM-5, section 5.2.
         let control = len - 1;
         if u8_at(cdb, control) & 0x04 != 0 {
             return Err(Sense::invalid_cdb(u16::try_from(control).unwrap_or(0), Some(2)));
@@ -168,7 +168,7 @@ fn unknown() -> Sense {
     Sense::illegal(asc::INVALID_COMMAND_OPERATION_CODE)
 }
 
-/// A service action that is not known is a field at fault, not an unknown command. SPC-4, section 4.2.5.1.
+/// An unknown service action is an invalid field, not an unknown command. SPC-4, section 4.2.5.1.
 fn unknown_action() -> Sense {
     Sense::invalid_cdb(1, Some(4))
 }
@@ -184,7 +184,7 @@ fn parse_6(cdb: &[u8; CDB_LEN]) -> Result<Command, Sense> {
         opcode::REQUEST_SENSE => Command::RequestSense { descriptor: bit(cdb, 1, 0), allocation },
         code @ (opcode::READ_6 | opcode::WRITE_6) => {
             let lba = u64::from(u32_at(cdb, 0) & 0x1f_ffff);
-            // 0 is 256 here, and nowhere else.
+            // A count of 0 means 256, only in 6-byte CDBs.
             let count = if allocation == 0 { 256 } else { allocation };
             let blocks = Blocks { lba, count, fua: false, protect: 0 };
             if code == opcode::READ_6 { Command::Read(blocks) } else { Command::Write(blocks) }

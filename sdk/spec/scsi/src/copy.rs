@@ -19,7 +19,7 @@ pub mod in_action {
 
 /// The descriptor type of a segment from one block device to another one.
 const BLOCK_TO_BLOCK: u8 = 0x02;
-/// The descriptor type of a device that is named by one of its designators.
+/// The descriptor type of a device that one of its designators names.
 const IDENTIFICATION: u8 = 0xe4;
 
 /// Length of the header of the parameter list, in bytes.
@@ -29,16 +29,16 @@ const DEVICE_LEN: usize = 32;
 /// Length of the descriptor of a segment from block device to block device, in bytes.
 const SEGMENT_LEN: usize = 28;
 
-/// What a copy manager can do: EXTENDED COPY refuses more.
+/// The limits of a copy manager. EXTENDED COPY refuses more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Devices of one command.
+    /// Most devices of one command.
     pub devices: u16,
-    /// Segments of one command.
+    /// Most segments of one command.
     pub segments: u16,
-    /// Length of one segment, in bytes.
+    /// Longest segment, in bytes.
     pub segment_len: u32,
-    /// Commands in progress.
+    /// Most commands in progress.
     pub copies: u8,
 }
 
@@ -105,7 +105,7 @@ impl Limits {
 /// A device of an EXTENDED COPY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// NUL: no device, data is thrown away.
+    /// NUL: there is no device, and its data is discarded.
     pub is_null: bool,
     /// The first bytes of a designator (SPC-4, section 7.8.6): code set, association and type, reserved, length; then its value.
     pub designator: Vec<u8>,
@@ -114,13 +114,13 @@ pub struct Named {
 /// Blocks to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The source, as a number in the list of devices.
+    /// The source: an index of the list of devices.
     pub source: u16,
-    /// The destination.
+    /// The destination: an index of the list of devices.
     pub destination: u16,
-    /// How many blocks: of the destination with `counts_destination`.
+    /// Number of blocks: of the destination with `counts_destination`, else of the source.
     pub blocks: u16,
-    /// DC: the number counts blocks of the destination, else of the source.
+    /// DC: the number counts blocks of the destination.
     pub counts_destination: bool,
     /// The first block of the source.
     pub source_lba: u64,
@@ -131,19 +131,19 @@ pub struct Segment {
 /// The parameter list of EXTENDED COPY (LID1). SPC-4, section 6.4.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// LIST IDENTIFIER; none where the initiator does not want to ask for the status.
+    /// LIST IDENTIFIER; `None` if the initiator will not request the status.
     pub list: Option<u8>,
     /// The devices that segments refer to.
     pub devices: Vec<Named>,
-    /// What to copy, in this order.
+    /// The segments, in the order in which they are copied.
     pub segments: Vec<Segment>,
 }
 
 impl Parameters {
-    /// Reads a list.
+    /// Parses a list.
     ///
     /// # Errors
-    /// A length, a type or a field at fault, or more than the limits.
+    /// An invalid length, type or field, or more than the limits.
     pub fn parse(list: &[u8], limits: &Limits) -> Result<Self, Sense> {
         let wrong_len = Sense::illegal(asc::PARAMETER_LIST_LENGTH_ERROR);
         if list.len() < HEADER_LEN {
@@ -251,26 +251,26 @@ fn parse_segments(mut list: &[u8], limits: &Limits) -> Result<Vec<Segment>, Sens
     Ok(segments)
 }
 
-/// How far a copy is.
+/// The state of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Progress {
-    /// It has not ended.
+    /// The copy has not ended.
     InProgress = 0,
-    /// Everything was copied.
+    /// The copy has succeeded.
     Completed = 1,
-    /// It ended with an error.
+    /// The copy has failed.
     Failed = 2,
 }
 
-/// The data of RECEIVE COPY STATUS (LID1): the segments that are done, and what they had, in bytes. SPC-4, section 6.24.2.
+/// The data of RECEIVE COPY STATUS (LID1): number of copied segments, and their length in bytes. SPC-4, section 6.24.2.
 #[must_use]
 pub fn encode_status(progress: Progress, segments: u16, len: u64) -> [u8; 12] {
     let mut bytes = [0; 12];
     put(&mut bytes, 0, &len32(8));
     put(&mut bytes, 4, &[progress as u8]);
     put(&mut bytes, 5, &segments.to_be_bytes());
-    // TRANSFER COUNT in bytes as far as it fits, else in KiB.
+    // TRANSFER COUNT is in bytes if the number fits, else in KiB.
     let (units, count) = match u32::try_from(len) {
         Ok(len) => (0, len),
         Err(_) => (1, u32::try_from(len >> 10).unwrap_or(u32::MAX)),

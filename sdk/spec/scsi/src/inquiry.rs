@@ -2,9 +2,9 @@
 
 use crate::bytes::{len16, put};
 
-/// PERIPHERAL QUALIFIER and PERIPHERAL DEVICE TYPE of a disk that is there.
+/// PERIPHERAL QUALIFIER and PERIPHERAL DEVICE TYPE of an existing disk.
 pub const DISK: u8 = 0x00;
-/// The same where the target has no unit at that LUN, and could not have one.
+/// PERIPHERAL QUALIFIER and PERIPHERAL DEVICE TYPE of a LUN at which the target has no unit.
 pub const NO_UNIT: u8 = 0x7f;
 
 /// Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3. SPC-4, annex E.
@@ -78,7 +78,7 @@ pub fn put_text(bytes: &mut [u8], at: usize, width: usize, text: &str) {
     }
 }
 
-/// To what a designator belongs. SPC-4, table 531.
+/// The object that a designator names. SPC-4, table 531.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Association {
@@ -93,16 +93,16 @@ pub enum Association {
 /// A designation descriptor. SPC-4, section 7.8.6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Designator {
-    /// To what it belongs.
+    /// The object that the designator names.
     pub association: Association,
-    /// What it says.
+    /// The designator.
     pub kind: DesignatorKind,
 }
 
 /// A designator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesignatorKind {
-    /// T10 vendor and what the vendor appends.
+    /// T10 vendor identification and vendor-specific identifier.
     T10Vendor(String, String),
     /// NAA, 8 or 16 bytes.
     Naa(Vec<u8>),
@@ -192,26 +192,27 @@ pub fn scsi_ports(ports: &[(u16, String)]) -> Vec<u8> {
     body
 }
 
-/// The Block Limits page, in blocks; 0 is "no limit told", or "not supported" for the limits of unmapping. SBC-3, section 6.6.3.
+/// The Block Limits page, in blocks. 0 means "no limit reported", or "not supported" for the limits of UNMAP. SBC-3, section
+/// 6.6.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockLimits {
-    /// WSNZ: WRITE SAME of 0 blocks is refused.
+    /// WSNZ: the unit refuses WRITE SAME of 0 blocks.
     pub write_same_nonzero: bool,
-    /// Of COMPARE AND WRITE.
+    /// Most blocks of COMPARE AND WRITE.
     pub compare_and_write: u8,
     /// Granularity of transfers.
     pub optimal_granularity: u16,
-    /// Of one command.
+    /// Most blocks of one command.
     pub transfer_max: u32,
-    /// The best length.
+    /// Best length of a transfer.
     pub transfer_optimal: u32,
-    /// Blocks of one UNMAP.
+    /// Most blocks of one UNMAP.
     pub unmap_blocks: u32,
-    /// Descriptors of one UNMAP.
+    /// Most descriptors of one UNMAP.
     pub unmap_descriptors: u32,
     /// Granularity of unmapping.
     pub unmap_granularity: u32,
-    /// Of WRITE SAME.
+    /// Most blocks of WRITE SAME.
     pub write_same: u64,
 }
 
@@ -232,7 +233,7 @@ impl BlockLimits {
     }
 }
 
-/// The body of the Block Device Characteristics page: not rotating, form factor not told. SBC-3, section 6.6.2.
+/// The body of the Block Device Characteristics page: not rotating, form factor not reported. SBC-3, section 6.6.2.
 #[must_use]
 pub fn block_device_characteristics() -> Vec<u8> {
     let mut body = vec![0; 60];

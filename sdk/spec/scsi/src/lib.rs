@@ -1,11 +1,11 @@
 //! SCSI structures: bytes to values and back, no I/O.
 //!
-//! What an initiator and a logical unit say to each other, whatever carries it: commands ([`command`]), the status and sense
-//! data that end them ([`status`], [`sense`]), and their data: INQUIRY and its pages ([`inquiry`]), capacity and
-//! provisioning ([`capacity`], [`unmap`]), mode pages ([`mode`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and
-//! the lists of what a unit supports ([`opcode`]). Read [`command::Command`] first: everything else hangs on it.
+//! The messages between an initiator and a logical unit, for any transport: commands ([`command`]), the status and sense data that end
+//! them ([`status`], [`sense`]), and their data: INQUIRY and its pages ([`inquiry`]), capacity and provisioning ([`capacity`],
+//! [`unmap`]), mode pages ([`mode`]), persistent reservations ([`reservation`]), copies between units ([`copy`]), LUNs ([`lun`]) and the
+//! lists of supported commands ([`opcode`]). Read [`command::Command`] first: everything else depends on it.
 //!
-//! Sources: SAM-5, SPC-4, SBC-3. Names of fields are theirs. All numbers on the wire are big-endian.
+//! Sources: SAM-5, SPC-4, SBC-3. Fields have the names of these standards. All numbers on the wire are big-endian.
 //!
 //! Nothing here panics on bytes from outside, and nothing allocates more than its caller allows.
 

@@ -13,17 +13,17 @@ pub mod page {
     pub const ALL: u8 = 0x3f;
 }
 
-/// Which values MODE SENSE asks for (PC).
+/// The values that MODE SENSE requests (PC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Control {
-    /// Those in use.
+    /// The current values.
     Current = 0,
-    /// A mask of those that can be changed.
+    /// A mask of the changeable bits.
     Changeable = 1,
-    /// Those after power on.
+    /// The default values.
     Default = 2,
-    /// Those that were saved.
+    /// The saved values.
     Saved = 3,
 }
 
@@ -63,12 +63,12 @@ pub fn control(flags: ControlFlags) -> Vec<u8> {
     page
 }
 
-/// What the Control page says.
+/// The flags of the Control page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ControlFlags {
     /// D_SENSE: sense data in descriptor format.
     pub descriptor_sense: bool,
-    /// GLTSD: log parameters are not saved on their own.
+    /// GLTSD: the unit does not save log parameters by itself.
     pub global_logging: bool,
     /// QUEUE ALGORITHM MODIFIER 1: the unit may reorder commands.
     pub unrestricted_reordering: bool,
@@ -95,7 +95,7 @@ impl ControlFlags {
     }
 }
 
-/// The Informational Exceptions Control page: nothing is reported. SPC-4, section 7.5.11.
+/// The Informational Exceptions Control page: the unit reports no exceptions. SPC-4, section 7.5.11.
 #[must_use]
 pub fn informational_exceptions() -> Vec<u8> {
     let mut page = vec![0; 12];
@@ -120,7 +120,7 @@ pub struct Sensed<'a> {
     pub write_protect: bool,
     /// DPOFUA: the DPO and FUA bits are supported.
     pub dpo_fua: bool,
-    /// The block descriptor: blocks and bytes of a block, unless DBD is set. In long form when asked for (LLBAA).
+    /// The block descriptor: number of blocks, bytes of a block, and whether it has the long form (LLBAA). `None` if DBD is set.
     pub blocks: Option<(u64, u32, bool)>,
     /// The pages.
     pub pages: &'a [u8],
@@ -160,7 +160,7 @@ impl Sensed<'_> {
     }
 }
 
-/// A page of a MODE SELECT parameter list, with its two bytes of header, and where it lies in the list.
+/// A page of a MODE SELECT parameter list, with its two bytes of header, and its offset in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selected<'a> {
     /// Offset in the parameter list, in bytes.
@@ -177,10 +177,10 @@ impl Selected<'_> {
     }
 }
 
-/// The pages of a MODE SELECT parameter list; the block descriptor is passed over. SPC-4, section 7.5.2.
+/// Parses the pages of a MODE SELECT parameter list, and skips the block descriptor. SPC-4, section 7.5.2.
 ///
 /// # Errors
-/// A list that ends inside of something, a page with subpages, a header with reserved fields set.
+/// A list that ends within a field, a page with subpages, a header with reserved fields set.
 pub fn parse_select(list: &[u8], is_ten: bool) -> Result<Vec<Selected<'_>>, Sense> {
     if list.is_empty() {
         return Ok(Vec::new());

@@ -71,11 +71,12 @@ pub struct Supported {
     pub opcode: u8,
     /// The service action, if the operation code has several.
     pub action: Option<u16>,
-    /// CDB USAGE DATA: a bit is set where the unit evaluates it. As long as the CDB; the first byte is the operation code.
+    /// CDB USAGE DATA: the bits of the CDB that the unit evaluates are set. It is as long as the CDB; the first byte is the
+    /// operation code.
     pub usage: &'static [u8],
 }
 
-/// The length of a CDB with this operation code, in bytes; `None` for those of variable length and vendor's.
+/// The length of a CDB with this operation code, in bytes; `None` for CDBs of variable length and vendor-specific ones.
 #[must_use]
 pub const fn cdb_len(opcode: u8) -> Option<usize> {
     match opcode >> 5 {

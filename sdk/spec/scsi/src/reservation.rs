@@ -35,27 +35,6 @@ impl Type {
             _ => return None,
         })
     }
-
-    /// Whether every registrant holds the reservation.
-    #[must_use]
-    pub const fn is_all_registrants(self) -> bool {
-        matches!(self, Self::WriteExclusiveAll | Self::ExclusiveAccessAll)
-    }
-
-    /// Whether registrants that do not hold it have access.
-    #[must_use]
-    pub const fn admits_registrants(self) -> bool {
-        !matches!(self, Self::WriteExclusive | Self::ExclusiveAccess)
-    }
-
-    /// Whether those without access may still read.
-    #[must_use]
-    pub const fn admits_readers(self) -> bool {
-        matches!(
-            self,
-            Self::WriteExclusive | Self::WriteExclusiveRegistrants | Self::WriteExclusiveAll
-        )
-    }
 }
 
 /// Service actions of PERSISTENT RESERVE IN.
@@ -66,9 +45,9 @@ pub enum InAction {
     ReadKeys = 0,
     /// The reservation.
     ReadReservation = 1,
-    /// What is supported.
+    /// The supported capabilities.
     ReportCapabilities = 2,
-    /// Everything, with who it is.
+    /// All registrants, with their identities.
     ReadFullStatus = 3,
 }
 
@@ -90,21 +69,21 @@ impl InAction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum OutAction {
-    /// Registers, changes or removes the own key, which must be told.
+    /// Registers, changes or removes the initiator's own key. The current key must be given.
     Register = 0,
     /// Takes the reservation.
     Reserve = 1,
-    /// Gives it up.
+    /// Releases the reservation.
     Release = 2,
     /// Removes the reservation and every registration.
     Clear = 3,
     /// Removes others' registrations and takes their reservation.
     Preempt = 4,
-    /// The same, and aborts their commands.
+    /// Like PREEMPT, and aborts their commands.
     PreemptAndAbort = 5,
-    /// As register, whatever the own key is.
+    /// Like REGISTER, but ignores the current key.
     RegisterAndIgnore = 6,
-    /// Registers another and gives it the reservation.
+    /// Registers another initiator and gives it the reservation.
     RegisterAndMove = 7,
 }
 
@@ -126,27 +105,27 @@ impl OutAction {
     }
 }
 
-/// Longest parameter list of PERSISTENT RESERVE OUT that is read, in bytes.
+/// Longest supported parameter list of PERSISTENT RESERVE OUT, in bytes.
 pub const OUT_LEN_MAX: u32 = 4096;
 
 /// The parameter list of PERSISTENT RESERVE OUT. SPC-4, sections 6.16.3 and 6.16.4.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutParameters {
-    /// The key the initiator is registered with.
+    /// The current key of the initiator.
     pub key: u64,
-    /// The key to register, or of whom to preempt.
+    /// The key to register, or the key of the registrants to preempt.
     pub service_action_key: u64,
-    /// APTPL: keep it through a loss of power.
+    /// APTPL: keep reservations through a loss of power.
     pub aptpl: bool,
     /// ALL_TG_PT: for all target ports.
     pub all_ports: bool,
     /// SPEC_I_PT: the initiators to register follow.
     pub has_initiators: bool,
-    /// UNREG, of REGISTER AND MOVE: forget the own registration.
+    /// UNREG, of REGISTER AND MOVE: remove the initiator's own registration.
     pub unregister: bool,
     /// RELATIVE TARGET PORT IDENTIFIER, of REGISTER AND MOVE.
     pub relative_port: u16,
-    /// TransportIDs, as they came.
+    /// TransportIDs as received.
     pub transport_ids: Vec<u8>,
 }
 
@@ -154,7 +133,7 @@ impl OutParameters {
     /// Length of the list without TransportIDs, in bytes.
     pub const LEN: usize = 24;
 
-    /// Reads the list of `action`.
+    /// Parses the list of `action`.
     ///
     /// # Errors
     /// A list of a wrong length.
@@ -217,7 +196,7 @@ pub fn encode_keys(generation: u32, keys: impl IntoIterator<Item = u64>) -> Vec<
     bytes
 }
 
-/// The data of READ RESERVATION; the key is 0 where all registrants hold it.
+/// The data of READ RESERVATION. The key is 0 if all registrants hold the reservation.
 #[must_use]
 pub fn encode_reservation(generation: u32, holder: Option<(u64, Type)>) -> Vec<u8> {
     let mut bytes = generation.to_be_bytes().to_vec();
@@ -247,9 +226,9 @@ pub fn encode_capabilities(initiators: bool, all_ports: bool, aptpl: Option<bool
 pub struct FullStatus<'a> {
     /// Its key.
     pub key: u64,
-    /// It holds a reservation of this type.
+    /// The type of the reservation that it holds.
     pub holds: Option<Type>,
-    /// It is registered with all target ports; else with this one.
+    /// The target port of the registration; `None`: all target ports.
     pub port: Option<u16>,
     /// Its TransportID.
     pub transport_id: &'a [u8],
@@ -292,10 +271,10 @@ pub fn iscsi_transport_id(name: &str, isid: [u8; 6]) -> Vec<u8> {
     bytes
 }
 
-/// Takes the first TransportID off a list of them: the whole descriptor, and the rest.
+/// Splits the first TransportID from a list. Returns the whole descriptor and the rest.
 ///
 /// # Errors
-/// A protocol other than iSCSI, or a descriptor that is cut.
+/// A protocol other than iSCSI, or an incomplete descriptor.
 pub fn split_transport_id(list: &[u8]) -> Result<(&[u8], &[u8]), Sense> {
     let wrong = Sense::illegal(asc::INVALID_FIELD_IN_PARAMETER_LIST);
     if u8_at(list, 0) & 0x0f != 5 {

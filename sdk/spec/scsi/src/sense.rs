@@ -8,9 +8,9 @@ use crate::bytes::{chunk, put, u8_at, u16_at, u32_at};
 pub enum Key {
     /// Nothing to report.
     NoSense = 0x0,
-    /// Done, with a recovery.
+    /// The command succeeded after a recovery.
     RecoveredError = 0x1,
-    /// The unit cannot be used.
+    /// The unit is not ready.
     NotReady = 0x2,
     /// The medium is at fault.
     MediumError = 0x3,
@@ -18,11 +18,11 @@ pub enum Key {
     HardwareError = 0x4,
     /// The request is at fault.
     IllegalRequest = 0x5,
-    /// Something changed that the initiator must hear of.
+    /// A change that the initiator must know.
     UnitAttention = 0x6,
     /// The blocks are write protected.
     DataProtect = 0x7,
-    /// Extended copy failed at an end.
+    /// EXTENDED COPY failed at its source or destination.
     CopyAborted = 0xa,
     /// The unit aborted the command.
     AbortedCommand = 0xb,
@@ -95,10 +95,10 @@ pub mod asc {
     pub const INSUFFICIENT_RESOURCES: u16 = 0x5503;
 }
 
-/// Where a field is at fault.
+/// The position of an invalid field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldPointer {
-    /// In the CDB; else in the parameter list.
+    /// Whether the field is in the CDB; otherwise it is in the parameter list.
     pub in_cdb: bool,
     /// The byte.
     pub byte: u16,
@@ -106,7 +106,7 @@ pub struct FieldPointer {
     pub bit: Option<u8>,
 }
 
-/// What went wrong, or must be told.
+/// Sense data: an error, or a unit attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sense {
     /// The class.
@@ -115,7 +115,7 @@ pub struct Sense {
     pub asc: u16,
     /// INFORMATION: the block or the offset at fault.
     pub information: Option<u64>,
-    /// The field at fault.
+    /// The invalid field.
     pub field: Option<FieldPointer>,
 }
 
@@ -143,7 +143,7 @@ impl Sense {
         Self { field, ..Self::new(Key::IllegalRequest, asc::INVALID_FIELD_IN_PARAMETER_LIST) }
     }
 
-    /// The request is at fault in another way.
+    /// ILLEGAL REQUEST with another code.
     #[must_use]
     pub const fn illegal(asc: u16) -> Self {
         Self::new(Key::IllegalRequest, asc)
@@ -170,7 +170,7 @@ impl Sense {
 
     fn encode_fixed(&self) -> Vec<u8> {
         let mut bytes = vec![0; Self::FIXED_LEN];
-        // Fixed format holds 32 bits of information; what does not fit is not valid.
+        // Fixed format has 32 bits for INFORMATION. A larger value is marked as not valid.
         let information = self.information.map(u32::try_from).and_then(Result::ok);
         put(&mut bytes, 0, &[0x70 | if information.is_some() { 0x80 } else { 0 }]);
         put(&mut bytes, 2, &[self.key as u8]);
@@ -200,7 +200,7 @@ impl Sense {
         bytes
     }
 
-    /// Reads either format; `None` when it is neither, or has a reserved key.
+    /// Parses either format; `None` for other formats and reserved keys.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let code = u8_at(bytes, 0);

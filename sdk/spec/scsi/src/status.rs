@@ -4,13 +4,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// The command did what it should.
+    /// The command succeeded.
     Good = 0x00,
     /// Sense data says what happened.
     CheckCondition = 0x02,
     /// PRE-FETCH: all blocks are, or will be, in the cache.
     ConditionMet = 0x04,
-    /// The unit cannot take the command now.
+    /// The unit cannot accept the command now.
     Busy = 0x08,
     /// Another I_T nexus holds a reservation.
     ReservationConflict = 0x18,

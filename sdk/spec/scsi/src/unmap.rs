@@ -11,13 +11,13 @@ pub const DESCRIPTOR_LEN: usize = 16;
 /// Blocks to unmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The first.
+    /// The first block.
     pub lba: u64,
-    /// How many; none is no error.
+    /// Number of blocks. 0 is no error.
     pub blocks: u32,
 }
 
-/// The descriptors of a parameter list.
+/// Parses the descriptors of a parameter list.
 ///
 /// # Errors
 /// A list whose lengths contradict each other.
@@ -25,7 +25,7 @@ pub fn parse(list: &[u8]) -> Result<impl Iterator<Item = Descriptor> + Clone, Se
     if !list.is_empty() && list.len() < HEADER_LEN {
         return Err(Sense::illegal(asc::PARAMETER_LIST_LENGTH_ERROR));
     }
-    // An incomplete descriptor at the end is not one (UNMAP BLOCK DESCRIPTOR DATA LENGTH).
+    // An incomplete descriptor at the end is ignored (UNMAP BLOCK DESCRIPTOR DATA LENGTH).
     let told = usize::from(u16_at(list, 2));
     let data = list.get(HEADER_LEN..).unwrap_or_default();
     let data = data.get(..told.min(data.len())).unwrap_or_default();
@@ -34,7 +34,7 @@ pub fn parse(list: &[u8]) -> Result<impl Iterator<Item = Descriptor> + Clone, Se
         .map(|descriptor| Descriptor { lba: u64_at(descriptor, 0), blocks: u32_at(descriptor, 8) }))
 }
 
-/// A parameter list.
+/// Encodes a parameter list.
 #[must_use]
 pub fn encode(descriptors: &[Descriptor]) -> Vec<u8> {
     let len = descriptors.len() * DESCRIPTOR_LEN;

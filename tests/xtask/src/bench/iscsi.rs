@@ -18,12 +18,12 @@ const BLOCKS: u64 = 65536;
 const BLOCK_LEN: u32 = 512;
 /// Sessions without I/O.
 const SESSIONS: u8 = 100;
-/// How long each measurement of the idle sessions takes.
+/// Duration of each measurement of the idle sessions.
 const WATCHED: Duration = Duration::from_secs(3);
-/// How long tgt may take to answer its first call.
+/// Longest wait for tgt's first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is measured.
+/// A load to measure.
 struct Load {
     blocks: u32,
     depth: u32,

@@ -1,4 +1,4 @@
-//! Listening sockets, and connections that log in or discover, on the app thread.
+//! Listening sockets, and connections that log in or discover targets. Everything here is on the app thread.
 
 use crate::group::socket::Socket;
 use crate::login::{Context, Login, Progress, Registry};
@@ -12,15 +12,17 @@ use rustix::io::Errno;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Connections accepted by a portal in one round.
+/// Most connections that a portal accepts in one round.
 const BURST: usize = 16;
-/// Connections that log in at once, and discovery sessions.
+/// Most connections that log in at once, including discovery sessions.
 const LOGINS_MAX: usize = 1024;
-/// How long a login may take, in nanoseconds.
+/// Longest time of a login, in nanoseconds.
 const LOGIN_NS: u64 = 30_000_000_000;
-/// How long nothing is accepted after descriptors or memory have run out, in nanoseconds.
+/// Longest silence of a discovery session, in nanoseconds.
+const DISCOVERY_NS: u64 = 300_000_000_000;
+/// Time without accepting after descriptors or memory have run out, in nanoseconds.
 const REST_NS: u64 = 250_000_000;
-/// How often the time of logins is looked at, in nanoseconds.
+/// Time between two checks of the deadlines, in nanoseconds.
 const TICK_NS: u64 = 1_000_000_000;
 
 /// Listening sockets and connections that have not moved to a target.
@@ -30,9 +32,9 @@ pub(super) struct Doors {
     listeners: Vec<Listener>,
     guests: Vec<Guest>,
     tick_ns: u64,
-    /// Until when nothing is accepted, since descriptors or memory have run out.
+    /// The end of a pause in accepting, after descriptors or memory have run out.
     rests_until_ns: Option<u64>,
-    /// The log says already that descriptors or memory have run out.
+    /// The log already says that descriptors or memory have run out.
     is_exhausted: bool,
 }
 
@@ -48,16 +50,20 @@ struct Listener {
 struct Guest {
     socket: Socket,
     login: Login,
+    /// The guest is closed at this time.
     deadline_ns: u64,
+    /// Only the outbox is left to send.
     is_over: bool,
+    /// The events that the epoll reports.
+    watched: EventFlags,
 }
 
-/// What can be told of a connection that has not moved to a target.
+/// A connection that has not moved to a target, as `iscsi_get_connections` shows it.
 #[derive(Clone, Debug)]
 pub struct GuestInfo {
     /// Its login phase.
     pub phase: &'static str,
-    /// Its session and number, once it has one.
+    /// TSIH and CID, once it has a session.
     pub session: Option<(u16, u16)>,
     /// The initiator's address.
     pub peer: String,
@@ -90,7 +96,7 @@ impl Doors {
         self.epoll.as_raw_fd()
     }
 
-    /// When the time of logins must be checked or a rest ends, on the host's clock in nanoseconds.
+    /// The next time at which a deadline must be checked or a pause ends, in nanoseconds of the host's clock.
     pub(super) fn next_ns(&self) -> u64 {
         let tick_ns = if self.guests.is_empty() { u64::MAX } else { self.tick_ns };
         tick_ns.min(self.rests_until_ns.unwrap_or(u64::MAX))
@@ -135,9 +141,15 @@ impl Doors {
         self.listeners.iter().any(|listener| listener.pg_tag == pg_tag && listener.is_open)
     }
 
-    pub(super) fn close(&mut self, pg_tag: i32) {
+    pub(super) fn close(&mut self, pg_tag: i32, registry: &mut Registry) {
         self.listeners.retain(|listener| listener.pg_tag != pg_tag);
-        self.guests.retain(|guest| guest.login.pg_tag() != pg_tag);
+        self.guests.retain(|guest| {
+            let stays = guest.login.pg_tag() != pg_tag;
+            if !stays {
+                guest.leave(registry);
+            }
+            stays
+        });
     }
 
     pub(super) fn close_all(&mut self) {
@@ -183,13 +195,14 @@ impl Doors {
         }
         for guest in &mut self.guests {
             guest.socket.changed(true, true);
-            guest.receive(model, registry, moves, &self.epoll);
+            guest.serve(model, registry, moves, &self.epoll, now_ns);
+            guest.watch(&self.epoll);
         }
         self.guests.retain_mut(|guest| guest.stays(now_ns, registry));
         has_events
     }
 
-    /// Stops accepting for a while. The listeners stay readable, so they must not wake the thread meanwhile.
+    /// Pauses accepting. The listeners stay readable, so they must not wake the thread during the pause.
     fn rest(&mut self, error: &std::io::Error, now_ns: u64) {
         self.rests_until_ns = Some(now_ns.saturating_add(REST_NS));
         self.wake_by_listeners(false);
@@ -204,7 +217,7 @@ impl Doors {
     fn wake_by_listeners(&self, is_on: bool) {
         let flags = if is_on { EventFlags::IN } else { EventFlags::empty() };
         for listener in self.listeners.iter().filter(|listener| listener.is_open) {
-            // It cannot fail for a socket that is being watched.
+            // This cannot fail, because the epoll watches the socket.
             let _ = epoll::modify(&self.epoll, &listener.socket, EventData::new_u64(0), flags);
         }
     }
@@ -212,7 +225,7 @@ impl Doors {
     /// Accepts a few connections of each portal.
     ///
     /// # Errors
-    /// Descriptors or memory have run out.
+    /// The system's refusal when descriptors or memory have run out.
     fn accept(&mut self, now_ns: u64) -> std::io::Result<()> {
         static TOO_MANY: Throttle = Throttle::new();
         for listener in self.listeners.iter().filter(|listener| listener.is_open) {
@@ -243,6 +256,7 @@ impl Doors {
                     socket: Socket::new(stream),
                     deadline_ns: now_ns.saturating_add(LOGIN_NS),
                     is_over: false,
+                    watched: EventFlags::IN,
                 });
             }
         }
@@ -256,19 +270,41 @@ fn is_exhausted(error: &std::io::Error) -> bool {
 }
 
 impl Guest {
-    fn receive(
+    /// Sends what is left, then reads and answers while the peer takes the answers.
+    fn serve(
+        &mut self,
+        model: &Model,
+        registry: &mut Registry,
+        moves: &mut Vec<Move>,
+        epoll: &OwnedFd,
+        now_ns: u64,
+    ) {
+        self.socket.send(self.login.outbox());
+        if self.is_over || self.login.is_full() {
+            return;
+        }
+        let len = self.socket.read(self.login.inbox());
+        self.login.inbox().received(len);
+        loop {
+            self.work(model, registry, moves, epoll);
+            let was_full = self.login.is_full();
+            self.socket.send(self.login.outbox());
+            if self.is_over || !was_full || self.login.is_full() {
+                break;
+            }
+        }
+        if len > 0 && self.login.is_discovery() {
+            self.deadline_ns = now_ns.saturating_add(DISCOVERY_NS);
+        }
+    }
+
+    fn work(
         &mut self,
         model: &Model,
         registry: &mut Registry,
         moves: &mut Vec<Move>,
         epoll: &OwnedFd,
     ) {
-        let len = if self.is_over { 0 } else { self.socket.read(self.login.inbox()) };
-        if len == 0 {
-            self.socket.send(self.login.outbox());
-            return;
-        }
-        self.login.inbox().received(len);
         let mut context = Context { model, registry };
         match self.login.work(&mut context) {
             Progress::Waits => {}
@@ -287,17 +323,38 @@ impl Guest {
                 self.login.forget_session();
             }
         }
-        self.socket.send(self.login.outbox());
     }
 
-    /// Whether it is still of use.
+    /// Tells the epoll which events can make progress. It is level-triggered: any other event would wake the thread again and again.
+    fn watch(&mut self, epoll: &OwnedFd) {
+        let mut wanted = EventFlags::empty();
+        if !self.is_over && !self.login.is_full() {
+            wanted |= EventFlags::IN;
+        }
+        if !self.login.outbox().is_empty() {
+            wanted |= EventFlags::OUT;
+        }
+        let stream = self.socket.stream();
+        if wanted != self.watched
+            && epoll::modify(epoll, stream, EventData::new_u64(1), wanted).is_ok()
+        {
+            self.watched = wanted;
+        }
+    }
+
+    /// Whether the connection stays open. If not, its session ends.
     fn stays(&mut self, now_ns: u64, registry: &mut Registry) -> bool {
-        let is_late = !self.login.is_discovery() && now_ns >= self.deadline_ns;
         let is_done = self.is_over && self.login.outbox().is_empty();
-        let stays = !self.socket.is_broken() && !is_late && !is_done;
-        if !stays && let Some((tsih, cid)) = self.login.session() {
-            registry.leave(tsih, cid);
+        let stays = !self.socket.is_broken() && now_ns < self.deadline_ns && !is_done;
+        if !stays {
+            self.leave(registry);
         }
         stays
+    }
+
+    fn leave(&self, registry: &mut Registry) {
+        if let Some((tsih, cid)) = self.login.session() {
+            registry.leave(tsih, cid);
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! The app thread's side: what is configured, where the target listens, and connections until they have logged in.
+//! The app thread's part: the configuration, the listening sockets, and connections until their login ends.
 
 mod doors;
 mod reservations;
 mod unit;
 mod waits;
 
-use crate::group::{ConnectionInfo, Group};
+use crate::group::{ConnectionInfo, Group, Stored};
 use crate::login::Registry;
 use crate::model::Lun;
 use crate::model::Model;
@@ -13,7 +13,7 @@ use crate::node::histogram::Histogram;
 pub use doors::GuestInfo;
 use doors::{Doors, Move};
 use drivebay_scsi::{Change, Port, Settled, TaskKey};
-use drivebay_sdk::bdev::Event;
+use drivebay_sdk::bdev::{Desc, Event};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::Resident;
 use drivebay_sdk::{App, Error, Result, errno, thread};
@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use unit::Unit;
+use unit::{Files, Unit};
 use waits::Waits;
 
-/// Readable, as poll(2) says it.
+/// `POLLIN` of poll(2).
 const POLLIN: u32 = 1;
 
 static APP: OnceLock<Resident<Iscsi>> = OnceLock::new();
@@ -33,45 +33,46 @@ static APP: OnceLock<Resident<Iscsi>> = OnceLock::new();
 /// The app thread's state.
 #[derive(Debug)]
 pub struct Iscsi {
-    /// What is configured.
+    /// The configuration.
     pub model: RefCell<Model>,
     registry: RefCell<Registry>,
     units: RefCell<BTreeMap<(String, u16), Unit>>,
-    /// A group is none when its thread lacks something.
+    files: Files,
+    /// One for each core. `None` inside: the group could not be created, and the log says why.
     groups: RefCell<Vec<Resident<Option<Group>>>>,
-    /// The group of each target.
+    /// The group of each target, until nothing is left of the target.
     homes: RefCell<BTreeMap<String, usize>>,
     doors: RefCell<Doors>,
     waits: Waits,
     poller: RefCell<Option<Poller>>,
 }
 
-/// The app's state, on the app thread.
+/// The app thread's state; `None` on other threads.
 #[must_use]
 pub fn app() -> Option<Rc<Iscsi>> {
     APP.get().and_then(Resident::here)
 }
 
-/// A connection of a session is gone. On any thread.
+/// Reports that a connection of a session has ended. `[any thread]`
 pub fn connection_gone(tsih: u16, cid: u16) {
     if let Some(app) = APP.get() {
         app.send(move |app| app.registry.borrow_mut().leave(tsih, cid));
     }
 }
 
-/// A change of a unit's reservations is to stick. On any thread.
-pub fn settle(target: &str, key: TaskKey, change: Change) {
+/// Asks the app thread to confirm a change of reservations. `desc`: the bdev of the unit that changed. `[any thread]`
+pub fn settle(target: &str, desc: Arc<Desc>, key: TaskKey, change: Change) {
     let target = target.to_owned();
     if let Some(app) = APP.get() {
-        app.send(move |app| app.settle(target, key, change));
+        app.send(move |app| app.settle(target, desc, key, &change));
     }
 }
 
 impl Iscsi {
-    /// Makes the app's state.
+    /// Creates the app thread's state and starts its poller. `[app thread]`
     ///
     /// # Errors
-    /// When the system or the host lacks something.
+    /// The system's or the host's refusals.
     pub fn start() -> Result<()> {
         let doors = Doors::new()?;
         let fd = doors.wake_fd();
@@ -79,6 +80,7 @@ impl Iscsi {
             model: RefCell::default(),
             registry: RefCell::default(),
             units: RefCell::default(),
+            files: Files::default(),
             groups: RefCell::default(),
             homes: RefCell::default(),
             doors: RefCell::new(doors),
@@ -93,14 +95,14 @@ impl Iscsi {
         Ok(())
     }
 
-    /// Ends everything; `then` runs when nothing is left.
+    /// Closes all sockets and ends all targets and groups. Then runs `then`.
     pub fn stop(&self, then: impl FnOnce() + 'static) {
         self.doors.borrow_mut().close_all();
         let names: Vec<String> = self.model.borrow().targets.keys().cloned().collect();
         for name in &names {
             self.remove_target(name, || {});
         }
-        // Groups end behind the messages that end their targets; a target with I/O in flight ends its group late.
+        // A group ends after the messages that end its targets. A target with I/O in flight delays the end.
         self.end_groups(Box::new(then));
     }
 
@@ -125,34 +127,44 @@ impl Iscsi {
         then();
     }
 
-    /// Listens on the portals of a group. `waits`: connections are not accepted yet.
+    /// Listens on the portals of a group. With `waits`, it accepts no connections before [`open_doors`](Self::open_doors).
     ///
     /// # Errors
-    /// A portal that is no address, or on which the system does not let it listen; then none is open.
+    /// The system's refusal for one of the portals. Then none of them is open.
     pub fn listen(&self, pg_tag: i32, portals: &[SocketAddr], waits: bool) -> Result<()> {
         self.doors.borrow_mut().listen(pg_tag, portals, waits)
     }
 
-    /// Whether connections of a portal group are accepted.
+    /// Whether a portal group accepts connections.
     pub fn is_open(&self, pg_tag: i32) -> bool {
         self.doors.borrow().is_open(pg_tag)
     }
 
-    /// Accepts connections of a portal group from now on.
+    /// Lets a portal group accept connections.
     pub fn open_doors(&self, pg_tag: i32) {
         self.doors.borrow_mut().open(pg_tag);
     }
 
-    /// Listens no more on the portals of a group; those that log in by it are sent away.
+    /// Closes the portals of a group, with the logins and the discovery sessions that came through it.
     pub fn close_doors(&self, pg_tag: i32) {
-        self.doors.borrow_mut().close(pg_tag);
+        self.doors.borrow_mut().close(pg_tag, &mut self.registry.borrow_mut());
     }
 
-    /// Gives a target its home: the group with the fewest targets.
+    /// Adds a target with its LUNs to the group that has the fewest targets. If a bdev does not open, nothing is left of the target.
     ///
     /// # Errors
-    /// When there is no thread for the groups.
-    pub fn add_target(&self, name: &str) -> Result<()> {
+    /// `EBUSY` while a deleted target of this name still ends; the refusals of [`add_unit`](Self::add_unit); a group's thread that
+    /// cannot be created.
+    pub fn add_target(&self, name: &str, luns: &BTreeMap<u16, Lun>) -> Result<()> {
+        if self.homes.borrow().contains_key(name) {
+            let why = "is being deleted; try again when iscsi_delete_target_node has returned";
+            return Err(Error::new(errno::EBUSY, format!("target {name} {why}")));
+        }
+        let mut opened = Vec::new();
+        for (number, lun) in luns {
+            let (unit, stored) = self.open_unit(name, *number, lun)?;
+            opened.push((*number, unit, stored));
+        }
         self.ensure_groups()?;
         let mut homes = self.homes.borrow_mut();
         let groups = self.groups.borrow();
@@ -162,6 +174,9 @@ impl Iscsi {
         drop((homes, groups));
         let of = name.to_owned();
         self.in_home(name, move |group| group.add_target(&of));
+        for (number, unit, stored) in opened {
+            self.insert_unit(name, number, unit, stored);
+        }
         self.ports_changed();
         Ok(())
     }
@@ -176,7 +191,7 @@ impl Iscsi {
             groups.push(Resident::new(its, || match Group::new() {
                 Ok(group) => Some(group),
                 Err(error) => {
-                    tracing::error!(%error, "a poll group cannot be made");
+                    tracing::error!(%error, "a poll group cannot be created");
                     None
                 }
             })?);
@@ -184,7 +199,7 @@ impl Iscsi {
         Ok(())
     }
 
-    /// Ends a target; `then` runs on the app thread when nothing of it is left.
+    /// Ends a target. Runs `then` on the app thread when nothing is left of the target.
     pub fn remove_target(&self, name: &str, then: impl FnOnce() + 'static) {
         self.units.borrow_mut().retain(|(target, _), _| target != name);
         self.waits.for_target(name, Box::new(then));
@@ -198,44 +213,56 @@ impl Iscsi {
             }
         };
         let target = name.to_owned();
-        self.in_home(name, move |group| group.remove_target(&target, gone));
+        self.at_home(name, move |group| match group {
+            Some(group) => group.remove_target(&target, gone),
+            None => gone(),
+        });
     }
 
     /// Opens a bdev as a unit of a target.
     ///
     /// # Errors
-    /// What the bus refuses.
-    pub fn add_unit(&self, target: &str, unit: u16, lun: &Lun) -> Result<()> {
-        let of = target.to_owned();
-        let on_event = move |_: &App, event| {
-            if let Some(app) = app() {
-                app.unit_event(&of, unit, event);
-            }
-        };
-        let (opened, stored) = App::here(|app| Unit::open(app, lun, on_event))??;
-        let (desc, keeps) = (Arc::clone(opened.desc()), lun.ptpl_file.is_some());
-        self.units.borrow_mut().insert((target.to_owned(), unit), opened);
-        let of = target.to_owned();
-        let keeps = keeps.then_some(stored);
-        self.in_home(target, move |group| group.add_unit(&of, unit, desc, keeps));
+    /// The bus's refusals, and those of the reservation file.
+    pub fn add_unit(&self, target: &str, number: u16, lun: &Lun) -> Result<()> {
+        let (unit, stored) = self.open_unit(target, number, lun)?;
+        self.insert_unit(target, number, unit, stored);
         Ok(())
     }
 
-    /// Makes a change of a unit's reservations stick: the bdev gets or loses its other exports, the file is written.
-    fn settle(&self, target: String, key: TaskKey, change: Change) {
-        let number = change.unit;
+    fn open_unit(&self, target: &str, number: u16, lun: &Lun) -> Result<(Unit, Stored)> {
+        let of = target.to_owned();
+        let on_event = move |_: &App, event| {
+            if let Some(app) = app() {
+                app.unit_event(&of, number, event);
+            }
+        };
+        App::here(|app| Unit::open(app, lun, &self.files, on_event))?
+    }
+
+    fn insert_unit(&self, target: &str, number: u16, unit: Unit, stored: Stored) {
+        let desc = Arc::clone(unit.desc());
+        let keeps = unit.keeps_reservations().then_some(stored);
+        self.units.borrow_mut().insert((target.to_owned(), number), unit);
+        let of = target.to_owned();
+        self.in_home(target, move |group| group.add_unit(&of, number, desc, keeps));
+    }
+
+    /// Confirms a change of a unit's reservations: claims or shares the bdev, writes the file, then tells the group. The change is void
+    /// if its unit is gone: then the group has answered the command, and a new unit with this number has nothing to do with it.
+    fn settle(&self, target: String, desc: Arc<Desc>, key: TaskKey, change: &Change) {
+        let (number, is_registered) = (change.unit, change.is_registered);
         let mut units = self.units.borrow_mut();
-        let Some(unit) = units.get_mut(&(target.clone(), number)) else { return };
+        let found = units.get_mut(&(target.clone(), number));
+        let Some(unit) = found.filter(|unit| unit.is(&desc)) else { return };
         let was_owned = unit.is_owned();
-        let answer = move |settled| {
+        let answer = move |settled: Settled| {
             if let Some(app) = APP.get() {
                 app.send(move |app| {
+                    let mut units = app.units.borrow_mut();
+                    let found = units.get_mut(&(target.clone(), number));
+                    let Some(unit) = found.filter(|unit| unit.is(&desc)) else { return };
+                    unit.own(if settled == Settled::Kept { is_registered } else { was_owned });
                     let of = target.clone();
-                    if settled == Settled::NotStored
-                        && let Some(unit) = app.units.borrow_mut().get_mut(&(of.clone(), number))
-                    {
-                        unit.own(was_owned);
-                    }
                     app.in_home(&target, move |group| group.settled(&of, number, key, settled));
                 });
             }
@@ -247,7 +274,7 @@ impl Iscsi {
         let of = target.to_owned();
         match event {
             Event::Remove => {
-                tracing::info!(target, unit, "the bdev of a unit goes");
+                tracing::info!(target, unit, "the bdev of a LUN is removed, and the LUN with it");
                 if let Some(found) = self.model.borrow_mut().targets.get_mut(target) {
                     found.luns.remove(&unit);
                 }
@@ -261,7 +288,7 @@ impl Iscsi {
         }
     }
 
-    /// Portal groups or maps have changed: targets' ports are named anew.
+    /// Tells the targets their ports, after portal groups or maps have changed.
     pub fn ports_changed(&self) {
         for target in self.model.borrow().targets.values() {
             let mut tags: Vec<i32> = target.maps.iter().map(|map| map.pg_tag).collect();
@@ -277,19 +304,24 @@ impl Iscsi {
         }
     }
 
-    /// Runs `call` in the group of a target.
+    /// Runs `call` on the thread of a target's group.
     pub fn in_home(&self, target: &str, call: impl FnOnce(&Group) + Send + 'static) {
+        self.at_home(target, move |group| {
+            if let Some(group) = group {
+                call(group);
+            }
+        });
+    }
+
+    /// Runs `call` on the thread of a target's group, with `None` if the group could not be created.
+    fn at_home(&self, target: &str, call: impl FnOnce(Option<&Group>) + Send + 'static) {
         let home = self.homes.borrow().get(target).copied();
         if let Some(group) = home.and_then(|home| self.groups.borrow().get(home).cloned()) {
-            group.send(move |group| {
-                if let Some(group) = &**group {
-                    call(group);
-                }
-            });
+            group.send(move |group| call(group.as_ref().as_ref()));
         }
     }
 
-    /// Gathers the connections of all groups; `then` runs on the app thread.
+    /// Collects the connections of all groups, then runs `then` on the app thread.
     pub fn connections(&self, then: impl FnOnce(Vec<ConnectionInfo>, Vec<GuestInfo>) + 'static) {
         let guests = self.doors.borrow().guests();
         let groups = self.groups.borrow();
@@ -305,12 +337,12 @@ impl Iscsi {
         }
     }
 
-    /// Asks a target's group for the latencies that it counted; `then` runs on the app thread.
+    /// Asks a target's group for its histogram, then runs `then` on the app thread.
     pub fn histogram(&self, target: &str, then: impl FnOnce(Option<Histogram>) + 'static) {
         let id = self.waits.for_histogram(Box::new(then));
         let of = target.to_owned();
-        self.in_home(target, move |group| {
-            let histogram = group.histogram(&of);
+        self.at_home(target, move |group| {
+            let histogram = group.and_then(|group| group.histogram(&of));
             if let Some(app) = APP.get() {
                 app.send(move |app| app.waits.histogram_came(id, histogram));
             }
@@ -326,7 +358,10 @@ impl Iscsi {
         );
         for Move { stream, new, target, replaced } in moves {
             let of = target.clone();
-            self.in_home(&target, move |group| group.attach(&of, stream, *new, replaced));
+            self.at_home(&target, move |group| match group {
+                Some(group) => group.attach(&of, stream, *new, replaced),
+                None => connection_gone(new.session, new.cid),
+            });
         }
         did
     }
@@ -341,7 +376,7 @@ impl Poll for Round {
         self.0.round()
     }
 
-    // The epoll is level-triggered: what is there already ends the sleep at once.
+    // The epoll is level-triggered, so events that are pending already end the sleep at once.
     fn prepare_sleep(&mut self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! Reservations in a file: registrants with their keys, and the reservation, as JSON.
+//! The file of a unit's reservations: registrants with their keys, and the reservation, as JSON.
 
 use drivebay_reservation::{Held, Registrant, Table, file};
 use drivebay_scsi::{Identity, Settled, kind_of, type_of};
@@ -19,21 +19,21 @@ struct Kept {
 #[derive(Serialize, Deserialize)]
 struct KeptRegistrant {
     key: u64,
-    /// In hexadecimal digits.
+    /// Hexadecimal digits.
     transport_id: String,
     target_port: u16,
 }
 
 #[derive(Serialize, Deserialize)]
 struct KeptReservation {
-    /// SPC-4, section 6.15.3.4.
+    /// The code of the type: SPC-4, section 6.15.3.4.
     r#type: u8,
-    /// Place of the holder among the registrants; absent when all are.
+    /// Index of the holder among the registrants; absent if all of them hold the reservation.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<usize>,
 }
 
-/// The text of a file. Without a table it holds no reservations.
+/// The text of the file. Without a table it contains no reservations.
 pub(super) fn to_text(uuid: &[u8; 16], table: Option<&Table<Identity>>) -> String {
     let registrants = table.map(Table::registrants).unwrap_or_default();
     let reservation = table.and_then(Table::held).map(|held| KeptReservation {
@@ -50,7 +50,7 @@ pub(super) fn to_text(uuid: &[u8; 16], table: Option<&Table<Identity>>) -> Strin
     serde_json::to_string_pretty(&kept).unwrap_or_default()
 }
 
-/// Replaces a file; after a crash it has the old text or the new one.
+/// Replaces the file. After a crash it has the old text or the new one.
 pub(super) fn write(path: &Path, text: &str) -> Settled {
     match file::replace(path, text) {
         Ok(()) => Settled::Kept,
@@ -61,10 +61,10 @@ pub(super) fn write(path: &Path, text: &str) -> Settled {
     }
 }
 
-/// What a file holds; none without a file.
+/// Reads the reservations from the file; `None` if there is no file, or nobody is registered.
 ///
 /// # Errors
-/// A file that cannot be read, that is no such file, or that belongs to another bdev: the operator decides what becomes of it.
+/// `EINVAL` for a file that is unreadable, damaged, or belongs to another bdev. The operator decides what to do with the file.
 pub(super) fn read(path: &Path, uuid: &[u8; 16]) -> Result<Option<Table<Identity>>> {
     let wrong =
         |why: &str| Error::new(errno::EINVAL, format!("ptpl_file {}: {why}", path.display()));

@@ -1,41 +1,66 @@
-//! A unit's bdev on the app thread, and what makes its reservations stick.
+//! A unit's bdev on the app thread, and how changes of its reservations come into force.
 
 use super::reservations;
+use crate::group::Stored;
 use crate::model::Lun;
-use drivebay_reservation::Table;
-use drivebay_scsi::{Change, Identity, Settled};
+use drivebay_scsi::{Change, Settled};
 use drivebay_sdk::bdev::{self, Desc, Event};
 use drivebay_sdk::runtime::{task, worker};
 use drivebay_sdk::{App, Error, Result, errno};
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A unit's bdev. The unit in its poll group shares the descriptor.
 #[derive(Debug)]
 pub(super) struct Unit {
     desc: Arc<Desc>,
     uuid: [u8; 16],
-    /// Where reservations are stored that outlast a loss of power.
-    file: Option<PathBuf>,
-    /// The file may hold some.
+    /// The file that keeps reservations through a loss of power. A worker that writes it shares it.
+    file: Option<Arc<PathBuf>>,
+    /// The file may hold reservations.
     may_be_stored: bool,
-    /// An initiator is registered, and the bdev has no other exports.
+    /// The unit's claim keeps out other exports: an initiator is registered.
     is_owned: bool,
 }
 
+/// The reservation files in use: those of the units, and those that a worker still writes for a unit that is gone.
+#[derive(Debug, Default)]
+pub(super) struct Files(RefCell<Vec<Weak<PathBuf>>>);
+
+impl Files {
+    /// Reserves a file for one unit. Two writers of one file could mix their texts.
+    fn take(&self, path: &str) -> Result<Arc<PathBuf>> {
+        let mut files = self.0.borrow_mut();
+        files.retain(|file| file.strong_count() > 0);
+        if files.iter().filter_map(Weak::upgrade).any(|file| file.as_os_str() == path) {
+            let why = "another LUN uses it; give each LUN its own file";
+            return Err(Error::new(errno::EBUSY, format!("ptpl_file {path}: {why}")));
+        }
+        let file = Arc::new(PathBuf::from(path));
+        files.push(Arc::downgrade(&file));
+        Ok(file)
+    }
+}
+
 impl Unit {
-    /// Opens a bdev, and reads the reservations that were stored.
+    /// Opens a bdev, and reads the reservations that its file holds.
     ///
     /// # Errors
-    /// What the bus refuses; a file that cannot be read; `EPERM` when there are reservations, and the bdev has other exports.
+    /// The bus's refusals; `EBUSY` for a file of another unit; `EINVAL` for a file that is unreadable or belongs to another bdev; `EPERM`
+    /// when the file holds registrations, but the bdev has other exports.
     pub(super) fn open(
         app: &App,
         lun: &Lun,
+        files: &Files,
         on_event: impl FnMut(&App, Event) + 'static,
-    ) -> Result<(Self, Option<Table<Identity>>)> {
+    ) -> Result<(Self, Stored)> {
+        let file = match &lun.ptpl_file {
+            Some(path) => Some(files.take(path)?),
+            None => None,
+        };
         let (desc, info) = bdev::open_export(app, &lun.bdev_name, true, on_event)?;
         let uuid = info.uuid();
-        let file = lun.ptpl_file.as_ref().map(PathBuf::from);
         let stored = match &file {
             Some(path) => reservations::read(path, &uuid)?,
             None => None,
@@ -43,7 +68,7 @@ impl Unit {
         let is_stored = stored.is_some();
         if is_stored {
             bdev::own_export(app, &desc).map_err(|_| {
-                let why = "initiators are registered with it, and it has other exports";
+                let why = "its ptpl_file holds registrations, but it has other exports";
                 Error::new(errno::EPERM, format!("bdev {} is in use: {why}", lun.bdev_name))
             })?;
         }
@@ -56,9 +81,24 @@ impl Unit {
         &self.desc
     }
 
-    /// Makes a change of reservations stick. `answer` is called once, now or later.
-    pub(super) fn settle(&mut self, change: Change, answer: impl FnOnce(Settled) + Send + 'static) {
-        if !self.own(change.is_registered) {
+    /// Whether this unit opened the descriptor. A later unit with the same number did not.
+    pub(super) fn is(&self, desc: &Arc<Desc>) -> bool {
+        Arc::ptr_eq(&self.desc, desc)
+    }
+
+    /// Whether its reservations can survive a loss of power.
+    pub(super) fn keeps_reservations(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Claims the bdev if an initiator is registered now, and stores the reservations. Calls `answer` once, now or later. The caller
+    /// then sets the final claim with [`own`](Self::own): the claim outlasts the write, so undoing a change never has to claim again.
+    pub(super) fn settle(
+        &mut self,
+        change: &Change,
+        answer: impl FnOnce(Settled) + Send + 'static,
+    ) {
+        if change.is_registered && !self.own(true) {
             return answer(Settled::InUse);
         }
         let Some(path) = self.file.clone() else { return answer(Settled::Kept) };
@@ -79,12 +119,12 @@ impl Unit {
         }
     }
 
-    /// Whether the bdev has no other exports.
+    /// Whether the claim keeps out other exports.
     pub(super) fn is_owned(&self) -> bool {
         self.is_owned
     }
 
-    /// Makes the bdev this unit's alone, or shares it again; whether that is so now.
+    /// Claims the bdev for this unit alone, or lets other exports share it. Returns whether the claim is as wanted now.
     pub(super) fn own(&mut self, is_owned: bool) -> bool {
         let claim = if is_owned { bdev::own_export } else { bdev::share_export };
         if self.is_owned != is_owned
@@ -96,7 +136,7 @@ impl Unit {
     }
 }
 
-/// The answer to a change. Dropped unsent, it says that nothing was stored.
+/// The answer to a change. If it is dropped unsent, it says that the reservations could not be stored.
 struct Answer(Option<Box<dyn FnOnce(Settled) + Send>>);
 
 impl Answer {
@@ -112,5 +152,22 @@ impl Drop for Answer {
         if let Some(send) = self.0.take() {
             send(Settled::NotStored);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_use_until_its_unit_and_its_writer_are_gone() {
+        let files = Files::default();
+        let unit = files.take("kept").unwrap();
+        let writer = Arc::clone(&unit);
+        drop(unit);
+        assert_eq!(files.take("kept").unwrap_err().errno(), errno::EBUSY);
+        files.take("other").unwrap();
+        drop(writer);
+        files.take("kept").unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What control operations wait for: targets that go, and what poll groups tell.
+//! Control operations that wait for the end of a target, or for answers of poll groups.
 
 use crate::group::ConnectionInfo;
 use crate::node::histogram::Histogram;
@@ -9,7 +9,7 @@ type Then = Box<dyn FnOnce()>;
 type ThenHistogram = Box<dyn FnOnce(Option<Histogram>)>;
 type ThenAll = Box<dyn FnOnce(Vec<ConnectionInfo>)>;
 
-/// Who waits for what.
+/// The operations that wait.
 #[derive(Default)]
 pub(super) struct Waits {
     targets: RefCell<Vec<(Option<String>, Then)>>,
@@ -36,12 +36,12 @@ impl Waits {
         self.targets.borrow_mut().push((Some(name.to_owned()), then));
     }
 
-    /// Runs `then` when the next target has gone.
+    /// Runs `then` when nothing is left of any one target.
     pub(super) fn for_any_target(&self, then: Then) {
         self.targets.borrow_mut().push((None, then));
     }
 
-    /// Nothing is left of a target.
+    /// Reports that nothing is left of a target.
     pub(super) fn target_went(&self, name: &str) {
         let all = self.targets.take();
         let (now, later): (Vec<_>, Vec<_>) =
@@ -50,7 +50,7 @@ impl Waits {
         now.into_iter().for_each(|(_, then)| then());
     }
 
-    /// Runs `then` with what `count` poll groups tell; returns the number to tell it under.
+    /// Runs `then` with the answers of `count` poll groups. Returns the number of the request.
     pub(super) fn gather(&self, count: usize, then: ThenAll) -> u64 {
         let id = self.next();
         if count == 0 {
@@ -62,14 +62,14 @@ impl Waits {
         id
     }
 
-    /// Runs `then` with a target's histogram; returns the number to tell it under.
+    /// Runs `then` with a target's histogram. Returns the number of the request.
     pub(super) fn for_histogram(&self, then: ThenHistogram) -> u64 {
         let id = self.next();
         self.histograms.borrow_mut().insert(id, then);
         id
     }
 
-    /// A poll group has told a histogram.
+    /// Delivers a poll group's answer to a request for a histogram.
     pub(super) fn histogram_came(&self, id: u64, histogram: Option<Histogram>) {
         let then = self.histograms.borrow_mut().remove(&id);
         if let Some(then) = then {
@@ -83,7 +83,7 @@ impl Waits {
         id
     }
 
-    /// A poll group has told.
+    /// Delivers a poll group's answer to a request for connections.
     pub(super) fn gathered(&self, id: u64, told: Vec<ConnectionInfo>) {
         let mut gathers = self.gathers.borrow_mut();
         let Some(gather) = gathers.get_mut(&id) else { return };

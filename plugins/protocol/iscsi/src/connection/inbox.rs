@@ -1,15 +1,15 @@
-//! What has come of a connection and is not worked on yet, cut into PDUs. RFC 7143, section 11.2.
+//! The received bytes of a connection that are not handled yet, split into PDUs. RFC 7143, section 11.2.
 
 use drivebay_spec_iscsi::{BHS_LEN, DIGEST_LEN, Header, digest, pad_len};
 use std::fmt;
 
-/// Bytes read at once at least.
+/// Size of a new buffer, in bytes. Every read has room for at least a quarter of it.
 const ROOM: usize = 16 << 10;
 
-/// The peer sends what is no PDU, or a digest that is wrong: the connection ends.
+/// The peer sent bytes that are no PDU, or a wrong digest. The connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// The data is longer than was agreed.
+    /// The data is longer than negotiated.
     TooLong,
     /// The header's digest is wrong.
     HeaderDigest,
@@ -27,17 +27,17 @@ impl fmt::Display for Broken {
     }
 }
 
-/// What has come. Memory grows with the PDU that is on its way, and is given back when nothing is left.
+/// Received bytes. The buffer grows with a long PDU, and shrinks when it is empty.
 #[derive(Debug, Default)]
 pub struct Inbox {
     bytes: Vec<u8>,
-    /// Bytes before are done with.
+    /// Start of the bytes that are not handled yet.
     start: usize,
-    /// Bytes behind have not come.
+    /// End of the received bytes.
     end: usize,
 }
 
-/// What an inbox needs to know.
+/// The negotiated framing of PDUs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Framing {
     /// Header digests are in use.
@@ -48,19 +48,19 @@ pub struct Framing {
     pub data_len_max: u32,
 }
 
-/// A whole PDU at the front of an inbox.
+/// A complete PDU at the front of an inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// The basic header segment.
     pub bhs: [u8; BHS_LEN],
-    /// What it has in common with others.
+    /// The fields that all PDUs share.
     pub header: Header,
     data_at: usize,
     len: usize,
 }
 
 impl Inbox {
-    /// Where the next bytes go; [`received`](Self::received) tells how many came.
+    /// Returns the room for the next bytes; call [`received`](Self::received) afterwards.
     pub fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -76,12 +76,12 @@ impl Inbox {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// `len` bytes came into [`room`](Self::room).
+    /// Reports that `len` bytes were written to [`room`](Self::room).
     pub fn received(&mut self, len: usize) {
         self.end = (self.end + len).min(self.bytes.len());
     }
 
-    /// Takes bytes in, as if they had come. For what another inbox had left.
+    /// Appends bytes as if they had been received: the rest of another inbox.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = self.room();
@@ -95,16 +95,16 @@ impl Inbox {
         }
     }
 
-    /// Everything that is left.
+    /// The bytes that are not handled yet.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// The PDU at the front, once it is whole.
+    /// The PDU at the front; `None` while it is incomplete.
     ///
     /// # Errors
-    /// What is no PDU.
+    /// The bytes are no PDU, or a digest is wrong.
     pub fn front(&self, framing: &Framing) -> Result<Option<Frame>, Broken> {
         let rest = self.rest();
         let Some(bhs) = rest.first_chunk::<BHS_LEN>() else { return Ok(None) };
@@ -143,12 +143,12 @@ impl Inbox {
         self.bytes.get(at..at + len).unwrap_or_default()
     }
 
-    /// The PDU at the front is done with.
+    /// Removes the PDU at the front.
     pub fn consume(&mut self, frame: &Frame) {
         self.start = (self.start + frame.len).min(self.end);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            // A large PDU's memory goes when the connection may be idle.
+            // The connection may be idle now, so it releases the memory of large PDUs.
             if self.bytes.len() > 4 * ROOM {
                 self.bytes.truncate(4 * ROOM);
                 self.bytes.shrink_to_fit();

@@ -1,4 +1,4 @@
-//! Bytes of a connection, in and out, without a socket: [`inbox`] cuts what comes into PDUs, [`outbox`] holds what goes.
+//! The bytes of a connection, without its socket: [`inbox`] splits received bytes into PDUs, [`outbox`] holds the PDUs to send.
 
 pub mod inbox;
 pub mod outbox;

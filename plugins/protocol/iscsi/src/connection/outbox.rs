@@ -1,21 +1,21 @@
-//! What a connection has to send: PDUs with their digests, whose data may lie in buffers of I/Os.
+//! The PDUs that a connection sends, with their digests. Their data may lie in buffers of I/Os.
 
 use drivebay_spec_iscsi::{BHS_LEN, DIGEST_LEN, digest::Crc32c, pad_len};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// PDUs to be sent. `B` is a buffer of an I/O.
+/// PDUs to send. `B` is a buffer of an I/O.
 #[derive(Debug)]
 pub struct Outbox<B> {
     queue: VecDeque<Segment>,
-    /// Bytes of the first segment that are sent.
+    /// Number of bytes of the first segment that are sent.
     sent: usize,
-    /// Bytes that are left in all.
+    /// Number of bytes that are not sent yet.
     len: usize,
     header_digest: bool,
     data_digest: bool,
-    /// Buffers that segments refer to, with how many do.
+    /// Buffers, each with the number of segments that refer to it.
     lent: Vec<Option<(B, usize)>>,
     free: Vec<usize>,
 }
@@ -23,11 +23,11 @@ pub struct Outbox<B> {
 /// The data of a PDU.
 #[derive(Debug)]
 pub enum Body {
-    /// None.
+    /// No data.
     None,
-    /// Its own.
+    /// Data that the PDU owns.
     Bytes(Vec<u8>),
-    /// A part of a buffer that was [lent](Outbox::lend).
+    /// A range of a [lent](Outbox::lend) buffer.
     Lent(usize, Range<usize>),
 }
 
@@ -55,30 +55,31 @@ impl<B> Default for Outbox<B> {
 }
 
 impl<B: AsRef<[u8]>> Outbox<B> {
-    /// Whether headers and data get digests from now on.
+    /// Sets whether the following headers and data get digests.
     pub fn set_digests(&mut self, header: bool, data: bool) {
         (self.header_digest, self.data_digest) = (header, data);
     }
 
-    /// Bytes that are left to send.
+    /// Number of bytes that are not sent yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is left to send.
+    /// Whether everything is sent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Buffers whose data are not sent yet.
+    /// Number of lent buffers that are not completely sent.
     #[must_use]
     pub fn lent(&self) -> usize {
         self.lent.len() - self.free.len()
     }
 
-    /// Takes a buffer, to be named in `count` PDUs; it is dropped when the last of them is sent.
+    /// Takes a buffer that `count` PDUs will refer to. Drops it when the last of them is sent. Returns its number for
+    /// [`Body::Lent`].
     pub fn lend(&mut self, buffer: B, count: usize) -> usize {
         let place = self.free.pop().unwrap_or_else(|| {
             self.lent.push(None);
@@ -90,7 +91,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         place
     }
 
-    /// Appends a PDU. The header must tell the length of the body.
+    /// Appends a PDU. The header must contain the length of the body.
     pub fn push(&mut self, bhs: [u8; BHS_LEN], body: Body) {
         let mut segment = Segment {
             head: [0; BHS_LEN + DIGEST_LEN],
@@ -139,7 +140,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Fills `slices` with what is to be sent next; returns how many there are.
+    /// Fills `slices` with the next bytes to send. Returns the number of slices.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let (mut count, mut skip) = (0, self.sent);
         for segment in &self.queue {
@@ -159,7 +160,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         count
     }
 
-    /// `len` bytes were sent.
+    /// Removes `len` bytes that were sent.
     pub fn sent(&mut self, len: usize) {
         self.len -= len.min(self.len);
         self.sent += len;
@@ -176,7 +177,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         self.sent = 0;
     }
 
-    /// One PDU less names the buffer.
+    /// Drops one reference to a lent buffer.
     fn put(&mut self, place: usize) {
         let Some(entry) = self.lent.get_mut(place) else { return };
         if let Some((_, count)) = entry {
@@ -188,7 +189,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Everything that is left to send, as bytes.
+    /// Removes and returns all bytes to send.
     pub fn take_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         while !self.is_empty() {

@@ -44,7 +44,7 @@ impl AsMut<[u8]> for Memory {
     }
 }
 
-/// The I/O has ended: it waits until its node looks.
+/// Queues an I/O that has ended, until its node takes it.
 fn ended(mut io: Box<InFlight>, result: IoResult) {
     io.result = result;
     let queue = Rc::clone(&io.ended);
@@ -54,11 +54,12 @@ fn ended(mut io: Box<InFlight>, result: IoResult) {
 /// A bdev, open on this thread.
 #[derive(Debug)]
 struct Opened {
-    // Dropped in this order: a channel goes before its descriptor.
+    // Rust drops the fields in this order: the channel must go before its descriptor.
     channel: Channel,
-    _desc: Arc<Desc>,
+    desc: Arc<Desc>,
+    /// I/Os were submitted since the last flush.
     is_dirty: bool,
-    /// A read leaves its memory as it is.
+    /// The bdev keeps no data: a read does not write the memory of its I/O.
     keeps_no_data: bool,
 }
 
@@ -67,40 +68,40 @@ struct Opened {
 pub struct Bdevs {
     units: BTreeMap<u16, Opened>,
     ended: Ended,
-    changes: Vec<(TaskKey, Change)>,
+    changes: Vec<(TaskKey, Change, Arc<Desc>)>,
 }
 
 impl Bdevs {
-    /// Gets a channel of a unit's bdev.
+    /// Gets a channel of a unit's bdev. The caller makes sure that an earlier unit with this number has left.
     ///
     /// # Errors
-    /// What the host refuses.
+    /// The host's refusals.
     pub fn open(&mut self, unit: u16, desc: Arc<Desc>) -> Result<()> {
         let keeps_no_data = desc.info()?.keeps_no_data();
         let channel = desc.channel()?;
-        let opened = Opened { channel, _desc: desc, is_dirty: false, keeps_no_data };
+        let opened = Opened { channel, desc, is_dirty: false, keeps_no_data };
         self.units.insert(unit, opened);
         Ok(())
     }
 
-    /// The next I/O that has ended.
+    /// Takes the next I/O that has ended.
     pub fn next_ended(&mut self) -> Option<(IoKey, Memory, IoResult, u16)> {
         let mut io = self.ended.borrow_mut().pop_front()?;
         let (key, result, unit) = (io.key.take()?, io.result, io.unit);
         Some((key, Memory(io), result, unit))
     }
 
-    /// Changes of reservations for the app thread.
-    pub fn take_changes(&mut self) -> Vec<(TaskKey, Change)> {
+    /// Takes the changes of reservations that the app thread must confirm, each with the bdev of its unit.
+    pub fn take_changes(&mut self) -> Vec<(TaskKey, Change, Arc<Desc>)> {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether an I/O has ended that nobody has looked at.
+    /// Whether [`next_ended`](Self::next_ended) returns an I/O.
     pub fn has_ended(&self) -> bool {
         !self.ended.borrow().is_empty()
     }
 
-    /// A burst of submits has ended.
+    /// Passes submitted I/Os on to the bdevs. Called after each burst of submits.
     pub fn flush(&mut self) {
         for unit in self.units.values_mut().filter(|unit| unit.is_dirty) {
             unit.is_dirty = false;
@@ -135,7 +136,9 @@ impl Backend for Bdevs {
     }
 
     fn settle(&mut self, change: Change, key: TaskKey) {
-        self.changes.push((key, change));
+        if let Some(opened) = self.units.get(&change.unit) {
+            self.changes.push((key, change, Arc::clone(&opened.desc)));
+        }
     }
 
     fn unit_left(&mut self, unit: u16) {

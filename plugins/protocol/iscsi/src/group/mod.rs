@@ -1,7 +1,7 @@
-//! One thread's targets: their nodes, the sockets of their sessions, one epoll.
+//! The targets of one thread: their nodes, the sockets of their sessions, and one epoll.
 //!
-//! A target lives whole on one thread, so all connections of a session do. A round looks at the sockets once, works on what has come, and sends
-//! what is ready. The thread sleeps when nothing has.
+//! A target lives on one thread, and so do all connections of its sessions. Each round asks the epoll once, handles what the sockets
+//! received, and sends what is ready. The thread sleeps when there is nothing to do.
 
 pub mod bdevs;
 pub mod socket;
@@ -25,13 +25,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Readable, as poll(2) says it.
+/// `POLLIN` of poll(2).
 const POLLIN: u32 = 1;
-/// Sockets looked at in one round.
+/// Most events of sockets in one round.
 const EVENTS: usize = 64;
-/// How often pings and deadlines are looked at, in nanoseconds.
+/// Time between two checks of pings and deadlines, in nanoseconds.
 const TICK_NS: u64 = 500_000_000;
-/// How soon links without memory try again, in nanoseconds.
+/// Time after which links that lack memory try again, in nanoseconds.
 const SHORT_NS: u64 = 1_000_000;
 
 /// A poll group, on its thread.
@@ -47,7 +47,7 @@ struct State {
     targets: BTreeMap<String, Served>,
     sockets: Vec<Option<Connected>>,
     tick_ns: u64,
-    /// A link waits for memory, or has work that no descriptor will tell of.
+    /// There is work that no descriptor announces, so the thread must not sleep.
     is_pending: bool,
 }
 
@@ -60,7 +60,9 @@ impl std::fmt::Debug for State {
 /// A target of this thread.
 struct Served {
     node: Node<Bdevs>,
-    /// What is done when nothing of it is left.
+    /// Units that wait until the unit before them with the same number has no I/Os any more.
+    coming: Vec<Coming>,
+    /// Called when nothing is left of the target; `None` while it is served.
     ending: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -68,6 +70,12 @@ impl std::fmt::Debug for Served {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Served").field("node", &self.node).finish_non_exhaustive()
     }
+}
+
+struct Coming {
+    unit: u16,
+    desc: Arc<Desc>,
+    keeps: Option<Stored>,
 }
 
 #[derive(Debug)]
@@ -79,17 +87,17 @@ struct Connected {
     cid: u16,
 }
 
-/// Reservations that were stored; none yet for a new disk.
+/// Reservations that a file kept; `None` if it has none.
 pub type Stored = Option<Table<Identity>>;
 
-/// What can be told of a connection.
+/// A connection, as `iscsi_get_connections` shows it.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     /// The target.
     pub target: String,
-    /// Its session.
+    /// TSIH of its session.
     pub tsih: u16,
-    /// Its number in the session.
+    /// Its number (CID) in the session.
     pub cid: u16,
     /// The initiator's address.
     pub peer: String,
@@ -98,10 +106,10 @@ pub struct ConnectionInfo {
 }
 
 impl Group {
-    /// A group on this thread.
+    /// Creates a group on this thread.
     ///
     /// # Errors
-    /// When the system or the host lacks something.
+    /// The system's or the host's refusals.
     pub fn new() -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let fd = epoll.as_raw_fd();
@@ -124,7 +132,7 @@ impl Group {
         let mut device = Device::new(name.to_owned());
         device.settle_reservations();
         let node = Node::new(device, Bdevs::default());
-        let served = Served { node, ending: None };
+        let served = Served { node, coming: Vec::new(), ending: None };
         self.state.borrow_mut().targets.insert(name.to_owned(), served);
     }
 
@@ -133,54 +141,53 @@ impl Group {
         self.with(target, |node| node.device_mut().set_ports(ports));
     }
 
-    /// Adds a unit to a target. `keeps`: its reservations can outlast a loss of power; those that did.
+    /// Adds a unit to a target. If an earlier unit with this number still has I/Os, the new one waits for their end. `keeps`: the unit
+    /// has a file for its reservations, and these were in it.
     pub fn add_unit(&self, target: &str, unit: u16, desc: Arc<Desc>, keeps: Option<Stored>) {
-        self.with(target, |node| {
-            let opened = desc.info().and_then(|info| {
-                node.backend_mut().open(unit, desc)?;
-                Ok(Disk::from(&info))
-            });
-            match opened {
-                Ok(disk) => {
-                    node.add_unit(unit, disk);
-                    if let Some(stored) = keeps {
-                        node.device_mut().keep_reservations(unit, stored);
-                    }
-                }
-                Err(error) => tracing::error!(target, unit, %error, "the unit cannot be used"),
-            }
-        });
+        if let Some(served) = self.state.borrow_mut().targets.get_mut(target) {
+            served.coming.push(Coming { unit, desc, keeps });
+            served.add_units(target);
+        }
     }
 
-    /// A unit goes.
+    /// Removes a unit.
     pub fn remove_unit(&self, target: &str, unit: u16) {
-        self.with(target, |node| node.remove_unit(unit));
-        self.state.borrow_mut().is_pending = true;
+        let mut state = self.state.borrow_mut();
+        let Some(served) = state.targets.get_mut(target) else { return };
+        let before = served.coming.len();
+        served.coming.retain(|coming| coming.unit != unit);
+        if served.coming.len() == before {
+            served.node.remove_unit(unit);
+        }
+        state.is_pending = true;
     }
 
-    /// A unit has another size.
+    /// Gives a unit another number of blocks.
     pub fn resize_unit(&self, target: &str, unit: u16, blocks: u64) {
         self.with(target, |node| node.device_mut().resize_unit(unit, blocks));
     }
 
-    /// A change of a unit's reservations sticks, or is to be undone.
+    /// Reports whether a change of a unit's reservations is in force or must be undone.
     pub fn settled(&self, target: &str, unit: u16, key: TaskKey, settled: Settled) {
         self.with(target, |node| node.settled(unit, key, settled));
         self.state.borrow_mut().is_pending = true;
     }
 
-    /// Begins to count latencies of a target, or ends it.
+    /// Starts or stops the histogram of a target's latencies.
     pub fn count_latencies(&self, target: &str, is_on: bool) {
         self.with(target, |node| node.count_latencies(is_on));
     }
 
-    /// The latencies of a target that were counted.
+    /// The histogram of a target's latencies, if it has one.
     pub fn histogram(&self, target: &str) -> Option<Histogram> {
         self.state.borrow().targets.get(target)?.node.histogram().cloned()
     }
 
-    /// Ends a target: its sessions end, and `then` runs when nothing is left of it.
+    /// Ends the sessions of a target and removes its units. Runs `then` when nothing is left of the target.
     pub fn remove_target(&self, target: &str, then: impl FnOnce() + Send + 'static) {
+        if let Some(served) = self.state.borrow_mut().targets.get_mut(target) {
+            served.coming.clear();
+        }
         self.with(target, |node| {
             let sessions: Vec<_> = node.sessions().map(|session| session.id).collect();
             for session in sessions {
@@ -198,7 +205,7 @@ impl Group {
         }
     }
 
-    /// Takes over a connection that has logged in; a session that it replaces ends first.
+    /// Takes over a connection after its login. The session that it replaces ends first.
     pub fn attach(
         &self,
         target: &str,
@@ -232,7 +239,7 @@ impl Group {
         state.is_pending = true;
     }
 
-    /// Asks initiators of a target, or of those that came by a portal group, to log out.
+    /// Asks the initiators of a target to log out within `seconds`: all, or those that came through a portal group.
     pub fn request_logout(&self, target: &str, portal_group: Option<i32>, seconds: u16) {
         self.with(target, |node| {
             node.request_logout(
@@ -243,7 +250,7 @@ impl Group {
         self.state.borrow_mut().is_pending = true;
     }
 
-    /// Its connections.
+    /// The connections of the group.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let state = self.state.borrow();
         let connected = state.sockets.iter().flatten();
@@ -300,7 +307,30 @@ impl Served {
         self.node.backend().has_ended()
     }
 
-    /// Works on I/Os that have ended; whether there were some.
+    /// Adds the units whose number is free now.
+    fn add_units(&mut self, target: &str) {
+        for Coming { unit, desc, keeps } in std::mem::take(&mut self.coming) {
+            if self.node.is_leaving(unit) {
+                self.coming.push(Coming { unit, desc, keeps });
+                continue;
+            }
+            let opened = desc.info().and_then(|info| {
+                self.node.backend_mut().open(unit, desc)?;
+                Ok(Disk::from(&info))
+            });
+            match opened {
+                Ok(disk) => {
+                    self.node.add_unit(unit, disk);
+                    if let Some(stored) = keeps {
+                        self.node.device_mut().keep_reservations(unit, stored);
+                    }
+                }
+                Err(error) => tracing::error!(target, unit, %error, "the LUN cannot be used"),
+            }
+        }
+    }
+
+    /// Handles the I/Os that have ended. Returns whether there were some.
     fn take_ended(&mut self) -> bool {
         let mut did = false;
         while let Some((key, buffer, result, unit)) = self.node.backend_mut().next_ended() {
@@ -316,10 +346,13 @@ impl State {
         self.is_pending = false;
         let mut did = self.look();
         did |= self.receive();
-        for served in self.targets.values_mut() {
+        for (name, served) in &mut self.targets {
             did |= served.take_ended();
             served.node.backend_mut().flush();
             did |= served.take_ended();
+            if !served.coming.is_empty() {
+                served.add_units(name);
+            }
         }
         self.tick();
         self.settle();
@@ -328,7 +361,7 @@ impl State {
         did
     }
 
-    /// Asks the system which sockets have changed.
+    /// Asks the epoll which sockets have changed. Returns whether some have.
     fn look(&mut self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.events.clear();
@@ -377,7 +410,7 @@ impl State {
         self.drop_over() | did
     }
 
-    /// Closes the sockets that are broken, and those of links that are over. Returns whether there were some.
+    /// Closes broken sockets and those of links that are over. Returns whether there were some.
     fn drop_over(&mut self) -> bool {
         let mut did = false;
         for place in &mut self.sockets {
@@ -412,16 +445,16 @@ impl State {
         self.is_pending = true;
     }
 
-    /// Sends changes of reservations to the app thread.
+    /// Asks the app thread to confirm the changes of reservations.
     fn settle(&mut self) {
         for (name, served) in &mut self.targets {
-            for (key, change) in served.node.backend_mut().take_changes() {
-                app::settle(name, key, change);
+            for (key, change, desc) in served.node.backend_mut().take_changes() {
+                app::settle(name, desc, key, change);
             }
         }
     }
 
-    /// Forgets targets of which nothing is left.
+    /// Drops the ending targets of which nothing is left.
     fn end_targets(&mut self) {
         let is_over = |served: &Served| served.ending.is_some() && served.node.is_empty();
         let over: Vec<String> = self
@@ -431,8 +464,8 @@ impl State {
             .map(|(name, _)| name.clone())
             .collect();
         for name in over {
-            if let Some(Served { ending: Some(then), node }) = self.targets.remove(&name) {
-                drop(node); // its channels, then its descriptors
+            if let Some(Served { ending: Some(then), node, .. }) = self.targets.remove(&name) {
+                drop(node); // and with it the channels and descriptors of its bdevs
                 then();
             }
         }
@@ -440,7 +473,7 @@ impl State {
 }
 
 impl Connected {
-    /// Sends what the link has; whether there may be more to do at once.
+    /// Sends what the link has. Returns whether there may be more to do at once.
     fn serve(&mut self, served: &mut Served, did: &mut bool) -> bool {
         let Some(link) = served.node.link_mut(self.link) else { return false };
         let was_full = !link.wants_bytes();
@@ -450,7 +483,7 @@ impl Connected {
             return false;
         }
         let reads_on = was_full && link.wants_bytes();
-        // Buffers came free: tasks that waited for that go on, and what had to wait in the inbox.
+        // Sent buffers are free now: tasks that waited for buffers continue, and so do PDUs that waited in the inbox.
         served.node.sent(self.link);
         reads_on
             || !served.node.link_mut(self.link).is_none_or(|link| link.outbox().is_empty())

@@ -1,15 +1,15 @@
-//! One nonblocking socket, and how it reads and writes.
+//! A nonblocking socket of a connection.
 
 use crate::connection::{Inbox, Outbox};
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 
-/// Parts of what is sent with one system call.
+/// Most slices of one write.
 const SLICES: usize = 64;
-/// Bytes read in one round at most, so that one connection does not hold up the others.
+/// Most bytes read in one round, so that a connection does not hold up the others.
 const ROUND_LEN: usize = 256 << 10;
 
-/// A socket that is watched edge-triggered.
+/// A nonblocking socket that remembers edge-triggered events.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
@@ -31,37 +31,37 @@ impl Socket {
         &self.stream
     }
 
-    /// The socket, for another thread.
+    /// Releases the socket.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 
-    /// The system says that something has changed.
+    /// Records events of the epoll.
     pub fn changed(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
         self.writable |= writable;
     }
 
-    /// Whether a read could bring something.
+    /// Whether a read may return bytes.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.readable && !self.is_broken
     }
 
-    /// Whether a write could take something.
+    /// Whether a write may accept bytes.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.writable && !self.is_broken
     }
 
-    /// Whether it is of no use any more.
+    /// Whether the connection is closed or has failed.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// Reads once; how many bytes came into the inbox's room.
+    /// Reads once into the inbox's room. Returns the number of bytes.
     pub fn read(&mut self, inbox: &mut Inbox) -> usize {
         let room = inbox.room();
         let len = room.len().min(ROUND_LEN);
@@ -78,7 +78,7 @@ impl Socket {
         0
     }
 
-    /// Sends what the socket takes; whether it took something.
+    /// Sends as much as the socket accepts. Returns whether it accepted any bytes.
     pub fn send<B: AsRef<[u8]>>(&mut self, outbox: &mut Outbox<B>) -> bool {
         let mut did = false;
         while self.is_writable() && !outbox.is_empty() {

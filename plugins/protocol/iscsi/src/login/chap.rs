@@ -1,41 +1,41 @@
 //! The target's side of CHAP. RFC 7143, section 12.1.3.
 //!
-//! Waiting for algorithms → challenge sent → proved. Every failure is the same to the initiator.
+//! States: algorithms expected → challenge sent → initiator authenticated. Every failure looks the same to the initiator.
 
 use crate::model::{ChapPolicy, Model};
 use drivebay_spec_iscsi::chap::{self, Algorithm, CHALLENGE_LEN};
 use drivebay_spec_iscsi::text;
 
-/// Why a login is refused; the initiator hears no more than that.
+/// The login fails authentication. The initiator learns no details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unproved;
 
-/// How far the initiator has proved who it is.
+/// The state of the initiator's authentication.
 #[derive(Debug, Default)]
 pub enum Chap {
-    /// Nothing was said.
+    /// CHAP has not started.
     #[default]
     Idle,
-    /// CHAP was agreed on.
+    /// CHAP is negotiated; the target waits for the algorithms.
     Begun,
-    /// The challenge was sent.
+    /// The target has sent the challenge.
     Challenged {
-        /// How the response is computed.
+        /// The algorithm of the response.
         algorithm: Algorithm,
         /// The identifier.
         id: u8,
         /// The challenge.
         challenge: [u8; CHALLENGE_LEN],
     },
-    /// It did.
+    /// The initiator is authenticated.
     Proved,
 }
 
 impl Chap {
-    /// Goes on with what the initiator has sent; appends the answers.
+    /// Handles the keys that the initiator sent, and appends the answers.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// Any failure.
     pub fn step(
         &mut self,
         pairs: &[(&str, &str)],
@@ -69,7 +69,8 @@ impl Chap {
                     (Some(their_id), Some(theirs)) => {
                         let their_id = text::number(their_id).and_then(|id| id.try_into().ok());
                         let theirs = chap::decode(theirs).ok_or(Unproved)?;
-                        // A challenge that is ours comes from another connection: it is not answered.
+                        // A reflected challenge is never answered: it would prove the initiator's identity with the target's own
+                        // response.
                         if chap::is_same(&theirs, challenge) {
                             return Err(Unproved);
                         }
@@ -93,10 +94,10 @@ impl Chap {
     }
 }
 
-/// Picks an authentication method of the initiator's list: whether CHAP.
+/// Picks an authentication method from the initiator's list. Returns whether it is CHAP.
 ///
 /// # Errors
-/// None of them is allowed.
+/// The policy allows no method of the list.
 pub fn choose_method(list: &str, policy: ChapPolicy) -> Result<bool, Unproved> {
     let has_secrets = policy.group != 0;
     let allowed = |method: &str| match method {

@@ -6,7 +6,7 @@ use crate::model::{Model, Target};
 use drivebay_spec_iscsi::pdu::{self, CONTINUE, FINAL, RejectReason};
 use drivebay_spec_iscsi::{Header, NO_TAG, Opcode, text};
 
-/// What is left to say.
+/// The rest of a long answer, and the expected CmdSN.
 #[derive(Debug, Default)]
 pub(super) struct State {
     left: Vec<u8>,
@@ -36,7 +36,7 @@ impl Login {
                 self.outbox.push(answer.encode(0), Body::None);
                 self.is_over = true;
             }
-            // Anything else is for sessions with a target (section 4.3).
+            // Other PDUs are allowed only in sessions with a target (section 4.3).
             _ => {
                 let (exp_cmd_sn, max_cmd_sn) = self.window();
                 let reject = pdu::Reject {
@@ -85,7 +85,7 @@ impl Login {
         self.outbox.push(answer.encode(len), Body::Bytes(data));
     }
 
-    /// A text request: a question, or "go on".
+    /// A text request: a new one, or the continuation of a long answer.
     fn text(&mut self, bhs: &Bhs, data: &[u8], model: &Model) {
         let request = pdu::Text::parse(bhs);
         if request.ttt == NO_TAG {
@@ -133,7 +133,7 @@ impl Login {
         }
     }
 
-    /// Where this initiator reaches a target; nothing if it may not use it.
+    /// The addresses through which this initiator may use a target.
     fn addresses(&self, target: &Target, model: &Model) -> Vec<String> {
         let peer = self.peer.ip().to_canonical();
         let mut addresses = Vec::new();

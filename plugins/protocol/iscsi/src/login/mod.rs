@@ -1,4 +1,5 @@
-//! The login of a connection, without its socket, and discovery sessions. RFC 7143, section 6. On the app thread.
+//! The login of a connection, without its socket, and discovery sessions. RFC 7143, section 6. Everything here is on the app
+//! thread.
 //!
 //! ```text
 //! Security ──▶ Operational ──▶ full feature ──▶ Normal: the connection moves to the thread of its target
@@ -31,28 +32,30 @@ use std::net::SocketAddr;
 const LOGIN_DATA_LEN: u32 = 8192;
 /// Most PDUs of one login.
 const PDUS_MAX: u32 = 64;
-/// First bursts fit in the first piece of a transfer.
+/// Bytes in the outbox above which a discovery session handles no further PDUs.
+const OUTBOX_LEN: usize = 256 << 10;
+/// Longest first burst, in bytes: it fits in the first piece of a transfer.
 const FIRST_BURST_LEN: u32 = 65_536;
 /// MaxBurstLength, in bytes.
 const MAX_BURST_LEN: u32 = 262_144;
 
-/// What a login needs to know.
+/// The state that a login reads and changes.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// What is configured.
+    /// The configuration.
     pub model: &'a Model,
-    /// Which sessions there are.
+    /// The sessions.
     pub registry: &'a mut Registry,
 }
 
-/// What comes of the bytes that came.
+/// The result of handling received bytes.
 #[derive(Debug)]
 pub enum Progress {
-    /// More has to come.
+    /// The login waits for more bytes.
     Waits,
-    /// A session with a target: what the target's thread takes over, and the session that it replaces.
+    /// A session with a target has begun: the data for the target's thread, the target's name, and the session that it replaces.
     Ready(Box<Established>, String, Option<u16>),
-    /// It is over; what is in the outbox is still to be sent.
+    /// The connection ends when the outbox is sent.
     Over,
 }
 
@@ -72,7 +75,7 @@ pub struct Login {
     seen: BTreeSet<String>,
     names: Names,
     chap: Chap,
-    /// Authentication is done, or is not needed.
+    /// The initiator is authenticated, or need not be.
     is_trusted: bool,
     agreed: Agreed,
     isid: [u8; 6],
@@ -88,12 +91,12 @@ struct Names {
     target: Option<String>,
     is_discovery: bool,
     are_known: bool,
-    /// What the target has to say once: its alias and portal group.
+    /// The target has declared its alias and portal group, which it does once.
     are_told: bool,
     segment_is_told: bool,
 }
 
-/// Why a login fails, and the text that goes with it.
+/// The status of a failed login, and the text of the response.
 #[derive(Debug)]
 struct Refused(LoginStatus, Vec<u8>);
 
@@ -110,7 +113,7 @@ impl From<chap::Unproved> for Refused {
 }
 
 impl Login {
-    /// A connection that came by a portal group.
+    /// A new connection through a portal group.
     #[must_use]
     pub fn new(pg_tag: i32, local: SocketAddr, peer: SocketAddr) -> Self {
         Self {
@@ -137,29 +140,35 @@ impl Login {
         }
     }
 
-    /// Where its bytes go.
+    /// The inbox for received bytes.
     pub fn inbox(&mut self) -> &mut Inbox {
         &mut self.inbox
     }
 
-    /// What it has to send.
+    /// The PDUs to send.
     pub fn outbox(&mut self) -> &mut Outbox<Vec<u8>> {
         &mut self.outbox
     }
 
-    /// Where the initiator is.
+    /// Whether PDUs wait until the peer has received more answers.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.outbox.len() > OUTBOX_LEN
+    }
+
+    /// The initiator's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Where it connected to.
+    /// The portal's address.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// The portal group that it came by.
+    /// The tag of the portal group.
     #[must_use]
     pub fn pg_tag(&self) -> i32 {
         self.pg_tag
@@ -171,7 +180,7 @@ impl Login {
         (self.tsih != 0).then_some((self.tsih, self.cid))
     }
 
-    /// Its session is another's to end.
+    /// Leaves the session to its target, which ends it.
     pub fn forget_session(&mut self) {
         self.tsih = 0;
     }
@@ -192,7 +201,7 @@ impl Login {
         }
     }
 
-    /// Works on what has come.
+    /// Handles the PDUs that are complete.
     pub fn work(&mut self, context: &mut Context<'_>) -> Progress {
         let mut inbox = std::mem::take(&mut self.inbox);
         let progress = self.work_on(&mut inbox, context);
@@ -210,10 +219,13 @@ impl Login {
 
     fn work_on(&mut self, inbox: &mut Inbox, context: &mut Context<'_>) -> Progress {
         while !self.is_over {
-            let is_full = self.stage == Stage::FullFeature;
+            if self.is_full() {
+                return Progress::Waits;
+            }
+            let is_ready = self.stage == Stage::FullFeature;
             let framing = Framing {
-                header_digest: is_full && self.agreed.header_digest,
-                data_digest: is_full && self.agreed.data_digest,
+                header_digest: is_ready && self.agreed.header_digest,
+                data_digest: is_ready && self.agreed.data_digest,
                 data_len_max: LOGIN_DATA_LEN,
             };
             let frame = match inbox.front(&framing) {
@@ -221,7 +233,7 @@ impl Login {
                 Ok(None) => return Progress::Waits,
                 Err(_) => break,
             };
-            if is_full {
+            if is_ready {
                 self.discovery_pdu(&frame.bhs, &frame.header, inbox.data(&frame), context.model);
                 inbox.consume(&frame);
                 continue;
@@ -253,7 +265,7 @@ impl Login {
         Progress::Over
     }
 
-    /// One login PDU: what to hand over, if it was the last one of a session with a target.
+    /// Handles one login PDU. Returns the data for the target's thread if it completes the login to a target.
     #[expect(clippy::type_complexity, reason = "the parts of Progress::Ready")]
     fn login(
         &mut self,
@@ -292,6 +304,9 @@ impl Login {
         let pairs = text::parse(&text).map_err(|_| LoginStatus::InitiatorError)?;
         self.declare(login, &pairs, context)?;
         let target = self.names.target.as_ref().and_then(|name| context.model.targets.get(name));
+        if target.is_none() && !self.names.is_discovery {
+            return Err(LoginStatus::NotFound.into()); // deleted since the first PDU
+        }
         let policy = context.model.policy(target, self.pg_tag);
         let mut answers = Vec::new();
         self.tell(target, &mut answers);
@@ -336,7 +351,7 @@ impl Login {
         Ok(Some((Box::new(new), target.name.clone(), replaced)))
     }
 
-    /// What the first text must say: who, to what, and what for.
+    /// Reads the declarations of the first text: initiator, target and session type.
     fn declare(
         &mut self,
         login: &pdu::Login,
@@ -379,7 +394,7 @@ impl Login {
         Ok(())
     }
 
-    /// What the target says of itself, once.
+    /// Appends the target's declarations to the first answer.
     fn tell(&mut self, target: Option<&Target>, answers: &mut Vec<u8>) {
         if std::mem::replace(&mut self.names.are_told, true) {
             return;
@@ -391,7 +406,7 @@ impl Login {
         text::push(answers, "TargetPortalGroupTag", &self.pg_tag.to_string());
     }
 
-    /// Security negotiation: whether it may end.
+    /// Negotiates security. Returns whether this stage may end.
     fn security(
         &mut self,
         pairs: &[(&str, &str)],
@@ -414,7 +429,7 @@ impl Login {
                     }
                 }
                 key if key.starts_with("CHAP_") || is_declared(key) => {}
-                // Operational keys may not be negotiated before the initiator is known (section 6.2.2); others are not understood.
+                // Operational keys wait for the next stage (section 6.2.2), and other keys are unknown.
                 key => text::push(answers, key, "NotUnderstood"),
             }
         }
@@ -437,7 +452,7 @@ impl Login {
     ) -> Result<(), Refused> {
         let offer = offer(model, target);
         for (key, value) in pairs.iter().filter(|(key, _)| !is_declared(key)) {
-            // Every key once. Section 6.3.
+            // The initiator may negotiate each key once. Section 6.3.
             if !self.seen.insert((*key).to_owned()) {
                 return Err(LoginStatus::InitiatorError.into());
             }
@@ -533,12 +548,12 @@ impl Login {
     }
 }
 
-/// Keys that an initiator declares, which have no answer.
+/// Whether a key is a declaration of the initiator, which gets no answer.
 fn is_declared(key: &str) -> bool {
     matches!(key, "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType")
 }
 
-/// What this target agrees to at best.
+/// The values that this target offers.
 fn offer(model: &Model, target: Option<&Target>) -> Offer {
     let options = &model.options;
     let small = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
@@ -562,5 +577,5 @@ fn offer(model: &Model, target: Option<&Target>) -> Offer {
     }
 }
 
-/// The header of a PDU that is answered, for discovery.
+/// A basic header segment.
 type Bhs = [u8; BHS_LEN];

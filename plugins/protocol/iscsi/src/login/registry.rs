@@ -1,4 +1,4 @@
-//! Which sessions there are: what decides over new logins. RFC 7143, section 6.3.
+//! The registry of sessions, which accepts or refuses new logins. RFC 7143, section 6.3.
 
 use drivebay_spec_iscsi::pdu::LoginStatus;
 use std::collections::BTreeMap;
@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 /// A session, from its first login to the end of its last connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The target; none for discovery.
+    /// The target; `None` for discovery.
     pub target: Option<String>,
     /// The initiator's name.
     pub initiator: String,
-    /// The initiator's part of the session's id.
+    /// ISID: the initiator's part of the session identifier.
     pub isid: [u8; 6],
     /// The portal group.
     pub pg_tag: i32,
-    /// Its connections.
+    /// CIDs of its connections.
     pub cids: Vec<u16>,
 }
 
@@ -32,16 +32,16 @@ impl Registry {
         self.records.get(&tsih)
     }
 
-    /// All of them.
+    /// All sessions.
     pub fn iter(&self) -> impl Iterator<Item = (u16, &Record)> {
         self.records.iter().map(|(tsih, record)| (*tsih, record))
     }
 
-    /// Begins a session: its TSIH, and the session of the same port that it takes the place of. That one ends at once,
-    /// whatever its I/Os do (section 6.3.5).
+    /// Begins a session. Returns its TSIH, and the session of the same initiator port that it replaces. The caller ends that session at
+    /// once and does not wait for its I/Os (section 6.3.5).
     ///
     /// # Errors
-    /// What the login ends with when there are too many sessions.
+    /// The status of the login when there are too many sessions.
     pub fn open(&mut self, record: Record, max: u32) -> Result<(u16, Option<u16>), LoginStatus> {
         let is_same = |other: &Record| {
             record.target.is_some()
@@ -74,7 +74,7 @@ impl Registry {
     /// Adds a connection to a session.
     ///
     /// # Errors
-    /// What the login ends with: there is no such session of this initiator, or it has enough connections.
+    /// The status of the login when this initiator has no such session, or the session has enough connections.
     pub fn join(&mut self, tsih: u16, new: &Record, max: u16) -> Result<(), LoginStatus> {
         let record = self.records.get_mut(&tsih).ok_or(LoginStatus::SessionDoesNotExist)?;
         let is_same = record.target == new.target
@@ -92,7 +92,7 @@ impl Registry {
         Ok(())
     }
 
-    /// A connection is gone, and its session with the last of them.
+    /// Removes a connection. The session goes with its last connection.
     pub fn leave(&mut self, tsih: u16, cid: u16) {
         let Some(record) = self.records.get_mut(&tsih) else { return };
         record.cids.retain(|other| *other != cid);

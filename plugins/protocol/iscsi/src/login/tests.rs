@@ -177,6 +177,36 @@ fn discovery_tells_only_what_the_initiator_may_use() {
 }
 
 #[test]
+fn a_discovery_session_handles_no_more_requests_until_its_answers_are_sent() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.login(0x87, &format!("{NAME}SessionType=Discovery\0")).1, 0);
+    let (data, request) = ("x".repeat(8192), pdu::NopOut { itt: 1, ..pdu::NopOut::default() });
+    for _ in 0..100 {
+        bench.send(request.encode(8192), &data);
+    }
+    let len = bench.login.outbox().len();
+    assert!((256 << 10..272 << 10).contains(&len), "{len}");
+    let mut sent = 0;
+    while !bench.login.outbox().is_empty() {
+        sent += bench.login.outbox().take_all().len();
+        let mut context = Context { model: &bench.model, registry: &mut bench.registry };
+        bench.login.work(&mut context);
+    }
+    assert_eq!(sent, 100 * (BHS_LEN + 8192));
+}
+
+#[test]
+fn a_target_that_is_deleted_during_its_login_is_not_found() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.login(0x81, &(normal("a") + "AuthMethod=None\0")).1, 0);
+    bench.model.targets.clear();
+    let (progress, status, _) = bench.login(0x87, "MaxBurstLength=512\0");
+    assert_eq!(status, LoginStatus::NotFound as u16);
+    assert!(matches!(progress, Progress::Over));
+    assert_eq!(bench.registry.iter().count(), 0);
+}
+
+#[test]
 fn a_target_that_moved_says_where() {
     let mut bench = Bench::new();
     let to = ("10.0.0.1".to_owned(), "3260".to_owned());

@@ -1,25 +1,25 @@
-//! Who must prove who they are, and the secrets for it.
+//! CHAP policies, and groups of secrets.
 
 use drivebay_sdk::{Error, Result, errno};
 
 /// Longest user name and secret, in bytes.
 pub const TEXT_LEN_MAX: usize = 255;
 
-/// What CHAP a login needs.
+/// The CHAP requirements of a login.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChapPolicy {
-    /// CHAP is refused.
+    /// The target refuses CHAP.
     pub disabled: bool,
-    /// CHAP is required.
+    /// The target requires CHAP.
     pub required: bool,
-    /// The target must prove itself too.
+    /// The target requires mutual CHAP.
     pub mutual: bool,
-    /// The authentication group; 0 = none.
+    /// Tag of the authentication group; 0: none.
     pub group: i32,
 }
 
 impl ChapPolicy {
-    /// A policy of RPC parameters.
+    /// Creates a policy from RPC parameters.
     ///
     /// # Errors
     /// `EINVAL` for a combination that contradicts itself.
@@ -36,7 +36,7 @@ impl ChapPolicy {
         Ok(Self { disabled, required, mutual, group })
     }
 
-    /// Whether it differs from "anything goes".
+    /// Whether it differs from the default.
     #[must_use]
     pub fn is_set(self) -> bool {
         self != Self::default()
@@ -54,7 +54,7 @@ pub struct Secret {
     pub mutual: Option<(String, String)>,
 }
 
-/// Without the secrets.
+/// Leaves out the secrets.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Secret").field("user", &self.user).finish_non_exhaustive()
@@ -72,7 +72,7 @@ impl AuthGroup {
     /// Adds a user.
     ///
     /// # Errors
-    /// `EEXIST` for a user that is there, `EINVAL` for texts that are too long or missing, or two secrets that are the same.
+    /// `EEXIST` when the group has the user; `EINVAL` for empty or long texts, or two equal secrets.
     pub fn add(&mut self, secret: Secret) -> Result<()> {
         if self.secrets.iter().any(|other| other.user == secret.user) {
             return Err(Error::new(errno::EEXIST, format!("user {} is in the group", secret.user)));
@@ -86,7 +86,7 @@ impl AuthGroup {
         if let Some((user, other)) = &secret.mutual {
             check("muser", user)?;
             check("msecret", other)?;
-            // With one secret for both, a response could be reflected. RFC 7143, section 9.2.1.
+            // With one secret for both directions, an attacker could reflect a response. RFC 7143, section 9.2.1.
             if *other == secret.secret {
                 return Err(Error::invalid("msecret", "the same as secret", "another one"));
             }

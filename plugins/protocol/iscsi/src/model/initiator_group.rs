@@ -1,4 +1,4 @@
-//! Which initiators are meant: by name and by address.
+//! Initiator groups: sets of initiators, by name and address.
 
 use drivebay_sdk::{Error, Result};
 use std::net::IpAddr;
@@ -9,17 +9,17 @@ const ENTRIES_MAX: usize = 256;
 /// An initiator group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InitiatorGroup {
-    /// Names: one, `ANY`, or one excluded by a `!` in front.
+    /// Initiator names, or `ANY`. A `!` in front excludes a name.
     pub initiators: Vec<String>,
-    /// Addresses: one with or without a prefix length, or `ANY`.
+    /// IP addresses with or without a prefix length, or `ANY`.
     pub netmasks: Vec<String>,
 }
 
 impl InitiatorGroup {
-    /// Adds names and netmasks; all or none.
+    /// Adds names and netmasks, all or none.
     ///
     /// # Errors
-    /// `EINVAL` for what is none, or is there already.
+    /// `EINVAL` for an invalid or existing entry.
     pub fn add(&mut self, initiators: &[String], netmasks: &[String]) -> Result<()> {
         for netmask in netmasks {
             if parse_netmask(netmask).is_none() {
@@ -37,10 +37,10 @@ impl InitiatorGroup {
         add_to(&mut self.initiators, "initiators", initiators)
     }
 
-    /// Removes names and netmasks; all or none.
+    /// Removes names and netmasks, all or none.
     ///
     /// # Errors
-    /// `EINVAL` for what is not there.
+    /// `EINVAL` for an entry that the group does not have.
     pub fn remove(&mut self, initiators: &[String], netmasks: &[String]) -> Result<()> {
         for (field, have, wanted) in
             [("initiators", &self.initiators, initiators), ("netmasks", &self.netmasks, netmasks)]
@@ -54,7 +54,7 @@ impl InitiatorGroup {
         Ok(())
     }
 
-    /// Whether an initiator is meant; `None` when the group does not say.
+    /// Whether the group admits (`true`) or excludes (`false`) an initiator; `None` if no entry matches.
     #[must_use]
     pub fn verdict(&self, name: &str, peer: IpAddr) -> Option<bool> {
         for entry in &self.initiators {
@@ -90,7 +90,7 @@ fn is_any(text: &str) -> bool {
     text == "ANY" || text == "ALL"
 }
 
-/// The address, and how many of its bits count; `None` within for `ANY`.
+/// The address and its prefix length in bits; `Some(None)` for `ANY`; `None` for an invalid text.
 fn parse_netmask(text: &str) -> Option<Option<(IpAddr, u32)>> {
     if is_any(text) {
         return Some(None);

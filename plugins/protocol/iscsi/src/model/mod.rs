@@ -1,4 +1,4 @@
-//! What is configured: options, portal groups, initiator groups, authentication groups, target nodes. On the app thread.
+//! The configuration: options, portal groups, initiator groups, authentication groups, target nodes. It stays on the app thread.
 
 pub mod auth;
 pub mod initiator_group;
@@ -18,7 +18,7 @@ use std::net::IpAddr;
 /// Most target nodes.
 pub const TARGETS_MAX: usize = 1024;
 
-/// Everything that is configured.
+/// The configuration.
 #[derive(Debug, Default)]
 pub struct Model {
     /// Options.
@@ -36,7 +36,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether an initiator may see and use a target by a portal group. One question for discovery and login.
+    /// Whether an initiator may see and use a target through a portal group. Discovery and login both ask this.
     #[must_use]
     pub fn admits(
         &self,
@@ -47,23 +47,23 @@ impl Model {
     ) -> bool {
         let maps = target.maps.iter().filter(|map| map.pg_tag == portal_group);
         let mut groups = maps.filter_map(|map| self.initiator_groups.get(&map.ig_tag));
-        // A name that is excluded in a group is not looked up in later ones.
+        // The first group that admits or excludes the initiator decides.
         let verdict = groups.find_map(|group| group.verdict(initiator, peer));
         verdict == Some(true)
     }
 
-    /// Which authentication a login to a target by a portal group needs.
+    /// The CHAP requirements of a login to a target, or of discovery (`None`) through a portal group.
     #[must_use]
     pub fn policy(&self, target: Option<&Target>, portal_group: i32) -> ChapPolicy {
         let Some(target) = target else {
-            // Discovery: the portal group may be stricter than the target as a whole.
+            // The portal group's requirements replace those of the options.
             let group = self.portal_groups.get(&portal_group).map(|group| group.chap);
             return group.filter(|chap| chap.is_set()).unwrap_or(self.options.discovery_chap);
         };
         target.chap
     }
 
-    /// The secrets of a user in the group of a policy.
+    /// The secrets of a user in the policy's authentication group.
     #[must_use]
     pub fn secret(&self, policy: ChapPolicy, user: &str) -> Option<&Secret> {
         let group = self.auth_groups.get(&policy.group)?;

@@ -1,23 +1,23 @@
-//! What `iscsi_set_options` sets.
+//! The options that `iscsi_set_options` sets.
 
 use super::ChapPolicy;
 
 /// The options; the defaults are the reference's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A file of secrets; not read.
+    /// File of CHAP secrets. Stored and shown, but not read.
     pub auth_file: Option<String>,
-    /// What comes before a target's name that is none by itself.
+    /// Prefix of a target name that does not start with `iqn.`, `eui.` or `naa.`.
     pub node_base: String,
-    /// Time-out of pings, in seconds.
+    /// Longest wait for the answer to a NOP-In, in seconds.
     pub nop_timeout: i32,
-    /// Silence after which a connection is pinged, in seconds; 0 = never.
+    /// Silence of a connection after which the target sends a NOP-In, in seconds; 0: never.
     pub nop_in_interval: i32,
-    /// What CHAP discovery needs.
+    /// The CHAP requirements of discovery.
     pub discovery_chap: ChapPolicy,
     /// Most sessions.
     pub max_sessions: u32,
-    /// Most commands of a session under way.
+    /// Most commands of a session in progress.
     pub max_queue_depth: u32,
     /// MaxConnections.
     pub max_connections_per_session: u32,
@@ -29,19 +29,19 @@ pub struct Options {
     pub first_burst_length: u32,
     /// ImmediateData.
     pub immediate_data: bool,
-    /// ErrorRecoveryLevel; 0 is what there is.
+    /// ErrorRecoveryLevel. Stored and shown; the target always negotiates 0.
     pub error_recovery_level: u32,
-    /// Kept and told, without effect: two sessions of one port would share its reservations.
+    /// Stored and shown, without effect: two sessions of one initiator port would share its reservations.
     pub allow_duplicated_isid: bool,
-    /// Buffers of reads of a connection that are not sent yet.
+    /// Most buffers of read data that a connection has not sent yet.
     pub max_large_datain_per_connection: u32,
     /// MaxOutstandingR2T.
     pub max_r2t_per_connection: u32,
-    /// Without effect: there is no pool.
+    /// Stored and shown, without effect: there is no pool.
     pub pdu_pool_size: u32,
-    /// Without effect.
+    /// Stored and shown, without effect.
     pub immediate_data_pool_size: u32,
-    /// Without effect.
+    /// Stored and shown, without effect.
     pub data_out_pool_size: u32,
 }
 
@@ -72,7 +72,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The name of a target: itself if it is one, or behind the node base.
+    /// The full name of a target: the name itself if it is complete, else the node base, `:` and the name.
     #[must_use]
     pub fn target_name(&self, name: &str) -> String {
         let is_whole = ["iqn.", "eui.", "naa."].iter().any(|prefix| name.starts_with(prefix));

@@ -1,4 +1,4 @@
-//! Where the target listens.
+//! Portal groups: the addresses that the target listens on.
 
 use super::ChapPolicy;
 use drivebay_sdk::{Error, Result};
@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 /// A portal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Portal {
-    /// The address, as it was given.
+    /// The address as given.
     pub host: String,
-    /// The port, as it was given.
+    /// The port as given.
     pub port: String,
 }
 
@@ -17,7 +17,7 @@ impl Portal {
     /// The socket address.
     ///
     /// # Errors
-    /// `EINVAL` naming the field that is none.
+    /// `EINVAL` that names the invalid field.
     pub fn address(&self) -> Result<SocketAddr> {
         let host = match self.host.as_str() {
             "*" | "" => "0.0.0.0",
@@ -37,8 +37,8 @@ impl Portal {
 pub struct PortalGroup {
     /// Its portals.
     pub portals: Vec<Portal>,
-    /// Discovery does not tell it to those that come by another group.
+    /// Only discovery sessions through the group itself see it.
     pub is_private: bool,
-    /// What CHAP discovery by it needs.
+    /// The CHAP requirements of discovery through the group.
     pub chap: ChapPolicy,
 }

@@ -3,21 +3,21 @@
 use super::ChapPolicy;
 use std::collections::BTreeMap;
 
-/// Who may come by where.
+/// A map: the initiator group may use the portal group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Map {
-    /// The portal group.
+    /// Tag of the portal group.
     pub pg_tag: i32,
-    /// The initiator group.
+    /// Tag of the initiator group.
     pub ig_tag: i32,
 }
 
-/// A unit of a target.
+/// A LUN of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lun {
-    /// Its bdev.
+    /// Name of the bdev.
     pub bdev_name: String,
-    /// File that keeps its reservations through a loss of power.
+    /// File that keeps its persistent reservations through a restart.
     pub ptpl_file: Option<String>,
 }
 
@@ -26,24 +26,24 @@ pub struct Lun {
 pub struct Target {
     /// Its iSCSI name.
     pub name: String,
-    /// What people call it.
+    /// Alias for people.
     pub alias: String,
-    /// Who may come by where, in order.
+    /// Maps of portal groups and initiator groups. The first match decides.
     pub maps: Vec<Map>,
-    /// Its units.
+    /// LUNs by number.
     pub luns: BTreeMap<u16, Lun>,
-    /// Most commands of a session under way.
+    /// Most commands of a session in progress.
     pub queue_depth: u32,
-    /// What CHAP a login needs.
+    /// The CHAP requirements of a login.
     pub chap: ChapPolicy,
-    /// Header digests are required.
+    /// The target requires header digests.
     pub header_digest: bool,
-    /// Data digests are required.
+    /// The target requires data digests.
     pub data_digest: bool,
-    /// Where initiators that come by a portal group are sent to instead.
+    /// Redirections (address, port) by the tag of the portal group through which an initiator logs in.
     pub redirects: BTreeMap<i32, (String, String)>,
     /// Its number, for `scsi_get_devices`.
     pub id: i32,
-    /// Latencies are counted (`iscsi_enable_histogram`).
+    /// The histogram of latencies is on (`iscsi_enable_histogram`).
     pub has_histogram: bool,
 }

@@ -1,18 +1,19 @@
-//! Data of commands: collected by offset whatever PDUs it comes in, and sent in the order of the offsets. RFC 7143, sections 11.7 and 11.8.
+//! The data of commands: collected by offset, independent of PDU borders, and sent in the order of the offsets. RFC 7143, sections
+//! 11.7 and 11.8.
 
 use super::link::Link;
 use super::scsi::residual;
 use super::table::{PieceState, transfer_tag};
 use super::{Backend, Shared};
 use crate::connection::Body;
-use drivebay_scsi::{Data, TaskKey};
+use drivebay_scsi::{Data, PIECE_LEN, TaskKey};
 use drivebay_sdk::bdev::{IoResult, Op};
 use drivebay_spec_iscsi::pdu::{DataIn, DataOut, FINAL, R2t};
 use drivebay_spec_iscsi::{BHS_LEN, NO_TAG};
 use drivebay_spec_scsi::sense::{Key, Sense, asc};
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
-    /// Data of a write came.
+    /// Handles a Data-Out PDU.
     pub(super) fn data_out<K: Backend<Buffer = B>>(
         &mut self,
         bhs: &[u8; BHS_LEN],
@@ -48,13 +49,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Data came that is not what was to come: its command ends, and nothing of the piece is written.
+    /// Ends a command whose initiator sent unexpected data. Nothing of the piece is written.
     fn data_error<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         let sense = Sense::new(Key::AbortedCommand, asc::DATA_PHASE_ERROR);
         self.fail_task(key, sense, shared);
     }
 
-    /// Puts data where it belongs; `false` if it is not the next. Data beyond what the command means is dropped.
+    /// Stores data by its offset. Returns `false` if it is not the next data. Drops data beyond the command's length.
     fn take_in(&mut self, key: TaskKey, offset: u32, data: &[u8]) -> bool {
         let Some(entry) = self.table.get_mut(key) else { return true };
         let collecting = entry.pieces.iter_mut().find_map(|piece| {
@@ -68,10 +69,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             }
         });
         let Some((have, len, buffer)) = collecting else {
-            // Unsolicited, before there is memory; or of a parameter list.
-            let next = entry.early.len();
-            let is_next = usize::try_from(offset).is_ok_and(|offset| offset == next);
-            if is_next && entry.pieces.is_empty() {
+            // Unsolicited data before there is memory, or a parameter list. Neither is longer than a piece.
+            let next = u32::try_from(entry.early.len()).unwrap_or(u32::MAX);
+            if offset == next && next < PIECE_LEN && entry.pieces.is_empty() {
                 entry.early.extend_from_slice(data);
                 return true;
             }
@@ -87,7 +87,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         true
     }
 
-    /// Data came for a task: pieces that are whole are submitted, more is asked for.
+    /// Submits the pieces that are complete now, and requests more data.
     fn go_on<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         let Some(entry) = self.table.get_mut(key) else { return };
         let first = entry.first_piece;
@@ -98,7 +98,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.advance(key, shared);
     }
 
-    /// Looks how far a piece is: takes what came early, asks for what is missing, submits it when it is whole.
+    /// Continues a piece: takes early data, requests missing data, and submits the piece when it is complete.
     pub(super) fn collect<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -160,7 +160,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.outbox.push(r2t.encode(0), Body::None);
     }
 
-    /// Collects a parameter list of `len` bytes; whether it is there and was given to the device.
+    /// Collects a parameter list of `len` bytes. Returns whether it was complete and passed to the device.
     pub(super) fn receive_list<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -187,7 +187,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         false
     }
 
-    /// An I/O has ended.
+    /// Handles the end of a piece's I/O.
     pub(super) fn piece_ended<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -226,7 +226,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.advance(key, shared);
     }
 
-    /// Sends the data of pieces that have ended, in the order of their offsets, and forgets them.
+    /// Sends the data of ended pieces in the order of their offsets, and removes the pieces.
     fn send_ended<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         loop {
             let segment = self.agreed.peer_segment_len;
@@ -242,17 +242,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                 continue;
             }
             let (itt, first_sn) = (entry.itt, entry.sn);
-            // In pieces longer than a burst every PDU is a sequence of its own.
+            // If a piece is longer than a burst, every PDU is a sequence.
             let burst = self.agreed.max_burst_len;
             let segment = segment.min(burst);
             let count = len.div_ceil(segment);
             entry.sn = first_sn.wrapping_add(count);
             entry.sent += len;
-            // Status comes with the last data of a command that succeeded. RFC 7143, section 11.7.3.
+            // The last data of a successful command carries the status. RFC 7143, section 11.7.3.
             let is_last = entry.pieces.is_empty() && entry.task.is_done();
             let status = is_last.then(|| residual(entry.task.wanted(), entry.in_len));
             if is_last {
-                // Before the window is told, so that it has room for another.
+                // Removed before the PDU reports the command window, so that the window has room for another command.
                 self.forget(key, shared);
             }
             let place = self.outbox.lend(buffer, usize::try_from(count).unwrap_or(1));
@@ -273,7 +273,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// The header of a Data-In PDU. `status`: GOOD comes with it, with these residuals.
+    /// The header of a Data-In PDU. `status`: it carries the status GOOD and these residuals.
     fn data_in<K: Backend>(
         &mut self,
         (itt, data_sn, offset): (u32, u32, u32),
@@ -302,7 +302,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         data_in.encode(len)
     }
 
-    /// Sends data that is no blocks. `status`: GOOD comes with it, with these residuals.
+    /// Sends data that does not come from blocks. `status`: the last PDU carries the status GOOD and these residuals.
     pub(super) fn send_data<K: Backend>(
         &mut self,
         itt: u32,

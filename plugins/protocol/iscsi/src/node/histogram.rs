@@ -1,18 +1,18 @@
-//! Latencies of commands, in the reference's buckets: log-linear, 128 to each doubling.
+//! A histogram of command latencies with the reference's buckets: log-linear, 128 for each doubling.
 
 use std::time::Duration;
 
-/// 2 to the power of it are the buckets of a range.
+/// A range has 2 to the power of this number of buckets.
 pub const GRANULARITY: u32 = 7;
-/// The last range: its values have 64 bits.
+/// The last range, whose values have 64 bits.
 pub const MAX_RANGE: u32 = 64 - GRANULARITY;
-/// Values are nanoseconds.
+/// The unit of the values: nanoseconds.
 pub const TICKS_HZ: u64 = 1_000_000_000;
 
 const PER_RANGE: usize = 1 << GRANULARITY;
 const BUCKETS: usize = PER_RANGE * (MAX_RANGE as usize + 1);
 
-/// Counts of latencies.
+/// The number of commands in each bucket.
 #[derive(Clone, Debug)]
 pub struct Histogram(Vec<u64>);
 
@@ -23,7 +23,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// A command has ended.
+    /// Counts a command.
     pub fn add(&mut self, latency: Duration) {
         let value = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         if let Some(count) = self.0.get_mut(bucket_of(value)) {
@@ -31,13 +31,13 @@ impl Histogram {
         }
     }
 
-    /// The counts, each of 8 bytes.
+    /// The counts, each as 8 little-endian bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|count| count.to_le_bytes()).collect()
     }
 }
 
-/// Ranges 0 and 1 have a bucket for each value; those of every further range are twice as wide.
+/// The bucket of a value. Ranges 0 and 1 have one bucket for each value. The buckets of each further range are twice as wide.
 fn bucket_of(value: u64) -> usize {
     let range = (64 - GRANULARITY).saturating_sub(value.leading_zeros());
     let in_range = value >> range.saturating_sub(1) & (PER_RANGE as u64 - 1);

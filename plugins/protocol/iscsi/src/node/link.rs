@@ -9,11 +9,13 @@ use drivebay_scsi::{Identity, TaskKey};
 use drivebay_sdk::bdev::IoResult;
 use drivebay_spec_iscsi::negotiation::Agreed;
 use drivebay_spec_iscsi::pdu::{self, AsyncMessage, FINAL};
-use drivebay_spec_iscsi::{BHS_LEN, NO_TAG};
+use drivebay_spec_iscsi::{BHS_LEN, NO_TAG, Opcode};
 
-/// What waits to be sent at most before nothing more is begun, in bytes.
+/// Bytes in the outbox above which the link handles no further PDUs.
 const OUTBOX_LEN: usize = 1 << 20;
-/// What the target takes in one PDU, in bytes.
+/// Bytes in the inbox above which the link reads no more. Every PDU is shorter.
+const INBOX_LEN: usize = 256 << 10;
+/// Longest data of a PDU that the target accepts, in bytes.
 pub const SEGMENT_LEN: u32 = 65_536;
 
 /// A connection that has logged in.
@@ -25,25 +27,25 @@ pub struct Established {
     pub cid: u16,
     /// The initiator's name.
     pub initiator: String,
-    /// Who the initiator port is.
+    /// The identity of the initiator port.
     pub identity: Identity,
-    /// The portal group by which it came.
+    /// Tag of the portal group.
     pub portal_group: i32,
-    /// What was agreed.
+    /// The negotiated values.
     pub agreed: Agreed,
     /// StatSN of the next response.
     pub stat_sn: u32,
     /// ExpCmdSN of the session, if this is its first connection.
     pub exp_cmd_sn: u32,
-    /// Most commands under way.
+    /// Most commands of the session in progress.
     pub depth: u32,
-    /// Most buffers of reads that are not sent yet.
+    /// Most buffers of read data that are not sent yet.
     pub reads_max: usize,
-    /// How long the connection may be silent before it is pinged, in nanoseconds; 0 = for ever.
+    /// Silence after which the target sends a NOP-In, in nanoseconds; 0: never.
     pub ping_ns: u64,
-    /// How long an answer to a ping may take, in nanoseconds.
+    /// Longest wait for the answer to a NOP-In, in nanoseconds.
     pub timeout_ns: u64,
-    /// What had come behind the last login PDU.
+    /// Bytes that arrived after the last login PDU.
     pub rest: Vec<u8>,
 }
 
@@ -67,15 +69,17 @@ pub struct Link<B> {
     pub(super) pinged: bool,
     /// A task waits until something was sent.
     pub(super) is_held: bool,
+    /// The link has stopped before a PDU: commands on other connections come first, or the node has to run a task management function.
+    pub(super) is_paused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Commands are taken.
+    /// The link handles PDUs.
     Running,
-    /// The last response is on its way; nothing more is taken.
+    /// The link sends what is left, and handles no more PDUs.
     Closing,
-    /// It waits for its I/Os only.
+    /// The link only waits for the end of its I/Os.
     Ended,
 }
 
@@ -102,6 +106,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             heard_ns: now_ns,
             pinged: false,
             is_held: false,
+            is_paused: false,
         }
     }
 
@@ -115,17 +120,17 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.cid
     }
 
-    /// The portal group by which it came.
+    /// Tag of the portal group.
     pub fn portal_group(&self) -> i32 {
         self.portal_group
     }
 
-    /// What it has to send.
+    /// The PDUs to send.
     pub fn outbox(&mut self) -> &mut Outbox<B> {
         &mut self.outbox
     }
 
-    /// Whether its socket is to be closed: nothing more is taken, and all was sent.
+    /// Whether the socket can be closed: the link handles no more PDUs, and everything was sent.
     pub fn is_over(&self) -> bool {
         match self.state {
             State::Running => false,
@@ -134,17 +139,21 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Whether bytes are taken now.
+    /// Whether the link accepts bytes now.
     pub fn wants_bytes(&self) -> bool {
+        self.handles_pdus() && self.inbox.rest().len() < INBOX_LEN
+    }
+
+    fn handles_pdus(&self) -> bool {
         self.state == State::Running && self.outbox.len() < OUTBOX_LEN
     }
 
-    /// Whether nothing is left of it.
+    /// Whether nothing is left of the link.
     pub(super) fn has_gone(&self) -> bool {
         self.state == State::Ended && self.table.is_empty()
     }
 
-    /// Works on the PDUs that are whole.
+    /// Handles the complete PDUs, until one has to wait.
     pub(super) fn work<K: Backend<Buffer = B>>(&mut self, shared: &mut Shared<K>) {
         let framing = Framing {
             header_digest: self.agreed.header_digest,
@@ -152,27 +161,32 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             data_len_max: SEGMENT_LEN,
         };
         let mut inbox = std::mem::take(&mut self.inbox);
-        while self.wants_bytes() {
+        self.is_paused = false;
+        while self.handles_pdus() && !self.is_paused {
             match inbox.front(&framing) {
                 Ok(Some(frame)) => {
                     self.heard_ns = shared.now_ns;
                     if !self.pdu(&frame.bhs, &frame.header, inbox.data(&frame), shared) {
+                        self.is_paused = true;
                         break;
                     }
                     inbox.consume(&frame);
+                    // The function must not reach the commands behind it (RFC 7143, section 4.2.3.2).
+                    self.is_paused = frame.header.kind() == Some(Opcode::TaskManagement);
                 }
                 Ok(None) => break,
                 Err(broken) => {
-                    // Error recovery level 0: what cannot be trusted ends the session (RFC 7143, section 7.6).
+                    // At error recovery level 0, a PDU that cannot be trusted ends the session (RFC 7143, section 7.6).
                     tracing::warn!(session = self.session, "a connection ends: {broken}");
                     self.fall(shared);
                 }
             }
         }
+        shared.has_paused |= self.is_paused;
         self.inbox = inbox;
     }
 
-    /// Where the command stands in the session's order.
+    /// The place of a command in the session's order.
     pub(super) fn order<K: Backend>(
         &self,
         cmd_sn: u32,
@@ -195,7 +209,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.session_mut(shared).map_or((0, 0), Session::window)
     }
 
-    /// The StatSN of a response.
+    /// Takes the StatSN of a response.
     pub(super) fn take_stat_sn(&mut self) -> u32 {
         let stat_sn = self.stat_sn;
         self.stat_sn = stat_sn.wrapping_add(1);
@@ -222,20 +236,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.outbox.push(reject.encode(48), Body::Bytes(bhs.to_vec()));
     }
 
-    /// The peer breaks the protocol: the connection ends without a word.
+    /// Ends the connection without an answer: the peer broke the protocol, or is gone.
     pub(super) fn fall<K: Backend>(&mut self, shared: &mut Shared<K>) {
         shared.chores.push(Chore::EndLink(self.id));
         self.state = if self.state == State::Ended { State::Ended } else { State::Closing };
     }
 
-    /// Nothing more is taken; it ends when all was sent.
+    /// Handles no more PDUs, and lets the connection end when everything was sent.
     pub(super) fn close_soon(&mut self) {
         if self.state == State::Running {
             self.state = State::Closing;
         }
     }
 
-    /// Ends it: its tasks are aborted. Whether it had not ended before.
+    /// Ends the link and aborts its tasks. Returns `false` if it had ended before.
     pub(super) fn end<K: Backend<Buffer = B>>(&mut self, shared: &mut Shared<K>) -> bool {
         if self.state == State::Ended {
             return false;
@@ -249,14 +263,22 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         true
     }
 
-    /// Pings a peer that is silent, and ends a connection whose peer is gone.
+    /// Pings a silent peer. Ends the connection if the peer does not answer in time, or does not read the last responses.
     pub(super) fn tick<K: Backend<Buffer = B>>(&mut self, shared: &mut Shared<K>) {
-        if self.state != State::Running || self.ping_ns == 0 {
+        if self.state == State::Ended || self.ping_ns == 0 {
             return;
         }
         let silent_ns = shared.now_ns.saturating_sub(self.heard_ns);
-        if self.pinged && silent_ns > self.ping_ns.saturating_add(self.timeout_ns) {
-            tracing::info!(session = self.session, "no answer to a ping: the connection ends");
+        let is_late = silent_ns > self.ping_ns.saturating_add(self.timeout_ns);
+        if self.state == State::Closing {
+            if is_late {
+                self.fall(shared);
+            }
+        } else if self.pinged && is_late {
+            tracing::info!(
+                session = self.session,
+                "a connection ends: the initiator does not answer a NOP-In"
+            );
             self.fall(shared);
         } else if !self.pinged && silent_ns > self.ping_ns {
             self.pinged = true;
@@ -281,7 +303,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.outbox.push(message.encode(0), Body::None);
     }
 
-    /// An I/O of a task has ended.
+    /// Handles the end of a task's I/O.
     pub(super) fn io_ended<K: Backend<Buffer = B>>(
         &mut self,
         key: IoKey,
@@ -292,7 +314,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.piece_ended(key.task, key.piece, buffer, result, shared);
     }
 
-    /// The turn of a task has come.
+    /// Continues a task whose turn at the gate has come.
     pub(super) fn admitted<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -305,7 +327,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// All tasks go on as far as they can.
+    /// Lets all tasks continue as far as they can.
     pub(super) fn advance_all<K: Backend<Buffer = B>>(&mut self, shared: &mut Shared<K>) {
         if self.state == State::Ended {
             return;

@@ -1,8 +1,8 @@
 //! Task management. RFC 7143, section 11.5; SAM-5, section 7.
 //!
-//! A task that waits (for data, for memory, for its turn) is aborted at once. An I/O at the bdev cannot be called back: the answer waits
-//! for it, but not for ever. After [`PATIENCE_NS`] the function is rejected, and the tasks end silently when their I/Os do. The status of
-//! a PREEMPT AND ABORT waits in the same way; after that time it is sent all the same.
+//! A function aborts a task that waits (for data, for memory, for its turn) at once. It cannot recall an I/O at the bdev, so its answer
+//! waits for the I/O, at most [`PATIENCE_NS`]. After that time the function is rejected, and the tasks end silently when their I/Os do.
+//! The status of a PREEMPT AND ABORT waits in the same way; after that time, the target sends it nevertheless.
 
 use super::session::SessionId;
 use super::table::split;
@@ -10,10 +10,12 @@ use super::{Backend, Node, index};
 use drivebay_scsi::{NexusId, Task, TaskKey};
 use drivebay_spec_iscsi::pdu::{FunctionResponse, function};
 
-/// How long an answer waits for I/Os at the bdev, in nanoseconds.
+/// Longest time that an answer waits for I/Os at the bdev, in nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
+/// Most waiting answers of a node. Further functions are rejected.
+const WAITS_MAX: usize = 256;
 
-/// A task management function that an initiator asks for.
+/// A task management function that an initiator requested.
 #[derive(Debug)]
 pub(super) struct Management {
     pub(super) link: u32,
@@ -33,7 +35,7 @@ pub(super) struct Wait {
     tasks: Vec<TaskKey>,
 }
 
-/// Whose answer waits.
+/// The command whose answer waits.
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
     /// A task management function.
@@ -56,6 +58,9 @@ impl<B: Backend> Node<B> {
     /// Begins a function.
     pub(super) fn manage(&mut self, management: &Management) {
         let waiter = Waiter::Function { link: management.link, itt: management.itt };
+        if self.waits.len() >= WAITS_MAX {
+            return self.answer(waiter, FunctionResponse::Rejected);
+        }
         match self.begin_management(management) {
             Ok(tasks) => self.wait(waiter, tasks),
             Err(refused) => self.answer(waiter, refused),
@@ -67,7 +72,7 @@ impl<B: Backend> Node<B> {
         self.waits.push(Wait { waiter, deadline_ns, tasks });
     }
 
-    /// Aborts what the function means; returns the tasks whose I/Os have not ended.
+    /// Aborts the tasks that the function names. Returns those whose I/Os have not ended.
     fn begin_management(
         &mut self,
         management: &Management,
@@ -119,7 +124,7 @@ impl<B: Backend> Node<B> {
         Ok(tasks)
     }
 
-    /// Aborts tasks; returns those whose I/Os have not ended. `is_meant` gets session, key and task.
+    /// Aborts tasks. Returns those whose I/Os have not ended. `is_meant` gets session, key and task.
     fn abort_tasks(
         &mut self,
         is_meant: impl Fn(SessionId, TaskKey, &Task) -> bool,
@@ -140,8 +145,8 @@ impl<B: Backend> Node<B> {
         left
     }
 
-    /// Aborts the commands of the nexuses that a PREEMPT AND ABORT has removed; its status waits for them. An EXTENDED COPY that
-    /// was sent to another unit must not go on writing to this one.
+    /// Aborts the commands of the nexuses whose registrations a PREEMPT AND ABORT removed; its status waits for them. These include an
+    /// EXTENDED COPY that was sent to another unit but writes to this one.
     pub(super) fn abort_preempted(&mut self, by: TaskKey, preempted: Vec<(NexusId, u16)>) {
         let mut tasks = Vec::new();
         for (nexus, unit) in preempted {
@@ -159,7 +164,7 @@ impl<B: Backend> Node<B> {
         links.into_iter().find_map(|link| link.table.find(itt))
     }
 
-    /// Gives the answers whose tasks have all ended.
+    /// Sends the answers whose tasks have all ended.
     pub(super) fn settle_waits(&mut self) {
         let links = &mut self.links;
         let mut done = Vec::new();
@@ -179,7 +184,7 @@ impl<B: Backend> Node<B> {
         }
     }
 
-    /// Ends the waits whose time is over.
+    /// Sends the answers that have waited long enough.
     pub(super) fn expire_waits(&mut self) {
         let now_ns = self.shared.now_ns;
         let mut late = Vec::new();
@@ -195,12 +200,12 @@ impl<B: Backend> Node<B> {
         }
     }
 
-    /// A connection is gone, and nobody waits for the answers on it.
+    /// Drops the answers of a connection that has ended.
     pub(super) fn forget_waits(&mut self, link: u32) {
         self.waits.retain(|wait| wait.waiter.link() != link);
     }
 
-    /// Answers a function; lets a PREEMPT AND ABORT end with its own status.
+    /// Answers a function, or lets a PREEMPT AND ABORT end with its own status.
     fn answer(&mut self, waiter: Waiter, response: FunctionResponse) {
         let Self { shared, links, .. } = self;
         let Some(Some(link)) = links.get_mut(index(waiter.link())) else { return };

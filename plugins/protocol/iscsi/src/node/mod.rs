@@ -1,8 +1,8 @@
 //! One target node in full feature phase, without sockets and channels: its SCSI device, sessions and connections.
 //!
-//! Bytes go in by [`Node::receive`], the ends of I/Os by [`Node::ended`], time by [`Node::tick`]; bytes come out of each [`Link`]'s outbox
-//! and I/Os through the [`Backend`]. A link works on its own tasks; what concerns several (task management, units that go, turns at a unit's
-//! gate) is a `Chore` that the node does after the link has returned, so no link is entered twice.
+//! The caller passes in received bytes ([`Node::receive`]), ends of I/Os ([`Node::ended`]) and the time ([`Node::tick`]). It sends what
+//! each [`Link`]'s outbox holds; the [`Backend`] submits the I/Os. A link handles its own tasks. Work on several links (task management,
+//! removal of a unit, turns at a unit's gate) is a `Chore`. The node does it after the link has returned, so no link is entered twice.
 
 mod data;
 pub mod histogram;
@@ -27,19 +27,19 @@ use std::collections::BTreeMap;
 
 /// The bdevs of a node's units.
 pub trait Backend {
-    /// Memory of an I/O.
+    /// The memory of an I/O.
     type Buffer: AsRef<[u8]> + AsMut<[u8]>;
 
-    /// Memory of `len` bytes, if there is some now. Its contents are anything.
+    /// Allocates memory of `len` bytes; `None` if there is none now. The contents are arbitrary.
     fn buffer(&mut self, len: u32) -> Option<Self::Buffer>;
 
-    /// Submits an I/O to a unit's bdev. [`Node::ended`] is called when it has ended, never from inside this call.
+    /// Submits an I/O to a unit's bdev. The caller of the node calls [`Node::ended`] when the I/O has ended, never during this call.
     fn submit(&mut self, unit: u16, op: Op, flags: IoFlags, buffer: Self::Buffer, key: IoKey);
 
-    /// Makes a change of reservations stick. [`Node::settled`] is called when that is done, never from inside this call.
+    /// Confirms a change of reservations. The caller of the node calls [`Node::settled`] with the verdict, never during this call.
     fn settle(&mut self, change: Change, key: TaskKey);
 
-    /// No I/O of a unit is in flight any more, and none will come.
+    /// Releases a unit: no I/O of it is in flight, and none follows.
     fn unit_left(&mut self, unit: u16);
 }
 
@@ -50,38 +50,40 @@ pub struct IoKey {
     piece: u16,
 }
 
-/// What a link leaves to its node.
+/// Work that a link leaves to its node.
 #[derive(Debug)]
 enum Chore {
-    /// A task management function.
+    /// Run a task management function.
     Manage(Management),
-    /// A task of a unit has ended: others may have their turn.
+    /// Give tasks their turn at a unit's gate, because a task of the unit has ended.
     Turn(u16),
-    /// A PREEMPT AND ABORT has removed nexuses: their commands to these units are aborted.
+    /// Abort the commands of these nexuses to these units, because a PREEMPT AND ABORT removed their registrations.
     Preempted(TaskKey, Vec<(NexusId, u16)>),
-    /// A change of reservations is to stick before its command is answered.
+    /// Confirm a change of reservations before its command is answered.
     Settle(TaskKey, Change),
-    /// The session ends.
+    /// End a session.
     EndSession(SessionId),
-    /// One connection of a session ends.
+    /// End one connection of a session.
     EndLink(u32),
 }
 
-/// What all links of a node share.
+/// State that all links of a node share.
 #[derive(Debug)]
 pub struct Shared<B: Backend> {
     device: Device,
     backend: B,
     sessions: BTreeMap<SessionId, Session>,
     chores: Vec<Chore>,
-    /// I/Os in flight, by unit.
+    /// Number of I/Os in flight, by unit.
     in_flight: BTreeMap<u16, u32>,
-    /// Units that go, and wait for their I/Os.
+    /// Removed units that wait for the end of their I/Os.
     leaving: Vec<u16>,
-    /// Some link has no memory for an I/O.
+    /// A link lacks memory for an I/O.
     is_short: bool,
+    /// A link has stopped before a PDU (`Link::is_paused`).
+    has_paused: bool,
     now_ns: u64,
-    /// Latencies of commands, while they are counted.
+    /// Latencies of commands, if `iscsi_enable_histogram` is on.
     histogram: Option<Box<Histogram>>,
 }
 
@@ -94,7 +96,7 @@ pub struct Node<B: Backend> {
 }
 
 impl<B: Backend> Node<B> {
-    /// A node without units.
+    /// Creates a node for a device.
     pub fn new(device: Device, backend: B) -> Self {
         let shared = Shared {
             device,
@@ -104,6 +106,7 @@ impl<B: Backend> Node<B> {
             in_flight: BTreeMap::new(),
             leaving: Vec::new(),
             is_short: false,
+            has_paused: false,
             now_ns: 0,
             histogram: None,
         };
@@ -115,7 +118,7 @@ impl<B: Backend> Node<B> {
         &mut self.shared.device
     }
 
-    /// Begins to count latencies, with a new histogram, or ends it.
+    /// Starts a histogram of latencies, or drops it.
     pub fn count_latencies(&mut self, is_on: bool) {
         match (is_on, &self.shared.histogram) {
             (true, Some(_)) => {}
@@ -124,7 +127,7 @@ impl<B: Backend> Node<B> {
         }
     }
 
-    /// The latencies that were counted.
+    /// The histogram of latencies, if there is one.
     pub fn histogram(&self) -> Option<&Histogram> {
         self.shared.histogram.as_deref()
     }
@@ -149,18 +152,18 @@ impl<B: Backend> Node<B> {
         self.links.get(index(id))?.as_deref()
     }
 
-    /// A connection, to send what it has.
+    /// A connection, for sending.
     pub fn link_mut(&mut self, id: u32) -> Option<&mut Link<B::Buffer>> {
         self.links.get_mut(index(id))?.as_deref_mut()
     }
 
-    /// Its connections, those too that only wait for their I/Os.
+    /// Its connections, including those that only wait for the end of their I/Os.
     pub fn links(&self) -> impl Iterator<Item = (u32, &Link<B::Buffer>)> {
         let links = self.links.iter().enumerate();
         links.filter_map(|(id, link)| Some((u32::try_from(id).ok()?, link.as_deref()?)))
     }
 
-    /// Takes over a connection that has logged in; its session begins, or gets one more connection.
+    /// Takes over a connection after its login. Its session begins, or gets one more connection. Returns the number of the link.
     pub fn attach(&mut self, new: Established) -> u32 {
         let id = self.links.iter().position(Option::is_none).unwrap_or_else(|| {
             self.links.push(None);
@@ -181,22 +184,45 @@ impl<B: Backend> Node<B> {
         number
     }
 
-    /// Where bytes of a connection go.
+    /// The inbox for a connection's received bytes.
     pub fn inbox(&mut self, id: u32) -> Option<&mut Inbox> {
         self.link_mut(id).map(|link| &mut link.inbox)
     }
 
-    /// `len` bytes came into a connection's inbox: works on what is whole.
+    /// Handles the PDUs that are complete, after `len` bytes came into a connection's inbox.
     pub fn receive(&mut self, id: u32, len: usize) {
+        if let Some(inbox) = self.inbox(id) {
+            inbox.received(len);
+        }
+        self.work(id);
+    }
+
+    /// Handles the PDUs of a connection, then those of links that stopped before a PDU and can continue.
+    fn work(&mut self, id: u32) {
         let Self { shared, links, .. } = self;
         if let Some(Some(link)) = links.get_mut(index(id)) {
-            link.inbox.received(len);
             link.work(shared);
         }
         self.do_chores();
+        while self.shared.has_paused && self.work_on() {
+            self.do_chores();
+        }
     }
 
-    /// An I/O has ended.
+    /// Lets the paused links continue. Returns whether one of them handled a PDU.
+    fn work_on(&mut self) -> bool {
+        let Self { shared, links, .. } = self;
+        shared.has_paused = false;
+        let mut did = false;
+        for link in links.iter_mut().flatten().filter(|link| link.is_paused) {
+            let before = link.inbox.rest().len();
+            link.work(shared);
+            did |= link.inbox.rest().len() != before;
+        }
+        did
+    }
+
+    /// Handles the end of an I/O.
     pub fn ended(&mut self, key: IoKey, buffer: B::Buffer, result: IoResult, unit: u16) {
         let Self { shared, links, .. } = self;
         if let Some(count) = shared.in_flight.get_mut(&unit) {
@@ -210,10 +236,10 @@ impl<B: Backend> Node<B> {
         self.do_chores();
     }
 
-    /// A change of a unit's reservations sticks, or is to be undone: its command is answered.
+    /// Answers the command that changed a unit's reservations, now that the change is confirmed or must be undone.
     pub fn settled(&mut self, unit: u16, key: TaskKey, settled: Settled) {
         let Self { shared, links, .. } = self;
-        let other = shared.device.settle(unit, settled);
+        let other = shared.device.settle(unit, key, settled);
         let (id, _) = table::split(key);
         let link = links.get_mut(index(id)).and_then(Option::as_mut);
         let is_there = link.is_some_and(|link| link.resume(key, other, shared));
@@ -224,19 +250,19 @@ impl<B: Backend> Node<B> {
         self.do_chores();
     }
 
-    /// A connection's socket is gone: its tasks are aborted, and it goes once their I/Os have ended.
+    /// Ends a connection whose socket is closed: aborts its tasks, and drops it when their I/Os have ended.
     pub fn lost(&mut self, id: u32) {
         self.shared.chores.push(Chore::EndLink(id));
         self.do_chores();
     }
 
-    /// Ends a session: another one takes its place, or its initiator may not have it any more.
+    /// Ends a session: another session replaces it, or its target is removed.
     pub fn end_session(&mut self, session: SessionId) {
         self.shared.chores.push(Chore::EndSession(session));
         self.do_chores();
     }
 
-    /// Time has passed: pings, deadlines; links that had no memory try again.
+    /// Checks pings and deadlines, and lets links that lacked memory try again.
     pub fn tick(&mut self, now_ns: u64) {
         self.shared.now_ns = now_ns;
         if std::mem::take(&mut self.shared.is_short) {
@@ -255,19 +281,18 @@ impl<B: Backend> Node<B> {
         self.shared.is_short
     }
 
-    /// What was sent has made room: tasks that waited for it go on, and PDUs that did.
+    /// Continues the tasks and PDUs that waited for room in the outbox, after something was sent.
     pub fn sent(&mut self, id: u32) {
         let Self { shared, links, .. } = self;
-        if let Some(Some(link)) = links.get_mut(index(id)) {
-            if std::mem::take(&mut link.is_held) {
-                link.advance_all(shared);
-            }
-            link.work(shared);
+        if let Some(Some(link)) = links.get_mut(index(id))
+            && std::mem::take(&mut link.is_held)
+        {
+            link.advance_all(shared);
         }
-        self.do_chores();
+        self.work(id);
     }
 
-    /// Asks the initiators of connections to log out, within a time in seconds. RFC 7143, section 11.9.1.
+    /// Asks the initiators of some connections to log out within `seconds`. RFC 7143, section 11.9.1.
     pub fn request_logout(&mut self, is_meant: impl Fn(&Link<B::Buffer>) -> bool, seconds: u16) {
         let Self { shared, links, .. } = self;
         for link in links.iter_mut().flatten().filter(|link| is_meant(link)) {
@@ -275,12 +300,17 @@ impl<B: Backend> Node<B> {
         }
     }
 
-    /// A unit comes.
+    /// Adds a unit. No unit with this number may be leaving.
     pub fn add_unit(&mut self, unit: u16, disk: Disk) {
         self.shared.device.add_unit(unit, disk);
     }
 
-    /// A unit goes: no command to it begins, those under way end with an error. [`Backend::unit_left`] follows.
+    /// Whether a removed unit with this number still waits for the end of its I/Os.
+    pub fn is_leaving(&self, unit: u16) -> bool {
+        self.shared.leaving.contains(&unit)
+    }
+
+    /// Removes a unit: no new command to it begins, and those in progress end with an error. [`Backend::unit_left`] follows.
     pub fn remove_unit(&mut self, unit: u16) {
         self.shared.device.remove_unit(unit);
         let Self { shared, links, .. } = self;
@@ -292,7 +322,7 @@ impl<B: Backend> Node<B> {
         self.do_chores();
     }
 
-    /// Whether nothing is left: no connections and no I/Os.
+    /// Whether no connections and no I/Os are left.
     pub fn is_empty(&self) -> bool {
         self.links.iter().all(Option::is_none) && self.shared.in_flight.values().all(|n| *n == 0)
     }
@@ -309,7 +339,7 @@ impl<B: Backend> Node<B> {
         });
     }
 
-    /// Links whose tasks wait for memory or room go on.
+    /// Lets the tasks that wait for memory or room try again.
     fn retry(&mut self) {
         let Self { shared, links, .. } = self;
         for link in links.iter_mut().flatten() {
@@ -369,7 +399,7 @@ impl<B: Backend> Node<B> {
         self.forget_waits(id);
     }
 
-    /// Forgets connections of which nothing is left.
+    /// Drops the connections of which nothing is left.
     fn sweep(&mut self) {
         for place in &mut self.links {
             if place.as_ref().is_some_and(|link| link.has_gone()) {

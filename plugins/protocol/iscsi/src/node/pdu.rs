@@ -1,4 +1,4 @@
-//! What becomes of a PDU in full feature phase. RFC 7143, section 11.
+//! Handling of PDUs in full feature phase. RFC 7143, section 11.
 
 use super::link::Link;
 use super::management::Management;
@@ -9,11 +9,11 @@ use drivebay_spec_iscsi::pdu::{self, FINAL, RejectReason, function};
 use drivebay_spec_iscsi::{BHS_LEN, Header, NO_TAG, Opcode, text};
 use drivebay_spec_scsi::lun;
 
-/// Longest data that comes back in the answer to a ping, in bytes.
+/// Longest data that the answer to a ping returns, in bytes.
 const PING_LEN: usize = 65_536;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
-    /// Works on a PDU; `false` when it has to wait for commands on other connections.
+    /// Handles a PDU. Returns `false` if it must wait for commands on other connections.
     pub(super) fn pdu<K: Backend<Buffer = B>>(
         &mut self,
         bhs: &[u8; BHS_LEN],
@@ -22,7 +22,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         shared: &mut Shared<K>,
     ) -> bool {
         let immediate = header.immediate;
-        // CmdSN lies at the same place in all requests that have one.
+        // CmdSN is at the same offset in all requests that have it.
         let cmd_sn = pdu::NopOut::parse(bhs).cmd_sn;
         let is_numbered = match header.kind() {
             Some(
@@ -51,7 +51,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
             Some(Opcode::Text) => self.text(bhs, data, shared),
             Some(Opcode::Snack) => self.reject(bhs, RejectReason::SnackReject, shared),
             Some(Opcode::Login) => {
-                // A login belongs to the beginning of a connection.
+                // A login is allowed only at the start of a connection.
                 self.reject(bhs, RejectReason::ProtocolError, shared);
                 self.close_soon();
             }
@@ -130,7 +130,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.outbox.push(answer.encode(0), Body::None);
     }
 
-    /// Section 11.14. What is under way on what is closed is aborted.
+    /// Section 11.14. Closing a connection or the session aborts its commands.
     fn logout<K: Backend<Buffer = B>>(&mut self, bhs: &[u8; BHS_LEN], shared: &mut Shared<K>) {
         let request = pdu::Logout::parse(bhs);
         let reason = request.reason & 0x7f;
@@ -169,7 +169,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Text in full feature phase: nothing is negotiated again, and this target's own name is what it tells of itself.
+    /// Text in full feature phase. Only the initiator's segment length can change, and SendTargets returns only this target.
     fn text<K: Backend>(&mut self, bhs: &[u8; BHS_LEN], data: &[u8], shared: &mut Shared<K>) {
         let request = pdu::Text::parse(bhs);
         let Ok(pairs) = text::parse(data) else {
@@ -207,7 +207,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.push_with(|len| answer.encode(len), answers);
     }
 
-    /// Appends a PDU whose data is its own.
+    /// Appends a PDU that owns its data.
     pub(super) fn push_with(&mut self, encode: impl FnOnce(u32) -> [u8; BHS_LEN], data: Vec<u8>) {
         let len = u32::try_from(data.len()).unwrap_or(0);
         let body = if data.is_empty() { Body::None } else { Body::Bytes(data) };

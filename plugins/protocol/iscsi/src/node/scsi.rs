@@ -11,13 +11,13 @@ use drivebay_spec_scsi::sense::{Sense, asc};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// I/Os of one task at once.
+/// Most I/Os of one task at once.
 const PIECES_MAX: usize = 4;
-/// Memory of an I/O that moves no data, in bytes: a buffer is never empty.
+/// Memory of an I/O without data, in bytes. A buffer is never empty.
 const NO_DATA_LEN: u32 = 512;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
-    /// A SCSI command came.
+    /// Handles a SCSI Command PDU.
     pub(super) fn command<K: Backend<Buffer = B>>(
         &mut self,
         bhs: &[u8; BHS_LEN],
@@ -76,7 +76,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.advance(key, shared);
     }
 
-    /// Does what a task's next steps need, until it has to wait or ends.
+    /// Runs the next steps of a task until it waits or ends.
     pub(super) fn advance<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         loop {
             let unsent = self.outbox.lent();
@@ -106,7 +106,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
                     let Some(buffer) = buffer else {
                         entry.task.put_back(&io);
                         self.is_held |= is_full;
-                        // Ends of I/Os and of sending look again; a want of memory does not end by itself.
+                        // The end of an I/O or of sending tries again. If neither is outstanding, only the tick does.
                         shared.is_short |= !is_full || entry.pieces.is_empty();
                         return;
                     };
@@ -141,7 +141,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.submit(key, piece, shared);
     }
 
-    /// Submits a piece whose data is there.
+    /// Submits a piece whose data is complete.
     pub(super) fn submit<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -161,7 +161,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         shared.backend.submit(unit, piece.io.op, piece.io.flags, buffer, key);
     }
 
-    /// Submits what was collected while the task waited for its turn.
+    /// Submits the pieces that were collected while the task waited for its turn.
     pub(super) fn submit_collected<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -177,8 +177,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// Answers a task that has come to its end, and frees its slot. A change of reservations that has to stick, and a PREEMPT AND
-    /// ABORT, first leave work to the node; they are answered after it, by [`resume`](Self::resume).
+    /// Answers a task that has ended, and frees its slot. A change of reservations and a PREEMPT AND ABORT may first leave work to the
+    /// node, which then calls [`resume`](Self::resume).
     fn finish<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         if let Some(entry) = self.table.get_mut(key) {
             if let Some(change) = shared.device.take_change() {
@@ -214,8 +214,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.respond(itt, sn, &outcome, (flag, residual), shared);
     }
 
-    /// The node has done what a task left to it: answers it, otherwise than it seemed if there is another outcome. Returns whether
-    /// the task is still there.
+    /// Answers a task after the node has done the work that it left, with another outcome if given. Returns whether the task still
+    /// exists.
     pub(super) fn resume<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -231,14 +231,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         true
     }
 
-    /// A task has ended, and the last of its data carries the status.
+    /// Removes a task that has ended and whose last data carries the status.
     pub(super) fn forget<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         if let Some(mut entry) = self.table.remove(key) {
             self.let_go(&mut entry, shared);
         }
     }
 
-    /// Releases what a task held.
+    /// Releases the resources of a task.
     fn let_go<K: Backend>(&mut self, entry: &mut Entry<B>, shared: &mut Shared<K>) {
         shared.device.finish(&mut entry.task);
         if let (Some(histogram), Some(began)) = (&mut shared.histogram, entry.began) {
@@ -281,7 +281,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.push_with(|len| response.encode(len), data);
     }
 
-    /// Ends a task without a response, as soon as its I/Os have ended. Its tag is free at once.
+    /// Aborts a task: it ends without a response, as soon as its I/Os have ended. Its tag is free at once.
     pub(super) fn abort<K: Backend<Buffer = B>>(&mut self, key: TaskKey, shared: &mut Shared<K>) {
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.is_aborted = true;
@@ -296,7 +296,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         self.drop_aborted(key, shared);
     }
 
-    /// Drops an aborted task of which nothing is in flight.
+    /// Drops an aborted task that has no I/O in flight.
     pub(super) fn drop_aborted<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -312,17 +312,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
         }
     }
 
-    /// A unit goes: ends the tasks that need it with an error.
+    /// Ends the tasks that need a removed unit with an error.
     pub(super) fn fail_unit<K: Backend<Buffer = B>>(&mut self, unit: u16, shared: &mut Shared<K>) {
         for key in self.table.keys() {
-            let is_meant = self.table.get_mut(key).is_some_and(|entry| entry.task.touches(unit));
-            if is_meant {
+            let found = self.table.get_mut(key);
+            if let Some(entry) = found.filter(|entry| entry.task.touches(unit)) {
+                // The node has nothing left to do for it.
+                entry.waits_for_node = false;
                 self.fail_task(key, Sense::illegal(asc::LOGICAL_UNIT_NOT_SUPPORTED), shared);
             }
         }
     }
 
-    /// Ends a task with an error as soon as its I/Os have ended. It does not wait for more data of the initiator.
+    /// Ends a task with an error as soon as its I/Os have ended. It waits for no more data from the initiator.
     pub(super) fn fail_task<K: Backend<Buffer = B>>(
         &mut self,
         key: TaskKey,
@@ -346,7 +348,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Link<B> {
     }
 }
 
-/// The flag and count of what was expected and did not move, or of what was not expected.
+/// The residual flag and count: the bytes that the initiator expected in vain (underflow), or did not expect (overflow).
 pub(super) fn residual(wanted: u64, expected: u32) -> (u8, u32) {
     let count = wanted.abs_diff(expected.into());
     let count = u32::try_from(count).unwrap_or(u32::MAX);

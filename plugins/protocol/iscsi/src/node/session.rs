@@ -4,7 +4,7 @@ use super::Established;
 use drivebay_scsi::NexusId;
 use drivebay_spec_iscsi::is_before;
 
-/// Names a session within the plugin; its TSIH.
+/// The identifier of a session within the plugin: its TSIH.
 pub type SessionId = u16;
 
 /// A session.
@@ -19,22 +19,22 @@ pub struct Session {
     /// Its connections.
     pub links: Vec<u32>,
     exp_cmd_sn: u32,
-    /// Most commands under way.
+    /// Most commands in progress.
     depth: u32,
-    /// Commands under way.
+    /// Commands in progress.
     tasks: u32,
-    /// The largest MaxCmdSN told.
+    /// The largest MaxCmdSN sent so far.
     max_cmd_sn: u32,
 }
 
-/// What becomes of a command by its number.
+/// The place of a command in the order of CmdSN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// It is the next.
+    /// The command is the next one.
     Next,
-    /// Others come before it, on other connections.
+    /// Commands on other connections come first.
     Early,
-    /// It is outside of the window, and ignored.
+    /// The command is outside of the window, and is ignored.
     Outside,
 }
 
@@ -52,7 +52,7 @@ impl Session {
         }
     }
 
-    /// ExpCmdSN and MaxCmdSN, to tell. MaxCmdSN never goes back.
+    /// ExpCmdSN and MaxCmdSN for the next response. MaxCmdSN never decreases.
     pub fn window(&mut self) -> (u32, u32) {
         let free = self.depth.saturating_sub(self.tasks);
         let max = self.exp_cmd_sn.wrapping_add(free).wrapping_sub(1);
@@ -62,7 +62,7 @@ impl Session {
         (self.exp_cmd_sn, self.max_cmd_sn)
     }
 
-    /// Where a command stands in the order; one that is not for immediate delivery takes its number.
+    /// Returns the place of a command in the order. A command that is not for immediate delivery uses up its number.
     pub fn order(&mut self, cmd_sn: u32, immediate: bool) -> Order {
         if immediate {
             return Order::Next;
@@ -77,17 +77,17 @@ impl Session {
         Order::Next
     }
 
-    /// Whether one more command for immediate delivery may begin.
+    /// Whether another command for immediate delivery may begin.
     pub fn has_room(&self) -> bool {
         self.tasks < self.depth.saturating_mul(2)
     }
 
-    /// A command has begun.
+    /// Counts a command that begins.
     pub fn begin(&mut self) {
         self.tasks += 1;
     }
 
-    /// A command has ended.
+    /// Counts a command that ends.
     pub fn end(&mut self) {
         self.tasks = self.tasks.saturating_sub(1);
     }

@@ -1,10 +1,10 @@
-//! The tasks of one connection, in slots that are used over and over.
+//! The tasks of one connection, in reusable slots.
 
 use drivebay_scsi::{Io, Task, TaskKey};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// A command under way.
+/// A command in progress.
 #[derive(Debug)]
 pub(super) struct Entry<B> {
     pub(super) key: TaskKey,
@@ -15,13 +15,13 @@ pub(super) struct Entry<B> {
     pub(super) in_len: u32,
     /// Expected length of the data from the initiator, in bytes.
     pub(super) out_len: u32,
-    /// Data that has come before there is memory for it, or the parameter list.
+    /// Data that arrived before there was memory for it, or a part of the parameter list.
     pub(super) early: Vec<u8>,
-    /// Unsolicited data is still to come.
+    /// The initiator still sends unsolicited data.
     pub(super) unsolicited: bool,
-    /// DataSN that the next Data-Out must have.
+    /// DataSN of the next Data-Out.
     pub(super) out_sn: u32,
-    /// The R2T of the parameter list that is outstanding, by its end.
+    /// End offset of the outstanding R2T for the parameter list, in bytes.
     pub(super) list_asked: Option<u32>,
     pub(super) pieces: VecDeque<Piece<B>>,
     /// Number of the first piece.
@@ -30,11 +30,11 @@ pub(super) struct Entry<B> {
     pub(super) sn: u32,
     /// Bytes sent to the initiator.
     pub(super) sent: u32,
-    /// It was aborted: it ends without a response, once its I/Os have ended.
+    /// The task is aborted: it ends without a response when its I/Os have ended.
     pub(super) is_aborted: bool,
-    /// It has ended, and is answered when the node has done what it left to it.
+    /// The task has ended. It is answered when the node has done the work that the task left.
     pub(super) waits_for_node: bool,
-    /// When it came; only while latencies are counted.
+    /// Time of arrival, if there is a histogram.
     pub(super) began: Option<Instant>,
 }
 
@@ -42,16 +42,16 @@ pub(super) struct Entry<B> {
 #[derive(Debug)]
 pub(super) struct Piece<B> {
     pub(super) io: Io,
-    /// With the I/O while that is in flight.
+    /// `None` while the I/O is in flight, because the backend has the buffer.
     pub(super) buffer: Option<B>,
     pub(super) state: PieceState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceState {
-    /// Data of the initiator is coming: how much is there, and how much was asked for, in bytes.
+    /// The initiator sends data. Bytes that have arrived, and end of the bytes that were requested.
     Collecting { have: u32, asked: u32 },
-    /// Its data is there; it waits for the task's turn.
+    /// The data is complete. The piece waits for the task's turn.
     Collected,
     /// At the bdev.
     InFlight,
@@ -70,7 +70,7 @@ pub(super) struct Table<B> {
 #[derive(Debug)]
 struct Slot<B> {
     generation: u16,
-    /// `NO_TAG` for one that is free or aborted.
+    /// `NO_TAG` if the slot is free or its task is aborted.
     itt: u32,
     entry: Option<Box<Entry<B>>>,
 }
@@ -91,7 +91,7 @@ impl<B> Table<B> {
         Self { link, slots: Vec::new(), free: Vec::new() }
     }
 
-    /// The key of the next task that is inserted.
+    /// The key of the next task that will be inserted.
     pub(super) fn next_key(&mut self) -> Option<TaskKey> {
         let slot = match self.free.last() {
             Some(slot) => *slot,
@@ -136,7 +136,7 @@ impl<B> Table<B> {
         (transfer_tag(key) == tag).then_some(key)
     }
 
-    /// The initiator may use the tag again.
+    /// Lets the initiator use the tag of a task again.
     pub(super) fn forget_tag(&mut self, key: TaskKey) {
         let (_, slot) = split(key);
         if let Some(slot) = self.slots.get_mut(usize::from(slot)) {

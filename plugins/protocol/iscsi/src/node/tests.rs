@@ -72,22 +72,25 @@ fn established(session: SessionId, agreed: Agreed) -> Established {
     }
 }
 
+fn disk(unit: u16) -> Disk {
+    Disk {
+        name: format!("d{unit}"),
+        uuid: [unit as u8 + 1; 16],
+        block_len: 512,
+        blocks: BLOCKS as u64,
+        can_unmap: true,
+        write_cache: true,
+        read_only: false,
+    }
+}
+
 impl Bench {
     fn new(agreed: Agreed) -> Self {
         let mut disks = Disks { pool: 1000, ..Disks::default() };
         let mut device = Device::new("iqn.target".into());
         for unit in 0..2 {
             disks.memory.insert(unit, vec![0; BLOCK * BLOCKS]);
-            let disk = Disk {
-                name: format!("d{unit}"),
-                uuid: [unit as u8 + 1; 16],
-                block_len: 512,
-                blocks: BLOCKS as u64,
-                can_unmap: true,
-                write_cache: true,
-                read_only: false,
-            };
-            device.add_unit(unit, disk);
+            device.add_unit(unit, disk(unit));
         }
         let mut node = Node::new(device, disks);
         let link = node.attach(established(1, agreed));
@@ -460,6 +463,82 @@ fn an_initiator_that_leaves_before_its_registration_sticks_holds_nothing_up() {
 }
 
 #[test]
+fn a_late_verdict_on_a_registration_of_a_removed_unit_does_not_reach_the_next_unit() {
+    let mut bench = Bench::new(Agreed::default());
+    bench.node.device_mut().settle_reservations();
+    bench.reserve_out(1, OutAction::Register, 0, 7);
+    let (unit, late) = bench.node.backend_mut().changes.remove(0);
+    bench.node.remove_unit(unit);
+    assert_eq!(bench.statuses(), [(1, Status::CheckCondition as u8)]);
+    bench.node.add_unit(unit, disk(unit));
+    bench.reserve_out(2, OutAction::Register, 0, 8);
+    bench.node.settled(unit, late, Settled::NotStored);
+    assert!(bench.statuses().is_empty());
+    let (unit, key) = bench.node.backend_mut().changes.remove(0);
+    bench.node.settled(unit, key, Settled::Kept);
+    assert_eq!(bench.statuses(), [(2, 0)]);
+    bench.reserve_out(3, OutAction::Reserve, 8, 0);
+    assert_eq!(bench.statuses(), [(3, 0)]);
+}
+
+#[test]
+fn a_command_that_comes_early_goes_on_after_the_one_before_it_on_another_connection() {
+    let mut bench = Bench::new(Agreed::default());
+    let new = Established { cid: 1, ..established(1, Agreed::default()) };
+    let second = bench.node.attach(new);
+    let first = std::mem::replace(&mut bench.link, second);
+    bench.cmd_sn = 2;
+    bench.command(2, 0, &[0; 6], FINAL, 0, &[]);
+    assert!(bench.statuses().is_empty());
+    (bench.link, bench.cmd_sn) = (first, 1);
+    bench.command(1, 0, &[0; 6], FINAL, 0, &[]);
+    assert_eq!(bench.statuses(), [(1, 0)]);
+    bench.link = second;
+    assert_eq!(bench.statuses(), [(2, 0)]);
+}
+
+#[test]
+fn an_early_command_does_not_let_the_inbox_grow_without_limit() {
+    let mut bench = Bench::new(Agreed::default());
+    bench.cmd_sn = 2;
+    bench.command(2, 0, &[0; 6], FINAL, 0, &[]);
+    assert!(bench.node.link(bench.link).is_some_and(Link::wants_bytes));
+    bench.node.inbox(bench.link).unwrap().push(&vec![0; 256 << 10]);
+    assert!(!bench.node.link(bench.link).is_some_and(Link::wants_bytes));
+}
+
+#[test]
+fn a_reset_does_not_abort_the_commands_behind_it() {
+    let mut bench = Bench::new(Agreed::default());
+    let reset = pdu::TaskManagement {
+        function: FINAL | function::LOGICAL_UNIT_RESET,
+        itt: 10,
+        ref_tag: NO_TAG,
+        cmd_sn: bench.cmd_sn,
+        ..pdu::TaskManagement::default()
+    };
+    bench.node.inbox(bench.link).unwrap().push(&reset.encode_immediate(0));
+    bench.read(2, 0, 1);
+    // The reset comes first, so the read gets its unit attention and does not reach the bdev.
+    assert_eq!(bench.statuses(), [(2, Status::CheckCondition as u8)]);
+    bench.read(3, 0, 1);
+    bench.run();
+    assert!(read_data(&bench.sent()).1);
+}
+
+#[test]
+fn functions_that_wait_for_a_hanging_io_have_a_limit() {
+    let mut bench = Bench::new(Agreed::default());
+    bench.read(1, 0, 1);
+    for itt in 0..256 {
+        bench.manage(10 + itt, function::LOGICAL_UNIT_RESET, NO_TAG);
+        assert_eq!(bench.managed(), None);
+    }
+    bench.manage(500, function::LOGICAL_UNIT_RESET, NO_TAG);
+    assert_eq!(bench.managed(), Some(255));
+}
+
+#[test]
 fn a_preempt_and_abort_does_not_wait_for_ever_and_may_be_aborted_itself() {
     let mut bench = Bench::preempt_a_writer();
     bench.node.tick(5_000_000_001);
@@ -482,9 +561,11 @@ fn a_unit_that_goes_ends_its_commands_and_no_others() {
     bench.command(3, 1, &rw(0x28, 0, 1), FINAL | ScsiCommand::READ, 512, &[]);
     bench.node.remove_unit(0);
     assert!(bench.node.backend_mut().left.is_empty(), "an I/O is in flight");
+    assert!(bench.node.is_leaving(0));
     assert_eq!(bench.statuses(), [(1, 2)]);
     bench.run();
     assert_eq!(bench.node.backend_mut().left, [0]);
+    assert!(!bench.node.is_leaving(0));
     let sent = bench.sent();
     let ended: Vec<_> = sent.iter().map(|(kind, bhs, _)| (*kind, bhs[19])).collect();
     assert!(ended.contains(&(Opcode::DataIn, 3)) && ended.contains(&(Opcode::ScsiResponse, 2)));
@@ -496,6 +577,18 @@ fn a_silent_peer_is_pinged_and_then_given_up() {
     bench.node.tick(11);
     assert_eq!(bench.sent()[0].0, Opcode::NopIn);
     bench.node.tick(14);
+    assert!(bench.node.link(bench.link).is_some());
+    bench.node.tick(16);
+    assert!(bench.node.link(bench.link).is_none() && bench.node.is_empty());
+}
+
+#[test]
+fn a_peer_that_does_not_read_the_answer_to_its_logout_is_given_up() {
+    let mut bench = Bench::new(Agreed::default());
+    let logout =
+        pdu::Logout { reason: FINAL, itt: 5, cmd_sn: bench.cmd_sn, ..pdu::Logout::default() };
+    bench.send(logout.encode_immediate(0), &[]);
+    bench.node.tick(15);
     assert!(bench.node.link(bench.link).is_some());
     bench.node.tick(16);
     assert!(bench.node.link(bench.link).is_none() && bench.node.is_empty());

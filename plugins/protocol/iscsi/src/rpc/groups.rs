@@ -10,7 +10,7 @@ use crate::model::{AuthGroup, ChapPolicy, InitiatorGroup, Portal, PortalGroup, S
 use drivebay_sdk::{Error, Result, errno};
 
 fn exists(what: &str, tag: i32) -> Error {
-    Error::new(errno::EEXIST, format!("there is {what} {tag} already"))
+    Error::new(errno::EEXIST, format!("{what} {tag} exists already"))
 }
 
 pub(super) fn set_discovery_auth(app: &Iscsi, params: DiscoveryAuth) -> Result<()> {
@@ -23,7 +23,7 @@ pub(super) fn set_discovery_auth(app: &Iscsi, params: DiscoveryAuth) -> Result<(
 pub(super) fn create_auth_group(app: &Iscsi, params: CreateAuthGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     if model.auth_groups.contains_key(&params.tag) {
-        return Err(exists("an auth group", params.tag));
+        return Err(exists("auth group", params.tag));
     }
     let mut group = AuthGroup::default();
     for AuthSecret { user, secret, muser, msecret } in params.secrets {
@@ -71,7 +71,7 @@ pub(super) fn remove_secret(app: &Iscsi, RemoveSecret { tag, user }: RemoveSecre
 pub(super) fn create_initiator_group(app: &Iscsi, params: CreateInitiatorGroup) -> Result<()> {
     let mut model = app.model.borrow_mut();
     if model.initiator_groups.contains_key(&params.tag) {
-        return Err(exists("an initiator group", params.tag));
+        return Err(exists("initiator group", params.tag));
     }
     let mut group = InitiatorGroup::default();
     group.add(&params.initiators, &params.netmasks)?;
@@ -79,7 +79,7 @@ pub(super) fn create_initiator_group(app: &Iscsi, params: CreateInitiatorGroup) 
     Ok(())
 }
 
-/// Those who are logged in stay so, as with the reference; targets that named the group forget it.
+/// Sessions continue, as with the reference. Targets lose their maps to the group.
 pub(super) fn delete_initiator_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     let mut model = app.model.borrow_mut();
     let removed = model.initiator_groups.remove(&tag);
@@ -111,7 +111,7 @@ pub(super) fn create_portal_group(app: &Iscsi, params: CreatePortalGroup) -> Res
         params.portals.into_iter().map(|one| Portal { host: one.host, port: one.port }).collect();
     let addresses: Vec<_> = portals.iter().map(Portal::address).collect::<Result<_>>()?;
     if app.model.borrow().portal_groups.contains_key(&params.tag) {
-        return Err(exists("a portal group", params.tag));
+        return Err(exists("portal group", params.tag));
     }
     app.listen(params.tag, &addresses, params.wait)?;
     let chap = ChapPolicy::default();
@@ -128,12 +128,13 @@ pub(super) fn start_portal_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<
     Ok(())
 }
 
-/// Sessions that came by it go on, as with the reference.
+/// Sessions that came through the group continue, as with the reference.
 pub(super) fn delete_portal_group(app: &Iscsi, OneTag { tag }: OneTag) -> Result<()> {
     let mut model = app.model.borrow_mut();
     model.portal_groups.remove(&tag).ok_or_else(|| missing("portal group", tag))?;
     for target in model.targets.values_mut() {
         target.maps.retain(|map| map.pg_tag != tag);
+        target.redirects.remove(&tag);
     }
     drop(model);
     app.close_doors(tag);

@@ -1,4 +1,5 @@
-//! The methods: names, parameters, results and codes of the reference, which answers nearly every mistake with -32602.
+//! The RPC methods, with the reference's names, parameters, results and codes. The reference answers nearly every mistake with
+//! -32602.
 
 mod groups;
 mod params;
@@ -12,10 +13,10 @@ use drivebay_sdk::{App, Error, Result, errno};
 use serde_json::Value;
 use std::rc::Rc;
 
-/// Code of every refusal.
+/// The error code of every refusal.
 const INVALID_PARAMS: i64 = -32602;
 
-/// The result of a method that has none of its own.
+/// The result of a method that only changes something.
 const DONE: &str = "True.";
 
 /// Registers the methods. `[app thread]`
@@ -24,14 +25,18 @@ const DONE: &str = "True.";
 /// `EEXIST` when a name is taken.
 pub fn register(app: &App) -> Result<()> {
     let methods = [
-        change("iscsi_set_options", "Sets what holds for the whole target, once.", set_options)
+        change("iscsi_set_options", "Sets the options of the iSCSI target. Allowed once, before groups and targets exist.", set_options)
             .describe(|description| description.states(&[State::Startup, State::Runtime])),
-        list("iscsi_get_options", "Tells the options.", "Object of the options.", |app| {
+        list("iscsi_get_options", "Shows the options of the iSCSI target.", "Object of the options.", |app| {
             view::options(&app.model.borrow().options)
         }),
         list("scsi_get_devices", "Lists the SCSI devices.", "Array of objects: id, device_name.", view::devices),
-        change("iscsi_set_discovery_auth", "Sets what CHAP discovery needs.", groups::set_discovery_auth),
-        change("iscsi_create_auth_group", "Makes an authentication group.", groups::create_auth_group),
+        change(
+            "iscsi_set_discovery_auth",
+            "Sets the CHAP requirements of discovery sessions.",
+            groups::set_discovery_auth,
+        ),
+        change("iscsi_create_auth_group", "Creates an authentication group.", groups::create_auth_group),
         change("iscsi_delete_auth_group", "Deletes an authentication group.", groups::delete_auth_group),
         list(
             "iscsi_get_auth_groups",
@@ -39,56 +44,112 @@ pub fn register(app: &App) -> Result<()> {
             "Array of objects: tag, secrets.",
             view::auth_groups,
         ),
-        change("iscsi_auth_group_add_secret", "Adds a user to an authentication group.", groups::add_secret),
-        change("iscsi_auth_group_remove_secret", "Removes a user from an authentication group.", groups::remove_secret),
+        change(
+            "iscsi_auth_group_add_secret",
+            "Adds a user and its secrets to an authentication group.",
+            groups::add_secret,
+        ),
+        change(
+            "iscsi_auth_group_remove_secret",
+            "Removes a user from an authentication group.",
+            groups::remove_secret,
+        ),
         list(
             "iscsi_get_initiator_groups",
             "Lists the initiator groups.",
             "Array of objects: tag, initiators, netmasks.",
             view::initiator_groups,
         ),
-        change("iscsi_create_initiator_group", "Makes an initiator group.", groups::create_initiator_group),
+        change("iscsi_create_initiator_group", "Creates an initiator group.", groups::create_initiator_group),
         change("iscsi_delete_initiator_group", "Deletes an initiator group.", groups::delete_initiator_group),
-        change("iscsi_initiator_group_add_initiators", "Adds initiators to a group.", groups::add_initiators),
-        change("iscsi_initiator_group_remove_initiators", "Removes initiators from a group.", groups::remove_initiators),
+        change(
+            "iscsi_initiator_group_add_initiators",
+            "Adds initiator names and netmasks to an initiator group.",
+            groups::add_initiators,
+        ),
+        change(
+            "iscsi_initiator_group_remove_initiators",
+            "Removes initiator names and netmasks from an initiator group.",
+            groups::remove_initiators,
+        ),
         list(
             "iscsi_get_target_nodes",
             "Lists the target nodes.",
             "Array of objects: name, alias_name, pg_ig_maps, luns, queue_depth, CHAP and digests.",
             view::targets,
         ),
-        change("iscsi_create_target_node", "Makes a target node.", targets::create),
-        change("iscsi_target_node_set_auth", "Sets what CHAP a target needs.", targets::set_auth),
-        change("iscsi_target_node_add_pg_ig_maps", "Lets initiators come by more portal groups.", targets::add_maps),
-        change("iscsi_target_node_remove_pg_ig_maps", "Takes that back.", targets::remove_maps),
-        Method::new("iscsi_delete_target_node", "Deletes a target node and ends its sessions.", targets::delete)
-            .describe(|description| description.result(DONE)),
+        change("iscsi_create_target_node", "Creates a target node with its LUNs.", targets::create),
+        change(
+            "iscsi_target_node_set_auth",
+            "Sets the CHAP requirements of a target node.",
+            targets::set_auth,
+        ),
+        change(
+            "iscsi_target_node_add_pg_ig_maps",
+            "Adds maps that let an initiator group use a portal group.",
+            targets::add_maps,
+        ),
+        change(
+            "iscsi_target_node_remove_pg_ig_maps",
+            "Removes maps of portal groups and initiator groups. Sessions continue.",
+            targets::remove_maps,
+        ),
+        Method::new(
+            "iscsi_delete_target_node",
+            "Deletes a target node and ends its sessions. Returns when none of its I/Os is left.",
+            targets::delete,
+        )
+        .describe(|description| description.result(DONE)),
         list(
             "iscsi_get_portal_groups",
             "Lists the portal groups.",
             "Array of objects: tag, portals, private.",
             view::portal_groups,
         ),
-        change("iscsi_create_portal_group", "Makes a portal group and listens.", groups::create_portal_group),
-        change("iscsi_start_portal_group", "Accepts connections of a group made with `wait`.", groups::start_portal_group),
-        change("iscsi_delete_portal_group", "Deletes a portal group.", groups::delete_portal_group),
-        change("iscsi_portal_group_set_auth", "Sets what CHAP discovery by a portal group needs.", groups::set_portal_group_auth),
+        change(
+            "iscsi_create_portal_group",
+            "Creates a portal group and listens on its portals.",
+            groups::create_portal_group,
+        ),
+        change(
+            "iscsi_start_portal_group",
+            "Lets a portal group that was created with `wait` accept connections.",
+            groups::start_portal_group,
+        ),
+        change(
+            "iscsi_delete_portal_group",
+            "Deletes a portal group. Sessions that came through it continue.",
+            groups::delete_portal_group,
+        ),
+        change(
+            "iscsi_portal_group_set_auth",
+            "Sets the CHAP requirements of discovery through a portal group.",
+            groups::set_portal_group_auth,
+        ),
         later("iscsi_get_connections", "Lists the connections.", get_connections).describe(gives(
             "Array of objects: id, cid, tsih, state, login_phase, addresses, target_node_name, thread_name.",
         )),
         later("iscsi_get_stats", "Counts the connections by state.", get_stats)
             .describe(gives("Object: invalid, running, exiting, exited.")),
-        change("iscsi_target_node_add_lun", "Adds a unit to a target.", targets::add_lun),
-        change("iscsi_target_node_set_redirect", "Sends initiators elsewhere.", targets::set_redirect),
+        change("iscsi_target_node_add_lun", "Adds a LUN to a target node.", targets::add_lun),
+        change(
+            "iscsi_target_node_set_redirect",
+            "Redirects logins through a portal group to another address.",
+            targets::set_redirect,
+        ),
         change(
             "iscsi_enable_histogram",
-            "Counts latencies of a target's commands, or ends that.",
+            "Starts or stops the latency histogram of a target node.",
             targets::enable_histogram,
         ),
-        Method::new("iscsi_get_histogram", "Tells the latencies that were counted.", targets::get_histogram).describe(gives(
-            "Object: histogram (base64 of counts of 8 bytes, little-endian), granularity, min_range, max_range, tsc_rate.",
+        Method::new("iscsi_get_histogram", "Shows the latency histogram of a target node.", targets::get_histogram).describe(gives(
+            "Object: histogram (counters of 8 bytes, little-endian, in base64), granularity, min_range, max_range, tsc_rate.",
         )),
-        change("iscsi_target_node_request_logout", "Asks initiators to log out.", targets::request_logout),
+        change(
+            "iscsi_target_node_request_logout",
+            "Asks the initiators of a target node to log out.",
+            targets::request_logout,
+        ),
     ];
     methods.into_iter().try_for_each(|method| method.register(app))
 }
@@ -109,12 +170,12 @@ fn change<P: Params + 'static>(name: &str, doc: &str, run: fn(&Iscsi, P) -> Resu
         call.answer(this().and_then(|app| run(&app, params)).map(|()| true).map_err(refused));
     })
     .describe(|description| {
-        let when = "A parameter is not allowed, or names what there is not; the text says which.";
+        let when = "A parameter has a value that is not allowed, or names an object that does not exist; the message says which.";
         description.result(DONE).error(INVALID_PARAMS, "invalid_params", when)
     })
 }
 
-/// A method that tells something.
+/// A method that only shows something.
 fn list(name: &str, doc: &str, result: &'static str, run: fn(&Iscsi) -> Value) -> Method {
     Method::new(name, doc, move |_, call: Call, _: NoParams| {
         call.answer(this().map(|app| run(&app)).map_err(refused));
@@ -122,7 +183,7 @@ fn list(name: &str, doc: &str, result: &'static str, run: fn(&Iscsi) -> Value) -
     .describe(gives(result))
 }
 
-/// A method that asks the poll groups first.
+/// A method that shows something, and asks the poll groups first.
 fn later(name: &str, doc: &str, run: fn(Rc<Iscsi>, Call)) -> Method {
     Method::new(name, doc, move |_, call: Call, _: NoParams| match this() {
         Ok(app) => run(app, call),

@@ -1,33 +1,33 @@
-//! The parameters of the methods: every one that the reference has, with its defaults.
+//! The parameters of the methods: all those of the reference, with its defaults.
 
 use drivebay_sdk::rpc::params;
 
 params! {
     /// Parameters of `iscsi_set_options`.
     pub struct SetOptions {
-        /// A file of secrets; kept and told, not read.
+        /// File of CHAP secrets. Stored and shown, but not read.
         pub auth_file: Option<String>,
-        /// What comes before a target's name that is none by itself.
+        /// Prefix of a target name that does not start with `iqn.`, `eui.` or `naa.`.
         #[range(1..=200)]
         pub node_base: String = "iqn.2016-06.io.spdk".to_owned(),
-        /// Time-out of pings, in seconds.
+        /// Longest wait for the answer to a NOP-In, in seconds.
         #[range(0..=3600)]
         pub nop_timeout: i32 = 60,
-        /// Silence after which a connection is pinged, in seconds; 0 = never.
+        /// Silence of a connection after which the target sends a NOP-In, in seconds; 0: never.
         #[range(0..=60)]
         pub nop_in_interval: i32 = 30,
-        /// CHAP is refused for discovery.
+        /// Refuse CHAP in discovery sessions.
         pub disable_chap: bool = false,
-        /// CHAP is required for discovery.
+        /// Require CHAP in discovery sessions.
         pub require_chap: bool = false,
-        /// Mutual CHAP is required for discovery.
+        /// Require mutual CHAP in discovery sessions.
         pub mutual_chap: bool = false,
-        /// Authentication group for discovery; 0 = none.
+        /// Authentication group of discovery sessions; 0: none.
         pub chap_group: i32 = 0,
-        /// Most sessions.
+        /// Most sessions at once.
         #[range(1..=65000)]
         pub max_sessions: u32 = 128,
-        /// Most commands of a session under way.
+        /// Most commands of a session in progress.
         #[range(1..=256)]
         pub max_queue_depth: u32 = 64,
         /// Most connections of a session.
@@ -39,39 +39,39 @@ params! {
         /// DefaultTime2Retain, in seconds.
         #[range(0..=3600)]
         pub default_time2retain: u32 = 20,
-        /// FirstBurstLength, in bytes; more than 65536 is taken as that.
+        /// FirstBurstLength, in bytes. Larger values count as 65536.
         #[range(512..=16777215)]
         pub first_burst_length: u32 = 8192,
-        /// Commands may carry data.
+        /// Whether commands may carry data (ImmediateData).
         pub immediate_data: bool = true,
-        /// ErrorRecoveryLevel; initiators are always told 0.
+        /// ErrorRecoveryLevel. Stored and shown; the target always negotiates 0.
         #[range(0..=2)]
         pub error_recovery_level: u32 = 0,
-        /// Kept and told, without effect.
+        /// Stored and shown, without effect.
         pub allow_duplicated_isid: bool = false,
-        /// Buffers of reads of a connection that are not sent yet.
+        /// Most buffers of read data that a connection has not sent yet.
         #[range(1..=65535)]
         pub max_large_datain_per_connection: u32 = 64,
-        /// R2Ts of a command that are outstanding.
+        /// Most outstanding R2Ts of a command (MaxOutstandingR2T).
         #[range(1..=65535)]
         pub max_r2t_per_connection: u32 = 4,
-        /// Kept and told, without effect: there is no pool.
+        /// Stored and shown, without effect: there is no pool.
         pub pdu_pool_size: u32 = 36_864,
-        /// Kept and told, without effect.
+        /// Stored and shown, without effect.
         pub immediate_data_pool_size: u32 = 16_384,
-        /// Kept and told, without effect.
+        /// Stored and shown, without effect.
         pub data_out_pool_size: u32 = 2048,
     }
 
     /// Parameters of `iscsi_set_discovery_auth`.
     pub struct DiscoveryAuth {
-        /// CHAP is refused.
+        /// Refuse CHAP.
         pub disable_chap: bool = false,
-        /// CHAP is required.
+        /// Require CHAP.
         pub require_chap: bool = false,
-        /// The target must prove itself too.
+        /// Require mutual CHAP: the target must prove its identity, too.
         pub mutual_chap: bool = false,
-        /// Authentication group; 0 = none.
+        /// Authentication group with the secrets; 0: none.
         pub chap_group: i32 = 0,
     }
 
@@ -89,16 +89,16 @@ params! {
 
     /// Parameters of `iscsi_create_auth_group`.
     pub struct CreateAuthGroup {
-        /// Its tag.
+        /// Tag of the group.
         #[range(1..=2147483647)]
         pub tag: i32,
-        /// Its users.
+        /// Users of the group, with their secrets.
         pub secrets: Vec<AuthSecret> = Vec::new(),
     }
 
     /// Parameters of `iscsi_auth_group_add_secret`.
     pub struct AddSecret {
-        /// The group.
+        /// Tag of the group.
         pub tag: i32,
         /// The initiator's name for CHAP.
         pub user: String,
@@ -112,194 +112,194 @@ params! {
 
     /// Parameters of `iscsi_auth_group_remove_secret`.
     pub struct RemoveSecret {
-        /// The group.
+        /// Tag of the group.
         pub tag: i32,
-        /// The user.
+        /// CHAP name of the user.
         pub user: String,
     }
 
     /// Parameters of methods that name a group.
     pub struct OneTag {
-        /// Its tag.
+        /// Tag of the group.
         pub tag: i32,
     }
 
     /// Parameters of `iscsi_create_initiator_group`.
     pub struct CreateInitiatorGroup {
-        /// Its tag.
+        /// Tag of the group.
         #[range(1..=2147483647)]
         pub tag: i32,
-        /// Names of initiators, `ANY`, or names excluded by a `!` in front.
+        /// Initiator names, or `ANY`. A `!` in front excludes a name.
         #[range(1..=256)]
         pub initiators: Vec<String>,
-        /// Addresses with or without a prefix length, or `ANY`.
+        /// IP addresses with or without a prefix length, or `ANY`.
         #[range(1..=256)]
         pub netmasks: Vec<String>,
     }
 
     /// Parameters of `iscsi_initiator_group_add_initiators` and `…_remove_initiators`.
     pub struct ChangeInitiatorGroup {
-        /// The group.
+        /// Tag of the group.
         pub tag: i32,
-        /// Names of initiators.
+        /// Initiator names.
         pub initiators: Vec<String> = Vec::new(),
-        /// Addresses.
+        /// IP addresses with or without a prefix length, or `ANY`.
         pub netmasks: Vec<String> = Vec::new(),
     }
 
-    /// Where a target listens.
+    /// An address to listen on.
     pub struct PortalParams {
-        /// Address, `*` or `[*]`.
+        /// IP address; `*`: all IPv4 addresses; `[*]`: all IPv6 addresses.
         pub host: String,
-        /// Port.
+        /// TCP port.
         pub port: String,
     }
 
     /// Parameters of `iscsi_create_portal_group`.
     pub struct CreatePortalGroup {
-        /// Its tag.
+        /// Tag of the group.
         #[range(1..=65535)]
         pub tag: i32,
-        /// Its portals.
+        /// Portals of the group.
         #[range(1..=1024)]
         pub portals: Vec<PortalParams>,
-        /// Discovery does not tell it to those that come by another group.
+        /// Show the group only to discovery sessions through the group itself.
         pub private: bool = false,
-        /// Connections are not accepted before `iscsi_start_portal_group`.
+        /// Accept no connections before `iscsi_start_portal_group`.
         pub wait: bool = false,
     }
 
     /// Parameters of `iscsi_portal_group_set_auth`.
     pub struct PortalGroupAuth {
-        /// The group.
+        /// Tag of the group.
         pub tag: i32,
-        /// CHAP is refused.
+        /// Refuse CHAP.
         pub disable_chap: bool = false,
-        /// CHAP is required.
+        /// Require CHAP.
         pub require_chap: bool = false,
-        /// The target must prove itself too.
+        /// Require mutual CHAP: the target must prove its identity, too.
         pub mutual_chap: bool = false,
-        /// Authentication group; 0 = none.
+        /// Authentication group with the secrets; 0: none.
         pub chap_group: i32 = 0,
     }
 
-    /// Who may come by where.
+    /// A map: the initiator group may use the portal group.
     pub struct PgIgMap {
-        /// The initiator group.
+        /// Tag of the initiator group.
         pub ig_tag: i32,
-        /// The portal group.
+        /// Tag of the portal group.
         pub pg_tag: i32,
     }
 
-    /// A unit.
+    /// A LUN of a target node.
     pub struct ScsiLun {
-        /// Its bdev.
+        /// Name of the bdev.
         pub bdev_name: String,
-        /// Its number.
+        /// Number of the LUN.
         #[range(0..=16383)]
         pub lun_id: i32,
-        /// File that keeps its persistent reservations through a loss of power; without it they end with the process.
+        /// File that keeps persistent reservations through a restart; each LUN needs its own. Without it, they end with the process.
         pub ptpl_file: Option<String>,
     }
 
     /// Parameters of `iscsi_create_target_node`.
     pub struct CreateTargetNode {
-        /// Its name; without `iqn.`, `eui.` or `naa.` in front it is put behind the node base.
+        /// Name of the target node. A name that does not start with `iqn.`, `eui.` or `naa.` gets the `node_base` in front.
         #[range(1..=223)]
         pub name: String,
-        /// What people call it.
+        /// Alias for people.
         #[range(0..=255)]
         pub alias_name: String,
-        /// Who may come by where.
+        /// Which initiator groups may use which portal groups.
         #[range(1..=256)]
         pub pg_ig_maps: Vec<PgIgMap>,
-        /// Its units.
+        /// LUNs of the target node.
         #[range(1..=256)]
         pub luns: Vec<ScsiLun>,
-        /// Most commands of a session under way.
+        /// Most commands of a session in progress.
         #[range(1..=256)]
         pub queue_depth: i32,
-        /// CHAP is refused.
+        /// Refuse CHAP.
         pub disable_chap: bool = false,
-        /// CHAP is required.
+        /// Require CHAP.
         pub require_chap: bool = false,
-        /// The target must prove itself too.
+        /// Require mutual CHAP: the target must prove its identity, too.
         pub mutual_chap: bool = false,
-        /// Authentication group; 0 = none.
+        /// Authentication group with the secrets; 0: none.
         pub chap_group: i32 = 0,
-        /// Header digests are required.
+        /// Require header digests.
         pub header_digest: bool = false,
-        /// Data digests are required.
+        /// Require data digests.
         pub data_digest: bool = false,
     }
 
     /// Parameters of `iscsi_target_node_set_auth`.
     pub struct TargetAuth {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// CHAP is refused.
+        /// Refuse CHAP.
         pub disable_chap: bool = false,
-        /// CHAP is required.
+        /// Require CHAP.
         pub require_chap: bool = false,
-        /// The target must prove itself too.
+        /// Require mutual CHAP: the target must prove its identity, too.
         pub mutual_chap: bool = false,
-        /// Authentication group; 0 = none.
+        /// Authentication group with the secrets; 0: none.
         pub chap_group: i32 = 0,
     }
 
     /// Parameters of `iscsi_target_node_add_pg_ig_maps` and `…_remove_pg_ig_maps`.
     pub struct ChangeMaps {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// Who may come by where.
+        /// Which initiator groups may use which portal groups.
         #[range(1..=256)]
         pub pg_ig_maps: Vec<PgIgMap>,
     }
 
     /// Parameters of methods that name a target.
     pub struct OneTarget {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
     }
 
     /// Parameters of `iscsi_target_node_add_lun`.
     pub struct AddLun {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// The bdev.
+        /// Name of the bdev.
         pub bdev_name: String,
-        /// The unit's number; the first free one when absent or -1.
+        /// Number of the LUN. Absent or -1: the lowest free number.
         #[range(-1..=16383)]
         pub lun_id: i32 = -1,
-        /// File that keeps its persistent reservations through a loss of power; without it they end with the process.
+        /// File that keeps persistent reservations through a restart; each LUN needs its own. Without it, they end with the process.
         pub ptpl_file: Option<String>,
     }
 
     /// Parameters of `iscsi_target_node_set_redirect`.
     pub struct SetRedirect {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// The portal group.
+        /// Tag of the portal group.
         pub pg_tag: i32,
-        /// Where initiators are sent to; with neither address nor port they are not sent away any more.
+        /// IP address to redirect initiators to. Without address and port, the redirection ends.
         pub redirect_host: Option<String>,
-        /// The port there.
+        /// TCP port at that address.
         pub redirect_port: Option<String>,
     }
 
     /// Parameters of `iscsi_enable_histogram`.
     pub struct EnableHistogram {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// Latencies are counted from now on, or not any more; then the counts are lost.
+        /// `true` starts the histogram; `false` stops it and drops the counts.
         pub enable: bool,
     }
 
     /// Parameters of `iscsi_target_node_request_logout`.
     pub struct RequestLogout {
-        /// The target.
+        /// Name of the target node.
         pub name: String,
-        /// Only those that came by this portal group; all when absent or -1.
+        /// Ask only the initiators that came through this portal group. Absent or -1: all.
         pub pg_tag: i32 = -1,
     }
 }

@@ -13,9 +13,9 @@ use drivebay_sdk::{App, Error, Result, errno};
 use drivebay_spec_iscsi::name;
 use std::collections::BTreeMap;
 
-/// How long initiators have to log out after they were asked, in seconds.
+/// Time in which initiators must log out after a request, in seconds.
 const LOGOUT_SECONDS: u16 = 30;
-/// Largest number of a unit.
+/// Largest LUN number.
 const LUN_MAX: u16 = 0x3fff;
 
 pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
@@ -29,10 +29,13 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     let name = model.options.target_name(&params.name);
     name::check(&name).map_err(|allowed| Error::invalid("name", &name, allowed))?;
     if model.targets.contains_key(&name) {
-        return Err(Error::new(errno::EEXIST, format!("there is a target {name} already")));
+        return Err(Error::new(errno::EEXIST, format!("target {name} exists already")));
     }
     if model.targets.len() >= TARGETS_MAX {
-        return Err(Error::new(errno::ENOSPC, "there are 1024 targets, and no more may be"));
+        return Err(Error::new(
+            errno::ENOSPC,
+            "there are 1024 targets already; allowed: at most 1024",
+        ));
     }
     let maps = maps(&params.pg_ig_maps, &model)?;
     let mut luns = BTreeMap::new();
@@ -61,14 +64,11 @@ pub(super) fn create(app: &Iscsi, params: CreateTargetNode) -> Result<()> {
     };
     model.targets.insert(name.clone(), target);
     drop(model);
-    let opened = app
-        .add_target(&name)
-        .and_then(|()| luns.iter().try_for_each(|(unit, lun)| app.add_unit(&name, *unit, lun)));
-    if opened.is_err() {
+    let added = app.add_target(&name, &luns);
+    if added.is_err() {
         app.model.borrow_mut().targets.remove(&name);
-        app.remove_target(&name, || {});
     }
-    opened
+    added
 }
 
 fn maps(given: &[PgIgMap], model: &Model) -> Result<Vec<Map>> {
@@ -128,9 +128,11 @@ pub(super) fn remove_maps(app: &Iscsi, params: ChangeMaps) -> Result<()> {
             let same = |one: &&PgIgMap| one.pg_tag == map.pg_tag && one.ig_tag == map.ig_tag;
             params.pg_ig_maps.iter().any(|one| same(&one))
         };
-        let found = target.maps.iter().filter(|map| gone(map)).count();
-        if found != params.pg_ig_maps.len() {
-            return Err(Error::invalid("pg_ig_maps", "given", "maps that the target has"));
+        let has =
+            |one: &PgIgMap| target.maps.contains(&Map { pg_tag: one.pg_tag, ig_tag: one.ig_tag });
+        if let Some(missing) = params.pg_ig_maps.iter().find(|one| !has(one)) {
+            let given = format!("{}:{}", missing.pg_tag, missing.ig_tag);
+            return Err(Error::invalid("pg_ig_maps", given, "maps that the target has"));
         }
         target.maps.retain(|map| !gone(map));
         Ok(())
@@ -157,12 +159,17 @@ pub(super) fn add_lun(app: &Iscsi, params: AddLun) -> Result<()> {
     let (name, unit) = with(app, &params.name, |target| {
         let unit = match u16::try_from(params.lun_id) {
             Ok(unit) => unit,
-            Err(_) => (0..=LUN_MAX)
-                .find(|unit| !target.luns.contains_key(unit))
-                .ok_or_else(|| Error::new(errno::ENOSPC, "the target has a unit at every LUN"))?,
+            Err(_) => {
+                (0..=LUN_MAX).find(|unit| !target.luns.contains_key(unit)).ok_or_else(|| {
+                    Error::new(
+                        errno::ENOSPC,
+                        "the target uses every LUN number; allowed: 0 to 16383",
+                    )
+                })?
+            }
         };
         if target.luns.contains_key(&unit) {
-            return Err(Error::new(errno::EEXIST, format!("there is a unit {unit} already")));
+            return Err(Error::new(errno::EEXIST, format!("the target has a LUN {unit} already")));
         }
         Ok((target.name.clone(), unit))
     })?;
@@ -235,7 +242,9 @@ pub(super) fn get_histogram(_: &App, call: Call, params: OneTarget) {
     match found {
         Ok((app, name)) => app.histogram(&name, move |histogram| match histogram {
             Some(histogram) => call.reply(view::histogram(&histogram)),
-            None => call.fail(refused(Error::new(errno::ENODEV, "the target is gone"))),
+            None => {
+                call.fail(refused(Error::new(errno::ENODEV, "the target was deleted meanwhile")))
+            }
         }),
         Err(error) => call.fail(refused(error)),
     }

@@ -1,4 +1,4 @@
-//! What the methods tell, in the reference's form.
+//! The results of the methods, in the reference's form.
 
 use crate::app::{GuestInfo, Iscsi};
 use crate::group::ConnectionInfo;
@@ -55,7 +55,7 @@ pub(super) fn auth_groups(app: &Iscsi) -> Value {
     model.auth_groups.iter().map(|(tag, group)| auth_group(*tag, group, false)).collect()
 }
 
-/// `with_secrets`: for the saved configuration alone.
+/// `with_secrets`: only for the saved configuration.
 pub(crate) fn auth_group(tag: i32, group: &AuthGroup, with_secrets: bool) -> Value {
     let secrets = group.secrets.iter().map(|one| {
         let mut view = Map::new();
