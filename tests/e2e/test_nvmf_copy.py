@@ -1,4 +1,4 @@
-"""The Copy command of the NVMe-oF target, sent by PyPI's client through the NVMe plugin."""
+"""The Copy command of the NVMe-oF target. SPDK's client from PyPI sends it through the NVMe plugin."""
 
 import base64
 import os
@@ -26,7 +26,7 @@ class Copy(unittest.TestCase):
         return self.client.call(f"bdev_nvme_send_cmd -n Nvme0 -t io -r {direction} -c {cmdbuf} {more}")
 
     def copy(self, to, ranges, form=0):
-        """Copies the ranges, each a first block and a number of blocks, one behind the other to a block."""
+        """Copies ranges of (first block, number of blocks) to consecutive blocks that begin at `to`. Returns the status."""
         data = b"".join(struct.pack("<8xQH14x", first, blocks - 1) for first, blocks in ranges)
         entry = command(COPY, 1, dw10=to, dw12=len(ranges) - 1 | form << 8)
         return status(self.send("h2c", entry, f"-d {encoded(data)}"))

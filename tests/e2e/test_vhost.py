@@ -262,6 +262,21 @@ class BadFrontEnds(VhostTest):
             self.assertEqual(disk.run(WRITE, 8, b"x" * BLOCK)[0], OK)
             self.assertEqual(disk.run(READ, 8, length=BLOCK), (OK, b"x" * BLOCK))
 
+    def test_a_file_that_is_no_socket_is_not_replaced(self):
+        with self.host() as host:
+            host.call("bdev_malloc_create", name="m0", num_blocks=SIZE // 512, block_size=512)
+            path = f"{host.folder}/disk.sock"
+            with open(path, "w") as file:
+                file.write("kept")
+            error = host.refused("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0")
+            self.assertEqual(error.code, -32602)
+            self.assertIn("not a socket", error.message)
+            with open(path) as file:
+                self.assertEqual(file.read(), "kept")
+            os.unlink(path)
+            # The refused call has closed the bdev.
+            host.call("vhost_create_blk_controller", ctrlr="disk.sock", dev_name="m0")
+
     def test_one_that_dies_after_any_message_leaves_nothing_behind(self):
         with self.host() as host:
             path = self.serve(host)

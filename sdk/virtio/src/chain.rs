@@ -1,27 +1,26 @@
 //! One request of a driver: the buffers that the device reads, then those that it writes.
-#![expect(unsafe_code, reason = "guest memory is copied by raw pointers")]
+#![expect(unsafe_code, reason = "raw pointers access guest memory")]
 
 use crate::memory::GuestMemory;
 use crate::queue::Broken;
 use drivebay_spec_vhost::ring::{Descriptor, F_WRITE};
 use std::ptr::NonNull;
 
-/// Pieces of one chain. Devices offer fewer segments; a buffer that crosses parts of the memory takes two.
+/// Most pieces of one chain. Devices offer fewer segments, because a buffer that crosses parts of the memory takes two pieces.
 pub const PIECES_MAX: usize = 256;
 
-/// A piece of a buffer, in the host's address space.
+/// A part of a buffer that is contiguous in the host's address space.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {
     /// First byte.
     pub addr: NonNull<u8>,
     /// Length, in bytes; never 0.
     pub len: u32,
-    /// Region of the host.
+    /// The number of its memory region.
     pub region: u32,
 }
 
-/// A chain of buffers. It is filled by [`Queue::pop`](crate::Queue::pop) and used again, so nothing is allocated for
-/// a request.
+/// A chain of buffers. [`Queue::pop`](crate::Queue::pop) fills it. The device reuses chains, so a request allocates nothing.
 #[derive(Debug, Default)]
 pub struct Chain {
     /// Buffers that the device reads, then buffers that it writes.
@@ -29,16 +28,16 @@ pub struct Chain {
     num_readable: usize,
     readable_len: u64,
     writable_len: u64,
-    /// What the ring wants back.
+    /// The id that the ring hands back.
     pub(crate) id: u16,
-    /// Entries that it takes of a packed ring.
+    /// Entries of a packed ring that it takes.
     pub(crate) num_entries: u16,
     /// First entry of its record of a packed ring.
     pub(crate) record: u16,
 }
 
 impl Chain {
-    /// An empty chain with room for the longest.
+    /// Creates an empty chain with room for the longest one.
     #[must_use]
     pub fn new() -> Self {
         Self { pieces: Vec::with_capacity(PIECES_MAX), ..Self::default() }
@@ -62,34 +61,36 @@ impl Chain {
         self.readable_len
     }
 
-    /// Bytes that the device writes at most.
+    /// Most bytes that the device may write.
     #[must_use]
     pub fn writable_len(&self) -> u64 {
         self.writable_len
     }
 
-    /// The ring's name for the chain.
+    /// The id of the chain in the ring.
     #[must_use]
     pub fn id(&self) -> u16 {
         self.id
     }
 
-    /// Copies `bytes.len()` bytes at `offset` of what the device reads. `false` when they are not all there: then nothing is copied.
+    /// Copies `bytes.len()` bytes at `offset` of the buffers that the device reads. Returns false, and copies nothing, when the
+    /// buffers are too short.
     #[must_use]
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
         copy(self.readable(), offset, bytes.len(), |addr, at, len| {
             let Some(to) = bytes.get_mut(at..at + len) else { return };
-            // SAFETY: the piece has `len` bytes at `addr`, the slice has as many, and they are not the same memory.
+            // SAFETY: the piece has `len` bytes at `addr`, the slice has as many, and they do not overlap.
             unsafe { std::ptr::copy_nonoverlapping(addr.as_ptr(), to.as_mut_ptr(), len) };
         })
     }
 
-    /// Copies `bytes` to `offset` of what the device writes. `false` when there is no room for all: then nothing is copied.
+    /// Copies `bytes` to `offset` of the buffers that the device writes. Returns false, and copies nothing, when the buffers are
+    /// too short.
     #[must_use]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         copy(self.writable(), offset, bytes.len(), |addr, at, len| {
             let Some(from) = bytes.get(at..at + len) else { return };
-            // SAFETY: as in `read`.
+            // SAFETY: the slice has `len` bytes, the piece has as many at `addr`, and they do not overlap.
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), addr.as_ptr(), len) };
         })
     }
@@ -127,15 +128,15 @@ impl Chain {
             let len = u32::try_from(span.len).unwrap_or(u32::MAX);
             self.pieces.push(Piece { addr: span.addr, len, region: span.number });
             self.num_readable += usize::from(!is_written);
-            // The last byte of the address space is nobody's: the end of a part never wraps.
+            // No part contains the last byte of the address space, so the end of a part never wraps.
             (addr, rest) = (addr.wrapping_add(span.len), rest - span.len);
         }
         Ok(())
     }
 }
 
-/// Calls `each` with the address, the offset in the copy and the length of each piece of `len` bytes at `offset`.
-/// `false`, and no call, when they are not all there.
+/// Calls `each` with the address, the offset in the copy and the length of each piece of `len` bytes at `offset`. Returns false,
+/// without a call, when the pieces are too short.
 fn copy(
     pieces: &[Piece],
     mut offset: u64,
@@ -156,7 +157,7 @@ fn copy(
             offset -= piece_len;
             continue;
         }
-        // Both fit: a piece has at most 4 GiB.
+        // Both fit, because a piece has at most 4 GiB.
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         let count = usize::try_from(piece_len - offset).unwrap_or(usize::MAX).min(len - done);
         // SAFETY: `skip` is less than the piece's length.

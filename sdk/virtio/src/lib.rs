@@ -1,15 +1,16 @@
-//! Virtqueues: the device's side, over memory that a guest shares and may spoil at any time, and in [`driver`] the driver's.
+//! Virtqueues. [`Queue`] is the device's side, over memory that a guest shares and may change at any time. [`driver`] has the
+//! driver's side.
 //!
 //! ```text
 //! memory tables (vhost-user) ─▶ GuestMemory ─┐
 //! ring addresses ────────────────────────────┴─▶ Queue::pop ─▶ Chain ─▶ the device ─▶ Queue::push ─▶ Queue::publish
 //! ```
 //!
-//! Nothing of a guest is trusted. A descriptor, an index or an address is read once, into the host's own memory, and
-//! checked there; a chain has a bound; a queue that breaks a rule is [`Broken`] and stops, and no other queue
-//! notices. No reference to guest memory is ever made: rings are reached through atomics, data by copying.
+//! The device does not trust the guest. It reads a descriptor, an index or an address once into its own memory, and checks it
+//! there. A chain has a maximum length. A queue that breaks a rule is [`Broken`] and stops, without an effect on other queues.
+//! The code creates no reference to guest memory, except to atomics in rings. It copies data.
 //!
-//! All of a queue happens on one lightweight thread.
+//! Everything of a queue happens on one lightweight thread.
 
 mod chain;
 pub mod driver;

@@ -1,16 +1,14 @@
 //! Which pages of a guest's memory the device has written, for a migration. vhost-user, "Migration".
 #![expect(unsafe_code, reason = "the log is shared and reached by raw pointers")]
 
+use crate::memory::{PAGE, map_file};
 use drivebay_sdk::region::Region;
 use drivebay_sdk::{Error, Result, errno};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Bytes of guest memory for each bit.
-const PAGE: u64 = 4096;
-
-/// A map with one bit for each page of the guest's memory. The VMM takes bits away while the device sets them.
+/// A map with one bit for each page of 4 KiB of the guest's memory. The VMM clears bits while the device sets them.
 ///
 /// # Invariants
 /// `base` is the address of `len` mapped bytes for as long as `_region` lives.
@@ -22,9 +20,9 @@ pub struct DirtyLog {
     _region: Option<Region>,
 }
 
-// SAFETY: the address is of a shared mapping, which no reference but to atomics is made to; all else is plain data.
+// SAFETY: the address points into a shared mapping, to which the code makes references to atomics only. All else is plain data.
 unsafe impl Send for DirtyLog {}
-// SAFETY: as above.
+// SAFETY: the same reason as for `Send`.
 unsafe impl Sync for DirtyLog {}
 
 impl DirtyLog {
@@ -38,23 +36,21 @@ impl DirtyLog {
             Error::new(errno::EINVAL, why)
         };
         let end = offset.checked_add(len).filter(|_| len > 0).ok_or_else(refuse)?;
-        // The file may end within its last page, which is mapped whole.
-        let end = end.checked_next_multiple_of(PAGE).ok_or_else(refuse)?;
-        let region = Region::import(fd, 0, end)?;
         let offset = usize::try_from(offset).map_err(|_| refuse())?;
-        // SAFETY: the region is longer than the offset.
+        let region = map_file(fd, end)?;
+        // SAFETY: the region has at least `offset + len` bytes.
         let base = unsafe { region.addr().add(offset) };
         Ok(Self { base, len, _region: Some(region) })
     }
 
-    /// A log of a test, in memory that outlives all that uses it.
+    /// A log in the memory of a test, which outlives everything that uses it.
     #[cfg(test)]
     pub(crate) fn of_test(bytes: &'static [AtomicU8]) -> Self {
         Self { base: NonNull::from(bytes).cast(), len: bytes.len() as u64, _region: None }
     }
 
-    /// Marks the pages of `len` bytes from a guest address on. Pages that the log has no bits for are left out: the VMM does
-    /// not want them.
+    /// Marks the pages of `len` bytes that begin at a guest address. Skips pages without a bit in the log, because the VMM
+    /// does not want them.
     pub(crate) fn mark(&self, guest_addr: u64, len: u64) {
         let Some(last) = len.checked_sub(1).map(|rest| guest_addr.saturating_add(rest)) else {
             return;
@@ -67,9 +63,9 @@ impl DirtyLog {
 
     fn byte(&self, index: u64) -> Option<&AtomicU8> {
         let offset = usize::try_from(index).ok().filter(|_| index < self.len)?;
-        // SAFETY: within the log, as just checked.
+        // SAFETY: the line above checks that the byte is in the log.
         let place = unsafe { self.base.add(offset) };
-        // SAFETY: mapped by the type's invariant; the VMM reaches it by atomics only.
+        // SAFETY: the byte is mapped (invariant of the type), and the VMM accesses it with atomics only.
         Some(unsafe { AtomicU8::from_ptr(place.as_ptr()) })
     }
 }

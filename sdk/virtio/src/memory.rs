@@ -1,11 +1,15 @@
-//! A guest's memory, by the addresses that the guest and its VMM use.
-#![expect(unsafe_code, reason = "guest memory is reached by raw pointers")]
+//! A guest's memory, and the addresses that the guest and its VMM use.
+#![expect(unsafe_code, reason = "raw pointers access guest memory")]
 
 use drivebay_sdk::region::Region;
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_vhost::message::MemoryRegion;
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+
+/// Files are mapped in whole pages of this length, in bytes.
+pub(crate) const PAGE: u64 = 4096;
 
 /// The memory that a VMM shares with a device.
 ///
@@ -28,12 +32,12 @@ struct Part {
     region: Option<Region>,
 }
 
-// SAFETY: the addresses are of shared mappings, which no reference is made to; all else is plain data.
+// SAFETY: the addresses point into shared mappings, to which the code creates no reference. All else is plain data.
 unsafe impl Send for GuestMemory {}
-// SAFETY: as above.
+// SAFETY: the same reason as for `Send`.
 unsafe impl Sync for GuestMemory {}
 
-/// Bytes that lie one behind the other in the host's address space.
+/// Contiguous bytes in the host's address space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) addr: NonNull<u8>,
@@ -45,7 +49,7 @@ impl GuestMemory {
     /// Maps a part and adds it. `[app thread]`
     ///
     /// # Errors
-    /// `EINVAL` when it overlaps another or the descriptor does not have these bytes.
+    /// `EINVAL` when it overlaps another part or the file does not have these bytes.
     pub fn add(&mut self, part: &MemoryRegion, fd: BorrowedFd<'_>) -> Result<()> {
         let overlap = |other: &Part| {
             part.guest_addr < other.guest_addr + other.len
@@ -55,11 +59,11 @@ impl GuestMemory {
             let given = format!("{:#x} and {:#x}", part.guest_addr, other.guest_addr);
             return Err(Error::new(errno::EINVAL, format!("guest memory at {given} overlaps")));
         }
-        // From the beginning of the file: hugepages are mapped whole, and the offset need not be a multiple.
-        let region = Region::import(fd, 0, part.mmap_offset + part.len)?;
+        // Map from the beginning of the file, because hugepages are mapped whole and the offset may be within one.
+        let region = map_file(fd, part.mmap_offset + part.len)?;
         let offset = usize::try_from(part.mmap_offset)
             .map_err(|_| Error::new(errno::EINVAL, "guest memory: the offset is too large"))?;
-        // SAFETY: the region has `mmap_offset + len` bytes.
+        // SAFETY: the region has at least `mmap_offset + len` bytes.
         let base = unsafe { region.addr().add(offset) };
         self.insert(Part {
             guest_addr: part.guest_addr,
@@ -72,7 +76,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Takes a part away: whether there was one. No queue may use it any more. `[app thread]`
+    /// Removes a part. Returns whether it was there. No queue may use it any more. `[app thread]`
     pub fn remove(&mut self, part: &MemoryRegion) -> bool {
         let before = self.parts.len();
         self.parts.retain(|other| {
@@ -82,7 +86,7 @@ impl GuestMemory {
         self.parts.len() < before
     }
 
-    /// Memory of a test, which outlives all that uses it.
+    /// Guest memory in the memory of a test, which outlives everything that uses it.
     #[cfg(test)]
     pub(crate) fn of_test(parts: &[(u64, u64, &'static [u8])]) -> Self {
         let mut memory = Self::default();
@@ -100,7 +104,7 @@ impl GuestMemory {
         memory
     }
 
-    /// Guest memory within a fuzzer's own memory.
+    /// Guest memory in the memory of a fuzzer.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn over(
@@ -120,13 +124,13 @@ impl GuestMemory {
         self.parts.len()
     }
 
-    /// Whether the VMM took pages of it away: then every session that uses it must end. `[any thread]`
+    /// Whether the VMM took pages of it away. Then every session that uses it must end. `[any thread]`
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.parts.iter().filter_map(|part| part.region.as_ref()).any(Region::is_broken)
     }
 
-    /// The guest's address of an address in the VMM's own space.
+    /// The guest's address of an address in the VMM's address space.
     #[must_use]
     pub fn guest_addr(&self, user_addr: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
@@ -143,7 +147,7 @@ impl GuestMemory {
         })
     }
 
-    /// The longest span at a guest address, at most `len` bytes. `None` when the address is not the guest's.
+    /// The longest span at a guest address, of at most `len` bytes. `None` when the guest has no memory at the address.
     #[inline]
     pub(crate) fn span(&self, guest_addr: u64, len: u64) -> Option<Span> {
         let after = self.parts.partition_point(|part| part.guest_addr <= guest_addr);
@@ -153,12 +157,12 @@ impl GuestMemory {
         if rest == 0 {
             return None;
         }
-        // SAFETY: the offset is within the part, by the invariant of the type.
+        // SAFETY: the offset is below the length of the part, so the byte is mapped (invariant of the type).
         let addr = unsafe { part.base.add(usize::try_from(offset).ok()?) };
         Some(Span { addr, len: len.min(rest), number: part.number })
     }
 
-    /// The address of exactly `len` bytes, aligned to `align`. `None` when they are not all there, in one piece.
+    /// The address of exactly `len` contiguous bytes, aligned to `align`. `None` when the guest does not have them.
     pub(crate) fn exact(&self, guest_addr: u64, len: usize, align: usize) -> Option<NonNull<u8>> {
         let span = self.span(guest_addr, len as u64)?;
         let is_whole =
@@ -170,4 +174,18 @@ impl GuestMemory {
         let at = self.parts.partition_point(|other| other.guest_addr < part.guest_addr);
         self.parts.insert(at, part);
     }
+}
+
+/// Maps the first `len` bytes of a shared file, in whole pages. The file may end within the last page. `[app thread]`
+///
+/// # Errors
+/// `EINVAL` when the file has fewer bytes.
+pub(crate) fn map_file(fd: BorrowedFd<'_>, len: u64) -> Result<Region> {
+    let size = File::from(fd.try_clone_to_owned()?).metadata()?.len();
+    let pages = len.checked_next_multiple_of(PAGE).filter(|_| len <= size);
+    let pages = pages.ok_or_else(|| {
+        let why = format!("the shared file has {size} bytes; it needs at least {len}");
+        Error::new(errno::EINVAL, why)
+    })?;
+    Region::import(fd, 0, pages)
 }

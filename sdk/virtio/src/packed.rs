@@ -1,5 +1,5 @@
 //! Packed rings. virtio 1.3, section 2.8.
-#![expect(unsafe_code, reason = "rings are shared with the guest and reached by raw pointers")]
+#![expect(unsafe_code, reason = "raw pointers access rings that the guest shares")]
 
 use crate::chain::Chain;
 use crate::inflight::{Inflight, PackedRecord};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) index: u16,
-    /// The wrap counter: it changes at the end of the ring.
+    /// The wrap counter, which changes at the end of the ring.
     pub(crate) wrap: bool,
 }
 
@@ -40,7 +40,7 @@ impl Place {
         }
     }
 
-    /// Whether going from `old` to `new` passes this place. All are brought onto one line of two laps.
+    /// Whether the way from `old` to `new` passes this place. Puts all places on one line of two laps.
     pub(crate) fn is_passed(self, old: Self, new: Self, size: u16) -> bool {
         let on_line = |place: Self| {
             if place.wrap == new.wrap { place.index } else { place.index.wrapping_sub(size) }
@@ -50,8 +50,8 @@ impl Place {
 }
 
 /// # Invariants
-/// `ring` is aligned and names `size` descriptors in guest memory, `driver` and `device` an event area each; it all
-/// stays mapped as long as the queue that owns this. Places are below `size`.
+/// `ring` is aligned and points to `size` descriptors in guest memory. `driver` and `device` point to an event area each. All
+/// stay mapped as long as the queue that owns this value. Places are below `size`.
 #[derive(Debug)]
 pub(crate) struct PackedRing {
     size: u16,
@@ -62,7 +62,7 @@ pub(crate) struct PackedRing {
     next_used: Place,
     /// Entries of the chains that the device has.
     outstanding: u16,
-    /// What was given back since the last `publish`: its first entry is shown last.
+    /// The first entry that was handed back since the last `publish`. The driver sees it last.
     pending: Option<Pending>,
     published: Place,
     features: Features,
@@ -71,14 +71,14 @@ pub(crate) struct PackedRing {
     left: Vec<u16>,
 }
 
-/// The first entry given back of a burst: its flags are written last, so that the driver sees the burst whole.
+/// The first entry of a burst. Its flags are written last, so that the driver sees the whole burst at once.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     at: Place,
     written: bool,
 }
 
-// SAFETY: the pointers are of memory that the whole process sees, and only the owner of the ring uses them.
+// SAFETY: the pointers are valid on every thread, and only the owner of the ring uses them.
 unsafe impl Send for PackedRing {}
 
 impl PackedRing {
@@ -125,7 +125,7 @@ impl PackedRing {
         Ok(ring)
     }
 
-    /// Continues where a device stopped that kept a record: each chain that it took is in flight or was given back.
+    /// Continues from the record of the last device. Each chain that it took is in flight or was handed back.
     fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
         let is_available = |place| self.is_available(place);
         let (record, left) = PackedRecord::new(inflight, self.next_used, is_available)?;
@@ -141,7 +141,7 @@ impl PackedRing {
     }
 
     /// Undoes a batch that the last device had not shown when it died. A device marks the first descriptor of a batch last, so
-    /// the others may look used already: the driver would find them behind the next chain that is given back.
+    /// the others may already look used. The driver would find them after the next chain that is handed back.
     fn unmark(&self) {
         let mut place = self.next_used;
         for _ in 0..self.outstanding {
@@ -185,7 +185,7 @@ impl PackedRing {
         Ok(true)
     }
 
-    /// A chain that the last device left: its descriptors are in the record, those in the ring may be overwritten.
+    /// Takes a chain that the last device left. Its descriptors are in the record; those in the ring may be overwritten.
     fn pop_left(&self, memory: &GuestMemory, chain: &mut Chain, first: u16) -> Result<(), Broken> {
         let record = self.record.as_ref().ok_or(Broken::Inflight)?;
         let entries = record.num_entries(first);
@@ -196,7 +196,7 @@ impl PackedRing {
         if chain.num_entries == entries { Ok(()) } else { Err(Broken::Inflight) }
     }
 
-    /// Adds a descriptor to a chain: whether it is the last one.
+    /// Adds a descriptor to a chain. Returns whether it is the last one.
     #[inline]
     fn is_last(
         &self,
@@ -249,7 +249,7 @@ impl PackedRing {
         }
         let (old, new) = (self.published, self.next_used);
         self.published = new;
-        // The driver shows its wish, then looks at the ring: either it sees the ring, or this sees the wish.
+        // The driver stores what it wants, then reads the ring. So either the driver sees the ring, or this code sees the wish.
         fence(Ordering::SeqCst);
         let wish = u32::from_le(self.u32_at(self.driver, 0).load(Ordering::Relaxed));
         let [a, b, c, d] = wish.to_le_bytes();
@@ -269,7 +269,7 @@ impl PackedRing {
             u32::from(EVENT_ENABLE) << 16
         };
         self.u32_at(self.device, 0).store(wish.to_le(), Ordering::Relaxed);
-        // The driver adds a request, then looks at the wish: either it sees the wish, or this sees the request.
+        // The driver adds a request, then reads the wish. So either the driver sees the wish, or this code sees the request.
         fence(Ordering::SeqCst);
         self.is_available(self.next_available) || self.is_resuming()
     }
@@ -304,29 +304,29 @@ impl PackedRing {
     }
 
     fn descriptor(&self, index: u16) -> Descriptor {
-        // SAFETY: a place is below the size, so the descriptor is in the ring.
+        // SAFETY: the index of a place is below the size, so the descriptor is in the ring.
         let from = unsafe { self.ring.add(usize::from(index) * DESCRIPTOR_LEN) };
         Descriptor::packed(read_descriptor(from))
     }
 
     #[inline]
     fn u16_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU16 {
-        // SAFETY: all callers stay within the ring's length, which `new` checked.
+        // SAFETY: all callers stay within the length of the ring, which `new` checked.
         let place = unsafe { base.add(offset) };
-        // SAFETY: mapped and aligned by the type's invariant; the guest reaches it by its own CPU's atomics only.
+        // SAFETY: mapped and aligned (invariant of the type). The guest accesses it with atomics of its CPU.
         unsafe { AtomicU16::from_ptr(place.as_ptr().cast()) }
     }
 
     #[inline]
     fn u32_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU32 {
-        // SAFETY: as in `u16_at`.
+        // SAFETY: the same reason as for the first operation of `u16_at`.
         let place = unsafe { base.add(offset) };
-        // SAFETY: as in `u16_at`.
+        // SAFETY: the same reason as for the second operation of `u16_at`.
         unsafe { AtomicU32::from_ptr(place.as_ptr().cast()) }
     }
 }
 
-/// Adds the buffers of an indirect table of a packed ring: all of its entries, in order.
+/// Adds the buffers of an indirect table of a packed ring: all entries in their order.
 fn walk_indirect(memory: &GuestMemory, chain: &mut Chain, table: Descriptor) -> Result<(), Broken> {
     let len = u64::from(table.len);
     if len == 0 || !len.is_multiple_of(DESCRIPTOR_LEN as u64) {

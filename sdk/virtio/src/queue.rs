@@ -10,7 +10,7 @@ use drivebay_spec_vhost::ring::{DESCRIPTOR_LEN, split_len};
 use std::fmt;
 use std::sync::Arc;
 
-/// Where the parts of a ring lie, as guest addresses.
+/// The addresses of the parts of a ring, as guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rings {
     /// Entries.
@@ -23,34 +23,34 @@ pub struct Rings {
     pub used: u64,
 }
 
-/// A rule that the driver broke. Its queue stops; the driver has to reset the device.
+/// A rule that the driver broke. The queue stops until the driver resets the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The size is 0, too large, or not a power of two where it must be.
     Size(u16),
-    /// A part of the ring is not all in one part of the guest's memory, or not aligned.
+    /// A part of the ring is not completely in one part of the guest's memory, or not aligned.
     Ring(u64),
-    /// The available index went further than the ring is long.
+    /// The available index announces more entries than the ring has.
     IndexJump {
         /// Entries that it announces.
         ahead: u16,
     },
-    /// A descriptor index beyond the table.
+    /// A descriptor index is beyond the table.
     Index(u16),
-    /// A chain that does not end, or has more buffers than a chain may have.
+    /// A chain does not end, or has too many buffers.
     LongChain,
-    /// A buffer of no bytes.
+    /// A buffer has no bytes.
     EmptyBuffer,
-    /// A buffer for the device to read behind one for it to write.
+    /// A buffer that the device reads follows a buffer that it writes.
     ReadableAfterWritable,
-    /// A buffer that is not in the guest's memory.
+    /// A buffer is not in the guest's memory.
     Address {
         /// First address that is not.
         addr: u64,
         /// Bytes from there on.
         len: u64,
     },
-    /// An indirect table that is empty, cut off, inside another, or was not agreed on.
+    /// An indirect table is empty, cut off, inside another one, or was not negotiated.
     Indirect,
     /// The area for requests in flight does not fit the ring.
     Inflight,
@@ -84,7 +84,7 @@ impl std::error::Error for Broken {}
 pub struct Queue {
     ring: Ring,
     memory: Arc<GuestMemory>,
-    /// Where the parts of the ring lie, to log them.
+    /// The addresses of the ring, for the log.
     rings: Rings,
     log: Option<Log>,
 }
@@ -94,7 +94,7 @@ pub struct Queue {
 pub struct Log {
     /// The log of the whole device.
     pub pages: Arc<DirtyLog>,
-    /// Whether the ring's own pages are logged, too.
+    /// Whether the log includes the pages of the ring.
     pub with_ring: bool,
 }
 
@@ -105,10 +105,10 @@ enum Ring {
 }
 
 impl Queue {
-    /// A queue over rings in `memory`, which begins where the last device stopped: `base` as `SET_VRING_BASE` says it (for
-    /// packed rings, available index and wrap counter in the low half, used ones in the high half). With a record of what
-    /// is in flight that resumes, the record says where the last device stopped, and [`pop`](Self::pop) first gives the
-    /// requests that it left.
+    /// Creates a queue over rings in `memory`. It begins where the last device stopped. `base` is the value of
+    /// `SET_VRING_BASE`: for packed rings, available index and wrap counter in the low half, used ones in the high half. If
+    /// `inflight` resumes, its record says where the last device stopped, and [`pop`](Self::pop) first returns the requests
+    /// that the last device left.
     ///
     /// # Errors
     /// [`Broken::Size`] and [`Broken::Ring`]; [`Broken::Inflight`] when the record contradicts itself or the ring.
@@ -127,15 +127,15 @@ impl Queue {
         Ok(Self { ring, memory, rings: *rings, log: None })
     }
 
-    /// Logs which pages of the guest's memory are written from now on.
+    /// Starts logging the pages of the guest's memory that the device writes.
     pub fn set_log(&mut self, log: Log) {
         self.log = Some(log);
     }
 
-    /// Takes the next request: whether there was one.
+    /// Takes the next request. Returns whether there was one.
     ///
     /// # Errors
-    /// [`Broken`]: call it no more.
+    /// [`Broken`]: do not call it again.
     #[inline]
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Broken> {
         match &mut self.ring {
@@ -144,7 +144,7 @@ impl Queue {
         }
     }
 
-    /// Gives a request back; `written` bytes were written to it. The driver sees it after [`publish`](Self::publish).
+    /// Hands back a request, to which the device has written `written` bytes. The driver sees it after [`publish`](Self::publish).
     #[inline]
     pub fn push(&mut self, chain: &Chain, written: u32) {
         if self.log.is_some() {
@@ -156,7 +156,7 @@ impl Queue {
         }
     }
 
-    /// Shows the driver what was given back: whether it wants to be notified.
+    /// Shows the driver the requests that were handed back. Returns whether the driver wants a call.
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -170,7 +170,7 @@ impl Queue {
         wants_call
     }
 
-    /// Asks for a kick at the next request, then looks again: whether there is one already.
+    /// Asks for a kick at the next request, then looks again. Returns whether there is already a request.
     #[must_use]
     pub fn arm(&mut self) -> bool {
         let has_work = match &mut self.ring {
@@ -183,7 +183,7 @@ impl Queue {
         has_work
     }
 
-    /// Wants no kicks: the device looks by itself.
+    /// Asks for no kicks, because the device polls.
     pub fn disarm(&mut self) {
         match &mut self.ring {
             Ring::Split(ring) => ring.disarm(),
@@ -194,8 +194,8 @@ impl Queue {
         }
     }
 
-    /// Logs what the device wrote into a chain. A page is logged after it was written: whoever reads the log and then the page
-    /// misses nothing.
+    /// Logs the buffers of a chain that the device writes. It logs a page after the write, so a VMM that reads the log and then
+    /// the page misses nothing.
     #[cold]
     fn log_chain(&self, chain: &Chain) {
         let Some(log) = &self.log else { return };
@@ -220,8 +220,8 @@ impl Queue {
         }
     }
 
-    /// Whether [`pop`](Self::pop) still has requests that the last device left. Take them before you stop the
-    /// queue: its base does not count them.
+    /// Whether [`pop`](Self::pop) still has requests that the last device left. Take them before you stop the queue, because its
+    /// base does not count them.
     #[must_use]
     pub fn is_resuming(&self) -> bool {
         match &self.ring {
@@ -230,7 +230,7 @@ impl Queue {
         }
     }
 
-    /// Where the next device begins: what `GET_VRING_BASE` answers.
+    /// Where the next device begins. This is the answer to `GET_VRING_BASE`.
     #[must_use]
     pub fn base(&self) -> u32 {
         match &self.ring {
@@ -246,12 +246,12 @@ impl Queue {
     }
 }
 
-/// What device and driver agreed on for their rings.
+/// The features of the rings that device and driver have negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Packed rings.
     pub packed: bool,
-    /// Notifications at a chosen entry.
+    /// Calls and kicks at a chosen entry (`EVENT_IDX`).
     pub event_idx: bool,
     /// Indirect tables.
     pub indirect: bool,

@@ -1,5 +1,5 @@
-//! A request of a guest as the context of an I/O: its buffers go to the bdev as they are, nothing is copied.
-#![expect(unsafe_code, reason = "lends guest memory to the bus for the time of an I/O")]
+//! A request of a guest as the context of an I/O. Its buffers go to the bdev without a copy.
+#![expect(unsafe_code, reason = "lends guest memory to the bus during an I/O")]
 
 use crate::chain::{Chain, PIECES_MAX, Piece};
 use crate::memory::GuestMemory;
@@ -8,15 +8,14 @@ use drivebay_sdk::bdev::IoContext;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// A chain, the part of it that is the data of an I/O, and what the device keeps beside it.
+/// A chain, the part of it that is the data of an I/O, and the state that the device keeps for it.
 ///
 /// # Invariants
-/// Every element of `data` is a piece of a chain that lies in `memory`: the memory stays mapped as long as the
-/// request is alive.
+/// Every element of `data` is a piece of a chain in `memory`, which stays mapped as long as the request is alive.
 pub struct Request<T> {
     /// The chain.
     pub chain: Chain,
-    /// The device's own.
+    /// The state that the device keeps.
     pub state: T,
     data: Vec<bay_iov>,
     memory: Arc<GuestMemory>,
@@ -30,50 +29,53 @@ impl<T: std::fmt::Debug> std::fmt::Debug for Request<T> {
 }
 
 impl<T> Request<T> {
-    /// An empty request over a guest's memory, to be used again and again.
+    /// Creates an empty request for a guest's memory. It can be reused.
     #[must_use]
     pub fn new(memory: Arc<GuestMemory>, state: T) -> Box<Self> {
         let data = Vec::with_capacity(PIECES_MAX);
         Box::new(Self { chain: Chain::new(), state, data, memory })
     }
 
-    /// The memory that it lies in.
+    /// The memory of its buffers.
     #[must_use]
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
-    /// The data are `len` bytes of what the device reads, from `skip` on. `false`, and no data, when they are not all there.
+    /// Sets the data to `len` bytes of the buffers that the device reads, behind the first `skip` bytes. Returns false, and sets no
+    /// data, when the buffers are too short.
     pub fn lend_readable(&mut self, skip: u64, len: u64) -> bool {
         lend(&mut self.data, self.chain.readable(), skip, len)
     }
 
-    /// The data are `len` bytes of what the device writes, from `skip` on. `false`, and no data, when they are not all there.
+    /// Sets the data to `len` bytes of the buffers that the device writes, behind the first `skip` bytes. Returns false, and sets no
+    /// data, when the buffers are too short.
     pub fn lend_writable(&mut self, skip: u64, len: u64) -> bool {
         lend(&mut self.data, self.chain.writable(), skip, len)
     }
 
-    /// As [`lend_readable`](Self::lend_readable), of another request over the same memory.
+    /// As [`lend_readable`](Self::lend_readable), with the buffers of another request in the same memory.
     pub fn lend_readable_of<U>(&mut self, other: &Request<U>, skip: u64, len: u64) -> bool {
         self.lend_nothing();
         Arc::ptr_eq(&self.memory, &other.memory)
             && lend(&mut self.data, other.chain.readable(), skip, len)
     }
 
-    /// As [`lend_writable`](Self::lend_writable), of another request over the same memory.
+    /// As [`lend_writable`](Self::lend_writable), with the buffers of another request in the same memory.
     pub fn lend_writable_of<U>(&mut self, other: &Request<U>, skip: u64, len: u64) -> bool {
         self.lend_nothing();
         Arc::ptr_eq(&self.memory, &other.memory)
             && lend(&mut self.data, other.chain.writable(), skip, len)
     }
 
-    /// There are no data.
+    /// Sets no data.
     pub fn lend_nothing(&mut self) {
         self.data.clear();
     }
 }
 
-/// Fills `list` with `len` bytes of `pieces` from `skip` on: whether they are all there. If not, it stays empty.
+/// Fills `list` with `len` bytes of `pieces`, behind the first `skip` bytes. Returns false, with an empty list, when the pieces
+/// are too short.
 fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> bool {
     list.clear();
     let mut rest = len;
@@ -87,7 +89,7 @@ fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> b
         if count == 0 {
             break;
         }
-        // A piece is at most 4 GiB long, on a machine of 64 bits.
+        // It fits, because a piece is at most 4 GiB long and the machine has 64 bits.
         let offset = usize::try_from(skip).unwrap_or(usize::MAX);
         // SAFETY: `skip` is less than the piece's length.
         let addr = unsafe { piece.addr.add(offset) };
@@ -101,21 +103,21 @@ fn lend(list: &mut Vec<bay_iov>, pieces: &[Piece], mut skip: u64, len: u64) -> b
     rest == 0
 }
 
-// SAFETY: the box is not touched before `from_raw`, so the list stays where it is; the memory stays mapped by the
-// type's invariant. The guest may write into it meanwhile, as any shared disk buffer: the bus and its modules copy
-// or hand it to devices, and make no reference to it.
+// SAFETY: nothing accesses the box before `from_raw`, so the list stays where it is. The memory stays mapped (invariant of the
+// type). The guest may write into it meanwhile, as into any shared buffer: the bus and its modules copy it or pass it to devices,
+// and create no reference to it.
 unsafe impl<T: 'static> IoContext for Box<Request<T>> {
     fn into_raw(self) -> *mut c_void {
         Self::into_raw(self).cast()
     }
 
     unsafe fn from_raw(raw: *mut c_void) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes a pointer from `into_raw`, and only once (contract of the trait).
         unsafe { Self::from_raw(raw.cast()) }
     }
 
     unsafe fn iov(raw: *mut c_void) -> (*const bay_iov, u16) {
-        // SAFETY: the box is ours until `from_raw`.
+        // SAFETY: the pointer is from `into_raw`, and the box is alive until `from_raw` (contract of the trait).
         let request = unsafe { &*raw.cast::<Request<T>>() };
         // A chain has at most `PIECES_MAX` pieces.
         let count = u16::try_from(request.data.len()).unwrap_or(u16::MAX);

@@ -1,5 +1,5 @@
 //! Split rings. virtio 1.3, section 2.7.
-#![expect(unsafe_code, reason = "rings are shared with the guest and reached by raw pointers")]
+#![expect(unsafe_code, reason = "raw pointers access rings that the guest shares")]
 
 use crate::chain::Chain;
 use crate::inflight::{Inflight, SplitRecord};
@@ -13,15 +13,15 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 /// # Invariants
-/// The three pointers are aligned and name a table of `size` descriptors, an available ring and a used ring of `size`
-/// entries in guest memory, which stays mapped as long as the queue that owns this.
+/// The three pointers are aligned and point to a table of `size` descriptors, an available ring and a used ring of `size`
+/// entries. These lie in guest memory, which stays mapped as long as the queue that owns this value.
 #[derive(Debug)]
 pub(crate) struct SplitRing {
     size: u16,
     descriptors: NonNull<u8>,
     available: NonNull<u8>,
     used: NonNull<u8>,
-    /// Next entry of the available ring; counts through 2^16.
+    /// Next entry of the available ring. It wraps at 2^16.
     next_available: u16,
     /// Next entry of the used ring.
     next_used: u16,
@@ -33,7 +33,7 @@ pub(crate) struct SplitRing {
     left: Vec<u16>,
 }
 
-// SAFETY: the pointers are of memory that the whole process sees, and only the owner of the ring uses them.
+// SAFETY: the pointers are valid on every thread, and only the owner of the ring uses them.
 unsafe impl Send for SplitRing {}
 
 impl SplitRing {
@@ -62,7 +62,7 @@ impl SplitRing {
             record: None,
             left: Vec::new(),
         };
-        // What the last device gave back is in the ring itself.
+        // The ring itself says how many requests the last device handed back.
         ring.next_used = u16::from_le(ring.used_index().load(Ordering::Acquire));
         ring.published = ring.next_used;
         if let Some(inflight) = inflight {
@@ -71,7 +71,7 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Continues where a device stopped that kept a record: each chain that it took is in flight or was given back.
+    /// Continues from the record of the last device. Each chain that it took is in flight or was handed back.
     fn resume(&mut self, inflight: Inflight) -> Result<(), Broken> {
         let (record, left) = SplitRecord::new(inflight, self.next_used)?;
         self.record = Some(record);
@@ -99,7 +99,7 @@ impl SplitRing {
         if ahead > self.size {
             return Err(Broken::IndexJump { ahead });
         }
-        // A driver that does not wait for any request to end must not make the device take more than the ring holds.
+        // Even if the driver does not wait for requests to end, the device takes no more of them than the ring has entries.
         let outstanding = self.next_available.wrapping_sub(self.next_used).wrapping_add(ahead);
         if outstanding > self.size {
             return Err(Broken::IndexJump { ahead: outstanding });
@@ -160,7 +160,7 @@ impl SplitRing {
         if let Some(record) = &mut self.record {
             record.published(new);
         }
-        // The driver shows its wish, then looks at the index: either it sees the index, or this sees the wish.
+        // The driver stores what it wants, then reads the index. So either the driver sees the index, or this code sees the wish.
         fence(Ordering::SeqCst);
         if self.features.event_idx {
             let event = self.available_entry(self.size).load(Ordering::Relaxed);
@@ -177,14 +177,14 @@ impl SplitRing {
         } else {
             self.u16_at(self.used, 0).store(0, Ordering::Relaxed);
         }
-        // The driver adds a request, then looks at the wish: either it sees the wish, or this sees the request.
+        // The driver adds a request, then reads the wish. So either the driver sees the wish, or this code sees the request.
         fence(Ordering::SeqCst);
         let available = u16::from_le(self.available_index().load(Ordering::Acquire));
         available != self.next_available || self.is_resuming()
     }
 
     pub(crate) fn disarm(&mut self) {
-        // With event indices a stale event is passed once in 2^16 requests, which costs a kick and no more.
+        // With event indices, the driver passes an old event index once in 2^16 requests, which costs only a kick.
         if !self.features.event_idx {
             self.u16_at(self.used, 0).store(USED_NO_NOTIFY.to_le(), Ordering::Relaxed);
         }
@@ -209,7 +209,7 @@ impl SplitRing {
         self.u16_at(self.available, 2)
     }
 
-    /// An entry of the available ring; the one behind the last is the driver's event index.
+    /// An entry of the available ring. The entry behind the last one is the driver's event index.
     #[inline]
     fn available_entry(&self, at: u16) -> &AtomicU16 {
         self.u16_at(self.available, 4 + 2 * usize::from(at))
@@ -226,24 +226,24 @@ impl SplitRing {
 
     #[inline]
     fn u16_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU16 {
-        // SAFETY: all callers stay within the ring's length, which `new` checked.
+        // SAFETY: all callers stay within the length of the ring, which `new` checked.
         let place = unsafe { base.add(offset) };
-        // SAFETY: mapped and aligned by the type's invariant; the guest reaches it by its own CPU's atomics only.
+        // SAFETY: mapped and aligned (invariant of the type). The guest accesses it with atomics of its CPU.
         unsafe { AtomicU16::from_ptr(place.as_ptr().cast()) }
     }
 
     #[inline]
     fn u32_at(&self, base: NonNull<u8>, offset: usize) -> &AtomicU32 {
-        // SAFETY: as in `u16_at`.
+        // SAFETY: the same reason as for the first operation of `u16_at`.
         let place = unsafe { base.add(offset) };
-        // SAFETY: as in `u16_at`.
+        // SAFETY: the same reason as for the second operation of `u16_at`.
         unsafe { AtomicU32::from_ptr(place.as_ptr().cast()) }
     }
 }
 
 /// Copies a descriptor out of guest memory, once.
 pub(crate) fn read_descriptor(from: NonNull<u8>) -> [u8; DESCRIPTOR_LEN] {
-    // SAFETY: the caller found the bytes in guest memory; the copy is made before anything is looked at.
+    // SAFETY: the caller found the bytes in guest memory. The code reads only the copy.
     unsafe { from.cast::<[u8; DESCRIPTOR_LEN]>().read_volatile() }
 }
 

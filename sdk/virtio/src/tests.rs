@@ -42,7 +42,7 @@ impl Guest {
     }
 
     pub(crate) fn take<const N: usize>(&self, addr: u64) -> [u8; N] {
-        // SAFETY: as above.
+        // SAFETY: the tests stay within the memory, and nobody else uses it.
         unsafe { self.place(addr).cast::<[u8; N]>().read_unaligned() }
     }
 
@@ -54,7 +54,7 @@ impl Guest {
         self.tracked(features, None).unwrap()
     }
 
-    /// A queue with a record of what is in flight.
+    /// A queue with a record of its requests in flight.
     pub(crate) fn tracked(
         &self,
         features: Features,

@@ -10,7 +10,7 @@
 //!
 //! While any claim is held the bdev can be opened for reading only.
 //!
-//! The only holder of a shared claim may change it to exclusive write and back, so that nobody else can come in between.
+//! The only holder of a shared claim may change it to exclusive write and back in one step, so nobody else can claim the bdev in between.
 
 use super::desc::{self, Desc};
 use super::local;
@@ -65,7 +65,7 @@ impl Claim {
     }
 }
 
-/// Whether the only holder of a claim may change it so. Both kinds let it write, so nothing changes for its I/O.
+/// Whether the only holder of a claim may change its kind in this way. Both kinds let the holder write, so its I/O goes on.
 fn is_change(from: Claim, to: Claim) -> bool {
     matches!(
         (from, to),

@@ -200,8 +200,9 @@ pub(super) fn take(addr: usize) -> Option<usize> {
 /// Maps `len` bytes of a shared file, such as a guest's memory, and adds them as a region.
 /// `[app thread]`
 ///
-/// The mapping stays valid when the file is truncated later. Then the bytes that the file no longer
-/// has read as zeroes, and the region is marked `BAY_REGION_BROKEN`.
+/// The file may end within the last page that is mapped. The mapping stays valid when the file is
+/// truncated later. Then the bytes that the file no longer has read as zeroes, and the region is
+/// marked `BAY_REGION_BROKEN`.
 ///
 /// # Errors
 /// `EINVAL` when the file does not have these bytes or they are not whole pages; `EACCES` when the
@@ -212,8 +213,9 @@ pub fn import(owner: usize, fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result
     let page = page_len(&file)?;
     let refuse = |why: String| Error::new(libc::EINVAL, format!("memory region: {why}"));
     let size = metadata.size();
-    // A file may end within its last page. The page is there, and it reads as zeroes behind the end.
-    if offset.checked_add(len).is_none_or(|end| end > size.next_multiple_of(page)) {
+    // The last page may hold only the end of the file. Stores behind that end are lost.
+    let mapped_size = size.checked_next_multiple_of(page).unwrap_or(size);
+    if offset.checked_add(len).is_none_or(|end| end > mapped_size) {
         return Err(refuse(format!(
             "{len} bytes at {offset} are not all in the file of {size} bytes"
         )));
@@ -539,5 +541,15 @@ mod tests {
             let error = import(1, file.as_fd(), offset, len).unwrap_err();
             assert_eq!(error.errno(), libc::EINVAL, "{offset} {len}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_may_end_within_its_last_page() {
+        let file = file();
+        file.set_len(LEN + 100).unwrap();
+        let number = import(1, file.as_fd(), 0, LEN + 4096).unwrap();
+        remove(number, || {}).unwrap();
+        let error = import(1, file.as_fd(), 0, LEN + 2 * 4096).unwrap_err();
+        assert_eq!(error.errno(), libc::EINVAL, "{error}");
     }
 }

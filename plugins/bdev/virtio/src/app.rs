@@ -18,12 +18,12 @@ static APP: OnApp<Known> = OnApp::new();
 pub(crate) struct Known {
     /// The controllers, by name.
     pub(crate) controllers: RefCell<BTreeMap<String, Rc<Controller>>>,
-    /// One call at a time for each name.
+    /// Allow one call at a time for each name.
     pub(crate) locks: Locks,
     pub(crate) hotplug: RefCell<SetHotplug>,
 }
 
-/// Makes the plugin's state. `[app thread]`
+/// Creates the state of the plugin. `[app thread]`
 pub(crate) fn init() -> Result<()> {
     APP.get_or_init(|| Known {
         controllers: RefCell::default(),
@@ -33,13 +33,13 @@ pub(crate) fn init() -> Result<()> {
     .map(drop)
 }
 
-/// The plugin's state. `[app thread]`
+/// Returns the state of the plugin. `[app thread]`
 pub(crate) fn get() -> Result<Rc<Known>> {
     APP.get().ok_or_else(|| Error::new(errno::EPERM, "not on the app thread"))
 }
 
 impl Known {
-    /// The controller with that name.
+    /// Finds a controller by name.
     pub(crate) fn find(&self, name: &str) -> Option<Rc<Controller>> {
         self.controllers.borrow().get(name).cloned()
     }

@@ -1,4 +1,4 @@
-//! A block device on the bus: what its back end says of it, and I/O as requests. virtio 1.3, section 5.2.
+//! A block device as a bdev: its features and limits, and its requests. virtio 1.3, section 5.2.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ const KNOWN: u64 = ring::feature::VERSION_1
     | feature::DISCARD
     | feature::WRITE_ZEROES;
 
-/// What was agreed on with the back end when it was attached. Each later session must be able to keep to it.
+/// The features and limits that the first session agreed on. Later sessions must support them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) features: u64,
@@ -48,13 +48,13 @@ pub(crate) struct Shape {
     pub(crate) layout: Layout,
     block_size: u32,
     phys_block_size: u32,
-    /// Blocks of one discard; 0 = the device has none.
+    /// The maximum number of blocks in one discard; 0 = the device cannot discard.
     discard_max: u32,
-    /// Blocks of one write zeroes; 0 = the device has none.
+    /// The maximum number of blocks in one write zeroes; 0 = the device cannot write zeroes.
     zeroes_max: u32,
 }
 
-/// What a configuration space says about size and limits.
+/// The block size and limits in a configuration space.
 struct Limits {
     block_size: u32,
     data_len: u32,
@@ -70,7 +70,7 @@ impl Limits {
         if !block_size.is_power_of_two() || !(512..=DATA_MAX).contains(&block_size) {
             return Err(refused(format!("that its blocks have {block_size} bytes")));
         }
-        // qemu-storage-daemon offers SIZE_MAX and says 0, which is no limit.
+        // qemu-storage-daemon offers SIZE_MAX with the value 0, which means no limit.
         let has_longest = has(feature::SIZE_MAX) && config.size_max > 0;
         let longest = if has_longest { config.size_max } else { DATA_MAX };
         let data_len = longest.min(DATA_MAX) / block_size * block_size;
@@ -91,10 +91,10 @@ impl Limits {
 }
 
 impl Shape {
-    /// What to agree on. `wanted_queues`: `None` = `default_queues`, or as many as there are.
+    /// Chooses features and limits from an offer. `wanted_queues`: `None` = `default_queues`, or all queues if there are fewer.
     ///
     /// # Errors
-    /// `EINVAL` for more queues than the device has, `EIO` for a device that cannot be a bdev.
+    /// `EINVAL` when the device has fewer queues, `EIO` when the device cannot be a bdev.
     pub(crate) fn new(
         offer: &Offer,
         wanted_queues: Option<u16>,
@@ -130,10 +130,10 @@ impl Shape {
         })
     }
 
-    /// Checks that a back end that came back can serve what was agreed on.
+    /// Checks that a later session supports this shape.
     ///
     /// # Errors
-    /// `EIO` with what is missing.
+    /// `EIO`; the text says what is missing.
     pub(crate) fn check(&self, offer: &Offer) -> Result<()> {
         let refused =
             |why: String| Err(Error::new(errno::EIO, format!("the device has changed: {why}")));
@@ -166,7 +166,7 @@ impl Shape {
         Ok(())
     }
 
-    /// Blocks of a disk with this configuration.
+    /// The size of a disk with this configuration, in blocks.
     pub(crate) fn num_blocks(&self, config: &Config) -> u64 {
         config.capacity / (u64::from(self.block_size) / SECTOR)
     }
@@ -179,12 +179,24 @@ impl Shape {
         }
     }
 
+    /// The ops of a bdev that the device does not have. Without a flush, the bus completes flushes itself.
+    fn missing_ops(&self) -> impl Iterator<Item = OpSet> {
+        let is_writable = !self.has(feature::RO);
+        let all = [
+            (is_writable, OpSet::WRITE),
+            (self.has(feature::FLUSH), OpSet::FLUSH),
+            (is_writable && self.discard_max > 0, OpSet::UNMAP),
+            (is_writable && self.zeroes_max > 0, OpSet::WRITE_ZEROES),
+        ];
+        all.into_iter().filter(|(is_there, _)| !is_there).map(|(_, op)| op)
+    }
+
     fn has(&self, bit: u64) -> bool {
         self.features & bit != 0
     }
 }
 
-/// A block device on the bus.
+/// A block device as a bdev.
 #[derive(Debug)]
 pub struct VirtioBlk {
     name: String,
@@ -211,7 +223,7 @@ impl Bdev for VirtioBlk {
     type Params = NoParams;
     type Channel = Channel;
     const PRODUCT: &'static str = "VirtioBlk Disk";
-    /// `describe` removes what the device does not have.
+    /// `describe` removes the ops that the device does not have.
     const OPS: OpSet =
         OpSet::READ_WRITE.with(OpSet::FLUSH).with(OpSet::UNMAP).with(OpSet::WRITE_ZEROES);
     const BURSTS: bool = true;
@@ -232,17 +244,10 @@ impl Bdev for VirtioBlk {
 
     fn describe(&self, registration: &mut Registration) {
         let shape = &self.shape;
-        let is_read_only = shape.has(feature::RO);
-        for (is_there, op) in [
-            (!is_read_only, OpSet::WRITE),
-            (!is_read_only && shape.discard_max > 0, OpSet::UNMAP),
-            (!is_read_only && shape.zeroes_max > 0, OpSet::WRITE_ZEROES),
-        ] {
-            if !is_there {
-                registration.ops = registration.ops.without(op);
-            }
+        for op in shape.missing_ops() {
+            registration.ops = registration.ops.without(op);
         }
-        registration.is_read_only = is_read_only;
+        registration.is_read_only = shape.has(feature::RO);
         // A device that does not flush writes through. virtio 1.3, section 5.2.6.2.
         registration.has_write_cache = shape.has(feature::FLUSH);
         registration.phys_block_size = shape.phys_block_size;
@@ -295,7 +300,7 @@ impl Bdev for VirtioBlk {
     }
 }
 
-/// How I/O is said to a block device.
+/// Turns I/O into requests of a block device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dialect {
     block_size: u32,
@@ -303,7 +308,7 @@ pub(crate) struct Dialect {
 }
 
 impl Dialect {
-    /// Puts an I/O into a queue that has room: its slot. `None` for an op that the device does not have.
+    /// Puts an I/O into a queue that has room. Returns its slot, or `None` when the device does not have the op.
     #[inline]
     pub(crate) fn submit(&self, queue: &mut DriverQueue, io: &BdevIo) -> Option<u16> {
         let sectors = u64::from(self.block_size) / SECTOR;
@@ -335,7 +340,7 @@ impl Dialect {
         Some(Segment { sector: range.lba * sectors, num_sectors, may_unmap: false }.to_bytes())
     }
 
-    /// How a request that the device gave back has ended. Its data are copied into the I/O.
+    /// Returns the status of a request that the device gave back. Copies its data into the I/O.
     #[inline]
     pub(crate) fn finish(&self, queue: &DriverQueue, slot: u16, io: &BdevIo) -> Status {
         let mut status = [0xff];
@@ -391,6 +396,16 @@ mod tests {
         let config = Config { size_max: 0, ..offer().config };
         let shape = Shape::new(&Offer { config, ..offer() }, None, 1, 512).unwrap();
         assert_eq!(shape.layout.data_len, 128 << 10, "0 is no limit");
+    }
+
+    #[test]
+    fn a_device_without_flush_leaves_flushes_to_the_bus() {
+        let shape = Shape::new(&offer(), None, 1, 512).unwrap();
+        assert_eq!(shape.missing_ops().count(), 0);
+        let features = offer().features & !feature::FLUSH;
+        let shape = Shape::new(&Offer { features, ..offer() }, None, 1, 512).unwrap();
+        assert_eq!(shape.missing_ops().count(), 1);
+        assert!(shape.missing_ops().all(|op| op.contains(OpSet::FLUSH)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! One thread's queue: I/O of the bus in, requests out, and back.
+//! The queue of one thread: I/O of the bus becomes requests, and their results complete the I/O.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use drivebay_sdk::bdev::IoQueue;
@@ -10,10 +10,10 @@ use drivebay_virtio::driver::{DriverQueue, Used};
 use crate::blk::Dialect;
 use crate::link::{Link, Phase, Seat, clear, signal};
 
-/// Requests that one round takes back.
+/// Most completions that one round takes.
 const ROUND: usize = 128;
 
-/// One thread's state.
+/// The state of one thread.
 #[derive(Debug)]
 pub struct Channel {
     dialect: Dialect,
@@ -23,19 +23,21 @@ pub struct Channel {
     phase: Phase,
     /// `None` before the first session, and when I/O fails.
     queue: Option<DriverQueue>,
+    /// Tells the device that there are requests.
+    kick: Option<Arc<OwnedFd>>,
     /// The I/O in each slot of the queue.
     at_device: Vec<Option<BdevIo>>,
     /// I/O that found no free slot.
     waiting: IoQueue,
-    /// The device broke a rule, which the controller knows.
+    /// Whether the device broke a rule. The controller knows about it.
     is_broken: bool,
 }
 
 impl Channel {
-    /// Takes a queue. `[reactor]`
+    /// Takes a queue for this thread. `[reactor]`
     ///
     /// # Errors
-    /// `EBUSY` when the controller has no more.
+    /// `EBUSY` when the controller has no free queue.
     pub(crate) fn open(dialect: Dialect, link: Arc<Link>) -> Result<Self> {
         let seat = link.sit()?;
         let mut channel = Self {
@@ -45,6 +47,7 @@ impl Channel {
             generation: 0,
             phase: Phase::Waiting,
             queue: None,
+            kick: None,
             at_device: Vec::new(),
             waiting: IoQueue::new(),
             is_broken: false,
@@ -58,7 +61,7 @@ impl Channel {
         if self.phase == Phase::Failing {
             return io.complete(Status::IO_ERROR);
         }
-        // What waits longer goes first.
+        // I/O that waits already goes first.
         match &mut self.queue {
             Some(queue) if self.waiting.is_empty() && queue.has_room() => self.put(io),
             _ => self.waiting.push(io),
@@ -79,17 +82,17 @@ impl Channel {
         }
     }
 
-    /// Shows the device what was queued.
+    /// Shows the device the new requests.
     pub(crate) fn flush(&mut self) {
         if let Some(queue) = &mut self.queue
             && queue.publish()
-            && let Some(seat) = self.link.seats().get(self.seat)
+            && let Some(kick) = &self.kick
         {
-            signal(&seat.kick);
+            signal(kick);
         }
     }
 
-    /// Completes what has ended; whether there was any.
+    /// Completes the I/O that has ended. Returns whether there was any.
     pub(crate) fn poll(&mut self) -> bool {
         let mut did = self.complete_some();
         if self.link.generation() != self.generation {
@@ -122,7 +125,7 @@ impl Channel {
     #[inline]
     fn complete(&mut self, used: Used) {
         let Some(queue) = &mut self.queue else { return };
-        // A slot that the device had has an I/O.
+        // The queue returns only slots that the device had, so there is an I/O.
         let place = self.at_device.get_mut(usize::from(used.slot));
         let Some(io) = place.and_then(Option::take) else { return };
         let status = self.dialect.finish(queue, used.slot, &io);
@@ -130,7 +133,7 @@ impl Channel {
         io.complete(status);
     }
 
-    /// Puts I/O that waits into the slots that are free, and shows the device all of it.
+    /// Puts waiting I/O into the free slots, and shows it to the device.
     fn refill(&mut self) {
         while self.queue.as_ref().is_some_and(DriverQueue::has_room)
             && let Some(io) = self.waiting.pop()
@@ -140,12 +143,12 @@ impl Channel {
         self.flush();
     }
 
-    /// Takes the queue of the present session. What the last one had goes into it, or fails.
+    /// Takes the queue of the current session. I/O in flight in the last session goes into it, or fails.
     #[cold]
     fn look(&mut self) {
         let found = self.link.look(self.seat);
         (self.generation, self.phase, self.is_broken) = (found.generation, found.phase, false);
-        self.queue = found.queue;
+        (self.queue, self.kick) = (found.queue, found.kick);
         let slots = self.queue.as_ref().map_or(0, DriverQueue::num_slots);
         let before = std::mem::take(&mut self.at_device);
         self.at_device.resize_with(slots.into(), || None);
@@ -164,14 +167,14 @@ impl Channel {
         self.refill();
     }
 
-    /// Arms the eventfd; whether there is work after all.
+    /// Asks the device for a call. Returns whether there is work already.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
-        // The controller counts, then signals the eventfd: a change that this does not see wakes the thread.
+        // The controller changes the generation, then signals the eventfd. So a change that this code misses wakes the thread.
         let has_work = self.queue.as_mut().is_some_and(|queue| !self.is_broken && queue.arm());
         has_work || self.link.generation() != self.generation
     }
 
-    /// Polls again: no more signals.
+    /// Asks the device for no calls, because the thread polls again.
     pub(crate) fn woke(&mut self) {
         if let Some(seat) = self.own_seat() {
             clear(&seat.call);
@@ -185,7 +188,7 @@ impl Channel {
         self.link.seats().get(self.seat)
     }
 
-    /// Readable when something completes or changes.
+    /// Readable when the device has handed back requests, or the session has changed.
     pub(crate) fn wake_fd(&self) -> Option<RawFd> {
         self.own_seat().map(|seat| seat.call.as_raw_fd())
     }
@@ -193,7 +196,7 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // The bus closes a channel that has no I/O, so the queue is as good as new.
+        // The bus closes only channels without I/O, so the next channel can use the queue.
         let is_idle = self.at_device.iter().all(Option::is_none);
         let queue = self.queue.take().filter(|_| is_idle && !self.is_broken);
         self.link.leave(self.seat, queue, self.generation);

@@ -1,8 +1,9 @@
-//! The conversation with a back end while a session is set up. It blocks, so it happens on a worker.
+//! Sets up a session with a back end. The calls block, so they run on a worker.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drivebay_sdk::{Error, Result, errno};
@@ -23,11 +24,11 @@ use rustix::net::{
 use crate::link::Seat;
 
 /// How long a back end may take for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Protocol features that this front end uses.
 const PROTOCOL: u64 = protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::BACKEND_REQ;
 
-/// A connected back end. Nothing runs yet.
+/// A connection to a back end, before the rings run.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
@@ -36,7 +37,7 @@ pub(crate) struct Connection {
     protocol: u64,
 }
 
-/// What a back end offers.
+/// The features, number of queues and configuration that a back end offers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     pub(crate) features: u64,
@@ -52,10 +53,12 @@ pub(crate) struct Setup<'a> {
     pub(crate) rings: &'a [Rings],
     /// One for each ring.
     pub(crate) seats: &'a [Seat],
+    /// One for each ring.
+    pub(crate) kicks: &'a [Arc<OwnedFd>],
 }
 
 impl Connection {
-    /// Connects and asks what there is.
+    /// Connects to a back end and asks for its offer.
     ///
     /// # Errors
     /// `EIO` with the reason.
@@ -89,7 +92,8 @@ impl Connection {
         Ok(Offer { features, queues_max, config })
     }
 
-    /// Hands memory and rings over, and starts the rings. The result is the back end's own channel, if it has one.
+    /// Gives memory and rings to the back end, and starts the rings. Returns the channel on which the back end reports changes, if it
+    /// supports one.
     ///
     /// # Errors
     /// `EIO` with the reason.
@@ -103,8 +107,9 @@ impl Connection {
         }
         self.tell(&Request::SetMemTable(vec![setup.part]), &[setup.fd])?;
         let is_packed = setup.features & feature::RING_PACKED != 0;
-        for ((index, rings), seat) in (0_u8..).zip(setup.rings).zip(setup.seats) {
-            self.start_ring(index, rings, is_packed, seat)?;
+        let seats = setup.seats.iter().zip(setup.kicks);
+        for ((index, rings), (seat, kick)) in (0..=u8::MAX).zip(setup.rings).zip(seats) {
+            self.start_ring(index, rings, is_packed, [&seat.call, kick])?;
         }
         for index in (0..).take(setup.rings.len()) {
             self.tell(&Request::SetVringEnable(RingState { index, num: 1 }), &[])?;
@@ -112,11 +117,17 @@ impl Connection {
         Ok(channel)
     }
 
-    fn start_ring(&self, number: u8, rings: &Rings, is_packed: bool, seat: &Seat) -> Result<()> {
+    fn start_ring(
+        &self,
+        number: u8,
+        rings: &Rings,
+        is_packed: bool,
+        [call, kick]: [&OwnedFd; 2],
+    ) -> Result<()> {
         let index = number.into();
         let fd = RingFd { index: number, has_fd: true };
         let size = RingState { index, num: rings.size.into() };
-        // A packed ring begins in the first lap of either side, whose wrap counters are 1. virtio 1.3, section 2.8.1.
+        // A packed ring begins in the first lap of both sides, whose wrap counters are 1. virtio 1.3, section 2.8.1.
         let base = if is_packed { 0x8000_8000 } else { 0 };
         let addresses = RingAddresses {
             index,
@@ -129,18 +140,18 @@ impl Connection {
         self.tell(&Request::SetVringNum(size), &[])?;
         self.tell(&Request::SetVringBase(RingState { index, num: base }), &[])?;
         self.tell(&Request::SetVringAddr(addresses), &[])?;
-        self.tell(&Request::SetVringCall(fd), &[seat.call.as_fd()])?;
-        self.tell(&Request::SetVringKick(fd), &[seat.kick.as_fd()])
+        self.tell(&Request::SetVringCall(fd), &[call.as_fd()])?;
+        self.tell(&Request::SetVringKick(fd), &[kick.as_fd()])
     }
 
-    /// The socket, for the time when the session runs.
+    /// Returns the socket, for the running session.
     pub(crate) fn into_socket(self) -> OwnedFd {
         self.socket
     }
 
-    /// Sends a request that has no answer of its own, and waits until it is done where the back end can say so.
+    /// Sends a request that has no answer. If the back end supports `REPLY_ACK`, waits until the request is done.
     fn tell(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        // The answer to the first SET_PROTOCOL_FEATURES is not agreed on yet.
+        // SET_PROTOCOL_FEATURES itself negotiates REPLY_ACK.
         let is_early = matches!(request, Request::SetProtocolFeatures(_));
         let needs_reply = self.protocol & protocol::REPLY_ACK != 0 && !is_early;
         let number = self.send(request, needs_reply, fds)?;
@@ -232,7 +243,7 @@ impl Connection {
     }
 }
 
-/// A request as it goes over the socket.
+/// The bytes of a request.
 pub(crate) fn to_message(request: &Request, needs_reply: bool) -> Vec<u8> {
     let (number, payload) = request.to_bytes();
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
@@ -240,12 +251,12 @@ pub(crate) fn to_message(request: &Request, needs_reply: bool) -> Vec<u8> {
     [&header.to_bytes()[..], &payload].concat()
 }
 
-/// The question for the configuration space.
+/// The request for the configuration space.
 pub(crate) fn get_config() -> Request {
     Request::GetConfig(Config { offset: 0, flags: 0, bytes: vec![0; blk::CONFIG_LEN] })
 }
 
-/// The configuration space, out of the payload of its answer.
+/// Parses the configuration space from the payload of its answer.
 pub(crate) fn parse_config(payload: &[u8]) -> Option<blk::Config> {
     blk::Config::parse(&answer::config(payload)?)
 }

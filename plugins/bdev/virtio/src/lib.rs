@@ -1,12 +1,11 @@
 //! `virtio`: disks of vhost-user back ends as bdevs.
 //!
-//! - [`rpc`] has the methods. `app` is what the plugin knows on the app thread.
-//! - `controller` connects a back end, watches it and connects it again. `connection` is the conversation while both sides
-//!   set up, on a worker.
-//! - `link` is what the controller shares with the channels: the queues of the present session.
-//! - `channel` is one thread's queue. [`blk`] turns I/O into requests of a block device.
+//! - [`rpc`] has the methods. `app` has the state of the plugin on the app thread.
+//! - `controller` connects to a back end, watches it and connects again. `connection` sets a session up, on a worker.
+//! - `link` has the queues of the current session, which the controller shares with the channels.
+//! - `channel` is the queue of one thread. [`blk`] turns I/O into requests of a block device.
 //!
-//! `docs/virtio.md` has the words and says what happens when a back end goes away.
+//! `docs/virtio.md` has the terms and says what happens when a back end goes away.
 #![forbid(unsafe_code)]
 
 mod app;

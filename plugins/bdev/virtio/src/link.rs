@@ -1,34 +1,32 @@
-//! What a controller shares with the channels of its bdev: the queues of the present session.
+//! The queues of the current session, which a controller shares with the channels of its bdev.
 //!
-//! A session has memory and queues of its own, so a back end that was replaced can spoil nothing. The generation counts
-//! changes: a channel compares it in each round, and takes its queue anew when it differs.
+//! Each session has its own memory, queues and kicks, so an earlier back end cannot damage a later session. The generation
+//! counts changes. A channel compares it in each round, and takes its new queue when it differs.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drivebay_sdk::runtime::notify::Notify;
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_virtio::driver::DriverQueue;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The descriptors of a queue. They outlive sessions.
+/// The place of a channel. It outlives sessions.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    /// Tells the device of requests.
-    pub(crate) kick: OwnedFd,
-    /// Wakes the channel: the device has given something back, or the session has changed.
+    /// Wakes the channel when the device has handed back requests, or the session has changed.
     pub(crate) call: OwnedFd,
 }
 
-/// How the session stands.
+/// The state of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The queues are served.
+    /// A back end serves the queues.
     Up,
     /// There is no back end, and I/O waits for it.
     Waiting,
-    /// There was no back end for so long that I/O fails.
+    /// I/O fails, because there is no back end for too long, or the last one broke a rule.
     Failing,
 }
 
@@ -44,38 +42,36 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// The queue of each seat that no channel has.
+    /// The queue of each seat, unless a channel has it.
     queues: Vec<Option<DriverQueue>>,
+    /// For each seat, the eventfd that tells the device of the current session that there are requests.
+    kicks: Vec<Arc<OwnedFd>>,
     is_taken: Vec<bool>,
-    /// What a channel found, in this generation.
+    /// The broken rule that a channel found, with the generation.
     broken: Option<(u64, String)>,
 }
 
-/// What a channel finds when the generation has changed.
+/// The current session for a channel.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
     pub(crate) queue: Option<DriverQueue>,
+    pub(crate) kick: Option<Arc<OwnedFd>>,
 }
 
 impl Link {
-    /// Without a session yet.
+    /// Creates a link without a session.
     ///
     /// # Errors
-    /// `EMFILE` when descriptors run out.
+    /// `EMFILE` when the system is out of descriptors.
     pub(crate) fn new(num_queues: u16) -> Result<Self> {
-        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let seat = || {
-            let failed = |error: rustix::io::Errno| {
-                Error::new(error.raw_os_error(), format!("eventfd: {error}"))
-            };
-            Ok(Seat { kick: new().map_err(failed)?, call: new().map_err(failed)? })
-        };
-        let seats = (0..num_queues).map(|_| seat()).collect::<Result<_>>()?;
+        let seat = |_| new_eventfd().map(|call| Seat { call });
+        let seats = (0..num_queues).map(seat).collect::<Result<_>>()?;
         let state = State {
             phase: Phase::Waiting,
             queues: (0..num_queues).map(|_| None).collect(),
+            kicks: Vec::new(),
             is_taken: vec![false; num_queues.into()],
             broken: None,
         };
@@ -91,24 +87,24 @@ impl Link {
         self.state().phase
     }
 
-    /// A session runs on these queues. I/O in flight goes there. `[app thread]`
-    pub(crate) fn up(&self, queues: Vec<DriverQueue>) {
-        self.change(Phase::Up, queues.into_iter().map(Some).collect());
+    /// Begins a session with these queues and their kicks. I/O in flight moves to them. `[app thread]`
+    pub(crate) fn up(&self, queues: Vec<DriverQueue>, kicks: Vec<Arc<OwnedFd>>) {
+        self.change(Phase::Up, queues.into_iter().map(Some).collect(), kicks);
     }
 
-    /// The session is gone. I/O stays where it is and waits. `[app thread]`
+    /// Ends a session. I/O waits for the next one. `[app thread]`
     pub(crate) fn down(&self) {
         self.state().phase = Phase::Waiting;
     }
 
-    /// I/O fails from now on, and so does what is in flight. `[app thread]`
+    /// Fails all I/O, including the I/O in flight, until the next session begins. `[app thread]`
     pub(crate) fn fail(&self) {
-        self.change(Phase::Failing, self.seats.iter().map(|_| None).collect());
+        self.change(Phase::Failing, self.seats.iter().map(|_| None).collect(), Vec::new());
     }
 
-    fn change(&self, phase: Phase, queues: Vec<Option<DriverQueue>>) {
+    fn change(&self, phase: Phase, queues: Vec<Option<DriverQueue>>, kicks: Vec<Arc<OwnedFd>>) {
         let mut state = self.state();
-        (state.phase, state.queues, state.broken) = (phase, queues, None);
+        (state.phase, state.queues, state.kicks, state.broken) = (phase, queues, kicks, None);
         self.generation.fetch_add(1, Ordering::Release);
         for seat in
             self.seats.iter().zip(&state.is_taken).filter_map(|(seat, taken)| taken.then_some(seat))
@@ -117,7 +113,7 @@ impl Link {
         }
     }
 
-    /// Why the device is broken, if a channel found it so. `[app thread]`
+    /// The rule that the device broke, if a channel has found one. `[app thread]`
     pub(crate) fn why_broken(&self) -> Option<String> {
         self.state().broken.as_ref().map(|(_, why)| why.clone())
     }
@@ -130,7 +126,7 @@ impl Link {
     /// Takes a seat for a channel. `[reactor]`
     ///
     /// # Errors
-    /// `EBUSY` when all are taken.
+    /// `EBUSY` when all seats are taken.
     pub(crate) fn sit(&self) -> Result<usize> {
         let mut state = self.state();
         let free = state.is_taken.iter().position(|is_taken| !is_taken);
@@ -147,14 +143,15 @@ impl Link {
         Ok(seat)
     }
 
-    /// How things stand now, with the seat's queue. `[reactor]`
+    /// Returns the current session, with the seat's queue. `[reactor]`
     pub(crate) fn look(&self, seat: usize) -> Found {
         let mut state = self.state();
         let queue = state.queues.get_mut(seat).and_then(Option::take);
-        Found { generation: self.generation(), phase: state.phase, queue }
+        let kick = state.kicks.get(seat).cloned();
+        Found { generation: self.generation(), phase: state.phase, queue, kick }
     }
 
-    /// A channel gives its seat back, with the queue of its generation. `[reactor]`
+    /// Frees the seat of a channel, and returns the queue of its generation. `[reactor]`
     pub(crate) fn leave(&self, seat: usize, queue: Option<DriverQueue>, generation: u64) {
         let mut state = self.state();
         if self.generation() == generation
@@ -167,7 +164,7 @@ impl Link {
         }
     }
 
-    /// A channel has found that the device broke a rule. `[reactor]`
+    /// Reports that the device broke a rule. `[reactor]`
     pub(crate) fn report(&self, generation: u64, why: String) {
         let mut state = self.state();
         if self.generation() == generation && state.broken.is_none() {
@@ -182,9 +179,18 @@ impl Link {
     }
 }
 
-/// Adds one to an eventfd. A full one wakes its reader anyway.
+/// Creates an eventfd that does not block.
+///
+/// # Errors
+/// `EMFILE` when the system is out of descriptors.
+pub(crate) fn new_eventfd() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| Error::new(error.raw_os_error(), format!("eventfd: {error}")))
+}
+
+/// Adds one to an eventfd. If it is full, it wakes its reader anyway.
 pub(crate) fn signal(fd: &OwnedFd) {
-    #[expect(clippy::host_endian_bytes, reason = "an eventfd takes a number of this machine")]
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd uses the byte order of this machine")]
     let one = 1_u64.to_ne_bytes();
     let _ = rustix::io::write(fd, &one);
 }
@@ -207,6 +213,21 @@ mod tests {
         assert!(error.message().contains("vq_count"), "{error}");
         link.leave(0, None, link.generation());
         assert_eq!(link.sit().unwrap(), 0);
+    }
+
+    #[test]
+    fn an_earlier_back_end_cannot_take_the_kicks_of_a_later_session() {
+        let link = Link::new(1).unwrap();
+        let seat = link.sit().unwrap();
+        let kick = || {
+            link.up(Vec::new(), vec![Arc::new(new_eventfd().unwrap())]);
+            link.look(seat).kick.unwrap()
+        };
+        let (earlier, later) = (kick(), kick());
+        signal(&later);
+        let mut count = [0; 8];
+        assert!(rustix::io::read(&*earlier, &mut count).is_err(), "no kick");
+        assert_eq!(rustix::io::read(&*later, &mut count).unwrap(), 8);
     }
 
     #[test]

@@ -19,16 +19,16 @@ params! {
         pub traddr: String,
         /// Kind of device. Only `blk` is supported.
         pub dev_type: Kind,
-        /// Queues; each thread that uses the bdev takes one. When absent or 0: one for each reactor and one for the app
-        /// thread, or as many as the device has.
+        /// Number of queues. Each thread that uses the bdev takes one. When absent or 0: one for each reactor and one for
+        /// the app thread, or all queues of the device if it has fewer.
         #[range(0..=1024)]
         pub vq_count: Option<u32>,
-        /// Entries of each queue, a power of two; 512 when absent or 0. A request takes three entries.
+        /// Number of entries of each queue, a power of two; 512 when absent or 0. A request takes three entries.
         #[range(0..=32_768)]
         pub vq_size: Option<u32>,
     }
 
-    /// How a device is reached.
+    /// The transport of a device.
     pub enum Transport {
         /// A PCI device; not supported.
         Pci = "pci",
@@ -38,7 +38,7 @@ params! {
         VfioUser = "vfio-user",
     }
 
-    /// What kind of device it is.
+    /// The kind of a device.
     pub enum Kind {
         /// A block device.
         Blk = "blk",
@@ -65,22 +65,22 @@ params! {
 pub(crate) fn register(app: &App) -> Result<()> {
     Method::task(
         "bdev_virtio_attach_controller",
-        "Connects a vhost-user back end and makes a bdev of its disk.\n\n\
-         Answers when the bdev exists.",
+        "Connects to a vhost-user back end and creates a bdev for its disk.\n\n\
+         Returns when the bdev exists.",
         attach,
     )
     .describe(|method| {
         method
             .result("Names of the bdevs.")
-            .error(-5, "io", "The back end could not be connected; the message says why.")
+            .error(-5, "io", "The plugin cannot connect to the back end or use its device. The message says why.")
             .error(-17, "exists", "A controller or bdev has that name.")
-            .error(-22, "invalid_value", "A parameter has a value that is not allowed.")
+            .error(-22, "invalid_value", "The value of a parameter is not allowed.")
             .error(-95, "not_supported", "The transport or kind of device is not supported.")
     })
     .register(app)?;
     Method::task(
         "bdev_virtio_detach_controller",
-        "Removes a controller with its bdev.\n\nAnswers when the bdev is gone and the back end is disconnected.",
+        "Removes a controller with its bdev.\n\nReturns when the bdev is gone and the back end is disconnected.",
         async |_: &App, params: Detach| detach(params).await,
     )
     .describe(|method| {
@@ -96,7 +96,7 @@ pub(crate) fn register(app: &App) -> Result<()> {
     .register(app)?;
     Method::immediate(
         "bdev_virtio_blk_set_hotplug",
-        "Sets whether to look for PCI devices. The values are kept, but have no effect yet.",
+        "Sets whether to look for PCI devices. The values have no effect yet.",
         |_, params: SetHotplug| {
             app::get()?.hotplug.replace(params);
             Ok(true)
@@ -149,7 +149,7 @@ fn not_supported(field: &str, given: &str, allowed: &str) -> Error {
     Error::new(errno::EOPNOTSUPP, why)
 }
 
-/// Writes the calls that make the controllers again. `[app thread]`
+/// Writes the calls that create the controllers again. `[app thread]`
 pub(crate) fn save_config(config: &mut Config<'_>) {
     let Ok(app) = app::get() else { return };
     for controller in app.controllers.borrow().values() {

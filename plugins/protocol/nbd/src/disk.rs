@@ -1,18 +1,18 @@
 //! Disks of this machine's kernel: /dev/nbdX over a socket pair. The kernel has one end. The other end is a connection
-//! like any other.
+//! like any other. A lock for each device keeps its operations apart.
 
 use crate::export::{Export, ExportConfig};
 use crate::negotiate::Agreed;
 use crate::netlink::{Attach, Netlink};
-use crate::registry::{self, Registry, registry};
+use crate::registry::{Registry, registry};
 use drivebay_sdk::runtime::net::Stream;
 use drivebay_sdk::runtime::{task, worker};
-use drivebay_sdk::{App, Error, Result, errno, tracing};
+use drivebay_sdk::{App, Error, Result, errno, thread, tracing};
 use drivebay_spec_nbd::transmission::Framing;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A disk of the kernel.
 #[derive(Debug)]
@@ -25,6 +25,23 @@ impl Disk {
     #[must_use]
     pub fn bdev(&self) -> &str {
         &self.export.config().bdev
+    }
+}
+
+/// A part of the connection of a disk. It is dropped when the connection ends. Then the app thread removes the disk, unless the
+/// disk was stopped.
+#[derive(Debug)]
+pub struct Served {
+    index: u32,
+    export: Weak<Export>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let (index, export) = (self.index, Weak::clone(&self.export));
+        if let Err(error) = thread::app().send(move || connection_ended(index, export)) {
+            tracing::debug!("{}: the app thread has ended: {error}", device(index));
+        }
     }
 }
 
@@ -67,12 +84,13 @@ fn is_in_use(index: u32) -> bool {
 }
 
 impl Registry {
-    /// Attaches a bdev to the kernel as /dev/nbdX. `[app thread]`
+    /// Attaches a bdev to the kernel as /dev/nbdX. Returns when the kernel can use the device. `[app thread]`
     ///
     /// # Errors
     /// `EBUSY` when the device is in use, `ENODEV` when there is no such bdev or the kernel has no nbd, `EPERM` when
     /// the bdev is claimed or the host may not attach devices.
     pub async fn start_disk(&self, app: &App, bdev: &str, index: u32) -> Result<()> {
+        let _guard = self.locks.lock(&device(index), "start").await;
         if self.disks.borrow().contains_key(&index) || is_in_use(index) {
             return Err(Error::new(errno::EBUSY, format!("{} is in use", device(index))));
         }
@@ -82,7 +100,8 @@ impl Registry {
             description: String::new(),
             is_read_only: false,
         };
-        let export = Export::open(app, config, move |_| bdev_goes(index))?;
+        let goes = move |_: &App| bdev_goes(index);
+        let export = Export::open(app, config, goes, move || bdev_resized(index))?;
         // Listed before the kernel attaches the device, so that no other call takes it meanwhile.
         self.disks.borrow_mut().insert(index, Disk { export: Arc::clone(&export) });
         let attached = self.attach(&export, index).await;
@@ -104,11 +123,8 @@ impl Registry {
         };
         let stream = Stream::from_fd(ours)?;
         // The kernel reads partitions as soon as it has the socket, so our end starts first.
-        registry::on_a_thread(move |share, weight| {
-            if let Err(error) = share.serve(stream, agreed, weight) {
-                tracing::error!("{} is not served: {error}", device(index));
-            }
-        })?;
+        let served = Served { index, export: Arc::downgrade(export) };
+        self.serve(stream, agreed, served).await?;
         let attach = Attach {
             index,
             size: export.size_bytes(),
@@ -125,16 +141,74 @@ impl Registry {
     /// # Errors
     /// `ENODEV` when the device is not ours, or the kernel's error.
     pub async fn stop_disk(&self, index: u32) -> Result<()> {
+        let _guard = self.locks.lock(&device(index), "stop").await;
         if !self.disks.borrow().contains_key(&index) {
             return Err(Error::no_such_device());
         }
-        let call = move || Netlink::open()?.disconnect(index);
-        let detached = worker::run(format!("detach {}", device(index)), call).await;
+        self.end_disk(index, true).await
+    }
+
+    /// Removes a disk whose connection has ended, so that its bdev is free.
+    async fn remove_ended(&self, index: u32, export: &Weak<Export>) -> Result<()> {
+        let _guard = self.locks.lock(&device(index), "remove").await;
+        let listed = self.disks.borrow().get(&index).map(|disk| Arc::as_ptr(&disk.export));
+        if listed != Some(export.as_ptr()) {
+            return Ok(()); // the disk was stopped
+        }
+        tracing::warn!("{} ends: the kernel detached it, or its connection failed", device(index));
+        self.end_disk(index, is_in_use(index)).await
+    }
+
+    /// Tells the kernel the size of a disk.
+    async fn resize_disk(&self, index: u32) -> Result<()> {
+        let _guard = self.locks.lock(&device(index), "resize").await;
+        let size = self.disks.borrow().get(&index).map(|disk| disk.export.size_bytes());
+        let Some(size) = size else { return Ok(()) };
+        let call = move || Netlink::open()?.resize(index, size);
+        worker::run(format!("resize {}", device(index)), call).await?
+    }
+
+    /// Ends a disk, while the caller holds its lock. `is_attached`: whether to detach the device from the kernel.
+    async fn end_disk(&self, index: u32, is_attached: bool) -> Result<()> {
+        let detached = if is_attached {
+            let call = move || Netlink::open()?.disconnect(index);
+            worker::run(format!("detach {}", device(index)), call).await
+        } else {
+            Ok(Ok(()))
+        };
         let export = self.disks.borrow_mut().remove(&index).map(|disk| disk.export);
         if let Some(export) = export {
             self.end_export(export).await?;
         }
         detached?
+    }
+}
+
+/// The connection of a disk has ended.
+fn connection_ended(index: u32, export: Weak<Export>) {
+    let remove = async move {
+        let Ok(registry) = registry() else { return };
+        if let Err(error) = registry.remove_ended(index, &export).await {
+            tracing::warn!("{}: {error}", device(index));
+        }
+    };
+    match task::spawn("remove disk", remove) {
+        Ok(task) => task.detach(),
+        Err(error) => tracing::debug!("{} cannot be removed: {error}", device(index)),
+    }
+}
+
+/// The bdev of a disk has another size.
+fn bdev_resized(index: u32) {
+    let resize = async move {
+        let resized = async { registry()?.resize_disk(index).await }.await;
+        if let Err(error) = resized {
+            tracing::warn!("{} keeps its earlier size: {error}", device(index));
+        }
+    };
+    match task::spawn("resize disk", resize) {
+        Ok(task) => task.detach(),
+        Err(error) => tracing::error!("{} cannot be resized: {error}", device(index)),
     }
 }
 

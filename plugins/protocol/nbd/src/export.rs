@@ -30,21 +30,25 @@ pub struct Export {
 }
 
 impl Export {
-    /// Opens the bdev, and claims it if clients may write. The bus calls `on_remove` when the bdev goes away.
-    /// `[app thread]`
+    /// Opens the bdev, and claims it if clients may write. The bus calls `on_remove` when the bdev goes away, and
+    /// `on_resize` when it has another size. `[app thread]`
     ///
     /// # Errors
-    /// `ENODEV` when there is no such bdev, `EPERM` when something that is no export writes it.
+    /// `ENODEV` when there is no such bdev, `EPERM` when another module has claimed it for writing.
     pub fn open(
         app: &App,
         mut config: ExportConfig,
         on_remove: impl Fn(&App) + 'static,
+        on_resize: impl Fn() + 'static,
     ) -> Result<Arc<Self>> {
         let num_blocks = Arc::new(AtomicU64::new(0));
         let of_event = Arc::clone(&num_blocks);
         let on_event = move |app: &App, event| match event {
             Event::Remove => on_remove(app),
-            Event::Resize { num_blocks } => of_event.store(num_blocks, Ordering::Relaxed),
+            Event::Resize { num_blocks } => {
+                of_event.store(num_blocks, Ordering::Relaxed);
+                on_resize();
+            }
             _ => {}
         };
         let (desc, info) = bdev::open_export(app, &config.bdev, !config.is_read_only, on_event)?;
@@ -77,7 +81,7 @@ impl Export {
         self.info.ops().contains(OpSet::SEEK)
     }
 
-    /// Whether a read leaves its buffer as it is.
+    /// Whether the bdev keeps no data, so that a read leaves its buffer unchanged.
     #[must_use]
     pub fn keeps_no_data(&self) -> bool {
         self.info.keeps_no_data()

@@ -1,9 +1,9 @@
 //! `nbd`: bdevs over NBD.
 //!
-//! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A [`server`] hands each
+//! [`registry`] has the servers, their exports and the kernel's disks, on the app thread. A [`server`] passes each
 //! client to a [`share`], which has the connections of one thread. There the client negotiates ([`negotiate`]), and then
-//! its requests become I/O ([`connection`]). A [`disk`] of the kernel needs no negotiation: `netlink` gives the kernel one
-//! end of a socket pair. `docs/nbd.md` has the terms and the limits.
+//! its requests become I/O ([`connection`]). A [`disk`] of the kernel needs no negotiation, because `netlink` gives the
+//! kernel one end of a socket pair. `docs/nbd.md` has the terms and the limits.
 #![forbid(unsafe_code)]
 
 pub mod connection;

@@ -31,6 +31,7 @@ const FAMILY_NAME: u16 = 2;
 /// Commands and attributes of nbd.
 const CONNECT: u8 = 1;
 const DISCONNECT: u8 = 2;
+const RECONFIGURE: u8 = 3;
 const INDEX: u16 = 1;
 const SIZE_BYTES: u16 = 2;
 const BLOCK_SIZE_BYTES: u16 = 3;
@@ -39,7 +40,7 @@ const SOCKETS: u16 = 7;
 const SOCKET_ITEM: u16 = 1;
 const SOCKET_FD: u16 = 1;
 
-/// What the kernel needs to know to attach a device.
+/// The parameters of an attached device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attach {
     /// Its number.
@@ -125,6 +126,18 @@ impl Netlink {
         detached.map(drop).map_err(|error| told(&format!("detaching /dev/nbd{index}"), &error))
     }
 
+    /// Gives an attached device another size, in bytes.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub(crate) fn resize(&self, index: u32, size: u64) -> Result<()> {
+        let mut attributes = Attributes::default();
+        attributes.put(INDEX, &index.to_ne_bytes());
+        attributes.put(SIZE_BYTES, &size.to_ne_bytes());
+        let resized = self.call(RECONFIGURE, &attributes);
+        resized.map(drop).map_err(|error| told(&format!("resizing /dev/nbd{index}"), &error))
+    }
+
     /// Sends a command and waits for its acknowledgement. Returns the attributes of the answer, if one came first.
     fn call(&self, command: u8, attributes: &Attributes) -> io::Result<Option<Vec<u8>>> {
         let len = HEADER_LEN + GENERIC_HEADER_LEN + attributes.0.len();
@@ -152,6 +165,10 @@ impl Netlink {
 }
 
 fn told(what: &str, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let why = format!("{what}: the kernel did not answer in {} s", LIMIT.as_secs());
+        return Error::new(errno::ETIMEDOUT, why);
+    }
     Error::new(error.raw_os_error().unwrap_or(errno::EIO), format!("{what}: {error}"))
 }
 

@@ -1,11 +1,13 @@
 //! The app thread's state: servers, disks, and the threads that serve them.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Served};
 use crate::export::{Export, ExportConfig};
+use crate::negotiate::Agreed;
 use crate::server::Server;
 use crate::share::Share;
 use drivebay_sdk::runtime::group::Weight;
-use drivebay_sdk::runtime::net::Address;
+use drivebay_sdk::runtime::lock::Locks;
+use drivebay_sdk::runtime::net::{Address, Stream};
 use drivebay_sdk::runtime::{Group, OnApp, task};
 use drivebay_sdk::{App, Error, Result, Stopping, errno, thread, tracing};
 use std::cell::RefCell;
@@ -18,12 +20,14 @@ static REGISTRY: OnApp<Registry> = OnApp::new();
 /// Servers and disks.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// The threads, since the first server or disk. A share is `None` when it could not be created on its thread.
+    /// The threads, which the first server or disk starts. A share is `None` when its thread could not create it.
     group: RefCell<Option<Rc<Group<Option<Share>>>>>,
     /// Servers, by name.
     pub servers: RefCell<BTreeMap<String, Server>>,
     /// Disks of the kernel, by their number.
     pub disks: RefCell<BTreeMap<u32, Disk>>,
+    /// Allow one operation at a time on each device of the kernel.
+    pub locks: Locks,
 }
 
 /// Returns the servers and disks. `[app thread]`
@@ -40,7 +44,6 @@ pub fn registry() -> Result<Rc<Registry>> {
 /// When there are no threads.
 pub fn on_a_thread(call: impl FnOnce(&Share, Weight) + Send + 'static) -> Result<()> {
     let group = registry()?.group()?;
-    let no_thread = || Error::new(errno::EAGAIN, "there is no thread for connections");
     let (member, weight) = group.least_loaded().ok_or_else(no_thread)?;
     member.send(move |share| {
         if let Some(share) = &**share {
@@ -48,6 +51,10 @@ pub fn on_a_thread(call: impl FnOnce(&Share, Weight) + Send + 'static) -> Result
         }
     });
     Ok(())
+}
+
+fn no_thread() -> Error {
+    Error::new(errno::EAGAIN, "there is no thread for connections")
 }
 
 /// Ends all disks and servers, then lets the plugin stop. `[app thread]`
@@ -88,6 +95,21 @@ impl Registry {
         let group = Rc::new(Group::start("nbd_poll_group", thread::cores(), share)?);
         *self.group.borrow_mut() = Some(Rc::clone(&group));
         Ok(group)
+    }
+
+    /// Serves the connection of a disk on the thread with the fewest connections. Returns when that thread serves it.
+    /// `[app thread]`
+    ///
+    /// # Errors
+    /// When there are no threads or too many connections, or the error of the bdev's module.
+    pub async fn serve(&self, stream: Stream, agreed: Agreed, served: Served) -> Result<()> {
+        let group = self.group()?;
+        let (member, weight) = group.least_loaded().ok_or_else(no_thread)?;
+        let serve = async move |share: Rc<Option<Share>>| match &*share {
+            Some(share) => share.serve(stream, &agreed, weight, served),
+            None => Err(no_thread()),
+        };
+        member.call(serve)?.await?
     }
 
     /// Creates a server.
@@ -139,7 +161,8 @@ impl Registry {
                 Err(error) => tracing::error!("an NBD export cannot be removed: {error}"),
             }
         };
-        found.catalog().add(Export::open(app, config, on_remove)?)
+        // Clients learn the size when they connect. The protocol cannot report a new size to them.
+        found.catalog().add(Export::open(app, config, on_remove, || {})?)
     }
 
     /// Removes an export from a server and disconnects its clients.

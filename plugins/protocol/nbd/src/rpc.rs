@@ -1,4 +1,4 @@
-//! The methods: those for disks of the kernel are the reference's, those for servers are our own.
+//! The methods. Those for disks of the kernel are the reference's; it has none for servers.
 
 use crate::disk;
 use crate::export::{Export, ExportConfig};
@@ -16,19 +16,19 @@ params! {
     pub struct StartDisk {
         /// Name of the bdev.
         bdev_name: String,
-        /// Device of the kernel, such as `/dev/nbd0`; the first free one when absent.
+        /// Path of the device, such as `/dev/nbd0`; the first free device when absent.
         nbd_device: Option<String>,
     }
 
     /// Parameters of `nbd_stop_disk`.
     pub struct StopDisk {
-        /// Device of the kernel.
+        /// Path of the device, such as `/dev/nbd0`.
         nbd_device: String,
     }
 
     /// Parameters of `nbd_get_disks`.
     pub struct GetDisks {
-        /// Device of the kernel; all when absent.
+        /// Path of one device, such as `/dev/nbd0`; all devices when absent.
         nbd_device: Option<String>,
     }
 
@@ -38,7 +38,7 @@ params! {
         name: String,
         /// Path of a Unix socket to listen on.
         path: Option<String>,
-        /// IP address to listen on, in place of `path`.
+        /// IP address to listen on, instead of `path`.
         host: Option<String>,
         /// TCP port; 0 = the system chooses one.
         port: u16 = PORT,
@@ -52,7 +52,7 @@ params! {
 
     /// Parameters of `nbd_get_servers`.
     pub struct GetServers {
-        /// Name of one server; all when absent.
+        /// Name of one server; all servers when absent.
         name: Option<String>,
     }
 
@@ -62,7 +62,7 @@ params! {
         server: String,
         /// Name of the bdev.
         bdev_name: String,
-        /// Name of the export; that of the bdev when absent.
+        /// Name of the export; the name of the bdev when absent.
         name: Option<String>,
         /// Text for clients that list exports.
         description: Option<String>,
@@ -84,21 +84,20 @@ params! {
 /// # Errors
 /// `EEXIST` when a name is taken.
 pub fn register(app: &App) -> Result<()> {
-    let method =
-        "Serves a bdev as a block device of this machine's kernel. The result is the device.";
+    let method = "Attaches a bdev to this machine's kernel as a block device. The result is the path of the device.";
     Method::task("nbd_start_disk", method, start_disk).register(app)?;
-    Method::task("nbd_stop_disk", "Takes a block device away from the kernel.", stop_disk)
+    Method::task("nbd_stop_disk", "Detaches a block device from the kernel.", stop_disk)
         .register(app)?;
     Method::immediate("nbd_get_disks", "Lists the block devices of the kernel.", get_disks)
         .register(app)?;
     Method::immediate("nbd_create_server", "Listens for NBD clients.", create_server)
         .register(app)?;
-    let method = "Deletes an NBD server with its exports; clients are disconnected.";
+    let method = "Deletes an NBD server with its exports, and disconnects its clients.";
     Method::task("nbd_delete_server", method, delete_server).register(app)?;
     Method::immediate("nbd_get_servers", "Lists the NBD servers.", get_servers).register(app)?;
     Method::immediate("nbd_server_add_export", "Serves a bdev to NBD clients.", add_export)
         .register(app)?;
-    let method = "Removes an export from an NBD server; its clients are disconnected.";
+    let method = "Removes an export from an NBD server, and disconnects its clients.";
     Method::task("nbd_server_remove_export", method, remove_export).register(app)
 }
 

@@ -1,6 +1,7 @@
 //! One thread's connections.
 
 use crate::connection::{Connection, Opened, Woken};
+use crate::disk::Served;
 use crate::export::Export;
 use crate::negotiate::{Agreed, negotiate};
 use crate::server::Catalog;
@@ -80,7 +81,7 @@ impl Share {
             let agreed = task::timeout(NEGOTIATION_LIMIT, negotiate(&mut stream, &catalog));
             let Some(agreed) = agreed.await?? else { return Ok(()) };
             drop(place);
-            serving.add(stream, agreed, weight)
+            serving.add(stream, &agreed, weight, None)
         };
         let logged = async move {
             if let Err::<(), Error>(error) = served.await {
@@ -93,12 +94,18 @@ impl Share {
         }
     }
 
-    /// Serves a client that needs no negotiation.
+    /// Serves the connection of a disk, which needs no negotiation. The connection drops `served` when it ends.
     ///
     /// # Errors
     /// When the export ends, or there are too many connections.
-    pub fn serve(&self, stream: Stream, agreed: Agreed, weight: Weight) -> Result<()> {
-        self.serving.add(stream, agreed, weight)
+    pub fn serve(
+        &self,
+        stream: Stream,
+        agreed: &Agreed,
+        weight: Weight,
+        served: Served,
+    ) -> Result<()> {
+        self.serving.add(stream, agreed, weight, Some(served))
     }
 
     /// Ends the connections of an export, and waits until they have ended.
@@ -125,11 +132,17 @@ impl Drop for Negotiating {
 }
 
 impl Serving {
-    fn add(&self, stream: Stream, agreed: Agreed, weight: Weight) -> Result<()> {
+    fn add(
+        &self,
+        stream: Stream,
+        agreed: &Agreed,
+        weight: Weight,
+        served: Option<Served>,
+    ) -> Result<()> {
         let export = agreed.export.upgrade().filter(|export| !export.is_ending());
         let export = export.ok_or_else(|| Error::new(errno::ENODEV, "the export has ended"))?;
         let opened = self.open(export)?;
-        let connection = Connection::new(opened, &agreed, Rc::clone(&self.woken), weight);
+        let connection = Connection::new(opened, agreed, Rc::clone(&self.woken), weight, served);
         let mut sockets = self.sockets.borrow_mut();
         let key = sockets.add(stream, connection)?;
         if let Some((_, connection)) = sockets.get_mut(key) {

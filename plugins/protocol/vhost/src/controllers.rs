@@ -1,4 +1,4 @@
-//! The controllers: what is configured. Everything here is on the app thread.
+//! The controllers: the configuration of the plugin. Everything here runs on the app thread.
 
 use crate::blk::{self, Disk};
 use crate::control::Control;
@@ -15,14 +15,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Controllers of one host.
+/// Most controllers of one host.
 const CONTROLLERS_MAX: usize = 1024;
 /// Longest path of a Unix socket, in bytes.
 const PATH_MAX: usize = 107;
 
 static ALL: OnApp<Controllers> = OnApp::new();
 
-/// All of them, and the sockets.
+/// All controllers, and their sockets.
 #[derive(Debug)]
 pub struct Controllers {
     by_name: RefCell<BTreeMap<String, Controller>>,
@@ -31,31 +31,31 @@ pub struct Controllers {
     stopping: RefCell<Option<Stopping>>,
 }
 
-/// One device for virtual machines.
+/// A controller: one device for virtual machines.
 #[derive(Clone, Debug)]
 pub struct Controller {
-    /// How it was made.
+    /// Its configuration.
     pub config: ControllerConfig,
-    /// What is behind it.
+    /// The bdevs behind it.
     pub backing: Backing,
-    /// Its socket.
+    /// The path of its socket.
     pub path: PathBuf,
-    /// Names its listener; `None` until it is started.
+    /// The key of its listener; `None` until the controller is started.
     listener: Option<u64>,
 }
 
-/// How a controller is made, whatever is behind it.
+/// The configuration that controllers of all kinds have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
     /// Name of the controller and of its socket.
     pub name: String,
-    /// Cores that serve it; empty = any.
+    /// The cores that serve it; empty = any.
     pub cpumask: String,
-    /// How interrupts are gathered.
+    /// How interrupts are delayed.
     pub coalescing: Coalescing,
 }
 
-/// What is behind a controller.
+/// The bdevs behind a controller.
 #[derive(Clone, Debug)]
 pub enum Backing {
     /// One bdev as a block device.
@@ -67,20 +67,20 @@ pub enum Backing {
 /// The bdev of a block device.
 #[derive(Clone, Debug)]
 pub struct Blk {
-    /// How it was made.
+    /// Its configuration.
     pub config: BlkConfig,
     /// `None` after the bdev went away.
     pub desc: Option<Arc<Desc>>,
 }
 
-/// How a block device is made.
+/// The configuration of a block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlkConfig {
     /// Name of the bdev.
     pub bdev: String,
-    /// Whether guests may not write.
+    /// Whether guests may only read.
     pub readonly: bool,
-    /// Whether packed rings are offered.
+    /// Whether the device offers packed rings.
     pub packed_ring: bool,
 }
 
@@ -94,17 +94,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether it is being removed and waits for the commands of guests.
+    /// Whether it is being removed. Then it waits for the commands of guests.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.desc.is_none()
     }
 }
 
-/// Makes the one value of this thread.
+/// Creates the plugin's controllers, of which there are none yet. `[app thread]`
 ///
 /// # Errors
-/// When the system lacks descriptors.
+/// When the system is out of descriptors.
 pub fn start() -> Result<()> {
     let control = Control::start()?;
     let all = Controllers { by_name: RefCell::default(), control, stopping: RefCell::new(None) };
@@ -119,7 +119,7 @@ pub fn all() -> Result<Rc<Controllers>> {
     ALL.get().ok_or_else(|| Error::new(errno::ECANCELED, "the plugin is stopping"))
 }
 
-/// Ends every session and every listener; the host waits until the token is dropped.
+/// Ends every session and every listener, then drops `stopping`, for which the host waits. `[app thread]`
 pub fn stop(stopping: Stopping) {
     let Some(all) = ALL.get() else { return };
     let names: Vec<String> = all.by_name.borrow().keys().cloned().collect();
@@ -130,7 +130,7 @@ pub fn stop(stopping: Stopping) {
     all_ended();
 }
 
-/// Drops the token when nothing is left.
+/// Drops the token of [`stop`] when there are no controllers and no sessions left.
 fn all_ended() {
     let Some(all) = ALL.get() else { return };
     if all.by_name.borrow().is_empty() && all.control.num_sessions() == 0 {
@@ -140,10 +140,10 @@ fn all_ended() {
 }
 
 impl Controllers {
-    /// Makes a block device, and listens.
+    /// Creates a block device, and listens.
     ///
     /// # Errors
-    /// `EEXIST` when the name is taken, `ENODEV` when there is no such bdev, what the socket's path refuses.
+    /// `EEXIST` when the name is taken, `ENODEV` when there is no such bdev, or the error of binding the socket.
     pub fn create_blk(&self, app: &App, config: ControllerConfig, blk: BlkConfig) -> Result<()> {
         let name = config.name.clone();
         let path = self.path_of_new(&name)?;
@@ -158,10 +158,10 @@ impl Controllers {
         Ok(())
     }
 
-    /// Makes a SCSI controller without targets, and listens unless that is `delayed`.
+    /// Creates a SCSI controller without targets, and listens unless `delayed` is true.
     ///
     /// # Errors
-    /// `EEXIST` when the name is taken, what the socket's path refuses.
+    /// `EEXIST` when the name is taken, or the error of binding the socket.
     pub fn create_scsi(&self, config: ControllerConfig, delayed: bool) -> Result<()> {
         let name = config.name.clone();
         let path = self.path_of_new(&name)?;
@@ -172,10 +172,10 @@ impl Controllers {
         Ok(())
     }
 
-    /// Lets a SCSI controller listen that was made with a delay. One that listens already stays as it is, as in the reference.
+    /// Starts a SCSI controller that was created with a delay. Does nothing if it listens already, as in the reference.
     ///
     /// # Errors
-    /// `ENODEV`, `EINVAL` for a block device, what the socket's path refuses.
+    /// `ENODEV`, `EINVAL` for a block device, or the error of binding the socket.
     pub fn start_scsi(&self, name: &str) -> Result<()> {
         let mut all = self.by_name.borrow_mut();
         let controller = all.get_mut(name).ok_or_else(|| no_controller(name))?;
@@ -186,11 +186,11 @@ impl Controllers {
         Ok(())
     }
 
-    /// Adds a target, tells the guests, and returns its number.
+    /// Adds a target, reports it to the guests, and returns its number.
     ///
     /// # Errors
-    /// `ENODEV` without the controller or bdev, `EINVAL` for a number or controller that cannot have it, `EEXIST` when the
-    /// number is taken, `ENOSPC` when all are.
+    /// `ENODEV` without the controller or bdev, `EINVAL` for a wrong number or a block device, `EEXIST` when the number is
+    /// taken, `ENOSPC` when all numbers are taken.
     pub fn add_target(&self, app: &App, name: &str, number: i32, bdev: &str) -> Result<u8> {
         let number = self.free_number(name, number)?;
         let of_event = name.to_owned();
@@ -211,7 +211,7 @@ impl Controllers {
         Ok(number)
     }
 
-    /// The number of a new target; negative = the first free one.
+    /// Checks the number of a new target. A negative number means the first free one.
     fn free_number(&self, name: &str, number: i32) -> Result<u8> {
         let mut all = self.by_name.borrow_mut();
         let targets = all.get_mut(name).ok_or_else(|| no_controller(name))?.targets_mut()?;
@@ -230,7 +230,7 @@ impl Controllers {
         Ok(given)
     }
 
-    /// Removes a target: tells the guests, and calls `done` when their commands have ended.
+    /// Removes a target. Reports it to the guests, and calls `done` when their commands have ended.
     pub fn remove_target(&self, name: &str, number: u32, done: impl FnOnce(Result<()>) + 'static) {
         match self.begin_removal(name, number) {
             Ok((number, desc)) => self.finish_removal(name, number, desc, done),
@@ -253,7 +253,7 @@ impl Controllers {
         Ok((given, desc))
     }
 
-    /// Closes the bdev when the target has left every session.
+    /// Removes a target from every session, then closes its bdev.
     fn finish_removal(
         &self,
         name: &str,
@@ -277,7 +277,7 @@ impl Controllers {
 
     /// The path of the socket of a new controller.
     fn path_of_new(&self, name: &str) -> Result<PathBuf> {
-        // Sessions of a controller that is being deleted still have the name.
+        // The sessions of a controller that is being deleted still use the name.
         if self.by_name.borrow().contains_key(name) || self.control.has_sessions(name) {
             return Err(Error::new(errno::EEXIST, format!("controller {name}: File exists")));
         }
@@ -290,7 +290,7 @@ impl Controllers {
         socket_path(name)
     }
 
-    /// Takes a controller away; `done` when its sessions have ended.
+    /// Deletes a controller, and calls `done` when its sessions have ended.
     pub fn delete(&self, name: &str, done: impl FnOnce(Result<()>) + 'static) {
         let Some(controller) = self.by_name.borrow_mut().remove(name) else {
             return done(Err(no_controller(name)));
@@ -304,7 +304,7 @@ impl Controllers {
         });
     }
 
-    /// A controller by name.
+    /// Returns the controller with this name.
     ///
     /// # Errors
     /// `ENODEV`.
@@ -312,12 +312,12 @@ impl Controllers {
         self.by_name.borrow().get(name).cloned().ok_or_else(|| no_controller(name))
     }
 
-    /// All, by name.
+    /// Returns all controllers, by name.
     pub fn list(&self) -> Vec<Controller> {
         self.by_name.borrow().values().cloned().collect()
     }
 
-    /// Sets how the interrupts of a controller are gathered.
+    /// Sets how the interrupts of a controller are delayed.
     ///
     /// # Errors
     /// `ENODEV`.
@@ -332,7 +332,7 @@ impl Controllers {
 }
 
 impl Controller {
-    /// What a VMM learns of the device now.
+    /// What the device presents to a VMM now.
     ///
     /// # Errors
     /// `ENODEV` when the bdev of a block device went away.
@@ -349,7 +349,7 @@ impl Controller {
         self.listener.is_some()
     }
 
-    /// Makes what serves the requests of a new session, on its thread.
+    /// Returns a function that creates the service of a new session, on the session's thread.
     ///
     /// # Errors
     /// As [`personality`](Self::personality).
@@ -382,7 +382,7 @@ fn present(targets: &BTreeMap<u8, Target>) -> Result<Vec<TargetDisk>> {
 }
 
 impl Blk {
-    /// The disk as it is now, with its descriptor.
+    /// The disk as it is now, and its descriptor.
     fn disk(&self) -> Result<(Disk, Arc<Desc>)> {
         let desc = self.desc.clone().ok_or_else(Error::no_such_device)?;
         let disk = Disk::new(&desc.info()?, self.config.readonly, self.config.packed_ring);
@@ -390,7 +390,7 @@ impl Blk {
     }
 }
 
-/// Something happened to the bdev of a block device.
+/// Handles an event of the bdev of a block device.
 fn changed(name: &str, event: Event) {
     let Ok(all) = all() else { return };
     match event {
@@ -413,13 +413,13 @@ fn changed(name: &str, event: Event) {
     }
 }
 
-/// Something happened to the bdev of a target.
+/// Handles an event of the bdev of a target.
 fn target_changed(name: &str, number: u8, event: Event) {
     let Ok(all) = all() else { return };
     match event {
         Event::Remove => {
             tracing::warn!("vhost controller {name}: the bdev of target {number} goes away");
-            all.remove_target(name, number.into(), |_| {}); // it fails only if the target is being removed already
+            all.remove_target(name, number.into(), |_| {}); // fails only if the target is already being removed
         }
         Event::Resize { num_blocks, .. } => {
             all.control.for_each_device(name, move |device| {
@@ -437,7 +437,7 @@ fn no_controller(name: &str) -> Error {
     Error::no_such_device()
 }
 
-/// The socket of a controller: in the folder of `drivebay serve -S`, or the current one as the reference has it.
+/// The path of a controller's socket: in the folder of `drivebay serve -S`, or in the current folder, as in the reference.
 fn socket_path(name: &str) -> Result<PathBuf> {
     let is_plain = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
     if !is_plain || name.chars().any(char::is_control) {

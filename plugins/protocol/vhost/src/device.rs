@@ -1,7 +1,7 @@
-//! A device that runs: its rings on one lightweight thread, and the service behind them.
+//! A running device: its rings on one lightweight thread, and the service behind them.
 //!
-//! A round of the poller: hand back what has ended, take new requests, ring the doorbells of bdevs. Completions are gathered
-//! in a list first, so one look at the driver's wish and one call serve a whole burst.
+//! A round of the poller hands back the requests that have ended, takes new ones, and rings the doorbells of bdevs.
+//! Completions first go into a list, so the device checks once per burst whether the driver wants a call.
 
 use crate::pace::{Coalescing, Pace};
 use crate::{blk, scsi};
@@ -14,23 +14,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Requests that one ring takes in a round, so that no guest holds the thread.
+/// Most requests that one ring takes in a round, so that no guest holds the thread.
 const BURST: usize = 64;
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
 
-/// A ring that is about to run.
+/// A ring to start.
 #[derive(Debug)]
 pub struct Ring {
     /// Its number.
     pub index: usize,
     /// The rings in the guest's memory.
     pub queue: Queue,
-    /// Readable when the driver has added requests; `None` = it is polled.
+    /// Readable when the driver has added requests. `None`: the device polls the ring.
     pub kick: Option<OwnedFd>,
-    /// Written when requests were handed back; `None` = the driver polls.
+    /// The device writes it when it has handed back requests. `None`: the driver polls.
     pub call: Option<OwnedFd>,
-    /// Writes are durable when they end.
+    /// Whether writes must be durable when they end.
     pub writes_through: bool,
 }
 
@@ -44,11 +44,11 @@ struct Inner {
     rings: RefCell<Vec<Rc<Running>>>,
     service: Service,
     coalescing: Cell<Coalescing>,
-    /// Requests in flight, for lists.
+    /// Requests in flight, for `vhost_get_controllers`.
     in_flight: Arc<AtomicU32>,
 }
 
-/// What serves the requests.
+/// Serves the requests of a device.
 #[derive(Debug)]
 pub enum Service {
     /// One disk.
@@ -57,37 +57,37 @@ pub enum Service {
     Scsi(Rc<scsi::Service>),
 }
 
-/// A ring that runs.
+/// A running ring.
 struct Running {
     index: usize,
     state: RefCell<State>,
-    /// Requests that have ended and were not handed back yet.
+    /// Requests that have ended, to be handed back.
     ended: RefCell<Vec<Taken>>,
     in_flight: Cell<usize>,
     writes_through: bool,
     kick: Option<OwnedFd>,
-    /// Told the base when nothing is in flight any more; it takes no requests from then on.
+    /// Set while the ring stops and takes no more requests. It is called when nothing is in flight any more.
     stopping: RefCell<Option<Stopped>>,
     is_broken: Cell<bool>,
 }
 
-/// What is called when a ring has stopped: where the next device begins.
+/// Called when a ring has stopped, with the base at which the next device begins.
 type Stopped = Box<dyn FnOnce(u32) + Send>;
 
 struct State {
     queue: Queue,
     call: Option<OwnedFd>,
     pace: Pace,
-    /// Requests to be used again.
-    #[expect(clippy::vec_box, reason = "a request is lent to the bus by its address")]
+    /// Requests to reuse.
+    #[expect(clippy::vec_box, reason = "the bus holds the address of a request")]
     free: Vec<Box<Request<Owner>>>,
 }
 
-/// Whose a request is, and how it ended.
+/// The ring of a request, and its result.
 #[derive(Default)]
 pub struct Owner {
     ring: Option<Rc<Running>>,
-    /// Bytes that were written to it.
+    /// Bytes that the device has written to it.
     pub written: u64,
 }
 
@@ -109,7 +109,7 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// A device without rings, on this thread. It keeps `in_flight` at the number of requests in flight.
+    /// Creates a device without rings on this thread. It stores the number of requests in flight in `in_flight`.
     #[must_use]
     pub fn new(service: Service, coalescing: Coalescing, in_flight: Arc<AtomicU32>) -> Self {
         let coalescing = Cell::new(coalescing);
@@ -119,13 +119,13 @@ impl Device {
         Self { inner, poller }
     }
 
-    /// What serves the requests.
+    /// The service of the device.
     #[must_use]
     pub fn service(&self) -> &Service {
         &self.inner.service
     }
 
-    /// Calls drivers as `coalescing` says from now on.
+    /// Changes how calls of drivers are delayed.
     pub fn set_coalescing(&self, coalescing: Coalescing) {
         self.inner.coalescing.set(coalescing);
         for ring in self.inner.rings.borrow().iter() {
@@ -133,7 +133,7 @@ impl Device {
         }
     }
 
-    /// Runs a ring.
+    /// Starts a ring.
     pub fn start(&self, ring: Ring) {
         let Ring { index, queue, kick, call, writes_through } = ring;
         if let (Some(kick), Some(poller)) = (&kick, &self.poller)
@@ -141,7 +141,7 @@ impl Device {
         {
             tracing::warn!("ring {index} is served only while the thread is awake: {error}");
         }
-        // The driver may have missed the last device's call, or that of a ring which stopped meanwhile.
+        // The driver may have missed a call of the last device, or of this ring before it stopped.
         notify(call.as_ref());
         let mut pace = Pace::default();
         pace.set(self.inner.coalescing.get());
@@ -158,7 +158,7 @@ impl Device {
         self.inner.rings.borrow_mut().push(Rc::new(running));
     }
 
-    /// Stops a ring: no more requests are taken, and `stopped` is called when the last one has been handed back.
+    /// Stops a ring. It takes no more requests, and calls `stopped` when it has handed back the last one.
     pub fn stop(&self, index: usize, stopped: Stopped) {
         let ring = self.inner.rings.borrow().iter().find(|ring| ring.index == index).cloned();
         let Some(ring) = ring else { return stopped(0) };
@@ -166,14 +166,14 @@ impl Device {
         *ring.stopping.borrow_mut() = Some(stopped);
     }
 
-    /// The kick of a ring leaves the poller before it is closed.
+    /// Removes the kick of a ring from the poller, before it is closed.
     fn forget_kick(&self, ring: &Running) {
         if let (Some(kick), Some(poller)) = (&ring.kick, &self.poller) {
-            let _ = poller.wake_fd(kick.as_raw_fd(), 0); // it was not added if that fails
+            let _ = poller.wake_fd(kick.as_raw_fd(), 0); // an error means that it was not added
         }
     }
 
-    /// Calls another descriptor from now on.
+    /// Replaces the descriptor with which the ring calls the driver.
     pub fn set_call(&self, index: usize, call: Option<OwnedFd>) {
         if let Some(ring) = self.inner.rings.borrow().iter().find(|ring| ring.index == index) {
             ring.state.borrow_mut().call = call;
@@ -198,7 +198,7 @@ impl Service {
         }
     }
 
-    /// Whether requests of a ring are taken now.
+    /// Whether the service takes requests of a ring now.
     fn wants(&self, ring: usize) -> bool {
         match self {
             Self::Blk(_) => true,
@@ -206,7 +206,7 @@ impl Service {
         }
     }
 
-    /// Continues what waited for I/O. Returns whether there was something to do.
+    /// Continues requests that waited for I/O. Returns whether there was something to do.
     fn progress(&self) -> bool {
         match self {
             Self::Blk(_) => false,
@@ -239,7 +239,7 @@ impl Poll for Round {
     fn poll(&mut self) -> bool {
         let mut did = self.0.service.progress();
         let mut place = 0;
-        // By place: a ring that ends leaves the list, and its successor moves up.
+        // By place, because the rings behind a ring that ends move up.
         while let Some(ring) = self.0.ring_at(place) {
             did |= ring.hand_back();
             did |= ring.take(&self.0);
@@ -267,7 +267,7 @@ impl Poll for Round {
         for ring in self.0.rings.borrow().iter() {
             ring.drain_kick();
             has_work |= !ring.ended.borrow().is_empty() || ring.can_end(service);
-            // A driver that never kicks is polled.
+            // Without a kick, the device polls the ring.
             has_work |= ring.kick.is_none();
             if ring.takes(service) {
                 has_work |= ring.state.borrow_mut().queue.arm();
@@ -284,7 +284,7 @@ impl Poll for Round {
 }
 
 impl Inner {
-    /// Tells how many requests are in flight.
+    /// Stores how many requests are in flight.
     fn count(&self) {
         let rings = self.rings.borrow();
         let count: usize = rings.iter().map(|ring| ring.in_flight.get()).sum();
@@ -295,7 +295,7 @@ impl Inner {
         self.rings.borrow().get(place).cloned()
     }
 
-    /// Takes a ring out that is to stop and has nothing in flight.
+    /// Removes a ring that stops and has nothing in flight. Returns whether it did.
     fn end_if_stopped(&self, ring: &Rc<Running>) -> bool {
         if !ring.can_end(&self.service) {
             return false;
@@ -325,13 +325,13 @@ impl Running {
             && self.ended.borrow().is_empty()
     }
 
-    /// Whether it takes requests. It takes those that the last device left in any case: the next device would not find them.
+    /// Whether it takes requests. It always takes those that the last device left, because the next device would not find them.
     fn takes(&self, service: &Service) -> bool {
         let is_open = self.stopping.borrow().is_none() && service.wants(self.index);
         !self.is_broken.get() && (is_open || self.state.borrow().queue.is_resuming())
     }
 
-    /// Takes new requests and submits them.
+    /// Takes new requests and submits them. Returns whether there were any.
     fn take(self: &Rc<Self>, inner: &Inner) -> bool {
         for taken in 0..BURST {
             if !self.takes(&inner.service) {
@@ -343,7 +343,7 @@ impl Running {
         true
     }
 
-    /// The next request of the driver.
+    /// Takes the next request of the driver.
     fn next(self: &Rc<Self>) -> Option<Taken> {
         let mut state = self.state.borrow_mut();
         let State { queue, free, .. } = &mut *state;
@@ -371,7 +371,7 @@ impl Running {
         }
     }
 
-    /// Hands what has ended back to the driver, and calls it if it wants to be called.
+    /// Hands back the requests that have ended, and calls the driver if it wants a call. Returns whether there were any.
     fn hand_back(&self) -> bool {
         let mut state = self.state.borrow_mut();
         let State { queue, call, pace, free } = &mut *state;
@@ -394,7 +394,7 @@ impl Running {
         true
     }
 
-    /// Makes a call that was put off, if its time has come.
+    /// Makes a delayed call when it is due.
     #[inline]
     fn call_if_due(&self) {
         let mut state = self.state.borrow_mut();
@@ -403,7 +403,7 @@ impl Running {
         }
     }
 
-    /// Takes the kicks that have come: the rings are looked at in every round anyway.
+    /// Empties the kick. Every round looks at the rings anyway.
     fn drain_kick(&self) {
         if let Some(kick) = &self.kick {
             let _ = rustix::io::read(kick.as_fd(), &mut [0_u8; 8]);
@@ -414,13 +414,13 @@ impl Running {
 /// Calls the driver.
 fn notify(call: Option<&OwnedFd>) {
     let Some(call) = call else { return };
-    // A write to a full counter fails, and the counter wakes the driver all the same.
-    #[expect(clippy::host_endian_bytes, reason = "an eventfd takes a number of this machine")]
+    // A write to a full counter fails, but the counter wakes the driver anyway.
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd uses the byte order of this machine")]
     let one = 1_u64.to_ne_bytes();
     let _ = rustix::io::write(call, &one);
 }
 
-/// Adds a request to those that are handed back next. `written` bytes were written to it.
+/// Completes a request, to which the device has written `written` bytes. The next round hands it back.
 pub fn finish(mut request: Taken, written: u64) {
     request.state.written = written;
     if let Some(ring) = request.state.ring.clone() {

@@ -1,16 +1,14 @@
 //! `vhost`: disks for virtual machines, over vhost-user.
 //!
-//! [`controllers`] is what is configured. [`control`] serves the sockets on the app thread: a [`session`] is what one
-//! VMM has set up, and starts a [`device`] on a lightweight thread, where [`blk`] and [`scsi`] turn the guest's requests
-//! into I/O.
-//! `docs/vhost.md` has the words, the states and the data path.
+//! [`controllers`] has the configuration. [`control`] serves the sockets on the app thread. A [`session`] has the setup of
+//! one VMM, and starts a [`device`] on a lightweight thread. There [`blk`] and [`scsi`] turn the guest's requests into I/O.
+//! `docs/vhost.md` has the terms, the states and the data path.
 #![forbid(unsafe_code)]
 
 pub mod blk;
 pub mod control;
 pub mod controllers;
 pub mod device;
-mod listener;
 pub mod pace;
 pub mod personality;
 pub mod rpc;

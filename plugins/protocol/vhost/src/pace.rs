@@ -1,11 +1,11 @@
-//! When a driver is called: at once, or less often while it has many requests.
+//! When to call a driver: at once, or less often while it has many requests.
 //!
-//! Requests are counted for 10 ms at a time. While there are more than the threshold, two calls are at least
-//! `delay_base × (count - threshold) / threshold` apart. A call that is put off is made when its time has come.
+//! The ring counts requests in intervals of 10 ms. If an interval has more requests than the threshold, two calls are at
+//! least `delay_base × (count - threshold) / threshold` apart. A delayed call is made when this time is over.
 
-/// How long requests are counted, in nanoseconds.
+/// Length of an interval, in nanoseconds.
 const INTERVAL_NS: u64 = 10_000_000;
-/// Longest pause between two calls, in nanoseconds: a driver may take a disk that answers later for a broken one.
+/// Longest pause between two calls, in nanoseconds. After a longer pause, a driver may think that the disk is broken.
 const DELAY_NS_MAX: u64 = 1_000_000_000;
 
 /// What `vhost_controller_set_coalescing` sets.
@@ -13,7 +13,7 @@ const DELAY_NS_MAX: u64 = 1_000_000_000;
 pub struct Coalescing {
     /// Base of the pause between two calls, in microseconds; 0 = every call is made at once.
     pub delay_base_us: u32,
-    /// Requests a second from which calls are gathered.
+    /// Requests per second above which calls are delayed.
     pub iops_threshold: u32,
 }
 
@@ -21,21 +21,22 @@ pub struct Coalescing {
 #[derive(Debug, Default)]
 pub struct Pace {
     base_ns: u64,
-    /// Requests of an interval.
+    /// Requests in an interval above which calls are delayed.
     threshold: u64,
+    /// Requests since the last interval.
     counted: u64,
-    /// When the present interval ends, on the host's clock in nanoseconds.
+    /// When the current interval ends, on the host's clock in nanoseconds.
     interval_end_ns: u64,
     /// Pause between two calls, in nanoseconds.
     pause_ns: u64,
-    /// When the next call may be made.
+    /// The earliest time of the next call, on the host's clock in nanoseconds.
     next_call_ns: u64,
-    /// The driver wants a call that was put off.
+    /// The driver wants a call, which was delayed.
     is_owed: bool,
 }
 
 impl Pace {
-    /// Calls as `coalescing` says from now on.
+    /// Uses other settings from now on.
     pub fn set(&mut self, coalescing: Coalescing) {
         let Coalescing { delay_base_us, iops_threshold } = coalescing;
         self.base_ns = u64::from(delay_base_us) * 1_000;
@@ -43,7 +44,8 @@ impl Pace {
         (self.counted, self.pause_ns) = (0, 0);
     }
 
-    /// `count` requests were handed back, and the driver wants a call or not: whether to make one now.
+    /// Counts `count` requests that the ring handed back. `is_wanted`: whether the driver wants a call for them. Returns
+    /// whether to call the driver now.
     #[inline]
     pub fn handed_back(&mut self, count: u64, is_wanted: bool, now: impl FnOnce() -> u64) -> bool {
         if self.base_ns == 0 {
@@ -54,7 +56,7 @@ impl Pace {
         self.is_due(now)
     }
 
-    /// Whether to make a call now that was put off.
+    /// Whether to make a delayed call now.
     #[inline]
     pub fn is_due(&mut self, now: impl FnOnce() -> u64) -> bool {
         if !self.is_owed {
@@ -70,25 +72,29 @@ impl Pace {
         true
     }
 
-    /// Chooses the pause anew when the interval is over.
+    /// When the interval is over, chooses the pause from its requests and begins the next one.
     fn count_until(&mut self, now_ns: u64) {
         if now_ns < self.interval_end_ns {
             return;
         }
+        // Nobody looks at the clock while the driver wants no calls, so the count may cover more than an interval.
+        let elapsed_ns = now_ns.saturating_sub(self.interval_end_ns).saturating_add(INTERVAL_NS);
+        let counted = std::mem::take(&mut self.counted).saturating_mul(INTERVAL_NS) / elapsed_ns;
         self.interval_end_ns = now_ns.saturating_add(INTERVAL_NS);
-        let above = std::mem::take(&mut self.counted).saturating_sub(self.threshold);
+        let above = counted.saturating_sub(self.threshold);
         self.pause_ns =
             (self.base_ns.saturating_mul(above) / self.threshold.max(1)).min(DELAY_NS_MAX);
         self.next_call_ns = self.next_call_ns.min(now_ns.saturating_add(self.pause_ns));
     }
 
-    /// When a call that was put off is due, on the host's clock in nanoseconds; `u64::MAX` when none is.
+    /// When to ask [`is_due`](Self::is_due) again, on the host's clock in nanoseconds: when the delayed call is due, or when
+    /// the interval ends, because then the pause may become shorter. `u64::MAX` when there is no delayed call.
     #[must_use]
     pub fn next_ns(&self) -> u64 {
-        if self.is_owed { self.next_call_ns } else { u64::MAX }
+        if self.is_owed { self.next_call_ns.min(self.interval_end_ns) } else { u64::MAX }
     }
 
-    /// The ring stops: whether a call is owed, which is to be made now.
+    /// The ring stops. Returns whether there is a delayed call, which must be made now.
     pub fn end(&mut self) -> bool {
         std::mem::take(&mut self.is_owed)
     }
@@ -106,7 +112,7 @@ mod tests {
         pace
     }
 
-    /// Calls that are made while one request is handed back every `every_ns`.
+    /// The number of calls while one request is handed back every `every_ns`.
     fn calls(pace: &mut Pace, requests: u64, every_ns: u64) -> u64 {
         let mut now_ns = 1_000 * MS;
         let mut calls = 0;
@@ -138,15 +144,45 @@ mod tests {
         // 20,000 a second: 200 in an interval, 19 times the threshold above it, so 1.9 ms apart.
         let calls = calls(&mut pace, 20_000, 50_000);
         assert!((500..1_500).contains(&calls), "{calls}");
-        let due_ns = pace.next_ns();
-        assert_ne!(due_ns, u64::MAX, "the last requests have no call yet");
-        assert!(!pace.is_due(|| due_ns - 1));
-        assert!(pace.is_due(|| due_ns));
-        assert!(!pace.is_due(|| due_ns + MS));
+        let now_ns = pace.next_ns();
+        assert_ne!(now_ns, u64::MAX, "the last requests have no call yet");
+        assert!(!pace.is_due(|| now_ns - 1));
+        let called_ns = sleep_until_called(&mut pace);
+        assert!(called_ns - now_ns <= 2 * INTERVAL_NS, "{now_ns} {called_ns}");
+        assert!(!pace.is_due(|| called_ns + MS));
+    }
+
+    /// Looks again whenever the pace asks for it. Returns when the call was made.
+    fn sleep_until_called(pace: &mut Pace) -> u64 {
+        loop {
+            let now_ns = pace.next_ns();
+            assert_ne!(now_ns, u64::MAX);
+            if pace.is_due(|| now_ns) {
+                return now_ns;
+            }
+        }
     }
 
     #[test]
-    fn a_call_that_is_owed_is_made_when_the_delay_is_switched_off_and_when_the_ring_stops() {
+    fn requests_before_the_current_interval_do_not_delay_a_call_for_long() {
+        let mut pace = pace(100);
+        // The driver polls for a second: 1,000,000 requests without a call.
+        for _ in 0..1_000 {
+            assert!(!pace.handed_back(1_000, false, || unreachable!("the clock was read")));
+        }
+        let now_ns = 2_000 * MS;
+        pace.interval_end_ns = now_ns - 1_000 * MS;
+        assert!(pace.handed_back(1, true, || now_ns), "the first call is not delayed");
+        assert!(
+            !pace.handed_back(1, true, || now_ns + 1),
+            "the rate of the last second delays the next one"
+        );
+        let called_ns = sleep_until_called(&mut pace);
+        assert!(called_ns - now_ns <= INTERVAL_NS, "{called_ns}");
+    }
+
+    #[test]
+    fn a_delayed_call_is_made_when_the_delay_is_switched_off_and_when_the_ring_stops() {
         for stops in [false, true] {
             let mut pace = pace(100_000);
             calls(&mut pace, 20_000, 50_000);

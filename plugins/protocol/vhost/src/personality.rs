@@ -1,9 +1,9 @@
-//! What a VMM learns of a device: a block device or a SCSI host.
+//! What a device presents to a VMM: a block device or a SCSI host.
 
 use crate::blk::Disk;
 use crate::scsi;
 
-/// What a device is.
+/// The kind of a device.
 #[derive(Clone, Debug)]
 pub enum Personality {
     /// A block device.
@@ -38,7 +38,7 @@ impl Personality {
     pub fn writes_through(&self, features: u64) -> bool {
         match self {
             Self::Blk(disk) => disk.writes_through(features),
-            Self::Scsi => false, // the driver sees the cache in a mode page and synchronizes it
+            Self::Scsi => false, // the driver finds the cache in a mode page and flushes it
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The methods, with the reference's names, parameters, results and codes: it answers nearly every mistake with -32602.
+//! The methods, with the reference's names, parameters, results and codes. Like the reference, they answer nearly every mistake
+//! with -32602.
 
 use crate::controllers::{
     self, Backing, Blk, BlkConfig, Controller, ControllerConfig, Controllers, Target,
@@ -20,11 +21,11 @@ params! {
         dev_name: String,
         /// Whether guests may only read.
         readonly: bool = false,
-        /// Whether packed rings are offered.
+        /// Whether the device offers packed rings.
         packed_ring: bool = false,
-        /// Cores that serve the controller, as `0x3` or `[0,1]`; all when absent.
+        /// Cores that serve the controller, such as `0x3` or `[0,1]`; all when absent.
         cpumask: Option<String>,
-        /// Transport: `vhost_user_blk`.
+        /// Transport. Only `vhost_user_blk` exists, which is also the default.
         transport: Option<String>,
     }
 
@@ -32,7 +33,7 @@ params! {
     pub struct CreateScsi {
         /// Name of the controller, which is also the name of its socket.
         ctrlr: String,
-        /// Cores that serve the controller, as `0x3` or `[0,1]`; all when absent.
+        /// Cores that serve the controller, such as `0x3` or `[0,1]`; all when absent.
         cpumask: Option<String>,
         /// Whether the controller waits for `vhost_start_scsi_controller` before guests can connect.
         delay: bool = false,
@@ -42,7 +43,7 @@ params! {
     pub struct AddTarget {
         /// Name of the controller.
         ctrlr: String,
-        /// Number of the target, below 8; negative = the first that is free.
+        /// Number of the target, 0 to 7; a negative number means the first free one.
         scsi_target_num: i32,
         /// Name of the bdev.
         bdev_name: String,
@@ -72,9 +73,9 @@ params! {
     pub struct SetCoalescing {
         /// Name of the controller.
         ctrlr: String,
-        /// Base of the pause between two interrupts, in microseconds; 0 = off. At most a second.
+        /// Base of the pause between two interrupts, in microseconds, 0 to 1,000,000; 0 = no delay.
         delay_base_us: u32,
-        /// Requests a second from which interrupts are gathered; at least 100.
+        /// Requests per second above which interrupts are delayed; at least 100.
         iops_threshold: u32,
     }
 
@@ -91,13 +92,13 @@ params! {
     }
 }
 
-/// The one transport.
+/// The only transport.
 const TRANSPORT: &str = "vhost_user_blk";
-/// Interrupts of a new controller are not gathered.
+/// The setting of a new controller: no delay.
 const UNCHANGED: Coalescing = Coalescing { delay_base_us: 0, iops_threshold: 60_000 };
 /// Longest base of the pause between two interrupts, in microseconds.
 const DELAY_BASE_US_MAX: u32 = 1_000_000;
-/// Fewest requests a second from which interrupts can be gathered: one in each interval of 10 ms.
+/// Smallest threshold, in requests per second: one in each interval of 10 ms.
 const IOPS_THRESHOLD_MIN: u32 = 100;
 
 /// Codes of the reference.
@@ -112,12 +113,12 @@ pub fn register(app: &App) -> Result<()> {
     let methods = [
         refusing(
             "vhost_create_blk_controller",
-            "Makes a block device for virtual machines.",
+            "Creates a block device for virtual machines.",
             create_blk,
         ),
         refusing(
             "vhost_create_scsi_controller",
-            "Makes a SCSI controller for virtual machines.",
+            "Creates a SCSI controller for virtual machines.",
             create_scsi,
         ),
         refusing(
@@ -127,7 +128,7 @@ pub fn register(app: &App) -> Result<()> {
         ),
         refusing(
             "vhost_scsi_controller_add_target",
-            "Adds a target to a SCSI controller; its guests see a new disk. The result is the target's number.",
+            "Adds a target to a SCSI controller. Its guests see a new disk. The result is the target's number.",
             add_target,
         ),
         Method::new(
@@ -141,22 +142,22 @@ pub fn register(app: &App) -> Result<()> {
             delete,
         ),
         Method::new("vhost_get_controllers", "Lists the controllers.", list),
-        refusing("vhost_controller_set_coalescing", "Sets how interrupts are gathered.", coalesce),
+        refusing("vhost_controller_set_coalescing", "Sets how interrupts are delayed.", coalesce),
         Method::immediate(
             "virtio_blk_create_transport",
-            "Makes a transport of block devices. The only one, `vhost_user_blk`, exists from the start.",
+            "Creates a transport for block devices. The only one, `vhost_user_blk`, always exists.",
             create_transport,
         ),
         Method::immediate(
             "virtio_blk_get_transports",
-            "Lists the transports of block devices.",
+            "Lists the transports for block devices.",
             transports,
         ),
     ];
     methods.into_iter().try_for_each(|method| method.register(app))
 }
 
-/// A method that answers at once, and each error with the same code.
+/// Makes a method that answers at once, and answers every error with -32602.
 fn refusing<P: Params + 'static, R: Serialize + 'static>(
     name: &str,
     doc: &str,
@@ -308,13 +309,13 @@ fn view_of_target((number, target): (&u8, &Target)) -> Value {
     })
 }
 
-/// The calls that make the block devices again.
+/// Writes the calls that create the block devices again.
 pub fn write_blk_config(config: &mut Config<'_>) {
     let Ok(all) = controllers::all() else { return };
     for controller in all.list() {
         let Backing::Blk(blk) = &controller.backing else { continue };
         if blk.desc.is_none() {
-            continue; // its bdev went away: the call would be refused, and the ones behind it lost
+            continue; // its bdev is gone, so the call would fail, and the later calls would not be made
         }
         let made = &controller.config;
         let mut params = Map::new();
@@ -331,7 +332,7 @@ pub fn write_blk_config(config: &mut Config<'_>) {
     }
 }
 
-/// The calls that make the SCSI controllers again: guests can connect when all targets are there.
+/// Writes the calls that create the SCSI controllers again. Guests can connect only after all targets were added.
 pub fn write_scsi_config(config: &mut Config<'_>) {
     let Ok(all) = controllers::all() else { return };
     for controller in all.list() {

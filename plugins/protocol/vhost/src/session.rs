@@ -1,13 +1,13 @@
-//! What one VMM has set up, message by message.
+//! The setup of one VMM, message by message.
 //!
 //! ```text
 //!                SET_VRING_KICK, with memory, addresses and size            GET_VRING_BASE, or the memory changes
 //!   ring:  set up ─────────────────────────────────────────▶ running ─────────────────────────────────────▶ set up
 //! ```
 //!
-//! A message that waits for rings to stop is answered when the last of their requests has been handed back; the next
-//! message is read after that. Memory changes only while no ring runs: the rings stop, the new table is mapped, and they
-//! start again where they stopped.
+//! Some messages need rings to stop. The session answers such a message when the last request of these rings has been handed
+//! back, and reads the next message after that. Memory changes only while no ring runs: the rings stop, the session maps the
+//! new table, and the rings start again where they stopped.
 
 use crate::device::{Device, Ring, Service};
 use crate::personality::Personality;
@@ -23,10 +23,10 @@ use rustix::fs::MemfdFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Rings of one device.
+/// Most rings of one device.
 pub const RINGS_MAX: usize = 128;
 
-/// The protocol features that are offered.
+/// The protocol features that the device offers.
 const PROTOCOL: u64 = protocol::MQ
     | protocol::REPLY_ACK
     | protocol::BACKEND_REQ
@@ -43,7 +43,7 @@ struct Setup {
     addresses: Option<RingAddresses>,
     base: u32,
     kick: Option<OwnedFd>,
-    /// The kick message came: with or without a descriptor, the ring is started.
+    /// Whether the kick message came. It starts the ring, with or without a descriptor.
     is_started: bool,
     is_enabled: bool,
     call: Option<OwnedFd>,
@@ -58,44 +58,44 @@ pub struct Session {
     features: u64,
     protocol: u64,
     memory: Arc<GuestMemory>,
-    /// The parts of the memory with their descriptors, to map them again.
+    /// The parts of the memory with their descriptors, to map them again after a change.
     parts: Vec<(MemoryRegion, OwnedFd)>,
     rings: Vec<Setup>,
     tracking: Option<Tracking>,
-    /// Which pages the device writes, while the guest migrates.
+    /// The log of the pages that the device writes, while the guest migrates.
     log: Option<Arc<DirtyLog>>,
-    /// The device's own channel to the VMM.
+    /// The channel on which the device sends messages to the VMM.
     channel: Option<OwnedFd>,
 }
 
-/// Where requests in flight are recorded.
+/// The record of requests in flight.
 #[derive(Debug)]
 struct Tracking {
     area: Arc<InflightArea>,
-    /// Rings, one bit each, that do not resume from the area any more: they have stopped in order since, or were reset.
+    /// One bit for each ring that no longer resumes from the area, because it has stopped in order or was reset.
     stopped: u128,
 }
 
 /// The answer to a message.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// The payload. `None`: the VMM gets an answer only if it asks for one.
+    /// The payload. `None`: the session answers only if the VMM asks for an answer.
     pub payload: Option<Vec<u8>>,
-    /// A descriptor that goes with it.
+    /// The descriptor that is sent with it.
     pub fd: Option<OwnedFd>,
 }
 
-/// What a message needs before it is answered.
+/// The result of a message.
 #[derive(Debug)]
 pub enum Outcome {
     /// The message is done.
     Done(Answer),
-    /// These rings have to stop first; then [`Session::stopped`].
+    /// These rings must stop first. Then call [`Session::stopped`] for each, and [`Session::finish`].
     Stop(Vec<usize>),
 }
 
 impl Session {
-    /// A session with a device that has no rings yet.
+    /// Creates a session with a device that has no rings yet.
     #[must_use]
     pub fn new(personality: Personality, device: Resident<Device>) -> Self {
         let rings = Vec::new();
@@ -116,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Features that are offered.
+    /// Features that the device offers.
     fn offered(&self) -> u64 {
         self.personality.features() | F_LOG_ALL
     }
@@ -139,7 +139,7 @@ impl Session {
         (0..).zip(&self.rings).filter(|(_, ring)| ring.is_running).map(|(index, _)| index).collect()
     }
 
-    /// The bdev has another size. Tells the VMM, if it gave a channel for that.
+    /// Takes the new size of the bdev. Reports it to the VMM, if the VMM gave a channel for this.
     pub fn changed(&mut self, personality: Personality) {
         self.personality = personality;
         if let Some(channel) = &self.channel {
@@ -147,10 +147,10 @@ impl Session {
         }
     }
 
-    /// Takes a message as far as it goes without stopping rings.
+    /// Handles a message, if no ring must stop for it.
     ///
     /// # Errors
-    /// The session ends: the VMM broke the protocol.
+    /// The VMM broke the protocol, so the session ends.
     pub fn begin(&mut self, message: &mut Message) -> Result<(Request, Outcome), End> {
         let request = Request::parse(message.header.request, &message.payload)
             .map_err(|error| End::Failed(error.to_string()))?;
@@ -169,7 +169,7 @@ impl Session {
             }
             Request::ResetDevice | Request::ResetOwner => self.running(),
             Request::SetVringEnable(RingState { index, num: 0 }) => self.running_one(*index),
-            // A migration begins or ends: rings log what they write, or do not any more, from where they stopped.
+            // A migration begins or ends, so the rings start or stop logging their writes.
             Request::SetFeatures(features) if features ^ self.features == F_LOG_ALL => {
                 self.running()
             }
@@ -196,7 +196,7 @@ impl Session {
         }
     }
 
-    /// Does what a message asks. None of the rings that it concerns runs.
+    /// Carries out a message. None of its rings runs.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -218,7 +218,7 @@ impl Session {
             Request::GetQueueNum => return number(RINGS_MAX as u64),
             Request::GetMaxMemSlots => return number(MEM_SLOTS),
             Request::GetConfig(config) => return payload(self.config(config)),
-            Request::SetConfig(_) => {} // there is nothing that a driver may change
+            Request::SetConfig(_) => {} // a driver may not change anything
             Request::SetMemTable(parts) => {
                 self.parts = parts.iter().copied().zip(fds.drain(..)).collect();
                 self.map()?;
@@ -263,7 +263,8 @@ impl Session {
                 let call = fds.pop();
                 let setup = self.ring(ring.index.into())?;
                 if setup.is_running {
-                    let call = call.as_ref().and_then(|fd| fd.try_clone().ok());
+                    let no_fd = |error: std::io::Error| failed(format!("ring {index}: {error}"));
+                    let call = call.as_ref().map(OwnedFd::try_clone).transpose().map_err(no_fd)?;
                     self.device.send(move |device| device.set_call(index, call));
                 }
                 self.ring(ring.index.into())?.call = call;
@@ -282,14 +283,14 @@ impl Session {
             Request::GetStatus => return number(0),
             Request::SetBackendReqFd => self.channel = fds.pop(),
             Request::SetLogBase(len, offset) => {
-                let Some(fd) = fds.pop() else { return number(1) }; // the message has one: its number was checked
+                let Some(fd) = fds.pop() else { return number(1) }; // `begin` checked that there is one
                 let log = DirtyLog::map(*len, *offset, fd.as_fd())
                     .map_err(|error| failed(error.to_string()))?;
                 self.log = Some(Arc::new(log));
                 self.start_rings()?;
                 return number(0);
             }
-            // The VMM looks at the log by itself and needs no call.
+            // The VMM reads the log when it likes, without calls.
             Request::SetLogFd => fds.clear(),
         }
         self.start_rings()?;
@@ -300,7 +301,7 @@ impl Session {
         self.features & feature::RING_PACKED != 0
     }
 
-    /// A new area for requests in flight, which the VMM keeps.
+    /// Creates an area for requests in flight, which the VMM keeps.
     fn make_inflight(&self, wanted: &Inflight) -> Result<Answer, End> {
         let Inflight { num_queues, queue_size, .. } = *wanted;
         let refuse = |why: String| failed(format!("the area for requests in flight: {why}"));
@@ -314,7 +315,7 @@ impl Session {
         Ok(Answer { payload: Some(reply::inflight(&made)), fd: Some(file) })
     }
 
-    /// The VMM gives an area that it keeps: a new one, or what the last device left.
+    /// Uses the area that the VMM keeps: a new one, or the one of the last device.
     fn set_inflight(&mut self, kept: &Inflight, fd: Option<OwnedFd>) -> Result<(), End> {
         let running = self.running();
         if let Some(index) = running.first() {
@@ -322,7 +323,7 @@ impl Session {
                 "the area for requests in flight changes while ring {index} runs"
             )));
         }
-        let Some(fd) = fd else { return Ok(()) }; // the message has one: its number was checked
+        let Some(fd) = fd else { return Ok(()) }; // `begin` checked that there is one
         let area = InflightArea::map(kept, self.is_packed(), fd.as_fd())
             .map_err(|error| failed(error.to_string()))?;
         self.tracking = Some(Tracking { area: Arc::new(area), stopped: 0 });
@@ -351,13 +352,13 @@ impl Session {
         let mut bytes = asked.bytes.clone();
         let from = usize::try_from(asked.offset).unwrap_or(usize::MAX);
         for (place, at) in bytes.iter_mut().zip(from..) {
-            // What the device does not have reads as zero.
+            // Bytes behind the end read as zero.
             *place = whole.get(at).copied().unwrap_or(0);
         }
         reply::config(&Config { bytes, ..asked.clone() })
     }
 
-    /// Maps the memory anew.
+    /// Maps all parts of the memory.
     fn map(&mut self) -> Result<(), End> {
         let mut memory = GuestMemory::default();
         for (part, fd) in &self.parts {
@@ -367,7 +368,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts every ring that has all it needs.
+    /// Starts every ring that is set up completely.
     fn start_rings(&mut self) -> Result<(), End> {
         let always_enabled = self.features & F_PROTOCOL_FEATURES == 0;
         let features = Features {
@@ -417,7 +418,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a ring stays where it is, and only its log changes.
+    /// Whether the addresses of a ring stay the same, and only its log changes.
     fn differs_in_log(&self, addresses: &RingAddresses) -> bool {
         let index = usize::try_from(addresses.index).unwrap_or(usize::MAX);
         let before = self.rings.get(index).and_then(|ring| ring.addresses);
@@ -444,7 +445,7 @@ impl Session {
         self.rings.get_mut(index).ok_or_else(|| failed(format!("ring {index}")))
     }
 
-    /// A ring that does not run: what it is made from may change.
+    /// A ring that does not run, so that its setup may change.
     fn idle_ring(&mut self, index: u32) -> Result<&mut Setup, End> {
         let ring = self.ring(index)?;
         if ring.is_running {

@@ -1,4 +1,4 @@
-//! vhost-user messages on a Unix socket: bytes, and the descriptors that travel beside them.
+//! vhost-user messages on a Unix socket: bytes, and the descriptors that come with them.
 
 use drivebay_sdk::tracing;
 use drivebay_spec_vhost::message::{
@@ -15,8 +15,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Bytes that are received at a time. Less than a message never shows two: the descriptors of a message come with its
-/// first byte, and a read never goes beyond the message it is in.
+/// Most bytes of one read. The descriptors of a message come with its first byte, so a read never goes beyond the end of a
+/// message.
 const WHOLE_MAX: usize = HEADER_LEN + PAYLOAD_MAX;
 
 /// A connection to a VMM.
@@ -35,7 +35,7 @@ pub struct Message {
     pub header: Header,
     /// Its payload.
     pub payload: Vec<u8>,
-    /// What came beside it.
+    /// The descriptors that came with it.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -58,19 +58,19 @@ impl fmt::Display for End {
 }
 
 impl Socket {
-    /// Serves an accepted connection.
+    /// Wraps an accepted connection.
     ///
     /// # Errors
-    /// When it cannot be set to not block.
+    /// The error of making it nonblocking.
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self { stream, bytes: Vec::new(), fds: Vec::new() })
     }
 
-    /// Receives a message; `None` when it is not all there yet.
+    /// Receives a message. Returns `None` when a part of it is missing.
     ///
     /// # Errors
-    /// [`End`]: the connection is of no more use.
+    /// [`End`]: the connection cannot be used any more.
     pub fn receive(&mut self) -> Result<Option<Message>, End> {
         loop {
             let wanted = self.wanted()?;
@@ -83,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// How many bytes the message still needs: those of its header first.
+    /// The number of missing bytes: first those of the header, then those of the payload.
     fn wanted(&self) -> Result<usize, End> {
         let Some(header) = self.bytes.first_chunk::<HEADER_LEN>() else {
             return Ok(HEADER_LEN - self.bytes.len());
@@ -101,7 +101,7 @@ impl Socket {
         Ok(Message { header, payload, fds })
     }
 
-    /// Receives at most `wanted` bytes: whether there were any.
+    /// Receives at most `wanted` bytes. Returns whether there were any.
     fn receive_some(&mut self, wanted: usize) -> Result<bool, End> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -137,10 +137,10 @@ impl Socket {
         Ok(true)
     }
 
-    /// Answers a request, with a descriptor where it has one.
+    /// Answers a request, with a descriptor if there is one.
     ///
     /// # Errors
-    /// [`End`]. An answer is far shorter than a socket's buffer: a VMM that lets it fill up is gone or hostile.
+    /// [`End`]. An answer is far shorter than a socket's buffer, so a VMM that lets the buffer fill up has hung or is hostile.
     pub fn answer(
         &self,
         request: u32,
@@ -166,8 +166,8 @@ impl Socket {
     }
 }
 
-/// Tells a VMM on the device's own channel that the configuration space has changed. If the notice does not fit into the
-/// channel, earlier ones are still unread, and the VMM will read the newest configuration with them.
+/// Reports on the channel of the device that the configuration space has changed. If the channel is full, the VMM has not read
+/// earlier reports yet, and reads the newest configuration after them.
 pub fn tell_of_change(channel: impl AsFd) {
     let header =
         Header { request: BACKEND_CONFIG_CHANGE, needs_reply: false, is_reply: false, len: 0 };

@@ -1,5 +1,5 @@
-//! Memory that a driver shares with its device: one file, mapped by both.
-#![expect(unsafe_code, reason = "shared memory is reached by raw pointers")]
+//! Memory that a driver shares with its device: one file that both map.
+#![expect(unsafe_code, reason = "raw pointers access shared memory")]
 
 use drivebay_sdk::region::Region;
 use drivebay_sdk::{Error, Result, errno};
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-/// Shared memory of this process's own. The device cannot shorten it.
+/// Shared memory that belongs to this process. The device cannot shorten it.
 ///
 /// # Invariants
 /// `base` is the address of `len` mapped bytes, aligned to pages, for as long as `_region` lives.
@@ -23,21 +23,21 @@ pub struct SharedMemory {
     _region: Option<Region>,
 }
 
-// SAFETY: the address is of a shared mapping, which no reference but to atomics is made to; all else is plain data.
+// SAFETY: the address points into a shared mapping, to which the code creates references to atomics only. All else is plain data.
 unsafe impl Send for SharedMemory {}
-// SAFETY: as above.
+// SAFETY: the same reason as for `Send`.
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
     /// The address of the first byte, as the device knows it.
     pub const GUEST_ADDR: u64 = 1 << 32;
-    /// Lengths are rounded up to this, in bytes: back ends that register memory for devices want it.
+    /// Lengths are multiples of this, in bytes, because some back ends that register memory for devices need it.
     const UNIT: usize = 2 << 20;
 
-    /// Zeroed memory of at least `len` bytes. `[app thread]`
+    /// Allocates zeroed memory of at least `len` bytes. `[app thread]`
     ///
     /// # Errors
-    /// `ENOMEM` and `EMFILE` when the system has none.
+    /// `ENOMEM` or `EMFILE` when the system has no memory or no descriptor left.
     pub fn new(len: usize) -> Result<Self> {
         let len = len.next_multiple_of(Self::UNIT);
         let failed = |error: rustix::io::Errno| {
@@ -55,7 +55,7 @@ impl SharedMemory {
         Ok(Self { base: region.addr(), len, fd, _region: Some(region) })
     }
 
-    /// Memory of a test, which outlives all that uses it.
+    /// Shared memory in the memory of a test, which outlives everything that uses it.
     #[cfg(test)]
     pub(crate) fn of_test(base: NonNull<u8>, len: usize) -> Self {
         let fd = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
@@ -68,7 +68,7 @@ impl SharedMemory {
         self.len
     }
 
-    /// What the device is told of it; [`fd`](Self::fd) goes with it.
+    /// The description of the memory for the device. It is sent with [`fd`](Self::fd).
     #[must_use]
     pub fn part(&self) -> MemoryRegion {
         let (guest_addr, user_addr) = (Self::GUEST_ADDR, Self::GUEST_ADDR);
@@ -84,32 +84,32 @@ impl SharedMemory {
     /// The address of `len` bytes from `offset` on.
     ///
     /// # Panics
-    /// When they are not in the memory: a fault of this crate, since the device chooses no offsets.
+    /// When they are not in the memory. That is a fault of this crate, because the device chooses no offsets.
     #[inline]
     pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset <= self.len && len <= self.len - offset, "outside of the shared memory");
-        // SAFETY: within the memory, as just checked.
+        // SAFETY: the line above checks that the bytes are in the memory.
         unsafe { self.base.add(offset) }.as_ptr()
     }
 
     #[inline]
     pub(super) fn u16(&self, offset: usize) -> &AtomicU16 {
         debug_assert!(offset.is_multiple_of(2));
-        // SAFETY: mapped by the type's invariant, aligned as rings are laid out; other processes reach it by atomics only.
+        // SAFETY: `at` checks the bounds, and the layout of rings aligns the field. Other processes access it with atomics only.
         unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
     }
 
     #[inline]
     pub(super) fn u32(&self, offset: usize) -> &AtomicU32 {
         debug_assert!(offset.is_multiple_of(4));
-        // SAFETY: as in `u16`.
+        // SAFETY: the same reason as in `u16`.
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
     #[inline]
     pub(super) fn u64(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(8));
-        // SAFETY: as in `u16`.
+        // SAFETY: the same reason as in `u16`.
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
 }

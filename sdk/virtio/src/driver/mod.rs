@@ -4,12 +4,12 @@
 //!  offset ─▶ ring │ cells: a request's header and answer, one cell a slot │ data: one buffer a slot
 //! ```
 //!
-//! A queue has a fixed number of slots. A slot is one request: its header, its data and its answer lie at fixed places, so
-//! a request costs three descriptors and a copy of its data, and no allocation. The device is not trusted: what it writes
-//! is read once and checked, and a device that breaks a rule is [`DeviceBroken`].
+//! A queue has a fixed number of slots. A slot has room for one request: its header, its data and its answer lie at fixed
+//! places. So a request takes three descriptors and a copy of its data, and allocates nothing. The driver does not trust the
+//! device: it reads what the device writes once and checks it. A device that breaks a rule is [`DeviceBroken`].
 //!
-//! All of a queue happens on one thread at a time.
-#![expect(unsafe_code, reason = "data is copied between the shared memory and the buffers of I/O")]
+//! Only one thread at a time uses a queue.
+#![expect(unsafe_code, reason = "copies data between the shared memory and the buffers of I/O")]
 
 mod memory;
 mod packed;
@@ -25,28 +25,28 @@ use split::SplitDriver;
 use std::fmt;
 use std::sync::Arc;
 
-/// Descriptors of one request at most: header, data, answer.
+/// Most descriptors of one request: header, data, answer.
 const DESCRIPTORS: u16 = 3;
 /// Longest header, in bytes.
 pub const HEADER_MAX: usize = 64;
 /// Longest answer, in bytes.
 pub const ANSWER_MAX: usize = 128;
-/// Distance of two cells, in bytes. The answer has cache lines of its own, since the device writes it.
+/// Distance of two cells, in bytes. The answer has its own cache lines, because the device writes it.
 const CELL: usize = 256;
-/// Where the answer lies in its cell.
+/// Offset of the answer in its cell, in bytes.
 const ANSWER: usize = 128;
-/// Parts of the memory begin at whole pages, in bytes.
+/// Length of a page, in bytes. Parts of the memory begin at pages.
 const PAGE: usize = 4096;
 
-/// A rule that the device broke. Its queue is of no more use.
+/// A rule that the device broke. Its queue cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceBroken {
-    /// It gave back more requests than it had.
+    /// It handed back more requests than it had.
     IndexJump {
         /// Requests that it announces.
         ahead: u16,
     },
-    /// It gave back a request that it did not have.
+    /// It handed back a request that it did not have.
     Id(u32),
 }
 
@@ -68,7 +68,7 @@ impl std::error::Error for DeviceBroken {}
 pub struct Layout {
     /// Entries of the ring: a power of two, at least 4.
     pub size: u16,
-    /// Requests at once, at most. The ring may hold fewer.
+    /// Most requests at the same time. The ring may have room for fewer.
     pub slots_max: u16,
     /// Longest data of a request, in bytes.
     pub data_len: u32,
@@ -77,19 +77,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Requests at once.
+    /// The number of requests that fit at the same time.
     #[must_use]
     pub fn num_slots(&self) -> u16 {
         self.slots_max.min(self.size / DESCRIPTORS)
     }
 
-    /// Bytes of the shared memory that the queue takes: whole pages.
+    /// Length of the queue in the shared memory, in bytes: whole pages.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
         self.data() + usize::from(self.num_slots()) * self.data_stride()
     }
 
-    /// Where the driver's and the device's parts of the ring begin, and where the ring ends.
+    /// The offsets of the driver's part and the device's part of the ring, and of its end.
     fn ring_parts(&self) -> (usize, usize, usize) {
         let size = self.size;
         if self.packed {
@@ -97,7 +97,7 @@ impl Layout {
             (driver, driver + 64, driver + 128)
         } else {
             let (descriptors, available, used) = split_len(size);
-            // The device's part begins on a page of its own: each side writes its own cache lines.
+            // The device's part begins on its own page, so that each side writes its own cache lines.
             let device = (descriptors + available).next_multiple_of(PAGE);
             (descriptors, device, device + used)
         }
@@ -125,24 +125,24 @@ pub enum Data<'a> {
     Bytes(&'a [u8]),
     /// The device reads these buffers.
     Out(Buffers<'a>),
-    /// The device writes as many bytes.
+    /// The device writes this many bytes.
     In(u32),
 }
 
 /// A request for the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// What is asked for, at most [`HEADER_MAX`] bytes.
+    /// The header, at most [`HEADER_MAX`] bytes.
     pub header: &'a [u8],
     /// The data, at most [`Layout::data_len`] bytes.
     pub data: Data<'a>,
-    /// Bytes of the answer, at most [`ANSWER_MAX`].
+    /// Length of the answer, at most [`ANSWER_MAX`] bytes.
     pub answer_len: u32,
-    /// Whether the answer comes before the data that the device writes (SCSI), or behind (block).
+    /// Whether the answer comes before the data that the device writes (SCSI) or behind it (block).
     pub answer_first: bool,
 }
 
-/// A request that the device gave back. Its slot stays taken until [`DriverQueue::release`].
+/// A request that the device handed back. Its slot stays taken until [`DriverQueue::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Its slot.
@@ -165,10 +165,10 @@ struct Piece {
 pub struct DriverQueue {
     memory: Arc<SharedMemory>,
     layout: Layout,
-    /// Where the queue begins in the memory.
+    /// Offset of the queue in the memory, in bytes.
     offset: usize,
     ring: Ring,
-    /// Slots that are free; the last one is taken first.
+    /// Free slots. The last one is taken first.
     free: Vec<u16>,
     /// Whether the device has the request of a slot.
     is_at_device: Vec<bool>,
@@ -181,7 +181,7 @@ enum Ring {
 }
 
 impl DriverQueue {
-    /// A queue in fresh memory from `offset` on, which is in whole pages.
+    /// Creates a queue in zeroed memory. It begins at `offset`, which is a multiple of the page size.
     ///
     /// # Panics
     /// When the queue does not fit into the memory.
@@ -206,7 +206,7 @@ impl DriverQueue {
         Self { memory, layout, offset, ring, free, is_at_device }
     }
 
-    /// Where the parts of the ring lie, as addresses that the device knows.
+    /// The parts of the ring, as addresses of the device.
     #[must_use]
     pub fn rings(&self) -> Rings {
         let (driver, device, _) = self.layout.ring_parts();
@@ -219,21 +219,21 @@ impl DriverQueue {
         }
     }
 
-    /// Requests at once.
+    /// The number of requests that fit at the same time.
     #[must_use]
     pub fn num_slots(&self) -> u16 {
         self.layout.num_slots()
     }
 
-    /// Whether a request can be put in.
+    /// Whether a slot is free.
     #[inline]
     #[must_use]
     pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// Puts a request into the ring and copies its data: its slot. `None` when no slot is free. The device sees it at once
-    /// if it looks, and is to be kicked if [`publish`](Self::publish) says so.
+    /// Puts a request into the ring and copies its data. Returns its slot, or `None` when no slot is free. A device that polls may
+    /// see the request at once. Call [`publish`](Self::publish) after the last request of a burst.
     ///
     /// # Panics
     /// When the request is longer than a slot.
@@ -243,7 +243,7 @@ impl DriverQueue {
         let slot = self.free.pop()?;
         let (cell, data) = (self.cell(slot), self.data(slot));
         self.copy_in(cell, ask.header);
-        // A device that answers nothing is not taken for one that succeeds.
+        // If the device writes no answer, the answer must not look like a success.
         self.copy_in(cell + ANSWER, &[0xff]);
         let (len, is_written) = match ask.data {
             Data::None => (0, false),
@@ -284,7 +284,7 @@ impl DriverQueue {
         }
     }
 
-    /// Shows the device what was submitted since: whether it wants to be kicked.
+    /// Shows the device the requests that were submitted since the last call. Returns whether the device wants a kick.
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -294,10 +294,10 @@ impl DriverQueue {
         }
     }
 
-    /// The next request that the device gave back.
+    /// Takes the next request that the device handed back.
     ///
     /// # Errors
-    /// The device broke a rule: the queue is of no more use.
+    /// The device broke a rule, and the queue cannot be used any more.
     #[inline]
     pub fn next_used(&mut self) -> Result<Option<Used>, DeviceBroken> {
         let used = match &mut self.ring {
@@ -313,15 +313,15 @@ impl DriverQueue {
         Ok(Some(Used { slot, written }))
     }
 
-    /// Copies the answer of a request that was given back.
+    /// Copies the answer to a request that was handed back.
     pub fn answer(&self, slot: u16, answer: &mut [u8]) {
         assert!(answer.len() <= ANSWER_MAX);
         let from = self.memory.at(self.cell(slot) + ANSWER, answer.len());
-        // SAFETY: both are valid for as many bytes, and the slice is memory of the caller's own.
+        // SAFETY: both are valid for this length, and the slice is not part of the shared memory.
         unsafe { std::ptr::copy_nonoverlapping(from, answer.as_mut_ptr(), answer.len()) };
     }
 
-    /// Copies what the device wrote into the buffers of an I/O, as far as they go.
+    /// Copies the data that the device wrote into the buffers of an I/O, until they are full.
     #[inline]
     pub fn fill(&self, slot: u16, buffers: Buffers<'_>) {
         let mut at = self.data(slot);
@@ -329,28 +329,28 @@ impl DriverQueue {
         for (addr, len) in buffers.pieces() {
             let len = len.min(end - at);
             let from = self.memory.at(at, len);
-            // SAFETY: both are valid for `len` bytes; `copy` allows buffers that lie in the shared memory.
+            // SAFETY: both are valid for `len` bytes. `copy` allows an overlap, because the buffers may lie in the shared memory.
             unsafe { std::ptr::copy(from, addr, len) };
             at += len;
         }
     }
 
-    /// Copies what the device wrote into `bytes`.
+    /// Copies the data that the device wrote into `bytes`.
     pub fn read(&self, slot: u16, bytes: &mut [u8]) {
         assert!(bytes.len() <= self.layout.data_len as usize);
         let from = self.memory.at(self.data(slot), bytes.len());
-        // SAFETY: both are valid for as many bytes, and the slice is memory of the caller's own.
+        // SAFETY: both are valid for this length, and the slice is not part of the shared memory.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    /// The slot of a request that was given back is free again.
+    /// Frees the slot of a request that was handed back.
     #[inline]
     pub fn release(&mut self, slot: u16) {
         debug_assert!(!self.free.contains(&slot), "released twice");
         self.free.push(slot);
     }
 
-    /// Asks for a call at the next request that is given back, then looks again: whether there is one already.
+    /// Asks for a call at the next request that the device hands back, then looks again. Returns whether there is already one.
     #[must_use]
     pub fn arm(&mut self) -> bool {
         match &mut self.ring {
@@ -359,7 +359,7 @@ impl DriverQueue {
         }
     }
 
-    /// Wants no calls: the driver looks by itself.
+    /// Asks for no calls, because the driver polls.
     pub fn disarm(&mut self) {
         match &mut self.ring {
             Ring::Split(ring) => ring.disarm(&self.memory),
@@ -377,18 +377,18 @@ impl DriverQueue {
 
     fn copy_in(&self, at: usize, bytes: &[u8]) {
         let to = self.memory.at(at, bytes.len());
-        // SAFETY: both are valid for as many bytes, and the slice is memory of the caller's own.
+        // SAFETY: both are valid for this length, and the slice is not part of the shared memory.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// How many bytes were copied: all of the buffers.
+    /// Copies all bytes of the buffers. Returns their number.
     #[inline]
     fn copy_buffers_in(&self, at: usize, buffers: Buffers<'_>) -> usize {
         let mut done = 0;
         for (addr, len) in buffers.pieces() {
             assert!(done + len <= self.layout.data_len as usize);
             let to = self.memory.at(at + done, len);
-            // SAFETY: both are valid for `len` bytes; `copy` allows buffers that lie in the shared memory.
+            // SAFETY: both are valid for `len` bytes. `copy` allows an overlap, because the buffers may lie in the shared memory.
             unsafe { std::ptr::copy(addr, to, len) };
             done += len;
         }

@@ -18,7 +18,7 @@ pub(super) struct PackedDriver {
     device: usize,
     next_available: Place,
     next_used: Place,
-    /// The place up to which the device was kicked, or did not want to be.
+    /// The place at the last `publish`.
     published: Place,
     /// Descriptors of the request in each slot.
     entries: Vec<u16>,
@@ -46,7 +46,7 @@ impl PackedDriver {
         }
     }
 
-    /// The first descriptor is written last: with it the device sees the request whole.
+    /// Adds a request. Writes the first descriptor last, so that the device sees the whole request at once.
     #[inline]
     pub(super) fn add(&mut self, memory: &SharedMemory, slot: u16, pieces: &[Piece]) {
         let mut place = self.next_available;
@@ -79,7 +79,7 @@ impl PackedDriver {
             return false;
         }
         self.published = new;
-        // The device shows its wish, then looks at the ring: either it sees the ring, or this sees the wish.
+        // The device stores what it wants, then reads the ring. So either the device sees the ring, or this code sees the wish.
         fence(Ordering::SeqCst);
         let wish = u32::from_le(memory.u32(self.device).load(Ordering::Relaxed));
         let [a, b, c, d] = wish.to_le_bytes();
@@ -92,7 +92,7 @@ impl PackedDriver {
         }
     }
 
-    /// Id and written bytes of the next request that was given back. The id is that of its slot.
+    /// Takes the next request that was handed back. Returns the number of its slot, and the bytes that the device wrote.
     #[inline]
     pub(super) fn next_used(
         &mut self,
@@ -104,7 +104,7 @@ impl PackedDriver {
         let at = self.ring + usize::from(self.next_used.index) * DESCRIPTOR_LEN;
         let written = u32::from_le(memory.u32(at + 8).load(Ordering::Relaxed));
         let id = u16::from_le(memory.u16(at + 12).load(Ordering::Relaxed));
-        // A slot that the device does not have is refused by the queue.
+        // The queue refuses a slot that the device does not have.
         let entries = self.entries.get(usize::from(id)).copied().filter(|&entries| entries > 0);
         self.next_used.advance(entries.ok_or(DeviceBroken::Id(id.into()))?, self.size);
         Ok(Some((id.into(), written)))
@@ -117,7 +117,7 @@ impl PackedDriver {
             u32::from(EVENT_ENABLE) << 16
         };
         memory.u32(self.driver).store(wish.to_le(), Ordering::Relaxed);
-        // The device gives a request back, then looks at the wish: either it sees the wish, or this sees the request.
+        // The device hands back a request, then reads the wish. So either the device sees the wish, or this code sees the request.
         fence(Ordering::SeqCst);
         self.is_used(memory)
     }
@@ -127,7 +127,7 @@ impl PackedDriver {
         memory.u32(self.driver).store(wish.to_le(), Ordering::Relaxed);
     }
 
-    /// Whether the device has given back the descriptor at the next place, in the driver's lap.
+    /// Whether the device has marked the descriptor at the next place as used in the current lap.
     #[inline]
     fn is_used(&self, memory: &SharedMemory) -> bool {
         if self.next_used == self.next_available {

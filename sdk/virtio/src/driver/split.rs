@@ -7,14 +7,14 @@ use drivebay_spec_vhost::ring::{
 };
 use std::sync::atomic::{Ordering, fence};
 
-/// A slot's descriptors have fixed places in the table: three for each.
+/// The driver's side of a split ring. Each slot has three descriptors at fixed places in the table.
 #[derive(Debug)]
 pub(super) struct SplitDriver {
     size: u16,
     descriptors: usize,
     available: usize,
     used: usize,
-    /// Next entry of the available ring; counts through 2^16.
+    /// Next entry of the available ring. It wraps at 2^16.
     next_available: u16,
     /// The available index that the device was shown last.
     published: u16,
@@ -57,7 +57,7 @@ impl SplitDriver {
         }
         self.published = new;
         memory.u16(self.available + 2).store(new.to_le(), Ordering::Release);
-        // The device shows its wish, then looks at the index: either it sees the index, or this sees the wish.
+        // The device stores what it wants, then reads the index. So either the device sees the index, or this code sees the wish.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = memory.u16(self.used + 4 + 8 * usize::from(self.size));
@@ -67,7 +67,7 @@ impl SplitDriver {
         }
     }
 
-    /// Id and written bytes of the next request that was given back. The id is that of its slot.
+    /// Takes the next request that was handed back. Returns the number of its slot, and the bytes that the device wrote.
     #[inline]
     pub(super) fn next_used(
         &mut self,
@@ -98,13 +98,13 @@ impl SplitDriver {
         } else {
             memory.u16(self.available).store(0, Ordering::Relaxed);
         }
-        // The device gives a request back, then looks at the wish: either it sees the wish, or this sees the request.
+        // The device hands back a request, then reads the wish. So either the device sees the wish, or this code sees the request.
         fence(Ordering::SeqCst);
         self.used_index(memory) != self.next_used
     }
 
     pub(super) fn disarm(&mut self, memory: &SharedMemory) {
-        // With event indices a stale event is passed once in 2^16 requests, which costs a call and no more.
+        // With event indices, the device passes an old event index once in 2^16 requests, which costs only a call.
         if !self.event_idx {
             memory.u16(self.available).store(AVAIL_NO_INTERRUPT.to_le(), Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ struct Pair {
     driver: DriverQueue,
     device: Queue,
     chain: Chain,
-    /// Whether the device has requests that it was not told of, although it asked.
+    /// The memory that both sides share.
     memory: Arc<SharedMemory>,
 }
 

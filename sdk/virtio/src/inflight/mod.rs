@@ -1,8 +1,8 @@
-//! Which requests are in flight, kept in memory that outlives the process: a device that starts again takes over the
-//! requests that the last one left, and repeats none that it had given back.
+//! The record of requests in flight, in memory that outlives the process. A device that starts again takes over the requests
+//! that the last device left, and repeats none that were handed back.
 //!
-//! The VMM keeps the area. Everything in it is checked before it is used, as guest memory is.
-#![expect(unsafe_code, reason = "the area is shared and reached by raw pointers")]
+//! The VMM keeps the area. The device checks everything in it before use, like guest memory.
+#![expect(unsafe_code, reason = "raw pointers access the shared area")]
 
 mod packed;
 mod split;
@@ -12,20 +12,17 @@ mod tests;
 pub(crate) use packed::PackedRecord;
 pub(crate) use split::SplitRecord;
 
+use crate::memory::{PAGE, map_file};
 use drivebay_sdk::region::Region;
 use drivebay_sdk::{Error, Result, errno};
 use drivebay_spec_vhost::inflight::part_len;
 use drivebay_spec_vhost::message;
 use drivebay_spec_vhost::ring::SIZE_MAX;
-use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence};
-
-/// Files are mapped in whole pages.
-const PAGE: u64 = 4096;
 
 /// A mapped area with a part for each ring of a device.
 ///
@@ -41,23 +38,23 @@ pub struct InflightArea {
     _region: Option<Region>,
 }
 
-// SAFETY: the address is of a shared mapping, which no reference but to atomics is made to; all else is plain data.
+// SAFETY: the address points into a shared mapping, to which the code creates references to atomics only. All else is plain data.
 unsafe impl Send for InflightArea {}
-// SAFETY: as above.
+// SAFETY: the same reason as for `Send`.
 unsafe impl Sync for InflightArea {}
 
-/// Where the device finds the requests in flight of one ring.
+/// The record of one ring, before the ring uses it.
 #[derive(Clone, Debug)]
 pub struct Inflight {
     pub(crate) part: Part,
-    /// The ring goes on from what the area says. Otherwise the ring clears the area and starts at its base.
+    /// Whether the ring continues from the record. Otherwise the ring clears the record and starts at its base.
     pub(crate) resumes: bool,
 }
 
-/// The part of one ring.
+/// The part of the area for one ring.
 ///
 /// # Invariants
-/// `base` is aligned to 8 and names the part of a ring of `size` entries in `area`.
+/// `base` is aligned to 8 and points to the part of a ring of `size` entries in `area`.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     area: Arc<InflightArea>,
@@ -66,11 +63,11 @@ pub(crate) struct Part {
     pub(crate) size: u16,
 }
 
-// SAFETY: as for the area.
+// SAFETY: the same reason as for `InflightArea`.
 unsafe impl Send for Part {}
 
 impl InflightArea {
-    /// Length of an area, in bytes: whole pages. `None` when a device cannot have such rings.
+    /// Length of an area, in bytes: whole pages. `None` when the number or size of the rings is not allowed.
     #[must_use]
     pub fn len(num_rings: u16, ring_size: u16, is_packed: bool) -> Option<u64> {
         let fits = num_rings > 0 && (1..=SIZE_MAX).contains(&ring_size);
@@ -89,16 +86,14 @@ impl InflightArea {
             Error::new(errno::EINVAL, format!("the area for requests in flight has {given}"))
         };
         let parts = part_len(queue_size, is_packed) as u64 * u64::from(num_queues);
-        let len = mmap_offset.checked_add(mmap_size);
-        let end = len.and_then(|len| len.checked_next_multiple_of(PAGE));
+        let end = mmap_offset.checked_add(mmap_size);
         let is_sound = Self::len(num_queues, queue_size, is_packed).is_some()
             && mmap_size >= parts
             && mmap_offset.is_multiple_of(8);
-        let (len, end) = len.zip(end).filter(|_| is_sound).ok_or_else(refuse)?;
-        fill_last_page(fd, len, end)?;
-        let region = Region::import(fd, 0, end)?;
+        let end = end.filter(|_| is_sound).ok_or_else(refuse)?;
         let offset = usize::try_from(mmap_offset).map_err(|_| refuse())?;
-        // SAFETY: the region is longer than the offset.
+        let region = map_file(fd, end)?;
+        // SAFETY: the region has at least `mmap_offset + mmap_size` bytes.
         let base = unsafe { region.addr().add(offset) };
         Ok(Self {
             base,
@@ -109,7 +104,7 @@ impl InflightArea {
         })
     }
 
-    /// An area of a test, in memory that outlives all that uses it.
+    /// An area in the memory of a test, which outlives everything that uses it.
     #[cfg(test)]
     pub(crate) fn of_test(bytes: &'static [u64], ring_size: u16, is_packed: bool) -> Arc<Self> {
         assert!(size_of_val(bytes) >= part_len(ring_size, is_packed));
@@ -117,7 +112,7 @@ impl InflightArea {
         Arc::new(Self { base, num_rings: 1, ring_size, is_packed, _region: None })
     }
 
-    /// An area in a fuzzer's own memory, for one ring of at most `ring_size` entries.
+    /// An area in the memory of a fuzzer, for one ring of at most `ring_size` entries.
     ///
     /// # Panics
     /// When the area is too short.
@@ -129,7 +124,7 @@ impl InflightArea {
         Arc::new(Self { base, num_rings: 1, ring_size, is_packed, _region: None })
     }
 
-    /// Whether it was made for packed rings.
+    /// Whether it is for packed rings.
     #[must_use]
     pub fn is_packed(&self) -> bool {
         self.is_packed
@@ -148,57 +143,48 @@ impl InflightArea {
     }
 }
 
-/// Files of areas that other back ends made end within a page, and only whole pages are mapped: such a file grows to `end`.
-fn fill_last_page(fd: BorrowedFd<'_>, len: u64, end: u64) -> Result<()> {
-    let file = File::from(fd.try_clone_to_owned()?);
-    if (len..end).contains(&file.metadata()?.len()) {
-        file.set_len(end)?;
-    }
-    Ok(())
-}
-
 impl Part {
-    /// Entries that the area has room for, which is what its header says.
+    /// The number of entries for which the area has room. The header contains it.
     fn room(&self) -> u16 {
         self.area.ring_size
     }
 
-    /// Starts to make the area new again: until the version is stored last, a device that dies leaves one that counts as new.
+    /// Begins to clear the record. The version is stored last, so if the device dies before that, the record counts as new.
     fn begin_clear(&self, version: usize) {
         self.u16(version).store(0, Relaxed);
         // No later store comes before this one.
         fence(Release);
     }
 
-    /// The address of a field. Callers pass the offset of a field in the header, or in an entry below `size`; fields are aligned.
+    /// The address of a field. Callers pass the offset of a field in the header, or in an entry below `size`. Fields are aligned.
     fn field(&self, offset: usize) -> *mut u8 {
         #[cfg(test)]
         tests::access();
-        // SAFETY: within the part, by the rule above.
+        // SAFETY: callers pass an offset within the part, as the comment of this function says.
         unsafe { self.base.add(offset) }.as_ptr()
     }
 
     fn u8(&self, offset: usize) -> &AtomicU8 {
         let field = self.field(offset);
-        // SAFETY: mapped by the type's invariant; other processes reach it by their own atomics only.
+        // SAFETY: mapped (invariant of the type). Other processes access it with atomics only.
         unsafe { AtomicU8::from_ptr(field) }
     }
 
     fn u16(&self, offset: usize) -> &AtomicU16 {
         let field = self.field(offset);
-        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        // SAFETY: mapped and aligned (rule of `field`). Other processes access it with atomics only.
         unsafe { AtomicU16::from_ptr(field.cast()) }
     }
 
     fn u32(&self, offset: usize) -> &AtomicU32 {
         let field = self.field(offset);
-        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        // SAFETY: mapped and aligned (rule of `field`). Other processes access it with atomics only.
         unsafe { AtomicU32::from_ptr(field.cast()) }
     }
 
     fn u64(&self, offset: usize) -> &AtomicU64 {
         let field = self.field(offset);
-        // SAFETY: mapped and aligned, by the rule of `field`; reached by atomics only, as in `u8`.
+        // SAFETY: mapped and aligned (rule of `field`). Other processes access it with atomics only.
         unsafe { AtomicU64::from_ptr(field.cast()) }
     }
 }

@@ -1,8 +1,8 @@
-//! The record of a packed ring: copies of the descriptors of every chain in flight, since a chain that the device gives
-//! back overwrites the descriptors of others.
+//! The record of a packed ring: copies of the descriptors of every chain in flight, because a chain that the device hands back
+//! overwrites descriptors of other chains.
 //!
-//! The process may die between any two stores. A batch that was given back counts when the ring shows its first
-//! descriptor; what the header said before the batch is kept until then.
+//! The process may die between any two stores. A batch that was handed back counts when the ring shows its first descriptor.
+//! Until then, the header also keeps the values from before the batch.
 
 use super::{Inflight, Part};
 use crate::packed::Place;
@@ -17,16 +17,16 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 pub(crate) struct PackedRecord {
     part: Part,
     counter: u64,
-    /// Where the next chain went when the last batch was complete.
+    /// The place behind the last complete batch.
     complete: Place,
-    /// First entries of the chains that were given back since the last [`published`](Self::published).
+    /// First entries of the chains that were handed back since the last [`published`](Self::published).
     batch: Vec<u16>,
 }
 
-/// What the last device left.
+/// The chains that the last device left in flight.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// Where the next chain is given back.
+    /// The place where the next chain is handed back.
     pub(crate) used: Place,
     /// Entries of the ring that the chains in flight take.
     pub(crate) entries: u16,
@@ -45,8 +45,8 @@ pub(crate) struct Cursor {
 }
 
 impl PackedRecord {
-    /// Takes over what the last device left; `None` when there was no device before. `base` is where a ring without a record
-    /// begins. `is_available` says whether the driver's descriptor of that lap is still at a place of the ring.
+    /// Takes over the record of the last device. Returns no [`Left`] when there was no device before. `base` is the place where a
+    /// ring without a record begins. `is_available`: whether a place of the ring still has the driver's descriptor of that lap.
     pub(crate) fn new(
         inflight: Inflight,
         base: Place,
@@ -80,7 +80,7 @@ impl PackedRecord {
         self.part.u16(layout::VERSION).store(VERSION, Release);
     }
 
-    /// The last device may have died within a batch, which counts when the ring shows it. Returns where the next chain goes.
+    /// Completes or undoes a batch in which the last device died. It counts if the ring shows it. Returns the place of the next chain.
     fn finish_batch(&self, is_available: impl Fn(Place) -> bool) -> Result<Place, Broken> {
         let (new, old) = self.used()?;
         let (free, old_free) =
@@ -95,7 +95,7 @@ impl PackedRecord {
         Ok(old)
     }
 
-    /// Where the next chain goes, and where it went when the last batch was complete.
+    /// The place of the next chain, and the place behind the last complete batch.
     fn used(&self) -> Result<(Place, Place), Broken> {
         let [a, b, c, d, wrap, old_wrap, ..] =
             self.part.u64(layout::USED_INDEX).load(Relaxed).to_le_bytes();
@@ -105,7 +105,7 @@ impl PackedRecord {
         is_sound.then_some((new, old)).ok_or(Broken::Inflight)
     }
 
-    /// One store: a place never shows with the wrap counter of another.
+    /// Stores both places at once, so that a place never appears with the wrap counter of the other one.
     fn set_used(&self, new: Place, old: Place) {
         let ([a, b], [c, d]) = (new.index.to_le_bytes(), old.index.to_le_bytes());
         let word = u64::from_le_bytes([a, b, c, d, new.wrap.into(), old.wrap.into(), 0, 0]);
@@ -141,7 +141,7 @@ impl PackedRecord {
         Ok(Left { used, entries, chains })
     }
 
-    /// Entries that a recorded chain says it has.
+    /// The number of entries of a recorded chain, according to the record.
     pub(crate) fn num_entries(&self, first: u16) -> u16 {
         self.part.u16(entry(first) + layout::NUM_ENTRIES).load(Relaxed)
     }
@@ -188,7 +188,7 @@ impl PackedRecord {
         Ok(at.last)
     }
 
-    /// The chain was taken from the ring: its first entry, for [`pushed`](Self::pushed).
+    /// Records that the chain was taken from the ring. Returns its first entry, for [`pushed`](Self::pushed).
     pub(crate) fn taken(&mut self, at: Cursor) -> u16 {
         let first = entry(at.first);
         self.part.u16(first + layout::LAST).store(at.last, Relaxed);
@@ -201,17 +201,17 @@ impl PackedRecord {
         at.first
     }
 
-    /// A chain is given back with the next batch.
+    /// Records that a chain is handed back with the next batch.
     pub(crate) fn pushed(&mut self, first: u16) {
         self.batch.push(first);
     }
 
-    /// The batch is about to be shown; `used` is the place behind it.
+    /// Records that the ring is about to show the batch. `used` is the place behind it.
     pub(crate) fn publishing(&mut self, used: Place) {
         let mut free = self.part.u16(layout::FREE_HEAD).load(Relaxed);
         for &first in &self.batch {
             let last = self.part.u16(entry(first) + layout::LAST).load(Relaxed);
-            // A VMM that overwrites the area loses entries of its own ring, which breaks when none is left.
+            // A VMM that overwrites the area loses entries of its own ring. The ring breaks when it has none left.
             if last < self.part.size {
                 self.part.u16(entry(last) + layout::NEXT).store(free, Relaxed);
             }
@@ -221,7 +221,7 @@ impl PackedRecord {
         self.set_used(used, self.complete);
     }
 
-    /// The ring shows the batch.
+    /// Records that the ring shows the batch.
     pub(crate) fn published(&mut self, used: Place) {
         for first in self.batch.drain(..) {
             self.part.u8(entry(first) + layout::INFLIGHT).store(0, Release);

@@ -1,7 +1,7 @@
-//! The record of a split ring: which heads are in flight.
+//! The record of a split ring: the heads in flight.
 //!
-//! The process may die between any two stores. Stores are made in the order of the protocol's text, so that each point
-//! in between says either that a request is in flight or that it was given back, and the used index decides the rest.
+//! The process may die between any two stores. The stores have the order of the protocol's text. So at each point, the record
+//! says either that a request is in flight or that it was handed back, and the used index decides the rest.
 
 use super::{Inflight, Part};
 use crate::queue::Broken;
@@ -9,18 +9,18 @@ use drivebay_spec_vhost::inflight::VERSION;
 use drivebay_spec_vhost::inflight::split as layout;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-/// Which heads of a split ring are in flight.
+/// The heads of a split ring that are in flight.
 #[derive(Debug)]
 pub(crate) struct SplitRecord {
     part: Part,
     counter: u64,
-    /// Heads that were given back since the last [`published`](Self::published).
+    /// Heads that were handed back since the last [`published`](Self::published).
     batch: Vec<u16>,
 }
 
 impl SplitRecord {
-    /// Takes over what the last device left, by the index of the used ring. Returns the record and the heads in flight, the
-    /// one taken last first; `None` in place of the heads when there was no device before.
+    /// Takes over the record of the last device, at the current index of the used ring. Returns the record and the heads in
+    /// flight, the one taken last first. Returns no heads when there was no device before.
     pub(crate) fn new(
         inflight: Inflight,
         used_index: u16,
@@ -49,7 +49,7 @@ impl SplitRecord {
         self.part.u16(layout::VERSION).store(VERSION, Release);
     }
 
-    /// The last device may have died after it published a batch, and before it said so here.
+    /// Completes a batch that the last device published without recording it, because it died in between.
     fn finish_batch(&self, used_index: u16) -> Result<(), Broken> {
         let published = used_index.wrapping_sub(self.part.u16(layout::USED_INDEX).load(Relaxed));
         if published > self.part.size {
@@ -77,7 +77,7 @@ impl SplitRecord {
         taken.into_iter().map(|(_, head)| head).collect()
     }
 
-    /// A request was taken from the ring. `head` is below the ring's size.
+    /// Records that a request was taken from the ring. `head` is below the ring's size.
     #[inline]
     pub(crate) fn taken(&mut self, head: u16) {
         self.part.u64(entry(head) + layout::COUNTER).store(self.counter, Relaxed);
@@ -85,7 +85,7 @@ impl SplitRecord {
         self.part.u8(entry(head) + layout::INFLIGHT).store(1, Release);
     }
 
-    /// A request is given back with the next batch.
+    /// Records that a request is handed back with the next batch.
     #[inline]
     pub(crate) fn pushed(&mut self, head: u16) {
         let last = self.part.u16(layout::LAST_BATCH_HEAD);
@@ -94,7 +94,7 @@ impl SplitRecord {
         self.batch.push(head);
     }
 
-    /// The used index shows the batch.
+    /// Records that the used index shows the batch.
     #[inline]
     pub(crate) fn published(&mut self, used_index: u16) {
         for head in self.batch.drain(..) {

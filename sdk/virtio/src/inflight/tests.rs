@@ -13,18 +13,18 @@ use std::sync::Arc;
 const PARTS: u16 = 2;
 
 thread_local! {
-    /// How often this thread may still reach an area before its device dies.
+    /// How often this thread may still access an area before its device dies.
     static ACCESSES_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// A device of this thread reaches its area, or dies here.
+/// Counts an access to the area. The device of this thread may die here.
 pub(super) fn access() {
     let left = ACCESSES_LEFT.get();
     assert!(left > 0, "the device dies here");
     ACCESSES_LEFT.set(left - 1);
 }
 
-/// Whether a device lives on that can reach its area only so often.
+/// Runs a device that dies after this number of accesses to its area. Returns whether it survived.
 fn survives(accesses: usize, device: impl FnOnce()) -> bool {
     ACCESSES_LEFT.set(accesses);
     let survived = catch_unwind(AssertUnwindSafe(device)).is_ok();
@@ -120,7 +120,7 @@ impl Driver {
         true
     }
 
-    /// Takes what the device has given back.
+    /// Takes the requests that the device has handed back.
     fn take(&mut self) -> Vec<u16> {
         let mut ids = Vec::new();
         loop {
@@ -246,7 +246,7 @@ fn whenever_a_device_dies_the_next_one_finds_what_was_not_given_back_in_order_an
             }
         }
         assert!(deaths_seen > 100);
-        // The last device was not confused either: it gives everything back.
+        // The last device works too: it hands back everything.
         taken.extend(found(&mut device, packed));
         for (_, chain) in taken {
             device.push(&chain, 1);

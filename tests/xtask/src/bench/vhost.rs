@@ -1,5 +1,5 @@
-//! vhost-user block devices. Both sides run on the first core, and so does qemu-storage-daemon where it is installed. The front
-//! end, `drivebay perf` with the plugin `virtio`, runs on the second. Servers that are not measured are held by SIGSTOP.
+//! vhost-user block devices. Both sides run on the first core, and so does qemu-storage-daemon if it is installed. The front
+//! end, `drivebay perf` with the plugin `virtio`, runs on the second core. The bench stops all other servers with SIGSTOP.
 
 use super::nvmf::{Measured, loaded};
 use super::process::Running;
@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 
 const BLOCKS: u64 = 65536;
 const BLOCK_LEN: u64 = 512;
-/// Disks of each kind, each with a socket of its own.
+/// Number of disks of each kind. Each has its own socket.
 const DISKS: usize = 4;
-/// Entries of a queue: what every back end takes.
+/// Entries of a queue. All back ends support this size.
 const QUEUE: u32 = 512;
-/// How long qemu-storage-daemon may take to make its sockets.
+/// How long qemu-storage-daemon may take to create its sockets.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is measured.
+/// One row of the table.
 struct Load {
     kind: &'static str,
     disks: usize,
-    /// Of each disk.
+    /// Queue depth of each disk.
     depth: u32,
 }
 
@@ -144,7 +144,7 @@ fn perf(bench: &Bench, folder: &Path, load: &Load) -> Result<load::Told, String>
     Ok(load::Told { iops, p50_us: 0.0, p99_us: 0.0, p99_9_us: 0.0 })
 }
 
-/// QEMU's back end: its null disk, and files that the page cache holds in the place of RAM disks.
+/// QEMU's back end, with its null disks and, instead of RAM disks, files in the page cache.
 struct Daemon {
     process: Running,
     folder: Folder,
@@ -179,7 +179,7 @@ impl Daemon {
         let began = Instant::now();
         while !sockets.iter().all(|socket: &PathBuf| socket.exists()) {
             if process.has_ended() || began.elapsed() > PATIENCE {
-                return Err("it made no sockets".to_owned());
+                return Err("it created no sockets".to_owned());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -272,7 +272,7 @@ impl Connection {
     }
 }
 
-/// Whether a command changes what is on the bdev.
+/// Whether a command changes the data on the bdev.
 fn changes_data(command: Command) -> bool {
     matches!(command, Command::Write | Command::Trim | Command::WriteZeroes)
 }

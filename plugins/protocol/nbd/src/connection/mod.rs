@@ -15,6 +15,7 @@ mod outbox;
 mod piece;
 mod receive;
 
+use crate::disk::Served;
 use crate::export::Export;
 use crate::negotiate::Agreed;
 use begin::Begun;
@@ -87,9 +88,11 @@ pub struct Connection {
     /// Pieces to reuse while the connection is busy.
     spare: Pieces,
     _weight: Weight,
+    /// Reports the end of the connection of a disk.
+    _served: Option<Served>,
 }
 
-/// How far a connection is from its end.
+/// The states of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// It takes requests.
@@ -120,7 +123,13 @@ struct Ongoing {
 impl Connection {
     /// Creates a connection whose client has negotiated.
     #[must_use]
-    pub fn new(opened: Rc<Opened>, agreed: &Agreed, woken: Rc<Woken>, weight: Weight) -> Self {
+    pub fn new(
+        opened: Rc<Opened>,
+        agreed: &Agreed,
+        woken: Rc<Woken>,
+        weight: Weight,
+        served: Option<Served>,
+    ) -> Self {
         Self {
             opened,
             framing: agreed.framing,
@@ -134,6 +143,7 @@ impl Connection {
             flight: Rc::new(Flight::new(woken)),
             spare: Vec::new(),
             _weight: weight,
+            _served: served,
         }
     }
 
@@ -148,7 +158,7 @@ impl Connection {
         self.opened.export()
     }
 
-    /// Takes no more requests. The next turns reply to the requests at hand, then the connection ends.
+    /// Takes no more requests. The next turns reply to the requests in flight, then the connection ends.
     pub fn end(&mut self) {
         self.phase = Phase::Ending;
         self.abandon_begun();

@@ -1,4 +1,4 @@
-//! A block device: what its driver learns of the bdev, and what its requests ask of it.
+//! A block device: its features and configuration, and the meaning of its requests.
 
 mod service;
 
@@ -12,18 +12,18 @@ use drivebay_spec_vhost::message::F_PROTOCOL_FEATURES;
 use drivebay_spec_vhost::ring;
 use drivebay_virtio::Chain;
 
-/// Segments of a request, header and status not counted.
+/// Most segments of a request, without header and status.
 const SEGMENTS_MAX: u32 = 126;
-/// Longest data of one request, in bytes. The driver is told by `size_max` and `seg_max`.
+/// Longest data of one request, in bytes. The driver computes it from `size_max` and `seg_max`.
 const DATA_MAX: u64 = SEGMENTS_MAX as u64 * SEGMENT_LEN_MAX as u64;
 /// Longest segment, in bytes.
 const SEGMENT_LEN_MAX: u32 = 128 << 10;
-/// Sectors of one discard or write zeroes.
+/// Most sectors of one discard or write zeroes.
 const ZEROES_MAX: u32 = 1 << 22;
-/// Bytes behind the data that the device writes: the status.
+/// Length of the status, which follows the data that the device writes, in bytes.
 pub const STATUS_LEN: u64 = 1;
 
-/// What a device is made from.
+/// A bdev as a block device.
 #[derive(Clone, Debug)]
 pub struct Disk {
     /// Name of the bdev, which is also the serial number.
@@ -38,23 +38,23 @@ pub struct Disk {
     packed: bool,
 }
 
-/// A request, ready for the bdev or answered already.
+/// What to do for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Read into what the device writes.
+    /// Read into the buffers that the device writes.
     Read(Range),
-    /// Write what the device reads.
+    /// Write from the buffers that the device reads.
     Write(Range),
     /// An op without data.
     Other(Op),
-    /// The serial number.
+    /// Return the serial number.
     Id,
-    /// Nothing is done.
+    /// Only answer.
     Done(Status),
 }
 
 impl Disk {
-    /// A disk over an open bdev.
+    /// Creates a disk from an open bdev.
     #[must_use]
     pub fn new(info: &Info, readonly: bool, packed: bool) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Disk {
         features
     }
 
-    /// Whether writes must be durable when they end: there is a cache, and the driver does not flush.
+    /// Whether writes must be durable when they end, because the bdev has a cache and the driver does not flush.
     #[must_use]
     pub fn writes_through(&self, features: u64) -> bool {
         self.has_write_cache && features & feature::FLUSH == 0
@@ -121,7 +121,7 @@ impl Disk {
         }
     }
 
-    /// What a chain asks for. `None` when it has no place for a status: then the driver learns nothing of it.
+    /// Returns what a chain asks for. `None` when it has no room for a status, so that the device cannot answer.
     #[must_use]
     pub fn plan(&self, chain: &Chain) -> Option<Plan> {
         let data_in = chain.writable_len().checked_sub(STATUS_LEN)?;

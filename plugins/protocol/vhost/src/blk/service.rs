@@ -12,8 +12,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Service {
     disk: RefCell<Disk>,
-    /// `None` when the bdev gave none: then every request fails.
-    // Dropped before the descriptor.
+    /// `None` when the bdev gave none. Then every request fails.
+    // Fields drop in this order, so the channel closes before its descriptor.
     channel: Option<Channel>,
     _desc: Arc<Desc>,
 }
@@ -28,7 +28,7 @@ impl Service {
         Self { disk: RefCell::new(disk), channel, _desc: desc }
     }
 
-    /// The bdev has another size.
+    /// Takes the new size of the bdev.
     pub fn resized(&self, disk: Disk) {
         *self.disk.borrow_mut() = disk;
     }
@@ -36,10 +36,11 @@ impl Service {
     /// Turns a request into I/O, or ends it.
     pub fn submit(&self, mut request: Taken, writes_through: bool) {
         let disk = self.disk.borrow();
-        // There is no place for a status: the chain goes back with nothing written.
+        // Without room for a status, the chain goes back with nothing written.
         let Some(plan) = disk.plan(&request.chain) else { return finish(request, 0) };
         let Some(channel) = &self.channel else { return end(request, Status::IoErr, 0) };
         request.state.written = 0;
+        let durable = if writes_through { IoFlags::FUA } else { IoFlags::NONE };
         match plan {
             Plan::Read(range) => {
                 let len = request.chain.writable_len() - STATUS_LEN;
@@ -50,18 +51,18 @@ impl Service {
             Plan::Write(range) => {
                 let len = request.chain.readable_len() - HEADER_LEN as u64;
                 request.lend_readable(HEADER_LEN as u64, len);
-                let flags = if writes_through { IoFlags::FUA } else { IoFlags::NONE };
-                channel.submit(Op::Write(range), flags, request, ended);
+                channel.submit(Op::Write(range), durable, request, ended);
             }
             Plan::Other(op) => {
                 request.lend_nothing();
-                channel.submit(op, IoFlags::NONE, request, ended);
+                let flags = if matches!(op, Op::WriteZeroes(_)) { durable } else { IoFlags::NONE };
+                channel.submit(op, flags, request, ended);
             }
             Plan::Id => {
                 let len = (request.chain.writable_len() - STATUS_LEN).min(disk.id().len() as u64);
                 let id = disk.id();
                 let id = id.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
-                let _ = request.chain.write(0, id); // as long as there is room for
+                let _ = request.chain.write(0, id); // it is no longer than the buffers
                 end(request, Status::Ok, id.len() as u64);
             }
             Plan::Done(status) => end(request, status, 0),
@@ -91,7 +92,7 @@ fn end(request: Taken, status: Status, written: u64) {
     let Some(place) = place.filter(|&place| request.chain.write(place, &[status as u8])) else {
         return finish(request, 0);
     };
-    // Linux looks at the status alone; the length covers it only when all of the data was written.
+    // Linux reads only the status. The length includes the status only when all of the data was written.
     let written = if written == place { place + STATUS_LEN } else { written };
     finish(request, written.max(STATUS_LEN));
 }

@@ -1,4 +1,4 @@
-//! Commands: from a request of the driver to I/O and back to a response.
+//! Commands: a request of the driver becomes I/O, and the result becomes a response.
 
 use super::service::Service;
 use super::target::Target;
@@ -12,23 +12,23 @@ use drivebay_spec_vhost::scsi::{REQUEST_LEN, RESPONSE_LEN, Request, Response, re
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// I/Os of one command at once. A guest's long commands take a bounded share of memory and of a round.
+/// Most I/Os of one command at the same time, so that long commands take a bounded share of memory and of a round.
 const PIECES_MAX: u32 = 8;
 
-/// A command under way.
+/// A command in flight.
 pub(super) struct Command {
     request: Taken,
     pub(super) task: Task,
     pub(super) target: Rc<Target>,
     pub(super) tag: u64,
-    /// Data that the driver gives and that it takes, in bytes.
+    /// The lengths of the data from the driver and of the data for it, in bytes.
     out_len: u32,
     in_len: u32,
-    /// The response that the driver gets in place of the status.
+    /// The response to send instead of the status.
     response: Option<u8>,
 }
 
-/// Commands under way, by key. A key names a slot and the use of it, so that a late key finds nothing.
+/// Commands in flight, by key. A key has the number of a slot and counts its uses, so an old key finds nothing.
 #[derive(Default)]
 pub(super) struct Commands {
     slots: Vec<Slot>,
@@ -43,25 +43,25 @@ struct Slot {
 
 /// An I/O that has ended.
 pub(super) enum Piece {
-    /// Over the guest's memory.
+    /// With memory of the guest.
     Guest(Part, IoResult),
-    /// Over memory of the host.
+    /// With memory of the host.
     Own(Box<Own>, IoResult),
 }
 
-/// An I/O over a part of the guest's memory, to be used again; without a state when it is not in use.
+/// An I/O with a part of the guest's memory. It can be reused, and has no state while it is unused.
 pub(super) type Part = Box<drivebay_virtio::Request<Option<InFlight>>>;
 
-/// Whose an I/O is.
+/// The owner of an I/O.
 pub(super) struct InFlight {
     service: Rc<Service>,
     key: TaskKey,
     io: Io,
-    /// It compares what was written.
+    /// Whether it compares the data that was written.
     compares: bool,
 }
 
-/// An I/O over memory of the host.
+/// An I/O with memory of the host.
 pub(super) struct Own {
     buf: Buf,
     in_flight: InFlight,
@@ -74,7 +74,7 @@ impl AsMut<Buf> for Own {
 }
 
 impl Commands {
-    /// Adds the command that `make` makes for its key.
+    /// Adds the command that `make` creates for its key.
     fn insert(&mut self, make: impl FnOnce(TaskKey) -> Command) -> TaskKey {
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -102,7 +102,7 @@ impl Commands {
         Some(command)
     }
 
-    /// Keys of the commands that `is_meant` accepts.
+    /// The keys of the commands that `is_meant` accepts.
     pub(super) fn keys(&self, is_meant: impl Fn(&Command) -> bool) -> Vec<TaskKey> {
         let found = self.slots.iter().enumerate().filter_map(|(at, slot)| {
             let command = slot.command.as_ref()?;
@@ -149,7 +149,7 @@ impl Service {
         self.advance(key);
     }
 
-    /// Does what a command's next steps need, until it has to wait or ends.
+    /// Carries out the steps of a command until it must wait or ends.
     pub(super) fn advance(self: &Rc<Self>, key: TaskKey) {
         loop {
             let mut commands = self.commands.borrow_mut();
@@ -157,9 +157,9 @@ impl Service {
             let next = command.task.step(&command.target.device.borrow());
             match next {
                 Next::Receive(len) => command.receive(len),
-                // The turn of a command that writes comes later: `end` of another one gives it.
+                // A command that writes waits for its turn, which `end` of another command gives it.
                 Next::Io(io) if !command.task.is_admitted() => return command.task.put_back(&io),
-                // The end of another I/O asks for this one again.
+                // The end of another I/O continues this command.
                 Next::Io(io) if command.task.in_flight() > PIECES_MAX => {
                     return command.task.put_back(&io);
                 }
@@ -177,7 +177,7 @@ impl Service {
         }
     }
 
-    /// Submits an I/O of a command. `false` when memory is short: the next round continues the command.
+    /// Submits an I/O of a command. Returns false when memory is short; then the next round continues the command.
     fn submit_piece(self: &Rc<Self>, key: TaskKey, command: &mut Command, io: Io) -> bool {
         let in_flight = InFlight { service: Rc::clone(self), key, io, compares: false };
         if io.data == Data::Own {
@@ -206,7 +206,7 @@ impl Service {
         true
     }
 
-    /// An I/O context over the memory of a command's request.
+    /// Gets an I/O context for the memory of a command's request.
     fn part(&self, command: &Command) -> Part {
         let memory = command.request.memory();
         match self.free.borrow_mut().pop() {
@@ -215,7 +215,7 @@ impl Service {
         }
     }
 
-    /// An I/O has ended: its command goes on.
+    /// Continues the command of an I/O that has ended.
     pub(super) fn piece_ended(self: &Rc<Self>, piece: Piece) {
         let key = match piece {
             Piece::Guest(mut part, result) => {
@@ -244,7 +244,7 @@ impl Service {
         self.advance(key);
     }
 
-    /// Responds to a command that has come to its end.
+    /// Responds to a command that has ended.
     fn end(&self, key: TaskKey) {
         let Some(command) = self.commands.borrow_mut().remove(key) else { return };
         let Command { request, mut task, target, out_len, in_len, response, .. } = command;
@@ -260,7 +260,7 @@ impl Service {
         let wanted = task.wanted();
         let mut outcome = task.into_outcome();
         outcome.data.truncate(usize::try_from(in_len).unwrap_or(usize::MAX));
-        let _ = request.chain.write(RESPONSE_LEN as u64, &outcome.data); // it was cut to what fits
+        let _ = request.chain.write(RESPONSE_LEN as u64, &outcome.data); // `truncate` made it fit
         let expected = out_len.max(in_len);
         let is_good = matches!(outcome.status, Status::Good | Status::ConditionMet);
         let moved = if is_good { wanted.min(expected.into()) } else { 0 };
@@ -277,7 +277,7 @@ impl Service {
 }
 
 impl Command {
-    /// Takes the parameter list.
+    /// Reads the parameter list.
     fn receive(&mut self, len: u32) {
         if len > PIECE_LEN {
             let sense = Sense::illegal(asc::PARAMETER_LIST_LENGTH_ERROR);
@@ -290,7 +290,7 @@ impl Command {
         self.target.device.borrow_mut().received(&mut self.task, &list);
     }
 
-    /// Lends the guest's memory of an I/O. `false` when the driver gave too little.
+    /// Lends the guest's memory to an I/O. Returns false when the driver gave too little.
     fn lend(&self, part: &mut Part, io: &Io) -> bool {
         let len = u64::from(io.len);
         match io.data {
@@ -307,13 +307,13 @@ impl Command {
         }
     }
 
-    /// Ends it as soon as its I/Os have ended. It begins no more of them.
+    /// Fails the command. It begins no more I/Os, and ends when those in flight have ended.
     fn fail(&mut self, response: u8, sense: Sense) {
         self.response = (response != response::OK).then_some(response);
         self.task.fail(sense);
     }
 
-    /// Ends it for a task management function.
+    /// Fails the command for a task management function.
     pub(super) fn abort(&mut self) {
         self.fail(response::ABORTED, Sense::new(Key::AbortedCommand, asc::NONE));
     }

@@ -1,4 +1,4 @@
-//! The control queue: task management. An I/O at the bdev cannot be called back, so an answer waits for it.
+//! The control queue: task management. A target cannot abort an I/O at the bdev, so the answer waits until that I/O has ended.
 
 use super::service::Service;
 use crate::device::{Taken, finish};
@@ -7,7 +7,7 @@ use drivebay_spec_scsi::lun;
 use drivebay_spec_vhost::scsi::{Address, CONTROL_LEN, Control, Function, response};
 use std::rc::Rc;
 
-/// A function that waits for commands to end.
+/// A task management function that waits for commands to end.
 pub(super) struct Management {
     request: Taken,
     waits: Vec<TaskKey>,
@@ -24,7 +24,7 @@ impl Service {
             Some(Control::Manage { function, address, tag }) => {
                 self.manage(request, function, address, tag);
             }
-            // There are none, and nobody can subscribe to any: the mask of events is empty.
+            // The device has no asynchronous notifications, so the mask of events is empty.
             Some(Control::Notifications) => give_back(request, &[0, 0, 0, 0, response::OK]),
             None => give_back(request, &[response::FUNCTION_REJECTED]),
         }
@@ -74,8 +74,8 @@ impl Service {
         self.managements.borrow().iter().any(|one| one.waits.iter().all(|&key| has_ended(key)))
     }
 
-    /// Answers the functions whose commands had ended in the last round: whether there was one. Those commands were handed back
-    /// since, and a driver that sees the answer must find them ended.
+    /// Answers the functions whose commands ended in the last round. Returns whether there was one. The round has handed back
+    /// these commands since then, and the driver must see their end before the answer.
     pub(super) fn settle_managements(&self) -> bool {
         let mut managements = self.managements.borrow_mut();
         if managements.is_empty() {

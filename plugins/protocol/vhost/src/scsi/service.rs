@@ -1,7 +1,7 @@
-//! The targets of a device, the commands under way, and what waits.
+//! The targets of a device, its commands, and the events for its driver.
 //!
-//! An I/O that ends goes into a list, and the next round continues its command: the bdev may end an I/O within the call that
-//! submits it.
+//! An I/O that has ended goes into a list, and the next round continues its command, because the bdev may end an I/O within the
+//! call that submits it.
 
 use super::command::{Commands, Part, Piece};
 use super::control::Management;
@@ -16,10 +16,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Most events that wait for the driver. Later ones are lost, and the driver is told that it missed some.
+/// Most events that wait for the driver. Later events are lost, and the next event reports that some were missed.
 const EVENTS_MAX: usize = 64;
 
-/// What serves the requests of a device.
+/// Serves the requests of a SCSI host.
 #[derive(Default)]
 pub struct Service {
     targets: RefCell<BTreeMap<u8, Rc<Target>>>,
@@ -27,9 +27,9 @@ pub struct Service {
     pub(super) managements: RefCell<Vec<Management>>,
     /// I/Os that have ended.
     pub(super) ended: RefCell<Vec<Piece>>,
-    /// Commands that the next round continues: memory was short, or their turn has come.
+    /// Commands that the next round continues, because memory was short or their turn has come.
     pub(super) ready: RefCell<VecDeque<TaskKey>>,
-    /// I/O contexts to be used again.
+    /// I/O contexts to reuse.
     pub(super) free: RefCell<Vec<Part>>,
     events: RefCell<VecDeque<Event>>,
     has_missed: Cell<bool>,
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// A device with targets. One whose bdev gives no channel is left out.
+    /// Creates a service with targets. Leaves out a target whose bdev gives no channel.
     #[must_use]
     pub fn new(targets: Vec<TargetDisk>) -> Rc<Self> {
         let service = Rc::new(Self::default());
@@ -67,7 +67,7 @@ impl Service {
         self.features.set(features);
     }
 
-    /// Adds a target and tells the driver.
+    /// Adds a target and reports it to the driver.
     pub fn add(&self, target: TargetDisk) {
         let number = target.number;
         if self.insert(target) {
@@ -89,7 +89,7 @@ impl Service {
         }
     }
 
-    /// Removes a target: tells the driver, and calls `gone` when the commands under way have ended.
+    /// Removes a target and reports it to the driver. Calls `gone` when the target's commands have ended.
     pub fn remove(&self, number: u8, gone: Box<dyn FnOnce() + Send>) {
         let Some(target) = self.target(number) else { return gone() };
         self.tell(feature::HOTPLUG, event::TRANSPORT_RESET, number, event::REMOVED);
@@ -98,7 +98,7 @@ impl Service {
         self.drop_if_left(&target);
     }
 
-    /// The bdev of a target has another size; the driver is told.
+    /// Takes the new size of a target, in blocks, and reports it to the driver.
     pub fn resize(&self, number: u8, blocks: u64) {
         let Some(target) = self.target(number) else { return };
         target.device.borrow_mut().resize_unit(0, blocks);
@@ -139,13 +139,13 @@ impl Service {
         }
     }
 
-    /// Buffers for events stay in the ring until there is one.
+    /// Whether to take requests of a ring. Buffers for events stay in the ring until there is an event.
     pub(crate) fn wants(&self, ring: usize) -> bool {
         ring != EVENT_QUEUE || !self.events.borrow().is_empty()
     }
 
     fn give_event(&self, request: Taken) {
-        // A buffer that the last device took, and its event died with it: the driver must look for itself.
+        // Without an event, the last device took this buffer and its event is lost. So the driver must scan its disks.
         let event = self.events.borrow_mut().pop_front();
         let Event { kind, target, reason } = event.unwrap_or_else(|| {
             self.has_missed.set(true);
@@ -159,7 +159,7 @@ impl Service {
         finish(request, if is_written { EVENT_LEN as u64 } else { 0 });
     }
 
-    /// Continues what waited. Returns whether there was something to do.
+    /// Continues commands that waited. Returns whether there was something to do.
     pub(crate) fn progress(self: &Rc<Self>) -> bool {
         let has_settled = self.settle_managements();
         let pieces = std::mem::take(&mut *self.ended.borrow_mut());
@@ -174,12 +174,12 @@ impl Service {
         has_settled || did
     }
 
-    /// Whether something waits to be continued.
+    /// Whether [`progress`](Self::progress) has something to do.
     pub(crate) fn has_work(&self) -> bool {
         !self.ended.borrow().is_empty() || !self.ready.borrow().is_empty() || self.can_settle()
     }
 
-    /// A ring has stopped: drops the unused I/O contexts, which would keep its memory.
+    /// Drops the unused I/O contexts, because a ring has stopped and they would keep its memory.
     pub(crate) fn rest(&self) {
         if self.commands.borrow().is_empty() {
             self.free.borrow_mut().clear();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub struct TargetDisk {
     /// Number of the target.
     pub number: u8,
-    /// The bdev as commands see it.
+    /// The bdev as a SCSI disk.
     pub disk: Disk,
     /// The open bdev.
     pub desc: Arc<Desc>,
@@ -22,13 +22,13 @@ pub(super) struct Target {
     pub(super) number: u8,
     pub(super) device: RefCell<Device>,
     pub(super) nexus: NexusId,
-    /// The bdev keeps no data: a read leaves its memory unchanged.
+    /// Whether the bdev keeps no data, so that a read leaves its memory unchanged.
     pub(super) keeps_no_data: bool,
-    /// Commands under way.
+    /// Commands in flight.
     pub(super) num_commands: Cell<u32>,
-    /// It takes no more commands, and this is called when the last one has ended.
+    /// Set while the target is being removed and takes no more commands. It is called when the last command has ended.
     pub(super) leaving: RefCell<Option<Box<dyn FnOnce() + Send>>>,
-    // Dropped in this order: a channel goes before its descriptor.
+    // Fields drop in this order, so the channel closes before its descriptor.
     pub(super) channel: Channel,
     _desc: Arc<Desc>,
 }

@@ -1,39 +1,38 @@
-//! The sockets: listeners and sessions, all served by one poller of the app thread.
+//! The sockets: listeners and sessions. One poller of the app thread serves all of them.
+
+mod listener;
+mod removal;
 
 use crate::blk;
 use crate::controllers;
 use crate::device::{Device, Service};
-use crate::listener::{bind, is_exhausted};
 use crate::personality::Personality;
 use crate::session::{Answer, Outcome, Session};
 use crate::socket::{End, Message, Socket};
 use drivebay_sdk::poller::{Poll, Poller};
 use drivebay_sdk::runtime::resident::Resident;
-use drivebay_sdk::throttle::Throttle;
 use drivebay_sdk::{Error, Result, errno, thread, tracing};
 use drivebay_spec_vhost::message::{Request, reply};
+use removal::Removal;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Sessions of one controller: a VMM has one, and another while it comes back.
+/// Most sessions of one controller. A VMM has one, and a second one while it connects again.
 const SESSIONS_MAX: usize = 8;
-/// Messages of one session in a round.
+/// Most messages of one session in a round.
 const MESSAGES_MAX: usize = 32;
-/// Sockets that are looked at in a round.
+/// Most sockets that one round serves.
 const EVENTS_MAX: usize = 32;
-/// How long listeners rest when descriptors or memory have run out, in nanoseconds.
-const REST_NS: u64 = 100_000_000;
-/// Readable, as poll(2) says it.
+/// The event "readable" of poll(2).
 const POLLIN: u32 = 1;
 
 /// All sockets of the plugin.
@@ -43,15 +42,15 @@ pub struct Control {
     poller: RefCell<Option<Poller>>,
     entries: RefCell<BTreeMap<u64, Entry>>,
     next_key: Cell<u64>,
-    /// What is done when a controller has no session left.
+    /// Calls to make when a controller has no session left.
     ends: RefCell<Vec<AtEnd>>,
-    /// What is done when a target has left all sessions, by the key of its [`Leaving`].
+    /// Calls to make when a target has left all sessions, by key.
     removals: RefCell<BTreeMap<u64, Removal>>,
-    /// Keys of the listeners that rest, since descriptors or memory have run out.
+    /// Keys of the listeners that rest, because descriptors or memory have run out.
     resting: RefCell<Vec<u64>>,
-    /// When their rest is over, on the host's clock in nanoseconds; `u64::MAX` while none rests.
+    /// The end of their rest, on the host's clock in nanoseconds; `u64::MAX` while none rests.
     rests_until_ns: Cell<u64>,
-    /// The log says already that descriptors or memory have run out.
+    /// Whether the log already reports that descriptors or memory have run out.
     is_exhausted: Cell<bool>,
 }
 
@@ -69,13 +68,13 @@ struct Open {
     session: Session,
     /// Requests in flight.
     in_flight: Arc<AtomicU32>,
-    /// A message that waits for rings to stop.
+    /// A message whose rings are stopping.
     waiting: Option<(Message, Request)>,
     /// Rings that are stopping.
     stopping: usize,
     is_closing: bool,
-    /// It is not read yet: an earlier session of the controller waits for its I/O, and the same requests must not be sent
-    /// again before that has ended.
+    /// Whether its messages wait for the I/O of an earlier session of the controller. Its guest may submit the same requests
+    /// again, which must not happen before that I/O has ended.
     is_held: bool,
 }
 
@@ -90,32 +89,6 @@ pub struct SessionInfo {
     pub num_rings: usize,
     /// Requests in flight.
     pub in_flight: u32,
-}
-
-/// What is called when a target has left all sessions.
-struct Removal(Box<dyn FnOnce()>);
-
-impl fmt::Debug for Removal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Removal")
-    }
-}
-
-/// Shared by the sessions that still have the target. When the last one drops it, the app thread is told.
-struct Leaving(u64);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        let key = self.0;
-        let tell = move || {
-            if let Ok(all) = controllers::all() {
-                all.control.removed(key);
-            }
-        };
-        if let Err(error) = thread::app().send(tell) {
-            tracing::error!("the app thread is gone: {error}");
-        }
-    }
 }
 
 struct AtEnd {
@@ -138,7 +111,7 @@ impl Poll for Round {
         self.0.upgrade().is_some_and(|control| control.round())
     }
 
-    // The epoll is level-triggered: what is there already ends the sleep at once.
+    // The epoll is level-triggered, so an event that is already there ends the sleep at once.
     fn prepare_sleep(&mut self) -> bool {
         false
     }
@@ -149,10 +122,10 @@ impl Poll for Round {
 }
 
 impl Control {
-    /// Begins to serve, with no socket yet.
+    /// Creates the poller, without sockets. `[app thread]`
     ///
     /// # Errors
-    /// When the system lacks descriptors.
+    /// When the system is out of descriptors.
     pub fn start() -> Result<Rc<Self>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(std::io::Error::from)?;
         let fd = epoll.as_raw_fd();
@@ -173,28 +146,6 @@ impl Control {
         Ok(control)
     }
 
-    /// Listens for a controller: the listener's key.
-    ///
-    /// # Errors
-    /// What bind(2) tells, naming the path.
-    pub fn listen(&self, controller: &str, path: &Path) -> Result<u64> {
-        let listener = bind(path)?;
-        listener.set_nonblocking(true)?;
-        let key = self.key();
-        self.watch(&listener, key)?;
-        let path = path.to_owned();
-        let entry = Entry::Listener { controller: controller.to_owned(), listener, path };
-        self.entries.borrow_mut().insert(key, entry);
-        Ok(key)
-    }
-
-    /// Listens no more, and takes the socket's file away.
-    pub fn unlisten(&self, key: u64) {
-        if let Some(Entry::Listener { path, .. }) = self.entries.borrow_mut().remove(&key) {
-            let _ = std::fs::remove_file(path); // gone already is as good
-        }
-    }
-
     /// Ends the sessions of a controller, then calls `done`.
     pub fn end_sessions(&self, controller: &str, done: impl FnOnce() + 'static) {
         let at_end = AtEnd { controller: controller.to_owned(), call: Box::new(done) };
@@ -205,7 +156,7 @@ impl Control {
         self.call_ends();
     }
 
-    /// The bdev of a block device has another size.
+    /// Reports the new size of a bdev to the sessions of its block device.
     pub fn resized(&self, controller: &str, disk: &blk::Disk) {
         for key in self.sessions_of(controller) {
             if let Some(Entry::Session(open)) = self.entries.borrow_mut().get_mut(&key) {
@@ -220,7 +171,7 @@ impl Control {
         });
     }
 
-    /// Calls something for the device of each session of a controller, on the device's thread.
+    /// Calls `call` for the device of each session of a controller, on the device's thread.
     pub fn for_each_device(
         &self,
         controller: &str,
@@ -234,28 +185,7 @@ impl Control {
         }
     }
 
-    /// Takes a target from all sessions of a controller, then calls `done`.
-    pub fn remove_target(&self, controller: &str, number: u8, done: impl FnOnce() + 'static) {
-        let key = self.key();
-        self.removals.borrow_mut().insert(key, Removal(Box::new(done)));
-        let leaving = Arc::new(Leaving(key));
-        self.for_each_device(controller, move |device| {
-            if let Service::Scsi(scsi) = device.service() {
-                let leaving = Arc::clone(&leaving);
-                scsi.remove(number, Box::new(move || drop(leaving)));
-            }
-        });
-    }
-
-    /// A target has left all sessions.
-    fn removed(&self, key: u64) {
-        let removal = self.removals.borrow_mut().remove(&key);
-        if let Some(Removal(done)) = removal {
-            done();
-        }
-    }
-
-    /// Sessions of all controllers.
+    /// The number of sessions of all controllers.
     pub fn num_sessions(&self) -> usize {
         self.entries.borrow().values().filter(|entry| matches!(entry, Entry::Session(_))).count()
     }
@@ -281,7 +211,7 @@ impl Control {
         !self.sessions_of(controller).is_empty()
     }
 
-    /// Whether a session of a controller waits for its I/O: it ends, or its rings stop.
+    /// Whether a session of a controller waits for its I/O, because the session or some of its rings end.
     fn waits_for_io(&self, name: &str) -> bool {
         self.entries.borrow().values().any(|entry| match entry {
             Entry::Session(open) => {
@@ -312,70 +242,14 @@ impl Control {
     }
 
     fn serve(&self, key: u64) {
-        let accepted = match self.entries.borrow().get(&key) {
-            Some(Entry::Listener { controller, listener, .. }) => match listener.accept() {
-                Ok((stream, _)) => {
-                    self.is_exhausted.set(false);
-                    Some((controller.clone(), stream))
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_exhausted(&error) => {
-                    return self.rest(key, controller, listener, &error);
-                }
-                Err(error) => {
-                    static REFUSED: Throttle = Throttle::new();
-                    if let Some(left_out) = REFUSED.admit() {
-                        tracing::warn!(
-                            "vhost controller {controller}: accept: {error} ({left_out} such lines left out)"
-                        );
-                    }
-                    return;
-                }
-            },
-            Some(Entry::Session(_)) => None,
-            None => return,
-        };
-        match accepted {
-            None => self.converse(key),
-            Some((controller, stream)) => {
-                if let Err(error) = self.begin(&controller, stream) {
-                    tracing::warn!("vhost controller {controller}: a VMM is turned away: {error}");
-                }
-            }
+        let is_session = matches!(self.entries.borrow().get(&key), Some(Entry::Session(_)));
+        if is_session {
+            self.converse(key);
+        } else if let Some((controller, stream)) = self.accept(key)
+            && let Err(error) = self.begin(&controller, stream)
+        {
+            tracing::warn!("vhost controller {controller}: a VMM is turned away: {error}");
         }
-    }
-
-    /// Leaves a listener alone for a while: one that cannot accept stays readable, and would keep the thread busy.
-    fn rest(&self, key: u64, controller: &str, listener: &UnixListener, why: &dyn fmt::Display) {
-        let _ = epoll::delete(&self.epoll, listener); // it is not watched if that fails
-        let mut resting = self.resting.borrow_mut();
-        if resting.is_empty() {
-            self.rests_until_ns.set(thread::now_ns().saturating_add(REST_NS));
-        }
-        resting.push(key);
-        if !self.is_exhausted.replace(true) {
-            tracing::error!(
-                "vhost controller {controller}: no VMM can be accepted: {why}; they wait until descriptors are free or \
-                 the limit is raised (ulimit -n, LimitNOFILE=)"
-            );
-        }
-    }
-
-    /// Watches the listeners again when their rest is over: whether it is.
-    fn end_rest(&self) -> bool {
-        if self.resting.borrow().is_empty() || thread::now_ns() < self.rests_until_ns.get() {
-            return false;
-        }
-        self.rests_until_ns.set(u64::MAX);
-        for key in self.resting.take() {
-            if let Some(Entry::Listener { controller, listener, .. }) =
-                self.entries.borrow().get(&key)
-                && let Err(error) = self.watch(listener, key)
-            {
-                self.rest(key, controller, listener, &error);
-            }
-        }
-        true
     }
 
     /// Begins a session.
@@ -390,17 +264,17 @@ impl Control {
         let controller = controllers::all()?.get(name)?;
         let (personality, service) = (controller.personality()?, controller.service()?);
         let socket = Socket::new(stream)?;
+        let key = self.key();
+        let is_held = self.waits_for_io(name);
+        if !is_held {
+            self.watch(&socket, key)?;
+        }
         let device_thread = thread::create(&format!("vhost.{name}"), &controller.config.cpumask)?;
         let coalescing = controller.config.coalescing;
         let in_flight = Arc::new(AtomicU32::new(0));
         let of_device = Arc::clone(&in_flight);
         let device =
             Resident::new(device_thread, move || Device::new(service(), coalescing, of_device))?;
-        let key = self.key();
-        let is_held = self.waits_for_io(name);
-        if !is_held {
-            self.watch(&socket, key)?;
-        }
         tracing::info!("vhost controller {name}: a VMM has connected");
         let open = Open {
             controller: name.to_owned(),
@@ -416,7 +290,7 @@ impl Control {
         Ok(())
     }
 
-    /// Takes the messages that have come.
+    /// Handles the messages of a session.
     fn converse(&self, key: u64) {
         for _ in 0..MESSAGES_MAX {
             let mut entries = self.entries.borrow_mut();
@@ -450,10 +324,10 @@ impl Control {
         }
     }
 
-    /// Has rings stop. Until they have, nothing of the session is read.
+    /// Stops rings. Reads no messages of the session until they have stopped.
     fn stop_rings(&self, key: u64, open: &mut Open, rings: &[usize]) {
         open.stopping += rings.len();
-        // Removed, not only silenced: epoll always reports a VMM that is gone, which would wake the thread all the time.
+        // Delete, because epoll reports a closed socket even without events, which would wake the thread all the time.
         let _ = epoll::delete(&self.epoll, &open.socket);
         for &index in rings {
             open.session.device().send(move |device| {
@@ -484,7 +358,7 @@ impl Control {
             return;
         }
         if open.is_closing {
-            // The session ended while a message had only some of its rings stop.
+            // The session ended while a message was stopping only some of its rings.
             let rest = open.session.running();
             if rest.is_empty() {
                 drop(entries);
@@ -507,7 +381,7 @@ impl Control {
         self.release(&name);
     }
 
-    /// Ends a session: its rings stop first.
+    /// Ends a session. Stops its rings first.
     fn close(&self, key: u64) {
         let mut entries = self.entries.borrow_mut();
         let Some(Entry::Session(open)) = entries.get_mut(&key) else { return };
@@ -516,7 +390,7 @@ impl Control {
         }
         open.waiting = None;
         let _ = epoll::delete(&self.epoll, &open.socket);
-        // Rings that are stopping already will tell.
+        // Rings that are already stopping call `stopped`.
         let rings = if open.stopping == 0 { open.session.running() } else { Vec::new() };
         if rings.is_empty() && open.stopping == 0 {
             drop(entries);
@@ -525,7 +399,7 @@ impl Control {
         self.stop_rings(key, open, &rings);
     }
 
-    /// No ring of a session runs any more: its device and its memory go.
+    /// Drops a session without running rings, with its device and its memory.
     fn gone(&self, key: u64) {
         let Some(Entry::Session(open)) = self.entries.borrow_mut().remove(&key) else { return };
         let name = open.controller.clone();
@@ -561,7 +435,7 @@ impl Control {
         }
     }
 
-    /// Calls what waits for the sessions of a controller to end, where none is left.
+    /// Makes the calls that wait for the end of a controller's sessions, if it has none left.
     fn call_ends(&self) {
         let all = std::mem::take(&mut *self.ends.borrow_mut());
         let (ended, others): (Vec<_>, Vec<_>) =
@@ -583,7 +457,7 @@ impl Control {
     }
 }
 
-/// What a look at a session's socket gave.
+/// The result of reading a session's socket.
 enum Next {
     Nothing,
     Taken,
@@ -591,7 +465,7 @@ enum Next {
 }
 
 impl Open {
-    /// Takes one message, if there is one.
+    /// Handles one message, if there is one.
     fn next(&mut self) -> Result<Next, End> {
         let Some(mut message) = self.socket.receive()? else { return Ok(Next::Nothing) };
         match self.session.begin(&mut message)? {
@@ -606,7 +480,7 @@ impl Open {
         }
     }
 
-    /// Answers a message: with its payload, or with "done" where the VMM wants that.
+    /// Answers a message with its payload, or with "done" if the VMM asks for it.
     fn answer(&self, message: &Message, answer: Answer) -> Result<(), End> {
         let done = message.header.needs_reply.then(|| reply::number(0));
         let fd = answer.fd.as_ref().map(AsFd::as_fd);
