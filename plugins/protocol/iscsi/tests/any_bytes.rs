@@ -10,8 +10,7 @@
     reason = "what is wrong panics; small numbers"
 )]
 
-use drivebay_iscsi::connection::Inbox;
-use drivebay_iscsi::connection::inbox::Framing;
+use drivebay_iscsi::connection::{Framing, Inbox};
 use drivebay_iscsi::login::{Context, Login, Progress, Registry};
 use drivebay_iscsi::model::target::Map;
 use drivebay_iscsi::model::{

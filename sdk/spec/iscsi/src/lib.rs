@@ -11,6 +11,7 @@
 pub mod chap;
 pub mod digest;
 pub mod header;
+pub mod inbox;
 pub mod name;
 pub mod negotiation;
 pub mod pdu;

@@ -14,8 +14,7 @@ mod tests;
 
 pub use registry::{Record, Registry};
 
-use crate::connection::inbox::{Framing, Inbox};
-use crate::connection::{Body, Outbox};
+use crate::connection::{Body, Framing, Inbox, Outbox};
 use crate::model::{ChapPolicy, Model, Target};
 use crate::node::Established;
 use crate::node::SEGMENT_LEN;

@@ -3,8 +3,7 @@
 use super::session::{Order, Session, SessionId};
 use super::table::Table;
 use super::{Backend, Chore, IoKey, Shared};
-use crate::connection::inbox::{Framing, Inbox};
-use crate::connection::{Body, Outbox};
+use crate::connection::{Body, Framing, Inbox, Outbox};
 use drivebay_scsi::{Identity, TaskKey};
 use drivebay_sdk::bdev::IoResult;
 use drivebay_spec_iscsi::negotiation::Agreed;

@@ -3,7 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 use super::*;
-use crate::connection::inbox::Framing;
+use crate::connection::Framing;
 use crate::node::Established;
 use drivebay_scsi::Identity;
 use drivebay_sdk::Status as IoStatus;

@@ -1,6 +1,6 @@
 //! The received bytes of a connection that are not handled yet, split into PDUs. RFC 7143, section 11.2.
 
-use drivebay_spec_iscsi::{BHS_LEN, DIGEST_LEN, Header, digest, pad_len};
+use crate::{BHS_LEN, DIGEST_LEN, Header, digest, pad_len};
 use std::fmt;
 
 /// Size of a new buffer, in bytes. Every read has room for at least a quarter of it.
@@ -160,19 +160,26 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::{Body, Outbox};
-    use drivebay_spec_iscsi::pdu::NopOut;
+    use crate::pdu::NopOut;
 
     fn framing(header_digest: bool, data_digest: bool) -> Framing {
         Framing { header_digest, data_digest, data_len_max: 65_536 }
     }
 
+    /// A PDU with its padding and digests.
     fn wire(framing: &Framing, data: &[u8]) -> Vec<u8> {
-        let mut outbox = Outbox::<Vec<u8>>::default();
-        outbox.set_digests(framing.header_digest, framing.data_digest);
         let len = u32::try_from(data.len()).unwrap();
-        outbox.push(NopOut { itt: 7, ..NopOut::default() }.encode(len), Body::Bytes(data.to_vec()));
-        outbox.take_all()
+        let bhs = NopOut { itt: 7, ..NopOut::default() }.encode(len);
+        let padded = [data, &[0; 3][..pad_len(data.len())]].concat();
+        let mut wire = bhs.to_vec();
+        if framing.header_digest {
+            wire.extend(digest::of(&bhs));
+        }
+        wire.extend(&padded);
+        if framing.data_digest && !data.is_empty() {
+            wire.extend(digest::of(&padded));
+        }
+        wire
     }
 
     #[test]
